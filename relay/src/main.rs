@@ -1,0 +1,2 @@
+//! sipwake
+fn main() {}

@@ -1,0 +1,81 @@
+//! Pushes: what is said to a device, through which service, and what the service answered.
+//!
+//! Invariant: a call is pushed once and never again (APNs); no push outlives its deadline; a verdict tells what follows,
+//! and never holds a token.
+
+use std::time::Duration;
+
+use sip::id::{CallId, InstanceId};
+
+/// What happened, as the payload's `event`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// A call waits at the relay.
+    Call,
+    /// A call that was pushed has ended (FCM only; never a VoIP push).
+    CallEnded,
+    /// A SIP MESSAGE is stored.
+    Message,
+    /// The mailbox changed.
+    Voicemail,
+    /// A call was not answered.
+    MissedCall,
+    /// The lease ends in a day: renew, silently.
+    Renew,
+    /// The lease ends soon: the user should know.
+    Expiring,
+    /// The lease has ended.
+    Expired,
+    /// The SIP server no longer accepts the registration.
+    RegistrationLost,
+    /// The app asked for a test.
+    Test,
+}
+
+/// One push, the same object for every service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Push {
+    /// What happened.
+    pub event: Event,
+    /// The instance that it happened to.
+    pub instance: InstanceId,
+    /// The call, for `call` and `call-ended`.
+    pub call: Option<CallId>,
+    /// The caller's URI; `sip:anonymous@anonymous.invalid` when privacy was asked for.
+    pub from: Option<Box<str>>,
+    /// The caller's display name; any text, made safe where it is encoded.
+    pub name: Option<Box<str>>,
+    /// The public edge of the node that holds the call: `host:port`.
+    pub edge: Box<str>,
+    /// Seconds since 1970.
+    pub sent_at: u64,
+    /// Seconds since 1970; after it the push is worthless and is not sent.
+    pub deadline: u64,
+    /// Further members of the object (`status`, `reason`, counts), already free of secrets.
+    pub extra: Vec<(&'static str, serde_json::Value)>,
+}
+
+/// What a push service said, by what follows from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The service took it.
+    Accepted,
+    /// The token is dead, since the moment (seconds since 1970) that the service named, if it named one: wipe.
+    Gone {
+        /// When the service saw the token die.
+        since: Option<u64>,
+    },
+    /// Not now: the service is overloaded, unreachable or asks to wait.
+    Retry {
+        /// How long the service asks to wait.
+        after: Option<Duration>,
+    },
+    /// This push can never succeed: a configuration or payload the service refuses. The reason is the service's own
+    /// word from a bounded set, fit for a log and an operator.
+    Refused {
+        /// The service's word for it.
+        reason: &'static str,
+    },
+    /// The deadline passed while it was tried.
+    TooLate,
+}

@@ -1,0 +1,85 @@
+//! Types that cannot print and are wiped on drop.
+//!
+//! Invariant: no type here shows its content through `Debug` or `Display`, none is serialised except where sealing
+//! happens (`vault/record.rs`), and each wipes its bytes when it is dropped. Comparison takes the same time whatever
+//! differs. Reading the content is an explicit call, [`SecretText::expose`], that a reviewer can search for.
+
+use std::fmt;
+
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+/// A secret text that fits its allocation exactly, so that wiping it leaves nothing behind.
+#[derive(Clone)]
+pub struct SecretText(Zeroizing<Box<str>>);
+
+impl SecretText {
+    /// Takes a copy of `text`; wiping the original is the caller's part.
+    pub fn new(text: &str) -> Self {
+        Self(Zeroizing::new(text.into()))
+    }
+
+    /// The content. Each use is a place to review.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl PartialEq for SecretText {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
+    }
+}
+
+impl Eq for SecretText {}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+macro_rules! secret {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Debug)]
+        pub struct $name(SecretText);
+
+        impl $name {
+            /// Takes a copy of `text`; wiping the original is the caller's part.
+            pub fn new(text: &str) -> Self {
+                Self(SecretText::new(text))
+            }
+
+            /// The content. Each use is a place to review.
+            pub fn expose(&self) -> &str {
+                self.0.expose()
+            }
+        }
+    };
+}
+
+secret!(
+    /// A SIP account's password.
+    Password
+);
+secret!(
+    /// One HA1 (RFC 7616 §3.4.2) in lower-case hex: as good as the password within its realm.
+    Ha1Text
+);
+secret!(
+    /// An address of record, with its scheme: `sip:alice@example.com`.
+    Aor
+);
+secret!(
+    /// What APNs or FCM calls a device's token.
+    PushToken
+);
+secret!(
+    /// What a device proves itself with, at the API and at the edge.
+    InstanceSecret
+);
+secret!(
+    /// A key that an app, a SIP server or an operator shows at the HTTPS API.
+    ApiKey
+);

@@ -1,0 +1,118 @@
+//! What is held about one push instance, in the clear only in memory and only while it is used.
+//!
+//! Invariant: nothing here prints a secret; the encoded form exists only inside a sealed record.
+
+use crate::secret::{Aor, Ha1Text, InstanceSecret, Password, PushToken};
+
+/// Everything the relay knows of one push instance: the account, the device and what joins them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// The App's id, as the operator configured it.
+    pub app: Box<str>,
+    /// The lent SIP account.
+    pub account: Account,
+    /// The device to wake.
+    pub device: Device,
+    /// Which events wake it.
+    pub wake_for: WakeFor,
+    /// What the device proves itself with.
+    pub secret: InstanceSecret,
+    /// The opaque user of the relay's Contact; stable for the life of the instance.
+    pub binding: sip::id::BindingId,
+    /// `+sip.instance` of the binding, a UUID (RFC 5626 §4.1); the same for the same app, AOR and push token.
+    pub sip_instance: [u8; 16],
+    /// When it was enabled, in seconds since 1970.
+    pub created_at: u64,
+    /// When it ends, in seconds since 1970; at most 6 days after the last renewal.
+    pub expires_at: u64,
+    /// Whether the app itself is registered at this moment.
+    pub presence: Presence,
+}
+
+/// A SIP account as the app handed it over.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Account {
+    /// The address of record; `sip:` or `sips:`.
+    pub aor: Aor,
+    /// The user name of the digest; the AOR's user when the app named none.
+    pub auth_username: Box<str>,
+    /// What the digest is computed from.
+    pub proof: Proof,
+    /// The registrar's URI; the AOR's domain when absent.
+    pub registrar: Option<Box<str>>,
+    /// Where requests are sent instead of the registrar's address.
+    pub outbound_proxy: Option<Box<str>>,
+}
+
+/// A password, or the HA1s that let the relay do without it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Proof {
+    /// The password itself.
+    Password(Password),
+    /// Precomputed HA1s for one realm; at least one is present.
+    Ha1 {
+        /// The realm they were made for; a challenge for another realm is refused.
+        realm: Box<str>,
+        /// For MD5 (RFC 7616).
+        md5: Option<Ha1Text>,
+        /// For SHA-256 (RFC 8760).
+        sha256: Option<Ha1Text>,
+        /// For SHA-512-256 (RFC 8760).
+        sha512_256: Option<Ha1Text>,
+    },
+}
+
+/// The device that a push wakes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Device {
+    /// Where calls go.
+    pub call_push: PushTarget,
+    /// Where everything else goes; `None`: it is not told.
+    pub alert_push: Option<PushTarget>,
+    /// What its user calls it; at most 64 characters.
+    pub label: Option<Box<str>>,
+}
+
+/// One address of a push service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PushTarget {
+    /// The service and, for APNs, its environment.
+    pub provider: Provider,
+    /// The service's token for the device.
+    pub token: PushToken,
+    /// When the app last said that the token is good, in seconds since 1970: a 410 with an older timestamp is stale.
+    pub confirmed_at: u64,
+}
+
+/// A push service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Provider {
+    /// Apple's, production environment.
+    ApnsProduction,
+    /// Apple's, sandbox environment.
+    ApnsSandbox,
+    /// Firebase Cloud Messaging, HTTP v1.
+    Fcm,
+}
+
+/// The events that wake a device; a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WakeFor {
+    /// An incoming call.
+    pub call: bool,
+    /// A SIP MESSAGE.
+    pub message: bool,
+    /// A change in the mailbox (RFC 3842).
+    pub voicemail: bool,
+    /// A call that nobody answered.
+    pub missed_call: bool,
+}
+
+/// Whether the app registers for itself at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// The app is awake and registered by itself; the relay keeps the lease and does not register.
+    Foreground,
+    /// The relay registers.
+    Background,
+}
