@@ -19,3 +19,4 @@
 //! that [`auth`] computes with one on behalf of its caller.
 
 pub mod id;
+pub mod message;

@@ -1,0 +1,102 @@
+//! URIs: `sip:` and `sips:` taken apart, others kept whole (RFC 3261 §19.1, §25.1).
+//!
+//! Invariant: a view into its text. Whatever [`Uri::parse`] accepts has no white space, no control character, no angle
+//! bracket and no quote, so it can stand in a message again.
+
+use super::Params;
+
+/// The scheme of a URI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// `sip:`
+    Sip,
+    /// `sips:`
+    Sips,
+    /// Any other, such as `tel:`.
+    Other,
+}
+
+/// A URI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uri<'a> {
+    /// The scheme.
+    pub scheme: Scheme,
+    /// The user part as written, escapes kept; `None` when there is none. Empty for another scheme.
+    pub user: Option<&'a str>,
+    /// The host as written; an IPv6 address keeps its brackets. Empty for another scheme.
+    pub host: &'a str,
+    /// The port, 1 to 65,535.
+    pub port: Option<u16>,
+    /// The parameters, up to the headers.
+    pub params: Params<'a>,
+    /// The headers behind `?`, as written.
+    pub headers: Option<&'a str>,
+    /// The whole URI as written.
+    pub text: &'a str,
+}
+
+impl<'a> Uri<'a> {
+    /// Reads a URI that stands alone.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        let (scheme, rest) = text.split_once(':')?;
+        let known = match () {
+            () if scheme.eq_ignore_ascii_case("sip") => Scheme::Sip,
+            () if scheme.eq_ignore_ascii_case("sips") => Scheme::Sips,
+            () => Scheme::Other,
+        };
+        let letters = scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+        let odd = |c: char| c.is_ascii_control() || matches!(c, ' ' | '<' | '>' | '"');
+        if !letters || !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || text.contains(odd) || rest.is_empty() {
+            return None;
+        }
+        if known == Scheme::Other {
+            let params = Params::default();
+            return Some(Self { scheme: known, user: None, host: "", port: None, params, headers: None, text });
+        }
+        // The user part may hold `;` and `?`, so it is cut off first (RFC 4475 §3.1.1.1, semicolons in the user part).
+        let (user, rest) = match rest.split_once('@') {
+            Some((user, rest)) => (Some(user), rest),
+            None => (None, rest),
+        };
+        let (rest, headers) = match rest.split_once('?') {
+            Some((rest, headers)) => (rest, Some(headers)),
+            None => (rest, None),
+        };
+        let (address, params) = rest.split_at(rest.find(';').unwrap_or(rest.len()));
+        let (host, port) = split_host_port(address)?;
+        if user.is_some_and(|user| user.is_empty() || user.starts_with(':')) {
+            return None;
+        }
+        let user = user.map(|user| user.split_once(':').map_or(user, |(user, _password)| user));
+        Some(Self { scheme: known, user, host, port, params: Params::parse(params)?, headers, text })
+    }
+
+    /// The `transport` parameter as written.
+    pub fn transport(&self) -> Option<&'a str> {
+        self.params.value("transport")
+    }
+}
+
+/// Takes `host`, `host:port`, `[v6]` or `[v6]:port` apart; `None` when the host or the port breaks the grammar.
+pub(super) fn split_host_port(text: &str) -> Option<(&str, Option<u16>)> {
+    let (host, port) = if text.starts_with('[') {
+        let (host, rest) = text.split_at(text.find(']')? + 1);
+        host[1..host.len() - 1].parse::<std::net::Ipv6Addr>().ok()?;
+        (host, if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?) })
+    } else {
+        let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
+        let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+        if host.is_empty() || !host.bytes().all(legal) {
+            return None;
+        }
+        (host, port)
+    };
+    let Some(port) = port else {
+        return Some((host, None));
+    };
+    if !port.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let port: u16 = port.parse().ok().filter(|port| *port != 0)?;
+    Some((host, Some(port)))
+}
