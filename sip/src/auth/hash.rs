@@ -154,9 +154,9 @@ impl fmt::Debug for Ha1 {
 fn hex_of<D: Digest + FixedOutputReset>(mut state: Box<D>, parts: &[&[u8]]) -> Zeroizing<Box<str>> {
     for (at, part) in parts.iter().enumerate() {
         if at > 0 {
-            state.update(b":");
+            Digest::update(state.as_mut(), b":");
         }
-        state.update(part);
+        Digest::update(state.as_mut(), part);
     }
     let mut hash = state.finalize_reset();
     let mut hex = String::with_capacity(hash.len() * 2);

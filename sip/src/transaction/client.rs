@@ -3,7 +3,7 @@
 //! | INVITE | 1xx | 2xx | 300–699 | deadline |
 //! | --- | --- | --- | --- | --- |
 //! | Calling | pass → Proceeding | pass → Accepted | pass, ACK → Completed | A: resend · B: time out |
-//! | Proceeding | pass | pass → Accepted | pass, ACK → Completed | – (the proxy's own limit) |
+//! | Proceeding | pass | pass → Accepted | pass, ACK → Completed | C, or 64·T1 after a CANCEL: time out |
 //! | Completed | – | – | ACK again | D: end |
 //! | Accepted | – | pass | – | M: end |
 //!
@@ -15,9 +15,12 @@
 //!
 //! Invariant: over a reliable transport nothing is sent twice, and D and K are zero.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Due, Timing};
+
+/// Timer C (RFC 3261 §16.6: more than three minutes): how long a provisional response keeps an INVITE alive.
+pub const TIMER_C: Duration = Duration::from_secs(11 * 60);
 
 /// What follows from a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -39,17 +42,28 @@ pub struct InviteClient {
 
 #[derive(Debug)]
 enum Invite {
-    Calling { resend: Retry, give_up: Instant },
-    Proceeding,
-    Completed { until: Instant },
-    Accepted { until: Instant },
+    Calling {
+        resend: Retry,
+        give_up: Instant,
+    },
+    /// `give_up`: Timer C, or what a CANCEL leaves (RFC 3261 §9.1).
+    Proceeding {
+        give_up: Instant,
+        cancelled: bool,
+    },
+    Completed {
+        until: Instant,
+    },
+    Accepted {
+        until: Instant,
+    },
 }
 
 /// A retransmission and the interval to the one after it.
 #[derive(Clone, Copy, Debug)]
 struct Retry {
     at: Instant,
-    interval: std::time::Duration,
+    interval: Duration,
 }
 
 impl InviteClient {
@@ -63,15 +77,21 @@ impl InviteClient {
     pub fn on_response(&mut self, now: Instant, status: u16, timing: &Timing) -> Verdict {
         let pass = Verdict { pass: true, ..Verdict::default() };
         match (&self.state, status) {
-            (Invite::Calling { .. } | Invite::Proceeding, ..200) => {
-                self.state = Invite::Proceeding;
+            (Invite::Calling { .. }, ..200) => {
+                self.state = Invite::Proceeding { give_up: now + TIMER_C, cancelled: false };
                 pass
             }
-            (Invite::Calling { .. } | Invite::Proceeding, 200..300) => {
+            (Invite::Proceeding { cancelled, .. }, ..200) => {
+                if !cancelled {
+                    self.state = Invite::Proceeding { give_up: now + TIMER_C, cancelled: false };
+                }
+                pass
+            }
+            (Invite::Calling { .. } | Invite::Proceeding { .. }, 200..300) => {
                 self.state = Invite::Accepted { until: now + timing.t1_64() };
                 pass
             }
-            (Invite::Calling { .. } | Invite::Proceeding, _) => {
+            (Invite::Calling { .. } | Invite::Proceeding { .. }, _) => {
                 // Timer D: at least 32 s where responses may be lost, none where they may not.
                 self.state = Invite::Completed { until: now + timing.t1_64() };
                 Verdict { pass: true, ack: true, ended: self.reliable }
@@ -84,12 +104,19 @@ impl InviteClient {
 
     /// Whether a provisional response has come, so that a CANCEL may be sent (RFC 3261 §9.1), and no final one.
     pub fn may_cancel(&self) -> bool {
-        matches!(self.state, Invite::Proceeding)
+        matches!(self.state, Invite::Proceeding { .. })
     }
 
     /// Whether no final response has come.
     pub fn is_pending(&self) -> bool {
-        matches!(self.state, Invite::Calling { .. } | Invite::Proceeding)
+        matches!(self.state, Invite::Calling { .. } | Invite::Proceeding { .. })
+    }
+
+    /// A CANCEL was sent: a final response that does not come within 64·T1 never will (RFC 3261 §9.1).
+    pub fn on_cancelled(&mut self, now: Instant, timing: &Timing) {
+        if let Invite::Proceeding { .. } = self.state {
+            self.state = Invite::Proceeding { give_up: now + timing.t1_64(), cancelled: true };
+        }
     }
 
     /// When [`Self::on_deadline`] is due.
@@ -97,7 +124,7 @@ impl InviteClient {
         match self.state {
             Invite::Calling { give_up, .. } if self.reliable => Some(give_up),
             Invite::Calling { resend, give_up } => Some(give_up.min(resend.at)),
-            Invite::Proceeding => None,
+            Invite::Proceeding { give_up, .. } => Some(give_up),
             Invite::Completed { until } | Invite::Accepted { until } => Some(until),
         }
     }
@@ -105,7 +132,7 @@ impl InviteClient {
     /// A deadline may have come.
     pub fn on_deadline(&mut self, now: Instant) -> Due {
         match &mut self.state {
-            Invite::Calling { give_up, .. } if *give_up <= now => Due::TimedOut,
+            Invite::Calling { give_up, .. } | Invite::Proceeding { give_up, .. } if *give_up <= now => Due::TimedOut,
             Invite::Calling { resend, .. } if !self.reliable && resend.at <= now => {
                 // Timer A doubles without a bound (RFC 3261 §17.1.1.2).
                 resend.interval *= 2;
@@ -152,6 +179,11 @@ impl OtherClient {
                 Verdict { pass: true, ended: self.reliable, ..Verdict::default() }
             }
         }
+    }
+
+    /// Whether no final response has come.
+    pub fn is_pending(&self) -> bool {
+        !matches!(self.state, Other::Completed { .. })
     }
 
     /// When [`Self::on_deadline`] is due.

@@ -50,7 +50,7 @@ pub enum Arrival<S> {
 #[derive(Debug)]
 pub enum Expired<C, S> {
     /// No answer came to this request.
-    Client(C),
+    Client(BranchId, C),
     /// No ACK came for this INVITE's final answer.
     Server(S),
 }
@@ -189,7 +189,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         if cancels {
             self.send_cancel(now, branch);
         }
-        verdict.pass.then_some((branch, owner))
+        (verdict.pass && !key.cancel).then_some((branch, owner))
     }
 
     /// Cancels an INVITE: at once, or when a provisional response allows it (RFC 3261 §9.1). A request of another method
@@ -202,9 +202,15 @@ impl<C: Copy, S: Copy> Table<C, S> {
         }
     }
 
-    /// Forgets a client transaction: its responses are strays from now on.
-    pub fn abandon(&mut self, branch: BranchId) {
-        self.clients.remove(&ClientKey { branch, cancel: false });
+    /// Forgets a client transaction, because its flow is gone: its owner, when it still waited for a final response.
+    pub fn abandon(&mut self, branch: BranchId) -> Option<C> {
+        let client = self.clients.remove(&ClientKey { branch, cancel: false })?;
+        client.machine.is_pending().then_some(client.owner)
+    }
+
+    /// The flow of a client transaction that is not over.
+    pub fn flow_of(&self, branch: BranchId) -> Option<FlowId> {
+        self.clients.get(&ClientKey { branch, cancel: false }).map(|client| client.flow)
     }
 
     /// Judges a request.
@@ -303,7 +309,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
     pub fn poll_expired(&mut self, now: Instant) -> Option<Expired<C, S>> {
         while let Some(timer) = self.timers.pop_due(now) {
             let expired = match timer {
-                Timer::Client(key) => self.client_due(now, key).map(Expired::Client),
+                Timer::Client(key) => self.client_due(now, key).map(|owner| Expired::Client(key.branch, owner)),
                 Timer::Server(id) => self.server_due(now, id).map(Expired::Server),
             };
             if expired.is_some() {
@@ -323,7 +329,8 @@ impl<C: Copy, S: Copy> Table<C, S> {
                 self.schedule(deadline, Timer::Client(key));
                 None
             }
-            Due::TimedOut => self.clients.remove(&key).map(|client| client.owner),
+            // What a CANCEL left undone, the INVITE's own deadline ends.
+            Due::TimedOut => self.clients.remove(&key).filter(|_| !key.cancel).map(|client| client.owner),
             Due::Ended => {
                 self.clients.remove(&key);
                 None
@@ -356,9 +363,15 @@ impl<C: Copy, S: Copy> Table<C, S> {
     }
 
     fn send_cancel(&mut self, now: Instant, branch: BranchId) {
-        let Some(client) = self.clients.get(&ClientKey { branch, cancel: false }) else { return };
+        let key = ClientKey { branch, cancel: false };
+        let Some(client) = self.clients.get_mut(&key) else { return };
         let (flow, owner) = (client.flow, client.owner);
+        if let ClientMachine::Invite(machine) = &mut client.machine {
+            machine.on_cancelled(now, &self.timing);
+        }
+        let deadline = client.machine.deadline();
         let Some(cancel) = compose_cancel(&client.request, &self.limits) else { return };
+        self.schedule(deadline, Timer::Client(key));
         // A full table keeps the CANCEL from being sent; the INVITE then ends by its own deadline.
         let _ = self.send(now, branch, Method::Cancel, cancel, flow, owner);
     }
@@ -380,6 +393,13 @@ impl ClientMachine {
 
     fn may_cancel(&self) -> bool {
         matches!(self, Self::Invite(machine) if machine.may_cancel())
+    }
+
+    fn is_pending(&self) -> bool {
+        match self {
+            Self::Invite(machine) => machine.is_pending(),
+            Self::Other(machine) => machine.is_pending(),
+        }
     }
 
     fn deadline(&self) -> Option<Instant> {
