@@ -63,9 +63,9 @@ impl Hash {
     /// The hash of `parts` with a colon between each, in lower-case hexadecimal.
     pub(super) fn of(self, parts: &[&[u8]]) -> Zeroizing<Box<str>> {
         match self {
-            Self::Md5 => hex_of(Box::<Md5>::default(), parts),
-            Self::Sha256 => hex_of(Box::<Sha256>::default(), parts),
-            Self::Sha512_256 => hex_of(Box::<Sha512_256>::default(), parts),
+            Self::Md5 => hex_of::<Md5>(parts),
+            Self::Sha256 => hex_of::<Sha256>(parts),
+            Self::Sha512_256 => hex_of::<Sha512_256>(parts),
         }
     }
 }
@@ -150,15 +150,17 @@ impl fmt::Debug for Ha1 {
     }
 }
 
-/// Takes the state in a box, so that what it saw is never copied from stack to stack; the digest crates wipe it on drop.
-fn hex_of<D: Digest + FixedOutputReset>(mut state: Box<D>, parts: &[&[u8]]) -> Zeroizing<Box<str>> {
+/// The state stays in its box, so that what it saw is never copied from stack to stack; the digest crates wipe it on
+/// drop.
+fn hex_of<D: Digest + FixedOutputReset + Default>(parts: &[&[u8]]) -> Zeroizing<Box<str>> {
+    let mut state = Box::<D>::default();
     for (at, part) in parts.iter().enumerate() {
         if at > 0 {
-            Digest::update(state.as_mut(), b":");
+            Digest::update(&mut *state, b":");
         }
-        Digest::update(state.as_mut(), part);
+        Digest::update(&mut *state, part);
     }
-    let mut hash = state.finalize_reset();
+    let mut hash = Digest::finalize_reset(&mut *state);
     let mut hex = String::with_capacity(hash.len() * 2);
     for byte in &hash {
         for digit in [byte >> 4, byte & 15] {
