@@ -6,6 +6,7 @@
 //! | floor | module | what it is |
 //! | --- | --- | --- |
 //! | 0 | `config` | typed TOML; every problem reported at once |
+//! | 0 | [`clock`] | the wall clock and RFC 3339 |
 //! | 0 | [`secret`] | types that cannot print and are wiped on drop |
 //! | 0 | `metrics` | every metric's name, in one enum |
 //! | 1 | [`vault`] | the ephemeral credential store |
@@ -17,6 +18,7 @@
 //! | 4 | `operator` | health, metrics, status page |
 //! | 5 | `main.rs` | the command line, wiring, drain |
 
+pub mod clock;
 pub mod push;
 pub mod secret;
 pub mod vault;
