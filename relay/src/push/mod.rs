@@ -3,6 +3,12 @@
 //! Invariant: a call is pushed once and never again (APNs); no push outlives its deadline; a verdict tells what follows,
 //! and never holds a token.
 
+pub mod apns;
+pub mod fcm;
+mod service;
+
+pub use service::{AppPush, Delivery, PushService, SetupError, check};
+
 use std::time::Duration;
 
 use sip::id::{CallId, InstanceId};
@@ -76,6 +82,19 @@ pub enum Verdict {
         /// The service's word for it.
         reason: &'static str,
     },
-    /// The deadline passed while it was tried.
+    /// The deadline passed while it was tried, or before.
     TooLate,
+    /// The connection was lost or went silent after the service may have taken a call's push: it is not sent again.
+    Unconfirmed,
+}
+
+impl Verdict {
+    /// Whether the token is dead for an app that confirmed it at `confirmed_at` (seconds since 1970): true for
+    /// [`Verdict::Gone`], unless the service saw an earlier installation's token die.
+    pub fn token_is_dead(&self, confirmed_at: u64) -> bool {
+        match self {
+            Verdict::Gone { since } => since.is_none_or(|since| since >= confirmed_at),
+            _ => false,
+        }
+    }
 }
