@@ -4,14 +4,24 @@
 //! and never holds a token.
 
 pub mod apns;
+mod backoff;
+mod connection;
+mod endpoint;
 pub mod fcm;
+mod flight;
+mod jwt;
+mod oauth;
+mod payload;
+mod provider_token;
 mod service;
-
-pub use service::{AppPush, Delivery, PushService, SetupError, check};
+mod setup;
 
 use std::time::Duration;
 
 use sip::id::{CallId, InstanceId};
+
+pub use service::{AppPush, Delivery, PushService, check};
+pub use setup::{Problem, SetupError};
 
 /// What happened, as the payload's `event`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +46,24 @@ pub enum Event {
     RegistrationLost,
     /// The app asked for a test.
     Test,
+}
+
+impl Event {
+    /// The payload's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Event::Call => "call",
+            Event::CallEnded => "call-ended",
+            Event::Message => "message",
+            Event::Voicemail => "voicemail",
+            Event::MissedCall => "missed-call",
+            Event::Renew => "renew",
+            Event::Expiring => "expiring",
+            Event::Expired => "expired",
+            Event::RegistrationLost => "registration-lost",
+            Event::Test => "test",
+        }
+    }
 }
 
 /// One push, the same object for every service.
