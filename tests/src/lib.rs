@@ -6,3 +6,5 @@
 pub mod apns;
 pub mod authority;
 pub mod fcm;
+mod http2;
+mod ledger;
