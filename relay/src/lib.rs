@@ -6,8 +6,9 @@
 //! | floor | module | what it is |
 //! | --- | --- | --- |
 //! | 0 | `config` | typed TOML; every problem reported at once |
+//! | 0 | [`clock`] | the wall clock and its text form |
 //! | 0 | [`secret`] | types that cannot print and are wiped on drop |
-//! | 0 | `metrics` | every metric's name, in one enum |
+//! | 0 | [`metrics`] | every metric's name, in one enum |
 //! | 1 | [`vault`] | the ephemeral credential store |
 //! | 1 | [`push`] | APNs, FCM, payload, verdicts |
 //! | 1 | `net` | listen, dial, resolve, TLS and its reload; knows bytes, not SIP |
@@ -17,6 +18,8 @@
 //! | 4 | `operator` | health, metrics, status page |
 //! | 5 | `main.rs` | the command line, wiring, drain |
 
+pub mod clock;
+pub mod metrics;
 pub mod push;
 pub mod secret;
 pub mod vault;
