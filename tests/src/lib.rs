@@ -1,1 +1,23 @@
-//! tests
+//! Stand-ins for everything around the relay, as a library for the tests, the demo and the load generator.
+//!
+//! Invariant: each stand-in listens on loopback alone, checks what the real service checks, records violations instead
+//! of panicking in a task, and stops when its last handle is dropped.
+
+//api_client
+pub mod authority;
+//baresip
+pub mod board;
+pub mod caller;
+//child
+pub mod dialog;
+pub mod digest;
+//kamailio
+pub mod leg;
+pub mod lines;
+pub mod location;
+pub mod phone;
+pub mod ports;
+pub mod registrar;
+//relay_process
+//sipp
+pub mod wire;
