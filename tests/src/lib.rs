@@ -8,10 +8,10 @@ pub mod authority;
 //baresip
 pub mod board;
 pub mod caller;
-//child
+pub mod child;
 pub mod dialog;
 pub mod digest;
-//kamailio
+pub mod kamailio;
 pub mod leg;
 pub mod lines;
 pub mod location;

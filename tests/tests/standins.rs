@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use tests::authority::Authority;
-use tests::caller::CallOptions;
+use tests::caller::{CallOptions, Caller};
 use tests::digest::Algorithm;
+use tests::kamailio::{self, Kamailio};
 use tests::phone::{self, Phone, Proof};
 use tests::registrar::{self, Behaviour, Registrar};
 use tests::wire::Transport;
@@ -133,4 +134,32 @@ async fn the_registrar_behaves_as_it_is_told() {
     }
     registrar.behave(&aor, Behaviour::Silence);
     assert!(phone.register(Duration::from_millis(50)).await.is_err());
+}
+
+#[tokio::test]
+async fn kamailio_registers_a_phone_and_forgets_it() {
+    let authority = Authority::new();
+    let kamailio = Kamailio::start(kamailio::Settings::default(), &authority).await.unwrap();
+    for transport in [Transport::Udp, Transport::Tcp, Transport::Tls] {
+        let settings = phone::Settings {
+            aor: kamailio.aor("alice"),
+            proof: Proof::Digest(Algorithm::Md5),
+            ..phone::Settings::new(&kamailio.uri(transport), "alice", "wonderland", Some(&authority))
+        };
+        let phone = Phone::registered(settings, SOON).await.unwrap();
+        let contacts = kamailio.await_location("alice", 1, SOON).await.unwrap();
+        assert_eq!(contacts[0].uri, phone.contact());
+        assert_eq!(contacts[0].instance.as_deref().map(|i| i.trim_matches(['<', '>'])), phone.settings().instance.as_deref());
+        let server = kamailio.address(Transport::Udp);
+        let options = CallOptions::default();
+        let caller = Caller::direct(server, Transport::Udp, None, &kamailio.aor("alice"), &options).await.unwrap();
+        let call = phone.next_invite(SOON).await.unwrap();
+        call.answer();
+        caller.answered(SOON).await.unwrap();
+        call.hang_up(SOON).await.unwrap();
+        caller.expect_bye(SOON).await.unwrap();
+        assert_eq!(phone.unregister(SOON).await.unwrap().status(), Some(200));
+        kamailio.await_location("alice", 0, SOON).await.unwrap();
+        assert_eq!(phone.violations(), Vec::<String>::new());
+    }
 }
