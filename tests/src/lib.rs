@@ -5,7 +5,7 @@
 
 //api_client
 pub mod authority;
-//baresip
+pub mod baresip;
 pub mod board;
 pub mod caller;
 pub mod child;
@@ -19,5 +19,5 @@ pub mod phone;
 pub mod ports;
 pub mod registrar;
 //relay_process
-//sipp
+pub mod sipp;
 pub mod wire;

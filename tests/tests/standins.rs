@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use tests::authority::Authority;
+use tests::baresip::{self, Baresip};
 use tests::caller::{CallOptions, Caller};
 use tests::digest::Algorithm;
 use tests::kamailio::{self, Kamailio};
 use tests::phone::{self, Phone, Proof};
 use tests::registrar::{self, Behaviour, Registrar};
+use tests::sipp::{Scenario, Sipp};
 use tests::wire::Transport;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -162,4 +164,66 @@ async fn kamailio_registers_a_phone_and_forgets_it() {
         kamailio.await_location("alice", 0, SOON).await.unwrap();
         assert_eq!(phone.violations(), Vec::<String>::new());
     }
+}
+
+#[tokio::test]
+async fn baresip_registers_at_the_stand_in_over_tls_and_takes_a_call() {
+    let authority = Authority::new();
+    let registrar = registrar(&authority).await;
+    let aor = registrar.aor("alice");
+    let account = baresip::Account {
+        aor: aor.clone(),
+        ..baresip::Account::new(&registrar.uri(Transport::Tls), "alice", "wonderland")
+    };
+    let device = Baresip::start(&account, &authority).await.unwrap();
+    device.await_registered(SOON).await.unwrap();
+    let contacts = registrar.await_contacts(&aor, 1, SOON).await.unwrap();
+    assert_eq!(contacts[0].flow.transport(), Transport::Tls);
+
+    let caller = registrar.call(&aor, &CallOptions::default()).unwrap();
+    device.await_event("CALL_INCOMING", SOON).await.unwrap();
+    caller.expect(180, SOON).await.unwrap();
+    device.accept().await.unwrap();
+    caller.answered(SOON).await.unwrap();
+    device.await_event("CALL_ESTABLISHED", SOON).await.unwrap();
+    device.hang_up().await.unwrap();
+    caller.expect_bye(SOON).await.unwrap();
+}
+
+#[tokio::test]
+async fn sipp_calls_baresip_through_kamailio() {
+    let authority = Authority::new();
+    let kamailio = Kamailio::start(kamailio::Settings::default(), &authority).await.unwrap();
+    let account = baresip::Account {
+        aor: kamailio.aor("alice"),
+        outbound: false,
+        ..baresip::Account::new(&kamailio.uri(Transport::Tls), "alice", "wonderland")
+    };
+    let device = Baresip::start(&account, &authority).await.unwrap();
+    kamailio.await_location("alice", 1, SOON).await.unwrap();
+    let server = kamailio.address(Transport::Udp);
+    let call = |scenario| Sipp::call(scenario, server, "alice", kamailio.domain(), SOON).unwrap();
+
+    let caller = call(Scenario::CallerHangsUp);
+    device.await_event("CALL_INCOMING", SOON).await.unwrap();
+    device.accept().await.unwrap();
+    caller.finish(SOON).await.unwrap();
+    device.await_event("CALL_CLOSED", SOON).await.unwrap();
+
+    let caller = call(Scenario::CalleeHangsUp);
+    device.await_event("CALL_INCOMING", SOON).await.unwrap();
+    device.await_event("CALL_ESTABLISHED", SOON).await.unwrap();
+    device.accept().await.unwrap();
+    device.await_event("CALL_ESTABLISHED", SOON).await.unwrap();
+    device.hang_up().await.unwrap();
+    caller.finish(SOON).await.unwrap();
+
+    let caller = call(Scenario::CallerCancels);
+    device.await_event("CALL_INCOMING", SOON).await.unwrap();
+    caller.finish(SOON).await.unwrap();
+
+    let caller = call(Scenario::Refused(486));
+    device.await_event("CALL_INCOMING", SOON).await.unwrap();
+    device.hang_up().await.unwrap();
+    caller.finish(SOON).await.unwrap();
 }
