@@ -531,7 +531,8 @@ impl Leg {
             None => lines.finish(),
         };
         state.log.push(format!("→ {status} to {}", request.method_text().unwrap_or_default()));
-        let repeat = invite && (status >= 200 && status < 300 || status >= 300 && self.flow.transport() == Transport::Udp);
+        let repeat =
+            invite && (status >= 200 && status < 300 || status >= 300 && self.flow.transport() == Transport::Udp);
         if repeat {
             state.served[index].resend = Some(Resend::start(&self.flow, bytes.clone()));
         } else {

@@ -151,7 +151,10 @@ async fn kamailio_registers_a_phone_and_forgets_it() {
         let phone = Phone::registered(settings, SOON).await.unwrap();
         let contacts = kamailio.await_location("alice", 1, SOON).await.unwrap();
         assert_eq!(contacts[0].uri, phone.contact());
-        assert_eq!(contacts[0].instance.as_deref().map(|i| i.trim_matches(['<', '>'])), phone.settings().instance.as_deref());
+        assert_eq!(
+            contacts[0].instance.as_deref().map(|i| i.trim_matches(['<', '>'])),
+            phone.settings().instance.as_deref()
+        );
         let server = kamailio.address(Transport::Udp);
         let options = CallOptions::default();
         let caller = Caller::direct(server, Transport::Udp, None, &kamailio.aor("alice"), &options).await.unwrap();
