@@ -5,7 +5,7 @@
 //! because the next message's beginning would be a guess, and a guess is how a forged request is smuggled in.
 
 use bytes::{Buf, Bytes, BytesMut};
-use memchr::memmem;
+use memchr::{memchr, memmem};
 
 use super::grammar::is_token_byte;
 use super::{Limits, Name, parse};
@@ -28,7 +28,7 @@ pub enum FrameError {
     TooLong,
     /// `Content-Length` is missing, repeated or no length.
     ContentLength,
-    /// The first byte of a message cannot begin one: this is not SIP.
+    /// The first byte of a message cannot begin one, or a line of its head ends with a bare LF: this is not SIP.
     NotSip,
 }
 
@@ -129,10 +129,17 @@ impl Framer {
 fn content_length(head: &[u8]) -> Result<usize, FrameError> {
     let mut found = None;
     let mut at = 0;
-    while let Some(end) = memmem::find(&head[at..], b"\r\n") {
+    while let Some(end) = memchr(b'\n', &head[at..]) {
         let line = &head[at..at + end];
-        at += end + 2;
-        let Some(colon) = memchr::memchr(b':', line) else {
+        at += end + 1;
+        if !line.ends_with(b"\r") {
+            return Err(FrameError::NotSip);
+        }
+        // Most lines are told apart by their first letter.
+        if !matches!(line.first(), Some(b'l' | b'L' | b'c' | b'C')) {
+            continue;
+        }
+        let Some(colon) = memchr(b':', line) else {
             continue;
         };
         if Name::from_bytes(line[..colon].trim_ascii_end()) != Name::ContentLength {

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::grammar::{find_unquoted, is_quoted, trim};
+use super::grammar::{Class, all, find_unquoted, is_quoted, trim};
 
 /// The parameters behind an element, as written: empty, or beginning with `;`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -79,6 +79,6 @@ pub fn unquote(text: &str) -> Cow<'_, str> {
 /// A name and a value that cannot be taken for another structure: no white space, control character, quote or angle
 /// bracket outside a quoted string that is closed.
 fn is_sound((name, value): (&str, Option<&str>)) -> bool {
-    let plain = |text: &str| !text.bytes().any(|b| matches!(b, b' ' | b'"' | b'<' | b'>') || b.is_ascii_control());
+    let plain = |text: &str| all(text.as_bytes(), Class::Plain);
     !name.is_empty() && plain(name) && value.is_none_or(|value| plain(value) || is_quoted(value))
 }

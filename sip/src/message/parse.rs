@@ -105,8 +105,7 @@ fn header_fields(head: &[u8], mut at: usize, limits: &Limits) -> Result<Vec<Fiel
         }
         let field = header_field(head, at, end).ok_or(Malformed::HeaderLine)?;
         if field.name == Name::Via {
-            // One that is not UTF-8 counts as one; no typed view reads it.
-            vias += std::str::from_utf8(field.value.of(head)).map_or(1, |value| split_list(value).count());
+            vias += count_elements(field.value.of(head));
             if vias > limits.vias {
                 return Err(Malformed::TooManyVias);
             }
@@ -114,6 +113,14 @@ fn header_fields(head: &[u8], mut at: usize, limits: &Limits) -> Result<Vec<Fiel
         fields.push(field);
         at = end + 2;
     }
+}
+
+/// How many elements a list has; one that is not UTF-8 counts as one, as no typed view reads it.
+fn count_elements(value: &[u8]) -> usize {
+    if memchr(b',', value).is_none() {
+        return 1;
+    }
+    std::str::from_utf8(value).map_or(1, |value| split_list(value).count())
 }
 
 /// The index of the CRLF that ends the line at `from`.

@@ -6,7 +6,7 @@
 use std::net::Ipv6Addr;
 
 use super::Params;
-use super::grammar::digits;
+use super::grammar::{Class, all, digits};
 
 /// The scheme of a URI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +48,8 @@ impl<'a> Uri<'a> {
             () => Scheme::Other,
         };
         let letters = scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
-        let odd = |c: char| c.is_ascii_control() || matches!(c, ' ' | '<' | '>' | '"');
-        if !letters || !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || text.contains(odd) || rest.is_empty() {
+        let alpha = scheme.starts_with(|c: char| c.is_ascii_alphabetic());
+        if !letters || !alpha || rest.is_empty() || !all(text.as_bytes(), Class::Plain) {
             return None;
         }
         if known == Scheme::Other {
@@ -88,8 +88,7 @@ pub(super) fn split_host_port(text: &str) -> Option<(&str, Option<u16>)> {
         (host, if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?) })
     } else {
         let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
-        let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-        if host.is_empty() || !host.bytes().all(legal) {
+        if host.is_empty() || !all(host.as_bytes(), Class::Host) {
             return None;
         }
         (host, port)
