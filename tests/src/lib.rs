@@ -1,1 +1,4 @@
 //! tests
+
+pub mod dns;
+pub mod scratch;
