@@ -1,1 +1,3 @@
-//! tests
+//! Stand-ins for everything around the relay, as a library.
+
+pub mod redis_server;

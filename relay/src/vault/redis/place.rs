@@ -23,7 +23,7 @@ const SENTINEL_PORT: u16 = 26_379;
 pub(super) enum Place {
     One(Client),
     Sentinel(Box<SentinelClient>),
-    Cluster(ClusterClient),
+    Cluster(Box<ClusterClient>),
 }
 
 impl Place {
@@ -149,7 +149,7 @@ impl<'a> Parts<'a> {
                 builder = builder.certs(certificates(ca));
             }
         }
-        builder.build().map(Place::Cluster).map_err(|_| BAD_CA)
+        builder.build().map(|client| Place::Cluster(Box::new(client))).map_err(|_| BAD_CA)
     }
 }
 
