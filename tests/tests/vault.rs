@@ -406,6 +406,8 @@ async fn after_an_erase_no_key_of_the_instance_is_left_in_redis() {
     assert_eq!(a.erase(id(1), &lookup).await, Ok(true));
     let put = a.put(id(1), &a.seal(id(1), &changed), changed.expires_at, &moved, fence).await;
     assert_eq!(put, Err(StoreError::Gone));
+    let (lookup, _) = enable(&b, 2, "bob").await;
+    assert_eq!(b.erase(id(2), &lookup).await, Ok(true), "by its owner");
     let left: Vec<_> = bench.server().keys().into_iter().filter(|key| !is_a_nodes_own(key)).collect();
     assert_eq!(left, Vec::<String>::new());
 }
