@@ -21,6 +21,7 @@ pub mod lines;
 pub mod location;
 pub mod phone;
 pub mod ports;
+pub mod redis_server;
 pub mod registrar;
 pub mod scratch;
 pub mod sipp;
