@@ -3,7 +3,7 @@
 //! Invariant: each stand-in listens on loopback alone, checks what the real service checks, records violations instead
 //! of panicking in a task, and stops when its last handle is dropped.
 
-//api_client
+pub mod api_client;
 pub mod authority;
 pub mod baresip;
 pub mod board;
@@ -18,6 +18,7 @@ pub mod location;
 pub mod phone;
 pub mod ports;
 pub mod registrar;
-//relay_process
+pub mod relay_process;
+pub mod relay_setup;
 pub mod sipp;
 pub mod wire;
