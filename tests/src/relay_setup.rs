@@ -147,7 +147,7 @@ impl Setup {
     }
 
     /// Writes the configuration and the files it names, and gives its path.
-    pub(crate) fn write(&self, scratch: &Scratch) -> PathBuf {
+    pub fn write(&self, scratch: &Scratch) -> PathBuf {
         let issued = self.authority.loopback();
         let Ports { edge, api, operator, udp, tcp, tls } = self.ports;
         let operator_token = scratch.write("operator-token", &self.operator_token);
