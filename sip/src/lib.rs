@@ -18,5 +18,13 @@
 //! same inputs and the same seed give the same outputs, byte for byte. No credential enters it, except for the moment
 //! that [`auth`] computes with one on behalf of its caller.
 
+pub mod auth;
+pub mod edge;
+pub mod endpoint;
+pub mod flow;
 pub mod id;
 pub mod message;
+pub mod random;
+pub mod registration;
+pub mod timers;
+pub mod transaction;

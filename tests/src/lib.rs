@@ -4,6 +4,7 @@
 //! of panicking in a task, and stops when its last handle is dropped.
 
 pub mod api_client;
+pub mod apns;
 pub mod authority;
 pub mod baresip;
 pub mod board;
@@ -11,14 +12,20 @@ pub mod caller;
 pub mod child;
 pub mod dialog;
 pub mod digest;
+pub mod dns;
+pub mod fcm;
+mod http2;
 pub mod kamailio;
+mod ledger;
 pub mod leg;
 pub mod lines;
 pub mod location;
 pub mod phone;
 pub mod ports;
+pub mod redis_server;
 pub mod registrar;
 pub mod relay_process;
 pub mod relay_setup;
+pub mod scratch;
 pub mod sipp;
 pub mod wire;

@@ -5,9 +5,10 @@
 //! because the next message's beginning would be a guess, and a guess is how a forged request is smuggled in.
 
 use bytes::{Buf, Bytes, BytesMut};
-use memchr::memmem;
+use memchr::{memchr, memmem};
 
-use super::{Limits, Name, parse_length};
+use super::grammar::is_token_byte;
+use super::{Limits, Name, parse};
 
 /// What a stream carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub enum FrameError {
     TooLong,
     /// `Content-Length` is missing, repeated or no length.
     ContentLength,
-    /// The first byte of a message cannot begin one: this is not SIP.
+    /// The first byte of a message cannot begin one, or a line of its head ends with a bare LF: this is not SIP.
     NotSip,
 }
 
@@ -69,8 +70,8 @@ impl Framer {
                     self.buffer = BytesMut::new();
                     return Ok(None);
                 }
-                Some(b'\r') if self.buffer.len() == 1 => return Ok(None),
-                Some(first) if !first.is_ascii_alphabetic() => return Err(FrameError::NotSip),
+                Some(b'\r') if b"\r\n\r".starts_with(&self.buffer) => return Ok(None),
+                Some(first) if !is_token_byte(*first) => return Err(FrameError::NotSip),
                 Some(_) => self.half_ping = false,
             }
         }
@@ -128,17 +129,24 @@ impl Framer {
 fn content_length(head: &[u8]) -> Result<usize, FrameError> {
     let mut found = None;
     let mut at = 0;
-    while let Some(end) = memmem::find(&head[at..], b"\r\n") {
+    while let Some(end) = memchr(b'\n', &head[at..]) {
         let line = &head[at..at + end];
-        at += end + 2;
-        let Some(colon) = memchr::memchr(b':', line) else {
+        at += end + 1;
+        if !line.ends_with(b"\r") {
+            return Err(FrameError::NotSip);
+        }
+        // Most lines are told apart by their first letter.
+        if !matches!(line.first(), Some(b'l' | b'L' | b'c' | b'C')) {
+            continue;
+        }
+        let Some(colon) = memchr(b':', line) else {
             continue;
         };
         if Name::from_bytes(line[..colon].trim_ascii_end()) != Name::ContentLength {
             continue;
         }
         // A folded length is legal and never seen; it reads as broken, and the stream is given up.
-        let value = parse_length(line[colon + 1..].trim_ascii()).ok_or(FrameError::ContentLength)?;
+        let value = parse::length(super::grammar::trim_bytes(&line[colon + 1..])).ok_or(FrameError::ContentLength)?;
         if found.replace(value).is_some() || matches!(head.get(at), Some(b' ' | b'\t')) {
             return Err(FrameError::ContentLength);
         }
