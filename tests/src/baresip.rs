@@ -89,8 +89,8 @@ impl Baresip {
     pub async fn start(account: &Account, authority: &Authority) -> Result<Self, Missed> {
         let scratch = Scratch::new();
         let (sip, control) = (ports::free(), ports::free());
-        scratch.file("config", &configuration(authority, sip, control));
-        scratch.file("accounts", &(account_line(account) + "\n"));
+        scratch.file("config", configuration(authority, sip, control));
+        scratch.file("accounts", account_line(account) + "\n");
         scratch.file("contacts", "");
         let mut command = Command::new("baresip");
         command.arg("-f").arg(scratch.path()).args(["-4", "-s", "-v"]).env("HOME", scratch.path());

@@ -97,14 +97,14 @@ impl Kamailio {
         let (certificate, key) = (issued.certificate_file.display(), issued.key_file.display());
         scratch.file(
             "tls.cfg",
-            &format!(
+            format!(
                 "[server:default]\nmethod = TLSv1.2+\nverify_certificate = no\nrequire_certificate = no\n\
                  private_key = {key}\ncertificate = {certificate}\n\
                  [client:default]\nmethod = TLSv1.2+\nverify_certificate = yes\nrequire_certificate = yes\nca_list = {}\n",
                 authority.ca_file().display()
             ),
         );
-        let config = scratch.file("kamailio.cfg", &configuration(&settings, &scratch, [udp, tcp, tls]));
+        let config = scratch.file("kamailio.cfg", configuration(&settings, &scratch, [udp, tcp, tls]));
         let mut command = Command::new("/usr/sbin/kamailio");
         command.arg("-f").arg(config).args(["-DD", "-E", "-m", "64", "-M", "8"]);
         command.arg("-Y").arg(scratch.path()).arg("-w").arg(scratch.path());

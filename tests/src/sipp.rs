@@ -47,7 +47,7 @@ impl Sipp {
         within: Duration,
     ) -> Result<Self, Missed> {
         let scratch = Scratch::new();
-        let file = scratch.file("scenario.xml", &scenario.xml());
+        let file = scratch.file("scenario.xml", scenario.xml());
         let mut command = Command::new("sipp");
         command.arg(server.to_string()).arg("-sf").arg(file).args(["-s", user, "-key", "domain", domain]);
         command.args(["-i", "127.0.0.1", "-p", &ports::free().to_string(), "-mp", &ports::free().to_string()]);
