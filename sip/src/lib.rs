@@ -18,6 +18,7 @@
 //! same inputs and the same seed give the same outputs, byte for byte. No credential enters it, except for the moment
 //! that [`auth`] computes with one on behalf of its caller.
 
+pub mod auth;
 pub mod endpoint;
 pub mod id;
 pub mod message;

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::{is_lws, trim};
+use super::trim;
 
 /// The parameters behind an element, as written: empty, or beginning with `;`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -63,7 +63,12 @@ pub fn unquote(text: &str) -> Cow<'_, str> {
     while let Some(c) = chars.next() {
         match c {
             '\\' => out.extend(chars.next()),
-            c if c.is_ascii() && is_lws(c as u8) => out.push(' '),
+            '\r' | '\n' => {
+                // A folding reads as one space (RFC 3261 §25.1, LWS).
+                chars = chars.as_str().trim_start_matches([' ', '\t', '\r', '\n']).chars();
+                out.truncate(out.trim_end_matches([' ', '\t']).len());
+                out.push(' ');
+            }
             c => out.push(c),
         }
     }

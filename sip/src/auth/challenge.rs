@@ -1,0 +1,164 @@
+//! Challenges: read as a client, written as a server (RFC 7616 §3.3, RFC 8760 §2).
+//!
+//! Invariant: a [`Challenge`] is one that can be answered: its algorithm is known and its parts are within their limits.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use super::fields::{FieldError, named, push_quoted, strip_scheme};
+use super::{Algorithm, CHALLENGES, Hash, NONCE_BYTES, OPAQUE_BYTES, REALM_BYTES};
+
+/// A challenge that can be answered.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Challenge {
+    /// The realm, its escapes resolved.
+    pub realm: Box<str>,
+    /// The nonce.
+    pub nonce: Box<str>,
+    /// What is to be sent back as it is.
+    pub opaque: Option<Box<str>>,
+    /// The algorithm; MD5 when the challenge names none.
+    pub algorithm: Algorithm,
+    /// The protections offered.
+    pub qop: Qop,
+    /// The earlier answer was right but its nonce is spent (RFC 7616 §3.3).
+    pub stale: bool,
+    /// The username is to be sent as `H(username:realm)` (RFC 7616 §3.4.4).
+    pub userhash: bool,
+    /// The algorithm as the peer wrote it, which some peers want back.
+    pub(super) algorithm_written: Option<Box<str>>,
+}
+
+/// The protections that a challenge offers, of those known here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Qop {
+    /// No `qop`: the form of RFC 2069.
+    Absent,
+    /// `auth`.
+    Auth,
+    /// `auth-int`.
+    AuthInt,
+    /// `auth` and `auth-int`.
+    Both,
+    /// Others alone; such a challenge cannot be answered.
+    Unknown,
+}
+
+/// Why a challenge cannot be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChallengeError {
+    /// Another scheme than Digest.
+    NotDigest,
+    /// Broken syntax, or a realm or a nonce is missing.
+    Broken,
+    /// A part beyond its limit.
+    TooLong,
+    /// An algorithm that is not known.
+    UnknownAlgorithm,
+}
+
+impl Challenge {
+    /// Reads the value of one `WWW-Authenticate` or `Proxy-Authenticate`. Values may be quoted or not, and white space
+    /// and unknown parameters are passed over.
+    ///
+    /// # Errors
+    /// [`ChallengeError`] when it cannot be answered; a `qop` that is not known is no error here.
+    pub fn parse(value: &str) -> Result<Self, ChallengeError> {
+        let text = strip_scheme(value, "Digest").ok_or(ChallengeError::NotDigest)?;
+        let names = ["realm", "nonce", "opaque", "algorithm", "qop", "stale", "userhash"];
+        let [realm, nonce, opaque, algorithm, qop, stale, userhash] = named(text, names)?;
+        let realm = bounded(realm.ok_or(ChallengeError::Broken)?, REALM_BYTES)?;
+        let nonce = bounded(nonce.ok_or(ChallengeError::Broken)?, NONCE_BYTES)?;
+        let opaque = opaque.map(|opaque| bounded(opaque, OPAQUE_BYTES)).transpose()?;
+        let known = match &algorithm {
+            None => Algorithm::from(Hash::Md5),
+            Some(token) => Algorithm::parse(token).ok_or(ChallengeError::UnknownAlgorithm)?,
+        };
+        let is_true = |text: Option<Cow<'_, str>>| text.is_some_and(|text| text.eq_ignore_ascii_case("true"));
+        Ok(Self {
+            realm,
+            nonce,
+            opaque,
+            algorithm: known,
+            qop: qop.map_or(Qop::Absent, |list| Qop::parse(&list)),
+            stale: is_true(stale),
+            userhash: is_true(userhash),
+            algorithm_written: algorithm.map(|token| token.as_ref().into()),
+        })
+    }
+
+    /// The topmost challenge that can be answered with one of the `allowed` hashes (RFC 8760 §2.4). Of more than
+    /// [`CHALLENGES`] the rest is not looked at.
+    pub fn topmost_supported<'v>(values: impl Iterator<Item = &'v str>, allowed: &[Hash]) -> Option<Self> {
+        values
+            .take(CHALLENGES)
+            .filter_map(|value| Self::parse(value).ok())
+            .find(|challenge| allowed.contains(&challenge.algorithm.hash) && challenge.qop != Qop::Unknown)
+    }
+}
+
+impl fmt::Debug for Challenge {
+    /// Leaves the nonce and the opaque out: they may carry what the peer keeps for itself.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Challenge")
+            .field("realm", &self.realm)
+            .field("algorithm", &self.algorithm)
+            .field("qop", &self.qop)
+            .field("stale", &self.stale)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Qop {
+    fn parse(list: &str) -> Self {
+        let options = || list.split(',').map(str::trim).filter(|option| !option.is_empty());
+        let offers = |wanted: &str| options().any(|option| option.eq_ignore_ascii_case(wanted));
+        match (offers("auth"), offers("auth-int")) {
+            (true, true) => Self::Both,
+            (true, false) => Self::Auth,
+            (false, true) => Self::AuthInt,
+            (false, false) if options().next().is_none() => Self::Absent,
+            (false, false) => Self::Unknown,
+        }
+    }
+}
+
+impl From<FieldError> for ChallengeError {
+    fn from(error: FieldError) -> Self {
+        match error {
+            FieldError::TooLong => Self::TooLong,
+            FieldError::Broken => Self::Broken,
+        }
+    }
+}
+
+impl fmt::Display for ChallengeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotDigest => "the challenge is not Digest",
+            Self::Broken => "the challenge is broken",
+            Self::TooLong => "the challenge is too long",
+            Self::UnknownAlgorithm => "the challenge asks for an unknown algorithm",
+        })
+    }
+}
+
+impl std::error::Error for ChallengeError {}
+
+/// The value of a `WWW-Authenticate` or `Proxy-Authenticate` that offers `qop="auth"`.
+pub fn challenge_value(realm: &str, nonce: &str, algorithm: impl Into<Algorithm>, stale: bool) -> String {
+    let mut out = String::with_capacity(64 + realm.len() + nonce.len());
+    push_quoted(&mut out, "Digest realm", realm);
+    push_quoted(&mut out, ", nonce", nonce);
+    out.push_str(", algorithm=");
+    out.push_str(&algorithm.into().to_string());
+    out.push_str(", qop=\"auth\"");
+    if stale {
+        out.push_str(", stale=true");
+    }
+    out
+}
+
+fn bounded(text: Cow<'_, str>, limit: usize) -> Result<Box<str>, ChallengeError> {
+    if text.len() > limit { Err(ChallengeError::TooLong) } else { Ok(text.into_owned().into_boxed_str()) }
+}

@@ -1,0 +1,153 @@
+//! Credentials: read and verified as a server (RFC 7616 §3.4, RFC 8898 for bearer tokens).
+//!
+//! Invariant: verification takes the same time whatever digit differs; nothing here shows a response or a token.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use subtle::ConstantTimeEq;
+
+use super::answer::Terms;
+use super::fields::{named, strip_scheme};
+use super::{Algorithm, Ha1, Hash, NONCE_BYTES, OPAQUE_BYTES, REALM_BYTES, URI_BYTES, USERNAME_BYTES, VALUE_BYTES};
+
+/// What an answer protects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protection {
+    /// `auth`: method and URI.
+    Auth,
+    /// `auth-int`: the body too.
+    AuthInt,
+}
+
+/// A parsed `Authorization` or `Proxy-Authorization`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The username, its escapes resolved.
+    pub username: Box<str>,
+    /// The realm.
+    pub realm: Box<str>,
+    /// The nonce answered to.
+    pub nonce: Box<str>,
+    /// The digest URI.
+    pub uri: Box<str>,
+    /// The response: as many hexadecimal digits as the algorithm's hash has.
+    pub response: Box<str>,
+    /// The algorithm; MD5 when none is named.
+    pub algorithm: Algorithm,
+    /// The client's nonce; present whenever `qop` is.
+    pub cnonce: Option<Box<str>>,
+    /// The protection; `None` in the form of RFC 2069.
+    pub qop: Option<Protection>,
+    /// The nonce count; present whenever `qop` is.
+    pub nc: Option<u32>,
+    /// What the challenge asked to be sent back.
+    pub opaque: Option<Box<str>>,
+    /// The nonce count as written, which the response covers.
+    nc_written: Box<str>,
+}
+
+impl Credentials {
+    /// Reads a header value; `None` when it is not Digest, breaks the grammar, exceeds a limit, names an unknown
+    /// algorithm or `qop`, or lacks what its form needs.
+    pub fn parse(value: &str) -> Option<Self> {
+        let text = strip_scheme(value, "Digest")?;
+        let names =
+            ["username", "realm", "nonce", "uri", "response", "algorithm", "cnonce", "qop", "nc", "opaque"];
+        let [username, realm, nonce, uri, response, algorithm, cnonce, qop, nc, opaque] = named(text, names).ok()?;
+        let algorithm = match algorithm {
+            None => Algorithm::from(Hash::Md5),
+            Some(token) => Algorithm::parse(&token)?,
+        };
+        let qop = match qop.as_deref() {
+            None => None,
+            Some(text) => Some(Protection::parse(text)?),
+        };
+        let nc_written: Box<str> = nc.as_deref().unwrap_or_default().into();
+        let count = (nc_written.len() == 8 && nc_written.bytes().all(|b| b.is_ascii_hexdigit()))
+            .then(|| u32::from_str_radix(&nc_written, 16).ok())
+            .flatten();
+        if qop.is_some() && (count.is_none() || cnonce.is_none()) || algorithm.session && cnonce.is_none() {
+            return None;
+        }
+        let response = response?;
+        if response.len() != algorithm.hash.hex_digits() || !response.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        Some(Self {
+            username: bounded(username?, USERNAME_BYTES)?,
+            realm: bounded(realm?, REALM_BYTES)?,
+            nonce: bounded(nonce?, NONCE_BYTES)?,
+            uri: bounded(uri?, URI_BYTES)?,
+            response: response.to_ascii_lowercase().into(),
+            algorithm,
+            cnonce: match cnonce {
+                None => None,
+                Some(cnonce) => Some(bounded(cnonce, NONCE_BYTES)?),
+            },
+            qop,
+            nc: count,
+            opaque: match opaque {
+                None => None,
+                Some(opaque) => Some(bounded(opaque, OPAQUE_BYTES)?),
+            },
+            nc_written,
+        })
+    }
+
+    /// Whether the response is right for this HA1, method and body, and for the `uri`, nonce and count that the
+    /// credentials themselves name; whether those are acceptable is the caller's to judge.
+    pub fn verify(&self, ha1: &Ha1, method: &str, body: &[u8]) -> bool {
+        if ha1.hash() != self.algorithm.hash {
+            return false;
+        }
+        let expected = Terms {
+            algorithm: self.algorithm,
+            nonce: &self.nonce,
+            cnonce: self.cnonce.as_deref().unwrap_or_default(),
+            nc: &self.nc_written,
+            protection: self.qop,
+            method,
+            uri: &self.uri,
+            body,
+        }
+        .response(ha1);
+        expected.as_bytes().ct_eq(self.response.as_bytes()).into()
+    }
+}
+
+impl Protection {
+    /// The `qop` token.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auth => "auth",
+            Self::AuthInt => "auth-int",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Auth, Self::AuthInt].into_iter().find(|known| text.eq_ignore_ascii_case(known.as_str()))
+    }
+}
+
+impl fmt::Debug for Credentials {
+    /// Leaves out all that names a person or helps to guess a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("algorithm", &self.algorithm)
+            .field("qop", &self.qop)
+            .field("nc", &self.nc)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The token of a `Bearer` value (RFC 8898 §2.1.1); `None` for another scheme, or one that is no `b64token`.
+pub fn bearer(value: &str) -> Option<&str> {
+    let token = strip_scheme(value, "Bearer")?;
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
+    (!token.is_empty() && token.len() <= VALUE_BYTES && token.bytes().all(legal)).then_some(token)
+}
+
+fn bounded(text: Cow<'_, str>, limit: usize) -> Option<Box<str>> {
+    (text.len() <= limit).then(|| text.into_owned().into_boxed_str())
+}
