@@ -52,8 +52,7 @@ impl Credentials {
     /// algorithm or `qop`, or lacks what its form needs.
     pub fn parse(value: &str) -> Option<Self> {
         let text = strip_scheme(value, "Digest")?;
-        let names =
-            ["username", "realm", "nonce", "uri", "response", "algorithm", "cnonce", "qop", "nc", "opaque"];
+        let names = ["username", "realm", "nonce", "uri", "response", "algorithm", "cnonce", "qop", "nc", "opaque"];
         let [username, realm, nonce, uri, response, algorithm, cnonce, qop, nc, opaque] = named(text, names).ok()?;
         let algorithm = match algorithm {
             None => Algorithm::from(Hash::Md5),

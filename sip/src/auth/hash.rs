@@ -154,11 +154,11 @@ impl fmt::Debug for Ha1 {
 fn hex_of<D: Digest + FixedOutputReset>(mut state: Box<D>, parts: &[&[u8]]) -> Zeroizing<Box<str>> {
     for (at, part) in parts.iter().enumerate() {
         if at > 0 {
-            state.update(b":");
+            Digest::update(&mut *state, b":");
         }
-        state.update(part);
+        Digest::update(&mut *state, part);
     }
-    let mut hash = state.finalize_reset();
+    let mut hash = Digest::finalize_reset(&mut *state);
     let mut hex = String::with_capacity(hash.len() * 2);
     for byte in &hash {
         for digit in [byte >> 4, byte & 15] {

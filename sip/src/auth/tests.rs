@@ -48,7 +48,7 @@ fn the_examples_of_rfc_7616_section_3_9_1_give_the_responses_printed_there() {
 fn the_example_of_rfc_7616_section_3_9_2_gives_the_values_of_erratum_4897() {
     let challenge = Challenge::parse(
         "Digest realm=\"api@example.org\", qop=\"auth\", algorithm=SHA-512-256, \
-         nonce=\"5TsQLWVdgBdmrQ0XsxbDODV+57QdFR34I9HAbC/RVvkK\", \
+         nonce=\"5TsQWLVdgBdmrQ0XsxbDODV+57QdFR34I9HAbC/RVvkK\", \
          opaque=\"HRPCssKJSGjCrkzDg8OhwpzCiGPChXYjwrI2QmXDnsOS\", charset=UTF-8, userhash=true",
     )
     .unwrap();
@@ -86,4 +86,275 @@ fn the_example_of_rfc_2617_section_3_5_gives_the_response_printed_there() {
     let written = challenge.answer(&ha1, &answer).unwrap();
     assert_eq!(response(&written), "6629fae49393a05397450978507c4ef1");
     assert!(!written.contains("algorithm"), "what the peer did not name is not sent to it");
+}
+
+/// RFC 2069's example with the response of its erratum: the one printed was computed with another password.
+#[test]
+fn a_challenge_without_qop_is_answered_in_the_form_of_rfc_2069() {
+    let challenge = Challenge::parse(
+        "Digest realm=\"testrealm@host.com\", nonce=\"dcd98b7102dd2f0e8b11d0f600bfb0c093\", \
+         opaque=\"5ccc069c403ebaf9f0171e9517f40e41\"",
+    )
+    .unwrap();
+    let ha1 = Ha1::compute(Hash::Md5, "Mufasa", "testrealm@host.com", "CircleOfLife");
+    let written = challenge.answer(&ha1, &mufasa()).unwrap();
+    assert_eq!(response(&written), "1949323746fe6a43ef61f9606e7febea");
+    assert!(!written.contains("cnonce") && !written.contains("qop") && !written.contains("nc="));
+}
+
+/// The values were computed with another implementation of the hashes.
+#[test]
+fn sessions_and_protected_bodies_are_computed_with_each_hash() {
+    let rows = [
+        ("MD5-sess", "qop=auth", "e783283f46242139c486a698fec7211d"),
+        ("md5-SESS", "stale=FALSE", "37a7f42db2090a3fcac4e26e747d4fc8"),
+        ("MD5", "qop=\"auth-int\"", "d1b8e2ac3f6782372de4bf3d8735b406"),
+        ("SHA-256-sess", "qop=auth", "2fd51b3a77ad75bad6afad6003e818d767133c46d9e2749e7f5232ae1ea3efd7"),
+        ("SHA-256-sess", "x=y", "30bc0742357e535c85094121d22cf826b794be0667e19537beb7b28f2251c274"),
+        ("sha-256", "qop=auth-int", "385d2de062660ced11876f42d9497c69cacf5caaf3d951dd424aee9f7157d563"),
+        ("SHA-512-256-sess", "qop=auth", "3f2a34f923c38b0fb26dce2fdfc2ce326c23cecf86fbb1444f3e51fbbc2cb92e"),
+        ("SHA-512-256-sess", "qop=\"\"", "7c70dbd9f483cbccedbd3e92ac246a9f2b712bed77914b52c3ae2254fdb2edba"),
+        ("SHA-512-256", "qop=auth-int", "5e69357dfa951887c95e88aae45b1f7f834aeba94f85648b86d532e82afdb589"),
+        ("SHA-512-256", "qop=\" , \"", "93e9122020ea0624d2ca801426d5bfbeb93d10ff4cc24cb410af3920fa4730e7"),
+    ];
+    for (algorithm, rest, expected) in rows {
+        let written = answered(&format!("algorithm={algorithm}, {rest}"));
+        assert_eq!(response(&written), expected, "{algorithm} {rest}");
+        assert!(written.contains(&format!("algorithm={algorithm}")), "the peer's own spelling is sent back");
+    }
+}
+
+#[test]
+fn a_body_changed_on_the_way_fails_auth_int_alone() {
+    let ha1 = Ha1::compute(Hash::Md5, "Mufasa", "http-auth@example.org", "Circle of Life");
+    let whole = Credentials::parse(&answered("qop=auth-int")).unwrap();
+    assert!(!whole.verify(&ha1, "GET", b"v=1\r\n"));
+    let head = Credentials::parse(&answered("qop=auth")).unwrap();
+    assert!(head.verify(&ha1, "GET", b"v=1\r\n"));
+}
+
+#[test]
+fn of_several_challenges_the_topmost_supported_is_taken() {
+    let values = [
+        "Bearer realm=\"example.com\"",
+        "Digest realm=\"example.com\", nonce=\"a\", algorithm=SHA3-512",
+        "Digest realm=\"example.com\", nonce=\"b\", qop=\"future\", algorithm=SHA-256",
+        "Digest realm=\"example.com\", nonce=\"c\", qop=\"auth\", algorithm=SHA-256",
+        "Digest realm=\"example.com\", nonce=\"d\", qop=\"auth\", algorithm=MD5",
+    ];
+    let taken = |allowed: &[Hash]| Challenge::topmost_supported(values.into_iter(), allowed).map(|c| c.nonce);
+    assert_eq!(taken(ALL).as_deref(), Some("c"));
+    assert_eq!(taken(&[Hash::Md5]).as_deref(), Some("d"), "an account that has only an MD5 HA1");
+    assert_eq!(taken(&[Hash::Sha512_256]), None);
+    let md5_alone = ["Digest realm=\"example.com\", nonce=\"d\""];
+    assert_eq!(Challenge::topmost_supported(md5_alone.into_iter(), &[Hash::Sha256]), None, "MD5 refused");
+    let beyond = std::iter::repeat_n(values[0], CHALLENGES).chain([values[3]]);
+    assert_eq!(Challenge::topmost_supported(beyond, ALL), None, "only so many are looked at");
+    assert!(Challenge::topmost_supported(std::iter::repeat_n(values[3], 100), ALL).is_some());
+}
+
+#[test]
+fn challenges_are_read_however_they_are_spaced_and_quoted() {
+    for value in [
+        "Digest realm=\"a b\",nonce=\"n\",qop=\"auth\",stale=true",
+        " digest\r\n  realm = \"a b\" ,\r\n\tNONCE = n , qop = auth,  STALE = \"TRUE\"",
+        "DIGEST ,, realm=\"a\r\n b\", , x-new=\"1, 2\", nonce=\"n\", qop=\"auth\", stale=True,",
+        "Digest realm=\"a\\ b\", domain=\"/\", nonce=\"n\", qop=\"auth,token\", stale=true, Basic realm=\"c\"",
+    ] {
+        let challenge = Challenge::parse(value).unwrap_or_else(|error| panic!("{value}: {error}"));
+        assert_eq!((&*challenge.realm, &*challenge.nonce), ("a b", "n"), "{value}");
+        assert_eq!((challenge.qop, challenge.stale), (Qop::Auth, true), "{value}");
+        assert_eq!(challenge.algorithm, Algorithm { hash: Hash::Md5, session: false });
+    }
+}
+
+#[test]
+fn a_hostile_registrar_gets_an_error_and_nothing_else() {
+    let long = |n: usize| "9".repeat(n);
+    let nonce = |n: usize| format!("Digest realm=\"r\", nonce=\"{}\"", long(n));
+    let many = |n: usize| {
+        format!("Digest realm=\"r\", nonce=\"n\"{}", (2..n).map(|i| format!(", p{i}=v")).collect::<String>())
+    };
+    assert!(Challenge::parse(&nonce(NONCE_BYTES)).is_ok());
+    assert!(Challenge::parse(&many(PARAMS)).is_ok());
+    let rows = [
+        (nonce(NONCE_BYTES + 1), ChallengeError::TooLong),
+        (nonce(64 * 1024), ChallengeError::TooLong),
+        (format!("Digest nonce=\"n\", realm=\"{}\"", long(REALM_BYTES + 1)), ChallengeError::TooLong),
+        (format!("Digest nonce=\"n\", realm=\"r\", opaque=\"{}\"", long(OPAQUE_BYTES + 1)), ChallengeError::TooLong),
+        (many(PARAMS + 1), ChallengeError::TooLong),
+        ("Digest realm=\"r\", nonce=\"n".into(), ChallengeError::Broken),
+        ("Digest realm=\"r\", nonce=\"n\\\"".into(), ChallengeError::Broken),
+        ("Digest realm=\"r\" nonce=\"n\"".into(), ChallengeError::Broken),
+        ("Digest realm=\"r\", nonce=\"n\"x".into(), ChallengeError::Broken),
+        ("Digest realm=\"r\", nonce=n\"x".into(), ChallengeError::Broken),
+        ("Digest realm=\"r\"".into(), ChallengeError::Broken),
+        ("Digest nonce=\"n\"".into(), ChallengeError::Broken),
+        ("Digest realm=\"r\", nonce=\"n\", nonce=\"m\"".into(), ChallengeError::Broken),
+        ("Digest realm=\"r\u{0}\", nonce=\"n\"".into(), ChallengeError::Broken),
+        ("Digest realm=\"r\u{b}\", nonce=\"n\"".into(), ChallengeError::Broken),
+        ("Digest realm=\"r\r\nX: y\", nonce=\"n\"".into(), ChallengeError::Broken),
+        ("Digest realm=\"r\n x\", nonce=\"n\"".into(), ChallengeError::Broken),
+        ("Digest realm=\"r\", nonce=\"n\", algorithm=SHA-1".into(), ChallengeError::UnknownAlgorithm),
+        ("Digest realm=\"r\", nonce=\"n\", algorithm=\"\"".into(), ChallengeError::UnknownAlgorithm),
+        ("Digest".into(), ChallengeError::NotDigest),
+        ("Digestrealm=\"r\", nonce=\"n\"".into(), ChallengeError::NotDigest),
+        ("Basic realm=\"r\"".into(), ChallengeError::NotDigest),
+        (String::new(), ChallengeError::NotDigest),
+        ("é".into(), ChallengeError::NotDigest),
+    ];
+    for (value, expected) in rows {
+        let shown: String = value.chars().take(60).collect();
+        assert_eq!(Challenge::parse(&value).err(), Some(expected), "{shown:?}");
+    }
+}
+
+#[test]
+fn what_stands_in_quotes_is_escaped_on_the_way_back() {
+    let challenge = Challenge::parse("Digest realm=\"a \\\"b\\\\ c\", nonce=\"n\\\"\", qop=auth, opaque=\"\"").unwrap();
+    assert_eq!(&*challenge.realm, "a \"b\\ c");
+    let ha1 = Ha1::compute(Hash::Md5, "al\"ice\\", &challenge.realm, "pass");
+    let written = challenge.answer(&ha1, &Answer { username: "al\"ice\\", ..mufasa() }).unwrap();
+    assert!(
+        written.starts_with("Digest username=\"al\\\"ice\\\\\", realm=\"a \\\"b\\\\ c\", nonce=\"n\\\"\""),
+        "{written}"
+    );
+    assert!(written.ends_with("opaque=\"\""), "an empty opaque is sent back too");
+    let credentials = Credentials::parse(&written).unwrap();
+    assert_eq!(&*credentials.username, "al\"ice\\");
+    assert!(credentials.verify(&ha1, "GET", b""));
+}
+
+#[test]
+fn an_answer_that_does_not_fit_is_an_error() {
+    let challenge = Challenge::parse("Digest realm=\"r\", nonce=\"n\", algorithm=SHA-256, qop=auth").unwrap();
+    let sha = Ha1::compute(Hash::Sha256, "u", "r", "p");
+    let md5 = Ha1::compute(Hash::Md5, "u", "r", "p");
+    assert_eq!(challenge.answer(&md5, &mufasa()), Err(AnswerError::OtherHash));
+    for bad in [
+        Answer { username: "a\r\nX: y", ..mufasa() },
+        Answer { username: "", ..mufasa() },
+        Answer { uri: "sip:a\u{0}", ..mufasa() },
+        Answer { cnonce: "", ..mufasa() },
+        Answer { uri: &"u".repeat(URI_BYTES + 1), ..mufasa() },
+    ] {
+        assert_eq!(challenge.answer(&sha, &bad), Err(AnswerError::BadPart));
+    }
+    let unknown = Challenge { qop: Qop::Unknown, ..challenge };
+    assert_eq!(unknown.answer(&sha, &mufasa()), Err(AnswerError::UnknownQop));
+}
+
+#[test]
+fn what_the_edge_offers_can_be_answered_and_verified() {
+    for hash in ALL {
+        let value = challenge_value("sip\"wake", "bm9uY2U=", *hash, *hash == Hash::Md5);
+        let challenge = Challenge::parse(&value).unwrap();
+        assert_eq!((&*challenge.realm, challenge.qop, challenge.stale), ("sip\"wake", Qop::Auth, *hash == Hash::Md5));
+        let ha1 = Ha1::compute(*hash, "pi_1", "sip\"wake", "secret");
+        let answer =
+            Answer { username: "pi_1", method: "REGISTER", uri: "sip:edge", cnonce: "c", nc: 0xabc, body: b"" };
+        let credentials = Credentials::parse(&challenge.answer(&ha1, &answer).unwrap()).unwrap();
+        assert_eq!((credentials.nc, credentials.qop), (Some(0xabc), Some(Protection::Auth)));
+        assert!(credentials.verify(&ha1, "REGISTER", b""));
+        assert!(!credentials.verify(&Ha1::compute(*hash, "pi_1", "sip\"wake", "other"), "REGISTER", b""));
+        let other = if *hash == Hash::Sha256 { Hash::Md5 } else { Hash::Sha256 };
+        assert!(!credentials.verify(&Ha1::compute(other, "pi_1", "sip\"wake", "secret"), "REGISTER", b""));
+    }
+    assert_eq!(
+        challenge_value("a\r\nb", "n", Hash::Md5, false),
+        "Digest realm=\"ab\", nonce=\"n\", algorithm=MD5, qop=\"auth\""
+    );
+}
+
+#[test]
+fn broken_credentials_are_no_credentials() {
+    let good = answered("qop=auth");
+    for (from, to) in [
+        ("Digest ", "Basic "),
+        ("nc=00000001", "nc=1"),
+        ("nc=00000001", "nc=0000000g"),
+        ("nc=00000001", "nc=+0000001"),
+        (", nc=00000001", ""),
+        ("qop=auth", "qop=auth-conf"),
+        ("qop=auth", "qop=\"auth,auth-int\""),
+        ("cnonce=", "other="),
+        ("username=", "user="),
+        ("response=\"", "response=\"0"),
+        ("response=\"8", "response=\"x"),
+        ("uri=\"", "uri=\"a\", uri=\""),
+        ("realm=\"", "realm=\"\u{1}"),
+    ] {
+        let bad = good.replacen(from, to, 1);
+        assert_ne!(bad, good, "{from}");
+        assert_eq!(Credentials::parse(&bad), None, "{bad}");
+    }
+    let upper = good.replace("8ca523f5e9506fed4657c9700eebdbec", "8CA523F5E9506FED4657C9700EEBDBEC");
+    assert!(Credentials::parse(&upper).is_some());
+}
+
+#[test]
+fn nothing_secret_shows_in_debug() {
+    let ha1 = Ha1::compute(Hash::Md5, "u", "r", "p");
+    assert_eq!(format!("{ha1:?}"), "Ha1(MD5, [redacted])");
+    let credentials = Credentials::parse(&answered("qop=auth")).unwrap();
+    let shown = format!("{credentials:?} {:?}", mufasa());
+    for hidden in ["Mufasa", "8ca523f5", NONCE, CNONCE, "example.org"] {
+        assert!(!shown.contains(hidden), "{shown}");
+    }
+}
+
+#[test]
+fn an_ha1_is_taken_only_as_the_right_number_of_hexadecimal_digits() {
+    let computed = Ha1::compute(Hash::Md5, "Mufasa", "testrealm@host.com", "Circle Of Life");
+    assert_eq!(Ha1::from_hex(Hash::Md5, "939E7578ED9E3C518A452ACEE763BCE9"), Some(computed.clone()));
+    assert_eq!(Ha1::from_hex(Hash::Sha256, computed.expose()), None);
+    assert_eq!(Ha1::from_hex(Hash::Md5, "939e7578ed9e3c518a452acee763bceg"), None);
+    assert_eq!(Ha1::from_hex(Hash::Md5, ""), None);
+}
+
+#[test]
+fn bearer_tokens_are_read_by_their_grammar() {
+    assert_eq!(bearer("Bearer  abc-._~+/09=="), Some("abc-._~+/09=="));
+    for value in ["Bearer", "Bearer ", "Bearer a b", "Bearer a\"b", "Digest a", "Bearer \u{e9}"] {
+        assert_eq!(bearer(value), None, "{value}");
+    }
+}
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_value_makes_reading_panic(value in "(Digest )?[ -~\\r\\n\\t\u{0}é\"\\\\,=]{0,80}") {
+            let _ = Challenge::parse(&value);
+            let _ = Credentials::parse(&value);
+            let _ = bearer(&value);
+        }
+
+        #[test]
+        fn any_account_and_challenge_verify_and_stay_one_line(
+            username in "[^\\x00-\\x1f\\x7f-\\x9f]{1,40}", realm in "[^\\x00-\\x1f\\x7f-\\x9f]{0,40}",
+            password in "\\PC{0,40}", nonce in "[ -~]{0,60}", qop in 0..4, session: bool, hash in 0..3usize,
+        ) {
+            let algorithm = Algorithm { hash: ALL[hash], session };
+            let offered = challenge_value(&realm, &nonce, algorithm, false);
+            let offered = match qop {
+                0 => offered.replace(", qop=\"auth\"", ""),
+                1 => offered.replace("qop=\"auth\"", "qop=\"auth-int\""),
+                _ => offered,
+            };
+            let challenge = Challenge::parse(&offered).unwrap();
+            prop_assert_eq!((&*challenge.realm, &*challenge.nonce), (&*realm, &*nonce));
+            let ha1 = Ha1::compute(algorithm.hash, &username, &realm, &password);
+            let answer = Answer { username: &username, uri: "sip:example.com", method: "REGISTER", ..mufasa() };
+            let written = challenge.answer(&ha1, &answer).unwrap();
+            prop_assert!(!written.contains(|c: char| c.is_ascii_control()));
+            let credentials = Credentials::parse(&written).unwrap();
+            prop_assert_eq!(&*credentials.username, &*username);
+            prop_assert!(credentials.verify(&ha1, "REGISTER", b"v=0\r\n"));
+            prop_assert!(!credentials.verify(&ha1, "BYE", b"v=0\r\n"));
+        }
+    }
 }
