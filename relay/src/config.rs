@@ -25,6 +25,7 @@ use ipnet::IpNet;
 use crate::secret::{ApiKey, SecretText};
 
 pub use problem::{Problem, Problems};
+pub(crate) use values::host as canonical_host;
 pub use values::{DomainRules, HostPort};
 
 /// Everything an operator can set.

@@ -105,7 +105,7 @@ pub(super) fn duration_text(duration: Duration) -> String {
 
 /// A host in the form it is written into SIP: a lower-case name (RFC 1123, without a trailing dot), an IPv4 address
 /// in canonical dotted form, or an IPv6 address in brackets.
-pub(super) fn host(text: &str) -> Option<Box<str>> {
+pub(crate) fn host(text: &str) -> Option<Box<str>> {
     if let Some(inner) = text.strip_prefix('[') {
         let address: Ipv6Addr = inner.strip_suffix(']')?.parse().ok()?;
         return Some(format!("[{address}]").into());
