@@ -63,9 +63,9 @@ impl Hash {
     /// The hash of `parts` with a colon between each, in lower-case hexadecimal.
     pub(super) fn of(self, parts: &[&[u8]]) -> Zeroizing<Box<str>> {
         match self {
-            Self::Md5 => hex_of(Box::<Md5>::default(), parts),
-            Self::Sha256 => hex_of(Box::<Sha256>::default(), parts),
-            Self::Sha512_256 => hex_of(Box::<Sha512_256>::default(), parts),
+            Self::Md5 => hex_of::<Md5>(parts),
+            Self::Sha256 => hex_of::<Sha256>(parts),
+            Self::Sha512_256 => hex_of::<Sha512_256>(parts),
         }
     }
 }
@@ -150,8 +150,10 @@ impl fmt::Debug for Ha1 {
     }
 }
 
-/// Takes the state in a box, so that what it saw is never copied from stack to stack; the digest crates wipe it on drop.
-fn hex_of<D: Digest + FixedOutputReset>(mut state: Box<D>, parts: &[&[u8]]) -> Zeroizing<Box<str>> {
+/// The state stays in its box, so that what it saw is never copied from stack to stack; the digest crates wipe it on
+/// drop.
+fn hex_of<D: Digest + FixedOutputReset + Default>(parts: &[&[u8]]) -> Zeroizing<Box<str>> {
+    let mut state = Box::<D>::default();
     for (at, part) in parts.iter().enumerate() {
         if at > 0 {
             Digest::update(&mut *state, b":");

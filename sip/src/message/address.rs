@@ -4,7 +4,8 @@
 
 use std::borrow::Cow;
 
-use super::{Params, Uri, trim, unquote};
+use super::grammar::{find_unquoted, is_lws, is_quoted, trim};
+use super::{Params, Uri, unquote};
 
 /// A URI with an optional display name and header parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +22,7 @@ impl<'a> NameAddr<'a> {
     /// Reads an address.
     pub fn parse(text: &'a str) -> Option<Self> {
         let text = trim(text);
-        match angle(text) {
+        match find_unquoted(text, b'<') {
             Some(open) => {
                 let display = trim(&text[..open]);
                 let close = open + text[open..].find('>')?;
@@ -51,39 +52,19 @@ impl<'a> NameAddr<'a> {
         self.params.value("tag").filter(|tag| !tag.is_empty())
     }
 
-    /// The display name without quotes and escapes.
+    /// The display name without quotes and escapes, each control character as a space.
     pub fn name(&self) -> Option<Cow<'a, str>> {
-        self.display.map(unquote).filter(|name| !name.is_empty())
-    }
-}
-
-/// Where the `<` of the URI stands: the first one outside quotes.
-fn angle(text: &str) -> Option<usize> {
-    let (mut quoted, mut escaped) = (false, false);
-    for (at, byte) in text.bytes().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            b'<' if !quoted => return Some(at),
-            _ => {}
+        let name = self.display.map(unquote).filter(|name| !name.is_empty())?;
+        if !name.contains(char::is_control) {
+            return Some(name);
         }
+        Some(Cow::Owned(name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()))
     }
-    None
 }
 
-/// Tokens with white space between them, or one quoted string that ends where the display name ends.
+/// Tokens with white space between them, or one quoted string. Other characters than those of a token are let pass, as
+/// phones send them (RFC 4475 §3.1.2.15), but for those that would read as another structure.
 fn display_is_sound(display: &str) -> bool {
-    match display.strip_prefix('"') {
-        None => !display.contains('"'),
-        Some(inner) => {
-            let mut escaped = false;
-            let closed = inner.bytes().position(|byte| {
-                let closes = byte == b'"' && !escaped;
-                escaped = byte == b'\\' && !escaped;
-                closes
-            });
-            closed.is_some_and(|at| at + 1 == inner.len())
-        }
-    }
+    let odd = |b: u8| matches!(b, b'"' | b'>') || b.is_ascii_control() && !is_lws(b);
+    is_quoted(display) || !display.bytes().any(odd)
 }

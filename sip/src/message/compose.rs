@@ -1,13 +1,15 @@
 //! Writing new messages (RFC 3261 §8.1.1, §8.2.6).
 //!
 //! Invariant: what is written is one message, whatever the values hold: control characters, which could begin another
-//! line, become spaces. `Content-Length` is always written, and always right.
+//! line, become spaces, and white space is left out of a URI. `Content-Length` is written by the end alone, once, and
+//! right; a line of that name, or of [`Name::Other`], is not written.
 
 use std::fmt::Display;
 use std::io::Write as _;
 
 use bytes::Bytes;
 
+use super::grammar::{is_token, is_token_byte};
 use super::{Message, Method, Name};
 
 /// A message that is being written, line by line.
@@ -17,25 +19,29 @@ pub struct Composer {
 }
 
 impl Composer {
-    /// Begins a request.
+    /// Begins a request. The method is one that [`Method`] lists: a request with another one is only ever forwarded, which
+    /// is [`super::Edit`]'s part.
     pub fn request(method: Method, uri: &str) -> Self {
+        debug_assert_ne!(method, Method::Other);
         let mut out = Vec::with_capacity(768);
         out.extend_from_slice(method.as_str().as_bytes());
         out.push(b' ');
-        push_text(&mut out, uri);
+        push_uri(&mut out, uri);
         out.extend_from_slice(b" SIP/2.0\r\n");
         Self { out }
     }
 
-    /// Begins a response to `request`: Via, From, To, Call-ID, CSeq and, in a dialog-forming one, Record-Route are copied
-    /// byte for byte. `to_tag` is added when To has none (RFC 3261 §8.2.6.2).
+    /// Begins a response to `request`: Via, From, To, Call-ID, CSeq and, where it may form a dialog, Record-Route are
+    /// copied byte for byte (RFC 3261 §12.1.1). `to_tag`, a token, is added when To has none (§8.2.6.2). `status` is 100
+    /// to 699.
     pub fn response(request: &Message, status: u16, reason: &str, to_tag: Option<&str>) -> Self {
         let mut out = Vec::with_capacity(768);
         // Writing to a Vec cannot fail.
         let _ = write!(out, "SIP/2.0 {status} ");
-        push_text(&mut out, reason);
+        push_text(&mut out, reason.as_bytes());
         out.extend_from_slice(b"\r\n");
-        let record_routes = (101..300).contains(&status) && request.method() == Some(Method::Invite);
+        let forms_dialog = matches!(request.method(), Some(Method::Invite | Method::Subscribe | Method::Refer));
+        let record_routes = (101..300).contains(&status) && forms_dialog;
         for field in &request.fields {
             match field.name {
                 Name::Via | Name::From | Name::CallId | Name::CSeq => {
@@ -51,7 +57,7 @@ impl Composer {
                             out.extend_from_slice(b"To: ");
                             out.extend_from_slice(field.value.of(&request.head));
                             out.extend_from_slice(b";tag=");
-                            push_text(&mut out, tag);
+                            out.extend(tag.bytes().filter(|b| is_token_byte(*b)));
                             out.extend_from_slice(b"\r\n");
                         }
                     }
@@ -104,18 +110,32 @@ impl Composer {
             603 => "Decline",
             604 => "Does Not Exist Anywhere",
             606 => "Not Acceptable",
-            100..=199 => "Progress",
-            200..=299 => "OK",
-            300..=399 => "Redirection",
-            400..=499 => "Request Failure",
-            500..=599 => "Server Failure",
+            _ => Self::class(status),
+        }
+    }
+
+    fn class(status: u16) -> &'static str {
+        match status / 100 {
+            1 => "Progress",
+            2 => "OK",
+            3 => "Redirection",
+            4 => "Request Failure",
+            5 => "Server Failure",
             _ => "Global Failure",
         }
     }
 
     /// Adds a line.
     pub fn header(mut self, name: Name, value: impl Display) -> Self {
-        push_line(&mut self.out, name.as_str(), &value.to_string());
+        push_line(&mut self.out, name, value.to_string().as_bytes());
+        self
+    }
+
+    /// Adds a line of a name that [`Name`] does not list, which must be a token; else nothing is added.
+    pub fn extension(mut self, name: &str, value: impl Display) -> Self {
+        if is_token(name.as_bytes()) && Name::from_bytes(name.as_bytes()) == Name::Other {
+            push_named(&mut self.out, name, value.to_string().as_bytes());
+        }
         self
     }
 
@@ -129,7 +149,7 @@ impl Composer {
 
     /// Copies all lines of a header from another message, byte for byte.
     pub fn copy(mut self, name: Name, from: &Message) -> Self {
-        for field in from.fields.iter().filter(|field| field.name == name) {
+        for field in from.fields.iter().filter(|field| field.name == name && is_free(name)) {
             self.out.extend_from_slice(field.line.of(&from.head));
         }
         self
@@ -137,21 +157,43 @@ impl Composer {
 
     /// Ends a message without a body.
     pub fn finish(mut self) -> Bytes {
-        self.out.extend_from_slice(b"Content-Length: 0\r\n\r\n");
+        push_length(&mut self.out, 0);
+        self.out.extend_from_slice(b"\r\n");
         self.out.into()
     }
 
     /// Ends a message with a body of the given media type.
     pub fn body(mut self, content_type: &str, body: &[u8]) -> Bytes {
-        push_line(&mut self.out, Name::ContentType.as_str(), content_type);
-        let _ = write!(self.out, "Content-Length: {}\r\n\r\n", body.len());
+        push_line(&mut self.out, Name::ContentType, content_type.as_bytes());
+        push_length(&mut self.out, body.len());
+        self.out.extend_from_slice(b"\r\n");
         self.out.extend_from_slice(body);
         self.out.into()
     }
 }
 
-/// Writes one line, whatever `value` holds.
-pub(super) fn push_line(out: &mut Vec<u8>, name: &str, value: &str) {
+/// Writes one line, whatever `value` holds; none for a name that is not the caller's to write.
+pub(super) fn push_line(out: &mut Vec<u8>, name: Name, value: &[u8]) {
+    if is_free(name) {
+        push_named(out, name.as_str(), value);
+    }
+}
+
+/// Writes the one `Content-Length` line.
+pub(super) fn push_length(out: &mut Vec<u8>, length: usize) {
+    push_named(out, Name::ContentLength.as_str(), length.to_string().as_bytes());
+}
+
+/// Writes a URI without the characters that would end it.
+pub(super) fn push_uri(out: &mut Vec<u8>, uri: &str) {
+    out.extend(uri.bytes().filter(|b| !b.is_ascii_control() && *b != b' '));
+}
+
+fn is_free(name: Name) -> bool {
+    !matches!(name, Name::ContentLength | Name::Other)
+}
+
+fn push_named(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
     push_text(out, value);
@@ -159,6 +201,6 @@ pub(super) fn push_line(out: &mut Vec<u8>, name: &str, value: &str) {
 }
 
 /// Writes text, each control character as a space.
-fn push_text(out: &mut Vec<u8>, text: &str) {
-    out.extend(text.bytes().map(|b| if b.is_ascii_control() && b != b'\t' { b' ' } else { b }));
+fn push_text(out: &mut Vec<u8>, text: &[u8]) {
+    out.extend(text.iter().map(|b| if b.is_ascii_control() && *b != b'\t' { b' ' } else { *b }));
 }

@@ -1,12 +1,16 @@
 //! A changed copy of a message: what a proxy must change, and nothing else (RFC 3261 §16.6).
 //!
-//! Invariant: every header line that no change names leaves byte for byte as it came, and so does the body.
+//! Invariant: every header line that no change names leaves byte for byte as it came, and so does the body. Whatever the
+//! values hold, the copy is one message; its `Content-Length` is right, and is added where it was absent, because what
+//! came as a datagram may leave on a stream. [`Name::Other`] and `Content-Length` cannot be changed.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use super::{Message, Name, Start, compose::push_line, list_end, trim};
+use super::compose::{push_length, push_line, push_uri};
+use super::grammar::{list_end, trim_bytes};
+use super::{Message, Name, Start};
 
 /// The changes to one message.
 #[derive(Debug)]
@@ -79,28 +83,39 @@ impl<'a> Edit<'a> {
         let mut out = Vec::with_capacity(message.head.len() + message.body.len() + 512);
         self.write_start(&mut out);
         for (name, value) in &self.on_top {
-            push_line(&mut out, name.as_str(), value);
+            push_line(&mut out, *name, value.as_bytes());
         }
         let mut popped = self.popped.clone();
         for field in &message.fields {
-            if self.removed.contains(&field.name) {
+            if self.removes(field.name) {
                 continue;
             }
             match popped.iter_mut().find(|(name, count)| *name == field.name && *count > 0) {
                 None => out.extend_from_slice(field.line.of(&message.head)),
                 Some((name, count)) => {
                     if let Some(rest) = without_elements(field.value.of(&message.head), count) {
-                        push_line(&mut out, name.as_str(), rest);
+                        push_line(&mut out, *name, rest);
                     }
                 }
             }
         }
         for (name, value) in &self.at_end {
-            push_line(&mut out, name.as_str(), value);
+            push_line(&mut out, *name, value.as_bytes());
+        }
+        if message.length_fault.is_some() || !message.has(Name::ContentLength) {
+            push_length(&mut out, message.body.len());
         }
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(&message.body);
         out.into()
+    }
+
+    fn removes(&self, name: Name) -> bool {
+        match name {
+            Name::Other => false,
+            Name::ContentLength => self.message.length_fault.is_some(),
+            name => self.removed.contains(&name),
+        }
     }
 
     fn write_start(&self, out: &mut Vec<u8>) {
@@ -108,7 +123,7 @@ impl<'a> Edit<'a> {
             (Start::Request { written, .. }, Some(uri)) => {
                 out.extend_from_slice(written.of(&self.message.head));
                 out.push(b' ');
-                out.extend(uri.bytes().filter(|b| !b.is_ascii_control() && *b != b' '));
+                push_uri(out, uri);
                 out.extend_from_slice(b" SIP/2.0\r\n");
             }
             _ => {
@@ -120,14 +135,14 @@ impl<'a> Edit<'a> {
 }
 
 /// A list value without its first `count` elements; `None` when nothing is left. Counts down what it took.
-fn without_elements<'v>(value: &'v [u8], count: &mut usize) -> Option<&'v str> {
-    let mut rest = std::str::from_utf8(value).ok()?;
-    while *count > 0 {
+fn without_elements<'v>(value: &'v [u8], count: &mut usize) -> Option<&'v [u8]> {
+    let mut rest = trim_bytes(value);
+    while *count > 0 || rest.starts_with(b",") {
         let end = list_end(rest);
-        if !trim(&rest[..end]).is_empty() {
+        if end > 0 {
             *count -= 1;
         }
-        rest = rest.get(end + 1..)?;
+        rest = trim_bytes(rest.get(end + 1..)?);
     }
-    Some(trim(rest)).filter(|rest| !rest.is_empty())
+    Some(rest).filter(|rest| !rest.is_empty())
 }

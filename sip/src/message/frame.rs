@@ -7,7 +7,8 @@
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memmem;
 
-use super::{Limits, Name, parse_length};
+use super::grammar::is_token_byte;
+use super::{Limits, Name, parse};
 
 /// What a stream carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,8 +70,8 @@ impl Framer {
                     self.buffer = BytesMut::new();
                     return Ok(None);
                 }
-                Some(b'\r') if self.buffer.len() == 1 => return Ok(None),
-                Some(first) if !first.is_ascii_alphabetic() => return Err(FrameError::NotSip),
+                Some(b'\r') if b"\r\n\r".starts_with(&self.buffer) => return Ok(None),
+                Some(first) if !is_token_byte(*first) => return Err(FrameError::NotSip),
                 Some(_) => self.half_ping = false,
             }
         }
@@ -138,7 +139,7 @@ fn content_length(head: &[u8]) -> Result<usize, FrameError> {
             continue;
         }
         // A folded length is legal and never seen; it reads as broken, and the stream is given up.
-        let value = parse_length(line[colon + 1..].trim_ascii()).ok_or(FrameError::ContentLength)?;
+        let value = parse::length(super::grammar::trim_bytes(&line[colon + 1..])).ok_or(FrameError::ContentLength)?;
         if found.replace(value).is_some() || matches!(head.get(at), Some(b' ' | b'\t')) {
             return Err(FrameError::ContentLength);
         }

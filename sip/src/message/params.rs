@@ -5,18 +5,19 @@
 
 use std::borrow::Cow;
 
-use super::trim;
+use super::grammar::{find_unquoted, is_quoted, trim};
 
 /// The parameters behind an element, as written: empty, or beginning with `;`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Params<'a>(&'a str);
 
 impl<'a> Params<'a> {
-    /// Takes the text behind an element. `None` when it is neither empty nor begins with `;`, or a quote is left open.
+    /// Takes the text behind an element. `None` when it is neither empty nor begins with `;`, or a
+    /// parameter has no name, an open quote, or characters that belong to another structure.
     pub fn parse(text: &'a str) -> Option<Self> {
         let text = trim(text);
         let params = Self(text);
-        (text.is_empty() || text.starts_with(';') && params.iter().all(|(name, _)| !name.is_empty())).then_some(params)
+        (text.is_empty() || text.starts_with(';') && params.iter().all(is_sound)).then_some(params)
     }
 
     /// Each parameter with its value, if it has one.
@@ -24,7 +25,7 @@ impl<'a> Params<'a> {
         let mut rest = self.0;
         std::iter::from_fn(move || {
             let text = rest.strip_prefix(';')?;
-            let end = param_end(text);
+            let end = find_unquoted(text, b';').unwrap_or(text.len());
             rest = &text[end..];
             let text = trim(&text[..end]);
             Some(match text.split_once('=') {
@@ -75,17 +76,9 @@ pub fn unquote(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// The index of the `;` that begins the next parameter, or the length.
-fn param_end(text: &str) -> usize {
-    let (mut quoted, mut escaped) = (false, false);
-    for (at, byte) in text.bytes().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            b';' if !quoted => return at,
-            _ => {}
-        }
-    }
-    text.len()
+/// A name and a value that cannot be taken for another structure: no white space, control character, quote or angle
+/// bracket outside a quoted string that is closed.
+fn is_sound((name, value): (&str, Option<&str>)) -> bool {
+    let plain = |text: &str| !text.bytes().any(|b| matches!(b, b' ' | b'"' | b'<' | b'>') || b.is_ascii_control());
+    !name.is_empty() && plain(name) && value.is_none_or(|value| plain(value) || is_quoted(value))
 }

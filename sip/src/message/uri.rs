@@ -3,7 +3,10 @@
 //! Invariant: a view into its text. Whatever [`Uri::parse`] accepts has no white space, no control character, no angle
 //! bracket and no quote, so it can stand in a message again.
 
+use std::net::Ipv6Addr;
+
 use super::Params;
+use super::grammar::digits;
 
 /// The scheme of a URI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +84,7 @@ impl<'a> Uri<'a> {
 pub(super) fn split_host_port(text: &str) -> Option<(&str, Option<u16>)> {
     let (host, port) = if text.starts_with('[') {
         let (host, rest) = text.split_at(text.find(']')? + 1);
-        host[1..host.len() - 1].parse::<std::net::Ipv6Addr>().ok()?;
+        is_ipv6(&host[1..host.len() - 1]).then_some(())?;
         (host, if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?) })
     } else {
         let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
@@ -94,9 +97,16 @@ pub(super) fn split_host_port(text: &str) -> Option<(&str, Option<u16>)> {
     let Some(port) = port else {
         return Some((host, None));
     };
-    if !port.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let port: u16 = port.parse().ok().filter(|port| *port != 0)?;
-    Some((host, Some(port)))
+    Some((host, Some(parse_port(port)?)))
+}
+
+/// A port, 1 to 65,535; leading zeros are allowed, as the grammar does.
+pub(super) fn parse_port(text: &str) -> Option<u16> {
+    digits(text.as_bytes()).and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)
+}
+
+/// RFC 3261 §25.1 put one colon too many before an embedded IPv4 address, and RFC 5118 §4.10 asks to read it.
+fn is_ipv6(text: &str) -> bool {
+    text.parse::<Ipv6Addr>().is_ok()
+        || text.contains(":::") && text.replacen(":::", "::", 1).parse::<Ipv6Addr>().is_ok()
 }

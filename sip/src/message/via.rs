@@ -2,7 +2,11 @@
 //!
 //! Invariant: a view into its text.
 
-use super::{Params, is_token, trim, uri::split_host_port};
+use super::grammar::{is_token, trim};
+use super::{
+    Params,
+    uri::{parse_port, split_host_port},
+};
 
 /// One Via value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,11 +40,10 @@ impl<'a> Via<'a> {
             None => {
                 let (host, port) = sent_by.rsplit_once(':')?;
                 let (host, none) = split_host_port(trim(host))?;
-                let port = trim(port);
-                if none.is_some() || !port.bytes().all(|b| b.is_ascii_digit()) {
+                if none.is_some() {
                     return None;
                 }
-                (host, Some(port.parse().ok().filter(|port: &u16| *port != 0)?))
+                (host, Some(parse_port(trim(port))?))
             }
         };
         is_token(transport.as_bytes()).then_some(())?;

@@ -1,0 +1,147 @@
+//! Bytes to [`Message`]: the start line, the header lines, the body's length.
+//!
+//! Invariant: each byte of the head belongs to exactly one line, and writing the lines one after the other gives the
+//! head again. A bare CR or LF, which some readers take for the end of a line and some do not, is refused.
+
+use bytes::Bytes;
+use memchr::{memchr, memchr2, memmem, memrchr};
+
+use super::grammar::{digits, is_lws, is_token, split_list};
+use super::{Field, Limits, Malformed, Message, Method, Name, Span, Start};
+
+/// See [`Message::parse`].
+pub(super) fn message(bytes: &Bytes, limits: &Limits) -> Result<Message, Malformed> {
+    if bytes.len() > limits.message_bytes {
+        return Err(Malformed::TooLong);
+    }
+    let end = memmem::find(bytes, b"\r\n\r\n").ok_or(Malformed::NoEnd)? + 4;
+    let head = bytes.slice(..end);
+    let first = line_end(&head, 0).map_err(|_| Malformed::StartLine)?;
+    let start = start_line(&head[..first])?;
+    let fields = header_fields(&head, first + 2, limits)?;
+    let mut message = Message { head, start, fields, body: Bytes::new(), length_fault: None };
+    let rest = bytes.len() - end;
+    match content_length(&message) {
+        Ok(length) if length.unwrap_or(rest) <= rest => message.body = bytes.slice(end..end + length.unwrap_or(rest)),
+        Ok(_) => message.length_fault = Some(super::Fault::Broken(Name::ContentLength)),
+        Err(fault) => message.length_fault = Some(fault),
+    }
+    Ok(message)
+}
+
+/// A `Content-Length` value: digits alone, and small enough to be a length at all.
+pub(super) fn length(value: &[u8]) -> Option<usize> {
+    digits(value).map(|number| number as usize)
+}
+
+fn content_length(message: &Message) -> Result<Option<usize>, super::Fault> {
+    let mut values = message.values(Name::ContentLength);
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(super::Fault::Repeated(Name::ContentLength));
+    }
+    length(value).map(Some).ok_or(super::Fault::Broken(Name::ContentLength))
+}
+
+fn start_line(line: &[u8]) -> Result<Start, Malformed> {
+    match strip_version(line) {
+        Some(rest) => status_line(line, rest),
+        None => request_line(line),
+    }
+    .ok_or(Malformed::StartLine)
+}
+
+fn status_line(line: &[u8], rest: &[u8]) -> Option<Start> {
+    let code = rest.strip_prefix(b" ")?.get(..3)?;
+    let status = u16::try_from(digits(code)?).ok().filter(|status| (100..700).contains(status))?;
+    let at = line.len() - rest.len() + 4;
+    match line.get(at) {
+        None => Some(Start::Response { status, reason: Span::new(at, at) }),
+        Some(b' ') => Some(Start::Response { status, reason: Span::new(at + 1, line.len()) }),
+        Some(_) => None,
+    }
+}
+
+/// Takes superfluous spaces too, because the request can then be answered: [`super::Fault::StartLine`].
+fn request_line(line: &[u8]) -> Option<Start> {
+    let method_end = memchr(b' ', line)?;
+    let end = line.iter().rposition(|b| *b != b' ')? + 1;
+    let uri_end = memrchr(b' ', &line[..end]).filter(|at| *at > method_end)?;
+    let (method, uri, version) = (&line[..method_end], &line[method_end + 1..uri_end], &line[uri_end + 1..end]);
+    let number = version.get(..4).filter(|sip| sip.eq_ignore_ascii_case(b"SIP/")).map(|_| &version[4..])?;
+    let legible = !number.is_empty() && number.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'.');
+    if !is_token(method) || !legible || uri.iter().any(u8::is_ascii_control) || uri.iter().all(|b| *b == b' ') {
+        return None;
+    }
+    Some(Start::Request {
+        method: Method::from_bytes(method),
+        written: Span::new(0, method_end),
+        uri: Span::new(method_end + 1, uri_end),
+        version_2: number == b"2.0",
+        spaced: end != line.len() || uri.starts_with(b" ") || uri.ends_with(b" "),
+    })
+}
+
+fn strip_version(line: &[u8]) -> Option<&[u8]> {
+    let (version, rest) = line.split_at_checked(7)?;
+    version.eq_ignore_ascii_case(b"SIP/2.0").then_some(rest)
+}
+
+fn header_fields(head: &[u8], mut at: usize, limits: &Limits) -> Result<Vec<Field>, Malformed> {
+    let mut fields = Vec::with_capacity(limits.headers.min(24));
+    let mut vias = 0;
+    loop {
+        let mut end = line_end(head, at)?;
+        if end == at {
+            return Ok(fields);
+        }
+        while matches!(head.get(end + 2), Some(b' ' | b'\t')) {
+            end = line_end(head, end + 2)?;
+        }
+        if fields.len() == limits.headers {
+            return Err(Malformed::TooManyHeaders);
+        }
+        let field = header_field(head, at, end).ok_or(Malformed::HeaderLine)?;
+        if field.name == Name::Via {
+            // One that is not UTF-8 counts as one; no typed view reads it.
+            vias += std::str::from_utf8(field.value.of(head)).map_or(1, |value| split_list(value).count());
+            if vias > limits.vias {
+                return Err(Malformed::TooManyVias);
+            }
+        }
+        fields.push(field);
+        at = end + 2;
+    }
+}
+
+/// The index of the CRLF that ends the line at `from`.
+fn line_end(head: &[u8], from: usize) -> Result<usize, Malformed> {
+    let at = from + memchr2(b'\r', b'\n', head.get(from..).unwrap_or_default()).ok_or(Malformed::HeaderLine)?;
+    if head[at..].starts_with(b"\r\n") { Ok(at) } else { Err(Malformed::HeaderLine) }
+}
+
+fn header_field(head: &[u8], start: usize, end: usize) -> Option<Field> {
+    let line = &head[start..end];
+    let colon = memchr(b':', line)?;
+    // RFC 3261 §25.1, HCOLON: spaces and tabs may stand before the colon, and nothing else.
+    let name = &line[..line[..colon].iter().rposition(|b| !matches!(b, b' ' | b'\t'))? + 1];
+    if !is_token(name) {
+        return None;
+    }
+    let mut from = colon + 1;
+    let mut to = line.len();
+    while from < to && is_lws(line[from]) {
+        from += 1;
+    }
+    while to > from && is_lws(line[to - 1]) {
+        to -= 1;
+    }
+    Some(Field {
+        name: Name::from_bytes(name),
+        line: Span::new(start, end + 2),
+        written: Span::new(start, start + name.len()),
+        value: Span::new(start + from, start + to),
+    })
+}
