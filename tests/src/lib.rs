@@ -5,6 +5,21 @@
 
 pub mod apns;
 pub mod authority;
+pub mod baresip;
+pub mod board;
+pub mod caller;
+pub mod child;
+pub mod dialog;
+pub mod digest;
 pub mod fcm;
 mod http2;
+pub mod kamailio;
 mod ledger;
+pub mod leg;
+pub mod lines;
+pub mod location;
+pub mod phone;
+pub mod ports;
+pub mod registrar;
+pub mod sipp;
+pub mod wire;
