@@ -2,50 +2,18 @@
 //!
 //! Invariant: no type here holds a credential of an account: a challenge goes out, its answer comes in.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::auth::{Challenge, Credentials};
+use crate::auth::Challenge;
+pub use crate::edge::{CallState, IncomingCall, KnockId, Proof};
+pub use crate::flow::{Side, Source, Transport};
 use crate::id::{BindingId, CallId, FlowId, InstanceId, ShardTag, UpstreamId};
-use crate::message::Limits;
-
-/// A transport toward a SIP server or a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Transport {
-    /// Datagrams, toward SIP servers alone.
-    Udp,
-    /// Plain streams, toward SIP servers alone.
-    Tcp,
-    /// SIP over TLS.
-    Tls,
-    /// SIP over secure WebSocket (RFC 7118), toward devices alone.
-    Wss,
-}
-
-/// Which door a flow came through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Side {
-    /// A device, at the edge.
-    Device,
-    /// A SIP server.
-    Upstream,
-}
-
-/// Where a message came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// The flow; answers go back by it.
-    pub flow: FlowId,
-    /// The door.
-    pub side: Side,
-    /// The transport.
-    pub transport: Transport,
-    /// The peer's address, as the socket tells it.
-    pub peer: SocketAddr,
-}
+use crate::message::{Limits, Message};
+pub use crate::registration::RegistrationFailure;
 
 /// What an endpoint is told once.
 #[derive(Clone, Debug)]
@@ -94,12 +62,13 @@ pub struct NewBinding {
 /// What the shell tells an endpoint.
 #[derive(Debug)]
 pub enum Input {
-    /// A whole message, from a stream's framer or a datagram.
+    /// A whole message, from a stream's framer or a datagram. Bytes that are [`crate::message::Malformed`] never get
+    /// here: their stream is closed, their datagram dropped.
     Received {
         /// Where it came from.
         source: Source,
-        /// The message's bytes.
-        bytes: Bytes,
+        /// The message.
+        message: Message,
     },
     /// A double CRLF came; the endpoint answers it.
     Ping(Source),
@@ -183,19 +152,6 @@ pub enum Output {
     Event(Event),
 }
 
-/// One device's attempt to attach, while its proof is checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct KnockId(pub u64);
-
-/// What a device shows to prove itself.
-#[derive(Debug)]
-pub enum Proof {
-    /// A digest over a nonce that this endpoint made and has found fresh; what is left is to verify the response.
-    Digest(Box<Credentials>),
-    /// A bearer token (RFC 8898): the instance secret itself.
-    Bearer(Box<str>),
-}
-
 /// Something that happened.
 #[derive(Debug)]
 pub enum Event {
@@ -268,75 +224,4 @@ pub enum Event {
         /// The status: 403 wrong source, 404 unknown Contact, 480 over the rate, 482, 483, …
         status: u16,
     },
-}
-
-/// Why a registration attempt failed, by what follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RegistrationFailure {
-    /// The SIP server refuses this account; it is not tried again.
-    Refused {
-        /// Its status.
-        status: u16,
-    },
-    /// No answer, no connection, or a failure of the server; it is tried again after this long.
-    Retry {
-        /// The status, if there was an answer.
-        status: Option<u16>,
-        /// The wait.
-        after: Duration,
-    },
-}
-
-/// A call that waits for its device.
-#[derive(Clone, Debug)]
-pub struct IncomingCall {
-    /// The call.
-    pub call: CallId,
-    /// Whom it is for.
-    pub instance: InstanceId,
-    /// The caller's URI; `sip:anonymous@anonymous.invalid` when privacy was asked for (RFC 3323).
-    pub from: Box<str>,
-    /// The caller's display name.
-    pub name: Option<Box<str>>,
-    /// How long it waits at most, from now.
-    pub wait: Duration,
-}
-
-/// How a call stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CallState {
-    /// Held; the device is being woken.
-    Waking,
-    /// The caller hears ringing.
-    Ringing,
-    /// A device answered.
-    Answered,
-    /// The caller gave up.
-    Cancelled,
-    /// Another device answered.
-    AnsweredElsewhere,
-    /// The device declined.
-    Declined,
-    /// Nobody came, or nobody answered, in time.
-    TimedOut,
-}
-
-impl CallState {
-    /// Whether the call needs no device any more.
-    pub fn is_final(self) -> bool {
-        !matches!(self, Self::Waking | Self::Ringing)
-    }
-
-    /// The contract's word for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Waking => "waking",
-            Self::Ringing => "ringing",
-            Self::Answered => "answered",
-            Self::Cancelled => "cancelled",
-            Self::AnsweredElsewhere => "answered-elsewhere",
-            Self::Declined => "declined",
-            Self::TimedOut => "timed-out",
-        }
-    }
 }
