@@ -23,7 +23,8 @@ impl Lines {
         lines = lines.copy(request, Name::Via).copy(request, Name::From);
         let tagged = request.to().is_some_and(|to| to.tag().is_some());
         let to = request.text(Name::To).unwrap_or_default();
-        lines = if tagged || status == 100 { lines.line("To", to) } else { lines.line("To", &format!("{to};tag={tag}")) };
+        lines =
+            if tagged || status == 100 { lines.line("To", to) } else { lines.line("To", &format!("{to};tag={tag}")) };
         lines = lines.copy(request, Name::CallId).copy(request, Name::CSeq);
         if (101..300).contains(&status) { lines.copy(request, Name::RecordRoute) } else { lines }
     }

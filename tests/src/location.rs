@@ -49,9 +49,8 @@ impl Location {
         }
         for element in register.elements(Name::Contact) {
             let Some(contact) = NameAddr::parse(element) else { continue };
-            let instance = contact.params.value("+sip.instance").map(|value| {
-                unquote(value).trim_matches(['<', '>']).to_owned()
-            });
+            let instance =
+                contact.params.value("+sip.instance").map(|value| unquote(value).trim_matches(['<', '>']).to_owned());
             let reg_id = contact.params.value("reg-id").and_then(|value| value.parse().ok());
             let asked = contact.params.value("expires").and_then(|value| value.parse().ok()).or(header).unwrap_or(3600);
             let outbound = instance.is_some() && reg_id.is_some();

@@ -20,8 +20,8 @@ use crate::caller::{CallOptions, Caller, dialog};
 use crate::digest::{Algorithm, Fields, token};
 use crate::leg::{Appearance, Leg};
 use crate::lines::{Lines, first_line};
-pub use crate::location::{Binding, aor_of};
 use crate::location::Location;
+pub use crate::location::{Binding, aor_of};
 use crate::wire::{self, Datagrams, Event, Flow, Handler, Tasks, Transport};
 
 /// How the stand-in is set up.

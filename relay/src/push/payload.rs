@@ -219,7 +219,8 @@ mod tests {
 
     #[test]
     fn what_is_too_large_is_shortened_name_first_and_never_inside_a_character() {
-        let cases: [(fn(&Push) -> usize, usize, Event); 3] = [
+        type Length = fn(&Push) -> usize;
+        let cases: [(Length, usize, Event); 3] = [
             (|push| apns(push).unwrap().len(), VOIP_LIMIT, Event::Call),
             (|push| apns(push).unwrap().len(), ALERT_LIMIT, Event::Message),
             (|push| fcm(push).unwrap().len() + KEY.len(), FCM_LIMIT, Event::Call),

@@ -85,7 +85,11 @@ mod tests {
     use super::*;
 
     fn key(fill: u8) -> SecretKey {
-        SecretKey::filled_by::<()>(|key| Ok(key.fill(fill))).expect("filled")
+        SecretKey::filled_by::<()>(|key| {
+            key.fill(fill);
+            Ok(())
+        })
+        .expect("filled")
     }
 
     #[test]

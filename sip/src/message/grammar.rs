@@ -2,6 +2,8 @@
 //!
 //! Invariant: each function looks at its input once and allocates nothing.
 
+use memchr::{memchr2, memchr3};
+
 /// Linear white space, folded or not.
 pub(super) fn is_lws(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
@@ -9,7 +11,11 @@ pub(super) fn is_lws(byte: u8) -> bool {
 
 /// Without the linear white space around it.
 pub(super) fn trim(text: &str) -> &str {
-    text.trim_matches([' ', '\t', '\r', '\n'])
+    let bytes = text.as_bytes();
+    let start = bytes.iter().position(|b| !is_lws(*b)).unwrap_or(bytes.len());
+    let end = bytes.iter().rposition(|b| !is_lws(*b)).map_or(start, |last| last + 1);
+    // White space is ASCII, so both ends are character boundaries.
+    text.get(start..end).unwrap_or_default()
 }
 
 /// Bytes without the linear white space around them.
@@ -27,23 +33,49 @@ pub(super) fn trim_bytes(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
+/// A set of characters that something may consist of.
+#[derive(Clone, Copy)]
+pub(super) enum Class {
+    /// `token`.
+    Token = 1,
+    /// A parameter's name or its value without quotes: all but white space, control characters, quotes and angle
+    /// brackets, which belong to another structure.
+    Plain = 2,
+    /// A host name or an IPv4 address; the underscore is let pass, as some names have it.
+    Host = 4,
+}
+
+/// Whether all bytes are of a class.
+pub(super) fn all(bytes: &[u8], class: Class) -> bool {
+    bytes.iter().all(|b| CLASSES[usize::from(*b)] & class as u8 != 0)
+}
+
 /// A `token`: one character or more.
 pub(super) fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|b| is_token_byte(*b))
+    !bytes.is_empty() && all(bytes, Class::Token)
 }
 
 /// A character of a `token`.
 pub(super) fn is_token_byte(byte: u8) -> bool {
-    TOKEN[usize::from(byte)]
+    all(&[byte], Class::Token)
 }
 
-const TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        table[byte] = (byte as u8).is_ascii_alphanumeric()
-            || matches!(byte as u8, b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~');
-        byte += 1;
+static CLASSES: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut at = 0;
+    while at < 256 {
+        let byte = at as u8;
+        let mark = matches!(byte, b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~');
+        if byte.is_ascii_alphanumeric() || mark {
+            table[at] |= Class::Token as u8;
+        }
+        if byte > b' ' && !matches!(byte, b'"' | b'<' | b'>' | 0x7f) {
+            table[at] |= Class::Plain as u8;
+        }
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_') {
+            table[at] |= Class::Host as u8;
+        }
+        at += 1;
     }
     table
 };
@@ -67,30 +99,32 @@ pub(super) fn saturating_digits(text: &[u8]) -> Option<u32> {
 
 /// Whether this is one quoted string and nothing else: the quote that opens it is closed by its last character.
 pub(super) fn is_quoted(text: &str) -> bool {
-    let Some(inner) = text.strip_prefix('"') else {
-        return false;
-    };
-    let mut escaped = false;
-    let closed = inner.bytes().position(|byte| {
-        let closes = byte == b'"' && !escaped;
-        escaped = byte == b'\\' && !escaped;
-        closes
-    });
-    closed.is_some_and(|at| at + 1 == inner.len())
+    text.starts_with('"') && quote_end(text.as_bytes(), 0) == Some(text.len())
 }
 
-/// The index of the first `wanted` outside quotes.
+/// The index of the first `wanted`, an ASCII character, outside quotes.
 pub(super) fn find_unquoted(text: &str, wanted: u8) -> Option<usize> {
-    let (mut quoted, mut escaped) = (false, false);
-    text.bytes().position(|byte| {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            _ => return byte == wanted && !quoted,
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    loop {
+        at += memchr2(wanted, b'"', &bytes[at..])?;
+        if bytes[at] == wanted {
+            return Some(at);
         }
-        false
-    })
+        at = quote_end(bytes, at)?;
+    }
+}
+
+/// The index behind the quoted string that begins at `open`; `None` when it is left open.
+fn quote_end(bytes: &[u8], open: usize) -> Option<usize> {
+    let mut at = open + 1;
+    loop {
+        at += memchr2(b'"', b'\\', bytes.get(at..)?)?;
+        if bytes[at] == b'"' {
+            return Some(at + 1);
+        }
+        at += 2;
+    }
 }
 
 /// Splits at commas outside quotes and angle brackets; empty elements are left out.
@@ -107,19 +141,32 @@ pub(super) fn split_list(text: &str) -> impl Iterator<Item = &str> {
 
 /// The index of the comma that ends the first element, or the length.
 pub(super) fn list_end(text: &[u8]) -> usize {
-    let (mut quoted, mut escaped, mut angle) = (false, false, false);
-    for (at, byte) in text.iter().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            b'<' if !quoted => angle = true,
-            b'>' if !quoted => angle = false,
-            b',' if !quoted && !angle => return at,
-            _ => {}
+    let mut at = 0;
+    while let Some(found) = text.get(at..).and_then(|rest| memchr3(b',', b'"', b'<', rest)) {
+        at += found;
+        let behind = match text[at] {
+            b',' => return at,
+            b'"' => quote_end(text, at),
+            _ => angle_end(text, at),
+        };
+        match behind {
+            Some(behind) => at = behind,
+            None => break,
         }
     }
     text.len()
+}
+
+/// The index behind the angle brackets that open at `open`; quotes inside are passed over.
+fn angle_end(text: &[u8], open: usize) -> Option<usize> {
+    let mut at = open + 1;
+    loop {
+        at += memchr2(b'>', b'"', text.get(at..)?)?;
+        if text[at] == b'>' {
+            return Some(at + 1);
+        }
+        at = quote_end(text, at)?;
+    }
 }
 
 #[cfg(test)]

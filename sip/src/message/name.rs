@@ -16,16 +16,6 @@ macro_rules! names {
         }
 
         impl Name {
-            /// Reads a name, in its long or compact form.
-            pub fn from_bytes(bytes: &[u8]) -> Self {
-                $(
-                    if bytes.eq_ignore_ascii_case($text.as_bytes()) $(|| bytes.eq_ignore_ascii_case($compact))? {
-                        return Self::$name;
-                    }
-                )*
-                Self::Other
-            }
-
             /// The long form; `?` for [`Name::Other`].
             pub fn as_str(self) -> &'static str {
                 match self {
@@ -34,6 +24,11 @@ macro_rules! names {
                 }
             }
         }
+
+        /// Each name in its long form, and in its compact form where it has one.
+        const ALL: &[(&[u8], Name)] = &[
+            $(($text.as_bytes(), Name::$name), $(($compact, Name::$name),)?)*
+        ];
     };
 }
 
@@ -82,8 +77,63 @@ names! {
     MinSe "Min-SE",
 }
 
+impl Name {
+    /// Reads a name, in its long or compact form.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        match slot(bytes).map(|slot| SLOTS[slot]) {
+            Some(Some((text, name))) if bytes.eq_ignore_ascii_case(text) => name,
+            _ => Self::Other,
+        }
+    }
+}
+
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// Where a name stands in [`SLOTS`]: by its length, its first and its last letter. The factors were searched for, so that
+/// no two names meet; when a new name meets another one, [`slots`] fails to compile, and other factors do.
+const fn slot(name: &[u8]) -> Option<usize> {
+    let (Some(first), Some(last)) = (name.first(), name.last()) else {
+        return None;
+    };
+    let (first, last) = (first.to_ascii_lowercase() as usize, last.to_ascii_lowercase() as usize);
+    Some((name.len() + first * 2 + last * 26) % SLOT_COUNT)
+}
+
+const SLOT_COUNT: usize = 256;
+
+static SLOTS: [Option<(&[u8], Name)>; SLOT_COUNT] = slots();
+
+const fn slots() -> [Option<(&'static [u8], Name)>; SLOT_COUNT] {
+    let mut slots = [None; SLOT_COUNT];
+    let mut at = 0;
+    while at < ALL.len() {
+        if let Some(slot) = slot(ALL[at].0) {
+            assert!(slots[slot].is_none(), "two names share a slot: choose other factors in `slot`");
+            slots[slot] = Some(ALL[at]);
+        }
+        at += 1;
+    }
+    slots
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_found_in_any_case_and_in_its_compact_form() {
+        for (text, name) in ALL {
+            assert_eq!(Name::from_bytes(text), *name);
+            assert_eq!(Name::from_bytes(&text.to_ascii_uppercase()), *name);
+            assert_eq!(Name::from_bytes(&text.to_ascii_lowercase()), *name);
+            assert!(name.as_str().as_bytes().eq_ignore_ascii_case(text) || text.len() == 1);
+        }
+        for other in [&b""[..], b"s", b"Subject", b"Content-Lengths", b"To ", b"T\xf4", b"Frim", b"\xff"] {
+            assert_eq!(Name::from_bytes(other), Name::Other, "{other:?}");
+        }
     }
 }

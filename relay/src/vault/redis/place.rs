@@ -21,9 +21,9 @@ const SENTINEL_PORT: u16 = 26_379;
 
 /// What connections are made from.
 pub(super) enum Place {
-    One(Client),
+    One(Box<Client>),
     Sentinel(Box<SentinelClient>),
-    Cluster(ClusterClient),
+    Cluster(Box<ClusterClient>),
 }
 
 impl Place {
@@ -99,7 +99,7 @@ impl<'a> Parts<'a> {
             Some(ca) if self.tls => Client::build_with_tls(info, certificates(ca)),
             _ => Client::open(info),
         };
-        client.map(Place::One).map_err(|_| BAD_CA)
+        client.map(|client| Place::One(Box::new(client))).map_err(|_| BAD_CA)
     }
 
     fn sentinel(&self, ca: Option<&[u8]>) -> Result<Place, StoreError> {
@@ -149,7 +149,7 @@ impl<'a> Parts<'a> {
                 builder = builder.certs(certificates(ca));
             }
         }
-        builder.build().map(Place::Cluster).map_err(|_| BAD_CA)
+        builder.build().map(|client| Place::Cluster(Box::new(client))).map_err(|_| BAD_CA)
     }
 }
 
