@@ -5,18 +5,26 @@
 //!
 //! | floor | module | what it is |
 //! | --- | --- | --- |
-//! | 0 | `config` | typed TOML; every problem reported at once |
+//! | 0 | [`clock`] | the wall clock and RFC 3339 |
+//! | 0 | [`config`] | typed TOML; every problem reported at once |
+//! | 0 | [`metrics`] | every metric's name, in one enum |
 //! | 0 | [`secret`] | types that cannot print and are wiped on drop |
-//! | 0 | `metrics` | every metric's name, in one enum |
 //! | 1 | [`vault`] | the ephemeral credential store |
 //! | 1 | [`push`] | APNs, FCM, payload, verdicts |
-//! | 1 | `net` | listen, dial, resolve, TLS and its reload; knows bytes, not SIP |
+//! | 1 | [`net`] | listen, dial, resolve, TLS and its reload; knows bytes, not SIP |
 //! | 2 | `agent` | owns one Endpoint shard |
-//! | 3 | `enrollment` | the use cases: enable, renew, resume, take over, wipe |
-//! | 4 | `api` | HTTPS for apps and SIP servers |
-//! | 4 | `operator` | health, metrics, status page |
+//! | 3 | [`enrollment`] | the use cases: enable, renew, resume, take over, wipe |
+//! | 4 | [`api`] | HTTPS for apps and SIP servers |
+//! | 4 | [`operator`] | health, metrics, status page |
 //! | 5 | `main.rs` | the command line, wiring, drain |
 
+pub mod api;
+pub mod clock;
+pub mod config;
+pub mod enrollment;
+pub mod metrics;
+pub mod net;
+pub mod operator;
 pub mod push;
 pub mod secret;
 pub mod vault;

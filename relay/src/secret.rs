@@ -4,7 +4,13 @@
 //! happens (`vault/record.rs`), and each wipes its bytes when it is dropped. Comparison takes the same time whatever
 //! differs. Reading the content is an explicit call, [`SecretText::expose`], that a reviewer can search for.
 
+mod clean_stack;
+mod wipe_allocator;
+
 use std::fmt;
+
+pub use clean_stack::{WIPED_STACK, with_clean_stack};
+pub use wipe_allocator::ZeroOnFree;
 
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -83,3 +89,30 @@ secret!(
     /// A key that an app, a SIP server or an operator shows at the HTTPS API.
     ApiKey
 );
+
+/// A key of 32 bytes that stays in one place of the heap, so that moving its owner copies nothing.
+#[derive(Clone)]
+pub struct SecretKey(Box<Zeroizing<[u8; SecretKey::LEN]>>);
+
+impl SecretKey {
+    /// A key's length, in bytes.
+    pub const LEN: usize = 32;
+
+    /// Lets `fill` write the key straight to its place.
+    pub fn filled_by<E>(fill: impl FnOnce(&mut [u8; Self::LEN]) -> Result<(), E>) -> Result<Self, E> {
+        let mut key = Self(Box::new(Zeroizing::new([0; Self::LEN])));
+        fill(&mut key.0)?;
+        Ok(key)
+    }
+
+    /// The content. Each use is a place to review.
+    pub fn expose(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}

@@ -117,6 +117,32 @@ identifier!(
     "c_"
 );
 
+identifier!(
+    /// A client transaction of the relay: the branch of its Via. The prefix holds the magic cookie (RFC 3261 §8.1.1.7).
+    BranchId,
+    "z9hG4bKsw"
+);
+
+/// One transport connection, or one peer on the datagram socket.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub enum FlowId {
+    /// A TCP, TLS or WebSocket connection; the number is unique in the life of the process.
+    Stream(u64),
+    /// A peer on the upstream UDP socket.
+    Datagram(std::net::SocketAddr),
+}
+
+impl FlowId {
+    /// Whether the transport delivers or tells (RFC 3261 §17: no retransmissions needed).
+    pub fn is_reliable(self) -> bool {
+        matches!(self, Self::Stream(_))
+    }
+}
+
+/// A registrar, or the outbound proxy before it, as the shell numbered it: bindings that share one share its flow.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct UpstreamId(pub u32);
+
 #[cfg(test)]
 mod tests {
     use super::*;

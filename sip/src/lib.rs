@@ -19,5 +19,12 @@
 //! that [`auth`] computes with one on behalf of its caller.
 
 pub mod auth;
+pub mod edge;
+pub mod endpoint;
+pub mod flow;
 pub mod id;
 pub mod message;
+pub mod random;
+pub mod registration;
+pub mod timers;
+pub mod transaction;

@@ -1,1 +1,31 @@
-//! tests
+//! Stand-ins for everything around the relay, as a library for the tests, the demo and the load generator.
+//!
+//! Invariant: each stand-in listens on loopback alone, checks what the real service checks, records violations instead
+//! of panicking in a task, and stops when its last handle is dropped.
+
+pub mod api_client;
+pub mod apns;
+pub mod authority;
+pub mod baresip;
+pub mod board;
+pub mod caller;
+pub mod child;
+pub mod dialog;
+pub mod digest;
+pub mod dns;
+pub mod fcm;
+mod http2;
+pub mod kamailio;
+mod ledger;
+pub mod leg;
+pub mod lines;
+pub mod location;
+pub mod phone;
+pub mod ports;
+pub mod redis_server;
+pub mod registrar;
+pub mod relay_process;
+pub mod relay_setup;
+pub mod scratch;
+pub mod sipp;
+pub mod wire;

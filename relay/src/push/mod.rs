@@ -3,9 +3,25 @@
 //! Invariant: a call is pushed once and never again (APNs); no push outlives its deadline; a verdict tells what follows,
 //! and never holds a token.
 
+pub mod apns;
+mod backoff;
+mod connection;
+mod endpoint;
+pub mod fcm;
+mod flight;
+mod jwt;
+mod oauth;
+mod payload;
+mod provider_token;
+mod service;
+mod setup;
+
 use std::time::Duration;
 
 use sip::id::{CallId, InstanceId};
+
+pub use service::{AppPush, Delivery, PushService, check};
+pub use setup::{Problem, SetupError};
 
 /// What happened, as the payload's `event`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,6 +46,24 @@ pub enum Event {
     RegistrationLost,
     /// The app asked for a test.
     Test,
+}
+
+impl Event {
+    /// The payload's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Event::Call => "call",
+            Event::CallEnded => "call-ended",
+            Event::Message => "message",
+            Event::Voicemail => "voicemail",
+            Event::MissedCall => "missed-call",
+            Event::Renew => "renew",
+            Event::Expiring => "expiring",
+            Event::Expired => "expired",
+            Event::RegistrationLost => "registration-lost",
+            Event::Test => "test",
+        }
+    }
 }
 
 /// One push, the same object for every service.
@@ -76,6 +110,19 @@ pub enum Verdict {
         /// The service's word for it.
         reason: &'static str,
     },
-    /// The deadline passed while it was tried.
+    /// The deadline passed while it was tried, or before.
     TooLate,
+    /// The connection was lost or went silent after the service may have taken a call's push: it is not sent again.
+    Unconfirmed,
+}
+
+impl Verdict {
+    /// Whether the token is dead for an app that confirmed it at `confirmed_at` (seconds since 1970): true for
+    /// [`Verdict::Gone`], unless the service saw an earlier installation's token die.
+    pub fn token_is_dead(&self, confirmed_at: u64) -> bool {
+        match self {
+            Verdict::Gone { since } => since.is_none_or(|since| since >= confirmed_at),
+            _ => false,
+        }
+    }
 }

@@ -1,3 +1,275 @@
 //! The ephemeral credential store: sealed records with a time to live, in memory or in Redis.
+//!
+//! ```text
+//! Record --seal--> Sealed --put--> store (memory | redis), with a TTL, an owner and a fence
+//! ```
+//!
+//! Invariant: a store sees only the [`Sealed`] form and keyed hashes, never a password, an AOR, a push token or a
+//! caller. Whatever is stored ends by itself at its expiry, at most [`MAX_LIFETIME_S`] after it was put. Exactly one
+//! node owns a record; each change of owner gets a higher [`Fence`], and a node with an older one is refused. Nothing
+//! here schedules: due times live with the caller, the TTL is the backstop.
 
+mod codec;
+mod keyring;
+mod lookup;
+mod memory;
+mod receipt;
 pub mod record;
+mod redis;
+mod seal;
+mod store;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sip::id::InstanceId;
+
+use crate::clock::{DAY_S, unix_now};
+use crate::secret::{Aor, PushToken, SecretKey};
+use record::Record;
+
+pub use keyring::{EPOCH_S, KEY_LIFETIME_S, Keyring, KeyringError};
+pub use lookup::Lookup;
+pub use receipt::{Receipt, ReceiptError, WipeReason, verify_receipt};
+pub use seal::{SealError, Sealed};
+pub use store::{AwayReason, Fence, LEASE, Lease, OPERATION_LIMIT, Placed, Settings, StoreError, Stored};
+
+use memory::MemoryStore;
+use redis::RedisStore;
+use store::Owner;
+
+/// The longest that a record lives after it was put, in seconds: 6 days.
+pub const MAX_LIFETIME_S: u64 = 6 * DAY_S;
+
+/// The credential store of one node. Cheap to clone: the clones are one vault.
+#[derive(Clone)]
+pub struct Vault(Arc<Inner>);
+
+struct Inner {
+    keyring: Keyring,
+    owner: Owner,
+    settings: Settings,
+    /// Whether this run has ever held its lease.
+    leased: AtomicBool,
+    store: Store,
+}
+
+enum Store {
+    Memory(MemoryStore),
+    Redis(Box<RedisStore>),
+}
+
+impl Vault {
+    /// Opens the store that `url` names, for the node that is called `node` (its public edge), without connecting yet:
+    /// [`Self::ping`] tells whether it answers.
+    ///
+    /// `url`: `memory:`, `redis://`, `rediss://`, `redis+sentinel://HOST,HOST/SERVICE[/DB]`, `redis+cluster://HOST,HOST`
+    /// and their `rediss+` forms.
+    ///
+    /// # Errors
+    /// [`StoreError::Url`] when the URL is none of these; it never repeats the URL, which may hold a password.
+    pub fn open(url: &str, keyring: Keyring, node: &str) -> Result<Self, StoreError> {
+        Self::open_with(url, keyring, node, Settings::default())
+    }
+
+    /// As [`Self::open`], with other limits than the usual ones or a CA of one's own.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; also [`StoreError::Url`] when the CA is not PEM.
+    pub fn open_with(url: &str, keyring: Keyring, node: &str, settings: Settings) -> Result<Self, StoreError> {
+        let store = if url == "memory:" {
+            Store::Memory(MemoryStore::default())
+        } else {
+            Store::Redis(Box::new(RedisStore::open(url, &settings)?))
+        };
+        Ok(Self::assemble(keyring, node, settings, store))
+    }
+
+    fn assemble(keyring: Keyring, node: &str, settings: Settings, store: Store) -> Self {
+        Self(Arc::new(Inner { keyring, owner: Owner::of(node), settings, leased: AtomicBool::new(false), store }))
+    }
+
+    /// The same store and keyring as another process called `node` would see them; so a restart of a node, or a second
+    /// one, can be played within one process. For a store in memory this is the only way to have two.
+    pub fn beside(&self, node: &str) -> Self {
+        let Inner { keyring, settings, store, .. } = &*self.0;
+        let store = match store {
+            Store::Memory(memory) => Store::Memory(memory.beside()),
+            Store::Redis(redis) => Store::Redis(Box::new(redis.beside())),
+        };
+        Self::assemble(keyring.clone(), node, settings.clone(), store)
+    }
+
+    /// Seals a record under a key of its own, derived from today's epoch key. What is put with a later expiry than it
+    /// was sealed for must be sealed anew: the epoch key is destroyed [`KEY_LIFETIME_S`] after its creation.
+    pub fn seal(&self, id: InstanceId, record: &Record) -> Sealed {
+        seal::seal(&self.0.keyring, id, record, unix_now())
+    }
+
+    /// Opens what [`Self::seal`] made for the same instance.
+    ///
+    /// # Errors
+    /// When it was altered, made for another instance, or its key is gone.
+    pub fn unseal(&self, id: InstanceId, sealed: &Sealed) -> Result<Record, SealError> {
+        seal::unseal(&self.0.keyring, id, sealed)
+    }
+
+    /// The name under which the instance of this app, AOR and push token is found, and which tells nothing of them.
+    pub fn lookup(&self, app: &str, aor: &Aor, token: &PushToken) -> Lookup {
+        lookup::lookup(&self.0.keyring.index_key(), app, aor, token)
+    }
+
+    /// The lookup of a record: of its app, AOR and call push token.
+    pub fn lookup_of(&self, record: &Record) -> Lookup {
+        self.lookup(&record.app, &record.account.aor, &record.device.call_push.token)
+    }
+
+    /// The UUID for `+sip.instance` (RFC 5626 §4.1): the same whenever the same app, AOR and push token come again,
+    /// and of no use to find them.
+    pub fn sip_instance(&self, lookup: &Lookup) -> [u8; 16] {
+        lookup::sip_instance(&self.0.keyring.index_key(), lookup)
+    }
+
+    /// Stores a record until `expires_at` (seconds since 1970, cut to [`MAX_LIFETIME_S`] from now).
+    ///
+    /// With [`Fence::NEW`] it is created, owned by this node, and takes over its lookup: an instance that had it is
+    /// named in [`Placed::displaced`] and is the caller's to wipe. With the fence of an earlier [`Placed`] or [`Stored`]
+    /// it is updated, and a changed lookup takes the place of the earlier one.
+    ///
+    /// # Errors
+    /// [`StoreError::NotOwner`] when another node or a later run owns it; [`StoreError::Gone`] when it is to be updated
+    /// and was erased or has expired; [`StoreError::Away`] when the store does not answer in time.
+    pub async fn put(
+        &self,
+        id: InstanceId,
+        sealed: &Sealed,
+        expires_at: u64,
+        lookup: &Lookup,
+        fence: Fence,
+    ) -> Result<Placed, StoreError> {
+        let expires_at = expires_at.min(unix_now() + MAX_LIFETIME_S);
+        let owner = &self.0.owner;
+        match &self.0.store {
+            Store::Memory(memory) => memory.put(owner, id, sealed, expires_at, lookup, fence),
+            Store::Redis(redis) => redis.put(owner, id, sealed, expires_at, lookup, fence).await,
+        }
+    }
+
+    /// The live instance that was last put with this lookup.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn find(&self, lookup: &Lookup) -> Result<Option<InstanceId>, StoreError> {
+        match &self.0.store {
+            Store::Memory(memory) => Ok(memory.find(lookup)),
+            Store::Redis(redis) => redis.find(lookup).await,
+        }
+    }
+
+    /// One record as it is stored.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`]; [`StoreError::Malformed`] when what is stored is not this version's.
+    pub async fn load(&self, id: InstanceId) -> Result<Option<Stored>, StoreError> {
+        match &self.0.store {
+            Store::Memory(memory) => Ok(memory.load(&self.0.owner, id)),
+            Store::Redis(redis) => redis.load(&self.0.owner, id).await,
+        }
+    }
+
+    /// Removes every trace of an instance, whoever owns it: the record, its lookup, and `lookup` where it still names
+    /// this instance. True when there was a record. After [`StoreError::Away`] it may be called again.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn erase(&self, id: InstanceId, lookup: &Lookup) -> Result<bool, StoreError> {
+        match &self.0.store {
+            Store::Memory(memory) => Ok(memory.erase(id)),
+            Store::Redis(redis) => redis.erase(&self.0.owner, id, lookup).await,
+        }
+    }
+
+    /// Takes over up to `batch` (at least 1) records that nobody looks after: those of an earlier run of this node,
+    /// and those whose owner's lease ran out or was released. Resumes where it left off; an empty answer ends a round,
+    /// and the next call begins another. A node that is missed is believed dead only when its lease has been missing
+    /// for one lease time of watching, so rounds are to be repeated, for instance with each [`Self::hold_lease`].
+    ///
+    /// # Errors
+    /// [`StoreError::Away`]; what was taken but not answered is answered by the next call.
+    pub async fn claim(&self, batch: usize) -> Result<Vec<Stored>, StoreError> {
+        let batch = batch.max(1);
+        match &self.0.store {
+            Store::Memory(memory) => Ok(memory.claim(&self.0.owner, batch)),
+            Store::Redis(redis) => redis.claim(&self.0.owner, batch).await,
+        }
+    }
+
+    /// Takes or renews this node's lease; to be called every third of [`LEASE`]. [`Lease::Lapsed`] tells that it had
+    /// run out, or was taken by a later run: then each record must be loaded, and dropped unless
+    /// [`Stored::owned`], before it is registered again.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`]; a node that hears it for a whole [`LEASE`] has lost its lease.
+    pub async fn hold_lease(&self) -> Result<Lease, StoreError> {
+        let kept = match &self.0.store {
+            Store::Memory(memory) => memory.hold_lease(&self.0.owner, self.0.settings.lease),
+            Store::Redis(redis) => redis.hold_lease(&self.0.owner).await?,
+        };
+        let first = !self.0.leased.swap(true, Ordering::Relaxed);
+        Ok(if kept || first { Lease::Held } else { Lease::Lapsed })
+    }
+
+    /// Gives up this node's lease, so that others take its records over at once: for a drain before a stop.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn release_lease(&self) -> Result<(), StoreError> {
+        match &self.0.store {
+            Store::Memory(memory) => {
+                memory.release_lease(&self.0.owner);
+                Ok(())
+            }
+            Store::Redis(redis) => redis.release_lease(&self.0.owner).await,
+        }
+    }
+
+    /// Asks the store for a sign of life; how long it took.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn ping(&self) -> Result<Duration, StoreError> {
+        match &self.0.store {
+            Store::Memory(memory) => {
+                memory.purge();
+                Ok(Duration::ZERO)
+            }
+            Store::Redis(redis) => redis.ping().await,
+        }
+    }
+
+    /// Makes the keys of a new day and destroys those that are over; to be called at least once an hour. It reads and
+    /// writes a small file, now and then.
+    ///
+    /// # Errors
+    /// When the keyring's file cannot be read or written; the keys in memory go on serving.
+    pub fn tend_keys(&self) -> Result<(), KeyringError> {
+        self.0.keyring.tend(unix_now())
+    }
+
+    /// A signed statement that this instance was wiped at `wiped_at` (seconds since 1970). `unregistered`: the SIP
+    /// server confirmed that the binding is gone.
+    pub fn receipt(&self, instance: InstanceId, wiped_at: u64, reason: WipeReason, unregistered: bool) -> Receipt {
+        receipt::receipt(&self.0.keyring, instance, wiped_at, reason, unregistered)
+    }
+
+    /// The Ed25519 public key (RFC 8032) that verifies this keyring's receipts.
+    pub fn receipt_public_key(&self) -> [u8; 32] {
+        self.0.keyring.receipt_public_key()
+    }
+
+    /// The key for signing flow tokens; all nodes that share the keyring share it.
+    pub fn flow_token_key(&self) -> SecretKey {
+        self.0.keyring.flow_token_key()
+    }
+}

@@ -1,0 +1,117 @@
+//! Who may ask: the bearer key of a request, and the Apps that the operator serves.
+//!
+//! Invariant: a key is compared by its SHA-256 digest, in the same time whatever differs, against every key there is;
+//! keys are held as digests only.
+
+use aws_lc_rs::digest;
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use subtle::ConstantTimeEq;
+
+use super::problem::Problem;
+use crate::secret::ApiKey;
+
+/// The longest key that is looked at, in characters.
+const MAX_KEY: usize = 512;
+
+/// A key as it is held and compared.
+#[derive(Clone)]
+pub struct KeyDigest([u8; 32]);
+
+impl KeyDigest {
+    /// The digest of `key`.
+    pub fn of(key: &str) -> Self {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest::digest(&digest::SHA256, key.as_bytes()).as_ref());
+        Self(bytes)
+    }
+
+    /// Whether `shown` is the key, in constant time.
+    pub fn fits(&self, shown: &Self) -> bool {
+        self.0.ct_eq(&shown.0).into()
+    }
+}
+
+/// One mobile application that the operator serves, as the configuration names it.
+pub struct App {
+    /// Its id.
+    pub id: Box<str>,
+    /// What its server or its builds show at `POST /v1/instances`.
+    pub key: ApiKey,
+    /// It has an APNs key here.
+    pub apns: bool,
+    /// It has an FCM project here.
+    pub fcm: bool,
+}
+
+/// The Apps, by key.
+pub struct Apps(Vec<Admitted>);
+
+/// An App whose key was shown.
+pub struct Admitted {
+    key: KeyDigest,
+    /// Its id.
+    pub id: Box<str>,
+    /// It has an APNs key here.
+    pub apns: bool,
+    /// It has an FCM project here.
+    pub fcm: bool,
+}
+
+impl Apps {
+    /// Holds `apps` by their keys' digests.
+    pub fn new(apps: Vec<App>) -> Self {
+        let hold =
+            |app: App| Admitted { key: KeyDigest::of(app.key.expose()), id: app.id, apns: app.apns, fcm: app.fcm };
+        Self(apps.into_iter().map(hold).collect())
+    }
+
+    /// The App whose key `shown` is.
+    pub fn admit(&self, shown: &str) -> Option<&Admitted> {
+        let shown = KeyDigest::of(shown);
+        // Every key is compared, so that the time does not tell where in the list the right one is.
+        self.0.iter().fold(None, |found, app| if app.key.fits(&shown) { Some(app) } else { found })
+    }
+}
+
+/// The bearer key of a request (RFC 6750 §2.1); `what` says what is expected, for the answer.
+pub fn bearer<'a>(headers: &'a HeaderMap, what: &'static str) -> Result<&'a str, Problem> {
+    let mut shown = headers.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (shown.next(), shown.next()) else {
+        return Err(Problem::unauthorized(what, false));
+    };
+    let key = value.to_str().ok().and_then(|value| value.split_once(' ')).and_then(|(scheme, key)| {
+        let key = key.trim_matches(' ');
+        (scheme.eq_ignore_ascii_case("bearer") && (1..=MAX_KEY).contains(&key.len())).then_some(key)
+    });
+    key.ok_or_else(|| Problem::unauthorized(what, false))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(values: &[&str]) -> HeaderMap {
+        values.iter().map(|value| (AUTHORIZATION, value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn one_bearer_key_is_taken_and_nothing_else() {
+        assert_eq!(bearer(&headers(&["Bearer k-1"]), "x").ok(), Some("k-1"));
+        assert_eq!(bearer(&headers(&["bearer  k-1 "]), "x").ok(), Some("k-1"));
+        let long = format!("Bearer {}", "k".repeat(MAX_KEY + 1));
+        for wrong in [&[][..], &["Bearer"], &["Bearer "], &["Basic azox"], &["Bearer a", "Bearer b"], &[long.as_str()]]
+        {
+            assert!(bearer(&headers(wrong), "x").is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn each_app_is_found_by_its_own_key_alone() {
+        let app = |id: &str, key| App { id: id.into(), key: ApiKey::new(key), apns: true, fcm: false };
+        let apps = Apps::new(vec![app("one", "key-1"), app("two", "key-2")]);
+        assert_eq!(apps.admit("key-2").map(|app| &*app.id), Some("two"));
+        assert!(apps.admit("key-3").is_none());
+        assert!(apps.admit("").is_none());
+    }
+}

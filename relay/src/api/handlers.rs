@@ -1,0 +1,262 @@
+//! One function for each route: who asks, what is asked, the use case, the answer.
+//!
+//! Invariant: the order is always limit, key, body, use case; a refusal at one step says nothing about the next.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use axum::extract::{Request, State};
+use axum::http::header::{CONTENT_TYPE, LOCATION};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::Value;
+use sip::id::{CallId, InstanceId};
+
+use super::access::{Admitted, bearer};
+use super::enable_body::Rules;
+use super::problem::{FieldError, Problem, ProblemType};
+use super::{Api, OPENAPI, device_body, enable_body, intake, json, peer, views};
+use crate::clock::unix_now;
+use crate::enrollment::UseCases;
+use crate::enrollment::types::{AccessError, CallError, ChangeError, EnableError, Refusal, RegistrationState};
+use crate::secret::InstanceSecret;
+
+const WANT_APP_KEY: &str = "Send the app's key as Authorization: Bearer KEY.";
+const WANT_SECRET: &str = "Send the instance's secret as Authorization: Bearer SECRET.";
+/// How long a client waits before it asks a relay again whose store is away, in seconds.
+const STORE_AWAY_RETRY_S: u64 = 5;
+/// How long a client waits before it asks a full or draining relay again, in seconds.
+const FULL_RETRY_S: u64 = 30;
+
+/// `POST /v1/instances`
+pub async fn enable<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+    let from = peer(&request);
+    let app = admit_app(&api, &request, from)?;
+    let (parts, body) = request.into_parts();
+    let body = intake::take(&parts.headers, body, intake::JSON).await?;
+    let rules = Rules { lifetime: api.0.lifetime, apns: app.apns, fcm: app.fcm, now: unix_now() };
+    let wish = json::parse(&body).and_then(|tree| enable_body::read(&tree, &rules))?;
+    drop(body);
+    let now = Instant::now();
+    api.0.enables_by_address.take(from, now).map_err(too_many)?;
+    api.0.enables_by_app.take(app.id.clone(), now).map_err(too_many)?;
+    let enabled = api.0.use_cases.enable(&app.id, wish).await.map_err(enable_problem)?;
+    let status = match enabled.registration.state {
+        RegistrationState::Registered => StatusCode::CREATED,
+        _ => StatusCode::ACCEPTED,
+    };
+    let mut response = answer(status, &views::enabled(&enabled));
+    if let Ok(location) = HeaderValue::try_from(format!("/v1/instances/{}", enabled.instance)) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// `GET /v1/instances/{id}`
+pub async fn read<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+    let asker = Asker::of(&api, &request)?;
+    let view = asker.judge(&api, api.0.use_cases.read(asker.id, &asker.secret).await)?;
+    Ok(answer(StatusCode::OK, &views::view(&view)))
+}
+
+/// `PATCH /v1/instances/{id}`
+pub async fn change<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+    let asker = Asker::of(&api, &request)?;
+    // The secret is checked before the body is taken in: a stranger learns nothing and costs nothing.
+    asker.judge(&api, api.0.use_cases.read(asker.id, &asker.secret).await)?;
+    let (parts, body) = request.into_parts();
+    let body = intake::take(&parts.headers, body, intake::JSON_OR_MERGE_PATCH).await?;
+    let change = json::parse(&body).and_then(|tree| device_body::read_change(&tree, api.0.lifetime, unix_now()))?;
+    drop(body);
+    let view = match api.0.use_cases.change(asker.id, &asker.secret, change).await {
+        Err(ChangeError::ProviderNotConfigured { alert }) => return Err(provider_not_configured(alert)),
+        Err(ChangeError::Access(error)) => asker.judge(&api, Err(error))?,
+        Ok(view) => view,
+    };
+    Ok(answer(StatusCode::OK, &views::view(&view)))
+}
+
+/// `DELETE /v1/instances/{id}`
+pub async fn disable<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+    let asker = Asker::of(&api, &request)?;
+    let receipt = asker.judge(&api, api.0.use_cases.disable(asker.id, &asker.secret).await)?;
+    Ok(answer(StatusCode::OK, &views::receipt(&receipt)))
+}
+
+/// `GET /v1/instances/{id}/calls/{call}`
+pub async fn call<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+    let (asker, call) = (Asker::of(&api, &request)?, call_of(&request));
+    let outcome = match call {
+        Some(call) => api.0.use_cases.call(asker.id, &asker.secret, call).await,
+        None => asker.no_such_call(&api).await,
+    };
+    let view = asker.judge_call(&api, outcome)?;
+    Ok(answer(StatusCode::OK, &views::call(&view)))
+}
+
+/// `POST /v1/instances/{id}/calls/{call}/progress`
+pub async fn progress<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+    let (asker, call) = (Asker::of(&api, &request)?, call_of(&request));
+    let outcome = match call {
+        Some(call) => api.0.use_cases.progress(asker.id, &asker.secret, call).await,
+        None => asker.no_such_call(&api).await,
+    };
+    asker.judge_call(&api, outcome)?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// `POST /v1/instances/{id}/calls/{call}/decline`
+pub async fn decline<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+    let (asker, call) = (Asker::of(&api, &request)?, call_of(&request));
+    let outcome = match call {
+        Some(call) => api.0.use_cases.decline(asker.id, &asker.secret, call).await,
+        None => asker.no_such_call(&api).await,
+    };
+    asker.judge_call(&api, outcome)?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// `GET /v1/openapi.json`
+pub async fn openapi() -> Response {
+    ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], OPENAPI).into_response()
+}
+
+/// The App whose key `request` shows.
+fn admit_app<'a, E>(api: &'a Api<E>, request: &Request, from: IpAddr) -> Result<&'a Admitted, Problem> {
+    let now = Instant::now();
+    api.0.failures.look(&from, now).map_err(too_many)?;
+    let shown = bearer(request.headers(), WANT_APP_KEY)?;
+    api.0.apps.admit(shown).ok_or_else(|| failed(api, from, WANT_APP_KEY))
+}
+
+/// Who asks about an instance, and with what.
+struct Asker {
+    id: InstanceId,
+    secret: InstanceSecret,
+    from: IpAddr,
+}
+
+impl Asker {
+    fn of<E>(api: &Api<E>, request: &Request) -> Result<Self, Problem> {
+        let from = peer(request);
+        api.0.failures.look(&from, Instant::now()).map_err(too_many)?;
+        let secret = InstanceSecret::new(bearer(request.headers(), WANT_SECRET)?);
+        let id = segment(request, 3).and_then(InstanceId::parse).ok_or_else(unknown_instance)?;
+        Ok(Self { id, secret, from })
+    }
+
+    /// Turns a refusal into its answer, and counts a wrong secret.
+    fn judge<E, T>(&self, api: &Api<E>, outcome: Result<T, AccessError>) -> Result<T, Problem> {
+        outcome.map_err(|error| match error {
+            AccessError::Unknown => unknown_instance(),
+            AccessError::Forbidden => failed(api, self.from, WANT_SECRET),
+            AccessError::StoreAway => store_away(),
+        })
+    }
+
+    fn judge_call<E, T>(&self, api: &Api<E>, outcome: Result<T, CallError>) -> Result<T, Problem> {
+        match outcome {
+            Ok(value) => Ok(value),
+            Err(CallError::Access(error)) => self.judge(api, Err(error)),
+            Err(CallError::UnknownCall) => Err(Problem::new(
+                ProblemType::UnknownCall,
+                "Ask for a call by the id that its push named, until its deadline; stop ringing.",
+            )),
+            Err(CallError::Over(state)) => {
+                let problem = Problem::new(ProblemType::CallOver, "Stop ringing: state tells how the call ended.");
+                Err(problem.with("state", views::call_state(state).into()))
+            }
+        }
+    }
+
+    /// What a call id that cannot be one is answered: as an unknown call, but only to who holds the secret.
+    async fn no_such_call<E: UseCases, T>(&self, api: &Api<E>) -> Result<T, CallError> {
+        api.0.use_cases.read(self.id, &self.secret).await?;
+        Err(CallError::UnknownCall)
+    }
+}
+
+fn call_of(request: &Request) -> Option<CallId> {
+    segment(request, 5).and_then(CallId::parse)
+}
+
+/// The `place`-th part of the path; the part before the leading slash is the 0th.
+fn segment(request: &Request, place: usize) -> Option<&str> {
+    request.uri().path().split('/').nth(place)
+}
+
+fn answer(status: StatusCode, body: &Value) -> Response {
+    (status, [(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body.to_string()).into_response()
+}
+
+fn failed<E>(api: &Api<E>, from: IpAddr, what: &'static str) -> Problem {
+    // The answer is 401 either way; a bucket that runs empty here refuses the next request.
+    let _ = api.0.failures.take(from, Instant::now());
+    Problem::unauthorized(what, true)
+}
+
+fn too_many(wait_s: u64) -> Problem {
+    Problem::new(ProblemType::TooManyRequests, "Come back after the seconds that Retry-After names.")
+        .retry_after(wait_s)
+}
+
+fn unknown_instance() -> Problem {
+    Problem::new(ProblemType::UnknownInstance, "It was never there, or it ended and was wiped: enable push again.")
+}
+
+fn store_away() -> Problem {
+    let detail = "Nothing was changed. Try again after the seconds that Retry-After names.";
+    Problem::new(ProblemType::StoreAway, detail).retry_after(STORE_AWAY_RETRY_S)
+}
+
+fn provider_not_configured(alert: bool) -> Problem {
+    let target = if alert { "alert_push" } else { "call_push" };
+    Problem::invalid_body(vec![FieldError {
+        pointer: format!("/device/{target}/provider"),
+        detail: "this relay does not have this provider configured for this app".into(),
+    }])
+}
+
+fn enable_problem(error: EnableError) -> Problem {
+    match error {
+        EnableError::DomainNotAllowed => Problem::new(
+            ProblemType::DomainNotAllowed,
+            "This relay serves other SIP domains; its operator can add one under upstream.domains.",
+        ),
+        EnableError::AddressNotAllowed => Problem::new(
+            ProblemType::AddressNotAllowed,
+            "The SIP server's name leads to private, loopback or reserved addresses; the operator can allow one under upstream.allow_addresses.",
+        ),
+        EnableError::TransportNotAllowed => Problem::new(
+            ProblemType::TransportNotAllowed,
+            "This relay does not use this transport toward SIP servers; use transport=tls, or ask the operator for another under upstream.transports.",
+        ),
+        EnableError::UpstreamNotFound => Problem::new(
+            ProblemType::UpstreamNotFound,
+            "Check the AOR's domain, registrar and outbound_proxy: no address was found. Nothing is kept.",
+        ),
+        EnableError::UpstreamRefused { status, reason } => {
+            Problem::new(ProblemType::UpstreamRefused, refusal_detail(reason)).with("sip_status", status.into())
+        }
+        EnableError::StoreAway => store_away(),
+        EnableError::TooMany => {
+            Problem::new(ProblemType::Full, "Use another relay, or try later.").retry_after(FULL_RETRY_S)
+        }
+        EnableError::Draining => {
+            Problem::new(ProblemType::Draining, "Use another relay, or try later.").retry_after(FULL_RETRY_S)
+        }
+    }
+}
+
+fn refusal_detail(reason: Refusal) -> &'static str {
+    match reason {
+        Refusal::Credentials => {
+            "Check auth_username and password or ha1: the SIP server refused them. Nothing is kept."
+        }
+        Refusal::Realm => "The SIP server asks for another realm than ha1.realm. Nothing is kept.",
+        Refusal::Algorithm => "The SIP server asks for a digest algorithm that ha1 does not hold. Nothing is kept.",
+        Refusal::UnknownUser => "Check the AOR: the SIP server does not know it. Nothing is kept.",
+        Refusal::Forbidden => "The SIP server forbids this registration. Nothing is kept.",
+        Refusal::Other => "The SIP server refused the registration; sip_status tells how. Nothing is kept.",
+    }
+}

@@ -1,0 +1,281 @@
+//! JSON bodies that may hold credentials: a tree that keeps duplicate keys, and a reader that collects every error.
+//!
+//! Invariant: each string of the tree is wiped when the tree is dropped; no error repeats a value, and a key is repeated
+//! in a pointer only when it looks like a name (1 to 40 letters, digits, `_` or `-`).
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use zeroize::Zeroizing;
+
+use super::problem::{FieldError, Problem, ProblemType};
+
+/// The longest key that a pointer repeats.
+const MAX_KEY_SHOWN: usize = 40;
+
+/// A JSON value.
+pub enum Json {
+    /// `null`
+    Null,
+    /// `true` or `false`
+    Bool,
+    /// A number from 0 to 2⁶⁴−1 without fraction or exponent.
+    Whole(u64),
+    /// Any other number.
+    Number,
+    /// A string.
+    Text(Zeroizing<String>),
+    /// An array.
+    List(Vec<Json>),
+    /// An object; keys in the order of the body, duplicates included.
+    Object(Vec<(Zeroizing<String>, Json)>),
+}
+
+/// Reads a body; nesting is limited to 128 levels.
+pub fn parse(body: &[u8]) -> Result<Json, Problem> {
+    serde_json::from_slice(body).map_err(|error| {
+        let detail = format!(
+            "Send one JSON object in UTF-8; it breaks off at line {}, column {}.",
+            error.line(),
+            error.column()
+        );
+        Problem::new(ProblemType::MalformedJson, detail)
+    })
+}
+
+/// The errors found so far.
+#[derive(Default)]
+pub struct Errors(Vec<FieldError>);
+
+impl Errors {
+    /// Adds one; gives `None`, so that a reader can end with it.
+    pub fn add<T>(&mut self, pointer: &str, detail: impl Into<Cow<'static, str>>) -> Option<T> {
+        self.0.push(FieldError { pointer: pointer.to_owned(), detail: detail.into() });
+        None
+    }
+
+    /// `value`, if there is one and no error was found. A missing value without an error is an error of the whole body.
+    pub fn into_result<T>(mut self, value: Option<T>) -> Result<T, Problem> {
+        match value {
+            Some(value) if self.0.is_empty() => Ok(value),
+            _ => {
+                if self.0.is_empty() {
+                    self.add::<()>("", "expected another body");
+                }
+                Err(Problem::invalid_body(self.0))
+            }
+        }
+    }
+}
+
+/// A value and where it stands.
+pub struct At<'a> {
+    /// The value.
+    pub value: &'a Json,
+    /// Its JSON pointer.
+    pub pointer: String,
+}
+
+/// An object whose keys are all known and named once; what is not so was added to the errors.
+pub struct Fields<'a> {
+    entries: &'a [(Zeroizing<String>, Json)],
+    pointer: String,
+}
+
+impl<'a> At<'a> {
+    /// The whole body.
+    pub fn root(value: &'a Json) -> Self {
+        Self { value, pointer: String::new() }
+    }
+
+    /// As an object with no keys but `known`.
+    pub fn object(&self, known: &[&'static str], errors: &mut Errors) -> Option<Fields<'a>> {
+        let Json::Object(entries) = self.value else {
+            return errors.add(&self.pointer, "expected an object");
+        };
+        for (place, (key, _)) in entries.iter().enumerate() {
+            if !known.contains(&key.as_str()) {
+                let keys = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                let pointer =
+                    if is_name(key) { format!("{}/{}", self.pointer, key.as_str()) } else { self.pointer.clone() };
+                errors.add::<()>(&pointer, format!("unknown key; the known ones are: {keys}"));
+            } else if entries[..place].iter().any(|(earlier, _)| earlier == key) {
+                errors.add::<()>(&format!("{}/{}", self.pointer, key.as_str()), "name this key once");
+            }
+        }
+        Some(Fields { entries, pointer: self.pointer.clone() })
+    }
+
+    /// As a string of `min` to `max` characters without control characters.
+    pub fn text(&self, min: usize, max: usize, errors: &mut Errors) -> Option<&'a str> {
+        let Json::Text(text) = self.value else {
+            return errors.add(&self.pointer, "expected a string");
+        };
+        let length = text.chars().count();
+        if !(min..=max).contains(&length) {
+            return errors.add(&self.pointer, format!("expected {min} to {max} characters"));
+        }
+        if text.chars().any(char::is_control) {
+            return errors.add(&self.pointer, "expected text without control characters");
+        }
+        Some(text.as_str())
+    }
+
+    /// As a whole number within `min..=max`.
+    pub fn whole(&self, min: u64, max: u64, errors: &mut Errors) -> Option<u64> {
+        match self.value {
+            Json::Whole(number) if (min..=max).contains(number) => Some(*number),
+            Json::Whole(_) => errors.add(&self.pointer, format!("expected {min} to {max}")),
+            _ => errors.add(&self.pointer, format!("expected a whole number from {min} to {max}")),
+        }
+    }
+
+    /// As one of a few words.
+    pub fn choice<T: Copy>(&self, words: &[(&'static str, T)], errors: &mut Errors) -> Option<T> {
+        if let Json::Text(text) = self.value
+            && let Some((_, meaning)) = words.iter().find(|(word, _)| *word == text.as_str())
+        {
+            return Some(*meaning);
+        }
+        let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+        errors.add(&self.pointer, format!("expected one of: {}", words.join(", ")))
+    }
+
+    /// As an array.
+    pub fn list(&self, errors: &mut Errors) -> Option<Vec<At<'a>>> {
+        let Json::List(list) = self.value else {
+            return errors.add(&self.pointer, "expected an array");
+        };
+        let at = |(place, value)| At { value, pointer: format!("{}/{place}", self.pointer) };
+        Some(list.iter().enumerate().map(at).collect())
+    }
+
+    /// Whether it is `null`.
+    pub fn is_null(&self) -> bool {
+        matches!(self.value, Json::Null)
+    }
+}
+
+impl<'a> Fields<'a> {
+    /// The value of `key`, if the object has it.
+    pub fn get(&self, key: &'static str) -> Option<At<'a>> {
+        let (_, value) = self.entries.iter().find(|(name, _)| name.as_str() == key)?;
+        Some(At { value, pointer: self.pointer_to(key) })
+    }
+
+    /// The value of `key`, which the object must have.
+    pub fn require(&self, key: &'static str, errors: &mut Errors) -> Option<At<'a>> {
+        let found = self.get(key);
+        if found.is_none() {
+            errors.add::<()>(&self.pointer_to(key), "this key is required");
+        }
+        found
+    }
+
+    /// Where `key` stands or would stand.
+    pub fn pointer_to(&self, key: &str) -> String {
+        format!("{}/{key}", self.pointer)
+    }
+
+    /// Where the object stands.
+    pub fn pointer(&self) -> &str {
+        &self.pointer
+    }
+}
+
+fn is_name(key: &str) -> bool {
+    (1..=MAX_KEY_SHOWN).contains(&key.len())
+        && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Tree)
+    }
+}
+
+struct Tree;
+
+impl<'de> Visitor<'de> for Tree {
+    type Value = Json;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Json, E> {
+        Ok(Json::Null)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Json, E> {
+        Ok(Json::Bool)
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Json, E> {
+        Ok(Json::Whole(number))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Json, E> {
+        Ok(Json::Number)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Json, E> {
+        Ok(Json::Number)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Json, E> {
+        Ok(Json::Text(Zeroizing::new(text.to_owned())))
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Json, E> {
+        Ok(Json::Text(Zeroizing::new(text)))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json, A::Error> {
+        let mut list = Vec::new();
+        while let Some(value) = seq.next_element()? {
+            list.push(value);
+        }
+        Ok(Json::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(key) = map.next_key::<String>()? {
+            entries.push((Zeroizing::new(key), map.next_value()?));
+        }
+        Ok(Json::Object(entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errors_of(body: &str, known: &[&'static str]) -> Vec<FieldError> {
+        let json = parse(body.as_bytes()).unwrap();
+        let mut errors = Errors::default();
+        At::root(&json).object(known, &mut errors);
+        errors.0
+    }
+
+    #[test]
+    fn unknown_and_repeated_keys_are_all_reported() {
+        let errors = errors_of(r#"{"a": 1, "a": 2, "b": 3, "hunter 2": 4}"#, &["a"]);
+        let places: Vec<_> = errors.iter().map(|error| error.pointer.as_str()).collect();
+        assert_eq!(places, ["/a", "/b", ""]);
+        assert!(errors.iter().all(|error| !error.detail.contains("hunter")));
+    }
+
+    #[test]
+    fn what_is_not_json_is_refused_with_its_place_alone() {
+        for body in ["", "{", "nul", "{\"a\": \"hunter2", "{\"a\":1} x", "\u{feff}{}", "[1,]", "{\"a\": \"\\ud800\"}"] {
+            let problem = parse(body.as_bytes()).err().unwrap();
+            assert_eq!(problem.kind(), ProblemType::MalformedJson, "{body}");
+            assert!(!format!("{problem:?}").contains("hunter2"));
+        }
+        assert!(parse(&[b'"', 0xff, b'"']).is_err(), "not UTF-8");
+        assert!(parse("[".repeat(10_000).as_bytes()).is_err(), "nested too deep");
+    }
+}

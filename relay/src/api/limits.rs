@@ -1,0 +1,178 @@
+//! How often an address or an App may ask: token buckets in memory.
+//!
+//! Invariant: a table holds at most [`MAX_BUCKETS`] buckets. When it is full and none of them is idle, newcomers share
+//! one bucket, so that a crowd of addresses cannot take memory or outrun the limit by its size.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The most buckets of one table; about 5 MB.
+pub const MAX_BUCKETS: usize = 65_536;
+
+/// How often a full table is searched for idle buckets, at most.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// A rate: what flows in, and how much is kept for a burst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Tokens for each second; at least 1.
+    pub per_second: u32,
+    /// The most tokens kept; at least 1.
+    pub burst: u32,
+}
+
+/// The limits of the API. At a limit the answer is 429 with `Retry-After`.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Enablings by one App.
+    pub enable_per_app: Rate,
+    /// Enablings from one address (IPv6: one /64).
+    pub enable_per_address: Rate,
+    /// Wrong keys and secrets from one address (IPv6: one /64).
+    pub failures_per_address: Rate,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            enable_per_app: Rate { per_second: 5_000, burst: 10_000 },
+            enable_per_address: Rate { per_second: 5_000, burst: 10_000 },
+            failures_per_address: Rate { per_second: 10, burst: 50 },
+        }
+    }
+}
+
+/// Buckets of one rate, one for each key.
+pub struct Buckets<K> {
+    rate: Rate,
+    table: Mutex<Table<K>>,
+}
+
+struct Table<K> {
+    buckets: HashMap<K, Bucket>,
+    newcomers: Bucket,
+    swept_at: Instant,
+}
+
+struct Bucket {
+    tokens: f64,
+    filled_at: Instant,
+}
+
+impl<K: Eq + Hash> Buckets<K> {
+    /// An empty table.
+    pub fn new(rate: Rate) -> Self {
+        let now = Instant::now();
+        let table = Table { buckets: HashMap::new(), newcomers: Bucket::full(rate, now), swept_at: now };
+        Self { rate, table: Mutex::new(table) }
+    }
+
+    /// Takes one token of `key`; the error is how many seconds to wait (at least 1).
+    pub fn take(&self, key: K, now: Instant) -> Result<(), u64> {
+        let rate = self.rate;
+        let mut table = self.lock();
+        let table = &mut *table;
+        let may_sweep = now.saturating_duration_since(table.swept_at) >= SWEEP_EVERY;
+        if may_sweep && table.buckets.len() >= MAX_BUCKETS && !table.buckets.contains_key(&key) {
+            table.swept_at = now;
+            table.buckets.retain(|_, bucket| bucket.level(rate, now) < f64::from(rate.burst));
+        }
+        let bucket = if table.buckets.len() < MAX_BUCKETS || table.buckets.contains_key(&key) {
+            table.buckets.entry(key).or_insert_with(|| Bucket::full(rate, now))
+        } else {
+            &mut table.newcomers
+        };
+        bucket.take(rate, now)
+    }
+
+    /// Whether `key` has a token left, without taking it.
+    pub fn look(&self, key: &K, now: Instant) -> Result<(), u64> {
+        let table = self.lock();
+        match table.buckets.get(key) {
+            Some(bucket) => bucket.wait(self.rate, now),
+            None if table.buckets.len() >= MAX_BUCKETS => table.newcomers.wait(self.rate, now),
+            None => Ok(()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table<K>> {
+        // A panic between two assignments of numbers leaves nothing broken.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Bucket {
+    fn full(rate: Rate, now: Instant) -> Self {
+        Self { tokens: f64::from(rate.burst), filled_at: now }
+    }
+
+    fn level(&self, rate: Rate, now: Instant) -> f64 {
+        let since = now.saturating_duration_since(self.filled_at).as_secs_f64();
+        (self.tokens + since * f64::from(rate.per_second)).min(f64::from(rate.burst))
+    }
+
+    fn wait(&self, rate: Rate, now: Instant) -> Result<(), u64> {
+        let missing = 1.0 - self.level(rate, now);
+        if missing <= 0.0 { Ok(()) } else { Err((missing / f64::from(rate.per_second.max(1))).ceil().max(1.0) as u64) }
+    }
+
+    fn take(&mut self, rate: Rate, now: Instant) -> Result<(), u64> {
+        self.wait(rate, now)?;
+        *self = Self { tokens: self.level(rate, now) - 1.0, filled_at: now };
+        Ok(())
+    }
+}
+
+/// What an address is counted as: IPv4 by itself, IPv6 by its /64, IPv4-mapped IPv6 as IPv4.
+pub fn counted_as(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: Rate = Rate { per_second: 10, burst: 3 };
+
+    #[test]
+    fn a_burst_passes_then_the_rate_holds() {
+        let buckets = Buckets::new(RATE);
+        let start = Instant::now();
+        for _ in 0..3 {
+            assert_eq!(buckets.take("a", start), Ok(()));
+        }
+        assert_eq!(buckets.take("a", start), Err(1));
+        assert_eq!(buckets.look(&"a", start), Err(1));
+        assert_eq!(buckets.take("b", start), Ok(()), "another key is not concerned");
+        assert_eq!(buckets.take("a", start + Duration::from_millis(101)), Ok(()));
+        assert_eq!(buckets.take("a", start + Duration::from_millis(102)), Err(1));
+    }
+
+    #[test]
+    fn a_crowd_of_keys_is_bounded_and_shares_one_bucket() {
+        let buckets = Buckets::new(RATE);
+        let now = Instant::now();
+        for key in 0..MAX_BUCKETS {
+            buckets.take(key, now).unwrap();
+        }
+        let passed = (MAX_BUCKETS..MAX_BUCKETS + 100).filter(|&key| buckets.take(key, now).is_ok()).count();
+        assert_eq!(passed, 3);
+        assert_eq!(buckets.lock().buckets.len(), MAX_BUCKETS);
+        let later = now + Duration::from_secs(1);
+        assert!((MAX_BUCKETS..MAX_BUCKETS + 100).all(|key| buckets.take(key, later).is_ok()), "idle ones made room");
+    }
+
+    #[test]
+    fn neighbours_in_one_ipv6_network_count_as_one() {
+        let counted = |text: &str| counted_as(text.parse().unwrap()).to_string();
+        assert_eq!(counted("2001:db8:0:1::7"), counted("2001:db8:0:1:ffff::"));
+        assert_ne!(counted("2001:db8:0:1::7"), counted("2001:db8:0:2::7"));
+        assert_eq!(counted("::ffff:192.0.2.7"), "192.0.2.7");
+    }
+}

@@ -1,0 +1,200 @@
+//! The HTTPS API of version 1, for apps and devices: CONTRACT.md's table as a router.
+//!
+//! Every route is a row of [`Endpoint`]; `openapi.json` beside this file describes the same rows, and a test holds the
+//! two together. A request is counted by its route's template, never by its path.
+//!
+//! Invariant: nothing is done for a request before its key or secret is known to be right, and no answer repeats what a
+//! request held. An answer to a request that carried a credential is marked with [`connection::EndConnection`].
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderValue, Method};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{self, MethodFilter, MethodRouter};
+
+pub mod access;
+pub mod connection;
+pub mod device_body;
+pub mod enable_body;
+mod handlers;
+pub mod intake;
+pub mod json;
+pub mod limits;
+pub mod problem;
+pub mod sip_uri;
+pub mod views;
+
+use access::{App, Apps};
+use connection::{EndConnection, Peer};
+use device_body::LifetimeRange;
+use limits::{Buckets, Limits};
+
+use crate::enrollment::UseCases;
+use crate::metrics::{Metrics, UNMATCHED};
+
+/// The description of this API (OpenAPI 3.1).
+pub const OPENAPI: &str = include_str!("openapi.json");
+
+/// What the API is set up with.
+pub struct Settings {
+    /// The Apps that may enable instances.
+    pub apps: Vec<App>,
+    /// The lifetimes that an app may ask for.
+    pub lifetime: LifetimeRange,
+    /// How often who may ask.
+    pub limits: Limits,
+}
+
+/// The API's state; cheap to clone.
+pub struct Api<E>(Arc<Inner<E>>);
+
+struct Inner<E> {
+    use_cases: E,
+    metrics: Metrics,
+    apps: Apps,
+    lifetime: LifetimeRange,
+    enables_by_app: Buckets<Box<str>>,
+    enables_by_address: Buckets<IpAddr>,
+    failures: Buckets<IpAddr>,
+}
+
+impl<E> Clone for Api<E> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<E: UseCases> Api<E> {
+    /// An API over `use_cases` that counts in `metrics`.
+    pub fn new(settings: Settings, use_cases: E, metrics: Metrics) -> Self {
+        Self(Arc::new(Inner {
+            use_cases,
+            metrics,
+            apps: Apps::new(settings.apps),
+            lifetime: settings.lifetime,
+            enables_by_app: Buckets::new(settings.limits.enable_per_app),
+            enables_by_address: Buckets::new(settings.limits.enable_per_address),
+            failures: Buckets::new(settings.limits.failures_per_address),
+        }))
+    }
+
+    /// The routes, ready to be served. The listener puts a [`Peer`] into each request's extensions.
+    pub fn router(&self) -> Router {
+        let mut router = Router::new();
+        for &endpoint in Endpoint::ALL {
+            router = router.route(endpoint.template(), method_router::<E>(endpoint));
+        }
+        router
+            .fallback(problem::not_found)
+            .method_not_allowed_fallback(problem::method_not_allowed)
+            .layer(middleware::from_fn_with_state(self.clone(), observe::<E>))
+            .with_state(self.clone())
+    }
+}
+
+/// Every route of the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// Enable push.
+    Enable,
+    /// The state of an instance.
+    Read,
+    /// A new token, a renewed lifetime, another presence.
+    Change,
+    /// Disable push.
+    Disable,
+    /// The state of a call.
+    Call,
+    /// The device rings.
+    Progress,
+    /// The device declines.
+    Decline,
+    /// The description of all this.
+    OpenApi,
+}
+
+impl Endpoint {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[
+        Self::Enable,
+        Self::Read,
+        Self::Change,
+        Self::Disable,
+        Self::Call,
+        Self::Progress,
+        Self::Decline,
+        Self::OpenApi,
+    ];
+
+    /// The method.
+    pub fn method(self) -> Method {
+        match self {
+            Self::Enable | Self::Progress | Self::Decline => Method::POST,
+            Self::Read | Self::Call | Self::OpenApi => Method::GET,
+            Self::Change => Method::PATCH,
+            Self::Disable => Method::DELETE,
+        }
+    }
+
+    /// The path, with its parameters in braces.
+    pub const fn template(self) -> &'static str {
+        match self {
+            Self::Enable => "/v1/instances",
+            Self::Read | Self::Change | Self::Disable => "/v1/instances/{id}",
+            Self::Call => "/v1/instances/{id}/calls/{call}",
+            Self::Progress => "/v1/instances/{id}/calls/{call}/progress",
+            Self::Decline => "/v1/instances/{id}/calls/{call}/decline",
+            Self::OpenApi => "/v1/openapi.json",
+        }
+    }
+}
+
+fn method_router<E: UseCases>(endpoint: Endpoint) -> MethodRouter<Api<E>> {
+    match endpoint {
+        Endpoint::Enable => routing::post(handlers::enable::<E>),
+        Endpoint::Read => routing::get(handlers::read::<E>),
+        Endpoint::Change => routing::on(MethodFilter::PATCH, handlers::change::<E>),
+        Endpoint::Disable => routing::delete(handlers::disable::<E>),
+        Endpoint::Call => routing::get(handlers::call::<E>),
+        Endpoint::Progress => routing::post(handlers::progress::<E>),
+        Endpoint::Decline => routing::post(handlers::decline::<E>),
+        Endpoint::OpenApi => routing::get(handlers::openapi),
+    }
+}
+
+/// Counts each request, and sets what every answer has.
+async fn observe<E: UseCases>(State(api): State<Api<E>>, request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let matched = request.extensions().get::<MatchedPath>();
+    let route = matched.map_or(UNMATCHED, |path| template_of(path.as_str()));
+    let method = request.method();
+    let carried_credential = Endpoint::ALL.iter().any(|endpoint| {
+        let may_carry = matches!(endpoint, Endpoint::Enable | Endpoint::Change);
+        may_carry && endpoint.template() == route && endpoint.method() == method
+    });
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if carried_credential {
+        response.extensions_mut().insert(EndConnection);
+    }
+    api.0.metrics.http(route, response.status().as_u16(), begun.elapsed());
+    response
+}
+
+fn template_of(path: &str) -> &'static str {
+    let known = Endpoint::ALL.iter().map(|endpoint| endpoint.template()).find(|template| *template == path);
+    known.unwrap_or(UNMATCHED)
+}
+
+/// Who sent `request`, as the limits count it; without a [`Peer`] all are one.
+fn peer(request: &Request) -> IpAddr {
+    let address = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    limits::counted_as(address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)))
+}

@@ -1,0 +1,162 @@
+//! Answers as JSON, in the shapes of the contract.
+//!
+//! Invariant: the only secret that is ever written is the instance's own, in the answer to its enabling; push tokens,
+//! AORs and credentials have no place in any type here.
+
+use serde_json::{Value, json};
+
+use crate::clock::rfc3339;
+use crate::enrollment::types::{
+    CallState, CallView, EdgeAddress, Enabled, Export, InstanceState, Listed, Page, Receipt, Registration,
+    RegistrationState, View,
+};
+use crate::metrics::labels::Label;
+use crate::vault::record::{Presence, Provider, WakeFor};
+
+/// The answer to an enabling.
+pub fn enabled(enabled: &Enabled) -> Value {
+    json!({
+        "instance": enabled.instance.to_string(),
+        "secret": enabled.secret.expose(),
+        "expires_at": rfc3339(enabled.expires_at),
+        "registration": registration(&enabled.registration),
+        "edge": edge(&enabled.edge),
+    })
+}
+
+/// An instance as its device sees it.
+pub fn view(view: &View) -> Value {
+    json!({
+        "instance": view.instance.to_string(),
+        "state": instance_state(view.state),
+        "registration": registration(&view.registration),
+        "created_at": rfc3339(view.created_at),
+        "expires_at": rfc3339(view.expires_at),
+        "device": {
+            "label": view.label,
+            "call_push": provider(view.call_push),
+            "alert_push": view.alert_push.map(provider),
+        },
+        "wake_for": wake_for(view.wake_for),
+        "presence": presence(view.presence),
+        "edge": edge(&view.edge),
+    })
+}
+
+/// The receipt of a wipe.
+pub fn receipt(receipt: &Receipt) -> Value {
+    json!({
+        "instance": receipt.instance.to_string(),
+        "wiped_at": rfc3339(receipt.wiped_at),
+        "reason": receipt.reason.value(),
+        "unregistered": receipt.unregistered,
+        "signature": receipt.signature,
+    })
+}
+
+/// The state of a call; its deadline in seconds since 1970, as in the push.
+pub fn call(call: &CallView) -> Value {
+    json!({"state": call_state(call.state), "deadline": call.deadline})
+}
+
+/// The word for a call's state.
+pub fn call_state(state: CallState) -> &'static str {
+    match state {
+        CallState::Waking => "waking",
+        CallState::Ringing => "ringing",
+        CallState::Answered => "answered",
+        CallState::Cancelled => "cancelled",
+        CallState::AnsweredElsewhere => "answered-elsewhere",
+        CallState::Declined => "declined",
+        CallState::TimedOut => "timed-out",
+    }
+}
+
+/// An instance as an operator sees it.
+pub fn listed(listed: &Listed) -> Value {
+    json!({
+        "instance": listed.instance.to_string(),
+        "app": listed.app,
+        "state": instance_state(listed.state),
+        "registration": registration(&listed.registration),
+        "created_at": rfc3339(listed.created_at),
+        "expires_at": rfc3339(listed.expires_at),
+        "call_push": provider(listed.call_push),
+        "alert_push": listed.alert_push.map(provider),
+    })
+}
+
+/// A part of the operator's list.
+pub fn page(page: &Page) -> Value {
+    let instances: Vec<_> = page.instances.iter().map(listed).collect();
+    json!({"instances": instances, "next": page.next.map(|next| next.to_string())})
+}
+
+/// What is held about an instance, as an operator may have it.
+pub fn export(export: &Export) -> Value {
+    let mut whole = listed(&export.listed);
+    whole["wake_for"] = wake_for(export.wake_for);
+    whole["presence"] = presence(export.presence).into();
+    let calls = export.calls.iter().map(|(id, view)| {
+        let mut one = call(view);
+        one["call"] = id.to_string().into();
+        one
+    });
+    whole["calls"] = calls.collect();
+    whole
+}
+
+fn instance_state(state: InstanceState) -> &'static str {
+    match state {
+        InstanceState::Active => "active",
+        InstanceState::Foreground => "foreground",
+        InstanceState::Ending => "ending",
+    }
+}
+
+/// `status` and `expires_in_s` are left out where there is none.
+fn registration(registration: &Registration) -> Value {
+    let state = match registration.state {
+        RegistrationState::Registered => "registered",
+        RegistrationState::Registering => "registering",
+        RegistrationState::Retrying => "retrying",
+        RegistrationState::Unregistered => "unregistered",
+    };
+    let mut value = json!({"state": state});
+    if let Some(status) = registration.status {
+        value["status"] = status.into();
+    }
+    if let Some(seconds) = registration.expires_in_s {
+        value["expires_in_s"] = seconds.into();
+    }
+    value
+}
+
+fn edge(edge: &EdgeAddress) -> Value {
+    json!({"proxy": edge.proxy, "username": edge.username.to_string(), "realm": edge.realm})
+}
+
+fn provider(provider: Provider) -> Value {
+    match provider {
+        Provider::ApnsProduction => json!({"provider": "apns", "environment": "production"}),
+        Provider::ApnsSandbox => json!({"provider": "apns", "environment": "sandbox"}),
+        Provider::Fcm => json!({"provider": "fcm"}),
+    }
+}
+
+fn wake_for(wake_for: WakeFor) -> Value {
+    let events = [
+        (wake_for.call, "call"),
+        (wake_for.message, "message"),
+        (wake_for.voicemail, "voicemail"),
+        (wake_for.missed_call, "missed-call"),
+    ];
+    events.iter().filter(|(wanted, _)| *wanted).map(|(_, event)| *event).collect()
+}
+
+fn presence(presence: Presence) -> &'static str {
+    match presence {
+        Presence::Foreground => "foreground",
+        Presence::Background => "background",
+    }
+}

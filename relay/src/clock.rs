@@ -1,0 +1,63 @@
+//! Wall-clock time as the outside sees it: seconds since 1970 and their text form.
+//!
+//! Invariant: the one place that reads the system's wall clock and the one place that writes RFC 3339. What is
+//! scheduled inside the process uses the monotonic clock instead; nothing here schedules.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Seconds in a day; a leap second is not counted.
+pub const DAY_S: u64 = 86_400;
+
+/// The last second that [`rfc3339`] writes: the end of the year 9999.
+const LAST_S: u64 = 253_402_300_799;
+
+/// Now, in whole seconds since 1970-01-01T00:00:00Z; 0 when the system's clock stands before that.
+pub fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Writes `unix` (seconds since 1970) as RFC 3339 in UTC with whole seconds: `2026-11-27T09:00:00Z`.
+/// A time past the year 9999 is written as that year's last second.
+pub fn rfc3339(unix: u64) -> String {
+    let unix = unix.min(LAST_S);
+    let (year, month, day) = civil(unix / DAY_S);
+    let of_day = unix % DAY_S;
+    let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// The Gregorian date of a day counted from 1970-01-01. The year is taken to begin in March, so that the leap day is
+/// its last day and needs no case of its own.
+fn civil(day: u64) -> (u64, u64, u64) {
+    const DAYS_TO_1970: u64 = 719_468; // from 0000-03-01
+    const DAYS_IN_ERA: u64 = 146_097; // 400 years
+    let day = day + DAYS_TO_1970;
+    let (era, of_era) = (day / DAYS_IN_ERA, day % DAYS_IN_ERA);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * of_year + 2) / 153;
+    let day_of_month = of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day_of_month)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_written_as_the_calendar_has_it() {
+        for (unix, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (951_868_800, "2000-03-01T00:00:00Z"),
+            (1_795_000_000, "2026-11-18T11:06:40Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+            (253_402_300_799, "9999-12-31T23:59:59Z"),
+            (u64::MAX, "9999-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(rfc3339(unix), text);
+        }
+    }
+}

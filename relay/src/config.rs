@@ -1,0 +1,252 @@
+//! The configuration: typed TOML, unknown keys refused, every problem reported at once.
+//!
+//! A value comes from the file, or from the environment as `SIPWAKE_SECTION__KEY` (which wins), or from its default.
+//! A relative path is relative to the directory of the configuration file. Secrets are never written in the file
+//! itself: it names files that hold them.
+//!
+//! Invariant: a [`Config`] that exists is right: each address, duration, domain and key in it has been parsed and is
+//! within its bounds, so nothing downstream checks again. `Debug` shows no secret. Deliberately absent: whether a
+//! port can be bound or a store answers (`sipwake check` asks those that own them), and any change while running.
+//!
+#![doc = include_str!("config/settings.md")]
+
+mod environment;
+mod problem;
+mod reader;
+mod sections;
+mod values;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::secret::{ApiKey, SecretText};
+
+pub use problem::{Problem, Problems};
+pub(crate) use values::host as canonical_host;
+pub use values::{DomainRules, HostPort};
+
+/// Everything an operator can set.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// SIP over TLS, for devices.
+    pub edge: Edge,
+    /// HTTPS, for apps and SIP servers.
+    pub api: Api,
+    /// HTTPS, for operators.
+    pub operator: Operator,
+    /// The certificate of every listener.
+    pub tls: Tls,
+    /// Toward the accounts' SIP servers.
+    pub upstream: Upstream,
+    /// Where sealed records are kept.
+    pub store: Store,
+    /// How long a push instance may live.
+    pub lifetime: Lifetime,
+    /// How long a call waits.
+    pub call: Call,
+    /// The mobile applications served; ids and keys are unique.
+    pub apps: Vec<App>,
+    /// The SIP servers that may ask for a wake; ids and keys are unique.
+    pub sip_servers: Vec<SipServer>,
+    /// What is allowed but should be said at start-up: a place and what it means.
+    pub cautions: Vec<Problem>,
+}
+
+/// `[edge]`: SIP over TLS, for devices.
+#[derive(Debug, Clone)]
+pub struct Edge {
+    /// Where devices connect; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// What pushes and Record-Route name. Port 0, allowed only while `listen` has port 0, means the port it got.
+    pub public: HostPort,
+    /// SIP over secure WebSocket (RFC 7118), when set.
+    pub websocket: Option<SocketAddr>,
+}
+
+/// `[api]`: HTTPS, for apps and SIP servers.
+#[derive(Debug, Clone)]
+pub struct Api {
+    /// Where apps connect; port 0 takes a free one.
+    pub listen: SocketAddr,
+}
+
+/// `[operator]`: HTTPS, for operators.
+#[derive(Debug, Clone)]
+pub struct Operator {
+    /// Where operators connect; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The bearer token of everything but `/healthz` and `/readyz`; at least 16 characters.
+    pub token: ApiKey,
+}
+
+/// `[tls]`: the certificate of every listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tls {
+    /// PEM files, re-read when they change.
+    Files {
+        /// The chain, leaf first.
+        certificate: PathBuf,
+        /// The leaf's private key.
+        key: PathBuf,
+    },
+    /// Made on the spot; only [`Config::development`] has this.
+    Development,
+}
+
+/// `[upstream]`: toward the accounts' SIP servers.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    /// The transports in use; at least one.
+    pub transports: Transports,
+    /// Local address of the UDP socket, used when UDP is named; port 0 takes a free one.
+    pub udp_listen: SocketAddr,
+    /// Where SIP servers connect over TCP, used when TCP is named; port 0 takes a free one.
+    pub tcp_listen: SocketAddr,
+    /// Where SIP servers connect over TLS, used when TLS is named; port 0 takes a free one.
+    pub tls_listen: SocketAddr,
+    /// The host that Contact and Via name: a host name, an IPv4 address or a bracketed IPv6 address.
+    pub public_host: Box<str>,
+    /// PEM certificates trusted beside the system's roots.
+    pub ca_file: Option<PathBuf>,
+    /// Networks reachable although private, loopback or link-local.
+    pub allow_addresses: Vec<IpNet>,
+    /// The SIP domains that accounts may belong to.
+    pub domains: DomainRules,
+    /// The Expires asked for, 1 s to 24 h.
+    pub register_expires: Duration,
+}
+
+/// Which transports may be used toward SIP servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transports {
+    /// Plain datagrams.
+    pub udp: bool,
+    /// Plain streams.
+    pub tcp: bool,
+    /// TLS over TCP, verified.
+    pub tls: bool,
+}
+
+/// `[store]`: where sealed records are kept.
+#[derive(Debug, Clone)]
+pub struct Store {
+    /// `memory:` or a Redis URL; secret because it may hold a password.
+    pub url: SecretText,
+    /// The file of the sealing keys, made on first start. `None`, only in development: keys that die with the process.
+    pub keyring: Option<PathBuf>,
+}
+
+/// `[lifetime]`: how long a push instance may live; 1 s ≤ min ≤ default ≤ max ≤ 6 days.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetime {
+    /// A shorter wish is raised to this or refused.
+    pub min: Duration,
+    /// Given when the app names none.
+    pub default: Duration,
+    /// A longer wish is cut to this or refused.
+    pub max: Duration,
+}
+
+/// `[call]`: how long a call waits, and what its caller hears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call {
+    /// From INVITE to a device on the edge, 1 s to 180 s; then 480.
+    pub ring_timeout: Duration,
+    /// From INVITE to its answer, 1 s to 600 s, never below `ring_timeout`.
+    pub answer_timeout: Duration,
+    /// When the caller first hears 180.
+    pub early_ringing: EarlyRinging,
+}
+
+/// When the caller first hears 180.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EarlyRinging {
+    /// As soon as the call is held.
+    Immediately,
+    /// When the push service has accepted the push.
+    AfterPushAccepted,
+    /// When the device itself rings.
+    AfterDeviceRings,
+}
+
+/// `[[app]]`: one mobile application.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// The application's id: on APNs its bundle.
+    pub id: Box<str>,
+    /// What the application shows at the API; at least 16 characters.
+    pub api_key: ApiKey,
+    /// Its APNs access.
+    pub apns: Option<Apns>,
+    /// Its FCM access. In a file one of the two is always there.
+    pub fcm: Option<Fcm>,
+}
+
+/// `[app.apns]`.
+#[derive(Debug, Clone)]
+pub struct Apns {
+    /// The provider key, PKCS #8 in PEM (the `.p8` file's content).
+    pub key: SecretText,
+    /// The key's id, ten letters or digits.
+    pub key_id: Box<str>,
+    /// The team's id, ten letters or digits.
+    pub team_id: Box<str>,
+    /// Another APNs, as `https://host[:port]`.
+    pub endpoint: Option<Box<str>>,
+    /// PEM certificates trusted for `endpoint` beside the system's roots.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// `[app.fcm]`.
+#[derive(Debug, Clone)]
+pub struct Fcm {
+    /// The service account's JSON.
+    pub service_account: SecretText,
+    /// Another FCM, as `https://host[:port]`.
+    pub endpoint: Option<Box<str>>,
+    /// PEM certificates trusted for `endpoint` and the account's `token_uri` beside the system's roots.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// `[[sip_server]]`: who may call `POST /v1/wake`.
+#[derive(Debug, Clone)]
+pub struct SipServer {
+    /// A name for logs and audit.
+    pub id: Box<str>,
+    /// What it shows at the API; at least 16 characters.
+    pub key: ApiKey,
+}
+
+impl Config {
+    /// Reads the file and the process's environment. Fails with every problem there is, in the order of the file.
+    pub fn load(file: &Path) -> Result<Config, Problems> {
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            Problems::one(Problem::new(
+                &file.display().to_string(),
+                format!("cannot be read: {error}"),
+                "name an existing file with --config",
+            ))
+        })?;
+        let directory = file.parent().unwrap_or(Path::new(""));
+        Config::read(&text, directory, environment::of_this_process())
+    }
+
+    /// Reads a configuration's text. `directory` is what relative paths are relative to, `environment` the variables
+    /// that may override (those of other names are ignored). Fails with every problem there is.
+    pub fn read(
+        text: &str,
+        directory: &Path,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Config, Problems> {
+        sections::read(text, directory, environment, sections::Profile::File)
+    }
+
+    /// What `serve` without a file uses: loopback listeners, a development certificate, the store in memory, one app
+    /// without a push service and with a key made on the spot. The environment still overrides.
+    pub fn development() -> Result<Config, Problems> {
+        sections::read("", Path::new(""), environment::of_this_process(), sections::Profile::Development)
+    }
+}

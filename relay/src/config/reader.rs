@@ -1,0 +1,363 @@
+//! A TOML table that is read key by key and complains about what it does not like.
+//!
+//! Invariant: reading never stops at a problem. Every key that was not asked for is reported by [`Reader::finish`],
+//! with the nearest known name when there is one. A value's text is repeated only by settings that hold no secret.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::{Table, Value};
+use zeroize::Zeroizing;
+
+use super::environment::Origins;
+use super::problem::Problem;
+use super::values;
+use crate::secret::SecretText;
+
+/// The largest secret or certificate file read, in bytes; a larger one is refused.
+const MAX_FILE: u64 = 256 * 1024;
+
+/// What all readers of one configuration share.
+pub(super) struct Shared {
+    /// What relative paths are relative to.
+    pub directory: PathBuf,
+    /// What came from the environment.
+    pub origins: Origins,
+    /// What is wrong so far.
+    pub problems: RefCell<Vec<Problem>>,
+    /// What is allowed but should be said.
+    pub cautions: RefCell<Vec<Problem>>,
+}
+
+/// One table of the configuration.
+pub(super) struct Reader<'a> {
+    shared: &'a Shared,
+    prefix: String,
+    table: Table,
+    asked: Vec<&'static str>,
+}
+
+impl<'a> Reader<'a> {
+    /// Reads `table`, whose keys are found under `prefix` (empty, or ending in a dot).
+    pub fn new(shared: &'a Shared, prefix: String, table: Table) -> Self {
+        Self { shared, prefix, table, asked: Vec::new() }
+    }
+
+    /// Reports every key that nobody asked for.
+    pub fn finish(self) {
+        for key in self.table.keys() {
+            let near = self.asked.iter().find(|known| is_near(known, key));
+            let remedy = match near {
+                Some(known) => format!("did you mean {known:?}?"),
+                None => format!("remove it; known here: {}", self.asked.join(", ")),
+            };
+            self.problem(key, "is not a setting", remedy);
+        }
+    }
+
+    /// Reports what is wrong with `key`.
+    pub fn problem(&self, key: &str, what: impl Into<String>, remedy: impl Into<String>) {
+        let problem = Problem::new(&self.place(key), what, remedy);
+        self.shared.problems.borrow_mut().push(problem);
+    }
+
+    /// Says what `key` means although it is allowed.
+    pub fn caution(&self, key: &str, what: impl Into<String>, remedy: impl Into<String>) {
+        let caution = Problem::new(&self.place(key), what, remedy);
+        self.shared.cautions.borrow_mut().push(caution);
+    }
+
+    /// Whether `key` is set and not yet read.
+    pub fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// Marks `key` as known although nobody reads it now.
+    pub fn known(&mut self, key: &'static str) {
+        self.asked.push(key);
+    }
+
+    /// What relative paths are relative to.
+    pub fn directory(&self) -> &Path {
+        &self.shared.directory
+    }
+
+    /// The table under `key`; `None` when it is not there.
+    pub fn section(&mut self, key: &'static str) -> Option<Reader<'a>> {
+        match self.take(key)? {
+            Value::Table(table) => Some(Reader::new(self.shared, format!("{}{key}.", self.prefix), table)),
+            _ => {
+                self.problem(key, "is not a section", format!("write it as [{}{key}]", self.prefix));
+                None
+            }
+        }
+    }
+
+    /// The table under `key`, an empty one when it is not there.
+    pub fn section_or_empty(&mut self, key: &'static str) -> Reader<'a> {
+        let empty = Reader::new(self.shared, format!("{}{key}.", self.prefix), Table::new());
+        self.section(key).unwrap_or(empty)
+    }
+
+    /// The tables of the array under `key`, at most `max`.
+    pub fn sections(&mut self, key: &'static str, max: usize) -> Vec<Reader<'a>> {
+        let Some(value) = self.take(key) else { return Vec::new() };
+        let tables =
+            value.as_array().map(|array| array.iter().filter_map(Value::as_table).cloned().collect::<Vec<_>>());
+        match tables {
+            Some(tables) if tables.len() > max => {
+                self.problem(key, format!("is there {} times", tables.len()), format!("keep it to {max}"));
+                Vec::new()
+            }
+            Some(tables) if Some(tables.len()) == value.as_array().map(Vec::len) => tables
+                .into_iter()
+                .enumerate()
+                .map(|(index, table)| Reader::new(self.shared, format!("{}{key}[{index}].", self.prefix), table))
+                .collect(),
+            _ => {
+                self.problem(key, "is not a list of sections", format!("write each as [[{key}]]"));
+                Vec::new()
+            }
+        }
+    }
+
+    /// A text; `None` when it is absent or no text (which is reported).
+    pub fn text(&mut self, key: &'static str) -> Option<String> {
+        match self.take(key)? {
+            Value::String(text) => Some(text),
+            other => {
+                self.problem(key, format!("is {}, not a text", other.type_str()), "write it in quotes");
+                None
+            }
+        }
+    }
+
+    /// A text read by `parse` that must be there.
+    pub fn required_parsed<T>(
+        &mut self,
+        key: &'static str,
+        wanted: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        self.require(key, &format!("write {wanted}"));
+        self.optional(key, wanted, parse)
+    }
+
+    /// The path of a file that can be opened and must be named; an empty path when there is a problem.
+    pub fn required_file(&mut self, key: &'static str, remedy: &str) -> PathBuf {
+        self.require(key, remedy);
+        self.file(key).unwrap_or_default()
+    }
+
+    /// The content of a secret file that must be named.
+    pub fn required_secret(&mut self, key: &'static str, min: usize, remedy: &str) -> Option<SecretText> {
+        self.require(key, remedy);
+        self.secret(key, min)
+    }
+
+    /// A text read by `parse`; `default` when absent or wrong (the latter is reported, with what is `wanted`).
+    pub fn parsed<T>(
+        &mut self,
+        key: &'static str,
+        wanted: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+        default: T,
+    ) -> T {
+        self.optional(key, wanted, parse).unwrap_or(default)
+    }
+
+    /// A text read by `parse`, when it is there.
+    pub fn optional<T>(&mut self, key: &'static str, wanted: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        let text = self.text(key)?;
+        let value = parse(&text);
+        if value.is_none() {
+            self.problem(key, format!("{text:?} is not valid"), format!("write {wanted}"));
+        }
+        value
+    }
+
+    /// A list of texts; from the environment also `a, b`.
+    pub fn list(&mut self, key: &'static str) -> Option<Vec<String>> {
+        let value = self.take(key)?;
+        let value = match value {
+            Value::String(text) if self.origin(key).is_some() => from_environment(&text),
+            other => other,
+        };
+        let texts = value
+            .as_array()
+            .map(|array| array.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>());
+        match texts {
+            Some(Some(texts)) => Some(texts),
+            _ => {
+                self.problem(key, "is not a list of texts", format!("write {key} = [\"…\", \"…\"]"));
+                None
+            }
+        }
+    }
+
+    /// A duration between `min` and `max`, both allowed.
+    pub fn duration(&mut self, key: &'static str, default: Duration, min: Duration, max: Duration) -> Duration {
+        let wanted = format!("a duration from {} to {}", values::duration_text(min), values::duration_text(max));
+        let parse = |text: &str| values::duration(text).filter(|value| (min..=max).contains(value));
+        self.parsed(key, &format!("{wanted}, like \"600s\", \"90m\", \"12h\" or \"3d\""), parse, default)
+    }
+
+    /// A path, made absolute against the configuration's directory.
+    pub fn path(&mut self, key: &'static str) -> Option<PathBuf> {
+        let text = self.text(key)?;
+        if text.is_empty() {
+            self.problem(key, "is empty", "name a file");
+            return None;
+        }
+        Some(self.shared.directory.join(text))
+    }
+
+    /// The path of a file that can be opened.
+    pub fn file(&mut self, key: &'static str) -> Option<PathBuf> {
+        let path = self.path(key)?;
+        match std::fs::File::open(&path).and_then(|file| file.metadata()) {
+            Ok(metadata) if metadata.is_file() => Some(path),
+            Ok(_) => {
+                self.problem(key, format!("{} is not a file", path.display()), "name a file");
+                None
+            }
+            Err(error) => {
+                self.unreadable(key, &path, &error);
+                None
+            }
+        }
+    }
+
+    /// The content of a secret file, without its trailing line break; at least `min` characters.
+    pub fn secret(&mut self, key: &'static str, min: usize) -> Option<SecretText> {
+        let path = self.path(key)?;
+        let content = match read_secret(&path) {
+            Ok(content) => content,
+            Err(error) => {
+                self.unreadable(key, &path, &error);
+                return None;
+            }
+        };
+        let Ok(text) = std::str::from_utf8(&content) else {
+            self.problem(key, format!("{} is not text", path.display()), "write the secret as UTF-8 text");
+            return None;
+        };
+        let text = text.trim_end_matches(['\r', '\n']);
+        if text.chars().count() < min {
+            let what = match text.is_empty() {
+                true => format!("{} is empty", path.display()),
+                false => format!("the secret in {} is shorter than {min} characters", path.display()),
+            };
+            self.problem(key, what, "put a random secret there, for example from: openssl rand -hex 32");
+            return None;
+        }
+        self.caution_if_others_can_read(key, &path);
+        Some(SecretText::new(text))
+    }
+
+    fn unreadable(&self, key: &str, path: &Path, error: &std::io::Error) {
+        self.problem(
+            key,
+            format!("{} cannot be read: {error}", path.display()),
+            "name a file that the relay's user can read; a relative path starts at the configuration file's directory",
+        );
+    }
+
+    fn caution_if_others_can_read(&self, key: &str, path: &Path) {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(path).map(|metadata| metadata.permissions().mode());
+        if mode.is_ok_and(|mode| mode & 0o004 != 0) {
+            let what = format!("{} can be read by every user of this machine", path.display());
+            self.caution(key, what, "chmod 600 it");
+        }
+    }
+
+    fn require(&self, key: &str, remedy: &str) {
+        if !self.has(key) {
+            self.problem(key, "is missing", remedy);
+        }
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<Value> {
+        self.asked.push(key);
+        self.table.remove(key)
+    }
+
+    fn origin(&self, key: &str) -> Option<&str> {
+        let place = format!("{}{key}", self.prefix);
+        let origin = self.shared.origins.iter().find(|(known, _)| *known == place);
+        origin.map(|(_, variable)| &**variable)
+    }
+
+    fn place(&self, key: &str) -> String {
+        match self.origin(key) {
+            Some(variable) => format!("{}{key} (from {variable})", self.prefix),
+            None => format!("{}{key}", self.prefix),
+        }
+    }
+}
+
+/// Reads a file into a buffer sized beforehand, so that no copy of its content stays behind.
+fn read_secret(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
+    use std::io::{Error, Read};
+    let file = std::fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    if length > MAX_FILE {
+        return Err(Error::other(format!("it is larger than {MAX_FILE} bytes")));
+    }
+    let mut content = Zeroizing::new(vec![0; length as usize]);
+    let mut file = file.take(length);
+    let mut filled = 0;
+    while filled < content.len() {
+        match file.read(&mut content[filled..])? {
+            0 => break,
+            count => filled += count,
+        }
+    }
+    content.truncate(filled);
+    Ok(content)
+}
+
+/// `["a", "b"]` or `a, b`; empty text is an empty list.
+fn from_environment(text: &str) -> Value {
+    if text.trim_start().starts_with('[') {
+        let parsed = format!("list = {text}").parse::<Table>().ok();
+        return parsed.and_then(|mut table| table.remove("list")).unwrap_or(Value::Boolean(false));
+    }
+    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+    Value::Array(items.map(|item| Value::String(item.to_owned())).collect())
+}
+
+/// Whether two keys differ by one letter added, left out, changed or swapped with its neighbour, or by `-` for `_`.
+fn is_near(known: &str, key: &str) -> bool {
+    let (a, b) = (known.as_bytes(), key.as_bytes());
+    let front = a.iter().zip(b).take_while(|(x, y)| x == y).count();
+    let back = a[front..].iter().rev().zip(b[front..].iter().rev()).take_while(|(x, y)| x == y).count();
+    let (left_a, left_b) = (&a[front..a.len() - back], &b[front..b.len() - back]);
+    let swapped = left_a.len() == 2 && left_b.len() == 2 && left_a[0] == left_b[1] && left_a[1] == left_b[0];
+    key.replace('-', "_") == known || swapped || (left_a.len() <= 1 && left_b.len() <= 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_of_the_finger_is_recognised() {
+        for key in ["listn", "listenn", "lisetn", "lisben"] {
+            assert!(is_near("listen", key), "{key}");
+        }
+        assert!(is_near("key_file", "key-file"));
+        assert!(!is_near("listen", "public"));
+    }
+
+    #[test]
+    fn a_list_from_the_environment_is_commas_or_toml() {
+        let list = |items: &[&str]| Value::Array(items.iter().map(|item| Value::String((*item).into())).collect());
+        assert_eq!(from_environment("tls, udp"), list(&["tls", "udp"]));
+        assert_eq!(from_environment(r#"["tls", "udp"]"#), list(&["tls", "udp"]));
+        assert_eq!(from_environment(""), list(&[]));
+        assert_eq!(from_environment("[tls"), Value::Boolean(false));
+    }
+}

@@ -1,0 +1,488 @@
+//! The sections of the configuration, one function each, and what must hold between them.
+//!
+//! Invariant: each function reads every key of its section, gives a value even where one is wrong (so that all
+//! problems are found), and leaves the verdict to [`read`], which gives a [`Config`] only when there was none.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use aws_lc_rs::rand;
+use toml::Table;
+
+use super::problem::{Problem, Problems};
+use super::reader::{Reader, Shared};
+use super::values::{self, DomainRules, HostPort};
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The longest life of a push instance: no setting goes above it.
+const MAX_LIFETIME: Duration = Duration::from_secs(6 * 86_400);
+/// Below this a lifetime is allowed, and said at start-up: phones that sleep over a weekend lose their registration.
+const USUAL_MIN_LIFETIME: Duration = Duration::from_secs(3 * 86_400);
+/// The longest registration asked for upstream.
+const MAX_REGISTER_EXPIRES: Duration = DAY;
+/// Below this a registration is allowed, and said at start-up: it loads the SIP servers.
+const USUAL_MIN_REGISTER_EXPIRES: Duration = Duration::from_secs(60);
+/// The longest wait for a device; past three minutes SIP proxies give a call up (RFC 3261 §16.6, Timer C).
+const MAX_RING_TIMEOUT: Duration = Duration::from_secs(180);
+/// The longest wait for an answer.
+const MAX_ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
+/// The shortest key or token accepted, in characters.
+const MIN_SECRET: usize = 16;
+/// Entries of a list and sections of an array; more is refused.
+const MAX_ENTRIES: usize = 1_024;
+
+/// Who reads: a file must name what has no sensible default, development makes it on the spot.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Profile {
+    File,
+    Development,
+}
+
+/// Reads everything; gives the configuration or all that is wrong with it.
+pub(super) fn read(
+    text: &str,
+    directory: &Path,
+    environment: impl IntoIterator<Item = (String, String)>,
+    profile: Profile,
+) -> Result<Config, Problems> {
+    let mut table = text.parse::<Table>().map_err(|error| Problems::one(syntax(text, &error)))?;
+    let mut problems = Vec::new();
+    let origins = environment::apply(&mut table, environment, &mut problems);
+    let shared = Shared {
+        directory: directory.to_owned(),
+        origins,
+        problems: RefCell::new(problems),
+        cautions: RefCell::default(),
+    };
+    let mut root = Reader::new(&shared, String::new(), table);
+    let edge = edge(&mut root, profile);
+    let mut config = Config {
+        api: Api { listen: listener(&mut root, "api", profile, 8443) },
+        operator: operator(&mut root, profile),
+        tls: tls(&mut root, profile),
+        upstream: upstream(&mut root, profile, &edge),
+        store: store(&mut root, profile),
+        lifetime: lifetime(&mut root),
+        call: call(&mut root),
+        apps: apps(&mut root, profile),
+        sip_servers: sip_servers(&mut root),
+        cautions: Vec::new(),
+        edge,
+    };
+    distinct_listeners(&config, &root);
+    root.finish();
+    config.cautions = shared.cautions.take();
+    Problems::some(shared.problems.take()).map_or(Ok(config), Err)
+}
+
+/// A syntax error with its line; the line itself is not repeated.
+fn syntax(text: &str, error: &toml::de::Error) -> Problem {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    Problem::new(&format!("line {line}"), format!("is not TOML: {}", error.message()), "see https://toml.io")
+}
+
+/// The section `name`, empty when it is absent.
+fn section<'a>(root: &mut Reader<'a>, name: &'static str) -> Reader<'a> {
+    root.section_or_empty(name)
+}
+
+fn edge(root: &mut Reader<'_>, profile: Profile) -> Edge {
+    let mut edge = section(root, "edge");
+    let listen = address(&mut edge, "listen", profile, 5061);
+    let websocket = edge.optional("websocket", ADDRESS, values::socket_address);
+    let fallback = HostPort { host: "127.0.0.1".into(), port: listen.port() };
+    let must_be_named = profile == Profile::File && !edge.has("public");
+    let public = edge.parsed("public", HOST_PORT, |text| values::host_port(text, 5061), fallback);
+    if must_be_named {
+        edge.problem("public", "is missing", "name the host and port where devices reach this relay");
+    } else if public.port == 0 && listen.port() != 0 {
+        edge.problem("public", "has port 0", "name the port where devices reach this relay");
+    }
+    edge.finish();
+    Edge { listen, public, websocket }
+}
+
+fn operator(root: &mut Reader<'_>, profile: Profile) -> Operator {
+    let mut operator = section(root, "operator");
+    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 9443));
+    let listen = operator.parsed("listen", ADDRESS, values::socket_address, default);
+    let token = key(&mut operator, "token_file", profile);
+    operator.finish();
+    Operator { listen, token }
+}
+
+fn listener(root: &mut Reader<'_>, name: &'static str, profile: Profile, port: u16) -> SocketAddr {
+    let mut section = section(root, name);
+    let listen = address(&mut section, "listen", profile, port);
+    section.finish();
+    listen
+}
+
+fn tls(root: &mut Reader<'_>, profile: Profile) -> Tls {
+    let mut tls = section(root, "tls");
+    let on_the_spot = profile == Profile::Development && !tls.has("certificate") && !tls.has("key");
+    let result = if on_the_spot {
+        Tls::Development
+    } else {
+        let certificate = tls.required_file("certificate", "name the PEM file of the certificate chain, leaf first");
+        let key = tls.required_file("key", "name the PEM file of the certificate's private key");
+        Tls::Files { certificate, key }
+    };
+    tls.finish();
+    result
+}
+
+fn upstream(root: &mut Reader<'_>, profile: Profile, edge: &Edge) -> Upstream {
+    let mut upstream = section(root, "upstream");
+    let transports = transports(&mut upstream, profile);
+    let allow_addresses = networks(&mut upstream, profile);
+    let register_expires =
+        upstream.duration("register_expires", Duration::from_secs(600), SECOND, MAX_REGISTER_EXPIRES);
+    if register_expires < USUAL_MIN_REGISTER_EXPIRES {
+        upstream.caution("register_expires", "is below 60s", "expect the SIP servers to refuse it or to feel the load");
+    }
+    let result = Upstream {
+        transports,
+        udp_listen: address(&mut upstream, "udp_listen", profile, 5070),
+        tcp_listen: address(&mut upstream, "tcp_listen", profile, 5070),
+        tls_listen: address(&mut upstream, "tls_listen", profile, 5071),
+        public_host: upstream.parsed("public_host", HOST, values::host, edge.public.host.clone()),
+        ca_file: upstream.file("ca_file"),
+        allow_addresses,
+        domains: domains(&mut upstream),
+        register_expires,
+    };
+    upstream.finish();
+    result
+}
+
+fn transports(upstream: &mut Reader<'_>, profile: Profile) -> Transports {
+    let remedy = "name at least one of \"tls\", \"tcp\", \"udp\"";
+    let all = profile == Profile::Development;
+    let mut transports = Transports { udp: all, tcp: all, tls: true };
+    let Some(names) = upstream.list("transports") else { return transports };
+    transports = Transports { udp: false, tcp: false, tls: false };
+    for name in &names {
+        match &**name {
+            "tls" => transports.tls = true,
+            "tcp" => transports.tcp = true,
+            "udp" => transports.udp = true,
+            other => upstream.problem("transports", format!("{other:?} is no transport"), remedy),
+        }
+    }
+    if names.is_empty() {
+        upstream.problem("transports", "is empty", remedy);
+    }
+    if transports.udp || transports.tcp {
+        let what = "lets accounts talk to SIP servers in the clear: calls and registrations can be read on the way";
+        upstream.caution("transports", what, "leave only \"tls\" where every SIP server speaks it");
+    }
+    transports
+}
+
+fn networks(upstream: &mut Reader<'_>, profile: Profile) -> Vec<IpNet> {
+    let Some(entries) = limited_list(upstream, "allow_addresses") else {
+        let loopback = ["127.0.0.0/8", "::1/128"];
+        let development = profile == Profile::Development;
+        return loopback.iter().filter(|_| development).filter_map(|net| net.parse().ok()).collect();
+    };
+    let mut networks = Vec::new();
+    for entry in &entries {
+        match values::network(entry) {
+            Some(network) => networks.push(network),
+            None => upstream.problem(
+                "allow_addresses",
+                format!("{entry:?} is not a network"),
+                "write networks like \"10.20.0.0/16\" or single addresses",
+            ),
+        }
+    }
+    if networks.iter().any(|network| network.prefix_len() == 0) {
+        let what = "allows every address: an account can make the relay connect to inside services";
+        upstream.caution("allow_addresses", what, "name only the networks of your SIP servers");
+    }
+    networks
+}
+
+fn domains(upstream: &mut Reader<'_>) -> DomainRules {
+    let remedy = "write \"*\", \"example.com\" or \"*.example.com\"";
+    let entries = limited_list(upstream, "domains");
+    if entries.as_ref().is_some_and(Vec::is_empty) {
+        upstream.problem("domains", "is empty, so no account could be enabled", remedy);
+    }
+    let entries = entries.unwrap_or_else(|| vec!["*".to_owned()]);
+    DomainRules::parse(&entries).unwrap_or_else(|what| {
+        upstream.problem("domains", what, remedy);
+        DomainRules::none()
+    })
+}
+
+fn limited_list(section: &mut Reader<'_>, key: &'static str) -> Option<Vec<String>> {
+    let list = section.list(key)?;
+    if list.len() > MAX_ENTRIES {
+        section.problem(key, format!("has {} entries", list.len()), format!("keep it to {MAX_ENTRIES}"));
+        return Some(Vec::new());
+    }
+    Some(list)
+}
+
+fn store(root: &mut Reader<'_>, profile: Profile) -> Store {
+    const SCHEMES: [&str; 6] =
+        ["redis://", "rediss://", "redis+sentinel://", "rediss+sentinel://", "redis+cluster://", "rediss+cluster://"];
+    let mut store = section(root, "store");
+    let url = store.text("url").map(zeroize::Zeroizing::new);
+    let url = url.as_ref().map_or("memory:", |url| &***url);
+    let known = SCHEMES.iter().any(|scheme| url.len() > scheme.len() && url.starts_with(scheme));
+    if url != "memory:" && !known {
+        let remedy = format!("write \"memory:\" or a URL that begins with one of {}", SCHEMES.join(", "));
+        store.problem("url", "is not the URL of a store", remedy);
+    }
+    if profile == Profile::File && url == "memory:" {
+        let what = "is \"memory:\": a restart forgets every push instance";
+        store.caution("url", what, "name a Redis for anything but a trial");
+    }
+    let keyring = match (store.path("keyring"), profile) {
+        (Some(path), _) => Some(path),
+        (None, Profile::File) => Some(store.directory().join("secrets/keyring")),
+        (None, Profile::Development) => None,
+    };
+    let url = SecretText::new(url);
+    store.finish();
+    Store { url, keyring }
+}
+
+fn lifetime(root: &mut Reader<'_>) -> Lifetime {
+    let mut section = section(root, "lifetime");
+    let mut bounded = |key, default| section.duration(key, default, SECOND, MAX_LIFETIME);
+    let lifetime =
+        Lifetime { min: bounded("min", 3 * DAY), default: bounded("default", 5 * DAY), max: bounded("max", 6 * DAY) };
+    if lifetime.min > lifetime.default {
+        section.problem("default", "is below lifetime.min", "keep min ≤ default ≤ max");
+    }
+    if lifetime.default > lifetime.max {
+        section.problem("max", "is below lifetime.default", "keep min ≤ default ≤ max");
+    }
+    if lifetime.min < USUAL_MIN_LIFETIME {
+        let what = "is below 3d: a phone that its user does not open for a weekend stops ringing";
+        section.caution("min", what, "leave it at 3d outside of trials");
+    }
+    section.finish();
+    lifetime
+}
+
+fn call(root: &mut Reader<'_>) -> Call {
+    let mut section = section(root, "call");
+    let early = |text: &str| match text {
+        "immediately" => Some(EarlyRinging::Immediately),
+        "after-push-accepted" => Some(EarlyRinging::AfterPushAccepted),
+        "after-device-rings" => Some(EarlyRinging::AfterDeviceRings),
+        _ => None,
+    };
+    let wanted = "\"immediately\", \"after-push-accepted\" or \"after-device-rings\"";
+    let call = Call {
+        ring_timeout: section.duration("ring_timeout", 30 * SECOND, SECOND, MAX_RING_TIMEOUT),
+        answer_timeout: section.duration("answer_timeout", 120 * SECOND, SECOND, MAX_ANSWER_TIMEOUT),
+        early_ringing: section.parsed("early_ringing", wanted, early, EarlyRinging::AfterPushAccepted),
+    };
+    if call.answer_timeout < call.ring_timeout {
+        section.problem(
+            "answer_timeout",
+            "is below call.ring_timeout",
+            "give the user time to answer after the device is there",
+        );
+    }
+    section.finish();
+    call
+}
+
+fn apps(root: &mut Reader<'_>, profile: Profile) -> Vec<App> {
+    if profile == Profile::Development && !root.has("app") {
+        root.known("app");
+        return vec![App { id: "com.example.phone".into(), api_key: random_key(), apns: None, fcm: None }];
+    }
+    let mut apps: Vec<App> = Vec::new();
+    for mut section in root.sections("app", MAX_ENTRIES) {
+        let app = App {
+            id: id(&mut section),
+            api_key: key(&mut section, "api_key_file", Profile::File),
+            apns: section.section("apns").map(apns),
+            fcm: section.section("fcm").map(fcm),
+        };
+        if app.apns.is_none() && app.fcm.is_none() && profile == Profile::File {
+            section.problem(
+                "apns",
+                "is missing, and so is fcm: nothing could wake a phone",
+                "add [app.apns], [app.fcm] or both",
+            );
+        }
+        let taken = apps.iter().map(|other| (&*other.id, &other.api_key));
+        distinct(&section, (&app.id, &app.api_key), taken, "api_key_file");
+        section.finish();
+        apps.push(app);
+    }
+    if apps.is_empty() {
+        root.caution("app", "is missing: no app can enable push", "add an [[app]]");
+    }
+    apps
+}
+
+fn apns(mut apns: Reader<'_>) -> Apns {
+    let ten = |text: &str| {
+        let valid = text.len() == 10 && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        valid.then(|| text.into())
+    };
+    let wanted = "the ten letters and digits that Apple gave";
+    let key = apns.required_secret("key_file", 1, "name the .p8 file of the provider key");
+    if key.as_ref().is_some_and(|key| !key.expose().contains("-----BEGIN PRIVATE KEY-----")) {
+        apns.problem("key_file", "holds no PKCS #8 private key in PEM", "name the .p8 file as Apple gave it");
+    }
+    let result = Apns {
+        key: key.unwrap_or_else(|| SecretText::new("")),
+        key_id: apns.required_parsed("key_id", wanted, ten).unwrap_or_default(),
+        team_id: apns.required_parsed("team_id", wanted, ten).unwrap_or_default(),
+        endpoint: apns.optional("endpoint", ORIGIN, values::https_origin),
+        ca_file: apns.file("ca_file"),
+    };
+    ca_needs_endpoint(&apns, result.endpoint.is_some(), result.ca_file.is_some());
+    apns.finish();
+    result
+}
+
+fn fcm(mut fcm: Reader<'_>) -> Fcm {
+    let account = fcm.required_secret("service_account_file", 1, "name the JSON file of the service account");
+    if account.as_ref().is_some_and(|account| !is_service_account(account.expose())) {
+        let what = "is not a service account's JSON with project_id, client_email, private_key and token_uri";
+        fcm.problem("service_account_file", what, "name the file as Google gave it");
+    }
+    let result = Fcm {
+        service_account: account.unwrap_or_else(|| SecretText::new("")),
+        endpoint: fcm.optional("endpoint", ORIGIN, values::https_origin),
+        ca_file: fcm.file("ca_file"),
+    };
+    fcm.finish();
+    result
+}
+
+/// Whether all that is needed is there; reads nothing out, so that no copy of the key is made.
+fn is_service_account(json: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Parts {
+        #[serde(rename = "project_id")]
+        _project: serde::de::IgnoredAny,
+        #[serde(rename = "client_email")]
+        _email: serde::de::IgnoredAny,
+        #[serde(rename = "private_key")]
+        _key: serde::de::IgnoredAny,
+        #[serde(rename = "token_uri")]
+        _token: serde::de::IgnoredAny,
+    }
+    serde_json::from_str::<Parts>(json).is_ok()
+}
+
+fn ca_needs_endpoint(section: &Reader<'_>, endpoint: bool, ca_file: bool) {
+    if ca_file && !endpoint {
+        section.problem("ca_file", "has no endpoint beside it", "remove it, or name the endpoint it is for");
+    }
+}
+
+fn sip_servers(root: &mut Reader<'_>) -> Vec<SipServer> {
+    let mut servers: Vec<SipServer> = Vec::new();
+    for mut section in root.sections("sip_server", MAX_ENTRIES) {
+        let server = SipServer { id: id(&mut section), key: key(&mut section, "key_file", Profile::File) };
+        let taken = servers.iter().map(|other| (&*other.id, &other.key));
+        distinct(&section, (&server.id, &server.key), taken, "key_file");
+        section.finish();
+        servers.push(server);
+    }
+    servers
+}
+
+/// Reports an id or a key that an earlier section has: a key tells who is calling.
+fn distinct<'a>(
+    section: &Reader<'_>,
+    (id, key): (&str, &ApiKey),
+    taken: impl Iterator<Item = (&'a str, &'a ApiKey)>,
+    key_setting: &str,
+) {
+    for (other_id, other_key) in taken {
+        if id == other_id && !id.is_empty() {
+            section.problem("id", format!("{id:?} is there twice"), "give each its own id");
+        }
+        if key == other_key && !key.expose().is_empty() {
+            section.problem(key_setting, format!("holds the key that {other_id:?} has"), "give each its own key");
+        }
+    }
+}
+
+/// Reports two listeners of one protocol that want the same port on overlapping addresses.
+fn distinct_listeners(config: &Config, root: &Reader<'_>) {
+    let upstream = &config.upstream;
+    let streams = [
+        ("edge.listen", Some(config.edge.listen)),
+        ("edge.websocket", config.edge.websocket),
+        ("api.listen", Some(config.api.listen)),
+        ("operator.listen", Some(config.operator.listen)),
+        ("upstream.tcp_listen", upstream.transports.tcp.then_some(upstream.tcp_listen)),
+        ("upstream.tls_listen", upstream.transports.tls.then_some(upstream.tls_listen)),
+    ];
+    let streams: Vec<_> = streams.into_iter().filter_map(|(place, address)| Some((place, address?))).collect();
+    for (index, (place, address)) in streams.iter().enumerate() {
+        for (other_place, other) in &streams[..index] {
+            let same_ip = address.ip() == other.ip() || address.ip().is_unspecified() || other.ip().is_unspecified();
+            if address.port() != 0 && address.port() == other.port() && same_ip {
+                root.problem(place, format!("{address} is taken by {other_place}"), "give each listener its own port");
+            }
+        }
+    }
+}
+
+const ADDRESS: &str = "an address and a port, like \"0.0.0.0:5061\" or \"[::]:5061\"";
+const HOST: &str = "a host name or an address, like \"relay1.example.net\"";
+const HOST_PORT: &str = "a host and a port, like \"relay1.example.net:5061\"";
+const ORIGIN: &str = "https://host or https://host:port, without a path";
+
+/// A listener's address; on loopback in development.
+fn address(section: &mut Reader<'_>, key: &'static str, profile: Profile, port: u16) -> SocketAddr {
+    let ip = match profile {
+        Profile::File => Ipv4Addr::UNSPECIFIED,
+        Profile::Development => Ipv4Addr::LOCALHOST,
+    };
+    section.parsed(key, ADDRESS, values::socket_address, SocketAddr::from((IpAddr::V4(ip), port)))
+}
+
+/// An id: 1 to 128 characters that are safe in a log line, a label and a file name.
+fn id(section: &mut Reader<'_>) -> Box<str> {
+    let safe = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    let parse = |text: &str| ((1..=128).contains(&text.len()) && text.bytes().all(safe)).then(|| text.into());
+    section.required_parsed("id", "1 to 128 letters, digits, dots, hyphens and underscores", parse).unwrap_or_default()
+}
+
+/// A key from its file; in development one made on the spot when no file is named.
+fn key(section: &mut Reader<'_>, setting: &'static str, profile: Profile) -> ApiKey {
+    if profile == Profile::Development && !section.has(setting) {
+        section.known(setting);
+        return random_key();
+    }
+    let remedy = "name a file with a random key, for example from: openssl rand -hex 32";
+    let secret = section.required_secret(setting, MIN_SECRET, remedy);
+    ApiKey::new(secret.as_ref().map_or("", SecretText::expose))
+}
+
+/// 128 random bits in hex.
+fn random_key() -> ApiKey {
+    let mut bytes = zeroize::Zeroizing::new([0u8; 16]);
+    // aws-lc aborts rather than fails when the system gives no randomness, so the error cannot occur.
+    rand::fill(&mut *bytes).expect("the system's random source answers");
+    let mut text = zeroize::Zeroizing::new(String::with_capacity(32));
+    for byte in bytes.iter() {
+        text.push(char::from(b"0123456789abcdef"[usize::from(byte >> 4)]));
+        text.push(char::from(b"0123456789abcdef"[usize::from(byte & 15)]));
+    }
+    ApiKey::new(&text)
+}

@@ -1,0 +1,342 @@
+//! What goes in and out of the use cases: wishes that are right by construction, views that hold no secret, and errors
+//! by what is answered.
+//!
+//! Invariant: of the types that go out, only [`Enabled`] holds a secret; no error carries text that a peer chose.
+
+use sip::id::{CallId, InstanceId};
+use thiserror::Error;
+
+pub use crate::metrics::labels::WipeReason;
+use crate::secret::InstanceSecret;
+use crate::vault::record::{Account, Device, Presence, Provider, PushTarget, WakeFor};
+
+/// What an app asks for when it enables push. Its fields are checked: URIs parse, tokens have their provider's form,
+/// the lifetime is within the operator's range.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Enable {
+    /// The SIP account that is lent.
+    pub account: Account,
+    /// The device to wake.
+    pub device: Device,
+    /// How long, in seconds; within the configured range, at most 6 days.
+    pub lifetime_s: u64,
+    /// Which events wake the device.
+    pub wake_for: WakeFor,
+}
+
+/// What a device asks to change; a field that is `None` or [`Field::Keep`] stays as it is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Change {
+    /// Where calls go from now on.
+    pub call_push: Option<PushTarget>,
+    /// Where everything else goes from now on.
+    pub alert_push: Field<PushTarget>,
+    /// Renew: seconds from now, within the configured range.
+    pub lifetime_s: Option<u64>,
+    /// Whether the app registers by itself from now on.
+    pub presence: Option<Presence>,
+    /// Which events wake the device from now on.
+    pub wake_for: Option<WakeFor>,
+}
+
+/// What happens to an optional field (JSON merge patch, RFC 7396).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Field<T> {
+    /// It was not named.
+    #[default]
+    Keep,
+    /// It was `null`.
+    Clear,
+    /// It has a new value.
+    Set(T),
+}
+
+/// The answer to an enabling.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Enabled {
+    /// The new instance.
+    pub instance: InstanceId,
+    /// What the device proves itself with from now on; given out this once.
+    pub secret: InstanceSecret,
+    /// When it ends, in seconds since 1970.
+    pub expires_at: u64,
+    /// How the registration stands: `Registered` is answered 201, anything else 202.
+    pub registration: Registration,
+    /// Where the device connects.
+    pub edge: EdgeAddress,
+}
+
+/// How the registration of an account stands at its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// The state.
+    pub state: RegistrationState,
+    /// The SIP status of the last answer, 100 to 699; `None` before the first.
+    pub status: Option<u16>,
+    /// How many seconds the server will keep it; `None` unless registered.
+    pub expires_in_s: Option<u32>,
+}
+
+/// The states of a registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegistrationState {
+    /// It stands.
+    Registered,
+    /// The first answer has not come yet.
+    Registering,
+    /// It failed and will be tried again.
+    Retrying,
+    /// It is not wanted: the app is in the foreground, or the instance is ending.
+    Unregistered,
+}
+
+/// The edge as a device needs it; the password is the instance secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EdgeAddress {
+    /// The outbound proxy to set: `sip:relay1.example.net:5061;transport=tls`.
+    pub proxy: Box<str>,
+    /// The digest user name: the instance id.
+    pub username: InstanceId,
+    /// The digest realm.
+    pub realm: &'static str,
+}
+
+/// Whether an instance works for its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstanceState {
+    /// The relay registers, or tries to.
+    Active,
+    /// The app registers by itself.
+    Foreground,
+    /// It is being unregistered and wiped.
+    Ending,
+}
+
+/// An instance as its device sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct View {
+    /// Which one.
+    pub instance: InstanceId,
+    /// Whether it works.
+    pub state: InstanceState,
+    /// How its registration stands.
+    pub registration: Registration,
+    /// When it was enabled, in seconds since 1970.
+    pub created_at: u64,
+    /// When it ends, in seconds since 1970.
+    pub expires_at: u64,
+    /// What the user calls the device.
+    pub label: Option<Box<str>>,
+    /// Where calls go.
+    pub call_push: Provider,
+    /// Where everything else goes.
+    pub alert_push: Option<Provider>,
+    /// Which events wake the device.
+    pub wake_for: WakeFor,
+    /// Whether the app registers by itself.
+    pub presence: Presence,
+    /// Where the device connects.
+    pub edge: EdgeAddress,
+}
+
+/// The proof of a wipe, signed by the relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// What was wiped.
+    pub instance: InstanceId,
+    /// When, in seconds since 1970.
+    pub wiped_at: u64,
+    /// Why.
+    pub reason: WipeReason,
+    /// Whether the SIP server confirmed the unregistration.
+    pub unregistered: bool,
+    /// The signature over the other members (Ed25519, base64url).
+    pub signature: Box<str>,
+}
+
+/// A call as its device sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallView {
+    /// How it stands.
+    pub state: CallState,
+    /// When the relay gives up waiting, in seconds since 1970; the state can be asked until then at least.
+    pub deadline: u64,
+}
+
+/// The states of a call; the last five are final.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallState {
+    /// The push is on its way, the device is not attached.
+    Waking,
+    /// The device rings.
+    Ringing,
+    /// The device answered.
+    Answered,
+    /// The caller gave up.
+    Cancelled,
+    /// Another device answered.
+    AnsweredElsewhere,
+    /// The device declined.
+    Declined,
+    /// Nobody answered in time.
+    TimedOut,
+}
+
+/// Why an enabling was not done. Nothing of it is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum EnableError {
+    /// The operator does not serve the AOR's domain.
+    #[error("the SIP domain is not allowed here")]
+    DomainNotAllowed,
+    /// The registrar or the proxy resolves only to addresses that this relay does not connect to.
+    #[error("the SIP server's address is not allowed here")]
+    AddressNotAllowed,
+    /// The account asks for a transport that the operator did not name.
+    #[error("the SIP transport is not allowed here")]
+    TransportNotAllowed,
+    /// The name of the registrar or the proxy leads to no address at all.
+    #[error("the SIP server has no address")]
+    UpstreamNotFound,
+    /// The SIP server refused the account for good.
+    #[error("the SIP server refused the account with {status}")]
+    UpstreamRefused {
+        /// The SIP status, 300 to 699.
+        status: u16,
+        /// What it means for the account.
+        reason: Refusal,
+    },
+    /// The store does not answer.
+    #[error("the store is away")]
+    StoreAway,
+    /// This node holds as many instances as it may.
+    #[error("this relay is full")]
+    TooMany,
+    /// This node is shutting down.
+    #[error("this relay is shutting down")]
+    Draining,
+}
+
+/// Why a SIP server refused an account, in words of our own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It refused the user name and password (or HA1).
+    Credentials,
+    /// It asks for another realm than the HA1s were made for.
+    Realm,
+    /// It asks for an algorithm for which no HA1 was given.
+    Algorithm,
+    /// It does not know the AOR.
+    UnknownUser,
+    /// It forbids this registration.
+    Forbidden,
+    /// Something else; the status tells.
+    Other,
+}
+
+impl Refusal {
+    /// What a final status to a REGISTER with credentials means.
+    pub fn of_status(status: u16) -> Self {
+        match status {
+            401 | 407 => Self::Credentials,
+            403 => Self::Forbidden,
+            404 | 410 | 604 => Self::UnknownUser,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Why a device may not do what it asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum AccessError {
+    /// There is no such instance, or it was wiped: 404.
+    #[error("no such instance")]
+    Unknown,
+    /// The secret is not the instance's: 401.
+    #[error("the secret is not the instance's")]
+    Forbidden,
+    /// The store does not answer: 503.
+    #[error("the store is away")]
+    StoreAway,
+}
+
+/// Why a change was not made; nothing of it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ChangeError {
+    /// The device may not.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// The App has no such push service at this relay.
+    #[error("the push provider is not configured for this app")]
+    ProviderNotConfigured {
+        /// It is the alert target that asks for it, not the call target.
+        alert: bool,
+    },
+}
+
+/// Why a call's state was not told or not changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum CallError {
+    /// The device may not.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// The instance has no such call, or not any more: 404.
+    #[error("no such call")]
+    UnknownCall,
+    /// The call has ended, so it cannot ring or be declined: 409.
+    #[error("the call is over")]
+    Over(CallState),
+}
+
+/// An instance as an operator sees it: nothing that tells whose it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listed {
+    /// Which one.
+    pub instance: InstanceId,
+    /// The App's id, as the operator configured it.
+    pub app: Box<str>,
+    /// Whether it works.
+    pub state: InstanceState,
+    /// How its registration stands.
+    pub registration: Registration,
+    /// When it was enabled, in seconds since 1970.
+    pub created_at: u64,
+    /// When it ends, in seconds since 1970.
+    pub expires_at: u64,
+    /// Where calls go.
+    pub call_push: Provider,
+    /// Where everything else goes.
+    pub alert_push: Option<Provider>,
+}
+
+/// A part of the list of instances.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Page {
+    /// In the order of their ids.
+    pub instances: Vec<Listed>,
+    /// Where the next page goes on; `None`: this was the last.
+    pub next: Option<InstanceId>,
+}
+
+/// What is held about an instance, with everything left out that tells whose it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Export {
+    /// The instance.
+    pub listed: Listed,
+    /// Which events wake the device.
+    pub wake_for: WakeFor,
+    /// Whether the app registers by itself.
+    pub presence: Presence,
+    /// Its calls that are still known.
+    pub calls: Vec<(CallId, CallView)>,
+}
+
+/// Why an operator's wish was not fulfilled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum OperatorError {
+    /// There is no such instance on this node.
+    #[error("no such instance")]
+    Unknown,
+    /// The store does not answer.
+    #[error("the store is away")]
+    StoreAway,
+}

@@ -1,0 +1,108 @@
+//! The metrics read back, for the status page: a person sees the same numbers as Prometheus.
+//!
+//! Invariant: reads only what [`Metrics::render`] gave out; a series that is not there reads as zero.
+
+use super::{Metric, Metrics};
+
+/// One scrape, ready to be asked.
+pub struct Reading {
+    series: Vec<Series>,
+}
+
+struct Series {
+    name: String,
+    labels: Vec<(String, String)>,
+    value: f64,
+}
+
+impl Reading {
+    /// Scrapes `metrics` now.
+    pub fn of(metrics: &Metrics) -> Self {
+        Self { series: metrics.render().lines().filter_map(parse).collect() }
+    }
+
+    /// The sum over all series of `metric` whose labels include `labels`.
+    pub fn value(&self, metric: Metric, labels: &[(&str, &str)]) -> f64 {
+        self.sum(metric.name(), labels)
+    }
+
+    /// How many samples the histogram `metric` holds.
+    pub fn count(&self, metric: Metric) -> f64 {
+        self.sum(&format!("{}_count", metric.name()), &[])
+    }
+
+    /// The upper bound, in seconds, of the bucket that holds the given share (0 to 1) of a histogram's samples; `None`
+    /// without samples, infinite beyond the last bucket.
+    pub fn within(&self, metric: Metric, share: f64) -> Option<f64> {
+        let wanted = share * self.count(metric);
+        if wanted <= 0.0 {
+            return None;
+        }
+        let name = format!("{}_bucket", metric.name());
+        let buckets = self.series.iter().filter(|series| series.name == name);
+        let bounds = buckets.filter(|series| series.value >= wanted).filter_map(|series| {
+            let (_, bound) = series.labels.iter().find(|(label, _)| label == "le")?;
+            bound.parse::<f64>().ok()
+        });
+        bounds.min_by(f64::total_cmp)
+    }
+
+    fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let fits = |series: &&Series| {
+            series.name == name
+                && labels.iter().all(|(label, value)| series.labels.iter().any(|(l, v)| l == label && v == value))
+        };
+        self.series.iter().filter(fits).map(|series| series.value).sum()
+    }
+}
+
+/// One line of the exposition; label values of ours hold neither quotes nor commas.
+fn parse(line: &str) -> Option<Series> {
+    if line.is_empty() || line.starts_with('#') {
+        return None;
+    }
+    let (left, value) = line.rsplit_once(' ')?;
+    let (name, labels) = match left.split_once('{') {
+        Some((name, rest)) => (name, rest.strip_suffix('}')?),
+        None => (left, ""),
+    };
+    let labels = labels.split(',').filter_map(|pair| {
+        let (label, value) = pair.split_once('=')?;
+        Some((label.to_owned(), value.trim_matches('"').to_owned()))
+    });
+    Some(Series { name: name.to_owned(), labels: labels.collect(), value: value.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::metrics::labels::{InviteOutcome, WipeReason};
+
+    #[test]
+    fn what_was_counted_is_read_back_by_label_and_in_sum() {
+        let metrics = Metrics::new();
+        metrics.wipe(WipeReason::Expired);
+        metrics.wipe(WipeReason::Expired);
+        metrics.wipe(WipeReason::Disabled);
+        metrics.invite(InviteOutcome::Answered);
+        let reading = Reading::of(&metrics);
+        assert_eq!(reading.value(Metric::Wipes, &[("reason", "expired")]), 2.0);
+        assert_eq!(reading.value(Metric::Wipes, &[]), 3.0);
+        assert_eq!(reading.value(Metric::Invites, &[]), 1.0);
+    }
+
+    #[test]
+    fn a_share_of_a_histogram_is_bounded_by_its_bucket() {
+        let metrics = Metrics::new();
+        assert_eq!(Reading::of(&metrics).within(Metric::Wake, 0.5), None);
+        for ms in [2, 2, 2, 40] {
+            metrics.wake(Duration::from_millis(ms));
+        }
+        let reading = Reading::of(&metrics);
+        assert_eq!(reading.count(Metric::Wake), 4.0);
+        assert_eq!(reading.within(Metric::Wake, 0.5), Some(0.0025));
+        assert_eq!(reading.within(Metric::Wake, 0.99), Some(0.05));
+    }
+}

@@ -1,0 +1,224 @@
+//! Serving a router over HTTPS, HTTP/1.1 and HTTP/2.
+//!
+//! A handler finds who is asking in the extension [`Peer`], and ends the connection after its answer by putting
+//! [`EndConnection`] into the response's extensions: then the buffers that held a credential are freed.
+//!
+//! Invariant: a connection that does nothing is closed: no TLS handshake in ten seconds, no complete header within
+//! [`HEADER_TIMEOUT`], no complete body within [`BODY_TIMEOUT`], no request for [`IDLE_CHECK`] to twice that. A
+//! request that is being served when the drain begins is answered, within [`DRAIN_TIMEOUT`].
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Request, Response, Version};
+use bytes::Bytes;
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{Sleep, interval, sleep, timeout};
+use tower::Service as _;
+
+use super::drain::Drain;
+use super::listen::{Accepted, Listener};
+
+/// The application protocols that a listener served here offers, best first.
+pub const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
+/// A request's header that takes longer, or an HTTP/1.1 connection without a request for as long, is closed.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(20);
+/// A request's body that takes longer fails for its handler.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often a connection is looked at: one that had no request since the last look is ended.
+pub const IDLE_CHECK: Duration = Duration::from_secs(30);
+/// What the requests being served get to end in when the drain begins; then they are cut off.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// HTTP/2 peers are asked for a sign of life this often.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// And closed when it takes longer than this.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Headers in a request, and their bytes in all: more is answered 431 or closed.
+const MAX_HEADERS: usize = 64;
+const MAX_HEADER_BYTES: usize = 16 * 1024;
+/// Requests at once on one HTTP/2 connection; more wait at the peer.
+const MAX_STREAMS: u32 = 64;
+
+/// Who is asking: an extension of each request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
+/// As an extension of a response: end the connection after it (`Connection: close`, or GOAWAY on HTTP/2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndConnection;
+
+/// Serves `router` on `listener` until the drain begins and the last answer is out, at most [`DRAIN_TIMEOUT`] later.
+pub async fn serve(mut listener: Listener, router: Router, drain: Drain) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Some(accepted) => connections.spawn(connection(accepted, router.clone(), drain.clone())),
+                None => break,
+            },
+            Some(_) = connections.join_next() => continue,
+        };
+    }
+    // What is left after this is cut off by dropping the set.
+    let _ = timeout(DRAIN_TIMEOUT, async { while connections.join_next().await.is_some() {} }).await;
+}
+
+async fn connection(accepted: Accepted, router: Router, drain: Drain) {
+    let life = Arc::new(Life::default());
+    let peer = Peer(accepted.peer);
+    let serving = life.clone();
+    let service = service_fn(move |request| answer(router.clone(), request, peer, serving.clone()));
+    let builder = match accepted.stream.alpn() {
+        Some(b"h2") => builder().http2_only(),
+        _ => builder().http1_only(),
+    };
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(accepted.stream), service));
+    let mut looks = interval(IDLE_CHECK);
+    looks.tick().await;
+    let mut started = 0;
+    let mut ending = false;
+    loop {
+        let end = tokio::select! {
+            ended = connection.as_mut() => {
+                // The usual ends: the peer left, or was not heard from.
+                if let Err(error) = ended { tracing::trace!(peer = %peer.0, error, "a connection ended early") }
+                return;
+            }
+            () = life.end.notified(), if !ending => true,
+            () = drain.begun(), if !ending => true,
+            _ = looks.tick() => {
+                let quiet = life.is_quiet_since(&mut started);
+                if quiet && ending { return }
+                quiet
+            }
+        };
+        if end && !ending {
+            ending = true;
+            connection.as_mut().graceful_shutdown();
+        }
+    }
+}
+
+fn builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEADER_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_BYTES as u32);
+    builder
+}
+
+async fn answer(
+    router: Router,
+    request: Request<Incoming>,
+    peer: Peer,
+    life: Arc<Life>,
+) -> Result<Response<Body>, Infallible> {
+    let _request = life.begin();
+    let version = request.version();
+    let mut request = request.map(Timed::body);
+    request.extensions_mut().insert(peer);
+    let mut router = router;
+    let Ok(mut response) = router.call(request).await;
+    if response.extensions_mut().remove::<EndConnection>().is_some() {
+        if version == Version::HTTP_2 {
+            life.end.notify_one();
+        } else {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+    Ok(response)
+}
+
+/// What a connection is doing.
+#[derive(Debug, Default)]
+struct Life {
+    /// An answer asked for its end.
+    end: Notify,
+    started: AtomicU64,
+    finished: AtomicU64,
+}
+
+impl Life {
+    /// A request begins; it is finished when the guard is dropped, also when the peer gave it up.
+    fn begin(&self) -> Served<'_> {
+        self.started.fetch_add(1, Ordering::Relaxed);
+        Served(self)
+    }
+
+    /// Whether no request is being served and none began since the last look.
+    fn is_quiet_since(&self, last: &mut u64) -> bool {
+        let finished = self.finished.load(Ordering::Relaxed);
+        let started = self.started.load(Ordering::Relaxed);
+        let quiet = started == finished && started == *last;
+        *last = started;
+        quiet
+    }
+}
+
+/// A request being served; dropped when it is over.
+struct Served<'a>(&'a Life);
+
+impl Drop for Served<'_> {
+    fn drop(&mut self) {
+        self.0.finished.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A request's body that must be complete in time.
+struct Timed {
+    body: Incoming,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl Timed {
+    fn body(body: Incoming) -> Body {
+        match body.is_end_stream() {
+            true => Body::empty(),
+            false => Body::new(Timed { body, deadline: Box::pin(sleep(BODY_TIMEOUT)) }),
+        }
+    }
+}
+
+impl hyper::body::Body for Timed {
+    type Data = Bytes;
+    type Error = Box<dyn Error + Send + Sync>;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(frame) => Poll::Ready(frame.map(|frame| frame.map_err(Into::into))),
+            Poll::Pending => self.deadline.as_mut().poll(cx).map(|()| Some(Err("the body took too long".into()))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,411 @@
+//! From the name an account gave to the addresses to try, in order (RFC 3263, without NAPTR).
+//!
+//! | the target has | transports | addresses and ports |
+//! | --- | --- | --- |
+//! | a numeric host | see below | itself, the port given or the transport's own |
+//! | a port | see below | A and AAAA, that port |
+//! | only a name | by SRV: `_sips._tcp`, `_sip._tcp`, `_sip._udp` | SRV, by priority and weight |
+//! | a name without SRV | see below | A and AAAA, the transport's own port |
+//!
+//! Without SRV the transport is the one named, or each that the operator enabled: TLS, then TCP, then UDP; port 5061
+//! means TLS and 5060 a transport in the clear, as far as those are enabled. A name in the hosts file, and
+//! `localhost`, never reaches DNS.
+//!
+//! Invariant: every address given has passed [`Reach`] after it was resolved; a resolution ends within
+//! [`RESOLVE_TIMEOUT`]. What DNS may add is bounded by [`MAX_SERVERS`] and [`MAX_CANDIDATES`].
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::Query;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::{Hosts, TokioResolver};
+use tokio::time::timeout;
+
+use super::Transport;
+use super::reach::{Reach, Refused};
+use super::srv::{self, Server};
+use crate::config::{self, Transports};
+
+/// A resolution takes at most this long, whatever DNS does; then it is [`ResolveError::Timeout`].
+pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// One question to one name server; asked twice.
+const QUERY_TIMEOUT: Duration = Duration::from_millis(1_200);
+/// An answer is kept at least this long, so that a TTL of 0 cannot make the relay hammer DNS.
+pub const MIN_TTL: Duration = Duration::from_secs(5);
+/// An answer is kept at most this long, so that a server that moved is found again.
+pub const MAX_TTL: Duration = Duration::from_secs(3_600);
+/// That there is no answer is kept at most this long.
+const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(60);
+/// Answers kept; the least used leave first.
+const CACHE_ENTRIES: u64 = 65_536;
+/// SRV records of one name that are followed; the rest, by order, are not tried.
+pub const MAX_SERVERS: usize = 8;
+/// Addresses given for one target; the rest, by order, are not tried.
+pub const MAX_CANDIDATES: usize = 16;
+
+/// What an account named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// A host name, an IPv4 address in canonical dotted form, or an IPv6 address in brackets.
+    pub host: Box<str>,
+    /// The port, when one was named.
+    pub port: Option<u16>,
+    /// The transport, when one was named (`;transport=`, or TLS for `sips:`).
+    pub transport: Option<Transport>,
+}
+
+/// One address to try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    /// Where to.
+    pub address: SocketAddr,
+    /// And how.
+    pub transport: Transport,
+}
+
+/// What a target resolved to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolution {
+    /// The addresses to try, best first; never empty.
+    pub candidates: Vec<Candidate>,
+    /// How long this holds, from [`MIN_TTL`] to [`MAX_TTL`].
+    pub ttl: Duration,
+}
+
+impl Resolution {
+    /// Whether `ip` is one of the target's addresses.
+    pub fn holds(&self, ip: IpAddr) -> bool {
+        self.candidates.iter().any(|candidate| candidate.address.ip() == ip.to_canonical())
+    }
+}
+
+/// Why a target has no address to try.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// The policy forbids every address it has: answered 403, not tried again.
+    #[error(transparent)]
+    NotAllowed(#[from] Refused),
+    /// It is no host name and no address in canonical form: answered 422, not tried again.
+    #[error("it is not a host name or a numeric address in canonical form")]
+    NotAHost,
+    /// The name does not exist or has no address: tried again later.
+    #[error("the name does not exist or has no address")]
+    NoSuchDomain,
+    /// The domain serves none of the transports that the operator enabled: not tried again soon.
+    #[error("no transport that this relay has enabled leads there")]
+    NoUsableTransport,
+    /// DNS did not answer in time: tried again.
+    #[error("the name servers did not answer in time")]
+    Timeout,
+    /// DNS answered that it cannot answer, or cannot be asked: tried again.
+    #[error("the name servers cannot answer")]
+    Unavailable,
+}
+
+/// Resolves targets; cheap to clone, with one cache.
+#[derive(Clone)]
+pub struct Resolver {
+    dns: TokioResolver,
+    hosts: Arc<Hosts>,
+    reach: Reach,
+    transports: Transports,
+}
+
+impl Resolver {
+    /// Uses the system's name servers and hosts file. Fails with [`ResolveError::Unavailable`] only when no resolver
+    /// can be built; a system without name servers still resolves numeric hosts and the hosts file.
+    pub fn new(reach: Reach, transports: Transports) -> Result<Self, ResolveError> {
+        let config = hickory_resolver::system_conf::read_system_conf().map(|(config, _)| config);
+        let config = config.unwrap_or_else(|error| {
+            tracing::warn!(%error, "no name servers are configured: only numeric hosts and the hosts file resolve");
+            ResolverConfig::from_name_servers(Vec::new())
+        });
+        Self::with_config(config, reach, transports)
+    }
+
+    /// Uses one name server, asked over UDP and then TCP, beside the hosts file.
+    pub fn with_nameserver(address: SocketAddr, reach: Reach, transports: Transports) -> Result<Self, ResolveError> {
+        let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
+        let connections = connections.map(|mut connection| {
+            connection.port = address.port();
+            connection
+        });
+        let server = NameServerConfig::new(address.ip(), true, connections.into());
+        Self::with_config(ResolverConfig::from_name_servers(vec![server]), reach, transports)
+    }
+
+    fn with_config(config: ResolverConfig, reach: Reach, transports: Transports) -> Result<Self, ResolveError> {
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        *builder.options_mut() = options();
+        let mut dns = builder.build().map_err(|_| ResolveError::Unavailable)?;
+        let hosts = Arc::new(Hosts::from_system().unwrap_or_default());
+        dns.set_hosts(hosts.clone());
+        Ok(Self { dns, hosts, reach, transports })
+    }
+
+    /// The addresses of `target`, best first. `seed` decides among SRV records of one priority.
+    pub async fn resolve(&self, target: &Target, seed: u64) -> Result<Resolution, ResolveError> {
+        let steps = async {
+            let host = Host::parse(&target.host).ok_or(ResolveError::NotAHost)?;
+            let found = match (host, target.port) {
+                (Host::Numeric(ip), port) => self.at(&[ip], port, target.transport, MAX_TTL)?,
+                (Host::Name(name), Some(port)) => {
+                    let (ips, ttl) = self.addresses(&name).await?;
+                    self.at(&ips, Some(port), target.transport, ttl)?
+                }
+                (Host::Name(name), None) => self.by_name(&name, target.transport, seed).await?,
+            };
+            self.allowed(found)
+        };
+        timeout(RESOLVE_TIMEOUT, steps).await.unwrap_or(Err(ResolveError::Timeout))
+    }
+
+    /// Leaves what the policy allows; fails when that is nothing.
+    fn allowed(&self, found: Resolution) -> Result<Resolution, ResolveError> {
+        let mut candidates = Vec::new();
+        let mut refused = None;
+        for candidate in found.candidates {
+            match self.reach.check(candidate.address) {
+                Ok(address) => candidates.push(Candidate { address, ..candidate }),
+                Err(why) => refused = refused.or(Some(why)),
+            }
+        }
+        candidates.truncate(MAX_CANDIDATES);
+        match (candidates.is_empty(), refused) {
+            (true, Some(why)) => Err(why.into()),
+            (true, None) => Err(ResolveError::NoSuchDomain),
+            (false, _) => Ok(Resolution { candidates, ttl: found.ttl.clamp(MIN_TTL, MAX_TTL) }),
+        }
+    }
+
+    /// A name without a port: SRV first, then A and AAAA.
+    async fn by_name(&self, name: &Name, wish: Option<Transport>, seed: u64) -> Result<Resolution, ResolveError> {
+        if let Some(ips) = self.in_hosts(name) {
+            return self.at(&ips, None, wish, MAX_TTL);
+        }
+        let usable = self.usable(None, wish)?;
+        let ask = |transport| async move {
+            match usable.contains(&transport) {
+                true => self.servers(name, transport).await,
+                false => Ok(None),
+            }
+        };
+        let (tls, tcp, udp) = tokio::join!(ask(Transport::Tls), ask(Transport::Tcp), ask(Transport::Udp));
+        let answers = [(Transport::Tls, tls), (Transport::Tcp, tcp), (Transport::Udp, udp)];
+        let mut ttl = MAX_TTL;
+        let mut servers = Vec::new();
+        let mut answered = false;
+        for (transport, answer) in answers {
+            // One question unanswered says nothing about the service: to go on would be to fall back to a weaker one.
+            let Some((records, valid)) = answer? else { continue };
+            answered = true;
+            ttl = ttl.min(valid);
+            let ordered = srv::order(records, seed).into_iter().take(MAX_SERVERS);
+            servers.extend(ordered.filter(|server| !server.host.is_empty()).map(|server| (transport, server)));
+        }
+        if !answered {
+            let (ips, ttl) = self.addresses(name).await?;
+            return self.at(&ips, None, wish, ttl);
+        }
+        if servers.is_empty() {
+            return Err(ResolveError::NoUsableTransport);
+        }
+        self.of_servers(servers, ttl).await
+    }
+
+    /// The addresses of the servers of a SRV answer, in their order; a server without an address is passed over.
+    async fn of_servers(
+        &self,
+        servers: Vec<(Transport, Server)>,
+        mut ttl: Duration,
+    ) -> Result<Resolution, ResolveError> {
+        let mut candidates = Vec::new();
+        let mut error = ResolveError::NoSuchDomain;
+        for (transport, server) in servers {
+            if candidates.len() >= MAX_CANDIDATES {
+                break;
+            }
+            let Some(Host::Name(name)) = Host::parse(&server.host) else { continue };
+            match self.addresses(&name).await {
+                Ok((ips, valid)) => {
+                    ttl = ttl.min(valid);
+                    let addresses = ips.into_iter().map(|ip| SocketAddr::new(ip, server.port));
+                    candidates.extend(addresses.map(|address| Candidate { address, transport }));
+                }
+                Err(why) => error = why,
+            }
+        }
+        match candidates.is_empty() {
+            true => Err(error),
+            false => Ok(Resolution { candidates, ttl }),
+        }
+    }
+
+    /// Every usable transport at these addresses: by transport first, so that TLS is tried everywhere before another.
+    fn at(
+        &self,
+        ips: &[IpAddr],
+        port: Option<u16>,
+        wish: Option<Transport>,
+        ttl: Duration,
+    ) -> Result<Resolution, ResolveError> {
+        let candidates = self.usable(port, wish)?.iter().flat_map(|transport| {
+            let port = port.unwrap_or(transport.default_port());
+            ips.iter().map(move |ip| Candidate { address: SocketAddr::new(*ip, port), transport: *transport })
+        });
+        Ok(Resolution { candidates: candidates.collect(), ttl })
+    }
+
+    /// The transports to try, best first; never empty.
+    fn usable(&self, port: Option<u16>, wish: Option<Transport>) -> Result<&'static [Transport], ResolveError> {
+        use Transport::{Tcp, Tls, Udp};
+        let Transports { tls, tcp, udp } = self.transports;
+        let tls = tls && !(port == Some(5060) && (tcp || udp) && wish.is_none());
+        let clear = !(port == Some(5061) && tls && wish.is_none());
+        let fits = |transport| wish.is_none_or(|wish| wish == transport);
+        match (tls && fits(Tls), tcp && clear && fits(Tcp), udp && clear && fits(Udp)) {
+            (true, true, true) => Ok(&[Tls, Tcp, Udp]),
+            (true, true, false) => Ok(&[Tls, Tcp]),
+            (true, false, true) => Ok(&[Tls, Udp]),
+            (true, false, false) => Ok(&[Tls]),
+            (false, true, true) => Ok(&[Tcp, Udp]),
+            (false, true, false) => Ok(&[Tcp]),
+            (false, false, true) => Ok(&[Udp]),
+            (false, false, false) => Err(ResolveError::NoUsableTransport),
+        }
+    }
+
+    /// The SRV records of a service; `None` when there are none.
+    async fn servers(
+        &self,
+        name: &Name,
+        transport: Transport,
+    ) -> Result<Option<(Vec<Server>, Duration)>, ResolveError> {
+        let service = match transport {
+            Transport::Tls => "_sips._tcp",
+            Transport::Tcp => "_sip._tcp",
+            Transport::Udp => "_sip._udp",
+        };
+        let owner = Name::from_ascii(service).and_then(|service| service.append_name(name));
+        let Ok(owner) = owner else { return Ok(None) };
+        let Some((records, ttl)) = self.lookup(owner, RecordType::SRV).await? else { return Ok(None) };
+        let servers = records.iter().filter_map(|record| match record {
+            RData::SRV(srv) => Some(Server {
+                priority: srv.priority,
+                weight: srv.weight,
+                port: srv.port,
+                host: srv.target.to_ascii().trim_end_matches('.').to_ascii_lowercase(),
+            }),
+            _ => None,
+        });
+        let servers: Vec<_> = servers.collect();
+        Ok((!servers.is_empty()).then_some((servers, ttl)))
+    }
+
+    /// The addresses of a name: IPv4 first, then IPv6.
+    async fn addresses(&self, name: &Name) -> Result<(Vec<IpAddr>, Duration), ResolveError> {
+        if let Some(ips) = self.in_hosts(name) {
+            return Ok((ips, MAX_TTL));
+        }
+        let (v4, v6) =
+            tokio::join!(self.lookup(name.clone(), RecordType::A), self.lookup(name.clone(), RecordType::AAAA));
+        let error = v4.as_ref().err().or(v6.as_ref().err()).cloned();
+        let mut ttl = MAX_TTL;
+        let mut ips = Vec::new();
+        for (records, valid) in [v4, v6].into_iter().flatten().flatten() {
+            ttl = ttl.min(valid);
+            ips.extend(records.iter().filter_map(RData::ip_addr));
+        }
+        ips.truncate(MAX_CANDIDATES);
+        match ips.is_empty() {
+            true => Err(error.unwrap_or(ResolveError::NoSuchDomain)),
+            false => Ok((ips, ttl)),
+        }
+    }
+
+    /// What the hosts file has for a name; `localhost` is known without it (RFC 6761 §6.3).
+    fn in_hosts(&self, name: &Name) -> Option<Vec<IpAddr>> {
+        let ask = |kind| self.hosts.lookup_static_host(&Query::query(name.clone(), kind));
+        let lookups = [ask(RecordType::A), ask(RecordType::AAAA)];
+        let answers = lookups.iter().flatten().flat_map(|lookup| lookup.answers());
+        let ips: Vec<_> = answers.filter_map(|record| record.data.ip_addr()).take(MAX_CANDIDATES).collect();
+        match (ips.is_empty(), name.is_localhost()) {
+            (false, _) => Some(ips),
+            (true, true) => Some(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]),
+            (true, false) => None,
+        }
+    }
+
+    /// One question; `None` when the answer is that there is nothing.
+    async fn lookup(&self, name: Name, kind: RecordType) -> Result<Option<(Vec<RData>, Duration)>, ResolveError> {
+        match self.dns.lookup(name, kind).await {
+            Ok(lookup) => {
+                let ttl = lookup.valid_until().saturating_duration_since(Instant::now());
+                Ok(Some((lookup.answers().iter().map(|record| record.data.clone()).collect(), ttl)))
+            }
+            Err(NetError::Dns(DnsError::NoRecordsFound(_))) => Ok(None),
+            Err(NetError::Timeout) => Err(ResolveError::Timeout),
+            Err(_) => Err(ResolveError::Unavailable),
+        }
+    }
+}
+
+impl std::fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Resolver").field("transports", &self.transports).finish_non_exhaustive()
+    }
+}
+
+enum Host {
+    Numeric(IpAddr),
+    Name(Name),
+}
+
+impl Host {
+    /// Only canonical forms: an octal, hexadecimal or decimal address is neither numeric nor a name.
+    fn parse(text: &str) -> Option<Self> {
+        let host = config::canonical_host(text.strip_suffix('.').unwrap_or(text))?;
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        if let Ok(ip) = bare.parse() {
+            return Some(Host::Numeric(ip));
+        }
+        let mut name = Name::from_ascii(&*host).ok()?;
+        name.set_fqdn(true);
+        Some(Host::Name(name))
+    }
+}
+
+fn options() -> ResolverOpts {
+    let mut options = ResolverOpts::default();
+    options.timeout = QUERY_TIMEOUT;
+    options.attempts = 1;
+    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    options.cache_size = CACHE_ENTRIES;
+    options.positive_min_ttl = Some(MIN_TTL);
+    options.positive_max_ttl = Some(MAX_TTL);
+    options.negative_min_ttl = Some(MIN_TTL);
+    options.negative_max_ttl = Some(MAX_NEGATIVE_TTL);
+    options.max_active_requests = 4_096;
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_system_without_name_servers_still_resolves_numeric_hosts() {
+        let transports = Transports { udp: false, tcp: false, tls: true };
+        let config = ResolverConfig::from_name_servers(Vec::new());
+        let resolver = Resolver::with_config(config, Reach::new(&[]), transports).unwrap();
+        let ask =
+            async |host: &str| resolver.resolve(&Target { host: host.into(), port: None, transport: None }, 0).await;
+        assert!(ask("8.8.8.8").await.is_ok());
+        assert_eq!(ask("example.com").await, Err(ResolveError::Unavailable));
+    }
+}

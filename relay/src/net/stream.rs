@@ -1,0 +1,118 @@
+//! One connection, plain or TLS, accepted or dialled.
+//!
+//! Invariant: an accepted stream holds its place in its listener's limits until it is dropped, so that nobody has to
+//! remember to give it back.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
+
+use super::listen::Place;
+
+/// A connected stream of bytes.
+#[derive(Debug)]
+pub struct Stream {
+    kind: Kind,
+    _place: Option<Place>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    pub(super) fn plain(stream: TcpStream, place: Option<Place>) -> Self {
+        Self { kind: Kind::Plain(stream), _place: place }
+    }
+
+    pub(super) fn tls(stream: impl Into<TlsStream<TcpStream>>, place: Option<Place>) -> Self {
+        Self { kind: Kind::Tls(Box::new(stream.into())), _place: place }
+    }
+
+    /// Whether the bytes are encrypted.
+    pub fn is_tls(&self) -> bool {
+        matches!(self.kind, Kind::Tls(_))
+    }
+
+    /// The application protocol agreed on (RFC 7301).
+    pub fn alpn(&self) -> Option<&[u8]> {
+        match &self.kind {
+            Kind::Plain(_) => None,
+            Kind::Tls(stream) => stream.get_ref().1.alpn_protocol(),
+        }
+    }
+
+    /// The local address. Fails when the connection is gone.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.tcp().local_addr()
+    }
+
+    /// The peer's address. Fails when the connection is gone.
+    pub fn peer_address(&self) -> io::Result<SocketAddr> {
+        self.tcp().peer_addr()
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        match &self.kind {
+            Kind::Plain(stream) => stream,
+            Kind::Tls(stream) => stream.get_ref().0,
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().kind {
+            Kind::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Kind::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().kind {
+            Kind::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Kind::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().kind {
+            Kind::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Kind::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().kind {
+            Kind::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Kind::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().kind {
+            Kind::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
+            Kind::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.kind {
+            Kind::Plain(stream) => stream.is_write_vectored(),
+            Kind::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+}

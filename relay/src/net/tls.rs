@@ -1,0 +1,246 @@
+//! TLS for both sides: the relay's own certificate, re-read when it changes, and the verification of SIP servers.
+//!
+//! Invariant: TLS 1.2 and 1.3 only, on one crypto provider, named explicitly. A new certificate that cannot be used
+//! never replaces one that can. A session is resumed only for the very domain it was verified for (rustls keys its
+//! sessions by server name). No client certificate is ever sent, and no verification can be switched off.
+
+mod development;
+mod validity;
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+
+/// How often the files are looked at; a change is in use at most this much later.
+pub const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
+/// Sessions of SIP servers kept for resumption; past it the oldest makes a full handshake again.
+const RESUMED_SESSIONS: usize = 4_096;
+
+/// Why TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("{0} cannot be read: {1}")]
+    Unreadable(PathBuf, std::io::Error),
+    /// A file holds no certificate, or no private key, in PEM.
+    #[error("{0} holds no {1} in PEM")]
+    Empty(PathBuf, &'static str),
+    /// The certificate and the key cannot be used, or not together.
+    #[error("{certificate} and {key} cannot be used together: {why}")]
+    Unusable {
+        /// The chain.
+        certificate: PathBuf,
+        /// The key.
+        key: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A trusted certificate cannot be used.
+    #[error("{0} holds a certificate that cannot be trusted: {1}")]
+    BadRoot(PathBuf, String),
+    /// The development certificate could not be made.
+    #[error("a development certificate could not be made: {0}")]
+    Development(String),
+}
+
+/// The relay's certificate, for all its listeners.
+#[derive(Debug)]
+pub struct ServerTls {
+    certificate: Arc<Current>,
+    files: Option<Files>,
+}
+
+impl ServerTls {
+    /// Reads the chain (leaf first) and the leaf's key, in PEM. Fails when they cannot be read or do not belong together.
+    pub fn load(certificate: &Path, key: &Path) -> Result<Arc<Self>, TlsError> {
+        let files = Files { certificate: certificate.into(), key: key.into(), seen: Mutex::default() };
+        files.has_changed();
+        let loaded = files.load()?;
+        Ok(Arc::new(Self { certificate: Arc::new(Current::new(loaded)), files: Some(files) }))
+    }
+
+    /// A certificate made on the spot for `localhost`, 127.0.0.1 and ::1, and the PEM of the CA that vouches for it;
+    /// the CA's key is gone at once. Valid for 30 days.
+    pub fn development() -> Result<(Arc<Self>, String), TlsError> {
+        let (loaded, ca) = development::certificate()?;
+        Ok((Arc::new(Self { certificate: Arc::new(Current::new(loaded)), files: None }), ca))
+    }
+
+    /// A server's configuration that offers the application protocols `alpn` in this order; empty offers none.
+    pub fn config(&self, alpn: &[&[u8]]) -> Arc<ServerConfig> {
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .expect("aws-lc-rs has cipher suites for TLS 1.2 and 1.3")
+            .with_no_client_auth()
+            .with_cert_resolver(self.certificate.clone());
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        Arc::new(config)
+    }
+
+    /// When the leaf expires, in seconds since 1970; 0 when its date cannot be read.
+    pub fn expiry(&self) -> u64 {
+        let current = self.certificate.0.load();
+        current.cert.first().and_then(|leaf| validity::not_after(leaf)).unwrap_or(0)
+    }
+
+    /// Re-reads the files if they changed since the last look, and says whether a new certificate is in use. Fails,
+    /// and keeps the old one, when the new one cannot be used.
+    pub fn reload(&self) -> Result<bool, TlsError> {
+        let Some(files) = self.files.as_ref().filter(|files| files.has_changed()) else {
+            return Ok(false);
+        };
+        self.certificate.0.store(Arc::new(files.load()?));
+        Ok(true)
+    }
+
+    /// Looks at the files every [`RELOAD_INTERVAL`], for ever; give it a task of its own.
+    pub async fn watch(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(RELOAD_INTERVAL);
+        loop {
+            ticks.tick().await;
+            match self.reload() {
+                Ok(false) => {}
+                Ok(true) => tracing::info!(expires_at = self.expiry(), "the certificate was re-read"),
+                Err(error) => tracing::warn!(%error, "the new certificate is not taken; the old one stays in use"),
+            }
+        }
+    }
+}
+
+/// The certificate in use.
+#[derive(Debug)]
+struct Current(ArcSwap<CertifiedKey>);
+
+impl Current {
+    fn new(loaded: CertifiedKey) -> Self {
+        Self(ArcSwap::from_pointee(loaded))
+    }
+}
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+/// The files, and how they looked last.
+#[derive(Debug)]
+struct Files {
+    certificate: PathBuf,
+    key: PathBuf,
+    seen: Mutex<Option<[Look; 2]>>,
+}
+
+/// Time of change, length, inode: a file replaced by another of the same length within a second differs in the last.
+type Look = (Option<SystemTime>, u64, u64);
+
+impl Files {
+    /// Whether either looks otherwise than last time; remembers the look.
+    fn has_changed(&self) -> bool {
+        let look = |path: &Path| {
+            let metadata = fs::metadata(path);
+            metadata.map_or((None, 0, 0), |metadata| (metadata.modified().ok(), metadata.len(), metadata.ino()))
+        };
+        let now = Some([look(&self.certificate), look(&self.key)]);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = *seen != now;
+        *seen = now;
+        changed
+    }
+
+    fn load(&self) -> Result<CertifiedKey, TlsError> {
+        let chain = certificates(&self.certificate)?;
+        let key =
+            PrivateKeyDer::from_pem_file(&self.key).map_err(|error| pem_error(&self.key, "private key", error))?;
+        certified(chain, key).map_err(|error| TlsError::Unusable {
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            why: error.to_string(),
+        })
+    }
+}
+
+/// How the relay, as a client, trusts SIP servers.
+#[derive(Debug, Clone)]
+pub struct ClientTls(Arc<ClientConfig>);
+
+impl ClientTls {
+    /// Trusts the system's roots and the certificates in `ca_file`. Fails when `ca_file` cannot be read or used. A
+    /// system without roots is said in the log: then only `ca_file` is trusted.
+    pub fn new(ca_file: Option<&Path>) -> Result<Self, TlsError> {
+        let mut roots = RootCertStore::empty();
+        let native = rustls_native_certs::load_native_certs();
+        for error in &native.errors {
+            tracing::warn!(%error, "some of the system's trusted roots cannot be read");
+        }
+        roots.add_parsable_certificates(native.certs);
+        if let Some(path) = ca_file {
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(|error| TlsError::BadRoot(path.into(), error.to_string()))?;
+            }
+        }
+        if roots.is_empty() {
+            tracing::warn!("no roots are trusted: install ca-certificates or set upstream.ca_file");
+        }
+        let mut config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .expect("aws-lc-rs has cipher suites for TLS 1.2 and 1.3")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.resumption = Resumption::in_memory_sessions(RESUMED_SESSIONS);
+        Ok(Self(Arc::new(config)))
+    }
+
+    pub(super) fn config(&self) -> Arc<ClientConfig> {
+        self.0.clone()
+    }
+}
+
+/// What the certificate must name: a domain, or an IP address (bracketed when IPv6).
+pub(super) fn server_name(domain: &str) -> Option<ServerName<'static>> {
+    let bare = domain.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(domain);
+    match bare.parse::<IpAddr>() {
+        Ok(ip) => Some(ServerName::from(ip)),
+        Err(_) => ServerName::try_from(domain.to_owned()).ok(),
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(default_provider())
+}
+
+/// The chain and its key, checked to belong together.
+fn certified(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<CertifiedKey, rustls::Error> {
+    CertifiedKey::from_der(chain, key, &default_provider())
+}
+
+/// All certificates of a PEM file; at least one.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let pem_error = |error| pem_error(path, "certificate", error);
+    let certificates = CertificateDer::pem_file_iter(path).map_err(pem_error)?;
+    let certificates = certificates.collect::<Result<Vec<_>, _>>().map_err(pem_error)?;
+    match certificates.is_empty() {
+        true => Err(TlsError::Empty(path.into(), "certificate")),
+        false => Ok(certificates),
+    }
+}
+
+fn pem_error(path: &Path, what: &'static str, error: rustls_pki_types::pem::Error) -> TlsError {
+    match error {
+        rustls_pki_types::pem::Error::Io(error) => TlsError::Unreadable(path.into(), error),
+        _ => TlsError::Empty(path.into(), what),
+    }
+}

@@ -1,0 +1,269 @@
+//! The operators' listener: health, metrics, a status page, and the list of instances.
+//!
+//! Invariant: `/healthz` and `/readyz` are open, everything else wants the operator's token. Nothing here tells whose
+//! an instance is: no AOR, no token, no secret.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{self, MethodRouter};
+use serde_json::{Value, json};
+use sip::id::InstanceId;
+
+pub mod page;
+pub mod readiness;
+
+use readiness::Readiness;
+
+use crate::api::access::{KeyDigest, bearer};
+use crate::api::connection::Peer;
+use crate::api::limits::{Buckets, Limits, counted_as};
+use crate::api::problem::{self, Problem, ProblemType};
+use crate::api::views;
+use crate::enrollment::UseCases;
+use crate::enrollment::types::OperatorError;
+use crate::metrics::{Metrics, UNMATCHED};
+use crate::secret::ApiKey;
+
+/// How many instances a page has when `limit` is not named.
+const DEFAULT_PAGE: usize = 100;
+/// The most instances of a page.
+const MAX_PAGE: usize = 1000;
+/// What is expected of who has no right token.
+const WANT_TOKEN: &str = "Send the operator's token as Authorization: Bearer TOKEN.";
+
+/// The listener's state; cheap to clone.
+pub struct Operator<E>(Arc<Inner<E>>);
+
+struct Inner<E> {
+    token: KeyDigest,
+    use_cases: E,
+    metrics: Metrics,
+    readiness: Readiness,
+    failures: Buckets<IpAddr>,
+}
+
+impl<E> Clone for Operator<E> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+/// Every route of this listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// The process serves.
+    Health,
+    /// Everything needed is there.
+    Ready,
+    /// The Prometheus text.
+    Metrics,
+    /// The status page.
+    Page,
+    /// The instances of this node, page by page.
+    List,
+    /// One instance.
+    Show,
+    /// Wipe one.
+    Wipe,
+    /// What is held about one.
+    Export,
+}
+
+impl Endpoint {
+    /// All of them.
+    pub const ALL: &'static [Self] =
+        &[Self::Health, Self::Ready, Self::Metrics, Self::Page, Self::List, Self::Show, Self::Wipe, Self::Export];
+
+    /// The method.
+    pub fn method(self) -> Method {
+        if self == Self::Wipe { Method::POST } else { Method::GET }
+    }
+
+    /// The path, with its parameters in braces.
+    pub const fn template(self) -> &'static str {
+        match self {
+            Self::Health => "/healthz",
+            Self::Ready => "/readyz",
+            Self::Metrics => "/metrics",
+            Self::Page => "/",
+            Self::List => "/v1/operator/instances",
+            Self::Show => "/v1/operator/instances/{id}",
+            Self::Wipe => "/v1/operator/instances/{id}/wipe",
+            Self::Export => "/v1/operator/instances/{id}/export",
+        }
+    }
+
+    /// Whether it is open to all.
+    pub const fn is_open(self) -> bool {
+        matches!(self, Self::Health | Self::Ready)
+    }
+}
+
+impl<E: UseCases> Operator<E> {
+    /// A listener's state for who shows `token`.
+    pub fn new(token: &ApiKey, use_cases: E, metrics: Metrics, readiness: Readiness) -> Self {
+        Self(Arc::new(Inner {
+            token: KeyDigest::of(token.expose()),
+            use_cases,
+            metrics,
+            readiness,
+            failures: Buckets::new(Limits::default().failures_per_address),
+        }))
+    }
+
+    /// The routes, ready to be served. The listener puts a [`Peer`] into each request's extensions.
+    pub fn router(&self) -> Router {
+        let mut router = Router::new();
+        for &endpoint in Endpoint::ALL {
+            router = router.route(endpoint.template(), method_router::<E>(endpoint));
+        }
+        router
+            .fallback(problem::not_found)
+            .method_not_allowed_fallback(problem::method_not_allowed)
+            .layer(middleware::from_fn_with_state(self.clone(), guard::<E>))
+            .with_state(self.clone())
+    }
+
+    fn admit(&self, request: &Request) -> Result<(), Problem> {
+        let address = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+        let from = counted_as(address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)));
+        self.0.failures.look(&from, Instant::now()).map_err(|wait_s| {
+            let detail = "Come back after the seconds that Retry-After names.";
+            Problem::new(ProblemType::TooManyRequests, detail).retry_after(wait_s)
+        })?;
+        let shown = bearer(request.headers(), WANT_TOKEN)?;
+        if self.0.token.fits(&KeyDigest::of(shown)) {
+            return Ok(());
+        }
+        // The answer is 401 either way; a bucket that runs empty here refuses the next request.
+        let _ = self.0.failures.take(from, Instant::now());
+        Err(Problem::unauthorized(WANT_TOKEN, true))
+    }
+}
+
+fn method_router<E: UseCases>(endpoint: Endpoint) -> MethodRouter<Operator<E>> {
+    match endpoint {
+        Endpoint::Health => routing::get(health),
+        Endpoint::Ready => routing::get(ready::<E>),
+        Endpoint::Metrics => routing::get(metrics::<E>),
+        Endpoint::Page => routing::get(status_page::<E>),
+        Endpoint::List => routing::get(list::<E>),
+        Endpoint::Show => routing::get(show::<E>),
+        Endpoint::Wipe => routing::post(wipe::<E>),
+        Endpoint::Export => routing::get(export::<E>),
+    }
+}
+
+/// Lets in who shows the token, counts, and sets what every answer has.
+async fn guard<E: UseCases>(State(operator): State<Operator<E>>, request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let matched = request.extensions().get::<MatchedPath>();
+    let endpoint = matched.and_then(|path| Endpoint::ALL.iter().find(|endpoint| endpoint.template() == path.as_str()));
+    let admitted = match endpoint {
+        Some(endpoint) if endpoint.is_open() => Ok(()),
+        _ => operator.admit(&request),
+    };
+    let mut response = match admitted {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    };
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let route = endpoint.map_or(UNMATCHED, |endpoint| endpoint.template());
+    operator.0.metrics.http(route, response.status().as_u16(), begun.elapsed());
+    response
+}
+
+async fn health() -> Response {
+    answer(&json!({"status": "ok"}))
+}
+
+async fn ready<E: UseCases>(State(operator): State<Operator<E>>) -> Result<Response, Problem> {
+    let readiness = &operator.0.readiness;
+    let checks = readiness.to_json();
+    if readiness.is_ready() {
+        return Ok(answer(&json!({"status": "ready", "checks": checks})));
+    }
+    let failing = readiness.checks().into_iter().filter_map(|(check, state)| Some((check.name(), state.err()?)));
+    let reasons: Vec<_> = failing.map(|(check, why)| format!("{check}: {why}")).collect();
+    Err(Problem::new(ProblemType::NotReady, reasons.join("; ")).with("checks", checks))
+}
+
+async fn metrics<E: UseCases>(State(operator): State<Operator<E>>) -> Response {
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    ([(CONTENT_TYPE, kind)], operator.0.metrics.render()).into_response()
+}
+
+async fn status_page<E: UseCases>(State(operator): State<Operator<E>>) -> Response {
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
+        (CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::CONTENT_SECURITY_POLICY)),
+    ];
+    (headers, page::render(&operator.0.metrics, &operator.0.readiness)).into_response()
+}
+
+async fn list<E: UseCases>(State(operator): State<Operator<E>>, request: Request) -> Result<Response, Problem> {
+    let (after, limit) = paging(request.uri().query().unwrap_or_default())?;
+    let page = operator.0.use_cases.list(after, limit).await.map_err(refusal)?;
+    Ok(answer(&views::page(&page)))
+}
+
+async fn show<E: UseCases>(State(operator): State<Operator<E>>, request: Request) -> Result<Response, Problem> {
+    let listed = operator.0.use_cases.show(instance(&request)?).await.map_err(refusal)?;
+    Ok(answer(&views::listed(&listed)))
+}
+
+async fn wipe<E: UseCases>(State(operator): State<Operator<E>>, request: Request) -> Result<Response, Problem> {
+    let receipt = operator.0.use_cases.wipe(instance(&request)?).await.map_err(refusal)?;
+    Ok(answer(&views::receipt(&receipt)))
+}
+
+async fn export<E: UseCases>(State(operator): State<Operator<E>>, request: Request) -> Result<Response, Problem> {
+    let export = operator.0.use_cases.export(instance(&request)?).await.map_err(refusal)?;
+    Ok(answer(&views::export(&export)))
+}
+
+/// `after` and `limit` of a query; neither needs escapes.
+fn paging(query: &str) -> Result<(Option<InstanceId>, usize), Problem> {
+    let wrong = || {
+        let detail = "Use after=pi_… (the next of the page before) and limit=1 to 1000, and nothing else.";
+        Problem::new(ProblemType::BadRequest, detail)
+    };
+    let (mut after, mut limit) = (None, DEFAULT_PAGE);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=').ok_or_else(wrong)? {
+            ("after", id) => after = Some(InstanceId::parse(id).ok_or_else(wrong)?),
+            ("limit", count) => {
+                limit = count.parse().ok().filter(|count| (1..=MAX_PAGE).contains(count)).ok_or_else(wrong)?;
+            }
+            _ => return Err(wrong()),
+        }
+    }
+    Ok((after, limit))
+}
+
+fn instance(request: &Request) -> Result<InstanceId, Problem> {
+    let id = request.uri().path().split('/').nth(4).and_then(InstanceId::parse);
+    id.ok_or_else(|| refusal(OperatorError::Unknown))
+}
+
+fn refusal(error: OperatorError) -> Problem {
+    match error {
+        OperatorError::Unknown => Problem::new(ProblemType::UnknownInstance, "This node has no such instance."),
+        OperatorError::StoreAway => {
+            Problem::new(ProblemType::StoreAway, "Nothing was changed; /readyz tells more.").retry_after(5)
+        }
+    }
+}
+
+fn answer(body: &Value) -> Response {
+    (StatusCode::OK, [(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body.to_string()).into_response()
+}

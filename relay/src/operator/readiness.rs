@@ -1,0 +1,103 @@
+//! Whether the relay can do its work, as named checks.
+//!
+//! Invariant: a reason is text from the source, so it holds no secret. A check that was never reported is not passed.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::{Value, json};
+
+/// What must be in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// The store answers.
+    Store,
+    /// The edge's listener is open.
+    Edge,
+    /// The API's listener is open.
+    Api,
+    /// The way to the accounts' servers is open.
+    Upstream,
+    /// The relay is not shutting down.
+    Serving,
+}
+
+impl Check {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[Self::Store, Self::Edge, Self::Api, Self::Upstream, Self::Serving];
+
+    /// Its name for a person.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Store => "store",
+            Self::Edge => "edge listener",
+            Self::Api => "api listener",
+            Self::Upstream => "upstream",
+            Self::Serving => "serving",
+        }
+    }
+}
+
+/// The checks of one relay; cheap to clone, all clones are one.
+#[derive(Clone)]
+pub struct Readiness(Arc<Mutex<[Result<(), &'static str>; Check::ALL.len()]>>);
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new([Err("not started yet"); Check::ALL.len()])))
+    }
+}
+
+impl Readiness {
+    /// `check` is in order.
+    pub fn pass(&self, check: Check) {
+        self.lock()[check as usize] = Ok(());
+    }
+
+    /// `check` is not in order; `why` in words a person can act on.
+    pub fn fail(&self, check: Check, why: &'static str) {
+        self.lock()[check as usize] = Err(why);
+    }
+
+    /// Whether every check is in order.
+    pub fn is_ready(&self) -> bool {
+        self.lock().iter().all(Result::is_ok)
+    }
+
+    /// Each check with its state.
+    pub fn checks(&self) -> Vec<(Check, Result<(), &'static str>)> {
+        Check::ALL.iter().copied().zip(*self.lock()).collect()
+    }
+
+    /// The checks as JSON.
+    pub fn to_json(&self) -> Value {
+        let one = |(check, state): (Check, Result<(), &'static str>)| match state {
+            Ok(()) => json!({"check": check.name(), "ok": true}),
+            Err(why) => json!({"check": check.name(), "ok": false, "why": why}),
+        };
+        self.checks().into_iter().map(one).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, [Result<(), &'static str>; Check::ALL.len()]> {
+        // One assignment is all that is ever done under the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_is_ready_when_every_check_was_passed() {
+        let readiness = Readiness::default();
+        assert!(!readiness.is_ready());
+        for &check in Check::ALL {
+            assert!(!readiness.is_ready());
+            readiness.pass(check);
+        }
+        assert!(readiness.is_ready());
+        readiness.clone().fail(Check::Store, "no answer within 1 s");
+        assert!(!readiness.is_ready());
+        assert_eq!(readiness.to_json()[0], json!({"check": "store", "ok": false, "why": "no answer within 1 s"}));
+    }
+}

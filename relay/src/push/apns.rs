@@ -1,0 +1,308 @@
+//! Apple's push service: HTTP/2 with a provider token, one connection for each App and environment.
+//!
+//! The package `a2` (now `apns-h2`) was meant to do this. Its client cannot: it leaves the body of an answer out of
+//! its timeout, drops Retry-After and every reason that it does not know, cannot be told to sign anew, cannot tell a
+//! push that may have arrived from one that did not, and writes padded tokens. Of its types only three small enums
+//! would be left, and its closed list of reasons makes the whole answer unreadable when Apple adds one; for that it
+//! would bring a second HTTP client and a second verifier. So nothing of it is used.
+//!
+//! Invariant: a VoIP push carries a call and nothing else, and is never sent twice once the service may have taken it.
+//! All tries of one push carry the same `apns-id`.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use hyper::HeaderMap;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::connection::{Answer, Channel, Failure, Request};
+use super::endpoint::{Endpoint, trust};
+use super::provider_token::Signer;
+use super::setup::Problem;
+use super::{Event, Push, Verdict, payload};
+use crate::secret::PushToken;
+
+const PRODUCTION: &str = "https://api.push.apple.com:443";
+const SANDBOX: &str = "https://api.sandbox.push.apple.com:443";
+
+/// How long a push that may be repeated waits for its answer. A call's waits until its deadline.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How to reach APNs for one App.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The signing key (`.p8`, PKCS#8 PEM) that Apple issued.
+    pub key_file: PathBuf,
+    /// The key's id: 10 characters.
+    pub key_id: Box<str>,
+    /// The team's id: 10 characters.
+    pub team_id: Box<str>,
+    /// Another service instead of Apple's two: `https://host:port`.
+    pub endpoint: Option<Box<str>>,
+    /// CA certificates (PEM) trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// One signer for each key, whichever Apps use it.
+#[derive(Default)]
+pub(super) struct Signers(HashMap<(PathBuf, Box<str>, Box<str>), Arc<Signer>>);
+
+impl Signers {
+    fn get(&mut self, key_file: &Path, key_id: &str, team_id: &str) -> Result<Arc<Signer>, Problem> {
+        let key = (key_file.to_path_buf(), key_id.into(), team_id.into());
+        if let Some(signer) = self.0.get(&key) {
+            return Ok(Arc::clone(signer));
+        }
+        let signer = Arc::new(Signer::new(key_file, key_id, team_id)?);
+        self.0.insert(key, Arc::clone(&signer));
+        Ok(signer)
+    }
+}
+
+/// APNs for one App.
+pub(super) struct Apns {
+    bundle: Box<str>,
+    signer: Arc<Signer>,
+    production: Arc<Channel>,
+    sandbox: Arc<Channel>,
+}
+
+/// Apple's two services.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Environment {
+    Production,
+    Sandbox,
+}
+
+/// A push, ready to be tried.
+pub(super) struct Parcel {
+    environment: Environment,
+    voip: bool,
+    request: Request,
+}
+
+/// What one try came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Attempt {
+    /// It is settled.
+    Done(Verdict),
+    /// It may be tried again.
+    Again {
+        /// How long the service, or our own back-off, asks to wait.
+        after: Option<Duration>,
+    },
+}
+
+impl Apns {
+    /// Reads the key and prepares the connections; nothing is dialled before the first push.
+    pub(super) fn new(app: &str, settings: &Settings, signers: &mut Signers) -> Result<Self, Problem> {
+        let signer = signers.get(&settings.key_file, &settings.key_id, &settings.team_id)?;
+        for header in [app.to_owned(), format!("{app}.voip")] {
+            let bad = |_| Problem::Setting { setting: "id", wanted: "the App's bundle id" };
+            HeaderValue::try_from(header).map_err(bad)?;
+        }
+        let tls = trust(settings.ca_file.as_deref())?;
+        let channel = |url: &str, kind: &str| {
+            let endpoint = Endpoint::new(url, "endpoint", Arc::clone(&tls))?;
+            Ok(Arc::new(Channel::new(format!("{app}/{kind}"), endpoint, true)))
+        };
+        let (production, sandbox) = match &settings.endpoint {
+            Some(url) => {
+                let both = channel(url, "apns")?;
+                (Arc::clone(&both), both)
+            }
+            None => (channel(PRODUCTION, "apns")?, channel(SANDBOX, "apns-sandbox")?),
+        };
+        Ok(Self { bundle: app.into(), signer, production, sandbox })
+    }
+
+    /// Puts a push into the form of a request; the verdict when it cannot be one.
+    pub(super) fn parcel(&self, environment: Environment, token: &PushToken, push: &Push) -> Result<Parcel, Verdict> {
+        if push.event == Event::CallEnded {
+            return Err(Verdict::Refused { reason: "CallEndedIsForFcmAlone" });
+        }
+        let token = token.expose();
+        if token.len() < 64 || token.len() > 200 || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            // What APNs itself calls BadDeviceToken.
+            return Err(Verdict::Gone { since: None });
+        }
+        let too_large = |payload::Oversized| Verdict::Refused { reason: "PayloadTooLarge" };
+        let body = payload::apns(push).map_err(too_large)?;
+        let headers = headers(&self.bundle, push).ok_or(Verdict::Refused { reason: "BadTopic" })?;
+        let request = Request { path: format!("/3/device/{token}"), headers, body };
+        Ok(Parcel { environment, voip: push.event == Event::Call, request })
+    }
+
+    /// Tries once; a stale provider token is replaced and the push sent again within this one try.
+    pub(super) async fn attempt(&self, parcel: &mut Parcel, deadline: Instant) -> Attempt {
+        let until = if parcel.voip { deadline } else { deadline.min(Instant::now() + ATTEMPT_TIMEOUT) };
+        let channel = match parcel.environment {
+            Environment::Production => &self.production,
+            Environment::Sandbox => &self.sandbox,
+        };
+        let cannot_sign = Attempt::Done(Verdict::Refused { reason: "CannotSign" });
+        let Some(mut pass) = self.signer.pass(SystemTime::now()) else { return cannot_sign };
+        let mut resigned = false;
+        loop {
+            parcel.request.headers.insert(AUTHORIZATION, pass.header.clone());
+            let answer = match channel.send(&parcel.request, until).await {
+                Ok(answer) => answer,
+                Err(Failure::Unsent { after }) => return Attempt::Again { after },
+                Err(Failure::Unconfirmed) if parcel.voip => return Attempt::Done(Verdict::Unconfirmed),
+                Err(Failure::Unconfirmed) => return Attempt::Again { after: None },
+            };
+            match classify(&answer) {
+                Meaning::Settled(attempt) => return attempt,
+                Meaning::TokenExpired => match self.signer.pass_instead_of(&pass, SystemTime::now()) {
+                    Some(next) if !resigned => {
+                        pass = next;
+                        resigned = true;
+                    }
+                    _ => return Attempt::Done(Verdict::Refused { reason: "ExpiredProviderToken" }),
+                },
+            }
+        }
+    }
+}
+
+/// The request's headers, all but the provider token. `None` when the bundle cannot stand in one.
+fn headers(bundle: &str, push: &Push) -> Option<HeaderMap> {
+    let (kind, priority, topic, expiration) = match push.event {
+        Event::Call => ("voip", "10", format!("{bundle}.voip"), 0),
+        Event::Renew => ("background", "5", bundle.to_owned(), push.deadline),
+        _ => ("alert", "10", bundle.to_owned(), push.deadline),
+    };
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(HeaderName::from_static("apns-topic"), HeaderValue::try_from(topic).ok()?);
+    headers.insert(HeaderName::from_static("apns-push-type"), HeaderValue::from_static(kind));
+    headers.insert(HeaderName::from_static("apns-priority"), HeaderValue::from_static(priority));
+    headers.insert(HeaderName::from_static("apns-expiration"), HeaderValue::from(expiration));
+    headers.insert(HeaderName::from_static("apns-id"), HeaderValue::try_from(uuid()?).ok()?);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Some(headers)
+}
+
+/// A random UUID (RFC 9562 §5.4) in lower case.
+fn uuid() -> Option<String> {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes).ok()?;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex = format!("{:032x}", u128::from_be_bytes(bytes));
+    Some(format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Meaning {
+    Settled(Attempt),
+    TokenExpired,
+}
+
+#[derive(Deserialize, Default)]
+struct ErrorBody {
+    #[serde(default)]
+    reason: String,
+    /// Milliseconds since 1970.
+    timestamp: Option<u64>,
+}
+
+/// What an answer means; where the body did not come, the status alone decides.
+fn classify(answer: &Answer) -> Meaning {
+    let body: ErrorBody = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let done = |verdict| Meaning::Settled(Attempt::Done(verdict));
+    match (answer.status.as_u16(), body.reason.as_str()) {
+        (200, _) => done(Verdict::Accepted),
+        (410, _) => done(Verdict::Gone { since: body.timestamp.map(|milliseconds| milliseconds / 1_000) }),
+        (400, "BadDeviceToken") => done(Verdict::Gone { since: None }),
+        (403, "ExpiredProviderToken") => Meaning::TokenExpired,
+        (429 | 500..=599, _) => Meaning::Settled(Attempt::Again { after: answer.retry_after() }),
+        (_, reason) => done(Verdict::Refused { reason: known(reason) }),
+    }
+}
+
+/// The reasons for which APNs refuses a push; a word that is not here is told as `OtherReason`.
+const REASONS: &[&str] = &[
+    "BadCertificate",
+    "BadCertificateEnvironment",
+    "BadCollapseId",
+    "BadEnvironmentKeyIdInToken",
+    "BadExpirationDate",
+    "BadMessageId",
+    "BadPath",
+    "BadPriority",
+    "BadTopic",
+    "DeviceTokenNotForTopic",
+    "DuplicateHeaders",
+    "Forbidden",
+    "IdleTimeout",
+    "InvalidProviderToken",
+    "InvalidPushType",
+    "MethodNotAllowed",
+    "MissingDeviceToken",
+    "MissingProviderToken",
+    "MissingTopic",
+    "PayloadEmpty",
+    "PayloadTooLarge",
+    "TopicDisallowed",
+    "UnrelatedKeyIdInToken",
+];
+
+fn known(reason: &str) -> &'static str {
+    REASONS.iter().find(|known| **known == reason).copied().unwrap_or("OtherReason")
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::StatusCode;
+    use hyper::header::RETRY_AFTER;
+
+    use super::*;
+
+    fn answer(status: u16, body: &'static str) -> Answer {
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("7"));
+        Answer { status: StatusCode::from_u16(status).unwrap(), headers, body: body.as_bytes().into() }
+    }
+
+    #[test]
+    fn every_answer_has_its_consequence() {
+        let done = |verdict| Meaning::Settled(Attempt::Done(verdict));
+        let refused = |reason| done(Verdict::Refused { reason });
+        let again = || Meaning::Settled(Attempt::Again { after: Some(Duration::from_secs(7)) });
+        for (status, body, meaning) in [
+            (200, "", done(Verdict::Accepted)),
+            (
+                410,
+                r#"{"reason":"Unregistered","timestamp":1795000000123}"#,
+                done(Verdict::Gone { since: Some(1_795_000_000) }),
+            ),
+            (410, "", done(Verdict::Gone { since: None })),
+            (400, r#"{"reason":"BadDeviceToken"}"#, done(Verdict::Gone { since: None })),
+            (400, r#"{"reason":"DeviceTokenNotForTopic"}"#, refused("DeviceTokenNotForTopic")),
+            (400, r#"{"reason":"SomethingNew","more":{}}"#, refused("OtherReason")),
+            (400, "<html>", refused("OtherReason")),
+            (403, r#"{"reason":"ExpiredProviderToken"}"#, Meaning::TokenExpired),
+            (403, r#"{"reason":"InvalidProviderToken"}"#, refused("InvalidProviderToken")),
+            (413, r#"{"reason":"PayloadTooLarge"}"#, refused("PayloadTooLarge")),
+            (429, r#"{"reason":"TooManyRequests"}"#, again()),
+            (500, r#"{"reason":"InternalServerError"}"#, again()),
+            (503, "", again()),
+            (302, "", refused("OtherReason")),
+        ] {
+            assert_eq!(classify(&answer(status, body)), meaning, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn an_apns_id_is_a_random_uuid() {
+        let id = uuid().unwrap();
+        assert_eq!(id.len(), 36);
+        assert_eq!(id.as_bytes()[14], b'4');
+        assert!(b"89ab".contains(&id.as_bytes()[19]));
+        assert_ne!(id, uuid().unwrap());
+    }
+}

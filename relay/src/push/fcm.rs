@@ -1,0 +1,273 @@
+//! Firebase Cloud Messaging, HTTP v1: data messages with an OAuth token of the App's service account.
+//!
+//! Ours, because no published crate speaks this API to an endpoint of one's choice and is maintained: the package
+//! `fcm` knows only the server-key API that Google has switched off.
+//!
+//! `QUOTA_EXCEEDED` without a Retry-After is tried again by our own back-off within the deadline: Google advises a
+//! minute, which no call has.
+//!
+//! Invariant: a message holds one data entry and no notification, so that the app alone decides what is shown. Only
+//! `UNREGISTERED` kills a token: an `INVALID_ARGUMENT` that names the token is told apart in its reason, but a token
+//! that never had the right form is a mistake of the app, which the app's next enabling mends.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::HeaderMap;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
+
+use super::apns::Attempt;
+use super::connection::{Answer, Channel, Request};
+use super::endpoint::{Endpoint, trust};
+use super::flight::Grounded;
+use super::oauth::{AccessToken, Denial, ServiceAccount, Tokens};
+use super::setup::Problem;
+use super::{Event, Push, Verdict, payload};
+use crate::secret::PushToken;
+
+const SERVICE: &str = "https://fcm.googleapis.com";
+/// How long one try waits for its answer.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest `ttl` that FCM takes: four weeks.
+const LONGEST_TTL: u64 = 28 * 24 * 3_600;
+/// The longest token that is sent, in bytes; Google's are about 150.
+const LONGEST_TOKEN: usize = 4_096;
+
+/// How to reach FCM for one App.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The service account's key file (JSON); its `token_uri` is honoured.
+    pub service_account_file: PathBuf,
+    /// Another service instead of `https://fcm.googleapis.com`.
+    pub endpoint: Option<Box<str>>,
+    /// CA certificates (PEM) trusted beside the system's, at the endpoint and at the `token_uri`.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// FCM for one App.
+pub(super) struct Fcm {
+    path: String,
+    channel: Channel,
+    tokens: Tokens,
+}
+
+/// A push, ready to be tried.
+pub(super) struct Parcel(Request);
+
+impl Fcm {
+    /// Reads the service account and prepares the connections; nothing is dialled before the first push.
+    pub(super) fn new(app: &str, settings: &Settings) -> Result<Self, Problem> {
+        let account = Arc::new(ServiceAccount::read(&settings.service_account_file)?);
+        let tls = trust(settings.ca_file.as_deref())?;
+        let endpoint = Endpoint::new(settings.endpoint.as_deref().unwrap_or(SERVICE), "endpoint", Arc::clone(&tls))?;
+        let oauth = Endpoint::new(&account.token_uri, "token_uri", tls)?;
+        let path = format!("{}/v1/projects/{}/messages:send", endpoint.path(), account.project_id);
+        let oauth = Arc::new(Channel::new(format!("{app}/fcm-oauth"), oauth, false));
+        Ok(Self {
+            path,
+            channel: Channel::new(format!("{app}/fcm"), endpoint, false),
+            tokens: Tokens::new(account, oauth),
+        })
+    }
+
+    /// Puts a push into the form of a request; the verdict when it cannot be one.
+    pub(super) fn parcel(&self, token: &PushToken, push: &Push) -> Result<Parcel, Verdict> {
+        let token = token.expose();
+        if token.is_empty() || token.len() > LONGEST_TOKEN {
+            return Err(Verdict::Refused { reason: "InvalidToken" });
+        }
+        let object = payload::fcm(push).map_err(|_| Verdict::Refused { reason: "PayloadTooLarge" })?;
+        let android = match push.event {
+            Event::Call => Android { priority: "HIGH", ttl: "0s".into() },
+            _ => {
+                let ttl = push.deadline.saturating_sub(push.sent_at).min(LONGEST_TTL);
+                Android { priority: "NORMAL", ttl: format!("{ttl}s") }
+            }
+        };
+        let message = Message { token, data: Data { sipwake: &object }, android };
+        // Writing strings into memory cannot fail.
+        let body = serde_json::to_vec(&Envelope { message }).unwrap_or_default();
+        let mut headers = HeaderMap::with_capacity(2);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(Parcel(Request { path: self.path.clone(), headers, body: Bytes::from(body) }))
+    }
+
+    /// Tries once; an access token that FCM no longer takes is replaced and the push sent again within this one try.
+    pub(super) async fn attempt(&self, parcel: &mut Parcel, deadline: Instant) -> Attempt {
+        let until = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
+        let mut refused: Option<AccessToken> = None;
+        loop {
+            let token = match timeout_at(until, self.tokens.get(refused.as_ref())).await {
+                Err(_) => return Attempt::Again { after: None },
+                Ok(Err(Grounded { why: Denial::Away, after })) => return Attempt::Again { after: Some(after) },
+                Ok(Err(Grounded { why: Denial::Refused, .. })) => {
+                    return Attempt::Done(Verdict::Refused { reason: "ServiceAccountRefused" });
+                }
+                Ok(Ok(token)) => token,
+            };
+            parcel.0.headers.insert(AUTHORIZATION, token.header.clone());
+            let answer = match self.channel.send(&parcel.0, until).await {
+                Ok(answer) => answer,
+                Err(super::connection::Failure::Unsent { after }) => return Attempt::Again { after },
+                // An app that sees a call twice knows it by its id.
+                Err(super::connection::Failure::Unconfirmed) => return Attempt::Again { after: None },
+            };
+            match classify(&answer) {
+                Meaning::Settled(attempt) => return attempt,
+                Meaning::TokenRefused if refused.is_none() => refused = Some(token),
+                Meaning::TokenRefused => return Attempt::Done(Verdict::Refused { reason: "UNAUTHENTICATED" }),
+            }
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Envelope<'a> {
+    message: Message<'a>,
+}
+
+#[derive(Serialize)]
+struct Message<'a> {
+    token: &'a str,
+    data: Data<'a>,
+    android: Android,
+}
+
+/// The one data entry; its key is [`payload::KEY`].
+#[derive(Serialize)]
+struct Data<'a> {
+    sipwake: &'a str,
+}
+
+#[derive(Serialize)]
+struct Android {
+    priority: &'static str,
+    ttl: String,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Meaning {
+    Settled(Attempt),
+    TokenRefused,
+}
+
+#[derive(Deserialize, Default)]
+struct ErrorBody {
+    #[serde(default)]
+    error: ErrorStatus,
+}
+
+#[derive(Deserialize, Default)]
+struct ErrorStatus {
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    status: String,
+    #[serde(default)]
+    details: Vec<Detail>,
+}
+
+#[derive(Deserialize)]
+struct Detail {
+    #[serde(rename = "errorCode")]
+    error_code: Option<String>,
+    #[serde(rename = "fieldViolations", default)]
+    field_violations: Vec<Violation>,
+}
+
+#[derive(Deserialize)]
+struct Violation {
+    #[serde(default)]
+    field: String,
+}
+
+impl ErrorStatus {
+    /// FCM's own code where there is one, else the general status.
+    fn code(&self) -> &str {
+        self.details.iter().find_map(|detail| detail.error_code.as_deref()).unwrap_or(&self.status)
+    }
+
+    /// Whether an invalid argument is the token.
+    fn is_about_the_token(&self) -> bool {
+        let mut violations = self.details.iter().flat_map(|detail| &detail.field_violations);
+        violations.any(|violation| violation.field == "message.token") || self.message.contains("registration token")
+    }
+}
+
+/// What an answer means; where the body did not come, the status alone decides.
+fn classify(answer: &Answer) -> Meaning {
+    if answer.status.is_success() {
+        return Meaning::Settled(Attempt::Done(Verdict::Accepted));
+    }
+    let body: ErrorBody = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let refused = |reason| Meaning::Settled(Attempt::Done(Verdict::Refused { reason }));
+    let again = || Meaning::Settled(Attempt::Again { after: answer.retry_after() });
+    match (body.error.code(), answer.status.as_u16()) {
+        ("UNREGISTERED", _) => Meaning::Settled(Attempt::Done(Verdict::Gone { since: None })),
+        ("SENDER_ID_MISMATCH", _) => refused("SENDER_ID_MISMATCH"),
+        ("THIRD_PARTY_AUTH_ERROR", _) => refused("THIRD_PARTY_AUTH_ERROR"),
+        ("QUOTA_EXCEEDED" | "UNAVAILABLE" | "INTERNAL", _) => again(),
+        ("INVALID_ARGUMENT", _) if body.error.is_about_the_token() => refused("InvalidToken"),
+        ("INVALID_ARGUMENT", _) => refused("INVALID_ARGUMENT"),
+        (_, 401) => Meaning::TokenRefused,
+        (_, 429 | 500..=599) => again(),
+        (_, 403) => refused("PERMISSION_DENIED"),
+        (_, 404) => refused("NOT_FOUND"),
+        (_, 400) => refused("INVALID_ARGUMENT"),
+        _ => refused("OtherReason"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::StatusCode;
+    use hyper::header::RETRY_AFTER;
+
+    use super::*;
+
+    fn answer(status: u16, body: String) -> Answer {
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("7"));
+        Answer { status: StatusCode::from_u16(status).unwrap(), headers, body: body.into() }
+    }
+
+    fn fcm_error(status: u16, general: &str, code: &str) -> Answer {
+        let detail =
+            serde_json::json!({"@type": "type.googleapis.com/google.firebase.fcm.v1.FcmError", "errorCode": code});
+        let error = serde_json::json!({"code": status, "message": "m", "status": general, "details": [detail]});
+        answer(status, serde_json::json!({"error": error}).to_string())
+    }
+
+    #[test]
+    fn every_answer_has_its_consequence() {
+        let refused = |reason| Meaning::Settled(Attempt::Done(Verdict::Refused { reason }));
+        let gone = Meaning::Settled(Attempt::Done(Verdict::Gone { since: None }));
+        let again = || Meaning::Settled(Attempt::Again { after: Some(Duration::from_secs(7)) });
+        let token = serde_json::json!({"error": {"status": "INVALID_ARGUMENT", "details": [
+            {"@type": "type.googleapis.com/google.firebase.fcm.v1.FcmError", "errorCode": "INVALID_ARGUMENT"},
+            {"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": [{"field": "message.token"}]},
+        ]}});
+        for (answer, meaning) in [
+            (answer(200, String::new()), Meaning::Settled(Attempt::Done(Verdict::Accepted))),
+            (fcm_error(404, "NOT_FOUND", "UNREGISTERED"), gone),
+            (fcm_error(403, "PERMISSION_DENIED", "SENDER_ID_MISMATCH"), refused("SENDER_ID_MISMATCH")),
+            (fcm_error(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED"), again()),
+            (fcm_error(503, "UNAVAILABLE", "UNAVAILABLE"), again()),
+            (fcm_error(500, "INTERNAL", "INTERNAL"), again()),
+            (fcm_error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT"), refused("INVALID_ARGUMENT")),
+            (fcm_error(401, "UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR"), refused("THIRD_PARTY_AUTH_ERROR")),
+            (answer(400, token.to_string()), refused("InvalidToken")),
+            (answer(401, r#"{"error":{"status":"UNAUTHENTICATED"}}"#.into()), Meaning::TokenRefused),
+            (answer(404, r#"{"error":{"status":"NOT_FOUND"}}"#.into()), refused("NOT_FOUND")),
+            (answer(502, "<html>".into()), again()),
+            (answer(418, String::new()), refused("OtherReason")),
+        ] {
+            let status = answer.status;
+            assert_eq!(classify(&answer), meaning, "{status}");
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Something that many wait for and that one makes: a connection, an access token.
+//!
+//! Whoever needs it and finds none starts the making, which runs in a task of its own, so that a caller that gives up
+//! stops nobody else. After a failure nobody starts again before a pause has passed: callers are told how long.
+//!
+//! Invariant: at most one making is under way; no lock is held while anything waits.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::backoff::Backoff;
+
+/// What a value that was made is still worth.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Worth {
+    /// Use it.
+    Good,
+    /// Use it, and start making the next one.
+    Ageing,
+    /// Make another and wait for it.
+    Spent,
+}
+
+/// The last making failed, and the next may not start yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Grounded<E> {
+    /// Why it failed.
+    pub(super) why: E,
+    /// When the next may start, from now.
+    pub(super) after: Duration,
+}
+
+/// The place where the value is kept and the making is joined.
+pub(super) struct Flight<T, E> {
+    backoff: Backoff,
+    state: Mutex<State<T, E>>,
+    landed: Notify,
+}
+
+struct State<T, E> {
+    value: Option<T>,
+    under_way: bool,
+    failures: u32,
+    /// Why the last making failed, and before when no other starts.
+    grounded: Option<(E, Instant)>,
+}
+
+enum Look<T, E> {
+    Have(T),
+    Start { then: Option<T> },
+    Wait,
+    Grounded(Grounded<E>),
+}
+
+impl<T: Clone + Send + 'static, E: Copy + Send + 'static> Flight<T, E> {
+    pub(super) fn new(backoff: Backoff) -> Arc<Self> {
+        let state = State { value: None, under_way: false, failures: 0, grounded: None };
+        Arc::new(Self { backoff, state: Mutex::new(state), landed: Notify::new() })
+    }
+
+    /// The value, made by `make` when there is none that `worth` calls good. `fallback` is the reason given when the
+    /// making itself was lost (its task was stopped).
+    pub(super) async fn get<F>(
+        self: &Arc<Self>,
+        worth: impl Fn(&T) -> Worth,
+        make: impl Fn() -> F,
+        fallback: E,
+    ) -> Result<T, Grounded<E>>
+    where
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        loop {
+            let landed = self.landed.notified();
+            tokio::pin!(landed);
+            landed.as_mut().enable();
+            match self.look(&worth) {
+                Look::Have(value) => return Ok(value),
+                Look::Grounded(grounded) => return Err(grounded),
+                Look::Wait => landed.await,
+                Look::Start { then } => {
+                    let landing = Landing { flight: Arc::clone(self), outcome: Err(fallback) };
+                    tokio::spawn(land(landing, make()));
+                    match then {
+                        Some(value) => return Ok(value),
+                        None => landed.await,
+                    }
+                }
+            }
+        }
+    }
+
+    fn look(&self, worth: &impl Fn(&T) -> Worth) -> Look<T, E> {
+        let mut state = self.lock();
+        let judged = state.value.as_ref().map(|value| (worth(value), value.clone()));
+        let then = match judged {
+            Some((Worth::Good, value)) => return Look::Have(value),
+            Some((Worth::Ageing, value)) => Some(value),
+            Some((Worth::Spent, _)) | None => {
+                state.value = None;
+                None
+            }
+        };
+        let now = Instant::now();
+        let grounded = state.grounded.filter(|(_, until)| *until > now);
+        match (then, state.under_way, grounded) {
+            (Some(value), true, _) | (Some(value), false, Some(_)) => Look::Have(value),
+            (None, true, _) => Look::Wait,
+            (None, false, Some((why, until))) => Look::Grounded(Grounded { why, after: until - now }),
+            (then, false, None) => {
+                state.under_way = true;
+                Look::Start { then }
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T, E>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn land<T: Clone + Send + 'static, E: Copy + Send + 'static>(
+    mut landing: Landing<T, E>,
+    make: impl Future<Output = Result<T, E>>,
+) {
+    landing.outcome = make.await;
+}
+
+/// Ends a making when it is dropped, so that one whose task was stopped ends too.
+struct Landing<T: Clone + Send + 'static, E: Copy + Send + 'static> {
+    flight: Arc<Flight<T, E>>,
+    outcome: Result<T, E>,
+}
+
+impl<T: Clone + Send + 'static, E: Copy + Send + 'static> Drop for Landing<T, E> {
+    fn drop(&mut self) {
+        let mut state = self.flight.lock();
+        state.under_way = false;
+        match &self.outcome {
+            Ok(value) => {
+                state.value = Some(value.clone());
+                state.failures = 0;
+                state.grounded = None;
+            }
+            Err(why) => {
+                state.failures = state.failures.saturating_add(1);
+                state.grounded = Some((*why, Instant::now() + self.flight.backoff.pause(state.failures)));
+            }
+        }
+        drop(state);
+        self.flight.landed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+    const LONG: Backoff = Backoff { first: HOUR, most: HOUR };
+    const NONE: Backoff = Backoff { first: Duration::ZERO, most: Duration::ZERO };
+
+    #[tokio::test]
+    async fn many_who_wait_start_one_making() {
+        let flight = Flight::<u32, ()>::new(LONG);
+        let made = Arc::new(AtomicU32::new(0));
+        let gate = Arc::new(Notify::new());
+        let waiting: Vec<_> = (0..50)
+            .map(|_| {
+                let (flight, made, gate) = (Arc::clone(&flight), Arc::clone(&made), Arc::clone(&gate));
+                tokio::spawn(async move {
+                    let make = || {
+                        let (made, gate) = (Arc::clone(&made), Arc::clone(&gate));
+                        async move {
+                            gate.notified().await;
+                            Ok(made.fetch_add(1, Ordering::SeqCst))
+                        }
+                    };
+                    flight.get(|_| Worth::Good, make, ()).await
+                })
+            })
+            .collect();
+        gate.notify_one();
+        for one in waiting {
+            assert_eq!(one.await.unwrap(), Ok(0));
+        }
+        assert_eq!(made.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn after_a_failure_nobody_starts_before_the_pause_has_passed() {
+        let flight = Flight::<u32, &str>::new(LONG);
+        let failed = flight.get(|_| Worth::Good, || async { Err("no") }, "lost").await.unwrap_err();
+        assert_eq!(failed.why, "no");
+        assert!(failed.after > HOUR / 3, "{:?}", failed.after);
+        let again = flight.get(|_| Worth::Good, || async { Ok(1) }, "lost").await;
+        assert_eq!(again.unwrap_err().why, "no", "it was not tried");
+    }
+
+    #[tokio::test]
+    async fn after_the_pause_the_next_making_starts() {
+        let flight = Flight::<u32, &str>::new(NONE);
+        // Without any pause a failure is tried again at once, until it succeeds.
+        let tries = AtomicU32::new(0);
+        let make = || {
+            let tried = tries.fetch_add(1, Ordering::SeqCst);
+            async move { if tried < 3 { Err("no") } else { Ok(tried) } }
+        };
+        assert_eq!(flight.get(|_| Worth::Good, make, "lost").await, Ok(3));
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_gives_up_stops_nobody_else() {
+        let flight = Flight::<u32, ()>::new(LONG);
+        let gate = Arc::new(Notify::new());
+        let make = || {
+            let gate = Arc::clone(&gate);
+            async move {
+                gate.notified().await;
+                Ok(7)
+            }
+        };
+        let impatient = tokio::time::timeout(Duration::ZERO, flight.get(|_| Worth::Good, make, ())).await;
+        assert!(impatient.is_err());
+        gate.notify_one();
+        assert_eq!(flight.get(|_| Worth::Good, || async { Ok(8) }, ()).await, Ok(7), "the first making went on");
+    }
+
+    #[tokio::test]
+    async fn an_ageing_value_is_used_while_the_next_is_made() {
+        let flight = Flight::<u32, ()>::new(LONG);
+        assert_eq!(flight.get(|_| Worth::Good, || async { Ok(1) }, ()).await, Ok(1));
+        let ageing = |value: &u32| if *value == 1 { Worth::Ageing } else { Worth::Good };
+        assert_eq!(flight.get(ageing, || async { Ok(2) }, ()).await, Ok(1));
+        // Who wants no ageing one waits for the making that is under way.
+        let spent = |value: &u32| if *value == 1 { Worth::Spent } else { Worth::Good };
+        assert_eq!(flight.get(spent, || async { Ok(3) }, ()).await, Ok(2));
+    }
+}

@@ -1,0 +1,206 @@
+//! Google's access tokens: a signed assertion of the service account, exchanged for a bearer token (RFC 7523).
+//!
+//! Invariant: one exchange is under way at most, however many wait for it; a token is replaced at 80 % of its life,
+//! while it still serves. The private key, the assertion and the token are wiped when dropped and never printed.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
+use bytes::Bytes;
+use hyper::HeaderMap;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use serde::{Deserialize, Deserializer};
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use super::backoff::Backoff;
+use super::connection::{Channel, Request};
+use super::flight::{Flight, Grounded, Worth};
+use super::jwt;
+use super::setup::Problem;
+
+const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
+/// The body up to the assertion (RFC 7523 §2.1), form-encoded.
+const FORM: &[u8] = b"grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion=";
+/// How long an assertion may be used; Google's limit.
+const ASSERTION_LIFE: Duration = Duration::from_secs(3_600);
+/// How long one exchange may take.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two exchanges that fail.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(60) };
+/// The longest life that a token is believed to have.
+const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3_600);
+
+/// What is in a service account's key file, as far as it is used.
+pub(super) struct ServiceAccount {
+    pub(super) project_id: Box<str>,
+    pub(super) token_uri: Box<str>,
+    client_email: Box<str>,
+    key_id: Option<Box<str>>,
+    key: RsaKeyPair,
+}
+
+/// The token in use and the making of the next.
+pub(super) struct Tokens {
+    account: Arc<ServiceAccount>,
+    channel: Arc<Channel>,
+    flight: Arc<Flight<AccessToken, Denial>>,
+}
+
+/// A bearer token, as a header value.
+#[derive(Clone)]
+pub(super) struct AccessToken {
+    pub(super) header: HeaderValue,
+    made_at: Instant,
+    renew_at: Instant,
+    ends_at: Instant,
+}
+
+/// Why there is no token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Denial {
+    /// Google refuses the service account: its key was revoked, or the clock is wrong.
+    Refused,
+    /// The token endpoint is away or busy.
+    Away,
+}
+
+impl ServiceAccount {
+    /// Reads the key file; its private key must be RSA in PKCS#8.
+    pub(super) fn read(path: &Path) -> Result<Self, Problem> {
+        let text = jwt::read_key_file(path)?;
+        let file: KeyFile = serde_json::from_slice(&text).map_err(|error| Problem::NotJson {
+            path: path.into(),
+            line: error.line(),
+            column: error.column(),
+        })?;
+        let need = |member| move || Problem::Member { path: path.into(), member };
+        if file.kind.as_deref() != Some("service_account") {
+            return Err(need("type")());
+        }
+        let plain =
+            |id: &String| !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
+        let project_id = file.project_id.filter(plain).ok_or_else(need("project_id"))?;
+        let client_email = file.client_email.filter(|email| !email.is_empty()).ok_or_else(need("client_email"))?;
+        let token_uri = file.token_uri.filter(|uri| !uri.is_empty()).ok_or_else(need("token_uri"))?;
+        let pem = file.private_key.ok_or_else(need("private_key"))?;
+        let der = jwt::pkcs8_from_pem(pem.0.as_bytes()).ok_or_else(need("private_key"))?;
+        let wrong = |_| Problem::WrongKey { path: path.into(), wanted: "an RSA key of 2,048 bits or more" };
+        Ok(Self {
+            project_id: project_id.into(),
+            token_uri: token_uri.into(),
+            client_email: client_email.into(),
+            key_id: file.private_key_id.map(String::into_boxed_str),
+            key: RsaKeyPair::from_pkcs8(&der).map_err(wrong)?,
+        })
+    }
+
+    /// The assertion that is exchanged for a token. `None` when the system cannot sign.
+    fn assertion(&self, now: SystemTime) -> Option<jwt::SecretBytes> {
+        let iat = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut header = serde_json::json!({"alg": "RS256", "typ": "JWT"});
+        if let Some(id) = &self.key_id {
+            header["kid"] = (**id).into();
+        }
+        let claims = serde_json::json!({
+            "iss": &*self.client_email,
+            "scope": SCOPE,
+            "aud": &*self.token_uri,
+            "iat": iat,
+            "exp": iat + ASSERTION_LIFE.as_secs(),
+        });
+        jwt::compact(&header, &claims, |text| {
+            let mut signature = vec![0; self.key.public_modulus_len()];
+            self.key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), text, &mut signature).ok()?;
+            Some(signature)
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct KeyFile {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    project_id: Option<String>,
+    private_key_id: Option<String>,
+    private_key: Option<Hidden>,
+    client_email: Option<String>,
+    token_uri: Option<String>,
+}
+
+/// A text that is wiped when it is dropped.
+struct Hidden(Zeroizing<String>);
+
+impl<'de> Deserialize<'de> for Hidden {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self(Zeroizing::new(text)))
+    }
+}
+
+impl Tokens {
+    /// Tokens for `account`, fetched over `channel`, which leads to its `token_uri`.
+    pub(super) fn new(account: Arc<ServiceAccount>, channel: Arc<Channel>) -> Self {
+        Self { account, channel, flight: Flight::new(BACKOFF) }
+    }
+
+    /// A token that serves now. `refused` is one that FCM no longer takes, whatever its age.
+    pub(super) async fn get(&self, refused: Option<&AccessToken>) -> Result<AccessToken, Grounded<Denial>> {
+        let refused = refused.map(|token| token.made_at);
+        let worth = |token: &AccessToken| {
+            let now = Instant::now();
+            if refused.is_some_and(|refused| token.made_at <= refused) || now >= token.ends_at {
+                Worth::Spent
+            } else if now >= token.renew_at {
+                Worth::Ageing
+            } else {
+                Worth::Good
+            }
+        };
+        let make = || exchange(Arc::clone(&self.account), Arc::clone(&self.channel));
+        self.flight.get(worth, make, Denial::Away).await
+    }
+}
+
+async fn exchange(account: Arc<ServiceAccount>, channel: Arc<Channel>) -> Result<AccessToken, Denial> {
+    let assertion = account.assertion(SystemTime::now()).ok_or(Denial::Refused)?;
+    let mut form = Zeroizing::new(Vec::with_capacity(FORM.len() + assertion.len()));
+    form.extend_from_slice(FORM);
+    form.extend_from_slice(&assertion);
+    let mut headers = HeaderMap::with_capacity(1);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+    let body = Bytes::from_owner(Form(form));
+    let request = Request { path: channel.base_path().to_owned(), headers, body };
+    let answer = channel.send(&request, Instant::now() + EXCHANGE_TIMEOUT).await.map_err(|_| Denial::Away)?;
+    let status = answer.status;
+    if !status.is_success() {
+        let away = status.is_server_error() || status.as_u16() == 429;
+        tracing::warn!(%status, "the OAuth endpoint gives no access token");
+        return Err(if away { Denial::Away } else { Denial::Refused });
+    }
+    read_token(&answer.body).ok_or(Denial::Away)
+}
+
+struct Form(jwt::SecretBytes);
+
+impl AsRef<[u8]> for Form {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[derive(Deserialize)]
+struct TokenBody {
+    access_token: Hidden,
+    expires_in: u64,
+}
+
+fn read_token(body: &[u8]) -> Option<AccessToken> {
+    let body: TokenBody = serde_json::from_slice(body).ok()?;
+    let life = Duration::from_secs(body.expires_in).min(LONGEST_LIFE);
+    let now = Instant::now();
+    let header = jwt::bearer(body.access_token.0.as_bytes())?;
+    Some(AccessToken { header, made_at: now, renew_at: now + life.mul_f64(0.8), ends_at: now + life })
+}

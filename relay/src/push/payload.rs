@@ -1,0 +1,248 @@
+//! What a push says: the one JSON object of the contract, as each service wants it wrapped.
+//!
+//! Invariant: the outcome is valid JSON within the service's limit, whatever the caller called itself: characters
+//! that are invisible, break lines or turn the reading direction are left out of `from` and `name`, and these two are
+//! shortened, at a character's border, when the whole would be too large. Absent members are absent, not null.
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+use serde_json::Value;
+
+use super::{Event, Push};
+
+/// The most that APNs takes for a VoIP push, in bytes of the body.
+pub(super) const VOIP_LIMIT: usize = 5_120;
+/// The most that APNs takes for any other push, in bytes of the body.
+pub(super) const ALERT_LIMIT: usize = 4_096;
+/// The most that FCM takes, in bytes of all data keys and values.
+pub(super) const FCM_LIMIT: usize = 4_096;
+
+/// The key that holds the object.
+pub(super) const KEY: &str = "sipwake";
+
+/// Even without the caller's name and address the push is too large.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Oversized;
+
+/// The body for APNs: the object beside `aps`.
+pub(super) fn apns(push: &Push) -> Result<Bytes, Oversized> {
+    let limit = if push.event == Event::Call { VOIP_LIMIT } else { ALERT_LIMIT };
+    fit(push, limit, |object| encode(&Body { aps: aps(push.event), sipwake: object })).map(Bytes::from)
+}
+
+/// The value of FCM's data entry [`KEY`].
+pub(super) fn fcm(push: &Push) -> Result<String, Oversized> {
+    let bytes = fit(push, FCM_LIMIT - KEY.len(), |object| encode(object))?;
+    String::from_utf8(bytes).map_err(|_| Oversized)
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    aps: Value,
+    sipwake: &'a Object<'a>,
+}
+
+/// The object of the contract.
+#[derive(Serialize)]
+struct Object<'a> {
+    v: u8,
+    event: &'static str,
+    instance: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    call: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    edge: &'a str,
+    sent_at: u64,
+    deadline: u64,
+    #[serde(flatten)]
+    extra: Extra<'a>,
+}
+
+struct Extra<'a>(&'a [(&'static str, Value)]);
+
+impl Serialize for Extra<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (key, value) in self.0 {
+            map.serialize_entry(key, value)?;
+        }
+        map.end()
+    }
+}
+
+/// Apple's own part: nothing for a call, a silent wake for a renewal, and for the rest a text that the app's
+/// notification extension may replace by one in the user's language.
+fn aps(event: Event) -> Value {
+    let title = match event {
+        Event::Call | Event::CallEnded => return serde_json::json!({}),
+        Event::Renew => return serde_json::json!({"content-available": 1}),
+        Event::Message => "New message",
+        Event::Voicemail => "New voicemail",
+        Event::MissedCall => "Missed call",
+        Event::Expiring => "Calls will soon stop reaching this phone. Open the app to keep them.",
+        Event::Expired => "Calls no longer reach this phone. Open the app to receive them again.",
+        Event::RegistrationLost => "The phone server refuses this phone. Open the app to check the account.",
+        Event::Test => "Test push",
+    };
+    serde_json::json!({"alert": {"title": title}, "mutable-content": 1})
+}
+
+/// Encodes `push` within `limit` bytes, shortening the name and then the address of the caller.
+fn fit(push: &Push, limit: usize, encode: impl Fn(&Object) -> Vec<u8>) -> Result<Vec<u8>, Oversized> {
+    let mut name = push.name.as_deref().map(visible).filter(|text| !text.is_empty());
+    let mut from = push.from.as_deref().map(visible).filter(|text| !text.is_empty());
+    loop {
+        let bytes = encode(&Object {
+            v: 1,
+            event: push.event.name(),
+            instance: push.instance.to_string(),
+            call: push.call.map(|call| call.to_string()),
+            from: from.as_deref(),
+            name: name.as_deref(),
+            edge: &push.edge,
+            sent_at: push.sent_at,
+            deadline: push.deadline,
+            extra: Extra(&push.extra),
+        });
+        let excess = match bytes.len().checked_sub(limit) {
+            None | Some(0) => return Ok(bytes),
+            Some(excess) => excess,
+        };
+        let shortened = if name.is_some() { &mut name } else { &mut from };
+        match shortened {
+            Some(text) => shorten(text, excess),
+            None => return Err(Oversized),
+        }
+        if shortened.as_ref().is_some_and(String::is_empty) {
+            *shortened = None;
+        }
+    }
+}
+
+/// Takes characters off the end until at least `excess` bytes of JSON are gone, or all.
+fn shorten(text: &mut String, excess: usize) {
+    let mut gone = 0;
+    while gone < excess {
+        let Some(last) = text.pop() else { return };
+        // Only these two are escaped: control characters are no longer there.
+        gone += last.len_utf8() + usize::from(matches!(last, '"' | '\\'));
+    }
+}
+
+/// `text` without what a screen does not show or is misled by.
+fn visible(text: &str) -> String {
+    let hostile = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    };
+    text.chars().filter(|&c| !hostile(c)).collect()
+}
+
+fn encode(value: &impl Serialize) -> Vec<u8> {
+    // Writing strings, numbers and string keys into memory cannot fail.
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use sip::id::{CallId, InstanceId, ShardTag};
+
+    use super::*;
+
+    fn push(event: Event) -> Push {
+        Push {
+            event,
+            instance: InstanceId::new(1, ShardTag(1)),
+            call: Some(CallId::new(2, ShardTag(1))),
+            from: Some("sip:bob@example.com".into()),
+            name: Some("Bob".into()),
+            edge: "relay1.example.net:5061".into(),
+            sent_at: 1_795_000_000,
+            deadline: 1_795_000_030,
+            extra: Vec::new(),
+        }
+    }
+
+    fn parsed(bytes: &[u8]) -> Value {
+        serde_json::from_slice(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_call_is_the_object_of_the_contract_beside_an_empty_aps() {
+        let push = push(Event::Call);
+        let body = parsed(&apns(&push).unwrap());
+        let object = serde_json::json!({
+            "v": 1, "event": "call", "instance": push.instance.to_string(), "call": push.call.unwrap().to_string(),
+            "from": "sip:bob@example.com", "name": "Bob", "edge": "relay1.example.net:5061",
+            "sent_at": 1_795_000_000, "deadline": 1_795_000_030,
+        });
+        assert_eq!(body, serde_json::json!({"aps": {}, "sipwake": object}));
+        assert_eq!(parsed(fcm(&push).unwrap().as_bytes()), object);
+    }
+
+    #[test]
+    fn absent_members_are_absent_and_further_ones_are_added() {
+        let push = Push {
+            call: None,
+            from: None,
+            name: None,
+            extra: vec![("status", 403.into())],
+            ..push(Event::RegistrationLost)
+        };
+        let object = parsed(fcm(&push).unwrap().as_bytes());
+        let mut keys: Vec<_> = object.as_object().unwrap().keys().map(String::as_str).collect();
+        keys.sort_unstable();
+        assert_eq!(keys, ["deadline", "edge", "event", "instance", "sent_at", "status", "v"]);
+    }
+
+    #[test]
+    fn a_renewal_is_silent_and_every_other_event_but_a_call_shows_a_title() {
+        assert_eq!(aps(Event::Renew)["content-available"], 1);
+        for event in [Event::Message, Event::Voicemail, Event::MissedCall, Event::Expiring, Event::Expired, Event::Test]
+        {
+            assert!(aps(event)["alert"]["title"].is_string(), "{event:?}");
+        }
+    }
+
+    #[test]
+    fn a_hostile_name_is_made_safe() {
+        let hostile = "Bob\0\r\n\"},\"event\":\"test\"\u{202e}\u{85}\\%0d%0a";
+        let push = Push { name: Some(hostile.into()), ..push(Event::Call) };
+        let body = parsed(&apns(&push).unwrap());
+        assert_eq!(body["sipwake"]["event"], "call");
+        assert_eq!(body["sipwake"]["name"], "Bob\"},\"event\":\"test\"\\%0d%0a");
+    }
+
+    #[test]
+    fn what_is_too_large_is_shortened_name_first_and_never_inside_a_character() {
+        type Length = fn(&Push) -> usize;
+        let cases: [(Length, usize, Event); 3] = [
+            (|push| apns(push).unwrap().len(), VOIP_LIMIT, Event::Call),
+            (|push| apns(push).unwrap().len(), ALERT_LIMIT, Event::Message),
+            (|push| fcm(push).unwrap().len() + KEY.len(), FCM_LIMIT, Event::Call),
+        ];
+        for (length, limit, event) in cases {
+            for unit in ["a", "é", "漢", "🦀", "\"", "\\", "\"é"] {
+                let long = Push { name: Some(unit.repeat(6_000).into()), ..push(event) };
+                let size = length(&long);
+                assert!(size <= limit && size > limit - 8, "{unit:?} {event:?}: {size} of {limit}");
+                let body = parsed(fcm(&long).unwrap().as_bytes());
+                assert_eq!(body["from"], "sip:bob@example.com", "the name gives way first");
+            }
+            let long = Push { from: Some("é".repeat(6_000).into()), ..push(event) };
+            assert!(length(&long) <= limit);
+            assert!(parsed(fcm(&long).unwrap().as_bytes()).get("name").is_none());
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_shortened_is_refused() {
+        let push = Push { extra: vec![("reason", "x".repeat(6_000).into())], ..push(Event::Test) };
+        assert_eq!(apns(&push), Err(Oversized));
+        assert_eq!(fcm(&push), Err(Oversized));
+    }
+}

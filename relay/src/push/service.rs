@@ -1,0 +1,178 @@
+//! The one door to the push services: which App, which service, and again until the deadline.
+//!
+//! Invariant: no push is tried after its deadline, and no wait goes past it; no lock is held while a push waits, so
+//! that one App's or one service's trouble delays no other.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::{Instant, sleep};
+
+use super::apns::{self, Apns, Attempt, Environment, Signers};
+use super::backoff::Backoff;
+use super::fcm::{self, Fcm};
+use super::setup::SetupError;
+use super::{Push, Verdict, payload};
+use crate::secret::PushToken;
+use crate::vault::record::{Provider, PushTarget};
+
+/// Between two tries of one push, unless the service asks for more.
+const RETRY: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(8) };
+
+/// The push services of one App.
+#[derive(Clone, Debug, Default)]
+pub struct AppPush {
+    /// Apple's, when the App has an iOS side.
+    pub apns: Option<apns::Settings>,
+    /// Google's, when the App has an Android side.
+    pub fcm: Option<fcm::Settings>,
+}
+
+/// What became of one push.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// What follows from it. [`Verdict::Retry`] here means that no further try fits before the deadline: for this
+    /// push it is the end.
+    pub verdict: Verdict,
+    /// How often it was tried; 0 when it never left.
+    pub attempts: u32,
+    /// From the call of [`PushService::deliver`] to the verdict.
+    pub elapsed: Duration,
+}
+
+/// Delivers pushes; cheap to clone.
+#[derive(Clone)]
+pub struct PushService(Arc<Mode>);
+
+enum Mode {
+    Sent(HashMap<Box<str>, App>),
+    Printed,
+}
+
+#[derive(Default)]
+struct App {
+    apns: Option<Apns>,
+    fcm: Option<Fcm>,
+}
+
+impl PushService {
+    /// Reads the keys of `apps` (each App's id, which for APNs is its bundle id, and its services). Nothing is dialled
+    /// before the first push.
+    ///
+    /// # Errors
+    /// Every service that cannot be set up, each with its reason.
+    pub fn new(apps: Vec<(Box<str>, AppPush)>) -> Result<Self, Vec<SetupError>> {
+        let mut signers = Signers::default();
+        let mut problems = Vec::new();
+        let mut ready = HashMap::with_capacity(apps.len());
+        for (id, settings) in apps {
+            let app = build(&id, &settings, &mut signers, &mut problems);
+            ready.insert(id, app);
+        }
+        if problems.is_empty() { Ok(Self(Arc::new(Mode::Sent(ready)))) } else { Err(problems) }
+    }
+
+    /// Prints each push to the log instead of sending it, and calls it accepted: for a relay without a configuration.
+    pub fn printed() -> Self {
+        Self(Arc::new(Mode::Printed))
+    }
+
+    /// Delivers `push` to `target` of the App `app`: again and again where the contract allows it, with pauses that
+    /// grow and that the service may lengthen, until the push's deadline. It may be dropped at any time.
+    pub async fn deliver(&self, app: &str, target: &PushTarget, push: &Push) -> Delivery {
+        let started = Instant::now();
+        let (verdict, attempts) = match &*self.0 {
+            Mode::Printed => (print(app, target, push), 1),
+            Mode::Sent(apps) => match Errand::new(apps.get(app), target, push) {
+                Ok(errand) => errand.run(started + left(push.deadline)).await,
+                Err(verdict) => (verdict, 0),
+            },
+        };
+        Delivery { verdict, attempts, elapsed: started.elapsed() }
+    }
+}
+
+/// Checks what [`PushService::new`] needs for one App, without dialling: reads and tries its keys.
+pub fn check(app: &str, services: &AppPush) -> Vec<SetupError> {
+    let mut problems = Vec::new();
+    build(app, services, &mut Signers::default(), &mut problems);
+    problems
+}
+
+fn build(id: &str, settings: &AppPush, signers: &mut Signers, problems: &mut Vec<SetupError>) -> App {
+    let mut app = App::default();
+    let mut note = |service, problem| problems.push(SetupError { app: id.into(), service, problem });
+    if let Some(settings) = &settings.apns {
+        app.apns = Apns::new(id, settings, signers).map_err(|problem| note("apns", problem)).ok();
+    }
+    if let Some(settings) = &settings.fcm {
+        app.fcm = Fcm::new(id, settings).map_err(|problem| note("fcm", problem)).ok();
+    }
+    app
+}
+
+/// One push on its way through one service.
+enum Errand<'a> {
+    Apns(&'a Apns, apns::Parcel),
+    Fcm(&'a Fcm, fcm::Parcel),
+}
+
+impl<'a> Errand<'a> {
+    fn new(app: Option<&'a App>, target: &PushTarget, push: &Push) -> Result<Self, Verdict> {
+        let app = app.ok_or(Verdict::Refused { reason: "UnknownApp" })?;
+        let absent = Verdict::Refused { reason: "ServiceNotConfigured" };
+        let apple = |environment, token: &PushToken| {
+            let apns = app.apns.as_ref().ok_or(absent.clone())?;
+            Ok(Self::Apns(apns, apns.parcel(environment, token, push)?))
+        };
+        match target.provider {
+            Provider::ApnsProduction => apple(Environment::Production, &target.token),
+            Provider::ApnsSandbox => apple(Environment::Sandbox, &target.token),
+            Provider::Fcm => {
+                let fcm = app.fcm.as_ref().ok_or(absent.clone())?;
+                Ok(Self::Fcm(fcm, fcm.parcel(&target.token, push)?))
+            }
+        }
+    }
+
+    /// Tries until it is settled or `deadline` comes; the verdict and the number of tries.
+    async fn run(mut self, deadline: Instant) -> (Verdict, u32) {
+        let mut attempts = 0;
+        loop {
+            if Instant::now() >= deadline {
+                return (Verdict::TooLate, attempts);
+            }
+            attempts += 1;
+            let attempt = match &mut self {
+                Self::Apns(apns, parcel) => apns.attempt(parcel, deadline).await,
+                Self::Fcm(fcm, parcel) => fcm.attempt(parcel, deadline).await,
+            };
+            let after = match attempt {
+                Attempt::Done(verdict) => return (verdict, attempts),
+                Attempt::Again { after } => after,
+            };
+            let pause = RETRY.pause(attempts).max(after.unwrap_or_default());
+            let now = Instant::now();
+            if now >= deadline {
+                return (Verdict::TooLate, attempts);
+            }
+            if pause >= deadline - now {
+                return (Verdict::Retry { after }, attempts);
+            }
+            sleep(pause).await;
+        }
+    }
+}
+
+/// How long until `deadline` (seconds since 1970); nothing when it has passed.
+fn left(deadline: u64) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Duration::from_secs(deadline).saturating_sub(now)
+}
+
+fn print(app: &str, target: &PushTarget, push: &Push) -> Verdict {
+    let text = payload::fcm(push).unwrap_or_default();
+    tracing::warn!(app, provider = ?target.provider, push = text, "printed instead of sent");
+    Verdict::Accepted
+}

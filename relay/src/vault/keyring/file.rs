@@ -1,0 +1,362 @@
+//! The keyring as a file.
+//!
+//! ```text
+//! sipwake keyring 1
+//! index KEY
+//! receipt KEY
+//! flow-token KEY
+//! epoch ID CREATED_AT KEY        one line for each, the oldest first
+//! ```
+//! Keys are 64 hex digits; the id and the time (seconds since 1970) are decimal.
+//!
+//! Invariant: the file is changed only as a whole, by a rename, so that a crash leaves the old one or the new one; then
+//! the old one's bytes are overwritten. It is read and changed under the lock of the file beside it, `….lock`. The
+//! buffers that hold its text are sized beforehand and wiped.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::{Epoch, Keys};
+use crate::secret::SecretKey;
+use crate::vault::lookup::unhex;
+
+const HEADER: &[u8] = b"sipwake keyring 1";
+/// The longest line: `epoch`, an id, a time and a key.
+const LINE_LIMIT: usize = 5 + 1 + 10 + 1 + 20 + 1 + 64 + 1;
+/// A file that is longer is no keyring: in bytes, room for some 600 epochs.
+const FILE_LIMIT: u64 = 64 * 1024;
+
+/// What is the matter with a keyring's file.
+#[derive(thiserror::Error, Debug)]
+pub enum KeyringError {
+    /// Others than its owner may read it.
+    #[error("{path}: others may read the keyring (mode {mode:04o}); run: chmod 600 {path}")]
+    Exposed {
+        /// The keyring's file.
+        path: Box<str>,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// It is not a keyring, or was damaged.
+    #[error("{path}: line {line} is not a keyring's; restore the file, or remove it and lose what is stored")]
+    Malformed {
+        /// The keyring's file.
+        path: Box<str>,
+        /// Counted from 1.
+        line: usize,
+    },
+    /// It cannot be read.
+    #[error("{path}: cannot read the keyring: {source}")]
+    Read {
+        /// The keyring's file.
+        path: Box<str>,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// It cannot be made or changed.
+    #[error("{path}: cannot write the keyring ({source}); its directory must be writable, for keys change every day")]
+    Write {
+        /// The keyring's file.
+        path: Box<str>,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// Tells one version of the file from another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Stamp {
+    inode: u64,
+    len: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    pub(super) fn of(path: &Path) -> Result<Self, KeyringError> {
+        std::fs::metadata(path).map(|found| Self::from_metadata(&found)).map_err(reading(path))
+    }
+
+    fn from_metadata(found: &std::fs::Metadata) -> Self {
+        Self { inode: found.ino(), len: found.len(), modified: (found.mtime(), found.mtime_nsec()) }
+    }
+}
+
+/// Does `work` while no other process reads or changes the keyring at `path`.
+pub(super) fn locked<T>(path: &Path, work: impl FnOnce() -> Result<T, KeyringError>) -> Result<T, KeyringError> {
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(writing(path))?;
+    }
+    let lock = open_options().create(true).truncate(false).open(beside(path, "lock")).map_err(writing(path))?;
+    lock.lock().map_err(writing(path))?;
+    let outcome = work();
+    // Closing the file would release it too; a failure leaves nothing else to do.
+    let _ = lock.unlock();
+    outcome
+}
+
+/// Reads the keyring; `None` when there is no such file.
+pub(super) fn read(path: &Path) -> Result<Option<(Keys, Stamp)>, KeyringError> {
+    match read_existing(path) {
+        Err(KeyringError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        outcome => outcome.map(Some),
+    }
+}
+
+pub(super) fn read_existing(path: &Path) -> Result<(Keys, Stamp), KeyringError> {
+    let mut file = File::open(path).map_err(reading(path))?;
+    let found = file.metadata().map_err(reading(path))?;
+    let mode = found.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(KeyringError::Exposed { path: shown(path), mode });
+    }
+    if found.len() > FILE_LIMIT {
+        return Err(KeyringError::Malformed { path: shown(path), line: 1 });
+    }
+    let mut text = Zeroizing::new(vec![0; found.len() as usize]);
+    file.read_exact(&mut text).map_err(reading(path))?;
+    let keys = parse(&text).map_err(|line| KeyringError::Malformed { path: shown(path), line })?;
+    Ok((keys, Stamp::from_metadata(&found)))
+}
+
+/// Puts `keys` in the place of whatever keyring is at `path`, and overwrites that.
+pub(super) fn replace(path: &Path, keys: &Keys) -> Result<Stamp, KeyringError> {
+    replace_file(path, &write(keys)).map_err(writing(path))
+}
+
+fn replace_file(path: &Path, text: &[u8]) -> io::Result<Stamp> {
+    let new_path = beside(path, "new");
+    discard(&new_path)?; // left by a crash
+    let mut new = open_options().create_new(true).open(&new_path)?;
+    new.write_all(text)?;
+    new.sync_all()?;
+    let old = match open_options().open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        opened => Some(opened?),
+    };
+    std::fs::rename(&new_path, path)?;
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
+    if let Some(old) = old {
+        overwrite(&old)?;
+    }
+    new.metadata().map(|found| Stamp::from_metadata(&found))
+}
+
+/// Overwrites and removes a file, if it is there.
+fn discard(path: &Path) -> io::Result<()> {
+    match open_options().open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        opened => {
+            overwrite(&opened?)?;
+            std::fs::remove_file(path)
+        }
+    }
+}
+
+/// Zeroes a file's bytes where they are, as far as the file system writes in place.
+fn overwrite(file: &File) -> io::Result<()> {
+    let zeros = vec![0; file.metadata()?.len() as usize];
+    file.write_all_at(&zeros, 0)?;
+    file.sync_all()
+}
+
+fn open_options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    options
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    name.into()
+}
+
+fn shown(path: &Path) -> Box<str> {
+    path.display().to_string().into()
+}
+
+fn reading(path: &Path) -> impl Fn(io::Error) -> KeyringError {
+    |source| KeyringError::Read { path: shown(path), source }
+}
+
+fn writing(path: &Path) -> impl Fn(io::Error) -> KeyringError {
+    |source| KeyringError::Write { path: shown(path), source }
+}
+
+fn write(keys: &Keys) -> Zeroizing<Vec<u8>> {
+    let Keys { index, receipt, flow_token, epochs } = keys;
+    let mut text = Zeroizing::new(Vec::with_capacity((4 + epochs.len()) * LINE_LIMIT));
+    text.extend_from_slice(HEADER);
+    text.push(b'\n');
+    for (name, key) in [("index ", index), ("receipt ", receipt), ("flow-token ", flow_token)] {
+        text.extend_from_slice(name.as_bytes());
+        write_key(key, &mut text);
+    }
+    for Epoch { id, created_at, key } in epochs {
+        text.extend_from_slice(format!("epoch {id} {created_at} ").as_bytes());
+        write_key(key, &mut text);
+    }
+    text
+}
+
+fn write_key(key: &SecretKey, text: &mut Vec<u8>) {
+    for byte in key.expose() {
+        for digit in [byte >> 4, byte & 15] {
+            text.push(b"0123456789abcdef"[usize::from(digit)]);
+        }
+    }
+    text.push(b'\n');
+}
+
+/// Reads the text; the number of the line that is not right.
+fn parse(text: &[u8]) -> Result<Keys, usize> {
+    let mut lines = text.split(|&byte| byte == b'\n').enumerate().map(|(before, line)| (before + 1, line));
+    let mut line = || lines.next().unwrap_or((0, b""));
+    let (number, header) = line();
+    if header != HEADER {
+        return Err(number);
+    }
+    let mut named = |name: &[u8]| {
+        let (number, line) = line();
+        line.strip_prefix(name).and_then(parse_key).ok_or(number)
+    };
+    let (index, receipt, flow_token) = (named(b"index ")?, named(b"receipt ")?, named(b"flow-token ")?);
+    let mut epochs = Vec::new();
+    loop {
+        match line() {
+            (number, []) if !epochs.is_empty() => {
+                // Only the end may follow the last line feed.
+                return match line() {
+                    (0, _) => Ok(Keys { index, receipt, flow_token, epochs }),
+                    _ => Err(number),
+                };
+            }
+            (number, epoch) => epochs.push(parse_epoch(epoch).ok_or(number)?),
+        }
+    }
+}
+
+fn parse_epoch(line: &[u8]) -> Option<Epoch> {
+    let mut fields = line.strip_prefix(b"epoch ")?.split(|&byte| byte == b' ');
+    let mut field = || fields.next();
+    let (id, created_at, key) = (field()?, field()?, parse_key(field()?)?);
+    let id = std::str::from_utf8(id).ok()?.parse().ok()?;
+    let created_at = std::str::from_utf8(created_at).ok()?.parse().ok()?;
+    field().is_none().then_some(Epoch { id, created_at, key })
+}
+
+fn parse_key(hex: &[u8]) -> Option<SecretKey> {
+    SecretKey::filled_by(|key| if unhex(hex, key) { Ok(()) } else { Err(()) }).ok()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::vault::keyring::{EPOCH_S, KEY_LIFETIME_S, Keyring};
+    use crate::vault::lookup::hex;
+    use crate::vault::seal::random;
+
+    const START: u64 = 1_795_000_000;
+
+    /// A directory of its own, removed at the end.
+    pub(in crate::vault) struct Place(PathBuf);
+
+    impl Place {
+        pub(in crate::vault) fn new() -> Self {
+            Self(std::env::temp_dir().join(format!("sipwake-keyring-{}", hex(&random::<8>()))))
+        }
+
+        pub(in crate::vault) fn keyring(&self) -> PathBuf {
+            self.0.join("secrets/keyring")
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).expect("there").mode() & 0o777
+    }
+
+    #[test]
+    fn a_keyring_is_made_for_its_owner_alone() {
+        let place = Place::new();
+        Keyring::open_at(&place.keyring(), START).expect("made");
+        assert_eq!(mode(&place.keyring()), 0o600);
+        assert_eq!(mode(place.keyring().parent().expect("a directory")), 0o700);
+        assert!(!beside(&place.keyring(), "new").exists());
+    }
+
+    #[test]
+    fn a_keyring_that_others_may_read_is_refused_with_the_remedy() {
+        let place = Place::new();
+        let path = place.keyring();
+        Keyring::open_at(&path, START).expect("made");
+        for exposed in [0o640, 0o604, 0o666] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(exposed)).expect("chmod");
+            let error = Keyring::open_at(&path, START).expect_err("refused");
+            assert!(matches!(error, KeyringError::Exposed { mode, .. } if mode == exposed), "{error}");
+            assert!(error.to_string().contains("chmod 600"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_keyring_is_refused_and_left_as_it_is() {
+        let place = Place::new();
+        let path = place.keyring();
+        Keyring::open_at(&path, START).expect("made");
+        let whole = std::fs::read_to_string(&path).expect("text");
+        let without_epochs = whole.split_inclusive('\n').take(4).collect::<String>();
+        for (damaged, at) in [
+            (String::new(), 1),
+            (whole.replace("keyring 1", "keyring 2"), 1),
+            (whole.replace("receipt", "receipts"), 3),
+            (whole[..whole.len() - 2].to_owned(), 5),
+            (without_epochs, 5),
+            (format!("{whole}\nmore"), 6),
+        ] {
+            std::fs::write(&path, &damaged).expect("written");
+            let error = Keyring::open_at(&path, START).expect_err("refused");
+            assert!(matches!(error, KeyringError::Malformed { line, .. } if line == at), "{error} is not line {at}");
+            assert_eq!(std::fs::read_to_string(&path).expect("text"), damaged);
+        }
+    }
+
+    #[test]
+    fn a_destroyed_key_is_in_no_file_and_its_old_bytes_are_overwritten() {
+        let place = Place::new();
+        let path = place.keyring();
+        let keyring = Keyring::open_at(&path, START).expect("made");
+        let (_, key) = keyring.current(START);
+        let old_bytes = beside(&path, "seen-by-the-test");
+        std::fs::hard_link(&path, &old_bytes).expect("linked");
+        keyring.tend(START + EPOCH_S).expect("tended");
+        let overwritten = std::fs::read(&old_bytes).expect("bytes");
+        assert!(!overwritten.is_empty() && overwritten.iter().all(|&byte| byte == 0));
+        assert!(std::fs::read_to_string(&path).expect("text").contains(&hex(key.expose())), "still needed to open");
+        keyring.tend(START + KEY_LIFETIME_S).expect("tended");
+        assert!(!std::fs::read_to_string(&path).expect("text").contains(&hex(key.expose())));
+        assert_eq!(mode(&path), 0o600);
+    }
+
+    #[test]
+    fn what_a_crash_left_behind_does_not_stop_the_next_change() {
+        let place = Place::new();
+        let path = place.keyring();
+        let keyring = Keyring::open_at(&path, START).expect("made");
+        std::fs::write(beside(&path, "new"), "half a keyr").expect("written");
+        keyring.tend(START + EPOCH_S).expect("tended");
+        assert!(!beside(&path, "new").exists());
+    }
+}

@@ -1,0 +1,115 @@
+//! Finding an instance by its app, AOR and push token, in a store that must know none of them.
+//!
+//! Invariant: what leaves this module is HMAC-SHA256 under the keyring's index key, cut to 128 bits: equal for equal
+//! input, and without the key of no use to guess the input.
+
+use std::fmt;
+
+use aws_lc_rs::hmac;
+
+use crate::secret::{Aor, PushToken, SecretKey, with_clean_stack};
+
+/// The keyed hash of app, AOR and push token: 16 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lookup([u8; 16]);
+
+impl fmt::Display for Lookup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
+
+impl fmt::Debug for Lookup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Lookup {
+    /// Reads the 32 hex digits that `Display` writes.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let mut bytes = [0; 16];
+        unhex(text.as_bytes(), &mut bytes).then_some(Self(bytes))
+    }
+}
+
+pub(super) fn lookup(key: &SecretKey, app: &str, aor: &Aor, token: &PushToken) -> Lookup {
+    Lookup(keyed_hash(key, "sipwake lookup 1", &[app.as_bytes(), aor.expose().as_bytes(), token.expose().as_bytes()]))
+}
+
+pub(super) fn sip_instance(key: &SecretKey, lookup: &Lookup) -> [u8; 16] {
+    let mut uuid = keyed_hash(key, "sipwake sip-instance 1", &[&lookup.0]);
+    // RFC 9562 §5.8: a UUID of the implementer's own making is of version 8.
+    uuid[6] = uuid[6] & 0x0f | 0x80;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    uuid
+}
+
+/// HMAC-SHA256 over the purpose and the parts, each with its length before it, so that no two lists look alike.
+fn keyed_hash(key: &SecretKey, purpose: &str, parts: &[&[u8]]) -> [u8; 16] {
+    with_clean_stack(|| {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose());
+        let mut context = hmac::Context::with_key(&key);
+        for part in std::iter::once(purpose.as_bytes()).chain(parts.iter().copied()) {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        let mut cut = [0; 16];
+        cut.copy_from_slice(&context.sign().as_ref()[..16]);
+        cut
+    })
+}
+
+/// Lower-case hex of something that is no secret.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reads exactly `out.len()` bytes of hex; false, with `out` undefined, for anything else.
+pub(super) fn unhex(text: &[u8], out: &mut [u8]) -> bool {
+    let digit = |byte: u8| (byte as char).to_digit(16).map(|digit| digit as u8);
+    if text.len() != out.len() * 2 {
+        return false;
+    }
+    for (slot, pair) in out.iter_mut().zip(text.chunks_exact(2)) {
+        match (digit(pair[0]), digit(pair[1])) {
+            (Some(high), Some(low)) => *slot = high << 4 | low,
+            _ => return false,
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(fill: u8) -> SecretKey {
+        SecretKey::filled_by::<()>(|key| {
+            key.fill(fill);
+            Ok(())
+        })
+        .expect("filled")
+    }
+
+    #[test]
+    fn a_lookup_depends_on_each_of_its_parts_and_on_the_key() {
+        let of = |key: &SecretKey, app, aor, token| lookup(key, app, &Aor::new(aor), &PushToken::new(token));
+        let one = of(&key(1), "app", "sip:a@b", "token");
+        assert_eq!(one, of(&key(1), "app", "sip:a@b", "token"));
+        assert_ne!(one, of(&key(2), "app", "sip:a@b", "token"));
+        assert_ne!(one, of(&key(1), "apps", "ip:a@b", "token"), "the parts do not run together");
+        assert_ne!(one, of(&key(1), "app", "sip:a@b", "tokem"));
+        assert_eq!(Lookup::parse(&one.to_string()), Some(one));
+        assert_eq!(Lookup::parse("0g"), None);
+    }
+
+    #[test]
+    fn a_sip_instance_is_a_uuid_that_stays_and_does_not_show_the_lookup() {
+        let lookup = Lookup([7; 16]);
+        let uuid = sip_instance(&key(1), &lookup);
+        assert_eq!(uuid, sip_instance(&key(1), &lookup));
+        assert_eq!((uuid[6] >> 4, uuid[8] >> 6), (8, 2));
+        assert_ne!(uuid, lookup.0);
+    }
+}

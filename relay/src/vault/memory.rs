@@ -1,0 +1,173 @@
+//! The store within the process: for development, for tests, and for a relay that should forget all when it stops.
+//!
+//! Invariant: holds what a Redis would hold, and no more: the sealed form. Whatever has expired is removed before
+//! anything is looked at. Every answer is the same as [`super::redis`]'s; one conformance suite runs against both.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sip::id::InstanceId;
+
+use super::lookup::Lookup;
+use super::seal::Sealed;
+use super::store::{Fence, Owner, Placed, StoreError, Stored};
+use crate::clock::unix_now;
+
+/// A store that ends with the process. Clones are one store.
+#[derive(Clone, Default)]
+pub(super) struct MemoryStore {
+    table: Arc<Mutex<Table>>,
+    /// Where the last claim of this clone's node left off.
+    cursor: Arc<Mutex<Option<InstanceId>>>,
+}
+
+#[derive(Default)]
+struct Table {
+    records: BTreeMap<InstanceId, Entry>,
+    lookups: BTreeMap<Lookup, InstanceId>,
+    by_expiry: BTreeSet<(u64, InstanceId)>,
+    leases: BTreeMap<Box<str>, Held>,
+}
+
+struct Entry {
+    sealed: Sealed,
+    owner: Owner,
+    fence: Fence,
+    expires_at: u64,
+    lookup: Lookup,
+}
+
+struct Held {
+    run: Box<str>,
+    until: Instant,
+}
+
+impl MemoryStore {
+    /// The same store, for another node.
+    pub fn beside(&self) -> Self {
+        Self { table: self.table.clone(), cursor: Arc::default() }
+    }
+
+    pub fn put(
+        &self,
+        owner: &Owner,
+        id: InstanceId,
+        sealed: &Sealed,
+        expires_at: u64,
+        lookup: &Lookup,
+        fence: Fence,
+    ) -> Result<Placed, StoreError> {
+        let mut table = self.table();
+        let earlier = table.records.get(&id);
+        let fence = match earlier {
+            Some(entry) if entry.owner != *owner => return Err(StoreError::NotOwner),
+            Some(entry) if fence == Fence::NEW && entry.fence == Fence::FIRST => Fence::FIRST,
+            Some(entry) if fence != entry.fence => return Err(StoreError::NotOwner),
+            Some(_) => fence,
+            None if fence == Fence::NEW => Fence::FIRST,
+            None => return Err(StoreError::Gone),
+        };
+        let takes_lookup = earlier.is_none_or(|entry| entry.lookup != *lookup);
+        table.remove(id);
+        let displaced = table.lookups.get(lookup).copied().filter(|&other| other != id);
+        if takes_lookup || displaced.is_none() {
+            table.lookups.insert(*lookup, id);
+        }
+        table.by_expiry.insert((expires_at, id));
+        let (sealed, owner, lookup) = (sealed.clone(), owner.clone(), *lookup);
+        table.records.insert(id, Entry { sealed, owner, fence, expires_at, lookup });
+        Ok(Placed { fence, displaced: displaced.filter(|_| takes_lookup) })
+    }
+
+    pub fn find(&self, lookup: &Lookup) -> Option<InstanceId> {
+        self.table().lookups.get(lookup).copied()
+    }
+
+    pub fn load(&self, owner: &Owner, id: InstanceId) -> Option<Stored> {
+        self.table().records.get(&id).map(|entry| entry.stored(owner, id))
+    }
+
+    pub fn erase(&self, id: InstanceId) -> bool {
+        self.table().remove(id)
+    }
+
+    pub fn claim(&self, owner: &Owner, batch: usize) -> Vec<Stored> {
+        let mut table = self.table();
+        let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
+        let Table { records, leases, .. } = &mut *table;
+        let now = Instant::now();
+        let is_live = |node: &str| leases.get(node).is_some_and(|lease| lease.until > now);
+        let from = cursor.map_or(Unbounded, Excluded);
+        let orphans = records
+            .range_mut((from, Unbounded))
+            .filter(|(_, entry)| {
+                entry.owner != *owner && (entry.owner.node == owner.node || !is_live(&entry.owner.node))
+            })
+            .take(batch);
+        let claimed: Vec<_> = orphans
+            .map(|(&id, entry)| {
+                entry.owner = owner.clone();
+                entry.fence = entry.fence.next();
+                entry.stored(owner, id)
+            })
+            .collect();
+        *cursor = claimed.last().map(|stored| stored.id);
+        claimed
+    }
+
+    /// True when this run held it until now.
+    pub fn hold_lease(&self, owner: &Owner, duration: Duration) -> bool {
+        let now = Instant::now();
+        let lease = Held { run: owner.run.clone(), until: now + duration };
+        let earlier = self.table().leases.insert(owner.node.clone(), lease);
+        earlier.is_some_and(|earlier| earlier.run == owner.run && earlier.until > now)
+    }
+
+    pub fn release_lease(&self, owner: &Owner) {
+        let mut table = self.table();
+        if table.leases.get(&owner.node).is_some_and(|lease| lease.run == owner.run) {
+            table.leases.remove(&owner.node);
+        }
+    }
+
+    /// Removes what has expired.
+    pub fn purge(&self) {
+        drop(self.table());
+    }
+
+    /// The table without what has expired. After a panic under the lock its maps are still whole maps: at worst an
+    /// index names a record that is gone, which every reader takes for what it is.
+    fn table(&self) -> MutexGuard<'_, Table> {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = unix_now();
+        while let Some(&(expires_at, id)) = table.by_expiry.first()
+            && expires_at <= now
+        {
+            table.by_expiry.pop_first();
+            table.remove(id);
+        }
+        table
+    }
+}
+
+impl Table {
+    fn remove(&mut self, id: InstanceId) -> bool {
+        let Some(entry) = self.records.remove(&id) else {
+            return false;
+        };
+        self.by_expiry.remove(&(entry.expires_at, id));
+        if self.lookups.get(&entry.lookup) == Some(&id) {
+            self.lookups.remove(&entry.lookup);
+        }
+        true
+    }
+}
+
+impl Entry {
+    fn stored(&self, owner: &Owner, id: InstanceId) -> Stored {
+        let Self { sealed, expires_at, fence, .. } = self;
+        Stored { id, sealed: sealed.clone(), expires_at: *expires_at, fence: *fence, owned: self.owner == *owner }
+    }
+}

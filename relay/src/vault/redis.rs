@@ -1,0 +1,244 @@
+//! The store in Redis (6.2 or later, or Valkey): standalone, behind Sentinel, or a Cluster.
+//!
+//! | key | type | holds | TTL |
+//! | --- | --- | --- | --- |
+//! | `sipwake:i:{pi_…}` | hash | `s` sealed, `o` owner, `f` fence, `e` expiry, `l` lookup, `c` ticket of the last claim | the record's |
+//! | `sipwake:l:<hex>` | string | the instance that has this lookup | the record's |
+//! | `sipwake:n:<node>` | set | the instances of a node; may hold more, so only a hint | [`INDEX_TTL`] after the last addition |
+//! | `sipwake:nodes` | set | the nodes there may be; a hint | [`INDEX_TTL`] |
+//! | `sipwake:lease:<node>` | string | the run that holds the node's lease, or `-`: released | the lease |
+//!
+//! Invariant: what happens to one record happens in one script, and so as a whole. No operation spans two slots of a
+//! Cluster. An index names an instance before its record exists, and a lookup is corrected by whoever follows it: a
+//! crash in between leaves a name without a record, never a record without a name. Every key has a TTL.
+
+mod claim;
+mod link;
+mod place;
+mod scripts;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use sip::id::InstanceId;
+
+use super::MAX_LIFETIME_S;
+use super::lookup::Lookup;
+use super::seal::Sealed;
+use super::store::{Fence, Owner, Placed, Settings, StoreError, Stored};
+use claim::Claims;
+use link::Link;
+use place::Place;
+use scripts::{Erased, SCRIPTS};
+
+/// How long a hint outlives the last addition to it: the longest life of a record, and a day.
+const INDEX_TTL: Duration = Duration::from_secs(MAX_LIFETIME_S + 86_400);
+
+/// How often a node puts its name among the nodes anew.
+const ENLIST_EVERY: Duration = Duration::from_secs(3_600);
+
+/// What a released lease holds in place of a run.
+const RELEASED: &str = "-";
+
+/// A store in Redis, as one node sees it.
+pub(super) struct RedisStore {
+    link: Arc<Link>,
+    lease: Duration,
+    claims: Claims,
+    enlisted: Mutex<Option<Instant>>,
+}
+
+impl RedisStore {
+    /// Reads the URL; connects when first asked something.
+    pub fn open(url: &str, settings: &Settings) -> Result<Self, StoreError> {
+        let place = Place::read(url, settings.ca.as_deref())?;
+        Ok(Self::on(Arc::new(Link::new(place, settings.operation_limit)), settings.lease))
+    }
+
+    /// The same store over the same connection, for another node.
+    pub fn beside(&self) -> Self {
+        Self::on(self.link.clone(), self.lease)
+    }
+
+    fn on(link: Arc<Link>, lease: Duration) -> Self {
+        Self { link, lease, claims: Claims::default(), enlisted: Mutex::new(None) }
+    }
+
+    pub async fn put(
+        &self,
+        owner: &Owner,
+        id: InstanceId,
+        sealed: &Sealed,
+        expires_at: u64,
+        lookup: &Lookup,
+        fence: Fence,
+    ) -> Result<Placed, StoreError> {
+        self.index(&owner.node, id).await?;
+        let mut put = SCRIPTS.put.key(record_key(id));
+        put.arg(sealed.as_bytes()).arg(owner.to_string()).arg(fence.number()).arg(expires_at).arg(lookup.to_string());
+        let (outcome, earlier): (i64, String) = self.link.ask(&put).await?;
+        let refused = match outcome {
+            scripts::NOT_OWNER => Some(StoreError::NotOwner),
+            scripts::GONE => Some(StoreError::Gone),
+            _ => None,
+        };
+        if let Some(refused) = refused {
+            self.unindex(&owner.node, id).await?;
+            return Err(refused);
+        }
+        let fence = u64::try_from(outcome).map(Fence::from_number).map_err(|_| StoreError::Malformed)?;
+        let earlier = Lookup::parse(&earlier);
+        let displaced = self.point(lookup, id, expires_at, earlier != Some(*lookup)).await?;
+        if let Some(earlier) = earlier.filter(|earlier| earlier != lookup) {
+            self.unpoint(&earlier, id).await?;
+        }
+        Ok(Placed { fence, displaced })
+    }
+
+    pub async fn find(&self, lookup: &Lookup) -> Result<Option<InstanceId>, StoreError> {
+        let found: Option<String> = self.link.ask(::redis::cmd("GET").arg(lookup_key(lookup))).await?;
+        let Some(id) = found.as_deref().and_then(InstanceId::parse) else {
+            return Ok(None);
+        };
+        let exists: bool = self.link.ask(::redis::cmd("EXISTS").arg(record_key(id))).await?;
+        if !exists {
+            self.unpoint(lookup, id).await?;
+        }
+        Ok(exists.then_some(id))
+    }
+
+    pub async fn load(&self, owner: &Owner, id: InstanceId) -> Result<Option<Stored>, StoreError> {
+        let mut read = ::redis::cmd("HMGET");
+        read.arg(record_key(id)).arg(&["s", "o", "f", "e"]);
+        let fields: (Option<Vec<u8>>, Option<String>, Option<u64>, Option<u64>) = self.link.ask(&read).await?;
+        match fields {
+            (None, None, None, None) => Ok(None),
+            (Some(sealed), Some(owned_by), Some(fence), Some(expires_at)) => Ok(Some(Stored {
+                id,
+                sealed: Sealed::from_bytes(sealed),
+                expires_at,
+                fence: Fence::from_number(fence),
+                owned: owned_by == owner.to_string(),
+            })),
+            _ => Err(StoreError::Malformed),
+        }
+    }
+
+    pub async fn erase(&self, owner: &Owner, id: InstanceId, lookup: &Lookup) -> Result<bool, StoreError> {
+        let (existed, owned_by, earlier): Erased = self.link.ask(&SCRIPTS.erase.key(record_key(id))).await?;
+        // The secret is gone; what follows are names, and is the same when it is done twice.
+        self.unpoint(lookup, id).await?;
+        if let Some(earlier) = Lookup::parse(&earlier).filter(|earlier| earlier != lookup) {
+            self.unpoint(&earlier, id).await?;
+        }
+        self.unindex(&owner.node, id).await?;
+        if let Some(other) = Owner::parse(&owned_by).filter(|other| other.node != owner.node) {
+            self.unindex(&other.node, id).await?;
+        }
+        Ok(existed)
+    }
+
+    pub async fn claim(&self, owner: &Owner, batch: usize) -> Result<Vec<Stored>, StoreError> {
+        self.claims.claim(self, owner, batch).await
+    }
+
+    /// True when this run held it until now.
+    pub async fn hold_lease(&self, owner: &Owner) -> Result<bool, StoreError> {
+        let mut set = ::redis::cmd("SET");
+        set.arg(lease_key(&owner.node)).arg(&*owner.run).arg("PX").arg(millis(self.lease)).arg("GET");
+        let earlier: Option<String> = self.link.ask(&set).await?;
+        let kept = earlier.as_deref() == Some(&owner.run);
+        let enlisted = *self.enlisted.lock().unwrap_or_else(PoisonError::into_inner);
+        if !kept || enlisted.is_none_or(|at| at.elapsed() >= ENLIST_EVERY) {
+            self.add(NODES_KEY, &owner.node).await?;
+            *self.enlisted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+        Ok(kept)
+    }
+
+    pub async fn release_lease(&self, owner: &Owner) -> Result<(), StoreError> {
+        let mut release = SCRIPTS.release.key(lease_key(&owner.node));
+        self.link.ask(release.arg(&*owner.run).arg(RELEASED).arg(millis(self.lease))).await
+    }
+
+    pub async fn ping(&self) -> Result<Duration, StoreError> {
+        let asked = Instant::now();
+        let _: String = self.link.ask(&::redis::cmd("PING")).await?;
+        Ok(asked.elapsed())
+    }
+
+    /// Makes a lookup name an instance. When it names another, that one is answered and displaced, or, unless `take`,
+    /// left alone.
+    async fn point(
+        &self,
+        lookup: &Lookup,
+        id: InstanceId,
+        expires_at: u64,
+        take: bool,
+    ) -> Result<Option<InstanceId>, StoreError> {
+        let mut point = SCRIPTS.point.key(lookup_key(lookup));
+        let displaced: String = self.link.ask(point.arg(id.to_string()).arg(expires_at).arg(u8::from(take))).await?;
+        Ok(InstanceId::parse(&displaced))
+    }
+
+    /// Removes a lookup that names this instance.
+    async fn unpoint(&self, lookup: &Lookup, id: InstanceId) -> Result<(), StoreError> {
+        self.link.ask(SCRIPTS.unpoint.key(lookup_key(lookup)).arg(id.to_string())).await
+    }
+
+    async fn index(&self, node: &str, id: InstanceId) -> Result<(), StoreError> {
+        self.add(&node_key(node), &id.to_string()).await
+    }
+
+    async fn unindex(&self, node: &str, id: InstanceId) -> Result<(), StoreError> {
+        self.link.ask(::redis::cmd("SREM").arg(node_key(node)).arg(id.to_string())).await
+    }
+
+    async fn add(&self, set: &str, member: &str) -> Result<(), StoreError> {
+        self.link.ask(SCRIPTS.add.key(set).arg(member).arg(millis(INDEX_TTL))).await
+    }
+}
+
+const NODES_KEY: &str = "sipwake:nodes";
+const RECORD_PREFIX: &str = "sipwake:i:";
+
+fn record_key(id: InstanceId) -> String {
+    format!("{RECORD_PREFIX}{{{id}}}")
+}
+
+/// The instance that a record's key names.
+fn record_id(key: &str) -> Option<InstanceId> {
+    InstanceId::parse(key.strip_prefix(RECORD_PREFIX)?.strip_prefix('{')?.strip_suffix('}')?)
+}
+
+fn lookup_key(lookup: &Lookup) -> String {
+    format!("sipwake:l:{lookup}")
+}
+
+fn node_key(node: &str) -> String {
+    format!("sipwake:n:{node}")
+}
+
+fn lease_key(node: &str) -> String {
+    format!("sipwake:lease:{node}")
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use sip::id::ShardTag;
+
+    use super::*;
+
+    #[test]
+    fn a_records_key_has_its_hash_tag_and_reads_back() {
+        let id = InstanceId::new(77 << 70, ShardTag(2));
+        let key = record_key(id);
+        assert_eq!(key, format!("sipwake:i:{{{id}}}"));
+        assert_eq!(record_id(&key), Some(id));
+        assert_eq!(record_id("sipwake:i:pi_"), None);
+    }
+}

@@ -1,0 +1,284 @@
+//! Taking over the records that nobody looks after.
+//!
+//! A round looks through candidates in this order:
+//!
+//! | stage | candidates | when |
+//! | --- | --- | --- |
+//! | own | the index of this node: an earlier run's | in the first round of a run |
+//! | peers | the indexes of the nodes that are believed dead | in each round |
+//! | scan | every record there is: the indexes are hints | in the first round, then every [`SCAN_EVERY`]; not in a Cluster |
+//!
+//! Invariant: a record is taken by one script, which counts the fence on; its node's lease was asked for just before. A
+//! node is believed dead when it released its lease, or when its lease was missing for one lease time, during which
+//! this node's connection did not break: for a Redis that comes back empty has lost the leases of nodes that live.
+//! What was taken is remembered until it is answered, also when a call fails or is given up half-way.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sip::id::InstanceId;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+
+use super::scripts::{CLAIM_GONE, CLAIM_LEFT, CLAIM_TAKEN, Claimed, SCRIPTS};
+use super::{NODES_KEY, RECORD_PREFIX, RELEASED, RedisStore, lease_key, node_key, record_id, record_key};
+use crate::vault::seal::Sealed;
+use crate::vault::store::{Fence, Owner, StoreError, Stored};
+
+/// How often all records are looked through, in case an index lost a name.
+const SCAN_EVERY: Duration = Duration::from_secs(600);
+
+/// How many names are asked for at once, and how many claims are under way at once.
+const WAVE: usize = 256;
+
+/// The claims of one run of one node.
+#[derive(Default)]
+pub(super) struct Claims(Mutex<Round>);
+
+#[derive(Default)]
+struct Round {
+    stage: Stage,
+    candidates: VecDeque<Candidate>,
+    taken: Vec<Stored>,
+    /// Since when the lease of a node is missing, as seen over the connection of this generation.
+    missing: BTreeMap<Box<str>, Instant>,
+    generation: u64,
+    tickets: u64,
+    scanned_at: Option<Instant>,
+    not_first: bool,
+}
+
+#[derive(Default)]
+enum Stage {
+    #[default]
+    Begin,
+    /// The index of a node, from this cursor on, and then those of the other nodes.
+    Index {
+        node: Box<str>,
+        cursor: u64,
+        others: Vec<Box<str>>,
+    },
+    Scan {
+        cursor: u64,
+    },
+    End,
+}
+
+#[derive(Clone)]
+struct Candidate {
+    id: InstanceId,
+    /// The node whose index named it.
+    index: Option<Box<str>>,
+    /// A number that no other candidate of this run has.
+    ticket: u64,
+}
+
+impl Claims {
+    pub async fn claim(&self, store: &RedisStore, owner: &Owner, batch: usize) -> Result<Vec<Stored>, StoreError> {
+        let mut round = self.0.lock().await;
+        while round.taken.len() < batch {
+            if !round.candidates.is_empty() {
+                round.wave(store, owner, batch).await?;
+            } else if round.next_stage(store, owner).await? {
+                break;
+            }
+        }
+        let rest = round.taken.len().min(batch);
+        let kept = round.taken.split_off(rest);
+        Ok(std::mem::replace(&mut round.taken, kept))
+    }
+}
+
+impl Round {
+    /// Finds more candidates; true at the end of the round.
+    async fn next_stage(&mut self, store: &RedisStore, owner: &Owner) -> Result<bool, StoreError> {
+        match &self.stage {
+            Stage::Begin => {
+                let mut others = self.dead_peers(store, owner).await?;
+                if !self.not_first {
+                    others.push(owner.node.clone());
+                }
+                self.stage = self.after_index(store, others);
+            }
+            Stage::Index { node, cursor, others } => {
+                let (node, cursor, others) = (node.clone(), *cursor, others.clone());
+                let mut scan = ::redis::cmd("SSCAN");
+                scan.arg(node_key(&node)).arg(cursor).arg("COUNT").arg(WAVE);
+                let (cursor, names): (u64, Vec<String>) = store.link.ask(&scan).await?;
+                self.add(names.iter().filter_map(|name| InstanceId::parse(name)), Some(&node));
+                self.stage = match cursor {
+                    0 => self.after_index(store, others),
+                    cursor => Stage::Index { node, cursor, others },
+                };
+            }
+            &Stage::Scan { cursor } => {
+                let mut scan = ::redis::cmd("SCAN");
+                scan.arg(cursor).arg("MATCH").arg(format!("{RECORD_PREFIX}*")).arg("COUNT").arg(WAVE);
+                scan.arg("TYPE").arg("hash");
+                let (cursor, keys): (u64, Vec<String>) = store.link.ask(&scan).await?;
+                self.add(keys.iter().filter_map(|key| record_id(key)), None);
+                self.stage = match cursor {
+                    0 => {
+                        self.scanned_at = Some(Instant::now());
+                        Stage::End
+                    }
+                    cursor => Stage::Scan { cursor },
+                };
+            }
+            Stage::End => {
+                self.stage = Stage::Begin;
+                self.not_first = true;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn after_index(&self, store: &RedisStore, mut others: Vec<Box<str>>) -> Stage {
+        if let Some(node) = others.pop() {
+            return Stage::Index { node, cursor: 0, others };
+        }
+        let due = self.scanned_at.is_none_or(|at| at.elapsed() >= SCAN_EVERY);
+        if due && !store.link.is_cluster() { Stage::Scan { cursor: 0 } } else { Stage::End }
+    }
+
+    fn add(&mut self, ids: impl Iterator<Item = InstanceId>, index: Option<&str>) {
+        for id in ids {
+            self.tickets += 1;
+            self.candidates.push_back(Candidate { id, index: index.map(Into::into), ticket: self.tickets });
+        }
+    }
+
+    /// The other nodes that are believed dead; one that left nothing behind is struck off.
+    async fn dead_peers(&mut self, store: &RedisStore, owner: &Owner) -> Result<Vec<Box<str>>, StoreError> {
+        let nodes: Vec<String> = store.link.ask(::redis::cmd("SMEMBERS").arg(NODES_KEY)).await?;
+        let mut dead = Vec::new();
+        for node in nodes.iter().filter(|node| **node != *owner.node) {
+            if !self.is_dead(store, node).await? {
+                continue;
+            }
+            let has_index: bool = store.link.ask(::redis::cmd("EXISTS").arg(node_key(node))).await?;
+            if has_index {
+                dead.push(node.as_str().into());
+            } else {
+                let _: u64 = store.link.ask(::redis::cmd("SREM").arg(NODES_KEY).arg(node)).await?;
+            }
+        }
+        Ok(dead)
+    }
+
+    async fn is_dead(&mut self, store: &RedisStore, node: &str) -> Result<bool, StoreError> {
+        let lease: Option<String> = store.link.ask(::redis::cmd("GET").arg(lease_key(node))).await?;
+        let generation = store.link.generation();
+        if self.generation != generation {
+            self.missing.clear();
+            self.generation = generation;
+        }
+        match lease.as_deref() {
+            None => Ok(self.missing.entry(node.into()).or_insert_with(Instant::now).elapsed() >= store.lease),
+            Some(run) => {
+                self.missing.remove(node);
+                Ok(run == RELEASED)
+            }
+        }
+    }
+
+    /// Tries the first candidates: as many as are still wanted, at most [`WAVE`] at once.
+    async fn wave(&mut self, store: &RedisStore, owner: &Owner, batch: usize) -> Result<(), StoreError> {
+        let wanted = (batch - self.taken.len()).min(WAVE);
+        let wave: Vec<Candidate> = self.candidates.iter().take(wanted).cloned().collect();
+        let mut takeable = vec![owner.node.clone()];
+        // Twice: the first time tells whose the others' are.
+        for attempt in 0..2 {
+            let outcomes = try_all(store, owner, &wave, &takeable).await?;
+            let strangers = outcomes.iter().filter(|(_, outcome)| outcome.0 == CLAIM_LEFT);
+            let mut strangers: Vec<_> = strangers
+                .filter_map(|(_, outcome)| Owner::parse(&outcome.1))
+                .map(|other| other.node)
+                .filter(|node| *node != owner.node)
+                .collect();
+            strangers.sort_unstable();
+            strangers.dedup();
+            if attempt == 0 {
+                for node in strangers {
+                    if self.is_dead(store, &node).await? {
+                        takeable.push(node);
+                    }
+                }
+                if takeable.len() > 1 {
+                    continue;
+                }
+            }
+            return self.settle(store, owner, wave.len(), outcomes).await;
+        }
+        Ok(())
+    }
+
+    /// Keeps what was taken, corrects the indexes, and takes the wave's candidates off the list.
+    async fn settle(
+        &mut self,
+        store: &RedisStore,
+        owner: &Owner,
+        wave: usize,
+        outcomes: Vec<(Candidate, Claimed)>,
+    ) -> Result<(), StoreError> {
+        for (candidate, (outcome, owned_by, ..)) in &outcomes {
+            let stays = match *outcome {
+                CLAIM_GONE => None,
+                CLAIM_TAKEN => {
+                    store.index(&owner.node, candidate.id).await?;
+                    Some(owner.node.clone())
+                }
+                _ => Owner::parse(owned_by).map(|other| other.node),
+            };
+            if let Some(index) = candidate.index.as_ref().filter(|index| stays.as_ref() != Some(index)) {
+                store.unindex(index, candidate.id).await?;
+            }
+        }
+        self.candidates.drain(..wave);
+        self.taken.extend(outcomes.into_iter().filter(|(_, claimed)| claimed.0 == CLAIM_TAKEN).map(
+            |(candidate, (_, _, sealed, expires_at, fence))| Stored {
+                id: candidate.id,
+                sealed: Sealed::from_bytes(sealed),
+                expires_at,
+                fence: Fence::from_number(fence),
+                owned: true,
+            },
+        ));
+        Ok(())
+    }
+}
+
+/// Runs the claim of each candidate, all at once, in the order of the candidates.
+async fn try_all(
+    store: &RedisStore,
+    owner: &Owner,
+    wave: &[Candidate],
+    takeable: &[Box<str>],
+) -> Result<Vec<(Candidate, Claimed)>, StoreError> {
+    let mut under_way = JoinSet::new();
+    for (place, candidate) in wave.iter().enumerate() {
+        let (link, candidate) = (Arc::clone(&store.link), candidate.clone());
+        let mut claim = SCRIPTS.claim.key(record_key(candidate.id));
+        claim.arg(owner.to_string()).arg(candidate.ticket);
+        for node in takeable {
+            claim.arg(&**node);
+        }
+        under_way.spawn(async move {
+            let outcome = match link.ask::<Claimed>(&claim).await {
+                // One that cannot be read must not keep the others from being taken.
+                Err(StoreError::Malformed) => Ok((CLAIM_LEFT, String::new(), Vec::new(), 0, 0)),
+                outcome => outcome,
+            };
+            outcome.map(|claimed| (place, candidate, claimed))
+        });
+    }
+    let mut outcomes = Vec::with_capacity(wave.len());
+    while let Some(joined) = under_way.join_next().await {
+        // A task ends otherwise only with the runtime.
+        outcomes.push(joined.unwrap_or(Err(StoreError::Away(crate::vault::AwayReason::Unreachable)))?);
+    }
+    outcomes.sort_unstable_by_key(|(place, ..)| *place);
+    Ok(outcomes.into_iter().map(|(_, candidate, claimed)| (candidate, claimed)).collect())
+}

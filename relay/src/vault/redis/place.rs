@@ -1,0 +1,215 @@
+//! Where the store is: the URL of the configuration, read.
+//!
+//! ```text
+//! redis[s]://[USER[:PASSWORD]@]HOST[:PORT][/DB]
+//! redis[s]+sentinel://[USER[:PASSWORD]@]HOST[:PORT],…/SERVICE[/DB]      the sentinels; 26379
+//! redis[s]+cluster://[USER[:PASSWORD]@]HOST[:PORT],…
+//! ```
+//! User and password are those of the data nodes.
+//!
+//! Invariant: no error repeats any of the URL.
+
+use redis::cluster::ClusterClient;
+use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
+use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, TlsCertificates, TlsMode};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use super::super::store::StoreError;
+
+const SENTINEL_PORT: u16 = 26_379;
+
+/// What connections are made from.
+pub(super) enum Place {
+    One(Box<Client>),
+    Sentinel(Box<SentinelClient>),
+    Cluster(Box<ClusterClient>),
+}
+
+impl Place {
+    /// Reads `url`; `ca` (PEM) takes the place of the system's roots.
+    pub fn read(url: &str, ca: Option<&[u8]>) -> Result<Self, StoreError> {
+        let parts = Parts::split(url)?;
+        if ca.is_some_and(|ca| !is_pem(ca)) {
+            return Err(BAD_CA);
+        }
+        match parts.kind {
+            Kind::One => parts.one(ca),
+            Kind::Sentinel => parts.sentinel(ca),
+            Kind::Cluster => parts.cluster(ca),
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    One,
+    Sentinel,
+    Cluster,
+}
+
+/// The pieces of a URL, not yet decoded.
+struct Parts<'a> {
+    kind: Kind,
+    tls: bool,
+    /// With its `@`, or empty.
+    user: &'a str,
+    hosts: Vec<&'a str>,
+    /// Without the first `/`.
+    path: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn split(url: &'a str) -> Result<Self, StoreError> {
+        const KNOWN: &str = "must begin with memory:, redis://, rediss://, redis+sentinel://, rediss+sentinel://, \
+                             redis+cluster:// or rediss+cluster://";
+        let (scheme, rest) = url.split_once("://").ok_or(StoreError::Url(KNOWN))?;
+        let (kind, tls) = match scheme {
+            "redis" => (Kind::One, false),
+            "rediss" => (Kind::One, true),
+            "redis+sentinel" => (Kind::Sentinel, false),
+            "rediss+sentinel" => (Kind::Sentinel, true),
+            "redis+cluster" => (Kind::Cluster, false),
+            "rediss+cluster" => (Kind::Cluster, true),
+            _ => return Err(StoreError::Url(KNOWN)),
+        };
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (user, hosts) = authority.split_at(authority.rfind('@').map_or(0, |at| at + 1));
+        let hosts: Vec<_> = hosts.split(',').collect();
+        if hosts.iter().any(|host| host.is_empty()) {
+            return Err(StoreError::Url("names no host"));
+        }
+        if kind == Kind::One && hosts.len() > 1 {
+            return Err(StoreError::Url("names several hosts, which needs redis+sentinel:// or redis+cluster://"));
+        }
+        Ok(Self { kind, tls, user, hosts, path })
+    }
+
+    /// What the library makes of one host, with the user and this path.
+    fn info(&self, host: &str, path: &str) -> Result<ConnectionInfo, StoreError> {
+        let scheme = if self.tls { "rediss" } else { "redis" };
+        format!("{scheme}://{}{host}/{path}", self.user)
+            .into_connection_info()
+            .map_err(|_| StoreError::Url("has a host, a port, a user or a database that cannot be read"))
+    }
+
+    fn one(&self, ca: Option<&[u8]>) -> Result<Place, StoreError> {
+        let info = self.info(self.hosts[0], self.path)?;
+        let client = match ca {
+            Some(ca) if self.tls => Client::build_with_tls(info, certificates(ca)),
+            _ => Client::open(info),
+        };
+        client.map(|client| Place::One(Box::new(client))).map_err(|_| BAD_CA)
+    }
+
+    fn sentinel(&self, ca: Option<&[u8]>) -> Result<Place, StoreError> {
+        let (service, db) = self.path.split_once('/').unwrap_or((self.path, ""));
+        if service.is_empty() {
+            return Err(StoreError::Url("names no service: redis+sentinel://HOST/SERVICE"));
+        }
+        let sentinels = self
+            .hosts
+            .iter()
+            .map(|host| {
+                let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+                let host = if has_port { (*host).to_owned() } else { format!("{host}:{SENTINEL_PORT}") };
+                Ok(self.info(&host, "")?.addr().clone())
+            })
+            .collect::<Result<Vec<ConnectionAddr>, StoreError>>()?;
+        let settings = self.info(self.hosts[0], db)?.redis_settings().clone();
+        let usable = |outcome: redis::RedisResult<_>| outcome.map_err(|_| BAD_CA);
+        let mut builder = usable(SentinelClientBuilder::new(sentinels, service, SentinelServerType::Master))?
+            .set_client_to_redis_db(settings.db());
+        if let Some(username) = settings.username() {
+            builder = builder.set_client_to_redis_username(username);
+        }
+        if let Some(password) = settings.password() {
+            builder = builder.set_client_to_redis_password(password);
+        }
+        if self.tls {
+            builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
+            if let Some(ca) = ca {
+                builder = builder
+                    .set_client_to_redis_certificates(certificates(ca))
+                    .set_client_to_sentinel_certificates(certificates(ca));
+            }
+        }
+        builder.build().map(|client| Place::Sentinel(Box::new(client))).map_err(|_| BAD_CA)
+    }
+
+    fn cluster(&self, ca: Option<&[u8]>) -> Result<Place, StoreError> {
+        if !self.path.is_empty() {
+            return Err(StoreError::Url("names a database, which a Redis Cluster does not have"));
+        }
+        let nodes = self.hosts.iter().map(|host| self.info(host, "")).collect::<Result<Vec<_>, _>>()?;
+        let mut builder = ClusterClient::builder(nodes).retries(2);
+        if self.tls {
+            builder = builder.tls(TlsMode::Secure);
+            if let Some(ca) = ca {
+                builder = builder.certs(certificates(ca));
+            }
+        }
+        builder.build().map(|client| Place::Cluster(Box::new(client))).map_err(|_| BAD_CA)
+    }
+}
+
+const BAD_CA: StoreError = StoreError::Url("cannot be used with this CA: is it PEM?");
+
+/// Whether it holds at least one certificate, and nothing that only looks like one.
+fn is_pem(ca: &[u8]) -> bool {
+    let mut certificates = CertificateDer::pem_slice_iter(ca).peekable();
+    certificates.peek().is_some() && certificates.all(|certificate| certificate.is_ok())
+}
+
+fn certificates(ca: &[u8]) -> TlsCertificates {
+    TlsCertificates { client_tls: None, root_cert: Some(ca.to_vec()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_url_is_read() {
+        for (url, kind, tls, hosts, path) in [
+            ("redis://a", Kind::One, false, vec!["a"], ""),
+            ("rediss://u:p@a:1/3", Kind::One, true, vec!["a:1"], "3"),
+            ("redis+sentinel://a,b:2/main/1", Kind::Sentinel, false, vec!["a", "b:2"], "main/1"),
+            ("rediss+sentinel://:p@a/main", Kind::Sentinel, true, vec!["a"], "main"),
+            ("redis+cluster://a:1,b:2", Kind::Cluster, false, vec!["a:1", "b:2"], ""),
+            ("rediss+cluster://[::1]:7", Kind::Cluster, true, vec!["[::1]:7"], ""),
+        ] {
+            let parts = Parts::split(url).expect("split");
+            assert_eq!((parts.kind, parts.tls, parts.hosts, parts.path), (kind, tls, hosts, path), "{url}");
+            let place = Place::read(url, None).expect("read");
+            let expected = match place {
+                Place::One(_) => Kind::One,
+                Place::Sentinel(_) => Kind::Sentinel,
+                Place::Cluster(_) => Kind::Cluster,
+            };
+            assert_eq!(kind, expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_url_that_cannot_be_used_is_refused_without_repeating_it() {
+        for url in [
+            "",
+            "memory",
+            "http://hush@a",
+            "redis://",
+            "redis://:hush@",
+            "redis://:hush@a,b",
+            "redis://:hush@a:port",
+            "redis://:hush@a/x",
+            "redis+sentinel://:hush@a",
+            "redis+cluster://:hush@a/1",
+        ] {
+            let error = Place::read(url, None).err().unwrap_or_else(|| panic!("{url} was accepted"));
+            assert!(matches!(error, StoreError::Url(_)), "{url}");
+            assert!(!format!("{error} {error:?}").contains("hush"));
+        }
+        let not_pem = Place::read("rediss://a", Some(b"hush"));
+        assert!(matches!(not_pem, Err(StoreError::Url(_))));
+    }
+}

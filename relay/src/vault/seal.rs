@@ -1,0 +1,204 @@
+//! Sealing: AES-256-GCM under a key of the record's own.
+//!
+//! ```text
+//! sealed = version[1] epoch[4] salt[16] nonce[12] ciphertext tag[16]
+//! key    = HKDF-SHA256(salt, epoch key, "sipwake record 1")        RFC 5869
+//! aad    = "sipwake record 1" instance[16] version epoch salt nonce
+//! ```
+//!
+//! Invariant: a sealed record opens only for its own instance and unaltered. Each sealing has a fresh salt, and so a
+//! key of its own, under which one nonce is used once. The plaintext is encoded and sealed in one buffer that never
+//! moves; what a cipher or a hash left on the stack is overwritten.
+
+use std::fmt;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::hkdf;
+use sip::id::InstanceId;
+use zeroize::Zeroizing;
+
+use super::codec;
+use super::keyring::Keyring;
+use super::record::Record;
+use crate::secret::{SecretKey, with_clean_stack};
+
+/// The version that is written, and the only one that is opened.
+const VERSION: u8 = 1;
+const EPOCH_LEN: usize = 4;
+const SALT_LEN: usize = 16;
+const HEADER_LEN: usize = 1 + EPOCH_LEN + SALT_LEN + NONCE_LEN;
+const TAG_LEN: usize = 16;
+const PURPOSE: &[u8] = b"sipwake record 1";
+
+/// A sealed record: the only form in which it is kept. A few hundred bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Sealed(Box<[u8]>);
+
+impl Sealed {
+    /// Takes bytes that a store gave back; whether they are sound shows when they are opened.
+    pub fn from_bytes(bytes: impl Into<Box<[u8]>>) -> Self {
+        Self(bytes.into())
+    }
+
+    /// The bytes, for a store.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Sealed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sealed({} bytes)", self.0.len())
+    }
+}
+
+/// Why a sealed record does not open. None of it heals: the record is lost, and its instance is to be wiped.
+#[derive(thiserror::Error, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SealError {
+    /// Its epoch key was destroyed, or belongs to another keyring.
+    #[error("the key of this record is gone")]
+    KeyGone,
+    /// It was altered, or sealed for another instance.
+    #[error("the record does not open")]
+    Broken,
+    /// It was made by another version of sipwake.
+    #[error("the record is of another version")]
+    OtherVersion,
+}
+
+pub(super) fn seal(keyring: &Keyring, id: InstanceId, record: &Record, now: u64) -> Sealed {
+    let (epoch, epoch_key) = keyring.current(now);
+    let header = Header { version: VERSION, epoch, salt: random(), nonce: random() };
+    with_clean_stack(|| {
+        let mut out = Vec::with_capacity(HEADER_LEN + codec::encoded_len(record) + TAG_LEN);
+        header.write(&mut out);
+        codec::encode(record, &mut out);
+        let key = record_key(&epoch_key, &header.salt);
+        let nonce = Nonce::assume_unique_for_key(header.nonce);
+        let tag = key
+            .seal_in_place_separate_tag(nonce, header.aad(id), &mut out[HEADER_LEN..])
+            .expect("AES-GCM seals anything shorter than 64 GiB");
+        out.extend_from_slice(tag.as_ref());
+        Sealed(out.into_boxed_slice())
+    })
+}
+
+pub(super) fn unseal(keyring: &Keyring, id: InstanceId, sealed: &Sealed) -> Result<Record, SealError> {
+    let (header, body) = Header::read(&sealed.0)?;
+    let epoch_key = keyring.epoch(header.epoch).ok_or(SealError::KeyGone)?;
+    with_clean_stack(|| {
+        let mut body = Zeroizing::new(body.to_vec());
+        let nonce = Nonce::assume_unique_for_key(header.nonce);
+        let plain = record_key(&epoch_key, &header.salt)
+            .open_in_place(nonce, header.aad(id), &mut body)
+            .map_err(|_| SealError::Broken)?;
+        codec::decode(plain).map_err(|_| SealError::OtherVersion)
+    })
+}
+
+/// Random bytes from the system.
+pub(super) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    fill_random(&mut bytes);
+    bytes
+}
+
+/// Fills `bytes` from the system's source of randomness.
+pub(super) fn fill_random(bytes: &mut [u8]) {
+    aws_lc_rs::rand::fill(bytes).expect("AWS-LC aborts by itself when the system has no randomness to give");
+}
+
+struct Header {
+    version: u8,
+    epoch: u32,
+    salt: [u8; SALT_LEN],
+    nonce: [u8; NONCE_LEN],
+}
+
+impl Header {
+    fn read(sealed: &[u8]) -> Result<(Self, &[u8]), SealError> {
+        if *sealed.first().ok_or(SealError::Broken)? != VERSION {
+            return Err(SealError::OtherVersion);
+        }
+        let (header, body) = sealed.split_first_chunk::<HEADER_LEN>().ok_or(SealError::Broken)?;
+        let part = |from: usize| &header[from..];
+        let header = Self {
+            version: header[0],
+            epoch: u32::from_be_bytes(*part(1).first_chunk().ok_or(SealError::Broken)?),
+            salt: *part(1 + EPOCH_LEN).first_chunk().ok_or(SealError::Broken)?,
+            nonce: *part(1 + EPOCH_LEN + SALT_LEN).first_chunk().ok_or(SealError::Broken)?,
+        };
+        Ok((header, body))
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        out.push(self.version);
+        out.extend_from_slice(&self.epoch.to_be_bytes());
+        out.extend_from_slice(&self.salt);
+        out.extend_from_slice(&self.nonce);
+    }
+
+    fn aad(&self, id: InstanceId) -> Aad<Vec<u8>> {
+        let mut aad = Vec::with_capacity(PURPOSE.len() + 16 + HEADER_LEN);
+        aad.extend_from_slice(PURPOSE);
+        aad.extend_from_slice(&id.to_bytes());
+        self.write(&mut aad);
+        Aad::from(aad)
+    }
+}
+
+fn record_key(epoch_key: &SecretKey, salt: &[u8; SALT_LEN]) -> LessSafeKey {
+    let epoch_key = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(epoch_key.expose());
+    let key = epoch_key.expand(&[PURPOSE], &AES_256_GCM).expect("32 bytes are fewer than HKDF's 8,160");
+    LessSafeKey::new(UnboundKey::from(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use sip::id::ShardTag;
+
+    use super::*;
+    use crate::clock::unix_now;
+    use crate::vault::codec::tests::samples;
+
+    fn id(random: u128) -> InstanceId {
+        InstanceId::new(random << 32, ShardTag(1))
+    }
+
+    #[test]
+    fn a_record_opens_for_its_instance_and_for_no_other() {
+        let keyring = Keyring::ephemeral();
+        for record in samples() {
+            let sealed = seal(&keyring, id(1), &record, unix_now());
+            assert!(sealed.as_bytes().len() <= 640, "{sealed:?}");
+            assert_eq!(unseal(&keyring, id(1), &sealed), Ok(record));
+            assert_eq!(unseal(&keyring, id(2), &sealed), Err(SealError::Broken));
+            assert_eq!(unseal(&Keyring::ephemeral(), id(1), &sealed), Err(SealError::KeyGone));
+        }
+    }
+
+    #[test]
+    fn a_record_with_any_bit_altered_does_not_open() {
+        let keyring = Keyring::ephemeral();
+        let sealed = seal(&keyring, id(1), &samples()[0], unix_now());
+        for place in 0..sealed.as_bytes().len() {
+            let mut altered = sealed.as_bytes().to_vec();
+            altered[place] ^= 1;
+            assert!(unseal(&keyring, id(1), &Sealed::from_bytes(altered)).is_err(), "byte {place}");
+        }
+        for len in 0..sealed.as_bytes().len() {
+            assert!(unseal(&keyring, id(1), &Sealed::from_bytes(&sealed.as_bytes()[..len])).is_err(), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn the_same_record_never_seals_to_the_same_bytes_and_shows_nothing_in_the_clear() {
+        let keyring = Keyring::ephemeral();
+        let record = &samples()[0];
+        let (one, two) = (seal(&keyring, id(1), record, unix_now()), seal(&keyring, id(1), record, unix_now()));
+        assert_ne!(one, two);
+        for text in ["alice", "example", "battery", "a5a5a5a5"] {
+            assert!(!one.as_bytes().windows(text.len()).any(|window| window == text.as_bytes()), "{text}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What the stores have in common: who owns a record, what is asked of a store and how it fails.
+//!
+//! Invariant: no error here holds a URL, a key or a value; a store's own message is reduced to its code.
+
+use std::time::Duration;
+
+use sip::id::InstanceId;
+
+use super::lookup::hex;
+use super::seal::{Sealed, random};
+
+/// How long a node's lease lasts without being renewed.
+pub const LEASE: Duration = Duration::from_secs(10);
+
+/// The longest that one operation of the store takes, connecting included, before it is [`StoreError::Away`].
+pub const OPERATION_LIMIT: Duration = Duration::from_secs(1);
+
+/// How a vault meets its store; the default serves production.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The life of a lease without renewal; [`LEASE`].
+    pub lease: Duration,
+    /// The longest that one operation takes; [`OPERATION_LIMIT`].
+    pub operation_limit: Duration,
+    /// For `rediss`: the CA's certificates, in PEM, instead of the system's roots.
+    pub ca: Option<Vec<u8>>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { lease: LEASE, operation_limit: OPERATION_LIMIT, ca: None }
+    }
+}
+
+/// Counts the owners that a record has had, from 1 on. A node whose fence is not the stored one has lost the record.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Fence(u64);
+
+impl Fence {
+    /// Of a record that does not exist yet.
+    pub const NEW: Self = Self(0);
+
+    /// Of a record's first owner.
+    pub(super) const FIRST: Self = Self(1);
+
+    pub(super) fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+
+    pub(super) fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// The number itself, as it is stored.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// One record as a store holds it.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// The instance.
+    pub id: InstanceId,
+    /// Its record, sealed.
+    pub sealed: Sealed,
+    /// When it ends, in seconds since 1970.
+    pub expires_at: u64,
+    /// The number of its present owner.
+    pub fence: Fence,
+    /// Whether that owner is this run of this node.
+    pub owned: bool,
+}
+
+/// What a put did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Placed {
+    /// The fence to put, from now on, with.
+    pub fence: Fence,
+    /// Another instance that had the lookup until now: enabled earlier for the same app, AOR and push token.
+    pub displaced: Option<InstanceId>,
+}
+
+/// What renewing a lease found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lease {
+    /// It is held, and was since it was first taken.
+    Held,
+    /// It is held again, but had run out or belonged to another run of this node in between.
+    Lapsed,
+}
+
+/// Why a store did not do what it was asked.
+#[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
+pub enum StoreError {
+    /// It does not answer, or not now: answered with 503 and tried again later.
+    #[error("the store is away: {0}")]
+    Away(AwayReason),
+    /// Another node, or a later run of this one, owns the record: it must no longer be registered from here.
+    #[error("another node owns this record")]
+    NotOwner,
+    /// The record was erased or has expired.
+    #[error("the record is gone")]
+    Gone,
+    /// What is stored under this instance's name was not written by this version.
+    #[error("the stored record is malformed")]
+    Malformed,
+    /// The configuration's URL (or CA) cannot be used: `store.url` is to be corrected.
+    #[error("store.url: {0}")]
+    Url(&'static str),
+}
+
+/// What is the matter with a store that is away.
+#[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
+pub enum AwayReason {
+    /// No connection, or it broke.
+    #[error("cannot connect")]
+    Unreachable,
+    /// No answer within the time of one operation.
+    #[error("no answer in time")]
+    TimedOut,
+    /// It answered with an error, of which this is the code: `NOAUTH`, `OOM`, `READONLY`.
+    #[error("it refused with {0}")]
+    Refused(Box<str>),
+}
+
+/// Who looks after a record: a node, and which of its runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Owner {
+    /// The node's public edge.
+    pub node: Box<str>,
+    /// Sixteen hex digits that no other run has.
+    pub run: Box<str>,
+}
+
+impl Owner {
+    /// A run of `node` that begins now.
+    pub fn of(node: &str) -> Self {
+        Self { node: node.into(), run: hex(&random::<8>()).into() }
+    }
+
+    /// Reads the text form; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (node, run) = text.rsplit_once('#')?;
+        Some(Self { node: node.into(), run: run.into() })
+    }
+}
+
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}#{}", self.node, self.run)
+    }
+}

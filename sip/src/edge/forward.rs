@@ -1,0 +1,179 @@
+//! What a proxy changes in a message on its way (RFC 3261 §16.3, §16.6, §16.7; RFC 3581; RFC 5658).
+//!
+//! Invariant: Via, Record-Route, Route, Max-Forwards and the Request-URI are all that changes; every other header and the
+//! body leave byte for byte as they came.
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+
+use crate::flow::{FlowToken, Source, TokenKey, Transport};
+use crate::id::BranchId;
+use crate::message::{Composer, Edit, Limits, Message, Method, Name, Uri};
+
+/// How a name of this relay is written in one direction.
+#[derive(Clone, Copy, Debug)]
+pub struct Face<'a> {
+    /// `host:port`.
+    pub host: &'a str,
+    /// The transport of that direction.
+    pub transport: Transport,
+}
+
+/// Why a request is not forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// 482: it has been here before, on the same way.
+    Loop,
+    /// 483: Max-Forwards is zero.
+    TooManyHops,
+    /// 420: it requires of proxies what this one cannot (RFC 3261 §16.3.5).
+    Extension,
+}
+
+impl Stop {
+    /// The status that tells it.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Loop => 482,
+            Self::TooManyHops => 483,
+            Self::Extension => 420,
+        }
+    }
+}
+
+/// Checks a request before it is forwarded (RFC 3261 §16.3).
+///
+/// # Errors
+/// What it is answered instead.
+pub fn check(request: &Message, faces: &[&str]) -> Result<(), Stop> {
+    if request.max_forwards() == Some(0) {
+        return Err(Stop::TooManyHops);
+    }
+    if request.elements(Name::ProxyRequire).next().is_some() {
+        return Err(Stop::Extension);
+    }
+    let mark = loop_mark(request);
+    let looped = request.elements(Name::Via).filter_map(crate::message::Via::parse).any(|via| {
+        let ours = faces.iter().any(|face| match via.port {
+            Some(port) => face.strip_suffix(&format!(":{port}")) == Some(via.host),
+            None => *face == via.host,
+        });
+        ours && via.branch().and_then(|branch| branch.split_once('.')).is_some_and(|(_, seen)| seen == mark)
+    });
+    if looped { Err(Stop::Loop) } else { Ok(()) }
+}
+
+/// Begins the forwarded copy of a request: one hop less, our Via on top.
+pub fn onward<'a>(request: &'a Message, face: Face<'_>, branch: BranchId) -> Edit<'a> {
+    let hops = request.max_forwards().unwrap_or(70).saturating_sub(1);
+    let mark = loop_mark(request);
+    let rport = if face.transport == Transport::Udp { ";rport" } else { "" };
+    let via = format!("SIP/2.0/{} {};branch={branch}.{mark}{rport}", face.transport.via(), face.host);
+    request.edit().set(Name::MaxForwards, hops.to_string()).prepend(Name::Via, via)
+}
+
+/// The two Record-Routes of a call, the device's on top: each side sees a name that it can reach (RFC 5658).
+pub fn record_route<'a>(edit: Edit<'a>, token: &str, device: Face<'_>, upstream: Face<'_>) -> Edit<'a> {
+    let route = |face: Face<'_>| match face.transport {
+        Transport::Udp => format!("<sip:{token}@{};lr>", face.host),
+        other => format!("<sip:{token}@{};transport={};lr>", face.host, other.param()),
+    };
+    edit.prepend(Name::RecordRoute, route(upstream)).prepend(Name::RecordRoute, route(device))
+}
+
+/// The signed way that the top of the Route header names, and how many of its values are ours.
+pub fn own_route(request: &Message, key: &TokenKey) -> Option<(FlowToken, usize)> {
+    let call_id = request.call_id()?;
+    let signed = |index| request.route(index).and_then(|route| key.open(route.uri.user?, call_id));
+    let token = signed(0)?;
+    Some((token, 1 + usize::from(signed(1).is_some())))
+}
+
+/// A response on its way back: our Via taken off.
+pub fn back(response: &Message) -> Bytes {
+    response.edit().pop(Name::Via).finish()
+}
+
+/// Adds `received` and `rport` to the topmost Via where the sender's address is another than it says (RFC 3261 §18.2.1,
+/// RFC 3581 §4). `None`: nothing to add.
+pub fn stamp(request: &Message, source: &Source, limits: &Limits) -> Option<Message> {
+    let via = request.via()?;
+    let ip = source.peer.ip().to_canonical();
+    let named = via.host.trim_start_matches('[').trim_end_matches(']').parse() == Ok(ip);
+    let wants_port = via.params.get("rport").is_some_and(|value| value.is_none());
+    if named && !wants_port {
+        return None;
+    }
+    let mut text = via.text[..via.text.find(';').unwrap_or(via.text.len())].trim_end().to_owned();
+    for (name, value) in via.params.iter() {
+        if name.eq_ignore_ascii_case("received") || wants_port && name.eq_ignore_ascii_case("rport") {
+            continue;
+        }
+        text.push(';');
+        text.push_str(name);
+        if let Some(value) = value {
+            text.push('=');
+            text.push_str(value);
+        }
+    }
+    text.push_str(&format!(";received={ip}"));
+    if wants_port {
+        text.push_str(&format!(";rport={}", source.peer.port()));
+    }
+    Message::parse(&request.edit().pop(Name::Via).prepend(Name::Via, text).finish(), limits).ok()
+}
+
+/// ACK and BYE for a 2xx that comes when the call is over (RFC 3261 §16.7: it must not be left unanswered).
+pub fn end_late_answer(answer: &Message, face: Face<'_>, ack: BranchId, bye: BranchId) -> Option<(Bytes, Bytes)> {
+    let contacts = answer.contacts()?;
+    let target = contacts.first()?.uri.text;
+    let (number, _) = answer.cseq()?;
+    let compose = |method: Method, branch, number| {
+        let via = format!("SIP/2.0/{} {};branch={branch}", face.transport.via(), face.host);
+        Composer::request(method, target)
+            .header(Name::Via, via)
+            .header(Name::MaxForwards, 70)
+            .copy(Name::From, answer)
+            .copy(Name::To, answer)
+            .copy(Name::CallId, answer)
+            .header(Name::CSeq, format_args!("{number} {method}"))
+            .finish()
+    };
+    Some((compose(Method::Ack, ack, number), compose(Method::Bye, bye, number.saturating_add(1))))
+}
+
+/// Whom a call is from, as the device may know it (RFC 3323: a private caller is anonymous here too).
+pub fn caller(invite: &Message) -> (Box<str>, Option<Box<str>>) {
+    let private = invite.values(Name::Privacy).any(|value| {
+        let text = String::from_utf8_lossy(value).to_ascii_lowercase();
+        text.split([';', ',']).any(|word| matches!(word.trim(), "id" | "user" | "header"))
+    });
+    let from = invite.from().filter(|_| !private);
+    match from {
+        None => ("sip:anonymous@anonymous.invalid".into(), None),
+        Some(from) => {
+            let uri = bare(&from.uri).into();
+            (uri, from.name().map(|name| name.chars().filter(|c| !c.is_control()).collect::<String>().into()))
+        }
+    }
+}
+
+/// Scheme, user and host of a URI; another scheme as it is.
+fn bare(uri: &Uri<'_>) -> String {
+    match (uri.scheme, uri.user) {
+        (crate::message::Scheme::Other, _) => uri.text.to_owned(),
+        (_, Some(user)) => format!("sip:{user}@{}", uri.host),
+        (_, None) => format!("sip:{}", uri.host),
+    }
+}
+
+/// What makes a way the same way again (RFC 3261 §16.6.8): eight hexadecimal digits over the Request-URI and Route.
+fn loop_mark(request: &Message) -> String {
+    let mut hash = Sha256::new();
+    hash.update(request.request_uri().unwrap_or_default());
+    for route in request.values(Name::Route) {
+        hash.update(b"\n");
+        hash.update(route);
+    }
+    hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}

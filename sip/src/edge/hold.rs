@@ -1,0 +1,330 @@
+//! One incoming call, from the INVITE to its final answer.
+//!
+//! | state | device attached | device 1xx | device 2xx | device ≥ 300 | CANCEL | deadline |
+//! | --- | --- | --- | --- | --- | --- | --- |
+//! | Waking | offer | → Ringing | → Answered | → Declined, unless another leg lives | 487 → Cancelled | 480 → TimedOut |
+//! | Ringing | offer | pass | → Answered | likewise | → Cancelled | 408 → TimedOut |
+//! | final | – | – | a late 2xx is ended with ACK and BYE | – | – | – |
+//!
+//! A leg is one offer of the call to one flow of the device (RFC 3261 §16.7). A flow gets one leg and never a second; a
+//! leg whose flow is lost does not end the call while there is time for the device to come back.
+//!
+//! Invariant: the caller gets exactly one final answer; no leg begins after it; each leg is answered or cancelled.
+
+use std::time::{Duration, Instant};
+
+use super::{CallState, IncomingCall};
+use crate::flow::Source;
+use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId};
+use crate::message::Message;
+use crate::transaction::ServerId;
+
+/// How long a device that is attached may leave an INVITE without any response before it is woken by push as well: its
+/// flow may be dead without either side knowing.
+pub const SILENCE: Duration = Duration::from_secs(2);
+
+/// How long a device may take to end a cancelled INVITE before the caller is answered 487 without it.
+pub const CANCEL_WAIT: Duration = Duration::from_secs(4);
+
+/// One offer of the call to one flow.
+#[derive(Debug)]
+pub struct Leg {
+    /// Its client transaction.
+    pub branch: BranchId,
+    /// The device's flow.
+    pub flow: FlowId,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// No response yet.
+    Offered,
+    /// A provisional response came.
+    Alive,
+    /// A final response came, or the flow is lost.
+    Ended,
+}
+
+/// What a leg's response means for the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing.
+    Ignore,
+    /// Pass this provisional response.
+    Pass,
+    /// Pass this 2xx; cancel the other legs.
+    Answer,
+    /// A 2xx that comes too late, or from a second device: ACK and BYE it.
+    TooLate,
+    /// Pass this failure: it is the call's final answer. Cancel the other legs.
+    Fail,
+    /// All legs have ended after a CANCEL: 487.
+    Terminated,
+}
+
+/// One incoming call.
+#[derive(Debug)]
+pub struct Hold {
+    /// Its name.
+    pub call: CallId,
+    /// Whom it is for.
+    pub instance: InstanceId,
+    /// By which binding it came.
+    pub binding: BindingId,
+    /// The INVITE's server transaction.
+    pub server: ServerId,
+    /// Where it came from.
+    pub source: Source,
+    /// The INVITE; `None` once it is offered no more.
+    pub invite: Option<Box<Message>>,
+    /// The tag of the answers that the relay gives itself.
+    pub tag: String,
+    /// The caller, for the push.
+    pub from: Box<str>,
+    /// The caller's display name.
+    pub name: Option<Box<str>>,
+    state: CallState,
+    legs: Vec<Leg>,
+    arrived: Instant,
+    deadline: Instant,
+    woken: bool,
+    attached: bool,
+    answered_by: Option<BranchId>,
+    /// The caller has its final answer.
+    closed: bool,
+}
+
+impl Hold {
+    /// A call that has just come.
+    #[expect(clippy::too_many_arguments, reason = "each is a fact of one INVITE, told once")]
+    pub fn new(
+        now: Instant,
+        wait: Duration,
+        call: CallId,
+        instance: InstanceId,
+        binding: BindingId,
+        server: ServerId,
+        source: Source,
+        invite: Message,
+        tag: String,
+    ) -> Self {
+        let (from, name) = super::forward::caller(&invite);
+        Self {
+            call,
+            instance,
+            binding,
+            server,
+            source,
+            invite: Some(Box::new(invite)),
+            tag,
+            from,
+            name,
+            state: CallState::Waking,
+            legs: Vec::new(),
+            arrived: now,
+            deadline: now + wait,
+            woken: false,
+            attached: false,
+            answered_by: None,
+            closed: false,
+        }
+    }
+
+    /// How it stands.
+    pub fn state(&self) -> CallState {
+        self.state
+    }
+
+    /// What the shell is told of it.
+    pub fn describe(&self, now: Instant) -> IncomingCall {
+        IncomingCall {
+            call: self.call,
+            instance: self.instance,
+            from: self.from.clone(),
+            name: self.name.clone(),
+            wait: self.deadline.saturating_duration_since(now),
+        }
+    }
+
+    /// Whether the device shall be woken now; true once.
+    pub fn wake(&mut self) -> bool {
+        !self.closed && !self.state.is_final() && !std::mem::replace(&mut self.woken, true)
+    }
+
+    /// The device has come: the time since the INVITE; `Some` once.
+    pub fn note_attached(&mut self, now: Instant) -> Option<Duration> {
+        (!std::mem::replace(&mut self.attached, true)).then(|| now.saturating_duration_since(self.arrived))
+    }
+
+    /// Whether to offer the call to this flow: it still waits, and this flow was not offered it before.
+    pub fn wants(&self, flow: FlowId) -> bool {
+        !self.state.is_final() && !self.closed && self.legs.iter().all(|leg| leg.flow != flow)
+    }
+
+    /// Notes an offer. Legs on other flows of the same device are over: it moved.
+    pub fn offered(&mut self, branch: BranchId, flow: FlowId) -> Vec<BranchId> {
+        let moved = self.end_legs(|_| true);
+        self.legs.push(Leg { branch, flow, phase: Phase::Offered });
+        moved
+    }
+
+    /// When [`Self::on_deadline`] or [`Self::is_silent`] must be asked; `None` when the caller has its answer.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        if self.closed {
+            return None;
+        }
+        let silence = self.arrived + SILENCE;
+        Some(if self.woken || silence <= now { self.deadline } else { self.deadline.min(silence) })
+    }
+
+    /// Whether an offer has been left without any response for [`SILENCE`].
+    pub fn is_silent(&self, now: Instant) -> bool {
+        !self.woken && self.arrived + SILENCE <= now && !self.legs.iter().any(|leg| leg.phase == Phase::Alive)
+    }
+
+    /// The device, or its push service, says that it will ring; whether the caller shall hear it now.
+    pub fn ring(&mut self) -> bool {
+        let first = self.state == CallState::Waking && !self.closed;
+        if first {
+            self.state = CallState::Ringing;
+        }
+        first
+    }
+
+    /// A response on a leg. `answer_wait`: how long a ringing device may take from now on.
+    pub fn on_response(&mut self, now: Instant, branch: BranchId, status: u16, answer_wait: Duration) -> Outcome {
+        let Some(leg) = self.legs.iter_mut().find(|leg| leg.branch == branch) else { return Outcome::Ignore };
+        match status {
+            ..=100 => {
+                leg.phase = if leg.phase == Phase::Offered { Phase::Alive } else { leg.phase };
+                Outcome::Ignore
+            }
+            101..200 => {
+                let first = self.state != CallState::Ringing || leg.phase == Phase::Offered;
+                leg.phase = if leg.phase == Phase::Ended { Phase::Ended } else { Phase::Alive };
+                if self.closed || self.state.is_final() {
+                    return Outcome::Ignore;
+                }
+                self.state = CallState::Ringing;
+                if first {
+                    self.deadline = self.deadline.max(now + answer_wait);
+                }
+                Outcome::Pass
+            }
+            200..300 => self.on_answer(branch),
+            _ => {
+                let again = leg.phase == Phase::Ended;
+                leg.phase = Phase::Ended;
+                if again || self.closed { Outcome::Ignore } else { self.on_failure(status) }
+            }
+        }
+    }
+
+    /// A leg's flow is lost, or the device never answered at all.
+    pub fn on_leg_lost(&mut self, branch: BranchId) -> Outcome {
+        if let Some(leg) = self.legs.iter_mut().find(|leg| leg.branch == branch) {
+            leg.phase = Phase::Ended;
+        }
+        if self.state == CallState::Cancelled && !self.closed && !self.has_live_leg() {
+            Outcome::Terminated
+        } else {
+            Outcome::Ignore
+        }
+    }
+
+    /// The legs on a flow that has ended.
+    pub fn legs_on(&self, flow: FlowId) -> Vec<BranchId> {
+        let live = self.legs.iter().filter(|leg| leg.flow == flow && leg.phase != Phase::Ended);
+        live.map(|leg| leg.branch).collect()
+    }
+
+    /// Whether a leg may still be answered.
+    pub fn has_live_leg(&self) -> bool {
+        self.legs.iter().any(|leg| leg.phase != Phase::Ended)
+    }
+
+    /// The caller gave up: the legs to cancel, and whether to answer 487 at once because none of them is alive.
+    pub fn cancel(&mut self, now: Instant) -> (Vec<BranchId>, bool) {
+        if self.closed || self.state.is_final() {
+            return (Vec::new(), false);
+        }
+        self.state = CallState::Cancelled;
+        self.deadline = now + CANCEL_WAIT;
+        let alive = self.legs.iter().any(|leg| leg.phase == Phase::Alive);
+        let live = self.legs.iter().filter(|leg| leg.phase != Phase::Ended).map(|leg| leg.branch).collect();
+        (live, !alive)
+    }
+
+    /// Ends the call for a reason of the relay's own: the legs to cancel. `None` when it has ended before.
+    pub fn end(&mut self, state: CallState) -> Option<Vec<BranchId>> {
+        if self.closed || self.state.is_final() {
+            return None;
+        }
+        self.state = state;
+        Some(self.end_legs(|_| true))
+    }
+
+    /// Whether the deadline has come, and then the status that tells it: 408 when a device rang, 480 when none came, 487
+    /// when the caller had given up.
+    pub fn on_deadline(&self, now: Instant) -> Option<u16> {
+        let alive = self.legs.iter().any(|leg| leg.phase == Phase::Alive);
+        match self.state {
+            _ if self.closed || self.deadline > now => None,
+            CallState::Cancelled => Some(487),
+            CallState::Waking | CallState::Ringing => Some(if alive { 408 } else { 480 }),
+            _ => None,
+        }
+    }
+
+    /// The caller has its final answer.
+    pub fn close(&mut self) {
+        self.closed = true;
+        self.invite = None;
+    }
+
+    /// Whether the caller has its final answer.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// The legs other than this one that may still be answered; they count as ended from now on.
+    pub fn others(&mut self, branch: BranchId) -> Vec<BranchId> {
+        self.end_legs(|leg| leg.branch != branch)
+    }
+
+    fn on_answer(&mut self, branch: BranchId) -> Outcome {
+        match self.answered_by {
+            Some(winner) if winner == branch => Outcome::Answer,
+            Some(_) => Outcome::TooLate,
+            None if self.closed => Outcome::TooLate,
+            // The caller's CANCEL and the device's 200 crossed: the 200 wins (RFC 3261 §9.1).
+            None => {
+                self.answered_by = Some(branch);
+                self.state = CallState::Answered;
+                Outcome::Answer
+            }
+        }
+    }
+
+    fn on_failure(&mut self, status: u16) -> Outcome {
+        if self.state == CallState::Cancelled {
+            return if self.has_live_leg() { Outcome::Ignore } else { Outcome::Terminated };
+        }
+        // 482: the device takes the second offer for a copy of the first (RFC 3261 §8.2.2.2); it may still come back.
+        if self.state.is_final() || status == 482 || self.has_live_leg() && status < 600 {
+            return Outcome::Ignore;
+        }
+        self.state = CallState::Declined;
+        Outcome::Fail
+    }
+
+    fn end_legs(&mut self, which: impl Fn(&Leg) -> bool) -> Vec<BranchId> {
+        let mut ended = Vec::new();
+        for leg in self.legs.iter_mut().filter(|leg| leg.phase != Phase::Ended && which(leg)) {
+            leg.phase = Phase::Ended;
+            ended.push(leg.branch);
+        }
+        ended
+    }
+}

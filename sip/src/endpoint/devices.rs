@@ -1,0 +1,290 @@
+//! Which device is attached by which flow.
+//!
+//! Invariant: an instance is attached by at most one flow, the latest; a flow that failed to prove anybody
+//! [`FAILURES_PER_FLOW`] times is closed; a flow carries at most [`INSTANCES_PER_FLOW`] instances.
+
+use std::time::{Duration, Instant};
+
+use super::{Endpoint, Event, KnockId, Output, Proof, Source, Timer};
+use crate::edge::admission::{Admission, Replay};
+use crate::flow::{Side, Transport};
+use crate::id::{BindingId, BranchId, FlowId, InstanceId};
+use crate::message::{Composer, Message, Method, Name};
+use crate::transaction::ServerId;
+
+/// REGISTERs with a wrong proof that one flow may send before it is closed.
+pub const FAILURES_PER_FLOW: u8 = 5;
+/// Instances that one flow may carry (accounts of one softphone); a further one is answered 403.
+pub const INSTANCES_PER_FLOW: usize = 16;
+/// Bounds of a device's registration at the edge, and what it gets when it asks for nothing, in seconds.
+const EXPIRES: (u32, u32, u32) = (10, 3600, 600);
+/// Calls that one device may get at once, and then one more each second; a further one is answered 480, unpushed.
+const CALLS_BURST: u8 = 20;
+/// Forwarded requests remembered for one flow, so that its end fails them at once.
+const FORWARDED_PER_FLOW: usize = 64;
+
+/// An instance that this endpoint serves.
+#[derive(Debug)]
+pub(super) struct Device {
+    pub(super) binding: BindingId,
+    budget: u8,
+    refilled: Instant,
+}
+
+/// A device that has come.
+#[derive(Debug)]
+pub(super) struct Attached {
+    pub(super) flow: FlowId,
+    pub(super) transport: Transport,
+    /// The URI of its Contact.
+    pub(super) contact: Box<str>,
+    expires_at: Instant,
+}
+
+/// What is known of a flow from a device.
+#[derive(Debug, Default)]
+pub(super) struct DeviceFlow {
+    instances: Vec<(InstanceId, Replay)>,
+    failures: u8,
+    /// Requests forwarded on it that may still be answered.
+    forwarded: Vec<BranchId>,
+}
+
+/// A REGISTER whose proof the shell is verifying.
+#[derive(Debug)]
+pub(super) struct Knocking {
+    server: ServerId,
+    source: Source,
+    instance: InstanceId,
+    register: Box<Message>,
+}
+
+impl Endpoint {
+    pub(super) fn add_device(&mut self, now: Instant, instance: InstanceId, binding: BindingId) {
+        self.devices.insert(instance, Device { binding, budget: CALLS_BURST, refilled: now });
+    }
+
+    /// The instance is wiped: its calls end; a dialog that stands may still be hung up by the flow that carries it.
+    pub(super) fn remove_device(&mut self, now: Instant, instance: InstanceId) {
+        self.devices.remove(&instance);
+        for call in self.calls_of.get(&instance).cloned().unwrap_or_default() {
+            self.end_call(now, call, super::CallState::TimedOut, 480);
+        }
+    }
+
+    /// Takes one call from a device's budget; whether there was one.
+    pub(super) fn spend_call(&mut self, now: Instant, instance: InstanceId) -> bool {
+        let Some(device) = self.devices.get_mut(&instance) else { return false };
+        let earned = now.saturating_duration_since(device.refilled).as_secs();
+        if earned > 0 {
+            device.budget = u64::from(device.budget).saturating_add(earned).min(u64::from(CALLS_BURST)) as u8;
+            device.refilled = now;
+        }
+        let granted = device.budget > 0;
+        device.budget = device.budget.saturating_sub(1);
+        granted
+    }
+
+    /// A REGISTER at the edge.
+    pub(super) fn on_device_register(&mut self, now: Instant, source: Source, reply: FlowId, register: Message) {
+        let from = register.from().and_then(|from| from.uri.user.and_then(InstanceId::parse));
+        let to = register.to().and_then(|to| to.uri.user.and_then(InstanceId::parse));
+        let Some(instance) = from.filter(|from| Some(*from) == to) else {
+            return self.refuse(now, reply, &register, 403);
+        };
+        let fresh = self.random.bits();
+        let state = self.device_flows.entry(source.flow).or_default();
+        if state.instances.iter().all(|(known, _)| *known != instance) {
+            if state.instances.len() >= INSTANCES_PER_FLOW {
+                return self.refuse(now, reply, &register, 403);
+            }
+            state.instances.push((instance, Replay::default()));
+        }
+        let Some((_, replay)) = state.instances.iter_mut().find(|(known, _)| *known == instance) else { return };
+        match self.gate.judge(now, &register, instance, source.flow, replay, fresh) {
+            Admission::Forbidden => self.on_failed_proof(now, source, reply, &register),
+            Admission::Challenge { challenges } => self.challenge(now, reply, &register, &challenges),
+            Admission::Verify(_) if !self.devices.contains_key(&instance) => {
+                self.on_failed_proof(now, source, reply, &register);
+            }
+            Admission::Verify(proof) => self.knock(source, reply, register, instance, proof),
+        }
+    }
+
+    fn challenge(&mut self, now: Instant, reply: FlowId, register: &Message, challenges: &[String]) {
+        let tag = self.random.tag();
+        let response = Composer::response(register, 401, Composer::reason(401), Some(&tag));
+        let response =
+            challenges.iter().fold(response, |response, value| response.header(Name::WwwAuthenticate, value));
+        self.respond_once(now, reply, register, 401, response.finish());
+    }
+
+    fn knock(&mut self, source: Source, reply: FlowId, register: Message, instance: InstanceId, proof: Proof) {
+        let Ok(server) = self.transactions.open(&register, reply, super::ServerOwner::Nobody) else {
+            return self.busy(reply, &register);
+        };
+        let knock = KnockId(self.next_knock);
+        self.next_knock += 1;
+        self.knocks.insert(knock, Knocking { server, source, instance, register: Box::new(register) });
+        self.event(Event::Knock { knock, instance, proof });
+    }
+
+    fn on_failed_proof(&mut self, now: Instant, source: Source, reply: FlowId, register: &Message) {
+        self.refuse(now, reply, register, 403);
+        self.count_failure(source.flow);
+    }
+
+    fn count_failure(&mut self, flow: FlowId) {
+        let state = self.device_flows.entry(flow).or_default();
+        state.failures = state.failures.saturating_add(1);
+        if state.failures >= FAILURES_PER_FLOW {
+            self.flush();
+            self.outputs.push_back(Output::Close(flow));
+        }
+    }
+
+    /// The shell has verified a proof.
+    pub(super) fn on_admit(&mut self, now: Instant, knock: KnockId, granted: bool) {
+        let Some(knocking) = self.knocks.remove(&knock) else { return };
+        let Knocking { server, source, instance, register } = knocking;
+        let tag = self.random.tag();
+        if !granted || !self.devices.contains_key(&instance) {
+            let response = Composer::response(&register, 403, Composer::reason(403), Some(&tag));
+            self.transactions.respond(now, server, 403, response.finish());
+            return self.count_failure(source.flow);
+        }
+        let response = Composer::response(&register, 200, Composer::reason(200), Some(&tag));
+        let response = match self.wish(&register) {
+            Wish::Ask => response.maybe(Name::Contact, self.contact_line(now, instance)),
+            Wish::Detach => {
+                self.detach(now, instance);
+                response
+            }
+            Wish::Attach { contact, expires } => {
+                let line = format!("<{contact}>;expires={expires}");
+                let expires_at = now + Duration::from_secs(u64::from(expires));
+                let attached = Attached { flow: source.flow, transport: source.transport, contact, expires_at };
+                self.attach(now, instance, attached);
+                response.header(Name::Contact, line)
+            }
+            Wish::Broken => {
+                let response = Composer::response(&register, 400, "Invalid Contact", Some(&tag));
+                return self.transactions.respond(now, server, 400, response.finish());
+            }
+        };
+        self.transactions.respond(now, server, 200, response.finish());
+        self.flush();
+        self.offer_all(now, instance);
+    }
+
+    fn wish(&self, register: &Message) -> Wish {
+        let header = register.number(Name::Expires);
+        let Some(contacts) = register.contacts() else { return Wish::Broken };
+        let Some(contact) = contacts.first() else {
+            let star = register.text(Name::Contact) == Some("*");
+            return if star && header == Some(0) { Wish::Detach } else { Wish::Ask };
+        };
+        let (min, max, default) = EXPIRES;
+        let own = contact.params.value("expires").map(|value| value.parse().unwrap_or(default));
+        match own.or(header).unwrap_or(default) {
+            0 => Wish::Detach,
+            expires => Wish::Attach { contact: contact.uri.text.into(), expires: expires.clamp(min, max) },
+        }
+    }
+
+    fn contact_line(&self, now: Instant, instance: InstanceId) -> Option<String> {
+        let attached = self.attached.get(&instance)?;
+        let left = attached.expires_at.saturating_duration_since(now).as_secs();
+        Some(format!("<{}>;expires={left}", attached.contact))
+    }
+
+    fn attach(&mut self, now: Instant, instance: InstanceId, attached: Attached) {
+        self.timers.set(attached.expires_at, Timer::Device(instance));
+        let flow = attached.flow;
+        let earlier = self.attached.insert(instance, attached);
+        if earlier.as_ref().is_none_or(|earlier| earlier.flow != flow) {
+            if let Some(earlier) = earlier {
+                self.lose_legs(now, instance, earlier.flow);
+            }
+            self.event(Event::Attached(instance));
+        }
+    }
+
+    fn detach(&mut self, now: Instant, instance: InstanceId) {
+        if let Some(attached) = self.attached.remove(&instance) {
+            self.lose_legs(now, instance, attached.flow);
+            self.event(Event::Detached(instance));
+        }
+    }
+
+    pub(super) fn on_device_due(&mut self, now: Instant, instance: InstanceId) {
+        if self.attached.get(&instance).is_some_and(|attached| attached.expires_at <= now) {
+            self.detach(now, instance);
+        }
+    }
+
+    /// A stream has ended, whichever side it led to.
+    pub(super) fn on_closed(&mut self, now: Instant, flow: FlowId) {
+        self.streams.remove(&flow);
+        if let Some(id) = self.links.remove(&flow) {
+            self.on_link_closed(now, id);
+        }
+        let Some(state) = self.device_flows.remove(&flow) else { return };
+        for (instance, _) in state.instances {
+            if self.attached.get(&instance).is_some_and(|attached| attached.flow == flow) {
+                self.detach(now, instance);
+            }
+        }
+        for branch in state.forwarded {
+            if let Some(owner) = self.transactions.abandon(branch) {
+                self.on_unanswered(now, branch, owner);
+            }
+        }
+    }
+
+    /// Remembers that a request was forwarded on a device's flow.
+    pub(super) fn note_forwarded(&mut self, flow: FlowId, branch: BranchId) {
+        if let Some(state) = self.device_flows.get_mut(&flow) {
+            if state.forwarded.len() >= FORWARDED_PER_FLOW {
+                state.forwarded.remove(0);
+            }
+            state.forwarded.push(branch);
+        }
+    }
+
+    /// Answers a double CRLF of a device (RFC 5626 §4.4.1); a SIP server's too.
+    pub(super) fn on_ping(&mut self, source: Source) {
+        if source.flow.is_reliable() {
+            self.send(source.flow, bytes::Bytes::from_static(b"\r\n"));
+        }
+    }
+
+    /// Whether a flow carries this instance at this moment.
+    pub(super) fn is_attached_by(&self, instance: InstanceId, source: &Source) -> bool {
+        source.side == Side::Device && self.attached.get(&instance).is_some_and(|attached| attached.flow == source.flow)
+    }
+
+    /// What a registered user agent says of itself (RFC 3261 §11.2).
+    pub(super) fn answer_options(&mut self, now: Instant, reply: FlowId, request: &Message) {
+        let tag = self.random.tag();
+        let response = Composer::response(request, 200, Composer::reason(200), Some(&tag))
+            .header(Name::Allow, super::requests::ALLOW)
+            .header(Name::Accept, "application/sdp")
+            .header(Name::Supported, "path, outbound, gruu")
+            .finish();
+        debug_assert_eq!(request.method(), Some(Method::Options));
+        self.respond_once(now, reply, request, 200, response);
+    }
+}
+
+/// What a REGISTER of a device asks for.
+enum Wish {
+    /// What is registered.
+    Ask,
+    /// Nothing more.
+    Detach,
+    /// To be reached at `contact` for `expires` seconds.
+    Attach { contact: Box<str>, expires: u32 },
+    /// A Contact that is none.
+    Broken,
+}

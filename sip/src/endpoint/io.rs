@@ -1,0 +1,227 @@
+//! What goes into an endpoint and what comes out of it.
+//!
+//! Invariant: no type here holds a credential of an account: a challenge goes out, its answer comes in.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::auth::Challenge;
+pub use crate::edge::{CallState, IncomingCall, KnockId, Proof};
+pub use crate::flow::{Side, Source, Transport};
+use crate::id::{BindingId, CallId, FlowId, InstanceId, ShardTag, UpstreamId};
+use crate::message::{Limits, Message};
+pub use crate::registration::RegistrationFailure;
+
+/// What an endpoint is told once.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// A tag of this endpoint's own shard, for identifiers that no binding gives a tag to.
+    pub tag: ShardTag,
+    /// `host:port` of the edge, as Record-Route and Via name it to devices.
+    pub edge: Box<str>,
+    /// `host:port` for each upstream transport, as Contact, Via and Record-Route name it to SIP servers.
+    pub upstream_udp: Box<str>,
+    /// Likewise over TCP.
+    pub upstream_tcp: Box<str>,
+    /// Likewise over TLS.
+    pub upstream_tls: Box<str>,
+    /// Requested registration lifetime.
+    pub register_expires: Duration,
+    /// How long a call is held for its device; then 480.
+    pub ring_timeout: Duration,
+    /// How long a device may ring; then 408.
+    pub answer_timeout: Duration,
+    /// Limits of one message.
+    pub limits: Limits,
+    /// The key that signs flow tokens; the same on every shard of a node and over its restarts.
+    pub token_key: [u8; 32],
+}
+
+/// A binding to register and keep.
+#[derive(Clone, Debug)]
+pub struct NewBinding {
+    /// The opaque user of its Contact.
+    pub binding: BindingId,
+    /// The device that its calls are for.
+    pub instance: InstanceId,
+    /// The address of record, with its scheme.
+    pub aor: Box<str>,
+    /// The Request-URI of REGISTER: the registrar, without a user.
+    pub registrar: Box<str>,
+    /// Where requests go.
+    pub upstream: UpstreamId,
+    /// `+sip.instance`, a UUID.
+    pub sip_instance: [u8; 16],
+    /// Whether to register at once; `false` keeps the binding silent (the app is in the foreground).
+    pub register: bool,
+}
+
+/// What the shell tells an endpoint.
+#[derive(Debug)]
+pub enum Input {
+    /// A whole message, from a stream's framer or a datagram. Bytes that are [`crate::message::Malformed`] never get
+    /// here: their stream is closed, their datagram dropped.
+    Received {
+        /// Where it came from.
+        source: Source,
+        /// The message.
+        message: Message,
+    },
+    /// A double CRLF came; the endpoint answers it.
+    Ping(Source),
+    /// A single CRLF came.
+    Pong(FlowId),
+    /// The flow that [`Output::Dial`] asked for is open. For UDP: its address is known.
+    Dialled {
+        /// The upstream it leads to.
+        upstream: UpstreamId,
+        /// The flow.
+        flow: FlowId,
+        /// Its transport.
+        transport: Transport,
+    },
+    /// The flow that [`Output::Dial`] asked for could not be opened; the endpoint backs off and asks again.
+    DialFailed(UpstreamId),
+    /// All addresses that an upstream's names resolve to: requests from them are believed. Replaces the earlier set.
+    Addresses {
+        /// The upstream.
+        upstream: UpstreamId,
+        /// Its addresses.
+        addresses: Arc<[IpAddr]>,
+    },
+    /// A stream ended or broke, whoever closed it.
+    Closed(FlowId),
+    /// Register this binding and keep it.
+    Bind(Box<NewBinding>),
+    /// Unregister this binding, within `deadline`, and forget it; ends with [`Event::Unbound`].
+    Unbind {
+        /// The binding.
+        binding: BindingId,
+        /// How long the SIP server may take to confirm.
+        deadline: Duration,
+    },
+    /// The app is in the foreground: unregister, and keep the binding silent.
+    Suspend(BindingId),
+    /// The app is in the background again: register.
+    Resume(BindingId),
+    /// The answer to [`Event::Challenged`]: an `Authorization` value, or `None` when there is no credential for it.
+    Answer {
+        /// The binding that was challenged.
+        binding: BindingId,
+        /// The value of the Authorization header.
+        authorization: Option<String>,
+    },
+    /// The answer to [`Event::Knock`].
+    Admit {
+        /// The knock.
+        knock: KnockId,
+        /// Whether the proof was right.
+        granted: bool,
+    },
+    /// The caller shall hear ringing: a push was accepted, or the device says that it rings.
+    Ring(CallId),
+    /// The device declines without a flow: 603.
+    Decline(CallId),
+    /// The call cannot reach its device (the push was refused for good): 480 at once.
+    GiveUp(CallId),
+}
+
+/// What an endpoint wants done.
+#[derive(Debug)]
+pub enum Output {
+    /// Send these bytes on this flow. When the flow is gone, answer [`Input::Closed`].
+    Send {
+        /// The flow.
+        flow: FlowId,
+        /// One message, or a keep-alive.
+        bytes: Bytes,
+    },
+    /// Resolve this upstream and open a flow; answer [`Input::Addresses`] and [`Input::Dialled`], or [`Input::DialFailed`].
+    Dial {
+        /// The upstream.
+        upstream: UpstreamId,
+        /// The flow that was silent or broke: try another address first.
+        avoid: Option<FlowId>,
+    },
+    /// Close this stream once what was sent on it has left.
+    Close(FlowId),
+    /// Something happened that the shell must know.
+    Event(Event),
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Event {
+    /// The SIP server wants a digest for a REGISTER of this binding; answer with [`Input::Answer`].
+    Challenged {
+        /// The binding.
+        binding: BindingId,
+        /// The challenge, the topmost that is supported (RFC 8760 §2.4).
+        challenge: Challenge,
+        /// The count of answers with this nonce, this one included.
+        nc: u32,
+        /// A fresh client nonce.
+        cnonce: String,
+        /// The digest's URI: the Request-URI.
+        uri: Box<str>,
+    },
+    /// The binding is registered; also after each refresh.
+    Registered {
+        /// The binding.
+        binding: BindingId,
+        /// The lifetime that the SIP server granted.
+        expires: Duration,
+        /// Whether it was registered just before, too.
+        refresh: bool,
+    },
+    /// A registration attempt failed.
+    RegistrationFailed {
+        /// The binding.
+        binding: BindingId,
+        /// What it means.
+        failure: RegistrationFailure,
+    },
+    /// The binding is gone from this endpoint, after [`Input::Unbind`].
+    Unbound {
+        /// The binding.
+        binding: BindingId,
+        /// Whether the SIP server confirmed, or had no registration to end.
+        confirmed: bool,
+    },
+    /// A device wants to attach; answer with [`Input::Admit`].
+    Knock {
+        /// The knock.
+        knock: KnockId,
+        /// Who it says it is.
+        instance: InstanceId,
+        /// Its proof, for the method REGISTER and an empty body.
+        proof: Proof,
+    },
+    /// A device is attached by a flow.
+    Attached(InstanceId),
+    /// A device has no flow any more.
+    Detached(InstanceId),
+    /// A call is held: wake the device. Exactly once for a call.
+    Wake(Box<IncomingCall>),
+    /// A call is offered to a device that is attached; no push is needed. A [`Event::Wake`] may follow if it is silent.
+    Offered(Box<IncomingCall>),
+    /// A call's state changed. After [`CallState::is_final`] nothing follows for it.
+    Call {
+        /// The call.
+        call: CallId,
+        /// Whom it is for.
+        instance: InstanceId,
+        /// The new state.
+        state: CallState,
+        /// When a device came for it: from the INVITE's arrival to its attachment. Told once.
+        woke_after: Option<Duration>,
+    },
+    /// An INVITE was answered without becoming a call.
+    Refused {
+        /// The status: 403 wrong source, 404 unknown Contact, 480 over the rate, 482, 483, …
+        status: u16,
+    },
+}

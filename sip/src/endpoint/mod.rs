@@ -1,0 +1,268 @@
+//! The only meeting place: inputs in, outputs out.
+//!
+//! # The drive contract
+//! One mutation ([`Endpoint::handle`] or [`Endpoint::handle_timeout`]), then [`Endpoint::poll_output`] until it gives
+//! `None`, then [`Endpoint::poll_timeout`]; then the next mutation. `now` never goes back.
+//!
+//! | room | what it holds |
+//! | --- | --- |
+//! | [`io`] | the inputs, outputs and events |
+//! | `requests` | what a request or a response from the network is, and who deals with it |
+//! | `bindings` | registrations and the flows toward SIP servers |
+//! | `devices` | which device is attached by which flow |
+//! | `calls` | held calls and their legs |
+//! | `dialogs` | requests inside a dialog, in both directions |
+//!
+//! Invariant: same settings, seed and inputs give the same outputs. No iteration over a hash map decides anything. What
+//! an input may make it hold is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by
+//! [`calls::CALLS_PER_INSTANCE`], the rest by bindings and open flows.
+
+mod bindings;
+pub mod calls;
+mod devices;
+mod dialogs;
+mod io;
+mod requests;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+pub use io::*;
+
+use crate::edge::admission::Gate;
+use crate::edge::forward::Face;
+use crate::edge::hold::Hold;
+use crate::flow::TokenKey;
+use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId, ShardTag, UpstreamId};
+use crate::message::Message;
+use crate::random::Random;
+use crate::registration::Registration;
+use crate::timers::Timers;
+use crate::transaction::{Expired, ServerId, Table, Timing};
+
+use bindings::Upstream;
+use devices::{Attached, Device, DeviceFlow, Knocking};
+
+/// Transactions of either kind that run at once on one shard. Beyond it a request is answered 503, and a REGISTER waits
+/// for its back-off.
+pub const TRANSACTIONS_MAX: usize = 200_000;
+
+/// One shard's SIP: registrations, held calls, attached devices.
+#[derive(Debug)]
+pub struct Endpoint {
+    settings: Settings,
+    random: Random,
+    token_key: TokenKey,
+    gate: Gate,
+    /// Makes this endpoint's Call-IDs and From tags its own.
+    epoch: String,
+    outputs: VecDeque<Output>,
+    timers: Timers<Timer>,
+    transactions: Table<ClientOwner, ServerOwner>,
+    bindings: HashMap<BindingId, Box<Registration>>,
+    upstreams: BTreeMap<UpstreamId, Upstream>,
+    /// Dialled streams and whom they lead to.
+    links: HashMap<FlowId, UpstreamId>,
+    devices: HashMap<InstanceId, Device>,
+    attached: HashMap<InstanceId, Attached>,
+    device_flows: HashMap<FlowId, DeviceFlow>,
+    knocks: HashMap<KnockId, Knocking>,
+    next_knock: u64,
+    /// Upstream streams that a dialog may use.
+    streams: HashMap<FlowId, Transport>,
+    /// What a forwarded request is answered when nobody else answers it.
+    failures: HashMap<ServerId, bytes::Bytes>,
+    calls: HashMap<CallId, Hold>,
+    calls_of: HashMap<InstanceId, Vec<CallId>>,
+}
+
+/// Whose deadline it is.
+#[derive(Clone, Copy, Debug)]
+enum Timer {
+    Binding(BindingId),
+    /// An unregistration has taken long enough.
+    Unbind(BindingId),
+    Upstream(UpstreamId),
+    /// The next few registrations of an upstream may start.
+    Pace(UpstreamId),
+    /// A device's registration ends.
+    Device(InstanceId),
+    Call(CallId),
+    /// Nothing more can come for a call.
+    Forget(CallId),
+}
+
+/// Whom a client transaction's outcome concerns.
+#[derive(Clone, Copy, Debug)]
+enum ClientOwner {
+    Register(BindingId),
+    Leg(CallId),
+    /// A request that is forwarded inside a dialog.
+    Forwarded(ServerId),
+    /// Nobody waits for the answer.
+    Nobody,
+}
+
+/// Whom a server transaction's CANCEL concerns.
+#[derive(Clone, Copy, Debug)]
+enum ServerOwner {
+    Call(CallId),
+    Forwarded(BranchId),
+    Nobody,
+}
+
+impl Endpoint {
+    /// An endpoint with nothing in it. The seed makes every identifier, tag and nonce; it must be secret and random.
+    pub fn new(now: Instant, settings: Settings, seed: [u8; 32]) -> Self {
+        let mut random = Random::new(seed);
+        let mut gate_key = [0; 32];
+        for chunk in gate_key.chunks_exact_mut(8) {
+            chunk.copy_from_slice(&random.bits().to_be_bytes());
+        }
+        Self {
+            token_key: TokenKey::new(settings.token_key),
+            gate: Gate::new(gate_key, now),
+            epoch: random.tag(),
+            random,
+            outputs: VecDeque::new(),
+            timers: Timers::default(),
+            transactions: Table::new(TRANSACTIONS_MAX, Timing::default(), settings.limits),
+            bindings: HashMap::new(),
+            upstreams: BTreeMap::new(),
+            links: HashMap::new(),
+            devices: HashMap::new(),
+            attached: HashMap::new(),
+            device_flows: HashMap::new(),
+            knocks: HashMap::new(),
+            next_knock: 0,
+            streams: HashMap::new(),
+            failures: HashMap::new(),
+            calls: HashMap::new(),
+            calls_of: HashMap::new(),
+            settings,
+        }
+    }
+
+    /// One mutation. Drain [`Self::poll_output`] before the next.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Received { source, message } => self.on_message(now, source, message),
+            Input::Ping(source) => self.on_ping(source),
+            Input::Pong(flow) => self.on_sign_of_life(flow, true),
+            Input::Dialled { upstream, flow, transport } => self.on_dialled(now, upstream, flow, transport),
+            Input::DialFailed(upstream) => self.on_dial_failed(now, upstream),
+            Input::Addresses { upstream, addresses } => self.on_addresses(upstream, addresses),
+            Input::Closed(flow) => self.on_closed(now, flow),
+            Input::Bind(new) => self.on_bind(now, *new),
+            Input::Unbind { binding, deadline } => self.on_unbind(now, binding, deadline),
+            Input::Suspend(binding) => self.on_aim(now, binding, crate::registration::Goal::Silent),
+            Input::Resume(binding) => self.on_aim(now, binding, crate::registration::Goal::Registered),
+            Input::Answer { binding, authorization } => self.on_answer(now, binding, authorization),
+            Input::Admit { knock, granted } => self.on_admit(now, knock, granted),
+            Input::Ring(call) => self.on_ring(now, call),
+            Input::Decline(call) => self.end_call(now, call, CallState::Declined, 603),
+            Input::GiveUp(call) => self.on_give_up(now, call),
+        }
+        self.flush();
+    }
+
+    /// Fires what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(timer) = self.timers.pop_due(now) {
+            match timer {
+                Timer::Binding(binding) => self.on_binding_due(now, binding),
+                Timer::Unbind(binding) => self.on_unbind_due(binding),
+                Timer::Upstream(upstream) => self.on_upstream_due(now, upstream),
+                Timer::Pace(upstream) => self.on_pace_due(now, upstream),
+                Timer::Device(instance) => self.on_device_due(now, instance),
+                Timer::Call(call) => self.on_call_due(now, call),
+                Timer::Forget(call) => self.forget_call(call),
+            }
+        }
+        while let Some(expired) = self.transactions.poll_expired(now) {
+            if let Expired::Client(branch, owner) = expired {
+                self.on_unanswered(now, branch, owner);
+            }
+        }
+        self.flush();
+    }
+
+    /// When [`Self::handle_timeout`] must be called next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match (self.timers.next(), self.transactions.next_deadline()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// What is to be done; `None` when all is told.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// The shard that a message belongs to; `None`: any shard may answer it.
+    ///
+    /// A response goes by the branch of its topmost Via; a request by its topmost Route, else by the user of its
+    /// Request-URI, else by the user of its From (a device's REGISTER).
+    pub fn shard_of(message: &Message) -> Option<ShardTag> {
+        if !message.is_request() {
+            let branch = message.via()?.branch()?;
+            return BranchId::parse(branch.split_once('.').map_or(branch, |(id, _)| id)).map(BranchId::tag);
+        }
+        if let Some(tag) = message.route(0).and_then(|route| TokenKey::tag_of(route.uri.user?)) {
+            return Some(tag);
+        }
+        let uri = message.request_uri().and_then(crate::message::Uri::parse);
+        if let Some(binding) = uri.and_then(|uri| uri.user).and_then(BindingId::parse) {
+            return Some(binding.tag());
+        }
+        let from = message.from()?;
+        from.uri.user.and_then(InstanceId::parse).map(InstanceId::tag)
+    }
+
+    /// How many calls are held or being set up; what a drain waits for.
+    pub fn open_calls(&self) -> usize {
+        self.calls.values().filter(|call| !call.is_closed()).count()
+    }
+
+    fn flush(&mut self) {
+        while let Some(transmit) = self.transactions.poll_transmit() {
+            self.outputs.push_back(Output::Send { flow: transmit.flow, bytes: transmit.bytes });
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    fn send(&mut self, flow: FlowId, bytes: bytes::Bytes) {
+        self.outputs.push_back(Output::Send { flow, bytes });
+    }
+
+    /// A fresh client transaction's branch, on this shard.
+    fn branch(&mut self) -> BranchId {
+        BranchId::new(self.random.wide(), self.settings.tag)
+    }
+
+    fn later(&mut self, now: Instant, after: Duration, timer: Timer) {
+        self.timers.set(now + after, timer);
+    }
+}
+
+impl Settings {
+    /// How this relay names itself toward a flow.
+    fn face(&self, side: Side, transport: Transport) -> Face<'_> {
+        let host = match (side, transport) {
+            (Side::Device, _) => &self.edge,
+            (Side::Upstream, Transport::Udp) => &self.upstream_udp,
+            (Side::Upstream, Transport::Tcp) => &self.upstream_tcp,
+            (Side::Upstream, Transport::Tls | Transport::Wss) => &self.upstream_tls,
+        };
+        Face { host, transport }
+    }
+
+    /// All its names.
+    fn faces(&self) -> [&str; 4] {
+        [&self.edge, &self.upstream_udp, &self.upstream_tcp, &self.upstream_tls]
+    }
+}

@@ -1,0 +1,183 @@
+//! What a message from the network is, and who deals with it.
+//!
+//! | from | message | goes to |
+//! | --- | --- | --- |
+//! | either | response | its client transaction's owner |
+//! | either | CANCEL of a pending INVITE | the call, or the forwarded INVITE |
+//! | either | ACK, or a request with our signed Route | `dialogs` |
+//! | device | REGISTER | `devices` |
+//! | device | anything else | 403 |
+//! | SIP server | INVITE to a binding | `calls` |
+//! | SIP server | OPTIONS to a binding | 200 |
+//! | SIP server | MESSAGE to a binding | its device when attached, else 480 |
+//! | SIP server | NOTIFY to a binding | 489 |
+//! | SIP server | another method | 405; an unknown Contact 404; a wrong source 403 |
+//!
+//! Invariant: every request but ACK gets exactly one final answer.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::{ClientOwner, Endpoint, Event, ServerOwner, Source};
+use crate::edge::forward;
+use crate::flow::Side;
+use crate::id::{BindingId, BranchId, FlowId};
+use crate::message::{Composer, Fault, Message, Method, Name, Uri};
+use crate::transaction::Arrival;
+
+/// The methods that are served outside a dialog or in one.
+pub(super) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE, NOTIFY";
+
+impl Endpoint {
+    pub(super) fn on_message(&mut self, now: Instant, source: Source, message: Message) {
+        self.on_sign_of_life(source.flow, false);
+        if source.side == Side::Upstream && source.flow.is_reliable() {
+            self.streams.insert(source.flow, source.transport);
+        }
+        if message.is_request() {
+            self.on_request(now, source, message);
+        } else {
+            self.on_response(now, source, &message);
+        }
+    }
+
+    fn on_response(&mut self, now: Instant, source: Source, response: &Message) {
+        let Some((branch, owner)) = self.transactions.on_response(now, response, source.flow) else { return };
+        match owner {
+            ClientOwner::Register(binding) => self.on_register_response(now, binding, branch, response),
+            ClientOwner::Leg(call) => self.on_leg_response(now, call, branch, response),
+            ClientOwner::Forwarded(server) => self.on_forwarded_response(now, server, response),
+            ClientOwner::Nobody => {}
+        }
+    }
+
+    /// A request that was sent got no final response, or its flow is gone.
+    pub(super) fn on_unanswered(&mut self, now: Instant, branch: BranchId, owner: ClientOwner) {
+        match owner {
+            ClientOwner::Register(binding) => self.on_register_silence(now, binding, branch),
+            ClientOwner::Leg(call) => self.on_leg_lost(now, call, branch),
+            ClientOwner::Forwarded(server) => self.on_forwarded_silence(now, server),
+            ClientOwner::Nobody => {}
+        }
+    }
+
+    fn on_request(&mut self, now: Instant, source: Source, request: Message) {
+        let method = request.method().unwrap_or(Method::Other);
+        if let Err(fault) = request.check() {
+            if method != Method::Ack {
+                self.refuse_broken(&source, &request, fault);
+            }
+            return;
+        }
+        let request = forward::stamp(&request, &source, &self.settings.limits).unwrap_or(request);
+        let reply = reply_flow(&source, &request);
+        match self.transactions.on_request(now, &request, reply) {
+            Arrival::Absorbed => {}
+            Arrival::AckOfAccepted => self.on_dialog_ack(source, &request),
+            Arrival::Cancel(owner) => self.on_cancel(now, reply, &request, owner),
+            Arrival::New => match (method, source.side) {
+                (Method::Ack, _) => self.on_dialog_ack(source, &request),
+                (Method::Cancel, _) => self.refuse(now, reply, &request, 481),
+                (Method::Register, Side::Device) => self.on_device_register(now, source, reply, request),
+                _ => self.on_new_request(now, source, reply, request),
+            },
+        }
+    }
+
+    fn on_cancel(&mut self, now: Instant, reply: FlowId, cancel: &Message, owner: ServerOwner) {
+        self.refuse(now, reply, cancel, 200);
+        match owner {
+            ServerOwner::Call(call) => self.on_call_cancelled(now, call),
+            ServerOwner::Forwarded(branch) => self.transactions.cancel(now, branch),
+            ServerOwner::Nobody => {}
+        }
+    }
+
+    fn on_new_request(&mut self, now: Instant, source: Source, reply: FlowId, request: Message) {
+        if let Some((token, ours)) = forward::own_route(&request, &self.token_key) {
+            return self.on_dialog_request(now, source, reply, &request, token, ours);
+        }
+        if source.side == Side::Device {
+            return self.refuse(now, reply, &request, 403);
+        }
+        let user = request.request_uri().and_then(Uri::parse).and_then(|uri| uri.user).and_then(BindingId::parse);
+        let Some(binding) = user.filter(|binding| self.bindings.contains_key(binding)) else {
+            return self.refuse_call(now, reply, &request, 404);
+        };
+        if !self.is_trusted(binding, &source) {
+            return self.refuse_call(now, reply, &request, 403);
+        }
+        let in_dialog = request.to().is_some_and(|to| to.tag().is_some());
+        match request.method() {
+            _ if in_dialog => self.refuse(now, reply, &request, 481),
+            Some(Method::Invite) => self.on_invite(now, source, reply, request, binding),
+            Some(Method::Options) => self.answer_options(now, reply, &request),
+            Some(Method::Message) => self.on_page(now, source, reply, &request, binding),
+            Some(Method::Notify) => self.refuse(now, reply, &request, 489),
+            _ => {
+                let tag = self.random.tag();
+                let response = Composer::response(&request, 405, Composer::reason(405), Some(&tag));
+                self.respond_once(now, reply, &request, 405, response.header(Name::Allow, ALLOW).finish());
+            }
+        }
+    }
+
+    /// Answers with a status alone.
+    pub(super) fn refuse(&mut self, now: Instant, reply: FlowId, request: &Message, status: u16) {
+        let tag = self.random.tag();
+        let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
+        self.respond_once(now, reply, request, status, response.finish());
+    }
+
+    /// Refuses, and tells the shell when it was a call.
+    pub(super) fn refuse_call(&mut self, now: Instant, reply: FlowId, request: &Message, status: u16) {
+        self.refuse(now, reply, request, status);
+        if request.method() == Some(Method::Invite) {
+            self.event(Event::Refused { status });
+        }
+    }
+
+    /// Answers a request that nothing more will come of, in a transaction of its own.
+    pub(super) fn respond_once(
+        &mut self,
+        now: Instant,
+        reply: FlowId,
+        request: &Message,
+        status: u16,
+        response: Bytes,
+    ) {
+        match self.transactions.open(request, reply, ServerOwner::Nobody) {
+            Ok(server) => self.transactions.respond(now, server, status, response),
+            Err(_) => self.busy(reply, request),
+        }
+    }
+
+    /// 503 without a transaction: the table is full.
+    pub(super) fn busy(&mut self, reply: FlowId, request: &Message) {
+        let tag = self.random.tag();
+        let response = Composer::response(request, 503, Composer::reason(503), Some(&tag));
+        self.send(reply, response.header(Name::RetryAfter, 10).finish());
+    }
+
+    /// 400 (or 505) without a transaction, from what can be copied of a broken request.
+    fn refuse_broken(&mut self, source: &Source, request: &Message, fault: Fault) {
+        if !request.has(Name::Via) {
+            return;
+        }
+        let status = if fault == Fault::Version { 505 } else { 400 };
+        let tag = self.random.tag();
+        let response = Composer::response(request, status, &fault.to_string(), Some(&tag)).finish();
+        self.send(reply_flow(source, request), response);
+    }
+}
+
+/// Where a response goes: back on a stream; on UDP to the port that the Via names, or to where the request came from when
+/// it asks so (RFC 3261 §18.2.2, RFC 3581 §4).
+fn reply_flow(source: &Source, request: &Message) -> FlowId {
+    let FlowId::Datagram(mut peer) = source.flow else { return source.flow };
+    if let Some(via) = request.via().filter(|via| via.params.get("rport").is_none()) {
+        peer.set_port(via.port.unwrap_or(5060));
+    }
+    FlowId::Datagram(peer)
+}

@@ -1,0 +1,91 @@
+//! Deadlines in order.
+//!
+//! A deadline is never taken back: its owner looks, when it fires, whether it still means something. So setting one costs
+//! a heap push, and forgetting one costs nothing.
+//!
+//! Invariant: equal deadlines fire in the order in which they were set.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Instant;
+
+/// Deadlines, each with a key that says whose it is.
+#[derive(Debug)]
+pub struct Timers<K> {
+    heap: BinaryHeap<Reverse<Entry<K>>>,
+    set: u64,
+}
+
+#[derive(Debug)]
+struct Entry<K> {
+    at: Instant,
+    order: u64,
+    key: K,
+}
+
+impl<K> Default for Timers<K> {
+    fn default() -> Self {
+        Self { heap: BinaryHeap::new(), set: 0 }
+    }
+}
+
+impl<K> Timers<K> {
+    /// Sets a deadline.
+    pub fn set(&mut self, at: Instant, key: K) {
+        self.heap.push(Reverse(Entry { at, order: self.set, key }));
+        self.set += 1;
+    }
+
+    /// The next deadline.
+    pub fn next(&self) -> Option<Instant> {
+        self.heap.peek().map(|Reverse(entry)| entry.at)
+    }
+
+    /// Takes one deadline that is due at `now`.
+    pub fn pop_due(&mut self, now: Instant) -> Option<K> {
+        if self.next()? > now {
+            return None;
+        }
+        self.heap.pop().map(|Reverse(entry)| entry.key)
+    }
+}
+
+impl<K> PartialEq for Entry<K> {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+
+impl<K> Eq for Entry<K> {}
+
+impl<K> PartialOrd for Entry<K> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<K> Ord for Entry<K> {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn deadlines_fire_in_order_and_never_early() {
+        let start = Instant::now();
+        let mut timers = Timers::default();
+        timers.set(start + Duration::from_secs(2), 'c');
+        timers.set(start + Duration::from_secs(1), 'a');
+        timers.set(start + Duration::from_secs(1), 'b');
+        assert_eq!(timers.pop_due(start), None);
+        let later = start + Duration::from_secs(1);
+        assert_eq!((timers.pop_due(later), timers.pop_due(later), timers.pop_due(later)), (Some('a'), Some('b'), None));
+        assert_eq!(timers.next(), Some(start + Duration::from_secs(2)));
+    }
+}

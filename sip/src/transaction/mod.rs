@@ -1,0 +1,57 @@
+//! The four transaction machines of RFC 3261 §17, with RFC 6026 (2xx to INVITE) and RFC 4320 (no late non-INVITE
+//! answers), and the bounded table that runs them.
+//!
+//! | machine | states | RFC 3261 |
+//! | --- | --- | --- |
+//! | [`client::InviteClient`] | Calling, Proceeding, Completed, Accepted | §17.1.1, RFC 6026 §7.2 |
+//! | [`client::OtherClient`] | Trying, Proceeding, Completed | §17.1.2 |
+//! | [`server::InviteServer`] | Proceeding, Completed, Confirmed, Accepted | §17.2.1, RFC 6026 §7.1 |
+//! | [`server::OtherServer`] | Trying, Proceeding, Completed | §17.2.2 |
+//!
+//! Invariant: a machine is a pure function of its state, the time and one event; only the [`Table`] holds bytes. The
+//! table never holds more than its capacity; beyond it a new transaction is refused and the request answered 503.
+
+pub mod client;
+pub mod server;
+mod table;
+
+use std::time::Duration;
+
+pub use table::{Arrival, Expired, Full, ServerId, Table, Transmit};
+
+/// The base timers (RFC 3261 §17.1.1.1, Table 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Round-trip estimate; 500 ms.
+    pub t1: Duration,
+    /// Longest interval between retransmissions; 4 s.
+    pub t2: Duration,
+    /// Longest life of a message in the network; 5 s.
+    pub t4: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { t1: Duration::from_millis(500), t2: Duration::from_secs(4), t4: Duration::from_secs(5) }
+    }
+}
+
+impl Timing {
+    /// 64·T1: timers B, F, H, J, L and M.
+    pub fn t1_64(&self) -> Duration {
+        self.t1 * 64
+    }
+}
+
+/// What a machine asks for when its deadline has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Nothing: the deadline was an old one.
+    Nothing,
+    /// Send the request or the last response again.
+    Resend,
+    /// No answer (client), or no ACK (server): tell the user and forget the transaction.
+    TimedOut,
+    /// The transaction has ended in good order: forget it.
+    Ended,
+}

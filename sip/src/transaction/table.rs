@@ -1,0 +1,515 @@
+//! The transactions that run at this moment, found by what comes from the network.
+//!
+//! Invariant: it holds at most its capacity of transactions; each has a deadline or a user who will answer. What it
+//! wants sent waits in order in a queue until it is taken.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::client::{InviteClient, OtherClient, Verdict};
+use super::server::{InviteServer, OtherServer};
+use super::{Due, Timing};
+use crate::id::{BranchId, FlowId};
+use crate::message::{Composer, Limits, Message, Method, Name};
+use crate::timers::Timers;
+
+/// A server transaction; unique in the life of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServerId(u64);
+
+/// Bytes to send.
+#[derive(Debug)]
+pub struct Transmit {
+    /// On this flow.
+    pub flow: FlowId,
+    /// These.
+    pub bytes: Bytes,
+}
+
+/// The table is full: the request is answered 503 without a transaction, or not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// What a request turns out to be.
+#[derive(Debug)]
+pub enum Arrival<S> {
+    /// Seen for the first time.
+    New,
+    /// Seen before, or an ACK that ends a transaction; it was dealt with.
+    Absorbed,
+    /// A CANCEL for this transaction, which still waits for its final answer.
+    Cancel(S),
+    /// An ACK with the branch of an INVITE that was answered 2xx: it travels on (RFC 6026 §7.1).
+    AckOfAccepted,
+}
+
+/// What ended without an answer.
+#[derive(Debug)]
+pub enum Expired<C, S> {
+    /// No answer came to this request.
+    Client(BranchId, C),
+    /// No ACK came for this INVITE's final answer.
+    Server(S),
+}
+
+#[derive(Debug)]
+enum ClientMachine {
+    Invite(InviteClient),
+    Other(OtherClient),
+}
+
+#[derive(Debug)]
+struct Client<C> {
+    machine: ClientMachine,
+    flow: FlowId,
+    request: Bytes,
+    /// The ACK of a failed INVITE, for its retransmissions.
+    ack: Option<Bytes>,
+    /// CANCEL as soon as a provisional response allows it.
+    cancel: bool,
+    owner: C,
+}
+
+#[derive(Debug)]
+enum ServerMachine {
+    Invite(InviteServer),
+    Other(OtherServer),
+}
+
+#[derive(Debug)]
+struct Server<S> {
+    machine: ServerMachine,
+    flow: FlowId,
+    key: Box<str>,
+    last: Bytes,
+    owner: S,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Timer {
+    Client(ClientKey),
+    Server(ServerId),
+}
+
+/// A CANCEL has the branch of what it cancels (RFC 3261 §9.1), so a branch alone does not name a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct ClientKey {
+    branch: BranchId,
+    cancel: bool,
+}
+
+/// The running transactions. `C` and `S` are what their users want back.
+#[derive(Debug)]
+pub struct Table<C, S> {
+    clients: HashMap<ClientKey, Client<C>>,
+    servers: HashMap<ServerId, Server<S>>,
+    by_key: HashMap<Box<str>, ServerId>,
+    timers: Timers<Timer>,
+    transmits: VecDeque<Transmit>,
+    next_server: u64,
+    capacity: usize,
+    timing: Timing,
+    limits: Limits,
+}
+
+impl<C: Copy, S: Copy> Table<C, S> {
+    /// An empty table for at most `capacity` transactions of either kind.
+    pub fn new(capacity: usize, timing: Timing, limits: Limits) -> Self {
+        Self {
+            clients: HashMap::new(),
+            servers: HashMap::new(),
+            by_key: HashMap::new(),
+            timers: Timers::default(),
+            transmits: VecDeque::new(),
+            next_server: 0,
+            capacity,
+            timing,
+            limits,
+        }
+    }
+
+    /// Sends a request, whose topmost Via carries `branch`, and waits for its responses.
+    ///
+    /// # Errors
+    /// [`Full`]; then nothing is sent.
+    pub fn send(
+        &mut self,
+        now: Instant,
+        branch: BranchId,
+        method: Method,
+        request: Bytes,
+        flow: FlowId,
+        owner: C,
+    ) -> Result<(), Full> {
+        if self.clients.len() >= self.capacity {
+            return Err(Full);
+        }
+        let reliable = flow.is_reliable();
+        let machine = match method {
+            Method::Invite => ClientMachine::Invite(InviteClient::new(now, reliable, &self.timing)),
+            _ => ClientMachine::Other(OtherClient::new(now, reliable, &self.timing)),
+        };
+        let key = ClientKey { branch, cancel: method == Method::Cancel };
+        self.transmits.push_back(Transmit { flow, bytes: request.clone() });
+        self.schedule(machine.deadline(), Timer::Client(key));
+        self.clients.insert(key, Client { machine, flow, request, ack: None, cancel: false, owner });
+        Ok(())
+    }
+
+    /// Judges a response; its owner when the owner must see it.
+    pub fn on_response(&mut self, now: Instant, response: &Message, flow: FlowId) -> Option<(BranchId, C)> {
+        let branch = own_branch(response)?;
+        let (_, method) = response.cseq()?;
+        let key = ClientKey { branch, cancel: method == "CANCEL" };
+        let client = self.clients.get_mut(&key)?;
+        // A response belongs to the flow of its request; UDP may be answered from another port of the same host.
+        if client.flow.is_reliable() && client.flow != flow {
+            return None;
+        }
+        let verdict = client.machine.on_response(now, response.status()?, &self.timing);
+        let owner = client.owner;
+        if verdict.ack {
+            let ack = match &client.ack {
+                Some(ack) => ack.clone(),
+                None => compose_ack(&client.request, response, &self.limits)?,
+            };
+            client.ack = Some(ack.clone());
+            self.transmits.push_back(Transmit { flow: client.flow, bytes: ack });
+        }
+        let cancels = client.cancel && client.machine.may_cancel();
+        let deadline = client.machine.deadline();
+        if verdict.ended {
+            self.clients.remove(&key);
+        } else {
+            self.schedule(deadline, Timer::Client(key));
+        }
+        if cancels {
+            self.send_cancel(now, branch);
+        }
+        (verdict.pass && !key.cancel).then_some((branch, owner))
+    }
+
+    /// Cancels an INVITE: at once, or when a provisional response allows it (RFC 3261 §9.1). A request of another method
+    /// is left alone.
+    pub fn cancel(&mut self, now: Instant, branch: BranchId) {
+        let Some(client) = self.clients.get_mut(&ClientKey { branch, cancel: false }) else { return };
+        let first = !std::mem::replace(&mut client.cancel, true);
+        if first && client.machine.may_cancel() {
+            self.send_cancel(now, branch);
+        }
+    }
+
+    /// Forgets a client transaction, because its flow is gone: its owner, when it still waited for a final response.
+    pub fn abandon(&mut self, branch: BranchId) -> Option<C> {
+        let client = self.clients.remove(&ClientKey { branch, cancel: false })?;
+        client.machine.is_pending().then_some(client.owner)
+    }
+
+    /// The flow of a client transaction that is not over.
+    pub fn flow_of(&self, branch: BranchId) -> Option<FlowId> {
+        self.clients.get(&ClientKey { branch, cancel: false }).map(|client| client.flow)
+    }
+
+    /// Judges a request.
+    pub fn on_request(&mut self, now: Instant, request: &Message, flow: FlowId) -> Arrival<S> {
+        let method = request.method().unwrap_or(Method::Other);
+        let as_invite = if method == Method::Ack { "INVITE" } else { request.method_text().unwrap_or("?") };
+        let key = server_key(request, as_invite);
+        if let Some(id) = self.by_key.get(key.as_str()).copied() {
+            return self.on_known_request(now, id, method, flow);
+        }
+        if method == Method::Cancel {
+            let invite = self.by_key.get(server_key(request, "INVITE").as_str()).and_then(|id| self.servers.get(id));
+            if let Some(server) = invite.filter(|server| server.machine.is_pending() && server.flow == flow) {
+                return Arrival::Cancel(server.owner);
+            }
+        }
+        Arrival::New
+    }
+
+    fn on_known_request(&mut self, now: Instant, id: ServerId, method: Method, flow: FlowId) -> Arrival<S> {
+        let Some(server) = self.servers.get_mut(&id) else { return Arrival::Absorbed };
+        match &mut server.machine {
+            ServerMachine::Invite(machine) if method == Method::Ack => {
+                if machine.is_accepted() {
+                    return Arrival::AckOfAccepted;
+                }
+                machine.on_ack(now, &self.timing);
+            }
+            machine => {
+                if machine.on_again() && !server.last.is_empty() {
+                    self.transmits.push_back(Transmit { flow, bytes: server.last.clone() });
+                }
+            }
+        }
+        let deadline = server.machine.deadline();
+        self.schedule(deadline, Timer::Server(id));
+        Arrival::Absorbed
+    }
+
+    /// Opens a server transaction for a request that [`Self::on_request`] called new.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn open(&mut self, request: &Message, flow: FlowId, owner: S) -> Result<ServerId, Full> {
+        if self.servers.len() >= self.capacity {
+            return Err(Full);
+        }
+        let id = ServerId(self.next_server);
+        self.next_server += 1;
+        let machine = match request.method() {
+            Some(Method::Invite) => ServerMachine::Invite(InviteServer::new(flow.is_reliable())),
+            _ => ServerMachine::Other(OtherServer::new(flow.is_reliable())),
+        };
+        let key: Box<str> = server_key(request, request.method_text().unwrap_or("?")).into();
+        self.by_key.insert(key.clone(), id);
+        self.servers.insert(id, Server { machine, flow, key, last: Bytes::new(), owner });
+        Ok(id)
+    }
+
+    /// Changes whom a server transaction belongs to.
+    pub fn adopt(&mut self, id: ServerId, owner: S) {
+        if let Some(server) = self.servers.get_mut(&id) {
+            server.owner = owner;
+        }
+    }
+
+    /// Answers a request. A second final answer is dropped, except a 2xx to INVITE, which is passed again.
+    pub fn respond(&mut self, now: Instant, id: ServerId, status: u16, response: Bytes) {
+        let Some(server) = self.servers.get_mut(&id) else { return };
+        if !server.machine.on_answer(now, status, &self.timing) {
+            return;
+        }
+        self.transmits.push_back(Transmit { flow: server.flow, bytes: response.clone() });
+        // RFC 6026: a 2xx is repeated by the user agent, never by the transaction.
+        server.last = if server.machine.is_accepted() { Bytes::new() } else { response };
+        let deadline = server.machine.deadline();
+        self.schedule(deadline, Timer::Server(id));
+    }
+
+    /// Whether a server transaction still waits for its final answer.
+    pub fn is_pending(&self, id: ServerId) -> bool {
+        self.servers.get(&id).is_some_and(|server| server.machine.is_pending())
+    }
+
+    /// The next thing to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// When [`Self::poll_expired`] must be asked.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Lets deadlines up to `now` fire until one ends a transaction that its user must hear of; `None` when none is left.
+    pub fn poll_expired(&mut self, now: Instant) -> Option<Expired<C, S>> {
+        while let Some(timer) = self.timers.pop_due(now) {
+            let expired = match timer {
+                Timer::Client(key) => self.client_due(now, key).map(|owner| Expired::Client(key.branch, owner)),
+                Timer::Server(id) => self.server_due(now, id).map(Expired::Server),
+            };
+            if expired.is_some() {
+                return expired;
+            }
+        }
+        None
+    }
+
+    fn client_due(&mut self, now: Instant, key: ClientKey) -> Option<C> {
+        let client = self.clients.get_mut(&key)?;
+        match client.machine.on_deadline(now, &self.timing) {
+            Due::Nothing => None,
+            Due::Resend => {
+                self.transmits.push_back(Transmit { flow: client.flow, bytes: client.request.clone() });
+                let deadline = client.machine.deadline();
+                self.schedule(deadline, Timer::Client(key));
+                None
+            }
+            // What a CANCEL left undone, the INVITE's own deadline ends.
+            Due::TimedOut => self.clients.remove(&key).filter(|_| !key.cancel).map(|client| client.owner),
+            Due::Ended => {
+                self.clients.remove(&key);
+                None
+            }
+        }
+    }
+
+    fn server_due(&mut self, now: Instant, id: ServerId) -> Option<S> {
+        let server = self.servers.get_mut(&id)?;
+        match server.machine.on_deadline(now, &self.timing) {
+            Due::Nothing => None,
+            Due::Resend => {
+                self.transmits.push_back(Transmit { flow: server.flow, bytes: server.last.clone() });
+                let deadline = server.machine.deadline();
+                self.schedule(deadline, Timer::Server(id));
+                None
+            }
+            Due::TimedOut => self.forget_server(id),
+            Due::Ended => {
+                self.forget_server(id);
+                None
+            }
+        }
+    }
+
+    fn forget_server(&mut self, id: ServerId) -> Option<S> {
+        let server = self.servers.remove(&id)?;
+        self.by_key.remove(&server.key);
+        Some(server.owner)
+    }
+
+    fn send_cancel(&mut self, now: Instant, branch: BranchId) {
+        let key = ClientKey { branch, cancel: false };
+        let Some(client) = self.clients.get_mut(&key) else { return };
+        let (flow, owner) = (client.flow, client.owner);
+        if let ClientMachine::Invite(machine) = &mut client.machine {
+            machine.on_cancelled(now, &self.timing);
+        }
+        let deadline = client.machine.deadline();
+        let Some(cancel) = compose_cancel(&client.request, &self.limits) else { return };
+        self.schedule(deadline, Timer::Client(key));
+        // A full table keeps the CANCEL from being sent; the INVITE then ends by its own deadline.
+        let _ = self.send(now, branch, Method::Cancel, cancel, flow, owner);
+    }
+
+    fn schedule(&mut self, deadline: Option<Instant>, timer: Timer) {
+        if let Some(at) = deadline {
+            self.timers.set(at, timer);
+        }
+    }
+}
+
+impl ClientMachine {
+    fn on_response(&mut self, now: Instant, status: u16, timing: &Timing) -> Verdict {
+        match self {
+            Self::Invite(machine) => machine.on_response(now, status, timing),
+            Self::Other(machine) => machine.on_response(now, status, timing),
+        }
+    }
+
+    fn may_cancel(&self) -> bool {
+        matches!(self, Self::Invite(machine) if machine.may_cancel())
+    }
+
+    fn is_pending(&self) -> bool {
+        match self {
+            Self::Invite(machine) => machine.is_pending(),
+            Self::Other(machine) => machine.is_pending(),
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Invite(machine) => machine.deadline(),
+            Self::Other(machine) => machine.deadline(),
+        }
+    }
+
+    fn on_deadline(&mut self, now: Instant, timing: &Timing) -> Due {
+        match self {
+            Self::Invite(machine) => machine.on_deadline(now),
+            Self::Other(machine) => machine.on_deadline(now, timing),
+        }
+    }
+}
+
+impl ServerMachine {
+    fn on_answer(&mut self, now: Instant, status: u16, timing: &Timing) -> bool {
+        match self {
+            Self::Invite(machine) => machine.on_answer(now, status, timing),
+            Self::Other(machine) => machine.on_answer(now, status, timing),
+        }
+    }
+
+    fn on_again(&self) -> bool {
+        match self {
+            Self::Invite(machine) => machine.on_again(),
+            Self::Other(machine) => machine.on_again(),
+        }
+    }
+
+    fn is_pending(&self) -> bool {
+        match self {
+            Self::Invite(machine) => machine.is_pending(),
+            Self::Other(machine) => machine.is_pending(),
+        }
+    }
+
+    fn is_accepted(&self) -> bool {
+        matches!(self, Self::Invite(machine) if machine.is_accepted())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Invite(machine) => machine.deadline(),
+            Self::Other(machine) => machine.deadline(),
+        }
+    }
+
+    fn on_deadline(&mut self, now: Instant, timing: &Timing) -> Due {
+        match self {
+            Self::Invite(machine) => machine.on_deadline(now, timing),
+            Self::Other(machine) => machine.on_deadline(now),
+        }
+    }
+}
+
+/// The branch that this relay put on a request, from the topmost Via of its response. What stands behind the identifier
+/// (the loop mark) does not matter here.
+fn own_branch(response: &Message) -> Option<BranchId> {
+    let branch = response.via()?.branch()?;
+    BranchId::parse(branch.split_once('.').map_or(branch, |(id, _)| id))
+}
+
+/// What makes a request the same request (RFC 3261 §17.2.3).
+fn server_key(request: &Message, method: &str) -> String {
+    let mut key = String::with_capacity(96);
+    let Some(via) = request.via() else { return key };
+    // Writing to a String cannot fail.
+    let _ = match via.branch().filter(|branch| branch.starts_with("z9hG4bK")) {
+        Some(branch) => write!(key, "{method} {branch} {}:{}", via.host, via.port.unwrap_or_default()),
+        None => write!(
+            key,
+            "{method} {} {} {:?} {:?}",
+            via.text,
+            request.call_id().unwrap_or_default(),
+            request.cseq().map(|(number, _)| number),
+            request.from().and_then(|from| from.tag()),
+        ),
+    };
+    key
+}
+
+/// The ACK to a failed INVITE (RFC 3261 §17.1.1.3).
+fn compose_ack(invite: &Bytes, response: &Message, limits: &Limits) -> Option<Bytes> {
+    let invite = Message::parse(invite, limits).ok()?;
+    let (number, _) = invite.cseq()?;
+    let ack = Composer::request(Method::Ack, invite.request_uri()?)
+        .header(Name::Via, invite.via()?.text)
+        .header(Name::MaxForwards, 70)
+        .copy(Name::Route, &invite)
+        .copy(Name::From, &invite)
+        .copy(Name::To, response)
+        .copy(Name::CallId, &invite)
+        .header(Name::CSeq, format_args!("{number} ACK"));
+    Some(ack.finish())
+}
+
+/// The CANCEL of an INVITE (RFC 3261 §9.1).
+fn compose_cancel(invite: &Bytes, limits: &Limits) -> Option<Bytes> {
+    let invite = Message::parse(invite, limits).ok()?;
+    let (number, _) = invite.cseq()?;
+    let cancel = Composer::request(Method::Cancel, invite.request_uri()?)
+        .header(Name::Via, invite.via()?.text)
+        .header(Name::MaxForwards, 70)
+        .copy(Name::Route, &invite)
+        .copy(Name::From, &invite)
+        .copy(Name::To, &invite)
+        .copy(Name::CallId, &invite)
+        .header(Name::CSeq, format_args!("{number} CANCEL"));
+    Some(cancel.finish())
+}

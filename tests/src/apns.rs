@@ -1,0 +1,450 @@
+//! A stand-in for APNs: TLS, HTTP/2 and Apple's own checks on loopback.
+//!
+//! It checks method, path, device token, topic, push type, priority, expiration, `apns-id`, payload size and the
+//! provider token (signature, team, key, age), answers with Apple's statuses and JSON bodies, echoes `apns-id`, and can
+//! be told to fail in every way that Apple does.
+//!
+//! Invariant: what Apple would object to, and what the contract forbids (a VoIP push that is no call, two for one
+//! call, more than one stream before the first good provider token), is in [`Apns::violations`].
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hyper::Method;
+use relay::push::apns::Settings;
+use serde_json::Value;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::authority::Authority;
+use crate::http2::{Call, Head, Line, Reply, Server, Service};
+use crate::ledger::Ledger;
+
+/// The bundle id that [`Apns::start`] serves.
+pub const BUNDLE: &str = "com.example.phone";
+/// The key's id.
+pub const KEY_ID: &str = "ABC1234567";
+/// The team's id.
+pub const TEAM_ID: &str = "DEF1234567";
+
+/// A running stand-in; it stops when the last clone is dropped.
+#[derive(Clone)]
+pub struct Apns {
+    apple: Arc<Apple>,
+    server: Arc<Server>,
+    settings: Settings,
+}
+
+/// A push that the stand-in took.
+#[derive(Clone, Debug)]
+pub struct ReceivedPush {
+    /// The device token, hex.
+    pub token: String,
+    /// When its head arrived.
+    pub at: Instant,
+    /// The body.
+    pub payload: Value,
+    /// `apns-topic`.
+    pub topic: String,
+    /// `apns-push-type`.
+    pub push_type: String,
+    /// `apns-priority`.
+    pub priority: u8,
+    /// `apns-expiration`, seconds since 1970.
+    pub expiration: u64,
+    /// `apns-id`.
+    pub apns_id: String,
+    /// The provider token (JWT) that came with it.
+    pub provider_token: String,
+    /// The connection that it came on: 1 is the first.
+    pub connection: usize,
+}
+
+/// What the stand-in answers to one push.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// 200: taken.
+    Accept,
+    /// 200: taken, after a while.
+    Slow(Duration),
+    /// 410 `Unregistered`, with the moment in milliseconds since 1970.
+    Gone {
+        /// Milliseconds since 1970.
+        timestamp: u64,
+    },
+    /// 400 `BadDeviceToken`.
+    BadDeviceToken,
+    /// 400 `DeviceTokenNotForTopic`.
+    DeviceTokenNotForTopic,
+    /// 403 `ExpiredProviderToken`.
+    ExpiredProviderToken,
+    /// 403 `InvalidProviderToken`.
+    InvalidProviderToken,
+    /// 429 `TooManyRequests`.
+    TooManyRequests {
+        /// `Retry-After`, in seconds.
+        retry_after: Option<u64>,
+    },
+    /// 500 `InternalServerError`.
+    ServerError,
+    /// 503 `ServiceUnavailable`.
+    Unavailable {
+        /// `Retry-After`, in seconds.
+        retry_after: Option<u64>,
+    },
+    /// Any status with any reason.
+    Error {
+        /// The HTTP status.
+        status: u16,
+        /// The reason in the body.
+        reason: &'static str,
+    },
+    /// The head of an error, whose body never comes.
+    StalledErrorBody {
+        /// The HTTP status.
+        status: u16,
+    },
+    /// Nothing. The push is not counted as taken.
+    Stall,
+    /// RST_STREAM with REFUSED_STREAM: not processed.
+    RefusedStream,
+    /// A GOAWAY that leaves this push out, after which the connection closes: not processed.
+    GoAway,
+    /// The push is taken, and the connection is cut instead of an answer.
+    ConnectionLost,
+}
+
+impl Apns {
+    /// Starts it on a free loopback port, for the bundle [`BUNDLE`].
+    pub async fn start(authority: &Authority) -> Self {
+        Self::start_for(authority, BUNDLE).await
+    }
+
+    /// Starts it for another bundle.
+    pub async fn start_for(authority: &Authority, bundle: &str) -> Self {
+        let key = rcgen::KeyPair::generate().expect("a P-256 key can be made");
+        let apple = Apple {
+            bundle: bundle.to_owned(),
+            p8_pem: key.serialize_pem(),
+            public_key: key.public_key_raw().to_vec(),
+            good: Mutex::default(),
+            rung: Mutex::default(),
+            ledger: Ledger::new(),
+        };
+        let mut key_file = PathBuf::new();
+        let (server, apple) = Server::start(authority, |port| {
+            key_file = authority.write(&format!("apns-{port}.p8"), &apple.p8_pem);
+            Arc::new(apple)
+        })
+        .await;
+        let settings = Settings {
+            key_file,
+            key_id: KEY_ID.into(),
+            team_id: TEAM_ID.into(),
+            endpoint: Some(server.endpoint().into()),
+            ca_file: Some(authority.ca_file()),
+        };
+        Self { apple, server: Arc::new(server), settings }
+    }
+
+    /// `https://localhost:port`
+    pub fn endpoint(&self) -> String {
+        self.server.endpoint()
+    }
+
+    /// Settings that lead a relay here.
+    pub fn settings(&self) -> Settings {
+        self.settings.clone()
+    }
+
+    /// The signing key as PEM.
+    pub fn p8_pem(&self) -> &str {
+        &self.apple.p8_pem
+    }
+
+    /// The signing key's file.
+    pub fn key_file(&self) -> PathBuf {
+        self.settings.key_file.clone()
+    }
+
+    /// Scripts the answers to the next pushes to `token`, one each; then it is as without a script.
+    pub fn answer_with(&self, token: &str, answers: impl IntoIterator<Item = Answer>) {
+        self.apple.ledger.answer_with(token, answers);
+    }
+
+    /// What every push without a script of its own gets; `None` accepts again.
+    pub fn answer_all(&self, answer: Option<Answer>) {
+        self.apple.ledger.answer_otherwise(answer);
+    }
+
+    /// Waits for the next push that was taken and that this method has not given yet.
+    pub async fn next_push(&self, within: Duration) -> Option<ReceivedPush> {
+        self.apple.ledger.next(within).await
+    }
+
+    /// Every push that was taken.
+    pub fn pushes(&self) -> Vec<ReceivedPush> {
+        self.apple.ledger.pushes()
+    }
+
+    /// How many pushes were taken.
+    pub fn count(&self) -> u64 {
+        self.apple.ledger.count()
+    }
+
+    /// How many requests arrived, taken or not.
+    pub fn requests(&self) -> u64 {
+        self.apple.ledger.requests()
+    }
+
+    /// Waits until so many requests have arrived; false when they did not.
+    pub async fn wait_for_requests(&self, at_least: u64, within: Duration) -> bool {
+        self.apple.ledger.wait_for_requests(at_least, within).await
+    }
+
+    /// How many connections were made.
+    pub fn connections(&self) -> usize {
+        self.server.connections()
+    }
+
+    /// Ends every connection with a GOAWAY after which open pushes are still answered.
+    pub fn drain(&self) {
+        self.server.drain();
+    }
+
+    /// What Apple would have objected to, and what the contract forbids.
+    pub fn violations(&self) -> Vec<String> {
+        self.apple.ledger.violations()
+    }
+
+    /// Keeps no push, only their number (for a load generator), and looks into no payload.
+    pub fn record_only_counts(&self, only: bool) {
+        self.apple.ledger.record_only_counts(only);
+    }
+
+    /// Tells each push taken, by its token and moment.
+    pub fn notify(&self, listener: UnboundedSender<(String, Instant)>) {
+        self.apple.ledger.notify(listener);
+    }
+}
+
+struct Apple {
+    bundle: String,
+    p8_pem: String,
+    public_key: Vec<u8>,
+    /// The provider token that was verified last, and when it was issued.
+    good: Mutex<Option<(String, u64)>>,
+    /// The calls that were rung by a VoIP push.
+    rung: Mutex<HashSet<String>>,
+    ledger: Ledger<ReceivedPush, Answer>,
+}
+
+/// What Apple refuses: status and reason.
+type Refusal = (u16, &'static str);
+
+impl Service for Apple {
+    fn opened(&self, line: &Line, others: usize) {
+        if others > 0 && !line.proven.load(Ordering::Relaxed) {
+            self.ledger.object("more than one stream before the first good provider token".into());
+        }
+    }
+
+    fn answer(&self, call: Call) -> Reply {
+        self.ledger.arrive();
+        let apns_id = header(&call, "apns-id").unwrap_or_default().to_owned();
+        let push = match self.check(&call) {
+            Ok(push) => push,
+            Err((status, reason)) => {
+                self.ledger.object(format!("{status} {reason}"));
+                return error(status, reason, apns_id, None);
+            }
+        };
+        let answer = self.ledger.scripted(push.token).unwrap_or(Answer::Accept);
+        if matches!(answer, Answer::Accept | Answer::Slow(_) | Answer::ConnectionLost) {
+            self.take(&call, &push);
+        }
+        reply(answer, apns_id)
+    }
+}
+
+/// What the checks have read.
+struct Checked<'a> {
+    token: &'a str,
+    provider_token: &'a str,
+    topic: &'a str,
+    push_type: &'a str,
+    priority: u8,
+    expiration: u64,
+}
+
+impl Apple {
+    fn check<'a>(&self, call: &'a Call) -> Result<Checked<'a>, Refusal> {
+        if call.method != Method::POST {
+            return Err((405, "MethodNotAllowed"));
+        }
+        let token = call.path.strip_prefix("/3/device/").ok_or((404, "BadPath"))?;
+        if token.is_empty() {
+            return Err((400, "MissingDeviceToken"));
+        }
+        if token.len() < 64 || token.len() % 2 == 1 || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err((400, "BadDeviceToken"));
+        }
+        let authorization = header(call, "authorization").ok_or((403, "MissingProviderToken"))?;
+        let provider_token = authorization.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("bearer "));
+        let provider_token = provider_token.map(|_| &authorization[7..]).ok_or((403, "MissingProviderToken"))?;
+        self.check_provider_token(provider_token)?;
+        call.line.proven.store(true, Ordering::Relaxed);
+        let push_type = header(call, "apns-push-type").ok_or((400, "InvalidPushType"))?;
+        let topic = header(call, "apns-topic").ok_or((400, "MissingTopic"))?;
+        let wanted = match push_type {
+            "voip" => format!("{}.voip", self.bundle),
+            "alert" | "background" => self.bundle.clone(),
+            _ => return Err((400, "InvalidPushType")),
+        };
+        if topic != wanted {
+            return Err((400, "BadTopic"));
+        }
+        let priority = number(call, "apns-priority").ok_or((400, "BadPriority"))?;
+        match (push_type, priority) {
+            ("voip", 10) | ("alert", 1 | 5 | 10) | ("background", 1 | 5) => {}
+            _ => return Err((400, "BadPriority")),
+        }
+        let expiration = number(call, "apns-expiration").ok_or((400, "BadExpirationDate"))?;
+        if push_type == "voip" && expiration != 0 {
+            return Err((400, "BadExpirationDate"));
+        }
+        if !header(call, "apns-id").is_some_and(is_uuid) {
+            return Err((400, "BadMessageId"));
+        }
+        let limit = if push_type == "voip" { 5_120 } else { 4_096 };
+        match call.body.len() {
+            0 => return Err((400, "PayloadEmpty")),
+            length if length > limit => return Err((413, "PayloadTooLarge")),
+            _ => {}
+        }
+        let priority = priority as u8;
+        Ok(Checked { token, provider_token, topic, push_type, priority, expiration })
+    }
+
+    fn check_provider_token(&self, token: &str) -> Result<(), Refusal> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
+        let issued = match &*good {
+            Some((verified, issued)) if verified == token => *issued,
+            _ => {
+                let issued = self.verify(token).ok_or((403, "InvalidProviderToken"))?;
+                *good = Some((token.to_owned(), issued));
+                issued
+            }
+        };
+        match issued {
+            issued if issued > now + 60 => Err((403, "InvalidProviderToken")),
+            issued if issued + 3_600 < now => Err((403, "ExpiredProviderToken")),
+            _ => Ok(()),
+        }
+    }
+
+    /// When a provider token with a good signature, key and team was issued.
+    fn verify(&self, token: &str) -> Option<u64> {
+        let (signed, signature) = token.rsplit_once('.')?;
+        let (header, claims) = signed.split_once('.')?;
+        let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
+        let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &self.public_key);
+        key.verify(signed.as_bytes(), &signature).ok()?;
+        let header: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).ok()?).ok()?;
+        let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
+        let ours = header["alg"] == "ES256" && header["kid"] == KEY_ID && claims["iss"] == TEAM_ID;
+        claims["iat"].as_u64().filter(|_| ours)
+    }
+
+    fn take(&self, call: &Call, push: &Checked) {
+        let mut payload = Value::Null;
+        if self.ledger.keeps_pushes() {
+            match serde_json::from_slice(&call.body) {
+                Ok(read) => payload = read,
+                Err(_) => self.ledger.object("the payload is not JSON".into()),
+            }
+            self.check_contract(&payload, push.push_type == "voip");
+        }
+        self.ledger.take(push.token, call.at, || ReceivedPush {
+            token: push.token.to_owned(),
+            at: call.at,
+            payload,
+            topic: push.topic.to_owned(),
+            push_type: push.push_type.to_owned(),
+            priority: push.priority,
+            expiration: push.expiration,
+            apns_id: header(call, "apns-id").unwrap_or_default().to_owned(),
+            provider_token: push.provider_token.to_owned(),
+            connection: call.line.number,
+        });
+    }
+
+    fn check_contract(&self, payload: &Value, voip: bool) {
+        if !payload["aps"].is_object() {
+            self.ledger.object("the payload has no aps".into());
+        }
+        if voip != (payload["sipwake"]["event"] == "call") {
+            self.ledger.object("a VoIP push is a call, and a call is a VoIP push".into());
+        }
+        if let (true, Some(call)) = (voip, payload["sipwake"]["call"].as_str()) {
+            let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+            if !rung.insert(format!("{}/{call}", payload["sipwake"]["instance"])) {
+                self.ledger.object(format!("a second VoIP push for {call}"));
+            }
+        }
+    }
+}
+
+fn header<'a>(call: &'a Call, name: &str) -> Option<&'a str> {
+    call.headers.get(name)?.to_str().ok()
+}
+
+fn number(call: &Call, name: &str) -> Option<u64> {
+    header(call, name)?.parse().ok()
+}
+
+/// 8-4-4-4-12 lower-case hex digits, as Apple wants them.
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(place, byte)| match place {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        })
+}
+
+fn reply(answer: Answer, apns_id: String) -> Reply {
+    let accepted = |apns_id| Head { status: 200, headers: vec![("apns-id", apns_id)] };
+    match answer {
+        Answer::Accept => Reply::Whole(accepted(apns_id), String::new()),
+        Answer::Slow(delay) => Reply::Slow(delay, accepted(apns_id), String::new()),
+        Answer::Gone { timestamp } => {
+            let body = serde_json::json!({"reason": "Unregistered", "timestamp": timestamp}).to_string();
+            Reply::Whole(Head { status: 410, headers: vec![("apns-id", apns_id)] }, body)
+        }
+        Answer::BadDeviceToken => error(400, "BadDeviceToken", apns_id, None),
+        Answer::DeviceTokenNotForTopic => error(400, "DeviceTokenNotForTopic", apns_id, None),
+        Answer::ExpiredProviderToken => error(403, "ExpiredProviderToken", apns_id, None),
+        Answer::InvalidProviderToken => error(403, "InvalidProviderToken", apns_id, None),
+        Answer::TooManyRequests { retry_after } => error(429, "TooManyRequests", apns_id, retry_after),
+        Answer::ServerError => error(500, "InternalServerError", apns_id, None),
+        Answer::Unavailable { retry_after } => error(503, "ServiceUnavailable", apns_id, retry_after),
+        Answer::Error { status, reason } => error(status, reason, apns_id, None),
+        Answer::StalledErrorBody { status } => Reply::Headless(Head { status, headers: vec![("apns-id", apns_id)] }),
+        Answer::Stall => Reply::Silence,
+        Answer::RefusedStream => Reply::RefuseStream,
+        Answer::GoAway => Reply::GoAway,
+        Answer::ConnectionLost => Reply::Cut,
+    }
+}
+
+fn error(status: u16, reason: &str, apns_id: String, retry_after: Option<u64>) -> Reply {
+    let mut headers = vec![("apns-id", apns_id)];
+    headers.extend(retry_after.map(|seconds| ("retry-after", seconds.to_string())));
+    Reply::Whole(Head { status, headers }, serde_json::json!({"reason": reason}).to_string())
+}

@@ -1,0 +1,181 @@
+//! A program of another kind, run as a child: its output is kept, and it ends with its handle.
+//!
+//! Invariant: the child has a process group of its own, which is killed as a whole; the handle's drop does it.
+
+use std::io::{BufRead as _, BufReader, Read};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+
+use crate::board::{Board, Missed};
+
+/// How many of the last lines a report shows.
+const SHOWN_LINES: usize = 40;
+
+/// A running program.
+pub struct Child {
+    name: String,
+    pid: Pid,
+    board: Board<State>,
+}
+
+#[derive(Default)]
+struct State {
+    lines: Vec<String>,
+    exit: Option<ExitStatus>,
+}
+
+impl Child {
+    /// Starts `command`; `package` is the Debian package that brings it.
+    ///
+    /// # Errors
+    /// [`Missed`] when it cannot be started, with the line that installs it when it is missing.
+    pub fn spawn(mut command: Command, package: &str) -> Result<Self, Missed> {
+        let program = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| {
+            let remedy = match error.kind() {
+                std::io::ErrorKind::NotFound => format!("it is missing: sudo apt-get install -y {package}"),
+                _ => error.to_string(),
+            };
+            Missed::new(format!("{program} to start"), remedy)
+        })?;
+        let pid = Pid::from_child(&child);
+        let board = Board::<State>::default();
+        let outputs: [Option<Box<dyn Read + Send>>; 2] =
+            [child.stdout.take().map(|out| Box::new(out) as _), child.stderr.take().map(|out| Box::new(out) as _)];
+        for output in outputs.into_iter().flatten() {
+            let board = board.clone();
+            std::thread::spawn(move || read_lines(output, &board));
+        }
+        let exit = board.clone();
+        std::thread::spawn(move || {
+            let status = child.wait().unwrap_or_else(|_| ExitStatus::from_raw(-1));
+            exit.change(|state| state.exit = Some(status));
+        });
+        Ok(Self { name: program, pid, board })
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Whether it has not ended.
+    pub fn is_running(&self) -> bool {
+        self.board.read(|state| state.exit.is_none())
+    }
+
+    /// Everything that it printed.
+    pub fn output(&self) -> String {
+        self.board.read(|state| state.lines.join("\n"))
+    }
+
+    /// Waits for a line that contains `text`, from the beginning on.
+    ///
+    /// # Errors
+    /// [`Missed`] when none comes `within` the time, or the program ends without it.
+    pub async fn await_line(&self, text: &str, within: Duration) -> Result<String, Missed> {
+        let found = self.board.wait(within, |state| {
+            let line = state.lines.iter().find(|line| line.contains(text)).cloned();
+            if line.is_some() { Some(line) } else { state.exit.map(|_| None) }
+        });
+        found.await.flatten().ok_or_else(|| self.missed(&format!("{text:?}")))
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// [`Missed`] when it runs on after `within`.
+    pub async fn exit(&self, within: Duration) -> Result<ExitStatus, Missed> {
+        self.board.wait(within, |state| state.exit).await.ok_or_else(|| self.missed("its end"))
+    }
+
+    /// Sends a signal to the program alone.
+    pub fn signal(&self, signal: Signal) {
+        if self.is_running() {
+            let _ = rustix::process::kill_process(self.pid, signal);
+        }
+    }
+
+    /// Sends SIGKILL to the program and its children, and waits for its end.
+    ///
+    /// # Errors
+    /// [`Missed`] when it does not end within five seconds.
+    pub async fn kill(&self) -> Result<ExitStatus, Missed> {
+        let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
+        self.exit(Duration::from_secs(5)).await
+    }
+
+    /// What was awaited of it, with the end of what it printed.
+    pub fn missed(&self, awaited: &str) -> Missed {
+        let seen = self.board.read(|state| {
+            let from = state.lines.len().saturating_sub(SHOWN_LINES);
+            let end = state.exit.map(|exit| format!("\n({exit})")).unwrap_or_default();
+            format!("\n{}{end}", state.lines[from..].join("\n"))
+        });
+        Missed::new(format!("{awaited} of {}", self.name), seen)
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // The group may outlive its first process, so this does not ask whether that one runs.
+        let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
+    }
+}
+
+fn read_lines(output: impl Read, board: &Board<State>) {
+    let mut reader = BufReader::new(output);
+    let mut line = Vec::new();
+    while reader.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+        board.change(|state| state.lines.push(text));
+        line.clear();
+    }
+}
+
+/// A directory of its own for a program's files, readable by this user alone and removed on drop.
+#[derive(Debug)]
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes one.
+    ///
+    /// # Panics
+    /// When the temporary directory is not writable.
+    pub fn new(purpose: &str) -> Self {
+        use std::os::unix::fs::DirBuilderExt as _;
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("sipwake-{purpose}-{}-{count}-{}", std::process::id(), crate::digest::token());
+        let path = std::env::temp_dir().join(name);
+        std::fs::DirBuilder::new().mode(0o700).create(&path).expect("the temporary directory is writable");
+        Self(path)
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Writes a file and gives its path.
+    ///
+    /// # Panics
+    /// When the directory is not writable.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).expect("the scratch directory is writable");
+        path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

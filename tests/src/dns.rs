@@ -1,0 +1,175 @@
+//! A name server that answers A, AAAA and SRV from a table, over UDP on loopback.
+//!
+//! Invariant: it answers only what its table holds: no such name is NXDOMAIN, another type is an empty answer. It
+//! stops when dropped.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::net::UdpSocket;
+use tokio::task::JoinHandle;
+
+const A: u16 = 1;
+const AAAA: u16 = 28;
+const SRV: u16 = 33;
+
+/// One record; every name without a trailing dot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    owner: String,
+    kind: u16,
+    ttl: u32,
+    data: Vec<u8>,
+}
+
+impl Record {
+    /// An A or AAAA record, with a TTL of 60 s.
+    pub fn address(owner: &str, ip: &str) -> Self {
+        let ip: IpAddr = ip.parse().expect("a numeric address");
+        let (kind, data) = match ip {
+            IpAddr::V4(ip) => (A, ip.octets().to_vec()),
+            IpAddr::V6(ip) => (AAAA, ip.octets().to_vec()),
+        };
+        Self { owner: owner.to_ascii_lowercase(), kind, ttl: 60, data }
+    }
+
+    /// A SRV record (RFC 2782), with a TTL of 60 s; a target of `.` says that the service is not available.
+    pub fn srv(owner: &str, priority: u16, weight: u16, port: u16, target: &str) -> Self {
+        let mut data = Vec::new();
+        for number in [priority, weight, port] {
+            data.extend(number.to_be_bytes());
+        }
+        data.extend(name(target.trim_end_matches('.')));
+        Self { owner: owner.to_ascii_lowercase(), kind: SRV, ttl: 60, data }
+    }
+
+    /// The same with another TTL, in seconds.
+    pub fn with_ttl(self, ttl: u32) -> Self {
+        Self { ttl, ..self }
+    }
+}
+
+/// The name server; stops when dropped.
+#[derive(Debug)]
+pub struct Dns {
+    address: SocketAddr,
+    state: Arc<Mutex<State>>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    records: Vec<Record>,
+    silent: bool,
+    asked: BTreeMap<String, usize>,
+}
+
+impl Dns {
+    /// Starts it on a free loopback port.
+    pub async fn start(records: Vec<Record>) -> io::Result<Self> {
+        let socket = UdpSocket::bind("127.0.0.1:0").await?;
+        let address = socket.local_addr()?;
+        let state = Arc::new(Mutex::new(State { records, ..State::default() }));
+        let answering = state.clone();
+        let task = tokio::spawn(async move {
+            let mut buffer = [0; 1_500];
+            while let Ok((length, peer)) = socket.recv_from(&mut buffer).await {
+                let answer = lock(&answering).answer(&buffer[..length]);
+                if let Some(answer) = answer {
+                    let _ = socket.send_to(&answer, peer).await;
+                }
+            }
+        });
+        Ok(Self { address, state, task })
+    }
+
+    /// Where it answers.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers from these records from now on.
+    pub fn set(&self, records: Vec<Record>) {
+        lock(&self.state).records = records;
+    }
+
+    /// Hears and says nothing from now on, or speaks again.
+    pub fn silence(&self, silent: bool) {
+        lock(&self.state).silent = silent;
+    }
+
+    /// How often a name was asked for, whatever the type.
+    pub fn asked(&self, name: &str) -> usize {
+        lock(&self.state).asked.get(&name.to_ascii_lowercase()).copied().unwrap_or(0)
+    }
+}
+
+impl Drop for Dns {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    /// The answer to one message of one question (RFC 1035 §4.1); `None` for anything else, or when silent.
+    fn answer(&mut self, message: &[u8]) -> Option<Vec<u8>> {
+        let (owner, end) = question(message)?;
+        let kind = u16::from_be_bytes([*message.get(end)?, *message.get(end + 1)?]);
+        *self.asked.entry(owner.clone()).or_default() += 1;
+        if self.silent {
+            return None;
+        }
+        let known = self.records.iter().any(|record| record.owner == owner);
+        let records: Vec<_> =
+            self.records.iter().filter(|record| record.owner == owner && record.kind == kind).collect();
+        let mut answer = message[..2].to_vec();
+        // A response, recursion desired and available; NXDOMAIN is code 3.
+        answer.extend([0x81, if known { 0x80 } else { 0x83 }]);
+        for count in [1, records.len() as u16, 0, 0] {
+            answer.extend(count.to_be_bytes());
+        }
+        answer.extend(message.get(12..end + 4)?);
+        for record in records {
+            // The owner is the question's name, at offset 12.
+            answer.extend([0xc0, 12]);
+            answer.extend(record.kind.to_be_bytes());
+            answer.extend(1u16.to_be_bytes());
+            answer.extend(record.ttl.to_be_bytes());
+            answer.extend((record.data.len() as u16).to_be_bytes());
+            answer.extend(&record.data);
+        }
+        Some(answer)
+    }
+}
+
+/// The name asked for, in lower case, and where it ends.
+fn question(message: &[u8]) -> Option<(String, usize)> {
+    let mut at = 12;
+    let mut labels = Vec::new();
+    loop {
+        let length = usize::from(*message.get(at)?);
+        at += 1;
+        if length == 0 {
+            return Some((labels.join("."), at));
+        }
+        labels.push(String::from_utf8_lossy(message.get(at..at + length)?).to_ascii_lowercase());
+        at += length;
+    }
+}
+
+/// A name in the form of the wire.
+fn name(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for label in text.split('.').filter(|label| !label.is_empty()) {
+        bytes.push(label.len() as u8);
+        bytes.extend(label.bytes());
+    }
+    bytes.push(0);
+    bytes
+}

@@ -1,0 +1,245 @@
+//! The real Kamailio as the account's registrar and proxy: UDP, TCP and TLS on loopback, digest, locations in memory.
+//!
+//! Invariant: it answers only for its own domain and users; it and its children end with the handle.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::net::UnixDatagram;
+
+use crate::authority::Authority;
+use crate::board::Missed;
+use crate::child::{Child, Scratch};
+use crate::digest::Algorithm;
+use crate::ports;
+use crate::wire::Transport;
+
+/// Debian's packages with Kamailio and its TLS module.
+const PACKAGES: &str = "kamailio kamailio-tls-modules";
+/// How long it may take to start.
+const START_WITHIN: Duration = Duration::from_secs(20);
+/// How long a command may take.
+const COMMAND_WITHIN: Duration = Duration::from_secs(5);
+/// How long to wait between two looks at what Kamailio cannot announce by itself.
+const LOOK_EVERY: Duration = Duration::from_millis(25);
+
+/// How Kamailio reaches a registered Contact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Along the connection, or to the address, that it registered from.
+    Flow,
+    /// At the address that the Contact names.
+    Contact,
+}
+
+/// How it is set up.
+#[derive(Clone)]
+pub struct Settings {
+    /// Its SIP domain, and the digest's realm.
+    pub domain: String,
+    /// User and password.
+    pub users: Vec<(String, String)>,
+    /// The digest's algorithm.
+    pub algorithm: Algorithm,
+    /// How it reaches a Contact.
+    pub reach: Reach,
+    /// The shortest lifetime that it takes, in seconds; less is 423.
+    pub min_expires: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            domain: "example.test".to_owned(),
+            users: vec![("alice".to_owned(), "wonderland".to_owned())],
+            algorithm: Algorithm::Md5,
+            reach: Reach::Flow,
+            min_expires: 0,
+        }
+    }
+}
+
+/// A running Kamailio.
+pub struct Kamailio {
+    settings: Settings,
+    child: Child,
+    scratch: Scratch,
+    udp: u16,
+    tcp: u16,
+    tls: u16,
+}
+
+/// A Contact in Kamailio's location table.
+#[derive(Clone, Debug)]
+pub struct Located {
+    /// The Contact's URI.
+    pub uri: String,
+    /// `+sip.instance`, if one was given.
+    pub instance: Option<String>,
+    /// Seconds until it expires.
+    pub expires_s: i64,
+    /// The address that it was registered from, when it is reached by its flow.
+    pub received: Option<String>,
+}
+
+impl Kamailio {
+    /// Starts Kamailio with a certificate for its domain and for loopback, and waits until it serves.
+    ///
+    /// # Errors
+    /// [`Missed`] when it is not installed or does not start.
+    pub async fn start(settings: Settings, authority: &Authority) -> Result<Self, Missed> {
+        let scratch = Scratch::new("kamailio");
+        let (udp, tcp, tls) = (ports::free(), ports::free(), ports::free());
+        let issued = authority.issue(&[&settings.domain, "localhost", "127.0.0.1", "::1"]);
+        let (certificate, key) = (issued.certificate_file.display(), issued.key_file.display());
+        scratch.write(
+            "tls.cfg",
+            &format!(
+                "[server:default]\nmethod = TLSv1.2+\nverify_certificate = no\nrequire_certificate = no\n\
+                 private_key = {key}\ncertificate = {certificate}\n\
+                 [client:default]\nmethod = TLSv1.2+\nverify_certificate = yes\nrequire_certificate = yes\nca_list = {}\n",
+                authority.ca_file().display()
+            ),
+        );
+        let config = scratch.write("kamailio.cfg", &configuration(&settings, &scratch, [udp, tcp, tls]));
+        let mut command = Command::new("/usr/sbin/kamailio");
+        command.arg("-f").arg(config).args(["-DD", "-E", "-m", "64", "-M", "8"]);
+        command.arg("-Y").arg(scratch.path()).arg("-w").arg(scratch.path());
+        let child = Child::spawn(command, PACKAGES)?;
+        let kamailio = Self { settings, child, scratch, udp, tcp, tls };
+        kamailio.await_rpc().await?;
+        Ok(kamailio)
+    }
+
+    /// The address of a listener.
+    pub fn address(&self, transport: Transport) -> SocketAddr {
+        let port = match transport {
+            Transport::Udp => self.udp,
+            Transport::Tcp => self.tcp,
+            Transport::Tls => self.tls,
+        };
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+    }
+
+    /// The listener as a URI: `sip:127.0.0.1:5061;transport=tls`.
+    pub fn uri(&self, transport: Transport) -> String {
+        format!("sip:{};transport={}", self.address(transport), transport.param())
+    }
+
+    /// Its SIP domain.
+    pub fn domain(&self) -> &str {
+        &self.settings.domain
+    }
+
+    /// The AOR of a user, as a URI.
+    pub fn aor(&self, user: &str) -> String {
+        format!("sip:{user}@{}", self.settings.domain)
+    }
+
+    /// The Contacts of a user, from Kamailio's own location table.
+    ///
+    /// # Errors
+    /// [`Missed`] when Kamailio does not answer.
+    pub async fn location(&self, user: &str) -> Result<Vec<Located>, Missed> {
+        let answer = self.command("ul.lookup", json!(["location", user])).await?;
+        let contacts = answer["result"]["Contacts"].as_array().cloned().unwrap_or_default();
+        Ok(contacts.iter().map(|entry| located(&entry["Contact"])).collect())
+    }
+
+    /// Waits until a user has exactly `count` Contacts.
+    ///
+    /// # Errors
+    /// [`Missed`] when it has not `within` the time.
+    pub async fn await_location(&self, user: &str, count: usize, within: Duration) -> Result<Vec<Located>, Missed> {
+        let look = async {
+            loop {
+                let contacts = self.location(user).await?;
+                if contacts.len() == count {
+                    return Ok(contacts);
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let late = |_| Err(self.child.missed(&format!("{count} Contacts of {user}")));
+        tokio::time::timeout(within, look).await.unwrap_or_else(late)
+    }
+
+    /// Everything that it printed.
+    pub fn output(&self) -> String {
+        self.child.output()
+    }
+
+    /// Kills it, as a crash would.
+    ///
+    /// # Errors
+    /// [`Missed`] when it does not end.
+    pub async fn kill(&self) -> Result<(), Missed> {
+        self.child.kill().await.map(drop)
+    }
+
+    /// Runs a command of its JSON-RPC interface.
+    ///
+    /// # Errors
+    /// [`Missed`] when it does not answer.
+    pub async fn command(&self, method: &str, params: Value) -> Result<Value, Missed> {
+        let own = self.scratch.path().join(format!("reply-{}", crate::digest::token()));
+        let ask = async {
+            let socket = UnixDatagram::bind(&own)?;
+            let request = json!({"jsonrpc": "2.0", "method": method, "params": params, "id": 1}).to_string();
+            socket.send_to(request.as_bytes(), self.scratch.path().join("rpc.sock")).await?;
+            let mut buffer = vec![0; 256 * 1024];
+            let length = socket.recv(&mut buffer).await?;
+            Ok::<Value, std::io::Error>(serde_json::from_slice(&buffer[..length]).unwrap_or_default())
+        };
+        let answer = tokio::time::timeout(COMMAND_WITHIN, ask).await;
+        let _ = std::fs::remove_file(&own);
+        answer.ok().and_then(Result::ok).ok_or_else(|| self.child.missed(&format!("an answer to {method}")))
+    }
+
+    async fn await_rpc(&self) -> Result<(), Missed> {
+        let look = async {
+            while self.child.is_running() && self.command("core.version", json!([])).await.is_err() {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            self.child.is_running().then_some(())
+        };
+        let started = tokio::time::timeout(START_WITHIN, look).await.ok().flatten();
+        started.ok_or_else(|| self.child.missed("the start"))
+    }
+}
+
+fn configuration(settings: &Settings, scratch: &Scratch, [udp, tcp, tls]: [u16; 3]) -> String {
+    let users: Vec<String> = settings
+        .users
+        .iter()
+        .map(|(user, password)| {
+            format!("        case \"{user}\":\n            $var(password) = \"{password}\";\n            break;")
+        })
+        .collect();
+    let algorithm = match settings.algorithm {
+        Algorithm::Md5 => "",
+        Algorithm::Sha256 => "SHA-256",
+    };
+    include_str!("kamailio.cfg")
+        .replace("@DOMAIN@", &settings.domain)
+        .replace("@UDP@", &udp.to_string())
+        .replace("@TCP@", &tcp.to_string())
+        .replace("@TLS@", &tls.to_string())
+        .replace("@DIR@", &scratch.path().display().to_string())
+        .replace("@MIN_EXPIRES@", &settings.min_expires.to_string())
+        .replace("@ALGORITHM@", algorithm)
+        .replace("@USERS@", &users.join("\n"))
+        .replace("@BY_FLOW@", if settings.reach == Reach::Flow { "1 == 1" } else { "1 == 0" })
+}
+
+fn located(contact: &Value) -> Located {
+    let text = |name: &str| contact[name].as_str().filter(|text| !text.starts_with("[not set]")).map(str::to_owned);
+    Located {
+        uri: text("Address").unwrap_or_default(),
+        instance: text("Instance"),
+        expires_s: contact["Expires"].as_i64().unwrap_or_default(),
+        received: text("Received"),
+    }
+}

@@ -1,0 +1,157 @@
+//! What a stand-in took, what it was told to answer, and what it objected to.
+//!
+//! Invariant: every operation is cheap whatever was recorded before, so that a load generator can use it; violations
+//! are kept up to [`MAX_VIOLATIONS`] and counted beyond.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// Violations that are kept in words.
+const MAX_VIOLATIONS: usize = 1_000;
+
+/// The book of one stand-in: pushes of type `P`, scripted answers of type `A`.
+pub(crate) struct Ledger<P, A> {
+    taken: Mutex<Taken<P>>,
+    count: AtomicU64,
+    requests: AtomicU64,
+    changed: Notify,
+    only_counts: AtomicBool,
+    listener: Mutex<Option<UnboundedSender<(String, Instant)>>>,
+    script: Mutex<Script<A>>,
+    violations: Mutex<Vec<String>>,
+}
+
+struct Taken<P> {
+    pushes: Vec<P>,
+    given: usize,
+}
+
+struct Script<A> {
+    by_token: HashMap<String, VecDeque<A>>,
+    otherwise: Option<A>,
+}
+
+impl<P: Clone, A: Clone> Ledger<P, A> {
+    pub(crate) fn new() -> Self {
+        Self {
+            taken: Mutex::new(Taken { pushes: Vec::new(), given: 0 }),
+            count: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            changed: Notify::new(),
+            only_counts: AtomicBool::new(false),
+            listener: Mutex::new(None),
+            script: Mutex::new(Script { by_token: HashMap::new(), otherwise: None }),
+            violations: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Notes that a request arrived, whatever becomes of it.
+    pub(crate) fn arrive(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.changed.notify_waiters();
+    }
+
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Notes a push that was taken; `push` is made only when pushes are kept.
+    pub(crate) fn take(&self, token: &str, at: Instant, push: impl FnOnce() -> P) {
+        if !self.only_counts.load(Ordering::Relaxed) {
+            let push = push();
+            lock(&self.taken).pushes.push(push);
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        if let Some(listener) = &*lock(&self.listener) {
+            let _ = listener.send((token.to_owned(), at));
+        }
+        self.changed.notify_waiters();
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn pushes(&self) -> Vec<P> {
+        lock(&self.taken).pushes.clone()
+    }
+
+    pub(crate) async fn next(&self, within: Duration) -> Option<P> {
+        self.wait(within, || {
+            let mut taken = lock(&self.taken);
+            let next = taken.pushes.get(taken.given).cloned();
+            taken.given += usize::from(next.is_some());
+            next
+        })
+        .await
+    }
+
+    pub(crate) async fn wait_for_requests(&self, at_least: u64, within: Duration) -> bool {
+        self.wait(within, || (self.requests() >= at_least).then_some(())).await.is_some()
+    }
+
+    pub(crate) fn record_only_counts(&self, only: bool) {
+        self.only_counts.store(only, Ordering::Relaxed);
+    }
+
+    pub(crate) fn keeps_pushes(&self) -> bool {
+        !self.only_counts.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn notify(&self, listener: UnboundedSender<(String, Instant)>) {
+        *lock(&self.listener) = Some(listener);
+    }
+
+    pub(crate) fn answer_with(&self, token: &str, answers: impl IntoIterator<Item = A>) {
+        lock(&self.script).by_token.entry(token.to_owned()).or_default().extend(answers);
+    }
+
+    pub(crate) fn answer_otherwise(&self, answer: Option<A>) {
+        lock(&self.script).otherwise = answer;
+    }
+
+    /// The scripted answer to this request, if there is one.
+    pub(crate) fn scripted(&self, token: &str) -> Option<A> {
+        let mut script = lock(&self.script);
+        if script.by_token.is_empty() {
+            return script.otherwise.clone();
+        }
+        let next = script.by_token.get_mut(token).and_then(VecDeque::pop_front);
+        next.or_else(|| script.otherwise.clone())
+    }
+
+    pub(crate) fn object(&self, violation: String) {
+        let mut violations = lock(&self.violations);
+        if violations.len() < MAX_VIOLATIONS {
+            violations.push(violation);
+        }
+    }
+
+    pub(crate) fn violations(&self) -> Vec<String> {
+        lock(&self.violations).clone()
+    }
+
+    async fn wait<T>(&self, within: Duration, look: impl Fn() -> Option<T>) -> Option<T> {
+        let waiting = async {
+            loop {
+                let changed = self.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                if let Some(found) = look() {
+                    return found;
+                }
+                changed.await;
+            }
+        };
+        tokio::time::timeout(within, waiting).await.ok()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,152 @@
+//! The real SIPp as the caller: one call over UDP to an AOR, through the SIP server that serves it.
+//!
+//! Invariant: it succeeds only when every message of its scenario came in order and nothing unexpected did; it ends with
+//! its handle and at its deadline.
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::board::Missed;
+use crate::child::{Child, Scratch};
+use crate::ports;
+
+/// Debian's package with SIPp.
+const PACKAGE: &str = "sip-tester";
+
+/// How the call goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scenario {
+    /// Answered; the caller ends it after 300 ms.
+    CallerHangsUp,
+    /// Answered; the callee ends it.
+    CalleeHangsUp,
+    /// It rings (180); the caller cancels 100 ms later, and gets 487.
+    CallerCancels,
+    /// Refused with this status.
+    Refused(u16),
+}
+
+/// A call that runs.
+pub struct Sipp {
+    child: Child,
+    scratch: Scratch,
+}
+
+impl Sipp {
+    /// Calls `user` of `domain` through `server`; the whole call may last `within`.
+    ///
+    /// # Errors
+    /// [`Missed`] when SIPp is not installed.
+    pub fn call(
+        scenario: Scenario,
+        server: SocketAddr,
+        user: &str,
+        domain: &str,
+        within: Duration,
+    ) -> Result<Self, Missed> {
+        let scratch = Scratch::new("sipp");
+        let file = scratch.write("scenario.xml", &scenario.xml());
+        let mut command = Command::new("sipp");
+        command.arg(server.to_string()).arg("-sf").arg(file).args(["-s", user, "-key", "domain", domain]);
+        command.args(["-i", "127.0.0.1", "-p", &ports::free().to_string(), "-mp", &ports::free().to_string()]);
+        command.args(["-m", "1", "-nostdin", "-trace_msg", "-trace_err", "-timeout_error"]);
+        command.args(["-timeout", &format!("{}s", within.as_secs().max(1))]);
+        command.arg("-message_file").arg(scratch.path().join("messages.log"));
+        command.arg("-error_file").arg(scratch.path().join("errors.log"));
+        command.current_dir(scratch.path()).env("TERM", "dumb");
+        Ok(Self { child: Child::spawn(command, PACKAGE)?, scratch })
+    }
+
+    /// Waits for the end of the call, and gives the messages that went over the wire.
+    ///
+    /// # Errors
+    /// [`Missed`] when the call went another way than the scenario, or runs on after `within`.
+    pub async fn finish(self, within: Duration) -> Result<String, Missed> {
+        let exit = self.child.exit(within).await;
+        let messages = self.file("messages.log");
+        match exit {
+            Ok(status) if status.success() => Ok(messages),
+            Ok(status) => {
+                Err(Missed::new("the SIPp scenario", format!("{status}\n{}\n{messages}", self.file("errors.log"))))
+            }
+            Err(late) => Err(Missed::new(late.awaited, format!("{}\n{messages}", late.seen))),
+        }
+    }
+
+    fn file(&self, name: &str) -> String {
+        std::fs::read_to_string(self.scratch.path().join(name)).unwrap_or_default()
+    }
+}
+
+impl Scenario {
+    fn xml(self) -> String {
+        let text = match self {
+            Self::CallerHangsUp => include_str!("../sipp/caller-hangs-up.xml").to_owned(),
+            Self::CalleeHangsUp => include_str!("../sipp/callee-hangs-up.xml").to_owned(),
+            Self::CallerCancels => include_str!("../sipp/caller-cancels.xml").to_owned(),
+            Self::Refused(status) => {
+                include_str!("../sipp/caller-is-refused.xml").replace("@STATUS@", &status.to_string())
+            }
+        };
+        // The ACK to a failure belongs to the INVITE's transaction: its branch is that of the first message (index 0).
+        let messages_before_failure_ack = text.split("@ACK-TO-FAILURE@").next().map_or(0, count_messages);
+        let failure_ack = ACK_TO_FAILURE.replace("@BACK@", &messages_before_failure_ack.to_string());
+        text.replace("@INVITE@", INVITE).replace("@ACK@", ACK).replace("@ACK-TO-FAILURE@", &failure_ack)
+    }
+}
+
+/// How many messages (and pauses) stand before this point, the INVITE among them.
+fn count_messages(text: &str) -> usize {
+    text.matches("<recv").count() + text.matches("<send").count() + text.matches("<pause").count() + 1
+}
+
+const INVITE: &str = r#"  <send retrans="500"><![CDATA[
+
+INVITE sip:[service]@[domain] SIP/2.0
+Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]
+Max-Forwards: 70
+From: "Carol" <sip:carol@[domain]>;tag=[call_number]
+To: <sip:[service]@[domain]>
+Call-ID: [call_id]
+CSeq: 1 INVITE
+Contact: <sip:carol@[local_ip]:[local_port]>
+Content-Type: application/sdp
+Content-Length: [len]
+
+v=0
+o=- 1 1 IN IP4 [local_ip]
+s=-
+c=IN IP4 [media_ip]
+t=0 0
+m=audio [media_port] RTP/AVP 0
+a=rtpmap:0 PCMU/8000
+
+]]></send>"#;
+
+const ACK: &str = r#"  <send><![CDATA[
+
+ACK [next_url] SIP/2.0
+Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]
+Max-Forwards: 70
+[routes]
+From: "Carol" <sip:carol@[domain]>;tag=[call_number]
+To: <sip:[service]@[domain]>[peer_tag_param]
+Call-ID: [call_id]
+CSeq: 1 ACK
+Content-Length: 0
+
+]]></send>"#;
+
+const ACK_TO_FAILURE: &str = r#"  <send><![CDATA[
+
+ACK sip:[service]@[domain] SIP/2.0
+Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch-@BACK@]
+Max-Forwards: 70
+From: "Carol" <sip:carol@[domain]>;tag=[call_number]
+To: <sip:[service]@[domain]>[peer_tag_param]
+Call-ID: [call_id]
+CSeq: 1 ACK
+Content-Length: 0
+
+]]></send>"#;

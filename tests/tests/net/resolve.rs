@@ -1,0 +1,206 @@
+//! From names to addresses, with a name server of the test's own.
+
+use std::time::{Duration, Instant};
+
+use relay::config::Transports;
+use relay::net::Transport::{self, Tcp, Tls, Udp};
+use relay::net::reach::{Reach, Refused};
+use relay::net::resolve::{MIN_TTL, RESOLVE_TIMEOUT, ResolveError, Resolver, Target};
+use tests::dns::{Dns, Record};
+
+const ALL: Transports = Transports { udp: true, tcp: true, tls: true };
+const ONLY_TLS: Transports = Transports { udp: false, tcp: false, tls: true };
+
+fn target(host: &str, port: Option<u16>, transport: Option<Transport>) -> Target {
+    Target { host: host.into(), port, transport }
+}
+
+fn nothing_listed() -> Reach {
+    Reach::new(&[])
+}
+
+fn loopback() -> Reach {
+    Reach::new(&["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()])
+}
+
+async fn resolver(records: Vec<Record>, transports: Transports) -> (Dns, Resolver) {
+    let dns = Dns::start(records).await.unwrap();
+    let resolver = Resolver::with_nameserver(dns.address(), nothing_listed(), transports).unwrap();
+    (dns, resolver)
+}
+
+/// The candidates as `transport address`.
+async fn ask(resolver: &Resolver, target: Target) -> Result<Vec<String>, ResolveError> {
+    let resolution = resolver.resolve(&target, 1).await?;
+    let texts = resolution.candidates.iter().map(|candidate| format!("{} {}", candidate.transport, candidate.address));
+    Ok(texts.collect())
+}
+
+#[tokio::test]
+async fn srv_records_lead_to_their_hosts_with_tls_first() {
+    let (_dns, resolver) = resolver(
+        vec![
+            Record::srv("_sip._udp.example.com", 1, 0, 5060, "udp.example.com"),
+            Record::srv("_sip._tcp.example.com", 1, 0, 5062, "tcp.example.com"),
+            Record::srv("_sips._tcp.example.com", 2, 0, 5061, "second.example.com"),
+            Record::srv("_sips._tcp.example.com", 1, 0, 7061, "first.example.com"),
+            Record::address("first.example.com", "8.8.0.1"),
+            Record::address("first.example.com", "2606:4700::1"),
+            Record::address("second.example.com", "8.8.0.2"),
+            Record::address("tcp.example.com", "8.8.0.3"),
+            Record::address("udp.example.com", "8.8.0.4"),
+        ],
+        ALL,
+    )
+    .await;
+    let found = ask(&resolver, target("example.com", None, None)).await.unwrap();
+    let tls = ["tls 8.8.0.1:7061", "tls [2606:4700::1]:7061", "tls 8.8.0.2:5061"];
+    assert_eq!(found[..3], tls);
+    assert_eq!(found[3..], ["tcp 8.8.0.3:5062", "udp 8.8.0.4:5060"]);
+    let found = ask(&resolver, target("example.com", None, Some(Udp))).await.unwrap();
+    assert_eq!(found, ["udp 8.8.0.4:5060"]);
+}
+
+#[tokio::test]
+async fn a_transport_that_is_not_enabled_is_never_chosen() {
+    let records = vec![
+        Record::srv("_sip._udp.example.com", 1, 0, 5060, "host.example.com"),
+        Record::address("host.example.com", "8.8.0.1"),
+    ];
+    let (_dns, resolver) = resolver(records, ONLY_TLS).await;
+    let udp = ask(&resolver, target("example.com", None, Some(Udp))).await;
+    assert_eq!(udp, Err(ResolveError::NoUsableTransport));
+    let port = ask(&resolver, target("host.example.com", Some(5060), None)).await.unwrap();
+    assert_eq!(port, ["tls 8.8.0.1:5060"]);
+}
+
+#[tokio::test]
+async fn without_srv_the_name_itself_is_asked_for_and_the_ports_are_the_transports_own() {
+    let (_dns, resolver) = resolver(vec![Record::address("example.com", "8.8.0.1")], ALL).await;
+    let found = ask(&resolver, target("Example.COM.", None, None)).await.unwrap();
+    assert_eq!(found, ["tls 8.8.0.1:5061", "tcp 8.8.0.1:5060", "udp 8.8.0.1:5060"]);
+}
+
+#[tokio::test]
+async fn a_port_skips_srv_and_the_well_known_ones_say_the_transport() {
+    let records = vec![
+        Record::srv("_sips._tcp.example.com", 1, 0, 9999, "example.com"),
+        Record::address("example.com", "8.8.0.1"),
+    ];
+    let (dns, resolver) = resolver(records, ALL).await;
+    let ported = |port| ask(&resolver, target("example.com", Some(port), None));
+    assert_eq!(ported(5061).await.unwrap(), ["tls 8.8.0.1:5061"]);
+    assert_eq!(ported(5060).await.unwrap(), ["tcp 8.8.0.1:5060", "udp 8.8.0.1:5060"]);
+    assert_eq!(ported(7000).await.unwrap(), ["tls 8.8.0.1:7000", "tcp 8.8.0.1:7000", "udp 8.8.0.1:7000"]);
+    assert_eq!(dns.asked("_sips._tcp.example.com"), 0);
+}
+
+#[tokio::test]
+async fn a_service_that_is_declared_absent_is_not_guessed_at() {
+    let records = vec![Record::srv("_sips._tcp.example.com", 0, 0, 0, "."), Record::address("example.com", "8.8.0.1")];
+    let (_dns, resolver) = resolver(records, ONLY_TLS).await;
+    assert_eq!(ask(&resolver, target("example.com", None, None)).await, Err(ResolveError::NoUsableTransport));
+}
+
+#[tokio::test]
+async fn a_numeric_host_is_itself_and_an_odd_spelling_is_no_host() {
+    let (dns, resolver) = resolver(Vec::new(), ONLY_TLS).await;
+    assert_eq!(ask(&resolver, target("8.8.0.1", None, None)).await.unwrap(), ["tls 8.8.0.1:5061"]);
+    assert_eq!(
+        ask(&resolver, target("[2606:4700::1]", Some(6000), Some(Tls))).await.unwrap(),
+        ["tls [2606:4700::1]:6000"]
+    );
+    for odd in
+        ["0177.0.0.1", "0x7f.0.0.1", "2130706433", "127.1", "0x7f000001", "", "a b", "a..b", "[::1", "fe80::1%eth0"]
+    {
+        assert_eq!(ask(&resolver, target(odd, None, None)).await, Err(ResolveError::NotAHost), "{odd}");
+    }
+    assert_eq!(dns.asked("127.1"), 0);
+}
+
+#[tokio::test]
+async fn an_inside_address_is_refused_whatever_path_leads_to_it() {
+    let records = vec![
+        Record::address("inside.example", "10.0.0.1"),
+        Record::address("mapped.example", "::ffff:127.0.0.1"),
+        Record::srv("_sips._tcp.srv.example", 1, 0, 5061, "inside.example"),
+        Record::srv("_sips._tcp.port.example", 1, 0, 6379, "public.example"),
+        Record::address("public.example", "8.8.0.1"),
+    ];
+    let (_dns, resolver) = resolver(records, ONLY_TLS).await;
+    for host in [
+        "127.0.0.1",
+        "[::1]",
+        "169.254.169.254",
+        "[::ffff:10.0.0.1]",
+        "inside.example",
+        "mapped.example",
+        "srv.example",
+        "localhost",
+    ] {
+        let refused = ask(&resolver, target(host, None, None)).await;
+        assert!(matches!(refused, Err(ResolveError::NotAllowed(Refused::Address(_)))), "{host}: {refused:?}");
+    }
+    let port = ask(&resolver, target("port.example", None, None)).await;
+    assert!(matches!(port, Err(ResolveError::NotAllowed(Refused::Port(_)))), "{port:?}");
+}
+
+#[tokio::test]
+async fn a_name_that_turns_inside_is_refused_when_it_is_asked_again() {
+    let public = Record::address("rebind.example", "8.8.0.1").with_ttl(0);
+    let (dns, resolver) = resolver(vec![public], ONLY_TLS).await;
+    let wish = || target("rebind.example", Some(5061), None);
+    let first = resolver.resolve(&wish(), 1).await.unwrap();
+    assert!(first.ttl <= MIN_TTL && first.holds("8.8.0.1".parse().unwrap()));
+    dns.set(vec![Record::address("rebind.example", "127.0.0.1")]);
+    let fresh = Resolver::with_nameserver(dns.address(), nothing_listed(), ONLY_TLS).unwrap();
+    assert!(matches!(fresh.resolve(&wish(), 1).await, Err(ResolveError::NotAllowed(_))));
+    // Of a mixed answer only the public part is left.
+    dns.set(vec![Record::address("mixed.example", "127.0.0.1"), Record::address("mixed.example", "8.8.0.2")]);
+    assert_eq!(ask(&fresh, target("mixed.example", Some(5061), None)).await.unwrap(), ["tls 8.8.0.2:5061"]);
+}
+
+#[tokio::test]
+async fn an_answer_is_kept_so_that_a_ttl_of_zero_does_not_hammer_dns() {
+    let (dns, resolver) = resolver(vec![Record::address("example.com", "8.8.0.1").with_ttl(0)], ONLY_TLS).await;
+    for _ in 0..20 {
+        ask(&resolver, target("example.com", Some(5061), Some(Tls))).await.unwrap();
+    }
+    assert!(dns.asked("example.com") <= 2, "one A and one AAAA");
+}
+
+#[tokio::test]
+async fn no_such_name_and_no_answer_are_told_apart() {
+    let (dns, resolver) = resolver(vec![Record::srv("_sip._tcp.empty.example", 1, 0, 5060, "gone.example")], ALL).await;
+    assert_eq!(ask(&resolver, target("missing.example", None, None)).await, Err(ResolveError::NoSuchDomain));
+    assert_eq!(ask(&resolver, target("empty.example", None, Some(Tcp))).await, Err(ResolveError::NoSuchDomain));
+    dns.silence(true);
+    let begin = Instant::now();
+    assert_eq!(ask(&resolver, target("silent.example", None, None)).await, Err(ResolveError::Timeout));
+    assert!(begin.elapsed() <= RESOLVE_TIMEOUT + Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn localhost_and_the_hosts_file_need_no_name_server() {
+    let resolver = Resolver::new(loopback(), ONLY_TLS).unwrap();
+    let begin = Instant::now();
+    let found = ask(&resolver, target("localhost", None, None)).await.unwrap();
+    assert!(found.contains(&"tls 127.0.0.1:5061".to_owned()), "{found:?}");
+    let found = ask(&resolver, target("LOCALHOST", Some(5070), Some(Tls))).await.unwrap();
+    assert!(found.contains(&"tls 127.0.0.1:5070".to_owned()), "{found:?}");
+    assert!(begin.elapsed() < Duration::from_millis(500));
+}
+
+#[tokio::test]
+async fn a_flood_of_records_is_cut_off() {
+    let mut records = Vec::new();
+    for number in 0..12 {
+        records.push(Record::srv("_sips._tcp.many.example", number, 0, 5061, "host.example"));
+    }
+    for number in 0..20 {
+        records.push(Record::address("host.example", &format!("8.8.1.{number}")));
+    }
+    let (_dns, resolver) = resolver(records, ONLY_TLS).await;
+    let found = ask(&resolver, target("many.example", None, None)).await.unwrap();
+    assert_eq!(found.len(), relay::net::resolve::MAX_CANDIDATES);
+}
