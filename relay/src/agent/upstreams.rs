@@ -242,7 +242,7 @@ mod tests {
         assert_eq!((proxied.verified_domain(), proxied.registrar()), ("edge.example.com", "sip:reg.example.com:5080"));
         assert_eq!(proxied.target().port, Some(5061));
         let believed: Vec<_> = proxied.other_targets().map(|target| target.host).collect();
-        assert_eq!(believed, ["example.com".into(), "reg.example.com".into()]);
+        assert_eq!(believed, ["example.com", "reg.example.com"].map(Box::<str>::from));
     }
 
     #[test]
