@@ -17,8 +17,8 @@ use super::world::{Happening, World};
 use super::{ANSWER_TIMEOUT, RING_TIMEOUT, SLACK, UNBIND_DEADLINE};
 
 /// New REGISTERs of one binding in an hour, whatever its server does: a lifetime of five seconds, the shortest that is
-/// believed, refreshed at 70 % of it.
-const REGISTERS_PER_HOUR: u32 = 1_100;
+/// believed, refreshed at 70 % of it, and each refresh challenged.
+const REGISTERS_PER_HOUR: u32 = 2_100;
 /// The same toward a server that grants what it should.
 const REGISTERS_PER_HOUR_WELL: u32 = 120;
 /// Dials of one server by one shard in an hour.
@@ -211,6 +211,8 @@ impl World {
         let (slot, binding, unbound) = (lease.slot, lease.binding, lease.unbound);
         let (call_id, branch) = (register.call_id().unwrap_or_default(), register.via().and_then(|via| via.branch()));
         let (branch, cseq) = (branch.unwrap_or_default().to_owned(), register.cseq().map_or(0, |(cseq, _)| cseq));
+        self.watch(slot, || format!("REGISTER {cseq} {branch} expires {:?}", register.number(sip::message::Name::Expires)));
+        let Some(lease) = self.oracle.leases.get_mut(&binding) else { return };
         let known = self.oracle.cseqs.insert(call_id.to_owned(), (cseq, branch.clone()));
         let again = known.as_ref().is_some_and(|(_, last)| *last == branch);
         if !again {
@@ -229,10 +231,10 @@ impl World {
             }
         }
         if known.is_some_and(|(last, branch_of_last)| if branch_of_last == branch { last != cseq } else { last >= cseq }) {
-            self.wrong(format!("CSeq does not rise for {binding}: {cseq}"));
+            self.wrong(format!("CSeq does not rise for {binding} of slot {slot}: {cseq}"));
         }
         if unbound.is_some() {
-            self.wrong(format!("a REGISTER for {binding} after it was gone"));
+            self.wrong(format!("a REGISTER for {binding} of slot {slot} after it was gone"));
         }
     }
 

@@ -238,7 +238,7 @@ impl World {
         self.agenda.plan(next, Happening::Trouble(number));
     }
 
-    fn break_streams(&mut self, number: usize) {
+    pub(super) fn break_streams(&mut self, number: usize) {
         for flow in std::mem::take(&mut self.registrars[number].streams) {
             if self.random.between(0, 3) == 0 {
                 self.vanish(flow);
