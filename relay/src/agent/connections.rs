@@ -97,7 +97,13 @@ pub(super) struct Connection {
 
 impl Connection {
     /// A connection that a peer opened.
-    pub(super) fn accepted(side: Side, transport: Transport, peer: SocketAddr, shards: Shards, metrics: Metrics) -> Self {
+    pub(super) fn accepted(
+        side: Side,
+        transport: Transport,
+        peer: SocketAddr,
+        shards: Shards,
+        metrics: Metrics,
+    ) -> Self {
         Self::new(Source { flow: next_flow(), side, transport, peer }, shards, metrics)
     }
 

@@ -184,4 +184,3 @@ fn outcome(verdict: &Verdict) -> PushOutcome {
         Verdict::TooLate => PushOutcome::TooLate,
     }
 }
-
