@@ -43,7 +43,7 @@ impl<K> Timers<K> {
 
     /// How many are set, those included that mean nothing any more.
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub fn pending(&self) -> usize {
         self.heap.len()
     }
 

@@ -179,7 +179,7 @@ mod tests {
             invite.edit().request_uri("sip:c@d").prepend(Name::Via, "SIP/2.0/TLS zero").set(Name::MaxForwards, "69");
         let expected = [
             &b"INVITE sip:c@d SIP/2.0\r\nVia: SIP/2.0/TLS zero\r\n"[..],
-            &INVITE[24..].split_at(INVITE.len() - 24 - b"Max-Forwards: 70\r\nl: 2\r\n\r\nhi".len()).0,
+            INVITE[24..].split_at(INVITE.len() - 24 - b"Max-Forwards: 70\r\nl: 2\r\n\r\nhi".len()).0,
             b"l: 2\r\nMax-Forwards: 69\r\n\r\nhi",
         ];
         assert_eq!(out.finish(), expected.concat());
