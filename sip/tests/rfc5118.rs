@@ -6,8 +6,10 @@
 use bytes::Bytes;
 use sip::message::{Fault, Limits, Message, Uri, Via};
 
-/// Section, request line, To, From's tag, and the lines in which the messages differ.
-const ROWS: &[(&str, &str, &str, &[&str], Result<(), Fault>)] = &[
+/// Section, request line, To, the other lines in which the messages differ, verdict.
+type Row = (&'static str, &'static str, &'static str, &'static [&'static str], Result<(), Fault>);
+
+const ROWS: &[Row] = &[
     ("4.1", "REGISTER sip:[2001:db8::10]", "sip:user@example.com", &[VIA, CONTACT], Ok(())),
     ("4.2", "REGISTER sip:2001:db8::10", "sip:user@example.com", &[VIA, CONTACT], Err(Fault::RequestUri)),
     ("4.3", "REGISTER sip:[2001:db8::10:5070]", "sip:user@example.com", &[VIA, CONTACT], Ok(())),
@@ -75,7 +77,7 @@ const ROWS: &[(&str, &str, &str, &[&str], Result<(), Fault>)] = &[
 const VIA: &str = "Via: SIP/2.0/UDP [2001:db8::9:1];branch=z9hG4bKas3-111";
 const CONTACT: &str = "Contact: \"Caller\" <sip:caller@[2001:db8::1]>";
 
-fn message(row: &(&str, &str, &str, &[&str], Result<(), Fault>)) -> Message {
+fn message(row: &Row) -> Message {
     let (section, request, to, lines, _) = row;
     let method = request.split(' ').next().unwrap_or_default();
     let text = format!(

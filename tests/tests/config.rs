@@ -397,6 +397,23 @@ fn development_needs_nothing_and_stays_on_loopback() {
 }
 
 #[test]
+fn the_compositions_configuration_is_right() {
+    let scratch = files();
+    for directory in ["secrets", "certs"] {
+        std::fs::create_dir(scratch.path().join(directory)).unwrap();
+    }
+    scratch.file("secrets/operator-token", "secret-operator-token");
+    scratch.file("secrets/app-key", "secret-app-key-0123");
+    scratch.file("secrets/fcm.json", FCM_ACCOUNT);
+    scratch.file("certs/relay.pem", "a certificate");
+    scratch.file("certs/relay.key", "a key");
+    let config = read_with(&scratch, include_str!("../../docker/relay.toml"), &[]);
+    let config = config.unwrap_or_else(|problems| panic!("{problems}"));
+    assert!(config.cautions.is_empty(), "{:?}", config.cautions);
+    assert_eq!(config.store.keyring, Some("/var/lib/sipwake/keyring".into()));
+}
+
+#[test]
 fn the_table_of_settings_names_every_setting() {
     let table = include_str!("../../relay/src/config/settings.md");
     let mut section = String::new();
