@@ -22,7 +22,7 @@ pub async fn check(config: &Config) -> Vec<Problem> {
             problems.push(Problem::new(
                 &format!("app {}", error.app),
                 format!("{}: {}", error.service, error.problem),
-                { "name the file and the ids as the push service gave them" },
+                "name the file and the ids as the push service gave them",
             ));
         }
     }
