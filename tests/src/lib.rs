@@ -28,4 +28,5 @@ pub mod relay_process;
 pub mod relay_setup;
 pub mod scratch;
 pub mod sipp;
+pub mod story;
 pub mod wire;

@@ -4,9 +4,9 @@
 //! for half a message, and the one task has no buffer of its own.
 //!
 //! Invariant: a shard that was sent anything from a connection is sent [`Input::Closed`] when it ends, after the last
-//! message. A connection that no shard can write on any more ends. What a peer does not read is bounded: past [`QUEUE`] messages, or [`WRITE_PATIENCE`], the connection ends.
-//! A message that is malformed ends its
-//! connection, and never reaches a shard.
+//! message. A connection that no shard can write on any more ends. What a peer does not read is bounded: past
+//! [`DEVICE_QUEUE`] or [`SERVER_QUEUE`] messages, or [`WRITE_PATIENCE`], the connection ends. A message that is malformed
+//! ends its connection, and never reaches a shard.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -27,8 +27,10 @@ use super::{ShardInput, Shards};
 use crate::metrics::Metrics;
 use crate::metrics::labels::SipRefusal;
 
-/// Messages that wait for one peer to read; with one more the connection ends.
-const QUEUE: usize = 64;
+/// Messages that wait for one device to read; with one more the connection ends.
+const DEVICE_QUEUE: usize = 64;
+/// Likewise for a SIP server, whose one connection carries all of its bindings.
+const SERVER_QUEUE: usize = 4_096;
 /// How long one write may take; then the connection ends.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a connection may stay without a single valid message after it was accepted.
@@ -97,7 +99,13 @@ pub(super) struct Connection {
 
 impl Connection {
     /// A connection that a peer opened.
-    pub(super) fn accepted(side: Side, transport: Transport, peer: SocketAddr, shards: Shards, metrics: Metrics) -> Self {
+    pub(super) fn accepted(
+        side: Side,
+        transport: Transport,
+        peer: SocketAddr,
+        shards: Shards,
+        metrics: Metrics,
+    ) -> Self {
         Self::new(Source { flow: next_flow(), side, transport, peer }, shards, metrics)
     }
 
@@ -114,7 +122,10 @@ impl Connection {
     }
 
     fn new(source: Source, shards: Shards, metrics: Metrics) -> Self {
-        let (queue, outgoing) = mpsc::channel(QUEUE);
+        let (queue, outgoing) = mpsc::channel(match source.side {
+            Side::Device => DEVICE_QUEUE,
+            Side::Upstream => SERVER_QUEUE,
+        });
         let (again, abort, limits) = (queue.downgrade(), Arc::new(Notify::new()), Limits::default());
         let writer = Some(Writer { queue, abort: abort.clone() });
         Self { source, writer, again, abort, outgoing, shards, metrics, limits, told: 0, home: None, proven: false }

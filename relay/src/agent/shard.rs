@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sip::endpoint::{Endpoint, Input, Output, Settings};
-use sip::id::{FlowId, InstanceId, UpstreamId};
+use sip::id::{CallId, FlowId, InstanceId, UpstreamId};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio::time::sleep_until;
 
 use super::calls::Calls;
@@ -32,6 +33,8 @@ pub(super) struct Shard {
     pub(super) endpoint: Endpoint,
     pub(super) instances: Instances,
     pub(super) calls: Calls,
+    /// The pushes that are being delivered, for calls that are not over.
+    pub(super) pushes: HashMap<CallId, AbortHandle>,
     /// Devices that have a flow.
     pub(super) attached: HashSet<InstanceId>,
     /// SIP servers whose last dial failed.
@@ -56,6 +59,7 @@ impl Shard {
             instances: Instances::default(),
             calls: Calls::default(),
             attached: HashSet::new(),
+            pushes: HashMap::new(),
             unreachable: HashSet::new(),
             arrived: now,
             next: VecDeque::new(),

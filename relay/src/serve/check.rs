@@ -19,9 +19,11 @@ pub async fn check(config: &Config) -> Vec<Problem> {
     check_tls(config, &mut problems);
     for app in &config.apps {
         for error in push::check(&app.id, &push_settings(app)) {
-            problems.push(Problem::new(&format!("app {}", error.app), format!("{}: {}", error.service, error.problem), {
-                "name the file and the ids as the push service gave them"
-            }));
+            problems.push(Problem::new(
+                &format!("app {}", error.app),
+                format!("{}: {}", error.service, error.problem),
+                "name the file and the ids as the push service gave them",
+            ));
         }
     }
     check_store(config, &mut problems).await;
