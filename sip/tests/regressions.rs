@@ -31,3 +31,18 @@ fn a_register_under_way_is_not_repeated_once_the_binding_is_to_be_silent_or_gone
         assert_eq!(again, 0, "the registration that nobody wants any more");
     }
 }
+
+#[test]
+fn a_call_that_is_answered_while_its_cancel_is_under_way_has_one_final_state() {
+    let mut world = World::registered();
+    world.invite("call-1");
+    world.attach(1);
+    let (device, invite, source) = (world.device(1), world.last("INVITE"), world.upstream);
+    world.reply(device, &invite, 180, &[], "");
+    let head = world.head("call-1", "CANCEL", 1, "");
+    world.receive(source, &format!("CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n", world.binding));
+    assert_eq!(world.final_states(), []);
+    world.reply(device, &invite, 200, &[("Contact", "<sip:phone1@10.0.0.5:9999;transport=tls>")], "");
+    assert_eq!(world.count("INVITE 200"), 1, "the 200 crossed the CANCEL and wins");
+    assert_eq!(world.final_states(), [CallState::Answered]);
+}
