@@ -322,9 +322,10 @@ impl World {
         }
     }
 
-    pub(super) fn judge_wrong_password(&mut self, binding: &str, count: u32) {
+    pub(super) fn judge_wrong_password(&mut self, slot: usize, binding: &str, count: u32) {
+        self.watch(slot, || format!("a wrong digest, the {count}th"));
         if count > WRONG_MAX {
-            self.wrong(format!("a wrong password is tried {count} times for {binding}"));
+            self.wrong(format!("a wrong password is tried {count} times for {binding} of slot {slot}"));
         }
     }
 
@@ -433,7 +434,10 @@ impl World {
 
     fn check_bye(&mut self, index: usize, by_phone: bool, flow: Option<u64>, troubles: u64) {
         let Some(flow) = flow else { return };
-        if !self.way_was_good(index, troubles) || !self.stood(index, flow) {
+        let registrar = &self.registrars[self.calls[index].registrar];
+        // A stream that broke in silence is believed in until TCP gives it up.
+        let half_open = registrar.stream && registrar.well_since.saturating_add(20 * MINUTE) > self.agenda.now();
+        if half_open || !self.way_was_good(index, troubles) || !self.stood(index, flow) {
             return;
         }
         let facts = &self.calls[index].facts;
@@ -445,7 +449,7 @@ impl World {
         self.stats.byes += 1;
         if !reached {
             let status = facts.bye_status;
-            self.wrong(format!("the BYE of call {index} (by the phone: {by_phone}) never came ({status:?})"));
+            self.wrong(format!("the BYE of call {index} of slot {slot} (by the phone: {by_phone}) never came ({status:?})"));
         }
     }
 
