@@ -41,6 +41,12 @@ impl<K> Timers<K> {
         self.heap.peek().map(|Reverse(entry)| entry.at)
     }
 
+    /// How many are set, those included that mean nothing any more.
+    #[cfg(test)]
+    pub fn pending(&self) -> usize {
+        self.heap.len()
+    }
+
     /// Takes one deadline that is due at `now`.
     pub fn pop_due(&mut self, now: Instant) -> Option<K> {
         if self.next()? > now {

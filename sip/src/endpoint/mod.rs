@@ -71,7 +71,7 @@ pub struct Endpoint {
     /// Upstream streams that a dialog may use.
     streams: HashMap<FlowId, Transport>,
     /// What a forwarded request is answered when nobody else answers it.
-    failures: HashMap<ServerId, bytes::Bytes>,
+    failures: HashMap<ServerId, (u16, bytes::Bytes)>,
     calls: HashMap<CallId, Hold>,
     calls_of: HashMap<InstanceId, Vec<CallId>>,
 }
@@ -182,8 +182,10 @@ impl Endpoint {
             }
         }
         while let Some(expired) = self.transactions.poll_expired(now) {
-            if let Expired::Client(branch, owner) = expired {
-                self.on_unanswered(now, branch, owner);
+            match expired {
+                Expired::Client(_, ClientOwner::Forwarded(server)) => self.on_forwarded_timeout(now, server),
+                Expired::Client(branch, owner) => self.on_unanswered(now, branch, owner),
+                Expired::Server(_) => {}
             }
         }
         self.flush();

@@ -71,6 +71,7 @@ struct Client<C> {
     /// CANCEL as soon as a provisional response allows it.
     cancel: bool,
     owner: C,
+    armed: Armed,
 }
 
 #[derive(Debug)]
@@ -86,6 +87,30 @@ struct Server<S> {
     key: Box<str>,
     last: Bytes,
     owner: S,
+    armed: Armed,
+}
+
+/// The timer that is set for a transaction. A deadline that moves away leaves it as it is: it fires, and is set again;
+/// so a flood of retransmissions sets no flood of timers.
+#[derive(Clone, Copy, Debug, Default)]
+struct Armed(Option<Instant>);
+
+impl Armed {
+    /// Whether a timer must be set for this deadline.
+    fn must_set(&mut self, deadline: Option<Instant>) -> Option<Instant> {
+        let at = deadline.filter(|at| self.0.is_none_or(|armed| *at < armed))?;
+        self.0 = Some(at);
+        Some(at)
+    }
+
+    /// A timer fires; whether it is the one that counts.
+    fn fires(&mut self, now: Instant) -> bool {
+        let counts = self.0.is_some_and(|at| at <= now);
+        if counts {
+            self.0 = None;
+        }
+        counts
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -154,8 +179,9 @@ impl<C: Copy, S: Copy> Table<C, S> {
         };
         let key = ClientKey { branch, cancel: method == Method::Cancel };
         self.transmits.push_back(Transmit { flow, bytes: request.clone() });
-        self.schedule(machine.deadline(), Timer::Client(key));
-        self.clients.insert(key, Client { machine, flow, request, ack: None, cancel: false, owner });
+        let client = Client { machine, flow, request, ack: None, cancel: false, owner, armed: Armed::default() };
+        self.clients.insert(key, client);
+        self.arm_client(key);
         Ok(())
     }
 
@@ -180,11 +206,10 @@ impl<C: Copy, S: Copy> Table<C, S> {
             self.transmits.push_back(Transmit { flow: client.flow, bytes: ack });
         }
         let cancels = client.cancel && client.machine.may_cancel();
-        let deadline = client.machine.deadline();
         if verdict.ended {
             self.clients.remove(&key);
         } else {
-            self.schedule(deadline, Timer::Client(key));
+            self.arm_client(key);
         }
         if cancels {
             self.send_cancel(now, branch);
@@ -245,8 +270,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
                 }
             }
         }
-        let deadline = server.machine.deadline();
-        self.schedule(deadline, Timer::Server(id));
+        self.arm_server(id);
         Arrival::Absorbed
     }
 
@@ -266,7 +290,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         };
         let key: Box<str> = server_key(request, request.method_text().unwrap_or("?")).into();
         self.by_key.insert(key.clone(), id);
-        self.servers.insert(id, Server { machine, flow, key, last: Bytes::new(), owner });
+        self.servers.insert(id, Server { machine, flow, key, last: Bytes::new(), owner, armed: Armed::default() });
         Ok(id)
     }
 
@@ -277,17 +301,29 @@ impl<C: Copy, S: Copy> Table<C, S> {
         }
     }
 
-    /// Answers a request. A second final answer is dropped, except a 2xx to INVITE, which is passed again.
+    /// Answers a request. A second final answer is dropped, except a 2xx to INVITE, which is passed again. Another request
+    /// than INVITE is not answered 408; its transaction ends without an answer (RFC 4320 §4.2).
     pub fn respond(&mut self, now: Instant, id: ServerId, status: u16, response: Bytes) {
         let Some(server) = self.servers.get_mut(&id) else { return };
-        if !server.machine.on_answer(now, status, &self.timing) {
-            return;
+        if server.machine.on_answer(now, status, &self.timing) {
+            self.transmits.push_back(Transmit { flow: server.flow, bytes: response.clone() });
+            // RFC 6026: a 2xx is repeated by the user agent, never by the transaction.
+            server.last = if server.machine.is_accepted() { Bytes::new() } else { response };
         }
-        self.transmits.push_back(Transmit { flow: server.flow, bytes: response.clone() });
-        // RFC 6026: a 2xx is repeated by the user agent, never by the transaction.
-        server.last = if server.machine.is_accepted() { Bytes::new() } else { response };
-        let deadline = server.machine.deadline();
-        self.schedule(deadline, Timer::Server(id));
+        self.arm_server(id);
+    }
+
+    /// Nobody will answer this request any more. A request other than INVITE ends without an answer, because its sender
+    /// has timed out too (RFC 4320 §4.2); for an INVITE, whether somebody still waits.
+    pub fn give_up(&mut self, now: Instant, id: ServerId) -> bool {
+        match self.servers.get(&id).map(|server| &server.machine) {
+            Some(ServerMachine::Invite(machine)) => machine.is_pending(),
+            Some(ServerMachine::Other(_)) => {
+                self.respond(now, id, 408, Bytes::new());
+                false
+            }
+            None => false,
+        }
     }
 
     /// Whether a server transaction still waits for its final answer.
@@ -319,14 +355,24 @@ impl<C: Copy, S: Copy> Table<C, S> {
         None
     }
 
+    #[cfg(test)]
+    pub(super) fn timers_set(&self) -> usize {
+        self.timers.pending()
+    }
+
     fn client_due(&mut self, now: Instant, key: ClientKey) -> Option<C> {
         let client = self.clients.get_mut(&key)?;
+        if !client.armed.fires(now) {
+            return None;
+        }
         match client.machine.on_deadline(now, &self.timing) {
-            Due::Nothing => None,
+            Due::Nothing => {
+                self.arm_client(key);
+                None
+            }
             Due::Resend => {
                 self.transmits.push_back(Transmit { flow: client.flow, bytes: client.request.clone() });
-                let deadline = client.machine.deadline();
-                self.schedule(deadline, Timer::Client(key));
+                self.arm_client(key);
                 None
             }
             // What a CANCEL left undone, the INVITE's own deadline ends.
@@ -340,12 +386,17 @@ impl<C: Copy, S: Copy> Table<C, S> {
 
     fn server_due(&mut self, now: Instant, id: ServerId) -> Option<S> {
         let server = self.servers.get_mut(&id)?;
+        if !server.armed.fires(now) {
+            return None;
+        }
         match server.machine.on_deadline(now, &self.timing) {
-            Due::Nothing => None,
+            Due::Nothing => {
+                self.arm_server(id);
+                None
+            }
             Due::Resend => {
                 self.transmits.push_back(Transmit { flow: server.flow, bytes: server.last.clone() });
-                let deadline = server.machine.deadline();
-                self.schedule(deadline, Timer::Server(id));
+                self.arm_server(id);
                 None
             }
             Due::TimedOut => self.forget_server(id),
@@ -369,16 +420,23 @@ impl<C: Copy, S: Copy> Table<C, S> {
         if let ClientMachine::Invite(machine) = &mut client.machine {
             machine.on_cancelled(now, &self.timing);
         }
-        let deadline = client.machine.deadline();
         let Some(cancel) = compose_cancel(&client.request, &self.limits) else { return };
-        self.schedule(deadline, Timer::Client(key));
+        self.arm_client(key);
         // A full table keeps the CANCEL from being sent; the INVITE then ends by its own deadline.
         let _ = self.send(now, branch, Method::Cancel, cancel, flow, owner);
     }
 
-    fn schedule(&mut self, deadline: Option<Instant>, timer: Timer) {
-        if let Some(at) = deadline {
-            self.timers.set(at, timer);
+    fn arm_client(&mut self, key: ClientKey) {
+        let Some(client) = self.clients.get_mut(&key) else { return };
+        if let Some(at) = client.armed.must_set(client.machine.deadline()) {
+            self.timers.set(at, Timer::Client(key));
+        }
+    }
+
+    fn arm_server(&mut self, id: ServerId) {
+        let Some(server) = self.servers.get_mut(&id) else { return };
+        if let Some(at) = server.armed.must_set(server.machine.deadline()) {
+            self.timers.set(at, Timer::Server(id));
         }
     }
 }
