@@ -28,5 +28,6 @@ pub mod relay_process;
 pub mod relay_setup;
 pub mod scratch;
 pub mod sipp;
+pub mod stage;
 pub mod story;
 pub mod wire;
