@@ -4,10 +4,12 @@
 //! Invariant: each request in the dialog gets an answer at once, each 2xx to an INVITE is sent until its ACK comes, each
 //! repeated request gets the same answer again; what breaks a rule is recorded, never fatal.
 
+mod answering;
+
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sip::message::{Message, Method, Name};
+use sip::message::{Message, Name};
 
 use crate::board::{Board, Missed};
 use crate::dialog::{Dialog, contact, faults};
@@ -373,12 +375,8 @@ impl Leg {
         }
         match status {
             101..300 if invite => {
-                if earlier.is_some() {
-                } else if state.calling && index == 0 {
-                    state.dialog.learn(&response);
-                    self.check_own_route(state);
-                } else if let Some(target) = contact(&response) {
-                    state.dialog.target = target;
+                if earlier.is_none() {
+                    self.learn(state, index, &response);
                 }
                 if let Some(ack) = &state.sent[index].ack {
                     self.flow.send(ack);
@@ -395,7 +393,13 @@ impl Leg {
         }
     }
 
-    fn check_own_route(&self, state: &mut State) {
+    /// What a provisional or successful response to an INVITE tells of the dialog.
+    fn learn(&self, state: &mut State, index: usize, response: &Message) {
+        if !(state.calling && index == 0) {
+            state.dialog.target = contact(response).unwrap_or_else(|| state.dialog.target.clone());
+            return;
+        }
+        state.dialog.learn(response);
         let (own, routes) = (self.appearance.own_route.as_ref(), &state.dialog.routes);
         if own.is_some() && !routes.is_empty() && own != routes.first() {
             state.violations.push("the Record-Route that we put in did not come back".to_owned());
@@ -416,129 +420,6 @@ impl Leg {
             .line("CSeq", &format!("{number} ACK"))
             .finish();
         self.flow.send(&ack);
-    }
-
-    fn on_request(&self, state: &mut State, request: Message) {
-        let key = key_of(&request);
-        match request.method() {
-            Some(Method::Ack) => return self.on_ack(state, request),
-            Some(Method::Cancel) => return self.on_cancel(state, request),
-            _ => {}
-        }
-        if let Some(known) = state.served.iter().find(|t| t.key == key) {
-            if let Some((_, bytes)) = &known.answer {
-                self.flow.send(bytes);
-            }
-            return;
-        }
-        state.violations.extend(faults(&request));
-        self.check_dialog(state, &request);
-        let (number, method) = request.cseq().unwrap_or_default();
-        let method = method.to_owned();
-        let status = match state.dialog.remote_cseq {
-            _ if state.ended && method != "BYE" => 481,
-            Some(last) if number <= last => 500,
-            _ => 200,
-        };
-        if status == 200 {
-            state.dialog.remote_cseq = Some(number);
-        }
-        state.served.push(ServerTransaction { key, request: request.clone(), answer: None, resend: None });
-        let index = state.served.len() - 1;
-        match method.as_str() {
-            "INVITE" if status == 200 => {
-                state.dialog.target = contact(&request).unwrap_or_else(|| state.dialog.target.clone());
-                self.answer(state, index, 200, &[], Some(("application/sdp", &sdp(2))));
-            }
-            _ => self.answer(state, index, status, &[], None),
-        }
-        state.ended |= method == "BYE";
-        state.requests.push(request);
-    }
-
-    fn check_dialog(&self, state: &mut State, request: &Message) {
-        let from_tag = request.from().and_then(|from| from.tag().map(str::to_owned));
-        let violations = &mut state.violations;
-        if state.dialog.remote_tag().is_some_and(|tag| Some(tag) != from_tag.as_deref()) {
-            violations.push("a request with another From tag than the dialog's".to_owned());
-        }
-        if request.request_uri() != Some(&self.appearance.contact) {
-            let uri = request.request_uri().unwrap_or_default();
-            violations.push(format!("a request to {uri} instead of {}", self.appearance.contact));
-        }
-        match (&self.appearance.own_route, request.elements(Name::Route).next()) {
-            (None, None) => {}
-            (Some(own), Some(route)) if own == route => {}
-            (_, route) => violations.push(format!("a request with the Route {route:?}")),
-        }
-    }
-
-    fn on_ack(&self, state: &mut State, ack: Message) {
-        let number = ack.cseq().map(|(number, _)| number);
-        let served = state.served.iter_mut().find(|t| {
-            t.request.method() == Some(Method::Invite) && t.request.cseq().map(|(number, _)| number) == number
-        });
-        match served {
-            None => state.violations.push("an ACK for no INVITE".to_owned()),
-            Some(served) => {
-                let first = served.resend.take().is_some();
-                let success = served.answer.as_ref().is_some_and(|(status, _)| *status < 300);
-                if success {
-                    let own = self.appearance.contact.as_str();
-                    if ack.request_uri() != Some(own) {
-                        state.violations.push(format!("an ACK to {:?} instead of {own}", ack.request_uri()));
-                    }
-                }
-                if first || !success {
-                    state.requests.push(ack);
-                }
-            }
-        }
-    }
-
-    fn on_cancel(&self, state: &mut State, cancel: Message) {
-        let branch = key_of(&cancel).branch;
-        let found = state.served.iter().position(|t| t.key.branch == branch && t.key.method == "INVITE");
-        let status = if found.is_some() { 200 } else { 481 };
-        self.flow.send(&Lines::response(&cancel, status, &token()).finish());
-        if let Some(index) = found
-            && state.served[index].answer.as_ref().is_none_or(|(status, _)| *status < 200)
-        {
-            self.answer(state, index, 487, &[], None);
-        }
-        state.requests.push(cancel);
-    }
-
-    fn answer(
-        &self,
-        state: &mut State,
-        index: usize,
-        status: u16,
-        headers: &[(&str, &str)],
-        body: Option<(&str, &str)>,
-    ) {
-        let request = &state.served[index].request;
-        let local = sip::message::NameAddr::parse(&state.dialog.local);
-        let tag = local.and_then(|local| local.tag().map(str::to_owned)).unwrap_or_default();
-        let invite = request.method() == Some(Method::Invite);
-        let mut lines = Lines::response(request, status, &tag);
-        if invite && (101..300).contains(&status) {
-            lines = lines.line("Contact", &format!("<{}>", self.appearance.contact));
-        }
-        lines = lines.lines(headers.iter().copied());
-        let bytes = match body {
-            Some((kind, text)) => lines.body(kind, text),
-            None => lines.finish(),
-        };
-        state.log.push(format!("→ {status} to {}", request.method_text().unwrap_or_default()));
-        let repeat =
-            invite && (status >= 200 && status < 300 || status >= 300 && self.flow.transport() == Transport::Udp);
-        if repeat {
-            state.served[index].resend = Some(Resend::start(&self.flow, bytes.clone()));
-        } else {
-            self.flow.send(&bytes);
-        }
-        state.served[index].answer = Some((status, bytes));
     }
 }
 

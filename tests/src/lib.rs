@@ -3,6 +3,7 @@
 //! Invariant: each stand-in listens on loopback alone, checks what the real service checks, records violations instead
 //! of panicking in a task, and stops when its last handle is dropped.
 
+pub mod api_client;
 pub mod apns;
 pub mod authority;
 pub mod baresip;
@@ -23,6 +24,8 @@ pub mod phone;
 pub mod ports;
 pub mod redis_server;
 pub mod registrar;
+pub mod relay_process;
+pub mod relay_setup;
 pub mod scratch;
 pub mod sipp;
 pub mod wire;

@@ -1,0 +1,314 @@
+//! The real binary, `sipwake serve`, as a child process with a configuration of its own.
+//!
+//! Invariant: it is the binary of these sources, built when it is absent or older than they are; it ends with its
+//! handle; what it logged is kept.
+
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
+
+use hyper::Version;
+use rustix::process::Signal;
+
+use crate::api_client::ApiClient;
+use crate::board::Missed;
+use crate::child::{Child, Scratch};
+pub use crate::relay_setup::{Apns, App, Fcm, Ports, Setup};
+use crate::wire::Transport;
+
+/// How long it may take until `/readyz` says 200.
+const READY_WITHIN: Duration = Duration::from_secs(20);
+/// How long to wait between two looks at `/readyz`.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// A relay that runs, or ran.
+pub struct RelayProcess {
+    setup: Setup,
+    scratch: Scratch,
+    config: PathBuf,
+    child: Child,
+}
+
+impl RelayProcess {
+    /// Starts it and waits until it is ready.
+    ///
+    /// # Errors
+    /// [`Missed`] when it does not get ready, with the end of its log.
+    pub async fn start(setup: Setup) -> Result<Self, Missed> {
+        let relay = Self::launch(setup)?;
+        relay.await_ready(READY_WITHIN).await?;
+        Ok(relay)
+    }
+
+    /// Starts it and waits for nothing.
+    ///
+    /// # Errors
+    /// [`Missed`] when the binary cannot be built or started.
+    pub fn launch(setup: Setup) -> Result<Self, Missed> {
+        let scratch = Scratch::new("relay");
+        let config = setup.write(&scratch);
+        let child = spawn(&setup, &scratch, &config)?;
+        Ok(Self { setup, scratch, config, child })
+    }
+
+    /// Starts it again after it ended: same configuration, same ports, same files.
+    ///
+    /// # Errors
+    /// [`Missed`] when it does not get ready.
+    pub async fn restart(&mut self) -> Result<(), Missed> {
+        self.child.kill().await?;
+        self.child = spawn(&self.setup, &self.scratch, &self.config)?;
+        self.await_ready(READY_WITHIN).await
+    }
+
+    /// Waits until `/readyz` says 200.
+    ///
+    /// # Errors
+    /// [`Missed`] when it does not `within` the time, or the process ends.
+    pub async fn await_ready(&self, within: Duration) -> Result<(), Missed> {
+        let operator = self.operator();
+        let look = async {
+            while self.child.is_running() {
+                if operator.get("/readyz").await.is_ok_and(|answer| answer.status == 200) {
+                    return Some(());
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            None
+        };
+        let ready = tokio::time::timeout(within, look).await.ok().flatten();
+        ready.ok_or_else(|| self.child.missed("readiness"))
+    }
+
+    /// What it was told.
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// A client of its API with the key of the first app, over HTTP/2.
+    pub fn api(&self) -> ApiClient {
+        self.api_over(Version::HTTP_2)
+    }
+
+    /// A client of its API with the key of the first app.
+    pub fn api_over(&self, version: Version) -> ApiClient {
+        let key = self.setup.apps.first().map(|app| app.api_key.as_str());
+        ApiClient::new(Setup::at(self.setup.ports.api), version, &self.setup.authority, key)
+    }
+
+    /// A client of its operator listener with the operator's token.
+    pub fn operator(&self) -> ApiClient {
+        let token = Some(self.setup.operator_token.as_str());
+        ApiClient::new(Setup::at(self.setup.ports.operator), Version::HTTP_11, &self.setup.authority, token)
+    }
+
+    /// The edge, as a phone dials it: `sip:127.0.0.1:5061;transport=tls`.
+    pub fn edge_uri(&self) -> String {
+        format!("sip:127.0.0.1:{};transport=tls", self.setup.ports.edge)
+    }
+
+    /// The listener toward SIP servers.
+    pub fn upstream(&self, transport: Transport) -> SocketAddr {
+        Setup::at(match transport {
+            Transport::Udp => self.setup.ports.udp,
+            Transport::Tcp => self.setup.ports.tcp,
+            Transport::Tls => self.setup.ports.tls,
+        })
+    }
+
+    /// The value of a metric as `/metrics` prints it, such as `sipwake_store_up` or `sipwake_wipes_total{reason="disabled"}`.
+    /// `None` when it is absent.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        let page = self.operator().get("/metrics").await.ok()?.text();
+        let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
+        line.trim().parse().ok()
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
+    /// Whether it runs.
+    pub fn is_running(&self) -> bool {
+        self.child.is_running()
+    }
+
+    /// Everything that it logged since it was last started.
+    pub fn log(&self) -> String {
+        self.child.output()
+    }
+
+    /// Waits for a log line that contains `text`.
+    ///
+    /// # Errors
+    /// [`Missed`] when none comes `within` the time.
+    pub async fn await_log(&self, text: &str, within: Duration) -> Result<String, Missed> {
+        self.child.await_line(text, within).await
+    }
+
+    /// `kill -9`, and waits for the end.
+    ///
+    /// # Errors
+    /// [`Missed`] when it does not end.
+    pub async fn kill_9(&self) -> Result<(), Missed> {
+        self.child.kill().await.map(drop)
+    }
+
+    /// SIGTERM, and waits for the end of the drain.
+    ///
+    /// # Errors
+    /// [`Missed`] when it does not end `within` the time.
+    pub async fn terminate(&self, within: Duration) -> Result<ExitStatus, Missed> {
+        self.child.signal(Signal::TERM);
+        self.child.exit(within).await
+    }
+
+    /// Its resident memory in bytes.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn resident(&self) -> std::io::Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        kilobytes.map(|kb| kb * 1024).ok_or_else(|| std::io::Error::other("no VmRSS"))
+    }
+
+    /// Whether these bytes stand anywhere in its memory (every readable mapping, through `/proc/PID/mem`).
+    ///
+    /// # Errors
+    /// When the memory may not be read, or the process is gone.
+    pub fn memory_contains(&self, needle: &[u8]) -> std::io::Result<bool> {
+        memory_contains(self.pid(), needle)
+    }
+}
+
+/// Whether `needle` stands in a process's memory.
+///
+/// # Errors
+/// When the memory may not be read.
+pub fn memory_contains(pid: u32, needle: &[u8]) -> std::io::Result<bool> {
+    const PIECE: usize = 1 << 20;
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let mut memory = std::fs::File::open(format!("/proc/{pid}/mem"))?;
+    let finder = memchr::memmem::Finder::new(needle);
+    let mut seen = 0;
+    for line in maps.lines() {
+        let mut fields = line.split_whitespace();
+        let (Some(range), Some(rights)) = (fields.next(), fields.next()) else { continue };
+        // The kernel's own pages cannot be read this way.
+        if !rights.starts_with('r') || line.ends_with("[vvar]") || line.ends_with("[vsyscall]") {
+            continue;
+        }
+        let Some((start, end)) = range.split_once('-') else { continue };
+        let (Ok(start), Ok(end)) = (u64::from_str_radix(start, 16), u64::from_str_radix(end, 16)) else { continue };
+        let mut window = Vec::with_capacity(PIECE + needle.len());
+        let mut at = start;
+        while at < end {
+            let want = PIECE.min((end - at) as usize);
+            let kept = window.len().min(needle.len().saturating_sub(1));
+            window.drain(..window.len() - kept);
+            memory.seek(SeekFrom::Start(at))?;
+            let got = (&mut memory).take(want as u64).read_to_end(&mut window);
+            // A mapping may go away meanwhile, and some cannot be read.
+            let Ok(got @ 1..) = got else { break };
+            seen += got;
+            if finder.find(&window).is_some() {
+                return Ok(true);
+            }
+            at += got as u64;
+        }
+    }
+    if seen == 0 { Err(std::io::Error::other("nothing of the memory could be read")) } else { Ok(false) }
+}
+
+fn spawn(setup: &Setup, scratch: &Scratch, config: &Path) -> Result<Child, Missed> {
+    let mut command = Command::new(binary()?);
+    command.arg("serve").arg("--config").arg(config).current_dir(scratch.path());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("SIPWAKE_") {
+            command.env_remove(name);
+        }
+    }
+    command.env("RUST_LOG", &setup.log).env("NO_COLOR", "1").envs(setup.environment.iter().cloned());
+    Child::spawn(command, "(built by cargo)")
+}
+
+/// The path of `sipwake`, built from these sources.
+///
+/// # Errors
+/// [`Missed`] when it cannot be built.
+pub fn binary() -> Result<PathBuf, Missed> {
+    static BINARY: OnceLock<Result<PathBuf, Missed>> = OnceLock::new();
+    BINARY.get_or_init(find_or_build).clone()
+}
+
+fn find_or_build() -> Result<PathBuf, Missed> {
+    if let Some(path) = std::env::var_os("SIPWAKE_BINARY") {
+        return Ok(path.into());
+    }
+    let failed = |what: String| Missed::new("the binary sipwake", what);
+    let own = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
+    // `target/PROFILE/deps/test-…` or `target/PROFILE/demo`.
+    let mut directory = own.parent().unwrap_or(Path::new("."));
+    if directory.ends_with("deps") {
+        directory = directory.parent().unwrap_or(directory);
+    }
+    let binary = directory.join("sipwake");
+    let house = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let built = std::fs::metadata(&binary).and_then(|meta| meta.modified()).ok();
+    let sources = newest(&house.join("relay/src")).max(newest(&house.join("sip/src")));
+    if built.is_some_and(|built| built >= sources) {
+        return Ok(binary);
+    }
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "-p", "relay", "--bin", "sipwake"]).current_dir(house);
+    if directory.ends_with("release") {
+        cargo.arg("--release");
+    }
+    // `target/PROFILE` is where the test is, wherever that may be.
+    if let Some(target) = directory.parent() {
+        cargo.arg("--target-dir").arg(target);
+    }
+    let output = cargo.output().map_err(|error| failed(error.to_string()))?;
+    if !output.status.success() || !binary.exists() {
+        return Err(failed(String::from_utf8_lossy(&output.stderr).into_owned()));
+    }
+    Ok(binary)
+}
+
+/// When the newest file below a directory was changed.
+fn newest(directory: &Path) -> SystemTime {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let times = entries.filter_map(|entry| {
+        let meta = entry.metadata().ok()?;
+        if meta.is_dir() { Some(newest(&entry.path())) } else { meta.modified().ok() }
+    });
+    times.max().unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_in_memory_is_found_and_what_does_not_is_not() {
+        let held = crate::digest::token() + &crate::digest::token();
+        assert!(memory_contains(std::process::id(), held.as_bytes()).unwrap());
+        // The needle that is searched for must not stand in this process itself, so it is searched in another.
+        let other = Child::spawn(
+            {
+                let mut c = Command::new("sleep");
+                c.arg("60");
+                c
+            },
+            "coreutils",
+        )
+        .unwrap();
+        assert!(!memory_contains(other.pid(), held.as_bytes()).unwrap());
+    }
+}

@@ -1,0 +1,210 @@
+//! The configuration of a relay under test: typed knobs, written as the contract's TOML.
+//!
+//! Invariant: it names loopback addresses alone, and ports that nobody else has.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::authority::Authority;
+use crate::child::Scratch;
+use crate::digest::token;
+use crate::ports;
+use crate::wire::Transport;
+
+/// Where APNs is, and with what the relay signs.
+#[derive(Clone, Debug)]
+pub struct Apns {
+    /// The `.p8` file.
+    pub key_file: PathBuf,
+    /// Ten characters.
+    pub key_id: String,
+    /// Ten characters.
+    pub team_id: String,
+    /// `https://127.0.0.1:port`
+    pub endpoint: String,
+    /// Whom the relay trusts for it.
+    pub ca_file: PathBuf,
+}
+
+/// Where FCM is, and who the relay is to it.
+#[derive(Clone, Debug)]
+pub struct Fcm {
+    /// The service account's JSON.
+    pub service_account_file: PathBuf,
+    /// `https://127.0.0.1:port`
+    pub endpoint: String,
+    /// Whom the relay trusts for it.
+    pub ca_file: PathBuf,
+}
+
+/// One app that the relay serves.
+#[derive(Clone, Debug)]
+pub struct App {
+    /// Its id.
+    pub id: String,
+    /// Its API key.
+    pub api_key: String,
+    /// Its APNs.
+    pub apns: Option<Apns>,
+    /// Its FCM.
+    pub fcm: Option<Fcm>,
+}
+
+impl App {
+    /// An app with a key of its own and no push service yet.
+    pub fn new(id: &str) -> Self {
+        Self { id: id.to_owned(), api_key: format!("app-{}{}", token(), token()), apns: None, fcm: None }
+    }
+}
+
+/// What the relay is told. Durations are written as in its file: `30s`, `3d`.
+#[derive(Clone)]
+pub struct Setup {
+    /// Who issues its certificate, and whom it trusts upstream.
+    pub authority: Authority,
+    /// The transports toward SIP servers.
+    pub transports: Vec<Transport>,
+    /// `memory:` or a Redis URL.
+    pub store: String,
+    /// The keyring; a file of this relay alone unless told.
+    pub keyring: Option<PathBuf>,
+    /// `call.ring_timeout`
+    pub ring_timeout: String,
+    /// `call.answer_timeout`
+    pub answer_timeout: String,
+    /// `call.early_ringing`
+    pub early_ringing: String,
+    /// `lifetime.min`, `default` and `max`.
+    pub lifetime: [String; 3],
+    /// `upstream.register_expires`
+    pub register_expires: String,
+    /// `upstream.allow_addresses`; loopback unless told.
+    pub allow_addresses: Vec<String>,
+    /// `upstream.domains`
+    pub domains: Vec<String>,
+    /// The apps.
+    pub apps: Vec<App>,
+    /// Further TOML, at the end.
+    pub further: String,
+    /// `RUST_LOG`
+    pub log: String,
+    /// Further variables of the environment.
+    pub environment: Vec<(String, String)>,
+    /// Where it listens.
+    pub ports: Ports,
+    /// The operator's token.
+    pub operator_token: String,
+}
+
+/// The relay's ports on 127.0.0.1.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    /// SIP over TLS, for devices.
+    pub edge: u16,
+    /// HTTPS, for apps.
+    pub api: u16,
+    /// HTTPS, for operators.
+    pub operator: u16,
+    /// UDP toward SIP servers.
+    pub udp: u16,
+    /// TCP toward SIP servers.
+    pub tcp: u16,
+    /// TLS toward SIP servers.
+    pub tls: u16,
+}
+
+impl Ports {
+    fn new() -> Self {
+        let port = ports::free;
+        Self { edge: port(), api: port(), operator: port(), udp: port(), tcp: port(), tls: port() }
+    }
+}
+
+impl Setup {
+    /// A relay on loopback with these apps; TLS upstream, the store in memory, the contract's defaults.
+    pub fn new(authority: &Authority, apps: Vec<App>) -> Self {
+        let text = str::to_owned;
+        Self {
+            authority: authority.clone(),
+            transports: vec![Transport::Tls],
+            store: text("memory:"),
+            keyring: None,
+            ring_timeout: text("30s"),
+            answer_timeout: text("120s"),
+            early_ringing: text("after-push-accepted"),
+            lifetime: ["3d", "5d", "6d"].map(text),
+            register_expires: text("600s"),
+            allow_addresses: vec![text("127.0.0.0/8"), text("::1/128")],
+            domains: vec![text("*")],
+            apps,
+            further: String::new(),
+            log: text("info,relay=debug,sip=debug,sipwake=debug"),
+            environment: Vec::new(),
+            ports: Ports::new(),
+            operator_token: format!("operator-{}{}", token(), token()),
+        }
+    }
+
+    /// Writes the configuration and the files it names, and gives its path.
+    pub(crate) fn write(&self, scratch: &Scratch) -> PathBuf {
+        let issued = self.authority.loopback();
+        let Ports { edge, api, operator, udp, tcp, tls } = self.ports;
+        let operator_token = scratch.write("operator-token", &self.operator_token);
+        let keyring = self.keyring.clone().unwrap_or_else(|| scratch.path().join("keyring"));
+        let transports: Vec<&str> = self.transports.iter().map(|transport| transport.param()).collect();
+        let [shortest, usual, longest] = &self.lifetime;
+        // A Rust string's debug form is a TOML basic string for all that stands here.
+        let mut text = format!(
+            "[edge]\nlisten = \"127.0.0.1:{edge}\"\npublic = \"127.0.0.1:{edge}\"\n\n\
+             [api]\nlisten = \"127.0.0.1:{api}\"\n\n\
+             [operator]\nlisten = \"127.0.0.1:{operator}\"\ntoken_file = {operator_token:?}\n\n\
+             [tls]\ncertificate = {:?}\nkey = {:?}\n\n\
+             [upstream]\ntransports = {transports:?}\nudp_listen = \"127.0.0.1:{udp}\"\n\
+             tcp_listen = \"127.0.0.1:{tcp}\"\ntls_listen = \"127.0.0.1:{tls}\"\npublic_host = \"127.0.0.1\"\n\
+             ca_file = {:?}\nallow_addresses = {:?}\ndomains = {:?}\nregister_expires = {:?}\n\n\
+             [store]\nurl = {:?}\nkeyring = {keyring:?}\n\n\
+             [lifetime]\nmin = {shortest:?}\ndefault = {usual:?}\nmax = {longest:?}\n\n\
+             [call]\nring_timeout = {:?}\nanswer_timeout = {:?}\nearly_ringing = {:?}\n",
+            issued.certificate_file,
+            issued.key_file,
+            self.authority.ca_file(),
+            self.allow_addresses,
+            self.domains,
+            self.register_expires,
+            self.store,
+            self.ring_timeout,
+            self.answer_timeout,
+            self.early_ringing,
+        );
+        for (index, app) in self.apps.iter().enumerate() {
+            write_app(&mut text, scratch, index, app);
+        }
+        text += &self.further;
+        scratch.write("sipwake.toml", &text)
+    }
+
+    /// The address of a port.
+    pub(crate) fn at(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+}
+
+fn write_app(text: &mut String, scratch: &Scratch, index: usize, app: &App) {
+    let key_file = scratch.write(&format!("app-key-{index}"), &app.api_key);
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "\n[[app]]\nid = {:?}\napi_key_file = {key_file:?}", app.id);
+    if let Some(Apns { key_file, key_id, team_id, endpoint, ca_file }) = &app.apns {
+        let _ = writeln!(
+            text,
+            "[app.apns]\nkey_file = {key_file:?}\nkey_id = {key_id:?}\nteam_id = {team_id:?}\n\
+             endpoint = {endpoint:?}\nca_file = {ca_file:?}"
+        );
+    }
+    if let Some(Fcm { service_account_file, endpoint, ca_file }) = &app.fcm {
+        let _ = writeln!(
+            text,
+            "[app.fcm]\nservice_account_file = {service_account_file:?}\nendpoint = {endpoint:?}\nca_file = {ca_file:?}"
+        );
+    }
+}
