@@ -188,8 +188,8 @@ pub struct App {
 /// `[app.apns]`.
 #[derive(Debug, Clone)]
 pub struct Apns {
-    /// The provider key, PKCS #8 in PEM (the `.p8` file's content).
-    pub key: SecretText,
+    /// The provider key, PKCS #8 in PEM: the `.p8` file.
+    pub key_file: PathBuf,
     /// The key's id, ten letters or digits.
     pub key_id: Box<str>,
     /// The team's id, ten letters or digits.
@@ -204,7 +204,7 @@ pub struct Apns {
 #[derive(Debug, Clone)]
 pub struct Fcm {
     /// The service account's JSON.
-    pub service_account: SecretText,
+    pub service_account_file: PathBuf,
     /// Another FCM, as `https://host[:port]`.
     pub endpoint: Option<Box<str>>,
     /// PEM certificates trusted for `endpoint` and the account's `token_uri` beside the system's roots.

@@ -5,13 +5,31 @@
 //! Invariant: nothing that a use case gives back holds a secret, except the instance's own secret in the answer to its
 //! enabling.
 
+use std::collections::HashMap;
 use std::future::Future;
+use std::sync::Arc;
 
 use sip::id::{CallId, InstanceId};
 
+use crate::agent::Agent;
+use crate::agent::command::{CallWish, Who};
+use crate::config::DomainRules;
+use crate::metrics::Metrics;
+use crate::metrics::labels::WipeReason;
+use crate::net::drain::Drain;
+use crate::net::resolve::Resolver;
 use crate::secret::InstanceSecret;
+use crate::vault::{Lookup, Vault};
 
+mod change;
+mod enable;
+mod resume;
+mod turns;
 pub mod types;
+mod views;
+mod wipe;
+
+use turns::Turns;
 
 use types::{
     AccessError, CallError, CallView, Change, ChangeError, Enable, EnableError, Enabled, Export, Listed, OperatorError,
@@ -81,53 +99,104 @@ pub trait UseCases: Clone + Send + Sync + 'static {
 }
 
 /// The use cases of this relay; cheap to clone.
-///
-/// Not wired to an agent yet: every question is answered as if the store were away.
-#[derive(Clone, Debug, Default)]
-pub struct Enrollment {}
+#[derive(Clone)]
+pub struct Enrollment(Arc<Inner>);
+
+/// What the use cases stand on.
+pub struct Ground {
+    /// The agent, with its shards.
+    pub agent: Agent,
+    /// The store.
+    pub vault: Vault,
+    /// The metrics.
+    pub metrics: Metrics,
+    /// DNS and the address policy.
+    pub resolver: Resolver,
+    /// The SIP domains that accounts may belong to.
+    pub domains: DomainRules,
+    /// `host:port` of the edge, as devices are told.
+    pub edge: Box<str>,
+    /// The push services of each App.
+    pub services: HashMap<Box<str>, Services>,
+    /// When it begins, nothing is enabled any more.
+    pub drain: Drain,
+}
+
+/// Which push services an App has at this relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Services {
+    /// Apple's.
+    pub apns: bool,
+    /// Google's.
+    pub fcm: bool,
+}
+
+struct Inner {
+    ground: Ground,
+    /// One enabling at a time for the same app, AOR and push token.
+    enabling: Turns<Lookup>,
+    /// One change at a time for an instance.
+    changing: Turns<InstanceId>,
+}
+
+impl Enrollment {
+    /// The use cases over an agent that runs.
+    pub fn new(ground: Ground) -> Self {
+        Self(Arc::new(Inner { ground, enabling: Turns::default(), changing: Turns::default() }))
+    }
+}
 
 impl UseCases for Enrollment {
-    async fn enable(&self, _app: &str, _wish: Enable) -> Result<Enabled, EnableError> {
-        Err(EnableError::StoreAway)
+    async fn enable(&self, app: &str, wish: Enable) -> Result<Enabled, EnableError> {
+        let (it, app) = (self.0.clone(), app.into());
+        // In a task of its own: an app that hangs up leaves no half of an enabling.
+        tokio::spawn(async move { it.enable(app, wish).await }).await.unwrap_or(Err(EnableError::Draining))
     }
 
-    async fn read(&self, _id: InstanceId, _proof: &InstanceSecret) -> Result<View, AccessError> {
-        Err(AccessError::StoreAway)
+    async fn read(&self, id: InstanceId, proof: &InstanceSecret) -> Result<View, AccessError> {
+        let standing = self.0.look(id, proof).await?;
+        self.0.view(&standing).ok_or(AccessError::Unknown)
     }
 
-    async fn change(&self, _id: InstanceId, _proof: &InstanceSecret, _change: Change) -> Result<View, ChangeError> {
-        Err(AccessError::StoreAway.into())
+    async fn change(&self, id: InstanceId, proof: &InstanceSecret, change: Change) -> Result<View, ChangeError> {
+        let (it, proof) = (self.0.clone(), proof.clone());
+        let change = tokio::spawn(async move { it.change(id, &proof, change).await });
+        change.await.unwrap_or(Err(ChangeError::Access(AccessError::StoreAway)))
     }
 
-    async fn disable(&self, _id: InstanceId, _proof: &InstanceSecret) -> Result<Receipt, AccessError> {
-        Err(AccessError::StoreAway)
+    async fn disable(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Receipt, AccessError> {
+        self.0.wipe(id, Who::Device(proof.clone()), WipeReason::Disabled).await
     }
 
-    async fn call(&self, _id: InstanceId, _proof: &InstanceSecret, _call: CallId) -> Result<CallView, CallError> {
-        Err(AccessError::StoreAway.into())
+    async fn call(&self, id: InstanceId, proof: &InstanceSecret, call: CallId) -> Result<CallView, CallError> {
+        self.0.call(id, proof, call, CallWish::Look).await
     }
 
-    async fn progress(&self, _id: InstanceId, _proof: &InstanceSecret, _call: CallId) -> Result<(), CallError> {
-        Err(AccessError::StoreAway.into())
+    async fn progress(&self, id: InstanceId, proof: &InstanceSecret, call: CallId) -> Result<(), CallError> {
+        self.0.call(id, proof, call, CallWish::Ring).await.map(drop)
     }
 
-    async fn decline(&self, _id: InstanceId, _proof: &InstanceSecret, _call: CallId) -> Result<(), CallError> {
-        Err(AccessError::StoreAway.into())
+    async fn decline(&self, id: InstanceId, proof: &InstanceSecret, call: CallId) -> Result<(), CallError> {
+        self.0.call(id, proof, call, CallWish::Decline).await.map(drop)
     }
 
-    async fn list(&self, _after: Option<InstanceId>, _limit: usize) -> Result<Page, OperatorError> {
-        Err(OperatorError::StoreAway)
+    async fn list(&self, after: Option<InstanceId>, limit: usize) -> Result<Page, OperatorError> {
+        Ok(self.0.list(after, limit).await)
     }
 
-    async fn show(&self, _id: InstanceId) -> Result<Listed, OperatorError> {
-        Err(OperatorError::StoreAway)
+    async fn show(&self, id: InstanceId) -> Result<Listed, OperatorError> {
+        let standing = self.0.look_as_relay(id).await?;
+        self.0.listed(&standing).ok_or(OperatorError::Unknown)
     }
 
-    async fn wipe(&self, _id: InstanceId) -> Result<Receipt, OperatorError> {
-        Err(OperatorError::StoreAway)
+    async fn wipe(&self, id: InstanceId) -> Result<Receipt, OperatorError> {
+        self.0.wipe(id, Who::Relay, WipeReason::Operator).await.map_err(|error| match error {
+            AccessError::StoreAway => OperatorError::StoreAway,
+            AccessError::Unknown | AccessError::Forbidden => OperatorError::Unknown,
+        })
     }
 
-    async fn export(&self, _id: InstanceId) -> Result<Export, OperatorError> {
-        Err(OperatorError::StoreAway)
+    async fn export(&self, id: InstanceId) -> Result<Export, OperatorError> {
+        self.0.export(id).await
     }
 }

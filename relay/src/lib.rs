@@ -12,12 +12,14 @@
 //! | 1 | [`vault`] | the ephemeral credential store |
 //! | 1 | [`push`] | APNs, FCM, payload, verdicts |
 //! | 1 | [`net`] | listen, dial, resolve, TLS and its reload; knows bytes, not SIP |
-//! | 2 | `agent` | owns one Endpoint shard |
+//! | 2 | [`agent`] | drives the Endpoint shards, and joins them to the network, the vault and the push services |
 //! | 3 | [`enrollment`] | the use cases: enable, renew, resume, take over, wipe |
 //! | 4 | [`api`] | HTTPS for apps and SIP servers |
 //! | 4 | [`operator`] | health, metrics, status page |
-//! | 5 | `main.rs` | the command line, wiring, drain |
+//! | 5 | [`serve`] | a whole relay: wiring and drain |
+//! | 5 | `main.rs` | the command line |
 
+pub mod agent;
 pub mod api;
 pub mod clock;
 pub mod config;
@@ -27,4 +29,5 @@ pub mod net;
 pub mod operator;
 pub mod push;
 pub mod secret;
+pub mod serve;
 pub mod vault;

@@ -1,2 +1,188 @@
-//! sipwake
-fn main() {}
+//! `sipwake`: the command line.
+//!
+//! Invariant: nothing but the development certificate's CA goes to stdout while it serves; logs go to stderr. The exit
+//! status is the contract's: 0 after a clean drain or a check without problems, 1 on an error, 2 on bad usage. No core
+//! dump, and no debugger of another user, sees the process's memory.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use mimalloc::MiMalloc;
+use relay::config::{Config, Problem};
+use relay::secret::ZeroOnFree;
+use relay::serve::check::check;
+use relay::serve::{Relay, Running};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::Level;
+use tracing_subscriber::filter::{EnvFilter, FilterExt, LevelFilter, filter_fn};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Whatever was secret on the heap is gone when it is freed.
+#[global_allocator]
+static MEMORY: ZeroOnFree<MiMalloc> = ZeroOnFree(MiMalloc);
+
+/// A push relay for SIP softphones: it keeps a sleeping phone's account registered and rings the phone by push.
+#[derive(Parser)]
+#[command(name = "sipwake", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// How logs are written to stderr; RUST_LOG sets their level
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the relay; without a configuration: on loopback, with a development certificate, everything in memory
+    Serve {
+        /// The configuration file (TOML)
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Check everything that `serve` would need, and print each problem with its place and remedy
+    Check {
+        /// The configuration file (TOML)
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr(cli.log_format);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("the runtime cannot start: {error}")),
+    };
+    match cli.command {
+        Command::Serve { config } => {
+            protect_memory();
+            raise_open_files();
+            runtime.block_on(serve(config))
+        }
+        Command::Check { config } => runtime.block_on(check_file(config)),
+    }
+}
+
+async fn serve(file: Option<PathBuf>) -> ExitCode {
+    let development = file.is_none();
+    let loaded = match file {
+        Some(file) => Config::load(&file),
+        None => Config::development(),
+    };
+    let config = match loaded {
+        Ok(config) => config,
+        Err(problems) => return fail(&problems.to_string()),
+    };
+    for caution in &config.cautions {
+        tracing::warn!("{caution}");
+    }
+    let apps = config.apps.clone();
+    // Before the start, so that a signal that comes during it is not lost.
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return fail("signals cannot be received");
+    };
+    let running = match Relay::start(config).await {
+        Ok(running) => running,
+        Err(error) => return fail(&error.to_string()),
+    };
+    tracing::info!(
+        edge = %running.edge, public_edge = %running.public_edge, api = %running.api, operator = %running.operator,
+        upstream_tls = ?running.upstream_tls, upstream_tcp = ?running.upstream_tcp, upstream_udp = ?running.upstream_udp,
+        "serving"
+    );
+    if development {
+        say_development(&running, &apps);
+    }
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("draining");
+    running.shutdown().await;
+    tracing::info!("drained");
+    ExitCode::SUCCESS
+}
+
+async fn check_file(file: PathBuf) -> ExitCode {
+    let config = match Config::load(&file) {
+        Ok(config) => config,
+        Err(problems) => return fail(&problems.to_string()),
+    };
+    let mut problems: Vec<Problem> = check(&config).await;
+    for caution in &config.cautions {
+        eprintln!("note: {caution}");
+    }
+    if problems.is_empty() {
+        println!("{}: all right", file.display());
+        return ExitCode::SUCCESS;
+    }
+    problems.dedup();
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    fail(&lines.join("\n"))
+}
+
+fn fail(why: &str) -> ExitCode {
+    for line in why.lines() {
+        eprintln!("error: {line}");
+    }
+    ExitCode::FAILURE
+}
+
+/// Says what `serve` without a configuration is, and what is needed to use it. The key is of this run alone.
+fn say_development(running: &Running, apps: &[relay::config::App]) {
+    eprintln!("DEVELOPMENT: no --config was given. Nothing here is for production:");
+    eprintln!("  - everything listens on loopback, the certificate was made on the spot (its CA is on stdout);");
+    eprintln!("  - the store is in memory: a restart forgets every push instance;");
+    eprintln!("  - pushes are printed, not sent.");
+    for app in apps {
+        eprintln!("  app {}: Authorization: Bearer {}", app.id, app.api_key.expose());
+    }
+    eprintln!("  enable: POST https://{}/v1/instances   devices: sip:{};transport=tls", running.api, running.edge);
+    if let Some(ca) = &running.development_ca {
+        print!("{ca}");
+    }
+}
+
+/// RUST_LOG speaks for this program alone: of what libraries say, only INFO and above is written, for some of them tell
+/// at lower levels what they send.
+fn log_to_stderr(format: LogFormat) {
+    let wanted = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
+    let ours = |target: &str| ["relay", "sip", "sipwake"].contains(&target.split("::").next().unwrap_or_default());
+    let filter = wanted.and(filter_fn(move |metadata| ours(metadata.target()) || *metadata.level() <= Level::INFO));
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = match format {
+        LogFormat::Text => layer.with_ansi(false).boxed(),
+        LogFormat::Json => layer.json().boxed(),
+    };
+    tracing_subscriber::registry().with(layer.with_filter(filter)).init();
+}
+
+/// Secrets are in memory for moments; no core dump and no other user's debugger shall catch one.
+fn protect_memory() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let forbidden = setrlimit(Resource::Core, none).and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
+    if let Err(error) = forbidden {
+        tracing::warn!(%error, "core dumps could not be forbidden");
+    }
+}
+
+/// Every connection is an open file: take as many as the system gives.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}

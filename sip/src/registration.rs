@@ -135,6 +135,8 @@ pub struct Registration {
     maybe_there: bool,
     /// The last attempt succeeded.
     stands: bool,
+    /// Another binding has its instance.
+    superseded: bool,
 }
 
 /// What a REGISTER is written with.
@@ -178,7 +180,13 @@ impl Registration {
             failures: 0,
             maybe_there: false,
             stands: false,
+            superseded: false,
         }
+    }
+
+    /// Another binding has taken its `+sip.instance` over: from now on it names its Contact alone.
+    pub fn supersede(&mut self) {
+        self.superseded = true;
     }
 
     /// What it is meant to be.
@@ -265,11 +273,11 @@ impl Registration {
             other => format!(";transport={}", other.param()),
         };
         let rport = if transport == Transport::Udp { ";rport" } else { "" };
-        let contact = format!(
-            "<sip:{binding}@{}{param}>;+sip.instance=\"<urn:uuid:{}>\";reg-id=1;expires={expires}",
-            head.local,
-            Uuid(self.sip_instance),
-        );
+        let instance = match self.superseded {
+            true => String::new(),
+            false => format!(";+sip.instance=\"<urn:uuid:{}>\";reg-id=1", Uuid(self.sip_instance)),
+        };
+        let contact = format!("<sip:{binding}@{}{param}>{instance};expires={expires}", head.local);
         let answer_in = match self.state {
             State::Asking(Attempt { proxy: true, .. }) => Name::ProxyAuthorization,
             _ => Name::Authorization,

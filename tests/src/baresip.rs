@@ -15,8 +15,9 @@ use tokio::task::AbortHandle;
 
 use crate::authority::Authority;
 use crate::board::{Board, Missed};
-use crate::child::{Child, Scratch};
+use crate::child::Child;
 use crate::ports;
+use crate::scratch::Scratch;
 
 /// Debian's package with baresip.
 const PACKAGE: &str = "baresip-core";
@@ -86,11 +87,11 @@ impl Baresip {
     /// # Errors
     /// [`Missed`] when it is not installed or does not start.
     pub async fn start(account: &Account, authority: &Authority) -> Result<Self, Missed> {
-        let scratch = Scratch::new("baresip");
+        let scratch = Scratch::new();
         let (sip, control) = (ports::free(), ports::free());
-        scratch.write("config", &configuration(authority, sip, control));
-        scratch.write("accounts", &(account_line(account) + "\n"));
-        scratch.write("contacts", "");
+        scratch.file("config", configuration(authority, sip, control));
+        scratch.file("accounts", account_line(account) + "\n");
+        scratch.file("contacts", "");
         let mut command = Command::new("baresip");
         command.arg("-f").arg(scratch.path()).args(["-4", "-s", "-v"]).env("HOME", scratch.path());
         let child = Child::spawn(command, PACKAGE)?;

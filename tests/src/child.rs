@@ -4,9 +4,8 @@
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
@@ -136,46 +135,5 @@ fn read_lines(output: impl Read, board: &Board<State>) {
         let text = String::from_utf8_lossy(&line).trim_end().to_owned();
         board.change(|state| state.lines.push(text));
         line.clear();
-    }
-}
-
-/// A directory of its own for a program's files, readable by this user alone and removed on drop.
-#[derive(Debug)]
-pub struct Scratch(PathBuf);
-
-impl Scratch {
-    /// Makes one.
-    ///
-    /// # Panics
-    /// When the temporary directory is not writable.
-    pub fn new(purpose: &str) -> Self {
-        use std::os::unix::fs::DirBuilderExt as _;
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("sipwake-{purpose}-{}-{count}-{}", std::process::id(), crate::digest::token());
-        let path = std::env::temp_dir().join(name);
-        std::fs::DirBuilder::new().mode(0o700).create(&path).expect("the temporary directory is writable");
-        Self(path)
-    }
-
-    /// Its path.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
-    /// Writes a file and gives its path.
-    ///
-    /// # Panics
-    /// When the directory is not writable.
-    pub fn write(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.0.join(name);
-        std::fs::write(&path, text).expect("the scratch directory is writable");
-        path
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }

@@ -9,7 +9,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
@@ -121,11 +121,11 @@ pub enum TokenAnswer {
 impl Fcm {
     /// Starts it on a free loopback port.
     pub async fn start(authority: &Authority) -> Self {
-        let key = RsaKeyPair::generate(KeySize::Rsa2048).expect("an RSA key can be made");
+        let key = signing_key();
         let mut file = PathBuf::new();
         let (server, google) = Server::start(authority, |port| {
             let token_uri = format!("{}/token", http2::endpoint(port));
-            let account = service_account(&key, &token_uri);
+            let account = service_account(key, &token_uri);
             file = authority.write(&format!("fcm-{port}.json"), &account);
             Arc::new(Google {
                 token_uri,
@@ -247,6 +247,12 @@ impl Fcm {
     pub fn notify(&self, listener: UnboundedSender<(String, Instant)>) {
         self.google.ledger.notify(listener);
     }
+}
+
+/// The service account's key, made once for the process: making one takes half a second.
+fn signing_key() -> &'static RsaKeyPair {
+    static KEY: OnceLock<RsaKeyPair> = OnceLock::new();
+    KEY.get_or_init(|| RsaKeyPair::generate(KeySize::Rsa2048).expect("an RSA key can be made"))
 }
 
 fn service_account(key: &RsaKeyPair, token_uri: &str) -> String {

@@ -11,9 +11,10 @@ use tokio::net::UnixDatagram;
 
 use crate::authority::Authority;
 use crate::board::Missed;
-use crate::child::{Child, Scratch};
+use crate::child::Child;
 use crate::digest::Algorithm;
 use crate::ports;
+use crate::scratch::Scratch;
 use crate::wire::Transport;
 
 /// Debian's packages with Kamailio and its TLS module.
@@ -90,20 +91,20 @@ impl Kamailio {
     /// # Errors
     /// [`Missed`] when it is not installed or does not start.
     pub async fn start(settings: Settings, authority: &Authority) -> Result<Self, Missed> {
-        let scratch = Scratch::new("kamailio");
+        let scratch = Scratch::new();
         let (udp, tcp, tls) = (ports::free(), ports::free(), ports::free());
         let issued = authority.issue(&[&settings.domain, "localhost", "127.0.0.1", "::1"]);
         let (certificate, key) = (issued.certificate_file.display(), issued.key_file.display());
-        scratch.write(
+        scratch.file(
             "tls.cfg",
-            &format!(
+            format!(
                 "[server:default]\nmethod = TLSv1.2+\nverify_certificate = no\nrequire_certificate = no\n\
                  private_key = {key}\ncertificate = {certificate}\n\
                  [client:default]\nmethod = TLSv1.2+\nverify_certificate = yes\nrequire_certificate = yes\nca_list = {}\n",
                 authority.ca_file().display()
             ),
         );
-        let config = scratch.write("kamailio.cfg", &configuration(&settings, &scratch, [udp, tcp, tls]));
+        let config = scratch.file("kamailio.cfg", configuration(&settings, &scratch, [udp, tcp, tls]));
         let mut command = Command::new("/usr/sbin/kamailio");
         command.arg("-f").arg(config).args(["-DD", "-E", "-m", "64", "-M", "8"]);
         command.arg("-Y").arg(scratch.path()).arg("-w").arg(scratch.path());

@@ -15,8 +15,9 @@ use rustix::process::Signal;
 
 use crate::api_client::ApiClient;
 use crate::board::Missed;
-use crate::child::{Child, Scratch};
+use crate::child::Child;
 pub use crate::relay_setup::{Apns, App, Fcm, Ports, Setup};
+use crate::scratch::Scratch;
 use crate::wire::Transport;
 
 /// How long it may take until `/readyz` says 200.
@@ -48,7 +49,7 @@ impl RelayProcess {
     /// # Errors
     /// [`Missed`] when the binary cannot be built or started.
     pub fn launch(setup: Setup) -> Result<Self, Missed> {
-        let scratch = Scratch::new("relay");
+        let scratch = Scratch::new();
         let config = setup.write(&scratch);
         let child = spawn(&setup, &scratch, &config)?;
         Ok(Self { setup, scratch, config, child })

@@ -7,9 +7,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::authority::Authority;
-use crate::child::Scratch;
 use crate::digest::token;
 use crate::ports;
+use crate::scratch::Scratch;
 use crate::wire::Transport;
 
 /// Where APNs is, and with what the relay signs.
@@ -147,10 +147,10 @@ impl Setup {
     }
 
     /// Writes the configuration and the files it names, and gives its path.
-    pub(crate) fn write(&self, scratch: &Scratch) -> PathBuf {
+    pub fn write(&self, scratch: &Scratch) -> PathBuf {
         let issued = self.authority.loopback();
         let Ports { edge, api, operator, udp, tcp, tls } = self.ports;
-        let operator_token = scratch.write("operator-token", &self.operator_token);
+        let operator_token = scratch.file("operator-token", &self.operator_token);
         let keyring = self.keyring.clone().unwrap_or_else(|| scratch.path().join("keyring"));
         let transports: Vec<&str> = self.transports.iter().map(|transport| transport.param()).collect();
         let [shortest, usual, longest] = &self.lifetime;
@@ -181,7 +181,7 @@ impl Setup {
             write_app(&mut text, scratch, index, app);
         }
         text += &self.further;
-        scratch.write("sipwake.toml", &text)
+        scratch.file("sipwake.toml", &text)
     }
 
     /// The address of a port.
@@ -191,7 +191,7 @@ impl Setup {
 }
 
 fn write_app(text: &mut String, scratch: &Scratch, index: usize, app: &App) {
-    let key_file = scratch.write(&format!("app-key-{index}"), &app.api_key);
+    let key_file = scratch.file(&format!("app-key-{index}"), &app.api_key);
     // Writing to a String cannot fail.
     let _ = writeln!(text, "\n[[app]]\nid = {:?}\napi_key_file = {key_file:?}", app.id);
     if let Some(Apns { key_file, key_id, team_id, endpoint, ca_file }) = &app.apns {

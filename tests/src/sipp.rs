@@ -8,8 +8,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::board::Missed;
-use crate::child::{Child, Scratch};
+use crate::child::Child;
 use crate::ports;
+use crate::scratch::Scratch;
 
 /// Debian's package with SIPp.
 const PACKAGE: &str = "sip-tester";
@@ -45,8 +46,8 @@ impl Sipp {
         domain: &str,
         within: Duration,
     ) -> Result<Self, Missed> {
-        let scratch = Scratch::new("sipp");
-        let file = scratch.write("scenario.xml", &scenario.xml());
+        let scratch = Scratch::new();
+        let file = scratch.file("scenario.xml", scenario.xml());
         let mut command = Command::new("sipp");
         command.arg(server.to_string()).arg("-sf").arg(file).args(["-s", user, "-key", "domain", domain]);
         command.args(["-i", "127.0.0.1", "-p", &ports::free().to_string(), "-mp", &ports::free().to_string()]);

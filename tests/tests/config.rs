@@ -115,7 +115,8 @@ fn the_contracts_example_is_read_as_it_stands() {
     assert_eq!(config.call.early_ringing, EarlyRinging::AfterPushAccepted);
     assert!(config.upstream.transports.tls && !config.upstream.transports.udp && !config.upstream.transports.tcp);
     assert_eq!(config.apps[0].apns.as_ref().unwrap().endpoint.as_deref(), Some("https://127.0.0.1:2197"));
-    assert_eq!(config.apps[0].fcm.as_ref().unwrap().service_account.expose(), FCM_ACCOUNT);
+    let account = &config.apps[0].fcm.as_ref().unwrap().service_account_file;
+    assert_eq!(std::fs::read_to_string(account).unwrap().trim_end(), FCM_ACCOUNT.trim_end());
     assert!(config.cautions.is_empty(), "{:?}", config.cautions);
 }
 
@@ -394,6 +395,23 @@ fn development_needs_nothing_and_stays_on_loopback() {
     assert_eq!((config.tls, config.store.keyring, config.store.url.expose()), (Tls::Development, None, "memory:"));
     assert!(config.operator.token.expose().len() >= 32 && config.apps[0].api_key.expose().len() >= 32);
     assert!(config.operator.token != other.operator.token, "made on the spot");
+}
+
+#[test]
+fn the_compositions_configuration_is_right() {
+    let scratch = files();
+    for directory in ["secrets", "certs"] {
+        std::fs::create_dir(scratch.path().join(directory)).unwrap();
+    }
+    scratch.file("secrets/operator-token", "secret-operator-token");
+    scratch.file("secrets/app-key", "secret-app-key-0123");
+    scratch.file("secrets/fcm.json", FCM_ACCOUNT);
+    scratch.file("certs/relay.pem", "a certificate");
+    scratch.file("certs/relay.key", "a key");
+    let config = read_with(&scratch, include_str!("../../docker/relay.toml"), &[]);
+    let config = config.unwrap_or_else(|problems| panic!("{problems}"));
+    assert!(config.cautions.is_empty(), "{:?}", config.cautions);
+    assert_eq!(config.store.keyring, Some("/var/lib/sipwake/keyring".into()));
 }
 
 #[test]

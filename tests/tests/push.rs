@@ -1,7 +1,7 @@
 //! Push delivery, from the relay's `PushService` over real TLS and HTTP/2 to stand-ins that check what Apple and
 //! Google check.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use relay::push::{AppPush, Delivery, Event, Problem, Push, PushService, Verdict, check};
@@ -498,49 +498,6 @@ async fn what_has_no_way_is_refused_without_a_try() {
     assert_eq!(stage.apns.requests(), 0);
     let printed = PushService::printed().deliver("any", &apple(1), &call(1, 9)).await;
     assert_eq!(printed.verdict, Verdict::Accepted);
-}
-
-/// A place for log lines.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-#[tokio::test]
-async fn the_log_at_trace_level_holds_no_token() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    // All tasks of this test run on this thread, the stand-ins' too.
-    let _logging = tracing::subscriber::set_default(subscriber);
-    let stage = Stage::new().await;
-    stage.apns.answer_with(&apple_token(0xbeef), [apns::Answer::ServerError, apns::Answer::BadDeviceToken]);
-    for target in [apple(0xfeed), apple(0xbeef), google(7)] {
-        stage.ring(&target).await;
-    }
-    let provider_token = stage.apns.next_push(SOON).await.unwrap().provider_token;
-    let text = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
-    assert!(text.contains("connected to the push service"), "the log was on");
-    let account: serde_json::Value = serde_json::from_str(stage.fcm.service_account_json()).unwrap();
-    let key_line = account["private_key"].as_str().unwrap().lines().nth(3).unwrap().to_owned();
-    let secrets = [apple_token(0xfeed), apple_token(0xbeef), google_token(7), provider_token, "ya29.".into(), key_line];
-    for secret in secrets {
-        let at = text.find(&secret);
-        assert_eq!(at, None, "{}", at.map_or("", |at| &text[at.saturating_sub(300)..at]));
-    }
 }
 
 #[tokio::test]

@@ -160,7 +160,7 @@ mod tests {
 
     fn places(body: serde_json::Value) -> Vec<String> {
         let body = json::parse(body.to_string().as_bytes()).unwrap();
-        let problem = read(&body, &RULES).err().expect("a refusal");
+        let problem = read(&body, &RULES).expect_err("a refusal");
         problem.errors().map(|error| error["pointer"].as_str().unwrap().to_owned()).collect()
     }
 

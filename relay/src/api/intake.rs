@@ -29,13 +29,22 @@ pub async fn take(
     body: Body,
     accepted: &'static [&'static str],
 ) -> Result<Zeroizing<Vec<u8>>, Problem> {
+    take_within(BODY_DEADLINE, headers, body, accepted).await
+}
+
+async fn take_within(
+    deadline: Duration,
+    headers: &HeaderMap,
+    body: Body,
+    accepted: &'static [&'static str],
+) -> Result<Zeroizing<Vec<u8>>, Problem> {
     check_media_type(headers, accepted)?;
     let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > MAX_BODY as u64) {
         return Err(too_large());
     }
     let capacity = declared.map_or(MAX_BODY, |length| length as usize);
-    match tokio::time::timeout(BODY_DEADLINE, collect(body, capacity)).await {
+    match tokio::time::timeout(deadline, collect(body, capacity)).await {
         Ok(body) => body,
         Err(_) => Err(Problem::new(ProblemType::BodyTooSlow, "Send the whole body within 10 seconds.")),
     }
@@ -80,4 +89,66 @@ fn check_media_type(headers: &HeaderMap, accepted: &'static [&'static str]) -> R
 
 fn too_large() -> Problem {
     Problem::new(ProblemType::BodyTooLarge, "Send at most 16384 bytes.")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use bytes::Bytes;
+    use hyper::body::Frame;
+
+    use super::*;
+
+    /// A body that never says anything.
+    struct Silent;
+
+    impl hyper::body::Body for Silent {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Pending
+        }
+    }
+
+    fn headers(content_type: &str) -> HeaderMap {
+        [(CONTENT_TYPE, content_type.parse().unwrap())].into_iter().collect()
+    }
+
+    #[tokio::test]
+    async fn a_body_that_never_comes_is_given_up() {
+        let headers = headers("application/json");
+        let taken = take_within(Duration::from_millis(5), &headers, Body::new(Silent), JSON).await;
+        assert_eq!(taken.err().map(|problem| problem.kind()), Some(ProblemType::BodyTooSlow));
+    }
+
+    #[tokio::test]
+    async fn a_body_of_sixteen_kibibytes_passes_and_one_more_byte_does_not() {
+        let headers = headers("application/json; charset=UTF-8");
+        let whole = take(&headers, Body::from(vec![b' '; MAX_BODY]), JSON).await;
+        assert_eq!(whole.map(|body| body.len()).ok(), Some(MAX_BODY));
+        let over = take(&headers, Body::from(vec![b' '; MAX_BODY + 1]), JSON).await;
+        assert_eq!(over.err().map(|problem| problem.kind()), Some(ProblemType::BodyTooLarge));
+    }
+
+    #[test]
+    fn only_json_in_utf_8_without_a_coding_is_taken() {
+        for (content_type, fits) in [
+            ("application/json", true),
+            ("Application/JSON;charset=\"utf-8\"", true),
+            ("application/json; charset=latin1", false),
+            ("application/problem+json", false),
+            ("text/plain", false),
+            ("", false),
+        ] {
+            assert_eq!(check_media_type(&headers(content_type), JSON).is_ok(), fits, "{content_type}");
+        }
+        let mut coded = headers("application/json");
+        coded.insert(CONTENT_ENCODING, "gzip".parse().unwrap());
+        assert!(check_media_type(&coded, JSON).is_err());
+        assert!(check_media_type(&HeaderMap::new(), JSON).is_err());
+    }
 }

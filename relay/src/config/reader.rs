@@ -156,6 +156,13 @@ impl<'a> Reader<'a> {
         self.secret(key, min)
     }
 
+    /// A secret file that must be there, for who reads it again: its path, and its content to be looked at.
+    pub fn required_secret_file(&mut self, key: &'static str, remedy: &str) -> Option<(PathBuf, SecretText)> {
+        self.require(key, remedy);
+        let path = self.path(key)?;
+        Some((path.clone(), self.secret_at(key, &path, 1)?))
+    }
+
     /// A text read by `parse`; `default` when absent or wrong (the latter is reported, with what is `wanted`).
     pub fn parsed<T>(
         &mut self,
@@ -232,10 +239,14 @@ impl<'a> Reader<'a> {
     /// The content of a secret file, without its trailing line break; at least `min` characters.
     pub fn secret(&mut self, key: &'static str, min: usize) -> Option<SecretText> {
         let path = self.path(key)?;
-        let content = match read_secret(&path) {
+        self.secret_at(key, &path, min)
+    }
+
+    fn secret_at(&self, key: &'static str, path: &Path, min: usize) -> Option<SecretText> {
+        let content = match read_secret(path) {
             Ok(content) => content,
             Err(error) => {
-                self.unreadable(key, &path, &error);
+                self.unreadable(key, path, &error);
                 return None;
             }
         };
@@ -252,7 +263,7 @@ impl<'a> Reader<'a> {
             self.problem(key, what, "put a random secret there, for example from: openssl rand -hex 32");
             return None;
         }
-        self.caution_if_others_can_read(key, &path);
+        self.caution_if_others_can_read(key, path);
         Some(SecretText::new(text))
     }
 

@@ -338,12 +338,12 @@ fn apns(mut apns: Reader<'_>) -> Apns {
         valid.then(|| text.into())
     };
     let wanted = "the ten letters and digits that Apple gave";
-    let key = apns.required_secret("key_file", 1, "name the .p8 file of the provider key");
-    if key.as_ref().is_some_and(|key| !key.expose().contains("-----BEGIN PRIVATE KEY-----")) {
+    let key = apns.required_secret_file("key_file", "name the .p8 file of the provider key");
+    if key.as_ref().is_some_and(|(_, key)| !key.expose().contains("-----BEGIN PRIVATE KEY-----")) {
         apns.problem("key_file", "holds no PKCS #8 private key in PEM", "name the .p8 file as Apple gave it");
     }
     let result = Apns {
-        key: key.unwrap_or_else(|| SecretText::new("")),
+        key_file: key.map(|(path, _)| path).unwrap_or_default(),
         key_id: apns.required_parsed("key_id", wanted, ten).unwrap_or_default(),
         team_id: apns.required_parsed("team_id", wanted, ten).unwrap_or_default(),
         endpoint: apns.optional("endpoint", ORIGIN, values::https_origin),
@@ -355,13 +355,13 @@ fn apns(mut apns: Reader<'_>) -> Apns {
 }
 
 fn fcm(mut fcm: Reader<'_>) -> Fcm {
-    let account = fcm.required_secret("service_account_file", 1, "name the JSON file of the service account");
-    if account.as_ref().is_some_and(|account| !is_service_account(account.expose())) {
+    let account = fcm.required_secret_file("service_account_file", "name the JSON file of the service account");
+    if account.as_ref().is_some_and(|(_, account)| !is_service_account(account.expose())) {
         let what = "is not a service account's JSON with project_id, client_email, private_key and token_uri";
         fcm.problem("service_account_file", what, "name the file as Google gave it");
     }
     let result = Fcm {
-        service_account: account.unwrap_or_else(|| SecretText::new("")),
+        service_account_file: account.map(|(path, _)| path).unwrap_or_default(),
         endpoint: fcm.optional("endpoint", ORIGIN, values::https_origin),
         ca_file: fcm.file("ca_file"),
     };

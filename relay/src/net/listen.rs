@@ -8,9 +8,10 @@
 //! [`HANDSHAKE_TIMEOUT`]. A failed `accept` never ends the listener.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustls::ServerConfig;
@@ -76,6 +77,23 @@ pub struct Accepted {
     pub local: SocketAddr,
 }
 
+/// What happens at a listener, for those that count it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Happened {
+    /// A connection was let in.
+    Opened,
+    /// One that was let in is gone.
+    Closed,
+    /// Its TLS handshake was completed.
+    HandshakeCompleted,
+    /// The peer did not speak TLS, or not as it must.
+    HandshakeFailed,
+    /// The peer was too slow.
+    HandshakeTimedOut,
+    /// A connection was closed at once: over a limit.
+    Limited,
+}
+
 /// A listener at work. Dropping it stops accepting; streams already given away live on.
 #[derive(Debug)]
 pub struct Listener {
@@ -87,6 +105,17 @@ impl Listener {
     /// Binds `address` (port 0 takes a free one) and accepts until the drain begins. Fails when the port is taken or
     /// not permitted.
     pub async fn bind(address: SocketAddr, security: Security, limits: Limits, drain: Drain) -> io::Result<Self> {
+        Self::bind_observed(address, security, limits, drain, |_| {}).await
+    }
+
+    /// As [`Listener::bind`], and tells `observe` what happens; it must not wait.
+    pub async fn bind_observed(
+        address: SocketAddr,
+        security: Security,
+        limits: Limits,
+        drain: Drain,
+        observe: impl Fn(Happened) + Send + Sync + 'static,
+    ) -> io::Result<Self> {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -96,7 +125,7 @@ impl Listener {
         let listener = socket.listen(BACKLOG)?;
         let local = listener.local_addr()?;
         let (sender, ready) = mpsc::channel(READY);
-        let door = Door { security, limits, places: Arc::default(), sender };
+        let door = Door { security, limits, places: Places::new(observe), sender };
         tokio::spawn(async move {
             tokio::select! {
                 () = door.accept_all(&listener) => {}
@@ -121,7 +150,7 @@ impl Listener {
 struct Door {
     security: Security,
     limits: Limits,
-    places: Arc<Mutex<Places>>,
+    places: Arc<Places>,
     sender: mpsc::Sender<Accepted>,
 }
 
@@ -141,25 +170,20 @@ impl Door {
     /// Takes the connection into a task of its own, or closes it when it is over a limit.
     fn admit(&self, stream: TcpStream, peer: SocketAddr) {
         let Some((place, waiting)) = Place::take(&self.places, peer.ip(), self.limits) else {
+            (self.places.observe)(Happened::Limited);
             tracing::debug!(%peer, "closed: over the listener's limits");
             return;
         };
-        let (security, sender) = (self.security.clone(), self.sender.clone());
+        let (security, sender, places) = (self.security.clone(), self.sender.clone(), self.places.clone());
         tokio::spawn(async move {
             let Ok(local) = stream.local_addr() else { return };
             // A connection works without it, only slower.
             let _ = stream.set_nodelay(true);
             let stream = match security {
-                Security::Plain => Stream::plain(stream, Some(place)),
-                Security::Tls(config) => {
-                    let handshake = TlsAcceptor::from(config).accept(stream);
-                    match timeout(HANDSHAKE_TIMEOUT, handshake).await {
-                        Ok(Ok(stream)) => Stream::tls(stream, Some(place)),
-                        Ok(Err(error)) => return tracing::debug!(%peer, %error, "closed: no TLS handshake"),
-                        Err(_) => return tracing::debug!(%peer, "closed: the TLS handshake took too long"),
-                    }
-                }
+                Security::Plain => Some(Stream::plain(stream, Some(place))),
+                Security::Tls(config) => handshake(config, stream, peer, place, &*places.observe).await,
             };
+            let Some(stream) = stream else { return };
             let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
             // An error means that the listener is gone, and the stream goes with it.
             let _ = sender.send(Accepted { stream, peer, local }).await;
@@ -168,11 +192,53 @@ impl Door {
     }
 }
 
+/// The TLS stream, or nothing when the peer did not get that far.
+async fn handshake(
+    config: Arc<ServerConfig>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: Place,
+    observe: &Observer,
+) -> Option<Stream> {
+    match timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await {
+        Ok(Ok(stream)) => {
+            observe(Happened::HandshakeCompleted);
+            return Some(Stream::tls(stream, Some(place)));
+        }
+        Ok(Err(error)) => {
+            observe(Happened::HandshakeFailed);
+            tracing::debug!(%peer, %error, "closed: no TLS handshake");
+        }
+        Err(_) => {
+            observe(Happened::HandshakeTimedOut);
+            tracing::debug!(%peer, "closed: the TLS handshake took too long");
+        }
+    }
+    None
+}
+
+type Observer = dyn Fn(Happened) + Send + Sync;
+
 /// How many connections and handshakes there are, in all and of each peer.
-#[derive(Debug, Default)]
 struct Places {
+    counts: Mutex<Counts>,
+    observe: Box<Observer>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
     connections: Count,
     handshakes: Count,
+}
+
+impl Places {
+    fn new(observe: impl Fn(Happened) + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self { counts: Mutex::default(), observe: Box::new(observe) })
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -203,9 +269,8 @@ impl Count {
 }
 
 /// A place among the connections; given back when dropped.
-#[derive(Debug)]
 pub(super) struct Place {
-    places: Arc<Mutex<Places>>,
+    places: Arc<Places>,
     peer: IpAddr,
     of: Of,
 }
@@ -218,9 +283,9 @@ enum Of {
 
 impl Place {
     /// A place for the connection and one for its handshake; `None` when a limit is reached.
-    fn take(places: &Arc<Mutex<Places>>, peer: IpAddr, limits: Limits) -> Option<(Self, Self)> {
+    fn take(places: &Arc<Places>, peer: IpAddr, limits: Limits) -> Option<(Self, Self)> {
         let peer = as_one_peer(peer);
-        let mut counts = places.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = places.counts();
         let room = counts.connections.has_room(peer, limits.connections, limits.connections_per_peer)
             && counts.handshakes.has_room(peer, limits.handshakes, limits.handshakes_per_peer);
         if !room {
@@ -228,6 +293,8 @@ impl Place {
         }
         counts.connections.add(peer);
         counts.handshakes.add(peer);
+        drop(counts);
+        (places.observe)(Happened::Opened);
         let place = |of| Self { places: places.clone(), peer, of };
         Some((place(Of::Connections), place(Of::Handshakes)))
     }
@@ -235,11 +302,19 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         match self.of {
-            Of::Connections => counts.connections.remove(self.peer),
-            Of::Handshakes => counts.handshakes.remove(self.peer),
+            Of::Connections => {
+                self.places.counts().connections.remove(self.peer);
+                (self.places.observe)(Happened::Closed);
+            }
+            Of::Handshakes => self.places.counts().handshakes.remove(self.peer),
         }
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Place").field("peer", &self.peer).field("of", &self.of).finish()
     }
 }
 
@@ -266,7 +341,7 @@ mod tests {
     #[test]
     fn a_place_given_back_is_free_and_leaves_no_trace() {
         let limits = Limits { connections: 2, connections_per_peer: 1, handshakes: 9, handshakes_per_peer: 9 };
-        let places = Arc::default();
+        let places = Places::new(|_| {});
         let take = |text: &str| Place::take(&places, text.parse().unwrap(), limits);
         let first = take("192.0.2.1").unwrap();
         assert!(take("192.0.2.1").is_none(), "one peer has one");
@@ -274,7 +349,7 @@ mod tests {
         assert!(take("192.0.2.3").is_none(), "two in all");
         drop(first);
         assert!(take("192.0.2.1").is_some());
-        let counts = places.lock().unwrap();
+        let counts = places.counts();
         assert_eq!((counts.connections.all, counts.connections.of_peer.len()), (1, 1));
     }
 }

@@ -393,3 +393,19 @@ fn options() -> ResolverOpts {
     options.max_active_requests = 4_096;
     options
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_system_without_name_servers_still_resolves_numeric_hosts() {
+        let transports = Transports { udp: false, tcp: false, tls: true };
+        let config = ResolverConfig::from_name_servers(Vec::new());
+        let resolver = Resolver::with_config(config, Reach::new(&[]), transports).unwrap();
+        let ask =
+            async |host: &str| resolver.resolve(&Target { host: host.into(), port: None, transport: None }, 0).await;
+        assert!(ask("8.8.8.8").await.is_ok());
+        assert_eq!(ask("example.com").await, Err(ResolveError::Unavailable));
+    }
+}

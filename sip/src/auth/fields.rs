@@ -71,7 +71,7 @@ pub(super) fn named<'a, const N: usize>(
 pub(super) fn push_quoted(out: &mut String, name: &str, value: &str) {
     out.push_str(name);
     out.push_str("=\"");
-    for c in value.chars().filter(|c| !c.is_ascii_control()) {
+    for c in value.chars().filter(|c| !c.is_ascii_control() || *c == '\t') {
         if matches!(c, '"' | '\\') {
             out.push('\\');
         }

@@ -226,6 +226,15 @@ fn what_stands_in_quotes_is_escaped_on_the_way_back() {
 }
 
 #[test]
+fn a_tab_in_what_the_peer_sent_is_sent_back() {
+    let challenge = Challenge::parse("Digest realm=\"a\tb\", nonce=\"n\tm\", qop=auth").unwrap();
+    let ha1 = Ha1::compute(Hash::Md5, "alice", &challenge.realm, "pass");
+    let credentials = Credentials::parse(&challenge.answer(&ha1, &mufasa()).unwrap()).unwrap();
+    assert_eq!((&*credentials.realm, &*credentials.nonce), ("a\tb", "n\tm"));
+    assert!(credentials.verify(&ha1, "GET", b""));
+}
+
+#[test]
 fn an_answer_that_does_not_fit_is_an_error() {
     let challenge = Challenge::parse("Digest realm=\"r\", nonce=\"n\", algorithm=SHA-256, qop=auth").unwrap();
     let sha = Ha1::compute(Hash::Sha256, "u", "r", "p");

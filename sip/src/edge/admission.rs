@@ -22,6 +22,10 @@ pub const REALM: &str = "sipwake";
 /// How long a nonce is good; an older one is answered 401 with `stale=true`.
 pub const NONCE_LIFE: Duration = Duration::from_secs(300);
 
+/// User-Agents that give up when any challenge names another algorithm than MD5, instead of taking the one they know
+/// (RFC 8760 §2.4); seen with baresip 1.0. The digest travels inside TLS and over a random secret, so MD5 does no harm.
+const MD5_ALONE: &[&str] = &["baresip v0.", "baresip v1.", "baresip v2."];
+
 /// What admission remembers of one device flow.
 #[derive(Debug, Default)]
 pub struct Replay {
@@ -56,7 +60,9 @@ impl Gate {
         Self { key: TokenKey::new(key), started: now }
     }
 
-    /// Judges a REGISTER from `instance`, which its From names.
+    /// Judges a REGISTER from `instance`, which its From names. `md5_alone`: its last challenge was left without an answer,
+    /// so it may be a client that only MD5 helps.
+    #[expect(clippy::too_many_arguments, reason = "each is a fact of one REGISTER")]
     pub fn judge(
         &self,
         now: Instant,
@@ -65,8 +71,12 @@ impl Gate {
         flow: FlowId,
         replay: &mut Replay,
         fresh: u64,
+        md5_alone: bool,
     ) -> Admission {
-        let challenge = |stale| self.challenge(now, flow, fresh, stale);
+        let agent = register.text(Name::UserAgent).unwrap_or_default();
+        let md5_alone = md5_alone || MD5_ALONE.iter().any(|known| agent.starts_with(known));
+        let hashes = if md5_alone { &[Hash::Md5][..] } else { &[Hash::Sha256, Hash::Md5][..] };
+        let challenge = |stale| self.challenge(now, flow, fresh, stale, hashes);
         let Some(value) = register.text(Name::Authorization) else { return challenge(false) };
         if let Some(token) = bearer(value) {
             return Admission::Verify(Proof::Bearer(token.into()));
@@ -93,10 +103,10 @@ impl Gate {
         Admission::Verify(Proof::Digest(Box::new(credentials)))
     }
 
-    fn challenge(&self, now: Instant, flow: FlowId, fresh: u64, stale: bool) -> Admission {
+    fn challenge(&self, now: Instant, flow: FlowId, fresh: u64, stale: bool, hashes: &[Hash]) -> Admission {
         let nonce = self.nonce(now, flow, fresh);
-        let challenges = [Hash::Sha256, Hash::Md5].map(|hash| challenge_value(REALM, &nonce, hash, stale));
-        Admission::Challenge { challenges: challenges.into() }
+        let challenges = hashes.iter().map(|hash| challenge_value(REALM, &nonce, *hash, stale)).collect();
+        Admission::Challenge { challenges }
     }
 
     fn nonce(&self, now: Instant, flow: FlowId, fresh: u64) -> String {

@@ -92,6 +92,23 @@ impl Endpoint {
         self.carry_out(now, binding, step);
     }
 
+    pub(super) fn on_supersede(&mut self, now: Instant, binding: BindingId, deadline: Duration) {
+        if let Some(registration) = self.bindings.get_mut(&binding) {
+            registration.supersede();
+        }
+        self.on_unbind(now, binding, deadline);
+    }
+
+    pub(super) fn on_yield(&mut self, now: Instant, binding: BindingId) {
+        match self.bindings.get(&binding).map(|registration| registration.instance) {
+            Some(instance) => {
+                self.remove_device(now, instance);
+                self.forget_binding(binding, false);
+            }
+            None => self.event(Event::Unbound { binding, confirmed: true }),
+        }
+    }
+
     pub(super) fn on_unbind_due(&mut self, binding: BindingId) {
         if self.bindings.get(&binding).is_some_and(|registration| registration.goal() == Goal::Gone) {
             self.forget_binding(binding, false);

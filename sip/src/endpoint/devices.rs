@@ -29,6 +29,8 @@ pub(super) struct Device {
     pub(super) binding: BindingId,
     budget: u8,
     refilled: Instant,
+    /// Its last challenge has no answer yet.
+    challenged: bool,
 }
 
 /// A device that has come.
@@ -61,7 +63,7 @@ pub(super) struct Knocking {
 
 impl Endpoint {
     pub(super) fn add_device(&mut self, now: Instant, instance: InstanceId, binding: BindingId) {
-        self.devices.insert(instance, Device { binding, budget: CALLS_BURST, refilled: now });
+        self.devices.insert(instance, Device { binding, budget: CALLS_BURST, refilled: now, challenged: false });
     }
 
     /// The instance is wiped: its calls end; a dialog that stands may still be hung up by the flow that carries it.
@@ -101,7 +103,12 @@ impl Endpoint {
             state.instances.push((instance, Replay::default()));
         }
         let Some((_, replay)) = state.instances.iter_mut().find(|(known, _)| *known == instance) else { return };
-        match self.gate.judge(now, &register, instance, source.flow, replay, fresh) {
+        let md5_alone = self.devices.get(&instance).is_some_and(|device| device.challenged);
+        let admission = self.gate.judge(now, &register, instance, source.flow, replay, fresh, md5_alone);
+        if let Some(device) = self.devices.get_mut(&instance) {
+            device.challenged = matches!(admission, Admission::Challenge { .. });
+        }
+        match admission {
             Admission::Forbidden => self.on_failed_proof(now, source, reply, &register),
             Admission::Challenge { challenges } => self.challenge(now, reply, &register, &challenges),
             Admission::Verify(_) if !self.devices.contains_key(&instance) => {

@@ -103,6 +103,16 @@ pub enum Input {
         /// How long the SIP server may take to confirm.
         deadline: Duration,
     },
+    /// As [`Input::Unbind`], for a binding whose `+sip.instance` another one has taken over: only its own Contact is
+    /// removed, for a server that knows instances (RFC 5626 §6) would else remove the other's.
+    Supersede {
+        /// The binding.
+        binding: BindingId,
+        /// How long the SIP server may take to confirm.
+        deadline: Duration,
+    },
+    /// Another node registers this binding from now on: forget it and send nothing; ends with [`Event::Unbound`].
+    Yield(BindingId),
     /// The app is in the foreground: unregister, and keep the binding silent.
     Suspend(BindingId),
     /// The app is in the background again: register.

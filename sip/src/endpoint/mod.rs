@@ -155,6 +155,8 @@ impl Endpoint {
             Input::Closed(flow) => self.on_closed(now, flow),
             Input::Bind(new) => self.on_bind(now, *new),
             Input::Unbind { binding, deadline } => self.on_unbind(now, binding, deadline),
+            Input::Supersede { binding, deadline } => self.on_supersede(now, binding, deadline),
+            Input::Yield(binding) => self.on_yield(now, binding),
             Input::Suspend(binding) => self.on_aim(now, binding, crate::registration::Goal::Silent),
             Input::Resume(binding) => self.on_aim(now, binding, crate::registration::Goal::Registered),
             Input::Answer { binding, authorization } => self.on_answer(now, binding, authorization),

@@ -68,3 +68,50 @@ fn display_is_sound(display: &str) -> bool {
     let odd = |b: u8| matches!(b, b'"' | b'>') || b.is_ascii_control() && !is_lws(b);
     is_quoted(display) || !display.bytes().any(odd)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_with_and_without_angle_brackets() {
+        let address = NameAddr::parse("\"Bob <b> \\\"B\\\"\"<sip:bob@example.com;lr>;tag=1").unwrap();
+        assert_eq!((address.name().as_deref(), address.tag()), (Some("Bob <b> \"B\""), Some("1")));
+        assert_eq!(address.uri.params.get("lr"), Some(None));
+        let bare = NameAddr::parse("sip:bob@example.com;tag=2").unwrap();
+        assert_eq!((bare.display, bare.tag(), bare.uri.text), (None, Some("2"), "sip:bob@example.com"));
+        let loose = NameAddr::parse("Zo\u{eb} (home), 2nd <tel:+1>").unwrap();
+        assert_eq!(loose.name().as_deref(), Some("Zo\u{eb} (home), 2nd"));
+    }
+
+    #[test]
+    fn no_control_character_gets_out_of_a_display_name() {
+        let address = NameAddr::parse("\"a\\\u{0}b\u{7}c\u{85}d\r\n e\" <sip:a@b>").unwrap();
+        assert_eq!(address.name().as_deref(), Some("a b c d e"));
+    }
+
+    #[test]
+    fn a_broken_address_is_none() {
+        for bad in [
+            "",
+            "<>",
+            "<sip:a@b",
+            "sip:a@b>",
+            "\"a <sip:a@b>",
+            "\"a\" b <sip:a@b>",
+            "a \"b\" <sip:a@b>",
+            "a\u{0} <sip:a@b>",
+            "<sip:a@b>x",
+            "<sip:a@b>;tag=\"1",
+            "< sip:a@b >",
+            "sip:a@b?Route=c",
+            "sip:a@b,c",
+            "<sip:a@b>;tag=1,<sip:c@d>",
+            "a> <sip:a@b>",
+            "<<sip:a@b>>",
+            "*",
+        ] {
+            assert_eq!(NameAddr::parse(bad), None, "{bad:?}");
+        }
+    }
+}

@@ -105,3 +105,94 @@ fn via(message: &Message) -> Result<(), Fault> {
     let hollow = via.branch().is_some_and(|branch| branch.eq_ignore_ascii_case("z9hG4bK"));
     if hollow && message.is_request() { Err(Fault::Broken(Name::Via)) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::message::Limits;
+
+    const LINES: &[&str] = &[
+        "INVITE sip:a@b SIP/2.0",
+        "Via: SIP/2.0/TLS h;branch=z9hG4bK1",
+        "From: <sip:a@b>;tag=1",
+        "To: <sip:c@d>",
+        "Call-ID: x",
+        "CSeq: 1 INVITE",
+        "Max-Forwards: 70",
+        "Contact: <sip:a@h>",
+    ];
+
+    fn check(lines: &[&str]) -> Result<(), Fault> {
+        let text = format!("{}\r\n\r\n", lines.join("\r\n"));
+        Message::parse(&Bytes::from(text), &Limits::default()).unwrap().check()
+    }
+
+    /// The sound request with the line at `at` replaced.
+    fn with(at: usize, line: &'static str) -> Result<(), Fault> {
+        let mut lines = LINES.to_vec();
+        lines[at] = line;
+        check(&lines)
+    }
+
+    #[test]
+    fn a_message_needs_its_headers_once_each() {
+        assert_eq!(check(LINES), Ok(()));
+        for (at, name) in [(1, Name::Via), (2, Name::From), (3, Name::To), (4, Name::CallId), (5, Name::CSeq)] {
+            let mut lines = LINES.to_vec();
+            lines.remove(at);
+            assert_eq!(check(&lines), Err(Fault::Missing(name)));
+        }
+        for (at, name) in [(2, Name::From), (3, Name::To), (4, Name::CallId), (5, Name::CSeq), (6, Name::MaxForwards)] {
+            let mut lines = LINES.to_vec();
+            lines.push(LINES[at]);
+            assert_eq!(check(&lines), Err(Fault::Repeated(name)));
+        }
+        assert_eq!(check(&[&LINES[..6], &LINES[7..]].concat()), Ok(()), "RFC 2543 knew no Max-Forwards");
+    }
+
+    #[test]
+    fn a_value_that_breaks_its_grammar_is_named() {
+        let rows: &[(usize, Name, &[&str])] = &[
+            (1, Name::Via, &["Via:", "Via: ,", "Via: x", "Via: SIP/2.0/UDP", "Via: SIP/2.0/UDP h;branch=z9hG4bK"]),
+            (2, Name::From, &["From:", "From: <sip:a@b>;tag=", "From: <sip:a@b>;tag", "From: <sip:a@b>, <sip:c@d>"]),
+            (3, Name::To, &["To:", "To: <sip:c@d>;tag=", "To: \"x <sip:c@d>", "To: <>", "To: *"]),
+            (4, Name::CallId, &["Call-ID:", "Call-ID: a b", "Call-ID: a\u{0}", "Call-ID: a\r\n b"]),
+            (
+                5,
+                Name::CSeq,
+                &["CSeq: INVITE", "CSeq: 1", "CSeq: 2147483648 INVITE", "CSeq: -1 INVITE", "CSeq: 1 IN VITE"],
+            ),
+            (6, Name::MaxForwards, &["Max-Forwards:", "Max-Forwards: 256", "Max-Forwards: -1", "Max-Forwards: 7 0"]),
+            (7, Name::Contact, &["m: x", "m: <sip:a@h>;;", "m: <sip:a@h>, \"", "m: <sip:a@h>;q=\"1"]),
+        ];
+        for (at, name, lines) in rows {
+            for line in *lines {
+                let mut all = LINES.to_vec();
+                all[*at] = line;
+                assert_eq!(check(&all), Err(Fault::Broken(*name)), "{line:?}");
+            }
+        }
+        assert_eq!(with(5, "CSeq: 2147483647 INVITE"), Ok(()));
+        assert_eq!(with(5, "CSeq: 1 invite"), Err(Fault::CSeqMethod), "methods are compared with case");
+        assert_eq!(with(7, "m: *"), Ok(()));
+    }
+
+    #[test]
+    fn a_request_line_is_judged_with_its_status() {
+        for (line, fault, status) in [
+            ("INVITE sip:a@b SIP/2.1", Fault::Version, 505),
+            ("INVITE sip:a@b SIP/7.0", Fault::Version, 505),
+            ("INVITE  sip:a@b SIP/2.0", Fault::StartLine, 400),
+            ("INVITE sip:a@b SIP/2.0 ", Fault::StartLine, 400),
+            ("INVITE sip:a@b x SIP/2.0", Fault::RequestUri, 400),
+            ("INVITE sip:a@b?X=y SIP/2.0", Fault::RequestUri, 400),
+            ("INVITE sip:a@b\u{e9} SIP/2.0", Fault::RequestUri, 400),
+        ] {
+            assert_eq!(with(0, line), Err(fault), "{line}");
+            assert_eq!(fault.status(), status);
+        }
+        assert_eq!(with(0, "INVITE unknown:x?y SIP/2.0"), Ok(()), "416 comes from above");
+    }
+}

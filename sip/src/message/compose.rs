@@ -204,3 +204,58 @@ fn push_named(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 fn push_text(out: &mut Vec<u8>, text: &[u8]) {
     out.extend(text.iter().map(|b| if b.is_ascii_control() && *b != b'\t' { b' ' } else { *b }));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Limits;
+
+    fn parse(bytes: &Bytes) -> Message {
+        Message::parse(bytes, &Limits::default()).unwrap()
+    }
+
+    fn invite(to: &str) -> Message {
+        let text = format!(
+            "INVITE sip:a@b SIP/2.0\r\nv: SIP/2.0/TLS h;branch=z9hG4bK1,\r\n SIP/2.0/UDP i\r\nRecord-Route: <sip:r;lr>\r\n\
+             f: <sip:a@b>;tag=1\r\nTo: {to}\r\nCall-ID: x\r\nCSeq: 1 INVITE\r\nTimestamp: 54\r\nSubject: s\r\n\r\n"
+        );
+        parse(&Bytes::from(text))
+    }
+
+    #[test]
+    fn a_response_carries_what_rfc_3261_section_8_2_6_names() {
+        let bytes = Composer::response(&invite("<sip:c@d>"), 180, "Ringing", Some("t")).finish();
+        assert_eq!(
+            bytes,
+            "SIP/2.0 180 Ringing\r\nv: SIP/2.0/TLS h;branch=z9hG4bK1,\r\n SIP/2.0/UDP i\r\nRecord-Route: <sip:r;lr>\r\n\
+             f: <sip:a@b>;tag=1\r\nTo: <sip:c@d>;tag=t\r\nCall-ID: x\r\nCSeq: 1 INVITE\r\nContent-Length: 0\r\n\r\n"
+        );
+        assert_eq!(parse(&bytes).check(), Ok(()));
+        let trying = parse(&Composer::response(&invite("<sip:c@d>"), 100, "Trying", Some("t")).finish());
+        assert_eq!(trying.to().unwrap().tag(), None, "100 has no tag");
+        assert_eq!((trying.has(Name::RecordRoute), trying.text(Name::Timestamp)), (false, Some("54")));
+        let refused = parse(&Composer::response(&invite("<sip:c@d>;tag=old"), 603, "Decline", Some("t")).finish());
+        assert_eq!((refused.to().unwrap().tag(), refused.has(Name::RecordRoute)), (Some("old"), false));
+    }
+
+    #[test]
+    fn a_length_is_written_once_and_right_whoever_asks_for_another() {
+        let composer = Composer::request(Method::Message, "sip:a@b").header(Name::ContentLength, 99);
+        let from = parse(&Bytes::from_static(b"BYE sip:a@b SIP/2.0\r\nl: 0\r\nX: y\r\n\r\n"));
+        let composer = composer.copy(Name::ContentLength, &from).copy(Name::Other, &from).header(Name::Other, "x");
+        let composer =
+            composer.extension("X-Own", "1\r\n2").extension("Content-Length", 7).extension("l", 7).extension("a b", 1);
+        assert_eq!(
+            composer.body("text/plain", b"hi"),
+            "MESSAGE sip:a@b SIP/2.0\r\nX-Own: 1  2\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nhi"
+        );
+    }
+
+    #[test]
+    fn every_status_has_a_reason() {
+        for status in 100..700 {
+            assert!(!Composer::reason(status).is_empty());
+        }
+        assert_eq!((Composer::reason(599), Composer::reason(487)), ("Server Failure", "Request Terminated"));
+    }
+}

@@ -146,3 +146,93 @@ fn without_elements<'v>(value: &'v [u8], count: &mut usize) -> Option<&'v [u8]> 
     }
     Some(rest).filter(|rest| !rest.is_empty())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Limits;
+
+    const INVITE: &[u8] = b"INVITE sip:a@b SIP/2.0\r\nv: SIP/2.0/TLS one , SIP/2.0/UDP two;x=\"a,b\"\r\nX-New: \xff\r\n y\r\n\
+        ROUTE: <sip:r1,x;lr>\r\nVia: SIP/2.0/UDP three\r\nRoute: <sip:r2;lr>,\r\n <sip:r3;lr>\r\nMax-Forwards: 70\r\nl: 2\r\n\r\nhi";
+
+    fn invite() -> Message {
+        parse(Bytes::from_static(INVITE))
+    }
+
+    fn parse(bytes: Bytes) -> Message {
+        Message::parse(&bytes, &Limits::default()).unwrap()
+    }
+
+    fn elements(bytes: Bytes, name: Name) -> Vec<String> {
+        parse(bytes).elements(name).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_copy_without_changes_is_the_message() {
+        assert_eq!(invite().edit().finish(), INVITE);
+    }
+
+    #[test]
+    fn what_is_not_named_leaves_byte_for_byte() {
+        let invite = invite();
+        let out =
+            invite.edit().request_uri("sip:c@d").prepend(Name::Via, "SIP/2.0/TLS zero").set(Name::MaxForwards, "69");
+        let expected = [
+            &b"INVITE sip:c@d SIP/2.0\r\nVia: SIP/2.0/TLS zero\r\n"[..],
+            INVITE[24..].split_at(INVITE.len() - 24 - b"Max-Forwards: 70\r\nl: 2\r\n\r\nhi".len()).0,
+            b"l: 2\r\nMax-Forwards: 69\r\n\r\nhi",
+        ];
+        assert_eq!(out.finish(), expected.concat());
+    }
+
+    #[test]
+    fn elements_are_popped_over_several_lines() {
+        let popped = |n: usize| {
+            let message = invite();
+            let edit = (0..n).fold(message.edit(), |edit, _| edit.pop(Name::Via).pop(Name::Route));
+            edit.finish()
+        };
+        let vias = ["SIP/2.0/TLS one", "SIP/2.0/UDP two;x=\"a,b\"", "SIP/2.0/UDP three"];
+        let routes = ["<sip:r1,x;lr>", "<sip:r2;lr>", "<sip:r3;lr>"];
+        for n in 0..=4 {
+            assert_eq!(elements(popped(n), Name::Via), &vias[n.min(3)..]);
+            assert_eq!(elements(popped(n), Name::Route), &routes[n.min(3)..]);
+        }
+    }
+
+    #[test]
+    fn a_pop_passes_over_empty_elements_and_keeps_what_is_not_utf_8() {
+        let text = b"BYE sip:a@b SIP/2.0\r\nRoute: ,\r\nRoute: , <sip:\xff>,,\r\nRoute: <sip:b\xfe>\r\n\r\n";
+        let message = parse(Bytes::from_static(text));
+        let out = message.edit().pop(Name::Route).finish();
+        assert_eq!(parse(out).values(Name::Route).collect::<Vec<_>>(), [b"<sip:b\xfe>"]);
+        let list = parse(Bytes::from_static(b"BYE sip:a@b SIP/2.0\r\nRoute: <sip:\xff>, <sip:c>\r\n\r\n"));
+        assert_eq!(elements(list.edit().pop(Name::Route).finish(), Name::Route), ["<sip:c>"]);
+    }
+
+    #[test]
+    fn the_last_line_put_on_top_is_topmost() {
+        let out = invite().edit().prepend(Name::RecordRoute, "<sip:1>").prepend(Name::RecordRoute, "<sip:2>").finish();
+        assert_eq!(elements(out, Name::RecordRoute), ["<sip:2>", "<sip:1>"]);
+    }
+
+    #[test]
+    fn the_length_is_added_where_it_was_absent_and_cannot_be_changed() {
+        let datagram = parse(Bytes::from_static(b"BYE sip:a@b SIP/2.0\r\nTo: x\r\n\r\nbody"));
+        assert_eq!(datagram.edit().finish(), "BYE sip:a@b SIP/2.0\r\nTo: x\r\nContent-Length: 4\r\n\r\nbody");
+        let edit =
+            invite().edit().remove(Name::ContentLength).append(Name::ContentLength, "9").remove(Name::Other).finish();
+        assert_eq!(edit, INVITE);
+        let doubtful = parse(Bytes::from_static(b"BYE sip:a@b SIP/2.0\r\nl: 9\r\nl: 1\r\n\r\nbody"));
+        assert_eq!(doubtful.edit().finish(), "BYE sip:a@b SIP/2.0\r\nContent-Length: 0\r\n\r\n");
+    }
+
+    #[test]
+    fn no_value_begins_another_line() {
+        let bad = "x\r\nEvil: 1\r\n\r\nbody\u{0}\u{b}";
+        let out = invite().edit().request_uri(bad).prepend(Name::Via, bad).append(Name::Reason, bad).finish();
+        let message = parse(out);
+        assert_eq!(message.values_written("Evil").count(), 0);
+        assert_eq!((message.request_uri(), message.body().as_ref()), (Some("xEvil:1body"), &b"hi"[..]));
+    }
+}

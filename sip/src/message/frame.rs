@@ -153,3 +153,147 @@ fn content_length(head: &[u8]) -> Result<usize, FrameError> {
     }
     found.ok_or(FrameError::ContentLength)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INVITE: &[u8] = b"INVITE sip:a@b SIP/2.0\r\nContent-Length: 4\r\n\r\nbody";
+
+    fn frames(framer: &mut Framer) -> Result<Vec<Frame>, FrameError> {
+        let mut frames = Vec::new();
+        while let Some(frame) = framer.next_frame()? {
+            frames.push(frame);
+        }
+        Ok(frames)
+    }
+
+    /// Feeds the pieces one after the other.
+    fn fed(pieces: &[&[u8]]) -> Result<Vec<Frame>, FrameError> {
+        let mut framer = Framer::new(Limits::default());
+        let mut all = Vec::new();
+        for piece in pieces {
+            framer.push(piece);
+            all.extend(frames(&mut framer)?);
+        }
+        Ok(all)
+    }
+
+    fn message(bytes: &'static [u8]) -> Frame {
+        Frame::Message(Bytes::from_static(bytes))
+    }
+
+    fn with_length(lines: &str) -> Result<Vec<Frame>, FrameError> {
+        fed(&[format!("INVITE sip:a@b SIP/2.0\r\n{lines}\r\n\r\nbody").as_bytes()])
+    }
+
+    #[test]
+    fn a_message_that_comes_byte_by_byte_is_one_frame() {
+        let pieces: Vec<&[u8]> = INVITE.chunks(1).collect();
+        assert_eq!(fed(&pieces), Ok(vec![message(INVITE)]));
+    }
+
+    #[test]
+    fn pipelined_messages_are_a_frame_each() {
+        let twice = [INVITE, b"\r\n", INVITE, b"\r\n\r\n", &INVITE[..30]].concat();
+        assert_eq!(fed(&[&twice]), Ok(vec![message(INVITE), Frame::Pong, message(INVITE), Frame::Ping]));
+        assert_eq!(fed(&[&twice, &INVITE[30..]]).unwrap().len(), 5, "the rest completes the third");
+    }
+
+    #[test]
+    fn a_length_in_doubt_ends_the_stream() {
+        for lines in [
+            "Content-Length: 4294967328",
+            "Content-Length: 4294967300",
+            "Content-Length: -1",
+            "Content-Length: +4",
+            "Content-Length: 9223372036854775808",
+            "Content-Length: 18446744073709551620",
+            "Content-Length: 4 4",
+            "Content-Length: 4,4",
+            "Content-Length: 0x4",
+            "Content-Length: 4.0",
+            "Content-Length:",
+            "Content-Length: \u{0664}",
+            "Content-Length: 4\u{c}",
+            "Content-Length:\r\n 4",
+            "Content-Length: 4\r\n 4",
+            "Content-Length: 4\r\nContent-Length: 4",
+            "Content-Length: 4\r\nl: 5",
+            "l: 4\r\nCONTENT-LENGTH : 4",
+            "X-Content-Length: 4",
+            "X: y\r\n Content-Length: 4",
+            "Content-Length\u{b}: 4",
+            "To: x",
+        ] {
+            assert_eq!(with_length(lines), Err(FrameError::ContentLength), "{lines:?}");
+        }
+        for lines in ["X: y\nContent-Length: 4", "Content-Length: 4\nX: y"] {
+            assert_eq!(with_length(lines), Err(FrameError::NotSip), "{lines:?}");
+        }
+        for lines in ["l:4", "Content-Length :\t0004 ", "CONTENT-length: 4", "X: y\r\n l: 9\r\nL: 4"] {
+            assert_eq!(with_length(lines).map(|frames| frames.len()), Ok(1), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_ping_is_seen_however_it_is_split() {
+        assert_eq!(fed(&[b"\r\n\r\n"]), Ok(vec![Frame::Ping]));
+        assert_eq!(fed(&[b"\r", b"\n\r\n"]), Ok(vec![Frame::Ping]));
+        assert_eq!(fed(&[b"\r\n\r", b"\n"]), Ok(vec![Frame::Ping]));
+        // Half a ping is a pong until the rest comes; a needless pong does no harm, a missed ping ends the flow.
+        assert_eq!(fed(&[b"\r\n", b"\r\n"]), Ok(vec![Frame::Pong, Frame::Ping]));
+        assert_eq!(fed(&[b"\r\n", INVITE, b"\r\n"]), Ok(vec![Frame::Pong, message(INVITE), Frame::Pong]));
+        assert_eq!(fed(&[b"\r"]), Ok(vec![]));
+    }
+
+    #[test]
+    fn what_cannot_begin_a_message_is_not_sip() {
+        for first in [&b"\x16\x03\x01"[..], b"\n", b" INVITE", b"\r\r", b"\r\n\rX", b"\0", b"\xff", b":", b"<"] {
+            assert_eq!(fed(&[first]), Err(FrameError::NotSip), "{first:?}");
+        }
+        assert_eq!(fed(&[b"!token sip:a"]), Ok(vec![]), "a method is any token");
+    }
+
+    #[test]
+    fn a_million_crlfs_are_pings_and_leave_no_memory_behind() {
+        let mut framer = Framer::new(Limits::default());
+        let mut pings = 0;
+        for _ in 0..250 {
+            framer.push(&b"\r\n".repeat(4000));
+            pings += frames(&mut framer).unwrap().iter().filter(|frame| **frame == Frame::Ping).count();
+            assert_eq!(framer.buffer.capacity(), 0);
+        }
+        assert_eq!(pings, 500_000);
+    }
+
+    #[test]
+    fn five_megabytes_without_an_empty_line_are_given_up_at_the_limit() {
+        let limits = Limits::default();
+        let mut framer = Framer::new(limits);
+        framer.push(b"INVITE sip:a@b SIP/2.0\r\nX: ");
+        let mut taken = 0;
+        let error = loop {
+            framer.push(&[b'x'; 1000]);
+            taken += 1000;
+            match framer.next_frame() {
+                Ok(frame) => assert_eq!(frame, None),
+                Err(error) => break error,
+            }
+            assert!(taken < 5_000_000 && framer.buffer.len() <= limits.message_bytes);
+        };
+        assert_eq!(error, FrameError::TooLong);
+        assert!(taken <= limits.message_bytes + 1000);
+    }
+
+    #[test]
+    fn a_message_may_be_as_long_as_the_limit_and_no_longer() {
+        let limits = Limits { message_bytes: INVITE.len(), ..Limits::default() };
+        let mut framer = Framer::new(limits);
+        framer.push(INVITE);
+        assert_eq!(framer.next_frame(), Ok(Some(message(INVITE))));
+        let mut framer = Framer::new(Limits { message_bytes: INVITE.len() - 1, ..limits });
+        framer.push(&INVITE[..INVITE.len() - 4]);
+        assert_eq!(framer.next_frame(), Err(FrameError::TooLong), "its length tells it before its body comes");
+    }
+}

@@ -283,7 +283,7 @@ impl Message {
     pub fn number(&self, name: Name) -> Option<u32> {
         let text = self.text(name)?;
         let end = text.find(|c: char| matches!(c, ';' | '(') || is_lws_char(c)).unwrap_or(text.len());
-        saturating_digits(text[..end].as_bytes())
+        saturating_digits(&text.as_bytes()[..end])
     }
 
     /// One element of a comma-separated header, from the top. `None` also when a line above it is not UTF-8: what stands

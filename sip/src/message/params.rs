@@ -82,3 +82,49 @@ fn is_sound((name, value): (&str, Option<&str>)) -> bool {
     let plain = |text: &str| all(text.as_bytes(), Class::Plain);
     !name.is_empty() && plain(name) && value.is_none_or(|value| plain(value) || is_quoted(value))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_found_without_case_and_the_first_counts() {
+        let params = Params::parse(" ;Tag=a ; lr;q = 0.5;s=\"x;y=\\\"z\\\"\";TAG=b;e=").unwrap();
+        assert_eq!(params.value("tag"), Some("a"));
+        assert_eq!((params.get("LR"), params.value("Q"), params.value("e")), (Some(None), Some("0.5"), Some("")));
+        assert_eq!(params.value("s").map(unquote).as_deref(), Some("x;y=\"z\""));
+        assert_eq!((params.get("y"), params.get("absent")), (None, None));
+        assert!(Params::parse("").is_some_and(|params| params.iter().next().is_none()));
+    }
+
+    #[test]
+    fn what_could_be_taken_for_another_structure_is_no_parameter() {
+        for bad in [
+            "a=b",
+            ";",
+            ";;",
+            ";=b",
+            ";a;",
+            ";a=\"b",
+            ";a=\"b\\\"",
+            ";a=b\"c\"",
+            ";a=\"b\"c",
+            ";a=<b>",
+            ";a b",
+            ";a=b c",
+            ";a=b\u{0}",
+            ";\u{b}a",
+            ";a\"=b",
+        ] {
+            assert_eq!(Params::parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_quoted_string_is_unquoted_and_its_foldings_read_as_one_space() {
+        assert_eq!(unquote("\"a \\\"b\\\" \\\\ c\""), "a \"b\" \\ c");
+        assert_eq!(unquote("\"a \r\n\t b\""), "a b");
+        assert_eq!(unquote("plain"), "plain");
+        assert_eq!(unquote("\""), "\"");
+    }
+}

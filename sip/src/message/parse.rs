@@ -152,3 +152,122 @@ fn header_field(head: &[u8], start: usize, end: usize) -> Option<Field> {
         value: Span::new(start + from, start + to),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BARE: &str = "OPTIONS sip:a@b SIP/2.0\r\n";
+
+    fn parse(text: impl AsRef<[u8]>) -> Result<Message, Malformed> {
+        message(&Bytes::copy_from_slice(text.as_ref()), &Limits::default())
+    }
+
+    #[test]
+    fn compact_forms_foldings_and_lists_are_read_and_written_as_they_came() {
+        let text = "SIP/2.0 200 OK\r\nv : SIP/2.0/TCP a;x=\"1,2\",\r\n SIP/2.0/UDP b\r\nX-New:  \u{c3}\u{bf} \r\n\t more \r\n\
+                    f:sip:a@b;tag=1\r\nt:\r\n sip:c@d\r\ni: 1\r\nCSeq: 1 \r\n\tINVITE\r\nSubject:\r\n\r\n";
+        let message = parse(text).unwrap();
+        assert_eq!(message.to_bytes(), text.as_bytes());
+        assert_eq!(message.elements(Name::Via).collect::<Vec<_>>(), ["SIP/2.0/TCP a;x=\"1,2\"", "SIP/2.0/UDP b"]);
+        assert_eq!(message.values_written("x-new").next(), Some("\u{c3}\u{bf} \r\n\t more".as_bytes()));
+        assert_eq!(message.values_written("subject").next(), Some(&b""[..]));
+        assert_eq!((message.cseq(), message.check()), (Some((1, "INVITE")), Ok(())));
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf_8_pass_and_are_in_no_typed_view() {
+        let head = b"OPTIONS sip:a@b SIP/2.0\r\nX: \xff\0\r\nVia: SIP/2.0/UDP \xff\r\nVia: SIP/2.0/UDP a\r\n\r\n";
+        let message = parse(head).unwrap();
+        assert_eq!(message.to_bytes(), &head[..]);
+        assert_eq!(message.via(), None, "what stands below is not taken for what stands on top");
+        assert_eq!(message.values_written("x").next(), Some(&b"\xff\0"[..]));
+    }
+
+    #[test]
+    fn a_line_that_some_readers_would_split_is_malformed() {
+        for line in [
+            "To\u{b}: x",
+            "To : x\u{0}\rX: y",
+            "To: x\nX: y",
+            "To: x\r X: y",
+            " To: x",
+            "To x",
+            ": x",
+            "T o: x",
+            "To\r\n : x",
+            "T\u{f6}: x",
+            "To\u{c}: x",
+            "\"To\": x",
+            "(To): x",
+        ] {
+            assert_eq!(parse(format!("{BARE}{line}\r\n\r\n")).err(), Some(Malformed::HeaderLine), "{line:?}");
+        }
+        assert_eq!(parse(format!("{BARE}To: x\r\n")).err(), Some(Malformed::NoEnd));
+        assert_eq!(parse(format!("{BARE}To: x\n\n")).err(), Some(Malformed::NoEnd));
+    }
+
+    #[test]
+    fn a_first_line_is_a_request_line_or_a_status_line() {
+        for line in [
+            "",
+            "INVITE",
+            "INVITE sip:a@b",
+            "INVITE SIP/2.0",
+            "INVITE  SIP/2.0",
+            "IN(VITE sip:a SIP/2.0",
+            "GET / HTTP/1.1",
+            "INVITE sip:a@b SIP/",
+            "INVITE sip:a@b SIP/2.0\tx",
+            "INVITE sip:a\tb SIP/2.0",
+            "INVITE sip:a@b SIP2.0",
+            "INVITE\tsip:a@b SIP/2.0",
+            " INVITE sip:a@b SIP/2.0",
+            "INVITE sip:a@b SIP/2\u{e9}",
+            "SIP/2.0",
+            "SIP/2.0 ",
+            "SIP/2.0 20",
+            "SIP/2.0 099 x",
+            "SIP/2.0 700 x",
+            "SIP/2.0 2000 x",
+            "SIP/2.0 200x",
+            "SIP/2.0  200 OK",
+            "SIP/2.0 +20 x",
+            "SIP/3.0 200 OK",
+            "INVITE sip:a@b SIP/2.0\nX: y",
+            "SIP/2.0 200 OK\rX",
+        ] {
+            assert_eq!(parse(format!("{line}\r\nTo: x\r\n\r\n")).err(), Some(Malformed::StartLine), "{line:?}");
+        }
+        assert_eq!(parse("sip/2.0 180\r\n\r\n").unwrap().status(), Some(180));
+        assert_eq!(parse("OPTIONS sip:a@b sip/2.0\r\n\r\n").unwrap().request_uri(), Some("sip:a@b"));
+    }
+
+    #[test]
+    fn each_limit_holds_at_its_edge() {
+        let lines = |n: usize| format!("{BARE}{}\r\n", "X: y\r\n".repeat(n));
+        assert!(parse(lines(128)).is_ok());
+        assert_eq!(parse(lines(129)).err(), Some(Malformed::TooManyHeaders));
+        let vias = |n: usize| format!("{BARE}Via: a\r\nv: {}\r\n\r\n", vec!["b"; n - 1].join(","));
+        assert!(parse(vias(32)).is_ok());
+        assert_eq!(parse(vias(33)).err(), Some(Malformed::TooManyVias));
+        assert_eq!(parse(vias(10_000)).err(), Some(Malformed::TooManyVias));
+        let whole = |n: usize| format!("{BARE}\r\n{}", "x".repeat(n - BARE.len() - 2));
+        assert!(parse(whole(65_536)).is_ok());
+        assert_eq!(parse(whole(65_537)).err(), Some(Malformed::TooLong));
+    }
+
+    #[test]
+    fn a_body_is_as_long_as_it_says_or_else_left_out() {
+        let body = |lines: &str| parse(format!("{BARE}{lines}\r\nabcdef")).unwrap();
+        assert_eq!(body("").body(), "abcdef");
+        assert_eq!(body("l: 4\r\n").body(), "abcd");
+        assert_eq!(body("Content-Length: 0\r\n").to_bytes(), format!("{BARE}Content-Length: 0\r\n\r\n"));
+        for lines in
+            ["l: 7\r\n", "l: -1\r\n", "l: 4294967302\r\n", "l:\r\n", "l: 6\r\nContent-Length: 6\r\n", "l: 2,2\r\n"]
+        {
+            let message = body(lines);
+            assert_eq!((message.body().len(), message.length_fault.is_some()), (0, true), "{lines:?}");
+        }
+    }
+}

@@ -109,3 +109,77 @@ fn is_ipv6(text: &str) -> bool {
     text.parse::<Ipv6Addr>().is_ok()
         || text.contains(":::") && text.replacen(":::", "::", 1).parse::<Ipv6Addr>().is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sip_uri_is_taken_apart() {
+        let uri = Uri::parse("SIPS:+1-212:pw@[2001:db8::1]:05061;transport=tls;lr?Route=%3Ca%3E").unwrap();
+        assert_eq!(
+            (uri.scheme, uri.user, uri.host, uri.port),
+            (Scheme::Sips, Some("+1-212"), "[2001:db8::1]", Some(5061))
+        );
+        assert_eq!(
+            (uri.transport(), uri.params.get("LR"), uri.headers),
+            (Some("tls"), Some(None), Some("Route=%3Ca%3E"))
+        );
+        let bare = Uri::parse("sip:example.com").unwrap();
+        assert_eq!((bare.user, bare.host, bare.port), (None, "example.com", None));
+        let tel = Uri::parse("tel:+1-201-555-0123;phone-context=x").unwrap();
+        assert_eq!((tel.scheme, tel.host), (Scheme::Other, ""));
+    }
+
+    #[test]
+    fn what_breaks_the_grammar_is_no_uri() {
+        for bad in [
+            "",
+            "sip",
+            "sip:",
+            ":a",
+            "1sip:a",
+            "s p:a",
+            "sip:@b",
+            "sip::pw@b",
+            "sip:a@",
+            "sip:a@b@c",
+            "sip:a@b c",
+            "sip:a@b\r\nX:",
+            "sip:a@b>",
+            "<sip:a@b>",
+            "sip:a@\"b\"",
+            "sip:a@b:0",
+            "sip:a@b:65536",
+            "sip:a@b:-1",
+            "sip:a@b:",
+            "sip:a@b:5060x",
+            "sip:a@b:99999999999",
+            "sip:a@[::1",
+            "sip:a@[::1]x",
+            "sip:a@[]",
+            "sip:a@[::g]",
+            "sip:a@[fe80::1%25eth0]",
+            "sip:a@[fe80::1%eth0]",
+            "sip:a@2001:db8::1",
+            "sip:a@[1.2.3.4]",
+            "sip:a@b;",
+            "sip:a@b;=x",
+            "sip:a@b;;lr",
+            "sip:a@b\u{7f}",
+            "sip:a@b\u{0}",
+            "sip:a@h\u{e9}",
+            "tel:",
+            "sip:a@[:::::]",
+        ] {
+            assert_eq!(Uri::parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_colon_too_many_of_rfc_3261_is_read() {
+        assert!(Uri::parse("sip:user@[2001:db8:::192.0.2.1]").is_some());
+        assert!(Uri::parse("sip:user@[2001:db8::192.0.2.1]").is_some());
+        assert!(Uri::parse("sip:user@[::ffff:192.0.2.10]:19823").is_some());
+    }
+}

@@ -55,3 +55,49 @@ impl<'a> Via<'a> {
         self.params.value("branch").filter(|branch| !branch.is_empty())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_via_is_read_with_white_space_wherever_the_grammar_lets_it_stand() {
+        let via =
+            Via::parse("SIP  / 2.0\r\n / TLS\t[2001:db8::9] : 5061 ; branch =\r\n z9hG4bK1;received=2001:db8::7;rport")
+                .unwrap();
+        assert_eq!((via.transport, via.host, via.port), ("TLS", "[2001:db8::9]", Some(5061)));
+        assert_eq!((via.branch(), via.params.value("received")), (Some("z9hG4bK1"), Some("2001:db8::7")));
+        assert_eq!(via.params.get("rport"), Some(None));
+        assert_eq!(Via::parse("SIP/2.0/UDP a:5060").unwrap().port, Some(5060));
+        assert_eq!(Via::parse("sip/2.0/udp a;branch=").unwrap().branch(), None);
+    }
+
+    #[test]
+    fn a_broken_via_is_none() {
+        for bad in [
+            "",
+            "SIP/2.0/UDP",
+            "SIP/2.0/UDP ",
+            "SIP/2.0 UDP a",
+            "SIP/3.0/UDP a",
+            "HTTP/2.0/UDP a",
+            "SIP/2.0/U:P a",
+            "SIP/2.0/UDP/x a",
+            "SIP/2.0/UDP a b",
+            "SIP/2.0/UDP a:b",
+            "SIP/2.0/UDP a:0",
+            "SIP/2.0/UDP a:1:2",
+            "SIP/2.0/UDP a;",
+            "SIP/2.0/UDP a;;",
+            "SIP/2.0/UDP a;branch=\"x",
+            "SIP/2.0/UDP a;branch=<x",
+            "SIP/2.0/UDP ;b=c",
+            "SIP/2.0/UDP a;branch=x y",
+            "SIP/2.0/UDP a\u{0}",
+            "SIP/2.0/UDP [::1",
+            "SIP/2.0/ a",
+        ] {
+            assert_eq!(Via::parse(bad), None, "{bad:?}");
+        }
+    }
+}

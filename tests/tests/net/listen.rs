@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use relay::net::dial;
 use relay::net::drain::{self, Trigger};
+use relay::net::listen::Happened::{Closed, HandshakeCompleted, HandshakeFailed, Limited, Opened};
 use relay::net::listen::{Accepted, Limits, Listener, Security};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::authority::{Authority, Kind};
@@ -155,6 +157,29 @@ async fn nothing_is_accepted_after_the_drain_began() {
     tokio::spawn(echo(accepted));
     before.write_all(b"ping").await.unwrap();
     before.read_exact(&mut [0; 4]).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_happens_at_a_listener_is_told() {
+    let authority = Authority::new();
+    let (_trigger, drain) = drain::drain();
+    let (sender, mut told) = mpsc::unbounded_channel();
+    let limits = Limits { connections: 1, ..Limits::DEVICES };
+    let observe = move |happened| sender.send(happened).unwrap_or_default();
+    let any = "127.0.0.1:0".parse().unwrap();
+    let mut listener = Listener::bind_observed(any, tls(&authority), limits, drain, observe).await.unwrap();
+    let address = listener.local_address();
+    let mut next = async || timeout(SOON, told.recv()).await.expect("told in time").unwrap();
+
+    let mut plain = TcpStream::connect(address).await.unwrap();
+    plain.write_all(b"nonsense, and no ClientHello").await.unwrap();
+    assert_eq!([next().await, next().await, next().await], [Opened, HandshakeFailed, Closed]);
+    let stream = dial::tls(address, &authority.client(), "localhost").await.unwrap();
+    assert_eq!([next().await, next().await], [Opened, HandshakeCompleted]);
+    let _over = TcpStream::connect(address).await.unwrap();
+    assert_eq!(next().await, Limited);
+    drop((stream, accept(&mut listener).await));
+    assert_eq!(next().await, Closed);
 }
 
 #[tokio::test]

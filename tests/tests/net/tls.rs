@@ -166,3 +166,26 @@ fn a_file_that_is_missing_or_wrong_is_named_in_the_error() {
     assert!(matches!(ClientTls::new(Some(&key)), Err(TlsError::Empty(..))));
     let _: Arc<ServerTls> = ServerTls::load(&certificate, &key).unwrap();
 }
+
+#[tokio::test]
+async fn the_script_for_development_makes_what_the_relay_loads_and_a_client_trusts() {
+    let scratch = tests::scratch::Scratch::new();
+    let script = scratch.file("make-dev", include_str!("../../../certs/make-dev"));
+    let make = |names: &[&str]| {
+        let output = std::process::Command::new("sh").arg(&script).args(names).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said} (if openssl is missing: apt-get install openssl)");
+    };
+    make(&["relay1.example.net", "192.0.2.10"]);
+    let dev = scratch.path().join("dev");
+    let tls = ServerTls::load(&dev.join("relay.pem"), &dev.join("relay.key")).unwrap();
+    let client = ClientTls::new(Some(&dev.join("ca.pem"))).unwrap();
+    let (address, _trigger) = server(&tls).await;
+    for domain in ["localhost", "127.0.0.1", "relay1.example.net", "192.0.2.10"] {
+        assert!(dial::tls(address, &client, domain).await.is_ok(), "{domain}");
+    }
+    make(&["relay2.example.net"]);
+    assert!(tls.reload().unwrap());
+    assert!(dial::tls(address, &client, "relay2.example.net").await.is_ok(), "the CA is still the same");
+    assert!(dial::tls(address, &client, "relay1.example.net").await.is_err());
+}

@@ -1,0 +1,214 @@
+//! What the use cases ask of a shard, and what it answers.
+//!
+//! Invariant: a command that carries a proof is obeyed only when the proof is the instance's own secret. An answer holds
+//! a record in the sealed form alone.
+
+use std::time::Duration;
+
+use sip::endpoint::{CallState, NewBinding};
+use sip::id::{CallId, InstanceId};
+use tokio::sync::oneshot;
+
+use super::calls::Call;
+use super::proofs::Unanswerable;
+use crate::metrics::labels::{InstanceState, WipeReason};
+use crate::secret::InstanceSecret;
+use crate::vault::{Fence, Sealed};
+
+/// What a shard is asked.
+pub enum Command {
+    /// Bind an instance: one that is enabled, or one that is resumed. An instance that is there already only takes the
+    /// new fence.
+    Bind {
+        /// The instance.
+        new: Box<NewInstance>,
+        /// Where the outcome of the first registration goes; nothing waits when it is `None`.
+        first: Option<oneshot::Sender<First>>,
+    },
+    /// The record of a new instance is stored; `false` when the instance has ended meanwhile.
+    Stored {
+        /// The instance.
+        id: InstanceId,
+        /// What it was stored with.
+        fence: Fence,
+        /// The answer.
+        reply: oneshot::Sender<bool>,
+    },
+    /// Unregister and forget an instance that never was in the store.
+    Abandon(InstanceId),
+    /// Forget an instance that another node has taken over.
+    Yield(InstanceId),
+    /// How an instance stands.
+    Look {
+        /// The instance.
+        id: InstanceId,
+        /// Who asks.
+        who: Who,
+        /// The answer.
+        reply: oneshot::Sender<Result<Standing, Denied>>,
+    },
+    /// A changed record, already stored.
+    Replace {
+        /// The instance.
+        id: InstanceId,
+        /// The record.
+        sealed: Sealed,
+        /// When it ends, in seconds since 1970.
+        expires_at: u64,
+        /// What it was stored with.
+        fence: Fence,
+        /// `Some(true)`: the app registers by itself from now on; `Some(false)`: the relay does.
+        foreground: Option<bool>,
+        /// The answer: how it stands now.
+        reply: oneshot::Sender<Result<Standing, Denied>>,
+    },
+    /// Unregister and wipe.
+    Wipe {
+        /// The instance.
+        id: InstanceId,
+        /// Who asks.
+        who: Who,
+        /// Why.
+        reason: WipeReason,
+        /// The answer, when all is done.
+        reply: oneshot::Sender<Result<oneshot::Receiver<WipeDone>, Denied>>,
+    },
+    /// A call's state; with a wish, after it was tried.
+    Call {
+        /// The instance.
+        id: InstanceId,
+        /// Who asks.
+        who: Who,
+        /// The call.
+        call: CallId,
+        /// What is to be done with it.
+        wish: CallWish,
+        /// The answer.
+        reply: oneshot::Sender<Result<Call, CallDenied>>,
+    },
+    /// All calls of an instance that are still known.
+    Calls {
+        /// The instance.
+        id: InstanceId,
+        /// The answer.
+        reply: oneshot::Sender<Vec<(CallId, Call)>>,
+    },
+    /// At most `limit` instances behind `after`, in the order of their ids.
+    List {
+        /// Where to go on.
+        after: Option<InstanceId>,
+        /// How many at most.
+        limit: usize,
+        /// The answer.
+        reply: oneshot::Sender<Vec<Standing>>,
+    },
+    /// The ids of all instances.
+    Ids(oneshot::Sender<Vec<InstanceId>>),
+    /// How many calls are held or being set up.
+    OpenCalls(oneshot::Sender<usize>),
+}
+
+/// An instance to bind.
+pub struct NewInstance {
+    /// Its id.
+    pub id: InstanceId,
+    /// Its record.
+    pub sealed: Sealed,
+    /// When it ends, in seconds since 1970.
+    pub expires_at: u64,
+    /// What its record is put with.
+    pub fence: Fence,
+    /// What the endpoint is told.
+    pub binding: NewBinding,
+}
+
+/// Who asks.
+pub enum Who {
+    /// A device, with what it shows.
+    Device(InstanceSecret),
+    /// The relay itself, or its operator.
+    Relay,
+}
+
+/// What is to be done with a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallWish {
+    /// Nothing.
+    Look,
+    /// The device rings.
+    Ring,
+    /// The device declines.
+    Decline,
+}
+
+/// How a first registration went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum First {
+    /// The SIP server accepted it for this long.
+    Registered {
+        /// The lifetime that was granted.
+        expires: Duration,
+    },
+    /// The SIP server refused it for good; the instance is forgotten.
+    Refused {
+        /// Its status.
+        status: u16,
+        /// Why there was no answer to its challenge, if that was it.
+        unanswerable: Option<Unanswerable>,
+    },
+    /// It failed and will be tried again.
+    Failed {
+        /// The status, if there was an answer.
+        status: Option<u16>,
+    },
+}
+
+/// How an instance stands.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Which one.
+    pub id: InstanceId,
+    /// Its record.
+    pub sealed: Sealed,
+    /// What its record is put with.
+    pub fence: Fence,
+    /// How it stands.
+    pub state: InstanceState,
+    /// The SIP status of the last answer.
+    pub status: Option<u16>,
+    /// Until when its registration stands, in seconds since 1970; 0: it does not.
+    pub registered_until: u64,
+    /// When it ends, in seconds since 1970.
+    pub expires_at: u64,
+}
+
+/// A wipe is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WipeDone {
+    /// When, in seconds since 1970.
+    pub wiped_at: u64,
+    /// Why.
+    pub reason: WipeReason,
+    /// Whether the SIP server confirmed.
+    pub unregistered: bool,
+}
+
+/// Why a shard does not obey.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// It has no such instance.
+    Unknown,
+    /// The proof is wrong.
+    Forbidden,
+}
+
+/// Why a call's state is not told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallDenied {
+    /// The one who asks may not.
+    Denied(Denied),
+    /// The instance has no such call, or not any more.
+    UnknownCall,
+    /// It has ended like this, so what is wished cannot be.
+    Over(CallState),
+}

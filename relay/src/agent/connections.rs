@@ -1,0 +1,259 @@
+//! One stream connection: a task that reads, writes and tells the shards.
+//!
+//! A connection is cheap while it is idle: what is read lies on the stack for the moment, a [`Framer`] holds memory only
+//! for half a message, and the one task has no buffer of its own.
+//!
+//! Invariant: a shard that was sent anything from a connection is sent [`Input::Closed`] when it ends, after the last
+//! message. A connection that no shard can write on any more ends. What a peer does not read is bounded: past [`QUEUE`] messages, or [`WRITE_PATIENCE`], the connection ends.
+//! A message that is malformed ends its
+//! connection, and never reaches a shard.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use sip::endpoint::{Endpoint, Input, Side, Source, Transport};
+use sip::id::FlowId;
+use sip::message::{Frame, FrameError, Framer, Limits, Message};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::timeout;
+
+use super::{ShardInput, Shards};
+use crate::metrics::Metrics;
+use crate::metrics::labels::SipRefusal;
+
+/// Messages that wait for one peer to read; with one more the connection ends.
+const QUEUE: usize = 64;
+/// How long one write may take; then the connection ends.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a connection may stay without a single valid message after it was accepted.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Bytes read at once, on the stack.
+const READ_BYTES: usize = 4 * 1024;
+
+/// A number that no other connection of this process has or had.
+pub(super) fn next_flow() -> FlowId {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    FlowId::Stream(NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The way to write on a connection; cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Writer {
+    queue: mpsc::Sender<Outgoing>,
+    abort: Arc<Notify>,
+}
+
+enum Outgoing {
+    Bytes(Bytes),
+    /// Nothing follows: close once all is written.
+    End,
+}
+
+impl Writer {
+    /// Hands bytes over; `false` when the connection has ended, or ends now because its peer does not read.
+    pub(super) fn send(&self, bytes: Bytes) -> bool {
+        match self.queue.try_send(Outgoing::Bytes(bytes)) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                self.abort.notify_one();
+                false
+            }
+        }
+    }
+
+    /// Closes the connection once what was handed over is written.
+    pub(super) fn close(&self) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.queue.try_send(Outgoing::End) {
+            self.abort.notify_one();
+        }
+    }
+}
+
+/// A connection that is open and not yet served.
+pub(super) struct Connection {
+    source: Source,
+    /// The one strong way to write, until a shard has it: a connection that no shard knows any more ends.
+    writer: Option<Writer>,
+    again: mpsc::WeakSender<Outgoing>,
+    abort: Arc<Notify>,
+    outgoing: mpsc::Receiver<Outgoing>,
+    shards: Shards,
+    metrics: Metrics,
+    limits: Limits,
+    /// The shards that know of this flow: one bit for each.
+    told: u128,
+    /// The shard that answers what names nobody; that of the first message.
+    home: Option<usize>,
+    /// Whether a valid message came.
+    proven: bool,
+}
+
+impl Connection {
+    /// A connection that a peer opened.
+    pub(super) fn accepted(side: Side, transport: Transport, peer: SocketAddr, shards: Shards, metrics: Metrics) -> Self {
+        Self::new(Source { flow: next_flow(), side, transport, peer }, shards, metrics)
+    }
+
+    /// A connection toward a SIP server that `shard` asked for, and that is told of [`Self::writer`] by its dialler.
+    pub(super) fn dialled(
+        transport: Transport,
+        peer: SocketAddr,
+        shard: usize,
+        shards: Shards,
+        metrics: Metrics,
+    ) -> Self {
+        let source = Source { flow: next_flow(), side: Side::Upstream, transport, peer };
+        Self { told: 1 << shard, home: Some(shard), proven: true, ..Self::new(source, shards, metrics) }
+    }
+
+    fn new(source: Source, shards: Shards, metrics: Metrics) -> Self {
+        let (queue, outgoing) = mpsc::channel(QUEUE);
+        let (again, abort, limits) = (queue.downgrade(), Arc::new(Notify::new()), Limits::default());
+        let writer = Some(Writer { queue, abort: abort.clone() });
+        Self { source, writer, again, abort, outgoing, shards, metrics, limits, told: 0, home: None, proven: false }
+    }
+
+    /// Its name.
+    pub(super) fn flow(&self) -> FlowId {
+        self.source.flow
+    }
+
+    /// The way to write on it; `None` when nobody has it any more.
+    pub(super) fn writer(&mut self) -> Option<Writer> {
+        self.writer.take().or_else(|| Some(Writer { queue: self.again.upgrade()?, abort: self.abort.clone() }))
+    }
+
+    /// Serves it until either side ends it.
+    pub(super) async fn serve(mut self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+        self.exchange(&mut stream).await;
+        let _ = timeout(WRITE_PATIENCE, stream.shutdown()).await;
+        drop(stream);
+        for shard in (0..self.shards.len()).filter(|shard| self.told & 1 << shard != 0) {
+            self.shards.send(shard, ShardInput::sip(Input::Closed(self.source.flow))).await;
+        }
+    }
+
+    async fn exchange(&mut self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+        let mut framer = Framer::new(self.limits);
+        let silence = tokio::time::sleep(SILENCE);
+        tokio::pin!(silence);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.abort.notified() => return,
+                first = self.outgoing.recv() => {
+                    let Some(first) = first else { return };
+                    if !self.write(stream, first).await {
+                        return;
+                    }
+                }
+                read = Read { stream, framer: &mut framer } => {
+                    if read.is_err() || !self.deliver(&mut framer).await {
+                        return;
+                    }
+                }
+                () = &mut silence, if !self.proven => return,
+            }
+        }
+    }
+
+    /// Writes `first` and all that waits behind it; `false` when the connection is to end.
+    async fn write(&mut self, stream: &mut (impl AsyncWrite + Unpin), first: Outgoing) -> bool {
+        let mut next = Some(first);
+        while let Some(outgoing) = next {
+            let Outgoing::Bytes(bytes) = outgoing else {
+                return false;
+            };
+            if !matches!(timeout(WRITE_PATIENCE, stream.write_all(&bytes)).await, Ok(Ok(()))) {
+                return false;
+            }
+            next = self.outgoing.try_recv().ok();
+        }
+        matches!(timeout(WRITE_PATIENCE, stream.flush()).await, Ok(Ok(())))
+    }
+
+    /// Hands every whole frame to its shard; `false` when the stream cannot be read on.
+    async fn deliver(&mut self, framer: &mut Framer) -> bool {
+        let at = Instant::now();
+        loop {
+            let (shard, input) = match framer.next_frame() {
+                Err(error) => {
+                    self.refused(error);
+                    return false;
+                }
+                Ok(None) => return true,
+                Ok(Some(Frame::Message(bytes))) => {
+                    let Ok(message) = Message::parse(&bytes, &self.limits) else {
+                        self.metrics.sip_refused(SipRefusal::Malformed);
+                        return false;
+                    };
+                    self.proven = true;
+                    let tag = Endpoint::shard_of(&message).map(|tag| tag.shard(self.shards.len()));
+                    let shard = tag.unwrap_or_else(|| self.home());
+                    self.home.get_or_insert(shard);
+                    (shard, Input::Received { source: self.source, message })
+                }
+                Ok(Some(Frame::Ping)) => (self.home(), Input::Ping(self.source)),
+                Ok(Some(Frame::Pong)) => (self.home(), Input::Pong(self.source.flow)),
+            };
+            self.tell(shard).await;
+            self.shards.send(shard, ShardInput::Sip { at, input }).await;
+        }
+    }
+
+    fn refused(&self, error: FrameError) {
+        self.metrics.sip_refused(match error {
+            FrameError::TooLong => SipRefusal::TooLarge,
+            FrameError::ContentLength | FrameError::NotSip => SipRefusal::Malformed,
+        });
+    }
+
+    fn home(&self) -> usize {
+        let number = if let FlowId::Stream(number) = self.source.flow { number } else { 0 };
+        self.home.unwrap_or((number % self.shards.len() as u64) as usize)
+    }
+
+    /// Lets a shard know how to write on this connection, once.
+    async fn tell(&mut self, shard: usize) {
+        if self.told & 1 << shard == 0 {
+            self.told |= 1 << shard;
+            if let Some(writer) = self.writer() {
+                let known = ShardInput::Flow { flow: self.source.flow, writer, peer: self.source.peer };
+                self.shards.send(shard, known).await;
+            }
+        }
+    }
+}
+
+/// Reads what there is into the framer; an error at the end of the stream, too.
+struct Read<'a, S> {
+    stream: &'a mut S,
+    framer: &'a mut Framer,
+}
+
+impl<S: AsyncRead + Unpin> Future for Read<'_, S> {
+    type Output = std::io::Result<()>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        // On the stack of this poll, not in the future: a connection that waits holds no buffer.
+        let mut space = [0; READ_BYTES];
+        let mut buffer = ReadBuf::new(&mut space);
+        std::task::ready!(Pin::new(&mut *this.stream).poll_read(context, &mut buffer))?;
+        if buffer.filled().is_empty() {
+            return Poll::Ready(Err(std::io::ErrorKind::UnexpectedEof.into()));
+        }
+        this.framer.push(buffer.filled());
+        // A device's bearer token or digest is not left on the stack.
+        buffer.filled_mut().fill(0);
+        std::hint::black_box(&space);
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,199 @@
+//! Opening flows toward SIP servers, and knowing their addresses.
+//!
+//! Invariant: every [`Output::Dial`](sip::endpoint::Output::Dial) is answered once: with a flow, or with
+//! [`Input::DialFailed`]. At most [`DIALS`] are under way; the others wait for their turn. A shard hears of an upstream's
+//! addresses before it hears of its flow.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sip::endpoint::{Input, Transport};
+use sip::id::{FlowId, UpstreamId};
+use tokio::sync::Semaphore;
+
+use super::connections::Connection;
+use super::upstreams::{Route, Upstreams};
+use super::{ShardInput, Shards};
+use crate::metrics::Metrics;
+use crate::net::drain::Drain;
+use crate::net::resolve::{Candidate, ResolveError, Resolver};
+use crate::net::stream::Stream;
+use crate::net::tls::ClientTls;
+use crate::net::{self, dial};
+
+/// Dials under way at once.
+const DIALS: usize = 256;
+/// Names are not resolved again before this, whatever their TTL.
+const RESOLVE_AGAIN_MIN: Duration = Duration::from_secs(30);
+/// How soon names are resolved again that could not be.
+const RESOLVE_RETRY: Duration = Duration::from_secs(60);
+/// How often it is looked for names to resolve again.
+const TICK: Duration = Duration::from_secs(5);
+
+/// Opens flows; cheap to clone.
+#[derive(Clone)]
+pub(super) struct Dialler(Arc<Inner>);
+
+struct Inner {
+    resolver: Resolver,
+    tls: ClientTls,
+    upstreams: Upstreams,
+    shards: Shards,
+    metrics: Metrics,
+    turns: Semaphore,
+}
+
+impl Dialler {
+    pub(super) fn new(
+        resolver: Resolver,
+        tls: ClientTls,
+        upstreams: Upstreams,
+        shards: Shards,
+        metrics: Metrics,
+    ) -> Self {
+        Self(Arc::new(Inner { resolver, tls, upstreams, shards, metrics, turns: Semaphore::new(DIALS) }))
+    }
+
+    /// Opens a flow for a shard, in a task of its own; `avoid` is tried last.
+    pub(super) fn dial(&self, shard: usize, upstream: UpstreamId, avoid: Option<SocketAddr>) {
+        let it = self.0.clone();
+        tokio::spawn(async move {
+            let opened = match it.turns.acquire().await {
+                Ok(_turn) => it.open(shard, upstream, avoid).await,
+                Err(_) => false,
+            };
+            if !opened {
+                it.shards.send(shard, ShardInput::sip(Input::DialFailed(upstream))).await;
+            }
+        });
+    }
+
+    /// Resolves again what is stale, until `end`.
+    pub(super) async fn refresh(self, end: Drain) {
+        let mut ticks = tokio::time::interval(TICK);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = end.begun() => return,
+            }
+            for (upstream, route) in self.0.upstreams.take_stale(Instant::now()) {
+                let it = self.0.clone();
+                tokio::spawn(async move {
+                    let Ok(_turn) = it.turns.acquire().await else { return };
+                    if let Err(error) = it.learn(upstream, &route).await {
+                        tracing::info!(upstream = upstream.0, %error, "a SIP server has no address now");
+                    }
+                });
+            }
+        }
+    }
+}
+
+impl Inner {
+    async fn open(self: &Arc<Self>, shard: usize, upstream: UpstreamId, avoid: Option<SocketAddr>) -> bool {
+        let Some(route) = self.upstreams.route(upstream) else { return false };
+        self.upstreams.used_by(upstream, shard);
+        let mut candidates = match self.learn(upstream, &route).await {
+            Ok(candidates) => candidates,
+            Err(error) => {
+                tracing::info!(upstream = upstream.0, %error, "a SIP server has no address");
+                return false;
+            }
+        };
+        // A stable sort: what is to be avoided goes last, the rest keeps its order.
+        candidates.sort_by_key(|candidate| Some(candidate.address) == avoid);
+        for candidate in candidates {
+            if self.try_one(shard, upstream, &route, candidate).await {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Resolves an upstream's next hop and tells the shards that use it; the addresses to dial, best first. Its other
+    /// names follow in a task of their own: a registration does not wait for them.
+    async fn learn(
+        self: &Arc<Self>,
+        upstream: UpstreamId,
+        route: &Arc<Route>,
+    ) -> Result<Vec<Candidate>, ResolveError> {
+        let next_hop = self.resolver.resolve(&route.target(), u64::from(upstream.0)).await;
+        let ttl = next_hop.as_ref().map_or(RESOLVE_RETRY, |found| found.ttl).max(RESOLVE_AGAIN_MIN);
+        let (shards, others) = self.upstreams.resolved(upstream, Instant::now() + ttl);
+        let candidates = next_hop?.candidates;
+        let hop: Vec<IpAddr> = candidates.iter().map(|candidate| candidate.address.ip()).collect();
+        self.tell_addresses(upstream, shards, &hop, &others).await;
+        if route.other_targets().next().is_some() {
+            tokio::spawn(self.clone().learn_others(upstream, route.clone(), hop));
+        }
+        Ok(candidates)
+    }
+
+    async fn learn_others(self: Arc<Self>, upstream: UpstreamId, route: Arc<Route>, hop: Vec<IpAddr>) {
+        let mut others = Vec::new();
+        for target in route.other_targets() {
+            // A domain need not have an address when a registrar or a proxy is named.
+            if let Ok(found) = self.resolver.resolve(&target, u64::from(upstream.0)).await {
+                others.extend(found.candidates.iter().map(|candidate| candidate.address.ip()));
+            }
+        }
+        let others: Arc<[IpAddr]> = others.into();
+        let shards = self.upstreams.others_resolved(upstream, others.clone());
+        if !others.is_empty() {
+            self.tell_addresses(upstream, shards, &hop, &others).await;
+        }
+    }
+
+    async fn tell_addresses(&self, upstream: UpstreamId, shards: u128, hop: &[IpAddr], others: &[IpAddr]) {
+        let mut all: Vec<IpAddr> = hop.iter().chain(others).copied().collect();
+        all.sort_unstable();
+        all.dedup();
+        let addresses: Arc<[IpAddr]> = all.into();
+        for shard in (0..self.shards.len()).filter(|shard| shards & 1 << shard != 0) {
+            let input = Input::Addresses { upstream, addresses: addresses.clone() };
+            self.shards.send(shard, ShardInput::sip(input)).await;
+        }
+    }
+
+    async fn try_one(&self, shard: usize, upstream: UpstreamId, route: &Route, candidate: Candidate) -> bool {
+        let Candidate { address, transport } = candidate;
+        let opened = match transport {
+            net::Transport::Udp => {
+                let (flow, transport) = (FlowId::Datagram(address), Transport::Udp);
+                self.shards.send(shard, ShardInput::sip(Input::Dialled { upstream, flow, transport })).await;
+                return true;
+            }
+            net::Transport::Tcp => dial::tcp(address).await.map(|stream| (stream, Transport::Tcp)),
+            net::Transport::Tls => {
+                let domain = route.verified_domain();
+                dial::tls(address, &self.tls, domain).await.map(|stream| (stream, Transport::Tls))
+            }
+        };
+        match opened {
+            Ok((stream, transport)) => {
+                self.serve(shard, upstream, stream, transport, address).await;
+                true
+            }
+            Err(error) => {
+                tracing::info!(upstream = upstream.0, %error, "a SIP server cannot be reached");
+                false
+            }
+        }
+    }
+
+    async fn serve(&self, shard: usize, upstream: UpstreamId, stream: Stream, transport: Transport, peer: SocketAddr) {
+        let metrics = self.metrics.clone();
+        let mut connection = Connection::dialled(transport, peer, shard, self.shards.clone(), metrics.clone());
+        let flow = connection.flow();
+        if let Some(writer) = connection.writer() {
+            self.shards.send(shard, ShardInput::Flow { flow, writer, peer }).await;
+        }
+        self.shards.send(shard, ShardInput::sip(Input::Dialled { upstream, flow, transport })).await;
+        tokio::spawn(async move {
+            metrics.upstream_flows(1);
+            connection.serve(stream).await;
+            metrics.upstream_flows(-1);
+        });
+    }
+}

@@ -1,0 +1,175 @@
+//! What a shard does when its endpoint says that something happened.
+//!
+//! Invariant: a secret is unsealed for one event, in [`Shard::with_record`], and dropped before the next; no event waits.
+
+use std::time::Duration;
+
+use sip::endpoint::{CallState, Event, Input, RegistrationFailure};
+use sip::id::{BindingId, CallId, InstanceId};
+
+use super::command::First;
+use super::proofs::{self, Challenged};
+use super::shard::Shard;
+use crate::clock::unix_now;
+use crate::metrics::labels::{AdmissionOutcome, InstanceState, InviteOutcome, RegistrationOutcome, WipeReason};
+use crate::secret::with_clean_stack;
+use crate::vault::record::Record;
+
+impl Shard {
+    pub(super) fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Challenged { binding, challenge, nc, cnonce, uri } => {
+                let challenged = Challenged { challenge: &challenge, nc, cnonce: &cnonce, uri: &uri };
+                let authorization = self.answer(binding, &challenged);
+                self.next.push_back(Input::Answer { binding, authorization });
+            }
+            Event::Registered { binding, expires, refresh } => self.on_registered(binding, expires, refresh),
+            Event::RegistrationFailed { binding, failure } => self.on_registration_failed(binding, failure),
+            Event::Unbound { binding, confirmed } => self.on_unbound(binding, confirmed),
+            Event::Knock { knock, instance, proof } => {
+                let checked = self.with_record(instance, |record| {
+                    proofs::device_is_right(instance, &record.secret, &proof)
+                });
+                let granted = checked.unwrap_or(false);
+                self.world.metrics.admission(match checked {
+                    Some(true) => AdmissionOutcome::Attached,
+                    Some(false) => AdmissionOutcome::Refused,
+                    None => AdmissionOutcome::Unknown,
+                });
+                self.next.push_back(Input::Admit { knock, granted });
+            }
+            Event::Attached(instance) => {
+                if self.attached.insert(instance) {
+                    self.world.metrics.edge_flows(1);
+                }
+            }
+            Event::Detached(instance) => {
+                if self.attached.remove(&instance) {
+                    self.world.metrics.edge_flows(-1);
+                }
+            }
+            Event::Wake(call) => self.wake(&call),
+            Event::Offered(call) => self.hold(&call, None),
+            Event::Call { call, instance, state, woke_after } => self.on_call(call, instance, state, woke_after),
+            Event::Refused { status } => self.world.metrics.invite(match status {
+                404 => InviteOutcome::Unknown,
+                403 => InviteOutcome::WrongSource,
+                480 | 486 | 503 => InviteOutcome::Limited,
+                _ => InviteOutcome::Refused,
+            }),
+        }
+    }
+
+    /// Gives `work` the record of an instance that is not over, for this moment. `None` when there is none, or when it
+    /// does not open.
+    pub(super) fn with_record<T>(&self, id: InstanceId, work: impl FnOnce(&Record) -> T) -> Option<T> {
+        let row = self.instances.get(id)?;
+        with_clean_stack(|| match self.world.vault.unseal(id, &row.sealed) {
+            Ok(record) => Some(work(&record)),
+            Err(error) => {
+                tracing::error!(instance = %id, %error, "a record does not open");
+                None
+            }
+        })
+    }
+
+    /// Moves an instance from one state to another, in the metrics too.
+    pub(super) fn set_state(&mut self, id: InstanceId, state: InstanceState) {
+        if let Some(row) = self.instances.get_mut(id)
+            && row.state != InstanceState::Ending
+            && row.state != state
+        {
+            self.world.metrics.instance_moves(row.state, state);
+            row.state = state;
+        }
+    }
+
+    fn answer(&mut self, binding: BindingId, challenged: &Challenged<'_>) -> Option<String> {
+        let id = self.instances.of(binding)?;
+        let answer = self.with_record(id, |record| proofs::answer(record, challenged))?;
+        if let Some(row) = self.instances.get_mut(id) {
+            row.unanswerable = answer.as_ref().err().copied();
+        }
+        answer.ok()
+    }
+
+    fn on_registered(&mut self, binding: BindingId, expires: Duration, refresh: bool) {
+        let Some(id) = self.instances.of(binding) else { return };
+        let outcome = if refresh { RegistrationOutcome::Refreshed } else { RegistrationOutcome::Registered };
+        self.world.metrics.registration(outcome);
+        self.set_state(id, InstanceState::Registered);
+        if let Some(row) = self.instances.get_mut(id) {
+            row.status = 200;
+            row.registered_until = unix_now() + expires.as_secs();
+            if let Some(first) = row.first.take() {
+                // Nobody listens any more when the use case took too long; the instance is kept all the same.
+                let _ = first.send(First::Registered { expires });
+            }
+        }
+    }
+
+    fn on_registration_failed(&mut self, binding: BindingId, failure: RegistrationFailure) {
+        let Some(id) = self.instances.of(binding) else { return };
+        let Some(row) = self.instances.get_mut(id) else { return };
+        row.registered_until = 0;
+        match failure {
+            RegistrationFailure::Refused { status } => {
+                row.status = status;
+                let (first, unanswerable) = (row.first.take(), row.unanswerable);
+                self.world.metrics.registration(RegistrationOutcome::Refused);
+                tracing::info!(instance = %id, status, "the SIP server refused a registration");
+                match first {
+                    Some(first) => {
+                        self.abandon(id);
+                        let _ = first.send(First::Refused { status, unanswerable });
+                    }
+                    None => self.begin_wipe(id, Some(WipeReason::RefusedUpstream), None),
+                }
+            }
+            RegistrationFailure::Retry { status, after } => {
+                row.status = status.unwrap_or(row.status);
+                let (first, unreachable) = (row.first.take(), self.unreachable.contains(&row.upstream));
+                self.world.metrics.registration(match status {
+                    Some(_) => RegistrationOutcome::Failed,
+                    None if unreachable => RegistrationOutcome::Unreachable,
+                    None => RegistrationOutcome::TimedOut,
+                });
+                tracing::debug!(instance = %id, status, after_s = after.as_secs(), "a registration is tried again later");
+                self.set_state(id, InstanceState::Retrying);
+                if let Some(first) = first {
+                    let _ = first.send(First::Failed { status });
+                }
+            }
+        }
+    }
+
+    fn on_call(&mut self, id: CallId, instance: InstanceId, state: CallState, woke_after: Option<Duration>) {
+        // A call that is offered at once is told of before it is described: it is not known yet.
+        let Some(call) = self.calls.get_mut(id) else { return };
+        if let Some(after) = woke_after {
+            self.world.metrics.wake(after);
+            call.deadline = unix_now() + self.world.answer_timeout.as_secs();
+        }
+        let was_final = call.state.is_final();
+        call.state = state;
+        if call.held && (woke_after.is_some() || state.is_final()) {
+            call.held = false;
+            self.world.metrics.calls_held(-1);
+        }
+        if was_final || !state.is_final() {
+            return;
+        }
+        let (pushed, unreachable) = (call.pushed, call.unreachable);
+        self.world.metrics.invite(match state {
+            CallState::Answered => InviteOutcome::Answered,
+            CallState::Cancelled => InviteOutcome::Cancelled,
+            CallState::AnsweredElsewhere => InviteOutcome::AnsweredElsewhere,
+            CallState::Declined => InviteOutcome::Declined,
+            CallState::TimedOut if unreachable => InviteOutcome::Unreachable,
+            CallState::TimedOut | CallState::Waking | CallState::Ringing => InviteOutcome::TimedOut,
+        });
+        if pushed.is_some() && state != CallState::Answered {
+            self.tell_call_ended(id, instance);
+        }
+    }
+}

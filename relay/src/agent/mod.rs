@@ -1,0 +1,278 @@
+//! The agent: drives the SIP endpoints, and joins them to the network, the vault and the push services.
+//!
+//! ```text
+//!  edge, upstream TLS/TCP ── connections ─┐                        ┌─ Output::Send ── connections, datagrams
+//!  upstream UDP ───────────── datagrams ──┼─ ShardInput ── shard ──┼─ Output::Dial ── dial
+//!  use cases ───────────────── Command ───┤   (one loop, one timer)├─ Event ───────── proofs, wake, wipe
+//!  push verdicts, dials, erasures ────────┘                        └─ replies
+//! ```
+//!
+//! | room | what it is |
+//! | --- | --- |
+//! | `shard` | the loop around one [`Endpoint`](sip::endpoint::Endpoint); `events`, `commands`, `wake` and `wipe` are its parts |
+//! | `instances`, `calls` | what a shard remembers |
+//! | [`command`] | what the use cases ask |
+//! | `proofs` | what is computed with a secret |
+//! | `connections`, `doors`, `datagrams`, `dial`, [`upstreams`] | the network side |
+//! | `erasures` | what the store still has to erase |
+//!
+//! Invariant: an instance lives on one shard, the one that its id names. Nothing in a shard's loop waits for the store, a
+//! push service, DNS or a peer: what takes time runs in a task and comes back as a [`ShardInput`].
+
+mod calls;
+pub mod command;
+mod commands;
+mod connections;
+mod datagrams;
+mod dial;
+mod doors;
+mod erasures;
+mod events;
+mod instances;
+mod proofs;
+mod shard;
+pub mod upstreams;
+mod wake;
+mod wipe;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sip::endpoint::{Input, Settings};
+use sip::id::{CallId, FlowId, InstanceId, ShardTag};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::EarlyRinging;
+use crate::metrics::Metrics;
+use crate::net::drain::Drain;
+use crate::net::listen::Listener;
+use crate::net::resolve::Resolver;
+use crate::net::tls::ClientTls;
+use crate::net::udp::Udp;
+use crate::push::{PushService, Verdict};
+use crate::vault::Vault;
+use command::Command;
+use connections::Writer;
+use dial::Dialler;
+use erasures::Erasures;
+use shard::Shard;
+use upstreams::Upstreams;
+
+pub use calls::Call;
+pub use proofs::{EDGE_REALM, Unanswerable};
+
+/// Inputs that wait for one shard; with more, their senders wait (streams, use cases) or they are dropped (datagrams).
+const INBOX: usize = 8 * 1024;
+/// Shards at most: a flow remembers which it has told in as many bits.
+const SHARDS_MAX: usize = 128;
+
+/// What a shard is told.
+enum ShardInput {
+    /// For its endpoint.
+    Sip {
+        /// When it was read from the network.
+        at: Instant,
+        /// What.
+        input: Input,
+    },
+    /// How to write on a stream; comes before anything from it.
+    Flow {
+        /// The stream.
+        flow: FlowId,
+        /// The way to write.
+        writer: Writer,
+        /// Who is at its other end.
+        peer: SocketAddr,
+    },
+    /// What became of a call's push.
+    Pushed(Box<Pushed>),
+    /// The store was asked to erase this instance.
+    Erased(InstanceId),
+    /// From a use case.
+    Command(Box<Command>),
+}
+
+impl ShardInput {
+    /// For the endpoint, now.
+    fn sip(input: Input) -> Self {
+        Self::Sip { at: Instant::now(), input }
+    }
+}
+
+/// What became of a call's push.
+struct Pushed {
+    instance: InstanceId,
+    call: CallId,
+    verdict: Verdict,
+    /// When the app confirmed the token, in seconds since 1970.
+    confirmed_at: u64,
+}
+
+/// The way to every shard; cheap to clone.
+#[derive(Clone)]
+struct Shards(Arc<[mpsc::Sender<ShardInput>]>);
+
+impl Shards {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Tells a shard, when it has room.
+    async fn send(&self, shard: usize, input: ShardInput) {
+        // An error means that the shard has ended, with the process about to.
+        let _ = self.0[shard].send(input).await;
+    }
+
+    /// Tells a shard if it has room.
+    fn offer(&self, shard: usize, input: ShardInput) {
+        let _ = self.0[shard].try_send(input);
+    }
+}
+
+/// What the agent stands on.
+pub struct Ground {
+    /// The store.
+    pub vault: Vault,
+    /// The push services.
+    pub push: PushService,
+    /// Pushes are printed instead of sent.
+    pub push_is_printed: bool,
+    /// The metrics.
+    pub metrics: Metrics,
+    /// DNS and the address policy.
+    pub resolver: Resolver,
+    /// Which SIP servers' certificates are trusted.
+    pub tls: ClientTls,
+    /// The upstream UDP socket, where UDP is in use.
+    pub udp: Option<Udp>,
+    /// When the caller first hears ringing.
+    pub early_ringing: EarlyRinging,
+    /// What each endpoint is told; the tag is set for each.
+    pub endpoint: Settings,
+    /// How many shards; 1 to 128.
+    pub shards: usize,
+    /// When everything ends, after the drain.
+    pub end: Drain,
+}
+
+/// What the shards share.
+struct World {
+    vault: Vault,
+    push: PushService,
+    push_is_printed: bool,
+    metrics: Metrics,
+    early_ringing: EarlyRinging,
+    /// How long a device may ring.
+    answer_timeout: Duration,
+    /// What pushes name.
+    edge: Box<str>,
+    udp: Option<Udp>,
+    shards: Shards,
+    upstreams: Upstreams,
+    dialler: Dialler,
+    erasures: Erasures,
+}
+
+/// The agent of one relay; cheap to clone.
+#[derive(Clone)]
+pub struct Agent(Arc<World>);
+
+impl Agent {
+    /// Starts the shards, which run until the end that `ground` names.
+    pub fn start(ground: Ground) -> Self {
+        let count = ground.shards.clamp(1, SHARDS_MAX);
+        let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(INBOX)).unzip();
+        let shards = Shards(senders.into());
+        let upstreams = Upstreams::default();
+        let metrics = ground.metrics;
+        let dialler =
+            Dialler::new(ground.resolver, ground.tls, upstreams.clone(), shards.clone(), metrics.clone());
+        let world = Arc::new(World {
+            erasures: Erasures::start(ground.vault.clone(), metrics.clone()),
+            vault: ground.vault,
+            push: ground.push,
+            push_is_printed: ground.push_is_printed,
+            metrics,
+            early_ringing: ground.early_ringing,
+            answer_timeout: ground.endpoint.answer_timeout,
+            edge: ground.endpoint.edge.clone(),
+            udp: ground.udp,
+            shards,
+            upstreams,
+            dialler,
+        });
+        for (index, inbox) in inboxes.into_iter().enumerate() {
+            let settings = Settings { tag: ShardTag(index as u16), ..ground.endpoint.clone() };
+            tokio::spawn(Shard::new(index, settings, world.clone()).run(inbox, ground.end.clone()));
+        }
+        tokio::spawn(world.dialler.clone().refresh(ground.end));
+        Self(world)
+    }
+
+    /// Receives datagrams until `end`.
+    pub fn receive_datagrams(&self, end: Drain) {
+        if let Some(udp) = self.0.udp.clone() {
+            tokio::spawn(datagrams::receive(udp, self.0.shards.clone(), self.0.metrics.clone(), end));
+        }
+    }
+
+    /// Serves devices that connect here, until the listener ends.
+    pub fn open_edge(&self, listener: Listener) {
+        tokio::spawn(doors::serve(listener, doors::Door::Edge, self.0.shards.clone(), self.0.metrics.clone()));
+    }
+
+    /// Serves SIP servers that connect here, until the listener ends.
+    pub fn open_upstream(&self, listener: Listener) {
+        tokio::spawn(doors::serve(listener, doors::Door::Upstream, self.0.shards.clone(), self.0.metrics.clone()));
+    }
+
+    /// The numbers of the SIP servers.
+    pub fn upstreams(&self) -> &Upstreams {
+        &self.0.upstreams
+    }
+
+    /// Tells the shard of an instance, and gives back its answer; `None` when the shards have ended.
+    pub async fn ask<T>(&self, id: InstanceId, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        self.ask_shard(id.tag().shard(self.0.shards.len()), command).await
+    }
+
+    /// Tells the shard of an instance.
+    pub async fn tell(&self, id: InstanceId, command: Command) {
+        let shard = id.tag().shard(self.0.shards.len());
+        self.0.shards.send(shard, ShardInput::Command(Box::new(command))).await;
+    }
+
+    /// Asks every shard, one after the other.
+    pub async fn ask_all<T>(&self, command: impl Fn(oneshot::Sender<T>) -> Command) -> Vec<T> {
+        let mut answers = Vec::with_capacity(self.0.shards.len());
+        for shard in 0..self.0.shards.len() {
+            answers.extend(self.ask_shard(shard, &command).await);
+        }
+        answers
+    }
+
+    /// Has the store erase an instance, again and again until it has.
+    pub fn erase(&self, id: InstanceId, lookup: crate::vault::Lookup) {
+        self.0.erasures.later(id, lookup);
+    }
+
+    /// Waits until no call waits for its device or is being set up, at most `patience`.
+    pub async fn wait_for_calls(&self, patience: Duration) {
+        const LOOK_AGAIN: Duration = Duration::from_millis(100);
+        let quiet = async {
+            while self.ask_all(Command::OpenCalls).await.into_iter().any(|open| open > 0) {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        if tokio::time::timeout(patience, quiet).await.is_err() {
+            tracing::warn!("the drain cut off calls that were being set up");
+        }
+    }
+
+    async fn ask_shard<T>(&self, shard: usize, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.0.shards.send(shard, ShardInput::Command(Box::new(command(reply)))).await;
+        answer.await.ok()
+    }
+}

@@ -1,0 +1,187 @@
+//! Waking a device: the push for a call, and what its verdict means.
+//!
+//! Invariant: a call is pushed at most once. The push is on its way within the same turn of the loop in which the INVITE
+//! came; the store is not asked. A verdict never ends a call that a device has come for.
+
+use std::sync::Arc;
+
+use sip::endpoint::{CallState, IncomingCall, Input};
+use sip::id::{CallId, InstanceId};
+
+use super::calls::Call;
+use super::shard::Shard;
+use super::{Pushed, ShardInput, World};
+use crate::clock::unix_now;
+use crate::config::EarlyRinging;
+use crate::metrics::labels::{PushOutcome, PushProvider, WipeReason};
+use crate::push::{Delivery, Event, Push, Verdict};
+use crate::vault::record::{Provider, PushTarget, Record};
+
+/// How long `call-ended` may take; after it the phone has seen the call's own deadline.
+const CALL_ENDED_LIFE_S: u64 = 30;
+
+impl Shard {
+    /// A call waits for its device: push.
+    pub(super) fn wake(&mut self, call: &IncomingCall) {
+        let now = unix_now();
+        let deadline = now + call.wait.as_secs();
+        let push = Push {
+            event: Event::Call,
+            instance: call.instance,
+            call: Some(call.call),
+            from: Some(call.from.clone()),
+            name: call.name.clone(),
+            edge: self.world.edge.clone(),
+            sent_at: now,
+            deadline,
+            extra: Vec::new(),
+        };
+        let wanted = self.with_record(call.instance, |record| {
+            record.wake_for.call.then(|| (record.app.clone(), record.device.call_push.clone()))
+        });
+        let Some(Some((app, target))) = wanted else {
+            self.hold(call, None);
+            self.give_up(call.call);
+            return;
+        };
+        self.hold(call, Some(target.provider));
+        if self.world.early_ringing == EarlyRinging::Immediately {
+            self.next.push_back(Input::Ring(call.call));
+        }
+        let (world, shard, arrived) = (self.world.clone(), self.index, self.arrived);
+        let (instance, call) = (call.instance, call.call);
+        tokio::spawn(async move {
+            world.metrics.invite_to_push(arrived.elapsed());
+            let verdict = deliver(&world, &app, &target, &push).await;
+            let pushed = Pushed { instance, call, verdict, confirmed_at: target.confirmed_at };
+            world.shards.send(shard, ShardInput::Pushed(Box::new(pushed))).await;
+        });
+    }
+
+    /// Remembers a call, so that its state can be asked.
+    pub(super) fn hold(&mut self, call: &IncomingCall, pushed: Option<Provider>) {
+        let deadline = unix_now() + call.wait.as_secs();
+        // A call that was offered to a device may be pushed after all.
+        if let Some(known) = self.calls.get_mut(call.call) {
+            if pushed.is_some() && !known.held {
+                known.held = true;
+                self.world.metrics.calls_held(1);
+            }
+            known.pushed = known.pushed.or(pushed);
+            return;
+        }
+        // What is offered to a device that is there waits for none.
+        let held = pushed.is_some();
+        self.world.metrics.calls_held(i32::from(held));
+        let (instance, state) = (call.instance, CallState::Waking);
+        self.calls.remember(call.call, Call { instance, state, deadline, pushed, held, unreachable: false });
+    }
+
+    /// The push service has spoken.
+    pub(super) fn on_pushed(&mut self, pushed: &Pushed) {
+        let Pushed { instance, call, ref verdict, .. } = *pushed;
+        match verdict {
+            Verdict::Accepted => {
+                if self.world.early_ringing == EarlyRinging::AfterPushAccepted {
+                    self.next.push_back(Input::Ring(call));
+                }
+            }
+            // The service may have taken it: the phone may come.
+            Verdict::Unconfirmed => {}
+            Verdict::Gone { .. } if verdict.token_is_dead(self.confirmed_at(pushed)) => {
+                self.begin_wipe(instance, Some(WipeReason::PushTokenGone), None);
+            }
+            Verdict::Gone { .. } | Verdict::Retry { .. } | Verdict::Refused { .. } | Verdict::TooLate => {
+                tracing::info!(%instance, %call, ?verdict, "a call's push was not delivered");
+                if !self.attached.contains(&instance) {
+                    self.give_up(call);
+                }
+            }
+        }
+    }
+
+    /// Tells a device that was woken that there is nothing to answer any more. Only FCM: a VoIP push must be a call.
+    pub(super) fn tell_call_ended(&mut self, call: CallId, instance: InstanceId) {
+        let target = self.with_record(instance, |record| {
+            let target = &record.device.call_push;
+            (target.provider == Provider::Fcm).then(|| (record.app.clone(), target.clone()))
+        });
+        let Some(Some((app, target))) = target else { return };
+        let mut push = self.notice(Event::CallEnded, instance, CALL_ENDED_LIFE_S);
+        push.call = Some(call);
+        spawn_notice(self.world.clone(), app, target, push);
+    }
+
+    /// Tells the user, by the alert target, that something happened to the instance.
+    pub(super) fn tell_user(&self, event: Event, instance: InstanceId, status: Option<u16>) {
+        const LIFE_S: u64 = 3_600;
+        let target = self.with_record(instance, |record| {
+            record.device.alert_push.as_ref().map(|target| (record.app.clone(), target.clone()))
+        });
+        let Some(Some((app, target))) = target else { return };
+        let mut push = self.notice(event, instance, LIFE_S);
+        push.extra.extend(status.map(|status| ("status", serde_json::Value::from(status))));
+        spawn_notice(self.world.clone(), app, target, push);
+    }
+
+    fn give_up(&mut self, id: CallId) {
+        if let Some(call) = self.calls.get_mut(id) {
+            call.unreachable = true;
+        }
+        self.next.push_back(Input::GiveUp(id));
+    }
+
+    /// When the app last said that the token is good: the app may have done so while the push was under way.
+    fn confirmed_at(&self, pushed: &Pushed) -> u64 {
+        let said = |record: &Record| record.device.call_push.confirmed_at;
+        self.with_record(pushed.instance, said).unwrap_or(0).max(pushed.confirmed_at)
+    }
+
+    fn notice(&self, event: Event, instance: InstanceId, life_s: u64) -> Push {
+        let now = unix_now();
+        Push {
+            event,
+            instance,
+            call: None,
+            from: None,
+            name: None,
+            edge: self.world.edge.clone(),
+            sent_at: now,
+            deadline: now + life_s,
+            extra: Vec::new(),
+        }
+    }
+}
+
+/// Delivers a push whose verdict changes nothing.
+fn spawn_notice(world: Arc<World>, app: Box<str>, target: PushTarget, push: Push) {
+    tokio::spawn(async move {
+        deliver(&world, &app, &target, &push).await;
+    });
+}
+
+/// Delivers a push and counts it.
+async fn deliver(world: &World, app: &str, target: &PushTarget, push: &Push) -> Verdict {
+    let Delivery { verdict, attempts, elapsed } = world.push.deliver(app, target, push).await;
+    let provider = match target.provider {
+        _ if world.push_is_printed => PushProvider::Printed,
+        Provider::ApnsProduction | Provider::ApnsSandbox => PushProvider::Apns,
+        Provider::Fcm => PushProvider::Fcm,
+    };
+    for _ in 1..attempts {
+        world.metrics.push_retry(provider);
+    }
+    world.metrics.push(provider, outcome(&verdict), elapsed);
+    verdict
+}
+
+fn outcome(verdict: &Verdict) -> PushOutcome {
+    match verdict {
+        Verdict::Accepted => PushOutcome::Accepted,
+        Verdict::Gone { .. } => PushOutcome::Gone,
+        Verdict::Refused { .. } => PushOutcome::Refused,
+        Verdict::Retry { .. } | Verdict::Unconfirmed => PushOutcome::Failed,
+        Verdict::TooLate => PushOutcome::TooLate,
+    }
+}
+

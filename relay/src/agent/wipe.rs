@@ -1,0 +1,139 @@
+//! The end of an instance: unregister, erase, forget.
+//!
+//! ```text
+//! begin_wipe ──┬── Unbind ─────────────── Unbound ──┐
+//!              └── erase (a task) ─────── Erased ───┴── finish: the row is dropped, the receipt's facts are told
+//! ```
+//!
+//! The sealed record stays in the row until the SIP server has answered or [`UNREGISTER_DEADLINE`] is over, because a
+//! challenge to the unregistration needs it; the store forgets it at once.
+//!
+//! Invariant: whatever begins a wipe ends it: nothing is waited for longer than its deadline. A store that is away is
+//! asked again by `erasures`, and the row does not wait for that.
+
+use std::time::Duration;
+
+use sip::endpoint::Input;
+use sip::id::{BindingId, InstanceId};
+use tokio::sync::oneshot;
+
+use super::command::WipeDone;
+use super::erasures;
+use super::instances::Ending;
+use super::shard::Shard;
+use super::ShardInput;
+use crate::clock::unix_now;
+use crate::metrics::labels::{InstanceState, RegistrationOutcome, WipeReason};
+use crate::push::Event;
+
+/// How long a SIP server may take to confirm an unregistration.
+const UNREGISTER_DEADLINE: Duration = Duration::from_secs(3);
+
+impl Shard {
+    /// Begins the end of an instance, or joins the one that has begun. `reason`: `None` when it never was stored here.
+    pub(super) fn begin_wipe(
+        &mut self,
+        id: InstanceId,
+        reason: Option<WipeReason>,
+        waiter: Option<oneshot::Sender<WipeDone>>,
+    ) {
+        let Some(row) = self.instances.get_mut(id) else { return };
+        if let Some(ending) = &mut row.ending {
+            // What never was stored here has no receipt: its waiter hears that nobody is there.
+            ending.waiters.extend(waiter.filter(|_| ending.reason.is_some()));
+            return;
+        }
+        let erased = reason.is_none();
+        let ending = Ending { reason, unbound: None, erased, waiters: waiter.into_iter().collect() };
+        row.ending = Some(Box::new(ending));
+        let (binding, status) = (row.binding, row.status);
+        match reason {
+            Some(WipeReason::RefusedUpstream) => self.tell_user(Event::RegistrationLost, id, Some(status)),
+            Some(WipeReason::Expired) => self.tell_user(Event::Expired, id, None),
+            _ => {}
+        }
+        self.set_state(id, InstanceState::Ending);
+        if !erased {
+            self.erase(id);
+        }
+        let deadline = UNREGISTER_DEADLINE;
+        self.next.push_back(match reason {
+            Some(WipeReason::Replaced) => Input::Supersede { binding, deadline },
+            _ => Input::Unbind { binding, deadline },
+        });
+    }
+
+    /// Unregisters and forgets an instance that was never stored.
+    pub(super) fn abandon(&mut self, id: InstanceId) {
+        self.begin_wipe(id, None, None);
+    }
+
+    /// Forgets an instance that another node has taken over.
+    pub(super) fn yield_to_another(&mut self, id: InstanceId) {
+        let Some(row) = self.instances.get_mut(id).filter(|row| row.ending.is_none()) else { return };
+        row.ending = Some(Box::new(Ending { reason: None, unbound: None, erased: true, waiters: Vec::new() }));
+        let binding = row.binding;
+        self.set_state(id, InstanceState::Ending);
+        self.next.push_back(Input::Yield(binding));
+    }
+
+    /// Its lease is over.
+    pub(super) fn expire(&mut self, id: InstanceId) {
+        self.begin_wipe(id, Some(WipeReason::Expired), None);
+        if let Some(input) = self.next.pop_front() {
+            self.drive(input);
+        }
+    }
+
+    pub(super) fn on_unbound(&mut self, binding: BindingId, confirmed: bool) {
+        let Some(id) = self.instances.of(binding) else { return };
+        let outcome = if confirmed { RegistrationOutcome::Unregistered } else { RegistrationOutcome::TimedOut };
+        self.world.metrics.registration(outcome);
+        if let Some(ending) = self.instances.get_mut(id).and_then(|row| row.ending.as_mut()) {
+            ending.unbound = Some(confirmed);
+        }
+        self.finish(id);
+    }
+
+    pub(super) fn on_erased(&mut self, id: InstanceId) {
+        if let Some(ending) = self.instances.get_mut(id).and_then(|row| row.ending.as_mut()) {
+            ending.erased = true;
+        }
+        self.finish(id);
+    }
+
+    /// Has the store erase the record; once now, and again and again when it is away.
+    fn erase(&self, id: InstanceId) {
+        let Some(lookup) = self.with_record(id, |record| self.world.vault.lookup_of(record)) else {
+            // Its key is gone, and with it every way to read what the store holds until the TTL.
+            self.world.shards.offer(self.index, ShardInput::Erased(id));
+            return;
+        };
+        let (world, shard) = (self.world.clone(), self.index);
+        tokio::spawn(async move {
+            if !erasures::erase(&world.vault, &world.metrics, id, &lookup).await {
+                world.erasures.later(id, lookup);
+            }
+            world.shards.send(shard, ShardInput::Erased(id)).await;
+        });
+    }
+
+    /// Drops the row when both sides have let go.
+    fn finish(&mut self, id: InstanceId) {
+        let Some(ending) = self.instances.get(id).and_then(|row| row.ending.as_ref()) else { return };
+        let Some(unregistered) = ending.unbound.filter(|_| ending.erased) else { return };
+        let Some(row) = self.instances.remove(id) else { return };
+        if self.attached.remove(&id) {
+            self.world.metrics.edge_flows(-1);
+        }
+        self.world.metrics.instance_leaves(row.state);
+        self.world.upstreams.release(row.upstream);
+        if let Some(Ending { reason: Some(reason), waiters, .. }) = row.ending.map(|ending| *ending) {
+            self.world.metrics.wipe(reason);
+            tracing::info!(instance = %id, reason = ?reason, unregistered, "wiped");
+            for waiter in waiters {
+                let _ = waiter.send(WipeDone { wiped_at: unix_now(), reason, unregistered });
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Changing an instance: a new push token, a renewed lifetime, another presence, other events.
+//!
+//! Invariant: the store has the changed record before the shard has it, so that a restart forgets no change that was
+//! answered; what the store refuses is not changed. One change at a time for an instance.
+
+use sip::id::InstanceId;
+
+use super::types::{AccessError, Change, ChangeError, Field, View};
+use super::{Inner, Services};
+use crate::agent::command::{Command, Standing};
+use crate::clock::unix_now;
+use crate::metrics::labels::StoreOperation;
+use crate::secret::{InstanceSecret, with_clean_stack};
+use crate::vault::record::{Presence, Provider, PushTarget, Record};
+use crate::vault::{Fence, Lookup, Sealed, StoreError};
+
+/// A record that is changed, not yet stored.
+struct Changed {
+    sealed: Sealed,
+    lookup: Lookup,
+    expires_at: u64,
+}
+
+impl Inner {
+    pub(super) async fn change(
+        &self,
+        id: InstanceId,
+        proof: &InstanceSecret,
+        change: Change,
+    ) -> Result<View, ChangeError> {
+        let _turn = self.changing.take(id).await;
+        let standing = self.look(id, proof).await?;
+        let foreground = change.presence.map(|presence| presence == Presence::Foreground);
+        let Changed { sealed, lookup, expires_at } = self.changed(&standing, change)?;
+        let fence = self.store_change(id, &sealed, expires_at, &lookup, standing.fence).await?;
+        let replace = |reply| Command::Replace { id, sealed, expires_at, fence, foreground, reply };
+        match self.ground.agent.ask(id, replace).await {
+            Some(Ok(standing)) => self.view(&standing).ok_or(AccessError::Unknown.into()),
+            Some(Err(_)) => {
+                // It ended meanwhile; what was just stored goes with it.
+                self.ground.agent.erase(id, lookup);
+                Err(AccessError::Unknown.into())
+            }
+            None => Err(AccessError::StoreAway.into()),
+        }
+    }
+
+    fn changed(&self, standing: &Standing, change: Change) -> Result<Changed, ChangeError> {
+        with_clean_stack(|| {
+            let vault = &self.ground.vault;
+            let mut record = vault.unseal(standing.id, &standing.sealed).map_err(|_| AccessError::Unknown)?;
+            self.check_services(&record, &change)?;
+            apply(&mut record, change);
+            Ok(Changed {
+                sealed: vault.seal(standing.id, &record),
+                lookup: vault.lookup_of(&record),
+                expires_at: record.expires_at,
+            })
+        })
+    }
+
+    async fn store_change(
+        &self,
+        id: InstanceId,
+        sealed: &Sealed,
+        expires_at: u64,
+        lookup: &Lookup,
+        fence: Fence,
+    ) -> Result<Fence, ChangeError> {
+        let put = self.ground.vault.put(id, sealed, expires_at, lookup, fence);
+        match self.timed(StoreOperation::Put, put).await {
+            // Another instance with the very token that this one now has: that device was set up twice.
+            Ok(placed) => {
+                if let Some(displaced) = placed.displaced {
+                    self.ground.agent.erase(displaced, *lookup);
+                }
+                Ok(placed.fence)
+            }
+            Err(StoreError::Gone) => Err(AccessError::Unknown.into()),
+            Err(_) => Err(AccessError::StoreAway.into()),
+        }
+    }
+
+    /// Whether the App has the push services that a change names.
+    fn check_services(&self, record: &Record, change: &Change) -> Result<(), ChangeError> {
+        let none = Services { apns: false, fcm: false };
+        let services = self.ground.services.get(&record.app).copied().unwrap_or(none);
+        let served = |target: &PushTarget| match target.provider {
+            Provider::ApnsProduction | Provider::ApnsSandbox => services.apns,
+            Provider::Fcm => services.fcm,
+        };
+        if change.call_push.as_ref().is_some_and(|target| !served(target)) {
+            return Err(ChangeError::ProviderNotConfigured { alert: false });
+        }
+        match &change.alert_push {
+            Field::Set(target) if !served(target) => Err(ChangeError::ProviderNotConfigured { alert: true }),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn apply(record: &mut Record, change: Change) {
+    if let Some(target) = change.call_push {
+        record.device.call_push = target;
+    }
+    match change.alert_push {
+        Field::Keep => {}
+        Field::Clear => record.device.alert_push = None,
+        Field::Set(target) => record.device.alert_push = Some(target),
+    }
+    if let Some(lifetime_s) = change.lifetime_s {
+        record.expires_at = unix_now() + lifetime_s;
+    }
+    if let Some(presence) = change.presence {
+        record.presence = presence;
+    }
+    if let Some(wake_for) = change.wake_for {
+        record.wake_for = wake_for;
+    }
+}

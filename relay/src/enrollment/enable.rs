@@ -1,0 +1,217 @@
+//! Enabling: prove the credentials, seal, store; or keep nothing.
+//!
+//! ```text
+//! domain, transport, address ─ earlier one? ─ seal ─ register ─┬─ refused ── 422, nothing is kept
+//!                                    (store away: 503)         ├─ accepted ─ store ─ 201 ─┐
+//!                                                              └─ slow ───── store ─ 202 ─┴─ wipe the earlier one
+//! ```
+//!
+//! Invariant: the store is known to answer before the account's server is spoken to; what cannot be stored is
+//! unregistered again. An earlier instance of the same app, AOR and push token ends only when the new one is stored.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sip::endpoint::NewBinding;
+use sip::id::{BindingId, InstanceId, ShardTag};
+use sip::message::Uri;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use super::Inner;
+use super::types::{
+    EdgeAddress, Enable, EnableError, Enabled, Refusal, Registration, RegistrationState, WipeReason,
+};
+use crate::agent::command::{Command, First, NewInstance, Who};
+use crate::agent::upstreams::{NoRoute, Route};
+use crate::agent::{EDGE_REALM, Unanswerable};
+use crate::clock::unix_now;
+use crate::metrics::labels::StoreOperation;
+use crate::net::resolve::ResolveError;
+use crate::secret::{InstanceSecret, with_clean_stack};
+use crate::vault::record::{Account, Presence, Record};
+use crate::vault::{Fence, Lookup, Sealed, StoreError};
+
+/// How long an enabling waits for the first registration; then it is answered 202.
+const FIRST_REGISTRATION: Duration = Duration::from_secs(10);
+
+impl Inner {
+    pub(super) async fn enable(self: Arc<Self>, app: Box<str>, wish: Enable) -> Result<Enabled, EnableError> {
+        if self.ground.drain.has_begun() {
+            return Err(EnableError::Draining);
+        }
+        let route = self.route(&wish.account).await?;
+        let lookup = self.ground.vault.lookup(&app, &wish.account.aor, &wish.device.call_push.token);
+        let _turn = self.enabling.take(lookup).await;
+        // Also the proof that the store answers, before anything is done that would have to be undone.
+        let earlier = self.timed(StoreOperation::Load, self.ground.vault.find(&lookup)).await?;
+        let (new, secret) = self.new_instance(app, wish, &lookup, route);
+        let (id, sealed, expires_at) = (new.id, new.sealed.clone(), new.expires_at);
+        let registration = self.first_registration(new).await?;
+        let put = self.ground.vault.put(id, &sealed, expires_at, &lookup, Fence::NEW);
+        let placed = match self.timed(StoreOperation::Put, put).await {
+            Ok(placed) => placed,
+            Err(error) => {
+                self.ground.agent.tell(id, Command::Abandon(id)).await;
+                return Err(error.into());
+            }
+        };
+        let fence = placed.fence;
+        if self.ground.agent.ask(id, |reply| Command::Stored { id, fence, reply }).await != Some(true) {
+            // It ended while it was being stored: its push token is dead, or the server took its word back.
+            self.ground.agent.erase(id, lookup);
+            return Err(EnableError::UpstreamRefused { status: 480, reason: Refusal::Other });
+        }
+        for earlier in [earlier, placed.displaced].into_iter().flatten() {
+            self.clone().replace(earlier, lookup);
+        }
+        tracing::info!(instance = %id, state = ?registration.state, "enabled");
+        Ok(Enabled { instance: id, secret, expires_at, registration, edge: self.edge_of(id) })
+    }
+
+    /// Where a device connects.
+    pub(super) fn edge_of(&self, id: InstanceId) -> EdgeAddress {
+        let proxy = format!("sip:{};transport=tls", self.ground.edge).into();
+        EdgeAddress { proxy, username: id, realm: EDGE_REALM }
+    }
+
+    /// What the endpoint is told of an instance.
+    pub(super) fn binding_of(&self, id: InstanceId, record: &Record, route: Route) -> NewBinding {
+        let registrar = route.registrar().into();
+        NewBinding {
+            binding: record.binding,
+            instance: id,
+            aor: record.account.aor.expose().into(),
+            registrar,
+            upstream: self.ground.agent.upstreams().acquire(route),
+            sip_instance: record.sip_instance,
+            register: record.presence == Presence::Background,
+        }
+    }
+
+    /// Waits for the store, and counts how it answered.
+    pub(super) async fn timed<T>(
+        &self,
+        operation: StoreOperation,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let began = Instant::now();
+        let answer = work.await;
+        match &answer {
+            Err(StoreError::Away(_)) => self.ground.metrics.store_error(operation),
+            _ => self.ground.metrics.store_answered(began.elapsed()),
+        }
+        answer
+    }
+
+    /// The way to the account's server, once it is known to be allowed. A server that cannot be found *now* is tried
+    /// again later: that is no reason to refuse.
+    async fn route(&self, account: &Account) -> Result<Route, EnableError> {
+        let aor = Uri::parse(account.aor.expose()).ok_or(EnableError::UpstreamNotFound)?;
+        if !self.ground.domains.allow(aor.host) {
+            return Err(EnableError::DomainNotAllowed);
+        }
+        let route = Route::of(account)?;
+        match self.ground.resolver.resolve(&route.target(), 0).await {
+            Ok(_) | Err(ResolveError::Timeout | ResolveError::Unavailable) => Ok(route),
+            Err(ResolveError::NotAllowed(_)) => Err(EnableError::AddressNotAllowed),
+            Err(ResolveError::NoUsableTransport) => Err(EnableError::TransportNotAllowed),
+            Err(ResolveError::NotAHost | ResolveError::NoSuchDomain) => Err(EnableError::UpstreamNotFound),
+        }
+    }
+
+    fn new_instance(&self, app: Box<str>, wish: Enable, lookup: &Lookup, route: Route) -> (NewInstance, InstanceSecret) {
+        let now = unix_now();
+        let tag = ShardTag(u16::from_be_bytes(random()));
+        let id = InstanceId::new(u128::from_be_bytes(random()), tag);
+        let secret = new_secret();
+        let record = Record {
+            app,
+            account: wish.account,
+            device: wish.device,
+            wake_for: wish.wake_for,
+            secret: secret.clone(),
+            binding: BindingId::new(u128::from_be_bytes(random()), tag),
+            sip_instance: self.ground.vault.sip_instance(lookup),
+            created_at: now,
+            expires_at: now + wish.lifetime_s,
+            presence: Presence::Background,
+        };
+        let (expires_at, fence) = (record.expires_at, Fence::NEW);
+        let sealed: Sealed = self.ground.vault.seal(id, &record);
+        let binding = self.binding_of(id, &record, route);
+        (NewInstance { id, sealed, expires_at, fence, binding }, secret)
+    }
+
+    /// Registers once. A refusal is an error, and then the shard has forgotten the instance already.
+    async fn first_registration(&self, new: NewInstance) -> Result<Registration, EnableError> {
+        let (first, outcome) = oneshot::channel();
+        let id = new.id;
+        self.ground.agent.tell(id, Command::Bind { new: Box::new(new), first: Some(first) }).await;
+        let pending = |state, status| Ok(Registration { state, status, expires_in_s: None });
+        match timeout(FIRST_REGISTRATION, outcome).await {
+            Ok(Ok(First::Registered { expires })) => Ok(Registration {
+                state: RegistrationState::Registered,
+                status: Some(200),
+                expires_in_s: u32::try_from(expires.as_secs()).ok(),
+            }),
+            Ok(Ok(First::Refused { status, unanswerable })) => {
+                Err(EnableError::UpstreamRefused { status, reason: refusal(status, unanswerable) })
+            }
+            Ok(Ok(First::Failed { status })) => pending(RegistrationState::Retrying, status),
+            Ok(Err(_)) => Err(EnableError::Draining),
+            Err(_) => pending(RegistrationState::Registering, None),
+        }
+    }
+
+    /// Ends the instance that a new one replaces, in the background: its app has its answer already.
+    fn replace(self: Arc<Self>, earlier: InstanceId, lookup: Lookup) {
+        tokio::spawn(async move {
+            if self.wipe(earlier, Who::Relay, WipeReason::Replaced).await.is_err() {
+                // Another node's: the record goes, and its owner lets go when it misses it.
+                self.ground.agent.erase(earlier, lookup);
+            }
+        });
+    }
+}
+
+impl From<StoreError> for EnableError {
+    fn from(_: StoreError) -> Self {
+        Self::StoreAway
+    }
+}
+
+impl From<NoRoute> for EnableError {
+    fn from(error: NoRoute) -> Self {
+        match error {
+            NoRoute::NotSip => Self::UpstreamNotFound,
+            NoRoute::UnknownTransport => Self::TransportNotAllowed,
+        }
+    }
+}
+
+fn refusal(status: u16, unanswerable: Option<Unanswerable>) -> Refusal {
+    match unanswerable {
+        Some(Unanswerable::Realm) => Refusal::Realm,
+        Some(Unanswerable::Algorithm) => Refusal::Algorithm,
+        None => Refusal::of_status(status),
+    }
+}
+
+/// 256 random bits in base64url: what a device proves itself with.
+fn new_secret() -> InstanceSecret {
+    with_clean_stack(|| {
+        let bytes = Zeroizing::new(random::<32>());
+        InstanceSecret::new(&Zeroizing::new(URL_SAFE_NO_PAD.encode(&*bytes)))
+    })
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // aws-lc aborts rather than fails when the system gives no randomness, so the error cannot occur.
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random source answers");
+    bytes
+}

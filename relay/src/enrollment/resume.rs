@@ -1,0 +1,152 @@
+//! Ownership: the node's lease, and the instances that nobody looks after.
+//!
+//! After a restart, and when another node has died, instances are claimed in batches and registered again at a bounded
+//! pace ([`RESUMED_PER_SECOND`]), so that a restart is no storm.
+//!
+//! Invariant: an instance is registered from here only while the store says that this node owns it, as far as the store
+//! can be asked; a store that is away changes nothing for the instances that are here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sip::id::InstanceId;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::Inner;
+use crate::agent::command::{Command, NewInstance};
+use crate::agent::upstreams::Route;
+use crate::metrics::labels::StoreOperation;
+use crate::secret::with_clean_stack;
+use crate::vault::{Fence, LEASE, Lease, StoreError, Stored};
+
+/// Instances claimed at once.
+const BATCH: usize = 200;
+/// Instances registered again in a second, on the whole node.
+const RESUMED_PER_SECOND: u32 = 1_000;
+/// How often the sealing keys are looked after.
+const TEND_KEYS: Duration = Duration::from_secs(600);
+
+impl super::Enrollment {
+    /// Holds the node's lease and resumes what is its own or was left behind, until the drain. `told` hears after each
+    /// renewal whether the store answers.
+    pub async fn keep_ownership(self, told: impl Fn(bool)) {
+        let it = self.0;
+        let mut ticks = interval(LEASE / 3);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut keys = interval(TEND_KEYS);
+        let mut was_away = false;
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                _ = keys.tick() => {
+                    if let Err(error) = it.ground.vault.tend_keys() {
+                        tracing::warn!(%error, "the keyring could not be looked after");
+                    }
+                    continue;
+                }
+                () = it.ground.drain.begun() => return,
+            }
+            let held = it.timed(StoreOperation::Lease, it.ground.vault.hold_lease()).await;
+            it.ground.metrics.store_up(held.is_ok());
+            told(held.is_ok());
+            match held {
+                Ok(Lease::Held) => it.resume().await,
+                Ok(Lease::Lapsed) => {
+                    it.look_up_all(was_away).await;
+                    it.resume().await;
+                }
+                Err(ref error) => tracing::warn!(%error, "the lease of this node could not be renewed"),
+            }
+            was_away = held.is_err();
+        }
+    }
+}
+
+impl Inner {
+    /// Claims until nothing is left, at the pace of registrations.
+    async fn resume(self: &Arc<Self>) {
+        let mut resumed = 0;
+        while !self.ground.drain.has_begun() {
+            let batch = match self.timed(StoreOperation::Claim, self.ground.vault.claim(BATCH)).await {
+                Ok(batch) if batch.is_empty() => break,
+                Ok(batch) => batch,
+                Err(error) => {
+                    tracing::warn!(%error, "claiming stopped; it goes on with the next lease");
+                    break;
+                }
+            };
+            let count = batch.len() as u32;
+            for stored in batch {
+                resumed += u32::from(self.take_over(stored).await);
+            }
+            sleep(Duration::from_secs(1) * count / RESUMED_PER_SECOND).await;
+        }
+        if resumed > 0 {
+            tracing::info!(resumed, "instances are registered again");
+        }
+    }
+
+    /// Binds a claimed instance; whether it could be opened.
+    async fn take_over(&self, stored: Stored) -> bool {
+        let Stored { id, sealed, expires_at, fence, .. } = stored;
+        let opened = self.ground.vault.unseal(id, &sealed).ok().and_then(|record| {
+            let route = Route::of(&record.account).ok()?;
+            Some(self.binding_of(id, &record, route))
+        });
+        let Some(binding) = opened else {
+            // Nobody can ever read it again: the TTL takes it.
+            tracing::error!(instance = %id, "a stored record does not open with this keyring; it is left to its expiry");
+            return false;
+        };
+        let new = NewInstance { id, sealed, expires_at, fence, binding };
+        self.ground.agent.tell(id, Command::Bind { new: Box::new(new), first: None }).await;
+        true
+    }
+
+    /// The lease had run out: whatever another node took, or wiped, meanwhile is let go without a word to its SIP server.
+    ///
+    /// A store that was away and has come back with not one of the records has lost its data: nobody wiped them all in
+    /// that time. Then they are stored again from what is sealed in memory.
+    async fn look_up_all(&self, was_away: bool) {
+        let ids: Vec<InstanceId> = self.ground.agent.ask_all(Command::Ids).await.into_iter().flatten().collect();
+        tracing::warn!(instances = ids.len(), "the lease of this node had lapsed; each instance is looked up again");
+        let (mut lost, mut missing, mut found) = (Vec::new(), Vec::new(), false);
+        for id in ids {
+            match self.ground.vault.load(id).await {
+                Ok(Some(stored)) if stored.owned => found = true,
+                Ok(Some(_)) | Err(StoreError::Malformed) => lost.push(id),
+                Ok(None) => missing.push(id),
+                Err(_) => return,
+            }
+        }
+        if was_away && !found && lost.is_empty() {
+            tracing::warn!(instances = missing.len(), "the store came back empty; its records are written again");
+            for id in missing {
+                self.store_again(id).await;
+            }
+            return;
+        }
+        for id in lost.into_iter().chain(missing) {
+            self.ground.agent.tell(id, Command::Yield(id)).await;
+        }
+    }
+
+    async fn store_again(&self, id: InstanceId) {
+        let Ok(standing) = self.look_as_relay(id).await else { return };
+        let opened = with_clean_stack(|| {
+            let record = self.ground.vault.unseal(id, &standing.sealed).ok()?;
+            Some(self.ground.vault.lookup_of(&record))
+        });
+        let Some(lookup) = opened else { return };
+        let put = self.ground.vault.put(id, &standing.sealed, standing.expires_at, &lookup, Fence::NEW);
+        match self.timed(StoreOperation::Put, put).await {
+            Ok(placed) => {
+                let stored = |reply| Command::Stored { id, fence: placed.fence, reply };
+                if self.ground.agent.ask(id, stored).await != Some(true) {
+                    self.ground.agent.erase(id, lookup);
+                }
+            }
+            Err(error) => tracing::warn!(instance = %id, %error, "a record could not be written again"),
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! How instances and calls look from outside.
+//!
+//! Invariant: a record is unsealed for the moment that a view is made of it; no view holds a secret.
+
+use sip::id::{CallId, InstanceId};
+
+use super::Inner;
+use super::types::{
+    AccessError, CallError, CallState, CallView, Export, InstanceState, Listed, OperatorError, Page, Registration,
+    RegistrationState, View,
+};
+use crate::agent::Call;
+use crate::agent::command::{CallDenied, CallWish, Command, Denied, Standing, Who};
+use crate::clock::unix_now;
+use crate::metrics::labels;
+use crate::secret::{InstanceSecret, with_clean_stack};
+use crate::vault::record::Record;
+
+impl Inner {
+    /// How an instance stands, for who has its secret.
+    pub(super) async fn look(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Standing, AccessError> {
+        let who = Who::Device(proof.clone());
+        match self.ground.agent.ask(id, |reply| Command::Look { id, who, reply }).await {
+            Some(Ok(standing)) => Ok(standing),
+            Some(Err(denied)) => Err(self.denied(id, denied).await),
+            None => Err(AccessError::StoreAway),
+        }
+    }
+
+    pub(super) async fn look_as_relay(&self, id: InstanceId) -> Result<Standing, OperatorError> {
+        let answer = self.ground.agent.ask(id, |reply| Command::Look { id, who: Who::Relay, reply }).await;
+        answer.ok_or(OperatorError::StoreAway)?.map_err(|_| OperatorError::Unknown)
+    }
+
+    /// What a denial means to who asked. An instance that is not here may be on its way here, after a restart: then the
+    /// answer is not that there is none.
+    pub(super) async fn denied(&self, id: InstanceId, denied: Denied) -> AccessError {
+        match denied {
+            Denied::Forbidden => AccessError::Forbidden,
+            Denied::Unknown => match self.ground.vault.load(id).await {
+                Ok(None) => AccessError::Unknown,
+                Ok(Some(_)) | Err(_) => AccessError::StoreAway,
+            },
+        }
+    }
+
+    pub(super) fn view(&self, standing: &Standing) -> Option<View> {
+        self.with_record(standing, |record| View {
+            instance: standing.id,
+            state: state(standing),
+            registration: registration(standing),
+            created_at: record.created_at,
+            expires_at: standing.expires_at,
+            label: record.device.label.clone(),
+            call_push: record.device.call_push.provider,
+            alert_push: record.device.alert_push.as_ref().map(|target| target.provider),
+            wake_for: record.wake_for,
+            presence: record.presence,
+            edge: self.edge_of(standing.id),
+        })
+    }
+
+    pub(super) fn listed(&self, standing: &Standing) -> Option<Listed> {
+        self.with_record(standing, |record| listed(standing, record))
+    }
+
+    pub(super) async fn list(&self, after: Option<InstanceId>, limit: usize) -> Page {
+        // One more than asked for tells whether a further page follows.
+        let asked = limit + 1;
+        let answers = self.ground.agent.ask_all(|reply| Command::List { after, limit: asked, reply }).await;
+        let mut standings: Vec<Standing> = answers.into_iter().flatten().collect();
+        standings.sort_unstable_by_key(|standing| standing.id);
+        let more = standings.len() > limit;
+        standings.truncate(limit);
+        let next = standings.last().map(|last| last.id).filter(|_| more);
+        Page { instances: standings.iter().filter_map(|standing| self.listed(standing)).collect(), next }
+    }
+
+    pub(super) async fn export(&self, id: InstanceId) -> Result<Export, OperatorError> {
+        let standing = self.look_as_relay(id).await?;
+        let calls = self.ground.agent.ask(id, |reply| Command::Calls { id, reply }).await.unwrap_or_default();
+        let calls: Vec<(CallId, CallView)> = calls.iter().map(|(id, call)| (*id, call_view(call))).collect();
+        let export = self.with_record(&standing, |record| Export {
+            listed: listed(&standing, record),
+            wake_for: record.wake_for,
+            presence: record.presence,
+            calls,
+        });
+        export.ok_or(OperatorError::Unknown)
+    }
+
+    pub(super) async fn call(
+        &self,
+        id: InstanceId,
+        proof: &InstanceSecret,
+        call: CallId,
+        wish: CallWish,
+    ) -> Result<CallView, CallError> {
+        let who = Who::Device(proof.clone());
+        match self.ground.agent.ask(id, |reply| Command::Call { id, who, call, wish, reply }).await {
+            Some(Ok(call)) => Ok(call_view(&call)),
+            Some(Err(CallDenied::Denied(denied))) => Err(self.denied(id, denied).await.into()),
+            Some(Err(CallDenied::UnknownCall)) => Err(CallError::UnknownCall),
+            Some(Err(CallDenied::Over(state))) => Err(CallError::Over(call_state(state))),
+            None => Err(AccessError::StoreAway.into()),
+        }
+    }
+
+    fn with_record<T>(&self, standing: &Standing, work: impl FnOnce(&Record) -> T) -> Option<T> {
+        with_clean_stack(|| self.ground.vault.unseal(standing.id, &standing.sealed).ok().map(|record| work(&record)))
+    }
+}
+
+fn listed(standing: &Standing, record: &Record) -> Listed {
+    Listed {
+        instance: standing.id,
+        app: record.app.clone(),
+        state: state(standing),
+        registration: registration(standing),
+        created_at: record.created_at,
+        expires_at: standing.expires_at,
+        call_push: record.device.call_push.provider,
+        alert_push: record.device.alert_push.as_ref().map(|target| target.provider),
+    }
+}
+
+fn state(standing: &Standing) -> InstanceState {
+    match standing.state {
+        labels::InstanceState::Foreground => InstanceState::Foreground,
+        labels::InstanceState::Ending => InstanceState::Ending,
+        labels::InstanceState::Registered
+        | labels::InstanceState::Registering
+        | labels::InstanceState::Retrying => InstanceState::Active,
+    }
+}
+
+fn registration(standing: &Standing) -> Registration {
+    let state = match standing.state {
+        labels::InstanceState::Registered => RegistrationState::Registered,
+        labels::InstanceState::Registering => RegistrationState::Registering,
+        labels::InstanceState::Retrying => RegistrationState::Retrying,
+        labels::InstanceState::Foreground | labels::InstanceState::Ending => RegistrationState::Unregistered,
+    };
+    let left = standing.registered_until.saturating_sub(unix_now());
+    let expires_in_s = u32::try_from(left).ok().filter(|_| state == RegistrationState::Registered);
+    Registration { state, status: standing.status, expires_in_s }
+}
+
+fn call_view(call: &Call) -> CallView {
+    CallView { state: call_state(call.state), deadline: call.deadline }
+}
+
+fn call_state(state: sip::endpoint::CallState) -> CallState {
+    match state {
+        sip::endpoint::CallState::Waking => CallState::Waking,
+        sip::endpoint::CallState::Ringing => CallState::Ringing,
+        sip::endpoint::CallState::Answered => CallState::Answered,
+        sip::endpoint::CallState::Cancelled => CallState::Cancelled,
+        sip::endpoint::CallState::AnsweredElsewhere => CallState::AnsweredElsewhere,
+        sip::endpoint::CallState::Declined => CallState::Declined,
+        sip::endpoint::CallState::TimedOut => CallState::TimedOut,
+    }
+}

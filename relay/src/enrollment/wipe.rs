@@ -1,0 +1,36 @@
+//! Ending an instance on somebody's word, with a receipt.
+//!
+//! Invariant: a receipt is signed when the instance is out of memory and the store was asked to erase it. A store that
+//! was away then is asked until it does (the TTL is the backstop), and the receipt does not wait for that.
+
+use sip::id::InstanceId;
+
+use super::Inner;
+use super::types::{AccessError, Receipt, WipeReason};
+use crate::agent::command::{Command, WipeDone, Who};
+use crate::vault;
+
+impl Inner {
+    pub(super) async fn wipe(&self, id: InstanceId, who: Who, reason: WipeReason) -> Result<Receipt, AccessError> {
+        let done = match self.ground.agent.ask(id, |reply| Command::Wipe { id, who, reason, reply }).await {
+            Some(Ok(done)) => done,
+            Some(Err(denied)) => return Err(self.denied(id, denied).await),
+            None => return Err(AccessError::StoreAway),
+        };
+        // The shard ends what it began; an error means that this never was an instance of its own.
+        let WipeDone { wiped_at, reason, unregistered } = done.await.map_err(|_| AccessError::Unknown)?;
+        let signed = self.ground.vault.receipt(id, wiped_at, in_receipt(reason), unregistered);
+        Ok(Receipt { instance: id, wiped_at, reason, unregistered, signature: signed.signature.into() })
+    }
+}
+
+fn in_receipt(reason: WipeReason) -> vault::WipeReason {
+    match reason {
+        WipeReason::Disabled => vault::WipeReason::Disabled,
+        WipeReason::Expired => vault::WipeReason::Expired,
+        WipeReason::PushTokenGone => vault::WipeReason::PushTokenGone,
+        WipeReason::RefusedUpstream => vault::WipeReason::RefusedUpstream,
+        WipeReason::Replaced => vault::WipeReason::Replaced,
+        WipeReason::Operator => vault::WipeReason::Operator,
+    }
+}

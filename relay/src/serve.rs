@@ -1,0 +1,407 @@
+//! A whole relay in one process: wiring, listeners, drain.
+//!
+//! ```text
+//! config ─ TLS, DNS, push keys, keyring, store ─ listeners ─ agent ─ enrollment ─ api, operator
+//! ```
+//!
+//! Invariant: a relay that has started is reachable on every address that [`Running`] names. A drain ends within
+//! [`CALLS_DRAIN`] and the HTTPS listener's own limit; it unregisters nothing: another process takes the bindings over.
+
+pub mod check;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sip::endpoint::Settings;
+use sip::id::ShardTag;
+use tokio::task::JoinHandle;
+use tokio::time::interval;
+
+use crate::agent::{self, Agent};
+use crate::api::{self, Api};
+use crate::config::{self, Config, HostPort, Tls};
+use crate::enrollment::{self, Enrollment, Services};
+use crate::metrics::Metrics;
+use crate::net::drain::{Drain, Trigger, drain};
+use crate::net::https;
+use crate::net::listen::{Limits, Listener, Security};
+use crate::net::reach::Reach;
+use crate::net::resolve::{ResolveError, Resolver};
+use crate::net::tls::{ClientTls, ServerTls, TlsError};
+use crate::net::udp::Udp;
+use crate::operator::Operator;
+use crate::operator::readiness::{Check, Readiness};
+use crate::push::{AppPush, PushService, SetupError, apns, fcm};
+use crate::vault::{Keyring, KeyringError, StoreError, Vault};
+
+/// What the calls that are being set up get to end in when the drain begins; then they are cut off.
+pub const CALLS_DRAIN: Duration = Duration::from_secs(10);
+/// How often histograms are folded, and the certificate's end is looked at.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Why a relay cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The certificate, its key or a trusted CA.
+    #[error("TLS: {0}")]
+    Tls(#[from] TlsError),
+    /// No resolver can be built.
+    #[error("DNS: {0}")]
+    Dns(#[from] ResolveError),
+    /// A push key cannot be used.
+    #[error("push: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Push(Vec<SetupError>),
+    /// The sealing keys.
+    #[error("store.keyring: {0}")]
+    Keyring(#[from] KeyringError),
+    /// The store's URL.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// A listener's address.
+    #[error("{setting}: {address} cannot be listened on: {why}")]
+    Listen {
+        /// The setting.
+        setting: &'static str,
+        /// Its value.
+        address: SocketAddr,
+        /// The system's word.
+        why: io::Error,
+    },
+}
+
+/// A relay that is not running yet.
+pub struct Relay;
+
+/// A relay at work. Dropping it stops it without a drain.
+pub struct Running {
+    /// Where devices connect.
+    pub edge: SocketAddr,
+    /// What pushes and Record-Route name.
+    pub public_edge: Box<str>,
+    /// Where apps connect.
+    pub api: SocketAddr,
+    /// Where operators connect.
+    pub operator: SocketAddr,
+    /// The socket toward SIP servers, where UDP is in use.
+    pub upstream_udp: Option<SocketAddr>,
+    /// Where SIP servers connect over TCP, where it is in use.
+    pub upstream_tcp: Option<SocketAddr>,
+    /// Where SIP servers connect over TLS, where it is in use.
+    pub upstream_tls: Option<SocketAddr>,
+    /// The CA of a development certificate, in PEM.
+    pub development_ca: Option<String>,
+    /// What it counts.
+    pub metrics: Metrics,
+    agent: Agent,
+    vault: Vault,
+    readiness: Readiness,
+    stop: Trigger,
+    end: Trigger,
+    https: [JoinHandle<()>; 2],
+    chores: Vec<JoinHandle<()>>,
+}
+
+impl Relay {
+    /// Starts a relay on the current runtime.
+    ///
+    /// # Errors
+    /// [`StartError`] when something that the configuration names cannot be used. A store that does not answer is none:
+    /// the relay starts, and is not ready.
+    pub async fn start(config: Config) -> Result<Running, StartError> {
+        // One provider for whatever asks for the default (the Redis client); another relay may have been here before.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let (stop, stopping) = drain();
+        let (end, ending) = drain();
+        let (tls, development_ca) = server_tls(&config.tls)?;
+        let doors = Doors::open(&config, &tls, &stopping, &ending).await?;
+        let public_edge = named(&config.edge.public, doors.edge.local_address());
+        let metrics = Metrics::new();
+        let keyring = match &config.store.keyring {
+            Some(path) => Keyring::open(path)?,
+            None => Keyring::ephemeral(),
+        };
+        let vault = Vault::open(config.store.url.expose(), keyring, &public_edge)?;
+        let resolver = Resolver::new(Reach::new(&config.upstream.allow_addresses), config.upstream.transports)?;
+        let (push, push_is_printed) = push_service(&config.apps)?;
+        let agent = Agent::start(agent::Ground {
+            vault: vault.clone(),
+            push,
+            push_is_printed,
+            metrics: metrics.clone(),
+            resolver: resolver.clone(),
+            tls: ClientTls::new(config.upstream.ca_file.as_deref())?,
+            udp: doors.udp.clone(),
+            early_ringing: config.call.early_ringing,
+            endpoint: endpoint_settings(&config, &doors, &public_edge, &vault),
+            shards: std::thread::available_parallelism().map_or(1, Into::into),
+            end: ending.clone(),
+        });
+        let enrollment = Enrollment::new(enrollment::Ground {
+            agent: agent.clone(),
+            vault: vault.clone(),
+            metrics: metrics.clone(),
+            resolver,
+            domains: config.upstream.domains.clone(),
+            edge: public_edge.clone(),
+            services: services(&config.apps, push_is_printed),
+            drain: stopping.clone(),
+        });
+        let running = Opened { config, public_edge, metrics, agent, vault, enrollment, tls, development_ca };
+        Ok(running.serve(doors, (stop, stopping), (end, ending)))
+    }
+}
+
+impl Running {
+    /// Drains and stops: no new HTTPS request, what is being answered and the calls that are being set up to their end,
+    /// at most [`CALLS_DRAIN`]. Nothing is unregistered.
+    pub async fn shutdown(mut self) {
+        self.readiness.fail(Check::Serving, "shutting down");
+        self.stop.begin();
+        for https in &mut self.https {
+            // An error means that the task is gone, which is what is waited for.
+            let _ = https.await;
+        }
+        self.agent.wait_for_calls(CALLS_DRAIN).await;
+        if let Err(error) = self.vault.release_lease().await {
+            tracing::warn!(%error, "the lease could not be given up; others wait until it runs out");
+        }
+        self.end.begin();
+    }
+
+    /// Whether everything that is needed is there.
+    pub fn is_ready(&self) -> bool {
+        self.readiness.is_ready()
+    }
+
+    /// How the agent is asked, for measurements.
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.begin();
+        self.end.begin();
+        for chore in &self.chores {
+            chore.abort();
+        }
+    }
+}
+
+/// Every socket, bound.
+struct Doors {
+    edge: Listener,
+    api: Listener,
+    operator: Listener,
+    tls: Option<Listener>,
+    tcp: Option<Listener>,
+    udp: Option<Udp>,
+}
+
+impl Doors {
+    /// The edge and the upstream doors stay open while a drain waits for calls: a phone that was woken must get in.
+    async fn open(config: &Config, tls: &ServerTls, stopping: &Drain, ending: &Drain) -> Result<Self, StartError> {
+        let sip = || Security::Tls(tls.config(&[]));
+        let https = || Security::Tls(tls.config(https::ALPN));
+        let upstream = &config.upstream;
+        let mut doors = Self {
+            edge: bind("edge.listen", config.edge.listen, sip(), Limits::DEVICES, ending).await?,
+            api: bind("api.listen", config.api.listen, https(), Limits::HTTPS, stopping).await?,
+            operator: bind("operator.listen", config.operator.listen, https(), Limits::HTTPS, stopping).await?,
+            tls: None,
+            tcp: None,
+            udp: None,
+        };
+        if upstream.transports.tls {
+            let listener = bind("upstream.tls_listen", upstream.tls_listen, sip(), Limits::SIP_SERVERS, ending).await?;
+            doors.tls = Some(listener);
+        }
+        if upstream.transports.tcp {
+            let (address, limits) = (upstream.tcp_listen, Limits::SIP_SERVERS);
+            doors.tcp = Some(bind("upstream.tcp_listen", address, Security::Plain, limits, ending).await?);
+        }
+        if upstream.transports.udp {
+            let address = upstream.udp_listen;
+            let failed = |why| StartError::Listen { setting: "upstream.udp_listen", address, why };
+            doors.udp = Some(Udp::bind(address).await.map_err(failed)?);
+        }
+        Ok(doors)
+    }
+}
+
+/// Everything there is before the first connection is served.
+struct Opened {
+    config: Config,
+    public_edge: Box<str>,
+    metrics: Metrics,
+    agent: Agent,
+    vault: Vault,
+    enrollment: Enrollment,
+    tls: Arc<ServerTls>,
+    development_ca: Option<String>,
+}
+
+impl Opened {
+    fn serve(self, doors: Doors, stop: (Trigger, Drain), end: (Trigger, Drain)) -> Running {
+        let readiness = Readiness::default();
+        let Doors { edge, api, operator, tls, tcp, udp } = doors;
+        let local = |listener: &Option<Listener>| listener.as_ref().map(Listener::local_address);
+        let (edge_at, api_at, operator_at) = (edge.local_address(), api.local_address(), operator.local_address());
+        let (upstream_tls, upstream_tcp) = (local(&tls), local(&tcp));
+        self.agent.open_edge(edge);
+        for listener in [tls, tcp].into_iter().flatten() {
+            self.agent.open_upstream(listener);
+        }
+        self.agent.receive_datagrams(end.1);
+        let api_routes = Api::new(api_settings(&self.config), self.enrollment.clone(), self.metrics.clone()).router();
+        let token = &self.config.operator.token;
+        let operator_routes =
+            Operator::new(token, self.enrollment.clone(), self.metrics.clone(), readiness.clone()).router();
+        let https = [
+            tokio::spawn(https::serve(api, api_routes, stop.1.clone())),
+            tokio::spawn(https::serve(operator, operator_routes, stop.1)),
+        ];
+        for check in [Check::Edge, Check::Api, Check::Upstream, Check::Serving] {
+            readiness.pass(check);
+        }
+        let chores = self.chores(&readiness);
+        Running {
+            edge: edge_at,
+            public_edge: self.public_edge,
+            api: api_at,
+            operator: operator_at,
+            upstream_udp: udp.as_ref().map(Udp::local_address),
+            upstream_tcp,
+            upstream_tls,
+            development_ca: self.development_ca,
+            metrics: self.metrics,
+            agent: self.agent,
+            vault: self.vault,
+            readiness,
+            stop: stop.0,
+            end: end.0,
+            https,
+            chores,
+        }
+    }
+
+    /// What is done again and again beside everything else.
+    fn chores(&self, readiness: &Readiness) -> Vec<JoinHandle<()>> {
+        let (metrics, tls, store) = (self.metrics.clone(), self.tls.clone(), readiness.clone());
+        let told = move |answers: bool| match answers {
+            true => store.pass(Check::Store),
+            false => store.fail(Check::Store, "the store does not answer"),
+        };
+        let upkeep = async move {
+            let mut ticks = interval(UPKEEP);
+            loop {
+                ticks.tick().await;
+                metrics.upkeep();
+                metrics.certificate_ends(tls.expiry());
+            }
+        };
+        vec![
+            tokio::spawn(self.enrollment.clone().keep_ownership(told)),
+            tokio::spawn(self.tls.clone().watch()),
+            tokio::spawn(upkeep),
+        ]
+    }
+}
+
+async fn bind(
+    setting: &'static str,
+    address: SocketAddr,
+    security: Security,
+    limits: Limits,
+    drain: &Drain,
+) -> Result<Listener, StartError> {
+    let bound = Listener::bind(address, security, limits, drain.clone()).await;
+    bound.map_err(|why| StartError::Listen { setting, address, why })
+}
+
+fn server_tls(tls: &Tls) -> Result<(Arc<ServerTls>, Option<String>), TlsError> {
+    match tls {
+        Tls::Files { certificate, key } => Ok((ServerTls::load(certificate, key)?, None)),
+        Tls::Development => ServerTls::development().map(|(tls, ca)| (tls, Some(ca))),
+    }
+}
+
+/// The public name, with the port that the listener got where none was named.
+fn named(public: &HostPort, listener: SocketAddr) -> Box<str> {
+    let port = if public.port == 0 { listener.port() } else { public.port };
+    HostPort { host: public.host.clone(), port }.to_string().into()
+}
+
+fn endpoint_settings(config: &Config, doors: &Doors, edge: &str, vault: &Vault) -> Settings {
+    let upstream = &config.upstream;
+    let at = |bound: Option<SocketAddr>, configured: SocketAddr| -> Box<str> {
+        format!("{}:{}", upstream.public_host, bound.unwrap_or(configured).port()).into()
+    };
+    Settings {
+        tag: ShardTag(0),
+        edge: edge.into(),
+        upstream_udp: at(doors.udp.as_ref().map(Udp::local_address), upstream.udp_listen),
+        upstream_tcp: at(doors.tcp.as_ref().map(Listener::local_address), upstream.tcp_listen),
+        upstream_tls: at(doors.tls.as_ref().map(Listener::local_address), upstream.tls_listen),
+        register_expires: upstream.register_expires,
+        ring_timeout: config.call.ring_timeout,
+        answer_timeout: config.call.answer_timeout,
+        limits: sip::message::Limits::default(),
+        token_key: *vault.flow_token_key().expose(),
+    }
+}
+
+/// The push services, and whether pushes are only printed: when no App has any.
+fn push_service(apps: &[config::App]) -> Result<(PushService, bool), StartError> {
+    if apps.iter().all(|app| app.apns.is_none() && app.fcm.is_none()) {
+        return Ok((PushService::printed(), true));
+    }
+    let apps = apps.iter().map(|app| (app.id.clone(), push_settings(app))).collect();
+    Ok((PushService::new(apps).map_err(StartError::Push)?, false))
+}
+
+fn push_settings(app: &config::App) -> AppPush {
+    AppPush {
+        apns: app.apns.as_ref().map(|apns| apns::Settings {
+            key_file: apns.key_file.clone(),
+            key_id: apns.key_id.clone(),
+            team_id: apns.team_id.clone(),
+            endpoint: apns.endpoint.clone(),
+            ca_file: apns.ca_file.clone(),
+        }),
+        fcm: app.fcm.as_ref().map(|fcm| fcm::Settings {
+            service_account_file: fcm.service_account_file.clone(),
+            endpoint: fcm.endpoint.clone(),
+            ca_file: fcm.ca_file.clone(),
+        }),
+    }
+}
+
+fn services(apps: &[config::App], printed: bool) -> HashMap<Box<str>, Services> {
+    let of = |app: &config::App| Services { apns: printed || app.apns.is_some(), fcm: printed || app.fcm.is_some() };
+    apps.iter().map(|app| (app.id.clone(), of(app))).collect()
+}
+
+fn api_settings(config: &Config) -> api::Settings {
+    let services = services(&config.apps, config.apps.iter().all(|app| app.apns.is_none() && app.fcm.is_none()));
+    let app = |app: &config::App| api::access::App {
+        id: app.id.clone(),
+        key: app.api_key.clone(),
+        apns: services.get(&app.id).is_some_and(|services| services.apns),
+        fcm: services.get(&app.id).is_some_and(|services| services.fcm),
+    };
+    let lifetime = config.lifetime;
+    api::Settings {
+        apps: config.apps.iter().map(app).collect(),
+        lifetime: api::device_body::LifetimeRange {
+            min_s: lifetime.min.as_secs(),
+            default_s: lifetime.default.as_secs(),
+            max_s: lifetime.max.as_secs(),
+        },
+        limits: api::limits::Limits::default(),
+    }
+}
