@@ -274,7 +274,8 @@ impl Caller {
     /// ACK of a failure: in the INVITE's transaction (RFC 3261 §17.1.1.3).
     fn acknowledge_failure(&self, number: u32, call: &Call, response: &Message) {
         let Some(contact) = self.contact_of(call) else { return };
-        let head = self.head("ACK", &contact.uri, number, call.account.load(Ordering::Relaxed), response.text(Name::To));
+        let head =
+            self.head("ACK", &contact.uri, number, call.account.load(Ordering::Relaxed), response.text(Name::To));
         contact.way.send(head + "Content-Length: 0\r\n\r\n");
     }
 

@@ -100,11 +100,6 @@ impl Book {
         self.0.get(number as usize)
     }
 
-    /// How many calls of a range have ended.
-    pub fn ended(&self, range: &Range<u32>) -> usize {
-        self.of(range).filter(|call| call.ended.load(Ordering::Relaxed) > 0).count()
-    }
-
     /// What became of the calls of a range.
     pub fn outcome(&self, range: &Range<u32>) -> Outcome {
         let spread = |step: fn(&Call) -> &AtomicU64| {

@@ -105,7 +105,9 @@ fn machine_busy() -> Duration {
 }
 
 fn ticks_to_time(ticks: u64) -> Duration {
-    Duration::from_nanos(ticks.saturating_mul(1_000_000_000 / rustix::param::clock_ticks_per_second().max(1)))
+    /// Linux counts in hundredths of a second toward its users, whatever it does inside.
+    const TICK: Duration = Duration::from_millis(10);
+    Duration::from_nanos(ticks.saturating_mul(TICK.as_nanos() as u64))
 }
 
 /// Resident bytes of a process: all, and those that are its alone (without the binary's and libraries' pages).
@@ -120,12 +122,17 @@ pub struct Resident {
 impl Resident {
     /// Of a process; nothing when it is gone.
     pub fn of(pid: u32) -> Self {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-        let field = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-            line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap_or(0) * 1024
+        let read = |file: &str, all: &str, anonymous: &str| {
+            let text = std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
+            let field = |name: &str| {
+                let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+                line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok().map(|kb| kb * 1024)
+            };
+            Some(Self { bytes: field(all)?, anonymous: field(anonymous)? })
         };
-        Self { bytes: field("Rss:"), anonymous: field("Anonymous:") }
+        // The relay hides its memory from everybody but root; then the kernel's own count, which lags a little.
+        let exact = read("smaps_rollup", "Rss:", "Anonymous:");
+        exact.or_else(|| read("status", "VmRSS:", "RssAnon:")).unwrap_or_default()
     }
 
     /// Of a process, once it no longer shrinks or grows by more than one in 500, at most `patience` later.
