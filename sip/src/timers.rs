@@ -42,13 +42,6 @@ impl<K> Timers<K> {
     }
 
     /// How many are set, those included that mean nothing any more.
-<<<<<<< HEAD
-    #[cfg(test)]
-    pub fn pending(&self) -> usize {
-        self.heap.len()
-    }
-
-=======
     pub fn len(&self) -> usize {
         self.heap.len()
     }
@@ -58,7 +51,6 @@ impl<K> Timers<K> {
         self.heap.is_empty()
     }
 
->>>>>>> simulation
     /// Takes one deadline that is due at `now`.
     pub fn pop_due(&mut self, now: Instant) -> Option<K> {
         if self.next()? > now {

@@ -30,6 +30,7 @@ pub mod registrar;
 pub mod relay_process;
 pub mod relay_setup;
 pub mod scratch;
+pub mod simulation;
 pub mod sipp;
 pub mod stage;
 pub mod story;

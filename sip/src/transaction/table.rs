@@ -372,7 +372,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
 
     #[cfg(test)]
     pub(super) fn timers_set(&self) -> usize {
-        self.timers.pending()
+        self.timers.len()
     }
 
     fn client_due(&mut self, now: Instant, key: ClientKey) -> Option<C> {

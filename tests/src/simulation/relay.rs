@@ -274,7 +274,13 @@ impl World {
 }
 
 /// The digest that a phone shows at the edge.
-pub fn device_answer(challenge: &Challenge, instance: InstanceId, secret: &str, nc: u32, cnonce: &str) -> Option<String> {
+pub fn device_answer(
+    challenge: &Challenge,
+    instance: InstanceId,
+    secret: &str,
+    nc: u32,
+    cnonce: &str,
+) -> Option<String> {
     let user = instance.to_string();
     let hash: Hash = challenge.algorithm.hash;
     let ha1 = Ha1::compute(hash, &user, &challenge.realm, secret);
