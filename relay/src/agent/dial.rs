@@ -91,7 +91,7 @@ impl Dialler {
 }
 
 impl Inner {
-    async fn open(&self, shard: usize, upstream: UpstreamId, avoid: Option<SocketAddr>) -> bool {
+    async fn open(self: &Arc<Self>, shard: usize, upstream: UpstreamId, avoid: Option<SocketAddr>) -> bool {
         let Some(route) = self.upstreams.route(upstream) else { return false };
         self.upstreams.used_by(upstream, shard);
         let mut candidates = match self.learn(upstream, &route).await {
@@ -111,34 +111,45 @@ impl Inner {
         false
     }
 
-    /// Resolves all names of an upstream and tells every shard that uses it; the addresses to dial, best first.
-    async fn learn(&self, upstream: UpstreamId, route: &Route) -> Result<Vec<Candidate>, ResolveError> {
-        let seed = u64::from(upstream.0);
-        let next_hop = self.resolver.resolve(&route.target(), seed).await;
-        let mut ttl = next_hop.as_ref().map_or(RESOLVE_RETRY, |found| found.ttl);
-        let mut addresses: Vec<IpAddr> = Vec::new();
-        let mut add = |candidates: &[Candidate]| addresses.extend(candidates.iter().map(|it| it.address.ip()));
-        if let Ok(found) = &next_hop {
-            add(&found.candidates);
+    /// Resolves an upstream's next hop and tells the shards that use it; the addresses to dial, best first. Its other
+    /// names follow in a task of their own: a registration does not wait for them.
+    async fn learn(self: &Arc<Self>, upstream: UpstreamId, route: &Arc<Route>) -> Result<Vec<Candidate>, ResolveError> {
+        let next_hop = self.resolver.resolve(&route.target(), u64::from(upstream.0)).await;
+        let ttl = next_hop.as_ref().map_or(RESOLVE_RETRY, |found| found.ttl).max(RESOLVE_AGAIN_MIN);
+        let (shards, others) = self.upstreams.resolved(upstream, Instant::now() + ttl);
+        let candidates = next_hop?.candidates;
+        let hop: Vec<IpAddr> = candidates.iter().map(|candidate| candidate.address.ip()).collect();
+        self.tell_addresses(upstream, shards, &hop, &others).await;
+        if route.other_targets().next().is_some() {
+            tokio::spawn(self.clone().learn_others(upstream, route.clone(), hop));
         }
+        Ok(candidates)
+    }
+
+    async fn learn_others(self: Arc<Self>, upstream: UpstreamId, route: Arc<Route>, hop: Vec<IpAddr>) {
+        let mut others = Vec::new();
         for target in route.other_targets() {
             // A domain need not have an address when a registrar or a proxy is named.
-            if let Ok(found) = self.resolver.resolve(&target, seed).await {
-                ttl = ttl.min(found.ttl);
-                add(&found.candidates);
+            if let Ok(found) = self.resolver.resolve(&target, u64::from(upstream.0)).await {
+                others.extend(found.candidates.iter().map(|candidate| candidate.address.ip()));
             }
         }
-        addresses.sort_unstable();
-        addresses.dedup();
-        let shards = self.upstreams.resolved(upstream, Instant::now() + ttl.max(RESOLVE_AGAIN_MIN));
-        if !addresses.is_empty() {
-            let addresses: Arc<[IpAddr]> = addresses.into();
-            for shard in (0..self.shards.len()).filter(|shard| shards & 1 << shard != 0) {
-                let input = Input::Addresses { upstream, addresses: addresses.clone() };
-                self.shards.send(shard, ShardInput::sip(input)).await;
-            }
+        let others: Arc<[IpAddr]> = others.into();
+        let shards = self.upstreams.others_resolved(upstream, others.clone());
+        if !others.is_empty() {
+            self.tell_addresses(upstream, shards, &hop, &others).await;
         }
-        next_hop.map(|found| found.candidates)
+    }
+
+    async fn tell_addresses(&self, upstream: UpstreamId, shards: u128, hop: &[IpAddr], others: &[IpAddr]) {
+        let mut all: Vec<IpAddr> = hop.iter().chain(others).copied().collect();
+        all.sort_unstable();
+        all.dedup();
+        let addresses: Arc<[IpAddr]> = all.into();
+        for shard in (0..self.shards.len()).filter(|shard| shards & 1 << shard != 0) {
+            let input = Input::Addresses { upstream, addresses: addresses.clone() };
+            self.shards.send(shard, ShardInput::sip(input)).await;
+        }
     }
 
     async fn try_one(&self, shard: usize, upstream: UpstreamId, route: &Route, candidate: Candidate) -> bool {

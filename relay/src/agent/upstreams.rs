@@ -4,6 +4,7 @@
 //! flow; a number is never used again, and an upstream that no binding uses is forgotten.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -138,6 +139,8 @@ struct Entry {
     shards: u128,
     /// When its names are to be resolved again.
     stale_at: Option<Instant>,
+    /// The addresses of the names beside the next hop's, as they were resolved last.
+    others: Arc<[IpAddr]>,
 }
 
 impl Upstreams {
@@ -154,7 +157,7 @@ impl Upstreams {
         table.last = table.last.wrapping_add(1);
         let (id, route) = (UpstreamId(table.last), Arc::new(route));
         table.numbers.insert(route.clone(), id);
-        table.entries.insert(id, Entry { route, bindings: 1, shards: 0, stale_at: None });
+        table.entries.insert(id, Entry { route, bindings: 1, shards: 0, stale_at: None, others: Arc::new([]) });
         id
     }
 
@@ -182,10 +185,22 @@ impl Upstreams {
         }
     }
 
-    /// Its names were resolved; they are to be resolved again at `stale_at`. Gives back the shards that use it.
-    pub(super) fn resolved(&self, id: UpstreamId, stale_at: Instant) -> u128 {
+    /// Its next hop was resolved; all is to be resolved again at `stale_at`. Gives back the shards that use it, and what
+    /// is known of its other names.
+    pub(super) fn resolved(&self, id: UpstreamId, stale_at: Instant) -> (u128, Arc<[IpAddr]>) {
+        match self.lock().entries.get_mut(&id) {
+            None => (0, Arc::new([])),
+            Some(entry) => {
+                entry.stale_at = Some(stale_at);
+                (entry.shards, entry.others.clone())
+            }
+        }
+    }
+
+    /// Its other names were resolved. Gives back the shards that use it.
+    pub(super) fn others_resolved(&self, id: UpstreamId, others: Arc<[IpAddr]>) -> u128 {
         self.lock().entries.get_mut(&id).map_or(0, |entry| {
-            entry.stale_at = Some(stale_at);
+            entry.others = others;
             entry.shards
         })
     }
@@ -241,8 +256,8 @@ mod tests {
         let proxied = route("sip:alice@example.com", Some(registrar), Some(proxy));
         assert_eq!((proxied.verified_domain(), proxied.registrar()), ("edge.example.com", "sip:reg.example.com:5080"));
         assert_eq!(proxied.target().port, Some(5061));
-        let believed: Vec<_> = proxied.other_targets().map(|target| target.host).collect();
-        assert_eq!(believed, ["example.com".into(), "reg.example.com".into()]);
+        let believed: Vec<String> = proxied.other_targets().map(|target| target.host.into()).collect();
+        assert_eq!(believed, ["example.com", "reg.example.com"]);
     }
 
     #[test]

@@ -43,6 +43,10 @@ impl Endpoint {
     }
 
     fn on_response(&mut self, now: Instant, source: Source, response: &Message) {
+        // Nobody can be told that a response is broken (RFC 4475 §3.1.2.4): it is as if it had not come.
+        if response.check().is_err() {
+            return;
+        }
         let Some((branch, owner)) = self.transactions.on_response(now, response, source.flow) else { return };
         match owner {
             ClientOwner::Register(binding) => self.on_register_response(now, binding, branch, response),
