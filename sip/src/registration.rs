@@ -37,6 +37,8 @@
 pub mod grant;
 pub mod keys;
 pub mod letter;
+#[cfg(test)]
+mod tests;
 
 use std::time::{Duration, Instant};
 

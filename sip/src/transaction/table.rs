@@ -347,11 +347,6 @@ impl<C: Copy, S: Copy> Table<C, S> {
         None
     }
 
-    #[cfg(test)]
-    pub(super) fn timers_set(&self) -> usize {
-        self.timers.len()
-    }
-
     fn client_due(&mut self, now: Instant, key: ClientKey) -> Option<C> {
         let client = self.clients.get_mut(&key)?;
         if !client.armed.fires(now) {
