@@ -1,5 +1,7 @@
 //! One endpoint in virtual time, with a SIP server and a device played by hand.
 
+#![allow(dead_code, reason = "each test crate uses its own part of it")]
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
