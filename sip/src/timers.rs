@@ -42,6 +42,7 @@ impl<K> Timers<K> {
     }
 
     /// How many are set, those included that mean nothing any more.
+<<<<<<< HEAD
     pub fn len(&self) -> usize {
         self.heap.len()
     }
@@ -51,6 +52,12 @@ impl<K> Timers<K> {
         self.heap.is_empty()
     }
 
+=======
+    pub fn pending(&self) -> usize {
+        self.heap.len()
+    }
+
+>>>>>>> simulation
     /// Takes one deadline that is due at `now`.
     pub fn pop_due(&mut self, now: Instant) -> Option<K> {
         if self.next()? > now {

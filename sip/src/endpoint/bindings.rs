@@ -86,10 +86,9 @@ impl Endpoint {
             return;
         };
         let instance = registration.instance;
-        let step = registration.aim(Goal::Gone);
         self.remove_device(now, instance);
         self.later(now, deadline, Timer::Unbind(binding));
-        self.carry_out(now, binding, step);
+        self.aim(now, binding, Goal::Gone);
     }
 
     pub(super) fn on_supersede(&mut self, now: Instant, binding: BindingId, deadline: Duration) {
@@ -116,11 +115,20 @@ impl Endpoint {
     }
 
     pub(super) fn on_aim(&mut self, now: Instant, binding: BindingId, goal: Goal) {
-        let Some(registration) = self.bindings.get_mut(&binding) else { return };
-        if registration.goal() != Goal::Gone {
-            let step = registration.aim(goal);
-            self.carry_out(now, binding, step);
+        if self.bindings.get(&binding).is_some_and(|registration| registration.goal() != Goal::Gone) {
+            self.aim(now, binding, goal);
         }
+    }
+
+    /// Sets a goal; a REGISTER for the earlier one is not sent again.
+    fn aim(&mut self, now: Instant, binding: BindingId, goal: Goal) {
+        let Some(registration) = self.bindings.get_mut(&binding) else { return };
+        let before = registration.branch();
+        let step = registration.aim(goal);
+        if let Some(branch) = before.filter(|_| registration.branch() != before) {
+            self.transactions.abandon(branch);
+        }
+        self.carry_out(now, binding, step);
     }
 
     pub(super) fn on_answer(&mut self, now: Instant, binding: BindingId, authorization: Option<String>) {

@@ -240,7 +240,7 @@ impl Endpoint {
             knocks: self.knocks.len(),
             calls: self.calls.len() + self.calls_of.len(),
             transactions: self.transactions.len() + self.failures.len(),
-            timers: self.timers.len() + self.transactions.timers(),
+            timers: self.timers.pending() + self.transactions.timers(),
         }
     }
 

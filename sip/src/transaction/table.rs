@@ -343,7 +343,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
 
     /// How many deadlines are set.
     pub fn timers(&self) -> usize {
-        self.timers.len()
+        self.timers.pending()
     }
 
     /// The next thing to send.
