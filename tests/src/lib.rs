@@ -26,6 +26,7 @@ pub mod redis_server;
 pub mod registrar;
 pub mod relay_process;
 pub mod relay_setup;
+pub mod scene;
 pub mod scratch;
 pub mod sipp;
 pub mod story;
