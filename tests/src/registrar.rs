@@ -176,6 +176,11 @@ impl Registrar {
         format!("sip:{user}@{}", self.0.settings.domain)
     }
 
+    /// The password of a user; `None` for one who is not known.
+    pub fn password(&self, user: &str) -> Option<String> {
+        self.0.settings.users.get(user).cloned()
+    }
+
     /// Treats the REGISTERs of an AOR so from now on.
     pub fn behave(&self, aor: &str, behaviour: Behaviour) {
         self.0.board.change(|state| state.behaviours.insert(aor_of(aor), vec![behaviour]));
