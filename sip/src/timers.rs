@@ -42,9 +42,13 @@ impl<K> Timers<K> {
     }
 
     /// How many are set, those included that mean nothing any more.
-    #[cfg(test)]
-    pub fn pending(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.heap.len()
+    }
+
+    /// Whether none is set.
+    pub fn is_empty(&self) -> bool {
+        self.heap.is_empty()
     }
 
     /// Takes one deadline that is due at `now`.

@@ -159,6 +159,7 @@ impl Shard {
             return;
         }
         let (pushed, unreachable) = (call.pushed, call.unreachable);
+        self.stop_push(id);
         self.world.metrics.invite(match state {
             CallState::Answered => InviteOutcome::Answered,
             CallState::Cancelled => InviteOutcome::Cancelled,

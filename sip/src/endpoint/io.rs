@@ -235,3 +235,26 @@ pub enum Event {
         status: u16,
     },
 }
+
+/// How much an endpoint holds: for metrics, and to see that nothing is left behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Bindings, registered or not.
+    pub bindings: usize,
+    /// SIP servers that bindings share.
+    pub upstreams: usize,
+    /// Instances that are served.
+    pub devices: usize,
+    /// Devices that have a flow.
+    pub attached: usize,
+    /// Streams of which something is known.
+    pub flows: usize,
+    /// Devices whose proof is being verified.
+    pub knocks: usize,
+    /// Calls, those that have just ended included.
+    pub calls: usize,
+    /// Transactions of both kinds, and what is kept for them.
+    pub transactions: usize,
+    /// Deadlines, those included whose owner is gone.
+    pub timers: usize,
+}

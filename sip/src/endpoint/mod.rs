@@ -229,6 +229,21 @@ impl Endpoint {
         self.calls.values().filter(|call| !call.is_closed()).count()
     }
 
+    /// How much this endpoint holds at this moment.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            bindings: self.bindings.len(),
+            upstreams: self.upstreams.len(),
+            devices: self.devices.len(),
+            attached: self.attached.len(),
+            flows: self.links.len() + self.streams.len() + self.device_flows.len(),
+            knocks: self.knocks.len(),
+            calls: self.calls.len() + self.calls_of.len(),
+            transactions: self.transactions.len() + self.failures.len(),
+            timers: self.timers.len() + self.transactions.timers(),
+        }
+    }
+
     fn flush(&mut self) {
         while let Some(transmit) = self.transactions.poll_transmit() {
             self.outputs.push_back(Output::Send { flow: transmit.flow, bytes: transmit.bytes });

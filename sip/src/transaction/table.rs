@@ -331,6 +331,21 @@ impl<C: Copy, S: Copy> Table<C, S> {
         self.servers.get(&id).is_some_and(|server| server.machine.is_pending())
     }
 
+    /// How many transactions of either kind run.
+    pub fn len(&self) -> usize {
+        self.clients.len() + self.servers.len()
+    }
+
+    /// Whether none runs.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many deadlines are set.
+    pub fn timers(&self) -> usize {
+        self.timers.len()
+    }
+
     /// The next thing to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         self.transmits.pop_front()
@@ -357,7 +372,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
 
     #[cfg(test)]
     pub(super) fn timers_set(&self) -> usize {
-        self.timers.pending()
+        self.timers.len()
     }
 
     fn client_due(&mut self, now: Instant, key: ClientKey) -> Option<C> {

@@ -94,8 +94,8 @@ impl World {
     /// Answers the last REGISTER with 200.
     pub fn grant(&mut self, expires: u32) {
         let register = self.last("REGISTER");
-        let contact = register.text(Name::Contact).unwrap().split(';').next().unwrap().to_owned();
-        let extra = if contact.contains("expires") { contact } else { format!("{contact};expires={expires}") };
+        let contact = register.text(Name::Contact).unwrap().split_once('>').unwrap().0;
+        let extra = format!("{contact}>;expires={expires}");
         let source = self.upstream;
         self.reply(source, &register, 200, &[("Contact", &extra)], "");
     }

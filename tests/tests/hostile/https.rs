@@ -192,7 +192,8 @@ async fn an_operator_needs_the_token_for_all_but_the_health() {
         }
     }
     let id = &stage.bystander().instance.id;
-    let wipe = open.raw("DELETE", &format!("/v1/operator/instances/{id}"), Some(key), None, Bytes::new()).await.unwrap();
+    let wipe =
+        open.raw("DELETE", &format!("/v1/operator/instances/{id}"), Some(key), None, Bytes::new()).await.unwrap();
     assert!(matches!(wipe.status, 401 | 404), "{}", wipe.status);
     stage.unharmed().await;
 }
