@@ -69,7 +69,8 @@ impl Raw {
         Ok(Self::over(timeout(PATIENCE, handshake).await??))
     }
 
-    fn over(stream: impl Stream + 'static) -> Self {
+    /// A stream that a test made itself.
+    pub fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         Self { stream: Box::new(stream), seen: Vec::new(), ended: false }
     }
 
@@ -108,6 +109,11 @@ impl Raw {
     /// Says that nothing more follows, and goes on listening.
     pub async fn finish(&mut self) {
         let _ = timeout(PATIENCE, self.stream.shutdown()).await;
+    }
+
+    /// Whether the peer has closed, as far as was read.
+    pub fn has_ended(&self) -> bool {
+        self.ended
     }
 
     /// What has come so far.
