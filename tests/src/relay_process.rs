@@ -120,6 +120,17 @@ impl RelayProcess {
         })
     }
 
+    /// The files of its certificate and its key, as its configuration names them.
+    ///
+    /// # Panics
+    /// When the configuration cannot be read; the relay has read it before.
+    pub fn certificate_files(&self) -> (PathBuf, PathBuf) {
+        match relay::config::Config::load(&self.config).expect("the relay's own configuration").tls {
+            relay::config::Tls::Files { certificate, key } => (certificate, key),
+            relay::config::Tls::Development => panic!("the configuration names no certificate"),
+        }
+    }
+
     /// The value of a metric as `/metrics` prints it, such as `sipwake_store_up` or `sipwake_wipes_total{reason="disabled"}`.
     /// `None` when it is absent.
     pub async fn metric(&self, series: &str) -> Option<f64> {
