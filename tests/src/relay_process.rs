@@ -106,6 +106,21 @@ impl RelayProcess {
         ApiClient::new(Setup::at(self.setup.ports.operator), Version::HTTP_11, &self.setup.authority, token)
     }
 
+    /// Where its API listens.
+    pub fn api_address(&self) -> SocketAddr {
+        Setup::at(self.setup.ports.api)
+    }
+
+    /// Where operators connect.
+    pub fn operator_address(&self) -> SocketAddr {
+        Setup::at(self.setup.ports.operator)
+    }
+
+    /// Where devices connect.
+    pub fn edge_address(&self) -> SocketAddr {
+        Setup::at(self.setup.ports.edge)
+    }
+
     /// The edge, as a phone dials it: `sip:127.0.0.1:5061;transport=tls`.
     pub fn edge_uri(&self) -> String {
         format!("sip:127.0.0.1:{};transport=tls", self.setup.ports.edge)

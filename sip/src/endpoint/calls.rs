@@ -148,14 +148,13 @@ impl Endpoint {
 
     pub(super) fn on_call_cancelled(&mut self, now: Instant, call: CallId) {
         let Some(hold) = self.calls.get_mut(&call) else { return };
-        let instance = hold.instance;
         if hold.state().is_final() {
             return;
         }
         let (legs, at_once) = hold.cancel(now);
         let deadline = hold.deadline(now);
         self.cancel_legs(now, legs);
-        self.event(Event::Call { call, instance, state: CallState::Cancelled, woke_after: None });
+        // Told with the final answer: until then a 200 of the device may cross the CANCEL and win (RFC 3261 §9.1).
         if at_once {
             self.answer_call(now, call, 487);
         } else if let Some(at) = deadline {
@@ -224,9 +223,7 @@ impl Endpoint {
         if let Some(response) = response {
             self.transactions.respond(now, server, status, response);
         }
-        if state != CallState::Cancelled {
-            self.event(Event::Call { call, instance, state, woke_after: None });
-        }
+        self.event(Event::Call { call, instance, state, woke_after: None });
         self.settle(now, call);
     }
 

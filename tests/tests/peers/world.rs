@@ -157,7 +157,10 @@ impl World {
         let answer = self.api.enable(&self.wish()).await.unwrap();
         assert_eq!(answer.status, 201, "{}\n{}", answer.text(), self.relay.log());
         let json = answer.json();
-        assert_eq!((&json["registration"]["state"], &json["registration"]["status"]), (&json!("registered"), &json!(200)));
+        assert_eq!(
+            (&json["registration"]["state"], &json["registration"]["status"]),
+            (&json!("registered"), &json!(200))
+        );
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let instance = Instance {
             id: text(&json["instance"]),
@@ -290,7 +293,8 @@ impl World {
             let bytes = unhex(secret).map(|bytes| (format!("{name}, as bytes"), bytes));
             [Some(text), bytes].into_iter().flatten()
         };
-        let credentials = self.secrets.iter().filter(|(name, _)| name == "the password" || name.starts_with("the account's HA1"));
+        let credentials =
+            self.secrets.iter().filter(|(name, _)| name == "the password" || name.starts_with("the account's HA1"));
         credentials.flat_map(named).collect()
     }
 
@@ -299,7 +303,8 @@ impl World {
         let until = Instant::now() + within;
         loop {
             let held = |needle: &(String, Vec<u8>)| self.relay.memory_contains(&needle.1).unwrap();
-            let found: Vec<&str> = needles.iter().filter(|needle| held(needle)).map(|(name, _)| name.as_str()).collect();
+            let found: Vec<&str> =
+                needles.iter().filter(|needle| held(needle)).map(|(name, _)| name.as_str()).collect();
             if found.is_empty() {
                 return;
             }
@@ -327,7 +332,8 @@ impl World {
 /// A push token as the service would give one.
 pub fn new_push_token(provider: &str) -> String {
     match provider {
-        "apns" => (0..8).flat_map(|_| token().into_bytes()).map(|byte| format!("{byte:02x}")).collect::<String>()[..64].to_owned(),
+        "apns" => (0..8).flat_map(|_| token().into_bytes()).map(|byte| format!("{byte:02x}")).collect::<String>()[..64]
+            .to_owned(),
         _ => format!("device-{}:{}", token(), token()),
     }
 }
