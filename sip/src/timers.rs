@@ -42,22 +42,10 @@ impl<K> Timers<K> {
     }
 
     /// How many are set, those included that mean nothing any more.
-<<<<<<< HEAD
-    pub fn len(&self) -> usize {
-        self.heap.len()
-    }
-
-    /// Whether none is set.
-    pub fn is_empty(&self) -> bool {
-        self.heap.is_empty()
-    }
-
-=======
     pub fn pending(&self) -> usize {
         self.heap.len()
     }
 
->>>>>>> simulation
     /// Takes one deadline that is due at `now`.
     pub fn pop_due(&mut self, now: Instant) -> Option<K> {
         if self.next()? > now {

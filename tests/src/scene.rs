@@ -266,7 +266,10 @@ impl Scene {
     fn none(&self, what: &str) -> Missed {
         let log = self.relay.log();
         let lines: Vec<&str> = log.lines().collect();
-        Missed::new(what, format!("none; the relay's log ends:\n{}", lines[lines.len().saturating_sub(15)..].join("\n")))
+        Missed::new(
+            what,
+            format!("none; the relay's log ends:\n{}", lines[lines.len().saturating_sub(15)..].join("\n")),
+        )
     }
 }
 

@@ -78,21 +78,12 @@ impl Endpoint {
         }
     }
 
-<<<<<<< HEAD
-    /// Sets a goal; a REGISTER for the earlier one is not sent again.
-    fn aim(&mut self, now: Instant, binding: BindingId, goal: Goal) {
-        let Some(registration) = self.bindings.get_mut(&binding) else { return };
-        let before = registration.branch();
-        let step = registration.aim(goal);
-        if let Some(branch) = before.filter(|_| registration.branch() != before) {
-=======
     fn aim(&mut self, now: Instant, binding: BindingId, goal: Goal) {
         let Some(registration) = self.bindings.get_mut(&binding) else { return };
         let under_way = registration.branch();
         let step = registration.aim(goal);
         // What a REGISTER that is under way asked for is not wanted any more.
         if let Some(branch) = under_way.filter(|branch| registration.branch() != Some(*branch)) {
->>>>>>> upstream
             self.transactions.abandon(branch);
         }
         self.carry_out(now, binding, step);

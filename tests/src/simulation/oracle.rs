@@ -494,7 +494,9 @@ impl World {
             let counts = self.relay.shards[shard].counts();
             if counts != Counts::default() {
                 let open = self.network.open();
-                self.wrong(format!("shard {shard} still holds something when all is quiet ({open} streams): {counts:?}"));
+                self.wrong(format!(
+                    "shard {shard} still holds something when all is quiet ({open} streams): {counts:?}"
+                ));
             }
         }
     }

@@ -75,7 +75,9 @@ async fn a_caller_who_asks_for_privacy_is_anonymous_in_the_push() -> Outcome {
     for options in [
         CallOptions::default().private("\"Bob\" <sip:bob@example.test>"),
         CallOptions::default().header("Privacy", "user;id"),
-        CallOptions::default().header("Privacy", "header").header("Remote-Party-ID", "<sip:bob@example.test>;privacy=full"),
+        CallOptions::default()
+            .header("Privacy", "header")
+            .header("Remote-Party-ID", "<sip:bob@example.test>;privacy=full"),
     ] {
         let caller = scene.registrar.call(&scene.aor(), &options)?;
         let push = scene.push().await?;
