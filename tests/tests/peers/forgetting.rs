@@ -1,11 +1,16 @@
 //! What is left after the end: nothing in Redis, in Kamailio, in the relay's memory, in its log.
 
+use std::time::Duration;
+
 use tests::api_client::Instance;
 use tests::digest::Algorithm;
 use tests::sipp::Scenario;
 use tests::wire::Transport;
 
 use crate::world::{Plan, SOON, World};
+
+/// How long a credential may be seen in memory after its use.
+const MOMENT: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wipe_leaves_nothing_in_redis_in_the_location_table_and_in_memory() {
@@ -17,14 +22,18 @@ async fn a_wipe_leaves_nothing_in_redis_in_the_location_table_and_in_memory() {
         redis_tells_nothing(&world);
         // Also while it is in use, a credential is there for moments only.
         let credentials = world.credentials();
-        world.await_clean_memory(&credentials, SOON).await;
+        let known = format!("127.0.0.1:{}", world.relay.setup().ports.edge);
+        assert!(world.relay.memory_contains(known.as_bytes()).unwrap(), "what is looked for is found when it is there");
+        world.await_clean_memory(&credentials, MOMENT).await;
 
         ring_once(&world, &instance).await;
-        world.await_clean_memory(&credentials, SOON).await;
+        world.await_clean_memory(&credentials, MOMENT).await;
 
         world.disable(&instance).await;
         assert_eq!(of_instances(&world), Vec::<String>::new());
-        world.await_clean_memory(&credentials, SOON).await;
+        world.await_clean_memory(&credentials, MOMENT).await;
+        // What the app's own connection carried ends with it.
+        world.api = world.relay.api();
         let gone = [("the instance's secret", &instance.secret), ("the push token", &world.push_token)];
         let gone = gone.map(|(name, secret)| (name.to_owned(), secret.clone().into_bytes()));
         world.await_clean_memory(&gone, SOON).await;
