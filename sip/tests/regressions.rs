@@ -40,7 +40,10 @@ fn a_call_that_is_answered_while_its_cancel_is_under_way_has_one_final_state() {
     let (device, invite, source) = (world.device(1), world.last("INVITE"), world.upstream);
     world.reply(device, &invite, 180, &[], "");
     let head = world.head("call-1", "CANCEL", 1, "");
-    world.receive(source, &format!("CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n", world.binding));
+    world.receive(
+        source,
+        &format!("CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n", world.binding),
+    );
     assert_eq!(world.final_states(), []);
     world.reply(device, &invite, 200, &[("Contact", "<sip:phone1@10.0.0.5:9999;transport=tls>")], "");
     assert_eq!(world.count("INVITE 200"), 1, "the 200 crossed the CANCEL and wins");

@@ -227,7 +227,7 @@ impl Apns {
         self.apple.ledger.record_only_counts(only);
     }
 
-    /// Tells each push taken, by its token and moment.
+    /// Tells each push taken, by its token and the moment at which it was read as a whole.
     pub fn notify(&self, listener: UnboundedSender<(String, Instant)>) {
         self.apple.ledger.notify(listener);
     }
@@ -371,7 +371,7 @@ impl Apple {
             }
             self.check_contract(&payload, push.push_type == "voip");
         }
-        self.ledger.take(push.token, call.at, || ReceivedPush {
+        self.ledger.take(push.token, || ReceivedPush {
             token: push.token.to_owned(),
             at: call.at,
             payload,

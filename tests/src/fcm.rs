@@ -243,7 +243,7 @@ impl Fcm {
         self.google.ledger.record_only_counts(only);
     }
 
-    /// Tells each message taken, by its token and moment.
+    /// Tells each message taken, by its token and the moment at which it was read as a whole.
     pub fn notify(&self, listener: UnboundedSender<(String, Instant)>) {
         self.google.ledger.notify(listener);
     }
@@ -381,7 +381,7 @@ impl Google {
         let answer = self.ledger.scripted(&message.token).unwrap_or(Answer::Accept);
         if matches!(answer, Answer::Accept | Answer::Slow(_) | Answer::ConnectionLost) {
             let token = message.token.clone();
-            self.ledger.take(&token, call.at, || ReceivedPush {
+            self.ledger.take(&token, || ReceivedPush {
                 token: message.token,
                 at: call.at,
                 payload: message.payload,

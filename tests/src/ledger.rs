@@ -61,14 +61,15 @@ impl<P: Clone, A: Clone> Ledger<P, A> {
     }
 
     /// Notes a push that was taken; `push` is made only when pushes are kept.
-    pub(crate) fn take(&self, token: &str, at: Instant, push: impl FnOnce() -> P) {
+    pub(crate) fn take(&self, token: &str, push: impl FnOnce() -> P) {
         if !self.only_counts.load(Ordering::Relaxed) {
             let push = push();
             lock(&self.taken).pushes.push(push);
         }
         self.count.fetch_add(1, Ordering::Relaxed);
         if let Some(listener) = &*lock(&self.listener) {
-            let _ = listener.send((token.to_owned(), at));
+            // The whole request is read: the moment for whoever measures.
+            let _ = listener.send((token.to_owned(), Instant::now()));
         }
         self.changed.notify_waiters();
     }

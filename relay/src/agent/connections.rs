@@ -35,6 +35,8 @@ const SERVER_QUEUE: usize = 4_096;
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a connection may stay without a single valid message after it was accepted.
 const SILENCE: Duration = Duration::from_secs(30);
+/// How long a connection may stay without a byte from its peer: longer than any phone waits to refresh.
+const IDLE: Duration = Duration::from_secs(2 * 3_600);
 /// Bytes read at once, on the stack.
 const READ_BYTES: usize = 4 * 1024;
 
@@ -155,6 +157,7 @@ impl Connection {
         let mut framer = Framer::new(self.limits);
         let silence = tokio::time::sleep(SILENCE);
         tokio::pin!(silence);
+        let mut heard = Instant::now();
         loop {
             tokio::select! {
                 biased;
@@ -169,8 +172,15 @@ impl Connection {
                     if read.is_err() || !self.deliver(&mut framer).await {
                         return;
                     }
+                    heard = Instant::now();
                 }
-                () = &mut silence, if !self.proven => return,
+                () = &mut silence => {
+                    let until = heard + IDLE;
+                    if !self.proven || until <= Instant::now() {
+                        return;
+                    }
+                    silence.as_mut().reset(until.into());
+                }
             }
         }
     }

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -85,9 +86,9 @@ impl Shard {
                 () = &mut end => return,
             }
             for input in batch.drain(..) {
-                self.take(input);
+                self.survive(|shard| shard.take(input));
             }
-            self.on_time();
+            self.survive(Self::on_time);
         }
     }
 
@@ -98,6 +99,18 @@ impl Shard {
             self.endpoint.handle(Instant::now(), input);
             self.drain();
             next = self.next.pop_front();
+        }
+    }
+
+    /// A fault in what one peer's message set off must not take the others' bindings with it: the input that met it is
+    /// dropped, and said.
+    fn survive(&mut self, work: impl FnOnce(&mut Self)) {
+        if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
+            tracing::error!(
+                shard = self.index,
+                "an input met a fault of the relay and was dropped; please report this"
+            );
+            self.next.clear();
         }
     }
 

@@ -209,7 +209,7 @@ fn refusal(status: u16, unanswerable: Option<Unanswerable>) -> Refusal {
 fn new_secret() -> InstanceSecret {
     with_clean_stack(|| {
         let bytes = Zeroizing::new(random::<32>());
-        InstanceSecret::new(&Zeroizing::new(URL_SAFE_NO_PAD.encode(*bytes)))
+        InstanceSecret::new(&Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes.as_slice())))
     })
 }
 

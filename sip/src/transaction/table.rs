@@ -14,7 +14,7 @@ use super::server::{InviteServer, OtherServer};
 use super::{Due, Timing};
 use crate::id::{BranchId, FlowId};
 use crate::message::{Composer, Limits, Message, Method, Name};
-use crate::timers::Timers;
+use crate::timers::{Armed, Timers};
 
 /// A server transaction; unique in the life of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -88,29 +88,6 @@ struct Server<S> {
     last: Bytes,
     owner: S,
     armed: Armed,
-}
-
-/// The timer that is set for a transaction. A deadline that moves away leaves it as it is: it fires, and is set again;
-/// so a flood of retransmissions sets no flood of timers.
-#[derive(Clone, Copy, Debug, Default)]
-struct Armed(Option<Instant>);
-
-impl Armed {
-    /// Whether a timer must be set for this deadline.
-    fn must_set(&mut self, deadline: Option<Instant>) -> Option<Instant> {
-        let at = deadline.filter(|at| self.0.is_none_or(|armed| *at < armed))?;
-        self.0 = Some(at);
-        Some(at)
-    }
-
-    /// A timer fires; whether it is the one that counts.
-    fn fires(&mut self, now: Instant) -> bool {
-        let counts = self.0.is_some_and(|at| at <= now);
-        if counts {
-            self.0 = None;
-        }
-        counts
-    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -368,11 +345,6 @@ impl<C: Copy, S: Copy> Table<C, S> {
             }
         }
         None
-    }
-
-    #[cfg(test)]
-    pub(super) fn timers_set(&self) -> usize {
-        self.timers.pending()
     }
 
     fn client_due(&mut self, now: Instant, key: ClientKey) -> Option<C> {

@@ -164,7 +164,9 @@ impl World {
         let (Some(status), Some((_, method))) = (message.status(), message.cseq()) else { return };
         match method {
             "INVITE" => self.on_invite_response(index, status, &message),
-            "CANCEL" if status >= 200 && self.calls[index].stage == Stage::Cancelling => self.calls[index].resend = None,
+            "CANCEL" if status >= 200 && self.calls[index].stage == Stage::Cancelling => {
+                self.calls[index].resend = None
+            }
             "BYE" if status >= 200 && self.calls[index].stage == Stage::HangingUp => {
                 self.calls[index].stage = Stage::Over;
                 self.calls[index].resend = None;
@@ -209,7 +211,10 @@ impl World {
             routes.reverse();
             let routes = routes.iter().filter(|route| !route.contains(&host));
             call.dialog = Dialog {
-                target: message.contacts().and_then(|all| all.first().map(|it| it.uri.text.to_owned())).unwrap_or_default(),
+                target: message
+                    .contacts()
+                    .and_then(|all| all.first().map(|it| it.uri.text.to_owned()))
+                    .unwrap_or_default(),
                 routes: routes.map(|route| format!("Route: {route}\r\n")).collect(),
                 to: message.text(Name::To).unwrap_or_default().to_owned(),
             };
@@ -329,7 +334,8 @@ impl World {
         let (transport, slot) = (if call.stream.is_some() { "TLS" } else { "UDP" }, call.slot);
         let hop = matches!(what, "CANCEL" | "ACK to a failure");
         let method = what.split(' ').next().unwrap_or_default();
-        let branch = if hop || what == "INVITE" { format!("{index}i") } else { format!("{index}{method}{}", call.cseq) };
+        let branch =
+            if hop || what == "INVITE" { format!("{index}i") } else { format!("{index}{method}{}", call.cseq) };
         let in_dialog = matches!(what, "ACK" | "BYE");
         let (uri, routes) = match in_dialog {
             true => (&call.dialog.target, call.dialog.routes.as_str()),

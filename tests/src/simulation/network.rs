@@ -134,7 +134,8 @@ impl World {
         let delay = self.stream_delay();
         let Some(stream) = self.network.streams.get_mut(&flow).filter(|stream| stream.peer_open) else { return };
         stream.peer_open = false;
-        let at = if stream.hole { self.agenda.now() + 5 * MINUTE } else { stream.to_relay.max(self.agenda.now() + delay) };
+        let at =
+            if stream.hole { self.agenda.now() + 5 * MINUTE } else { stream.to_relay.max(self.agenda.now() + delay) };
         self.agenda.plan_at(at, Happening::ClosedAtRelay(flow));
     }
 
@@ -187,7 +188,8 @@ impl World {
     /// What a stream carried reaches the relay: each message its shard.
     pub(super) fn on_to_relay(&mut self, flow: u64, frame: Frame) {
         let shards = self.relay.shards.len();
-        let Some(stream) = self.network.streams.get_mut(&flow).filter(|stream| stream.relay_open && !stream.hole) else {
+        let Some(stream) = self.network.streams.get_mut(&flow).filter(|stream| stream.relay_open && !stream.hole)
+        else {
             return;
         };
         let shard = match &frame {

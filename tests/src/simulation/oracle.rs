@@ -191,7 +191,9 @@ impl World {
 
     pub(super) fn judge_sent(&mut self, flow: FlowId, message: &Message) {
         let to_phone = match flow {
-            FlowId::Stream(flow) => self.network.stream(flow).is_some_and(|stream| matches!(stream.peer, Peer::Phone(_))),
+            FlowId::Stream(flow) => {
+                self.network.stream(flow).is_some_and(|stream| matches!(stream.peer, Peer::Phone(_)))
+            }
             FlowId::Datagram(_) => false,
         };
         match (message.method(), message.status(), message.cseq()) {
@@ -211,7 +213,9 @@ impl World {
         let (slot, binding, unbound) = (lease.slot, lease.binding, lease.unbound);
         let (call_id, branch) = (register.call_id().unwrap_or_default(), register.via().and_then(|via| via.branch()));
         let (branch, cseq) = (branch.unwrap_or_default().to_owned(), register.cseq().map_or(0, |(cseq, _)| cseq));
-        self.watch(slot, || format!("REGISTER {cseq} {branch} expires {:?}", register.number(sip::message::Name::Expires)));
+        self.watch(slot, || {
+            format!("REGISTER {cseq} {branch} expires {:?}", register.number(sip::message::Name::Expires))
+        });
         let Some(lease) = self.oracle.leases.get_mut(&binding) else { return };
         let known = self.oracle.cseqs.insert(call_id.to_owned(), (cseq, branch.clone()));
         let again = known.as_ref().is_some_and(|(_, last)| *last == branch);
@@ -227,10 +231,14 @@ impl World {
             self.stats.registers += 1;
             if count == bound + 1 {
                 let hostile = self.registrars[registrar].nature.hostile;
-                self.wrong(format!("more than {bound} REGISTERs in an hour for {binding} (server {registrar}, {hostile:?})"));
+                self.wrong(format!(
+                    "more than {bound} REGISTERs in an hour for {binding} (server {registrar}, {hostile:?})"
+                ));
             }
         }
-        if known.is_some_and(|(last, branch_of_last)| if branch_of_last == branch { last != cseq } else { last >= cseq }) {
+        if known
+            .is_some_and(|(last, branch_of_last)| if branch_of_last == branch { last != cseq } else { last >= cseq })
+        {
             self.wrong(format!("CSeq does not rise for {binding} of slot {slot}: {cseq}"));
         }
         if unbound.is_some() {
@@ -318,7 +326,9 @@ impl World {
         if hour.1 == DIALS_PER_HOUR * self.relay.shards.len() as u32 + 1 {
             let registrar = &self.registrars[number];
             let (mood, hostile) = (registrar.mood, registrar.nature.hostile);
-            self.wrong(format!("more than {DIALS_PER_HOUR} dials in an hour of server {number} ({mood:?}, {hostile:?})"));
+            self.wrong(format!(
+                "more than {DIALS_PER_HOUR} dials in an hour of server {number} ({mood:?}, {hostile:?})"
+            ));
         }
     }
 
@@ -488,7 +498,9 @@ impl World {
             let counts = self.relay.shards[shard].counts();
             if counts != Counts::default() {
                 let open = self.network.open();
-                self.wrong(format!("shard {shard} still holds something when all is quiet ({open} streams): {counts:?}"));
+                self.wrong(format!(
+                    "shard {shard} still holds something when all is quiet ({open} streams): {counts:?}"
+                ));
             }
         }
     }

@@ -266,7 +266,8 @@ impl World {
             }
             Some(401) if self.slots[slot].phone.challenges < 3 => {
                 self.slots[slot].phone.challenges += 1;
-                let Some(challenge) = response.text(Name::WwwAuthenticate).and_then(|it| Challenge::parse(it).ok()) else {
+                let Some(challenge) = response.text(Name::WwwAuthenticate).and_then(|it| Challenge::parse(it).ok())
+                else {
                     return self.wrong("a challenge of the edge cannot be read".to_owned());
                 };
                 let cnonce = self.random.tag();
@@ -362,7 +363,9 @@ impl World {
     }
 
     fn answer_again(&mut self, slot: usize, index: usize, nth: u32) {
-        let Some(call) = self.slots[slot].phone.call(index).filter(|call| call.stage == Stage::Answered) else { return };
+        let Some(call) = self.slots[slot].phone.call(index).filter(|call| call.stage == Stage::Answered) else {
+            return;
+        };
         let (flow, invite) = (call.flow, call.invite.clone());
         if nth > 10 {
             // RFC 3261 §13.3.1.4: no ACK within 64·T1 ends the call.
@@ -374,7 +377,9 @@ impl World {
     }
 
     fn on_ack(&mut self, slot: usize, index: usize) {
-        let Some(call) = self.slots[slot].phone.call(index).filter(|call| call.stage == Stage::Answered) else { return };
+        let Some(call) = self.slots[slot].phone.call(index).filter(|call| call.stage == Stage::Answered) else {
+            return;
+        };
         call.stage = Stage::Up;
         self.calls[index].facts.phone_acknowledged = true;
         let talk = self.calls[index].talk;

@@ -166,7 +166,8 @@ impl World {
     pub(super) fn new_registrar(&mut self, number: usize, of: usize) -> Registrar {
         // Each kind of hostility once, when there are enough servers.
         let hostile = number.checked_sub(of - of / 6).map(|at| HOSTILITIES[at % HOSTILITIES.len()]);
-        let pick = |random: &mut sip::random::Random, from: &[u32]| from[random.between(0, from.len() as u64 - 1) as usize];
+        let pick =
+            |random: &mut sip::random::Random, from: &[u32]| from[random.between(0, from.len() as u64 - 1) as usize];
         let nature = Nature {
             hostile,
             hash: if self.random.between(0, 1) == 0 { Hash::Md5 } else { Hash::Sha256 },
@@ -347,15 +348,15 @@ impl World {
             return respond(register, 500, &[]);
         }
         places.retain(|other| {
-            let same = other.contact == place.contact || outbound && other.instance.is_some() && other.instance == place.instance;
+            let same = other.contact == place.contact
+                || outbound && other.instance.is_some() && other.instance == place.instance;
             !same
         });
         if granted > 0 {
             places.push(place);
         }
-        let line = |place: &Place| {
-            (Name::Contact, format!("<{}>;expires={}", place.contact, (place.expires_at - now) / S))
-        };
+        let line =
+            |place: &Place| (Name::Contact, format!("<{}>;expires={}", place.contact, (place.expires_at - now) / S));
         let contacts: Vec<_> = places.iter().map(line).collect();
         respond(register, 200, &contacts)
     }

@@ -1,0 +1,24 @@
+//! `load`: loads a relay on loopback and prints what it took. See [`tests::load`], or `load --help`.
+//!
+//! Invariant: exits with 0 when every phase came to its end, with 1 and the reason on stderr otherwise, with 2 on bad
+//! usage.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tests::load::plan::Plan;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let plan = Plan::parse();
+    let json = plan.json;
+    match tests::load::run(plan).await {
+        Ok(report) if json => println!("{:#}", report.to_json()),
+        Ok(report) => print!("{report}"),
+        Err(failure) => {
+            eprintln!("load: {failure}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}

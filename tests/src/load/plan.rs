@@ -1,0 +1,188 @@
+//! What a run is told to do, and what no run may exceed.
+//!
+//! Invariant: a [`Plan`] that was parsed is within every maximum named here; what depends on two arguments at once is
+//! corrected by [`Plan::settle`], which says each correction in words.
+
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use serde::Serialize;
+
+/// Instances at most.
+pub const MAX_INSTANCES: u32 = 200_000;
+/// Calls in a second at most.
+pub const MAX_RATE: u32 = 5_000;
+/// Seconds of calling (and of each refresh window) at most.
+pub const MAX_SECONDS: u32 = 600;
+/// Devices attached at once at most.
+pub const MAX_ATTACHED: u32 = 50_000;
+/// Enablings under way at once at most; the relay allows one address 256 handshakes, and 16 addresses share this.
+pub const MAX_CONCURRENCY: u32 = 512;
+/// A whole run at most, whatever it was told.
+pub const MAX_RUN: Duration = Duration::from_secs(45 * 60);
+/// One instance is called at most this often: the relay's budget for a device is one call a second, and a call must be
+/// over before the next one.
+pub const CALL_INTERVAL: Duration = Duration::from_secs(2);
+/// A cancelled call rings, and an answered one talks, this long.
+pub const CALL_LENGTH: Duration = Duration::from_millis(300);
+
+/// How the relay speaks to the SIP server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Upstream {
+    /// Datagrams.
+    Udp,
+    /// One TLS connection.
+    Tls,
+}
+
+/// Where sealed records lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Store {
+    /// In the relay's memory.
+    Memory,
+    /// In a redis-server that this run starts.
+    Redis,
+}
+
+/// Which push service the devices have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PushSide {
+    /// All APNs.
+    Apns,
+    /// All FCM.
+    Fcm,
+    /// Every other one FCM.
+    Both,
+}
+
+impl PushSide {
+    /// Whether the instance of this number is on FCM.
+    pub fn is_fcm(self, instance: u32) -> bool {
+        match self {
+            Self::Apns => false,
+            Self::Fcm => true,
+            Self::Both => instance % 2 == 1,
+        }
+    }
+}
+
+/// The hash that the registrar challenges for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+pub enum Hash {
+    /// MD5
+    #[value(name = "md5")]
+    #[serde(rename = "MD5")]
+    Md5,
+    /// SHA-256
+    #[value(name = "sha256")]
+    #[serde(rename = "SHA-256")]
+    Sha256,
+}
+
+/// Loads a relay of these sources and measures it, on loopback.
+#[derive(Clone, Debug, Parser, Serialize)]
+#[command(name = "load", version, after_long_help = super::HOW_TO_READ)]
+pub struct Plan {
+    /// Push instances to enable
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=MAX_INSTANCES as i64))]
+    pub instances: u32,
+    /// Calls in a second; lowered when the instances are too few for it
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=MAX_RATE as i64))]
+    pub rate: u32,
+    /// Seconds of calling; also the length of each refresh window
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=MAX_SECONDS as i64))]
+    pub seconds: u32,
+    /// How the relay speaks to the SIP server
+    #[arg(long, value_enum, default_value = "udp")]
+    pub transport: Upstream,
+    /// Pushed devices come over TLS, register, answer and are hung up on; without it calls are cancelled while they ring
+    #[arg(long)]
+    pub answer: bool,
+    /// Attach so many devices that do nothing, measure their bytes, then call them on the flow that they have
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=MAX_ATTACHED as i64))]
+    pub attach: u32,
+    /// Let the registrar grant so many seconds, and measure refreshes: first with a kept nonce, then challenged each time
+    #[arg(long, value_name = "GRANT", value_parser = clap::value_parser!(u32).range(10..=3600))]
+    pub refresh: Option<u32>,
+    /// Where sealed records lie
+    #[arg(long, value_enum, default_value = "memory")]
+    pub store: Store,
+    /// Which push service the devices have
+    #[arg(long, value_enum, default_value = "apns")]
+    pub push: PushSide,
+    /// The hash that the registrar challenges for
+    #[arg(long, value_enum, default_value = "md5")]
+    pub digest: Hash,
+    /// Enablings under way at once
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=MAX_CONCURRENCY as i64))]
+    pub concurrency: u32,
+    /// Print JSON instead of the table
+    #[arg(long)]
+    pub json: bool,
+    /// `RUST_LOG` of the relay
+    #[arg(long, default_value = "warn")]
+    pub relay_log: String,
+}
+
+impl Plan {
+    /// Lowers what the other arguments do not allow; each change in words.
+    pub fn settle(&mut self) -> Vec<String> {
+        let mut said = Vec::new();
+        let most = (self.instances / CALL_INTERVAL.as_secs() as u32).max(1);
+        if self.rate > most {
+            said.push(format!(
+                "the rate is lowered from {} to {most} calls/s: {} instances, each called at most every {} s",
+                self.rate,
+                self.instances,
+                CALL_INTERVAL.as_secs()
+            ));
+            self.rate = most;
+        }
+        if self.attach > self.instances {
+            said.push(format!("only {} devices attach: there are no more instances", self.instances));
+            self.attach = self.instances;
+        }
+        said
+    }
+
+    /// The calls of one calling phase.
+    pub fn calls(&self) -> u32 {
+        self.rate * self.seconds
+    }
+
+    /// The rate of calls to attached devices, which are fewer.
+    pub fn attached_rate(&self) -> u32 {
+        self.rate.min(self.attach / CALL_INTERVAL.as_secs() as u32).max(1)
+    }
+
+    /// File descriptors that one process of the run needs at most, roughly.
+    pub fn descriptors(&self) -> u64 {
+        // Every answered call holds a connection for its length and some more.
+        let calling = if self.answer { u64::from(self.rate) * CALL_INTERVAL.as_secs() } else { 0 };
+        u64::from(self.attach) + u64::from(self.concurrency) + calling + 256
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_instances_lower_the_rate_and_it_is_said() {
+        let mut plan = Plan::parse_from(["load", "--instances", "100", "--attach", "300"]);
+        let said = plan.settle();
+        assert_eq!((plan.rate, plan.attach), (50, 100));
+        assert_eq!(said.len(), 2);
+        assert!(plan.settle().is_empty());
+    }
+
+    #[test]
+    fn what_exceeds_a_maximum_is_refused() {
+        for wrong in [["--instances", "200001"], ["--rate", "0"], ["--seconds", "601"], ["--refresh", "1"]] {
+            assert!(Plan::try_parse_from(["load", wrong[0], wrong[1]]).is_err(), "{wrong:?}");
+        }
+    }
+}
