@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::{ClientOwner, Endpoint, Event, NewBinding, Output, Source, Timer, Transport};
 use crate::flow::{KeepAlive, Pulse, Side, back_off};
-use crate::id::{BindingId, BranchId, FlowId, UpstreamId};
+use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Message, Method};
 use crate::registration::{Goal, Letterhead, Registration, RegistrationFailure, Step};
 
@@ -250,19 +250,26 @@ impl Endpoint {
         if let Some(upstream) = self.upstreams.get_mut(&registration.upstream) {
             upstream.members.remove(&binding);
             if upstream.members.is_empty() {
-                self.forget_upstream(registration.upstream);
+                self.forget_upstream(registration.upstream, registration.instance);
             }
         }
         self.event(Event::Unbound { binding, confirmed });
     }
 
-    fn forget_upstream(&mut self, id: UpstreamId) {
+    /// Its last binding, of this instance, is gone. While the device is attached the stream stays, for it may carry a call
+    /// that is to be hung up; no longer than the device's own registration, which it cannot renew.
+    fn forget_upstream(&mut self, id: UpstreamId, last: InstanceId) {
         if let Some(Upstream { link: Link::Up { flow, .. }, .. }) = self.upstreams.remove(&id)
             && flow.is_reliable()
         {
             self.links.remove(&flow);
-            self.flush();
-            self.outputs.push_back(Output::Close(flow));
+            match self.attached.get(&last).map(|attached| attached.expires_at) {
+                Some(until) => self.timers.set(until, Timer::Linger(flow)),
+                None => {
+                    self.flush();
+                    self.outputs.push_back(Output::Close(flow));
+                }
+            }
         }
     }
 
