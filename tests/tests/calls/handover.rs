@@ -103,7 +103,8 @@ async fn media_and_headers_that_the_relay_does_not_know_pass_to_the_byte() -> Ou
 async fn a_body_that_is_no_sdp_passes_to_the_byte() -> Outcome {
     let scene = Scene::start().await?;
     let instance = scene.enable().await?;
-    let body = "--x\r\nContent-Type: application/sdp\r\n\r\nv=0\r\n--x\r\nContent-Type: application/pidf+xml\r\n\r\n<a/>--x--";
+    let body =
+        "--x\r\nContent-Type: application/sdp\r\n\r\nv=0\r\n--x\r\nContent-Type: application/pidf+xml\r\n\r\n<a/>--x--";
     let options = CallOptions::default().body("multipart/mixed;boundary=x", body);
     let caller = scene.registrar.call(&scene.aor(), &options)?;
     let phone = scene.wake(&instance).await?;

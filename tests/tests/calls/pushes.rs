@@ -75,7 +75,9 @@ async fn a_caller_who_asks_for_privacy_is_anonymous_in_the_push() -> Outcome {
     for options in [
         CallOptions::default().private("\"Bob\" <sip:bob@example.test>"),
         CallOptions::default().header("Privacy", "user;id"),
-        CallOptions::default().header("Privacy", "header").header("Remote-Party-ID", "<sip:bob@example.test>;privacy=full"),
+        CallOptions::default()
+            .header("Privacy", "header")
+            .header("Remote-Party-ID", "<sip:bob@example.test>;privacy=full"),
     ] {
         let caller = scene.registrar.call(&scene.aor(), &options)?;
         let push = scene.push().await?;
@@ -129,7 +131,7 @@ async fn an_fcm_push_is_the_contracts_and_says_when_the_call_has_ended() -> Outc
 
 #[tokio::test]
 async fn an_android_phone_is_told_that_a_call_has_ended_unless_it_answered_it() -> Outcome {
-    let scene = Scene::with(|setup| setup.ring_timeout = "1s".to_owned()).await?;
+    let scene = Scene::with(|setup| setup.ring_timeout = "3s".to_owned()).await?;
     let instance = scene.enable_android().await?;
     let timed_out = scene.call()?;
     assert_eq!(scene.android_push().await?["event"], "call");
