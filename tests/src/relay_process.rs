@@ -61,8 +61,17 @@ impl RelayProcess {
     /// [`Missed`] when it does not get ready.
     pub async fn restart(&mut self) -> Result<(), Missed> {
         self.child.kill().await?;
-        self.child = spawn(&self.setup, &self.scratch, &self.config)?;
+        self.relaunch()?;
         self.await_ready(READY_WITHIN).await
+    }
+
+    /// Starts it again after it ended, and waits for nothing.
+    ///
+    /// # Errors
+    /// [`Missed`] when it cannot be started.
+    pub fn relaunch(&mut self) -> Result<(), Missed> {
+        self.child = spawn(&self.setup, &self.scratch, &self.config)?;
+        Ok(())
     }
 
     /// Waits until `/readyz` says 200.

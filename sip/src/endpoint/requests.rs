@@ -92,8 +92,10 @@ impl Endpoint {
     fn on_cancel(&mut self, now: Instant, reply: FlowId, cancel: &Message, owner: ServerOwner) {
         self.refuse(now, reply, cancel, 200);
         match owner {
-            ServerOwner::Call(call) => self.on_call_cancelled(now, call),
-            ServerOwner::Forwarded(branch) => self.transactions.cancel(now, branch),
+            ServerOwner::Call(call) => self.on_call_cancelled(now, call, cancel),
+            ServerOwner::Forwarded(branch) => {
+                self.transactions.cancel(now, branch, forward::reason(cancel).as_deref());
+            }
             ServerOwner::Nobody => {}
         }
     }
