@@ -67,6 +67,27 @@ fn refused_credentials_are_tried_once_and_never_again() {
 }
 
 #[test]
+fn a_server_that_changes_its_realm_gets_no_digest_for_the_other() {
+    let mut world = World::new(FlowId::Datagram(server_address()));
+    world.bind();
+    let other = "Digest realm=\"bank.example\", nonce=\"n2\", qop=\"auth\", algorithm=MD5, stale=true";
+    let own = format!("{}, stale=true", CHALLENGE.replace("n1", "n3"));
+    let (source, first) = (world.upstream, world.last("REGISTER"));
+    world.reply(source, &first, 401, &[("WWW-Authenticate", CHALLENGE)], "");
+    let second = world.last("REGISTER");
+    let both = [("WWW-Authenticate", other), ("WWW-Authenticate", own.as_str())];
+    world.reply(source, &second, 401, &both, "");
+    let third = world.last("REGISTER");
+    assert!(third.text(Name::Authorization).unwrap().contains("realm=\"example.com\", nonce=\"n3\""));
+    world.reply(source, &third, 401, &[("WWW-Authenticate", other)], "");
+    assert!(matches!(
+        world.events.last(),
+        Some(Event::RegistrationFailed { failure: RegistrationFailure::Refused { status: 401 }, .. })
+    ));
+    assert_eq!(world.last("REGISTER").text(Name::CSeq), third.text(Name::CSeq), "no further REGISTER");
+}
+
+#[test]
 fn an_endless_stale_is_answered_three_times_and_then_backed_off_from() {
     let mut world = World::new(FlowId::Datagram(server_address()));
     world.bind();
