@@ -562,3 +562,30 @@ fn a_client_that_leaves_two_algorithms_unanswered_is_offered_md5_alone() {
     world.receive(source, &register(4, "User-Agent: baresip v1.0.0 (x86_64/linux)\r\n", instance));
     assert_eq!(offered(&world), [false]);
 }
+
+#[test]
+fn a_server_that_closes_every_connection_is_not_hammered() {
+    let mut world = World::new(FlowId::Stream(77));
+    world.bind();
+    for number in 78..178 {
+        let earlier = world.upstream.flow;
+        world.upstream.flow = FlowId::Stream(number);
+        world.input(Input::Closed(earlier));
+        world.advance(seconds(1));
+    }
+    assert!((3..=8).contains(&world.dialled), "{} dials in 100 s", world.dialled);
+    let told = |event: &Event| matches!(event, Event::RegistrationFailed { failure: RegistrationFailure::Retry { .. }, .. });
+    assert!(world.events.iter().any(told), "whoever enables is told");
+    // When it stays up, all is well, and the next break is mended at once.
+    while !matches!(world.events.last(), Some(Event::Registered { .. })) {
+        world.sent.clear();
+        world.advance(seconds(60));
+        if world.count("REGISTER") > 0 {
+            world.grant(3600);
+        }
+    }
+    world.advance(seconds(120));
+    let before = world.dialled;
+    world.input(Input::Closed(world.upstream.flow));
+    assert_eq!(world.dialled, before + 1);
+}

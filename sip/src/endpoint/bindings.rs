@@ -24,6 +24,11 @@ const PACE_BURST: usize = 20;
 const PACE_INTERVAL: Duration = Duration::from_millis(10);
 /// Failures in a row after which a dial waits at most half an hour; bounded so that the counter cannot wrap.
 const FAILURES_MAX: u8 = 16;
+/// A flow that ends sooner than this after it came up had a short life.
+const SHORT_LIFE: Duration = Duration::from_secs(30);
+/// Short lives in a row after which a flow is dialled again at once; after more, as after a dial that failed. A server
+/// that closes each connection, or whose answers are no SIP, is not hammered.
+const SHORT_LIVES: u8 = 2;
 
 /// A registrar or outbound proxy, and the flow to it.
 #[derive(Debug)]
@@ -38,6 +43,9 @@ pub(super) struct Upstream {
     /// Requests from these addresses are believed.
     trusted: Arc<[IpAddr]>,
     failures: u8,
+    /// When the flow came up, or the last one.
+    up_since: Option<Instant>,
+    short_lives: u8,
     /// The one deadline that counts; earlier timers that still fire are ignored.
     armed: Option<Instant>,
 }
@@ -60,6 +68,8 @@ impl Endpoint {
             queue: VecDeque::new(),
             trusted: Arc::new([]),
             failures: 0,
+            up_since: None,
+            short_lives: 0,
             armed: None,
         });
         upstream.members.insert(new.binding);
@@ -276,6 +286,7 @@ impl Endpoint {
         let keep_alive = KeepAlive::new(now, flow, &mut self.random);
         let at = keep_alive.deadline();
         upstream.link = Link::Up { flow, keep_alive };
+        upstream.up_since = Some(now);
         upstream.armed = Some(at);
         upstream.transport = transport;
         if flow.is_reliable() {
@@ -328,10 +339,13 @@ impl Endpoint {
         }
     }
 
-    /// A stream toward an upstream has ended: its bindings want another one.
+    /// A stream toward an upstream has ended: its bindings want another one, at once unless its lives are short.
     pub(super) fn on_link_closed(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
-        upstream.link = Link::Down;
+        let short = upstream.up_since.is_some_and(|since| now.saturating_duration_since(since) < SHORT_LIFE);
+        upstream.short_lives = if short { upstream.short_lives.saturating_add(1) } else { 0 };
+        let spins = upstream.short_lives > SHORT_LIVES;
+        upstream.link = if spins { Link::BackingOff } else { Link::Down };
         for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
             let Some(registration) = self.bindings.get_mut(&binding) else { continue };
             if let Some(branch) = registration.branch() {
@@ -339,6 +353,9 @@ impl Endpoint {
             }
             let step = registration.on_flow_lost();
             self.carry_out(now, binding, step);
+        }
+        if spins {
+            self.on_dial_failed(now, id);
         }
     }
 
