@@ -67,6 +67,27 @@ fn refused_credentials_are_tried_once_and_never_again() {
 }
 
 #[test]
+fn a_server_that_changes_its_realm_gets_no_digest_for_the_other() {
+    let mut world = World::new(FlowId::Datagram(server_address()));
+    world.bind();
+    let other = "Digest realm=\"bank.example\", nonce=\"n2\", qop=\"auth\", algorithm=MD5, stale=true";
+    let own = format!("{}, stale=true", CHALLENGE.replace("n1", "n3"));
+    let (source, first) = (world.upstream, world.last("REGISTER"));
+    world.reply(source, &first, 401, &[("WWW-Authenticate", CHALLENGE)], "");
+    let second = world.last("REGISTER");
+    let both = [("WWW-Authenticate", other), ("WWW-Authenticate", own.as_str())];
+    world.reply(source, &second, 401, &both, "");
+    let third = world.last("REGISTER");
+    assert!(third.text(Name::Authorization).unwrap().contains("realm=\"example.com\", nonce=\"n3\""));
+    world.reply(source, &third, 401, &[("WWW-Authenticate", other)], "");
+    assert!(matches!(
+        world.events.last(),
+        Some(Event::RegistrationFailed { failure: RegistrationFailure::Refused { status: 401 }, .. })
+    ));
+    assert_eq!(world.last("REGISTER").text(Name::CSeq), third.text(Name::CSeq), "no further REGISTER");
+}
+
+#[test]
 fn an_endless_stale_is_answered_three_times_and_then_backed_off_from() {
     let mut world = World::new(FlowId::Datagram(server_address()));
     world.bind();
@@ -580,4 +601,31 @@ fn a_client_that_leaves_two_algorithms_unanswered_is_offered_md5_alone() {
     world.attach(3);
     world.receive(source, &register(4, "User-Agent: baresip v1.0.0 (x86_64/linux)\r\n", instance));
     assert_eq!(offered(&world), [false]);
+}
+
+#[test]
+fn a_server_that_closes_every_connection_is_not_hammered() {
+    let mut world = World::new(FlowId::Stream(77));
+    world.bind();
+    for number in 78..178 {
+        let earlier = world.upstream.flow;
+        world.upstream.flow = FlowId::Stream(number);
+        world.input(Input::Closed(earlier));
+        world.advance(seconds(1));
+    }
+    assert!((3..=8).contains(&world.dialled), "{} dials in 100 s", world.dialled);
+    let told = |event: &Event| matches!(event, Event::RegistrationFailed { failure: RegistrationFailure::Retry { .. }, .. });
+    assert!(world.events.iter().any(told), "whoever enables is told");
+    // When it stays up, all is well, and the next break is mended at once.
+    while !matches!(world.events.last(), Some(Event::Registered { .. })) {
+        world.sent.clear();
+        world.advance(seconds(60));
+        if world.count("REGISTER") > 0 {
+            world.grant(3600);
+        }
+    }
+    world.advance(seconds(120));
+    let before = world.dialled;
+    world.input(Input::Closed(world.upstream.flow));
+    assert_eq!(world.dialled, before + 1);
 }

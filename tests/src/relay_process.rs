@@ -93,6 +93,20 @@ impl RelayProcess {
         ready.ok_or_else(|| self.child.missed("readiness"))
     }
 
+    /// The directory that it runs in, with its configuration and all that it writes.
+    pub fn directory(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// Sends it a signal, and waits for its end.
+    ///
+    /// # Errors
+    /// [`Missed`] when it does not end `within` the time.
+    pub async fn signal(&self, signal: Signal, within: Duration) -> Result<ExitStatus, Missed> {
+        self.child.signal(signal);
+        self.child.exit(within).await
+    }
+
     /// What it was told.
     pub fn setup(&self) -> &Setup {
         &self.setup
@@ -212,6 +226,27 @@ impl RelayProcess {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kilobytes = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
         kilobytes.map(|kb| kb * 1024).ok_or_else(|| std::io::Error::other("no VmRSS"))
+    }
+
+    /// Which of `needles` stand in its memory, by name, as soon as none does or when `within` has passed: what was freed
+    /// a moment ago may not have been wiped yet.
+    ///
+    /// # Errors
+    /// When the memory may not be read, or the process is gone.
+    pub async fn memory_holds(&self, needles: &[(String, Vec<u8>)], within: Duration) -> std::io::Result<Vec<String>> {
+        let deadline = tokio::time::Instant::now() + within;
+        loop {
+            let mut held = Vec::new();
+            for (name, needle) in needles {
+                if self.memory_contains(needle)? {
+                    held.push(name.clone());
+                }
+            }
+            if held.is_empty() || tokio::time::Instant::now() >= deadline {
+                return Ok(held);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Whether these bytes stand anywhere in its memory (every readable mapping, through `/proc/PID/mem`).

@@ -46,7 +46,7 @@ use devices::{Attached, Device, DeviceFlow, Knocking};
 use upstreams::Upstream;
 
 /// Transactions of either kind that run at once on one shard. Beyond it a request is answered 503, and a REGISTER waits
-/// for its back-off.
+/// for its back-off. Requests that are refused take a quarter of it at most, and are then answered without one.
 pub const TRANSACTIONS_MAX: usize = 200_000;
 
 /// One shard's SIP: registrations, held calls, attached devices.

@@ -217,3 +217,23 @@ fn a_flood_of_retransmissions_sets_no_flood_of_timers() {
     }
     assert_eq!(at, now + Duration::from_secs(999 + 11 * 60), "Timer C from the last 180 on");
 }
+
+#[test]
+fn what_is_refused_in_passing_leaves_room_for_what_is_not() {
+    let mut table = table(8);
+    let mut invite = {
+        let mut number = 0;
+        move || {
+            number += 1;
+            request("INVITE", &format!("SIP/2.0/UDP c;branch=z9hG4bK{number}"))
+        }
+    };
+    for _ in 0..2 {
+        assert!(table.open_in_passing(&invite(), UDP(), "refused").is_ok());
+    }
+    assert_eq!(table.open_in_passing(&invite(), UDP(), "refused"), Err(Full));
+    for _ in 0..6 {
+        assert!(table.open(&invite(), UDP(), "call").is_ok());
+    }
+    assert_eq!(table.open(&invite(), UDP(), "call"), Err(Full));
+}
