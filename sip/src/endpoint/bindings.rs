@@ -155,7 +155,7 @@ impl Endpoint {
 
     pub(super) fn carry_out(&mut self, now: Instant, binding: BindingId, step: Step) {
         match step {
-            Step::Nothing => return,
+            Step::Nothing => {}
             Step::WantFlow => self.want_flow(now, binding),
             Step::Send => self.send_register(now, binding),
             Step::Ask => self.ask(binding),
