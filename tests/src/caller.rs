@@ -193,6 +193,11 @@ impl Caller {
         self.cancel_because(&[("Reason", "SIP;cause=200;text=\"Call completed elsewhere\"")]).await
     }
 
+    /// The request that it began with.
+    pub fn first(&self) -> Sent {
+        self.first.clone()
+    }
+
     /// The call's further requests: BYE, re-INVITE, INFO; and those from the other side.
     pub fn leg(&self) -> &Leg {
         &self.leg

@@ -61,8 +61,17 @@ impl RelayProcess {
     /// [`Missed`] when it does not get ready.
     pub async fn restart(&mut self) -> Result<(), Missed> {
         self.child.kill().await?;
-        self.child = spawn(&self.setup, &self.scratch, &self.config)?;
+        self.relaunch()?;
         self.await_ready(READY_WITHIN).await
+    }
+
+    /// Starts it again after it ended, and waits for nothing.
+    ///
+    /// # Errors
+    /// [`Missed`] when it cannot be started.
+    pub fn relaunch(&mut self) -> Result<(), Missed> {
+        self.child = spawn(&self.setup, &self.scratch, &self.config)?;
+        Ok(())
     }
 
     /// Waits until `/readyz` says 200.
@@ -82,6 +91,20 @@ impl RelayProcess {
         };
         let ready = tokio::time::timeout(within, look).await.ok().flatten();
         ready.ok_or_else(|| self.child.missed("readiness"))
+    }
+
+    /// The directory that it runs in, with its configuration and all that it writes.
+    pub fn directory(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// Sends it a signal, and waits for its end.
+    ///
+    /// # Errors
+    /// [`Missed`] when it does not end `within` the time.
+    pub async fn signal(&self, signal: Signal, within: Duration) -> Result<ExitStatus, Missed> {
+        self.child.signal(signal);
+        self.child.exit(within).await
     }
 
     /// What it was told.
@@ -106,6 +129,21 @@ impl RelayProcess {
         ApiClient::new(Setup::at(self.setup.ports.operator), Version::HTTP_11, &self.setup.authority, token)
     }
 
+    /// Where its API listens.
+    pub fn api_address(&self) -> SocketAddr {
+        Setup::at(self.setup.ports.api)
+    }
+
+    /// Where operators connect.
+    pub fn operator_address(&self) -> SocketAddr {
+        Setup::at(self.setup.ports.operator)
+    }
+
+    /// Where devices connect.
+    pub fn edge_address(&self) -> SocketAddr {
+        Setup::at(self.setup.ports.edge)
+    }
+
     /// The edge, as a phone dials it: `sip:127.0.0.1:5061;transport=tls`.
     pub fn edge_uri(&self) -> String {
         format!("sip:127.0.0.1:{};transport=tls", self.setup.ports.edge)
@@ -118,6 +156,17 @@ impl RelayProcess {
             Transport::Tcp => self.setup.ports.tcp,
             Transport::Tls => self.setup.ports.tls,
         })
+    }
+
+    /// The files of its certificate and its key, as its configuration names them.
+    ///
+    /// # Panics
+    /// When the configuration cannot be read; the relay has read it before.
+    pub fn certificate_files(&self) -> (PathBuf, PathBuf) {
+        match relay::config::Config::load(&self.config).expect("the relay's own configuration").tls {
+            relay::config::Tls::Files { certificate, key } => (certificate, key),
+            relay::config::Tls::Development => panic!("the configuration names no certificate"),
+        }
     }
 
     /// The value of a metric as `/metrics` prints it, such as `sipwake_store_up` or `sipwake_wipes_total{reason="disabled"}`.
@@ -179,12 +228,39 @@ impl RelayProcess {
         kilobytes.map(|kb| kb * 1024).ok_or_else(|| std::io::Error::other("no VmRSS"))
     }
 
+    /// Which of `needles` stand in its memory, by name, as soon as none does or when `within` has passed: what was freed
+    /// a moment ago may not have been wiped yet.
+    ///
+    /// # Errors
+    /// When the memory may not be read, or the process is gone.
+    pub async fn memory_keeps(&self, needles: &[(String, Vec<u8>)], within: Duration) -> std::io::Result<Vec<String>> {
+        let deadline = tokio::time::Instant::now() + within;
+        let bytes: Vec<&[u8]> = needles.iter().map(|(_, needle)| needle.as_slice()).collect();
+        loop {
+            let there = self.memory_holds(&bytes)?;
+            let named = needles.iter().zip(there).filter(|(_, there)| *there);
+            let held: Vec<String> = named.map(|((name, _), _)| name.clone()).collect();
+            if held.is_empty() || tokio::time::Instant::now() >= deadline {
+                return Ok(held);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
     /// Whether these bytes stand anywhere in its memory (every readable mapping, through `/proc/PID/mem`).
     ///
     /// # Errors
     /// When the memory may not be read, or the process is gone.
     pub fn memory_contains(&self, needle: &[u8]) -> std::io::Result<bool> {
         memory_contains(self.pid(), needle)
+    }
+
+    /// Which of these stand anywhere in its memory.
+    ///
+    /// # Errors
+    /// When the memory may not be read, or the process is gone.
+    pub fn memory_holds(&self, needles: &[&[u8]]) -> std::io::Result<Vec<bool>> {
+        memory_holds(self.pid(), needles)
     }
 }
 
@@ -193,38 +269,62 @@ impl RelayProcess {
 /// # Errors
 /// When the memory may not be read.
 pub fn memory_contains(pid: u32, needle: &[u8]) -> std::io::Result<bool> {
+    memory_holds(pid, &[needle]).map(|held| held[0])
+}
+
+/// Which of `needles` stand in a process's memory, each read once. Mappings of files that the process cannot have written
+/// to are left out: they hold what is on disk.
+///
+/// # Errors
+/// When the memory may not be read: the relay lets none but root read its own.
+pub fn memory_holds(pid: u32, needles: &[&[u8]]) -> std::io::Result<Vec<bool>> {
     const PIECE: usize = 1 << 20;
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
-    let mut memory = std::fs::File::open(format!("/proc/{pid}/mem"))?;
-    let finder = memchr::memmem::Finder::new(needle);
+    static NOTHING: [u8; PIECE] = [0; PIECE];
+    let denied = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied => std::io::Error::new(error.kind(), "run this test as root"),
+        _ => error,
+    };
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).map_err(denied)?;
+    let mut memory = std::fs::File::open(format!("/proc/{pid}/mem")).map_err(denied)?;
+    let finders: Vec<_> = needles.iter().map(memchr::memmem::Finder::new).collect();
+    let overlap = needles.iter().map(|needle| needle.len()).max().unwrap_or(1) - 1;
+    let mut held = vec![false; needles.len()];
     let mut seen = 0;
-    for line in maps.lines() {
-        let mut fields = line.split_whitespace();
-        let (Some(range), Some(rights)) = (fields.next(), fields.next()) else { continue };
-        // The kernel's own pages cannot be read this way.
-        if !rights.starts_with('r') || line.ends_with("[vvar]") || line.ends_with("[vsyscall]") {
-            continue;
-        }
-        let Some((start, end)) = range.split_once('-') else { continue };
-        let (Ok(start), Ok(end)) = (u64::from_str_radix(start, 16), u64::from_str_radix(end, 16)) else { continue };
-        let mut window = Vec::with_capacity(PIECE + needle.len());
+    for (start, end) in maps.lines().filter_map(written_mapping) {
+        let mut window = Vec::with_capacity(PIECE + overlap);
         let mut at = start;
         while at < end {
             let want = PIECE.min((end - at) as usize);
-            let kept = window.len().min(needle.len().saturating_sub(1));
-            window.drain(..window.len() - kept);
+            window.drain(..window.len() - window.len().min(overlap));
             memory.seek(SeekFrom::Start(at))?;
             let got = (&mut memory).take(want as u64).read_to_end(&mut window);
             // A mapping may go away meanwhile, and some cannot be read.
             let Ok(got @ 1..) = got else { break };
             seen += got;
-            if finder.find(&window).is_some() {
-                return Ok(true);
-            }
             at += got as u64;
+            // Most of what is mapped was never touched.
+            if window.chunks(PIECE).all(|chunk| chunk == &NOTHING[..chunk.len()]) {
+                continue;
+            }
+            for (held, finder) in held.iter_mut().zip(&finders) {
+                *held = *held || finder.find(&window).is_some();
+            }
         }
     }
-    if seen == 0 { Err(std::io::Error::other("nothing of the memory could be read")) } else { Ok(false) }
+    if seen == 0 { Err(std::io::Error::other("nothing of the memory could be read")) } else { Ok(held) }
+}
+
+/// The range of a mapping, from a line of `/proc/PID/maps`, that can be read and that the process may have written to.
+fn written_mapping(line: &str) -> Option<(u64, u64)> {
+    let mut fields = line.split_whitespace();
+    let (range, rights, inode) = (fields.next()?, fields.next()?, fields.nth(2)?);
+    // The kernel's own pages cannot be read this way.
+    let kernels = line.ends_with("[vvar]") || line.ends_with("[vsyscall]");
+    if !rights.starts_with('r') || kernels || (inode != "0" && !rights.contains('w')) {
+        return None;
+    }
+    let (start, end) = range.split_once('-')?;
+    Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
 }
 
 fn spawn(setup: &Setup, scratch: &Scratch, config: &Path) -> Result<Child, Missed> {

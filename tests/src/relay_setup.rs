@@ -114,8 +114,9 @@ pub struct Ports {
     pub tls: u16,
 }
 
-impl Ports {
-    fn new() -> Self {
+impl Default for Ports {
+    /// Ports that nobody else has.
+    fn default() -> Self {
         let port = ports::free;
         Self { edge: port(), api: port(), operator: port(), udp: port(), tcp: port(), tls: port() }
     }
@@ -141,7 +142,7 @@ impl Setup {
             further: String::new(),
             log: text("info,relay=debug,sip=debug,sipwake=debug"),
             environment: Vec::new(),
-            ports: Ports::new(),
+            ports: Ports::default(),
             operator_token: format!("operator-{}{}", token(), token()),
         }
     }

@@ -4,9 +4,9 @@
 //! for half a message, and the one task has no buffer of its own.
 //!
 //! Invariant: a shard that was sent anything from a connection is sent [`Input::Closed`] when it ends, after the last
-//! message. A connection that no shard can write on any more ends. What a peer does not read is bounded: past [`QUEUE`] messages, or [`WRITE_PATIENCE`], the connection ends.
-//! A message that is malformed ends its
-//! connection, and never reaches a shard.
+//! message. A connection that no shard can write on any more ends. What a peer does not read is bounded: past
+//! [`DEVICE_QUEUE`] or [`SERVER_QUEUE`] messages, or [`WRITE_PATIENCE`], the connection ends. A message that is malformed
+//! ends its connection, and never reaches a shard.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -27,12 +27,16 @@ use super::{ShardInput, Shards};
 use crate::metrics::Metrics;
 use crate::metrics::labels::SipRefusal;
 
-/// Messages that wait for one peer to read; with one more the connection ends.
-const QUEUE: usize = 64;
+/// Messages that wait for one device to read; with one more the connection ends.
+const DEVICE_QUEUE: usize = 64;
+/// Likewise for a SIP server, whose one connection carries all of its bindings.
+const SERVER_QUEUE: usize = 4_096;
 /// How long one write may take; then the connection ends.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a connection may stay without a single valid message after it was accepted.
 const SILENCE: Duration = Duration::from_secs(30);
+/// How long a connection may stay without a byte from its peer: longer than any phone waits to refresh.
+const IDLE: Duration = Duration::from_secs(2 * 3_600);
 /// Bytes read at once, on the stack.
 const READ_BYTES: usize = 4 * 1024;
 
@@ -97,7 +101,13 @@ pub(super) struct Connection {
 
 impl Connection {
     /// A connection that a peer opened.
-    pub(super) fn accepted(side: Side, transport: Transport, peer: SocketAddr, shards: Shards, metrics: Metrics) -> Self {
+    pub(super) fn accepted(
+        side: Side,
+        transport: Transport,
+        peer: SocketAddr,
+        shards: Shards,
+        metrics: Metrics,
+    ) -> Self {
         Self::new(Source { flow: next_flow(), side, transport, peer }, shards, metrics)
     }
 
@@ -114,7 +124,10 @@ impl Connection {
     }
 
     fn new(source: Source, shards: Shards, metrics: Metrics) -> Self {
-        let (queue, outgoing) = mpsc::channel(QUEUE);
+        let (queue, outgoing) = mpsc::channel(match source.side {
+            Side::Device => DEVICE_QUEUE,
+            Side::Upstream => SERVER_QUEUE,
+        });
         let (again, abort, limits) = (queue.downgrade(), Arc::new(Notify::new()), Limits::default());
         let writer = Some(Writer { queue, abort: abort.clone() });
         Self { source, writer, again, abort, outgoing, shards, metrics, limits, told: 0, home: None, proven: false }
@@ -144,6 +157,7 @@ impl Connection {
         let mut framer = Framer::new(self.limits);
         let silence = tokio::time::sleep(SILENCE);
         tokio::pin!(silence);
+        let mut heard = Instant::now();
         loop {
             tokio::select! {
                 biased;
@@ -158,8 +172,15 @@ impl Connection {
                     if read.is_err() || !self.deliver(&mut framer).await {
                         return;
                     }
+                    heard = Instant::now();
                 }
-                () = &mut silence, if !self.proven => return,
+                () = &mut silence => {
+                    let until = heard + IDLE;
+                    if !self.proven || until <= Instant::now() {
+                        return;
+                    }
+                    silence.as_mut().reset(until.into());
+                }
             }
         }
     }

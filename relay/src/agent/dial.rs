@@ -113,11 +113,7 @@ impl Inner {
 
     /// Resolves an upstream's next hop and tells the shards that use it; the addresses to dial, best first. Its other
     /// names follow in a task of their own: a registration does not wait for them.
-    async fn learn(
-        self: &Arc<Self>,
-        upstream: UpstreamId,
-        route: &Arc<Route>,
-    ) -> Result<Vec<Candidate>, ResolveError> {
+    async fn learn(self: &Arc<Self>, upstream: UpstreamId, route: &Arc<Route>) -> Result<Vec<Candidate>, ResolveError> {
         let next_hop = self.resolver.resolve(&route.target(), u64::from(upstream.0)).await;
         let ttl = next_hop.as_ref().map_or(RESOLVE_RETRY, |found| found.ttl).max(RESOLVE_AGAIN_MIN);
         let (shards, others) = self.upstreams.resolved(upstream, Instant::now() + ttl);

@@ -24,12 +24,15 @@ impl Shard {
                 self.next.push_back(Input::Answer { binding, authorization });
             }
             Event::Registered { binding, expires, refresh } => self.on_registered(binding, expires, refresh),
+            Event::Learned { .. } => {}
+            Event::PublicAddress { upstream, address } => {
+                tracing::info!(upstream = upstream.0, %address, "a SIP server says where it sees this relay");
+            }
             Event::RegistrationFailed { binding, failure } => self.on_registration_failed(binding, failure),
             Event::Unbound { binding, confirmed } => self.on_unbound(binding, confirmed),
             Event::Knock { knock, instance, proof } => {
-                let checked = self.with_record(instance, |record| {
-                    proofs::device_is_right(instance, &record.secret, &proof)
-                });
+                let checked =
+                    self.with_record(instance, |record| proofs::device_is_right(instance, &record.secret, &proof));
                 let granted = checked.unwrap_or(false);
                 self.world.metrics.admission(match checked {
                     Some(true) => AdmissionOutcome::Attached,
@@ -160,6 +163,7 @@ impl Shard {
             return;
         }
         let (pushed, unreachable) = (call.pushed, call.unreachable);
+        self.stop_push(id);
         self.world.metrics.invite(match state {
             CallState::Answered => InviteOutcome::Answered,
             CallState::Cancelled => InviteOutcome::Cancelled,

@@ -186,8 +186,7 @@ impl Agent {
         let shards = Shards(senders.into());
         let upstreams = Upstreams::default();
         let metrics = ground.metrics;
-        let dialler =
-            Dialler::new(ground.resolver, ground.tls, upstreams.clone(), shards.clone(), metrics.clone());
+        let dialler = Dialler::new(ground.resolver, ground.tls, upstreams.clone(), shards.clone(), metrics.clone());
         let world = Arc::new(World {
             erasures: Erasures::start(ground.vault.clone(), metrics.clone()),
             vault: ground.vault,

@@ -5,12 +5,14 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sip::endpoint::{Endpoint, Input, Output, Settings};
-use sip::id::{FlowId, InstanceId, UpstreamId};
+use sip::id::{CallId, FlowId, InstanceId, UpstreamId};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio::time::sleep_until;
 
 use super::calls::Calls;
@@ -32,6 +34,8 @@ pub(super) struct Shard {
     pub(super) endpoint: Endpoint,
     pub(super) instances: Instances,
     pub(super) calls: Calls,
+    /// The pushes that are being delivered, for calls that are not over.
+    pub(super) pushes: HashMap<CallId, AbortHandle>,
     /// Devices that have a flow.
     pub(super) attached: HashSet<InstanceId>,
     /// SIP servers whose last dial failed.
@@ -56,6 +60,7 @@ impl Shard {
             instances: Instances::default(),
             calls: Calls::default(),
             attached: HashSet::new(),
+            pushes: HashMap::new(),
             unreachable: HashSet::new(),
             arrived: now,
             next: VecDeque::new(),
@@ -81,9 +86,9 @@ impl Shard {
                 () = &mut end => return,
             }
             for input in batch.drain(..) {
-                self.take(input);
+                self.survive(|shard| shard.take(input));
             }
-            self.on_time();
+            self.survive(Self::on_time);
         }
     }
 
@@ -94,6 +99,18 @@ impl Shard {
             self.endpoint.handle(Instant::now(), input);
             self.drain();
             next = self.next.pop_front();
+        }
+    }
+
+    /// A fault in what one peer's message set off must not take the others' bindings with it: the input that met it is
+    /// dropped, and said.
+    fn survive(&mut self, work: impl FnOnce(&mut Self)) {
+        if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
+            tracing::error!(
+                shard = self.index,
+                "an input met a fault of the relay and was dropped; please report this"
+            );
+            self.next.clear();
         }
     }
 

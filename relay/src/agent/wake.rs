@@ -1,7 +1,7 @@
 //! Waking a device: the push for a call, and what its verdict means.
 //!
 //! Invariant: a call is pushed at most once. The push is on its way within the same turn of the loop in which the INVITE
-//! came; the store is not asked. A verdict never ends a call that a device has come for.
+//! came; the store is not asked. A verdict never ends a call that a device has come for. A push ends with its call.
 
 use std::sync::Arc;
 
@@ -50,12 +50,20 @@ impl Shard {
         }
         let (world, shard, arrived) = (self.world.clone(), self.index, self.arrived);
         let (instance, call) = (call.instance, call.call);
-        tokio::spawn(async move {
+        let push = tokio::spawn(async move {
             world.metrics.invite_to_push(arrived.elapsed());
             let verdict = deliver(&world, &app, &target, &push).await;
             let pushed = Pushed { instance, call, verdict, confirmed_at: target.confirmed_at };
             world.shards.send(shard, ShardInput::Pushed(Box::new(pushed))).await;
         });
+        self.pushes.insert(call, push.abort_handle());
+    }
+
+    /// The call is over: a push that is still being tried would make the phone ring in vain.
+    pub(super) fn stop_push(&mut self, call: CallId) {
+        if let Some(push) = self.pushes.remove(&call) {
+            push.abort();
+        }
     }
 
     /// Remembers a call, so that its state can be asked.
@@ -80,6 +88,7 @@ impl Shard {
     /// The push service has spoken.
     pub(super) fn on_pushed(&mut self, pushed: &Pushed) {
         let Pushed { instance, call, ref verdict, .. } = *pushed;
+        self.pushes.remove(&call);
         match verdict {
             Verdict::Accepted => {
                 if self.world.early_ringing == EarlyRinging::AfterPushAccepted {
@@ -184,4 +193,3 @@ fn outcome(verdict: &Verdict) -> PushOutcome {
         Verdict::TooLate => PushOutcome::TooLate,
     }
 }
-

@@ -17,11 +17,11 @@ use sip::endpoint::Input;
 use sip::id::{BindingId, InstanceId};
 use tokio::sync::oneshot;
 
+use super::ShardInput;
 use super::command::WipeDone;
 use super::erasures;
 use super::instances::Ending;
 use super::shard::Shard;
-use super::ShardInput;
 use crate::clock::unix_now;
 use crate::metrics::labels::{InstanceState, RegistrationOutcome, WipeReason};
 use crate::push::Event;

@@ -22,9 +22,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::Inner;
-use super::types::{
-    EdgeAddress, Enable, EnableError, Enabled, Refusal, Registration, RegistrationState, WipeReason,
-};
+use super::types::{EdgeAddress, Enable, EnableError, Enabled, Refusal, Registration, RegistrationState, WipeReason};
 use crate::agent::command::{Command, First, NewInstance, Who};
 use crate::agent::upstreams::{NoRoute, Route};
 use crate::agent::{EDGE_REALM, Unanswerable};
@@ -123,7 +121,13 @@ impl Inner {
         }
     }
 
-    fn new_instance(&self, app: Box<str>, wish: Enable, lookup: &Lookup, route: Route) -> (NewInstance, InstanceSecret) {
+    fn new_instance(
+        &self,
+        app: Box<str>,
+        wish: Enable,
+        lookup: &Lookup,
+        route: Route,
+    ) -> (NewInstance, InstanceSecret) {
         let now = unix_now();
         let tag = ShardTag(u16::from_be_bytes(random()));
         let id = InstanceId::new(u128::from_be_bytes(random()), tag);
@@ -205,7 +209,7 @@ fn refusal(status: u16, unanswerable: Option<Unanswerable>) -> Refusal {
 fn new_secret() -> InstanceSecret {
     with_clean_stack(|| {
         let bytes = Zeroizing::new(random::<32>());
-        InstanceSecret::new(&Zeroizing::new(URL_SAFE_NO_PAD.encode(&*bytes)))
+        InstanceSecret::new(&Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes.as_slice())))
     })
 }
 

@@ -7,7 +7,7 @@
 //! can be asked; a store that is away changes nothing for the instances that are here.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sip::id::InstanceId;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -35,6 +35,7 @@ impl super::Enrollment {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut keys = interval(TEND_KEYS);
         let mut was_away = false;
+        let mut held_at = Instant::now();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
@@ -52,12 +53,16 @@ impl super::Enrollment {
             match held {
                 Ok(Lease::Held) => it.resume().await,
                 Ok(Lease::Lapsed) => {
-                    it.look_up_all(was_away).await;
+                    // A lease that is missing before its time was lost with the rest of the store's data.
+                    it.look_up_all(was_away || held_at.elapsed() < LEASE).await;
                     it.resume().await;
                 }
                 Err(ref error) => tracing::warn!(%error, "the lease of this node could not be renewed"),
             }
             was_away = held.is_err();
+            if !was_away {
+                held_at = Instant::now();
+            }
         }
     }
 }
@@ -105,9 +110,10 @@ impl Inner {
 
     /// The lease had run out: whatever another node took, or wiped, meanwhile is let go without a word to its SIP server.
     ///
-    /// A store that was away and has come back with not one of the records has lost its data: nobody wiped them all in
-    /// that time. Then they are stored again from what is sealed in memory.
-    async fn look_up_all(&self, was_away: bool) {
+    /// A store that went away under this node's eyes and has come back with not one of the records has lost its data:
+    /// nobody wiped them all in that time. Then they are stored again from what is sealed in memory. A node that itself
+    /// stood still for a lease has no such excuse, and lets go.
+    async fn look_up_all(&self, may_be_empty: bool) {
         let ids: Vec<InstanceId> = self.ground.agent.ask_all(Command::Ids).await.into_iter().flatten().collect();
         tracing::warn!(instances = ids.len(), "the lease of this node had lapsed; each instance is looked up again");
         let (mut lost, mut missing, mut found) = (Vec::new(), Vec::new(), false);
@@ -119,7 +125,7 @@ impl Inner {
                 Err(_) => return,
             }
         }
-        if was_away && !found && lost.is_empty() {
+        if may_be_empty && !found && lost.is_empty() {
             tracing::warn!(instances = missing.len(), "the store came back empty; its records are written again");
             for id in missing {
                 self.store_again(id).await;

@@ -128,9 +128,9 @@ fn state(standing: &Standing) -> InstanceState {
     match standing.state {
         labels::InstanceState::Foreground => InstanceState::Foreground,
         labels::InstanceState::Ending => InstanceState::Ending,
-        labels::InstanceState::Registered
-        | labels::InstanceState::Registering
-        | labels::InstanceState::Retrying => InstanceState::Active,
+        labels::InstanceState::Registered | labels::InstanceState::Registering | labels::InstanceState::Retrying => {
+            InstanceState::Active
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use sip::id::InstanceId;
 
 use super::Inner;
 use super::types::{AccessError, Receipt, WipeReason};
-use crate::agent::command::{Command, WipeDone, Who};
+use crate::agent::command::{Command, Who, WipeDone};
 use crate::vault;
 
 impl Inner {

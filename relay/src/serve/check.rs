@@ -19,9 +19,9 @@ pub async fn check(config: &Config) -> Vec<Problem> {
     check_tls(config, &mut problems);
     for app in &config.apps {
         for error in push::check(&app.id, &push_settings(app)) {
-            problems.push(Problem::new(&format!("app {}", error.app), format!("{}: {}", error.service, error.problem), {
-                "name the file and the ids as the push service gave them"
-            }));
+            let remedy = "name the file and the ids as the push service gave them";
+            let what = format!("{}: {}", error.service, error.problem);
+            problems.push(Problem::new(&format!("app {}", error.app), what, remedy));
         }
     }
     check_store(config, &mut problems).await;

@@ -78,9 +78,10 @@ impl Endpoint {
             let trying = Composer::response(request, 100, Composer::reason(100), None).finish();
             self.transactions.respond(now, server, 100, trying);
         }
-        let tag = self.random.tag();
-        let failure = Composer::response(request, 408, Composer::reason(408), Some(&tag)).finish();
-        self.failures.insert(server, failure);
+        // A request other than INVITE is never answered 408 (RFC 4320 §4.2).
+        let (tag, status) = (self.random.tag(), if method == Method::Invite { 408 } else { 480 });
+        let failure = Composer::response(request, status, Composer::reason(status), Some(&tag)).finish();
+        self.failures.insert(server, (status, failure));
         let bytes = self.onward_bytes(request, ours, side, transport, branch);
         if self.transactions.send(now, branch, method, bytes, flow, ClientOwner::Forwarded(server)).is_err() {
             return self.on_forwarded_silence(now, server);
@@ -167,11 +168,19 @@ impl Endpoint {
         self.transactions.respond(now, server, status, forward::back(response));
     }
 
-    /// A forwarded request got no answer, or its flow broke: 408. Another method than INVITE that was left without an
-    /// answer has timed out at its sender too, where a late 408 is ignored (RFC 4320 §4.2).
+    /// A forwarded request could not be sent, or its flow broke.
     pub(super) fn on_forwarded_silence(&mut self, now: Instant, server: ServerId) {
-        if let Some(failure) = self.failures.remove(&server) {
-            self.transactions.respond(now, server, 408, failure);
+        if let Some((status, failure)) = self.failures.remove(&server) {
+            self.transactions.respond(now, server, status, failure);
+        }
+    }
+
+    /// A forwarded request was left without an answer for its whole time.
+    pub(super) fn on_forwarded_timeout(&mut self, now: Instant, server: ServerId) {
+        if self.transactions.give_up(now, server) {
+            self.on_forwarded_silence(now, server);
+        } else {
+            self.failures.remove(&server);
         }
     }
 }

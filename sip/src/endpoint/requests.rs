@@ -22,8 +22,8 @@ use bytes::Bytes;
 use super::{ClientOwner, Endpoint, Event, ServerOwner, Source};
 use crate::edge::forward;
 use crate::flow::Side;
-use crate::id::{BindingId, BranchId, FlowId};
-use crate::message::{Composer, Fault, Message, Method, Name, Uri};
+use crate::id::{BranchId, FlowId};
+use crate::message::{Composer, Fault, Message, Method, Name};
 use crate::transaction::Arrival;
 
 /// The methods that are served outside a dialog or in one.
@@ -31,7 +31,7 @@ pub(super) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE, NOTI
 
 impl Endpoint {
     pub(super) fn on_message(&mut self, now: Instant, source: Source, message: Message) {
-        self.on_sign_of_life(source.flow, false);
+        self.on_sign_of_life(now, source.flow, false);
         if source.side == Side::Upstream && source.flow.is_reliable() {
             self.streams.insert(source.flow, source.transport);
         }
@@ -43,6 +43,10 @@ impl Endpoint {
     }
 
     fn on_response(&mut self, now: Instant, source: Source, response: &Message) {
+        // Nobody can be told that a response is broken (RFC 4475 §3.1.2.4): it is as if it had not come.
+        if response.check().is_err() {
+            return;
+        }
         let Some((branch, owner)) = self.transactions.on_response(now, response, source.flow) else { return };
         match owner {
             ClientOwner::Register(binding) => self.on_register_response(now, binding, branch, response),
@@ -88,8 +92,10 @@ impl Endpoint {
     fn on_cancel(&mut self, now: Instant, reply: FlowId, cancel: &Message, owner: ServerOwner) {
         self.refuse(now, reply, cancel, 200);
         match owner {
-            ServerOwner::Call(call) => self.on_call_cancelled(now, call),
-            ServerOwner::Forwarded(branch) => self.transactions.cancel(now, branch),
+            ServerOwner::Call(call) => self.on_call_cancelled(now, call, cancel),
+            ServerOwner::Forwarded(branch) => {
+                self.transactions.cancel(now, branch, forward::reason(cancel).as_deref());
+            }
             ServerOwner::Nobody => {}
         }
     }
@@ -101,8 +107,7 @@ impl Endpoint {
         if source.side == Side::Device {
             return self.refuse(now, reply, &request, 403);
         }
-        let user = request.request_uri().and_then(Uri::parse).and_then(|uri| uri.user).and_then(BindingId::parse);
-        let Some(binding) = user.filter(|binding| self.bindings.contains_key(binding)) else {
+        let Some(binding) = request.request_uri().and_then(|uri| self.binding_of(uri, &source)) else {
             return self.refuse_call(now, reply, &request, 404);
         };
         if !self.is_trusted(binding, &source) {
@@ -138,7 +143,8 @@ impl Endpoint {
         }
     }
 
-    /// Answers a request that nothing more will come of, in a transaction of its own.
+    /// Answers a request that nothing more will come of: in a transaction of its own while such requests are few, else
+    /// without one, so that a flood of them shuts nobody out.
     pub(super) fn respond_once(
         &mut self,
         now: Instant,
@@ -147,9 +153,9 @@ impl Endpoint {
         status: u16,
         response: Bytes,
     ) {
-        match self.transactions.open(request, reply, ServerOwner::Nobody) {
+        match self.transactions.open_in_passing(request, reply, ServerOwner::Nobody) {
             Ok(server) => self.transactions.respond(now, server, status, response),
-            Err(_) => self.busy(reply, request),
+            Err(_) => self.send(reply, response),
         }
     }
 

@@ -81,7 +81,8 @@ impl Name {
     /// Reads a name, in its long or compact form.
     pub fn from_bytes(bytes: &[u8]) -> Self {
         match slot(bytes).map(|slot| SLOTS[slot]) {
-            Some(Some((text, name))) if bytes.eq_ignore_ascii_case(text) => name,
+            // Nearly all names come in the usual spelling, and telling that is quicker.
+            Some(Some((text, name))) if bytes == text || bytes.eq_ignore_ascii_case(text) => name,
             _ => Self::Other,
         }
     }

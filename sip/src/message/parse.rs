@@ -134,7 +134,8 @@ fn header_field(head: &[u8], start: usize, end: usize) -> Option<Field> {
     let colon = memchr(b':', line)?;
     // RFC 3261 §25.1, HCOLON: spaces and tabs may stand before the colon, and nothing else.
     let name = &line[..line[..colon].iter().rposition(|b| !matches!(b, b' ' | b'\t'))? + 1];
-    if !is_token(name) {
+    let known = Name::from_bytes(name);
+    if known == Name::Other && !is_token(name) {
         return None;
     }
     let mut from = colon + 1;
@@ -146,7 +147,7 @@ fn header_field(head: &[u8], start: usize, end: usize) -> Option<Field> {
         to -= 1;
     }
     Some(Field {
-        name: Name::from_bytes(name),
+        name: known,
         line: Span::new(start, end + 2),
         written: Span::new(start, start + name.len()),
         value: Span::new(start + from, start + to),

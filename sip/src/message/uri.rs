@@ -5,6 +5,8 @@
 
 use std::net::Ipv6Addr;
 
+use memchr::memchr;
+
 use super::Params;
 use super::grammar::{Class, all, digits};
 
@@ -41,15 +43,14 @@ pub struct Uri<'a> {
 impl<'a> Uri<'a> {
     /// Reads a URI that stands alone.
     pub fn parse(text: &'a str) -> Option<Self> {
-        let (scheme, rest) = text.split_once(':')?;
+        let (scheme, rest) = text.split_at(memchr(b':', text.as_bytes())?);
+        let rest = &rest[1..];
         let known = match () {
             () if scheme.eq_ignore_ascii_case("sip") => Scheme::Sip,
             () if scheme.eq_ignore_ascii_case("sips") => Scheme::Sips,
             () => Scheme::Other,
         };
-        let letters = scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
-        let alpha = scheme.starts_with(|c: char| c.is_ascii_alphabetic());
-        if !letters || !alpha || rest.is_empty() || !all(text.as_bytes(), Class::Plain) {
+        if known == Scheme::Other && !is_scheme(scheme) || rest.is_empty() || !all(text.as_bytes(), Class::Plain) {
             return None;
         }
         if known == Scheme::Other {
@@ -57,15 +58,15 @@ impl<'a> Uri<'a> {
             return Some(Self { scheme: known, user: None, host: "", port: None, params, headers: None, text });
         }
         // The user part may hold `;` and `?`, so it is cut off first (RFC 4475 §3.1.1.1, semicolons in the user part).
-        let (user, rest) = match rest.split_once('@') {
-            Some((user, rest)) => (Some(user), rest),
+        let (user, rest) = match memchr(b'@', rest.as_bytes()) {
+            Some(at) => (Some(&rest[..at]), &rest[at + 1..]),
             None => (None, rest),
         };
-        let (rest, headers) = match rest.split_once('?') {
-            Some((rest, headers)) => (rest, Some(headers)),
+        let (rest, headers) = match memchr(b'?', rest.as_bytes()) {
+            Some(at) => (&rest[..at], Some(&rest[at + 1..])),
             None => (rest, None),
         };
-        let (address, params) = rest.split_at(rest.find(';').unwrap_or(rest.len()));
+        let (address, params) = rest.split_at(memchr(b';', rest.as_bytes()).unwrap_or(rest.len()));
         let (host, port) = split_host_port(address)?;
         if user.is_some_and(|user| user.is_empty() || user.starts_with(':')) {
             return None;
@@ -97,6 +98,11 @@ pub(super) fn split_host_port(text: &str) -> Option<(&str, Option<u16>)> {
         return Some((host, None));
     };
     Some((host, Some(parse_port(port)?)))
+}
+
+fn is_scheme(text: &str) -> bool {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
+    text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.bytes().all(legal)
 }
 
 /// A port, 1 to 65,535; leading zeros are allowed, as the grammar does.

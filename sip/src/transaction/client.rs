@@ -13,6 +13,8 @@
 //! | Proceeding | pass | pass → Completed | E (at T2): resend · F: time out |
 //! | Completed | – | – | K: end |
 //!
+//! A 100 leaves Timer C as it is, any other 1xx restarts it (RFC 3261 §16.7.2), unless a CANCEL was sent.
+//!
 //! Invariant: over a reliable transport nothing is sent twice, and D and K are zero.
 
 use std::time::{Duration, Instant};
@@ -82,7 +84,8 @@ impl InviteClient {
                 pass
             }
             (Invite::Proceeding { cancelled, .. }, ..200) => {
-                if !cancelled {
+                // 100 does not restart Timer C (RFC 3261 §16.7.2).
+                if !cancelled && status > 100 {
                     self.state = Invite::Proceeding { give_up: now + TIMER_C, cancelled: false };
                 }
                 pass
@@ -208,5 +211,190 @@ impl OtherClient {
             Other::Completed { until } if *until <= now => Due::Ended,
             _ => Due::Nothing,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOTHING: Verdict = Verdict { pass: false, ack: false, ended: false };
+    const PASS: Verdict = Verdict { pass: true, ..NOTHING };
+
+    fn invite(now: Instant, reliable: bool, statuses: &[u16]) -> InviteClient {
+        let mut machine = InviteClient::new(now, reliable, &Timing::default());
+        for status in statuses {
+            machine.on_response(now, *status, &Timing::default());
+        }
+        machine
+    }
+
+    fn other(now: Instant, reliable: bool, statuses: &[u16]) -> OtherClient {
+        let mut machine = OtherClient::new(now, reliable, &Timing::default());
+        for status in statuses {
+            machine.on_response(now, *status, &Timing::default());
+        }
+        machine
+    }
+
+    fn invite_state(machine: &InviteClient) -> &'static str {
+        match machine.state {
+            Invite::Calling { .. } => "Calling",
+            Invite::Proceeding { .. } => "Proceeding",
+            Invite::Completed { .. } => "Completed",
+            Invite::Accepted { .. } => "Accepted",
+        }
+    }
+
+    fn other_state(machine: &OtherClient) -> &'static str {
+        match machine.state {
+            Other::Trying { .. } => "Trying",
+            Other::Proceeding { .. } => "Proceeding",
+            Other::Completed { .. } => "Completed",
+        }
+    }
+
+    /// Fires every deadline of a machine: what it asked for, and after how many milliseconds.
+    fn deadlines<M>(
+        start: Instant,
+        machine: &mut M,
+        next: impl Fn(&M) -> Option<Instant>,
+        fire: impl Fn(&mut M, Instant) -> Due,
+    ) -> Vec<(Due, u128)> {
+        let mut fired = Vec::new();
+        while let Some(at) = next(machine) {
+            let early = at.checked_sub(Duration::from_millis(1)).unwrap();
+            assert_eq!(fire(machine, early), Due::Nothing, "never early");
+            let due = fire(machine, at);
+            fired.push((due, (at - start).as_millis()));
+            if matches!(due, Due::Ended | Due::TimedOut) {
+                break;
+            }
+        }
+        fired
+    }
+
+    fn invite_deadlines(start: Instant, mut machine: InviteClient) -> Vec<(Due, u128)> {
+        deadlines(start, &mut machine, InviteClient::deadline, InviteClient::on_deadline)
+    }
+
+    fn other_deadlines(start: Instant, mut machine: OtherClient) -> Vec<(Due, u128)> {
+        deadlines(start, &mut machine, OtherClient::deadline, |m, at| m.on_deadline(at, &Timing::default()))
+    }
+
+    #[test]
+    fn an_invite_client_walks_every_row_of_its_table() {
+        let now = Instant::now();
+        let fail = Verdict { pass: true, ack: true, ended: false };
+        let ack = Verdict { ack: true, ..NOTHING };
+        let rows: &[(&[u16], u16, Verdict, &str)] = &[
+            (&[], 100, PASS, "Proceeding"),
+            (&[], 183, PASS, "Proceeding"),
+            (&[], 200, PASS, "Accepted"),
+            (&[], 302, fail, "Completed"),
+            (&[], 699, fail, "Completed"),
+            (&[180], 100, PASS, "Proceeding"),
+            (&[180], 199, PASS, "Proceeding"),
+            (&[180], 299, PASS, "Accepted"),
+            (&[180], 300, fail, "Completed"),
+            (&[180], 603, fail, "Completed"),
+            (&[486], 180, NOTHING, "Completed"),
+            (&[486], 200, NOTHING, "Completed"),
+            (&[486], 486, ack, "Completed"),
+            (&[200], 180, NOTHING, "Accepted"),
+            (&[200], 200, PASS, "Accepted"),
+            (&[200], 486, NOTHING, "Accepted"),
+        ];
+        for (path, status, verdict, state) in rows {
+            for reliable in [false, true] {
+                let mut machine = invite(now, reliable, path);
+                let from = invite_state(&machine);
+                // Timer D is zero over a reliable transport: the first failure ends the transaction.
+                let ended = reliable && *verdict == fail;
+                let got = machine.on_response(now, *status, &Timing::default());
+                assert_eq!(got, Verdict { ended, ..*verdict }, "{from} {status} reliable={reliable}");
+                assert_eq!(invite_state(&machine), *state, "{from} {status}");
+            }
+        }
+    }
+
+    #[test]
+    fn timer_a_doubles_until_timer_b_and_never_runs_over_a_reliable_transport() {
+        let now = Instant::now();
+        let resends = [500, 1500, 3500, 7500, 15_500, 31_500].map(|at| (Due::Resend, at));
+        let expected: Vec<_> = resends.into_iter().chain([(Due::TimedOut, 32_000)]).collect();
+        assert_eq!(invite_deadlines(now, invite(now, false, &[])), expected);
+        assert_eq!(invite_deadlines(now, invite(now, true, &[])), [(Due::TimedOut, 32_000)]);
+    }
+
+    #[test]
+    fn timer_c_is_restarted_by_each_1xx_but_100_and_timers_d_and_m_end_what_is_over() {
+        let now = Instant::now();
+        let minutes = |n: u64| Duration::from_secs(60 * n);
+        for reliable in [false, true] {
+            assert_eq!(invite_deadlines(now, invite(now, reliable, &[100])), [(Due::TimedOut, 660_000)], "C");
+            let mut machine = invite(now, reliable, &[180]);
+            machine.on_response(now + minutes(5), 100, &Timing::default());
+            assert_eq!(machine.deadline(), Some(now + minutes(11)));
+            machine.on_response(now + minutes(10), 180, &Timing::default());
+            assert_eq!(machine.deadline(), Some(now + minutes(21)));
+            assert_eq!(invite_deadlines(now, invite(now, reliable, &[200])), [(Due::Ended, 32_000)], "M");
+        }
+        assert_eq!(invite_deadlines(now, invite(now, false, &[486])), [(Due::Ended, 32_000)], "D");
+    }
+
+    #[test]
+    fn a_cancelled_invite_waits_64_t1_for_its_end_and_no_1xx_makes_it_longer() {
+        let now = Instant::now();
+        let mut machine = invite(now, false, &[180]);
+        assert!(machine.may_cancel() && machine.is_pending());
+        machine.on_cancelled(now, &Timing::default());
+        machine.on_response(now + Duration::from_secs(20), 180, &Timing::default());
+        assert_eq!(invite_deadlines(now, machine), [(Due::TimedOut, 32_000)]);
+        assert!(!invite(now, false, &[]).may_cancel(), "before any 1xx (RFC 3261 §9.1)");
+        assert!(!invite(now, false, &[200]).may_cancel() && !invite(now, false, &[486]).is_pending());
+    }
+
+    #[test]
+    fn another_client_walks_every_row_of_its_table() {
+        let now = Instant::now();
+        let rows: &[(&[u16], u16, Verdict, &str)] = &[
+            (&[], 100, PASS, "Proceeding"),
+            (&[], 199, PASS, "Proceeding"),
+            (&[], 200, PASS, "Completed"),
+            (&[], 699, PASS, "Completed"),
+            (&[100], 100, PASS, "Proceeding"),
+            (&[100], 200, PASS, "Completed"),
+            (&[100], 404, PASS, "Completed"),
+            (&[200], 100, NOTHING, "Completed"),
+            (&[200], 200, NOTHING, "Completed"),
+            (&[200], 500, NOTHING, "Completed"),
+        ];
+        for (path, status, verdict, state) in rows {
+            for reliable in [false, true] {
+                let mut machine = other(now, reliable, path);
+                let from = other_state(&machine);
+                let ended = reliable && verdict.pass && *state == "Completed";
+                let got = machine.on_response(now, *status, &Timing::default());
+                assert_eq!(got, Verdict { ended, ..*verdict }, "{from} {status} reliable={reliable}");
+                assert_eq!((other_state(&machine), machine.is_pending()), (*state, *state != "Completed"));
+            }
+        }
+    }
+
+    #[test]
+    fn timer_e_doubles_to_t2_until_timer_f_and_timer_k_ends_what_is_answered() {
+        let now = Instant::now();
+        let trying = [500, 1500, 3500, 7500, 11_500, 15_500, 19_500, 23_500, 27_500, 31_500];
+        let expected = |resends: &[u128]| -> Vec<(Due, u128)> {
+            resends.iter().map(|at| (Due::Resend, *at)).chain([(Due::TimedOut, 32_000)]).collect()
+        };
+        assert_eq!(other_deadlines(now, other(now, false, &[])), expected(&trying));
+        let proceeding = [500, 4500, 8500, 12_500, 16_500, 20_500, 24_500, 28_500];
+        assert_eq!(other_deadlines(now, other(now, false, &[100])), expected(&proceeding), "E at T2 after a 1xx");
+        for path in [&[][..], &[100]] {
+            assert_eq!(other_deadlines(now, other(now, true, path)), [(Due::TimedOut, 32_000)]);
+        }
+        assert_eq!(other_deadlines(now, other(now, false, &[200])), [(Due::Ended, 5_000)], "K");
     }
 }

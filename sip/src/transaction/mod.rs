@@ -14,6 +14,8 @@
 pub mod client;
 pub mod server;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

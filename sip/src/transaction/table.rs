@@ -14,7 +14,7 @@ use super::server::{InviteServer, OtherServer};
 use super::{Due, Timing};
 use crate::id::{BranchId, FlowId};
 use crate::message::{Composer, Limits, Message, Method, Name};
-use crate::timers::Timers;
+use crate::timers::{Armed, Timers};
 
 /// A server transaction; unique in the life of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -70,7 +70,10 @@ struct Client<C> {
     ack: Option<Bytes>,
     /// CANCEL as soon as a provisional response allows it.
     cancel: bool,
+    /// Why (RFC 3326), for the CANCEL.
+    reason: Option<Box<str>>,
     owner: C,
+    armed: Armed,
 }
 
 #[derive(Debug)]
@@ -86,6 +89,7 @@ struct Server<S> {
     key: Box<str>,
     last: Bytes,
     owner: S,
+    armed: Armed,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -154,8 +158,10 @@ impl<C: Copy, S: Copy> Table<C, S> {
         };
         let key = ClientKey { branch, cancel: method == Method::Cancel };
         self.transmits.push_back(Transmit { flow, bytes: request.clone() });
-        self.schedule(machine.deadline(), Timer::Client(key));
-        self.clients.insert(key, Client { machine, flow, request, ack: None, cancel: false, owner });
+        let client =
+            Client { machine, flow, request, ack: None, cancel: false, reason: None, owner, armed: Armed::default() };
+        self.clients.insert(key, client);
+        self.arm_client(key);
         Ok(())
     }
 
@@ -180,11 +186,10 @@ impl<C: Copy, S: Copy> Table<C, S> {
             self.transmits.push_back(Transmit { flow: client.flow, bytes: ack });
         }
         let cancels = client.cancel && client.machine.may_cancel();
-        let deadline = client.machine.deadline();
         if verdict.ended {
             self.clients.remove(&key);
         } else {
-            self.schedule(deadline, Timer::Client(key));
+            self.arm_client(key);
         }
         if cancels {
             self.send_cancel(now, branch);
@@ -193,10 +198,13 @@ impl<C: Copy, S: Copy> Table<C, S> {
     }
 
     /// Cancels an INVITE: at once, or when a provisional response allows it (RFC 3261 §9.1). A request of another method
-    /// is left alone.
-    pub fn cancel(&mut self, now: Instant, branch: BranchId) {
+    /// is left alone. `reason`: the value of its Reason header (RFC 3326), if it has one.
+    pub fn cancel(&mut self, now: Instant, branch: BranchId, reason: Option<&str>) {
         let Some(client) = self.clients.get_mut(&ClientKey { branch, cancel: false }) else { return };
         let first = !std::mem::replace(&mut client.cancel, true);
+        if first {
+            client.reason = reason.map(Into::into);
+        }
         if first && client.machine.may_cancel() {
             self.send_cancel(now, branch);
         }
@@ -245,8 +253,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
                 }
             }
         }
-        let deadline = server.machine.deadline();
-        self.schedule(deadline, Timer::Server(id));
+        self.arm_server(id);
         Arrival::Absorbed
     }
 
@@ -266,8 +273,17 @@ impl<C: Copy, S: Copy> Table<C, S> {
         };
         let key: Box<str> = server_key(request, request.method_text().unwrap_or("?")).into();
         self.by_key.insert(key.clone(), id);
-        self.servers.insert(id, Server { machine, flow, key, last: Bytes::new(), owner });
+        self.servers.insert(id, Server { machine, flow, key, last: Bytes::new(), owner, armed: Armed::default() });
         Ok(id)
+    }
+
+    /// As [`Self::open`], for a request that is refused at once: these take a quarter of the table at most, so that a
+    /// flood of what is refused leaves room for what is not.
+    ///
+    /// # Errors
+    /// [`Full`]: their quarter is; the refusal is sent without a transaction (RFC 3261 §8.2.7).
+    pub fn open_in_passing(&mut self, request: &Message, flow: FlowId, owner: S) -> Result<ServerId, Full> {
+        if self.servers.len() >= self.capacity / 4 { Err(Full) } else { self.open(request, flow, owner) }
     }
 
     /// Changes whom a server transaction belongs to.
@@ -277,22 +293,49 @@ impl<C: Copy, S: Copy> Table<C, S> {
         }
     }
 
-    /// Answers a request. A second final answer is dropped, except a 2xx to INVITE, which is passed again.
+    /// Answers a request. A second final answer is dropped, except a 2xx to INVITE, which is passed again. Another request
+    /// than INVITE is not answered 408; its transaction ends without an answer (RFC 4320 §4.2).
     pub fn respond(&mut self, now: Instant, id: ServerId, status: u16, response: Bytes) {
         let Some(server) = self.servers.get_mut(&id) else { return };
-        if !server.machine.on_answer(now, status, &self.timing) {
-            return;
+        if server.machine.on_answer(now, status, &self.timing) {
+            self.transmits.push_back(Transmit { flow: server.flow, bytes: response.clone() });
+            // RFC 6026: a 2xx is repeated by the user agent, never by the transaction.
+            server.last = if server.machine.is_accepted() { Bytes::new() } else { response };
         }
-        self.transmits.push_back(Transmit { flow: server.flow, bytes: response.clone() });
-        // RFC 6026: a 2xx is repeated by the user agent, never by the transaction.
-        server.last = if server.machine.is_accepted() { Bytes::new() } else { response };
-        let deadline = server.machine.deadline();
-        self.schedule(deadline, Timer::Server(id));
+        self.arm_server(id);
+    }
+
+    /// Nobody will answer this request any more. A request other than INVITE ends without an answer, because its sender
+    /// has timed out too (RFC 4320 §4.2); for an INVITE, whether somebody still waits.
+    pub fn give_up(&mut self, now: Instant, id: ServerId) -> bool {
+        match self.servers.get(&id).map(|server| &server.machine) {
+            Some(ServerMachine::Invite(machine)) => machine.is_pending(),
+            Some(ServerMachine::Other(_)) => {
+                self.respond(now, id, 408, Bytes::new());
+                false
+            }
+            None => false,
+        }
     }
 
     /// Whether a server transaction still waits for its final answer.
     pub fn is_pending(&self, id: ServerId) -> bool {
         self.servers.get(&id).is_some_and(|server| server.machine.is_pending())
+    }
+
+    /// How many transactions of either kind run.
+    pub fn len(&self) -> usize {
+        self.clients.len() + self.servers.len()
+    }
+
+    /// Whether none runs.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many deadlines are set.
+    pub fn timers(&self) -> usize {
+        self.timers.pending()
     }
 
     /// The next thing to send.
@@ -321,12 +364,17 @@ impl<C: Copy, S: Copy> Table<C, S> {
 
     fn client_due(&mut self, now: Instant, key: ClientKey) -> Option<C> {
         let client = self.clients.get_mut(&key)?;
+        if !client.armed.fires(now) {
+            return None;
+        }
         match client.machine.on_deadline(now, &self.timing) {
-            Due::Nothing => None,
+            Due::Nothing => {
+                self.arm_client(key);
+                None
+            }
             Due::Resend => {
                 self.transmits.push_back(Transmit { flow: client.flow, bytes: client.request.clone() });
-                let deadline = client.machine.deadline();
-                self.schedule(deadline, Timer::Client(key));
+                self.arm_client(key);
                 None
             }
             // What a CANCEL left undone, the INVITE's own deadline ends.
@@ -340,12 +388,17 @@ impl<C: Copy, S: Copy> Table<C, S> {
 
     fn server_due(&mut self, now: Instant, id: ServerId) -> Option<S> {
         let server = self.servers.get_mut(&id)?;
+        if !server.armed.fires(now) {
+            return None;
+        }
         match server.machine.on_deadline(now, &self.timing) {
-            Due::Nothing => None,
+            Due::Nothing => {
+                self.arm_server(id);
+                None
+            }
             Due::Resend => {
                 self.transmits.push_back(Transmit { flow: server.flow, bytes: server.last.clone() });
-                let deadline = server.machine.deadline();
-                self.schedule(deadline, Timer::Server(id));
+                self.arm_server(id);
                 None
             }
             Due::TimedOut => self.forget_server(id),
@@ -369,16 +422,23 @@ impl<C: Copy, S: Copy> Table<C, S> {
         if let ClientMachine::Invite(machine) = &mut client.machine {
             machine.on_cancelled(now, &self.timing);
         }
-        let deadline = client.machine.deadline();
-        let Some(cancel) = compose_cancel(&client.request, &self.limits) else { return };
-        self.schedule(deadline, Timer::Client(key));
+        let Some(cancel) = compose_cancel(&client.request, client.reason.as_deref(), &self.limits) else { return };
+        self.arm_client(key);
         // A full table keeps the CANCEL from being sent; the INVITE then ends by its own deadline.
         let _ = self.send(now, branch, Method::Cancel, cancel, flow, owner);
     }
 
-    fn schedule(&mut self, deadline: Option<Instant>, timer: Timer) {
-        if let Some(at) = deadline {
-            self.timers.set(at, timer);
+    fn arm_client(&mut self, key: ClientKey) {
+        let Some(client) = self.clients.get_mut(&key) else { return };
+        if let Some(at) = client.armed.must_set(client.machine.deadline()) {
+            self.timers.set(at, Timer::Client(key));
+        }
+    }
+
+    fn arm_server(&mut self, id: ServerId) {
+        let Some(server) = self.servers.get_mut(&id) else { return };
+        if let Some(at) = server.armed.must_set(server.machine.deadline()) {
+            self.timers.set(at, Timer::Server(id));
         }
     }
 }
@@ -500,7 +560,7 @@ fn compose_ack(invite: &Bytes, response: &Message, limits: &Limits) -> Option<By
 }
 
 /// The CANCEL of an INVITE (RFC 3261 §9.1).
-fn compose_cancel(invite: &Bytes, limits: &Limits) -> Option<Bytes> {
+fn compose_cancel(invite: &Bytes, reason: Option<&str>, limits: &Limits) -> Option<Bytes> {
     let invite = Message::parse(invite, limits).ok()?;
     let (number, _) = invite.cseq()?;
     let cancel = Composer::request(Method::Cancel, invite.request_uri()?)
@@ -510,6 +570,7 @@ fn compose_cancel(invite: &Bytes, limits: &Limits) -> Option<Bytes> {
         .copy(Name::From, &invite)
         .copy(Name::To, &invite)
         .copy(Name::CallId, &invite)
-        .header(Name::CSeq, format_args!("{number} CANCEL"));
+        .header(Name::CSeq, format_args!("{number} CANCEL"))
+        .maybe(Name::Reason, reason);
     Some(cancel.finish())
 }

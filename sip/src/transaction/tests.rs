@@ -1,0 +1,239 @@
+//! The table: what belongs together, what is sent, and that nothing is held beyond its time or its bound.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::{Arrival, Expired, Full, Table, Timing};
+use crate::id::{BranchId, FlowId, ShardTag};
+use crate::message::{Composer, Limits, Message, Method, Name};
+
+const UDP: fn() -> FlowId = || FlowId::Datagram("192.0.2.1:5060".parse().unwrap());
+const TCP: FlowId = FlowId::Stream(7);
+
+fn table(capacity: usize) -> Table<&'static str, &'static str> {
+    Table::new(capacity, Timing::default(), Limits::default())
+}
+
+fn request(method: &str, via: &str) -> Message {
+    let text = format!(
+        "{method} sip:a@b SIP/2.0\r\nVia: {via}\r\nMax-Forwards: 70\r\nFrom: <sip:c@d>;tag=c\r\nTo: <sip:a@b>\r\n\
+         Route: <sip:r;lr>\r\nCall-ID: i\r\nCSeq: 5 {method}\r\nContent-Length: 0\r\n\r\n"
+    );
+    parsed(text.into())
+}
+
+fn parsed(bytes: Bytes) -> Message {
+    Message::parse(&bytes, &Limits::default()).unwrap()
+}
+
+fn branch(number: u128) -> BranchId {
+    BranchId::new(number << 16, ShardTag(0))
+}
+
+fn sent(table: &mut Table<&'static str, &'static str>) -> Vec<String> {
+    std::iter::from_fn(|| table.poll_transmit()).map(|transmit| first_word(&transmit.bytes)).collect()
+}
+
+fn first_word(bytes: &Bytes) -> String {
+    let message = parsed(bytes.clone());
+    message.status().map_or_else(|| message.method_text().unwrap().to_owned(), |status| status.to_string())
+}
+
+/// Sends a request with its own branch.
+fn send(
+    table: &mut Table<&'static str, &'static str>,
+    now: Instant,
+    method: Method,
+    number: u128,
+    flow: FlowId,
+) -> Message {
+    let message = request(method.as_str(), &format!("SIP/2.0/UDP relay;branch={}", branch(number)));
+    table.send(now, branch(number), method, message.to_bytes(), flow, "asker").unwrap();
+    message
+}
+
+fn answer(request: &Message, status: u16) -> Message {
+    parsed(Composer::response(request, status, "x", Some("peer")).finish())
+}
+
+#[test]
+fn a_failed_invite_is_acknowledged_with_its_own_branch_route_and_number_each_time_it_comes() {
+    let (mut table, now) = (table(9), Instant::now());
+    let invite = send(&mut table, now, Method::Invite, 1, UDP());
+    let busy = answer(&invite, 486);
+    assert_eq!(table.on_response(now, &busy, UDP()), Some((branch(1), "asker")));
+    table.poll_transmit();
+    let ack = parsed(table.poll_transmit().unwrap().bytes);
+    assert_eq!((ack.method(), ack.cseq()), (Some(Method::Ack), Some((5, "ACK"))));
+    assert_eq!(ack.via().unwrap().text, invite.via().unwrap().text);
+    assert_eq!(ack.text(Name::Route), Some("<sip:r;lr>"));
+    assert_eq!(ack.to().unwrap().tag(), Some("peer"));
+    assert_eq!(table.on_response(now, &busy, UDP()), None, "told once");
+    assert_eq!(sent(&mut table), ["ACK"], "acknowledged again");
+}
+
+#[test]
+fn a_cancel_waits_for_a_provisional_response_and_its_own_answer_is_nobodys() {
+    let (mut table, now) = (table(9), Instant::now());
+    let invite = send(&mut table, now, Method::Invite, 1, UDP());
+    table.cancel(now, branch(1), Some("SIP;cause=200"));
+    assert_eq!(sent(&mut table), ["INVITE"], "not before any response (RFC 3261 §9.1)");
+    assert!(table.on_response(now, &answer(&invite, 180), UDP()).is_some());
+    let cancel = parsed(table.poll_transmit().unwrap().bytes);
+    assert_eq!((cancel.method(), cancel.cseq()), (Some(Method::Cancel), Some((5, "CANCEL"))));
+    assert_eq!(cancel.via().unwrap().text, invite.via().unwrap().text);
+    assert_eq!(cancel.text(Name::Reason), Some("SIP;cause=200"));
+    table.cancel(now, branch(1), None);
+    assert_eq!(sent(&mut table), [""; 0], "once");
+    assert_eq!(table.on_response(now, &answer(&cancel, 200), UDP()), None);
+    let later = now + Duration::from_secs(32);
+    let expired = std::iter::from_fn(|| table.poll_expired(later)).collect::<Vec<_>>();
+    assert!(matches!(expired[..], [Expired::Client(id, "asker")] if id == branch(1)), "{expired:?}");
+}
+
+#[test]
+fn a_response_by_another_stream_than_its_request_is_nobodys() {
+    let (mut table, now) = (table(9), Instant::now());
+    let options = send(&mut table, now, Method::Options, 1, TCP);
+    assert_eq!(table.on_response(now, &answer(&options, 200), FlowId::Stream(8)), None);
+    assert_eq!(table.on_response(now, &answer(&options, 200), TCP), Some((branch(1), "asker")));
+    assert_eq!(table.flow_of(branch(1)), None, "K is zero: forgotten at once");
+}
+
+#[test]
+fn a_request_that_is_never_answered_is_told_once_and_an_abandoned_one_never() {
+    let (mut table, now) = (table(9), Instant::now());
+    send(&mut table, now, Method::Options, 1, TCP);
+    send(&mut table, now, Method::Options, 2, TCP);
+    assert_eq!(table.abandon(branch(2)), Some("asker"));
+    assert!(table.poll_expired(now + Duration::from_millis(31_999)).is_none());
+    let end = now + Duration::from_secs(32);
+    assert!(matches!(table.poll_expired(end), Some(Expired::Client(id, "asker")) if id == branch(1)));
+    assert!(table.poll_expired(end).is_none());
+    assert_eq!(table.next_deadline(), None);
+}
+
+#[test]
+fn a_repeated_request_is_answered_from_its_transaction_whatever_its_branch_looks_like() {
+    for via in ["SIP/2.0/UDP peer;branch=z9hG4bK1", "SIP/2.0/UDP peer;branch=1", "SIP/2.0/UDP peer"] {
+        let (mut table, now) = (table(9), Instant::now());
+        let message = request("MESSAGE", via);
+        assert!(matches!(table.on_request(now, &message, UDP()), Arrival::New));
+        let id = table.open(&message, UDP(), "owner").unwrap();
+        assert!(matches!(table.on_request(now, &message, UDP()), Arrival::Absorbed));
+        assert_eq!(sent(&mut table), [""; 0], "nothing to repeat yet");
+        table.respond(now, id, 200, answer(&message, 200).to_bytes());
+        assert!(matches!(table.on_request(now, &message, UDP()), Arrival::Absorbed));
+        assert_eq!(sent(&mut table), ["200", "200"]);
+        assert!(matches!(table.on_request(now, &request("OPTIONS", via), UDP()), Arrival::New), "another method");
+        while table.poll_expired(now + Duration::from_secs(32)).is_some() {}
+        assert!(matches!(table.on_request(now, &message, UDP()), Arrival::New), "J has passed");
+    }
+}
+
+#[test]
+fn another_request_than_invite_is_never_answered_408_nor_provisionally() {
+    let (mut table, now) = (table(9), Instant::now());
+    let message = request("BYE", "SIP/2.0/UDP peer;branch=z9hG4bK1");
+    let id = table.open(&message, UDP(), "owner").unwrap();
+    table.respond(now, id, 180, answer(&message, 180).to_bytes());
+    table.respond(now, id, 408, answer(&message, 408).to_bytes());
+    assert!(!table.is_pending(id));
+    assert!(matches!(table.on_request(now, &message, UDP()), Arrival::Absorbed));
+    assert_eq!(sent(&mut table), [""; 0]);
+    let invite = request("INVITE", "SIP/2.0/UDP peer;branch=z9hG4bK2");
+    let id = table.open(&invite, UDP(), "owner").unwrap();
+    assert!(table.give_up(now, id), "its caller still waits");
+    table.respond(now, id, 408, answer(&invite, 408).to_bytes());
+    assert_eq!(sent(&mut table), ["408"]);
+}
+
+#[test]
+fn an_ack_of_a_failure_is_absorbed_and_that_of_a_2xx_travels_on() {
+    let now = Instant::now();
+    for (status, travels) in [(486, false), (200, true)] {
+        let mut table = table(9);
+        let via = "SIP/2.0/UDP peer;branch=z9hG4bK1";
+        let invite = request("INVITE", via);
+        let id = table.open(&invite, UDP(), "owner").unwrap();
+        table.respond(now, id, status, answer(&invite, status).to_bytes());
+        sent(&mut table);
+        let arrival = table.on_request(now, &request("ACK", via), UDP());
+        assert_eq!(matches!(arrival, Arrival::AckOfAccepted), travels, "{status}");
+        assert!(travels || matches!(arrival, Arrival::Absorbed));
+        assert!(matches!(table.on_request(now, &invite, UDP()), Arrival::Absorbed), "RFC 6026 §7.1");
+        while table.poll_expired(now + Duration::from_secs(32)).is_some() {}
+        assert_eq!(sent(&mut table), [""; 0], "an ACK ends the retransmissions; a 2xx is never repeated here");
+    }
+}
+
+#[test]
+fn a_cancel_finds_a_pending_invite_of_its_own_branch_and_flow() {
+    let (mut table, now) = (table(9), Instant::now());
+    let via = "SIP/2.0/UDP peer;branch=z9hG4bK1";
+    let invite = request("INVITE", via);
+    let id = table.open(&invite, UDP(), "call").unwrap();
+    let cancel = request("CANCEL", via);
+    assert!(matches!(table.on_request(now, &cancel, UDP()), Arrival::Cancel("call")));
+    assert!(matches!(table.on_request(now, &cancel, TCP), Arrival::New), "by another flow");
+    let stranger = request("CANCEL", "SIP/2.0/UDP peer;branch=z9hG4bK2");
+    assert!(matches!(table.on_request(now, &stranger, UDP()), Arrival::New));
+    table.respond(now, id, 486, answer(&invite, 486).to_bytes());
+    assert!(matches!(table.on_request(now, &cancel, UDP()), Arrival::New), "answered before");
+}
+
+#[test]
+fn a_full_table_refuses_both_kinds_and_holds_what_it_has() {
+    let (mut table, now) = (table(1), Instant::now());
+    let message = request("OPTIONS", "SIP/2.0/UDP peer;branch=z9hG4bK1");
+    table.open(&message, UDP(), "owner").unwrap();
+    assert_eq!(table.open(&request("OPTIONS", "SIP/2.0/UDP peer;branch=z9hG4bK2"), UDP(), "owner"), Err(Full));
+    send(&mut table, now, Method::Options, 1, UDP());
+    assert_eq!(table.send(now, branch(2), Method::Options, message.to_bytes(), UDP(), "asker"), Err(Full));
+    assert_eq!(sent(&mut table), ["OPTIONS"]);
+}
+
+#[test]
+fn a_flood_of_retransmissions_sets_no_flood_of_timers() {
+    let (mut table, now) = (table(9), Instant::now());
+    let invite = send(&mut table, now, Method::Invite, 1, TCP);
+    for second in 0..1000 {
+        table.on_response(now + Duration::from_secs(second), &answer(&invite, 180), TCP);
+    }
+    let message = request("OPTIONS", "SIP/2.0/UDP peer;branch=z9hG4bK1");
+    let id = table.open(&message, UDP(), "owner").unwrap();
+    table.respond(now, id, 200, answer(&message, 200).to_bytes());
+    for _ in 0..1000 {
+        table.on_request(now, &message, UDP());
+    }
+    assert!(table.timers() < 10, "{}", table.timers());
+    let mut at = now;
+    while let Some(next) = table.next_deadline() {
+        at = next;
+        if let Some(expired) = table.poll_expired(next) {
+            assert!(matches!(expired, Expired::Client(id, "asker") if id == branch(1)));
+        }
+    }
+    assert_eq!(at, now + Duration::from_secs(999 + 11 * 60), "Timer C from the last 180 on");
+}
+
+#[test]
+fn what_is_refused_in_passing_leaves_room_for_what_is_not() {
+    let mut table = table(8);
+    let mut invite = {
+        let mut number = 0;
+        move || {
+            number += 1;
+            request("INVITE", &format!("SIP/2.0/UDP c;branch=z9hG4bK{number}"))
+        }
+    };
+    for _ in 0..2 {
+        assert!(table.open_in_passing(&invite(), UDP(), "refused").is_ok());
+    }
+    assert_eq!(table.open_in_passing(&invite(), UDP(), "refused"), Err(Full));
+    for _ in 0..6 {
+        assert!(table.open(&invite(), UDP(), "call").is_ok());
+    }
+    assert_eq!(table.open(&invite(), UDP(), "call"), Err(Full));
+}

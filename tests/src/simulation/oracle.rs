@@ -1,0 +1,508 @@
+//! The oracle: what must hold, whatever happens. Its rules are written down in [`super`].
+//!
+//! Invariant: a rule is judged from what the relay received and sent, and from what the peers saw; never from what the
+//! relay says of itself, but for the counts of what it holds.
+
+use std::collections::{BTreeMap, HashMap};
+
+use sip::endpoint::{CallState, Counts, IncomingCall, Side, Source};
+use sip::id::{BindingId, CallId, FlowId, InstanceId};
+use sip::message::{Message, Method};
+
+use super::agenda::{At, HOUR, MINUTE, S};
+use super::caller::call_of;
+use super::network::Peer;
+use super::registrar::{Hostility, Mood};
+use super::world::{Happening, World};
+use super::{ANSWER_TIMEOUT, RING_TIMEOUT, SLACK, UNBIND_DEADLINE};
+
+/// New REGISTERs of one binding in an hour, whatever its server does: a lifetime of five seconds, the shortest that is
+/// believed, refreshed at 70 % of it, and each refresh challenged.
+const REGISTERS_PER_HOUR: u32 = 2_100;
+/// The same toward a server that grants what it should.
+const REGISTERS_PER_HOUR_WELL: u32 = 120;
+/// Dials of one server by one shard in an hour.
+const DIALS_PER_HOUR: u32 = 400;
+/// The longest back-off, two transactions that time out, and some seconds.
+const BACK_OFF: At = 30 * MINUTE + 2 * 32 * S + 20 * S;
+/// Answers with one wrong password that a server may see: one to the nonce it reuses, one to a fresh one.
+const WRONG_MAX: u32 = 2;
+
+/// What is looked at later.
+#[derive(Clone, Debug)]
+pub enum Check {
+    /// The INVITE has its final answer.
+    Final(usize),
+    /// The call has reached the phone, or its push service.
+    Reached(usize),
+    /// The phone rings no more.
+    Quiet(usize),
+    /// A phone that was attached by this flow was offered the call.
+    Offered { call: usize, flow: u64 },
+    /// What the phone answered at that moment is a call on both sides.
+    Answered { call: usize, flow: u64, at: At },
+    /// A BYE reached the other side.
+    Bye { call: usize, by_phone: bool, flow: Option<u64>, troubles: u64 },
+    /// The binding is gone.
+    Unbound(BindingId),
+    /// Everything at once, again and again.
+    Sweep,
+}
+
+/// What a call came to.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// The relay got the INVITE.
+    pub delivered: Option<At>,
+    /// The relay gave the final answer, or got the CANCEL.
+    pub ended: Option<At>,
+    /// The relay's final answer: its status and To tag.
+    pub answer: Option<(u16, String)>,
+    /// The relay got the CANCEL.
+    pub cancelled: Option<At>,
+    /// Pushes.
+    pub wakes: u32,
+    /// The caller gave up.
+    pub gave_up: bool,
+    /// The caller heard 180.
+    pub caller_heard_ringing: bool,
+    /// What the caller got.
+    pub caller_final: Option<u16>,
+    /// The phone got the INVITE by these flows.
+    pub offered: Vec<u64>,
+    /// The phone answered.
+    pub phone_answered: Option<At>,
+    /// The phone got the ACK.
+    pub phone_acknowledged: bool,
+    /// The phone got a BYE.
+    pub phone_hung_up_on: bool,
+    /// The caller got a BYE.
+    pub caller_hung_up_on: bool,
+    /// What the caller's BYE was answered.
+    pub bye_status: Option<u16>,
+}
+
+/// What is known of a lease, for ever.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    /// Whose.
+    pub slot: usize,
+    /// Its instance.
+    pub instance: InstanceId,
+    /// Its binding.
+    pub binding: BindingId,
+    /// The device's secret.
+    pub secret: String,
+    /// What its user typed.
+    pub password: String,
+    /// When it began, or was resumed.
+    pub since: At,
+    /// The app is in the foreground.
+    pub silent: bool,
+    unbinding: Option<At>,
+    unbound: Option<At>,
+    hour: (At, u32),
+}
+
+/// What the oracle remembers.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    leases: HashMap<BindingId, Lease>,
+    by_instance: HashMap<InstanceId, BindingId>,
+    cseqs: HashMap<String, (u32, String)>,
+    calls: HashMap<CallId, (usize, Option<CallState>)>,
+    dials: BTreeMap<usize, (At, u32)>,
+    /// What was broken.
+    pub wrongs: Vec<String>,
+}
+
+impl Oracle {
+    /// A lease, until its binding is gone.
+    pub fn lease(&self, binding: BindingId) -> Option<&Lease> {
+        self.leases.get(&binding).filter(|lease| lease.unbound.is_none())
+    }
+
+    /// Whether nobody has asked for a binding's end.
+    pub fn lives(&self, binding: BindingId) -> bool {
+        self.leases.get(&binding).is_some_and(|lease| lease.unbinding.is_none())
+    }
+
+    /// The device's secret.
+    pub fn secret(&self, instance: InstanceId) -> Option<String> {
+        self.lease(*self.by_instance.get(&instance)?).map(|lease| lease.secret.clone())
+    }
+
+    /// A lease begins.
+    pub fn begin(&mut self, lease: Lease) {
+        self.by_instance.insert(lease.instance, lease.binding);
+        self.leases.insert(lease.binding, lease);
+    }
+
+    /// The lease of a live slot goes silent, or speaks again.
+    pub fn silence(&mut self, now: At, binding: BindingId, silent: bool) {
+        if let Some(lease) = self.leases.get_mut(&binding) {
+            lease.silent = silent;
+            lease.since = now;
+        }
+    }
+}
+
+impl Lease {
+    /// A lease that begins now.
+    pub fn new(now: At, slot: usize, ids: (InstanceId, BindingId), secret: String, password: String) -> Self {
+        let (instance, binding) = ids;
+        let (silent, unbinding, unbound) = (false, None, None);
+        Self { slot, instance, binding, secret, password, since: now, silent, unbinding, unbound, hour: (now, 0) }
+    }
+}
+
+impl World {
+    /// Something is wrong: it is remembered, with the moment.
+    pub(super) fn wrong(&mut self, what: String) {
+        let at = self.agenda.now();
+        if self.oracle.wrongs.len() < 20 {
+            self.oracle.wrongs.push(format!("at {}.{:06} s: {what}", at / S, at % S));
+        }
+    }
+
+    pub(super) fn judge_received(&mut self, _shard: usize, source: &Source, message: &Message) {
+        let (Side::Upstream, Some(index)) = (source.side, call_of(message)) else { return };
+        let now = self.agenda.now();
+        match message.method() {
+            Some(Method::Invite) if self.calls[index].facts.delivered.is_none() => {
+                self.calls[index].facts.delivered = Some(now);
+                self.stats.delivered += 1;
+                let slot = self.calls[index].slot;
+                self.watch(slot, || format!("call {index}: the relay gets the INVITE"));
+                self.agenda.plan(RING_TIMEOUT + ANSWER_TIMEOUT + SLACK, Happening::Check(Check::Final(index)));
+                self.agenda.plan(3 * S, Happening::Check(Check::Reached(index)));
+                if let Some(flow) = self.slots[slot].phone.flow.filter(|_| self.slots[slot].phone.registered) {
+                    self.agenda.plan(3 * S, Happening::Check(Check::Offered { call: index, flow }));
+                }
+            }
+            Some(Method::Cancel) if self.calls[index].facts.answer.is_none() => {
+                let facts = &mut self.calls[index].facts;
+                facts.cancelled.get_or_insert(now);
+                self.end_call_at(index, now);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn judge_sent(&mut self, flow: FlowId, message: &Message) {
+        let to_phone = match flow {
+            FlowId::Stream(flow) => {
+                self.network.stream(flow).is_some_and(|stream| matches!(stream.peer, Peer::Phone(_)))
+            }
+            FlowId::Datagram(_) => false,
+        };
+        match (message.method(), message.status(), message.cseq()) {
+            (Some(Method::Register), ..) => self.judge_register(message),
+            (Some(Method::Invite), ..) if to_phone => self.judge_offer(message),
+            (None, Some(status @ 200..), Some((_, "INVITE"))) if !to_phone => self.judge_final(status, message),
+            _ => {}
+        }
+    }
+
+    fn judge_register(&mut self, register: &Message) {
+        let now = self.agenda.now();
+        let contact = register.contacts().and_then(|all| all.first().and_then(|it| BindingId::parse(it.uri.user?)));
+        let Some(lease) = contact.and_then(|binding| self.oracle.leases.get_mut(&binding)) else {
+            return self.wrong("a REGISTER for no binding".to_owned());
+        };
+        let (slot, binding, unbound) = (lease.slot, lease.binding, lease.unbound);
+        let (call_id, branch) = (register.call_id().unwrap_or_default(), register.via().and_then(|via| via.branch()));
+        let (branch, cseq) = (branch.unwrap_or_default().to_owned(), register.cseq().map_or(0, |(cseq, _)| cseq));
+        self.watch(slot, || {
+            format!("REGISTER {cseq} {branch} expires {:?}", register.number(sip::message::Name::Expires))
+        });
+        let Some(lease) = self.oracle.leases.get_mut(&binding) else { return };
+        let known = self.oracle.cseqs.insert(call_id.to_owned(), (cseq, branch.clone()));
+        let again = known.as_ref().is_some_and(|(_, last)| *last == branch);
+        if !again {
+            let registrar = self.slots[slot].registrar;
+            let hostile = self.registrars[registrar].nature.hostile.is_some();
+            if lease.hour.0 + HOUR <= now {
+                lease.hour = (now, 0);
+            }
+            lease.hour.1 += 1;
+            let count = lease.hour.1;
+            let bound = if hostile { REGISTERS_PER_HOUR } else { REGISTERS_PER_HOUR_WELL };
+            self.stats.registers += 1;
+            if count == bound + 1 {
+                let hostile = self.registrars[registrar].nature.hostile;
+                self.wrong(format!(
+                    "more than {bound} REGISTERs in an hour for {binding} (server {registrar}, {hostile:?})"
+                ));
+            }
+        }
+        if known
+            .is_some_and(|(last, branch_of_last)| if branch_of_last == branch { last != cseq } else { last >= cseq })
+        {
+            self.wrong(format!("CSeq does not rise for {binding} of slot {slot}: {cseq}"));
+        }
+        if unbound.is_some() {
+            self.wrong(format!("a REGISTER for {binding} of slot {slot} after it was gone"));
+        }
+    }
+
+    fn judge_offer(&mut self, invite: &Message) {
+        let Some(index) = call_of(invite) else { return self.wrong("an INVITE of nobody's".to_owned()) };
+        if let Some(at) = self.calls[index].facts.ended.filter(|at| *at < self.agenda.now()) {
+            self.wrong(format!("call {index} is offered, and ended {} s ago", (self.agenda.now() - at) / S));
+        }
+        let binding = BindingId::parse(&self.calls[index].binding);
+        if !binding.is_some_and(|binding| self.oracle.lives(binding)) {
+            self.wrong(format!("call {index} is offered to a device that was disabled"));
+        }
+    }
+
+    fn judge_final(&mut self, status: u16, response: &Message) {
+        let Some(index) = call_of(response) else { return };
+        let now = self.agenda.now();
+        let tag = response.to().and_then(|to| to.tag().map(str::to_owned)).unwrap_or_default();
+        let facts = &mut self.calls[index].facts;
+        match &facts.answer {
+            None => {
+                facts.answer = Some((status, tag));
+                self.end_call_at(index, now);
+            }
+            Some(first) if *first == (status, tag) => {}
+            Some((first, _)) => {
+                let first = *first;
+                self.wrong(format!("call {index} gets a second final answer: {first}, then {status}"));
+            }
+        }
+    }
+
+    fn end_call_at(&mut self, index: usize, now: At) {
+        if self.calls[index].facts.ended.is_none() {
+            self.calls[index].facts.ended = Some(now);
+            self.agenda.plan(SLACK, Happening::Check(Check::Quiet(index)));
+        }
+    }
+
+    /// Which slot is woken, when the push is right.
+    pub(super) fn judge_wake(&mut self, call: &IncomingCall) -> Option<usize> {
+        let index = call.from.strip_prefix("sip:c").and_then(|rest| rest.split('@').next()?.parse::<usize>().ok());
+        let Some(index) = index.filter(|index| *index < self.calls.len()) else {
+            self.wrong(format!("a push for a call from {}", call.from));
+            return None;
+        };
+        let slot = self.calls[index].slot;
+        self.watch(slot, || format!("call {index}: pushed"));
+        self.calls[index].facts.wakes += 1;
+        if self.calls[index].facts.wakes > 1 {
+            self.wrong(format!("call {index} is pushed twice"));
+        }
+        if self.calls[index].facts.ended.is_some() {
+            self.wrong(format!("call {index} is pushed, and has ended"));
+        }
+        let lease = self.oracle.by_instance.get(&call.instance).copied();
+        if !lease.is_some_and(|binding| self.oracle.lives(binding)) {
+            self.wrong(format!("call {index} is pushed to an instance that was disabled"));
+        }
+        Some(slot)
+    }
+
+    pub(super) fn judge_call_state(&mut self, call: CallId, state: CallState) {
+        let next = self.oracle.calls.len();
+        let known = self.oracle.calls.entry(call).or_insert((next, None));
+        if let Some(last) = known.1 {
+            self.wrong(format!("{call} is {} after it was {}", state.as_str(), last.as_str()));
+        } else if state.is_final() {
+            known.1 = Some(state);
+            self.stats.ended += 1;
+        }
+    }
+
+    pub(super) fn judge_dial(&mut self, number: usize) {
+        let now = self.agenda.now();
+        let hour = self.oracle.dials.entry(number).or_insert((now, 0));
+        if hour.0 + HOUR <= now {
+            *hour = (now, 0);
+        }
+        hour.1 += 1;
+        if hour.1 == DIALS_PER_HOUR * self.relay.shards.len() as u32 + 1 {
+            let registrar = &self.registrars[number];
+            let (mood, hostile) = (registrar.mood, registrar.nature.hostile);
+            self.wrong(format!(
+                "more than {DIALS_PER_HOUR} dials in an hour of server {number} ({mood:?}, {hostile:?})"
+            ));
+        }
+    }
+
+    pub(super) fn judge_wrong_password(&mut self, binding: &str, count: u32) {
+        if count > WRONG_MAX {
+            self.wrong(format!("a wrong password is tried {count} times for {binding}"));
+        }
+    }
+
+    /// Somebody asks for the end of a binding.
+    pub(super) fn expect_unbound(&mut self, binding: BindingId) {
+        let now = self.agenda.now();
+        if let Some(lease) = self.oracle.leases.get_mut(&binding) {
+            lease.unbinding.get_or_insert(now);
+            self.agenda.plan(UNBIND_DEADLINE + S, Happening::Check(Check::Unbound(binding)));
+        }
+    }
+
+    pub(super) fn judge_unbound(&mut self, binding: BindingId) {
+        let now = self.agenda.now();
+        match self.oracle.leases.get_mut(&binding) {
+            Some(lease) if lease.unbinding.is_some() && lease.unbound.is_none() => lease.unbound = Some(now),
+            _ => self.wrong(format!("{binding} is unbound, and nobody asked or it was")),
+        }
+    }
+
+    /// The phone was told 200 at the edge: what waits for it must come.
+    pub(super) fn expect_offers(&mut self, slot: usize, flow: u64) {
+        for index in self.recent_calls() {
+            let call = &self.calls[index];
+            if call.slot == slot && call.facts.delivered.is_some() && call.facts.ended.is_none() {
+                self.agenda.plan(3 * S, Happening::Check(Check::Offered { call: index, flow }));
+            }
+        }
+    }
+
+    pub(super) fn on_check(&mut self, check: Check) {
+        match check {
+            Check::Final(call) => {
+                if self.calls[call].facts.answer.is_none() {
+                    self.wrong(format!("call {call} has no final answer in time"));
+                }
+            }
+            Check::Reached(call) => self.check_reached(call),
+            Check::Quiet(call) => self.check_quiet(call),
+            Check::Offered { call, flow } => self.check_offered(call, flow),
+            Check::Answered { call, flow, at } => self.check_answered(call, flow, at),
+            Check::Bye { call, by_phone, flow, troubles } => self.check_bye(call, by_phone, flow, troubles),
+            Check::Unbound(binding) => {
+                if self.oracle.leases.get(&binding).is_some_and(|lease| lease.unbound.is_none()) {
+                    self.wrong(format!("{binding} is not gone when its deadline is over"));
+                }
+            }
+            Check::Sweep => self.sweep(),
+        }
+    }
+
+    fn check_reached(&mut self, index: usize) {
+        let call = &self.calls[index];
+        if call.facts.ended.is_none() && call.facts.wakes == 0 && call.facts.offered.is_empty() {
+            let slot = call.slot;
+            self.wrong(format!("call {index} of slot {slot} is neither offered nor pushed"));
+        }
+    }
+
+    fn check_quiet(&mut self, index: usize) {
+        let slot = self.calls[index].slot;
+        let phone = &self.slots[slot].phone;
+        if phone.flow.is_some_and(|flow| self.network.is_alive(flow)) && phone.rings_for(index) {
+            self.wrong(format!("call {index} has ended, and the phone of slot {slot} rings on"));
+        }
+    }
+
+    /// Whether a phone that was attached by `flow` is so still, and its lease lives.
+    fn stood(&self, index: usize, flow: u64) -> bool {
+        let phone = &self.slots[self.calls[index].slot].phone;
+        let lives = BindingId::parse(&self.calls[index].binding).is_some_and(|binding| self.oracle.lives(binding));
+        phone.flow == Some(flow) && phone.registered && self.network.is_alive(flow) && lives
+    }
+
+    fn check_offered(&mut self, index: usize, flow: u64) {
+        let facts = &self.calls[index].facts;
+        if facts.ended.is_none() && self.stood(index, flow) && !facts.offered.contains(&flow) {
+            self.wrong(format!("call {index} waits, its phone is attached by flow {flow}, and the INVITE never came"));
+        }
+    }
+
+    /// Whether the way to the caller was good all the time.
+    fn way_was_good(&self, index: usize, troubles: u64) -> bool {
+        let registrar = &self.registrars[self.calls[index].registrar];
+        registrar.troubles == troubles && registrar.mood == Mood::Well
+    }
+
+    fn check_answered(&mut self, index: usize, flow: u64, at: At) {
+        let call = &self.calls[index];
+        let facts = &call.facts;
+        let crossed = facts.cancelled.is_some_and(|cancelled| cancelled <= at + S);
+        let lost = facts.answer.as_ref().is_some_and(|(status, _)| *status >= 300) && facts.ended <= Some(at + S);
+        if !self.way_was_good(index, call.troubles) || !self.stood(index, flow) || crossed || lost {
+            return;
+        }
+        self.stats.answerable += 1;
+        if facts.caller_final != Some(200) {
+            let got = facts.caller_final;
+            return self.wrong(format!("call {index} was answered by its phone, and its caller got {got:?}"));
+        }
+        if !facts.phone_acknowledged && !facts.phone_hung_up_on {
+            return self.wrong(format!("call {index} was answered by its phone, and the ACK never came"));
+        }
+        self.stats.connected += 1;
+    }
+
+    fn check_bye(&mut self, index: usize, by_phone: bool, flow: Option<u64>, troubles: u64) {
+        let Some(flow) = flow else { return };
+        if !self.way_was_good(index, troubles) || !self.stood(index, flow) {
+            return;
+        }
+        let facts = &self.calls[index].facts;
+        let slot = self.calls[index].slot;
+        let reached = match by_phone {
+            true => facts.caller_hung_up_on || self.calls[index].is_over(),
+            false => facts.phone_hung_up_on || self.slots[slot].phone.is_done_with(index),
+        };
+        self.stats.byes += 1;
+        if !reached {
+            let status = facts.bye_status;
+            self.wrong(format!("the BYE of call {index} (by the phone: {by_phone}) never came ({status:?})"));
+        }
+    }
+
+    fn sweep(&mut self) {
+        let now = self.agenda.now();
+        for slot in 0..self.slots.len() {
+            let number = self.slots[slot].registrar;
+            let registrar = &self.registrars[number];
+            let bound = BACK_OFF.max(At::from(registrar.nature.longest) * S * 85 / 100 + MINUTE);
+            let Some(lease) = self.slots[slot].lease.as_ref().and_then(|lease| self.oracle.lease(lease.binding)) else {
+                continue;
+            };
+            let well = registrar.serves() && registrar.well_since.saturating_add(bound) < now;
+            let due = well && !lease.silent && lease.since + bound < now && lease.password == self.slots[slot].password;
+            if due && self.oracle.lives(lease.binding) {
+                self.stats.swept += 1;
+                if !registrar.knows(now, slot, &lease.binding.to_string()) {
+                    let binding = lease.binding;
+                    self.wrong(format!("slot {slot} ({binding}) is not registered at server {number}, which is well"));
+                }
+            }
+        }
+        for shard in 0..self.relay.shards.len() {
+            let counts = self.relay.shards[shard].counts();
+            self.stats.peak_transactions = self.stats.peak_transactions.max(counts.transactions);
+            self.stats.peak_timers = self.stats.peak_timers.max(counts.timers);
+        }
+        if !self.quiet {
+            self.agenda.plan(5 * MINUTE, Happening::Check(Check::Sweep));
+        }
+    }
+
+    /// When everything is disabled and time has passed, nothing is left.
+    pub(super) fn judge_quiet(&mut self) {
+        for shard in 0..self.relay.shards.len() {
+            let counts = self.relay.shards[shard].counts();
+            if counts != Counts::default() {
+                let open = self.network.open();
+                self.wrong(format!(
+                    "shard {shard} still holds something when all is quiet ({open} streams): {counts:?}"
+                ));
+            }
+        }
+    }
+
+    /// Whether a server misbehaves so that its users cannot be registered.
+    pub(super) fn is_hopeless(&self, number: usize) -> bool {
+        matches!(self.registrars[number].nature.hostile, Some(kind) if kind != Hostility::GrantsOne)
+    }
+}

@@ -1,0 +1,343 @@
+//! The world: who is there, what happens, and the life of the leases.
+//!
+//! Invariant: one source of randomness, one order of happenings; nothing is decided by iterating over a hash map.
+
+use sip::endpoint::{Input, NewBinding};
+use sip::id::{BindingId, InstanceId, ShardTag, UpstreamId};
+use sip::message::Message;
+use sip::random::Random;
+
+use super::agenda::{Agenda, At, DAY, HOUR, MINUTE, S};
+use super::caller::{Call, CallDue};
+use super::network::{Frame, Network};
+use super::oracle::{Check, Lease, Oracle};
+use super::phone::{Phone, PhoneDue};
+use super::registrar::Registrar;
+use super::relay::Relay;
+use super::{Plan, Report, UNBIND_DEADLINE};
+
+/// What happens.
+#[derive(Debug)]
+pub(super) enum Happening {
+    DatagramToRelay { number: usize, message: Message },
+    DatagramToRegistrar { number: usize, message: Message },
+    ToRelay { flow: u64, frame: Frame },
+    ToPeer { flow: u64, frame: Frame },
+    ClosedAtRelay(u64),
+    ClosedAtPeer(u64),
+    DialEnds { shard: usize, number: usize, open: bool },
+    Tell { shard: usize, input: Input },
+    RegistrarSends { number: usize, stream: Option<u64>, message: Message },
+    Trouble(usize),
+    Recovery(usize),
+    PushArrives { slot: usize, deadline: At },
+    Phone(usize, PhoneDue),
+    ForgetPhoneCall(usize, usize),
+    Somebody(usize),
+    Call(usize, CallDue),
+    Life(usize, Life),
+    Wipe(BindingId),
+    Check(Check),
+    Quiet,
+}
+
+/// What becomes of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// The user enables push.
+    Enable,
+    /// The user disables it, or the lease is over.
+    Disable(BindingId),
+    /// The user enables it again while it is enabled.
+    Replace(BindingId),
+    /// The app comes to the foreground, or goes.
+    Presence(BindingId),
+    /// The password is changed at the server.
+    NewPassword,
+}
+
+/// One account on one phone.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) registrar: usize,
+    pub(super) password: String,
+    pub(super) phone: Phone,
+    pub(super) lease: Option<Lease>,
+}
+
+/// Everything.
+#[derive(Debug)]
+pub struct World {
+    pub(super) plan: Plan,
+    pub(super) random: Random,
+    pub(super) agenda: Agenda<Happening>,
+    pub(super) network: Network,
+    pub(super) relay: Relay,
+    pub(super) registrars: Vec<Registrar>,
+    pub(super) slots: Vec<Slot>,
+    pub(super) calls: Vec<Call>,
+    pub(super) oracle: Oracle,
+    pub(super) stats: Report,
+    /// Nothing new begins.
+    pub(super) quiet: bool,
+}
+
+/// Between two calls to one slot, on average.
+const CALLS_EVERY: At = 3 * HOUR;
+/// Calls that may still be going on.
+const RECENT: usize = 4_000;
+
+impl World {
+    /// A world that is about to begin.
+    pub fn new(plan: Plan) -> Self {
+        let mut seed = [0; 32];
+        seed[..8].copy_from_slice(&plan.seed.to_be_bytes());
+        let mut world = Self {
+            random: Random::new(seed),
+            agenda: Agenda::default(),
+            network: Network::default(),
+            relay: Relay::new(plan.shards, plan.seed),
+            registrars: Vec::new(),
+            slots: Vec::new(),
+            calls: Vec::new(),
+            oracle: Oracle::default(),
+            stats: Report::default(),
+            quiet: false,
+            plan,
+        };
+        let servers = (world.plan.instances / 20).clamp(12, 60);
+        for number in 0..servers {
+            let registrar = world.new_registrar(number, servers);
+            world.registrars.push(registrar);
+        }
+        for index in 0..world.plan.instances {
+            world.new_slot(index, index % servers);
+        }
+        world.agenda.plan(5 * MINUTE, Happening::Check(Check::Sweep));
+        world
+    }
+
+    fn new_slot(&mut self, index: usize, registrar: usize) {
+        let password = self.random.tag();
+        self.slots.push(Slot { registrar, password, phone: Phone::default(), lease: None });
+        let (enable, call, open) =
+            (self.random.between(0, HOUR), self.random.between(0, 6 * HOUR), self.random.between(HOUR, 10 * HOUR));
+        self.agenda.plan(enable, Happening::Life(index, Life::Enable));
+        self.agenda.plan(call, Happening::Somebody(index));
+        self.agenda.plan(open, Happening::Phone(index, PhoneDue::Opened));
+        if self.random.between(0, 19) == 0 {
+            let when = self.random.between(HOUR, DAY);
+            self.agenda.plan(when, Happening::Life(index, Life::NewPassword));
+        }
+    }
+
+    /// Runs to the end, or to the first thing that is wrong.
+    pub fn run(mut self) -> Report {
+        let end = self.plan.hours * HOUR;
+        self.agenda.plan_at(end, Happening::Quiet);
+        // What was going on until then has ended, too.
+        self.agenda.plan_at(end + 2 * HOUR, Happening::Quiet);
+        // The longest deadline that may be left behind: a device's registration, a back-off, a refresh.
+        self.run_until(end + 26 * HOUR);
+        if self.oracle.wrongs.is_empty() {
+            self.judge_quiet();
+        }
+        self.stats.wrongs = std::mem::take(&mut self.oracle.wrongs);
+        self.stats
+    }
+
+    fn run_until(&mut self, end: At) {
+        while self.oracle.wrongs.is_empty() {
+            let due = self.relay.next_due();
+            let next = self.agenda.next_at();
+            match (due, next) {
+                (Some((at, shard)), next) if next.is_none_or(|next| at <= next) => {
+                    if at > end {
+                        return;
+                    }
+                    self.agenda.go_to(at);
+                    self.tick(shard);
+                }
+                (_, Some(at)) if at <= end => {
+                    if let Some(happening) = self.agenda.pop() {
+                        self.happen(happening);
+                    }
+                }
+                _ => return,
+            }
+        }
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        self.stats.happenings += 1;
+        match happening {
+            Happening::DatagramToRelay { number, message } => self.on_datagram_to_relay(number, message),
+            Happening::DatagramToRegistrar { number, message } => {
+                self.registrar_receives(number, None, Frame::Message(message));
+            }
+            Happening::ToRelay { flow, frame } => self.on_to_relay(flow, frame),
+            Happening::ToPeer { flow, frame } => self.on_to_peer(flow, frame),
+            Happening::ClosedAtRelay(flow) => self.on_closed_at_relay(flow),
+            Happening::ClosedAtPeer(flow) => self.on_closed_at_peer(flow),
+            Happening::DialEnds { shard, number, open } => self.on_dial_ends(shard, number, open),
+            Happening::Tell { shard, input } => self.tell(shard, input),
+            Happening::RegistrarSends { number, stream, message } => self.send_from_registrar(number, stream, message),
+            Happening::Trouble(number) => self.on_trouble(number),
+            Happening::Recovery(number) => self.on_recovery(number),
+            Happening::PushArrives { slot, deadline } => {
+                // The contract: what comes behind its deadline is no call any more.
+                if self.agenda.now() <= deadline {
+                    self.wake_phone(slot);
+                }
+            }
+            Happening::Phone(slot, due) => self.on_phone_due(slot, due),
+            Happening::ForgetPhoneCall(slot, call) => self.forget_phone_call(slot, call),
+            Happening::Somebody(slot) => self.somebody_calls(slot),
+            Happening::Call(index, due) => self.on_call_due(index, due),
+            Happening::Life(slot, life) => self.on_life(slot, life),
+            Happening::Wipe(binding) => self.on_wipe(binding),
+            Happening::Check(check) => self.on_check(check),
+            Happening::Quiet => self.on_quiet(),
+        }
+    }
+
+    fn somebody_calls(&mut self, slot: usize) {
+        if self.quiet {
+            return;
+        }
+        self.place_call(slot);
+        // Now and then somebody else at the same time.
+        let next = match self.random.between(0, 19) {
+            0 => self.random.between(0, 20 * S),
+            _ => self.random.between(MINUTE, 2 * CALLS_EVERY),
+        };
+        self.agenda.plan(next, Happening::Somebody(slot));
+    }
+
+    fn on_life(&mut self, slot: usize, life: Life) {
+        let current = self.slots[slot].lease.as_ref().map(|lease| lease.binding);
+        match life {
+            Life::Enable if current.is_none() && !self.quiet => self.enable(slot),
+            Life::Disable(binding) if current == Some(binding) => {
+                self.disable(slot, false);
+                let later = self.random.between(MINUTE, 6 * HOUR);
+                self.agenda.plan(later, Happening::Life(slot, Life::Enable));
+            }
+            Life::Replace(binding) if current == Some(binding) && !self.quiet => {
+                self.disable(slot, true);
+                self.enable(slot);
+            }
+            Life::Presence(binding) if current == Some(binding) => self.change_presence(slot, binding),
+            Life::NewPassword => self.slots[slot].password = self.random.tag(),
+            _ => {}
+        }
+    }
+
+    fn enable(&mut self, slot: usize) {
+        let now = self.agenda.now();
+        let tag = ShardTag(self.random.bits() as u16);
+        let instance = InstanceId::new(self.random.wide(), tag);
+        let binding = BindingId::new(self.random.wide(), tag);
+        let typed_wrong = self.random.between(0, 49) == 0;
+        let password = if typed_wrong { self.random.tag() } else { self.slots[slot].password.clone() };
+        let lease = Lease::new(now, slot, (instance, binding), self.random.tag(), password);
+        self.oracle.begin(lease.clone());
+        self.slots[slot].lease = Some(lease);
+        self.watch(slot, || format!("enabled: {binding}"));
+        let number = self.slots[slot].registrar;
+        let mut sip_instance = [0xab; 16];
+        sip_instance[..8].copy_from_slice(&(slot as u64).to_be_bytes());
+        let new = NewBinding {
+            binding,
+            instance,
+            aor: format!("sip:u{slot}@r.test").into(),
+            registrar: "sip:r.test".into(),
+            upstream: UpstreamId(number as u32),
+            sip_instance,
+            register: true,
+        };
+        self.tell(tag.shard(self.plan.shards), Input::Bind(Box::new(new)));
+        let (end, life) = match self.random.between(0, 9) {
+            0 => (self.random.between(S, MINUTE), Life::Disable(binding)),
+            1..4 => (self.random.between(MINUTE, DAY), Life::Disable(binding)),
+            4 => (self.random.between(MINUTE, DAY), Life::Replace(binding)),
+            // The lease is over.
+            _ => (self.random.between(3 * DAY, 6 * DAY), Life::Disable(binding)),
+        };
+        self.agenda.plan(end, Happening::Life(slot, life));
+        let presence = self.random.between(S, 2 * DAY);
+        self.agenda.plan(presence, Happening::Life(slot, Life::Presence(binding)));
+    }
+
+    fn disable(&mut self, slot: usize, replaced: bool) {
+        let Some(lease) = self.slots[slot].lease.take() else { return };
+        self.watch(slot, || format!("disabled: {}", lease.binding));
+        self.expect_unbound(lease.binding);
+        self.phone_forgets(slot);
+        let (binding, deadline) = (lease.binding, std::time::Duration::from_micros(UNBIND_DEADLINE));
+        let input = match replaced {
+            true => Input::Supersede { binding, deadline },
+            false => Input::Unbind { binding, deadline },
+        };
+        self.tell(binding.tag().shard(self.plan.shards), input);
+    }
+
+    /// The server refused the account: the shell wipes it.
+    fn on_wipe(&mut self, binding: BindingId) {
+        let Some(slot) = self.oracle.lease(binding).map(|lease| lease.slot) else { return };
+        if self.slots[slot].lease.as_ref().map(|lease| lease.binding) != Some(binding) {
+            return;
+        }
+        self.disable(slot, false);
+        let hours = if self.is_hopeless(self.slots[slot].registrar) { 8 } else { 1 };
+        let later = self.random.between(MINUTE, hours * HOUR);
+        self.agenda.plan(later, Happening::Life(slot, Life::Enable));
+    }
+
+    fn change_presence(&mut self, slot: usize, binding: BindingId) {
+        let now = self.agenda.now();
+        let silent = self.oracle.lease(binding).is_some_and(|lease| !lease.silent);
+        self.oracle.silence(now, binding, silent);
+        self.watch(slot, || format!("in the foreground: {silent}"));
+        let input = if silent { Input::Suspend(binding) } else { Input::Resume(binding) };
+        self.tell(binding.tag().shard(self.plan.shards), input);
+        // Now and then it is gone again before the server has spoken.
+        let next = match (silent, self.random.between(0, 4)) {
+            (_, 0) => self.random.between(0, S),
+            (true, _) => self.random.between(S, HOUR),
+            (false, _) => self.random.between(HOUR, 2 * DAY),
+        };
+        self.agenda.plan(next, Happening::Life(slot, Life::Presence(binding)));
+    }
+
+    fn on_quiet(&mut self) {
+        self.quiet = true;
+        for slot in 0..self.slots.len() {
+            self.disable(slot, false);
+        }
+        for number in 0..self.registrars.len() {
+            self.break_streams(number);
+        }
+    }
+
+    /// Calls that may still be going on, the oldest first.
+    pub(super) fn recent_calls(&self) -> std::ops::Range<usize> {
+        self.calls.len().saturating_sub(RECENT)..self.calls.len()
+    }
+
+    /// Tells what happens to the slot that is watched.
+    pub(super) fn watch(&self, slot: usize, what: impl FnOnce() -> String) {
+        if self.plan.watch == Some(slot) {
+            let now = self.agenda.now();
+            eprintln!("{:>8}.{:06} slot {slot}: {}", now / S, now % S, what());
+        }
+    }
+
+    /// Tells what happens to the server of the slot that is watched.
+    pub(super) fn watch_registrar(&self, number: usize, what: impl FnOnce() -> String) {
+        if self.plan.watch.is_some_and(|slot| self.slots.get(slot).is_some_and(|slot| slot.registrar == number)) {
+            let now = self.agenda.now();
+            eprintln!("{:>8}.{:06} server {number} {}", now / S, now % S, what());
+        }
+    }
+}

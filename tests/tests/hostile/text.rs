@@ -1,0 +1,134 @@
+//! Names and addresses of callers that would like to be something else: in the push, in the log, in the headers.
+
+use serde_json::{Value, json};
+use sip::message::Name;
+use tests::bystander::{Lent, SOON, Stage};
+use tests::caller::CallOptions;
+
+/// Callers that are legal SIP and awkward elsewhere.
+fn awkward() -> Vec<String> {
+    let long = "n".repeat(9_000);
+    let emoji = "\u{1f469}\u{200d}\u{1f467}".repeat(2_000);
+    let quotes = "\\\"".repeat(4_000);
+    [
+        "\"%0d%0aX-Injected: yes\" <sip:x%0d%0aX-Injected:%20yes@example.test>",
+        "\"a\\\\\\\"},\\\"aps\\\":{\\\"alert\\\":\\\"b\" <sip:bob@example.test>",
+        "\"</script><script>alert(1)</script>\" <sip:bob@example.test>",
+        "\"$(reboot) `id` ; -- ' OR 1=1\" <sip:bob@example.test>",
+        "\"\u{202e}moc.knab\u{202c}\u{200b}\u{feff}\" <sip:bob@example.test>",
+        "\"a\tb\" <sip:bob@example.test>",
+        "\"\u{85}\u{9b}31m\u{2028}\u{2029}\" <sip:bob@example.test>",
+        "\"\\\u{1b}[31m\\\u{7}\\\u{0b}\" <sip:bob@example.test>",
+        "\"Bob\"\r\n <sip:bob@example.test>",
+        "\"\" <sip:bob@example.test>",
+        "Zo\u{eb} <sip:zo%C3%AB%00%FF@example.test>",
+        "<tel:+1900;phone-context=%0d%0a>",
+    ]
+    .map(str::to_owned)
+    .into_iter()
+    .chain([
+        format!("\"{long}\" <sip:bob@example.test>"),
+        format!("\"{emoji}\" <sip:bob@example.test>"),
+        format!("\"{quotes}\" <sip:bob@example.test>"),
+        format!("<sip:{}@example.test>", "u".repeat(9_000)),
+    ])
+    .collect()
+}
+
+fn strings(value: &Value) -> Vec<&str> {
+    match value {
+        Value::String(text) => vec![text],
+        Value::Object(map) => map.values().flat_map(strings).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn is_bad(letter: char) -> bool {
+    letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Rings; gives the call to the device and ends it. The push object, and the From that the device saw.
+async fn ring(stage: &Stage, lent: &Lent, from: &str, fcm: bool) -> Option<(Value, String)> {
+    let caller = stage.registrar.call(&lent.aor, &CallOptions::default().from(from)).unwrap();
+    if caller.leg().any_response(&caller.first(), SOON).await.unwrap() >= 300 {
+        return None;
+    }
+    let object = match fcm {
+        true => stage.fcm.next_push(SOON).await.expect("an FCM push").payload,
+        false => {
+            let payload = stage.push_for(lent).await.payload;
+            let keys: Vec<_> = payload.as_object().unwrap().keys().cloned().collect();
+            assert_eq!((keys, &payload["aps"]), (vec!["aps".to_owned(), "sipwake".to_owned()], &json!({})), "{from}");
+            payload["sipwake"].clone()
+        }
+    };
+    let phone = stage.phone(lent).await;
+    let call = phone.next_invite(SOON).await.unwrap();
+    let seen = String::from_utf8_lossy(call.invite().values(Name::From).next().unwrap_or_default()).into_owned();
+    assert!(!String::from_utf8_lossy(call.invite().head()).contains("\nX-Injected"), "{from}");
+    call.decline(603);
+    caller.final_response(SOON).await.unwrap();
+    phone.unregister(SOON).await.unwrap();
+    assert_eq!(phone.violations(), Vec::<String>::new(), "{from}");
+    if fcm {
+        assert_eq!(stage.fcm.next_push(SOON).await.expect("call-ended").payload["event"], "call-ended");
+    }
+    Some((object, seen))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_caller_is_called_stays_text_in_the_push_and_in_the_headers() {
+    let stage = Stage::start().await;
+    let apns = stage.lend("mallory").await;
+    let mut wish = stage.wish("trent");
+    wish["device"]["call_push"] = json!({"provider": "fcm", "token": "fcm-token-of-trent"});
+    stage.keep_secret("fcm-token-of-trent");
+    let fcm = stage.lend_as(&wish).await;
+    let mut rung = 0;
+    // Half of them on each, for a device is called only so often in a burst.
+    for (number, from) in awkward().iter().enumerate() {
+        let is_fcm = number % 2 == 1;
+        let Some((object, seen)) = ring(&stage, if is_fcm { &fcm } else { &apns }, from, is_fcm).await else {
+            continue;
+        };
+        rung += 1;
+        assert_eq!(object["event"], "call", "{from}");
+        for text in strings(&object) {
+            assert!(!text.contains(is_bad), "{from}: {text:?}");
+        }
+        let size = object.to_string().len();
+        assert!(size <= if is_fcm { 4_096 } else { 5_120 }, "{from}: {size} bytes");
+        let unfolded = from.replace("\r\n ", " ");
+        let intact = seen.replace("\r\n ", " ");
+        assert!(intact.starts_with(&unfolded), "the device sees the caller as he wrote himself: {seen}");
+    }
+    assert!(rung >= 12, "{rung} of them rang");
+    assert_eq!((stage.apns.violations(), stage.fcm.violations()), (Vec::new(), Vec::new()));
+    stage.unharmed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_with_awkward_names_writes_no_header_of_its_own() {
+    let stage = Stage::start().await;
+    for (user, aor) in [
+        ("x\"y\\z", "sip:a%22b@example.test"),
+        ("x,y=z;q", "sip:a%0d%0aX-Injected%3a%20yes@example.test"),
+        ("zo\u{eb}", "sip:a;b=c&d@example.test"),
+        ("%0d%0aX-Injected: yes", "sip:a%00b@example.test"),
+    ] {
+        let mut wish = stage.wish("mallory");
+        wish["account"]["auth_username"] = json!(user);
+        wish["account"]["aor"] = json!(aor);
+        let answer = stage.api.enable(&wish).await.unwrap();
+        assert!(matches!(answer.status, 422), "{aor}: {}", answer.text());
+        let seen = stage.registrar.registers(aor);
+        assert!(!seen.is_empty(), "{aor}: the registrar was asked");
+        for register in seen {
+            let head = String::from_utf8_lossy(register.request.head()).into_owned();
+            assert!(!head.contains("\nX-Injected"), "{head}");
+            assert_eq!(register.request.to().unwrap().uri.text, aor);
+        }
+    }
+    assert_eq!(stage.registrar.violations(), Vec::<String>::new());
+    stage.unharmed().await;
+}

@@ -1,0 +1,363 @@
+//! One account at one real SIP server, one relay, the push stand-ins, and everything that must never be told.
+//!
+//! Invariant: a world has ports, names and secrets of its own; two worlds at most run at once, for each is several
+//! processes; [`World::end`] looks through everything that the relay logged, at the level trace.
+
+use std::time::{Duration, Instant};
+
+use relay::vault::{Keyring, Receipt, verify_receipt};
+use serde_json::{Value, json};
+use tests::api_client::{ApiClient, Instance};
+use tests::apns::{self, Apns};
+use tests::authority::Authority;
+use tests::baresip::{Account, Baresip};
+use tests::digest::{Algorithm, token};
+use tests::fcm::Fcm;
+use tests::kamailio::{self, Kamailio, Located, Reach};
+use tests::redis_server::RedisServer;
+use tests::relay_process::RelayProcess;
+use tests::relay_setup::{self, App, Setup};
+use tests::sipp::{Scenario, Sipp};
+use tests::wire::Transport;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// The most that one step may take; the machine may be busy with other tests.
+pub const SOON: Duration = Duration::from_secs(15);
+
+/// Worlds that run at once.
+static WORLDS: Semaphore = Semaphore::const_new(2);
+
+/// What a world is made of.
+#[derive(Clone)]
+pub struct Plan {
+    /// How the relay reaches the SIP server.
+    pub transport: Transport,
+    /// How the SIP server reaches the relay.
+    pub reach: Reach,
+    /// The SIP server's digest.
+    pub algorithm: Algorithm,
+    /// `apns` or `fcm`.
+    pub provider: &'static str,
+    /// How long a call waits for its device.
+    pub ring_timeout: &'static str,
+    /// Whether the store is a Redis.
+    pub redis: bool,
+    /// The lifetime of a registration, as the relay is configured.
+    pub register_expires: &'static str,
+}
+
+impl Plan {
+    /// An account behind this transport; MD5, APNs, 30 seconds of patience, the store in memory.
+    pub fn over(transport: Transport) -> Self {
+        Self {
+            transport,
+            reach: Reach::Flow,
+            algorithm: Algorithm::Md5,
+            provider: "apns",
+            ring_timeout: "30s",
+            redis: false,
+            register_expires: "600s",
+        }
+    }
+}
+
+/// Everything that takes part but the phone and the caller.
+pub struct World {
+    pub plan: Plan,
+    pub authority: Authority,
+    pub kamailio: Kamailio,
+    pub apns: Apns,
+    pub fcm: Fcm,
+    pub redis: Option<RedisServer>,
+    pub relay: RelayProcess,
+    pub api: ApiClient,
+    /// The account's user; appears in its AOR.
+    pub user: String,
+    pub password: String,
+    pub push_token: String,
+    /// What must never stand in the log, each with a name for the report.
+    secrets: Vec<(String, String)>,
+    /// The logs of the relay's earlier lives.
+    earlier_logs: Vec<String>,
+    _permit: SemaphorePermit<'static>,
+}
+
+impl World {
+    /// Starts everything.
+    pub async fn start(plan: Plan) -> Self {
+        let permit = WORLDS.acquire().await.expect("the semaphore is never closed");
+        let authority = Authority::new();
+        let (user, password) = (format!("alice-{}", token()), format!("pass-{}", token()));
+        let settings = kamailio::Settings {
+            users: vec![(user.clone(), password.clone())],
+            algorithm: plan.algorithm,
+            reach: plan.reach,
+            ..kamailio::Settings::default()
+        };
+        let (kamailio, apns, fcm) =
+            tokio::join!(Kamailio::start(settings, &authority), Apns::start(&authority), Fcm::start(&authority));
+        let kamailio = kamailio.unwrap();
+        let redis = plan.redis.then(RedisServer::start);
+        let mut setup = Setup::new(&authority, vec![app(&authority, &apns, &fcm)]);
+        setup.transports = vec![plan.transport];
+        setup.ring_timeout = plan.ring_timeout.to_owned();
+        setup.register_expires = plan.register_expires.to_owned();
+        setup.log = "trace".to_owned();
+        if let Some(redis) = &redis {
+            setup.store = redis.url();
+        }
+        setup.keyring = Some(authority.directory().join("keyring"));
+        let relay = RelayProcess::start(setup).await.unwrap();
+        let push_token = new_push_token(plan.provider);
+        let mut world = Self {
+            api: relay.api(),
+            plan,
+            authority,
+            kamailio,
+            apns,
+            fcm,
+            redis,
+            relay,
+            user,
+            password,
+            push_token,
+            secrets: Vec::new(),
+            earlier_logs: Vec::new(),
+            _permit: permit,
+        };
+        world.keep_the_first_secrets();
+        world
+    }
+
+    /// The body that enables push for the account.
+    pub fn wish(&self) -> Value {
+        json!({
+            "account": {
+                "aor": self.kamailio.aor(&self.user), "auth_username": self.user, "password": self.password,
+                "registrar": self.kamailio.uri(self.plan.transport),
+            },
+            "device": {
+                "call_push": self.push_target(&self.push_token),
+                "label": "a phone",
+            },
+        })
+    }
+
+    /// A push target of the plan's provider.
+    pub fn push_target(&self, token: &str) -> Value {
+        match self.plan.provider {
+            "apns" => json!({"provider": "apns", "token": token, "environment": "production"}),
+            provider => json!({"provider": provider, "token": token}),
+        }
+    }
+
+    /// Enables push for the account: 201, and Kamailio has the relay's Contact.
+    pub async fn enable(&mut self) -> Instance {
+        let already = self.location().await.len();
+        let answer = self.api.enable(&self.wish()).await.unwrap();
+        assert_eq!(answer.status, 201, "{}\n{}", answer.text(), self.relay.log());
+        let json = answer.json();
+        assert_eq!(
+            (&json["registration"]["state"], &json["registration"]["status"]),
+            (&json!("registered"), &json!(200))
+        );
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let instance = Instance {
+            id: text(&json["instance"]),
+            secret: text(&json["secret"]),
+            edge: text(&json["edge"]["proxy"]),
+            answer: json,
+        };
+        assert_eq!(instance.edge, self.relay.edge_uri());
+        self.keep("the instance's secret", &instance.secret);
+        self.keep_ha1("the instance's", &instance.id, "sipwake", &instance.secret.clone());
+        self.kamailio.await_location(&self.user, already + 1, SOON).await.unwrap();
+        instance
+    }
+
+    /// What Kamailio has for the account.
+    pub async fn location(&self) -> Vec<Located> {
+        self.kamailio.location(&self.user).await.unwrap()
+    }
+
+    /// The real SIPp calls the account through Kamailio.
+    pub fn call(&self, scenario: Scenario) -> Sipp {
+        let server = self.kamailio.address(Transport::Udp);
+        Sipp::call(scenario, server, &self.user, self.kamailio.domain(), SOON * 2).unwrap()
+    }
+
+    /// The next push, wherever the plan sends it: when it came, and what it says.
+    pub async fn next_push(&self) -> Value {
+        let push = match self.plan.provider {
+            "apns" => self.apns.next_push(SOON).await.map(|push| (push.token, push.payload["sipwake"].clone())),
+            _ => self.fcm.next_push(SOON).await.map(|push| (push.token, push.payload)),
+        };
+        let (token, payload) = push.unwrap_or_else(|| panic!("no push came\n{}", self.relay.log()));
+        assert_eq!(token, self.push_token);
+        payload
+    }
+
+    /// The push for a call, checked against the contract; gives the call's id.
+    pub async fn next_call_push(&self, instance: &Instance) -> String {
+        let push = self.next_push().await;
+        assert_eq!((&push["v"], &push["event"]), (&json!(1), &json!("call")), "{push}");
+        assert_eq!(push["instance"], instance.id.as_str());
+        assert_eq!(push["from"], format!("sip:carol@{}", self.kamailio.domain()));
+        assert_eq!(push["name"], "Carol");
+        assert_eq!(format!("sip:{};transport=tls", push["edge"].as_str().unwrap()), instance.edge);
+        assert!(push["deadline"].as_u64() > push["sent_at"].as_u64(), "{push}");
+        push["call"].as_str().unwrap().to_owned()
+    }
+
+    /// How many pushes came that were taken.
+    pub fn pushes(&self) -> u64 {
+        self.apns.count() + self.fcm.count()
+    }
+
+    /// The stock client wakes up, connects to the edge and registers.
+    pub async fn wake(&self, instance: &Instance) -> Baresip {
+        let phone = Baresip::start(&Self::account(instance), &self.authority).await.unwrap();
+        if let Err(missed) = phone.await_registered(SOON).await {
+            panic!("{missed}\n{}", self.relay.log());
+        }
+        phone
+    }
+
+    /// The instance as a stock client is configured with it.
+    pub fn account(instance: &Instance) -> Account {
+        Account::new(&instance.edge, &instance.id, &instance.secret)
+    }
+
+    /// What the relay says about a call.
+    pub async fn call_state(&self, instance: &Instance, call: &str) -> String {
+        let answer = self.api.call(instance, call).await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()["state"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Disables push: the receipt is right and signed by this relay's keyring, and Kamailio has no Contact of it.
+    pub async fn disable(&self, instance: &Instance) {
+        let before = self.location().await.len();
+        let answer = self.api.disable(instance).await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let receipt: Receipt = serde_json::from_value(answer.json()).unwrap();
+        assert_eq!((receipt.instance.as_str(), receipt.reason.as_str()), (instance.id.as_str(), "disabled"));
+        assert!(receipt.unregistered);
+        let keyring = Keyring::open(&self.authority.directory().join("keyring")).unwrap();
+        verify_receipt(&receipt, &keyring.receipt_public_key()).unwrap();
+        self.kamailio.await_location(&self.user, before - 1, SOON).await.unwrap();
+        assert_eq!(self.api.disable(instance).await.unwrap().status, 404);
+        assert_eq!(self.api.read(instance).await.unwrap().status, 404);
+    }
+
+    /// `kill -9`, and starts the relay again.
+    pub async fn crash_and_restart(&mut self) {
+        self.relay.kill_9().await.unwrap();
+        self.earlier_logs.push(self.relay.log());
+        self.relay.restart().await.unwrap();
+    }
+
+    /// Notes what the log must never tell.
+    pub fn keep(&mut self, name: &str, secret: &str) {
+        self.secrets.push((name.to_owned(), secret.to_owned()));
+    }
+
+    /// Notes both HA1s of a password.
+    fn keep_ha1(&mut self, whose: &str, user: &str, realm: &str, password: &str) {
+        for algorithm in [Algorithm::Md5, Algorithm::Sha256] {
+            let ha1 = algorithm.ha1(user, realm, password);
+            self.keep(&format!("{whose} HA1 ({})", algorithm.name()), &ha1);
+        }
+    }
+
+    fn keep_the_first_secrets(&mut self) {
+        let (user, password, domain) = (self.user.clone(), self.password.clone(), self.kamailio.domain().to_owned());
+        self.keep("the password", &password);
+        self.keep_ha1("the account's", &user, &domain, &password);
+        self.keep("the account's user", &user);
+        self.keep("the caller's address", &format!("carol@{domain}"));
+        self.keep("the caller's name", "Carol");
+        self.keep("the push token", &self.push_token.clone());
+        self.keep("the app's key", &self.relay.setup().apps[0].api_key.clone());
+        self.keep("the operator's token", &self.relay.setup().operator_token.clone());
+        self.keep("credentials", "response=\"");
+        self.keep("an Authorization", "Digest username");
+        self.keep("an Authorization", "Bearer ");
+    }
+
+    /// Everything that must not stand in the memory of a relay that has nothing to do with the account at the moment:
+    /// the password and its HA1s, as text and as bytes.
+    pub fn credentials(&self) -> Vec<(String, Vec<u8>)> {
+        let named = |(name, secret): &(String, String)| {
+            let text = (name.clone(), secret.clone().into_bytes());
+            let bytes = unhex(secret).map(|bytes| (format!("{name}, as bytes"), bytes));
+            [Some(text), bytes].into_iter().flatten()
+        };
+        let credentials =
+            self.secrets.iter().filter(|(name, _)| name == "the password" || name.starts_with("the account's HA1"));
+        credentials.flat_map(named).collect()
+    }
+
+    /// Waits until none of `needles` stands in the relay's memory.
+    pub async fn await_clean_memory(&self, needles: &[(String, Vec<u8>)], within: Duration) {
+        let until = Instant::now() + within;
+        let bytes: Vec<&[u8]> = needles.iter().map(|(_, needle)| needle.as_slice()).collect();
+        loop {
+            let held = self.relay.memory_holds(&bytes).unwrap();
+            let found: Vec<&str> =
+                needles.iter().zip(held).filter(|(_, held)| *held).map(|((name, _), _)| name.as_str()).collect();
+            if found.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < until, "the relay's memory still holds {found:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The end: nobody objected to anything, and the log told nothing.
+    pub async fn end(self) {
+        assert_eq!(self.apns.violations(), Vec::<String>::new());
+        assert_eq!(self.fcm.violations(), Vec::<String>::new());
+        assert!(self.relay.is_running(), "{}", self.relay.log());
+        let mut logs = self.earlier_logs.clone();
+        logs.push(self.relay.log());
+        for line in logs.iter().flat_map(|log| log.lines()) {
+            for (name, secret) in &self.secrets {
+                assert!(!line.contains(secret.as_str()), "the log tells {name}: {line}");
+            }
+            assert!(!line.contains("panicked"), "{line}");
+        }
+        assert!(logs.iter().all(|log| log.contains("serving edge=")), "the log says nothing at all");
+    }
+}
+
+/// A push token as the service would give one.
+pub fn new_push_token(provider: &str) -> String {
+    match provider {
+        "apns" => (0..8).flat_map(|_| token().into_bytes()).map(|byte| format!("{byte:02x}")).collect::<String>()[..64]
+            .to_owned(),
+        _ => format!("device-{}:{}", token(), token()),
+    }
+}
+
+fn app(authority: &Authority, apns: &Apns, fcm: &Fcm) -> App {
+    let mut app = App::new(apns::BUNDLE);
+    app.apns = Some(relay_setup::Apns {
+        key_file: apns.key_file(),
+        key_id: apns::KEY_ID.to_owned(),
+        team_id: apns::TEAM_ID.to_owned(),
+        endpoint: apns.endpoint(),
+        ca_file: authority.ca_file(),
+    });
+    app.fcm = Some(relay_setup::Fcm {
+        service_account_file: fcm.service_account_file(),
+        endpoint: fcm.endpoint(),
+        ca_file: authority.ca_file(),
+    });
+    app
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let pairs = text.as_bytes().chunks(2).map(std::str::from_utf8);
+    pairs.map(|pair| u8::from_str_radix(pair.ok()?, 16).ok()).collect()
+}
