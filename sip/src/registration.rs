@@ -32,7 +32,7 @@
 //! | [`grant`] | what a 2xx says |
 //!
 //! Invariant: at most one REGISTER of a binding is under way; CSeq rises and Call-ID stays for the life of the process;
-//! credentials that were refused are not offered again, nor in another realm than at first. A challenge is answered by the shell; no credential comes here.
+//! credentials that were refused are not offered again. A challenge is answered by the shell; no credential comes here.
 
 pub mod grant;
 pub mod keys;
@@ -503,27 +503,11 @@ impl Registration {
         hashes: &[Hash],
         random: &mut Random,
     ) -> Step {
-<<<<<<< HEAD
         let place = if status == 401 { Place::Registrar } else { Place::Proxy };
         match self.keys.on_challenge(place, response, hashes) {
             Verdict::Answer { others } => self.write(attempt, others),
             Verdict::Refused => self.refused(status),
             Verdict::Endless => self.retry(now, Some(status), None, random),
-=======
-        let name = if status == 401 { Name::WwwAuthenticate } else { Name::ProxyAuthenticate };
-        // A comma separates parameters here as well as challenges, so each line is one value (RFC 3261 §7.3.1).
-        // A server that was answered in one realm gets no digest of another (RFC 7616 §5.8): that would be one made for
-        // somebody else.
-        let pinned = self.challenge.as_deref().map(|earlier| &earlier.realm);
-        let is_pinned = |value: &str| pinned.is_none_or(|realm| Challenge::parse(value).is_ok_and(|c| c.realm == *realm));
-        let values = response.values(name).filter_map(|value| std::str::from_utf8(value).ok());
-        let values = values.filter(|value| is_pinned(value));
-        let Some(challenge) = Challenge::topmost_supported(values, &[Hash::Sha512_256, Hash::Sha256, Hash::Md5]) else {
-            return self.refused(status);
-        };
-        if attempt.answered && !challenge.stale {
-            return self.refused(status);
->>>>>>> hostile
         }
     }
 

@@ -614,7 +614,8 @@ fn a_server_that_closes_every_connection_is_not_hammered() {
         world.advance(seconds(1));
     }
     assert!((3..=8).contains(&world.dialled), "{} dials in 100 s", world.dialled);
-    let told = |event: &Event| matches!(event, Event::RegistrationFailed { failure: RegistrationFailure::Retry { .. }, .. });
+    let told =
+        |event: &Event| matches!(event, Event::RegistrationFailed { failure: RegistrationFailure::Retry { .. }, .. });
     assert!(world.events.iter().any(told), "whoever enables is told");
     // When it stays up, all is well, and the next break is mended at once.
     while !matches!(world.events.last(), Some(Event::Registered { .. })) {

@@ -233,15 +233,13 @@ impl RelayProcess {
     ///
     /// # Errors
     /// When the memory may not be read, or the process is gone.
-    pub async fn memory_holds(&self, needles: &[(String, Vec<u8>)], within: Duration) -> std::io::Result<Vec<String>> {
+    pub async fn memory_keeps(&self, needles: &[(String, Vec<u8>)], within: Duration) -> std::io::Result<Vec<String>> {
         let deadline = tokio::time::Instant::now() + within;
+        let bytes: Vec<&[u8]> = needles.iter().map(|(_, needle)| needle.as_slice()).collect();
         loop {
-            let mut held = Vec::new();
-            for (name, needle) in needles {
-                if self.memory_contains(needle)? {
-                    held.push(name.clone());
-                }
-            }
+            let there = self.memory_holds(&bytes)?;
+            let named = needles.iter().zip(there).filter(|(_, there)| *there);
+            let held: Vec<String> = named.map(|((name, _), _)| name.clone()).collect();
             if held.is_empty() || tokio::time::Instant::now() >= deadline {
                 return Ok(held);
             }

@@ -1,110 +1,3 @@
-<<<<<<< HEAD
-//! What the process holds and says of an account: nothing, before and after the wipe.
-
-use std::collections::HashMap;
-use std::time::Duration;
-
-use serde_json::json;
-use sip::auth::{Ha1, Hash};
-use tests::board::Missed;
-use tests::caller::CallOptions;
-use tests::digest::token;
-use tests::redis_server::RedisServer;
-use tests::registrar::{self, Registrar};
-use tests::relay_process::RelayProcess;
-use tests::stage::{STEP, Stage};
-use tests::wire::Transport;
-
-#[tokio::test(flavor = "multi_thread")]
-async fn no_credential_is_left_in_memory_in_the_store_or_in_the_log() -> Result<(), Missed> {
-    let redis = RedisServer::start();
-    let stage = Stage::with(|_| {}).await?;
-    let password = format!("{}{}", token(), token());
-    let users = registrar::Settings {
-        authority: Some(stage.authority.clone()),
-        users: HashMap::from([("carol".to_owned(), password.clone())]),
-        ..registrar::Settings::default()
-    };
-    let registrar = Registrar::start(users).await.map_err(|error| Missed::new("a registrar", error.to_string()))?;
-    let mut setup = stage.setup.clone();
-    setup.ports = tests::relay_setup::Ports::default();
-    setup.store = redis.url();
-    setup.log = "trace".to_owned();
-    let relay = RelayProcess::start(setup).await?;
-
-    let push_token = format!("{}{}", token(), token());
-    let wish = json!({
-        "account": {
-            "aor": registrar.aor("carol"), "password": password,
-            "registrar": registrar.uri(Transport::Tls),
-        },
-        "device": {"call_push": {"provider": "fcm", "token": push_token}},
-    });
-    let instance = relay.api().enabled(&wish).await.map_err(|error| Missed::new("201", error.to_string()))?;
-    registrar.await_contacts(&registrar.aor("carol"), 1, STEP).await?;
-    let caller = registrar.call(&registrar.aor("carol"), &CallOptions::default())?;
-    stage.push("call").await?;
-    let phone = stage.wake(&instance).await?;
-    let call = phone.next_invite(STEP).await?;
-    call.answer();
-    caller.answered(STEP).await?;
-    caller.bye(STEP).await?;
-    call.expect_bye(STEP).await?;
-
-    let mut secrets = vec![("password", password.clone()), ("instance secret", instance.secret.clone())];
-    for hash in [Hash::Md5, Hash::Sha256] {
-        let ha1 = Ha1::compute(hash, "carol", "example.test", &password);
-        secrets.push(("HA1", ha1.expose().to_owned()));
-    }
-    let stored = stored(&redis);
-    for (what, secret) in &secrets {
-        assert!(!contains(&stored, secret), "the store holds the {what}");
-    }
-    assert!(!contains(&stored, &push_token) && !contains(&stored, "carol"), "the store tells whose it is");
-
-    drop(phone);
-    let answer = relay.api().disable(&instance).await.map_err(|error| Missed::new("200", error.to_string()))?;
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    registrar.await_contacts(&registrar.aor("carol"), 0, STEP).await?;
-    // The device's connection, and what its task held, ends beside the wipe. (The push token is not looked for: the
-    // connection to the push service lives on, and its buffer holds what was written last.)
-    await_forgotten(&relay, &secrets).await?;
-    secrets.push(("push token", push_token));
-    let log = relay.log();
-    for (what, secret) in &secrets {
-        assert!(!log.contains(secret), "the log holds the {what}");
-    }
-    Ok(())
-}
-
-async fn await_forgotten(relay: &RelayProcess, secrets: &[(&str, String)]) -> Result<(), Missed> {
-    let mut left = Vec::new();
-    let look = async {
-        loop {
-            left.clear();
-            for (what, secret) in secrets {
-                if relay.memory_contains(secret.as_bytes()).unwrap_or(true) {
-                    left.push(*what);
-                }
-            }
-            if left.is_empty() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    let forgotten = tokio::time::timeout(STEP, look).await;
-    forgotten.map_err(|_| Missed::new("a memory without secrets", left.join(", ")))
-}
-
-/// Every key and value of the store.
-fn stored(redis: &RedisServer) -> Vec<u8> {
-    let mut all = Vec::new();
-    for key in redis.keys() {
-        all.extend_from_slice(key.as_bytes());
-        let dump: Option<Vec<u8>> = redis.ask(redis::cmd("DUMP").arg(&key));
-        all.extend(dump.unwrap_or_default());
-=======
 //! Where a secret could be left behind: Redis and what goes to it, the log, what operators see, files, and the process's
 //! own memory. The real binary, and the stand-ins around it.
 //!
@@ -141,15 +34,10 @@ fn traces(stage: &Stage, lent: &Lent, user: &str) -> Vec<(String, Vec<u8>)> {
         let raw = (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect();
         all.push((format!("the HA1 by {hash:?}, in letters"), text.into_bytes()));
         all.push((format!("the HA1 by {hash:?}, in bytes"), raw));
->>>>>>> hostile
     }
     all
 }
 
-<<<<<<< HEAD
-fn contains(haystack: &[u8], needle: &str) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle.as_bytes())
-=======
 /// Enables, is called, wakes, answers, is declined once more: everything in which a secret is used.
 async fn live(stage: &Stage, user: &str, proof: Proof) -> Lent {
     let lent = stage.lend(user).await;
@@ -179,13 +67,13 @@ async fn after_a_wipe_the_process_remembers_neither_password_nor_digest_nor_toke
     for (user, proof) in [("mallory", Proof::Digest(Algorithm::Sha256)), ("trent", Proof::Bearer)] {
         let lent = live(&stage, user, proof).await;
         let traces = traces(&stage, &lent, user);
-        let held = stage.relay.memory_holds(&traces, SOON).await.unwrap();
+        let held = stage.relay.memory_keeps(&traces, SOON).await.unwrap();
         assert_eq!(held, Vec::<String>::new(), "while the account is lent, sealed");
         wipe(&stage, &lent).await;
         let mut traces = traces;
         traces.push(("the AOR".to_owned(), lent.aor.trim_start_matches("sip:").as_bytes().to_vec()));
         traces.push(("the caller".to_owned(), b"bob@example.test".to_vec()));
-        let held = stage.relay.memory_holds(&traces, SOON).await.unwrap();
+        let held = stage.relay.memory_keeps(&traces, SOON).await.unwrap();
         assert_eq!(held, Vec::<String>::new(), "after the wipe");
     }
     // The search finds what is there: the realm of the edge is a constant of the program.
@@ -221,9 +109,10 @@ async fn refused_and_wrong_enablings_leave_nothing_in_memory() {
     // Broken off in the middle of the password.
     let half = format!("{{\"account\": {{\"aor\": \"sip:peggy@example.test\", \"password\": \"{secret}");
     let key = stage.relay.setup().apps[0].api_key.clone();
-    let broken = stage.api.raw("POST", "/v1/instances", Some(&key), Some("application/json"), half.into()).await.unwrap();
+    let broken =
+        stage.api.raw("POST", "/v1/instances", Some(&key), Some("application/json"), half.into()).await.unwrap();
     assert_eq!(broken.status, 400);
-    let held = stage.relay.memory_holds(&needles, SOON).await.unwrap();
+    let held = stage.relay.memory_keeps(&needles, SOON).await.unwrap();
     assert_eq!(held, Vec::<String>::new());
     stage.unharmed().await;
 }
@@ -250,10 +139,10 @@ async fn an_account_lent_by_its_digest_works_and_its_password_never_comes_near()
     call.hang_up(SOON).await.unwrap();
     phone.unregister(SOON).await.unwrap();
     let traces = traces(&stage, &lent, "mallory");
-    let held = stage.relay.memory_holds(&traces, SOON).await.unwrap();
+    let held = stage.relay.memory_keeps(&traces, SOON).await.unwrap();
     assert_eq!(held, Vec::<String>::new(), "while it is lent");
     wipe(&stage, &lent).await;
-    let held = stage.relay.memory_holds(&traces, SOON).await.unwrap();
+    let held = stage.relay.memory_keeps(&traces, SOON).await.unwrap();
     assert_eq!(held, Vec::<String>::new(), "after the wipe");
     // Digests of another realm are no use, and are refused and forgotten.
     let mut other = wish.clone();
@@ -385,7 +274,8 @@ async fn no_file_no_argument_and_no_core_dump_holds_a_secret() {
     }
     let open: Vec<_> = std::fs::read_dir(format!("{place}/fd")).unwrap().flatten().collect();
     let open: Vec<_> = open.iter().filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect();
-    let on_disk = |path: &&std::path::PathBuf| path.is_absolute() && !path.starts_with("/dev") && !path.starts_with("/proc");
+    let on_disk =
+        |path: &&std::path::PathBuf| path.is_absolute() && !path.starts_with("/dev") && !path.starts_with("/proc");
     assert_eq!(open.iter().filter(on_disk).collect::<Vec<_>>(), Vec::<&std::path::PathBuf>::new(), "open files");
     let ended = stage.relay.signal(Signal::ABORT, SOON).await.unwrap();
     assert!(ended.signal().is_some() && !ended.core_dumped(), "{ended}");
@@ -421,7 +311,7 @@ async fn the_log_at_trace_level_as_json_holds_no_secret_either_when_things_go_wr
     let receipt = stage.api.disable(&lent.instance).await.unwrap();
     assert_eq!((receipt.status, receipt.json()["unregistered"].as_bool()), (200, Some(false)), "{}", receipt.text());
     let traces = traces(&stage, &lent, "mallory");
-    assert_eq!(stage.relay.memory_holds(&traces, SOON).await.unwrap(), Vec::<String>::new());
+    assert_eq!(stage.relay.memory_keeps(&traces, SOON).await.unwrap(), Vec::<String>::new());
     stage.registrar.drop_flows();
     let deadline = tokio::time::Instant::now() + SOON;
     while stage.registrar.contacts(&stage.bystander().aor).iter().all(|contact| !contact.flow.is_open()) {
@@ -429,5 +319,4 @@ async fn the_log_at_trace_level_as_json_holds_no_secret_either_when_things_go_wr
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     stage.unharmed().await;
->>>>>>> hostile
 }

@@ -14,77 +14,13 @@ use crate::message::{Message, Method, Uri};
 use crate::registration::grant::{flow_timer, seen_from};
 use crate::registration::{Goal, Letterhead, Registration, RegistrationFailure, Step, Terms};
 
-<<<<<<< HEAD
 /// The hashes that a digest may be made with; MD5 unless the operator forbids it.
 const HASHES: &[Hash] = &[Hash::Sha512_256, Hash::Sha256, Hash::Md5];
 const HASHES_BUT_MD5: &[Hash] = &[Hash::Sha512_256, Hash::Sha256];
-=======
-use super::{ClientOwner, Endpoint, Event, NewBinding, Output, Source, Timer, Transport};
-use crate::flow::{KeepAlive, Pulse, Side, back_off};
-use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
-use crate::message::{Message, Method};
-use crate::registration::{Goal, Letterhead, Registration, RegistrationFailure, Step};
-
-/// Registrations that begin at once when a flow comes up.
-const PACE_BURST: usize = 20;
-/// How often that many may begin: 2,000 registrations a second for each registrar.
-const PACE_INTERVAL: Duration = Duration::from_millis(10);
-/// Failures in a row after which a dial waits at most half an hour; bounded so that the counter cannot wrap.
-const FAILURES_MAX: u8 = 16;
-/// A flow that ends sooner than this after it came up had a short life.
-const SHORT_LIFE: Duration = Duration::from_secs(30);
-/// Short lives in a row after which a flow is dialled again at once; after more, as after a dial that failed. A server
-/// that closes each connection, or whose answers are no SIP, is not hammered.
-const SHORT_LIVES: u8 = 2;
-
-/// A registrar or outbound proxy, and the flow to it.
-#[derive(Debug)]
-pub(super) struct Upstream {
-    registrar: Box<str>,
-    link: Link,
-    /// The transport of the flow, or of the last one.
-    transport: Transport,
-    members: BTreeSet<BindingId>,
-    /// Members that wait for their turn on the flow.
-    queue: VecDeque<BindingId>,
-    /// Requests from these addresses are believed.
-    trusted: Arc<[IpAddr]>,
-    failures: u8,
-    /// When the flow came up, or the last one.
-    up_since: Option<Instant>,
-    short_lives: u8,
-    /// The one deadline that counts; earlier timers that still fire are ignored.
-    armed: Option<Instant>,
-}
-
-#[derive(Debug)]
-enum Link {
-    Down,
-    Dialling,
-    BackingOff,
-    Up { flow: FlowId, keep_alive: KeepAlive },
-}
->>>>>>> calls
 
 impl Endpoint {
     pub(super) fn on_bind(&mut self, now: Instant, new: NewBinding) {
-<<<<<<< HEAD
         self.join_upstream(now, new.upstream, new.registrar, new.binding);
-=======
-        let upstream = self.upstreams.entry(new.upstream).or_insert_with(|| Upstream {
-            registrar: new.registrar,
-            link: Link::Down,
-            transport: Transport::Tls,
-            members: BTreeSet::new(),
-            queue: VecDeque::new(),
-            trusted: Arc::new([]),
-            failures: 0,
-            up_since: None,
-            short_lives: 0,
-            armed: None,
-        });
-        upstream.members.insert(new.binding);
->>>>>>> hostile
         self.add_device(now, new.instance, new.binding);
         let expires = self.settings.register_expires;
         let registration = Registration::new(
@@ -294,22 +230,13 @@ impl Endpoint {
         if let Some(branch) = registration.branch() {
             self.transactions.abandon(branch);
         }
-<<<<<<< HEAD
         for name in registration.names() {
             self.names.remove(&(name.clone(), binding));
-=======
-        if let Some(upstream) = self.upstreams.get_mut(&registration.upstream) {
-            upstream.members.remove(&binding);
-            if upstream.members.is_empty() {
-                self.forget_upstream(registration.upstream, registration.instance);
-            }
->>>>>>> calls
         }
         self.leave_upstream(registration.upstream, &registration);
         self.event(Event::Unbound { binding, confirmed });
     }
 
-<<<<<<< HEAD
     /// The binding that a Request-URI names: by the opaque user of its Contact, whatever parameters stand behind it (`ob`,
     /// `gr`), or by a name that its registrar gave it (RFC 5627 §6.2). What one registrar calls a binding, another cannot
     /// take: of several with one name, the one whose server asks is meant.
@@ -322,67 +249,6 @@ impl Endpoint {
             let mut named = named.take_while(|(name, _)| **name == *request_uri).map(|(_, binding)| *binding);
             named.find(|binding| self.is_trusted(*binding, source))
         })
-=======
-    /// Its last binding, of this instance, is gone. While the device is attached the stream stays, for it may carry a call
-    /// that is to be hung up; no longer than the device's own registration, which it cannot renew.
-    fn forget_upstream(&mut self, id: UpstreamId, last: InstanceId) {
-        if let Some(Upstream { link: Link::Up { flow, .. }, .. }) = self.upstreams.remove(&id)
-            && flow.is_reliable()
-        {
-            self.links.remove(&flow);
-            match self.attached.get(&last).map(|attached| attached.expires_at) {
-                Some(until) => self.timers.set(until, Timer::Linger(flow)),
-                None => {
-                    self.flush();
-                    self.outputs.push_back(Output::Close(flow));
-                }
-            }
-        }
-    }
-
-    pub(super) fn on_dialled(&mut self, now: Instant, id: UpstreamId, flow: FlowId, transport: Transport) {
-        let Some(upstream) = self.upstreams.get_mut(&id) else {
-            if flow.is_reliable() {
-                self.outputs.push_back(Output::Close(flow));
-            }
-            return;
-        };
-        let keep_alive = KeepAlive::new(now, flow, &mut self.random);
-        let at = keep_alive.deadline();
-        upstream.link = Link::Up { flow, keep_alive };
-        upstream.up_since = Some(now);
-        upstream.armed = Some(at);
-        upstream.transport = transport;
-        if flow.is_reliable() {
-            self.links.insert(flow, id);
-        }
-        let bindings = &self.bindings;
-        let wanting = upstream.members.iter().copied().filter(|b| bindings.get(b).is_some_and(|r| r.wants_flow()));
-        upstream.queue = wanting.collect();
-        self.timers.set(at, Timer::Upstream(id));
-        self.on_pace_due(now, id);
-    }
-
-    pub(super) fn on_dial_failed(&mut self, now: Instant, id: UpstreamId) {
-        let Some(upstream) = self.upstreams.get_mut(&id) else { return };
-        upstream.failures = (upstream.failures + 1).min(FAILURES_MAX);
-        let after = back_off(upstream.failures, &mut self.random);
-        upstream.link = Link::BackingOff;
-        upstream.armed = Some(now + after);
-        let failure = RegistrationFailure::Retry { status: None, after };
-        let bindings = &self.bindings;
-        let waiting = upstream.members.iter().copied().filter(|b| bindings.get(b).is_some_and(|r| r.wants_flow()));
-        for binding in waiting.collect::<Vec<_>>() {
-            self.event(Event::RegistrationFailed { binding, failure });
-        }
-        self.later(now, after, Timer::Upstream(id));
-    }
-
-    pub(super) fn on_addresses(&mut self, id: UpstreamId, addresses: Arc<[IpAddr]>) {
-        if let Some(upstream) = self.upstreams.get_mut(&id) {
-            upstream.trusted = addresses;
-        }
->>>>>>> calls
     }
 
     /// Whether a request came from the binding's own SIP server: by its flow, or from one of its addresses.
@@ -403,95 +269,4 @@ impl Endpoint {
             _ => None,
         }
     }
-<<<<<<< HEAD
-=======
-
-    /// A stream toward an upstream has ended: its bindings want another one, at once unless its lives are short.
-    pub(super) fn on_link_closed(&mut self, now: Instant, id: UpstreamId) {
-        let Some(upstream) = self.upstreams.get_mut(&id) else { return };
-        let short = upstream.up_since.is_some_and(|since| now.saturating_duration_since(since) < SHORT_LIFE);
-        upstream.short_lives = if short { upstream.short_lives.saturating_add(1) } else { 0 };
-        let spins = upstream.short_lives > SHORT_LIVES;
-        upstream.link = if spins { Link::BackingOff } else { Link::Down };
-        for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
-            let Some(registration) = self.bindings.get_mut(&binding) else { continue };
-            if let Some(branch) = registration.branch() {
-                self.transactions.abandon(branch);
-            }
-            let step = registration.on_flow_lost();
-            self.carry_out(now, binding, step);
-        }
-        if spins {
-            self.on_dial_failed(now, id);
-        }
-    }
-
-    /// A REGISTER by this upstream's flow was left without any response: try another address next.
-    fn on_upstream_silent(&mut self, now: Instant, id: UpstreamId) {
-        let Some(upstream) = self.upstreams.get_mut(&id) else { return };
-        let Link::Up { flow, .. } = upstream.link else { return };
-        upstream.link = Link::Dialling;
-        self.outputs.push_back(Output::Dial { upstream: id, avoid: Some(flow) });
-        if self.links.remove(&flow).is_some() {
-            self.outputs.push_back(Output::Close(flow));
-        }
-        for binding in
-            self.upstreams.get(&id).map(|u| u.members.iter().copied().collect::<Vec<_>>()).unwrap_or_default()
-        {
-            if let Some(registration) = self.bindings.get_mut(&binding).filter(|r| flow.is_reliable() || r.wants_flow())
-            {
-                let step = registration.on_flow_lost();
-                self.carry_out(now, binding, step);
-            }
-        }
-    }
-
-    pub(super) fn on_sign_of_life(&mut self, flow: FlowId, pong: bool) {
-        let Some(id) = self.links.get(&flow) else { return };
-        if let Some(Upstream { link: Link::Up { keep_alive, .. }, .. }) = self.upstreams.get_mut(id) {
-            keep_alive.on_sign_of_life(pong);
-        }
-    }
-
-    pub(super) fn on_upstream_due(&mut self, now: Instant, id: UpstreamId) {
-        let Some(upstream) = self.upstreams.get_mut(&id).filter(|upstream| upstream.armed.is_some_and(|at| at <= now))
-        else {
-            return;
-        };
-        upstream.armed = None;
-        match &mut upstream.link {
-            Link::BackingOff => {
-                upstream.link = Link::Dialling;
-                self.outputs.push_back(Output::Dial { upstream: id, avoid: None });
-            }
-            Link::Up { flow, keep_alive } => {
-                let flow = *flow;
-                let pulse = keep_alive.on_deadline(now, &mut self.random);
-                let at = keep_alive.deadline();
-                if pulse == Pulse::Dead {
-                    self.outputs.push_back(Output::Close(flow));
-                    return self.on_closed(now, flow);
-                }
-                upstream.armed = Some(at);
-                self.timers.set(at, Timer::Upstream(id));
-                if pulse == Pulse::Ping {
-                    self.send(flow, Bytes::from_static(b"\r\n\r\n"));
-                }
-            }
-            Link::Down | Link::Dialling => {}
-        }
-    }
-
-    pub(super) fn on_pace_due(&mut self, now: Instant, id: UpstreamId) {
-        let Some(upstream) = self.upstreams.get_mut(&id) else { return };
-        let turn = upstream.queue.len().min(PACE_BURST);
-        let batch: Vec<BindingId> = upstream.queue.drain(..turn).collect();
-        if !upstream.queue.is_empty() {
-            self.later(now, PACE_INTERVAL, Timer::Pace(id));
-        }
-        for binding in batch {
-            self.begin(now, binding);
-        }
-    }
->>>>>>> hostile
 }

@@ -160,20 +160,13 @@ impl Endpoint {
         if hold.state().is_final() {
             return;
         }
-<<<<<<< HEAD
-        let (legs, at_once) = hold.cancel(now);
-        let deadline = hold.deadline(now);
-        self.cancel_legs(now, legs);
-        // Told with the final answer: until then a 200 of the device may cross the CANCEL and win (RFC 3261 §9.1).
-=======
         let (legs, at_once) = hold.cancel(now, forward::answered_elsewhere(cancel));
-        let (state, deadline) = (hold.state(), hold.deadline(now));
+        let deadline = hold.deadline(now);
         let reason = forward::reason(cancel);
         for branch in legs {
             self.transactions.cancel(now, branch, reason.as_deref());
         }
-        self.event(Event::Call { call, instance, state, woke_after: None });
->>>>>>> calls
+        // Told with the final answer: until then a 200 of the device may cross the CANCEL and win (RFC 3261 §9.1).
         if at_once {
             self.answer_call(now, call, 487);
         } else if let Some(at) = deadline {
@@ -242,13 +235,7 @@ impl Endpoint {
         if let Some(response) = response {
             self.transactions.respond(now, server, status, response);
         }
-<<<<<<< HEAD
         self.event(Event::Call { call, instance, state, woke_after: None });
-=======
-        if !state.is_given_up() {
-            self.event(Event::Call { call, instance, state, woke_after: None });
-        }
->>>>>>> calls
         self.settle(now, call);
     }
 
