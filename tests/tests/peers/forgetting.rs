@@ -93,7 +93,8 @@ fn of_instances(world: &World) -> Vec<String> {
             found.push(key);
         } else if redis.ask::<String>(redis::cmd("TYPE").arg(&key)) == "set" {
             let members: Vec<String> = redis.ask(redis::cmd("SMEMBERS").arg(&key));
-            found.extend(members.into_iter().filter(|member| member.contains("pi_")).map(|it| format!("{it} in {key}")));
+            found
+                .extend(members.into_iter().filter(|member| member.contains("pi_")).map(|it| format!("{it} in {key}")));
         }
     }
     found
