@@ -67,6 +67,27 @@ fn refused_credentials_are_tried_once_and_never_again() {
 }
 
 #[test]
+fn a_server_that_changes_its_realm_gets_no_digest_for_the_other() {
+    let mut world = World::new(FlowId::Datagram(server_address()));
+    world.bind();
+    let other = "Digest realm=\"bank.example\", nonce=\"n2\", qop=\"auth\", algorithm=MD5, stale=true";
+    let own = format!("{}, stale=true", CHALLENGE.replace("n1", "n3"));
+    let (source, first) = (world.upstream, world.last("REGISTER"));
+    world.reply(source, &first, 401, &[("WWW-Authenticate", CHALLENGE)], "");
+    let second = world.last("REGISTER");
+    let both = [("WWW-Authenticate", other), ("WWW-Authenticate", own.as_str())];
+    world.reply(source, &second, 401, &both, "");
+    let third = world.last("REGISTER");
+    assert!(third.text(Name::Authorization).unwrap().contains("realm=\"example.com\", nonce=\"n3\""));
+    world.reply(source, &third, 401, &[("WWW-Authenticate", other)], "");
+    assert!(matches!(
+        world.events.last(),
+        Some(Event::RegistrationFailed { failure: RegistrationFailure::Refused { status: 401 }, .. })
+    ));
+    assert_eq!(world.last("REGISTER").text(Name::CSeq), third.text(Name::CSeq), "no further REGISTER");
+}
+
+#[test]
 fn an_endless_stale_is_answered_three_times_and_then_backed_off_from() {
     let mut world = World::new(FlowId::Datagram(server_address()));
     world.bind();
@@ -255,6 +276,28 @@ fn a_call_cancelled_while_the_device_rings_is_cancelled_there_too() {
 }
 
 #[test]
+fn a_call_that_another_device_answered_says_so_to_the_shell_and_to_its_device() {
+    let mut world = World::registered();
+    world.attach(1);
+    world.invite("call-1");
+    let (device, offered) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &offered, 180, &[], "");
+    let cancel = format!(
+        "CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{}Reason: Q.850;cause=16, sip ;cause=200;text=\"elsewhere\"\r\n\
+         Content-Length: 0\r\n\r\n",
+        world.binding,
+        world.head("call-1", "CANCEL", 1, "")
+    );
+    let upstream = world.upstream;
+    world.receive(upstream, &cancel);
+    let passed = world.last("CANCEL");
+    assert_eq!(passed.text(Name::Reason), Some("Q.850;cause=16, sip ;cause=200;text=\"elsewhere\""));
+    world.reply(device, &offered, 487, &[], "");
+    assert_eq!(world.count("INVITE 487"), 1);
+    assert_eq!(world.final_states(), [CallState::AnsweredElsewhere]);
+}
+
+#[test]
 fn a_cancel_that_crosses_the_answer_loses_and_one_that_the_device_ignores_ends_anyway() {
     let mut world = World::registered();
     world.invite("call-1");
@@ -394,6 +437,24 @@ fn disabling_while_a_call_is_held_answers_the_caller_and_forgets_everything() {
     assert!(matches!(world.events.last(), Some(Event::Unbound { confirmed: true, .. })));
     world.invite("call-2");
     assert_eq!(world.count("INVITE 404"), 1);
+}
+
+#[test]
+fn a_call_that_outlives_its_instance_is_hung_up_by_the_stream_it_came_by() {
+    let mut world = World::new(FlowId::Stream(77));
+    world.bind();
+    world.grant(600);
+    let ok = answered(&mut world);
+    world.input(Input::Unbind { binding: world.binding, deadline: seconds(3) });
+    let (source, register) = (world.upstream, world.last("REGISTER"));
+    world.reply(source, &register, 200, &[], "");
+    assert!(matches!(world.events.last(), Some(Event::Unbound { confirmed: true, .. })));
+    assert_eq!(world.closed, []);
+    let device = world.device(1);
+    world.receive(device, &device_bye(&ok, "call-1"));
+    assert_eq!(world.sent.last().unwrap().flow, FlowId::Stream(77));
+    world.advance(seconds(301));
+    assert_eq!(world.closed, [FlowId::Stream(77)], "no longer than the device's own registration");
 }
 
 #[test]
@@ -540,4 +601,32 @@ fn a_client_that_leaves_two_algorithms_unanswered_is_offered_md5_alone() {
     world.attach(3);
     world.receive(source, &register(4, "User-Agent: baresip v1.0.0 (x86_64/linux)\r\n", instance));
     assert_eq!(offered(&world), [false]);
+}
+
+#[test]
+fn a_server_that_closes_every_connection_is_not_hammered() {
+    let mut world = World::new(FlowId::Stream(77));
+    world.bind();
+    for number in 78..178 {
+        let earlier = world.upstream.flow;
+        world.upstream.flow = FlowId::Stream(number);
+        world.input(Input::Closed(earlier));
+        world.advance(seconds(1));
+    }
+    assert!((3..=8).contains(&world.dialled), "{} dials in 100 s", world.dialled);
+    let told =
+        |event: &Event| matches!(event, Event::RegistrationFailed { failure: RegistrationFailure::Retry { .. }, .. });
+    assert!(world.events.iter().any(told), "whoever enables is told");
+    // When it stays up, all is well, and the next break is mended at once.
+    while !matches!(world.events.last(), Some(Event::Registered { .. })) {
+        world.sent.clear();
+        world.advance(seconds(60));
+        if world.count("REGISTER") > 0 {
+            world.grant(3600);
+        }
+    }
+    world.advance(seconds(120));
+    let before = world.dialled;
+    world.input(Input::Closed(world.upstream.flow));
+    assert_eq!(world.dialled, before + 1);
 }

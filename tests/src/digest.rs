@@ -112,10 +112,12 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Splits at commas outside quotes.
 fn split(text: &str) -> Vec<&str> {
-    let (mut parts, mut start, mut quoted) = (Vec::new(), 0, false);
+    let (mut parts, mut start, mut quoted, mut escaped) = (Vec::new(), 0, false, false);
     for (at, byte) in text.bytes().enumerate() {
+        let literal = escaped;
+        escaped = quoted && byte == b'\\' && !literal;
         match byte {
-            b'"' => quoted = !quoted,
+            b'"' if !literal => quoted = !quoted,
             b',' if !quoted => {
                 parts.push(&text[start..at]);
                 start = at + 1;

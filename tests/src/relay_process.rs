@@ -61,8 +61,17 @@ impl RelayProcess {
     /// [`Missed`] when it does not get ready.
     pub async fn restart(&mut self) -> Result<(), Missed> {
         self.child.kill().await?;
-        self.child = spawn(&self.setup, &self.scratch, &self.config)?;
+        self.relaunch()?;
         self.await_ready(READY_WITHIN).await
+    }
+
+    /// Starts it again after it ended, and waits for nothing.
+    ///
+    /// # Errors
+    /// [`Missed`] when it cannot be started.
+    pub fn relaunch(&mut self) -> Result<(), Missed> {
+        self.child = spawn(&self.setup, &self.scratch, &self.config)?;
+        Ok(())
     }
 
     /// Waits until `/readyz` says 200.
@@ -82,6 +91,20 @@ impl RelayProcess {
         };
         let ready = tokio::time::timeout(within, look).await.ok().flatten();
         ready.ok_or_else(|| self.child.missed("readiness"))
+    }
+
+    /// The directory that it runs in, with its configuration and all that it writes.
+    pub fn directory(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// Sends it a signal, and waits for its end.
+    ///
+    /// # Errors
+    /// [`Missed`] when it does not end `within` the time.
+    pub async fn signal(&self, signal: Signal, within: Duration) -> Result<ExitStatus, Missed> {
+        self.child.signal(signal);
+        self.child.exit(within).await
     }
 
     /// What it was told.
@@ -203,6 +226,25 @@ impl RelayProcess {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kilobytes = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
         kilobytes.map(|kb| kb * 1024).ok_or_else(|| std::io::Error::other("no VmRSS"))
+    }
+
+    /// Which of `needles` stand in its memory, by name, as soon as none does or when `within` has passed: what was freed
+    /// a moment ago may not have been wiped yet.
+    ///
+    /// # Errors
+    /// When the memory may not be read, or the process is gone.
+    pub async fn memory_keeps(&self, needles: &[(String, Vec<u8>)], within: Duration) -> std::io::Result<Vec<String>> {
+        let deadline = tokio::time::Instant::now() + within;
+        let bytes: Vec<&[u8]> = needles.iter().map(|(_, needle)| needle.as_slice()).collect();
+        loop {
+            let there = self.memory_holds(&bytes)?;
+            let named = needles.iter().zip(there).filter(|(_, there)| *there);
+            let held: Vec<String> = named.map(|((name, _), _)| name.clone()).collect();
+            if held.is_empty() || tokio::time::Instant::now() >= deadline {
+                return Ok(held);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Whether these bytes stand anywhere in its memory (every readable mapping, through `/proc/PID/mem`).

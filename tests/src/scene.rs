@@ -16,7 +16,8 @@ use crate::caller::{CallOptions, Caller};
 use crate::phone::{self, IncomingCall, Phone};
 use crate::registrar::{self, Registrar};
 use crate::relay_process::RelayProcess;
-use crate::relay_setup::{self, App, Setup};
+use crate::relay_setup::Setup;
+pub use crate::stage::text;
 use crate::wire::Transport;
 use crate::{apns, fcm};
 
@@ -77,7 +78,7 @@ impl Scene {
         let settings = registrar::Settings { authority: Some(authority.clone()), ..registrar::Settings::default() };
         let registrar = Registrar::start(settings).await?;
         let (apns, fcm) = (apns::Apns::start(&authority).await, fcm::Fcm::start(&authority).await);
-        let mut setup = Setup::new(&authority, vec![app(&authority, &apns, &fcm)]);
+        let mut setup = Setup::new(&authority, vec![crate::stage::app(&authority, &apns, &fcm)]);
         setup.keyring = Some(authority.directory().join("keyring"));
         change(&mut setup);
         let relay = RelayProcess::start(setup).await?;
@@ -273,30 +274,8 @@ impl Scene {
     }
 }
 
-/// A JSON string's text.
-pub fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
-}
-
 impl From<io::Error> for Missed {
     fn from(error: io::Error) -> Self {
         Self::new("an answer", error.to_string())
     }
-}
-
-fn app(authority: &Authority, apns: &apns::Apns, fcm: &fcm::Fcm) -> App {
-    let mut app = App::new(apns::BUNDLE);
-    app.apns = Some(relay_setup::Apns {
-        key_file: apns.key_file(),
-        key_id: apns::KEY_ID.to_owned(),
-        team_id: apns::TEAM_ID.to_owned(),
-        endpoint: apns.endpoint(),
-        ca_file: authority.ca_file(),
-    });
-    app.fcm = Some(relay_setup::Fcm {
-        service_account_file: fcm.service_account_file(),
-        endpoint: fcm.endpoint(),
-        ca_file: authority.ca_file(),
-    });
-    app
 }

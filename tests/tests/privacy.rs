@@ -1,112 +1,322 @@
-//! What the process holds and says of an account: nothing, before and after the wipe.
+//! Where a secret could be left behind: Redis and what goes to it, the log, what operators see, files, and the process's
+//! own memory. The real binary, and the stand-ins around it.
+//!
+//! Invariant: loopback alone. Memory is read through `/proc/PID/mem`, which a process that forbids dumps gives to root
+//! alone.
 
-use std::collections::HashMap;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::json;
 use sip::auth::{Ha1, Hash};
-use tests::board::Missed;
+use tests::bystander::{Lent, SOON, Stage};
 use tests::caller::CallOptions;
-use tests::digest::token;
+use tests::digest::{Algorithm, token};
+use tests::phone::{self, Phone, Proof};
 use tests::redis_server::RedisServer;
-use tests::registrar::{self, Registrar};
-use tests::relay_process::RelayProcess;
-use tests::stage::{STEP, Stage};
-use tests::wire::Transport;
+use tests::registrar::Behaviour;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_credential_is_left_in_memory_in_the_store_or_in_the_log() -> Result<(), Missed> {
-    let redis = RedisServer::start();
-    let stage = Stage::with(|_| {}).await?;
-    let password = format!("{}{}", token(), token());
-    let users = registrar::Settings {
-        authority: Some(stage.authority.clone()),
-        users: HashMap::from([("carol".to_owned(), password.clone())]),
-        ..registrar::Settings::default()
-    };
-    let registrar = Registrar::start(users).await.map_err(|error| Missed::new("a registrar", error.to_string()))?;
-    let mut setup = stage.setup.clone();
-    setup.ports = tests::relay_setup::Ports::default();
-    setup.store = redis.url();
-    setup.log = "trace".to_owned();
-    let relay = RelayProcess::start(setup).await?;
-
-    let push_token = format!("{}{}", token(), token());
-    let wish = json!({
-        "account": {
-            "aor": registrar.aor("carol"), "password": password,
-            "registrar": registrar.uri(Transport::Tls),
-        },
-        "device": {"call_push": {"provider": "fcm", "token": push_token}},
-    });
-    let instance = relay.api().enabled(&wish).await.map_err(|error| Missed::new("201", error.to_string()))?;
-    registrar.await_contacts(&registrar.aor("carol"), 1, STEP).await?;
-    let caller = registrar.call(&registrar.aor("carol"), &CallOptions::default())?;
-    stage.push("call").await?;
-    let phone = stage.wake(&instance).await?;
-    let call = phone.next_invite(STEP).await?;
-    call.answer();
-    caller.answered(STEP).await?;
-    caller.bye(STEP).await?;
-    call.expect_bye(STEP).await?;
-
-    let mut secrets = vec![("password", password.clone()), ("instance secret", instance.secret.clone())];
-    for hash in [Hash::Md5, Hash::Sha256] {
-        let ha1 = Ha1::compute(hash, "carol", "example.test", &password);
-        secrets.push(("HA1", ha1.expose().to_owned()));
-    }
-    let stored = stored(&redis);
-    for (what, secret) in &secrets {
-        assert!(!contains(&stored, secret), "the store holds the {what}");
-    }
-    assert!(!contains(&stored, &push_token) && !contains(&stored, "carol"), "the store tells whose it is");
-
-    drop(phone);
-    let answer = relay.api().disable(&instance).await.map_err(|error| Missed::new("200", error.to_string()))?;
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    registrar.await_contacts(&registrar.aor("carol"), 0, STEP).await?;
-    // The device's connection, and what its task held, ends beside the wipe. (The push token is not looked for: the
-    // connection to the push service lives on, and its buffer holds what was written last.)
-    await_forgotten(&relay, &secrets).await?;
-    secrets.push(("push token", push_token));
-    let log = relay.log();
-    for (what, secret) in &secrets {
-        assert!(!log.contains(secret), "the log holds the {what}");
-    }
-    Ok(())
-}
-
-async fn await_forgotten(relay: &RelayProcess, secrets: &[(&str, String)]) -> Result<(), Missed> {
-    let mut left = Vec::new();
-    let look = async {
-        loop {
-            left.clear();
-            for (what, secret) in secrets {
-                if relay.memory_contains(secret.as_bytes()).unwrap_or(true) {
-                    left.push(*what);
-                }
-            }
-            if left.is_empty() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    let forgotten = tokio::time::timeout(STEP, look).await;
-    forgotten.map_err(|_| Missed::new("a memory without secrets", left.join(", ")))
-}
-
-/// Every key and value of the store.
-fn stored(redis: &RedisServer) -> Vec<u8> {
-    let mut all = Vec::new();
-    for key in redis.keys() {
-        all.extend_from_slice(key.as_bytes());
-        let dump: Option<Vec<u8>> = redis.ask(redis::cmd("DUMP").arg(&key));
-        all.extend(dump.unwrap_or_default());
+/// What must stand nowhere once an account is wiped, by name: its password or digests, its token, its secret.
+fn traces(stage: &Stage, lent: &Lent, user: &str) -> Vec<(String, Vec<u8>)> {
+    let password = stage.password(user);
+    let mut all = vec![
+        ("the password".to_owned(), password.clone().into_bytes()),
+        ("the push token".to_owned(), lent.push_token.clone().into_bytes()),
+        ("the instance's secret".to_owned(), lent.instance.secret.clone().into_bytes()),
+    ];
+    for hash in [Hash::Md5, Hash::Sha256, Hash::Sha512_256] {
+        let text = Ha1::compute(hash, user, "example.test", &password).expose().to_owned();
+        let raw = (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect();
+        all.push((format!("the HA1 by {hash:?}, in letters"), text.into_bytes()));
+        all.push((format!("the HA1 by {hash:?}, in bytes"), raw));
     }
     all
 }
 
-fn contains(haystack: &[u8], needle: &str) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle.as_bytes())
+/// Enables, is called, wakes, answers, is declined once more: everything in which a secret is used.
+async fn live(stage: &Stage, user: &str, proof: Proof) -> Lent {
+    let lent = stage.lend(user).await;
+    let caller = stage.registrar.call(&lent.aor, &CallOptions::default()).unwrap();
+    stage.push_for(&lent).await;
+    let phone = Phone::registered(phone::Settings { proof, ..stage.phone_settings(&lent) }, SOON).await.unwrap();
+    let call = phone.next_invite(SOON).await.unwrap();
+    call.answer();
+    caller.answered(SOON).await.unwrap();
+    call.expect_ack(SOON).await.unwrap();
+    caller.bye(SOON).await.unwrap();
+    phone.unregister(SOON).await.unwrap();
+    assert_eq!(stage.api.read(&lent.instance).await.unwrap().status, 200);
+    lent
+}
+
+async fn wipe(stage: &Stage, lent: &Lent) {
+    let receipt = stage.api.disable(&lent.instance).await.unwrap();
+    assert_eq!((receipt.status, receipt.json()["unregistered"].as_bool()), (200, Some(true)), "{}", receipt.text());
+    stage.nothing_secret_in("the receipt", &receipt.text());
+    stage.registrar.await_contacts(&lent.aor, 0, SOON).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_wipe_the_process_remembers_neither_password_nor_digest_nor_token() {
+    let stage = Stage::start_alone(|_| {}).await;
+    for (user, proof) in [("mallory", Proof::Digest(Algorithm::Sha256)), ("trent", Proof::Bearer)] {
+        let lent = live(&stage, user, proof).await;
+        let traces = traces(&stage, &lent, user);
+        let held = stage.relay.memory_keeps(&traces, SOON).await.unwrap();
+        assert_eq!(held, Vec::<String>::new(), "while the account is lent, sealed");
+        wipe(&stage, &lent).await;
+        let mut traces = traces;
+        traces.push(("the AOR".to_owned(), lent.aor.trim_start_matches("sip:").as_bytes().to_vec()));
+        traces.push(("the caller".to_owned(), b"bob@example.test".to_vec()));
+        let held = stage.relay.memory_keeps(&traces, SOON).await.unwrap();
+        assert_eq!(held, Vec::<String>::new(), "after the wipe");
+    }
+    // The search finds what is there: the realm of the edge is a constant of the program.
+    assert!(stage.relay.memory_contains(b"sipwake").unwrap());
+    stage.unharmed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_and_wrong_enablings_leave_nothing_in_memory() {
+    let stage = Stage::start_alone(|_| {}).await;
+    let secret = format!("refused-{}", token());
+    stage.keep_secret(&secret);
+    let mut needles = vec![("the password".to_owned(), secret.clone().into_bytes())];
+    for behaviour in [None, Some(Behaviour::Refuse(403)), Some(Behaviour::AskForever)] {
+        let mut wish = stage.wish("peggy");
+        wish["account"]["password"] = json!(secret);
+        if let Some(behaviour) = behaviour {
+            stage.registrar.behave(&stage.registrar.aor("peggy"), behaviour);
+        }
+        let refused = stage.api.enable(&wish).await.unwrap();
+        assert_eq!(refused.status, 422, "{}", refused.text());
+        assert_eq!(refused.problem().as_deref(), Some("upstream-refused"));
+        stage.nothing_secret_in("a refusal", &refused.text());
+        let token = wish["device"]["call_push"]["token"].as_str().unwrap();
+        needles.push(("a push token".to_owned(), token.as_bytes().to_vec()));
+    }
+    for (key, value) in [("lifetime_s", json!(1)), ("surprise", json!(secret))] {
+        let mut wish = stage.wish("peggy");
+        wish["account"]["password"] = json!(secret);
+        wish[key] = value;
+        assert_eq!(stage.api.enable(&wish).await.unwrap().status, 422);
+    }
+    // Broken off in the middle of the password.
+    let half = format!("{{\"account\": {{\"aor\": \"sip:peggy@example.test\", \"password\": \"{secret}");
+    let key = stage.relay.setup().apps[0].api_key.clone();
+    let broken =
+        stage.api.raw("POST", "/v1/instances", Some(&key), Some("application/json"), half.into()).await.unwrap();
+    assert_eq!(broken.status, 400);
+    let held = stage.relay.memory_keeps(&needles, SOON).await.unwrap();
+    assert_eq!(held, Vec::<String>::new());
+    stage.unharmed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_lent_by_its_digest_works_and_its_password_never_comes_near() {
+    let stage = Stage::start_alone(|_| {}).await;
+    let (password, domain) = (stage.password("mallory"), "example.test");
+    let ha1 = |hash| Ha1::compute(hash, "mallory", domain, &password).expose().to_owned();
+    let mut wish = stage.wish("mallory");
+    wish["account"].as_object_mut().unwrap().remove("password");
+    wish["account"]["ha1"] = json!({
+        "realm": domain, "MD5": ha1(Hash::Md5), "SHA-256": ha1(Hash::Sha256), "SHA-512-256": ha1(Hash::Sha512_256),
+    });
+    stage.keep_secret(&ha1(Hash::Sha512_256));
+    let lent = stage.lend_as(&wish).await;
+    assert!(stage.registrar.registers(&lent.aor).iter().any(|seen| seen.proven && seen.status == Some(200)));
+    let caller = stage.registrar.call(&lent.aor, &CallOptions::default()).unwrap();
+    stage.push_for(&lent).await;
+    let phone = stage.phone(&lent).await;
+    let call = phone.next_invite(SOON).await.unwrap();
+    call.answer();
+    caller.answered(SOON).await.unwrap();
+    call.hang_up(SOON).await.unwrap();
+    phone.unregister(SOON).await.unwrap();
+    let traces = traces(&stage, &lent, "mallory");
+    let held = stage.relay.memory_keeps(&traces, SOON).await.unwrap();
+    assert_eq!(held, Vec::<String>::new(), "while it is lent");
+    wipe(&stage, &lent).await;
+    let held = stage.relay.memory_keeps(&traces, SOON).await.unwrap();
+    assert_eq!(held, Vec::<String>::new(), "after the wipe");
+    // Digests of another realm are no use, and are refused and forgotten.
+    let mut other = wish.clone();
+    other["account"]["ha1"]["realm"] = json!("elsewhere.test");
+    let refused = stage.api.enable(&other).await.unwrap();
+    assert_eq!(refused.status, 422, "{}", refused.text());
+    stage.unharmed().await;
+}
+
+/// Everything that goes to Redis, as MONITOR tells it, until asked.
+async fn monitor(port: u16) -> (oneshot::Sender<()>, tokio::task::JoinHandle<String>) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.write_all(b"MONITOR\r\n").await.unwrap();
+    let mut begun = [0; 5];
+    stream.read_exact(&mut begun).await.unwrap();
+    assert_eq!(&begun, b"+OK\r\n");
+    let (stop, mut stopped) = oneshot::channel();
+    let listening = tokio::spawn(async move {
+        let (mut seen, mut space) = (Vec::new(), vec![0; 65_536]);
+        loop {
+            tokio::select! {
+                biased;
+                read = stream.read(&mut space) => match read {
+                    Ok(length @ 1..) => seen.extend_from_slice(&space[..length]),
+                    _ => break,
+                },
+                _ = &mut stopped => break,
+            }
+        }
+        String::from_utf8_lossy(&seen).into_owned()
+    });
+    (stop, listening)
+}
+
+/// The values of every key, as they lie there, and the file that SAVE would leave on a disk.
+fn stored(redis: &RedisServer, directory: &Path) -> (Vec<String>, Vec<u8>) {
+    let keys = redis.keys();
+    let mut all = keys.join("\n").into_bytes();
+    for key in &keys {
+        all.extend(redis.ask::<Vec<u8>>(redis::cmd("DUMP").arg(key)));
+    }
+    let set = |name: &str, value: &str| redis.ask::<()>(redis::cmd("CONFIG").arg("SET").arg(name).arg(value));
+    set("rdbcompression", "no");
+    let _: () = redis.ask(&redis::cmd("SAVE"));
+    let place: Vec<String> = redis.ask(redis::cmd("CONFIG").arg("GET").arg("dir"));
+    let file = Path::new(place.last().map_or("", String::as_str)).join("dump.rdb");
+    let saved = std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    assert!(!saved.is_empty() && directory != file);
+    all.extend(saved);
+    (keys, all)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_learns_no_name_and_no_secret_and_keeps_nothing_of_a_wiped_instance() {
+    let redis = RedisServer::start();
+    let (stop, listening) = monitor(redis.port()).await;
+    let url = redis.url();
+    let stage = Stage::start_alone(move |setup| setup.store = url).await;
+    let before = redis.keys();
+    let lent = live(&stage, "mallory", Proof::Digest(Algorithm::Sha256)).await;
+    let (keys, lying) = stored(&redis, stage.relay.directory());
+    assert!(keys.len() > before.len(), "it is stored: {keys:?}");
+    let text = String::from_utf8_lossy(&lying);
+    stage.nothing_secret_in("what lies in Redis", &text);
+    for (name, bytes) in traces(&stage, &lent, "mallory") {
+        assert!(memchr::memmem::find(&lying, &bytes).is_none(), "{name} lies in Redis");
+    }
+    for key in keys.iter().filter(|key| !before.contains(key)) {
+        let left: i64 = redis.ask(redis::cmd("PTTL").arg(key));
+        let six_days = 6 * 24 * 3600 * 1000 + 3_600_000;
+        assert!((-1..=six_days).contains(&left), "{key} lives {left} ms");
+    }
+    wipe(&stage, &lent).await;
+    let deadline = tokio::time::Instant::now() + SOON;
+    // The words of the AOR's account are gone with it: what is left was there before, or counts nodes.
+    while redis.ask::<i64>(&redis::cmd("DBSIZE")) as usize > before.len() {
+        assert!(tokio::time::Instant::now() < deadline, "left: {:?}, before: {before:?}", redis.keys());
+        tokio::task::yield_now().await;
+    }
+    let _ = stop.send(());
+    let told = listening.await.unwrap();
+    assert!(told.contains("EVALSHA") || told.contains("SET"), "MONITOR was on");
+    stage.nothing_secret_in("what went to Redis", &told);
+    stage.unharmed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_operators_see_names_no_secret_and_metrics_name_nobody() {
+    let stage = Stage::start_alone(|_| {}).await;
+    let lent = live(&stage, "mallory", Proof::Bearer).await;
+    let operator = stage.relay.operator();
+    let of_one = format!("/v1/operator/instances/{}", lent.instance.id);
+    let export = format!("{of_one}/export");
+    for path in ["/", "/metrics", "/readyz", "/v1/operator/instances", &of_one, &export] {
+        let answer = operator.get(path).await.unwrap();
+        assert_eq!(answer.status, 200, "{path}");
+        let text = answer.text();
+        for (name, bytes) in traces(&stage, &lent, "mallory") {
+            assert!(memchr::memmem::find(&answer.body, &bytes).is_none(), "{path} shows {name}: {text}");
+        }
+        let names = ["mallory", "bob@", &lent.instance.id, &lent.instance.id[3..]];
+        let anonymous = matches!(path, "/" | "/metrics" | "/readyz");
+        assert!(!anonymous || names.iter().all(|name| !text.contains(name)), "{path} names somebody: {text}");
+    }
+    wipe(&stage, &lent).await;
+    assert_eq!(operator.get(&export).await.unwrap().status, 404);
+    stage.unharmed().await;
+}
+
+/// Every file below a directory.
+fn files(directory: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_file_no_argument_and_no_core_dump_holds_a_secret() {
+    let stage = Stage::start_alone(|_| {}).await;
+    let given = files(stage.relay.directory());
+    let lent = live(&stage, "mallory", Proof::Digest(Algorithm::Md5)).await;
+    let pid = stage.relay.pid();
+    let place = format!("/proc/{pid}");
+    let limits = std::fs::read_to_string(format!("{place}/limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
+    for name in ["cmdline", "environ", "comm"] {
+        let bytes = std::fs::read(format!("{place}/{name}")).unwrap();
+        stage.nothing_secret_in(name, &String::from_utf8_lossy(&bytes));
+    }
+    let open: Vec<_> = std::fs::read_dir(format!("{place}/fd")).unwrap().flatten().collect();
+    let open: Vec<_> = open.iter().filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect();
+    let on_disk =
+        |path: &&std::path::PathBuf| path.is_absolute() && !path.starts_with("/dev") && !path.starts_with("/proc");
+    assert_eq!(open.iter().filter(on_disk).collect::<Vec<_>>(), Vec::<&std::path::PathBuf>::new(), "open files");
+    let ended = stage.relay.signal(Signal::ABORT, SOON).await.unwrap();
+    assert!(ended.signal().is_some() && !ended.core_dumped(), "{ended}");
+    let left = files(stage.relay.directory());
+    assert!(left.iter().all(|path| !path.to_string_lossy().contains("core")), "{left:?}");
+    let wrote: Vec<_> = left.iter().filter(|path| !given.contains(path)).collect();
+    assert!(wrote.is_empty(), "files that appeared: {wrote:?}");
+    // What the operator wrote down himself holds the app's key and the operator's token, and nothing of an account.
+    for path in left {
+        let bytes = std::fs::read(&path).unwrap();
+        for (name, needle) in traces(&stage, &lent, "mallory") {
+            assert!(memchr::memmem::find(&bytes, &needle).is_none(), "{} holds {name}", path.display());
+        }
+    }
+    stage.nothing_secret_in("the log at trace level", &stage.relay.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_at_trace_level_as_json_holds_no_secret_either_when_things_go_wrong() {
+    let stage = Stage::start_with(|setup| setup.environment.push(("RUST_LOG_STYLE".into(), "never".into()))).await;
+    let lent = stage.lend("mallory").await;
+    // A push service that refuses, a device that fails to prove itself, a server that stops answering, a wipe in silence.
+    stage.apns.answer_all(Some(tests::apns::Answer::ServerError));
+    let caller = stage.registrar.call(&lent.aor, &CallOptions::default().private("<sip:bob@example.test>")).unwrap();
+    caller.leg().any_response(&caller.first(), SOON).await.unwrap();
+    caller.cancel().await.unwrap();
+    stage.apns.answer_all(None);
+    let wrong = phone::Settings { password: "not-the-secret".into(), ..stage.phone_settings(&lent) };
+    stage.keep_secret("not-the-secret");
+    let refused = Phone::connect(wrong).await.unwrap().register(SOON).await.unwrap();
+    assert_eq!(refused.status(), Some(403));
+    stage.registrar.behave(&lent.aor, Behaviour::Silence);
+    let receipt = stage.api.disable(&lent.instance).await.unwrap();
+    assert_eq!((receipt.status, receipt.json()["unregistered"].as_bool()), (200, Some(false)), "{}", receipt.text());
+    let traces = traces(&stage, &lent, "mallory");
+    assert_eq!(stage.relay.memory_keeps(&traces, SOON).await.unwrap(), Vec::<String>::new());
+    stage.registrar.drop_flows();
+    let deadline = tokio::time::Instant::now() + SOON;
+    while stage.registrar.contacts(&stage.bystander().aor).iter().all(|contact| !contact.flow.is_open()) {
+        assert!(tokio::time::Instant::now() < deadline, "the bystander's flow is made anew");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    stage.unharmed().await;
 }

@@ -146,14 +146,17 @@ impl Endpoint {
         self.answer_call(now, call, status);
     }
 
-    pub(super) fn on_call_cancelled(&mut self, now: Instant, call: CallId) {
+    pub(super) fn on_call_cancelled(&mut self, now: Instant, call: CallId, cancel: &Message) {
         let Some(hold) = self.calls.get_mut(&call) else { return };
         if hold.state().is_final() {
             return;
         }
-        let (legs, at_once) = hold.cancel(now);
+        let (legs, at_once) = hold.cancel(now, forward::answered_elsewhere(cancel));
         let deadline = hold.deadline(now);
-        self.cancel_legs(now, legs);
+        let reason = forward::reason(cancel);
+        for branch in legs {
+            self.transactions.cancel(now, branch, reason.as_deref());
+        }
         // Told with the final answer: until then a 200 of the device may cross the CANCEL and win (RFC 3261 §9.1).
         if at_once {
             self.answer_call(now, call, 487);
@@ -207,7 +210,7 @@ impl Endpoint {
         for call in self.calls_of.get(&instance).cloned().unwrap_or_default() {
             let legs = self.calls.get(&call).map(|hold| hold.legs_on(flow)).unwrap_or_default();
             for branch in legs {
-                self.transactions.cancel(now, branch);
+                self.transactions.cancel(now, branch, None);
                 self.on_leg_lost(now, call, branch);
             }
         }
@@ -246,7 +249,7 @@ impl Endpoint {
 
     fn cancel_legs(&mut self, now: Instant, legs: Vec<BranchId>) {
         for branch in legs {
-            self.transactions.cancel(now, branch);
+            self.transactions.cancel(now, branch, None);
         }
     }
 

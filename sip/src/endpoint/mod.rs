@@ -46,7 +46,7 @@ use devices::{Attached, Device, DeviceFlow, Knocking};
 use upstreams::Upstream;
 
 /// Transactions of either kind that run at once on one shard. Beyond it a request is answered 503, and a REGISTER waits
-/// for its back-off.
+/// for its back-off. Requests that are refused take a quarter of it at most, and are then answered without one.
 pub const TRANSACTIONS_MAX: usize = 200_000;
 
 /// One shard's SIP: registrations, held calls, attached devices.
@@ -92,6 +92,8 @@ enum Timer {
     /// A device's registration ends.
     Device(InstanceId),
     Call(CallId),
+    /// Nobody can use this stream any more.
+    Linger(FlowId),
     /// Nothing more can come for a call.
     Forget(CallId),
 }
@@ -184,6 +186,7 @@ impl Endpoint {
                 Timer::Pace(upstream) => self.on_pace_due(now, upstream),
                 Timer::Device(instance) => self.on_device_due(now, instance),
                 Timer::Call(call) => self.on_call_due(now, call),
+                Timer::Linger(flow) => self.outputs.push_back(Output::Close(flow)),
                 Timer::Forget(call) => self.forget_call(call),
             }
         }

@@ -92,8 +92,10 @@ impl Endpoint {
     fn on_cancel(&mut self, now: Instant, reply: FlowId, cancel: &Message, owner: ServerOwner) {
         self.refuse(now, reply, cancel, 200);
         match owner {
-            ServerOwner::Call(call) => self.on_call_cancelled(now, call),
-            ServerOwner::Forwarded(branch) => self.transactions.cancel(now, branch),
+            ServerOwner::Call(call) => self.on_call_cancelled(now, call, cancel),
+            ServerOwner::Forwarded(branch) => {
+                self.transactions.cancel(now, branch, forward::reason(cancel).as_deref());
+            }
             ServerOwner::Nobody => {}
         }
     }
@@ -141,7 +143,8 @@ impl Endpoint {
         }
     }
 
-    /// Answers a request that nothing more will come of, in a transaction of its own.
+    /// Answers a request that nothing more will come of: in a transaction of its own while such requests are few, else
+    /// without one, so that a flood of them shuts nobody out.
     pub(super) fn respond_once(
         &mut self,
         now: Instant,
@@ -150,9 +153,9 @@ impl Endpoint {
         status: u16,
         response: Bytes,
     ) {
-        match self.transactions.open(request, reply, ServerOwner::Nobody) {
+        match self.transactions.open_in_passing(request, reply, ServerOwner::Nobody) {
             Ok(server) => self.transactions.respond(now, server, status, response),
-            Err(_) => self.busy(reply, request),
+            Err(_) => self.send(reply, response),
         }
     }
 

@@ -24,7 +24,7 @@ use bytes::Bytes;
 
 use super::{Endpoint, Event, Output, Timer, Transport};
 use crate::flow::{KeepAlive, Pulse, back_off, stun};
-use crate::id::{BindingId, FlowId, ShardTag, UpstreamId};
+use crate::id::{BindingId, FlowId, InstanceId, ShardTag, UpstreamId};
 use crate::registration::{Registration, RegistrationFailure, Turn};
 use crate::transaction::Timing;
 
@@ -148,17 +148,24 @@ impl Endpoint {
             upstream.standing -= 1;
         }
         if upstream.members.is_empty() {
-            self.forget_upstream(id);
+            self.forget_upstream(id, registration.instance);
         }
     }
 
-    fn forget_upstream(&mut self, id: UpstreamId) {
+    /// Its last binding, of this instance, is gone. While the device is attached the stream stays, for it may carry a call
+    /// that is to be hung up; no longer than the device's own registration, which it cannot renew.
+    fn forget_upstream(&mut self, id: UpstreamId, last: InstanceId) {
         if let Some(Upstream { link: Link::Up { flow, .. }, .. }) = self.upstreams.remove(&id)
             && flow.is_reliable()
         {
             self.links.remove(&flow);
-            self.flush();
-            self.outputs.push_back(Output::Close(flow));
+            match self.attached.get(&last).map(|attached| attached.expires_at) {
+                Some(until) => self.timers.set(until, Timer::Linger(flow)),
+                None => {
+                    self.flush();
+                    self.outputs.push_back(Output::Close(flow));
+                }
+            }
         }
     }
 

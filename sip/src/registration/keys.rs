@@ -138,7 +138,13 @@ impl Keys {
         if offered.is_empty() {
             return Verdict::Refused;
         }
-        let first = offered.remove(0);
+        // Of several, the one for the realm that was answered in this attempt: a digest of another would be made for
+        // somebody else (RFC 7616 §5.8).
+        let asked = |challenge: &Challenge| {
+            self.0.iter().any(|key| key.place == place && key.asked > 0 && key.challenge.realm == challenge.realm)
+        };
+        let at = offered.iter().position(asked).unwrap_or(0);
+        let first = offered.remove(at);
         let known = self
             .0
             .iter()

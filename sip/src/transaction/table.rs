@@ -70,6 +70,8 @@ struct Client<C> {
     ack: Option<Bytes>,
     /// CANCEL as soon as a provisional response allows it.
     cancel: bool,
+    /// Why (RFC 3326), for the CANCEL.
+    reason: Option<Box<str>>,
     owner: C,
     armed: Armed,
 }
@@ -156,7 +158,8 @@ impl<C: Copy, S: Copy> Table<C, S> {
         };
         let key = ClientKey { branch, cancel: method == Method::Cancel };
         self.transmits.push_back(Transmit { flow, bytes: request.clone() });
-        let client = Client { machine, flow, request, ack: None, cancel: false, owner, armed: Armed::default() };
+        let client =
+            Client { machine, flow, request, ack: None, cancel: false, reason: None, owner, armed: Armed::default() };
         self.clients.insert(key, client);
         self.arm_client(key);
         Ok(())
@@ -195,10 +198,13 @@ impl<C: Copy, S: Copy> Table<C, S> {
     }
 
     /// Cancels an INVITE: at once, or when a provisional response allows it (RFC 3261 §9.1). A request of another method
-    /// is left alone.
-    pub fn cancel(&mut self, now: Instant, branch: BranchId) {
+    /// is left alone. `reason`: the value of its Reason header (RFC 3326), if it has one.
+    pub fn cancel(&mut self, now: Instant, branch: BranchId, reason: Option<&str>) {
         let Some(client) = self.clients.get_mut(&ClientKey { branch, cancel: false }) else { return };
         let first = !std::mem::replace(&mut client.cancel, true);
+        if first {
+            client.reason = reason.map(Into::into);
+        }
         if first && client.machine.may_cancel() {
             self.send_cancel(now, branch);
         }
@@ -269,6 +275,15 @@ impl<C: Copy, S: Copy> Table<C, S> {
         self.by_key.insert(key.clone(), id);
         self.servers.insert(id, Server { machine, flow, key, last: Bytes::new(), owner, armed: Armed::default() });
         Ok(id)
+    }
+
+    /// As [`Self::open`], for a request that is refused at once: these take a quarter of the table at most, so that a
+    /// flood of what is refused leaves room for what is not.
+    ///
+    /// # Errors
+    /// [`Full`]: their quarter is; the refusal is sent without a transaction (RFC 3261 §8.2.7).
+    pub fn open_in_passing(&mut self, request: &Message, flow: FlowId, owner: S) -> Result<ServerId, Full> {
+        if self.servers.len() >= self.capacity / 4 { Err(Full) } else { self.open(request, flow, owner) }
     }
 
     /// Changes whom a server transaction belongs to.
@@ -407,7 +422,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         if let ClientMachine::Invite(machine) = &mut client.machine {
             machine.on_cancelled(now, &self.timing);
         }
-        let Some(cancel) = compose_cancel(&client.request, &self.limits) else { return };
+        let Some(cancel) = compose_cancel(&client.request, client.reason.as_deref(), &self.limits) else { return };
         self.arm_client(key);
         // A full table keeps the CANCEL from being sent; the INVITE then ends by its own deadline.
         let _ = self.send(now, branch, Method::Cancel, cancel, flow, owner);
@@ -545,7 +560,7 @@ fn compose_ack(invite: &Bytes, response: &Message, limits: &Limits) -> Option<By
 }
 
 /// The CANCEL of an INVITE (RFC 3261 §9.1).
-fn compose_cancel(invite: &Bytes, limits: &Limits) -> Option<Bytes> {
+fn compose_cancel(invite: &Bytes, reason: Option<&str>, limits: &Limits) -> Option<Bytes> {
     let invite = Message::parse(invite, limits).ok()?;
     let (number, _) = invite.cseq()?;
     let cancel = Composer::request(Method::Cancel, invite.request_uri()?)
@@ -555,6 +570,7 @@ fn compose_cancel(invite: &Bytes, limits: &Limits) -> Option<Bytes> {
         .copy(Name::From, &invite)
         .copy(Name::To, &invite)
         .copy(Name::CallId, &invite)
-        .header(Name::CSeq, format_args!("{number} CANCEL"));
+        .header(Name::CSeq, format_args!("{number} CANCEL"))
+        .maybe(Name::Reason, reason);
     Some(cancel.finish())
 }

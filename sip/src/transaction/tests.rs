@@ -77,13 +77,14 @@ fn a_failed_invite_is_acknowledged_with_its_own_branch_route_and_number_each_tim
 fn a_cancel_waits_for_a_provisional_response_and_its_own_answer_is_nobodys() {
     let (mut table, now) = (table(9), Instant::now());
     let invite = send(&mut table, now, Method::Invite, 1, UDP());
-    table.cancel(now, branch(1));
+    table.cancel(now, branch(1), Some("SIP;cause=200"));
     assert_eq!(sent(&mut table), ["INVITE"], "not before any response (RFC 3261 §9.1)");
     assert!(table.on_response(now, &answer(&invite, 180), UDP()).is_some());
     let cancel = parsed(table.poll_transmit().unwrap().bytes);
     assert_eq!((cancel.method(), cancel.cseq()), (Some(Method::Cancel), Some((5, "CANCEL"))));
     assert_eq!(cancel.via().unwrap().text, invite.via().unwrap().text);
-    table.cancel(now, branch(1));
+    assert_eq!(cancel.text(Name::Reason), Some("SIP;cause=200"));
+    table.cancel(now, branch(1), None);
     assert_eq!(sent(&mut table), [""; 0], "once");
     assert_eq!(table.on_response(now, &answer(&cancel, 200), UDP()), None);
     let later = now + Duration::from_secs(32);
@@ -215,4 +216,24 @@ fn a_flood_of_retransmissions_sets_no_flood_of_timers() {
         }
     }
     assert_eq!(at, now + Duration::from_secs(999 + 11 * 60), "Timer C from the last 180 on");
+}
+
+#[test]
+fn what_is_refused_in_passing_leaves_room_for_what_is_not() {
+    let mut table = table(8);
+    let mut invite = {
+        let mut number = 0;
+        move || {
+            number += 1;
+            request("INVITE", &format!("SIP/2.0/UDP c;branch=z9hG4bK{number}"))
+        }
+    };
+    for _ in 0..2 {
+        assert!(table.open_in_passing(&invite(), UDP(), "refused").is_ok());
+    }
+    assert_eq!(table.open_in_passing(&invite(), UDP(), "refused"), Err(Full));
+    for _ in 0..6 {
+        assert!(table.open(&invite(), UDP(), "call").is_ok());
+    }
+    assert_eq!(table.open(&invite(), UDP(), "call"), Err(Full));
 }

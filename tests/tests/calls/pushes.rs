@@ -131,7 +131,7 @@ async fn an_fcm_push_is_the_contracts_and_says_when_the_call_has_ended() -> Outc
 
 #[tokio::test]
 async fn an_android_phone_is_told_that_a_call_has_ended_unless_it_answered_it() -> Outcome {
-    let scene = Scene::with(|setup| setup.ring_timeout = "1s".to_owned()).await?;
+    let scene = Scene::with(|setup| setup.ring_timeout = "3s".to_owned()).await?;
     let instance = scene.enable_android().await?;
     let timed_out = scene.call()?;
     assert_eq!(scene.android_push().await?["event"], "call");

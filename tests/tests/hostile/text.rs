@@ -112,7 +112,7 @@ async fn an_account_with_awkward_names_writes_no_header_of_its_own() {
     let stage = Stage::start().await;
     for (user, aor) in [
         ("x\"y\\z", "sip:a%22b@example.test"),
-        ("x,y=z;q", "sip:a%0d%0aX-Injected:%20yes@example.test"),
+        ("x,y=z;q", "sip:a%0d%0aX-Injected%3a%20yes@example.test"),
         ("zo\u{eb}", "sip:a;b=c&d@example.test"),
         ("%0d%0aX-Injected: yes", "sip:a%00b@example.test"),
     ] {
