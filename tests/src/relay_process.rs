@@ -215,13 +215,11 @@ impl RelayProcess {
     /// When the memory may not be read, or the process is gone.
     pub async fn memory_holds(&self, needles: &[(String, Vec<u8>)], within: Duration) -> std::io::Result<Vec<String>> {
         let deadline = tokio::time::Instant::now() + within;
+        let bytes: Vec<&[u8]> = needles.iter().map(|(_, needle)| needle.as_slice()).collect();
         loop {
-            let mut held = Vec::new();
-            for (name, needle) in needles {
-                if self.memory_contains(needle)? {
-                    held.push(name.clone());
-                }
-            }
+            let found = memory_search(self.pid(), &bytes)?;
+            let held = needles.iter().zip(found).filter(|(_, found)| *found).map(|((name, _), _)| name.clone());
+            let held: Vec<String> = held.collect();
             if held.is_empty() || tokio::time::Instant::now() >= deadline {
                 return Ok(held);
             }
@@ -229,7 +227,7 @@ impl RelayProcess {
         }
     }
 
-    /// Whether these bytes stand anywhere in its memory (every readable mapping, through `/proc/PID/mem`).
+    /// Whether these bytes stand anywhere in its memory, as [`memory_contains`] reads it.
     ///
     /// # Errors
     /// When the memory may not be read, or the process is gone.
@@ -238,43 +236,85 @@ impl RelayProcess {
     }
 }
 
-/// Whether `needle` stands in a process's memory.
+/// Whether `needle` stands in a process's memory: in every page that is there, of every mapping that can be written or
+/// that no file stands behind.
 ///
 /// # Errors
 /// When the memory may not be read.
 pub fn memory_contains(pid: u32, needle: &[u8]) -> std::io::Result<bool> {
-    const PIECE: usize = 1 << 20;
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    Ok(memory_search(pid, &[needle])?[0])
+}
+
+/// The same for several needles in one pass; the answers are in their order.
+///
+/// # Errors
+/// When the memory may not be read.
+pub fn memory_search(pid: u32, needles: &[&[u8]]) -> std::io::Result<Vec<bool>> {
+    let finders: Vec<_> = needles.iter().map(|needle| memchr::memmem::Finder::new(needle)).collect();
+    let longest = needles.iter().map(|needle| needle.len()).max().unwrap_or_default();
+    let mut found = vec![false; needles.len()];
     let mut memory = std::fs::File::open(format!("/proc/{pid}/mem"))?;
-    let finder = memchr::memmem::Finder::new(needle);
-    let mut seen = 0;
-    for line in maps.lines() {
-        let mut fields = line.split_whitespace();
-        let (Some(range), Some(rights)) = (fields.next(), fields.next()) else { continue };
-        // The kernel's own pages cannot be read this way.
-        if !rights.starts_with('r') || line.ends_with("[vvar]") || line.ends_with("[vsyscall]") {
-            continue;
-        }
-        let Some((start, end)) = range.split_once('-') else { continue };
-        let (Ok(start), Ok(end)) = (u64::from_str_radix(start, 16), u64::from_str_radix(end, 16)) else { continue };
-        let mut window = Vec::with_capacity(PIECE + needle.len());
-        let mut at = start;
-        while at < end {
-            let want = PIECE.min((end - at) as usize);
-            let kept = window.len().min(needle.len().saturating_sub(1));
-            window.drain(..window.len() - kept);
-            memory.seek(SeekFrom::Start(at))?;
-            let got = (&mut memory).take(want as u64).read_to_end(&mut window);
-            // A mapping may go away meanwhile, and some cannot be read.
-            let Ok(got @ 1..) = got else { break };
-            seen += got;
-            if finder.find(&window).is_some() {
-                return Ok(true);
+    let mut pages = std::fs::File::open(format!("/proc/{pid}/pagemap"))?;
+    let (mut seen, mut window) = (0, Vec::new());
+    for (start, end) in writable(&std::fs::read_to_string(format!("/proc/{pid}/maps"))?) {
+        for (start, end) in present(&mut pages, start, end)? {
+            window.clear();
+            let mut at = start;
+            while at < end {
+                let want = PIECE.min(end - at);
+                let kept = window.len().min(longest.saturating_sub(1));
+                window.drain(..window.len() - kept);
+                memory.seek(SeekFrom::Start(at))?;
+                // A mapping may go away meanwhile.
+                let Ok(got @ 1..) = (&mut memory).take(want).read_to_end(&mut window) else { break };
+                seen += got;
+                for (found, finder) in found.iter_mut().zip(&finders) {
+                    *found = *found || finder.find(&window).is_some();
+                }
+                at += got as u64;
             }
-            at += got as u64;
         }
     }
-    if seen == 0 { Err(std::io::Error::other("nothing of the memory could be read")) } else { Ok(false) }
+    if seen == 0 { Err(std::io::Error::other("nothing of the memory could be read")) } else { Ok(found) }
+}
+
+/// How much of a process's memory is read at once.
+const PIECE: u64 = 1 << 20;
+/// What one entry of the page map stands for.
+const PAGE: u64 = 4096;
+
+/// The mappings of `/proc/PID/maps` that hold what a process wrote.
+fn writable(maps: &str) -> Vec<(u64, u64)> {
+    let range = |line: &str| {
+        let mut fields = line.split_whitespace();
+        let (start, end) = fields.next()?.split_once('-')?;
+        let (rights, inode) = (fields.next()?, fields.nth(2)?);
+        // The kernel's own pages cannot be read this way.
+        let readable = rights.starts_with('r') && !line.ends_with("[vvar]") && !line.ends_with("[vsyscall]");
+        let wanted = readable && (rights.starts_with("rw") || inode == "0");
+        wanted.then_some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
+    };
+    maps.lines().filter_map(range).collect()
+}
+
+/// The runs of pages of a mapping that are in memory or swapped out: the others were never touched.
+fn present(pages: &mut std::fs::File, start: u64, end: u64) -> std::io::Result<Vec<(u64, u64)>> {
+    const PRESENT_OR_SWAPPED: u64 = 0b11 << 62;
+    let mut entries = Vec::new();
+    pages.seek(SeekFrom::Start(start / PAGE * 8))?;
+    pages.take((end - start) / PAGE * 8).read_to_end(&mut entries)?;
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for (number, entry) in entries.as_chunks::<8>().0.iter().enumerate() {
+        if u64::from_ne_bytes(*entry) & PRESENT_OR_SWAPPED == 0 {
+            continue;
+        }
+        let at = start + number as u64 * PAGE;
+        match runs.last_mut() {
+            Some((_, end)) if *end == at => *end += PAGE,
+            _ => runs.push((at, at + PAGE)),
+        }
+    }
+    Ok(runs)
 }
 
 fn spawn(setup: &Setup, scratch: &Scratch, config: &Path) -> Result<Child, Missed> {
