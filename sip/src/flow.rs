@@ -1,10 +1,18 @@
 //! Flows (RFC 5626): where a message came from, keep-alive, back-off, and the signed tokens that find a flow again.
 //!
+//! | room | what it is |
+//! | --- | --- |
+//! | [`keep_alive`] | pings and pongs (RFC 5626 §4.4) |
+//! | [`stun`] | what pings over UDP look like (RFC 8489) |
+//!
 //! Invariant: what a token says is believed only when its MAC is right for the Call-ID of the request that carries it;
 //! so a token opens one dialog's way and no other.
 
+pub mod keep_alive;
+pub mod stun;
+
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,6 +21,8 @@ use sha2::Sha256;
 
 use crate::id::{FlowId, InstanceId, ShardTag};
 use crate::random::Random;
+
+pub use keep_alive::{KeepAlive, Pulse};
 
 /// A transport toward a SIP server or a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -184,77 +194,6 @@ pub fn back_off(failures: u8, random: &mut Random) -> Duration {
     Duration::from_millis(random.between(millis / 2, millis))
 }
 
-/// Between pings on a stream, before jitter (RFC 5626 §4.4.1 recommends 95 to 120 s).
-pub const STREAM_PING: Duration = Duration::from_secs(120);
-/// Between keep-alives on UDP, before jitter (RFC 5626 §4.4.2 recommends 24 to 29 s).
-pub const DATAGRAM_PING: Duration = Duration::from_secs(29);
-/// How long a pong may take (RFC 5626 §4.4.1).
-pub const PONG_WAIT: Duration = Duration::from_secs(10);
-
-/// Keep-alive of one upstream flow.
-///
-/// A peer that never answered a ping is not blamed for silence: many SIP servers ignore CRLF. One that did is.
-#[derive(Debug)]
-pub struct KeepAlive {
-    next_ping: Instant,
-    waiting_since: Option<Instant>,
-    answers: bool,
-    period: Duration,
-}
-
-/// What a keep-alive wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pulse {
-    /// Nothing yet.
-    Nothing,
-    /// Send a ping.
-    Ping,
-    /// The flow is dead.
-    Dead,
-}
-
-impl KeepAlive {
-    /// A flow that was just opened.
-    pub fn new(now: Instant, flow: FlowId, random: &mut Random) -> Self {
-        let period = if flow.is_reliable() { STREAM_PING } else { DATAGRAM_PING };
-        let mut keep_alive = Self { next_ping: now, waiting_since: None, answers: false, period };
-        keep_alive.plan(now, random);
-        keep_alive
-    }
-
-    /// A pong, or anything else that proves the peer alive, came.
-    pub fn on_sign_of_life(&mut self, pong: bool) {
-        self.answers |= pong && self.waiting_since.is_some();
-        self.waiting_since = None;
-    }
-
-    /// When [`Self::on_deadline`] is due.
-    pub fn deadline(&self) -> Instant {
-        match self.waiting_since {
-            Some(since) if self.answers => since + PONG_WAIT,
-            _ => self.next_ping,
-        }
-    }
-
-    /// A deadline may have come.
-    pub fn on_deadline(&mut self, now: Instant, random: &mut Random) -> Pulse {
-        if self.answers && self.waiting_since.is_some_and(|since| since + PONG_WAIT <= now) {
-            return Pulse::Dead;
-        }
-        if self.next_ping > now {
-            return Pulse::Nothing;
-        }
-        self.waiting_since = Some(now);
-        self.plan(now, random);
-        Pulse::Ping
-    }
-
-    fn plan(&mut self, now: Instant, random: &mut Random) {
-        let millis = self.period.as_millis() as u64;
-        self.next_ping = now + Duration::from_millis(random.between(millis * 4 / 5, millis));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use crate::id::ShardTag;
@@ -294,21 +233,5 @@ mod tests {
                 "{failures}: {wait:?}"
             );
         }
-    }
-
-    #[test]
-    fn a_peer_that_once_answered_a_ping_is_dead_when_it_stops() {
-        let (now, mut random) = (Instant::now(), Random::new([2; 32]));
-        let mut keep_alive = KeepAlive::new(now, FlowId::Stream(1), &mut random);
-        let first = keep_alive.deadline();
-        assert!(first >= now + Duration::from_secs(96) && first <= now + Duration::from_secs(120));
-        assert_eq!(keep_alive.on_deadline(first, &mut random), Pulse::Ping);
-        let second = keep_alive.deadline();
-        assert!(second > first + PONG_WAIT, "a peer that never answered is not blamed");
-        keep_alive.on_sign_of_life(true);
-        let second = keep_alive.deadline();
-        assert_eq!(keep_alive.on_deadline(second, &mut random), Pulse::Ping);
-        assert_eq!(keep_alive.deadline(), second + PONG_WAIT);
-        assert_eq!(keep_alive.on_deadline(second + PONG_WAIT, &mut random), Pulse::Dead);
     }
 }

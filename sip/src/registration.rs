@@ -1,26 +1,61 @@
 //! One machine for one binding: register, refresh, 423, challenge, back-off, unregister (RFC 3261 §10.2, RFC 5626 §4).
 //!
-//! | state | flow up | response | timer | flow lost |
-//! | --- | --- | --- | --- | --- |
-//! | Waiting | send | – | – | – |
-//! | Asking (for a digest) | – | – | – | → Waiting |
-//! | Sent | – | 2xx → Registered · 401 → Asking · 423 → Sent · final → Refused · else → BackingOff | – | → Waiting |
-//! | Registered | – | – | refresh: send | → Waiting |
-//! | BackingOff | send | – | send | → BackingOff |
-//! | Refused | – | – | – | – |
+//! | state | flow up | answer | response | timer | flow lost |
+//! | --- | --- | --- | --- | --- | --- |
+//! | Waiting | → Asking when a challenge is known; else send | – | – | – | – |
+//! | Asking (for a digest) | – | ask on, or send; none: another challenge, else → Refused | – | – | → Waiting |
+//! | Sent | – | – | see below | – | → Waiting |
+//! | Registered | – | – | – | refresh: → Waiting | → Waiting |
+//! | BackingOff | – | – | – | → Waiting | – |
+//! | Refused | – | – | – | – | – |
+//!
+//! A REGISTER that was sent becomes, by its response:
+//!
+//! | response | state | why |
+//! | --- | --- | --- |
+//! | 2xx | Registered | with the lifetime that *our* Contact has in it |
+//! | 401, 407 | Asking | until the credentials are refused: see [`keys`] |
+//! | 423 | Asking, once | with Min-Expires (RFC 3261 §10.2.8) |
+//! | 439 | Asking, once | without outbound (RFC 5626 §11.6) |
+//! | 3xx whose Contact is the registrar itself | Asking, once | it moved nowhere |
+//! | 3xx, 408, 423, 429, 430, 439, 480, 5xx | BackingOff | at least Retry-After; the wait grows with each failure in a row |
+//! | silence | BackingOff | likewise |
+//! | any other, such as 403 and 404 | Refused | never again: who repeats a refusal is banned, and the user with it |
+//!
+//! A 3xx to another place is not followed: an address that a message names is one that the operator has not allowed, and
+//! the account itself is where a user says that the registrar has moved.
+//!
+//! | room | what it is |
+//! | --- | --- |
+//! | [`keys`] | the challenges that are answered |
+//! | [`letter`] | the REGISTER as it is written |
+//! | [`grant`] | what a 2xx says |
 //!
 //! Invariant: at most one REGISTER of a binding is under way; CSeq rises and Call-ID stays for the life of the process;
-//! credentials that were refused are not offered again, nor in another realm than at first. A challenge is answered by the shell; no credential comes here.
+//! credentials that were refused are not offered again. A challenge is answered by the shell; no credential comes here.
+
+pub mod grant;
+pub mod keys;
+pub mod letter;
+#[cfg(test)]
+mod tests;
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::auth::{Challenge, Hash};
-use crate::flow::{Transport, back_off};
+use crate::flow::back_off;
 use crate::id::{BindingId, BranchId, InstanceId, UpstreamId};
-use crate::message::{Composer, Message, Method, Name};
+use crate::message::{Message, Name, Uri};
 use crate::random::Random;
+use crate::timers::Armed;
+
+pub use grant::Learned;
+pub use keys::{KEYS_MAX, Place};
+use keys::{Keys, Verdict};
+use letter::Letter;
+pub use letter::Letterhead;
 
 /// Why a registration attempt failed, by what follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +78,6 @@ pub enum RegistrationFailure {
 const EXPIRES_MAX: Duration = Duration::from_secs(24 * 3600);
 /// The shortest lifetime that is believed, so that a hostile registrar cannot make the relay spin.
 const EXPIRES_MIN: Duration = Duration::from_secs(5);
-/// Challenges that one attempt answers; beyond them the attempt has failed (a registrar that calls every nonce stale).
-const CHALLENGES_MAX: u8 = 3;
 /// The longest Retry-After that is honoured.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
@@ -62,24 +95,32 @@ pub enum Goal {
 #[derive(Debug)]
 enum State {
     Waiting,
-    Asking(Attempt),
+    Asking(Box<Asking>),
     Sent { branch: BranchId, attempt: Attempt },
     Registered { refresh_at: Instant },
     BackingOff { until: Instant },
     Refused,
 }
 
-/// One REGISTER and what its challenges made of it.
+/// What one attempt has been through.
 #[derive(Clone, Copy, Debug, Default)]
 struct Attempt {
-    /// The answer in it is to a challenge of this very attempt.
-    answered: bool,
-    /// Challenges answered so far.
-    challenges: u8,
     /// A 423 was followed.
     lengthened: bool,
-    /// The challenge was a proxy's (407).
-    proxy: bool,
+    /// A 3xx to the registrar itself was followed.
+    redirected: bool,
+}
+
+/// The answers of a REGISTER that is about to be sent.
+#[derive(Debug, Default)]
+struct Asking {
+    attempt: Attempt,
+    /// Which challenge is with the shell.
+    at: usize,
+    /// What may be answered in place of the challenge that came last.
+    others: Vec<Challenge>,
+    /// Answers to those before it.
+    answers: Vec<(Place, String)>,
 }
 
 /// What the endpoint does next for a binding.
@@ -90,10 +131,7 @@ pub enum Step {
     /// It wants its flow: dial the upstream unless it is up.
     WantFlow,
     /// Compose and send a REGISTER; then call [`Registration::sent`].
-    Send {
-        /// The Authorization value, if there is one.
-        authorization: Option<String>,
-    },
+    Send,
     /// Ask the shell for a digest with [`Registration::challenge`].
     Ask,
     /// The registration stands.
@@ -102,6 +140,8 @@ pub enum Step {
         expires: Duration,
         /// Whether it stood before.
         refresh: bool,
+        /// What the registrar told beside it, when that is news.
+        learned: Option<Box<Learned>>,
     },
     /// The attempt failed.
     Failed(RegistrationFailure),
@@ -110,6 +150,32 @@ pub enum Step {
         /// Whether the server said so.
         confirmed: bool,
     },
+}
+
+/// A place in the line of those that want to register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Turn {
+    /// It does not wait.
+    None,
+    /// It waits.
+    Waiting,
+    /// It waits before those that only wait.
+    First,
+}
+
+/// What a response is judged by.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'a> {
+    /// The hashes that a digest may be made with.
+    pub hashes: &'a [Hash],
+    /// The Request-URI of REGISTER.
+    pub registrar: &'a str,
+}
+
+#[derive(Debug)]
+struct Kept {
+    service_route: Vec<Box<str>>,
+    names: Vec<Box<str>>,
 }
 
 /// The registration of one binding.
@@ -121,12 +187,21 @@ pub struct Registration {
     pub instance: InstanceId,
     /// Where its requests go.
     pub upstream: UpstreamId,
+    /// Whether and how it waits for its turn on the flow.
+    pub turn: Turn,
+    /// Its upstream counts it among those that stand.
+    pub counted: bool,
+    /// The timer that is set for [`Self::deadline`].
+    pub armed: Armed,
     aor: Box<str>,
     sip_instance: [u8; 16],
     goal: Goal,
     state: State,
-    challenge: Option<Box<Challenge>>,
-    nc: u32,
+    keys: Keys,
+    /// What the registrar told beside the registration, for those few whose registrar did.
+    kept: Option<Box<Kept>>,
+    /// Digest of what was learned last.
+    learned: u64,
     cseq: u32,
     /// Requested lifetime in seconds.
     expires: u32,
@@ -137,21 +212,8 @@ pub struct Registration {
     stands: bool,
     /// Another binding has its instance.
     superseded: bool,
-}
-
-/// What a REGISTER is written with.
-#[derive(Debug)]
-pub struct Letterhead<'a> {
-    /// Request-URI.
-    pub registrar: &'a str,
-    /// Transport of the flow.
-    pub transport: Transport,
-    /// `host:port` of this relay on that transport.
-    pub local: &'a str,
-    /// The client transaction.
-    pub branch: BranchId,
-    /// A tag that stays for the life of the endpoint; makes Call-ID and From tag its own after a restart.
-    pub epoch: &'a str,
+    /// RFC 5626 is asked for; not any more after a 439.
+    outbound: bool,
 }
 
 impl Registration {
@@ -169,18 +231,23 @@ impl Registration {
             binding,
             instance,
             upstream,
+            turn: Turn::None,
+            counted: false,
+            armed: Armed::default(),
             aor,
             sip_instance,
             goal: if register { Goal::Registered } else { Goal::Silent },
             state: State::Waiting,
-            challenge: None,
-            nc: 0,
+            keys: Keys::default(),
+            kept: None,
+            learned: Learned::default().digest(),
             cseq: 0,
             expires: expires.clamp(EXPIRES_MIN, EXPIRES_MAX).as_secs() as u32,
             failures: 0,
             maybe_there: false,
             stands: false,
             superseded: false,
+            outbound: true,
         }
     }
 
@@ -194,25 +261,37 @@ impl Registration {
         self.goal
     }
 
+    /// Whether the last attempt succeeded.
+    pub fn stands(&self) -> bool {
+        self.stands
+    }
+
+    /// Whether it stands and has nothing to do but to be refreshed in time.
+    pub fn is_registered(&self) -> bool {
+        matches!(self.state, State::Registered { .. })
+    }
+
+    /// Values of Route of a request out of dialog for this account, in order (RFC 3608 §6.1); empty for most.
+    pub fn service_route(&self) -> &[Box<str>] {
+        self.kept.as_ref().map_or(&[], |kept| &kept.service_route)
+    }
+
+    /// Names beside the Contact that reach this binding (RFC 5627): none for most.
+    pub fn names(&self) -> &[Box<str>] {
+        self.kept.as_ref().map_or(&[], |kept| &kept.names)
+    }
+
     /// Sets the goal; the step starts toward it.
     pub fn aim(&mut self, goal: Goal) -> Step {
         if self.goal == goal && goal != Goal::Gone {
             return Step::Nothing;
         }
         self.goal = goal;
-        match goal {
-            Goal::Registered => {
-                self.state = State::Waiting;
-                Step::WantFlow
-            }
-            Goal::Silent | Goal::Gone if !self.maybe_there => {
-                self.state = State::Waiting;
-                Step::Unregistered { confirmed: true }
-            }
-            Goal::Silent | Goal::Gone => {
-                self.state = State::Waiting;
-                Step::WantFlow
-            }
+        self.state = State::Waiting;
+        if goal == Goal::Registered || self.maybe_there {
+            Step::WantFlow
+        } else {
+            Step::Unregistered { confirmed: true }
         }
     }
 
@@ -224,6 +303,11 @@ impl Registration {
         }
     }
 
+    /// The turn that it should have: before others when it stands and shall go on standing, or is to end.
+    pub fn due_turn(&self) -> Turn {
+        if self.goal != Goal::Registered || self.stands { Turn::First } else { Turn::Waiting }
+    }
+
     /// The branch of the REGISTER that is under way.
     pub fn branch(&self) -> Option<BranchId> {
         match self.state {
@@ -232,75 +316,63 @@ impl Registration {
         }
     }
 
-    /// The flow is up: begin an attempt, with the nonce of the last one if there is one (RFC 7616 §3.6).
+    /// The flow is up: begin an attempt, with what the last one was asked for (RFC 7616 §3.6).
     pub fn begin(&mut self) -> Step {
         if !self.wants_flow() {
             return Step::Nothing;
         }
-        let proxy = false;
-        if self.challenge.is_some() {
-            self.state = State::Asking(Attempt { proxy, ..Attempt::default() });
-            return Step::Ask;
-        }
-        Step::Send { authorization: None }
+        self.keys.begin();
+        self.write(Attempt::default(), Vec::new())
     }
 
     /// The challenge to answer, and the count of answers with its nonce, this one included.
     pub fn challenge(&mut self) -> Option<(&Challenge, u32)> {
-        self.nc = self.nc.saturating_add(1);
-        let nc = self.nc;
-        self.challenge.as_deref().map(|challenge| (challenge, nc))
+        match &self.state {
+            State::Asking(asking) => self.keys.next_answer(asking.at),
+            _ => None,
+        }
     }
 
     /// The shell's answer to [`Step::Ask`]; `None`: it has no credential for this challenge.
     pub fn answer(&mut self, authorization: Option<String>) -> Step {
-        if !matches!(self.state, State::Asking(_)) {
-            return Step::Nothing;
+        let State::Asking(asking) = &mut self.state else { return Step::Nothing };
+        match (authorization, self.keys.place(asking.at)) {
+            (Some(value), Some(place)) => {
+                asking.answers.push((place, value));
+                asking.at += 1;
+            }
+            _ => {
+                if let Err(status) = self.keys.pass_over(asking.at, &mut asking.others) {
+                    return self.refused(status);
+                }
+            }
         }
-        match authorization {
-            Some(authorization) => Step::Send { authorization: Some(authorization) },
-            None => self.refused(401),
-        }
+        if asking.at < self.keys.len() { Step::Ask } else { Step::Send }
     }
 
-    /// Writes the REGISTER (RFC 3261 §10.2, RFC 5626 §4.2).
-    pub fn compose(&mut self, head: &Letterhead<'_>, authorization: Option<&str>) -> Bytes {
+    /// Writes the REGISTER.
+    pub fn compose(&mut self, head: &Letterhead<'_>) -> Bytes {
         self.cseq += 1;
-        let expires = if self.goal == Goal::Registered { self.expires } else { 0 };
-        let (binding, transport, epoch) = (self.binding, head.transport, head.epoch);
-        let param = match transport {
-            Transport::Udp => String::new(),
-            other => format!(";transport={}", other.param()),
+        let answers = match &self.state {
+            State::Asking(asking) => &asking.answers[..],
+            _ => &[],
         };
-        let rport = if transport == Transport::Udp { ";rport" } else { "" };
-        let instance = match self.superseded {
-            true => String::new(),
-            false => format!(";+sip.instance=\"<urn:uuid:{}>\";reg-id=1", Uuid(self.sip_instance)),
+        let letter = Letter {
+            binding: self.binding,
+            aor: &self.aor,
+            cseq: self.cseq,
+            expires: if self.goal == Goal::Registered { self.expires } else { 0 },
+            instance: (!self.superseded).then_some(self.sip_instance),
+            outbound: self.outbound,
+            answers,
         };
-        let contact = format!("<sip:{binding}@{}{param}>{instance};expires={expires}", head.local);
-        let answer_in = match self.state {
-            State::Asking(Attempt { proxy: true, .. }) => Name::ProxyAuthorization,
-            _ => Name::Authorization,
-        };
-        Composer::request(Method::Register, head.registrar)
-            .header(Name::Via, format_args!("SIP/2.0/{} {};branch={}{rport}", transport.via(), head.local, head.branch))
-            .header(Name::MaxForwards, 70)
-            .header(Name::From, format_args!("<{}>;tag={epoch}", self.aor))
-            .header(Name::To, format_args!("<{}>", self.aor))
-            .header(Name::CallId, format_args!("{binding}.{epoch}"))
-            .header(Name::CSeq, format_args!("{} REGISTER", self.cseq))
-            .header(Name::Contact, contact)
-            .header(Name::Expires, expires)
-            .header(Name::Supported, "path, outbound, gruu")
-            .header(Name::UserAgent, concat!("sipwake/", env!("CARGO_PKG_VERSION")))
-            .maybe(answer_in, authorization)
-            .finish()
+        letter.write(head)
     }
 
     /// The REGISTER was sent with this branch.
-    pub fn sent(&mut self, branch: BranchId, authorized: bool) {
-        let attempt = match self.state {
-            State::Asking(attempt) => Attempt { answered: attempt.challenges > 0 && authorized, ..attempt },
+    pub fn sent(&mut self, branch: BranchId) {
+        let attempt = match &self.state {
+            State::Asking(asking) => asking.attempt,
             _ => Attempt::default(),
         };
         // A server without authentication may bind us at the first request.
@@ -309,25 +381,39 @@ impl Registration {
     }
 
     /// A response to the REGISTER that is under way.
-    pub fn on_response(&mut self, now: Instant, branch: BranchId, response: &Message, random: &mut Random) -> Step {
+    pub fn on_response(
+        &mut self,
+        now: Instant,
+        branch: BranchId,
+        response: &Message,
+        terms: &Terms<'_>,
+        random: &mut Random,
+    ) -> Step {
         let State::Sent { branch: waiting_for, attempt } = self.state else { return Step::Nothing };
         let Some(status) = response.status().filter(|status| *status >= 200 && branch == waiting_for) else {
             return Step::Nothing;
         };
         match status {
-            200..300 => self.on_success(now, response, random),
-            401 | 407 => self.on_challenge(now, status, attempt, response, random),
+            ..300 => self.on_success(now, response, random),
+            401 | 407 => self.on_challenge(now, status, attempt, response, terms.hashes, random),
             423 if self.goal == Goal::Registered && !attempt.lengthened => {
                 self.on_too_brief(now, attempt, response, random)
             }
-            408 | 429 | 480 | 423 | 300..=399 | 500..=599 => {
+            439 if self.outbound => {
+                self.outbound = false;
+                self.write(attempt, Vec::new())
+            }
+            300..=399 if !attempt.redirected && leads_to(response, terms.registrar) => {
+                self.write(Attempt { redirected: true, ..attempt }, Vec::new())
+            }
+            300..=399 | 408 | 423 | 429 | 430 | 439 | 480 | 500..=599 => {
                 self.retry(now, Some(status), retry_after(response), random)
             }
             _ => self.refused(status),
         }
     }
 
-    /// The REGISTER that is under way was never answered, or its flow broke; `lost`: the flow is gone.
+    /// The REGISTER that is under way was never answered, or could not be sent.
     pub fn on_silence(&mut self, now: Instant, branch: BranchId, random: &mut Random) -> Step {
         match self.state {
             State::Sent { branch: waiting_for, .. } if waiting_for == branch => self.retry(now, None, None, random),
@@ -364,14 +450,21 @@ impl Registration {
         Step::WantFlow
     }
 
+    /// Sends, with the answers to all challenges that are known.
+    fn write(&mut self, attempt: Attempt, others: Vec<Challenge>) -> Step {
+        self.state = State::Asking(Box::new(Asking { attempt, others, ..Asking::default() }));
+        if self.keys.is_empty() { Step::Send } else { Step::Ask }
+    }
+
     fn on_success(&mut self, now: Instant, response: &Message, random: &mut Random) -> Step {
+        self.keys.on_success(response);
         if self.goal != Goal::Registered {
             self.maybe_there = false;
             self.stands = false;
             self.state = State::Waiting;
             return Step::Unregistered { confirmed: true };
         }
-        let granted = self.granted(response);
+        let granted = grant::lifetime(self.binding, response, self.expires);
         if granted.is_zero() {
             return self.retry(now, response.status(), None, random);
         }
@@ -382,17 +475,23 @@ impl Registration {
         let millis = expires.as_millis() as u64;
         let refresh_at = now + Duration::from_millis(random.between(millis * 70 / 100, millis * 85 / 100));
         self.state = State::Registered { refresh_at };
-        Step::Registered { expires, refresh }
+        Step::Registered { expires, refresh, learned: self.learn(response) }
     }
 
-    /// The lifetime that a 2xx grants to *our* Contact (RFC 3261 §10.2.4).
-    fn granted(&self, response: &Message) -> Duration {
-        let contacts = response.contacts().unwrap_or_default();
-        let text = self.binding.to_string();
-        let ours = contacts.iter().find(|contact| contact.uri.user == Some(text.as_str()));
-        let param = ours.and_then(|contact| contact.params.value("expires")).and_then(|value| value.parse().ok());
-        let seconds = param.or_else(|| response.number(Name::Expires)).unwrap_or(self.expires);
-        Duration::from_secs(u64::from(seconds))
+    /// What a 2xx says beside the registration, when it is another thing than last time.
+    fn learn(&mut self, response: &Message) -> Option<Box<Learned>> {
+        let learned = Learned::read(self.binding, response);
+        let digest = learned.digest();
+        if std::mem::replace(&mut self.learned, digest) == digest {
+            return None;
+        }
+        let kept = Kept {
+            service_route: learned.service_route.clone(),
+            names: [&learned.public_gruu, &learned.temporary_gruu].into_iter().flatten().cloned().collect(),
+        };
+        let worth = !kept.service_route.is_empty() || !kept.names.is_empty();
+        self.kept = worth.then(|| Box::new(kept));
+        Some(Box::new(learned))
     }
 
     fn on_challenge(
@@ -401,29 +500,15 @@ impl Registration {
         status: u16,
         attempt: Attempt,
         response: &Message,
+        hashes: &[Hash],
         random: &mut Random,
     ) -> Step {
-        let name = if status == 401 { Name::WwwAuthenticate } else { Name::ProxyAuthenticate };
-        // A comma separates parameters here as well as challenges, so each line is one value (RFC 3261 §7.3.1).
-        // A server that was answered in one realm gets no digest of another (RFC 7616 §5.8): that would be one made for
-        // somebody else.
-        let pinned = self.challenge.as_deref().map(|earlier| &earlier.realm);
-        let is_pinned = |value: &str| pinned.is_none_or(|realm| Challenge::parse(value).is_ok_and(|c| c.realm == *realm));
-        let values = response.values(name).filter_map(|value| std::str::from_utf8(value).ok());
-        let values = values.filter(|value| is_pinned(value));
-        let Some(challenge) = Challenge::topmost_supported(values, &[Hash::Sha512_256, Hash::Sha256, Hash::Md5]) else {
-            return self.refused(status);
-        };
-        if attempt.answered && !challenge.stale {
-            return self.refused(status);
+        let place = if status == 401 { Place::Registrar } else { Place::Proxy };
+        match self.keys.on_challenge(place, response, hashes) {
+            Verdict::Answer { others } => self.write(attempt, others),
+            Verdict::Refused => self.refused(status),
+            Verdict::Endless => self.retry(now, Some(status), None, random),
         }
-        if attempt.challenges >= CHALLENGES_MAX {
-            return self.retry(now, Some(status), None, random);
-        }
-        self.challenge = Some(Box::new(challenge));
-        self.nc = 0;
-        self.state = State::Asking(Attempt { challenges: attempt.challenges + 1, proxy: status == 407, ..attempt });
-        Step::Ask
     }
 
     fn on_too_brief(&mut self, now: Instant, attempt: Attempt, response: &Message, random: &mut Random) -> Step {
@@ -432,15 +517,14 @@ impl Registration {
             .filter(|seconds| *seconds > self.expires && u64::from(*seconds) <= EXPIRES_MAX.as_secs());
         let Some(seconds) = wanted else { return self.retry(now, Some(423), None, random) };
         self.expires = seconds;
-        let attempt = Attempt { lengthened: true, answered: false, ..attempt };
-        self.state = State::Asking(attempt);
-        if self.challenge.is_some() { Step::Ask } else { Step::Send { authorization: None } }
+        self.write(Attempt { lengthened: true, ..attempt }, Vec::new())
     }
 
     fn retry(&mut self, now: Instant, status: Option<u16>, wait: Option<Duration>, random: &mut Random) -> Step {
         if self.goal != Goal::Registered {
             self.state = State::Waiting;
             self.maybe_there = false;
+            self.stands = false;
             return Step::Unregistered { confirmed: false };
         }
         self.failures = self.failures.saturating_add(1);
@@ -451,7 +535,7 @@ impl Registration {
     }
 
     fn refused(&mut self, status: u16) -> Step {
-        self.challenge = None;
+        self.keys.clear();
         self.state = State::Refused;
         self.maybe_there = false;
         self.stands = false;
@@ -462,21 +546,14 @@ impl Registration {
     }
 }
 
-fn retry_after(response: &Message) -> Option<Duration> {
-    response.number(Name::RetryAfter).map(|seconds| Duration::from_secs(u64::from(seconds)).min(RETRY_AFTER_MAX))
+/// Whether a 3xx names the place that it was sent to (RFC 3261 §21.3).
+fn leads_to(response: &Message, registrar: &str) -> bool {
+    let Some(registrar) = Uri::parse(registrar) else { return false };
+    let same = |uri: &Uri<'_>| uri.host.eq_ignore_ascii_case(registrar.host) && uri.port == registrar.port;
+    response.contacts().unwrap_or_default().iter().any(|contact| same(&contact.uri))
 }
 
-/// A UUID's text form (RFC 9562 §4).
-struct Uuid([u8; 16]);
-
-impl std::fmt::Display for Uuid {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (at, byte) in self.0.iter().enumerate() {
-            if matches!(at, 4 | 6 | 8 | 10) {
-                f.write_str("-")?;
-            }
-            write!(f, "{byte:02x}")?;
-        }
-        Ok(())
-    }
+/// Delta-seconds; a comment and parameters may follow (RFC 3261 §20.33).
+fn retry_after(response: &Message) -> Option<Duration> {
+    response.number(Name::RetryAfter).map(|seconds| Duration::from_secs(u64::from(seconds)).min(RETRY_AFTER_MAX))
 }

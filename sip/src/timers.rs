@@ -42,13 +42,8 @@ impl<K> Timers<K> {
     }
 
     /// How many are set, those included that mean nothing any more.
-    pub fn len(&self) -> usize {
+    pub fn pending(&self) -> usize {
         self.heap.len()
-    }
-
-    /// Whether none is set.
-    pub fn is_empty(&self) -> bool {
-        self.heap.is_empty()
     }
 
     /// Takes one deadline that is due at `now`.
@@ -57,6 +52,29 @@ impl<K> Timers<K> {
             return None;
         }
         self.heap.pop().map(|Reverse(entry)| entry.key)
+    }
+}
+
+/// The one timer that counts for an owner of deadlines. A deadline that moves away leaves it as it is: it fires, the owner
+/// looks, and it is set again; so a flood of events sets no flood of timers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Armed(Option<Instant>);
+
+impl Armed {
+    /// Whether, and for when, a timer must be set for this deadline.
+    pub fn must_set(&mut self, deadline: Option<Instant>) -> Option<Instant> {
+        let at = deadline.filter(|at| self.0.is_none_or(|armed| *at < armed))?;
+        self.0 = Some(at);
+        Some(at)
+    }
+
+    /// A timer fires; whether it is the one that counts.
+    pub fn fires(&mut self, now: Instant) -> bool {
+        let counts = self.0.is_some_and(|at| at <= now);
+        if counts {
+            self.0 = None;
+        }
+        counts
     }
 }
 

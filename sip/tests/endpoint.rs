@@ -276,6 +276,28 @@ fn a_call_cancelled_while_the_device_rings_is_cancelled_there_too() {
 }
 
 #[test]
+fn a_call_that_another_device_answered_says_so_to_the_shell_and_to_its_device() {
+    let mut world = World::registered();
+    world.attach(1);
+    world.invite("call-1");
+    let (device, offered) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &offered, 180, &[], "");
+    let cancel = format!(
+        "CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{}Reason: Q.850;cause=16, sip ;cause=200;text=\"elsewhere\"\r\n\
+         Content-Length: 0\r\n\r\n",
+        world.binding,
+        world.head("call-1", "CANCEL", 1, "")
+    );
+    let upstream = world.upstream;
+    world.receive(upstream, &cancel);
+    let passed = world.last("CANCEL");
+    assert_eq!(passed.text(Name::Reason), Some("Q.850;cause=16, sip ;cause=200;text=\"elsewhere\""));
+    world.reply(device, &offered, 487, &[], "");
+    assert_eq!(world.count("INVITE 487"), 1);
+    assert_eq!(world.final_states(), [CallState::AnsweredElsewhere]);
+}
+
+#[test]
 fn a_cancel_that_crosses_the_answer_loses_and_one_that_the_device_ignores_ends_anyway() {
     let mut world = World::registered();
     world.invite("call-1");
@@ -415,6 +437,24 @@ fn disabling_while_a_call_is_held_answers_the_caller_and_forgets_everything() {
     assert!(matches!(world.events.last(), Some(Event::Unbound { confirmed: true, .. })));
     world.invite("call-2");
     assert_eq!(world.count("INVITE 404"), 1);
+}
+
+#[test]
+fn a_call_that_outlives_its_instance_is_hung_up_by_the_stream_it_came_by() {
+    let mut world = World::new(FlowId::Stream(77));
+    world.bind();
+    world.grant(600);
+    let ok = answered(&mut world);
+    world.input(Input::Unbind { binding: world.binding, deadline: seconds(3) });
+    let (source, register) = (world.upstream, world.last("REGISTER"));
+    world.reply(source, &register, 200, &[], "");
+    assert!(matches!(world.events.last(), Some(Event::Unbound { confirmed: true, .. })));
+    assert_eq!(world.closed, []);
+    let device = world.device(1);
+    world.receive(device, &device_bye(&ok, "call-1"));
+    assert_eq!(world.sent.last().unwrap().flow, FlowId::Stream(77));
+    world.advance(seconds(301));
+    assert_eq!(world.closed, [FlowId::Stream(77)], "no longer than the device's own registration");
 }
 
 #[test]
@@ -574,7 +614,8 @@ fn a_server_that_closes_every_connection_is_not_hammered() {
         world.advance(seconds(1));
     }
     assert!((3..=8).contains(&world.dialled), "{} dials in 100 s", world.dialled);
-    let told = |event: &Event| matches!(event, Event::RegistrationFailed { failure: RegistrationFailure::Retry { .. }, .. });
+    let told =
+        |event: &Event| matches!(event, Event::RegistrationFailed { failure: RegistrationFailure::Retry { .. }, .. });
     assert!(world.events.iter().any(told), "whoever enables is told");
     // When it stays up, all is well, and the next break is mended at once.
     while !matches!(world.events.last(), Some(Event::Registered { .. })) {

@@ -23,6 +23,8 @@ use crate::scratch::Scratch;
 const PACKAGE: &str = "baresip-core";
 /// Where Debian puts its modules.
 const MODULES: &str = "/usr/lib/baresip/modules";
+/// What it prints when a call comes in.
+const RINGS: &str = "Incoming call from:";
 /// How long it may take to start.
 const START_WITHIN: Duration = Duration::from_secs(15);
 /// How long to wait between two tries to reach the control port of a program that is starting.
@@ -131,6 +133,30 @@ impl Baresip {
             Some(events.remove(index))
         });
         found.await.ok_or_else(|| self.child.missed(kind))
+    }
+
+    /// Waits until it has rung for so many calls since it started. An event may come before anyone listens at the control
+    /// port; this looks at what it prints.
+    ///
+    /// # Errors
+    /// [`Missed`] when it has not `within` the time.
+    pub async fn await_rung(&self, count: usize, within: Duration) -> Result<(), Missed> {
+        self.child.await_lines(RINGS, count, within).await
+    }
+
+    /// For how many calls it has rung since it started.
+    pub fn rung(&self) -> usize {
+        self.output().matches(RINGS).count()
+    }
+
+    /// Stops it without ending it: its connections stay open and nothing answers.
+    pub fn freeze(&self) {
+        self.child.signal(rustix::process::Signal::STOP);
+    }
+
+    /// Lets it run on.
+    pub fn thaw(&self) {
+        self.child.signal(rustix::process::Signal::CONT);
     }
 
     /// Takes the call that rings.

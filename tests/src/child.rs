@@ -86,6 +86,18 @@ impl Child {
         found.await.flatten().ok_or_else(|| self.missed(&format!("{text:?}")))
     }
 
+    /// Waits until so many lines, from the beginning on, contain `text`.
+    ///
+    /// # Errors
+    /// [`Missed`] when they do not come `within` the time, or the program ends without them.
+    pub async fn await_lines(&self, text: &str, count: usize, within: Duration) -> Result<(), Missed> {
+        let found = self.board.wait(within, |state| {
+            let enough = state.lines.iter().filter(|line| line.contains(text)).count() >= count;
+            if enough { Some(true) } else { state.exit.map(|_| false) }
+        });
+        if found.await == Some(true) { Ok(()) } else { Err(self.missed(&format!("{count} lines with {text:?}"))) }
+    }
+
     /// Waits for its end.
     ///
     /// # Errors

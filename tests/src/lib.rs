@@ -29,6 +29,7 @@ pub mod redis_server;
 pub mod registrar;
 pub mod relay_process;
 pub mod relay_setup;
+pub mod scene;
 pub mod scratch;
 pub mod simulation;
 pub mod sipp;

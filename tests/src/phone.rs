@@ -242,6 +242,20 @@ impl Phone {
         found.await.ok_or_else(|| self.missed(method))
     }
 
+    /// Goes on with a call that began on an earlier connection, as a phone does that has changed its network: the same
+    /// dialog, from now on by this connection.
+    pub fn take_over(&self, call: &IncomingCall) -> IncomingCall {
+        let appearance = Appearance {
+            vias: vec![format!("SIP/2.0/{} {}", self.flow.transport().via(), self.flow.local())],
+            contact: call.invite.request_uri().unwrap_or_default().to_owned(),
+            own_route: None,
+        };
+        let leg = Leg::new(self.flow.clone(), appearance, call.leg.dialog());
+        let call_id = call.invite.call_id().unwrap_or_default().to_owned();
+        self.board.change(|state| state.legs.insert(call_id, leg.clone()));
+        IncomingCall { invite: call.invite.clone(), leg }
+    }
+
     /// Sends the double CRLF and waits for the single one (RFC 5626 §4.4.1).
     ///
     /// # Errors

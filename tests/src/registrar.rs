@@ -123,6 +123,8 @@ struct State {
     /// Answers by branch, for repeated datagrams.
     answered: HashMap<String, Option<Bytes>>,
     pings: HashMap<u64, u32>,
+    /// Passwords that were changed since the start.
+    passwords: HashMap<String, String>,
     violations: Vec<String>,
 }
 
@@ -187,6 +189,14 @@ impl Registrar {
     /// Treats the next proven or refused REGISTERs of an AOR so, one after the other; the last stays in force.
     pub fn script(&self, aor: &str, behaviours: &[Behaviour]) {
         self.0.board.change(|state| state.behaviours.insert(aor_of(aor), behaviours.to_vec()));
+    }
+
+    /// Gives a user another password; nonces that were given out are forgotten, as a restart would.
+    pub fn change_password(&self, user: &str, password: &str) {
+        self.0.board.change(|state| {
+            state.passwords.insert(user.to_owned(), password.to_owned());
+            state.nonces.clear();
+        });
     }
 
     /// The live bindings of an AOR, oldest first.
@@ -504,7 +514,8 @@ impl Inner {
         *used = count;
         // An account of another's AOR is no proof for this one.
         let owner = aor.split('@').next() == Some(user);
-        let password = self.settings.users.get(user).filter(|_| owner).ok_or(None)?;
+        let password = state.passwords.get(user).or_else(|| self.settings.users.get(user));
+        let password = password.filter(|_| owner).ok_or(None)?;
         let ha1 = algorithm.ha1(user, &self.settings.domain, password);
         let expected = algorithm.response(&ha1, "REGISTER", uri, nonce, Some((nc, cnonce)));
         if field("response")? == expected { Ok(()) } else { Err(None) }

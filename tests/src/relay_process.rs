@@ -61,8 +61,17 @@ impl RelayProcess {
     /// [`Missed`] when it does not get ready.
     pub async fn restart(&mut self) -> Result<(), Missed> {
         self.child.kill().await?;
-        self.child = spawn(&self.setup, &self.scratch, &self.config)?;
+        self.relaunch()?;
         self.await_ready(READY_WITHIN).await
+    }
+
+    /// Starts it again after it ended, and waits for nothing.
+    ///
+    /// # Errors
+    /// [`Missed`] when it cannot be started.
+    pub fn relaunch(&mut self) -> Result<(), Missed> {
+        self.child = spawn(&self.setup, &self.scratch, &self.config)?;
+        Ok(())
     }
 
     /// Waits until `/readyz` says 200.
@@ -149,6 +158,17 @@ impl RelayProcess {
         })
     }
 
+    /// The files of its certificate and its key, as its configuration names them.
+    ///
+    /// # Panics
+    /// When the configuration cannot be read; the relay has read it before.
+    pub fn certificate_files(&self) -> (PathBuf, PathBuf) {
+        match relay::config::Config::load(&self.config).expect("the relay's own configuration").tls {
+            relay::config::Tls::Files { certificate, key } => (certificate, key),
+            relay::config::Tls::Development => panic!("the configuration names no certificate"),
+        }
+    }
+
     /// The value of a metric as `/metrics` prints it, such as `sipwake_store_up` or `sipwake_wipes_total{reason="disabled"}`.
     /// `None` when it is absent.
     pub async fn metric(&self, series: &str) -> Option<f64> {
@@ -213,13 +233,13 @@ impl RelayProcess {
     ///
     /// # Errors
     /// When the memory may not be read, or the process is gone.
-    pub async fn memory_holds(&self, needles: &[(String, Vec<u8>)], within: Duration) -> std::io::Result<Vec<String>> {
+    pub async fn memory_keeps(&self, needles: &[(String, Vec<u8>)], within: Duration) -> std::io::Result<Vec<String>> {
         let deadline = tokio::time::Instant::now() + within;
         let bytes: Vec<&[u8]> = needles.iter().map(|(_, needle)| needle.as_slice()).collect();
         loop {
-            let found = memory_search(self.pid(), &bytes)?;
-            let held = needles.iter().zip(found).filter(|(_, found)| *found).map(|((name, _), _)| name.clone());
-            let held: Vec<String> = held.collect();
+            let there = self.memory_holds(&bytes)?;
+            let named = needles.iter().zip(there).filter(|(_, there)| *there);
+            let held: Vec<String> = named.map(|((name, _), _)| name.clone()).collect();
             if held.is_empty() || tokio::time::Instant::now() >= deadline {
                 return Ok(held);
             }
@@ -227,94 +247,84 @@ impl RelayProcess {
         }
     }
 
-    /// Whether these bytes stand anywhere in its memory, as [`memory_contains`] reads it.
+    /// Whether these bytes stand anywhere in its memory (every readable mapping, through `/proc/PID/mem`).
     ///
     /// # Errors
     /// When the memory may not be read, or the process is gone.
     pub fn memory_contains(&self, needle: &[u8]) -> std::io::Result<bool> {
         memory_contains(self.pid(), needle)
     }
+
+    /// Which of these stand anywhere in its memory.
+    ///
+    /// # Errors
+    /// When the memory may not be read, or the process is gone.
+    pub fn memory_holds(&self, needles: &[&[u8]]) -> std::io::Result<Vec<bool>> {
+        memory_holds(self.pid(), needles)
+    }
 }
 
-/// Whether `needle` stands in a process's memory: in every page that is there, of every mapping that can be written or
-/// that no file stands behind.
+/// Whether `needle` stands in a process's memory.
 ///
 /// # Errors
 /// When the memory may not be read.
 pub fn memory_contains(pid: u32, needle: &[u8]) -> std::io::Result<bool> {
-    Ok(memory_search(pid, &[needle])?[0])
+    memory_holds(pid, &[needle]).map(|held| held[0])
 }
 
-/// The same for several needles in one pass; the answers are in their order.
+/// Which of `needles` stand in a process's memory, each read once. Mappings of files that the process cannot have written
+/// to are left out: they hold what is on disk.
 ///
 /// # Errors
-/// When the memory may not be read.
-pub fn memory_search(pid: u32, needles: &[&[u8]]) -> std::io::Result<Vec<bool>> {
-    let finders: Vec<_> = needles.iter().map(|needle| memchr::memmem::Finder::new(needle)).collect();
-    let longest = needles.iter().map(|needle| needle.len()).max().unwrap_or_default();
-    let mut found = vec![false; needles.len()];
-    let mut memory = std::fs::File::open(format!("/proc/{pid}/mem"))?;
-    let mut pages = std::fs::File::open(format!("/proc/{pid}/pagemap"))?;
-    let (mut seen, mut window) = (0, Vec::new());
-    for (start, end) in writable(&std::fs::read_to_string(format!("/proc/{pid}/maps"))?) {
-        for (start, end) in present(&mut pages, start, end)? {
-            window.clear();
-            let mut at = start;
-            while at < end {
-                let want = PIECE.min(end - at);
-                let kept = window.len().min(longest.saturating_sub(1));
-                window.drain(..window.len() - kept);
-                memory.seek(SeekFrom::Start(at))?;
-                // A mapping may go away meanwhile.
-                let Ok(got @ 1..) = (&mut memory).take(want).read_to_end(&mut window) else { break };
-                seen += got;
-                for (found, finder) in found.iter_mut().zip(&finders) {
-                    *found = *found || finder.find(&window).is_some();
-                }
-                at += got as u64;
+/// When the memory may not be read: the relay lets none but root read its own.
+pub fn memory_holds(pid: u32, needles: &[&[u8]]) -> std::io::Result<Vec<bool>> {
+    const PIECE: usize = 1 << 20;
+    static NOTHING: [u8; PIECE] = [0; PIECE];
+    let denied = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied => std::io::Error::new(error.kind(), "run this test as root"),
+        _ => error,
+    };
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).map_err(denied)?;
+    let mut memory = std::fs::File::open(format!("/proc/{pid}/mem")).map_err(denied)?;
+    let finders: Vec<_> = needles.iter().map(memchr::memmem::Finder::new).collect();
+    let overlap = needles.iter().map(|needle| needle.len()).max().unwrap_or(1) - 1;
+    let mut held = vec![false; needles.len()];
+    let mut seen = 0;
+    for (start, end) in maps.lines().filter_map(written_mapping) {
+        let mut window = Vec::with_capacity(PIECE + overlap);
+        let mut at = start;
+        while at < end {
+            let want = PIECE.min((end - at) as usize);
+            window.drain(..window.len() - window.len().min(overlap));
+            memory.seek(SeekFrom::Start(at))?;
+            let got = (&mut memory).take(want as u64).read_to_end(&mut window);
+            // A mapping may go away meanwhile, and some cannot be read.
+            let Ok(got @ 1..) = got else { break };
+            seen += got;
+            at += got as u64;
+            // Most of what is mapped was never touched.
+            if window.chunks(PIECE).all(|chunk| chunk == &NOTHING[..chunk.len()]) {
+                continue;
+            }
+            for (held, finder) in held.iter_mut().zip(&finders) {
+                *held = *held || finder.find(&window).is_some();
             }
         }
     }
-    if seen == 0 { Err(std::io::Error::other("nothing of the memory could be read")) } else { Ok(found) }
+    if seen == 0 { Err(std::io::Error::other("nothing of the memory could be read")) } else { Ok(held) }
 }
 
-/// How much of a process's memory is read at once.
-const PIECE: u64 = 1 << 20;
-/// What one entry of the page map stands for.
-const PAGE: u64 = 4096;
-
-/// The mappings of `/proc/PID/maps` that hold what a process wrote.
-fn writable(maps: &str) -> Vec<(u64, u64)> {
-    let range = |line: &str| {
-        let mut fields = line.split_whitespace();
-        let (start, end) = fields.next()?.split_once('-')?;
-        let (rights, inode) = (fields.next()?, fields.nth(2)?);
-        // The kernel's own pages cannot be read this way.
-        let readable = rights.starts_with('r') && !line.ends_with("[vvar]") && !line.ends_with("[vsyscall]");
-        let wanted = readable && (rights.starts_with("rw") || inode == "0");
-        wanted.then_some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
-    };
-    maps.lines().filter_map(range).collect()
-}
-
-/// The runs of pages of a mapping that are in memory or swapped out: the others were never touched.
-fn present(pages: &mut std::fs::File, start: u64, end: u64) -> std::io::Result<Vec<(u64, u64)>> {
-    const PRESENT_OR_SWAPPED: u64 = 0b11 << 62;
-    let mut entries = Vec::new();
-    pages.seek(SeekFrom::Start(start / PAGE * 8))?;
-    pages.take((end - start) / PAGE * 8).read_to_end(&mut entries)?;
-    let mut runs: Vec<(u64, u64)> = Vec::new();
-    for (number, entry) in entries.as_chunks::<8>().0.iter().enumerate() {
-        if u64::from_ne_bytes(*entry) & PRESENT_OR_SWAPPED == 0 {
-            continue;
-        }
-        let at = start + number as u64 * PAGE;
-        match runs.last_mut() {
-            Some((_, end)) if *end == at => *end += PAGE,
-            _ => runs.push((at, at + PAGE)),
-        }
+/// The range of a mapping, from a line of `/proc/PID/maps`, that can be read and that the process may have written to.
+fn written_mapping(line: &str) -> Option<(u64, u64)> {
+    let mut fields = line.split_whitespace();
+    let (range, rights, inode) = (fields.next()?, fields.next()?, fields.nth(2)?);
+    // The kernel's own pages cannot be read this way.
+    let kernels = line.ends_with("[vvar]") || line.ends_with("[vsyscall]");
+    if !rights.starts_with('r') || kernels || (inode != "0" && !rights.contains('w')) {
+        return None;
     }
-    Ok(runs)
+    let (start, end) = range.split_once('-')?;
+    Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
 }
 
 fn spawn(setup: &Setup, scratch: &Scratch, config: &Path) -> Result<Child, Missed> {

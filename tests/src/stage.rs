@@ -167,7 +167,8 @@ pub fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-fn app(authority: &Authority, apns: &apns::Apns, fcm: &fcm::Fcm) -> App {
+/// The app of both, `com.example.phone`.
+pub(crate) fn app(authority: &Authority, apns: &apns::Apns, fcm: &fcm::Fcm) -> App {
     let mut app = App::new(apns::BUNDLE);
     app.apns = Some(relay_setup::Apns {
         key_file: apns.key_file(),

@@ -5,5 +5,11 @@
 
 #[path = "peers/calls.rs"]
 mod calls;
+#[path = "peers/endings.rs"]
+mod endings;
+#[path = "peers/forgetting.rs"]
+mod forgetting;
+#[path = "peers/restarts.rs"]
+mod restarts;
 #[path = "peers/world.rs"]
 mod world;

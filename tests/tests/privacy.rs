@@ -68,17 +68,17 @@ async fn after_a_wipe_the_process_remembers_neither_password_nor_digest_nor_toke
     for (user, proof) in [("mallory", Proof::Digest(Algorithm::Sha256)), ("trent", Proof::Bearer)] {
         let lent = live(&stage, user, proof).await;
         let traces = traces(&stage, &lent, user);
-        let held = stage.relay.memory_holds(&traces, SOON).await.unwrap();
+        let held = stage.relay.memory_keeps(&traces, SOON).await.unwrap();
         assert_eq!(held, Vec::<String>::new(), "while the account is lent, sealed");
         wipe(&stage, &lent).await;
         let mut traces = traces;
         traces.push(("the AOR".to_owned(), lent.aor.trim_start_matches("sip:").as_bytes().to_vec()));
-        let held = stage.relay.memory_holds(&traces, SOON).await.unwrap();
+        let held = stage.relay.memory_keeps(&traces, SOON).await.unwrap();
         assert_eq!(held, Vec::<String>::new(), "after the wipe");
     }
     // Transactions remember a call for 64 × T1 after its end (RFC 3261 §17), and nothing does longer.
     let caller = [("the caller".to_owned(), b"bob@example.test".to_vec())];
-    let held = stage.relay.memory_holds(&caller, Duration::from_secs(50)).await.unwrap();
+    let held = stage.relay.memory_keeps(&caller, Duration::from_secs(50)).await.unwrap();
     assert_eq!(held, Vec::<String>::new(), "when its calls are over");
     // The search finds what is there: the realm of the edge is a constant of the program.
     assert!(stage.relay.memory_contains(b"sipwake").unwrap());
@@ -113,9 +113,10 @@ async fn refused_and_wrong_enablings_leave_nothing_in_memory() {
     // Broken off in the middle of the password.
     let half = format!("{{\"account\": {{\"aor\": \"sip:peggy@example.test\", \"password\": \"{secret}");
     let key = stage.relay.setup().apps[0].api_key.clone();
-    let broken = stage.api.raw("POST", "/v1/instances", Some(&key), Some("application/json"), half.into()).await.unwrap();
+    let broken =
+        stage.api.raw("POST", "/v1/instances", Some(&key), Some("application/json"), half.into()).await.unwrap();
     assert_eq!(broken.status, 400);
-    let held = stage.relay.memory_holds(&needles, SOON).await.unwrap();
+    let held = stage.relay.memory_keeps(&needles, SOON).await.unwrap();
     assert_eq!(held, Vec::<String>::new());
     stage.unharmed().await;
 }
@@ -142,10 +143,10 @@ async fn an_account_lent_by_its_digest_works_and_its_password_never_comes_near()
     call.hang_up(SOON).await.unwrap();
     phone.unregister(SOON).await.unwrap();
     let traces = traces(&stage, &lent, "mallory");
-    let held = stage.relay.memory_holds(&traces, SOON).await.unwrap();
+    let held = stage.relay.memory_keeps(&traces, SOON).await.unwrap();
     assert_eq!(held, Vec::<String>::new(), "while it is lent");
     wipe(&stage, &lent).await;
-    let held = stage.relay.memory_holds(&traces, SOON).await.unwrap();
+    let held = stage.relay.memory_keeps(&traces, SOON).await.unwrap();
     assert_eq!(held, Vec::<String>::new(), "after the wipe");
     // Digests of another realm are no use, and are refused and forgotten.
     let mut other = wish.clone();
@@ -278,7 +279,8 @@ async fn no_file_no_argument_and_no_core_dump_holds_a_secret() {
     }
     let open: Vec<_> = std::fs::read_dir(format!("{place}/fd")).unwrap().flatten().collect();
     let open: Vec<_> = open.iter().filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect();
-    let on_disk = |path: &&std::path::PathBuf| path.is_absolute() && !path.starts_with("/dev") && !path.starts_with("/proc");
+    let on_disk =
+        |path: &&std::path::PathBuf| path.is_absolute() && !path.starts_with("/dev") && !path.starts_with("/proc");
     assert_eq!(open.iter().filter(on_disk).collect::<Vec<_>>(), Vec::<&std::path::PathBuf>::new(), "open files");
     let ended = stage.relay.signal(Signal::ABORT, SOON).await.unwrap();
     assert!(ended.signal().is_some() && !ended.core_dumped(), "{ended}");
@@ -314,7 +316,7 @@ async fn the_log_at_trace_level_holds_no_secret_when_things_go_wrong() {
     let receipt = stage.relay.api().disable(&lent.instance).await.unwrap();
     assert_eq!((receipt.status, receipt.json()["unregistered"].as_bool()), (200, Some(false)), "{}", receipt.text());
     let traces = traces(&stage, &lent, "mallory");
-    assert_eq!(stage.relay.memory_holds(&traces, SOON).await.unwrap(), Vec::<String>::new());
+    assert_eq!(stage.relay.memory_keeps(&traces, SOON).await.unwrap(), Vec::<String>::new());
     stage.registrar.drop_flows();
     let deadline = tokio::time::Instant::now() + SOON;
     while stage.registrar.contacts(&stage.bystander().aor).iter().all(|contact| !contact.flow.is_open()) {

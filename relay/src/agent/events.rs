@@ -24,6 +24,10 @@ impl Shard {
                 self.next.push_back(Input::Answer { binding, authorization });
             }
             Event::Registered { binding, expires, refresh } => self.on_registered(binding, expires, refresh),
+            Event::Learned { .. } => {}
+            Event::PublicAddress { upstream, address } => {
+                tracing::info!(upstream = upstream.0, %address, "a SIP server says where it sees this relay");
+            }
             Event::RegistrationFailed { binding, failure } => self.on_registration_failed(binding, failure),
             Event::Unbound { binding, confirmed } => self.on_unbound(binding, confirmed),
             Event::Knock { knock, instance, proof } => {

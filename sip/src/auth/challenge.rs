@@ -90,10 +90,34 @@ impl Challenge {
     /// The topmost challenge that can be answered with one of the `allowed` hashes (RFC 8760 §2.4). Of more than
     /// [`CHALLENGES`] the rest is not looked at.
     pub fn topmost_supported<'v>(values: impl Iterator<Item = &'v str>, allowed: &[Hash]) -> Option<Self> {
+        Self::supported(values, allowed).next()
+    }
+
+    /// All challenges that can be answered with one of the `allowed` hashes, in the peer's order, which is its preference
+    /// (RFC 8760 §2.4). Of more than [`CHALLENGES`] the rest is not looked at.
+    pub fn all_supported<'v>(values: impl Iterator<Item = &'v str>, allowed: &[Hash]) -> Vec<Self> {
+        Self::supported(values, allowed).collect()
+    }
+
+    /// Takes the nonce that the value of an `Authentication-Info` names for the next request (RFC 7616 §3.5); whether it
+    /// names one.
+    pub fn follow(&mut self, info: &str) -> bool {
+        let Ok([Some(nonce)]) = named(info, ["nextnonce"]) else { return false };
+        match bounded(nonce, NONCE_BYTES) {
+            Ok(nonce) if !nonce.is_empty() => {
+                self.nonce = nonce;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn supported<'v>(values: impl Iterator<Item = &'v str>, allowed: &[Hash]) -> impl Iterator<Item = Self> {
         values
+            .flat_map(split_challenges)
             .take(CHALLENGES)
             .filter_map(|value| Self::parse(value).ok())
-            .find(|challenge| allowed.contains(&challenge.algorithm.hash) && challenge.qop != Qop::Unknown)
+            .filter(|challenge| allowed.contains(&challenge.algorithm.hash) && challenge.qop != Qop::Unknown)
     }
 }
 
@@ -157,6 +181,36 @@ pub fn challenge_value(realm: &str, nonce: &str, algorithm: impl Into<Algorithm>
         out.push_str(", stale=true");
     }
     out
+}
+
+/// The challenges of one value. RFC 3261 §20.44 allows one; HTTP's grammar (RFC 9110 §11.6.1) allows more, with the commas
+/// between them that also stand between parameters: one begins where a scheme stands before a parameter's name.
+fn split_challenges(value: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(value);
+    std::iter::from_fn(move || {
+        let text = rest.take()?;
+        let (mut quoted, mut escaped) = (false, false);
+        for (at, byte) in text.bytes().enumerate() {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' if quoted => escaped = true,
+                b'"' => quoted = !quoted,
+                b',' if !quoted && begins_challenge(&text[at + 1..]) => {
+                    rest = Some(&text[at + 1..]);
+                    return Some(&text[..at]);
+                }
+                _ => {}
+            }
+        }
+        Some(text)
+    })
+}
+
+fn begins_challenge(text: &str) -> bool {
+    let text = text.trim_start_matches([' ', '\t', '\r', '\n']);
+    let name = text.split(['=', ',', '"']).next().unwrap_or_default();
+    // White space before `=` belongs to a parameter; a scheme is followed by a name.
+    name.trim_end_matches([' ', '\t', '\r', '\n']).contains([' ', '\t'])
 }
 
 fn bounded(text: Cow<'_, str>, limit: usize) -> Result<Box<str>, ChallengeError> {

@@ -154,6 +154,26 @@ fn of_several_challenges_the_topmost_supported_is_taken() {
 }
 
 #[test]
+fn several_challenges_in_one_line_are_taken_apart_where_a_scheme_begins() {
+    let line = "Digest realm=\"a, Digest b=\\\"c\", nonce = n1 ,algorithm=MD5,\r\n Bearer realm=\"x\", NTLM, \
+                Digest nonce=\"n2\" , realm=a, algorithm=SHA-256";
+    let taken: Vec<_> = Challenge::all_supported([line].into_iter(), ALL).into_iter().map(|it| it.nonce).collect();
+    assert_eq!(taken, ["n1".into(), "n2".into()]);
+}
+
+#[test]
+fn a_next_nonce_is_taken_only_when_it_is_one() {
+    let mut challenge = Challenge::parse("Digest realm=\"a\", nonce=\"n1\"").unwrap();
+    for none in ["", "qop=auth", "nextnonce=", "nextnonce=\"\"", "nextnonce=\"open", "nextnonce=a, nextnonce=b"] {
+        assert!(!challenge.follow(none), "{none}");
+    }
+    assert!(!challenge.follow(&format!("nextnonce=\"{}\"", "n".repeat(NONCE_BYTES + 1))));
+    assert_eq!(&*challenge.nonce, "n1");
+    assert!(challenge.follow("rspauth=\"0\" , nextnonce=\"n 2\""));
+    assert_eq!(&*challenge.nonce, "n 2");
+}
+
+#[test]
 fn challenges_are_read_however_they_are_spaced_and_quoted() {
     for value in [
         "Digest realm=\"a b\",nonce=\"n\",qop=\"auth\",stale=true",
@@ -338,6 +358,7 @@ mod properties {
         #[test]
         fn no_value_makes_reading_panic(value in "(Digest )?[ -~\\r\\n\\t\u{0}é\"\\\\,=]{0,80}") {
             let _ = Challenge::parse(&value);
+            let _ = Challenge::all_supported([&*value].into_iter(), ALL);
             let _ = Credentials::parse(&value);
             let _ = bearer(&value);
         }

@@ -167,6 +167,25 @@ fn bare(uri: &Uri<'_>) -> String {
     }
 }
 
+/// Why a CANCEL was sent: its Reason (RFC 3326), for the CANCEL that passes it on.
+pub fn reason(cancel: &Message) -> Option<String> {
+    let reasons: Vec<&str> = cancel.elements(Name::Reason).collect();
+    (!reasons.is_empty()).then(|| reasons.join(", "))
+}
+
+/// Whether a CANCEL says that another device answered (RFC 3326 §2: protocol `SIP`, cause 200).
+pub fn answered_elsewhere(cancel: &Message) -> bool {
+    cancel.elements(Name::Reason).any(|reason| {
+        let mut parts = reason.split(';').map(str::trim);
+        parts.next().is_some_and(|protocol| protocol.eq_ignore_ascii_case("SIP"))
+            && parts.any(|param| {
+                param
+                    .split_once('=')
+                    .is_some_and(|(name, value)| name.trim().eq_ignore_ascii_case("cause") && value.trim() == "200")
+            })
+    })
+}
+
 /// What makes a way the same way again (RFC 3261 §16.6.8): eight hexadecimal digits over the Request-URI and Route.
 fn loop_mark(request: &Message) -> String {
     let mut hash = Sha256::new();

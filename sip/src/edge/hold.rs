@@ -226,7 +226,7 @@ impl Hold {
         if let Some(leg) = self.legs.iter_mut().find(|leg| leg.branch == branch) {
             leg.phase = Phase::Ended;
         }
-        if self.state == CallState::Cancelled && !self.closed && !self.has_live_leg() {
+        if self.state.is_given_up() && !self.closed && !self.has_live_leg() {
             Outcome::Terminated
         } else {
             Outcome::Ignore
@@ -244,12 +244,13 @@ impl Hold {
         self.legs.iter().any(|leg| leg.phase != Phase::Ended)
     }
 
-    /// The caller gave up: the legs to cancel, and whether to answer 487 at once because none of them is alive.
-    pub fn cancel(&mut self, now: Instant) -> (Vec<BranchId>, bool) {
+    /// The caller gave up, or another device answered (`elsewhere`): the legs to cancel, and whether to answer 487 at
+    /// once because none of them is alive.
+    pub fn cancel(&mut self, now: Instant, elsewhere: bool) -> (Vec<BranchId>, bool) {
         if self.closed || self.state.is_final() {
             return (Vec::new(), false);
         }
-        self.state = CallState::Cancelled;
+        self.state = if elsewhere { CallState::AnsweredElsewhere } else { CallState::Cancelled };
         self.deadline = now + CANCEL_WAIT;
         let alive = self.legs.iter().any(|leg| leg.phase == Phase::Alive);
         let live = self.legs.iter().filter(|leg| leg.phase != Phase::Ended).map(|leg| leg.branch).collect();
@@ -271,7 +272,7 @@ impl Hold {
         let alive = self.legs.iter().any(|leg| leg.phase == Phase::Alive);
         match self.state {
             _ if self.closed || self.deadline > now => None,
-            CallState::Cancelled => Some(487),
+            CallState::Cancelled | CallState::AnsweredElsewhere => Some(487),
             CallState::Waking | CallState::Ringing => Some(if alive { 408 } else { 480 }),
             _ => None,
         }
@@ -308,7 +309,7 @@ impl Hold {
     }
 
     fn on_failure(&mut self, status: u16) -> Outcome {
-        if self.state == CallState::Cancelled {
+        if self.state.is_given_up() {
             return if self.has_live_leg() { Outcome::Ignore } else { Outcome::Terminated };
         }
         // 482: the device takes the second offer for a copy of the first (RFC 3261 §8.2.2.2); it may still come back.
@@ -374,7 +375,8 @@ mod tests {
             CallState::Waking => {}
             CallState::Ringing => assert_eq!(hold.on_response(now, branch(1), 180, ANSWER), Outcome::Pass),
             CallState::Answered => assert_eq!(hold.on_response(now, branch(1), 200, ANSWER), Outcome::Answer),
-            CallState::Cancelled => assert_eq!(hold.cancel(now), (vec![branch(1)], true)),
+            CallState::Cancelled => assert_eq!(hold.cancel(now, false), (vec![branch(1)], true)),
+            CallState::AnsweredElsewhere => assert_eq!(hold.cancel(now, true), (vec![branch(1)], true)),
             ended => assert_eq!(hold.end(ended), Some(vec![branch(1)])),
         }
         if state.is_final() {
@@ -432,7 +434,7 @@ mod tests {
         for state in FINAL {
             let mut hold = in_state(now, state);
             assert!(!hold.wants(FlowId::Stream(9)) && !hold.wake() && !hold.ring());
-            assert_eq!(hold.cancel(now), (vec![], false));
+            assert_eq!(hold.cancel(now, false), (vec![], false));
             assert_eq!(hold.end(CallState::TimedOut), None);
             assert_eq!(hold.on_leg_lost(branch(1)), Outcome::Ignore);
             assert_eq!((hold.deadline(now), hold.on_deadline(now + ANSWER)), (None, None));
@@ -459,17 +461,17 @@ mod tests {
     fn a_cancel_waits_for_the_legs_that_live_and_not_for_longer_than_its_time() {
         let now = Instant::now();
         let mut unanswered = offered(now, &[1]);
-        assert_eq!(unanswered.cancel(now), (vec![branch(1)], true), "no response yet: 487 at once");
+        assert_eq!(unanswered.cancel(now, false), (vec![branch(1)], true), "no response yet: 487 at once");
         let mut alive = in_state(now, CallState::Ringing);
-        assert_eq!(alive.cancel(now), (vec![branch(1)], false));
+        assert_eq!(alive.cancel(now, false), (vec![branch(1)], false));
         assert_eq!(alive.deadline(now), Some(now + SILENCE), "a deadline comes early rather than never");
         assert_eq!(alive.on_deadline(now + CANCEL_WAIT), Some(487));
         assert_eq!(alive.on_response(now, branch(1), 487, ANSWER), Outcome::Terminated);
         let mut crossed = in_state(now, CallState::Ringing);
-        crossed.cancel(now);
+        crossed.cancel(now, false);
         assert_eq!(crossed.on_response(now, branch(1), 200, ANSWER), Outcome::Answer, "RFC 3261 §9.1");
         let mut lost = in_state(now, CallState::Ringing);
-        lost.cancel(now);
+        lost.cancel(now, false);
         assert_eq!(lost.on_leg_lost(branch(1)), Outcome::Terminated);
     }
 

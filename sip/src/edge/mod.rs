@@ -70,6 +70,11 @@ impl CallState {
         !matches!(self, Self::Waking | Self::Ringing)
     }
 
+    /// Whether the caller ended it with a CANCEL.
+    pub fn is_given_up(self) -> bool {
+        matches!(self, Self::Cancelled | Self::AnsweredElsewhere)
+    }
+
     /// The contract's word for it.
     pub fn as_str(self) -> &'static str {
         match self {

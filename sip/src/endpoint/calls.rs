@@ -146,16 +146,18 @@ impl Endpoint {
         self.answer_call(now, call, status);
     }
 
-    pub(super) fn on_call_cancelled(&mut self, now: Instant, call: CallId) {
+    pub(super) fn on_call_cancelled(&mut self, now: Instant, call: CallId, cancel: &Message) {
         let Some(hold) = self.calls.get_mut(&call) else { return };
-        let instance = hold.instance;
         if hold.state().is_final() {
             return;
         }
-        let (legs, at_once) = hold.cancel(now);
+        let (legs, at_once) = hold.cancel(now, forward::answered_elsewhere(cancel));
         let deadline = hold.deadline(now);
-        self.cancel_legs(now, legs);
-        self.event(Event::Call { call, instance, state: CallState::Cancelled, woke_after: None });
+        let reason = forward::reason(cancel);
+        for branch in legs {
+            self.transactions.cancel(now, branch, reason.as_deref());
+        }
+        // Told with the final answer: until then a 200 of the device may cross the CANCEL and win (RFC 3261 §9.1).
         if at_once {
             self.answer_call(now, call, 487);
         } else if let Some(at) = deadline {
@@ -208,7 +210,7 @@ impl Endpoint {
         for call in self.calls_of.get(&instance).cloned().unwrap_or_default() {
             let legs = self.calls.get(&call).map(|hold| hold.legs_on(flow)).unwrap_or_default();
             for branch in legs {
-                self.transactions.cancel(now, branch);
+                self.transactions.cancel(now, branch, None);
                 self.on_leg_lost(now, call, branch);
             }
         }
@@ -224,9 +226,7 @@ impl Endpoint {
         if let Some(response) = response {
             self.transactions.respond(now, server, status, response);
         }
-        if state != CallState::Cancelled {
-            self.event(Event::Call { call, instance, state, woke_after: None });
-        }
+        self.event(Event::Call { call, instance, state, woke_after: None });
         self.settle(now, call);
     }
 
@@ -249,7 +249,7 @@ impl Endpoint {
 
     fn cancel_legs(&mut self, now: Instant, legs: Vec<BranchId>) {
         for branch in legs {
-            self.transactions.cancel(now, branch);
+            self.transactions.cancel(now, branch, None);
         }
     }
 

@@ -40,7 +40,7 @@ pub(super) struct Attached {
     pub(super) transport: Transport,
     /// The URI of its Contact.
     pub(super) contact: Box<str>,
-    expires_at: Instant,
+    pub(super) expires_at: Instant,
 }
 
 /// What is known of a flow from a device.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: no type here holds a credential of an account: a challenge goes out, its answer comes in.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub use crate::edge::{CallState, IncomingCall, KnockId, Proof};
 pub use crate::flow::{Side, Source, Transport};
 use crate::id::{BindingId, CallId, FlowId, InstanceId, ShardTag, UpstreamId};
 use crate::message::{Limits, Message};
-pub use crate::registration::RegistrationFailure;
+pub use crate::registration::{Learned, RegistrationFailure};
 
 /// What an endpoint is told once.
 #[derive(Clone, Debug)]
@@ -38,6 +38,25 @@ pub struct Settings {
     pub limits: Limits,
     /// The key that signs flow tokens; the same on every shard of a node and over its restarts.
     pub token_key: [u8; 32],
+    /// How SIP servers are dealt with.
+    pub upstream: UpstreamPolicy,
+}
+
+/// How SIP servers are dealt with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpstreamPolicy {
+    /// Whether a digest may be made with MD5. Without it, an account whose SIP server offers nothing else is refused with
+    /// the status of the challenge.
+    pub allow_md5: bool,
+    /// Registrations that may start in a second at one registrar, 1 or more, of this endpoint: an operator's figure for the
+    /// node is divided by its shards. What is beyond it waits for its turn, so that no restart and no lost flow is a storm.
+    pub registrations_per_second: u32,
+}
+
+impl Default for UpstreamPolicy {
+    fn default() -> Self {
+        Self { allow_md5: true, registrations_per_second: 2000 }
+    }
 }
 
 /// A binding to register and keep.
@@ -74,6 +93,13 @@ pub enum Input {
     Ping(Source),
     /// A single CRLF came.
     Pong(FlowId),
+    /// A datagram for which [`super::Endpoint::is_stun`] is true.
+    Stun {
+        /// Where it came from.
+        flow: FlowId,
+        /// The datagram.
+        bytes: Bytes,
+    },
     /// The flow that [`Output::Dial`] asked for is open. For UDP: its address is known.
     Dialled {
         /// The upstream it leads to.
@@ -117,7 +143,8 @@ pub enum Input {
     Suspend(BindingId),
     /// The app is in the background again: register.
     Resume(BindingId),
-    /// The answer to [`Event::Challenged`]: an `Authorization` value, or `None` when there is no credential for it.
+    /// The answer to [`Event::Challenged`]: the value of an `Authorization`, or `None` when there is no credential for this
+    /// realm or algorithm.
     Answer {
         /// The binding that was challenged.
         binding: BindingId,
@@ -165,11 +192,13 @@ pub enum Output {
 /// Something that happened.
 #[derive(Debug)]
 pub enum Event {
-    /// The SIP server wants a digest for a REGISTER of this binding; answer with [`Input::Answer`].
+    /// The SIP server wants a digest for a REGISTER of this binding; answer with [`Input::Answer`]. One REGISTER may need
+    /// several, one after the other: its registrar's and a proxy's.
     Challenged {
         /// The binding.
         binding: BindingId,
-        /// The challenge, the topmost that is supported (RFC 8760 §2.4).
+        /// The challenge: first the topmost that is supported (RFC 8760 §2.4); when the answer is `None`, the next one that
+        /// the same response offers, until there is none.
         challenge: Challenge,
         /// The count of answers with this nonce, this one included.
         nc: u32,
@@ -186,6 +215,20 @@ pub enum Event {
         expires: Duration,
         /// Whether it was registered just before, too.
         refresh: bool,
+    },
+    /// What the registrar told beside the registration, when it is another thing than before.
+    Learned {
+        /// The binding.
+        binding: BindingId,
+        /// What it told.
+        learned: Box<Learned>,
+    },
+    /// An upstream's SIP server says where it sees this relay (RFC 3581, RFC 8489); told when it changes.
+    PublicAddress {
+        /// The upstream.
+        upstream: UpstreamId,
+        /// The address.
+        address: SocketAddr,
     },
     /// A registration attempt failed.
     RegistrationFailed {

@@ -8,7 +8,8 @@
 //! | --- | --- |
 //! | [`io`] | the inputs, outputs and events |
 //! | `requests` | what a request or a response from the network is, and who deals with it |
-//! | `bindings` | registrations and the flows toward SIP servers |
+//! | `bindings` | registrations |
+//! | `upstreams` | the flows toward SIP servers, and whose turn it is on them |
 //! | `devices` | which device is attached by which flow |
 //! | `calls` | held calls and their legs |
 //! | `dialogs` | requests inside a dialog, in both directions |
@@ -23,8 +24,9 @@ mod devices;
 mod dialogs;
 mod io;
 mod requests;
+mod upstreams;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 pub use io::*;
@@ -40,8 +42,8 @@ use crate::registration::Registration;
 use crate::timers::Timers;
 use crate::transaction::{Expired, ServerId, Table, Timing};
 
-use bindings::Upstream;
 use devices::{Attached, Device, DeviceFlow, Knocking};
+use upstreams::Upstream;
 
 /// Transactions of either kind that run at once on one shard. Beyond it a request is answered 503, and a REGISTER waits
 /// for its back-off. Requests that are refused take a quarter of it at most, and are then answered without one.
@@ -61,6 +63,8 @@ pub struct Endpoint {
     transactions: Table<ClientOwner, ServerOwner>,
     bindings: HashMap<BindingId, Box<Registration>>,
     upstreams: BTreeMap<UpstreamId, Upstream>,
+    /// What registrars call bindings beside their Contact (RFC 5627); empty where none does.
+    names: BTreeSet<(Box<str>, BindingId)>,
     /// Dialled streams and whom they lead to.
     links: HashMap<FlowId, UpstreamId>,
     devices: HashMap<InstanceId, Device>,
@@ -88,6 +92,8 @@ enum Timer {
     /// A device's registration ends.
     Device(InstanceId),
     Call(CallId),
+    /// Nobody can use this stream any more.
+    Linger(FlowId),
     /// Nothing more can come for a call.
     Forget(CallId),
 }
@@ -129,6 +135,7 @@ impl Endpoint {
             transactions: Table::new(TRANSACTIONS_MAX, Timing::default(), settings.limits),
             bindings: HashMap::new(),
             upstreams: BTreeMap::new(),
+            names: BTreeSet::new(),
             links: HashMap::new(),
             devices: HashMap::new(),
             attached: HashMap::new(),
@@ -148,7 +155,8 @@ impl Endpoint {
         match input {
             Input::Received { source, message } => self.on_message(now, source, message),
             Input::Ping(source) => self.on_ping(source),
-            Input::Pong(flow) => self.on_sign_of_life(flow, true),
+            Input::Pong(flow) => self.on_sign_of_life(now, flow, true),
+            Input::Stun { flow, bytes } => self.on_stun(now, flow, &bytes),
             Input::Dialled { upstream, flow, transport } => self.on_dialled(now, upstream, flow, transport),
             Input::DialFailed(upstream) => self.on_dial_failed(now, upstream),
             Input::Addresses { upstream, addresses } => self.on_addresses(upstream, addresses),
@@ -178,6 +186,7 @@ impl Endpoint {
                 Timer::Pace(upstream) => self.on_pace_due(now, upstream),
                 Timer::Device(instance) => self.on_device_due(now, instance),
                 Timer::Call(call) => self.on_call_due(now, call),
+                Timer::Linger(flow) => self.outputs.push_back(Output::Close(flow)),
                 Timer::Forget(call) => self.forget_call(call),
             }
         }
@@ -240,7 +249,7 @@ impl Endpoint {
             knocks: self.knocks.len(),
             calls: self.calls.len() + self.calls_of.len(),
             transactions: self.transactions.len() + self.failures.len(),
-            timers: self.timers.len() + self.transactions.timers(),
+            timers: self.timers.pending() + self.transactions.timers(),
         }
     }
 

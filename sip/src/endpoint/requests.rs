@@ -22,8 +22,8 @@ use bytes::Bytes;
 use super::{ClientOwner, Endpoint, Event, ServerOwner, Source};
 use crate::edge::forward;
 use crate::flow::Side;
-use crate::id::{BindingId, BranchId, FlowId};
-use crate::message::{Composer, Fault, Message, Method, Name, Uri};
+use crate::id::{BranchId, FlowId};
+use crate::message::{Composer, Fault, Message, Method, Name};
 use crate::transaction::Arrival;
 
 /// The methods that are served outside a dialog or in one.
@@ -31,7 +31,7 @@ pub(super) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE, NOTI
 
 impl Endpoint {
     pub(super) fn on_message(&mut self, now: Instant, source: Source, message: Message) {
-        self.on_sign_of_life(source.flow, false);
+        self.on_sign_of_life(now, source.flow, false);
         if source.side == Side::Upstream && source.flow.is_reliable() {
             self.streams.insert(source.flow, source.transport);
         }
@@ -92,8 +92,10 @@ impl Endpoint {
     fn on_cancel(&mut self, now: Instant, reply: FlowId, cancel: &Message, owner: ServerOwner) {
         self.refuse(now, reply, cancel, 200);
         match owner {
-            ServerOwner::Call(call) => self.on_call_cancelled(now, call),
-            ServerOwner::Forwarded(branch) => self.transactions.cancel(now, branch),
+            ServerOwner::Call(call) => self.on_call_cancelled(now, call, cancel),
+            ServerOwner::Forwarded(branch) => {
+                self.transactions.cancel(now, branch, forward::reason(cancel).as_deref());
+            }
             ServerOwner::Nobody => {}
         }
     }
@@ -105,8 +107,7 @@ impl Endpoint {
         if source.side == Side::Device {
             return self.refuse(now, reply, &request, 403);
         }
-        let user = request.request_uri().and_then(Uri::parse).and_then(|uri| uri.user).and_then(BindingId::parse);
-        let Some(binding) = user.filter(|binding| self.bindings.contains_key(binding)) else {
+        let Some(binding) = request.request_uri().and_then(|uri| self.binding_of(uri, &source)) else {
             return self.refuse_call(now, reply, &request, 404);
         };
         if !self.is_trusted(binding, &source) {

@@ -14,7 +14,7 @@ use super::server::{InviteServer, OtherServer};
 use super::{Due, Timing};
 use crate::id::{BranchId, FlowId};
 use crate::message::{Composer, Limits, Message, Method, Name};
-use crate::timers::Timers;
+use crate::timers::{Armed, Timers};
 
 /// A server transaction; unique in the life of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -70,6 +70,8 @@ struct Client<C> {
     ack: Option<Bytes>,
     /// CANCEL as soon as a provisional response allows it.
     cancel: bool,
+    /// Why (RFC 3326), for the CANCEL.
+    reason: Option<Box<str>>,
     owner: C,
     armed: Armed,
 }
@@ -88,29 +90,6 @@ struct Server<S> {
     last: Bytes,
     owner: S,
     armed: Armed,
-}
-
-/// The timer that is set for a transaction. A deadline that moves away leaves it as it is: it fires, and is set again;
-/// so a flood of retransmissions sets no flood of timers.
-#[derive(Clone, Copy, Debug, Default)]
-struct Armed(Option<Instant>);
-
-impl Armed {
-    /// Whether a timer must be set for this deadline.
-    fn must_set(&mut self, deadline: Option<Instant>) -> Option<Instant> {
-        let at = deadline.filter(|at| self.0.is_none_or(|armed| *at < armed))?;
-        self.0 = Some(at);
-        Some(at)
-    }
-
-    /// A timer fires; whether it is the one that counts.
-    fn fires(&mut self, now: Instant) -> bool {
-        let counts = self.0.is_some_and(|at| at <= now);
-        if counts {
-            self.0 = None;
-        }
-        counts
-    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -179,7 +158,8 @@ impl<C: Copy, S: Copy> Table<C, S> {
         };
         let key = ClientKey { branch, cancel: method == Method::Cancel };
         self.transmits.push_back(Transmit { flow, bytes: request.clone() });
-        let client = Client { machine, flow, request, ack: None, cancel: false, owner, armed: Armed::default() };
+        let client =
+            Client { machine, flow, request, ack: None, cancel: false, reason: None, owner, armed: Armed::default() };
         self.clients.insert(key, client);
         self.arm_client(key);
         Ok(())
@@ -218,10 +198,13 @@ impl<C: Copy, S: Copy> Table<C, S> {
     }
 
     /// Cancels an INVITE: at once, or when a provisional response allows it (RFC 3261 §9.1). A request of another method
-    /// is left alone.
-    pub fn cancel(&mut self, now: Instant, branch: BranchId) {
+    /// is left alone. `reason`: the value of its Reason header (RFC 3326), if it has one.
+    pub fn cancel(&mut self, now: Instant, branch: BranchId, reason: Option<&str>) {
         let Some(client) = self.clients.get_mut(&ClientKey { branch, cancel: false }) else { return };
         let first = !std::mem::replace(&mut client.cancel, true);
+        if first {
+            client.reason = reason.map(Into::into);
+        }
         if first && client.machine.may_cancel() {
             self.send_cancel(now, branch);
         }
@@ -352,7 +335,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
 
     /// How many deadlines are set.
     pub fn timers(&self) -> usize {
-        self.timers.len()
+        self.timers.pending()
     }
 
     /// The next thing to send.
@@ -377,11 +360,6 @@ impl<C: Copy, S: Copy> Table<C, S> {
             }
         }
         None
-    }
-
-    #[cfg(test)]
-    pub(super) fn timers_set(&self) -> usize {
-        self.timers.len()
     }
 
     fn client_due(&mut self, now: Instant, key: ClientKey) -> Option<C> {
@@ -444,7 +422,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         if let ClientMachine::Invite(machine) = &mut client.machine {
             machine.on_cancelled(now, &self.timing);
         }
-        let Some(cancel) = compose_cancel(&client.request, &self.limits) else { return };
+        let Some(cancel) = compose_cancel(&client.request, client.reason.as_deref(), &self.limits) else { return };
         self.arm_client(key);
         // A full table keeps the CANCEL from being sent; the INVITE then ends by its own deadline.
         let _ = self.send(now, branch, Method::Cancel, cancel, flow, owner);
@@ -582,7 +560,7 @@ fn compose_ack(invite: &Bytes, response: &Message, limits: &Limits) -> Option<By
 }
 
 /// The CANCEL of an INVITE (RFC 3261 §9.1).
-fn compose_cancel(invite: &Bytes, limits: &Limits) -> Option<Bytes> {
+fn compose_cancel(invite: &Bytes, reason: Option<&str>, limits: &Limits) -> Option<Bytes> {
     let invite = Message::parse(invite, limits).ok()?;
     let (number, _) = invite.cseq()?;
     let cancel = Composer::request(Method::Cancel, invite.request_uri()?)
@@ -592,6 +570,7 @@ fn compose_cancel(invite: &Bytes, limits: &Limits) -> Option<Bytes> {
         .copy(Name::From, &invite)
         .copy(Name::To, &invite)
         .copy(Name::CallId, &invite)
-        .header(Name::CSeq, format_args!("{number} CANCEL"));
+        .header(Name::CSeq, format_args!("{number} CANCEL"))
+        .maybe(Name::Reason, reason);
     Some(cancel.finish())
 }

@@ -77,13 +77,14 @@ fn a_failed_invite_is_acknowledged_with_its_own_branch_route_and_number_each_tim
 fn a_cancel_waits_for_a_provisional_response_and_its_own_answer_is_nobodys() {
     let (mut table, now) = (table(9), Instant::now());
     let invite = send(&mut table, now, Method::Invite, 1, UDP());
-    table.cancel(now, branch(1));
+    table.cancel(now, branch(1), Some("SIP;cause=200"));
     assert_eq!(sent(&mut table), ["INVITE"], "not before any response (RFC 3261 §9.1)");
     assert!(table.on_response(now, &answer(&invite, 180), UDP()).is_some());
     let cancel = parsed(table.poll_transmit().unwrap().bytes);
     assert_eq!((cancel.method(), cancel.cseq()), (Some(Method::Cancel), Some((5, "CANCEL"))));
     assert_eq!(cancel.via().unwrap().text, invite.via().unwrap().text);
-    table.cancel(now, branch(1));
+    assert_eq!(cancel.text(Name::Reason), Some("SIP;cause=200"));
+    table.cancel(now, branch(1), None);
     assert_eq!(sent(&mut table), [""; 0], "once");
     assert_eq!(table.on_response(now, &answer(&cancel, 200), UDP()), None);
     let later = now + Duration::from_secs(32);
@@ -206,7 +207,7 @@ fn a_flood_of_retransmissions_sets_no_flood_of_timers() {
     for _ in 0..1000 {
         table.on_request(now, &message, UDP());
     }
-    assert!(table.timers_set() < 10, "{}", table.timers_set());
+    assert!(table.timers() < 10, "{}", table.timers());
     let mut at = now;
     while let Some(next) = table.next_deadline() {
         at = next;

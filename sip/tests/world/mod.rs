@@ -1,5 +1,7 @@
 //! One endpoint in virtual time, with a SIP server and a device played by hand.
 
+#![allow(dead_code, reason = "each test crate uses its own part of it")]
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -27,6 +29,14 @@ pub struct World {
     pub events: Vec<Event>,
     pub closed: Vec<FlowId>,
     pub dialled: usize,
+    /// The flows that dials asked to avoid, if any.
+    pub avoided: Vec<Option<FlowId>>,
+    /// Double CRLFs that were sent.
+    pub pings: usize,
+    /// STUN requests that were sent.
+    pub stun: Vec<bytes::Bytes>,
+    /// The algorithms that the shell has a credential for.
+    pub hashes: Vec<Hash>,
     pub binding: BindingId,
     pub instance: InstanceId,
     /// Whether the shell answers challenges and knocks by itself, and dials.
@@ -40,6 +50,10 @@ pub fn server_address() -> SocketAddr {
 
 impl World {
     pub fn new(upstream: FlowId) -> Self {
+        Self::with_policy(upstream, UpstreamPolicy::default())
+    }
+
+    pub fn with_policy(upstream: FlowId, policy: UpstreamPolicy) -> Self {
         let now = Instant::now();
         let settings = Settings {
             tag: ShardTag(0),
@@ -52,6 +66,7 @@ impl World {
             answer_timeout: Duration::from_secs(120),
             limits: Limits::default(),
             token_key: [9; 32],
+            upstream: policy,
         };
         let transport = if upstream.is_reliable() { Transport::Tls } else { Transport::Udp };
         Self {
@@ -61,6 +76,10 @@ impl World {
             events: Vec::new(),
             closed: Vec::new(),
             dialled: 0,
+            avoided: Vec::new(),
+            pings: 0,
+            stun: Vec::new(),
+            hashes: vec![Hash::Md5, Hash::Sha256, Hash::Sha512_256],
             binding: BindingId::new(0x1111 << 64, ShardTag(0)),
             instance: InstanceId::new(0x2222 << 64, ShardTag(0)),
             upstream: Source { flow: upstream, side: Side::Upstream, transport, peer: server_address() },
@@ -79,9 +98,13 @@ impl World {
     }
 
     pub fn bind(&mut self) {
+        self.bind_another(self.binding, self.instance);
+    }
+
+    pub fn bind_another(&mut self, binding: BindingId, instance: InstanceId) {
         let new = NewBinding {
-            binding: self.binding,
-            instance: self.instance,
+            binding,
+            instance,
             aor: "sip:alice@example.com".into(),
             registrar: "sip:example.com".into(),
             upstream: REGISTRAR,
@@ -120,14 +143,20 @@ impl World {
             match output {
                 Output::Send { flow, bytes } => {
                     if bytes.iter().all(|b| matches!(b, b'\r' | b'\n')) {
+                        self.pings += usize::from(bytes.len() == 4);
+                        continue;
+                    }
+                    if Endpoint::is_stun(&bytes) {
+                        self.stun.push(bytes);
                         continue;
                     }
                     let message = Message::parse(&bytes, &Limits::default()).expect("what is sent parses");
                     message.check().expect("what is sent is sound");
                     self.sent.push(Sent { flow, message });
                 }
-                Output::Dial { upstream, .. } => {
+                Output::Dial { upstream, avoid } => {
                     self.dialled += 1;
+                    self.avoided.push(avoid);
                     if self.dial {
                         let (flow, transport) = (self.upstream.flow, self.upstream.transport);
                         self.endpoint.handle(self.now, Input::Dialled { upstream, flow, transport });
@@ -142,8 +171,9 @@ impl World {
     fn on_event(&mut self, event: Event) {
         match &event {
             Event::Challenged { binding, challenge, nc, cnonce, uri } => {
-                let authorization = answer(challenge, "alice", "secret", uri, *nc, cnonce);
-                self.endpoint.handle(self.now, Input::Answer { binding: *binding, authorization: Some(authorization) });
+                let known = self.hashes.contains(&challenge.algorithm.hash);
+                let authorization = known.then(|| answer(challenge, "alice", "secret", uri, *nc, cnonce));
+                self.endpoint.handle(self.now, Input::Answer { binding: *binding, authorization });
             }
             Event::Knock { knock, instance, proof } => {
                 let granted = match proof {

@@ -188,18 +188,18 @@ fn throughput(phase: &str, shares: &Shares) -> String {
 fn latency(phase: &str, calling: &Calling) -> String {
     let shares = &calling.shares;
     let [relay, load, others] = percents(shares);
+    let (full, late) = (relay + load + others > FULL_PERCENT, calling.sent_late.p99_us > LATE_US);
     let mut said = match () {
-        () if calling.sent_late.p99_us > LATE_US && load + others > relay => {
+        () if !full && !late => "nobody: there were processors to spare".to_owned(),
+        () if others > relay.max(load) => "the rest of the machine: latencies are not the relay's".to_owned(),
+        () if late && load > relay => {
             "the load generator, not the relay: INVITEs left late, so latencies and rate are not the relay's".to_owned()
         }
-        () if relay + load + others > FULL_PERCENT && others > relay.max(load) => {
-            "the rest of the machine: latencies are not the relay's".to_owned()
-        }
-        () if relay + load + others > FULL_PERCENT && load > relay => {
+        () if load > relay => {
             "the load generator, not the relay: latencies hold waiting for processors that it used".to_owned()
         }
-        () if relay + load + others > FULL_PERCENT => "the relay".to_owned(),
-        () => "nobody: there were processors to spare".to_owned(),
+        () if full => "the relay".to_owned(),
+        () => "nobody, though INVITEs left late: the machine was busy for moments".to_owned(),
     };
     if others > OTHERS_PERCENT {
         said += &format!("; others used {others:.0} % of the machine");

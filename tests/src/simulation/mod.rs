@@ -13,8 +13,8 @@
 //! | [`world`] | all of them, and the life of the leases |
 //!
 //! # The oracle
-//! 1. **No call is lost that a phone could have answered.** A call whose INVITE the relay got is, within 3 s, at its
-//!    phone by a flow that stands, or pushed, or answered. A phone that is told 200 at the edge while a call waits, and
+//! 1. **No call is lost that a phone could have answered.** A call whose INVITE the relay got has, within 3 s, come to
+//!    its phone, or been pushed, or got its final answer. A phone that is told 200 at the edge while a call waits, and
 //!    keeps that flow, has the INVITE within 3 s. When a phone answers before the caller has given up and before the
 //!    relay has ended the call, keeps its flow and its lease, and the server is well all the while, the caller gets that
 //!    200 and the phone its ACK, within 36 s (a 200 is repeated for 32 s).

@@ -388,9 +388,9 @@ impl World {
 
     fn check_reached(&mut self, index: usize) {
         let call = &self.calls[index];
-        let offered = call.facts.offered.iter().any(|flow| self.network.is_alive(*flow));
-        if call.facts.ended.is_none() && call.facts.wakes == 0 && !offered {
-            self.wrong(format!("call {index} is neither offered nor pushed"));
+        if call.facts.ended.is_none() && call.facts.wakes == 0 && call.facts.offered.is_empty() {
+            let slot = call.slot;
+            self.wrong(format!("call {index} of slot {slot} is neither offered nor pushed"));
         }
     }
 
@@ -493,7 +493,10 @@ impl World {
         for shard in 0..self.relay.shards.len() {
             let counts = self.relay.shards[shard].counts();
             if counts != Counts::default() {
-                self.wrong(format!("shard {shard} still holds something when all is quiet: {counts:?}"));
+                let open = self.network.open();
+                self.wrong(format!(
+                    "shard {shard} still holds something when all is quiet ({open} streams): {counts:?}"
+                ));
             }
         }
     }

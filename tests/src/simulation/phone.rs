@@ -371,7 +371,7 @@ impl World {
             // RFC 3261 §13.3.1.4: no ACK within 64·T1 ends the call.
             return self.say_bye(slot, index);
         }
-        let wait = (500 * MS << nth.min(3)).min(4 * S);
+        let wait = ((500 * MS) << nth.min(3)).min(4 * S);
         self.agenda.plan(wait, Happening::Phone(slot, PhoneDue::Again(flow, index, nth + 1)));
         self.answer(flow, &invite, 200, &format!("p{flow}"));
     }

@@ -46,6 +46,7 @@ impl Relay {
                 answer_timeout: Duration::from_micros(ANSWER_TIMEOUT),
                 limits: Limits::default(),
                 token_key: [9; 32],
+                upstream: sip::endpoint::UpstreamPolicy::default(),
             };
             let mut key = [index as u8; 32];
             key[..8].copy_from_slice(&seed.to_be_bytes());
@@ -118,6 +119,7 @@ impl World {
         let frame = match &bytes[..] {
             b"\r\n" => Frame::Pong,
             b"\r\n\r\n" => Frame::Ping,
+            stun if Endpoint::is_stun(stun) => Frame::Ping,
             _ => {
                 let message = Message::parse(&bytes, &Limits::default());
                 let Some(message) = message.ok().filter(|message| message.check().is_ok()) else {
@@ -200,7 +202,7 @@ impl World {
             Event::Wake(call) => self.push(shard, &call),
             Event::Offered(_) => self.stats.offered_at_once += 1,
             Event::Call { call, state, .. } => self.judge_call_state(call, state),
-            Event::Attached(_) | Event::Detached(_) => {}
+            Event::Attached(_) | Event::Detached(_) | Event::Learned { .. } | Event::PublicAddress { .. } => {}
             Event::Refused { .. } => self.stats.invites_refused += 1,
         }
     }
@@ -292,6 +294,8 @@ fn event_kind(event: &Event) -> String {
     match event {
         Event::Challenged { nc, .. } => format!("challenged {nc}"),
         Event::Registered { expires, refresh, .. } => format!("registered {expires:?} {refresh}"),
+        Event::Learned { learned, .. } => format!("learned {learned:?}"),
+        Event::PublicAddress { upstream, address } => format!("public {} {address}", upstream.0),
         Event::RegistrationFailed { failure, .. } => format!("failed {failure:?}"),
         Event::Unbound { binding, confirmed } => format!("unbound {binding} {confirmed}"),
         Event::Knock { instance, .. } => format!("knock {instance}"),

@@ -135,6 +135,8 @@ impl World {
     pub fn run(mut self) -> Report {
         let end = self.plan.hours * HOUR;
         self.agenda.plan_at(end, Happening::Quiet);
+        // What was going on until then has ended, too.
+        self.agenda.plan_at(end + 2 * HOUR, Happening::Quiet);
         // The longest deadline that may be left behind: a device's registration, a back-off, a refresh.
         self.run_until(end + 26 * HOUR);
         if self.oracle.wrongs.is_empty() {

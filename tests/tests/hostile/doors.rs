@@ -56,13 +56,19 @@ async fn what_is_no_tls_is_closed_at_every_tls_listener() {
                     Authorization: Bearer in-the-clear\r\nContent-Length: 0\r\n\r\n";
     stage.keep_secret("in-the-clear");
     let junk: [(&str, Vec<u8>); 8] = [
-        ("HTTP in the clear", b"GET /healthz HTTP/1.1\r\nHost: relay\r\nAuthorization: Bearer in-the-clear\r\n\r\n".to_vec()),
+        (
+            "HTTP in the clear",
+            b"GET /healthz HTTP/1.1\r\nHost: relay\r\nAuthorization: Bearer in-the-clear\r\n\r\n".to_vec(),
+        ),
         ("SIP in the clear", register.into()),
         ("line ends", b"\r\n".repeat(2_000)),
         ("zeros", vec![0; 20_000]),
         ("an SSL 2 hello", vec![0x80, 0x2e, 0x01, 0x00, 0x02, 0x00, 0x15, 0x00, 0x00, 0x00, 0x10, 0x01, 0x00, 0x80]),
         ("a record beyond its size", [vec![0x16, 0x03, 0x01, 0xff, 0xff], vec![1; 70_000]].concat()),
-        ("a hello that lies about its length", [vec![0x16, 0x03, 0x01, 0, 8, 1, 0xff, 0xff, 0xff], vec![3; 8]].concat()),
+        (
+            "a hello that lies about its length",
+            [vec![0x16, 0x03, 0x01, 0, 8, 1, 0xff, 0xff, 0xff], vec![3; 8]].concat(),
+        ),
         ("half a record", vec![0x16, 0x03, 0x01, 0x02]),
     ];
     for (door, address) in doors(&stage) {

@@ -13,7 +13,8 @@ use tests::raw::{ELSEWHERE, Raw};
 /// The challenge for SHA-256 in a 401.
 fn challenge(response: &Message) -> Fields {
     assert_eq!(response.status(), Some(401));
-    let mut offered = response.values(Name::WwwAuthenticate).filter_map(|v| Fields::parse(std::str::from_utf8(v).ok()?));
+    let mut offered =
+        response.values(Name::WwwAuthenticate).filter_map(|v| Fields::parse(std::str::from_utf8(v).ok()?));
     offered.find(|fields| fields.algorithm() == Some(Algorithm::Sha256)).expect("SHA-256 is offered")
 }
 

@@ -70,7 +70,8 @@ fn challenge(request: &Message, status: u16, parameters: &str) -> Bytes {
 }
 
 fn granted(request: &Message, parameters: &str) -> Bytes {
-    let contact = request.text(Name::Contact).unwrap_or_default().split(";expires").next().unwrap_or_default().to_owned();
+    let contact =
+        request.text(Name::Contact).unwrap_or_default().split(";expires").next().unwrap_or_default().to_owned();
     Lines::response(request, 200, &token()).line("Contact", &format!("{contact}{parameters}")).finish()
 }
 
@@ -100,8 +101,16 @@ fn scripts(inside: u16) -> Vec<(&'static str, &'static [u16], Script)> {
     });
     vec![
         ("an unterminated quote", &[422], ask("Digest realm=\"example.test, nonce=\"abc".into())),
-        ("a nonce of 64 kB", &[202, 422], ask(format!("Digest realm=\"example.test\", nonce=\"{}\"", "n".repeat(65_000)))),
-        ("a nonce of 40 kB", &[202, 422], ask(format!("Digest realm=\"example.test\", nonce=\"{}\"", "n".repeat(40_000)))),
+        (
+            "a nonce of 64 kB",
+            &[202, 422],
+            ask(format!("Digest realm=\"example.test\", nonce=\"{}\"", "n".repeat(65_000))),
+        ),
+        (
+            "a nonce of 40 kB",
+            &[202, 422],
+            ask(format!("Digest realm=\"example.test\", nonce=\"{}\"", "n".repeat(40_000))),
+        ),
         ("a thousand parameters", &[422], ask(format!("{REALM}{}", ", x=y".repeat(1_000)))),
         ("an unknown algorithm", &[422], ask(format!("{REALM}, algorithm=ROT13"))),
         ("an unknown protection", &[422], ask("Digest realm=\"example.test\", nonce=\"n\", qop=\"auth-zq\"".into())),
@@ -110,58 +119,101 @@ fn scripts(inside: u16) -> Vec<(&'static str, &'static [u16], Script)> {
         ("no challenge at all", &[422], Box::new(|_, r| vec![Lines::response(r, 401, "t").finish()])),
         ("a hundred challenges", &[201, 422], hundred),
         ("a challenge for ever", &[422], ask(REALM.into())),
-        ("a stale challenge for ever", &[202, 422], Box::new(|count, request| {
-            let parameters = format!("Digest realm=\"example.test\", nonce=\"n{count}\", qop=\"auth\", stale=true");
-            vec![challenge(request, 401, &parameters)]
-        })),
-        ("another realm each time", &[202, 422], Box::new(|count, request| {
-            let parameters = format!("Digest realm=\"bank{count}.test\", nonce=\"n{count}\", qop=\"auth\", stale=true");
-            vec![challenge(request, 401, &parameters)]
-        })),
-        ("401 and 407 in turn", &[202, 422], Box::new(|count, request| {
-            vec![challenge(request, if count % 2 == 0 { 401 } else { 407 }, &format!("{REALM}, stale=true"))]
-        })),
-        ("a growing Min-Expires", &[202, 422], Box::new(|count, request| {
-            let least = (600_u64 << count.min(40)).to_string();
-            vec![Lines::response(request, 423, "t").line("Min-Expires", &least).finish()]
-        })),
-        ("a Min-Expires of 2^32", &[202, 422], Box::new(|_, request| {
-            vec![Lines::response(request, 423, "t").line("Min-Expires", "4294967296").finish()]
-        })),
+        (
+            "a stale challenge for ever",
+            &[202, 422],
+            Box::new(|count, request| {
+                let parameters = format!("Digest realm=\"example.test\", nonce=\"n{count}\", qop=\"auth\", stale=true");
+                vec![challenge(request, 401, &parameters)]
+            }),
+        ),
+        (
+            "another realm each time",
+            &[202, 422],
+            Box::new(|count, request| {
+                let parameters =
+                    format!("Digest realm=\"bank{count}.test\", nonce=\"n{count}\", qop=\"auth\", stale=true");
+                vec![challenge(request, 401, &parameters)]
+            }),
+        ),
+        (
+            "401 and 407 in turn",
+            &[202, 422],
+            Box::new(|count, request| {
+                vec![challenge(request, if count % 2 == 0 { 401 } else { 407 }, &format!("{REALM}, stale=true"))]
+            }),
+        ),
+        (
+            "a growing Min-Expires",
+            &[202, 422],
+            Box::new(|count, request| {
+                let least = (600_u64 << count.min(40)).to_string();
+                vec![Lines::response(request, 423, "t").line("Min-Expires", &least).finish()]
+            }),
+        ),
+        (
+            "a Min-Expires of 2^32",
+            &[202, 422],
+            Box::new(|_, request| vec![Lines::response(request, 423, "t").line("Min-Expires", "4294967296").finish()]),
+        ),
         ("an Expires of 2^32", &[201, 202], take(";expires=4294967296")),
         ("an Expires below zero", &[201, 202], take(";expires=-1")),
         ("an Expires of zero", &[202], take(";expires=0")),
         ("an Expires of one", &[201], take(";expires=1")),
         ("2xx without a Contact", &[201, 202], Box::new(|_, r| vec![Lines::response(r, 200, "t").finish()])),
-        ("ten thousand Contacts", &[202], Box::new(|_, request| {
-            vec![Lines::response(request, 200, "t").line("Contact", &"<sip:a@b>,".repeat(10_000)).finish()]
-        })),
-        ("a response of five megabytes", &[202], Box::new(|_, request| {
-            vec![Lines::response(request, 200, "t").body("text/plain", &"z".repeat(5_000_000))]
-        })),
-        ("a response without an end", &[202], Box::new(|_, _| {
-            vec![Bytes::from("SIP/2.0 200 OK\r\n".to_owned() + &"X: y\r\n".repeat(300_000))]
-        })),
+        (
+            "ten thousand Contacts",
+            &[202],
+            Box::new(|_, request| {
+                vec![Lines::response(request, 200, "t").line("Contact", &"<sip:a@b>,".repeat(10_000)).finish()]
+            }),
+        ),
+        (
+            "a response of five megabytes",
+            &[202],
+            Box::new(|_, request| vec![Lines::response(request, 200, "t").body("text/plain", &"z".repeat(5_000_000))]),
+        ),
+        (
+            "a response without an end",
+            &[202],
+            Box::new(|_, _| vec![Bytes::from("SIP/2.0 200 OK\r\n".to_owned() + &"X: y\r\n".repeat(300_000))]),
+        ),
         ("no SIP", &[202], Box::new(|_, _| vec![Bytes::from_static(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")])),
         ("a thousand answers at once", &[201], Box::new(|_, request| vec![granted(request, ";expires=600"); 1_000])),
-        ("a redirect to the inside", &[202, 422], Box::new(move |_, request| {
-            vec![Lines::response(request, 302, "t").line("Contact", &redirect).finish()]
-        })),
-        ("a Service-Route to the inside", &[201], Box::new(move |_, request| {
-            let contact = request.text(Name::Contact).unwrap_or_default().to_owned();
-            let lines = Lines::response(request, 200, "t").line("Contact", &contact);
-            vec![lines.line("Service-Route", &path).line("Path", &path).line("Record-Route", &path).finish()]
-        })),
-        ("a Retry-After that is none", &[202], Box::new(|_, request| {
-            vec![Lines::response(request, 503, "t").line("Retry-After", "99999999999999").finish()]
-        })),
-        ("a status that is none", &[202, 422], Box::new(|_, request| {
-            let answer = String::from_utf8(Lines::response(request, 200, "t").finish().to_vec()).unwrap();
-            vec![Bytes::from(answer.replacen("SIP/2.0 200", "SIP/2.0 999", 1))]
-        })),
-        ("a realm with a quote", &[201, 422], ask_then_take(
-            "Digest realm=\"ex\\\"ample\\\\\", nonce=\"a\\\"b\", opaque=\"\\\\\", qop=\"auth\"".into(),
-        )),
+        (
+            "a redirect to the inside",
+            &[202, 422],
+            Box::new(move |_, request| vec![Lines::response(request, 302, "t").line("Contact", &redirect).finish()]),
+        ),
+        (
+            "a Service-Route to the inside",
+            &[201],
+            Box::new(move |_, request| {
+                let contact = request.text(Name::Contact).unwrap_or_default().to_owned();
+                let lines = Lines::response(request, 200, "t").line("Contact", &contact);
+                vec![lines.line("Service-Route", &path).line("Path", &path).line("Record-Route", &path).finish()]
+            }),
+        ),
+        (
+            "a Retry-After that is none",
+            &[202],
+            Box::new(|_, request| {
+                vec![Lines::response(request, 503, "t").line("Retry-After", "99999999999999").finish()]
+            }),
+        ),
+        (
+            "a status that is none",
+            &[202, 422],
+            Box::new(|_, request| {
+                let answer = String::from_utf8(Lines::response(request, 200, "t").finish().to_vec()).unwrap();
+                vec![Bytes::from(answer.replacen("SIP/2.0 200", "SIP/2.0 999", 1))]
+            }),
+        ),
+        (
+            "a realm with a quote",
+            &[201, 422],
+            ask_then_take("Digest realm=\"ex\\\"ample\\\\\", nonce=\"a\\\"b\", opaque=\"\\\\\", qop=\"auth\"".into()),
+        ),
     ]
 }
 
@@ -193,7 +245,8 @@ async fn a_hostile_registrar_gets_few_requests_and_nothing_else_from_the_relay()
         for register in &registers {
             assert!(register.head().len() < 16_000, "{what}: {} bytes", register.head().len());
             assert_eq!(register.check(), Ok(()), "{what}");
-            for value in [Name::Authorization, Name::ProxyAuthorization].iter().filter_map(|name| register.text(*name)) {
+            for value in [Name::Authorization, Name::ProxyAuthorization].iter().filter_map(|name| register.text(*name))
+            {
                 stage.keep_secret(value);
                 realms.extend(tests::digest::Fields::parse(value).and_then(|it| it.get("realm").map(str::to_owned)));
             }

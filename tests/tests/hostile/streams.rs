@@ -59,12 +59,17 @@ fn torture() -> Vec<(String, Vec<u8>)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../sip/tests/rfc4475");
     let mut all: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     all.sort();
-    let named = |path: PathBuf| (path.file_stem().unwrap().to_string_lossy().into_owned(), std::fs::read(path).unwrap());
+    let named =
+        |path: PathBuf| (path.file_stem().unwrap().to_string_lossy().into_owned(), std::fs::read(path).unwrap());
     all.into_iter().map(named).collect()
 }
 
 /// Sends datagrams, then one that is answered for sure; gives all that came until then.
-async fn datagrams_until_answered(socket: &UdpSocket, to: SocketAddr, sent: impl Iterator<Item = Vec<u8>>) -> Vec<String> {
+async fn datagrams_until_answered(
+    socket: &UdpSocket,
+    to: SocketAddr,
+    sent: impl Iterator<Item = Vec<u8>>,
+) -> Vec<String> {
     let mut seen = Vec::new();
     let mut space = vec![0; 65_536];
     for bytes in sent {
@@ -179,7 +184,8 @@ async fn requests_that_come_together_are_each_answered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_never_ends_and_what_is_too_much_is_cut_off() {
     let stage = Stage::start().await;
-    let whole = |headers: &str, body: &str| options("big", &format!("{headers}Content-Length: {}\r\n", body.len()), body);
+    let whole =
+        |headers: &str, body: &str| options("big", &format!("{headers}Content-Length: {}\r\n", body.len()), body);
     let many = |line: &str, count: usize| whole(&line.repeat(count), "");
     let big: Vec<(&str, Vec<u8>)> = vec![
         ("five megabytes of one line", [b"OPTIONS sip:".to_vec(), vec![b'a'; 5_000_000]].concat()),

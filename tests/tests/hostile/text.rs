@@ -88,7 +88,9 @@ async fn whatever_a_caller_is_called_stays_text_in_the_push_and_in_the_headers()
     // Half of them on each, for a device is called only so often in a burst.
     for (number, from) in awkward().iter().enumerate() {
         let is_fcm = number % 2 == 1;
-        let Some((object, seen)) = ring(&stage, if is_fcm { &fcm } else { &apns }, from, is_fcm).await else { continue };
+        let Some((object, seen)) = ring(&stage, if is_fcm { &fcm } else { &apns }, from, is_fcm).await else {
+            continue;
+        };
         rung += 1;
         assert_eq!(object["event"], "call", "{from}");
         for text in strings(&object) {

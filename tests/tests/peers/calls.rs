@@ -62,7 +62,7 @@ async fn ring(plan: Plan, scenario: Scenario) {
     let caller = world.call(scenario);
     let call = world.next_call_push(&instance).await;
     let phone = world.wake(&instance).await;
-    phone.await_event("CALL_INCOMING", SOON).await.unwrap();
+    phone.await_rung(1, SOON).await.unwrap();
     phone.accept().await.unwrap();
     phone.await_event("CALL_ESTABLISHED", SOON).await.unwrap();
     assert_eq!(world.call_state(&instance, &call).await, "answered");

@@ -301,10 +301,11 @@ impl World {
     /// Waits until none of `needles` stands in the relay's memory.
     pub async fn await_clean_memory(&self, needles: &[(String, Vec<u8>)], within: Duration) {
         let until = Instant::now() + within;
+        let bytes: Vec<&[u8]> = needles.iter().map(|(_, needle)| needle.as_slice()).collect();
         loop {
-            let held = |needle: &(String, Vec<u8>)| self.relay.memory_contains(&needle.1).unwrap();
+            let held = self.relay.memory_holds(&bytes).unwrap();
             let found: Vec<&str> =
-                needles.iter().filter(|needle| held(needle)).map(|(name, _)| name.as_str()).collect();
+                needles.iter().zip(held).filter(|(_, held)| *held).map(|((name, _), _)| name.as_str()).collect();
             if found.is_empty() {
                 return;
             }
@@ -326,6 +327,7 @@ impl World {
             }
             assert!(!line.contains("panicked"), "{line}");
         }
+        assert!(logs.iter().all(|log| log.contains("serving edge=")), "the log says nothing at all");
     }
 }
 

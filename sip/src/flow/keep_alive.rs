@@ -1,0 +1,300 @@
+//! Keep-alive of one flow toward a SIP server (RFC 5626 §4.4).
+//!
+//! | state | period over | answered | [`PONG_WAIT`] over | resend due |
+//! | --- | --- | --- | --- | --- |
+//! | Idle | ping → Waiting | – | – | – |
+//! | Waiting, the peer has answered before | ping | → Idle | dead | STUN: again |
+//! | Waiting, by STUN, the peer never answered | – | → Idle, it answers | by CRLF from now on: ping → Idle | STUN: again |
+//! | Waiting, by CRLF, the peer never answered | ping | → Idle, it answers | – | – |
+//!
+//! A stream is pinged with a double CRLF, which a single one answers. Over UDP the first pings are STUN Binding requests,
+//! and a server that never answers one gets double CRLFs, as many that know nothing of RFC 5626 expect them.
+//!
+//! Invariant: a peer that never answered is not blamed for its silence; one that did, or that promised to with Flow-Timer,
+//! is.
+
+use std::time::{Duration, Instant};
+
+use super::stun::{Answer, TransactionId};
+use crate::id::FlowId;
+use crate::random::Random;
+
+/// Between pings on a stream, before jitter (RFC 5626 §4.4.1 recommends 95 to 120 s).
+pub const STREAM_PING: Duration = Duration::from_secs(120);
+/// Between keep-alives on UDP, before jitter (RFC 5626 §4.4.2 recommends 24 to 29 s).
+pub const DATAGRAM_PING: Duration = Duration::from_secs(29);
+/// How long a pong may take (RFC 5626 §4.4.1).
+pub const PONG_WAIT: Duration = Duration::from_secs(10);
+/// The shortest interval that a server's Flow-Timer brings about.
+pub const PING_MIN: Duration = Duration::from_secs(15);
+/// The first interval between STUN retransmissions, which doubles (RFC 8489 §6.2.1).
+const STUN_RESEND: Duration = Duration::from_millis(500);
+
+/// Keep-alive of one upstream flow.
+#[derive(Debug)]
+pub struct KeepAlive {
+    manner: Manner,
+    next_ping: Instant,
+    waiting: Option<Waiting>,
+    /// It has answered a ping, or promised to.
+    answers: bool,
+    period: Duration,
+    reliable: bool,
+}
+
+/// What a keep-alive wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pulse {
+    /// Nothing yet.
+    Nothing,
+    /// Send a double CRLF.
+    Ping,
+    /// Send a STUN Binding request of this transaction.
+    Stun(TransactionId),
+    /// The flow is dead.
+    Dead,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    Crlf,
+    /// The first bytes of each transaction, which lead an answer back here.
+    Stun {
+        prefix: [u8; 6],
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    since: Instant,
+    /// Of STUN alone: what was sent, and when it is sent again.
+    stun: Option<(TransactionId, Instant, Duration)>,
+}
+
+impl KeepAlive {
+    /// A flow that was just opened. `prefix` begins the transactions by which STUN answers are led back.
+    pub fn new(now: Instant, flow: FlowId, prefix: [u8; 6], random: &mut Random) -> Self {
+        let (manner, period) = match flow.is_reliable() {
+            true => (Manner::Crlf, STREAM_PING),
+            false => (Manner::Stun { prefix }, DATAGRAM_PING),
+        };
+        let reliable = flow.is_reliable();
+        let mut keep_alive = Self { manner, next_ping: now, waiting: None, answers: false, period, reliable };
+        keep_alive.plan(now, random);
+        keep_alive
+    }
+
+    /// The server asks for a sign of life at least this often (RFC 5626 §4.4): never less often than without it, never
+    /// more often than [`PING_MIN`].
+    pub fn follow(&mut self, now: Instant, flow_timer: Duration, random: &mut Random) {
+        let wanted = flow_timer.max(PING_MIN);
+        if wanted < self.period {
+            self.period = wanted;
+            self.plan(now, random);
+        }
+        // Who sends Flow-Timer answers keep-alives (RFC 5626 §4.4); over UDP only STUN has an answer.
+        self.answers |= self.reliable;
+    }
+
+    /// A pong (`true`), or anything else that proves the peer alive, came by a stream.
+    pub fn on_sign_of_life(&mut self, pong: bool) {
+        self.answers |= pong && self.waiting.is_some();
+        self.waiting = None;
+    }
+
+    /// A STUN answer came; whether it is to our last request.
+    pub fn on_stun(&mut self, answer: &Answer) -> bool {
+        let ours = matches!(self.waiting, Some(Waiting { stun: Some((id, ..)), .. }) if id == answer.id);
+        if ours {
+            self.answers = true;
+            self.waiting = None;
+        }
+        ours
+    }
+
+    /// When [`Self::on_deadline`] is due.
+    pub fn deadline(&self) -> Instant {
+        let Some(waiting) = self.waiting else { return self.next_ping };
+        let judged = match waiting.stun {
+            Some((_, resend_at, _)) => resend_at.min(waiting.since + PONG_WAIT),
+            None if self.answers => waiting.since + PONG_WAIT,
+            None => self.next_ping,
+        };
+        judged.min(self.next_ping)
+    }
+
+    /// A deadline may have come.
+    pub fn on_deadline(&mut self, now: Instant, random: &mut Random) -> Pulse {
+        if let Some(waiting) = &mut self.waiting {
+            let over = waiting.since + PONG_WAIT <= now;
+            if over && self.answers {
+                return Pulse::Dead;
+            }
+            match &mut waiting.stun {
+                Some(_) if over => {
+                    (self.manner, self.waiting) = (Manner::Crlf, None);
+                    self.plan(now, random);
+                    return Pulse::Ping;
+                }
+                Some((id, resend_at, interval)) if *resend_at <= now => {
+                    *interval *= 2;
+                    *resend_at = now + *interval;
+                    return Pulse::Stun(*id);
+                }
+                _ => {}
+            }
+        }
+        if self.next_ping > now {
+            return Pulse::Nothing;
+        }
+        self.plan(now, random);
+        self.ping(now, random)
+    }
+
+    fn ping(&mut self, now: Instant, random: &mut Random) -> Pulse {
+        let Manner::Stun { prefix } = self.manner else {
+            self.waiting = Some(Waiting { since: now, stun: None });
+            return Pulse::Ping;
+        };
+        let mut id = [0; 12];
+        id[..6].copy_from_slice(&prefix);
+        id[6..].copy_from_slice(&random.bits().to_be_bytes()[..6]);
+        self.waiting = Some(Waiting { since: now, stun: Some((id, now + STUN_RESEND, STUN_RESEND)) });
+        Pulse::Stun(id)
+    }
+
+    fn plan(&mut self, now: Instant, random: &mut Random) {
+        let millis = self.period.as_millis() as u64;
+        self.next_ping = now + Duration::from_millis(random.between(millis * 4 / 5, millis));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PREFIX: [u8; 6] = [0, 1, 0, 0, 0, 9];
+
+    struct Flow {
+        start: Instant,
+        keep_alive: KeepAlive,
+        random: Random,
+    }
+
+    impl Flow {
+        fn new(flow: FlowId) -> Self {
+            let (start, mut random) = (Instant::now(), Random::new([2; 32]));
+            Self { start, keep_alive: KeepAlive::new(start, flow, PREFIX, &mut random), random }
+        }
+
+        fn stream() -> Self {
+            Self::new(FlowId::Stream(1))
+        }
+
+        fn datagram() -> Self {
+            Self::new(FlowId::Datagram("192.0.2.1:5060".parse().unwrap()))
+        }
+
+        /// Fires the next deadline; what it wants, and when that is.
+        fn fire(&mut self) -> (Pulse, Instant) {
+            let at = self.keep_alive.deadline();
+            let early = at.checked_sub(Duration::from_millis(1)).unwrap();
+            assert_eq!(self.keep_alive.on_deadline(early, &mut self.random), Pulse::Nothing);
+            (self.keep_alive.on_deadline(at, &mut self.random), at)
+        }
+
+        /// Fires until it wants another thing than to send the same STUN request again.
+        fn fire_past_resends(&mut self) -> (Pulse, Instant) {
+            loop {
+                match self.fire() {
+                    (Pulse::Stun(_), _) => {}
+                    other => return other,
+                }
+            }
+        }
+    }
+
+    fn within(start: Instant, at: Instant, from: u64, to: u64) -> bool {
+        at >= start + Duration::from_secs(from) && at <= start + Duration::from_secs(to)
+    }
+
+    #[test]
+    fn a_stream_that_never_answers_is_pinged_for_ever() {
+        let mut flow = Flow::stream();
+        let mut last = flow.start;
+        for _ in 0..100 {
+            let (pulse, at) = flow.fire();
+            assert_eq!(pulse, Pulse::Ping);
+            assert!(within(last, at, 96, 120));
+            last = at;
+        }
+    }
+
+    #[test]
+    fn a_stream_that_answered_once_is_dead_when_it_stops() {
+        let mut flow = Flow::stream();
+        flow.fire();
+        flow.keep_alive.on_sign_of_life(true);
+        let (pulse, asked) = flow.fire();
+        assert_eq!(pulse, Pulse::Ping);
+        assert_eq!(flow.fire(), (Pulse::Dead, asked + PONG_WAIT));
+    }
+
+    #[test]
+    fn anything_that_comes_by_a_stream_proves_it_alive() {
+        let mut flow = Flow::stream();
+        flow.fire();
+        flow.keep_alive.on_sign_of_life(true);
+        flow.fire();
+        flow.keep_alive.on_sign_of_life(false);
+        assert_eq!(flow.fire().0, Pulse::Ping);
+    }
+
+    #[test]
+    fn flow_timer_makes_pings_more_frequent_within_reason_and_is_a_promise_to_answer() {
+        let mut flow = Flow::stream();
+        flow.keep_alive.follow(flow.start, Duration::from_secs(40), &mut flow.random);
+        let (pulse, at) = flow.fire();
+        assert!(pulse == Pulse::Ping && within(flow.start, at, 32, 40));
+        assert_eq!(flow.fire(), (Pulse::Dead, at + PONG_WAIT));
+        let mut greedy = Flow::stream();
+        greedy.keep_alive.follow(greedy.start, Duration::from_secs(1), &mut greedy.random);
+        let at = greedy.fire().1;
+        assert!(within(greedy.start, at, 12, 15));
+        let mut lazy = Flow::stream();
+        lazy.keep_alive.follow(lazy.start, Duration::from_secs(3600), &mut lazy.random);
+        let at = lazy.fire().1;
+        assert!(within(lazy.start, at, 96, 120), "a router in between forgets sooner than the server");
+    }
+
+    #[test]
+    fn a_server_that_knows_no_stun_gets_crlf_without_being_blamed() {
+        let mut flow = Flow::datagram();
+        let (pulse, first) = flow.fire();
+        assert!(matches!(pulse, Pulse::Stun(id) if id[..6] == PREFIX));
+        assert!(within(flow.start, first, 23, 29));
+        for millis in [500, 1500, 3500, 7500] {
+            assert_eq!(flow.fire(), (pulse, first + Duration::from_millis(millis)), "the same transaction again");
+        }
+        assert_eq!(flow.fire(), (Pulse::Ping, first + PONG_WAIT));
+        let mut last = first + PONG_WAIT;
+        for _ in 0..10 {
+            let (pulse, at) = flow.fire();
+            assert!(pulse == Pulse::Ping && within(last, at, 23, 29));
+            last = at;
+        }
+    }
+
+    #[test]
+    fn a_server_that_answered_stun_once_is_dead_when_it_stops() {
+        let mut flow = Flow::datagram();
+        let (pulse, _) = flow.fire();
+        let Pulse::Stun(id) = pulse else { panic!("{pulse:?}") };
+        assert!(!flow.keep_alive.on_stun(&Answer { id: [0; 12], mapped: None }), "of another transaction");
+        assert!(flow.keep_alive.on_stun(&Answer { id, mapped: None }));
+        assert!(!flow.keep_alive.on_stun(&Answer { id, mapped: None }), "a copy");
+        let (pulse, asked) = flow.fire();
+        assert!(matches!(pulse, Pulse::Stun(other) if other != id));
+        assert_eq!(flow.fire_past_resends(), (Pulse::Dead, asked + PONG_WAIT));
+    }
+}

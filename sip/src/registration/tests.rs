@@ -1,0 +1,247 @@
+//! The registration machine walks its tables, row by row.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::flow::Transport;
+use crate::id::ShardTag;
+use crate::message::Limits;
+
+const CHALLENGE: &str = "Digest realm=\"a\", nonce=\"1\"";
+const TERMS: Terms<'static> = Terms { hashes: &[Hash::Md5, Hash::Sha256], registrar: "sip:example.com" };
+
+struct Walk {
+    now: Instant,
+    random: Random,
+    registration: Registration,
+    branches: u128,
+}
+
+impl Walk {
+    /// A machine in one of the states of its table.
+    fn to(state: &str) -> Self {
+        let tag = ShardTag(0);
+        let registration = Registration::new(
+            BindingId::new(1 << 16, tag),
+            InstanceId::new(2 << 16, tag),
+            UpstreamId(1),
+            "sip:alice@example.com".into(),
+            [0xab; 16],
+            Duration::from_secs(600),
+            true,
+        );
+        let mut walk = Self { now: Instant::now(), random: Random::new([1; 32]), registration, branches: 0 };
+        if state != "Waiting" {
+            assert_eq!(step(&walk.registration.begin()), "Send");
+            walk.send();
+        }
+        match state {
+            "Waiting" | "Sent" => {}
+            "Asking" => assert_eq!(walk.respond(401, &[("WWW-Authenticate", CHALLENGE)]), "Ask"),
+            "Registered" => assert_eq!(walk.respond(200, &[]), "Registered"),
+            "BackingOff" => assert_eq!(walk.respond(500, &[]), "Failed"),
+            "Refused" => assert_eq!(walk.respond(403, &[]), "Failed"),
+            other => panic!("no state {other}"),
+        }
+        assert_eq!(walk.state(), state);
+        walk
+    }
+
+    fn state(&self) -> &'static str {
+        match self.registration.state {
+            State::Waiting => "Waiting",
+            State::Asking(_) => "Asking",
+            State::Sent { .. } => "Sent",
+            State::Registered { .. } => "Registered",
+            State::BackingOff { .. } => "BackingOff",
+            State::Refused => "Refused",
+        }
+    }
+
+    fn send(&mut self) -> Message {
+        self.branches += 1;
+        let branch = BranchId::new(self.branches << 16, ShardTag(0));
+        let head =
+            Letterhead { registrar: "sip:example.com", transport: Transport::Tls, local: "r:1", branch, epoch: "e" };
+        let bytes = self.registration.compose(&head);
+        self.registration.sent(branch);
+        Message::parse(&bytes, &Limits::default()).unwrap()
+    }
+
+    fn respond(&mut self, status: u16, headers: &[(&str, &str)]) -> &'static str {
+        let branch = self.registration.branch().unwrap_or(BranchId::new(0, ShardTag(0)));
+        let mut text = format!("SIP/2.0 {status} x\r\n");
+        for (name, value) in headers {
+            text += &format!("{name}: {value}\r\n");
+        }
+        let response = Message::parse(&(text + "\r\n").into(), &Limits::default()).unwrap();
+        step(&self.registration.on_response(self.now, branch, &response, &TERMS, &mut self.random))
+    }
+}
+
+fn step(step: &Step) -> &'static str {
+    match step {
+        Step::Nothing => "Nothing",
+        Step::WantFlow => "WantFlow",
+        Step::Send => "Send",
+        Step::Ask => "Ask",
+        Step::Registered { refresh: false, .. } => "Registered",
+        Step::Registered { refresh: true, .. } => "Refreshed",
+        Step::Failed(_) => "Failed",
+        Step::Unregistered { confirmed: true } => "Unregistered",
+        Step::Unregistered { confirmed: false } => "Let go",
+    }
+}
+
+const STATES: [&str; 6] = ["Waiting", "Asking", "Sent", "Registered", "BackingOff", "Refused"];
+
+#[test]
+fn a_registration_walks_every_row_of_its_table() {
+    for (state, flow_up, answer, timer, flow_lost) in [
+        ("Waiting", ("Send", "Asking"), "Nothing", "Nothing", ("Nothing", "Waiting")),
+        ("Asking", ("Nothing", "Asking"), "Send", "Nothing", ("WantFlow", "Waiting")),
+        ("Sent", ("Nothing", "Sent"), "Nothing", "Nothing", ("WantFlow", "Waiting")),
+        ("Registered", ("Nothing", "Registered"), "Nothing", "WantFlow", ("WantFlow", "Waiting")),
+        ("BackingOff", ("Nothing", "BackingOff"), "Nothing", "WantFlow", ("Nothing", "BackingOff")),
+        ("Refused", ("Nothing", "Refused"), "Nothing", "Nothing", ("Nothing", "Refused")),
+    ] {
+        let mut walk = Walk::to(state);
+        assert_eq!((step(&walk.registration.begin()), walk.state()), flow_up, "{state}, flow up");
+        let mut walk = Walk::to(state);
+        assert_eq!(step(&walk.registration.answer(Some("Digest x".into()))), answer, "{state}, answer");
+        let mut walk = Walk::to(state);
+        let later = walk.now + Duration::from_secs(3600);
+        assert_eq!(step(&walk.registration.on_deadline(later)), timer, "{state}, timer");
+        assert_eq!(walk.state(), if timer == "WantFlow" { "Waiting" } else { state });
+        let mut walk = Walk::to(state);
+        assert_eq!((step(&walk.registration.on_flow_lost()), walk.state()), flow_lost, "{state}, flow lost");
+        let mut walk = Walk::to(state);
+        if state != "Sent" {
+            assert_eq!(walk.respond(200, &[]), "Nothing", "{state}: a response to nothing");
+        }
+        assert_eq!(walk.registration.deadline().is_some(), matches!(state, "Registered" | "BackingOff"));
+    }
+}
+
+#[test]
+fn a_response_to_a_register_has_the_row_that_the_table_names() {
+    for (status, headers, follows, state) in [
+        (100, None, "Nothing", "Sent"),
+        (200, None, "Registered", "Registered"),
+        (204, None, "Registered", "Registered"),
+        (200, Some(("Expires", "0")), "Failed", "BackingOff"),
+        (301, Some(("Contact", "<sip:elsewhere.example>")), "Failed", "BackingOff"),
+        (302, Some(("Contact", "<sip:example.com;transport=tcp>")), "Send", "Asking"),
+        (305, None, "Failed", "BackingOff"),
+        (401, Some(("WWW-Authenticate", CHALLENGE)), "Ask", "Asking"),
+        (401, None, "Failed", "Refused"),
+        (407, Some(("Proxy-Authenticate", CHALLENGE)), "Ask", "Asking"),
+        (407, Some(("WWW-Authenticate", CHALLENGE)), "Failed", "Refused"),
+        (423, Some(("Min-Expires", "3600")), "Send", "Asking"),
+        (423, Some(("Min-Expires", "60")), "Failed", "BackingOff"),
+        (423, Some(("Min-Expires", "4294967296")), "Failed", "BackingOff"),
+        (423, None, "Failed", "BackingOff"),
+        (439, None, "Send", "Asking"),
+        (400, None, "Failed", "Refused"),
+        (403, None, "Failed", "Refused"),
+        (404, None, "Failed", "Refused"),
+        (408, None, "Failed", "BackingOff"),
+        (429, None, "Failed", "BackingOff"),
+        (430, None, "Failed", "BackingOff"),
+        (480, None, "Failed", "BackingOff"),
+        (500, None, "Failed", "BackingOff"),
+        (503, None, "Failed", "BackingOff"),
+        (599, None, "Failed", "BackingOff"),
+        (600, None, "Failed", "Refused"),
+        (606, None, "Failed", "Refused"),
+    ] {
+        let mut walk = Walk::to("Sent");
+        let headers: Vec<_> = headers.into_iter().collect();
+        assert_eq!((walk.respond(status, &headers), walk.state()), (follows, state), "{status} {headers:?}");
+    }
+}
+
+#[test]
+fn what_is_followed_once_is_not_followed_twice() {
+    for (status, header) in
+        [(302, ("Contact", "<sip:example.com>")), (423, ("Min-Expires", "3600")), (439, ("Warning", "none"))]
+    {
+        let mut walk = Walk::to("Sent");
+        assert_eq!(walk.respond(status, &[header]), "Send");
+        walk.send();
+        assert_eq!((walk.respond(status, &[header]), walk.state()), ("Failed", "BackingOff"), "{status}");
+    }
+}
+
+#[test]
+fn every_state_can_be_aimed_at_each_goal() {
+    for state in STATES {
+        // The server may hold a Contact once a REGISTER was sent, until it says that it does not.
+        let there = !matches!(state, "Waiting" | "Refused");
+        for goal in [Goal::Silent, Goal::Gone] {
+            let mut walk = Walk::to(state);
+            let expected = if there { "WantFlow" } else { "Unregistered" };
+            assert_eq!(step(&walk.registration.aim(goal)), expected, "{state} {goal:?}");
+            assert_eq!(walk.registration.wants_flow(), there);
+            assert_eq!(step(&walk.registration.aim(Goal::Registered)), "WantFlow", "{state}, and back");
+            assert!(walk.registration.wants_flow());
+        }
+        assert_eq!(step(&Walk::to(state).registration.aim(Goal::Registered)), "Nothing", "{state}");
+    }
+}
+
+#[test]
+fn an_unregistration_ends_whatever_is_answered() {
+    for (status, headers, follows) in [
+        (200, None, "Unregistered"),
+        (401, None, "Let go"),
+        (403, None, "Let go"),
+        (423, Some(("Min-Expires", "3600")), "Let go"),
+        (500, None, "Let go"),
+    ] {
+        let mut walk = Walk::to("Registered");
+        walk.registration.aim(Goal::Gone);
+        assert_eq!(step(&walk.registration.begin()), "Send");
+        let register = walk.send();
+        assert_eq!(register.number(Name::Expires), Some(0));
+        assert!(register.text(Name::Contact).unwrap().ends_with(";expires=0"));
+        let headers: Vec<_> = headers.into_iter().collect();
+        assert_eq!(walk.respond(status, &headers), follows, "{status}");
+        assert!(!walk.registration.wants_flow());
+    }
+}
+
+#[test]
+fn silence_backs_off_and_a_success_forgets_the_failures() {
+    let mut walk = Walk::to("Sent");
+    let mut waits = Vec::new();
+    for _ in 0..8 {
+        let (branch, now) = (walk.registration.branch().unwrap(), walk.now);
+        let Step::Failed(RegistrationFailure::Retry { status: None, after }) =
+            walk.registration.on_silence(now, branch, &mut walk.random)
+        else {
+            panic!()
+        };
+        waits.push(after.as_secs());
+        walk.now += after;
+        walk.registration.on_deadline(walk.now);
+        walk.registration.begin();
+        walk.send();
+    }
+    for (failures, wait) in waits.iter().enumerate() {
+        let bound = (30 << failures).min(1800);
+        assert!((bound / 2..=bound).contains(wait), "{waits:?}");
+    }
+    walk.respond(200, &[]);
+    walk.registration.on_deadline(walk.now + Duration::from_secs(600));
+    walk.registration.begin();
+    walk.send();
+    walk.respond(500, &[]);
+    assert!(walk.registration.deadline().unwrap() <= walk.now + Duration::from_secs(30));
+}
+
+#[test]
+fn a_registration_keeps_its_bytes() {
+    // Resident for each binding, beside its AOR, its challenge and its place in the tables.
+    assert!(size_of::<Registration>() <= 256, "{}", size_of::<Registration>());
+}

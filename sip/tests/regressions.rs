@@ -1,0 +1,51 @@
+//! What the simulation found, each told again by hand.
+
+mod world;
+
+use std::time::Duration;
+
+use sip::endpoint::*;
+use sip::id::FlowId;
+use sip::message::Name;
+use world::{World, server_address};
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+#[test]
+fn a_register_under_way_is_not_repeated_once_the_binding_is_to_be_silent_or_gone() {
+    for end in [true, false] {
+        let mut world = World::new(FlowId::Datagram(server_address()));
+        world.bind();
+        assert_eq!(world.count("REGISTER"), 1);
+        let binding = world.binding;
+        world.input(match end {
+            true => Input::Unbind { binding, deadline: seconds(3) },
+            false => Input::Suspend(binding),
+        });
+        world.sent.clear();
+        world.advance(seconds(60));
+        assert!(world.count("REGISTER") > 0);
+        let again = world.sent.iter().filter(|sent| sent.message.number(Name::Expires) != Some(0)).count();
+        assert_eq!(again, 0, "the registration that nobody wants any more");
+    }
+}
+
+#[test]
+fn a_call_that_is_answered_while_its_cancel_is_under_way_has_one_final_state() {
+    let mut world = World::registered();
+    world.invite("call-1");
+    world.attach(1);
+    let (device, invite, source) = (world.device(1), world.last("INVITE"), world.upstream);
+    world.reply(device, &invite, 180, &[], "");
+    let head = world.head("call-1", "CANCEL", 1, "");
+    world.receive(
+        source,
+        &format!("CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n", world.binding),
+    );
+    assert_eq!(world.final_states(), []);
+    world.reply(device, &invite, 200, &[("Contact", "<sip:phone1@10.0.0.5:9999;transport=tls>")], "");
+    assert_eq!(world.count("INVITE 200"), 1, "the 200 crossed the CANCEL and wins");
+    assert_eq!(world.final_states(), [CallState::Answered]);
+}

@@ -1,0 +1,142 @@
+//! Devices whose connection is dead, breaks, or is replaced in the middle of a call.
+
+use std::time::{Duration, Instant};
+
+use tests::scene::{SOON, Scene};
+
+use super::Outcome;
+
+#[tokio::test]
+async fn a_phone_whose_flow_is_silent_gets_the_push_after_two_seconds() -> Outcome {
+    let scene = Scene::start().await?;
+    let instance = scene.enable().await?;
+    let asleep = scene.wake(&instance).await?;
+    asleep.fall_silent();
+    let began = Instant::now();
+    let caller = scene.call()?;
+    let push = scene.apns.next_push(SOON).await;
+    let after = push.map(|push| push.at.duration_since(began)).unwrap_or_default();
+    assert!((Duration::from_millis(1_900)..Duration::from_secs(4)).contains(&after), "{after:?}");
+    let phone = scene.wake(&instance).await?;
+    let call = phone.next_invite(SOON).await?;
+    scene.answer(&caller, &call).await?;
+    call.hang_up(SOON).await?;
+    caller.expect_bye(SOON).await?;
+    assert_eq!((asleep.invited(), scene.apns.count()), (0, 1));
+    scene.content_with(&[&caller], &[&phone])
+}
+
+#[tokio::test]
+async fn a_phone_that_answers_on_its_flow_in_time_gets_no_push() -> Outcome {
+    let scene = Scene::start().await?;
+    let instance = scene.enable().await?;
+    let phone = scene.wake(&instance).await?;
+    let caller = scene.call()?;
+    let call = phone.next_invite(SOON).await?;
+    call.leg().respond(100, &[], None);
+    // Longer than the relay waits for a sign of life: the deadline passes on the relay's side while the call rings here.
+    assert!(scene.apns.next_push(Duration::from_millis(2_500)).await.is_none());
+    scene.answer(&caller, &call).await?;
+    caller.bye(SOON).await?;
+    assert_eq!(scene.apns.requests(), 0);
+    scene.content_with(&[&caller], &[&phone])
+}
+
+#[tokio::test]
+async fn a_phone_whose_flow_has_broken_gets_the_push_at_once() -> Outcome {
+    let scene = Scene::start().await?;
+    let instance = scene.enable().await?;
+    for _ in 0..3 {
+        let gone = scene.wake(&instance).await?;
+        gone.drop_connection();
+        let began = Instant::now();
+        let caller = scene.call()?;
+        let push = scene.apns.next_push(SOON).await;
+        let after = push.map(|push| push.at.duration_since(began));
+        assert!(after.is_some_and(|after| after < Duration::from_millis(1_500)), "{after:?}");
+        let phone = scene.wake(&instance).await?;
+        let call = phone.next_invite(SOON).await?;
+        scene.answer(&caller, &call).await?;
+        caller.bye(SOON).await?;
+        scene.content_with(&[&caller], &[&phone])?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_phone_that_loses_its_flow_while_it_rings_is_offered_the_call_again() -> Outcome {
+    let scene = Scene::start().await?;
+    let instance = scene.enable().await?;
+    let caller = scene.call()?;
+    scene.push().await?;
+    let first = scene.wake(&instance).await?;
+    first.next_invite(SOON).await?.ring();
+    caller.expect(180, SOON).await?;
+    first.drop_connection();
+    let phone = scene.wake(&instance).await?;
+    let call = phone.next_invite(SOON).await?;
+    scene.answer(&caller, &call).await?;
+    caller.bye(SOON).await?;
+    call.expect_bye(SOON).await?;
+    assert_eq!(scene.apns.count(), 1, "never a second push for one call");
+    scene.content_with(&[&caller], &[&phone])
+}
+
+#[tokio::test]
+async fn a_call_whose_phone_changed_its_network_is_hung_up_from_either_side() -> Outcome {
+    let scene = Scene::start().await?;
+    let instance = scene.enable().await?;
+    let mut phone = scene.wake(&instance).await?;
+    for caller_ends in [true, false] {
+        let caller = scene.call()?;
+        let call = phone.next_invite(SOON).await?;
+        scene.answer(&caller, &call).await?;
+        phone.drop_connection();
+        phone = scene.wake(&instance).await?;
+        let call = phone.take_over(&call);
+        if caller_ends {
+            caller.bye(SOON).await?;
+            call.expect_bye(SOON).await?;
+        } else {
+            call.hang_up(SOON).await?;
+            caller.expect_bye(SOON).await?;
+        }
+        scene.content_with(&[&caller], &[&phone])?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_caller_who_hangs_up_on_a_phone_that_is_gone_is_answered_at_once() -> Outcome {
+    let scene = Scene::start().await?;
+    let instance = scene.enable().await?;
+    let phone = scene.wake(&instance).await?;
+    let caller = scene.call()?;
+    let call = phone.next_invite(SOON).await?;
+    scene.answer(&caller, &call).await?;
+    phone.drop_connection();
+    scene.await_metric("sipwake_edge_flows", 0.0).await?;
+    let began = Instant::now();
+    let answer = caller.leg().ask("BYE", &[], None, SOON).await?;
+    assert_eq!(answer.status(), Some(480));
+    assert!(began.elapsed() < Duration::from_secs(3));
+    scene.content()
+}
+
+#[tokio::test]
+async fn a_bye_that_is_under_way_when_the_flow_breaks_is_answered() -> Outcome {
+    let scene = Scene::start().await?;
+    let instance = scene.enable().await?;
+    let phone = scene.wake(&instance).await?;
+    let caller = scene.call()?;
+    let call = phone.next_invite(SOON).await?;
+    scene.answer(&caller, &call).await?;
+    phone.fall_silent();
+    let bye = caller.leg().send("BYE", &[], None);
+    // The edge answers on this flow only what came after the BYE was forwarded.
+    scene.await_metric("sipwake_edge_flows", 1.0).await?;
+    phone.drop_connection();
+    let answer = caller.leg().final_response(&bye, SOON).await?;
+    assert_eq!(answer.status(), Some(480));
+    scene.content()
+}

@@ -1,0 +1,134 @@
+//! A call wakes its device, is handed over and answered, and ends from either side.
+
+use memchr::memmem;
+use sip::message::Message;
+use tests::caller::CallOptions;
+use tests::scene::{SOON, Scene};
+use tests::wire::Transport;
+
+use super::Outcome;
+
+async fn each_side_hangs_up_over(transport: Transport) -> Outcome {
+    let scene = Scene::over(transport).await?;
+    let instance = scene.enable().await?;
+    for caller_ends in [true, false] {
+        let caller = scene.call()?;
+        caller.expect(100, SOON).await?;
+        let push = scene.push().await?;
+        caller.expect(180, SOON).await?;
+        let phone = scene.wake(&instance).await?;
+        let call = phone.next_invite(SOON).await?;
+        scene.answer(&caller, &call).await?;
+        scene.await_state(&instance, &push, "answered").await?;
+        if caller_ends {
+            caller.bye(SOON).await?;
+            call.expect_bye(SOON).await?;
+        } else {
+            call.hang_up(SOON).await?;
+            caller.expect_bye(SOON).await?;
+        }
+        phone.unregister(SOON).await?;
+        scene.content_with(&[&caller], &[&phone])?;
+    }
+    assert_eq!(scene.apns.count(), 2, "one push for each call");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_woken_phone_answers_and_either_side_hangs_up_over_udp() -> Outcome {
+    each_side_hangs_up_over(Transport::Udp).await
+}
+
+#[tokio::test]
+async fn a_woken_phone_answers_and_either_side_hangs_up_over_tcp() -> Outcome {
+    each_side_hangs_up_over(Transport::Tcp).await
+}
+
+#[tokio::test]
+async fn a_woken_phone_answers_and_either_side_hangs_up_over_tls() -> Outcome {
+    each_side_hangs_up_over(Transport::Tls).await
+}
+
+/// SDP as no reader would write it back: odd attributes, bare line feeds, no end of line at the end.
+const OFFER: &str = "v=0\r\no=Bob 7 7 IN IP4 192.0.2.7\r\ns=  \r\nc=IN IP4 192.0.2.7\nt=0 0\r\n\
+    m=audio 49170 RTP/SAVPF 111 0\r\na=x-odd:  \u{fc}\u{1f4de} \r\na=candidate:1 1 UDP 1 10.0.0.1 9 typ host";
+const ANSWER: &str = "v=0\no=- 9 9 IN IP6 2001:db8::9\ns=-\nt=0 0\nm=audio 5004 RTP/SAVPF 111\na=x-odd: kept ;\n\n";
+/// Headers of nobody's, as they are to arrive.
+const STRANGE: &[(&str, &str)] = &[
+    ("X-Strange", "  kept ; as=\"it, is\" <> \u{fc}  "),
+    ("X-Strange", "a second one, after the first"),
+    ("x-FOLDED", "one\r\n\ttwo\r\n   three"),
+    ("P-Charging-Vector", "icid-value=\"AyretyU0dm+6O2IrT5tAFrbHLso=\";icid-generated-at=192.0.2.1"),
+    ("Identity", "eyJhbGciOiJFUzI1NiJ9..sig;info=<https://cert.example.org/passport.cer>;ppt=shaken"),
+];
+
+fn passed_unchanged(message: &Message) {
+    let mut from = 0;
+    for (name, value) in STRANGE {
+        let line = format!("\r\n{name}: {value}\r\n");
+        let found = memmem::find(&message.head()[from..], line.as_bytes());
+        let head = String::from_utf8_lossy(message.head()).into_owned();
+        // The next one follows: they keep their order.
+        from += found.unwrap_or_else(|| panic!("{line:?} is not in its place in\n{head}"));
+    }
+}
+
+#[tokio::test]
+async fn media_and_headers_that_the_relay_does_not_know_pass_to_the_byte() -> Outcome {
+    let scene = Scene::start().await?;
+    let instance = scene.enable().await?;
+    let mut options = CallOptions::default().body("application/sdp", OFFER);
+    options.headers = STRANGE.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let caller = scene.registrar.call(&scene.aor(), &options)?;
+    scene.push().await?;
+    let phone = scene.wake(&instance).await?;
+    let call = phone.next_invite(SOON).await?;
+    assert_eq!(call.invite().body(), OFFER.as_bytes());
+    passed_unchanged(call.invite());
+
+    call.leg().respond(183, STRANGE, Some(("application/sdp", ANSWER)));
+    let progress = caller.expect(183, SOON).await?;
+    assert_eq!(progress.body(), ANSWER.as_bytes());
+    passed_unchanged(&progress);
+    call.leg().respond(200, STRANGE, Some(("application/sdp", ANSWER)));
+    let answer = caller.answered(SOON).await?;
+    assert_eq!(answer.body(), ANSWER.as_bytes());
+    passed_unchanged(&answer);
+    call.expect_ack(SOON).await?;
+    caller.bye(SOON).await?;
+    scene.content_with(&[&caller], &[&phone])
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_sdp_passes_to_the_byte() -> Outcome {
+    let scene = Scene::start().await?;
+    let instance = scene.enable().await?;
+    let body =
+        "--x\r\nContent-Type: application/sdp\r\n\r\nv=0\r\n--x\r\nContent-Type: application/pidf+xml\r\n\r\n<a/>--x--";
+    let options = CallOptions::default().body("multipart/mixed;boundary=x", body);
+    let caller = scene.registrar.call(&scene.aor(), &options)?;
+    let phone = scene.wake(&instance).await?;
+    let call = phone.next_invite(SOON).await?;
+    assert_eq!(call.invite().body(), body.as_bytes());
+    scene.answer(&caller, &call).await?;
+    caller.bye(SOON).await?;
+    scene.content_with(&[&caller], &[&phone])
+}
+
+#[tokio::test]
+async fn a_phone_that_is_attached_gets_the_call_at_once_and_no_push() -> Outcome {
+    let scene = Scene::start().await?;
+    let instance = scene.enable().await?;
+    let phone = scene.wake(&instance).await?;
+    for _ in 0..3 {
+        let caller = scene.call()?;
+        let call = phone.next_invite(SOON).await?;
+        call.ring();
+        caller.expect(180, SOON).await?;
+        scene.answer(&caller, &call).await?;
+        caller.bye(SOON).await?;
+        scene.content_with(&[&caller], &[&phone])?;
+    }
+    assert_eq!(scene.apns.requests(), 0);
+    Ok(())
+}

@@ -1,0 +1,177 @@
+//! The push of a call, exactly as the contract has it.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use tests::apns;
+use tests::caller::CallOptions;
+use tests::scene::{FCM_TOKEN, SOON, Scene, TOKEN, text};
+
+use super::Outcome;
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// The object must be exactly this one; its moments are checked and taken from it.
+fn is_the_push(push: &Value, event: &str, instance: &str, life_s: u64, caller: Value, edge: u16) {
+    let (sent, deadline) = (push["sent_at"].as_u64().unwrap_or(0), push["deadline"].as_u64().unwrap_or(0));
+    assert!(sent.abs_diff(now()) <= 15, "sent_at is seconds since 1970: {push}");
+    assert_eq!(deadline, sent + life_s, "{push}");
+    let call = text(&push["call"]);
+    assert!(call.starts_with("c_"), "{push}");
+    let mut expected = json!({
+        "v": 1, "event": event, "instance": instance, "call": call,
+        "edge": format!("127.0.0.1:{edge}"), "sent_at": sent, "deadline": deadline,
+    });
+    for (key, value) in caller.as_object().into_iter().flatten() {
+        expected[key] = value.clone();
+    }
+    assert_eq!(*push, expected);
+}
+
+#[tokio::test]
+async fn a_voip_push_is_the_contracts_and_is_sent_once() -> Outcome {
+    let scene = Scene::with(|setup| setup.ring_timeout = "25s".to_owned()).await?;
+    let instance = scene.enable().await?;
+    let edge = scene.relay.setup().ports.edge;
+    let caller = scene.call()?;
+    let push = scene.apns.next_push(SOON).await.ok_or_else(|| tests::board::Missed::new("a push", ""))?;
+    assert_eq!(push.token, TOKEN);
+    assert_eq!(push.topic, format!("{}.voip", apns::BUNDLE));
+    assert_eq!((push.push_type.as_str(), push.priority, push.expiration), ("voip", 10, 0));
+    assert_eq!(push.payload["aps"], json!({}));
+    assert_eq!(push.payload.as_object().map(serde_json::Map::len), Some(2), "nothing but aps and sipwake");
+    let caller_of = json!({"from": "sip:bob@example.test", "name": "Bob"});
+    is_the_push(&push.payload["sipwake"], "call", &instance.id, 25, caller_of, edge);
+    let phone = scene.wake(&instance).await?;
+    let call = phone.next_invite(SOON).await?;
+    scene.answer(&caller, &call).await?;
+    caller.bye(SOON).await?;
+    assert_eq!(scene.apns.requests(), 1);
+    scene.content_with(&[&caller], &[&phone])
+}
+
+#[tokio::test]
+async fn a_push_that_the_service_could_not_take_is_tried_again_and_taken_once() -> Outcome {
+    let scene = Scene::start().await?;
+    let instance = scene.enable().await?;
+    scene.apns.answer_with(TOKEN, [apns::Answer::Unavailable { retry_after: None }, apns::Answer::ServerError]);
+    let caller = scene.call()?;
+    scene.push().await?;
+    caller.expect(180, SOON).await?;
+    let phone = scene.wake(&instance).await?;
+    let call = phone.next_invite(SOON).await?;
+    scene.answer(&caller, &call).await?;
+    caller.bye(SOON).await?;
+    assert_eq!((scene.apns.requests(), scene.apns.count()), (3, 1));
+    scene.content_with(&[&caller], &[&phone])
+}
+
+#[tokio::test]
+async fn a_caller_who_asks_for_privacy_is_anonymous_in_the_push() -> Outcome {
+    let scene = Scene::start().await?;
+    scene.enable().await?;
+    for options in [
+        CallOptions::default().private("\"Bob\" <sip:bob@example.test>"),
+        CallOptions::default().header("Privacy", "user;id"),
+        CallOptions::default()
+            .header("Privacy", "header")
+            .header("Remote-Party-ID", "<sip:bob@example.test>;privacy=full"),
+    ] {
+        let caller = scene.registrar.call(&scene.aor(), &options)?;
+        let push = scene.push().await?;
+        assert_eq!(push["from"], "sip:anonymous@anonymous.invalid");
+        assert!(!push.to_string().to_lowercase().contains("bob"), "{push}");
+        caller.cancel().await?;
+        caller.expect(487, SOON).await?;
+    }
+    scene.content()
+}
+
+#[tokio::test]
+async fn a_callers_name_cannot_break_or_mislead_the_push() -> Outcome {
+    let scene = Scene::start().await?;
+    scene.enable().await?;
+    let name = "\"Bo\\\"b \u{202e}evil\u{2028} {}</x>\" <sip:bob%0d%0aX@example.test>";
+    let caller = scene.registrar.call(&scene.aor(), &CallOptions::default().from(name))?;
+    let push = scene.push().await?;
+    assert_eq!(push["name"], "Bo\"b evil {}</x>");
+    let from = text(&push["from"]);
+    assert!(!from.contains(['\r', '\n']), "{from:?}");
+    caller.cancel().await?;
+    caller.expect(487, SOON).await?;
+    let long = format!("\"{}\" <sip:bob@example.test>", "\u{1f4de}".repeat(3_000));
+    let caller = scene.registrar.call(&scene.aor(), &CallOptions::default().from(&long))?;
+    scene.push().await?;
+    caller.cancel().await?;
+    scene.content()
+}
+
+#[tokio::test]
+async fn an_fcm_push_is_the_contracts_and_says_when_the_call_has_ended() -> Outcome {
+    let scene = Scene::start().await?;
+    let instance = scene.enable_android().await?;
+    let edge = scene.relay.setup().ports.edge;
+    let caller = scene.call()?;
+    let push = scene.fcm.next_push(SOON).await.ok_or_else(|| tests::board::Missed::new("a push", ""))?;
+    assert_eq!((push.token.as_str(), push.priority.as_str(), push.ttl.as_str()), (FCM_TOKEN, "HIGH", "0s"));
+    let caller_of = json!({"from": "sip:bob@example.test", "name": "Bob"});
+    is_the_push(&push.payload, "call", &instance.id, 30, caller_of, edge);
+    caller.expect(180, SOON).await?;
+    caller.cancel().await?;
+    caller.expect(487, SOON).await?;
+    let ended = scene.fcm.next_push(SOON).await.ok_or_else(|| tests::board::Missed::new("a push", "call-ended"))?;
+    assert_eq!(ended.priority, "NORMAL");
+    is_the_push(&ended.payload, "call-ended", &instance.id, 30, json!({}), edge);
+    assert_eq!(ended.payload["call"], push.payload["call"]);
+    assert_eq!(scene.apns.requests(), 0);
+    scene.content_with(&[&caller], &[])
+}
+
+#[tokio::test]
+async fn an_android_phone_is_told_that_a_call_has_ended_unless_it_answered_it() -> Outcome {
+    let scene = Scene::with(|setup| setup.ring_timeout = "3s".to_owned()).await?;
+    let instance = scene.enable_android().await?;
+    let timed_out = scene.call()?;
+    assert_eq!(scene.android_push().await?["event"], "call");
+    timed_out.expect(480, SOON).await?;
+    assert_eq!(scene.android_push().await?["event"], "call-ended");
+
+    let declined = scene.call()?;
+    let push = scene.android_push().await?;
+    scene.api.decline(&instance, &text(&push["call"])).await?;
+    declined.expect(603, SOON).await?;
+    assert_eq!(scene.android_push().await?["event"], "call-ended");
+
+    let answered = scene.call()?;
+    scene.android_push().await?;
+    let phone = scene.wake(&instance).await?;
+    let call = phone.next_invite(SOON).await?;
+    scene.answer(&answered, &call).await?;
+    answered.bye(SOON).await?;
+    phone.unregister(SOON).await?;
+    // Whatever the answered call had caused would come before the next call's push.
+    let next = scene.call()?;
+    assert_eq!(scene.android_push().await?["event"], "call");
+    next.cancel().await?;
+    scene.content_with(&[&answered], &[&phone])
+}
+
+#[tokio::test]
+async fn an_iphone_is_never_sent_a_voip_push_that_is_no_call() -> Outcome {
+    let scene = Scene::start().await?;
+    let instance = scene.enable().await?;
+    let cancelled = scene.call()?;
+    scene.push().await?;
+    cancelled.cancel().await?;
+    cancelled.expect(487, SOON).await?;
+    let declined = scene.call()?;
+    let push = scene.push().await?;
+    scene.api.decline(&instance, &text(&push["call"])).await?;
+    declined.expect(603, SOON).await?;
+    scene.api.disable(&instance).await?;
+    assert!(scene.apns.pushes().iter().all(|push| push.payload["sipwake"]["event"] == "call"));
+    assert_eq!(scene.apns.requests(), 2);
+    scene.content()
+}

@@ -1,0 +1,209 @@
+//! How an instance ends: disabled, expired, replaced, its push token dead; each time unregistered, erased, signed for.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use relay::vault::{Keyring, Receipt, verify_receipt};
+use serde_json::json;
+use tests::redis_server::RedisServer;
+use tests::scene::{FCM_TOKEN, OTHER_TOKEN, SOON, Scene, TOKEN, text};
+use tests::{apns, fcm};
+
+use super::registrations::rings;
+use super::{Outcome, records};
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Nothing is left of what was there: at the SIP server, in the store, at the API.
+async fn nothing_is_left(scene: &Scene, redis: &RedisServer, reason: &str) -> Outcome {
+    scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;
+    scene.until("an empty store", || async { records(redis).is_empty().then_some(()) }).await?;
+    scene.await_metric(&format!("sipwake_wipes_total{{reason=\"{reason}\"}}"), 1.0).await?;
+    for state in ["registered", "registering", "retrying", "foreground", "ending"] {
+        scene.await_metric(&format!("sipwake_instances{{state=\"{state}\"}}"), 0.0).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_receipt_of_a_wipe_verifies_with_the_public_key_and_not_when_it_is_altered() -> Outcome {
+    let redis = RedisServer::start();
+    let scene = Scene::with(|setup| setup.store = redis.url()).await?;
+    let instance = scene.enable().await?;
+    let answer = scene.api.disable(&instance).await?;
+    assert_eq!(answer.status, 200);
+    let receipt: Receipt = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(
+        (receipt.instance.as_str(), receipt.reason.as_str(), receipt.unregistered),
+        (&*instance.id, "disabled", true)
+    );
+    let mut keys: Vec<String> = answer.json().as_object().unwrap().keys().cloned().collect();
+    keys.sort_unstable();
+    assert_eq!(keys, ["instance", "reason", "signature", "unregistered", "wiped_at"]);
+    let keyring = Keyring::open(scene.relay.setup().keyring.as_deref().unwrap()).unwrap();
+    let public = keyring.receipt_public_key();
+    verify_receipt(&receipt, &public).unwrap();
+    for altered in [
+        Receipt { unregistered: false, ..receipt.clone() },
+        Receipt { instance: "pi_another".to_owned(), ..receipt.clone() },
+        Receipt { wiped_at: "2026-01-01T00:00:00Z".to_owned(), ..receipt.clone() },
+    ] {
+        assert!(verify_receipt(&altered, &public).is_err(), "{altered:?}");
+    }
+    nothing_is_left(&scene, &redis, "disabled").await?;
+    scene.content()
+}
+
+#[tokio::test]
+async fn an_instance_that_expires_is_unregistered_wiped_and_unknown() -> Outcome {
+    let redis = RedisServer::start();
+    let scene = Scene::with(|setup| {
+        setup.store = redis.url();
+        setup.lifetime = ["1s", "2s", "6d"].map(str::to_owned);
+    })
+    .await?;
+    let alert = json!({"provider": "apns", "token": OTHER_TOKEN});
+    let device = json!({"call_push": {"provider": "apns", "token": TOKEN}, "alert_push": alert});
+    let instance = scene.enable_as(&scene.wish_for(device)).await?;
+    nothing_is_left(&scene, &redis, "expired").await?;
+    assert_eq!(scene.api.read(&instance).await?.status, 404);
+    assert_eq!(scene.api.disable(&instance).await?.status, 404);
+    assert!(scene.wake(&instance).await.is_err());
+    let push = scene.push().await?;
+    assert_eq!((push["event"].as_str(), push["instance"].as_str()), (Some("expired"), Some(&*instance.id)));
+    scene.content()
+}
+
+#[tokio::test]
+async fn a_renewed_lifetime_keeps_the_instance_beyond_its_first_end() -> Outcome {
+    let redis = RedisServer::start();
+    let scene = Scene::with(|setup| {
+        setup.store = redis.url();
+        setup.lifetime = ["1s", "3s", "6d"].map(str::to_owned);
+    })
+    .await?;
+    let (kept, lost) = (scene.enable().await?, scene.enable_as(&scene.wish(OTHER_TOKEN)).await?);
+    let answer = scene.api.change(&kept, &json!({"lifetime_s": 1_000})).await?;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let until = text(&answer.json()["expires_at"]);
+    assert!(until > text(&kept.answer["expires_at"]), "{until}");
+    // The other one, enabled after it, ends: so would this one have.
+    scene.await_gone(&lost).await?;
+    assert_eq!(scene.api.read(&kept).await?.json()["expires_at"], until.as_str());
+    scene.registrar.await_contacts(&scene.aor(), 1, SOON).await?;
+    rings(&scene, &kept).await?;
+    let key =
+        records(&redis).into_iter().find(|key| key.contains(&kept.id)).unwrap_or_else(|| records(&redis)[0].clone());
+    let ttl: i64 = redis.ask(redis::cmd("TTL").arg(&key));
+    assert!((900..=1_100).contains(&ttl), "the store keeps it as long: {key} {ttl}");
+    let too_long = scene.api.change(&kept, &json!({"lifetime_s": 518_401})).await?;
+    assert_eq!(too_long.status, 422, "never above six days");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_instance_that_is_enabled_again_replaces_the_earlier_one_everywhere() -> Outcome {
+    let redis = RedisServer::start();
+    let scene = Scene::with(|setup| setup.store = redis.url()).await?;
+    let mut earlier = scene.enable().await?;
+    let alone = records(&redis).len();
+    for round in 1..=3 {
+        let later = scene.enable().await?;
+        assert_ne!(later.id, earlier.id);
+        scene.await_gone(&earlier).await?;
+        scene.await_metric("sipwake_wipes_total{reason=\"replaced\"}", f64::from(round)).await?;
+        assert_eq!(scene.api.disable(&earlier).await?.status, 404);
+        assert!(scene.wake(&earlier).await.is_err(), "its secret opens nothing any more");
+        assert_eq!(scene.registrar.await_contacts(&scene.aor(), 1, SOON).await?.len(), 1);
+        assert_eq!(records(&redis).len(), alone);
+        rings(&scene, &later).await?;
+        earlier = later;
+    }
+    assert_eq!(scene.api.disable(&earlier).await?.status, 200);
+    nothing_is_left(&scene, &redis, "disabled").await?;
+    scene.content()
+}
+
+#[tokio::test]
+async fn a_token_that_apns_calls_gone_wipes_the_instance() -> Outcome {
+    for answer in [apns::Answer::Gone { timestamp: (now() + 60) * 1_000 }, apns::Answer::BadDeviceToken] {
+        let redis = RedisServer::start();
+        let scene = Scene::with(|setup| setup.store = redis.url()).await?;
+        let instance = scene.enable().await?;
+        scene.apns.answer_with(TOKEN, [answer]);
+        let caller = scene.call()?;
+        caller.expect(480, SOON).await?;
+        scene.await_gone(&instance).await?;
+        nothing_is_left(&scene, &redis, "push-token-gone").await?;
+        assert_eq!(scene.apns.requests(), 1, "a dead token is not tried again");
+        scene.content_with(&[&caller], &[])?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_token_that_fcm_calls_unregistered_wipes_the_instance() -> Outcome {
+    let redis = RedisServer::start();
+    let scene = Scene::with(|setup| setup.store = redis.url()).await?;
+    let instance = scene.enable_android().await?;
+    scene.fcm.answer_with(FCM_TOKEN, [fcm::Answer::Unregistered]);
+    let caller = scene.call()?;
+    caller.expect(480, SOON).await?;
+    scene.await_gone(&instance).await?;
+    nothing_is_left(&scene, &redis, "push-token-gone").await?;
+    scene.content_with(&[&caller], &[])
+}
+
+#[tokio::test]
+async fn a_410_that_is_older_than_the_tokens_last_enabling_wipes_nothing() -> Outcome {
+    let scene = Scene::start().await?;
+    let instance = scene.enable().await?;
+    scene.apns.answer_with(TOKEN, [apns::Answer::Gone { timestamp: (now() - 3_600) * 1_000 }]);
+    let caller = scene.call()?;
+    caller.expect(480, SOON).await?;
+    assert_eq!(scene.api.read(&instance).await?.status, 200);
+    scene.registrar.await_contacts(&scene.aor(), 1, SOON).await?;
+    rings(&scene, &instance).await
+}
+
+#[tokio::test]
+async fn a_new_push_token_takes_the_place_of_the_old_one_in_the_store_too() -> Outcome {
+    let redis = RedisServer::start();
+    let scene = Scene::with(|setup| setup.store = redis.url()).await?;
+    let instance = scene.enable().await?;
+    let alone = records(&redis).len();
+    let change = json!({"device": {"call_push": {"provider": "apns", "token": OTHER_TOKEN}}});
+    assert_eq!(scene.api.change(&instance, &change).await?.status, 200);
+    assert_eq!(records(&redis).len(), alone);
+    let caller = scene.call()?;
+    let push = scene.apns.next_push(SOON).await.map(|push| push.token);
+    assert_eq!(push.as_deref(), Some(OTHER_TOKEN));
+    caller.cancel().await?;
+    caller.expect(487, SOON).await?;
+    // With the new token it is the same device; with the old one another.
+    let again = scene.enable_as(&scene.wish(OTHER_TOKEN)).await?;
+    scene.await_gone(&instance).await?;
+    scene.registrar.await_contacts(&scene.aor(), 1, SOON).await?;
+    let other = scene.enable().await?;
+    scene.registrar.await_contacts(&scene.aor(), 2, SOON).await?;
+    for (left, instance) in [(1, &again), (0, &other)] {
+        assert_eq!(scene.api.disable(instance).await?.status, 200);
+        scene.registrar.await_contacts(&scene.aor(), left, SOON).await?;
+    }
+    assert_eq!(records(&redis), Vec::<String>::new());
+    scene.content()
+}
+
+#[tokio::test]
+async fn a_wipe_does_not_wait_for_a_sip_server_that_is_silent() -> Outcome {
+    let scene = Scene::start().await?;
+    let instance = scene.enable().await?;
+    scene.registrar.behave(&scene.aor(), tests::registrar::Behaviour::Silence);
+    let began = std::time::Instant::now();
+    let answer = scene.api.disable(&instance).await?;
+    assert_eq!((answer.status, &answer.json()["unregistered"]), (200, &json!(false)));
+    assert!(began.elapsed() < Duration::from_secs(6));
+    assert_eq!(scene.api.read(&instance).await?.status, 404);
+    Ok(())
+}

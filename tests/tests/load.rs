@@ -1,0 +1,23 @@
+//! The load generator on a small scale: all its phases, each kind of call, on the relay's own binary.
+//!
+//! Invariant: asserts what must hold at any speed; figures are not judged here.
+
+use clap::Parser as _;
+use tests::load::plan::Plan;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_load_run_comes_to_its_end_and_every_call_is_pushed_once_and_answered() {
+    let arguments = "load --instances 40 --rate 10 --seconds 2 --answer --attach 20 --push both --transport tls";
+    let report = tests::load::run(Plan::parse_from(arguments.split(' '))).await.unwrap_or_else(|why| panic!("{why}"));
+    let (sleeping, attached) = (&report.calling.outcome, &report.attached.as_ref().unwrap().calling.outcome);
+    assert_eq!((sleeping.calls, sleeping.pushed, sleeping.pushed_twice), (20, 20, 0));
+    assert_eq!(sleeping.statuses, [(200, 20)].into());
+    assert_eq!((sleeping.invite_to_push.count, sleeping.invite_to_device.count), (20, 20));
+    assert_eq!(attached.statuses, [(200, 20)].into());
+    assert_eq!(attached.pushed, 0, "a device that is there is not pushed");
+    assert!(report.enabling.per_second > 0.0 && report.enabling.cpu_us > 0.0);
+    let (text, json) = (report.to_string(), report.to_json());
+    assert!(text.contains("INVITE → push") && text.contains("THE LIMIT"), "{text}");
+    assert!(json["calling"]["outcome"]["invite_to_push"]["p99_us"].is_number(), "{json:#}");
+    assert!(json["limits"].is_array());
+}

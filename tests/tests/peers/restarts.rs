@@ -1,0 +1,155 @@
+//! What fails in the middle: the relay is killed, Redis goes away, certificates are renewed.
+
+use std::time::Duration;
+
+use rustls_pki_types::ServerName;
+use tests::sipp::Scenario;
+use tests::wire::Transport;
+use tokio_rustls::TlsConnector;
+
+use crate::world::{Plan, SOON, World, new_push_token};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_relay_that_returns_registers_its_instances_again_and_the_next_call_rings() {
+    for transport in [Transport::Tls, Transport::Udp] {
+        let mut world = World::start(Plan { redis: true, ..Plan::over(transport) }).await;
+        let instance = world.enable().await;
+        let first = world.location().await;
+        world.crash_and_restart().await;
+        await_registered_again(&world, &first[0].uri).await;
+
+        let caller = world.call(Scenario::CallerHangsUp);
+        world.next_call_push(&instance).await;
+        let phone = world.wake(&instance).await;
+        phone.await_rung(1, SOON).await.unwrap();
+        phone.accept().await.unwrap();
+        caller.finish(SOON).await.unwrap();
+        assert_eq!(world.pushes(), 1);
+        world.disable(&instance).await;
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_devices_of_one_account_both_return_after_a_crash_and_both_are_woken() {
+    let mut world = World::start(Plan { redis: true, ..Plan::over(Transport::Tls) }).await;
+    let first = world.enable().await;
+    let first_token = std::mem::replace(&mut world.push_token, new_push_token("apns"));
+    world.keep("the other push token", &world.push_token.clone());
+    let second = world.enable().await;
+    assert_ne!(first.id, second.id);
+    world.crash_and_restart().await;
+    world.kamailio.await_location(&world.user, 2, SOON).await.unwrap();
+
+    let caller = world.call(Scenario::CallerHangsUp);
+    let mut woken: Vec<String> = Vec::new();
+    for _ in 0..2 {
+        woken.push(world.apns.next_push(SOON).await.unwrap().token);
+    }
+    let mut both = [first_token, world.push_token.clone()];
+    both.sort_unstable();
+    woken.sort_unstable();
+    assert_eq!(woken, both);
+    let phone = world.wake(&second).await;
+    phone.await_rung(1, SOON).await.unwrap();
+    phone.accept().await.unwrap();
+    caller.finish(SOON).await.unwrap();
+    // The other device comes late: the call is no longer its own.
+    let late = world.wake(&first).await;
+    assert_eq!((late.rung(), world.pushes()), (0, 2));
+    world.disable(&first).await;
+    world.disable(&second).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_redis_known_accounts_ring_and_enabling_is_503_until_it_returns() {
+    let mut world = World::start(Plan { redis: true, ..Plan::over(Transport::Tls) }).await;
+    let instance = world.enable().await;
+    let mut redis = world.redis.take().expect("a world with Redis");
+    redis.stop();
+    let caller = world.call(Scenario::CallerHangsUp);
+    world.next_call_push(&instance).await;
+    let phone = world.wake(&instance).await;
+    phone.await_rung(1, SOON).await.unwrap();
+    phone.accept().await.unwrap();
+    caller.finish(SOON).await.unwrap();
+
+    let mut wish = world.wish();
+    wish["device"]["call_push"]["token"] = new_push_token("apns").into();
+    let answer = world.api.enable(&wish).await.unwrap();
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    let ready = await_ready_status(&world, 503).await;
+    assert!(ready.contains("store"), "{ready}");
+    assert_eq!(world.location().await.len(), 1, "what could not be stored is not left registered");
+
+    redis.restart();
+    await_ready_status(&world, 200).await;
+    world.redis = Some(redis);
+    world.push_token = new_push_token("apns");
+    world.enable().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn renewed_certificates_are_served_without_a_restart() {
+    let mut world = World::start(Plan::over(Transport::Tls)).await;
+    let instance = world.enable().await;
+    let renewed = world.authority.loopback();
+    // The files that the relay was started with are the first that the authority issued to it.
+    let (certificate, key) = world.relay.certificate_files();
+    for (new, old) in [(&renewed.key_file, &key), (&renewed.certificate_file, &certificate)] {
+        let beside = old.with_extension("new");
+        std::fs::copy(new, &beside).unwrap();
+        std::fs::rename(&beside, old).unwrap();
+    }
+    let ports = world.relay.setup().ports;
+    for port in [ports.edge, ports.api, ports.operator, ports.tls] {
+        let until = std::time::Instant::now() + SOON;
+        while served(&world, port).await != renewed.chain[0].as_ref() {
+            assert!(std::time::Instant::now() < until, "port {port} still serves the old certificate");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    let phone = world.wake(&instance).await;
+    let caller = world.call(Scenario::Refused(486));
+    phone.await_rung(1, SOON).await.unwrap();
+    phone.hang_up().await.unwrap();
+    caller.finish(SOON).await.unwrap();
+    world.end().await;
+}
+
+/// The leaf that a listener shows.
+async fn served(world: &World, port: u16) -> Vec<u8> {
+    let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let tls = TlsConnector::from(world.authority.client_config(&[]));
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let stream = tls.connect(name, stream).await.unwrap();
+    stream.get_ref().1.peer_certificates().unwrap()[0].as_ref().to_vec()
+}
+
+/// Waits until Kamailio has one Contact of the account, and it is another registration than the one before.
+async fn await_registered_again(world: &World, before: &str) {
+    let until = std::time::Instant::now() + SOON;
+    loop {
+        let contacts = world.location().await;
+        if contacts.len() == 1 && (contacts[0].uri != before || contacts[0].expires_s >= 598) {
+            return;
+        }
+        assert!(std::time::Instant::now() < until, "{contacts:?}\n{}", world.relay.log());
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+}
+
+/// Waits until `/readyz` has this status, and gives its text.
+async fn await_ready_status(world: &World, status: u16) -> String {
+    let until = std::time::Instant::now() + SOON;
+    loop {
+        let answer = world.relay.operator().get("/readyz").await.unwrap();
+        if answer.status == status {
+            return answer.text();
+        }
+        assert!(std::time::Instant::now() < until, "{}", answer.text());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
