@@ -460,7 +460,9 @@ impl World {
         self.stats.byes += 1;
         if !reached {
             let status = facts.bye_status;
-            self.wrong(format!("the BYE of call {index} of slot {slot} (by the phone: {by_phone}) never came ({status:?})"));
+            self.wrong(format!(
+                "the BYE of call {index} of slot {slot} (by the phone: {by_phone}) never came ({status:?})"
+            ));
         }
     }
 
