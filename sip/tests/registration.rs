@@ -466,6 +466,26 @@ fn a_long_line_costs_few_timers() {
 }
 
 #[test]
+fn a_registration_that_was_begun_anew_is_refreshed_in_its_new_time() {
+    // The timer of the first one fires before the second one's refresh is due.
+    let mut world = crowd(1, 10, FlowId::Stream(1));
+    grant_all(&mut world);
+    world.advance(seconds(300));
+    world.upstream.flow = FlowId::Stream(2);
+    world.input(Input::Closed(FlowId::Stream(1)));
+    assert_eq!(grant_all(&mut world), 1);
+    world.advance(seconds(415));
+    assert_eq!(world.sent.len(), 0);
+    let begun = world.now;
+    while world.sent.is_empty() {
+        assert!(world.now < begun + seconds(100));
+        world.advance(seconds(1));
+    }
+    assert_eq!(grant_all(&mut world), 1);
+    assert!(world.endpoint.counts().timers <= 3, "one for the binding, and one for each of its flows");
+}
+
+#[test]
 fn a_goal_that_changes_while_a_register_is_under_way_leaves_one_register_under_way() {
     let mut world = begun();
     let binding = world.binding;

@@ -155,7 +155,8 @@ impl Endpoint {
 
     pub(super) fn carry_out(&mut self, now: Instant, binding: BindingId, step: Step) {
         match step {
-            Step::Nothing => return,
+            // The timer that fired may have been an earlier deadline's: the one that counts is set below.
+            Step::Nothing => {}
             Step::WantFlow => self.want_flow(now, binding),
             Step::Send => self.send_register(now, binding),
             Step::Ask => self.ask(binding),
