@@ -51,43 +51,44 @@ fn decode(text: &[u8]) -> Option<u128> {
     Some(value)
 }
 
+// Bytes and not a u128, whose alignment of 16 would cost every table row and timer some padding.
 macro_rules! identifier {
     ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $name(u128);
+        pub struct $name([u8; 16]);
 
         impl $name {
             /// Makes an identifier of 112 random bits from `random`, on the shard that `tag` names.
             pub fn new(random: u128, tag: ShardTag) -> Self {
-                Self(random & !0xffff | u128::from(tag.0))
+                Self((random & !0xffff | u128::from(tag.0)).to_be_bytes())
             }
 
             /// The shard tag that this identifier carries.
             pub fn tag(self) -> ShardTag {
-                ShardTag(self.0 as u16)
+                ShardTag(u16::from_be_bytes([self.0[14], self.0[15]]))
             }
 
             /// Reads the text form; `None` for anything else.
             pub fn parse(text: &str) -> Option<Self> {
-                text.strip_prefix($prefix).and_then(|rest| decode(rest.as_bytes())).map(Self)
+                text.strip_prefix($prefix).and_then(|rest| decode(rest.as_bytes())).map(|bits| Self(bits.to_be_bytes()))
             }
 
             /// The sixteen bytes, most significant first.
             pub fn to_bytes(self) -> [u8; 16] {
-                self.0.to_be_bytes()
+                self.0
             }
 
             /// From the sixteen bytes that [`Self::to_bytes`] gave.
             pub fn from_bytes(bytes: [u8; 16]) -> Self {
-                Self(u128::from_be_bytes(bytes))
+                Self(bytes)
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 let mut text = [0; TEXT_LEN];
-                encode(self.0, &mut text);
+                encode(u128::from_be_bytes(self.0), &mut text);
                 f.write_str($prefix)?;
                 f.write_str(std::str::from_utf8(&text).unwrap_or_default())
             }

@@ -28,7 +28,7 @@ struct Table {
     records: BTreeMap<InstanceId, Entry>,
     lookups: BTreeMap<Lookup, InstanceId>,
     by_expiry: BTreeSet<(u64, InstanceId)>,
-    leases: BTreeMap<Box<str>, Held>,
+    leases: BTreeMap<Arc<str>, Held>,
 }
 
 struct Entry {
@@ -40,7 +40,7 @@ struct Entry {
 }
 
 struct Held {
-    run: Box<str>,
+    run: Arc<str>,
     until: Instant,
 }
 

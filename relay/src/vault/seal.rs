@@ -11,6 +11,7 @@
 //! moves; what a cipher or a hash left on the stack is overwritten.
 
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf;
@@ -32,11 +33,11 @@ const PURPOSE: &[u8] = b"sipwake record 1";
 
 /// A sealed record: the only form in which it is kept. A few hundred bytes.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Sealed(Box<[u8]>);
+pub struct Sealed(Arc<[u8]>);
 
 impl Sealed {
     /// Takes bytes that a store gave back; whether they are sound shows when they are opened.
-    pub fn from_bytes(bytes: impl Into<Box<[u8]>>) -> Self {
+    pub fn from_bytes(bytes: impl Into<Arc<[u8]>>) -> Self {
         Self(bytes.into())
     }
 
@@ -79,7 +80,7 @@ pub(super) fn seal(keyring: &Keyring, id: InstanceId, record: &Record, now: u64)
             .seal_in_place_separate_tag(nonce, header.aad(id), &mut out[HEADER_LEN..])
             .expect("AES-GCM seals anything shorter than 64 GiB");
         out.extend_from_slice(tag.as_ref());
-        Sealed(out.into_boxed_slice())
+        Sealed(out.into())
     })
 }
 

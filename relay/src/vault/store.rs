@@ -2,6 +2,7 @@
 //!
 //! Invariant: no error here holds a URL, a key or a value; a store's own message is reduced to its code.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sip::id::InstanceId;
@@ -128,9 +129,9 @@ pub enum AwayReason {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Owner {
     /// The node's public edge.
-    pub node: Box<str>,
+    pub node: Arc<str>,
     /// Sixteen hex digits that no other run has.
-    pub run: Box<str>,
+    pub run: Arc<str>,
 }
 
 impl Owner {

@@ -3,7 +3,7 @@
 //! Invariant: everything about an account follows from its number, so that a REGISTER, a push or an INVITE leads to it
 //! without a search. No account has two calls at once.
 
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::exchange::Way;
@@ -20,6 +20,8 @@ pub struct Account {
     contact: Mutex<Option<Arc<Contact>>>,
     /// The registrar's nonce for it: a number, 0 before the first.
     pub nonce: AtomicU64,
+    /// Whether that nonce was not yet used.
+    pub fresh: AtomicBool,
     /// Its call, as its number and one; 0 when there is none.
     pub call: AtomicU32,
     /// Its push instance.

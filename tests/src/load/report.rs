@@ -298,7 +298,10 @@ impl Refreshing {
         row(
             f,
             "challenged each time",
-            format_args!("{:.0}/s, CPU {:.0} µs each", self.challenged_per_second, self.challenged_cpu_us),
+            format_args!(
+                "{:.0}/s, CPU {:.0} µs each  ({} challenges)",
+                self.challenged_per_second, self.challenged_cpu_us, self.challenges
+            ),
         )
     }
 }

@@ -42,7 +42,7 @@ struct Round {
     candidates: VecDeque<Candidate>,
     taken: Vec<Stored>,
     /// Since when the lease of a node is missing, as seen over the connection of this generation.
-    missing: BTreeMap<Box<str>, Instant>,
+    missing: BTreeMap<Arc<str>, Instant>,
     generation: u64,
     tickets: u64,
     scanned_at: Option<Instant>,
@@ -55,9 +55,9 @@ enum Stage {
     Begin,
     /// The index of a node, from this cursor on, and then those of the other nodes.
     Index {
-        node: Box<str>,
+        node: Arc<str>,
         cursor: u64,
-        others: Vec<Box<str>>,
+        others: Vec<Arc<str>>,
     },
     Scan {
         cursor: u64,
@@ -69,7 +69,7 @@ enum Stage {
 struct Candidate {
     id: InstanceId,
     /// The node whose index named it.
-    index: Option<Box<str>>,
+    index: Option<Arc<str>>,
     /// A number that no other candidate of this run has.
     ticket: u64,
 }
@@ -135,7 +135,7 @@ impl Round {
         Ok(false)
     }
 
-    fn after_index(&self, store: &RedisStore, mut others: Vec<Box<str>>) -> Stage {
+    fn after_index(&self, store: &RedisStore, mut others: Vec<Arc<str>>) -> Stage {
         if let Some(node) = others.pop() {
             return Stage::Index { node, cursor: 0, others };
         }
@@ -151,7 +151,7 @@ impl Round {
     }
 
     /// The other nodes that are believed dead; one that left nothing behind is struck off.
-    async fn dead_peers(&mut self, store: &RedisStore, owner: &Owner) -> Result<Vec<Box<str>>, StoreError> {
+    async fn dead_peers(&mut self, store: &RedisStore, owner: &Owner) -> Result<Vec<Arc<str>>, StoreError> {
         let nodes: Vec<String> = store.link.ask(::redis::cmd("SMEMBERS").arg(NODES_KEY)).await?;
         let mut dead = Vec::new();
         for node in nodes.iter().filter(|node| **node != *owner.node) {
@@ -255,7 +255,7 @@ async fn try_all(
     store: &RedisStore,
     owner: &Owner,
     wave: &[Candidate],
-    takeable: &[Box<str>],
+    takeable: &[Arc<str>],
 ) -> Result<Vec<(Candidate, Claimed)>, StoreError> {
     let mut under_way = JoinSet::new();
     for (place, candidate) in wave.iter().enumerate() {
