@@ -37,7 +37,7 @@ use crate::operator::readiness::{Check, Readiness};
 use crate::push::{AppPush, PushService, SetupError, apns, fcm};
 use crate::vault::{Keyring, KeyringError, StoreError, Vault};
 
-/// What the calls that are being set up get to end in when the drain begins; then they are cut off.
+/// What the calls that are being set up get to end in when the drain begins; then they are ended.
 pub const CALLS_DRAIN: Duration = Duration::from_secs(10);
 /// How often histograms are folded, and the certificate's end is looked at.
 const UPKEEP: Duration = Duration::from_secs(5);

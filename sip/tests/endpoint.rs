@@ -458,6 +458,21 @@ fn a_call_that_outlives_its_instance_is_hung_up_by_the_stream_it_came_by() {
 }
 
 #[test]
+fn the_end_of_the_process_ends_the_calls_that_ring_and_those_that_wait() {
+    let mut world = World::registered();
+    world.invite("waiting");
+    world.attach(1);
+    let (device, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &invite, 180, &[], "");
+    world.invite("offered");
+    world.input(Input::EndCalls);
+    assert_eq!((world.count("INVITE 480"), world.count("CANCEL")), (2, 1));
+    assert_eq!((world.final_states(), world.endpoint.open_calls()), (vec![CallState::TimedOut; 2], 0));
+    world.input(Input::EndCalls);
+    assert_eq!(world.count("INVITE 480"), 2);
+}
+
+#[test]
 fn a_silent_sip_server_does_not_keep_a_binding() {
     let mut world = World::registered();
     world.input(Input::Unbind { binding: world.binding, deadline: seconds(3) });

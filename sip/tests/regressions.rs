@@ -33,6 +33,29 @@ fn a_register_under_way_is_not_repeated_once_the_binding_is_to_be_silent_or_gone
 }
 
 #[test]
+fn a_binding_that_registered_again_before_its_refresh_was_due_is_still_refreshed() {
+    for broken in [false, true] {
+        let mut world = World::new(if broken { FlowId::Stream(7) } else { FlowId::Datagram(server_address()) });
+        world.bind();
+        world.grant(600);
+        world.advance(seconds(100));
+        let binding = world.binding;
+        if broken {
+            world.upstream.flow = FlowId::Stream(8);
+            world.input(Input::Closed(FlowId::Stream(7)));
+        } else {
+            world.input(Input::Suspend(binding));
+            world.grant(0);
+            world.input(Input::Resume(binding));
+        }
+        world.grant(600);
+        world.sent.clear();
+        world.advance(seconds(600));
+        assert!(world.count("REGISTER") > 0, "the timer of the first registration is not the one that counts");
+    }
+}
+
+#[test]
 fn a_call_that_is_answered_while_its_cancel_is_under_way_has_one_final_state() {
     let mut world = World::registered();
     world.invite("call-1");

@@ -90,7 +90,8 @@ impl Baresip {
     /// [`Missed`] when it is not installed or does not start.
     pub async fn start(account: &Account, authority: &Authority) -> Result<Self, Missed> {
         let scratch = Scratch::new();
-        let (sip, control) = (ports::free(), ports::free());
+        // It listens for TLS on the port after the one that it is told.
+        let (sip, control) = (ports::free_pair(), ports::free());
         scratch.file("config", configuration(authority, sip, control));
         scratch.file("accounts", account_line(account) + "\n");
         scratch.file("contacts", "");

@@ -2,10 +2,11 @@
 //!
 //! Invariant: the child has a process group of its own, which is killed as a whole; the handle's drop does it.
 
-use std::io::{BufRead as _, BufReader, Read};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
@@ -14,12 +15,15 @@ use crate::board::{Board, Missed};
 
 /// How many of the last lines a report shows.
 const SHOWN_LINES: usize = 40;
+/// How long the output of a program that has ended may take to be read.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// A running program.
 pub struct Child {
     name: String,
     pid: Pid,
     board: Board<State>,
+    input: Mutex<Option<ChildStdin>>,
 }
 
 #[derive(Default)]
@@ -33,9 +37,21 @@ impl Child {
     ///
     /// # Errors
     /// [`Missed`] when it cannot be started, with the line that installs it when it is missing.
-    pub fn spawn(mut command: Command, package: &str) -> Result<Self, Missed> {
+    pub fn spawn(command: Command, package: &str) -> Result<Self, Missed> {
+        Self::start(command, Stdio::null(), package)
+    }
+
+    /// The same for a program that is told what to do on its standard input, by [`Child::say`].
+    ///
+    /// # Errors
+    /// [`Missed`] as for [`Child::spawn`].
+    pub fn spawn_listening(command: Command, package: &str) -> Result<Self, Missed> {
+        Self::start(command, Stdio::piped(), package)
+    }
+
+    fn start(mut command: Command, input: Stdio, package: &str) -> Result<Self, Missed> {
         let program = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
-        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.process_group(0).stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| {
             let remedy = match error.kind() {
                 std::io::ErrorKind::NotFound => format!("it is missing: sudo apt-get install -y {package}"),
@@ -47,16 +63,34 @@ impl Child {
         let board = Board::<State>::default();
         let outputs: [Option<Box<dyn Read + Send>>; 2] =
             [child.stdout.take().map(|out| Box::new(out) as _), child.stderr.take().map(|out| Box::new(out) as _)];
+        let (read_to_end, all_read) = mpsc::channel::<()>();
         for output in outputs.into_iter().flatten() {
-            let board = board.clone();
-            std::thread::spawn(move || read_lines(output, &board));
+            let (board, read_to_end) = (board.clone(), read_to_end.clone());
+            std::thread::spawn(move || {
+                read_lines(output, &board);
+                drop(read_to_end);
+            });
         }
+        drop(read_to_end);
+        let input = Mutex::new(child.stdin.take());
         let exit = board.clone();
         std::thread::spawn(move || {
             let status = child.wait().unwrap_or_else(|_| ExitStatus::from_raw(-1));
+            // What it said last is read before its end is told; a child of its own may hold its output open for longer.
+            let _ = all_read.recv_timeout(LAST_WORDS_WITHIN);
             exit.change(|state| state.exit = Some(status));
         });
-        Ok(Self { name: program, pid, board })
+        Ok(Self { name: program, pid, board, input })
+    }
+
+    /// Writes a line to its standard input.
+    ///
+    /// # Errors
+    /// [`Missed`] when it does not listen.
+    pub fn say(&self, line: &str) -> Result<(), Missed> {
+        let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = input.as_mut().is_some_and(|input| writeln!(input, "{line}").and_then(|()| input.flush()).is_ok());
+        if said { Ok(()) } else { Err(self.missed("an open input")) }
     }
 
     /// The process id.

@@ -167,6 +167,15 @@ impl Kamailio {
         tokio::time::timeout(within, look).await.unwrap_or_else(late)
     }
 
+    /// Removes every Contact of a user, as a server that lost its table.
+    ///
+    /// # Errors
+    /// [`Missed`] when they are not gone.
+    pub async fn forget(&self, user: &str) -> Result<(), Missed> {
+        self.command("ul.rm", json!(["location", user])).await?;
+        self.await_location(user, 0, COMMAND_WITHIN).await.map(drop)
+    }
+
     /// Everything that it printed.
     pub fn output(&self) -> String {
         self.child.output()

@@ -20,6 +20,7 @@ pub mod kamailio;
 mod ledger;
 pub mod leg;
 pub mod lines;
+pub mod linphone;
 pub mod load;
 pub mod location;
 pub mod phone;

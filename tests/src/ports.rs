@@ -21,10 +21,24 @@ static RESERVED: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
 /// # Panics
 /// When every port of the range is taken.
 pub fn free() -> u16 {
+    candidates().find(|port| reserve(*port)).expect("a free port on loopback")
+}
+
+/// A port that is free together with the next one, for a program that takes both.
+///
+/// # Panics
+/// When every port of the range is taken.
+pub fn free_pair() -> u16 {
+    // A reservation whose neighbour is taken stays: nobody misses it.
+    candidates().find(|port| reserve(*port) && reserve(port + 1)).expect("two free ports on loopback")
+}
+
+/// Every port of the range, from a random one on.
+fn candidates() -> impl Iterator<Item = u16> {
     let mut random = [0; 2];
     aws_lc_rs::rand::fill(&mut random).expect("the system has randomness");
     let start = u16::from_be_bytes(random) % COUNT;
-    (0..COUNT).map(|step| FIRST + (start + step) % COUNT).find(|port| reserve(*port)).expect("a free port on loopback")
+    (0..COUNT).map(move |step| FIRST + (start + step) % COUNT)
 }
 
 /// A free port as an address on 127.0.0.1.

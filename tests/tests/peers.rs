@@ -9,7 +9,11 @@ mod calls;
 mod endings;
 #[path = "peers/forgetting.rs"]
 mod forgetting;
+#[path = "peers/refreshes.rs"]
+mod refreshes;
 #[path = "peers/restarts.rs"]
 mod restarts;
+#[path = "peers/strangers.rs"]
+mod strangers;
 #[path = "peers/world.rs"]
 mod world;

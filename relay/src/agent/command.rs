@@ -106,6 +106,8 @@ pub enum Command {
     Ids(oneshot::Sender<Vec<InstanceId>>),
     /// How many calls are held or being set up.
     OpenCalls(oneshot::Sender<usize>),
+    /// End every call that has no final answer yet; how many there were.
+    EndCalls(oneshot::Sender<usize>),
 }
 
 /// An instance to bind.

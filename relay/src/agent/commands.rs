@@ -53,6 +53,11 @@ impl Shard {
             Command::OpenCalls(reply) => {
                 let _ = reply.send(self.endpoint.open_calls());
             }
+            Command::EndCalls(reply) => {
+                let open = self.endpoint.open_calls();
+                self.drive(Input::EndCalls);
+                let _ = reply.send(open);
+            }
         }
     }
 

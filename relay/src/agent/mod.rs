@@ -256,16 +256,20 @@ impl Agent {
         self.0.erasures.later(id, lookup);
     }
 
-    /// Waits until no call waits for its device or is being set up, at most `patience`.
+    /// Waits until no call waits for its device or is being set up, at most `patience`; those that are left are ended.
     pub async fn wait_for_calls(&self, patience: Duration) {
         const LOOK_AGAIN: Duration = Duration::from_millis(100);
+        /// What the last answers get to leave the connections' queues in.
+        const LEAVING: Duration = Duration::from_millis(200);
         let quiet = async {
             while self.ask_all(Command::OpenCalls).await.into_iter().any(|open| open > 0) {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
         };
         if tokio::time::timeout(patience, quiet).await.is_err() {
-            tracing::warn!("the drain cut off calls that were being set up");
+            let ended: usize = self.ask_all(Command::EndCalls).await.into_iter().sum();
+            tracing::warn!(ended, "the drain ended calls that were being set up");
+            tokio::time::sleep(LEAVING).await;
         }
     }
 

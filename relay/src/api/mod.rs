@@ -4,7 +4,8 @@
 //! two together. A request is counted by its route's template, never by its path.
 //!
 //! Invariant: nothing is done for a request before its key or secret is known to be right, and no answer repeats what a
-//! request held. An answer to a request that carried a credential is marked with [`connection::EndConnection`].
+//! request held. An answer to a request that carried a credential, or that wiped an instance, is marked with
+//! [`connection::EndConnection`].
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -174,14 +175,15 @@ async fn observe<E: UseCases>(State(api): State<Api<E>>, request: Request, next:
     let matched = request.extensions().get::<MatchedPath>();
     let route = matched.map_or(UNMATCHED, |path| template_of(path.as_str()));
     let method = request.method();
-    let carried_credential = Endpoint::ALL.iter().any(|endpoint| {
-        let may_carry = matches!(endpoint, Endpoint::Enable | Endpoint::Change);
-        may_carry && endpoint.template() == route && endpoint.method() == method
+    // Buffers of an open connection keep what was shown on it: an account, and a secret that is about to be wiped.
+    let ends_connection = Endpoint::ALL.iter().any(|endpoint| {
+        let ends = matches!(endpoint, Endpoint::Enable | Endpoint::Change | Endpoint::Disable);
+        ends && endpoint.template() == route && endpoint.method() == method
     });
     let mut response = next.run(request).await;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if carried_credential {
+    if ends_connection {
         response.extensions_mut().insert(EndConnection);
     }
     api.0.metrics.http(route, response.status().as_u16(), begun.elapsed());

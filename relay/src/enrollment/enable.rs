@@ -54,6 +54,8 @@ impl Inner {
             Ok(placed) => placed,
             Err(error) => {
                 self.ground.agent.tell(id, Command::Abandon(id)).await;
+                // The store may have taken it, and only its answer was lost.
+                self.ground.agent.erase(id, lookup);
                 return Err(error.into());
             }
         };

@@ -155,6 +155,7 @@ impl Endpoint {
 
     pub(super) fn carry_out(&mut self, now: Instant, binding: BindingId, step: Step) {
         match step {
+            // The timer that fired may have been an earlier deadline's: the one that counts is set below.
             Step::Nothing => {}
             Step::WantFlow => self.want_flow(now, binding),
             Step::Send => self.send_register(now, binding),

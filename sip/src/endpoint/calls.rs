@@ -139,6 +139,15 @@ impl Endpoint {
         }
     }
 
+    pub(super) fn on_end_calls(&mut self, now: Instant) {
+        let mut open: Vec<CallId> =
+            self.calls.iter().filter(|(_, hold)| !hold.is_closed()).map(|(call, _)| *call).collect();
+        open.sort_unstable();
+        for call in open {
+            self.end_call(now, call, CallState::TimedOut, 480);
+        }
+    }
+
     /// Ends a call for a reason of the relay's own.
     pub(super) fn end_call(&mut self, now: Instant, call: CallId, state: CallState, status: u16) {
         let Some(legs) = self.calls.get_mut(&call).and_then(|hold| hold.end(state)) else { return };

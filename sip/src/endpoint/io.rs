@@ -167,6 +167,8 @@ pub enum Input {
     Decline(CallId),
     /// The call cannot reach its device (the push was refused for good): 480 at once.
     GiveUp(CallId),
+    /// The process is about to end: every call without a final answer gets 480, and no device rings on.
+    EndCalls,
 }
 
 /// What an endpoint wants done.

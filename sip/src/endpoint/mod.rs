@@ -172,6 +172,7 @@ impl Endpoint {
             Input::Ring(call) => self.on_ring(now, call),
             Input::Decline(call) => self.end_call(now, call, CallState::Declined, 603),
             Input::GiveUp(call) => self.on_give_up(now, call),
+            Input::EndCalls => self.on_end_calls(now),
         }
         self.flush();
     }

@@ -53,7 +53,7 @@ impl Call {
         step.compare_exchange(0, moment, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    fn from_sent_to(&self, step: &AtomicU64) -> Option<u64> {
+    fn since_sent_to(&self, step: &AtomicU64) -> Option<u64> {
         let (sent, at) = (self.sent.load(Ordering::Relaxed), step.load(Ordering::Relaxed));
         (sent > 0 && at > 0).then(|| at.saturating_sub(sent))
     }
@@ -103,7 +103,7 @@ impl Book {
     /// What became of the calls of a range.
     pub fn outcome(&self, range: &Range<u32>) -> Outcome {
         let spread = |step: fn(&Call) -> &AtomicU64| {
-            Spread::of(self.of(range).filter_map(|call| call.from_sent_to(step(call))).collect())
+            Spread::of(self.of(range).filter_map(|call| call.since_sent_to(step(call))).collect())
         };
         let span = |step: fn(&Call) -> &AtomicU64| {
             let moments = || self.of(range).map(|call| step(call).load(Ordering::Relaxed)).filter(|at| *at > 0);

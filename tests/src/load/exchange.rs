@@ -62,6 +62,10 @@ pub struct Desk {
 
 impl Desk {
     fn take(&self, bytes: &Bytes, way: &Way) {
+        // A keep-alive on UDP (RFC 5626 §4.4 has none there; it keeps a NAT's binding all the same).
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            return;
+        }
         let Ok(message) = Message::parse(bytes, &Limits::default()) else { return self.malformed.add() };
         match message.method() {
             None => self.caller.on_response(&message),

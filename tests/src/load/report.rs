@@ -266,8 +266,8 @@ impl Enabling {
             "registrations/s",
             format_args!("{:.0}  ({} enabled, {} answered 202)", self.per_second, self.enabled, self.stored_first),
         )?;
-        row(f, "an enabling took", &self.took)?;
-        row(f, "one that is refused took", &self.https_took)?;
+        row(f, "an enabling took", self.took)?;
+        row(f, "one that is refused took", self.https_took)?;
         row(f, "CPU per enabling", format_args!("{:.0} µs", self.cpu_us))?;
         row(f, "· HTTPS alone", format_args!("{:.0} µs", self.https_cpu_us))?;
         row(
@@ -319,12 +319,12 @@ impl Calling {
                     outcome.pushed, self.pushes_per_second, outcome.pushed_twice, self.stray_pushes
                 ),
             )?;
-            row(f, "INVITE → push", &outcome.invite_to_push)?;
-            row(f, "INVITE → 180", &outcome.invite_to_ringing)?;
+            row(f, "INVITE → push", outcome.invite_to_push)?;
+            row(f, "INVITE → 180", outcome.invite_to_ringing)?;
         }
         if outcome.invite_to_device.count > 0 {
-            row(f, "INVITE → device", &outcome.invite_to_device)?;
-            row(f, "INVITE → 200", &outcome.invite_to_answer)?;
+            row(f, "INVITE → device", outcome.invite_to_device)?;
+            row(f, "INVITE → 200", outcome.invite_to_answer)?;
         }
         if let Some(coming) = &self.coming {
             row(f, "push → registered device", coming)?;
@@ -339,8 +339,8 @@ impl Calling {
             format_args!("{:.0} µs  ({:.0} calls per CPU second)", self.cpu_us, self.calls_per_cpu_second),
         )?;
         row(f, "resident after", mib(self.resident))?;
-        row(f, "sent late", &self.sent_late)?;
-        row(f, "timer lag", &self.shares.timer_lag)
+        row(f, "sent late", self.sent_late)?;
+        row(f, "timer lag", self.shares.timer_lag)
     }
 }
 

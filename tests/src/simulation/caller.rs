@@ -255,7 +255,7 @@ impl World {
     pub(super) fn plan_bye_check(&mut self, index: usize, by_phone: bool) {
         let flow = self.slots[self.calls[index].slot].phone.flow;
         let troubles = self.registrars[self.calls[index].registrar].troubles;
-        self.agenda.plan(35 * S, Happening::Check(Check::Bye { call: index, by_phone, flow, troubles }));
+        self.agenda.plan(10 * S, Happening::Check(Check::Bye { call: index, by_phone, flow, troubles }));
     }
 
     fn send_until_answered(&mut self, index: usize, message: Message) {

@@ -28,7 +28,8 @@
 //!    longest lifetime that it grants when that is longer (a server that lost its table on UDP tells nobody).
 //! 7. **CSeq rises** within each Call-ID of REGISTERs; the same CSeq means the same branch.
 //! 8. **No server makes the relay spin**: REGISTERs of a binding and dials of a server in an hour are bounded, whatever it
-//!    answers; a wrong password is shown at most twice (to the nonce that it reuses, and to a fresh one).
+//!    answers; a wrong password is shown at most three times (to the nonce that is used again, to a fresh one, and
+//!    once more when the app leaves the foreground).
 //! 9. **A BYE reaches the other side**, from either, when server and flow stand.
 //! 10. **Nothing is left**: when all leases are disabled and a day has passed, no shard holds a binding, a device, a call,
 //!     a transaction or a timer.

@@ -125,12 +125,10 @@ impl World {
         let flow = self.slots[slot].phone.flow;
         match due {
             PhoneDue::Dialled(serial) if serial == self.slots[slot].phone.serial => self.on_edge_dialled(slot),
-            PhoneDue::Opened => {
-                if !self.quiet {
-                    self.wake_phone(slot);
-                    let next = self.random.between(HOUR, 20 * HOUR);
-                    self.agenda.plan(next, Happening::Phone(slot, PhoneDue::Opened));
-                }
+            PhoneDue::Opened if !self.quiet => {
+                self.wake_phone(slot);
+                let next = self.random.between(HOUR, 20 * HOUR);
+                self.agenda.plan(next, Happening::Phone(slot, PhoneDue::Opened));
             }
             PhoneDue::Restarted => self.wake_phone(slot),
             PhoneDue::Refresh(of) if flow == Some(of) => self.register_phone(slot, None),

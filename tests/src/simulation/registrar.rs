@@ -403,11 +403,11 @@ impl World {
     }
 
     fn note_wrong(&mut self, number: usize, register: &Message) {
-        let Some((_, place)) = read_place(register) else { return };
+        let Some((slot, place)) = read_place(register) else { return };
         let count = self.registrars[number].wrong.entry(place.binding.clone()).or_default();
         *count += 1;
         let count = *count;
-        self.judge_wrong_password(&place.binding, count);
+        self.judge_wrong_password(slot, &place.binding, count);
     }
 
     /// What a stream from the relay carried reaches its server or phone.

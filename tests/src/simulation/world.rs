@@ -110,8 +110,12 @@ impl World {
             let registrar = world.new_registrar(number, servers);
             world.registrars.push(registrar);
         }
+        let good = servers - servers / 6;
         for index in 0..world.plan.instances {
-            world.new_slot(index, index % servers);
+            // Each hostile server has a few users, and the others share the rest.
+            let hostile = index < 2 * (servers - good);
+            let server = if hostile { good + index % (servers - good) } else { index % good };
+            world.new_slot(index, server);
         }
         world.agenda.plan(5 * MINUTE, Happening::Check(Check::Sweep));
         world

@@ -133,7 +133,7 @@ async fn a_bye_that_is_under_way_when_the_flow_breaks_is_answered() -> Outcome {
     scene.answer(&caller, &call).await?;
     phone.fall_silent();
     let bye = caller.leg().send("BYE", &[], None);
-    // The edge answers on this flow only what came after the BYE was forwarded.
+    // The relay's answer about its metrics comes after it has taken the BYE, sent before.
     scene.await_metric("sipwake_edge_flows", 1.0).await?;
     phone.drop_connection();
     let answer = caller.leg().final_response(&bye, SOON).await?;

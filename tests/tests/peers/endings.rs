@@ -111,3 +111,23 @@ async fn a_phone_whose_connection_is_open_but_silent_gets_the_push() {
     assert_eq!(world.pushes(), 1);
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_calls_at_once_for_one_phone_both_reach_it() {
+    let mut world = World::start(Plan::over(Transport::Tls)).await;
+    let instance = world.enable().await;
+    let callers = [world.call(Scenario::Refused(486)), world.call(Scenario::Refused(486))];
+    let mut calls = [world.next_call_push(&instance).await, world.next_call_push(&instance).await];
+    calls.sort_unstable();
+    assert_ne!(calls[0], calls[1]);
+    let phone = world.wake(&instance).await;
+    phone.await_rung(2, SOON).await.unwrap();
+    for _ in &callers {
+        phone.hang_up().await.unwrap();
+    }
+    for caller in callers {
+        caller.finish(SOON).await.unwrap();
+    }
+    assert_eq!((phone.rung(), world.pushes()), (2, 2));
+    world.end().await;
+}

@@ -44,6 +44,10 @@ pub struct Plan {
     pub redis: bool,
     /// The lifetime of a registration, as the relay is configured.
     pub register_expires: &'static str,
+    /// The shortest registration that the SIP server takes, in seconds.
+    pub min_expires: u32,
+    /// The name by which devices know the edge.
+    pub edge_host: &'static str,
 }
 
 impl Plan {
@@ -57,6 +61,8 @@ impl Plan {
             ring_timeout: "30s",
             redis: false,
             register_expires: "600s",
+            min_expires: 0,
+            edge_host: "127.0.0.1",
         }
     }
 }
@@ -92,6 +98,7 @@ impl World {
             users: vec![(user.clone(), password.clone())],
             algorithm: plan.algorithm,
             reach: plan.reach,
+            min_expires: plan.min_expires,
             ..kamailio::Settings::default()
         };
         let (kamailio, apns, fcm) =
@@ -107,6 +114,8 @@ impl World {
             setup.store = redis.url();
         }
         setup.keyring = Some(authority.directory().join("keyring"));
+        let public = format!("{}:{}", plan.edge_host, setup.ports.edge);
+        setup.environment.push(("SIPWAKE_EDGE__PUBLIC".to_owned(), public));
         let relay = RelayProcess::start(setup).await.unwrap();
         let push_token = new_push_token(plan.provider);
         let mut world = Self {
@@ -168,7 +177,8 @@ impl World {
             edge: text(&json["edge"]["proxy"]),
             answer: json,
         };
-        assert_eq!(instance.edge, self.relay.edge_uri());
+        let port = self.relay.setup().ports.edge;
+        assert_eq!(instance.edge, format!("sip:{}:{port};transport=tls", self.plan.edge_host));
         self.keep("the instance's secret", &instance.secret);
         self.keep_ha1("the instance's", &instance.id, "sipwake", &instance.secret.clone());
         self.kamailio.await_location(&self.user, already + 1, SOON).await.unwrap();
@@ -250,9 +260,8 @@ impl World {
         assert_eq!(self.api.read(instance).await.unwrap().status, 404);
     }
 
-    /// `kill -9`, and starts the relay again.
-    pub async fn crash_and_restart(&mut self) {
-        self.relay.kill_9().await.unwrap();
+    /// Starts the relay again after its end.
+    pub async fn restart(&mut self) {
         self.earlier_logs.push(self.relay.log());
         self.relay.restart().await.unwrap();
     }

@@ -1,0 +1,54 @@
+//! A registration that is kept: refreshed before it ends, as long as the SIP server wants it, and calls meanwhile.
+
+use std::time::{Duration, Instant};
+
+use tests::sipp::Scenario;
+use tests::wire::Transport;
+
+use crate::world::{Plan, SOON, World};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_ring_while_the_registration_is_refreshed_again_and_again_over_udp() {
+    calls_ring_during_refreshes(Transport::Udp).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_ring_while_the_registration_is_refreshed_again_and_again_over_tls() {
+    calls_ring_during_refreshes(Transport::Tls).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_finds_a_lifetime_too_brief_gets_the_one_it_wants() {
+    let plan = Plan { register_expires: "3s", min_expires: 120, ..Plan::over(Transport::Udp) };
+    let mut world = World::start(plan).await;
+    let instance = world.enable().await;
+    let contacts = world.location().await;
+    assert!((110..=120).contains(&contacts[0].expires_s), "{contacts:?}");
+    world.disable(&instance).await;
+    world.end().await;
+}
+
+async fn calls_ring_during_refreshes(transport: Transport) {
+    let mut world = World::start(Plan { register_expires: "3s", ..Plan::over(transport) }).await;
+    let instance = world.enable().await;
+    let contact = world.location().await[0].uri.clone();
+    let phone = world.wake(&instance).await;
+    let began = Instant::now();
+    let mut calls = 0;
+    // The relay lets a device be called only so often.
+    let mut pace = tokio::time::interval(Duration::from_millis(400));
+    // Long enough that the first registration, and the second, would have ended.
+    while began.elapsed() < Duration::from_secs(7) {
+        pace.tick().await;
+        let caller = world.call(Scenario::Refused(486));
+        calls += 1;
+        phone.await_rung(calls, SOON).await.unwrap();
+        phone.hang_up().await.unwrap();
+        caller.finish(SOON).await.unwrap();
+    }
+    let contacts = world.location().await;
+    assert_eq!(contacts.iter().map(|it| &it.uri).collect::<Vec<_>>(), [&contact], "a refresh is of the same Contact");
+    assert_eq!((phone.rung(), world.pushes()), (calls, 0));
+    world.disable(&instance).await;
+    world.end().await;
+}

@@ -1,0 +1,60 @@
+//! Days of registrations, calls and faults in virtual time, against the oracle of [`tests::simulation`].
+//!
+//! Size and seed come from the environment: `SIPWAKE_SIM_INSTANCES`, `SIPWAKE_SIM_DAYS`, `SIPWAKE_SIM_SEED`,
+//! `SIPWAKE_SIM_SHARDS`. The full run is
+//! `SIPWAKE_SIM_INSTANCES=1000 SIPWAKE_SIM_DAYS=6 cargo test --release -p tests --test simulation`; with
+//! `SIPWAKE_SIM_WATCH` the story of one slot is told on stderr.
+
+use tests::simulation::{Plan, Report, run};
+
+fn told(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}")))
+}
+
+fn plan(seed: u64, shards: usize) -> Plan {
+    Plan {
+        instances: told("SIPWAKE_SIM_INSTANCES").unwrap_or(100) as usize,
+        hours: told("SIPWAKE_SIM_DAYS").unwrap_or(1) * 24,
+        seed: told("SIPWAKE_SIM_SEED").unwrap_or(seed),
+        shards: told("SIPWAKE_SIM_SHARDS").map_or(shards, |shards| shards as usize),
+        watch: told("SIPWAKE_SIM_WATCH").map(|slot| slot as usize),
+    }
+}
+
+/// Runs a plan; what is wrong is told with all that repeats it.
+fn holds(plan: Plan) -> Report {
+    let Plan { instances, hours, seed, shards, .. } = plan;
+    let report = run(plan);
+    assert!(
+        report.wrongs.is_empty(),
+        "{}\nSIPWAKE_SIM_INSTANCES={instances} SIPWAKE_SIM_DAYS={} SIPWAKE_SIM_SEED={seed} SIPWAKE_SIM_SHARDS={shards} repeats it",
+        report.wrongs.join("\n"),
+        hours / 24,
+    );
+    report
+}
+
+#[test]
+fn no_call_is_lost_that_a_phone_could_have_answered_through_days_of_faults() {
+    let plan = plan(1, 3);
+    let (instances, hours) = (plan.instances as u64, plan.hours);
+    let began = std::time::Instant::now();
+    let report = holds(plan);
+    println!("{report:#?}\nin {:?}", began.elapsed());
+    assert_eq!(report.answerable, report.connected);
+    // What is looked at happened: the oracle of an empty world is always content.
+    assert!(report.connected >= instances * hours / 24, "too few calls were answered to tell anything");
+    assert!(report.pushes_lost > 0 && report.retried > 0 && report.byes > 0 && report.swept > 0);
+    assert!(report.finals.iter().take(6).all(|count| *count > 0), "each way for a call to end was seen");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_outputs_to_the_byte_and_the_microsecond() {
+    let plan = |seed, shards| Plan { instances: 30, hours: 6, seed, shards, watch: None };
+    for shards in [1, 3] {
+        let first = holds(plan(7, shards));
+        assert_eq!(first, holds(plan(7, shards)));
+        assert_ne!(first.trace, holds(plan(8, shards)).trace);
+    }
+}
