@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sip::endpoint::Settings;
+use sip::endpoint::{Settings, UpstreamPolicy};
 use sip::id::ShardTag;
 use tokio::task::JoinHandle;
 use tokio::time::interval;
@@ -352,7 +352,7 @@ fn endpoint_settings(config: &Config, doors: &Doors, edge: &str, vault: &Vault) 
         answer_timeout: config.call.answer_timeout,
         limits: sip::message::Limits::default(),
         token_key: *vault.flow_token_key().expose(),
-        upstream: sip::endpoint::UpstreamPolicy::default(),
+        upstream: UpstreamPolicy { allow_tcp: upstream.transports.tcp, ..UpstreamPolicy::default() },
     }
 }
 

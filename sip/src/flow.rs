@@ -3,12 +3,14 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | [`keep_alive`] | pings and pongs (RFC 5626 §4.4) |
+//! | [`large`] | what is too large for a datagram (RFC 3261 §18.1.1) |
 //! | [`stun`] | what pings over UDP look like (RFC 8489) |
 //!
 //! Invariant: what a token says is believed only when its MAC is right for the Call-ID of the request that carries it;
 //! so a token opens one dialog's way and no other.
 
 pub mod keep_alive;
+pub mod large;
 pub mod stun;
 
 use std::net::{IpAddr, SocketAddr};

@@ -324,3 +324,30 @@ fn a_server_that_cannot_be_reached_is_dialled_less_and_less_often() {
         assert!((bound / 2..=bound + 1).contains(wait), "{waits:?}");
     }
 }
+
+#[test]
+fn a_request_that_is_too_large_for_a_datagram_goes_by_tcp_where_tcp_is_allowed() {
+    // RFC 3261 §18.1.1.
+    let nonce = format!("Digest realm=\"example.com\", nonce=\"{}\"", "n".repeat(1000));
+    let challenged = |allow_tcp| {
+        let mut world = World::with_policy(udp(), UpstreamPolicy { allow_tcp, ..UpstreamPolicy::default() });
+        world.bind();
+        world.respond(401, &[("WWW-Authenticate", &nonce)]);
+        world
+    };
+    let mut world = challenged(true);
+    assert_eq!((world.large.len(), world.count("REGISTER")), (1, 1), "the first one was small");
+    let (peer, register) = world.large[0].clone();
+    assert_eq!(peer, server_address());
+    assert_eq!(register.via().unwrap().transport, "TCP");
+    let stream = Source { flow: FlowId::Stream(5), transport: Transport::Tcp, ..world.upstream };
+    world.reply(stream, &register, 200, &[], "");
+    assert!(matches!(world.events.last(), Some(Event::Registered { .. })), "its answer comes by the stream");
+    let mut lost = challenged(true);
+    lost.advance(seconds(1));
+    assert_eq!((lost.large.len(), lost.last("REGISTER").via().unwrap().transport), (1, "UDP"), "after all");
+    lost.respond(200, &[]);
+    assert!(matches!(lost.events.last(), Some(Event::Registered { .. })));
+    let forbidden = challenged(false);
+    assert_eq!((forbidden.large.len(), forbidden.count("REGISTER")), (0, 2));
+}

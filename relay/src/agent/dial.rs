@@ -4,15 +4,17 @@
 //! [`Input::DialFailed`]. At most [`DIALS`] are under way; the others wait for their turn. A shard hears of an upstream's
 //! addresses before it hears of its flow.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use sip::endpoint::{Input, Transport};
 use sip::id::{FlowId, UpstreamId};
 use tokio::sync::Semaphore;
 
-use super::connections::Connection;
+use super::connections::{Connection, Writer};
 use super::upstreams::{Route, Upstreams};
 use super::{ShardInput, Shards};
 use crate::metrics::Metrics;
@@ -42,6 +44,8 @@ struct Inner {
     shards: Shards,
     metrics: Metrics,
     turns: Semaphore,
+    /// Streams for what is too large for a datagram, beside the UDP that reaches these servers.
+    large: Mutex<HashMap<SocketAddr, Writer>>,
 }
 
 impl Dialler {
@@ -52,7 +56,15 @@ impl Dialler {
         shards: Shards,
         metrics: Metrics,
     ) -> Self {
-        Self(Arc::new(Inner { resolver, tls, upstreams, shards, metrics, turns: Semaphore::new(DIALS) }))
+        Self(Arc::new(Inner {
+            resolver,
+            tls,
+            upstreams,
+            shards,
+            metrics,
+            turns: Semaphore::new(DIALS),
+            large: Mutex::default(),
+        }))
     }
 
     /// Opens a flow for a shard, in a task of its own; `avoid` is tried last.
@@ -66,6 +78,32 @@ impl Dialler {
             if !opened {
                 it.shards.send(shard, ShardInput::sip(Input::DialFailed(upstream))).await;
             }
+        });
+    }
+
+    /// Sends a request by TCP to a server that is reached by UDP: on the stream that an earlier one opened, or on a new one.
+    /// What cannot be sent so is lost; its transaction sends it again by UDP.
+    pub(super) fn send_large(&self, shard: usize, peer: SocketAddr, bytes: Bytes) {
+        let open = self.0.large().get(&peer).cloned();
+        if open.is_some_and(|writer| writer.send(bytes.clone())) {
+            return;
+        }
+        let it = self.0.clone();
+        tokio::spawn(async move {
+            let Ok(turn) = it.turns.acquire().await else { return };
+            let Ok(stream) = dial::tcp(peer).await else { return };
+            drop(turn);
+            let mut connection =
+                Connection::dialled(Transport::Tcp, peer, shard, it.shards.clone(), it.metrics.clone());
+            let flow = connection.flow();
+            let Some(writer) = connection.writer() else { return };
+            it.shards.send(shard, ShardInput::Flow { flow, writer: writer.clone(), peer }).await;
+            writer.send(bytes);
+            it.large().insert(peer, writer);
+            it.metrics.upstream_flows(1);
+            connection.serve(stream).await;
+            it.large().remove(&peer);
+            it.metrics.upstream_flows(-1);
         });
     }
 
@@ -91,6 +129,11 @@ impl Dialler {
 }
 
 impl Inner {
+    // A panic while the lock was held leaves a whole map behind: each change is one statement.
+    fn large(&self) -> MutexGuard<'_, HashMap<SocketAddr, Writer>> {
+        self.large.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn open(self: &Arc<Self>, shard: usize, upstream: UpstreamId, avoid: Option<SocketAddr>) -> bool {
         let Some(route) = self.upstreams.route(upstream) else { return false };
         self.upstreams.used_by(upstream, shard);

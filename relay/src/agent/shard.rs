@@ -177,6 +177,7 @@ impl Shard {
                         self.next.push_back(Input::Closed(flow));
                     }
                 }
+                Output::SendLarge { peer, bytes } => self.world.dialler.send_large(self.index, peer, bytes),
                 Output::Dial { upstream, avoid } => {
                     let avoid = avoid.and_then(|flow| match flow {
                         FlowId::Datagram(peer) => Some(peer),

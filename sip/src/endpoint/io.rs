@@ -48,6 +48,9 @@ pub struct UpstreamPolicy {
     /// Whether a digest may be made with MD5. Without it, an account whose SIP server offers nothing else is refused with
     /// the status of the challenge.
     pub allow_md5: bool,
+    /// Whether a request that is too large for a datagram goes by TCP to a server that is reached by UDP (RFC 3261
+    /// §18.1.1); where the operator forbids TCP it goes by UDP all the same.
+    pub allow_tcp: bool,
     /// Registrations that may start in a second at one registrar, 1 or more, of this endpoint: an operator's figure for the
     /// node is divided by its shards. What is beyond it waits for its turn, so that no restart and no lost flow is a storm.
     pub registrations_per_second: u32,
@@ -55,7 +58,7 @@ pub struct UpstreamPolicy {
 
 impl Default for UpstreamPolicy {
     fn default() -> Self {
-        Self { allow_md5: true, registrations_per_second: 2000 }
+        Self { allow_md5: true, allow_tcp: false, registrations_per_second: 2000 }
     }
 }
 
@@ -176,6 +179,15 @@ pub enum Output {
         /// The flow.
         flow: FlowId,
         /// One message, or a keep-alive.
+        bytes: Bytes,
+    },
+    /// Send this request, which is too large for a datagram (RFC 3261 §18.1.1), by TCP: on a stream to this peer that is
+    /// open, or on one that is opened for it. Nothing is answered; what comes by the stream is [`Input::Received`]. When
+    /// there is no such stream, the request is lost, and sent again as a datagram.
+    SendLarge {
+        /// The peer.
+        peer: SocketAddr,
+        /// One request.
         bytes: Bytes,
     },
     /// Resolve this upstream and open a flow; answer [`Input::Addresses`] and [`Input::Dialled`], or [`Input::DialFailed`].

@@ -34,7 +34,7 @@ pub use io::*;
 use crate::edge::admission::Gate;
 use crate::edge::forward::Face;
 use crate::edge::hold::Hold;
-use crate::flow::TokenKey;
+use crate::flow::{TokenKey, large};
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId, ShardTag, UpstreamId};
 use crate::message::Message;
 use crate::random::Random;
@@ -256,7 +256,15 @@ impl Endpoint {
 
     fn flush(&mut self) {
         while let Some(transmit) = self.transactions.poll_transmit() {
-            self.outputs.push_back(Output::Send { flow: transmit.flow, bytes: transmit.bytes });
+            let large = match transmit.flow {
+                // Where TCP does not work, what is sent again goes by UDP after all (RFC 3261 §18.1.1).
+                FlowId::Datagram(peer) if self.settings.upstream.allow_tcp && !transmit.again => {
+                    large::by_stream(&transmit.bytes).map(|bytes| Output::SendLarge { peer, bytes })
+                }
+                _ => None,
+            };
+            let small = || Output::Send { flow: transmit.flow, bytes: transmit.bytes };
+            self.outputs.push_back(large.unwrap_or_else(small));
         }
     }
 

@@ -27,6 +27,8 @@ pub struct Transmit {
     pub flow: FlowId,
     /// These.
     pub bytes: Bytes,
+    /// They were sent before.
+    pub again: bool,
 }
 
 /// The table is full: the request is answered 503 without a transaction, or not sent.
@@ -157,7 +159,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
             _ => ClientMachine::Other(OtherClient::new(now, reliable, &self.timing)),
         };
         let key = ClientKey { branch, cancel: method == Method::Cancel };
-        self.transmits.push_back(Transmit { flow, bytes: request.clone() });
+        self.transmits.push_back(Transmit { flow, bytes: request.clone(), again: false });
         let client =
             Client { machine, flow, request, ack: None, cancel: false, reason: None, owner, armed: Armed::default() };
         self.clients.insert(key, client);
@@ -183,7 +185,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
                 None => compose_ack(&client.request, response, &self.limits)?,
             };
             client.ack = Some(ack.clone());
-            self.transmits.push_back(Transmit { flow: client.flow, bytes: ack });
+            self.transmits.push_back(Transmit { flow: client.flow, bytes: ack, again: false });
         }
         let cancels = client.cancel && client.machine.may_cancel();
         if verdict.ended {
@@ -249,7 +251,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
             }
             machine => {
                 if machine.on_again() && !server.last.is_empty() {
-                    self.transmits.push_back(Transmit { flow, bytes: server.last.clone() });
+                    self.transmits.push_back(Transmit { flow, bytes: server.last.clone(), again: true });
                 }
             }
         }
@@ -298,7 +300,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
     pub fn respond(&mut self, now: Instant, id: ServerId, status: u16, response: Bytes) {
         let Some(server) = self.servers.get_mut(&id) else { return };
         if server.machine.on_answer(now, status, &self.timing) {
-            self.transmits.push_back(Transmit { flow: server.flow, bytes: response.clone() });
+            self.transmits.push_back(Transmit { flow: server.flow, bytes: response.clone(), again: false });
             // RFC 6026: a 2xx is repeated by the user agent, never by the transaction.
             server.last = if server.machine.is_accepted() { Bytes::new() } else { response };
         }
@@ -373,7 +375,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
                 None
             }
             Due::Resend => {
-                self.transmits.push_back(Transmit { flow: client.flow, bytes: client.request.clone() });
+                self.transmits.push_back(Transmit { flow: client.flow, bytes: client.request.clone(), again: true });
                 self.arm_client(key);
                 None
             }
@@ -397,7 +399,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
                 None
             }
             Due::Resend => {
-                self.transmits.push_back(Transmit { flow: server.flow, bytes: server.last.clone() });
+                self.transmits.push_back(Transmit { flow: server.flow, bytes: server.last.clone(), again: true });
                 self.arm_server(id);
                 None
             }

@@ -31,6 +31,8 @@ pub struct World {
     pub dialled: usize,
     /// The flows that dials asked to avoid, if any.
     pub avoided: Vec<Option<FlowId>>,
+    /// Requests that were too large for a datagram.
+    pub large: Vec<(SocketAddr, Message)>,
     /// Double CRLFs that were sent.
     pub pings: usize,
     /// STUN requests that were sent.
@@ -77,6 +79,7 @@ impl World {
             closed: Vec::new(),
             dialled: 0,
             avoided: Vec::new(),
+            large: Vec::new(),
             pings: 0,
             stun: Vec::new(),
             hashes: vec![Hash::Md5, Hash::Sha256, Hash::Sha512_256],
@@ -161,6 +164,10 @@ impl World {
                         let (flow, transport) = (self.upstream.flow, self.upstream.transport);
                         self.endpoint.handle(self.now, Input::Dialled { upstream, flow, transport });
                     }
+                }
+                Output::SendLarge { peer, bytes } => {
+                    let message = Message::parse(&bytes, &Limits::default()).expect("what is sent parses");
+                    self.large.push((peer, message));
                 }
                 Output::Close(flow) => self.closed.push(flow),
                 Output::Event(event) => self.on_event(event),

@@ -109,6 +109,9 @@ impl World {
                     self.close_by_relay(flow);
                 }
                 Output::Close(FlowId::Datagram(_)) => {}
+                Output::SendLarge { .. } => {
+                    self.wrong("a large request goes by TCP although that is not allowed".into())
+                }
                 Output::Event(event) => self.on_event(shard, event),
             }
         }
