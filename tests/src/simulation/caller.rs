@@ -132,6 +132,7 @@ impl World {
             dialog: Dialog::default(),
         };
         self.calls.push(call);
+        self.slots[slot].calls.push(index);
         self.watch(slot, || format!("call {index} begins; patience {} ms", patience / MS));
         self.agenda.plan(patience, Happening::Call(index, CallDue::Patience));
         let invite = self.compose(index, "INVITE");

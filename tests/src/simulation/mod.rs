@@ -26,7 +26,7 @@
 //! 5. **A disabled binding is gone** within its deadline, told once, and no REGISTER leaves for it ever after.
 //! 6. **A live binding is registered** when its server has been well for the longest back-off, or for a refresh of the
 //!    longest lifetime that it grants when that is longer (a server that lost its table on UDP tells nobody).
-//! 7. **CSeq rises** within each Call-ID of REGISTERs; the same CSeq means the same branch.
+//! 7. **CSeq rises** within the one Call-ID of a binding's REGISTERs; a repeated one is the last one, to its branch.
 //! 8. **No server makes the relay spin**: REGISTERs of a binding and dials of a server in an hour are bounded, whatever it
 //!    answers; a wrong password is shown at most three times (to the nonce that is used again, to a fresh one, and
 //!    once more when the app leaves the foreground).

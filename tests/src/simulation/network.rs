@@ -209,15 +209,23 @@ impl World {
 
     /// The relay sends a datagram to a SIP server.
     pub(super) fn datagram_to_registrar(&mut self, number: usize, message: Message) {
-        for delay in self.datagram_delays(number) {
+        let (first, second) = self.datagram_delays(number);
+        if let Some(delay) = second {
             self.agenda.plan(delay, Happening::DatagramToRegistrar { number, message: message.clone() });
+        }
+        if let Some(delay) = first {
+            self.agenda.plan(delay, Happening::DatagramToRegistrar { number, message });
         }
     }
 
     /// A SIP server sends a datagram to the relay.
     pub(super) fn datagram_to_relay(&mut self, number: usize, message: Message) {
-        for delay in self.datagram_delays(number) {
+        let (first, second) = self.datagram_delays(number);
+        if let Some(delay) = second {
             self.agenda.plan(delay, Happening::DatagramToRelay { number, message: message.clone() });
+        }
+        if let Some(delay) = first {
+            self.agenda.plan(delay, Happening::DatagramToRelay { number, message });
         }
     }
 
@@ -232,19 +240,17 @@ impl World {
         self.random.between(5 * MS, 60 * MS)
     }
 
-    /// When the copies of a datagram arrive; none when it is lost.
-    fn datagram_delays(&mut self, number: usize) -> Vec<At> {
+    /// When a datagram and its double arrive; `None`: it is lost, or there is no double.
+    fn datagram_delays(&mut self, number: usize) -> (Option<At>, Option<At>) {
         let loss = if self.registrars[number].mood == Mood::Lossy { LOSS_HEAVY } else { LOSS };
         let draw = self.random.between(0, 999);
         if draw < loss {
-            return Vec::new();
+            return (None, None);
         }
         let late = if self.random.between(0, 999) < LATE { S } else { 0 };
-        let mut delays = vec![self.random.between(5 * MS, 60 * MS + late)];
-        if draw >= 1000 - DOUBLED {
-            delays.push(self.random.between(5 * MS, S));
-        }
-        delays
+        let first = self.random.between(5 * MS, 60 * MS + late);
+        let second = (draw >= 1000 - DOUBLED).then(|| self.random.between(5 * MS, S));
+        (Some(first), second)
     }
 }
 

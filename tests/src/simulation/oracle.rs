@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use sip::endpoint::{CallState, Counts, IncomingCall, Side, Source};
 use sip::id::{BindingId, CallId, FlowId, InstanceId};
-use sip::message::{Message, Method};
+use sip::message::{Message, Method, Name};
 
 use super::agenda::{At, HOUR, MINUTE, S};
 use super::caller::call_of;
@@ -103,6 +103,8 @@ pub struct Lease {
     unbinding: Option<At>,
     unbound: Option<At>,
     hour: (At, u32),
+    /// Call-ID, CSeq and branch of the last REGISTER.
+    last: Option<(String, u32, String)>,
 }
 
 /// What the oracle remembers.
@@ -110,7 +112,6 @@ pub struct Lease {
 pub struct Oracle {
     leases: HashMap<BindingId, Lease>,
     by_instance: HashMap<InstanceId, BindingId>,
-    cseqs: HashMap<String, (u32, String)>,
     calls: HashMap<CallId, (usize, Option<CallState>)>,
     dials: BTreeMap<usize, (At, u32)>,
     /// What was broken.
@@ -153,7 +154,7 @@ impl Lease {
     pub fn new(now: At, slot: usize, ids: (InstanceId, BindingId), secret: String, password: String) -> Self {
         let (instance, binding) = ids;
         let (silent, unbinding, unbound) = (false, None, None);
-        Self { slot, instance, binding, secret, password, since: now, silent, unbinding, unbound, hour: (now, 0) }
+        Self { slot, instance, binding, secret, password, since: now, silent, unbinding, unbound, hour: (now, 0), last: None }
     }
 }
 
@@ -213,14 +214,13 @@ impl World {
         };
         let (slot, binding, unbound) = (lease.slot, lease.binding, lease.unbound);
         let (call_id, branch) = (register.call_id().unwrap_or_default(), register.via().and_then(|via| via.branch()));
-        let (branch, cseq) = (branch.unwrap_or_default().to_owned(), register.cseq().map_or(0, |(cseq, _)| cseq));
-        self.watch(slot, || {
-            format!("REGISTER {cseq} {branch} expires {:?}", register.number(sip::message::Name::Expires))
+        let (branch, cseq) = (branch.unwrap_or_default(), register.cseq().map_or(0, |(cseq, _)| cseq));
+        let again = lease.last.as_ref().is_some_and(|(_, _, last)| last == branch);
+        let rises = lease.last.as_ref().is_none_or(|(id, last, _)| {
+            id == call_id && if again { cseq == *last } else { cseq > *last }
         });
-        let Some(lease) = self.oracle.leases.get_mut(&binding) else { return };
-        let known = self.oracle.cseqs.insert(call_id.to_owned(), (cseq, branch.clone()));
-        let again = known.as_ref().is_some_and(|(_, last)| *last == branch);
         if !again {
+            lease.last = Some((call_id.to_owned(), cseq, branch.to_owned()));
             let registrar = self.slots[slot].registrar;
             let hostile = self.registrars[registrar].nature.hostile.is_some();
             if lease.hour.0 + HOUR <= now {
@@ -237,11 +237,10 @@ impl World {
                 ));
             }
         }
-        if known
-            .is_some_and(|(last, branch_of_last)| if branch_of_last == branch { last != cseq } else { last >= cseq })
-        {
+        if !rises {
             self.wrong(format!("CSeq does not rise for {binding} of slot {slot}: {cseq}"));
         }
+        self.watch(slot, || format!("REGISTER {cseq} {branch} expires {:?}", register.number(Name::Expires)));
         if unbound.is_some() {
             self.wrong(format!("a REGISTER for {binding} of slot {slot} after it was gone"));
         }
@@ -359,9 +358,11 @@ impl World {
 
     /// The phone was told 200 at the edge: what waits for it must come.
     pub(super) fn expect_offers(&mut self, slot: usize, flow: u64) {
-        for index in self.recent_calls() {
+        let calls = &self.calls;
+        self.slots[slot].calls.retain(|index| !calls[*index].is_over());
+        for index in self.slots[slot].calls.clone() {
             let call = &self.calls[index];
-            if call.slot == slot && call.facts.delivered.is_some() && call.facts.ended.is_none() {
+            if call.facts.delivered.is_some() && call.facts.ended.is_none() {
                 self.agenda.plan(3 * S, Happening::Check(Check::Offered { call: index, flow }));
             }
         }

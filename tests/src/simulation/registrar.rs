@@ -9,12 +9,15 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use sip::auth::{Credentials, Ha1, Hash, challenge_value};
+use sip::auth::{Credentials, Hash, challenge_value};
 use sip::message::{Composer, Limits, Message, Method, Name};
 
 use super::agenda::{At, HOUR, MINUTE, MS, S};
 use super::network::{Frame, Peer};
 use super::world::{Happening, World};
+
+/// The realm of every server.
+pub const REALM: &str = "r.test";
 
 /// How a server feels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +41,7 @@ pub enum Mood {
 pub enum Hostility {
     /// It calls every nonce stale.
     StaleForever,
-    /// It grants a second.
+    /// It grants a second, for one hour of six.
     GrantsOne,
     /// It grants nothing.
     GrantsZero,
@@ -170,11 +173,11 @@ impl World {
             |random: &mut sip::random::Random, from: &[u32]| from[random.between(0, from.len() as u64 - 1) as usize];
         let nature = Nature {
             hostile,
-            hash: if self.random.between(0, 1) == 0 { Hash::Md5 } else { Hash::Sha256 },
-            nonce_life: At::from(pick(&mut self.random, &[60, 300, 900, 7_200])) * S,
+            hash: if self.random.between(0, 3) == 0 { Hash::Sha256 } else { Hash::Md5 },
+            nonce_life: At::from(pick(&mut self.random, &[60, 1_800, 7_200, 7_200])) * S,
             once: self.random.between(0, 9) == 0,
             shortest: pick(&mut self.random, &[1, 1, 60, 60, 900, 1_800]),
-            longest: pick(&mut self.random, &[120, 600, 600, 600, 3_600, 3_600]),
+            longest: pick(&mut self.random, &[300, 600, 600, 600, 3_600, 3_600]),
             pongs: self.random.between(0, 1) == 0,
             outbound: self.random.between(0, 1) == 0,
         };
@@ -272,7 +275,8 @@ impl World {
 
     fn on_register(&mut self, number: usize, stream: Option<u64>, register: &Message) {
         let Some(branch) = register.via().and_then(|via| via.branch()).map(str::to_owned) else { return };
-        if let Some(answer) = self.registrars[number].answered.get(&branch).cloned() {
+        let again = self.registrars[number].answered.get(&branch).filter(|_| stream.is_none());
+        if let Some(answer) = again.cloned() {
             return self.send_from_registrar(number, stream, answer);
         }
         if self.registrars[number].nature.hostile == Some(Hostility::Hangs) {
@@ -283,7 +287,9 @@ impl World {
         }
         let answer = self.answer_register(number, stream, register);
         let now = self.agenda.now();
-        self.registrars[number].remember(now, branch, answer.clone());
+        if stream.is_none() {
+            self.registrars[number].remember(now, branch, answer.clone());
+        }
         let after = match self.registrars[number].mood {
             Mood::Slow => self.random.between(S, 20 * S),
             _ => self.random.between(0, 5 * MS),
@@ -336,7 +342,7 @@ impl World {
         place.stream = stream;
         let registrar = &mut self.registrars[number];
         let granted = match registrar.nature.hostile {
-            Some(Hostility::GrantsOne) => wanted.min(1),
+            Some(Hostility::GrantsOne) if now / HOUR % 6 == 1 => wanted.min(1),
             Some(Hostility::GrantsZero) => 0,
             _ => wanted.min(registrar.nature.longest),
         };
@@ -372,7 +378,7 @@ impl World {
         {
             registrar.nonces.remove(&old);
         }
-        let value = challenge_value("r.test", &nonce, registrar.nature.hash, stale);
+        let value = challenge_value(REALM, &nonce, registrar.nature.hash, stale);
         respond(register, 401, &[(Name::WwwAuthenticate, value)])
     }
 
@@ -381,11 +387,12 @@ impl World {
             return Digest::Absent;
         };
         let slot = register.to().and_then(|to| slot_of(to.uri.user?));
-        let Some(password) = slot.map(|slot| self.slots[slot].password.clone()) else { return Digest::Wrong };
+        let Some(slot) = slot else { return Digest::Wrong };
+        let password = self.slots[slot].password.clone();
+        let ha1 = self.ha1(slot, credentials.algorithm.hash, &password);
         let now = self.agenda.now();
         let registrar = &mut self.registrars[number];
         let (life, once) = (registrar.nature.nonce_life, registrar.nature.once);
-        let ha1 = Ha1::compute(credentials.algorithm.hash, &credentials.username, "r.test", &password);
         let right = credentials.verify(&ha1, "REGISTER", b"");
         let Some((made, seen)) = registrar.nonces.get_mut(&*credentials.nonce) else {
             // Forgotten, or never ours: RFC 7616 §3.3 says stale only when the digest is right.

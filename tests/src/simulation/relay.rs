@@ -118,14 +118,20 @@ impl World {
     }
 
     fn on_send(&mut self, shard: usize, flow: FlowId, bytes: Bytes) {
-        self.trace(shard, format!("{flow:?}").as_bytes(), &bytes);
+        let to = match flow {
+            FlowId::Stream(number) => number,
+            FlowId::Datagram(peer) => registrar_at(peer).map_or(0, |number| number as u64),
+        };
+        self.trace(shard, &to.to_be_bytes(), &bytes);
         let frame = match &bytes[..] {
             b"\r\n" => Frame::Pong,
             b"\r\n\r\n" => Frame::Ping,
             stun if Endpoint::is_stun(stun) => Frame::Ping,
             _ => {
                 let message = Message::parse(&bytes, &Limits::default());
-                let Some(message) = message.ok().filter(|message| message.check().is_ok()) else {
+                // To judge one in eight is enough, and the others are judged by who gets them.
+                let judged = self.stats.happenings % 8 == 0;
+                let Some(message) = message.ok().filter(|message| !judged || message.check().is_ok()) else {
                     return self.wrong(format!("the relay sent what is no sound message: {bytes:?}"));
                 };
                 self.judge_sent(flow, &message);
@@ -224,8 +230,8 @@ impl World {
         uri: &str,
     ) -> Option<String> {
         let lease = self.oracle.lease(binding)?;
-        let (user, password) = (format!("u{}", lease.slot), lease.password.clone());
-        let ha1 = Ha1::compute(challenge.algorithm.hash, &user, &challenge.realm, &password);
+        let (slot, password) = (lease.slot, lease.password.clone());
+        let (user, ha1) = (format!("u{slot}"), self.ha1(slot, challenge.algorithm.hash, &password));
         let answer = Answer { username: &user, method: Method::Register.as_str(), uri, cnonce, nc, body: b"" };
         challenge.answer(&ha1, &answer).ok()
     }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: one source of randomness, one order of happenings; nothing is decided by iterating over a hash map.
 
+use sip::auth::{Ha1, Hash};
 use sip::endpoint::{Input, NewBinding};
 use sip::id::{BindingId, InstanceId, ShardTag, UpstreamId};
 use sip::message::Message;
@@ -12,7 +13,7 @@ use super::caller::{Call, CallDue};
 use super::network::{Frame, Network};
 use super::oracle::{Check, Lease, Oracle};
 use super::phone::{Phone, PhoneDue};
-use super::registrar::Registrar;
+use super::registrar::{REALM, Registrar};
 use super::relay::Relay;
 use super::{Plan, Report, UNBIND_DEADLINE};
 
@@ -63,6 +64,10 @@ pub(super) struct Slot {
     pub(super) password: String,
     pub(super) phone: Phone,
     pub(super) lease: Option<Lease>,
+    /// Calls to it that may still be going on.
+    pub(super) calls: Vec<usize>,
+    /// Digests of what was typed as its password, so that they are computed once.
+    ha1s: Vec<(Hash, String, Ha1)>,
 }
 
 /// Everything.
@@ -84,8 +89,6 @@ pub struct World {
 
 /// Between two calls to one slot, on average.
 const CALLS_EVERY: At = 3 * HOUR;
-/// Calls that may still be going on.
-const RECENT: usize = 4_000;
 
 impl World {
     /// A world that is about to begin.
@@ -123,7 +126,7 @@ impl World {
 
     fn new_slot(&mut self, index: usize, registrar: usize) {
         let password = self.random.tag();
-        self.slots.push(Slot { registrar, password, phone: Phone::default(), lease: None });
+        self.slots.push(Slot { registrar, password, phone: Phone::default(), lease: None, calls: Vec::new(), ha1s: Vec::new() });
         let (enable, call, open) =
             (self.random.between(0, HOUR), self.random.between(0, 6 * HOUR), self.random.between(HOUR, 10 * HOUR));
         self.agenda.plan(enable, Happening::Life(index, Life::Enable));
@@ -324,9 +327,15 @@ impl World {
         }
     }
 
-    /// Calls that may still be going on, the oldest first.
-    pub(super) fn recent_calls(&self) -> std::ops::Range<usize> {
-        self.calls.len().saturating_sub(RECENT)..self.calls.len()
+    /// The digest of a password that somebody believes to be a slot's.
+    pub(super) fn ha1(&mut self, slot: usize, hash: Hash, password: &str) -> Ha1 {
+        let known = &mut self.slots[slot].ha1s;
+        if let Some((.., ha1)) = known.iter().find(|(with, of, _)| *with == hash && of == password) {
+            return ha1.clone();
+        }
+        let ha1 = Ha1::compute(hash, &format!("u{slot}"), REALM, password);
+        known.push((hash, password.to_owned(), ha1.clone()));
+        ha1
     }
 
     /// Tells what happens to the slot that is watched.
