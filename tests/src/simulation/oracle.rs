@@ -154,7 +154,19 @@ impl Lease {
     pub fn new(now: At, slot: usize, ids: (InstanceId, BindingId), secret: String, password: String) -> Self {
         let (instance, binding) = ids;
         let (silent, unbinding, unbound) = (false, None, None);
-        Self { slot, instance, binding, secret, password, since: now, silent, unbinding, unbound, hour: (now, 0), last: None }
+        Self {
+            slot,
+            instance,
+            binding,
+            secret,
+            password,
+            since: now,
+            silent,
+            unbinding,
+            unbound,
+            hour: (now, 0),
+            last: None,
+        }
     }
 }
 
@@ -216,9 +228,10 @@ impl World {
         let (call_id, branch) = (register.call_id().unwrap_or_default(), register.via().and_then(|via| via.branch()));
         let (branch, cseq) = (branch.unwrap_or_default(), register.cseq().map_or(0, |(cseq, _)| cseq));
         let again = lease.last.as_ref().is_some_and(|(_, _, last)| last == branch);
-        let rises = lease.last.as_ref().is_none_or(|(id, last, _)| {
-            id == call_id && if again { cseq == *last } else { cseq > *last }
-        });
+        let rises = lease
+            .last
+            .as_ref()
+            .is_none_or(|(id, last, _)| id == call_id && if again { cseq == *last } else { cseq > *last });
         if !again {
             lease.last = Some((call_id.to_owned(), cseq, branch.to_owned()));
             let registrar = self.slots[slot].registrar;

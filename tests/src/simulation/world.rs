@@ -126,7 +126,14 @@ impl World {
 
     fn new_slot(&mut self, index: usize, registrar: usize) {
         let password = self.random.tag();
-        self.slots.push(Slot { registrar, password, phone: Phone::default(), lease: None, calls: Vec::new(), ha1s: Vec::new() });
+        self.slots.push(Slot {
+            registrar,
+            password,
+            phone: Phone::default(),
+            lease: None,
+            calls: Vec::new(),
+            ha1s: Vec::new(),
+        });
         let (enable, call, open) =
             (self.random.between(0, HOUR), self.random.between(0, 6 * HOUR), self.random.between(HOUR, 10 * HOUR));
         self.agenda.plan(enable, Happening::Life(index, Life::Enable));
