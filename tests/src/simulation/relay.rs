@@ -130,7 +130,7 @@ impl World {
             _ => {
                 let message = Message::parse(&bytes, &Limits::default());
                 // To judge one in eight is enough, and the others are judged by who gets them.
-                let judged = self.stats.happenings % 8 == 0;
+                let judged = self.stats.happenings.is_multiple_of(8);
                 let Some(message) = message.ok().filter(|message| !judged || message.check().is_ok()) else {
                     return self.wrong(format!("the relay sent what is no sound message: {bytes:?}"));
                 };
