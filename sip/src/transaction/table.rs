@@ -187,6 +187,10 @@ impl<C: Copy, S: Copy> Table<C, S> {
             client.ack = Some(ack.clone());
             self.transmits.push_back(Transmit { flow: client.flow, bytes: ack, again: false });
         }
+        if !client.machine.is_pending() {
+            // It is not sent again; only late responses are still absorbed, for up to 32 s.
+            client.request = Bytes::new();
+        }
         let cancels = client.cancel && client.machine.may_cancel();
         if verdict.ended {
             self.clients.remove(&key);

@@ -7,8 +7,8 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,10 +23,12 @@ use super::measure::Count;
 use super::plan::Upstream;
 use super::registrar::Registrar;
 use crate::authority::Authority;
-use crate::wire::Tasks;
+use crate::wire::{Tasks, stun_answer};
 
 /// What the socket's buffers are asked to hold, in bytes; the kernel may give less.
 const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
+/// Bytes that are shown of what is no SIP.
+const SHOWN: usize = 80;
 /// How often the reading thread looks whether it is to end.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -58,15 +60,16 @@ pub struct Desk {
     pub caller: Arc<Caller>,
     /// Bytes that were no SIP.
     pub malformed: Count,
+    /// The first of them, to be shown.
+    pub first_malformed: OnceLock<String>,
 }
 
 impl Desk {
     fn take(&self, bytes: &Bytes, way: &Way) {
-        // A keep-alive on UDP (RFC 5626 §4.4 has none there; it keeps a NAT's binding all the same).
-        if bytes.iter().all(u8::is_ascii_whitespace) {
-            return;
-        }
-        let Ok(message) = Message::parse(bytes, &Limits::default()) else { return self.malformed.add() };
+        let Ok(message) = Message::parse(bytes, &Limits::default()) else {
+            self.first_malformed.get_or_init(|| String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN)]).into_owned());
+            return self.malformed.add();
+        };
         match message.method() {
             None => self.caller.on_response(&message),
             Some(Method::Ack) => {}
@@ -136,6 +139,11 @@ fn receive(socket: &Arc<UdpSocket>, desk: &Desk, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         // An error is the look-out for the end, or a refused datagram of before.
         let Ok((length, peer)) = socket.recv_from(&mut buffer) else { continue };
+        // A keep-alive (RFC 5626 §4.4.2).
+        if let Some(answer) = stun_answer(&buffer[..length], peer) {
+            let _ = socket.send_to(&answer, peer);
+            continue;
+        }
         let bytes = Bytes::copy_from_slice(&buffer[..length]);
         desk.take(&bytes, &Way::Datagram(socket.clone(), peer));
     }

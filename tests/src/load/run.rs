@@ -60,9 +60,10 @@ async fn phases(plan: Plan, mut notes: Vec<String>) -> Result<Report, Failure> {
     let done = &stage.desk.registrar.done;
     if done.refused.get() + stage.desk.malformed.get() > 0 {
         notes.push(format!(
-            "the registrar refused {} REGISTERs and dropped {} malformed messages",
+            "the registrar refused {} REGISTERs and dropped {} malformed messages, the first: {:?}",
             done.refused.get(),
-            stage.desk.malformed.get()
+            stage.desk.malformed.get(),
+            stage.desk.first_malformed.get()
         ));
     }
     let push_connections = stage.push_connections();

@@ -4,7 +4,7 @@
 //! is kept and fails the run.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -64,7 +64,8 @@ impl Stage {
             let grant = plan.refresh.unwrap_or(LONG_GRANT);
             let registrar = Registrar::new(accounts.clone(), plan.digest, grant);
             let caller = Arc::new(Caller::new(accounts.clone(), calls, clock, plan.transport, local));
-            let made = Arc::new(Desk { registrar, caller, malformed: Count::default() });
+            let made =
+                Arc::new(Desk { registrar, caller, malformed: Count::default(), first_malformed: OnceLock::new() });
             desk = Some(made.clone());
             made
         });
