@@ -80,6 +80,10 @@ impl Endpoint {
             Arrival::Absorbed => {}
             Arrival::AckOfAccepted => self.on_dialog_ack(source, &request),
             Arrival::Cancel(owner) => self.on_cancel(now, reply, &request, owner),
+            Arrival::CancelElsewhere(owner) if self.may_cancel(&source, owner) => {
+                self.on_cancel(now, reply, &request, owner);
+            }
+            Arrival::CancelElsewhere(_) => self.refuse(now, reply, &request, 481),
             Arrival::New => match (method, source.side) {
                 (Method::Ack, _) => self.on_dialog_ack(source, &request),
                 (Method::Cancel, _) => self.refuse(now, reply, &request, 481),
@@ -87,6 +91,14 @@ impl Endpoint {
                 _ => self.on_new_request(now, source, reply, request),
             },
         }
+    }
+
+    /// Whether a CANCEL that came by another flow than its INVITE is the SIP server's own: its connection broke, and it
+    /// has opened another one.
+    fn may_cancel(&self, source: &Source, owner: ServerOwner) -> bool {
+        let ServerOwner::Call(call) = owner else { return false };
+        let binding = self.calls.get(&call).map(|hold| hold.binding);
+        source.side == Side::Upstream && binding.is_some_and(|binding| self.is_trusted(binding, source))
     }
 
     fn on_cancel(&mut self, now: Instant, reply: FlowId, cancel: &Message, owner: ServerOwner) {

@@ -44,6 +44,9 @@ pub enum Arrival<S> {
     Absorbed,
     /// A CANCEL for this transaction, which still waits for its final answer.
     Cancel(S),
+    /// Likewise, but by another flow than the request: whoever knows the request's branch may have sent it, or the same
+    /// sender after its connection broke.
+    CancelElsewhere(S),
     /// An ACK with the branch of an INVITE that was answered 2xx: it travels on (RFC 6026 §7.1).
     AckOfAccepted,
 }
@@ -237,8 +240,9 @@ impl<C: Copy, S: Copy> Table<C, S> {
         }
         if method == Method::Cancel {
             let invite = self.by_key.get(server_key(request, "INVITE").as_str()).and_then(|id| self.servers.get(id));
-            if let Some(server) = invite.filter(|server| server.machine.is_pending() && server.flow == flow) {
-                return Arrival::Cancel(server.owner);
+            if let Some(server) = invite.filter(|server| server.machine.is_pending()) {
+                let same = server.flow == flow;
+                return if same { Arrival::Cancel(server.owner) } else { Arrival::CancelElsewhere(server.owner) };
             }
         }
         Arrival::New
