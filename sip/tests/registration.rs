@@ -450,9 +450,9 @@ fn who_ends_and_who_stands_go_before_a_crowd_that_waits() {
         let (binding, instance) = more(number);
         world.bind_another(binding, instance);
     }
-    let (first, _) = more(1);
+    let (_, first) = more(1);
     world.sent.clear();
-    world.input(Input::Unbind { binding: first, deadline: seconds(5) });
+    world.input(Input::Unbind { instance: first, deadline: seconds(5) });
     world.advance(seconds(1));
     assert!(world.sent.iter().any(|sent| sent.message.number(Name::Expires) == Some(0)), "it did not wait for 29 s");
     grant_all(&mut world);
@@ -488,8 +488,8 @@ fn a_registration_that_was_begun_anew_is_refreshed_in_its_new_time() {
 #[test]
 fn a_goal_that_changes_while_a_register_is_under_way_leaves_one_register_under_way() {
     let mut world = begun();
-    let binding = world.binding;
-    world.input(Input::Suspend(binding));
+    let instance = world.instance;
+    world.input(Input::Suspend(instance));
     assert_eq!(world.last("REGISTER").number(Name::Expires), Some(0));
     world.sent.clear();
     world.advance(seconds(20));

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Endpoint, Event, KnockId, Output, Proof, Source, Timer};
+use super::{Endpoint, Event, KnockId, NewBinding, Output, Proof, Source, Timer};
 use crate::edge::admission::{Admission, Replay};
 use crate::flow::{Side, Transport};
 use crate::id::{BindingId, BranchId, FlowId, InstanceId};
@@ -31,6 +31,10 @@ pub(super) struct Device {
     refilled: Instant,
     /// Its last challenge has no answer yet.
     challenged: bool,
+    /// Its app registers by itself.
+    pub(super) foreground: bool,
+    /// The SIP server has accepted its credentials.
+    pub(super) proven: bool,
 }
 
 /// A device that has come.
@@ -62,15 +66,18 @@ pub(super) struct Knocking {
 }
 
 impl Endpoint {
-    pub(super) fn add_device(&mut self, now: Instant, instance: InstanceId, binding: BindingId) {
-        self.devices.insert(instance, Device { binding, budget: CALLS_BURST, refilled: now, challenged: false });
+    pub(super) fn add_device(&mut self, now: Instant, new: &NewBinding) {
+        let (binding, foreground, proven) = (new.binding, !new.register, new.proven);
+        let budget = CALLS_BURST;
+        let device = Device { binding, budget, refilled: now, challenged: false, foreground, proven };
+        self.devices.insert(new.instance, device);
     }
 
-    /// The instance is wiped: its calls end; a dialog that stands may still be hung up by the flow that carries it.
+    /// The instance is wiped: it leaves its calls; a dialog that stands may still be hung up by the flow that carries it.
     pub(super) fn remove_device(&mut self, now: Instant, instance: InstanceId) {
         self.devices.remove(&instance);
         for call in self.calls_of.get(&instance).cloned().unwrap_or_default() {
-            self.end_call(now, call, super::CallState::TimedOut, 480);
+            self.leave_call(now, call, instance);
         }
     }
 

@@ -46,8 +46,7 @@ impl Endpoint {
         request: &Message,
         binding: BindingId,
     ) {
-        let instance = self.bindings.get(&binding).map(|registration| registration.instance);
-        let attached = instance.and_then(|instance| self.attached.get(&instance));
+        let attached = self.members(binding).iter().find_map(|instance| self.attached.get(instance));
         let Some((flow, transport)) = attached.map(|attached| (attached.flow, attached.transport)) else {
             return self.refuse(now, reply, request, 480);
         };
@@ -124,8 +123,8 @@ impl Endpoint {
     /// The Contact of the device that a request to a binding is for.
     fn page_contact(&self, request: &Message) -> Option<String> {
         let user = crate::message::Uri::parse(request.request_uri()?)?.user?;
-        let instance = self.bindings.get(&BindingId::parse(user)?)?.instance;
-        self.attached.get(&instance).map(|attached| attached.contact.to_string())
+        let members = self.members(BindingId::parse(user)?);
+        members.iter().find_map(|instance| self.attached.get(instance)).map(|attached| attached.contact.to_string())
     }
 
     /// Whether the sender is one of the two ends of the token's way.

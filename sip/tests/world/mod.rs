@@ -113,6 +113,7 @@ impl World {
             upstream: REGISTRAR,
             sip_instance: [0xab; 16],
             register: true,
+            proven: false,
         };
         self.input(Input::Bind(Box::new(new)));
     }
@@ -177,10 +178,10 @@ impl World {
 
     fn on_event(&mut self, event: Event) {
         match &event {
-            Event::Challenged { binding, challenge, nc, cnonce, uri } => {
+            Event::Challenged { binding, instance, challenge, nc, cnonce, uri } => {
                 let known = self.hashes.contains(&challenge.algorithm.hash);
                 let authorization = known.then(|| answer(challenge, "alice", "secret", uri, *nc, cnonce));
-                self.endpoint.handle(self.now, Input::Answer { binding: *binding, authorization });
+                self.endpoint.handle(self.now, Input::Answer { binding: *binding, instance: *instance, authorization });
             }
             Event::Knock { knock, instance, proof } => {
                 let granted = match proof {
