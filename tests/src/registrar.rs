@@ -41,6 +41,8 @@ pub struct Settings {
     pub authority: Option<Authority>,
     /// The names in the certificate; the domain and loopback unless told.
     pub certified: Option<Vec<String>>,
+    /// The most Contacts that an AOR may have; a REGISTER that would make more is 403.
+    pub contacts: usize,
 }
 
 impl Default for Settings {
@@ -53,6 +55,7 @@ impl Default for Settings {
             shortest: 1,
             authority: None,
             certified: None,
+            contacts: usize::MAX,
         }
     }
 }
@@ -466,7 +469,12 @@ impl Inner {
         if asked.is_some_and(|asked| asked > 0 && asked < shortest) {
             return Verdict::refused(423, true).with("Min-Expires", shortest);
         }
+        let before = state.location.clone();
         state.location.update(aor, request, flow, |asked| asked.min(longest));
+        if state.location.bindings(aor).len() > self.settings.contacts {
+            state.location = before;
+            return Verdict::refused(403, true);
+        }
         let mut verdict = Verdict { after, ..Verdict::refused(200, true) };
         let bindings = state.location.bindings(aor);
         if bindings.iter().any(|binding| binding.reg_id.is_some()) {

@@ -75,7 +75,9 @@ impl Scene {
     /// [`Missed`] when something does not start.
     pub async fn with(change: impl FnOnce(&mut Setup)) -> Result<Self, Missed> {
         let authority = Authority::new();
-        let settings = registrar::Settings { authority: Some(authority.clone()), ..registrar::Settings::default() };
+        // Whatever the devices of an account are, one Contact is enough for them.
+        let settings =
+            registrar::Settings { authority: Some(authority.clone()), contacts: 1, ..registrar::Settings::default() };
         let registrar = Registrar::start(settings).await?;
         let (apns, fcm) = (apns::Apns::start(&authority).await, fcm::Fcm::start(&authority).await);
         let mut setup = Setup::new(&authority, vec![crate::stage::app(&authority, &apns, &fcm)]);

@@ -1,7 +1,7 @@
-//! The instances of one shard: a row for each, their bindings, and when they end.
+//! The instances of one shard: a row for each, and when they end. Which of them share a binding is known to the endpoint.
 //!
-//! Invariant: a row holds its record in the sealed form alone. The three indexes agree: each row is found by its
-//! instance, by its binding and by its expiry.
+//! Invariant: a row holds its record in the sealed form alone. The two indexes agree: each row is found by its instance
+//! and by its expiry.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -17,7 +17,7 @@ use crate::vault::{Fence, Sealed};
 pub(super) struct Row {
     /// Everything that is known of it.
     pub sealed: Sealed,
-    /// The user of its Contact.
+    /// The user of its Contact, which it may share with other instances.
     pub binding: BindingId,
     /// What its record is put with.
     pub fence: Fence,
@@ -80,20 +80,17 @@ impl Row {
 #[derive(Default)]
 pub(super) struct Instances {
     rows: HashMap<InstanceId, Row>,
-    bindings: HashMap<BindingId, InstanceId>,
     ends: BTreeSet<(u64, InstanceId)>,
 }
 
 impl Instances {
     pub(super) fn insert(&mut self, id: InstanceId, row: Row) {
-        self.bindings.insert(row.binding, id);
         self.ends.insert((row.expires_at, id));
         self.rows.insert(id, row);
     }
 
     pub(super) fn remove(&mut self, id: InstanceId) -> Option<Row> {
         let row = self.rows.remove(&id)?;
-        self.bindings.remove(&row.binding);
         self.ends.remove(&(row.expires_at, id));
         Some(row)
     }
@@ -104,11 +101,6 @@ impl Instances {
 
     pub(super) fn get_mut(&mut self, id: InstanceId) -> Option<&mut Row> {
         self.rows.get_mut(&id)
-    }
-
-    /// The instance behind a binding.
-    pub(super) fn of(&self, binding: BindingId) -> Option<InstanceId> {
-        self.bindings.get(&binding).copied()
     }
 
     /// Moves an instance's end.

@@ -35,7 +35,7 @@ pub(super) struct Shard {
     pub(super) instances: Instances,
     pub(super) calls: Calls,
     /// The pushes that are being delivered, for calls that are not over.
-    pub(super) pushes: HashMap<CallId, AbortHandle>,
+    pub(super) pushes: HashMap<(CallId, InstanceId), AbortHandle>,
     /// Devices that have a flow.
     pub(super) attached: HashSet<InstanceId>,
     /// SIP servers whose last dial failed.

@@ -34,7 +34,8 @@ const PROOF_IS_HA1: u32 = 1 << 9;
 const HAS_MD5: u32 = 1 << 10;
 const HAS_SHA256: u32 = 1 << 11;
 const HAS_SHA512_256: u32 = 1 << 12;
-const KNOWN_FLAGS: u32 = (1 << 13) - 1;
+const PROVEN: u32 = 1 << 13;
+const KNOWN_FLAGS: u32 = (1 << 14) - 1;
 
 /// The bytes are not a record of this version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,6 +108,7 @@ fn flags(record: &Record) -> u32 {
         (HAS_MD5, has_ha1s[0]),
         (HAS_SHA256, has_ha1s[1]),
         (HAS_SHA512_256, has_ha1s[2]),
+        (PROVEN, record.proven),
     ]
     .into_iter()
     .filter(|&(_, set)| set)
@@ -182,6 +184,7 @@ impl<'a> Reader<'a> {
             secret: InstanceSecret::new(self.text()?),
             binding,
             sip_instance,
+            proven: has(PROVEN),
             created_at,
             expires_at,
             presence: if has(FOREGROUND) { Presence::Foreground } else { Presence::Background },
@@ -287,6 +290,7 @@ pub(super) mod tests {
             secret: InstanceSecret::new("c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTEyMzQ"),
             binding: BindingId::new(99 << 80, ShardTag(0xbeef)),
             sip_instance: [3; 16],
+            proven: true,
             created_at: 0,
             expires_at: 1_795_432_000,
             presence: Presence::Foreground,

@@ -158,7 +158,9 @@ impl Endpoint {
                 return self.try_next(now, binding);
             }
             Step::Failed(failure) => {
-                let Some(instance) = self.bindings.get(&binding).map(|registration| registration.instance) else { return };
+                let Some(instance) = self.bindings.get(&binding).map(|registration| registration.instance) else {
+                    return;
+                };
                 let back = self.end_trial(binding, failure);
                 self.event(Event::RegistrationFailed { binding, instance, failure });
                 if let Some(step) = back {

@@ -117,13 +117,7 @@ impl Endpoint {
         }
     }
 
-    fn tell(
-        &mut self,
-        now: Instant,
-        call: CallId,
-        instance: InstanceId,
-        event: fn(Box<super::IncomingCall>) -> Event,
-    ) {
+    fn tell(&mut self, now: Instant, call: CallId, instance: InstanceId, event: fn(Box<super::IncomingCall>) -> Event) {
         if let Some(hold) = self.calls.get(&call) {
             let incoming = Box::new(hold.describe(now, instance));
             self.event(event(incoming));

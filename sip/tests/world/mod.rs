@@ -44,6 +44,8 @@ pub struct World {
     /// Whether the shell answers challenges and knocks by itself, and dials.
     pub upstream: Source,
     pub dial: bool,
+    /// The tag that whoever answers puts into To.
+    pub tag: &'static str,
 }
 
 pub fn server_address() -> SocketAddr {
@@ -87,6 +89,7 @@ impl World {
             instance: InstanceId::new(0x2222 << 64, ShardTag(0)),
             upstream: Source { flow: upstream, side: Side::Upstream, transport, peer: server_address() },
             dial: true,
+            tag: "peer",
         }
     }
 
@@ -213,7 +216,7 @@ impl World {
             }
         }
         let to = request.text(Name::To).unwrap();
-        let tag = if to.contains(";tag=") || status == 100 { "" } else { ";tag=peer" };
+        let tag = if to.contains(";tag=") || status == 100 { String::new() } else { format!(";tag={}", self.tag) };
         text += &format!("To: {to}{tag}\r\n");
         for (name, value) in headers {
             text += &format!("{name}: {value}\r\n");

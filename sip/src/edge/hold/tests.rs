@@ -70,13 +70,8 @@ fn in_state(now: Instant, state: CallState) -> Hold {
     hold
 }
 
-const FINAL: [CallState; 5] = [
-    CallState::Answered,
-    CallState::Cancelled,
-    CallState::AnsweredElsewhere,
-    CallState::Declined,
-    CallState::TimedOut,
-];
+const FINAL: [CallState; 5] =
+    [CallState::Answered, CallState::Cancelled, CallState::AnsweredElsewhere, CallState::Declined, CallState::TimedOut];
 
 #[test]
 fn a_call_walks_every_row_of_its_table() {
@@ -180,7 +175,11 @@ fn a_lost_leg_leaves_the_call_waiting_and_a_silent_one_has_the_device_woken() {
     let now = Instant::now();
     let mut hold = in_state(now, CallState::Ringing);
     assert_eq!(hold.on_leg_lost(branch(1)), Outcome::Ignore);
-    assert!(!hold.has_live_leg(device(1)) && hold.wants(device(1), FlowId::Stream(2)) && !hold.wants(device(1), FlowId::Stream(1)));
+    assert!(
+        !hold.has_live_leg(device(1))
+            && hold.wants(device(1), FlowId::Stream(2))
+            && !hold.wants(device(1), FlowId::Stream(1))
+    );
     assert_eq!(hold.state(), CallState::Ringing);
     assert_eq!(hold.on_deadline(now + ANSWER), Some(480), "it rang, but is gone");
     let mut silent = offered(now, &[1]);
