@@ -74,8 +74,17 @@ impl Scene {
     /// # Errors
     /// [`Missed`] when something does not start.
     pub async fn with(change: impl FnOnce(&mut Setup)) -> Result<Self, Missed> {
+        Self::among(&[], change).await
+    }
+
+    /// With another configuration, and further accounts at the SIP server: user and password.
+    ///
+    /// # Errors
+    /// [`Missed`] when something does not start.
+    pub async fn among(others: &[(&str, &str)], change: impl FnOnce(&mut Setup)) -> Result<Self, Missed> {
         let authority = Authority::new();
-        let settings = registrar::Settings { authority: Some(authority.clone()), ..registrar::Settings::default() };
+        let mut settings = registrar::Settings { authority: Some(authority.clone()), ..registrar::Settings::default() };
+        settings.users.extend(others.iter().map(|(user, password)| ((*user).to_owned(), (*password).to_owned())));
         let registrar = Registrar::start(settings).await?;
         let (apns, fcm) = (apns::Apns::start(&authority).await, fcm::Fcm::start(&authority).await);
         let mut setup = Setup::new(&authority, vec![crate::stage::app(&authority, &apns, &fcm)]);
