@@ -99,7 +99,7 @@ pub fn registration() -> Registration {
 fn edge() -> EdgeAddress {
     EdgeAddress {
         proxy: "sip:relay1.example.net:5061;transport=tls".into(),
-        websocket: Some("wss://relay1.example.net:7443/".into()),
+        websocket: None,
         username: instance(),
         realm: "sipwake",
     }
