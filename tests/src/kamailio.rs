@@ -146,6 +146,7 @@ impl Kamailio {
             Transport::Udp => self.udp,
             Transport::Tcp => self.tcp,
             Transport::Tls => self.tls,
+            Transport::Wss => panic!("this Kamailio is not reached by WebSocket"),
         };
         SocketAddr::from((Ipv4Addr::LOCALHOST, port))
     }

@@ -48,6 +48,8 @@ pub struct Scene {
     pub api: ApiClient,
     /// How the account's SIP server is reached.
     pub transport: Transport,
+    /// How devices reach the edge: TLS, or secure WebSocket.
+    pub edge: Transport,
 }
 
 impl Scene {
@@ -92,7 +94,8 @@ impl Scene {
         change(&mut setup);
         let relay = RelayProcess::start(setup).await?;
         let api = relay.api();
-        Ok(Self { authority, registrar, apns, fcm, relay, api, transport: Transport::Tls })
+        let (transport, edge) = (Transport::Tls, Transport::Tls);
+        Ok(Self { authority, registrar, apns, fcm, relay, api, transport, edge })
     }
 
     /// Alice's AOR.
@@ -179,7 +182,7 @@ impl Scene {
 
     /// The device's settings.
     pub fn device(&self, instance: &Instance) -> phone::Settings {
-        phone::Settings::new(&instance.edge, &instance.id, &instance.secret, Some(&self.authority))
+        phone::Settings::new(&instance.edge_over(self.edge), &instance.id, &instance.secret, Some(&self.authority))
     }
 
     /// The device answers, and the caller and the device hear so.
