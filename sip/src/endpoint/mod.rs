@@ -13,11 +13,13 @@
 //! | `devices` | which device is attached by which flow |
 //! | `calls` | held calls and their legs |
 //! | `dialogs` | requests inside a dialog, in both directions |
+//! | [`away`] | those of them that wait for a device that is away for a moment |
 //!
 //! Invariant: same settings, seed and inputs give the same outputs. No iteration over a hash map decides anything. What
 //! an input may make it hold is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by
 //! [`calls::CALLS_PER_INSTANCE`], the rest by bindings and open flows.
 
+pub mod away;
 mod bindings;
 pub mod calls;
 mod devices;
@@ -76,6 +78,8 @@ pub struct Endpoint {
     streams: HashMap<FlowId, Transport>,
     /// What a forwarded request is answered when nobody else answers it.
     failures: HashMap<ServerId, (u16, bytes::Bytes)>,
+    /// Requests of dialogs that wait for a device to come back.
+    away: HashMap<InstanceId, Vec<away::Waiting>>,
     calls: HashMap<CallId, Hold>,
     calls_of: HashMap<InstanceId, Vec<CallId>>,
 }
@@ -94,6 +98,8 @@ enum Timer {
     Call(CallId),
     /// Nobody can use this stream any more.
     Linger(FlowId),
+    /// A request has waited long enough for its device to come back.
+    Away(InstanceId),
     /// Nothing more can come for a call.
     Forget(CallId),
 }
@@ -114,6 +120,8 @@ enum ClientOwner {
 enum ServerOwner {
     Call(CallId),
     Forwarded(BranchId),
+    /// A request that waits for its device, and the branch that it will have.
+    Kept(InstanceId, BranchId),
     Nobody,
 }
 
@@ -144,6 +152,7 @@ impl Endpoint {
             next_knock: 0,
             streams: HashMap::new(),
             failures: HashMap::new(),
+            away: HashMap::new(),
             calls: HashMap::new(),
             calls_of: HashMap::new(),
             settings,
@@ -188,6 +197,7 @@ impl Endpoint {
                 Timer::Device(instance) => self.on_device_due(now, instance),
                 Timer::Call(call) => self.on_call_due(now, call),
                 Timer::Linger(flow) => self.outputs.push_back(Output::Close(flow)),
+                Timer::Away(instance) => self.on_away_due(now, instance),
                 Timer::Forget(call) => self.forget_call(call),
             }
         }
@@ -249,7 +259,7 @@ impl Endpoint {
             flows: self.links.len() + self.streams.len() + self.device_flows.len(),
             knocks: self.knocks.len(),
             calls: self.calls.len() + self.calls_of.len(),
-            transactions: self.transactions.len() + self.failures.len(),
+            transactions: self.transactions.len() + self.failures.len() + self.away.len(),
             timers: self.timers.pending() + self.transactions.timers(),
         }
     }
