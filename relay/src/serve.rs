@@ -17,10 +17,11 @@ use std::time::Duration;
 
 use sip::endpoint::{Settings, UpstreamPolicy};
 use sip::id::ShardTag;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::interval;
 
-use crate::agent::{self, Agent};
+use crate::agent::{self, Agent, Reminded};
 use crate::api::{self, Api};
 use crate::config::{self, Config, HostPort, Tls};
 use crate::enrollment::{self, Enrollment, Services};
@@ -79,6 +80,8 @@ pub struct Relay;
 pub struct Running {
     /// Where devices connect.
     pub edge: SocketAddr,
+    /// Where devices connect by WebSocket, when they may.
+    pub websocket: Option<SocketAddr>,
     /// What pushes and Record-Route name.
     pub public_edge: Box<str>,
     /// Where apps connect.
@@ -118,6 +121,10 @@ impl Relay {
         let (tls, development_ca) = server_tls(&config.tls)?;
         let doors = Doors::open(&config, &tls, &stopping, &ending).await?;
         let public_edge = named(&config.edge.public, doors.edge.local_address());
+        let public_websocket = doors.websocket.as_ref().map(|listener| {
+            let port = listener.local_address().port();
+            named(&HostPort { port, host: config.edge.public.host.clone() }, listener.local_address())
+        });
         let metrics = Metrics::new();
         let keyring = match &config.store.keyring {
             Some(path) => Keyring::open(path)?,
@@ -126,6 +133,7 @@ impl Relay {
         let vault = Vault::open(config.store.url.expose(), keyring, &public_edge)?;
         let resolver = Resolver::new(Reach::new(&config.upstream.allow_addresses), config.upstream.transports)?;
         let (push, push_is_printed) = push_service(&config.apps)?;
+        let (reminded, reminders) = mpsc::unbounded_channel();
         let agent = Agent::start(agent::Ground {
             vault: vault.clone(),
             push,
@@ -135,8 +143,9 @@ impl Relay {
             tls: ClientTls::new(config.upstream.ca_file.as_deref())?,
             udp: doors.udp.clone(),
             early_ringing: config.call.early_ringing,
-            endpoint: endpoint_settings(&config, &doors, &public_edge, &vault),
+            endpoint: endpoint_settings(&config, &doors, &public_edge, public_websocket.as_deref(), &vault),
             shards: std::thread::available_parallelism().map_or(1, Into::into),
+            reminded,
             end: ending.clone(),
         });
         let enrollment = Enrollment::new(enrollment::Ground {
@@ -146,10 +155,11 @@ impl Relay {
             resolver,
             domains: config.upstream.domains.clone(),
             edge: public_edge.clone(),
+            websocket: public_websocket,
             services: services(&config.apps, push_is_printed),
             drain: stopping.clone(),
         });
-        let running = Opened { config, public_edge, metrics, agent, vault, enrollment, tls, development_ca };
+        let running = Opened { config, public_edge, metrics, agent, vault, enrollment, reminders, tls, development_ca };
         Ok(running.serve(doors, (stop, stopping), (end, ending)))
     }
 }
@@ -195,6 +205,7 @@ impl Drop for Running {
 /// Every socket, bound.
 struct Doors {
     edge: Listener,
+    websocket: Option<Listener>,
     api: Listener,
     operator: Listener,
     tls: Option<Listener>,
@@ -212,10 +223,15 @@ impl Doors {
             edge: bind("edge.listen", config.edge.listen, sip(), Limits::DEVICES, ending).await?,
             api: bind("api.listen", config.api.listen, https(), Limits::HTTPS, stopping).await?,
             operator: bind("operator.listen", config.operator.listen, https(), Limits::HTTPS, stopping).await?,
+            websocket: None,
             tls: None,
             tcp: None,
             udp: None,
         };
+        if let Some(address) = config.edge.websocket {
+            let security = Security::WebSocket(tls.config(&[]));
+            doors.websocket = Some(bind("edge.websocket", address, security, Limits::DEVICES, ending).await?);
+        }
         if upstream.transports.tls {
             let listener = bind("upstream.tls_listen", upstream.tls_listen, sip(), Limits::SIP_SERVERS, ending).await?;
             doors.tls = Some(listener);
@@ -241,6 +257,7 @@ struct Opened {
     agent: Agent,
     vault: Vault,
     enrollment: Enrollment,
+    reminders: mpsc::UnboundedReceiver<Reminded>,
     tls: Arc<ServerTls>,
     development_ca: Option<String>,
 }
@@ -248,11 +265,14 @@ struct Opened {
 impl Opened {
     fn serve(self, doors: Doors, stop: (Trigger, Drain), end: (Trigger, Drain)) -> Running {
         let readiness = Readiness::default();
-        let Doors { edge, api, operator, tls, tcp, udp } = doors;
+        let Doors { edge, websocket, api, operator, tls, tcp, udp } = doors;
         let local = |listener: &Option<Listener>| listener.as_ref().map(Listener::local_address);
         let (edge_at, api_at, operator_at) = (edge.local_address(), api.local_address(), operator.local_address());
-        let (upstream_tls, upstream_tcp) = (local(&tls), local(&tcp));
+        let (upstream_tls, upstream_tcp, websocket_at) = (local(&tls), local(&tcp), local(&websocket));
         self.agent.open_edge(edge);
+        if let Some(listener) = websocket {
+            self.agent.open_websocket(listener);
+        }
         for listener in [tls, tcp].into_iter().flatten() {
             self.agent.open_upstream(listener);
         }
@@ -268,9 +288,11 @@ impl Opened {
         for check in [Check::Edge, Check::Api, Check::Upstream, Check::Serving] {
             readiness.pass(check);
         }
-        let chores = self.chores(&readiness);
+        let mut chores = self.chores(&readiness);
+        chores.push(tokio::spawn(self.enrollment.write_down_reminders(self.reminders)));
         Running {
             edge: edge_at,
+            websocket: websocket_at,
             public_edge: self.public_edge,
             api: api_at,
             operator: operator_at,
@@ -336,7 +358,7 @@ fn named(public: &HostPort, listener: SocketAddr) -> Box<str> {
     HostPort { host: public.host.clone(), port }.to_string().into()
 }
 
-fn endpoint_settings(config: &Config, doors: &Doors, edge: &str, vault: &Vault) -> Settings {
+fn endpoint_settings(config: &Config, doors: &Doors, edge: &str, websocket: Option<&str>, vault: &Vault) -> Settings {
     let upstream = &config.upstream;
     let at = |bound: Option<SocketAddr>, configured: SocketAddr| -> Box<str> {
         format!("{}:{}", upstream.public_host, bound.unwrap_or(configured).port()).into()
@@ -344,6 +366,7 @@ fn endpoint_settings(config: &Config, doors: &Doors, edge: &str, vault: &Vault) 
     Settings {
         tag: ShardTag(0),
         edge: edge.into(),
+        edge_websocket: websocket.unwrap_or(edge).into(),
         upstream_udp: at(doors.udp.as_ref().map(Udp::local_address), upstream.udp_listen),
         upstream_tcp: at(doors.tcp.as_ref().map(Listener::local_address), upstream.tcp_listen),
         upstream_tls: at(doors.tls.as_ref().map(Listener::local_address), upstream.tls_listen),

@@ -15,8 +15,12 @@ use tests::wire::Transport;
 
 #[path = "lifecycle/ends.rs"]
 mod ends;
+#[path = "lifecycle/lease.rs"]
+mod lease;
 #[path = "lifecycle/outages.rs"]
 mod outages;
+#[path = "lifecycle/presence.rs"]
+mod presence;
 #[path = "lifecycle/registrations.rs"]
 mod registrations;
 #[path = "lifecycle/restarts.rs"]

@@ -29,6 +29,8 @@ pub struct Call {
     pub held: bool,
     /// The push could not be delivered.
     pub unreachable: bool,
+    /// The device has shown since it was pushed that it lives: it came, rang, declined or asked how the call stands.
+    pub sign: bool,
 }
 
 type Key = (CallId, InstanceId);
@@ -110,7 +112,7 @@ mod tests {
     use super::*;
 
     fn call(deadline: u64) -> Call {
-        Call { state: CallState::Waking, deadline, pushed: None, held: true, unreachable: false }
+        Call { state: CallState::Waking, deadline, pushed: None, held: true, unreachable: false, sign: false }
     }
 
     #[test]

@@ -182,10 +182,14 @@ impl Shard {
     }
 
     fn on_call(&mut self, id: CallId, instance: InstanceId, state: CallState, woke_after: Option<Duration>) {
+        if state.is_final() {
+            self.stop_push(id, instance);
+        }
         // A call that is offered at once is told of before it is described: it is not known yet.
         let Some(call) = self.calls.get_mut(id, instance) else { return };
         if let Some(after) = woke_after {
             self.world.metrics.wake(after);
+            call.sign = true;
             call.deadline = unix_now() + self.world.answer_timeout.as_secs();
         }
         let was_final = call.state.is_final();
@@ -197,7 +201,6 @@ impl Shard {
         if was_final || !state.is_final() {
             return;
         }
-        self.stop_push(id, instance);
         if pushed.is_some() && state != CallState::Answered {
             self.tell_call_ended(id, instance);
         }

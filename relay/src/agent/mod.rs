@@ -11,9 +11,10 @@
 //! | --- | --- |
 //! | `shard` | the loop around one [`Endpoint`](sip::endpoint::Endpoint); `events`, `commands`, `wake` and `wipe` are its parts |
 //! | `instances`, `calls` | what a shard remembers |
+//! | [`lease`], `notices` | when a lease's user is told what |
 //! | [`command`] | what the use cases ask |
 //! | `proofs` | what is computed with a secret |
-//! | `connections`, `doors`, `datagrams`, `dial`, [`upstreams`] | the network side |
+//! | `connections`, `framing`, `doors`, `datagrams`, `dial`, [`upstreams`] | the network side |
 //! | `erasures` | what the store still has to erase |
 //!
 //! Invariant: an instance lives on one shard, the one that its id names. Nothing in a shard's loop waits for the store, a
@@ -28,7 +29,10 @@ mod dial;
 mod doors;
 mod erasures;
 mod events;
+mod framing;
 mod instances;
+pub mod lease;
+mod notices;
 mod proofs;
 mod shard;
 pub mod upstreams;
@@ -52,6 +56,7 @@ use crate::net::tls::ClientTls;
 use crate::net::udp::Udp;
 use crate::push::{PushService, Verdict};
 use crate::vault::Vault;
+use crate::vault::record::Reminder;
 use command::Command;
 use connections::Writer;
 use dial::Dialler;
@@ -87,6 +92,15 @@ enum ShardInput {
     },
     /// What became of a call's push.
     Pushed(Box<Pushed>),
+    /// A call's push was taken a while ago: whether it is to be sent a second time.
+    Unheard {
+        /// The call.
+        call: CallId,
+        /// The device.
+        instance: InstanceId,
+        /// The answer.
+        reply: oneshot::Sender<bool>,
+    },
     /// The store was asked to erase this instance.
     Erased(InstanceId),
     /// From a use case.
@@ -105,8 +119,21 @@ struct Pushed {
     instance: InstanceId,
     call: CallId,
     verdict: Verdict,
+    /// It is sent a second time unless the device gives a sign.
+    resend: bool,
     /// When the app confirmed the token, in seconds since 1970.
     confirmed_at: u64,
+}
+
+/// A reminder of a lease's end was sent: the record should say so.
+#[derive(Clone, Copy, Debug)]
+pub struct Reminded {
+    /// The instance.
+    pub id: InstanceId,
+    /// The end that it was reminded of, in seconds since 1970.
+    pub expires_at: u64,
+    /// Which reminder.
+    pub reminder: Reminder,
 }
 
 /// The way to every shard; cheap to clone.
@@ -152,6 +179,8 @@ pub struct Ground {
     pub endpoint: Settings,
     /// How many shards; 1 to 128.
     pub shards: usize,
+    /// Where the agent tells which reminders it has sent.
+    pub reminded: mpsc::UnboundedSender<Reminded>,
     /// When everything ends, after the drain.
     pub end: Drain,
 }
@@ -172,6 +201,7 @@ struct World {
     upstreams: Upstreams,
     dialler: Dialler,
     erasures: Erasures,
+    reminded: mpsc::UnboundedSender<Reminded>,
 }
 
 /// The agent of one relay; cheap to clone.
@@ -200,6 +230,7 @@ impl Agent {
             shards,
             upstreams,
             dialler,
+            reminded: ground.reminded,
         });
         for (index, inbox) in inboxes.into_iter().enumerate() {
             let settings = Settings { tag: ShardTag(index as u16), ..ground.endpoint.clone() };
@@ -219,6 +250,11 @@ impl Agent {
     /// Serves devices that connect here, until the listener ends.
     pub fn open_edge(&self, listener: Listener) {
         tokio::spawn(doors::serve(listener, doors::Door::Edge, self.0.shards.clone(), self.0.metrics.clone()));
+    }
+
+    /// Serves devices that connect here by WebSocket, until the listener ends.
+    pub fn open_websocket(&self, listener: Listener) {
+        tokio::spawn(doors::serve(listener, doors::Door::Websocket, self.0.shards.clone(), self.0.metrics.clone()));
     }
 
     /// Serves SIP servers that connect here, until the listener ends.

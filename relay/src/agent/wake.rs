@@ -1,12 +1,15 @@
 //! Waking a device: the push for a call, and what its verdict means.
 //!
-//! Invariant: a call is pushed at most once to each of its devices. The push is on its way within the same turn of the loop in which the INVITE
+//! Invariant: a call is pushed to each of its devices at most once on APNs, and at most twice on FCM, the second time because
+//! the device gave no sign (its app tells the two by the call's id). The push is on its way within the same turn of the loop in which the INVITE
 //! came; the store is not asked. A verdict never ends a call that a device has come for. A push ends with its call.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sip::endpoint::{CallState, IncomingCall, Input};
 use sip::id::{CallId, InstanceId};
+use tokio::sync::oneshot;
 
 use super::calls::Call;
 use super::shard::Shard;
@@ -19,6 +22,10 @@ use crate::vault::record::{Provider, PushTarget, Record};
 
 /// How long `call-ended` may take; after it the phone has seen the call's own deadline.
 const CALL_ENDED_LIFE_S: u64 = 30;
+/// How long after FCM took a call's push its device may be silent, before it is sent a second time.
+const SIGN_WITHIN: Duration = Duration::from_secs(5);
+/// How long a push that is no call is tried at a service that does not take it.
+const NOTICE_TRIES: Duration = Duration::from_secs(3_600);
 
 impl Shard {
     /// A call waits for its device: push.
@@ -53,8 +60,14 @@ impl Shard {
         let push = tokio::spawn(async move {
             world.metrics.invite_to_push(arrived.elapsed());
             let verdict = deliver(&world, &app, &target, &push).await;
-            let pushed = Pushed { instance, call, verdict, confirmed_at: target.confirmed_at };
+            let resend =
+                target.provider == Provider::Fcm && matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed);
+            let pushed = Pushed { instance, call, verdict, resend, confirmed_at: target.confirmed_at };
             world.shards.send(shard, ShardInput::Pushed(Box::new(pushed))).await;
+            if resend && no_sign(&world, shard, call, instance).await {
+                world.metrics.push_resend();
+                deliver(&world, &app, &target, &push).await;
+            }
         });
         self.pushes.insert((call, instance), push.abort_handle());
     }
@@ -66,6 +79,16 @@ impl Shard {
         }
     }
 
+    /// Whether the push of this call is to be sent a second time: it still waits, and its device has given no sign.
+    pub(super) fn resends(&mut self, id: CallId, instance: InstanceId) -> bool {
+        let call = self.calls.get_mut(id, instance).filter(|call| call.held && !call.sign && !call.state.is_final());
+        let resends = call.is_some() && !self.attached.contains(&instance);
+        if !resends {
+            self.pushes.remove(&(id, instance));
+        }
+        resends
+    }
+
     /// Remembers a call, so that its state can be asked.
     pub(super) fn hold(&mut self, call: &IncomingCall, pushed: Option<Provider>) {
         let (id, instance) = (call.call, call.instance);
@@ -74,7 +97,7 @@ impl Shard {
             Some(known) => known.pushed = known.pushed.or(pushed),
             None => {
                 let (state, deadline) = (CallState::Waking, unix_now() + call.wait.as_secs());
-                let call = Call { state, deadline, pushed, held: false, unreachable: false };
+                let call = Call { state, deadline, pushed, held: false, unreachable: false, sign: false };
                 self.calls.remember(id, instance, call);
             }
         }
@@ -97,7 +120,9 @@ impl Shard {
     /// The push service has spoken.
     pub(super) fn on_pushed(&mut self, pushed: &Pushed) {
         let Pushed { instance, call, ref verdict, .. } = *pushed;
-        self.pushes.remove(&(call, instance));
+        if !pushed.resend {
+            self.pushes.remove(&(call, instance));
+        }
         match verdict {
             Verdict::Accepted => {
                 if self.world.early_ringing == EarlyRinging::AfterPushAccepted {
@@ -130,18 +155,6 @@ impl Shard {
         spawn_notice(self.world.clone(), app, target, push);
     }
 
-    /// Tells the user, by the alert target, that something happened to the instance.
-    pub(super) fn tell_user(&self, event: Event, instance: InstanceId, status: Option<u16>) {
-        const LIFE_S: u64 = 3_600;
-        let target = self.with_record(instance, |record| {
-            record.device.alert_push.as_ref().map(|target| (record.app.clone(), target.clone()))
-        });
-        let Some(Some((app, target))) = target else { return };
-        let mut push = self.notice(event, instance, LIFE_S);
-        push.extra.extend(status.map(|status| ("status", serde_json::Value::from(status))));
-        spawn_notice(self.world.clone(), app, target, push);
-    }
-
     fn give_up(&mut self, call: CallId, instance: InstanceId) {
         if let Some(known) = self.calls.get_mut(call, instance) {
             known.unreachable = true;
@@ -155,7 +168,7 @@ impl Shard {
         self.with_record(pushed.instance, said).unwrap_or(0).max(pushed.confirmed_at)
     }
 
-    fn notice(&self, event: Event, instance: InstanceId, life_s: u64) -> Push {
+    pub(super) fn notice(&self, event: Event, instance: InstanceId, life_s: u64) -> Push {
         let now = unix_now();
         Push {
             event,
@@ -171,10 +184,21 @@ impl Shard {
     }
 }
 
+/// Waits for what a device needs to answer a push with a sign; whether it has given none, and the call still waits.
+async fn no_sign(world: &World, shard: usize, call: CallId, instance: InstanceId) -> bool {
+    tokio::time::sleep(SIGN_WITHIN).await;
+    let (reply, answer) = oneshot::channel();
+    world.shards.send(shard, ShardInput::Unheard { call, instance, reply }).await;
+    answer.await.unwrap_or(false)
+}
+
 /// Delivers a push whose verdict changes nothing.
-fn spawn_notice(world: Arc<World>, app: Box<str>, target: PushTarget, push: Push) {
+///
+/// It is tried for [`NOTICE_TRIES`] at most, however long it would be worth delivering.
+pub(super) fn spawn_notice(world: Arc<World>, app: Box<str>, target: PushTarget, push: Push) {
     tokio::spawn(async move {
-        deliver(&world, &app, &target, &push).await;
+        // An error means that the service did not take it in that time: the next notice, if any, has its own.
+        let _ = tokio::time::timeout(NOTICE_TRIES, deliver(&world, &app, &target, &push)).await;
     });
 }
 

@@ -26,9 +26,9 @@ use zeroize::Zeroizing;
 
 use super::Inner;
 use super::types::{EdgeAddress, Enable, EnableError, Enabled, Refusal, Registration, RegistrationState, WipeReason};
-use crate::agent::command::{Command, First, NewInstance, Who};
+use crate::agent::command::{Command, First, NewInstance, Term, Who};
 use crate::agent::upstreams::{NoRoute, Route};
-use crate::agent::{EDGE_REALM, Unanswerable};
+use crate::agent::{EDGE_REALM, Unanswerable, lease};
 use crate::clock::unix_now;
 use crate::metrics::labels::StoreOperation;
 use crate::net::resolve::ResolveError;
@@ -50,7 +50,7 @@ impl Inner {
         // Also the proof that the store answers, before anything is done that would have to be undone.
         let earlier = self.timed(StoreOperation::Load, self.ground.vault.find(&lookup)).await?;
         let (new, secret) = self.new_instance(app, wish, route);
-        let (id, mut sealed, expires_at) = (new.id, new.sealed.clone(), new.expires_at);
+        let (id, mut sealed, expires_at) = (new.id, new.sealed.clone(), new.lease.expires_at);
         let registration = self.first_registration(new).await?;
         let unproven = registration.state != RegistrationState::Registered;
         if unproven {
@@ -83,7 +83,8 @@ impl Inner {
     /// Where a device connects.
     pub(super) fn edge_of(&self, id: InstanceId) -> EdgeAddress {
         let proxy = format!("sip:{};transport=tls", self.ground.edge).into();
-        EdgeAddress { proxy, username: id, realm: EDGE_REALM }
+        let websocket = self.ground.websocket.as_ref().map(|host| format!("wss://{host}/").into());
+        EdgeAddress { proxy, websocket, username: id, realm: EDGE_REALM }
     }
 
     /// What the endpoint is told of an instance.
@@ -151,11 +152,12 @@ impl Inner {
             created_at: now,
             expires_at: now + wish.lifetime_s,
             presence: Presence::Background,
+            reminded: lease::skipped(now + wish.lifetime_s, now),
         };
-        let (expires_at, fence) = (record.expires_at, Fence::NEW);
+        let (lease, fence) = (Term::of(&record), Fence::NEW);
         let sealed: Sealed = self.ground.vault.seal(id, &record);
         let binding = NewBinding { proven: false, ..self.binding_of(id, &record, route) };
-        (NewInstance { id, sealed, expires_at, fence, binding }, secret)
+        (NewInstance { id, sealed, lease, fence, binding }, secret)
     }
 
     /// The same record, as of one whose credentials the SIP server has not accepted yet.

@@ -13,10 +13,16 @@
 //! A leg is one offer of the call to one flow of a device. A flow gets one leg of a device and never a second; a leg whose
 //! flow is lost does not end the call while there is time for the device to come back.
 //!
+//! While the caller waits it hears each [`REMINDER`] that the call lives: what it [heard](heard) last, or 183.
+//!
 //! Invariant: the caller gets exactly one final answer; no leg begins after it; each leg is answered or cancelled. A device
 //! is woken at most once.
 
+pub mod heard;
+
 use std::time::{Duration, Instant};
+
+use bytes::Bytes;
 
 use super::best::Refusals;
 use super::{CallState, IncomingCall};
@@ -24,6 +30,9 @@ use crate::flow::Source;
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId};
 use crate::message::Message;
 use crate::transaction::ServerId;
+use heard::Heard;
+
+pub use heard::REMINDER;
 
 /// How long a device that is attached may leave an INVITE without any response before it is woken by push as well: its
 /// flow may be dead without either side knowing.
@@ -107,6 +116,7 @@ pub struct Hold {
     refusals: Refusals,
     /// Devices whose state has changed since [`Self::take_changes`].
     changes: Vec<(InstanceId, CallState)>,
+    heard: Heard,
     arrived: Instant,
     deadline: Instant,
     answered_by: Option<BranchId>,
@@ -131,6 +141,7 @@ impl Hold {
         let (from, name) = super::forward::caller(&invite);
         let state = CallState::Waking;
         let target = |instance| Target { instance, state, woken: false, attached: false, unreachable: false };
+        let heard = Heard::new(now, &invite);
         Self {
             call,
             binding,
@@ -145,6 +156,7 @@ impl Hold {
             legs: Vec::new(),
             refusals: Refusals::default(),
             changes: Vec::new(),
+            heard,
             arrived: now,
             deadline: now + wait,
             answered_by: None,
@@ -215,7 +227,19 @@ impl Hold {
         }
         let silence = self.arrived + SILENCE;
         let waits = self.targets.iter().any(|target| !target.woken && !target.state.is_final());
-        Some(if !waits || silence <= now { self.deadline } else { self.deadline.min(silence) })
+        let next = if !waits || silence <= now { self.deadline } else { self.deadline.min(silence) };
+        Some(self.heard.again_at().map_or(next, |at| at.min(next)))
+    }
+
+    /// The caller was told `response`, a provisional one above 100.
+    pub fn said(&mut self, now: Instant, status: u16, message: Option<&Message>, response: &Bytes) {
+        self.heard.said(now, status, message, response);
+    }
+
+    /// What the caller is told when it has heard nothing for [`REMINDER`].
+    pub fn remind(&mut self, now: Instant) -> Option<(u16, Bytes)> {
+        let waits = !self.closed && !self.state.is_final();
+        self.heard.remind(now, self.invite.as_deref().filter(|_| waits)?, &self.tag)
     }
 
     /// The devices that have left an offer without any response for [`SILENCE`], and were not woken.
@@ -355,7 +379,7 @@ impl Hold {
     }
 
     /// The best refusal and its status, unless the relay's own answer with the status `own` is better (RFC 3261 §16.7.6).
-    pub fn best_refusal(&self, own: Option<u16>) -> Option<(u16, bytes::Bytes)> {
+    pub fn best_refusal(&self, own: Option<u16>) -> Option<(u16, Bytes)> {
         self.refusals.best(own, self.invite.as_deref()?, &self.tag)
     }
 

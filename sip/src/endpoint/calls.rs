@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::{CallState, ClientOwner, Endpoint, Event, ServerOwner, Side, Source, Timer};
 use crate::edge::forward;
-use crate::edge::hold::{Hold, Outcome, SILENCE};
+use crate::edge::hold::{Hold, Outcome, REMINDER, SILENCE};
 use crate::flow::FlowToken;
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name};
@@ -48,7 +48,7 @@ impl Endpoint {
         let (wait, tag) = (self.settings.ring_timeout, self.random.tag());
         let hold = Hold::new(now, wait, call, &instances, binding, server, source, invite, tag);
         self.calls.insert(call, hold);
-        self.later(now, wait, Timer::Call(call));
+        self.later(now, wait.min(REMINDER), Timer::Call(call));
         let mut offered = false;
         for instance in instances {
             self.calls_of.entry(instance).or_default().push(call);
@@ -105,7 +105,7 @@ impl Endpoint {
         let moved = hold.offered(branch, instance, flow);
         let woke_after = hold.note_attached(now, instance);
         let state = hold.state_of(instance).unwrap_or(CallState::Waking);
-        self.note_forwarded(flow, branch);
+        self.note_forwarded(flow, instance, branch);
         self.cancel_legs(now, moved, None);
         self.event(Event::Call { call, instance, state, woke_after });
         true
@@ -138,6 +138,9 @@ impl Endpoint {
             self.wake(now, call, instance);
         }
         let Some(hold) = self.calls.get_mut(&call) else { return };
+        if let Some((status, response)) = hold.remind(now) {
+            self.transactions.respond(now, hold.server, status, response);
+        }
         match hold.on_deadline(now) {
             None => {
                 if let Some(at) = hold.deadline(now).filter(|at| *at > now) {
@@ -158,6 +161,7 @@ impl Endpoint {
         }
         let response = Composer::response(invite, 180, Composer::reason(180), Some(&hold.tag)).finish();
         if hold.ring(instance) {
+            hold.said(now, 180, None, &response);
             let server = hold.server;
             self.transactions.respond(now, server, 180, response);
         }
@@ -243,16 +247,18 @@ impl Endpoint {
         match outcome {
             Outcome::Ignore => {}
             Outcome::Pass => {
+                let passed = forward::back(response, Side::Device);
+                hold.said(now, status, Some(response), &passed);
                 if let Some(at) = hold.deadline(now) {
                     self.timers.set(at, Timer::Call(call));
                 }
-                self.transactions.respond(now, server, status, forward::back(response));
+                self.transactions.respond(now, server, status, passed);
             }
             Outcome::Answer => {
                 let (moved, others) = hold.others(branch);
                 self.cancel_legs(now, moved, None);
                 self.cancel_legs(now, others, Some(ANSWERED_ELSEWHERE));
-                return self.close_call(now, call, status, forward::back(response));
+                return self.close_call(now, call, status, forward::back(response, Side::Device));
             }
             Outcome::Fail => {
                 let (moved, others) = hold.others(branch);

@@ -72,9 +72,12 @@ impl Endpoint {
             // It was being unregistered for its last device.
             let last = registration.instance;
             self.event(Event::Unbound { instance: last, confirmed: false, shared: true });
-            self.redirect(now, binding, |registration| registration.speak_for(instance));
             let goal = if self.is_in_background(instance) { Goal::Registered } else { Goal::Silent };
-            return self.aim(now, binding, goal);
+            return self.redirect(now, binding, |registration| {
+                // What follows is what the new goal wants.
+                let _ = registration.speak_for(instance);
+                registration.aim(goal)
+            });
         }
         if registration.instance == instance {
             return;

@@ -14,11 +14,13 @@
 //! | `devices` | which device is attached by which flow |
 //! | `calls` | held calls and their legs |
 //! | `dialogs` | requests inside a dialog, in both directions |
+//! | [`away`] | those of them that wait for a device that is away for a moment |
 //!
 //! Invariant: same settings, seed and inputs give the same outputs. No iteration over a hash map decides anything. What
 //! an input may make it hold is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by
 //! [`calls::CALLS_PER_INSTANCE`], the rest by bindings and open flows.
 
+pub mod away;
 mod bindings;
 pub mod calls;
 mod devices;
@@ -83,6 +85,8 @@ pub struct Endpoint {
     streams: HashMap<FlowId, Transport>,
     /// What a forwarded request is answered when nobody else answers it.
     failures: HashMap<ServerId, (u16, bytes::Bytes)>,
+    /// Requests of dialogs that wait for a device to come back.
+    away: HashMap<InstanceId, Vec<away::Waiting>>,
     calls: HashMap<CallId, Hold>,
     calls_of: HashMap<InstanceId, Vec<CallId>>,
 }
@@ -101,6 +105,8 @@ enum Timer {
     Call(CallId),
     /// Nobody can use this stream any more.
     Linger(FlowId),
+    /// A request has waited long enough for its device to come back.
+    Away(InstanceId),
     /// Nothing more can come for a call.
     Forget(CallId),
 }
@@ -121,6 +127,8 @@ enum ClientOwner {
 enum ServerOwner {
     Call(CallId),
     Forwarded(BranchId),
+    /// A request that waits for its device, and the branch that it will have.
+    Kept(InstanceId, BranchId),
     Nobody,
 }
 
@@ -153,6 +161,7 @@ impl Endpoint {
             next_knock: 0,
             streams: HashMap::new(),
             failures: HashMap::new(),
+            away: HashMap::new(),
             calls: HashMap::new(),
             calls_of: HashMap::new(),
             settings,
@@ -196,6 +205,7 @@ impl Endpoint {
                 Timer::Device(instance) => self.on_device_due(now, instance),
                 Timer::Call(call) => self.on_call_due(now, call),
                 Timer::Linger(flow) => self.outputs.push_back(Output::Close(flow)),
+                Timer::Away(instance) => self.on_away_due(now, instance),
                 Timer::Forget(call) => self.forget_call(call),
             }
         }
@@ -258,7 +268,7 @@ impl Endpoint {
             flows: self.links.len() + self.streams.len() + self.device_flows.len(),
             knocks: self.knocks.len(),
             calls: self.calls.len() + self.calls_of.len(),
-            transactions: self.transactions.len() + self.failures.len(),
+            transactions: self.transactions.len() + self.failures.len() + self.away.len(),
             timers: self.timers.pending() + self.transactions.timers(),
         }
     }
@@ -299,6 +309,7 @@ impl Settings {
     /// How this relay names itself toward a flow.
     fn face(&self, side: Side, transport: Transport) -> Face<'_> {
         let host = match (side, transport) {
+            (Side::Device, Transport::Wss) => &self.edge_websocket,
             (Side::Device, _) => &self.edge,
             (Side::Upstream, Transport::Udp) => &self.upstream_udp,
             (Side::Upstream, Transport::Tcp) => &self.upstream_tcp,
@@ -308,7 +319,7 @@ impl Settings {
     }
 
     /// All its names.
-    fn faces(&self) -> [&str; 4] {
-        [&self.edge, &self.upstream_udp, &self.upstream_tcp, &self.upstream_tls]
+    fn faces(&self) -> [&str; 5] {
+        [&self.edge, &self.edge_websocket, &self.upstream_udp, &self.upstream_tcp, &self.upstream_tls]
     }
 }

@@ -51,7 +51,7 @@ impl Endpoint {
         match owner {
             ClientOwner::Register(binding) => self.on_register_response(now, binding, branch, response),
             ClientOwner::Leg(call) => self.on_leg_response(now, call, branch, response),
-            ClientOwner::Forwarded(server) => self.on_forwarded_response(now, server, response),
+            ClientOwner::Forwarded(server) => self.on_forwarded_response(now, server, source.side, response),
             ClientOwner::Nobody => {}
         }
     }
@@ -108,6 +108,7 @@ impl Endpoint {
             ServerOwner::Forwarded(branch) => {
                 self.transactions.cancel(now, branch, forward::reason(cancel).as_deref());
             }
+            ServerOwner::Kept(instance, branch) => self.cancel_kept(now, instance, branch),
             ServerOwner::Nobody => {}
         }
     }
