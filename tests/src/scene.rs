@@ -76,8 +76,20 @@ impl Scene {
     /// # Errors
     /// [`Missed`] when something does not start.
     pub async fn with(change: impl FnOnce(&mut Setup)) -> Result<Self, Missed> {
+        Self::between(|_| {}, change).await
+    }
+
+    /// With another SIP server and another configuration.
+    ///
+    /// # Errors
+    /// [`Missed`] when something does not start.
+    pub async fn between(
+        server: impl FnOnce(&mut registrar::Settings),
+        change: impl FnOnce(&mut Setup),
+    ) -> Result<Self, Missed> {
         let authority = Authority::new();
-        let settings = registrar::Settings { authority: Some(authority.clone()), ..registrar::Settings::default() };
+        let mut settings = registrar::Settings { authority: Some(authority.clone()), ..registrar::Settings::default() };
+        server(&mut settings);
         let registrar = Registrar::start(settings).await?;
         let (apns, fcm) = (apns::Apns::start(&authority).await, fcm::Fcm::start(&authority).await);
         let mut setup = Setup::new(&authority, vec![crate::stage::app(&authority, &apns, &fcm)]);
