@@ -375,7 +375,11 @@ fn endpoint_settings(config: &Config, doors: &Doors, edge: &str, websocket: Opti
         answer_timeout: config.call.answer_timeout,
         limits: sip::message::Limits::default(),
         token_key: *vault.flow_token_key().expose(),
-        upstream: UpstreamPolicy { allow_tcp: upstream.transports.tcp, ..UpstreamPolicy::default() },
+        upstream: UpstreamPolicy {
+            allow_md5: upstream.allow_md5,
+            allow_tcp: upstream.transports.tcp,
+            registrations_per_second: upstream.registrations_per_second,
+        },
     }
 }
 

@@ -8,7 +8,7 @@ use sip::endpoint::{CallState, Event, Input, RegistrationFailure};
 use sip::id::{BindingId, CallId, InstanceId};
 
 use super::command::First;
-use super::proofs::{self, Challenged};
+use super::proofs::{self, Challenged, Unanswerable};
 use super::shard::Shard;
 use crate::clock::unix_now;
 use crate::metrics::labels::{AdmissionOutcome, InstanceState, InviteOutcome, RegistrationOutcome, WipeReason};
@@ -92,6 +92,7 @@ impl Shard {
         let answer = self.with_record(id, |record| proofs::answer(record, challenged))?;
         if let Some(row) = self.instances.get_mut(id) {
             row.unanswerable = answer.as_ref().err().copied();
+            row.asked = true;
         }
         answer.ok()
     }
@@ -103,6 +104,7 @@ impl Shard {
         self.set_state(id, InstanceState::Registered);
         if let Some(row) = self.instances.get_mut(id) {
             row.status = 200;
+            row.asked = false;
             row.registered_until = unix_now() + expires.as_secs();
             if let Some(first) = row.first.take() {
                 // Nobody listens any more when the use case took too long; the instance is kept all the same.
@@ -118,6 +120,9 @@ impl Shard {
         match failure {
             RegistrationFailure::Refused { status } => {
                 row.status = status;
+                if matches!(status, 401 | 407) && !row.asked {
+                    row.unanswerable = Some(Unanswerable::Digest);
+                }
                 let (first, unanswerable) = (row.first.take(), row.unanswerable);
                 self.world.metrics.registration(RegistrationOutcome::Refused);
                 tracing::info!(instance = %id, status, "the SIP server refused a registration");

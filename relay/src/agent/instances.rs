@@ -37,6 +37,8 @@ pub(super) struct Row {
     pub state: InstanceState,
     /// Why its credentials did not fit the last challenge.
     pub unanswerable: Option<Unanswerable>,
+    /// Whether its credentials were asked for since it was registered last, in a way that this relay knows.
+    pub asked: bool,
     /// Who waits for the outcome of the first registration.
     pub first: Option<oneshot::Sender<First>>,
     /// Its end, once that has begun.
@@ -70,6 +72,7 @@ impl Row {
             status: 0,
             state,
             unanswerable: None,
+            asked: false,
             first: None,
             ending: None,
         }

@@ -255,6 +255,9 @@ fn refusal_detail(reason: Refusal) -> &'static str {
         }
         Refusal::Realm => "The SIP server asks for another realm than ha1.realm. Nothing is kept.",
         Refusal::Algorithm => "The SIP server asks for a digest algorithm that ha1 does not hold. Nothing is kept.",
+        Refusal::Digest => {
+            "The SIP server offers no digest that this relay makes: SHA-512-256, SHA-256, and MD5 unless the operator forbids it (upstream.allow_md5). Nothing is kept."
+        }
         Refusal::UnknownUser => "Check the AOR: the SIP server does not know it. Nothing is kept.",
         Refusal::Forbidden => "The SIP server forbids this registration. Nothing is kept.",
         Refusal::Other => "The SIP server refused the registration; sip_status tells how. Nothing is kept.",

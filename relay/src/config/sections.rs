@@ -25,6 +25,8 @@ const MAX_LIFETIME: Duration = Duration::from_secs(6 * 86_400);
 const USUAL_MIN_LIFETIME: Duration = Duration::from_secs(3 * 86_400);
 /// The longest registration asked for upstream.
 const MAX_REGISTER_EXPIRES: Duration = DAY;
+/// A faster pace is none.
+const MAX_REGISTRATIONS_PER_SECOND: u32 = 1_000_000;
 /// Below this a registration is allowed, and said at start-up: it loads the SIP servers.
 const USUAL_MIN_REGISTER_EXPIRES: Duration = Duration::from_secs(60);
 /// The longest wait for a device; past three minutes SIP proxies give a call up (RFC 3261 §16.6, Timer C).
@@ -147,6 +149,8 @@ fn upstream(root: &mut Reader<'_>, profile: Profile, edge: &Edge) -> Upstream {
     if register_expires < USUAL_MIN_REGISTER_EXPIRES {
         upstream.caution("register_expires", "is below 60s", "expect the SIP servers to refuse it or to feel the load");
     }
+    let allow_md5 = upstream.flag("allow_md5", true);
+    let registrations_per_second = upstream.number("registrations_per_second", 2_000, 1, MAX_REGISTRATIONS_PER_SECOND);
     let result = Upstream {
         transports,
         udp_listen: address(&mut upstream, "udp_listen", profile, 5070),
@@ -157,6 +161,8 @@ fn upstream(root: &mut Reader<'_>, profile: Profile, edge: &Edge) -> Upstream {
         allow_addresses,
         domains: domains(&mut upstream),
         register_expires,
+        allow_md5,
+        registrations_per_second,
     };
     upstream.finish();
     result

@@ -227,6 +227,8 @@ pub enum Refusal {
     Realm,
     /// It asks for an algorithm for which no HA1 was given.
     Algorithm,
+    /// It offers no digest that this relay makes.
+    Digest,
     /// It does not know the AOR.
     UnknownUser,
     /// It forbids this registration.
