@@ -14,7 +14,7 @@
 //! | [`lease`], `notices` | when a lease's user is told what |
 //! | [`command`] | what the use cases ask |
 //! | `proofs` | what is computed with a secret |
-//! | `connections`, `doors`, `datagrams`, `dial`, [`upstreams`] | the network side |
+//! | `connections`, `framing`, `doors`, `datagrams`, `dial`, [`upstreams`] | the network side |
 //! | `erasures` | what the store still has to erase |
 //!
 //! Invariant: an instance lives on one shard, the one that its id names. Nothing in a shard's loop waits for the store, a
@@ -30,6 +30,7 @@ mod dial;
 mod doors;
 mod erasures;
 mod events;
+mod framing;
 mod instances;
 pub mod lease;
 mod notices;
@@ -248,6 +249,11 @@ impl Agent {
     /// Serves devices that connect here, until the listener ends.
     pub fn open_edge(&self, listener: Listener) {
         tokio::spawn(doors::serve(listener, doors::Door::Edge, self.0.shards.clone(), self.0.metrics.clone()));
+    }
+
+    /// Serves devices that connect here by WebSocket, until the listener ends.
+    pub fn open_websocket(&self, listener: Listener) {
+        tokio::spawn(doors::serve(listener, doors::Door::Websocket, self.0.shards.clone(), self.0.metrics.clone()));
     }
 
     /// Serves SIP servers that connect here, until the listener ends.
