@@ -222,6 +222,8 @@ pub struct SipServer {
     pub id: Box<str>,
     /// What it shows at the API; at least 16 characters.
     pub key: ApiKey,
+    /// The SIP domains whose accounts it may wake.
+    pub domains: DomainRules,
 }
 
 impl Config {

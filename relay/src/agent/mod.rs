@@ -20,6 +20,7 @@
 //! Invariant: an instance lives on one shard, the one that its id names. Nothing in a shard's loop waits for the store, a
 //! push service, DNS or a peer: what takes time runs in a task and comes back as a [`ShardInput`].
 
+mod announced;
 mod calls;
 pub mod command;
 mod commands;

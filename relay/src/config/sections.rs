@@ -159,7 +159,7 @@ fn upstream(root: &mut Reader<'_>, profile: Profile, edge: &Edge) -> Upstream {
         public_host: upstream.parsed("public_host", HOST, values::host, edge.public.host.clone()),
         ca_file: upstream.file("ca_file"),
         allow_addresses,
-        domains: domains(&mut upstream),
+        domains: domains(&mut upstream, "is empty, so no account could be enabled"),
         register_expires,
         allow_md5,
         registrations_per_second,
@@ -216,15 +216,15 @@ fn networks(upstream: &mut Reader<'_>, profile: Profile) -> Vec<IpNet> {
     networks
 }
 
-fn domains(upstream: &mut Reader<'_>) -> DomainRules {
+fn domains(section: &mut Reader<'_>, empty: &'static str) -> DomainRules {
     let remedy = "write \"*\", \"example.com\" or \"*.example.com\"";
-    let entries = limited_list(upstream, "domains");
+    let entries = limited_list(section, "domains");
     if entries.as_ref().is_some_and(Vec::is_empty) {
-        upstream.problem("domains", "is empty, so no account could be enabled", remedy);
+        section.problem("domains", empty, remedy);
     }
     let entries = entries.unwrap_or_else(|| vec!["*".to_owned()]);
     DomainRules::parse(&entries).unwrap_or_else(|what| {
-        upstream.problem("domains", what, remedy);
+        section.problem("domains", what, remedy);
         DomainRules::none()
     })
 }
@@ -400,7 +400,11 @@ fn ca_needs_endpoint(section: &Reader<'_>, endpoint: bool, ca_file: bool) {
 fn sip_servers(root: &mut Reader<'_>) -> Vec<SipServer> {
     let mut servers: Vec<SipServer> = Vec::new();
     for mut section in root.sections("sip_server", MAX_ENTRIES) {
-        let server = SipServer { id: id(&mut section), key: key(&mut section, "key_file", Profile::File) };
+        let server = SipServer {
+            id: id(&mut section),
+            key: key(&mut section, "key_file", Profile::File),
+            domains: domains(&mut section, "is empty, so it could wake nobody"),
+        };
         let taken = servers.iter().map(|other| (&*other.id, &other.key));
         distinct(&section, (&server.id, &server.key), taken, "key_file");
         section.finish();
