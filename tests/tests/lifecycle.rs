@@ -19,6 +19,8 @@ mod ends;
 mod lease;
 #[path = "lifecycle/outages.rs"]
 mod outages;
+#[path = "lifecycle/policy.rs"]
+mod policy;
 #[path = "lifecycle/presence.rs"]
 mod presence;
 #[path = "lifecycle/registrations.rs"]

@@ -8,7 +8,7 @@ use sip::endpoint::{CallState, Event, Input, RegistrationFailure};
 use sip::id::{BindingId, CallId, InstanceId};
 
 use super::command::First;
-use super::proofs::{self, Challenged};
+use super::proofs::{self, Challenged, Unanswerable};
 use super::shard::Shard;
 use crate::clock::unix_now;
 use crate::metrics::labels::{AdmissionOutcome, InstanceState, InviteOutcome, RegistrationOutcome, WipeReason};
@@ -44,6 +44,7 @@ impl Shard {
                 self.next.push_back(Input::Admit { knock, granted });
             }
             Event::Attached(instance) => {
+                self.tell_arrival(instance);
                 if self.attached.insert(instance) {
                     self.world.metrics.edge_flows(1);
                 }
@@ -55,6 +56,7 @@ impl Shard {
             }
             Event::Wake(call) => self.wake(&call),
             Event::Offered(call) => self.hold(&call, None),
+            Event::Announced(call) => self.hold(&call, None),
             Event::Call { call, instance, state, woke_after } => self.on_call(call, instance, state, woke_after),
             Event::Ended { call, state } => self.on_call_ended(call, state),
             Event::Refused { status } => self.world.metrics.invite(match status {
@@ -94,6 +96,7 @@ impl Shard {
         let answer = self.with_record(id, |record| proofs::answer(record, challenged))?;
         if let Some(row) = self.instances.get_mut(id) {
             row.unanswerable = answer.as_ref().err().copied();
+            row.asked = true;
         }
         answer.ok()
     }
@@ -106,6 +109,7 @@ impl Shard {
             self.set_state(id, InstanceState::Registered);
             if let Some(row) = self.instances.get_mut(id) {
                 row.status = 200;
+                row.asked = false;
                 row.registered_until = unix_now() + expires.as_secs();
                 if let Some(first) = row.first.take() {
                     // Nobody listens any more when the use case took too long; the instance is kept all the same.
@@ -159,6 +163,9 @@ impl Shard {
     fn on_refused(&mut self, id: InstanceId, status: u16) {
         let Some(row) = self.instances.get_mut(id) else { return };
         (row.status, row.registered_until) = (status, 0);
+        if matches!(status, 401 | 407) && !row.asked {
+            row.unanswerable = Some(Unanswerable::Digest);
+        }
         let (first, unanswerable) = (row.first.take(), row.unanswerable);
         tracing::info!(instance = %id, status, "the SIP server refused a registration");
         match first {
@@ -184,6 +191,7 @@ impl Shard {
     fn on_call(&mut self, id: CallId, instance: InstanceId, state: CallState, woke_after: Option<Duration>) {
         if state.is_final() {
             self.stop_push(id, instance);
+            self.arrivals.remove(&instance);
         }
         // A call that is offered at once is told of before it is described: it is not known yet.
         let Some(call) = self.calls.get_mut(id, instance) else { return };

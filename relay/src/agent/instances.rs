@@ -1,7 +1,7 @@
 //! The instances of one shard: a row for each, and when they end. Which of them share a binding is known to the endpoint.
 //!
-//! Invariant: a row holds its record in the sealed form alone. The two indexes agree: each row is found by its instance
-//! and by the next moment of its lease (a reminder, or the end).
+//! Invariant: a row holds its record in the sealed form alone. The indexes agree: each row is found by its instance,
+//! by its account's keyed name and by the next moment of its lease (a reminder, or the end).
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -13,7 +13,7 @@ use super::lease;
 use super::proofs::Unanswerable;
 use crate::metrics::labels::{InstanceState, WipeReason};
 use crate::vault::record::Reminder;
-use crate::vault::{Fence, Sealed};
+use crate::vault::{AorKey, Fence, Sealed};
 
 /// One push instance.
 pub(super) struct Row {
@@ -27,6 +27,8 @@ pub(super) struct Row {
     expires_at: u64,
     /// The last reminder of its end.
     reminded: Option<Reminder>,
+    /// Under which name its account is found.
+    aor: AorKey,
     /// Until when its registration stands, in seconds since 1970.
     pub registered_until: u64,
     /// Where its requests go.
@@ -37,6 +39,8 @@ pub(super) struct Row {
     pub state: InstanceState,
     /// Why its credentials did not fit the last challenge.
     pub unanswerable: Option<Unanswerable>,
+    /// Whether its credentials were asked for since it was registered last, in a way that this relay knows.
+    pub asked: bool,
     /// Who waits for the outcome of the first registration.
     pub first: Option<oneshot::Sender<First>>,
     /// Its end, once that has begun.
@@ -57,7 +61,14 @@ pub(super) struct Ending {
 
 impl Row {
     /// A row that is about to be bound.
-    pub(super) fn new(sealed: Sealed, binding: BindingId, upstream: UpstreamId, fence: Fence, lease: Term) -> Self {
+    pub(super) fn new(
+        sealed: Sealed,
+        binding: BindingId,
+        upstream: UpstreamId,
+        fence: Fence,
+        lease: Term,
+        aor: AorKey,
+    ) -> Self {
         let state = InstanceState::Registering;
         Self {
             sealed,
@@ -65,11 +76,13 @@ impl Row {
             fence,
             expires_at: lease.expires_at,
             reminded: lease.reminded,
+            aor,
             registered_until: 0,
             upstream,
             status: 0,
             state,
             unanswerable: None,
+            asked: false,
             first: None,
             ending: None,
         }
@@ -99,17 +112,20 @@ pub(super) enum Due {
 pub(super) struct Instances {
     rows: HashMap<InstanceId, Row>,
     moments: BTreeSet<(u64, InstanceId)>,
+    accounts: BTreeSet<(AorKey, InstanceId)>,
 }
 
 impl Instances {
     pub(super) fn insert(&mut self, id: InstanceId, row: Row) {
         self.moments.insert((row.next_moment(), id));
+        self.accounts.insert((row.aor, id));
         self.rows.insert(id, row);
     }
 
     pub(super) fn remove(&mut self, id: InstanceId) -> Option<Row> {
         let row = self.rows.remove(&id)?;
         self.moments.remove(&(row.next_moment(), id));
+        self.accounts.remove(&(row.aor, id));
         Some(row)
     }
 
@@ -119,6 +135,12 @@ impl Instances {
 
     pub(super) fn get_mut(&mut self, id: InstanceId) -> Option<&mut Row> {
         self.rows.get_mut(&id)
+    }
+
+    /// The instances of an account, in order.
+    pub(super) fn of_account(&self, aor: AorKey) -> Vec<InstanceId> {
+        let from = (aor, InstanceId::from_bytes([0; 16]));
+        self.accounts.range(from..).take_while(|(other, _)| *other == aor).map(|(_, id)| *id).collect()
     }
 
     /// Moves an instance's end.
@@ -182,7 +204,7 @@ mod tests {
         let (id, binding) = (InstanceId::new(1 << 16, ShardTag(0)), BindingId::new(2 << 16, ShardTag(0)));
         let mut instances = Instances::default();
         let sealed = Sealed::from_bytes(InstanceSecret::new("not opened here").expose().as_bytes().to_vec());
-        instances.insert(id, Row::new(sealed, binding, UpstreamId(1), Fence::NEW, lease));
+        instances.insert(id, Row::new(sealed, binding, UpstreamId(1), Fence::NEW, lease, AorKey::FIRST));
         (instances, id)
     }
 

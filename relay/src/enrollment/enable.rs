@@ -157,7 +157,8 @@ impl Inner {
         let (lease, fence) = (Term::of(&record), Fence::NEW);
         let sealed: Sealed = self.ground.vault.seal(id, &record);
         let binding = NewBinding { proven: false, ..self.binding_of(id, &record, route) };
-        (NewInstance { id, sealed, lease, fence, binding }, secret)
+        let aor = self.ground.vault.aor_key(&record.account.aor);
+        (NewInstance { id, sealed, lease, aor, fence, binding }, secret)
     }
 
     /// The same record, as of one whose credentials the SIP server has not accepted yet.
@@ -219,6 +220,7 @@ fn refusal(status: u16, unanswerable: Option<Unanswerable>) -> Refusal {
     match unanswerable {
         Some(Unanswerable::Realm) => Refusal::Realm,
         Some(Unanswerable::Algorithm) => Refusal::Algorithm,
+        Some(Unanswerable::Digest) => Refusal::Digest,
         None => Refusal::of_status(status),
     }
 }

@@ -200,6 +200,11 @@ impl Hold {
         self.open(instance).is_some_and(|target| !std::mem::replace(&mut target.woken, true))
     }
 
+    /// Waits for its devices until this moment, in place of the whole time.
+    pub fn wait_until(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+    }
+
     /// A device has come: the time since the INVITE; `Some` once.
     pub fn note_attached(&mut self, now: Instant, instance: InstanceId) -> Option<Duration> {
         let target = self.targets.iter_mut().find(|target| target.instance == instance)?;
@@ -396,6 +401,8 @@ impl Hold {
         }
         self.closed = true;
         self.invite = None;
+        // A call is remembered for a while: what was said in it is not.
+        self.heard = Heard::nothing();
     }
 
     /// Whether the caller has its final answer.

@@ -8,6 +8,7 @@
 
 use std::time::Instant;
 
+use super::announced::Announced;
 use super::{CallState, ClientOwner, Endpoint, Event, ServerOwner, Side, Source, Timer};
 use crate::edge::forward;
 use crate::edge::hold::{Hold, Outcome, REMINDER, SILENCE};
@@ -35,11 +36,16 @@ impl Endpoint {
         if let Err(stop) = forward::check(&invite, &self.settings.faces()) {
             return self.refuse_call(now, reply, &invite, stop.status());
         }
+        let announced = self.announced_for(now, binding).map(|announced| (announced.call, announced.state));
+        if announced.is_some_and(|(_, state)| state == CallState::Declined) {
+            self.take_announced(binding);
+            return self.refuse_call(now, reply, &invite, 603);
+        }
         let instances = match self.callable(now, binding) {
             Ok(instances) => instances,
             Err(status) => return self.refuse_call(now, reply, &invite, status),
         };
-        let call = CallId::new(self.random.wide(), binding.tag());
+        let call = announced.map_or_else(|| CallId::new(self.random.wide(), binding.tag()), |(call, _)| call);
         let Ok(server) = self.transactions.open(&invite, reply, ServerOwner::Call(call)) else {
             return self.busy(reply, &invite);
         };
@@ -49,9 +55,19 @@ impl Endpoint {
         let hold = Hold::new(now, wait, call, &instances, binding, server, source, invite, tag);
         self.calls.insert(call, hold);
         self.later(now, wait.min(REMINDER), Timer::Call(call));
+        for instance in &instances {
+            self.calls_of.entry(*instance).or_default().push(call);
+        }
+        match announced.and_then(|_| self.take_announced(binding)) {
+            Some(announced) => self.begin_announced(now, call, &instances, &announced),
+            None => self.begin(now, call, &instances),
+        }
+    }
+
+    /// Offers a call to those of its devices that are attached, and wakes the others.
+    fn begin(&mut self, now: Instant, call: CallId, instances: &[InstanceId]) {
         let mut offered = false;
-        for instance in instances {
-            self.calls_of.entry(instance).or_default().push(call);
+        for instance in instances.iter().copied() {
             if self.offer(now, call, instance) {
                 offered = true;
                 self.tell(now, call, instance, Event::Offered);
@@ -64,16 +80,48 @@ impl Endpoint {
         }
     }
 
-    /// The members of a binding that may get one more call.
+    /// The members of a binding that may get one more call; who was woken for it before has paid for it.
     fn callable(&mut self, now: Instant, binding: BindingId) -> Result<Vec<InstanceId>, u16> {
         let mut status = 480;
+        let paid = self.announced_for(now, binding).map(|announced| announced.woken.clone()).unwrap_or_default();
         let mut instances = self.members(binding);
         instances.retain(|instance| {
             let full = self.calls_of.get(instance).is_some_and(|calls| calls.len() >= CALLS_PER_INSTANCE);
             status = if full { 486 } else { status };
-            !full && self.spend_call(now, *instance)
+            !full && (paid.contains(instance) || self.spend_call(now, *instance))
         });
         if instances.is_empty() { Err(status) } else { Ok(instances) }
+    }
+
+    /// The INVITE of an announced call has come: its devices were woken, and may be there already.
+    fn begin_announced(&mut self, now: Instant, call: CallId, instances: &[InstanceId], announced: &Announced) {
+        let (mut offered, mut full_time) = (false, false);
+        for instance in instances.iter().copied() {
+            let woken = announced.woken.contains(&instance);
+            if let Some(hold) = self.calls.get_mut(&call).filter(|_| woken) {
+                hold.wake(instance);
+            }
+            if self.offer(now, call, instance) {
+                offered = true;
+            } else if !woken {
+                full_time = true;
+                self.wake(now, call, instance);
+            }
+            self.tell(now, call, instance, Event::Announced);
+        }
+        if offered {
+            self.later(now, SILENCE, Timer::Call(call));
+        } else if !full_time {
+            // Who comes later than its push said finds nothing.
+            let wait = announced.until.saturating_duration_since(now);
+            if let Some(hold) = self.calls.get_mut(&call) {
+                hold.wait_until(announced.until);
+            }
+            self.later(now, wait, Timer::Call(call));
+        }
+        for instance in announced.rang.iter().copied() {
+            self.on_ring(now, call, instance);
+        }
     }
 
     /// Offers every call that waits for this instance to the flow it came by.
@@ -154,6 +202,9 @@ impl Endpoint {
 
     /// The caller shall hear ringing, unless it has heard it or wants it reliably (RFC 3262), which only a device can do.
     pub(super) fn on_ring(&mut self, now: Instant, call: CallId, instance: InstanceId) {
+        if self.ring_announced(call, instance) {
+            return;
+        }
         let Some(hold) = self.calls.get_mut(&call) else { return };
         let Some(invite) = hold.invite.as_deref() else { return };
         if invite.lists(Name::Require, "100rel") {
@@ -169,6 +220,9 @@ impl Endpoint {
     }
 
     pub(super) fn on_give_up(&mut self, now: Instant, call: CallId, instance: InstanceId) {
+        if let Some(binding) = self.announced_as.get(&call).copied() {
+            return self.leave_announced(instance, binding);
+        }
         if self.calls.get_mut(&call).is_some_and(|hold| hold.give_up(instance)) {
             self.conclude(now, call);
         }
@@ -189,6 +243,7 @@ impl Endpoint {
     }
 
     pub(super) fn on_end_calls(&mut self, now: Instant) {
+        self.end_all_announced();
         let mut open: Vec<CallId> =
             self.calls.iter().filter(|(_, hold)| !hold.is_closed()).map(|(call, _)| *call).collect();
         open.sort_unstable();
@@ -199,6 +254,9 @@ impl Endpoint {
 
     /// Ends a call for a reason of the relay's own; the caller gets a device's refusal where that says more.
     pub(super) fn end_call(&mut self, now: Instant, call: CallId, state: CallState, status: u16) {
+        if self.end_announced(call, state) {
+            return;
+        }
         let Some(hold) = self.calls.get_mut(&call) else { return };
         let Some(legs) = hold.end(state) else { return };
         let best = hold.best_refusal(Some(status)).filter(|_| state == CallState::TimedOut);

@@ -75,7 +75,9 @@ impl Endpoint {
 
     /// The instance is wiped: it leaves its calls; a dialog that stands may still be hung up by the flow that carries it.
     pub(super) fn remove_device(&mut self, now: Instant, instance: InstanceId) {
-        self.devices.remove(&instance);
+        if let Some(device) = self.devices.remove(&instance) {
+            self.leave_announced(instance, device.binding);
+        }
         self.give_up_kept(now, instance);
         for call in self.calls_of.get(&instance).cloned().unwrap_or_default() {
             self.leave_call(now, call, instance);

@@ -217,6 +217,8 @@ impl World {
             | Event::Learned { .. }
             | Event::PublicAddress { .. }
             | Event::Ended { .. } => {}
+            // Nobody announces calls here.
+            Event::Announced(_) => {}
             Event::Refused { .. } => self.stats.invites_refused += 1,
         }
     }
@@ -325,6 +327,7 @@ fn event_kind(event: &Event) -> String {
         Event::Attached(instance) => format!("attached {instance}"),
         Event::Detached(instance) => format!("detached {instance}"),
         Event::Wake(call) => format!("wake {}", call.call),
+        Event::Announced(call) => format!("announced {}", call.call),
         Event::Offered(call) => format!("offered {}", call.call),
         Event::Call { call, state, woke_after, .. } => format!("call {call} {state:?} {woke_after:?}"),
         Event::Ended { call, state } => format!("ended {call} {state:?}"),

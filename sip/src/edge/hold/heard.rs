@@ -38,6 +38,11 @@ impl Heard {
         Self { again_at, what: Said::Nothing }
     }
 
+    /// Of a call that nobody waits for any more.
+    pub(super) fn nothing() -> Self {
+        Self { again_at: None, what: Said::Nothing }
+    }
+
     /// When [`Self::remind`] is due.
     pub(super) fn again_at(&self) -> Option<Instant> {
         self.again_at
