@@ -21,6 +21,8 @@ mod ha1;
 mod lease;
 #[path = "lifecycle/outages.rs"]
 mod outages;
+#[path = "lifecycle/presence.rs"]
+mod presence;
 #[path = "lifecycle/registrations.rs"]
 mod registrations;
 #[path = "lifecycle/restarts.rs"]
