@@ -352,6 +352,7 @@ fn endpoint_settings(config: &Config, doors: &Doors, edge: &str, vault: &Vault) 
         answer_timeout: config.call.answer_timeout,
         limits: sip::message::Limits::default(),
         token_key: *vault.flow_token_key().expose(),
+        page_bytes: config.messages.max_body,
         upstream: UpstreamPolicy { allow_tcp: upstream.transports.tcp, ..UpstreamPolicy::default() },
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::command::{First, WipeDone};
 use super::proofs::Unanswerable;
+use super::timeline::Beside;
 use crate::metrics::labels::{InstanceState, WipeReason};
 use crate::vault::{Fence, Sealed};
 
@@ -22,7 +23,9 @@ pub(super) struct Row {
     /// What its record is put with.
     pub fence: Fence,
     /// When it ends, in seconds since 1970.
-    expires_at: u64,
+    expires_at: u32,
+    /// When its registration was accepted last, in seconds since 1970; 0: never.
+    pub registered_at: u32,
     /// Until when its registration stands, in seconds since 1970.
     pub registered_until: u64,
     /// Where its requests go.
@@ -37,6 +40,8 @@ pub(super) struct Row {
     pub first: Option<oneshot::Sender<First>>,
     /// Its end, once that has begun.
     pub ending: Option<Box<Ending>>,
+    /// Its timeline and what comes beside calls, once there is any.
+    pub beside: Option<Box<Beside>>,
 }
 
 /// An instance that is being unregistered and erased.
@@ -59,7 +64,8 @@ impl Row {
             sealed,
             binding,
             fence,
-            expires_at,
+            expires_at: seconds(expires_at),
+            registered_at: 0,
             registered_until: 0,
             upstream,
             status: 0,
@@ -67,13 +73,19 @@ impl Row {
             unanswerable: None,
             first: None,
             ending: None,
+            beside: None,
         }
     }
 
     /// When it ends, in seconds since 1970.
     pub(super) fn expires_at(&self) -> u64 {
-        self.expires_at
+        self.expires_at.into()
     }
+}
+
+/// A time that is kept in half the space; until the year 2106.
+fn seconds(unix: u64) -> u32 {
+    u32::try_from(unix).unwrap_or(u32::MAX)
 }
 
 /// All instances of one shard.
@@ -87,14 +99,14 @@ pub(super) struct Instances {
 impl Instances {
     pub(super) fn insert(&mut self, id: InstanceId, row: Row) {
         self.bindings.insert(row.binding, id);
-        self.ends.insert((row.expires_at, id));
+        self.ends.insert((row.expires_at(), id));
         self.rows.insert(id, row);
     }
 
     pub(super) fn remove(&mut self, id: InstanceId) -> Option<Row> {
         let row = self.rows.remove(&id)?;
         self.bindings.remove(&row.binding);
-        self.ends.remove(&(row.expires_at, id));
+        self.ends.remove(&(row.expires_at(), id));
         Some(row)
     }
 
@@ -114,9 +126,9 @@ impl Instances {
     /// Moves an instance's end.
     pub(super) fn set_expiry(&mut self, id: InstanceId, expires_at: u64) {
         if let Some(row) = self.rows.get_mut(&id) {
-            self.ends.remove(&(row.expires_at, id));
-            row.expires_at = expires_at;
-            self.ends.insert((expires_at, id));
+            self.ends.remove(&(row.expires_at(), id));
+            row.expires_at = seconds(expires_at);
+            self.ends.insert((row.expires_at(), id));
         }
     }
 

@@ -10,7 +10,8 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | `shard` | the loop around one [`Endpoint`](sip::endpoint::Endpoint); `events`, `commands`, `wake` and `wipe` are its parts |
-//! | `instances`, `calls` | what a shard remembers |
+//! | `instances`, `calls`, [`timeline`] | what a shard remembers |
+//! | `beside` | messages, missed calls, mailboxes, tests |
 //! | [`command`] | what the use cases ask |
 //! | `proofs` | what is computed with a secret |
 //! | `connections`, `doors`, `datagrams`, `dial`, [`upstreams`] | the network side |
@@ -19,6 +20,7 @@
 //! Invariant: an instance lives on one shard, the one that its id names. Nothing in a shard's loop waits for the store, a
 //! push service, DNS or a peer: what takes time runs in a task and comes back as a [`ShardInput`].
 
+mod beside;
 mod calls;
 pub mod command;
 mod commands;
@@ -31,6 +33,7 @@ mod events;
 mod instances;
 mod proofs;
 mod shard;
+pub mod timeline;
 pub mod upstreams;
 mod wake;
 mod wipe;
@@ -87,6 +90,10 @@ enum ShardInput {
     },
     /// What became of a call's push.
     Pushed(Box<Pushed>),
+    /// What the store did with a message.
+    Paged(Box<beside::Paged>),
+    /// What became of a push that is not for a call.
+    Noticed(Box<beside::Noticed>),
     /// The store was asked to erase this instance.
     Erased(InstanceId),
     /// From a use case.

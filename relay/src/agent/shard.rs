@@ -36,6 +36,8 @@ pub(super) struct Shard {
     pub(super) calls: Calls,
     /// The pushes that are being delivered, for calls that are not over.
     pub(super) pushes: HashMap<CallId, AbortHandle>,
+    /// Steps of all timelines.
+    pub(super) steps: usize,
     /// Devices that have a flow.
     pub(super) attached: HashSet<InstanceId>,
     /// SIP servers whose last dial failed.
@@ -59,6 +61,7 @@ impl Shard {
             endpoint: Endpoint::new(now, settings, seed),
             instances: Instances::default(),
             calls: Calls::default(),
+            steps: 0,
             attached: HashSet::new(),
             pushes: HashMap::new(),
             unreachable: HashSet::new(),
@@ -128,6 +131,8 @@ impl Shard {
             }
             ShardInput::Flow { flow, writer, peer } => drop(self.flows.insert(flow, (writer, peer))),
             ShardInput::Pushed(pushed) => self.on_pushed(&pushed),
+            ShardInput::Paged(paged) => self.on_paged(*paged),
+            ShardInput::Noticed(noticed) => self.on_noticed(&noticed),
             ShardInput::Erased(id) => self.on_erased(id),
             ShardInput::Command(command) => self.obey(*command),
         }

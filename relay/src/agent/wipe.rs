@@ -53,6 +53,7 @@ impl Shard {
             _ => {}
         }
         self.set_state(id, InstanceState::Ending);
+        self.forget_beside(id);
         if !erased {
             self.erase(id);
         }
@@ -74,6 +75,7 @@ impl Shard {
         row.ending = Some(Box::new(Ending { reason: None, unbound: None, erased: true, waiters: Vec::new() }));
         let binding = row.binding;
         self.set_state(id, InstanceState::Ending);
+        self.forget_beside(id);
         self.next.push_back(Input::Yield(binding));
     }
 

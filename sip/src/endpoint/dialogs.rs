@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::{ClientOwner, Endpoint, ServerOwner, Side, Source, Transport};
 use crate::edge::forward;
 use crate::flow::FlowToken;
-use crate::id::{BindingId, FlowId};
+use crate::id::FlowId;
 use crate::message::{Composer, Message, Method, Name};
 use crate::transaction::ServerId;
 
@@ -35,27 +35,6 @@ impl Endpoint {
             return self.refuse(now, reply, request, 480);
         };
         self.forward(now, reply, request, ours, flow, side, transport);
-    }
-
-    /// A MESSAGE outside a dialog, to a device that is attached.
-    pub(super) fn on_page(
-        &mut self,
-        now: Instant,
-        source: Source,
-        reply: FlowId,
-        request: &Message,
-        binding: BindingId,
-    ) {
-        let instance = self.bindings.get(&binding).map(|registration| registration.instance);
-        let attached = instance.and_then(|instance| self.attached.get(&instance));
-        let Some((flow, transport)) = attached.map(|attached| (attached.flow, attached.transport)) else {
-            return self.refuse(now, reply, request, 480);
-        };
-        if let Err(stop) = forward::check(request, &self.settings.faces()) {
-            return self.refuse(now, reply, request, stop.status());
-        }
-        debug_assert_eq!(source.side, Side::Upstream);
-        self.forward(now, reply, request, 0, flow, Side::Device, transport);
     }
 
     #[expect(clippy::too_many_arguments, reason = "one request, and the way it goes")]
@@ -113,19 +92,7 @@ impl Endpoint {
         for _ in 0..ours {
             edit = edit.pop(Name::Route);
         }
-        if ours == 0
-            && let Some(attached) = self.page_contact(request)
-        {
-            edit = edit.request_uri(attached);
-        }
         edit.finish()
-    }
-
-    /// The Contact of the device that a request to a binding is for.
-    fn page_contact(&self, request: &Message) -> Option<String> {
-        let user = crate::message::Uri::parse(request.request_uri()?)?.user?;
-        let instance = self.bindings.get(&BindingId::parse(user)?)?.instance;
-        self.attached.get(&instance).map(|attached| attached.contact.to_string())
     }
 
     /// Whether the sender is one of the two ends of the token's way.

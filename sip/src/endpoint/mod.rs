@@ -13,16 +13,20 @@
 //! | `devices` | which device is attached by which flow |
 //! | `calls` | held calls and their legs |
 //! | `dialogs` | requests inside a dialog, in both directions |
+//! | [`pages`] | MESSAGEs outside a dialog |
+//! | `notices` | NOTIFYs outside a dialog, OPTIONS |
 //!
 //! Invariant: same settings, seed and inputs give the same outputs. No iteration over a hash map decides anything. What
 //! an input may make it hold is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by
-//! [`calls::CALLS_PER_INSTANCE`], the rest by bindings and open flows.
+//! [`calls::CALLS_PER_INSTANCE`], MESSAGEs by [`pages::PAGES_MAX`], the rest by bindings and open flows.
 
 mod bindings;
 pub mod calls;
 mod devices;
 mod dialogs;
 mod io;
+mod notices;
+pub mod pages;
 mod requests;
 mod upstreams;
 
@@ -34,6 +38,7 @@ pub use io::*;
 use crate::edge::admission::Gate;
 use crate::edge::forward::Face;
 use crate::edge::hold::Hold;
+use crate::edge::page::Page;
 use crate::flow::{TokenKey, large};
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId, ShardTag, UpstreamId};
 use crate::message::Message;
@@ -78,6 +83,8 @@ pub struct Endpoint {
     failures: HashMap<ServerId, (u16, bytes::Bytes)>,
     calls: HashMap<CallId, Hold>,
     calls_of: HashMap<InstanceId, Vec<CallId>>,
+    pages: HashMap<PageId, Page>,
+    next_page: u64,
 }
 
 /// Whose deadline it is.
@@ -96,6 +103,7 @@ enum Timer {
     Linger(FlowId),
     /// Nothing more can come for a call.
     Forget(CallId),
+    Page(PageId),
 }
 
 /// Whom a client transaction's outcome concerns.
@@ -103,6 +111,8 @@ enum Timer {
 enum ClientOwner {
     Register(BindingId),
     Leg(CallId),
+    /// A MESSAGE that is offered to a device.
+    Page(PageId),
     /// A request that is forwarded inside a dialog.
     Forwarded(ServerId),
     /// Nobody waits for the answer.
@@ -146,6 +156,8 @@ impl Endpoint {
             failures: HashMap::new(),
             calls: HashMap::new(),
             calls_of: HashMap::new(),
+            pages: HashMap::new(),
+            next_page: 0,
             settings,
         }
     }
@@ -172,6 +184,7 @@ impl Endpoint {
             Input::Ring(call) => self.on_ring(now, call),
             Input::Decline(call) => self.end_call(now, call, CallState::Declined, 603),
             Input::GiveUp(call) => self.on_give_up(now, call),
+            Input::Paged { page, instance, kept } => self.on_paged(now, page, instance, kept),
             Input::EndCalls => self.on_end_calls(now),
         }
         self.flush();
@@ -189,6 +202,7 @@ impl Endpoint {
                 Timer::Call(call) => self.on_call_due(now, call),
                 Timer::Linger(flow) => self.outputs.push_back(Output::Close(flow)),
                 Timer::Forget(call) => self.forget_call(call),
+                Timer::Page(page) => self.on_page_due(now, page),
             }
         }
         while let Some(expired) = self.transactions.poll_expired(now) {
@@ -249,6 +263,7 @@ impl Endpoint {
             flows: self.links.len() + self.streams.len() + self.device_flows.len(),
             knocks: self.knocks.len(),
             calls: self.calls.len() + self.calls_of.len(),
+            pages: self.pages.len(),
             transactions: self.transactions.len() + self.failures.len(),
             timers: self.timers.pending() + self.transactions.timers(),
         }

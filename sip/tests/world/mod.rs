@@ -69,6 +69,7 @@ impl World {
             limits: Limits::default(),
             token_key: [9; 32],
             upstream: policy,
+            page_bytes: 16 * 1024,
         };
         let transport = if upstream.is_reliable() { Transport::Tls } else { Transport::Udp };
         Self {
