@@ -23,8 +23,7 @@ pub mod reading;
 
 use labels::{
     AdmissionOutcome, HandshakeOutcome, InstanceState, InviteOutcome, Label, Listener, MailboxNotice, MessageOutcome,
-    MissedCallOutcome, PushOutcome, PushProvider,
-    RegistrationOutcome, SipRefusal, StoreOperation, WipeReason,
+    MissedCallOutcome, PushOutcome, PushProvider, RegistrationOutcome, SipRefusal, StoreOperation, WipeReason,
 };
 
 /// The upper bounds of the buckets of each histogram of durations, in seconds.

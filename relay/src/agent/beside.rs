@@ -9,7 +9,7 @@ use std::time::Instant;
 use sip::endpoint::{CallState, IncomingCall, IncomingPage, Input, Kept, Mailbox, PageEnd, PageId};
 use sip::id::{CallId, InstanceId, MessageId};
 
-use super::command::{Told, TestDenied, Tested};
+use super::command::{TestDenied, Tested, Told};
 use super::shard::Shard;
 use super::timeline::{Beside, STEPS_OF_SHARD, Step, What};
 use super::wake::{deliver, outcome_of};
@@ -201,7 +201,7 @@ impl Shard {
     pub(super) fn test(&mut self, instance: InstanceId) -> Result<Tested, TestDenied> {
         let target = self.with_record(instance, |record| {
             let alert = record.device.alert_push.is_some();
-            notice_target(record).map(|target| Tested { alert, provider: target.provider })
+            record.device.alert_target().map(|target| Tested { alert, provider: target.provider })
         });
         let tested = target.flatten().ok_or(TestDenied::NoTarget)?;
         let now = unix_now();
@@ -261,7 +261,7 @@ impl Shard {
         }
         let reason = if let Verdict::Refused { reason } = verdict { Some(*reason) } else { None };
         self.note(instance, call, What::PushEnded { event, outcome: outcome_of(verdict), reason });
-        let said = |record: &Record| notice_target(record).map_or(0, |target| target.confirmed_at);
+        let said = |record: &Record| record.device.alert_target().map_or(0, |target| target.confirmed_at);
         let confirmed_at = self.with_record(instance, said).unwrap_or(0).max(confirmed_at);
         if verdict.token_is_dead(confirmed_at) {
             self.begin_wipe(instance, Some(WipeReason::PushTokenGone), None);
@@ -278,7 +278,7 @@ impl Shard {
         wanted: fn(&WakeFor) -> bool,
     ) {
         let target = self.with_record(instance, |record| {
-            let target = notice_target(record).filter(|_| wanted(&record.wake_for))?;
+            let target = record.device.alert_target().filter(|_| wanted(&record.wake_for))?;
             Some((record.app.clone(), target.clone()))
         });
         let Some(Some((app, target))) = target else { return };
@@ -319,13 +319,6 @@ impl World {
             Provider::Fcm => PushProvider::Fcm,
         }
     }
-}
-
-/// Where a device is told of what is no call: at its alert target, or at its call target where that is FCM, which takes
-/// any event. A VoIP token is for calls alone.
-pub(super) fn notice_target(record: &Record) -> Option<&PushTarget> {
-    let call = Some(&record.device.call_push).filter(|target| target.provider == Provider::Fcm);
-    record.device.alert_push.as_ref().or(call)
 }
 
 /// The registration that stands, of an instance without a timeline.

@@ -139,13 +139,7 @@ impl Beside {
 
 impl What {
     fn is_registration(self) -> bool {
-        matches!(
-            self,
-            Self::Registered
-                | Self::RegistrationRetry { .. }
-                | Self::Foreground
-                | Self::Background
-        )
+        matches!(self, Self::Registered | Self::RegistrationRetry { .. } | Self::Foreground | Self::Background)
     }
 }
 
@@ -159,14 +153,20 @@ mod tests {
     fn refreshes_are_one_step_with_a_count_until_one_fails() {
         let mut beside = Beside::default();
         let retry = What::RegistrationRetry { status: Some(503), after_s: 30 };
-        let told = [What::Registered, What::DeviceDetached, What::Registered, What::Registered, retry, What::Registered];
+        let told =
+            [What::Registered, What::DeviceDetached, What::Registered, What::Registered, retry, What::Registered];
         for (at, what) in told.into_iter().enumerate() {
             beside.note(at as u64, None, what, true);
         }
         let steps: Vec<_> = beside.steps().map(|step| (step.what, step.at_ms, step.last_ms, step.count)).collect();
         assert_eq!(
             steps,
-            [(What::Registered, 0, 3, 3), (What::DeviceDetached, 1, 1, 1), (retry, 4, 4, 1), (What::Registered, 5, 5, 1)]
+            [
+                (What::Registered, 0, 3, 3),
+                (What::DeviceDetached, 1, 1, 1),
+                (retry, 4, 4, 1),
+                (What::Registered, 5, 5, 1)
+            ]
         );
     }
 

@@ -42,10 +42,7 @@ pub async fn missed_calls<E: UseCases>(State(api): State<Api<E>>, request: Reque
 }
 
 /// `DELETE /v1/instances/{id}/missed-calls/{call}`
-pub async fn forget_missed_call<E: UseCases>(
-    State(api): State<Api<E>>,
-    request: Request,
-) -> Result<Response, Problem> {
+pub async fn forget_missed_call<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let (asker, call) = (Asker::of(&api, &request)?, call_of(&request));
     let forgotten = match call {
         Some(call) => api.0.use_cases.forget_missed_call(asker.id, &asker.secret, call).await,

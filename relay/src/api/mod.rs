@@ -24,10 +24,10 @@ pub mod connection;
 pub mod device_body;
 pub mod enable_body;
 mod handlers;
-mod kept_handlers;
-pub mod kept_views;
 pub mod intake;
 pub mod json;
+mod kept_handlers;
+pub mod kept_views;
 pub mod limits;
 pub mod problem;
 pub mod sip_uri;
@@ -224,9 +224,9 @@ async fn observe<E: UseCases>(State(api): State<Api<E>>, request: Request, next:
     let matched = request.extensions().get::<MatchedPath>();
     let route = matched.map_or(UNMATCHED, |path| template_of(path.as_str()));
     let method = request.method();
-    let ends_connection = Endpoint::ALL.iter().any(|endpoint| {
-        endpoint.ends_connection() && endpoint.template() == route && endpoint.method() == method
-    });
+    let ends_connection = Endpoint::ALL
+        .iter()
+        .any(|endpoint| endpoint.ends_connection() && endpoint.template() == route && endpoint.method() == method);
     let mut response = next.run(request).await;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

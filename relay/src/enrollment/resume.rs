@@ -13,7 +13,7 @@ use sip::id::InstanceId;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::Inner;
-use crate::agent::command::{Command, NewInstance};
+use crate::agent::command::{Command, NewInstance, Term};
 use crate::agent::upstreams::Route;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::with_clean_stack;
@@ -93,17 +93,17 @@ impl Inner {
 
     /// Binds a claimed instance; whether it could be opened.
     async fn take_over(&self, stored: Stored) -> bool {
-        let Stored { id, sealed, expires_at, fence, .. } = stored;
+        let Stored { id, sealed, fence, .. } = stored;
         let opened = self.ground.vault.unseal(id, &sealed).ok().and_then(|record| {
             let route = Route::of(&record.account).ok()?;
-            Some(self.binding_of(id, &record, route))
+            Some((self.binding_of(id, &record, route), Term::of(&record)))
         });
-        let Some(binding) = opened else {
+        let Some((binding, lease)) = opened else {
             // Nobody can ever read it again: the TTL takes it.
             tracing::error!(instance = %id, "a stored record does not open with this keyring; it is left to its expiry");
             return false;
         };
-        let new = NewInstance { id, sealed, expires_at, fence, binding };
+        let new = NewInstance { id, sealed, lease, fence, binding };
         self.ground.agent.tell(id, Command::Bind { new: Box::new(new), first: None }).await;
         true
     }

@@ -173,10 +173,12 @@ impl Page {
         if self.request.is_none() || self.copies.iter().any(open) {
             return None;
         }
-        let answers = || self.copies.iter().filter_map(|copy| match &copy.state {
-            State::Answered(status, bytes) => Some((*status, bytes)),
-            _ => None,
-        });
+        let answers = || {
+            self.copies.iter().filter_map(|copy| match &copy.state {
+                State::Answered(status, bytes) => Some((*status, bytes)),
+                _ => None,
+            })
+        };
         let pass = |(status, bytes): (u16, &Bytes)| Answer::Pass(status, bytes.clone());
         let stored = |kept| self.copies.iter().any(|copy| matches!(copy.state, State::Stored(it) if it == kept));
         let taken = answers().find(|(status, _)| (200..300).contains(status));

@@ -13,6 +13,7 @@
 //! | `devices` | which device is attached by which flow |
 //! | `calls` | held calls and their legs |
 //! | `dialogs` | requests inside a dialog, in both directions |
+//! | [`away`] | those of them that wait for a device that is away for a moment |
 //! | [`pages`] | MESSAGEs outside a dialog |
 //! | `notices` | NOTIFYs outside a dialog, OPTIONS |
 //!
@@ -20,6 +21,7 @@
 //! an input may make it hold is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by
 //! [`calls::CALLS_PER_INSTANCE`], MESSAGEs by [`pages::PAGES_MAX`], the rest by bindings and open flows.
 
+pub mod away;
 mod bindings;
 pub mod calls;
 mod devices;
@@ -81,6 +83,8 @@ pub struct Endpoint {
     streams: HashMap<FlowId, Transport>,
     /// What a forwarded request is answered when nobody else answers it.
     failures: HashMap<ServerId, (u16, bytes::Bytes)>,
+    /// Requests of dialogs that wait for a device to come back.
+    away: HashMap<InstanceId, Vec<away::Waiting>>,
     calls: HashMap<CallId, Hold>,
     calls_of: HashMap<InstanceId, Vec<CallId>>,
     pages: HashMap<PageId, Page>,
@@ -101,6 +105,8 @@ enum Timer {
     Call(CallId),
     /// Nobody can use this stream any more.
     Linger(FlowId),
+    /// A request has waited long enough for its device to come back.
+    Away(InstanceId),
     /// Nothing more can come for a call.
     Forget(CallId),
     Page(PageId),
@@ -124,6 +130,8 @@ enum ClientOwner {
 enum ServerOwner {
     Call(CallId),
     Forwarded(BranchId),
+    /// A request that waits for its device, and the branch that it will have.
+    Kept(InstanceId, BranchId),
     Nobody,
 }
 
@@ -154,6 +162,7 @@ impl Endpoint {
             next_knock: 0,
             streams: HashMap::new(),
             failures: HashMap::new(),
+            away: HashMap::new(),
             calls: HashMap::new(),
             calls_of: HashMap::new(),
             pages: HashMap::new(),
@@ -201,6 +210,7 @@ impl Endpoint {
                 Timer::Device(instance) => self.on_device_due(now, instance),
                 Timer::Call(call) => self.on_call_due(now, call),
                 Timer::Linger(flow) => self.outputs.push_back(Output::Close(flow)),
+                Timer::Away(instance) => self.on_away_due(now, instance),
                 Timer::Forget(call) => self.forget_call(call),
                 Timer::Page(page) => self.on_page_due(now, page),
             }
@@ -264,7 +274,7 @@ impl Endpoint {
             knocks: self.knocks.len(),
             calls: self.calls.len() + self.calls_of.len(),
             pages: self.pages.len(),
-            transactions: self.transactions.len() + self.failures.len(),
+            transactions: self.transactions.len() + self.failures.len() + self.away.len(),
             timers: self.timers.pending() + self.transactions.timers(),
         }
     }

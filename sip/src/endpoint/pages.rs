@@ -110,7 +110,7 @@ impl Endpoint {
         match offered {
             Some(flow) => {
                 page.offered(instance, message, branch);
-                self.note_forwarded(flow, branch);
+                self.note_forwarded(flow, instance, branch);
             }
             None => {
                 page.keeping(now, instance, message);
@@ -139,7 +139,7 @@ impl Endpoint {
     pub(super) fn on_page_response(&mut self, now: Instant, id: PageId, branch: BranchId, response: &Message) {
         let Some(status) = response.status().filter(|status| *status >= 200) else { return };
         let Some(page) = self.pages.get_mut(&id) else { return };
-        if let Some((instance, message)) = page.on_answer(branch, status, forward::back(response)) {
+        if let Some((instance, message)) = page.on_answer(branch, status, forward::back(response, Side::Device)) {
             self.event(Event::PageTaken { instance, message });
         }
         self.answer_page(now, id);

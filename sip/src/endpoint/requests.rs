@@ -52,7 +52,7 @@ impl Endpoint {
             ClientOwner::Register(binding) => self.on_register_response(now, binding, branch, response),
             ClientOwner::Leg(call) => self.on_leg_response(now, call, branch, response),
             ClientOwner::Page(page) => self.on_page_response(now, page, branch, response),
-            ClientOwner::Forwarded(server) => self.on_forwarded_response(now, server, response),
+            ClientOwner::Forwarded(server) => self.on_forwarded_response(now, server, source.side, response),
             ClientOwner::Nobody => {}
         }
     }
@@ -110,6 +110,7 @@ impl Endpoint {
             ServerOwner::Forwarded(branch) => {
                 self.transactions.cancel(now, branch, forward::reason(cancel).as_deref());
             }
+            ServerOwner::Kept(instance, branch) => self.cancel_kept(now, instance, branch),
             ServerOwner::Nobody => {}
         }
     }

@@ -12,8 +12,7 @@ async fn messages_are_text_where_they_are_text_and_base64_where_not() {
     let both = json!({"message": message().to_string(), "from": "sip:bob@example.com",
         "received_at": "2026-11-27T08:59:00Z", "expires_at": "2026-11-27T09:00:00Z"});
     let (mut text, mut bytes) = (both.clone(), both);
-    for (key, value) in
-        [("name", "Bob"), ("content_type", "text/plain"), ("encoding", "utf-8"), ("body", "Grüße\0")]
+    for (key, value) in [("name", "Bob"), ("content_type", "text/plain"), ("encoding", "utf-8"), ("body", "Grüße\0")]
     {
         text[key] = value.into();
     }
@@ -96,7 +95,10 @@ async fn a_test_push_is_202_or_says_why_not() {
     assert_eq!((answer.status, answer.json()), (202, json!({"target": "alert_push", "provider": "fcm"})));
     door.script.with(|script| script.test_wait_s = 7);
     let answer = door.ask.of("POST", &path, SECRET, "").await;
-    assert_eq!((answer.status, answer.problem().as_str(), answer.header("retry-after")), (429, "too-many-requests", "7"));
+    assert_eq!(
+        (answer.status, answer.problem().as_str(), answer.header("retry-after")),
+        (429, "too-many-requests", "7")
+    );
     door.script.with(|script| script.no_target = true);
     let answer = door.ask.of("POST", &path, SECRET, "").await;
     assert_eq!((answer.status, answer.problem().as_str()), (409, "no-alert-target"));

@@ -18,10 +18,10 @@ use relay::api::{Api, Settings};
 use relay::enrollment::UseCases;
 use relay::enrollment::types::*;
 use relay::metrics::Metrics;
-use relay::secret::{ApiKey, InstanceSecret};
 use relay::metrics::labels::{MessageOutcome, PushOutcome, PushProvider};
 use relay::push::Event;
 use relay::secret::Aor;
+use relay::secret::{ApiKey, InstanceSecret};
 use relay::vault::kept::{Counts, Message, MissedCall};
 use relay::vault::record::{Presence, Provider, WakeFor};
 use serde_json::Value;
@@ -261,7 +261,12 @@ impl UseCases for Scripted {
         self.admit(id, proof).map(|()| vec![missed_call()])
     }
 
-    async fn forget_missed_call(&self, id: InstanceId, proof: &InstanceSecret, it: CallId) -> Result<bool, AccessError> {
+    async fn forget_missed_call(
+        &self,
+        id: InstanceId,
+        proof: &InstanceSecret,
+        it: CallId,
+    ) -> Result<bool, AccessError> {
         self.admit(id, proof).map(|()| it == ringing_call() || it == cancelled_call())
     }
 
