@@ -164,6 +164,14 @@ impl ApiClient {
         self.json("POST", &path(instance, &format!("/calls/{call}/decline")), Some(&instance.secret), None).await
     }
 
+    /// `METHOD /v1/instances/{id}REST` with the instance's secret and no body.
+    ///
+    /// # Errors
+    /// When no answer comes.
+    pub async fn of(&self, method: &str, instance: &Instance, rest: &str) -> io::Result<Answer> {
+        self.json(method, &path(instance, rest), Some(&instance.secret), None).await
+    }
+
     /// A request with the client's own bearer and no body.
     ///
     /// # Errors

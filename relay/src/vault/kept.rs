@@ -101,6 +101,9 @@ impl Shelf {
     }
 }
 
+/// Takes the encoded form, part by part.
+type Sink<'a> = &'a mut dyn FnMut(&[u8]);
+
 /// Where one thing lies on its shelf.
 pub(super) type Slot = [u8; 16];
 
@@ -137,13 +140,13 @@ pub struct Counts {
 impl Vault {
     /// Seals a message for [`Self::keep`].
     pub fn seal_message(&self, instance: InstanceId, message: &Message) -> Parcel {
-        let visit = |sink: &mut dyn FnMut(&[u8])| visit_message(message, sink);
+        let visit = |sink: Sink<'_>| visit_message(message, sink);
         self.seal_kept(instance, Shelf::Messages, message.id.to_bytes(), &visit)
     }
 
     /// Seals a missed call for [`Self::keep`].
     pub fn seal_missed_call(&self, instance: InstanceId, missed: &MissedCall) -> Parcel {
-        let visit = |sink: &mut dyn FnMut(&[u8])| visit_missed_call(missed, sink);
+        let visit = |sink: Sink<'_>| visit_missed_call(missed, sink);
         self.seal_kept(instance, Shelf::MissedCalls, missed.call.to_bytes(), &visit)
     }
 
@@ -218,13 +221,7 @@ impl Vault {
         lookup::slot(&self.0.keyring.index_key(), &instance.to_bytes(), shelf.purpose(), &name)
     }
 
-    fn seal_kept(
-        &self,
-        instance: InstanceId,
-        shelf: Shelf,
-        name: [u8; 16],
-        visit: &dyn Fn(&mut dyn FnMut(&[u8])),
-    ) -> Parcel {
+    fn seal_kept(&self, instance: InstanceId, shelf: Shelf, name: [u8; 16], visit: &dyn Fn(Sink<'_>)) -> Parcel {
         let slot = self.slot(instance, shelf, name);
         let mut len = 0;
         visit(&mut |bytes| len += bytes.len());
@@ -282,7 +279,7 @@ fn place(instance: InstanceId, slot: Slot) -> [u8; 32] {
     place
 }
 
-fn visit_message(message: &Message, sink: &mut dyn FnMut(&[u8])) {
+fn visit_message(message: &Message, sink: Sink<'_>) {
     let Message { id, from, name, content_type, body, received_at, expires_at } = message;
     sink(&[VERSION]);
     sink(&id.to_bytes());
@@ -294,7 +291,7 @@ fn visit_message(message: &Message, sink: &mut dyn FnMut(&[u8])) {
     sink(body);
 }
 
-fn visit_missed_call(missed: &MissedCall, sink: &mut dyn FnMut(&[u8])) {
+fn visit_missed_call(missed: &MissedCall, sink: Sink<'_>) {
     let MissedCall { call, from, name, at, expires_at, given_up } = missed;
     sink(&[VERSION]);
     sink(&call.to_bytes());
@@ -304,7 +301,7 @@ fn visit_missed_call(missed: &MissedCall, sink: &mut dyn FnMut(&[u8])) {
     visit_sender(from, name.as_deref(), sink);
 }
 
-fn visit_sender(from: &str, name: Option<&str>, sink: &mut dyn FnMut(&[u8])) {
+fn visit_sender(from: &str, name: Option<&str>, sink: Sink<'_>) {
     codec::text(from, sink);
     sink(&[u8::from(name.is_some())]);
     if let Some(name) = name {

@@ -38,7 +38,11 @@ impl Endpoint {
             return 489;
         }
         let members = self.members(binding);
-        let granted = members.iter().fold(false, |granted, instance| self.spend_notice(now, *instance) || granted);
+        // Each device pays, whichever of them still can.
+        let mut granted = false;
+        for instance in &members {
+            granted |= self.spend_notice(now, *instance);
+        }
         if !granted {
             return 480;
         }

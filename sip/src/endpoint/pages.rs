@@ -75,7 +75,11 @@ impl Endpoint {
         if kept_only && request.number(Name::Expires) == Some(0) {
             return Some((480, PageEnd::Unfit));
         }
-        let granted = members.iter().fold(false, |granted, instance| self.spend_page(now, *instance) || granted);
+        // Each device pays, whichever of them still can.
+        let mut granted = false;
+        for instance in members {
+            granted |= self.spend_page(now, *instance);
+        }
         (!granted).then_some((480, PageEnd::Limited))
     }
 
