@@ -15,10 +15,12 @@
 //! | `announced` | calls that are announced before their INVITE comes |
 //! | `dialogs` | requests inside a dialog, in both directions |
 //! | [`away`] | those of them that wait for a device that is away for a moment |
+//! | [`pages`] | MESSAGEs outside a dialog |
+//! | `notices` | NOTIFYs outside a dialog, OPTIONS |
 //!
 //! Invariant: same settings, seed and inputs give the same outputs. No iteration over a hash map decides anything. What
 //! an input may make it hold is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by
-//! [`calls::CALLS_PER_INSTANCE`], the rest by bindings and open flows.
+//! [`calls::CALLS_PER_INSTANCE`], MESSAGEs by [`pages::PAGES_MAX`], the rest by bindings and open flows.
 
 mod announced;
 pub mod away;
@@ -27,6 +29,8 @@ pub mod calls;
 mod devices;
 mod dialogs;
 mod io;
+mod notices;
+pub mod pages;
 mod requests;
 mod upstreams;
 
@@ -38,6 +42,7 @@ pub use io::*;
 use crate::edge::admission::Gate;
 use crate::edge::forward::Face;
 use crate::edge::hold::Hold;
+use crate::edge::page::Page;
 use crate::flow::{TokenKey, large};
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId, ShardTag, UpstreamId};
 use crate::message::Message;
@@ -87,6 +92,8 @@ pub struct Endpoint {
     calls_of: HashMap<InstanceId, Vec<CallId>>,
     announced: HashMap<BindingId, Announced>,
     announced_as: HashMap<CallId, BindingId>,
+    pages: HashMap<PageId, Page>,
+    next_page: u64,
 }
 
 /// Whose deadline it is.
@@ -109,6 +116,7 @@ enum Timer {
     Away(InstanceId),
     /// Nothing more can come for a call.
     Forget(CallId),
+    Page(PageId),
 }
 
 /// Whom a client transaction's outcome concerns.
@@ -116,6 +124,8 @@ enum Timer {
 enum ClientOwner {
     Register(BindingId),
     Leg(CallId),
+    /// A MESSAGE that is offered to a device.
+    Page(PageId),
     /// A request that is forwarded inside a dialog.
     Forwarded(ServerId),
     /// Nobody waits for the answer.
@@ -164,6 +174,8 @@ impl Endpoint {
             calls_of: HashMap::new(),
             announced: HashMap::new(),
             announced_as: HashMap::new(),
+            pages: HashMap::new(),
+            next_page: 0,
             settings,
         }
     }
@@ -191,6 +203,7 @@ impl Endpoint {
             Input::Ring(call) => self.on_ring(now, call),
             Input::Decline(call) => self.end_call(now, call, CallState::Declined, 603),
             Input::GiveUp(call) => self.on_give_up(now, call),
+            Input::Paged { page, instance, kept } => self.on_paged(now, page, instance, kept),
             Input::EndCalls => self.on_end_calls(now),
         }
         self.flush();
@@ -210,6 +223,7 @@ impl Endpoint {
                 Timer::Linger(flow) => self.outputs.push_back(Output::Close(flow)),
                 Timer::Away(instance) => self.on_away_due(now, instance),
                 Timer::Forget(call) => self.forget_call(call),
+                Timer::Page(page) => self.on_page_due(now, page),
             }
         }
         while let Some(expired) = self.transactions.poll_expired(now) {
@@ -270,6 +284,7 @@ impl Endpoint {
             flows: self.links.len() + self.streams.len() + self.device_flows.len(),
             knocks: self.knocks.len(),
             calls: self.calls.len() + self.calls_of.len() + self.announced.len(),
+            pages: self.pages.len(),
             transactions: self.transactions.len() + self.failures.len() + self.away.len(),
             timers: self.timers.pending() + self.transactions.timers(),
         }
