@@ -18,6 +18,7 @@ use tokio::time::sleep_until;
 use super::calls::Calls;
 use super::connections::Writer;
 use super::instances::Instances;
+use super::proxied::ProxiedRows;
 use super::{ShardInput, World};
 use crate::clock::unix_now;
 use crate::net::drain::Drain;
@@ -33,6 +34,7 @@ pub(super) struct Shard {
     pub(super) world: Arc<World>,
     pub(super) endpoint: Endpoint,
     pub(super) instances: Instances,
+    pub(super) proxied: ProxiedRows,
     pub(super) calls: Calls,
     /// The pushes that are being delivered, for calls that are not over.
     pub(super) pushes: HashMap<CallId, AbortHandle>,
@@ -58,6 +60,7 @@ impl Shard {
             world,
             endpoint: Endpoint::new(now, settings, seed),
             instances: Instances::default(),
+            proxied: ProxiedRows::default(),
             calls: Calls::default(),
             attached: HashSet::new(),
             pushes: HashMap::new(),
@@ -129,6 +132,7 @@ impl Shard {
             ShardInput::Flow { flow, writer, peer } => drop(self.flows.insert(flow, (writer, peer))),
             ShardInput::Pushed(pushed) => self.on_pushed(&pushed),
             ShardInput::Erased(id) => self.on_erased(id),
+            ShardInput::ProxiedStored { id, fence } => self.on_proxied_stored(id, fence),
             ShardInput::Command(command) => self.obey(*command),
         }
         // What a command or a verdict left to be told.

@@ -32,6 +32,9 @@ impl Endpoint {
             return self.refuse(now, reply, request, stop.status());
         }
         let Some((flow, side, transport)) = self.way(&source, &token) else {
+            if self.may_hold(&source, request, &token) {
+                return self.hold_request(now, reply, request, ours, token.instance);
+            }
             return self.refuse(now, reply, request, 480);
         };
         self.forward(now, reply, request, ours, flow, side, transport);
@@ -59,7 +62,7 @@ impl Endpoint {
     }
 
     #[expect(clippy::too_many_arguments, reason = "one request, and the way it goes")]
-    fn forward(
+    pub(super) fn forward(
         &mut self,
         now: Instant,
         reply: FlowId,
@@ -69,15 +72,31 @@ impl Endpoint {
         side: Side,
         transport: Transport,
     ) {
-        let method = request.method().unwrap_or(Method::Other);
-        let branch = self.branch();
-        let Ok(server) = self.transactions.open(request, reply, ServerOwner::Forwarded(branch)) else {
+        let Ok(server) = self.transactions.open(request, reply, ServerOwner::Nobody) else {
             return self.busy(reply, request);
         };
-        if method == Method::Invite {
+        if request.method() == Some(Method::Invite) {
             let trying = Composer::response(request, 100, Composer::reason(100), None).finish();
             self.transactions.respond(now, server, 100, trying);
         }
+        self.pass_on(now, server, request, ours, flow, side, transport);
+    }
+
+    /// Sends a request on, whose server transaction stands.
+    #[expect(clippy::too_many_arguments, reason = "one request, and the way it goes")]
+    pub(super) fn pass_on(
+        &mut self,
+        now: Instant,
+        server: ServerId,
+        request: &Message,
+        ours: usize,
+        flow: FlowId,
+        side: Side,
+        transport: Transport,
+    ) {
+        let method = request.method().unwrap_or(Method::Other);
+        let branch = self.branch();
+        self.transactions.adopt(server, ServerOwner::Forwarded(branch));
         // A request other than INVITE is never answered 408 (RFC 4320 §4.2).
         let (tag, status) = (self.random.tag(), if method == Method::Invite { 408 } else { 480 });
         let failure = Composer::response(request, status, Composer::reason(status), Some(&tag)).finish();

@@ -13,6 +13,8 @@
 //! | `devices` | which device is attached by which flow |
 //! | `calls` | held calls and their legs |
 //! | `dialogs` | requests inside a dialog, in both directions |
+//! | [`proxied`] | registrations that pass through and are pushed for (RFC 8599) |
+//! | [`held`] | requests other than a new call that wait for a device |
 //!
 //! Invariant: same settings, seed and inputs give the same outputs. No iteration over a hash map decides anything. What
 //! an input may make it hold is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by
@@ -22,7 +24,9 @@ mod bindings;
 pub mod calls;
 mod devices;
 mod dialogs;
+pub mod held;
 mod io;
+pub mod proxied;
 mod requests;
 mod upstreams;
 
@@ -30,6 +34,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 pub use io::*;
+pub use proxied::{Adopted, PassageId, ProxiedEnd, ProxiedRegistration, Way, WayAsked};
 
 use crate::edge::admission::Gate;
 use crate::edge::forward::Face;
@@ -78,6 +83,7 @@ pub struct Endpoint {
     failures: HashMap<ServerId, (u16, bytes::Bytes)>,
     calls: HashMap<CallId, Hold>,
     calls_of: HashMap<InstanceId, Vec<CallId>>,
+    proxied: proxied::Proxied,
 }
 
 /// Whose deadline it is.
@@ -96,6 +102,12 @@ enum Timer {
     Linger(FlowId),
     /// Nothing more can come for a call.
     Forget(CallId),
+    /// A REGISTER has waited long enough for a flow to its SIP server.
+    Passage(PassageId),
+    /// A registration that passed through is to be refreshed, or ends.
+    Proxied(InstanceId),
+    /// Requests have waited long enough for their device.
+    Held(InstanceId),
 }
 
 /// Whom a client transaction's outcome concerns.
@@ -105,6 +117,8 @@ enum ClientOwner {
     Leg(CallId),
     /// A request that is forwarded inside a dialog.
     Forwarded(ServerId),
+    /// A REGISTER that passes through.
+    Passage(PassageId),
     /// Nobody waits for the answer.
     Nobody,
 }
@@ -114,6 +128,8 @@ enum ClientOwner {
 enum ServerOwner {
     Call(CallId),
     Forwarded(BranchId),
+    /// It waits for its device.
+    Held(InstanceId, ServerId),
     Nobody,
 }
 
@@ -146,6 +162,7 @@ impl Endpoint {
             failures: HashMap::new(),
             calls: HashMap::new(),
             calls_of: HashMap::new(),
+            proxied: proxied::Proxied::default(),
             settings,
         }
     }
@@ -173,6 +190,9 @@ impl Endpoint {
             Input::Decline(call) => self.end_call(now, call, CallState::Declined, 603),
             Input::GiveUp(call) => self.on_give_up(now, call),
             Input::EndCalls => self.on_end_calls(now),
+            Input::Way { passage, way } => self.on_way(now, passage, way),
+            Input::Adopt(adopted) => self.on_adopt(now, *adopted),
+            Input::Forget(instance) => self.forget_proxied(now, instance, ProxiedEnd::Forgotten),
         }
         self.flush();
     }
@@ -189,11 +209,15 @@ impl Endpoint {
                 Timer::Call(call) => self.on_call_due(now, call),
                 Timer::Linger(flow) => self.outputs.push_back(Output::Close(flow)),
                 Timer::Forget(call) => self.forget_call(call),
+                Timer::Passage(passage) => self.on_passage_due(now, passage),
+                Timer::Proxied(instance) => self.on_proxied_due(now, instance),
+                Timer::Held(instance) => self.on_held_due(now, instance),
             }
         }
         while let Some(expired) = self.transactions.poll_expired(now) {
             match expired {
                 Expired::Client(_, ClientOwner::Forwarded(server)) => self.on_forwarded_timeout(now, server),
+                Expired::Client(_, ClientOwner::Passage(passage)) => self.on_passage_timeout(now, passage),
                 Expired::Client(branch, owner) => self.on_unanswered(now, branch, owner),
                 Expired::Server(_) => {}
             }
@@ -217,7 +241,7 @@ impl Endpoint {
     /// The shard that a message belongs to; `None`: any shard may answer it.
     ///
     /// A response goes by the branch of its topmost Via; a request by its topmost Route, else by the user of its
-    /// Request-URI, else by the user of its From (a device's REGISTER).
+    /// Request-URI, else by the user of its From (a device's REGISTER), else by the AOR of a REGISTER that passes through.
     pub fn shard_of(message: &Message) -> Option<ShardTag> {
         if !message.is_request() {
             let branch = message.via()?.branch()?;
@@ -231,7 +255,9 @@ impl Endpoint {
             return Some(binding.tag());
         }
         let from = message.from()?;
-        from.uri.user.and_then(InstanceId::parse).map(InstanceId::tag)
+        let own = from.uri.user.and_then(InstanceId::parse).map(InstanceId::tag);
+        let passing = || crate::edge::push_proxy::shard_of(message);
+        own.or_else(|| passing().filter(|_| message.method() == Some(crate::message::Method::Register)))
     }
 
     /// How many calls are held or being set up; what a drain waits for.
@@ -241,7 +267,10 @@ impl Endpoint {
 
     /// How much this endpoint holds at this moment.
     pub fn counts(&self) -> Counts {
+        let (proxied, waiting) = self.proxied.counts();
         Counts {
+            proxied,
+            waiting,
             bindings: self.bindings.len(),
             upstreams: self.upstreams.len(),
             devices: self.devices.len(),
