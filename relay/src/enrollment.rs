@@ -10,9 +10,10 @@ use std::future::Future;
 use std::sync::Arc;
 
 use sip::id::{CallId, InstanceId};
+use tokio::sync::mpsc;
 
-use crate::agent::Agent;
 use crate::agent::command::{CallWish, Who};
+use crate::agent::{Agent, Reminded};
 use crate::config::DomainRules;
 use crate::metrics::Metrics;
 use crate::metrics::labels::WipeReason;
@@ -143,6 +144,11 @@ impl Enrollment {
     /// The use cases over an agent that runs.
     pub fn new(ground: Ground) -> Self {
         Self(Arc::new(Inner { ground, enabling: Turns::default(), changing: Turns::default() }))
+    }
+
+    /// Writes down which reminders of a lease's end the agent has sent, so that a restart does not repeat them.
+    pub async fn write_down_reminders(self, sent: mpsc::UnboundedReceiver<Reminded>) {
+        self.0.write_down_reminders(sent).await;
     }
 }
 

@@ -17,10 +17,11 @@ use std::time::Duration;
 
 use sip::endpoint::{Settings, UpstreamPolicy};
 use sip::id::ShardTag;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::interval;
 
-use crate::agent::{self, Agent};
+use crate::agent::{self, Agent, Reminded};
 use crate::api::{self, Api};
 use crate::config::{self, Config, HostPort, Tls};
 use crate::enrollment::{self, Enrollment, Services};
@@ -126,6 +127,7 @@ impl Relay {
         let vault = Vault::open(config.store.url.expose(), keyring, &public_edge)?;
         let resolver = Resolver::new(Reach::new(&config.upstream.allow_addresses), config.upstream.transports)?;
         let (push, push_is_printed) = push_service(&config.apps)?;
+        let (reminded, reminders) = mpsc::unbounded_channel();
         let agent = Agent::start(agent::Ground {
             vault: vault.clone(),
             push,
@@ -138,6 +140,7 @@ impl Relay {
             early_ringing: config.call.early_ringing,
             endpoint: endpoint_settings(&config, &doors, &public_edge, &vault),
             shards: std::thread::available_parallelism().map_or(1, Into::into),
+            reminded,
             end: ending.clone(),
         });
         let enrollment = Enrollment::new(enrollment::Ground {
@@ -150,7 +153,7 @@ impl Relay {
             services: services(&config.apps, push_is_printed),
             drain: stopping.clone(),
         });
-        let running = Opened { config, public_edge, metrics, agent, vault, enrollment, tls, development_ca };
+        let running = Opened { config, public_edge, metrics, agent, vault, enrollment, reminders, tls, development_ca };
         Ok(running.serve(doors, (stop, stopping), (end, ending)))
     }
 }
@@ -242,6 +245,7 @@ struct Opened {
     agent: Agent,
     vault: Vault,
     enrollment: Enrollment,
+    reminders: mpsc::UnboundedReceiver<Reminded>,
     tls: Arc<ServerTls>,
     development_ca: Option<String>,
 }
@@ -269,7 +273,8 @@ impl Opened {
         for check in [Check::Edge, Check::Api, Check::Upstream, Check::Serving] {
             readiness.pass(check);
         }
-        let chores = self.chores(&readiness);
+        let mut chores = self.chores(&readiness);
+        chores.push(tokio::spawn(self.enrollment.write_down_reminders(self.reminders)));
         Running {
             edge: edge_at,
             public_edge: self.public_edge,

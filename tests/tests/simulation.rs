@@ -1,7 +1,8 @@
 //! Days of registrations, calls and faults in virtual time, against the oracle of [`tests::simulation`].
 //!
 //! Size and seed come from the environment: `SIPWAKE_SIM_INSTANCES`, `SIPWAKE_SIM_DAYS`, `SIPWAKE_SIM_SEED`,
-//! `SIPWAKE_SIM_SHARDS`. The full run is
+//! `SIPWAKE_SIM_SHARDS`, and `SIPWAKE_SIM_WORLDS`: the instances are shared out to so many relays, each with SIP servers of
+//! its own and the next seed, which run side by side. The full run is
 //! `SIPWAKE_SIM_INSTANCES=1000 SIPWAKE_SIM_DAYS=6 cargo test --release -p tests --test simulation`; with
 //! `SIPWAKE_SIM_WATCH` the story of one slot is told on stderr.
 
@@ -28,11 +29,26 @@ fn holds(plan: Plan) -> Report {
     let report = run(plan);
     assert!(
         report.wrongs.is_empty(),
-        "{}\nSIPWAKE_SIM_INSTANCES={instances} SIPWAKE_SIM_DAYS={} SIPWAKE_SIM_SEED={seed} SIPWAKE_SIM_SHARDS={shards} repeats it",
+        "{}\nSIPWAKE_SIM_INSTANCES={instances} SIPWAKE_SIM_DAYS={} SIPWAKE_SIM_SEED={seed} SIPWAKE_SIM_SHARDS={shards} SIPWAKE_SIM_WORLDS=1 repeats it",
         report.wrongs.join("\n"),
         hours / 24,
     );
     report
+}
+
+/// The reports of as many relays as are asked for, in the order of their seeds.
+fn worlds(plan: &Plan) -> Vec<Report> {
+    let worlds = told("SIPWAKE_SIM_WORLDS").unwrap_or(2).max(1) as usize;
+    std::thread::scope(|scope| {
+        let running: Vec<_> = (0..worlds)
+            .map(|world| {
+                let instances = plan.instances / worlds + usize::from(world < plan.instances % worlds);
+                let plan = Plan { instances, seed: plan.seed + world as u64, ..plan.clone() };
+                scope.spawn(|| holds(plan))
+            })
+            .collect();
+        running.into_iter().map(|world| world.join().unwrap_or_else(|wrong| std::panic::resume_unwind(wrong))).collect()
+    })
 }
 
 #[test]
@@ -40,13 +56,23 @@ fn no_call_is_lost_that_a_phone_could_have_answered_through_days_of_faults() {
     let plan = plan(1, 3);
     let (instances, hours) = (plan.instances as u64, plan.hours);
     let began = std::time::Instant::now();
-    let report = holds(plan);
-    println!("{report:#?}\nin {:?}", began.elapsed());
-    assert_eq!(report.answerable, report.connected);
+    let reports = worlds(&plan);
+    println!("{reports:#?}\nin {:?}", began.elapsed());
+    let sum = |count: fn(&Report) -> u64| reports.iter().map(count).sum::<u64>();
+    let connected = sum(|report| report.connected);
+    assert_eq!(sum(|report| report.answerable), connected);
     // What is looked at happened: the oracle of an empty world is always content.
-    assert!(report.connected >= instances * hours / 24, "too few calls were answered to tell anything");
-    assert!(report.pushes_lost > 0 && report.retried > 0 && report.byes > 0 && report.swept > 0);
-    assert!(report.finals.iter().take(6).all(|count| *count > 0), "each way for a call to end was seen");
+    assert!(connected >= instances * hours / 24, "too few calls were answered to tell anything");
+    for (what, count) in [
+        ("pushes lost", sum(|report| report.pushes_lost)),
+        ("registrations tried again", sum(|report| report.retried)),
+        ("BYEs", sum(|report| report.byes)),
+        ("bindings swept", sum(|report| report.swept)),
+    ] {
+        assert!(count > 0, "no {what}");
+    }
+    let seen = |final_answer: usize| reports.iter().any(|report| report.finals[final_answer] > 0);
+    assert!((0..6).all(seen), "each way for a call to end was seen");
 }
 
 #[test]

@@ -88,6 +88,7 @@ fn record(user: &str) -> Record {
         created_at: unix_now(),
         expires_at: unix_now() + 5 * DAY_S,
         presence: Presence::Background,
+        reminded: None,
     }
 }
 

@@ -13,6 +13,7 @@ use super::calls::Call;
 use super::proofs::Unanswerable;
 use crate::metrics::labels::{InstanceState, WipeReason};
 use crate::secret::InstanceSecret;
+use crate::vault::record::{Record, Reminder};
 use crate::vault::{Fence, Sealed};
 
 /// What a shard is asked.
@@ -53,8 +54,8 @@ pub enum Command {
         id: InstanceId,
         /// The record.
         sealed: Sealed,
-        /// When it ends, in seconds since 1970.
-        expires_at: u64,
+        /// When it ends.
+        lease: Term,
         /// What it was stored with.
         fence: Fence,
         /// `Some(true)`: the app registers by itself from now on; `Some(false)`: the relay does.
@@ -118,8 +119,8 @@ pub struct NewInstance {
     pub id: InstanceId,
     /// Its record.
     pub sealed: Sealed,
-    /// When it ends, in seconds since 1970.
-    pub expires_at: u64,
+    /// When it ends.
+    pub lease: Term,
     /// What its record is put with.
     pub fence: Fence,
     /// What the endpoint is told.
@@ -142,6 +143,22 @@ pub struct NewProxied {
     pub upstream: UpstreamId,
     /// The Request-URI of that server.
     pub upstream_registrar: Box<str>,
+}
+
+/// The end of an instance, and what was said of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// When it ends, in seconds since 1970.
+    pub expires_at: u64,
+    /// The last reminder of its end.
+    pub reminded: Option<Reminder>,
+}
+
+impl Term {
+    /// As a record has it.
+    pub fn of(record: &Record) -> Self {
+        Self { expires_at: record.expires_at, reminded: record.reminded }
+    }
 }
 
 /// Who asks.

@@ -7,7 +7,7 @@ use sip::id::{CallId, InstanceId};
 use tokio::sync::oneshot;
 
 use super::calls::Call;
-use super::command::{CallDenied, CallWish, Command, Denied, First, NewInstance, Standing, Who};
+use super::command::{CallDenied, CallWish, Command, Denied, First, NewInstance, Standing, Term, Who};
 use super::instances::Row;
 use super::shard::Shard;
 use crate::metrics::labels::InstanceState;
@@ -26,8 +26,8 @@ impl Shard {
             Command::Look { id, who, reply } => {
                 let _ = reply.send(self.admit(id, &who).and_then(|()| self.standing(id)));
             }
-            Command::Replace { id, sealed, expires_at, fence, foreground, reply } => {
-                let _ = reply.send(self.replace(id, sealed, expires_at, fence, foreground));
+            Command::Replace { id, sealed, lease, fence, foreground, reply } => {
+                let _ = reply.send(self.replace(id, sealed, lease, fence, foreground));
             }
             Command::Wipe { id, who, reason, reply } => {
                 let admitted = self.admit(id, &who).map(|()| {
@@ -63,13 +63,13 @@ impl Shard {
     }
 
     fn bind(&mut self, new: NewInstance, first: Option<oneshot::Sender<First>>) {
-        let NewInstance { id, sealed, expires_at, fence, binding } = new;
+        let NewInstance { id, sealed, lease, fence, binding } = new;
         if let Some(row) = self.instances.get_mut(id) {
             row.fence = fence;
             self.world.upstreams.release(binding.upstream);
             return;
         }
-        let mut row = Row::new(sealed, binding.binding, binding.upstream, fence, expires_at);
+        let mut row = Row::new(sealed, binding.binding, binding.upstream, fence, lease);
         row.first = first;
         if !binding.register {
             row.state = InstanceState::Foreground;
@@ -93,7 +93,7 @@ impl Shard {
         &mut self,
         id: InstanceId,
         sealed: Sealed,
-        expires_at: u64,
+        lease: Term,
         fence: Fence,
         foreground: Option<bool>,
     ) -> Result<Standing, Denied> {
@@ -101,7 +101,7 @@ impl Shard {
         row.sealed = sealed;
         row.fence = fence;
         let (binding, is_foreground) = (row.binding, row.state == InstanceState::Foreground);
-        self.instances.set_expiry(id, expires_at);
+        self.instances.set_lease(id, lease);
         match foreground {
             Some(true) if !is_foreground => {
                 self.set_state(id, InstanceState::Foreground);

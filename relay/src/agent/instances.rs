@@ -1,16 +1,18 @@
 //! The instances of one shard: a row for each, their bindings, and when they end.
 //!
 //! Invariant: a row holds its record in the sealed form alone. The three indexes agree: each row is found by its
-//! instance, by its binding and by its expiry.
+//! instance, by its binding and by the next moment of its lease (a reminder, or the end).
 
 use std::collections::{BTreeSet, HashMap};
 
 use sip::id::{BindingId, InstanceId, UpstreamId};
 use tokio::sync::oneshot;
 
-use super::command::{First, WipeDone};
+use super::command::{First, Term, WipeDone};
+use super::lease;
 use super::proofs::Unanswerable;
 use crate::metrics::labels::{InstanceState, WipeReason};
+use crate::vault::record::Reminder;
 use crate::vault::{Fence, Sealed};
 
 /// One push instance.
@@ -23,6 +25,8 @@ pub(super) struct Row {
     pub fence: Fence,
     /// When it ends, in seconds since 1970.
     expires_at: u64,
+    /// The last reminder of its end.
+    reminded: Option<Reminder>,
     /// Until when its registration stands, in seconds since 1970.
     pub registered_until: u64,
     /// Where its requests go.
@@ -53,13 +57,14 @@ pub(super) struct Ending {
 
 impl Row {
     /// A row that is about to be bound.
-    pub(super) fn new(sealed: Sealed, binding: BindingId, upstream: UpstreamId, fence: Fence, expires_at: u64) -> Self {
+    pub(super) fn new(sealed: Sealed, binding: BindingId, upstream: UpstreamId, fence: Fence, lease: Term) -> Self {
         let state = InstanceState::Registering;
         Self {
             sealed,
             binding,
             fence,
-            expires_at,
+            expires_at: lease.expires_at,
+            reminded: lease.reminded,
             registered_until: 0,
             upstream,
             status: 0,
@@ -74,6 +79,19 @@ impl Row {
     pub(super) fn expires_at(&self) -> u64 {
         self.expires_at
     }
+
+    fn next_moment(&self) -> u64 {
+        lease::next(self.expires_at, self.reminded)
+    }
+}
+
+/// What falls due in the life of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// This reminder is to be sent; it counts as sent from now on.
+    Reminder(Reminder),
+    /// It has ended.
+    End,
 }
 
 /// All instances of one shard.
@@ -81,20 +99,20 @@ impl Row {
 pub(super) struct Instances {
     rows: HashMap<InstanceId, Row>,
     bindings: HashMap<BindingId, InstanceId>,
-    ends: BTreeSet<(u64, InstanceId)>,
+    moments: BTreeSet<(u64, InstanceId)>,
 }
 
 impl Instances {
     pub(super) fn insert(&mut self, id: InstanceId, row: Row) {
         self.bindings.insert(row.binding, id);
-        self.ends.insert((row.expires_at, id));
+        self.moments.insert((row.next_moment(), id));
         self.rows.insert(id, row);
     }
 
     pub(super) fn remove(&mut self, id: InstanceId) -> Option<Row> {
         let row = self.rows.remove(&id)?;
         self.bindings.remove(&row.binding);
-        self.ends.remove(&(row.expires_at, id));
+        self.moments.remove(&(row.next_moment(), id));
         Some(row)
     }
 
@@ -112,27 +130,32 @@ impl Instances {
     }
 
     /// Moves an instance's end.
-    pub(super) fn set_expiry(&mut self, id: InstanceId, expires_at: u64) {
+    pub(super) fn set_lease(&mut self, id: InstanceId, lease: Term) {
         if let Some(row) = self.rows.get_mut(&id) {
-            self.ends.remove(&(row.expires_at, id));
-            row.expires_at = expires_at;
-            self.ends.insert((expires_at, id));
+            self.moments.remove(&(row.next_moment(), id));
+            row.expires_at = lease.expires_at;
+            row.reminded = lease.reminded;
+            self.moments.insert((row.next_moment(), id));
         }
     }
 
-    /// When the next instance ends, in seconds since 1970.
-    pub(super) fn next_end(&self) -> Option<u64> {
-        self.ends.first().map(|(end, _)| *end)
+    /// When the next reminder is due or the next instance ends, in seconds since 1970.
+    pub(super) fn next_moment(&self) -> Option<u64> {
+        self.moments.first().map(|(moment, _)| *moment)
     }
 
-    /// An instance that has ended at `now`, once: its expiry leaves the order, so that it is not found again.
-    pub(super) fn pop_ended(&mut self, now: u64) -> Option<InstanceId> {
-        let (end, id) = *self.ends.first()?;
-        if end > now {
+    /// What is due at `now`, once: an end leaves the order, so that it is not found again.
+    pub(super) fn pop_due(&mut self, now: u64) -> Option<(InstanceId, Due)> {
+        let (moment, id) = *self.moments.first()?;
+        if moment > now {
             return None;
         }
-        self.ends.remove(&(end, id));
-        Some(id)
+        self.moments.remove(&(moment, id));
+        let Some(row) = self.rows.get_mut(&id).filter(|row| row.expires_at > now) else { return Some((id, Due::End)) };
+        let reminder = lease::due(row.expires_at, row.reminded, now)?;
+        row.reminded = Some(reminder);
+        self.moments.insert((row.next_moment(), id));
+        Some((id, Due::Reminder(reminder)))
     }
 
     /// All ids, in order.
@@ -151,5 +174,44 @@ impl Instances {
         }
         ids.sort_unstable();
         ids
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sip::id::ShardTag;
+
+    use super::*;
+    use crate::secret::InstanceSecret;
+
+    const END: u64 = 1_795_000_000;
+
+    fn instances(lease: Term) -> (Instances, InstanceId) {
+        let (id, binding) = (InstanceId::new(1 << 16, ShardTag(0)), BindingId::new(2 << 16, ShardTag(0)));
+        let mut instances = Instances::default();
+        let sealed = Sealed::from_bytes(InstanceSecret::new("not opened here").expose().as_bytes().to_vec());
+        instances.insert(id, Row::new(sealed, binding, UpstreamId(1), Fence::NEW, lease));
+        (instances, id)
+    }
+
+    #[test]
+    fn a_clock_that_jumps_over_the_whole_lease_ends_it_without_a_reminder() {
+        let (mut instances, id) = instances(Term { expires_at: END, reminded: None });
+        assert_eq!(instances.pop_due(END - 90_000), None);
+        assert_eq!(instances.pop_due(END), Some((id, Due::End)));
+        assert_eq!(instances.pop_due(END), None, "an end is told once");
+        assert!(instances.remove(id).is_some());
+    }
+
+    #[test]
+    fn a_renewed_lease_reminds_before_its_new_end_and_not_before_its_old_one() {
+        let (mut instances, id) = instances(Term { expires_at: END, reminded: None });
+        assert_eq!(instances.pop_due(END - 86_400), Some((id, Due::Reminder(Reminder::Renew))));
+        assert_eq!(instances.pop_due(END - 50_000), None, "once");
+        instances.set_lease(id, Term { expires_at: END + 259_200, reminded: None });
+        assert_eq!(instances.pop_due(END), None);
+        assert_eq!(instances.next_moment(), Some(END + 259_200 - 86_400));
+        assert_eq!(instances.pop_due(END + 259_200 - 3_000), Some((id, Due::Reminder(Reminder::VerySoon))));
+        assert_eq!(instances.pop_due(END + 259_200), Some((id, Due::End)));
     }
 }

@@ -11,6 +11,7 @@
 //! | --- | --- |
 //! | `shard` | the loop around one [`Endpoint`](sip::endpoint::Endpoint); `events`, `commands`, `wake` and `wipe` are its parts |
 //! | `instances`, `calls` | what a shard remembers |
+//! | [`lease`], `notices` | when a lease's user is told what |
 //! | [`command`] | what the use cases ask |
 //! | `proofs` | what is computed with a secret |
 //! | `connections`, `doors`, `datagrams`, `dial`, [`upstreams`] | the network side |
@@ -30,6 +31,8 @@ mod doors;
 mod erasures;
 mod events;
 mod instances;
+pub mod lease;
+mod notices;
 mod proofs;
 mod proxied;
 mod shard;
@@ -54,6 +57,7 @@ use crate::net::tls::ClientTls;
 use crate::net::udp::Udp;
 use crate::push::{PushService, Verdict};
 use crate::vault::Vault;
+use crate::vault::record::Reminder;
 use command::Command;
 use connections::Writer;
 use dial::Dialler;
@@ -118,6 +122,17 @@ struct Pushed {
     confirmed_at: u64,
 }
 
+/// A reminder of a lease's end was sent: the record should say so.
+#[derive(Clone, Copy, Debug)]
+pub struct Reminded {
+    /// The instance.
+    pub id: InstanceId,
+    /// The end that it was reminded of, in seconds since 1970.
+    pub expires_at: u64,
+    /// Which reminder.
+    pub reminder: Reminder,
+}
+
 /// The way to every shard; cheap to clone.
 #[derive(Clone)]
 struct Shards(Arc<[mpsc::Sender<ShardInput>]>);
@@ -163,6 +178,8 @@ pub struct Ground {
     pub endpoint: Settings,
     /// How many shards; 1 to 128.
     pub shards: usize,
+    /// Where the agent tells which reminders it has sent.
+    pub reminded: mpsc::UnboundedSender<Reminded>,
     /// When everything ends, after the drain.
     pub end: Drain,
 }
@@ -184,6 +201,7 @@ struct World {
     upstreams: Upstreams,
     dialler: Dialler,
     erasures: Erasures,
+    reminded: mpsc::UnboundedSender<Reminded>,
 }
 
 /// The agent of one relay; cheap to clone.
@@ -213,6 +231,7 @@ impl Agent {
             shards,
             upstreams,
             dialler,
+            reminded: ground.reminded,
         });
         for (index, inbox) in inboxes.into_iter().enumerate() {
             let settings = Settings { tag: ShardTag(index as u16), ..ground.endpoint.clone() };

@@ -98,6 +98,7 @@ mod tests {
             created_at: 0,
             expires_at: 1,
             presence: Presence::Background,
+            reminded: None,
         }
     }
 

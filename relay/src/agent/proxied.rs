@@ -198,9 +198,8 @@ impl Shard {
 
     /// Where the calls of a registration that passed through go.
     pub(super) fn proxied_call_target(&self, id: InstanceId) -> Option<(Box<str>, PushTarget)> {
-        let address = self.with_proxied(id, |world, record| {
-            world.push.address(&contact_of(record), record.confirmed_at).ok()
-        });
+        let address =
+            self.with_proxied(id, |world, record| world.push.address(&contact_of(record), record.confirmed_at).ok());
         address.flatten().map(|address| (address.app, address.call))
     }
 

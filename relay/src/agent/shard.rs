@@ -17,7 +17,7 @@ use tokio::time::sleep_until;
 
 use super::calls::Calls;
 use super::connections::Writer;
-use super::instances::Instances;
+use super::instances::{Due, Instances};
 use super::proxied::ProxiedRows;
 use super::{ShardInput, World};
 use crate::clock::unix_now;
@@ -153,14 +153,17 @@ impl Shard {
         }
         let unix = unix_now();
         self.calls.forget_old(unix);
-        while let Some(id) = self.instances.pop_ended(unix) {
-            self.expire(id);
+        while let Some((id, due)) = self.instances.pop_due(unix) {
+            match due {
+                Due::Reminder(reminder) => self.remind(id, reminder),
+                Due::End => self.expire(id),
+            }
         }
     }
 
     fn next_deadline(&self) -> Instant {
         let now = Instant::now();
-        let end = self.instances.next_end().map(|end| now + Duration::from_secs(end.saturating_sub(unix_now())));
+        let end = self.instances.next_moment().map(|at| now + Duration::from_secs(at.saturating_sub(unix_now())));
         let nap = now + NAP_MAX;
         [self.endpoint.poll_timeout(), end].into_iter().flatten().fold(nap, Instant::min)
     }

@@ -4,6 +4,7 @@
 //! came; the store is not asked. A verdict never ends a call that a device has come for. A push ends with its call.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sip::endpoint::{CallState, IncomingCall, Input};
 use sip::id::{CallId, InstanceId};
@@ -19,6 +20,8 @@ use crate::vault::record::{Provider, PushTarget};
 
 /// How long `call-ended` may take; after it the phone has seen the call's own deadline.
 const CALL_ENDED_LIFE_S: u64 = 30;
+/// How long a push that is no call is tried at a service that does not take it.
+const NOTICE_TRIES: Duration = Duration::from_secs(3_600);
 
 impl Shard {
     /// A call waits for its device: push.
@@ -126,18 +129,6 @@ impl Shard {
         spawn_notice(self.world.clone(), app, target, push);
     }
 
-    /// Tells the user, by the alert target, that something happened to the instance.
-    pub(super) fn tell_user(&self, event: Event, instance: InstanceId, status: Option<u16>) {
-        const LIFE_S: u64 = 3_600;
-        let target = self.with_record(instance, |record| {
-            record.device.alert_push.as_ref().map(|target| (record.app.clone(), target.clone()))
-        });
-        let Some(Some((app, target))) = target else { return };
-        let mut push = self.notice(event, instance, LIFE_S);
-        push.extra.extend(status.map(|status| ("status", serde_json::Value::from(status))));
-        spawn_notice(self.world.clone(), app, target, push);
-    }
-
     fn give_up(&mut self, id: CallId) {
         if let Some(call) = self.calls.get_mut(id) {
             call.unreachable = true;
@@ -168,9 +159,12 @@ impl Shard {
 }
 
 /// Delivers a push whose verdict changes nothing.
+///
+/// It is tried for [`NOTICE_TRIES`] at most, however long it would be worth delivering.
 pub(super) fn spawn_notice(world: Arc<World>, app: Box<str>, target: PushTarget, push: Push) {
     tokio::spawn(async move {
-        deliver(&world, &app, &target, &push).await;
+        // An error means that the service did not take it in that time: the next notice, if any, has its own.
+        let _ = tokio::time::timeout(NOTICE_TRIES, deliver(&world, &app, &target, &push)).await;
     });
 }
 

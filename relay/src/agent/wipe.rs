@@ -22,12 +22,14 @@ use super::command::WipeDone;
 use super::erasures;
 use super::instances::Ending;
 use super::shard::Shard;
-use crate::clock::unix_now;
+use crate::clock::{DAY_S, unix_now};
 use crate::metrics::labels::{InstanceState, RegistrationOutcome, WipeReason};
 use crate::push::Event;
 
 /// How long a SIP server may take to confirm an unregistration.
 const UNREGISTER_DEADLINE: Duration = Duration::from_secs(3);
+/// How long it is worth telling that a lease has ended, in seconds: phones are off at night.
+const END_LIFE_S: u64 = DAY_S;
 
 impl Shard {
     /// Begins the end of an instance, or joins the one that has begun. `reason`: `None` when it never was stored here.
@@ -46,10 +48,10 @@ impl Shard {
         let erased = reason.is_none();
         let ending = Ending { reason, unbound: None, erased, waiters: waiter.into_iter().collect() };
         row.ending = Some(Box::new(ending));
-        let (binding, status) = (row.binding, row.status);
+        let (binding, status, unanswerable) = (row.binding, row.status, row.unanswerable);
         match reason {
-            Some(WipeReason::RefusedUpstream) => self.tell_user(Event::RegistrationLost, id, Some(status)),
-            Some(WipeReason::Expired) => self.tell_user(Event::Expired, id, None),
+            Some(WipeReason::RefusedUpstream) => self.tell_registration_lost(id, status, unanswerable),
+            Some(WipeReason::Expired) => self.tell_user(Event::Expired, id, END_LIFE_S, Vec::new()),
             _ => {}
         }
         self.set_state(id, InstanceState::Ending);

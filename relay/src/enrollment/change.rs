@@ -3,11 +3,15 @@
 //! Invariant: the store has the changed record before the shard has it, so that a restart forgets no change that was
 //! answered; what the store refuses is not changed. One change at a time for an instance.
 
+use std::sync::Arc;
+
 use sip::id::InstanceId;
+use tokio::sync::mpsc;
 
 use super::types::{AccessError, Change, ChangeError, Field, View};
 use super::{Inner, Services};
-use crate::agent::command::{Command, Standing};
+use crate::agent::command::{Command, Standing, Term};
+use crate::agent::{Reminded, lease};
 use crate::clock::unix_now;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::{InstanceSecret, with_clean_stack};
@@ -18,7 +22,7 @@ use crate::vault::{Fence, Lookup, Sealed, StoreError};
 struct Changed {
     sealed: Sealed,
     lookup: Lookup,
-    expires_at: u64,
+    lease: Term,
 }
 
 impl Inner {
@@ -31,9 +35,44 @@ impl Inner {
         let _turn = self.changing.take(id).await;
         let standing = self.look(id, proof).await?;
         let foreground = change.presence.map(|presence| presence == Presence::Foreground);
-        let Changed { sealed, lookup, expires_at } = self.changed(&standing, change)?;
-        let fence = self.store_change(id, &sealed, expires_at, &lookup, standing.fence).await?;
-        let replace = |reply| Command::Replace { id, sealed, expires_at, fence, foreground, reply };
+        let changed = self.changed(&standing, |record| {
+            self.check_services(record, &change)?;
+            apply(record, change);
+            Ok(())
+        })?;
+        self.put_change(&standing, changed, foreground).await
+    }
+
+    /// Writes down which reminders were sent, until the drain's end; one whose instance was renewed or has ended meanwhile
+    /// is of no interest any more.
+    pub(super) async fn write_down_reminders(self: Arc<Self>, mut sent: mpsc::UnboundedReceiver<Reminded>) {
+        while let Some(Reminded { id, expires_at, reminder }) = sent.recv().await {
+            let _turn = self.changing.take(id).await;
+            let Ok(standing) = self.look_as_relay(id).await else { continue };
+            if standing.expires_at != expires_at {
+                continue;
+            }
+            let changed = self.changed(&standing, |record| {
+                record.reminded = Some(reminder);
+                Ok(())
+            });
+            let Ok(changed) = changed else { continue };
+            if self.put_change(&standing, changed, None).await.is_err() {
+                tracing::warn!(instance = %id, "a reminder could not be written down; a restart may repeat it");
+            }
+        }
+    }
+
+    /// Stores a changed record, then tells the shard.
+    async fn put_change(
+        &self,
+        standing: &Standing,
+        changed: Changed,
+        foreground: Option<bool>,
+    ) -> Result<View, ChangeError> {
+        let (id, Changed { sealed, lookup, lease }) = (standing.id, changed);
+        let fence = self.store_change(id, &sealed, lease.expires_at, &lookup, standing.fence).await?;
+        let replace = |reply| Command::Replace { id, sealed, lease, fence, foreground, reply };
         match self.ground.agent.ask(id, replace).await {
             Some(Ok(standing)) => self.view(&standing).ok_or(AccessError::Unknown.into()),
             Some(Err(_)) => {
@@ -45,16 +84,19 @@ impl Inner {
         }
     }
 
-    fn changed(&self, standing: &Standing, change: Change) -> Result<Changed, ChangeError> {
+    fn changed(
+        &self,
+        standing: &Standing,
+        change: impl FnOnce(&mut Record) -> Result<(), ChangeError>,
+    ) -> Result<Changed, ChangeError> {
         with_clean_stack(|| {
             let vault = &self.ground.vault;
             let mut record = vault.unseal(standing.id, &standing.sealed).map_err(|_| AccessError::Unknown)?;
-            self.check_services(&record, &change)?;
-            apply(&mut record, change);
+            change(&mut record)?;
             Ok(Changed {
                 sealed: vault.seal(standing.id, &record),
                 lookup: vault.lookup_of(&record),
-                expires_at: record.expires_at,
+                lease: Term::of(&record),
             })
         })
     }
@@ -109,7 +151,9 @@ fn apply(record: &mut Record, change: Change) {
         Field::Set(target) => record.device.alert_push = Some(target),
     }
     if let Some(lifetime_s) = change.lifetime_s {
-        record.expires_at = unix_now() + lifetime_s;
+        let now = unix_now();
+        record.expires_at = now + lifetime_s;
+        record.reminded = lease::skipped(record.expires_at, now);
     }
     if let Some(presence) = change.presence {
         record.presence = presence;

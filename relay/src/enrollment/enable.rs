@@ -23,9 +23,9 @@ use zeroize::Zeroizing;
 
 use super::Inner;
 use super::types::{EdgeAddress, Enable, EnableError, Enabled, Refusal, Registration, RegistrationState, WipeReason};
-use crate::agent::command::{Command, First, NewInstance, Who};
+use crate::agent::command::{Command, First, NewInstance, Term, Who};
 use crate::agent::upstreams::{NoRoute, Route};
-use crate::agent::{EDGE_REALM, Unanswerable};
+use crate::agent::{EDGE_REALM, Unanswerable, lease};
 use crate::clock::unix_now;
 use crate::metrics::labels::StoreOperation;
 use crate::net::resolve::ResolveError;
@@ -47,7 +47,7 @@ impl Inner {
         // Also the proof that the store answers, before anything is done that would have to be undone.
         let earlier = self.timed(StoreOperation::Load, self.ground.vault.find(&lookup)).await?;
         let (new, secret) = self.new_instance(app, wish, &lookup, route);
-        let (id, sealed, expires_at) = (new.id, new.sealed.clone(), new.expires_at);
+        let (id, sealed, expires_at) = (new.id, new.sealed.clone(), new.lease.expires_at);
         let registration = self.first_registration(new).await?;
         let put = self.ground.vault.put(id, &sealed, expires_at, &lookup, Fence::NEW);
         let placed = match self.timed(StoreOperation::Put, put).await {
@@ -145,11 +145,12 @@ impl Inner {
             created_at: now,
             expires_at: now + wish.lifetime_s,
             presence: Presence::Background,
+            reminded: lease::skipped(now + wish.lifetime_s, now),
         };
-        let (expires_at, fence) = (record.expires_at, Fence::NEW);
+        let (lease, fence) = (Term::of(&record), Fence::NEW);
         let sealed: Sealed = self.ground.vault.seal(id, &record);
         let binding = self.binding_of(id, &record, route);
-        (NewInstance { id, sealed, expires_at, fence, binding }, secret)
+        (NewInstance { id, sealed, lease, fence, binding }, secret)
     }
 
     /// Registers once. A refusal is an error, and then the shard has forgotten the instance already.

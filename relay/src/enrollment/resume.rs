@@ -14,7 +14,7 @@ use sip::id::InstanceId;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::Inner;
-use crate::agent::command::{Command, NewInstance, NewProxied};
+use crate::agent::command::{Command, NewInstance, NewProxied, Term};
 use crate::agent::upstreams::Route;
 use crate::clock::unix_now;
 use crate::metrics::labels::StoreOperation;
@@ -96,18 +96,20 @@ impl Inner {
 
     /// Binds a claimed instance; whether it could be opened.
     async fn take_over(&self, stored: Stored) -> bool {
-        let Stored { id, sealed, expires_at, fence, .. } = stored;
+        let Stored { id, sealed, fence, .. } = stored;
         let opened = match self.ground.vault.unseal_kept(id, &sealed) {
-            Ok(Kept::Lent(record)) => Route::of(&record.account).ok().map(|route| self.binding_of(id, &record, route)),
+            Ok(Kept::Lent(record)) => {
+                Route::of(&record.account).ok().map(|route| (self.binding_of(id, &record, route), Term::of(&record)))
+            }
             Ok(Kept::Proxied(record)) => return self.adopt(id, sealed, fence, *record).await,
             Err(_) => None,
         };
-        let Some(binding) = opened else {
+        let Some((binding, lease)) = opened else {
             // Nobody can ever read it again: the TTL takes it.
             tracing::error!(instance = %id, "a stored record does not open with this keyring; it is left to its expiry");
             return false;
         };
-        let new = NewInstance { id, sealed, expires_at, fence, binding };
+        let new = NewInstance { id, sealed, lease, fence, binding };
         self.ground.agent.tell(id, Command::Bind { new: Box::new(new), first: None }).await;
         true
     }

@@ -71,7 +71,9 @@ impl PushService {
     pub fn providers(&self) -> Vec<&'static str> {
         let (apple, google) = match &*self.0 {
             Mode::Printed => (true, true),
-            Mode::Sent(apps) => (apps.values().any(|app| app.apns.is_some()), apps.values().any(|app| app.fcm.is_some())),
+            Mode::Sent(apps) => {
+                (apps.values().any(|app| app.apns.is_some()), apps.values().any(|app| app.fcm.is_some()))
+            }
         };
         let apple = if apple { &["apns", "apns.dev"][..] } else { &[] };
         apple.iter().copied().chain(google.then_some("fcm")).collect()
@@ -79,12 +81,15 @@ impl PushService {
 
     fn apple_app(&self, param: &str) -> Option<(Box<str>, Services)> {
         let (team, topic) = param.split_once('.')?;
-        let readings = [Some((topic, Services::Any)), topic.rsplit_once('.').and_then(|(bundle, services)| {
-            Some((bundle, Services::read(services)?))
-        })];
+        let readings = [
+            Some((topic, Services::Any)),
+            topic.rsplit_once('.').and_then(|(bundle, services)| Some((bundle, Services::read(services)?))),
+        ];
         let served = |bundle: &str| match &*self.0 {
             Mode::Printed => true,
-            Mode::Sent(apps) => apps.get(bundle).and_then(|app| app.apns.as_ref()).is_some_and(|apns| apns.is_team(team)),
+            Mode::Sent(apps) => {
+                apps.get(bundle).and_then(|app| app.apns.as_ref()).is_some_and(|apns| apns.is_team(team))
+            }
         };
         // The longer reading first where everything is served: `.voip` is no part of a bundle.
         let printed = matches!(&*self.0, Mode::Printed);
@@ -157,8 +162,7 @@ mod tests {
     const B: &str = "bb22bb22bb22bb22bb22bb22bb22bb22bb22bb22bb22bb22bb22bb22bb22bb22";
 
     fn address(provider: &str, param: &str, prid: &str) -> Result<(String, Option<String>), NoAddress> {
-        let contact =
-            PushContact { provider: provider.into(), param: Some(param.into()), prid: prid.into() };
+        let contact = PushContact { provider: provider.into(), param: Some(param.into()), prid: prid.into() };
         let address = PushService::printed().address(&contact, 1)?;
         let text = |target: PushTarget| target.token.expose().to_owned();
         Ok((text(address.call), address.other.map(text)))

@@ -15,7 +15,7 @@
 
 use sip::id::BindingId;
 
-use super::record::{Account, Device, Presence, Proof, Provider, PushTarget, Record, WakeFor};
+use super::record::{Account, Device, Presence, Proof, Provider, PushTarget, Record, Reminder, WakeFor};
 use crate::secret::{Aor, Ha1Text, InstanceSecret, Password, PushToken};
 
 /// The version that is written, and the only one that is read.
@@ -34,7 +34,10 @@ const PROOF_IS_HA1: u32 = 1 << 9;
 const HAS_MD5: u32 = 1 << 10;
 const HAS_SHA256: u32 = 1 << 11;
 const HAS_SHA512_256: u32 = 1 << 12;
-const KNOWN_FLAGS: u32 = (1 << 13) - 1;
+/// Two bits: which [`Reminder`] was the last, from 1; 0: none.
+const REMINDED_SHIFT: u32 = 13;
+const REMINDED: u32 = 3 << REMINDED_SHIFT;
+const KNOWN_FLAGS: u32 = (1 << 15) - 1;
 
 /// The bytes are not a record of this version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,7 +91,7 @@ fn visit(record: &Record, sink: &mut dyn FnMut(&[u8])) {
 }
 
 fn flags(record: &Record) -> u32 {
-    let Record { account, device, wake_for, presence, .. } = record;
+    let Record { account, device, wake_for, presence, reminded, .. } = record;
     let (is_ha1, has_ha1s) = match &account.proof {
         Proof::Password(_) => (false, [false; 3]),
         Proof::Ha1 { md5, sha256, sha512_256, .. } => (true, [md5.is_some(), sha256.is_some(), sha512_256.is_some()]),
@@ -110,7 +113,25 @@ fn flags(record: &Record) -> u32 {
     ]
     .into_iter()
     .filter(|&(_, set)| set)
-    .fold(0, |flags, (bit, _)| flags | bit)
+    .fold(reminded_code(*reminded) << REMINDED_SHIFT, |flags, (bit, _)| flags | bit)
+}
+
+fn reminded_code(reminded: Option<Reminder>) -> u32 {
+    match reminded {
+        None => 0,
+        Some(Reminder::Renew) => 1,
+        Some(Reminder::Soon) => 2,
+        Some(Reminder::VerySoon) => 3,
+    }
+}
+
+fn reminded_of(flags: u32) -> Option<Reminder> {
+    match (flags & REMINDED) >> REMINDED_SHIFT {
+        1 => Some(Reminder::Renew),
+        2 => Some(Reminder::Soon),
+        3 => Some(Reminder::VerySoon),
+        _ => None,
+    }
 }
 
 pub(super) fn text(text: &str, sink: &mut dyn FnMut(&[u8])) {
@@ -185,6 +206,7 @@ impl<'a> Reader<'a> {
             created_at,
             expires_at,
             presence: if has(FOREGROUND) { Presence::Foreground } else { Presence::Background },
+            reminded: reminded_of(flags),
         })
     }
 
@@ -290,6 +312,7 @@ pub(super) mod tests {
             created_at: 0,
             expires_at: 1_795_432_000,
             presence: Presence::Foreground,
+            reminded: Some(Reminder::Soon),
         };
         let mut bare = full.clone();
         bare.account.registrar = None;

@@ -38,6 +38,8 @@ pub struct Record {
     pub expires_at: u64,
     /// Whether the app itself is registered at this moment.
     pub presence: Presence,
+    /// The last reminder of its end that was sent, or that its lifetime was too short for.
+    pub reminded: Option<Reminder>,
 }
 
 /// A SIP account as the app handed it over.
@@ -78,10 +80,18 @@ pub enum Proof {
 pub struct Device {
     /// Where calls go.
     pub call_push: PushTarget,
-    /// Where everything else goes; `None`: it is not told.
+    /// Where everything else goes; `None`: to the call target on FCM, nowhere on APNs.
     pub alert_push: Option<PushTarget>,
     /// What its user calls it; at most 64 characters.
     pub label: Option<Box<str>>,
+}
+
+impl Device {
+    /// Where everything but calls goes: the alert target, or on FCM, where one token serves for both, the call target.
+    pub fn alert_target(&self) -> Option<&PushTarget> {
+        let by_call = Some(&self.call_push).filter(|target| target.provider == Provider::Fcm);
+        self.alert_push.as_ref().or(by_call)
+    }
 }
 
 /// One address of a push service.
@@ -126,4 +136,15 @@ pub enum Presence {
     Foreground,
     /// The relay registers.
     Background,
+}
+
+/// What a device is told before its lease ends, in the order of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reminder {
+    /// A day before: the app should renew, silently.
+    Renew,
+    /// Half a day before: the user should know.
+    Soon,
+    /// An hour before: the user should know at once.
+    VerySoon,
 }

@@ -233,7 +233,8 @@ pub fn path(key: &TokenKey, instance: InstanceId, face: Face<'_>, outbound: bool
 pub fn own_path(key: &TokenKey, request: &Message) -> Option<InstanceId> {
     let bytes = URL_SAFE_NO_PAD.decode(request.route(0)?.uri.user?).ok()?;
     let (payload, mac) = bytes.split_first_chunk::<16>()?;
-    bool::from(subtle::ConstantTimeEq::ct_eq(&key.mac(payload, PATH)[..], mac)).then(|| InstanceId::from_bytes(*payload))
+    bool::from(subtle::ConstantTimeEq::ct_eq(&key.mac(payload, PATH)[..], mac))
+        .then(|| InstanceId::from_bytes(*payload))
 }
 
 /// The registration that a request inside a dialog names by the PURR of its Request-URI (§6.2.3).

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::auth::Challenge;
-pub use crate::edge::{CallState, IncomingCall, KnockId, Proof};
 use super::proxied::{Adopted, PassageId, ProxiedEnd, ProxiedRegistration, Way, WayAsked};
+use crate::auth::Challenge;
 pub use crate::edge::push_proxy::{PushContact, Wish};
+pub use crate::edge::{CallState, IncomingCall, KnockId, Proof};
 pub use crate::flow::{Side, Source, Transport};
 use crate::id::{BindingId, CallId, FlowId, InstanceId, ShardTag, UpstreamId};
 use crate::message::{Limits, Message};

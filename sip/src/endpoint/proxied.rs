@@ -599,7 +599,9 @@ impl Endpoint {
         let faces = self.settings.faces();
         let is_own = |uri: &Uri<'_>| {
             faces.iter().any(|face| match uri.port {
-                Some(port) => face.strip_suffix(&format!(":{port}")).is_some_and(|host| host.eq_ignore_ascii_case(uri.host)),
+                Some(port) => {
+                    face.strip_suffix(&format!(":{port}")).is_some_and(|host| host.eq_ignore_ascii_case(uri.host))
+                }
                 None => face.rsplit_once(':').is_some_and(|(host, _)| host.eq_ignore_ascii_case(uri.host)),
             })
         };
@@ -640,9 +642,7 @@ impl Endpoint {
 /// Whether a response says that the proof in its request was wrong, and not merely old.
 fn is_failed_proof(status: u16, response: &Message) -> bool {
     let challenges = || response.elements(Name::WwwAuthenticate).chain(response.elements(Name::ProxyAuthenticate));
-    let is_stale = || {
-        challenges().any(|part| part.to_ascii_lowercase().replace([' ', '"'], "").contains("stale=true"))
-    };
+    let is_stale = || challenges().any(|part| part.to_ascii_lowercase().replace([' ', '"'], "").contains("stale=true"));
     match status {
         401 | 407 => !is_stale(),
         403 => true,

@@ -1,0 +1,168 @@
+//! What the user of a lease is told before it ends. Its table of times is tested beside `relay::agent::lease`; here the
+//! lifetimes end a few seconds behind a reminder's time, so that it falls due while the test looks.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use tests::api_client::Instance;
+use tests::board::Missed;
+use tests::redis_server::RedisServer;
+use tests::relay_setup::Setup;
+use tests::scene::{FCM_TOKEN, OTHER_TOKEN, SOON, Scene, TOKEN};
+use tests::{apns, fcm};
+
+use super::{Outcome, records};
+
+const HOUR: u64 = 3_600;
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn any_lifetime(setup: &mut Setup) {
+    setup.lifetime = ["1s", "5d", "6d"].map(str::to_owned);
+}
+
+/// An iPhone whose lease ends `behind` seconds after a moment that many hours before its end.
+async fn iphone(scene: &Scene, number: usize, hours: u64, behind: u64) -> Result<(Instance, String), Missed> {
+    let token = |kind: char| format!("{kind}{number}").repeat(32);
+    let alert = json!({"provider": "apns", "token": token('a')});
+    let mut wish = scene.wish_for(json!({"call_push": {"provider": "apns", "token": token('c')}, "alert_push": alert}));
+    wish["lifetime_s"] = json!(hours * HOUR + behind);
+    Ok((scene.enable_as(&wish).await?, token('a')))
+}
+
+async fn apple(scene: &Scene) -> Result<apns::ReceivedPush, Missed> {
+    scene.apns.next_push(SOON * 2).await.ok_or_else(|| Missed::new("a push on APNs", scene.relay.log()))
+}
+
+async fn google(scene: &Scene) -> Result<fcm::ReceivedPush, Missed> {
+    scene.fcm.next_push(SOON * 2).await.ok_or_else(|| Missed::new("a push on FCM", scene.relay.log()))
+}
+
+/// What a push says, but for its moments.
+fn is_reminder(push: &Value, event: &str, instance: &Instance, next_h: u64) {
+    let expires_at = push["expires_at"].as_u64().unwrap_or_default();
+    assert_eq!((&push["v"], &push["event"], &push["instance"]), (&json!(1), &json!(event), &json!(instance.id)));
+    assert_eq!(push["deadline"], json!(expires_at - next_h * HOUR), "worth it until the next one: {push}");
+    assert!(push["sent_at"].as_u64().is_some_and(|sent| sent.abs_diff(now()) < 60), "{push}");
+    assert!(push["call"].is_null() && push["from"].is_null(), "{push}");
+}
+
+#[tokio::test]
+async fn a_day_before_its_end_a_lease_asks_silently_to_be_renewed() -> Outcome {
+    let scene = Scene::with(any_lifetime).await?;
+    let (instance, token) = iphone(&scene, 1, 24, 3).await?;
+    let push = apple(&scene).await?;
+    assert_eq!((push.token.as_str(), push.topic.as_str()), (token.as_str(), apns::BUNDLE));
+    assert_eq!((push.push_type.as_str(), push.priority), ("background", 5));
+    assert_eq!(push.payload["aps"], json!({"content-available": 1}));
+    is_reminder(&push.payload["sipwake"], "renew", &instance, 12);
+    scene.content()
+}
+
+#[tokio::test]
+async fn half_a_day_and_an_hour_before_its_end_the_user_sees_that_a_lease_ends() -> Outcome {
+    let scene = Scene::with(any_lifetime).await?;
+    for (number, hours, next_h) in [(1, 12, 1), (2, 1, 0)] {
+        let (instance, token) = iphone(&scene, number, hours, 2).await?;
+        let push = apple(&scene).await?;
+        assert_eq!((push.token.as_str(), push.topic.as_str()), (token.as_str(), apns::BUNDLE));
+        assert_eq!((push.push_type.as_str(), push.priority), ("alert", 10));
+        assert!(push.payload["aps"]["alert"]["title"].as_str().is_some_and(|title| title.ends_with('.')));
+        is_reminder(&push.payload["sipwake"], "expiring", &instance, next_h);
+    }
+    scene.content()
+}
+
+#[tokio::test]
+async fn an_android_phone_is_told_by_its_one_token_without_waking_it_from_doze() -> Outcome {
+    let scene = Scene::with(any_lifetime).await?;
+    for (hours, event, next_h) in [(24, "renew", 12), (12, "expiring", 1), (1, "expiring", 0)] {
+        let mut wish = scene.wish_for(json!({"call_push": {"provider": "fcm", "token": FCM_TOKEN}}));
+        wish["lifetime_s"] = json!(hours * HOUR + 2);
+        let instance = scene.enable_as(&wish).await?;
+        let push = google(&scene).await?;
+        assert_eq!((push.token.as_str(), push.priority.as_str()), (FCM_TOKEN, "NORMAL"));
+        is_reminder(&push.payload, event, &instance, next_h);
+        scene.api.disable(&instance).await?;
+    }
+    scene.content()
+}
+
+#[tokio::test]
+async fn an_iphone_without_an_alert_token_is_never_sent_a_reminder_as_a_voip_push() -> Outcome {
+    let scene = Scene::with(any_lifetime).await?;
+    let mut wish = scene.wish(TOKEN);
+    wish["lifetime_s"] = json!(HOUR + 1);
+    scene.enable_as(&wish).await?;
+    // Enabled after it, so due after it.
+    iphone(&scene, 1, 1, 2).await?;
+    assert_ne!(apple(&scene).await?.token, TOKEN);
+    assert_eq!(scene.apns.requests(), 1);
+    scene.content()
+}
+
+#[tokio::test]
+async fn a_lease_that_is_renewed_is_not_said_to_end_and_is_reminded_of_its_new_end() -> Outcome {
+    let scene = Scene::with(any_lifetime).await?;
+    let (renewed, _) = iphone(&scene, 1, 1, 10).await?;
+    let answer = scene.api.change(&renewed, &json!({"lifetime_s": 3 * 24 * HOUR})).await?;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let (_, other) = iphone(&scene, 2, 1, 10).await?;
+    assert_eq!(apple(&scene).await?.token, other, "due after the renewed one would have been");
+    assert_eq!(scene.apns.requests(), 1);
+    let answer = scene.api.change(&renewed, &json!({"lifetime_s": 12 * HOUR + 2})).await?;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    is_reminder(&apple(&scene).await?.payload["sipwake"], "expiring", &renewed, 1);
+    scene.content()
+}
+
+#[tokio::test]
+async fn a_restart_repeats_no_reminder_and_forgets_none() -> Outcome {
+    let redis = RedisServer::start();
+    let mut scene = Scene::with(|setup| {
+        any_lifetime(setup);
+        setup.store = redis.url();
+    })
+    .await?;
+    let sealed = |instance: &Instance| -> Vec<u8> {
+        let keys = records(&redis);
+        let key = keys.iter().find(|key| key.contains(&instance.id)).cloned().unwrap_or_default();
+        redis.ask(redis::cmd("HGET").arg(key).arg("s"))
+    };
+    let (told, told_token) = iphone(&scene, 1, 1, 2).await?;
+    let before = sealed(&told);
+    assert_eq!(apple(&scene).await?.token, told_token);
+    scene.until("a reminder that is written down", || async { (sealed(&told) != before).then_some(()) }).await?;
+    let (_, late_token) = iphone(&scene, 2, 1, 10).await?;
+    scene.relay.kill_9().await?;
+    assert_eq!(scene.apns.requests(), 1, "it was not due before the process died");
+    let due = now() + 11;
+    scene.until("the time of the reminder", || async { (now() >= due).then_some(()) }).await?;
+    scene.relay.restart().await?;
+    assert_eq!(apple(&scene).await?.token, late_token);
+    // Both are looked after again: whatever was due has been sent before what falls due only now.
+    let (_, next_token) = iphone(&scene, 3, 1, 2).await?;
+    assert_eq!(apple(&scene).await?.token, next_token);
+    let tokens: Vec<String> = scene.apns.pushes().into_iter().map(|push| push.token).collect();
+    assert_eq!(tokens, [told_token, late_token, next_token]);
+    assert_eq!(scene.api.read(&told).await?.status, 200);
+    scene.content()
+}
+
+#[tokio::test]
+async fn a_registration_that_is_lost_is_told_with_the_status_and_why() -> Outcome {
+    let scene = Scene::with(|setup| setup.register_expires = "5s".to_owned()).await?;
+    let alert = json!({"provider": "apns", "token": OTHER_TOKEN});
+    let device = json!({"call_push": {"provider": "apns", "token": TOKEN}, "alert_push": alert});
+    let instance = scene.enable_as(&scene.wish_for(device)).await?;
+    scene.registrar.change_password("alice", "changed");
+    let push = apple(&scene).await?;
+    assert_eq!((push.token.as_str(), push.push_type.as_str()), (OTHER_TOKEN, "alert"));
+    let said = &push.payload["sipwake"];
+    assert_eq!((&said["event"], &said["instance"]), (&json!("registration-lost"), &json!(instance.id)));
+    assert_eq!((&said["status"], &said["reason"]), (&json!(401), &json!("the SIP server refused the password")));
+    scene.await_gone(&instance).await?;
+    scene.content()
+}
