@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use sip::endpoint::{Adopted, Input, ProxiedEnd, ProxiedRegistration, PushContact, Way, WayAsked, Wish};
+use sip::endpoint::{Adopted, Input, ProxiedEnd, ProxiedRegistration, ProxyWay, PushContact, WayAsked, Wish};
 use sip::id::InstanceId;
 use sip::message::Uri;
 
@@ -65,7 +65,7 @@ impl Shard {
         self.next.push_back(Input::Way { passage: asked.passage, way });
     }
 
-    fn way_of(&self, asked: &WayAsked) -> Result<Way, u16> {
+    fn way_of(&self, asked: &WayAsked) -> Result<ProxyWay, u16> {
         let WayAsked { aor, registrar, proxy, wish, .. } = asked;
         let allowed = |uri: &str| Uri::parse(uri).is_some_and(|uri| self.world.domains.allow(uri.host));
         if ![Some(aor), Some(registrar), proxy.as_ref()].into_iter().flatten().all(|uri| allowed(uri)) {
@@ -84,7 +84,7 @@ impl Shard {
         }
         let route = Route::through(aor, registrar, proxy.as_deref()).map_err(|_| 416_u16)?;
         let registrar = route.registrar().into();
-        Ok(Way { upstream: self.world.upstreams.acquire(route), registrar, services })
+        Ok(ProxyWay { upstream: self.world.upstreams.acquire(route), registrar, services })
     }
 
     /// A SIP server has accepted a registration, or its refresh: it is kept from now on.

@@ -6,9 +6,9 @@
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
-use crate::flow::{FlowToken, Source, TokenKey, Transport};
+use crate::flow::{FlowToken, Side, Source, TokenKey, Transport};
 use crate::id::BranchId;
-use crate::message::{Composer, Edit, Limits, Message, Method, Name, Uri};
+use crate::message::{Composer, Edit, Limits, Message, Method, Name, NameAddr, Scheme, Uri};
 
 /// How a name of this relay is written in one direction.
 #[derive(Clone, Copy, Debug)]
@@ -89,9 +89,18 @@ pub fn own_route(request: &Message, key: &TokenKey) -> Option<(FlowToken, usize)
     Some((token, 1 + usize::from(signed(1).is_some())))
 }
 
-/// A response on its way back: our Via taken off.
-pub fn back(response: &Message) -> Bytes {
-    response.edit().pop(Name::Via).finish()
+/// A response on its way back: our Via taken off, and what the side that it came from may not say.
+pub fn back(response: &Message, from: Side) -> Bytes {
+    believed(response.edit().pop(Name::Via), from).finish()
+}
+
+/// Leaves out what is not believed of this side: a device does not assert who it is, its SIP server does (RFC 3325 §5).
+/// What it would like to be (P-Preferred-Identity) is the SIP server's to judge.
+pub fn believed(edit: Edit<'_>, from: Side) -> Edit<'_> {
+    match from {
+        Side::Device => edit.remove(Name::PAssertedIdentity),
+        Side::Upstream => edit,
+    }
 }
 
 /// Adds `received` and `rport` to the topmost Via where the sender's address is another than it says (RFC 3261 §18.2.1,
@@ -142,26 +151,55 @@ pub fn end_late_answer(answer: &Message, face: Face<'_>, ack: BranchId, bye: Bra
     Some((compose(Method::Ack, ack, number), compose(Method::Bye, bye, number.saturating_add(1))))
 }
 
-/// Whom a call is from, as the device may know it (RFC 3323: a private caller is anonymous here too).
-pub fn caller(invite: &Message) -> (Box<str>, Option<Box<str>>) {
-    let private = invite.values(Name::Privacy).any(|value| {
-        let text = String::from_utf8_lossy(value).to_ascii_lowercase();
-        text.split([';', ',']).any(|word| matches!(word.trim(), "id" | "user" | "header"))
-    });
-    let from = invite.from().filter(|_| !private);
-    match from {
-        None => ("sip:anonymous@anonymous.invalid".into(), None),
-        Some(from) => {
-            let uri = bare(&from.uri).into();
-            (uri, from.name().map(|name| name.chars().filter(|c| !c.is_control()).collect::<String>().into()))
+/// Whom a request is from, as the device may know it. It came from the account's own SIP server, so its
+/// P-Asserted-Identity is believed before its From (RFC 3325 §9.1); a private caller is anonymous here too (RFC 3323 §4.1.1.3,
+/// §4.2), whether it says so by Privacy or by an anonymous From.
+pub fn caller(request: &Message) -> (Box<str>, Option<Box<str>>) {
+    let Some(from) = request.from().filter(|from| !wants_privacy(request) && !is_anonymous(&from.uri)) else {
+        return ("sip:anonymous@anonymous.invalid".into(), None);
+    };
+    match asserted(request) {
+        None => (bare(&from.uri).into(), display(&from)),
+        Some(who) => {
+            // The From may say in words who the same caller is.
+            let same = || display(&from).filter(|_| subscriber(&from.uri) == subscriber(&who.uri));
+            (bare(&who.uri).into(), display(&who).or_else(same))
         }
     }
+}
+
+fn wants_privacy(request: &Message) -> bool {
+    request.values(Name::Privacy).any(|value| {
+        let text = String::from_utf8_lossy(value).to_ascii_lowercase();
+        text.split([';', ',']).any(|word| matches!(word.trim(), "id" | "user" | "header"))
+    })
+}
+
+fn is_anonymous(uri: &Uri<'_>) -> bool {
+    uri.host.eq_ignore_ascii_case("anonymous.invalid")
+}
+
+/// The identity that the SIP server asserts: of a `sip:` and a `tel:` one (RFC 3325 §9.1) the first.
+fn asserted(request: &Message) -> Option<NameAddr<'_>> {
+    let identities = || request.elements(Name::PAssertedIdentity).filter_map(NameAddr::parse);
+    let sip = identities().find(|identity| identity.uri.scheme != Scheme::Other);
+    sip.or_else(|| identities().next()).filter(|identity| !is_anonymous(&identity.uri))
+}
+
+/// The user of a SIP URI, the number of a `tel:` one.
+fn subscriber<'a>(uri: &Uri<'a>) -> Option<&'a str> {
+    let number = || uri.text.split_once(':').map(|(_, number)| number.split(';').next().unwrap_or(number));
+    if uri.scheme == Scheme::Other { number() } else { uri.user }
+}
+
+fn display(address: &NameAddr<'_>) -> Option<Box<str>> {
+    address.name().map(|name| name.chars().filter(|c| !c.is_control()).collect::<String>().into())
 }
 
 /// Scheme, user and host of a URI; another scheme as it is.
 fn bare(uri: &Uri<'_>) -> String {
     match (uri.scheme, uri.user) {
-        (crate::message::Scheme::Other, _) => uri.text.to_owned(),
+        (Scheme::Other, _) => uri.text.to_owned(),
         (_, Some(user)) => format!("sip:{user}@{}", uri.host),
         (_, None) => format!("sip:{}", uri.host),
     }

@@ -9,14 +9,18 @@
 //! A leg is one offer of the call to one flow of the device (RFC 3261 §16.7). A flow gets one leg and never a second; a
 //! leg whose flow is lost does not end the call while there is time for the device to come back.
 //!
+//! While the caller waits it hears each [`REMINDER`] that the call lives (RFC 3261 §13.3.1.1): what it heard last, or 183.
+//!
 //! Invariant: the caller gets exactly one final answer; no leg begins after it; each leg is answered or cancelled.
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::{CallState, IncomingCall};
 use crate::flow::Source;
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId};
-use crate::message::Message;
+use crate::message::{Composer, Message, Name};
 use crate::transaction::ServerId;
 
 /// How long a device that is attached may leave an INVITE without any response before it is woken by push as well: its
@@ -25,6 +29,10 @@ pub const SILENCE: Duration = Duration::from_secs(2);
 
 /// How long a device may take to end a cancelled INVITE before the caller is answered 487 without it.
 pub const CANCEL_WAIT: Duration = Duration::from_secs(4);
+
+/// How often a caller that waits hears that the call lives, so that no proxy's Timer C ends it (RFC 3261 §13.3.1.1; §16.6:
+/// more than three minutes, which a 100 does not restart).
+pub const REMINDER: Duration = Duration::from_secs(60);
 
 /// One offer of the call to one flow.
 #[derive(Debug)]
@@ -44,6 +52,24 @@ enum Phase {
     Alive,
     /// A final response came, or the flow is lost.
     Ended,
+}
+
+/// What the caller heard last, and when it hears of the call again.
+#[derive(Debug)]
+struct Heard {
+    /// `None` where only a device can speak: the caller wants provisional responses reliably (RFC 3262).
+    again_at: Option<Instant>,
+    what: Said,
+}
+
+#[derive(Debug)]
+enum Said {
+    /// 100 alone.
+    Nothing,
+    /// This, which may be said again as it is.
+    Plain { status: u16, response: Bytes },
+    /// This status with this To tag, reliably: to say the same again would ask for another PRACK (RFC 3262 §3).
+    Reliable { status: u16, tag: Box<str> },
 }
 
 /// What a leg's response means for the caller.
@@ -86,6 +112,7 @@ pub struct Hold {
     pub name: Option<Box<str>>,
     state: CallState,
     legs: Vec<Leg>,
+    heard: Heard,
     arrived: Instant,
     deadline: Instant,
     woken: bool,
@@ -110,6 +137,7 @@ impl Hold {
         tag: String,
     ) -> Self {
         let (from, name) = super::forward::caller(&invite);
+        let again_at = (!invite.lists(Name::Require, "100rel")).then(|| now + REMINDER);
         Self {
             call,
             instance,
@@ -122,6 +150,7 @@ impl Hold {
             name,
             state: CallState::Waking,
             legs: Vec::new(),
+            heard: Heard { again_at, what: Said::Nothing },
             arrived: now,
             deadline: now + wait,
             woken: false,
@@ -175,7 +204,34 @@ impl Hold {
             return None;
         }
         let silence = self.arrived + SILENCE;
-        Some(if self.woken || silence <= now { self.deadline } else { self.deadline.min(silence) })
+        let next = if self.woken || silence <= now { self.deadline } else { self.deadline.min(silence) };
+        Some(self.heard.again_at.map_or(next, |at| at.min(next)))
+    }
+
+    /// The caller was told `response`, a provisional one above 100.
+    pub fn said(&mut self, now: Instant, status: u16, message: Option<&Message>, response: &Bytes) {
+        let reliable = message.filter(|message| message.lists(Name::Require, "100rel"));
+        self.heard.what = match reliable {
+            None => Said::Plain { status, response: response.clone() },
+            Some(message) => {
+                let tag = message.to().and_then(|to| to.tag().map(Into::into)).unwrap_or_default();
+                Said::Reliable { status, tag }
+            }
+        };
+        self.heard.again_at = self.heard.again_at.map(|_| now + REMINDER);
+    }
+
+    /// What the caller is told when it has heard nothing for [`REMINDER`].
+    pub fn remind(&mut self, now: Instant) -> Option<(u16, Bytes)> {
+        let due = self.heard.again_at.is_some_and(|at| at <= now) && !self.closed && !self.state.is_final();
+        let invite = self.invite.as_deref().filter(|_| due)?;
+        self.heard.again_at = Some(now + REMINDER);
+        let compose = |status, tag| Composer::response(invite, status, Composer::reason(status), Some(tag)).finish();
+        Some(match &self.heard.what {
+            Said::Nothing => (183, compose(183, &self.tag)),
+            Said::Plain { status, response } => (*status, response.clone()),
+            Said::Reliable { status, tag } => (*status, compose(*status, tag)),
+        })
     }
 
     /// Whether an offer has been left without any response for [`SILENCE`].

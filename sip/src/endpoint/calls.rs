@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::{CallState, ClientOwner, Endpoint, Event, ServerOwner, Side, Source, Timer};
 use crate::edge::forward;
-use crate::edge::hold::{Hold, Outcome, SILENCE};
+use crate::edge::hold::{Hold, Outcome, REMINDER, SILENCE};
 use crate::flow::FlowToken;
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name};
@@ -46,7 +46,7 @@ impl Endpoint {
         let hold = Hold::new(now, wait, call, instance, binding, server, source, invite, tag);
         self.calls.insert(call, hold);
         self.calls_of.entry(instance).or_default().push(call);
-        self.later(now, wait, Timer::Call(call));
+        self.later(now, wait.min(REMINDER), Timer::Call(call));
         if self.offer(now, call) {
             self.later(now, SILENCE, Timer::Call(call));
             self.tell(now, call, Event::Offered);
@@ -85,7 +85,7 @@ impl Endpoint {
         let moved = hold.offered(branch, flow);
         let woke_after = hold.note_attached(now);
         let (instance, state) = (hold.instance, hold.state());
-        self.note_forwarded(flow, branch);
+        self.note_forwarded(flow, instance, branch);
         self.cancel_legs(now, moved);
         self.event(Event::Call { call, instance, state, woke_after });
         true
@@ -110,6 +110,9 @@ impl Endpoint {
             self.wake(now, call);
         }
         let Some(hold) = self.calls.get_mut(&call) else { return };
+        if let Some((status, response)) = hold.remind(now) {
+            self.transactions.respond(now, hold.server, status, response);
+        }
         match hold.on_deadline(now) {
             None => {
                 if let Some(at) = hold.deadline(now).filter(|at| *at > now) {
@@ -130,6 +133,7 @@ impl Endpoint {
         }
         let response = Composer::response(invite, 180, Composer::reason(180), Some(&hold.tag)).finish();
         if hold.ring() {
+            hold.said(now, 180, None, &response);
             let (server, instance) = (hold.server, hold.instance);
             self.transactions.respond(now, server, 180, response);
             self.event(Event::Call { call, instance, state: CallState::Ringing, woke_after: None });
@@ -188,16 +192,18 @@ impl Endpoint {
         match outcome {
             Outcome::Ignore => {}
             Outcome::Pass => {
+                let passed = forward::back(response, Side::Device);
+                hold.said(now, status, Some(response), &passed);
                 if let Some(at) = hold.deadline(now) {
                     self.timers.set(at, Timer::Call(call));
                 }
-                self.transactions.respond(now, server, status, forward::back(response));
+                self.transactions.respond(now, server, status, passed);
             }
             Outcome::Answer | Outcome::Fail => {
                 let others = hold.others(branch);
                 hold.close();
                 self.cancel_legs(now, others);
-                self.transactions.respond(now, server, status, forward::back(response));
+                self.transactions.respond(now, server, status, forward::back(response, Side::Device));
                 self.settle(now, call);
             }
             Outcome::TooLate => self.end_late_answer(now, branch, status, response),

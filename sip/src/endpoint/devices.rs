@@ -48,8 +48,8 @@ pub(super) struct Attached {
 pub(super) struct DeviceFlow {
     instances: Vec<(InstanceId, Replay)>,
     failures: u8,
-    /// Requests forwarded on it that may still be answered.
-    forwarded: Vec<BranchId>,
+    /// Requests forwarded on it that may still be answered, and for which instance.
+    pub(super) forwarded: Vec<(InstanceId, BranchId)>,
 }
 
 /// A REGISTER whose proof the shell is verifying.
@@ -69,6 +69,7 @@ impl Endpoint {
     /// The instance is wiped: its calls end; a dialog that stands may still be hung up by the flow that carries it.
     pub(super) fn remove_device(&mut self, now: Instant, instance: InstanceId) {
         self.devices.remove(&instance);
+        self.give_up_kept(now, instance);
         for call in self.calls_of.get(&instance).cloned().unwrap_or_default() {
             self.end_call(now, call, super::CallState::TimedOut, 480);
         }
@@ -183,6 +184,7 @@ impl Endpoint {
         };
         self.transactions.respond(now, server, 200, response.finish());
         self.flush();
+        self.send_kept(now, instance);
         self.offer_all(now, instance);
     }
 
@@ -214,6 +216,7 @@ impl Endpoint {
         if earlier.as_ref().is_none_or(|earlier| earlier.flow != flow) {
             if let Some(earlier) = earlier {
                 self.lose_legs(now, instance, earlier.flow);
+                self.leave_flow(now, instance, earlier.flow);
             }
             self.event(Event::Attached(instance));
         }
@@ -263,20 +266,18 @@ impl Endpoint {
                 self.detach(now, instance);
             }
         }
-        for branch in state.forwarded {
-            if let Some(owner) = self.transactions.abandon(branch) {
-                self.on_unanswered(now, branch, owner);
-            }
+        for (instance, branch) in state.forwarded {
+            self.lose_forwarded(now, instance, branch);
         }
     }
 
     /// Remembers that a request was forwarded on a device's flow.
-    pub(super) fn note_forwarded(&mut self, flow: FlowId, branch: BranchId) {
+    pub(super) fn note_forwarded(&mut self, flow: FlowId, instance: InstanceId, branch: BranchId) {
         if let Some(state) = self.device_flows.get_mut(&flow) {
             if state.forwarded.len() >= FORWARDED_PER_FLOW {
                 state.forwarded.remove(0);
             }
-            state.forwarded.push(branch);
+            state.forwarded.push((instance, branch));
         }
     }
 

@@ -3,17 +3,30 @@
 //! What opens the way is the signed token in the Route that this relay itself put there. It names the device and the SIP
 //! server's flow; no state of a dialog is kept, so a dialog costs nothing and outlives a change of the device's flow.
 //!
+//! A request for a device that is away for a moment waits in [`super::away`].
+//!
 //! Invariant: a device's requests go to the flow that its token names, and to no address that a message names; a SIP
 //! server's go to the flow of the token's device.
 
 use std::time::Instant;
 
 use super::{ClientOwner, Endpoint, ServerOwner, Side, Source, Transport};
-use crate::edge::forward;
+use crate::edge::{forward, push_proxy};
 use crate::flow::FlowToken;
-use crate::id::{BindingId, FlowId};
-use crate::message::{Composer, Message, Method, Name};
+use crate::id::{BindingId, BranchId, FlowId, InstanceId};
+use crate::message::{Message, Method, Name};
 use crate::transaction::ServerId;
+
+/// Where a request of a dialog goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way {
+    pub(super) flow: FlowId,
+    /// The side that it leads to.
+    pub(super) side: Side,
+    pub(super) transport: Transport,
+    /// The dialog's device, whichever side it leads to.
+    pub(super) device: InstanceId,
+}
 
 impl Endpoint {
     pub(super) fn on_dialog_request(
@@ -31,13 +44,16 @@ impl Endpoint {
         if let Err(stop) = forward::check(request, &self.settings.faces()) {
             return self.refuse(now, reply, request, stop.status());
         }
-        let Some((flow, side, transport)) = self.way(&source, &token) else {
-            if self.may_hold(&source, request, &token) {
-                return self.hold_request(now, reply, request, ours, token.instance);
+        match self.way(&source, &token) {
+            Some(way) => self.forward(now, reply, request, ours, way),
+            None if source.side == Side::Upstream => {
+                if push_proxy::purr(request) == Some(token.instance) {
+                    self.call_back(now, token.instance);
+                }
+                self.keep(now, reply, request, token.instance, ours);
             }
-            return self.refuse(now, reply, request, 480);
-        };
-        self.forward(now, reply, request, ours, flow, side, transport);
+            None => self.refuse(now, reply, request, 480),
+        }
     }
 
     /// A MESSAGE outside a dialog, to a device that is attached.
@@ -50,62 +66,41 @@ impl Endpoint {
         binding: BindingId,
     ) {
         let instance = self.bindings.get(&binding).map(|registration| registration.instance);
-        let attached = instance.and_then(|instance| self.attached.get(&instance));
-        let Some((flow, transport)) = attached.map(|attached| (attached.flow, attached.transport)) else {
+        let Some(way) = instance.and_then(|instance| self.way_to_device(instance)) else {
             return self.refuse(now, reply, request, 480);
         };
         if let Err(stop) = forward::check(request, &self.settings.faces()) {
             return self.refuse(now, reply, request, stop.status());
         }
         debug_assert_eq!(source.side, Side::Upstream);
-        self.forward(now, reply, request, 0, flow, Side::Device, transport);
+        self.forward(now, reply, request, 0, way);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one request, and the way it goes")]
-    pub(super) fn forward(
-        &mut self,
-        now: Instant,
-        reply: FlowId,
-        request: &Message,
-        ours: usize,
-        flow: FlowId,
-        side: Side,
-        transport: Transport,
-    ) {
-        let Ok(server) = self.transactions.open(request, reply, ServerOwner::Nobody) else {
-            return self.busy(reply, request);
-        };
-        if request.method() == Some(Method::Invite) {
-            let trying = Composer::response(request, 100, Composer::reason(100), None).finish();
-            self.transactions.respond(now, server, 100, trying);
+    pub(super) fn forward(&mut self, now: Instant, reply: FlowId, request: &Message, ours: usize, way: Way) {
+        let branch = self.branch();
+        // A request other than INVITE is never answered 408 (RFC 4320 §4.2).
+        let status = if request.method() == Some(Method::Invite) { 408 } else { 480 };
+        if let Some(server) = self.open_forwarded(now, reply, request, ServerOwner::Forwarded(branch), status) {
+            self.send_forwarded(now, server, branch, request, ours, way);
         }
-        self.pass_on(now, server, request, ours, flow, side, transport);
     }
 
-    /// Sends a request on, whose server transaction stands.
-    #[expect(clippy::too_many_arguments, reason = "one request, and the way it goes")]
-    pub(super) fn pass_on(
+    /// Sends a request on its way, `ours` values of its Route taken off.
+    pub(super) fn send_forwarded(
         &mut self,
         now: Instant,
         server: ServerId,
+        branch: BranchId,
         request: &Message,
         ours: usize,
-        flow: FlowId,
-        side: Side,
-        transport: Transport,
+        way: Way,
     ) {
         let method = request.method().unwrap_or(Method::Other);
-        let branch = self.branch();
-        self.transactions.adopt(server, ServerOwner::Forwarded(branch));
-        // A request other than INVITE is never answered 408 (RFC 4320 §4.2).
-        let (tag, status) = (self.random.tag(), if method == Method::Invite { 408 } else { 480 });
-        let failure = Composer::response(request, status, Composer::reason(status), Some(&tag)).finish();
-        self.failures.insert(server, (status, failure));
-        let bytes = self.onward_bytes(request, ours, side, transport, branch);
-        if self.transactions.send(now, branch, method, bytes, flow, ClientOwner::Forwarded(server)).is_err() {
+        let bytes = self.onward_bytes(request, ours, &way, branch);
+        if self.transactions.send(now, branch, method, bytes, way.flow, ClientOwner::Forwarded(server)).is_err() {
             return self.on_forwarded_silence(now, server);
         }
-        self.note_forwarded(flow, branch);
+        self.note_forwarded(way.flow, way.device, branch);
     }
 
     /// An ACK to a 2xx: passed on without a transaction (RFC 3261 §16.6, §17.1.1.3).
@@ -114,21 +109,17 @@ impl Endpoint {
         if !self.may_use(&source, &token) || forward::check(ack, &self.settings.faces()).is_err() {
             return;
         }
-        let Some((flow, side, transport)) = self.way(&source, &token) else { return };
+        let Some(way) = self.way(&source, &token) else { return };
         let branch = self.branch();
-        let bytes = self.onward_bytes(ack, ours, side, transport, branch);
-        self.send(flow, bytes);
+        let bytes = self.onward_bytes(ack, ours, &way, branch);
+        self.send(way.flow, bytes);
     }
 
-    fn onward_bytes(
-        &self,
-        request: &Message,
-        ours: usize,
-        side: Side,
-        transport: Transport,
-        branch: crate::id::BranchId,
-    ) -> bytes::Bytes {
-        let mut edit = forward::onward(request, self.settings.face(side, transport), branch);
+    fn onward_bytes(&self, request: &Message, ours: usize, way: &Way, branch: BranchId) -> bytes::Bytes {
+        let mut edit = forward::onward(request, self.settings.face(way.side, way.transport), branch);
+        if way.side == Side::Upstream {
+            edit = forward::believed(edit, Side::Device);
+        }
         for _ in 0..ours {
             edit = edit.pop(Name::Route);
         }
@@ -159,12 +150,9 @@ impl Endpoint {
     }
 
     /// Where a request goes from here: the other end of the token's way.
-    fn way(&self, source: &Source, token: &FlowToken) -> Option<(FlowId, Side, Transport)> {
+    fn way(&self, source: &Source, token: &FlowToken) -> Option<Way> {
         match source.side {
-            Side::Upstream => {
-                let attached = self.attached.get(&token.instance)?;
-                Some((attached.flow, Side::Device, attached.transport))
-            }
+            Side::Upstream => self.way_to_device(token.instance),
             Side::Device => {
                 let transport = match token.upstream {
                     FlowId::Datagram(_) => Some(Transport::Udp),
@@ -174,17 +162,22 @@ impl Endpoint {
                 // The stream that the INVITE came by is gone: by the binding's own flow instead.
                 let binding = || self.devices.get(&token.instance).map(|device| device.binding);
                 let (flow, transport) = here.or_else(|| binding().and_then(|b| self.flow_of_binding(b)))?;
-                Some((flow, Side::Upstream, transport))
+                Some(Way { flow, side: Side::Upstream, transport, device: token.instance })
             }
         }
     }
 
-    pub(super) fn on_forwarded_response(&mut self, now: Instant, server: ServerId, response: &Message) {
+    pub(super) fn way_to_device(&self, device: InstanceId) -> Option<Way> {
+        let attached = self.attached.get(&device)?;
+        Some(Way { flow: attached.flow, side: Side::Device, transport: attached.transport, device })
+    }
+
+    pub(super) fn on_forwarded_response(&mut self, now: Instant, server: ServerId, from: Side, response: &Message) {
         let Some(status) = response.status().filter(|status| *status > 100) else { return };
         if status >= 200 {
             self.failures.remove(&server);
         }
-        self.transactions.respond(now, server, status, forward::back(response));
+        self.transactions.respond(now, server, status, forward::back(response, from));
     }
 
     /// A forwarded request could not be sent, or its flow broke.

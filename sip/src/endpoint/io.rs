@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::proxied::{Adopted, PassageId, ProxiedEnd, ProxiedRegistration, Way, WayAsked};
+use super::proxied::{Adopted, PassageId, ProxiedEnd, ProxiedRegistration, ProxyWay, WayAsked};
 use crate::auth::Challenge;
 pub use crate::edge::push_proxy::{PushContact, Wish};
 pub use crate::edge::{CallState, IncomingCall, KnockId, Proof};
@@ -176,7 +176,7 @@ pub enum Input {
         /// The REGISTER.
         passage: PassageId,
         /// Where it goes, or the status that refuses it: 403, 503, 555, …
-        way: Result<Way, u16>,
+        way: Result<ProxyWay, u16>,
     },
     /// Keep a registration that passed through an earlier run of this relay.
     Adopt(Box<Adopted>),

@@ -13,18 +13,18 @@
 //! | `devices` | which device is attached by which flow |
 //! | `calls` | held calls and their legs |
 //! | `dialogs` | requests inside a dialog, in both directions |
+//! | [`away`] | those of them that wait for a device that is away for a moment |
 //! | [`proxied`] | registrations that pass through and are pushed for (RFC 8599) |
-//! | [`held`] | requests other than a new call that wait for a device |
 //!
 //! Invariant: same settings, seed and inputs give the same outputs. No iteration over a hash map decides anything. What
 //! an input may make it hold is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by
 //! [`calls::CALLS_PER_INSTANCE`], the rest by bindings and open flows.
 
+pub mod away;
 mod bindings;
 pub mod calls;
 mod devices;
 mod dialogs;
-pub mod held;
 mod io;
 pub mod proxied;
 mod requests;
@@ -34,7 +34,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 pub use io::*;
-pub use proxied::{Adopted, PassageId, ProxiedEnd, ProxiedRegistration, Way, WayAsked};
+pub use proxied::{Adopted, PassageId, ProxiedEnd, ProxiedRegistration, ProxyWay, WayAsked};
 
 use crate::edge::admission::Gate;
 use crate::edge::forward::Face;
@@ -81,6 +81,8 @@ pub struct Endpoint {
     streams: HashMap<FlowId, Transport>,
     /// What a forwarded request is answered when nobody else answers it.
     failures: HashMap<ServerId, (u16, bytes::Bytes)>,
+    /// Requests of dialogs that wait for a device to come back.
+    away: HashMap<InstanceId, Vec<away::Waiting>>,
     calls: HashMap<CallId, Hold>,
     calls_of: HashMap<InstanceId, Vec<CallId>>,
     proxied: proxied::Proxied,
@@ -100,14 +102,14 @@ enum Timer {
     Call(CallId),
     /// Nobody can use this stream any more.
     Linger(FlowId),
+    /// A request has waited long enough for its device to come back.
+    Away(InstanceId),
     /// Nothing more can come for a call.
     Forget(CallId),
     /// A REGISTER has waited long enough for a flow to its SIP server.
     Passage(PassageId),
     /// A registration that passed through is to be refreshed, or ends.
     Proxied(InstanceId),
-    /// Requests have waited long enough for their device.
-    Held(InstanceId),
 }
 
 /// Whom a client transaction's outcome concerns.
@@ -128,8 +130,8 @@ enum ClientOwner {
 enum ServerOwner {
     Call(CallId),
     Forwarded(BranchId),
-    /// It waits for its device.
-    Held(InstanceId, ServerId),
+    /// A request that waits for its device, and the branch that it will have.
+    Kept(InstanceId, BranchId),
     Nobody,
 }
 
@@ -160,6 +162,7 @@ impl Endpoint {
             next_knock: 0,
             streams: HashMap::new(),
             failures: HashMap::new(),
+            away: HashMap::new(),
             calls: HashMap::new(),
             calls_of: HashMap::new(),
             proxied: proxied::Proxied::default(),
@@ -208,10 +211,10 @@ impl Endpoint {
                 Timer::Device(instance) => self.on_device_due(now, instance),
                 Timer::Call(call) => self.on_call_due(now, call),
                 Timer::Linger(flow) => self.outputs.push_back(Output::Close(flow)),
+                Timer::Away(instance) => self.on_away_due(now, instance),
                 Timer::Forget(call) => self.forget_call(call),
                 Timer::Passage(passage) => self.on_passage_due(now, passage),
                 Timer::Proxied(instance) => self.on_proxied_due(now, instance),
-                Timer::Held(instance) => self.on_held_due(now, instance),
             }
         }
         while let Some(expired) = self.transactions.poll_expired(now) {
@@ -278,7 +281,7 @@ impl Endpoint {
             flows: self.links.len() + self.streams.len() + self.device_flows.len(),
             knocks: self.knocks.len(),
             calls: self.calls.len() + self.calls_of.len(),
-            transactions: self.transactions.len() + self.failures.len(),
+            transactions: self.transactions.len() + self.failures.len() + self.away.len(),
             timers: self.timers.pending() + self.transactions.timers(),
         }
     }

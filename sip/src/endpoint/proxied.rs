@@ -11,7 +11,7 @@
 //! | silence, no flow | 504 |
 //!
 //! A request that comes back by our Path is a call like any other: held, pushed, offered to the flow that the device
-//! registers on; its Request-URI stays as it came. `held` keeps what is no INVITE.
+//! registers on; its Request-URI stays as it came. What is no INVITE waits in [`super::away`].
 //!
 //! Invariant: nothing is kept of a REGISTER that its SIP server has not accepted. A flow has at most [`PASSAGES_PER_FLOW`]
 //! of them under way and [`BURST`] at once; every way that the shell gave is given back once, by [`Event::Left`].
@@ -42,6 +42,8 @@ pub const REGISTRATIONS_MAX: usize = 500_000;
 pub const PASSAGES_MAX: usize = 20_000;
 /// How long a REGISTER waits for a flow to its SIP server; then 504.
 pub const WAIT_FOR_FLOW: Duration = Duration::from_secs(15);
+/// How soon a device is pushed again for requests that are no call.
+pub const CALL_BACK_AGAIN: Duration = Duration::from_secs(10);
 /// What a device that goes too fast is told to wait, in seconds.
 const RETRY_AFTER_S: u32 = 10;
 
@@ -65,7 +67,7 @@ pub struct WayAsked {
 
 /// Where a REGISTER goes.
 #[derive(Clone, Debug)]
-pub struct Way {
+pub struct ProxyWay {
     /// Its SIP server.
     pub upstream: UpstreamId,
     /// The Request-URI of that server.
@@ -148,7 +150,6 @@ pub(super) struct Proxied {
     passages: BTreeMap<PassageId, Passage>,
     next_passage: u64,
     passengers: HashMap<FlowId, Passenger>,
-    pub(super) held: super::held::HeldRequests,
 }
 
 struct Row {
@@ -161,6 +162,8 @@ struct Row {
     renew_at: Option<Instant>,
     /// It was pushed for already in this life of it.
     renewed: bool,
+    /// When its device was called back last for a request that is no call.
+    called_back: Option<Instant>,
 }
 
 struct Passage {
@@ -172,7 +175,7 @@ struct Passage {
     proxy: Option<Box<str>>,
     /// How many of its Routes are ours.
     own_routes: usize,
-    way: Option<Way>,
+    way: Option<ProxyWay>,
     branch: Option<BranchId>,
 }
 
@@ -192,9 +195,9 @@ impl fmt::Debug for Proxied {
 }
 
 impl Proxied {
-    /// How many registrations and REGISTERs under way there are.
+    /// How many registrations, and how many REGISTERs under way, there are.
     pub(super) fn counts(&self) -> (usize, usize) {
-        (self.rows.len(), self.passages.len() + self.held.len())
+        (self.rows.len(), self.passages.len())
     }
 
     /// Whether a registration is known.
@@ -282,7 +285,7 @@ impl Endpoint {
     }
 
     /// The shell has found the way of a REGISTER, or the status that refuses it.
-    pub(super) fn on_way(&mut self, now: Instant, id: PassageId, way: Result<Way, u16>) {
+    pub(super) fn on_way(&mut self, now: Instant, id: PassageId, way: Result<ProxyWay, u16>) {
         let way = match way {
             Ok(way) => way,
             Err(status) => return self.end_passage(now, id, status),
@@ -367,7 +370,7 @@ impl Endpoint {
         let Some(status) = response.status().filter(|status| *status > 100) else { return };
         if status < 200 {
             if let Some(passage) = self.proxied.passages.get(&id) {
-                self.transactions.respond(now, passage.server, status, forward::back(response));
+                self.transactions.respond(now, passage.server, status, forward::back(response, Side::Upstream));
             }
             return;
         }
@@ -443,14 +446,14 @@ impl Endpoint {
             expires,
             refreshes_itself: asked.refreshes_itself,
         };
-        self.keep(now, binding, way.upstream, &registration);
+        self.write_down(now, binding, way.upstream, &registration);
         self.event(Event::Proxied(Box::new(registration)));
         let expires_at = now + expires;
         if self.device_flow_carries(source.flow, instance) {
             let attached = Attached { flow: source.flow, transport: source.transport, contact: "".into(), expires_at };
             self.attach(now, instance, attached);
             self.offer_all(now, instance);
-            self.release_held(now, instance);
+            self.send_kept(now, instance);
         }
     }
 
@@ -462,13 +465,19 @@ impl Endpoint {
         if self.proxied.knows(instance) || instance != registration.instance || registration.expires.is_zero() {
             return self.leave_as_guest(upstream, None);
         }
-        self.keep(now, binding, upstream, &registration);
+        self.write_down(now, binding, upstream, &registration);
         // So that its addresses are known, and its requests believed.
         self.want_flow_for_guest(upstream);
     }
 
     /// Writes a registration down, or its new life. The way that it came by is the row's from now on.
-    fn keep(&mut self, now: Instant, binding: BindingId, upstream: UpstreamId, registration: &ProxiedRegistration) {
+    fn write_down(
+        &mut self,
+        now: Instant,
+        binding: BindingId,
+        upstream: UpstreamId,
+        registration: &ProxiedRegistration,
+    ) {
         let ProxiedRegistration { instance, aor, contact, expires, refreshes_itself, .. } = registration;
         let (instance, expires) = (*instance, *expires);
         let before = match refreshes_itself {
@@ -484,6 +493,7 @@ impl Endpoint {
             expires_at,
             renew_at: Some(expires_at - before),
             renewed: false,
+            called_back: None,
         };
         if let Some(earlier) = self.proxied.rows.insert(instance, row) {
             self.proxied.contacts.remove(&(earlier.aor, earlier.contact));
@@ -516,13 +526,25 @@ impl Endpoint {
         self.event(Event::Refresh(instance));
     }
 
+    /// Has a device that passed through pushed, because a request waits for it that is no call. One push serves all that
+    /// wait.
+    pub(super) fn call_back(&mut self, now: Instant, instance: InstanceId) {
+        let Some(row) = self.proxied.rows.get_mut(&instance) else { return };
+        if row.called_back.is_some_and(|at| at + CALL_BACK_AGAIN > now) {
+            return;
+        }
+        row.called_back = Some(now);
+        if self.spend_call(now, instance) {
+            self.event(Event::Refresh(instance));
+        }
+    }
+
     /// Ends a registration's calls and forgets it. The SIP server is told nothing: only the device can.
     pub(super) fn forget_proxied(&mut self, now: Instant, instance: InstanceId, end: ProxiedEnd) {
         let Some(row) = self.proxied.rows.remove(&instance) else { return };
         self.proxied.bindings.remove(&row.binding);
         self.proxied.contacts.remove(&(row.aor, row.contact));
         self.remove_device(now, instance);
-        self.refuse_held(now, instance);
         self.leave_as_guest(row.upstream, Some(instance));
         self.event(Event::ProxiedEnded { instance, end });
     }
@@ -561,7 +583,13 @@ impl Endpoint {
             Some(Method::Options) if !attached => self.answer_options(now, reply, &request),
             _ => match forward::check(&request, &self.settings.faces()) {
                 Err(stop) => self.refuse(now, reply, &request, stop.status()),
-                Ok(()) => self.hold_request(now, reply, &request, 1, instance),
+                Ok(()) => match self.way_to_device(instance) {
+                    Some(way) => self.forward(now, reply, &request, 1, way),
+                    None => {
+                        self.call_back(now, instance);
+                        self.keep(now, reply, &request, instance, 1);
+                    }
+                },
             },
         }
     }

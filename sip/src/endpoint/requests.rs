@@ -52,7 +52,7 @@ impl Endpoint {
         match owner {
             ClientOwner::Register(binding) => self.on_register_response(now, binding, branch, response),
             ClientOwner::Leg(call) => self.on_leg_response(now, call, branch, response),
-            ClientOwner::Forwarded(server) => self.on_forwarded_response(now, server, response),
+            ClientOwner::Forwarded(server) => self.on_forwarded_response(now, server, source.side, response),
             ClientOwner::Passage(passage) => self.on_passage_response(now, passage, response),
             ClientOwner::Nobody => {}
         }
@@ -111,7 +111,7 @@ impl Endpoint {
             ServerOwner::Forwarded(branch) => {
                 self.transactions.cancel(now, branch, forward::reason(cancel).as_deref());
             }
-            ServerOwner::Held(instance, server) => self.on_held_cancelled(now, instance, server),
+            ServerOwner::Kept(instance, branch) => self.cancel_kept(now, instance, branch),
             ServerOwner::Nobody => {}
         }
     }

@@ -3,7 +3,7 @@
 //! | INVITE | 1xx | 2xx | 300–699 | deadline |
 //! | --- | --- | --- | --- | --- |
 //! | Calling | pass → Proceeding | pass → Accepted | pass, ACK → Completed | A: resend · B: time out |
-//! | Proceeding | pass | pass → Accepted | pass, ACK → Completed | C, or 64·T1 after a CANCEL: time out |
+//! | Proceeding | pass | pass → Accepted | pass, ACK → Completed | C: CANCEL · 64·T1 after a CANCEL: time out |
 //! | Completed | – | – | ACK again | D: end |
 //! | Accepted | – | pass | – | M: end |
 //!

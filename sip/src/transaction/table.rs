@@ -219,6 +219,24 @@ impl<C: Copy, S: Copy> Table<C, S> {
         }
     }
 
+    /// Whom a client transaction that is not over belongs to, and whether it still waits for a final response.
+    pub fn stands(&self, branch: BranchId) -> Option<(C, bool)> {
+        let client = self.clients.get(&ClientKey { branch, cancel: false })?;
+        Some((client.owner, client.machine.is_pending()))
+    }
+
+    /// The peer of a client transaction has another stream now: its responses come by that one, and what it has left
+    /// unanswered is sent there again, as the retransmission that it is (RFC 3261 §17.2.3).
+    pub fn carry(&mut self, branch: BranchId, flow: FlowId) {
+        for cancel in [false, true] {
+            let Some(client) = self.clients.get_mut(&ClientKey { branch, cancel }) else { continue };
+            client.flow = flow;
+            if client.machine.is_pending() {
+                self.transmits.push_back(Transmit { flow, bytes: client.request.clone(), again: true });
+            }
+        }
+    }
+
     /// Forgets a client transaction, because its flow is gone: its owner, when it still waited for a final response.
     pub fn abandon(&mut self, branch: BranchId) -> Option<C> {
         let client = self.clients.remove(&ClientKey { branch, cancel: false })?;
@@ -385,6 +403,11 @@ impl<C: Copy, S: Copy> Table<C, S> {
             Due::Resend => {
                 self.transmits.push_back(Transmit { flow: client.flow, bytes: client.request.clone(), again: true });
                 self.arm_client(key);
+                None
+            }
+            // Timer C: the peer is told so, and has 64·T1 to say what became of the INVITE (RFC 3261 §16.8).
+            Due::TimedOut if client.machine.may_cancel() && !client.cancel => {
+                self.cancel(now, key.branch, None);
                 None
             }
             // What a CANCEL left undone, the INVITE's own deadline ends.

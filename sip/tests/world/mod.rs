@@ -56,8 +56,12 @@ impl World {
     }
 
     pub fn with_policy(upstream: FlowId, policy: UpstreamPolicy) -> Self {
+        Self::with_settings(upstream, |settings| settings.upstream = policy)
+    }
+
+    pub fn with_settings(upstream: FlowId, set: impl FnOnce(&mut Settings)) -> Self {
         let now = Instant::now();
-        let settings = Settings {
+        let mut settings = Settings {
             tag: ShardTag(0),
             edge: "relay.test:5061".into(),
             upstream_udp: "relay.test:5070".into(),
@@ -68,8 +72,9 @@ impl World {
             answer_timeout: Duration::from_secs(120),
             limits: Limits::default(),
             token_key: [9; 32],
-            upstream: policy,
+            upstream: UpstreamPolicy::default(),
         };
+        set(&mut settings);
         let transport = if upstream.is_reliable() { Transport::Tls } else { Transport::Udp };
         Self {
             endpoint: Endpoint::new(now, settings, [3; 32]),
@@ -92,9 +97,13 @@ impl World {
 
     /// A world in which the binding is registered, by UDP.
     pub fn registered() -> Self {
-        let mut world = Self::new(FlowId::Datagram(server_address()));
+        Self::registered_with(FlowId::Datagram(server_address()), |_| {})
+    }
+
+    pub fn registered_with(upstream: FlowId, set: impl FnOnce(&mut Settings)) -> Self {
+        let mut world = Self::with_settings(upstream, set);
         world.bind();
-        world.grant(600);
+        world.grant(3600);
         world.sent.clear();
         world.events.clear();
         world
@@ -199,7 +208,12 @@ impl World {
     }
 
     pub fn receive(&mut self, source: Source, text: &str) {
-        let message = Message::parse(&text.to_owned().into(), &Limits::default()).expect("a test sends sound messages");
+        self.receive_bytes(source, text.as_bytes());
+    }
+
+    pub fn receive_bytes(&mut self, source: Source, bytes: &[u8]) {
+        let bytes = bytes::Bytes::copy_from_slice(bytes);
+        let message = Message::parse(&bytes, &Limits::default()).expect("a test sends sound messages");
         self.input(Input::Received { source, message });
     }
 

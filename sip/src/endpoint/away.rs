@@ -1,0 +1,182 @@
+//! Requests inside a dialog for a device that is away for a moment: its flow broke, or it moves to another network.
+//!
+//! | the device is away and | what happens | it comes back | it does not |
+//! | --- | --- | --- | --- |
+//! | a request comes | it waits, an INVITE with a 100 | it is sent on the new flow | 480 |
+//! | a request was sent, unanswered | it waits | it is sent again, as a retransmission | 480; an INVITE 408 |
+//! | it had answered an INVITE | its 2xx may come again by the new flow, for the ACK was lost (RFC 3261 §13.3.1.4) | – | – |
+//! | a waiting INVITE is cancelled | 487 | – | – |
+//!
+//! What finds the dialog again is its signed token: it names the device, and not the flow that it had (RFC 5626 §5.3).
+//!
+//! Invariant: at most [`WAITING_PER_DEVICE`] requests wait for a device; an INVITE for no longer than a device may take to
+//! answer, another request for no longer than [`OTHER_WAIT`], because its sender gives up at 64·T1 and must not be told
+//! later (RFC 4320 §4.2).
+
+use std::time::{Duration, Instant};
+
+use super::{ClientOwner, Endpoint, ServerOwner, Timer};
+use crate::id::{BranchId, FlowId, InstanceId};
+use crate::message::{Composer, Message, Method};
+use crate::transaction::ServerId;
+
+/// Requests that may wait for one device; a further one is answered 480.
+pub const WAITING_PER_DEVICE: usize = 16;
+/// How long a request other than INVITE waits; its sender's Timer F is 32 s (RFC 3261 §17.1.2.2).
+pub const OTHER_WAIT: Duration = Duration::from_secs(24);
+
+/// A request that waits for its device.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    branch: BranchId,
+    until: Instant,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    /// It came while the device was away; so many values of its Route are ours.
+    Kept { server: ServerId, request: Box<Message>, ours: usize },
+    /// It was sent on a flow that has ended.
+    Sent,
+}
+
+impl Endpoint {
+    /// Keeps a request for a device that has no flow at this moment. 480 when nothing is known of the device.
+    pub(super) fn keep(&mut self, now: Instant, reply: FlowId, request: &Message, instance: InstanceId, ours: usize) {
+        let kept = |waiting: &Vec<Waiting>| waiting.iter().filter(|it| matches!(it.what, What::Kept { .. })).count();
+        let waiting = self.away.get(&instance).map_or(0, kept);
+        if !self.devices.contains_key(&instance) || waiting >= WAITING_PER_DEVICE {
+            return self.refuse(now, reply, request, 480);
+        }
+        let branch = self.branch();
+        let owner = ServerOwner::Kept(instance, branch);
+        let Some(server) = self.open_forwarded(now, reply, request, owner, 480) else { return };
+        let what = What::Kept { server, request: Box::new(request.clone()), ours };
+        let wait = self.away_wait(request.method());
+        self.wait_for(now, instance, Waiting { branch, until: now + wait, what });
+    }
+
+    /// A CANCEL of an INVITE that waits: nobody has seen it but us.
+    pub(super) fn cancel_kept(&mut self, now: Instant, instance: InstanceId, branch: BranchId) {
+        let Some(waiting) = self.away.get_mut(&instance) else { return };
+        let Some(at) = waiting.iter().position(|it| it.branch == branch) else { return };
+        let Waiting { what: What::Kept { server, request, .. }, .. } = waiting.remove(at) else { return };
+        self.failures.remove(&server);
+        let tag = self.random.tag();
+        let response = Composer::response(&request, 487, Composer::reason(487), Some(&tag)).finish();
+        self.transactions.respond(now, server, 487, response);
+    }
+
+    /// A device's flow has ended: what was forwarded on it may still be answered by the next one.
+    pub(super) fn lose_forwarded(&mut self, now: Instant, instance: InstanceId, branch: BranchId) {
+        if !self.keep_sent(now, instance, branch) {
+            self.abandon_forwarded(now, branch);
+        }
+    }
+
+    /// The device has another flow, while its earlier one may be dead without either side knowing.
+    pub(super) fn leave_flow(&mut self, now: Instant, instance: InstanceId, earlier: FlowId) {
+        let Some(state) = self.device_flows.get(&earlier) else { return };
+        let of_it = state.forwarded.iter().filter(|(of, _)| *of == instance).map(|(_, branch)| *branch);
+        for branch in of_it.collect::<Vec<_>>() {
+            self.keep_sent(now, instance, branch);
+        }
+    }
+
+    /// Keeps what was sent on a flow for the next one; not the offer of a call, which is cancelled and made anew.
+    fn keep_sent(&mut self, now: Instant, instance: InstanceId, branch: BranchId) -> bool {
+        let stands = self.transactions.stands(branch);
+        let of_dialog = matches!(stands, Some((ClientOwner::Forwarded(_), _) | (ClientOwner::Leg(_), false)));
+        if of_dialog && self.devices.contains_key(&instance) {
+            let until = now + OTHER_WAIT;
+            self.wait_for(now, instance, Waiting { branch, until, what: What::Sent });
+            return true;
+        }
+        false
+    }
+
+    /// The device is back: what waits goes to its flow, in the order in which it came.
+    pub(super) fn send_kept(&mut self, now: Instant, instance: InstanceId) {
+        let Some(way) = self.way_to_device(instance) else { return };
+        for waiting in self.away.remove(&instance).unwrap_or_default() {
+            match waiting.what {
+                What::Kept { server, request, ours } => {
+                    self.transactions.adopt(server, ServerOwner::Forwarded(waiting.branch));
+                    self.send_forwarded(now, server, waiting.branch, &request, ours, way);
+                }
+                What::Sent => {
+                    self.transactions.carry(waiting.branch, way.flow);
+                    self.note_forwarded(way.flow, instance, waiting.branch);
+                }
+            }
+        }
+    }
+
+    /// The instance is wiped: nobody comes back.
+    pub(super) fn give_up_kept(&mut self, now: Instant, instance: InstanceId) {
+        for waiting in self.away.remove(&instance).unwrap_or_default() {
+            self.give_up_waiting(now, waiting);
+        }
+    }
+
+    pub(super) fn on_away_due(&mut self, now: Instant, instance: InstanceId) {
+        let Some(waiting) = self.away.get_mut(&instance) else { return };
+        let (due, left): (Vec<_>, Vec<_>) = std::mem::take(waiting).into_iter().partition(|it| it.until <= now);
+        if left.is_empty() {
+            self.away.remove(&instance);
+        } else {
+            *waiting = left;
+        }
+        for waiting in due {
+            self.give_up_waiting(now, waiting);
+        }
+    }
+
+    fn give_up_waiting(&mut self, now: Instant, waiting: Waiting) {
+        match waiting.what {
+            What::Kept { server, .. } => self.on_forwarded_silence(now, server),
+            What::Sent => self.abandon_forwarded(now, waiting.branch),
+        }
+    }
+
+    fn abandon_forwarded(&mut self, now: Instant, branch: BranchId) {
+        if let Some(owner) = self.transactions.abandon(branch) {
+            self.on_unanswered(now, branch, owner);
+        }
+    }
+
+    fn wait_for(&mut self, now: Instant, instance: InstanceId, waiting: Waiting) {
+        self.later(now, waiting.until.saturating_duration_since(now), Timer::Away(instance));
+        self.away.entry(instance).or_default().push(waiting);
+    }
+
+    /// How long a request waits.
+    fn away_wait(&self, method: Option<Method>) -> Duration {
+        if method == Some(Method::Invite) { self.settings.answer_timeout } else { OTHER_WAIT }
+    }
+
+    /// Opens the server transaction of a request that is forwarded, now or later; `status` is what it is answered when
+    /// nobody else answers it.
+    pub(super) fn open_forwarded(
+        &mut self,
+        now: Instant,
+        reply: FlowId,
+        request: &Message,
+        owner: ServerOwner,
+        status: u16,
+    ) -> Option<ServerId> {
+        let Ok(server) = self.transactions.open(request, reply, owner) else {
+            self.busy(reply, request);
+            return None;
+        };
+        if request.method() == Some(Method::Invite) {
+            let trying = Composer::response(request, 100, Composer::reason(100), None).finish();
+            self.transactions.respond(now, server, 100, trying);
+        }
+        let tag = self.random.tag();
+        let failure = Composer::response(request, status, Composer::reason(status), Some(&tag)).finish();
+        self.failures.insert(server, (status, failure));
+        Some(server)
+    }
+}
