@@ -117,6 +117,8 @@ pub struct Ground {
     pub domains: DomainRules,
     /// `host:port` of the edge, as devices are told.
     pub edge: Box<str>,
+    /// `host:port` of the edge's WebSocket listener, where there is one.
+    pub websocket: Option<Box<str>>,
     /// The push services of each App.
     pub services: HashMap<Box<str>, Services>,
     /// When it begins, nothing is enabled any more.

@@ -61,12 +61,11 @@ pub struct Learned {
 }
 
 impl PushPhone {
-    /// The phone of `user` at the SIP server `registrar` (its Request-URI) with this AOR, through the edge `edge`
-    /// (`127.0.0.1:5061`).
+    /// The phone of a user (name and password) at the SIP server `registrar` (its Request-URI) with this AOR, through the
+    /// edge at this URI: `sip:127.0.0.1:5061;transport=tls`, or `;transport=ws` for its WebSocket.
     pub fn new(edge: &str, registrar: &str, aor: &str, credentials: (&str, &str), authority: &Authority) -> Self {
         let (user, password) = credentials;
-        let server = format!("sip:{edge};transport=tls");
-        let mut settings = phone::Settings::new(&server, user, password, Some(authority));
+        let mut settings = phone::Settings::new(edge, user, password, Some(authority));
         settings.aor = aor.to_owned();
         settings.through =
             Some(Through { registrar: registrar.to_owned(), pn: String::new(), features: String::new() });

@@ -102,6 +102,8 @@ pub struct Setup {
 pub struct Ports {
     /// SIP over TLS, for devices.
     pub edge: u16,
+    /// SIP over secure WebSocket, for devices.
+    pub websocket: u16,
     /// HTTPS, for apps.
     pub api: u16,
     /// HTTPS, for operators.
@@ -118,7 +120,8 @@ impl Default for Ports {
     /// Ports that nobody else has.
     fn default() -> Self {
         let port = ports::free;
-        Self { edge: port(), api: port(), operator: port(), udp: port(), tcp: port(), tls: port() }
+        let (edge, websocket, api, operator) = (port(), port(), port(), port());
+        Self { edge, websocket, api, operator, udp: port(), tcp: port(), tls: port() }
     }
 }
 
@@ -150,14 +153,15 @@ impl Setup {
     /// Writes the configuration and the files it names, and gives its path.
     pub fn write(&self, scratch: &Scratch) -> PathBuf {
         let issued = self.authority.loopback();
-        let Ports { edge, api, operator, udp, tcp, tls } = self.ports;
+        let Ports { edge, websocket, api, operator, udp, tcp, tls } = self.ports;
         let operator_token = scratch.file("operator-token", &self.operator_token);
         let keyring = self.keyring.clone().unwrap_or_else(|| scratch.path().join("keyring"));
         let transports: Vec<&str> = self.transports.iter().map(|transport| transport.param()).collect();
         let [shortest, usual, longest] = &self.lifetime;
         // A Rust string's debug form is a TOML basic string for all that stands here.
         let mut text = format!(
-            "[edge]\nlisten = \"127.0.0.1:{edge}\"\npublic = \"127.0.0.1:{edge}\"\n\n\
+            "[edge]\nlisten = \"127.0.0.1:{edge}\"\npublic = \"127.0.0.1:{edge}\"\n\
+             websocket = \"127.0.0.1:{websocket}\"\n\n\
              [api]\nlisten = \"127.0.0.1:{api}\"\n\n\
              [operator]\nlisten = \"127.0.0.1:{operator}\"\ntoken_file = {operator_token:?}\n\n\
              [tls]\ncertificate = {:?}\nkey = {:?}\n\n\

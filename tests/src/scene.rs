@@ -14,6 +14,7 @@ use crate::authority::Authority;
 use crate::board::Missed;
 use crate::caller::{CallOptions, Caller};
 use crate::phone::{self, IncomingCall, Phone};
+use crate::push_phone::{PushPhone, Service};
 use crate::registrar::{self, Registrar};
 use crate::relay_process::RelayProcess;
 use crate::relay_setup::Setup;
@@ -48,6 +49,8 @@ pub struct Scene {
     pub api: ApiClient,
     /// How the account's SIP server is reached.
     pub transport: Transport,
+    /// How devices reach the edge: TLS, or secure WebSocket.
+    pub edge: Transport,
 }
 
 impl Scene {
@@ -74,8 +77,17 @@ impl Scene {
     /// # Errors
     /// [`Missed`] when something does not start.
     pub async fn with(change: impl FnOnce(&mut Setup)) -> Result<Self, Missed> {
+        Self::among(&[], change).await
+    }
+
+    /// With another configuration, and further accounts at the SIP server: user and password.
+    ///
+    /// # Errors
+    /// [`Missed`] when something does not start.
+    pub async fn among(others: &[(&str, &str)], change: impl FnOnce(&mut Setup)) -> Result<Self, Missed> {
         let authority = Authority::new();
-        let settings = registrar::Settings { authority: Some(authority.clone()), ..registrar::Settings::default() };
+        let mut settings = registrar::Settings { authority: Some(authority.clone()), ..registrar::Settings::default() };
+        settings.users.extend(others.iter().map(|(user, password)| ((*user).to_owned(), (*password).to_owned())));
         let registrar = Registrar::start(settings).await?;
         let (apns, fcm) = (apns::Apns::start(&authority).await, fcm::Fcm::start(&authority).await);
         let mut setup = Setup::new(&authority, vec![crate::stage::app(&authority, &apns, &fcm)]);
@@ -83,7 +95,8 @@ impl Scene {
         change(&mut setup);
         let relay = RelayProcess::start(setup).await?;
         let api = relay.api();
-        Ok(Self { authority, registrar, apns, fcm, relay, api, transport: Transport::Tls })
+        let (transport, edge) = (Transport::Tls, Transport::Tls);
+        Ok(Self { authority, registrar, apns, fcm, relay, api, transport, edge })
     }
 
     /// Alice's AOR.
@@ -168,9 +181,20 @@ impl Scene {
         Phone::registered(self.device(instance), SOON).await
     }
 
+    /// Alice's phone that lends nothing: it registers through the relay, and this service wakes it (RFC 8599).
+    pub fn push_phone(&self, service: &Service) -> PushPhone {
+        let edge = match self.edge {
+            Transport::Wss => format!("sip:{};transport=ws", self.relay.websocket_address()),
+            _ => self.relay.edge_uri(),
+        };
+        let registrar = self.registrar.uri(self.transport);
+        let alice = ("alice", "wonderland");
+        PushPhone::new(&edge, &registrar, &self.aor(), alice, &self.authority).woken_by(service)
+    }
+
     /// The device's settings.
     pub fn device(&self, instance: &Instance) -> phone::Settings {
-        phone::Settings::new(&instance.edge, &instance.id, &instance.secret, Some(&self.authority))
+        phone::Settings::new(&instance.edge_over(self.edge), &instance.id, &instance.secret, Some(&self.authority))
     }
 
     /// The device answers, and the caller and the device hear so.

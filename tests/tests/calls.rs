@@ -18,6 +18,8 @@ mod moments;
 mod pushes;
 #[path = "calls/ringing.rs"]
 mod ringing;
+#[path = "calls/websocket.rs"]
+mod websocket;
 
 /// What a test comes to: nothing was missed.
 type Outcome = Result<(), Missed>;

@@ -14,7 +14,7 @@
 //! | [`lease`], `notices` | when a lease's user is told what |
 //! | [`command`] | what the use cases ask |
 //! | `proofs` | what is computed with a secret |
-//! | `connections`, `doors`, `datagrams`, `dial`, [`upstreams`] | the network side |
+//! | `connections`, `framing`, `doors`, `datagrams`, `dial`, [`upstreams`] | the network side |
 //! | `erasures` | what the store still has to erase |
 //! | `proxied` | registrations that only pass through (RFC 8599) |
 //!
@@ -30,6 +30,7 @@ mod dial;
 mod doors;
 mod erasures;
 mod events;
+mod framing;
 mod instances;
 pub mod lease;
 mod notices;
@@ -93,6 +94,13 @@ enum ShardInput {
     },
     /// What became of a call's push.
     Pushed(Box<Pushed>),
+    /// A call's push was taken a while ago: whether it is to be sent a second time.
+    Unheard {
+        /// The call.
+        call: CallId,
+        /// The answer.
+        reply: oneshot::Sender<bool>,
+    },
     /// The store was asked to erase this instance.
     Erased(InstanceId),
     /// The store has done what it was asked about a registration that passed through.
@@ -118,6 +126,8 @@ struct Pushed {
     instance: InstanceId,
     call: CallId,
     verdict: Verdict,
+    /// It is sent a second time unless the device gives a sign.
+    resend: bool,
     /// When the app confirmed the token, in seconds since 1970.
     confirmed_at: u64,
 }
@@ -251,6 +261,11 @@ impl Agent {
     /// Serves devices that connect here, until the listener ends.
     pub fn open_edge(&self, listener: Listener) {
         tokio::spawn(doors::serve(listener, doors::Door::Edge, self.0.shards.clone(), self.0.metrics.clone()));
+    }
+
+    /// Serves devices that connect here by WebSocket, until the listener ends.
+    pub fn open_websocket(&self, listener: Listener) {
+        tokio::spawn(doors::serve(listener, doors::Door::Websocket, self.0.shards.clone(), self.0.metrics.clone()));
     }
 
     /// Serves SIP servers that connect here, until the listener ends.

@@ -75,7 +75,8 @@ impl Inner {
     /// Where a device connects.
     pub(super) fn edge_of(&self, id: InstanceId) -> EdgeAddress {
         let proxy = format!("sip:{};transport=tls", self.ground.edge).into();
-        EdgeAddress { proxy, username: id, realm: EDGE_REALM }
+        let websocket = self.ground.websocket.as_ref().map(|host| format!("wss://{host}/").into());
+        EdgeAddress { proxy, websocket, username: id, realm: EDGE_REALM }
     }
 
     /// What the endpoint is told of an instance.

@@ -95,6 +95,8 @@ pub enum RegistrationState {
 pub struct EdgeAddress {
     /// The outbound proxy to set: `sip:relay1.example.net:5061;transport=tls`.
     pub proxy: Box<str>,
+    /// For a device that speaks SIP over WebSocket: `wss://relay1.example.net:7443/`, where the operator opened it.
+    pub websocket: Option<Box<str>>,
     /// The digest user name: the instance id.
     pub username: InstanceId,
     /// The digest realm.

@@ -24,6 +24,8 @@ pub struct Settings {
     pub tag: ShardTag,
     /// `host:port` of the edge, as Record-Route and Via name it to devices.
     pub edge: Box<str>,
+    /// `host:port` of the edge's WebSocket listener, likewise; that of the edge where there is none.
+    pub edge_websocket: Box<str>,
     /// `host:port` for each upstream transport, as Contact, Via and Record-Route name it to SIP servers.
     pub upstream_udp: Box<str>,
     /// Likewise over TCP.

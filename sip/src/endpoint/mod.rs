@@ -322,6 +322,7 @@ impl Settings {
     /// How this relay names itself toward a flow.
     fn face(&self, side: Side, transport: Transport) -> Face<'_> {
         let host = match (side, transport) {
+            (Side::Device, Transport::Wss) => &self.edge_websocket,
             (Side::Device, _) => &self.edge,
             (Side::Upstream, Transport::Udp) => &self.upstream_udp,
             (Side::Upstream, Transport::Tcp) => &self.upstream_tcp,
@@ -331,7 +332,7 @@ impl Settings {
     }
 
     /// All its names.
-    fn faces(&self) -> [&str; 4] {
-        [&self.edge, &self.upstream_udp, &self.upstream_tcp, &self.upstream_tls]
+    fn faces(&self) -> [&str; 5] {
+        [&self.edge, &self.edge_websocket, &self.upstream_udp, &self.upstream_tcp, &self.upstream_tls]
     }
 }

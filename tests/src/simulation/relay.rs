@@ -38,6 +38,7 @@ impl Relay {
             let settings = Settings {
                 tag: ShardTag(index as u16),
                 edge: "relay.test:5061".into(),
+                edge_websocket: "relay.test:7443".into(),
                 upstream_udp: "relay.test:5070".into(),
                 upstream_tcp: "relay.test:5070".into(),
                 upstream_tls: "relay.test:5071".into(),

@@ -97,7 +97,12 @@ pub fn registration() -> Registration {
 }
 
 fn edge() -> EdgeAddress {
-    EdgeAddress { proxy: "sip:relay1.example.net:5061;transport=tls".into(), username: instance(), realm: "sipwake" }
+    EdgeAddress {
+        proxy: "sip:relay1.example.net:5061;transport=tls".into(),
+        websocket: None,
+        username: instance(),
+        realm: "sipwake",
+    }
 }
 
 fn view() -> View {
