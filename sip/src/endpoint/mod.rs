@@ -14,7 +14,8 @@
 //! | `calls` | held calls and their legs |
 //! | `dialogs` | requests inside a dialog, in both directions |
 //! | [`away`] | those of them that wait for a device that is away for a moment |
-//! | [`proxied`] | registrations that pass through and are pushed for (RFC 8599) |
+//! | [`passages`] | REGISTERs on their way through to another SIP server |
+//! | [`proxied`] | registrations that passed through and are pushed for (RFC 8599) |
 //!
 //! Invariant: same settings, seed and inputs give the same outputs. No iteration over a hash map decides anything. What
 //! an input may make it hold is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by
@@ -26,6 +27,7 @@ pub mod calls;
 mod devices;
 mod dialogs;
 mod io;
+pub mod passages;
 pub mod proxied;
 mod requests;
 mod upstreams;
