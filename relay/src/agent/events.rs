@@ -4,12 +4,13 @@
 
 use std::time::Duration;
 
-use sip::endpoint::{CallState, Event, Input, RegistrationFailure};
+use sip::endpoint::{CallState, Event, IncomingCall, Input, RegistrationFailure};
 use sip::id::{BindingId, CallId, InstanceId};
 
 use super::command::First;
 use super::proofs::{self, Challenged, Unanswerable};
 use super::shard::Shard;
+use super::timeline::What;
 use crate::clock::unix_now;
 use crate::metrics::labels::{AdmissionOutcome, InstanceState, InviteOutcome, RegistrationOutcome, WipeReason};
 use crate::secret::with_clean_stack;
@@ -48,17 +49,34 @@ impl Shard {
                 if self.attached.insert(instance) {
                     self.world.metrics.edge_flows(1);
                 }
+                self.note(instance, None, What::DeviceAttached { after_ms: None });
             }
             Event::Detached(instance) => {
                 if self.attached.remove(&instance) {
                     self.world.metrics.edge_flows(-1);
                 }
+                self.note(instance, None, What::DeviceDetached);
             }
-            Event::Wake(call) => self.wake(&call),
-            Event::Offered(call) => self.hold(&call, None),
-            Event::Announced(call) => self.hold(&call, None),
+            Event::Wake(call) => {
+                self.note_invite(&call);
+                self.wake(&call);
+            }
+            Event::Offered(call) | Event::Announced(call) => {
+                self.note_invite(&call);
+                self.hold(&call, None);
+            }
+            Event::Missed { call, state } => self.on_missed(&call, state),
+            Event::Page(page) => self.keep_page(&page),
+            Event::PageTaken { instance, message } => self.drop_taken(instance, message),
+            Event::PageEnded { instance, end } => self.on_page_ended(instance, end),
+            Event::Mailbox { instance, mailbox } => self.on_mailbox(instance, mailbox),
             Event::Call { call, instance, state, woke_after } => self.on_call(call, instance, state, woke_after),
             Event::Ended { call, state } => self.on_call_ended(call, state),
+            Event::Way(asked) => self.on_way_asked(&asked),
+            Event::Left(upstream) => self.world.upstreams.release(upstream),
+            Event::Proxied(registration) => self.on_proxied(*registration),
+            Event::ProxiedEnded { instance, end } => self.on_proxied_ended(instance, end),
+            Event::Refresh(instance) => self.refresh(instance),
             Event::Refused { status } => self.world.metrics.invite(match status {
                 404 => InviteOutcome::Unknown,
                 403 => InviteOutcome::WrongSource,
@@ -107,6 +125,7 @@ impl Shard {
         self.world.metrics.registration(outcome);
         for id in self.endpoint.members(binding) {
             self.set_state(id, InstanceState::Registered);
+            self.note(id, None, What::Registered);
             if let Some(row) = self.instances.get_mut(id) {
                 row.status = 200;
                 row.asked = false;
@@ -141,7 +160,7 @@ impl Shard {
                 let stands = self.endpoint.stands(binding);
                 let all = if stands { vec![instance] } else { self.endpoint.everyone(binding) };
                 for id in all {
-                    self.on_retried(id, status);
+                    self.on_retried(id, status, after);
                 }
             }
         }
@@ -177,14 +196,23 @@ impl Shard {
         }
     }
 
-    fn on_retried(&mut self, id: InstanceId, status: Option<u16>) {
+    fn on_retried(&mut self, id: InstanceId, status: Option<u16>, after: Duration) {
         let Some(row) = self.instances.get_mut(id).filter(|row| row.state != InstanceState::Foreground) else { return };
         row.registered_until = 0;
         row.status = status.unwrap_or(row.status);
         let first = row.first.take();
         self.set_state(id, InstanceState::Retrying);
+        let after_s = u32::try_from(after.as_secs()).unwrap_or(u32::MAX);
+        self.note(id, None, What::RegistrationRetry { status, after_s });
         if let Some(first) = first {
             let _ = first.send(First::Failed { status });
+        }
+    }
+
+    /// A call came, of which nothing was told before.
+    fn note_invite(&mut self, call: &IncomingCall) {
+        if self.calls.of(call.instance, call.call).is_none() {
+            self.note(call.instance, Some(call.call), What::Invite);
         }
     }
 
@@ -200,11 +228,19 @@ impl Shard {
             call.sign = true;
             call.deadline = unix_now() + self.world.answer_timeout.as_secs();
         }
-        let was_final = call.state.is_final();
+        let (was, was_final) = (call.state, call.state.is_final());
         call.state = state;
         let pushed = call.pushed;
         if woke_after.is_some() || state.is_final() {
             self.set_held(id, instance, false);
+        }
+        if let Some(after) = woke_after {
+            let after_ms = u32::try_from(after.as_millis()).ok();
+            self.note(instance, Some(id), What::DeviceAttached { after_ms });
+        }
+        if state != was && !was_final {
+            let what = if state.is_final() { What::CallEnded(state) } else { What::Ringing };
+            self.note(instance, Some(id), what);
         }
         if was_final || !state.is_final() {
             return;

@@ -56,6 +56,7 @@ impl Shard {
             _ => {}
         }
         self.set_state(id, InstanceState::Ending);
+        self.forget_beside(id);
         if !erased {
             self.erase(id);
         }
@@ -72,6 +73,7 @@ impl Shard {
         let Some(row) = self.instances.get_mut(id).filter(|row| row.ending.is_none()) else { return };
         row.ending = Some(Box::new(Ending { reason: None, unbound: None, erased: true, waiters: Vec::new() }));
         self.set_state(id, InstanceState::Ending);
+        self.forget_beside(id);
         self.next.push_back(Input::Yield(id));
     }
 

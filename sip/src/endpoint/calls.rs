@@ -85,6 +85,7 @@ impl Endpoint {
         let mut status = 480;
         let paid = self.announced_for(now, binding).map(|announced| announced.woken.clone()).unwrap_or_default();
         let mut instances = self.members(binding);
+        instances.extend(self.proxied.instance_of(binding));
         instances.retain(|instance| {
             let full = self.calls_of.get(instance).is_some_and(|calls| calls.len() >= CALLS_PER_INSTANCE);
             status = if full { 486 } else { status };
@@ -144,7 +145,9 @@ impl Endpoint {
         );
         let token = FlowToken { instance, upstream: hold.source.flow };
         let token = self.token_key.sign(&token, invite.call_id().unwrap_or_default());
-        let edit = forward::onward(invite, device, branch).request_uri(&*attached.contact);
+        let edit = forward::onward(invite, device, branch);
+        // What came back by a Path names its device itself (RFC 8599 §5.6.2).
+        let edit = if self.proxied.knows(instance) { edit } else { edit.request_uri(&*attached.contact) };
         let bytes = forward::record_route(edit, &token, device, upstream).finish();
         let flow = attached.flow;
         if self.transactions.send(now, branch, Method::Invite, bytes, flow, ClientOwner::Leg(call)).is_err() {
@@ -376,9 +379,19 @@ impl Endpoint {
         }
         self.event(Event::Ended { call, state });
         for instance in instances {
+            self.tell_missed(now, call, instance);
             self.forget_call_of(instance, call);
         }
         self.later(now, Timing::default().t1_64(), Timer::Forget(call));
+    }
+
+    /// A call that has ended, and that nobody answered, is missed by those of its devices that did not decline it.
+    fn tell_missed(&mut self, now: Instant, call: CallId, instance: InstanceId) {
+        let Some(hold) = self.calls.get(&call) else { return };
+        if let Some(state @ (CallState::Cancelled | CallState::TimedOut)) = hold.state_of(instance) {
+            let missed = Box::new(hold.describe(now, instance));
+            self.event(Event::Missed { call: missed, state });
+        }
     }
 
     fn forget_call_of(&mut self, instance: InstanceId, call: CallId) {

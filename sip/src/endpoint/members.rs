@@ -94,7 +94,7 @@ impl Endpoint {
             return self.event(Event::Unbound { instance, confirmed: true, shared: false });
         };
         self.remove_device(now, instance);
-        if self.leave(now, instance, binding) {
+        if self.leave_group(now, instance, binding) {
             self.event(Event::Unbound { instance, confirmed: false, shared: true });
             return self.settle_group(now, binding);
         }
@@ -107,7 +107,7 @@ impl Endpoint {
             return self.event(Event::Unbound { instance, confirmed: true, shared: false });
         };
         self.remove_device(now, instance);
-        if self.leave(now, instance, binding) {
+        if self.leave_group(now, instance, binding) {
             self.event(Event::Unbound { instance, confirmed: false, shared: true });
             return self.settle_group(now, binding);
         }
@@ -168,7 +168,7 @@ impl Endpoint {
     }
 
     /// Takes a device out of its binding; whether the binding goes on with others.
-    fn leave(&mut self, now: Instant, instance: InstanceId, binding: BindingId) -> bool {
+    fn leave_group(&mut self, now: Instant, instance: InstanceId, binding: BindingId) -> bool {
         let Some(registration) = self.bindings.get(&binding) else { return false };
         let speaks = registration.instance == instance;
         if self.is_tried(binding, instance) {
