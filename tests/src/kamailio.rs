@@ -75,6 +75,8 @@ pub struct Settings {
     pub reach: Reach,
     /// The shortest lifetime that it takes, in seconds; less is 423.
     pub min_expires: u32,
+    /// The most Contacts that it takes of an account; 0: as many as come.
+    pub max_contacts: u32,
     /// How it treats REGISTERs.
     pub manner: Manner,
     /// It holds calls until a relay has woken a device.
@@ -98,6 +100,7 @@ impl Default for Settings {
             algorithm: Algorithm::Md5,
             reach: Reach::Flow,
             min_expires: 0,
+            max_contacts: 0,
             manner: Manner::Plain,
             wake: None,
         }
@@ -304,6 +307,7 @@ fn configuration(settings: &Settings, scratch: &Scratch, authority: &Authority, 
         .replace("@TLS@", &tls.to_string())
         .replace("@DIR@", &scratch.path().display().to_string())
         .replace("@MIN_EXPIRES@", &settings.min_expires.to_string())
+        .replace("@MAX_CONTACTS@", &settings.max_contacts.to_string())
         .replace("@ALGORITHM@", algorithm)
         .replace("@USERS@", &users.join("\n"))
         .replace("@USE_PATH@", if settings.reach == Reach::Path { "1" } else { "0" })

@@ -289,7 +289,7 @@ impl Vault {
     }
 
     /// A signed statement that this instance was wiped at `wiped_at` (seconds since 1970). `unregistered`: the SIP
-    /// server confirmed that the binding is gone.
+    /// server confirmed that the binding is gone; it stands while another device of the account has it.
     pub fn receipt(&self, instance: InstanceId, wiped_at: u64, reason: WipeReason, unregistered: bool) -> Receipt {
         receipt::receipt(&self.0.keyring, instance, wiped_at, reason, unregistered)
     }

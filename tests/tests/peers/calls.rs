@@ -5,7 +5,7 @@ use tests::kamailio::Reach;
 use tests::sipp::Scenario;
 use tests::wire::Transport;
 
-use crate::world::{Plan, SOON, World};
+use crate::world::{Plan, SOON, World, new_push_token};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_over_udp_wakes_the_phone_and_the_caller_ends_it() {
@@ -51,6 +51,36 @@ async fn a_server_that_dials_the_contact_over_tcp_reaches_the_relay() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_sends_to_the_contact_over_udp_reaches_the_relay() {
     ring(Plan { reach: Reach::Contact, ..Plan::over(Transport::Udp) }, Scenario::CallerHangsUp).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_takes_one_contact_of_an_account_rings_both_of_its_devices() {
+    let mut world = World::start(Plan { max_contacts: 1, ..Plan::over(Transport::Tls) }).await;
+    let first = world.enable().await;
+    let first_token = std::mem::replace(&mut world.push_token, new_push_token("apns"));
+    world.keep("the other push token", &world.push_token.clone());
+    let second = world.enable_another().await;
+    assert_eq!(world.location().await.len(), 1);
+
+    let caller = world.call(Scenario::CallerHangsUp);
+    let mut woken: Vec<String> = Vec::new();
+    for _ in 0..2 {
+        woken.push(world.apns.next_push(SOON).await.unwrap().token);
+    }
+    let mut both = [first_token, world.push_token.clone()];
+    both.sort_unstable();
+    woken.sort_unstable();
+    assert_eq!(woken, both);
+    let (phone, tablet) = (world.wake(&first).await, world.wake(&second).await);
+    phone.await_rung(1, SOON).await.unwrap();
+    tablet.await_rung(1, SOON).await.unwrap();
+    phone.accept().await.unwrap();
+    tablet.await_event("CALL_CLOSED", SOON).await.unwrap();
+    caller.finish(SOON).await.unwrap();
+    assert_eq!(world.pushes(), 2);
+    world.leave(&first).await;
+    world.disable(&second).await;
+    world.end().await;
 }
 
 /// Enables, calls, sees one push, wakes the phone, answers, ends the call as the scenario has it, disables.

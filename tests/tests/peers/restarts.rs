@@ -34,7 +34,7 @@ async fn a_killed_relay_that_returns_registers_its_instances_again_and_the_next_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_devices_of_one_account_both_return_after_a_crash_and_both_are_woken() {
-    let mut world = World::start(Plan { redis: true, ..Plan::over(Transport::Tls) }).await;
+    let mut world = World::start(Plan { redis: true, max_contacts: 1, ..Plan::over(Transport::Tls) }).await;
     let first = world.enable().await;
     let first_token = std::mem::replace(&mut world.push_token, new_push_token("apns"));
     world.keep("the other push token", &world.push_token.clone());

@@ -46,6 +46,8 @@ pub struct Plan {
     pub register_expires: &'static str,
     /// The shortest registration that the SIP server takes, in seconds.
     pub min_expires: u32,
+    /// The most Contacts that the SIP server takes of the account; 0: as many as come.
+    pub max_contacts: u32,
     /// How the SIP server treats REGISTERs beside that.
     pub manner: Manner,
     /// The name by which devices know the edge.
@@ -66,6 +68,7 @@ impl Plan {
             redis: false,
             register_expires: "600s",
             min_expires: 0,
+            max_contacts: 0,
             manner: Manner::Plain,
             edge_host: "127.0.0.1",
             wake: false,
@@ -111,6 +114,7 @@ impl World {
             algorithm: plan.algorithm,
             reach: plan.reach,
             min_expires: plan.min_expires,
+            max_contacts: plan.max_contacts,
             manner: plan.manner,
             wake,
             ..kamailio::Settings::default()
