@@ -98,18 +98,19 @@ impl Inner {
     async fn take_over(&self, stored: Stored) -> bool {
         let Stored { id, sealed, fence, .. } = stored;
         let opened = match self.ground.vault.unseal_kept(id, &sealed) {
-            Ok(Kept::Lent(record)) => {
-                Route::of(&record.account).ok().map(|route| (self.binding_of(id, &record, route), Term::of(&record)))
-            }
+            Ok(Kept::Lent(record)) => Route::of(&record.account).ok().map(|route| {
+                let aor = self.ground.vault.aor_key(&record.account.aor);
+                (self.binding_of(id, &record, route), Term::of(&record), aor)
+            }),
             Ok(Kept::Proxied(record)) => return self.adopt(id, sealed, fence, *record).await,
             Err(_) => None,
         };
-        let Some((binding, lease)) = opened else {
+        let Some((binding, lease, aor)) = opened else {
             // Nobody can ever read it again: the TTL takes it.
             tracing::error!(instance = %id, "a stored record does not open with this keyring; it is left to its expiry");
             return false;
         };
-        let new = NewInstance { id, sealed, lease, fence, binding };
+        let new = NewInstance { id, sealed, lease, aor, fence, binding };
         self.ground.agent.tell(id, Command::Bind { new: Box::new(new), first: None }).await;
         true
     }
