@@ -161,7 +161,7 @@ pub struct NewInstance {
     pub binding: NewBinding,
 }
 
-/// A registration that passed through an earlier run (RFC 8599).
+/// A registration that passed through an earlier run, or another node (RFC 8599).
 pub struct NewProxied {
     /// Its id.
     pub id: InstanceId,
