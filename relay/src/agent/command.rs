@@ -161,7 +161,16 @@ pub struct NewInstance {
     pub binding: NewBinding,
 }
 
-/// A registration that passed through an earlier run, or another node (RFC 8599).
+/// What a shard has of an account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Its instances.
+    pub known: usize,
+    /// Those whose device is attached already.
+    pub attached: usize,
+}
+
+/// A registration that passed through an earlier run (RFC 8599).
 pub struct NewProxied {
     /// Its id.
     pub id: InstanceId,
@@ -177,15 +186,6 @@ pub struct NewProxied {
     pub upstream: UpstreamId,
     /// The Request-URI of that server.
     pub upstream_registrar: Box<str>,
-}
-
-/// What a shard has of an account.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Found {
-    /// Its instances.
-    pub known: usize,
-    /// Those whose device is attached already.
-    pub attached: usize,
 }
 
 /// The end of an instance, and what was said of it.

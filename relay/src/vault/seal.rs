@@ -84,6 +84,7 @@ pub(super) fn unseal(keyring: &Keyring, id: InstanceId, sealed: &Sealed) -> Resu
     open_as(keyring, PURPOSE, &id.to_bytes(), &sealed.0, |plain| codec::decode(plain).ok())
 }
 
+/// Opens what [`seal`] or [`seal_proxied`] made.
 pub(super) fn unseal_kept(keyring: &Keyring, id: InstanceId, sealed: &Sealed) -> Result<Kept, SealError> {
     open_as(keyring, PURPOSE, &id.to_bytes(), &sealed.0, |plain| match plain.first() {
         Some(&proxied::KIND) => proxied::decode(plain).ok().map(|record| Kept::Proxied(Box::new(record))),
