@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::away::Absent;
 use super::{Endpoint, Event, KnockId, Output, Proof, Source, Timer};
 use crate::edge::admission::{Admission, Replay};
 use crate::flow::{Side, Transport};
@@ -68,8 +69,9 @@ impl Endpoint {
 
     /// The instance is wiped: its calls end; a dialog that stands may still be hung up by the flow that carries it.
     pub(super) fn remove_device(&mut self, now: Instant, instance: InstanceId) {
-        self.devices.remove(&instance);
-        self.give_up_kept(now, instance);
+        if let Some(device) = self.devices.remove(&instance) {
+            self.give_up_kept(now, instance, device.binding);
+        }
         for call in self.calls_of.get(&instance).cloned().unwrap_or_default() {
             self.end_call(now, call, super::CallState::TimedOut, 480);
         }
@@ -182,7 +184,7 @@ impl Endpoint {
         };
         self.transactions.respond(now, server, 200, response.finish());
         self.flush();
-        self.send_kept(now, instance);
+        self.send_kept(now, Absent::Device(instance));
         self.offer_all(now, instance);
     }
 

@@ -3,7 +3,7 @@
 //! What opens the way is the signed token in the Route that this relay itself put there. It names the device and the SIP
 //! server's flow; no state of a dialog is kept, so a dialog costs nothing and outlives a change of the device's flow.
 //!
-//! A request for a device that is away for a moment waits in [`super::away`].
+//! A request for a peer that is away for a moment waits in [`super::away`].
 //!
 //! Invariant: a device's requests go to the flow that its token names, and to no address that a message names; a SIP
 //! server's go to the flow of the token's device.
@@ -46,8 +46,7 @@ impl Endpoint {
         }
         match self.way(&source, &token) {
             Some(way) => self.forward(now, reply, request, ours, way),
-            None if source.side == Side::Upstream => self.keep(now, reply, request, token.instance, ours),
-            None => self.refuse(now, reply, request, 480),
+            None => self.keep(now, reply, request, source.side, token.instance, ours),
         }
     }
 
@@ -153,13 +152,17 @@ impl Endpoint {
                     FlowId::Datagram(_) => Some(Transport::Udp),
                     flow => self.streams.get(&flow).copied(),
                 };
-                let here = transport.map(|transport| (token.upstream, transport));
+                let (side, device) = (Side::Upstream, token.instance);
+                let here = transport.map(|transport| Way { flow: token.upstream, side, transport, device });
                 // The stream that the INVITE came by is gone: by the binding's own flow instead.
-                let binding = || self.devices.get(&token.instance).map(|device| device.binding);
-                let (flow, transport) = here.or_else(|| binding().and_then(|b| self.flow_of_binding(b)))?;
-                Some(Way { flow, side: Side::Upstream, transport, device: token.instance })
+                here.or_else(|| self.way_to_server(self.devices.get(&device)?.binding, device))
             }
         }
+    }
+
+    pub(super) fn way_to_server(&self, binding: BindingId, device: InstanceId) -> Option<Way> {
+        let (flow, transport) = self.flow_of_binding(binding)?;
+        Some(Way { flow, side: Side::Upstream, transport, device })
     }
 
     pub(super) fn way_to_device(&self, device: InstanceId) -> Option<Way> {

@@ -13,7 +13,7 @@
 //! | `devices` | which device is attached by which flow |
 //! | `calls` | held calls and their legs |
 //! | `dialogs` | requests inside a dialog, in both directions |
-//! | [`away`] | those of them that wait for a device that is away for a moment |
+//! | [`away`] | those of them that wait for a peer that is away for a moment |
 //!
 //! Invariant: same settings, seed and inputs give the same outputs. No iteration over a hash map decides anything. What
 //! an input may make it hold is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by
@@ -78,8 +78,8 @@ pub struct Endpoint {
     streams: HashMap<FlowId, Transport>,
     /// What a forwarded request is answered when nobody else answers it.
     failures: HashMap<ServerId, (u16, bytes::Bytes)>,
-    /// Requests of dialogs that wait for a device to come back.
-    away: HashMap<InstanceId, Vec<away::Waiting>>,
+    /// Requests of dialogs that wait for a peer to come back.
+    away: HashMap<away::Absent, Vec<away::Waiting>>,
     calls: HashMap<CallId, Hold>,
     calls_of: HashMap<InstanceId, Vec<CallId>>,
 }
@@ -98,8 +98,8 @@ enum Timer {
     Call(CallId),
     /// Nobody can use this stream any more.
     Linger(FlowId),
-    /// A request has waited long enough for its device to come back.
-    Away(InstanceId),
+    /// A request has waited long enough for its peer to come back.
+    Away(away::Absent),
     /// Nothing more can come for a call.
     Forget(CallId),
 }
@@ -120,8 +120,8 @@ enum ClientOwner {
 enum ServerOwner {
     Call(CallId),
     Forwarded(BranchId),
-    /// A request that waits for its device, and the branch that it will have.
-    Kept(InstanceId, BranchId),
+    /// A request that waits for its peer, and the branch that it will have.
+    Kept(away::Absent, BranchId),
     Nobody,
 }
 
@@ -197,7 +197,7 @@ impl Endpoint {
                 Timer::Device(instance) => self.on_device_due(now, instance),
                 Timer::Call(call) => self.on_call_due(now, call),
                 Timer::Linger(flow) => self.outputs.push_back(Output::Close(flow)),
-                Timer::Away(instance) => self.on_away_due(now, instance),
+                Timer::Away(who) => self.on_away_due(now, who),
                 Timer::Forget(call) => self.forget_call(call),
             }
         }

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::away::Absent;
 use super::{Endpoint, Event, Output, Timer, Transport};
 use crate::flow::{KeepAlive, Pulse, back_off, stun};
 use crate::id::{BindingId, FlowId, InstanceId, ShardTag, UpstreamId};
@@ -263,8 +264,12 @@ impl Endpoint {
                 upstream.enqueue(registration);
             }
         }
+        let members = if self.away.is_empty() { Vec::new() } else { upstream.members.iter().copied().collect() };
         self.timers.set(at, Timer::Upstream(id));
         self.take_turns(now, id);
+        for binding in members {
+            self.send_kept(now, Absent::Server(binding));
+        }
     }
 
     pub(super) fn on_dial_failed(&mut self, now: Instant, id: UpstreamId) {
