@@ -28,13 +28,14 @@ mod resume;
 mod turns;
 pub mod types;
 mod views;
+mod wake;
 mod wipe;
 
 use turns::Turns;
 
 use types::{
-    AccessError, CallError, CallView, Change, ChangeError, Enable, EnableError, Enabled, Export, Listed, OperatorError,
-    Page, Receipt, View,
+    AccessError, Awake, CallError, CallView, Change, ChangeError, Enable, EnableError, Enabled, Export, Listed,
+    OperatorError, Page, Receipt, View, Wake, WakeError,
 };
 
 /// What apps, devices and operators can ask of the relay. Futures are `Send` and may be dropped at any await; what was
@@ -84,6 +85,9 @@ pub trait UseCases: Clone + Send + Sync + 'static {
         proof: &InstanceSecret,
         call: CallId,
     ) -> impl Future<Output = Result<(), CallError>> + Send;
+
+    /// Wakes the devices of an AOR for a call that its SIP server holds, and waits for the first of them.
+    fn wake(&self, wish: Wake) -> impl Future<Output = Result<Awake, WakeError>> + Send;
 
     /// At most `limit` (1 to 1000) instances of this node in the order of their ids, those after `after` alone.
     fn list(&self, after: Option<InstanceId>, limit: usize)
@@ -186,6 +190,10 @@ impl UseCases for Enrollment {
 
     async fn decline(&self, id: InstanceId, proof: &InstanceSecret, call: CallId) -> Result<(), CallError> {
         self.0.call(id, proof, call, CallWish::Decline).await.map(drop)
+    }
+
+    async fn wake(&self, wish: Wake) -> Result<Awake, WakeError> {
+        self.0.wake(wish).await
     }
 
     async fn list(&self, after: Option<InstanceId>, limit: usize) -> Result<Page, OperatorError> {

@@ -178,6 +178,14 @@ impl ApiClient {
         self.json("POST", &path(instance, &format!("/calls/{call}/decline")), Some(&instance.secret), None).await
     }
 
+    /// `POST /v1/wake` with a SIP server's key and this body.
+    ///
+    /// # Errors
+    /// When no answer comes.
+    pub async fn wake(&self, key: &str, body: &Value) -> io::Result<Answer> {
+        self.json("POST", "/v1/wake", Some(key), Some(body)).await
+    }
+
     /// A request with the client's own bearer and no body.
     ///
     /// # Errors

@@ -84,9 +84,21 @@ impl Scene {
     /// # Errors
     /// [`Missed`] when something does not start.
     pub async fn among(others: &[(&str, &str)], change: impl FnOnce(&mut Setup)) -> Result<Self, Missed> {
+        let further = others.iter().map(|(user, password)| ((*user).to_owned(), (*password).to_owned()));
+        Self::between(|server| server.users.extend(further), change).await
+    }
+
+    /// With another SIP server and another configuration.
+    ///
+    /// # Errors
+    /// [`Missed`] when something does not start.
+    pub async fn between(
+        server: impl FnOnce(&mut registrar::Settings),
+        change: impl FnOnce(&mut Setup),
+    ) -> Result<Self, Missed> {
         let authority = Authority::new();
         let mut settings = registrar::Settings { authority: Some(authority.clone()), ..registrar::Settings::default() };
-        settings.users.extend(others.iter().map(|(user, password)| ((*user).to_owned(), (*password).to_owned())));
+        server(&mut settings);
         let registrar = Registrar::start(settings).await?;
         let (apns, fcm) = (apns::Apns::start(&authority).await, fcm::Fcm::start(&authority).await);
         let mut setup = Setup::new(&authority, vec![crate::stage::app(&authority, &apns, &fcm)]);

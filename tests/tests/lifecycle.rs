@@ -21,6 +21,8 @@ mod ha1;
 mod lease;
 #[path = "lifecycle/outages.rs"]
 mod outages;
+#[path = "lifecycle/policy.rs"]
+mod policy;
 #[path = "lifecycle/presence.rs"]
 mod presence;
 #[path = "lifecycle/registrations.rs"]

@@ -8,7 +8,7 @@ use sip::endpoint::{CallState, Event, Input, RegistrationFailure};
 use sip::id::{BindingId, CallId, InstanceId};
 
 use super::command::First;
-use super::proofs::{self, Challenged};
+use super::proofs::{self, Challenged, Unanswerable};
 use super::shard::Shard;
 use crate::clock::unix_now;
 use crate::metrics::labels::{AdmissionOutcome, InstanceState, InviteOutcome, RegistrationOutcome, WipeReason};
@@ -42,6 +42,7 @@ impl Shard {
                 self.next.push_back(Input::Admit { knock, granted });
             }
             Event::Attached(instance) => {
+                self.tell_arrival(instance);
                 if self.attached.insert(instance) {
                     self.world.metrics.edge_flows(1);
                 }
@@ -53,6 +54,12 @@ impl Shard {
             }
             Event::Wake(call) => self.wake(&call),
             Event::Offered(call) => self.hold(&call, None),
+            Event::Announced(call) => {
+                self.hold(&call, None);
+                if let Some(call) = self.calls.get_mut(call.call) {
+                    call.invited = true;
+                }
+            }
             Event::Call { call, instance, state, woke_after } => self.on_call(call, instance, state, woke_after),
             Event::Refused { status } => self.world.metrics.invite(match status {
                 404 => InviteOutcome::Unknown,
@@ -92,6 +99,7 @@ impl Shard {
         let answer = self.with_record(id, |record| proofs::answer(record, challenged))?;
         if let Some(row) = self.instances.get_mut(id) {
             row.unanswerable = answer.as_ref().err().copied();
+            row.asked = true;
         }
         answer.ok()
     }
@@ -103,6 +111,7 @@ impl Shard {
         self.set_state(id, InstanceState::Registered);
         if let Some(row) = self.instances.get_mut(id) {
             row.status = 200;
+            row.asked = false;
             row.registered_until = unix_now() + expires.as_secs();
             if let Some(first) = row.first.take() {
                 // Nobody listens any more when the use case took too long; the instance is kept all the same.
@@ -118,6 +127,9 @@ impl Shard {
         match failure {
             RegistrationFailure::Refused { status } => {
                 row.status = status;
+                if matches!(status, 401 | 407) && !row.asked {
+                    row.unanswerable = Some(Unanswerable::Digest);
+                }
                 let (first, unanswerable) = (row.first.take(), row.unanswerable);
                 self.world.metrics.registration(RegistrationOutcome::Refused);
                 tracing::info!(instance = %id, status, "the SIP server refused a registration");
@@ -149,6 +161,7 @@ impl Shard {
     fn on_call(&mut self, id: CallId, instance: InstanceId, state: CallState, woke_after: Option<Duration>) {
         if state.is_final() {
             self.stop_push(id);
+            self.arrivals.remove(&instance);
         }
         // A call that is offered at once is told of before it is described: it is not known yet.
         let Some(call) = self.calls.get_mut(id) else { return };
@@ -166,15 +179,17 @@ impl Shard {
         if was_final || !state.is_final() {
             return;
         }
-        let (pushed, unreachable) = (call.pushed, call.unreachable);
-        self.world.metrics.invite(match state {
-            CallState::Answered => InviteOutcome::Answered,
-            CallState::Cancelled => InviteOutcome::Cancelled,
-            CallState::AnsweredElsewhere => InviteOutcome::AnsweredElsewhere,
-            CallState::Declined => InviteOutcome::Declined,
-            CallState::TimedOut if unreachable => InviteOutcome::Unreachable,
-            CallState::TimedOut | CallState::Waking | CallState::Ringing => InviteOutcome::TimedOut,
-        });
+        let (pushed, unreachable, invited) = (call.pushed, call.unreachable, call.invited);
+        if invited {
+            self.world.metrics.invite(match state {
+                CallState::Answered => InviteOutcome::Answered,
+                CallState::Cancelled => InviteOutcome::Cancelled,
+                CallState::AnsweredElsewhere => InviteOutcome::AnsweredElsewhere,
+                CallState::Declined => InviteOutcome::Declined,
+                CallState::TimedOut if unreachable => InviteOutcome::Unreachable,
+                CallState::TimedOut | CallState::Waking | CallState::Ringing => InviteOutcome::TimedOut,
+            });
+        }
         if pushed.is_some() && state != CallState::Answered {
             self.tell_call_ended(id, instance);
         }

@@ -1,7 +1,7 @@
 //! The instances of one shard: a row for each, their bindings, and when they end.
 //!
-//! Invariant: a row holds its record in the sealed form alone. The three indexes agree: each row is found by its
-//! instance, by its binding and by the next moment of its lease (a reminder, or the end).
+//! Invariant: a row holds its record in the sealed form alone. The indexes agree: each row is found by its instance,
+//! by its binding, by its account's keyed name and by the next moment of its lease (a reminder, or the end).
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -13,7 +13,7 @@ use super::lease;
 use super::proofs::Unanswerable;
 use crate::metrics::labels::{InstanceState, WipeReason};
 use crate::vault::record::Reminder;
-use crate::vault::{Fence, Sealed};
+use crate::vault::{AorKey, Fence, Sealed};
 
 /// One push instance.
 pub(super) struct Row {
@@ -27,6 +27,8 @@ pub(super) struct Row {
     expires_at: u64,
     /// The last reminder of its end.
     reminded: Option<Reminder>,
+    /// Under which name its account is found.
+    aor: AorKey,
     /// Until when its registration stands, in seconds since 1970.
     pub registered_until: u64,
     /// Where its requests go.
@@ -37,6 +39,8 @@ pub(super) struct Row {
     pub state: InstanceState,
     /// Why its credentials did not fit the last challenge.
     pub unanswerable: Option<Unanswerable>,
+    /// Whether its credentials were asked for since it was registered last, in a way that this relay knows.
+    pub asked: bool,
     /// Who waits for the outcome of the first registration.
     pub first: Option<oneshot::Sender<First>>,
     /// Its end, once that has begun.
@@ -57,7 +61,14 @@ pub(super) struct Ending {
 
 impl Row {
     /// A row that is about to be bound.
-    pub(super) fn new(sealed: Sealed, binding: BindingId, upstream: UpstreamId, fence: Fence, lease: Term) -> Self {
+    pub(super) fn new(
+        sealed: Sealed,
+        binding: BindingId,
+        upstream: UpstreamId,
+        fence: Fence,
+        lease: Term,
+        aor: AorKey,
+    ) -> Self {
         let state = InstanceState::Registering;
         Self {
             sealed,
@@ -65,11 +76,13 @@ impl Row {
             fence,
             expires_at: lease.expires_at,
             reminded: lease.reminded,
+            aor,
             registered_until: 0,
             upstream,
             status: 0,
             state,
             unanswerable: None,
+            asked: false,
             first: None,
             ending: None,
         }
@@ -100,12 +113,14 @@ pub(super) struct Instances {
     rows: HashMap<InstanceId, Row>,
     bindings: HashMap<BindingId, InstanceId>,
     moments: BTreeSet<(u64, InstanceId)>,
+    accounts: BTreeSet<(AorKey, InstanceId)>,
 }
 
 impl Instances {
     pub(super) fn insert(&mut self, id: InstanceId, row: Row) {
         self.bindings.insert(row.binding, id);
         self.moments.insert((row.next_moment(), id));
+        self.accounts.insert((row.aor, id));
         self.rows.insert(id, row);
     }
 
@@ -113,6 +128,7 @@ impl Instances {
         let row = self.rows.remove(&id)?;
         self.bindings.remove(&row.binding);
         self.moments.remove(&(row.next_moment(), id));
+        self.accounts.remove(&(row.aor, id));
         Some(row)
     }
 
@@ -127,6 +143,12 @@ impl Instances {
     /// The instance behind a binding.
     pub(super) fn of(&self, binding: BindingId) -> Option<InstanceId> {
         self.bindings.get(&binding).copied()
+    }
+
+    /// The instances of an account, in order.
+    pub(super) fn of_account(&self, aor: AorKey) -> Vec<InstanceId> {
+        let from = (aor, InstanceId::from_bytes([0; 16]));
+        self.accounts.range(from..).take_while(|(other, _)| *other == aor).map(|(_, id)| *id).collect()
     }
 
     /// Moves an instance's end.
@@ -190,7 +212,7 @@ mod tests {
         let (id, binding) = (InstanceId::new(1 << 16, ShardTag(0)), BindingId::new(2 << 16, ShardTag(0)));
         let mut instances = Instances::default();
         let sealed = Sealed::from_bytes(InstanceSecret::new("not opened here").expose().as_bytes().to_vec());
-        instances.insert(id, Row::new(sealed, binding, UpstreamId(1), Fence::NEW, lease));
+        instances.insert(id, Row::new(sealed, binding, UpstreamId(1), Fence::NEW, lease, AorKey::FIRST));
         (instances, id)
     }
 

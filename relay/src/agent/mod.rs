@@ -20,6 +20,7 @@
 //! Invariant: an instance lives on one shard, the one that its id names. Nothing in a shard's loop waits for the store, a
 //! push service, DNS or a peer: what takes time runs in a task and comes back as a [`ShardInput`].
 
+mod announced;
 mod calls;
 pub mod command;
 mod commands;
@@ -173,7 +174,7 @@ pub struct Ground {
     pub udp: Option<Udp>,
     /// When the caller first hears ringing.
     pub early_ringing: EarlyRinging,
-    /// What each endpoint is told; the tag is set for each.
+    /// What each endpoint is told; the tag is set for each, and the node's pace is divided among them.
     pub endpoint: Settings,
     /// How many shards; 1 to 128.
     pub shards: usize,
@@ -210,6 +211,10 @@ impl Agent {
     /// Starts the shards, which run until the end that `ground` names.
     pub fn start(ground: Ground) -> Self {
         let count = ground.shards.clamp(1, SHARDS_MAX);
+        // The operator's figure is the node's.
+        let mut endpoint = ground.endpoint;
+        let per_second = endpoint.upstream.registrations_per_second;
+        endpoint.upstream.registrations_per_second = (per_second / count as u32).max(1);
         let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(INBOX)).unzip();
         let shards = Shards(senders.into());
         let upstreams = Upstreams::default();
@@ -222,8 +227,8 @@ impl Agent {
             push_is_printed: ground.push_is_printed,
             metrics,
             early_ringing: ground.early_ringing,
-            answer_timeout: ground.endpoint.answer_timeout,
-            edge: ground.endpoint.edge.clone(),
+            answer_timeout: endpoint.answer_timeout,
+            edge: endpoint.edge.clone(),
             udp: ground.udp,
             shards,
             upstreams,
@@ -231,7 +236,7 @@ impl Agent {
             reminded: ground.reminded,
         });
         for (index, inbox) in inboxes.into_iter().enumerate() {
-            let settings = Settings { tag: ShardTag(index as u16), ..ground.endpoint.clone() };
+            let settings = Settings { tag: ShardTag(index as u16), ..endpoint.clone() };
             tokio::spawn(Shard::new(index, settings, world.clone()).run(inbox, ground.end.clone()));
         }
         tokio::spawn(world.dialler.clone().refresh(ground.end));

@@ -38,6 +38,8 @@ pub(super) struct Shard {
     pub(super) pushes: HashMap<CallId, AbortHandle>,
     /// Devices that have a flow.
     pub(super) attached: HashSet<InstanceId>,
+    /// Who waits for a device that was woken for an announced call.
+    pub(super) arrivals: HashMap<InstanceId, Vec<mpsc::UnboundedSender<InstanceId>>>,
     /// SIP servers whose last dial failed.
     pub(super) unreachable: HashSet<UpstreamId>,
     /// When what is being handled was read from the network.
@@ -61,6 +63,7 @@ impl Shard {
             calls: Calls::default(),
             attached: HashSet::new(),
             pushes: HashMap::new(),
+            arrivals: HashMap::new(),
             unreachable: HashSet::new(),
             arrived: now,
             next: VecDeque::new(),

@@ -105,8 +105,11 @@ impl Shard {
         let held = pushed.is_some();
         self.world.metrics.calls_held(i32::from(held));
         let (instance, state) = (call.instance, CallState::Waking);
-        self.calls
-            .remember(call.call, Call { instance, state, deadline, pushed, held, unreachable: false, sign: false });
+        let invited = !self.endpoint.is_announced(instance);
+        self.calls.remember(
+            call.call,
+            Call { instance, state, deadline, pushed, held, invited, unreachable: false, sign: false },
+        );
     }
 
     /// The push service has spoken.

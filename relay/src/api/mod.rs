@@ -1,4 +1,4 @@
-//! The HTTPS API of version 1, for apps and devices: CONTRACT.md's table as a router.
+//! The HTTPS API of version 1, for apps, devices and SIP servers: CONTRACT.md's table as a router.
 //!
 //! Every route is a row of [`Endpoint`]; `openapi.json` beside this file describes the same rows, and a test holds the
 //! two together. A request is counted by its route's template, never by its path.
@@ -7,6 +7,7 @@
 //! request held. An answer to a request that carried a credential, or that wiped an instance, is marked with
 //! [`connection::EndConnection`].
 
+use std::hash::RandomState;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,8 +31,10 @@ pub mod limits;
 pub mod problem;
 pub mod sip_uri;
 pub mod views;
+mod wake;
+pub mod wake_body;
 
-use access::{App, Apps};
+use access::{App, Apps, SipServer, SipServers};
 use connection::{EndConnection, Peer};
 use device_body::LifetimeRange;
 use limits::{Buckets, Limits};
@@ -46,6 +49,8 @@ pub const OPENAPI: &str = include_str!("openapi.json");
 pub struct Settings {
     /// The Apps that may enable instances.
     pub apps: Vec<App>,
+    /// The SIP servers that may wake devices.
+    pub sip_servers: Vec<SipServer>,
     /// The lifetimes that an app may ask for.
     pub lifetime: LifetimeRange,
     /// How often who may ask.
@@ -59,9 +64,14 @@ struct Inner<E> {
     use_cases: E,
     metrics: Metrics,
     apps: Apps,
+    sip_servers: SipServers,
     lifetime: LifetimeRange,
     enables_by_app: Buckets<Box<str>>,
     enables_by_address: Buckets<IpAddr>,
+    wakes_by_server: Buckets<Box<str>>,
+    /// By a hash of the AOR with a key of this process, so that no AOR stays here.
+    wakes_by_aor: Buckets<u64>,
+    aor_hash: RandomState,
     failures: Buckets<IpAddr>,
 }
 
@@ -78,9 +88,13 @@ impl<E: UseCases> Api<E> {
             use_cases,
             metrics,
             apps: Apps::new(settings.apps),
+            sip_servers: SipServers::new(settings.sip_servers),
             lifetime: settings.lifetime,
             enables_by_app: Buckets::new(settings.limits.enable_per_app),
             enables_by_address: Buckets::new(settings.limits.enable_per_address),
+            wakes_by_server: Buckets::new(settings.limits.wake_per_server),
+            wakes_by_aor: Buckets::new(settings.limits.wake_per_aor),
+            aor_hash: RandomState::new(),
             failures: Buckets::new(settings.limits.failures_per_address),
         }))
     }
@@ -116,6 +130,8 @@ pub enum Endpoint {
     Progress,
     /// The device declines.
     Decline,
+    /// A SIP server wakes an AOR's devices.
+    Wake,
     /// The description of all this.
     OpenApi,
 }
@@ -130,13 +146,14 @@ impl Endpoint {
         Self::Call,
         Self::Progress,
         Self::Decline,
+        Self::Wake,
         Self::OpenApi,
     ];
 
     /// The method.
     pub fn method(self) -> Method {
         match self {
-            Self::Enable | Self::Progress | Self::Decline => Method::POST,
+            Self::Enable | Self::Progress | Self::Decline | Self::Wake => Method::POST,
             Self::Read | Self::Call | Self::OpenApi => Method::GET,
             Self::Change => Method::PATCH,
             Self::Disable => Method::DELETE,
@@ -151,6 +168,7 @@ impl Endpoint {
             Self::Call => "/v1/instances/{id}/calls/{call}",
             Self::Progress => "/v1/instances/{id}/calls/{call}/progress",
             Self::Decline => "/v1/instances/{id}/calls/{call}/decline",
+            Self::Wake => "/v1/wake",
             Self::OpenApi => "/v1/openapi.json",
         }
     }
@@ -165,6 +183,7 @@ fn method_router<E: UseCases>(endpoint: Endpoint) -> MethodRouter<Api<E>> {
         Endpoint::Call => routing::get(handlers::call::<E>),
         Endpoint::Progress => routing::post(handlers::progress::<E>),
         Endpoint::Decline => routing::post(handlers::decline::<E>),
+        Endpoint::Wake => routing::post(wake::wake::<E>),
         Endpoint::OpenApi => routing::get(handlers::openapi),
     }
 }

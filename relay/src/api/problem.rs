@@ -60,6 +60,8 @@ problems! {
     UnknownInstance = "unknown-instance", 404, "There is no such push instance";
     /// No such call, or it is forgotten.
     UnknownCall = "unknown-call", 404, "There is no such call";
+    /// This node knows no device of the AOR.
+    UnknownAor = "unknown-aor", 404, "No device of this address is known";
     /// The path does not know the method; `Allow` names those it knows.
     MethodNotAllowed = "method-not-allowed", 405, "The path does not know this method";
     /// The body did not arrive in time.
@@ -86,6 +88,8 @@ problems! {
     Full = "full", 503, "The relay is full";
     /// Something the relay needs is not there; `checks` lists it.
     NotReady = "not-ready", 503, "The relay is not ready";
+    /// No device of the AOR came in time, or none can.
+    NoDeviceInTime = "no-device-in-time", 504, "No device came in time";
 }
 
 impl ProblemType {

@@ -12,6 +12,7 @@
 //! | `upstreams` | the flows toward SIP servers, and whose turn it is on them |
 //! | `devices` | which device is attached by which flow |
 //! | `calls` | held calls and their legs |
+//! | `announced` | calls that are announced before their INVITE comes |
 //! | `dialogs` | requests inside a dialog, in both directions |
 //! | [`away`] | those of them that wait for a peer that is away for a moment |
 //!
@@ -19,6 +20,7 @@
 //! an input may make it hold is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by
 //! [`calls::CALLS_PER_INSTANCE`], the rest by bindings and open flows.
 
+mod announced;
 pub mod away;
 mod bindings;
 pub mod calls;
@@ -44,6 +46,7 @@ use crate::registration::Registration;
 use crate::timers::Timers;
 use crate::transaction::{Expired, ServerId, Table, Timing};
 
+use announced::Announced;
 use devices::{Attached, Device, DeviceFlow, Knocking};
 use upstreams::Upstream;
 
@@ -82,6 +85,8 @@ pub struct Endpoint {
     away: HashMap<away::Absent, Vec<away::Waiting>>,
     calls: HashMap<CallId, Hold>,
     calls_of: HashMap<InstanceId, Vec<CallId>>,
+    announced: HashMap<BindingId, Announced>,
+    announced_as: HashMap<CallId, BindingId>,
 }
 
 /// Whose deadline it is.
@@ -96,6 +101,8 @@ enum Timer {
     /// A device's registration ends.
     Device(InstanceId),
     Call(CallId),
+    /// An announced call is not expected any more.
+    Announced(CallId),
     /// Nobody can use this stream any more.
     Linger(FlowId),
     /// A request has waited long enough for its peer to come back.
@@ -155,6 +162,8 @@ impl Endpoint {
             away: HashMap::new(),
             calls: HashMap::new(),
             calls_of: HashMap::new(),
+            announced: HashMap::new(),
+            announced_as: HashMap::new(),
             settings,
         }
     }
@@ -178,6 +187,7 @@ impl Endpoint {
             Input::Resume(binding) => self.on_aim(now, binding, crate::registration::Goal::Registered),
             Input::Answer { binding, authorization } => self.on_answer(now, binding, authorization),
             Input::Admit { knock, granted } => self.on_admit(now, knock, granted),
+            Input::Announce { instance, from, name } => self.on_announce(now, instance, from, name),
             Input::Ring(call) => self.on_ring(now, call),
             Input::Decline(call) => self.end_call(now, call, CallState::Declined, 603),
             Input::GiveUp(call) => self.on_give_up(now, call),
@@ -196,6 +206,7 @@ impl Endpoint {
                 Timer::Pace(upstream) => self.on_pace_due(now, upstream),
                 Timer::Device(instance) => self.on_device_due(now, instance),
                 Timer::Call(call) => self.on_call_due(now, call),
+                Timer::Announced(call) => self.on_announced_due(now, call),
                 Timer::Linger(flow) => self.outputs.push_back(Output::Close(flow)),
                 Timer::Away(who) => self.on_away_due(now, who),
                 Timer::Forget(call) => self.forget_call(call),
@@ -258,7 +269,7 @@ impl Endpoint {
             attached: self.attached.len(),
             flows: self.links.len() + self.streams.len() + self.device_flows.len(),
             knocks: self.knocks.len(),
-            calls: self.calls.len() + self.calls_of.len(),
+            calls: self.calls.len() + self.calls_of.len() + self.announced.len(),
             transactions: self.transactions.len() + self.failures.len() + self.away.len(),
             timers: self.timers.pending() + self.transactions.timers(),
         }
