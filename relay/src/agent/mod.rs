@@ -16,6 +16,7 @@
 //! | `proofs` | what is computed with a secret |
 //! | `connections`, `framing`, `doors`, `datagrams`, `dial`, [`upstreams`] | the network side |
 //! | `erasures` | what the store still has to erase |
+//! | `proxied` | registrations that only pass through (RFC 8599) |
 //!
 //! Invariant: an instance lives on one shard, the one that its id names. Nothing in a shard's loop waits for the store, a
 //! push service, DNS or a peer: what takes time runs in a task and comes back as a [`ShardInput`].
@@ -35,6 +36,7 @@ mod instances;
 pub mod lease;
 mod notices;
 mod proofs;
+mod proxied;
 mod shard;
 pub mod upstreams;
 mod wake;
@@ -48,7 +50,7 @@ use sip::endpoint::{Input, Settings};
 use sip::id::{CallId, FlowId, InstanceId, ShardTag};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::EarlyRinging;
+use crate::config::{DomainRules, EarlyRinging};
 use crate::metrics::Metrics;
 use crate::net::drain::Drain;
 use crate::net::listen::Listener;
@@ -102,6 +104,13 @@ enum ShardInput {
     },
     /// The store was asked to erase this instance.
     Erased(InstanceId),
+    /// The store has done what it was asked about a registration that passed through.
+    ProxiedStored {
+        /// Which one.
+        id: InstanceId,
+        /// What to put with next.
+        fence: crate::vault::Fence,
+    },
     /// From a use case.
     Command(Box<Command>),
 }
@@ -164,6 +173,8 @@ pub struct Ground {
     pub push: PushService,
     /// Pushes are printed instead of sent.
     pub push_is_printed: bool,
+    /// The SIP domains that registrations may pass through to.
+    pub domains: DomainRules,
     /// The metrics.
     pub metrics: Metrics,
     /// DNS and the address policy.
@@ -189,6 +200,7 @@ struct World {
     vault: Vault,
     push: PushService,
     push_is_printed: bool,
+    domains: DomainRules,
     metrics: Metrics,
     early_ringing: EarlyRinging,
     /// How long a device may ring.
@@ -225,6 +237,7 @@ impl Agent {
             vault: ground.vault,
             push: ground.push,
             push_is_printed: ground.push_is_printed,
+            domains: ground.domains,
             metrics,
             early_ringing: ground.early_ringing,
             answer_timeout: endpoint.answer_timeout,

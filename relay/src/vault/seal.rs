@@ -20,7 +20,8 @@ use zeroize::Zeroizing;
 
 use super::codec;
 use super::keyring::Keyring;
-use super::record::Record;
+use super::proxied::{self, ProxiedRecord};
+use super::record::{Kept, Record};
 use crate::secret::{SecretKey, with_clean_stack};
 
 /// The version that is written, and the only one that is opened.
@@ -68,12 +69,21 @@ pub enum SealError {
 }
 
 pub(super) fn seal(keyring: &Keyring, id: InstanceId, record: &Record, now: u64) -> Sealed {
+    seal_with(keyring, id, now, codec::encoded_len(record), |out| codec::encode(record, out))
+}
+
+pub(super) fn seal_proxied(keyring: &Keyring, id: InstanceId, record: &ProxiedRecord, now: u64) -> Sealed {
+    seal_with(keyring, id, now, proxied::encoded_len(record), |out| proxied::encode(record, out))
+}
+
+/// Seals what `encode` appends: exactly `len` bytes.
+fn seal_with(keyring: &Keyring, id: InstanceId, now: u64, len: usize, encode: impl FnOnce(&mut Vec<u8>)) -> Sealed {
     let (epoch, epoch_key) = keyring.current(now);
     let header = Header { version: VERSION, epoch, salt: random(), nonce: random() };
     with_clean_stack(|| {
-        let mut out = Vec::with_capacity(HEADER_LEN + codec::encoded_len(record) + TAG_LEN);
+        let mut out = Vec::with_capacity(HEADER_LEN + len + TAG_LEN);
         header.write(&mut out);
-        codec::encode(record, &mut out);
+        encode(&mut out);
         let key = record_key(&epoch_key, &header.salt);
         let nonce = Nonce::assume_unique_for_key(header.nonce);
         let tag = key
@@ -85,6 +95,22 @@ pub(super) fn seal(keyring: &Keyring, id: InstanceId, record: &Record, now: u64)
 }
 
 pub(super) fn unseal(keyring: &Keyring, id: InstanceId, sealed: &Sealed) -> Result<Record, SealError> {
+    unseal_with(keyring, id, sealed, codec::decode)
+}
+
+pub(super) fn unseal_kept(keyring: &Keyring, id: InstanceId, sealed: &Sealed) -> Result<Kept, SealError> {
+    unseal_with(keyring, id, sealed, |plain| match plain.first() {
+        Some(&proxied::KIND) => proxied::decode(plain).map(|record| Kept::Proxied(Box::new(record))),
+        _ => codec::decode(plain).map(|record| Kept::Lent(Box::new(record))),
+    })
+}
+
+fn unseal_with<T>(
+    keyring: &Keyring,
+    id: InstanceId,
+    sealed: &Sealed,
+    decode: impl FnOnce(&[u8]) -> Result<T, codec::NotARecord>,
+) -> Result<T, SealError> {
     let (header, body) = Header::read(&sealed.0)?;
     let epoch_key = keyring.epoch(header.epoch).ok_or(SealError::KeyGone)?;
     with_clean_stack(|| {
@@ -93,7 +119,7 @@ pub(super) fn unseal(keyring: &Keyring, id: InstanceId, sealed: &Sealed) -> Resu
         let plain = record_key(&epoch_key, &header.salt)
             .open_in_place(nonce, header.aad(id), &mut body)
             .map_err(|_| SealError::Broken)?;
-        codec::decode(plain).map_err(|_| SealError::OtherVersion)
+        decode(plain).map_err(|_| SealError::OtherVersion)
     })
 }
 

@@ -5,12 +5,14 @@
 //! | [`admission`] | nonces, and what a device's REGISTER must show |
 //! | [`hold`] | one incoming call, from the INVITE to its final answer |
 //! | [`forward`] | what a proxy changes in a message (RFC 3261 §16.6, §16.7) |
+//! | [`push_proxy`] | registrations that pass through and are pushed for (RFC 8599) |
 //!
 //! Invariant: nothing here sends; a decision comes out and the endpoint carries it out.
 
 pub mod admission;
 pub mod forward;
 pub mod hold;
+pub mod push_proxy;
 
 use std::time::Duration;
 

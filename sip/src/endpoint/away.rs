@@ -10,19 +10,21 @@
 //!
 //! What finds the dialog again is its signed token: it names the device, and not the flow that it had (RFC 5626 §5.3).
 //!
-//! Invariant: at most [`WAITING_PER_PEER`] requests wait for a device, or for the SIP server of a binding; an INVITE for no longer than a device may take to
+//! Invariant: at most [`WAITING_PER_DEVICE`] requests wait for a device and [`WAITING_PER_SERVER`] for a SIP server; an INVITE for no longer than a device may take to
 //! answer, another request for no longer than [`OTHER_WAIT`], because its sender gives up at 64·T1 and must not be told
 //! later (RFC 4320 §4.2).
 
 use std::time::{Duration, Instant};
 
 use super::{ClientOwner, Endpoint, ServerOwner, Side, Timer};
-use crate::id::{BindingId, BranchId, FlowId, InstanceId};
+use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method};
 use crate::transaction::ServerId;
 
-/// Requests that may wait for one peer; a further one is answered 480.
-pub const WAITING_PER_PEER: usize = 16;
+/// Requests that may wait for one device; a further one is answered 480.
+pub const WAITING_PER_DEVICE: usize = 16;
+/// Requests of all its devices that may wait for one SIP server; a further one is answered 480.
+pub const WAITING_PER_SERVER: usize = 1000;
 /// How long a request other than INVITE waits; its sender's Timer F is 32 s (RFC 3261 §17.1.2.2).
 pub const OTHER_WAIT: Duration = Duration::from_secs(24);
 
@@ -31,8 +33,8 @@ pub const OTHER_WAIT: Duration = Duration::from_secs(24);
 pub(super) enum Absent {
     /// A device that has no flow.
     Device(InstanceId),
-    /// The SIP server of a binding, to which no flow is up.
-    Server(BindingId),
+    /// A SIP server to which no flow is up.
+    Server(UpstreamId),
 }
 
 /// A request that waits for its peer.
@@ -63,13 +65,17 @@ impl Endpoint {
         device: InstanceId,
         ours: usize,
     ) {
-        let known = self.devices.get(&device);
-        let who = known.map(|device| device.binding).map(|binding| match side {
-            Side::Upstream => Absent::Device(device),
-            Side::Device => Absent::Server(binding),
+        let binding = self.devices.get(&device).map(|device| device.binding);
+        let who = binding.and_then(|binding| match side {
+            Side::Upstream => Some(Absent::Device(device)),
+            Side::Device => self.upstream_of(binding).map(Absent::Server),
         });
         let kept = |waiting: &Vec<Waiting>| waiting.iter().filter(|it| matches!(it.what, What::Kept { .. })).count();
-        let Some(who) = who.filter(|who| self.away.get(who).map_or(0, kept) < WAITING_PER_PEER) else {
+        let room = |who: &Absent| match who {
+            Absent::Device(_) => self.away.get(who).map_or(0, kept) < WAITING_PER_DEVICE,
+            Absent::Server(_) => self.away.get(who).map_or(0, Vec::len) < WAITING_PER_SERVER,
+        };
+        let Some(who) = who.filter(room) else {
             return self.refuse(now, reply, request, 480);
         };
         let branch = self.branch();
@@ -124,7 +130,7 @@ impl Endpoint {
         for waiting in self.away.remove(&who).unwrap_or_default() {
             let way = match (who, &waiting.what) {
                 (Absent::Device(device), _) => self.way_to_device(device),
-                (Absent::Server(binding), What::Kept { device, .. }) => self.way_to_server(binding, *device),
+                (Absent::Server(id), What::Kept { device, .. }) => self.way_to_server(id, *device),
                 (Absent::Server(_), What::Sent) => None,
             };
             match (way, waiting.what) {
@@ -143,14 +149,17 @@ impl Endpoint {
 
     /// The device is wiped: what waits for it or comes from it goes nowhere.
     pub(super) fn give_up_kept(&mut self, now: Instant, device: InstanceId, binding: BindingId) {
+        let server = self.upstream_of(binding).map(Absent::Server);
         let own = |waiting: &Waiting| matches!(waiting.what, What::Kept { device: of, .. } if of == device);
         for waiting in self.away.remove(&Absent::Device(device)).unwrap_or_default() {
             self.give_up_waiting(now, waiting);
         }
-        let Some(waiting) = self.away.remove(&Absent::Server(binding)) else { return };
+        let Some((server, waiting)) = server.and_then(|server| Some((server, self.away.remove(&server)?))) else {
+            return;
+        };
         let (gone, left): (Vec<_>, Vec<_>) = waiting.into_iter().partition(own);
         if !left.is_empty() {
-            self.away.insert(Absent::Server(binding), left);
+            self.away.insert(server, left);
         }
         for waiting in gone {
             self.give_up_waiting(now, waiting);

@@ -11,9 +11,9 @@
 use std::time::Instant;
 
 use super::{ClientOwner, Endpoint, ServerOwner, Side, Source, Transport};
-use crate::edge::forward;
+use crate::edge::{forward, push_proxy};
 use crate::flow::FlowToken;
-use crate::id::{BindingId, BranchId, FlowId, InstanceId};
+use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Message, Method, Name};
 use crate::transaction::ServerId;
 
@@ -46,7 +46,12 @@ impl Endpoint {
         }
         match self.way(&source, &token) {
             Some(way) => self.forward(now, reply, request, ours, way),
-            None => self.keep(now, reply, request, source.side, token.instance, ours),
+            None => {
+                if source.side == Side::Upstream && push_proxy::purr(request) == Some(token.instance) {
+                    self.call_back(now, token.instance);
+                }
+                self.keep(now, reply, request, source.side, token.instance, ours);
+            }
         }
     }
 
@@ -70,7 +75,7 @@ impl Endpoint {
         self.forward(now, reply, request, 0, way);
     }
 
-    fn forward(&mut self, now: Instant, reply: FlowId, request: &Message, ours: usize, way: Way) {
+    pub(super) fn forward(&mut self, now: Instant, reply: FlowId, request: &Message, ours: usize, way: Way) {
         let branch = self.branch();
         // A request other than INVITE is never answered 408 (RFC 4320 §4.2).
         let status = if request.method() == Some(Method::Invite) { 408 } else { 480 };
@@ -155,13 +160,13 @@ impl Endpoint {
                 let (side, device) = (Side::Upstream, token.instance);
                 let here = transport.map(|transport| Way { flow: token.upstream, side, transport, device });
                 // The stream that the INVITE came by is gone: by the binding's own flow instead.
-                here.or_else(|| self.way_to_server(self.devices.get(&device)?.binding, device))
+                here.or_else(|| self.way_to_server(self.upstream_of(self.devices.get(&device)?.binding)?, device))
             }
         }
     }
 
-    pub(super) fn way_to_server(&self, binding: BindingId, device: InstanceId) -> Option<Way> {
-        let (flow, transport) = self.flow_of_binding(binding)?;
+    pub(super) fn way_to_server(&self, id: UpstreamId, device: InstanceId) -> Option<Way> {
+        let (flow, transport) = self.flow_of_upstream(id)?;
         Some(Way { flow, side: Side::Upstream, transport, device })
     }
 

@@ -5,8 +5,9 @@
 //! | either | response | its client transaction's owner |
 //! | either | CANCEL of a pending INVITE | the call, or the forwarded INVITE |
 //! | either | ACK, or a request with our signed Route | `dialogs` |
-//! | device | REGISTER | `devices` |
+//! | device | REGISTER | `devices`, or `proxied` when it is for a SIP server |
 //! | device | anything else | 403 |
+//! | SIP server | anything with our Path as Route | `proxied` |
 //! | SIP server | INVITE to a binding | `calls` |
 //! | SIP server | OPTIONS to a binding | 200 |
 //! | SIP server | MESSAGE to a binding | its device when attached, else 480 |
@@ -20,7 +21,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::{ClientOwner, Endpoint, Event, ServerOwner, Source};
-use crate::edge::forward;
+use crate::edge::{forward, push_proxy};
 use crate::flow::Side;
 use crate::id::{BranchId, FlowId};
 use crate::message::{Composer, Fault, Message, Method, Name};
@@ -52,6 +53,7 @@ impl Endpoint {
             ClientOwner::Register(binding) => self.on_register_response(now, binding, branch, response),
             ClientOwner::Leg(call) => self.on_leg_response(now, call, branch, response),
             ClientOwner::Forwarded(server) => self.on_forwarded_response(now, server, source.side, response),
+            ClientOwner::Passage(passage) => self.on_passage_response(now, passage, response),
             ClientOwner::Nobody => {}
         }
     }
@@ -62,6 +64,7 @@ impl Endpoint {
             ClientOwner::Register(binding) => self.on_register_silence(now, binding, branch),
             ClientOwner::Leg(call) => self.on_leg_lost(now, call, branch),
             ClientOwner::Forwarded(server) => self.on_forwarded_silence(now, server),
+            ClientOwner::Passage(passage) => self.on_passage_timeout(now, passage),
             ClientOwner::Nobody => {}
         }
     }
@@ -119,6 +122,9 @@ impl Endpoint {
         }
         if source.side == Side::Device {
             return self.refuse(now, reply, &request, 403);
+        }
+        if let Some(instance) = push_proxy::own_path(&self.token_key, &request) {
+            return self.on_path_request(now, source, reply, request, instance);
         }
         let Some(binding) = request.request_uri().and_then(|uri| self.binding_of(uri, &source)) else {
             return self.refuse_call(now, reply, &request, 404);

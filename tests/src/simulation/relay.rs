@@ -216,6 +216,9 @@ impl World {
             // Nobody announces calls here.
             Event::Announced(_) => {}
             Event::Refused { .. } => self.stats.invites_refused += 1,
+            // No phone here registers through the relay.
+            Event::Way(asked) => self.tell_soon(shard, MS, Input::Way { passage: asked.passage, way: Err(403) }),
+            Event::Left(_) | Event::Proxied(_) | Event::ProxiedEnded { .. } | Event::Refresh(_) => {}
         }
     }
 
@@ -318,5 +321,10 @@ fn event_kind(event: &Event) -> String {
         Event::Offered(call) => format!("offered {}", call.call),
         Event::Call { call, state, woke_after, .. } => format!("call {call} {state:?} {woke_after:?}"),
         Event::Refused { status } => format!("refused {status}"),
+        Event::Way(asked) => format!("way {:?}", asked.passage),
+        Event::Left(upstream) => format!("left {}", upstream.0),
+        Event::Proxied(registration) => format!("proxied {}", registration.instance),
+        Event::ProxiedEnded { instance, end } => format!("proxied {instance} {end:?}"),
+        Event::Refresh(instance) => format!("refresh {instance}"),
     }
 }
