@@ -10,7 +10,8 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | `shard` | the loop around one [`Endpoint`](sip::endpoint::Endpoint); `events`, `commands`, `wake` and `wipe` are its parts |
-//! | `instances`, `calls` | what a shard remembers |
+//! | `instances`, `calls`, [`timeline`] | what a shard remembers |
+//! | `beside` | messages, missed calls, mailboxes, tests |
 //! | [`lease`], `notices` | when a lease's user is told what |
 //! | [`command`] | what the use cases ask |
 //! | `proofs` | what is computed with a secret |
@@ -22,6 +23,7 @@
 //! push service, DNS or a peer: what takes time runs in a task and comes back as a [`ShardInput`].
 
 mod announced;
+mod beside;
 mod calls;
 pub mod command;
 mod commands;
@@ -38,6 +40,7 @@ mod notices;
 mod proofs;
 mod proxied;
 mod shard;
+pub mod timeline;
 pub mod upstreams;
 mod wake;
 mod wipe;
@@ -102,6 +105,10 @@ enum ShardInput {
         /// The answer.
         reply: oneshot::Sender<bool>,
     },
+    /// What the store did with a message.
+    Paged(Box<beside::Paged>),
+    /// What became of a push that is not for a call.
+    Noticed(Box<beside::Noticed>),
     /// The store was asked to erase this instance.
     Erased(InstanceId),
     /// The store has done what it was asked about a registration that passed through.

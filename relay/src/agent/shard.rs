@@ -38,6 +38,8 @@ pub(super) struct Shard {
     pub(super) calls: Calls,
     /// The pushes that are being delivered, or may be sent a second time, for calls that are not over.
     pub(super) pushes: HashMap<CallId, AbortHandle>,
+    /// Steps of all timelines.
+    pub(super) steps: usize,
     /// Devices that have a flow.
     pub(super) attached: HashSet<InstanceId>,
     /// Who waits for a device that was woken for an announced call.
@@ -64,6 +66,7 @@ impl Shard {
             instances: Instances::default(),
             proxied: ProxiedRows::default(),
             calls: Calls::default(),
+            steps: 0,
             attached: HashSet::new(),
             pushes: HashMap::new(),
             arrivals: HashMap::new(),
@@ -138,6 +141,8 @@ impl Shard {
                 // An error means that the call has ended meanwhile.
                 let _ = reply.send(self.resends(call));
             }
+            ShardInput::Paged(paged) => self.on_paged(*paged),
+            ShardInput::Noticed(noticed) => self.on_noticed(&noticed),
             ShardInput::Erased(id) => self.on_erased(id),
             ShardInput::ProxiedStored { id, fence } => self.on_proxied_stored(id, fence),
             ShardInput::Command(command) => self.obey(*command),

@@ -13,10 +13,11 @@ use tokio::sync::oneshot;
 
 use super::calls::Call;
 use super::shard::Shard;
+use super::timeline::What;
 use super::{Pushed, ShardInput, World};
 use crate::clock::unix_now;
 use crate::config::EarlyRinging;
-use crate::metrics::labels::{PushOutcome, PushProvider, WipeReason};
+use crate::metrics::labels::{PushOutcome, WipeReason};
 use crate::push::{Delivery, Event, Push, Verdict};
 use crate::vault::record::{Provider, PushTarget};
 
@@ -49,6 +50,8 @@ impl Shard {
             return;
         };
         self.hold(call, Some(target.provider));
+        let provider = self.world.provider(target.provider);
+        self.note(call.instance, Some(call.call), What::PushSent { event: Event::Call, provider });
         if self.world.early_ringing == EarlyRinging::Immediately {
             self.next.push_back(Input::Ring(call.call));
         }
@@ -123,6 +126,9 @@ impl Shard {
         if !pushed.resend {
             self.pushes.remove(&call);
         }
+        let reason = if let Verdict::Refused { reason } = verdict { Some(*reason) } else { None };
+        let what = What::PushEnded { event: Event::Call, outcome: outcome_of(verdict), reason };
+        self.note(instance, Some(call), what);
         match verdict {
             Verdict::Accepted => {
                 if self.world.early_ringing == EarlyRinging::AfterPushAccepted {
@@ -168,6 +174,7 @@ impl Shard {
         said.max(pushed.confirmed_at)
     }
 
+    /// A push that is not for a call.
     pub(super) fn notice(&self, event: Event, instance: InstanceId, life_s: u64) -> Push {
         let now = unix_now();
         Push {
@@ -203,21 +210,18 @@ pub(super) fn spawn_notice(world: Arc<World>, app: Box<str>, target: PushTarget,
 }
 
 /// Delivers a push and counts it.
-async fn deliver(world: &World, app: &str, target: &PushTarget, push: &Push) -> Verdict {
+pub(super) async fn deliver(world: &World, app: &str, target: &PushTarget, push: &Push) -> Verdict {
     let Delivery { verdict, attempts, elapsed } = world.push.deliver(app, target, push).await;
-    let provider = match target.provider {
-        _ if world.push_is_printed => PushProvider::Printed,
-        Provider::ApnsProduction | Provider::ApnsSandbox => PushProvider::Apns,
-        Provider::Fcm => PushProvider::Fcm,
-    };
+    let provider = world.provider(target.provider);
     for _ in 1..attempts {
         world.metrics.push_retry(provider);
     }
-    world.metrics.push(provider, outcome(&verdict), elapsed);
+    world.metrics.push(provider, outcome_of(&verdict), elapsed);
     verdict
 }
 
-fn outcome(verdict: &Verdict) -> PushOutcome {
+/// How a push ended, as metrics and timelines name it.
+pub(super) fn outcome_of(verdict: &Verdict) -> PushOutcome {
     match verdict {
         Verdict::Accepted => PushOutcome::Accepted,
         Verdict::Gone { .. } => PushOutcome::Gone,

@@ -33,6 +33,10 @@ const USUAL_MIN_REGISTER_EXPIRES: Duration = Duration::from_secs(60);
 const MAX_RING_TIMEOUT: Duration = Duration::from_secs(180);
 /// The longest wait for an answer.
 const MAX_ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
+/// The body of a MESSAGE that is taken when the operator names none, and the largest that can be allowed: a whole message
+/// is at most 64 KiB.
+const USUAL_MAX_BODY: usize = 16 * 1024;
+const LARGEST_MAX_BODY: usize = 48 * 1024;
 /// The shortest key or token accepted, in characters.
 const MIN_SECRET: usize = 16;
 /// Entries of a list and sections of an array; more is refused.
@@ -71,6 +75,7 @@ pub(super) fn read(
         store: store(&mut root, profile),
         lifetime: lifetime(&mut root),
         call: call(&mut root),
+        messages: messages(&mut root),
         apps: apps(&mut root, profile),
         sip_servers: sip_servers(&mut root),
         cautions: Vec::new(),
@@ -280,6 +285,14 @@ fn lifetime(root: &mut Reader<'_>) -> Lifetime {
     }
     section.finish();
     lifetime
+}
+
+fn messages(root: &mut Reader<'_>) -> Messages {
+    let mut section = section(root, "messages");
+    let size = |text: &str| values::size(text).filter(|size| (1..=LARGEST_MAX_BODY).contains(size));
+    let max_body = section.parsed("max_body", "a size from 1B to 48KiB, like \"16KiB\"", size, USUAL_MAX_BODY);
+    section.finish();
+    Messages { max_body }
 }
 
 fn call(root: &mut Reader<'_>) -> Call {

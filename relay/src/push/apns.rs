@@ -179,7 +179,7 @@ impl Apns {
 fn headers(bundle: &str, push: &Push) -> Option<HeaderMap> {
     let (kind, priority, topic, expiration) = match push.event {
         Event::Call => ("voip", "10", format!("{bundle}.voip"), 0),
-        Event::Renew => ("background", "5", bundle.to_owned(), push.deadline),
+        _ if push.is_silent() => ("background", "5", bundle.to_owned(), push.deadline),
         _ => ("alert", "10", bundle.to_owned(), push.deadline),
     };
     let mut headers = HeaderMap::with_capacity(8);

@@ -91,6 +91,18 @@ pub struct Push {
     pub extra: Vec<(&'static str, serde_json::Value)>,
 }
 
+impl Push {
+    /// Whether it is for the app alone and shows its user nothing: a renewal, and a mailbox in which nothing waits any
+    /// more.
+    pub fn is_silent(&self) -> bool {
+        match self.event {
+            Event::Renew => true,
+            Event::Voicemail => self.extra.iter().any(|(key, value)| *key == "waiting" && *value == false),
+            _ => false,
+        }
+    }
+}
+
 /// What a push service said, by what follows from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {

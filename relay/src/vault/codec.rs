@@ -162,6 +162,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, NotARecord> {
     if rest.0.is_empty() { Ok(record) } else { Err(NotARecord) }
 }
 
+/// Reads one part after the other.
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -260,7 +261,7 @@ impl<'a> Reader<'a> {
         Err(NotARecord)
     }
 
-    fn byte(&mut self) -> Result<u8, NotARecord> {
+    pub(super) fn byte(&mut self) -> Result<u8, NotARecord> {
         Ok(self.take(1)?[0])
     }
 
@@ -268,7 +269,7 @@ impl<'a> Reader<'a> {
         self.take(N)?.try_into().map_err(|_| NotARecord)
     }
 
-    fn take(&mut self, len: usize) -> Result<&'a [u8], NotARecord> {
+    pub(super) fn take(&mut self, len: usize) -> Result<&'a [u8], NotARecord> {
         let (taken, rest) = self.0.split_at_checked(len).ok_or(NotARecord)?;
         self.0 = rest;
         Ok(taken)

@@ -10,6 +10,7 @@
 //! here schedules: due times live with the caller, the TTL is the backstop.
 
 mod codec;
+pub mod kept;
 mod keyring;
 mod lookup;
 mod memory;
@@ -202,7 +203,7 @@ impl Vault {
         }
     }
 
-    /// Removes every trace of an instance, whoever owns it: the record, its lookup, and `lookup` where it still names
+    /// Removes every trace of an instance, whoever owns it: the record, what is kept beside it, its lookup, and `lookup` where it still names
     /// this instance. True when there was a record. After [`StoreError::Away`] it may be called again.
     ///
     /// # Errors

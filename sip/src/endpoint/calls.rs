@@ -289,6 +289,12 @@ impl Endpoint {
             self.transactions.respond(now, server, status, response);
         }
         self.event(Event::Call { call, instance, state, woke_after: None });
+        if matches!(state, CallState::Cancelled | CallState::TimedOut)
+            && let Some(hold) = self.calls.get(&call)
+        {
+            let missed = Box::new(hold.describe(now));
+            self.event(Event::Missed { call: missed, state });
+        }
         self.settle(now, call);
     }
 

@@ -10,7 +10,7 @@ use super::{Endpoint, Event, KnockId, Output, Proof, Source, Timer};
 use crate::edge::admission::{Admission, Replay};
 use crate::flow::{Side, Transport};
 use crate::id::{BindingId, BranchId, FlowId, InstanceId};
-use crate::message::{Composer, Message, Method, Name};
+use crate::message::{Composer, Message, Name};
 use crate::transaction::ServerId;
 
 /// REGISTERs with a wrong proof that one flow may send before it is closed.
@@ -21,6 +21,10 @@ pub const INSTANCES_PER_FLOW: usize = 16;
 const EXPIRES: (u32, u32, u32) = (10, 3600, 600);
 /// Calls that one device may get at once, and then one more each second; a further one is answered 480, unpushed.
 const CALLS_BURST: u8 = 20;
+/// MESSAGEs that one device may get at once, and then one more each second; a further one is answered 480.
+const PAGES_BURST: u8 = 60;
+/// NOTIFYs likewise.
+const NOTICES_BURST: u8 = 20;
 /// Forwarded requests remembered for one flow, so that its end fails them at once.
 const FORWARDED_PER_FLOW: usize = 64;
 
@@ -28,7 +32,9 @@ const FORWARDED_PER_FLOW: usize = 64;
 #[derive(Debug)]
 pub(super) struct Device {
     pub(super) binding: BindingId,
-    budget: u8,
+    calls: u8,
+    pages: u8,
+    notices: u8,
     refilled: Instant,
     /// Its last challenge has no answer yet.
     challenged: bool,
@@ -64,7 +70,7 @@ pub(super) struct Knocking {
 
 impl Endpoint {
     pub(super) fn add_device(&mut self, now: Instant, instance: InstanceId, binding: BindingId) {
-        self.devices.insert(instance, Device { binding, budget: CALLS_BURST, refilled: now, challenged: false });
+        self.devices.insert(instance, Device::new(now, binding));
     }
 
     /// The instance is wiped: its calls end; a dialog that stands may still be hung up by the flow that carries it.
@@ -80,15 +86,22 @@ impl Endpoint {
 
     /// Takes one call from a device's budget; whether there was one.
     pub(super) fn spend_call(&mut self, now: Instant, instance: InstanceId) -> bool {
-        let Some(device) = self.devices.get_mut(&instance) else { return false };
-        let earned = now.saturating_duration_since(device.refilled).as_secs();
-        if earned > 0 {
-            device.budget = u64::from(device.budget).saturating_add(earned).min(u64::from(CALLS_BURST)) as u8;
-            device.refilled = now;
-        }
-        let granted = device.budget > 0;
-        device.budget = device.budget.saturating_sub(1);
-        granted
+        self.devices.get_mut(&instance).is_some_and(|device| spend(&mut device.refill(now).calls))
+    }
+
+    /// Takes one MESSAGE from a device's budget; whether there was one.
+    pub(super) fn spend_page(&mut self, now: Instant, instance: InstanceId) -> bool {
+        self.devices.get_mut(&instance).is_some_and(|device| spend(&mut device.refill(now).pages))
+    }
+
+    /// Takes one NOTIFY from a device's budget; whether there was one.
+    pub(super) fn spend_notice(&mut self, now: Instant, instance: InstanceId) -> bool {
+        self.devices.get_mut(&instance).is_some_and(|device| spend(&mut device.refill(now).notices))
+    }
+
+    /// The instances that a binding's requests are for.
+    pub(super) fn members(&self, binding: BindingId) -> Vec<InstanceId> {
+        self.bindings.get(&binding).map(|registration| registration.instance).into_iter().collect()
     }
 
     /// A REGISTER at the edge.
@@ -295,18 +308,33 @@ impl Endpoint {
     pub(super) fn is_attached_by(&self, instance: InstanceId, source: &Source) -> bool {
         source.side == Side::Device && self.attached.get(&instance).is_some_and(|attached| attached.flow == source.flow)
     }
+}
 
-    /// What a registered user agent says of itself (RFC 3261 §11.2).
-    pub(super) fn answer_options(&mut self, now: Instant, reply: FlowId, request: &Message) {
-        let tag = self.random.tag();
-        let response = Composer::response(request, 200, Composer::reason(200), Some(&tag))
-            .header(Name::Allow, super::requests::ALLOW)
-            .header(Name::Accept, "application/sdp")
-            .header(Name::Supported, "path, outbound, gruu")
-            .finish();
-        debug_assert_eq!(request.method(), Some(Method::Options));
-        self.respond_once(now, reply, request, 200, response);
+impl Device {
+    fn new(now: Instant, binding: BindingId) -> Self {
+        let (calls, pages, notices) = (CALLS_BURST, PAGES_BURST, NOTICES_BURST);
+        Self { binding, calls, pages, notices, refilled: now, challenged: false }
     }
+
+    /// Adds to each budget what it has earned since.
+    fn refill(&mut self, now: Instant) -> &mut Self {
+        let earned = now.saturating_duration_since(self.refilled).as_secs();
+        if earned > 0 {
+            let add = |budget: u8, burst: u8| u64::from(budget).saturating_add(earned).min(u64::from(burst)) as u8;
+            self.calls = add(self.calls, CALLS_BURST);
+            self.pages = add(self.pages, PAGES_BURST);
+            self.notices = add(self.notices, NOTICES_BURST);
+            self.refilled = now;
+        }
+        self
+    }
+}
+
+/// Takes one; whether there was one.
+fn spend(budget: &mut u8) -> bool {
+    let granted = *budget > 0;
+    *budget = budget.saturating_sub(1);
+    granted
 }
 
 /// What a REGISTER of a device asks for.

@@ -13,7 +13,7 @@ use std::time::Instant;
 use super::{ClientOwner, Endpoint, ServerOwner, Side, Source, Transport};
 use crate::edge::{forward, push_proxy};
 use crate::flow::FlowToken;
-use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
+use crate::id::{BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Message, Method, Name};
 use crate::transaction::ServerId;
 
@@ -53,26 +53,6 @@ impl Endpoint {
                 self.keep(now, reply, request, source.side, token.instance, ours);
             }
         }
-    }
-
-    /// A MESSAGE outside a dialog, to a device that is attached.
-    pub(super) fn on_page(
-        &mut self,
-        now: Instant,
-        source: Source,
-        reply: FlowId,
-        request: &Message,
-        binding: BindingId,
-    ) {
-        let instance = self.bindings.get(&binding).map(|registration| registration.instance);
-        let Some(way) = instance.and_then(|instance| self.way_to_device(instance)) else {
-            return self.refuse(now, reply, request, 480);
-        };
-        if let Err(stop) = forward::check(request, &self.settings.faces()) {
-            return self.refuse(now, reply, request, stop.status());
-        }
-        debug_assert_eq!(source.side, Side::Upstream);
-        self.forward(now, reply, request, 0, way);
     }
 
     pub(super) fn forward(&mut self, now: Instant, reply: FlowId, request: &Message, ours: usize, way: Way) {
@@ -122,19 +102,7 @@ impl Endpoint {
         for _ in 0..ours {
             edit = edit.pop(Name::Route);
         }
-        if ours == 0
-            && let Some(attached) = self.page_contact(request)
-        {
-            edit = edit.request_uri(attached);
-        }
         edit.finish()
-    }
-
-    /// The Contact of the device that a request to a binding is for.
-    fn page_contact(&self, request: &Message) -> Option<String> {
-        let user = crate::message::Uri::parse(request.request_uri()?)?.user?;
-        let instance = self.bindings.get(&BindingId::parse(user)?)?.instance;
-        self.attached.get(&instance).map(|attached| attached.contact.to_string())
     }
 
     /// Whether the sender is one of the two ends of the token's way.

@@ -10,10 +10,12 @@ use bytes::Bytes;
 
 use super::proxied::{Adopted, PassageId, ProxiedEnd, ProxiedRegistration, ProxyWay, WayAsked};
 use crate::auth::Challenge;
+pub use crate::edge::mailbox::Mailbox;
+pub use crate::edge::page::Kept;
 pub use crate::edge::push_proxy::{PushContact, Wish};
-pub use crate::edge::{CallState, IncomingCall, KnockId, Proof};
+pub use crate::edge::{CallState, IncomingCall, IncomingPage, KnockId, PageId, Proof};
 pub use crate::flow::{Side, Source, Transport};
-use crate::id::{BindingId, CallId, FlowId, InstanceId, ShardTag, UpstreamId};
+use crate::id::{BindingId, CallId, FlowId, InstanceId, MessageId, ShardTag, UpstreamId};
 use crate::message::{Limits, Message};
 pub use crate::registration::{Learned, RegistrationFailure};
 
@@ -44,6 +46,8 @@ pub struct Settings {
     pub token_key: [u8; 32],
     /// How SIP servers are dealt with.
     pub upstream: UpstreamPolicy,
+    /// The largest body of a MESSAGE, in bytes; a larger one is answered 413.
+    pub page_bytes: usize,
 }
 
 /// How SIP servers are dealt with.
@@ -181,6 +185,15 @@ pub enum Input {
     Decline(CallId),
     /// The call cannot reach its device (the push was refused for good): 480 at once.
     GiveUp(CallId),
+    /// The answer to [`Event::Page`].
+    Paged {
+        /// The MESSAGE.
+        page: PageId,
+        /// Whose copy.
+        instance: InstanceId,
+        /// What the store did.
+        kept: Kept,
+    },
     /// The process is about to end: every call without a final answer gets 480, and no device rings on.
     EndCalls,
     /// The answer to [`Event::Way`].
@@ -313,6 +326,36 @@ pub enum Event {
         /// When a device came for it: from the INVITE's arrival to its attachment. Told once.
         woke_after: Option<Duration>,
     },
+    /// A call has ended that nobody answered; told once, before its last [`Event::Call`] or after it.
+    Missed {
+        /// The call.
+        call: Box<IncomingCall>,
+        /// [`CallState::Cancelled`] or [`CallState::TimedOut`].
+        state: CallState,
+    },
+    /// A MESSAGE is to be kept for a device; answer with [`Input::Paged`].
+    Page(Box<IncomingPage>),
+    /// A device has taken a MESSAGE after all that is kept for it: it is to be kept no longer.
+    PageTaken {
+        /// Whose.
+        instance: InstanceId,
+        /// Which.
+        message: MessageId,
+    },
+    /// A MESSAGE has ended without being kept.
+    PageEnded {
+        /// Whom it was for.
+        instance: InstanceId,
+        /// How.
+        end: PageEnd,
+    },
+    /// The account's server says how the mailbox stands (RFC 3842); also when nothing has changed.
+    Mailbox {
+        /// Whose.
+        instance: InstanceId,
+        /// How it stands.
+        mailbox: Box<Mailbox>,
+    },
     /// An INVITE was answered without becoming a call.
     Refused {
         /// The status: 403 wrong source, 404 unknown Contact, 480 over the rate, 482, 483, …
@@ -336,6 +379,23 @@ pub enum Event {
     Refresh(InstanceId),
 }
 
+/// How a MESSAGE ended that is not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageEnd {
+    /// Its device took it.
+    Delivered,
+    /// Its device refused it, with this status.
+    Refused(u16),
+    /// It only said that somebody writes (RFC 3994): taken and dropped.
+    Composing,
+    /// Its body is larger than [`Settings::page_bytes`]: 413.
+    TooLarge,
+    /// Too many have come for this device: 480.
+    Limited,
+    /// It cannot be kept as it is: 400, 415 or 420.
+    Unfit,
+}
+
 /// How much an endpoint holds: for metrics, and to see that nothing is left behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -353,6 +413,8 @@ pub struct Counts {
     pub knocks: usize,
     /// Calls, those that have just ended included.
     pub calls: usize,
+    /// MESSAGEs on their way, those included whose device may still answer.
+    pub pages: usize,
     /// Transactions of both kinds, and what is kept for them.
     pub transactions: usize,
     /// Registrations that passed through.

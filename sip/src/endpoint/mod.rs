@@ -15,11 +15,14 @@
 //! | `announced` | calls that are announced before their INVITE comes |
 //! | `dialogs` | requests inside a dialog, in both directions |
 //! | [`away`] | those of them that wait for a peer that is away for a moment |
-//! | [`proxied`] | registrations that pass through and are pushed for (RFC 8599) |
+//! | [`pages`] | MESSAGEs outside a dialog |
+//! | `notices` | NOTIFYs outside a dialog, OPTIONS |
+//! | [`passages`] | REGISTERs on their way through to another SIP server |
+//! | [`proxied`] | registrations that passed through and are pushed for (RFC 8599) |
 //!
 //! Invariant: same settings, seed and inputs give the same outputs. No iteration over a hash map decides anything. What
 //! an input may make it hold is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by
-//! [`calls::CALLS_PER_INSTANCE`], the rest by bindings and open flows.
+//! [`calls::CALLS_PER_INSTANCE`], MESSAGEs by [`pages::PAGES_MAX`], the rest by bindings and open flows.
 
 mod announced;
 pub mod away;
@@ -28,6 +31,9 @@ pub mod calls;
 mod devices;
 mod dialogs;
 mod io;
+mod notices;
+pub mod pages;
+pub mod passages;
 pub mod proxied;
 mod requests;
 mod upstreams;
@@ -41,6 +47,7 @@ pub use proxied::{Adopted, PassageId, ProxiedEnd, ProxiedRegistration, ProxyWay,
 use crate::edge::admission::Gate;
 use crate::edge::forward::Face;
 use crate::edge::hold::Hold;
+use crate::edge::page::Page;
 use crate::flow::{TokenKey, large};
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId, ShardTag, UpstreamId};
 use crate::message::Message;
@@ -90,6 +97,8 @@ pub struct Endpoint {
     calls_of: HashMap<InstanceId, Vec<CallId>>,
     announced: HashMap<BindingId, Announced>,
     announced_as: HashMap<CallId, BindingId>,
+    pages: HashMap<PageId, Page>,
+    next_page: u64,
     proxied: proxied::Proxied,
 }
 
@@ -113,6 +122,7 @@ enum Timer {
     Away(away::Absent),
     /// Nothing more can come for a call.
     Forget(CallId),
+    Page(PageId),
     /// A REGISTER has waited long enough for a flow to its SIP server.
     Passage(PassageId),
     /// A registration that passed through is to be refreshed, or ends.
@@ -124,6 +134,8 @@ enum Timer {
 enum ClientOwner {
     Register(BindingId),
     Leg(CallId),
+    /// A MESSAGE that is offered to a device.
+    Page(PageId),
     /// A request that is forwarded inside a dialog.
     Forwarded(ServerId),
     /// A REGISTER that passes through.
@@ -174,6 +186,8 @@ impl Endpoint {
             calls_of: HashMap::new(),
             announced: HashMap::new(),
             announced_as: HashMap::new(),
+            pages: HashMap::new(),
+            next_page: 0,
             proxied: proxied::Proxied::default(),
             settings,
         }
@@ -202,6 +216,7 @@ impl Endpoint {
             Input::Ring(call) => self.on_ring(now, call),
             Input::Decline(call) => self.end_call(now, call, CallState::Declined, 603),
             Input::GiveUp(call) => self.on_give_up(now, call),
+            Input::Paged { page, instance, kept } => self.on_paged(now, page, instance, kept),
             Input::EndCalls => self.on_end_calls(now),
             Input::Way { passage, way } => self.on_way(now, passage, way),
             Input::Adopt(adopted) => self.on_adopt(now, *adopted),
@@ -224,6 +239,7 @@ impl Endpoint {
                 Timer::Linger(flow) => self.outputs.push_back(Output::Close(flow)),
                 Timer::Away(who) => self.on_away_due(now, who),
                 Timer::Forget(call) => self.forget_call(call),
+                Timer::Page(page) => self.on_page_due(now, page),
                 Timer::Passage(passage) => self.on_passage_due(now, passage),
                 Timer::Proxied(instance) => self.on_proxied_due(now, instance),
             }
@@ -292,6 +308,7 @@ impl Endpoint {
             flows: self.links.len() + self.streams.len() + self.device_flows.len(),
             knocks: self.knocks.len(),
             calls: self.calls.len() + self.calls_of.len() + self.announced.len(),
+            pages: self.pages.len(),
             transactions: self.transactions.len() + self.failures.len() + self.away.len(),
             timers: self.timers.pending() + self.transactions.timers(),
         }

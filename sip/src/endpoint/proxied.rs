@@ -1,52 +1,32 @@
-//! Registrations that pass through on their way to their own SIP server, and are pushed for (RFC 8599).
-//!
-//! | REGISTER | from here |
-//! | --- | --- |
-//! | comes | the shell is asked for its way: 403, 555, or an upstream |
-//! | has its way | on the upstream's flow, with our Path, `Supported: path` and Feature-Caps; dialled first where there is none |
-//! | 401, 407 | back to the device: the digest is between the two |
-//! | 2xx, pushes asked for | the device is attached by its flow until the end that was granted; back with Feature-Caps |
-//! | 2xx, no more pushes or `expires=0` | forgotten |
-//! | 403, 404, 410, 604 | forgotten |
-//! | silence, no flow | 504 |
+//! Registrations that passed through to their own SIP server, and are pushed for (RFC 8599).
 //!
 //! A request that comes back by our Path is a call like any other: held, pushed, offered to the flow that the device
 //! registers on; its Request-URI stays as it came. What is no INVITE waits in [`super::away`].
 //!
-//! Invariant: nothing is kept of a REGISTER that its SIP server has not accepted. A flow has at most [`PASSAGES_PER_FLOW`]
-//! of them under way and [`BURST`] at once; every way that the shell gave is given back once, by [`Event::Left`].
+//! [`super::passages`] brings them; a device that has registered is attached by its flow until the end that was granted.
+//!
+//! Invariant: nobody is pushed but for a request from the registration's own SIP server, or because it ends soon. What its
+//! SIP server does not know any more is not kept here.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::away::Absent;
-use super::devices::{Attached, INSTANCES_PER_FLOW};
-use super::{ClientOwner, Endpoint, Event, Output, ServerOwner, Side, Source, Timer, Transport};
+use super::devices::Attached;
+use super::passages::{Passage, Passages};
+use super::{Endpoint, Event, Side, Source, Timer};
 use crate::edge::forward;
 use crate::edge::push_proxy::{self, Asked, PushContact, RENEW_BEFORE, Wish};
-use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
-use crate::message::{Composer, Message, Method, Name, Uri};
-use crate::transaction::ServerId;
+use crate::id::{BindingId, FlowId, InstanceId, UpstreamId};
+use crate::message::{Message, Method, Name};
 
-/// REGISTERs of one flow that may be under way; a further one is answered 503.
-pub const PASSAGES_PER_FLOW: u8 = 8;
-/// REGISTERs that one flow may send at once, and then one more every two seconds; a further one is answered 503.
-pub const BURST: u8 = 40;
-/// Of those 503, so many until the flow is closed.
-pub const OVERRUNS_MAX: u8 = 40;
 /// Registrations of one AOR; a further one is answered 403.
 pub const CONTACTS_PER_AOR: usize = 16;
 /// Registrations on one shard; a further one is answered 503.
 pub const REGISTRATIONS_MAX: usize = 500_000;
-/// REGISTERs under way on one shard; a further one is answered 503.
-pub const PASSAGES_MAX: usize = 20_000;
-/// How long a REGISTER waits for a flow to its SIP server; then 504.
-pub const WAIT_FOR_FLOW: Duration = Duration::from_secs(15);
 /// How soon a device is pushed again for requests that are no call.
 pub const CALL_BACK_AGAIN: Duration = Duration::from_secs(10);
-/// What a device that goes too fast is told to wait, in seconds.
-const RETRY_AFTER_S: u32 = 10;
 
 /// One REGISTER on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -148,9 +128,7 @@ pub(super) struct Proxied {
     bindings: HashMap<BindingId, InstanceId>,
     /// AOR and device.
     contacts: BTreeMap<(Box<str>, Box<str>), InstanceId>,
-    passages: BTreeMap<PassageId, Passage>,
-    next_passage: u64,
-    passengers: HashMap<FlowId, Passenger>,
+    pub(super) passages: Passages,
 }
 
 struct Row {
@@ -165,27 +143,6 @@ struct Row {
     renewed: bool,
     /// When its device was called back last for a request that is no call.
     called_back: Option<Instant>,
-}
-
-struct Passage {
-    source: Source,
-    server: ServerId,
-    register: Box<Message>,
-    asked: Asked,
-    registrar: Box<str>,
-    proxy: Option<Box<str>>,
-    /// How many of its Routes are ours.
-    own_routes: usize,
-    way: Option<ProxyWay>,
-    branch: Option<BranchId>,
-}
-
-/// What is known of a flow that REGISTERs came by.
-struct Passenger {
-    budget: u8,
-    refilled: Instant,
-    overruns: u8,
-    under_way: u8,
 }
 
 impl fmt::Debug for Proxied {
@@ -216,7 +173,7 @@ impl Proxied {
         self.rows.get(self.bindings.get(&binding)?).map(|row| row.upstream)
     }
 
-    fn known_as(&self, asked: &Asked) -> Vec<InstanceId> {
+    pub(super) fn known_as(&self, asked: &Asked) -> Vec<InstanceId> {
         if asked.contact.is_empty() {
             let of_aor = self.contacts.range((asked.aor.clone(), "".into())..);
             return of_aor.take_while(|((aor, _), _)| *aor == asked.aor).map(|(_, instance)| *instance).collect();
@@ -224,209 +181,15 @@ impl Proxied {
         self.contacts.get(&(asked.aor.clone(), asked.contact.clone())).copied().into_iter().collect()
     }
 
-    fn contacts_of(&self, aor: &str) -> usize {
+    pub(super) fn contacts_of(&self, aor: &str) -> usize {
         let of_aor = self.contacts.range((Box::from(aor), "".into())..);
         of_aor.take_while(|((other, _), _)| **other == *aor).take(CONTACTS_PER_AOR).count()
     }
 }
 
 impl Endpoint {
-    /// A REGISTER at the edge that is not for the relay itself.
-    pub(super) fn on_passing_register(&mut self, now: Instant, source: Source, reply: FlowId, register: Message) {
-        if !self.spend_passage(now, source.flow) {
-            return self.slow_down(now, source.flow, reply, &register);
-        }
-        if let Err(stop) = forward::check(&register, &self.settings.faces()) {
-            return self.refuse(now, reply, &register, stop.status());
-        }
-        let asked = match push_proxy::read(&register) {
-            Ok(asked) => asked,
-            Err(status) => return self.refuse(now, reply, &register, status),
-        };
-        if !self.may_pass(&source, &asked) {
-            return self.refuse(now, reply, &register, 403);
-        }
-        let full = self.proxied.passages.len() >= PASSAGES_MAX || self.proxied.rows.len() >= REGISTRATIONS_MAX;
-        let Some(server) = self.transactions.open(&register, reply, ServerOwner::Nobody).ok().filter(|_| !full) else {
-            return self.busy(reply, &register);
-        };
-        let passage = PassageId(self.proxied.next_passage);
-        self.proxied.next_passage += 1;
-        let own_routes = self.own_routes(&register);
-        let proxy: Option<Box<str>> = register.route(own_routes).map(|route| route.uri.text.into());
-        let registrar: Box<str> = register.request_uri().unwrap_or_default().into();
-        let way = WayAsked {
-            passage,
-            aor: asked.aor.clone(),
-            registrar: registrar.clone(),
-            proxy: proxy.clone(),
-            wish: asked.wish.clone(),
-        };
-        if let Some(passenger) = self.proxied.passengers.get_mut(&source.flow) {
-            passenger.under_way += 1;
-        }
-        // So that its end is heard of.
-        self.device_flows.entry(source.flow).or_default();
-        let register = Box::new(register);
-        let row = Passage { source, server, register, asked, registrar, proxy, own_routes, way: None, branch: None };
-        self.proxied.passages.insert(passage, row);
-        self.event(Event::Way(Box::new(way)));
-    }
-
-    /// Whether a REGISTER may travel on: it asks for pushes, or about them, or ends what asked for them. Nothing else is
-    /// this relay's business.
-    fn may_pass(&self, source: &Source, asked: &Asked) -> bool {
-        let Wish::Push(push) = &asked.wish else {
-            return matches!(asked.wish, Wish::Query(_)) || !self.proxied.known_as(asked).is_empty();
-        };
-        let (instance, _) = push_proxy::identify(&self.token_key, &asked.aor, push);
-        let replaces = !self.proxied.known_as(asked).is_empty();
-        let room = self.carried_by(source.flow, instance) < INSTANCES_PER_FLOW;
-        room && (self.proxied.knows(instance) || replaces || self.proxied.contacts_of(&asked.aor) < CONTACTS_PER_AOR)
-    }
-
-    /// The shell has found the way of a REGISTER, or the status that refuses it.
-    pub(super) fn on_way(&mut self, now: Instant, id: PassageId, way: Result<ProxyWay, u16>) {
-        let way = match way {
-            Ok(way) => way,
-            Err(status) => return self.end_passage(now, id, status),
-        };
-        let upstream = way.upstream;
-        let Some(passage) = self.proxied.passages.get_mut(&id) else { return self.event(Event::Left(upstream)) };
-        let registrar = way.registrar.clone();
-        passage.way = Some(way);
-        self.join_as_guest(now, upstream, registrar);
-        if !self.may_register_now(now, upstream) {
-            return self.end_passage(now, id, 503);
-        }
-        match self.flow_of_upstream(upstream) {
-            Some((flow, transport)) => self.send_passage(now, id, flow, transport),
-            None => {
-                self.later(now, WAIT_FOR_FLOW, Timer::Passage(id));
-                self.want_flow_for_guest(upstream);
-            }
-        }
-    }
-
-    fn send_passage(&mut self, now: Instant, id: PassageId, flow: FlowId, transport: Transport) {
-        let branch = self.branch();
-        let Some(passage) = self.proxied.passages.get_mut(&id) else { return };
-        passage.branch = Some(branch);
-        let face = self.settings.face(Side::Upstream, transport);
-        let mut edit = forward::onward(&passage.register, face, branch);
-        for _ in 0..passage.own_routes {
-            edit = edit.pop(Name::Route);
-        }
-        if let Wish::Push(push) = &passage.asked.wish {
-            let (instance, _) = push_proxy::identify(&self.token_key, &passage.asked.aor, push);
-            let path = push_proxy::path(&self.token_key, instance, face, passage.asked.outbound);
-            edit = edit.prepend(Name::Path, path).append(Name::FeatureCaps, push_proxy::serves(&push.provider));
-            // A registrar may refuse a Path that the device says nothing of (RFC 3327 §5.3), and it is for the device.
-            if !passage.register.lists(Name::Supported, "path") {
-                edit = edit.append(Name::Supported, "path");
-            }
-        }
-        let owner = ClientOwner::Passage(id);
-        if self.transactions.send(now, branch, Method::Register, edit.finish(), flow, owner).is_err() {
-            self.end_passage(now, id, 503);
-        }
-    }
-
-    /// A flow to a SIP server is up: what waited for it goes.
-    pub(super) fn send_waiting(&mut self, now: Instant, upstream: UpstreamId) {
-        let Some((flow, transport)) = self.flow_of_upstream(upstream) else { return };
-        for id in self.passages_to(upstream, true) {
-            self.send_passage(now, id, flow, transport);
-        }
-    }
-
-    /// There is no flow to a SIP server. `waiting`: what waits for one ends; else what was sent by the one there was.
-    pub(super) fn fail_passages(&mut self, now: Instant, upstream: UpstreamId, waiting: bool) {
-        for id in self.passages_to(upstream, waiting) {
-            self.end_passage(now, id, 504);
-        }
-    }
-
-    fn passages_to(&self, upstream: UpstreamId, waiting: bool) -> Vec<PassageId> {
-        let to = |passage: &Passage| passage.way.as_ref().is_some_and(|way| way.upstream == upstream);
-        let theirs = self.proxied.passages.iter().filter(|(_, it)| to(it) && it.branch.is_none() == waiting);
-        theirs.map(|(id, _)| *id).collect()
-    }
-
-    pub(super) fn on_passage_due(&mut self, now: Instant, id: PassageId) {
-        if self.proxied.passages.get(&id).is_some_and(|passage| passage.branch.is_none()) {
-            self.end_passage(now, id, 504);
-        }
-    }
-
-    /// The SIP server left a REGISTER without a final response: its sender has timed out too (RFC 4320 §4.2).
-    pub(super) fn on_passage_timeout(&mut self, now: Instant, id: PassageId) {
-        if let Some(passage) = self.take_passage(id) {
-            self.transactions.give_up(now, passage.server);
-            self.leave(&passage);
-        }
-    }
-
-    pub(super) fn on_passage_response(&mut self, now: Instant, id: PassageId, response: &Message) {
-        let Some(status) = response.status().filter(|status| *status > 100) else { return };
-        if status < 200 {
-            if let Some(passage) = self.proxied.passages.get(&id) {
-                self.transactions.respond(now, passage.server, status, forward::back(response, Side::Upstream));
-            }
-            return;
-        }
-        let Some(passage) = self.take_passage(id) else { return };
-        let (server, flow, bytes) = (passage.server, passage.source.flow, self.back(&passage, status, response));
-        self.transactions.respond(now, server, status, bytes);
-        self.flush();
-        let failed = passage.asked.proves && is_failed_proof(status, response);
-        match (&passage.asked.wish, status) {
-            (Wish::Push(push), 200..300) => {
-                let push = push.clone();
-                return self.on_accepted(now, passage, push, response);
-            }
-            (Wish::Nothing, 200..300) => {
-                for instance in self.proxied.known_as(&passage.asked) {
-                    self.forget_proxied(now, instance, ProxiedEnd::Unregistered);
-                }
-            }
-            // Whoever knows its push token may end it; nobody else can name it.
-            (Wish::Push(push), 403 | 404 | 410 | 604) => {
-                let (instance, _) = push_proxy::identify(&self.token_key, &passage.asked.aor, push);
-                self.forget_proxied(now, instance, ProxiedEnd::Refused);
-            }
-            _ => {}
-        }
-        self.leave(&passage);
-        if failed {
-            self.count_failure(flow);
-        }
-    }
-
-    /// The response as the device gets it.
-    fn back(&self, passage: &Passage, status: u16, response: &Message) -> bytes::Bytes {
-        let mut edit = response.edit().pop(Name::Via);
-        if (200..300).contains(&status) {
-            match (&passage.asked.wish, &passage.way) {
-                (Wish::Push(push), _) => {
-                    let (instance, _) = push_proxy::identify(&self.token_key, &passage.asked.aor, push);
-                    let value = push_proxy::feature_caps(&passage.asked, push, instance);
-                    edit = edit.append(Name::FeatureCaps, value);
-                }
-                (Wish::Query(one), Some(way)) => {
-                    let wanted = |service: &&&str| one.as_deref().is_none_or(|one| one == **service);
-                    for service in way.services.iter().filter(wanted) {
-                        edit = edit.append(Name::FeatureCaps, push_proxy::serves(service));
-                    }
-                }
-                _ => {}
-            }
-        }
-        edit.finish()
-    }
-
     /// A SIP server has accepted a registration that asks for pushes.
-    fn on_accepted(&mut self, now: Instant, passage: Passage, push: PushContact, response: &Message) {
+    pub(super) fn on_accepted(&mut self, now: Instant, passage: Passage, push: PushContact, response: &Message) {
         let (instance, binding) = push_proxy::identify(&self.token_key, &passage.asked.aor, &push);
         let expires = passage.asked.granted(response);
         let Passage { source, asked, registrar, proxy, way: Some(way), .. } = passage else { return };
@@ -593,88 +356,5 @@ impl Endpoint {
                 },
             },
         }
-    }
-
-    /// Ends a REGISTER with an answer of the relay's own.
-    fn end_passage(&mut self, now: Instant, id: PassageId, status: u16) {
-        let Some(passage) = self.take_passage(id) else { return };
-        if let Some(branch) = passage.branch {
-            self.transactions.abandon(branch);
-        }
-        let tag = self.random.tag();
-        let response = Composer::response(&passage.register, status, Composer::reason(status), Some(&tag));
-        let wait = (status == 503).then_some(RETRY_AFTER_S);
-        self.transactions.respond(now, passage.server, status, response.maybe(Name::RetryAfter, wait).finish());
-        self.leave(&passage);
-    }
-
-    fn take_passage(&mut self, id: PassageId) -> Option<Passage> {
-        let passage = self.proxied.passages.remove(&id)?;
-        if let Some(passenger) = self.proxied.passengers.get_mut(&passage.source.flow) {
-            passenger.under_way = passenger.under_way.saturating_sub(1);
-        }
-        Some(passage)
-    }
-
-    /// Gives the way of a REGISTER back.
-    fn leave(&mut self, passage: &Passage) {
-        if let Some(way) = &passage.way {
-            self.leave_as_guest(way.upstream, None);
-        }
-    }
-
-    /// How many of the topmost Routes name this relay.
-    fn own_routes(&self, request: &Message) -> usize {
-        let faces = self.settings.faces();
-        let is_own = |uri: &Uri<'_>| {
-            faces.iter().any(|face| match uri.port {
-                Some(port) => {
-                    face.strip_suffix(&format!(":{port}")).is_some_and(|host| host.eq_ignore_ascii_case(uri.host))
-                }
-                None => face.rsplit_once(':').is_some_and(|(host, _)| host.eq_ignore_ascii_case(uri.host)),
-            })
-        };
-        (0..2).take_while(|index| request.route(*index).is_some_and(|route| is_own(&route.uri))).count()
-    }
-
-    /// Takes one REGISTER from a flow's budget; whether there was one.
-    fn spend_passage(&mut self, now: Instant, flow: FlowId) -> bool {
-        let fresh = || Passenger { budget: BURST, refilled: now, overruns: 0, under_way: 0 };
-        let passenger = self.proxied.passengers.entry(flow).or_insert_with(fresh);
-        let earned = now.saturating_duration_since(passenger.refilled).as_secs() / 2;
-        if earned > 0 {
-            passenger.budget = u64::from(passenger.budget).saturating_add(earned).min(u64::from(BURST)) as u8;
-            passenger.refilled = now;
-        }
-        let granted = passenger.budget > 0 && passenger.under_way < PASSAGES_PER_FLOW;
-        passenger.budget = passenger.budget.saturating_sub(1);
-        passenger.overruns = if granted { passenger.overruns } else { passenger.overruns.saturating_add(1) };
-        granted
-    }
-
-    fn slow_down(&mut self, now: Instant, flow: FlowId, reply: FlowId, register: &Message) {
-        let tag = self.random.tag();
-        let response = Composer::response(register, 503, Composer::reason(503), Some(&tag));
-        self.respond_once(now, reply, register, 503, response.header(Name::RetryAfter, RETRY_AFTER_S).finish());
-        if self.proxied.passengers.get(&flow).is_some_and(|passenger| passenger.overruns >= OVERRUNS_MAX) {
-            self.flush();
-            self.outputs.push_back(Output::Close(flow));
-        }
-    }
-
-    /// A flow has ended: what passed through from it goes on without anybody to answer to.
-    pub(super) fn forget_passenger(&mut self, flow: FlowId) {
-        self.proxied.passengers.remove(&flow);
-    }
-}
-
-/// Whether a response says that the proof in its request was wrong, and not merely old.
-fn is_failed_proof(status: u16, response: &Message) -> bool {
-    let challenges = || response.elements(Name::WwwAuthenticate).chain(response.elements(Name::ProxyAuthenticate));
-    let is_stale = || challenges().any(|part| part.to_ascii_lowercase().replace([' ', '"'], "").contains("stale=true"));
-    match status {
-        401 | 407 => !is_stale(),
-        403 => true,
-        _ => false,
     }
 }

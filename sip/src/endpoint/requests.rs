@@ -9,9 +9,9 @@
 //! | device | anything else | 403 |
 //! | SIP server | anything with our Path as Route | `proxied` |
 //! | SIP server | INVITE to a binding | `calls` |
-//! | SIP server | OPTIONS to a binding | 200 |
-//! | SIP server | MESSAGE to a binding | its device when attached, else 480 |
-//! | SIP server | NOTIFY to a binding | 489 |
+//! | SIP server | OPTIONS to a binding | 200, from `notices` |
+//! | SIP server | MESSAGE to a binding | `pages` |
+//! | SIP server | NOTIFY to a binding | `notices` |
 //! | SIP server | another method | 405; an unknown Contact 404; a wrong source 403 |
 //!
 //! Invariant: every request but ACK gets exactly one final answer.
@@ -52,6 +52,7 @@ impl Endpoint {
         match owner {
             ClientOwner::Register(binding) => self.on_register_response(now, binding, branch, response),
             ClientOwner::Leg(call) => self.on_leg_response(now, call, branch, response),
+            ClientOwner::Page(page) => self.on_page_response(now, page, branch, response),
             ClientOwner::Forwarded(server) => self.on_forwarded_response(now, server, source.side, response),
             ClientOwner::Passage(passage) => self.on_passage_response(now, passage, response),
             ClientOwner::Nobody => {}
@@ -63,6 +64,7 @@ impl Endpoint {
         match owner {
             ClientOwner::Register(binding) => self.on_register_silence(now, binding, branch),
             ClientOwner::Leg(call) => self.on_leg_lost(now, call, branch),
+            ClientOwner::Page(page) => self.on_page_lost(now, page, branch),
             ClientOwner::Forwarded(server) => self.on_forwarded_silence(now, server),
             ClientOwner::Passage(passage) => self.on_passage_timeout(now, passage),
             ClientOwner::Nobody => {}
@@ -137,8 +139,8 @@ impl Endpoint {
             _ if in_dialog => self.refuse(now, reply, &request, 481),
             Some(Method::Invite) => self.on_invite(now, source, reply, request, binding),
             Some(Method::Options) => self.answer_options(now, reply, &request),
-            Some(Method::Message) => self.on_page(now, source, reply, &request, binding),
-            Some(Method::Notify) => self.refuse(now, reply, &request, 489),
+            Some(Method::Message) => self.on_page(now, reply, request, binding),
+            Some(Method::Notify) => self.on_notice(now, reply, &request, binding),
             _ => {
                 let tag = self.random.tag();
                 let response = Composer::response(&request, 405, Composer::reason(405), Some(&tag));
