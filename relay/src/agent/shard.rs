@@ -133,7 +133,9 @@ impl Shard {
                     Input::Dialled { upstream, .. } => drop(self.unreachable.remove(upstream)),
                     _ => {}
                 }
-                self.drive(input);
+                if let Some(input) = self.look_up_path(at, input) {
+                    self.drive(input);
+                }
             }
             ShardInput::Flow { flow, writer, peer } => drop(self.flows.insert(flow, (writer, peer))),
             ShardInput::Pushed(pushed) => self.on_pushed(&pushed),
@@ -145,6 +147,7 @@ impl Shard {
             ShardInput::Noticed(noticed) => self.on_noticed(&noticed),
             ShardInput::Erased(id) => self.on_erased(id),
             ShardInput::ProxiedStored { id, fence } => self.on_proxied_stored(id, fence),
+            ShardInput::ProxiedFound(found) => self.on_proxied_found(found.0, found.1),
             ShardInput::Command(command) => self.obey(*command),
         }
         // What a command or a verdict left to be told.

@@ -6,10 +6,10 @@
 use std::time::Instant;
 
 use super::upstreams::Link;
-use super::{ClientOwner, Endpoint, Event, NewBinding, Source, Timer, Transport};
+use super::{ClientOwner, Endpoint, Event, NewBinding, Source, Timer};
 use crate::auth::Hash;
 use crate::flow::Side;
-use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
+use crate::id::{BindingId, BranchId, InstanceId, UpstreamId};
 use crate::message::{Message, Method, Uri};
 use crate::registration::grant::{flow_timer, seen_from};
 use crate::registration::{Goal, Letterhead, Registration, RegistrationFailure, Step, Terms};
@@ -270,13 +270,8 @@ impl Endpoint {
         })
     }
 
-    /// The flow toward a binding's SIP server, and its transport.
-    pub(super) fn flow_of_binding(&self, binding: BindingId) -> Option<(FlowId, Transport)> {
-        self.flow_of_upstream(self.upstream_of(binding)?)
-    }
-
     /// The SIP server of a binding, also of one that passed through.
-    fn upstream_of(&self, binding: BindingId) -> Option<UpstreamId> {
+    pub(super) fn upstream_of(&self, binding: BindingId) -> Option<UpstreamId> {
         let own = self.bindings.get(&binding).map(|registration| registration.upstream);
         own.or_else(|| self.proxied.upstream_of(binding))
     }

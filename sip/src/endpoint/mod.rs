@@ -15,7 +15,7 @@
 //! | `calls` | held calls and their legs |
 //! | `announced` | calls that are announced before their INVITE comes |
 //! | `dialogs` | requests inside a dialog, in both directions |
-//! | [`away`] | those of them that wait for a device that is away for a moment |
+//! | [`away`] | those of them that wait for a peer that is away for a moment |
 //! | [`pages`] | MESSAGEs outside a dialog |
 //! | `notices` | NOTIFYs outside a dialog, OPTIONS |
 //! | [`passages`] | REGISTERs on their way through to another SIP server |
@@ -98,8 +98,8 @@ pub struct Endpoint {
     streams: HashMap<FlowId, Transport>,
     /// What a forwarded request is answered when nobody else answers it.
     failures: HashMap<ServerId, (u16, bytes::Bytes)>,
-    /// Requests of dialogs that wait for a device to come back.
-    away: HashMap<InstanceId, Vec<away::Waiting>>,
+    /// Requests of dialogs that wait for a peer to come back.
+    away: HashMap<away::Absent, Vec<away::Waiting>>,
     calls: HashMap<CallId, Hold>,
     calls_of: HashMap<InstanceId, Vec<CallId>>,
     announced: HashMap<BindingId, Announced>,
@@ -125,8 +125,8 @@ enum Timer {
     Announced(CallId),
     /// Nobody can use this stream any more.
     Linger(FlowId),
-    /// A request has waited long enough for its device to come back.
-    Away(InstanceId),
+    /// A request has waited long enough for its peer to come back.
+    Away(away::Absent),
     /// Nothing more can come for a call.
     Forget(CallId),
     Page(PageId),
@@ -156,8 +156,8 @@ enum ClientOwner {
 enum ServerOwner {
     Call(CallId),
     Forwarded(BranchId),
-    /// A request that waits for its device, and the branch that it will have.
-    Kept(InstanceId, BranchId),
+    /// A request that waits for its peer, and the branch that it will have.
+    Kept(away::Absent, BranchId),
     Nobody,
 }
 
@@ -245,7 +245,7 @@ impl Endpoint {
                 Timer::Call(call) => self.on_call_due(now, call),
                 Timer::Announced(call) => self.on_announced_due(now, call),
                 Timer::Linger(flow) => self.outputs.push_back(Output::Close(flow)),
-                Timer::Away(instance) => self.on_away_due(now, instance),
+                Timer::Away(who) => self.on_away_due(now, who),
                 Timer::Forget(call) => self.forget_call(call),
                 Timer::Page(page) => self.on_page_due(now, page),
                 Timer::Passage(passage) => self.on_passage_due(now, passage),
