@@ -196,7 +196,7 @@ impl Inner {
     }
 
     async fn try_one(&self, shard: usize, upstream: UpstreamId, route: &Route, candidate: Candidate) -> bool {
-        let Candidate { address, transport } = candidate;
+        let Candidate { address, transport, .. } = candidate;
         let opened = match transport {
             net::Transport::Udp => {
                 let (flow, transport) = (FlowId::Datagram(address), Transport::Udp);
