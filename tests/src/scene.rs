@@ -79,6 +79,15 @@ impl Scene {
         Self::between(|_| {}, change).await
     }
 
+    /// With another configuration, and further accounts at the SIP server: user and password.
+    ///
+    /// # Errors
+    /// [`Missed`] when something does not start.
+    pub async fn among(others: &[(&str, &str)], change: impl FnOnce(&mut Setup)) -> Result<Self, Missed> {
+        let more = others.iter().map(|(user, password)| ((*user).to_owned(), (*password).to_owned()));
+        Self::between(|settings| settings.users.extend(more), change).await
+    }
+
     /// With another SIP server and another configuration.
     ///
     /// # Errors

@@ -19,6 +19,8 @@ mod ends;
 mod lease;
 #[path = "lifecycle/outages.rs"]
 mod outages;
+#[path = "lifecycle/presence.rs"]
+mod presence;
 #[path = "lifecycle/policy.rs"]
 mod policy;
 #[path = "lifecycle/registrations.rs"]

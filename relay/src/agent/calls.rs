@@ -31,6 +31,8 @@ pub struct Call {
     pub held: bool,
     /// The push could not be delivered.
     pub unreachable: bool,
+    /// The device has shown since it was pushed that it lives: it came, rang, declined or asked how the call stands.
+    pub sign: bool,
 }
 
 /// The calls of one shard.
@@ -95,7 +97,7 @@ mod tests {
     use super::*;
 
     fn call(instance: InstanceId, deadline: u64) -> Call {
-        Call { instance, state: CallState::Waking, deadline, pushed: None, held: true, unreachable: false }
+        Call { instance, state: CallState::Waking, deadline, pushed: None, held: true, unreachable: false, sign: false }
     }
 
     #[test]

@@ -118,6 +118,9 @@ impl Shard {
     fn call(&mut self, id: InstanceId, who: &Who, call: CallId, wish: CallWish) -> Result<Call, CallDenied> {
         self.admit(id, who).map_err(CallDenied::Denied)?;
         let known = *self.calls.of(id, call).ok_or(CallDenied::UnknownCall)?;
+        if let Some(call) = self.calls.get_mut(call) {
+            call.sign = true;
+        }
         match wish {
             CallWish::Look => {}
             CallWish::Decline if known.state == CallState::Declined => {}

@@ -152,10 +152,14 @@ impl Shard {
     }
 
     fn on_call(&mut self, id: CallId, instance: InstanceId, state: CallState, woke_after: Option<Duration>) {
+        if state.is_final() {
+            self.stop_push(id);
+        }
         // A call that is offered at once is told of before it is described: it is not known yet.
         let Some(call) = self.calls.get_mut(id) else { return };
         if let Some(after) = woke_after {
             self.world.metrics.wake(after);
+            call.sign = true;
             call.deadline = unix_now() + self.world.answer_timeout.as_secs();
         }
         let was_final = call.state.is_final();
@@ -168,7 +172,6 @@ impl Shard {
             return;
         }
         let (pushed, unreachable) = (call.pushed, call.unreachable);
-        self.stop_push(id);
         self.world.metrics.invite(match state {
             CallState::Answered => InviteOutcome::Answered,
             CallState::Cancelled => InviteOutcome::Cancelled,

@@ -92,6 +92,13 @@ enum ShardInput {
     },
     /// What became of a call's push.
     Pushed(Box<Pushed>),
+    /// A call's push was taken a while ago: whether it is to be sent a second time.
+    Unheard {
+        /// The call.
+        call: CallId,
+        /// The answer.
+        reply: oneshot::Sender<bool>,
+    },
     /// The store was asked to erase this instance.
     Erased(InstanceId),
     /// From a use case.
@@ -110,6 +117,8 @@ struct Pushed {
     instance: InstanceId,
     call: CallId,
     verdict: Verdict,
+    /// It is sent a second time unless the device gives a sign.
+    resend: bool,
     /// When the app confirmed the token, in seconds since 1970.
     confirmed_at: u64,
 }

@@ -34,7 +34,7 @@ pub(super) struct Shard {
     pub(super) endpoint: Endpoint,
     pub(super) instances: Instances,
     pub(super) calls: Calls,
-    /// The pushes that are being delivered, for calls that are not over.
+    /// The pushes that are being delivered, or may be sent a second time, for calls that are not over.
     pub(super) pushes: HashMap<CallId, AbortHandle>,
     /// Devices that have a flow.
     pub(super) attached: HashSet<InstanceId>,
@@ -128,6 +128,10 @@ impl Shard {
             }
             ShardInput::Flow { flow, writer, peer } => drop(self.flows.insert(flow, (writer, peer))),
             ShardInput::Pushed(pushed) => self.on_pushed(&pushed),
+            ShardInput::Unheard { call, reply } => {
+                // An error means that the call has ended meanwhile.
+                let _ = reply.send(self.resends(call));
+            }
             ShardInput::Erased(id) => self.on_erased(id),
             ShardInput::Command(command) => self.obey(*command),
         }

@@ -338,6 +338,8 @@ impl Hold {
     pub fn close(&mut self) {
         self.closed = true;
         self.invite = None;
+        // A call is remembered for a while: what was said in it is not.
+        self.heard = Heard { again_at: None, what: Said::Nothing };
     }
 
     /// Whether the caller has its final answer.
