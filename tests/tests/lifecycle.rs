@@ -19,14 +19,16 @@ mod ends;
 mod lease;
 #[path = "lifecycle/outages.rs"]
 mod outages;
-#[path = "lifecycle/presence.rs"]
-mod presence;
 #[path = "lifecycle/policy.rs"]
 mod policy;
+#[path = "lifecycle/presence.rs"]
+mod presence;
 #[path = "lifecycle/registrations.rs"]
 mod registrations;
 #[path = "lifecycle/restarts.rs"]
 mod restarts;
+#[path = "lifecycle/targets.rs"]
+mod targets;
 
 type Outcome = Result<(), Missed>;
 

@@ -9,6 +9,7 @@
 //! | [`io`] | the inputs, outputs and events |
 //! | `requests` | what a request or a response from the network is, and who deals with it |
 //! | `bindings` | registrations |
+//! | `better` | the way back to a better address of a SIP server |
 //! | `upstreams` | the flows toward SIP servers, and whose turn it is on them |
 //! | `devices` | which device is attached by which flow |
 //! | `calls` | held calls and their legs |
@@ -20,6 +21,7 @@
 //! [`calls::CALLS_PER_INSTANCE`], the rest by bindings and open flows.
 
 pub mod away;
+mod better;
 mod bindings;
 pub mod calls;
 mod devices;
@@ -96,6 +98,8 @@ enum Timer {
     /// A device's registration ends.
     Device(InstanceId),
     Call(CallId),
+    /// Nothing waits for this flow any more, which a better one has replaced.
+    Leave(UpstreamId, FlowId),
     /// Nobody can use this stream any more.
     Linger(FlowId),
     /// A request has waited long enough for its device to come back.
@@ -108,6 +112,8 @@ enum Timer {
 #[derive(Clone, Copy, Debug)]
 enum ClientOwner {
     Register(BindingId),
+    /// Somebody at a better address is asked for.
+    Trial(UpstreamId),
     Leg(CallId),
     /// A request that is forwarded inside a dialog.
     Forwarded(ServerId),
@@ -167,6 +173,8 @@ impl Endpoint {
             Input::Pong(flow) => self.on_sign_of_life(now, flow, true),
             Input::Stun { flow, bytes } => self.on_stun(now, flow, &bytes),
             Input::Dialled { upstream, flow, transport } => self.on_dialled(now, upstream, flow, transport),
+            Input::Elsewhere(upstream) => self.on_elsewhere(now, upstream),
+            Input::Better { upstream, flow, transport } => self.on_better(now, upstream, flow, transport),
             Input::DialFailed(upstream) => self.on_dial_failed(now, upstream),
             Input::Addresses { upstream, addresses } => self.on_addresses(upstream, addresses),
             Input::Closed(flow) => self.on_closed(now, flow),
@@ -196,6 +204,7 @@ impl Endpoint {
                 Timer::Pace(upstream) => self.on_pace_due(now, upstream),
                 Timer::Device(instance) => self.on_device_due(now, instance),
                 Timer::Call(call) => self.on_call_due(now, call),
+                Timer::Leave(upstream, flow) => self.on_leave_due(upstream, flow),
                 Timer::Linger(flow) => self.outputs.push_back(Output::Close(flow)),
                 Timer::Away(instance) => self.on_away_due(now, instance),
                 Timer::Forget(call) => self.forget_call(call),

@@ -52,6 +52,7 @@ impl Endpoint {
             ClientOwner::Register(binding) => self.on_register_response(now, binding, branch, response),
             ClientOwner::Leg(call) => self.on_leg_response(now, call, branch, response),
             ClientOwner::Forwarded(server) => self.on_forwarded_response(now, server, source.side, response),
+            ClientOwner::Trial(upstream) => self.on_trial_response(now, upstream, branch, response),
             ClientOwner::Nobody => {}
         }
     }
@@ -62,6 +63,7 @@ impl Endpoint {
             ClientOwner::Register(binding) => self.on_register_silence(now, binding, branch),
             ClientOwner::Leg(call) => self.on_leg_lost(now, call, branch),
             ClientOwner::Forwarded(server) => self.on_forwarded_silence(now, server),
+            ClientOwner::Trial(upstream) => self.on_trial_silence(upstream, branch),
             ClientOwner::Nobody => {}
         }
     }

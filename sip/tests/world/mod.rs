@@ -44,6 +44,8 @@ pub struct World {
     /// Whether the shell answers challenges and knocks by itself, and dials.
     pub upstream: Source,
     pub dial: bool,
+    /// Whether a dial that is to avoid an address finds another one.
+    pub elsewhere: bool,
 }
 
 pub fn server_address() -> SocketAddr {
@@ -93,6 +95,7 @@ impl World {
             instance: InstanceId::new(0x2222 << 64, ShardTag(0)),
             upstream: Source { flow: upstream, side: Side::Upstream, transport, peer: server_address() },
             dial: true,
+            elsewhere: false,
         }
     }
 
@@ -172,6 +175,9 @@ impl World {
                     self.avoided.push(avoid);
                     if self.dial {
                         let (flow, transport) = (self.upstream.flow, self.upstream.transport);
+                        if self.elsewhere {
+                            self.endpoint.handle(self.now, Input::Elsewhere(upstream));
+                        }
                         self.endpoint.handle(self.now, Input::Dialled { upstream, flow, transport });
                     }
                 }

@@ -212,7 +212,11 @@ impl World {
             Event::Wake(call) => self.push(shard, &call),
             Event::Offered(_) => self.stats.offered_at_once += 1,
             Event::Call { call, state, .. } => self.judge_call_state(call, state),
-            Event::Attached(_) | Event::Detached(_) | Event::Learned { .. } | Event::PublicAddress { .. } => {}
+            Event::Tried { .. }
+            | Event::Attached(_)
+            | Event::Detached(_)
+            | Event::Learned { .. }
+            | Event::PublicAddress { .. } => {}
             Event::Refused { .. } => self.stats.invites_refused += 1,
         }
     }
@@ -306,6 +310,7 @@ fn event_kind(event: &Event) -> String {
         Event::Registered { expires, refresh, .. } => format!("registered {expires:?} {refresh}"),
         Event::Learned { learned, .. } => format!("learned {learned:?}"),
         Event::PublicAddress { upstream, address } => format!("public {} {address}", upstream.0),
+        Event::Tried { upstream, moved } => format!("tried {} {moved}", upstream.0),
         Event::RegistrationFailed { failure, .. } => format!("failed {failure:?}"),
         Event::Unbound { binding, confirmed } => format!("unbound {binding} {confirmed}"),
         Event::Knock { instance, .. } => format!("knock {instance}"),
