@@ -47,6 +47,8 @@ pub struct Config {
     pub lifetime: Lifetime,
     /// How long a call waits.
     pub call: Call,
+    /// SIP MESSAGEs that are kept for a device.
+    pub messages: Messages,
     /// The mobile applications served; ids and keys are unique.
     pub apps: Vec<App>,
     /// The SIP servers that may ask for a wake; ids and keys are unique.
@@ -169,6 +171,13 @@ pub struct Call {
     pub early_ringing: EarlyRinging,
 }
 
+/// `[messages]`: SIP MESSAGEs that are kept for a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Messages {
+    /// The largest body, in bytes, 1 to 48 KiB; a larger one is answered 413.
+    pub max_body: usize,
+}
+
 /// When the caller first hears 180.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EarlyRinging {
@@ -226,6 +235,8 @@ pub struct SipServer {
     pub id: Box<str>,
     /// What it shows at the API; at least 16 characters.
     pub key: ApiKey,
+    /// The SIP domains whose accounts it may wake.
+    pub domains: DomainRules,
 }
 
 impl Config {

@@ -138,6 +138,7 @@ impl Relay {
             vault: vault.clone(),
             push,
             push_is_printed,
+            domains: config.upstream.domains.clone(),
             metrics: metrics.clone(),
             resolver: resolver.clone(),
             tls: ClientTls::new(config.upstream.ca_file.as_deref())?,
@@ -386,6 +387,7 @@ fn endpoint_settings(config: &Config, doors: &Doors, edge: &str, websocket: Opti
         answer_timeout: config.call.answer_timeout,
         limits: sip::message::Limits::default(),
         token_key: *vault.flow_token_key().expose(),
+        page_bytes: config.messages.max_body,
         upstream: UpstreamPolicy {
             allow_md5: upstream.allow_md5,
             allow_tcp: upstream.transports.tcp,
@@ -433,9 +435,15 @@ fn api_settings(config: &Config) -> api::Settings {
         apns: services.get(&app.id).is_some_and(|services| services.apns),
         fcm: services.get(&app.id).is_some_and(|services| services.fcm),
     };
+    let sip_server = |server: &config::SipServer| api::access::SipServer {
+        id: server.id.clone(),
+        key: server.key.clone(),
+        domains: server.domains.clone(),
+    };
     let lifetime = config.lifetime;
     api::Settings {
         apps: config.apps.iter().map(app).collect(),
+        sip_servers: config.sip_servers.iter().map(sip_server).collect(),
         lifetime: api::device_body::LifetimeRange {
             min_s: lifetime.min.as_secs(),
             default_s: lifetime.default.as_secs(),

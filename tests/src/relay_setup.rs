@@ -156,6 +156,19 @@ impl Setup {
         }
     }
 
+    /// Lets a SIP server wake devices of these domains; gives its key.
+    ///
+    /// # Panics
+    /// When the key cannot be written.
+    pub fn sip_server(&mut self, id: &str, domains: &[&str]) -> String {
+        let key = format!("server-{}{}", token(), token());
+        let file = self.authority.directory().join(format!("{id}-key"));
+        std::fs::write(&file, &key).expect("the authority's directory can be written");
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.further, "\n[[sip_server]]\nid = {id:?}\nkey_file = {file:?}\ndomains = {domains:?}");
+        key
+    }
+
     /// Writes the configuration and the files it names, and gives its path.
     pub fn write(&self, scratch: &Scratch) -> PathBuf {
         let issued = self.authority.loopback();

@@ -4,6 +4,8 @@
 
 use tests::board::Missed;
 
+#[path = "calls/announced.rs"]
+mod announced;
 #[path = "calls/dialogs.rs"]
 mod dialogs;
 #[path = "calls/endings.rs"]

@@ -64,6 +64,7 @@ api_key_file = "app-key"
 [[sip_server]]
 id = "pbx-1"
 key_file = "pbx-1"
+domains = ["example.com"]
 "#;
 
 /// Only what has no default.
@@ -114,6 +115,8 @@ fn the_contracts_example_is_read_as_it_stands() {
     assert_eq!(config.operator.token.expose(), "secret-operator-token");
     assert_eq!(config.apps[0].api_key.expose(), "secret-app-key-0123");
     assert_eq!(config.sip_servers[0].key.expose(), "secret-pbx-key-0123");
+    let domains = &config.sip_servers[0].domains;
+    assert!(domains.allow("example.com") && !domains.allow("example.org"));
     assert_eq!(config.store.url.expose(), "redis://:secret-store@localhost/");
     assert_eq!(config.lifetime.default, Duration::from_secs(432_000));
     assert_eq!(config.call.early_ringing, EarlyRinging::AfterPushAccepted);
@@ -287,6 +290,7 @@ fn the_environment_wins_over_the_file_and_is_named_when_it_is_wrong() {
     assert_eq!(config.call.ring_timeout, Duration::from_secs(5));
     assert_eq!(&*config.apps[0].id, "com.example.other");
     assert_eq!(&*config.sip_servers[1].id, "pbx-2");
+    assert!(config.sip_servers[1].domains.allow("any.example"), "unless named");
 
     let wrong = [
         ("SIPWAKE_CALL__RING_TIMEOUT", "soon"),

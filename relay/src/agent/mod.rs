@@ -10,16 +10,20 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | `shard` | the loop around one [`Endpoint`](sip::endpoint::Endpoint); `events`, `commands`, `wake` and `wipe` are its parts |
-//! | `instances`, `calls` | what a shard remembers |
+//! | `instances`, `calls`, [`timeline`] | what a shard remembers |
+//! | `beside` | messages, missed calls, mailboxes, tests |
 //! | [`lease`], `notices` | when a lease's user is told what |
 //! | [`command`] | what the use cases ask |
 //! | `proofs` | what is computed with a secret |
 //! | `connections`, `framing`, `doors`, `datagrams`, `dial`, `targets`, [`upstreams`] | the network side |
 //! | `erasures` | what the store still has to erase |
+//! | `proxied` | registrations that only pass through (RFC 8599) |
 //!
 //! Invariant: an instance lives on one shard, the one that its id names. Nothing in a shard's loop waits for the store, a
 //! push service, DNS or a peer: what takes time runs in a task and comes back as a [`ShardInput`].
 
+mod announced;
+mod beside;
 mod calls;
 pub mod command;
 mod commands;
@@ -34,8 +38,10 @@ mod instances;
 pub mod lease;
 mod notices;
 mod proofs;
+mod proxied;
 mod shard;
 mod targets;
+pub mod timeline;
 pub mod upstreams;
 mod wake;
 mod wipe;
@@ -48,7 +54,7 @@ use sip::endpoint::{Input, Settings};
 use sip::id::{CallId, FlowId, InstanceId, ShardTag};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::EarlyRinging;
+use crate::config::{DomainRules, EarlyRinging};
 use crate::metrics::Metrics;
 use crate::net::drain::Drain;
 use crate::net::listen::Listener;
@@ -100,8 +106,19 @@ enum ShardInput {
         /// The answer.
         reply: oneshot::Sender<bool>,
     },
+    /// What the store did with a message.
+    Paged(Box<beside::Paged>),
+    /// What became of a push that is not for a call.
+    Noticed(Box<beside::Noticed>),
     /// The store was asked to erase this instance.
     Erased(InstanceId),
+    /// The store has done what it was asked about a registration that passed through.
+    ProxiedStored {
+        /// Which one.
+        id: InstanceId,
+        /// What to put with next.
+        fence: crate::vault::Fence,
+    },
     /// From a use case.
     Command(Box<Command>),
 }
@@ -164,6 +181,8 @@ pub struct Ground {
     pub push: PushService,
     /// Pushes are printed instead of sent.
     pub push_is_printed: bool,
+    /// The SIP domains that registrations may pass through to.
+    pub domains: DomainRules,
     /// The metrics.
     pub metrics: Metrics,
     /// DNS and the address policy.
@@ -191,6 +210,7 @@ struct World {
     vault: Vault,
     push: PushService,
     push_is_printed: bool,
+    domains: DomainRules,
     metrics: Metrics,
     early_ringing: EarlyRinging,
     /// How long a device may ring.
@@ -233,6 +253,7 @@ impl Agent {
             vault: ground.vault,
             push: ground.push,
             push_is_printed: ground.push_is_printed,
+            domains: ground.domains,
             metrics,
             early_ringing: ground.early_ringing,
             answer_timeout: endpoint.answer_timeout,

@@ -26,7 +26,7 @@ const WANT_SECRET: &str = "Send the instance's secret as Authorization: Bearer S
 /// How long a client waits before it asks a relay again whose store is away, in seconds.
 const STORE_AWAY_RETRY_S: u64 = 5;
 /// How long a client waits before it asks a full or draining relay again, in seconds.
-const FULL_RETRY_S: u64 = 30;
+pub(super) const FULL_RETRY_S: u64 = 30;
 
 /// `POST /v1/instances`
 pub async fn enable<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
@@ -130,14 +130,16 @@ fn admit_app<'a, E>(api: &'a Api<E>, request: &Request, from: IpAddr) -> Result<
 }
 
 /// Who asks about an instance, and with what.
-struct Asker {
-    id: InstanceId,
-    secret: InstanceSecret,
+pub(super) struct Asker {
+    /// The instance.
+    pub id: InstanceId,
+    /// What is shown for it.
+    pub secret: InstanceSecret,
     from: IpAddr,
 }
 
 impl Asker {
-    fn of<E>(api: &Api<E>, request: &Request) -> Result<Self, Problem> {
+    pub(super) fn of<E>(api: &Api<E>, request: &Request) -> Result<Self, Problem> {
         let from = peer(request);
         api.0.failures.look(&from, Instant::now()).map_err(too_many)?;
         let secret = InstanceSecret::new(bearer(request.headers(), WANT_SECRET)?);
@@ -146,7 +148,7 @@ impl Asker {
     }
 
     /// Turns a refusal into its answer, and counts a wrong secret.
-    fn judge<E, T>(&self, api: &Api<E>, outcome: Result<T, AccessError>) -> Result<T, Problem> {
+    pub(super) fn judge<E, T>(&self, api: &Api<E>, outcome: Result<T, AccessError>) -> Result<T, Problem> {
         outcome.map_err(|error| match error {
             AccessError::Unknown => unknown_instance(),
             AccessError::Forbidden => failed(api, self.from, WANT_SECRET),
@@ -158,10 +160,7 @@ impl Asker {
         match outcome {
             Ok(value) => Ok(value),
             Err(CallError::Access(error)) => self.judge(api, Err(error)),
-            Err(CallError::UnknownCall) => Err(Problem::new(
-                ProblemType::UnknownCall,
-                "Ask for a call by the id that its push named, until its deadline; stop ringing.",
-            )),
+            Err(CallError::UnknownCall) => Err(unknown_call()),
             Err(CallError::Over(state)) => {
                 let problem = Problem::new(ProblemType::CallOver, "Stop ringing: state tells how the call ended.");
                 Err(problem.with("state", views::call_state(state).into()))
@@ -176,26 +175,31 @@ impl Asker {
     }
 }
 
-fn call_of(request: &Request) -> Option<CallId> {
+pub(super) fn call_of(request: &Request) -> Option<CallId> {
     segment(request, 5).and_then(CallId::parse)
 }
 
+pub(super) fn unknown_call() -> Problem {
+    let detail = "Ask for a call by the id that its push named, until its deadline; stop ringing.";
+    Problem::new(ProblemType::UnknownCall, detail)
+}
+
 /// The `place`-th part of the path; the part before the leading slash is the 0th.
-fn segment(request: &Request, place: usize) -> Option<&str> {
+pub(super) fn segment(request: &Request, place: usize) -> Option<&str> {
     request.uri().path().split('/').nth(place)
 }
 
-fn answer(status: StatusCode, body: &Value) -> Response {
+pub(super) fn answer(status: StatusCode, body: &Value) -> Response {
     (status, [(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body.to_string()).into_response()
 }
 
-fn failed<E>(api: &Api<E>, from: IpAddr, what: &'static str) -> Problem {
+pub(super) fn failed<E>(api: &Api<E>, from: IpAddr, what: &'static str) -> Problem {
     // The answer is 401 either way; a bucket that runs empty here refuses the next request.
     let _ = api.0.failures.take(from, Instant::now());
     Problem::unauthorized(what, true)
 }
 
-fn too_many(wait_s: u64) -> Problem {
+pub(super) fn too_many(wait_s: u64) -> Problem {
     Problem::new(ProblemType::TooManyRequests, "Come back after the seconds that Retry-After names.")
         .retry_after(wait_s)
 }

@@ -1,4 +1,4 @@
-//! The HTTPS API of version 1, for apps and devices: CONTRACT.md's table as a router.
+//! The HTTPS API of version 1, for apps, devices and SIP servers: CONTRACT.md's table as a router.
 //!
 //! Every route is a row of [`Endpoint`]; `openapi.json` beside this file describes the same rows, and a test holds the
 //! two together. A request is counted by its route's template, never by its path.
@@ -7,6 +7,7 @@
 //! request held. An answer to a request that carried a credential, or that wiped an instance, is marked with
 //! [`connection::EndConnection`].
 
+use std::hash::RandomState;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -26,12 +27,16 @@ pub mod enable_body;
 mod handlers;
 pub mod intake;
 pub mod json;
+mod kept_handlers;
+pub mod kept_views;
 pub mod limits;
 pub mod problem;
 pub mod sip_uri;
 pub mod views;
+mod wake;
+pub mod wake_body;
 
-use access::{App, Apps};
+use access::{App, Apps, SipServer, SipServers};
 use connection::{EndConnection, Peer};
 use device_body::LifetimeRange;
 use limits::{Buckets, Limits};
@@ -46,6 +51,8 @@ pub const OPENAPI: &str = include_str!("openapi.json");
 pub struct Settings {
     /// The Apps that may enable instances.
     pub apps: Vec<App>,
+    /// The SIP servers that may wake devices.
+    pub sip_servers: Vec<SipServer>,
     /// The lifetimes that an app may ask for.
     pub lifetime: LifetimeRange,
     /// How often who may ask.
@@ -59,9 +66,14 @@ struct Inner<E> {
     use_cases: E,
     metrics: Metrics,
     apps: Apps,
+    sip_servers: SipServers,
     lifetime: LifetimeRange,
     enables_by_app: Buckets<Box<str>>,
     enables_by_address: Buckets<IpAddr>,
+    wakes_by_server: Buckets<Box<str>>,
+    /// By a hash of the AOR with a key of this process, so that no AOR stays here.
+    wakes_by_aor: Buckets<u64>,
+    aor_hash: RandomState,
     failures: Buckets<IpAddr>,
 }
 
@@ -78,9 +90,13 @@ impl<E: UseCases> Api<E> {
             use_cases,
             metrics,
             apps: Apps::new(settings.apps),
+            sip_servers: SipServers::new(settings.sip_servers),
             lifetime: settings.lifetime,
             enables_by_app: Buckets::new(settings.limits.enable_per_app),
             enables_by_address: Buckets::new(settings.limits.enable_per_address),
+            wakes_by_server: Buckets::new(settings.limits.wake_per_server),
+            wakes_by_aor: Buckets::new(settings.limits.wake_per_aor),
+            aor_hash: RandomState::new(),
             failures: Buckets::new(settings.limits.failures_per_address),
         }))
     }
@@ -116,6 +132,22 @@ pub enum Endpoint {
     Progress,
     /// The device declines.
     Decline,
+    /// A SIP server wakes an AOR's devices.
+    Wake,
+    /// The messages that are kept.
+    Messages,
+    /// Forget a message.
+    ForgetMessage,
+    /// The missed calls that are kept.
+    MissedCalls,
+    /// Forget a missed call.
+    ForgetMissedCall,
+    /// What happened to the instance.
+    Timeline,
+    /// Everything that is held about it.
+    Export,
+    /// Send a test push.
+    Test,
     /// The description of all this.
     OpenApi,
 }
@@ -130,16 +162,25 @@ impl Endpoint {
         Self::Call,
         Self::Progress,
         Self::Decline,
+        Self::Wake,
+        Self::Messages,
+        Self::ForgetMessage,
+        Self::MissedCalls,
+        Self::ForgetMissedCall,
+        Self::Timeline,
+        Self::Export,
+        Self::Test,
         Self::OpenApi,
     ];
 
     /// The method.
     pub fn method(self) -> Method {
         match self {
-            Self::Enable | Self::Progress | Self::Decline => Method::POST,
+            Self::Enable | Self::Progress | Self::Decline | Self::Test | Self::Wake => Method::POST,
             Self::Read | Self::Call | Self::OpenApi => Method::GET,
+            Self::Messages | Self::MissedCalls | Self::Timeline | Self::Export => Method::GET,
             Self::Change => Method::PATCH,
-            Self::Disable => Method::DELETE,
+            Self::Disable | Self::ForgetMessage | Self::ForgetMissedCall => Method::DELETE,
         }
     }
 
@@ -151,7 +192,26 @@ impl Endpoint {
             Self::Call => "/v1/instances/{id}/calls/{call}",
             Self::Progress => "/v1/instances/{id}/calls/{call}/progress",
             Self::Decline => "/v1/instances/{id}/calls/{call}/decline",
+            Self::Wake => "/v1/wake",
+            Self::Messages => "/v1/instances/{id}/messages",
+            Self::ForgetMessage => "/v1/instances/{id}/messages/{message}",
+            Self::MissedCalls => "/v1/instances/{id}/missed-calls",
+            Self::ForgetMissedCall => "/v1/instances/{id}/missed-calls/{call}",
+            Self::Timeline => "/v1/instances/{id}/timeline",
+            Self::Export => "/v1/instances/{id}/export",
+            Self::Test => "/v1/instances/{id}/test",
             Self::OpenApi => "/v1/openapi.json",
+        }
+    }
+
+    /// Whether the connection ends with the answer: buffers of an open one keep what was shown on it, an account, what
+    /// somebody wrote, and a secret that is about to be wiped.
+    const fn ends_connection(self) -> bool {
+        match self {
+            Self::Enable | Self::Change | Self::Disable => true,
+            Self::Messages | Self::MissedCalls | Self::Export => true,
+            Self::Read | Self::Call | Self::Progress | Self::Decline | Self::OpenApi => false,
+            Self::ForgetMessage | Self::ForgetMissedCall | Self::Timeline | Self::Test | Self::Wake => false,
         }
     }
 }
@@ -165,6 +225,14 @@ fn method_router<E: UseCases>(endpoint: Endpoint) -> MethodRouter<Api<E>> {
         Endpoint::Call => routing::get(handlers::call::<E>),
         Endpoint::Progress => routing::post(handlers::progress::<E>),
         Endpoint::Decline => routing::post(handlers::decline::<E>),
+        Endpoint::Wake => routing::post(wake::wake::<E>),
+        Endpoint::Messages => routing::get(kept_handlers::messages::<E>),
+        Endpoint::ForgetMessage => routing::delete(kept_handlers::forget_message::<E>),
+        Endpoint::MissedCalls => routing::get(kept_handlers::missed_calls::<E>),
+        Endpoint::ForgetMissedCall => routing::delete(kept_handlers::forget_missed_call::<E>),
+        Endpoint::Timeline => routing::get(kept_handlers::timeline::<E>),
+        Endpoint::Export => routing::get(kept_handlers::export::<E>),
+        Endpoint::Test => routing::post(kept_handlers::test::<E>),
         Endpoint::OpenApi => routing::get(handlers::openapi),
     }
 }
@@ -175,11 +243,9 @@ async fn observe<E: UseCases>(State(api): State<Api<E>>, request: Request, next:
     let matched = request.extensions().get::<MatchedPath>();
     let route = matched.map_or(UNMATCHED, |path| template_of(path.as_str()));
     let method = request.method();
-    // Buffers of an open connection keep what was shown on it: an account, and a secret that is about to be wiped.
-    let ends_connection = Endpoint::ALL.iter().any(|endpoint| {
-        let ends = matches!(endpoint, Endpoint::Enable | Endpoint::Change | Endpoint::Disable);
-        ends && endpoint.template() == route && endpoint.method() == method
-    });
+    let ends_connection = Endpoint::ALL
+        .iter()
+        .any(|endpoint| endpoint.ends_connection() && endpoint.template() == route && endpoint.method() == method);
     let mut response = next.run(request).await;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

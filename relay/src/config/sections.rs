@@ -37,6 +37,10 @@ const USUAL_MIN_REGISTER_EXPIRES: Duration = Duration::from_secs(60);
 const MAX_RING_TIMEOUT: Duration = Duration::from_secs(180);
 /// The longest wait for an answer.
 const MAX_ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
+/// The body of a MESSAGE that is taken when the operator names none, and the largest that can be allowed: a whole message
+/// is at most 64 KiB.
+const USUAL_MAX_BODY: usize = 16 * 1024;
+const LARGEST_MAX_BODY: usize = 48 * 1024;
 /// The shortest key or token accepted, in characters.
 const MIN_SECRET: usize = 16;
 /// Entries of a list and sections of an array; more is refused.
@@ -75,6 +79,7 @@ pub(super) fn read(
         store: store(&mut root, profile),
         lifetime: lifetime(&mut root),
         call: call(&mut root),
+        messages: messages(&mut root),
         apps: apps(&mut root, profile),
         sip_servers: sip_servers(&mut root),
         cautions: Vec::new(),
@@ -165,7 +170,7 @@ fn upstream(root: &mut Reader<'_>, profile: Profile, edge: &Edge) -> Upstream {
         public_host: upstream.parsed("public_host", HOST, values::host, edge.public.host.clone()),
         ca_file: upstream.file("ca_file"),
         allow_addresses,
-        domains: domains(&mut upstream),
+        domains: domains(&mut upstream, "is empty, so no account could be enabled"),
         register_expires,
         name_servers,
         return_after,
@@ -245,15 +250,15 @@ fn name_servers(upstream: &mut Reader<'_>) -> Vec<SocketAddr> {
     servers
 }
 
-fn domains(upstream: &mut Reader<'_>) -> DomainRules {
+fn domains(section: &mut Reader<'_>, empty: &'static str) -> DomainRules {
     let remedy = "write \"*\", \"example.com\" or \"*.example.com\"";
-    let entries = limited_list(upstream, "domains");
+    let entries = limited_list(section, "domains");
     if entries.as_ref().is_some_and(Vec::is_empty) {
-        upstream.problem("domains", "is empty, so no account could be enabled", remedy);
+        section.problem("domains", empty, remedy);
     }
     let entries = entries.unwrap_or_else(|| vec!["*".to_owned()]);
     DomainRules::parse(&entries).unwrap_or_else(|what| {
-        upstream.problem("domains", what, remedy);
+        section.problem("domains", what, remedy);
         DomainRules::none()
     })
 }
@@ -309,6 +314,14 @@ fn lifetime(root: &mut Reader<'_>) -> Lifetime {
     }
     section.finish();
     lifetime
+}
+
+fn messages(root: &mut Reader<'_>) -> Messages {
+    let mut section = section(root, "messages");
+    let size = |text: &str| values::size(text).filter(|size| (1..=LARGEST_MAX_BODY).contains(size));
+    let max_body = section.parsed("max_body", "a size from 1B to 48KiB, like \"16KiB\"", size, USUAL_MAX_BODY);
+    section.finish();
+    Messages { max_body }
 }
 
 fn call(root: &mut Reader<'_>) -> Call {
@@ -429,7 +442,11 @@ fn ca_needs_endpoint(section: &Reader<'_>, endpoint: bool, ca_file: bool) {
 fn sip_servers(root: &mut Reader<'_>) -> Vec<SipServer> {
     let mut servers: Vec<SipServer> = Vec::new();
     for mut section in root.sections("sip_server", MAX_ENTRIES) {
-        let server = SipServer { id: id(&mut section), key: key(&mut section, "key_file", Profile::File) };
+        let server = SipServer {
+            id: id(&mut section),
+            key: key(&mut section, "key_file", Profile::File),
+            domains: domains(&mut section, "is empty, so it could wake nobody"),
+        };
         let taken = servers.iter().map(|other| (&*other.id, &other.key));
         distinct(&section, (&server.id, &server.key), taken, "key_file");
         section.finish();

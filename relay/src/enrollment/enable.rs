@@ -151,7 +151,8 @@ impl Inner {
         let (lease, fence) = (Term::of(&record), Fence::NEW);
         let sealed: Sealed = self.ground.vault.seal(id, &record);
         let binding = self.binding_of(id, &record, route);
-        (NewInstance { id, sealed, lease, fence, binding }, secret)
+        let aor = self.ground.vault.aor_key(&record.account.aor);
+        (NewInstance { id, sealed, lease, aor, fence, binding }, secret)
     }
 
     /// Registers once. A refusal is an error, and then the shard has forgotten the instance already.

@@ -13,6 +13,16 @@ use crate::secret::{Aor, PushToken, SecretKey, with_clean_stack};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lookup([u8; 16]);
 
+/// The keyed hash of an address of record, whatever its scheme: finds an account's instances without naming it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AorKey([u8; 16]);
+
+#[cfg(test)]
+impl AorKey {
+    /// Of nobody.
+    pub(crate) const FIRST: Self = Self([0; 16]);
+}
+
 impl fmt::Display for Lookup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex(&self.0))
@@ -37,12 +47,22 @@ pub(super) fn lookup(key: &SecretKey, app: &str, aor: &Aor, token: &PushToken) -
     Lookup(keyed_hash(key, "sipwake lookup 1", &[app.as_bytes(), aor.expose().as_bytes(), token.expose().as_bytes()]))
 }
 
+pub(super) fn aor_key(key: &SecretKey, aor: &Aor) -> AorKey {
+    let address = aor.expose().split_once(':').map_or(aor.expose(), |(_, address)| address);
+    AorKey(keyed_hash(key, "sipwake aor 1", &[address.as_bytes()]))
+}
+
 pub(super) fn sip_instance(key: &SecretKey, lookup: &Lookup) -> [u8; 16] {
     let mut uuid = keyed_hash(key, "sipwake sip-instance 1", &[&lookup.0]);
     // RFC 9562 §5.8: a UUID of the implementer's own making is of version 8.
     uuid[6] = uuid[6] & 0x0f | 0x80;
     uuid[8] = uuid[8] & 0x3f | 0x80;
     uuid
+}
+
+/// Where something of an instance lies that is kept beside its record: tells neither what it is nor whose.
+pub(super) fn slot(key: &SecretKey, instance: &[u8; 16], kind: &[u8], name: &[u8; 16]) -> [u8; 16] {
+    keyed_hash(key, "sipwake slot 1", &[instance, kind, name])
 }
 
 /// HMAC-SHA256 over the purpose and the parts, each with its length before it, so that no two lists look alike.
@@ -102,6 +122,14 @@ mod tests {
         assert_ne!(one, of(&key(1), "app", "sip:a@b", "tokem"));
         assert_eq!(Lookup::parse(&one.to_string()), Some(one));
         assert_eq!(Lookup::parse("0g"), None);
+    }
+
+    #[test]
+    fn an_address_has_one_key_whatever_its_scheme() {
+        let of = |key: &SecretKey, aor| aor_key(key, &Aor::new(aor));
+        assert!(of(&key(1), "sip:a@b") == of(&key(1), "sips:a@b"));
+        assert!(of(&key(1), "sip:a@b") != of(&key(1), "sip:a@c"));
+        assert!(of(&key(1), "sip:a@b") != of(&key(2), "sip:a@b"));
     }
 
     #[test]
