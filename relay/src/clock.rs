@@ -16,6 +16,17 @@ pub fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// Now, in whole milliseconds since 1970-01-01T00:00:00Z; 0 when the system's clock stands before that.
+pub fn unix_now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// Writes `unix_ms` (milliseconds since 1970) as RFC 3339 in UTC: `2026-11-27T09:00:00.123Z`.
+pub fn rfc3339_ms(unix_ms: u64) -> String {
+    let whole = rfc3339(unix_ms / 1_000);
+    format!("{}.{:03}Z", whole.trim_end_matches('Z'), unix_ms % 1_000)
+}
+
 /// Writes `unix` (seconds since 1970) as RFC 3339 in UTC with whole seconds: `2026-11-27T09:00:00Z`.
 /// A time past the year 9999 is written as that year's last second.
 pub fn rfc3339(unix: u64) -> String {
@@ -59,5 +70,6 @@ mod tests {
         ] {
             assert_eq!(rfc3339(unix), text);
         }
+        assert_eq!(rfc3339_ms(1_795_000_000_007), "2026-11-18T11:06:40.007Z");
     }
 }

@@ -47,6 +47,8 @@ pub struct Config {
     pub lifetime: Lifetime,
     /// How long a call waits.
     pub call: Call,
+    /// SIP MESSAGEs that are kept for a device.
+    pub messages: Messages,
     /// The mobile applications served; ids and keys are unique.
     pub apps: Vec<App>,
     /// The SIP servers that may ask for a wake; ids and keys are unique.
@@ -117,6 +119,10 @@ pub struct Upstream {
     pub domains: DomainRules,
     /// The Expires asked for, 1 s to 24 h.
     pub register_expires: Duration,
+    /// Whether a digest may be made with MD5.
+    pub allow_md5: bool,
+    /// Registrations that may begin in a second at one registrar, 1 to 1,000,000, of the whole node.
+    pub registrations_per_second: u32,
 }
 
 /// Which transports may be used toward SIP servers.
@@ -159,6 +165,13 @@ pub struct Call {
     pub answer_timeout: Duration,
     /// When the caller first hears 180.
     pub early_ringing: EarlyRinging,
+}
+
+/// `[messages]`: SIP MESSAGEs that are kept for a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Messages {
+    /// The largest body, in bytes, 1 to 48 KiB; a larger one is answered 413.
+    pub max_body: usize,
 }
 
 /// When the caller first hears 180.

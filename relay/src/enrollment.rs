@@ -1,4 +1,5 @@
-//! The use cases: enable, read, renew, disable; a call's state, progress, decline; and the operator's view.
+//! The use cases: enable, read, renew, disable; a call's state, progress, decline; what is kept beside calls, the timeline,
+//! the export and the test push; and the operator's view.
 //!
 //! Floor 4 (`api`, `operator`) speaks to [`UseCases`] alone, so that it can be tried against a stand-in.
 //!
@@ -9,7 +10,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 
-use sip::id::{CallId, InstanceId};
+use sip::id::{CallId, InstanceId, MessageId};
 use tokio::sync::mpsc;
 
 use crate::agent::command::{CallWish, Who};
@@ -20,8 +21,10 @@ use crate::metrics::labels::WipeReason;
 use crate::net::drain::Drain;
 use crate::net::resolve::Resolver;
 use crate::secret::InstanceSecret;
+use crate::vault::kept::{Message, MissedCall};
 use crate::vault::{Lookup, Vault};
 
+mod beside;
 mod change;
 mod enable;
 mod resume;
@@ -35,7 +38,7 @@ use turns::Turns;
 
 use types::{
     AccessError, Awake, CallError, CallView, Change, ChangeError, Enable, EnableError, Enabled, Export, Listed,
-    OperatorError, Page, Receipt, View, Wake, WakeError,
+    OperatorError, OwnExport, Page, Receipt, TestError, Tested, Timeline, View, Wake, WakeError,
 };
 
 /// What apps, devices and operators can ask of the relay. Futures are `Send` and may be dropped at any await; what was
@@ -88,6 +91,52 @@ pub trait UseCases: Clone + Send + Sync + 'static {
 
     /// Wakes the devices of an AOR for a call that its SIP server holds, and waits for the first of them.
     fn wake(&self, wish: Wake) -> impl Future<Output = Result<Awake, WakeError>> + Send;
+    /// The messages that are kept for the device, oldest first.
+    fn messages(
+        &self,
+        id: InstanceId,
+        proof: &InstanceSecret,
+    ) -> impl Future<Output = Result<Vec<Message>, AccessError>> + Send;
+
+    /// Forgets a message; whether there was one.
+    fn forget_message(
+        &self,
+        id: InstanceId,
+        proof: &InstanceSecret,
+        message: MessageId,
+    ) -> impl Future<Output = Result<bool, AccessError>> + Send;
+
+    /// The missed calls that are kept for the device, oldest first.
+    fn missed_calls(
+        &self,
+        id: InstanceId,
+        proof: &InstanceSecret,
+    ) -> impl Future<Output = Result<Vec<MissedCall>, AccessError>> + Send;
+
+    /// Forgets a missed call; whether there was one.
+    fn forget_missed_call(
+        &self,
+        id: InstanceId,
+        proof: &InstanceSecret,
+        call: CallId,
+    ) -> impl Future<Output = Result<bool, AccessError>> + Send;
+
+    /// What happened to the instance, step by step.
+    fn timeline(
+        &self,
+        id: InstanceId,
+        proof: &InstanceSecret,
+    ) -> impl Future<Output = Result<Timeline, AccessError>> + Send;
+
+    /// Everything that is held about the instance, for its own device; secrets left out.
+    fn own_export(
+        &self,
+        id: InstanceId,
+        proof: &InstanceSecret,
+    ) -> impl Future<Output = Result<OwnExport, AccessError>> + Send;
+
+    /// Sends a test push; its result stands in the timeline.
+    fn test(&self, id: InstanceId, proof: &InstanceSecret) -> impl Future<Output = Result<Tested, TestError>> + Send;
 
     /// At most `limit` (1 to 1000) instances of this node in the order of their ids, those after `after` alone.
     fn list(&self, after: Option<InstanceId>, limit: usize)
@@ -167,7 +216,7 @@ impl UseCases for Enrollment {
 
     async fn read(&self, id: InstanceId, proof: &InstanceSecret) -> Result<View, AccessError> {
         let standing = self.0.look(id, proof).await?;
-        self.0.view(&standing).ok_or(AccessError::Unknown)
+        self.0.whole_view(&standing).await.ok_or(AccessError::Unknown)
     }
 
     async fn change(&self, id: InstanceId, proof: &InstanceSecret, change: Change) -> Result<View, ChangeError> {
@@ -194,6 +243,44 @@ impl UseCases for Enrollment {
 
     async fn wake(&self, wish: Wake) -> Result<Awake, WakeError> {
         self.0.wake(wish).await
+    }
+
+    async fn messages(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Vec<Message>, AccessError> {
+        self.0.messages(id, proof).await
+    }
+
+    async fn forget_message(
+        &self,
+        id: InstanceId,
+        proof: &InstanceSecret,
+        message: MessageId,
+    ) -> Result<bool, AccessError> {
+        self.0.forget_message(id, proof, message).await
+    }
+
+    async fn missed_calls(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Vec<MissedCall>, AccessError> {
+        self.0.missed_calls(id, proof).await
+    }
+
+    async fn forget_missed_call(
+        &self,
+        id: InstanceId,
+        proof: &InstanceSecret,
+        call: CallId,
+    ) -> Result<bool, AccessError> {
+        self.0.forget_missed_call(id, proof, call).await
+    }
+
+    async fn timeline(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Timeline, AccessError> {
+        self.0.timeline(id, proof).await
+    }
+
+    async fn own_export(&self, id: InstanceId, proof: &InstanceSecret) -> Result<OwnExport, AccessError> {
+        self.0.own_export(id, proof).await
+    }
+
+    async fn test(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Tested, TestError> {
+        self.0.test(id, proof).await
     }
 
     async fn list(&self, after: Option<InstanceId>, limit: usize) -> Result<Page, OperatorError> {

@@ -22,8 +22,8 @@ pub mod labels;
 pub mod reading;
 
 use labels::{
-    AdmissionOutcome, HandshakeOutcome, InstanceState, InviteOutcome, Label, Listener, PushOutcome, PushProvider,
-    RegistrationOutcome, SipRefusal, StoreOperation, WipeReason,
+    AdmissionOutcome, HandshakeOutcome, InstanceState, InviteOutcome, Label, Listener, MailboxNotice, MessageOutcome,
+    MissedCallOutcome, PushOutcome, PushProvider, RegistrationOutcome, SipRefusal, StoreOperation, WipeReason,
 };
 
 /// The upper bounds of the buckets of each histogram of durations, in seconds.
@@ -87,8 +87,12 @@ metrics! {
     InviteToPush = "sipwake_invite_to_push_seconds", Histogram, Seconds, "From an INVITE's arrival until its push is handed to the connection of the service.";
     Wake = "sipwake_wake_seconds", Histogram, Seconds, "From an INVITE's arrival until its device is attached.";
     Wipes = "sipwake_wipes_total", Counter, Count, "Instances wiped, by reason.";
+    Messages = "sipwake_messages_total", Counter, Count, "MESSAGE requests from the accounts' servers, by how they ended.";
+    MissedCalls = "sipwake_missed_calls_total", Counter, Count, "Calls that nobody answered, by what became of the note of them.";
+    Mailboxes = "sipwake_mailbox_notices_total", Counter, Count, "NOTIFY requests about mailboxes, by whether they said anything new.";
     CallsHeld = "sipwake_calls_held", Gauge, Count, "Calls that wait for their device.";
     SipRefused = "sipwake_sip_refused_total", Counter, Count, "SIP messages dropped or refused before they reached a binding, by reason.";
+    PushRegistrations = "sipwake_push_registrations", Gauge, Count, "Registrations that passed through the edge and are pushed for (RFC 8599).";
     EdgeFlows = "sipwake_edge_flows", Gauge, Count, "Devices attached at the edge.";
     Admissions = "sipwake_edge_admissions_total", Counter, Count, "REGISTER requests of devices at the edge, by how they ended.";
     UpstreamFlows = "sipwake_upstream_flows", Gauge, Count, "Connections open to the accounts' servers.";
@@ -125,8 +129,12 @@ struct Handles {
     invite_to_push: Histogram,
     wake: Histogram,
     wipes: Family<WipeReason, Counter>,
+    messages: Family<MessageOutcome, Counter>,
+    missed_calls: Family<MissedCallOutcome, Counter>,
+    mailboxes: Family<MailboxNotice, Counter>,
     calls_held: Gauge,
     sip_refused: Family<SipRefusal, Counter>,
+    push_registrations: Gauge,
     edge_flows: Gauge,
     admissions: Family<AdmissionOutcome, Counter>,
     upstream_flows: Gauge,
@@ -174,8 +182,12 @@ impl Metrics {
             invite_to_push: histogram(r, Metric::InviteToPush),
             wake: histogram(r, Metric::Wake),
             wipes: counters(r, Metric::Wipes, None),
+            messages: counters(r, Metric::Messages, None),
+            missed_calls: counters(r, Metric::MissedCalls, None),
+            mailboxes: counters(r, Metric::Mailboxes, None),
             calls_held: gauge(r, Metric::CallsHeld, &[]),
             sip_refused: counters(r, Metric::SipRefused, None),
+            push_registrations: gauge(r, Metric::PushRegistrations, &[]),
             edge_flows: gauge(r, Metric::EdgeFlows, &[]),
             admissions: counters(r, Metric::Admissions, None),
             upstream_flows: gauge(r, Metric::UpstreamFlows, &[]),
@@ -249,6 +261,21 @@ impl Metrics {
         self.0.wipes.of(reason).increment(1);
     }
 
+    /// A MESSAGE ended.
+    pub fn message(&self, outcome: MessageOutcome) {
+        self.0.messages.of(outcome).increment(1);
+    }
+
+    /// A call ended that nobody answered.
+    pub fn missed_call(&self, outcome: MissedCallOutcome) {
+        self.0.missed_calls.of(outcome).increment(1);
+    }
+
+    /// A SIP server said how a mailbox stands.
+    pub fn mailbox(&self, notice: MailboxNotice) {
+        self.0.mailboxes.of(notice).increment(1);
+    }
+
     /// The number of calls that wait for their device changed by `change`.
     pub fn calls_held(&self, change: i32) {
         self.0.calls_held.increment(f64::from(change));
@@ -257,6 +284,11 @@ impl Metrics {
     /// A SIP message was dropped or refused before it reached a binding.
     pub fn sip_refused(&self, reason: SipRefusal) {
         self.0.sip_refused.of(reason).increment(1);
+    }
+
+    /// The number of registrations that passed through and are pushed for changed by `change`.
+    pub fn push_registrations(&self, change: i32) {
+        self.0.push_registrations.increment(f64::from(change));
     }
 
     /// The number of devices attached changed by `change`.

@@ -138,6 +138,7 @@ impl Relay {
             vault: vault.clone(),
             push,
             push_is_printed,
+            domains: config.upstream.domains.clone(),
             metrics: metrics.clone(),
             resolver: resolver.clone(),
             tls: ClientTls::new(config.upstream.ca_file.as_deref())?,
@@ -375,7 +376,12 @@ fn endpoint_settings(config: &Config, doors: &Doors, edge: &str, websocket: Opti
         answer_timeout: config.call.answer_timeout,
         limits: sip::message::Limits::default(),
         token_key: *vault.flow_token_key().expose(),
-        upstream: UpstreamPolicy { allow_tcp: upstream.transports.tcp, ..UpstreamPolicy::default() },
+        page_bytes: config.messages.max_body,
+        upstream: UpstreamPolicy {
+            allow_md5: upstream.allow_md5,
+            allow_tcp: upstream.transports.tcp,
+            registrations_per_second: upstream.registrations_per_second,
+        },
     }
 }
 

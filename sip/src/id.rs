@@ -119,6 +119,12 @@ identifier!(
 );
 
 identifier!(
+    /// A MESSAGE that is kept for a device. Shown as `m_…`.
+    MessageId,
+    "m_"
+);
+
+identifier!(
     /// A client transaction of the relay: the branch of its Via. The prefix holds the magic cookie (RFC 3261 §8.1.1.7).
     BranchId,
     "z9hG4bKsw"

@@ -186,6 +186,14 @@ impl ApiClient {
         self.json("POST", "/v1/wake", Some(key), Some(body)).await
     }
 
+    /// `METHOD /v1/instances/{id}REST` with the instance's secret and no body.
+    ///
+    /// # Errors
+    /// When no answer comes.
+    pub async fn of(&self, method: &str, instance: &Instance, rest: &str) -> io::Result<Answer> {
+        self.json(method, &path(instance, rest), Some(&instance.secret), None).await
+    }
+
     /// A request with the client's own bearer and no body.
     ///
     /// # Errors

@@ -31,6 +31,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// How Kamailio reaches a registered Contact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
+    /// By the Path that a proxy put on its way (RFC 3327).
+    Path,
     /// Along the connection, or to the address, that it registered from.
     Flow,
     /// At the address that the Contact names.
@@ -304,6 +306,7 @@ fn configuration(settings: &Settings, scratch: &Scratch, authority: &Authority, 
         .replace("@MIN_EXPIRES@", &settings.min_expires.to_string())
         .replace("@ALGORITHM@", algorithm)
         .replace("@USERS@", &users.join("\n"))
+        .replace("@USE_PATH@", if settings.reach == Reach::Path { "1" } else { "0" })
         .replace("@BY_FLOW@", if settings.reach == Reach::Flow { "1 == 1" } else { "1 == 0" })
 }
 

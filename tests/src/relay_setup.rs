@@ -83,6 +83,8 @@ pub struct Setup {
     pub allow_addresses: Vec<String>,
     /// `upstream.domains`
     pub domains: Vec<String>,
+    /// Further lines of `[upstream]`.
+    pub upstream: String,
     /// The apps.
     pub apps: Vec<App>,
     /// Further TOML, at the end.
@@ -141,6 +143,7 @@ impl Setup {
             register_expires: text("600s"),
             allow_addresses: vec![text("127.0.0.0/8"), text("::1/128")],
             domains: vec![text("*")],
+            upstream: String::new(),
             apps,
             further: String::new(),
             log: text("info,relay=debug,sip=debug,sipwake=debug"),
@@ -180,7 +183,7 @@ impl Setup {
              [tls]\ncertificate = {:?}\nkey = {:?}\n\n\
              [upstream]\ntransports = {transports:?}\nudp_listen = \"127.0.0.1:{udp}\"\n\
              tcp_listen = \"127.0.0.1:{tcp}\"\ntls_listen = \"127.0.0.1:{tls}\"\npublic_host = \"127.0.0.1\"\n\
-             ca_file = {:?}\nallow_addresses = {:?}\ndomains = {:?}\nregister_expires = {:?}\n\n\
+             ca_file = {:?}\nallow_addresses = {:?}\ndomains = {:?}\nregister_expires = {:?}\n{}\n\
              [store]\nurl = {:?}\nkeyring = {keyring:?}\n\n\
              [lifetime]\nmin = {shortest:?}\ndefault = {usual:?}\nmax = {longest:?}\n\n\
              [call]\nring_timeout = {:?}\nanswer_timeout = {:?}\nearly_ringing = {:?}\n",
@@ -190,6 +193,7 @@ impl Setup {
             self.allow_addresses,
             self.domains,
             self.register_expires,
+            self.upstream,
             self.store,
             self.ring_timeout,
             self.answer_timeout,

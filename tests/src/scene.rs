@@ -14,6 +14,7 @@ use crate::authority::Authority;
 use crate::board::Missed;
 use crate::caller::{CallOptions, Caller};
 use crate::phone::{self, IncomingCall, Phone};
+use crate::push_phone::{PushPhone, Service};
 use crate::registrar::{self, Registrar};
 use crate::relay_process::RelayProcess;
 use crate::relay_setup::Setup;
@@ -84,9 +85,21 @@ impl Scene {
     /// # Errors
     /// [`Missed`] when something does not start.
     pub async fn among(others: &[(&str, &str)], change: impl FnOnce(&mut Setup)) -> Result<Self, Missed> {
+        let further = others.iter().map(|(user, password)| ((*user).to_owned(), (*password).to_owned()));
+        Self::between(|server| server.users.extend(further), change).await
+    }
+
+    /// With another SIP server and another configuration.
+    ///
+    /// # Errors
+    /// [`Missed`] when something does not start.
+    pub async fn between(
+        server: impl FnOnce(&mut registrar::Settings),
+        change: impl FnOnce(&mut Setup),
+    ) -> Result<Self, Missed> {
         let authority = Authority::new();
         let mut settings = registrar::Settings { authority: Some(authority.clone()), ..registrar::Settings::default() };
-        settings.users.extend(others.iter().map(|(user, password)| ((*user).to_owned(), (*password).to_owned())));
+        server(&mut settings);
         let registrar = Registrar::start(settings).await?;
         let (apns, fcm) = (apns::Apns::start(&authority).await, fcm::Fcm::start(&authority).await);
         let mut setup = Setup::new(&authority, vec![crate::stage::app(&authority, &apns, &fcm)]);
@@ -178,6 +191,17 @@ impl Scene {
     /// [`Missed`] when it is not let in.
     pub async fn wake(&self, instance: &Instance) -> Result<Phone, Missed> {
         Phone::registered(self.device(instance), SOON).await
+    }
+
+    /// Alice's phone that lends nothing: it registers through the relay, and this service wakes it (RFC 8599).
+    pub fn push_phone(&self, service: &Service) -> PushPhone {
+        let edge = match self.edge {
+            Transport::Wss => format!("sip:{};transport=ws", self.relay.websocket_address()),
+            _ => self.relay.edge_uri(),
+        };
+        let registrar = self.registrar.uri(self.transport);
+        let alice = ("alice", "wonderland");
+        PushPhone::new(&edge, &registrar, &self.aor(), alice, &self.authority).woken_by(service)
     }
 
     /// The device's settings.

@@ -12,6 +12,8 @@ use relay::enrollment::types::{EnableError, Field, Refusal};
 use relay::vault::record::Presence;
 use serde_json::{Value, json};
 
+#[path = "api_shape/beside.rs"]
+mod beside;
 #[path = "api_shape/hostile.rs"]
 mod hostile;
 #[path = "api_shape/operator.rs"]
@@ -21,7 +23,7 @@ mod scripted;
 #[path = "api_shape/waking.rs"]
 mod waking;
 
-use scripted::{APP_KEY, Door, SECRET, cancelled_call, instance, ringing_call};
+use scripted::{APP_KEY, Door, SECRET, cancelled_call, instance, message, ringing_call};
 
 const PASSWORD: &str = "wonderland-7";
 
@@ -50,7 +52,7 @@ fn enable_body() -> Value {
 
 fn path_of(endpoint: Endpoint) -> String {
     let path = endpoint.template().replace("{id}", &instance().to_string());
-    path.replace("{call}", &ringing_call().to_string())
+    path.replace("{call}", &ringing_call().to_string()).replace("{message}", &message().to_string())
 }
 
 fn instance_path() -> String {
@@ -133,6 +135,7 @@ async fn reading_tells_the_state_and_no_secret() {
         "wake_for": ["call", "voicemail", "missed-call"],
         "presence": "background",
         "edge": {"proxy": "sip:relay1.example.net:5061;transport=tls", "username": id, "realm": "sipwake"},
+        "voicemail": {"waiting": true, "new": 2, "old": 1}, "messages": 1, "missed_calls": 3,
     });
     assert_eq!(answer.json(), expected);
     assert!(!answer.ends_connection);

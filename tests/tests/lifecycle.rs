@@ -15,10 +15,14 @@ use tests::wire::Transport;
 
 #[path = "lifecycle/ends.rs"]
 mod ends;
+#[path = "lifecycle/ha1.rs"]
+mod ha1;
 #[path = "lifecycle/lease.rs"]
 mod lease;
 #[path = "lifecycle/outages.rs"]
 mod outages;
+#[path = "lifecycle/policy.rs"]
+mod policy;
 #[path = "lifecycle/presence.rs"]
 mod presence;
 #[path = "lifecycle/registrations.rs"]

@@ -16,6 +16,11 @@ use relay::vault::{
 use sip::id::{BindingId, InstanceId, ShardTag};
 use tests::redis_server::RedisServer;
 
+#[path = "vault/kept.rs"]
+mod kept;
+
+use kept::*;
+
 /// The leases of these tests; short, so that a dead node is found soon.
 const LEASE: Duration = Duration::from_millis(400);
 /// How long a condition may take to come true.
@@ -177,6 +182,12 @@ conformance! {
     a_node_that_released_its_lease_is_followed_at_once,
     two_nodes_that_claim_at_once_never_get_the_same_record,
     a_node_hears_that_its_lease_lapsed,
+    a_message_that_was_kept_is_there_until_it_is_dropped,
+    the_same_message_is_kept_once,
+    what_is_kept_is_bounded_and_of_missed_calls_the_oldest_goes,
+    nothing_is_kept_for_an_instance_that_is_not_there,
+    what_is_kept_goes_with_its_instance_and_survives_a_change_and_a_claim,
+    a_message_that_is_over_is_not_given_out,
     the_store_gives_a_sign_of_life,
 }
 

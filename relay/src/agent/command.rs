@@ -5,15 +5,16 @@
 
 use std::time::Duration;
 
-use sip::endpoint::{CallState, NewBinding};
-use sip::id::{CallId, InstanceId};
+use sip::endpoint::{CallState, Mailbox, NewBinding, ProxiedRegistration};
+use sip::id::{CallId, InstanceId, UpstreamId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::calls::Call;
 use super::proofs::Unanswerable;
+use super::timeline::Step;
 use crate::metrics::labels::{InstanceState, WipeReason};
 use crate::secret::InstanceSecret;
-use crate::vault::record::{Record, Reminder};
+use crate::vault::record::{Provider, Record, Reminder};
 use crate::vault::{AorKey, Fence, Sealed};
 
 /// What a shard is asked.
@@ -107,6 +108,24 @@ pub enum Command {
         /// The answer.
         reply: oneshot::Sender<Vec<(CallId, Call)>>,
     },
+    /// What happened to an instance, and how its mailbox stands.
+    Told {
+        /// The instance.
+        id: InstanceId,
+        /// Who asks.
+        who: Who,
+        /// The answer.
+        reply: oneshot::Sender<Result<Told, Denied>>,
+    },
+    /// Send a test push.
+    Test {
+        /// The instance.
+        id: InstanceId,
+        /// Who asks.
+        who: Who,
+        /// The answer: where it goes.
+        reply: oneshot::Sender<Result<Tested, TestDenied>>,
+    },
     /// At most `limit` instances behind `after`, in the order of their ids.
     List {
         /// Where to go on.
@@ -116,6 +135,8 @@ pub enum Command {
         /// The answer.
         reply: oneshot::Sender<Vec<Standing>>,
     },
+    /// Keep a registration that passed through an earlier run.
+    Adopt(Box<NewProxied>),
     /// The ids of all instances.
     Ids(oneshot::Sender<Vec<InstanceId>>),
     /// How many calls are held or being set up.
@@ -147,6 +168,24 @@ pub struct Found {
     pub known: usize,
     /// Those whose device is attached already.
     pub attached: usize,
+}
+
+/// A registration that passed through an earlier run (RFC 8599).
+pub struct NewProxied {
+    /// Its id.
+    pub id: InstanceId,
+    /// Its record.
+    pub sealed: Sealed,
+    /// When it ends, in seconds since 1970.
+    pub expires_at: u64,
+    /// What its record is put with.
+    pub fence: Fence,
+    /// What the endpoint is told.
+    pub registration: ProxiedRegistration,
+    /// Its SIP server.
+    pub upstream: UpstreamId,
+    /// The Request-URI of that server.
+    pub upstream_registrar: Box<str>,
 }
 
 /// The end of an instance, and what was said of it.
@@ -223,6 +262,40 @@ pub struct Standing {
     pub registered_until: u64,
     /// When it ends, in seconds since 1970.
     pub expires_at: u64,
+    /// How its mailbox stands, once the SIP server has told.
+    pub mailbox: Option<Box<Mailbox>>,
+}
+
+/// What is known of an instance beside its record.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// What happened, oldest first.
+    pub steps: Vec<Step>,
+    /// How its mailbox stands, once the SIP server has told.
+    pub mailbox: Option<Box<Mailbox>>,
+}
+
+/// Where a test push goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tested {
+    /// To the alert target; else to the call target.
+    pub alert: bool,
+    /// The service.
+    pub provider: Provider,
+}
+
+/// Why no test push is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TestDenied {
+    /// The one who asks may not.
+    Denied(Denied),
+    /// There is only a VoIP token, which is for calls alone.
+    NoTarget,
+    /// It is too soon after the last ones.
+    TooSoon {
+        /// How long to wait, in seconds.
+        wait_s: u64,
+    },
 }
 
 /// A wipe is done.

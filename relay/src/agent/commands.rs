@@ -7,9 +7,10 @@ use sip::id::{CallId, InstanceId};
 use tokio::sync::oneshot;
 
 use super::calls::Call;
-use super::command::{CallDenied, CallWish, Command, Denied, First, NewInstance, Standing, Term, Who};
+use super::command::{CallDenied, CallWish, Command, Denied, First, NewInstance, Standing, Term, TestDenied, Who};
 use super::instances::Row;
 use super::shard::Shard;
+use super::timeline::What;
 use crate::metrics::labels::InstanceState;
 use crate::vault::{Fence, Sealed};
 
@@ -46,10 +47,18 @@ impl Shard {
             Command::Calls { id, reply } => {
                 let _ = reply.send(self.calls.all_of(id));
             }
+            Command::Told { id, who, reply } => {
+                let _ = reply.send(self.admit(id, &who).map(|()| self.told(id)));
+            }
+            Command::Test { id, who, reply } => {
+                let admitted = self.admit(id, &who).map_err(TestDenied::Denied);
+                let _ = reply.send(admitted.and_then(|()| self.test(id)));
+            }
             Command::List { after, limit, reply } => {
                 let ids = self.instances.ids_after(after, limit);
                 let _ = reply.send(ids.into_iter().filter_map(|id| self.standing(id).ok()).collect());
             }
+            Command::Adopt(new) => self.adopt(*new),
             Command::Ids(reply) => {
                 let _ = reply.send(self.instances.ids());
             }
@@ -107,10 +116,12 @@ impl Shard {
         match foreground {
             Some(true) if !is_foreground => {
                 self.set_state(id, InstanceState::Foreground);
+                self.note(id, None, What::Foreground);
                 self.next.push_back(Input::Suspend(binding));
             }
             Some(false) if is_foreground => {
                 self.set_state(id, InstanceState::Registering);
+                self.note(id, None, What::Background);
                 self.next.push_back(Input::Resume(binding));
             }
             _ => {}
@@ -157,6 +168,7 @@ impl Shard {
             status: Some(row.status).filter(|status| *status != 0),
             registered_until: if registered { row.registered_until } else { 0 },
             expires_at: row.expires_at(),
+            mailbox: row.beside.as_ref().and_then(|beside| beside.mailbox.clone()),
         })
     }
 }

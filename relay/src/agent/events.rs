@@ -4,12 +4,13 @@
 
 use std::time::Duration;
 
-use sip::endpoint::{CallState, Event, Input, RegistrationFailure};
+use sip::endpoint::{CallState, Event, IncomingCall, Input, RegistrationFailure};
 use sip::id::{BindingId, CallId, InstanceId};
 
 use super::command::First;
-use super::proofs::{self, Challenged};
+use super::proofs::{self, Challenged, Unanswerable};
 use super::shard::Shard;
+use super::timeline::What;
 use crate::clock::unix_now;
 use crate::metrics::labels::{AdmissionOutcome, InstanceState, InviteOutcome, RegistrationOutcome, WipeReason};
 use crate::secret::with_clean_stack;
@@ -46,21 +47,40 @@ impl Shard {
                 if self.attached.insert(instance) {
                     self.world.metrics.edge_flows(1);
                 }
+                self.note(instance, None, What::DeviceAttached { after_ms: None });
             }
             Event::Detached(instance) => {
                 if self.attached.remove(&instance) {
                     self.world.metrics.edge_flows(-1);
                 }
+                self.note(instance, None, What::DeviceDetached);
             }
-            Event::Wake(call) => self.wake(&call),
-            Event::Offered(call) => self.hold(&call, None),
+            Event::Wake(call) => {
+                self.note_invite(&call);
+                self.wake(&call);
+            }
+            Event::Offered(call) => {
+                self.note_invite(&call);
+                self.hold(&call, None);
+            }
+            Event::Missed { call, state } => self.on_missed(&call, state),
+            Event::Page(page) => self.keep_page(&page),
+            Event::PageTaken { instance, message } => self.drop_taken(instance, message),
+            Event::PageEnded { instance, end } => self.on_page_ended(instance, end),
+            Event::Mailbox { instance, mailbox } => self.on_mailbox(instance, mailbox),
             Event::Announced(call) => {
+                self.note_invite(&call);
                 self.hold(&call, None);
                 if let Some(call) = self.calls.get_mut(call.call) {
                     call.invited = true;
                 }
             }
             Event::Call { call, instance, state, woke_after } => self.on_call(call, instance, state, woke_after),
+            Event::Way(asked) => self.on_way_asked(&asked),
+            Event::Left(upstream) => self.world.upstreams.release(upstream),
+            Event::Proxied(registration) => self.on_proxied(*registration),
+            Event::ProxiedEnded { instance, end } => self.on_proxied_ended(instance, end),
+            Event::Refresh(instance) => self.refresh(instance),
             Event::Refused { status } => self.world.metrics.invite(match status {
                 404 => InviteOutcome::Unknown,
                 403 => InviteOutcome::WrongSource,
@@ -99,6 +119,7 @@ impl Shard {
         let answer = self.with_record(id, |record| proofs::answer(record, challenged))?;
         if let Some(row) = self.instances.get_mut(id) {
             row.unanswerable = answer.as_ref().err().copied();
+            row.asked = true;
         }
         answer.ok()
     }
@@ -108,8 +129,10 @@ impl Shard {
         let outcome = if refresh { RegistrationOutcome::Refreshed } else { RegistrationOutcome::Registered };
         self.world.metrics.registration(outcome);
         self.set_state(id, InstanceState::Registered);
+        self.note(id, None, What::Registered);
         if let Some(row) = self.instances.get_mut(id) {
             row.status = 200;
+            row.asked = false;
             row.registered_until = unix_now() + expires.as_secs();
             if let Some(first) = row.first.take() {
                 // Nobody listens any more when the use case took too long; the instance is kept all the same.
@@ -125,6 +148,9 @@ impl Shard {
         match failure {
             RegistrationFailure::Refused { status } => {
                 row.status = status;
+                if matches!(status, 401 | 407) && !row.asked {
+                    row.unanswerable = Some(Unanswerable::Digest);
+                }
                 let (first, unanswerable) = (row.first.take(), row.unanswerable);
                 self.world.metrics.registration(RegistrationOutcome::Refused);
                 tracing::info!(instance = %id, status, "the SIP server refused a registration");
@@ -146,10 +172,19 @@ impl Shard {
                 });
                 tracing::debug!(instance = %id, status, after_s = after.as_secs(), "a registration is tried again later");
                 self.set_state(id, InstanceState::Retrying);
+                let after_s = u32::try_from(after.as_secs()).unwrap_or(u32::MAX);
+                self.note(id, None, What::RegistrationRetry { status, after_s });
                 if let Some(first) = first {
                     let _ = first.send(First::Failed { status });
                 }
             }
+        }
+    }
+
+    /// A call came, of which nothing was told before.
+    fn note_invite(&mut self, call: &IncomingCall) {
+        if self.calls.of(call.instance, call.call).is_none() {
+            self.note(call.instance, Some(call.call), What::Invite);
         }
     }
 
@@ -165,16 +200,24 @@ impl Shard {
             call.sign = true;
             call.deadline = unix_now() + self.world.answer_timeout.as_secs();
         }
-        let was_final = call.state.is_final();
+        let (was, was_final) = (call.state, call.state.is_final());
         call.state = state;
         if call.held && (woke_after.is_some() || state.is_final()) {
             call.held = false;
             self.world.metrics.calls_held(-1);
         }
+        let (pushed, unreachable, invited) = (call.pushed, call.unreachable, call.invited);
+        if let Some(after) = woke_after {
+            let after_ms = u32::try_from(after.as_millis()).ok();
+            self.note(instance, Some(id), What::DeviceAttached { after_ms });
+        }
+        if state != was && !was_final {
+            let what = if state.is_final() { What::CallEnded(state) } else { What::Ringing };
+            self.note(instance, Some(id), what);
+        }
         if was_final || !state.is_final() {
             return;
         }
-        let (pushed, unreachable, invited) = (call.pushed, call.unreachable, call.invited);
         if invited {
             self.world.metrics.invite(match state {
                 CallState::Answered => InviteOutcome::Answered,

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::command::{First, Term, WipeDone};
 use super::lease;
 use super::proofs::Unanswerable;
+use super::timeline::Beside;
 use crate::metrics::labels::{InstanceState, WipeReason};
 use crate::vault::record::Reminder;
 use crate::vault::{AorKey, Fence, Sealed};
@@ -29,6 +30,8 @@ pub(super) struct Row {
     reminded: Option<Reminder>,
     /// Under which name its account is found.
     aor: AorKey,
+    /// When its registration was accepted last, in seconds since 1970; 0: never.
+    pub registered_at: u32,
     /// Until when its registration stands, in seconds since 1970.
     pub registered_until: u64,
     /// Where its requests go.
@@ -39,10 +42,14 @@ pub(super) struct Row {
     pub state: InstanceState,
     /// Why its credentials did not fit the last challenge.
     pub unanswerable: Option<Unanswerable>,
+    /// Whether its credentials were asked for since it was registered last, in a way that this relay knows.
+    pub asked: bool,
     /// Who waits for the outcome of the first registration.
     pub first: Option<oneshot::Sender<First>>,
     /// Its end, once that has begun.
     pub ending: Option<Box<Ending>>,
+    /// Its timeline and what comes beside calls, once there is any.
+    pub beside: Option<Box<Beside>>,
 }
 
 /// An instance that is being unregistered and erased.
@@ -75,13 +82,16 @@ impl Row {
             expires_at: lease.expires_at,
             reminded: lease.reminded,
             aor,
+            registered_at: 0,
             registered_until: 0,
             upstream,
             status: 0,
             state,
             unanswerable: None,
+            asked: false,
             first: None,
             ending: None,
+            beside: None,
         }
     }
 

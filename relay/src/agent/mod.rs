@@ -10,17 +10,20 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | `shard` | the loop around one [`Endpoint`](sip::endpoint::Endpoint); `events`, `commands`, `wake` and `wipe` are its parts |
-//! | `instances`, `calls` | what a shard remembers |
+//! | `instances`, `calls`, [`timeline`] | what a shard remembers |
+//! | `beside` | messages, missed calls, mailboxes, tests |
 //! | [`lease`], `notices` | when a lease's user is told what |
 //! | [`command`] | what the use cases ask |
 //! | `proofs` | what is computed with a secret |
 //! | `connections`, `framing`, `doors`, `datagrams`, `dial`, [`upstreams`] | the network side |
 //! | `erasures` | what the store still has to erase |
+//! | `proxied` | registrations that only pass through (RFC 8599) |
 //!
 //! Invariant: an instance lives on one shard, the one that its id names. Nothing in a shard's loop waits for the store, a
 //! push service, DNS or a peer: what takes time runs in a task and comes back as a [`ShardInput`].
 
 mod announced;
+mod beside;
 mod calls;
 pub mod command;
 mod commands;
@@ -35,7 +38,9 @@ mod instances;
 pub mod lease;
 mod notices;
 mod proofs;
+mod proxied;
 mod shard;
+pub mod timeline;
 pub mod upstreams;
 mod wake;
 mod wipe;
@@ -48,7 +53,7 @@ use sip::endpoint::{Input, Settings};
 use sip::id::{CallId, FlowId, InstanceId, ShardTag};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::EarlyRinging;
+use crate::config::{DomainRules, EarlyRinging};
 use crate::metrics::Metrics;
 use crate::net::drain::Drain;
 use crate::net::listen::Listener;
@@ -100,8 +105,19 @@ enum ShardInput {
         /// The answer.
         reply: oneshot::Sender<bool>,
     },
+    /// What the store did with a message.
+    Paged(Box<beside::Paged>),
+    /// What became of a push that is not for a call.
+    Noticed(Box<beside::Noticed>),
     /// The store was asked to erase this instance.
     Erased(InstanceId),
+    /// The store has done what it was asked about a registration that passed through.
+    ProxiedStored {
+        /// Which one.
+        id: InstanceId,
+        /// What to put with next.
+        fence: crate::vault::Fence,
+    },
     /// From a use case.
     Command(Box<Command>),
 }
@@ -164,6 +180,8 @@ pub struct Ground {
     pub push: PushService,
     /// Pushes are printed instead of sent.
     pub push_is_printed: bool,
+    /// The SIP domains that registrations may pass through to.
+    pub domains: DomainRules,
     /// The metrics.
     pub metrics: Metrics,
     /// DNS and the address policy.
@@ -174,7 +192,7 @@ pub struct Ground {
     pub udp: Option<Udp>,
     /// When the caller first hears ringing.
     pub early_ringing: EarlyRinging,
-    /// What each endpoint is told; the tag is set for each.
+    /// What each endpoint is told; the tag is set for each, and the node's pace is divided among them.
     pub endpoint: Settings,
     /// How many shards; 1 to 128.
     pub shards: usize,
@@ -189,6 +207,7 @@ struct World {
     vault: Vault,
     push: PushService,
     push_is_printed: bool,
+    domains: DomainRules,
     metrics: Metrics,
     early_ringing: EarlyRinging,
     /// How long a device may ring.
@@ -211,6 +230,10 @@ impl Agent {
     /// Starts the shards, which run until the end that `ground` names.
     pub fn start(ground: Ground) -> Self {
         let count = ground.shards.clamp(1, SHARDS_MAX);
+        // The operator's figure is the node's.
+        let mut endpoint = ground.endpoint;
+        let per_second = endpoint.upstream.registrations_per_second;
+        endpoint.upstream.registrations_per_second = (per_second / count as u32).max(1);
         let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(INBOX)).unzip();
         let shards = Shards(senders.into());
         let upstreams = Upstreams::default();
@@ -221,10 +244,11 @@ impl Agent {
             vault: ground.vault,
             push: ground.push,
             push_is_printed: ground.push_is_printed,
+            domains: ground.domains,
             metrics,
             early_ringing: ground.early_ringing,
-            answer_timeout: ground.endpoint.answer_timeout,
-            edge: ground.endpoint.edge.clone(),
+            answer_timeout: endpoint.answer_timeout,
+            edge: endpoint.edge.clone(),
             udp: ground.udp,
             shards,
             upstreams,
@@ -232,7 +256,7 @@ impl Agent {
             reminded: ground.reminded,
         });
         for (index, inbox) in inboxes.into_iter().enumerate() {
-            let settings = Settings { tag: ShardTag(index as u16), ..ground.endpoint.clone() };
+            let settings = Settings { tag: ShardTag(index as u16), ..endpoint.clone() };
             tokio::spawn(Shard::new(index, settings, world.clone()).run(inbox, ground.end.clone()));
         }
         tokio::spawn(world.dialler.clone().refresh(ground.end));

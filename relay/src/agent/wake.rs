@@ -13,12 +13,13 @@ use tokio::sync::oneshot;
 
 use super::calls::Call;
 use super::shard::Shard;
+use super::timeline::What;
 use super::{Pushed, ShardInput, World};
 use crate::clock::unix_now;
 use crate::config::EarlyRinging;
-use crate::metrics::labels::{PushOutcome, PushProvider, WipeReason};
+use crate::metrics::labels::{PushOutcome, WipeReason};
 use crate::push::{Delivery, Event, Push, Verdict};
-use crate::vault::record::{Provider, PushTarget, Record};
+use crate::vault::record::{Provider, PushTarget};
 
 /// How long `call-ended` may take; after it the phone has seen the call's own deadline.
 const CALL_ENDED_LIFE_S: u64 = 30;
@@ -43,15 +44,14 @@ impl Shard {
             deadline,
             extra: Vec::new(),
         };
-        let wanted = self.with_record(call.instance, |record| {
-            record.wake_for.call.then(|| (record.app.clone(), record.device.call_push.clone()))
-        });
-        let Some(Some((app, target))) = wanted else {
+        let Some((app, target)) = self.call_target(call.instance) else {
             self.hold(call, None);
             self.give_up(call.call);
             return;
         };
         self.hold(call, Some(target.provider));
+        let provider = self.world.provider(target.provider);
+        self.note(call.instance, Some(call.call), What::PushSent { event: Event::Call, provider });
         if self.world.early_ringing == EarlyRinging::Immediately {
             self.next.push_back(Input::Ring(call.call));
         }
@@ -70,6 +70,14 @@ impl Shard {
             }
         });
         self.pushes.insert(call, push.abort_handle());
+    }
+
+    /// Where an instance's calls go; `None`: nowhere.
+    fn call_target(&self, instance: InstanceId) -> Option<(Box<str>, PushTarget)> {
+        let lent = self.with_record(instance, |record| {
+            record.wake_for.call.then(|| (record.app.clone(), record.device.call_push.clone()))
+        });
+        lent.unwrap_or_else(|| self.proxied_call_target(instance))
     }
 
     /// The call is over: a push that is still being tried would make the phone ring in vain.
@@ -118,6 +126,9 @@ impl Shard {
         if !pushed.resend {
             self.pushes.remove(&call);
         }
+        let reason = if let Verdict::Refused { reason } = verdict { Some(*reason) } else { None };
+        let what = What::PushEnded { event: Event::Call, outcome: outcome_of(verdict), reason };
+        self.note(instance, Some(call), what);
         match verdict {
             Verdict::Accepted => {
                 if self.world.early_ringing == EarlyRinging::AfterPushAccepted {
@@ -127,6 +138,9 @@ impl Shard {
             // The service may have taken it: the phone may come.
             Verdict::Unconfirmed => {}
             Verdict::Gone { .. } if verdict.token_is_dead(self.confirmed_at(pushed)) => {
+                if self.proxied.knows(instance) {
+                    return self.next.push_back(Input::Forget(instance));
+                }
                 self.begin_wipe(instance, Some(WipeReason::PushTokenGone), None);
             }
             Verdict::Gone { .. } | Verdict::Retry { .. } | Verdict::Refused { .. } | Verdict::TooLate => {
@@ -140,11 +154,8 @@ impl Shard {
 
     /// Tells a device that was woken that there is nothing to answer any more. Only FCM: a VoIP push must be a call.
     pub(super) fn tell_call_ended(&mut self, call: CallId, instance: InstanceId) {
-        let target = self.with_record(instance, |record| {
-            let target = &record.device.call_push;
-            (target.provider == Provider::Fcm).then(|| (record.app.clone(), target.clone()))
-        });
-        let Some(Some((app, target))) = target else { return };
+        let target = self.call_target(instance).filter(|(_, target)| target.provider == Provider::Fcm);
+        let Some((app, target)) = target else { return };
         let mut push = self.notice(Event::CallEnded, instance, CALL_ENDED_LIFE_S);
         push.call = Some(call);
         spawn_notice(self.world.clone(), app, target, push);
@@ -159,10 +170,11 @@ impl Shard {
 
     /// When the app last said that the token is good: the app may have done so while the push was under way.
     fn confirmed_at(&self, pushed: &Pushed) -> u64 {
-        let said = |record: &Record| record.device.call_push.confirmed_at;
-        self.with_record(pushed.instance, said).unwrap_or(0).max(pushed.confirmed_at)
+        let said = self.call_target(pushed.instance).map_or(0, |(_, target)| target.confirmed_at);
+        said.max(pushed.confirmed_at)
     }
 
+    /// A push that is not for a call.
     pub(super) fn notice(&self, event: Event, instance: InstanceId, life_s: u64) -> Push {
         let now = unix_now();
         Push {
@@ -198,21 +210,18 @@ pub(super) fn spawn_notice(world: Arc<World>, app: Box<str>, target: PushTarget,
 }
 
 /// Delivers a push and counts it.
-async fn deliver(world: &World, app: &str, target: &PushTarget, push: &Push) -> Verdict {
+pub(super) async fn deliver(world: &World, app: &str, target: &PushTarget, push: &Push) -> Verdict {
     let Delivery { verdict, attempts, elapsed } = world.push.deliver(app, target, push).await;
-    let provider = match target.provider {
-        _ if world.push_is_printed => PushProvider::Printed,
-        Provider::ApnsProduction | Provider::ApnsSandbox => PushProvider::Apns,
-        Provider::Fcm => PushProvider::Fcm,
-    };
+    let provider = world.provider(target.provider);
     for _ in 1..attempts {
         world.metrics.push_retry(provider);
     }
-    world.metrics.push(provider, outcome(&verdict), elapsed);
+    world.metrics.push(provider, outcome_of(&verdict), elapsed);
     verdict
 }
 
-fn outcome(verdict: &Verdict) -> PushOutcome {
+/// How a push ended, as metrics and timelines name it.
+pub(super) fn outcome_of(verdict: &Verdict) -> PushOutcome {
     match verdict {
         Verdict::Accepted => PushOutcome::Accepted,
         Verdict::Gone { .. } => PushOutcome::Gone,

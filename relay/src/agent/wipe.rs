@@ -55,6 +55,7 @@ impl Shard {
             _ => {}
         }
         self.set_state(id, InstanceState::Ending);
+        self.forget_beside(id);
         if !erased {
             self.erase(id);
         }
@@ -76,6 +77,7 @@ impl Shard {
         row.ending = Some(Box::new(Ending { reason: None, unbound: None, erased: true, waiters: Vec::new() }));
         let binding = row.binding;
         self.set_state(id, InstanceState::Ending);
+        self.forget_beside(id);
         self.next.push_back(Input::Yield(binding));
     }
 

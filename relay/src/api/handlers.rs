@@ -130,14 +130,16 @@ fn admit_app<'a, E>(api: &'a Api<E>, request: &Request, from: IpAddr) -> Result<
 }
 
 /// Who asks about an instance, and with what.
-struct Asker {
-    id: InstanceId,
-    secret: InstanceSecret,
+pub(super) struct Asker {
+    /// The instance.
+    pub id: InstanceId,
+    /// What is shown for it.
+    pub secret: InstanceSecret,
     from: IpAddr,
 }
 
 impl Asker {
-    fn of<E>(api: &Api<E>, request: &Request) -> Result<Self, Problem> {
+    pub(super) fn of<E>(api: &Api<E>, request: &Request) -> Result<Self, Problem> {
         let from = peer(request);
         api.0.failures.look(&from, Instant::now()).map_err(too_many)?;
         let secret = InstanceSecret::new(bearer(request.headers(), WANT_SECRET)?);
@@ -146,7 +148,7 @@ impl Asker {
     }
 
     /// Turns a refusal into its answer, and counts a wrong secret.
-    fn judge<E, T>(&self, api: &Api<E>, outcome: Result<T, AccessError>) -> Result<T, Problem> {
+    pub(super) fn judge<E, T>(&self, api: &Api<E>, outcome: Result<T, AccessError>) -> Result<T, Problem> {
         outcome.map_err(|error| match error {
             AccessError::Unknown => unknown_instance(),
             AccessError::Forbidden => failed(api, self.from, WANT_SECRET),
@@ -158,10 +160,7 @@ impl Asker {
         match outcome {
             Ok(value) => Ok(value),
             Err(CallError::Access(error)) => self.judge(api, Err(error)),
-            Err(CallError::UnknownCall) => Err(Problem::new(
-                ProblemType::UnknownCall,
-                "Ask for a call by the id that its push named, until its deadline; stop ringing.",
-            )),
+            Err(CallError::UnknownCall) => Err(unknown_call()),
             Err(CallError::Over(state)) => {
                 let problem = Problem::new(ProblemType::CallOver, "Stop ringing: state tells how the call ended.");
                 Err(problem.with("state", views::call_state(state).into()))
@@ -176,12 +175,17 @@ impl Asker {
     }
 }
 
-fn call_of(request: &Request) -> Option<CallId> {
+pub(super) fn call_of(request: &Request) -> Option<CallId> {
     segment(request, 5).and_then(CallId::parse)
 }
 
+pub(super) fn unknown_call() -> Problem {
+    let detail = "Ask for a call by the id that its push named, until its deadline; stop ringing.";
+    Problem::new(ProblemType::UnknownCall, detail)
+}
+
 /// The `place`-th part of the path; the part before the leading slash is the 0th.
-fn segment(request: &Request, place: usize) -> Option<&str> {
+pub(super) fn segment(request: &Request, place: usize) -> Option<&str> {
     request.uri().path().split('/').nth(place)
 }
 
@@ -255,6 +259,9 @@ fn refusal_detail(reason: Refusal) -> &'static str {
         }
         Refusal::Realm => "The SIP server asks for another realm than ha1.realm. Nothing is kept.",
         Refusal::Algorithm => "The SIP server asks for a digest algorithm that ha1 does not hold. Nothing is kept.",
+        Refusal::Digest => {
+            "The SIP server offers no digest that this relay makes: SHA-512-256, SHA-256, and MD5 unless the operator forbids it (upstream.allow_md5). Nothing is kept."
+        }
         Refusal::UnknownUser => "Check the AOR: the SIP server does not know it. Nothing is kept.",
         Refusal::Forbidden => "The SIP server forbids this registration. Nothing is kept.",
         Refusal::Other => "The SIP server refused the registration; sip_status tells how. Nothing is kept.",

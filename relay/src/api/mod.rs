@@ -27,6 +27,8 @@ pub mod enable_body;
 mod handlers;
 pub mod intake;
 pub mod json;
+mod kept_handlers;
+pub mod kept_views;
 pub mod limits;
 pub mod problem;
 pub mod sip_uri;
@@ -132,6 +134,20 @@ pub enum Endpoint {
     Decline,
     /// A SIP server wakes an AOR's devices.
     Wake,
+    /// The messages that are kept.
+    Messages,
+    /// Forget a message.
+    ForgetMessage,
+    /// The missed calls that are kept.
+    MissedCalls,
+    /// Forget a missed call.
+    ForgetMissedCall,
+    /// What happened to the instance.
+    Timeline,
+    /// Everything that is held about it.
+    Export,
+    /// Send a test push.
+    Test,
     /// The description of all this.
     OpenApi,
 }
@@ -147,16 +163,24 @@ impl Endpoint {
         Self::Progress,
         Self::Decline,
         Self::Wake,
+        Self::Messages,
+        Self::ForgetMessage,
+        Self::MissedCalls,
+        Self::ForgetMissedCall,
+        Self::Timeline,
+        Self::Export,
+        Self::Test,
         Self::OpenApi,
     ];
 
     /// The method.
     pub fn method(self) -> Method {
         match self {
-            Self::Enable | Self::Progress | Self::Decline | Self::Wake => Method::POST,
+            Self::Enable | Self::Progress | Self::Decline | Self::Test | Self::Wake => Method::POST,
             Self::Read | Self::Call | Self::OpenApi => Method::GET,
+            Self::Messages | Self::MissedCalls | Self::Timeline | Self::Export => Method::GET,
             Self::Change => Method::PATCH,
-            Self::Disable => Method::DELETE,
+            Self::Disable | Self::ForgetMessage | Self::ForgetMissedCall => Method::DELETE,
         }
     }
 
@@ -169,7 +193,25 @@ impl Endpoint {
             Self::Progress => "/v1/instances/{id}/calls/{call}/progress",
             Self::Decline => "/v1/instances/{id}/calls/{call}/decline",
             Self::Wake => "/v1/wake",
+            Self::Messages => "/v1/instances/{id}/messages",
+            Self::ForgetMessage => "/v1/instances/{id}/messages/{message}",
+            Self::MissedCalls => "/v1/instances/{id}/missed-calls",
+            Self::ForgetMissedCall => "/v1/instances/{id}/missed-calls/{call}",
+            Self::Timeline => "/v1/instances/{id}/timeline",
+            Self::Export => "/v1/instances/{id}/export",
+            Self::Test => "/v1/instances/{id}/test",
             Self::OpenApi => "/v1/openapi.json",
+        }
+    }
+
+    /// Whether the connection ends with the answer: buffers of an open one keep what was shown on it, an account, what
+    /// somebody wrote, and a secret that is about to be wiped.
+    const fn ends_connection(self) -> bool {
+        match self {
+            Self::Enable | Self::Change | Self::Disable => true,
+            Self::Messages | Self::MissedCalls | Self::Export => true,
+            Self::Read | Self::Call | Self::Progress | Self::Decline | Self::OpenApi => false,
+            Self::ForgetMessage | Self::ForgetMissedCall | Self::Timeline | Self::Test | Self::Wake => false,
         }
     }
 }
@@ -184,6 +226,13 @@ fn method_router<E: UseCases>(endpoint: Endpoint) -> MethodRouter<Api<E>> {
         Endpoint::Progress => routing::post(handlers::progress::<E>),
         Endpoint::Decline => routing::post(handlers::decline::<E>),
         Endpoint::Wake => routing::post(wake::wake::<E>),
+        Endpoint::Messages => routing::get(kept_handlers::messages::<E>),
+        Endpoint::ForgetMessage => routing::delete(kept_handlers::forget_message::<E>),
+        Endpoint::MissedCalls => routing::get(kept_handlers::missed_calls::<E>),
+        Endpoint::ForgetMissedCall => routing::delete(kept_handlers::forget_missed_call::<E>),
+        Endpoint::Timeline => routing::get(kept_handlers::timeline::<E>),
+        Endpoint::Export => routing::get(kept_handlers::export::<E>),
+        Endpoint::Test => routing::post(kept_handlers::test::<E>),
         Endpoint::OpenApi => routing::get(handlers::openapi),
     }
 }
@@ -194,11 +243,9 @@ async fn observe<E: UseCases>(State(api): State<Api<E>>, request: Request, next:
     let matched = request.extensions().get::<MatchedPath>();
     let route = matched.map_or(UNMATCHED, |path| template_of(path.as_str()));
     let method = request.method();
-    // Buffers of an open connection keep what was shown on it: an account, and a secret that is about to be wiped.
-    let ends_connection = Endpoint::ALL.iter().any(|endpoint| {
-        let ends = matches!(endpoint, Endpoint::Enable | Endpoint::Change | Endpoint::Disable);
-        ends && endpoint.template() == route && endpoint.method() == method
-    });
+    let ends_connection = Endpoint::ALL
+        .iter()
+        .any(|endpoint| endpoint.ends_connection() && endpoint.template() == route && endpoint.method() == method);
     let mut response = next.run(request).await;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

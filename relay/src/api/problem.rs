@@ -62,12 +62,16 @@ problems! {
     UnknownCall = "unknown-call", 404, "There is no such call";
     /// This node knows no device of the AOR.
     UnknownAor = "unknown-aor", 404, "No device of this address is known";
+    /// No such message, or it is forgotten.
+    UnknownMessage = "unknown-message", 404, "There is no such message";
     /// The path does not know the method; `Allow` names those it knows.
     MethodNotAllowed = "method-not-allowed", 405, "The path does not know this method";
     /// The body did not arrive in time.
     BodyTooSlow = "body-too-slow", 408, "The body did not arrive in time";
     /// The call has ended; `state` tells how.
     CallOver = "call-over", 409, "The call is over";
+    /// The instance has only a VoIP token, which takes nothing but calls.
+    NoAlertTarget = "no-alert-target", 409, "The instance has no target that takes a test push";
     /// The body is over 16 KiB.
     BodyTooLarge = "body-too-large", 413, "The body is too large";
     /// The body is not declared as JSON.

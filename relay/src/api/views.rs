@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::clock::rfc3339;
 use crate::enrollment::types::{
     CallState, CallView, EdgeAddress, Enabled, Export, InstanceState, Listed, Page, Receipt, Registration,
-    RegistrationState, View,
+    RegistrationState, Tested, View,
 };
 use crate::metrics::labels::Label;
 use crate::vault::record::{Presence, Provider, WakeFor};
@@ -26,7 +26,7 @@ pub fn enabled(enabled: &Enabled) -> Value {
 
 /// An instance as its device sees it.
 pub fn view(view: &View) -> Value {
-    json!({
+    let mut value = json!({
         "instance": view.instance.to_string(),
         "state": instance_state(view.state),
         "registration": registration(&view.registration),
@@ -40,7 +40,27 @@ pub fn view(view: &View) -> Value {
         "wake_for": wake_for(view.wake_for),
         "presence": presence(view.presence),
         "edge": edge(&view.edge),
-    })
+    });
+    if let Some(voicemail) = view.voicemail {
+        let mut told = json!({"waiting": voicemail.waiting});
+        let counts = [("new", voicemail.new), ("old", voicemail.old), ("urgent", voicemail.urgent)];
+        for (key, count) in counts.into_iter().filter_map(|(key, count)| Some((key, count?))) {
+            told[key] = count.into();
+        }
+        value["voicemail"] = told;
+    }
+    if let Some(kept) = view.kept {
+        value["messages"] = kept.messages.into();
+        value["missed_calls"] = kept.missed_calls.into();
+    }
+    value
+}
+
+/// Where a test push goes.
+pub fn tested(tested: Tested) -> Value {
+    let mut value = provider(tested.provider);
+    value["target"] = if tested.alert { "alert_push" } else { "call_push" }.into();
+    value
 }
 
 /// The receipt of a wipe.

@@ -25,12 +25,18 @@ const MAX_LIFETIME: Duration = Duration::from_secs(6 * 86_400);
 const USUAL_MIN_LIFETIME: Duration = Duration::from_secs(3 * 86_400);
 /// The longest registration asked for upstream.
 const MAX_REGISTER_EXPIRES: Duration = DAY;
+/// A faster pace is none.
+const MAX_REGISTRATIONS_PER_SECOND: u32 = 1_000_000;
 /// Below this a registration is allowed, and said at start-up: it loads the SIP servers.
 const USUAL_MIN_REGISTER_EXPIRES: Duration = Duration::from_secs(60);
 /// The longest wait for a device; past three minutes SIP proxies give a call up (RFC 3261 §16.6, Timer C).
 const MAX_RING_TIMEOUT: Duration = Duration::from_secs(180);
 /// The longest wait for an answer.
 const MAX_ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
+/// The body of a MESSAGE that is taken when the operator names none, and the largest that can be allowed: a whole message
+/// is at most 64 KiB.
+const USUAL_MAX_BODY: usize = 16 * 1024;
+const LARGEST_MAX_BODY: usize = 48 * 1024;
 /// The shortest key or token accepted, in characters.
 const MIN_SECRET: usize = 16;
 /// Entries of a list and sections of an array; more is refused.
@@ -69,6 +75,7 @@ pub(super) fn read(
         store: store(&mut root, profile),
         lifetime: lifetime(&mut root),
         call: call(&mut root),
+        messages: messages(&mut root),
         apps: apps(&mut root, profile),
         sip_servers: sip_servers(&mut root),
         cautions: Vec::new(),
@@ -147,6 +154,8 @@ fn upstream(root: &mut Reader<'_>, profile: Profile, edge: &Edge) -> Upstream {
     if register_expires < USUAL_MIN_REGISTER_EXPIRES {
         upstream.caution("register_expires", "is below 60s", "expect the SIP servers to refuse it or to feel the load");
     }
+    let allow_md5 = upstream.flag("allow_md5", true);
+    let registrations_per_second = upstream.number("registrations_per_second", 2_000, 1, MAX_REGISTRATIONS_PER_SECOND);
     let result = Upstream {
         transports,
         udp_listen: address(&mut upstream, "udp_listen", profile, 5070),
@@ -157,6 +166,8 @@ fn upstream(root: &mut Reader<'_>, profile: Profile, edge: &Edge) -> Upstream {
         allow_addresses,
         domains: domains(&mut upstream, "is empty, so no account could be enabled"),
         register_expires,
+        allow_md5,
+        registrations_per_second,
     };
     upstream.finish();
     result
@@ -274,6 +285,14 @@ fn lifetime(root: &mut Reader<'_>) -> Lifetime {
     }
     section.finish();
     lifetime
+}
+
+fn messages(root: &mut Reader<'_>) -> Messages {
+    let mut section = section(root, "messages");
+    let size = |text: &str| values::size(text).filter(|size| (1..=LARGEST_MAX_BODY).contains(size));
+    let max_body = section.parsed("max_body", "a size from 1B to 48KiB, like \"16KiB\"", size, USUAL_MAX_BODY);
+    section.finish();
+    Messages { max_body }
 }
 
 fn call(root: &mut Reader<'_>) -> Call {

@@ -91,6 +91,18 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     number.checked_mul(milliseconds).map(Duration::from_millis)
 }
 
+/// A size in bytes: digits and `B` or `KiB`.
+pub(super) fn size(text: &str) -> Option<usize> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit {
+        "B" => 1,
+        "KiB" => 1024,
+        _ => return None,
+    };
+    number.parse::<usize>().ok()?.checked_mul(factor)
+}
+
 /// A duration as a person writes it: `90m`, `3d`, `1500ms`.
 pub(super) fn duration_text(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
@@ -178,6 +190,15 @@ mod tests {
         }
         for text in ["", "3", "d", "-3d", "3 d", "3w", "1.5h", "99999999999999999999s", "18446744073709551615d"] {
             assert_eq!(duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_size_is_a_number_and_its_unit() {
+        for (text, expected) in
+            [("16KiB", Some(16_384)), ("1B", Some(1)), ("16", None), ("16kb", None), ("", None), ("-1B", None)]
+        {
+            assert_eq!(size(text), expected, "{text}");
         }
     }
 

@@ -206,6 +206,7 @@ fn refusal(status: u16, unanswerable: Option<Unanswerable>) -> Refusal {
     match unanswerable {
         Some(Unanswerable::Realm) => Refusal::Realm,
         Some(Unanswerable::Algorithm) => Refusal::Algorithm,
+        Some(Unanswerable::Digest) => Refusal::Digest,
         None => Refusal::of_status(status),
     }
 }

@@ -8,8 +8,11 @@ use std::time::Duration;
 use sip::id::{CallId, InstanceId};
 use thiserror::Error;
 
+pub use crate::agent::command::Tested;
+pub use crate::agent::timeline::{Step, What};
 pub use crate::metrics::labels::WipeReason;
 use crate::secret::{Aor, InstanceSecret};
+use crate::vault::kept::{Counts, Message, MissedCall};
 use crate::vault::record::{Account, Device, Presence, Provider, PushTarget, WakeFor};
 
 /// What an app asks for when it enables push. Its fields are checked: URIs parse, tokens have their provider's form,
@@ -141,6 +144,60 @@ pub struct View {
     pub presence: Presence,
     /// Where the device connects.
     pub edge: EdgeAddress,
+    /// How its mailbox stands, once the SIP server has told.
+    pub voicemail: Option<Voicemail>,
+    /// What is kept for it; `None` while the store does not answer.
+    pub kept: Option<Counts>,
+}
+
+/// How a mailbox stands (RFC 3842).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Voicemail {
+    /// Whether anything waits.
+    pub waiting: bool,
+    /// Messages not heard yet, where the SIP server tells.
+    pub new: Option<u32>,
+    /// Messages heard.
+    pub old: Option<u32>,
+    /// Those of the new ones that are urgent.
+    pub urgent: Option<u32>,
+}
+
+/// What happened to an instance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Timeline {
+    /// When it was enabled, in seconds since 1970.
+    pub created_at: u64,
+    /// What this process knows to have happened since, oldest first.
+    pub steps: Vec<Step>,
+}
+
+/// Everything that is held about an instance, as its own device may have it: no password or digest, no push token, no
+/// instance secret.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OwnExport {
+    /// The instance.
+    pub view: View,
+    /// The App's id.
+    pub app: Box<str>,
+    /// The address of record.
+    pub aor: Aor,
+    /// The digest's user name.
+    pub auth_username: Box<str>,
+    /// The digest's secret is held as `password` or `ha1`.
+    pub credential: &'static str,
+    /// The registrar, where the app named one.
+    pub registrar: Option<Box<str>>,
+    /// The outbound proxy, where the app named one.
+    pub outbound_proxy: Option<Box<str>>,
+    /// Its calls that are still known.
+    pub calls: Vec<(CallId, CallView)>,
+    /// What happened to it.
+    pub timeline: Timeline,
+    /// The messages that are kept.
+    pub messages: Vec<Message>,
+    /// The missed calls that are kept.
+    pub missed_calls: Vec<MissedCall>,
 }
 
 /// The proof of a wipe, signed by the relay.
@@ -229,6 +286,8 @@ pub enum Refusal {
     Realm,
     /// It asks for an algorithm for which no HA1 was given.
     Algorithm,
+    /// It offers no digest that this relay makes.
+    Digest,
     /// It does not know the AOR.
     UnknownUser,
     /// It forbids this registration.
@@ -289,6 +348,23 @@ pub enum CallError {
     /// The call has ended, so it cannot ring or be declined: 409.
     #[error("the call is over")]
     Over(CallState),
+}
+
+/// Why no test push was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum TestError {
+    /// The device may not.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// There is only a VoIP token, which takes nothing but calls: 409.
+    #[error("there is no target that takes a test push")]
+    NoTarget,
+    /// It is too soon after the last ones: 429.
+    #[error("too soon")]
+    TooSoon {
+        /// How long to wait, in seconds.
+        wait_s: u64,
+    },
 }
 
 /// An instance as an operator sees it: nothing that tells whose it is.

@@ -2,12 +2,13 @@
 //!
 //! Invariant: a record is unsealed for the moment that a view is made of it; no view holds a secret.
 
+use sip::endpoint::Mailbox;
 use sip::id::{CallId, InstanceId};
 
 use super::Inner;
 use super::types::{
     AccessError, CallError, CallState, CallView, Export, InstanceState, Listed, OperatorError, Page, Registration,
-    RegistrationState, View,
+    RegistrationState, View, Voicemail,
 };
 use crate::agent::Call;
 use crate::agent::command::{CallDenied, CallWish, Command, Denied, Standing, Who};
@@ -57,6 +58,8 @@ impl Inner {
             wake_for: record.wake_for,
             presence: record.presence,
             edge: self.edge_of(standing.id),
+            voicemail: standing.mailbox.as_deref().map(voicemail),
+            kept: None,
         })
     }
 
@@ -106,9 +109,14 @@ impl Inner {
         }
     }
 
-    fn with_record<T>(&self, standing: &Standing, work: impl FnOnce(&Record) -> T) -> Option<T> {
+    pub(super) fn with_record<T>(&self, standing: &Standing, work: impl FnOnce(&Record) -> T) -> Option<T> {
         with_clean_stack(|| self.ground.vault.unseal(standing.id, &standing.sealed).ok().map(|record| work(&record)))
     }
+}
+
+fn voicemail(mailbox: &Mailbox) -> Voicemail {
+    let Mailbox { waiting, new, old, urgent, .. } = *mailbox;
+    Voicemail { waiting, new, old, urgent }
 }
 
 fn listed(standing: &Standing, record: &Record) -> Listed {
@@ -146,7 +154,7 @@ fn registration(standing: &Standing) -> Registration {
     Registration { state, status: standing.status, expires_in_s }
 }
 
-fn call_view(call: &Call) -> CallView {
+pub(super) fn call_view(call: &Call) -> CallView {
     CallView { state: call_state(call.state), deadline: call.deadline }
 }
 

@@ -98,6 +98,49 @@ label!(
     }
 );
 label!(
+    /// How one MESSAGE from the account's server ended, for one device.
+    MessageOutcome as "outcome" {
+        /// Kept until the device fetches it.
+        Kept = "kept",
+        /// The same one was kept before.
+        Repeated = "repeated",
+        /// The device took it on its flow.
+        Delivered = "delivered",
+        /// The device refused it.
+        Refused = "refused",
+        /// It only said that somebody writes.
+        Composing = "composing",
+        /// Its body is over the limit: 413.
+        TooLarge = "too-large",
+        /// As many are kept as may be: 480.
+        Full = "full",
+        /// Too many came at once: 480.
+        Limited = "limited",
+        /// It cannot be kept as it is: 400, 415, 420.
+        Unfit = "unfit",
+        /// The store did not answer: 503.
+        StoreAway = "store-away",
+    }
+);
+label!(
+    /// What became of the note of a call that nobody answered.
+    MissedCallOutcome as "outcome" {
+        /// Kept until the device fetches it.
+        Kept = "kept",
+        /// The store did not answer; the push was sent all the same.
+        Lost = "lost",
+    }
+);
+label!(
+    /// What a NOTIFY said of a mailbox.
+    MailboxNotice as "notice" {
+        /// Something new.
+        Changed = "changed",
+        /// What was known.
+        Unchanged = "unchanged",
+    }
+);
+label!(
     /// A push service.
     PushProvider as "provider" {
         /// Apple's.

@@ -66,6 +66,7 @@ impl Signers {
 /// APNs for one App.
 pub(super) struct Apns {
     bundle: Box<str>,
+    team: Box<str>,
     signer: Arc<Signer>,
     production: Arc<Channel>,
     sandbox: Arc<Channel>,
@@ -117,7 +118,12 @@ impl Apns {
             }
             None => (channel(PRODUCTION, "apns")?, channel(SANDBOX, "apns-sandbox")?),
         };
-        Ok(Self { bundle: app.into(), signer, production, sandbox })
+        Ok(Self { bundle: app.into(), team: settings.team_id.clone(), signer, production, sandbox })
+    }
+
+    /// Whether it belongs to this team.
+    pub(super) fn is_team(&self, id: &str) -> bool {
+        *self.team == *id
     }
 
     /// Puts a push into the form of a request; the verdict when it cannot be one.
@@ -173,7 +179,7 @@ impl Apns {
 fn headers(bundle: &str, push: &Push) -> Option<HeaderMap> {
     let (kind, priority, topic, expiration) = match push.event {
         Event::Call => ("voip", "10", format!("{bundle}.voip"), 0),
-        Event::Renew => ("background", "5", bundle.to_owned(), push.deadline),
+        _ if push.is_silent() => ("background", "5", bundle.to_owned(), push.deadline),
         _ => ("alert", "10", bundle.to_owned(), push.deadline),
     };
     let mut headers = HeaderMap::with_capacity(8);

@@ -13,6 +13,7 @@ mod jwt;
 mod oauth;
 mod payload;
 mod provider_token;
+mod rfc8599;
 mod service;
 mod setup;
 
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use sip::id::{CallId, InstanceId};
 
+pub use rfc8599::{Address, NoAddress};
 pub use service::{AppPush, Delivery, PushService, check};
 pub use setup::{Problem, SetupError};
 
@@ -87,6 +89,18 @@ pub struct Push {
     pub deadline: u64,
     /// Further members of the object (`status`, `reason`, counts), already free of secrets.
     pub extra: Vec<(&'static str, serde_json::Value)>,
+}
+
+impl Push {
+    /// Whether it is for the app alone and shows its user nothing: a renewal, and a mailbox in which nothing waits any
+    /// more.
+    pub fn is_silent(&self) -> bool {
+        match self.event {
+            Event::Renew => true,
+            Event::Voicemail => self.extra.iter().any(|(key, value)| *key == "waiting" && *value == false),
+            _ => false,
+        }
+    }
 }
 
 /// What a push service said, by what follows from it.

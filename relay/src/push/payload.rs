@@ -28,7 +28,7 @@ pub(super) struct Oversized;
 /// The body for APNs: the object beside `aps`.
 pub(super) fn apns(push: &Push) -> Result<Bytes, Oversized> {
     let limit = if push.event == Event::Call { VOIP_LIMIT } else { ALERT_LIMIT };
-    fit(push, limit, |object| encode(&Body { aps: aps(push.event), sipwake: object })).map(Bytes::from)
+    fit(push, limit, |object| encode(&Body { aps: aps(push), sipwake: object })).map(Bytes::from)
 }
 
 /// The value of FCM's data entry [`KEY`].
@@ -76,9 +76,10 @@ impl Serialize for Extra<'_> {
 
 /// Apple's own part: nothing for a call, a silent wake for a renewal, and for the rest a text that the app's
 /// notification extension may replace by one in the user's language.
-fn aps(event: Event) -> Value {
-    let title = match event {
+fn aps(push: &Push) -> Value {
+    let title = match push.event {
         Event::Call | Event::CallEnded => return serde_json::json!({}),
+        _ if push.is_silent() => return serde_json::json!({"content-available": 1}),
         Event::Renew => return serde_json::json!({"content-available": 1}),
         Event::Message => "New message",
         Event::Voicemail => "New voicemail",
@@ -201,10 +202,12 @@ mod tests {
 
     #[test]
     fn a_renewal_is_silent_and_every_other_event_but_a_call_shows_a_title() {
-        assert_eq!(aps(Event::Renew)["content-available"], 1);
+        assert_eq!(aps(&push(Event::Renew))["content-available"], 1);
+        let emptied = Push { extra: vec![("waiting", false.into())], ..push(Event::Voicemail) };
+        assert_eq!(aps(&emptied)["content-available"], 1, "nothing to show");
         for event in [Event::Message, Event::Voicemail, Event::MissedCall, Event::Expiring, Event::Expired, Event::Test]
         {
-            assert!(aps(event)["alert"]["title"].is_string(), "{event:?}");
+            assert!(aps(&push(event))["alert"]["title"].is_string(), "{event:?}");
         }
     }
 

@@ -134,12 +134,12 @@ fn reminded_of(flags: u32) -> Option<Reminder> {
     }
 }
 
-fn text(text: &str, sink: &mut dyn FnMut(&[u8])) {
+pub(super) fn text(text: &str, sink: &mut dyn FnMut(&[u8])) {
     number(text.len() as u64, sink);
     sink(text.as_bytes());
 }
 
-fn number(mut value: u64, sink: &mut dyn FnMut(&[u8])) {
+pub(super) fn number(mut value: u64, sink: &mut dyn FnMut(&[u8])) {
     while value >= 0x80 {
         sink(&[value as u8 | 0x80]);
         value >>= 7;
@@ -162,7 +162,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, NotARecord> {
     if rest.0.is_empty() { Ok(record) } else { Err(NotARecord) }
 }
 
-struct Reader<'a>(&'a [u8]);
+/// Reads one part after the other.
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
     fn record(&mut self) -> Result<Record, NotARecord> {
@@ -235,16 +236,16 @@ impl<'a> Reader<'a> {
         Ok(PushTarget { provider, token: PushToken::new(self.text()?), confirmed_at })
     }
 
-    fn text_if(&mut self, present: bool) -> Result<Option<&'a str>, NotARecord> {
+    pub(super) fn text_if(&mut self, present: bool) -> Result<Option<&'a str>, NotARecord> {
         present.then(|| self.text()).transpose()
     }
 
-    fn text(&mut self) -> Result<&'a str, NotARecord> {
+    pub(super) fn text(&mut self) -> Result<&'a str, NotARecord> {
         let len = usize::try_from(self.number()?).map_err(|_| NotARecord)?;
         std::str::from_utf8(self.take(len)?).map_err(|_| NotARecord)
     }
 
-    fn number(&mut self) -> Result<u64, NotARecord> {
+    pub(super) fn number(&mut self) -> Result<u64, NotARecord> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -260,15 +261,15 @@ impl<'a> Reader<'a> {
         Err(NotARecord)
     }
 
-    fn byte(&mut self) -> Result<u8, NotARecord> {
+    pub(super) fn byte(&mut self) -> Result<u8, NotARecord> {
         Ok(self.take(1)?[0])
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], NotARecord> {
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], NotARecord> {
         self.take(N)?.try_into().map_err(|_| NotARecord)
     }
 
-    fn take(&mut self, len: usize) -> Result<&'a [u8], NotARecord> {
+    pub(super) fn take(&mut self, len: usize) -> Result<&'a [u8], NotARecord> {
         let (taken, rest) = self.0.split_at_checked(len).ok_or(NotARecord)?;
         self.0 = rest;
         Ok(taken)

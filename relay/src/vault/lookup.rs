@@ -60,6 +60,11 @@ pub(super) fn sip_instance(key: &SecretKey, lookup: &Lookup) -> [u8; 16] {
     uuid
 }
 
+/// Where something of an instance lies that is kept beside its record: tells neither what it is nor whose.
+pub(super) fn slot(key: &SecretKey, instance: &[u8; 16], kind: &[u8], name: &[u8; 16]) -> [u8; 16] {
+    keyed_hash(key, "sipwake slot 1", &[instance, kind, name])
+}
+
 /// HMAC-SHA256 over the purpose and the parts, each with its length before it, so that no two lists look alike.
 fn keyed_hash(key: &SecretKey, purpose: &str, parts: &[&[u8]]) -> [u8; 16] {
     with_clean_stack(|| {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use sip::id::InstanceId;
 
+use super::kept::{Keeping, Parcel, Shelf, Slot};
 use super::lookup::Lookup;
 use super::seal::Sealed;
 use super::store::{Fence, Owner, Placed, StoreError, Stored};
@@ -37,7 +38,11 @@ struct Entry {
     fence: Fence,
     expires_at: u64,
     lookup: Lookup,
+    kept: Option<Box<Shelves>>,
 }
+
+/// What is kept beside a record, each with its place in the order, for each [`Shelf`].
+type Shelves = [BTreeMap<Slot, (u64, Sealed)>; Shelf::ALL.len()];
 
 struct Held {
     run: Arc<str>,
@@ -70,6 +75,7 @@ impl MemoryStore {
             None => return Err(StoreError::Gone),
         };
         let takes_lookup = earlier.is_none_or(|entry| entry.lookup != *lookup);
+        let kept = table.records.get_mut(&id).and_then(|entry| entry.kept.take());
         table.remove(id);
         let displaced = table.lookups.get(lookup).copied().filter(|&other| other != id);
         if takes_lookup || displaced.is_none() {
@@ -77,7 +83,7 @@ impl MemoryStore {
         }
         table.by_expiry.insert((expires_at, id));
         let (sealed, owner, lookup) = (sealed.clone(), owner.clone(), *lookup);
-        table.records.insert(id, Entry { sealed, owner, fence, expires_at, lookup });
+        table.records.insert(id, Entry { sealed, owner, fence, expires_at, lookup, kept });
         Ok(Placed { fence, displaced: displaced.filter(|_| takes_lookup) })
     }
 
@@ -130,6 +136,44 @@ impl MemoryStore {
         if table.leases.get(&owner.node).is_some_and(|lease| lease.run == owner.run) {
             table.leases.remove(&owner.node);
         }
+    }
+
+    pub fn keep(&self, id: InstanceId, parcel: &Parcel) -> Result<Keeping, StoreError> {
+        let mut table = self.table();
+        let entry = table.records.get_mut(&id).ok_or(StoreError::Gone)?;
+        let shelf = &mut entry.kept.get_or_insert_default()[parcel.shelf as usize];
+        if let Some((_, sealed)) = shelf.get(&parcel.slot) {
+            return Ok(if *sealed == parcel.sealed { Keeping::Kept } else { Keeping::Known });
+        }
+        let (limit, oldest_goes) = parcel.shelf.limit();
+        if shelf.len() >= limit {
+            let oldest = shelf.iter().min_by_key(|(_, (order, _))| *order).map(|(slot, _)| *slot);
+            match oldest.filter(|_| oldest_goes) {
+                Some(oldest) => drop(shelf.remove(&oldest)),
+                None => return Ok(Keeping::Full),
+            }
+        }
+        shelf.insert(parcel.slot, (parcel.order, parcel.sealed.clone()));
+        Ok(Keeping::Kept)
+    }
+
+    pub fn kept(&self, id: InstanceId, shelf: Shelf) -> Vec<(Slot, Sealed)> {
+        let table = self.table();
+        let kept = table.records.get(&id).and_then(|entry| entry.kept.as_ref());
+        let kept = kept.into_iter().flat_map(|shelves| &shelves[shelf as usize]);
+        kept.map(|(slot, (_, sealed))| (*slot, sealed.clone())).collect()
+    }
+
+    pub fn kept_counts(&self, id: InstanceId) -> [usize; Shelf::ALL.len()] {
+        let table = self.table();
+        let kept = table.records.get(&id).and_then(|entry| entry.kept.as_ref());
+        Shelf::ALL.map(|shelf| kept.map_or(0, |shelves| shelves[shelf as usize].len()))
+    }
+
+    pub fn drop_kept(&self, id: InstanceId, shelf: Shelf, slot: Slot) -> bool {
+        let mut table = self.table();
+        let kept = table.records.get_mut(&id).and_then(|entry| entry.kept.as_mut());
+        kept.is_some_and(|shelves| shelves[shelf as usize].remove(&slot).is_some())
     }
 
     /// Removes what has expired.

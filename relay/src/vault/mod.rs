@@ -10,9 +10,11 @@
 //! here schedules: due times live with the caller, the TTL is the backstop.
 
 mod codec;
+pub mod kept;
 mod keyring;
 mod lookup;
 mod memory;
+mod proxied;
 mod receipt;
 pub mod record;
 mod redis;
@@ -27,7 +29,7 @@ use sip::id::InstanceId;
 
 use crate::clock::{DAY_S, unix_now};
 use crate::secret::{Aor, PushToken, SecretKey};
-use record::Record;
+use record::{Kept, ProxiedRecord, Record};
 
 pub use keyring::{EPOCH_S, KEY_LIFETIME_S, Keyring, KeyringError};
 pub use lookup::{AorKey, Lookup};
@@ -115,6 +117,24 @@ impl Vault {
         seal::unseal(&self.0.keyring, id, sealed)
     }
 
+    /// As [`Self::seal`], for a registration that only passes through.
+    pub fn seal_proxied(&self, id: InstanceId, record: &ProxiedRecord) -> Sealed {
+        seal::seal_proxied(&self.0.keyring, id, record, unix_now())
+    }
+
+    /// Opens what [`Self::seal`] or [`Self::seal_proxied`] made for the same instance.
+    ///
+    /// # Errors
+    /// As [`Self::unseal`].
+    pub fn unseal_kept(&self, id: InstanceId, sealed: &Sealed) -> Result<Kept, SealError> {
+        seal::unseal_kept(&self.0.keyring, id, sealed)
+    }
+
+    /// The lookup of a registration that passes through; a lent account of the same device has another.
+    pub fn lookup_of_proxied(&self, record: &ProxiedRecord) -> Lookup {
+        self.lookup(&format!("rfc8599 {}", record.app), &record.aor, &record.prid)
+    }
+
     /// The name under which the instance of this app, AOR and push token is found, and which tells nothing of them.
     pub fn lookup(&self, app: &str, aor: &Aor, token: &PushToken) -> Lookup {
         lookup::lookup(&self.0.keyring.index_key(), app, aor, token)
@@ -183,7 +203,7 @@ impl Vault {
         }
     }
 
-    /// Removes every trace of an instance, whoever owns it: the record, its lookup, and `lookup` where it still names
+    /// Removes every trace of an instance, whoever owns it: the record, what is kept beside it, its lookup, and `lookup` where it still names
     /// this instance. True when there was a record. After [`StoreError::Away`] it may be called again.
     ///
     /// # Errors

@@ -1,12 +1,14 @@
 //! Sealing: AES-256-GCM under a key of the record's own.
 //!
 //! ```text
-//! sealed = version[1] epoch[4] salt[16] nonce[12] ciphertext tag[16]
-//! key    = HKDF-SHA256(salt, epoch key, "sipwake record 1")        RFC 5869
-//! aad    = "sipwake record 1" instance[16] version epoch salt nonce
+//! sealed  = version[1] epoch[4] salt[16] nonce[12] ciphertext tag[16]
+//! key     = HKDF-SHA256(salt, epoch key, purpose)                   RFC 5869
+//! aad     = purpose place version epoch salt nonce
+//! purpose = "sipwake record 1" | "sipwake message 1" | "sipwake missed 1"
+//! place   = instance[16], and for what is kept beside the record slot[16]
 //! ```
 //!
-//! Invariant: a sealed record opens only for its own instance and unaltered. Each sealing has a fresh salt, and so a
+//! Invariant: what is sealed opens only as what it is, in its own place and unaltered. Each sealing has a fresh salt, and so a
 //! key of its own, under which one nonce is used once. The plaintext is encoded and sealed in one buffer that never
 //! moves; what a cipher or a hash left on the stack is overwritten.
 
@@ -20,7 +22,8 @@ use zeroize::Zeroizing;
 
 use super::codec;
 use super::keyring::Keyring;
-use super::record::Record;
+use super::proxied::{self, ProxiedRecord};
+use super::record::{Kept, Record};
 use crate::secret::{SecretKey, with_clean_stack};
 
 /// The version that is written, and the only one that is opened.
@@ -68,32 +71,69 @@ pub enum SealError {
 }
 
 pub(super) fn seal(keyring: &Keyring, id: InstanceId, record: &Record, now: u64) -> Sealed {
+    let len = codec::encoded_len(record);
+    seal_as(keyring, PURPOSE, &id.to_bytes(), now, len, |out| codec::encode(record, out))
+}
+
+pub(super) fn seal_proxied(keyring: &Keyring, id: InstanceId, record: &ProxiedRecord, now: u64) -> Sealed {
+    let len = proxied::encoded_len(record);
+    seal_as(keyring, PURPOSE, &id.to_bytes(), now, len, |out| proxied::encode(record, out))
+}
+
+pub(super) fn unseal(keyring: &Keyring, id: InstanceId, sealed: &Sealed) -> Result<Record, SealError> {
+    open_as(keyring, PURPOSE, &id.to_bytes(), &sealed.0, |plain| codec::decode(plain).ok())
+}
+
+/// Opens what [`seal`] or [`seal_proxied`] made.
+pub(super) fn unseal_kept(keyring: &Keyring, id: InstanceId, sealed: &Sealed) -> Result<Kept, SealError> {
+    open_as(keyring, PURPOSE, &id.to_bytes(), &sealed.0, |plain| match plain.first() {
+        Some(&proxied::KIND) => proxied::decode(plain).ok().map(|record| Kept::Proxied(Box::new(record))),
+        _ => codec::decode(plain).ok().map(|record| Kept::Lent(Box::new(record))),
+    })
+}
+
+/// Seals what `encode` appends, which is exactly `len` bytes, for this purpose and place.
+pub(super) fn seal_as(
+    keyring: &Keyring,
+    purpose: &'static [u8],
+    place: &[u8],
+    now: u64,
+    len: usize,
+    encode: impl FnOnce(&mut Vec<u8>),
+) -> Sealed {
     let (epoch, epoch_key) = keyring.current(now);
     let header = Header { version: VERSION, epoch, salt: random(), nonce: random() };
     with_clean_stack(|| {
-        let mut out = Vec::with_capacity(HEADER_LEN + codec::encoded_len(record) + TAG_LEN);
+        let mut out = Vec::with_capacity(HEADER_LEN + len + TAG_LEN);
         header.write(&mut out);
-        codec::encode(record, &mut out);
-        let key = record_key(&epoch_key, &header.salt);
+        encode(&mut out);
+        let key = sealing_key(&epoch_key, purpose, &header.salt);
         let nonce = Nonce::assume_unique_for_key(header.nonce);
         let tag = key
-            .seal_in_place_separate_tag(nonce, header.aad(id), &mut out[HEADER_LEN..])
+            .seal_in_place_separate_tag(nonce, header.aad(purpose, place), &mut out[HEADER_LEN..])
             .expect("AES-GCM seals anything shorter than 64 GiB");
         out.extend_from_slice(tag.as_ref());
         Sealed(out.into())
     })
 }
 
-pub(super) fn unseal(keyring: &Keyring, id: InstanceId, sealed: &Sealed) -> Result<Record, SealError> {
-    let (header, body) = Header::read(&sealed.0)?;
+/// Opens what [`seal_as`] made for the same purpose and place; `decode` reads it.
+pub(super) fn open_as<T>(
+    keyring: &Keyring,
+    purpose: &'static [u8],
+    place: &[u8],
+    sealed: &[u8],
+    decode: impl FnOnce(&[u8]) -> Option<T>,
+) -> Result<T, SealError> {
+    let (header, body) = Header::read(sealed)?;
     let epoch_key = keyring.epoch(header.epoch).ok_or(SealError::KeyGone)?;
     with_clean_stack(|| {
         let mut body = Zeroizing::new(body.to_vec());
         let nonce = Nonce::assume_unique_for_key(header.nonce);
-        let plain = record_key(&epoch_key, &header.salt)
-            .open_in_place(nonce, header.aad(id), &mut body)
+        let plain = sealing_key(&epoch_key, purpose, &header.salt)
+            .open_in_place(nonce, header.aad(purpose, place), &mut body)
             .map_err(|_| SealError::Broken)?;
-        codec::decode(plain).map_err(|_| SealError::OtherVersion)
+        decode(plain).ok_or(SealError::OtherVersion)
     })
 }
 
@@ -139,18 +179,19 @@ impl Header {
         out.extend_from_slice(&self.nonce);
     }
 
-    fn aad(&self, id: InstanceId) -> Aad<Vec<u8>> {
-        let mut aad = Vec::with_capacity(PURPOSE.len() + 16 + HEADER_LEN);
-        aad.extend_from_slice(PURPOSE);
-        aad.extend_from_slice(&id.to_bytes());
+    fn aad(&self, purpose: &[u8], place: &[u8]) -> Aad<Vec<u8>> {
+        let mut aad = Vec::with_capacity(purpose.len() + place.len() + HEADER_LEN);
+        aad.extend_from_slice(purpose);
+        aad.extend_from_slice(place);
         self.write(&mut aad);
         Aad::from(aad)
     }
 }
 
-fn record_key(epoch_key: &SecretKey, salt: &[u8; SALT_LEN]) -> LessSafeKey {
+fn sealing_key(epoch_key: &SecretKey, purpose: &'static [u8], salt: &[u8; SALT_LEN]) -> LessSafeKey {
     let epoch_key = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(epoch_key.expose());
-    let key = epoch_key.expand(&[PURPOSE], &AES_256_GCM).expect("32 bytes are fewer than HKDF's 8,160");
+    let purpose = [purpose];
+    let key = epoch_key.expand(&purpose, &AES_256_GCM).expect("32 bytes are fewer than HKDF's 8,160");
     LessSafeKey::new(UnboundKey::from(key))
 }
 

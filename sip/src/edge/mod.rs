@@ -5,17 +5,26 @@
 //! | [`admission`] | nonces, and what a device's REGISTER must show |
 //! | [`hold`] | one incoming call, from the INVITE to its final answer |
 //! | [`forward`] | what a proxy changes in a message (RFC 3261 §16.6, §16.7) |
+//! | [`page`] | one MESSAGE, from its arrival to its answer (RFC 3428) |
+//! | [`mailbox`] | what a NOTIFY says of a voicemail box (RFC 3842) |
+//! | [`push_proxy`] | registrations that pass through and are pushed for (RFC 8599) |
 //!
 //! Invariant: nothing here sends; a decision comes out and the endpoint carries it out.
 
 pub mod admission;
 pub mod forward;
 pub mod hold;
+pub mod mailbox;
+pub mod page;
+pub mod push_proxy;
 
+use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::auth::Credentials;
-use crate::id::{CallId, InstanceId};
+use crate::id::{CallId, InstanceId, MessageId};
 
 /// One device's attempt to attach, while its proof is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,6 +52,38 @@ pub struct IncomingCall {
     pub name: Option<Box<str>>,
     /// How long it waits at most, from now.
     pub wait: Duration,
+}
+
+/// A MESSAGE on its way, as the endpoint numbered it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PageId(pub u64);
+
+/// A MESSAGE that is to be kept for a device (RFC 3428).
+#[derive(Clone)]
+pub struct IncomingPage {
+    /// The one on its way that it is a copy of.
+    pub page: PageId,
+    /// Its name: the same when the same MESSAGE (Call-ID, CSeq, From tag) comes again for the same device.
+    pub message: MessageId,
+    /// Whom it is for.
+    pub instance: InstanceId,
+    /// The sender's URI, at most 1,024 bytes; `sip:anonymous@anonymous.invalid` when privacy was asked for (RFC 3323).
+    pub from: Box<str>,
+    /// The sender's display name, at most 256 characters.
+    pub name: Option<Box<str>>,
+    /// The media type of the body, with its parameters; at most 255 bytes.
+    pub content_type: Box<str>,
+    /// The body, exactly as it came.
+    pub body: Bytes,
+    /// How long it is worth keeping, where the sender says so (RFC 3428 §5).
+    pub lasts: Option<Duration>,
+}
+
+impl fmt::Debug for IncomingPage {
+    /// Shows the size alone of what somebody wrote to somebody.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "IncomingPage({}, {} bytes)", self.message, self.body.len())
+    }
 }
 
 /// How a call stands.

@@ -9,7 +9,7 @@ use super::{Endpoint, Event, KnockId, Output, Proof, Source, Timer};
 use crate::edge::admission::{Admission, Replay};
 use crate::flow::{Side, Transport};
 use crate::id::{BindingId, BranchId, FlowId, InstanceId};
-use crate::message::{Composer, Message, Method, Name};
+use crate::message::{Composer, Message, Name};
 use crate::transaction::ServerId;
 
 /// REGISTERs with a wrong proof that one flow may send before it is closed.
@@ -20,6 +20,10 @@ pub const INSTANCES_PER_FLOW: usize = 16;
 const EXPIRES: (u32, u32, u32) = (10, 3600, 600);
 /// Calls that one device may get at once, and then one more each second; a further one is answered 480, unpushed.
 const CALLS_BURST: u8 = 20;
+/// MESSAGEs that one device may get at once, and then one more each second; a further one is answered 480.
+const PAGES_BURST: u8 = 60;
+/// NOTIFYs likewise.
+const NOTICES_BURST: u8 = 20;
 /// Forwarded requests remembered for one flow, so that its end fails them at once.
 const FORWARDED_PER_FLOW: usize = 64;
 
@@ -27,7 +31,9 @@ const FORWARDED_PER_FLOW: usize = 64;
 #[derive(Debug)]
 pub(super) struct Device {
     pub(super) binding: BindingId,
-    budget: u8,
+    calls: u8,
+    pages: u8,
+    notices: u8,
     refilled: Instant,
     /// Its last challenge has no answer yet.
     challenged: bool,
@@ -63,7 +69,7 @@ pub(super) struct Knocking {
 
 impl Endpoint {
     pub(super) fn add_device(&mut self, now: Instant, instance: InstanceId, binding: BindingId) {
-        self.devices.insert(instance, Device { binding, budget: CALLS_BURST, refilled: now, challenged: false });
+        self.devices.insert(instance, Device::new(now, binding));
     }
 
     /// The instance is wiped: its calls end; a dialog that stands may still be hung up by the flow that carries it.
@@ -79,23 +85,32 @@ impl Endpoint {
 
     /// Takes one call from a device's budget; whether there was one.
     pub(super) fn spend_call(&mut self, now: Instant, instance: InstanceId) -> bool {
-        let Some(device) = self.devices.get_mut(&instance) else { return false };
-        let earned = now.saturating_duration_since(device.refilled).as_secs();
-        if earned > 0 {
-            device.budget = u64::from(device.budget).saturating_add(earned).min(u64::from(CALLS_BURST)) as u8;
-            device.refilled = now;
-        }
-        let granted = device.budget > 0;
-        device.budget = device.budget.saturating_sub(1);
-        granted
+        self.devices.get_mut(&instance).is_some_and(|device| spend(&mut device.refill(now).calls))
+    }
+
+    /// Takes one MESSAGE from a device's budget; whether there was one.
+    pub(super) fn spend_page(&mut self, now: Instant, instance: InstanceId) -> bool {
+        self.devices.get_mut(&instance).is_some_and(|device| spend(&mut device.refill(now).pages))
+    }
+
+    /// Takes one NOTIFY from a device's budget; whether there was one.
+    pub(super) fn spend_notice(&mut self, now: Instant, instance: InstanceId) -> bool {
+        self.devices.get_mut(&instance).is_some_and(|device| spend(&mut device.refill(now).notices))
+    }
+
+    /// The instances that a binding's requests are for.
+    pub(super) fn members(&self, binding: BindingId) -> Vec<InstanceId> {
+        self.bindings.get(&binding).map(|registration| registration.instance).into_iter().collect()
     }
 
     /// A REGISTER at the edge.
     pub(super) fn on_device_register(&mut self, now: Instant, source: Source, reply: FlowId, register: Message) {
         let from = register.from().and_then(|from| from.uri.user.and_then(InstanceId::parse));
         let to = register.to().and_then(|to| to.uri.user.and_then(InstanceId::parse));
-        let Some(instance) = from.filter(|from| Some(*from) == to) else {
-            return self.refuse(now, reply, &register, 403);
+        let instance = match from {
+            Some(instance) if to == Some(instance) => instance,
+            Some(_) => return self.refuse(now, reply, &register, 403),
+            None => return self.on_passing_register(now, source, reply, register),
         };
         let fresh = self.random.bits();
         let state = self.device_flows.entry(source.flow).or_default();
@@ -144,7 +159,7 @@ impl Endpoint {
         self.count_failure(source.flow);
     }
 
-    fn count_failure(&mut self, flow: FlowId) {
+    pub(super) fn count_failure(&mut self, flow: FlowId) {
         let state = self.device_flows.entry(flow).or_default();
         state.failures = state.failures.saturating_add(1);
         if state.failures >= FAILURES_PER_FLOW {
@@ -209,7 +224,7 @@ impl Endpoint {
         Some(format!("<{}>;expires={left}", attached.contact))
     }
 
-    fn attach(&mut self, now: Instant, instance: InstanceId, attached: Attached) {
+    pub(super) fn attach(&mut self, now: Instant, instance: InstanceId, attached: Attached) {
         self.timers.set(attached.expires_at, Timer::Device(instance));
         let flow = attached.flow;
         let earlier = self.attached.insert(instance, attached);
@@ -235,9 +250,28 @@ impl Endpoint {
         }
     }
 
+    /// How many instances a flow carries beside this one.
+    pub(super) fn carried_by(&self, flow: FlowId, beside: InstanceId) -> usize {
+        let carried = self.device_flows.get(&flow).map(|state| &state.instances[..]).unwrap_or_default();
+        carried.iter().filter(|(instance, _)| *instance != beside).count()
+    }
+
+    /// Notes that a flow carries this instance; `false` when the flow has ended meanwhile, or is full.
+    pub(super) fn device_flow_carries(&mut self, flow: FlowId, instance: InstanceId) -> bool {
+        let Some(state) = self.device_flows.get_mut(&flow) else { return false };
+        if state.instances.iter().all(|(known, _)| *known != instance) {
+            if state.instances.len() >= INSTANCES_PER_FLOW {
+                return false;
+            }
+            state.instances.push((instance, Replay::default()));
+        }
+        true
+    }
+
     /// A stream has ended, whichever side it led to.
     pub(super) fn on_closed(&mut self, now: Instant, flow: FlowId) {
         self.streams.remove(&flow);
+        self.forget_passenger(flow);
         if let Some(id) = self.links.remove(&flow) {
             self.on_link_closed(now, id);
         }
@@ -273,18 +307,33 @@ impl Endpoint {
     pub(super) fn is_attached_by(&self, instance: InstanceId, source: &Source) -> bool {
         source.side == Side::Device && self.attached.get(&instance).is_some_and(|attached| attached.flow == source.flow)
     }
+}
 
-    /// What a registered user agent says of itself (RFC 3261 §11.2).
-    pub(super) fn answer_options(&mut self, now: Instant, reply: FlowId, request: &Message) {
-        let tag = self.random.tag();
-        let response = Composer::response(request, 200, Composer::reason(200), Some(&tag))
-            .header(Name::Allow, super::requests::ALLOW)
-            .header(Name::Accept, "application/sdp")
-            .header(Name::Supported, "path, outbound, gruu")
-            .finish();
-        debug_assert_eq!(request.method(), Some(Method::Options));
-        self.respond_once(now, reply, request, 200, response);
+impl Device {
+    fn new(now: Instant, binding: BindingId) -> Self {
+        let (calls, pages, notices) = (CALLS_BURST, PAGES_BURST, NOTICES_BURST);
+        Self { binding, calls, pages, notices, refilled: now, challenged: false }
     }
+
+    /// Adds to each budget what it has earned since.
+    fn refill(&mut self, now: Instant) -> &mut Self {
+        let earned = now.saturating_duration_since(self.refilled).as_secs();
+        if earned > 0 {
+            let add = |budget: u8, burst: u8| u64::from(budget).saturating_add(earned).min(u64::from(burst)) as u8;
+            self.calls = add(self.calls, CALLS_BURST);
+            self.pages = add(self.pages, PAGES_BURST);
+            self.notices = add(self.notices, NOTICES_BURST);
+            self.refilled = now;
+        }
+        self
+    }
+}
+
+/// Takes one; whether there was one.
+fn spend(budget: &mut u8) -> bool {
+    let granted = *budget > 0;
+    *budget = budget.saturating_sub(1);
+    granted
 }
 
 /// What a REGISTER of a device asks for.

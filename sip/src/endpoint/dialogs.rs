@@ -11,9 +11,9 @@
 use std::time::Instant;
 
 use super::{ClientOwner, Endpoint, ServerOwner, Side, Source, Transport};
-use crate::edge::forward;
+use crate::edge::{forward, push_proxy};
 use crate::flow::FlowToken;
-use crate::id::{BindingId, BranchId, FlowId, InstanceId};
+use crate::id::{BranchId, FlowId, InstanceId};
 use crate::message::{Message, Method, Name};
 use crate::transaction::ServerId;
 
@@ -46,32 +46,17 @@ impl Endpoint {
         }
         match self.way(&source, &token) {
             Some(way) => self.forward(now, reply, request, ours, way),
-            None if source.side == Side::Upstream => self.keep(now, reply, request, token.instance, ours),
+            None if source.side == Side::Upstream => {
+                if push_proxy::purr(request) == Some(token.instance) {
+                    self.call_back(now, token.instance);
+                }
+                self.keep(now, reply, request, token.instance, ours);
+            }
             None => self.refuse(now, reply, request, 480),
         }
     }
 
-    /// A MESSAGE outside a dialog, to a device that is attached.
-    pub(super) fn on_page(
-        &mut self,
-        now: Instant,
-        source: Source,
-        reply: FlowId,
-        request: &Message,
-        binding: BindingId,
-    ) {
-        let instance = self.bindings.get(&binding).map(|registration| registration.instance);
-        let Some(way) = instance.and_then(|instance| self.way_to_device(instance)) else {
-            return self.refuse(now, reply, request, 480);
-        };
-        if let Err(stop) = forward::check(request, &self.settings.faces()) {
-            return self.refuse(now, reply, request, stop.status());
-        }
-        debug_assert_eq!(source.side, Side::Upstream);
-        self.forward(now, reply, request, 0, way);
-    }
-
-    fn forward(&mut self, now: Instant, reply: FlowId, request: &Message, ours: usize, way: Way) {
+    pub(super) fn forward(&mut self, now: Instant, reply: FlowId, request: &Message, ours: usize, way: Way) {
         let branch = self.branch();
         // A request other than INVITE is never answered 408 (RFC 4320 §4.2).
         let status = if request.method() == Some(Method::Invite) { 408 } else { 480 };
@@ -118,19 +103,7 @@ impl Endpoint {
         for _ in 0..ours {
             edit = edit.pop(Name::Route);
         }
-        if ours == 0
-            && let Some(attached) = self.page_contact(request)
-        {
-            edit = edit.request_uri(attached);
-        }
         edit.finish()
-    }
-
-    /// The Contact of the device that a request to a binding is for.
-    fn page_contact(&self, request: &Message) -> Option<String> {
-        let user = crate::message::Uri::parse(request.request_uri()?)?.user?;
-        let instance = self.bindings.get(&BindingId::parse(user)?)?.instance;
-        self.attached.get(&instance).map(|attached| attached.contact.to_string())
     }
 
     /// Whether the sender is one of the two ends of the token's way.

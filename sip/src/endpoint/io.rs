@@ -8,10 +8,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::proxied::{Adopted, PassageId, ProxiedEnd, ProxiedRegistration, ProxyWay, WayAsked};
 use crate::auth::Challenge;
-pub use crate::edge::{CallState, IncomingCall, KnockId, Proof};
+pub use crate::edge::mailbox::Mailbox;
+pub use crate::edge::page::Kept;
+pub use crate::edge::push_proxy::{PushContact, Wish};
+pub use crate::edge::{CallState, IncomingCall, IncomingPage, KnockId, PageId, Proof};
 pub use crate::flow::{Side, Source, Transport};
-use crate::id::{BindingId, CallId, FlowId, InstanceId, ShardTag, UpstreamId};
+use crate::id::{BindingId, CallId, FlowId, InstanceId, MessageId, ShardTag, UpstreamId};
 use crate::message::{Limits, Message};
 pub use crate::registration::{Learned, RegistrationFailure};
 
@@ -42,6 +46,8 @@ pub struct Settings {
     pub token_key: [u8; 32],
     /// How SIP servers are dealt with.
     pub upstream: UpstreamPolicy,
+    /// The largest body of a MESSAGE, in bytes; a larger one is answered 413.
+    pub page_bytes: usize,
 }
 
 /// How SIP servers are dealt with.
@@ -179,8 +185,28 @@ pub enum Input {
     Decline(CallId),
     /// The call cannot reach its device (the push was refused for good): 480 at once.
     GiveUp(CallId),
+    /// The answer to [`Event::Page`].
+    Paged {
+        /// The MESSAGE.
+        page: PageId,
+        /// Whose copy.
+        instance: InstanceId,
+        /// What the store did.
+        kept: Kept,
+    },
     /// The process is about to end: every call without a final answer gets 480, and no device rings on.
     EndCalls,
+    /// The answer to [`Event::Way`].
+    Way {
+        /// The REGISTER.
+        passage: PassageId,
+        /// Where it goes, or the status that refuses it: 403, 503, 555, …
+        way: Result<ProxyWay, u16>,
+    },
+    /// Keep a registration that passed through an earlier run of this relay.
+    Adopt(Box<Adopted>),
+    /// Forget a registration that passed through: its push token is dead. Ends with [`Event::ProxiedEnded`].
+    Forget(InstanceId),
 }
 
 /// What an endpoint wants done.
@@ -300,11 +326,74 @@ pub enum Event {
         /// When a device came for it: from the INVITE's arrival to its attachment. Told once.
         woke_after: Option<Duration>,
     },
+    /// A call has ended that nobody answered; told once, before its last [`Event::Call`] or after it.
+    Missed {
+        /// The call.
+        call: Box<IncomingCall>,
+        /// [`CallState::Cancelled`] or [`CallState::TimedOut`].
+        state: CallState,
+    },
+    /// A MESSAGE is to be kept for a device; answer with [`Input::Paged`].
+    Page(Box<IncomingPage>),
+    /// A device has taken a MESSAGE after all that is kept for it: it is to be kept no longer.
+    PageTaken {
+        /// Whose.
+        instance: InstanceId,
+        /// Which.
+        message: MessageId,
+    },
+    /// A MESSAGE has ended without being kept.
+    PageEnded {
+        /// Whom it was for.
+        instance: InstanceId,
+        /// How.
+        end: PageEnd,
+    },
+    /// The account's server says how the mailbox stands (RFC 3842); also when nothing has changed.
+    Mailbox {
+        /// Whose.
+        instance: InstanceId,
+        /// How it stands.
+        mailbox: Box<Mailbox>,
+    },
     /// An INVITE was answered without becoming a call.
     Refused {
         /// The status: 403 wrong source, 404 unknown Contact, 480 over the rate, 482, 483, …
         status: u16,
     },
+    /// A device registers through this relay (RFC 8599); answer with [`Input::Way`].
+    Way(Box<WayAsked>),
+    /// A way that [`Input::Way`] or [`Input::Adopt`] gave is not used any more; once for each.
+    Left(UpstreamId),
+    /// A SIP server has accepted a registration that passed through, or its refresh.
+    Proxied(Box<ProxiedRegistration>),
+    /// A registration that passed through is no more.
+    ProxiedEnded {
+        /// Which one.
+        instance: InstanceId,
+        /// Why.
+        end: ProxiedEnd,
+    },
+    /// The device of a registration that passed through is to register again: because that ends soon (RFC 8599 §5.5), or
+    /// because a request other than a call waits for it (§6.2.3).
+    Refresh(InstanceId),
+}
+
+/// How a MESSAGE ended that is not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageEnd {
+    /// Its device took it.
+    Delivered,
+    /// Its device refused it, with this status.
+    Refused(u16),
+    /// It only said that somebody writes (RFC 3994): taken and dropped.
+    Composing,
+    /// Its body is larger than [`Settings::page_bytes`]: 413.
+    TooLarge,
+    /// Too many have come for this device: 480.
+    Limited,
+    /// It cannot be kept as it is: 400, 415 or 420.
+    Unfit,
 }
 
 /// How much an endpoint holds: for metrics, and to see that nothing is left behind.
@@ -324,8 +413,14 @@ pub struct Counts {
     pub knocks: usize,
     /// Calls, those that have just ended included.
     pub calls: usize,
+    /// MESSAGEs on their way, those included whose device may still answer.
+    pub pages: usize,
     /// Transactions of both kinds, and what is kept for them.
     pub transactions: usize,
+    /// Registrations that passed through.
+    pub proxied: usize,
+    /// REGISTERs on their way, and requests that wait for a device.
+    pub waiting: usize,
     /// Deadlines, those included whose owner is gone.
     pub timers: usize,
 }

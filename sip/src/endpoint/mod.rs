@@ -15,10 +15,14 @@
 //! | `announced` | calls that are announced before their INVITE comes |
 //! | `dialogs` | requests inside a dialog, in both directions |
 //! | [`away`] | those of them that wait for a device that is away for a moment |
+//! | [`pages`] | MESSAGEs outside a dialog |
+//! | `notices` | NOTIFYs outside a dialog, OPTIONS |
+//! | [`passages`] | REGISTERs on their way through to another SIP server |
+//! | [`proxied`] | registrations that passed through and are pushed for (RFC 8599) |
 //!
 //! Invariant: same settings, seed and inputs give the same outputs. No iteration over a hash map decides anything. What
 //! an input may make it hold is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by
-//! [`calls::CALLS_PER_INSTANCE`], the rest by bindings and open flows.
+//! [`calls::CALLS_PER_INSTANCE`], MESSAGEs by [`pages::PAGES_MAX`], the rest by bindings and open flows.
 
 mod announced;
 pub mod away;
@@ -27,6 +31,10 @@ pub mod calls;
 mod devices;
 mod dialogs;
 mod io;
+mod notices;
+pub mod pages;
+pub mod passages;
+pub mod proxied;
 mod requests;
 mod upstreams;
 
@@ -34,10 +42,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 pub use io::*;
+pub use proxied::{Adopted, PassageId, ProxiedEnd, ProxiedRegistration, ProxyWay, WayAsked};
 
 use crate::edge::admission::Gate;
 use crate::edge::forward::Face;
 use crate::edge::hold::Hold;
+use crate::edge::page::Page;
 use crate::flow::{TokenKey, large};
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId, ShardTag, UpstreamId};
 use crate::message::Message;
@@ -87,6 +97,9 @@ pub struct Endpoint {
     calls_of: HashMap<InstanceId, Vec<CallId>>,
     announced: HashMap<BindingId, Announced>,
     announced_as: HashMap<CallId, BindingId>,
+    pages: HashMap<PageId, Page>,
+    next_page: u64,
+    proxied: proxied::Proxied,
 }
 
 /// Whose deadline it is.
@@ -109,6 +122,11 @@ enum Timer {
     Away(InstanceId),
     /// Nothing more can come for a call.
     Forget(CallId),
+    Page(PageId),
+    /// A REGISTER has waited long enough for a flow to its SIP server.
+    Passage(PassageId),
+    /// A registration that passed through is to be refreshed, or ends.
+    Proxied(InstanceId),
 }
 
 /// Whom a client transaction's outcome concerns.
@@ -116,8 +134,12 @@ enum Timer {
 enum ClientOwner {
     Register(BindingId),
     Leg(CallId),
+    /// A MESSAGE that is offered to a device.
+    Page(PageId),
     /// A request that is forwarded inside a dialog.
     Forwarded(ServerId),
+    /// A REGISTER that passes through.
+    Passage(PassageId),
     /// Nobody waits for the answer.
     Nobody,
 }
@@ -164,6 +186,9 @@ impl Endpoint {
             calls_of: HashMap::new(),
             announced: HashMap::new(),
             announced_as: HashMap::new(),
+            pages: HashMap::new(),
+            next_page: 0,
+            proxied: proxied::Proxied::default(),
             settings,
         }
     }
@@ -191,7 +216,11 @@ impl Endpoint {
             Input::Ring(call) => self.on_ring(now, call),
             Input::Decline(call) => self.end_call(now, call, CallState::Declined, 603),
             Input::GiveUp(call) => self.on_give_up(now, call),
+            Input::Paged { page, instance, kept } => self.on_paged(now, page, instance, kept),
             Input::EndCalls => self.on_end_calls(now),
+            Input::Way { passage, way } => self.on_way(now, passage, way),
+            Input::Adopt(adopted) => self.on_adopt(now, *adopted),
+            Input::Forget(instance) => self.forget_proxied(now, instance, ProxiedEnd::Forgotten),
         }
         self.flush();
     }
@@ -210,11 +239,15 @@ impl Endpoint {
                 Timer::Linger(flow) => self.outputs.push_back(Output::Close(flow)),
                 Timer::Away(instance) => self.on_away_due(now, instance),
                 Timer::Forget(call) => self.forget_call(call),
+                Timer::Page(page) => self.on_page_due(now, page),
+                Timer::Passage(passage) => self.on_passage_due(now, passage),
+                Timer::Proxied(instance) => self.on_proxied_due(now, instance),
             }
         }
         while let Some(expired) = self.transactions.poll_expired(now) {
             match expired {
                 Expired::Client(_, ClientOwner::Forwarded(server)) => self.on_forwarded_timeout(now, server),
+                Expired::Client(_, ClientOwner::Passage(passage)) => self.on_passage_timeout(now, passage),
                 Expired::Client(branch, owner) => self.on_unanswered(now, branch, owner),
                 Expired::Server(_) => {}
             }
@@ -238,7 +271,7 @@ impl Endpoint {
     /// The shard that a message belongs to; `None`: any shard may answer it.
     ///
     /// A response goes by the branch of its topmost Via; a request by its topmost Route, else by the user of its
-    /// Request-URI, else by the user of its From (a device's REGISTER).
+    /// Request-URI, else by the user of its From (a device's REGISTER), else by the AOR of a REGISTER that passes through.
     pub fn shard_of(message: &Message) -> Option<ShardTag> {
         if !message.is_request() {
             let branch = message.via()?.branch()?;
@@ -252,7 +285,9 @@ impl Endpoint {
             return Some(binding.tag());
         }
         let from = message.from()?;
-        from.uri.user.and_then(InstanceId::parse).map(InstanceId::tag)
+        let own = from.uri.user.and_then(InstanceId::parse).map(InstanceId::tag);
+        let passing = || crate::edge::push_proxy::shard_of(message);
+        own.or_else(|| passing().filter(|_| message.method() == Some(crate::message::Method::Register)))
     }
 
     /// How many calls are held or being set up; what a drain waits for.
@@ -262,7 +297,10 @@ impl Endpoint {
 
     /// How much this endpoint holds at this moment.
     pub fn counts(&self) -> Counts {
+        let (proxied, waiting) = self.proxied.counts();
         Counts {
+            proxied,
+            waiting,
             bindings: self.bindings.len(),
             upstreams: self.upstreams.len(),
             devices: self.devices.len(),
@@ -270,6 +308,7 @@ impl Endpoint {
             flows: self.links.len() + self.streams.len() + self.device_flows.len(),
             knocks: self.knocks.len(),
             calls: self.calls.len() + self.calls_of.len() + self.announced.len(),
+            pages: self.pages.len(),
             transactions: self.transactions.len() + self.failures.len() + self.away.len(),
             timers: self.timers.pending() + self.transactions.timers(),
         }

@@ -5,12 +5,13 @@
 //! | either | response | its client transaction's owner |
 //! | either | CANCEL of a pending INVITE | the call, or the forwarded INVITE |
 //! | either | ACK, or a request with our signed Route | `dialogs` |
-//! | device | REGISTER | `devices` |
+//! | device | REGISTER | `devices`, or `proxied` when it is for a SIP server |
 //! | device | anything else | 403 |
+//! | SIP server | anything with our Path as Route | `proxied` |
 //! | SIP server | INVITE to a binding | `calls` |
-//! | SIP server | OPTIONS to a binding | 200 |
-//! | SIP server | MESSAGE to a binding | its device when attached, else 480 |
-//! | SIP server | NOTIFY to a binding | 489 |
+//! | SIP server | OPTIONS to a binding | 200, from `notices` |
+//! | SIP server | MESSAGE to a binding | `pages` |
+//! | SIP server | NOTIFY to a binding | `notices` |
 //! | SIP server | another method | 405; an unknown Contact 404; a wrong source 403 |
 //!
 //! Invariant: every request but ACK gets exactly one final answer.
@@ -20,7 +21,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::{ClientOwner, Endpoint, Event, ServerOwner, Source};
-use crate::edge::forward;
+use crate::edge::{forward, push_proxy};
 use crate::flow::Side;
 use crate::id::{BranchId, FlowId};
 use crate::message::{Composer, Fault, Message, Method, Name};
@@ -51,7 +52,9 @@ impl Endpoint {
         match owner {
             ClientOwner::Register(binding) => self.on_register_response(now, binding, branch, response),
             ClientOwner::Leg(call) => self.on_leg_response(now, call, branch, response),
+            ClientOwner::Page(page) => self.on_page_response(now, page, branch, response),
             ClientOwner::Forwarded(server) => self.on_forwarded_response(now, server, source.side, response),
+            ClientOwner::Passage(passage) => self.on_passage_response(now, passage, response),
             ClientOwner::Nobody => {}
         }
     }
@@ -61,7 +64,9 @@ impl Endpoint {
         match owner {
             ClientOwner::Register(binding) => self.on_register_silence(now, binding, branch),
             ClientOwner::Leg(call) => self.on_leg_lost(now, call, branch),
+            ClientOwner::Page(page) => self.on_page_lost(now, page, branch),
             ClientOwner::Forwarded(server) => self.on_forwarded_silence(now, server),
+            ClientOwner::Passage(passage) => self.on_passage_timeout(now, passage),
             ClientOwner::Nobody => {}
         }
     }
@@ -120,6 +125,9 @@ impl Endpoint {
         if source.side == Side::Device {
             return self.refuse(now, reply, &request, 403);
         }
+        if let Some(instance) = push_proxy::own_path(&self.token_key, &request) {
+            return self.on_path_request(now, source, reply, request, instance);
+        }
         let Some(binding) = request.request_uri().and_then(|uri| self.binding_of(uri, &source)) else {
             return self.refuse_call(now, reply, &request, 404);
         };
@@ -131,8 +139,8 @@ impl Endpoint {
             _ if in_dialog => self.refuse(now, reply, &request, 481),
             Some(Method::Invite) => self.on_invite(now, source, reply, request, binding),
             Some(Method::Options) => self.answer_options(now, reply, &request),
-            Some(Method::Message) => self.on_page(now, source, reply, &request, binding),
-            Some(Method::Notify) => self.refuse(now, reply, &request, 489),
+            Some(Method::Message) => self.on_page(now, reply, request, binding),
+            Some(Method::Notify) => self.on_notice(now, reply, &request, binding),
             _ => {
                 let tag = self.random.tag();
                 let response = Composer::response(&request, 405, Composer::reason(405), Some(&tag));

@@ -74,6 +74,7 @@ impl World {
             limits: Limits::default(),
             token_key: [9; 32],
             upstream: UpstreamPolicy::default(),
+            page_bytes: 16 * 1024,
         };
         set(&mut settings);
         let transport = if upstream.is_reliable() { Transport::Tls } else { Transport::Udp };

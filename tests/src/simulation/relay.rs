@@ -48,6 +48,7 @@ impl Relay {
                 limits: Limits::default(),
                 token_key: [9; 32],
                 upstream: sip::endpoint::UpstreamPolicy::default(),
+                page_bytes: 16 * 1024,
             };
             let mut key = [index as u8; 32];
             key[..8].copy_from_slice(&seed.to_be_bytes());
@@ -216,6 +217,11 @@ impl World {
             // Nobody announces calls here.
             Event::Announced(_) => {}
             Event::Refused { .. } => self.stats.invites_refused += 1,
+            Event::Missed { .. } | Event::Mailbox { .. } => {}
+            Event::Page(_) | Event::PageTaken { .. } | Event::PageEnded { .. } => {}
+            // No phone here registers through the relay.
+            Event::Way(asked) => self.tell_soon(shard, MS, Input::Way { passage: asked.passage, way: Err(403) }),
+            Event::Left(_) | Event::Proxied(_) | Event::ProxiedEnded { .. } | Event::Refresh(_) => {}
         }
     }
 
@@ -318,5 +324,15 @@ fn event_kind(event: &Event) -> String {
         Event::Offered(call) => format!("offered {}", call.call),
         Event::Call { call, state, woke_after, .. } => format!("call {call} {state:?} {woke_after:?}"),
         Event::Refused { status } => format!("refused {status}"),
+        Event::Missed { call, state } => format!("missed {} {state:?}", call.call),
+        Event::Page(page) => format!("page {page:?}"),
+        Event::PageTaken { message, .. } => format!("page taken {message}"),
+        Event::PageEnded { end, .. } => format!("page ended {end:?}"),
+        Event::Mailbox { mailbox, .. } => format!("{mailbox:?}"),
+        Event::Way(asked) => format!("way {:?}", asked.passage),
+        Event::Left(upstream) => format!("left {}", upstream.0),
+        Event::Proxied(registration) => format!("proxied {}", registration.instance),
+        Event::ProxiedEnded { instance, end } => format!("proxied {instance} {end:?}"),
+        Event::Refresh(instance) => format!("refresh {instance}"),
     }
 }

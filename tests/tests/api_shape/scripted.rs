@@ -19,10 +19,14 @@ use relay::config::DomainRules;
 use relay::enrollment::UseCases;
 use relay::enrollment::types::*;
 use relay::metrics::Metrics;
+use relay::metrics::labels::{MessageOutcome, PushOutcome, PushProvider};
+use relay::push::Event;
+use relay::secret::Aor;
 use relay::secret::{ApiKey, InstanceSecret};
+use relay::vault::kept::{Counts, Message, MissedCall};
 use relay::vault::record::{Presence, Provider, WakeFor};
 use serde_json::Value;
-use sip::id::{CallId, InstanceId, ShardTag};
+use sip::id::{CallId, InstanceId, MessageId, ShardTag};
 
 /// The key of the one App.
 pub const APP_KEY: &str = "app-key-1";
@@ -48,6 +52,11 @@ pub fn cancelled_call() -> CallId {
     CallId::new(9 << 64, ShardTag(1))
 }
 
+/// Its one message.
+pub fn message() -> MessageId {
+    MessageId::new(10 << 64, ShardTag(1))
+}
+
 /// What the script says, and what was asked.
 #[derive(Clone, Default)]
 pub struct Scripted(Arc<Mutex<Script>>);
@@ -65,6 +74,10 @@ pub struct Script {
     pub wiped: bool,
     /// The App has no provider for a changed token.
     pub no_provider: bool,
+    /// There is only a VoIP token.
+    pub no_target: bool,
+    /// Seconds that a test push must wait; 0: none.
+    pub test_wait_s: u64,
     /// What was enabled.
     pub enabled: Vec<(String, Enable)>,
     /// What was changed.
@@ -123,7 +136,51 @@ fn view() -> View {
         wake_for: WakeFor { call: true, message: false, voicemail: true, missed_call: true },
         presence: Presence::Background,
         edge: edge(),
+        voicemail: Some(Voicemail { waiting: true, new: Some(2), old: Some(1), urgent: None }),
+        kept: Some(Counts { messages: 1, missed_calls: 3 }),
     }
+}
+
+fn kept_message(name: Option<&str>, content_type: &str, body: &[u8]) -> Message {
+    Message {
+        id: message(),
+        from: "sip:bob@example.com".into(),
+        name: name.map(Into::into),
+        content_type: content_type.into(),
+        body: body.into(),
+        received_at: EXPIRES_AT - 60,
+        expires_at: EXPIRES_AT,
+    }
+}
+
+fn missed_call() -> MissedCall {
+    MissedCall {
+        call: cancelled_call(),
+        from: "sip:bob@example.com".into(),
+        name: Some("Bob".into()),
+        at: EXPIRES_AT - 60,
+        expires_at: EXPIRES_AT,
+        given_up: true,
+    }
+}
+
+fn timeline() -> Timeline {
+    let at_ms = EXPIRES_AT * 1_000 + 7;
+    let one = |call, what| Step { at_ms, last_ms: at_ms, count: 1, call, what };
+    let (event, call) = (Event::Call, Some(ringing_call()));
+    let refused = What::PushEnded { event, outcome: PushOutcome::Refused, reason: Some("BadTopic") };
+    let steps = vec![
+        Step { count: 3, last_ms: at_ms + 2_000, ..one(None, What::Registered) },
+        one(None, What::RegistrationRetry { status: Some(503), after_s: 30 }),
+        one(call, What::Invite),
+        one(call, What::PushSent { event, provider: PushProvider::Apns }),
+        one(call, refused),
+        one(call, What::DeviceAttached { after_ms: Some(950) }),
+        one(call, What::CallEnded(sip::endpoint::CallState::Answered)),
+        one(None, What::Message { outcome: MessageOutcome::Kept }),
+        one(None, What::Voicemail { new: Some(2), old: None }),
+    ];
+    Timeline { created_at: EXPIRES_AT, steps }
 }
 
 fn receipt(reason: WipeReason) -> Receipt {
@@ -207,6 +264,59 @@ impl UseCases for Scripted {
             "alice" => Ok(Awake { awake: 1, known: 2 }),
             "asleep" => Err(WakeError::NoneInTime),
             _ => Err(WakeError::Unknown),
+        }
+    }
+
+    async fn messages(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Vec<Message>, AccessError> {
+        self.admit(id, proof)?;
+        let text = kept_message(Some("Bob"), "text/plain", "Grüße\0".as_bytes());
+        Ok(vec![text, kept_message(None, "application/octet-stream", b"\xff\x00")])
+    }
+
+    async fn forget_message(&self, id: InstanceId, proof: &InstanceSecret, it: MessageId) -> Result<bool, AccessError> {
+        self.admit(id, proof).map(|()| it == message())
+    }
+
+    async fn missed_calls(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Vec<MissedCall>, AccessError> {
+        self.admit(id, proof).map(|()| vec![missed_call()])
+    }
+
+    async fn forget_missed_call(
+        &self,
+        id: InstanceId,
+        proof: &InstanceSecret,
+        it: CallId,
+    ) -> Result<bool, AccessError> {
+        self.admit(id, proof).map(|()| it == ringing_call() || it == cancelled_call())
+    }
+
+    async fn timeline(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Timeline, AccessError> {
+        self.admit(id, proof).map(|()| timeline())
+    }
+
+    async fn own_export(&self, id: InstanceId, proof: &InstanceSecret) -> Result<OwnExport, AccessError> {
+        self.admit(id, proof)?;
+        Ok(OwnExport {
+            view: view(),
+            app: "com.example.phone".into(),
+            aor: Aor::new("sip:alice@example.com"),
+            auth_username: "alice".into(),
+            credential: "password",
+            registrar: None,
+            outbound_proxy: None,
+            calls: vec![(ringing_call(), CallView { state: CallState::Ringing, deadline: EXPIRES_AT })],
+            timeline: timeline(),
+            messages: vec![kept_message(None, "text/plain", b"hello")],
+            missed_calls: vec![missed_call()],
+        })
+    }
+
+    async fn test(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Tested, TestError> {
+        self.admit(id, proof)?;
+        match self.with(|script| (script.no_target, script.test_wait_s)) {
+            (true, _) => Err(TestError::NoTarget),
+            (_, 0) => Ok(Tested { alert: true, provider: Provider::Fcm }),
+            (_, wait_s) => Err(TestError::TooSoon { wait_s }),
         }
     }
 

@@ -90,6 +90,22 @@ async fn a_caller_who_asks_for_privacy_is_anonymous_in_the_push() -> Outcome {
 }
 
 #[tokio::test]
+async fn a_push_names_whom_the_accounts_server_asserts_and_not_whom_the_caller_says() -> Outcome {
+    // RFC 3325 §9.1.
+    let scene = Scene::start().await?;
+    scene.enable().await?;
+    let options = CallOptions::default()
+        .from("\"Your bank\" <sip:bank@example.test>")
+        .header("P-Asserted-Identity", "\"Mallory\" <sip:+4930123@example.test;user=phone>");
+    let caller = scene.registrar.call(&scene.aor(), &options)?;
+    let push = scene.push().await?;
+    assert_eq!((push["from"].as_str(), push["name"].as_str()), (Some("sip:+4930123@example.test"), Some("Mallory")));
+    caller.cancel().await?;
+    caller.expect(487, SOON).await?;
+    scene.content_with(&[&caller], &[])
+}
+
+#[tokio::test]
 async fn a_callers_name_cannot_break_or_mislead_the_push() -> Outcome {
     let scene = Scene::start().await?;
     scene.enable().await?;

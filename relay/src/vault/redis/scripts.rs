@@ -1,6 +1,6 @@
 //! What runs inside Redis: one script for each change that must happen as a whole.
 //!
-//! Invariant: each script touches the one key that it names, and does the same when it is run twice with the same
+//! Invariant: each script touches the keys that it names, which are one, or those of one instance, and does the same when it is run twice with the same
 //! arguments, so that a call whose answer was lost may be repeated.
 
 use std::sync::LazyLock;
@@ -24,9 +24,19 @@ pub(super) const CLAIM_LEFT: u8 = 1;
 /// It is now this run's.
 pub(super) const CLAIM_TAKEN: u8 = 2;
 
+/// What [`Scripts::keep`] answers: there is no record to keep it beside.
+pub(super) const KEEP_GONE: u8 = 0;
+/// It is kept.
+pub(super) const KEEP_DONE: u8 = 1;
+/// It was kept before, by another call.
+pub(super) const KEEP_KNOWN: u8 = 2;
+/// The shelf is full.
+pub(super) const KEEP_FULL: u8 = 3;
+
 pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     put: Script::new(PUT),
     erase: Script::new(ERASE),
+    keep: Script::new(KEEP),
     claim: Script::new(CLAIM),
     point: Script::new(POINT),
     unpoint: Script::new(UNPOINT),
@@ -35,10 +45,12 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
 });
 
 pub(super) struct Scripts {
-    /// Record; sealed, owner, fence, expiry in seconds, lookup → fence, earlier lookup.
+    /// Record, its shelves; sealed, owner, fence, expiry in seconds, lookup → fence, earlier lookup.
     pub put: Script,
-    /// Record → [`Erased`].
+    /// Record, its shelves → [`Erased`].
     pub erase: Script,
+    /// Record, one of its shelves; slot, order and sealed, limit, whether the oldest goes at the limit → an outcome above.
+    pub keep: Script,
     /// Record; owner, ticket, each node whose records may be taken → [`Claimed`].
     pub claim: Script,
     /// Lookup; instance, expiry in seconds, whether to take it → the instance that it was taken from.
@@ -65,12 +77,37 @@ else
 end
 redis.call('HSET', KEYS[1], 's', ARGV[1], 'o', ARGV[2], 'f', fence, 'e', ARGV[4], 'l', ARGV[5])
 redis.call('PEXPIREAT', KEYS[1], ARGV[4] .. '000')
+local left = redis.call('PTTL', KEYS[1])
+for place = 2, #KEYS do
+  if redis.call('PTTL', KEYS[place]) > left then redis.call('PEXPIREAT', KEYS[place], ARGV[4] .. '000') end
+end
 return {fence, have[3] or ''}
 ";
 
 const ERASE: &str = r"
 local have = redis.call('HMGET', KEYS[1], 'o', 'l')
+for place = 2, #KEYS do redis.call('DEL', KEYS[place]) end
 return {redis.call('DEL', KEYS[1]), have[1] or '', have[2] or ''}
+";
+
+// What is kept lives no longer than the record beside it; the first eight bytes of a value are its place in the order.
+const KEEP: &str = r"
+local left = redis.call('PTTL', KEYS[1])
+if left <= 0 then return 0 end
+local have = redis.call('HGET', KEYS[2], ARGV[1])
+if have then return have == ARGV[2] and 1 or 2 end
+if redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[3]) then
+  if ARGV[4] == '0' then return 3 end
+  local all, oldest, least = redis.call('HGETALL', KEYS[2]), nil, nil
+  for place = 1, #all, 2 do
+    local order = string.sub(all[place + 1], 1, 8)
+    if not least or order < least then oldest, least = all[place], order end
+  end
+  redis.call('HDEL', KEYS[2], oldest)
+end
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+redis.call('PEXPIRE', KEYS[2], left)
+return 1
 ";
 
 // The ticket tells a repeated call, whose first answer was lost, from one that finds a record already owned.

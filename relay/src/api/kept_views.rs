@@ -1,0 +1,158 @@
+//! What is kept, what happened and what is held, as JSON.
+//!
+//! Invariant: written only for who has shown the instance's secret. No push token, password, digest or instance secret
+//! has a place in any type here.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use sip::id::InstanceId;
+
+use super::views;
+use crate::clock::{rfc3339, rfc3339_ms};
+use crate::enrollment::types::{OwnExport, Step, Timeline, What};
+use crate::metrics::labels::Label;
+use crate::vault::kept::{Message, MissedCall};
+
+/// The messages that are kept.
+pub fn messages(messages: &[Message]) -> Value {
+    json!({"messages": messages.iter().map(message).collect::<Vec<_>>()})
+}
+
+/// The missed calls that are kept.
+pub fn missed_calls(missed: &[MissedCall]) -> Value {
+    json!({"missed_calls": missed.iter().map(missed_call).collect::<Vec<_>>()})
+}
+
+/// What happened to an instance.
+pub fn timeline(instance: InstanceId, timeline: &Timeline) -> Value {
+    json!({"instance": instance.to_string(), "steps": steps(timeline)})
+}
+
+/// Everything that is held about an instance, for its own device.
+pub fn export(export: &OwnExport) -> Value {
+    let mut whole = views::view(&export.view);
+    whole["app"] = json!(export.app);
+    whole["account"] = json!({
+        "aor": export.aor.expose(),
+        "auth_username": export.auth_username,
+        "credential": export.credential,
+        "registrar": export.registrar,
+        "outbound_proxy": export.outbound_proxy,
+    });
+    let calls = export.calls.iter().map(|(id, view)| {
+        let mut call = views::call(view);
+        call["call"] = id.to_string().into();
+        call
+    });
+    whole["calls"] = calls.collect();
+    whole["messages"] = export.messages.iter().map(message).collect();
+    whole["missed_calls"] = export.missed_calls.iter().map(missed_call).collect();
+    whole["timeline"] = steps(&export.timeline);
+    whole
+}
+
+/// A body that is text is written as it is, another one in base64 (RFC 4648 §4).
+fn message(message: &Message) -> Value {
+    let (encoding, body) = match std::str::from_utf8(&message.body) {
+        Ok(text) => ("utf-8", text.to_owned()),
+        Err(_) => ("base64", STANDARD.encode(&message.body)),
+    };
+    let mut value = json!({
+        "message": message.id.to_string(),
+        "from": message.from,
+        "content_type": message.content_type,
+        "encoding": encoding,
+        "body": body,
+        "received_at": rfc3339(message.received_at),
+        "expires_at": rfc3339(message.expires_at),
+    });
+    if let Some(name) = &message.name {
+        value["name"] = json!(name);
+    }
+    value
+}
+
+fn missed_call(missed: &MissedCall) -> Value {
+    let mut value = json!({
+        "call": missed.call.to_string(),
+        "from": missed.from,
+        "state": if missed.given_up { "cancelled" } else { "timed-out" },
+        "at": rfc3339(missed.at),
+        "expires_at": rfc3339(missed.expires_at),
+    });
+    if let Some(name) = &missed.name {
+        value["name"] = json!(name);
+    }
+    value
+}
+
+fn steps(timeline: &Timeline) -> Value {
+    let enabled = json!({"at": rfc3339_ms(timeline.created_at.saturating_mul(1_000)), "step": "enabled"});
+    std::iter::once(enabled).chain(timeline.steps.iter().map(step)).collect()
+}
+
+fn step(step: &Step) -> Value {
+    let mut value = json!({"at": rfc3339_ms(step.at_ms), "step": word(step.what)});
+    if step.count > 1 {
+        value["count"] = step.count.into();
+        value["last_at"] = rfc3339_ms(step.last_ms).into();
+    }
+    if let Some(call) = step.call {
+        value["call"] = call.to_string().into();
+    }
+    match step.what {
+        What::RegistrationRetry { status, after_s } => {
+            if let Some(status) = status {
+                value["status"] = status.into();
+            }
+            value["retry_in_s"] = after_s.into();
+        }
+        What::PushSent { event, provider } => {
+            value["event"] = event.name().into();
+            value["provider"] = provider.value().into();
+        }
+        What::PushEnded { event, outcome, reason } => {
+            value["event"] = event.name().into();
+            value["outcome"] = outcome.value().into();
+            if let Some(reason) = reason {
+                value["reason"] = reason.into();
+            }
+        }
+        What::DeviceAttached { after_ms: Some(after_ms) } => value["after_ms"] = after_ms.into(),
+        What::Message { outcome } => value["outcome"] = outcome.value().into(),
+        What::Voicemail { new, old } => {
+            let counts = [("new", new), ("old", old)];
+            for (key, count) in counts.into_iter().filter_map(|(key, count)| Some((key, count?))) {
+                value[key] = count.into();
+            }
+        }
+        What::Registered
+        | What::Foreground
+        | What::Background
+        | What::Invite
+        | What::DeviceAttached { after_ms: None }
+        | What::DeviceDetached
+        | What::Ringing
+        | What::CallEnded(_) => {}
+    }
+    value
+}
+
+fn word(what: What) -> &'static str {
+    match what {
+        What::Registered => "registered",
+        What::RegistrationRetry { .. } => "registration-retry",
+        What::Foreground => "foreground",
+        What::Background => "background",
+        What::Invite => "invite",
+        What::PushSent { .. } => "push-sent",
+        What::PushEnded { .. } => "push-ended",
+        What::DeviceAttached { .. } => "device-attached",
+        What::DeviceDetached => "device-detached",
+        What::Ringing => "ringing",
+        What::CallEnded(state) => state.as_str(),
+        What::Message { .. } => "message",
+        What::Voicemail { .. } => "voicemail",
+    }
+}

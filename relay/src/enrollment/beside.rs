@@ -1,0 +1,113 @@
+//! What comes beside calls, as the device sees it: kept messages and missed calls, the timeline, the export, the test.
+//!
+//! Invariant: what is kept is unsealed only for who has shown the instance's secret, and for that answer alone.
+
+use sip::id::{CallId, InstanceId, MessageId};
+
+use super::Inner;
+use super::types::{AccessError, OwnExport, TestError, Tested, Timeline, View};
+use super::views::call_view;
+use crate::agent::command::{Command, Standing, TestDenied, Told, Who};
+use crate::secret::InstanceSecret;
+use crate::vault::StoreError;
+use crate::vault::kept::{Message, MissedCall};
+use crate::vault::record::Proof;
+
+impl Inner {
+    /// An instance with what is kept for it.
+    pub(super) async fn whole_view(&self, standing: &Standing) -> Option<View> {
+        let kept = self.ground.vault.kept_counts(standing.id).await.ok();
+        self.view(standing).map(|view| View { kept, ..view })
+    }
+
+    pub(super) async fn messages(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Vec<Message>, AccessError> {
+        self.look(id, proof).await?;
+        self.ground.vault.messages(id).await.map_err(away)
+    }
+
+    pub(super) async fn forget_message(
+        &self,
+        id: InstanceId,
+        proof: &InstanceSecret,
+        message: MessageId,
+    ) -> Result<bool, AccessError> {
+        self.look(id, proof).await?;
+        self.ground.vault.drop_message(id, message).await.map_err(away)
+    }
+
+    pub(super) async fn missed_calls(
+        &self,
+        id: InstanceId,
+        proof: &InstanceSecret,
+    ) -> Result<Vec<MissedCall>, AccessError> {
+        self.look(id, proof).await?;
+        self.ground.vault.missed_calls(id).await.map_err(away)
+    }
+
+    pub(super) async fn forget_missed_call(
+        &self,
+        id: InstanceId,
+        proof: &InstanceSecret,
+        call: CallId,
+    ) -> Result<bool, AccessError> {
+        self.look(id, proof).await?;
+        self.ground.vault.drop_missed_call(id, call).await.map_err(away)
+    }
+
+    pub(super) async fn timeline(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Timeline, AccessError> {
+        let standing = self.look(id, proof).await?;
+        let Told { steps, .. } = self.told(id, proof).await?;
+        let created_at = self.with_record(&standing, |record| record.created_at).ok_or(AccessError::Unknown)?;
+        Ok(Timeline { created_at, steps })
+    }
+
+    pub(super) async fn own_export(&self, id: InstanceId, proof: &InstanceSecret) -> Result<OwnExport, AccessError> {
+        let standing = self.look(id, proof).await?;
+        let Told { steps, .. } = self.told(id, proof).await?;
+        let calls = self.ground.agent.ask(id, |reply| Command::Calls { id, reply }).await.unwrap_or_default();
+        let messages = self.ground.vault.messages(id).await.map_err(away)?;
+        let missed_calls = self.ground.vault.missed_calls(id).await.map_err(away)?;
+        let view = self.whole_view(&standing).await.ok_or(AccessError::Unknown)?;
+        let export = self.with_record(&standing, |record| OwnExport {
+            app: record.app.clone(),
+            aor: record.account.aor.clone(),
+            auth_username: record.account.auth_username.clone(),
+            credential: match record.account.proof {
+                Proof::Password(_) => "password",
+                Proof::Ha1 { .. } => "ha1",
+            },
+            registrar: record.account.registrar.clone(),
+            outbound_proxy: record.account.outbound_proxy.clone(),
+            calls: calls.iter().map(|(id, call)| (*id, call_view(call))).collect(),
+            timeline: Timeline { created_at: record.created_at, steps },
+            view,
+            messages,
+            missed_calls,
+        });
+        export.ok_or(AccessError::Unknown)
+    }
+
+    pub(super) async fn test(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Tested, TestError> {
+        let who = Who::Device(proof.clone());
+        match self.ground.agent.ask(id, |reply| Command::Test { id, who, reply }).await {
+            Some(Ok(tested)) => Ok(tested),
+            Some(Err(TestDenied::Denied(denied))) => Err(self.denied(id, denied).await.into()),
+            Some(Err(TestDenied::NoTarget)) => Err(TestError::NoTarget),
+            Some(Err(TestDenied::TooSoon { wait_s })) => Err(TestError::TooSoon { wait_s }),
+            None => Err(AccessError::StoreAway.into()),
+        }
+    }
+
+    async fn told(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Told, AccessError> {
+        let who = Who::Device(proof.clone());
+        match self.ground.agent.ask(id, |reply| Command::Told { id, who, reply }).await {
+            Some(Ok(told)) => Ok(told),
+            Some(Err(denied)) => Err(self.denied(id, denied).await),
+            None => Err(AccessError::StoreAway),
+        }
+    }
+}
+
+fn away(_: StoreError) -> AccessError {
+    AccessError::StoreAway
+}

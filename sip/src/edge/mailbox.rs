@@ -1,0 +1,158 @@
+//! What a voicemail server says of a mailbox: `application/simple-message-summary` (RFC 3842 §5).
+//!
+//! ```text
+//! Messages-Waiting: yes
+//! Message-Account: sip:alice@vmail.example.com
+//! Voice-Message: 2/8 (0/2)
+//! ```
+//!
+//! Of the message classes only voice is voicemail; the others, and headers of single messages, are passed over.
+//!
+//! Invariant: a text is read as a whole or not at all; what is kept of it is bounded by [`ACCOUNT_BYTES`].
+
+use std::fmt;
+
+use crate::message::Uri;
+
+/// The media type that this module reads.
+pub const MEDIA_TYPE: &str = "application/simple-message-summary";
+/// The longest `Message-Account` that is kept, in bytes; a longer one is left out.
+pub const ACCOUNT_BYTES: usize = 255;
+
+/// How a mailbox stands.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Mailbox {
+    /// Whether a message waits, of whatever class.
+    pub waiting: bool,
+    /// Voice messages that were not heard yet; `None` when the server tells no numbers.
+    pub new: Option<u32>,
+    /// Voice messages that were heard.
+    pub old: Option<u32>,
+    /// Those of the new ones that are urgent, where the server tells.
+    pub urgent: Option<u32>,
+    /// The mailbox's URI, where the server tells.
+    pub account: Option<Box<str>>,
+}
+
+impl Mailbox {
+    /// Reads a body.
+    pub fn parse(body: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(body).ok()?;
+        let mut lines = text.lines().map(|line| line.trim_end_matches('\r'));
+        let (name, status) = field(lines.find(|line| !line.trim().is_empty())?)?;
+        let waiting = match status {
+            yes if yes.eq_ignore_ascii_case("yes") => true,
+            no if no.eq_ignore_ascii_case("no") => false,
+            _ => return None,
+        };
+        if !name.eq_ignore_ascii_case("Messages-Waiting") {
+            return None;
+        }
+        let mut mailbox = Self { waiting, ..Self::default() };
+        // An empty line begins the headers of single messages.
+        for line in lines.take_while(|line| !line.trim().is_empty()) {
+            let (name, value) = field(line)?;
+            if name.eq_ignore_ascii_case("Voice-Message") {
+                let (new, old, urgent) = counts(value)?;
+                (mailbox.new, mailbox.old, mailbox.urgent) = (Some(new), Some(old), urgent);
+            } else if name.eq_ignore_ascii_case("Message-Account") {
+                let account = Some(value).filter(|uri| uri.len() <= ACCOUNT_BYTES && Uri::parse(uri).is_some());
+                mailbox.account = account.map(Into::into);
+            }
+        }
+        Some(mailbox)
+    }
+}
+
+impl fmt::Debug for Mailbox {
+    /// Leaves the account out: it names a person.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { waiting, new, old, urgent, .. } = self;
+        write!(f, "Mailbox({waiting}, {new:?}/{old:?}, {urgent:?})")
+    }
+}
+
+fn field(line: &str) -> Option<(&str, &str)> {
+    let (name, value) = line.split_once(':')?;
+    let name = name.trim_end();
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(&byte);
+    (!name.is_empty() && name.bytes().all(token)).then_some((name, value.trim()))
+}
+
+/// `2/8 (0/2)`: new, old, and of the new those that are urgent.
+fn counts(value: &str) -> Option<(u32, u32, Option<u32>)> {
+    let (all, urgent) = match value.split_once('(') {
+        None => (value, None),
+        Some((all, urgent)) => (all, Some(urgent.trim_end().strip_suffix(')')?)),
+    };
+    let pair = |text: &str| {
+        let (new, old) = text.split_once('/')?;
+        Some((number(new)?, number(old)?))
+    };
+    let (new, old) = pair(all)?;
+    let urgent = match urgent {
+        None => None,
+        Some(urgent) => Some(pair(urgent)?.0),
+    };
+    Some((new, old, urgent))
+}
+
+/// Digits; what is larger than the type is its largest value.
+fn number(text: &str) -> Option<u32> {
+    let text = text.trim();
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(waiting: bool, new: u32, old: u32, urgent: Option<u32>) -> Mailbox {
+        Mailbox { waiting, new: Some(new), old: Some(old), urgent, account: None }
+    }
+
+    #[test]
+    fn the_summaries_that_servers_send_are_read() {
+        for (text, mailbox) in [
+            ("Messages-Waiting: yes\r\nVoice-Message: 2/8 (0/2)\r\n", told(true, 2, 8, Some(0))),
+            ("Messages-Waiting: no\nVoice-Message: 0/0\n", told(false, 0, 0, None)),
+            ("messages-waiting :YES\r\nvoice-message:  1 / 0 ( 1 / 0 ) \r\n", told(true, 1, 0, Some(1))),
+            ("Messages-Waiting: yes\r\nFax-Message: 3/0\r\nVoice-Message: 0/1\r\n", told(true, 0, 1, None)),
+            ("Messages-Waiting: yes", Mailbox { waiting: true, ..Mailbox::default() }),
+            ("Messages-Waiting: yes\r\nVoice-Message: 99999999999/0\r\n", told(true, u32::MAX, 0, None)),
+            (
+                "Messages-Waiting: yes\r\nVoice-Message: 1/0\r\n\r\nTo: <alice@example.com>\r\nSubject: (hello\r\n",
+                told(true, 1, 0, None),
+            ),
+        ] {
+            assert_eq!(Mailbox::parse(text.as_bytes()), Some(mailbox), "{text:?}");
+        }
+        let account = "Messages-Waiting: yes\r\nMessage-Account: sip:alice@vmail.example.com\r\nVoice-Message: 4/8\r\n";
+        let mailbox = Mailbox::parse(account.as_bytes()).unwrap();
+        assert_eq!(mailbox.account.as_deref(), Some("sip:alice@vmail.example.com"));
+        assert!(!format!("{mailbox:?}").contains("alice"));
+        let long = account.replace("alice", &"a".repeat(300));
+        assert_eq!(Mailbox::parse(long.as_bytes()).unwrap().account, None);
+    }
+
+    #[test]
+    fn what_is_no_summary_is_refused() {
+        for text in [
+            "",
+            "\r\n",
+            "hello",
+            "Voice-Message: 1/0\r\n",
+            "Messages-Waiting: perhaps\r\n",
+            "Messages-Waiting: yes\r\nVoice-Message: 1\r\n",
+            "Messages-Waiting: yes\r\nVoice-Message: -1/0\r\n",
+            "Messages-Waiting: yes\r\nVoice-Message: 1/0 (0\r\n",
+            "Messages-Waiting: yes\r\nVoice-Message: 1/0 (0)\r\n",
+            "Messages-Waiting: yes\r\nno header\r\n",
+            "Messages-Waiting: yes\r\n: 1/0\r\n",
+        ] {
+            assert_eq!(Mailbox::parse(text.as_bytes()), None, "{text:?}");
+        }
+        assert_eq!(Mailbox::parse(b"Messages-Waiting: yes\r\nVoice-Message: 1/\xff\r\n"), None);
+    }
+}

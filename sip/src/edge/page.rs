@@ -1,0 +1,327 @@
+//! One MESSAGE outside a dialog, from its arrival to its final answer (RFC 3428).
+//!
+//! There is a copy of it for each device that it is for, and each copy walks this table:
+//!
+//! | state | the device answers | it is silent, or its flow is lost | kept | the store is full | the store is away |
+//! | --- | --- | --- | --- | --- | --- |
+//! | Offered | → Ended, with its answer | → Keeping | – | – | – |
+//! | Keeping | a 2xx: the kept copy is to go | – | → Ended | → Ended | → Ended |
+//! | Ended | a 2xx, when it is kept: likewise | – | – | – | – |
+//!
+//! When all copies have ended, the sender is answered: with a device's 2xx; else 202 when one is kept; else 503 when the
+//! store is away, so that the SIP server keeps the message itself; else with the best refusal of a device (RFC 3261
+//! §16.7); else 480, because the store keeps no more for this device.
+//!
+//! Invariant: the sender gets exactly one final answer, within [`SILENCE`] and [`STORE_WAIT`]; 202 only after a store has
+//! the message. A message that a device took is not kept for it, except while its late answer is on the way.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::id::{BranchId, InstanceId, MessageId};
+use crate::message::Message;
+use crate::transaction::ServerId;
+
+/// How long a device that is attached may leave a MESSAGE unanswered before it is kept instead.
+pub const SILENCE: Duration = Duration::from_secs(2);
+/// How long the store may take; then the sender is answered 503.
+pub const STORE_WAIT: Duration = Duration::from_secs(3);
+
+/// What the store did with a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// It has it.
+    Kept,
+    /// It keeps no more for this device.
+    Full,
+    /// It does not answer.
+    Away,
+}
+
+/// What the sender is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// A device's own answer.
+    Pass(u16, Bytes),
+    /// 202: it is kept.
+    Accepted,
+    /// 480: no more is kept for the device.
+    Full,
+    /// 503: the store is away.
+    Away,
+}
+
+#[derive(Debug)]
+enum State {
+    Offered,
+    Keeping,
+    Answered(u16, Bytes),
+    Stored(Kept),
+}
+
+/// The message on its way to one device.
+#[derive(Debug)]
+struct Copy {
+    instance: InstanceId,
+    message: MessageId,
+    state: State,
+    /// The offer that may still be answered.
+    branch: Option<BranchId>,
+    /// The device has taken it, after it was given to the store.
+    taken: bool,
+}
+
+/// One MESSAGE.
+#[derive(Debug)]
+pub struct Page {
+    /// Its server transaction.
+    pub server: ServerId,
+    /// The tag of the answers that the relay gives itself.
+    pub tag: String,
+    /// The request; `None` once it is answered.
+    request: Option<Box<Message>>,
+    copies: Vec<Copy>,
+    due: Instant,
+}
+
+impl Page {
+    /// A MESSAGE that has just come.
+    pub fn new(now: Instant, server: ServerId, tag: String, request: Message) -> Self {
+        Self { server, tag, request: Some(Box::new(request)), copies: Vec::new(), due: now + SILENCE }
+    }
+
+    /// The request, until it is answered.
+    pub fn request(&self) -> Option<&Message> {
+        self.request.as_deref()
+    }
+
+    /// A copy was sent to a device that is attached.
+    pub fn offered(&mut self, instance: InstanceId, message: MessageId, branch: BranchId) {
+        self.copies.push(Copy { instance, message, state: State::Offered, branch: Some(branch), taken: false });
+    }
+
+    /// A copy was given to the store, for a device that is not attached.
+    pub fn keeping(&mut self, now: Instant, instance: InstanceId, message: MessageId) {
+        self.copies.push(Copy { instance, message, state: State::Keeping, branch: None, taken: false });
+        self.due = self.due.max(now + STORE_WAIT);
+    }
+
+    /// When [`Self::on_due`] must be asked.
+    pub fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// A final answer of a device: the kept copy that is to go, if one is.
+    pub fn on_answer(&mut self, branch: BranchId, status: u16, answer: Bytes) -> Option<(InstanceId, MessageId)> {
+        let copy = self.copies.iter_mut().find(|copy| copy.branch == Some(branch))?;
+        copy.branch = None;
+        match copy.state {
+            State::Offered => copy.state = State::Answered(status, answer),
+            State::Keeping => copy.taken = (200..300).contains(&status),
+            State::Stored(Kept::Kept) if (200..300).contains(&status) => return Some((copy.instance, copy.message)),
+            State::Stored(_) | State::Answered(..) => {}
+        }
+        None
+    }
+
+    /// An offer will not be answered any more: the copy that the store must have, if it has not been given it.
+    pub fn on_lost(&mut self, now: Instant, branch: BranchId) -> Option<(InstanceId, MessageId)> {
+        let copy = self.copies.iter_mut().find(|copy| copy.branch == Some(branch))?;
+        copy.branch = None;
+        if !matches!(copy.state, State::Offered) {
+            return None;
+        }
+        copy.state = State::Keeping;
+        self.due = self.due.max(now + STORE_WAIT);
+        Some((copy.instance, copy.message))
+    }
+
+    /// The deadline may have come: the copies that the store must have, because their devices are silent. A store that
+    /// had its time is away.
+    pub fn on_due(&mut self, now: Instant) -> Vec<(InstanceId, MessageId)> {
+        let mut silent = Vec::new();
+        if self.due > now {
+            return silent;
+        }
+        for copy in &mut self.copies {
+            match copy.state {
+                State::Offered => {
+                    copy.state = State::Keeping;
+                    silent.push((copy.instance, copy.message));
+                }
+                State::Keeping => copy.state = State::Stored(Kept::Away),
+                State::Answered(..) | State::Stored(_) => {}
+            }
+        }
+        self.due = now + STORE_WAIT;
+        silent
+    }
+
+    /// The store has spoken: the kept copy that is to go again, because the device has taken it meanwhile.
+    pub fn on_kept(&mut self, instance: InstanceId, kept: Kept) -> Option<(InstanceId, MessageId)> {
+        let waiting = |copy: &&mut Copy| copy.instance == instance && matches!(copy.state, State::Keeping);
+        let copy = self.copies.iter_mut().find(waiting)?;
+        // What the device has is delivered, whatever the store says.
+        copy.state = State::Stored(if copy.taken { Kept::Kept } else { kept });
+        (copy.taken && kept == Kept::Kept).then_some((copy.instance, copy.message))
+    }
+
+    /// What the sender is told, once: when all copies have ended. Take [`Self::request`] before [`Self::close`].
+    pub fn answer(&self) -> Option<Answer> {
+        let open = |copy: &Copy| matches!(copy.state, State::Offered | State::Keeping);
+        if self.request.is_none() || self.copies.iter().any(open) {
+            return None;
+        }
+        let answers = || {
+            self.copies.iter().filter_map(|copy| match &copy.state {
+                State::Answered(status, bytes) => Some((*status, bytes)),
+                _ => None,
+            })
+        };
+        let pass = |(status, bytes): (u16, &Bytes)| Answer::Pass(status, bytes.clone());
+        let stored = |kept| self.copies.iter().any(|copy| matches!(copy.state, State::Stored(it) if it == kept));
+        let taken = answers().find(|(status, _)| (200..300).contains(status));
+        let refused = answers().min_by_key(|(status, _)| (*status < 600, *status));
+        Some(match (taken, refused) {
+            (Some(taken), _) => pass(taken),
+            _ if stored(Kept::Kept) => Answer::Accepted,
+            _ if stored(Kept::Away) => Answer::Away,
+            (None, Some(refused)) => pass(refused),
+            _ => Answer::Full,
+        })
+    }
+
+    /// The devices that answered by themselves, each with its status.
+    pub fn ends(&self) -> Vec<(InstanceId, u16)> {
+        let ends = self.copies.iter().filter_map(|copy| match copy.state {
+            State::Answered(status, _) => Some((copy.instance, status)),
+            _ => None,
+        });
+        ends.collect()
+    }
+
+    /// The sender has its answer.
+    pub fn close(&mut self) {
+        self.request = None;
+    }
+
+    /// Whether nothing more can come of it.
+    pub fn is_over(&self) -> bool {
+        self.request.is_none() && self.copies.iter().all(|copy| copy.branch.is_none())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::id::{FlowId, ShardTag};
+    use crate::message::Limits;
+    use crate::transaction::{Table, Timing};
+
+    use super::*;
+
+    fn page(now: Instant) -> Page {
+        let text = "MESSAGE sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP p;branch=z9hG4bK1\r\nFrom: <sip:bob@example.com>;tag=1\r\n\
+                    To: <sip:a@b>\r\nCall-ID: i\r\nCSeq: 1 MESSAGE\r\n\r\n";
+        let request = Message::parse(&text.into(), &Limits::default()).unwrap();
+        let flow = FlowId::Datagram("192.0.2.1:5060".parse().unwrap());
+        let server = Table::<(), ()>::new(1, Timing::default(), Limits::default()).open(&request, flow, ()).unwrap();
+        Page::new(now, server, "tag".into(), request)
+    }
+
+    fn one(number: u128) -> (InstanceId, MessageId, BranchId) {
+        let (random, tag) = (number << 16, ShardTag(0));
+        (InstanceId::new(random, tag), MessageId::new(random, tag), BranchId::new(random, tag))
+    }
+
+    #[test]
+    fn a_device_s_own_answer_passes() {
+        let now = Instant::now();
+        for status in [200, 202, 415, 603] {
+            let (instance, message, branch) = one(1);
+            let mut page = page(now);
+            page.offered(instance, message, branch);
+            assert_eq!(page.answer(), None);
+            assert_eq!(page.on_answer(branch, status, Bytes::from_static(b"it")), None);
+            assert_eq!(page.answer(), Some(Answer::Pass(status, Bytes::from_static(b"it"))));
+            page.close();
+            assert!(page.answer().is_none() && page.is_over());
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_silent_or_lost_has_it_kept() {
+        let now = Instant::now();
+        let (instance, message, branch) = one(1);
+        let mut silent = page(now);
+        silent.offered(instance, message, branch);
+        assert!(silent.on_due(now).is_empty(), "not yet");
+        assert_eq!(silent.on_due(now + SILENCE), [(instance, message)]);
+        assert_eq!(silent.on_kept(instance, Kept::Kept), None);
+        assert_eq!(silent.answer(), Some(Answer::Accepted));
+        silent.close();
+        assert!(!silent.is_over(), "the device may still answer");
+        assert_eq!(silent.on_answer(branch, 200, Bytes::new()), Some((instance, message)), "late: the copy goes");
+        assert!(silent.is_over());
+
+        let mut lost = page(now);
+        lost.offered(instance, message, branch);
+        assert_eq!(lost.on_lost(now, branch), Some((instance, message)));
+        assert_eq!(lost.on_lost(now, branch), None, "once");
+        assert_eq!(lost.on_kept(instance, Kept::Full), None);
+        assert_eq!(lost.answer(), Some(Answer::Full));
+    }
+
+    #[test]
+    fn a_device_that_answers_while_it_is_being_kept_has_it_once() {
+        let now = Instant::now();
+        let (instance, message, branch) = one(1);
+        let mut page = page(now);
+        page.offered(instance, message, branch);
+        page.on_due(now + SILENCE);
+        assert_eq!(page.on_answer(branch, 200, Bytes::new()), None, "the store has not spoken");
+        assert_eq!(page.on_kept(instance, Kept::Kept), Some((instance, message)));
+        assert_eq!(page.answer(), Some(Answer::Accepted));
+    }
+
+    #[test]
+    fn a_store_that_does_not_answer_is_away() {
+        let now = Instant::now();
+        let (instance, message, _) = one(1);
+        let mut page = page(now);
+        page.keeping(now, instance, message);
+        assert!(page.on_due(now + SILENCE).is_empty());
+        assert_eq!(page.answer(), None);
+        page.on_due(now + STORE_WAIT);
+        assert_eq!(page.answer(), Some(Answer::Away));
+        assert_eq!(page.on_kept(instance, Kept::Kept), None, "too late");
+    }
+
+    #[test]
+    fn of_several_devices_the_best_answer_is_given() {
+        let now = Instant::now();
+        let cases: [(&[u16], &[Kept], Answer); 6] = [
+            (&[603, 200], &[Kept::Away], Answer::Pass(200, Bytes::new())),
+            (&[603], &[Kept::Kept], Answer::Accepted),
+            (&[415], &[Kept::Full, Kept::Away], Answer::Away),
+            (&[486, 415], &[Kept::Full], Answer::Pass(415, Bytes::new())),
+            (&[415, 603], &[], Answer::Pass(603, Bytes::new())),
+            (&[], &[Kept::Full, Kept::Full], Answer::Full),
+        ];
+        for (answers, kept, expected) in cases {
+            let mut page = page(now);
+            for (number, status) in answers.iter().enumerate() {
+                let (instance, message, branch) = one(number as u128 + 1);
+                page.offered(instance, message, branch);
+                page.on_answer(branch, *status, Bytes::new());
+            }
+            for (number, kept) in kept.iter().enumerate() {
+                let (instance, message, _) = one(number as u128 + 100);
+                page.keeping(now, instance, message);
+                assert_eq!(page.answer(), None);
+                page.on_kept(instance, *kept);
+            }
+            assert_eq!(page.answer(), Some(expected));
+        }
+    }
+}

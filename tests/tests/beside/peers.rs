@@ -1,0 +1,1 @@
+//! With real peers: in the next slice.
