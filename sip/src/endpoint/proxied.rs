@@ -312,6 +312,14 @@ impl Endpoint {
         self.event(Event::ProxiedEnded { instance, end });
     }
 
+    /// The registration that a request names by our own Path and that is not known here: one that another node, or an earlier
+    /// run, may have written down. Whoever asks may adopt it and hand the request in afterwards.
+    pub fn missing_path(&self, request: &Message) -> Option<InstanceId> {
+        let beyond = request.is_request() && request.method() != Some(Method::Ack);
+        let named = beyond.then(|| push_proxy::own_path(&self.token_key, request)).flatten();
+        named.filter(|instance| !self.proxied.knows(*instance))
+    }
+
     /// A request that came back by our Path.
     pub(super) fn on_path_request(
         &mut self,

@@ -305,7 +305,9 @@ impl Endpoint {
         let bindings = &self.bindings;
         let waiting = upstream.members.iter().copied().filter(|b| bindings.get(b).is_some_and(|r| r.wants_flow()));
         for binding in waiting.collect::<Vec<_>>() {
-            self.event(Event::RegistrationFailed { binding, failure });
+            if let Some(instance) = self.bindings.get(&binding).map(|registration| registration.instance) {
+                self.event(Event::RegistrationFailed { binding, instance, failure });
+            }
         }
         self.later(now, after, Timer::Upstream(id));
     }
