@@ -116,7 +116,7 @@ impl Endpoint {
         let failed = matches!(step, Step::Failed(RegistrationFailure::Retry { status: Some(430 | 503), .. }));
         self.carry_out(now, binding, step);
         if failed {
-            self.on_upstream_unfit(now, id);
+            self.on_upstream_unfit(now, id, binding);
         }
     }
 
@@ -138,7 +138,7 @@ impl Endpoint {
         let step = registration.on_silence(now, branch, &mut self.random);
         self.carry_out(now, binding, step);
         if was_current {
-            self.on_upstream_silent(now, upstream);
+            self.on_upstream_silent(now, upstream, binding);
         }
     }
 
@@ -266,7 +266,9 @@ impl Endpoint {
         upstream.is_some_and(|upstream| {
             let by_flow = matches!(&upstream.link, Link::Up { flow, .. } if *flow == source.flow);
             let ip = source.peer.ip().to_canonical();
-            by_flow || upstream.trusted.iter().any(|trusted| trusted.to_canonical() == ip)
+            by_flow
+                || upstream.leaving == Some(source.flow)
+                || upstream.trusted.iter().any(|trusted| trusted.to_canonical() == ip)
         })
     }
 

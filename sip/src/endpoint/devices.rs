@@ -272,7 +272,9 @@ impl Endpoint {
     pub(super) fn on_closed(&mut self, now: Instant, flow: FlowId) {
         self.streams.remove(&flow);
         self.forget_passenger(flow);
-        if let Some(id) = self.links.remove(&flow) {
+        if let Some(id) = self.links.remove(&flow)
+            && !self.lost_trial(id, flow)
+        {
             self.on_link_closed(now, id);
         }
         let Some(state) = self.device_flows.remove(&flow) else { return };
