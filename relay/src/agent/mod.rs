@@ -102,6 +102,8 @@ enum ShardInput {
     Unheard {
         /// The call.
         call: CallId,
+        /// The device.
+        instance: InstanceId,
         /// The answer.
         reply: oneshot::Sender<bool>,
     },

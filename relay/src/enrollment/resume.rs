@@ -159,7 +159,7 @@ impl Inner {
         let put = self.ground.vault.put(id, &standing.sealed, standing.expires_at, &lookup, Fence::NEW);
         match self.timed(StoreOperation::Put, put).await {
             Ok(placed) => {
-                let stored = |reply| Command::Stored { id, fence: placed.fence, reply };
+                let stored = |reply| Command::Stored { id, sealed: None, fence: placed.fence, reply };
                 if self.ground.agent.ask(id, stored).await != Some(true) {
                     self.ground.agent.erase(id, lookup);
                 }
