@@ -119,6 +119,10 @@ pub struct Upstream {
     pub domains: DomainRules,
     /// The Expires asked for, 1 s to 24 h.
     pub register_expires: Duration,
+    /// Whether a digest may be made with MD5.
+    pub allow_md5: bool,
+    /// Registrations that may begin in a second at one registrar, 1 to 1,000,000, of the whole node.
+    pub registrations_per_second: u32,
 }
 
 /// Which transports may be used toward SIP servers.
@@ -227,6 +231,8 @@ pub struct SipServer {
     pub id: Box<str>,
     /// What it shows at the API; at least 16 characters.
     pub key: ApiKey,
+    /// The SIP domains whose accounts it may wake.
+    pub domains: DomainRules,
 }
 
 impl Config {

@@ -31,13 +31,14 @@ mod resume;
 mod turns;
 pub mod types;
 mod views;
+mod wake;
 mod wipe;
 
 use turns::Turns;
 
 use types::{
-    AccessError, CallError, CallView, Change, ChangeError, Enable, EnableError, Enabled, Export, Listed, OperatorError,
-    OwnExport, Page, Receipt, TestError, Tested, Timeline, View,
+    AccessError, Awake, CallError, CallView, Change, ChangeError, Enable, EnableError, Enabled, Export, Listed,
+    OperatorError, OwnExport, Page, Receipt, TestError, Tested, Timeline, View, Wake, WakeError,
 };
 
 /// What apps, devices and operators can ask of the relay. Futures are `Send` and may be dropped at any await; what was
@@ -135,6 +136,9 @@ pub trait UseCases: Clone + Send + Sync + 'static {
     /// Sends a test push; its result stands in the timeline.
     fn test(&self, id: InstanceId, proof: &InstanceSecret) -> impl Future<Output = Result<Tested, TestError>> + Send;
 
+    /// Wakes the devices of an AOR for a call that its SIP server holds, and waits for the first of them.
+    fn wake(&self, wish: Wake) -> impl Future<Output = Result<Awake, WakeError>> + Send;
+
     /// At most `limit` (1 to 1000) instances of this node in the order of their ids, those after `after` alone.
     fn list(&self, after: Option<InstanceId>, limit: usize)
     -> impl Future<Output = Result<Page, OperatorError>> + Send;
@@ -167,6 +171,8 @@ pub struct Ground {
     pub domains: DomainRules,
     /// `host:port` of the edge, as devices are told.
     pub edge: Box<str>,
+    /// `host:port` of the edge's WebSocket listener, where there is one.
+    pub websocket: Option<Box<str>>,
     /// The push services of each App.
     pub services: HashMap<Box<str>, Services>,
     /// When it begins, nothing is enabled any more.
@@ -272,6 +278,10 @@ impl UseCases for Enrollment {
 
     async fn test(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Tested, TestError> {
         self.0.test(id, proof).await
+    }
+
+    async fn wake(&self, wish: Wake) -> Result<Awake, WakeError> {
+        self.0.wake(wish).await
     }
 
     async fn list(&self, after: Option<InstanceId>, limit: usize) -> Result<Page, OperatorError> {

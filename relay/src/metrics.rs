@@ -82,6 +82,7 @@ metrics! {
     Invites = "sipwake_invites_total", Counter, Count, "INVITE requests from the accounts' servers, by how they ended.";
     Pushes = "sipwake_pushes_total", Counter, Count, "Pushes, by service and by how they ended, retries included.";
     PushRetries = "sipwake_push_retries_total", Counter, Count, "Further attempts at a push, by service.";
+    PushResends = "sipwake_push_resends_total", Counter, Count, "Pushes of a call that were sent a second time, because the device gave no sign (FCM alone).";
     PushDuration = "sipwake_push_duration_seconds", Histogram, Seconds, "From the decision to push until the service's verdict.";
     InviteToPush = "sipwake_invite_to_push_seconds", Histogram, Seconds, "From an INVITE's arrival until its push is handed to the connection of the service.";
     Wake = "sipwake_wake_seconds", Histogram, Seconds, "From an INVITE's arrival until its device is attached.";
@@ -122,6 +123,7 @@ struct Handles {
     invites: Family<InviteOutcome, Counter>,
     pushes: Vec<Family<PushOutcome, Counter>>,
     push_retries: Family<PushProvider, Counter>,
+    push_resends: Counter,
     push_duration: Histogram,
     invite_to_push: Histogram,
     wake: Histogram,
@@ -173,6 +175,7 @@ impl Metrics {
             invites: counters(r, Metric::Invites, None),
             pushes: families::<PushProvider, _>(r, Metric::Pushes),
             push_retries: counters(r, Metric::PushRetries, None),
+            push_resends: counter(r, Metric::PushResends, &[]),
             push_duration: histogram(r, Metric::PushDuration),
             invite_to_push: histogram(r, Metric::InviteToPush),
             wake: histogram(r, Metric::Wake),
@@ -233,6 +236,11 @@ impl Metrics {
     /// A push is tried once more.
     pub fn push_retry(&self, provider: PushProvider) {
         self.0.push_retries.of(provider).increment(1);
+    }
+
+    /// The push of a call is sent a second time.
+    pub fn push_resend(&self) {
+        self.0.push_resends.increment(1);
     }
 
     /// The push of an INVITE was handed to the service's connection, `after` the INVITE came.

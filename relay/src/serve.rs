@@ -80,6 +80,8 @@ pub struct Relay;
 pub struct Running {
     /// Where devices connect.
     pub edge: SocketAddr,
+    /// Where devices connect by WebSocket, when they may.
+    pub websocket: Option<SocketAddr>,
     /// What pushes and Record-Route name.
     pub public_edge: Box<str>,
     /// Where apps connect.
@@ -119,6 +121,10 @@ impl Relay {
         let (tls, development_ca) = server_tls(&config.tls)?;
         let doors = Doors::open(&config, &tls, &stopping, &ending).await?;
         let public_edge = named(&config.edge.public, doors.edge.local_address());
+        let public_websocket = doors.websocket.as_ref().map(|listener| {
+            let port = listener.local_address().port();
+            named(&HostPort { port, host: config.edge.public.host.clone() }, listener.local_address())
+        });
         let metrics = Metrics::new();
         let keyring = match &config.store.keyring {
             Some(path) => Keyring::open(path)?,
@@ -137,7 +143,7 @@ impl Relay {
             tls: ClientTls::new(config.upstream.ca_file.as_deref())?,
             udp: doors.udp.clone(),
             early_ringing: config.call.early_ringing,
-            endpoint: endpoint_settings(&config, &doors, &public_edge, &vault),
+            endpoint: endpoint_settings(&config, &doors, &public_edge, public_websocket.as_deref(), &vault),
             shards: std::thread::available_parallelism().map_or(1, Into::into),
             reminded,
             end: ending.clone(),
@@ -149,6 +155,7 @@ impl Relay {
             resolver,
             domains: config.upstream.domains.clone(),
             edge: public_edge.clone(),
+            websocket: public_websocket,
             services: services(&config.apps, push_is_printed),
             drain: stopping.clone(),
         });
@@ -198,6 +205,7 @@ impl Drop for Running {
 /// Every socket, bound.
 struct Doors {
     edge: Listener,
+    websocket: Option<Listener>,
     api: Listener,
     operator: Listener,
     tls: Option<Listener>,
@@ -215,10 +223,15 @@ impl Doors {
             edge: bind("edge.listen", config.edge.listen, sip(), Limits::DEVICES, ending).await?,
             api: bind("api.listen", config.api.listen, https(), Limits::HTTPS, stopping).await?,
             operator: bind("operator.listen", config.operator.listen, https(), Limits::HTTPS, stopping).await?,
+            websocket: None,
             tls: None,
             tcp: None,
             udp: None,
         };
+        if let Some(address) = config.edge.websocket {
+            let security = Security::WebSocket(tls.config(&[]));
+            doors.websocket = Some(bind("edge.websocket", address, security, Limits::DEVICES, ending).await?);
+        }
         if upstream.transports.tls {
             let listener = bind("upstream.tls_listen", upstream.tls_listen, sip(), Limits::SIP_SERVERS, ending).await?;
             doors.tls = Some(listener);
@@ -252,11 +265,14 @@ struct Opened {
 impl Opened {
     fn serve(self, doors: Doors, stop: (Trigger, Drain), end: (Trigger, Drain)) -> Running {
         let readiness = Readiness::default();
-        let Doors { edge, api, operator, tls, tcp, udp } = doors;
+        let Doors { edge, websocket, api, operator, tls, tcp, udp } = doors;
         let local = |listener: &Option<Listener>| listener.as_ref().map(Listener::local_address);
         let (edge_at, api_at, operator_at) = (edge.local_address(), api.local_address(), operator.local_address());
-        let (upstream_tls, upstream_tcp) = (local(&tls), local(&tcp));
+        let (upstream_tls, upstream_tcp, websocket_at) = (local(&tls), local(&tcp), local(&websocket));
         self.agent.open_edge(edge);
+        if let Some(listener) = websocket {
+            self.agent.open_websocket(listener);
+        }
         for listener in [tls, tcp].into_iter().flatten() {
             self.agent.open_upstream(listener);
         }
@@ -276,6 +292,7 @@ impl Opened {
         chores.push(tokio::spawn(self.enrollment.write_down_reminders(self.reminders)));
         Running {
             edge: edge_at,
+            websocket: websocket_at,
             public_edge: self.public_edge,
             api: api_at,
             operator: operator_at,
@@ -341,7 +358,7 @@ fn named(public: &HostPort, listener: SocketAddr) -> Box<str> {
     HostPort { host: public.host.clone(), port }.to_string().into()
 }
 
-fn endpoint_settings(config: &Config, doors: &Doors, edge: &str, vault: &Vault) -> Settings {
+fn endpoint_settings(config: &Config, doors: &Doors, edge: &str, websocket: Option<&str>, vault: &Vault) -> Settings {
     let upstream = &config.upstream;
     let at = |bound: Option<SocketAddr>, configured: SocketAddr| -> Box<str> {
         format!("{}:{}", upstream.public_host, bound.unwrap_or(configured).port()).into()
@@ -349,6 +366,7 @@ fn endpoint_settings(config: &Config, doors: &Doors, edge: &str, vault: &Vault) 
     Settings {
         tag: ShardTag(0),
         edge: edge.into(),
+        edge_websocket: websocket.unwrap_or(edge).into(),
         upstream_udp: at(doors.udp.as_ref().map(Udp::local_address), upstream.udp_listen),
         upstream_tcp: at(doors.tcp.as_ref().map(Listener::local_address), upstream.tcp_listen),
         upstream_tls: at(doors.tls.as_ref().map(Listener::local_address), upstream.tls_listen),
@@ -358,7 +376,11 @@ fn endpoint_settings(config: &Config, doors: &Doors, edge: &str, vault: &Vault) 
         limits: sip::message::Limits::default(),
         token_key: *vault.flow_token_key().expose(),
         page_bytes: config.messages.max_body,
-        upstream: UpstreamPolicy { allow_tcp: upstream.transports.tcp, ..UpstreamPolicy::default() },
+        upstream: UpstreamPolicy {
+            allow_md5: upstream.allow_md5,
+            allow_tcp: upstream.transports.tcp,
+            registrations_per_second: upstream.registrations_per_second,
+        },
     }
 }
 
@@ -401,9 +423,15 @@ fn api_settings(config: &Config) -> api::Settings {
         apns: services.get(&app.id).is_some_and(|services| services.apns),
         fcm: services.get(&app.id).is_some_and(|services| services.fcm),
     };
+    let sip_server = |server: &config::SipServer| api::access::SipServer {
+        id: server.id.clone(),
+        key: server.key.clone(),
+        domains: server.domains.clone(),
+    };
     let lifetime = config.lifetime;
     api::Settings {
         apps: config.apps.iter().map(app).collect(),
+        sip_servers: config.sip_servers.iter().map(sip_server).collect(),
         lifetime: api::device_body::LifetimeRange {
             min_s: lifetime.min.as_secs(),
             default_s: lifetime.default.as_secs(),

@@ -72,13 +72,13 @@ impl Transport {
         }
     }
 
-    /// As a URI's `transport` parameter names it.
+    /// As a URI's `transport` parameter names it; of a WebSocket it names none but `ws`, secure or not (RFC 7118 §5.2.2).
     pub fn param(self) -> &'static str {
         match self {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
             Self::Tls => "tls",
-            Self::Wss => "wss",
+            Self::Wss => "ws",
         }
     }
 }

@@ -31,6 +31,11 @@
 //! | [`letter`] | the REGISTER as it is written |
 //! | [`grant`] | what a 2xx says |
 //!
+//! When the app comes to the foreground or goes to the background while a REGISTER is under way, its answer is waited for
+//! (RFC 3261 §10.2) and then the next one is sent, if the goal is another one by then: however fast the goals change, the
+//! registrar sees one REGISTER after the other, and the last one says what is wanted. Only a binding that is to be forgotten
+//! does not wait.
+//!
 //! Invariant: at most one REGISTER of a binding is under way; CSeq rises and Call-ID stays for the life of the process;
 //! credentials that were refused are not offered again. A challenge is answered by the shell; no credential comes here.
 
@@ -96,9 +101,18 @@ pub enum Goal {
 enum State {
     Waiting,
     Asking(Box<Asking>),
-    Sent { branch: BranchId, attempt: Attempt },
-    Registered { refresh_at: Instant },
-    BackingOff { until: Instant },
+    /// `goal`: what was asked for.
+    Sent {
+        branch: BranchId,
+        attempt: Attempt,
+        goal: Goal,
+    },
+    Registered {
+        refresh_at: Instant,
+    },
+    BackingOff {
+        until: Instant,
+    },
     Refused,
 }
 
@@ -287,6 +301,9 @@ impl Registration {
             return Step::Nothing;
         }
         self.goal = goal;
+        if goal != Goal::Gone && matches!(self.state, State::Sent { .. }) {
+            return Step::Nothing;
+        }
         self.state = State::Waiting;
         if goal == Goal::Registered || self.maybe_there {
             Step::WantFlow
@@ -377,7 +394,7 @@ impl Registration {
         };
         // A server without authentication may bind us at the first request.
         self.maybe_there = true;
-        self.state = State::Sent { branch, attempt };
+        self.state = State::Sent { branch, attempt, goal: self.goal };
     }
 
     /// A response to the REGISTER that is under way.
@@ -389,10 +406,13 @@ impl Registration {
         terms: &Terms<'_>,
         random: &mut Random,
     ) -> Step {
-        let State::Sent { branch: waiting_for, attempt } = self.state else { return Step::Nothing };
+        let State::Sent { branch: waiting_for, attempt, goal } = self.state else { return Step::Nothing };
         let Some(status) = response.status().filter(|status| *status >= 200 && branch == waiting_for) else {
             return Step::Nothing;
         };
+        if goal != self.goal {
+            return self.on_crossed(status, goal, response, terms.hashes);
+        }
         match status {
             ..300 => self.on_success(now, response, random),
             401 | 407 => self.on_challenge(now, status, attempt, response, terms.hashes, random),
@@ -416,7 +436,10 @@ impl Registration {
     /// The REGISTER that is under way was never answered, or could not be sent.
     pub fn on_silence(&mut self, now: Instant, branch: BranchId, random: &mut Random) -> Step {
         match self.state {
-            State::Sent { branch: waiting_for, .. } if waiting_for == branch => self.retry(now, None, None, random),
+            State::Sent { branch: waiting_for, goal, .. } if waiting_for == branch => match goal == self.goal {
+                true => self.retry(now, None, None, random),
+                false => self.turn_round(),
+            },
             _ => Step::Nothing,
         }
     }
@@ -454,6 +477,31 @@ impl Registration {
     fn write(&mut self, attempt: Attempt, others: Vec<Challenge>) -> Step {
         self.state = State::Asking(Box::new(Asking { attempt, others, ..Asking::default() }));
         if self.keys.is_empty() { Step::Send } else { Step::Ask }
+    }
+
+    /// An answer to what is not wanted any more: it says whether the registrar has a Contact, and what it wants to be shown.
+    fn on_crossed(&mut self, status: u16, asked: Goal, response: &Message, hashes: &[Hash]) -> Step {
+        match status {
+            ..300 => {
+                self.keys.on_success(response);
+                self.stands = asked == Goal::Registered;
+                self.maybe_there = self.stands;
+            }
+            401 | 407 => {
+                let place = if status == 401 { Place::Registrar } else { Place::Proxy };
+                if let Verdict::Refused = self.keys.on_challenge(place, response, hashes) {
+                    return self.refused(status);
+                }
+            }
+            _ => {}
+        }
+        self.turn_round()
+    }
+
+    /// Toward the goal that came while a REGISTER was under way.
+    fn turn_round(&mut self) -> Step {
+        self.state = State::Waiting;
+        if self.wants_flow() { Step::WantFlow } else { Step::Unregistered { confirmed: true } }
     }
 
     fn on_success(&mut self, now: Instant, response: &Message, random: &mut Random) -> Step {

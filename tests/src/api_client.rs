@@ -21,6 +21,7 @@ use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
 
 use crate::authority::Authority;
+use crate::wire::Transport;
 
 /// How long connecting, and each answer, may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -79,6 +80,19 @@ pub struct Instance {
     pub edge: String,
     /// The whole answer.
     pub answer: Value,
+}
+
+impl Instance {
+    /// The edge as a phone dials it by this transport: `sip:host:port;transport=tls`, or `;transport=ws` by secure
+    /// WebSocket. Empty when the relay offers none.
+    pub fn edge_over(&self, transport: Transport) -> String {
+        let websocket = self.answer["edge"]["websocket"].as_str().unwrap_or_default();
+        match (transport, websocket.strip_prefix("wss://")) {
+            (Transport::Wss, None) => String::new(),
+            (Transport::Wss, Some(host)) => format!("sip:{};transport=ws", host.trim_end_matches('/')),
+            _ => self.edge.clone(),
+        }
+    }
 }
 
 impl ApiClient {
@@ -170,6 +184,14 @@ impl ApiClient {
     /// When no answer comes.
     pub async fn of(&self, method: &str, instance: &Instance, rest: &str) -> io::Result<Answer> {
         self.json(method, &path(instance, rest), Some(&instance.secret), None).await
+    }
+
+    /// `POST /v1/wake` with a SIP server's key and this body.
+    ///
+    /// # Errors
+    /// When no answer comes.
+    pub async fn wake(&self, key: &str, body: &Value) -> io::Result<Answer> {
+        self.json("POST", "/v1/wake", Some(key), Some(body)).await
     }
 
     /// A request with the client's own bearer and no body.

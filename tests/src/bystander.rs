@@ -158,8 +158,13 @@ impl Stage {
 
     /// What the device of an account is set to.
     pub fn phone_settings(&self, lent: &Lent) -> phone::Settings {
-        let Instance { id, secret, edge, .. } = &lent.instance;
-        phone::Settings::new(edge, id, secret, Some(&self.authority))
+        self.phone_settings_over(lent, Transport::Tls)
+    }
+
+    /// The same for a device that comes by TLS or by secure WebSocket.
+    pub fn phone_settings_over(&self, lent: &Lent, edge: Transport) -> phone::Settings {
+        let Instance { id, secret, .. } = &lent.instance;
+        phone::Settings::new(&lent.instance.edge_over(edge), id, secret, Some(&self.authority))
     }
 
     /// Waits for the next APNs push to this account's device; those to others are passed over.

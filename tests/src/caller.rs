@@ -127,6 +127,7 @@ impl Caller {
             Transport::Udp => Datagrams::bind(&tasks, handler).await?.flow(server),
             Transport::Tcp => wire::connect(server, None, handler).await?,
             Transport::Tls => wire::connect(server, tls, handler).await?,
+            Transport::Wss => return Err(io::Error::other("a caller does not come by WebSocket")),
         };
         let appearance = Appearance {
             vias: vec![format!("SIP/2.0/{} {}", transport.via(), flow.local())],

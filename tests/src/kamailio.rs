@@ -35,6 +35,29 @@ pub enum Reach {
     Contact,
 }
 
+/// How it treats REGISTERs, beside what every registrar does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// As it is.
+    Plain,
+    /// The proxy before the registrar asks for credentials, too (407), for a realm of its own.
+    ProxyAsksToo,
+    /// Before its own challenge stands one with an algorithm that nobody knows.
+    OddChallengeFirst,
+    /// A nonce may be used often, with a count that rises; else it is stale.
+    CountsNonces,
+    /// A nonce may be used once; else it is stale.
+    OneTimeNonces,
+    /// No qop: digests as RFC 2069 has them.
+    WithoutQop,
+    /// It has moved to a host that nobody allowed.
+    Moved,
+    /// The first REGISTER whose digest is right is answered 503 with a Retry-After of this many seconds.
+    BusyOnce(u32),
+    /// It tells the account's other addresses and the way of its requests (RFC 3608, RFC 7315).
+    TellsMore,
+}
+
 /// How it is set up.
 #[derive(Clone)]
 pub struct Settings {
@@ -48,6 +71,8 @@ pub struct Settings {
     pub reach: Reach,
     /// The shortest lifetime that it takes, in seconds; less is 423.
     pub min_expires: u32,
+    /// How it treats REGISTERs.
+    pub manner: Manner,
 }
 
 impl Default for Settings {
@@ -58,6 +83,7 @@ impl Default for Settings {
             algorithm: Algorithm::Md5,
             reach: Reach::Flow,
             min_expires: 0,
+            manner: Manner::Plain,
         }
     }
 }
@@ -120,6 +146,7 @@ impl Kamailio {
             Transport::Udp => self.udp,
             Transport::Tcp => self.tcp,
             Transport::Tls => self.tls,
+            Transport::Wss => panic!("this Kamailio is not reached by WebSocket"),
         };
         SocketAddr::from((Ipv4Addr::LOCALHOST, port))
     }
@@ -174,6 +201,22 @@ impl Kamailio {
     pub async fn forget(&self, user: &str) -> Result<(), Missed> {
         self.command("ul.rm", json!(["location", user])).await?;
         self.await_location(user, 0, COMMAND_WITHIN).await.map(drop)
+    }
+
+    /// Adds a Contact of a user that somebody else registered, for so many seconds.
+    ///
+    /// # Errors
+    /// [`Missed`] when Kamailio does not answer.
+    pub async fn add(&self, user: &str, contact: &str, expires_s: u32) -> Result<(), Missed> {
+        let params = json!(["location", user, contact, expires_s, 1.0, "", 0, 0, 4294967295_u32]);
+        self.command("ul.add", params).await.map(drop)
+    }
+
+    /// The Authorization of each REGISTER that came so far, in order; empty where there was none.
+    pub fn asked(&self) -> Vec<String> {
+        let output = self.output();
+        let lines = output.lines().filter_map(|line| line.split_once("asked: REGISTER "));
+        lines.map(|(_, rest)| rest.split_once(' ').map_or("", |(_, value)| value).replace("<null>", "")).collect()
     }
 
     /// Everything that it printed.
@@ -232,7 +275,12 @@ fn configuration(settings: &Settings, scratch: &Scratch, [udp, tcp, tls]: [u16; 
         Algorithm::Md5 => "",
         Algorithm::Sha256 => "SHA-256",
     };
+    let (auth, before, challenge, after) = settings.manner.script();
     include_str!("kamailio.cfg")
+        .replace("@AUTH@", auth)
+        .replace("@BEFORE@", before)
+        .replace("@CHALLENGE@", challenge)
+        .replace("@AFTER@", &after)
         .replace("@DOMAIN@", &settings.domain)
         .replace("@UDP@", &udp.to_string())
         .replace("@TCP@", &tcp.to_string())
@@ -242,6 +290,46 @@ fn configuration(settings: &Settings, scratch: &Scratch, [udp, tcp, tls]: [u16; 
         .replace("@ALGORITHM@", algorithm)
         .replace("@USERS@", &users.join("\n"))
         .replace("@BY_FLOW@", if settings.reach == Reach::Flow { "1 == 1" } else { "1 == 0" })
+}
+
+impl Manner {
+    /// Parameters of the auth module; what is asked before the registrar's digest; its challenge; what follows the digest.
+    fn script(self) -> (&'static str, &'static str, &'static str, String) {
+        const CHALLENGE: &str = "www_challenge(\"@DOMAIN@\", \"1\");";
+        const STALE: &str = "switch ($rc) {\ncase -4:\ncase -6:\nwww_challenge(\"@DOMAIN@\", \"17\");\nbreak;\n\
+                             default:\nwww_challenge(\"@DOMAIN@\", \"1\");\n}";
+        const PROXY: &str = "if (!pv_proxy_authenticate(\"edge.@DOMAIN@\", \"$var(password)\", \"0\")) {\n\
+                             proxy_challenge(\"edge.@DOMAIN@\", \"1\");\nexit;\n}";
+        const ODD: &str = "append_to_reply(\"WWW-Authenticate: Digest realm=\\\"@DOMAIN@\\\", nonce=\\\"odd\\\", \
+                           algorithm=SHA3-512, qop=\\\"auth\\\"\\r\\n\");\nwww_challenge(\"@DOMAIN@\", \"1\");";
+        const COUNT: &str = "modparam(\"auth\", \"nonce_count\", 1)\nmodparam(\"auth\", \"qop\", \"auth\")";
+        const ONCE: &str = "modparam(\"auth\", \"one_time_nonce\", 1)";
+        match self {
+            Self::Plain => ("", "", CHALLENGE, String::new()),
+            Self::ProxyAsksToo => ("", PROXY, CHALLENGE, String::new()),
+            Self::OddChallengeFirst => ("", "", ODD, String::new()),
+            Self::CountsNonces => (COUNT, "", STALE, String::new()),
+            Self::OneTimeNonces => (ONCE, "", STALE, String::new()),
+            Self::WithoutQop => ("", "", "www_challenge(\"@DOMAIN@\", \"0\");", String::new()),
+            Self::Moved => {
+                let moved = "append_to_reply(\"Contact: <sip:elsewhere.@DOMAIN@>\\r\\n\");\n\
+                             sl_send_reply(\"302\", \"Moved Temporarily\");\nexit;";
+                ("", "", CHALLENGE, moved.to_owned())
+            }
+            Self::BusyOnce(seconds) => {
+                let busy = format!(
+                    "if ($shv(busy) == 1) {{\n$shv(busy) = 0;\nappend_to_reply(\"Retry-After: {seconds}\\r\\n\");\n\
+                     sl_send_reply(\"503\", \"Busy\");\nexit;\n}}"
+                );
+                ("", "", CHALLENGE, busy)
+            }
+            Self::TellsMore => {
+                let more = "append_to_reply(\"P-Associated-URI: <$tu>, <tel:+4930123>\\r\\n\
+                            Service-Route: <sip:127.0.0.1:@UDP@;lr>\\r\\n\");";
+                ("", "", CHALLENGE, more.to_owned())
+            }
+        }
+    }
 }
 
 fn located(contact: &Value) -> Located {

@@ -345,7 +345,7 @@ impl Leg {
         state.log.push(format!("→ {}", first_line(&request)));
         let resend = match self.flow.transport() {
             Transport::Udp => Some(Resend::start(&self.flow, bytes)),
-            Transport::Tcp | Transport::Tls => {
+            Transport::Tcp | Transport::Tls | Transport::Wss => {
                 self.flow.send(&bytes);
                 None
             }

@@ -1,4 +1,4 @@
-//! A stand-in phone: registers over TLS (or TCP, or UDP) as its user would, and takes calls.
+//! A stand-in phone: registers over TLS (or secure WebSocket, TCP, UDP) as its user would, and takes calls.
 //!
 //! Invariant: the connection is dropped with the phone; what came against the RFCs is in [`Phone::violations`].
 
@@ -31,7 +31,8 @@ pub enum Proof {
 /// Who the phone is and where it registers.
 #[derive(Clone)]
 pub struct Settings {
-    /// Where it connects and registers: `sip:127.0.0.1:5061;transport=tls`. The host is what TLS verifies.
+    /// Where it connects and registers: `sip:127.0.0.1:5061;transport=tls`, or `;transport=ws` for a secure WebSocket. The
+    /// host is what TLS verifies.
     pub server: String,
     /// Its AOR.
     pub aor: String,
@@ -110,6 +111,7 @@ impl Phone {
         let transport = match uri.transport() {
             Some("udp") => Transport::Udp,
             Some("tcp") => Transport::Tcp,
+            Some("ws") => Transport::Wss,
             _ => Transport::Tls,
         };
         let tasks = Arc::new(Tasks::default());
@@ -119,12 +121,21 @@ impl Phone {
         let flow = match transport {
             Transport::Udp => Datagrams::bind(&tasks, handler).await?.flow(server),
             Transport::Tcp => wire::connect(server, None, handler).await?,
-            Transport::Tls => {
+            Transport::Tls | Transport::Wss => {
                 let authority = settings.authority.clone().ok_or_else(|| io::Error::other("TLS wants an authority"))?;
-                wire::connect(server, Some((authority.client_config(&[]), host)), handler).await?
+                let tls = authority.client_config(&[]);
+                match transport {
+                    Transport::Wss => wire::connect_websocket(server, tls, host, handler).await?,
+                    _ => wire::connect(server, Some((tls, host)), handler).await?,
+                }
             }
         };
-        let own = format!("sip:{}@{};transport={}", settings.username, flow.local(), transport.param());
+        // What runs in a browser does not know its own address (RFC 7118 §5.2).
+        let sent_by = match transport {
+            Transport::Wss => format!("{}.invalid", token()),
+            _ => flow.local().to_string(),
+        };
+        let own = format!("sip:{}@{sent_by};transport={}", settings.username, transport.param());
         let contact = contact.get_or_init(|| own).clone();
         Ok(Self { settings, flow, contact, board, _tasks: tasks })
     }
@@ -246,7 +257,7 @@ impl Phone {
     /// dialog, from now on by this connection.
     pub fn take_over(&self, call: &IncomingCall) -> IncomingCall {
         let appearance = Appearance {
-            vias: vec![format!("SIP/2.0/{} {}", self.flow.transport().via(), self.flow.local())],
+            vias: vec![via(&self.flow, &self.contact)],
             contact: call.invite.request_uri().unwrap_or_default().to_owned(),
             own_route: None,
         };
@@ -339,11 +350,8 @@ impl Phone {
 
     async fn transact(&self, lines: Lines, within: Duration) -> Result<Message, Missed> {
         let branch = format!("z9hG4bK{}", token());
-        let (via, local) = (self.flow.transport().via(), self.flow.local());
-        let bytes = lines
-            .line("Via", &format!("SIP/2.0/{via} {local};branch={branch};rport"))
-            .line("Max-Forwards", "70")
-            .finish();
+        let via = via(&self.flow, &self.contact);
+        let bytes = lines.line("Via", &format!("{via};branch={branch};rport")).line("Max-Forwards", "70").finish();
         let resend = (self.flow.transport() == Transport::Udp).then(|| Resend::start(&self.flow, bytes.clone()));
         if resend.is_none() {
             self.flow.send(&bytes);
@@ -506,16 +514,19 @@ fn on_invite(state: &mut State, flow: &Flow, contact: &str, invite: Message) {
         let uri = invite.request_uri().unwrap_or_default();
         state.violations.push(format!("an INVITE to {uri} instead of {contact}"));
     }
-    let appearance = Appearance {
-        vias: vec![format!("SIP/2.0/{} {}", flow.transport().via(), flow.local())],
-        contact: contact.to_owned(),
-        own_route: None,
-    };
+    let appearance = Appearance { vias: vec![via(flow, contact)], contact: contact.to_owned(), own_route: None };
     let leg = Leg::new(flow.clone(), appearance, Dialog::called(&invite, &token()));
     leg.receive_invite(&invite);
     state.legs.insert(invite.call_id().unwrap_or_default().to_owned(), leg.clone());
     state.invited += 1;
     state.invites.push_back(IncomingCall { invite, leg });
+}
+
+/// The beginning of our Via: the transport, and the host and port of our Contact.
+fn via(flow: &Flow, contact: &str) -> String {
+    let (_, after_user) = contact.split_once('@').unwrap_or_default();
+    let sent_by = after_user.split(';').next().unwrap_or_default();
+    format!("SIP/2.0/{} {sent_by}", flow.transport().via())
 }
 
 fn branch(message: &Message) -> String {

@@ -139,6 +139,14 @@ impl Raw {
         self.ended.then(|| self.seen())
     }
 
+    /// Reads until the peer closes, and gives the code of the WebSocket close frame that it ended with, if any (RFC 6455
+    /// §5.5.1); `None` when it has not closed `within` the time.
+    pub async fn await_close(&mut self, within: Duration) -> Option<Option<u16>> {
+        self.await_end(within).await?;
+        let [.., first, second, high, low] = self.seen[..] else { return Some(None) };
+        Some((first == 0x88 && second == 2).then(|| u16::from_be_bytes([high, low])))
+    }
+
     /// The status of each response that has come so far, HTTP/1.1 or SIP, in order.
     pub fn statuses(&self) -> Vec<u16> {
         statuses(&self.seen())

@@ -342,6 +342,7 @@ impl Inner {
             Transport::Udp => self.udp.local(),
             Transport::Tcp => self.tcp,
             Transport::Tls => self.tls.expect("a registrar without an authority has no TLS"),
+            Transport::Wss => panic!("a registrar is not reached by WebSocket"),
         }
     }
 

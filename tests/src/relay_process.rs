@@ -144,6 +144,11 @@ impl RelayProcess {
         Setup::at(self.setup.ports.edge)
     }
 
+    /// Where devices connect by WebSocket.
+    pub fn websocket_address(&self) -> SocketAddr {
+        Setup::at(self.setup.ports.websocket)
+    }
+
     /// The edge, as a phone dials it: `sip:127.0.0.1:5061;transport=tls`.
     pub fn edge_uri(&self) -> String {
         format!("sip:127.0.0.1:{};transport=tls", self.setup.ports.edge)
@@ -155,6 +160,7 @@ impl RelayProcess {
             Transport::Udp => self.setup.ports.udp,
             Transport::Tcp => self.setup.ports.tcp,
             Transport::Tls => self.setup.ports.tls,
+            Transport::Wss => panic!("a SIP server does not come by WebSocket"),
         })
     }
 

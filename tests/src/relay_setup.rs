@@ -83,6 +83,8 @@ pub struct Setup {
     pub allow_addresses: Vec<String>,
     /// `upstream.domains`
     pub domains: Vec<String>,
+    /// Further lines of `[upstream]`.
+    pub upstream: String,
     /// The apps.
     pub apps: Vec<App>,
     /// Further TOML, at the end.
@@ -102,6 +104,8 @@ pub struct Setup {
 pub struct Ports {
     /// SIP over TLS, for devices.
     pub edge: u16,
+    /// SIP over secure WebSocket, for devices.
+    pub websocket: u16,
     /// HTTPS, for apps.
     pub api: u16,
     /// HTTPS, for operators.
@@ -118,7 +122,8 @@ impl Default for Ports {
     /// Ports that nobody else has.
     fn default() -> Self {
         let port = ports::free;
-        Self { edge: port(), api: port(), operator: port(), udp: port(), tcp: port(), tls: port() }
+        let (edge, websocket, api, operator) = (port(), port(), port(), port());
+        Self { edge, websocket, api, operator, udp: port(), tcp: port(), tls: port() }
     }
 }
 
@@ -138,6 +143,7 @@ impl Setup {
             register_expires: text("600s"),
             allow_addresses: vec![text("127.0.0.0/8"), text("::1/128")],
             domains: vec![text("*")],
+            upstream: String::new(),
             apps,
             further: String::new(),
             log: text("info,relay=debug,sip=debug,sipwake=debug"),
@@ -147,23 +153,37 @@ impl Setup {
         }
     }
 
+    /// Lets a SIP server wake devices of these domains; gives its key.
+    ///
+    /// # Panics
+    /// When the key cannot be written.
+    pub fn sip_server(&mut self, id: &str, domains: &[&str]) -> String {
+        let key = format!("server-{}{}", token(), token());
+        let file = self.authority.directory().join(format!("{id}-key"));
+        std::fs::write(&file, &key).expect("the authority's directory can be written");
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.further, "\n[[sip_server]]\nid = {id:?}\nkey_file = {file:?}\ndomains = {domains:?}");
+        key
+    }
+
     /// Writes the configuration and the files it names, and gives its path.
     pub fn write(&self, scratch: &Scratch) -> PathBuf {
         let issued = self.authority.loopback();
-        let Ports { edge, api, operator, udp, tcp, tls } = self.ports;
+        let Ports { edge, websocket, api, operator, udp, tcp, tls } = self.ports;
         let operator_token = scratch.file("operator-token", &self.operator_token);
         let keyring = self.keyring.clone().unwrap_or_else(|| scratch.path().join("keyring"));
         let transports: Vec<&str> = self.transports.iter().map(|transport| transport.param()).collect();
         let [shortest, usual, longest] = &self.lifetime;
         // A Rust string's debug form is a TOML basic string for all that stands here.
         let mut text = format!(
-            "[edge]\nlisten = \"127.0.0.1:{edge}\"\npublic = \"127.0.0.1:{edge}\"\n\n\
+            "[edge]\nlisten = \"127.0.0.1:{edge}\"\npublic = \"127.0.0.1:{edge}\"\n\
+             websocket = \"127.0.0.1:{websocket}\"\n\n\
              [api]\nlisten = \"127.0.0.1:{api}\"\n\n\
              [operator]\nlisten = \"127.0.0.1:{operator}\"\ntoken_file = {operator_token:?}\n\n\
              [tls]\ncertificate = {:?}\nkey = {:?}\n\n\
              [upstream]\ntransports = {transports:?}\nudp_listen = \"127.0.0.1:{udp}\"\n\
              tcp_listen = \"127.0.0.1:{tcp}\"\ntls_listen = \"127.0.0.1:{tls}\"\npublic_host = \"127.0.0.1\"\n\
-             ca_file = {:?}\nallow_addresses = {:?}\ndomains = {:?}\nregister_expires = {:?}\n\n\
+             ca_file = {:?}\nallow_addresses = {:?}\ndomains = {:?}\nregister_expires = {:?}\n{}\n\
              [store]\nurl = {:?}\nkeyring = {keyring:?}\n\n\
              [lifetime]\nmin = {shortest:?}\ndefault = {usual:?}\nmax = {longest:?}\n\n\
              [call]\nring_timeout = {:?}\nanswer_timeout = {:?}\nearly_ringing = {:?}\n",
@@ -173,6 +193,7 @@ impl Setup {
             self.allow_addresses,
             self.domains,
             self.register_expires,
+            self.upstream,
             self.store,
             self.ring_timeout,
             self.answer_timeout,

@@ -48,6 +48,8 @@ pub struct Scene {
     pub api: ApiClient,
     /// How the account's SIP server is reached.
     pub transport: Transport,
+    /// How devices reach the edge: TLS, or secure WebSocket.
+    pub edge: Transport,
 }
 
 impl Scene {
@@ -74,8 +76,29 @@ impl Scene {
     /// # Errors
     /// [`Missed`] when something does not start.
     pub async fn with(change: impl FnOnce(&mut Setup)) -> Result<Self, Missed> {
+        Self::among(&[], change).await
+    }
+
+    /// With another configuration, and further accounts at the SIP server: user and password.
+    ///
+    /// # Errors
+    /// [`Missed`] when something does not start.
+    pub async fn among(others: &[(&str, &str)], change: impl FnOnce(&mut Setup)) -> Result<Self, Missed> {
+        let further = others.iter().map(|(user, password)| ((*user).to_owned(), (*password).to_owned()));
+        Self::between(|server| server.users.extend(further), change).await
+    }
+
+    /// With another SIP server and another configuration.
+    ///
+    /// # Errors
+    /// [`Missed`] when something does not start.
+    pub async fn between(
+        server: impl FnOnce(&mut registrar::Settings),
+        change: impl FnOnce(&mut Setup),
+    ) -> Result<Self, Missed> {
         let authority = Authority::new();
-        let settings = registrar::Settings { authority: Some(authority.clone()), ..registrar::Settings::default() };
+        let mut settings = registrar::Settings { authority: Some(authority.clone()), ..registrar::Settings::default() };
+        server(&mut settings);
         let registrar = Registrar::start(settings).await?;
         let (apns, fcm) = (apns::Apns::start(&authority).await, fcm::Fcm::start(&authority).await);
         let mut setup = Setup::new(&authority, vec![crate::stage::app(&authority, &apns, &fcm)]);
@@ -83,7 +106,8 @@ impl Scene {
         change(&mut setup);
         let relay = RelayProcess::start(setup).await?;
         let api = relay.api();
-        Ok(Self { authority, registrar, apns, fcm, relay, api, transport: Transport::Tls })
+        let (transport, edge) = (Transport::Tls, Transport::Tls);
+        Ok(Self { authority, registrar, apns, fcm, relay, api, transport, edge })
     }
 
     /// Alice's AOR.
@@ -170,7 +194,7 @@ impl Scene {
 
     /// The device's settings.
     pub fn device(&self, instance: &Instance) -> phone::Settings {
-        phone::Settings::new(&instance.edge, &instance.id, &instance.secret, Some(&self.authority))
+        phone::Settings::new(&instance.edge_over(self.edge), &instance.id, &instance.secret, Some(&self.authority))
     }
 
     /// The device answers, and the caller and the device hear so.

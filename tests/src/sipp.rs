@@ -22,6 +22,13 @@ pub enum Scenario {
     CallerHangsUp,
     /// Answered; the callee ends it.
     CalleeHangsUp,
+    /// Answered; the callee holds the call, by one re-INVITE or by two (hold and resume), and the caller ends it.
+    CallerIsHeld {
+        /// How many re-INVITEs come.
+        reinvites: u8,
+    },
+    /// Answered; the caller holds the call and resumes it, and ends it.
+    CallerHolds,
     /// It rings (180); the caller cancels 100 ms later, and gets 487.
     CallerCancels,
     /// Refused with this status.
@@ -85,6 +92,13 @@ impl Scenario {
         let text = match self {
             Self::CallerHangsUp => include_str!("../sipp/caller-hangs-up.xml").to_owned(),
             Self::CalleeHangsUp => include_str!("../sipp/callee-hangs-up.xml").to_owned(),
+            Self::CallerIsHeld { reinvites } => {
+                include_str!("../sipp/caller-is-held.xml").replace("@HELD@", &HELD.repeat(reinvites.into()))
+            }
+            Self::CallerHolds => include_str!("../sipp/caller-holds.xml")
+                .replace("@HOLD@", &reinvite(2, "sendonly"))
+                .replace("@RESUME@", &reinvite(3, "sendrecv"))
+                .replace("@BYE@", &BYE.replace("CSeq: 2", "CSeq: 4")),
             Self::CallerCancels => include_str!("../sipp/caller-cancels.xml").to_owned(),
             Self::Refused(status) => {
                 include_str!("../sipp/caller-is-refused.xml").replace("@STATUS@", &status.to_string())
@@ -93,8 +107,16 @@ impl Scenario {
         // The ACK to a failure belongs to the INVITE's transaction: its branch is that of the first message (index 0).
         let messages_before_failure_ack = text.split("@ACK-TO-FAILURE@").next().map_or(0, count_messages);
         let failure_ack = ACK_TO_FAILURE.replace("@BACK@", &messages_before_failure_ack.to_string());
-        text.replace("@INVITE@", INVITE).replace("@ACK@", ACK).replace("@ACK-TO-FAILURE@", &failure_ack)
+        text.replace("@INVITE@", INVITE)
+            .replace("@ACK@", ACK)
+            .replace("@BYE@", BYE)
+            .replace("@ACK-TO-FAILURE@", &failure_ack)
     }
+}
+
+/// A re-INVITE of the caller's with this direction, its 200 and the ACK.
+fn reinvite(cseq: u32, direction: &str) -> String {
+    REINVITE.replace("@CSEQ@", &cseq.to_string()).replace("@DIRECTION@", direction)
 }
 
 /// How many messages (and pauses) stand before this point, the INVITE among them.
@@ -148,6 +170,88 @@ From: "Carol" <sip:carol@[domain]>;tag=[call_number]
 To: <sip:[service]@[domain]>[peer_tag_param]
 Call-ID: [call_id]
 CSeq: 1 ACK
+Content-Length: 0
+
+]]></send>"#;
+
+const BYE: &str = r#"  <send retrans="500"><![CDATA[
+
+BYE [next_url] SIP/2.0
+Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]
+Max-Forwards: 70
+[routes]
+From: "Carol" <sip:carol@[domain]>;tag=[call_number]
+To: <sip:[service]@[domain]>[peer_tag_param]
+Call-ID: [call_id]
+CSeq: 2 BYE
+Content-Length: 0
+
+]]></send>
+  <recv response="200"/>"#;
+
+/// The callee's re-INVITE, the 200 with the mirrored direction, and its ACK.
+const HELD: &str = r#"  <recv request="INVITE"/>
+  <send retrans="500"><![CDATA[
+
+SIP/2.0 200 OK
+[last_Via:]
+[last_Record-Route:]
+[last_From:]
+[last_To:]
+[last_Call-ID:]
+[last_CSeq:]
+Contact: <sip:carol@[local_ip]:[local_port]>
+Content-Type: application/sdp
+Content-Length: [len]
+
+v=0
+o=- 1 2 IN IP4 [local_ip]
+s=-
+c=IN IP4 [media_ip]
+t=0 0
+m=audio [media_port] RTP/AVP 0
+a=rtpmap:0 PCMU/8000
+
+]]></send>
+  <recv request="ACK"/>
+"#;
+
+const REINVITE: &str = r#"  <send retrans="500"><![CDATA[
+
+INVITE [next_url] SIP/2.0
+Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]
+Max-Forwards: 70
+[routes]
+From: "Carol" <sip:carol@[domain]>;tag=[call_number]
+To: <sip:[service]@[domain]>[peer_tag_param]
+Call-ID: [call_id]
+CSeq: @CSEQ@ INVITE
+Contact: <sip:carol@[local_ip]:[local_port]>
+Content-Type: application/sdp
+Content-Length: [len]
+
+v=0
+o=- 1 @CSEQ@ IN IP4 [local_ip]
+s=-
+c=IN IP4 [media_ip]
+t=0 0
+m=audio [media_port] RTP/AVP 0
+a=rtpmap:0 PCMU/8000
+a=@DIRECTION@
+
+]]></send>
+  <recv response="100" optional="true"/>
+  <recv response="200"/>
+  <send><![CDATA[
+
+ACK [next_url] SIP/2.0
+Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]
+Max-Forwards: 70
+[routes]
+From: "Carol" <sip:carol@[domain]>;tag=[call_number]
+To: <sip:[service]@[domain]>[peer_tag_param]
+Call-ID: [call_id]
+CSeq: @CSEQ@ ACK
 Content-Length: 0
 
 ]]></send>"#;

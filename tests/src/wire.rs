@@ -1,4 +1,4 @@
-//! SIP over loopback sockets: UDP, TCP and TLS, as listeners and as connections.
+//! SIP over loopback sockets: UDP, TCP and TLS, as listeners and as connections; as a client over secure WebSocket, too.
 //!
 //! Invariant: events of one flow arrive in order; every task ends when the [`Tasks`] that own it are dropped.
 
@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _};
 use rustls_pki_types::ServerName;
 use sip::message::{Frame, Framer, Limits, Message};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -16,6 +17,8 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::{ClientRequestBuilder, Message as WsMessage};
 
 /// How long a connection and its TLS handshake may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -29,6 +32,8 @@ pub enum Transport {
     Tcp,
     /// A stream in TLS.
     Tls,
+    /// Secure WebSocket (RFC 7118), of a device.
+    Wss,
 }
 
 impl Transport {
@@ -38,6 +43,7 @@ impl Transport {
             Self::Udp => "UDP",
             Self::Tcp => "TCP",
             Self::Tls => "TLS",
+            Self::Wss => "WSS",
         }
     }
 
@@ -47,6 +53,7 @@ impl Transport {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
             Self::Tls => "tls",
+            Self::Wss => "ws",
         }
     }
 }
@@ -309,15 +316,51 @@ pub async fn connect(
     tokio::time::timeout(CONNECT_WITHIN, connect).await?
 }
 
+/// Connects to `remote` by WebSocket over TLS, as a browser does, for the subprotocol `sip`; `name` is verified.
+///
+/// # Errors
+/// When the connection or a handshake fails or takes longer than five seconds.
+pub async fn connect_websocket(
+    remote: SocketAddr,
+    tls: Arc<rustls::ClientConfig>,
+    name: &str,
+    handler: Handler,
+) -> io::Result<Flow> {
+    let connect = async {
+        let stream = TcpStream::connect(remote).await?;
+        stream.set_nodelay(true)?;
+        let local = stream.local_addr()?;
+        let uri = format!("wss://{name}:{}/", remote.port()).parse().map_err(io::Error::other)?;
+        let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+        let stream = TlsConnector::from(tls).connect(name, stream).await?;
+        let request = ClientRequestBuilder::new(uri).with_sub_protocol("sip");
+        let (socket, _) = tokio_tungstenite::client_async(request, stream).await.map_err(io::Error::other)?;
+        Ok(start(Transport::Wss, local, remote, |flow, queued| exchange_messages(socket, flow, queued, handler)))
+    };
+    tokio::time::timeout(CONNECT_WITHIN, connect).await?
+}
+
 /// Starts to read and write a stream. The task ends with the stream, or by [`Flow::drop_connection`].
 fn serve<S>(stream: S, transport: Transport, local: SocketAddr, remote: SocketAddr, handler: Handler) -> Flow
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
+    start(transport, local, remote, |flow, queued| pump(stream, flow, queued, handler))
+}
+
+fn start<F>(
+    transport: Transport,
+    local: SocketAddr,
+    remote: SocketAddr,
+    pump: impl FnOnce(Flow, mpsc::UnboundedReceiver<Bytes>) -> F,
+) -> Flow
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let (queue, queued) = mpsc::unbounded_channel();
     let out = Out::Stream { queue, task: Mutex::default(), open: AtomicBool::new(true) };
     let flow = Flow::new(transport, local, remote, out);
-    let pump = tokio::spawn(pump(stream, flow.clone(), queued, handler));
+    let pump = tokio::spawn(pump(flow.clone(), queued));
     if let Out::Stream { task, .. } = &flow.0.out {
         *task.lock().unwrap_or_else(PoisonError::into_inner) = Some(pump.abort_handle());
     }
@@ -346,6 +389,58 @@ where
     let write = async {
         while let Some(bytes) = queued.recv().await {
             if writer.write_all(&bytes).await.is_err() || writer.flush().await.is_err() {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        () = read => {}
+        () = write => {}
+    }
+    if let Out::Stream { open, .. } = &flow.0.out {
+        open.store(false, Ordering::Release);
+    }
+    handler(Event::Closed(flow));
+}
+
+/// Reads and writes a WebSocket: each message of SIP in one of its own.
+async fn exchange_messages<S>(
+    socket: WebSocketStream<S>,
+    flow: Flow,
+    mut queued: mpsc::UnboundedReceiver<Bytes>,
+    handler: Handler,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut sink, mut stream) = socket.split();
+    let read = async {
+        while let Some(Ok(came)) = stream.next().await {
+            let bytes = match came {
+                WsMessage::Text(text) => Bytes::from(text),
+                WsMessage::Binary(bytes) => bytes,
+                WsMessage::Close(_) => break,
+                WsMessage::Ping(_) | WsMessage::Pong(_) | WsMessage::Frame(_) => continue,
+            };
+            handler(match &bytes[..] {
+                b"\r\n\r\n" => Event::Ping(flow.clone(), Bytes::from_static(b"\r\n")),
+                b"\r\n" => Event::Pong(flow.clone()),
+                _ => match Message::parse(&bytes, &Limits::default()) {
+                    // One message and nothing behind it (RFC 7118 §5.1).
+                    Ok(message) if message.head().len() + message.body().len() == bytes.len() => {
+                        Event::Message(flow.clone(), message)
+                    }
+                    _ => Event::Garbage(flow.clone(), bytes),
+                },
+            });
+        }
+    };
+    let write = async {
+        while let Some(bytes) = queued.recv().await {
+            let message = match std::str::from_utf8(&bytes) {
+                Ok(text) => WsMessage::text(text),
+                Err(_) => WsMessage::binary(bytes),
+            };
+            if sink.send(message).await.is_err() {
                 break;
             }
         }

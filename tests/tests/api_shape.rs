@@ -20,6 +20,8 @@ mod hostile;
 mod operator;
 #[path = "api_shape/scripted.rs"]
 mod scripted;
+#[path = "api_shape/waking.rs"]
+mod waking;
 
 use scripted::{APP_KEY, Door, SECRET, cancelled_call, instance, message, ringing_call};
 
@@ -223,7 +225,7 @@ async fn while_the_store_is_away_everything_says_so_and_when_to_come_back() {
     let door = Door::new();
     door.script.with(|script| script.store_away = true);
     for &endpoint in Endpoint::ALL {
-        if matches!(endpoint, Endpoint::Enable | Endpoint::OpenApi) {
+        if matches!(endpoint, Endpoint::Enable | Endpoint::Wake | Endpoint::OpenApi) {
             continue;
         }
         let answer = door.ask.of(endpoint.method().as_str(), &path_of(endpoint), SECRET, "{}").await;
@@ -235,7 +237,8 @@ async fn while_the_store_is_away_everything_says_so_and_when_to_come_back() {
 #[tokio::test]
 async fn unknown_paths_are_404_and_wrong_methods_405_with_allow() {
     let door = Door::new();
-    for path in ["/", "/v1", "/v1/instances/", "/v2/instances", "/v1/wake", "/v1/instances/a/calls", "//", "/healthz"] {
+    for path in ["/", "/v1", "/v1/instances/", "/v2/instances", "/v1/wakes", "/v1/instances/a/calls", "//", "/healthz"]
+    {
         let answer = door.ask.of("GET", path, APP_KEY, "").await;
         assert_eq!((answer.status, answer.problem().as_str()), (404, "not-found"), "{path}");
     }
@@ -243,6 +246,7 @@ async fn unknown_paths_are_404_and_wrong_methods_405_with_allow() {
         ("GET", "/v1/instances".to_owned(), "POST"),
         ("PUT", instance_path(), "GET,HEAD,PATCH,DELETE"),
         ("POST", instance_path(), "GET,HEAD,PATCH,DELETE"),
+        ("GET", "/v1/wake".to_owned(), "POST"),
         ("DELETE", path_of(Endpoint::Call), "GET,HEAD"),
         ("GET", path_of(Endpoint::Decline), "POST"),
         ("POST", "/v1/openapi.json".to_owned(), "GET,HEAD"),
@@ -338,9 +342,10 @@ async fn who_guesses_keys_is_slowed_down_and_nobody_else_is() {
 #[tokio::test]
 async fn enablings_are_limited_by_address_and_by_app() {
     let (wide, narrow) = (Rate { per_second: 1000, burst: 1000 }, Rate { per_second: 1, burst: 1 });
+    let wide_open = Limits { failures_per_address: wide, ..Limits::default() };
     for (limits, other_passes) in [
-        (Limits { enable_per_app: wide, enable_per_address: narrow, failures_per_address: wide }, true),
-        (Limits { enable_per_app: narrow, enable_per_address: wide, failures_per_address: wide }, false),
+        (Limits { enable_per_app: wide, enable_per_address: narrow, ..wide_open }, true),
+        (Limits { enable_per_app: narrow, enable_per_address: wide, ..wide_open }, false),
     ] {
         let door = Door::limited(limits);
         let body = enable_body().to_string();

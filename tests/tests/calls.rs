@@ -4,6 +4,8 @@
 
 use tests::board::Missed;
 
+#[path = "calls/announced.rs"]
+mod announced;
 #[path = "calls/dialogs.rs"]
 mod dialogs;
 #[path = "calls/endings.rs"]
@@ -18,6 +20,8 @@ mod moments;
 mod pushes;
 #[path = "calls/ringing.rs"]
 mod ringing;
+#[path = "calls/websocket.rs"]
+mod websocket;
 
 /// What a test comes to: nothing was missed.
 type Outcome = Result<(), Missed>;

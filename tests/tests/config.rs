@@ -35,6 +35,8 @@ ca_file = "relay.pem"
 allow_addresses = []
 domains = ["*"]
 register_expires = "600s"
+allow_md5 = true
+registrations_per_second = 2000
 [store]
 url = "redis://:secret-store@localhost/"
 keyring = "keyring"
@@ -60,6 +62,7 @@ api_key_file = "app-key"
 [[sip_server]]
 id = "pbx-1"
 key_file = "pbx-1"
+domains = ["example.com"]
 "#;
 
 /// Only what has no default.
@@ -110,6 +113,8 @@ fn the_contracts_example_is_read_as_it_stands() {
     assert_eq!(config.operator.token.expose(), "secret-operator-token");
     assert_eq!(config.apps[0].api_key.expose(), "secret-app-key-0123");
     assert_eq!(config.sip_servers[0].key.expose(), "secret-pbx-key-0123");
+    let domains = &config.sip_servers[0].domains;
+    assert!(domains.allow("example.com") && !domains.allow("example.org"));
     assert_eq!(config.store.url.expose(), "redis://:secret-store@localhost/");
     assert_eq!(config.lifetime.default, Duration::from_secs(432_000));
     assert_eq!(config.call.early_ringing, EarlyRinging::AfterPushAccepted);
@@ -132,6 +137,7 @@ fn what_is_left_out_has_the_contracts_default() {
     assert_eq!(config.edge.public.to_string(), "relay1.example.net:5061");
     assert_eq!(&*config.upstream.public_host, "relay1.example.net");
     assert_eq!(config.upstream.register_expires, Duration::from_secs(600));
+    assert_eq!((config.upstream.allow_md5, config.upstream.registrations_per_second), (true, 2_000));
     assert!(config.upstream.domains.allow("any.example") && config.upstream.allow_addresses.is_empty());
     assert_eq!(config.store.url.expose(), "memory:");
     assert_eq!(config.store.keyring, Some(scratch.path().join("secrets/keyring")));
@@ -161,6 +167,8 @@ fn every_problem_is_told_at_once_with_its_place() {
         allow_addresses = ["10.0.0.0/33", "10.0.0.0/8"]
         domains = ["exa mple.com"]
         register_expires = "25h"
+        allow_md5 = "no"
+        registrations_per_second = 0
         [store]
         url = "postgres://user:secret-store@db/"
         [lifetime]
@@ -198,6 +206,8 @@ fn every_problem_is_told_at_once_with_its_place() {
         "upstream.allow_addresses",
         "upstream.domains",
         "upstream.register_expires",
+        "upstream.allow_md5",
+        "upstream.registrations_per_second",
         "store.url",
         "lifetime.max",
         "call.ring_timeout",
@@ -274,6 +284,7 @@ fn the_environment_wins_over_the_file_and_is_named_when_it_is_wrong() {
     assert_eq!(config.call.ring_timeout, Duration::from_secs(5));
     assert_eq!(&*config.apps[0].id, "com.example.other");
     assert_eq!(&*config.sip_servers[1].id, "pbx-2");
+    assert!(config.sip_servers[1].domains.allow("any.example"), "unless named");
 
     let wrong = [
         ("SIPWAKE_CALL__RING_TIMEOUT", "soon"),
@@ -291,6 +302,28 @@ fn the_environment_wins_over_the_file_and_is_named_when_it_is_wrong() {
         "call.ringtimeout (from SIPWAKE_CALL__RINGTIMEOUT)",
     ];
     assert_eq!(places, expected);
+}
+
+#[test]
+fn numbers_and_flags_are_read_from_file_and_environment_and_have_bounds() {
+    let scratch = files();
+    let with = |line: &str, variables: &[(&str, &str)]| {
+        read_with(&scratch, &format!("{SMALL}\n[upstream]\n{line}\n"), variables)
+    };
+    let config = with("allow_md5 = false\nregistrations_per_second = 50", &[]).unwrap();
+    assert_eq!((config.upstream.allow_md5, config.upstream.registrations_per_second), (false, 50));
+    let variables = [("SIPWAKE_UPSTREAM__ALLOW_MD5", "true"), ("SIPWAKE_UPSTREAM__REGISTRATIONS_PER_SECOND", "7")];
+    let config = with("allow_md5 = false", &variables).unwrap();
+    assert_eq!((config.upstream.allow_md5, config.upstream.registrations_per_second), (true, 7));
+    for wrong in ["allow_md5 = \"true\"", "allow_md5 = 1"] {
+        assert!(problem(with(wrong, &[])).contains("upstream.allow_md5"), "{wrong}");
+    }
+    for wrong in ["0", "-1", "1000001", "4294967297", "1.5", "\"50\""] {
+        let line = format!("registrations_per_second = {wrong}");
+        assert!(problem(with(&line, &[])).contains("upstream.registrations_per_second"), "{wrong}");
+    }
+    let variables = [("SIPWAKE_UPSTREAM__ALLOW_MD5", "maybe")];
+    assert!(problem(with("", &variables)).contains("SIPWAKE_UPSTREAM__ALLOW_MD5"));
 }
 
 #[test]

@@ -21,3 +21,5 @@ mod streams;
 mod text;
 #[path = "hostile/upstream.rs"]
 mod upstream;
+#[path = "hostile/websocket.rs"]
+mod websocket;

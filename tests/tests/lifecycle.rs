@@ -19,6 +19,10 @@ mod ends;
 mod lease;
 #[path = "lifecycle/outages.rs"]
 mod outages;
+#[path = "lifecycle/policy.rs"]
+mod policy;
+#[path = "lifecycle/presence.rs"]
+mod presence;
 #[path = "lifecycle/registrations.rs"]
 mod registrations;
 #[path = "lifecycle/restarts.rs"]

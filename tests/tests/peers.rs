@@ -9,8 +9,12 @@ mod calls;
 mod endings;
 #[path = "peers/forgetting.rs"]
 mod forgetting;
+#[path = "peers/in_calls.rs"]
+mod in_calls;
 #[path = "peers/refreshes.rs"]
 mod refreshes;
+#[path = "peers/registrations.rs"]
+mod registrations;
 #[path = "peers/restarts.rs"]
 mod restarts;
 #[path = "peers/strangers.rs"]

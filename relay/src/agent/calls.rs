@@ -29,8 +29,12 @@ pub struct Call {
     pub pushed: Option<Provider>,
     /// It waits for its device, and counts in the metric of held calls.
     pub held: bool,
+    /// Its INVITE has come; `false` while it is only announced.
+    pub invited: bool,
     /// The push could not be delivered.
     pub unreachable: bool,
+    /// The device has shown since it was pushed that it lives: it came, rang, declined or asked how the call stands.
+    pub sign: bool,
 }
 
 /// The calls of one shard.
@@ -95,7 +99,16 @@ mod tests {
     use super::*;
 
     fn call(instance: InstanceId, deadline: u64) -> Call {
-        Call { instance, state: CallState::Waking, deadline, pushed: None, held: true, unreachable: false }
+        Call {
+            instance,
+            state: CallState::Waking,
+            deadline,
+            pushed: None,
+            held: true,
+            invited: true,
+            unreachable: false,
+            sign: false,
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sip::endpoint::{CallState, Mailbox, NewBinding};
 use sip::id::{CallId, InstanceId};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::calls::Call;
 use super::proofs::Unanswerable;
@@ -15,7 +15,7 @@ use super::timeline::Step;
 use crate::metrics::labels::{InstanceState, WipeReason};
 use crate::secret::InstanceSecret;
 use crate::vault::record::{Provider, Record, Reminder};
-use crate::vault::{Fence, Sealed};
+use crate::vault::{AorKey, Fence, Sealed};
 
 /// What a shard is asked.
 pub enum Command {
@@ -88,6 +88,19 @@ pub enum Command {
         /// The answer.
         reply: oneshot::Sender<Result<Call, CallDenied>>,
     },
+    /// Wake the devices of an account for a call that its SIP server holds.
+    Announce {
+        /// Whose.
+        aor: AorKey,
+        /// The caller, as the server names it; may be empty.
+        from: Box<str>,
+        /// The caller's display name.
+        name: Option<Box<str>>,
+        /// Where each device that was woken is named when it attaches; let go when none can come any more.
+        arrivals: mpsc::UnboundedSender<InstanceId>,
+        /// The answer, at once.
+        reply: oneshot::Sender<Found>,
+    },
     /// All calls of an instance that are still known.
     Calls {
         /// The instance.
@@ -138,10 +151,21 @@ pub struct NewInstance {
     pub sealed: Sealed,
     /// When it ends.
     pub lease: Term,
+    /// Under which name its account is found.
+    pub aor: AorKey,
     /// What its record is put with.
     pub fence: Fence,
     /// What the endpoint is told.
     pub binding: NewBinding,
+}
+
+/// What a shard has of an account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Its instances.
+    pub known: usize,
+    /// Those whose device is attached already.
+    pub attached: usize,
 }
 
 /// The end of an instance, and what was said of it.

@@ -41,6 +41,9 @@ impl Shard {
             Command::Call { id, who, call, wish, reply } => {
                 let _ = reply.send(self.call(id, &who, call, wish));
             }
+            Command::Announce { aor, from, name, arrivals, reply } => {
+                let _ = reply.send(self.announce(aor, &from, name.as_deref(), &arrivals));
+            }
             Command::Calls { id, reply } => {
                 let _ = reply.send(self.calls.all_of(id));
             }
@@ -70,13 +73,13 @@ impl Shard {
     }
 
     fn bind(&mut self, new: NewInstance, first: Option<oneshot::Sender<First>>) {
-        let NewInstance { id, sealed, lease, fence, binding } = new;
+        let NewInstance { id, sealed, lease, aor, fence, binding } = new;
         if let Some(row) = self.instances.get_mut(id) {
             row.fence = fence;
             self.world.upstreams.release(binding.upstream);
             return;
         }
-        let mut row = Row::new(sealed, binding.binding, binding.upstream, fence, lease);
+        let mut row = Row::new(sealed, binding.binding, binding.upstream, fence, lease, aor);
         row.first = first;
         if !binding.register {
             row.state = InstanceState::Foreground;
@@ -128,6 +131,9 @@ impl Shard {
     fn call(&mut self, id: InstanceId, who: &Who, call: CallId, wish: CallWish) -> Result<Call, CallDenied> {
         self.admit(id, who).map_err(CallDenied::Denied)?;
         let known = *self.calls.of(id, call).ok_or(CallDenied::UnknownCall)?;
+        if let Some(call) = self.calls.get_mut(call) {
+            call.sign = true;
+        }
         match wish {
             CallWish::Look => {}
             CallWish::Decline if known.state == CallState::Declined => {}

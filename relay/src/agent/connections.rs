@@ -1,12 +1,12 @@
 //! One stream connection: a task that reads, writes and tells the shards.
 //!
-//! A connection is cheap while it is idle: what is read lies on the stack for the moment, a [`Framer`] holds memory only
+//! A connection is cheap while it is idle: what is read lies on the stack for the moment, a [`Framing`] holds memory only
 //! for half a message, and the one task has no buffer of its own.
 //!
 //! Invariant: a shard that was sent anything from a connection is sent [`Input::Closed`] when it ends, after the last
 //! message. A connection that no shard can write on any more ends. What a peer does not read is bounded: past
 //! [`DEVICE_QUEUE`] or [`SERVER_QUEUE`] messages, or [`WRITE_PATIENCE`], the connection ends. A message that is malformed
-//! ends its connection, and never reaches a shard.
+//! ends its connection, and never reaches a shard. A WebSocket is told why it is closed, where it still reads.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -15,17 +15,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use sip::endpoint::{Endpoint, Input, Side, Source, Transport};
 use sip::id::FlowId;
-use sip::message::{Frame, FrameError, Framer, Limits, Message};
+use sip::message::{Frame, Limits, Message};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
+use super::framing::{Broken, Came, Framing};
 use super::{ShardInput, Shards};
 use crate::metrics::Metrics;
-use crate::metrics::labels::SipRefusal;
+use crate::net::websocket::{CLOSE_GOING_AWAY, CLOSE_NORMAL};
 
 /// Messages that wait for one device to read; with one more the connection ends.
 const DEVICE_QUEUE: usize = 64;
@@ -55,6 +56,8 @@ pub(super) struct Writer {
 
 enum Outgoing {
     Bytes(Bytes),
+    /// As it is: a frame that carries no message.
+    Control(Bytes),
     /// Nothing follows: close once all is written.
     End,
 }
@@ -80,6 +83,16 @@ impl Writer {
     }
 }
 
+/// How a connection ends.
+enum Ending {
+    /// Its peer is gone, or does not read.
+    Silent,
+    /// This side ends it; a WebSocket is told the code.
+    Told(u16),
+    /// Its peer has ended it, and this is the last frame.
+    Echo(Bytes),
+}
+
 /// A connection that is open and not yet served.
 pub(super) struct Connection {
     source: Source,
@@ -91,6 +104,7 @@ pub(super) struct Connection {
     shards: Shards,
     metrics: Metrics,
     limits: Limits,
+    framing: Framing,
     /// The shards that know of this flow: one bit for each.
     told: u128,
     /// The shard that answers what names nobody; that of the first message.
@@ -130,7 +144,12 @@ impl Connection {
         });
         let (again, abort, limits) = (queue.downgrade(), Arc::new(Notify::new()), Limits::default());
         let writer = Some(Writer { queue, abort: abort.clone() });
-        Self { source, writer, again, abort, outgoing, shards, metrics, limits, told: 0, home: None, proven: false }
+        let framing = match source.transport {
+            Transport::Wss => Framing::websocket(limits),
+            Transport::Tls | Transport::Tcp | Transport::Udp => Framing::stream(limits),
+        };
+        let (told, home, proven) = (0, None, false);
+        Self { source, writer, again, abort, outgoing, shards, metrics, limits, framing, told, home, proven }
     }
 
     /// Its name.
@@ -145,7 +164,14 @@ impl Connection {
 
     /// Serves it until either side ends it.
     pub(super) async fn serve(mut self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
-        self.exchange(&mut stream).await;
+        let last = match self.exchange(&mut stream).await {
+            Ending::Silent => None,
+            Ending::Told(code) => self.framing.farewell(code),
+            Ending::Echo(bytes) => Some(bytes),
+        };
+        if let Some(last) = last {
+            let _ = timeout(WRITE_PATIENCE, stream.write_all(&last)).await;
+        }
         let _ = timeout(WRITE_PATIENCE, stream.shutdown()).await;
         drop(stream);
         for shard in (0..self.shards.len()).filter(|shard| self.told & 1 << shard != 0) {
@@ -153,31 +179,33 @@ impl Connection {
         }
     }
 
-    async fn exchange(&mut self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
-        let mut framer = Framer::new(self.limits);
+    async fn exchange(&mut self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Ending {
         let silence = tokio::time::sleep(SILENCE);
         tokio::pin!(silence);
         let mut heard = Instant::now();
         loop {
             tokio::select! {
                 biased;
-                () = self.abort.notified() => return,
+                () = self.abort.notified() => return Ending::Silent,
                 first = self.outgoing.recv() => {
-                    let Some(first) = first else { return };
-                    if !self.write(stream, first).await {
-                        return;
+                    let Some(first) = first else { return Ending::Told(CLOSE_GOING_AWAY) };
+                    if let Err(ending) = self.write(stream, first).await {
+                        return ending;
                     }
                 }
-                read = Read { stream, framer: &mut framer } => {
-                    if read.is_err() || !self.deliver(&mut framer).await {
-                        return;
+                read = Read { stream, framing: &mut self.framing } => {
+                    if read.is_err() {
+                        return Ending::Silent;
+                    }
+                    if let Err(ending) = self.deliver(stream).await {
+                        return ending;
                     }
                     heard = Instant::now();
                 }
                 () = &mut silence => {
                     let until = heard + IDLE;
                     if !self.proven || until <= Instant::now() {
-                        return;
+                        return Ending::Told(CLOSE_NORMAL);
                     }
                     silence.as_mut().reset(until.into());
                 }
@@ -185,55 +213,66 @@ impl Connection {
         }
     }
 
-    /// Writes `first` and all that waits behind it; `false` when the connection is to end.
-    async fn write(&mut self, stream: &mut (impl AsyncWrite + Unpin), first: Outgoing) -> bool {
+    /// Writes `first` and all that waits behind it.
+    async fn write(&mut self, stream: &mut (impl AsyncWrite + Unpin), first: Outgoing) -> Result<(), Ending> {
         let mut next = Some(first);
         while let Some(outgoing) = next {
-            let Outgoing::Bytes(bytes) = outgoing else {
-                return false;
+            let (head, bytes) = match outgoing {
+                Outgoing::Bytes(bytes) => (self.framing.head_of(&bytes), bytes),
+                Outgoing::Control(bytes) => (Bytes::new(), bytes),
+                Outgoing::End => return Err(Ending::Told(CLOSE_NORMAL)),
             };
-            if !matches!(timeout(WRITE_PATIENCE, stream.write_all(&bytes)).await, Ok(Ok(()))) {
-                return false;
+            let mut whole = head.chain(bytes);
+            if !matches!(timeout(WRITE_PATIENCE, stream.write_all_buf(&mut whole)).await, Ok(Ok(()))) {
+                return Err(Ending::Silent);
             }
             next = self.outgoing.try_recv().ok();
         }
-        matches!(timeout(WRITE_PATIENCE, stream.flush()).await, Ok(Ok(())))
+        match timeout(WRITE_PATIENCE, stream.flush()).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(Ending::Silent),
+        }
     }
 
-    /// Hands every whole frame to its shard; `false` when the stream cannot be read on.
-    async fn deliver(&mut self, framer: &mut Framer) -> bool {
+    /// Hands every whole frame to its shard; an error when the stream is not to be read on.
+    async fn deliver(&mut self, stream: &mut (impl AsyncWrite + Unpin)) -> Result<(), Ending> {
         let at = Instant::now();
         loop {
-            let (shard, input) = match framer.next_frame() {
-                Err(error) => {
-                    self.refused(error);
-                    return false;
+            let frame = match self.framing.next() {
+                Err(broken) => return Err(self.refused(broken)),
+                Ok(None) => return Ok(()),
+                Ok(Some(Came::Frame(frame))) => frame,
+                Ok(Some(Came::Control(bytes))) => {
+                    self.write(stream, Outgoing::Control(bytes)).await?;
+                    continue;
                 }
-                Ok(None) => return true,
-                Ok(Some(Frame::Message(bytes))) => {
+                Ok(Some(Came::End(bytes))) => return Err(Ending::Echo(bytes)),
+            };
+            let (shard, input) = match frame {
+                Frame::Message(bytes) => {
                     let Ok(message) = Message::parse(&bytes, &self.limits) else {
-                        self.metrics.sip_refused(SipRefusal::Malformed);
-                        return false;
+                        return Err(self.refused(Broken::NotSip));
                     };
+                    if !self.framing.is_whole(bytes.len(), message.head().len() + message.body().len()) {
+                        return Err(self.refused(Broken::NotSip));
+                    }
                     self.proven = true;
                     let tag = Endpoint::shard_of(&message).map(|tag| tag.shard(self.shards.len()));
                     let shard = tag.unwrap_or_else(|| self.home());
                     self.home.get_or_insert(shard);
                     (shard, Input::Received { source: self.source, message })
                 }
-                Ok(Some(Frame::Ping)) => (self.home(), Input::Ping(self.source)),
-                Ok(Some(Frame::Pong)) => (self.home(), Input::Pong(self.source.flow)),
+                Frame::Ping => (self.home(), Input::Ping(self.source)),
+                Frame::Pong => (self.home(), Input::Pong(self.source.flow)),
             };
             self.tell(shard).await;
             self.shards.send(shard, ShardInput::Sip { at, input }).await;
         }
     }
 
-    fn refused(&self, error: FrameError) {
-        self.metrics.sip_refused(match error {
-            FrameError::TooLong => SipRefusal::TooLarge,
-            FrameError::ContentLength | FrameError::NotSip => SipRefusal::Malformed,
-        });
+    fn refused(&self, broken: Broken) -> Ending {
+        self.metrics.sip_refused(broken.refusal());
+        Ending::Told(broken.code())
     }
 
     fn home(&self) -> usize {
@@ -253,10 +292,10 @@ impl Connection {
     }
 }
 
-/// Reads what there is into the framer; an error at the end of the stream, too.
+/// Reads what there is; an error at the end of the stream, too.
 struct Read<'a, S> {
     stream: &'a mut S,
-    framer: &'a mut Framer,
+    framing: &'a mut Framing,
 }
 
 impl<S: AsyncRead + Unpin> Future for Read<'_, S> {
@@ -271,7 +310,7 @@ impl<S: AsyncRead + Unpin> Future for Read<'_, S> {
         if buffer.filled().is_empty() {
             return Poll::Ready(Err(std::io::ErrorKind::UnexpectedEof.into()));
         }
-        this.framer.push(buffer.filled());
+        this.framing.push(buffer.filled());
         // A device's bearer token or digest is not left on the stack.
         buffer.filled_mut().fill(0);
         std::hint::black_box(&space);

@@ -13,8 +13,10 @@ use crate::net::listen::{Accepted, Listener};
 /// Whom a listener is for.
 #[derive(Clone, Copy)]
 pub(super) enum Door {
-    /// Devices.
+    /// Devices, over TLS.
     Edge,
+    /// Devices, over secure WebSocket.
+    Websocket,
     /// SIP servers.
     Upstream,
 }
@@ -23,10 +25,15 @@ pub(super) enum Door {
 pub(super) async fn serve(mut listener: Listener, door: Door, shards: Shards, metrics: Metrics) {
     let (side, label) = match door {
         Door::Edge => (Side::Device, labels::Listener::Edge),
+        Door::Websocket => (Side::Device, labels::Listener::Websocket),
         Door::Upstream => (Side::Upstream, labels::Listener::Upstream),
     };
     while let Some(Accepted { stream, peer, .. }) = listener.accept().await {
-        let transport = if stream.is_tls() { Transport::Tls } else { Transport::Tcp };
+        let transport = match door {
+            Door::Websocket => Transport::Wss,
+            Door::Edge | Door::Upstream if stream.is_tls() => Transport::Tls,
+            Door::Edge | Door::Upstream => Transport::Tcp,
+        };
         let connection = Connection::accepted(side, transport, peer, shards.clone(), metrics.clone());
         let metrics = metrics.clone();
         tokio::spawn(async move {

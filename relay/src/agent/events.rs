@@ -8,7 +8,7 @@ use sip::endpoint::{CallState, Event, IncomingCall, Input, RegistrationFailure};
 use sip::id::{BindingId, CallId, InstanceId};
 
 use super::command::First;
-use super::proofs::{self, Challenged};
+use super::proofs::{self, Challenged, Unanswerable};
 use super::shard::Shard;
 use super::timeline::What;
 use crate::clock::unix_now;
@@ -43,6 +43,7 @@ impl Shard {
                 self.next.push_back(Input::Admit { knock, granted });
             }
             Event::Attached(instance) => {
+                self.tell_arrival(instance);
                 if self.attached.insert(instance) {
                     self.world.metrics.edge_flows(1);
                 }
@@ -67,6 +68,12 @@ impl Shard {
             Event::PageTaken { instance, message } => self.drop_taken(instance, message),
             Event::PageEnded { instance, end } => self.on_page_ended(instance, end),
             Event::Mailbox { instance, mailbox } => self.on_mailbox(instance, mailbox),
+            Event::Announced(call) => {
+                self.hold(&call, None);
+                if let Some(call) = self.calls.get_mut(call.call) {
+                    call.invited = true;
+                }
+            }
             Event::Call { call, instance, state, woke_after } => self.on_call(call, instance, state, woke_after),
             Event::Refused { status } => self.world.metrics.invite(match status {
                 404 => InviteOutcome::Unknown,
@@ -106,6 +113,7 @@ impl Shard {
         let answer = self.with_record(id, |record| proofs::answer(record, challenged))?;
         if let Some(row) = self.instances.get_mut(id) {
             row.unanswerable = answer.as_ref().err().copied();
+            row.asked = true;
         }
         answer.ok()
     }
@@ -118,6 +126,7 @@ impl Shard {
         self.note(id, None, What::Registered);
         if let Some(row) = self.instances.get_mut(id) {
             row.status = 200;
+            row.asked = false;
             row.registered_until = unix_now() + expires.as_secs();
             if let Some(first) = row.first.take() {
                 // Nobody listens any more when the use case took too long; the instance is kept all the same.
@@ -133,6 +142,9 @@ impl Shard {
         match failure {
             RegistrationFailure::Refused { status } => {
                 row.status = status;
+                if matches!(status, 401 | 407) && !row.asked {
+                    row.unanswerable = Some(Unanswerable::Digest);
+                }
                 let (first, unanswerable) = (row.first.take(), row.unanswerable);
                 self.world.metrics.registration(RegistrationOutcome::Refused);
                 tracing::info!(instance = %id, status, "the SIP server refused a registration");
@@ -171,10 +183,15 @@ impl Shard {
     }
 
     fn on_call(&mut self, id: CallId, instance: InstanceId, state: CallState, woke_after: Option<Duration>) {
+        if state.is_final() {
+            self.stop_push(id);
+            self.arrivals.remove(&instance);
+        }
         // A call that is offered at once is told of before it is described: it is not known yet.
         let Some(call) = self.calls.get_mut(id) else { return };
         if let Some(after) = woke_after {
             self.world.metrics.wake(after);
+            call.sign = true;
             call.deadline = unix_now() + self.world.answer_timeout.as_secs();
         }
         let (was, was_final) = (call.state, call.state.is_final());
@@ -183,7 +200,7 @@ impl Shard {
             call.held = false;
             self.world.metrics.calls_held(-1);
         }
-        let (pushed, unreachable) = (call.pushed, call.unreachable);
+        let (pushed, unreachable, invited) = (call.pushed, call.unreachable, call.invited);
         if let Some(after) = woke_after {
             let after_ms = u32::try_from(after.as_millis()).ok();
             self.note(instance, Some(id), What::DeviceAttached { after_ms });
@@ -195,15 +212,16 @@ impl Shard {
         if was_final || !state.is_final() {
             return;
         }
-        self.stop_push(id);
-        self.world.metrics.invite(match state {
-            CallState::Answered => InviteOutcome::Answered,
-            CallState::Cancelled => InviteOutcome::Cancelled,
-            CallState::AnsweredElsewhere => InviteOutcome::AnsweredElsewhere,
-            CallState::Declined => InviteOutcome::Declined,
-            CallState::TimedOut if unreachable => InviteOutcome::Unreachable,
-            CallState::TimedOut | CallState::Waking | CallState::Ringing => InviteOutcome::TimedOut,
-        });
+        if invited {
+            self.world.metrics.invite(match state {
+                CallState::Answered => InviteOutcome::Answered,
+                CallState::Cancelled => InviteOutcome::Cancelled,
+                CallState::AnsweredElsewhere => InviteOutcome::AnsweredElsewhere,
+                CallState::Declined => InviteOutcome::Declined,
+                CallState::TimedOut if unreachable => InviteOutcome::Unreachable,
+                CallState::TimedOut | CallState::Waking | CallState::Ringing => InviteOutcome::TimedOut,
+            });
+        }
         if pushed.is_some() && state != CallState::Answered {
             self.tell_call_ended(id, instance);
         }

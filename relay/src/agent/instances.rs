@@ -1,7 +1,7 @@
 //! The instances of one shard: a row for each, their bindings, and when they end.
 //!
-//! Invariant: a row holds its record in the sealed form alone. The three indexes agree: each row is found by its
-//! instance, by its binding and by the next moment of its lease (a reminder, or the end).
+//! Invariant: a row holds its record in the sealed form alone. The indexes agree: each row is found by its instance,
+//! by its binding, by its account's keyed name and by the next moment of its lease (a reminder, or the end).
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -14,7 +14,7 @@ use super::proofs::Unanswerable;
 use super::timeline::Beside;
 use crate::metrics::labels::{InstanceState, WipeReason};
 use crate::vault::record::Reminder;
-use crate::vault::{Fence, Sealed};
+use crate::vault::{AorKey, Fence, Sealed};
 
 /// One push instance.
 pub(super) struct Row {
@@ -28,6 +28,8 @@ pub(super) struct Row {
     expires_at: u64,
     /// The last reminder of its end.
     reminded: Option<Reminder>,
+    /// Under which name its account is found.
+    aor: AorKey,
     /// When its registration was accepted last, in seconds since 1970; 0: never.
     pub registered_at: u32,
     /// Until when its registration stands, in seconds since 1970.
@@ -40,6 +42,8 @@ pub(super) struct Row {
     pub state: InstanceState,
     /// Why its credentials did not fit the last challenge.
     pub unanswerable: Option<Unanswerable>,
+    /// Whether its credentials were asked for since it was registered last, in a way that this relay knows.
+    pub asked: bool,
     /// Who waits for the outcome of the first registration.
     pub first: Option<oneshot::Sender<First>>,
     /// Its end, once that has begun.
@@ -62,7 +66,14 @@ pub(super) struct Ending {
 
 impl Row {
     /// A row that is about to be bound.
-    pub(super) fn new(sealed: Sealed, binding: BindingId, upstream: UpstreamId, fence: Fence, lease: Term) -> Self {
+    pub(super) fn new(
+        sealed: Sealed,
+        binding: BindingId,
+        upstream: UpstreamId,
+        fence: Fence,
+        lease: Term,
+        aor: AorKey,
+    ) -> Self {
         let state = InstanceState::Registering;
         Self {
             sealed,
@@ -70,12 +81,14 @@ impl Row {
             fence,
             expires_at: lease.expires_at,
             reminded: lease.reminded,
+            aor,
             registered_at: 0,
             registered_until: 0,
             upstream,
             status: 0,
             state,
             unanswerable: None,
+            asked: false,
             first: None,
             ending: None,
             beside: None,
@@ -107,12 +120,14 @@ pub(super) struct Instances {
     rows: HashMap<InstanceId, Row>,
     bindings: HashMap<BindingId, InstanceId>,
     moments: BTreeSet<(u64, InstanceId)>,
+    accounts: BTreeSet<(AorKey, InstanceId)>,
 }
 
 impl Instances {
     pub(super) fn insert(&mut self, id: InstanceId, row: Row) {
         self.bindings.insert(row.binding, id);
         self.moments.insert((row.next_moment(), id));
+        self.accounts.insert((row.aor, id));
         self.rows.insert(id, row);
     }
 
@@ -120,6 +135,7 @@ impl Instances {
         let row = self.rows.remove(&id)?;
         self.bindings.remove(&row.binding);
         self.moments.remove(&(row.next_moment(), id));
+        self.accounts.remove(&(row.aor, id));
         Some(row)
     }
 
@@ -134,6 +150,12 @@ impl Instances {
     /// The instance behind a binding.
     pub(super) fn of(&self, binding: BindingId) -> Option<InstanceId> {
         self.bindings.get(&binding).copied()
+    }
+
+    /// The instances of an account, in order.
+    pub(super) fn of_account(&self, aor: AorKey) -> Vec<InstanceId> {
+        let from = (aor, InstanceId::from_bytes([0; 16]));
+        self.accounts.range(from..).take_while(|(other, _)| *other == aor).map(|(_, id)| *id).collect()
     }
 
     /// Moves an instance's end.
@@ -197,7 +219,7 @@ mod tests {
         let (id, binding) = (InstanceId::new(1 << 16, ShardTag(0)), BindingId::new(2 << 16, ShardTag(0)));
         let mut instances = Instances::default();
         let sealed = Sealed::from_bytes(InstanceSecret::new("not opened here").expose().as_bytes().to_vec());
-        instances.insert(id, Row::new(sealed, binding, UpstreamId(1), Fence::NEW, lease));
+        instances.insert(id, Row::new(sealed, binding, UpstreamId(1), Fence::NEW, lease, AorKey::FIRST));
         (instances, id)
     }
 

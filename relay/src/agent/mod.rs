@@ -15,12 +15,13 @@
 //! | [`lease`], `notices` | when a lease's user is told what |
 //! | [`command`] | what the use cases ask |
 //! | `proofs` | what is computed with a secret |
-//! | `connections`, `doors`, `datagrams`, `dial`, [`upstreams`] | the network side |
+//! | `connections`, `framing`, `doors`, `datagrams`, `dial`, [`upstreams`] | the network side |
 //! | `erasures` | what the store still has to erase |
 //!
 //! Invariant: an instance lives on one shard, the one that its id names. Nothing in a shard's loop waits for the store, a
 //! push service, DNS or a peer: what takes time runs in a task and comes back as a [`ShardInput`].
 
+mod announced;
 mod beside;
 mod calls;
 pub mod command;
@@ -31,6 +32,7 @@ mod dial;
 mod doors;
 mod erasures;
 mod events;
+mod framing;
 mod instances;
 pub mod lease;
 mod notices;
@@ -98,6 +100,13 @@ enum ShardInput {
     Paged(Box<beside::Paged>),
     /// What became of a push that is not for a call.
     Noticed(Box<beside::Noticed>),
+    /// A call's push was taken a while ago: whether it is to be sent a second time.
+    Unheard {
+        /// The call.
+        call: CallId,
+        /// The answer.
+        reply: oneshot::Sender<bool>,
+    },
     /// The store was asked to erase this instance.
     Erased(InstanceId),
     /// From a use case.
@@ -116,6 +125,8 @@ struct Pushed {
     instance: InstanceId,
     call: CallId,
     verdict: Verdict,
+    /// It is sent a second time unless the device gives a sign.
+    resend: bool,
     /// When the app confirmed the token, in seconds since 1970.
     confirmed_at: u64,
 }
@@ -170,7 +181,7 @@ pub struct Ground {
     pub udp: Option<Udp>,
     /// When the caller first hears ringing.
     pub early_ringing: EarlyRinging,
-    /// What each endpoint is told; the tag is set for each.
+    /// What each endpoint is told; the tag is set for each, and the node's pace is divided among them.
     pub endpoint: Settings,
     /// How many shards; 1 to 128.
     pub shards: usize,
@@ -207,6 +218,10 @@ impl Agent {
     /// Starts the shards, which run until the end that `ground` names.
     pub fn start(ground: Ground) -> Self {
         let count = ground.shards.clamp(1, SHARDS_MAX);
+        // The operator's figure is the node's.
+        let mut endpoint = ground.endpoint;
+        let per_second = endpoint.upstream.registrations_per_second;
+        endpoint.upstream.registrations_per_second = (per_second / count as u32).max(1);
         let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(INBOX)).unzip();
         let shards = Shards(senders.into());
         let upstreams = Upstreams::default();
@@ -219,8 +234,8 @@ impl Agent {
             push_is_printed: ground.push_is_printed,
             metrics,
             early_ringing: ground.early_ringing,
-            answer_timeout: ground.endpoint.answer_timeout,
-            edge: ground.endpoint.edge.clone(),
+            answer_timeout: endpoint.answer_timeout,
+            edge: endpoint.edge.clone(),
             udp: ground.udp,
             shards,
             upstreams,
@@ -228,7 +243,7 @@ impl Agent {
             reminded: ground.reminded,
         });
         for (index, inbox) in inboxes.into_iter().enumerate() {
-            let settings = Settings { tag: ShardTag(index as u16), ..ground.endpoint.clone() };
+            let settings = Settings { tag: ShardTag(index as u16), ..endpoint.clone() };
             tokio::spawn(Shard::new(index, settings, world.clone()).run(inbox, ground.end.clone()));
         }
         tokio::spawn(world.dialler.clone().refresh(ground.end));
@@ -245,6 +260,11 @@ impl Agent {
     /// Serves devices that connect here, until the listener ends.
     pub fn open_edge(&self, listener: Listener) {
         tokio::spawn(doors::serve(listener, doors::Door::Edge, self.0.shards.clone(), self.0.metrics.clone()));
+    }
+
+    /// Serves devices that connect here by WebSocket, until the listener ends.
+    pub fn open_websocket(&self, listener: Listener) {
+        tokio::spawn(doors::serve(listener, doors::Door::Websocket, self.0.shards.clone(), self.0.metrics.clone()));
     }
 
     /// Serves SIP servers that connect here, until the listener ends.

@@ -52,6 +52,7 @@ fn reason(status: u16, unanswerable: Option<Unanswerable>) -> &'static str {
     match (unanswerable, status) {
         (Some(Unanswerable::Realm), _) => "the SIP server asks for another realm than the one that the HA1 is for",
         (Some(Unanswerable::Algorithm), _) => "the SIP server asks for a digest algorithm that no HA1 was given for",
+        (Some(Unanswerable::Digest), _) => "the SIP server offers no digest that this relay makes",
         (None, 401 | 407) => "the SIP server refused the password",
         (None, 403) => "the SIP server forbids this account to register",
         (None, 404 | 410 | 604) => "the SIP server does not know this account",
@@ -71,6 +72,7 @@ mod tests {
             (407, None, "password"),
             (401, Some(Unanswerable::Realm), "realm"),
             (401, Some(Unanswerable::Algorithm), "algorithm"),
+            (401, Some(Unanswerable::Digest), "no digest"),
             (403, None, "forbids"),
             (404, None, "does not know"),
             (604, None, "does not know"),

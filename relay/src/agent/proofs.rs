@@ -20,6 +20,8 @@ pub enum Unanswerable {
     Realm,
     /// It asks for an algorithm for which there is no HA1, or a protection that is not known.
     Algorithm,
+    /// It offers no digest that this relay makes: an unknown one, or MD5 where the operator refuses it.
+    Digest,
 }
 
 /// A challenge and what the endpoint adds to it.

@@ -34,12 +34,14 @@ pub(super) struct Shard {
     pub(super) endpoint: Endpoint,
     pub(super) instances: Instances,
     pub(super) calls: Calls,
-    /// The pushes that are being delivered, for calls that are not over.
+    /// The pushes that are being delivered, or may be sent a second time, for calls that are not over.
     pub(super) pushes: HashMap<CallId, AbortHandle>,
     /// Steps of all timelines.
     pub(super) steps: usize,
     /// Devices that have a flow.
     pub(super) attached: HashSet<InstanceId>,
+    /// Who waits for a device that was woken for an announced call.
+    pub(super) arrivals: HashMap<InstanceId, Vec<mpsc::UnboundedSender<InstanceId>>>,
     /// SIP servers whose last dial failed.
     pub(super) unreachable: HashSet<UpstreamId>,
     /// When what is being handled was read from the network.
@@ -64,6 +66,7 @@ impl Shard {
             steps: 0,
             attached: HashSet::new(),
             pushes: HashMap::new(),
+            arrivals: HashMap::new(),
             unreachable: HashSet::new(),
             arrived: now,
             next: VecDeque::new(),
@@ -133,6 +136,10 @@ impl Shard {
             ShardInput::Pushed(pushed) => self.on_pushed(&pushed),
             ShardInput::Paged(paged) => self.on_paged(*paged),
             ShardInput::Noticed(noticed) => self.on_noticed(&noticed),
+            ShardInput::Unheard { call, reply } => {
+                // An error means that the call has ended meanwhile.
+                let _ = reply.send(self.resends(call));
+            }
             ShardInput::Erased(id) => self.on_erased(id),
             ShardInput::Command(command) => self.obey(*command),
         }

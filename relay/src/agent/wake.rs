@@ -1,6 +1,7 @@
 //! Waking a device: the push for a call, and what its verdict means.
 //!
-//! Invariant: a call is pushed at most once. The push is on its way within the same turn of the loop in which the INVITE
+//! Invariant: a call is pushed at most once on APNs, and at most twice on FCM, the second time because the device gave no
+//! sign (its app tells the two by the call's id). The push is on its way within the same turn of the loop in which the INVITE
 //! came; the store is not asked. A verdict never ends a call that a device has come for. A push ends with its call.
 
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use sip::endpoint::{CallState, IncomingCall, Input};
 use sip::id::{CallId, InstanceId};
+use tokio::sync::oneshot;
 
 use super::calls::Call;
 use super::shard::Shard;
@@ -21,6 +23,8 @@ use crate::vault::record::{Provider, PushTarget, Record};
 
 /// How long `call-ended` may take; after it the phone has seen the call's own deadline.
 const CALL_ENDED_LIFE_S: u64 = 30;
+/// How long after FCM took a call's push its device may be silent, before it is sent a second time.
+const SIGN_WITHIN: Duration = Duration::from_secs(5);
 /// How long a push that is no call is tried at a service that does not take it.
 const NOTICE_TRIES: Duration = Duration::from_secs(3_600);
 
@@ -59,8 +63,14 @@ impl Shard {
         let push = tokio::spawn(async move {
             world.metrics.invite_to_push(arrived.elapsed());
             let verdict = deliver(&world, &app, &target, &push).await;
-            let pushed = Pushed { instance, call, verdict, confirmed_at: target.confirmed_at };
+            let resend =
+                target.provider == Provider::Fcm && matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed);
+            let pushed = Pushed { instance, call, verdict, resend, confirmed_at: target.confirmed_at };
             world.shards.send(shard, ShardInput::Pushed(Box::new(pushed))).await;
+            if resend && no_sign(&world, shard, call).await {
+                world.metrics.push_resend();
+                deliver(&world, &app, &target, &push).await;
+            }
         });
         self.pushes.insert(call, push.abort_handle());
     }
@@ -70,6 +80,16 @@ impl Shard {
         if let Some(push) = self.pushes.remove(&call) {
             push.abort();
         }
+    }
+
+    /// Whether the push of this call is to be sent a second time: it still waits, and its device has given no sign.
+    pub(super) fn resends(&mut self, id: CallId) -> bool {
+        let call = self.calls.get_mut(id).filter(|call| call.held && !call.sign && !call.state.is_final());
+        let resends = call.is_some_and(|call| !self.attached.contains(&call.instance));
+        if !resends {
+            self.pushes.remove(&id);
+        }
+        resends
     }
 
     /// Remembers a call, so that its state can be asked.
@@ -88,13 +108,19 @@ impl Shard {
         let held = pushed.is_some();
         self.world.metrics.calls_held(i32::from(held));
         let (instance, state) = (call.instance, CallState::Waking);
-        self.calls.remember(call.call, Call { instance, state, deadline, pushed, held, unreachable: false });
+        let invited = !self.endpoint.is_announced(instance);
+        self.calls.remember(
+            call.call,
+            Call { instance, state, deadline, pushed, held, invited, unreachable: false, sign: false },
+        );
     }
 
     /// The push service has spoken.
     pub(super) fn on_pushed(&mut self, pushed: &Pushed) {
         let Pushed { instance, call, ref verdict, .. } = *pushed;
-        self.pushes.remove(&call);
+        if !pushed.resend {
+            self.pushes.remove(&call);
+        }
         let reason = if let Verdict::Refused { reason } = verdict { Some(*reason) } else { None };
         let what = What::PushEnded { event: Event::Call, outcome: outcome_of(verdict), reason };
         self.note(instance, Some(call), what);
@@ -158,6 +184,14 @@ impl Shard {
             extra: Vec::new(),
         }
     }
+}
+
+/// Waits for what a device needs to answer a push with a sign; whether it has given none, and the call still waits.
+async fn no_sign(world: &World, shard: usize, call: CallId) -> bool {
+    tokio::time::sleep(SIGN_WITHIN).await;
+    let (reply, answer) = oneshot::channel();
+    world.shards.send(shard, ShardInput::Unheard { call, reply }).await;
+    answer.await.unwrap_or(false)
 }
 
 /// Delivers a push whose verdict changes nothing.

@@ -1,4 +1,4 @@
-//! Who may ask: the bearer key of a request, and the Apps that the operator serves.
+//! Who may ask: the bearer key of a request, the Apps that the operator serves, and the SIP servers that may wake.
 //!
 //! Invariant: a key is compared by its SHA-256 digest, in the same time whatever differs, against every key there is;
 //! keys are held as digests only.
@@ -9,6 +9,7 @@ use axum::http::header::AUTHORIZATION;
 use subtle::ConstantTimeEq;
 
 use super::problem::Problem;
+use crate::config::DomainRules;
 use crate::secret::ApiKey;
 
 /// The longest key that is looked at, in characters.
@@ -71,6 +72,46 @@ impl Apps {
         let shown = KeyDigest::of(shown);
         // Every key is compared, so that the time does not tell where in the list the right one is.
         self.0.iter().fold(None, |found, app| if app.key.fits(&shown) { Some(app) } else { found })
+    }
+}
+
+/// One SIP server that may wake devices, as the configuration names it.
+pub struct SipServer {
+    /// Its id.
+    pub id: Box<str>,
+    /// What it shows at `POST /v1/wake`.
+    pub key: ApiKey,
+    /// The domains whose devices it may wake.
+    pub domains: DomainRules,
+}
+
+/// The SIP servers, by key.
+pub struct SipServers(Vec<AdmittedServer>);
+
+/// A SIP server whose key was shown.
+pub struct AdmittedServer {
+    key: KeyDigest,
+    /// Its id.
+    pub id: Box<str>,
+    /// The domains whose devices it may wake.
+    pub domains: DomainRules,
+}
+
+impl SipServers {
+    /// Holds `servers` by their keys' digests.
+    pub fn new(servers: Vec<SipServer>) -> Self {
+        let hold = |server: SipServer| AdmittedServer {
+            key: KeyDigest::of(server.key.expose()),
+            id: server.id,
+            domains: server.domains,
+        };
+        Self(servers.into_iter().map(hold).collect())
+    }
+
+    /// The SIP server whose key `shown` is.
+    pub fn admit(&self, shown: &str) -> Option<&AdmittedServer> {
+        let shown = KeyDigest::of(shown);
+        self.0.iter().fold(None, |found, server| if server.key.fits(&shown) { Some(server) } else { found })
     }
 }
 

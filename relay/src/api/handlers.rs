@@ -26,7 +26,7 @@ const WANT_SECRET: &str = "Send the instance's secret as Authorization: Bearer S
 /// How long a client waits before it asks a relay again whose store is away, in seconds.
 const STORE_AWAY_RETRY_S: u64 = 5;
 /// How long a client waits before it asks a full or draining relay again, in seconds.
-const FULL_RETRY_S: u64 = 30;
+pub(super) const FULL_RETRY_S: u64 = 30;
 
 /// `POST /v1/instances`
 pub async fn enable<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
@@ -193,7 +193,7 @@ pub(super) fn answer(status: StatusCode, body: &Value) -> Response {
     (status, [(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body.to_string()).into_response()
 }
 
-fn failed<E>(api: &Api<E>, from: IpAddr, what: &'static str) -> Problem {
+pub(super) fn failed<E>(api: &Api<E>, from: IpAddr, what: &'static str) -> Problem {
     // The answer is 401 either way; a bucket that runs empty here refuses the next request.
     let _ = api.0.failures.take(from, Instant::now());
     Problem::unauthorized(what, true)
@@ -259,6 +259,9 @@ fn refusal_detail(reason: Refusal) -> &'static str {
         }
         Refusal::Realm => "The SIP server asks for another realm than ha1.realm. Nothing is kept.",
         Refusal::Algorithm => "The SIP server asks for a digest algorithm that ha1 does not hold. Nothing is kept.",
+        Refusal::Digest => {
+            "The SIP server offers no digest that this relay makes: SHA-512-256, SHA-256, and MD5 unless the operator forbids it (upstream.allow_md5). Nothing is kept."
+        }
         Refusal::UnknownUser => "Check the AOR: the SIP server does not know it. Nothing is kept.",
         Refusal::Forbidden => "The SIP server forbids this registration. Nothing is kept.",
         Refusal::Other => "The SIP server refused the registration; sip_status tells how. Nothing is kept.",

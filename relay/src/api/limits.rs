@@ -31,6 +31,10 @@ pub struct Limits {
     pub enable_per_app: Rate,
     /// Enablings from one address (IPv6: one /64).
     pub enable_per_address: Rate,
+    /// Wakes by one SIP server.
+    pub wake_per_server: Rate,
+    /// Wakes of one AOR, whoever asks: each may be a push.
+    pub wake_per_aor: Rate,
     /// Wrong keys and secrets from one address (IPv6: one /64).
     pub failures_per_address: Rate,
 }
@@ -40,6 +44,8 @@ impl Default for Limits {
         Self {
             enable_per_app: Rate { per_second: 5_000, burst: 10_000 },
             enable_per_address: Rate { per_second: 5_000, burst: 10_000 },
+            wake_per_server: Rate { per_second: 2_000, burst: 4_000 },
+            wake_per_aor: Rate { per_second: 1, burst: 10 },
             failures_per_address: Rate { per_second: 10, burst: 50 },
         }
     }

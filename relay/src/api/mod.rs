@@ -1,4 +1,4 @@
-//! The HTTPS API of version 1, for apps and devices: CONTRACT.md's table as a router.
+//! The HTTPS API of version 1, for apps, devices and SIP servers: CONTRACT.md's table as a router.
 //!
 //! Every route is a row of [`Endpoint`]; `openapi.json` beside this file describes the same rows, and a test holds the
 //! two together. A request is counted by its route's template, never by its path.
@@ -7,6 +7,7 @@
 //! request held. An answer to a request that carried a credential, or that wiped an instance, is marked with
 //! [`connection::EndConnection`].
 
+use std::hash::RandomState;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,8 +33,10 @@ pub mod limits;
 pub mod problem;
 pub mod sip_uri;
 pub mod views;
+mod wake;
+pub mod wake_body;
 
-use access::{App, Apps};
+use access::{App, Apps, SipServer, SipServers};
 use connection::{EndConnection, Peer};
 use device_body::LifetimeRange;
 use limits::{Buckets, Limits};
@@ -48,6 +51,8 @@ pub const OPENAPI: &str = include_str!("openapi.json");
 pub struct Settings {
     /// The Apps that may enable instances.
     pub apps: Vec<App>,
+    /// The SIP servers that may wake devices.
+    pub sip_servers: Vec<SipServer>,
     /// The lifetimes that an app may ask for.
     pub lifetime: LifetimeRange,
     /// How often who may ask.
@@ -61,9 +66,14 @@ struct Inner<E> {
     use_cases: E,
     metrics: Metrics,
     apps: Apps,
+    sip_servers: SipServers,
     lifetime: LifetimeRange,
     enables_by_app: Buckets<Box<str>>,
     enables_by_address: Buckets<IpAddr>,
+    wakes_by_server: Buckets<Box<str>>,
+    /// By a hash of the AOR with a key of this process, so that no AOR stays here.
+    wakes_by_aor: Buckets<u64>,
+    aor_hash: RandomState,
     failures: Buckets<IpAddr>,
 }
 
@@ -80,9 +90,13 @@ impl<E: UseCases> Api<E> {
             use_cases,
             metrics,
             apps: Apps::new(settings.apps),
+            sip_servers: SipServers::new(settings.sip_servers),
             lifetime: settings.lifetime,
             enables_by_app: Buckets::new(settings.limits.enable_per_app),
             enables_by_address: Buckets::new(settings.limits.enable_per_address),
+            wakes_by_server: Buckets::new(settings.limits.wake_per_server),
+            wakes_by_aor: Buckets::new(settings.limits.wake_per_aor),
+            aor_hash: RandomState::new(),
             failures: Buckets::new(settings.limits.failures_per_address),
         }))
     }
@@ -132,6 +146,8 @@ pub enum Endpoint {
     Export,
     /// Send a test push.
     Test,
+    /// A SIP server wakes an AOR's devices.
+    Wake,
     /// The description of all this.
     OpenApi,
 }
@@ -153,13 +169,14 @@ impl Endpoint {
         Self::Timeline,
         Self::Export,
         Self::Test,
+        Self::Wake,
         Self::OpenApi,
     ];
 
     /// The method.
     pub fn method(self) -> Method {
         match self {
-            Self::Enable | Self::Progress | Self::Decline | Self::Test => Method::POST,
+            Self::Enable | Self::Progress | Self::Decline | Self::Test | Self::Wake => Method::POST,
             Self::Read | Self::Call | Self::OpenApi => Method::GET,
             Self::Messages | Self::MissedCalls | Self::Timeline | Self::Export => Method::GET,
             Self::Change => Method::PATCH,
@@ -182,6 +199,7 @@ impl Endpoint {
             Self::Timeline => "/v1/instances/{id}/timeline",
             Self::Export => "/v1/instances/{id}/export",
             Self::Test => "/v1/instances/{id}/test",
+            Self::Wake => "/v1/wake",
             Self::OpenApi => "/v1/openapi.json",
         }
     }
@@ -193,7 +211,7 @@ impl Endpoint {
             Self::Enable | Self::Change | Self::Disable => true,
             Self::Messages | Self::MissedCalls | Self::Export => true,
             Self::Read | Self::Call | Self::Progress | Self::Decline | Self::OpenApi => false,
-            Self::ForgetMessage | Self::ForgetMissedCall | Self::Timeline | Self::Test => false,
+            Self::ForgetMessage | Self::ForgetMissedCall | Self::Timeline | Self::Test | Self::Wake => false,
         }
     }
 }
@@ -214,6 +232,7 @@ fn method_router<E: UseCases>(endpoint: Endpoint) -> MethodRouter<Api<E>> {
         Endpoint::Timeline => routing::get(kept_handlers::timeline::<E>),
         Endpoint::Export => routing::get(kept_handlers::export::<E>),
         Endpoint::Test => routing::post(kept_handlers::test::<E>),
+        Endpoint::Wake => routing::post(wake::wake::<E>),
         Endpoint::OpenApi => routing::get(handlers::openapi),
     }
 }

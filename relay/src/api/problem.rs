@@ -62,6 +62,8 @@ problems! {
     UnknownCall = "unknown-call", 404, "There is no such call";
     /// No such message, or it is forgotten.
     UnknownMessage = "unknown-message", 404, "There is no such message";
+    /// This node knows no device of the AOR.
+    UnknownAor = "unknown-aor", 404, "No device of this address is known";
     /// The path does not know the method; `Allow` names those it knows.
     MethodNotAllowed = "method-not-allowed", 405, "The path does not know this method";
     /// The body did not arrive in time.
@@ -90,6 +92,8 @@ problems! {
     Full = "full", 503, "The relay is full";
     /// Something the relay needs is not there; `checks` lists it.
     NotReady = "not-ready", 503, "The relay is not ready";
+    /// No device of the AOR came in time, or none can.
+    NoDeviceInTime = "no-device-in-time", 504, "No device came in time";
 }
 
 impl ProblemType {

@@ -153,7 +153,11 @@ fn registration(registration: &Registration) -> Value {
 }
 
 fn edge(edge: &EdgeAddress) -> Value {
-    json!({"proxy": edge.proxy, "username": edge.username.to_string(), "realm": edge.realm})
+    let mut value = json!({"proxy": edge.proxy, "username": edge.username.to_string(), "realm": edge.realm});
+    if let Some(websocket) = &edge.websocket {
+        value["websocket"] = json!(websocket);
+    }
+    value
 }
 
 fn provider(provider: Provider) -> Value {

@@ -203,6 +203,33 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// `true` or `false`; from the environment also as text.
+    pub fn flag(&mut self, key: &'static str, default: bool) -> bool {
+        let value = match self.take(key) {
+            None => return default,
+            Some(Value::String(text)) if self.origin(key).is_some() => text.parse().ok(),
+            Some(other) => other.as_bool(),
+        };
+        if value.is_none() {
+            self.problem(key, "is neither true nor false", "write true or false, without quotes");
+        }
+        value.unwrap_or(default)
+    }
+
+    /// A whole number between `min` and `max`, both allowed; from the environment also as text.
+    pub fn number(&mut self, key: &'static str, default: u32, min: u32, max: u32) -> u32 {
+        let value = match self.take(key) {
+            None => return default,
+            Some(Value::String(text)) if self.origin(key).is_some() => text.parse().ok(),
+            Some(other) => other.as_integer().and_then(|number| u32::try_from(number).ok()),
+        };
+        let value = value.filter(|number| (min..=max).contains(number));
+        if value.is_none() {
+            self.problem(key, "is not valid", format!("write a whole number from {min} to {max}, without quotes"));
+        }
+        value.unwrap_or(default)
+    }
+
     /// A duration between `min` and `max`, both allowed.
     pub fn duration(&mut self, key: &'static str, default: Duration, min: Duration, max: Duration) -> Duration {
         let wanted = format!("a duration from {} to {}", values::duration_text(min), values::duration_text(max));

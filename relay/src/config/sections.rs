@@ -25,6 +25,8 @@ const MAX_LIFETIME: Duration = Duration::from_secs(6 * 86_400);
 const USUAL_MIN_LIFETIME: Duration = Duration::from_secs(3 * 86_400);
 /// The longest registration asked for upstream.
 const MAX_REGISTER_EXPIRES: Duration = DAY;
+/// A faster pace is none.
+const MAX_REGISTRATIONS_PER_SECOND: u32 = 1_000_000;
 /// Below this a registration is allowed, and said at start-up: it loads the SIP servers.
 const USUAL_MIN_REGISTER_EXPIRES: Duration = Duration::from_secs(60);
 /// The longest wait for a device; past three minutes SIP proxies give a call up (RFC 3261 §16.6, Timer C).
@@ -152,6 +154,8 @@ fn upstream(root: &mut Reader<'_>, profile: Profile, edge: &Edge) -> Upstream {
     if register_expires < USUAL_MIN_REGISTER_EXPIRES {
         upstream.caution("register_expires", "is below 60s", "expect the SIP servers to refuse it or to feel the load");
     }
+    let allow_md5 = upstream.flag("allow_md5", true);
+    let registrations_per_second = upstream.number("registrations_per_second", 2_000, 1, MAX_REGISTRATIONS_PER_SECOND);
     let result = Upstream {
         transports,
         udp_listen: address(&mut upstream, "udp_listen", profile, 5070),
@@ -160,8 +164,10 @@ fn upstream(root: &mut Reader<'_>, profile: Profile, edge: &Edge) -> Upstream {
         public_host: upstream.parsed("public_host", HOST, values::host, edge.public.host.clone()),
         ca_file: upstream.file("ca_file"),
         allow_addresses,
-        domains: domains(&mut upstream),
+        domains: domains(&mut upstream, "is empty, so no account could be enabled"),
         register_expires,
+        allow_md5,
+        registrations_per_second,
     };
     upstream.finish();
     result
@@ -215,15 +221,15 @@ fn networks(upstream: &mut Reader<'_>, profile: Profile) -> Vec<IpNet> {
     networks
 }
 
-fn domains(upstream: &mut Reader<'_>) -> DomainRules {
+fn domains(section: &mut Reader<'_>, empty: &'static str) -> DomainRules {
     let remedy = "write \"*\", \"example.com\" or \"*.example.com\"";
-    let entries = limited_list(upstream, "domains");
+    let entries = limited_list(section, "domains");
     if entries.as_ref().is_some_and(Vec::is_empty) {
-        upstream.problem("domains", "is empty, so no account could be enabled", remedy);
+        section.problem("domains", empty, remedy);
     }
     let entries = entries.unwrap_or_else(|| vec!["*".to_owned()]);
     DomainRules::parse(&entries).unwrap_or_else(|what| {
-        upstream.problem("domains", what, remedy);
+        section.problem("domains", what, remedy);
         DomainRules::none()
     })
 }
@@ -407,7 +413,11 @@ fn ca_needs_endpoint(section: &Reader<'_>, endpoint: bool, ca_file: bool) {
 fn sip_servers(root: &mut Reader<'_>) -> Vec<SipServer> {
     let mut servers: Vec<SipServer> = Vec::new();
     for mut section in root.sections("sip_server", MAX_ENTRIES) {
-        let server = SipServer { id: id(&mut section), key: key(&mut section, "key_file", Profile::File) };
+        let server = SipServer {
+            id: id(&mut section),
+            key: key(&mut section, "key_file", Profile::File),
+            domains: domains(&mut section, "is empty, so it could wake nobody"),
+        };
         let taken = servers.iter().map(|other| (&*other.id, &other.key));
         distinct(&section, (&server.id, &server.key), taken, "key_file");
         section.finish();

@@ -75,7 +75,8 @@ impl Inner {
     /// Where a device connects.
     pub(super) fn edge_of(&self, id: InstanceId) -> EdgeAddress {
         let proxy = format!("sip:{};transport=tls", self.ground.edge).into();
-        EdgeAddress { proxy, username: id, realm: EDGE_REALM }
+        let websocket = self.ground.websocket.as_ref().map(|host| format!("wss://{host}/").into());
+        EdgeAddress { proxy, websocket, username: id, realm: EDGE_REALM }
     }
 
     /// What the endpoint is told of an instance.
@@ -150,7 +151,8 @@ impl Inner {
         let (lease, fence) = (Term::of(&record), Fence::NEW);
         let sealed: Sealed = self.ground.vault.seal(id, &record);
         let binding = self.binding_of(id, &record, route);
-        (NewInstance { id, sealed, lease, fence, binding }, secret)
+        let aor = self.ground.vault.aor_key(&record.account.aor);
+        (NewInstance { id, sealed, lease, aor, fence, binding }, secret)
     }
 
     /// Registers once. A refusal is an error, and then the shard has forgotten the instance already.
@@ -204,6 +206,7 @@ fn refusal(status: u16, unanswerable: Option<Unanswerable>) -> Refusal {
     match unanswerable {
         Some(Unanswerable::Realm) => Refusal::Realm,
         Some(Unanswerable::Algorithm) => Refusal::Algorithm,
+        Some(Unanswerable::Digest) => Refusal::Digest,
         None => Refusal::of_status(status),
     }
 }

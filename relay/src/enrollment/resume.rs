@@ -96,14 +96,15 @@ impl Inner {
         let Stored { id, sealed, fence, .. } = stored;
         let opened = self.ground.vault.unseal(id, &sealed).ok().and_then(|record| {
             let route = Route::of(&record.account).ok()?;
-            Some((self.binding_of(id, &record, route), Term::of(&record)))
+            let aor = self.ground.vault.aor_key(&record.account.aor);
+            Some((self.binding_of(id, &record, route), Term::of(&record), aor))
         });
-        let Some((binding, lease)) = opened else {
+        let Some((binding, lease, aor)) = opened else {
             // Nobody can ever read it again: the TTL takes it.
             tracing::error!(instance = %id, "a stored record does not open with this keyring; it is left to its expiry");
             return false;
         };
-        let new = NewInstance { id, sealed, lease, fence, binding };
+        let new = NewInstance { id, sealed, lease, aor, fence, binding };
         self.ground.agent.tell(id, Command::Bind { new: Box::new(new), first: None }).await;
         true
     }

@@ -3,6 +3,8 @@
 //!
 //! Invariant: of the types that go out, only [`Enabled`] holds a secret; no error carries text that a peer chose.
 
+use std::time::Duration;
+
 use sip::id::{CallId, InstanceId};
 use thiserror::Error;
 
@@ -98,6 +100,8 @@ pub enum RegistrationState {
 pub struct EdgeAddress {
     /// The outbound proxy to set: `sip:relay1.example.net:5061;transport=tls`.
     pub proxy: Box<str>,
+    /// For a device that speaks SIP over WebSocket: `wss://relay1.example.net:7443/`, where the operator opened it.
+    pub websocket: Option<Box<str>>,
     /// The digest user name: the instance id.
     pub username: InstanceId,
     /// The digest realm.
@@ -282,6 +286,8 @@ pub enum Refusal {
     Realm,
     /// It asks for an algorithm for which no HA1 was given.
     Algorithm,
+    /// It offers no digest that this relay makes.
+    Digest,
     /// It does not know the AOR.
     UnknownUser,
     /// It forbids this registration.
@@ -402,6 +408,45 @@ pub struct Export {
     pub presence: Presence,
     /// Its calls that are still known.
     pub calls: Vec<(CallId, CallView)>,
+}
+
+/// What a SIP server asks for that holds a call itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wake {
+    /// Whose devices.
+    pub aor: Aor,
+    /// The caller's URI, as the server names it; empty: not told.
+    pub from: Box<str>,
+    /// The caller's display name.
+    pub name: Option<Box<str>>,
+    /// How long to wait for the first device.
+    pub wait: Duration,
+}
+
+/// Devices are awake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Awake {
+    /// How many are attached at this moment.
+    pub awake: usize,
+    /// How many there are.
+    pub known: usize,
+}
+
+/// Why no device is awake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum WakeError {
+    /// The operator does not serve the AOR's domain: 403.
+    #[error("the SIP domain is not allowed here")]
+    DomainNotAllowed,
+    /// This node knows no device of the AOR: 404.
+    #[error("no device of this address")]
+    Unknown,
+    /// None came in time, or none can come: 504.
+    #[error("no device came")]
+    NoneInTime,
+    /// This node is shutting down: 503.
+    #[error("this relay is shutting down")]
+    Draining,
 }
 
 /// Why an operator's wish was not fulfilled.

@@ -205,6 +205,8 @@ label!(
     Listener as "listener" {
         /// SIP over TLS, for devices.
         Edge = "edge",
+        /// SIP over secure WebSocket, for devices.
+        Websocket = "websocket",
         /// HTTPS, for apps.
         Api = "api",
         /// HTTPS, for operators.

@@ -4,8 +4,8 @@
 //! once, before a byte is read.
 //!
 //! Invariant: at most [`Limits::connections`] streams and [`Limits::handshakes`] unfinished handshakes are alive, and
-//! of each at most the share of one peer (an IPv4 address or an IPv6 /64); a handshake ends within
-//! [`HANDSHAKE_TIMEOUT`]. A failed `accept` never ends the listener.
+//! of each at most the share of one peer (an IPv4 address or an IPv6 /64); a handshake of TLS ends within
+//! [`HANDSHAKE_TIMEOUT`], and one of WebSocket within as long again. A failed `accept` never ends the listener.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::drain::Drain;
 use super::stream::Stream;
+use super::websocket::upgrade;
 
 /// A TLS handshake that takes longer is closed: a phone on a poor network needs two or three seconds.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -64,6 +65,8 @@ pub enum Security {
     Plain,
     /// TLS with this configuration (see [`super::tls::ServerTls::config`]).
     Tls(Arc<ServerConfig>),
+    /// WebSocket for SIP over TLS; what is accepted carries frames (see [`super::websocket`]).
+    WebSocket(Arc<ServerConfig>),
 }
 
 /// A connection that is ready.
@@ -182,6 +185,10 @@ impl Door {
             let stream = match security {
                 Security::Plain => Some(Stream::plain(stream, Some(place))),
                 Security::Tls(config) => handshake(config, stream, peer, place, &*places.observe).await,
+                Security::WebSocket(config) => match handshake(config, stream, peer, place, &*places.observe).await {
+                    Some(stream) => upgraded(stream, peer).await,
+                    None => None,
+                },
             };
             let Some(stream) = stream else { return };
             let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
@@ -213,6 +220,16 @@ async fn handshake(
             observe(Happened::HandshakeTimedOut);
             tracing::debug!(%peer, "closed: the TLS handshake took too long");
         }
+    }
+    None
+}
+
+/// The stream as a WebSocket, or nothing when the peer did not ask for one as it must.
+async fn upgraded(stream: Stream, peer: SocketAddr) -> Option<Stream> {
+    match timeout(HANDSHAKE_TIMEOUT, upgrade::upgrade(stream)).await {
+        Ok(Ok(stream)) => return Some(stream),
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "closed: no WebSocket for SIP"),
+        Err(_) => tracing::debug!(%peer, "closed: the WebSocket handshake took too long"),
     }
     None
 }

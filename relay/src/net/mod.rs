@@ -1,4 +1,4 @@
-//! Bytes to and from the network: listen, dial, resolve (RFC 3263), TLS and its reload, HTTPS.
+//! Bytes to and from the network: listen, dial, resolve (RFC 3263), TLS and its reload, HTTPS, WebSocket.
 //!
 //! Invariant: this floor knows bytes and addresses, not SIP and not who is served. Whatever it opens has a limit and
 //! a timeout, named where it is used; an address that an account named is dialled only after [`reach::Reach`] has
@@ -14,6 +14,7 @@ mod srv;
 pub mod stream;
 pub mod tls;
 pub mod udp;
+pub mod websocket;
 
 use std::fmt;
 

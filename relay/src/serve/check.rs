@@ -63,6 +63,7 @@ async fn check_listeners(config: &Config, problems: &mut Vec<Problem>) {
     let transports = config.upstream.transports;
     let streams = [
         ("edge.listen", config.edge.listen, true),
+        ("edge.websocket", config.edge.websocket.unwrap_or(config.edge.listen), config.edge.websocket.is_some()),
         ("api.listen", config.api.listen, true),
         ("operator.listen", config.operator.listen, true),
         ("upstream.tls_listen", config.upstream.tls_listen, transports.tls),

@@ -13,6 +13,16 @@ use crate::secret::{Aor, PushToken, SecretKey, with_clean_stack};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lookup([u8; 16]);
 
+/// The keyed hash of an address of record, whatever its scheme: finds an account's instances without naming it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AorKey([u8; 16]);
+
+#[cfg(test)]
+impl AorKey {
+    /// Of nobody.
+    pub(crate) const FIRST: Self = Self([0; 16]);
+}
+
 impl fmt::Display for Lookup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex(&self.0))
@@ -35,6 +45,11 @@ impl Lookup {
 
 pub(super) fn lookup(key: &SecretKey, app: &str, aor: &Aor, token: &PushToken) -> Lookup {
     Lookup(keyed_hash(key, "sipwake lookup 1", &[app.as_bytes(), aor.expose().as_bytes(), token.expose().as_bytes()]))
+}
+
+pub(super) fn aor_key(key: &SecretKey, aor: &Aor) -> AorKey {
+    let address = aor.expose().split_once(':').map_or(aor.expose(), |(_, address)| address);
+    AorKey(keyed_hash(key, "sipwake aor 1", &[address.as_bytes()]))
 }
 
 pub(super) fn sip_instance(key: &SecretKey, lookup: &Lookup) -> [u8; 16] {
@@ -107,6 +122,14 @@ mod tests {
         assert_ne!(one, of(&key(1), "app", "sip:a@b", "tokem"));
         assert_eq!(Lookup::parse(&one.to_string()), Some(one));
         assert_eq!(Lookup::parse("0g"), None);
+    }
+
+    #[test]
+    fn an_address_has_one_key_whatever_its_scheme() {
+        let of = |key: &SecretKey, aor| aor_key(key, &Aor::new(aor));
+        assert!(of(&key(1), "sip:a@b") == of(&key(1), "sips:a@b"));
+        assert!(of(&key(1), "sip:a@b") != of(&key(1), "sip:a@c"));
+        assert!(of(&key(1), "sip:a@b") != of(&key(2), "sip:a@b"));
     }
 
     #[test]

@@ -31,7 +31,7 @@ use crate::secret::{Aor, PushToken, SecretKey};
 use record::Record;
 
 pub use keyring::{EPOCH_S, KEY_LIFETIME_S, Keyring, KeyringError};
-pub use lookup::Lookup;
+pub use lookup::{AorKey, Lookup};
 pub use receipt::{Receipt, ReceiptError, WipeReason, verify_receipt};
 pub use seal::{SealError, Sealed};
 pub use store::{AwayReason, Fence, LEASE, Lease, OPERATION_LIMIT, Placed, Settings, StoreError, Stored};
@@ -124,6 +124,11 @@ impl Vault {
     /// The lookup of a record: of its app, AOR and call push token.
     pub fn lookup_of(&self, record: &Record) -> Lookup {
         self.lookup(&record.app, &record.account.aor, &record.device.call_push.token)
+    }
+
+    /// The name under which the instances of an AOR are found, over all Apps, and which tells nothing of it.
+    pub fn aor_key(&self, aor: &Aor) -> AorKey {
+        lookup::aor_key(&self.0.keyring.index_key(), aor)
     }
 
     /// The UUID for `+sip.instance` (RFC 5626 §4.1): the same whenever the same app, AOR and push token come again,

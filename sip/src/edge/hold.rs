@@ -181,6 +181,11 @@ impl Hold {
         !self.closed && !self.state.is_final() && !std::mem::replace(&mut self.woken, true)
     }
 
+    /// Waits for its device until this moment, in place of the whole time.
+    pub fn wait_until(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+    }
+
     /// The device has come: the time since the INVITE; `Some` once.
     pub fn note_attached(&mut self, now: Instant) -> Option<Duration> {
         (!std::mem::replace(&mut self.attached, true)).then(|| now.saturating_duration_since(self.arrived))
@@ -338,6 +343,8 @@ impl Hold {
     pub fn close(&mut self) {
         self.closed = true;
         self.invite = None;
+        // A call is remembered for a while: what was said in it is not.
+        self.heard = Heard { again_at: None, what: Said::Nothing };
     }
 
     /// Whether the caller has its final answer.

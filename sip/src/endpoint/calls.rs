@@ -5,6 +5,7 @@
 
 use std::time::Instant;
 
+use super::announced::Announced;
 use super::{CallState, ClientOwner, Endpoint, Event, ServerOwner, Side, Source, Timer};
 use crate::edge::forward;
 use crate::edge::hold::{Hold, Outcome, REMINDER, SILENCE};
@@ -29,13 +30,18 @@ impl Endpoint {
         if let Err(stop) = forward::check(&invite, &self.settings.faces()) {
             return self.refuse_call(now, reply, &invite, stop.status());
         }
+        let announced = self.announced_for(now, binding).map(|announced| (announced.call, announced.state));
+        if announced.is_some_and(|(_, state)| state == CallState::Declined) {
+            self.take_announced(binding);
+            return self.refuse_call(now, reply, &invite, 603);
+        }
         if self.calls_of.get(&instance).is_some_and(|calls| calls.len() >= CALLS_PER_INSTANCE) {
             return self.refuse_call(now, reply, &invite, 486);
         }
-        if !self.spend_call(now, instance) {
+        if announced.is_none() && !self.spend_call(now, instance) {
             return self.refuse_call(now, reply, &invite, 480);
         }
-        let call = CallId::new(self.random.wide(), binding.tag());
+        let call = announced.map_or_else(|| CallId::new(self.random.wide(), binding.tag()), |(call, _)| call);
         let Ok(server) = self.transactions.open(&invite, reply, ServerOwner::Call(call)) else {
             return self.busy(reply, &invite);
         };
@@ -46,11 +52,39 @@ impl Endpoint {
         self.calls.insert(call, hold);
         self.calls_of.entry(instance).or_default().push(call);
         self.later(now, wait.min(REMINDER), Timer::Call(call));
+        if let Some(announced) = announced.and_then(|_| self.take_announced(binding)) {
+            return self.begin_announced(now, call, &announced);
+        }
         if self.offer(now, call) {
             self.later(now, SILENCE, Timer::Call(call));
             self.tell(now, call, Event::Offered);
         } else {
             self.wake(now, call);
+        }
+    }
+
+    /// The INVITE of an announced call has come: its device was woken, and may be there already.
+    fn begin_announced(&mut self, now: Instant, call: CallId, announced: &Announced) {
+        let (rang, instance) = (announced.state == CallState::Ringing, self.calls.get(&call).map(|hold| hold.instance));
+        let woken = instance.is_some_and(|instance| announced.woken.contains(&instance));
+        if let Some(hold) = self.calls.get_mut(&call).filter(|_| woken) {
+            hold.wake();
+        }
+        if self.offer(now, call) {
+            self.later(now, SILENCE, Timer::Call(call));
+        } else if woken {
+            // Who comes later than its push said finds nothing.
+            let wait = announced.until.saturating_duration_since(now);
+            if let Some(hold) = self.calls.get_mut(&call) {
+                hold.wait_until(announced.until);
+            }
+            self.later(now, wait, Timer::Call(call));
+        } else {
+            self.wake(now, call);
+        }
+        self.tell(now, call, Event::Announced);
+        if rang {
+            self.on_ring(now, call);
         }
     }
 
@@ -123,6 +157,9 @@ impl Endpoint {
 
     /// The caller shall hear ringing, unless it has heard it or wants it reliably (RFC 3262), which only a device can do.
     pub(super) fn on_ring(&mut self, now: Instant, call: CallId) {
+        if self.ring_announced(call) {
+            return;
+        }
         let Some(hold) = self.calls.get_mut(&call) else { return };
         let Some(invite) = hold.invite.as_deref() else { return };
         if invite.lists(Name::Require, "100rel") {
@@ -138,12 +175,16 @@ impl Endpoint {
     }
 
     pub(super) fn on_give_up(&mut self, now: Instant, call: CallId) {
+        if self.end_announced(call, CallState::TimedOut) {
+            return;
+        }
         if self.calls.get(&call).is_some_and(|hold| !hold.has_live_leg()) {
             self.end_call(now, call, CallState::TimedOut, 480);
         }
     }
 
     pub(super) fn on_end_calls(&mut self, now: Instant) {
+        self.end_all_announced();
         let mut open: Vec<CallId> =
             self.calls.iter().filter(|(_, hold)| !hold.is_closed()).map(|(call, _)| *call).collect();
         open.sort_unstable();
@@ -154,6 +195,9 @@ impl Endpoint {
 
     /// Ends a call for a reason of the relay's own.
     pub(super) fn end_call(&mut self, now: Instant, call: CallId, state: CallState, status: u16) {
+        if self.end_announced(call, state) {
+            return;
+        }
         let Some(legs) = self.calls.get_mut(&call).and_then(|hold| hold.end(state)) else { return };
         self.cancel_legs(now, legs);
         self.answer_call(now, call, status);

@@ -74,7 +74,9 @@ impl Endpoint {
 
     /// The instance is wiped: its calls end; a dialog that stands may still be hung up by the flow that carries it.
     pub(super) fn remove_device(&mut self, now: Instant, instance: InstanceId) {
-        self.devices.remove(&instance);
+        if let Some(device) = self.devices.remove(&instance) {
+            self.leave_announced(instance, device.binding);
+        }
         self.give_up_kept(now, instance);
         for call in self.calls_of.get(&instance).cloned().unwrap_or_default() {
             self.end_call(now, call, super::CallState::TimedOut, 480);

@@ -24,6 +24,8 @@ pub struct Settings {
     pub tag: ShardTag,
     /// `host:port` of the edge, as Record-Route and Via name it to devices.
     pub edge: Box<str>,
+    /// `host:port` of the edge's WebSocket listener, likewise; that of the edge where there is none.
+    pub edge_websocket: Box<str>,
     /// `host:port` for each upstream transport, as Contact, Via and Record-Route name it to SIP servers.
     pub upstream_udp: Box<str>,
     /// Likewise over TCP.
@@ -165,6 +167,16 @@ pub enum Input {
         /// Whether the proof was right.
         granted: bool,
     },
+    /// A SIP server holds a call for this device and sends its INVITE when the device is awake: [`Event::Wake`] follows,
+    /// unless the device was woken for it before or its budget is spent. The INVITE takes the name of the announced call.
+    Announce {
+        /// The device.
+        instance: InstanceId,
+        /// The caller, as the server names it; may be empty.
+        from: Box<str>,
+        /// The caller's display name.
+        name: Option<Box<str>>,
+    },
     /// The caller shall hear ringing: a push was accepted, or the device says that it rings.
     Ring(CallId),
     /// The device declines without a flow: 603.
@@ -288,6 +300,8 @@ pub enum Event {
     Wake(Box<IncomingCall>),
     /// A call is offered to a device that is attached; no push is needed. A [`Event::Wake`] may follow if it is silent.
     Offered(Box<IncomingCall>),
+    /// The INVITE of an announced call has come; its device was woken before, and is not woken again.
+    Announced(Box<IncomingCall>),
     /// A call's state changed. After [`CallState::is_final`] nothing follows for it.
     Call {
         /// The call.

@@ -12,6 +12,7 @@
 //! | `upstreams` | the flows toward SIP servers, and whose turn it is on them |
 //! | `devices` | which device is attached by which flow |
 //! | `calls` | held calls and their legs |
+//! | `announced` | calls that are announced before their INVITE comes |
 //! | `dialogs` | requests inside a dialog, in both directions |
 //! | [`away`] | those of them that wait for a device that is away for a moment |
 //! | [`pages`] | MESSAGEs outside a dialog |
@@ -21,6 +22,7 @@
 //! an input may make it hold is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by
 //! [`calls::CALLS_PER_INSTANCE`], MESSAGEs by [`pages::PAGES_MAX`], the rest by bindings and open flows.
 
+mod announced;
 pub mod away;
 mod bindings;
 pub mod calls;
@@ -49,6 +51,7 @@ use crate::registration::Registration;
 use crate::timers::Timers;
 use crate::transaction::{Expired, ServerId, Table, Timing};
 
+use announced::Announced;
 use devices::{Attached, Device, DeviceFlow, Knocking};
 use upstreams::Upstream;
 
@@ -89,6 +92,8 @@ pub struct Endpoint {
     calls_of: HashMap<InstanceId, Vec<CallId>>,
     pages: HashMap<PageId, Page>,
     next_page: u64,
+    announced: HashMap<BindingId, Announced>,
+    announced_as: HashMap<CallId, BindingId>,
 }
 
 /// Whose deadline it is.
@@ -103,6 +108,8 @@ enum Timer {
     /// A device's registration ends.
     Device(InstanceId),
     Call(CallId),
+    /// An announced call is not expected any more.
+    Announced(CallId),
     /// Nobody can use this stream any more.
     Linger(FlowId),
     /// A request has waited long enough for its device to come back.
@@ -167,6 +174,8 @@ impl Endpoint {
             calls_of: HashMap::new(),
             pages: HashMap::new(),
             next_page: 0,
+            announced: HashMap::new(),
+            announced_as: HashMap::new(),
             settings,
         }
     }
@@ -190,6 +199,7 @@ impl Endpoint {
             Input::Resume(binding) => self.on_aim(now, binding, crate::registration::Goal::Registered),
             Input::Answer { binding, authorization } => self.on_answer(now, binding, authorization),
             Input::Admit { knock, granted } => self.on_admit(now, knock, granted),
+            Input::Announce { instance, from, name } => self.on_announce(now, instance, from, name),
             Input::Ring(call) => self.on_ring(now, call),
             Input::Decline(call) => self.end_call(now, call, CallState::Declined, 603),
             Input::GiveUp(call) => self.on_give_up(now, call),
@@ -209,6 +219,7 @@ impl Endpoint {
                 Timer::Pace(upstream) => self.on_pace_due(now, upstream),
                 Timer::Device(instance) => self.on_device_due(now, instance),
                 Timer::Call(call) => self.on_call_due(now, call),
+                Timer::Announced(call) => self.on_announced_due(now, call),
                 Timer::Linger(flow) => self.outputs.push_back(Output::Close(flow)),
                 Timer::Away(instance) => self.on_away_due(now, instance),
                 Timer::Forget(call) => self.forget_call(call),
@@ -272,7 +283,7 @@ impl Endpoint {
             attached: self.attached.len(),
             flows: self.links.len() + self.streams.len() + self.device_flows.len(),
             knocks: self.knocks.len(),
-            calls: self.calls.len() + self.calls_of.len(),
+            calls: self.calls.len() + self.calls_of.len() + self.announced.len(),
             pages: self.pages.len(),
             transactions: self.transactions.len() + self.failures.len() + self.away.len(),
             timers: self.timers.pending() + self.transactions.timers(),
@@ -315,6 +326,7 @@ impl Settings {
     /// How this relay names itself toward a flow.
     fn face(&self, side: Side, transport: Transport) -> Face<'_> {
         let host = match (side, transport) {
+            (Side::Device, Transport::Wss) => &self.edge_websocket,
             (Side::Device, _) => &self.edge,
             (Side::Upstream, Transport::Udp) => &self.upstream_udp,
             (Side::Upstream, Transport::Tcp) => &self.upstream_tcp,
@@ -324,7 +336,7 @@ impl Settings {
     }
 
     /// All its names.
-    fn faces(&self) -> [&str; 4] {
-        [&self.edge, &self.upstream_udp, &self.upstream_tcp, &self.upstream_tls]
+    fn faces(&self) -> [&str; 5] {
+        [&self.edge, &self.edge_websocket, &self.upstream_udp, &self.upstream_tcp, &self.upstream_tls]
     }
 }

@@ -180,14 +180,55 @@ fn every_state_can_be_aimed_at_each_goal() {
         let there = !matches!(state, "Waiting" | "Refused");
         for goal in [Goal::Silent, Goal::Gone] {
             let mut walk = Walk::to(state);
-            let expected = if there { "WantFlow" } else { "Unregistered" };
+            // The answer to what is under way is waited for, unless all is to be forgotten.
+            let waits = state == "Sent" && goal == Goal::Silent;
+            let expected = match there {
+                true if waits => "Nothing",
+                true => "WantFlow",
+                false => "Unregistered",
+            };
             assert_eq!(step(&walk.registration.aim(goal)), expected, "{state} {goal:?}");
-            assert_eq!(walk.registration.wants_flow(), there);
-            assert_eq!(step(&walk.registration.aim(Goal::Registered)), "WantFlow", "{state}, and back");
-            assert!(walk.registration.wants_flow());
+            assert_eq!(walk.registration.wants_flow(), there && !waits);
+            let back = if waits { "Nothing" } else { "WantFlow" };
+            assert_eq!(step(&walk.registration.aim(Goal::Registered)), back, "{state}, and back");
+            assert_eq!(walk.registration.wants_flow(), !waits);
         }
         assert_eq!(step(&Walk::to(state).registration.aim(Goal::Registered)), "Nothing", "{state}");
     }
+}
+
+#[test]
+fn a_goal_that_changes_while_a_register_is_under_way_is_followed_after_its_answer() {
+    let challenged = Some(("WWW-Authenticate", CHALLENGE));
+    for (status, header, again) in
+        [(200, None, "Send"), (401, challenged, "Ask"), (403, None, "Send"), (503, None, "Send")]
+    {
+        let mut walk = Walk::to("Sent");
+        assert_eq!(step(&walk.registration.aim(Goal::Silent)), "Nothing");
+        let headers: Vec<_> = header.into_iter().collect();
+        assert_eq!(walk.respond(status, &headers), "WantFlow", "{status} to what is not wanted any more");
+        assert_eq!(step(&walk.registration.begin()), again);
+        if again == "Ask" {
+            assert_eq!(step(&walk.registration.answer(Some("Digest x".into()))), "Send");
+        }
+        assert_eq!(walk.send().number(Name::Expires), Some(0));
+        assert_eq!(step(&walk.registration.aim(Goal::Registered)), "Nothing");
+        assert_eq!(walk.respond(200, &[]), "WantFlow", "{status}: it is unregistered, and wanted again");
+        assert_eq!(step(&walk.registration.begin()), again);
+        if again == "Ask" {
+            walk.registration.answer(Some("Digest x".into()));
+        }
+        assert_eq!(walk.send().number(Name::Expires), Some(600));
+        assert_eq!(walk.respond(200, &[]), "Registered");
+    }
+    let mut walk = Walk::to("Sent");
+    walk.registration.aim(Goal::Silent);
+    walk.registration.aim(Goal::Registered);
+    assert_eq!(walk.respond(200, &[]), "Registered", "there and back again: what was asked for is what is wanted");
+    let mut silent = Walk::to("Sent");
+    silent.registration.aim(Goal::Silent);
+    let (now, branch) = (silent.now, silent.registration.branch().unwrap());
+    assert_eq!(step(&silent.registration.on_silence(now, branch, &mut silent.random)), "WantFlow");
 }
 
 #[test]

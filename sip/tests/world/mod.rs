@@ -64,6 +64,7 @@ impl World {
         let mut settings = Settings {
             tag: ShardTag(0),
             edge: "relay.test:5061".into(),
+            edge_websocket: "relay.test:7443".into(),
             upstream_udp: "relay.test:5070".into(),
             upstream_tcp: "relay.test:5070".into(),
             upstream_tls: "relay.test:5071".into(),

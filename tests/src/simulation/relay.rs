@@ -38,6 +38,7 @@ impl Relay {
             let settings = Settings {
                 tag: ShardTag(index as u16),
                 edge: "relay.test:5061".into(),
+                edge_websocket: "relay.test:7443".into(),
                 upstream_udp: "relay.test:5070".into(),
                 upstream_tcp: "relay.test:5070".into(),
                 upstream_tls: "relay.test:5071".into(),
@@ -213,6 +214,8 @@ impl World {
             Event::Offered(_) => self.stats.offered_at_once += 1,
             Event::Call { call, state, .. } => self.judge_call_state(call, state),
             Event::Attached(_) | Event::Detached(_) | Event::Learned { .. } | Event::PublicAddress { .. } => {}
+            // Nobody announces calls here.
+            Event::Announced(_) => {}
             Event::Refused { .. } => self.stats.invites_refused += 1,
             Event::Missed { .. } | Event::Mailbox { .. } => {}
             Event::Page(_) | Event::PageTaken { .. } | Event::PageEnded { .. } => {}
@@ -314,6 +317,7 @@ fn event_kind(event: &Event) -> String {
         Event::Attached(instance) => format!("attached {instance}"),
         Event::Detached(instance) => format!("detached {instance}"),
         Event::Wake(call) => format!("wake {}", call.call),
+        Event::Announced(call) => format!("announced {}", call.call),
         Event::Offered(call) => format!("offered {}", call.call),
         Event::Call { call, state, woke_after, .. } => format!("call {call} {state:?} {woke_after:?}"),
         Event::Refused { status } => format!("refused {status}"),

@@ -10,11 +10,12 @@ use http_body_util::{BodyExt, Full};
 use hyper::service::Service;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::service::TowerToHyperService;
-use relay::api::access::App;
+use relay::api::access::{App, SipServer};
 use relay::api::connection::{EndConnection, Peer};
 use relay::api::device_body::LifetimeRange;
 use relay::api::limits::Limits;
 use relay::api::{Api, Settings};
+use relay::config::DomainRules;
 use relay::enrollment::UseCases;
 use relay::enrollment::types::*;
 use relay::metrics::Metrics;
@@ -29,6 +30,8 @@ use sip::id::{CallId, InstanceId, MessageId, ShardTag};
 
 /// The key of the one App.
 pub const APP_KEY: &str = "app-key-1";
+/// The key of the one SIP server.
+pub const SERVER_KEY: &str = "sip-server-key-1";
 /// The secret of the one instance.
 pub const SECRET: &str = "instance-secret-1";
 /// 2026-11-27T09:00:00Z
@@ -79,6 +82,8 @@ pub struct Script {
     pub enabled: Vec<(String, Enable)>,
     /// What was changed.
     pub changed: Vec<Change>,
+    /// Who was woken.
+    pub woken: Vec<Wake>,
 }
 
 impl Scripted {
@@ -110,7 +115,12 @@ pub fn registration() -> Registration {
 }
 
 fn edge() -> EdgeAddress {
-    EdgeAddress { proxy: "sip:relay1.example.net:5061;transport=tls".into(), username: instance(), realm: "sipwake" }
+    EdgeAddress {
+        proxy: "sip:relay1.example.net:5061;transport=tls".into(),
+        websocket: None,
+        username: instance(),
+        realm: "sipwake",
+    }
 }
 
 fn view() -> View {
@@ -300,6 +310,16 @@ impl UseCases for Scripted {
         }
     }
 
+    async fn wake(&self, wish: Wake) -> Result<Awake, WakeError> {
+        let user = wish.aor.expose().trim_start_matches("sip:").split('@').next().unwrap_or_default().to_owned();
+        self.with(|script| script.woken.push(wish));
+        match user.as_str() {
+            "alice" => Ok(Awake { awake: 1, known: 2 }),
+            "asleep" => Err(WakeError::NoneInTime),
+            _ => Err(WakeError::Unknown),
+        }
+    }
+
     async fn list(&self, after: Option<InstanceId>, limit: usize) -> Result<Page, OperatorError> {
         self.admit_operator(instance())?;
         match after {
@@ -350,7 +370,9 @@ impl Door {
         let (script, metrics) = (Scripted::default(), Metrics::new());
         let app = App { id: "com.example.phone".into(), key: ApiKey::new(APP_KEY), apns: true, fcm: true };
         let lifetime = LifetimeRange { min_s: 259_200, default_s: 432_000, max_s: 518_400 };
-        let settings = Settings { apps: vec![app], lifetime, limits };
+        let domains = DomainRules::parse(&["example.com".to_owned()]).unwrap();
+        let server = SipServer { id: "pbx-1".into(), key: ApiKey::new(SERVER_KEY), domains };
+        let settings = Settings { apps: vec![app], sip_servers: vec![server], lifetime, limits };
         let api = Api::new(settings, script.clone(), metrics.clone());
         Self { script, metrics, ask: Ask::new(TowerToHyperService::new(api.router())) }
     }

@@ -136,7 +136,9 @@ async fn an_android_phone_is_told_that_a_call_has_ended_unless_it_answered_it() 
     let timed_out = scene.call()?;
     assert_eq!(scene.android_push().await?["event"], "call");
     timed_out.expect(480, SOON).await?;
-    assert_eq!(scene.android_push().await?["event"], "call-ended");
+    let mut told = [text(&scene.android_push().await?["event"]), text(&scene.android_push().await?["event"])];
+    told.sort();
+    assert_eq!(told, ["call-ended", "missed-call"]);
 
     let declined = scene.call()?;
     let push = scene.android_push().await?;
@@ -174,4 +176,74 @@ async fn an_iphone_is_never_sent_a_voip_push_that_is_no_call() -> Outcome {
     assert!(scene.apns.pushes().iter().all(|push| push.payload["sipwake"]["event"] == "call"));
     assert_eq!(scene.apns.requests(), 2);
     scene.content()
+}
+
+#[tokio::test]
+async fn an_android_phone_that_gives_no_sign_is_pushed_once_more_with_the_same_push() -> Outcome {
+    let scene = Scene::start().await?;
+    let instance = scene.enable_android().await?;
+    let caller = scene.call()?;
+    let first = scene.fcm.next_push(SOON).await.ok_or_else(|| tests::board::Missed::new("a push", ""))?;
+    let second = scene.fcm.next_push(SOON * 2).await.ok_or_else(|| tests::board::Missed::new("a second push", ""))?;
+    assert!(second.at - first.at >= std::time::Duration::from_millis(4_900), "not before five seconds");
+    assert_eq!((&second.payload, &second.token), (&first.payload, &first.token), "the same to the byte");
+    assert_eq!((second.priority.as_str(), second.ttl.as_str()), ("HIGH", "0s"));
+    assert_eq!(scene.relay.metric("sipwake_push_resends_total").await, Some(1.0));
+    let phone = scene.wake(&instance).await?;
+    let call = phone.next_invite(SOON).await?;
+    scene.answer(&caller, &call).await?;
+    caller.bye(SOON).await?;
+    assert_eq!(scene.fcm.requests(), 2, "once more, not again and again");
+    scene.content_with(&[&caller], &[&phone])
+}
+
+#[tokio::test]
+async fn any_sign_of_an_android_phone_or_the_end_of_its_call_stands_for_the_second_push() -> Outcome {
+    let scene = Scene::start().await?;
+    let instance = scene.enable_android().await?;
+    let mut signs = Vec::new();
+    for sign in ["asks", "rings", "attaches", "declines", "is cancelled"] {
+        let caller = scene.call()?;
+        let push = scene.android_push().await?;
+        let call = text(&push["call"]);
+        match sign {
+            "asks" => drop(scene.api.call(&instance, &call).await?),
+            "rings" => drop(scene.api.progress(&instance, &call).await?),
+            "attaches" => {
+                let phone = scene.wake(&instance).await?;
+                phone.next_invite(SOON).await?;
+                phone.unregister(SOON).await?;
+            }
+            "declines" => {
+                drop(scene.api.decline(&instance, &call).await?);
+                assert_eq!(scene.android_push().await?["event"], "call-ended");
+            }
+            _ => {
+                caller.cancel().await?;
+                assert_eq!(scene.android_push().await?["event"], "call-ended");
+            }
+        }
+        signs.push(caller);
+    }
+    let silent = scene.call()?;
+    let call = text(&scene.android_push().await?["call"]);
+    // The last call's second push comes after any that the earlier ones might have had.
+    let second = scene.android_push().await?;
+    assert_eq!((second["event"].as_str(), text(&second["call"])), (Some("call"), call));
+    assert_eq!(scene.relay.metric("sipwake_push_resends_total").await, Some(1.0));
+    silent.cancel().await?;
+    silent.expect(487, SOON).await?;
+    scene.content()
+}
+
+#[tokio::test]
+async fn an_iphone_that_gives_no_sign_is_not_pushed_again() -> Outcome {
+    let scene = Scene::with(|setup| setup.ring_timeout = "7s".to_owned()).await?;
+    scene.enable().await?;
+    let caller = scene.call()?;
+    scene.push().await?;
+    caller.expect(480, SOON * 2).await?;
+    assert_eq!(scene.apns.requests(), 1, "seven seconds later");
+    assert_eq!(scene.relay.metric("sipwake_push_resends_total").await, Some(0.0));
+    scene.content_with(&[&caller], &[])
 }

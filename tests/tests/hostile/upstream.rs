@@ -36,7 +36,7 @@ async fn answer(stage: &Stage, from: IpAddr, transport: Transport, request: &str
             let (length, _) = timeout(SOON, socket.recv_from(&mut space)).await.expect("an answer").unwrap();
             String::from_utf8_lossy(&space[..length]).into_owned()
         }
-        Transport::Tcp | Transport::Tls => {
+        Transport::Tcp | Transport::Tls | Transport::Wss => {
             let raw = match transport {
                 Transport::Tls => Raw::tls(from, to, &stage.authority, &[]).await,
                 _ => Raw::tcp(from, to).await,

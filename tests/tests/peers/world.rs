@@ -13,7 +13,7 @@ use tests::authority::Authority;
 use tests::baresip::{Account, Baresip};
 use tests::digest::{Algorithm, token};
 use tests::fcm::Fcm;
-use tests::kamailio::{self, Kamailio, Located, Reach};
+use tests::kamailio::{self, Kamailio, Located, Manner, Reach};
 use tests::redis_server::RedisServer;
 use tests::relay_process::RelayProcess;
 use tests::relay_setup::{self, App, Setup};
@@ -46,6 +46,8 @@ pub struct Plan {
     pub register_expires: &'static str,
     /// The shortest registration that the SIP server takes, in seconds.
     pub min_expires: u32,
+    /// How the SIP server treats REGISTERs beside that.
+    pub manner: Manner,
     /// The name by which devices know the edge.
     pub edge_host: &'static str,
 }
@@ -62,6 +64,7 @@ impl Plan {
             redis: false,
             register_expires: "600s",
             min_expires: 0,
+            manner: Manner::Plain,
             edge_host: "127.0.0.1",
         }
     }
@@ -99,6 +102,7 @@ impl World {
             algorithm: plan.algorithm,
             reach: plan.reach,
             min_expires: plan.min_expires,
+            manner: plan.manner,
             ..kamailio::Settings::default()
         };
         let (kamailio, apns, fcm) =

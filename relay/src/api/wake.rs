@@ -1,0 +1,62 @@
+//! `POST /v1/wake`: a SIP server that holds a call has the devices of its callee woken.
+//!
+//! Invariant: as everywhere here: limit, key, body, use case. No AOR is kept or logged.
+
+use std::hash::BuildHasher;
+use std::time::Instant;
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde_json::json;
+use sip::message::Uri;
+
+use super::access::{AdmittedServer, bearer};
+use super::handlers::{FULL_RETRY_S, answer, failed, too_many};
+use super::problem::{Problem, ProblemType};
+use super::{Api, intake, json as body_json, peer, wake_body};
+use crate::enrollment::UseCases;
+use crate::enrollment::types::{Wake, WakeError};
+
+const WANT_SERVER_KEY: &str = "Send the SIP server's key as Authorization: Bearer KEY.";
+
+/// `POST /v1/wake`
+pub async fn wake<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+    let from = peer(&request);
+    api.0.failures.look(&from, Instant::now()).map_err(too_many)?;
+    let shown = bearer(request.headers(), WANT_SERVER_KEY)?;
+    let server = api.0.sip_servers.admit(shown).ok_or_else(|| failed(&api, from, WANT_SERVER_KEY))?;
+    let (parts, body) = request.into_parts();
+    let body = intake::take(&parts.headers, body, intake::JSON).await?;
+    let wish = body_json::parse(&body).and_then(|tree| wake_body::read(&tree))?;
+    drop(body);
+    check_domain(server, &wish)?;
+    let now = Instant::now();
+    api.0.wakes_by_server.take(server.id.clone(), now).map_err(too_many)?;
+    api.0.wakes_by_aor.take(api.0.aor_hash.hash_one(wish.aor.expose()), now).map_err(too_many)?;
+    let awake = api.0.use_cases.wake(wish).await.map_err(problem)?;
+    Ok(answer(StatusCode::OK, &json!({"awake": awake.awake, "known": awake.known})))
+}
+
+fn check_domain(server: &AdmittedServer, wish: &Wake) -> Result<(), Problem> {
+    let allowed = Uri::parse(wish.aor.expose()).is_some_and(|aor| server.domains.allow(aor.host));
+    if allowed { Ok(()) } else { Err(problem(WakeError::DomainNotAllowed)) }
+}
+
+fn problem(error: WakeError) -> Problem {
+    match error {
+        WakeError::DomainNotAllowed => Problem::new(
+            ProblemType::DomainNotAllowed,
+            "This key wakes devices of other SIP domains; the operator can add one under sip_server.domains.",
+        ),
+        WakeError::Unknown => Problem::new(
+            ProblemType::UnknownAor,
+            "No app has enabled push for this address here, or its lease has ended: go on as without a relay.",
+        ),
+        WakeError::NoneInTime => Problem::new(
+            ProblemType::NoDeviceInTime,
+            "Its devices were woken and none came: go on as if nobody answered.",
+        ),
+        WakeError::Draining => Problem::new(ProblemType::Draining, "Ask another relay.").retry_after(FULL_RETRY_S),
+    }
+}

@@ -1,0 +1,83 @@
+//! The body of `POST /v1/wake`.
+//!
+//! Invariant: every error of a body is reported in one answer; none repeats a value.
+
+use std::time::Duration;
+
+use super::json::{At, Errors, Json};
+use super::problem::Problem;
+use super::sip_uri::SipUri;
+use crate::enrollment::types::Wake;
+use crate::secret::Aor;
+
+/// How long a SIP server may wait for a device, and how long it waits when it does not say, in milliseconds.
+const WAIT_MS: (u64, u64, u64) = (1, 30_000, 20_000);
+/// The longest caller and the longest name of one, in characters.
+const MAX_CALLER: usize = 255;
+
+/// Reads the body of a wake.
+pub fn read(body: &Json) -> Result<Wake, Problem> {
+    let mut errors = Errors::default();
+    let wish = wake(body, &mut errors);
+    errors.into_result(wish)
+}
+
+fn wake(body: &Json, errors: &mut Errors) -> Option<Wake> {
+    let (min, max, default) = WAIT_MS;
+    let body = At::root(body).object(&["aor", "wait_ms", "call"], errors)?;
+    let aor = body.require("aor", errors).and_then(|at| aor(&at, errors));
+    let wait_ms = match body.get("wait_ms") {
+        None => Some(default),
+        Some(at) => at.whole(min, max, errors),
+    };
+    let call = body.get("call").and_then(|at| at.object(&["from", "name"], errors));
+    let mut caller = |key| call.as_ref()?.get(key)?.text(1, MAX_CALLER, errors).map(Into::into);
+    let (from, name) = (caller("from"), caller("name"));
+    Some(Wake { aor: aor?, from: from.unwrap_or_default(), name, wait: Duration::from_millis(wait_ms?) })
+}
+
+fn aor(at: &At, errors: &mut Errors) -> Option<Aor> {
+    let Json::Text(text) = at.value else {
+        return errors.add(&at.pointer, "expected a string");
+    };
+    match SipUri::address_of_record(text) {
+        Ok(uri) => Some(Aor::new(&uri.to_string())),
+        Err(what) => errors.add(&at.pointer, what),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::json;
+
+    fn parsed(body: &str) -> Result<Wake, Problem> {
+        read(&json::parse(body.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn an_aor_is_enough_and_is_read_as_an_account_is() {
+        let wish = parsed(r#"{"aor": "sip:alice@EXAMPLE.com"}"#).unwrap();
+        assert_eq!((wish.aor.expose(), &*wish.from, wish.name), ("sip:alice@example.com", "", None));
+        assert_eq!(wish.wait, Duration::from_secs(20));
+        let call = r#"{"aor": "sip:a@b", "wait_ms": 30000, "call": {"from": "sip:bob@example.com", "name": "Bob"}}"#;
+        let wish = parsed(call).unwrap();
+        assert_eq!((&*wish.from, wish.name.as_deref()), ("sip:bob@example.com", Some("Bob")));
+        assert_eq!(wish.wait, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_wrong_wake_is_refused_with_every_place() {
+        for (body, places) in [
+            (r#"{}"#, vec!["/aor"]),
+            (r#"{"aor": "alice", "wait_ms": 0, "call": {"form": "x"}}"#, vec!["/aor", "/wait_ms", "/call/form"]),
+            (r#"{"aor": 7, "wait_ms": 30001}"#, vec!["/aor", "/wait_ms"]),
+            (r#"{"aor": "sip:a@b", "call": {"from": "", "name": "a\u0000"}}"#, vec!["/call/from", "/call/name"]),
+            (r#"{"aor": "sip:example.com"}"#, vec!["/aor"]),
+        ] {
+            let problem = parsed(body).unwrap_err();
+            let found: Vec<_> = problem.errors().map(|error| error["pointer"].as_str().unwrap()).collect();
+            assert_eq!(found, places, "{body}");
+        }
+    }
+}

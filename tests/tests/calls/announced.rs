@@ -1,0 +1,178 @@
+//! Calls that the SIP server holds itself: it has the relay wake the devices, and sends the INVITE when one is there.
+
+use serde_json::{Value, json};
+use tests::board::Missed;
+use tests::caller::CallOptions;
+use tests::scene::{FCM_TOKEN, OTHER_TOKEN, SOON, Scene, TOKEN, text};
+use tests::{apns, fcm};
+
+use super::Outcome;
+
+/// A scene with a SIP server that may wake, and its key.
+async fn scene(ring_timeout: &str) -> Result<(Scene, String), Missed> {
+    let mut key = String::new();
+    let scene = Scene::with(|setup| {
+        setup.ring_timeout = ring_timeout.to_owned();
+        key = setup.sip_server("pbx-1", &["example.test"]);
+    })
+    .await?;
+    Ok((scene, key))
+}
+
+fn wish(scene: &Scene) -> Value {
+    json!({"aor": scene.aor(), "wait_ms": 15_000, "call": {"from": "sip:carol@example.test", "name": "Carol"}})
+}
+
+#[tokio::test]
+async fn a_call_that_was_announced_reaches_the_device_that_came_for_it_without_a_second_push() -> Outcome {
+    let (scene, key) = scene("30s").await?;
+    let instance = scene.enable().await?;
+    let body = wish(&scene);
+    let (answer, woken) = tokio::join!(scene.api.wake(&key, &body), async {
+        let push = scene.apns.next_push(SOON).await.ok_or_else(|| Missed::new("a push", ""))?;
+        assert_eq!((push.push_type.as_str(), push.priority, push.expiration), ("voip", 10, 0));
+        let phone = scene.wake(&instance).await?;
+        Ok::<_, Missed>((push.payload["sipwake"].clone(), phone))
+    });
+    let (push, phone) = woken?;
+    let answer = answer?;
+    assert_eq!((answer.status, answer.json()), (200, json!({"awake": 1, "known": 1})), "{}", answer.text());
+    assert_eq!((&push["event"], &push["instance"]), (&json!("call"), &json!(instance.id)));
+    assert_eq!((&push["from"], &push["name"]), (&json!("sip:carol@example.test"), &json!("Carol")));
+    assert_eq!(push["deadline"], json!(push["sent_at"].as_u64().unwrap_or(0) + 30));
+    scene.await_state(&instance, &push, "ringing").await?;
+
+    let caller = scene.call()?;
+    let call = phone.next_invite(SOON).await?;
+    scene.answer(&caller, &call).await?;
+    scene.await_state(&instance, &push, "answered").await?;
+    caller.bye(SOON).await?;
+    call.expect_bye(SOON).await?;
+    assert_eq!(scene.apns.requests(), 1, "one VoIP push for one call");
+    scene.content_with(&[&caller], &[&phone])
+}
+
+#[tokio::test]
+async fn an_invite_that_comes_before_the_device_waits_for_it_without_a_second_push() -> Outcome {
+    let (scene, key) = scene("30s").await?;
+    let instance = scene.enable().await?;
+    let mut body = wish(&scene);
+    body["wait_ms"] = json!(1);
+    let answer = scene.api.wake(&key, &body).await?;
+    assert_eq!((answer.status, answer.problem().as_deref()), (504, Some("no-device-in-time")));
+    let push = scene.push().await?;
+    let caller = scene.call()?;
+    caller.expect(180, SOON).await?;
+    let phone = scene.wake(&instance).await?;
+    let call = phone.next_invite(SOON).await?;
+    scene.answer(&caller, &call).await?;
+    scene.await_state(&instance, &push, "answered").await?;
+    caller.bye(SOON).await?;
+    assert_eq!(scene.apns.requests(), 1);
+    scene.content_with(&[&caller], &[&phone])
+}
+
+#[tokio::test]
+async fn a_device_that_is_there_already_is_awake_without_a_push() -> Outcome {
+    let (scene, key) = scene("30s").await?;
+    let instance = scene.enable().await?;
+    let phone = scene.wake(&instance).await?;
+    let answer = scene.api.wake(&key, &wish(&scene)).await?;
+    assert_eq!((answer.status, answer.json()), (200, json!({"awake": 1, "known": 1})));
+    let caller = scene.call()?;
+    let call = phone.next_invite(SOON).await?;
+    scene.answer(&caller, &call).await?;
+    caller.bye(SOON).await?;
+    assert_eq!(scene.apns.requests(), 0);
+    scene.content_with(&[&caller], &[&phone])
+}
+
+#[tokio::test]
+async fn an_announced_call_that_never_comes_ends_for_the_phone_too() -> Outcome {
+    let (scene, key) = scene("4s").await?;
+    let instance = scene.enable_android().await?;
+    let body = wish(&scene);
+    let (answer, woken) = tokio::join!(scene.api.wake(&key, &body), async {
+        let push = scene.android_push().await?;
+        Ok::<_, Missed>((push, scene.wake(&instance).await?))
+    });
+    let (push, phone) = woken?;
+    assert_eq!(answer?.status, 200);
+    let ended = scene.android_push().await?;
+    assert_eq!((&ended["event"], &ended["call"]), (&json!("call-ended"), &push["call"]));
+    scene.await_state(&instance, &push, "timed-out").await?;
+    assert_eq!(phone.invited(), 0);
+    scene.content_with(&[], &[&phone])
+}
+
+#[tokio::test]
+async fn who_declines_an_announced_call_is_not_waited_for_and_its_invite_is_declined() -> Outcome {
+    let (scene, key) = scene("30s").await?;
+    let instance = scene.enable().await?;
+    let body = wish(&scene);
+    let (answer, declined) = tokio::join!(scene.api.wake(&key, &body), async {
+        let push = scene.push().await?;
+        scene.api.decline(&instance, &text(&push["call"])).await.map_err(Missed::from)
+    });
+    assert_eq!(declined?.status, 204);
+    let answer = answer?;
+    assert_eq!((answer.status, answer.problem().as_deref()), (504, Some("no-device-in-time")));
+    let caller = scene.call()?;
+    caller.expect(603, SOON).await?;
+    assert_eq!(scene.apns.requests(), 1);
+    scene.content_with(&[&caller], &[])
+}
+
+#[tokio::test]
+async fn every_device_of_the_address_is_woken_and_the_first_that_comes_is_answered() -> Outcome {
+    let (scene, key) = scene("30s").await?;
+    let android = scene.enable_android().await?;
+    let apple = scene.enable().await?;
+    let body = wish(&scene);
+    let (answer, woken) = tokio::join!(scene.api.wake(&key, &body), async {
+        assert_eq!(scene.push().await?["instance"], json!(apple.id));
+        assert_eq!(scene.android_push().await?["instance"], json!(android.id));
+        scene.wake(&android).await
+    });
+    assert_eq!(answer?.json(), json!({"awake": 1, "known": 2}));
+    let phone = woken?;
+    // The same address, asked for again before the INVITE: nobody is pushed twice.
+    assert_eq!(scene.api.wake(&key, &body).await?.json(), json!({"awake": 1, "known": 2}));
+    assert_eq!((scene.apns.requests(), scene.fcm.requests()), (1, 1));
+    scene.content_with(&[], &[&phone])
+}
+
+#[tokio::test]
+async fn nobody_is_woken_whom_the_relay_or_the_server_does_not_know_or_may_not_wake() -> Outcome {
+    let (scene, key) = scene("30s").await?;
+    let instance = scene.enable().await?;
+    for (aor, key, status) in [
+        ("sip:nobody@example.test", key.as_str(), 404),
+        ("sip:alice@example.org", key.as_str(), 403),
+        ("sip:alice@example.test", "some-other-key-0123456789", 401),
+    ] {
+        assert_eq!(scene.api.wake(key, &json!({"aor": aor})).await?.status, status, "{aor}");
+    }
+    assert_eq!(scene.api.disable(&instance).await?.status, 200);
+    assert_eq!(scene.api.wake(&key, &wish(&scene)).await?.status, 404, "it is not kept that there was one");
+    assert_eq!(scene.apns.requests(), 0);
+    scene.content()
+}
+
+#[tokio::test]
+async fn a_device_that_cannot_be_reached_is_not_waited_for() -> Outcome {
+    let (scene, key) = scene("30s").await?;
+    let instance = scene.enable().await?;
+    scene.apns.answer_with(TOKEN, [apns::Answer::BadDeviceToken]);
+    let answer = scene.api.wake(&key, &wish(&scene)).await?;
+    assert_eq!((answer.status, answer.problem().as_deref()), (504, Some("no-device-in-time")));
+    scene.await_gone(&instance).await?;
+    let android = scene.enable_android().await?;
+    scene.fcm.answer_with(FCM_TOKEN, [fcm::Answer::Unregistered]);
+    assert_eq!(scene.api.wake(&key, &wish(&scene)).await?.status, 504);
+    scene.await_gone(&android).await?;
+    scene.enable_as(&scene.wish(OTHER_TOKEN)).await?;
+    let caller = scene.registrar.call(&scene.aor(), &CallOptions::default())?;
+    assert_eq!(scene.push().await?["event"], "call", "a call of its own");
+    caller.cancel().await
+}

@@ -1,0 +1,67 @@
+//! What the operator decides about SIP servers: which digests are made, how many registrations begin in a second.
+
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
+
+use tests::digest::Algorithm;
+use tests::redis_server::RedisServer;
+use tests::scene::{OTHER_TOKEN, SOON, Scene, TOKEN, text};
+
+use super::Outcome;
+use super::registrations::rings;
+
+#[tokio::test]
+async fn where_md5_is_refused_a_server_that_knows_nothing_else_is_refused_in_words() -> Outcome {
+    let md5 = |settings: &mut tests::registrar::Settings| settings.algorithms = vec![Algorithm::Md5];
+    let scene = Scene::between(md5, |setup| setup.upstream = "allow_md5 = false\n".to_owned()).await?;
+    let answer = scene.api.enable(&scene.wish(TOKEN)).await?;
+    let problem = answer.json();
+    assert_eq!((answer.status, text(&problem["type"]).as_str()), (422, "urn:sipwake:problem:upstream-refused"));
+    assert_eq!(problem["sip_status"], 401);
+    let detail = text(&problem["detail"]);
+    assert!(detail.contains("SHA-256") && detail.contains("upstream.allow_md5"), "{detail}");
+    let registers = scene.registrar.registers(&scene.aor());
+    assert_eq!(registers.len(), 1, "nothing was sent that was made with MD5");
+    // One that knows better is asked with that.
+    let scene = Scene::with(|setup| setup.upstream = "allow_md5 = false\n".to_owned()).await?;
+    rings(&scene, &scene.enable().await?).await
+}
+
+#[tokio::test]
+async fn a_server_that_knows_md5_alone_is_served_unless_the_operator_refuses_it() -> Outcome {
+    let md5 = |settings: &mut tests::registrar::Settings| settings.algorithms = vec![Algorithm::Md5];
+    let scene = Scene::between(md5, |_| {}).await?;
+    rings(&scene, &scene.enable().await?).await
+}
+
+#[tokio::test]
+async fn a_restart_asks_the_sip_server_no_faster_than_the_operator_says() -> Outcome {
+    const INSTANCES: usize = 12;
+    const PER_SECOND: usize = 4;
+    let redis = RedisServer::start();
+    let mut scene = Scene::with(|setup| {
+        setup.store = redis.url();
+        setup.upstream = format!("registrations_per_second = {PER_SECOND}\n");
+    })
+    .await?;
+    for number in 0..INSTANCES {
+        let token = format!("{number:02x}{}", &OTHER_TOKEN[2..]);
+        scene.enable_as(&scene.wish(&token)).await?;
+    }
+    scene.relay.kill_9().await?;
+    scene.registrar.forget();
+    let seen = scene.registrar.registers(&scene.aor()).len();
+    let began = Instant::now();
+    scene.relay.restart().await?;
+    scene.registrar.await_contacts(&scene.aor(), INSTANCES, SOON * 3).await?;
+    // Each core has its share of the pace, and one core has at least its share of the instances: the last of them cannot
+    // have begun earlier than this. What a slow machine adds is no fault.
+    let shards = available_parallelism().map_or(1, Into::into);
+    let (pace, most) = ((PER_SECOND / shards).max(1), INSTANCES.div_ceil(shards));
+    let least = Duration::from_secs(1) * (most - 1) as u32 / pace as u32;
+    let registers = scene.registrar.registers(&scene.aor());
+    let last = registers[seen..].iter().filter(|it| it.status == Some(200)).map(|it| it.at).max();
+    let took = last.expect("they are registered").duration_since(began);
+    assert!(took >= least, "{INSTANCES} were registered in {took:?}, not in {least:?} or more");
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! One combination of the matrix: a scene, an account whose device wakes, and one whose device never does.
+//!
+//! Invariant: what is played on it knows nothing of the combination.
+
+use std::fmt;
+
+use serde_json::{Value, json};
+use tests::api_client::Instance;
+use tests::board::Missed;
+use tests::caller::{CallOptions, Caller};
+use tests::phone::{IncomingCall, Phone};
+use tests::scene::{OTHER_TOKEN, SOON, Scene};
+use tests::wire::Transport;
+
+use super::Outcome;
+
+/// How long a call waits for its device. Each other call takes far less, even on a busy machine.
+pub const RING_TIMEOUT: &str = "15s";
+/// The account whose device never comes.
+const NOBODY: (&str, &str) = ("dora", "explorer");
+
+/// How an account is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The relay holds the credentials and registers.
+    Credentials,
+}
+
+/// One combination.
+#[derive(Clone, Copy, Debug)]
+pub struct Cell {
+    /// Between the SIP server and the relay.
+    pub upstream: Transport,
+    /// Between the relay and the device.
+    pub device: Transport,
+    /// How the account is served.
+    pub mode: Mode,
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {}, {:?}", self.upstream.via(), self.device.via(), self.mode)
+    }
+}
+
+/// A scene in which Alice's device sleeps.
+pub struct World {
+    pub cell: Cell,
+    pub scene: Scene,
+    alice: Instance,
+}
+
+impl World {
+    /// Starts everything; both accounts are registered, both devices asleep.
+    pub async fn start(cell: Cell) -> Result<Self, Missed> {
+        let mut scene = Scene::among(&[NOBODY], |setup| {
+            setup.ring_timeout = RING_TIMEOUT.to_owned();
+            setup.transports = vec![Transport::Tls, cell.upstream];
+        })
+        .await?;
+        scene.transport = cell.upstream;
+        let alice = scene.enable().await?;
+        let mut wish = scene.wish(OTHER_TOKEN);
+        let (user, password) = NOBODY;
+        wish["account"]["aor"] = json!(scene.registrar.aor(user));
+        wish["account"]["auth_username"] = json!(user);
+        wish["account"]["password"] = json!(password);
+        scene.enable_as(&wish).await?;
+        Ok(Self { cell, scene, alice })
+    }
+
+    /// Bob calls Alice, whose device is not asked for here.
+    pub fn call(&self) -> Result<Caller, Missed> {
+        self.scene.call()
+    }
+
+    /// Bob calls the account whose device never comes.
+    pub fn call_nobody(&self) -> Result<Caller, Missed> {
+        let aor = self.scene.registrar.aor(NOBODY.0);
+        self.scene.registrar.call(&aor, &CallOptions::default())
+    }
+
+    /// The next push; it is for a call of Bob's.
+    pub async fn pushed(&self) -> Result<Value, Missed> {
+        let push = self.scene.push().await?;
+        assert_eq!((push["event"].as_str(), push["from"].as_str()), (Some("call"), Some("sip:bob@example.test")));
+        Ok(push)
+    }
+
+    /// Pushes that were sent so far, of both accounts.
+    pub fn pushes(&self) -> u64 {
+        self.scene.apns.requests()
+    }
+
+    /// Alice's device wakes: it has a connection and is registered.
+    pub async fn wake(&self) -> Result<Phone, Missed> {
+        self.scene.wake(&self.alice).await
+    }
+
+    /// Alice's device falls asleep, and the relay knows.
+    pub async fn sleep(&self, phone: Phone) -> Outcome {
+        self.scene.content_with(&[], &[&phone])?;
+        phone.drop_connection();
+        self.scene.await_metric("sipwake_edge_flows", 0.0).await
+    }
+
+    /// A device that comes now is let in, and is not rung.
+    pub async fn wakes_in_vain(&self) -> Outcome {
+        let phone = self.wake().await?;
+        // The pong comes after whatever followed the registration.
+        phone.ping(SOON).await?;
+        assert_eq!(phone.invited(), 0, "a call that has ended rings");
+        self.sleep(phone).await
+    }
+
+    /// The relay tells Alice's device that a call stands so.
+    pub async fn told(&self, push: &Value, state: &str) -> Outcome {
+        self.scene.await_state(&self.alice, push, state).await
+    }
+
+    /// A call wakes Alice's device; it has the INVITE and has answered nothing.
+    pub async fn rung(&self) -> Result<(Caller, Value, Phone, IncomingCall), Missed> {
+        let caller = self.call()?;
+        let push = self.pushed().await?;
+        let phone = self.wake().await?;
+        let call = phone.next_invite(SOON).await?;
+        Ok((caller, push, phone, call))
+    }
+
+    /// The same, answered.
+    pub async fn talking(&self) -> Result<(Caller, Value, Phone, IncomingCall), Missed> {
+        let (caller, push, phone, call) = self.rung().await?;
+        self.scene.answer(&caller, &call).await?;
+        Ok((caller, push, phone, call))
+    }
+}
