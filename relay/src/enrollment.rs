@@ -89,6 +89,8 @@ pub trait UseCases: Clone + Send + Sync + 'static {
         call: CallId,
     ) -> impl Future<Output = Result<(), CallError>> + Send;
 
+    /// Wakes the devices of an AOR for a call that its SIP server holds, and waits for the first of them.
+    fn wake(&self, wish: Wake) -> impl Future<Output = Result<Awake, WakeError>> + Send;
     /// The messages that are kept for the device, oldest first.
     fn messages(
         &self,
@@ -135,9 +137,6 @@ pub trait UseCases: Clone + Send + Sync + 'static {
 
     /// Sends a test push; its result stands in the timeline.
     fn test(&self, id: InstanceId, proof: &InstanceSecret) -> impl Future<Output = Result<Tested, TestError>> + Send;
-
-    /// Wakes the devices of an AOR for a call that its SIP server holds, and waits for the first of them.
-    fn wake(&self, wish: Wake) -> impl Future<Output = Result<Awake, WakeError>> + Send;
 
     /// At most `limit` (1 to 1000) instances of this node in the order of their ids, those after `after` alone.
     fn list(&self, after: Option<InstanceId>, limit: usize)
@@ -242,6 +241,10 @@ impl UseCases for Enrollment {
         self.0.call(id, proof, call, CallWish::Decline).await.map(drop)
     }
 
+    async fn wake(&self, wish: Wake) -> Result<Awake, WakeError> {
+        self.0.wake(wish).await
+    }
+
     async fn messages(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Vec<Message>, AccessError> {
         self.0.messages(id, proof).await
     }
@@ -278,10 +281,6 @@ impl UseCases for Enrollment {
 
     async fn test(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Tested, TestError> {
         self.0.test(id, proof).await
-    }
-
-    async fn wake(&self, wish: Wake) -> Result<Awake, WakeError> {
-        self.0.wake(wish).await
     }
 
     async fn list(&self, after: Option<InstanceId>, limit: usize) -> Result<Page, OperatorError> {

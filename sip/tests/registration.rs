@@ -294,6 +294,41 @@ fn retry_after_is_waited_for_whatever_stands_behind_it_and_not_for_ever() {
 }
 
 #[test]
+fn those_that_fail_at_once_do_not_come_back_at_once() {
+    // RFC 5626 §4.5: the wait is random between half of its bound and the bound.
+    let mut world = World::new(udp());
+    for number in 1..=40 {
+        let (binding, instance) = more(number);
+        world.bind_another(binding, instance);
+        world.advance(Duration::from_millis(1));
+    }
+    while let Some(sent) = world.sent.pop() {
+        let source = world.upstream;
+        world.reply(source, &sent.message, 500, &[], "");
+    }
+    let (mut back, mut in_each) = (BTreeSet::new(), Vec::new());
+    for _ in 0..31 {
+        let before = back.len();
+        world.advance(seconds(1));
+        back.extend(world.sent.drain(..).map(|sent| sent.message.call_id().unwrap().to_owned()));
+        in_each.push(back.len() - before);
+    }
+    assert_eq!((back.len(), in_each[..14].iter().sum::<usize>()), (40, 0), "{in_each:?}");
+    assert!(in_each.iter().all(|count| *count <= 10), "{in_each:?}");
+}
+
+#[test]
+fn of_the_qop_values_that_are_offered_the_one_that_is_known_is_taken() {
+    // RFC 7616 §3.3, §3.4: quoted or not, in any order, beside what nobody knows.
+    for qop in ["\"auth,auth-int\"", "\"auth-conf, auth\"", "auth", "\" AUTH \""] {
+        let mut world = begun();
+        world.respond(401, &[("WWW-Authenticate", &format!("Digest nonce=n1 ,qop={qop},realm=\"example.com\""))]);
+        let answer = answer(&world.last("REGISTER"));
+        assert!(answer.contains("qop=auth,") && answer.contains("nc=00000001"), "{qop}: {answer}");
+    }
+}
+
+#[test]
 fn a_redirection_leads_nowhere_but_to_the_registrar_itself() {
     let mut world = begun();
     for inside in ["<sip:127.0.0.1>", "<sip:169.254.169.254:80>", "<sip:other.example>", "<sip:example.com:6379>"] {

@@ -178,20 +178,20 @@ impl ApiClient {
         self.json("POST", &path(instance, &format!("/calls/{call}/decline")), Some(&instance.secret), None).await
     }
 
-    /// `METHOD /v1/instances/{id}REST` with the instance's secret and no body.
-    ///
-    /// # Errors
-    /// When no answer comes.
-    pub async fn of(&self, method: &str, instance: &Instance, rest: &str) -> io::Result<Answer> {
-        self.json(method, &path(instance, rest), Some(&instance.secret), None).await
-    }
-
     /// `POST /v1/wake` with a SIP server's key and this body.
     ///
     /// # Errors
     /// When no answer comes.
     pub async fn wake(&self, key: &str, body: &Value) -> io::Result<Answer> {
         self.json("POST", "/v1/wake", Some(key), Some(body)).await
+    }
+
+    /// `METHOD /v1/instances/{id}REST` with the instance's secret and no body.
+    ///
+    /// # Errors
+    /// When no answer comes.
+    pub async fn of(&self, method: &str, instance: &Instance, rest: &str) -> io::Result<Answer> {
+        self.json(method, &path(instance, rest), Some(&instance.secret), None).await
     }
 
     /// A request with the client's own bearer and no body.

@@ -46,4 +46,7 @@ cells! {
     every_call_of_a_lent_account_goes_its_way_from_udp_to_a_tls_device: Udp, Tls, Credentials;
     every_call_of_a_lent_account_goes_its_way_from_tcp_to_a_tls_device: Tcp, Tls, Credentials;
     every_call_of_a_lent_account_goes_its_way_from_tls_to_a_tls_device: Tls, Tls, Credentials;
+    every_call_of_a_lent_account_goes_its_way_from_udp_to_a_wss_device: Udp, Wss, Credentials;
+    every_call_of_a_lent_account_goes_its_way_from_tcp_to_a_wss_device: Tcp, Wss, Credentials;
+    every_call_of_a_lent_account_goes_its_way_from_tls_to_a_wss_device: Tls, Wss, Credentials;
 }

@@ -69,6 +69,7 @@ impl Shard {
             Event::PageEnded { instance, end } => self.on_page_ended(instance, end),
             Event::Mailbox { instance, mailbox } => self.on_mailbox(instance, mailbox),
             Event::Announced(call) => {
+                self.note_invite(&call);
                 self.hold(&call, None);
                 if let Some(call) = self.calls.get_mut(call.call) {
                     call.invited = true;

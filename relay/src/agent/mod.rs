@@ -96,10 +96,6 @@ enum ShardInput {
     },
     /// What became of a call's push.
     Pushed(Box<Pushed>),
-    /// What the store did with a message.
-    Paged(Box<beside::Paged>),
-    /// What became of a push that is not for a call.
-    Noticed(Box<beside::Noticed>),
     /// A call's push was taken a while ago: whether it is to be sent a second time.
     Unheard {
         /// The call.
@@ -107,6 +103,10 @@ enum ShardInput {
         /// The answer.
         reply: oneshot::Sender<bool>,
     },
+    /// What the store did with a message.
+    Paged(Box<beside::Paged>),
+    /// What became of a push that is not for a call.
+    Noticed(Box<beside::Noticed>),
     /// The store was asked to erase this instance.
     Erased(InstanceId),
     /// From a use case.

@@ -134,12 +134,12 @@ impl Shard {
             }
             ShardInput::Flow { flow, writer, peer } => drop(self.flows.insert(flow, (writer, peer))),
             ShardInput::Pushed(pushed) => self.on_pushed(&pushed),
-            ShardInput::Paged(paged) => self.on_paged(*paged),
-            ShardInput::Noticed(noticed) => self.on_noticed(&noticed),
             ShardInput::Unheard { call, reply } => {
                 // An error means that the call has ended meanwhile.
                 let _ = reply.send(self.resends(call));
             }
+            ShardInput::Paged(paged) => self.on_paged(*paged),
+            ShardInput::Noticed(noticed) => self.on_noticed(&noticed),
             ShardInput::Erased(id) => self.on_erased(id),
             ShardInput::Command(command) => self.obey(*command),
         }

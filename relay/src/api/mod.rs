@@ -132,6 +132,8 @@ pub enum Endpoint {
     Progress,
     /// The device declines.
     Decline,
+    /// A SIP server wakes an AOR's devices.
+    Wake,
     /// The messages that are kept.
     Messages,
     /// Forget a message.
@@ -146,8 +148,6 @@ pub enum Endpoint {
     Export,
     /// Send a test push.
     Test,
-    /// A SIP server wakes an AOR's devices.
-    Wake,
     /// The description of all this.
     OpenApi,
 }
@@ -162,6 +162,7 @@ impl Endpoint {
         Self::Call,
         Self::Progress,
         Self::Decline,
+        Self::Wake,
         Self::Messages,
         Self::ForgetMessage,
         Self::MissedCalls,
@@ -169,7 +170,6 @@ impl Endpoint {
         Self::Timeline,
         Self::Export,
         Self::Test,
-        Self::Wake,
         Self::OpenApi,
     ];
 
@@ -192,6 +192,7 @@ impl Endpoint {
             Self::Call => "/v1/instances/{id}/calls/{call}",
             Self::Progress => "/v1/instances/{id}/calls/{call}/progress",
             Self::Decline => "/v1/instances/{id}/calls/{call}/decline",
+            Self::Wake => "/v1/wake",
             Self::Messages => "/v1/instances/{id}/messages",
             Self::ForgetMessage => "/v1/instances/{id}/messages/{message}",
             Self::MissedCalls => "/v1/instances/{id}/missed-calls",
@@ -199,7 +200,6 @@ impl Endpoint {
             Self::Timeline => "/v1/instances/{id}/timeline",
             Self::Export => "/v1/instances/{id}/export",
             Self::Test => "/v1/instances/{id}/test",
-            Self::Wake => "/v1/wake",
             Self::OpenApi => "/v1/openapi.json",
         }
     }
@@ -225,6 +225,7 @@ fn method_router<E: UseCases>(endpoint: Endpoint) -> MethodRouter<Api<E>> {
         Endpoint::Call => routing::get(handlers::call::<E>),
         Endpoint::Progress => routing::post(handlers::progress::<E>),
         Endpoint::Decline => routing::post(handlers::decline::<E>),
+        Endpoint::Wake => routing::post(wake::wake::<E>),
         Endpoint::Messages => routing::get(kept_handlers::messages::<E>),
         Endpoint::ForgetMessage => routing::delete(kept_handlers::forget_message::<E>),
         Endpoint::MissedCalls => routing::get(kept_handlers::missed_calls::<E>),
@@ -232,7 +233,6 @@ fn method_router<E: UseCases>(endpoint: Endpoint) -> MethodRouter<Api<E>> {
         Endpoint::Timeline => routing::get(kept_handlers::timeline::<E>),
         Endpoint::Export => routing::get(kept_handlers::export::<E>),
         Endpoint::Test => routing::post(kept_handlers::test::<E>),
-        Endpoint::Wake => routing::post(wake::wake::<E>),
         Endpoint::OpenApi => routing::get(handlers::openapi),
     }
 }

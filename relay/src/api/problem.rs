@@ -60,10 +60,10 @@ problems! {
     UnknownInstance = "unknown-instance", 404, "There is no such push instance";
     /// No such call, or it is forgotten.
     UnknownCall = "unknown-call", 404, "There is no such call";
-    /// No such message, or it is forgotten.
-    UnknownMessage = "unknown-message", 404, "There is no such message";
     /// This node knows no device of the AOR.
     UnknownAor = "unknown-aor", 404, "No device of this address is known";
+    /// No such message, or it is forgotten.
+    UnknownMessage = "unknown-message", 404, "There is no such message";
     /// The path does not know the method; `Allow` names those it knows.
     MethodNotAllowed = "method-not-allowed", 405, "The path does not know this method";
     /// The body did not arrive in time.

@@ -90,10 +90,10 @@ pub struct Endpoint {
     away: HashMap<InstanceId, Vec<away::Waiting>>,
     calls: HashMap<CallId, Hold>,
     calls_of: HashMap<InstanceId, Vec<CallId>>,
-    pages: HashMap<PageId, Page>,
-    next_page: u64,
     announced: HashMap<BindingId, Announced>,
     announced_as: HashMap<CallId, BindingId>,
+    pages: HashMap<PageId, Page>,
+    next_page: u64,
 }
 
 /// Whose deadline it is.
@@ -172,10 +172,10 @@ impl Endpoint {
             away: HashMap::new(),
             calls: HashMap::new(),
             calls_of: HashMap::new(),
-            pages: HashMap::new(),
-            next_page: 0,
             announced: HashMap::new(),
             announced_as: HashMap::new(),
+            pages: HashMap::new(),
+            next_page: 0,
             settings,
         }
     }

@@ -257,6 +257,16 @@ impl UseCases for Scripted {
         self.progress(id, proof, call).await
     }
 
+    async fn wake(&self, wish: Wake) -> Result<Awake, WakeError> {
+        let user = wish.aor.expose().trim_start_matches("sip:").split('@').next().unwrap_or_default().to_owned();
+        self.with(|script| script.woken.push(wish));
+        match user.as_str() {
+            "alice" => Ok(Awake { awake: 1, known: 2 }),
+            "asleep" => Err(WakeError::NoneInTime),
+            _ => Err(WakeError::Unknown),
+        }
+    }
+
     async fn messages(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Vec<Message>, AccessError> {
         self.admit(id, proof)?;
         let text = kept_message(Some("Bob"), "text/plain", "Grüße\0".as_bytes());
@@ -307,16 +317,6 @@ impl UseCases for Scripted {
             (true, _) => Err(TestError::NoTarget),
             (_, 0) => Ok(Tested { alert: true, provider: Provider::Fcm }),
             (_, wait_s) => Err(TestError::TooSoon { wait_s }),
-        }
-    }
-
-    async fn wake(&self, wish: Wake) -> Result<Awake, WakeError> {
-        let user = wish.aor.expose().trim_start_matches("sip:").split('@').next().unwrap_or_default().to_owned();
-        self.with(|script| script.woken.push(wish));
-        match user.as_str() {
-            "alice" => Ok(Awake { awake: 1, known: 2 }),
-            "asleep" => Err(WakeError::NoneInTime),
-            _ => Err(WakeError::Unknown),
         }
     }
 

@@ -3,7 +3,9 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
+use tests::api_client::Instance;
 use tests::apns;
+use tests::board::Missed;
 use tests::caller::CallOptions;
 use tests::scene::{FCM_TOKEN, SOON, Scene, TOKEN, text};
 
@@ -28,6 +30,13 @@ fn is_the_push(push: &Value, event: &str, instance: &str, life_s: u64, caller: V
         expected[key] = value.clone();
     }
     assert_eq!(*push, expected);
+}
+
+/// An Android phone that is told of calls alone, and of no missed one.
+async fn enable_for_calls(scene: &Scene) -> Result<Instance, Missed> {
+    let mut wish = scene.wish_for(json!({"call_push": {"provider": "fcm", "token": FCM_TOKEN}}));
+    wish["wake_for"] = json!(["call"]);
+    scene.enable_as(&wish).await
 }
 
 #[tokio::test]
@@ -90,6 +99,22 @@ async fn a_caller_who_asks_for_privacy_is_anonymous_in_the_push() -> Outcome {
 }
 
 #[tokio::test]
+async fn a_push_names_whom_the_accounts_server_asserts_and_not_whom_the_caller_says() -> Outcome {
+    // RFC 3325 §9.1.
+    let scene = Scene::start().await?;
+    scene.enable().await?;
+    let options = CallOptions::default()
+        .from("\"Your bank\" <sip:bank@example.test>")
+        .header("P-Asserted-Identity", "\"Mallory\" <sip:+4930123@example.test;user=phone>");
+    let caller = scene.registrar.call(&scene.aor(), &options)?;
+    let push = scene.push().await?;
+    assert_eq!((push["from"].as_str(), push["name"].as_str()), (Some("sip:+4930123@example.test"), Some("Mallory")));
+    caller.cancel().await?;
+    caller.expect(487, SOON).await?;
+    scene.content_with(&[&caller], &[])
+}
+
+#[tokio::test]
 async fn a_callers_name_cannot_break_or_mislead_the_push() -> Outcome {
     let scene = Scene::start().await?;
     scene.enable().await?;
@@ -111,7 +136,7 @@ async fn a_callers_name_cannot_break_or_mislead_the_push() -> Outcome {
 #[tokio::test]
 async fn an_fcm_push_is_the_contracts_and_says_when_the_call_has_ended() -> Outcome {
     let scene = Scene::start().await?;
-    let instance = scene.enable_android().await?;
+    let instance = enable_for_calls(&scene).await?;
     let edge = scene.relay.setup().ports.edge;
     let caller = scene.call()?;
     let push = scene.fcm.next_push(SOON).await.ok_or_else(|| tests::board::Missed::new("a push", ""))?;
@@ -200,7 +225,7 @@ async fn an_android_phone_that_gives_no_sign_is_pushed_once_more_with_the_same_p
 #[tokio::test]
 async fn any_sign_of_an_android_phone_or_the_end_of_its_call_stands_for_the_second_push() -> Outcome {
     let scene = Scene::start().await?;
-    let instance = scene.enable_android().await?;
+    let instance = enable_for_calls(&scene).await?;
     let mut signs = Vec::new();
     for sign in ["asks", "rings", "attaches", "declines", "is cancelled"] {
         let caller = scene.call()?;

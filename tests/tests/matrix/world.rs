@@ -58,7 +58,7 @@ impl World {
             setup.transports = vec![Transport::Tls, cell.upstream];
         })
         .await?;
-        scene.transport = cell.upstream;
+        (scene.transport, scene.edge) = (cell.upstream, cell.device);
         let alice = scene.enable().await?;
         let mut wish = scene.wish(OTHER_TOKEN);
         let (user, password) = NOBODY;
