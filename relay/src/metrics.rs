@@ -92,6 +92,7 @@ metrics! {
     Mailboxes = "sipwake_mailbox_notices_total", Counter, Count, "NOTIFY requests about mailboxes, by whether they said anything new.";
     CallsHeld = "sipwake_calls_held", Gauge, Count, "Calls that wait for their device.";
     SipRefused = "sipwake_sip_refused_total", Counter, Count, "SIP messages dropped or refused before they reached a binding, by reason.";
+    PushRegistrations = "sipwake_push_registrations", Gauge, Count, "Registrations that passed through the edge and are pushed for (RFC 8599).";
     EdgeFlows = "sipwake_edge_flows", Gauge, Count, "Devices attached at the edge.";
     Admissions = "sipwake_edge_admissions_total", Counter, Count, "REGISTER requests of devices at the edge, by how they ended.";
     UpstreamFlows = "sipwake_upstream_flows", Gauge, Count, "Connections open to the accounts' servers.";
@@ -133,6 +134,7 @@ struct Handles {
     mailboxes: Family<MailboxNotice, Counter>,
     calls_held: Gauge,
     sip_refused: Family<SipRefusal, Counter>,
+    push_registrations: Gauge,
     edge_flows: Gauge,
     admissions: Family<AdmissionOutcome, Counter>,
     upstream_flows: Gauge,
@@ -185,6 +187,7 @@ impl Metrics {
             mailboxes: counters(r, Metric::Mailboxes, None),
             calls_held: gauge(r, Metric::CallsHeld, &[]),
             sip_refused: counters(r, Metric::SipRefused, None),
+            push_registrations: gauge(r, Metric::PushRegistrations, &[]),
             edge_flows: gauge(r, Metric::EdgeFlows, &[]),
             admissions: counters(r, Metric::Admissions, None),
             upstream_flows: gauge(r, Metric::UpstreamFlows, &[]),
@@ -281,6 +284,11 @@ impl Metrics {
     /// A SIP message was dropped or refused before it reached a binding.
     pub fn sip_refused(&self, reason: SipRefusal) {
         self.0.sip_refused.of(reason).increment(1);
+    }
+
+    /// The number of registrations that passed through and are pushed for changed by `change`.
+    pub fn push_registrations(&self, change: i32) {
+        self.0.push_registrations.increment(f64::from(change));
     }
 
     /// The number of devices attached changed by `change`.

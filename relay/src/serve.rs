@@ -138,6 +138,7 @@ impl Relay {
             vault: vault.clone(),
             push,
             push_is_printed,
+            domains: config.upstream.domains.clone(),
             metrics: metrics.clone(),
             resolver: resolver.clone(),
             tls: ClientTls::new(config.upstream.ca_file.as_deref())?,

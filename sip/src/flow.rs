@@ -155,6 +155,20 @@ impl TokenKey {
         bytes.first_chunk::<INSTANCE_LEN>().map(|instance| InstanceId::from_bytes(*instance).tag())
     }
 
+    /// A name of 16 bytes for a list of texts: the same for the same list, and without the key of no use to guess it.
+    pub(crate) fn name(&self, purpose: &str, parts: &[&[u8]]) -> [u8; 16] {
+        // HMAC takes a key of any length.
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) else { return [0; 16] };
+        for part in std::iter::once(purpose.as_bytes()).chain(parts.iter().copied()) {
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part);
+        }
+        let full = mac.finalize().into_bytes();
+        let mut cut = [0; 16];
+        cut.copy_from_slice(&full[..16]);
+        cut
+    }
+
     /// A MAC over two parts, the first of a length that its own bytes tell.
     pub(crate) fn mac(&self, payload: &[u8], bound_to: &[u8]) -> [u8; MAC_LEN] {
         // HMAC takes a key of any length.

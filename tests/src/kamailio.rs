@@ -18,7 +18,9 @@ use crate::scratch::Scratch;
 use crate::wire::Transport;
 
 /// Debian's packages with Kamailio and its TLS module.
-const PACKAGES: &str = "kamailio kamailio-tls-modules";
+const PACKAGES: &str = "kamailio kamailio-tls-modules kamailio-utils-modules";
+/// How a Kamailio holds a call until the relay has woken a device.
+const WAKE_RECIPE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docker/recipes/kamailio-wake.cfg");
 /// How long it may take to start.
 const START_WITHIN: Duration = Duration::from_secs(20);
 /// How long a command may take.
@@ -29,6 +31,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// How Kamailio reaches a registered Contact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
+    /// By the Path that a proxy put on its way (RFC 3327).
+    Path,
     /// Along the connection, or to the address, that it registered from.
     Flow,
     /// At the address that the Contact names.
@@ -73,6 +77,17 @@ pub struct Settings {
     pub min_expires: u32,
     /// How it treats REGISTERs.
     pub manner: Manner,
+    /// It holds calls until a relay has woken a device.
+    pub wake: Option<Wake>,
+}
+
+/// The relay that a Kamailio asks to wake devices.
+#[derive(Clone)]
+pub struct Wake {
+    /// Where its API listens.
+    pub api: SocketAddr,
+    /// The SIP server's key.
+    pub key: String,
 }
 
 impl Default for Settings {
@@ -84,6 +99,7 @@ impl Default for Settings {
             reach: Reach::Flow,
             min_expires: 0,
             manner: Manner::Plain,
+            wake: None,
         }
     }
 }
@@ -130,7 +146,7 @@ impl Kamailio {
                 authority.ca_file().display()
             ),
         );
-        let config = scratch.file("kamailio.cfg", configuration(&settings, &scratch, [udp, tcp, tls]));
+        let config = scratch.file("kamailio.cfg", configuration(&settings, &scratch, authority, [udp, tcp, tls]));
         let mut command = Command::new("/usr/sbin/kamailio");
         command.arg("-f").arg(config).args(["-DD", "-E", "-m", "64", "-M", "8"]);
         command.arg("-Y").arg(scratch.path()).arg("-w").arg(scratch.path());
@@ -263,7 +279,7 @@ impl Kamailio {
     }
 }
 
-fn configuration(settings: &Settings, scratch: &Scratch, [udp, tcp, tls]: [u16; 3]) -> String {
+fn configuration(settings: &Settings, scratch: &Scratch, authority: &Authority, [udp, tcp, tls]: [u16; 3]) -> String {
     let users: Vec<String> = settings
         .users
         .iter()
@@ -281,6 +297,7 @@ fn configuration(settings: &Settings, scratch: &Scratch, [udp, tcp, tls]: [u16; 
         .replace("@BEFORE@", before)
         .replace("@CHALLENGE@", challenge)
         .replace("@AFTER@", &after)
+        .replace("@WAKE@", &settings.wake.as_ref().map(|wake| recipe(wake, authority)).unwrap_or_default())
         .replace("@DOMAIN@", &settings.domain)
         .replace("@UDP@", &udp.to_string())
         .replace("@TCP@", &tcp.to_string())
@@ -289,7 +306,20 @@ fn configuration(settings: &Settings, scratch: &Scratch, [udp, tcp, tls]: [u16; 
         .replace("@MIN_EXPIRES@", &settings.min_expires.to_string())
         .replace("@ALGORITHM@", algorithm)
         .replace("@USERS@", &users.join("\n"))
+        .replace("@USE_PATH@", if settings.reach == Reach::Path { "1" } else { "0" })
         .replace("@BY_FLOW@", if settings.reach == Reach::Flow { "1 == 1" } else { "1 == 0" })
+}
+
+/// What the recipe's head tells an operator to write.
+fn recipe(wake: &Wake, authority: &Authority) -> String {
+    format!(
+        "#!define SIPWAKE_URL \"https://{}/v1/wake\"\n\
+         #!define SIPWAKE_HEADERS \"Authorization: Bearer {}\\r\\nContent-Type: application/json\"\n\
+         #!define SIPWAKE_CA \"{}\"\ninclude_file \"{WAKE_RECIPE}\"\n",
+        wake.api,
+        wake.key,
+        authority.ca_file().display(),
+    )
 }
 
 impl Manner {

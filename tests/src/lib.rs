@@ -25,6 +25,7 @@ pub mod load;
 pub mod location;
 pub mod phone;
 pub mod ports;
+pub mod push_phone;
 pub mod raw;
 pub mod redis_server;
 pub mod registrar;

@@ -20,6 +20,8 @@ pub struct Binding {
     pub instance: Option<String>,
     /// `reg-id`
     pub reg_id: Option<u32>,
+    /// The way back to it, topmost first (RFC 3327).
+    pub path: Vec<String>,
     /// The flow that it was registered on.
     pub flow: Flow,
     /// When it ends.
@@ -65,6 +67,7 @@ impl Location {
                     contact: element.to_owned(),
                     instance,
                     reg_id,
+                    path: register.elements(Name::Path).map(str::to_owned).collect(),
                     flow: flow.clone(),
                     expires_at: now + Duration::from_secs(granted(asked).into()),
                     registered_at: now,

@@ -48,6 +48,19 @@ pub struct Settings {
     pub instance: Option<String>,
     /// The lifetime that it asks for, in seconds.
     pub expires: u32,
+    /// Its SIP server and its push service, when `server` is only the push proxy on the way (RFC 8599).
+    pub through: Option<Through>,
+}
+
+/// How a phone registers through a push proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Through {
+    /// Its SIP server: the Request-URI of REGISTER.
+    pub registrar: String,
+    /// Parameters of the Contact's URI: `;pn-provider=fcm;pn-param=…;pn-prid=…`
+    pub pn: String,
+    /// Further parameters of the Contact: `;+sip.pnsreg`
+    pub features: String,
 }
 
 impl Settings {
@@ -63,6 +76,7 @@ impl Settings {
             authority: authority.cloned(),
             instance: Some(format!("urn:uuid:00000000-0000-4000-8000-{}", &token()[..12])),
             expires: 300,
+            through: None,
         }
     }
 }
@@ -135,7 +149,8 @@ impl Phone {
             Transport::Wss => format!("{}.invalid", token()),
             _ => flow.local().to_string(),
         };
-        let own = format!("sip:{}@{sent_by};transport={}", settings.username, transport.param());
+        let pn = settings.through.as_ref().map(|through| through.pn.as_str()).unwrap_or_default();
+        let own = format!("sip:{}@{sent_by};transport={}{pn}", settings.username, transport.param());
         let contact = contact.get_or_init(|| own).clone();
         Ok(Self { settings, flow, contact, board, _tasks: tasks })
     }
@@ -202,7 +217,11 @@ impl Phone {
         if let Some(instance) = &self.settings.instance {
             contact += &format!(";+sip.instance=\"<{instance}>\";reg-id=1");
         }
-        let lines = Lines::request("REGISTER", &self.settings.server)
+        let through = self.settings.through.as_ref();
+        contact += through.map(|through| through.features.as_str()).unwrap_or_default();
+        let route = through.map(|_| format!("<{};lr>", self.settings.server));
+        let lines = Lines::request("REGISTER", self.registrar())
+            .lines(route.as_ref().map(|route| ("Route", route.as_str())))
             .line("From", &format!("<{}>;tag=phone", self.settings.aor))
             .line("To", &format!("<{}>", self.settings.aor))
             .line("Call-ID", &call_id)
@@ -332,8 +351,13 @@ impl Phone {
             *count += 1;
             Some((challenge.clone(), *count))
         })?;
-        let Settings { username, password, server, .. } = &self.settings;
-        answer(&challenge, username, password, "REGISTER", server, count)
+        let Settings { username, password, .. } = &self.settings;
+        answer(&challenge, username, password, "REGISTER", self.registrar(), count)
+    }
+
+    /// The Request-URI of its REGISTERs.
+    fn registrar(&self) -> &str {
+        self.settings.through.as_ref().map_or(&self.settings.server, |through| &through.registrar)
     }
 
     /// Keeps the challenge whose algorithm is ours, else the first that we know.
@@ -510,7 +534,13 @@ fn on_invite(state: &mut State, flow: &Flow, contact: &str, invite: Message) {
     if invite.has(Name::Route) {
         state.violations.push("an INVITE with a Route left in it".to_owned());
     }
-    if invite.request_uri() != Some(contact) {
+    // A call that waited for a phone names the Contact that was registered when it came (RFC 8599 §5.6.2).
+    let user = |uri: &str| uri.split('@').next().map(str::to_owned);
+    let same = match contact.contains(";pn-provider") {
+        true => invite.request_uri().and_then(user) == user(contact),
+        false => invite.request_uri() == Some(contact),
+    };
+    if !same {
         let uri = invite.request_uri().unwrap_or_default();
         state.violations.push(format!("an INVITE to {uri} instead of {contact}"));
     }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sip::message::{Message, Method, Name};
+use sip::message::{Message, Method, Name, NameAddr};
 
 use crate::authority::Authority;
 use crate::board::{Board, Missed};
@@ -271,7 +271,36 @@ impl Registrar {
     /// [`Missed`] when the AOR has no binding.
     pub fn call(&self, aor: &str, options: &CallOptions) -> Result<Caller, Missed> {
         let binding = self.contacts(aor).pop().ok_or_else(|| Missed::new(format!("a contact of {aor}"), ""))?;
-        Ok(self.call_contact(aor, &binding.uri, &binding.flow, options))
+        Ok(self.call_contact(aor, &binding.uri, &binding.flow, &by_path(&binding, options)))
+    }
+
+    /// As [`Self::call`], on a connection that is opened to the first address of the binding's Path, as a server does whose
+    /// earlier connections are gone.
+    ///
+    /// # Errors
+    /// [`Missed`] when the AOR has no binding with a Path, or nobody listens there.
+    pub async fn call_by_path(&self, aor: &str, options: &CallOptions) -> Result<Caller, Missed> {
+        let binding = self.contacts(aor).pop().ok_or_else(|| Missed::new(format!("a contact of {aor}"), ""))?;
+        let none = || Missed::new(format!("a Path of {aor}"), binding.path.join(", "));
+        let path = binding.path.first().and_then(|path| NameAddr::parse(path)).ok_or_else(none)?;
+        let address = format!("{}:{}", path.uri.host, path.uri.port.unwrap_or(5061)).parse().map_err(|_| none())?;
+        let tls = match (path.uri.transport(), &self.0.settings.authority) {
+            (Some("tls"), Some(authority)) => Some((authority.client_config(&[]), path.uri.host)),
+            _ => None,
+        };
+        let inner = Arc::downgrade(&self.0);
+        let handler: Handler = Arc::new(move |event| {
+            if let Some(inner) = inner.upgrade() {
+                inner.handle(event);
+            }
+        });
+        let flow = match path.uri.transport() {
+            None | Some("udp") => self.0.udp.flow(address),
+            _ => {
+                wire::connect(address, tls, handler).await.map_err(|error| Missed::new("a Path", error.to_string()))?
+            }
+        };
+        Ok(self.call_contact(aor, &binding.uri, &flow, &by_path(&binding, options)))
     }
 
     /// Sends a request for `aor` to any URI along any flow of this server.
@@ -315,6 +344,11 @@ impl Registrar {
         let seen: Vec<String> = registers.iter().map(|seen| format!("REGISTER → {:?}", seen.status)).collect();
         format!("{} ({} contacts)", seen.join(", "), self.contacts(&format!("sip:{key}")).len())
     }
+}
+
+/// What a request to a binding says: its Path is the Route (RFC 3327 §5.4).
+fn by_path(binding: &Binding, options: &CallOptions) -> CallOptions {
+    binding.path.iter().fold(options.clone(), |options, path| options.header("Route", path))
 }
 
 /// What is answered to a REGISTER.
@@ -467,8 +501,14 @@ impl Inner {
         if asked.is_some_and(|asked| asked > 0 && asked < shortest) {
             return Verdict::refused(423, true).with("Min-Expires", shortest);
         }
+        if request.has(Name::Path) && !request.lists(Name::Supported, "path") {
+            return Verdict::refused(420, true).with("Unsupported", "path");
+        }
         state.location.update(aor, request, flow, |asked| asked.min(longest));
         let mut verdict = Verdict { after, ..Verdict::refused(200, true) };
+        for path in request.elements(Name::Path) {
+            verdict = verdict.with("Path", path);
+        }
         let bindings = state.location.bindings(aor);
         if bindings.iter().any(|binding| binding.reg_id.is_some()) {
             verdict = verdict.with("Require", "outbound").with("Supported", "path, outbound");

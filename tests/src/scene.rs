@@ -14,6 +14,7 @@ use crate::authority::Authority;
 use crate::board::Missed;
 use crate::caller::{CallOptions, Caller};
 use crate::phone::{self, IncomingCall, Phone};
+use crate::push_phone::{PushPhone, Service};
 use crate::registrar::{self, Registrar};
 use crate::relay_process::RelayProcess;
 use crate::relay_setup::Setup;
@@ -190,6 +191,17 @@ impl Scene {
     /// [`Missed`] when it is not let in.
     pub async fn wake(&self, instance: &Instance) -> Result<Phone, Missed> {
         Phone::registered(self.device(instance), SOON).await
+    }
+
+    /// Alice's phone that lends nothing: it registers through the relay, and this service wakes it (RFC 8599).
+    pub fn push_phone(&self, service: &Service) -> PushPhone {
+        let edge = match self.edge {
+            Transport::Wss => format!("sip:{};transport=ws", self.relay.websocket_address()),
+            _ => self.relay.edge_uri(),
+        };
+        let registrar = self.registrar.uri(self.transport);
+        let alice = ("alice", "wonderland");
+        PushPhone::new(&edge, &registrar, &self.aor(), alice, &self.authority).woken_by(service)
     }
 
     /// The device's settings.

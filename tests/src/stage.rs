@@ -168,7 +168,7 @@ pub fn text(value: &Value) -> String {
 }
 
 /// The app of both, `com.example.phone`.
-pub(crate) fn app(authority: &Authority, apns: &apns::Apns, fcm: &fcm::Fcm) -> App {
+pub fn app(authority: &Authority, apns: &apns::Apns, fcm: &fcm::Fcm) -> App {
     let mut app = App::new(apns::BUNDLE);
     app.apns = Some(relay_setup::Apns {
         key_file: apns.key_file(),

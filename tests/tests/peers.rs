@@ -35,5 +35,7 @@ mod registrations;
 mod restarts;
 #[path = "peers/strangers.rs"]
 mod strangers;
+#[path = "peers/waking.rs"]
+mod waking;
 #[path = "peers/world.rs"]
 mod world;

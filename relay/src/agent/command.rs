@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use sip::endpoint::{CallState, Mailbox, NewBinding};
-use sip::id::{CallId, InstanceId};
+use sip::endpoint::{CallState, Mailbox, NewBinding, ProxiedRegistration};
+use sip::id::{CallId, InstanceId, UpstreamId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::calls::Call;
@@ -135,6 +135,8 @@ pub enum Command {
         /// The answer.
         reply: oneshot::Sender<Vec<Standing>>,
     },
+    /// Keep a registration that passed through an earlier run.
+    Adopt(Box<NewProxied>),
     /// The ids of all instances.
     Ids(oneshot::Sender<Vec<InstanceId>>),
     /// How many calls are held or being set up.
@@ -166,6 +168,24 @@ pub struct Found {
     pub known: usize,
     /// Those whose device is attached already.
     pub attached: usize,
+}
+
+/// A registration that passed through an earlier run (RFC 8599).
+pub struct NewProxied {
+    /// Its id.
+    pub id: InstanceId,
+    /// Its record.
+    pub sealed: Sealed,
+    /// When it ends, in seconds since 1970.
+    pub expires_at: u64,
+    /// What its record is put with.
+    pub fence: Fence,
+    /// What the endpoint is told.
+    pub registration: ProxiedRegistration,
+    /// Its SIP server.
+    pub upstream: UpstreamId,
+    /// The Request-URI of that server.
+    pub upstream_registrar: Box<str>,
 }
 
 /// The end of an instance, and what was said of it.

@@ -58,6 +58,7 @@ impl Shard {
                 let ids = self.instances.ids_after(after, limit);
                 let _ = reply.send(ids.into_iter().filter_map(|id| self.standing(id).ok()).collect());
             }
+            Command::Adopt(new) => self.adopt(*new),
             Command::Ids(reply) => {
                 let _ = reply.send(self.instances.ids());
             }

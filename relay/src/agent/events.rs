@@ -76,6 +76,11 @@ impl Shard {
                 }
             }
             Event::Call { call, instance, state, woke_after } => self.on_call(call, instance, state, woke_after),
+            Event::Way(asked) => self.on_way_asked(&asked),
+            Event::Left(upstream) => self.world.upstreams.release(upstream),
+            Event::Proxied(registration) => self.on_proxied(*registration),
+            Event::ProxiedEnded { instance, end } => self.on_proxied_ended(instance, end),
+            Event::Refresh(instance) => self.refresh(instance),
             Event::Refused { status } => self.world.metrics.invite(match status {
                 404 => InviteOutcome::Unknown,
                 403 => InviteOutcome::WrongSource,

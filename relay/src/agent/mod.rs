@@ -17,6 +17,7 @@
 //! | `proofs` | what is computed with a secret |
 //! | `connections`, `framing`, `doors`, `datagrams`, `dial`, [`upstreams`] | the network side |
 //! | `erasures` | what the store still has to erase |
+//! | `proxied` | registrations that only pass through (RFC 8599) |
 //!
 //! Invariant: an instance lives on one shard, the one that its id names. Nothing in a shard's loop waits for the store, a
 //! push service, DNS or a peer: what takes time runs in a task and comes back as a [`ShardInput`].
@@ -37,6 +38,7 @@ mod instances;
 pub mod lease;
 mod notices;
 mod proofs;
+mod proxied;
 mod shard;
 pub mod timeline;
 pub mod upstreams;
@@ -51,7 +53,7 @@ use sip::endpoint::{Input, Settings};
 use sip::id::{CallId, FlowId, InstanceId, ShardTag};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::EarlyRinging;
+use crate::config::{DomainRules, EarlyRinging};
 use crate::metrics::Metrics;
 use crate::net::drain::Drain;
 use crate::net::listen::Listener;
@@ -109,6 +111,13 @@ enum ShardInput {
     Noticed(Box<beside::Noticed>),
     /// The store was asked to erase this instance.
     Erased(InstanceId),
+    /// The store has done what it was asked about a registration that passed through.
+    ProxiedStored {
+        /// Which one.
+        id: InstanceId,
+        /// What to put with next.
+        fence: crate::vault::Fence,
+    },
     /// From a use case.
     Command(Box<Command>),
 }
@@ -171,6 +180,8 @@ pub struct Ground {
     pub push: PushService,
     /// Pushes are printed instead of sent.
     pub push_is_printed: bool,
+    /// The SIP domains that registrations may pass through to.
+    pub domains: DomainRules,
     /// The metrics.
     pub metrics: Metrics,
     /// DNS and the address policy.
@@ -196,6 +207,7 @@ struct World {
     vault: Vault,
     push: PushService,
     push_is_printed: bool,
+    domains: DomainRules,
     metrics: Metrics,
     early_ringing: EarlyRinging,
     /// How long a device may ring.
@@ -232,6 +244,7 @@ impl Agent {
             vault: ground.vault,
             push: ground.push,
             push_is_printed: ground.push_is_printed,
+            domains: ground.domains,
             metrics,
             early_ringing: ground.early_ringing,
             answer_timeout: endpoint.answer_timeout,

@@ -18,6 +18,7 @@ use tokio::time::sleep_until;
 use super::calls::Calls;
 use super::connections::Writer;
 use super::instances::{Due, Instances};
+use super::proxied::ProxiedRows;
 use super::{ShardInput, World};
 use crate::clock::unix_now;
 use crate::net::drain::Drain;
@@ -33,6 +34,7 @@ pub(super) struct Shard {
     pub(super) world: Arc<World>,
     pub(super) endpoint: Endpoint,
     pub(super) instances: Instances,
+    pub(super) proxied: ProxiedRows,
     pub(super) calls: Calls,
     /// The pushes that are being delivered, or may be sent a second time, for calls that are not over.
     pub(super) pushes: HashMap<CallId, AbortHandle>,
@@ -62,6 +64,7 @@ impl Shard {
             world,
             endpoint: Endpoint::new(now, settings, seed),
             instances: Instances::default(),
+            proxied: ProxiedRows::default(),
             calls: Calls::default(),
             steps: 0,
             attached: HashSet::new(),
@@ -141,6 +144,7 @@ impl Shard {
             ShardInput::Paged(paged) => self.on_paged(*paged),
             ShardInput::Noticed(noticed) => self.on_noticed(&noticed),
             ShardInput::Erased(id) => self.on_erased(id),
+            ShardInput::ProxiedStored { id, fence } => self.on_proxied_stored(id, fence),
             ShardInput::Command(command) => self.obey(*command),
         }
         // What a command or a verdict left to be told.

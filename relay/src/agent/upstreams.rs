@@ -50,24 +50,37 @@ impl Route {
     /// # Errors
     /// [`NoRoute`] when one of its URIs cannot be used.
     pub fn of(account: &Account) -> Result<Self, NoRoute> {
-        let aor = Uri::parse(account.aor.expose()).ok_or(NoRoute::NotSip)?;
+        Self::to(account.aor.expose(), account.registrar.as_deref(), account.outbound_proxy.as_deref())
+    }
+
+    fn to(aor: &str, registrar: Option<&str>, proxy: Option<&str>) -> Result<Self, NoRoute> {
+        let aor = Uri::parse(aor).ok_or(NoRoute::NotSip)?;
         let mut domain = Hop::of(&aor)?;
         // A transport parameter has no meaning in an AOR, and its port is seldom the registrar's.
         if aor.scheme == Scheme::Sip {
             domain.transport = None;
         }
         let mut hops = vec![domain];
-        for uri in [account.registrar.as_deref(), account.outbound_proxy.as_deref()].into_iter().flatten() {
+        for uri in [registrar, proxy].into_iter().flatten() {
             let uri = Uri::parse(uri).ok_or(NoRoute::NotSip)?;
             hops.push(Hop::of(&uri)?);
         }
         let Some(next_hop) = hops.pop() else { return Err(NoRoute::NotSip) };
-        let registrar = match account.registrar.as_deref().and_then(Uri::parse) {
+        let registrar = match registrar.and_then(Uri::parse) {
             Some(uri) => without_user(&uri),
             None => without_user(&aor),
         };
         hops.retain(|hop| *hop != next_hop);
         Ok(Self { next_hop, others: hops, registrar })
+    }
+
+    /// The route of a registration that only passes through: its AOR, the Request-URI of its REGISTER, and the Route that
+    /// is left when the relay's own is taken off.
+    ///
+    /// # Errors
+    /// [`NoRoute`] when one of the URIs cannot be used.
+    pub fn through(aor: &str, registrar: &str, proxy: Option<&str>) -> Result<Self, NoRoute> {
+        Self::to(aor, Some(registrar), proxy)
     }
 
     /// The Request-URI of REGISTER.

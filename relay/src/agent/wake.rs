@@ -19,7 +19,7 @@ use crate::clock::unix_now;
 use crate::config::EarlyRinging;
 use crate::metrics::labels::{PushOutcome, WipeReason};
 use crate::push::{Delivery, Event, Push, Verdict};
-use crate::vault::record::{Provider, PushTarget, Record};
+use crate::vault::record::{Provider, PushTarget};
 
 /// How long `call-ended` may take; after it the phone has seen the call's own deadline.
 const CALL_ENDED_LIFE_S: u64 = 30;
@@ -44,10 +44,7 @@ impl Shard {
             deadline,
             extra: Vec::new(),
         };
-        let wanted = self.with_record(call.instance, |record| {
-            record.wake_for.call.then(|| (record.app.clone(), record.device.call_push.clone()))
-        });
-        let Some(Some((app, target))) = wanted else {
+        let Some((app, target)) = self.call_target(call.instance) else {
             self.hold(call, None);
             self.give_up(call.call);
             return;
@@ -73,6 +70,14 @@ impl Shard {
             }
         });
         self.pushes.insert(call, push.abort_handle());
+    }
+
+    /// Where an instance's calls go; `None`: nowhere.
+    fn call_target(&self, instance: InstanceId) -> Option<(Box<str>, PushTarget)> {
+        let lent = self.with_record(instance, |record| {
+            record.wake_for.call.then(|| (record.app.clone(), record.device.call_push.clone()))
+        });
+        lent.unwrap_or_else(|| self.proxied_call_target(instance))
     }
 
     /// The call is over: a push that is still being tried would make the phone ring in vain.
@@ -133,6 +138,9 @@ impl Shard {
             // The service may have taken it: the phone may come.
             Verdict::Unconfirmed => {}
             Verdict::Gone { .. } if verdict.token_is_dead(self.confirmed_at(pushed)) => {
+                if self.proxied.knows(instance) {
+                    return self.next.push_back(Input::Forget(instance));
+                }
                 self.begin_wipe(instance, Some(WipeReason::PushTokenGone), None);
             }
             Verdict::Gone { .. } | Verdict::Retry { .. } | Verdict::Refused { .. } | Verdict::TooLate => {
@@ -146,11 +154,8 @@ impl Shard {
 
     /// Tells a device that was woken that there is nothing to answer any more. Only FCM: a VoIP push must be a call.
     pub(super) fn tell_call_ended(&mut self, call: CallId, instance: InstanceId) {
-        let target = self.with_record(instance, |record| {
-            let target = &record.device.call_push;
-            (target.provider == Provider::Fcm).then(|| (record.app.clone(), target.clone()))
-        });
-        let Some(Some((app, target))) = target else { return };
+        let target = self.call_target(instance).filter(|(_, target)| target.provider == Provider::Fcm);
+        let Some((app, target)) = target else { return };
         let mut push = self.notice(Event::CallEnded, instance, CALL_ENDED_LIFE_S);
         push.call = Some(call);
         spawn_notice(self.world.clone(), app, target, push);
@@ -165,8 +170,8 @@ impl Shard {
 
     /// When the app last said that the token is good: the app may have done so while the push was under way.
     fn confirmed_at(&self, pushed: &Pushed) -> u64 {
-        let said = |record: &Record| record.device.call_push.confirmed_at;
-        self.with_record(pushed.instance, said).unwrap_or(0).max(pushed.confirmed_at)
+        let said = self.call_target(pushed.instance).map_or(0, |(_, target)| target.confirmed_at);
+        said.max(pushed.confirmed_at)
     }
 
     /// A push that is not for a call.

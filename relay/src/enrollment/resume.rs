@@ -9,15 +9,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sip::endpoint::{ProxiedRegistration, PushContact};
 use sip::id::InstanceId;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::Inner;
-use crate::agent::command::{Command, NewInstance, Term};
+use crate::agent::command::{Command, NewInstance, NewProxied, Term};
 use crate::agent::upstreams::Route;
+use crate::clock::unix_now;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::with_clean_stack;
-use crate::vault::{Fence, LEASE, Lease, StoreError, Stored};
+use crate::vault::record::{Kept, ProxiedRecord};
+use crate::vault::{Fence, LEASE, Lease, Sealed, StoreError, Stored};
 
 /// Instances claimed at once.
 const BATCH: usize = 200;
@@ -94,11 +97,14 @@ impl Inner {
     /// Binds a claimed instance; whether it could be opened.
     async fn take_over(&self, stored: Stored) -> bool {
         let Stored { id, sealed, fence, .. } = stored;
-        let opened = self.ground.vault.unseal(id, &sealed).ok().and_then(|record| {
-            let route = Route::of(&record.account).ok()?;
-            let aor = self.ground.vault.aor_key(&record.account.aor);
-            Some((self.binding_of(id, &record, route), Term::of(&record), aor))
-        });
+        let opened = match self.ground.vault.unseal_kept(id, &sealed) {
+            Ok(Kept::Lent(record)) => Route::of(&record.account).ok().map(|route| {
+                let aor = self.ground.vault.aor_key(&record.account.aor);
+                (self.binding_of(id, &record, route), Term::of(&record), aor)
+            }),
+            Ok(Kept::Proxied(record)) => return self.adopt(id, sealed, fence, *record).await,
+            Err(_) => None,
+        };
         let Some((binding, lease, aor)) = opened else {
             // Nobody can ever read it again: the TTL takes it.
             tracing::error!(instance = %id, "a stored record does not open with this keyring; it is left to its expiry");
@@ -106,6 +112,29 @@ impl Inner {
         };
         let new = NewInstance { id, sealed, lease, aor, fence, binding };
         self.ground.agent.tell(id, Command::Bind { new: Box::new(new), first: None }).await;
+        true
+    }
+
+    /// Keeps a registration that passed through an earlier run (RFC 8599); whether it has not ended.
+    async fn adopt(&self, id: InstanceId, sealed: Sealed, fence: Fence, record: ProxiedRecord) -> bool {
+        let left = record.expires_at.saturating_sub(unix_now());
+        let route = Route::through(record.aor.expose(), &record.registrar, record.proxy.as_deref());
+        let (Ok(route), 1..) = (route, left) else { return false };
+        let upstream_registrar = route.registrar().into();
+        let registration = ProxiedRegistration {
+            instance: id,
+            aor: record.aor.expose().into(),
+            contact: record.contact,
+            registrar: record.registrar,
+            proxy: record.proxy,
+            push: PushContact { provider: record.provider, param: record.param, prid: record.prid.expose().into() },
+            expires: Duration::from_secs(left),
+            refreshes_itself: record.refreshes_itself,
+        };
+        let upstream = self.ground.agent.upstreams().acquire(route);
+        let expires_at = record.expires_at;
+        let new = NewProxied { id, sealed, expires_at, fence, registration, upstream, upstream_registrar };
+        self.ground.agent.tell(id, Command::Adopt(Box::new(new))).await;
         true
     }
 

@@ -66,6 +66,7 @@ impl Signers {
 /// APNs for one App.
 pub(super) struct Apns {
     bundle: Box<str>,
+    team: Box<str>,
     signer: Arc<Signer>,
     production: Arc<Channel>,
     sandbox: Arc<Channel>,
@@ -117,7 +118,12 @@ impl Apns {
             }
             None => (channel(PRODUCTION, "apns")?, channel(SANDBOX, "apns-sandbox")?),
         };
-        Ok(Self { bundle: app.into(), signer, production, sandbox })
+        Ok(Self { bundle: app.into(), team: settings.team_id.clone(), signer, production, sandbox })
+    }
+
+    /// Whether it belongs to this team.
+    pub(super) fn is_team(&self, id: &str) -> bool {
+        *self.team == *id
     }
 
     /// Puts a push into the form of a request; the verdict when it cannot be one.

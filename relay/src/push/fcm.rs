@@ -50,6 +50,7 @@ pub struct Settings {
 
 /// FCM for one App.
 pub(super) struct Fcm {
+    project: Box<str>,
     path: String,
     channel: Channel,
     tokens: Tokens,
@@ -68,10 +69,16 @@ impl Fcm {
         let path = format!("{}/v1/projects/{}/messages:send", endpoint.path(), account.project_id);
         let oauth = Arc::new(Channel::new(format!("{app}/fcm-oauth"), oauth, false));
         Ok(Self {
+            project: account.project_id.clone(),
             path,
             channel: Channel::new(format!("{app}/fcm"), endpoint, false),
             tokens: Tokens::new(account, oauth),
         })
+    }
+
+    /// Whether it is this project's.
+    pub(super) fn is_project(&self, id: &str) -> bool {
+        *self.project == *id
     }
 
     /// Puts a push into the form of a request; the verdict when it cannot be one.

@@ -13,6 +13,7 @@ mod jwt;
 mod oauth;
 mod payload;
 mod provider_token;
+mod rfc8599;
 mod service;
 mod setup;
 
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use sip::id::{CallId, InstanceId};
 
+pub use rfc8599::{Address, NoAddress};
 pub use service::{AppPush, Delivery, PushService, check};
 pub use setup::{Problem, SetupError};
 

@@ -43,17 +43,17 @@ pub struct Delivery {
 
 /// Delivers pushes; cheap to clone.
 #[derive(Clone)]
-pub struct PushService(Arc<Mode>);
+pub struct PushService(pub(super) Arc<Mode>);
 
-enum Mode {
+pub(super) enum Mode {
     Sent(HashMap<Box<str>, App>),
     Printed,
 }
 
 #[derive(Default)]
-struct App {
-    apns: Option<Apns>,
-    fcm: Option<Fcm>,
+pub(super) struct App {
+    pub(super) apns: Option<Apns>,
+    pub(super) fcm: Option<Fcm>,
 }
 
 impl PushService {

@@ -236,7 +236,7 @@ impl<'a> Reader<'a> {
         Ok(PushTarget { provider, token: PushToken::new(self.text()?), confirmed_at })
     }
 
-    fn text_if(&mut self, present: bool) -> Result<Option<&'a str>, NotARecord> {
+    pub(super) fn text_if(&mut self, present: bool) -> Result<Option<&'a str>, NotARecord> {
         present.then(|| self.text()).transpose()
     }
 

@@ -14,6 +14,7 @@ pub mod kept;
 mod keyring;
 mod lookup;
 mod memory;
+mod proxied;
 mod receipt;
 pub mod record;
 mod redis;
@@ -28,7 +29,7 @@ use sip::id::InstanceId;
 
 use crate::clock::{DAY_S, unix_now};
 use crate::secret::{Aor, PushToken, SecretKey};
-use record::Record;
+use record::{Kept, ProxiedRecord, Record};
 
 pub use keyring::{EPOCH_S, KEY_LIFETIME_S, Keyring, KeyringError};
 pub use lookup::{AorKey, Lookup};
@@ -114,6 +115,24 @@ impl Vault {
     /// When it was altered, made for another instance, or its key is gone.
     pub fn unseal(&self, id: InstanceId, sealed: &Sealed) -> Result<Record, SealError> {
         seal::unseal(&self.0.keyring, id, sealed)
+    }
+
+    /// As [`Self::seal`], for a registration that only passes through.
+    pub fn seal_proxied(&self, id: InstanceId, record: &ProxiedRecord) -> Sealed {
+        seal::seal_proxied(&self.0.keyring, id, record, unix_now())
+    }
+
+    /// Opens what [`Self::seal`] or [`Self::seal_proxied`] made for the same instance.
+    ///
+    /// # Errors
+    /// As [`Self::unseal`].
+    pub fn unseal_kept(&self, id: InstanceId, sealed: &Sealed) -> Result<Kept, SealError> {
+        seal::unseal_kept(&self.0.keyring, id, sealed)
+    }
+
+    /// The lookup of a registration that passes through; a lent account of the same device has another.
+    pub fn lookup_of_proxied(&self, record: &ProxiedRecord) -> Lookup {
+        self.lookup(&format!("rfc8599 {}", record.app), &record.aor, &record.prid)
     }
 
     /// The name under which the instance of this app, AOR and push token is found, and which tells nothing of them.

@@ -4,6 +4,17 @@
 
 use crate::secret::{Aor, Ha1Text, InstanceSecret, Password, PushToken};
 
+pub use super::proxied::ProxiedRecord;
+
+/// What a sealed record is of.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kept {
+    /// A lent account.
+    Lent(Box<Record>),
+    /// A registration that only passes through (RFC 8599).
+    Proxied(Box<ProxiedRecord>),
+}
+
 /// Everything the relay knows of one push instance: the account, the device and what joins them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {

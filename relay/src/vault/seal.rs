@@ -22,7 +22,8 @@ use zeroize::Zeroizing;
 
 use super::codec;
 use super::keyring::Keyring;
-use super::record::Record;
+use super::proxied::{self, ProxiedRecord};
+use super::record::{Kept, Record};
 use crate::secret::{SecretKey, with_clean_stack};
 
 /// The version that is written, and the only one that is opened.
@@ -74,8 +75,21 @@ pub(super) fn seal(keyring: &Keyring, id: InstanceId, record: &Record, now: u64)
     seal_as(keyring, PURPOSE, &id.to_bytes(), now, len, |out| codec::encode(record, out))
 }
 
+pub(super) fn seal_proxied(keyring: &Keyring, id: InstanceId, record: &ProxiedRecord, now: u64) -> Sealed {
+    let len = proxied::encoded_len(record);
+    seal_as(keyring, PURPOSE, &id.to_bytes(), now, len, |out| proxied::encode(record, out))
+}
+
 pub(super) fn unseal(keyring: &Keyring, id: InstanceId, sealed: &Sealed) -> Result<Record, SealError> {
     open_as(keyring, PURPOSE, &id.to_bytes(), &sealed.0, |plain| codec::decode(plain).ok())
+}
+
+/// Opens what [`seal`] or [`seal_proxied`] made.
+pub(super) fn unseal_kept(keyring: &Keyring, id: InstanceId, sealed: &Sealed) -> Result<Kept, SealError> {
+    open_as(keyring, PURPOSE, &id.to_bytes(), &sealed.0, |plain| match plain.first() {
+        Some(&proxied::KIND) => proxied::decode(plain).ok().map(|record| Kept::Proxied(Box::new(record))),
+        _ => codec::decode(plain).ok().map(|record| Kept::Lent(Box::new(record))),
+    })
 }
 
 /// Seals what `encode` appends, which is exactly `len` bytes, for this purpose and place.

@@ -7,6 +7,7 @@
 //! | [`forward`] | what a proxy changes in a message (RFC 3261 §16.6, §16.7) |
 //! | [`page`] | one MESSAGE, from its arrival to its answer (RFC 3428) |
 //! | [`mailbox`] | what a NOTIFY says of a voicemail box (RFC 3842) |
+//! | [`push_proxy`] | registrations that pass through and are pushed for (RFC 8599) |
 //!
 //! Invariant: nothing here sends; a decision comes out and the endpoint carries it out.
 
@@ -15,6 +16,7 @@ pub mod forward;
 pub mod hold;
 pub mod mailbox;
 pub mod page;
+pub mod push_proxy;
 
 use std::fmt;
 use std::time::Duration;

@@ -9,7 +9,7 @@ use super::upstreams::Link;
 use super::{ClientOwner, Endpoint, Event, NewBinding, Source, Timer, Transport};
 use crate::auth::Hash;
 use crate::flow::Side;
-use crate::id::{BindingId, BranchId, FlowId};
+use crate::id::{BindingId, BranchId, FlowId, UpstreamId};
 use crate::message::{Message, Method, Uri};
 use crate::registration::grant::{flow_timer, seen_from};
 use crate::registration::{Goal, Letterhead, Registration, RegistrationFailure, Step, Terms};
@@ -254,7 +254,7 @@ impl Endpoint {
 
     /// Whether a request came from the binding's own SIP server: by its flow, or from one of its addresses.
     pub(super) fn is_trusted(&self, binding: BindingId, source: &Source) -> bool {
-        let upstream = self.bindings.get(&binding).and_then(|registration| self.upstreams.get(&registration.upstream));
+        let upstream = self.upstream_of(binding).and_then(|upstream| self.upstreams.get(&upstream));
         upstream.is_some_and(|upstream| {
             let by_flow = matches!(&upstream.link, Link::Up { flow, .. } if *flow == source.flow);
             let ip = source.peer.ip().to_canonical();
@@ -264,10 +264,12 @@ impl Endpoint {
 
     /// The flow toward a binding's SIP server, and its transport.
     pub(super) fn flow_of_binding(&self, binding: BindingId) -> Option<(FlowId, Transport)> {
-        let upstream = self.upstreams.get(&self.bindings.get(&binding)?.upstream)?;
-        match &upstream.link {
-            Link::Up { flow, .. } => Some((*flow, upstream.transport)),
-            _ => None,
-        }
+        self.flow_of_upstream(self.upstream_of(binding)?)
+    }
+
+    /// The SIP server of a binding, also of one that passed through.
+    fn upstream_of(&self, binding: BindingId) -> Option<UpstreamId> {
+        let own = self.bindings.get(&binding).map(|registration| registration.upstream);
+        own.or_else(|| self.proxied.upstream_of(binding))
     }
 }

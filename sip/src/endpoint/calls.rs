@@ -26,7 +26,8 @@ impl Endpoint {
         invite: Message,
         binding: BindingId,
     ) {
-        let Some(instance) = self.bindings.get(&binding).map(|registration| registration.instance) else { return };
+        let own = self.bindings.get(&binding).map(|registration| registration.instance);
+        let Some(instance) = own.or_else(|| self.proxied.instance_of(binding)) else { return };
         if let Err(stop) = forward::check(&invite, &self.settings.faces()) {
             return self.refuse_call(now, reply, &invite, stop.status());
         }
@@ -107,7 +108,9 @@ impl Endpoint {
         );
         let token = FlowToken { instance: hold.instance, upstream: hold.source.flow };
         let token = self.token_key.sign(&token, invite.call_id().unwrap_or_default());
-        let edit = forward::onward(invite, device, branch).request_uri(&*attached.contact);
+        let edit = forward::onward(invite, device, branch);
+        // What came back by a Path names its device itself (RFC 8599 §5.6.2).
+        let edit = if self.proxied.knows(hold.instance) { edit } else { edit.request_uri(&*attached.contact) };
         let bytes = forward::record_route(edit, &token, device, upstream).finish();
         let flow = attached.flow;
         if self.transactions.send(now, branch, Method::Invite, bytes, flow, ClientOwner::Leg(call)).is_err() {

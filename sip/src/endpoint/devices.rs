@@ -107,8 +107,10 @@ impl Endpoint {
     pub(super) fn on_device_register(&mut self, now: Instant, source: Source, reply: FlowId, register: Message) {
         let from = register.from().and_then(|from| from.uri.user.and_then(InstanceId::parse));
         let to = register.to().and_then(|to| to.uri.user.and_then(InstanceId::parse));
-        let Some(instance) = from.filter(|from| Some(*from) == to) else {
-            return self.refuse(now, reply, &register, 403);
+        let instance = match from {
+            Some(instance) if to == Some(instance) => instance,
+            Some(_) => return self.refuse(now, reply, &register, 403),
+            None => return self.on_passing_register(now, source, reply, register),
         };
         let fresh = self.random.bits();
         let state = self.device_flows.entry(source.flow).or_default();
@@ -157,7 +159,7 @@ impl Endpoint {
         self.count_failure(source.flow);
     }
 
-    fn count_failure(&mut self, flow: FlowId) {
+    pub(super) fn count_failure(&mut self, flow: FlowId) {
         let state = self.device_flows.entry(flow).or_default();
         state.failures = state.failures.saturating_add(1);
         if state.failures >= FAILURES_PER_FLOW {
@@ -222,7 +224,7 @@ impl Endpoint {
         Some(format!("<{}>;expires={left}", attached.contact))
     }
 
-    fn attach(&mut self, now: Instant, instance: InstanceId, attached: Attached) {
+    pub(super) fn attach(&mut self, now: Instant, instance: InstanceId, attached: Attached) {
         self.timers.set(attached.expires_at, Timer::Device(instance));
         let flow = attached.flow;
         let earlier = self.attached.insert(instance, attached);
@@ -248,9 +250,28 @@ impl Endpoint {
         }
     }
 
+    /// How many instances a flow carries beside this one.
+    pub(super) fn carried_by(&self, flow: FlowId, beside: InstanceId) -> usize {
+        let carried = self.device_flows.get(&flow).map(|state| &state.instances[..]).unwrap_or_default();
+        carried.iter().filter(|(instance, _)| *instance != beside).count()
+    }
+
+    /// Notes that a flow carries this instance; `false` when the flow has ended meanwhile, or is full.
+    pub(super) fn device_flow_carries(&mut self, flow: FlowId, instance: InstanceId) -> bool {
+        let Some(state) = self.device_flows.get_mut(&flow) else { return false };
+        if state.instances.iter().all(|(known, _)| *known != instance) {
+            if state.instances.len() >= INSTANCES_PER_FLOW {
+                return false;
+            }
+            state.instances.push((instance, Replay::default()));
+        }
+        true
+    }
+
     /// A stream has ended, whichever side it led to.
     pub(super) fn on_closed(&mut self, now: Instant, flow: FlowId) {
         self.streams.remove(&flow);
+        self.forget_passenger(flow);
         if let Some(id) = self.links.remove(&flow) {
             self.on_link_closed(now, id);
         }

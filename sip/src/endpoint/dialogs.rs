@@ -11,7 +11,7 @@
 use std::time::Instant;
 
 use super::{ClientOwner, Endpoint, ServerOwner, Side, Source, Transport};
-use crate::edge::forward;
+use crate::edge::{forward, push_proxy};
 use crate::flow::FlowToken;
 use crate::id::{BranchId, FlowId, InstanceId};
 use crate::message::{Message, Method, Name};
@@ -46,12 +46,17 @@ impl Endpoint {
         }
         match self.way(&source, &token) {
             Some(way) => self.forward(now, reply, request, ours, way),
-            None if source.side == Side::Upstream => self.keep(now, reply, request, token.instance, ours),
+            None if source.side == Side::Upstream => {
+                if push_proxy::purr(request) == Some(token.instance) {
+                    self.call_back(now, token.instance);
+                }
+                self.keep(now, reply, request, token.instance, ours);
+            }
             None => self.refuse(now, reply, request, 480),
         }
     }
 
-    fn forward(&mut self, now: Instant, reply: FlowId, request: &Message, ours: usize, way: Way) {
+    pub(super) fn forward(&mut self, now: Instant, reply: FlowId, request: &Message, ours: usize, way: Way) {
         let branch = self.branch();
         // A request other than INVITE is never answered 408 (RFC 4320 §4.2).
         let status = if request.method() == Some(Method::Invite) { 408 } else { 480 };

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::proxied::{Adopted, PassageId, ProxiedEnd, ProxiedRegistration, ProxyWay, WayAsked};
 use crate::auth::Challenge;
 pub use crate::edge::mailbox::Mailbox;
 pub use crate::edge::page::Kept;
+pub use crate::edge::push_proxy::{PushContact, Wish};
 pub use crate::edge::{CallState, IncomingCall, IncomingPage, KnockId, PageId, Proof};
 pub use crate::flow::{Side, Source, Transport};
 use crate::id::{BindingId, CallId, FlowId, InstanceId, MessageId, ShardTag, UpstreamId};
@@ -194,6 +196,17 @@ pub enum Input {
     },
     /// The process is about to end: every call without a final answer gets 480, and no device rings on.
     EndCalls,
+    /// The answer to [`Event::Way`].
+    Way {
+        /// The REGISTER.
+        passage: PassageId,
+        /// Where it goes, or the status that refuses it: 403, 503, 555, …
+        way: Result<ProxyWay, u16>,
+    },
+    /// Keep a registration that passed through an earlier run of this relay.
+    Adopt(Box<Adopted>),
+    /// Forget a registration that passed through: its push token is dead. Ends with [`Event::ProxiedEnded`].
+    Forget(InstanceId),
 }
 
 /// What an endpoint wants done.
@@ -348,6 +361,22 @@ pub enum Event {
         /// The status: 403 wrong source, 404 unknown Contact, 480 over the rate, 482, 483, …
         status: u16,
     },
+    /// A device registers through this relay (RFC 8599); answer with [`Input::Way`].
+    Way(Box<WayAsked>),
+    /// A way that [`Input::Way`] or [`Input::Adopt`] gave is not used any more; once for each.
+    Left(UpstreamId),
+    /// A SIP server has accepted a registration that passed through, or its refresh.
+    Proxied(Box<ProxiedRegistration>),
+    /// A registration that passed through is no more.
+    ProxiedEnded {
+        /// Which one.
+        instance: InstanceId,
+        /// Why.
+        end: ProxiedEnd,
+    },
+    /// The device of a registration that passed through is to register again: because that ends soon (RFC 8599 §5.5), or
+    /// because a request other than a call waits for it (§6.2.3).
+    Refresh(InstanceId),
 }
 
 /// How a MESSAGE ended that is not kept.
@@ -388,6 +417,10 @@ pub struct Counts {
     pub pages: usize,
     /// Transactions of both kinds, and what is kept for them.
     pub transactions: usize,
+    /// Registrations that passed through.
+    pub proxied: usize,
+    /// REGISTERs on their way, and requests that wait for a device.
+    pub waiting: usize,
     /// Deadlines, those included whose owner is gone.
     pub timers: usize,
 }

@@ -17,6 +17,8 @@
 //! | [`away`] | those of them that wait for a device that is away for a moment |
 //! | [`pages`] | MESSAGEs outside a dialog |
 //! | `notices` | NOTIFYs outside a dialog, OPTIONS |
+//! | [`passages`] | REGISTERs on their way through to another SIP server |
+//! | [`proxied`] | registrations that passed through and are pushed for (RFC 8599) |
 //!
 //! Invariant: same settings, seed and inputs give the same outputs. No iteration over a hash map decides anything. What
 //! an input may make it hold is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by
@@ -31,6 +33,8 @@ mod dialogs;
 mod io;
 mod notices;
 pub mod pages;
+pub mod passages;
+pub mod proxied;
 mod requests;
 mod upstreams;
 
@@ -38,6 +42,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 pub use io::*;
+pub use proxied::{Adopted, PassageId, ProxiedEnd, ProxiedRegistration, ProxyWay, WayAsked};
 
 use crate::edge::admission::Gate;
 use crate::edge::forward::Face;
@@ -94,6 +99,7 @@ pub struct Endpoint {
     announced_as: HashMap<CallId, BindingId>,
     pages: HashMap<PageId, Page>,
     next_page: u64,
+    proxied: proxied::Proxied,
 }
 
 /// Whose deadline it is.
@@ -117,6 +123,10 @@ enum Timer {
     /// Nothing more can come for a call.
     Forget(CallId),
     Page(PageId),
+    /// A REGISTER has waited long enough for a flow to its SIP server.
+    Passage(PassageId),
+    /// A registration that passed through is to be refreshed, or ends.
+    Proxied(InstanceId),
 }
 
 /// Whom a client transaction's outcome concerns.
@@ -128,6 +138,8 @@ enum ClientOwner {
     Page(PageId),
     /// A request that is forwarded inside a dialog.
     Forwarded(ServerId),
+    /// A REGISTER that passes through.
+    Passage(PassageId),
     /// Nobody waits for the answer.
     Nobody,
 }
@@ -176,6 +188,7 @@ impl Endpoint {
             announced_as: HashMap::new(),
             pages: HashMap::new(),
             next_page: 0,
+            proxied: proxied::Proxied::default(),
             settings,
         }
     }
@@ -205,6 +218,9 @@ impl Endpoint {
             Input::GiveUp(call) => self.on_give_up(now, call),
             Input::Paged { page, instance, kept } => self.on_paged(now, page, instance, kept),
             Input::EndCalls => self.on_end_calls(now),
+            Input::Way { passage, way } => self.on_way(now, passage, way),
+            Input::Adopt(adopted) => self.on_adopt(now, *adopted),
+            Input::Forget(instance) => self.forget_proxied(now, instance, ProxiedEnd::Forgotten),
         }
         self.flush();
     }
@@ -224,11 +240,14 @@ impl Endpoint {
                 Timer::Away(instance) => self.on_away_due(now, instance),
                 Timer::Forget(call) => self.forget_call(call),
                 Timer::Page(page) => self.on_page_due(now, page),
+                Timer::Passage(passage) => self.on_passage_due(now, passage),
+                Timer::Proxied(instance) => self.on_proxied_due(now, instance),
             }
         }
         while let Some(expired) = self.transactions.poll_expired(now) {
             match expired {
                 Expired::Client(_, ClientOwner::Forwarded(server)) => self.on_forwarded_timeout(now, server),
+                Expired::Client(_, ClientOwner::Passage(passage)) => self.on_passage_timeout(now, passage),
                 Expired::Client(branch, owner) => self.on_unanswered(now, branch, owner),
                 Expired::Server(_) => {}
             }
@@ -252,7 +271,7 @@ impl Endpoint {
     /// The shard that a message belongs to; `None`: any shard may answer it.
     ///
     /// A response goes by the branch of its topmost Via; a request by its topmost Route, else by the user of its
-    /// Request-URI, else by the user of its From (a device's REGISTER).
+    /// Request-URI, else by the user of its From (a device's REGISTER), else by the AOR of a REGISTER that passes through.
     pub fn shard_of(message: &Message) -> Option<ShardTag> {
         if !message.is_request() {
             let branch = message.via()?.branch()?;
@@ -266,7 +285,9 @@ impl Endpoint {
             return Some(binding.tag());
         }
         let from = message.from()?;
-        from.uri.user.and_then(InstanceId::parse).map(InstanceId::tag)
+        let own = from.uri.user.and_then(InstanceId::parse).map(InstanceId::tag);
+        let passing = || crate::edge::push_proxy::shard_of(message);
+        own.or_else(|| passing().filter(|_| message.method() == Some(crate::message::Method::Register)))
     }
 
     /// How many calls are held or being set up; what a drain waits for.
@@ -276,7 +297,10 @@ impl Endpoint {
 
     /// How much this endpoint holds at this moment.
     pub fn counts(&self) -> Counts {
+        let (proxied, waiting) = self.proxied.counts();
         Counts {
+            proxied,
+            waiting,
             bindings: self.bindings.len(),
             upstreams: self.upstreams.len(),
             devices: self.devices.len(),

@@ -5,8 +5,9 @@
 //! | either | response | its client transaction's owner |
 //! | either | CANCEL of a pending INVITE | the call, or the forwarded INVITE |
 //! | either | ACK, or a request with our signed Route | `dialogs` |
-//! | device | REGISTER | `devices` |
+//! | device | REGISTER | `devices`, or `proxied` when it is for a SIP server |
 //! | device | anything else | 403 |
+//! | SIP server | anything with our Path as Route | `proxied` |
 //! | SIP server | INVITE to a binding | `calls` |
 //! | SIP server | OPTIONS to a binding | 200, from `notices` |
 //! | SIP server | MESSAGE to a binding | `pages` |
@@ -20,7 +21,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::{ClientOwner, Endpoint, Event, ServerOwner, Source};
-use crate::edge::forward;
+use crate::edge::{forward, push_proxy};
 use crate::flow::Side;
 use crate::id::{BranchId, FlowId};
 use crate::message::{Composer, Fault, Message, Method, Name};
@@ -53,6 +54,7 @@ impl Endpoint {
             ClientOwner::Leg(call) => self.on_leg_response(now, call, branch, response),
             ClientOwner::Page(page) => self.on_page_response(now, page, branch, response),
             ClientOwner::Forwarded(server) => self.on_forwarded_response(now, server, source.side, response),
+            ClientOwner::Passage(passage) => self.on_passage_response(now, passage, response),
             ClientOwner::Nobody => {}
         }
     }
@@ -64,6 +66,7 @@ impl Endpoint {
             ClientOwner::Leg(call) => self.on_leg_lost(now, call, branch),
             ClientOwner::Page(page) => self.on_page_lost(now, page, branch),
             ClientOwner::Forwarded(server) => self.on_forwarded_silence(now, server),
+            ClientOwner::Passage(passage) => self.on_passage_timeout(now, passage),
             ClientOwner::Nobody => {}
         }
     }
@@ -121,6 +124,9 @@ impl Endpoint {
         }
         if source.side == Side::Device {
             return self.refuse(now, reply, &request, 403);
+        }
+        if let Some(instance) = push_proxy::own_path(&self.token_key, &request) {
+            return self.on_path_request(now, source, reply, request, instance);
         }
         let Some(binding) = request.request_uri().and_then(|uri| self.binding_of(uri, &source)) else {
             return self.refuse_call(now, reply, &request, 404);

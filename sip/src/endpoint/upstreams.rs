@@ -49,6 +49,8 @@ pub(super) struct Upstream {
     /// What STUN said of it by this flow.
     mapped: Option<SocketAddr>,
     members: BTreeSet<BindingId>,
+    /// REGISTERs and registrations that only pass through; they want a flow as long as there is one of them.
+    guests: usize,
     /// Members that are registered.
     standing: usize,
     /// Members that wait for their turn on the flow: those whose turn comes first, and the others.
@@ -120,25 +122,44 @@ impl Endpoint {
 
     pub(super) fn join_upstream(&mut self, now: Instant, id: UpstreamId, registrar: Box<str>, binding: BindingId) {
         let per_second = self.settings.upstream.registrations_per_second;
-        let upstream = self.upstreams.entry(id).or_insert_with(|| Upstream {
-            registrar,
-            link: Link::Down,
-            transport: Transport::Tls,
-            trusted: Arc::new([]),
-            heard_at: None,
-            public: None,
-            mapped: None,
-            members: BTreeSet::new(),
-            standing: 0,
-            urgent: VecDeque::new(),
-            queue: VecDeque::new(),
-            pace: Pace::new(now, per_second),
-            failures: 0,
-            losses: 0,
-            moved_at: None,
-            armed: None,
-        });
+        let upstream = self.upstreams.entry(id).or_insert_with(|| Upstream::new(now, registrar, per_second));
         upstream.members.insert(binding);
+    }
+
+    /// One more REGISTER, or registration, that only passes through.
+    pub(super) fn join_as_guest(&mut self, now: Instant, id: UpstreamId, registrar: Box<str>) {
+        let per_second = self.settings.upstream.registrations_per_second;
+        self.upstreams.entry(id).or_insert_with(|| Upstream::new(now, registrar, per_second)).guests += 1;
+    }
+
+    /// One less. `last`: the instance whose dialogs may still want the flow.
+    pub(super) fn leave_as_guest(&mut self, id: UpstreamId, last: Option<InstanceId>) {
+        self.event(Event::Left(id));
+        let Some(upstream) = self.upstreams.get_mut(&id) else { return };
+        upstream.guests = upstream.guests.saturating_sub(1);
+        if upstream.members.is_empty() && upstream.guests == 0 {
+            self.forget_upstream(id, last);
+        }
+    }
+
+    /// The flow toward a SIP server, and its transport.
+    pub(super) fn flow_of_upstream(&self, id: UpstreamId) -> Option<(FlowId, Transport)> {
+        match self.upstreams.get(&id)? {
+            Upstream { link: Link::Up { flow, .. }, transport, .. } => Some((*flow, *transport)),
+            _ => None,
+        }
+    }
+
+    /// A guest wants a flow: one is opened unless that is under way.
+    pub(super) fn want_flow_for_guest(&mut self, id: UpstreamId) {
+        if self.upstreams.get(&id).is_some_and(|upstream| matches!(upstream.link, Link::Down)) {
+            self.dial(id, None);
+        }
+    }
+
+    /// Whether one more REGISTER may go to this SIP server now.
+    pub(super) fn may_register_now(&mut self, now: Instant, id: UpstreamId) -> bool {
+        self.upstreams.get_mut(&id).is_some_and(|upstream| upstream.pace.take(now, 1).0 == 1)
     }
 
     pub(super) fn leave_upstream(&mut self, id: UpstreamId, registration: &Registration) {
@@ -147,19 +168,19 @@ impl Endpoint {
         if registration.counted {
             upstream.standing -= 1;
         }
-        if upstream.members.is_empty() {
-            self.forget_upstream(id, registration.instance);
+        if upstream.members.is_empty() && upstream.guests == 0 {
+            self.forget_upstream(id, Some(registration.instance));
         }
     }
 
     /// Its last binding, of this instance, is gone. While the device is attached the stream stays, for it may carry a call
     /// that is to be hung up; no longer than the device's own registration, which it cannot renew.
-    fn forget_upstream(&mut self, id: UpstreamId, last: InstanceId) {
+    fn forget_upstream(&mut self, id: UpstreamId, last: Option<InstanceId>) {
         if let Some(Upstream { link: Link::Up { flow, .. }, .. }) = self.upstreams.remove(&id)
             && flow.is_reliable()
         {
             self.links.remove(&flow);
-            match self.attached.get(&last).map(|attached| attached.expires_at) {
+            match last.and_then(|last| self.attached.get(&last)).map(|attached| attached.expires_at) {
                 Some(until) => self.timers.set(until, Timer::Linger(flow)),
                 None => {
                     self.flush();
@@ -265,6 +286,7 @@ impl Endpoint {
         }
         self.timers.set(at, Timer::Upstream(id));
         self.take_turns(now, id);
+        self.send_waiting(now, id);
     }
 
     pub(super) fn on_dial_failed(&mut self, now: Instant, id: UpstreamId) {
@@ -272,6 +294,7 @@ impl Endpoint {
         upstream.failures = (upstream.failures + 1).min(FAILURES_MAX);
         let after = back_off(upstream.failures, &mut self.random);
         self.wait_to_dial(now, id, after);
+        self.fail_passages(now, id, true);
     }
 
     fn wait_to_dial(&mut self, now: Instant, id: UpstreamId, after: Duration) {
@@ -302,7 +325,9 @@ impl Endpoint {
         let wait = (upstream.losses > 1).then(|| back_off(upstream.losses - 1, &mut self.random));
         // So that those who want another flow wait for what is decided below.
         upstream.link = Link::Dialling;
-        let mut wanted = false;
+        self.fail_passages(now, id, false);
+        let Some(upstream) = self.upstreams.get_mut(&id) else { return };
+        let mut wanted = upstream.guests > 0;
         for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
             let Some(registration) = self.bindings.get_mut(&binding) else { continue };
             if let Some(branch) = registration.branch() {
@@ -465,6 +490,28 @@ impl Endpoint {
 }
 
 impl Upstream {
+    fn new(now: Instant, registrar: Box<str>, per_second: u32) -> Self {
+        Self {
+            registrar,
+            link: Link::Down,
+            transport: Transport::Tls,
+            trusted: Arc::new([]),
+            heard_at: None,
+            public: None,
+            mapped: None,
+            members: BTreeSet::new(),
+            guests: 0,
+            standing: 0,
+            urgent: VecDeque::new(),
+            queue: VecDeque::new(),
+            pace: Pace::new(now, per_second),
+            failures: 0,
+            losses: 0,
+            moved_at: None,
+            armed: None,
+        }
+    }
+
     fn enqueue(&mut self, registration: &mut Registration) {
         let turn = registration.due_turn();
         if registration.turn >= turn {

@@ -219,6 +219,9 @@ impl World {
             Event::Refused { .. } => self.stats.invites_refused += 1,
             Event::Missed { .. } | Event::Mailbox { .. } => {}
             Event::Page(_) | Event::PageTaken { .. } | Event::PageEnded { .. } => {}
+            // No phone here registers through the relay.
+            Event::Way(asked) => self.tell_soon(shard, MS, Input::Way { passage: asked.passage, way: Err(403) }),
+            Event::Left(_) | Event::Proxied(_) | Event::ProxiedEnded { .. } | Event::Refresh(_) => {}
         }
     }
 
@@ -326,5 +329,10 @@ fn event_kind(event: &Event) -> String {
         Event::PageTaken { message, .. } => format!("page taken {message}"),
         Event::PageEnded { end, .. } => format!("page ended {end:?}"),
         Event::Mailbox { mailbox, .. } => format!("{mailbox:?}"),
+        Event::Way(asked) => format!("way {:?}", asked.passage),
+        Event::Left(upstream) => format!("left {}", upstream.0),
+        Event::Proxied(registration) => format!("proxied {}", registration.instance),
+        Event::ProxiedEnded { instance, end } => format!("proxied {instance} {end:?}"),
+        Event::Refresh(instance) => format!("refresh {instance}"),
     }
 }

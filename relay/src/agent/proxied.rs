@@ -1,0 +1,261 @@
+//! Registrations that only pass through (RFC 8599): which may, how they are kept over a restart, and whom they wake.
+//!
+//! Invariant: a row holds its record in the sealed form alone, and there is no credential in it. A record is in the store
+//! no longer than its SIP server has granted; the store is asked for one thing at a time about it, and in the end for the
+//! newest. Nothing waits for the store.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use sip::endpoint::{Adopted, Input, ProxiedEnd, ProxiedRegistration, ProxyWay, PushContact, WayAsked, Wish};
+use sip::id::InstanceId;
+use sip::message::Uri;
+
+use super::command::NewProxied;
+use super::erasures;
+use super::shard::Shard;
+use super::upstreams::Route;
+use super::wake::spawn_notice;
+use super::{ShardInput, World};
+use crate::clock::unix_now;
+use crate::metrics::labels::StoreOperation;
+use crate::push::{Event, NoAddress};
+use crate::secret::{Aor, PushToken, with_clean_stack};
+use crate::vault::record::{Kept, ProxiedRecord, PushTarget};
+use crate::vault::{Fence, Lookup, Sealed, StoreError};
+
+/// How soon a record is written again that the store did not take.
+const STORE_AGAIN: Duration = Duration::from_secs(2);
+/// How long a push for a refresh may take to reach its device.
+const REFRESH_LIFE_S: u64 = 60;
+
+/// The registrations of one shard.
+#[derive(Default)]
+pub(super) struct ProxiedRows(HashMap<InstanceId, Row>);
+
+struct Row {
+    /// What the store is to have; `None`: nothing.
+    wanted: Option<(Sealed, u64)>,
+    lookup: Lookup,
+    fence: Fence,
+    /// The store is being asked.
+    busy: bool,
+    /// What it is being asked for is not the newest.
+    stale: bool,
+}
+
+impl ProxiedRows {
+    /// Whether a registration is known here.
+    pub(super) fn knows(&self, id: InstanceId) -> bool {
+        self.sealed(id).is_some()
+    }
+
+    fn sealed(&self, id: InstanceId) -> Option<&Sealed> {
+        self.0.get(&id)?.wanted.as_ref().map(|(sealed, _)| sealed)
+    }
+}
+
+impl Shard {
+    /// A device registers through this relay: may it, and where to?
+    pub(super) fn on_way_asked(&mut self, asked: &WayAsked) {
+        let way = self.way_of(asked);
+        if let Err(status) = way {
+            tracing::info!(status, "a registration may not pass");
+        }
+        self.next.push_back(Input::Way { passage: asked.passage, way });
+    }
+
+    fn way_of(&self, asked: &WayAsked) -> Result<ProxyWay, u16> {
+        let WayAsked { aor, registrar, proxy, wish, .. } = asked;
+        let allowed = |uri: &str| Uri::parse(uri).is_some_and(|uri| self.world.domains.allow(uri.host));
+        if ![Some(aor), Some(registrar), proxy.as_ref()].into_iter().flatten().all(|uri| allowed(uri)) {
+            return Err(403);
+        }
+        let services = self.world.push.providers();
+        match wish {
+            Wish::Push(contact) => {
+                self.world.push.address(contact, unix_now()).map_err(|why| match why {
+                    NoAddress::NotServed => 555_u16,
+                    NoAddress::Malformed => 400,
+                })?;
+            }
+            Wish::Query(Some(one)) if !services.contains(&&**one) => return Err(555),
+            Wish::Query(_) | Wish::Nothing => {}
+        }
+        let route = Route::through(aor, registrar, proxy.as_deref()).map_err(|_| 416_u16)?;
+        let registrar = route.registrar().into();
+        Ok(ProxyWay { upstream: self.world.upstreams.acquire(route), registrar, services })
+    }
+
+    /// A SIP server has accepted a registration, or its refresh: it is kept from now on.
+    pub(super) fn on_proxied(&mut self, registration: ProxiedRegistration) {
+        let ProxiedRegistration { instance, aor, contact, registrar, proxy, push, expires, refreshes_itself } =
+            registration;
+        let Ok(address) = self.world.push.address(&push, unix_now()) else { return };
+        let expires_at = unix_now() + expires.as_secs();
+        let (sealed, lookup) = with_clean_stack(|| {
+            let record = ProxiedRecord {
+                app: address.app,
+                aor: Aor::new(&aor),
+                contact,
+                registrar,
+                proxy,
+                provider: push.provider,
+                param: push.param,
+                prid: PushToken::new(&push.prid),
+                refreshes_itself,
+                confirmed_at: unix_now(),
+                expires_at,
+            };
+            (self.world.vault.seal_proxied(instance, &record), self.world.vault.lookup_of_proxied(&record))
+        });
+        if !self.proxied.knows(instance) {
+            self.world.metrics.push_registrations(1);
+        }
+        let fresh = || Row { wanted: None, lookup, fence: Fence::NEW, busy: false, stale: false };
+        let row = self.proxied.0.entry(instance).or_insert_with(fresh);
+        row.wanted = Some((sealed, expires_at));
+        self.tell_store(instance);
+    }
+
+    /// Has the store take, or erase, what is wanted of it; one request at a time for each registration.
+    fn tell_store(&mut self, id: InstanceId) {
+        let Some(row) = self.proxied.0.get_mut(&id) else { return };
+        row.stale = row.busy;
+        if row.busy {
+            return;
+        }
+        row.busy = true;
+        let (wanted, lookup, fence) = (row.wanted.clone(), row.lookup, row.fence);
+        let (world, shard) = (self.world.clone(), self.index);
+        tokio::spawn(async move {
+            let fence = match wanted {
+                Some((sealed, expires_at)) => put(&world, id, &sealed, expires_at, &lookup, fence).await,
+                None => {
+                    while !erasures::erase(&world.vault, &world.metrics, id, &lookup).await {
+                        tokio::time::sleep(STORE_AGAIN).await;
+                    }
+                    Fence::NEW
+                }
+            };
+            world.shards.send(shard, ShardInput::ProxiedStored { id, fence }).await;
+        });
+    }
+
+    /// The store has done what it was asked.
+    pub(super) fn on_proxied_stored(&mut self, id: InstanceId, fence: Fence) {
+        let Some(row) = self.proxied.0.get_mut(&id) else { return };
+        (row.fence, row.busy) = (fence, false);
+        if row.stale {
+            self.tell_store(id);
+        } else if row.wanted.is_none() {
+            self.proxied.0.remove(&id);
+        }
+    }
+
+    /// A registration that an earlier run left behind.
+    pub(super) fn adopt(&mut self, new: NewProxied) {
+        let NewProxied { id, sealed, expires_at, fence, registration, upstream, upstream_registrar } = new;
+        if self.proxied.0.contains_key(&id) {
+            self.world.upstreams.release(upstream);
+            return;
+        }
+        let Some(lookup) = self.proxied_record(id, &sealed, |record| self.world.vault.lookup_of_proxied(record)) else {
+            self.world.upstreams.release(upstream);
+            return;
+        };
+        let row = Row { wanted: Some((sealed, expires_at)), lookup, fence, busy: false, stale: false };
+        self.proxied.0.insert(id, row);
+        self.world.metrics.push_registrations(1);
+        self.next.push_back(Input::Adopt(Box::new(Adopted { registration, upstream, upstream_registrar })));
+    }
+
+    pub(super) fn on_proxied_ended(&mut self, id: InstanceId, end: ProxiedEnd) {
+        let Some(row) = self.proxied.0.get_mut(&id).filter(|row| row.wanted.is_some()) else { return };
+        row.wanted = None;
+        self.world.metrics.push_registrations(-1);
+        tracing::info!(instance = %id, ?end, "a registration that passed through is forgotten");
+        // What has expired leaves the store by itself; another node may have it again by now.
+        if end != ProxiedEnd::Expired {
+            self.tell_store(id);
+        } else if !row.busy {
+            self.proxied.0.remove(&id);
+        }
+    }
+
+    /// The device of a registration is to register again.
+    pub(super) fn refresh(&self, id: InstanceId) {
+        let target = self.with_proxied(id, |world, record| {
+            let address = world.push.address(&contact_of(record), record.confirmed_at).ok()?;
+            Some((address.app, address.other?))
+        });
+        let Some((app, target)) = target.flatten() else {
+            tracing::debug!(instance = %id, "nothing can ask this device to refresh its registration");
+            return;
+        };
+        spawn_notice(self.world.clone(), app, target, self.notice(Event::Renew, id, REFRESH_LIFE_S));
+    }
+
+    /// Where the calls of a registration that passed through go.
+    pub(super) fn proxied_call_target(&self, id: InstanceId) -> Option<(Box<str>, PushTarget)> {
+        let address =
+            self.with_proxied(id, |world, record| world.push.address(&contact_of(record), record.confirmed_at).ok());
+        address.flatten().map(|address| (address.app, address.call))
+    }
+
+    fn with_proxied<T>(&self, id: InstanceId, work: impl FnOnce(&World, &ProxiedRecord) -> T) -> Option<T> {
+        self.proxied_record(id, self.proxied.sealed(id)?, |record| work(&self.world, record))
+    }
+
+    fn proxied_record<T>(&self, id: InstanceId, sealed: &Sealed, work: impl FnOnce(&ProxiedRecord) -> T) -> Option<T> {
+        with_clean_stack(|| match self.world.vault.unseal_kept(id, sealed) {
+            Ok(Kept::Proxied(record)) => Some(work(&record)),
+            Ok(Kept::Lent(_)) => None,
+            Err(error) => {
+                tracing::error!(instance = %id, %error, "a record does not open");
+                None
+            }
+        })
+    }
+}
+
+/// Writes a record, again and again until the store has taken it or it has expired; the fence to write with next.
+async fn put(
+    world: &World,
+    id: InstanceId,
+    sealed: &Sealed,
+    expires_at: u64,
+    lookup: &Lookup,
+    mut fence: Fence,
+) -> Fence {
+    while unix_now() < expires_at {
+        let began = std::time::Instant::now();
+        match world.vault.put(id, sealed, expires_at, lookup, fence).await {
+            Ok(placed) => {
+                world.metrics.store_answered(began.elapsed());
+                return placed.fence;
+            }
+            Err(StoreError::Away(_)) => {
+                world.metrics.store_error(StoreOperation::Put);
+                tokio::time::sleep(STORE_AGAIN).await;
+            }
+            // The device had registered through another node, or an earlier run of this one, and is here now.
+            Err(StoreError::NotOwner) => {
+                while !erasures::erase(&world.vault, &world.metrics, id, lookup).await {
+                    tokio::time::sleep(STORE_AGAIN).await;
+                }
+                fence = Fence::NEW;
+            }
+            Err(StoreError::Gone) if fence != Fence::NEW => fence = Fence::NEW,
+            Err(error) => {
+                tracing::error!(instance = %id, %error, "the store did not take a registration");
+                return Fence::NEW;
+            }
+        }
+    }
+    Fence::NEW
+}
+
+fn contact_of(record: &ProxiedRecord) -> PushContact {
+    PushContact { provider: record.provider.clone(), param: record.param.clone(), prid: record.prid.expose().into() }
+}

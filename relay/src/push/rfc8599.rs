@@ -1,0 +1,190 @@
+//! The parameters `pn-provider`, `pn-param` and `pn-prid` of a Contact, as the address of one App's device (RFC 8599 §10,
+//! §11).
+//!
+//! | `pn-provider` | `pn-param` | `pn-prid` |
+//! | --- | --- | --- |
+//! | `apns`, `apns.dev` (Apple's sandbox) | team and bundle: `TEAM123456.com.example.phone`, or with `.voip`, `.remote` or `.voip&remote` behind | the device's token; of several, `TOKEN:voip&TOKEN:remote` |
+//! | `fcm` | the Firebase project | the registration token |
+//!
+//! Calls go to the VoIP token, or to the only one there is. Everything else goes to the other token; with a `pn-param`
+//! that ends with `.voip` and one token alone there is none, for Apple takes no other push for it.
+//!
+//! Invariant: an address is given only for an App of this relay, by its own team or project.
+
+use sip::endpoint::PushContact;
+
+use super::PushService;
+use super::service::Mode;
+use crate::secret::PushToken;
+use crate::vault::record::{Provider, PushTarget};
+
+/// The address of a device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Address {
+    /// The App.
+    pub app: Box<str>,
+    /// Where calls go.
+    pub call: PushTarget,
+    /// Where everything else goes; `None`: nowhere.
+    pub other: Option<PushTarget>,
+}
+
+/// Why a Contact is no address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoAddress {
+    /// The service, or the App that is meant, is not served here: 555.
+    #[error("the push service, or the application, is not served here")]
+    NotServed,
+    /// The token has not the form of one: 400.
+    #[error("the push token has not the form of one")]
+    Malformed,
+}
+
+impl PushService {
+    /// The address that a Contact names, confirmed at `now` (seconds since 1970).
+    ///
+    /// # Errors
+    /// [`NoAddress`].
+    pub fn address(&self, contact: &PushContact, now: u64) -> Result<Address, NoAddress> {
+        let param = contact.param.as_deref().unwrap_or_default();
+        let target = |provider, token: &str| PushTarget { provider, token: PushToken::new(token), confirmed_at: now };
+        let apple = |provider| {
+            let (app, services) = self.apple_app(param).ok_or(NoAddress::NotServed)?;
+            let tokens = Tokens::read(&contact.prid).ok_or(NoAddress::Malformed)?;
+            let call = tokens.voip.or(tokens.only).ok_or(NoAddress::NotServed)?;
+            let other = tokens.remote.or(tokens.only.filter(|_| services != Services::Voip));
+            Ok(Address { app, call: target(provider, call), other: other.map(|token| target(provider, token)) })
+        };
+        match &*contact.provider {
+            "apns" => apple(Provider::ApnsProduction),
+            "apns.dev" => apple(Provider::ApnsSandbox),
+            "fcm" => {
+                let app = self.google_app(param).ok_or(NoAddress::NotServed)?;
+                let call = target(Provider::Fcm, &contact.prid);
+                Ok(Address { app, other: Some(call.clone()), call })
+            }
+            _ => Err(NoAddress::NotServed),
+        }
+    }
+
+    /// The values of `pn-provider` that some App here has.
+    pub fn providers(&self) -> Vec<&'static str> {
+        let (apple, google) = match &*self.0 {
+            Mode::Printed => (true, true),
+            Mode::Sent(apps) => {
+                (apps.values().any(|app| app.apns.is_some()), apps.values().any(|app| app.fcm.is_some()))
+            }
+        };
+        let apple = if apple { &["apns", "apns.dev"][..] } else { &[] };
+        apple.iter().copied().chain(google.then_some("fcm")).collect()
+    }
+
+    fn apple_app(&self, param: &str) -> Option<(Box<str>, Services)> {
+        let (team, topic) = param.split_once('.')?;
+        let readings = [
+            Some((topic, Services::Any)),
+            topic.rsplit_once('.').and_then(|(bundle, services)| Some((bundle, Services::read(services)?))),
+        ];
+        let served = |bundle: &str| match &*self.0 {
+            Mode::Printed => true,
+            Mode::Sent(apps) => {
+                apps.get(bundle).and_then(|app| app.apns.as_ref()).is_some_and(|apns| apns.is_team(team))
+            }
+        };
+        // The longer reading first where everything is served: `.voip` is no part of a bundle.
+        let printed = matches!(&*self.0, Mode::Printed);
+        let mut readings: Vec<_> = readings.into_iter().flatten().collect();
+        if printed {
+            readings.reverse();
+        }
+        readings.into_iter().find(|(bundle, _)| served(bundle)).map(|(bundle, services)| (bundle.into(), services))
+    }
+
+    fn google_app(&self, project: &str) -> Option<Box<str>> {
+        match &*self.0 {
+            Mode::Printed => Some(project.into()),
+            // One project may serve several Apps; any of their keys reaches the device, and the choice must stay the same.
+            Mode::Sent(apps) => {
+                let theirs = apps.iter().filter(|(_, app)| app.fcm.as_ref().is_some_and(|fcm| fcm.is_project(project)));
+                theirs.map(|(id, _)| id.clone()).min()
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Services {
+    Voip,
+    Any,
+}
+
+impl Services {
+    fn read(text: &str) -> Option<Self> {
+        let known = |service: &str| matches!(service, "voip" | "remote");
+        match text {
+            "voip" => Some(Self::Voip),
+            _ => text.split('&').all(known).then_some(Self::Any),
+        }
+    }
+}
+
+struct Tokens<'a> {
+    only: Option<&'a str>,
+    voip: Option<&'a str>,
+    remote: Option<&'a str>,
+}
+
+impl<'a> Tokens<'a> {
+    fn read(prid: &'a str) -> Option<Self> {
+        let mut tokens = Self { only: None, voip: None, remote: None };
+        for part in prid.split('&') {
+            let (token, kind) = part.split_once(':').map_or((part, None), |(token, kind)| (token, Some(kind)));
+            if !(64..=200).contains(&token.len()) || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                return None;
+            }
+            let place = match kind {
+                None if !prid.contains('&') => &mut tokens.only,
+                Some("voip") => &mut tokens.voip,
+                Some("remote") => &mut tokens.remote,
+                _ => return None,
+            };
+            *place = Some(token);
+        }
+        Some(tokens)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = "aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11";
+    const B: &str = "bb22bb22bb22bb22bb22bb22bb22bb22bb22bb22bb22bb22bb22bb22bb22bb22";
+
+    fn address(provider: &str, param: &str, prid: &str) -> Result<(String, Option<String>), NoAddress> {
+        let contact = PushContact { provider: provider.into(), param: Some(param.into()), prid: prid.into() };
+        let address = PushService::printed().address(&contact, 1)?;
+        let text = |target: PushTarget| target.token.expose().to_owned();
+        Ok((text(address.call), address.other.map(text)))
+    }
+
+    #[test]
+    fn calls_go_to_the_voip_token_and_the_rest_to_the_other_one() {
+        let own = |text: &str| text.to_owned();
+        assert_eq!(address("apns", "TEAM.com.example", A), Ok((own(A), Some(own(A)))));
+        assert_eq!(address("apns", "TEAM.com.example.voip", A), Ok((own(A), None)), "Apple takes nothing else for it");
+        let both = format!("{A}:voip&{B}:remote");
+        assert_eq!(address("apns.dev", "TEAM.com.example.voip&remote", &both), Ok((own(A), Some(own(B)))));
+        assert_eq!(address("apns", "TEAM.com.example.remote", &format!("{B}:remote")), Err(NoAddress::NotServed));
+        assert_eq!(address("fcm", "project", "f:x"), Ok((own("f:x"), Some(own("f:x")))));
+    }
+
+    #[test]
+    fn what_is_no_address_is_told_apart() {
+        assert_eq!(address("webpush", "x", "y"), Err(NoAddress::NotServed));
+        assert_eq!(address("apns", "no-team", A), Err(NoAddress::NotServed));
+        for broken in ["x", &A[..63], &format!("{A}&{B}"), &format!("{A}:odd"), &format!("{A}:voip&")] {
+            assert_eq!(address("apns", "TEAM.com.example", broken), Err(NoAddress::Malformed), "{broken}");
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! The push proxy of RFC 8599: what a REGISTER asks of it, and how it knows its registrations again.
+//!
+//! A device registers *through* the edge at its own SIP server, whose digest passes between the two; the relay holds no
+//! credential. It puts itself into the Path (RFC 3327), so that calls come back by it, and wakes the device that the
+//! parameters `pn-provider`, `pn-param` and `pn-prid` of the Contact name.
+//!
+//! | Contact | section | it asks |
+//! | --- | --- | --- |
+//! | all of `pn-provider`, `pn-prid` | §4.1.1 | for pushes |
+//! | `pn-provider` alone, with or without a value | §4.1.5 | which services there are |
+//! | none of them, or `expires=0` | §4.1.2 | for no pushes any more |
+//!
+//! A registration is named by a keyed hash of its AOR and its `pn-*` parameters: the same after a restart, on every node
+//! that shares the key, and of no use to find either. Its name is also its PURR (§6.2.1).
+//!
+//! Invariant: nothing here is a secret of the account. A Path or a PURR is believed only when its MAC, or the name that
+//! it is, is one that this key makes; no `Debug` here shows a push token or an AOR.
+
+use std::fmt;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest as _, Sha256};
+
+use super::forward::Face;
+use crate::flow::{TokenKey, Transport};
+use crate::id::{BindingId, InstanceId, ShardTag};
+use crate::message::{Message, Name, NameAddr, Scheme, Uri, unquote};
+
+/// How long before a registration ends its device is asked to refresh it, at the least (RFC 8599 §5.5).
+pub const RENEW_BEFORE: Duration = Duration::from_secs(120);
+/// How long before the end a device that wakes by itself is told to refresh, in seconds: more than 120 (RFC 8599
+/// §5.6.1.1), so that no push is needed for it.
+pub const REFRESH_BEFORE_S: u32 = 180;
+/// The longest that a push for a refresh comes before the end of a long registration.
+const RENEW_BEFORE_MAX: Duration = Duration::from_secs(3600);
+/// The longest `pn-param` or `pn-prid`, in bytes, escapes resolved.
+const VALUE_MAX: usize = 4096;
+/// What a Contact's lifetime is when nobody names one, in seconds.
+const EXPIRES_DEFAULT: u32 = 3600;
+/// What a Path's MAC is bound to, so that no other token passes for one.
+const PATH: &[u8] = b"sipwake path 1";
+
+/// Where a push service finds a device, as its Contact says it (RFC 8599 §8.7).
+#[derive(Clone, PartialEq, Eq)]
+pub struct PushContact {
+    /// The service: `apns`, `fcm`, …
+    pub provider: Box<str>,
+    /// What the service needs beside the device's name: the application (§10, §11).
+    pub param: Option<Box<str>>,
+    /// The device's name at the service, escapes resolved.
+    pub prid: Box<str>,
+}
+
+impl fmt::Debug for PushContact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PushContact").field("provider", &self.provider).finish_non_exhaustive()
+    }
+}
+
+/// What a REGISTER asks of a push proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Pushes, for this registration.
+    Push(PushContact),
+    /// To hear whether one service is there, or which are.
+    Query(Option<Box<str>>),
+    /// Nothing, or nothing any more.
+    Nothing,
+}
+
+/// A REGISTER as far as a push proxy must understand it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The address of record: scheme, user and host in one spelling.
+    pub aor: Box<str>,
+    /// What tells the AOR's devices apart: `+sip.instance`, else the Contact's URI without `pn-*`; empty for `*`.
+    pub contact: Box<str>,
+    /// What it asks for.
+    pub wish: Wish,
+    /// For how long, in seconds.
+    pub expires: u32,
+    /// The device refreshes by itself (`+sip.pnsreg`, §4.1.4).
+    pub refreshes_itself: bool,
+    /// It registers as RFC 5626 has it, so the Path must say that the first hop can (§5.1 there).
+    pub outbound: bool,
+    /// It shows a proof to its SIP server.
+    pub proves: bool,
+    uri: Box<str>,
+}
+
+impl fmt::Debug for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Asked").field("wish", &self.wish).field("expires", &self.expires).finish_non_exhaustive()
+    }
+}
+
+/// The status that answers a REGISTER which cannot be served: 400 or 416.
+pub type Unfit = u16;
+
+/// Reads a REGISTER.
+///
+/// # Errors
+/// 416 when the AOR is not one of SIP; 400 when a Contact is broken, when there is not exactly one (RFC 8599 §4.1.1), or
+/// when a `pn-*` parameter has no form.
+pub fn read(register: &Message) -> Result<Asked, Unfit> {
+    let aor = register.to().and_then(|to| aor_of(&to.uri)).ok_or(416_u16)?;
+    let proves = register.has(Name::Authorization) || register.has(Name::ProxyAuthorization);
+    let header = register.number(Name::Expires);
+    let contacts = register.contacts().ok_or(400_u16)?;
+    let [contact] = &contacts[..] else {
+        let all = contacts.is_empty() && register.text(Name::Contact) == Some("*") && header == Some(0);
+        if !all {
+            return Err(400);
+        }
+        let nobody = || Box::<str>::default();
+        let (wish, contact, uri) = (Wish::Nothing, nobody(), nobody());
+        return Ok(Asked { aor, contact, wish, expires: 0, refreshes_itself: false, outbound: false, proves, uri });
+    };
+    let own = contact.params.value("expires").map(|value| value.parse().unwrap_or(EXPIRES_DEFAULT));
+    let expires = own.or(header).unwrap_or(EXPIRES_DEFAULT);
+    let wish = if expires == 0 { Wish::Nothing } else { wish_of(&contact.uri)? };
+    Ok(Asked {
+        aor,
+        contact: contact_key(contact),
+        wish,
+        expires,
+        refreshes_itself: contact.params.get("+sip.pnsreg").is_some(),
+        outbound: contact.params.get("reg-id").is_some(),
+        proves,
+        uri: contact.uri.text.into(),
+    })
+}
+
+fn wish_of(uri: &Uri<'_>) -> Result<Wish, Unfit> {
+    let value = |name| uri.params.value(name).map(|value| resolved(value).ok_or(400_u16)).transpose();
+    let Some(provider) = uri.params.get("pn-provider") else { return Ok(Wish::Nothing) };
+    let provider = provider.filter(|provider| !provider.is_empty()).map(|name| name.to_ascii_lowercase().into());
+    match (provider, value("pn-prid")?) {
+        (Some(provider), Some(prid)) => Ok(Wish::Push(PushContact { provider, param: value("pn-param")?, prid })),
+        (None, Some(_)) => Err(400),
+        (provider, None) => Ok(Wish::Query(provider)),
+    }
+}
+
+/// A parameter's value, its escapes resolved (RFC 8599 §8.7); `None` when it is empty, too long or no text.
+fn resolved(value: &str) -> Option<Box<str>> {
+    let mut out = Vec::with_capacity(value.len());
+    let mut bytes = value.bytes();
+    while let Some(byte) = bytes.next() {
+        out.push(match byte {
+            b'%' => {
+                let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
+                let (high, low) = (digit(bytes.next())?, digit(bytes.next())?);
+                (high << 4 | low) as u8
+            }
+            other => other,
+        });
+    }
+    let text = String::from_utf8(out).ok()?;
+    (!text.is_empty() && text.len() <= VALUE_MAX && !text.contains(char::is_control)).then(|| text.into())
+}
+
+fn aor_of(uri: &Uri<'_>) -> Option<Box<str>> {
+    let scheme = match uri.scheme {
+        Scheme::Sip => "sip",
+        Scheme::Sips => "sips",
+        Scheme::Other => return None,
+    };
+    Some(format!("{scheme}:{}@{}", uri.user?, uri.host.to_ascii_lowercase()).into())
+}
+
+fn contact_key(contact: &NameAddr<'_>) -> Box<str> {
+    match contact.params.value("+sip.instance") {
+        Some(instance) => unquote(instance).to_ascii_lowercase().into(),
+        None => {
+            let end = contact.uri.text.find(';').unwrap_or(contact.uri.text.len());
+            contact.uri.text[..end].into()
+        }
+    }
+}
+
+impl Asked {
+    /// For how long a 2xx registers its Contact; zero when it does not (RFC 3261 §10.3 step 8).
+    pub fn granted(&self, response: &Message) -> Duration {
+        if self.expires == 0 {
+            return Duration::ZERO;
+        }
+        let contacts = response.contacts().unwrap_or_default();
+        let same = contacts.iter().find(|contact| contact.uri.text == &*self.uri);
+        let ours = same.or_else(|| contacts.iter().find(|contact| contact_key(contact) == self.contact));
+        // A server between that rewrites Contacts: if there is but one, it is meant.
+        let ours = ours.or(if let [one] = &contacts[..] { Some(one) } else { None });
+        let param = ours.and_then(|contact| contact.params.value("expires")).map(unquote);
+        let seconds = param.and_then(|value| value.parse().ok()).or_else(|| response.number(Name::Expires));
+        Duration::from_secs(u64::from(seconds.unwrap_or(self.expires)))
+    }
+}
+
+/// The name of a registration, on the shard of its AOR, and that of its binding.
+pub fn identify(key: &TokenKey, aor: &str, push: &PushContact) -> (InstanceId, BindingId) {
+    let parts = [aor, &push.provider, push.param.as_deref().unwrap_or_default(), &push.prid];
+    let tag = tag_of(aor);
+    let bits = |purpose| u128::from_be_bytes(key.name(purpose, &parts.map(str::as_bytes)));
+    (InstanceId::new(bits("sipwake push instance 1"), tag), BindingId::new(bits("sipwake push binding 1"), tag))
+}
+
+/// The shard of the AOR that a REGISTER names; `None` when it names none.
+pub fn shard_of(register: &Message) -> Option<ShardTag> {
+    register.to().and_then(|to| aor_of(&to.uri)).map(|aor| tag_of(&aor))
+}
+
+/// Eight bits of the AOR's hash: enough for as many shards as there may be, and next to nothing about the AOR.
+fn tag_of(aor: &str) -> ShardTag {
+    ShardTag(u16::from(Sha256::digest(aor.as_bytes())[0]))
+}
+
+/// The Path that leads requests for a registration back here (RFC 3327 §5.2). `outbound`: with the mark of a first hop
+/// that keeps its flows (RFC 5626 §5.1).
+pub fn path(key: &TokenKey, instance: InstanceId, face: Face<'_>, outbound: bool) -> String {
+    let bytes = instance.to_bytes();
+    let token = URL_SAFE_NO_PAD.encode([&bytes[..], &key.mac(&bytes, PATH)].concat());
+    let transport = match face.transport {
+        Transport::Udp => String::new(),
+        other => format!(";transport={}", other.param()),
+    };
+    let outbound = if outbound { ";ob" } else { "" };
+    format!("<sip:{token}@{}{transport};lr{outbound}>", face.host)
+}
+
+/// The registration whose Path the topmost Route is.
+pub fn own_path(key: &TokenKey, request: &Message) -> Option<InstanceId> {
+    let bytes = URL_SAFE_NO_PAD.decode(request.route(0)?.uri.user?).ok()?;
+    let (payload, mac) = bytes.split_first_chunk::<16>()?;
+    bool::from(subtle::ConstantTimeEq::ct_eq(&key.mac(payload, PATH)[..], mac))
+        .then(|| InstanceId::from_bytes(*payload))
+}
+
+/// The registration that a request inside a dialog names by the PURR of its Request-URI (§6.2.3).
+pub fn purr(request: &Message) -> Option<InstanceId> {
+    Uri::parse(request.request_uri()?)?.params.value("pn-purr").and_then(InstanceId::parse)
+}
+
+/// The Feature-Caps of a 2xx whose registration is pushed for (§5.6.1.1, §6.2.1).
+pub fn feature_caps(asked: &Asked, push: &PushContact, instance: InstanceId) -> String {
+    let own = if asked.refreshes_itself { format!(";+sip.pnsreg=\"{REFRESH_BEFORE_S}\"") } else { String::new() };
+    format!("{}{own};+sip.pnspurr=\"{instance}\"", serves(&push.provider))
+}
+
+/// One service, as Feature-Caps names it (RFC 6809, RFC 8599 §8.2).
+pub fn serves(provider: &str) -> String {
+    format!("*;+sip.pns=\"{provider}\"")
+}
+
+/// How long before its end a registration is pushed for: a quarter of its life, at least [`RENEW_BEFORE`] and half of a
+/// life that is shorter than twice that, at most an hour (§5.5).
+pub fn renew_before(life: Duration) -> Duration {
+    (life / 4).clamp(RENEW_BEFORE, RENEW_BEFORE_MAX).min(life / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Limits;
+
+    fn register(contact: &str, further: &str) -> Message {
+        let text = format!(
+            "REGISTER sip:example.com SIP/2.0\r\nVia: SIP/2.0/TLS p;branch=z9hG4bK1\r\nFrom: <sip:alice@example.com>;tag=1\r\n\
+             To: <sip:alice@Example.COM:5060;x=y>\r\nCall-ID: i\r\nCSeq: 1 REGISTER\r\nContact: {contact}\r\n{further}\r\n"
+        );
+        Message::parse(&text.into(), &Limits::default()).unwrap()
+    }
+
+    fn wish(contact: &str) -> Result<Wish, Unfit> {
+        read(&register(contact, "")).map(|asked| asked.wish)
+    }
+
+    fn push(provider: &str, param: Option<&str>, prid: &str) -> PushContact {
+        PushContact { provider: provider.into(), param: param.map(Into::into), prid: prid.into() }
+    }
+
+    #[test]
+    fn a_contact_says_what_it_asks_for() {
+        let all = "<sip:a@h;pn-provider=APNS;pn-param=TEAM.app.voip;pn-prid=00%3Aff>";
+        assert_eq!(wish(all), Ok(Wish::Push(push("apns", Some("TEAM.app.voip"), "00:ff"))));
+        assert_eq!(wish("<sip:a@h;pn-provider>"), Ok(Wish::Query(None)));
+        assert_eq!(wish("<sip:a@h;pn-provider=fcm>"), Ok(Wish::Query(Some("fcm".into()))));
+        assert_eq!(wish("<sip:a@h>"), Ok(Wish::Nothing));
+        assert_eq!(wish("<sip:a@h;pn-provider=fcm;pn-prid=x>;expires=0"), Ok(Wish::Nothing));
+        for broken in [
+            "<sip:a@h;pn-provider;pn-prid=x>",
+            "<sip:a@h;pn-provider=fcm;pn-prid=%0d>",
+            "<sip:a@h;pn-provider=fcm;pn-prid=%4>",
+            "<sip:a@h>, <sip:b@h>",
+            "*",
+        ] {
+            assert_eq!(wish(broken), Err(400), "{broken}");
+        }
+        assert_eq!(read(&register("*", "Expires: 0\r\n")).map(|asked| asked.contact), Ok("".into()));
+    }
+
+    #[test]
+    fn a_registration_is_known_again_by_its_aor_and_its_push_parameters_alone() {
+        let key = TokenKey::new([7; 32]);
+        let asked = read(&register("<sip:a@h;pn-provider=fcm;pn-param=p;pn-prid=t>", "")).unwrap();
+        assert_eq!(&*asked.aor, "sip:alice@example.com");
+        let Wish::Push(contact) = &asked.wish else { panic!("{asked:?}") };
+        let (instance, binding) = identify(&key, &asked.aor, contact);
+        assert_eq!(identify(&key, &asked.aor, contact), (instance, binding));
+        assert_ne!(instance.to_bytes(), binding.to_bytes());
+        assert_eq!(Some(instance.tag()), shard_of(&register("<sip:a@h>", "")));
+        for other in [push("fcm", Some("p"), "u"), push("fcm", Some("q"), "t"), push("fc", Some("mp"), "t")] {
+            assert_ne!(identify(&key, &asked.aor, &other).0, instance);
+        }
+        assert_ne!(identify(&key, "sip:bob@example.com", contact).0, instance);
+        assert_ne!(identify(&TokenKey::new([8; 32]), &asked.aor, contact).0, instance);
+        assert!(!format!("{asked:?}").contains("alice") && !format!("{asked:?}").contains("prid"));
+    }
+
+    #[test]
+    fn a_path_leads_back_and_a_forged_one_does_not() {
+        let key = TokenKey::new([7; 32]);
+        let face = Face { host: "relay.test:5071", transport: Transport::Tls };
+        let instance = InstanceId::new(77 << 32, ShardTag(3));
+        let through = |route: &str| {
+            let text = format!("INVITE sip:a@h SIP/2.0\r\nRoute: {route}\r\n\r\n");
+            own_path(&key, &Message::parse(&text.into(), &Limits::default()).unwrap())
+        };
+        let own = path(&key, instance, face, true);
+        assert!(own.ends_with("@relay.test:5071;transport=tls;lr;ob>"), "{own}");
+        assert_eq!(through(&own), Some(instance));
+        assert_eq!(TokenKey::tag_of(&own[5..own.find('@').unwrap()]), Some(ShardTag(3)), "it finds its shard");
+        assert_eq!(through(&path(&TokenKey::new([8; 32]), instance, face, true)), None, "another key");
+        for place in [6, 20, 30] {
+            let mut forged = own.clone().into_bytes();
+            forged[place] = if forged[place] == b'A' { b'B' } else { b'A' };
+            assert_eq!(through(std::str::from_utf8(&forged).unwrap()), None, "character {place}");
+        }
+    }
+
+    #[test]
+    fn a_2xx_grants_to_our_contact_among_many() {
+        let contact = "<sip:a@h:9;pn-provider=fcm;pn-prid=t>;+sip.instance=\"<urn:uuid:1>\"";
+        let asked = read(&register(contact, "Expires: 900\r\n")).unwrap();
+        let granted = |contacts: &str| {
+            let text = format!("SIP/2.0 200 OK\r\n{contacts}\r\n");
+            asked.granted(&Message::parse(&text.into(), &Limits::default()).unwrap()).as_secs()
+        };
+        let ours = "Contact: <sip:a@h:9;pn-provider=fcm;pn-prid=t>;expires=700";
+        assert_eq!(granted(&format!("Contact: <sip:a@other>;expires=50\r\n{ours}\r\n")), 700);
+        let moved = "Contact: <sip:a@other>;expires=50, <sip:a@nat>;expires=\"60\";+sip.instance=\"<urn:uuid:1>\"\r\n";
+        assert_eq!(granted(moved), 60);
+        assert_eq!(granted("Contact: <sip:a@sbc>;expires=80\r\n"), 80);
+        assert_eq!(granted("Expires: 70\r\n"), 70);
+        assert_eq!(granted(""), 900);
+    }
+
+    #[test]
+    fn a_refresh_is_asked_for_in_time_and_not_too_early() {
+        for (life, before) in [(60, 30), (240, 120), (600, 150), (3_600, 900), (86_400, 3_600)] {
+            assert_eq!(renew_before(Duration::from_secs(life)).as_secs(), before, "{life}");
+        }
+    }
+}

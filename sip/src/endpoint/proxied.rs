@@ -1,0 +1,359 @@
+//! Registrations that passed through to their own SIP server, and are pushed for (RFC 8599).
+//!
+//! A request that comes back by our Path is a call like any other: held, pushed, offered to the flow that the device
+//! registers on; its Request-URI stays as it came. What is no INVITE waits in [`super::away`].
+//!
+//! [`super::passages`] brings them; a device that has registered is attached by its flow until the end that was granted.
+//!
+//! Invariant: nobody is pushed but for a request from the registration's own SIP server, or because it ends soon. What its
+//! SIP server does not know any more is not kept here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::devices::Attached;
+use super::passages::{Passage, Passages};
+use super::{Endpoint, Event, Source, Timer};
+use crate::edge::forward;
+use crate::edge::push_proxy::{self, Asked, PushContact, RENEW_BEFORE, Wish};
+use crate::id::{BindingId, FlowId, InstanceId, UpstreamId};
+use crate::message::{Message, Method, Name};
+
+/// Registrations of one AOR; a further one is answered 403.
+pub const CONTACTS_PER_AOR: usize = 16;
+/// Registrations on one shard; a further one is answered 503.
+pub const REGISTRATIONS_MAX: usize = 500_000;
+/// How soon a device is pushed again for requests that are no call.
+pub const CALL_BACK_AGAIN: Duration = Duration::from_secs(10);
+
+/// One REGISTER on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PassageId(pub u64);
+
+/// A REGISTER whose way is not known yet.
+pub struct WayAsked {
+    /// Which one; for [`super::Input::Way`].
+    pub passage: PassageId,
+    /// The address of record.
+    pub aor: Box<str>,
+    /// Its Request-URI.
+    pub registrar: Box<str>,
+    /// The Route that is left when ours is taken off: the SIP server's own outbound proxy.
+    pub proxy: Option<Box<str>>,
+    /// What it asks for.
+    pub wish: Wish,
+}
+
+/// Where a REGISTER goes.
+#[derive(Clone, Debug)]
+pub struct ProxyWay {
+    /// Its SIP server.
+    pub upstream: UpstreamId,
+    /// The Request-URI of that server.
+    pub registrar: Box<str>,
+    /// The push services there are, as `pn-provider` names them.
+    pub services: Vec<&'static str>,
+}
+
+/// A registration that its SIP server has accepted, as the shell must know it to push for it and to keep it over a restart.
+pub struct ProxiedRegistration {
+    /// Its name.
+    pub instance: InstanceId,
+    /// The address of record.
+    pub aor: Box<str>,
+    /// What tells the AOR's devices apart.
+    pub contact: Box<str>,
+    /// The Request-URI of its REGISTER.
+    pub registrar: Box<str>,
+    /// The Route of its REGISTER beyond ours.
+    pub proxy: Option<Box<str>>,
+    /// Whom to push to.
+    pub push: PushContact,
+    /// How long it lives from now on.
+    pub expires: Duration,
+    /// The device refreshes it by itself.
+    pub refreshes_itself: bool,
+}
+
+/// A registration that an earlier run of this relay left behind.
+pub struct Adopted {
+    /// What the earlier run was told; `expires` is what is left.
+    pub registration: ProxiedRegistration,
+    /// Its SIP server.
+    pub upstream: UpstreamId,
+    /// The Request-URI of that server.
+    pub upstream_registrar: Box<str>,
+}
+
+/// Why a registration is no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxiedEnd {
+    /// The device took it back, or wants no pushes any more.
+    Unregistered,
+    /// Its SIP server refused to renew it.
+    Refused,
+    /// Its time is over.
+    Expired,
+    /// The same device registered with another push token.
+    Replaced,
+    /// The shell said so: its push token is dead.
+    Forgotten,
+}
+
+// What is in them names people and their devices.
+impl fmt::Debug for WayAsked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WayAsked").field("passage", &self.passage).field("wish", &self.wish).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ProxiedRegistration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProxiedRegistration").field("instance", &self.instance).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Adopted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.registration, f)
+    }
+}
+
+/// Everything that passes through.
+#[derive(Default)]
+pub(super) struct Proxied {
+    rows: HashMap<InstanceId, Row>,
+    bindings: HashMap<BindingId, InstanceId>,
+    /// AOR and device.
+    contacts: BTreeMap<(Box<str>, Box<str>), InstanceId>,
+    pub(super) passages: Passages,
+}
+
+struct Row {
+    binding: BindingId,
+    upstream: UpstreamId,
+    aor: Box<str>,
+    contact: Box<str>,
+    expires_at: Instant,
+    /// When its device is pushed to refresh it.
+    renew_at: Option<Instant>,
+    /// It was pushed for already in this life of it.
+    renewed: bool,
+    /// When its device was called back last for a request that is no call.
+    called_back: Option<Instant>,
+}
+
+impl fmt::Debug for Proxied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (rows, passages) = (self.rows.len(), self.passages.len());
+        f.debug_struct("Proxied").field("rows", &rows).field("passages", &passages).finish_non_exhaustive()
+    }
+}
+
+impl Proxied {
+    /// How many registrations, and how many REGISTERs under way, there are.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.rows.len(), self.passages.len())
+    }
+
+    /// Whether a registration is known.
+    pub(super) fn knows(&self, instance: InstanceId) -> bool {
+        self.rows.contains_key(&instance)
+    }
+
+    /// The registration behind a binding.
+    pub(super) fn instance_of(&self, binding: BindingId) -> Option<InstanceId> {
+        self.bindings.get(&binding).copied()
+    }
+
+    /// The SIP server of the registration behind a binding.
+    pub(super) fn upstream_of(&self, binding: BindingId) -> Option<UpstreamId> {
+        self.rows.get(self.bindings.get(&binding)?).map(|row| row.upstream)
+    }
+
+    pub(super) fn known_as(&self, asked: &Asked) -> Vec<InstanceId> {
+        if asked.contact.is_empty() {
+            let of_aor = self.contacts.range((asked.aor.clone(), "".into())..);
+            return of_aor.take_while(|((aor, _), _)| *aor == asked.aor).map(|(_, instance)| *instance).collect();
+        }
+        self.contacts.get(&(asked.aor.clone(), asked.contact.clone())).copied().into_iter().collect()
+    }
+
+    pub(super) fn contacts_of(&self, aor: &str) -> usize {
+        let of_aor = self.contacts.range((Box::from(aor), "".into())..);
+        of_aor.take_while(|((other, _), _)| **other == *aor).take(CONTACTS_PER_AOR).count()
+    }
+}
+
+impl Endpoint {
+    /// A SIP server has accepted a registration that asks for pushes.
+    pub(super) fn on_accepted(&mut self, now: Instant, passage: Passage, push: PushContact, response: &Message) {
+        let (instance, binding) = push_proxy::identify(&self.token_key, &passage.asked.aor, &push);
+        let expires = passage.asked.granted(response);
+        let Passage { source, asked, registrar, proxy, way: Some(way), .. } = passage else { return };
+        for other in self.proxied.known_as(&asked).into_iter().filter(|other| *other != instance) {
+            self.forget_proxied(now, other, ProxiedEnd::Replaced);
+        }
+        if expires.is_zero() {
+            self.forget_proxied(now, instance, ProxiedEnd::Unregistered);
+            return self.leave_as_guest(way.upstream, None);
+        }
+        let registration = ProxiedRegistration {
+            instance,
+            aor: asked.aor,
+            contact: asked.contact,
+            registrar,
+            proxy,
+            push,
+            expires,
+            refreshes_itself: asked.refreshes_itself,
+        };
+        self.write_down(now, binding, way.upstream, &registration);
+        self.event(Event::Proxied(Box::new(registration)));
+        let expires_at = now + expires;
+        if self.device_flow_carries(source.flow, instance) {
+            let attached = Attached { flow: source.flow, transport: source.transport, contact: "".into(), expires_at };
+            self.attach(now, instance, attached);
+            self.offer_all(now, instance);
+            self.send_kept(now, instance);
+        }
+    }
+
+    /// A registration of an earlier run.
+    pub(super) fn on_adopt(&mut self, now: Instant, adopted: Adopted) {
+        let Adopted { registration, upstream, upstream_registrar } = adopted;
+        let (instance, binding) = push_proxy::identify(&self.token_key, &registration.aor, &registration.push);
+        self.join_as_guest(now, upstream, upstream_registrar);
+        if self.proxied.knows(instance) || instance != registration.instance || registration.expires.is_zero() {
+            return self.leave_as_guest(upstream, None);
+        }
+        self.write_down(now, binding, upstream, &registration);
+        // So that its addresses are known, and its requests believed.
+        self.want_flow_for_guest(upstream);
+    }
+
+    /// Writes a registration down, or its new life. The way that it came by is the row's from now on.
+    fn write_down(
+        &mut self,
+        now: Instant,
+        binding: BindingId,
+        upstream: UpstreamId,
+        registration: &ProxiedRegistration,
+    ) {
+        let ProxiedRegistration { instance, aor, contact, expires, refreshes_itself, .. } = registration;
+        let (instance, expires) = (*instance, *expires);
+        let before = match refreshes_itself {
+            true => RENEW_BEFORE.min(expires / 4),
+            false => push_proxy::renew_before(expires),
+        };
+        let expires_at = now + expires;
+        let row = Row {
+            binding,
+            upstream,
+            aor: aor.clone(),
+            contact: contact.clone(),
+            expires_at,
+            renew_at: Some(expires_at - before),
+            renewed: false,
+            called_back: None,
+        };
+        if let Some(earlier) = self.proxied.rows.insert(instance, row) {
+            self.proxied.contacts.remove(&(earlier.aor, earlier.contact));
+            self.leave_as_guest(earlier.upstream, None);
+        }
+        self.proxied.bindings.insert(binding, instance);
+        self.proxied.contacts.insert((aor.clone(), contact.clone()), instance);
+        if !self.devices.contains_key(&instance) {
+            self.add_device(now, instance, binding);
+        }
+        self.timers.set(expires_at - before, Timer::Proxied(instance));
+        self.timers.set(expires_at, Timer::Proxied(instance));
+    }
+
+    /// A registration is to be refreshed, or is over.
+    pub(super) fn on_proxied_due(&mut self, now: Instant, instance: InstanceId) {
+        let Some(row) = self.proxied.rows.get_mut(&instance) else { return };
+        if row.expires_at <= now {
+            return self.forget_proxied(now, instance, ProxiedEnd::Expired);
+        }
+        if row.renew_at.is_none_or(|at| at > now) {
+            return;
+        }
+        // A push may be lost: once more, half-way to the end.
+        let again = (!std::mem::replace(&mut row.renewed, true)).then(|| now + (row.expires_at - now) / 2);
+        row.renew_at = again;
+        if let Some(at) = again {
+            self.timers.set(at, Timer::Proxied(instance));
+        }
+        self.event(Event::Refresh(instance));
+    }
+
+    /// Has a device that passed through pushed, because a request waits for it that is no call. One push serves all that
+    /// wait.
+    pub(super) fn call_back(&mut self, now: Instant, instance: InstanceId) {
+        let Some(row) = self.proxied.rows.get_mut(&instance) else { return };
+        if row.called_back.is_some_and(|at| at + CALL_BACK_AGAIN > now) {
+            return;
+        }
+        row.called_back = Some(now);
+        if self.spend_call(now, instance) {
+            self.event(Event::Refresh(instance));
+        }
+    }
+
+    /// Ends a registration's calls and forgets it. The SIP server is told nothing: only the device can.
+    pub(super) fn forget_proxied(&mut self, now: Instant, instance: InstanceId, end: ProxiedEnd) {
+        let Some(row) = self.proxied.rows.remove(&instance) else { return };
+        self.proxied.bindings.remove(&row.binding);
+        self.proxied.contacts.remove(&(row.aor, row.contact));
+        self.remove_device(now, instance);
+        self.leave_as_guest(row.upstream, Some(instance));
+        self.event(Event::ProxiedEnded { instance, end });
+    }
+
+    /// A request that came back by our Path.
+    pub(super) fn on_path_request(
+        &mut self,
+        now: Instant,
+        source: Source,
+        reply: FlowId,
+        request: Message,
+        instance: InstanceId,
+    ) {
+        let Some(binding) = self.proxied.rows.get(&instance).map(|row| row.binding) else {
+            // A registrar of RFC 5626 takes the binding for dead and tries another one (§5.3 there).
+            let outbound = request.route(0).is_some_and(|route| route.uri.params.get("ob").is_some());
+            return self.refuse_call(now, reply, &request, if outbound { 430 } else { 404 });
+        };
+        if !self.is_trusted(binding, &source) {
+            return self.refuse_call(now, reply, &request, 403);
+        }
+        if request.to().is_some_and(|to| to.tag().is_some()) {
+            return self.refuse(now, reply, &request, 481);
+        }
+        let attached = self.attached.contains_key(&instance);
+        match request.method() {
+            Some(Method::Invite) => {
+                let bytes = request.edit().pop(Name::Route).finish();
+                let Ok(invite) = Message::parse(&bytes, &self.settings.limits) else {
+                    return self.refuse_call(now, reply, &request, 513);
+                };
+                self.on_invite(now, source, reply, invite, binding);
+            }
+            Some(Method::Register) => self.refuse(now, reply, &request, 405),
+            // A registrar that asks whether its Contact is still there must not wake the phone each minute.
+            Some(Method::Options) if !attached => self.answer_options(now, reply, &request),
+            _ => match forward::check(&request, &self.settings.faces()) {
+                Err(stop) => self.refuse(now, reply, &request, stop.status()),
+                Ok(()) => match self.way_to_device(instance) {
+                    Some(way) => self.forward(now, reply, &request, 1, way),
+                    None => {
+                        self.call_back(now, instance);
+                        self.keep(now, reply, &request, instance, 1);
+                    }
+                },
+            },
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! A device that registers through the endpoint, played by hand.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use sip::endpoint::*;
+use sip::id::{FlowId, InstanceId};
+use sip::message::{Message, Name};
+
+use crate::world::{REGISTRAR, World, server_address};
+
+/// What Alice's phone says of its push service.
+pub const PN: &str = ";pn-provider=fcm;pn-param=project;pn-prid=token";
+/// The push services that the shell has.
+pub const SERVICES: &[&str] = &["apns", "fcm"];
+
+pub struct Through {
+    pub world: World,
+    cseq: u32,
+    /// What the shell says to a REGISTER: its way, or a status.
+    pub verdict: Result<(), u16>,
+}
+
+/// A REGISTER of Alice's phone.
+#[derive(Clone)]
+pub struct Register {
+    pub flow: u64,
+    pub to: &'static str,
+    pub contact: String,
+    pub expires: u32,
+    pub headers: String,
+}
+
+impl Register {
+    pub fn by(flow: u64) -> Self {
+        let contact = format!("<sip:alice@10.0.0.5:{flow}{PN}>;+sip.instance=\"<urn:uuid:1>\"");
+        let headers = "Supported: path\r\n".into();
+        Self { flow, to: "sip:alice@example.com", contact, expires: 600, headers }
+    }
+
+    pub fn contact(self, contact: &str) -> Self {
+        Self { contact: contact.into(), ..self }
+    }
+
+    pub fn expires(self, expires: u32) -> Self {
+        Self { expires, ..self }
+    }
+
+    pub fn header(self, header: &str) -> Self {
+        Self { headers: format!("{}{header}\r\n", self.headers), ..self }
+    }
+}
+
+impl Through {
+    /// By UDP to the registrar.
+    pub fn new() -> Self {
+        Self::over(FlowId::Datagram(server_address()))
+    }
+
+    pub fn over(upstream: FlowId) -> Self {
+        Self { world: World::new(upstream), cseq: 0, verdict: Ok(()) }
+    }
+
+    /// Sends a REGISTER and lets the shell answer for its way.
+    pub fn register(&mut self, register: &Register) {
+        self.cseq += 1;
+        let (cseq, source) = (self.cseq, self.world.device(register.flow));
+        let Register { flow, to, contact, expires, headers } = register;
+        let text = format!(
+            "REGISTER sip:example.com SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:9;branch=z9hG4bKd{flow}.{cseq};rport\r\n\
+             Max-Forwards: 70\r\nRoute: <sip:relay.test:5061;transport=tls;lr>\r\n\
+             From: <{to}>;tag=d\r\nTo: <{to}>\r\nCall-ID: reg{flow}\r\nCSeq: {cseq} REGISTER\r\n\
+             Contact: {contact}\r\nExpires: {expires}\r\n{headers}Content-Length: 0\r\n\r\n"
+        );
+        self.world.receive(source, &text);
+        self.show_way();
+    }
+
+    fn show_way(&mut self) {
+        let asked = self.world.events.iter().rev().find_map(|event| match event {
+            Event::Way(asked) => Some(asked.passage),
+            _ => None,
+        });
+        let Some(passage) = asked else { return };
+        self.world.events.retain(|event| !matches!(event, Event::Way(_)));
+        let way = self.verdict.map(|()| ProxyWay {
+            upstream: REGISTRAR,
+            registrar: "sip:example.com".into(),
+            services: SERVICES.to_vec(),
+        });
+        if way.is_ok() {
+            let addresses: std::sync::Arc<[IpAddr]> = [server_address().ip()].into();
+            self.world.input(Input::Way { passage, way });
+            self.world.input(Input::Addresses { upstream: REGISTRAR, addresses });
+        } else {
+            self.world.input(Input::Way { passage, way });
+        }
+    }
+
+    /// Registers and is accepted for so long; the REGISTER as the registrar got it.
+    pub fn registered(&mut self, register: &Register) -> Message {
+        self.register(register);
+        self.accept(register.expires)
+    }
+
+    /// The registrar accepts the last REGISTER for so many seconds.
+    pub fn accept(&mut self, expires: u32) -> Message {
+        let register = self.world.last("REGISTER");
+        let contact = register.contacts().unwrap().first().map(|it| format!("<{}>;expires={expires}", it.uri.text));
+        let contact = contact.filter(|_| expires > 0);
+        let path = register.text(Name::Path).map(str::to_owned);
+        let mut headers: Vec<(&str, &str)> = Vec::new();
+        headers.extend(contact.as_deref().map(|contact| ("Contact", contact)));
+        headers.extend(path.as_deref().map(|path| ("Path", path)));
+        let source = self.world.upstream;
+        self.world.reply(source, &register, 200, &headers, "");
+        register
+    }
+
+    /// A world in which Alice's phone is registered by flow 1, which is gone since.
+    pub fn asleep() -> (Self, String) {
+        let mut through = Self::new();
+        let register = through.registered(&Register::by(1));
+        let path = register.text(Name::Path).unwrap().to_owned();
+        through.world.input(Input::Closed(FlowId::Stream(1)));
+        through.world.sent.clear();
+        through.world.events.clear();
+        (through, path)
+    }
+
+    /// A request of the registrar by this Path.
+    pub fn request(&self, method: &str, call_id: &str, route: &str) -> String {
+        let head = self.world.head(call_id, method, 1, "");
+        format!("{method} sip:alice@10.0.0.5:1{PN} SIP/2.0\r\nRoute: {route}\r\n{head}Content-Length: 0\r\n\r\n")
+    }
+
+    /// Bob's call comes by this Path.
+    pub fn call(&mut self, call_id: &str, route: &str) {
+        let (source, text) = (self.world.upstream, self.request("INVITE", call_id, route));
+        self.world.receive(source, &text);
+    }
+
+    pub fn instance(&self) -> InstanceId {
+        let kept = self.world.events.iter().rev().find_map(|event| match event {
+            Event::Proxied(registration) => Some(registration.instance),
+            _ => None,
+        });
+        kept.expect("a registration was accepted")
+    }
+
+    pub fn ends(&self) -> Vec<ProxiedEnd> {
+        let ends = self.world.events.iter().filter_map(|event| match event {
+            Event::ProxiedEnded { end, .. } => Some(*end),
+            _ => None,
+        });
+        ends.collect()
+    }
+
+    /// How often its device was asked to register again.
+    pub fn refreshes(&self) -> usize {
+        self.world.events.iter().filter(|event| matches!(event, Event::Refresh(_))).count()
+    }
+
+    /// How many ways the endpoint has given back.
+    pub fn left(&self) -> usize {
+        self.world.events.iter().filter(|event| matches!(event, Event::Left(_))).count()
+    }
+
+    pub fn advance(&mut self, seconds: u64) {
+        self.world.advance(Duration::from_secs(seconds));
+    }
+}
+
+/// The values of a header.
+pub fn values(message: &Message, name: Name) -> Vec<String> {
+    message.elements(name).map(str::to_owned).collect()
+}

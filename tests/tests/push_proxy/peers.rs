@@ -1,0 +1,160 @@
+//! The same with a real Kamailio that keeps Path, and a real SIPp as the caller.
+
+use serde_json::Value;
+use tests::apns::Apns;
+use tests::authority::Authority;
+use tests::board::Missed;
+use tests::digest::{Algorithm, token};
+use tests::fcm::Fcm;
+use tests::kamailio::{self, Kamailio, Reach};
+use tests::push_phone::{PushPhone, Service};
+use tests::redis_server::RedisServer;
+use tests::relay_process::RelayProcess;
+use tests::relay_setup::Setup;
+use tests::scene::FCM_TOKEN;
+use tests::sipp::{Scenario, Sipp};
+use tests::wire::Transport;
+use tokio::sync::Semaphore;
+
+const SOON: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// Worlds that run at once; each is several processes.
+static WORLDS: Semaphore = Semaphore::const_new(2);
+
+struct World {
+    kamailio: Kamailio,
+    fcm: Fcm,
+    _apns: Apns,
+    relay: RelayProcess,
+    redis: RedisServer,
+    phone: PushPhone,
+    user: String,
+    _permit: tokio::sync::SemaphorePermit<'static>,
+}
+
+impl World {
+    async fn over(transport: Transport) -> Result<Self, Missed> {
+        let permit = WORLDS.acquire().await.expect("the semaphore is never closed");
+        let authority = Authority::new();
+        let (user, password) = (format!("alice-{}", token()), format!("pass-{}", token()));
+        let settings = kamailio::Settings {
+            users: vec![(user.clone(), password.clone())],
+            algorithm: Algorithm::Md5,
+            reach: Reach::Path,
+            ..kamailio::Settings::default()
+        };
+        let (kamailio, apns, fcm) =
+            tokio::join!(Kamailio::start(settings, &authority), Apns::start(&authority), Fcm::start(&authority));
+        let (kamailio, redis) = (kamailio?, RedisServer::start());
+        let mut setup = Setup::new(&authority, vec![tests::stage::app(&authority, &apns, &fcm)]);
+        setup.transports = vec![transport];
+        setup.store = redis.url();
+        setup.keyring = Some(authority.directory().join("keyring"));
+        let relay = RelayProcess::start(setup).await?;
+        let (edge, registrar, aor) = (relay.edge_uri(), kamailio.uri(transport), kamailio.aor(&user));
+        let phone = PushPhone::new(&edge, &registrar, &aor, (&user, &password), &authority)
+            .woken_by(&Service::Fcm(FCM_TOKEN.to_owned()));
+        Ok(Self { kamailio, fcm, _apns: apns, relay, redis, phone, user, _permit: permit })
+    }
+
+    fn call(&self, scenario: Scenario) -> Result<Sipp, Missed> {
+        let server = self.kamailio.address(Transport::Udp);
+        Sipp::call(scenario, server, &self.user, self.kamailio.domain(), SOON * 2)
+    }
+
+    async fn push(&self) -> Result<Value, Missed> {
+        let push = self.fcm.next_push(SOON).await;
+        push.map(|push| push.payload).ok_or_else(|| Missed::new("a push", format!("none:\n{}", self.relay.log())))
+    }
+
+    async fn asleep(&self) -> Result<(), Missed> {
+        self.phone.register_and_sleep(SOON).await?;
+        let located = self.kamailio.await_location(&self.user, 1, SOON).await?;
+        assert!(located[0].uri.contains("pn-prid"), "{}", located[0].uri);
+        self.stored().await
+    }
+
+    async fn stored(&self) -> Result<(), Missed> {
+        let looking = async {
+            while !self.redis.keys().iter().any(|key| key.starts_with("sipwake:i:")) {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(SOON, looking).await.map_err(|_| Missed::new("a stored record", "none"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kamailio_keeps_the_path_over_udp_and_the_caller_ends_the_call() -> Result<(), Missed> {
+    ring(Transport::Udp, Scenario::CallerHangsUp).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kamailio_keeps_the_path_over_tcp_and_the_phone_ends_the_call() -> Result<(), Missed> {
+    ring(Transport::Tcp, Scenario::CalleeHangsUp).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kamailio_keeps_the_path_over_tls_and_the_phone_ends_the_call() -> Result<(), Missed> {
+    ring(Transport::Tls, Scenario::CalleeHangsUp).await
+}
+
+async fn ring(transport: Transport, scenario: Scenario) -> Result<(), Missed> {
+    let world = World::over(transport).await?;
+    world.asleep().await?;
+    let caller = world.call(scenario)?;
+    assert_eq!(world.push().await?["event"], "call");
+    let (device, learned) = world.phone.wake(SOON).await?;
+    assert_eq!(learned.services, ["fcm"]);
+    let call = device.next_invite(SOON).await?;
+    call.ring();
+    call.answer();
+    call.expect_ack(SOON).await?;
+    match scenario {
+        Scenario::CalleeHangsUp => call.hang_up(SOON).await?,
+        _ => drop(call.expect_bye(SOON).await?),
+    }
+    caller.finish(SOON).await?;
+    assert_eq!((device.violations(), world.fcm.violations()), (vec![], vec![]));
+    assert_eq!(world.fcm.count(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_gives_up_at_kamailio_leaves_no_phone_ringing() -> Result<(), Missed> {
+    let world = World::over(Transport::Udp).await?;
+    world.asleep().await?;
+    let caller = world.call(Scenario::CallerCancels)?;
+    assert_eq!(world.push().await?["event"], "call");
+    caller.finish(SOON).await?;
+    assert_eq!(world.push().await?["event"], "call-ended");
+    let (device, _) = world.phone.wake(SOON).await?;
+    device.ping(SOON).await?;
+    assert_eq!(device.invited(), 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_was_killed_is_found_again_by_kamailios_path() -> Result<(), Missed> {
+    let mut world = World::over(Transport::Tls).await?;
+    world.asleep().await?;
+    world.relay.kill_9().await?;
+    world.relay.restart().await?;
+    world.relay.await_log("instances are registered again", SOON).await?;
+    let looking = async {
+        while world.relay.metric("sipwake_upstream_flows").await != Some(1.0) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(SOON, looking).await.map_err(|_| Missed::new("a flow to Kamailio", "none"))?;
+    let caller = world.call(Scenario::CalleeHangsUp)?;
+    assert_eq!(world.push().await?["event"], "call");
+    let (device, _) = world.phone.wake(SOON).await?;
+    let call = device.next_invite(SOON).await?;
+    call.ring();
+    call.answer();
+    call.expect_ack(SOON).await?;
+    call.hang_up(SOON).await?;
+    caller.finish(SOON).await?;
+    Ok(())
+}
