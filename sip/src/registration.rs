@@ -270,6 +270,11 @@ impl Registration {
         self.superseded = true;
     }
 
+    /// The address of record.
+    pub fn aor(&self) -> &str {
+        &self.aor
+    }
+
     /// What it is meant to be.
     pub fn goal(&self) -> Goal {
         self.goal

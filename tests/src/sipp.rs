@@ -107,9 +107,7 @@ impl Scenario {
             Self::Refused(status) => {
                 include_str!("../sipp/caller-is-refused.xml").replace("@STATUS@", &status.to_string())
             }
-            Self::Writes(status) => {
-                include_str!("../sipp/caller-writes.xml").replace("@STATUS@", &status.to_string())
-            }
+            Self::Writes(status) => include_str!("../sipp/caller-writes.xml").replace("@STATUS@", &status.to_string()),
             Self::MailboxChanges => include_str!("../sipp/mailbox-changes.xml").to_owned(),
         };
         // The ACK to a failure belongs to the INVITE's transaction: its branch is that of the first message (index 0).

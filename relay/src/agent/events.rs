@@ -20,9 +20,18 @@ impl Shard {
     pub(super) fn on_event(&mut self, event: Event) {
         match event {
             Event::Challenged { binding, challenge, nc, cnonce, uri } => {
-                let challenged = Challenged { challenge: &challenge, nc, cnonce: &cnonce, uri: &uri };
+                let challenged =
+                    Challenged { challenge: &challenge, nc, cnonce: &cnonce, uri: &uri, method: "REGISTER" };
                 let authorization = self.answer(binding, &challenged);
                 self.next.push_back(Input::Answer { binding, authorization });
+            }
+            Event::SubscriptionChallenged { binding, challenge, nc, cnonce, uri } => {
+                let challenged =
+                    Challenged { challenge: &challenge, nc, cnonce: &cnonce, uri: &uri, method: "SUBSCRIBE" };
+                let instance = self.instances.of(binding);
+                let answer = instance.and_then(|id| self.with_record(id, |it| proofs::answer(it, &challenged)));
+                let authorization = answer.and_then(Result::ok);
+                self.next.push_back(Input::SubscriptionAnswer { binding, authorization });
             }
             Event::Registered { binding, expires, refresh } => self.on_registered(binding, expires, refresh),
             Event::Learned { .. } => {}
@@ -130,6 +139,9 @@ impl Shard {
         self.world.metrics.registration(outcome);
         self.set_state(id, InstanceState::Registered);
         self.note(id, None, What::Registered);
+        if !refresh && self.world.subscribe && self.with_record(id, |it| it.wake_for.voicemail) == Some(true) {
+            self.next.push_back(Input::Subscribe(binding));
+        }
         if let Some(row) = self.instances.get_mut(id) {
             row.status = 200;
             row.asked = false;
