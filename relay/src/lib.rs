@@ -17,11 +17,13 @@
 //! | 4 | [`api`] | HTTPS for apps and SIP servers |
 //! | 4 | [`operator`] | health, metrics, status page |
 //! | 5 | [`serve`] | a whole relay: wiring and drain |
-//! | 5 | `main.rs` | the command line |
+//! | 5 | [`command`] | clients of a relay: a softphone, the operator's view |
+//! | 6 | `main.rs` | the command line |
 
 pub mod agent;
 pub mod api;
 pub mod clock;
+pub mod command;
 pub mod config;
 pub mod enrollment;
 pub mod metrics;

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
+use relay::command::{CommandError, device, instances};
 use relay::config::{Config, Problem};
 use relay::secret::ZeroOnFree;
 use relay::serve::check::check;
@@ -54,6 +55,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    Device(device::Device),
+    Instances(instances::Instances),
 }
 
 fn main() -> ExitCode {
@@ -70,6 +73,11 @@ fn main() -> ExitCode {
             runtime.block_on(serve(config))
         }
         Command::Check { config } => runtime.block_on(check_file(config)),
+        Command::Device(device) => {
+            protect_memory();
+            ended(runtime.block_on(device::run(device)))
+        }
+        Command::Instances(instances) => ended(runtime.block_on(instances::run(instances))),
     }
 }
 
@@ -130,6 +138,10 @@ async fn check_file(file: PathBuf) -> ExitCode {
     problems.dedup();
     let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
     fail(&lines.join("\n"))
+}
+
+fn ended(outcome: Result<(), CommandError>) -> ExitCode {
+    outcome.map_or_else(|error| fail(&error.to_string()), |()| ExitCode::SUCCESS)
 }
 
 fn fail(why: &str) -> ExitCode {

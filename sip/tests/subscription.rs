@@ -65,8 +65,8 @@ fn a_subscription_answers_its_challenge_is_refreshed_in_its_dialog_and_ends_with
     assert_eq!(refresh.call_id(), proven.call_id());
     assert_eq!((refresh.to().unwrap().tag(), refresh.text(Name::Route)), (Some("peer"), Some("<sip:192.0.2.10;lr>")));
     reply(&mut world, &refresh, 200, &[("Expires", "600"), ("Contact", "<sip:vm@192.0.2.33>")]);
-    let binding = world.binding;
-    world.input(Input::Unbind { binding, deadline: Duration::from_secs(3) });
+    let instance = world.instance;
+    world.input(Input::Unbind { instance, deadline: Duration::from_secs(3) });
     assert_eq!(world.last("SUBSCRIBE").number(Name::Expires), Some(0));
 }
 

@@ -41,6 +41,8 @@ pub struct Settings {
     pub authority: Option<Authority>,
     /// The names in the certificate; the domain and loopback unless told.
     pub certified: Option<Vec<String>>,
+    /// The most Contacts that an AOR may have; a REGISTER that would make more is 403.
+    pub contacts: usize,
 }
 
 impl Default for Settings {
@@ -53,6 +55,7 @@ impl Default for Settings {
             shortest: 1,
             authority: None,
             certified: None,
+            contacts: usize::MAX,
         }
     }
 }
@@ -147,7 +150,7 @@ impl Registrar {
         let tls = match &settings.authority {
             None => None,
             Some(authority) => {
-                let usual = || [settings.domain.as_str(), "localhost", "127.0.0.1"].map(str::to_owned).to_vec();
+                let usual = || [settings.domain.as_str(), "localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
                 let names = settings.certified.clone().unwrap_or_else(usual);
                 let names: Vec<&str> = names.iter().map(String::as_str).collect();
                 Some(wire::listen(&tasks, Some(authority.server_config(&names, &[])), handler).await?)
@@ -504,7 +507,12 @@ impl Inner {
         if request.has(Name::Path) && !request.lists(Name::Supported, "path") {
             return Verdict::refused(420, true).with("Unsupported", "path");
         }
+        let before = state.location.clone();
         state.location.update(aor, request, flow, |asked| asked.min(longest));
+        if state.location.bindings(aor).len() > self.settings.contacts {
+            state.location = before;
+            return Verdict::refused(403, true);
+        }
         let mut verdict = Verdict { after, ..Verdict::refused(200, true) };
         for path in request.elements(Name::Path) {
             verdict = verdict.with("Path", path);

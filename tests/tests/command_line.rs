@@ -9,6 +9,11 @@ use tests::relay_setup::{App, Setup};
 use tests::scratch::Scratch;
 use tests::{apns, fcm, relay_setup};
 
+#[path = "command_line/device.rs"]
+mod device;
+#[path = "command_line/instances.rs"]
+mod instances;
+
 fn sipwake(arguments: &[&str]) -> Output {
     let binary = binary().expect("the binary is built");
     let mut command = Command::new(binary);
@@ -37,10 +42,21 @@ async fn setup(authority: &Authority) -> (Setup, apns::Apns, fcm::Fcm) {
 fn bad_usage_is_2_and_an_error_at_the_start_is_1() {
     assert_eq!(sipwake(&["bogus"]).status.code(), Some(2));
     assert_eq!(sipwake(&["check"]).status.code(), Some(2), "check wants a file");
+    assert_eq!(sipwake(&["device"]).status.code(), Some(2), "device wants an account");
+    let among = ["device", "--aor", "sip:a@b", "--app-key-file", "k", "--password", "secret"];
+    assert_eq!(sipwake(&among).status.code(), Some(2), "a password never stands among the arguments");
     let absent = sipwake(&["serve", "--config", "/nonexistent/sipwake.toml"]);
     assert_eq!(absent.status.code(), Some(1));
     assert!(said(&absent).contains("/nonexistent/sipwake.toml"), "{}", said(&absent));
-    for arguments in [&["--help"][..], &["serve", "--help"], &["check", "--help"], &["--version"]] {
+    for arguments in [
+        &["--help"][..],
+        &["serve", "--help"],
+        &["check", "--help"],
+        &["device", "--help"],
+        &["instances", "--help"],
+        &["instances", "list", "--help"],
+        &["--version"],
+    ] {
         assert_eq!(sipwake(arguments).status.code(), Some(0), "{arguments:?}");
     }
 }

@@ -33,6 +33,7 @@ const RELAY: &[(&str, u8)] = &[
     ("api", 4),
     ("operator", 4),
     ("serve", 5),
+    ("command", 5),
     ("main", 6),
     ("lib", 6),
 ];

@@ -15,7 +15,7 @@
 //! | [`lease`], `notices` | when a lease's user is told what |
 //! | [`command`] | what the use cases ask |
 //! | `proofs` | what is computed with a secret |
-//! | `connections`, `framing`, `doors`, `datagrams`, `dial`, [`upstreams`] | the network side |
+//! | `connections`, `framing`, `doors`, `datagrams`, `dial`, `targets`, [`upstreams`] | the network side |
 //! | `erasures` | what the store still has to erase |
 //! | `proxied` | registrations that only pass through (RFC 8599) |
 //!
@@ -40,6 +40,7 @@ mod notices;
 mod proofs;
 mod proxied;
 mod shard;
+mod targets;
 pub mod timeline;
 pub mod upstreams;
 mod wake;
@@ -102,6 +103,8 @@ enum ShardInput {
     Unheard {
         /// The call.
         call: CallId,
+        /// The device.
+        instance: InstanceId,
         /// The answer.
         reply: oneshot::Sender<bool>,
     },
@@ -118,6 +121,8 @@ enum ShardInput {
         /// What to put with next.
         fence: crate::vault::Fence,
     },
+    /// What the store knows of a registration that a request named by our Path.
+    ProxiedFound(Box<(InstanceId, proxied::LookedUp)>),
     /// From a use case.
     Command(Box<Command>),
 }
@@ -188,6 +193,8 @@ pub struct Ground {
     pub resolver: Resolver,
     /// Which SIP servers' certificates are trusted.
     pub tls: ClientTls,
+    /// How long an address that failed is left alone at first, and how often a better one is looked for.
+    pub return_after: Duration,
     /// The upstream UDP socket, where UDP is in use.
     pub udp: Option<Udp>,
     /// When the caller first hears ringing.
@@ -242,7 +249,13 @@ impl Agent {
         let shards = Shards(senders.into());
         let upstreams = Upstreams::default();
         let metrics = ground.metrics;
-        let dialler = Dialler::new(ground.resolver, ground.tls, upstreams.clone(), shards.clone(), metrics.clone());
+        let dialler = Dialler::new(
+            (ground.resolver, ground.tls),
+            ground.return_after,
+            upstreams.clone(),
+            shards.clone(),
+            metrics.clone(),
+        );
         let world = Arc::new(World {
             erasures: Erasures::start(ground.vault.clone(), metrics.clone()),
             vault: ground.vault,

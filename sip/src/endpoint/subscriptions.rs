@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use super::bindings::hashes;
 use super::{ClientOwner, Endpoint, Event, Timer};
-use crate::flow::Side;
-use crate::id::{BindingId, BranchId};
+use crate::flow::{Side, Transport};
+use crate::id::{BindingId, BranchId, FlowId};
 use crate::message::{Message, Method};
 use crate::registration::Letterhead;
 use crate::subscription::{Step, Subscription};
@@ -76,13 +76,17 @@ impl Endpoint {
     pub(super) fn end_subscription(&mut self, now: Instant, binding: BindingId) {
         let Some(mut subscription) = self.subscriptions.remove(&binding) else { return };
         let branch = self.branch();
-        let Some((flow, transport)) = self.flow_of_binding(binding) else { return };
+        let Some((flow, transport)) = self.flow_of_registration(binding) else { return };
         let local = self.settings.face(Side::Upstream, transport).host;
         let head = Letterhead { registrar: "", transport, local, branch, epoch: &self.epoch };
         if let Some(bytes) = subscription.compose_end(binding, &head) {
             // Full: the subscription runs out by itself.
             let _ = self.transactions.send(now, branch, Method::Subscribe, bytes, flow, ClientOwner::Nobody);
         }
+    }
+
+    fn flow_of_registration(&self, binding: BindingId) -> Option<(FlowId, Transport)> {
+        self.flow_of_upstream(self.bindings.get(&binding)?.upstream)
     }
 
     fn go_on(&mut self, now: Instant, binding: BindingId, step: Step) {
@@ -107,7 +111,7 @@ impl Endpoint {
 
     fn send_subscribe(&mut self, now: Instant, binding: BindingId) {
         let branch = self.branch();
-        let Some((flow, transport)) = self.flow_of_binding(binding) else {
+        let Some((flow, transport)) = self.flow_of_registration(binding) else {
             return self.on_subscribe_silence(now, binding, None);
         };
         let Some(registration) = self.bindings.get(&binding) else { return };

@@ -1,0 +1,226 @@
+//! `sipwake device`: a softphone for the command line, for trying a relay without an app.
+//!
+//! Invariant: no password and no key stands among the arguments. What was enabled is disabled again, however the command
+//! ends, unless it is to be kept. It signals only: no sound is sent or heard.
+
+use std::io::{BufRead, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+use sip::message::Uri;
+use tokio::signal::unix::{SignalKind, signal};
+use zeroize::Zeroizing;
+
+use super::https::Https;
+use super::softphone::{Softphone, Who, Wish};
+use super::{CommandError, key_from, password};
+use crate::secret::InstanceSecret;
+
+/// Be a phone: lend an account to a relay, wait for calls, answer or decline them, and take the account back
+///
+/// It signals only: the audio line of its answers is inactive. The account's password is read from --password-file, or
+/// from the first line of the standard input, which is asked on a terminal.
+#[derive(Args)]
+pub struct Device {
+    /// The relay's API
+    #[arg(long, value_name = "URL", default_value = "https://127.0.0.1:8443")]
+    api: String,
+    /// A CA that vouches for the relay's certificate, beside the system's (PEM)
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// The file with the App's key
+    #[arg(long, value_name = "FILE")]
+    app_key_file: PathBuf,
+    /// The account: sip:user@domain
+    #[arg(long, value_name = "URI")]
+    aor: String,
+    /// The file whose first line is the account's password; without it the standard input
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// The user name for the SIP server's digest, when it is not the AOR's user
+    #[arg(long, value_name = "NAME")]
+    auth_username: Option<String>,
+    /// The account's registrar, when it is not the AOR's domain
+    #[arg(long, value_name = "URI")]
+    registrar: Option<String>,
+    /// Where requests go instead of the registrar
+    #[arg(long, value_name = "URI")]
+    outbound_proxy: Option<String>,
+    /// The push service
+    #[arg(long, value_enum, default_value = "fcm")]
+    provider: Provider,
+    /// The device's token at the push service
+    #[arg(long, value_name = "TOKEN", default_value = "sipwake-device")]
+    push_token: String,
+    /// The lease, in seconds
+    #[arg(long, value_name = "SECONDS")]
+    lifetime: Option<u64>,
+    /// What to do with a call
+    #[arg(long, value_enum, default_value = "answer")]
+    on_call: OnCall,
+    /// How long to ring before, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 1)]
+    ring: u64,
+    /// Hang up an answered call after this many seconds; without it the caller does
+    #[arg(long, value_name = "SECONDS")]
+    talk: Option<u64>,
+    /// How many calls to take before the account is taken back; 0: until it is stopped
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    calls: u32,
+    /// How long to wait for a call, in seconds; without it for ever
+    #[arg(long, value_name = "SECONDS")]
+    wait: Option<u64>,
+    /// Stay away from the relay until a line comes on the standard input: so that a call has to be pushed
+    #[arg(long)]
+    asleep: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Provider {
+    Apns,
+    Fcm,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OnCall {
+    Answer,
+    Decline,
+}
+
+/// Enables, takes calls as asked, and disables.
+///
+/// # Errors
+/// [`CommandError`] when one of it did not happen.
+pub async fn run(device: Device) -> Result<(), CommandError> {
+    let https = Https::new(&device.api, device.ca.as_deref())?;
+    let key = key_from(&device.app_key_file)?;
+    let wish = device.body()?;
+    let enabled = https.ask("POST", "/v1/instances", key.expose(), Some(&wish)).await;
+    drop(wish);
+    let enabled = enabled?;
+    let instance = Instance::read(&enabled).ok_or(CommandError::NotARelay)?;
+    say(&format!("enabled {} until {}", instance.who.user, text(&enabled["expires_at"])));
+    let registration = &enabled["registration"];
+    say(&format!("registration: {} {}", text(&registration["state"]), registration["status"]));
+    let (path, secret) = (format!("/v1/instances/{}", instance.who.user), instance.who.secret.clone());
+    let attended = tokio::select! {
+        attended = device.attend(&https, instance) => attended,
+        () = interrupted() => {
+            say("interrupted");
+            if device.calls == 0 { Ok(()) } else { Err(super::softphone::PhoneError::NoCall.into()) }
+        }
+    };
+    let receipt = https.ask("DELETE", &path, secret.expose(), None).await;
+    if let Ok(receipt) = &receipt {
+        say(&format!("disabled: wiped {}, unregistered: {}", text(&receipt["wiped_at"]), receipt["unregistered"]));
+    }
+    attended.and(receipt.map(drop))
+}
+
+/// An instance, as the answer to enabling names it.
+struct Instance {
+    who: Who,
+    port: u16,
+}
+
+impl Instance {
+    fn read(enabled: &Value) -> Option<Self> {
+        let edge = enabled["edge"]["proxy"].as_str()?;
+        let uri = Uri::parse(edge)?;
+        let who = Who {
+            edge: edge.to_owned(),
+            host: uri.host.to_owned(),
+            user: enabled["edge"]["username"].as_str()?.to_owned(),
+            realm: enabled["edge"]["realm"].as_str()?.to_owned(),
+            secret: InstanceSecret::new(enabled["secret"].as_str()?),
+        };
+        Some(Self { port: uri.port.unwrap_or(5061), who })
+    }
+}
+
+impl Device {
+    /// The body of the enabling; the one place where the password stands in it.
+    fn body(&self) -> Result<Value, CommandError> {
+        let password = password::read(self.password_file.as_deref())?;
+        let mut body = json!({
+            "account": {"aor": self.aor, "password": password.expose()},
+            "device": {"call_push": {"provider": self.provider.name(), "token": self.push_token}, "label": "sipwake device"},
+        });
+        let account = &mut body["account"];
+        for (name, value) in [
+            ("auth_username", &self.auth_username),
+            ("registrar", &self.registrar),
+            ("outbound_proxy", &self.outbound_proxy),
+        ] {
+            if let Some(value) = value {
+                account[name] = value.as_str().into();
+            }
+        }
+        if let Some(lifetime) = self.lifetime {
+            body["lifetime_s"] = lifetime.into();
+        }
+        Ok(body)
+    }
+
+    /// Goes to the edge and takes the calls.
+    async fn attend(&self, https: &Https, instance: Instance) -> Result<(), CommandError> {
+        if self.asleep {
+            say("asleep: a call is pushed; a line on the standard input wakes this phone");
+            // A closed input wakes, too: nothing else could.
+            let _ = tokio::task::spawn_blocking(read_line).await;
+        }
+        let stream = https.dial(&instance.who.host, instance.port).await?;
+        let edge = format!("{}:{}", instance.who.host, instance.port);
+        let mut phone = Softphone::register(instance.who, stream).await?;
+        say(&format!("attached to {edge}"));
+        let wish = Wish {
+            answer: self.on_call == OnCall::Answer,
+            ring: Duration::from_secs(self.ring),
+            talk: self.talk.map(Duration::from_secs),
+            calls: self.calls,
+            wait: self.wait.map(Duration::from_secs),
+        };
+        let taken = phone.take_calls(&wish, say).await;
+        // The lease ends anyway.
+        let _ = phone.unregister().await;
+        Ok(taken?)
+    }
+}
+
+impl Provider {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Apns => "apns",
+            Self::Fcm => "fcm",
+        }
+    }
+}
+
+async fn interrupted() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+fn read_line() {
+    let mut line = Zeroizing::new(String::new());
+    let _ = std::io::stdin().lock().read_line(&mut line);
+}
+
+/// One step, as it happens.
+fn say(what: &str) {
+    // Who does not listen any more is not told.
+    let _ = writeln!(std::io::stdout(), "{what}");
+    let _ = std::io::stdout().flush();
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("?")
+}

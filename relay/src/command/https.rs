@@ -1,0 +1,150 @@
+//! One request to a relay over HTTPS, with its answer as JSON.
+//!
+//! Invariant: the relay's certificate is verified, always; what was shown to it is in no error.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::{Request, Uri};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::CommandError;
+use crate::net::dial;
+use crate::net::stream::Stream;
+use crate::net::tls::ClientTls;
+
+/// How long the relay may take: it may have to wait for a SIP server.
+const ANSWER_WITHIN: Duration = Duration::from_secs(40);
+/// The longest answer, in bytes.
+const LONGEST: usize = 4 * 1024 * 1024;
+
+/// Where a relay is, and how it is verified.
+pub(super) struct Https {
+    /// `host:port`, as it was named.
+    authority: String,
+    host: String,
+    port: u16,
+    tls: ClientTls,
+}
+
+impl Https {
+    /// A relay at `https://host[:port]`, verified by the system's roots and by the CA in `ca`.
+    pub(super) fn new(address: &str, ca: Option<&Path>) -> Result<Self, CommandError> {
+        let wrong = || CommandError::Address(address.to_owned());
+        let uri: Uri = address.parse().map_err(|_| wrong())?;
+        let authority = uri.authority().ok_or_else(wrong)?;
+        if uri.scheme_str() != Some("https") || !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+            return Err(wrong());
+        }
+        let (host, port) = (authority.host().to_owned(), authority.port_u16().unwrap_or(443));
+        Ok(Self { authority: authority.to_string(), host, port, tls: ClientTls::new(ca)? })
+    }
+
+    /// A TLS connection to a host of the same relay.
+    pub(super) async fn dial(&self, host: &str, port: u16) -> Result<Stream, CommandError> {
+        connect(&self.tls, host, port).await
+    }
+
+    /// Asks; the answer's body when it is a success, `Null` when it has none.
+    pub(super) async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        bearer: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, CommandError> {
+        let bytes = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
+        let mut request = Request::builder().method(method).uri(path).header(HOST, &self.authority);
+        request = request.header(AUTHORIZATION, format!("Bearer {bearer}"));
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        // A key that cannot stand in a header is not the relay's either.
+        let request = request.body(Full::new(bytes)).map_err(|_| CommandError::NotARelay)?;
+        timeout(ANSWER_WITHIN, self.exchange(request)).await.map_err(|_| CommandError::Timeout)?
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Value, CommandError> {
+        let stream = connect(&self.tls, &self.host, self.port).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let connection = tokio::spawn(connection);
+        let answer = sender.send_request(request).await?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), LONGEST).collect().await.map_err(|_| CommandError::NotARelay)?;
+        connection.abort();
+        let bytes = body.to_bytes();
+        let value = match bytes.is_empty() {
+            true => Value::Null,
+            false => serde_json::from_slice(&bytes).map_err(|_| CommandError::NotARelay)?,
+        };
+        match status.is_success() {
+            true => Ok(value),
+            false => Err(CommandError::Refused { status: status.as_u16(), detail: told(&value) }),
+        }
+    }
+}
+
+async fn connect(tls: &ClientTls, host: &str, port: u16) -> Result<Stream, CommandError> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let name = |why| CommandError::Name { host: host.to_owned(), why };
+    let addresses = tokio::net::lookup_host((bare, port)).await.map_err(name)?;
+    let mut last = CommandError::NotARelay;
+    for address in addresses {
+        match dial::tls(address, tls, host).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error.into(),
+        }
+    }
+    Err(last)
+}
+
+/// What a problem (RFC 9457) says to a person.
+fn told(problem: &Value) -> String {
+    let text = |member: &str| problem[member].as_str().unwrap_or_default();
+    let mut told = format!("{}. {}", text("title"), text("detail"));
+    if let Some(status) = problem["sip_status"].as_u64() {
+        told += &format!(" (SIP status {status})");
+    }
+    for error in problem["errors"].as_array().into_iter().flatten() {
+        let part = |member: &str| error[member].as_str().unwrap_or_default();
+        told += &format!("\n  {}: {}", part("pointer"), part("detail"));
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_an_https_origin_and_nothing_else() {
+        for (address, right) in [
+            ("https://127.0.0.1:8443", true),
+            ("https://relay1.example.net/", true),
+            ("https://[::1]:8443", true),
+            ("http://127.0.0.1:8443", false),
+            ("127.0.0.1:8443", false),
+            ("https://relay1.example.net/v1", false),
+            ("https://relay1.example.net/?a=b", false),
+            ("", false),
+        ] {
+            assert_eq!(Https::new(address, None).is_ok(), right, "{address}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_told_with_every_place_that_is_wrong() {
+        let problem = serde_json::json!({
+            "title": "The body is not what is asked for", "detail": "Correct each place.", "status": 422,
+            "errors": [{"pointer": "/account/aor", "detail": "expected a string"}],
+        });
+        let text = told(&problem);
+        assert!(text.contains("Correct each place.") && text.contains("/account/aor: expected a string"), "{text}");
+    }
+}

@@ -1,0 +1,91 @@
+//! What the command line does beside serving: a softphone to try a relay with, and the operator's view of its instances.
+//!
+//! | room | what it is |
+//! | --- | --- |
+//! | [`device`] | `sipwake device`: enable, wait, answer or decline, disable |
+//! | `softphone`, `dialog` | its side of SIP over TLS |
+//! | `password` | a password that never stands among the arguments |
+//! | [`instances`] | `sipwake instances`: list, show, wipe, export |
+//! | `https` | a request to a relay |
+//!
+//! Invariant: a command is a client like any other: it knows of the relay what the contract says, and nothing of the
+//! process's inside. What it was asked for goes to stdout, everything else to stderr. No secret is printed.
+
+pub mod device;
+mod dialog;
+mod https;
+pub mod instances;
+mod password;
+mod softphone;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use crate::net::dial::DialError;
+use crate::net::tls::TlsError;
+use crate::secret::ApiKey;
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// A file cannot be read.
+    #[error("{} cannot be read: {why}", file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// The system's word.
+        why: io::Error,
+    },
+    /// No password was given.
+    #[error("no password: name a --password-file, or write it as the first line of the standard input")]
+    NoPassword,
+    /// The address of the relay is none.
+    #[error("{0:?} is not an address such as https://relay1.example.net:8443")]
+    Address(String),
+    /// The name of the relay leads nowhere.
+    #[error("{host}: {why}")]
+    Name {
+        /// The host.
+        host: String,
+        /// The system's word.
+        why: io::Error,
+    },
+    /// The CA cannot be used.
+    #[error("{0}")]
+    Ca(#[from] TlsError),
+    /// No connection.
+    #[error("{0}")]
+    Dial(#[from] DialError),
+    /// The connection broke.
+    #[error("the relay did not answer: {0}")]
+    Http(#[from] hyper::Error),
+    /// No answer in time.
+    #[error("the relay did not answer in time")]
+    Timeout,
+    /// The relay refused.
+    #[error("the relay refused with {status}: {detail}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// Its title, its detail and every place that is wrong.
+        detail: String,
+    },
+    /// It is no relay.
+    #[error("the answer is not a relay's")]
+    NotARelay,
+    /// The SIP side of the device.
+    #[error("{0}")]
+    Phone(#[from] softphone::PhoneError),
+    /// Nothing can be printed.
+    #[error("the output is closed: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Reads a key from a file: its one line.
+fn key_from(file: &Path) -> Result<ApiKey, CommandError> {
+    let read = std::fs::read_to_string(file).map(Zeroizing::new);
+    let text = read.map_err(|why| CommandError::File { file: file.to_owned(), why })?;
+    Ok(ApiKey::new(text.trim()))
+}

@@ -1,0 +1,202 @@
+//! `sipwake device`, as somebody tries a relay with it.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use rustix::process::Signal;
+use tests::board::Missed;
+use tests::child::Child;
+use tests::ports;
+use tests::registrar::{self, Registrar};
+use tests::relay_process::binary;
+use tests::scene::{SOON, Scene};
+use tests::scratch::Scratch;
+use tests::wire::Transport;
+
+type Outcome = Result<(), Missed>;
+
+/// A device that is about to be started.
+struct Trial {
+    scratch: Scratch,
+    command: Command,
+}
+
+impl Trial {
+    /// Alice's device at the scene's relay, with her password in a file.
+    fn new(scene: &Scene) -> Result<Self, Missed> {
+        Ok(Self::without_password(scene)?.password("wonderland"))
+    }
+
+    fn without_password(scene: &Scene) -> Result<Self, Missed> {
+        let api = format!("https://{}", scene.relay.api_address());
+        let key = &scene.relay.setup().apps[0].api_key;
+        Self::at(&api, scene.authority.ca_file(), key, &scene.registrar, Transport::Tls)
+    }
+
+    fn at(api: &str, ca: PathBuf, key: &str, registrar: &Registrar, transport: Transport) -> Result<Self, Missed> {
+        let scratch = Scratch::new();
+        let mut command = Command::new(binary()?);
+        command.args(["device", "--api", api, "--aor", &registrar.aor("alice"), "--auth-username", "alice"]);
+        command.args(["--registrar", &registrar.uri(transport)]).arg("--ca").arg(ca);
+        command.arg("--app-key-file").arg(scratch.file("app-key", key)).current_dir(scratch.path());
+        Ok(Self { scratch, command })
+    }
+
+    fn password(mut self, password: &str) -> Self {
+        self.command.arg("--password-file").arg(self.scratch.file("password", password));
+        self
+    }
+
+    fn with(mut self, arguments: &[&str]) -> Self {
+        self.command.args(arguments);
+        self
+    }
+
+    /// Starts it; the directory stays as long as the device.
+    fn start(self) -> Result<(Child, Scratch), Missed> {
+        Ok((Child::spawn(self.command, "(built by cargo)")?, self.scratch))
+    }
+
+    fn start_listening(self) -> Result<(Child, Scratch), Missed> {
+        Ok((Child::spawn_listening(self.command, "(built by cargo)")?, self.scratch))
+    }
+}
+
+/// It ended as asked, and nothing is left at the SIP server.
+async fn ended(device: &Child, code: i32, scene: &Scene) -> Outcome {
+    let status = device.exit(SOON * 2).await?;
+    assert_eq!(status.code(), Some(code), "{}", device.output());
+    scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;
+    assert!(!device.output().contains("wonderland"), "{}", device.output());
+    scene.content()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_enables_answers_hangs_up_and_disables() -> Outcome {
+    let scene = Scene::start().await?;
+    let (device, _files) = Trial::new(&scene)?.with(&["--talk", "1"]).start()?;
+    device.await_line("attached to 127.0.0.1", SOON * 2).await?;
+    let caller = scene.call()?;
+    caller.expect(180, SOON).await?;
+    let answer = caller.answered(SOON).await?;
+    let body = String::from_utf8_lossy(answer.body()).into_owned();
+    assert!(body.contains("m=audio 9 ") && body.contains("a=inactive"), "it signals only: {body}");
+    caller.expect_bye(SOON).await?;
+    ended(&device, 0, &scene).await?;
+    for step in ["enabled pi_", "registration: registered 200", "call from sip:bob@", "answered", "hung up", "disabled"]
+    {
+        assert!(device.output().contains(step), "{step}: {}", device.output());
+    }
+    assert_eq!(scene.fcm.requests(), 0, "it was there");
+    scene.content_with(&[&caller], &[])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_sleeps_is_pushed_wakes_and_lets_the_caller_hang_up() -> Outcome {
+    let scene = Scene::start().await?;
+    let trial = Trial::without_password(&scene)?.with(&["--asleep"]);
+    let (device, _files) = trial.start_listening()?;
+    device.say("wonderland")?;
+    device.await_line("asleep", SOON * 2).await?;
+    let caller = scene.call()?;
+    assert_eq!(scene.android_push().await?["event"], "call");
+    device.say("")?;
+    caller.answered(SOON).await?;
+    caller.bye(SOON).await?;
+    ended(&device, 0, &scene).await?;
+    assert!(device.output().contains("the caller hung up"), "{}", device.output());
+    scene.content_with(&[&caller], &[])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_declines() -> Outcome {
+    let scene = Scene::start().await?;
+    let (device, _files) = Trial::new(&scene)?.with(&["--on-call", "decline", "--ring", "0"]).start()?;
+    device.await_line("attached", SOON * 2).await?;
+    let caller = scene.call()?;
+    caller.expect(603, SOON).await?;
+    ended(&device, 0, &scene).await?;
+    scene.content_with(&[&caller], &[])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_goes_wrong_is_said_and_ends_with_1_and_nothing_is_kept() -> Outcome {
+    let scene = Scene::start().await?;
+    let api = format!("https://{}", scene.relay.api_address());
+    let key = scene.relay.setup().apps[0].api_key.clone();
+    let at = |api: &str, key: &str| Trial::at(api, scene.authority.ca_file(), key, &scene.registrar, Transport::Tls);
+    let stranger = tests::authority::Authority::new();
+    for (trial, said) in [
+        (at(&api, "another-key-0123456789")?.password("wonderland"), "the relay refused with 401"),
+        (at(&api, &key)?.password("looking-glass"), "(SIP status 401)"),
+        (at(&api, &key)?, "no password"),
+        (at("https://127.0.0.1:1", &key)?.password("wonderland"), "127.0.0.1:1 cannot be connected to"),
+        (at("http://127.0.0.1", &key)?.password("wonderland"), "is not an address such as https://"),
+        (
+            Trial::at(&api, stranger.ca_file(), &key, &scene.registrar, Transport::Tls)?.password("wonderland"),
+            "the certificate of",
+        ),
+        (Trial::new(&scene)?.with(&["--wait", "1"]), "no call came in time"),
+    ] {
+        let (device, _files) = trial.start()?;
+        let status = device.exit(SOON * 2).await?;
+        assert_eq!(status.code(), Some(1), "{said}: {}", device.output());
+        assert!(device.output().contains(said), "{said}: {}", device.output());
+        assert!(!device.output().contains("looking-glass"), "{}", device.output());
+        scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;
+    }
+    scene.content()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_for_ever_is_stopped_and_takes_the_account_back() -> Outcome {
+    let scene = Scene::start().await?;
+    let (device, _files) = Trial::new(&scene)?.with(&["--calls", "0"]).start()?;
+    device.await_line("attached", SOON * 2).await?;
+    for _ in 0..2 {
+        let caller = scene.call()?;
+        caller.answered(SOON).await?;
+        caller.bye(SOON).await?;
+    }
+    device.await_lines("the caller hung up", 2, SOON).await?;
+    device.signal(Signal::TERM);
+    ended(&device, 0, &scene).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_without_a_configuration_can_be_tried_with_it() -> Outcome {
+    let registrar = Registrar::start(registrar::Settings::default()).await?;
+    let mut command = Command::new(binary()?);
+    command.arg("serve");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SIPWAKE_")) {
+        command.env_remove(name);
+    }
+    let port = || format!("127.0.0.1:{}", ports::free());
+    let (edge, api) = (port(), port());
+    command.env("SIPWAKE_EDGE__LISTEN", &edge).env("SIPWAKE_API__LISTEN", &api).env("NO_COLOR", "1");
+    command.env("SIPWAKE_OPERATOR__LISTEN", port()).env("SIPWAKE_UPSTREAM__TRANSPORTS", "udp");
+    command.env("SIPWAKE_UPSTREAM__UDP_LISTEN", port());
+    let relay = Child::spawn(command, "(built by cargo)")?;
+    relay.await_line("END CERTIFICATE", SOON).await?;
+    let key = relay.await_line("Authorization: Bearer ", SOON).await?;
+    let key = key.split("Bearer ").nth(1).unwrap_or_default().trim().to_owned();
+    let printed = relay.output();
+    let begin = printed.find("-----BEGIN CERTIFICATE").unwrap_or_default();
+    let end = printed.find("-----END CERTIFICATE-----").unwrap_or_default() + "-----END CERTIFICATE-----".len();
+    let files = Scratch::new();
+    // Both streams are in one list here; the lines of the certificate are those of base64.
+    let lines = printed[begin..end].lines().filter(|line| !line.contains(' ') || line.starts_with("-----"));
+    let ca = files.file("ca.pem", lines.collect::<Vec<_>>().join("\n"));
+    let trial = Trial::at(&format!("https://{api}"), ca, &key, &registrar, Transport::Udp)?.password("wonderland");
+    let (device, _files) = trial.with(&["--asleep"]).start_listening()?;
+    device.await_line("asleep", SOON * 2).await?;
+    let caller = registrar.call(&registrar.aor("alice"), &tests::caller::CallOptions::default())?;
+    let push = relay.await_line("printed instead of sent", SOON).await?;
+    assert!(push.contains("\\\"event\\\":\\\"call\\\"") || push.contains("\"event\":\"call\""), "{push}");
+    device.say("")?;
+    caller.answered(SOON).await?;
+    caller.bye(SOON).await?;
+    let status = device.exit(SOON).await?;
+    assert_eq!(status.code(), Some(0), "{}\n{}", device.output(), relay.output());
+    registrar.await_contacts(&registrar.aor("alice"), 0, SOON).await.map(drop)
+}
