@@ -176,6 +176,8 @@ pub struct Call {
 pub struct Messages {
     /// The largest body, in bytes, 1 to 48 KiB; a larger one is answered 413.
     pub max_body: usize,
+    /// Whether the accounts' servers are asked to tell how mailboxes stand (RFC 3842); what they tell unasked is taken anyway.
+    pub subscribe_voicemail: bool,
 }
 
 /// When the caller first hears 180.

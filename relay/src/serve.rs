@@ -145,6 +145,7 @@ impl Relay {
             return_after: config.upstream.return_after,
             udp: doors.udp.clone(),
             early_ringing: config.call.early_ringing,
+            subscribe: config.messages.subscribe_voicemail,
             endpoint: endpoint_settings(&config, &doors, &public_edge, public_websocket.as_deref(), &vault),
             shards: std::thread::available_parallelism().map_or(1, Into::into),
             reminded,

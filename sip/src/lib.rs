@@ -11,6 +11,7 @@
 //! | 1 | [`transaction`] | the four machines of RFC 3261 §17 with RFC 6026 and RFC 4320 |
 //! | 2 | [`flow`] | flows (RFC 5626): keep-alive, back-off; signed flow tokens |
 //! | 2 | [`registration`] | one machine for one binding |
+//! | 2 | [`subscription`] | one machine for one binding's mailbox |
 //! | 3 | [`edge`] | admission of devices, Hold, forwarding (RFC 3261 §16) |
 //! | 4 | [`endpoint`] | the only meeting place: inputs in, outputs out |
 //!
@@ -26,5 +27,6 @@ pub mod id;
 pub mod message;
 pub mod random;
 pub mod registration;
+pub mod subscription;
 pub mod timers;
 pub mod transaction;

@@ -278,6 +278,11 @@ impl Registration {
         }
     }
 
+    /// The address of record.
+    pub fn aor(&self) -> &str {
+        &self.aor
+    }
+
     /// What it is meant to be.
     pub fn goal(&self) -> Goal {
         self.goal

@@ -33,6 +33,10 @@ pub enum Scenario {
     CallerCancels,
     /// Refused with this status.
     Refused(u16),
+    /// No call: a MESSAGE ("Call me back, please"), answered with this status.
+    Writes(u16),
+    /// No call: a NOTIFY that three messages are new in the mailbox and four old, one of the new ones urgent.
+    MailboxChanges,
 }
 
 /// A call that runs.
@@ -103,6 +107,8 @@ impl Scenario {
             Self::Refused(status) => {
                 include_str!("../sipp/caller-is-refused.xml").replace("@STATUS@", &status.to_string())
             }
+            Self::Writes(status) => include_str!("../sipp/caller-writes.xml").replace("@STATUS@", &status.to_string()),
+            Self::MailboxChanges => include_str!("../sipp/mailbox-changes.xml").to_owned(),
         };
         // The ACK to a failure belongs to the INVITE's transaction: its branch is that of the first message (index 0).
         let messages_before_failure_ack = text.split("@ACK-TO-FAILURE@").next().map_or(0, count_messages);

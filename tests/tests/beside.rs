@@ -1,5 +1,5 @@
 //! What comes beside calls over the real binary: messages, voicemail, missed calls, the timeline, the export, the test push.
-//! Stand-ins at every side; in `peers` and `strangers` the real Kamailio, SIPp, sipsak and baresip.
+//! Stand-ins at every side; the real peers are in `peers`.
 //!
 //! Invariant: each test has a scene of its own; nobody sleeps to synchronise.
 
@@ -15,8 +15,6 @@ mod hostile;
 mod messages;
 #[path = "beside/missed.rs"]
 mod missed;
-#[path = "beside/peers.rs"]
-mod peers;
 #[path = "beside/privacy.rs"]
 mod privacy;
 #[path = "beside/timeline.rs"]

@@ -20,6 +20,8 @@
 //!
 //! Invariant: traffic stays on loopback; what is missing on the machine fails a test with the line that installs it.
 
+#[path = "peers/beside.rs"]
+mod beside;
 #[path = "peers/calls.rs"]
 mod calls;
 #[path = "peers/endings.rs"]

@@ -15,6 +15,7 @@ const SIP: &[(&str, u8)] = &[
     ("transaction", 1),
     ("flow", 2),
     ("registration", 2),
+    ("subscription", 2),
     ("edge", 3),
     ("endpoint", 4),
     ("lib", 5),

@@ -20,9 +20,18 @@ impl Shard {
     pub(super) fn on_event(&mut self, event: Event) {
         match event {
             Event::Challenged { binding, instance, challenge, nc, cnonce, uri } => {
-                let challenged = Challenged { challenge: &challenge, nc, cnonce: &cnonce, uri: &uri };
+                let challenged =
+                    Challenged { challenge: &challenge, nc, cnonce: &cnonce, uri: &uri, method: "REGISTER" };
                 let authorization = self.answer(instance, &challenged);
                 self.next.push_back(Input::Answer { binding, instance, authorization });
+            }
+            Event::SubscriptionChallenged { binding, challenge, nc, cnonce, uri } => {
+                let challenged =
+                    Challenged { challenge: &challenge, nc, cnonce: &cnonce, uri: &uri, method: "SUBSCRIBE" };
+                let members = self.endpoint.members(binding);
+                let answer = |id| self.with_record(id, |it| proofs::answer(it, &challenged))?.ok();
+                let authorization = members.into_iter().find_map(answer);
+                self.next.push_back(Input::SubscriptionAnswer { binding, authorization });
             }
             Event::Registered { binding, expires, refresh, .. } => self.on_registered(binding, expires, refresh),
             Event::Learned { .. } => {}
@@ -127,6 +136,9 @@ impl Shard {
         for id in self.endpoint.members(binding) {
             self.set_state(id, InstanceState::Registered);
             self.note(id, None, What::Registered);
+            if !refresh && self.world.subscribe && self.with_record(id, |it| it.wake_for.voicemail) == Some(true) {
+                self.next.push_back(Input::Subscribe(binding));
+            }
             if let Some(row) = self.instances.get_mut(id) {
                 row.status = 200;
                 row.asked = false;

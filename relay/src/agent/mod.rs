@@ -199,6 +199,8 @@ pub struct Ground {
     pub udp: Option<Udp>,
     /// When the caller first hears ringing.
     pub early_ringing: EarlyRinging,
+    /// Whether the SIP servers are asked to tell how mailboxes stand.
+    pub subscribe: bool,
     /// What each endpoint is told; the tag is set for each, and the node's pace is divided among them.
     pub endpoint: Settings,
     /// How many shards; 1 to 128.
@@ -217,6 +219,8 @@ struct World {
     domains: DomainRules,
     metrics: Metrics,
     early_ringing: EarlyRinging,
+    /// Whether the SIP servers are asked to tell how mailboxes stand.
+    subscribe: bool,
     /// How long a device may ring.
     answer_timeout: Duration,
     /// What pushes name.
@@ -260,6 +264,7 @@ impl Agent {
             domains: ground.domains,
             metrics,
             early_ringing: ground.early_ringing,
+            subscribe: ground.subscribe,
             answer_timeout: endpoint.answer_timeout,
             edge: endpoint.edge.clone(),
             udp: ground.udp,

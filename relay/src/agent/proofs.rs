@@ -30,13 +30,15 @@ pub(super) struct Challenged<'a> {
     pub nc: u32,
     pub cnonce: &'a str,
     pub uri: &'a str,
+    /// REGISTER or SUBSCRIBE.
+    pub method: &'static str,
 }
 
-/// The `Authorization` that answers a REGISTER's challenge on behalf of the account.
+/// The `Authorization` that answers the challenge to a REGISTER or SUBSCRIBE on behalf of the account.
 pub(super) fn answer(record: &Record, challenged: &Challenged<'_>) -> Result<String, Unanswerable> {
-    let Challenged { challenge, nc, cnonce, uri } = *challenged;
+    let Challenged { challenge, nc, cnonce, uri, method } = *challenged;
     let ha1 = ha1_for(record, challenge)?;
-    let answer = Answer { username: &record.account.auth_username, method: "REGISTER", uri, cnonce, nc, body: b"" };
+    let answer = Answer { username: &record.account.auth_username, method, uri, cnonce, nc, body: b"" };
     challenge.answer(&ha1, &answer).map_err(|_| Unanswerable::Algorithm)
 }
 
@@ -112,7 +114,10 @@ mod tests {
 
     fn answered(record: &Record, realm: &str, hash: Hash) -> Result<String, Unanswerable> {
         let challenge = Challenge::parse(&challenge_value(realm, "nonce", hash, false)).unwrap();
-        answer(record, &Challenged { challenge: &challenge, nc: 1, cnonce: "cnonce", uri: "sip:example.com" })
+        answer(
+            record,
+            &Challenged { challenge: &challenge, nc: 1, cnonce: "cnonce", uri: "sip:example.com", method: "REGISTER" },
+        )
     }
 
     #[test]

@@ -320,8 +320,9 @@ fn messages(root: &mut Reader<'_>) -> Messages {
     let mut section = section(root, "messages");
     let size = |text: &str| values::size(text).filter(|size| (1..=LARGEST_MAX_BODY).contains(size));
     let max_body = section.parsed("max_body", "a size from 1B to 48KiB, like \"16KiB\"", size, USUAL_MAX_BODY);
+    let subscribe_voicemail = section.flag("subscribe_voicemail", false);
     section.finish();
-    Messages { max_body }
+    Messages { max_body, subscribe_voicemail }
 }
 
 fn call(root: &mut Reader<'_>) -> Call {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::net::UdpSocket;
 use tokio::time::sleep;
+use zeroize::Zeroize as _;
 
 use super::drain::Drain;
 
@@ -76,6 +77,8 @@ impl Udp {
                     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                     // A copy of the datagram's own size: a slice would keep the whole buffer alive.
                     let bytes = Bytes::copy_from_slice(&buffer);
+                    // What somebody wrote must not lie here until a datagram as long comes.
+                    buffer.zeroize();
                     buffer.clear();
                     deliver(Datagram { bytes, peer });
                 }

@@ -18,6 +18,11 @@ use crate::registration::{Goal, Letterhead, Registration, RegistrationFailure, S
 const HASHES: &[Hash] = &[Hash::Sha512_256, Hash::Sha256, Hash::Md5];
 const HASHES_BUT_MD5: &[Hash] = &[Hash::Sha512_256, Hash::Sha256];
 
+/// Which hashes a digest may be made with.
+pub(super) fn hashes(allow_md5: bool) -> &'static [Hash] {
+    if allow_md5 { HASHES } else { HASHES_BUT_MD5 }
+}
+
 impl Endpoint {
     pub(super) fn on_bind(&mut self, now: Instant, new: NewBinding) {
         self.add_device(now, new.instance, new.binding);
@@ -103,7 +108,7 @@ impl Endpoint {
         let id = registration.upstream;
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
         upstream.heard_at = Some(now);
-        let hashes = if self.settings.upstream.allow_md5 { HASHES } else { HASHES_BUT_MD5 };
+        let hashes = hashes(self.settings.upstream.allow_md5);
         let terms = Terms { hashes, registrar: &upstream.registrar };
         let names = registration.names().to_vec();
         let step = registration.on_response(now, branch, response, &terms, &mut self.random);
@@ -235,6 +240,7 @@ impl Endpoint {
 
     pub(super) fn forget_binding(&mut self, binding: BindingId, confirmed: bool) {
         let Some(registration) = self.bindings.remove(&binding) else { return };
+        self.subscriptions.remove(&binding);
         if let Some(branch) = registration.branch() {
             self.transactions.abandon(branch);
         }

@@ -201,6 +201,16 @@ pub enum Input {
     },
     /// A device declines without a flow: 603, and no other device rings on.
     Decline(CallId),
+    /// Ask the account's server how the mailbox stands, and to say so whenever it changes (RFC 3842), for as long as the
+    /// binding lives.
+    Subscribe(BindingId),
+    /// The answer to [`Event::SubscriptionChallenged`], as [`Input::Answer`].
+    SubscriptionAnswer {
+        /// The binding.
+        binding: BindingId,
+        /// The value of the Authorization header.
+        authorization: Option<String>,
+    },
     /// The call cannot reach this device (the push was refused for good): 480 at once, unless another device may answer.
     GiveUp {
         /// The call.
@@ -276,6 +286,19 @@ pub enum Event {
         instance: InstanceId,
         /// The challenge: first the topmost that is supported (RFC 8760 §2.4); when the answer is `None`, the next one that
         /// the same response offers, until there is none.
+        challenge: Challenge,
+        /// The count of answers with this nonce, this one included.
+        nc: u32,
+        /// A fresh client nonce.
+        cnonce: String,
+        /// The digest's URI: the Request-URI.
+        uri: Box<str>,
+    },
+    /// As [`Event::Challenged`], for a SUBSCRIBE; answer with [`Input::SubscriptionAnswer`].
+    SubscriptionChallenged {
+        /// The binding.
+        binding: BindingId,
+        /// The challenge.
         challenge: Challenge,
         /// The count of answers with this nonce, this one included.
         nc: u32,

@@ -98,6 +98,7 @@ impl Endpoint {
             self.event(Event::Unbound { instance, confirmed: false, shared: true });
             return self.settle_group(now, binding);
         }
+        self.end_subscription(now, binding);
         self.later(now, deadline, super::Timer::Unbind(binding));
         self.aim(now, binding, Goal::Gone);
     }

@@ -17,6 +17,7 @@
 //! | `announced` | calls that are announced before their INVITE comes |
 //! | `dialogs` | requests inside a dialog, in both directions |
 //! | [`away`] | those of them that wait for a peer that is away for a moment |
+//! | `subscriptions` | to mailboxes |
 //! | [`pages`] | MESSAGEs outside a dialog |
 //! | `notices` | NOTIFYs outside a dialog, OPTIONS |
 //! | [`passages`] | REGISTERs on their way through to another SIP server |
@@ -40,6 +41,7 @@ pub mod pages;
 pub mod passages;
 pub mod proxied;
 mod requests;
+mod subscriptions;
 mod upstreams;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -57,6 +59,7 @@ use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId, ShardTag, Upstr
 use crate::message::Message;
 use crate::random::Random;
 use crate::registration::Registration;
+use crate::subscription::Subscription;
 use crate::timers::Timers;
 use crate::transaction::{Expired, ServerId, Table, Timing};
 
@@ -107,6 +110,7 @@ pub struct Endpoint {
     announced: HashMap<BindingId, Announced>,
     announced_as: HashMap<CallId, BindingId>,
     pages: HashMap<PageId, Page>,
+    subscriptions: HashMap<BindingId, Box<Subscription>>,
     next_page: u64,
     proxied: proxied::Proxied,
 }
@@ -134,6 +138,7 @@ enum Timer {
     /// Nothing more can come for a call.
     Forget(CallId),
     Page(PageId),
+    Subscription(BindingId),
     /// A REGISTER has waited long enough for a flow to its SIP server.
     Passage(PassageId),
     /// A registration that passed through is to be refreshed, or ends.
@@ -147,6 +152,7 @@ enum ClientOwner {
     /// Somebody at a better address is asked for.
     Trial(UpstreamId),
     Leg(CallId),
+    Subscribe(BindingId),
     /// A MESSAGE that is offered to a device.
     Page(PageId),
     /// A request that is forwarded inside a dialog.
@@ -202,6 +208,7 @@ impl Endpoint {
             announced: HashMap::new(),
             announced_as: HashMap::new(),
             pages: HashMap::new(),
+            subscriptions: HashMap::new(),
             next_page: 0,
             proxied: proxied::Proxied::default(),
             settings,
@@ -231,6 +238,10 @@ impl Endpoint {
             Input::Announce { instance, from, name } => self.on_announce(now, instance, from, name),
             Input::Ring { call, instance } => self.on_ring(now, call, instance),
             Input::Decline(call) => self.end_call(now, call, CallState::Declined, 603),
+            Input::Subscribe(binding) => self.on_subscribe(now, binding),
+            Input::SubscriptionAnswer { binding, authorization } => {
+                self.on_subscription_answer(now, binding, authorization);
+            }
             Input::GiveUp { call, instance } => self.on_give_up(now, call, instance),
             Input::Paged { page, instance, kept } => self.on_paged(now, page, instance, kept),
             Input::EndCalls => self.on_end_calls(now),
@@ -256,6 +267,7 @@ impl Endpoint {
                 Timer::Linger(flow) => self.outputs.push_back(Output::Close(flow)),
                 Timer::Away(who) => self.on_away_due(now, who),
                 Timer::Forget(call) => self.forget_call(call),
+                Timer::Subscription(binding) => self.on_subscription_due(now, binding),
                 Timer::Page(page) => self.on_page_due(now, page),
                 Timer::Passage(passage) => self.on_passage_due(now, passage),
                 Timer::Proxied(instance) => self.on_proxied_due(now, instance),

@@ -52,6 +52,7 @@ impl Endpoint {
         match owner {
             ClientOwner::Register(binding) => self.on_register_response(now, binding, branch, response),
             ClientOwner::Leg(call) => self.on_leg_response(now, call, branch, response),
+            ClientOwner::Subscribe(binding) => self.on_subscribe_response(now, binding, branch, response),
             ClientOwner::Page(page) => self.on_page_response(now, page, branch, response),
             ClientOwner::Forwarded(server) => self.on_forwarded_response(now, server, source.side, response),
             ClientOwner::Passage(passage) => self.on_passage_response(now, passage, response),
@@ -65,6 +66,7 @@ impl Endpoint {
         match owner {
             ClientOwner::Register(binding) => self.on_register_silence(now, binding, branch),
             ClientOwner::Leg(call) => self.on_leg_lost(now, call, branch),
+            ClientOwner::Subscribe(binding) => self.on_subscribe_silence(now, binding, Some(branch)),
             ClientOwner::Page(page) => self.on_page_lost(now, page, branch),
             ClientOwner::Forwarded(server) => self.on_forwarded_silence(now, server),
             ClientOwner::Passage(passage) => self.on_passage_timeout(now, passage),
@@ -138,6 +140,10 @@ impl Endpoint {
         }
         let in_dialog = request.to().is_some_and(|to| to.tag().is_some());
         match request.method() {
+            Some(Method::Notify) if in_dialog && self.is_subscribed(binding, &request) => {
+                self.on_notice(now, reply, &request, binding);
+                self.on_notified(now, binding, &request);
+            }
             _ if in_dialog => self.refuse(now, reply, &request, 481),
             Some(Method::Invite) => self.on_invite(now, source, reply, request, binding),
             Some(Method::Options) => self.answer_options(now, reply, &request),

@@ -203,6 +203,10 @@ impl World {
                 let authorization = known.then(|| answer(challenge, "alice", "secret", uri, *nc, cnonce));
                 self.endpoint.handle(self.now, Input::Answer { binding: *binding, instance: *instance, authorization });
             }
+            Event::SubscriptionChallenged { binding, challenge, nc, cnonce, uri } => {
+                let authorization = Some(answer_to("SUBSCRIBE", challenge, "alice", "secret", uri, *nc, cnonce));
+                self.endpoint.handle(self.now, Input::SubscriptionAnswer { binding: *binding, authorization });
+            }
             Event::Knock { knock, instance, proof } => {
                 let granted = match proof {
                     Proof::Digest(credentials) => {
@@ -340,6 +344,20 @@ impl World {
         });
         wakes.collect()
     }
+}
+
+pub fn answer_to(
+    method: &str,
+    challenge: &Challenge,
+    user: &str,
+    password: &str,
+    uri: &str,
+    nc: u32,
+    cnonce: &str,
+) -> String {
+    let ha1 = Ha1::compute(challenge.algorithm.hash, user, &challenge.realm, password);
+    let answer = Answer { username: user, method, uri, cnonce, nc, body: b"" };
+    challenge.answer(&ha1, &answer).expect("the challenge can be answered")
 }
 
 pub fn answer(challenge: &Challenge, user: &str, password: &str, uri: &str, nc: u32, cnonce: &str) -> String {

@@ -218,7 +218,7 @@ impl World {
             // Nobody announces calls here.
             Event::Announced(_) => {}
             Event::Refused { .. } => self.stats.invites_refused += 1,
-            Event::Missed { .. } | Event::Mailbox { .. } => {}
+            Event::Missed { .. } | Event::Mailbox { .. } | Event::SubscriptionChallenged { .. } => {}
             Event::Page(_) | Event::PageTaken { .. } | Event::PageEnded { .. } => {}
             // No phone here registers through the relay.
             Event::Way(asked) => self.tell_soon(shard, MS, Input::Way { passage: asked.passage, way: Err(403) }),
@@ -336,6 +336,7 @@ fn event_kind(event: &Event) -> String {
         Event::Call { call, state, woke_after, .. } => format!("call {call} {state:?} {woke_after:?}"),
         Event::Ended { call, state } => format!("ended {call} {state:?}"),
         Event::Refused { status } => format!("refused {status}"),
+        Event::SubscriptionChallenged { nc, .. } => format!("subscription challenged {nc}"),
         Event::Missed { call, state } => format!("missed {} {state:?}", call.call),
         Event::Page(page) => format!("page {page:?}"),
         Event::PageTaken { message, .. } => format!("page taken {message}"),

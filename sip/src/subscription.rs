@@ -1,0 +1,288 @@
+//! One machine for one binding's subscription to its mailbox: subscribe, refresh, challenge, give up (RFC 6665, RFC 3842).
+//!
+//! | state | timer | answer | 2xx | 401, 407 | 5xx, 408, silence | any other |
+//! | --- | --- | --- | --- | --- | --- | --- |
+//! | Waiting | send → Asking or Sent | – | – | – | – | – |
+//! | Asking (for a digest) | – | ask on, or send → Sent; none → Never | – | – | – | – |
+//! | Sent | – | – | → Active | → Asking, until refused: → Never | → Waiting, [`TRIES_MAX`] times, then Never | → Never |
+//! | Active | refresh, in the dialog | – | – | – | – | – |
+//! | Never | – | – | – | – | – | – |
+//!
+//! A NOTIFY that ends the subscription makes it Waiting, when the server says that it may come again, else Never.
+//!
+//! Invariant: a server that does not want it (489, 403, 404, 481, …) is not asked again for this registration. One
+//! Call-ID for the life of the binding; a digest is made by the shell, and no credential comes here.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::auth::{Challenge, Hash};
+use crate::flow::{Transport, back_off};
+use crate::id::{BindingId, BranchId};
+use crate::message::{Composer, Message, Method, Name};
+use crate::random::Random;
+use crate::registration::Letterhead;
+use crate::registration::keys::{Keys, Place, Verdict};
+use crate::timers::Armed;
+
+/// The lifetime that is asked for, in seconds; the server may give less.
+const EXPIRES: u32 = 3600;
+/// The shortest lifetime that is believed, in seconds, so that a hostile server cannot make the relay spin.
+const EXPIRES_MIN: u32 = 60;
+/// Attempts that may fail in a row; then the server is not asked again.
+pub const TRIES_MAX: u8 = 5;
+/// How long after the registration the subscription begins: at a random moment within, in milliseconds, so that a restart
+/// is no storm.
+const BEGIN_WITHIN_MS: (u64, u64) = (1_000, 20_000);
+/// Record-Routes that are kept of one dialog; with more the server is not asked again.
+const ROUTES_MAX: usize = 16;
+
+/// What the endpoint does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing.
+    Nothing,
+    /// Ask the shell for a digest with [`Subscription::challenge`].
+    Ask,
+    /// Send [`Subscription::compose`], then call [`Subscription::sent`].
+    Send,
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting { until: Instant },
+    Asking { at: usize, others: Vec<Challenge>, answers: Vec<(Place, String)> },
+    Sent { branch: BranchId },
+    Active { refresh_at: Instant },
+    Never,
+}
+
+/// The dialog that the server's 2xx made (RFC 6665 §4.1.2).
+#[derive(Debug)]
+struct Dialog {
+    to: Box<str>,
+    target: Box<str>,
+    routes: Vec<Box<str>>,
+}
+
+/// The subscription of one binding.
+#[derive(Debug)]
+pub struct Subscription {
+    /// The timer that is set for [`Self::deadline`].
+    pub armed: Armed,
+    aor: Box<str>,
+    state: State,
+    keys: Keys,
+    dialog: Option<Dialog>,
+    cseq: u32,
+    failures: u8,
+}
+
+impl Subscription {
+    /// One that begins soon.
+    pub fn new(now: Instant, aor: Box<str>, random: &mut Random) -> Self {
+        let (from, to) = BEGIN_WITHIN_MS;
+        let until = now + Duration::from_millis(random.between(from, to));
+        let (armed, keys) = (Armed::default(), Keys::default());
+        Self { armed, aor, state: State::Waiting { until }, keys, dialog: None, cseq: 0, failures: 0 }
+    }
+
+    /// When [`Self::on_deadline`] is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::Waiting { until } => Some(until),
+            State::Active { refresh_at } => Some(refresh_at),
+            State::Asking { .. } | State::Sent { .. } | State::Never => None,
+        }
+    }
+
+    /// Whether this Call-ID, of a NOTIFY with a To tag, is its own.
+    pub fn owns(binding: BindingId, epoch: &str, call_id: &str) -> bool {
+        call_id == call_id_of(binding, epoch)
+    }
+
+    /// Whether the server may still send NOTIFYs for it.
+    pub fn may_be_notified(&self) -> bool {
+        self.cseq > 0 && !matches!(self.state, State::Never)
+    }
+
+    /// A deadline may have come.
+    pub fn on_deadline(&mut self, now: Instant) -> Step {
+        if self.deadline().is_none_or(|deadline| deadline > now) {
+            return Step::Nothing;
+        }
+        self.keys.begin();
+        self.write(Vec::new())
+    }
+
+    /// The Request-URI of the next SUBSCRIBE, and the digest's.
+    pub fn uri(&self) -> &str {
+        self.dialog.as_ref().map_or(&self.aor, |dialog| &dialog.target)
+    }
+
+    /// The challenge to answer, and the count of answers with its nonce.
+    pub fn challenge(&mut self) -> Option<(&Challenge, u32)> {
+        match &self.state {
+            State::Asking { at, .. } => self.keys.next_answer(*at),
+            _ => None,
+        }
+    }
+
+    /// The shell's answer; `None`: it has no credential for this challenge.
+    pub fn answer(&mut self, authorization: Option<String>) -> Step {
+        let State::Asking { at, others, answers } = &mut self.state else { return Step::Nothing };
+        match (authorization, self.keys.place(*at)) {
+            (Some(value), Some(place)) => {
+                answers.push((place, value));
+                *at += 1;
+            }
+            _ if self.keys.pass_over(*at, others).is_err() => {
+                self.state = State::Never;
+                return Step::Nothing;
+            }
+            _ => {}
+        }
+        if *at < self.keys.len() { Step::Ask } else { Step::Send }
+    }
+
+    /// Writes the SUBSCRIBE; `service_route` leads the first one (RFC 3608 §6.1).
+    pub fn compose(&mut self, binding: BindingId, head: &Letterhead<'_>, service_route: &[Box<str>]) -> Bytes {
+        self.cseq += 1;
+        let letter = self.letter(binding, head, service_route, EXPIRES);
+        let State::Asking { answers, .. } = &self.state else { return letter.finish() };
+        answers.iter().fold(letter, |letter, (place, value)| letter.header(place.answer_in(), value)).finish()
+    }
+
+    /// Writes the SUBSCRIBE that ends it (RFC 6665 §4.1.2.3); `None` when there is nothing to end.
+    pub fn compose_end(&mut self, binding: BindingId, head: &Letterhead<'_>) -> Option<Bytes> {
+        self.dialog.as_ref()?;
+        self.cseq += 1;
+        Some(self.letter(binding, head, &[], 0).finish())
+    }
+
+    /// It was sent with this branch.
+    pub fn sent(&mut self, branch: BranchId) {
+        self.state = State::Sent { branch };
+    }
+
+    /// A response to it.
+    pub fn on_response(
+        &mut self,
+        now: Instant,
+        branch: BranchId,
+        response: &Message,
+        hashes: &[Hash],
+        random: &mut Random,
+    ) -> Step {
+        let State::Sent { branch: waiting_for } = self.state else { return Step::Nothing };
+        let Some(status) = response.status().filter(|status| *status >= 200 && branch == waiting_for) else {
+            return Step::Nothing;
+        };
+        match status {
+            ..300 => self.on_success(now, response, random),
+            401 | 407 => {
+                let place = if status == 401 { Place::Registrar } else { Place::Proxy };
+                match self.keys.on_challenge(place, response, hashes) {
+                    Verdict::Answer { others } => return self.write(others),
+                    Verdict::Refused | Verdict::Endless => self.state = State::Never,
+                }
+            }
+            408 | 500..=599 => self.retry(now, random),
+            _ => self.state = State::Never,
+        }
+        Step::Nothing
+    }
+
+    /// It could not be sent, or was never answered.
+    pub fn on_silence(&mut self, now: Instant, branch: Option<BranchId>, random: &mut Random) {
+        let ours = match self.state {
+            State::Sent { branch: waiting_for } => branch == Some(waiting_for),
+            State::Asking { .. } => branch.is_none(),
+            _ => false,
+        };
+        if ours {
+            self.retry(now, random);
+        }
+    }
+
+    /// A NOTIFY of it says how it stands (RFC 6665 §4.1.3).
+    pub fn on_notice(&mut self, now: Instant, notify: &Message, random: &mut Random) {
+        let state = notify.values_written("Subscription-State").next().unwrap_or_default();
+        let state = String::from_utf8_lossy(state).to_ascii_lowercase();
+        if state.split(';').next().map(str::trim) != Some("terminated") {
+            return;
+        }
+        self.dialog = None;
+        let again = ["deactivated", "timeout", "probation", "giveup"];
+        if again.iter().any(|reason| state.contains(&format!("reason={reason}"))) {
+            self.retry(now, random);
+        } else {
+            self.state = State::Never;
+        }
+    }
+
+    fn write(&mut self, others: Vec<Challenge>) -> Step {
+        self.state = State::Asking { at: 0, others, answers: Vec::new() };
+        if self.keys.is_empty() { Step::Send } else { Step::Ask }
+    }
+
+    fn on_success(&mut self, now: Instant, response: &Message, random: &mut Random) {
+        self.keys.on_success(response);
+        self.failures = 0;
+        if self.dialog.is_none() {
+            let routes: Vec<Box<str>> = response.elements(Name::RecordRoute).map(Into::into).collect();
+            let target = response.contacts().and_then(|contacts| contacts.first().map(|it| it.uri.text.into()));
+            let to = response.text(Name::To).filter(|_| response.to().is_some_and(|to| to.tag().is_some()));
+            match (target, to) {
+                (Some(target), Some(to)) if routes.len() <= ROUTES_MAX => {
+                    let routes = routes.into_iter().rev().collect();
+                    self.dialog = Some(Dialog { to: to.into(), target, routes });
+                }
+                _ => {
+                    self.state = State::Never;
+                    return;
+                }
+            }
+        }
+        let granted = response.number(Name::Expires).unwrap_or(EXPIRES).clamp(EXPIRES_MIN, EXPIRES);
+        let millis = u64::from(granted) * 1_000;
+        let refresh_at = now + Duration::from_millis(random.between(millis * 70 / 100, millis * 85 / 100));
+        self.state = State::Active { refresh_at };
+    }
+
+    fn retry(&mut self, now: Instant, random: &mut Random) {
+        self.failures = self.failures.saturating_add(1);
+        self.state = match self.failures {
+            ..=TRIES_MAX => State::Waiting { until: now + back_off(self.failures, random) },
+            _ => State::Never,
+        };
+    }
+
+    fn letter(&self, binding: BindingId, head: &Letterhead<'_>, service_route: &[Box<str>], expires: u32) -> Composer {
+        let (aor, cseq, epoch) = (&self.aor, self.cseq, head.epoch);
+        let (transport, local) = (head.transport, head.local);
+        let rport = if transport == Transport::Udp { ";rport" } else { "" };
+        let by = if transport == Transport::Udp { String::new() } else { format!(";transport={}", transport.param()) };
+        let to = self.dialog.as_ref().map_or_else(|| format!("<{aor}>"), |dialog| dialog.to.to_string());
+        let routes = self.dialog.as_ref().map_or(service_route, |dialog| &dialog.routes[..]);
+        let via = format!("SIP/2.0/{} {local};branch={}{rport}", transport.via(), head.branch);
+        let letter =
+            Composer::request(Method::Subscribe, self.uri()).header(Name::Via, via).header(Name::MaxForwards, 70);
+        let letter = routes.iter().fold(letter, |letter, route| letter.header(Name::Route, route));
+        letter
+            .header(Name::From, format_args!("<{aor}>;tag={epoch}"))
+            .header(Name::To, to)
+            .header(Name::CallId, call_id_of(binding, epoch))
+            .header(Name::CSeq, format_args!("{cseq} SUBSCRIBE"))
+            .header(Name::Contact, format_args!("<sip:{binding}@{local}{by}>"))
+            .header(Name::Event, "message-summary")
+            .header(Name::Accept, "application/simple-message-summary")
+            .header(Name::Expires, expires)
+            .header(Name::UserAgent, concat!("sipwake/", env!("CARGO_PKG_VERSION")))
+    }
+}
+
+fn call_id_of(binding: BindingId, epoch: &str) -> String {
+    format!("{binding}.mwi.{epoch}")
+}

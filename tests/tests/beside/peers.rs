@@ -1,1 +1,0 @@
-//! With real peers: in the next slice.
