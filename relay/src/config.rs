@@ -119,6 +119,10 @@ pub struct Upstream {
     pub domains: DomainRules,
     /// The Expires asked for, 1 s to 24 h.
     pub register_expires: Duration,
+    /// The name servers that are asked; the system's when empty.
+    pub name_servers: Vec<SocketAddr>,
+    /// How long an address that failed is left alone at first, and how often a better one is looked for; 1 s to 1 h.
+    pub return_after: Duration,
     /// Whether a digest may be made with MD5.
     pub allow_md5: bool,
     /// Registrations that may begin in a second at one registrar, 1 to 1,000,000, of the whole node.

@@ -131,7 +131,7 @@ impl Relay {
             None => Keyring::ephemeral(),
         };
         let vault = Vault::open(config.store.url.expose(), keyring, &public_edge)?;
-        let resolver = Resolver::new(Reach::new(&config.upstream.allow_addresses), config.upstream.transports)?;
+        let resolver = resolver(&config)?;
         let (push, push_is_printed) = push_service(&config.apps)?;
         let (reminded, reminders) = mpsc::unbounded_channel();
         let agent = Agent::start(agent::Ground {
@@ -142,6 +142,7 @@ impl Relay {
             metrics: metrics.clone(),
             resolver: resolver.clone(),
             tls: ClientTls::new(config.upstream.ca_file.as_deref())?,
+            return_after: config.upstream.return_after,
             udp: doors.udp.clone(),
             early_ringing: config.call.early_ringing,
             endpoint: endpoint_settings(&config, &doors, &public_edge, public_websocket.as_deref(), &vault),
@@ -344,6 +345,16 @@ async fn bind(
 ) -> Result<Listener, StartError> {
     let bound = Listener::bind(address, security, limits, drain.clone()).await;
     bound.map_err(|why| StartError::Listen { setting, address, why })
+}
+
+/// Asks the name servers that the operator named, else the system's.
+fn resolver(config: &Config) -> Result<Resolver, ResolveError> {
+    let upstream = &config.upstream;
+    let reach = Reach::new(&upstream.allow_addresses);
+    match upstream.name_servers.is_empty() {
+        true => Resolver::new(reach, upstream.transports),
+        false => Resolver::with_nameservers(&upstream.name_servers, reach, upstream.transports),
+    }
 }
 
 fn server_tls(tls: &Tls) -> Result<(Arc<ServerTls>, Option<String>), TlsError> {

@@ -503,6 +503,17 @@ impl Registration {
         }
     }
 
+    /// Another server is there than the one that turned it away: it waits no longer.
+    pub fn on_elsewhere(&mut self) -> Step {
+        match self.state {
+            State::BackingOff { .. } => {
+                self.state = State::Waiting;
+                Step::WantFlow
+            }
+            _ => Step::Nothing,
+        }
+    }
+
     /// When [`Self::on_deadline`] is due.
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {

@@ -1,4 +1,4 @@
-//! A name server that answers A, AAAA and SRV from a table, over UDP on loopback.
+//! A name server that answers A, AAAA, SRV and NAPTR from a table, over UDP on loopback.
 //!
 //! Invariant: it answers only what its table holds: no such name is NXDOMAIN, another type is an empty answer. It
 //! stops when dropped.
@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 const A: u16 = 1;
 const AAAA: u16 = 28;
 const SRV: u16 = 33;
+const NAPTR: u16 = 35;
 
 /// One record; every name without a trailing dot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +44,20 @@ impl Record {
         }
         data.extend(name(target.trim_end_matches('.')));
         Self { owner: owner.to_ascii_lowercase(), kind: SRV, ttl: 60, data }
+    }
+
+    /// A NAPTR record (RFC 3403) with the flag `s` and no regular expression, with a TTL of 60 s.
+    pub fn naptr(owner: &str, order: u16, preference: u16, service: &str, replacement: &str) -> Self {
+        let mut data = Vec::new();
+        for number in [order, preference] {
+            data.extend(number.to_be_bytes());
+        }
+        for text in ["s", service, ""] {
+            data.push(text.len() as u8);
+            data.extend(text.bytes());
+        }
+        data.extend(name(replacement));
+        Self { owner: owner.to_ascii_lowercase(), kind: NAPTR, ttl: 60, data }
     }
 
     /// The same with another TTL, in seconds.

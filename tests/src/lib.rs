@@ -15,6 +15,7 @@ pub mod dialog;
 pub mod digest;
 pub mod dns;
 pub mod fcm;
+pub mod gate;
 mod http2;
 pub mod kamailio;
 mod ledger;

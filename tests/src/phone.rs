@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -120,7 +120,11 @@ impl Phone {
     pub async fn connect(settings: Settings) -> io::Result<Self> {
         let uri = Uri::parse(&settings.server).ok_or_else(|| io::Error::other("the server is no SIP URI"))?;
         let (host, port) = (uri.host.trim_matches(['[', ']']), uri.port.unwrap_or(5061));
-        let server = (host, port).to_socket_addrs()?.find(SocketAddr::is_ipv4);
+        let numeric: Result<IpAddr, _> = host.parse();
+        let server = match numeric {
+            Ok(ip) => Some(SocketAddr::new(ip, port)),
+            Err(_) => (host, port).to_socket_addrs()?.find(SocketAddr::is_ipv4),
+        };
         let server = server.ok_or_else(|| io::Error::other("the server has no IPv4 address"))?;
         let transport = match uri.transport() {
             Some("udp") => Transport::Udp,

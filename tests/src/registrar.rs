@@ -150,7 +150,7 @@ impl Registrar {
         let tls = match &settings.authority {
             None => None,
             Some(authority) => {
-                let usual = || [settings.domain.as_str(), "localhost", "127.0.0.1"].map(str::to_owned).to_vec();
+                let usual = || [settings.domain.as_str(), "localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
                 let names = settings.certified.clone().unwrap_or_else(usual);
                 let names: Vec<&str> = names.iter().map(String::as_str).collect();
                 Some(wire::listen(&tasks, Some(authority.server_config(&names, &[])), handler).await?)

@@ -93,6 +93,8 @@ pub struct Setup {
     pub log: String,
     /// Further variables of the environment.
     pub environment: Vec<(String, String)>,
+    /// The address on which devices reach it; an IPv6 address in brackets.
+    pub edge_ip: String,
     /// Where it listens.
     pub ports: Ports,
     /// The operator's token.
@@ -148,6 +150,7 @@ impl Setup {
             further: String::new(),
             log: text("info,relay=debug,sip=debug,sipwake=debug"),
             environment: Vec::new(),
+            edge_ip: text("127.0.0.1"),
             ports: Ports::default(),
             operator_token: format!("operator-{}{}", token(), token()),
         }
@@ -170,14 +173,15 @@ impl Setup {
     pub fn write(&self, scratch: &Scratch) -> PathBuf {
         let issued = self.authority.loopback();
         let Ports { edge, websocket, api, operator, udp, tcp, tls } = self.ports;
+        let edge_ip = &self.edge_ip;
         let operator_token = scratch.file("operator-token", &self.operator_token);
         let keyring = self.keyring.clone().unwrap_or_else(|| scratch.path().join("keyring"));
         let transports: Vec<&str> = self.transports.iter().map(|transport| transport.param()).collect();
         let [shortest, usual, longest] = &self.lifetime;
         // A Rust string's debug form is a TOML basic string for all that stands here.
         let mut text = format!(
-            "[edge]\nlisten = \"127.0.0.1:{edge}\"\npublic = \"127.0.0.1:{edge}\"\n\
-             websocket = \"127.0.0.1:{websocket}\"\n\n\
+            "[edge]\nlisten = \"{edge_ip}:{edge}\"\npublic = \"{edge_ip}:{edge}\"\n\
+             websocket = \"{edge_ip}:{websocket}\"\n\n\
              [api]\nlisten = \"127.0.0.1:{api}\"\n\n\
              [operator]\nlisten = \"127.0.0.1:{operator}\"\ntoken_file = {operator_token:?}\n\n\
              [tls]\ncertificate = {:?}\nkey = {:?}\n\n\

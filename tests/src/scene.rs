@@ -77,7 +77,7 @@ impl Scene {
     /// # Errors
     /// [`Missed`] when something does not start.
     pub async fn with(change: impl FnOnce(&mut Setup)) -> Result<Self, Missed> {
-        Self::among(&[], change).await
+        Self::between(|_| {}, change).await
     }
 
     /// With another configuration, and further accounts at the SIP server: user and password.
@@ -85,8 +85,8 @@ impl Scene {
     /// # Errors
     /// [`Missed`] when something does not start.
     pub async fn among(others: &[(&str, &str)], change: impl FnOnce(&mut Setup)) -> Result<Self, Missed> {
-        let further = others.iter().map(|(user, password)| ((*user).to_owned(), (*password).to_owned()));
-        Self::between(|server| server.users.extend(further), change).await
+        let more = others.iter().map(|(user, password)| ((*user).to_owned(), (*password).to_owned()));
+        Self::between(|settings| settings.users.extend(more), change).await
     }
 
     /// With another SIP server and another configuration.

@@ -330,7 +330,8 @@ pub async fn connect_websocket(
         let stream = TcpStream::connect(remote).await?;
         stream.set_nodelay(true)?;
         let local = stream.local_addr()?;
-        let uri = format!("wss://{name}:{}/", remote.port()).parse().map_err(io::Error::other)?;
+        let host = if name.contains(':') { format!("[{name}]") } else { name.to_owned() };
+        let uri = format!("wss://{host}:{}/", remote.port()).parse().map_err(io::Error::other)?;
         let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
         let stream = TlsConnector::from(tls).connect(name, stream).await?;
         let request = ClientRequestBuilder::new(uri).with_sub_protocol("sip");

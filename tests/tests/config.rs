@@ -35,6 +35,8 @@ ca_file = "relay.pem"
 allow_addresses = []
 domains = ["*"]
 register_expires = "600s"
+name_servers = []
+return_after = "60s"
 allow_md5 = true
 registrations_per_second = 2000
 [store]
@@ -167,6 +169,8 @@ fn every_problem_is_told_at_once_with_its_place() {
         allow_addresses = ["10.0.0.0/33", "10.0.0.0/8"]
         domains = ["exa mple.com"]
         register_expires = "25h"
+        name_servers = ["dns.example"]
+        return_after = "2h"
         allow_md5 = "no"
         registrations_per_second = 0
         [store]
@@ -206,6 +210,8 @@ fn every_problem_is_told_at_once_with_its_place() {
         "upstream.allow_addresses",
         "upstream.domains",
         "upstream.register_expires",
+        "upstream.name_servers",
+        "upstream.return_after",
         "upstream.allow_md5",
         "upstream.registrations_per_second",
         "store.url",
@@ -310,6 +316,8 @@ fn numbers_and_flags_are_read_from_file_and_environment_and_have_bounds() {
     let with = |line: &str, variables: &[(&str, &str)]| {
         read_with(&scratch, &format!("{SMALL}\n[upstream]\n{line}\n"), variables)
     };
+    let servers = with("name_servers = [\"192.0.2.53\", \"[2001:db8::53]:5353\"]", &[]).unwrap().upstream.name_servers;
+    assert_eq!(servers.iter().map(ToString::to_string).collect::<Vec<_>>(), ["192.0.2.53:53", "[2001:db8::53]:5353"]);
     let config = with("allow_md5 = false\nregistrations_per_second = 50", &[]).unwrap();
     assert_eq!((config.upstream.allow_md5, config.upstream.registrations_per_second), (false, 50));
     let variables = [("SIPWAKE_UPSTREAM__ALLOW_MD5", "true"), ("SIPWAKE_UPSTREAM__REGISTRATIONS_PER_SECOND", "7")];

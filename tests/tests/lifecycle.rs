@@ -29,6 +29,8 @@ mod presence;
 mod registrations;
 #[path = "lifecycle/restarts.rs"]
 mod restarts;
+#[path = "lifecycle/targets.rs"]
+mod targets;
 
 type Outcome = Result<(), Missed>;
 

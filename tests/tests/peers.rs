@@ -16,6 +16,7 @@
 //! | a second call during the first | UDP, TCP, TLS | baresip, which holds the first | `in_calls` |
 //!
 //! No stock client at hand speaks SIP over secure WebSocket; that door is the stand-ins' alone.
+//! Accounts that are not lent (RFC 8599) with Kamailio and SIPp: `push_proxy/peers.rs`.
 //!
 //! Invariant: traffic stays on loopback; what is missing on the machine fails a test with the line that installs it.
 

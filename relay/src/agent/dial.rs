@@ -2,7 +2,8 @@
 //!
 //! Invariant: every [`Output::Dial`](sip::endpoint::Output::Dial) is answered once: with a flow, or with
 //! [`Input::DialFailed`]. At most [`DIALS`] are under way; the others wait for their turn. A shard hears of an upstream's
-//! addresses before it hears of its flow.
+//! addresses before it hears of its flow. A better flow is offered ([`Input::Better`]) once; what becomes of it is told by
+//! [`Dialler::tried`].
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -15,6 +16,7 @@ use sip::id::{FlowId, UpstreamId};
 use tokio::sync::Semaphore;
 
 use super::connections::{Connection, Writer};
+use super::targets::place_of;
 use super::upstreams::{Route, Upstreams};
 use super::{ShardInput, Shards};
 use crate::metrics::Metrics;
@@ -31,7 +33,7 @@ const RESOLVE_AGAIN_MIN: Duration = Duration::from_secs(30);
 /// How soon names are resolved again that could not be.
 const RESOLVE_RETRY: Duration = Duration::from_secs(60);
 /// How often it is looked for names to resolve again.
-const TICK: Duration = Duration::from_secs(5);
+const TICK: Duration = Duration::from_secs(1);
 
 /// Opens flows; cheap to clone.
 #[derive(Clone)]
@@ -40,6 +42,7 @@ pub(super) struct Dialler(Arc<Inner>);
 struct Inner {
     resolver: Resolver,
     tls: ClientTls,
+    return_after: Duration,
     upstreams: Upstreams,
     shards: Shards,
     metrics: Metrics,
@@ -50,8 +53,8 @@ struct Inner {
 
 impl Dialler {
     pub(super) fn new(
-        resolver: Resolver,
-        tls: ClientTls,
+        (resolver, tls): (Resolver, ClientTls),
+        return_after: Duration,
         upstreams: Upstreams,
         shards: Shards,
         metrics: Metrics,
@@ -59,6 +62,7 @@ impl Dialler {
         Self(Arc::new(Inner {
             resolver,
             tls,
+            return_after,
             upstreams,
             shards,
             metrics,
@@ -67,7 +71,14 @@ impl Dialler {
         }))
     }
 
-    /// Opens a flow for a shard, in a task of its own; `avoid` is tried last.
+    /// What became of the better flow that a shard was offered.
+    pub(super) fn tried(&self, shard: usize, upstream: UpstreamId, moved: bool) {
+        let (now, first) = (Instant::now(), self.0.return_after);
+        self.0.upstreams.targets(upstream, |targets| targets.tried(shard, moved, now, first));
+        tracing::info!(upstream = upstream.0, moved, "a better address of a SIP server was tried");
+    }
+
+    /// Opens a flow for a shard, in a task of its own; `avoid` has failed, and is tried last.
     pub(super) fn dial(&self, shard: usize, upstream: UpstreamId, avoid: Option<SocketAddr>) {
         let it = self.0.clone();
         tokio::spawn(async move {
@@ -131,8 +142,11 @@ impl Dialler {
                 let it = self.0.clone();
                 tokio::spawn(async move {
                     let Ok(_turn) = it.turns.acquire().await else { return };
-                    if let Err(error) = it.learn(upstream, &route).await {
-                        tracing::info!(upstream = upstream.0, %error, "a SIP server has no address now");
+                    match it.learn(upstream, &route).await {
+                        Ok(candidates) => it.offer_better(upstream, &route, &candidates).await,
+                        Err(error) => {
+                            tracing::info!(upstream = upstream.0, %error, "a SIP server has no address now");
+                        }
                     }
                 });
             }
@@ -149,21 +163,53 @@ impl Inner {
     async fn open(self: &Arc<Self>, shard: usize, upstream: UpstreamId, avoid: Option<SocketAddr>) -> bool {
         let Some(route) = self.upstreams.route(upstream) else { return false };
         self.upstreams.used_by(upstream, shard);
-        let mut candidates = match self.learn(upstream, &route).await {
+        let candidates = match self.learn(upstream, &route).await {
             Ok(candidates) => candidates,
             Err(error) => {
                 tracing::info!(upstream = upstream.0, %error, "a SIP server has no address");
                 return false;
             }
         };
-        // A stable sort: what is to be avoided goes last, the rest keeps its order.
-        candidates.sort_by_key(|candidate| Some(candidate.address) == avoid);
-        for candidate in candidates {
-            if self.try_one(shard, upstream, &route, candidate).await {
+        let (now, first) = (Instant::now(), self.return_after);
+        let ordered = self.upstreams.targets(upstream, |targets| {
+            for candidate in candidates.iter().filter(|candidate| Some(candidate.address) == avoid) {
+                targets.failed(place_of(candidate), now, first);
+            }
+            targets.in_order(candidates.clone(), now)
+        });
+        for candidate in ordered.unwrap_or_default() {
+            if let Some(stream) = self.connect(upstream, &route, candidate).await {
+                self.upstreams.targets(upstream, |targets| targets.leads(shard, candidate, Instant::now()));
+                if self.upstreams.targets(upstream, |targets| targets.is_second_best(&candidates)) == Some(true) {
+                    self.upstreams.look_by(upstream, Instant::now() + self.return_after);
+                }
+                let (flow, transport) = self.begin(shard, stream, candidate).await;
+                if avoid.is_some_and(|avoid| avoid != candidate.address) {
+                    self.shards.send(shard, ShardInput::sip(Input::Elsewhere(upstream))).await;
+                }
+                self.shards.send(shard, ShardInput::sip(Input::Dialled { upstream, flow, transport })).await;
                 return true;
             }
         }
         false
+    }
+
+    /// Opens a flow to a better address for each shard whose flow leads to a worse one, and lets its endpoint try it.
+    async fn offer_better(&self, upstream: UpstreamId, route: &Route, candidates: &[Candidate]) {
+        for shard in 0..self.shards.len() {
+            let now = Instant::now();
+            let better = self.upstreams.targets(upstream, |targets| targets.better(shard, candidates, now)).flatten();
+            if let Some(candidate) = better
+                && let Some(stream) = self.connect(upstream, route, candidate).await
+            {
+                self.upstreams.targets(upstream, |targets| targets.tries(shard, candidate));
+                let (flow, transport) = self.begin(shard, stream, candidate).await;
+                self.shards.send(shard, ShardInput::sip(Input::Better { upstream, flow, transport })).await;
+            }
+        }
+        if self.upstreams.targets(upstream, |targets| targets.is_second_best(candidates)) == Some(true) {
+            self.upstreams.look_by(upstream, Instant::now() + self.return_after);
+        }
     }
 
     /// Resolves an upstream's next hop and tells the shards that use it; the addresses to dial, best first. Its other
@@ -207,44 +253,52 @@ impl Inner {
         }
     }
 
-    async fn try_one(&self, shard: usize, upstream: UpstreamId, route: &Route, candidate: Candidate) -> bool {
-        let Candidate { address, transport } = candidate;
-        let opened = match transport {
-            net::Transport::Udp => {
-                let (flow, transport) = (FlowId::Datagram(address), Transport::Udp);
-                self.shards.send(shard, ShardInput::sip(Input::Dialled { upstream, flow, transport })).await;
-                return true;
-            }
-            net::Transport::Tcp => dial::tcp(address).await.map(|stream| (stream, Transport::Tcp)),
-            net::Transport::Tls => {
-                let domain = route.verified_domain();
-                dial::tls(address, &self.tls, domain).await.map(|stream| (stream, Transport::Tls))
-            }
+    /// The way to an address: a stream, or nothing to open for UDP. `None`: it failed, and is away for now.
+    async fn connect(&self, upstream: UpstreamId, route: &Route, candidate: Candidate) -> Option<Opened> {
+        let opened = match candidate.transport {
+            net::Transport::Udp => return Some(Opened::Udp),
+            net::Transport::Tcp => dial::tcp(candidate.address).await,
+            net::Transport::Tls => dial::tls(candidate.address, &self.tls, route.verified_domain()).await,
         };
         match opened {
-            Ok((stream, transport)) => {
-                self.serve(shard, upstream, stream, transport, address).await;
-                true
-            }
+            Ok(stream) => Some(Opened::Stream(stream)),
             Err(error) => {
                 tracing::info!(upstream = upstream.0, %error, "a SIP server cannot be reached");
-                false
+                let (now, first) = (Instant::now(), self.return_after);
+                self.upstreams.targets(upstream, |targets| targets.failed(place_of(&candidate), now, first));
+                None
             }
         }
     }
 
-    async fn serve(&self, shard: usize, upstream: UpstreamId, stream: Stream, transport: Transport, peer: SocketAddr) {
+    /// Serves what was opened; the shard knows how to write on it when this returns.
+    async fn begin(&self, shard: usize, opened: Opened, candidate: Candidate) -> (FlowId, Transport) {
+        let peer = candidate.address;
+        let transport = match candidate.transport {
+            net::Transport::Udp => Transport::Udp,
+            net::Transport::Tcp => Transport::Tcp,
+            net::Transport::Tls => Transport::Tls,
+        };
+        let Opened::Stream(stream) = opened else { return (FlowId::Datagram(peer), transport) };
         let metrics = self.metrics.clone();
         let mut connection = Connection::dialled(transport, peer, shard, self.shards.clone(), metrics.clone());
         let flow = connection.flow();
         if let Some(writer) = connection.writer() {
             self.shards.send(shard, ShardInput::Flow { flow, writer, peer }).await;
         }
-        self.shards.send(shard, ShardInput::sip(Input::Dialled { upstream, flow, transport })).await;
         tokio::spawn(async move {
             metrics.upstream_flows(1);
             connection.serve(stream).await;
             metrics.upstream_flows(-1);
         });
+        (flow, transport)
     }
+}
+
+/// A way that is open.
+enum Opened {
+    /// The relay's one socket.
+    Udp,
+    /// A connection of its own.
+    Stream(Stream),
 }

@@ -29,6 +29,7 @@ impl Shard {
             Event::PublicAddress { upstream, address } => {
                 tracing::info!(upstream = upstream.0, %address, "a SIP server says where it sees this relay");
             }
+            Event::Tried { upstream, moved } => self.world.dialler.tried(self.index, upstream, moved),
             Event::RegistrationFailed { binding, instance, failure } => {
                 self.on_registration_failed(binding, instance, failure);
             }

@@ -15,7 +15,7 @@
 //! | [`lease`], `notices` | when a lease's user is told what |
 //! | [`command`] | what the use cases ask |
 //! | `proofs` | what is computed with a secret |
-//! | `connections`, `framing`, `doors`, `datagrams`, `dial`, [`upstreams`] | the network side |
+//! | `connections`, `framing`, `doors`, `datagrams`, `dial`, `targets`, [`upstreams`] | the network side |
 //! | `erasures` | what the store still has to erase |
 //! | `proxied` | registrations that only pass through (RFC 8599) |
 //!
@@ -40,6 +40,7 @@ mod notices;
 mod proofs;
 mod proxied;
 mod shard;
+mod targets;
 pub mod timeline;
 pub mod upstreams;
 mod wake;
@@ -192,6 +193,8 @@ pub struct Ground {
     pub resolver: Resolver,
     /// Which SIP servers' certificates are trusted.
     pub tls: ClientTls,
+    /// How long an address that failed is left alone at first, and how often a better one is looked for.
+    pub return_after: Duration,
     /// The upstream UDP socket, where UDP is in use.
     pub udp: Option<Udp>,
     /// When the caller first hears ringing.
@@ -242,7 +245,13 @@ impl Agent {
         let shards = Shards(senders.into());
         let upstreams = Upstreams::default();
         let metrics = ground.metrics;
-        let dialler = Dialler::new(ground.resolver, ground.tls, upstreams.clone(), shards.clone(), metrics.clone());
+        let dialler = Dialler::new(
+            (ground.resolver, ground.tls),
+            ground.return_after,
+            upstreams.clone(),
+            shards.clone(),
+            metrics.clone(),
+        );
         let world = Arc::new(World {
             erasures: Erasures::start(ground.vault.clone(), metrics.clone()),
             vault: ground.vault,

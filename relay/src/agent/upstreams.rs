@@ -11,6 +11,7 @@ use std::time::Instant;
 use sip::id::UpstreamId;
 use sip::message::{Scheme, Uri};
 
+use super::targets::Targets;
 use crate::net::Transport;
 use crate::net::resolve::Target;
 use crate::vault::record::Account;
@@ -150,6 +151,8 @@ struct Entry {
     bindings: usize,
     /// The shards that have dialled it: one bit for each.
     shards: u128,
+    /// Its addresses, and where flows lead.
+    targets: Targets,
     /// When its names are to be resolved again.
     stale_at: Option<Instant>,
     /// The addresses of the names beside the next hop's, as they were resolved last.
@@ -170,7 +173,10 @@ impl Upstreams {
         table.last = table.last.wrapping_add(1);
         let (id, route) = (UpstreamId(table.last), Arc::new(route));
         table.numbers.insert(route.clone(), id);
-        table.entries.insert(id, Entry { route, bindings: 1, shards: 0, stale_at: None, others: Arc::new([]) });
+        table.entries.insert(
+            id,
+            Entry { route, bindings: 1, shards: 0, targets: Targets::default(), stale_at: None, others: Arc::new([]) },
+        );
         id
     }
 
@@ -207,6 +213,18 @@ impl Upstreams {
                 entry.stale_at = Some(stale_at);
                 (entry.shards, entry.others.clone())
             }
+        }
+    }
+
+    /// Works with its addresses; `None` when no binding uses it any more.
+    pub(super) fn targets<T>(&self, id: UpstreamId, work: impl FnOnce(&mut Targets) -> T) -> Option<T> {
+        self.lock().entries.get_mut(&id).map(|entry| work(&mut entry.targets))
+    }
+
+    /// Its names are looked at again no later than `at`.
+    pub(super) fn look_by(&self, id: UpstreamId, at: Instant) {
+        if let Some(entry) = self.lock().entries.get_mut(&id) {
+            entry.stale_at = Some(entry.stale_at.map_or(at, |stale_at| stale_at.min(at)));
         }
     }
 

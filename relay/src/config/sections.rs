@@ -25,6 +25,10 @@ const MAX_LIFETIME: Duration = Duration::from_secs(6 * 86_400);
 const USUAL_MIN_LIFETIME: Duration = Duration::from_secs(3 * 86_400);
 /// The longest registration asked for upstream.
 const MAX_REGISTER_EXPIRES: Duration = DAY;
+/// The longest that a better SIP server is not looked for.
+const MAX_RETURN_AFTER: Duration = Duration::from_secs(3_600);
+/// Name servers that can be named.
+const MAX_NAME_SERVERS: usize = 8;
 /// A faster pace is none.
 const MAX_REGISTRATIONS_PER_SECOND: u32 = 1_000_000;
 /// Below this a registration is allowed, and said at start-up: it loads the SIP servers.
@@ -154,6 +158,8 @@ fn upstream(root: &mut Reader<'_>, profile: Profile, edge: &Edge) -> Upstream {
     if register_expires < USUAL_MIN_REGISTER_EXPIRES {
         upstream.caution("register_expires", "is below 60s", "expect the SIP servers to refuse it or to feel the load");
     }
+    let return_after = upstream.duration("return_after", Duration::from_secs(60), SECOND, MAX_RETURN_AFTER);
+    let name_servers = name_servers(&mut upstream);
     let allow_md5 = upstream.flag("allow_md5", true);
     let registrations_per_second = upstream.number("registrations_per_second", 2_000, 1, MAX_REGISTRATIONS_PER_SECOND);
     let result = Upstream {
@@ -166,6 +172,8 @@ fn upstream(root: &mut Reader<'_>, profile: Profile, edge: &Edge) -> Upstream {
         allow_addresses,
         domains: domains(&mut upstream, "is empty, so no account could be enabled"),
         register_expires,
+        name_servers,
+        return_after,
         allow_md5,
         registrations_per_second,
     };
@@ -219,6 +227,27 @@ fn networks(upstream: &mut Reader<'_>, profile: Profile) -> Vec<IpNet> {
         upstream.caution("allow_addresses", what, "name only the networks of your SIP servers");
     }
     networks
+}
+
+fn name_servers(upstream: &mut Reader<'_>) -> Vec<SocketAddr> {
+    let remedy = "write addresses like \"192.0.2.53\", \"[2001:db8::53]:53\"";
+    let entries = upstream.list("name_servers").unwrap_or_default();
+    if entries.len() > MAX_NAME_SERVERS {
+        upstream.problem(
+            "name_servers",
+            format!("has {} entries", entries.len()),
+            format!("keep it to {MAX_NAME_SERVERS}"),
+        );
+    }
+    let mut servers = Vec::new();
+    for entry in entries.iter().take(MAX_NAME_SERVERS) {
+        let alone = || entry.trim_matches(['[', ']']).parse().ok().map(|ip: IpAddr| SocketAddr::new(ip, 53));
+        match entry.parse().ok().or_else(alone).filter(|server: &SocketAddr| server.port() != 0) {
+            Some(server) => servers.push(server),
+            None => upstream.problem("name_servers", format!("{entry:?} is not an address"), remedy),
+        }
+    }
+    servers
 }
 
 fn domains(section: &mut Reader<'_>, empty: &'static str) -> DomainRules {

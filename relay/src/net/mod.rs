@@ -8,6 +8,7 @@ pub mod dial;
 pub mod drain;
 pub mod https;
 pub mod listen;
+mod naptr;
 pub mod reach;
 pub mod resolve;
 mod srv;

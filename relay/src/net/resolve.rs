@@ -1,18 +1,20 @@
-//! From the name an account gave to the addresses to try, in order (RFC 3263, without NAPTR).
+//! From the name an account gave to the addresses to try, in order (RFC 3263).
 //!
 //! | the target has | transports | addresses and ports |
 //! | --- | --- | --- |
 //! | a numeric host | see below | itself, the port given or the transport's own |
 //! | a port | see below | A and AAAA, that port |
-//! | only a name | by SRV: `_sips._tcp`, `_sip._tcp`, `_sip._udp` | SRV, by priority and weight |
+//! | a name, and no transport or TLS | by NAPTR: `SIPS+D2T`, `SIP+D2T`, `SIP+D2U`, by order and preference | SRV of what they name |
+//! | a name with a transport, or without NAPTR | by SRV: `_sips._tcp`, `_sip._tcp`, `_sip._udp` | SRV, by priority and weight |
 //! | a name without SRV | see below | A and AAAA, the transport's own port |
 //!
-//! Without SRV the transport is the one named, or each that the operator enabled: TLS, then TCP, then UDP; port 5061
+//! Only transports that the operator enabled are followed, and for `sips:` and `transport=tls` TLS alone. A domain whose
+//! NAPTR records name none of them is looked up by SRV all the same, and then given up. Without SRV the transport is the one named, or each that the operator enabled: TLS, then TCP, then UDP; port 5061
 //! means TLS and 5060 a transport in the clear, as far as those are enabled. A name in the hosts file, and
 //! `localhost`, never reaches DNS.
 //!
 //! Invariant: every address given has passed [`Reach`] after it was resolved; a resolution ends within
-//! [`RESOLVE_TIMEOUT`]. What DNS may add is bounded by [`MAX_SERVERS`] and [`MAX_CANDIDATES`].
+//! [`RESOLVE_TIMEOUT`]. What DNS may add is bounded by [`MAX_SERVICES`], [`MAX_SERVERS`] and [`MAX_CANDIDATES`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -27,6 +29,7 @@ use hickory_resolver::{Hosts, TokioResolver};
 use tokio::time::timeout;
 
 use super::Transport;
+use super::naptr::{self, Service};
 use super::reach::{Reach, Refused};
 use super::srv::{self, Server};
 use crate::config::{self, Transports};
@@ -45,6 +48,8 @@ const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(60);
 const CACHE_ENTRIES: u64 = 65_536;
 /// SRV records of one name that are followed; the rest, by order, are not tried.
 pub const MAX_SERVERS: usize = 8;
+/// Services of one domain's NAPTR records that are followed; the rest, by order, are not tried.
+const MAX_SERVICES: usize = 6;
 /// Addresses given for one target; the rest, by order, are not tried.
 pub const MAX_CANDIDATES: usize = 16;
 
@@ -66,6 +71,8 @@ pub struct Candidate {
     pub address: SocketAddr,
     /// And how.
     pub transport: Transport,
+    /// How good it is, by transport and priority: lower is better, and among equals none is.
+    pub rank: u16,
 }
 
 /// What a target resolved to.
@@ -128,15 +135,20 @@ impl Resolver {
         Self::with_config(config, reach, transports)
     }
 
+    /// Uses these name servers in place of the system's, each asked over UDP and then TCP, beside the hosts file. Fails as
+    /// [`Resolver::new`].
+    pub fn with_nameservers(
+        addresses: &[SocketAddr],
+        reach: Reach,
+        transports: Transports,
+    ) -> Result<Self, ResolveError> {
+        let servers = addresses.iter().map(|address| name_server(*address)).collect();
+        Self::with_config(ResolverConfig::from_name_servers(servers), reach, transports)
+    }
+
     /// Uses one name server, asked over UDP and then TCP, beside the hosts file.
     pub fn with_nameserver(address: SocketAddr, reach: Reach, transports: Transports) -> Result<Self, ResolveError> {
-        let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
-        let connections = connections.map(|mut connection| {
-            connection.port = address.port();
-            connection
-        });
-        let server = NameServerConfig::new(address.ip(), true, connections.into());
-        Self::with_config(ResolverConfig::from_name_servers(vec![server]), reach, transports)
+        Self::with_nameservers(&[address], reach, transports)
     }
 
     fn with_config(config: ResolverConfig, reach: Reach, transports: Transports) -> Result<Self, ResolveError> {
@@ -191,51 +203,108 @@ impl Resolver {
         let usable = self.usable(None, wish)?;
         let ask = |transport| async move {
             match usable.contains(&transport) {
-                true => self.servers(name, transport).await,
+                true => self.servers(service_name(name, transport)).await,
                 false => Ok(None),
             }
         };
-        let (tls, tcp, udp) = tokio::join!(ask(Transport::Tls), ask(Transport::Tcp), ask(Transport::Udp));
-        let answers = [(Transport::Tls, tls), (Transport::Tcp, tcp), (Transport::Udp, udp)];
+        let (services, tls, tcp, udp) =
+            tokio::join!(self.services(name, wish), ask(Transport::Tls), ask(Transport::Tcp), ask(Transport::Udp));
+        let services = match services {
+            // Where TLS alone may be spoken, no answer leads to anything weaker.
+            Err(_) if usable == [Transport::Tls] => None,
+            services => services?,
+        };
+        if let Some((services, ttl)) = &services {
+            let usable = services.iter().filter(|service| usable.contains(&service.transport));
+            if let Some(found) = self.of_services(usable, *ttl, seed).await? {
+                return Ok(found);
+            }
+        }
         let mut ttl = MAX_TTL;
-        let mut servers = Vec::new();
-        let mut answered = false;
-        for (transport, answer) in answers {
+        let mut groups = Vec::new();
+        for (transport, answer) in [(Transport::Tls, tls), (Transport::Tcp, tcp), (Transport::Udp, udp)] {
             // One question unanswered says nothing about the service: to go on would be to fall back to a weaker one.
             let Some((records, valid)) = answer? else { continue };
-            answered = true;
             ttl = ttl.min(valid);
-            let ordered = srv::order(records, seed).into_iter().take(MAX_SERVERS);
-            servers.extend(ordered.filter(|server| !server.host.is_empty()).map(|server| (transport, server)));
+            groups.push((transport, records));
         }
-        if !answered {
-            let (ips, ttl) = self.addresses(name).await?;
-            return self.at(&ips, None, wish, ttl);
+        match (groups.is_empty(), services.is_some()) {
+            (false, _) => self.of_servers(groups, ttl, seed).await,
+            (true, true) => Err(ResolveError::NoUsableTransport),
+            (true, false) => {
+                let (ips, ttl) = self.addresses(name).await?;
+                self.at(&ips, None, wish, ttl)
+            }
         }
-        if servers.is_empty() {
-            return Err(ResolveError::NoUsableTransport);
-        }
-        self.of_servers(servers, ttl).await
     }
 
-    /// The addresses of the servers of a SRV answer, in their order; a server without an address is passed over.
+    /// What a domain's NAPTR records say that it serves, best first; `None` when there are none, or when the account named
+    /// a transport in the clear, which leaves nothing to ask (RFC 3263 §4.1).
+    async fn services(
+        &self,
+        name: &Name,
+        wish: Option<Transport>,
+    ) -> Result<Option<(Vec<Service>, Duration)>, ResolveError> {
+        if !matches!(wish, None | Some(Transport::Tls)) {
+            return Ok(None);
+        }
+        let Some((records, ttl)) = self.lookup(name.clone(), RecordType::NAPTR).await? else { return Ok(None) };
+        let records = records.into_iter().filter_map(|record| match record {
+            RData::NAPTR(record) => Some(record),
+            _ => None,
+        });
+        let records: Vec<_> = records.collect();
+        Ok((!records.is_empty()).then(|| (naptr::services(records), ttl)))
+    }
+
+    /// The addresses behind services, in their order; `None` when none of them has a SRV record.
+    async fn of_services<'a>(
+        &self,
+        services: impl Iterator<Item = &'a Service>,
+        mut ttl: Duration,
+        seed: u64,
+    ) -> Result<Option<Resolution>, ResolveError> {
+        let mut groups = Vec::new();
+        for Service { transport, replacement } in services.take(MAX_SERVICES) {
+            if let Some((records, valid)) = self.servers(Some(replacement.clone())).await? {
+                ttl = ttl.min(valid);
+                groups.push((*transport, records));
+            }
+        }
+        match groups.is_empty() {
+            true => Ok(None),
+            false => self.of_servers(groups, ttl, seed).await.map(Some),
+        }
+    }
+
+    /// The addresses of the servers of SRV answers, in their order; a server without an address is passed over.
     async fn of_servers(
         &self,
-        servers: Vec<(Transport, Server)>,
+        groups: Vec<(Transport, Vec<Server>)>,
         mut ttl: Duration,
+        seed: u64,
     ) -> Result<Resolution, ResolveError> {
         let mut candidates = Vec::new();
-        let mut error = ResolveError::NoSuchDomain;
-        for (transport, server) in servers {
+        let mut error = ResolveError::NoUsableTransport;
+        let mut rank = 0;
+        let mut class = None;
+        let ordered = groups.into_iter().enumerate().flat_map(|(group, (transport, records))| {
+            let ordered = srv::order(records, seed).into_iter().take(MAX_SERVERS);
+            ordered.filter(|server| !server.host.is_empty()).map(move |server| (group, transport, server))
+        });
+        for (group, transport, server) in ordered {
             if candidates.len() >= MAX_CANDIDATES {
                 break;
+            }
+            if class.replace((group, server.priority)).is_some_and(|before| before != (group, server.priority)) {
+                rank += 1;
             }
             let Some(Host::Name(name)) = Host::parse(&server.host) else { continue };
             match self.addresses(&name).await {
                 Ok((ips, valid)) => {
                     ttl = ttl.min(valid);
                     let addresses = ips.into_iter().map(|ip| SocketAddr::new(ip, server.port));
-                    candidates.extend(addresses.map(|address| Candidate { address, transport }));
+                    candidates.extend(addresses.map(|address| Candidate { address, transport, rank }));
                 }
                 Err(why) => error = why,
             }
@@ -254,9 +323,9 @@ impl Resolver {
         wish: Option<Transport>,
         ttl: Duration,
     ) -> Result<Resolution, ResolveError> {
-        let candidates = self.usable(port, wish)?.iter().flat_map(|transport| {
+        let candidates = self.usable(port, wish)?.iter().zip(0..).flat_map(|(transport, rank)| {
             let port = port.unwrap_or(transport.default_port());
-            ips.iter().map(move |ip| Candidate { address: SocketAddr::new(*ip, port), transport: *transport })
+            ips.iter().map(move |ip| Candidate { address: SocketAddr::new(*ip, port), transport: *transport, rank })
         });
         Ok(Resolution { candidates: candidates.collect(), ttl })
     }
@@ -281,18 +350,8 @@ impl Resolver {
     }
 
     /// The SRV records of a service; `None` when there are none.
-    async fn servers(
-        &self,
-        name: &Name,
-        transport: Transport,
-    ) -> Result<Option<(Vec<Server>, Duration)>, ResolveError> {
-        let service = match transport {
-            Transport::Tls => "_sips._tcp",
-            Transport::Tcp => "_sip._tcp",
-            Transport::Udp => "_sip._udp",
-        };
-        let owner = Name::from_ascii(service).and_then(|service| service.append_name(name));
-        let Ok(owner) = owner else { return Ok(None) };
+    async fn servers(&self, owner: Option<Name>) -> Result<Option<(Vec<Server>, Duration)>, ResolveError> {
+        let Some(owner) = owner else { return Ok(None) };
         let Some((records, ttl)) = self.lookup(owner, RecordType::SRV).await? else { return Ok(None) };
         let servers = records.iter().filter_map(|record| match record {
             RData::SRV(srv) => Some(Server {
@@ -361,6 +420,16 @@ impl std::fmt::Debug for Resolver {
     }
 }
 
+/// The owner of the SRV records of a domain for a transport; `None` when the name would be too long.
+fn service_name(name: &Name, transport: Transport) -> Option<Name> {
+    let service = match transport {
+        Transport::Tls => "_sips._tcp",
+        Transport::Tcp => "_sip._tcp",
+        Transport::Udp => "_sip._udp",
+    };
+    Name::from_ascii(service).and_then(|service| service.append_name(name)).ok()
+}
+
 enum Host {
     Numeric(IpAddr),
     Name(Name),
@@ -378,6 +447,15 @@ impl Host {
         name.set_fqdn(true);
         Some(Host::Name(name))
     }
+}
+
+fn name_server(address: SocketAddr) -> NameServerConfig {
+    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
+    let connections = connections.map(|mut connection| {
+        connection.port = address.port();
+        connection
+    });
+    NameServerConfig::new(address.ip(), true, connections.into())
 }
 
 fn options() -> ResolverOpts {

@@ -5,6 +5,7 @@
 //! sessions by server name). No client certificate is ever sent, and no verification can be switched off.
 
 mod development;
+mod identity;
 mod validity;
 
 use std::fs;
@@ -23,6 +24,8 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+
+use identity::SipIdentity;
 
 /// How often the files are looked at; a change is in use at most this much later.
 pub const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
@@ -173,7 +176,7 @@ impl Files {
     }
 }
 
-/// How the relay, as a client, trusts SIP servers.
+/// How the relay, as a client, trusts SIP servers: as RFC 5922 says (see `tls/identity.rs`).
 #[derive(Debug, Clone)]
 pub struct ClientTls(Arc<ClientConfig>);
 
@@ -198,7 +201,11 @@ impl ClientTls {
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .expect("aws-lc-rs has cipher suites for TLS 1.2 and 1.3")
-            .with_root_certificates(roots)
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(SipIdentity::new(
+                roots,
+                default_provider().signature_verification_algorithms,
+            )))
             .with_no_client_auth();
         config.resumption = Resumption::in_memory_sessions(RESUMED_SESSIONS);
         Ok(Self(Arc::new(config)))

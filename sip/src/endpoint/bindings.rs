@@ -6,10 +6,10 @@
 use std::time::Instant;
 
 use super::upstreams::Link;
-use super::{ClientOwner, Endpoint, Event, NewBinding, Source, Timer, Transport};
+use super::{ClientOwner, Endpoint, Event, NewBinding, Source, Timer};
 use crate::auth::Hash;
 use crate::flow::Side;
-use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
+use crate::id::{BindingId, BranchId, InstanceId, UpstreamId};
 use crate::message::{Message, Method, Uri};
 use crate::registration::grant::{flow_timer, seen_from};
 use crate::registration::{Goal, Letterhead, Registration, RegistrationFailure, Step, Terms};
@@ -116,7 +116,7 @@ impl Endpoint {
         let failed = matches!(step, Step::Failed(RegistrationFailure::Retry { status: Some(430 | 503), .. }));
         self.carry_out(now, binding, step);
         if failed {
-            self.on_upstream_unfit(now, id);
+            self.on_upstream_unfit(now, id, binding);
         }
     }
 
@@ -138,7 +138,7 @@ impl Endpoint {
         let step = registration.on_silence(now, branch, &mut self.random);
         self.carry_out(now, binding, step);
         if was_current {
-            self.on_upstream_silent(now, upstream);
+            self.on_upstream_silent(now, upstream, binding);
         }
     }
 
@@ -266,17 +266,14 @@ impl Endpoint {
         upstream.is_some_and(|upstream| {
             let by_flow = matches!(&upstream.link, Link::Up { flow, .. } if *flow == source.flow);
             let ip = source.peer.ip().to_canonical();
-            by_flow || upstream.trusted.iter().any(|trusted| trusted.to_canonical() == ip)
+            by_flow
+                || upstream.leaving == Some(source.flow)
+                || upstream.trusted.iter().any(|trusted| trusted.to_canonical() == ip)
         })
     }
 
-    /// The flow toward a binding's SIP server, and its transport.
-    pub(super) fn flow_of_binding(&self, binding: BindingId) -> Option<(FlowId, Transport)> {
-        self.flow_of_upstream(self.upstream_of(binding)?)
-    }
-
     /// The SIP server of a binding, also of one that passed through.
-    fn upstream_of(&self, binding: BindingId) -> Option<UpstreamId> {
+    pub(super) fn upstream_of(&self, binding: BindingId) -> Option<UpstreamId> {
         let own = self.bindings.get(&binding).map(|registration| registration.upstream);
         own.or_else(|| self.proxied.upstream_of(binding))
     }

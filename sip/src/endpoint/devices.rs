@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::away::Absent;
 use super::{Endpoint, Event, KnockId, Output, Proof, Source, Timer};
 use crate::edge::admission::{Admission, Replay};
 use crate::flow::{Side, Transport};
@@ -80,8 +81,8 @@ impl Endpoint {
     pub(super) fn remove_device(&mut self, now: Instant, instance: InstanceId) {
         if let Some(device) = self.devices.remove(&instance) {
             self.leave_announced(instance, device.binding);
+            self.give_up_kept(now, instance, device.binding);
         }
-        self.give_up_kept(now, instance);
         for call in self.calls_of.get(&instance).cloned().unwrap_or_default() {
             self.leave_call(now, call, instance);
         }
@@ -198,7 +199,7 @@ impl Endpoint {
         };
         self.transactions.respond(now, server, 200, response.finish());
         self.flush();
-        self.send_kept(now, instance);
+        self.send_kept(now, Absent::Device(instance));
         self.offer_all(now, instance);
     }
 
@@ -271,7 +272,9 @@ impl Endpoint {
     pub(super) fn on_closed(&mut self, now: Instant, flow: FlowId) {
         self.streams.remove(&flow);
         self.forget_passenger(flow);
-        if let Some(id) = self.links.remove(&flow) {
+        if let Some(id) = self.links.remove(&flow)
+            && !self.lost_trial(id, flow)
+        {
             self.on_link_closed(now, id);
         }
         let Some(state) = self.device_flows.remove(&flow) else { return };

@@ -124,6 +124,19 @@ pub enum Input {
         /// Its transport.
         transport: Transport,
     },
+    /// The flow that is told of next leads to another address than the one that [`Output::Dial`] was to avoid: whom that one
+    /// turned away need not wait for its back-off (RFC 3263 §4.3).
+    Elsewhere(UpstreamId),
+    /// A flow to an address that is better than the one in use is open: to be tried, and moved to when somebody answers there.
+    /// Ends with [`Event::Tried`].
+    Better {
+        /// The upstream it leads to.
+        upstream: UpstreamId,
+        /// The flow.
+        flow: FlowId,
+        /// Its transport.
+        transport: Transport,
+    },
     /// The flow that [`Output::Dial`] asked for could not be opened; the endpoint backs off and asks again.
     DialFailed(UpstreamId),
     /// All addresses that an upstream's names resolve to: requests from them are believed. Replaces the earlier set.
@@ -295,6 +308,13 @@ pub enum Event {
         upstream: UpstreamId,
         /// The address.
         address: SocketAddr,
+    },
+    /// The flow of [`Input::Better`] is in use now, or was let go.
+    Tried {
+        /// The upstream.
+        upstream: UpstreamId,
+        /// Whether it is in use now.
+        moved: bool,
     },
     /// A registration attempt failed. One that is refused ends for this device, which must be unbound; then the credentials of
     /// another one are tried, if the binding has one. While the binding [stands](super::Endpoint::stands) all the same, it

@@ -156,7 +156,7 @@ impl Endpoint {
             self.devices.get(*instance).is_some_and(|device| !device.proven && !device.foreground)
         };
         let Some(next) = group.others.iter().find(waits).copied() else { return };
-        let flow = self.flow_of_binding(binding).map(|(flow, _)| flow);
+        let flow = self.flow_to_server(binding);
         let Some(registration) = self.bindings.get_mut(&binding).filter(|it| it.may_try()) else { return };
         let (aside, step) = registration.try_other(next);
         if let Some(group) = self.groups.get_mut(&binding) {
@@ -265,7 +265,7 @@ impl Endpoint {
 
     /// Ends a trial without success: the one before speaks again.
     fn take_back(&mut self, binding: BindingId) -> Option<Step> {
-        let flow = self.flow_of_binding(binding).map(|(flow, _)| flow);
+        let flow = self.flow_to_server(binding);
         let group = self.groups.get_mut(&binding)?;
         let Trial { aside, flow: stood_by } = *group.trial.take()?;
         group.others.retain(|other| *other != aside.instance);
@@ -273,5 +273,10 @@ impl Endpoint {
             self.groups.remove(&binding);
         }
         self.bindings.get_mut(&binding).map(|registration| registration.go_back(aside, flow != stood_by))
+    }
+
+    /// The flow that a binding's registration goes by.
+    fn flow_to_server(&self, binding: BindingId) -> Option<FlowId> {
+        self.flow_of_upstream(self.upstream_of(binding)?).map(|(flow, _)| flow)
     }
 }

@@ -10,12 +10,13 @@
 //! | `requests` | what a request or a response from the network is, and who deals with it |
 //! | `bindings` | registrations |
 //! | `members` | which devices share a binding, and whose credentials speak for it |
+//! | `better` | the way back to a better address of a SIP server |
 //! | `upstreams` | the flows toward SIP servers, and whose turn it is on them |
 //! | `devices` | which device is attached by which flow |
 //! | `calls` | held calls and their legs |
 //! | `announced` | calls that are announced before their INVITE comes |
 //! | `dialogs` | requests inside a dialog, in both directions |
-//! | [`away`] | those of them that wait for a device that is away for a moment |
+//! | [`away`] | those of them that wait for a peer that is away for a moment |
 //! | [`pages`] | MESSAGEs outside a dialog |
 //! | `notices` | NOTIFYs outside a dialog, OPTIONS |
 //! | [`passages`] | REGISTERs on their way through to another SIP server |
@@ -27,6 +28,7 @@
 
 mod announced;
 pub mod away;
+mod better;
 mod bindings;
 pub mod calls;
 mod devices;
@@ -98,8 +100,8 @@ pub struct Endpoint {
     streams: HashMap<FlowId, Transport>,
     /// What a forwarded request is answered when nobody else answers it.
     failures: HashMap<ServerId, (u16, bytes::Bytes)>,
-    /// Requests of dialogs that wait for a device to come back.
-    away: HashMap<InstanceId, Vec<away::Waiting>>,
+    /// Requests of dialogs that wait for a peer to come back.
+    away: HashMap<away::Absent, Vec<away::Waiting>>,
     calls: HashMap<CallId, Hold>,
     calls_of: HashMap<InstanceId, Vec<CallId>>,
     announced: HashMap<BindingId, Announced>,
@@ -123,10 +125,12 @@ enum Timer {
     Call(CallId),
     /// An announced call is not expected any more.
     Announced(CallId),
+    /// Nothing waits for this flow any more, which a better one has replaced.
+    Leave(UpstreamId, FlowId),
     /// Nobody can use this stream any more.
     Linger(FlowId),
-    /// A request has waited long enough for its device to come back.
-    Away(InstanceId),
+    /// A request has waited long enough for its peer to come back.
+    Away(away::Absent),
     /// Nothing more can come for a call.
     Forget(CallId),
     Page(PageId),
@@ -140,6 +144,8 @@ enum Timer {
 #[derive(Clone, Copy, Debug)]
 enum ClientOwner {
     Register(BindingId),
+    /// Somebody at a better address is asked for.
+    Trial(UpstreamId),
     Leg(CallId),
     /// A MESSAGE that is offered to a device.
     Page(PageId),
@@ -156,8 +162,8 @@ enum ClientOwner {
 enum ServerOwner {
     Call(CallId),
     Forwarded(BranchId),
-    /// A request that waits for its device, and the branch that it will have.
-    Kept(InstanceId, BranchId),
+    /// A request that waits for its peer, and the branch that it will have.
+    Kept(away::Absent, BranchId),
     Nobody,
 }
 
@@ -210,6 +216,8 @@ impl Endpoint {
             Input::Pong(flow) => self.on_sign_of_life(now, flow, true),
             Input::Stun { flow, bytes } => self.on_stun(now, flow, &bytes),
             Input::Dialled { upstream, flow, transport } => self.on_dialled(now, upstream, flow, transport),
+            Input::Elsewhere(upstream) => self.on_elsewhere(now, upstream),
+            Input::Better { upstream, flow, transport } => self.on_better(now, upstream, flow, transport),
             Input::DialFailed(upstream) => self.on_dial_failed(now, upstream),
             Input::Addresses { upstream, addresses } => self.on_addresses(upstream, addresses),
             Input::Closed(flow) => self.on_closed(now, flow),
@@ -244,8 +252,9 @@ impl Endpoint {
                 Timer::Device(instance) => self.on_device_due(now, instance),
                 Timer::Call(call) => self.on_call_due(now, call),
                 Timer::Announced(call) => self.on_announced_due(now, call),
+                Timer::Leave(upstream, flow) => self.on_leave_due(upstream, flow),
                 Timer::Linger(flow) => self.outputs.push_back(Output::Close(flow)),
-                Timer::Away(instance) => self.on_away_due(now, instance),
+                Timer::Away(who) => self.on_away_due(now, who),
                 Timer::Forget(call) => self.forget_call(call),
                 Timer::Page(page) => self.on_page_due(now, page),
                 Timer::Passage(passage) => self.on_passage_due(now, passage),

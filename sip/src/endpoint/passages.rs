@@ -79,9 +79,6 @@ struct Passenger {
 impl Endpoint {
     /// A REGISTER at the edge that is not for the relay itself.
     pub(super) fn on_passing_register(&mut self, now: Instant, source: Source, reply: FlowId, register: Message) {
-        if !self.spend_passage(now, source.flow) {
-            return self.slow_down(now, source.flow, reply, &register);
-        }
         if let Err(stop) = forward::check(&register, &self.settings.faces()) {
             return self.refuse(now, reply, &register, stop.status());
         }
@@ -91,6 +88,9 @@ impl Endpoint {
         };
         if !self.may_pass(&source, &asked) {
             return self.refuse(now, reply, &register, 403);
+        }
+        if !self.spend_passage(now, source.flow) {
+            return self.slow_down(now, source.flow, reply, &register);
         }
         let full = self.proxied.passages.len() >= PASSAGES_MAX || self.proxied.counts().0 >= REGISTRATIONS_MAX;
         let Some(server) = self.transactions.open(&register, reply, ServerOwner::Nobody).ok().filter(|_| !full) else {

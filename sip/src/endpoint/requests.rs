@@ -55,6 +55,7 @@ impl Endpoint {
             ClientOwner::Page(page) => self.on_page_response(now, page, branch, response),
             ClientOwner::Forwarded(server) => self.on_forwarded_response(now, server, source.side, response),
             ClientOwner::Passage(passage) => self.on_passage_response(now, passage, response),
+            ClientOwner::Trial(upstream) => self.on_trial_response(now, upstream, branch, response),
             ClientOwner::Nobody => {}
         }
     }
@@ -67,6 +68,7 @@ impl Endpoint {
             ClientOwner::Page(page) => self.on_page_lost(now, page, branch),
             ClientOwner::Forwarded(server) => self.on_forwarded_silence(now, server),
             ClientOwner::Passage(passage) => self.on_passage_timeout(now, passage),
+            ClientOwner::Trial(upstream) => self.on_trial_silence(upstream, branch),
             ClientOwner::Nobody => {}
         }
     }
@@ -113,7 +115,7 @@ impl Endpoint {
             ServerOwner::Forwarded(branch) => {
                 self.transactions.cancel(now, branch, forward::reason(cancel).as_deref());
             }
-            ServerOwner::Kept(instance, branch) => self.cancel_kept(now, instance, branch),
+            ServerOwner::Kept(who, branch) => self.cancel_kept(now, who, branch),
             ServerOwner::Nobody => {}
         }
     }

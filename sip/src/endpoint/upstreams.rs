@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::away::Absent;
+use super::better::Trial;
 use super::{Endpoint, Event, Output, Timer, Transport};
 use crate::flow::{KeepAlive, Pulse, back_off, stun};
 use crate::id::{BindingId, FlowId, InstanceId, ShardTag, UpstreamId};
@@ -48,7 +50,13 @@ pub(super) struct Upstream {
     pub(super) public: Option<SocketAddr>,
     /// What STUN said of it by this flow.
     mapped: Option<SocketAddr>,
-    members: BTreeSet<BindingId>,
+    /// Whom the address that is to be avoided turned away, or left without an answer.
+    turned_away: Option<BindingId>,
+    /// A better flow that is being tried.
+    pub(super) trial: Option<Trial>,
+    /// The flow that a better one has replaced, while answers may be due on it.
+    pub(super) leaving: Option<FlowId>,
+    pub(super) members: BTreeSet<BindingId>,
     /// REGISTERs and registrations that only pass through; they want a flow as long as there is one of them.
     guests: usize,
     /// Members that are registered.
@@ -176,7 +184,11 @@ impl Endpoint {
     /// Its last binding, of this instance, is gone. While the device is attached the stream stays, for it may carry a call
     /// that is to be hung up; no longer than the device's own registration, which it cannot renew.
     fn forget_upstream(&mut self, id: UpstreamId, last: Option<InstanceId>) {
-        if let Some(Upstream { link: Link::Up { flow, .. }, .. }) = self.upstreams.remove(&id)
+        let gone = self.upstreams.remove(&id);
+        if let Some(trial) = gone.as_ref().and_then(|upstream| upstream.trial.as_ref()) {
+            self.abandon_trial(trial);
+        }
+        if let Some(Upstream { link: Link::Up { flow, .. }, .. }) = gone
             && flow.is_reliable()
         {
             self.links.remove(&flow);
@@ -286,6 +298,7 @@ impl Endpoint {
         }
         self.timers.set(at, Timer::Upstream(id));
         self.take_turns(now, id);
+        self.send_kept(now, Absent::Server(id));
         self.send_waiting(now, id);
     }
 
@@ -351,23 +364,33 @@ impl Endpoint {
     }
 
     /// A REGISTER was left without any response. When nothing else was heard meanwhile, another address is tried.
-    pub(super) fn on_upstream_silent(&mut self, now: Instant, id: UpstreamId) {
+    pub(super) fn on_upstream_silent(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
         let Some(upstream) = self.upstreams.get(&id) else { return };
         let heard = upstream.heard_at.is_some_and(|at| at + Timing::default().t1_64() > now);
         if !heard {
-            self.move_flow(now, id);
+            self.move_flow(now, id, binding);
         }
     }
 
     /// The server says that it, or its flow, serves nobody (503, 430). When nobody is registered by it, another address is
     /// tried (RFC 3263 §4.3).
-    pub(super) fn on_upstream_unfit(&mut self, now: Instant, id: UpstreamId) {
+    pub(super) fn on_upstream_unfit(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
         if self.upstreams.get(&id).is_some_and(|upstream| upstream.standing == 0) {
-            self.move_flow(now, id);
+            self.move_flow(now, id, binding);
         }
     }
 
-    fn move_flow(&mut self, now: Instant, id: UpstreamId) {
+    /// There is another address: the binding for which the last one was left begins there at once.
+    pub(super) fn on_elsewhere(&mut self, now: Instant, id: UpstreamId) {
+        let turned_away = self.upstreams.get_mut(&id).and_then(|upstream| upstream.turned_away.take());
+        let Some(binding) = turned_away else { return };
+        if let Some(registration) = self.bindings.get_mut(&binding) {
+            let step = registration.on_elsewhere();
+            self.carry_out(now, binding, step);
+        }
+    }
+
+    fn move_flow(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
         let Link::Up { flow, .. } = upstream.link else { return };
         // Each of many bindings may say the same of the same server.
@@ -375,6 +398,7 @@ impl Endpoint {
             return;
         }
         upstream.moved_at = Some(now);
+        upstream.turned_away = Some(binding);
         let members: Vec<_> = upstream.members.iter().copied().collect();
         self.dial(id, Some(flow));
         if self.links.remove(&flow).is_some() {
@@ -393,8 +417,8 @@ impl Endpoint {
     }
 
     pub(super) fn on_sign_of_life(&mut self, now: Instant, flow: FlowId, pong: bool) {
-        let Some(id) = self.links.get(&flow) else { return };
-        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        let Some(id) = self.links.get(&flow).copied().filter(|id| !self.is_on_trial(*id, flow)) else { return };
+        let Some(upstream) = self.upstreams.get_mut(&id) else { return };
         upstream.heard_at = Some(now);
         if let Link::Up { keep_alive, .. } = &mut upstream.link {
             keep_alive.on_sign_of_life(pong);
@@ -501,6 +525,9 @@ impl Upstream {
             heard_at: None,
             public: None,
             mapped: None,
+            turned_away: None,
+            trial: None,
+            leaving: None,
             members: BTreeSet::new(),
             guests: 0,
             standing: 0,

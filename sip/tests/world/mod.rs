@@ -46,6 +46,8 @@ pub struct World {
     pub dial: bool,
     /// The tag that whoever answers puts into To.
     pub tag: &'static str,
+    /// Whether a dial that is to avoid an address finds another one.
+    pub elsewhere: bool,
 }
 
 pub fn server_address() -> SocketAddr {
@@ -97,6 +99,7 @@ impl World {
             upstream: Source { flow: upstream, side: Side::Upstream, transport, peer: server_address() },
             dial: true,
             tag: "peer",
+            elsewhere: false,
         }
     }
 
@@ -177,6 +180,9 @@ impl World {
                     self.avoided.push(avoid);
                     if self.dial {
                         let (flow, transport) = (self.upstream.flow, self.upstream.transport);
+                        if self.elsewhere {
+                            self.endpoint.handle(self.now, Input::Elsewhere(upstream));
+                        }
                         self.endpoint.handle(self.now, Input::Dialled { upstream, flow, transport });
                     }
                 }

@@ -213,11 +213,8 @@ impl World {
             Event::Wake(call) => self.push(shard, &call),
             Event::Offered(_) => self.stats.offered_at_once += 1,
             Event::Call { call, state, .. } => self.judge_call_state(call, state),
-            Event::Attached(_)
-            | Event::Detached(_)
-            | Event::Learned { .. }
-            | Event::PublicAddress { .. }
-            | Event::Ended { .. } => {}
+            Event::Tried { .. } | Event::Attached(_) | Event::Detached(_) | Event::Ended { .. } => {}
+            Event::Learned { .. } | Event::PublicAddress { .. } => {}
             // Nobody announces calls here.
             Event::Announced(_) => {}
             Event::Refused { .. } => self.stats.invites_refused += 1,
@@ -327,6 +324,7 @@ fn event_kind(event: &Event) -> String {
         Event::Registered { expires, refresh, .. } => format!("registered {expires:?} {refresh}"),
         Event::Learned { learned, .. } => format!("learned {learned:?}"),
         Event::PublicAddress { upstream, address } => format!("public {} {address}", upstream.0),
+        Event::Tried { upstream, moved } => format!("tried {} {moved}", upstream.0),
         Event::RegistrationFailed { failure, .. } => format!("failed {failure:?}"),
         Event::Unbound { instance, confirmed, shared } => format!("unbound {instance} {confirmed} {shared}"),
         Event::Knock { instance, .. } => format!("knock {instance}"),

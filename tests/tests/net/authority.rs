@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use relay::net::tls::{ClientTls, ServerTls};
 use tests::scratch::Scratch;
 
@@ -57,6 +57,20 @@ impl Authority {
     pub fn write(&self, names: &[&str], kind: Kind) -> (PathBuf, PathBuf) {
         let (certificate, key) = self.issue(names, kind, SystemTime::now() + 90 * DAY);
         (self.scratch.file("relay.pem", certificate), self.scratch.file("relay.key", key))
+    }
+
+    /// A server's side with these subject alternative names, and what else `change` says.
+    pub fn server_named(&self, names: Vec<SanType>, change: impl FnOnce(&mut CertificateParams)) -> Arc<ServerTls> {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.subject_alt_names = names;
+        params.not_before = (SystemTime::now() - 30 * DAY).into();
+        params.not_after = (SystemTime::now() + 90 * DAY).into();
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let (certificate, key) =
+            (self.scratch.file("named.pem", certificate.pem()), self.scratch.file("named.key", key.serialize_pem()));
+        ServerTls::load(&certificate, &key).unwrap()
     }
 
     /// A server's side for `names`.

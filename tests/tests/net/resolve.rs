@@ -61,6 +61,87 @@ async fn srv_records_lead_to_their_hosts_with_tls_first() {
     assert_eq!(found, ["udp 8.8.0.4:5060"]);
 }
 
+fn provider() -> Vec<Record> {
+    vec![
+        Record::naptr("example.com", 20, 10, "SIP+D2U", "_sip._udp.provider.example"),
+        Record::naptr("example.com", 10, 10, "SIPS+D2T", "_sips._tcp.provider.example"),
+        Record::naptr("example.com", 10, 20, "SIP+D2T", "_sip._tcp.provider.example"),
+        Record::naptr("example.com", 1, 1, "E2U+sip", "_sip._udp.other.example"),
+        Record::srv("_sips._tcp.provider.example", 1, 0, 7061, "a.provider.example"),
+        Record::srv("_sips._tcp.provider.example", 2, 0, 7061, "b.provider.example"),
+        Record::srv("_sip._tcp.provider.example", 1, 0, 7062, "a.provider.example"),
+        Record::srv("_sip._udp.provider.example", 1, 0, 7063, "b.provider.example"),
+        Record::srv("_sips._tcp.example.com", 1, 0, 9999, "wrong.example"),
+        Record::address("wrong.example", "8.8.9.9"),
+        Record::address("a.provider.example", "8.8.0.1"),
+        Record::address("b.provider.example", "8.8.0.2"),
+        Record::address("b.provider.example", "2606:4700::2"),
+    ]
+}
+
+#[tokio::test]
+async fn naptr_records_lead_to_a_providers_servers_in_their_order() {
+    // RFC 3263 §4.1.
+    let (dns, all) = resolver(provider(), ALL).await;
+    let found = ask(&all, target("example.com", None, None)).await.unwrap();
+    let tls = ["tls 8.8.0.1:7061", "tls 8.8.0.2:7061", "tls [2606:4700::2]:7061"];
+    let clear = ["tcp 8.8.0.1:7062", "udp 8.8.0.2:7063", "udp [2606:4700::2]:7063"];
+    assert_eq!(found, [tls, clear].concat());
+    let ranks = all.resolve(&target("example.com", None, None), 1).await.unwrap().candidates;
+    assert_eq!(ranks.iter().map(|it| it.rank).collect::<Vec<_>>(), [0, 1, 1, 2, 3, 3], "equals are equally good");
+    // `sips:` and transport=tls follow SIPS+D2T alone; a transport in the clear is asked for by SRV.
+    assert_eq!(ask(&all, target("example.com", None, Some(Tls))).await.unwrap(), tls);
+    let asked = dns.asked("_sip._tcp.example.com");
+    let tcp = ask(&all, target("example.com", None, Some(Tcp))).await;
+    assert!(tcp.is_err() && dns.asked("_sip._tcp.example.com") >= asked, "{tcp:?}");
+    // A transport that the operator did not enable is no service.
+    let only_tls = Resolver::with_nameserver(dns.address(), nothing_listed(), ONLY_TLS).unwrap();
+    assert_eq!(ask(&only_tls, target("example.com", None, None)).await.unwrap(), tls);
+    // A port, or a number, leaves nothing to ask.
+    let before = dns.asked("a.provider.example");
+    let ported = ask(&all, target("a.provider.example", Some(5061), None)).await.unwrap();
+    assert_eq!(ported, ["tls 8.8.0.1:5061"]);
+    assert!(dns.asked("a.provider.example") <= before + 2);
+}
+
+#[tokio::test]
+async fn a_domain_whose_naptr_records_name_none_of_ours_is_asked_for_by_srv_and_then_given_up() {
+    let udp = Record::naptr("example.com", 10, 10, "SIP+D2U", "_sip._udp.example.com");
+    let host = Record::address("example.com", "8.8.0.1");
+    let (dns, only_tls) = resolver(vec![udp.clone(), host.clone()], ONLY_TLS).await;
+    assert_eq!(ask(&only_tls, target("example.com", None, None)).await, Err(ResolveError::NoUsableTransport));
+    let srv = Record::srv("_sips._tcp.example.com", 1, 0, 5061, "example.com");
+    dns.set(vec![udp, srv, host]);
+    let only_tls = Resolver::with_nameserver(dns.address(), nothing_listed(), ONLY_TLS).unwrap();
+    assert_eq!(ask(&only_tls, target("example.com", None, None)).await.unwrap(), ["tls 8.8.0.1:5061"]);
+    // Records that lead nowhere, and inside: as if they were not there, and refused.
+    let nowhere = Record::naptr("odd.example", 10, 10, "SIPS+D2T", "_sips._tcp.gone.example");
+    let inside = Record::naptr("in.example", 10, 10, "SIPS+D2T", "_sips._tcp.in.example");
+    dns.set(vec![
+        nowhere,
+        Record::srv("_sips._tcp.odd.example", 1, 0, 5061, "odd.example"),
+        Record::address("odd.example", "8.8.0.3"),
+        inside,
+        Record::srv("_sips._tcp.in.example", 1, 0, 5061, "host.in.example"),
+        Record::address("host.in.example", "10.0.0.1"),
+    ]);
+    assert_eq!(ask(&only_tls, target("odd.example", None, None)).await.unwrap(), ["tls 8.8.0.3:5061"]);
+    let refused = ask(&only_tls, target("in.example", None, None)).await;
+    assert!(matches!(refused, Err(ResolveError::NotAllowed(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn ttls_of_every_record_on_the_way_bound_how_long_an_answer_holds() {
+    let mut records = provider();
+    for record in &mut records {
+        *record = record.clone().with_ttl(1_000);
+    }
+    records[5] = Record::srv("_sips._tcp.provider.example", 2, 0, 7061, "b.provider.example").with_ttl(40);
+    let (_dns, resolver) = resolver(records, ONLY_TLS).await;
+    let found = resolver.resolve(&target("example.com", None, None), 1).await.unwrap();
+    assert!(found.ttl <= Duration::from_secs(40) && found.ttl > Duration::from_secs(20), "{:?}", found.ttl);
+}
+
 #[tokio::test]
 async fn a_transport_that_is_not_enabled_is_never_chosen() {
     let records = vec![

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, SanType};
 use relay::net::dial::{self, DialError};
 use relay::net::drain::{self, Trigger};
 use relay::net::listen::{Limits, Listener, Security};
@@ -56,6 +57,74 @@ async fn an_expired_certificate_a_ca_as_leaf_and_a_stranger_are_refused() {
     let (address, _trigger) = server(&authority.server(&["example.com"], Kind::Usual)).await;
     let stranger = Authority::new().client();
     assert!(matches!(dial::tls(address, &stranger, "example.com").await, Err(DialError::NotTrusted { .. })));
+}
+
+fn uri(text: &str) -> SanType {
+    SanType::URI(text.try_into().unwrap())
+}
+
+fn dns(text: &str) -> SanType {
+    SanType::DnsName(text.try_into().unwrap())
+}
+
+/// Which of these domains a certificate with these names is good for.
+async fn good_for<'a>(authority: &Authority, names: Vec<SanType>, domains: &[&'a str]) -> Vec<&'a str> {
+    let (address, _trigger) = server(&authority.server_named(names, |_| {})).await;
+    let mut good = Vec::new();
+    for domain in domains {
+        match dial::tls(address, &authority.client(), domain).await {
+            Ok(_) => good.push(*domain),
+            Err(error) => assert!(matches!(error, DialError::NotTrusted { .. }), "{domain}: {error}"),
+        }
+    }
+    good
+}
+
+#[tokio::test]
+async fn a_wildcard_is_good_for_nobody() {
+    // RFC 5922 §7.2.
+    let authority = Authority::new();
+    let domains = ["a.example.com", "example.com", "b.a.example.com"];
+    assert_eq!(good_for(&authority, vec![dns("*.example.com")], &domains).await, [""; 0]);
+    let both = vec![dns("*.example.com"), dns("example.com")];
+    assert_eq!(good_for(&authority, both, &domains).await, ["example.com"]);
+}
+
+#[tokio::test]
+async fn a_sip_uri_names_the_domain_and_then_no_dns_name_does() {
+    // RFC 5922 §7.1.
+    let authority = Authority::new();
+    let domains = ["example.com", "provider.example", "alice", "192.0.2.9"];
+    let named = vec![uri("sip:Example.com"), dns("provider.example")];
+    assert_eq!(good_for(&authority, named, &domains).await, ["example.com"]);
+    // Of a user, of another scheme: no SIP identity, so the DNS names count.
+    let user = vec![uri("sip:alice@example.com"), uri("https://example.com/"), dns("provider.example")];
+    assert_eq!(good_for(&authority, user, &domains).await, ["provider.example"]);
+    let two = vec![uri("sip:example.com:5061"), uri("sip:provider.example")];
+    assert_eq!(good_for(&authority, two, &domains).await, ["example.com", "provider.example"]);
+    let address = vec![uri("sip:192.0.2.9"), dns("example.com")];
+    assert_eq!(good_for(&authority, address, &domains).await, ["192.0.2.9"]);
+}
+
+#[tokio::test]
+async fn a_common_name_is_no_identity_and_a_purpose_must_be_sips() {
+    let authority = Authority::new();
+    let named = |params: &mut CertificateParams| params.distinguished_name.push(DnType::CommonName, "example.com");
+    let (address, _trigger) = server(&authority.server_named(Vec::new(), named)).await;
+    let refused = dial::tls(address, &authority.client(), "example.com").await;
+    assert!(matches!(refused, Err(DialError::NotTrusted { .. })), "{refused:?}");
+    // RFC 5924: SIP's own purpose will do, another's will not.
+    for (purpose, good) in [
+        (ExtendedKeyUsagePurpose::ServerAuth, true),
+        (ExtendedKeyUsagePurpose::Other(vec![1, 3, 6, 1, 5, 5, 7, 3, 20]), true),
+        (ExtendedKeyUsagePurpose::ClientAuth, false),
+        (ExtendedKeyUsagePurpose::CodeSigning, false),
+    ] {
+        let only = |params: &mut CertificateParams| params.extended_key_usages = vec![purpose.clone()];
+        let (address, _trigger) = server(&authority.server_named(vec![dns("example.com")], only)).await;
+        let dialled = dial::tls(address, &authority.client(), "example.com").await;
+        assert_eq!(dialled.is_ok(), good, "{purpose:?}: {dialled:?}");
+    }
 }
 
 #[tokio::test]
