@@ -192,12 +192,23 @@ struct Kept {
     names: Vec<Box<str>>,
 }
 
+/// What is put aside while the credentials of another member are tried.
+#[derive(Debug)]
+pub struct Aside {
+    /// Whose credentials answered until then.
+    pub instance: InstanceId,
+    keys: Keys,
+    state: State,
+    stood: bool,
+    was_there: bool,
+}
+
 /// The registration of one binding.
 #[derive(Debug)]
 pub struct Registration {
     /// The opaque user of the Contact.
     pub binding: BindingId,
-    /// The device that its calls are for.
+    /// The member whose credentials answer its challenges: the one whose were accepted last.
     pub instance: InstanceId,
     /// Where its requests go.
     pub upstream: UpstreamId,
@@ -217,6 +228,8 @@ pub struct Registration {
     /// Digest of what was learned last.
     learned: u64,
     cseq: u32,
+    /// Tells it from earlier registrations of the same Contact in the Call-ID.
+    life: u32,
     /// Requested lifetime in seconds.
     expires: u32,
     failures: u8,
@@ -224,14 +237,13 @@ pub struct Registration {
     maybe_there: bool,
     /// The last attempt succeeded.
     stands: bool,
-    /// Another binding has its instance.
-    superseded: bool,
     /// RFC 5626 is asked for; not any more after a 439.
     outbound: bool,
 }
 
 impl Registration {
-    /// A binding that was never registered by this process.
+    /// A binding that is not registered. `life`: another number than any earlier registration's of this process.
+    #[expect(clippy::too_many_arguments, reason = "each is a fact of one binding, told once")]
     pub fn new(
         binding: BindingId,
         instance: InstanceId,
@@ -239,6 +251,7 @@ impl Registration {
         aor: Box<str>,
         sip_instance: [u8; 16],
         expires: Duration,
+        life: u32,
         register: bool,
     ) -> Self {
         Self {
@@ -256,18 +269,13 @@ impl Registration {
             kept: None,
             learned: Learned::default().digest(),
             cseq: 0,
+            life,
             expires: expires.clamp(EXPIRES_MIN, EXPIRES_MAX).as_secs() as u32,
             failures: 0,
             maybe_there: false,
             stands: false,
-            superseded: false,
             outbound: true,
         }
-    }
-
-    /// Another binding has taken its `+sip.instance` over: from now on it names its Contact alone.
-    pub fn supersede(&mut self) {
-        self.superseded = true;
     }
 
     /// What it is meant to be.
@@ -310,6 +318,45 @@ impl Registration {
         } else {
             Step::Unregistered { confirmed: true }
         }
+    }
+
+    /// From now on this member's credentials answer. They begin without a nonce: who has a wrong password offers it once.
+    pub fn speak_for(&mut self, instance: InstanceId) -> Step {
+        self.instance = instance;
+        self.keys.clear();
+        match self.state {
+            State::Asking(_) | State::Sent { .. } | State::Refused => {
+                self.state = State::Waiting;
+                if self.wants_flow() { Step::WantFlow } else { Step::Nothing }
+            }
+            State::Waiting | State::Registered { .. } | State::BackingOff { .. } => Step::Nothing,
+        }
+    }
+
+    /// Whether another member's credentials can be tried: nothing is under way.
+    pub fn may_try(&self) -> bool {
+        self.goal == Goal::Registered && matches!(self.state, State::Registered { .. } | State::BackingOff { .. })
+    }
+
+    /// Registers again, with this member's credentials.
+    pub fn try_other(&mut self, instance: InstanceId) -> (Aside, Step) {
+        let aside = Aside {
+            instance: std::mem::replace(&mut self.instance, instance),
+            keys: std::mem::take(&mut self.keys),
+            state: std::mem::replace(&mut self.state, State::Waiting),
+            stood: self.stands,
+            was_there: self.maybe_there,
+        };
+        (aside, Step::WantFlow)
+    }
+
+    /// The credentials that were tried did not do: goes on as before. `moved`: the flow is another one than then, so that it
+    /// must register again.
+    pub fn go_back(&mut self, aside: Aside, moved: bool) -> Step {
+        (self.instance, self.keys) = (aside.instance, aside.keys);
+        (self.stands, self.maybe_there) = (aside.stood, aside.was_there);
+        self.state = if moved { State::Waiting } else { aside.state };
+        if self.wants_flow() { Step::WantFlow } else { Step::Nothing }
     }
 
     /// Whether it wants a flow at this moment.
@@ -378,8 +425,9 @@ impl Registration {
             binding: self.binding,
             aor: &self.aor,
             cseq: self.cseq,
+            life: self.life,
             expires: if self.goal == Goal::Registered { self.expires } else { 0 },
-            instance: (!self.superseded).then_some(self.sip_instance),
+            instance: self.sip_instance,
             outbound: self.outbound,
             answers,
         };

@@ -110,7 +110,7 @@ fn who_declines_an_announced_call_declines_its_invite_and_not_the_next() {
 fn a_device_that_rings_before_the_invite_has_the_caller_hear_it_with_the_invite() {
     let mut world = World::registered();
     let call = announced(&mut world);
-    world.input(Input::Ring(call));
+    world.input(Input::Ring { call, instance: world.instance });
     let rings = |event: &&Event| matches!(event, Event::Call { state: CallState::Ringing, .. });
     assert_eq!(world.events.iter().filter(rings).count(), 1);
     assert_eq!(world.count("INVITE 180"), 0);
@@ -143,7 +143,8 @@ fn announcing_is_bounded_as_calls_are() {
         announce(&mut world);
         let call = world.wakes().last().map(|wake| wake.call);
         woken = world.wakes().len();
-        world.input(Input::GiveUp(call.unwrap()));
+        let instance = world.instance;
+        world.input(Input::GiveUp { call: call.unwrap(), instance });
     }
     assert_eq!(woken, 20, "the budget of a device");
     assert_eq!(world.final_states().len(), 20);
@@ -156,8 +157,8 @@ fn a_device_that_is_wiped_or_a_process_that_ends_leaves_no_announced_call() {
         let mut world = World::registered();
         announced(&mut world);
         assert!(world.endpoint.is_announced(world.instance));
-        let binding = world.binding;
-        world.input(if end { Input::EndCalls } else { Input::Unbind { binding, deadline: seconds(3) } });
+        let instance = world.instance;
+        world.input(if end { Input::EndCalls } else { Input::Unbind { instance, deadline: seconds(3) } });
         assert_eq!(world.final_states(), [CallState::TimedOut]);
         assert_eq!(world.endpoint.counts().calls, 0);
     }

@@ -142,8 +142,8 @@ fn a_sleeping_device_is_woken_once_and_gets_the_invite_when_it_attaches() {
     assert_eq!(wakes[0].wait, seconds(30));
     let call = wakes[0].call;
     assert_eq!(world.count("INVITE 180"), 0);
-    world.input(Input::Ring(call));
-    world.input(Input::Ring(call));
+    world.input(Input::Ring { call, instance: world.instance });
+    world.input(Input::Ring { call, instance: world.instance });
     assert_eq!(world.count("INVITE 180"), 1);
     world.advance(seconds(3));
     world.attach(1);
@@ -425,7 +425,7 @@ fn a_retransmitted_invite_is_one_call() {
 fn disabling_while_a_call_is_held_answers_the_caller_and_forgets_everything() {
     let mut world = World::registered();
     world.invite("call-1");
-    world.input(Input::Unbind { binding: world.binding, deadline: seconds(3) });
+    world.input(Input::Unbind { instance: world.instance, deadline: seconds(3) });
     assert_eq!(world.count("INVITE 480"), 1);
     let register = world.last("REGISTER");
     assert_eq!(register.number(Name::Expires), Some(0));
@@ -445,7 +445,7 @@ fn a_call_that_outlives_its_instance_is_hung_up_by_the_stream_it_came_by() {
     world.bind();
     world.grant(600);
     let ok = answered(&mut world);
-    world.input(Input::Unbind { binding: world.binding, deadline: seconds(3) });
+    world.input(Input::Unbind { instance: world.instance, deadline: seconds(3) });
     let (source, register) = (world.upstream, world.last("REGISTER"));
     world.reply(source, &register, 200, &[], "");
     assert!(matches!(world.events.last(), Some(Event::Unbound { confirmed: true, .. })));
@@ -475,7 +475,7 @@ fn the_end_of_the_process_ends_the_calls_that_ring_and_those_that_wait() {
 #[test]
 fn a_silent_sip_server_does_not_keep_a_binding() {
     let mut world = World::registered();
-    world.input(Input::Unbind { binding: world.binding, deadline: seconds(3) });
+    world.input(Input::Unbind { instance: world.instance, deadline: seconds(3) });
     world.advance(seconds(3));
     assert!(matches!(world.events.last(), Some(Event::Unbound { confirmed: false, .. })));
     let sent = world.sent.len();

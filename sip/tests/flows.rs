@@ -481,7 +481,7 @@ fn a_better_address_that_does_not_serve_changes_nothing() {
 fn a_binding_that_ends_while_a_better_address_is_tried_leaves_nothing_behind() {
     let mut world = registered(STREAM, &[]);
     offer(&mut world, BETTER);
-    world.input(Input::Yield(world.binding));
+    world.input(Input::Yield(world.instance));
     assert!(world.closed.contains(&BETTER) && world.closed.contains(&STREAM));
     for flow in [STREAM, BETTER] {
         world.input(Input::Closed(flow));

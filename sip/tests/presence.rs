@@ -74,8 +74,8 @@ impl Registrar {
 
 /// The app comes to the foreground, or goes to the background.
 fn say(world: &mut World, foreground: bool) {
-    let binding = world.binding;
-    world.input(if foreground { Input::Suspend(binding) } else { Input::Resume(binding) });
+    let instance = world.instance;
+    world.input(if foreground { Input::Suspend(instance) } else { Input::Resume(instance) });
 }
 
 const DELAYS: [&[u64]; 5] = [&[10], &[900], &[3_000, 10], &[10, 700, 50, 2_500], &[400, 20, 20, 5_000, 1]];

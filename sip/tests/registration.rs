@@ -485,9 +485,9 @@ fn who_ends_and_who_stands_go_before_a_crowd_that_waits() {
         let (binding, instance) = more(number);
         world.bind_another(binding, instance);
     }
-    let (first, _) = more(1);
+    let (_, first) = more(1);
     world.sent.clear();
-    world.input(Input::Unbind { binding: first, deadline: seconds(5) });
+    world.input(Input::Unbind { instance: first, deadline: seconds(5) });
     world.advance(seconds(1));
     assert!(world.sent.iter().any(|sent| sent.message.number(Name::Expires) == Some(0)), "it did not wait for 29 s");
     grant_all(&mut world);
@@ -523,9 +523,9 @@ fn a_registration_that_was_begun_anew_is_refreshed_in_its_new_time() {
 #[test]
 fn a_goal_that_changes_while_a_register_is_under_way_leaves_one_register_under_way() {
     let mut world = begun();
-    let binding = world.binding;
+    let instance = world.instance;
     world.sent.clear();
-    world.input(Input::Suspend(binding));
+    world.input(Input::Suspend(instance));
     world.advance(seconds(20));
     assert!(world.count("REGISTER") > 0, "it is sent again until it is answered");
     assert!(world.sent.iter().all(|sent| sent.message.number(Name::Expires) != Some(0)), "one after the other");

@@ -18,8 +18,8 @@ fn a_register_under_way_is_not_repeated_once_the_binding_is_to_be_gone() {
     let mut world = World::new(FlowId::Datagram(server_address()));
     world.bind();
     assert_eq!(world.count("REGISTER"), 1);
-    let binding = world.binding;
-    world.input(Input::Unbind { binding, deadline: seconds(3) });
+    let instance = world.instance;
+    world.input(Input::Unbind { instance, deadline: seconds(3) });
     assert!(world.count("REGISTER") > 1, "its end does not wait for an answer");
     world.sent.clear();
     world.advance(seconds(60));
@@ -34,14 +34,14 @@ fn a_binding_that_registered_again_before_its_refresh_was_due_is_still_refreshed
         world.bind();
         world.grant(600);
         world.advance(seconds(100));
-        let binding = world.binding;
+        let instance = world.instance;
         if broken {
             world.upstream.flow = FlowId::Stream(8);
             world.input(Input::Closed(FlowId::Stream(7)));
         } else {
-            world.input(Input::Suspend(binding));
+            world.input(Input::Suspend(instance));
             world.grant(0);
-            world.input(Input::Resume(binding));
+            world.input(Input::Resume(instance));
         }
         world.grant(600);
         world.sent.clear();

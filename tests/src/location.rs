@@ -31,7 +31,7 @@ pub struct Binding {
 }
 
 /// All bindings.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Location(BTreeMap<String, Vec<Binding>>);
 
 impl Location {

@@ -46,6 +46,8 @@ pub struct Settings {
     pub flow_timer: Option<u32>,
     /// The names in the certificate; the domain and loopback unless told.
     pub certified: Option<Vec<String>>,
+    /// The most Contacts that an AOR may have; a REGISTER that would make more is 403.
+    pub contacts: usize,
 }
 
 impl Default for Settings {
@@ -60,6 +62,7 @@ impl Default for Settings {
             nonce_length: 32,
             flow_timer: None,
             certified: None,
+            contacts: usize::MAX,
         }
     }
 }
@@ -522,7 +525,12 @@ impl Inner {
         if request.has(Name::Path) && !request.lists(Name::Supported, "path") {
             return Verdict::refused(420, true).with("Unsupported", "path");
         }
+        let before = state.location.clone();
         state.location.update(aor, request, flow, |asked| asked.min(longest));
+        if state.location.bindings(aor).len() > self.settings.contacts {
+            state.location = before;
+            return Verdict::refused(403, true);
+        }
         let mut verdict = Verdict { after, ..Verdict::refused(200, true) };
         for path in request.elements(Name::Path) {
             verdict = verdict.with("Path", path);

@@ -99,6 +99,8 @@ impl Scene {
     ) -> Result<Self, Missed> {
         let authority = Authority::new();
         let mut settings = registrar::Settings { authority: Some(authority.clone()), ..registrar::Settings::default() };
+        // Whatever the devices of an account are, one Contact is enough for them.
+        settings.contacts = 1;
         server(&mut settings);
         let registrar = Registrar::start(settings).await?;
         let (apns, fcm) = (apns::Apns::start(&authority).await, fcm::Fcm::start(&authority).await);

@@ -12,6 +12,8 @@ mod dialogs;
 mod endings;
 #[path = "calls/flows.rs"]
 mod flows;
+#[path = "calls/forks.rs"]
+mod forks;
 #[path = "calls/handover.rs"]
 mod handover;
 #[path = "calls/moments.rs"]

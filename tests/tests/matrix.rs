@@ -49,4 +49,10 @@ cells! {
     every_call_of_a_lent_account_goes_its_way_from_udp_to_a_wss_device: Udp, Wss, Credentials;
     every_call_of_a_lent_account_goes_its_way_from_tcp_to_a_wss_device: Tcp, Wss, Credentials;
     every_call_of_a_lent_account_goes_its_way_from_tls_to_a_wss_device: Tls, Wss, Credentials;
+    every_call_of_an_account_that_is_not_lent_goes_its_way_from_udp_to_a_tls_device: Udp, Tls, PushProxy;
+    every_call_of_an_account_that_is_not_lent_goes_its_way_from_tcp_to_a_tls_device: Tcp, Tls, PushProxy;
+    every_call_of_an_account_that_is_not_lent_goes_its_way_from_tls_to_a_tls_device: Tls, Tls, PushProxy;
+    every_call_of_an_account_that_is_not_lent_goes_its_way_from_udp_to_a_wss_device: Udp, Wss, PushProxy;
+    every_call_of_an_account_that_is_not_lent_goes_its_way_from_tcp_to_a_wss_device: Tcp, Wss, PushProxy;
+    every_call_of_an_account_that_is_not_lent_goes_its_way_from_tls_to_a_wss_device: Tls, Wss, PushProxy;
 }

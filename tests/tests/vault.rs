@@ -90,6 +90,7 @@ fn record(user: &str) -> Record {
         secret: InstanceSecret::new("device-secret"),
         binding: BindingId::new(1 << 100, ShardTag(7)),
         sip_instance: [9; 16],
+        proven: true,
         created_at: unix_now(),
         expires_at: unix_now() + 5 * DAY_S,
         presence: Presence::Background,

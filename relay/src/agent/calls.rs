@@ -1,9 +1,9 @@
-//! The calls that a shard has told a device of, so that a device that wakes late can ask how they stand.
+//! The calls that a shard has told devices of, so that a device that wakes late can ask how they stand.
 //!
-//! Invariant: a call is known until [`KEPT`] after its deadline, and never more than [`CALLS`] at once: at the limit the
+//! Invariant: a call is known to each of its devices until [`KEPT`] after its deadline, and never more than [`CALLS`] at once: at the limit the
 //! oldest is forgotten. Nothing here tells who called.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use sip::endpoint::CallState;
@@ -13,14 +13,12 @@ use crate::vault::record::Provider;
 
 /// How long a call's state can be asked after its deadline.
 const KEPT: Duration = Duration::from_secs(60);
-/// Calls known to one shard.
+/// Calls known to one shard, each counted for each of its devices.
 const CALLS: usize = 50_000;
 
-/// What is known of one call.
+/// What is known of one call for one of its devices.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
-    /// Whom it is for.
-    pub instance: InstanceId,
     /// How it stands.
     pub state: CallState,
     /// When the relay gives up waiting, in seconds since 1970.
@@ -29,27 +27,28 @@ pub struct Call {
     pub pushed: Option<Provider>,
     /// It waits for its device, and counts in the metric of held calls.
     pub held: bool,
-    /// Its INVITE has come; `false` while it is only announced.
-    pub invited: bool,
     /// The push could not be delivered.
     pub unreachable: bool,
     /// The device has shown since it was pushed that it lives: it came, rang, declined or asked how the call stands.
     pub sign: bool,
 }
 
+type Key = (CallId, InstanceId);
+
 /// The calls of one shard.
 #[derive(Default)]
 pub(super) struct Calls {
-    known: HashMap<CallId, Call>,
+    known: BTreeMap<Key, Call>,
     /// Roughly by age, each with the moment (seconds since 1970) to look whether to forget it.
-    order: VecDeque<(u64, CallId)>,
+    order: VecDeque<(u64, Key)>,
 }
 
 impl Calls {
-    /// Remembers a call, or what is new of one that is known.
-    pub(super) fn remember(&mut self, id: CallId, call: Call) {
-        if self.known.insert(id, call).is_none() {
-            self.order.push_back((call.deadline.saturating_add(KEPT.as_secs()), id));
+    /// Remembers a call of a device, or what is new of one that is known.
+    pub(super) fn remember(&mut self, id: CallId, instance: InstanceId, call: Call) {
+        let key = (id, instance);
+        if self.known.insert(key, call).is_none() {
+            self.order.push_back((call.deadline.saturating_add(KEPT.as_secs()), key));
         }
         if self.order.len() > CALLS
             && let Some((_, oldest)) = self.order.pop_front()
@@ -58,37 +57,51 @@ impl Calls {
         }
     }
 
-    /// What is known of a call.
-    pub(super) fn get_mut(&mut self, id: CallId) -> Option<&mut Call> {
-        self.known.get_mut(&id)
+    /// What is known of a call of this instance.
+    pub(super) fn get_mut(&mut self, id: CallId, instance: InstanceId) -> Option<&mut Call> {
+        self.known.get_mut(&(id, instance))
     }
 
     /// A call of this instance.
     pub(super) fn of(&self, instance: InstanceId, id: CallId) -> Option<&Call> {
-        self.known.get(&id).filter(|call| call.instance == instance)
+        self.known.get(&(id, instance))
     }
 
     /// All calls of this instance, by id.
     pub(super) fn all_of(&self, instance: InstanceId) -> Vec<(CallId, Call)> {
-        let theirs = self.known.iter().filter(|(_, call)| call.instance == instance);
-        let mut theirs: Vec<_> = theirs.map(|(id, call)| (*id, *call)).collect();
-        theirs.sort_by_key(|(id, _)| *id);
-        theirs
+        let theirs = self.known.iter().filter(|((_, of), _)| *of == instance);
+        theirs.map(|((id, _), call)| (*id, *call)).collect()
+    }
+
+    /// Whether a call waits for one of its devices.
+    pub(super) fn is_held(&self, id: CallId) -> bool {
+        self.devices_of(id).any(|call| call.held)
+    }
+
+    /// Whether no push reached any device of a call.
+    pub(super) fn are_unreachable(&self, id: CallId) -> bool {
+        let mut devices = self.devices_of(id).peekable();
+        devices.peek().is_some() && devices.all(|call| call.unreachable)
     }
 
     /// Forgets what is over, at `now` in seconds since 1970.
     pub(super) fn forget_old(&mut self, now: u64) {
-        while let Some(&(until, id)) = self.order.front()
+        while let Some(&(until, key)) = self.order.front()
             && until <= now
         {
             self.order.pop_front();
             // A device came, and rings: then the deadline has moved.
-            let moved = self.known.get(&id).map(|call| call.deadline.saturating_add(KEPT.as_secs()));
+            let moved = self.known.get(&key).map(|call| call.deadline.saturating_add(KEPT.as_secs()));
             match moved.filter(|until| *until > now) {
-                Some(until) => self.order.push_back((until, id)),
-                None => drop(self.known.remove(&id)),
+                Some(until) => self.order.push_back((until, key)),
+                None => drop(self.known.remove(&key)),
             }
         }
+    }
+
+    fn devices_of(&self, id: CallId) -> impl Iterator<Item = &Call> {
+        let (first, last) = (InstanceId::from_bytes([0; 16]), InstanceId::from_bytes([0xff; 16]));
+        self.known.range((id, first)..=(id, last)).map(|(_, call)| call)
     }
 }
 
@@ -98,17 +111,8 @@ mod tests {
 
     use super::*;
 
-    fn call(instance: InstanceId, deadline: u64) -> Call {
-        Call {
-            instance,
-            state: CallState::Waking,
-            deadline,
-            pushed: None,
-            held: true,
-            invited: true,
-            unreachable: false,
-            sign: false,
-        }
+    fn call(deadline: u64) -> Call {
+        Call { state: CallState::Waking, deadline, pushed: None, held: true, unreachable: false, sign: false }
     }
 
     #[test]
@@ -116,7 +120,7 @@ mod tests {
         let (mine, other) = (InstanceId::new(1 << 16, ShardTag(0)), InstanceId::new(2 << 16, ShardTag(0)));
         let id = CallId::new(3 << 16, ShardTag(0));
         let mut calls = Calls::default();
-        calls.remember(id, call(mine, 1_000));
+        calls.remember(id, mine, call(1_000));
         calls.forget_old(1_059);
         assert!(calls.of(mine, id).is_some() && calls.of(other, id).is_none());
         calls.forget_old(1_060);
@@ -128,7 +132,7 @@ mod tests {
         let instance = InstanceId::new(1 << 16, ShardTag(0));
         let mut calls = Calls::default();
         for number in 0..CALLS as u128 + 10 {
-            calls.remember(CallId::new(number << 16, ShardTag(0)), call(instance, 1_000));
+            calls.remember(CallId::new(number << 16, ShardTag(0)), instance, call(1_000));
         }
         assert_eq!(calls.known.len(), CALLS);
         assert!(calls.of(instance, CallId::new(0, ShardTag(0))).is_none(), "the oldest went first");

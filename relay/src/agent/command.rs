@@ -31,6 +31,8 @@ pub enum Command {
     Stored {
         /// The instance.
         id: InstanceId,
+        /// As it was stored, where that is not as it was bound.
+        sealed: Option<Sealed>,
         /// What it was stored with.
         fence: Fence,
         /// The answer.

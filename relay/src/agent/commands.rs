@@ -3,7 +3,7 @@
 //! Invariant: a device's wish is looked at only after its proof was found right, in constant time.
 
 use sip::endpoint::{CallState, Input};
-use sip::id::{CallId, InstanceId};
+use sip::id::{BindingId, CallId, InstanceId};
 use tokio::sync::oneshot;
 
 use super::calls::Call;
@@ -19,8 +19,8 @@ impl Shard {
         // Whoever asked may have gone: an answer that nobody takes is no error.
         match command {
             Command::Bind { new, first } => self.bind(*new, first),
-            Command::Stored { id, fence, reply } => {
-                let _ = reply.send(self.stored(id, fence));
+            Command::Stored { id, sealed, fence, reply } => {
+                let _ = reply.send(self.stored(id, sealed, fence));
             }
             Command::Abandon(id) => self.abandon(id),
             Command::Yield(id) => self.yield_to_another(id),
@@ -87,13 +87,33 @@ impl Shard {
         }
         self.world.metrics.instance_enters(row.state);
         self.instances.insert(id, row);
-        self.next.push_back(Input::Bind(Box::new(binding)));
+        let shared = binding.binding;
+        self.drive(Input::Bind(Box::new(binding)));
+        self.share_standing(id, shared);
     }
 
-    fn stored(&mut self, id: InstanceId, fence: Fence) -> bool {
+    /// An instance that joins devices whose binding stands is registered with them at once, when it has proven itself before.
+    fn share_standing(&mut self, id: InstanceId, binding: BindingId) {
+        let members = self.endpoint.members(binding);
+        if !members.contains(&id) || !self.endpoint.stands(binding) {
+            return;
+        }
+        let standing = |other: &InstanceId| {
+            let row = self.instances.get(*other).filter(|row| row.state == InstanceState::Registered)?;
+            Some((row.status, row.registered_until))
+        };
+        let Some((status, until)) = members.iter().filter(|other| **other != id).find_map(standing) else { return };
+        self.set_state(id, InstanceState::Registered);
+        if let Some(row) = self.instances.get_mut(id) {
+            (row.status, row.registered_until) = (status, until);
+        }
+    }
+
+    fn stored(&mut self, id: InstanceId, sealed: Option<Sealed>, fence: Fence) -> bool {
         match self.instances.get_mut(id) {
             Some(row) if row.ending.is_none() => {
                 row.fence = fence;
+                row.sealed = sealed.unwrap_or_else(|| row.sealed.clone());
                 true
             }
             _ => false,
@@ -117,12 +137,13 @@ impl Shard {
             Some(true) if !is_foreground => {
                 self.set_state(id, InstanceState::Foreground);
                 self.note(id, None, What::Foreground);
-                self.next.push_back(Input::Suspend(binding));
+                self.next.push_back(Input::Suspend(id));
             }
             Some(false) if is_foreground => {
                 self.set_state(id, InstanceState::Registering);
                 self.note(id, None, What::Background);
-                self.next.push_back(Input::Resume(binding));
+                self.drive(Input::Resume(id));
+                self.share_standing(id, binding);
             }
             _ => {}
         }
@@ -132,14 +153,14 @@ impl Shard {
     fn call(&mut self, id: InstanceId, who: &Who, call: CallId, wish: CallWish) -> Result<Call, CallDenied> {
         self.admit(id, who).map_err(CallDenied::Denied)?;
         let known = *self.calls.of(id, call).ok_or(CallDenied::UnknownCall)?;
-        if let Some(call) = self.calls.get_mut(call) {
+        if let Some(call) = self.calls.get_mut(call, id) {
             call.sign = true;
         }
         match wish {
             CallWish::Look => {}
             CallWish::Decline if known.state == CallState::Declined => {}
             _ if known.state.is_final() => return Err(CallDenied::Over(known.state)),
-            CallWish::Ring => self.drive(Input::Ring(call)),
+            CallWish::Ring => self.drive(Input::Ring { call, instance: id }),
             CallWish::Decline => self.drive(Input::Decline(call)),
         }
         Ok(*self.calls.of(id, call).unwrap_or(&known))

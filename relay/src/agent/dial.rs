@@ -92,6 +92,18 @@ impl Dialler {
         });
     }
 
+    /// The addresses of an upstream's names, as far as they resolve now.
+    pub(super) async fn addresses(&self, upstream: UpstreamId) -> Arc<[IpAddr]> {
+        let Some(route) = self.0.upstreams.route(upstream) else { return Arc::new([]) };
+        let mut addresses = Vec::new();
+        for target in std::iter::once(route.target()).chain(route.other_targets()) {
+            if let Ok(found) = self.0.resolver.resolve(&target, u64::from(upstream.0)).await {
+                addresses.extend(found.candidates.iter().map(|candidate| candidate.address.ip()));
+            }
+        }
+        addresses.into()
+    }
+
     /// Sends a request by TCP to a server that is reached by UDP: on the stream that an earlier one opened, or on a new one.
     /// What cannot be sent so is lost; its transaction sends it again by UDP.
     pub(super) fn send_large(&self, shard: usize, peer: SocketAddr, bytes: Bytes) {

@@ -19,19 +19,21 @@ use crate::vault::record::Record;
 impl Shard {
     pub(super) fn on_event(&mut self, event: Event) {
         match event {
-            Event::Challenged { binding, challenge, nc, cnonce, uri } => {
+            Event::Challenged { binding, instance, challenge, nc, cnonce, uri } => {
                 let challenged = Challenged { challenge: &challenge, nc, cnonce: &cnonce, uri: &uri };
-                let authorization = self.answer(binding, &challenged);
-                self.next.push_back(Input::Answer { binding, authorization });
+                let authorization = self.answer(instance, &challenged);
+                self.next.push_back(Input::Answer { binding, instance, authorization });
             }
-            Event::Registered { binding, expires, refresh } => self.on_registered(binding, expires, refresh),
+            Event::Registered { binding, expires, refresh, .. } => self.on_registered(binding, expires, refresh),
             Event::Learned { .. } => {}
             Event::PublicAddress { upstream, address } => {
                 tracing::info!(upstream = upstream.0, %address, "a SIP server says where it sees this relay");
             }
             Event::Tried { upstream, moved } => self.world.dialler.tried(self.index, upstream, moved),
-            Event::RegistrationFailed { binding, failure } => self.on_registration_failed(binding, failure),
-            Event::Unbound { binding, confirmed } => self.on_unbound(binding, confirmed),
+            Event::RegistrationFailed { binding, instance, failure } => {
+                self.on_registration_failed(binding, instance, failure);
+            }
+            Event::Unbound { instance, confirmed, shared } => self.on_unbound(instance, confirmed, shared),
             Event::Knock { knock, instance, proof } => {
                 let checked =
                     self.with_record(instance, |record| proofs::device_is_right(instance, &record.secret, &proof));
@@ -60,7 +62,7 @@ impl Shard {
                 self.note_invite(&call);
                 self.wake(&call);
             }
-            Event::Offered(call) => {
+            Event::Offered(call) | Event::Announced(call) => {
                 self.note_invite(&call);
                 self.hold(&call, None);
             }
@@ -69,14 +71,8 @@ impl Shard {
             Event::PageTaken { instance, message } => self.drop_taken(instance, message),
             Event::PageEnded { instance, end } => self.on_page_ended(instance, end),
             Event::Mailbox { instance, mailbox } => self.on_mailbox(instance, mailbox),
-            Event::Announced(call) => {
-                self.note_invite(&call);
-                self.hold(&call, None);
-                if let Some(call) = self.calls.get_mut(call.call) {
-                    call.invited = true;
-                }
-            }
             Event::Call { call, instance, state, woke_after } => self.on_call(call, instance, state, woke_after),
+            Event::Ended { call, state } => self.on_call_ended(call, state),
             Event::Way(asked) => self.on_way_asked(&asked),
             Event::Left(upstream) => self.world.upstreams.release(upstream),
             Event::Proxied(registration) => self.on_proxied(*registration),
@@ -115,8 +111,7 @@ impl Shard {
         }
     }
 
-    fn answer(&mut self, binding: BindingId, challenged: &Challenged<'_>) -> Option<String> {
-        let id = self.instances.of(binding)?;
+    fn answer(&mut self, id: InstanceId, challenged: &Challenged<'_>) -> Option<String> {
         let answer = self.with_record(id, |record| proofs::answer(record, challenged))?;
         if let Some(row) = self.instances.get_mut(id) {
             row.unanswerable = answer.as_ref().err().copied();
@@ -125,60 +120,93 @@ impl Shard {
         answer.ok()
     }
 
+    /// A binding is registered: it is for each of its members.
     fn on_registered(&mut self, binding: BindingId, expires: Duration, refresh: bool) {
-        let Some(id) = self.instances.of(binding) else { return };
         let outcome = if refresh { RegistrationOutcome::Refreshed } else { RegistrationOutcome::Registered };
         self.world.metrics.registration(outcome);
-        self.set_state(id, InstanceState::Registered);
-        self.note(id, None, What::Registered);
-        if let Some(row) = self.instances.get_mut(id) {
-            row.status = 200;
-            row.asked = false;
-            row.registered_until = unix_now() + expires.as_secs();
-            if let Some(first) = row.first.take() {
-                // Nobody listens any more when the use case took too long; the instance is kept all the same.
-                let _ = first.send(First::Registered { expires });
+        for id in self.endpoint.members(binding) {
+            self.set_state(id, InstanceState::Registered);
+            self.note(id, None, What::Registered);
+            if let Some(row) = self.instances.get_mut(id) {
+                row.status = 200;
+                row.asked = false;
+                row.registered_until = unix_now() + expires.as_secs();
+                if let Some(first) = row.first.take() {
+                    // Nobody listens any more when the use case took too long; the instance is kept all the same.
+                    let _ = first.send(First::Registered { expires });
+                }
             }
         }
     }
 
-    fn on_registration_failed(&mut self, binding: BindingId, failure: RegistrationFailure) {
-        let Some(id) = self.instances.of(binding) else { return };
-        let Some(row) = self.instances.get_mut(id) else { return };
-        row.registered_until = 0;
+    fn on_registration_failed(&mut self, binding: BindingId, instance: InstanceId, failure: RegistrationFailure) {
         match failure {
             RegistrationFailure::Refused { status } => {
-                row.status = status;
-                if matches!(status, 401 | 407) && !row.asked {
-                    row.unanswerable = Some(Unanswerable::Digest);
-                }
-                let (first, unanswerable) = (row.first.take(), row.unanswerable);
                 self.world.metrics.registration(RegistrationOutcome::Refused);
-                tracing::info!(instance = %id, status, "the SIP server refused a registration");
-                match first {
-                    Some(first) => {
-                        self.abandon(id);
-                        let _ = first.send(First::Refused { status, unanswerable });
-                    }
-                    None => self.begin_wipe(id, Some(WipeReason::RefusedUpstream), None),
+                // Whom it refused last: then the credentials of another one are tried.
+                for id in self.of_the_same_mind(binding, instance).into_iter().chain([instance]) {
+                    self.on_refused(id, status);
                 }
             }
             RegistrationFailure::Retry { status, after } => {
-                row.status = status.unwrap_or(row.status);
-                let (first, unreachable) = (row.first.take(), self.unreachable.contains(&row.upstream));
+                let unreachable =
+                    self.instances.get(instance).is_some_and(|row| self.unreachable.contains(&row.upstream));
                 self.world.metrics.registration(match status {
                     Some(_) => RegistrationOutcome::Failed,
                     None if unreachable => RegistrationOutcome::Unreachable,
                     None => RegistrationOutcome::TimedOut,
                 });
-                tracing::debug!(instance = %id, status, after_s = after.as_secs(), "a registration is tried again later");
-                self.set_state(id, InstanceState::Retrying);
-                let after_s = u32::try_from(after.as_secs()).unwrap_or(u32::MAX);
-                self.note(id, None, What::RegistrationRetry { status, after_s });
-                if let Some(first) = first {
-                    let _ = first.send(First::Failed { status });
+                tracing::debug!(%instance, status, after_s = after.as_secs(), "a registration is tried again later");
+                // While the binding stands, it was the joining of one more device that failed.
+                let stands = self.endpoint.stands(binding);
+                let all = if stands { vec![instance] } else { self.endpoint.everyone(binding) };
+                for id in all {
+                    self.on_retried(id, status, after);
                 }
             }
+        }
+    }
+
+    /// Those that would offer the very credentials that were refused: they are not tried. While the binding stands all the
+    /// same, its members are left alone.
+    fn of_the_same_mind(&self, binding: BindingId, refused: InstanceId) -> Vec<InstanceId> {
+        let mut others = self.endpoint.everyone(binding);
+        let members = if self.endpoint.stands(binding) { self.endpoint.members(binding) } else { Vec::new() };
+        others.retain(|id| *id != refused && !members.contains(id));
+        others.retain(|id| {
+            let same = |one: &Record| self.with_record(*id, |other| proofs::offer_the_same(one, other));
+            self.with_record(refused, same).flatten().unwrap_or(false)
+        });
+        others
+    }
+
+    fn on_refused(&mut self, id: InstanceId, status: u16) {
+        let Some(row) = self.instances.get_mut(id) else { return };
+        (row.status, row.registered_until) = (status, 0);
+        if matches!(status, 401 | 407) && !row.asked {
+            row.unanswerable = Some(Unanswerable::Digest);
+        }
+        let (first, unanswerable) = (row.first.take(), row.unanswerable);
+        tracing::info!(instance = %id, status, "the SIP server refused a registration");
+        match first {
+            Some(first) => {
+                self.abandon(id);
+                let _ = first.send(First::Refused { status, unanswerable });
+            }
+            None => self.begin_wipe(id, Some(WipeReason::RefusedUpstream), None),
+        }
+    }
+
+    fn on_retried(&mut self, id: InstanceId, status: Option<u16>, after: Duration) {
+        let Some(row) = self.instances.get_mut(id).filter(|row| row.state != InstanceState::Foreground) else { return };
+        row.registered_until = 0;
+        row.status = status.unwrap_or(row.status);
+        let first = row.first.take();
+        self.set_state(id, InstanceState::Retrying);
+        let after_s = u32::try_from(after.as_secs()).unwrap_or(u32::MAX);
+        self.note(id, None, What::RegistrationRetry { status, after_s });
+        if let Some(first) = first {
+            let _ = first.send(First::Failed { status });
         }
     }
 
@@ -191,11 +219,11 @@ impl Shard {
 
     fn on_call(&mut self, id: CallId, instance: InstanceId, state: CallState, woke_after: Option<Duration>) {
         if state.is_final() {
-            self.stop_push(id);
+            self.stop_push(id, instance);
             self.arrivals.remove(&instance);
         }
         // A call that is offered at once is told of before it is described: it is not known yet.
-        let Some(call) = self.calls.get_mut(id) else { return };
+        let Some(call) = self.calls.get_mut(id, instance) else { return };
         if let Some(after) = woke_after {
             self.world.metrics.wake(after);
             call.sign = true;
@@ -203,11 +231,10 @@ impl Shard {
         }
         let (was, was_final) = (call.state, call.state.is_final());
         call.state = state;
-        if call.held && (woke_after.is_some() || state.is_final()) {
-            call.held = false;
-            self.world.metrics.calls_held(-1);
+        let pushed = call.pushed;
+        if woke_after.is_some() || state.is_final() {
+            self.set_held(id, instance, false);
         }
-        let (pushed, unreachable, invited) = (call.pushed, call.unreachable, call.invited);
         if let Some(after) = woke_after {
             let after_ms = u32::try_from(after.as_millis()).ok();
             self.note(instance, Some(id), What::DeviceAttached { after_ms });
@@ -219,18 +246,19 @@ impl Shard {
         if was_final || !state.is_final() {
             return;
         }
-        if invited {
-            self.world.metrics.invite(match state {
-                CallState::Answered => InviteOutcome::Answered,
-                CallState::Cancelled => InviteOutcome::Cancelled,
-                CallState::AnsweredElsewhere => InviteOutcome::AnsweredElsewhere,
-                CallState::Declined => InviteOutcome::Declined,
-                CallState::TimedOut if unreachable => InviteOutcome::Unreachable,
-                CallState::TimedOut | CallState::Waking | CallState::Ringing => InviteOutcome::TimedOut,
-            });
-        }
         if pushed.is_some() && state != CallState::Answered {
             self.tell_call_ended(id, instance);
         }
+    }
+
+    fn on_call_ended(&mut self, id: CallId, state: CallState) {
+        self.world.metrics.invite(match state {
+            CallState::Answered => InviteOutcome::Answered,
+            CallState::Cancelled => InviteOutcome::Cancelled,
+            CallState::AnsweredElsewhere => InviteOutcome::AnsweredElsewhere,
+            CallState::Declined => InviteOutcome::Declined,
+            CallState::TimedOut if self.calls.are_unreachable(id) => InviteOutcome::Unreachable,
+            CallState::TimedOut | CallState::Waking | CallState::Ringing => InviteOutcome::TimedOut,
+        });
     }
 }

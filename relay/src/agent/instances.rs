@@ -1,7 +1,7 @@
-//! The instances of one shard: a row for each, their bindings, and when they end.
+//! The instances of one shard: a row for each, and when they end. Which of them share a binding is known to the endpoint.
 //!
 //! Invariant: a row holds its record in the sealed form alone. The indexes agree: each row is found by its instance,
-//! by its binding, by its account's keyed name and by the next moment of its lease (a reminder, or the end).
+//! by its account's keyed name and by the next moment of its lease (a reminder, or the end).
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -20,7 +20,7 @@ use crate::vault::{AorKey, Fence, Sealed};
 pub(super) struct Row {
     /// Everything that is known of it.
     pub sealed: Sealed,
-    /// The user of its Contact.
+    /// The user of its Contact, which it may share with other instances.
     pub binding: BindingId,
     /// What its record is put with.
     pub fence: Fence,
@@ -118,14 +118,12 @@ pub(super) enum Due {
 #[derive(Default)]
 pub(super) struct Instances {
     rows: HashMap<InstanceId, Row>,
-    bindings: HashMap<BindingId, InstanceId>,
     moments: BTreeSet<(u64, InstanceId)>,
     accounts: BTreeSet<(AorKey, InstanceId)>,
 }
 
 impl Instances {
     pub(super) fn insert(&mut self, id: InstanceId, row: Row) {
-        self.bindings.insert(row.binding, id);
         self.moments.insert((row.next_moment(), id));
         self.accounts.insert((row.aor, id));
         self.rows.insert(id, row);
@@ -133,7 +131,6 @@ impl Instances {
 
     pub(super) fn remove(&mut self, id: InstanceId) -> Option<Row> {
         let row = self.rows.remove(&id)?;
-        self.bindings.remove(&row.binding);
         self.moments.remove(&(row.next_moment(), id));
         self.accounts.remove(&(row.aor, id));
         Some(row)
@@ -145,11 +142,6 @@ impl Instances {
 
     pub(super) fn get_mut(&mut self, id: InstanceId) -> Option<&mut Row> {
         self.rows.get_mut(&id)
-    }
-
-    /// The instance behind a binding.
-    pub(super) fn of(&self, binding: BindingId) -> Option<InstanceId> {
-        self.bindings.get(&binding).copied()
     }
 
     /// The instances of an account, in order.

@@ -103,6 +103,8 @@ enum ShardInput {
     Unheard {
         /// The call.
         call: CallId,
+        /// The device.
+        instance: InstanceId,
         /// The answer.
         reply: oneshot::Sender<bool>,
     },
@@ -119,6 +121,8 @@ enum ShardInput {
         /// What to put with next.
         fence: crate::vault::Fence,
     },
+    /// What the store knows of a registration that a request named by our Path.
+    ProxiedFound(Box<(InstanceId, proxied::LookedUp)>),
     /// From a use case.
     Command(Box<Command>),
 }

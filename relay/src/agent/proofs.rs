@@ -59,6 +59,11 @@ fn ha1_for(record: &Record, challenge: &Challenge) -> Result<Ha1, Unanswerable> 
     }
 }
 
+/// Whether two records of one account would answer a challenge alike.
+pub(super) fn offer_the_same(one: &Record, other: &Record) -> bool {
+    one.account.auth_username == other.account.auth_username && one.account.proof == other.account.proof
+}
+
 /// Whether what a device shows at the edge proves that it is this instance's.
 pub(super) fn device_is_right(id: InstanceId, secret: &InstanceSecret, proof: &DeviceProof) -> bool {
     match proof {
@@ -97,6 +102,7 @@ mod tests {
             secret: InstanceSecret::new("instance-secret"),
             binding: BindingId::new(1, ShardTag(1)),
             sip_instance: [0; 16],
+            proven: true,
             created_at: 0,
             expires_at: 1,
             presence: Presence::Background,

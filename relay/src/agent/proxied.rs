@@ -2,19 +2,22 @@
 //!
 //! Invariant: a row holds its record in the sealed form alone, and there is no credential in it. A record is in the store
 //! no longer than its SIP server has granted; the store is asked for one thing at a time about it, and in the end for the
-//! newest. Nothing waits for the store.
+//! newest. Nothing in the loop waits for the store; a request for a registration that only the store knows is handed in when it
+//! has answered.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use sip::endpoint::{Adopted, Input, ProxiedEnd, ProxiedRegistration, ProxyWay, PushContact, WayAsked, Wish};
+use sip::endpoint::{Adopted, Input, ProxiedEnd, ProxiedRegistration, ProxyWay, PushContact, Side, WayAsked, Wish};
 use sip::id::InstanceId;
 use sip::message::Uri;
 
 use super::command::NewProxied;
 use super::erasures;
 use super::shard::Shard;
-use super::upstreams::Route;
+use super::upstreams::{Route, Upstreams};
 use super::wake::spawn_notice;
 use super::{ShardInput, World};
 use crate::clock::unix_now;
@@ -29,9 +32,21 @@ const STORE_AGAIN: Duration = Duration::from_secs(2);
 /// How long a push for a refresh may take to reach its device.
 const REFRESH_LIFE_S: u64 = 60;
 
+/// Registrations that are looked up at once on one shard; requests for a further one are answered without.
+const LOOKUPS_MAX: usize = 256;
+/// Requests that wait for one lookup; a further one is answered without.
+const WAITING_MAX: usize = 32;
+
 /// The registrations of one shard.
 #[derive(Default)]
-pub(super) struct ProxiedRows(HashMap<InstanceId, Row>);
+pub(super) struct ProxiedRows {
+    rows: HashMap<InstanceId, Row>,
+    /// What waits until the store has said whether it knows a registration.
+    lookups: HashMap<InstanceId, Vec<(Instant, Input)>>,
+}
+
+/// What the store knows of a registration that a request named, and whose requests are believed for it.
+pub(super) type LookedUp = Option<(NewProxied, Arc<[IpAddr]>)>;
 
 struct Row {
     /// What the store is to have; `None`: nothing.
@@ -51,11 +66,76 @@ impl ProxiedRows {
     }
 
     fn sealed(&self, id: InstanceId) -> Option<&Sealed> {
-        self.0.get(&id)?.wanted.as_ref().map(|(sealed, _)| sealed)
+        self.rows.get(&id)?.wanted.as_ref().map(|(sealed, _)| sealed)
+    }
+}
+
+impl NewProxied {
+    /// A registration as it was written down; `None` when it is over, or leads nowhere.
+    pub fn of(
+        id: InstanceId,
+        sealed: Sealed,
+        fence: Fence,
+        record: ProxiedRecord,
+        upstreams: &Upstreams,
+    ) -> Option<Self> {
+        let left = record.expires_at.checked_sub(unix_now()).filter(|left| *left > 0)?;
+        let route = Route::through(record.aor.expose(), &record.registrar, record.proxy.as_deref()).ok()?;
+        let (expires_at, upstream_registrar) = (record.expires_at, route.registrar().into());
+        let registration = ProxiedRegistration {
+            instance: id,
+            aor: record.aor.expose().into(),
+            contact: record.contact.clone(),
+            registrar: record.registrar.clone(),
+            proxy: record.proxy.clone(),
+            push: contact_of(&record),
+            expires: Duration::from_secs(left),
+            refreshes_itself: record.refreshes_itself,
+        };
+        let upstream = upstreams.acquire(route);
+        Some(Self { id, sealed, expires_at, fence, registration, upstream, upstream_registrar })
     }
 }
 
 impl Shard {
+    /// Keeps a request back that names a registration by our Path which another node, or an earlier run, may know: the store
+    /// is asked first. Gives back what needs no asking.
+    pub(super) fn look_up_path(&mut self, at: Instant, input: Input) -> Option<Input> {
+        let Input::Received { source, message } = &input else { return Some(input) };
+        let missing = (source.side == Side::Upstream).then(|| self.endpoint.missing_path(message)).flatten();
+        let Some(id) = missing else { return Some(input) };
+        if let Some(waiting) = self.proxied.lookups.get_mut(&id).filter(|waiting| waiting.len() < WAITING_MAX) {
+            waiting.push((at, input));
+            return None;
+        }
+        if self.proxied.lookups.len() >= LOOKUPS_MAX || self.proxied.lookups.contains_key(&id) {
+            return Some(input);
+        }
+        self.proxied.lookups.insert(id, vec![(at, input)]);
+        let (world, shard) = (self.world.clone(), self.index);
+        tokio::spawn(async move {
+            let found = look_up(&world, id).await;
+            world.shards.send(shard, ShardInput::ProxiedFound(Box::new((id, found)))).await;
+        });
+        None
+    }
+
+    /// The store has said what it knows of a registration.
+    pub(super) fn on_proxied_found(&mut self, id: InstanceId, found: LookedUp) {
+        if let Some((new, addresses)) = found {
+            let upstream = new.upstream;
+            self.adopt(new);
+            if let Some(input) = self.next.pop_front() {
+                self.drive(input);
+            }
+            self.drive(Input::Addresses { upstream, addresses });
+        }
+        for (at, input) in self.proxied.lookups.remove(&id).unwrap_or_default() {
+            self.arrived = at;
+            self.drive(input);
+        }
+    }
+
     /// A device registers through this relay: may it, and where to?
     pub(super) fn on_way_asked(&mut self, asked: &WayAsked) {
         let way = self.way_of(asked);
@@ -113,14 +193,14 @@ impl Shard {
             self.world.metrics.push_registrations(1);
         }
         let fresh = || Row { wanted: None, lookup, fence: Fence::NEW, busy: false, stale: false };
-        let row = self.proxied.0.entry(instance).or_insert_with(fresh);
+        let row = self.proxied.rows.entry(instance).or_insert_with(fresh);
         row.wanted = Some((sealed, expires_at));
         self.tell_store(instance);
     }
 
     /// Has the store take, or erase, what is wanted of it; one request at a time for each registration.
     fn tell_store(&mut self, id: InstanceId) {
-        let Some(row) = self.proxied.0.get_mut(&id) else { return };
+        let Some(row) = self.proxied.rows.get_mut(&id) else { return };
         row.stale = row.busy;
         if row.busy {
             return;
@@ -144,19 +224,19 @@ impl Shard {
 
     /// The store has done what it was asked.
     pub(super) fn on_proxied_stored(&mut self, id: InstanceId, fence: Fence) {
-        let Some(row) = self.proxied.0.get_mut(&id) else { return };
+        let Some(row) = self.proxied.rows.get_mut(&id) else { return };
         (row.fence, row.busy) = (fence, false);
         if row.stale {
             self.tell_store(id);
         } else if row.wanted.is_none() {
-            self.proxied.0.remove(&id);
+            self.proxied.rows.remove(&id);
         }
     }
 
     /// A registration that an earlier run left behind.
     pub(super) fn adopt(&mut self, new: NewProxied) {
         let NewProxied { id, sealed, expires_at, fence, registration, upstream, upstream_registrar } = new;
-        if self.proxied.0.contains_key(&id) {
+        if self.proxied.rows.contains_key(&id) {
             self.world.upstreams.release(upstream);
             return;
         }
@@ -165,13 +245,13 @@ impl Shard {
             return;
         };
         let row = Row { wanted: Some((sealed, expires_at)), lookup, fence, busy: false, stale: false };
-        self.proxied.0.insert(id, row);
+        self.proxied.rows.insert(id, row);
         self.world.metrics.push_registrations(1);
         self.next.push_back(Input::Adopt(Box::new(Adopted { registration, upstream, upstream_registrar })));
     }
 
     pub(super) fn on_proxied_ended(&mut self, id: InstanceId, end: ProxiedEnd) {
-        let Some(row) = self.proxied.0.get_mut(&id).filter(|row| row.wanted.is_some()) else { return };
+        let Some(row) = self.proxied.rows.get_mut(&id).filter(|row| row.wanted.is_some()) else { return };
         row.wanted = None;
         self.world.metrics.push_registrations(-1);
         tracing::info!(instance = %id, ?end, "a registration that passed through is forgotten");
@@ -179,7 +259,7 @@ impl Shard {
         if end != ProxiedEnd::Expired {
             self.tell_store(id);
         } else if !row.busy {
-            self.proxied.0.remove(&id);
+            self.proxied.rows.remove(&id);
         }
     }
 
@@ -219,6 +299,25 @@ impl Shard {
     }
 }
 
+/// Looks a registration up that was written down by another node, or by an earlier run.
+async fn look_up(world: &World, id: InstanceId) -> LookedUp {
+    let began = Instant::now();
+    let stored = match world.vault.load(id).await {
+        Ok(stored) => stored?,
+        Err(_) => {
+            world.metrics.store_error(StoreOperation::Load);
+            return None;
+        }
+    };
+    world.metrics.store_answered(began.elapsed());
+    let Ok(Kept::Proxied(record)) = world.vault.unseal_kept(id, &stored.sealed) else { return None };
+    // Another owner's fence is of no use; the next refresh makes the record this node's.
+    let fence = if stored.owned { stored.fence } else { Fence::NEW };
+    let new = NewProxied::of(id, stored.sealed, fence, *record, &world.upstreams)?;
+    let addresses = world.dialler.addresses(new.upstream).await;
+    Some((new, addresses))
+}
+
 /// Writes a record, again and again until the store has taken it or it has expired; the fence to write with next.
 async fn put(
     world: &World,
@@ -229,7 +328,7 @@ async fn put(
     mut fence: Fence,
 ) -> Fence {
     while unix_now() < expires_at {
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         match world.vault.put(id, sealed, expires_at, lookup, fence).await {
             Ok(placed) => {
                 world.metrics.store_answered(began.elapsed());

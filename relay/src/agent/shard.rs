@@ -37,7 +37,7 @@ pub(super) struct Shard {
     pub(super) proxied: ProxiedRows,
     pub(super) calls: Calls,
     /// The pushes that are being delivered, or may be sent a second time, for calls that are not over.
-    pub(super) pushes: HashMap<CallId, AbortHandle>,
+    pub(super) pushes: HashMap<(CallId, InstanceId), AbortHandle>,
     /// Steps of all timelines.
     pub(super) steps: usize,
     /// Devices that have a flow.
@@ -133,18 +133,21 @@ impl Shard {
                     Input::Dialled { upstream, .. } => drop(self.unreachable.remove(upstream)),
                     _ => {}
                 }
-                self.drive(input);
+                if let Some(input) = self.look_up_path(at, input) {
+                    self.drive(input);
+                }
             }
             ShardInput::Flow { flow, writer, peer } => drop(self.flows.insert(flow, (writer, peer))),
             ShardInput::Pushed(pushed) => self.on_pushed(&pushed),
-            ShardInput::Unheard { call, reply } => {
+            ShardInput::Unheard { call, instance, reply } => {
                 // An error means that the call has ended meanwhile.
-                let _ = reply.send(self.resends(call));
+                let _ = reply.send(self.resends(call, instance));
             }
             ShardInput::Paged(paged) => self.on_paged(*paged),
             ShardInput::Noticed(noticed) => self.on_noticed(&noticed),
             ShardInput::Erased(id) => self.on_erased(id),
             ShardInput::ProxiedStored { id, fence } => self.on_proxied_stored(id, fence),
+            ShardInput::ProxiedFound(found) => self.on_proxied_found(found.0, found.1),
             ShardInput::Command(command) => self.obey(*command),
         }
         // What a command or a verdict left to be told.

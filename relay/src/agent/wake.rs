@@ -1,7 +1,7 @@
 //! Waking a device: the push for a call, and what its verdict means.
 //!
-//! Invariant: a call is pushed at most once on APNs, and at most twice on FCM, the second time because the device gave no
-//! sign (its app tells the two by the call's id). The push is on its way within the same turn of the loop in which the INVITE
+//! Invariant: a call is pushed to each of its devices at most once on APNs, and at most twice on FCM, the second time because
+//! the device gave no sign (its app tells the two by the call's id). The push is on its way within the same turn of the loop in which the INVITE
 //! came; the store is not asked. A verdict never ends a call that a device has come for. A push ends with its call.
 
 use std::sync::Arc;
@@ -46,14 +46,14 @@ impl Shard {
         };
         let Some((app, target)) = self.call_target(call.instance) else {
             self.hold(call, None);
-            self.give_up(call.call);
+            self.give_up(call.call, call.instance);
             return;
         };
         self.hold(call, Some(target.provider));
         let provider = self.world.provider(target.provider);
         self.note(call.instance, Some(call.call), What::PushSent { event: Event::Call, provider });
         if self.world.early_ringing == EarlyRinging::Immediately {
-            self.next.push_back(Input::Ring(call.call));
+            self.next.push_back(Input::Ring { call: call.call, instance: call.instance });
         }
         let (world, shard, arrived) = (self.world.clone(), self.index, self.arrived);
         let (instance, call) = (call.instance, call.call);
@@ -64,12 +64,12 @@ impl Shard {
                 target.provider == Provider::Fcm && matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed);
             let pushed = Pushed { instance, call, verdict, resend, confirmed_at: target.confirmed_at };
             world.shards.send(shard, ShardInput::Pushed(Box::new(pushed))).await;
-            if resend && no_sign(&world, shard, call).await {
+            if resend && no_sign(&world, shard, call, instance).await {
                 world.metrics.push_resend();
                 deliver(&world, &app, &target, &push).await;
             }
         });
-        self.pushes.insert(call, push.abort_handle());
+        self.pushes.insert((call, instance), push.abort_handle());
     }
 
     /// Where an instance's calls go; `None`: nowhere.
@@ -80,51 +80,56 @@ impl Shard {
         lent.unwrap_or_else(|| self.proxied_call_target(instance))
     }
 
-    /// The call is over: a push that is still being tried would make the phone ring in vain.
-    pub(super) fn stop_push(&mut self, call: CallId) {
-        if let Some(push) = self.pushes.remove(&call) {
+    /// The call is over for a device: a push that is still being tried would make it ring in vain.
+    pub(super) fn stop_push(&mut self, call: CallId, instance: InstanceId) {
+        if let Some(push) = self.pushes.remove(&(call, instance)) {
             push.abort();
         }
     }
 
     /// Whether the push of this call is to be sent a second time: it still waits, and its device has given no sign.
-    pub(super) fn resends(&mut self, id: CallId) -> bool {
-        let call = self.calls.get_mut(id).filter(|call| call.held && !call.sign && !call.state.is_final());
-        let resends = call.is_some_and(|call| !self.attached.contains(&call.instance));
+    pub(super) fn resends(&mut self, id: CallId, instance: InstanceId) -> bool {
+        let call = self.calls.get_mut(id, instance).filter(|call| call.held && !call.sign && !call.state.is_final());
+        let resends = call.is_some() && !self.attached.contains(&instance);
         if !resends {
-            self.pushes.remove(&id);
+            self.pushes.remove(&(id, instance));
         }
         resends
     }
 
     /// Remembers a call, so that its state can be asked.
     pub(super) fn hold(&mut self, call: &IncomingCall, pushed: Option<Provider>) {
-        let deadline = unix_now() + call.wait.as_secs();
+        let (id, instance) = (call.call, call.instance);
         // A call that was offered to a device may be pushed after all.
-        if let Some(known) = self.calls.get_mut(call.call) {
-            if pushed.is_some() && !known.held {
-                known.held = true;
-                self.world.metrics.calls_held(1);
+        match self.calls.get_mut(id, instance) {
+            Some(known) => known.pushed = known.pushed.or(pushed),
+            None => {
+                let (state, deadline) = (CallState::Waking, unix_now() + call.wait.as_secs());
+                let call = Call { state, deadline, pushed, held: false, unreachable: false, sign: false };
+                self.calls.remember(id, instance, call);
             }
-            known.pushed = known.pushed.or(pushed);
-            return;
         }
         // What is offered to a device that is there waits for none.
-        let held = pushed.is_some();
-        self.world.metrics.calls_held(i32::from(held));
-        let (instance, state) = (call.instance, CallState::Waking);
-        let invited = !self.endpoint.is_announced(instance);
-        self.calls.remember(
-            call.call,
-            Call { instance, state, deadline, pushed, held, invited, unreachable: false, sign: false },
-        );
+        if pushed.is_some() {
+            self.set_held(id, instance, true);
+        }
+    }
+
+    /// A call waits for a device, or does no longer; the metric counts a call once, for however many devices it waits.
+    pub(super) fn set_held(&mut self, id: CallId, instance: InstanceId, held: bool) {
+        let before = self.calls.is_held(id);
+        if let Some(call) = self.calls.get_mut(id, instance) {
+            call.held = held;
+        }
+        let after = self.calls.is_held(id);
+        self.world.metrics.calls_held(i32::from(after) - i32::from(before));
     }
 
     /// The push service has spoken.
     pub(super) fn on_pushed(&mut self, pushed: &Pushed) {
         let Pushed { instance, call, ref verdict, .. } = *pushed;
         if !pushed.resend {
-            self.pushes.remove(&call);
+            self.pushes.remove(&(call, instance));
         }
         let reason = if let Verdict::Refused { reason } = verdict { Some(*reason) } else { None };
         let what = What::PushEnded { event: Event::Call, outcome: outcome_of(verdict), reason };
@@ -132,7 +137,7 @@ impl Shard {
         match verdict {
             Verdict::Accepted => {
                 if self.world.early_ringing == EarlyRinging::AfterPushAccepted {
-                    self.next.push_back(Input::Ring(call));
+                    self.next.push_back(Input::Ring { call, instance });
                 }
             }
             // The service may have taken it: the phone may come.
@@ -146,7 +151,7 @@ impl Shard {
             Verdict::Gone { .. } | Verdict::Retry { .. } | Verdict::Refused { .. } | Verdict::TooLate => {
                 tracing::info!(%instance, %call, ?verdict, "a call's push was not delivered");
                 if !self.attached.contains(&instance) {
-                    self.give_up(call);
+                    self.give_up(call, instance);
                 }
             }
         }
@@ -161,11 +166,11 @@ impl Shard {
         spawn_notice(self.world.clone(), app, target, push);
     }
 
-    fn give_up(&mut self, id: CallId) {
-        if let Some(call) = self.calls.get_mut(id) {
-            call.unreachable = true;
+    fn give_up(&mut self, call: CallId, instance: InstanceId) {
+        if let Some(known) = self.calls.get_mut(call, instance) {
+            known.unreachable = true;
         }
-        self.next.push_back(Input::GiveUp(id));
+        self.next.push_back(Input::GiveUp { call, instance });
     }
 
     /// When the app last said that the token is good: the app may have done so while the push was under way.
@@ -192,10 +197,10 @@ impl Shard {
 }
 
 /// Waits for what a device needs to answer a push with a sign; whether it has given none, and the call still waits.
-async fn no_sign(world: &World, shard: usize, call: CallId) -> bool {
+async fn no_sign(world: &World, shard: usize, call: CallId, instance: InstanceId) -> bool {
     tokio::time::sleep(SIGN_WITHIN).await;
     let (reply, answer) = oneshot::channel();
-    world.shards.send(shard, ShardInput::Unheard { call, reply }).await;
+    world.shards.send(shard, ShardInput::Unheard { call, instance, reply }).await;
     answer.await.unwrap_or(false)
 }
 

@@ -1,4 +1,5 @@
-//! The end of an instance: unregister, erase, forget.
+//! The end of an instance: unregister, erase, forget. An instance whose binding stands on for other devices of the account
+//! leaves it, and nothing is unregistered.
 //!
 //! ```text
 //! begin_wipe ──┬── Unbind ─────────────── Unbound ──┐
@@ -14,7 +15,7 @@
 use std::time::Duration;
 
 use sip::endpoint::Input;
-use sip::id::{BindingId, InstanceId};
+use sip::id::InstanceId;
 use tokio::sync::oneshot;
 
 use super::ShardInput;
@@ -48,7 +49,7 @@ impl Shard {
         let erased = reason.is_none();
         let ending = Ending { reason, unbound: None, erased, waiters: waiter.into_iter().collect() };
         row.ending = Some(Box::new(ending));
-        let (binding, status, unanswerable) = (row.binding, row.status, row.unanswerable);
+        let (status, unanswerable) = (row.status, row.unanswerable);
         match reason {
             Some(WipeReason::RefusedUpstream) => self.tell_registration_lost(id, status, unanswerable),
             Some(WipeReason::Expired) => self.tell_user(Event::Expired, id, END_LIFE_S, Vec::new()),
@@ -59,11 +60,7 @@ impl Shard {
         if !erased {
             self.erase(id);
         }
-        let deadline = UNREGISTER_DEADLINE;
-        self.next.push_back(match reason {
-            Some(WipeReason::Replaced) => Input::Supersede { binding, deadline },
-            _ => Input::Unbind { binding, deadline },
-        });
+        self.next.push_back(Input::Unbind { instance: id, deadline: UNREGISTER_DEADLINE });
     }
 
     /// Unregisters and forgets an instance that was never stored.
@@ -75,10 +72,9 @@ impl Shard {
     pub(super) fn yield_to_another(&mut self, id: InstanceId) {
         let Some(row) = self.instances.get_mut(id).filter(|row| row.ending.is_none()) else { return };
         row.ending = Some(Box::new(Ending { reason: None, unbound: None, erased: true, waiters: Vec::new() }));
-        let binding = row.binding;
         self.set_state(id, InstanceState::Ending);
         self.forget_beside(id);
-        self.next.push_back(Input::Yield(binding));
+        self.next.push_back(Input::Yield(id));
     }
 
     /// Its lease is over.
@@ -89,10 +85,12 @@ impl Shard {
         }
     }
 
-    pub(super) fn on_unbound(&mut self, binding: BindingId, confirmed: bool) {
-        let Some(id) = self.instances.of(binding) else { return };
-        let outcome = if confirmed { RegistrationOutcome::Unregistered } else { RegistrationOutcome::TimedOut };
-        self.world.metrics.registration(outcome);
+    pub(super) fn on_unbound(&mut self, id: InstanceId, confirmed: bool, shared: bool) {
+        // What stands on for other devices was not unregistered.
+        if !shared {
+            let outcome = if confirmed { RegistrationOutcome::Unregistered } else { RegistrationOutcome::TimedOut };
+            self.world.metrics.registration(outcome);
+        }
         if let Some(ending) = self.instances.get_mut(id).and_then(|row| row.ending.as_mut()) {
             ending.unbound = Some(confirmed);
         }

@@ -6,6 +6,9 @@
 //!                                                              └─ slow ───── store ─ 202 ─┴─ wipe the earlier one
 //! ```
 //!
+//! A device of an account that this relay serves already, for another device of the same app, joins it: the binding that stands
+//! is registered again, with the new device's credentials.
+//!
 //! Invariant: the store is known to answer before the account's server is spoken to; what cannot be stored is
 //! unregistered again. An earlier instance of the same app, AOR and push token ends only when the new one is stored.
 
@@ -15,7 +18,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sip::endpoint::NewBinding;
-use sip::id::{BindingId, InstanceId, ShardTag};
+use sip::id::InstanceId;
 use sip::message::Uri;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -46,9 +49,13 @@ impl Inner {
         let _turn = self.enabling.take(lookup).await;
         // Also the proof that the store answers, before anything is done that would have to be undone.
         let earlier = self.timed(StoreOperation::Load, self.ground.vault.find(&lookup)).await?;
-        let (new, secret) = self.new_instance(app, wish, &lookup, route);
-        let (id, sealed, expires_at) = (new.id, new.sealed.clone(), new.lease.expires_at);
+        let (new, secret) = self.new_instance(app, wish, route);
+        let (id, mut sealed, expires_at) = (new.id, new.sealed.clone(), new.lease.expires_at);
         let registration = self.first_registration(new).await?;
+        let unproven = registration.state != RegistrationState::Registered;
+        if unproven {
+            sealed = self.unproven(id, sealed);
+        }
         let put = self.ground.vault.put(id, &sealed, expires_at, &lookup, Fence::NEW);
         let placed = match self.timed(StoreOperation::Put, put).await {
             Ok(placed) => placed,
@@ -60,7 +67,8 @@ impl Inner {
             }
         };
         let fence = placed.fence;
-        if self.ground.agent.ask(id, |reply| Command::Stored { id, fence, reply }).await != Some(true) {
+        let other = unproven.then_some(sealed);
+        if self.ground.agent.ask(id, |reply| Command::Stored { id, sealed: other, fence, reply }).await != Some(true) {
             // It ended while it was being stored: its push token is dead, or the server took its word back.
             self.ground.agent.erase(id, lookup);
             return Err(EnableError::UpstreamRefused { status: 480, reason: Refusal::Other });
@@ -90,6 +98,7 @@ impl Inner {
             upstream: self.ground.agent.upstreams().acquire(route),
             sip_instance: record.sip_instance,
             register: record.presence == Presence::Background,
+            proven: record.proven,
         }
     }
 
@@ -124,16 +133,11 @@ impl Inner {
         }
     }
 
-    fn new_instance(
-        &self,
-        app: Box<str>,
-        wish: Enable,
-        lookup: &Lookup,
-        route: Route,
-    ) -> (NewInstance, InstanceSecret) {
+    fn new_instance(&self, app: Box<str>, wish: Enable, route: Route) -> (NewInstance, InstanceSecret) {
         let now = unix_now();
-        let tag = ShardTag(u16::from_be_bytes(random()));
-        let id = InstanceId::new(u128::from_be_bytes(random()), tag);
+        // Devices of one account live on one shard.
+        let group = self.ground.vault.group(&app, &wish.account);
+        let id = InstanceId::new(u128::from_be_bytes(random()), group.tag());
         let secret = new_secret();
         let record = Record {
             app,
@@ -141,8 +145,10 @@ impl Inner {
             device: wish.device,
             wake_for: wish.wake_for,
             secret: secret.clone(),
-            binding: BindingId::new(u128::from_be_bytes(random()), tag),
-            sip_instance: self.ground.vault.sip_instance(lookup),
+            binding: group.binding(),
+            sip_instance: self.ground.vault.sip_instance(group),
+            // As it is stored when the SIP server has accepted it.
+            proven: true,
             created_at: now,
             expires_at: now + wish.lifetime_s,
             presence: Presence::Background,
@@ -150,9 +156,17 @@ impl Inner {
         };
         let (lease, fence) = (Term::of(&record), Fence::NEW);
         let sealed: Sealed = self.ground.vault.seal(id, &record);
-        let binding = self.binding_of(id, &record, route);
+        let binding = NewBinding { proven: false, ..self.binding_of(id, &record, route) };
         let aor = self.ground.vault.aor_key(&record.account.aor);
         (NewInstance { id, sealed, lease, aor, fence, binding }, secret)
+    }
+
+    /// The same record, as of one whose credentials the SIP server has not accepted yet.
+    fn unproven(&self, id: InstanceId, sealed: Sealed) -> Sealed {
+        with_clean_stack(|| match self.ground.vault.unseal(id, &sealed) {
+            Ok(record) => self.ground.vault.seal(id, &Record { proven: false, ..record }),
+            Err(_) => sealed,
+        })
     }
 
     /// Registers once. A refusal is an error, and then the shard has forgotten the instance already.

@@ -9,14 +9,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{ProxiedRegistration, PushContact};
 use sip::id::InstanceId;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::Inner;
 use crate::agent::command::{Command, NewInstance, NewProxied, Term};
 use crate::agent::upstreams::Route;
-use crate::clock::unix_now;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::with_clean_stack;
 use crate::vault::record::{Kept, ProxiedRecord};
@@ -117,23 +115,7 @@ impl Inner {
 
     /// Keeps a registration that passed through an earlier run (RFC 8599); whether it has not ended.
     async fn adopt(&self, id: InstanceId, sealed: Sealed, fence: Fence, record: ProxiedRecord) -> bool {
-        let left = record.expires_at.saturating_sub(unix_now());
-        let route = Route::through(record.aor.expose(), &record.registrar, record.proxy.as_deref());
-        let (Ok(route), 1..) = (route, left) else { return false };
-        let upstream_registrar = route.registrar().into();
-        let registration = ProxiedRegistration {
-            instance: id,
-            aor: record.aor.expose().into(),
-            contact: record.contact,
-            registrar: record.registrar,
-            proxy: record.proxy,
-            push: PushContact { provider: record.provider, param: record.param, prid: record.prid.expose().into() },
-            expires: Duration::from_secs(left),
-            refreshes_itself: record.refreshes_itself,
-        };
-        let upstream = self.ground.agent.upstreams().acquire(route);
-        let expires_at = record.expires_at;
-        let new = NewProxied { id, sealed, expires_at, fence, registration, upstream, upstream_registrar };
+        let Some(new) = NewProxied::of(id, sealed, fence, record, self.ground.agent.upstreams()) else { return false };
         self.ground.agent.tell(id, Command::Adopt(Box::new(new))).await;
         true
     }
@@ -177,7 +159,7 @@ impl Inner {
         let put = self.ground.vault.put(id, &standing.sealed, standing.expires_at, &lookup, Fence::NEW);
         match self.timed(StoreOperation::Put, put).await {
             Ok(placed) => {
-                let stored = |reply| Command::Stored { id, fence: placed.fence, reply };
+                let stored = |reply| Command::Stored { id, sealed: None, fence: placed.fence, reply };
                 if self.ground.agent.ask(id, stored).await != Some(true) {
                     self.ground.agent.erase(id, lookup);
                 }

@@ -37,7 +37,8 @@ const HAS_SHA512_256: u32 = 1 << 12;
 /// Two bits: which [`Reminder`] was the last, from 1; 0: none.
 const REMINDED_SHIFT: u32 = 13;
 const REMINDED: u32 = 3 << REMINDED_SHIFT;
-const KNOWN_FLAGS: u32 = (1 << 15) - 1;
+const PROVEN: u32 = 1 << 15;
+const KNOWN_FLAGS: u32 = (1 << 16) - 1;
 
 /// The bytes are not a record of this version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -110,6 +111,7 @@ fn flags(record: &Record) -> u32 {
         (HAS_MD5, has_ha1s[0]),
         (HAS_SHA256, has_ha1s[1]),
         (HAS_SHA512_256, has_ha1s[2]),
+        (PROVEN, record.proven),
     ]
     .into_iter()
     .filter(|&(_, set)| set)
@@ -204,6 +206,7 @@ impl<'a> Reader<'a> {
             secret: InstanceSecret::new(self.text()?),
             binding,
             sip_instance,
+            proven: has(PROVEN),
             created_at,
             expires_at,
             presence: if has(FOREGROUND) { Presence::Foreground } else { Presence::Background },
@@ -310,6 +313,7 @@ pub(super) mod tests {
             secret: InstanceSecret::new("c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTEyMzQ"),
             binding: BindingId::new(99 << 80, ShardTag(0xbeef)),
             sip_instance: [3; 16],
+            proven: true,
             created_at: 0,
             expires_at: 1_795_432_000,
             presence: Presence::Foreground,

@@ -1,4 +1,5 @@
-//! Finding an instance by its app, AOR and push token, in a store that must know none of them.
+//! Finding an instance by its app, AOR and push token, in a store that must know none of them; and the devices of one account
+//! by what they have in common.
 //!
 //! Invariant: what leaves this module is HMAC-SHA256 under the keyring's index key, cut to 128 bits: equal for equal
 //! input, and without the key of no use to guess the input.
@@ -7,6 +8,9 @@ use std::fmt;
 
 use aws_lc_rs::hmac;
 
+use sip::id::{BindingId, ShardTag};
+
+use super::record::Account;
 use crate::secret::{Aor, PushToken, SecretKey, with_clean_stack};
 
 /// The keyed hash of app, AOR and push token: 16 bytes.
@@ -52,8 +56,46 @@ pub(super) fn aor_key(key: &SecretKey, aor: &Aor) -> AorKey {
     AorKey(keyed_hash(key, "sipwake aor 1", &[address.as_bytes()]))
 }
 
-pub(super) fn sip_instance(key: &SecretKey, lookup: &Lookup) -> [u8; 16] {
-    let mut uuid = keyed_hash(key, "sipwake sip-instance 1", &[&lookup.0]);
+/// The keyed hash of what the devices of one account in one app have in common: 16 bytes. It is shown as the user of
+/// their Contact, and never stored but sealed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct GroupKey([u8; 16]);
+
+impl GroupKey {
+    /// The shard on which the group's devices live.
+    pub fn tag(self) -> ShardTag {
+        ShardTag(u16::from_be_bytes([self.0[0], self.0[1]]))
+    }
+
+    /// The user of the Contact that they share: 112 bits that nobody can guess without the key.
+    pub fn binding(self) -> BindingId {
+        BindingId::new(u128::from_be_bytes(self.0).rotate_left(16), self.tag())
+    }
+}
+
+impl fmt::Debug for GroupKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GroupKey(..)")
+    }
+}
+
+/// Of an account as one app was given it: whatever its registrations differ by.
+pub(super) fn group(key: &SecretKey, app: &str, account: &Account) -> GroupKey {
+    let or_none = |uri: &Option<Box<str>>| uri.as_deref().unwrap_or_default().as_bytes().to_vec();
+    let (registrar, proxy) = (or_none(&account.registrar), or_none(&account.outbound_proxy));
+    let parts = [
+        app.as_bytes(),
+        account.aor.expose().as_bytes(),
+        account.auth_username.as_bytes(),
+        registrar.as_slice(),
+        proxy.as_slice(),
+    ];
+    GroupKey(keyed_hash(key, "sipwake group 1", &parts))
+}
+
+/// `node`: what the node is called, for two that serve devices of one account must not take each other's Contact.
+pub(super) fn sip_instance(key: &SecretKey, node: &str, group: GroupKey) -> [u8; 16] {
+    let mut uuid = keyed_hash(key, "sipwake sip-instance 2", &[node.as_bytes(), &group.0]);
     // RFC 9562 §5.8: a UUID of the implementer's own making is of version 8.
     uuid[6] = uuid[6] & 0x0f | 0x80;
     uuid[8] = uuid[8] & 0x3f | 0x80;
@@ -124,6 +166,16 @@ mod tests {
         assert_eq!(Lookup::parse("0g"), None);
     }
 
+    fn account(registrar: Option<&str>) -> Account {
+        Account {
+            aor: Aor::new("sip:alice@example.com"),
+            auth_username: "alice".into(),
+            proof: crate::vault::record::Proof::Password(crate::secret::Password::new("wonderland")),
+            registrar: registrar.map(Into::into),
+            outbound_proxy: None,
+        }
+    }
+
     #[test]
     fn an_address_has_one_key_whatever_its_scheme() {
         let of = |key: &SecretKey, aor| aor_key(key, &Aor::new(aor));
@@ -133,11 +185,30 @@ mod tests {
     }
 
     #[test]
-    fn a_sip_instance_is_a_uuid_that_stays_and_does_not_show_the_lookup() {
-        let lookup = Lookup([7; 16]);
-        let uuid = sip_instance(&key(1), &lookup);
-        assert_eq!(uuid, sip_instance(&key(1), &lookup));
+    fn devices_of_one_account_in_one_app_share_a_contact_whatever_their_passwords_and_others_do_not() {
+        let one = group(&key(1), "app", &account(None));
+        let mut typed_wrong = account(None);
+        typed_wrong.proof = crate::vault::record::Proof::Password(crate::secret::Password::new("underland"));
+        assert_eq!(one, group(&key(1), "app", &typed_wrong));
+        assert_eq!(one.binding().tag(), one.tag());
+        let mut renamed = account(None);
+        renamed.auth_username = "alice2".into();
+        let others = [
+            group(&key(2), "app", &account(None)),
+            group(&key(1), "another", &account(None)),
+            group(&key(1), "app", &account(Some("sip:registrar.example.com"))),
+            group(&key(1), "app", &renamed),
+        ];
+        assert!(others.iter().all(|other| *other != one && other.binding() != one.binding()));
+    }
+
+    #[test]
+    fn a_sip_instance_is_a_uuid_that_stays_on_its_node_and_does_not_show_the_group() {
+        let group = GroupKey([7; 16]);
+        let uuid = sip_instance(&key(1), "relay1", group);
+        assert_eq!(uuid, sip_instance(&key(1), "relay1", group));
+        assert_ne!(uuid, sip_instance(&key(1), "relay2", group));
         assert_eq!((uuid[6] >> 4, uuid[8] >> 6), (8, 2));
-        assert_ne!(uuid, lookup.0);
+        assert_ne!(uuid, group.0);
     }
 }

@@ -29,10 +29,10 @@ use sip::id::InstanceId;
 
 use crate::clock::{DAY_S, unix_now};
 use crate::secret::{Aor, PushToken, SecretKey};
-use record::{Kept, ProxiedRecord, Record};
+use record::{Account, Kept, ProxiedRecord, Record};
 
 pub use keyring::{EPOCH_S, KEY_LIFETIME_S, Keyring, KeyringError};
-pub use lookup::{AorKey, Lookup};
+pub use lookup::{AorKey, GroupKey, Lookup};
 pub use receipt::{Receipt, ReceiptError, WipeReason, verify_receipt};
 pub use seal::{SealError, Sealed};
 pub use store::{AwayReason, Fence, LEASE, Lease, OPERATION_LIMIT, Placed, Settings, StoreError, Stored};
@@ -150,10 +150,16 @@ impl Vault {
         lookup::aor_key(&self.0.keyring.index_key(), aor)
     }
 
-    /// The UUID for `+sip.instance` (RFC 5626 §4.1): the same whenever the same app, AOR and push token come again,
-    /// and of no use to find them.
-    pub fn sip_instance(&self, lookup: &Lookup) -> [u8; 16] {
-        lookup::sip_instance(&self.0.keyring.index_key(), lookup)
+    /// What the devices of this account in this app have in common: the same app, AOR, user name, registrar and proxy. They
+    /// live on one shard and share one Contact.
+    pub fn group(&self, app: &str, account: &Account) -> GroupKey {
+        lookup::group(&self.0.keyring.index_key(), app, account)
+    }
+
+    /// The UUID for a group's `+sip.instance` (RFC 5626 §4.1) on this node: the same whenever the group comes again, and of no
+    /// use to find it.
+    pub fn sip_instance(&self, group: GroupKey) -> [u8; 16] {
+        lookup::sip_instance(&self.0.keyring.index_key(), &self.0.owner.node, group)
     }
 
     /// Stores a record until `expires_at` (seconds since 1970, cut to [`MAX_LIFETIME_S`] from now).

@@ -28,10 +28,13 @@ pub struct Record {
     pub wake_for: WakeFor,
     /// What the device proves itself with.
     pub secret: InstanceSecret,
-    /// The opaque user of the relay's Contact; stable for the life of the instance.
+    /// The opaque user of the relay's Contact; the same for all devices of one account in one app.
     pub binding: sip::id::BindingId,
-    /// `+sip.instance` of the binding, a UUID (RFC 5626 §4.1); the same for the same app, AOR and push token.
+    /// `+sip.instance` of the binding, a UUID (RFC 5626 §4.1); the same for all devices of one account in one app on one node.
     pub sip_instance: [u8; 16],
+    /// Whether the SIP server had accepted the credentials when this was stored. An instance of which it has not gets no call
+    /// before it has.
+    pub proven: bool,
     /// When it was enabled, in seconds since 1970.
     pub created_at: u64,
     /// When it ends, in seconds since 1970; at most 6 days after the last renewal.

@@ -1,27 +1,38 @@
-//! One incoming call, from the INVITE to its final answer.
+//! One incoming call, from the INVITE to its final answer, and the devices that it rings.
 //!
-//! | state | device attached | device 1xx | device 2xx | device ≥ 300 | CANCEL | deadline |
-//! | --- | --- | --- | --- | --- | --- | --- |
-//! | Waking | offer | → Ringing | → Answered | → Declined, unless another leg lives | 487 → Cancelled | 480 → TimedOut |
-//! | Ringing | offer | pass | → Answered | likewise | → Cancelled | 408 → TimedOut |
-//! | final | – | – | a late 2xx is ended with ACK and BYE | – | – | – |
+//! | state | a device attached | device 1xx | device 2xx | device ≥ 300 | device 6xx | CANCEL | deadline |
+//! | --- | --- | --- | --- | --- | --- | --- | --- |
+//! | Waking | offer | → Ringing | → Answered | this device is out; the last: → Declined | → Declined | 487 → Cancelled | 480 → TimedOut |
+//! | Ringing | offer | pass | → Answered | likewise | → Declined | → Cancelled | 408 → TimedOut |
+//! | final | – | – | a late 2xx is ended with ACK and BYE | – | – | – | – |
 //!
-//! A leg is one offer of the call to one flow of the device (RFC 3261 §16.7). A flow gets one leg and never a second; a
-//! leg whose flow is lost does not end the call while there is time for the device to come back.
+//! Each device has a state of its own: one that declines is out while others ring, and those that did not answer first
+//! are `AnsweredElsewhere`. What refusals came is kept in [`Refusals`], and the best goes up when no device is left that may
+//! still answer, or at the deadline (RFC 3261 §16.7).
 //!
-//! While the caller waits it hears each [`REMINDER`] that the call lives (RFC 3261 §13.3.1.1): what it heard last, or 183.
+//! A leg is one offer of the call to one flow of a device. A flow gets one leg of a device and never a second; a leg whose
+//! flow is lost does not end the call while there is time for the device to come back.
 //!
-//! Invariant: the caller gets exactly one final answer; no leg begins after it; each leg is answered or cancelled.
+//! While the caller waits it hears each [`REMINDER`] that the call lives: what it [heard](heard) last, or 183.
+//!
+//! Invariant: the caller gets exactly one final answer; no leg begins after it; each leg is answered or cancelled. A device
+//! is woken at most once.
+
+pub mod heard;
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::best::Refusals;
 use super::{CallState, IncomingCall};
 use crate::flow::Source;
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId};
-use crate::message::{Composer, Message, Name};
+use crate::message::Message;
 use crate::transaction::ServerId;
+use heard::Heard;
+
+pub use heard::REMINDER;
 
 /// How long a device that is attached may leave an INVITE without any response before it is woken by push as well: its
 /// flow may be dead without either side knowing.
@@ -30,17 +41,14 @@ pub const SILENCE: Duration = Duration::from_secs(2);
 /// How long a device may take to end a cancelled INVITE before the caller is answered 487 without it.
 pub const CANCEL_WAIT: Duration = Duration::from_secs(4);
 
-/// How often a caller that waits hears that the call lives, so that no proxy's Timer C ends it (RFC 3261 §13.3.1.1; §16.6:
-/// more than three minutes, which a 100 does not restart).
-pub const REMINDER: Duration = Duration::from_secs(60);
-
 /// One offer of the call to one flow.
 #[derive(Debug)]
-pub struct Leg {
+struct Leg {
     /// Its client transaction.
-    pub branch: BranchId,
+    branch: BranchId,
+    instance: InstanceId,
     /// The device's flow.
-    pub flow: FlowId,
+    flow: FlowId,
     phase: Phase,
 }
 
@@ -54,22 +62,15 @@ enum Phase {
     Ended,
 }
 
-/// What the caller heard last, and when it hears of the call again.
+/// A device that the call is for.
 #[derive(Debug)]
-struct Heard {
-    /// `None` where only a device can speak: the caller wants provisional responses reliably (RFC 3262).
-    again_at: Option<Instant>,
-    what: Said,
-}
-
-#[derive(Debug)]
-enum Said {
-    /// 100 alone.
-    Nothing,
-    /// This, which may be said again as it is.
-    Plain { status: u16, response: Bytes },
-    /// This status with this To tag, reliably: to say the same again would ask for another PRACK (RFC 3262 §3).
-    Reliable { status: u16, tag: Box<str> },
+struct Target {
+    instance: InstanceId,
+    state: CallState,
+    woken: bool,
+    attached: bool,
+    /// No push reaches it; it counts only while it is attached.
+    unreachable: bool,
 }
 
 /// What a leg's response means for the caller.
@@ -83,7 +84,7 @@ pub enum Outcome {
     Answer,
     /// A 2xx that comes too late, or from a second device: ACK and BYE it.
     TooLate,
-    /// Pass this failure: it is the call's final answer. Cancel the other legs.
+    /// No device is left, or one has refused for all: the best refusal is the call's final answer. Cancel the other legs.
     Fail,
     /// All legs have ended after a CANCEL: 487.
     Terminated,
@@ -94,8 +95,6 @@ pub enum Outcome {
 pub struct Hold {
     /// Its name.
     pub call: CallId,
-    /// Whom it is for.
-    pub instance: InstanceId,
     /// By which binding it came.
     pub binding: BindingId,
     /// The INVITE's server transaction.
@@ -110,26 +109,29 @@ pub struct Hold {
     pub from: Box<str>,
     /// The caller's display name.
     pub name: Option<Box<str>>,
+    /// How the call stands, as its caller sees it.
     state: CallState,
+    targets: Vec<Target>,
     legs: Vec<Leg>,
+    refusals: Refusals,
+    /// Devices whose state has changed since [`Self::take_changes`].
+    changes: Vec<(InstanceId, CallState)>,
     heard: Heard,
     arrived: Instant,
     deadline: Instant,
-    woken: bool,
-    attached: bool,
     answered_by: Option<BranchId>,
     /// The caller has its final answer.
     closed: bool,
 }
 
 impl Hold {
-    /// A call that has just come.
+    /// A call that has just come, for these devices.
     #[expect(clippy::too_many_arguments, reason = "each is a fact of one INVITE, told once")]
     pub fn new(
         now: Instant,
         wait: Duration,
         call: CallId,
-        instance: InstanceId,
+        instances: &[InstanceId],
         binding: BindingId,
         server: ServerId,
         source: Source,
@@ -137,10 +139,11 @@ impl Hold {
         tag: String,
     ) -> Self {
         let (from, name) = super::forward::caller(&invite);
-        let again_at = (!invite.lists(Name::Require, "100rel")).then(|| now + REMINDER);
+        let state = CallState::Waking;
+        let target = |instance| Target { instance, state, woken: false, attached: false, unreachable: false };
+        let heard = Heard::new(now, &invite);
         Self {
             call,
-            instance,
             binding,
             server,
             source,
@@ -148,114 +151,132 @@ impl Hold {
             tag,
             from,
             name,
-            state: CallState::Waking,
+            state,
+            targets: instances.iter().copied().map(target).collect(),
             legs: Vec::new(),
-            heard: Heard { again_at, what: Said::Nothing },
+            refusals: Refusals::default(),
+            changes: Vec::new(),
+            heard,
             arrived: now,
             deadline: now + wait,
-            woken: false,
-            attached: false,
             answered_by: None,
             closed: false,
         }
     }
 
-    /// How it stands.
+    /// How the call stands, as its caller sees it.
     pub fn state(&self) -> CallState {
         self.state
     }
 
-    /// What the shell is told of it.
-    pub fn describe(&self, now: Instant) -> IncomingCall {
+    /// How it stands for one of its devices.
+    pub fn state_of(&self, instance: InstanceId) -> Option<CallState> {
+        self.targets.iter().find(|target| target.instance == instance).map(|target| target.state)
+    }
+
+    /// The devices that it is for, or was.
+    pub fn instances(&self) -> impl Iterator<Item = InstanceId> {
+        self.targets.iter().map(|target| target.instance)
+    }
+
+    /// The devices whose state has changed, since this was asked last.
+    pub fn take_changes(&mut self) -> Vec<(InstanceId, CallState)> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// What the shell is told of it for one of its devices.
+    pub fn describe(&self, now: Instant, instance: InstanceId) -> IncomingCall {
         IncomingCall {
             call: self.call,
-            instance: self.instance,
+            instance,
             from: self.from.clone(),
             name: self.name.clone(),
             wait: self.deadline.saturating_duration_since(now),
         }
     }
 
-    /// Whether the device shall be woken now; true once.
-    pub fn wake(&mut self) -> bool {
-        !self.closed && !self.state.is_final() && !std::mem::replace(&mut self.woken, true)
+    /// Whether a device shall be woken now; true once.
+    pub fn wake(&mut self, instance: InstanceId) -> bool {
+        self.open(instance).is_some_and(|target| !std::mem::replace(&mut target.woken, true))
     }
 
-    /// Waits for its device until this moment, in place of the whole time.
+    /// Waits for its devices until this moment, in place of the whole time.
     pub fn wait_until(&mut self, deadline: Instant) {
         self.deadline = deadline;
     }
 
-    /// The device has come: the time since the INVITE; `Some` once.
-    pub fn note_attached(&mut self, now: Instant) -> Option<Duration> {
-        (!std::mem::replace(&mut self.attached, true)).then(|| now.saturating_duration_since(self.arrived))
+    /// A device has come: the time since the INVITE; `Some` once.
+    pub fn note_attached(&mut self, now: Instant, instance: InstanceId) -> Option<Duration> {
+        let target = self.targets.iter_mut().find(|target| target.instance == instance)?;
+        target.unreachable = false;
+        (!std::mem::replace(&mut target.attached, true)).then(|| now.saturating_duration_since(self.arrived))
     }
 
-    /// Whether to offer the call to this flow: it still waits, and this flow was not offered it before.
-    pub fn wants(&self, flow: FlowId) -> bool {
-        !self.state.is_final() && !self.closed && self.legs.iter().all(|leg| leg.flow != flow)
+    /// Whether to offer the call to a device by this flow: it still waits for it, and it was not offered to it there before.
+    pub fn wants(&mut self, instance: InstanceId, flow: FlowId) -> bool {
+        let offered = self.legs.iter().any(|leg| leg.instance == instance && leg.flow == flow);
+        !offered && self.open(instance).is_some()
     }
 
     /// Notes an offer. Legs on other flows of the same device are over: it moved.
-    pub fn offered(&mut self, branch: BranchId, flow: FlowId) -> Vec<BranchId> {
-        let moved = self.end_legs(|_| true);
-        self.legs.push(Leg { branch, flow, phase: Phase::Offered });
+    pub fn offered(&mut self, branch: BranchId, instance: InstanceId, flow: FlowId) -> Vec<BranchId> {
+        let moved = self.end_legs(|leg| leg.instance == instance);
+        self.legs.push(Leg { branch, instance, flow, phase: Phase::Offered });
         moved
     }
 
-    /// When [`Self::on_deadline`] or [`Self::is_silent`] must be asked; `None` when the caller has its answer.
+    /// When [`Self::on_deadline`] or [`Self::silent`] must be asked; `None` when the caller has its answer.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         if self.closed {
             return None;
         }
         let silence = self.arrived + SILENCE;
-        let next = if self.woken || silence <= now { self.deadline } else { self.deadline.min(silence) };
-        Some(self.heard.again_at.map_or(next, |at| at.min(next)))
+        let waits = self.targets.iter().any(|target| !target.woken && !target.state.is_final());
+        let next = if !waits || silence <= now { self.deadline } else { self.deadline.min(silence) };
+        Some(self.heard.again_at().map_or(next, |at| at.min(next)))
     }
 
     /// The caller was told `response`, a provisional one above 100.
     pub fn said(&mut self, now: Instant, status: u16, message: Option<&Message>, response: &Bytes) {
-        let reliable = message.filter(|message| message.lists(Name::Require, "100rel"));
-        self.heard.what = match reliable {
-            None => Said::Plain { status, response: response.clone() },
-            Some(message) => {
-                let tag = message.to().and_then(|to| to.tag().map(Into::into)).unwrap_or_default();
-                Said::Reliable { status, tag }
-            }
-        };
-        self.heard.again_at = self.heard.again_at.map(|_| now + REMINDER);
+        self.heard.said(now, status, message, response);
     }
 
     /// What the caller is told when it has heard nothing for [`REMINDER`].
     pub fn remind(&mut self, now: Instant) -> Option<(u16, Bytes)> {
-        let due = self.heard.again_at.is_some_and(|at| at <= now) && !self.closed && !self.state.is_final();
-        let invite = self.invite.as_deref().filter(|_| due)?;
-        self.heard.again_at = Some(now + REMINDER);
-        let compose = |status, tag| Composer::response(invite, status, Composer::reason(status), Some(tag)).finish();
-        Some(match &self.heard.what {
-            Said::Nothing => (183, compose(183, &self.tag)),
-            Said::Plain { status, response } => (*status, response.clone()),
-            Said::Reliable { status, tag } => (*status, compose(*status, tag)),
-        })
+        let waits = !self.closed && !self.state.is_final();
+        self.heard.remind(now, self.invite.as_deref().filter(|_| waits)?, &self.tag)
     }
 
-    /// Whether an offer has been left without any response for [`SILENCE`].
-    pub fn is_silent(&self, now: Instant) -> bool {
-        !self.woken && self.arrived + SILENCE <= now && !self.legs.iter().any(|leg| leg.phase == Phase::Alive)
+    /// The devices that have left an offer without any response for [`SILENCE`], and were not woken.
+    pub fn silent(&self, now: Instant) -> Vec<InstanceId> {
+        let due = self.arrived + SILENCE <= now;
+        let alive = |instance| self.legs.iter().any(|leg| leg.instance == instance && leg.phase == Phase::Alive);
+        let silent = self.targets.iter().filter(|target| due && !target.woken && !alive(target.instance));
+        silent.map(|target| target.instance).collect()
     }
 
-    /// The device, or its push service, says that it will ring; whether the caller shall hear it now.
-    pub fn ring(&mut self) -> bool {
-        let first = self.state == CallState::Waking && !self.closed;
-        if first {
-            self.state = CallState::Ringing;
+    /// A device, or its push service, says that it will ring; whether the caller shall hear it now.
+    pub fn ring(&mut self, instance: InstanceId) -> bool {
+        let Some(target) = self.open(instance) else { return false };
+        if target.state == CallState::Waking {
+            target.state = CallState::Ringing;
+            self.changes.push((instance, CallState::Ringing));
         }
+        let first = self.state == CallState::Waking;
+        self.state = CallState::Ringing;
         first
     }
 
     /// A response on a leg. `answer_wait`: how long a ringing device may take from now on.
-    pub fn on_response(&mut self, now: Instant, branch: BranchId, status: u16, answer_wait: Duration) -> Outcome {
+    pub fn on_response(
+        &mut self,
+        now: Instant,
+        branch: BranchId,
+        response: &Message,
+        answer_wait: Duration,
+    ) -> Outcome {
         let Some(leg) = self.legs.iter_mut().find(|leg| leg.branch == branch) else { return Outcome::Ignore };
+        let (instance, status) = (leg.instance, response.status().unwrap_or(500));
         match status {
             ..=100 => {
                 leg.phase = if leg.phase == Phase::Offered { Phase::Alive } else { leg.phase };
@@ -268,6 +289,7 @@ impl Hold {
                     return Outcome::Ignore;
                 }
                 self.state = CallState::Ringing;
+                self.ring(instance);
                 if first {
                     self.deadline = self.deadline.max(now + answer_wait);
                 }
@@ -277,7 +299,7 @@ impl Hold {
             _ => {
                 let again = leg.phase == Phase::Ended;
                 leg.phase = Phase::Ended;
-                if again || self.closed { Outcome::Ignore } else { self.on_failure(status) }
+                if again || self.closed { Outcome::Ignore } else { self.on_refusal(instance, status, response) }
             }
         }
     }
@@ -287,22 +309,44 @@ impl Hold {
         if let Some(leg) = self.legs.iter_mut().find(|leg| leg.branch == branch) {
             leg.phase = Phase::Ended;
         }
-        if self.state.is_given_up() && !self.closed && !self.has_live_leg() {
-            Outcome::Terminated
-        } else {
-            Outcome::Ignore
+        self.after_a_loss()
+    }
+
+    /// Whose leg this is.
+    pub fn instance_of(&self, branch: BranchId) -> Option<InstanceId> {
+        self.legs.iter().find(|leg| leg.branch == branch).map(|leg| leg.instance)
+    }
+
+    /// A device's legs on a flow that has ended.
+    pub fn legs_on(&self, instance: InstanceId, flow: FlowId) -> Vec<BranchId> {
+        let of = |leg: &&Leg| leg.instance == instance && leg.flow == flow && leg.phase != Phase::Ended;
+        self.legs.iter().filter(of).map(|leg| leg.branch).collect()
+    }
+
+    /// Whether a device's leg may still be answered.
+    pub fn has_live_leg(&self, instance: InstanceId) -> bool {
+        self.legs.iter().any(|leg| leg.instance == instance && leg.phase != Phase::Ended)
+    }
+
+    /// No push reaches this device; whether nobody is left that may answer.
+    pub fn give_up(&mut self, instance: InstanceId) -> bool {
+        if self.has_live_leg(instance) {
+            return false;
         }
+        match self.open(instance) {
+            Some(target) => target.unreachable = true,
+            None => return false,
+        }
+        !self.may_be_answered()
     }
 
-    /// The legs on a flow that has ended.
-    pub fn legs_on(&self, flow: FlowId) -> Vec<BranchId> {
-        let live = self.legs.iter().filter(|leg| leg.flow == flow && leg.phase != Phase::Ended);
-        live.map(|leg| leg.branch).collect()
-    }
-
-    /// Whether a leg may still be answered.
-    pub fn has_live_leg(&self) -> bool {
-        self.legs.iter().any(|leg| leg.phase != Phase::Ended)
+    /// A device has nothing to do with the call any more: the legs to cancel, and what that means for the caller.
+    pub fn drop_target(&mut self, instance: InstanceId) -> (Vec<BranchId>, Outcome) {
+        let legs = self.end_legs(|leg| leg.instance == instance);
+        let Some(target) = self.open(instance) else { return (legs, self.after_a_loss()) };
+        target.state = CallState::TimedOut;
+        self.changes.push((instance, CallState::TimedOut));
+        (legs, if self.may_be_answered() { Outcome::Ignore } else { Outcome::Fail })
     }
 
     /// The caller gave up, or another device answered (`elsewhere`): the legs to cancel, and whether to answer 487 at
@@ -339,12 +383,26 @@ impl Hold {
         }
     }
 
-    /// The caller has its final answer.
+    /// The best refusal and its status, unless the relay's own answer with the status `own` is better (RFC 3261 §16.7.6).
+    pub fn best_refusal(&self, own: Option<u16>) -> Option<(u16, Bytes)> {
+        self.refusals.best(own, self.invite.as_deref()?, &self.tag)
+    }
+
+    /// The caller has its final answer; each device that was not out before is told how it ended for it.
     pub fn close(&mut self) {
+        let winner = self.answered_by.and_then(|branch| self.instance_of(branch));
+        if !self.state.is_final() {
+            self.end_refused();
+        }
+        let rest = if self.state == CallState::Answered { CallState::AnsweredElsewhere } else { self.state };
+        for target in self.targets.iter_mut().filter(|target| !target.state.is_final()) {
+            target.state = if winner == Some(target.instance) { CallState::Answered } else { rest };
+            self.changes.push((target.instance, target.state));
+        }
         self.closed = true;
         self.invite = None;
         // A call is remembered for a while: what was said in it is not.
-        self.heard = Heard { again_at: None, what: Said::Nothing };
+        self.heard = Heard::nothing();
     }
 
     /// Whether the caller has its final answer.
@@ -352,9 +410,30 @@ impl Hold {
         self.closed
     }
 
-    /// The legs other than this one that may still be answered; they count as ended from now on.
-    pub fn others(&mut self, branch: BranchId) -> Vec<BranchId> {
-        self.end_legs(|leg| leg.branch != branch)
+    /// The other legs that may still be answered; they count as ended from now on. First those of the same device.
+    pub fn others(&mut self, branch: BranchId) -> (Vec<BranchId>, Vec<BranchId>) {
+        let instance = self.instance_of(branch);
+        let own = self.end_legs(|leg| leg.branch != branch && Some(leg.instance) == instance);
+        (own, self.end_legs(|leg| leg.branch != branch))
+    }
+
+    fn open(&mut self, instance: InstanceId) -> Option<&mut Target> {
+        if self.closed || self.state.is_final() {
+            return None;
+        }
+        self.targets.iter_mut().find(|target| target.instance == instance && !target.state.is_final())
+    }
+
+    /// Whether a device is left that may still answer.
+    fn may_be_answered(&self) -> bool {
+        let open = self.targets.iter().filter(|target| !target.state.is_final());
+        let mut left = open.filter(|target| !target.unreachable || self.has_live_leg(target.instance));
+        left.next().is_some()
+    }
+
+    fn after_a_loss(&self) -> Outcome {
+        let live = self.legs.iter().any(|leg| leg.phase != Phase::Ended);
+        if self.state.is_given_up() && !self.closed && !live { Outcome::Terminated } else { Outcome::Ignore }
     }
 
     fn on_answer(&mut self, branch: BranchId) -> Outcome {
@@ -371,16 +450,36 @@ impl Hold {
         }
     }
 
-    fn on_failure(&mut self, status: u16) -> Outcome {
+    fn on_refusal(&mut self, instance: InstanceId, status: u16, response: &Message) -> Outcome {
         if self.state.is_given_up() {
-            return if self.has_live_leg() { Outcome::Ignore } else { Outcome::Terminated };
+            return self.after_a_loss();
         }
         // 482: the device takes the second offer for a copy of the first (RFC 3261 §8.2.2.2); it may still come back.
-        if self.state.is_final() || status == 482 || self.has_live_leg() && status < 600 {
+        if self.state.is_final() || status == 482 || self.has_live_leg(instance) && status < 600 {
             return Outcome::Ignore;
         }
-        self.state = CallState::Declined;
+        let Some(target) = self.open(instance) else { return Outcome::Ignore };
+        target.state = CallState::Declined;
+        self.changes.push((instance, CallState::Declined));
+        self.refusals.add(response);
+        if status >= 600 {
+            self.state = CallState::Declined;
+            return Outcome::Fail;
+        }
+        if self.may_be_answered() {
+            return Outcome::Ignore;
+        }
+        self.end_refused();
         Outcome::Fail
+    }
+
+    /// Nobody is left that may answer, and a device has refused: whom no push reached has only missed the call.
+    fn end_refused(&mut self) {
+        self.state = CallState::Declined;
+        for target in self.targets.iter_mut().filter(|target| !target.state.is_final()) {
+            target.state = CallState::TimedOut;
+            self.changes.push((target.instance, CallState::TimedOut));
+        }
     }
 
     fn end_legs(&mut self, which: impl Fn(&Leg) -> bool) -> Vec<BranchId> {
@@ -394,187 +493,4 @@ impl Hold {
 }
 
 #[cfg(test)]
-mod tests {
-    use crate::flow::{Side, Transport};
-    use crate::id::ShardTag;
-    use crate::message::Limits;
-    use crate::transaction::{Table, Timing};
-
-    use super::*;
-
-    const RING: Duration = Duration::from_secs(30);
-    const ANSWER: Duration = Duration::from_secs(120);
-
-    fn hold(now: Instant) -> Hold {
-        let text = "INVITE sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP p;branch=z9hG4bK1\r\nFrom: <sip:bob@example.com>;tag=1\r\n\
-                    To: <sip:a@b>\r\nCall-ID: i\r\nCSeq: 1 INVITE\r\n\r\n";
-        let invite = Message::parse(&text.into(), &Limits::default()).unwrap();
-        let flow = FlowId::Datagram("192.0.2.1:5060".parse().unwrap());
-        let source =
-            Source { flow, side: Side::Upstream, transport: Transport::Udp, peer: "192.0.2.1:5060".parse().unwrap() };
-        let server = Table::<(), ()>::new(1, Timing::default(), Limits::default()).open(&invite, flow, ()).unwrap();
-        let tag = ShardTag(0);
-        let (call, instance, binding) = (CallId::new(1, tag), InstanceId::new(1, tag), BindingId::new(1, tag));
-        Hold::new(now, RING, call, instance, binding, server, source, invite, "tag".into())
-    }
-
-    fn branch(number: u64) -> BranchId {
-        BranchId::new(u128::from(number) << 16, ShardTag(0))
-    }
-
-    /// A call with a leg on each of these flows that is still offered to the last alone.
-    fn offered(now: Instant, flows: &[u64]) -> Hold {
-        let mut hold = hold(now);
-        for flow in flows {
-            hold.offered(branch(*flow), FlowId::Stream(*flow));
-        }
-        hold
-    }
-
-    /// The three states of a call that waits, and each final one.
-    fn in_state(now: Instant, state: CallState) -> Hold {
-        let mut hold = offered(now, &[1]);
-        match state {
-            CallState::Waking => {}
-            CallState::Ringing => assert_eq!(hold.on_response(now, branch(1), 180, ANSWER), Outcome::Pass),
-            CallState::Answered => assert_eq!(hold.on_response(now, branch(1), 200, ANSWER), Outcome::Answer),
-            CallState::Cancelled => assert_eq!(hold.cancel(now, false), (vec![branch(1)], true)),
-            CallState::AnsweredElsewhere => assert_eq!(hold.cancel(now, true), (vec![branch(1)], true)),
-            ended => assert_eq!(hold.end(ended), Some(vec![branch(1)])),
-        }
-        if state.is_final() {
-            hold.close();
-        }
-        assert_eq!(hold.state(), state);
-        hold
-    }
-
-    const FINAL: [CallState; 5] = [
-        CallState::Answered,
-        CallState::Cancelled,
-        CallState::AnsweredElsewhere,
-        CallState::Declined,
-        CallState::TimedOut,
-    ];
-
-    #[test]
-    fn a_call_walks_every_row_of_its_table() {
-        use CallState::{Answered, Declined, Ringing, Waking};
-        let now = Instant::now();
-        for (from, status, outcome, to) in [
-            (Waking, 100, Outcome::Ignore, Waking),
-            (Waking, 180, Outcome::Pass, Ringing),
-            (Waking, 200, Outcome::Answer, Answered),
-            (Waking, 486, Outcome::Fail, Declined),
-            (Waking, 603, Outcome::Fail, Declined),
-            (Waking, 482, Outcome::Ignore, Waking),
-            (Ringing, 100, Outcome::Ignore, Ringing),
-            (Ringing, 183, Outcome::Pass, Ringing),
-            (Ringing, 202, Outcome::Answer, Answered),
-            (Ringing, 302, Outcome::Fail, Declined),
-            (Ringing, 603, Outcome::Fail, Declined),
-            (Ringing, 482, Outcome::Ignore, Ringing),
-        ] {
-            let mut hold = in_state(now, from);
-            assert_eq!(hold.on_response(now, branch(1), status, ANSWER), outcome, "{from:?} {status}");
-            assert_eq!(hold.state(), to, "{from:?} {status}");
-        }
-        for state in FINAL {
-            for (status, outcome) in [(180, Outcome::Ignore), (486, Outcome::Ignore), (200, Outcome::TooLate)] {
-                // A winner's 2xx that comes again passes again: its ACK was lost (RFC 6026).
-                let again = state == Answered && status == 200;
-                let expected = if again { Outcome::Answer } else { outcome };
-                let mut hold = in_state(now, state);
-                assert_eq!(hold.on_response(now, branch(1), status, ANSWER), expected, "{state:?} {status}");
-                assert_eq!((hold.state(), hold.is_closed()), (state, true));
-            }
-        }
-    }
-
-    #[test]
-    fn a_final_state_is_left_by_nothing() {
-        let now = Instant::now();
-        for state in FINAL {
-            let mut hold = in_state(now, state);
-            assert!(!hold.wants(FlowId::Stream(9)) && !hold.wake() && !hold.ring());
-            assert_eq!(hold.cancel(now, false), (vec![], false));
-            assert_eq!(hold.end(CallState::TimedOut), None);
-            assert_eq!(hold.on_leg_lost(branch(1)), Outcome::Ignore);
-            assert_eq!((hold.deadline(now), hold.on_deadline(now + ANSWER)), (None, None));
-            assert_eq!((hold.state(), hold.invite.is_none()), (state, true));
-        }
-    }
-
-    #[test]
-    fn a_deadline_is_480_when_none_came_and_408_when_a_device_rang() {
-        let now = Instant::now();
-        let mut none = hold(now);
-        none.wake();
-        assert_eq!(none.deadline(now), Some(now + RING));
-        assert_eq!(none.on_deadline(now + RING - Duration::from_millis(1)), None);
-        assert_eq!(none.on_deadline(now + RING), Some(480));
-        assert!(none.ring() && !none.ring(), "the caller hears the push's ringing once");
-        assert_eq!(none.on_deadline(now + RING), Some(480), "a push that rang is no device");
-        let rang = in_state(now, CallState::Ringing);
-        assert_eq!(rang.on_deadline(now + RING), None, "an answering device has its own time");
-        assert_eq!(rang.on_deadline(now + ANSWER), Some(408));
-    }
-
-    #[test]
-    fn a_cancel_waits_for_the_legs_that_live_and_not_for_longer_than_its_time() {
-        let now = Instant::now();
-        let mut unanswered = offered(now, &[1]);
-        assert_eq!(unanswered.cancel(now, false), (vec![branch(1)], true), "no response yet: 487 at once");
-        let mut alive = in_state(now, CallState::Ringing);
-        assert_eq!(alive.cancel(now, false), (vec![branch(1)], false));
-        assert_eq!(alive.deadline(now), Some(now + SILENCE), "a deadline comes early rather than never");
-        assert_eq!(alive.on_deadline(now + CANCEL_WAIT), Some(487));
-        assert_eq!(alive.on_response(now, branch(1), 487, ANSWER), Outcome::Terminated);
-        let mut crossed = in_state(now, CallState::Ringing);
-        crossed.cancel(now, false);
-        assert_eq!(crossed.on_response(now, branch(1), 200, ANSWER), Outcome::Answer, "RFC 3261 §9.1");
-        let mut lost = in_state(now, CallState::Ringing);
-        lost.cancel(now, false);
-        assert_eq!(lost.on_leg_lost(branch(1)), Outcome::Terminated);
-    }
-
-    #[test]
-    fn a_flow_gets_one_leg_and_a_device_that_moved_gets_another() {
-        let now = Instant::now();
-        let mut hold = hold(now);
-        assert!(hold.wants(FlowId::Stream(1)));
-        assert_eq!(hold.offered(branch(1), FlowId::Stream(1)), []);
-        assert!(!hold.wants(FlowId::Stream(1)));
-        assert_eq!(hold.legs_on(FlowId::Stream(1)), [branch(1)]);
-        assert_eq!(hold.offered(branch(2), FlowId::Stream(2)), [branch(1)], "the old leg is cancelled");
-        assert_eq!(hold.on_response(now, branch(1), 487, ANSWER), Outcome::Ignore);
-        assert_eq!(hold.state(), CallState::Waking);
-        assert_eq!(hold.on_response(now, branch(2), 200, ANSWER), Outcome::Answer);
-        assert_eq!(hold.on_response(now, branch(1), 200, ANSWER), Outcome::TooLate, "a second answer is ended");
-        assert_eq!(hold.on_response(now, branch(7), 200, ANSWER), Outcome::Ignore, "no leg of this call");
-    }
-
-    #[test]
-    fn a_lost_leg_leaves_the_call_waiting_and_a_silent_one_has_the_device_woken() {
-        let now = Instant::now();
-        let mut hold = in_state(now, CallState::Ringing);
-        assert_eq!(hold.on_leg_lost(branch(1)), Outcome::Ignore);
-        assert!(!hold.has_live_leg() && hold.wants(FlowId::Stream(2)) && !hold.wants(FlowId::Stream(1)));
-        assert_eq!(hold.state(), CallState::Ringing);
-        assert_eq!(hold.on_deadline(now + ANSWER), Some(480), "it rang, but is gone");
-        let mut silent = offered(now, &[1]);
-        assert!(!silent.is_silent(now + SILENCE - Duration::from_millis(1)) && silent.is_silent(now + SILENCE));
-        assert!(silent.wake() && !silent.wake(), "once");
-        let mut heard = offered(now, &[1]);
-        heard.on_response(now, branch(1), 100, ANSWER);
-        assert!(!heard.is_silent(now + SILENCE));
-    }
-
-    #[test]
-    fn the_time_from_invite_to_device_is_told_once() {
-        let now = Instant::now();
-        let mut hold = hold(now);
-        assert_eq!(hold.note_attached(now + Duration::from_secs(3)), Some(Duration::from_secs(3)));
-        assert_eq!(hold.note_attached(now + Duration::from_secs(4)), None);
-    }
-}
+mod tests;

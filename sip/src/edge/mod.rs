@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`admission`] | nonces, and what a device's REGISTER must show |
 //! | [`hold`] | one incoming call, from the INVITE to its final answer |
+//! | [`best`] | which of several refusals the caller gets (RFC 3261 §16.7.6) |
 //! | [`forward`] | what a proxy changes in a message (RFC 3261 §16.6, §16.7) |
 //! | [`page`] | one MESSAGE, from its arrival to its answer (RFC 3428) |
 //! | [`mailbox`] | what a NOTIFY says of a voicemail box (RFC 3842) |
@@ -12,6 +13,7 @@
 //! Invariant: nothing here sends; a decision comes out and the endpoint carries it out.
 
 pub mod admission;
+pub mod best;
 pub mod forward;
 pub mod hold;
 pub mod mailbox;

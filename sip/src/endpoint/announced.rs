@@ -28,7 +28,9 @@ pub(super) struct Announced {
     pub(super) woken: Vec<InstanceId>,
     /// When it is not expected any more.
     pub(super) until: Instant,
-    /// Waking, Ringing or Declined.
+    /// Those of them that ring.
+    pub(super) rang: Vec<InstanceId>,
+    /// Waking or Declined.
     pub(super) state: CallState,
 }
 
@@ -73,13 +75,11 @@ impl Endpoint {
     }
 
     /// A device rings for an announced call; whether it was one.
-    pub(super) fn ring_announced(&mut self, call: CallId) -> bool {
+    pub(super) fn ring_announced(&mut self, call: CallId, instance: InstanceId) -> bool {
         let Some(binding) = self.announced_as.get(&call) else { return false };
-        let Some(announced) = self.announced.get_mut(binding).filter(|it| it.state == CallState::Waking) else {
-            return true;
-        };
-        announced.state = CallState::Ringing;
-        for instance in announced.woken.clone() {
+        let Some(announced) = self.announced.get_mut(binding).filter(|it| !it.state.is_final()) else { return true };
+        if announced.woken.contains(&instance) && !announced.rang.contains(&instance) {
+            announced.rang.push(instance);
             self.event(Event::Call { call, instance, state: CallState::Ringing, woke_after: None });
         }
         true
@@ -109,6 +109,7 @@ impl Endpoint {
             return;
         }
         announced.woken.retain(|other| *other != instance);
+        announced.rang.retain(|other| *other != instance);
         let (call, ends, left) = (announced.call, !announced.state.is_final(), announced.woken.is_empty());
         if left {
             self.announced.remove(&binding);
@@ -138,7 +139,7 @@ impl Endpoint {
     fn expect_invite(&mut self, now: Instant, binding: BindingId) -> (CallId, Instant) {
         let call = CallId::new(self.random.wide(), binding.tag());
         let until = now + self.settings.ring_timeout;
-        let announced = Announced { call, woken: Vec::new(), until, state: CallState::Waking };
+        let announced = Announced { call, woken: Vec::new(), rang: Vec::new(), until, state: CallState::Waking };
         if let Some(earlier) = self.announced.insert(binding, announced) {
             self.announced_as.remove(&earlier.call);
         }

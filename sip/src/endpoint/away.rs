@@ -1,31 +1,43 @@
-//! Requests inside a dialog for a device that is away for a moment: its flow broke, or it moves to another network.
+//! Requests inside a dialog for a peer that is away for a moment: a device whose flow broke or that moves to another network,
+//! or a SIP server to which the flow is being opened again.
 //!
-//! | the device is away and | what happens | it comes back | it does not |
+//! | the peer is away and | what happens | it comes back | it does not |
 //! | --- | --- | --- | --- |
 //! | a request comes | it waits, an INVITE with a 100 | it is sent on the new flow | 480 |
-//! | a request was sent, unanswered | it waits | it is sent again, as a retransmission | 480; an INVITE 408 |
-//! | it had answered an INVITE | its 2xx may come again by the new flow, for the ACK was lost (RFC 3261 §13.3.1.4) | – | – |
+//! | a device was sent one, unanswered | it waits | it is sent again, as a retransmission | 480; an INVITE 408 |
+//! | a device had answered an INVITE | its 2xx may come again by the new flow, for the ACK was lost (RFC 3261 §13.3.1.4) | – | – |
 //! | a waiting INVITE is cancelled | 487 | – | – |
 //!
 //! What finds the dialog again is its signed token: it names the device, and not the flow that it had (RFC 5626 §5.3).
 //!
-//! Invariant: at most [`WAITING_PER_DEVICE`] requests wait for a device; an INVITE for no longer than a device may take to
+//! Invariant: at most [`WAITING_PER_DEVICE`] requests wait for a device and [`WAITING_PER_SERVER`] for a SIP server; an INVITE for no longer than a device may take to
 //! answer, another request for no longer than [`OTHER_WAIT`], because its sender gives up at 64·T1 and must not be told
 //! later (RFC 4320 §4.2).
 
 use std::time::{Duration, Instant};
 
-use super::{ClientOwner, Endpoint, ServerOwner, Timer};
-use crate::id::{BranchId, FlowId, InstanceId};
+use super::{ClientOwner, Endpoint, ServerOwner, Side, Timer};
+use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method};
 use crate::transaction::ServerId;
 
 /// Requests that may wait for one device; a further one is answered 480.
 pub const WAITING_PER_DEVICE: usize = 16;
+/// Requests of all its devices that may wait for one SIP server; a further one is answered 480.
+pub const WAITING_PER_SERVER: usize = 1000;
 /// How long a request other than INVITE waits; its sender's Timer F is 32 s (RFC 3261 §17.1.2.2).
 pub const OTHER_WAIT: Duration = Duration::from_secs(24);
 
-/// A request that waits for its device.
+/// Who is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Absent {
+    /// A device that has no flow.
+    Device(InstanceId),
+    /// A SIP server to which no flow is up.
+    Server(UpstreamId),
+}
+
+/// A request that waits for its peer.
 #[derive(Debug)]
 pub(super) struct Waiting {
     branch: BranchId,
@@ -35,31 +47,48 @@ pub(super) struct Waiting {
 
 #[derive(Debug)]
 enum What {
-    /// It came while the device was away; so many values of its Route are ours.
-    Kept { server: ServerId, request: Box<Message>, ours: usize },
+    /// It came while the peer was away; so many values of its Route are ours. `device`: that of its dialog.
+    Kept { server: ServerId, request: Box<Message>, ours: usize, device: InstanceId },
     /// It was sent on a flow that has ended.
     Sent,
 }
 
 impl Endpoint {
-    /// Keeps a request for a device that has no flow at this moment. 480 when nothing is known of the device.
-    pub(super) fn keep(&mut self, now: Instant, reply: FlowId, request: &Message, instance: InstanceId, ours: usize) {
+    /// Keeps a request of this device's dialog that came from `side`, for the other side, which has no flow at this moment.
+    /// 480 when nothing is known of it.
+    pub(super) fn keep(
+        &mut self,
+        now: Instant,
+        reply: FlowId,
+        request: &Message,
+        side: Side,
+        device: InstanceId,
+        ours: usize,
+    ) {
+        let binding = self.devices.get(&device).map(|device| device.binding);
+        let who = binding.and_then(|binding| match side {
+            Side::Upstream => Some(Absent::Device(device)),
+            Side::Device => self.upstream_of(binding).map(Absent::Server),
+        });
         let kept = |waiting: &Vec<Waiting>| waiting.iter().filter(|it| matches!(it.what, What::Kept { .. })).count();
-        let waiting = self.away.get(&instance).map_or(0, kept);
-        if !self.devices.contains_key(&instance) || waiting >= WAITING_PER_DEVICE {
+        let room = |who: &Absent| match who {
+            Absent::Device(_) => self.away.get(who).map_or(0, kept) < WAITING_PER_DEVICE,
+            Absent::Server(_) => self.away.get(who).map_or(0, Vec::len) < WAITING_PER_SERVER,
+        };
+        let Some(who) = who.filter(room) else {
             return self.refuse(now, reply, request, 480);
-        }
+        };
         let branch = self.branch();
-        let owner = ServerOwner::Kept(instance, branch);
+        let owner = ServerOwner::Kept(who, branch);
         let Some(server) = self.open_forwarded(now, reply, request, owner, 480) else { return };
-        let what = What::Kept { server, request: Box::new(request.clone()), ours };
-        let wait = self.away_wait(request.method());
-        self.wait_for(now, instance, Waiting { branch, until: now + wait, what });
+        let what = What::Kept { server, request: Box::new(request.clone()), ours, device };
+        let wait = if request.method() == Some(Method::Invite) { self.settings.answer_timeout } else { OTHER_WAIT };
+        self.wait_for(now, who, Waiting { branch, until: now + wait, what });
     }
 
     /// A CANCEL of an INVITE that waits: nobody has seen it but us.
-    pub(super) fn cancel_kept(&mut self, now: Instant, instance: InstanceId, branch: BranchId) {
-        let Some(waiting) = self.away.get_mut(&instance) else { return };
+    pub(super) fn cancel_kept(&mut self, now: Instant, who: Absent, branch: BranchId) {
+        let Some(waiting) = self.away.get_mut(&who) else { return };
         let Some(at) = waiting.iter().position(|it| it.branch == branch) else { return };
         let Waiting { what: What::Kept { server, request, .. }, .. } = waiting.remove(at) else { return };
         self.failures.remove(&server);
@@ -90,41 +119,58 @@ impl Endpoint {
         let of_dialog = matches!(stands, Some((ClientOwner::Forwarded(_), _) | (ClientOwner::Leg(_), false)));
         if of_dialog && self.devices.contains_key(&instance) {
             let until = now + OTHER_WAIT;
-            self.wait_for(now, instance, Waiting { branch, until, what: What::Sent });
+            self.wait_for(now, Absent::Device(instance), Waiting { branch, until, what: What::Sent });
             return true;
         }
         false
     }
 
-    /// The device is back: what waits goes to its flow, in the order in which it came.
-    pub(super) fn send_kept(&mut self, now: Instant, instance: InstanceId) {
-        let Some(way) = self.way_to_device(instance) else { return };
-        for waiting in self.away.remove(&instance).unwrap_or_default() {
-            match waiting.what {
-                What::Kept { server, request, ours } => {
+    /// The peer is back: what waits goes to its flow, in the order in which it came.
+    pub(super) fn send_kept(&mut self, now: Instant, who: Absent) {
+        for waiting in self.away.remove(&who).unwrap_or_default() {
+            let way = match (who, &waiting.what) {
+                (Absent::Device(device), _) => self.way_to_device(device),
+                (Absent::Server(id), What::Kept { device, .. }) => self.way_to_server(id, *device),
+                (Absent::Server(_), What::Sent) => None,
+            };
+            match (way, waiting.what) {
+                (Some(way), What::Kept { server, request, ours, .. }) => {
                     self.transactions.adopt(server, ServerOwner::Forwarded(waiting.branch));
                     self.send_forwarded(now, server, waiting.branch, &request, ours, way);
                 }
-                What::Sent => {
+                (Some(way), What::Sent) => {
                     self.transactions.carry(waiting.branch, way.flow);
-                    self.note_forwarded(way.flow, instance, waiting.branch);
+                    self.note_forwarded(way.flow, way.device, waiting.branch);
                 }
+                (None, what) => self.give_up_waiting(now, Waiting { what, ..waiting }),
             }
         }
     }
 
-    /// The instance is wiped: nobody comes back.
-    pub(super) fn give_up_kept(&mut self, now: Instant, instance: InstanceId) {
-        for waiting in self.away.remove(&instance).unwrap_or_default() {
+    /// The device is wiped: what waits for it or comes from it goes nowhere.
+    pub(super) fn give_up_kept(&mut self, now: Instant, device: InstanceId, binding: BindingId) {
+        let server = self.upstream_of(binding).map(Absent::Server);
+        let own = |waiting: &Waiting| matches!(waiting.what, What::Kept { device: of, .. } if of == device);
+        for waiting in self.away.remove(&Absent::Device(device)).unwrap_or_default() {
+            self.give_up_waiting(now, waiting);
+        }
+        let Some((server, waiting)) = server.and_then(|server| Some((server, self.away.remove(&server)?))) else {
+            return;
+        };
+        let (gone, left): (Vec<_>, Vec<_>) = waiting.into_iter().partition(own);
+        if !left.is_empty() {
+            self.away.insert(server, left);
+        }
+        for waiting in gone {
             self.give_up_waiting(now, waiting);
         }
     }
 
-    pub(super) fn on_away_due(&mut self, now: Instant, instance: InstanceId) {
-        let Some(waiting) = self.away.get_mut(&instance) else { return };
+    pub(super) fn on_away_due(&mut self, now: Instant, who: Absent) {
+        let Some(waiting) = self.away.get_mut(&who) else { return };
         let (due, left): (Vec<_>, Vec<_>) = std::mem::take(waiting).into_iter().partition(|it| it.until <= now);
         if left.is_empty() {
-            self.away.remove(&instance);
+            self.away.remove(&who);
         } else {
             *waiting = left;
         }
@@ -146,14 +192,9 @@ impl Endpoint {
         }
     }
 
-    fn wait_for(&mut self, now: Instant, instance: InstanceId, waiting: Waiting) {
-        self.later(now, waiting.until.saturating_duration_since(now), Timer::Away(instance));
-        self.away.entry(instance).or_default().push(waiting);
-    }
-
-    /// How long a request waits.
-    fn away_wait(&self, method: Option<Method>) -> Duration {
-        if method == Some(Method::Invite) { self.settings.answer_timeout } else { OTHER_WAIT }
+    fn wait_for(&mut self, now: Instant, who: Absent, waiting: Waiting) {
+        self.later(now, waiting.until.saturating_duration_since(now), Timer::Away(who));
+        self.away.entry(who).or_default().push(waiting);
     }
 
     /// Opens the server transaction of a request that is forwarded, now or later; `status` is what it is answered when

@@ -3,13 +3,13 @@
 //! Invariant: a REGISTER is begun by its upstream's [`Pace`](super::upstreams) alone; a binding has at most one timer that
 //! counts.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::upstreams::Link;
-use super::{ClientOwner, Endpoint, Event, NewBinding, Source, Timer, Transport};
+use super::{ClientOwner, Endpoint, Event, NewBinding, Source, Timer};
 use crate::auth::Hash;
 use crate::flow::Side;
-use crate::id::{BindingId, BranchId, FlowId, UpstreamId};
+use crate::id::{BindingId, BranchId, InstanceId, UpstreamId};
 use crate::message::{Message, Method, Uri};
 use crate::registration::grant::{flow_timer, seen_from};
 use crate::registration::{Goal, Letterhead, Registration, RegistrationFailure, Step, Terms};
@@ -20,49 +20,28 @@ const HASHES_BUT_MD5: &[Hash] = &[Hash::Sha512_256, Hash::Sha256];
 
 impl Endpoint {
     pub(super) fn on_bind(&mut self, now: Instant, new: NewBinding) {
-        self.join_upstream(now, new.upstream, new.registrar, new.binding);
         self.add_device(now, new.instance, new.binding);
-        let expires = self.settings.register_expires;
+        if let Some(device) = self.devices.get_mut(&new.instance) {
+            (device.foreground, device.proven) = (!new.register, new.proven);
+        }
+        if self.bindings.contains_key(&new.binding) {
+            return self.join(now, new.instance, new.binding);
+        }
+        self.join_upstream(now, new.upstream, new.registrar, new.binding);
+        self.lives = self.lives.wrapping_add(1);
         let registration = Registration::new(
             new.binding,
             new.instance,
             new.upstream,
             new.aor,
             new.sip_instance,
-            expires,
+            self.settings.register_expires,
+            self.lives,
             new.register,
         );
         self.bindings.insert(new.binding, Box::new(registration));
         if new.register {
             self.carry_out(now, new.binding, Step::WantFlow);
-        }
-    }
-
-    pub(super) fn on_unbind(&mut self, now: Instant, binding: BindingId, deadline: Duration) {
-        let Some(registration) = self.bindings.get_mut(&binding) else {
-            self.event(Event::Unbound { binding, confirmed: true });
-            return;
-        };
-        let instance = registration.instance;
-        self.remove_device(now, instance);
-        self.later(now, deadline, Timer::Unbind(binding));
-        self.aim(now, binding, Goal::Gone);
-    }
-
-    pub(super) fn on_supersede(&mut self, now: Instant, binding: BindingId, deadline: Duration) {
-        if let Some(registration) = self.bindings.get_mut(&binding) {
-            registration.supersede();
-        }
-        self.on_unbind(now, binding, deadline);
-    }
-
-    pub(super) fn on_yield(&mut self, now: Instant, binding: BindingId) {
-        match self.bindings.get(&binding).map(|registration| registration.instance) {
-            Some(instance) => {
-                self.remove_device(now, instance);
-                self.forget_binding(binding, false);
-            }
-            None => self.event(Event::Unbound { binding, confirmed: true }),
         }
     }
 
@@ -72,25 +51,35 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn on_aim(&mut self, now: Instant, binding: BindingId, goal: Goal) {
-        if self.bindings.get(&binding).is_some_and(|registration| registration.goal() != Goal::Gone) {
-            self.aim(now, binding, goal);
-        }
+    pub(super) fn aim(&mut self, now: Instant, binding: BindingId, goal: Goal) {
+        self.redirect(now, binding, |registration| registration.aim(goal));
     }
 
-    fn aim(&mut self, now: Instant, binding: BindingId, goal: Goal) {
+    /// Changes what a registration is about; what a REGISTER that is under way asked for is not wanted any more.
+    pub(super) fn redirect(
+        &mut self,
+        now: Instant,
+        binding: BindingId,
+        change: impl FnOnce(&mut Registration) -> Step,
+    ) {
         let Some(registration) = self.bindings.get_mut(&binding) else { return };
         let under_way = registration.branch();
-        let step = registration.aim(goal);
-        // What a REGISTER that is under way asked for is not wanted any more.
+        let step = change(registration);
         if let Some(branch) = under_way.filter(|branch| registration.branch() != Some(*branch)) {
             self.transactions.abandon(branch);
         }
         self.carry_out(now, binding, step);
     }
 
-    pub(super) fn on_answer(&mut self, now: Instant, binding: BindingId, authorization: Option<String>) {
-        let Some(registration) = self.bindings.get_mut(&binding) else { return };
+    pub(super) fn on_answer(
+        &mut self,
+        now: Instant,
+        binding: BindingId,
+        instance: InstanceId,
+        authorization: Option<String>,
+    ) {
+        // Who was asked may have left meanwhile.
+        let Some(registration) = self.bindings.get_mut(&binding).filter(|it| it.instance == instance) else { return };
         let step = registration.answer(authorization);
         self.carry_out(now, binding, step);
     }
@@ -162,18 +151,36 @@ impl Endpoint {
             Step::Ask => self.ask(binding),
             Step::Registered { expires, refresh, learned } => {
                 self.on_upstream_works(binding);
-                self.event(Event::Registered { binding, expires, refresh });
+                if let Some(instance) = self.prove(binding) {
+                    self.event(Event::Registered { binding, instance, expires, refresh });
+                }
                 if let Some(learned) = learned {
                     self.event(Event::Learned { binding, learned });
                 }
+                self.settle_step(binding);
+                return self.try_next(now, binding);
             }
-            Step::Failed(failure) => self.event(Event::RegistrationFailed { binding, failure }),
+            Step::Failed(failure) => {
+                let Some(instance) = self.bindings.get(&binding).map(|registration| registration.instance) else {
+                    return;
+                };
+                let back = self.end_trial(binding, failure);
+                self.event(Event::RegistrationFailed { binding, instance, failure });
+                if let Some(step) = back {
+                    return self.carry_out(now, binding, step);
+                }
+            }
             Step::Unregistered { confirmed } => {
                 if self.bindings.get(&binding).is_some_and(|registration| registration.goal() == Goal::Gone) {
                     return self.forget_binding(binding, confirmed);
                 }
             }
         }
+        self.settle_step(binding);
+    }
+
+    /// After a step: its timer is set, and its upstream counts it as it stands.
+    fn settle_step(&mut self, binding: BindingId) {
         let Some(registration) = self.bindings.get_mut(&binding) else { return };
         if let Some(at) = registration.armed.must_set(registration.deadline()) {
             self.timers.set(at, Timer::Binding(binding));
@@ -194,10 +201,10 @@ impl Endpoint {
         let cnonce = self.random.tag();
         let Some(registration) = self.bindings.get_mut(&binding) else { return };
         let Some(upstream) = self.upstreams.get(&registration.upstream) else { return };
-        let uri = upstream.registrar.clone();
+        let (uri, instance) = (upstream.registrar.clone(), registration.instance);
         if let Some((challenge, nc)) = registration.challenge() {
             let challenge = challenge.clone();
-            self.event(Event::Challenged { binding, challenge, nc, cnonce, uri });
+            self.event(Event::Challenged { binding, instance, challenge, nc, cnonce, uri });
         }
     }
 
@@ -234,8 +241,9 @@ impl Endpoint {
         for name in registration.names() {
             self.names.remove(&(name.clone(), binding));
         }
+        self.groups.remove(&binding);
         self.leave_upstream(registration.upstream, &registration);
-        self.event(Event::Unbound { binding, confirmed });
+        self.event(Event::Unbound { instance: registration.instance, confirmed, shared: false });
     }
 
     /// The binding that a Request-URI names: by the opaque user of its Contact, whatever parameters stand behind it (`ob`,
@@ -264,13 +272,8 @@ impl Endpoint {
         })
     }
 
-    /// The flow toward a binding's SIP server, and its transport.
-    pub(super) fn flow_of_binding(&self, binding: BindingId) -> Option<(FlowId, Transport)> {
-        self.flow_of_upstream(self.upstream_of(binding)?)
-    }
-
     /// The SIP server of a binding, also of one that passed through.
-    fn upstream_of(&self, binding: BindingId) -> Option<UpstreamId> {
+    pub(super) fn upstream_of(&self, binding: BindingId) -> Option<UpstreamId> {
         let own = self.bindings.get(&binding).map(|registration| registration.upstream);
         own.or_else(|| self.proxied.upstream_of(binding))
     }

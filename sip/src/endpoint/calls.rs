@@ -1,7 +1,10 @@
 //! Held calls and their legs.
 //!
-//! Invariant: every INVITE that becomes a call ends with exactly one final answer and one final [`CallState`]; its device
-//! is woken at most once.
+//! A call is for all members of its binding: those that are attached are offered it at once, the others are woken, and the
+//! first that answers has it (RFC 3261 §16.7).
+//!
+//! Invariant: every INVITE that becomes a call ends with exactly one final answer, and with one final [`CallState`] for each
+//! of its devices; each of them is woken at most once.
 
 use std::time::Instant;
 
@@ -16,6 +19,10 @@ use crate::transaction::Timing;
 
 /// Calls that one instance may have waiting at once; a further one is answered 486, unpushed.
 pub const CALLS_PER_INSTANCE: usize = 8;
+/// Why a device's ringing ends when another one has answered (RFC 3326): it shows no missed call.
+const ANSWERED_ELSEWHERE: &str = "SIP;cause=200;text=\"Call completed elsewhere\"";
+/// Likewise when another one has declined for all.
+const DECLINED_ELSEWHERE: &str = "SIP;cause=603;text=\"Declined elsewhere\"";
 
 impl Endpoint {
     pub(super) fn on_invite(
@@ -26,8 +33,6 @@ impl Endpoint {
         invite: Message,
         binding: BindingId,
     ) {
-        let own = self.bindings.get(&binding).map(|registration| registration.instance);
-        let Some(instance) = own.or_else(|| self.proxied.instance_of(binding)) else { return };
         if let Err(stop) = forward::check(&invite, &self.settings.faces()) {
             return self.refuse_call(now, reply, &invite, stop.status());
         }
@@ -36,12 +41,10 @@ impl Endpoint {
             self.take_announced(binding);
             return self.refuse_call(now, reply, &invite, 603);
         }
-        if self.calls_of.get(&instance).is_some_and(|calls| calls.len() >= CALLS_PER_INSTANCE) {
-            return self.refuse_call(now, reply, &invite, 486);
-        }
-        if announced.is_none() && !self.spend_call(now, instance) {
-            return self.refuse_call(now, reply, &invite, 480);
-        }
+        let instances = match self.callable(now, binding) {
+            Ok(instances) => instances,
+            Err(status) => return self.refuse_call(now, reply, &invite, status),
+        };
         let call = announced.map_or_else(|| CallId::new(self.random.wide(), binding.tag()), |(call, _)| call);
         let Ok(server) = self.transactions.open(&invite, reply, ServerOwner::Call(call)) else {
             return self.busy(reply, &invite);
@@ -49,99 +52,141 @@ impl Endpoint {
         let trying = Composer::response(&invite, 100, Composer::reason(100), None).finish();
         self.transactions.respond(now, server, 100, trying);
         let (wait, tag) = (self.settings.ring_timeout, self.random.tag());
-        let hold = Hold::new(now, wait, call, instance, binding, server, source, invite, tag);
+        let hold = Hold::new(now, wait, call, &instances, binding, server, source, invite, tag);
         self.calls.insert(call, hold);
-        self.calls_of.entry(instance).or_default().push(call);
         self.later(now, wait.min(REMINDER), Timer::Call(call));
-        if let Some(announced) = announced.and_then(|_| self.take_announced(binding)) {
-            return self.begin_announced(now, call, &announced);
+        for instance in &instances {
+            self.calls_of.entry(*instance).or_default().push(call);
         }
-        if self.offer(now, call) {
-            self.later(now, SILENCE, Timer::Call(call));
-            self.tell(now, call, Event::Offered);
-        } else {
-            self.wake(now, call);
+        match announced.and_then(|_| self.take_announced(binding)) {
+            Some(announced) => self.begin_announced(now, call, &instances, &announced),
+            None => self.begin(now, call, &instances),
         }
     }
 
-    /// The INVITE of an announced call has come: its device was woken, and may be there already.
-    fn begin_announced(&mut self, now: Instant, call: CallId, announced: &Announced) {
-        let (rang, instance) = (announced.state == CallState::Ringing, self.calls.get(&call).map(|hold| hold.instance));
-        let woken = instance.is_some_and(|instance| announced.woken.contains(&instance));
-        if let Some(hold) = self.calls.get_mut(&call).filter(|_| woken) {
-            hold.wake();
+    /// Offers a call to those of its devices that are attached, and wakes the others.
+    fn begin(&mut self, now: Instant, call: CallId, instances: &[InstanceId]) {
+        let mut offered = false;
+        for instance in instances.iter().copied() {
+            if self.offer(now, call, instance) {
+                offered = true;
+                self.tell(now, call, instance, Event::Offered);
+            } else {
+                self.wake(now, call, instance);
+            }
         }
-        if self.offer(now, call) {
+        if offered {
             self.later(now, SILENCE, Timer::Call(call));
-        } else if woken {
+        }
+    }
+
+    /// The members of a binding that may get one more call; who was woken for it before has paid for it.
+    fn callable(&mut self, now: Instant, binding: BindingId) -> Result<Vec<InstanceId>, u16> {
+        let mut status = 480;
+        let paid = self.announced_for(now, binding).map(|announced| announced.woken.clone()).unwrap_or_default();
+        let mut instances = self.members(binding);
+        instances.extend(self.proxied.instance_of(binding));
+        instances.retain(|instance| {
+            let full = self.calls_of.get(instance).is_some_and(|calls| calls.len() >= CALLS_PER_INSTANCE);
+            status = if full { 486 } else { status };
+            !full && (paid.contains(instance) || self.spend_call(now, *instance))
+        });
+        if instances.is_empty() { Err(status) } else { Ok(instances) }
+    }
+
+    /// The INVITE of an announced call has come: its devices were woken, and may be there already.
+    fn begin_announced(&mut self, now: Instant, call: CallId, instances: &[InstanceId], announced: &Announced) {
+        let (mut offered, mut full_time) = (false, false);
+        for instance in instances.iter().copied() {
+            let woken = announced.woken.contains(&instance);
+            if let Some(hold) = self.calls.get_mut(&call).filter(|_| woken) {
+                hold.wake(instance);
+            }
+            if self.offer(now, call, instance) {
+                offered = true;
+            } else if !woken {
+                full_time = true;
+                self.wake(now, call, instance);
+            }
+            self.tell(now, call, instance, Event::Announced);
+        }
+        if offered {
+            self.later(now, SILENCE, Timer::Call(call));
+        } else if !full_time {
             // Who comes later than its push said finds nothing.
             let wait = announced.until.saturating_duration_since(now);
             if let Some(hold) = self.calls.get_mut(&call) {
                 hold.wait_until(announced.until);
             }
             self.later(now, wait, Timer::Call(call));
-        } else {
-            self.wake(now, call);
         }
-        self.tell(now, call, Event::Announced);
-        if rang {
-            self.on_ring(now, call);
+        for instance in announced.rang.iter().copied() {
+            self.on_ring(now, call, instance);
         }
     }
 
     /// Offers every call that waits for this instance to the flow it came by.
     pub(super) fn offer_all(&mut self, now: Instant, instance: InstanceId) {
         for call in self.calls_of.get(&instance).cloned().unwrap_or_default() {
-            self.offer(now, call);
+            self.offer(now, call, instance);
         }
     }
 
-    /// Offers a call to its device's flow; whether the device is attached.
-    fn offer(&mut self, now: Instant, call: CallId) -> bool {
+    /// Offers a call to a device's flow; whether the device is attached.
+    fn offer(&mut self, now: Instant, call: CallId, instance: InstanceId) -> bool {
         let branch = self.branch();
         let Some(hold) = self.calls.get_mut(&call) else { return false };
-        let Some(attached) = self.attached.get(&hold.instance) else { return false };
-        let Some(invite) = hold.invite.as_deref().filter(|_| hold.wants(attached.flow)) else { return true };
+        let Some(attached) = self.attached.get(&instance) else { return false };
+        let wanted = hold.wants(instance, attached.flow);
+        let Some(invite) = hold.invite.as_deref().filter(|_| wanted) else { return true };
         let (device, upstream) = (
             self.settings.face(Side::Device, attached.transport),
             self.settings.face(Side::Upstream, hold.source.transport),
         );
-        let token = FlowToken { instance: hold.instance, upstream: hold.source.flow };
+        let token = FlowToken { instance, upstream: hold.source.flow };
         let token = self.token_key.sign(&token, invite.call_id().unwrap_or_default());
         let edit = forward::onward(invite, device, branch);
         // What came back by a Path names its device itself (RFC 8599 §5.6.2).
-        let edit = if self.proxied.knows(hold.instance) { edit } else { edit.request_uri(&*attached.contact) };
+        let edit = if self.proxied.knows(instance) { edit } else { edit.request_uri(&*attached.contact) };
         let bytes = forward::record_route(edit, &token, device, upstream).finish();
         let flow = attached.flow;
         if self.transactions.send(now, branch, Method::Invite, bytes, flow, ClientOwner::Leg(call)).is_err() {
             return true;
         }
-        let moved = hold.offered(branch, flow);
-        let woke_after = hold.note_attached(now);
-        let (instance, state) = (hold.instance, hold.state());
+        let moved = hold.offered(branch, instance, flow);
+        let woke_after = hold.note_attached(now, instance);
+        let state = hold.state_of(instance).unwrap_or(CallState::Waking);
         self.note_forwarded(flow, instance, branch);
-        self.cancel_legs(now, moved);
+        self.cancel_legs(now, moved, None);
         self.event(Event::Call { call, instance, state, woke_after });
         true
     }
 
-    fn wake(&mut self, now: Instant, call: CallId) {
-        if self.calls.get_mut(&call).is_some_and(Hold::wake) {
-            self.tell(now, call, Event::Wake);
+    fn wake(&mut self, now: Instant, call: CallId, instance: InstanceId) {
+        if self.calls.get_mut(&call).is_some_and(|hold| hold.wake(instance)) {
+            self.tell(now, call, instance, Event::Wake);
         }
     }
 
-    fn tell(&mut self, now: Instant, call: CallId, event: fn(Box<super::IncomingCall>) -> Event) {
+    fn tell(&mut self, now: Instant, call: CallId, instance: InstanceId, event: fn(Box<super::IncomingCall>) -> Event) {
         if let Some(hold) = self.calls.get(&call) {
-            let incoming = Box::new(hold.describe(now));
+            let incoming = Box::new(hold.describe(now, instance));
             self.event(event(incoming));
+        }
+    }
+
+    /// Tells the shell how a call stands for those devices for which that has changed.
+    fn tell_changes(&mut self, call: CallId) {
+        let changes = self.calls.get_mut(&call).map(Hold::take_changes).unwrap_or_default();
+        for (instance, state) in changes {
+            self.event(Event::Call { call, instance, state, woke_after: None });
         }
     }
 
     pub(super) fn on_call_due(&mut self, now: Instant, call: CallId) {
         let Some(hold) = self.calls.get(&call) else { return };
-        if hold.is_silent(now) {
-            self.wake(now, call);
+        for instance in hold.silent(now) {
+            self.wake(now, call, instance);
         }
         let Some(hold) = self.calls.get_mut(&call) else { return };
         if let Some((status, response)) = hold.remind(now) {
@@ -159,8 +204,8 @@ impl Endpoint {
     }
 
     /// The caller shall hear ringing, unless it has heard it or wants it reliably (RFC 3262), which only a device can do.
-    pub(super) fn on_ring(&mut self, now: Instant, call: CallId) {
-        if self.ring_announced(call) {
+    pub(super) fn on_ring(&mut self, now: Instant, call: CallId, instance: InstanceId) {
+        if self.ring_announced(call, instance) {
             return;
         }
         let Some(hold) = self.calls.get_mut(&call) else { return };
@@ -169,20 +214,34 @@ impl Endpoint {
             return;
         }
         let response = Composer::response(invite, 180, Composer::reason(180), Some(&hold.tag)).finish();
-        if hold.ring() {
+        if hold.ring(instance) {
             hold.said(now, 180, None, &response);
-            let (server, instance) = (hold.server, hold.instance);
+            let server = hold.server;
             self.transactions.respond(now, server, 180, response);
-            self.event(Event::Call { call, instance, state: CallState::Ringing, woke_after: None });
+        }
+        self.tell_changes(call);
+    }
+
+    pub(super) fn on_give_up(&mut self, now: Instant, call: CallId, instance: InstanceId) {
+        if let Some(binding) = self.announced_as.get(&call).copied() {
+            return self.leave_announced(instance, binding);
+        }
+        if self.calls.get_mut(&call).is_some_and(|hold| hold.give_up(instance)) {
+            self.conclude(now, call);
         }
     }
 
-    pub(super) fn on_give_up(&mut self, now: Instant, call: CallId) {
-        if self.end_announced(call, CallState::TimedOut) {
-            return;
-        }
-        if self.calls.get(&call).is_some_and(|hold| !hold.has_live_leg()) {
-            self.end_call(now, call, CallState::TimedOut, 480);
+    /// A device has nothing to do with a call any more; the others ring on.
+    pub(super) fn leave_call(&mut self, now: Instant, call: CallId, instance: InstanceId) {
+        let Some(hold) = self.calls.get_mut(&call) else { return };
+        let (legs, outcome) = hold.drop_target(instance);
+        self.cancel_legs(now, legs, None);
+        self.forget_call_of(instance, call);
+        self.tell_changes(call);
+        match outcome {
+            Outcome::Fail => self.conclude(now, call),
+            Outcome::Terminated => self.answer_call(now, call, 487),
+            _ => {}
         }
     }
 
@@ -196,14 +255,28 @@ impl Endpoint {
         }
     }
 
-    /// Ends a call for a reason of the relay's own.
+    /// Ends a call for a reason of the relay's own; the caller gets a device's refusal where that says more.
     pub(super) fn end_call(&mut self, now: Instant, call: CallId, state: CallState, status: u16) {
         if self.end_announced(call, state) {
             return;
         }
-        let Some(legs) = self.calls.get_mut(&call).and_then(|hold| hold.end(state)) else { return };
-        self.cancel_legs(now, legs);
-        self.answer_call(now, call, status);
+        let Some(hold) = self.calls.get_mut(&call) else { return };
+        let Some(legs) = hold.end(state) else { return };
+        let best = hold.best_refusal(Some(status)).filter(|_| state == CallState::TimedOut);
+        let declined = (state == CallState::Declined).then_some(DECLINED_ELSEWHERE);
+        self.cancel_legs(now, legs, declined);
+        match best {
+            Some((status, response)) => self.close_call(now, call, status, response),
+            None => self.answer_call(now, call, status),
+        }
+    }
+
+    /// Nobody is left that may answer: the caller gets the best refusal, if there was one.
+    fn conclude(&mut self, now: Instant, call: CallId) {
+        match self.calls.get(&call).and_then(|hold| hold.best_refusal(None)) {
+            Some((status, response)) => self.close_call(now, call, status, response),
+            None => self.end_call(now, call, CallState::TimedOut, 480),
+        }
     }
 
     pub(super) fn on_call_cancelled(&mut self, now: Instant, call: CallId, cancel: &Message) {
@@ -230,9 +303,8 @@ impl Endpoint {
         let Some(hold) = self.calls.get_mut(&call) else {
             return self.end_late_answer(now, branch, status, response);
         };
-        let before = hold.state();
-        let outcome = hold.on_response(now, branch, status, wait);
-        let (server, instance, state) = (hold.server, hold.instance, hold.state());
+        let outcome = hold.on_response(now, branch, response, wait);
+        let server = hold.server;
         match outcome {
             Outcome::Ignore => {}
             Outcome::Pass => {
@@ -243,34 +315,39 @@ impl Endpoint {
                 }
                 self.transactions.respond(now, server, status, passed);
             }
-            Outcome::Answer | Outcome::Fail => {
-                let others = hold.others(branch);
-                hold.close();
-                self.cancel_legs(now, others);
-                self.transactions.respond(now, server, status, forward::back(response, Side::Device));
-                self.settle(now, call);
+            Outcome::Answer => {
+                let (moved, others) = hold.others(branch);
+                self.cancel_legs(now, moved, None);
+                self.cancel_legs(now, others, Some(ANSWERED_ELSEWHERE));
+                return self.close_call(now, call, status, forward::back(response, Side::Device));
+            }
+            Outcome::Fail => {
+                let (moved, others) = hold.others(branch);
+                self.cancel_legs(now, moved, None);
+                self.cancel_legs(now, others, Some(DECLINED_ELSEWHERE));
+                return self.conclude(now, call);
             }
             Outcome::TooLate => self.end_late_answer(now, branch, status, response),
             Outcome::Terminated => self.answer_call(now, call, 487),
         }
-        if state != before {
-            self.event(Event::Call { call, instance, state, woke_after: None });
-        }
+        self.tell_changes(call);
     }
 
     pub(super) fn on_leg_lost(&mut self, now: Instant, call: CallId, branch: BranchId) {
         let Some(hold) = self.calls.get_mut(&call) else { return };
-        if hold.on_leg_lost(branch) == Outcome::Terminated {
+        let outcome = hold.on_leg_lost(branch);
+        let Some(instance) = hold.instance_of(branch) else { return };
+        if outcome == Outcome::Terminated {
             self.answer_call(now, call, 487);
-        } else if !self.calls.get(&call).is_some_and(Hold::has_live_leg) {
-            self.wake(now, call);
+        } else if !self.calls.get(&call).is_some_and(|hold| hold.has_live_leg(instance)) {
+            self.wake(now, call, instance);
         }
     }
 
     /// A device's flow has ended: its legs there are lost, and the device is woken if it was not.
     pub(super) fn lose_legs(&mut self, now: Instant, instance: InstanceId, flow: FlowId) {
         for call in self.calls_of.get(&instance).cloned().unwrap_or_default() {
-            let legs = self.calls.get(&call).map(|hold| hold.legs_on(flow)).unwrap_or_default();
+            let legs = self.calls.get(&call).map(|hold| hold.legs_on(instance, flow)).unwrap_or_default();
             for branch in legs {
                 self.transactions.cancel(now, branch, None);
                 self.on_leg_lost(now, call, branch);
@@ -280,44 +357,59 @@ impl Endpoint {
 
     /// Gives the caller the relay's own final answer.
     fn answer_call(&mut self, now: Instant, call: CallId, status: u16) {
-        let Some(hold) = self.calls.get_mut(&call).filter(|hold| !hold.is_closed()) else { return };
-        let (server, instance, state) = (hold.server, hold.instance, hold.state());
+        let Some(hold) = self.calls.get(&call) else { return };
         let compose = |invite| Composer::response(invite, status, Composer::reason(status), Some(&hold.tag)).finish();
-        let response = hold.invite.as_deref().map(compose);
-        hold.close();
-        if let Some(response) = response {
-            self.transactions.respond(now, server, status, response);
+        if let Some(response) = hold.invite.as_deref().map(compose) {
+            self.close_call(now, call, status, response);
         }
-        self.event(Event::Call { call, instance, state, woke_after: None });
-        if matches!(state, CallState::Cancelled | CallState::TimedOut)
-            && let Some(hold) = self.calls.get(&call)
-        {
-            let missed = Box::new(hold.describe(now));
-            self.event(Event::Missed { call: missed, state });
-        }
-        self.settle(now, call);
     }
 
-    /// The caller has its final answer: the call counts no more, and is forgotten when its transactions are over.
-    fn settle(&mut self, now: Instant, call: CallId) {
-        if let Some(instance) = self.calls.get(&call).map(|hold| hold.instance)
-            && let Some(calls) = self.calls_of.get_mut(&instance)
-        {
+    /// Gives the caller its final answer: the call counts no more, and is forgotten when its transactions are over. A
+    /// winner's 2xx that comes again passes again.
+    fn close_call(&mut self, now: Instant, call: CallId, status: u16, response: bytes::Bytes) {
+        let Some(hold) = self.calls.get_mut(&call) else { return };
+        let server = hold.server;
+        let again = hold.is_closed();
+        hold.close();
+        let (state, instances): (_, Vec<_>) = (hold.state(), hold.instances().collect());
+        self.transactions.respond(now, server, status, response);
+        self.tell_changes(call);
+        if again {
+            return;
+        }
+        self.event(Event::Ended { call, state });
+        for instance in instances {
+            self.tell_missed(now, call, instance);
+            self.forget_call_of(instance, call);
+        }
+        self.later(now, Timing::default().t1_64(), Timer::Forget(call));
+    }
+
+    /// A call that has ended, and that nobody answered, is missed by those of its devices that did not decline it.
+    fn tell_missed(&mut self, now: Instant, call: CallId, instance: InstanceId) {
+        let Some(hold) = self.calls.get(&call) else { return };
+        if let Some(state @ (CallState::Cancelled | CallState::TimedOut)) = hold.state_of(instance) {
+            let missed = Box::new(hold.describe(now, instance));
+            self.event(Event::Missed { call: missed, state });
+        }
+    }
+
+    fn forget_call_of(&mut self, instance: InstanceId, call: CallId) {
+        if let Some(calls) = self.calls_of.get_mut(&instance) {
             calls.retain(|other| *other != call);
             if calls.is_empty() {
                 self.calls_of.remove(&instance);
             }
         }
-        self.later(now, Timing::default().t1_64(), Timer::Forget(call));
     }
 
     pub(super) fn forget_call(&mut self, call: CallId) {
         self.calls.remove(&call);
     }
 
-    fn cancel_legs(&mut self, now: Instant, legs: Vec<BranchId>) {
+    fn cancel_legs(&mut self, now: Instant, legs: Vec<BranchId>, reason: Option<&str>) {
         for branch in legs {
-            self.transactions.cancel(now, branch, None);
+            self.transactions.cancel(now, branch, reason);
         }
     }
 

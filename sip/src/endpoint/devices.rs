@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::away::Absent;
 use super::{Endpoint, Event, KnockId, Output, Proof, Source, Timer};
 use crate::edge::admission::{Admission, Replay};
 use crate::flow::{Side, Transport};
@@ -37,6 +38,10 @@ pub(super) struct Device {
     refilled: Instant,
     /// Its last challenge has no answer yet.
     challenged: bool,
+    /// Its app registers by itself.
+    pub(super) foreground: bool,
+    /// The SIP server has accepted its credentials.
+    pub(super) proven: bool,
 }
 
 /// A device that has come.
@@ -72,14 +77,14 @@ impl Endpoint {
         self.devices.insert(instance, Device::new(now, binding));
     }
 
-    /// The instance is wiped: its calls end; a dialog that stands may still be hung up by the flow that carries it.
+    /// The instance is wiped: it leaves its calls; a dialog that stands may still be hung up by the flow that carries it.
     pub(super) fn remove_device(&mut self, now: Instant, instance: InstanceId) {
         if let Some(device) = self.devices.remove(&instance) {
             self.leave_announced(instance, device.binding);
+            self.give_up_kept(now, instance, device.binding);
         }
-        self.give_up_kept(now, instance);
         for call in self.calls_of.get(&instance).cloned().unwrap_or_default() {
-            self.end_call(now, call, super::CallState::TimedOut, 480);
+            self.leave_call(now, call, instance);
         }
     }
 
@@ -96,11 +101,6 @@ impl Endpoint {
     /// Takes one NOTIFY from a device's budget; whether there was one.
     pub(super) fn spend_notice(&mut self, now: Instant, instance: InstanceId) -> bool {
         self.devices.get_mut(&instance).is_some_and(|device| spend(&mut device.refill(now).notices))
-    }
-
-    /// The instances that a binding's requests are for.
-    pub(super) fn members(&self, binding: BindingId) -> Vec<InstanceId> {
-        self.bindings.get(&binding).map(|registration| registration.instance).into_iter().collect()
     }
 
     /// A REGISTER at the edge.
@@ -199,7 +199,7 @@ impl Endpoint {
         };
         self.transactions.respond(now, server, 200, response.finish());
         self.flush();
-        self.send_kept(now, instance);
+        self.send_kept(now, Absent::Device(instance));
         self.offer_all(now, instance);
     }
 
@@ -314,7 +314,7 @@ impl Endpoint {
 impl Device {
     fn new(now: Instant, binding: BindingId) -> Self {
         let (calls, pages, notices) = (CALLS_BURST, PAGES_BURST, NOTICES_BURST);
-        Self { binding, calls, pages, notices, refilled: now, challenged: false }
+        Self { binding, calls, pages, notices, refilled: now, challenged: false, foreground: false, proven: false }
     }
 
     /// Adds to each budget what it has earned since.

@@ -3,7 +3,7 @@
 //! What opens the way is the signed token in the Route that this relay itself put there. It names the device and the SIP
 //! server's flow; no state of a dialog is kept, so a dialog costs nothing and outlives a change of the device's flow.
 //!
-//! A request for a device that is away for a moment waits in [`super::away`].
+//! A request for a peer that is away for a moment waits in [`super::away`].
 //!
 //! Invariant: a device's requests go to the flow that its token names, and to no address that a message names; a SIP
 //! server's go to the flow of the token's device.
@@ -13,7 +13,7 @@ use std::time::Instant;
 use super::{ClientOwner, Endpoint, ServerOwner, Side, Source, Transport};
 use crate::edge::{forward, push_proxy};
 use crate::flow::FlowToken;
-use crate::id::{BranchId, FlowId, InstanceId};
+use crate::id::{BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Message, Method, Name};
 use crate::transaction::ServerId;
 
@@ -46,13 +46,12 @@ impl Endpoint {
         }
         match self.way(&source, &token) {
             Some(way) => self.forward(now, reply, request, ours, way),
-            None if source.side == Side::Upstream => {
-                if push_proxy::purr(request) == Some(token.instance) {
+            None => {
+                if source.side == Side::Upstream && push_proxy::purr(request) == Some(token.instance) {
                     self.call_back(now, token.instance);
                 }
-                self.keep(now, reply, request, token.instance, ours);
+                self.keep(now, reply, request, source.side, token.instance, ours);
             }
-            None => self.refuse(now, reply, request, 480),
         }
     }
 
@@ -126,13 +125,17 @@ impl Endpoint {
                     FlowId::Datagram(_) => Some(Transport::Udp),
                     flow => self.streams.get(&flow).copied(),
                 };
-                let here = transport.map(|transport| (token.upstream, transport));
+                let (side, device) = (Side::Upstream, token.instance);
+                let here = transport.map(|transport| Way { flow: token.upstream, side, transport, device });
                 // The stream that the INVITE came by is gone: by the binding's own flow instead.
-                let binding = || self.devices.get(&token.instance).map(|device| device.binding);
-                let (flow, transport) = here.or_else(|| binding().and_then(|b| self.flow_of_binding(b)))?;
-                Some(Way { flow, side: Side::Upstream, transport, device: token.instance })
+                here.or_else(|| self.way_to_server(self.upstream_of(self.devices.get(&device)?.binding)?, device))
             }
         }
+    }
+
+    pub(super) fn way_to_server(&self, id: UpstreamId, device: InstanceId) -> Option<Way> {
+        let (flow, transport) = self.flow_of_upstream(id)?;
+        Some(Way { flow, side: Side::Upstream, transport, device })
     }
 
     pub(super) fn way_to_device(&self, device: InstanceId) -> Option<Way> {

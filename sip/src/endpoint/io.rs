@@ -70,12 +70,13 @@ impl Default for UpstreamPolicy {
     }
 }
 
-/// A binding to register and keep.
+/// A device's share in a binding, which is registered and kept. Of several devices with one binding the first tells what
+/// is registered; the others name the same account.
 #[derive(Clone, Debug)]
 pub struct NewBinding {
     /// The opaque user of its Contact.
     pub binding: BindingId,
-    /// The device that its calls are for.
+    /// A device that its calls are for.
     pub instance: InstanceId,
     /// The address of record, with its scheme.
     pub aor: Box<str>,
@@ -85,8 +86,11 @@ pub struct NewBinding {
     pub upstream: UpstreamId,
     /// `+sip.instance`, a UUID.
     pub sip_instance: [u8; 16],
-    /// Whether to register at once; `false` keeps the binding silent (the app is in the foreground).
+    /// Whether to register at once; `false` keeps the device silent (the app is in the foreground).
     pub register: bool,
+    /// The SIP server has accepted this device's credentials before. One that has not proven itself gets no call: a binding
+    /// that stands is registered again with its credentials first.
+    pub proven: bool,
 }
 
 /// What the shell tells an endpoint.
@@ -144,34 +148,30 @@ pub enum Input {
     },
     /// A stream ended or broke, whoever closed it.
     Closed(FlowId),
-    /// Register this binding and keep it.
+    /// Register this binding and keep it; or let one more device share it.
     Bind(Box<NewBinding>),
-    /// Unregister this binding, within `deadline`, and forget it; ends with [`Event::Unbound`].
+    /// This device leaves its binding; ends with [`Event::Unbound`]. The last one has it unregistered, within `deadline`.
     Unbind {
-        /// The binding.
-        binding: BindingId,
+        /// The device.
+        instance: InstanceId,
         /// How long the SIP server may take to confirm.
         deadline: Duration,
     },
-    /// As [`Input::Unbind`], for a binding whose `+sip.instance` another one has taken over: only its own Contact is
-    /// removed, for a server that knows instances (RFC 5626 §6) would else remove the other's.
-    Supersede {
-        /// The binding.
-        binding: BindingId,
-        /// How long the SIP server may take to confirm.
-        deadline: Duration,
-    },
-    /// Another node registers this binding from now on: forget it and send nothing; ends with [`Event::Unbound`].
-    Yield(BindingId),
-    /// The app is in the foreground: unregister, and keep the binding silent.
-    Suspend(BindingId),
-    /// The app is in the background again: register.
-    Resume(BindingId),
+    /// Another node serves this device from now on: forget it, and say nothing to its SIP server when it was the last of its
+    /// binding; ends with [`Event::Unbound`].
+    Yield(InstanceId),
+    /// This device's app is in the foreground: it gets no calls from here. When all of a binding are, it is unregistered and
+    /// kept silent.
+    Suspend(InstanceId),
+    /// The app is in the background again.
+    Resume(InstanceId),
     /// The answer to [`Event::Challenged`]: the value of an `Authorization`, or `None` when there is no credential for this
     /// realm or algorithm.
     Answer {
         /// The binding that was challenged.
         binding: BindingId,
+        /// Whose credentials answer.
+        instance: InstanceId,
         /// The value of the Authorization header.
         authorization: Option<String>,
     },
@@ -192,12 +192,22 @@ pub enum Input {
         /// The caller's display name.
         name: Option<Box<str>>,
     },
-    /// The caller shall hear ringing: a push was accepted, or the device says that it rings.
-    Ring(CallId),
-    /// The device declines without a flow: 603.
+    /// The caller shall hear ringing: a push was accepted, or a device says that it rings.
+    Ring {
+        /// The call.
+        call: CallId,
+        /// The device.
+        instance: InstanceId,
+    },
+    /// A device declines without a flow: 603, and no other device rings on.
     Decline(CallId),
-    /// The call cannot reach its device (the push was refused for good): 480 at once.
-    GiveUp(CallId),
+    /// The call cannot reach this device (the push was refused for good): 480 at once, unless another device may answer.
+    GiveUp {
+        /// The call.
+        call: CallId,
+        /// The device.
+        instance: InstanceId,
+    },
     /// The answer to [`Event::Page`].
     Paged {
         /// The MESSAGE.
@@ -262,6 +272,8 @@ pub enum Event {
     Challenged {
         /// The binding.
         binding: BindingId,
+        /// Whose credentials are to answer.
+        instance: InstanceId,
         /// The challenge: first the topmost that is supported (RFC 8760 §2.4); when the answer is `None`, the next one that
         /// the same response offers, until there is none.
         challenge: Challenge,
@@ -276,6 +288,8 @@ pub enum Event {
     Registered {
         /// The binding.
         binding: BindingId,
+        /// Whose credentials were accepted; it stands for all its [members](super::Endpoint::members).
+        instance: InstanceId,
         /// The lifetime that the SIP server granted.
         expires: Duration,
         /// Whether it was registered just before, too.
@@ -302,19 +316,25 @@ pub enum Event {
         /// Whether it is in use now.
         moved: bool,
     },
-    /// A registration attempt failed.
+    /// A registration attempt failed. One that is refused ends for this device, which must be unbound; then the credentials of
+    /// another one are tried, if the binding has one. While the binding [stands](super::Endpoint::stands) all the same, it
+    /// was the credentials of one more device that were tried.
     RegistrationFailed {
         /// The binding.
         binding: BindingId,
+        /// Whose credentials were to be used.
+        instance: InstanceId,
         /// What it means.
         failure: RegistrationFailure,
     },
-    /// The binding is gone from this endpoint, after [`Input::Unbind`].
+    /// The device is gone from this endpoint, after [`Input::Unbind`] or [`Input::Yield`].
     Unbound {
-        /// The binding.
-        binding: BindingId,
+        /// The device.
+        instance: InstanceId,
         /// Whether the SIP server confirmed, or had no registration to end.
         confirmed: bool,
+        /// The binding stands on, for other devices.
+        shared: bool,
     },
     /// A device wants to attach; answer with [`Input::Admit`].
     Knock {
@@ -329,13 +349,13 @@ pub enum Event {
     Attached(InstanceId),
     /// A device has no flow any more.
     Detached(InstanceId),
-    /// A call is held: wake the device. Exactly once for a call.
+    /// A call is held: wake this device. At most once for a call and a device.
     Wake(Box<IncomingCall>),
     /// A call is offered to a device that is attached; no push is needed. A [`Event::Wake`] may follow if it is silent.
     Offered(Box<IncomingCall>),
     /// The INVITE of an announced call has come; its device was woken before, and is not woken again.
     Announced(Box<IncomingCall>),
-    /// A call's state changed. After [`CallState::is_final`] nothing follows for it.
+    /// A call's state changed for one of its devices. After [`CallState::is_final`] nothing follows for this device.
     Call {
         /// The call.
         call: CallId,
@@ -346,7 +366,14 @@ pub enum Event {
         /// When a device came for it: from the INVITE's arrival to its attachment. Told once.
         woke_after: Option<Duration>,
     },
-    /// A call has ended that nobody answered; told once, before its last [`Event::Call`] or after it.
+    /// The caller has its final answer; told once for a call, after the last [`Event::Call`] of each device.
+    Ended {
+        /// The call.
+        call: CallId,
+        /// How it ended: answered when any device did.
+        state: CallState,
+    },
+    /// A call has ended that nobody answered; told once for each device that was to get it and did not decline it.
     Missed {
         /// The call.
         call: Box<IncomingCall>,
@@ -425,6 +452,8 @@ pub struct Counts {
     pub upstreams: usize,
     /// Instances that are served.
     pub devices: usize,
+    /// Bindings that several instances share.
+    pub shared: usize,
     /// Devices that have a flow.
     pub attached: usize,
     /// Streams of which something is known.

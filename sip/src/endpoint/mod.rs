@@ -9,13 +9,14 @@
 //! | [`io`] | the inputs, outputs and events |
 //! | `requests` | what a request or a response from the network is, and who deals with it |
 //! | `bindings` | registrations |
+//! | `members` | which devices share a binding, and whose credentials speak for it |
 //! | `better` | the way back to a better address of a SIP server |
 //! | `upstreams` | the flows toward SIP servers, and whose turn it is on them |
 //! | `devices` | which device is attached by which flow |
 //! | `calls` | held calls and their legs |
 //! | `announced` | calls that are announced before their INVITE comes |
 //! | `dialogs` | requests inside a dialog, in both directions |
-//! | [`away`] | those of them that wait for a device that is away for a moment |
+//! | [`away`] | those of them that wait for a peer that is away for a moment |
 //! | [`pages`] | MESSAGEs outside a dialog |
 //! | `notices` | NOTIFYs outside a dialog, OPTIONS |
 //! | [`passages`] | REGISTERs on their way through to another SIP server |
@@ -33,6 +34,7 @@ pub mod calls;
 mod devices;
 mod dialogs;
 mod io;
+mod members;
 mod notices;
 pub mod pages;
 pub mod passages;
@@ -60,6 +62,7 @@ use crate::transaction::{Expired, ServerId, Table, Timing};
 
 use announced::Announced;
 use devices::{Attached, Device, DeviceFlow, Knocking};
+use members::Group;
 use upstreams::Upstream;
 
 /// Transactions of either kind that run at once on one shard. Beyond it a request is answered 503, and a REGISTER waits
@@ -85,6 +88,10 @@ pub struct Endpoint {
     /// Dialled streams and whom they lead to.
     links: HashMap<FlowId, UpstreamId>,
     devices: HashMap<InstanceId, Device>,
+    /// The devices of a binding beside the one that speaks for it; empty for those that have one device.
+    groups: BTreeMap<BindingId, Group>,
+    /// Bindings that there ever were.
+    lives: u32,
     attached: HashMap<InstanceId, Attached>,
     device_flows: HashMap<FlowId, DeviceFlow>,
     knocks: HashMap<KnockId, Knocking>,
@@ -93,8 +100,8 @@ pub struct Endpoint {
     streams: HashMap<FlowId, Transport>,
     /// What a forwarded request is answered when nobody else answers it.
     failures: HashMap<ServerId, (u16, bytes::Bytes)>,
-    /// Requests of dialogs that wait for a device to come back.
-    away: HashMap<InstanceId, Vec<away::Waiting>>,
+    /// Requests of dialogs that wait for a peer to come back.
+    away: HashMap<away::Absent, Vec<away::Waiting>>,
     calls: HashMap<CallId, Hold>,
     calls_of: HashMap<InstanceId, Vec<CallId>>,
     announced: HashMap<BindingId, Announced>,
@@ -122,8 +129,8 @@ enum Timer {
     Leave(UpstreamId, FlowId),
     /// Nobody can use this stream any more.
     Linger(FlowId),
-    /// A request has waited long enough for its device to come back.
-    Away(InstanceId),
+    /// A request has waited long enough for its peer to come back.
+    Away(away::Absent),
     /// Nothing more can come for a call.
     Forget(CallId),
     Page(PageId),
@@ -155,8 +162,8 @@ enum ClientOwner {
 enum ServerOwner {
     Call(CallId),
     Forwarded(BranchId),
-    /// A request that waits for its device, and the branch that it will have.
-    Kept(InstanceId, BranchId),
+    /// A request that waits for its peer, and the branch that it will have.
+    Kept(away::Absent, BranchId),
     Nobody,
 }
 
@@ -181,6 +188,8 @@ impl Endpoint {
             names: BTreeSet::new(),
             links: HashMap::new(),
             devices: HashMap::new(),
+            groups: BTreeMap::new(),
+            lives: 0,
             attached: HashMap::new(),
             device_flows: HashMap::new(),
             knocks: HashMap::new(),
@@ -213,17 +222,16 @@ impl Endpoint {
             Input::Addresses { upstream, addresses } => self.on_addresses(upstream, addresses),
             Input::Closed(flow) => self.on_closed(now, flow),
             Input::Bind(new) => self.on_bind(now, *new),
-            Input::Unbind { binding, deadline } => self.on_unbind(now, binding, deadline),
-            Input::Supersede { binding, deadline } => self.on_supersede(now, binding, deadline),
-            Input::Yield(binding) => self.on_yield(now, binding),
-            Input::Suspend(binding) => self.on_aim(now, binding, crate::registration::Goal::Silent),
-            Input::Resume(binding) => self.on_aim(now, binding, crate::registration::Goal::Registered),
-            Input::Answer { binding, authorization } => self.on_answer(now, binding, authorization),
+            Input::Unbind { instance, deadline } => self.on_unbind(now, instance, deadline),
+            Input::Yield(instance) => self.on_yield(now, instance),
+            Input::Suspend(instance) => self.on_presence(now, instance, true),
+            Input::Resume(instance) => self.on_presence(now, instance, false),
+            Input::Answer { binding, instance, authorization } => self.on_answer(now, binding, instance, authorization),
             Input::Admit { knock, granted } => self.on_admit(now, knock, granted),
             Input::Announce { instance, from, name } => self.on_announce(now, instance, from, name),
-            Input::Ring(call) => self.on_ring(now, call),
+            Input::Ring { call, instance } => self.on_ring(now, call, instance),
             Input::Decline(call) => self.end_call(now, call, CallState::Declined, 603),
-            Input::GiveUp(call) => self.on_give_up(now, call),
+            Input::GiveUp { call, instance } => self.on_give_up(now, call, instance),
             Input::Paged { page, instance, kept } => self.on_paged(now, page, instance, kept),
             Input::EndCalls => self.on_end_calls(now),
             Input::Way { passage, way } => self.on_way(now, passage, way),
@@ -246,7 +254,7 @@ impl Endpoint {
                 Timer::Announced(call) => self.on_announced_due(now, call),
                 Timer::Leave(upstream, flow) => self.on_leave_due(upstream, flow),
                 Timer::Linger(flow) => self.outputs.push_back(Output::Close(flow)),
-                Timer::Away(instance) => self.on_away_due(now, instance),
+                Timer::Away(who) => self.on_away_due(now, who),
                 Timer::Forget(call) => self.forget_call(call),
                 Timer::Page(page) => self.on_page_due(now, page),
                 Timer::Passage(passage) => self.on_passage_due(now, passage),
@@ -313,6 +321,7 @@ impl Endpoint {
             bindings: self.bindings.len(),
             upstreams: self.upstreams.len(),
             devices: self.devices.len(),
+            shared: self.groups.len(),
             attached: self.attached.len(),
             flows: self.links.len() + self.streams.len() + self.device_flows.len(),
             knocks: self.knocks.len(),

@@ -24,7 +24,7 @@ const NAME_CHARS: usize = 256;
 impl Endpoint {
     pub(super) fn on_page(&mut self, now: Instant, reply: FlowId, request: Message, binding: BindingId) {
         let members = self.members(binding);
-        let Some(&first) = members.first() else { return };
+        let Some(&first) = members.first() else { return self.refuse(now, reply, &request, 480) };
         if let Some((status, end)) = self.judge_page(now, &request, &members) {
             self.event(Event::PageEnded { instance: first, end });
             return self.end_page(now, reply, &request, status);

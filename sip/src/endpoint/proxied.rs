@@ -12,9 +12,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use super::away::Absent;
 use super::devices::Attached;
 use super::passages::{Passage, Passages};
-use super::{Endpoint, Event, Source, Timer};
+use super::{Endpoint, Event, Side, Source, Timer};
 use crate::edge::forward;
 use crate::edge::push_proxy::{self, Asked, PushContact, RENEW_BEFORE, Wish};
 use crate::id::{BindingId, FlowId, InstanceId, UpstreamId};
@@ -216,7 +217,7 @@ impl Endpoint {
             let attached = Attached { flow: source.flow, transport: source.transport, contact: "".into(), expires_at };
             self.attach(now, instance, attached);
             self.offer_all(now, instance);
-            self.send_kept(now, instance);
+            self.send_kept(now, Absent::Device(instance));
         }
     }
 
@@ -312,6 +313,14 @@ impl Endpoint {
         self.event(Event::ProxiedEnded { instance, end });
     }
 
+    /// The registration that a request names by our own Path and that is not known here: one that another node, or an earlier
+    /// run, may have written down. Whoever asks may adopt it and hand the request in afterwards.
+    pub fn missing_path(&self, request: &Message) -> Option<InstanceId> {
+        let beyond = request.is_request() && request.method() != Some(Method::Ack);
+        let named = beyond.then(|| push_proxy::own_path(&self.token_key, request)).flatten();
+        named.filter(|instance| !self.proxied.knows(*instance))
+    }
+
     /// A request that came back by our Path.
     pub(super) fn on_path_request(
         &mut self,
@@ -350,7 +359,7 @@ impl Endpoint {
                     Some(way) => self.forward(now, reply, &request, 1, way),
                     None => {
                         self.call_back(now, instance);
-                        self.keep(now, reply, &request, instance, 1);
+                        self.keep(now, reply, &request, Side::Upstream, instance, 1);
                     }
                 },
             },

@@ -115,7 +115,7 @@ impl Endpoint {
             ServerOwner::Forwarded(branch) => {
                 self.transactions.cancel(now, branch, forward::reason(cancel).as_deref());
             }
-            ServerOwner::Kept(instance, branch) => self.cancel_kept(now, instance, branch),
+            ServerOwner::Kept(who, branch) => self.cancel_kept(now, who, branch),
             ServerOwner::Nobody => {}
         }
     }

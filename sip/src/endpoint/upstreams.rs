@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::away::Absent;
 use super::better::Trial;
 use super::{Endpoint, Event, Output, Timer, Transport};
 use crate::flow::{KeepAlive, Pulse, back_off, stun};
@@ -297,6 +298,7 @@ impl Endpoint {
         }
         self.timers.set(at, Timer::Upstream(id));
         self.take_turns(now, id);
+        self.send_kept(now, Absent::Server(id));
         self.send_waiting(now, id);
     }
 
@@ -316,7 +318,9 @@ impl Endpoint {
         let bindings = &self.bindings;
         let waiting = upstream.members.iter().copied().filter(|b| bindings.get(b).is_some_and(|r| r.wants_flow()));
         for binding in waiting.collect::<Vec<_>>() {
-            self.event(Event::RegistrationFailed { binding, failure });
+            if let Some(instance) = self.bindings.get(&binding).map(|registration| registration.instance) {
+                self.event(Event::RegistrationFailed { binding, instance, failure });
+            }
         }
         self.later(now, after, Timer::Upstream(id));
     }

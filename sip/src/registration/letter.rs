@@ -1,7 +1,7 @@
 //! The REGISTER as it is written (RFC 3261 §10.2, RFC 5626 §4.2, RFC 3327 §5.1, RFC 5627 §4.1).
 //!
-//! Invariant: one binding has one Call-ID, one From tag and one Contact for the life of the process, so that a registrar
-//! never keeps two of it.
+//! Invariant: one binding has one Call-ID, one From tag and one Contact from its first REGISTER to its last, so that a
+//! registrar never keeps two of it; one that comes again has another Call-ID, because its CSeq begins anew.
 
 use std::fmt;
 
@@ -34,8 +34,10 @@ pub(super) struct Letter<'a> {
     pub(super) cseq: u32,
     /// Lifetime in seconds; 0 unregisters.
     pub(super) expires: u32,
-    /// `+sip.instance`, unless another binding has it.
-    pub(super) instance: Option<[u8; 16]>,
+    /// Which of the registrations of this Contact it is.
+    pub(super) life: u32,
+    /// `+sip.instance`.
+    pub(super) instance: [u8; 16],
     /// Whether to ask for RFC 5626.
     pub(super) outbound: bool,
     pub(super) answers: &'a [(Place, String)],
@@ -43,7 +45,7 @@ pub(super) struct Letter<'a> {
 
 impl Letter<'_> {
     pub(super) fn write(&self, head: &Letterhead<'_>) -> Bytes {
-        let Self { binding, aor, cseq, expires, .. } = *self;
+        let Self { binding, aor, cseq, life, expires, .. } = *self;
         let (transport, local, epoch) = (head.transport, head.local, head.epoch);
         let rport = if transport == Transport::Udp { ";rport" } else { "" };
         let via = format!("SIP/2.0/{} {local};branch={}{rport}", transport.via(), head.branch);
@@ -53,7 +55,7 @@ impl Letter<'_> {
             .header(Name::MaxForwards, 70)
             .header(Name::From, format_args!("<{aor}>;tag={epoch}"))
             .header(Name::To, format_args!("<{aor}>"))
-            .header(Name::CallId, format_args!("{binding}.{epoch}"))
+            .header(Name::CallId, format_args!("{binding}.{life}.{epoch}"))
             .header(Name::CSeq, format_args!("{cseq} REGISTER"))
             .header(Name::Contact, self.contact(head))
             .header(Name::Expires, expires)
@@ -69,10 +71,8 @@ impl Letter<'_> {
             other => format!(";transport={}", other.param()),
         };
         let mut contact = format!("<sip:{}@{}{param}>", self.binding, head.local);
-        if let Some(instance) = self.instance {
-            contact += &format!(";+sip.instance=\"<urn:uuid:{}>\"", Uuid(instance));
-        }
-        if self.instance.is_some() && self.outbound {
+        contact += &format!(";+sip.instance=\"<urn:uuid:{}>\"", Uuid(self.instance));
+        if self.outbound {
             contact += ";reg-id=1";
         }
         contact + &format!(";expires={}", self.expires)

@@ -28,6 +28,7 @@ impl Walk {
             "sip:alice@example.com".into(),
             [0xab; 16],
             Duration::from_secs(600),
+            1,
             true,
         );
         let mut walk = Self { now: Instant::now(), random: Random::new([1; 32]), registration, branches: 0 };

@@ -102,7 +102,7 @@ fn early_dialogs_of_several_answerers_pass_side_by_side() {
     let mut world = World::registered();
     world.invite("call-1");
     let call = world.wakes()[0].call;
-    world.input(Input::Ring(call));
+    world.input(Input::Ring { call, instance: world.instance });
     world.attach(1);
     let (device, invite) = (world.device(1), world.last("INVITE"));
     let own = world.last("INVITE 180").to().unwrap().tag().unwrap().to_owned();

@@ -40,7 +40,7 @@ fn a_caller_that_heard_ringing_hears_it_again_each_minute() {
     world.invite("call-1");
     let call = world.wakes()[0].call;
     world.advance(seconds(30));
-    world.input(Input::Ring(call));
+    world.input(Input::Ring { call, instance: world.instance });
     world.advance(seconds(59));
     assert_eq!(world.count("INVITE 180"), 1);
     world.advance(seconds(2));
@@ -88,7 +88,7 @@ fn a_caller_that_wants_everything_reliably_hears_only_the_device() {
     let source = world.upstream;
     world.receive(source, &text);
     let call = world.wakes()[0].call;
-    world.input(Input::Ring(call));
+    world.input(Input::Ring { call, instance: world.instance });
     world.advance(seconds(169));
     assert_eq!(world.descriptions(), ["INVITE 100"]);
 }

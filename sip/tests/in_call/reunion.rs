@@ -149,7 +149,7 @@ fn what_waits_is_bounded_and_ends_with_the_instance() {
         dialog.send(&mut world, End::Caller, "INFO", cseq);
     }
     assert_eq!(world.count("INFO 480"), 40 - sip::endpoint::away::WAITING_PER_DEVICE);
-    world.input(Input::Unbind { binding: world.binding, deadline: seconds(3) });
+    world.input(Input::Unbind { instance: world.instance, deadline: seconds(3) });
     assert_eq!(world.count("INFO 480"), 40);
     dialog.send(&mut world, End::Caller, "BYE", 50);
     assert_eq!(world.count("BYE 480"), 1, "nobody comes back");
@@ -165,4 +165,50 @@ fn another_device_finds_nothing_by_the_token() {
     let (stranger, bye) = (world.device(9), dialog.request(End::Device, "BYE", 2, "", b""));
     world.receive_bytes(stranger, &bye);
     assert_eq!(world.descriptions(), ["BYE 403"]);
+}
+
+#[test]
+fn what_a_device_sends_while_the_flow_to_its_server_is_opened_again_goes_by_the_new_one() {
+    // RFC 5626 §4.2.1: the flow is replaced; a BYE must not be lost in between, or the caller talks to nobody.
+    let stream = FlowId::Stream(77);
+    let mut world = World::registered_with(stream, |_| {});
+    let dialog = Dialog::begin(&mut world, "call-1", 200, &[]);
+    dialog.send(&mut world, End::Caller, "ACK", 1);
+    world.sent.clear();
+    world.dial = false;
+    world.input(Input::Closed(stream));
+    let bye = dialog.request(End::Device, "BYE", 2, "", b"");
+    let device = world.device(1);
+    world.receive_bytes(device, &bye);
+    assert_eq!(world.count("BYE"), 0);
+    world.advance(seconds(5));
+    let (upstream, flow) = (crate::world::REGISTRAR, FlowId::Stream(78));
+    world.input(Input::Dialled { upstream, flow, transport: Transport::Tls });
+    assert_eq!(world.sent.last().map(|sent| sent.flow), Some(flow));
+    let forwarded = world.last("BYE");
+    let source = Source { flow, ..world.upstream };
+    world.reply(source, &forwarded, 200, &[], "");
+    assert_eq!(world.count("BYE 200"), 1);
+}
+
+#[test]
+fn a_server_that_cannot_be_reached_again_is_480_to_its_device() {
+    // RFC 4320 §4.2.
+    let stream = FlowId::Stream(77);
+    let mut world = World::registered_with(stream, |_| {});
+    let dialog = Dialog::begin(&mut world, "call-1", 200, &[]);
+    world.dial = false;
+    world.input(Input::Closed(stream));
+    let (device, bye) = (world.device(1), dialog.request(End::Device, "BYE", 2, "", b""));
+    world.receive_bytes(device, &bye);
+    world.advance(seconds(23));
+    assert_eq!(world.count("BYE 480"), 0);
+    world.advance(seconds(2));
+    assert_eq!(world.count("BYE 480"), 1);
+    // It is wiped with its requests, too.
+    let info = dialog.request(End::Device, "INFO", 3, "", b"");
+    world.receive_bytes(device, &info);
+    world.input(Input::Unbind { instance: world.instance, deadline: seconds(3) });
+    world.advance(seconds(4));
+    assert_eq!(world.count("INFO 480"), 1);
 }

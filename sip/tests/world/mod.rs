@@ -44,6 +44,8 @@ pub struct World {
     /// Whether the shell answers challenges and knocks by itself, and dials.
     pub upstream: Source,
     pub dial: bool,
+    /// The tag that whoever answers puts into To.
+    pub tag: &'static str,
     /// Whether a dial that is to avoid an address finds another one.
     pub elsewhere: bool,
 }
@@ -96,6 +98,7 @@ impl World {
             instance: InstanceId::new(0x2222 << 64, ShardTag(0)),
             upstream: Source { flow: upstream, side: Side::Upstream, transport, peer: server_address() },
             dial: true,
+            tag: "peer",
             elsewhere: false,
         }
     }
@@ -127,6 +130,7 @@ impl World {
             upstream: REGISTRAR,
             sip_instance: [0xab; 16],
             register: true,
+            proven: false,
         };
         self.input(Input::Bind(Box::new(new)));
     }
@@ -194,10 +198,10 @@ impl World {
 
     fn on_event(&mut self, event: Event) {
         match &event {
-            Event::Challenged { binding, challenge, nc, cnonce, uri } => {
+            Event::Challenged { binding, instance, challenge, nc, cnonce, uri } => {
                 let known = self.hashes.contains(&challenge.algorithm.hash);
                 let authorization = known.then(|| answer(challenge, "alice", "secret", uri, *nc, cnonce));
-                self.endpoint.handle(self.now, Input::Answer { binding: *binding, authorization });
+                self.endpoint.handle(self.now, Input::Answer { binding: *binding, instance: *instance, authorization });
             }
             Event::Knock { knock, instance, proof } => {
                 let granted = match proof {
@@ -234,7 +238,7 @@ impl World {
             }
         }
         let to = request.text(Name::To).unwrap();
-        let tag = if to.contains(";tag=") || status == 100 { "" } else { ";tag=peer" };
+        let tag = if to.contains(";tag=") || status == 100 { String::new() } else { format!(";tag={}", self.tag) };
         text += &format!("To: {to}{tag}\r\n");
         for (name, value) in headers {
             text += &format!("{name}: {value}\r\n");

@@ -361,11 +361,12 @@ impl World {
         }
     }
 
-    pub(super) fn judge_unbound(&mut self, binding: BindingId) {
+    pub(super) fn judge_unbound(&mut self, instance: InstanceId) {
         let now = self.agenda.now();
-        match self.oracle.leases.get_mut(&binding) {
+        let binding = self.oracle.by_instance.get(&instance).copied();
+        match binding.and_then(|binding| self.oracle.leases.get_mut(&binding)) {
             Some(lease) if lease.unbinding.is_some() && lease.unbound.is_none() => lease.unbound = Some(now),
-            _ => self.wrong(format!("{binding} is unbound, and nobody asked or it was")),
+            _ => self.wrong(format!("{instance} is unbound, and nobody asked or it was")),
         }
     }
 

@@ -193,19 +193,19 @@ impl World {
     fn on_event(&mut self, shard: usize, event: Event) {
         self.trace(shard, b"event", event_kind(&event).as_bytes());
         match event {
-            Event::Challenged { binding, challenge, nc, cnonce, uri } => {
+            Event::Challenged { binding, instance, challenge, nc, cnonce, uri } => {
                 let authorization = self.answer_challenge(binding, &challenge, nc, &cnonce, &uri);
-                self.tell_soon(shard, 3 * MS, Input::Answer { binding, authorization });
+                self.tell_soon(shard, 3 * MS, Input::Answer { binding, instance, authorization });
             }
             Event::Registered { binding, .. } => self.stats.registered += u64::from(self.oracle.lives(binding)),
-            Event::RegistrationFailed { binding, failure } => match failure {
+            Event::RegistrationFailed { binding, failure, .. } => match failure {
                 RegistrationFailure::Refused { .. } => {
                     self.stats.refused += 1;
                     self.agenda.plan(0, Happening::Wipe(binding));
                 }
                 RegistrationFailure::Retry { .. } => self.stats.retried += 1,
             },
-            Event::Unbound { binding, .. } => self.judge_unbound(binding),
+            Event::Unbound { instance, .. } => self.judge_unbound(instance),
             Event::Knock { knock, instance, proof } => {
                 let granted = self.verify(instance, &proof);
                 self.tell_soon(shard, 20 * MS, Input::Admit { knock, granted });
@@ -213,8 +213,12 @@ impl World {
             Event::Wake(call) => self.push(shard, &call),
             Event::Offered(_) => self.stats.offered_at_once += 1,
             Event::Call { call, state, .. } => self.judge_call_state(call, state),
-            Event::Tried { .. } | Event::Attached(_) | Event::Detached(_) => {}
-            Event::Learned { .. } | Event::PublicAddress { .. } => {}
+            Event::Tried { .. }
+            | Event::Attached(_)
+            | Event::Detached(_)
+            | Event::Learned { .. }
+            | Event::PublicAddress { .. }
+            | Event::Ended { .. } => {}
             // Nobody announces calls here.
             Event::Announced(_) => {}
             Event::Refused { .. } => self.stats.invites_refused += 1,
@@ -265,7 +269,10 @@ impl World {
             _ => return self.push_fails(shard, call, verdict),
         };
         if self.random.between(0, 99) < 95 {
-            self.agenda.plan(verdict, Happening::Tell { shard, input: Input::Ring(call.call) });
+            self.agenda.plan(
+                verdict,
+                Happening::Tell { shard, input: Input::Ring { call: call.call, instance: call.instance } },
+            );
         }
         self.agenda.plan(arrives, Happening::PushArrives { slot, deadline });
     }
@@ -274,8 +281,14 @@ impl World {
         self.stats.pushes_lost += 1;
         match self.random.between(0, 9) {
             // Accepted, and never delivered.
-            0..7 => self.agenda.plan(verdict, Happening::Tell { shard, input: Input::Ring(call.call) }),
-            7..9 => self.agenda.plan(verdict, Happening::Tell { shard, input: Input::GiveUp(call.call) }),
+            0..7 => self.agenda.plan(
+                verdict,
+                Happening::Tell { shard, input: Input::Ring { call: call.call, instance: call.instance } },
+            ),
+            7..9 => self.agenda.plan(
+                verdict,
+                Happening::Tell { shard, input: Input::GiveUp { call: call.call, instance: call.instance } },
+            ),
             _ => {}
         }
     }
@@ -317,7 +330,7 @@ fn event_kind(event: &Event) -> String {
         Event::PublicAddress { upstream, address } => format!("public {} {address}", upstream.0),
         Event::Tried { upstream, moved } => format!("tried {} {moved}", upstream.0),
         Event::RegistrationFailed { failure, .. } => format!("failed {failure:?}"),
-        Event::Unbound { binding, confirmed } => format!("unbound {binding} {confirmed}"),
+        Event::Unbound { instance, confirmed, shared } => format!("unbound {instance} {confirmed} {shared}"),
         Event::Knock { instance, .. } => format!("knock {instance}"),
         Event::Attached(instance) => format!("attached {instance}"),
         Event::Detached(instance) => format!("detached {instance}"),
@@ -325,6 +338,7 @@ fn event_kind(event: &Event) -> String {
         Event::Announced(call) => format!("announced {}", call.call),
         Event::Offered(call) => format!("offered {}", call.call),
         Event::Call { call, state, woke_after, .. } => format!("call {call} {state:?} {woke_after:?}"),
+        Event::Ended { call, state } => format!("ended {call} {state:?}"),
         Event::Refused { status } => format!("refused {status}"),
         Event::Missed { call, state } => format!("missed {} {state:?}", call.call),
         Event::Page(page) => format!("page {page:?}"),

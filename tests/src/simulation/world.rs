@@ -233,12 +233,12 @@ impl World {
         match life {
             Life::Enable if current.is_none() && !self.quiet => self.enable(slot),
             Life::Disable(binding) if current == Some(binding) => {
-                self.disable(slot, false);
+                self.disable(slot);
                 let later = self.random.between(MINUTE, 6 * HOUR);
                 self.agenda.plan(later, Happening::Life(slot, Life::Enable));
             }
             Life::Replace(binding) if current == Some(binding) && !self.quiet => {
-                self.disable(slot, true);
+                self.disable(slot);
                 self.enable(slot);
             }
             Life::Presence(binding) if current == Some(binding) => self.change_presence(slot, binding),
@@ -259,16 +259,15 @@ impl World {
         self.slots[slot].lease = Some(lease);
         self.watch(slot, || format!("enabled: {binding}"));
         let number = self.slots[slot].registrar;
-        let mut sip_instance = [0xab; 16];
-        sip_instance[..8].copy_from_slice(&(slot as u64).to_be_bytes());
         let new = NewBinding {
             binding,
             instance,
             aor: format!("sip:u{slot}@r.test").into(),
             registrar: "sip:r.test".into(),
             upstream: UpstreamId(number as u32),
-            sip_instance,
+            sip_instance: instance.to_bytes(),
             register: true,
+            proven: false,
         };
         self.tell(tag.shard(self.plan.shards), Input::Bind(Box::new(new)));
         let (end, life) = match self.random.between(0, 9) {
@@ -283,17 +282,13 @@ impl World {
         self.agenda.plan(presence, Happening::Life(slot, Life::Presence(binding)));
     }
 
-    fn disable(&mut self, slot: usize, replaced: bool) {
+    fn disable(&mut self, slot: usize) {
         let Some(lease) = self.slots[slot].lease.take() else { return };
         self.watch(slot, || format!("disabled: {}", lease.binding));
         self.expect_unbound(lease.binding);
         self.phone_forgets(slot);
-        let (binding, deadline) = (lease.binding, std::time::Duration::from_micros(UNBIND_DEADLINE));
-        let input = match replaced {
-            true => Input::Supersede { binding, deadline },
-            false => Input::Unbind { binding, deadline },
-        };
-        self.tell(binding.tag().shard(self.plan.shards), input);
+        let (instance, deadline) = (lease.instance, std::time::Duration::from_micros(UNBIND_DEADLINE));
+        self.tell(instance.tag().shard(self.plan.shards), Input::Unbind { instance, deadline });
     }
 
     /// The server refused the account: the shell wipes it.
@@ -302,7 +297,7 @@ impl World {
         if self.slots[slot].lease.as_ref().map(|lease| lease.binding) != Some(binding) {
             return;
         }
-        self.disable(slot, false);
+        self.disable(slot);
         let hours = if self.is_hopeless(self.slots[slot].registrar) { 8 } else { 1 };
         let later = self.random.between(MINUTE, hours * HOUR);
         self.agenda.plan(later, Happening::Life(slot, Life::Enable));
@@ -310,10 +305,11 @@ impl World {
 
     fn change_presence(&mut self, slot: usize, binding: BindingId) {
         let now = self.agenda.now();
-        let silent = self.oracle.lease(binding).is_some_and(|lease| !lease.silent);
+        let Some(lease) = self.oracle.lease(binding) else { return };
+        let (instance, silent) = (lease.instance, !lease.silent);
         self.oracle.silence(now, binding, silent);
         self.watch(slot, || format!("in the foreground: {silent}"));
-        let input = if silent { Input::Suspend(binding) } else { Input::Resume(binding) };
+        let input = if silent { Input::Suspend(instance) } else { Input::Resume(instance) };
         self.tell(binding.tag().shard(self.plan.shards), input);
         // Now and then it is gone again before the server has spoken.
         let next = match (silent, self.random.between(0, 4)) {
@@ -327,7 +323,7 @@ impl World {
     fn on_quiet(&mut self) {
         self.quiet = true;
         for slot in 0..self.slots.len() {
-            self.disable(slot, false);
+            self.disable(slot);
         }
         for number in 0..self.registrars.len() {
             self.break_streams(number);

@@ -1,10 +1,10 @@
-//! Several calls, several devices, and calls that come in an awkward moment.
+//! Several calls, and calls that come in an awkward moment.
 
 use std::time::Duration;
 
 use tests::caller::CallOptions;
 use tests::registrar::Behaviour;
-use tests::scene::{OTHER_TOKEN, SOON, Scene};
+use tests::scene::{SOON, Scene};
 use tests::wire::Transport;
 
 use super::Outcome;
@@ -49,41 +49,6 @@ async fn a_second_call_during_the_first_reaches_the_phone_without_a_push() -> Ou
     second.expect_bye(SOON).await?;
     assert_eq!(scene.apns.count(), 1);
     scene.content_with(&[&first, &second], &[&phone])
-}
-
-#[tokio::test]
-async fn of_two_devices_of_one_aor_the_first_answer_wins_and_the_other_is_cancelled() -> Outcome {
-    let scene = Scene::start().await?;
-    let mine = scene.enable().await?;
-    let tablet = scene.enable_as(&scene.wish(OTHER_TOKEN)).await?;
-    let contacts = scene.registrar.await_contacts(&scene.aor(), 2, SOON).await?;
-    // The SIP server forks: one branch for each Contact.
-    let fork = |index: usize| {
-        let contact = &contacts[index];
-        scene.registrar.call_contact(&scene.aor(), &contact.uri, &contact.flow, &CallOptions::default())
-    };
-    let (to_mine, to_tablet) = (fork(0), fork(1));
-    let (a, b) = (scene.push().await?, scene.push().await?);
-    let (push, other) = if a["instance"] == mine.id.as_str() { (a, b) } else { (b, a) };
-    assert_eq!((push["instance"].as_str(), other["instance"].as_str()), (Some(&*mine.id), Some(&*tablet.id)));
-    let (phone, second) = (scene.wake(&mine).await?, scene.wake(&tablet).await?);
-    let (call, ringing) = (phone.next_invite(SOON).await?, second.next_invite(SOON).await?);
-    ringing.ring();
-    to_tablet.expect(180, SOON).await?;
-    scene.answer(&to_mine, &call).await?;
-    to_tablet.cancel_answered_elsewhere().await?;
-    let cancel = ringing.expect_cancel(SOON).await?;
-    assert!(
-        memchr::memmem::find(cancel.head(), b"Call completed elsewhere").is_some(),
-        "the phone shows no missed call: {}",
-        String::from_utf8_lossy(cancel.head())
-    );
-    to_tablet.expect(487, SOON).await?;
-    scene.await_state(&mine, &push, "answered").await?;
-    scene.await_state(&tablet, &other, "answered-elsewhere").await?;
-    to_mine.bye(SOON).await?;
-    assert_eq!((phone.invited(), second.invited(), scene.apns.count()), (1, 1, 2));
-    scene.content_with(&[&to_mine, &to_tablet], &[&phone, &second])
 }
 
 async fn a_call_in_the_moment_of_a_refresh_over(transport: Transport) -> Outcome {

@@ -186,7 +186,7 @@ async fn a_new_push_token_takes_the_place_of_the_old_one_in_the_store_too() -> O
     scene.await_gone(&instance).await?;
     scene.registrar.await_contacts(&scene.aor(), 1, SOON).await?;
     let other = scene.enable().await?;
-    scene.registrar.await_contacts(&scene.aor(), 2, SOON).await?;
+    scene.await_metric("sipwake_instances{state=\"registered\"}", 2.0).await?;
     for (left, instance) in [(1, &again), (0, &other)] {
         assert_eq!(scene.api.disable(instance).await?.status, 200);
         scene.registrar.await_contacts(&scene.aor(), left, SOON).await?;

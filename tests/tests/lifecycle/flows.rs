@@ -52,7 +52,7 @@ async fn a_server_that_stops_answering_pings_over_tls_is_noticed_and_registered_
 
 /// A server on UDP whose challenge makes the answer too large for a datagram; the transports of its REGISTERs.
 async fn with_a_large_answer(transports: &[Transport]) -> Result<Vec<Transport>, tests::board::Missed> {
-    let wordy = |settings: &mut Settings| settings.nonce_length = 1_500;
+    let wordy = |settings: &mut Settings| settings.nonce_length = 900;
     let mut scene = Scene::between(wordy, |setup| setup.transports = transports.to_vec()).await?;
     scene.transport = Transport::Udp;
     let instance = scene.enable().await?;

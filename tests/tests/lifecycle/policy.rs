@@ -39,28 +39,38 @@ async fn a_restart_asks_the_sip_server_no_faster_than_the_operator_says() -> Out
     const INSTANCES: usize = 12;
     const PER_SECOND: usize = 4;
     let redis = RedisServer::start();
-    let mut scene = Scene::with(|setup| {
+    // Each is an account of its own: the devices of one account are one registration.
+    let users: Vec<String> = (0..INSTANCES).map(|number| format!("user{number}")).collect();
+    let further = |server: &mut tests::registrar::Settings| {
+        server.users.extend(users.iter().map(|user| (user.clone(), "wonderland".to_owned())));
+    };
+    let mut scene = Scene::between(further, |setup| {
         setup.store = redis.url();
         setup.upstream = format!("registrations_per_second = {PER_SECOND}\n");
     })
     .await?;
-    for number in 0..INSTANCES {
-        let token = format!("{number:02x}{}", &OTHER_TOKEN[2..]);
-        scene.enable_as(&scene.wish(&token)).await?;
+    for (number, user) in users.iter().enumerate() {
+        let mut wish = scene.wish(&format!("{number:02x}{}", &OTHER_TOKEN[2..]));
+        wish["account"]["aor"] = scene.registrar.aor(user).into();
+        wish["account"]["auth_username"] = user.as_str().into();
+        scene.enable_as(&wish).await?;
     }
+    let all = |scene: &Scene| -> Vec<tests::registrar::RegisterSeen> {
+        users.iter().flat_map(|user| scene.registrar.registers(&scene.registrar.aor(user))).collect()
+    };
     scene.relay.kill_9().await?;
     scene.registrar.forget();
-    let seen = scene.registrar.registers(&scene.aor()).len();
     let began = Instant::now();
     scene.relay.restart().await?;
-    scene.registrar.await_contacts(&scene.aor(), INSTANCES, SOON * 3).await?;
+    for user in &users {
+        scene.registrar.await_contacts(&scene.registrar.aor(user), 1, SOON * 3).await?;
+    }
     // Each core has its share of the pace, and one core has at least its share of the instances: the last of them cannot
     // have begun earlier than this. What a slow machine adds is no fault.
     let shards = available_parallelism().map_or(1, Into::into);
     let (pace, most) = ((PER_SECOND / shards).max(1), INSTANCES.div_ceil(shards));
     let least = Duration::from_secs(1) * (most - 1) as u32 / pace as u32;
-    let registers = scene.registrar.registers(&scene.aor());
-    let last = registers[seen..].iter().filter(|it| it.status == Some(200)).map(|it| it.at).max();
+    let last = all(&scene).iter().filter(|it| it.status == Some(200)).map(|it| it.at).max();
     let took = last.expect("they are registered").duration_since(began);
     assert!(took >= least, "{INSTANCES} were registered in {took:?}, not in {least:?} or more");
     Ok(())

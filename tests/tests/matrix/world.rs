@@ -9,7 +9,8 @@ use tests::api_client::Instance;
 use tests::board::Missed;
 use tests::caller::{CallOptions, Caller};
 use tests::phone::{IncomingCall, Phone};
-use tests::scene::{OTHER_TOKEN, SOON, Scene};
+use tests::push_phone::{PushPhone, Service};
+use tests::scene::{OTHER_TOKEN, SOON, Scene, TOKEN};
 use tests::wire::Transport;
 
 use super::Outcome;
@@ -24,6 +25,8 @@ const NOBODY: (&str, &str) = ("dora", "explorer");
 pub enum Mode {
     /// The relay holds the credentials and registers.
     Credentials,
+    /// The device registers through the relay, which holds none (RFC 8599).
+    PushProxy,
 }
 
 /// One combination.
@@ -47,7 +50,15 @@ impl fmt::Display for Cell {
 pub struct World {
     pub cell: Cell,
     pub scene: Scene,
-    alice: Instance,
+    alice: Alice,
+}
+
+/// Alice's device while it sleeps.
+enum Alice {
+    /// It has lent the account.
+    Lent(Instance),
+    /// It registers by itself.
+    Own(Box<PushPhone>),
 }
 
 impl World {
@@ -59,13 +70,23 @@ impl World {
         })
         .await?;
         (scene.transport, scene.edge) = (cell.upstream, cell.device);
-        let alice = scene.enable().await?;
-        let mut wish = scene.wish(OTHER_TOKEN);
-        let (user, password) = NOBODY;
-        wish["account"]["aor"] = json!(scene.registrar.aor(user));
-        wish["account"]["auth_username"] = json!(user);
-        wish["account"]["password"] = json!(password);
-        scene.enable_as(&wish).await?;
+        let alice = match cell.mode {
+            Mode::Credentials => {
+                lend_nobodys(&scene).await?;
+                Alice::Lent(scene.enable().await?)
+            }
+            Mode::PushProxy => {
+                let phone = scene.push_phone(&Service::ApnsVoip(TOKEN.to_owned()));
+                let mut nobodys = phone.clone().woken_by(&Service::ApnsVoip(OTHER_TOKEN.to_owned())).another_device();
+                let (user, password) = NOBODY;
+                nobodys.settings.aor = scene.registrar.aor(user);
+                (nobodys.settings.username, nobodys.settings.password) = (user.to_owned(), password.to_owned());
+                nobodys.register_and_sleep(SOON).await?;
+                phone.register_and_sleep(SOON).await?;
+                Alice::Own(Box::new(phone))
+            }
+        };
+        scene.await_metric("sipwake_edge_flows", 0.0).await?;
         Ok(Self { cell, scene, alice })
     }
 
@@ -94,7 +115,10 @@ impl World {
 
     /// Alice's device wakes: it has a connection and is registered.
     pub async fn wake(&self) -> Result<Phone, Missed> {
-        self.scene.wake(&self.alice).await
+        match &self.alice {
+            Alice::Lent(instance) => self.scene.wake(instance).await,
+            Alice::Own(phone) => phone.wake(SOON).await.map(|(phone, _)| phone),
+        }
     }
 
     /// Alice's device falls asleep, and the relay knows.
@@ -113,9 +137,12 @@ impl World {
         self.sleep(phone).await
     }
 
-    /// The relay tells Alice's device that a call stands so.
+    /// The relay tells Alice's device that a call stands so; it has no secret to ask with where it lent nothing.
     pub async fn told(&self, push: &Value, state: &str) -> Outcome {
-        self.scene.await_state(&self.alice, push, state).await
+        match &self.alice {
+            Alice::Lent(instance) => self.scene.await_state(instance, push, state).await,
+            Alice::Own(_) => Ok(()),
+        }
     }
 
     /// A call wakes Alice's device; it has the INVITE and has answered nothing.
@@ -133,4 +160,14 @@ impl World {
         self.scene.answer(&caller, &call).await?;
         Ok((caller, push, phone, call))
     }
+}
+
+/// Push is enabled for the account whose device never comes.
+async fn lend_nobodys(scene: &Scene) -> Outcome {
+    let mut wish = scene.wish(OTHER_TOKEN);
+    let (user, password) = NOBODY;
+    wish["account"]["aor"] = json!(scene.registrar.aor(user));
+    wish["account"]["auth_username"] = json!(user);
+    wish["account"]["password"] = json!(password);
+    scene.enable_as(&wish).await.map(drop)
 }

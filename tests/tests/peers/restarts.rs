@@ -38,12 +38,12 @@ async fn two_devices_of_one_account_both_return_after_a_crash_and_both_are_woken
     let first = world.enable().await;
     let first_token = std::mem::replace(&mut world.push_token, new_push_token("apns"));
     world.keep("the other push token", &world.push_token.clone());
-    let second = world.enable().await;
+    let second = world.enable_another().await;
     assert_ne!(first.id, second.id);
     world.relay.kill_9().await.unwrap();
     world.kamailio.forget(&world.user).await.unwrap();
     world.restart().await;
-    world.kamailio.await_location(&world.user, 2, SOON).await.unwrap();
+    world.kamailio.await_location(&world.user, 1, SOON).await.unwrap();
 
     let caller = world.call(Scenario::CallerHangsUp);
     let mut woken: Vec<String> = Vec::new();
@@ -61,7 +61,7 @@ async fn two_devices_of_one_account_both_return_after_a_crash_and_both_are_woken
     // The other device comes late: the call is no longer its own.
     let late = world.wake(&first).await;
     assert_eq!((late.rung(), world.pushes()), (0, 2));
-    world.disable(&first).await;
+    world.leave(&first).await;
     world.disable(&second).await;
     world.end().await;
 }

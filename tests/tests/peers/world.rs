@@ -174,6 +174,13 @@ impl World {
     /// Enables push for the account: 201, and Kamailio has the relay's Contact.
     pub async fn enable(&mut self) -> Instance {
         let already = self.location().await.len();
+        let instance = self.enable_another().await;
+        self.kamailio.await_location(&self.user, already + 1, SOON).await.unwrap();
+        instance
+    }
+
+    /// Enables push for one more device of the account, which shares the relay's Contact: 201.
+    pub async fn enable_another(&mut self) -> Instance {
         let answer = self.api.enable(&self.wish()).await.unwrap();
         assert_eq!(answer.status, 201, "{}\n{}", answer.text(), self.relay.log());
         let json = answer.json();
@@ -192,7 +199,6 @@ impl World {
         assert_eq!(instance.edge, format!("sip:{}:{port};transport=tls", self.plan.edge_host));
         self.keep("the instance's secret", &instance.secret);
         self.keep_ha1("the instance's", &instance.id, "sipwake", &instance.secret.clone());
-        self.kamailio.await_location(&self.user, already + 1, SOON).await.unwrap();
         instance
     }
 
@@ -260,14 +266,27 @@ impl World {
     /// Disables push: the receipt is right and signed by this relay's keyring, and Kamailio has no Contact of it.
     pub async fn disable(&self, instance: &Instance) {
         let before = self.location().await.len();
+        self.end_push(instance, true).await;
+        self.kamailio.await_location(&self.user, before - 1, SOON).await.unwrap();
+    }
+
+    /// Disables push for one of several devices: the others keep the Contact.
+    pub async fn leave(&self, instance: &Instance) {
+        let before = self.location().await;
+        self.end_push(instance, false).await;
+        let after = self.location().await;
+        assert_eq!(after.len(), before.len());
+        assert_eq!(after[0].uri, before[0].uri);
+    }
+
+    async fn end_push(&self, instance: &Instance, unregistered: bool) {
         let answer = self.api.disable(instance).await.unwrap();
         assert_eq!(answer.status, 200, "{}", answer.text());
         let receipt: Receipt = serde_json::from_value(answer.json()).unwrap();
         assert_eq!((receipt.instance.as_str(), receipt.reason.as_str()), (instance.id.as_str(), "disabled"));
-        assert!(receipt.unregistered);
+        assert_eq!(receipt.unregistered, unregistered);
         let keyring = Keyring::open(&self.authority.directory().join("keyring")).unwrap();
         verify_receipt(&receipt, &keyring.receipt_public_key()).unwrap();
-        self.kamailio.await_location(&self.user, before - 1, SOON).await.unwrap();
         assert_eq!(self.api.disable(instance).await.unwrap().status, 404);
         assert_eq!(self.api.read(instance).await.unwrap().status, 404);
     }

@@ -7,6 +7,8 @@ use tests::fcm::Answer;
 use tests::push_phone::{Service, sleep};
 use tests::redis_server::RedisServer;
 use tests::registrar::Behaviour;
+use tests::relay_process::RelayProcess;
+use tests::relay_setup::Ports;
 use tests::scene::{FCM_TOKEN, OTHER_TOKEN, SOON, Scene, TOKEN, text};
 
 use crate::calls::android;
@@ -40,6 +42,44 @@ async fn a_relay_that_was_killed_still_wakes_a_phone_that_lent_nothing() -> Outc
     scene.answer(&caller, &call).await?;
     caller.bye(SOON).await?;
     call.expect_bye(SOON).await?;
+    scene.content_with(&[&caller], &[&device])
+}
+
+/// While a node is away another one takes its records over; but the SIP servers go on calling by the Path that names it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_comes_back_serves_its_paths_though_another_one_has_their_records() -> Outcome {
+    let redis = RedisServer::start();
+    let url = redis.url();
+    let mut scene = Scene::with(move |setup| setup.store = url).await?;
+    let phone = scene.push_phone(&android());
+    phone.register_and_sleep(SOON).await?;
+    stored(&scene, &redis, 1).await?;
+    scene.relay.kill_9().await?;
+    let mut setup = scene.relay.setup().clone();
+    setup.ports = Ports::default();
+    let other = RelayProcess::start(setup).await?;
+    // A node is believed dead after a lease of silence, and another one of watching.
+    let taken = || async { other.metric(REGISTRATIONS).await.filter(|count| *count > 0.5) };
+    let again = async {
+        while taken().await.is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(SOON * 9, again).await.map_err(|_| Missed::new("a takeover", other.log()))?;
+    scene.relay.restart().await?;
+    assert_eq!(scene.relay.metric(REGISTRATIONS).await, Some(0.0));
+    let caller = scene.registrar.call_by_path(&scene.aor(), &CallOptions::default()).await?;
+    let pushed = scene.until("a call's push", || async {
+        let push = scene.fcm.next_push(std::time::Duration::from_secs(1)).await?.payload;
+        (push["event"] == "call").then_some(push)
+    });
+    assert_eq!(pushed.await?["edge"], scene.relay.edge_address().to_string());
+    let (device, _) = phone.wake(SOON).await?;
+    let call = device.next_invite(SOON).await?;
+    scene.answer(&caller, &call).await?;
+    caller.bye(SOON).await?;
+    call.expect_bye(SOON).await?;
+    scene.await_metric(REGISTRATIONS, 1.0).await?;
     scene.content_with(&[&caller], &[&device])
 }
 
