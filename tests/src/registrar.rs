@@ -22,6 +22,7 @@ use crate::leg::{Appearance, Leg};
 use crate::lines::{Lines, first_line};
 use crate::location::Location;
 pub use crate::location::{Binding, aor_of};
+use crate::ports;
 use crate::wire::{self, Datagrams, Event, Flow, Handler, Tasks, Transport};
 
 /// How the stand-in is set up.
@@ -39,6 +40,10 @@ pub struct Settings {
     pub shortest: u32,
     /// Who issues its TLS certificate; without one, TLS is off.
     pub authority: Option<Authority>,
+    /// The letters of a nonce.
+    pub nonce_length: usize,
+    /// The Flow-Timer that it promises, in seconds (RFC 5626 §5.4).
+    pub flow_timer: Option<u32>,
     /// The names in the certificate; the domain and loopback unless told.
     pub certified: Option<Vec<String>>,
     /// The most Contacts that an AOR may have; a REGISTER that would make more is 403.
@@ -54,6 +59,8 @@ impl Default for Settings {
             longest: 600,
             shortest: 1,
             authority: None,
+            nonce_length: 32,
+            flow_timer: None,
             certified: None,
             contacts: usize::MAX,
         }
@@ -117,6 +124,8 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
+    /// Keep-alives get no answer.
+    deaf: bool,
     location: Location,
     behaviours: BTreeMap<String, Vec<Behaviour>>,
     registers: Vec<RegisterSeen>,
@@ -145,8 +154,10 @@ impl Registrar {
                 inner.handle(event);
             }
         });
-        let udp = Datagrams::bind(&tasks, handler.clone()).await?;
-        let tcp = wire::listen(&tasks, None, handler.clone()).await?;
+        // One port for both: what is too large for a datagram comes by TCP to where the datagrams go (RFC 3261 §18.1.1).
+        let port = ports::free();
+        let udp = Datagrams::bind_at(port, &tasks, handler.clone()).await?;
+        let tcp = wire::listen_at(port, &tasks, None, handler.clone()).await?;
         let tls = match &settings.authority {
             None => None,
             Some(authority) => {
@@ -327,6 +338,11 @@ impl Registrar {
         Caller::start(leg, options.record_route.then_some(route.as_str()), options)
     }
 
+    /// Leaves keep-alives without an answer from now on, or answers them again.
+    pub fn be_deaf(&self, deaf: bool) {
+        self.0.board.change(|state| state.deaf = deaf);
+    }
+
     /// Cuts every connection that a binding was registered on; the bindings stay.
     pub fn drop_flows(&self) {
         self.0.board.read(|state| state.location.all()).iter().for_each(|binding| binding.flow.drop_connection());
@@ -387,7 +403,9 @@ impl Inner {
         match event {
             Event::Message(flow, message) => self.on_message(&flow, message),
             Event::Ping(flow, answer) => {
-                flow.send(&answer);
+                if !self.board.read(|state| state.deaf) {
+                    flow.send(&answer);
+                }
                 self.board.change(|state| *state.pings.entry(flow.id()).or_default() += 1);
             }
             Event::Garbage(flow, _) => {
@@ -524,12 +542,19 @@ impl Inner {
         for binding in bindings {
             verdict = verdict.with("Contact", binding.listed());
         }
+        if let Some(seconds) = self.settings.flow_timer {
+            verdict = verdict.with("Flow-Timer", seconds);
+        }
         verdict
     }
 
     fn challenge(&self, state: &mut State, stale: bool) -> Verdict {
         let mut verdict = Verdict::refused(401, false);
-        let nonce = token() + &token();
+        let mut nonce = String::new();
+        while nonce.len() < self.settings.nonce_length {
+            nonce += &token();
+        }
+        nonce.truncate(self.settings.nonce_length);
         state.nonces.insert(nonce.clone(), 0);
         let (realm, stale) = (&self.settings.domain, if stale { ", stale=true" } else { "" });
         for algorithm in &self.settings.algorithms {

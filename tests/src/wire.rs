@@ -187,7 +187,15 @@ impl Datagrams {
     /// # Errors
     /// When the socket cannot be bound.
     pub async fn bind(tasks: &Tasks, handler: Handler) -> io::Result<Self> {
-        let socket = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?);
+        Self::bind_at(0, tasks, handler).await
+    }
+
+    /// Binds this port of 127.0.0.1; 0 takes a free one.
+    ///
+    /// # Errors
+    /// When the socket cannot be bound.
+    pub async fn bind_at(port: u16, tasks: &Tasks, handler: Handler) -> io::Result<Self> {
+        let socket = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).await?);
         let local = socket.local_addr()?;
         let reader = Self { socket: socket.clone(), local };
         tasks.own(tokio::spawn(async move { reader.read(handler).await }).abort_handle());
@@ -260,7 +268,20 @@ pub async fn listen(
     tls: Option<Arc<rustls::ServerConfig>>,
     handler: Handler,
 ) -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    listen_at(0, tasks, tls, handler).await
+}
+
+/// The same on this port; 0 takes a free one.
+///
+/// # Errors
+/// When the socket cannot be bound.
+pub async fn listen_at(
+    port: u16,
+    tasks: &Arc<Tasks>,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    handler: Handler,
+) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
     let local = listener.local_addr()?;
     let owner = Arc::downgrade(tasks);
     let accept = async move {

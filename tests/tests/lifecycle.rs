@@ -15,6 +15,8 @@ use tests::wire::Transport;
 
 #[path = "lifecycle/ends.rs"]
 mod ends;
+#[path = "lifecycle/flows.rs"]
+mod flows;
 #[path = "lifecycle/ha1.rs"]
 mod ha1;
 #[path = "lifecycle/lease.rs"]

@@ -1,0 +1,81 @@
+//! The flow toward a SIP server: kept alive, noticed when it is dead, and passed by what is too large for it.
+
+use std::time::Duration;
+
+use sip::message::Name;
+use tests::registrar::Settings;
+use tests::scene::{SOON, Scene};
+use tests::wire::Transport;
+
+use super::Outcome;
+use super::registrations::rings;
+
+/// Keep-alives go at least this often when the server promises Flow-Timer: 15, and a dead flow is known 10 s later.
+const PULSE: Duration = Duration::from_secs(90);
+
+async fn a_dead_flow_is_replaced_over(transport: Transport) -> Outcome {
+    let impatient = |settings: &mut Settings| settings.flow_timer = Some(15);
+    let mut scene = Scene::between(impatient, |setup| setup.transports = vec![Transport::Tls, transport]).await?;
+    scene.transport = transport;
+    let instance = scene.enable().await?;
+    let aor = scene.aor();
+    // STUN over UDP, double CRLF on a stream; both are answered.
+    scene.registrar.await_pings(&aor, 1, PULSE).await?;
+    let before = scene.registrar.registers(&aor);
+    scene.registrar.be_deaf(true);
+    let again = scene.registrar.await_registers(&aor, before.len() + 1, PULSE).await?;
+    scene.registrar.be_deaf(false);
+    if transport != Transport::Udp {
+        assert_ne!(again.flow.id(), before[0].flow.id(), "by another connection");
+    }
+    let via = again.request.via().expect("a Via");
+    assert_eq!(via.params.get("rport").is_some(), transport == Transport::Udp, "RFC 3581");
+    assert_eq!(again.request.call_id(), before[0].request.call_id(), "the same binding");
+    scene.registrar.await_contacts(&aor, 1, SOON).await?;
+    rings(&scene, &instance).await
+}
+
+#[tokio::test]
+async fn a_server_that_stops_answering_stun_over_udp_is_noticed_and_registered_at_anew() -> Outcome {
+    a_dead_flow_is_replaced_over(Transport::Udp).await
+}
+
+#[tokio::test]
+async fn a_server_that_stops_answering_pings_over_tcp_is_noticed_and_registered_at_anew() -> Outcome {
+    a_dead_flow_is_replaced_over(Transport::Tcp).await
+}
+
+#[tokio::test]
+async fn a_server_that_stops_answering_pings_over_tls_is_noticed_and_registered_at_anew() -> Outcome {
+    a_dead_flow_is_replaced_over(Transport::Tls).await
+}
+
+/// A server on UDP whose challenge makes the answer too large for a datagram; the transports of its REGISTERs.
+async fn with_a_large_answer(transports: &[Transport]) -> Result<Vec<Transport>, tests::board::Missed> {
+    let wordy = |settings: &mut Settings| settings.nonce_length = 900;
+    let mut scene = Scene::between(wordy, |setup| setup.transports = transports.to_vec()).await?;
+    scene.transport = Transport::Udp;
+    let instance = scene.enable().await?;
+    let registers = scene.registrar.registers(&scene.aor());
+    for register in &registers {
+        let via = register.request.elements(Name::Via).next().unwrap_or_default().to_owned();
+        assert!(via.contains(register.flow.transport().via()), "{via}");
+    }
+    rings(&scene, &instance).await?;
+    Ok(registers.iter().map(|register| register.flow.transport()).collect())
+}
+
+#[tokio::test]
+async fn a_request_over_1300_bytes_goes_by_tcp_to_a_server_on_udp() -> Outcome {
+    // RFC 3261 §18.1.1.
+    let went = with_a_large_answer(&[Transport::Tls, Transport::Tcp, Transport::Udp]).await?;
+    assert_eq!(went, [Transport::Udp, Transport::Tcp]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn where_the_operator_forbids_tcp_a_large_request_goes_by_udp_all_the_same() -> Outcome {
+    let went = with_a_large_answer(&[Transport::Tls, Transport::Udp]).await?;
+    assert_eq!(went, [Transport::Udp, Transport::Udp]);
+    Ok(())
+}
