@@ -129,6 +129,23 @@ impl Stage {
         }
     }
 
+    /// The next pushes are of these events, each once, in whatever order they arrive.
+    ///
+    /// # Errors
+    /// [`Missed`] when another comes, or none.
+    pub async fn pushes(&self, events: &[&str]) -> Result<(), Missed> {
+        let mut awaited = events.to_vec();
+        while !awaited.is_empty() {
+            let awaits = || format!("pushes: {}", awaited.join(", "));
+            let push = self.fcm.next_push(STEP).await.ok_or_else(|| Missed::new(awaits(), "none"))?;
+            let Some(at) = awaited.iter().position(|event| push.payload["event"] == *event) else {
+                return Err(Missed::new(awaits(), push.payload.to_string()));
+            };
+            awaited.swap_remove(at);
+        }
+        Ok(())
+    }
+
     /// The call of a push is in this state.
     ///
     /// # Errors

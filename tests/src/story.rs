@@ -96,14 +96,14 @@ impl Story<'_> {
         caller.cancel().await?;
         caller.expect(487, STEP).await?;
         self.stage.expect_state(instance, &push, "cancelled").await?;
-        self.stage.push("call-ended").await?;
+        self.stage.pushes(&["call-ended", "missed-call"]).await?;
         let phone = self.stage.wake(instance).await?;
         // What the relay sends on this flow stands in order: an INVITE would be here before the answer to the ping.
         phone.ping(STEP).await?;
         if phone.invited() > 0 {
             return Err(Missed::new("a phone that does not ring", "an INVITE"));
         }
-        self.say("Bob calls and gives up while the phone wakes: 487; the phone comes late, asks, and does not ring");
+        self.say("Bob calls and gives up while the phone wakes: 487; the phone is told of the missed call, comes late, and does not ring");
         phone.unregister(STEP).await.map(drop)
     }
 

@@ -91,7 +91,8 @@ async fn without_redis_known_accounts_ring_and_enabling_is_503_until_it_returns(
     await_ready_status(&world, 200).await;
     world.redis = Some(redis);
     world.push_token = new_push_token("apns");
-    world.enable().await;
+    world.enable_another().await;
+    assert_eq!(world.location().await.len(), 1, "the devices of one account share a Contact");
     world.end().await;
 }
 
