@@ -45,6 +45,7 @@ pub mod letter;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -204,7 +205,6 @@ pub struct Aside {
 }
 
 /// The registration of one binding.
-#[derive(Debug)]
 pub struct Registration {
     /// The opaque user of the Contact.
     pub binding: BindingId,
@@ -239,6 +239,13 @@ pub struct Registration {
     stands: bool,
     /// RFC 5626 is asked for; not any more after a 439.
     outbound: bool,
+}
+
+impl fmt::Debug for Registration {
+    /// Shows nothing of whose account it is, nor of what its server was shown.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Registration({}, {:?})", self.binding, self.goal)
+    }
 }
 
 impl Registration {

@@ -5,7 +5,7 @@ mod world;
 use std::time::Duration;
 
 use sip::endpoint::*;
-use sip::id::FlowId;
+use sip::id::{CallId, FlowId, ShardTag};
 use sip::message::Name;
 use world::{SDP, World, server_address};
 
@@ -644,4 +644,26 @@ fn a_server_that_closes_every_connection_is_not_hammered() {
     let before = world.dialled;
     world.input(Input::Closed(world.upstream.flow));
     assert_eq!(world.dialled, before + 1);
+}
+
+#[test]
+fn nothing_that_goes_in_or_comes_out_shows_a_secret_or_a_person_when_it_is_printed() {
+    let world = World::new(FlowId::Datagram(server_address()));
+    let (binding, instance) = (world.binding, world.instance);
+    let call = IncomingCall {
+        call: CallId::new(1, ShardTag(0)),
+        instance,
+        from: "sip:bob@hidden.test".into(),
+        name: Some("hidden".into()),
+        wait: Duration::from_secs(30),
+    };
+    let answer = Input::Answer { binding, instance, authorization: Some("Digest response=\"hidden\"".into()) };
+    let printed = [
+        format!("{:?}", Event::Wake(Box::new(call))),
+        format!("{:?}", Event::Knock { knock: KnockId(1), instance, proof: Proof::Bearer("hidden".into()) }),
+        format!("{answer:?}"),
+    ];
+    for text in printed {
+        assert!(!text.contains("hidden") && !text.is_empty(), "{text}");
+    }
 }

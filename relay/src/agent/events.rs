@@ -14,7 +14,7 @@ use super::timeline::What;
 use crate::clock::unix_now;
 use crate::metrics::labels::{AdmissionOutcome, InstanceState, InviteOutcome, RegistrationOutcome, WipeReason};
 use crate::secret::with_clean_stack;
-use crate::vault::record::Record;
+use crate::vault::record::{Provider, Record};
 
 impl Shard {
     pub(super) fn on_event(&mut self, event: Event) {
@@ -258,7 +258,7 @@ impl Shard {
         if was_final || !state.is_final() {
             return;
         }
-        if pushed.is_some() && state != CallState::Answered {
+        if pushed == Some(Provider::Fcm) && state != CallState::Answered {
             self.tell_call_ended(id, instance);
         }
     }

@@ -1,8 +1,9 @@
 //! Waking a device: the push for a call, and what its verdict means.
 //!
 //! Invariant: a call is pushed to each of its devices at most once on APNs, and at most twice on FCM, the second time because
-//! the device gave no sign (its app tells the two by the call's id). The push is on its way within the same turn of the loop in which the INVITE
-//! came; the store is not asked. A verdict never ends a call that a device has come for. A push ends with its call.
+//! the device gave no sign (its app tells the two by the call's id). The push is on its way within the same turn of the loop
+//! in which the INVITE came; the store is not asked. A verdict never ends a call that a device has come for. A push ends
+//! with its call.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,6 +2,7 @@
 //!
 //! Invariant: no type here holds a credential of an account: a challenge goes out, its answer comes in.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use crate::message::{Limits, Message};
 pub use crate::registration::{Learned, RegistrationFailure};
 
 /// What an endpoint is told once.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
     /// A tag of this endpoint's own shard, for identifiers that no binding gives a tag to.
     pub tag: ShardTag,
@@ -50,6 +51,13 @@ pub struct Settings {
     pub page_bytes: usize,
 }
 
+impl fmt::Debug for Settings {
+    /// Shows nothing of the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Settings({}, {:?})", self.edge, self.upstream)
+    }
+}
+
 /// How SIP servers are dealt with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UpstreamPolicy {
@@ -72,7 +80,7 @@ impl Default for UpstreamPolicy {
 
 /// A device's share in a binding, which is registered and kept. Of several devices with one binding the first tells what
 /// is registered; the others name the same account.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NewBinding {
     /// The opaque user of its Contact.
     pub binding: BindingId,
@@ -93,8 +101,14 @@ pub struct NewBinding {
     pub proven: bool,
 }
 
+impl fmt::Debug for NewBinding {
+    /// Shows nothing of whose account it is.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NewBinding({}, {})", self.binding, self.instance)
+    }
+}
+
 /// What the shell tells an endpoint.
-#[derive(Debug)]
 pub enum Input {
     /// A whole message, from a stream's framer or a datagram. Bytes that are [`crate::message::Malformed`] never get
     /// here: their stream is closed, their datagram dropped.
@@ -240,6 +254,18 @@ pub enum Input {
     Adopt(Box<Adopted>),
     /// Forget a registration that passed through: its push token is dead. Ends with [`Event::ProxiedEnded`].
     Forget(InstanceId),
+}
+
+impl fmt::Debug for Input {
+    /// Shows which one it is, and nothing of what an account's credentials were used for.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Received { source, message } => write!(f, "Received({source:?}, {message:?})"),
+            Self::Answer { binding, authorization, .. } => write!(f, "Answer({binding}, {})", authorization.is_some()),
+            Self::Bind(new) => write!(f, "{new:?}"),
+            other => write!(f, "Input({:?})", std::mem::discriminant(other)),
+        }
+    }
 }
 
 /// What an endpoint wants done.
