@@ -17,13 +17,14 @@
 //! | 4 | [`api`] | HTTPS for apps and SIP servers |
 //! | 4 | [`operator`] | health, metrics, status page |
 //! | 5 | [`serve`] | a whole relay: wiring and drain |
-//! | 5 | [`command`] | clients of a relay: a softphone, the operator's view |
-//! | 6 | `main.rs` | the command line |
+//! | 2 | [`softphone`] | a SIP client that signals, for the command `device` |
+//! | 5 | [`cli`] | the command line's clients of a relay: a device, the operator's view |
+//! | 6 | `main.rs` | arguments, process protection, exit status |
 
 pub mod agent;
 pub mod api;
+pub mod cli;
 pub mod clock;
-pub mod command;
 pub mod config;
 pub mod enrollment;
 pub mod metrics;
@@ -32,4 +33,5 @@ pub mod operator;
 pub mod push;
 pub mod secret;
 pub mod serve;
+pub mod softphone;
 pub mod vault;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
-use relay::command::{CommandError, device, instances};
+use relay::cli::{CommandError, device, instances};
 use relay::config::{Config, Problem};
 use relay::secret::ZeroOnFree;
 use relay::serve::check::check;

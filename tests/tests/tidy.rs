@@ -29,11 +29,12 @@ const RELAY: &[(&str, u8)] = &[
     ("push", 1),
     ("net", 1),
     ("agent", 2),
+    ("softphone", 2),
     ("enrollment", 3),
     ("api", 4),
     ("operator", 4),
     ("serve", 5),
-    ("command", 5),
+    ("cli", 5),
     ("main", 6),
     ("lib", 6),
 ];

@@ -1,9 +1,8 @@
-//! What the command line does beside serving: a softphone to try a relay with, and the operator's view of its instances.
+//! What the command line does beside serving: a device to try a relay with, and the operator's view of its instances.
 //!
 //! | room | what it is |
 //! | --- | --- |
 //! | [`device`] | `sipwake device`: enable, wait, answer or decline, disable |
-//! | `softphone`, `dialog` | its side of SIP over TLS |
 //! | `password` | a password that never stands among the arguments |
 //! | [`instances`] | `sipwake instances`: list, show, wipe, export |
 //! | `https` | a request to a relay |
@@ -12,11 +11,9 @@
 //! process's inside. What it was asked for goes to stdout, everything else to stderr. No secret is printed.
 
 pub mod device;
-mod dialog;
 mod https;
 pub mod instances;
 mod password;
-mod softphone;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -77,7 +74,7 @@ pub enum CommandError {
     NotARelay,
     /// The SIP side of the device.
     #[error("{0}")]
-    Phone(#[from] softphone::PhoneError),
+    Phone(#[from] crate::softphone::PhoneError),
     /// Nothing can be printed.
     #[error("the output is closed: {0}")]
     Output(#[from] io::Error),

@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
 use super::https::Https;
-use super::softphone::{Softphone, Who, Wish};
+use crate::softphone::{Softphone, Who, Wish};
 use super::{CommandError, key_from, password};
 use crate::secret::InstanceSecret;
 
@@ -109,7 +109,7 @@ pub async fn run(device: Device) -> Result<(), CommandError> {
         attended = device.attend(&https, instance) => attended,
         () = interrupted() => {
             say("interrupted");
-            if device.calls == 0 { Ok(()) } else { Err(super::softphone::PhoneError::NoCall.into()) }
+            if device.calls == 0 { Ok(()) } else { Err(crate::softphone::PhoneError::NoCall.into()) }
         }
     };
     let receipt = https.ask("DELETE", &path, secret.expose(), None).await;

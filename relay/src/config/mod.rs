@@ -8,7 +8,7 @@
 //! within its bounds, so nothing downstream checks again. `Debug` shows no secret. Deliberately absent: whether a
 //! port can be bound or a store answers (`sipwake check` asks those that own them), and any change while running.
 //!
-#![doc = include_str!("config/settings.md")]
+#![doc = include_str!("settings.md")]
 
 mod environment;
 mod problem;

@@ -1,7 +1,11 @@
-//! A softphone for the command line: registers at the edge by SIP over TLS, answers or declines, hangs up.
+//! A softphone that signals and carries no sound: registers at the edge by SIP over TLS, answers or declines, hangs up.
+//!
+//! The command `sipwake device` alone uses it; the process that holds credentials never does.
 //!
 //! Invariant: one call at a time; a second one is busy. Everything runs in the task that asks. It answers a challenge for
 //! its own REGISTER and no other.
+
+mod dialog;
 
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -15,7 +19,7 @@ use sip::message::{Composer, Frame, FrameError, Framer, Limits, Message, Method,
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Interval, interval, sleep_until, timeout};
 
-use super::dialog::{Call, Phase, Unacknowledged, sdp};
+use dialog::{Call, Phase, Unacknowledged, sdp};
 use crate::net::stream::Stream;
 use crate::secret::InstanceSecret;
 
