@@ -14,9 +14,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
 use super::https::Https;
-use crate::softphone::{Softphone, Who, Wish};
 use super::{CommandError, key_from, password};
 use crate::secret::InstanceSecret;
+use crate::softphone::{Softphone, Who, Wish};
 
 /// Be a phone: lend an account to a relay, wait for calls, answer or decline them, and take the account back
 ///

@@ -19,9 +19,9 @@ use sip::message::{Composer, Frame, FrameError, Framer, Limits, Message, Method,
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Interval, interval, sleep_until, timeout};
 
-use dialog::{Call, Phase, Unacknowledged, sdp};
 use crate::net::stream::Stream;
 use crate::secret::InstanceSecret;
+use dialog::{Call, Phase, Unacknowledged, sdp};
 
 /// How long the edge may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
