@@ -109,12 +109,12 @@ impl Endpoint {
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
         upstream.heard_at = Some(now);
         let hashes = hashes(self.settings.upstream.allow_md5);
-        let terms = Terms { hashes, registrar: &upstream.registrar };
-        let names = registration.names().to_vec();
+        let terms = Terms { hashes, registrar: &upstream.registrar, back_off: self.settings.timing.upstream.back_off };
+        let gruus = registration.gruus().to_vec();
         let step = registration.on_response(now, branch, response, &terms, &mut self.random);
-        if let Step::Registered { learned, .. } = &step {
-            if learned.is_some() {
-                self.rename(binding, &names);
+        if let Step::Registered { renamed, .. } = step {
+            if renamed {
+                self.rename(binding, &gruus);
             }
             self.on_granted(now, binding, response);
         }
@@ -140,7 +140,7 @@ impl Endpoint {
         let Some(registration) = self.bindings.get_mut(&binding) else { return };
         let upstream = registration.upstream;
         let was_current = registration.branch() == Some(branch);
-        let step = registration.on_silence(now, branch, &mut self.random);
+        let step = registration.on_silence(now, branch, &self.settings.timing.upstream.back_off, &mut self.random);
         self.carry_out(now, binding, step);
         if was_current {
             self.on_upstream_silent(now, upstream, binding);
@@ -154,13 +154,10 @@ impl Endpoint {
             Step::WantFlow => self.want_flow(now, binding),
             Step::Send => self.send_register(now, binding),
             Step::Ask => self.ask(binding),
-            Step::Registered { expires, refresh, learned } => {
+            Step::Registered { expires, refresh, renamed: _ } => {
                 self.on_upstream_works(binding);
                 if let Some(instance) = self.prove(binding) {
                     self.event(Event::Registered { binding, instance, expires, refresh });
-                }
-                if let Some(learned) = learned {
-                    self.event(Event::Learned { binding, learned });
                 }
                 self.settle_step(binding);
                 return self.check_next(now, binding);
@@ -198,7 +195,7 @@ impl Endpoint {
         for name in before {
             self.gruus.remove(&(name.clone(), binding));
         }
-        let names = self.bindings.get(&binding).map(|registration| registration.names()).unwrap_or_default();
+        let names = self.bindings.get(&binding).map(|registration| registration.gruus()).unwrap_or_default();
         self.gruus.extend(names.iter().map(|name| (name.clone(), binding)));
     }
 
@@ -233,7 +230,7 @@ impl Endpoint {
         registration.sent(branch);
         let owner = ClientOwner::Register(binding);
         if self.transactions.send(now, branch, Method::Register, bytes, flow, owner).is_err() {
-            let step = registration.on_silence(now, branch, &mut self.random);
+            let step = registration.on_silence(now, branch, &self.settings.timing.upstream.back_off, &mut self.random);
             self.carry_out(now, binding, step);
         }
     }
@@ -244,7 +241,7 @@ impl Endpoint {
         if let Some(branch) = registration.branch() {
             self.transactions.abandon(branch);
         }
-        for name in registration.names() {
+        for name in registration.gruus() {
             self.gruus.remove(&(name.clone(), binding));
         }
         self.groups.remove(&binding);

@@ -11,11 +11,10 @@ use std::time::Instant;
 use super::expected::ExpectedCall;
 use super::{CallState, ClientOwner, Endpoint, Event, ServerOwner, Side, Source, Timer};
 use crate::edge::forward;
-use crate::edge::pending_invite::{NO_RESPONSE_TIMEOUT, Outcome, PROVISIONAL_INTERVAL, PendingInvite};
+use crate::edge::pending_invite::{Outcome, PendingInvite};
 use crate::flow::FlowToken;
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name};
-use crate::transaction::Timing;
 
 /// Calls that one instance may have waiting at once; a further one is answered 486, unpushed.
 pub const CALLS_PER_INSTANCE: usize = 8;
@@ -52,9 +51,20 @@ impl Endpoint {
         let trying = Composer::response(&invite, 100, Composer::reason(100), None).finish();
         self.transactions.respond(now, server, 100, trying);
         let (wait, tag) = (self.settings.ring_timeout, self.random.tag());
-        let pending = PendingInvite::new(now, wait, call, &instances, binding, server, source, invite, tag);
+        let pending = PendingInvite::new(
+            now,
+            self.settings.timing.edge,
+            wait,
+            call,
+            &instances,
+            binding,
+            server,
+            source,
+            invite,
+            tag,
+        );
         self.calls.insert(call, pending);
-        self.later(now, wait.min(PROVISIONAL_INTERVAL), Timer::Call(call));
+        self.later(now, wait.min(self.settings.timing.edge.provisional_interval), Timer::Call(call));
         for instance in &instances {
             self.calls_of.entry(*instance).or_default().push(call);
         }
@@ -76,7 +86,7 @@ impl Endpoint {
             }
         }
         if forked {
-            self.later(now, NO_RESPONSE_TIMEOUT, Timer::Call(call));
+            self.later(now, self.settings.timing.edge.no_response, Timer::Call(call));
         }
     }
 
@@ -111,7 +121,7 @@ impl Endpoint {
             self.tell(now, call, instance, Event::ExpectedCallArrived);
         }
         if forked {
-            self.later(now, NO_RESPONSE_TIMEOUT, Timer::Call(call));
+            self.later(now, self.settings.timing.edge.no_response, Timer::Call(call));
         } else if !full_time {
             // Who comes later than its push said finds nothing.
             let wait = expected.until.saturating_duration_since(now);
@@ -383,7 +393,7 @@ impl Endpoint {
             self.tell_missed(now, call, instance);
             self.forget_call_of(instance, call);
         }
-        self.later(now, Timing::default().t1_64(), Timer::Forget(call));
+        self.later(now, self.settings.timing.transaction.t1_64(), Timer::Forget(call));
     }
 
     /// A call that has ended, and that nobody answered, is missed by those of its devices that did not decline it.

@@ -10,16 +10,13 @@
 //!
 //! Invariant: a flow that has not answered never takes the place of one that works; one upstream has one trial at a time.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::upstreams::Link;
 use super::{ClientOwner, Endpoint, Event, Output, Timer, Transport};
 use crate::flow::Side;
 use crate::id::{BranchId, FlowId, UpstreamId};
 use crate::message::{Composer, Message, Method, Name};
-
-/// What the old flow stays open for, beside the time that a call may take to be answered: the last transactions.
-const REPLACED_FLOW_LINGER: Duration = Duration::from_secs(32);
 
 /// A better flow that is being asked whether anybody is there.
 #[derive(Debug)]
@@ -128,7 +125,8 @@ impl Endpoint {
             let step = registration.on_flow_lost();
             self.carry_out(now, binding, step);
         }
-        let answered_by = self.settings.ring_timeout + self.settings.answer_timeout + REPLACED_FLOW_LINGER;
+        let answered_by =
+            self.settings.ring_timeout + self.settings.answer_timeout + self.settings.timing.upstream.replaced;
         self.later(now, answered_by, Timer::ReplacedFlow(id, old));
         self.event(Event::FailbackProbed { upstream: id, moved: true });
         self.on_dialled(now, id, probe.flow, probe.transport);

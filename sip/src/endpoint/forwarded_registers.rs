@@ -14,7 +14,7 @@
 //! of them under way and [`BURST`] at once; every way that the shell gave is given back once, by [`Event::UpstreamReleased`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::devices::INSTANCES_PER_FLOW;
 use super::push_bindings::{
@@ -37,8 +37,6 @@ pub const QUOTA_VIOLATIONS_MAX: u8 = 40;
 pub const REGISTERS_MAX: usize = 20_000;
 /// SIP servers that are dialled at once because of a REGISTER, on one shard; one for a further one is answered 503.
 pub const DIALS_MAX: usize = 64;
-/// How long a REGISTER waits for a flow to its SIP server; then 504.
-pub const FLOW_TIMEOUT: Duration = Duration::from_secs(15);
 /// What a device that goes too fast is told to wait, in seconds.
 const RETRY_AFTER_S: u32 = 10;
 
@@ -167,7 +165,7 @@ impl Endpoint {
             Some((flow, transport)) => self.send_register_on(now, id, flow, transport),
             None if self.dials_for_others(upstream) >= DIALS_MAX => self.end_register(now, id, 503),
             None => {
-                self.later(now, FLOW_TIMEOUT, Timer::ForwardedRegister(id));
+                self.later(now, self.settings.timing.upstream.flow, Timer::ForwardedRegister(id));
                 self.want_transit_flow(upstream);
             }
         }

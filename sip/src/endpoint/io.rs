@@ -13,6 +13,7 @@ use super::push_bindings::{
     ForwardedRegisterId, PushBinding, PushBindingEnd, RegisterRoute, RestoredPushBinding, RouteRequest,
 };
 use crate::auth::Challenge;
+pub use crate::edge::admission::EDGE_REALM;
 pub use crate::edge::mailbox::Mailbox;
 pub use crate::edge::pending_message::StoreOutcome;
 pub use crate::edge::push_proxy::{PushContact, PushRequest};
@@ -20,7 +21,8 @@ pub use crate::edge::{CallState, InboundMessage, IncomingCall, MessageRequestId,
 pub use crate::flow::{Side, Source, Transport};
 use crate::id::{BindingId, CallId, FlowId, InstanceId, MessageId, ShardTag, UpstreamId};
 use crate::message::{Limits, Message};
-pub use crate::registration::{Learned, RegistrationFailure};
+pub use crate::registration::RegistrationFailure;
+pub use crate::timing::Timing;
 
 /// What an endpoint is told once.
 #[derive(Clone)]
@@ -43,6 +45,8 @@ pub struct Settings {
     pub ring_timeout: Duration,
     /// How long a device may ring; then 408.
     pub answer_timeout: Duration,
+    /// Every other wait.
+    pub timing: Timing,
     /// Limits of one message.
     pub limits: Limits,
     /// The key that signs flow tokens; the same on every shard of a node and over its restarts.
@@ -347,13 +351,6 @@ pub enum Event {
         expires: Duration,
         /// Whether it was registered just before, too.
         refresh: bool,
-    },
-    /// What the registrar told beside the registration, when it is another thing than before.
-    Learned {
-        /// The binding.
-        binding: BindingId,
-        /// What it told.
-        learned: Box<Learned>,
     },
     /// An upstream's SIP server says where it sees this relay (RFC 3581, RFC 8489); told when it changes.
     PublicAddress {

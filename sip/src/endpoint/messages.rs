@@ -1,7 +1,7 @@
 //! MESSAGEs outside a dialog (RFC 3428): offered to the device that is attached, else given to the store.
 //!
-//! Invariant: every MESSAGE gets exactly one final answer, within [`NO_RESPONSE_TIMEOUT`](crate::edge::pending_message::NO_RESPONSE_TIMEOUT) and
-//! [`STORE_TIMEOUT`](crate::edge::pending_message::STORE_TIMEOUT), which is far less than its sender waits (RFC 3261 §17.1.2.2). One that
+//! Invariant: every MESSAGE gets exactly one final answer, within [`EdgeTiming::no_response`] and
+//! [`EdgeTiming::store`](crate::timing::EdgeTiming), which is far less than its sender waits (RFC 3261 §17.1.2.2). One that
 //! comes again has the same [`MessageId`], so that a store keeps it once.
 
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ impl Endpoint {
         let id = MessageRequestId(self.next_message);
         self.next_message += 1;
         let tag = self.random.tag();
-        self.messages.insert(id, PendingMessage::new(now, server, tag, request));
+        self.messages.insert(id, PendingMessage::new(now, self.settings.timing.edge, server, tag, request));
         for instance in members {
             self.start_copy(now, id, instance);
         }

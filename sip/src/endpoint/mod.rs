@@ -63,7 +63,7 @@ use crate::random::Random;
 use crate::registration::Registration;
 use crate::subscription::Subscription;
 use crate::timers::Timers;
-use crate::transaction::{Expired, ServerId, Table, Timing};
+use crate::transaction::{Expired, ServerId, Table};
 
 use devices::{Attached, Device, DeviceFlow, Verification};
 use expected::ExpectedCall;
@@ -190,7 +190,7 @@ impl Endpoint {
             random,
             outputs: VecDeque::new(),
             timers: Timers::default(),
-            transactions: Table::new(TRANSACTIONS_MAX, Timing::default(), settings.limits),
+            transactions: Table::new(TRANSACTIONS_MAX, settings.timing.transaction, settings.limits),
             bindings: HashMap::new(),
             upstreams: BTreeMap::new(),
             gruus: BTreeSet::new(),

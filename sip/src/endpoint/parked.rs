@@ -11,10 +11,10 @@
 //! What finds the dialog again is its signed token: it names the device, and not the flow that it had (RFC 5626 §5.3).
 //!
 //! Invariant: at most [`WAITING_PER_DEVICE`] requests wait for a device and [`WAITING_PER_SERVER`] for a SIP server; an INVITE for no longer than a device may take to
-//! answer, another request for no longer than [`NON_INVITE_TIMEOUT`], because its sender gives up at 64·T1 and must not be told
+//! answer, another request for no longer than [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked), because its sender gives up at 64·T1 and must not be told
 //! later (RFC 4320 §4.2).
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{ClientOwner, Endpoint, ServerOwner, Side, Timer};
 use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
@@ -25,8 +25,6 @@ use crate::transaction::ServerId;
 pub const WAITING_PER_DEVICE: usize = 16;
 /// Requests of all its devices that may wait for one SIP server; a further one is answered 480.
 pub const WAITING_PER_SERVER: usize = 1000;
-/// How long a request other than INVITE waits; its sender's Timer F is 32 s (RFC 3261 §17.1.2.2).
-pub const NON_INVITE_TIMEOUT: Duration = Duration::from_secs(24);
 
 /// Who is away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,8 +80,11 @@ impl Endpoint {
         let owner = ServerOwner::Parked(who, branch);
         let Some(server) = self.open_forwarded(now, reply, request, owner, 480) else { return };
         let what = What::Unsent { server, request: Box::new(request.clone()), ours, device };
-        let wait =
-            if request.method() == Some(Method::Invite) { self.settings.answer_timeout } else { NON_INVITE_TIMEOUT };
+        let wait = if request.method() == Some(Method::Invite) {
+            self.settings.answer_timeout
+        } else {
+            self.settings.timing.edge.parked
+        };
         self.add_parked(now, who, Parked { branch, until: now + wait, what });
     }
 
@@ -119,7 +120,7 @@ impl Endpoint {
         let progress = self.transactions.progress(branch);
         let of_dialog = matches!(progress, Some((ClientOwner::Forwarded(_), _) | (ClientOwner::Leg(_), false)));
         if of_dialog && self.devices.contains_key(&instance) {
-            let until = now + NON_INVITE_TIMEOUT;
+            let until = now + self.settings.timing.edge.parked;
             self.add_parked(now, OfflinePeer::Device(instance), Parked { branch, until, what: What::Sent });
             return true;
         }

@@ -25,8 +25,6 @@ use crate::message::{Message, Method, Name};
 pub const CONTACTS_PER_AOR: usize = 16;
 /// Registrations on one shard; a further one is answered 503.
 pub const REGISTRATIONS_MAX: usize = 500_000;
-/// How soon a device is pushed again for requests that are no call.
-pub const WAKE_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// One REGISTER on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -296,8 +294,9 @@ impl Endpoint {
     /// Has a device that passed through pushed, because a request waits for it that is no call. One push serves all that
     /// wait.
     pub(super) fn wake_for_request(&mut self, now: Instant, instance: InstanceId) {
+        let push_again = self.settings.timing.edge.push_again;
         let Some(row) = self.push_bindings.rows.get_mut(&instance) else { return };
-        if row.woken_at.is_some_and(|at| at + WAKE_AGAIN_AFTER > now) {
+        if row.woken_at.is_some_and(|at| at + push_again > now) {
             return;
         }
         row.woken_at = Some(now);

@@ -53,13 +53,20 @@ impl Endpoint {
     ) {
         let hashes = hashes(self.settings.upstream.allow_md5);
         let Some(subscription) = self.subscriptions.get_mut(&binding) else { return };
-        let step = subscription.on_response(now, branch, response, hashes, &mut self.random);
+        let step = subscription.on_response(
+            now,
+            branch,
+            response,
+            hashes,
+            &self.settings.timing.upstream.back_off,
+            &mut self.random,
+        );
         self.go_on(now, binding, step);
     }
 
     pub(super) fn on_subscribe_silence(&mut self, now: Instant, binding: BindingId, branch: Option<BranchId>) {
         let Some(subscription) = self.subscriptions.get_mut(&binding) else { return };
-        subscription.on_silence(now, branch, &mut self.random);
+        subscription.on_silence(now, branch, &self.settings.timing.upstream.back_off, &mut self.random);
         self.go_on(now, binding, Step::Nothing);
     }
 
@@ -72,7 +79,7 @@ impl Endpoint {
     /// A NOTIFY of a subscription has been answered.
     pub(super) fn on_notified(&mut self, now: Instant, binding: BindingId, notify: &Message) {
         if let Some(subscription) = self.subscriptions.get_mut(&binding) {
-            subscription.on_notify(now, notify, &mut self.random);
+            subscription.on_notify(now, notify, &self.settings.timing.upstream.back_off, &mut self.random);
             self.go_on(now, binding, Step::Nothing);
         }
     }

@@ -28,12 +28,9 @@ use super::{Endpoint, Event, Output, Timer, Transport};
 use crate::flow::{KeepAlive, Pulse, back_off, stun};
 use crate::id::{BindingId, FlowId, InstanceId, ShardTag, UpstreamId};
 use crate::registration::{Registration, RegistrationFailure, Turn};
-use crate::transaction::Timing;
 
 /// Failures in a row after which a wait grows no more; bounded so that the counter cannot wrap.
 const FAILURES_MAX: u8 = 16;
-/// How long a flow must have lived for its end to be no failure (RFC 5626 §4.5, min-regtime).
-const SETTLED: Duration = Duration::from_secs(120);
 
 /// A registrar or outbound proxy, and the flow to it.
 #[derive(Debug)]
@@ -281,7 +278,8 @@ impl Endpoint {
         };
         let [a, b] = self.settings.tag.0.to_be_bytes();
         let [c, d, e, f] = id.0.to_be_bytes();
-        let keep_alive = KeepAlive::new(now, flow, [a, b, c, d, e, f], &mut self.random);
+        let keep_alive =
+            KeepAlive::new(now, flow, [a, b, c, d, e, f], self.settings.timing.upstream.keep_alive, &mut self.random);
         let at = keep_alive.deadline();
         upstream.link = Link::Up { flow, keep_alive, since: now };
         upstream.armed = Some(at);
@@ -305,7 +303,7 @@ impl Endpoint {
     pub(super) fn on_dial_failed(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
         upstream.failures = (upstream.failures + 1).min(FAILURES_MAX);
-        let after = back_off(upstream.failures, &mut self.random);
+        let after = back_off(upstream.failures, &self.settings.timing.upstream.back_off, &mut self.random);
         self.wait_to_dial(now, id, after);
         self.fail_registers(now, id, true);
     }
@@ -334,10 +332,11 @@ impl Endpoint {
     /// The flow toward an upstream has ended: its bindings want another one. At once when it had settled, or the first
     /// time; a server that ends one flow after the other is not stormed.
     pub(super) fn on_link_closed(&mut self, now: Instant, id: UpstreamId) {
+        let timing = self.settings.timing.upstream;
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
-        let settled = matches!(upstream.link, Link::Up { since, .. } if since + SETTLED <= now);
+        let settled = matches!(upstream.link, Link::Up { since, .. } if since + timing.settled <= now);
         upstream.losses = if settled { 0 } else { (upstream.losses + 1).min(FAILURES_MAX) };
-        let wait = (upstream.losses > 1).then(|| back_off(upstream.losses - 1, &mut self.random));
+        let wait = (upstream.losses > 1).then(|| back_off(upstream.losses - 1, &timing.back_off, &mut self.random));
         // So that those who want another flow wait for what is decided below.
         upstream.link = Link::Dialling;
         self.fail_registers(now, id, false);
@@ -366,7 +365,7 @@ impl Endpoint {
     /// A REGISTER was left without any response. When nothing else was heard meanwhile, another address is tried.
     pub(super) fn on_upstream_silent(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
         let Some(upstream) = self.upstreams.get(&id) else { return };
-        let heard = upstream.heard_at.is_some_and(|at| at + Timing::default().t1_64() > now);
+        let heard = upstream.heard_at.is_some_and(|at| at + self.settings.timing.transaction.t1_64() > now);
         if !heard {
             self.move_flow(now, id, binding);
         }
@@ -394,7 +393,7 @@ impl Endpoint {
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
         let Link::Up { flow, .. } = upstream.link else { return };
         // Each of many bindings may say the same of the same server.
-        if upstream.moved_at.is_some_and(|at| at + Timing::default().t1_64() > now) {
+        if upstream.moved_at.is_some_and(|at| at + self.settings.timing.transaction.t1_64() > now) {
             return;
         }
         upstream.moved_at = Some(now);
