@@ -129,6 +129,7 @@ impl Endpoint {
 
     /// The process is about to end.
     pub(super) fn end_all_announced(&mut self) {
+        #[expect(clippy::disallowed_methods, reason = "sorted before anything is sent")]
         let mut calls: Vec<CallId> = self.announced_as.keys().copied().collect();
         calls.sort_unstable();
         for call in calls {
