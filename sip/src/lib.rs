@@ -20,6 +20,9 @@
 //! same inputs and the same seed give the same outputs, byte for byte. No credential enters it, except for the moment
 //! that [`auth`] computes with one on behalf of its caller.
 
+// With `clippy.toml`: no order of a hash map decides anything.
+#![warn(clippy::iter_over_hash_type)]
+
 pub mod auth;
 pub mod edge;
 pub mod endpoint;

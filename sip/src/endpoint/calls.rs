@@ -257,6 +257,7 @@ impl Endpoint {
 
     pub(super) fn on_end_calls(&mut self, now: Instant) {
         self.end_all_expected();
+        #[expect(clippy::disallowed_methods, reason = "sorted before anything is sent")]
         let mut open: Vec<CallId> =
             self.calls.iter().filter(|(_, pending)| !pending.is_closed()).map(|(call, _)| *call).collect();
         open.sort_unstable();

@@ -135,6 +135,7 @@ impl Endpoint {
 
     /// The process is about to end.
     pub(super) fn end_all_expected(&mut self) {
+        #[expect(clippy::disallowed_methods, reason = "sorted before anything is sent")]
         let mut calls: Vec<CallId> = self.expected_bindings.keys().copied().collect();
         calls.sort_unstable();
         for call in calls {

@@ -13,7 +13,8 @@
 //! A leg is one offer of the call to one flow of a device. A flow gets one leg of a device and never a second; a leg whose
 //! flow is lost does not end the call while there is time for the device to come back.
 //!
-//! While the caller waits it hears each [`EdgeTiming::provisional_interval`] that the call lives: what it [heard](heard) last, or 183.
+//! A waiting caller gets a provisional response each [`EdgeTiming::provisional_interval`]: the [last one](provisional)
+//! again, or 183.
 //!
 //! Invariant: the caller gets exactly one final answer; no leg begins after it; each leg is answered or cancelled. A device
 //! is woken at most once.
