@@ -114,6 +114,9 @@ mod tests {
         assert_eq!(info.gruus, ["sip:alice@example.com;gr=urn:uuid:x".into(), "sip:tgruu.7hs==@example.com;gr".into()]);
         assert_eq!(info.service_route, ["<sip:p1.example.com;lr>".into(), "<sip:p2.example.com;lr>".into()]);
         assert!(!format!("{info:?}").contains("alice"));
-        assert!(RegistrarInfo::read(BindingId::new(2 << 64, ShardTag(0)), &response).gruus.is_empty(), "another's Contact");
+        assert!(
+            RegistrarInfo::read(BindingId::new(2 << 64, ShardTag(0)), &response).gruus.is_empty(),
+            "another's Contact"
+        );
     }
 }
