@@ -83,7 +83,7 @@ impl Endpoint {
             self.leave_expected(instance, device.binding);
             self.give_up_parked(now, instance, device.binding);
         }
-        for call in self.calls_of.get(&instance).cloned().unwrap_or_default() {
+        for call in self.calls.waiting_for(instance) {
             self.leave_call(now, call, instance);
         }
     }

@@ -14,7 +14,6 @@
 //! | `upstreams` | the flows toward SIP servers, and whose turn it is on them |
 //! | `devices` | which device is attached by which flow |
 //! | `calls` | held calls and their legs |
-//! | `expected` | calls that are announced before their INVITE comes |
 //! | `core` | settings, randomness, deadlines, transactions, outputs |
 //! | `dialogs` | requests inside a dialog, in both directions |
 //! | [`away`] | those of them that wait for a peer that is away for a moment |
@@ -33,7 +32,6 @@ pub mod calls;
 mod core;
 mod devices;
 mod dialogs;
-mod expected;
 mod failback;
 pub mod forwarded_registers;
 mod groups;
@@ -57,19 +55,18 @@ pub use pushed::*;
 pub use settings::*;
 
 use crate::edge::admission::Nonces;
-use crate::edge::pending_invite::PendingInvite;
 use crate::edge::pending_message::PendingMessage;
 use crate::flow::TokenKey;
-use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId, ShardTag, UpstreamId};
+use crate::id::{BindingId, BranchId, FlowId, InstanceId, ShardTag, UpstreamId};
 use crate::message::Message;
 use crate::random::Random;
 use crate::registration::Registration;
 use crate::subscription::Subscription;
 use crate::transaction::{Expired, ServerId};
 
+use calls::Calls;
 use core::{ClientOwner, Core, ServerOwner, Timer};
 use devices::{Attached, Device, DeviceFlow, Verification};
-use expected::ExpectedCall;
 use groups::Group;
 use upstreams::Upstream;
 
@@ -99,10 +96,7 @@ pub struct Endpoint {
     failures: HashMap<ServerId, (u16, bytes::Bytes)>,
     /// Requests of dialogs that wait for a peer to come back.
     parked: HashMap<core::OfflinePeer, Vec<parked::Parked>>,
-    calls: HashMap<CallId, PendingInvite>,
-    calls_of: HashMap<InstanceId, Vec<CallId>>,
-    expected: HashMap<BindingId, ExpectedCall>,
-    expected_bindings: HashMap<CallId, BindingId>,
+    calls: Calls,
     messages: HashMap<MessageRequestId, PendingMessage>,
     subscriptions: HashMap<BindingId, Box<Subscription>>,
     next_message: u64,
@@ -135,10 +129,7 @@ impl Endpoint {
             streams: HashMap::new(),
             failures: HashMap::new(),
             parked: HashMap::new(),
-            calls: HashMap::new(),
-            calls_of: HashMap::new(),
-            expected: HashMap::new(),
-            expected_bindings: HashMap::new(),
+            calls: Calls::default(),
             messages: HashMap::new(),
             subscriptions: HashMap::new(),
             next_message: 0,
@@ -200,11 +191,10 @@ impl Endpoint {
                 Timer::Pace(upstream) => self.on_pace_due(now, upstream),
                 Timer::Device(instance) => self.on_device_due(now, instance),
                 Timer::Call(call) => self.on_call_due(now, call),
-                Timer::ExpectedCall(call) => self.on_expected_due(now, call),
                 Timer::ReplacedFlow(upstream, flow) => self.on_replaced_flow_due(upstream, flow),
                 Timer::Linger(flow) => self.core.outputs.push_back(Output::Close(flow)),
                 Timer::Parked(who) => self.on_parked_due(now, who),
-                Timer::Forget(call) => self.forget_call(call),
+                Timer::Forget(call) => self.calls.forget(call),
                 Timer::Subscription(binding) => self.on_subscription_due(now, binding),
                 Timer::Message(page) => self.on_message_due(now, page),
                 Timer::ForwardedRegister(register) => self.on_forwarded_register_due(now, register),
@@ -262,7 +252,7 @@ impl Endpoint {
     /// How many calls are held or being set up; what a drain waits for.
     #[expect(clippy::disallowed_methods, reason = "a count is the same in every order")]
     pub fn open_calls(&self) -> usize {
-        self.calls.values().filter(|call| !call.is_closed()).count()
+        self.calls.open().len()
     }
 
     /// How much this endpoint holds at this moment.
@@ -277,7 +267,7 @@ impl Endpoint {
             attached: self.attached.len(),
             flows: self.links.len() + self.streams.len() + self.device_flows.len(),
             verifications: self.verifications.len(),
-            calls: self.calls.len() + self.calls_of.len() + self.expected.len(),
+            calls: self.calls.len(),
             messages: self.messages.len(),
             transactions: self.core.transactions.len() + self.failures.len() + self.parked.len(),
             timers: self.core.timers.pending() + self.core.transactions.timers(),

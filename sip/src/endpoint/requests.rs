@@ -21,6 +21,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::{ClientOwner, Endpoint, Event, ServerOwner, Source};
+use crate::edge::call::Call;
 use crate::edge::{forward, push_proxy};
 use crate::flow::Side;
 use crate::id::{BranchId, FlowId};
@@ -106,7 +107,7 @@ impl Endpoint {
     /// has opened another one.
     fn may_cancel(&self, source: &Source, owner: ServerOwner) -> bool {
         let ServerOwner::Call(call) = owner else { return false };
-        let binding = self.calls.get(&call).map(|pending| pending.binding);
+        let binding = self.calls.get(call).map(Call::binding);
         source.side == Side::Upstream && binding.is_some_and(|binding| self.is_trusted(binding, source))
     }
 

@@ -16,11 +16,11 @@ fn device(number: u128) -> InstanceId {
     InstanceId::new(number << 16, ShardTag(0))
 }
 
-fn pending(now: Instant) -> PendingInvite {
-    pending_for(now, &[device(1)])
+fn waiting(now: Instant) -> Call {
+    waiting_for(now, &[device(1)])
 }
 
-fn pending_for(now: Instant, instances: &[InstanceId]) -> PendingInvite {
+fn waiting_for(now: Instant, instances: &[InstanceId]) -> Call {
     let text = "INVITE sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP p;branch=z9hG4bK1\r\nFrom: <sip:bob@example.com>;tag=1\r\n\
                 To: <sip:a@b>\r\nCall-ID: i\r\nCSeq: 1 INVITE\r\n\r\n";
     let invite = Message::parse(&text.into(), &Limits::default()).unwrap();
@@ -30,7 +30,10 @@ fn pending_for(now: Instant, instances: &[InstanceId]) -> PendingInvite {
     let server = Table::<(), ()>::new(1, Timing::default(), Limits::default()).open(&invite, flow, ()).unwrap();
     let tag = ShardTag(0);
     let (call, binding) = (CallId::new(1, tag), BindingId::new(1, tag));
-    PendingInvite::new(now, EdgeTiming::default(), RING, call, instances, binding, server, source, invite, "tag".into())
+    let timing = EdgeTiming::default();
+    let mut waiting = Call::expected(now, timing, RING, call, binding);
+    waiting.arrive(now, RING, instances, Invite::new(now, timing, server, source, invite, "tag".into()));
+    waiting
 }
 
 fn branch(number: u64) -> BranchId {
@@ -46,8 +49,8 @@ fn response(status: u16) -> Message {
 }
 
 /// A call with a leg on each of these flows that is still offered to the last alone.
-fn forked(now: Instant, flows: &[u64]) -> PendingInvite {
-    let mut pending = pending(now);
+fn forked(now: Instant, flows: &[u64]) -> Call {
+    let mut pending = waiting(now);
     for flow in flows {
         pending.forked(branch(*flow), device(1), FlowId::Stream(*flow));
     }
@@ -55,7 +58,7 @@ fn forked(now: Instant, flows: &[u64]) -> PendingInvite {
 }
 
 /// The three states of a call that waits, and each final one.
-fn in_state(now: Instant, state: CallState) -> PendingInvite {
+fn in_state(now: Instant, state: CallState) -> Call {
     let mut pending = forked(now, &[1]);
     match state {
         CallState::Waking => {}
@@ -119,14 +122,14 @@ fn a_final_state_is_left_by_nothing() {
         assert_eq!(pending.end(CallState::TimedOut), None);
         assert_eq!(pending.on_leg_lost(branch(1)), Outcome::Ignore);
         assert_eq!((pending.deadline(now), pending.on_deadline(now + ANSWER)), (None, None));
-        assert_eq!((pending.state(), pending.invite.is_none()), (state, true));
+        assert_eq!((pending.state(), pending.invite().is_none()), (state, true));
     }
 }
 
 #[test]
 fn a_deadline_is_480_when_none_came_and_408_when_a_device_rang() {
     let now = Instant::now();
-    let mut none = pending(now);
+    let mut none = waiting(now);
     none.wake(device(1));
     assert_eq!(none.deadline(now), Some(now + RING));
     assert_eq!(none.on_deadline(now + RING - Duration::from_millis(1)), None);
@@ -159,7 +162,7 @@ fn a_cancel_waits_for_the_legs_that_live_and_not_for_longer_than_its_time() {
 #[test]
 fn a_flow_gets_one_leg_and_a_device_that_moved_gets_another() {
     let now = Instant::now();
-    let mut pending = pending(now);
+    let mut pending = waiting(now);
     assert!(pending.wants(device(1), FlowId::Stream(1)));
     assert_eq!(pending.forked(branch(1), device(1), FlowId::Stream(1)), []);
     assert!(!pending.wants(device(1), FlowId::Stream(1)));
@@ -200,7 +203,7 @@ fn a_lost_leg_leaves_the_call_waiting_and_a_silent_one_has_the_device_woken() {
 #[test]
 fn the_time_from_invite_to_device_is_told_once() {
     let now = Instant::now();
-    let mut pending = pending(now);
+    let mut pending = waiting(now);
     assert_eq!(pending.note_attached(now + Duration::from_secs(3), device(1)), Some(Duration::from_secs(3)));
     assert_eq!(pending.note_attached(now + Duration::from_secs(4), device(1)), None);
 }

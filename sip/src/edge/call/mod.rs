@@ -1,16 +1,26 @@
-//! One incoming call, from the INVITE to its final answer, and the devices that it rings.
+//! One call, from its announcement or its INVITE to its final answer, and the devices that it rings.
+//!
+//! | stage | announced again | INVITE | final answer | deadline | all devices gone |
+//! | --- | --- | --- | --- | --- | --- |
+//! | – | → Expected: wake the device | → Waiting | – | – | – |
+//! | Expected | wake a device that was not | → Waiting with the same identifier; declined before: 603 → – | – | → – | → – |
+//! | Waiting | – | – | → Closed | see below | see below |
+//! | Closed | – | – | a winner's 2xx passes again | – | – |
+//!
+//! The next INVITE to a binding is taken for the one that was announced for it: a SIP server that announces a call sends
+//! its INVITE as soon as it knows that a device is awake. While a call waits, it is in one of these states:
 //!
 //! | state | a device attached | device 1xx | device 2xx | device ≥ 300 | device 6xx | CANCEL | deadline |
 //! | --- | --- | --- | --- | --- | --- | --- | --- |
-//! | Waking | offer | → Ringing | → Answered | this device is out; the last: → Declined | → Declined | 487 → Cancelled | 480 → TimedOut |
-//! | Ringing | offer | pass | → Answered | likewise | → Declined | → Cancelled | 408 → TimedOut |
+//! | Waking | fork | → Ringing | → Answered | this device is out; the last: → Declined | → Declined | 487 → Cancelled | 480 → TimedOut |
+//! | Ringing | fork | pass | → Answered | likewise | → Declined | → Cancelled | 408 → TimedOut |
 //! | final | – | – | a late 2xx is ended with ACK and BYE | – | – | – | – |
 //!
 //! Each device has a state of its own: one that declines is out while others ring, and those that did not answer first
 //! are `AnsweredElsewhere`. What refusals came is kept in [`Refusals`], and the best goes up when no device is left that may
 //! still answer, or at the deadline (RFC 3261 §16.7).
 //!
-//! A leg is one offer of the call to one flow of a device. A flow gets one leg of a device and never a second; a leg whose
+//! A leg is the INVITE forked to one flow of a device. A flow gets one leg of a device and never a second; a leg whose
 //! flow is lost does not end the call while there is time for the device to come back.
 //!
 //! A waiting caller gets a provisional response each [`EdgeTiming::provisional_interval`]: the [last one](provisional)
@@ -34,7 +44,7 @@ use crate::timing::EdgeTiming;
 use crate::transaction::ServerId;
 use provisional::LastProvisional;
 
-/// One offer of the call to one flow.
+/// The INVITE on one flow of a device.
 #[derive(Debug)]
 struct Leg {
     /// Its client transaction.
@@ -66,6 +76,12 @@ struct Target {
     unreachable: bool,
 }
 
+impl Target {
+    fn new(instance: InstanceId) -> Self {
+        Self { instance, state: CallState::Waking, woken: false, attached: false, unreachable: false }
+    }
+}
+
 /// What a leg's response means for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -83,81 +99,183 @@ pub enum Outcome {
     Terminated,
 }
 
-/// One incoming call.
+/// How far a call has come.
 #[derive(Debug)]
-pub struct PendingInvite {
-    /// Its name.
-    pub call: CallId,
-    /// By which binding it came.
-    pub binding: BindingId,
-    /// The INVITE's server transaction.
+enum Stage {
+    /// Its SIP server has announced it; the INVITE has not come.
+    Expected,
+    /// The caller waits for a final answer.
+    Waiting(Box<Invite>),
+    /// The caller has it. A winner's 2xx that comes again passes by the INVITE's transaction.
+    Closed { server: ServerId },
+}
+
+/// The INVITE of a call that waits.
+#[derive(Debug)]
+pub struct Invite {
+    /// Its server transaction.
     pub server: ServerId,
     /// Where it came from.
     pub source: Source,
-    /// The INVITE; `None` once it is offered no more.
-    pub invite: Option<Box<Message>>,
-    /// The tag of the answers that the relay gives itself.
+    /// The request as it came.
+    pub message: Message,
+    /// The To tag of the answers that the relay gives itself.
     pub tag: String,
-    /// The caller, for the push.
-    pub from: Box<str>,
-    /// The caller's display name.
-    pub name: Option<Box<str>>,
-    /// How the call stands, as its caller sees it.
+    refusals: Refusals,
+    last_provisional: LastProvisional,
+}
+
+impl Invite {
+    /// An INVITE that has just come.
+    pub fn new(
+        now: Instant,
+        timing: EdgeTiming,
+        server: ServerId,
+        source: Source,
+        message: Message,
+        tag: String,
+    ) -> Self {
+        let last_provisional = LastProvisional::new(now, timing.provisional_interval, &message);
+        Self { server, source, message, tag, refusals: Refusals::default(), last_provisional }
+    }
+}
+
+/// What was known of an expected call when its INVITE came.
+#[derive(Debug)]
+pub struct Announced {
+    /// The devices that were woken for it.
+    pub woken: Vec<InstanceId>,
+    /// Those of them that ring.
+    pub rang: Vec<InstanceId>,
+    /// How long they were told that it waits.
+    pub until: Instant,
+}
+
+/// One call, from its announcement or its INVITE to its final answer.
+#[derive(Debug)]
+pub struct Call {
+    id: CallId,
+    binding: BindingId,
+    stage: Stage,
+    from: Box<str>,
+    name: Option<Box<str>>,
     state: CallState,
     targets: Vec<Target>,
     legs: Vec<Leg>,
-    refusals: Refusals,
     /// Devices whose state has changed since [`Self::take_changes`].
     changes: Vec<(InstanceId, CallState)>,
-    last_provisional: LastProvisional,
     timing: EdgeTiming,
     arrived: Instant,
     deadline: Instant,
     answered_by: Option<BranchId>,
-    /// The caller has its final answer.
-    closed: bool,
 }
 
-impl PendingInvite {
-    /// A call that has just come, for these devices.
-    #[expect(clippy::too_many_arguments, reason = "each is a fact of one INVITE, told once")]
-    pub fn new(
-        now: Instant,
-        timing: EdgeTiming,
-        wait: Duration,
-        call: CallId,
-        instances: &[InstanceId],
-        binding: BindingId,
-        server: ServerId,
-        source: Source,
-        invite: Message,
-        tag: String,
-    ) -> Self {
-        let (from, name) = super::forward::caller(&invite);
-        let state = CallState::Waking;
-        let target = |instance| Target { instance, state, woken: false, attached: false, unreachable: false };
-        let last_provisional = LastProvisional::new(now, timing.provisional_interval, &invite);
+impl Call {
+    /// A call whose INVITE is expected within `wait`; no device is woken for it yet.
+    pub fn expected(now: Instant, timing: EdgeTiming, wait: Duration, id: CallId, binding: BindingId) -> Self {
         Self {
-            call,
+            id,
             binding,
-            server,
-            source,
-            invite: Some(Box::new(invite)),
-            tag,
-            from,
-            name,
-            state,
-            targets: instances.iter().copied().map(target).collect(),
+            stage: Stage::Expected,
+            from: "".into(),
+            name: None,
+            state: CallState::Waking,
+            targets: Vec::new(),
             legs: Vec::new(),
-            refusals: Refusals::default(),
             changes: Vec::new(),
-            last_provisional,
             timing,
             arrived: now,
             deadline: now + wait,
             answered_by: None,
-            closed: false,
         }
+    }
+
+    /// One more device is woken for an expected call, with the caller as its announcement names it.
+    pub fn expect(&mut self, instance: InstanceId, from: Box<str>, name: Option<Box<str>>) {
+        (self.from, self.name) = (from, name);
+        self.targets.push(Target { woken: true, ..Target::new(instance) });
+    }
+
+    /// The INVITE has come, for these devices, which may take `wait` to come for it.
+    pub fn arrive(&mut self, now: Instant, wait: Duration, instances: &[InstanceId], invite: Invite) -> Announced {
+        let targets = std::mem::take(&mut self.targets);
+        let all = |filter: fn(&Target) -> bool| {
+            targets.iter().filter(|target| filter(target)).map(|target| target.instance).collect::<Vec<_>>()
+        };
+        let rang = all(|target| target.state == CallState::Ringing);
+        let announced = Announced { woken: all(|_| true), rang, until: self.deadline };
+        let woken = |instance| announced.woken.contains(&instance);
+        let target = |instance| Target { woken: woken(instance), ..Target::new(instance) };
+        self.targets = instances.iter().copied().map(target).collect();
+        (self.from, self.name) = super::forward::caller(&invite.message);
+        (self.state, self.arrived, self.deadline) = (CallState::Waking, now, now + wait);
+        self.stage = Stage::Waiting(Box::new(invite));
+        announced
+    }
+
+    /// The call's identifier, which pushes carry.
+    pub fn id(&self) -> CallId {
+        self.id
+    }
+
+    /// The binding that it came by, or is expected by.
+    pub fn binding(&self) -> BindingId {
+        self.binding
+    }
+
+    /// The INVITE while its caller waits.
+    pub fn invite(&self) -> Option<&Invite> {
+        match &self.stage {
+            Stage::Waiting(invite) => Some(invite),
+            Stage::Expected | Stage::Closed { .. } => None,
+        }
+    }
+
+    /// The INVITE's server transaction, when it has come.
+    pub fn server(&self) -> Option<ServerId> {
+        match &self.stage {
+            Stage::Expected => None,
+            Stage::Waiting(invite) => Some(invite.server),
+            Stage::Closed { server } => Some(*server),
+        }
+    }
+
+    /// Whether the INVITE is still to come.
+    pub fn is_expected(&self) -> bool {
+        matches!(self.stage, Stage::Expected)
+    }
+
+    /// Whether this device was woken.
+    pub fn has_woken(&self, instance: InstanceId) -> bool {
+        self.targets.iter().any(|target| target.instance == instance && target.woken)
+    }
+
+    /// Until when it waits.
+    pub fn until(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Ends an expected call, whose INVITE has not come; whether it had not ended before.
+    pub fn end_expected(&mut self, state: CallState) -> bool {
+        let ends = !self.state.is_final();
+        if ends {
+            self.state = state;
+            for target in &mut self.targets {
+                target.state = state;
+                self.changes.push((target.instance, state));
+            }
+        }
+        ends
+    }
+
+    /// A device has nothing to do with an expected call any more; whether no device is left.
+    pub fn leave_expected(&mut self, instance: InstanceId) -> bool {
+        let before = self.targets.len();
+        self.targets.retain(|target| target.instance != instance);
+        if self.targets.len() < before && !self.state.is_final() {
+            self.changes.push((instance, CallState::TimedOut));
+        }
+        self.targets.is_empty()
     }
 
     /// How the call stands, as its caller sees it.
@@ -183,7 +301,7 @@ impl PendingInvite {
     /// What the shell is told of it for one of its devices.
     pub fn describe(&self, now: Instant, instance: InstanceId) -> IncomingCall {
         IncomingCall {
-            call: self.call,
+            call: self.id,
             instance,
             from: self.from.clone(),
             name: self.name.clone(),
@@ -223,24 +341,32 @@ impl PendingInvite {
 
     /// When [`Self::on_deadline`] or [`Self::silent`] must be asked; `None` when the caller has its answer.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        if self.closed {
-            return None;
+        match self.stage {
+            Stage::Expected => return Some(self.deadline),
+            Stage::Waiting(_) => {}
+            Stage::Closed { .. } => return None,
         }
         let silence = self.arrived + self.timing.no_response;
         let waits = self.targets.iter().any(|target| !target.woken && !target.state.is_final());
         let next = if !waits || silence <= now { self.deadline } else { self.deadline.min(silence) };
-        Some(self.last_provisional.repeat_at().map_or(next, |at| at.min(next)))
+        Some(self.invite()?.last_provisional.repeat_at().map_or(next, |at| at.min(next)))
     }
 
     /// The caller was told `response`, a provisional one above 100.
     pub fn record(&mut self, now: Instant, status: u16, message: Option<&Message>, response: &Bytes) {
-        self.last_provisional.record(now, status, message, response);
+        if let Stage::Waiting(invite) = &mut self.stage {
+            invite.last_provisional.record(now, status, message, response);
+        }
     }
 
     /// What the caller is told when it has heard nothing for [`EdgeTiming::provisional_interval`].
     pub fn repeat(&mut self, now: Instant) -> Option<(u16, Bytes)> {
-        let waits = !self.closed && !self.state.is_final();
-        self.last_provisional.repeat(now, self.invite.as_deref().filter(|_| waits)?, &self.tag)
+        match &mut self.stage {
+            Stage::Waiting(invite) if !self.state.is_final() => {
+                invite.last_provisional.repeat(now, &invite.message, &invite.tag)
+            }
+            _ => None,
+        }
     }
 
     /// The devices that have left an offer without any response for [`EdgeTiming::no_response`], and were not woken.
@@ -281,7 +407,7 @@ impl PendingInvite {
             101..200 => {
                 let first = self.state != CallState::Ringing || leg.phase == Phase::Sent;
                 leg.phase = if leg.phase == Phase::Ended { Phase::Ended } else { Phase::Alive };
-                if self.closed || self.state.is_final() {
+                if self.is_closed() || self.state.is_final() {
                     return Outcome::Ignore;
                 }
                 self.state = CallState::Ringing;
@@ -295,7 +421,7 @@ impl PendingInvite {
             _ => {
                 let again = leg.phase == Phase::Ended;
                 leg.phase = Phase::Ended;
-                if again || self.closed { Outcome::Ignore } else { self.on_refusal(instance, status, response) }
+                if again || self.is_closed() { Outcome::Ignore } else { self.on_refusal(instance, status, response) }
             }
         }
     }
@@ -348,7 +474,7 @@ impl PendingInvite {
     /// The caller gave up, or another device answered (`elsewhere`): the legs to cancel, and whether to answer 487 at
     /// once because none of them is alive.
     pub fn cancel(&mut self, now: Instant, elsewhere: bool) -> (Vec<BranchId>, bool) {
-        if self.closed || self.state.is_final() {
+        if self.is_closed() || self.state.is_final() {
             return (Vec::new(), false);
         }
         self.state = if elsewhere { CallState::AnsweredElsewhere } else { CallState::Cancelled };
@@ -360,7 +486,7 @@ impl PendingInvite {
 
     /// Ends the call for a reason of the relay's own: the legs to cancel. `None` when it has ended before.
     pub fn end(&mut self, state: CallState) -> Option<Vec<BranchId>> {
-        if self.closed || self.state.is_final() {
+        if self.is_closed() || self.state.is_final() {
             return None;
         }
         self.state = state;
@@ -372,7 +498,7 @@ impl PendingInvite {
     pub fn on_deadline(&self, now: Instant) -> Option<u16> {
         let alive = self.legs.iter().any(|leg| leg.phase == Phase::Alive);
         match self.state {
-            _ if self.closed || self.deadline > now => None,
+            _ if self.is_closed() || self.deadline > now => None,
             CallState::Cancelled | CallState::AnsweredElsewhere => Some(487),
             CallState::Waking | CallState::Ringing => Some(if alive { 408 } else { 480 }),
             _ => None,
@@ -381,7 +507,10 @@ impl PendingInvite {
 
     /// The best refusal and its status, unless the relay's own answer with the status `own` is better (RFC 3261 §16.7.6).
     pub fn best_refusal(&self, own: Option<u16>) -> Option<(u16, Bytes)> {
-        self.refusals.best(own, self.invite.as_deref()?, &self.tag)
+        {
+            let invite = self.invite()?;
+            invite.refusals.best(own, &invite.message, &invite.tag)
+        }
     }
 
     /// The caller has its final answer; each device that was not out before is told how it ended for it.
@@ -395,15 +524,15 @@ impl PendingInvite {
             target.state = if winner == Some(target.instance) { CallState::Answered } else { rest };
             self.changes.push((target.instance, target.state));
         }
-        self.closed = true;
-        self.invite = None;
         // A call is remembered for a while: what was said in it is not.
-        self.last_provisional = LastProvisional::nothing();
+        if let Some(server) = self.server() {
+            self.stage = Stage::Closed { server };
+        }
     }
 
     /// Whether the caller has its final answer.
     pub fn is_closed(&self) -> bool {
-        self.closed
+        matches!(self.stage, Stage::Closed { .. })
     }
 
     /// The other legs that may still be answered; they count as ended from now on. First those of the same device.
@@ -414,7 +543,7 @@ impl PendingInvite {
     }
 
     fn open(&mut self, instance: InstanceId) -> Option<&mut Target> {
-        if self.closed || self.state.is_final() {
+        if self.is_closed() || self.state.is_final() {
             return None;
         }
         self.targets.iter_mut().find(|target| target.instance == instance && !target.state.is_final())
@@ -429,14 +558,14 @@ impl PendingInvite {
 
     fn after_a_loss(&self) -> Outcome {
         let live = self.legs.iter().any(|leg| leg.phase != Phase::Ended);
-        if self.state.is_given_up() && !self.closed && !live { Outcome::Terminated } else { Outcome::Ignore }
+        if self.state.is_given_up() && !self.is_closed() && !live { Outcome::Terminated } else { Outcome::Ignore }
     }
 
     fn on_answer(&mut self, branch: BranchId) -> Outcome {
         match self.answered_by {
             Some(winner) if winner == branch => Outcome::Answer,
             Some(_) => Outcome::TooLate,
-            None if self.closed => Outcome::TooLate,
+            None if self.is_closed() => Outcome::TooLate,
             // The caller's CANCEL and the device's 200 crossed: the 200 wins (RFC 3261 §9.1).
             None => {
                 self.answered_by = Some(branch);
@@ -457,7 +586,9 @@ impl PendingInvite {
         let Some(target) = self.open(instance) else { return Outcome::Ignore };
         target.state = CallState::Declined;
         self.changes.push((instance, CallState::Declined));
-        self.refusals.add(response);
+        if let Stage::Waiting(invite) = &mut self.stage {
+            invite.refusals.add(response);
+        }
         if status >= 600 {
             self.state = CallState::Declined;
             return Outcome::Fail;

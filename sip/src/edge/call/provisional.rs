@@ -35,11 +35,6 @@ impl LastProvisional {
         Self { interval, repeat_at, what: Provisional::Nothing }
     }
 
-    /// Of a call that nobody waits for any more.
-    pub(super) fn nothing() -> Self {
-        Self { interval: Duration::ZERO, repeat_at: None, what: Provisional::Nothing }
-    }
-
     /// When [`Self::repeat`] is due.
     pub(super) fn repeat_at(&self) -> Option<Instant> {
         self.repeat_at
