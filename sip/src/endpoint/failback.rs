@@ -119,7 +119,7 @@ impl Endpoint {
         let members: Vec<_> = upstream.members.iter().copied().collect();
         self.links.remove(&old);
         for binding in members {
-            let Some(registration) = self.bindings.get_mut(&binding) else { continue };
+            let Some(registration) = self.bindings.get_mut(binding) else { continue };
             if let Some(branch) = registration.branch() {
                 self.core.transactions.abandon(branch);
             }

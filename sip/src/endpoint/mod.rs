@@ -46,7 +46,7 @@ mod settings;
 mod subscriptions;
 mod upstreams;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 pub use core::TRANSACTIONS_MAX;
@@ -55,19 +55,21 @@ pub use pushed::*;
 pub use settings::*;
 
 use crate::edge::admission::Nonces;
-use crate::edge::pending_message::PendingMessage;
 use crate::flow::TokenKey;
 use crate::id::{BindingId, BranchId, FlowId, InstanceId, ShardTag, UpstreamId};
 use crate::message::Message;
 use crate::random::Random;
-use crate::registration::Registration;
-use crate::subscription::Subscription;
-use crate::transaction::{Expired, ServerId};
+use crate::transaction::Expired;
 
+use bindings::Bindings;
 use calls::Calls;
 use core::{ClientOwner, Core, ServerOwner, Timer};
 use devices::{Attached, Device, DeviceFlow, Verification};
-use groups::Group;
+use dialogs::DialogForwarding;
+use groups::Groups;
+use messages::Messages;
+use parked::ParkedRequests;
+use subscriptions::Subscriptions;
 use upstreams::Upstream;
 
 /// One shard's SIP: registrations, held calls, attached devices.
@@ -75,31 +77,23 @@ use upstreams::Upstream;
 pub struct Endpoint {
     core: Core,
     nonces: Nonces,
-    bindings: HashMap<BindingId, Box<Registration>>,
+    bindings: Bindings,
     upstreams: BTreeMap<UpstreamId, Upstream>,
-    /// What registrars call bindings beside their Contact (RFC 5627); empty where none does.
-    gruus: BTreeSet<(Box<str>, BindingId)>,
     /// Dialled streams and whom they lead to.
     links: HashMap<FlowId, UpstreamId>,
     devices: HashMap<InstanceId, Device>,
-    /// The devices of a binding beside the one that speaks for it; empty for those that have one device.
-    groups: BTreeMap<BindingId, Group>,
-    /// Bindings that there ever were.
-    generation: u32,
+    groups: Groups,
     attached: HashMap<InstanceId, Attached>,
     device_flows: HashMap<FlowId, DeviceFlow>,
     verifications: HashMap<VerificationId, Verification>,
     next_verification: u64,
     /// Upstream streams that a dialog may use.
     streams: HashMap<FlowId, Transport>,
-    /// What a forwarded request is answered when nobody else answers it.
-    failures: HashMap<ServerId, (u16, bytes::Bytes)>,
-    /// Requests of dialogs that wait for a peer to come back.
-    parked: HashMap<core::OfflinePeer, Vec<parked::Parked>>,
+    dialogs: DialogForwarding,
+    parked: ParkedRequests,
     calls: Calls,
-    messages: HashMap<MessageRequestId, PendingMessage>,
-    subscriptions: HashMap<BindingId, Box<Subscription>>,
-    next_message: u64,
+    messages: Messages,
+    subscriptions: Subscriptions,
     push_bindings: push_bindings::PushBindings,
     registers: forwarded_registers::ForwardedRegisters,
 }
@@ -115,24 +109,21 @@ impl Endpoint {
         Self {
             nonces: Nonces::new(nonce_key, now),
             core: Core::new(settings, random),
-            bindings: HashMap::new(),
+            bindings: Bindings::default(),
             upstreams: BTreeMap::new(),
-            gruus: BTreeSet::new(),
             links: HashMap::new(),
             devices: HashMap::new(),
-            groups: BTreeMap::new(),
-            generation: 0,
+            groups: Groups::default(),
             attached: HashMap::new(),
             device_flows: HashMap::new(),
             verifications: HashMap::new(),
             next_verification: 0,
             streams: HashMap::new(),
-            failures: HashMap::new(),
-            parked: HashMap::new(),
+            dialogs: DialogForwarding::default(),
+            parked: ParkedRequests::default(),
             calls: Calls::default(),
-            messages: HashMap::new(),
-            subscriptions: HashMap::new(),
-            next_message: 0,
+            messages: Messages::default(),
+            subscriptions: Subscriptions::default(),
             push_bindings: push_bindings::PushBindings::default(),
             registers: forwarded_registers::ForwardedRegisters::default(),
         }
@@ -269,7 +260,7 @@ impl Endpoint {
             verifications: self.verifications.len(),
             calls: self.calls.len(),
             messages: self.messages.len(),
-            transactions: self.core.transactions.len() + self.failures.len() + self.parked.len(),
+            transactions: self.core.transactions.len() + self.dialogs.len() + self.parked.len(),
             timers: self.core.timers.pending() + self.core.transactions.timers(),
         }
     }

@@ -201,7 +201,7 @@ impl Endpoint {
 
     /// Keeps count of the members that are registered.
     pub(super) fn count_registered(&mut self, binding: BindingId) {
-        let Some(registration) = self.bindings.get_mut(&binding) else { return };
+        let Some(registration) = self.bindings.get_mut(binding) else { return };
         let Some(upstream) = self.upstreams.get_mut(&registration.upstream) else { return };
         match (registration.counted, registration.is_registered()) {
             (false, true) => upstream.registered_count += 1,
@@ -213,14 +213,14 @@ impl Endpoint {
 
     /// A registration succeeded: what failed before does not count any more.
     pub(super) fn on_upstream_works(&mut self, binding: BindingId) {
-        let id = self.bindings.get(&binding).map(|registration| registration.upstream);
+        let id = self.bindings.get(binding).map(|registration| registration.upstream);
         if let Some(upstream) = id.and_then(|id| self.upstreams.get_mut(&id)) {
             upstream.failures = 0;
         }
     }
 
     pub(super) fn want_flow(&mut self, now: Instant, binding: BindingId) {
-        let Some(registration) = self.bindings.get_mut(&binding) else { return };
+        let Some(registration) = self.bindings.get_mut(binding) else { return };
         let id = registration.upstream;
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
         match upstream.link {
@@ -262,7 +262,7 @@ impl Endpoint {
             self.core.timers.set(at, Timer::Pace(id));
         }
         for binding in turns {
-            let Some(registration) = self.bindings.get_mut(&binding) else { continue };
+            let Some(registration) = self.bindings.get_mut(binding) else { continue };
             registration.turn = Turn::None;
             let step = registration.begin();
             self.carry_out(now, binding, step);
@@ -295,7 +295,7 @@ impl Endpoint {
             self.links.insert(flow, id);
         }
         for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
-            if let Some(registration) = self.bindings.get_mut(&binding).filter(|it| it.wants_flow()) {
+            if let Some(registration) = self.bindings.get_mut(binding).filter(|it| it.wants_flow()) {
                 upstream.enqueue(registration);
             }
         }
@@ -319,9 +319,9 @@ impl Endpoint {
         upstream.armed = Some(now + after);
         let failure = RegistrationFailure::Retry { status: None, after };
         let bindings = &self.bindings;
-        let waiting = upstream.members.iter().copied().filter(|b| bindings.get(b).is_some_and(|r| r.wants_flow()));
+        let waiting = upstream.members.iter().copied().filter(|b| bindings.get(*b).is_some_and(|r| r.wants_flow()));
         for binding in waiting.collect::<Vec<_>>() {
-            if let Some(instance) = self.bindings.get(&binding).map(|registration| registration.instance) {
+            if let Some(instance) = self.bindings.get(binding).map(|registration| registration.instance) {
                 self.core.event(Event::RegistrationFailed { binding, instance, failure });
             }
         }
@@ -349,7 +349,7 @@ impl Endpoint {
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
         let mut wanted = upstream.transit_refs > 0;
         for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
-            let Some(registration) = self.bindings.get_mut(&binding) else { continue };
+            let Some(registration) = self.bindings.get_mut(binding) else { continue };
             if let Some(branch) = registration.branch() {
                 self.core.transactions.abandon(branch);
             }
@@ -389,7 +389,7 @@ impl Endpoint {
     pub(super) fn on_address_changed(&mut self, now: Instant, id: UpstreamId) {
         let turned_away = self.upstreams.get_mut(&id).and_then(|upstream| upstream.turned_away.take());
         let Some(binding) = turned_away else { return };
-        if let Some(registration) = self.bindings.get_mut(&binding) {
+        if let Some(registration) = self.bindings.get_mut(binding) {
             let step = registration.on_address_changed();
             self.carry_out(now, binding, step);
         }
@@ -410,7 +410,7 @@ impl Endpoint {
             self.core.outputs.push_back(Output::Close(flow));
         }
         for binding in members {
-            if let Some(registration) = self.bindings.get_mut(&binding).filter(|r| flow.is_reliable() || r.wants_flow())
+            if let Some(registration) = self.bindings.get_mut(binding).filter(|r| flow.is_reliable() || r.wants_flow())
             {
                 if let Some(branch) = registration.branch() {
                     self.core.transactions.abandon(branch);
@@ -454,7 +454,7 @@ impl Endpoint {
     fn register_all(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get(&id) else { return };
         for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
-            let Some(registration) = self.bindings.get_mut(&binding).filter(|it| it.awaits_refresh()) else { continue };
+            let Some(registration) = self.bindings.get_mut(binding).filter(|it| it.awaits_refresh()) else { continue };
             let step = registration.on_flow_lost();
             self.carry_out(now, binding, step);
         }
