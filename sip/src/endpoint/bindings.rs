@@ -6,7 +6,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
-use super::upstreams::Link;
 use super::{ClientOwner, Endpoint, Event, NewBinding, Source, Timer};
 use crate::auth::Hash;
 use crate::flow::Side;
@@ -89,9 +88,8 @@ impl Bindings {
 impl Endpoint {
     pub(super) fn on_bind(&mut self, now: Instant, new: NewBinding) {
         self.add_device(now, new.instance, new.binding);
-        if let Some(device) = self.devices.get_mut(&new.instance) {
-            (device.foreground, device.proven) = (!new.register, new.proven);
-        }
+        self.devices.set_foreground(new.instance, !new.register);
+        self.devices.set_proven(new.instance, new.proven);
         if self.bindings.contains(new.binding) {
             return self.join(now, new.instance, new.binding);
         }
@@ -168,11 +166,10 @@ impl Endpoint {
     ) {
         let Some(registration) = self.bindings.get_mut(binding) else { return };
         let id = registration.upstream;
-        let Some(upstream) = self.upstreams.get_mut(&id) else { return };
-        upstream.heard_at = Some(now);
+        self.upstreams.note_heard(now, id);
+        let Some(registrar) = self.upstreams.registrar(id) else { return };
         let hashes = hashes(self.core.settings.upstream.allow_md5);
-        let terms =
-            Terms { hashes, registrar: &upstream.registrar, back_off: self.core.settings.timing.upstream.back_off };
+        let terms = Terms { hashes, registrar, back_off: self.core.settings.timing.upstream.back_off };
         let gruus = registration.gruus().to_vec();
         let step = registration.on_response(now, branch, response, &terms, &mut self.core.random);
         if let Step::Registered { renamed, .. } = step {
@@ -219,7 +216,9 @@ impl Endpoint {
             Step::Send => self.send_register(now, binding),
             Step::Ask => self.ask(binding),
             Step::Registered { expires, refresh, renamed: _ } => {
-                self.on_upstream_works(binding);
+                if let Some(id) = self.upstream_of(binding) {
+                    self.upstreams.note_success(id);
+                }
                 if let Some(instance) = self.prove(binding) {
                     self.core.event(Event::Registered { binding, instance, expires, refresh });
                 }
@@ -251,14 +250,14 @@ impl Endpoint {
         if let Some(at) = registration.armed.must_set(registration.deadline()) {
             self.core.timers.set(at, Timer::Binding(binding));
         }
-        self.count_registered(binding);
+        self.upstreams.count(registration);
     }
 
     fn ask(&mut self, binding: BindingId) {
         let cnonce = self.core.random.tag();
         let Some(registration) = self.bindings.get_mut(binding) else { return };
-        let Some(upstream) = self.upstreams.get(&registration.upstream) else { return };
-        let (uri, instance) = (upstream.registrar.clone(), registration.instance);
+        let Some(registrar) = self.upstreams.registrar(registration.upstream) else { return };
+        let (uri, instance) = (registrar.into(), registration.instance);
         if let Some((challenge, nc)) = registration.challenge() {
             let challenge = challenge.clone();
             self.core.event(Event::Challenged { binding, instance, challenge, nc, cnonce, uri });
@@ -268,16 +267,16 @@ impl Endpoint {
     fn send_register(&mut self, now: Instant, binding: BindingId) {
         let branch = self.core.branch();
         let Some(registration) = self.bindings.get_mut(binding) else { return };
-        let Some(upstream) = self.upstreams.get(&registration.upstream) else { return };
-        let Link::Up { flow, .. } = upstream.link else {
+        let Some(registrar) = self.upstreams.registrar(registration.upstream) else { return };
+        let Some((flow, transport)) = self.upstreams.flow(registration.upstream) else {
             // The flow broke while the shell computed the answer.
             let step = registration.on_flow_lost();
             return self.carry_out(now, binding, step);
         };
         let head = RequestContext {
-            registrar: &upstream.registrar,
-            transport: upstream.transport,
-            local: self.core.settings.sent_by(Side::Upstream, upstream.transport).host,
+            registrar,
+            transport,
+            local: self.core.settings.sent_by(Side::Upstream, transport).host,
             branch,
             epoch: &self.core.epoch,
         };
@@ -320,14 +319,7 @@ impl Endpoint {
 
     /// Whether a request came from the binding's own SIP server: by its flow, or from one of its addresses.
     pub(super) fn is_trusted(&self, binding: BindingId, source: &Source) -> bool {
-        let upstream = self.upstream_of(binding).and_then(|upstream| self.upstreams.get(&upstream));
-        upstream.is_some_and(|upstream| {
-            let by_flow = matches!(&upstream.link, Link::Up { flow, .. } if *flow == source.flow);
-            let ip = source.peer.ip().to_canonical();
-            by_flow
-                || upstream.replaced == Some(source.flow)
-                || upstream.trusted.iter().any(|trusted| trusted.to_canonical() == ip)
-        })
+        self.upstream_of(binding).is_some_and(|upstream| self.upstreams.is_trusted(upstream, source))
     }
 
     /// The SIP server of a binding, also of one that passed through.

@@ -98,7 +98,7 @@ impl Endpoint {
         if self.core.transactions.send(now, branch, method, bytes, way.flow, ClientOwner::Forwarded(server)).is_err() {
             return self.on_forwarded_silence(now, server);
         }
-        self.note_forwarded(way.flow, way.device, branch);
+        self.attachments.note_forwarded(way.flow, way.device, branch);
     }
 
     /// An ACK to a 2xx: passed on without a transaction (RFC 3261 §16.6, §17.1.1.3).
@@ -127,10 +127,10 @@ impl Endpoint {
     /// Whether the sender is one of the two ends of the token's way.
     fn may_use(&self, source: &Source, token: &FlowToken) -> bool {
         match source.side {
-            Side::Device => self.is_attached_by(token.instance, source),
+            Side::Device => self.attachments.is_attached_by(token.instance, source),
             Side::Upstream => {
                 token.upstream == source.flow
-                    || self.devices.get(&token.instance).is_some_and(|device| self.is_trusted(device.binding, source))
+                    || self.devices.binding_of(token.instance).is_some_and(|binding| self.is_trusted(binding, source))
             }
         }
     }
@@ -140,25 +140,22 @@ impl Endpoint {
         match source.side {
             Side::Upstream => self.way_to_device(token.instance),
             Side::Device => {
-                let transport = match token.upstream {
-                    FlowId::Datagram(_) => Some(Transport::Udp),
-                    flow => self.streams.get(&flow).copied(),
-                };
+                let transport = self.flows.transport_of(token.upstream);
                 let (side, device) = (Side::Upstream, token.instance);
                 let here = transport.map(|transport| Way { flow: token.upstream, side, transport, device });
                 // The stream that the INVITE came by is gone: by the binding's own flow instead.
-                here.or_else(|| self.way_to_server(self.upstream_of(self.devices.get(&device)?.binding)?, device))
+                here.or_else(|| self.way_to_server(self.upstream_of(self.devices.binding_of(device)?)?, device))
             }
         }
     }
 
     pub(super) fn way_to_server(&self, id: UpstreamId, device: InstanceId) -> Option<Way> {
-        let (flow, transport) = self.flow_of_upstream(id)?;
+        let (flow, transport) = self.upstreams.flow(id)?;
         Some(Way { flow, side: Side::Upstream, transport, device })
     }
 
     pub(super) fn way_to_device(&self, device: InstanceId) -> Option<Way> {
-        let attached = self.attached.get(&device)?;
+        let attached = self.attachments.get(device)?;
         Some(Way { flow: attached.flow, side: Side::Device, transport: attached.transport, device })
     }
 

@@ -59,11 +59,11 @@ impl Endpoint {
     /// apps are in the background; when there is none of these, those in the foreground, for a request may have crossed the
     /// unregistration.
     pub fn callable_instances(&self, binding: BindingId) -> Vec<InstanceId> {
-        let proven = |instance: &InstanceId| self.devices.get(instance).is_some_and(|device| device.proven);
+        let proven = |instance: &InstanceId| self.devices.is_proven(*instance);
         let mut members = self.all_instances(binding);
         members.retain(proven);
-        if members.iter().any(|instance| self.is_in_background(*instance)) {
-            members.retain(|instance| self.is_in_background(*instance));
+        if members.iter().any(|instance| self.devices.is_in_background(*instance)) {
+            members.retain(|instance| self.devices.is_in_background(*instance));
         }
         members
     }
@@ -72,7 +72,7 @@ impl Endpoint {
     pub fn all_instances(&self, binding: BindingId) -> Vec<InstanceId> {
         let credential_owner = self.bindings.get(binding).map(|registration| registration.instance);
         let others = self.groups.0.get(&binding).map(|group| &group.others[..]).unwrap_or_default();
-        credential_owner.into_iter().chain(others.iter().copied()).filter(|it| self.devices.contains_key(it)).collect()
+        credential_owner.into_iter().chain(others.iter().copied()).filter(|it| self.devices.knows(*it)).collect()
     }
 
     /// Whether the last attempt to register a binding succeeded, as far as its members are concerned.
@@ -87,7 +87,7 @@ impl Endpoint {
             // It was being unregistered for its last device.
             let last = registration.instance;
             self.core.event(Event::Unbound { instance: last, confirmed: false, shared: true });
-            let goal = if self.is_in_background(instance) { Goal::Registered } else { Goal::Silent };
+            let goal = if self.devices.is_in_background(instance) { Goal::Registered } else { Goal::Silent };
             return self.redirect(now, binding, |registration| {
                 // What follows is what the new goal wants.
                 let _ = registration.set_credential_owner(instance);
@@ -105,7 +105,7 @@ impl Endpoint {
     }
 
     pub(super) fn on_unbind(&mut self, now: Instant, instance: InstanceId, deadline: Duration) {
-        let Some(binding) = self.devices.get(&instance).map(|device| device.binding) else {
+        let Some(binding) = self.devices.binding_of(instance) else {
             return self.core.event(Event::Unbound { instance, confirmed: true, shared: false });
         };
         self.remove_device(now, instance);
@@ -119,7 +119,7 @@ impl Endpoint {
     }
 
     pub(super) fn on_release(&mut self, now: Instant, instance: InstanceId) {
-        let Some(binding) = self.devices.get(&instance).map(|device| device.binding) else {
+        let Some(binding) = self.devices.binding_of(instance) else {
             return self.core.event(Event::Unbound { instance, confirmed: true, shared: false });
         };
         self.remove_device(now, instance);
@@ -131,9 +131,8 @@ impl Endpoint {
     }
 
     pub(super) fn on_presence(&mut self, now: Instant, instance: InstanceId, foreground: bool) {
-        let Some(device) = self.devices.get_mut(&instance) else { return };
-        device.foreground = foreground;
-        let binding = device.binding;
+        let Some(binding) = self.devices.binding_of(instance) else { return };
+        self.devices.set_foreground(instance, foreground);
         if foreground && self.is_checked(binding, instance) {
             self.abort_check(now, binding);
             self.groups.0.entry(binding).or_default().others.push(instance);
@@ -144,9 +143,7 @@ impl Endpoint {
     /// The SIP server has accepted the speaker's credentials; who that is.
     pub(super) fn prove(&mut self, binding: BindingId) -> Option<InstanceId> {
         let instance = self.bindings.get(binding)?.instance;
-        if let Some(device) = self.devices.get_mut(&instance) {
-            device.proven = true;
-        }
+        self.devices.set_proven(instance, true);
         if let Some(group) = self.groups.0.get_mut(&binding) {
             group.check = None;
         }
@@ -168,9 +165,8 @@ impl Endpoint {
     /// Tries the credentials of the next device that has not proven itself, when nothing else is under way.
     pub(super) fn check_next(&mut self, now: Instant, binding: BindingId) {
         let Some(group) = self.groups.0.get(&binding).filter(|group| group.check.is_none()) else { return };
-        let waits = |instance: &&InstanceId| {
-            self.devices.get(*instance).is_some_and(|device| !device.proven && !device.foreground)
-        };
+        let waits =
+            |instance: &&InstanceId| self.devices.is_in_background(**instance) && !self.devices.is_proven(**instance);
         let Some(next) = group.others.iter().find(waits).copied() else { return };
         let flow = self.flow_to_server(binding);
         let Some(registration) = self.bindings.get_mut(binding).filter(|it| it.may_try_credentials()) else { return };
@@ -197,7 +193,7 @@ impl Endpoint {
         }
         let Some(next) = self.next_credential_owner(binding) else { return false };
         self.leave_others(binding, next);
-        let wanted = self.is_wanted(binding) || self.is_in_background(next);
+        let wanted = self.is_wanted(binding) || self.devices.is_in_background(next);
         self.redirect(now, binding, |registration| match registration.set_credential_owner(next) {
             _ if !wanted => registration.aim(Goal::Silent),
             step => step,
@@ -223,7 +219,7 @@ impl Endpoint {
         let Some(registration) = self.bindings.get(binding).filter(|it| it.goal() != Goal::Gone) else { return };
         let credential_owner = registration.instance;
         let wanted = self.is_wanted(binding);
-        if wanted && !self.is_in_background(credential_owner) && !self.is_checked(binding, credential_owner) {
+        if wanted && !self.devices.is_in_background(credential_owner) && !self.is_checked(binding, credential_owner) {
             self.hand_over_ownership(now, binding, credential_owner);
         }
         self.aim(now, binding, if wanted { Goal::Registered } else { Goal::Silent });
@@ -232,11 +228,11 @@ impl Endpoint {
 
     /// Another device speaks in place of one whose app is in the foreground.
     fn hand_over_ownership(&mut self, now: Instant, binding: BindingId, credential_owner: InstanceId) {
-        let Some(next) = self.next_credential_owner(binding).filter(|next| self.is_in_background(*next)) else {
+        let Some(next) = self.next_credential_owner(binding).filter(|next| self.devices.is_in_background(*next)) else {
             return;
         };
         // What stands goes on standing by the credentials that were accepted, until others have been.
-        let proven = self.devices.get(&next).is_some_and(|device| device.proven);
+        let proven = self.devices.is_proven(next);
         if self.is_registered(binding) && !proven {
             return;
         }
@@ -250,19 +246,14 @@ impl Endpoint {
     /// Who is to speak when the speaker does no longer: rather one that has proven itself, and is in the background.
     fn next_credential_owner(&self, binding: BindingId) -> Option<InstanceId> {
         let group = self.groups.0.get(&binding)?;
-        let rank = |instance: &&InstanceId| {
-            self.devices.get(*instance).map_or((true, true), |device| (!device.proven, device.foreground))
-        };
+        let rank =
+            |instance: &&InstanceId| (!self.devices.is_proven(**instance), !self.devices.is_in_background(**instance));
         group.others.iter().min_by_key(rank).copied()
     }
 
     /// Whether a device of it wants it to be registered.
     fn is_wanted(&self, binding: BindingId) -> bool {
-        self.all_instances(binding).into_iter().any(|instance| self.is_in_background(instance))
-    }
-
-    fn is_in_background(&self, instance: InstanceId) -> bool {
-        self.devices.get(&instance).is_some_and(|device| !device.foreground)
+        self.all_instances(binding).into_iter().any(|instance| self.devices.is_in_background(instance))
     }
 
     /// Whether this device's credentials are being tried.
@@ -295,6 +286,6 @@ impl Endpoint {
 
     /// The flow that a binding's registration goes by.
     fn flow_to_server(&self, binding: BindingId) -> Option<FlowId> {
-        self.flow_of_upstream(self.upstream_of(binding)?).map(|(flow, _)| flow)
+        self.upstreams.flow(self.upstream_of(binding)?).map(|(flow, _)| flow)
     }
 }

@@ -72,8 +72,8 @@ impl Endpoint {
     fn refusal_of(&mut self, now: Instant, request: &Message, members: &[InstanceId]) -> Option<(u16, MessageEnd)> {
         let media = request.text(Name::ContentType).unwrap_or_default();
         let media = media.split(';').next().unwrap_or_default().trim();
-        let attached = members.iter().any(|instance| self.attached.contains_key(instance));
-        let stored_only = members.iter().all(|instance| !self.attached.contains_key(instance));
+        let attached = members.iter().any(|instance| self.attachments.is_attached(*instance));
+        let stored_only = members.iter().all(|instance| !self.attachments.is_attached(*instance));
         if let Err(stop) = forward::check(request, &self.core.settings.own_addresses())
             && attached
         {
@@ -99,7 +99,7 @@ impl Endpoint {
         // Each device pays, whichever of them still can.
         let mut granted = false;
         for instance in members {
-            granted |= self.spend_message(now, *instance);
+            granted |= self.devices.spend_message(now, *instance);
         }
         (!granted).then_some((480, MessageEnd::Limited))
     }
@@ -125,7 +125,7 @@ impl Endpoint {
         let Some(pending) = self.messages.rows.get_mut(&id) else { return };
         let Some(request) = pending.request() else { return };
         let message = name_of(&self.core.token_key, request, instance);
-        let sent_on = self.attached.get(&instance).and_then(|attached| {
+        let sent_on = self.attachments.get(instance).and_then(|attached| {
             let sent_by = self.core.settings.sent_by(Side::Device, attached.transport);
             let bytes = forward::forward_request(request, sent_by, branch).request_uri(&*attached.contact).finish();
             let owner = ClientOwner::Message(id);
@@ -135,7 +135,7 @@ impl Endpoint {
         match sent_on {
             Some(flow) => {
                 pending.sent(instance, message, branch);
-                self.note_forwarded(flow, instance, branch);
+                self.attachments.note_forwarded(flow, instance, branch);
             }
             None => {
                 pending.storing(now, instance, message);

@@ -27,12 +27,13 @@
 //! an input may make it hold is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by
 //! [`calls::CALLS_PER_INSTANCE`], MESSAGEs by [`messages::MESSAGES_MAX`], the rest by bindings and open flows.
 
+mod attachments;
 mod bindings;
 pub mod calls;
 mod core;
 mod devices;
 mod dialogs;
-mod failback;
+mod flows;
 pub mod forwarded_registers;
 mod groups;
 mod io;
@@ -46,7 +47,6 @@ mod settings;
 mod subscriptions;
 mod upstreams;
 
-use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 pub use core::TRANSACTIONS_MAX;
@@ -54,41 +54,35 @@ pub use io::*;
 pub use pushed::*;
 pub use settings::*;
 
-use crate::edge::admission::Nonces;
 use crate::flow::TokenKey;
-use crate::id::{BindingId, BranchId, FlowId, InstanceId, ShardTag, UpstreamId};
+use crate::id::{BindingId, BranchId, InstanceId, ShardTag};
 use crate::message::Message;
 use crate::random::Random;
 use crate::transaction::Expired;
 
+use attachments::Attachments;
 use bindings::Bindings;
 use calls::Calls;
 use core::{ClientOwner, Core, ServerOwner, Timer};
-use devices::{Attached, Device, DeviceFlow, Verification};
+use devices::Devices;
 use dialogs::DialogForwarding;
+use flows::FlowTable;
 use groups::Groups;
 use messages::Messages;
 use parked::ParkedRequests;
 use subscriptions::Subscriptions;
-use upstreams::Upstream;
+use upstreams::Upstreams;
 
 /// One shard's SIP: registrations, held calls, attached devices.
 #[derive(Debug)]
 pub struct Endpoint {
     core: Core,
-    nonces: Nonces,
     bindings: Bindings,
-    upstreams: BTreeMap<UpstreamId, Upstream>,
-    /// Dialled streams and whom they lead to.
-    links: HashMap<FlowId, UpstreamId>,
-    devices: HashMap<InstanceId, Device>,
+    upstreams: Upstreams,
+    devices: Devices,
     groups: Groups,
-    attached: HashMap<InstanceId, Attached>,
-    device_flows: HashMap<FlowId, DeviceFlow>,
-    verifications: HashMap<VerificationId, Verification>,
-    next_verification: u64,
-    /// Upstream streams that a dialog may use.
-    streams: HashMap<FlowId, Transport>,
+    attachments: Attachments,
+    flows: FlowTable,
     dialogs: DialogForwarding,
     parked: ParkedRequests,
     calls: Calls,
@@ -107,18 +101,13 @@ impl Endpoint {
             chunk.copy_from_slice(&random.bits().to_be_bytes());
         }
         Self {
-            nonces: Nonces::new(nonce_key, now),
             core: Core::new(settings, random),
             bindings: Bindings::default(),
-            upstreams: BTreeMap::new(),
-            links: HashMap::new(),
-            devices: HashMap::new(),
+            upstreams: Upstreams::default(),
+            devices: Devices::default(),
             groups: Groups::default(),
-            attached: HashMap::new(),
-            device_flows: HashMap::new(),
-            verifications: HashMap::new(),
-            next_verification: 0,
-            streams: HashMap::new(),
+            attachments: Attachments::new(nonce_key, now),
+            flows: FlowTable::default(),
             dialogs: DialogForwarding::default(),
             parked: ParkedRequests::default(),
             calls: Calls::default(),
@@ -142,7 +131,7 @@ impl Endpoint {
                 self.on_failback_dialled(now, upstream, flow, transport)
             }
             Input::DialFailed(upstream) => self.on_dial_failed(now, upstream),
-            Input::Addresses { upstream, addresses } => self.on_addresses(upstream, addresses),
+            Input::Addresses { upstream, addresses } => self.upstreams.set_addresses(upstream, addresses),
             Input::Closed(flow) => self.on_closed(now, flow),
             Input::Bind(new) => self.on_bind(now, *new),
             Input::Unbind { instance, deadline } => self.on_unbind(now, instance, deadline),
@@ -248,6 +237,7 @@ impl Endpoint {
 
     /// How much this endpoint holds at this moment.
     pub fn counts(&self) -> Counts {
+        let (attached, device_flows, verifications) = self.attachments.counts();
         Counts {
             push_bindings: self.push_bindings.len(),
             waiting: self.registers.len(),
@@ -255,9 +245,9 @@ impl Endpoint {
             upstreams: self.upstreams.len(),
             devices: self.devices.len(),
             shared: self.groups.len(),
-            attached: self.attached.len(),
-            flows: self.links.len() + self.streams.len() + self.device_flows.len(),
-            verifications: self.verifications.len(),
+            attached,
+            flows: self.upstreams.links() + self.flows.len() + device_flows,
+            verifications,
             calls: self.calls.len(),
             messages: self.messages.len(),
             transactions: self.core.transactions.len() + self.dialogs.len() + self.parked.len(),

@@ -67,7 +67,7 @@ impl Endpoint {
         device: InstanceId,
         ours: usize,
     ) {
-        let binding = self.devices.get(&device).map(|device| device.binding);
+        let binding = self.devices.binding_of(device);
         let who = binding.and_then(|binding| match side {
             Side::Upstream => Some(OfflinePeer::Device(device)),
             Side::Device => self.upstream_of(binding).map(OfflinePeer::Server),
@@ -112,9 +112,7 @@ impl Endpoint {
 
     /// The device has another flow, while its earlier one may be dead without either side knowing.
     pub(super) fn leave_flow(&mut self, now: Instant, instance: InstanceId, earlier: FlowId) {
-        let Some(state) = self.device_flows.get(&earlier) else { return };
-        let of_it = state.forwarded.iter().filter(|(of, _)| *of == instance).map(|(_, branch)| *branch);
-        for branch in of_it.collect::<Vec<_>>() {
+        for branch in self.attachments.forwarded_to(instance, earlier) {
             self.park_sent(now, instance, branch);
         }
     }
@@ -123,7 +121,7 @@ impl Endpoint {
     fn park_sent(&mut self, now: Instant, instance: InstanceId, branch: BranchId) -> bool {
         let progress = self.core.transactions.progress(branch);
         let of_dialog = matches!(progress, Some((ClientOwner::Forwarded(_), _) | (ClientOwner::Leg(_), false)));
-        if of_dialog && self.devices.contains_key(&instance) {
+        if of_dialog && self.devices.knows(instance) {
             let until = now + self.core.settings.timing.edge.parked;
             self.add_parked(now, OfflinePeer::Device(instance), Parked { branch, until, what: What::Sent });
             return true;
@@ -146,7 +144,7 @@ impl Endpoint {
                 }
                 (Some(way), What::Sent) => {
                     self.core.transactions.carry(waiting.branch, way.flow);
-                    self.note_forwarded(way.flow, way.device, waiting.branch);
+                    self.attachments.note_forwarded(way.flow, way.device, waiting.branch);
                 }
                 (None, what) => self.give_up_one(now, Parked { what, ..waiting }),
             }

@@ -34,8 +34,8 @@ pub(super) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE, NOTI
 impl Endpoint {
     pub(super) fn on_message(&mut self, now: Instant, source: Source, message: Message) {
         self.on_sign_of_life(now, source.flow, false);
-        if source.side == Side::Upstream && source.flow.is_reliable() {
-            self.streams.insert(source.flow, source.transport);
+        if source.side == Side::Upstream {
+            self.flows.note_upstream(&source);
         }
         if message.is_request() {
             self.on_request(now, source, message);

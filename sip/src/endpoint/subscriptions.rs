@@ -110,7 +110,7 @@ impl Endpoint {
     }
 
     fn flow_of_registration(&self, binding: BindingId) -> Option<(FlowId, Transport)> {
-        self.flow_of_upstream(self.bindings.get(binding)?.upstream)
+        self.upstreams.flow(self.bindings.get(binding)?.upstream)
     }
 
     fn go_on(&mut self, now: Instant, binding: BindingId, step: Step) {

@@ -18,7 +18,7 @@ use crate::id::{BindingId, CallId, InstanceId};
 impl Endpoint {
     /// Whether this device has been woken for a call whose INVITE has not come yet.
     pub fn expects_call(&self, instance: InstanceId) -> bool {
-        let expected = self.devices.get(&instance).and_then(|device| self.calls.expected.get(&device.binding));
+        let expected = self.devices.binding_of(instance).and_then(|binding| self.calls.expected.get(&binding));
         let call = expected.and_then(|call| self.calls.get(*call));
         call.is_some_and(|call| !call.state().is_final() && call.has_woken(instance))
     }
@@ -30,14 +30,14 @@ impl Endpoint {
         from: Box<str>,
         name: Option<Box<str>>,
     ) {
-        let Some(binding) = self.devices.get(&instance).map(|device| device.binding) else { return };
+        let Some(binding) = self.devices.binding_of(instance) else { return };
         // A call that was declined is announced anew: this may be another one.
         let earlier = self.calls.expected_for(now, binding).filter(|call| !call.state().is_final());
         if earlier.is_some_and(|call| call.has_woken(instance)) {
             return;
         }
         let known = earlier.map(|call| call.id());
-        if self.calls.is_busy(instance) || !self.spend_call(now, instance) {
+        if self.calls.is_busy(instance) || !self.devices.spend_call(now, instance) {
             return;
         }
         let call = known.unwrap_or_else(|| self.expect_invite(now, binding));

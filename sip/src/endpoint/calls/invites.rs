@@ -76,7 +76,7 @@ impl Endpoint {
             let busy = self.calls.is_busy(*instance);
             status = if busy { 486 } else { status };
             let paid = expected.and_then(|call| self.calls.get(call)).is_some_and(|call| call.has_woken(*instance));
-            !busy && (paid || self.spend_call(now, *instance))
+            !busy && (paid || self.devices.spend_call(now, *instance))
         });
         if instances.is_empty() { Err(status) } else { Ok(instances) }
     }
@@ -120,7 +120,7 @@ impl Endpoint {
     fn fork_to(&mut self, now: Instant, call: CallId, instance: InstanceId) -> bool {
         let branch = self.core.branch();
         let Some(row) = self.calls.get_mut(call) else { return false };
-        let Some(attached) = self.attached.get(&instance) else { return false };
+        let Some(attached) = self.attachments.get(instance) else { return false };
         let wanted = row.wants(instance, attached.flow);
         let Some(invite) = row.invite().filter(|_| wanted) else { return true };
         let (device, upstream) = (
@@ -140,7 +140,7 @@ impl Endpoint {
         let moved = row.forked(branch, instance, flow);
         let woke_after = row.note_attached(now, instance);
         let state = row.state_of(instance).unwrap_or(CallState::Waking);
-        self.note_forwarded(flow, instance, branch);
+        self.attachments.note_forwarded(flow, instance, branch);
         self.cancel_legs(now, moved, None);
         self.core.event(Event::Call { call, instance, state, woke_after });
         true

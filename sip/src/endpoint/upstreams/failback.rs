@@ -12,25 +12,24 @@
 
 use std::time::Instant;
 
-use super::upstreams::Link;
-use super::{ClientOwner, Endpoint, Event, Output, Timer, Transport};
+use super::{FailbackProbe, Link};
+use crate::endpoint::core::{ClientOwner, Timer};
+use crate::endpoint::{Endpoint, Event, Output, Transport};
 use crate::flow::Side;
 use crate::id::{BranchId, FlowId, UpstreamId};
 use crate::message::{Composer, Message, Method, Name};
 
-/// A better flow that is being asked whether anybody is there.
-#[derive(Debug)]
-pub(super) struct FailbackProbe {
-    flow: FlowId,
-    transport: Transport,
-    branch: BranchId,
-}
-
 impl Endpoint {
     /// A flow to a better address is open.
-    pub(super) fn on_failback_dialled(&mut self, now: Instant, id: UpstreamId, flow: FlowId, transport: Transport) {
+    pub(in crate::endpoint) fn on_failback_dialled(
+        &mut self,
+        now: Instant,
+        id: UpstreamId,
+        flow: FlowId,
+        transport: Transport,
+    ) {
         let branch = self.core.branch();
-        let Some(upstream) = self.upstreams.get_mut(&id) else { return self.reject_failback(id, flow) };
+        let Some(upstream) = self.upstreams.get_mut(id) else { return self.reject_failback(id, flow) };
         match upstream.link {
             Link::Up { .. } if upstream.probe.is_none() => {}
             // There is nothing that works and could be lost by it.
@@ -43,7 +42,7 @@ impl Endpoint {
         upstream.probe = Some(FailbackProbe { flow, transport, branch });
         let registrar = upstream.registrar.clone();
         if flow.is_reliable() {
-            self.links.insert(flow, id);
+            self.upstreams.links.insert(flow, id);
         }
         let local = self.core.settings.sent_by(Side::Upstream, transport).host;
         let rport = if transport == Transport::Udp { ";rport" } else { "" };
@@ -63,7 +62,13 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn on_probe_response(&mut self, now: Instant, id: UpstreamId, branch: BranchId, response: &Message) {
+    pub(in crate::endpoint) fn on_probe_response(
+        &mut self,
+        now: Instant,
+        id: UpstreamId,
+        branch: BranchId,
+        response: &Message,
+    ) {
         match response.status() {
             // A challenge, a 404 or a 405 is an answer, too.
             Some(200..=407 | 409..=429 | 431..=499 | 600..) => self.fail_back(now, id, branch),
@@ -73,16 +78,16 @@ impl Endpoint {
     }
 
     /// Nobody there answers, or only to say that it does not serve.
-    pub(super) fn on_probe_unanswered(&mut self, id: UpstreamId, branch: BranchId) {
-        let probe = self.upstreams.get_mut(&id).and_then(|upstream| upstream.probe.take_if(|it| it.branch == branch));
+    pub(in crate::endpoint) fn on_probe_unanswered(&mut self, id: UpstreamId, branch: BranchId) {
+        let probe = self.upstreams.get_mut(id).and_then(|upstream| upstream.probe.take_if(|it| it.branch == branch));
         if let Some(probe) = probe {
             self.reject_failback(id, probe.flow);
         }
     }
 
     /// Whether the flow that has ended was one on trial.
-    pub(super) fn lost_probe(&mut self, id: UpstreamId, flow: FlowId) -> bool {
-        let probe = self.upstreams.get_mut(&id).and_then(|upstream| upstream.probe.take_if(|it| it.flow == flow));
+    pub(in crate::endpoint) fn lost_probe(&mut self, id: UpstreamId, flow: FlowId) -> bool {
+        let probe = self.upstreams.get_mut(id).and_then(|upstream| upstream.probe.take_if(|it| it.flow == flow));
         let Some(probe) = probe else { return false };
         self.core.transactions.abandon(probe.branch);
         self.core.event(Event::FailbackProbed { upstream: id, moved: false });
@@ -90,34 +95,34 @@ impl Endpoint {
     }
 
     /// Whether a flow is on trial: what comes by it says nothing of the one in use.
-    pub(super) fn is_probe(&self, id: UpstreamId, flow: FlowId) -> bool {
-        self.upstreams.get(&id).and_then(|upstream| upstream.probe.as_ref()).is_some_and(|probe| probe.flow == flow)
+    pub(in crate::endpoint) fn is_probe(&self, id: UpstreamId, flow: FlowId) -> bool {
+        self.upstreams.get(id).and_then(|upstream| upstream.probe.as_ref()).is_some_and(|probe| probe.flow == flow)
     }
 
     /// Its upstream is forgotten.
     pub(super) fn abandon_probe(&mut self, probe: &FailbackProbe) {
         self.core.transactions.abandon(probe.branch);
-        self.links.remove(&probe.flow);
+        self.upstreams.links.remove(&probe.flow);
         self.close_stream(probe.flow);
     }
 
     fn reject_failback(&mut self, id: UpstreamId, flow: FlowId) {
         if flow.is_reliable() {
-            self.links.remove(&flow);
+            self.upstreams.links.remove(&flow);
             self.core.outputs.push_back(Output::Close(flow));
         }
         self.core.event(Event::FailbackProbed { upstream: id, moved: false });
     }
 
     fn fail_back(&mut self, now: Instant, id: UpstreamId, branch: BranchId) {
-        let Some(upstream) = self.upstreams.get_mut(&id) else { return };
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let Some(probe) = upstream.probe.take_if(|probe| probe.branch == branch) else { return };
         let Link::Up { flow: old, .. } = upstream.link else { return self.reject_failback(id, probe.flow) };
         // So that those who want a flow wait for the better one.
         upstream.link = Link::Dialling;
         upstream.replaced = Some(old);
         let members: Vec<_> = upstream.members.iter().copied().collect();
-        self.links.remove(&old);
+        self.upstreams.links.remove(&old);
         for binding in members {
             let Some(registration) = self.bindings.get_mut(binding) else { continue };
             if let Some(branch) = registration.branch() {
@@ -135,8 +140,8 @@ impl Endpoint {
     }
 
     /// Nothing that came by the old flow waits for an answer any more.
-    pub(super) fn on_replaced_flow_due(&mut self, id: UpstreamId, old: FlowId) {
-        let Some(upstream) = self.upstreams.get_mut(&id) else { return self.close_stream(old) };
+    pub(in crate::endpoint) fn on_replaced_flow_due(&mut self, id: UpstreamId, old: FlowId) {
+        let Some(upstream) = self.upstreams.get_mut(id) else { return self.close_stream(old) };
         // After a move there and back, the old flow is the one in use.
         let in_use = matches!(upstream.link, Link::Up { flow, .. } if flow == old);
         upstream.replaced.take_if(|replaced| *replaced == old);
