@@ -33,8 +33,8 @@ impl Shard {
                 continue;
             }
             self.arrived = Instant::now();
-            self.drive(Input::Announce { instance, from: from.into(), name: name.map(Into::into) });
-            if self.endpoint.is_announced(instance) {
+            self.drive(Input::ExpectCall { instance, from: from.into(), name: name.map(Into::into) });
+            if self.endpoint.expects_call(instance) {
                 let waiting = self.arrivals.entry(instance).or_default();
                 waiting.retain(|other| !other.is_closed());
                 waiting.push(arrivals.clone());

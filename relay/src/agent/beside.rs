@@ -6,7 +6,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use sip::endpoint::{CallState, IncomingCall, IncomingPage, Input, Kept, Mailbox, PageEnd, PageId};
+use sip::endpoint::{
+    CallState, InboundMessage, IncomingCall, Input, Mailbox, MessageEnd, MessageRequestId, StoreOutcome,
+};
 use sip::id::{CallId, InstanceId, MessageId};
 
 use super::command::{TestDenied, Tested, Told};
@@ -37,7 +39,7 @@ const NOTICES_MAX: usize = 16;
 
 /// What the store did with a message.
 pub(super) struct Paged {
-    page: PageId,
+    page: MessageRequestId,
     instance: InstanceId,
     message: MessageId,
     from: Box<str>,
@@ -66,11 +68,11 @@ struct About {
 
 impl Shard {
     /// A message waits to be kept.
-    pub(super) fn keep_page(&mut self, page: &IncomingPage) {
-        let (id, instance, message) = (page.page, page.instance, page.message);
+    pub(super) fn keep_page(&mut self, page: &InboundMessage) {
+        let (request, instance, message) = (page.request, page.instance, page.message);
         let Some(row) = self.instances.get(instance).filter(|row| row.ending.is_none()) else {
             // It is on its way out: nothing is kept for it any more.
-            return self.next.push_back(Input::Paged { page: id, instance, kept: Kept::Full });
+            return self.next.push_back(Input::MessageStored { request, instance, outcome: StoreOutcome::Full });
         };
         let now = unix_now();
         let lasts = page.lasts.map_or(u64::MAX, |lasts| now.saturating_add(lasts.as_secs()));
@@ -91,7 +93,7 @@ impl Shard {
         let (world, shard) = (self.world.clone(), self.index);
         tokio::spawn(async move {
             let outcome = keep(&world, instance, &parcel).await;
-            let paged = Paged { page: id, instance, message, from, name, outcome };
+            let paged = Paged { page: request, instance, message, from, name, outcome };
             world.shards.send(shard, ShardInput::Paged(Box::new(paged))).await;
         });
     }
@@ -100,14 +102,14 @@ impl Shard {
     pub(super) fn on_paged(&mut self, paged: Paged) {
         let Paged { page, instance, message, from, name, outcome } = paged;
         let (kept, outcome) = match outcome {
-            Ok(Keeping::Kept) => (Kept::Kept, MessageOutcome::Kept),
-            Ok(Keeping::Known) => (Kept::Kept, MessageOutcome::Repeated),
-            Ok(Keeping::Full) | Err(StoreError::Gone) => (Kept::Full, MessageOutcome::Full),
-            Err(_) => (Kept::Away, MessageOutcome::StoreAway),
+            Ok(Keeping::Kept) => (StoreOutcome::Stored, MessageOutcome::Kept),
+            Ok(Keeping::Known) => (StoreOutcome::Stored, MessageOutcome::Repeated),
+            Ok(Keeping::Full) | Err(StoreError::Gone) => (StoreOutcome::Full, MessageOutcome::Full),
+            Err(_) => (StoreOutcome::Unavailable, MessageOutcome::StoreAway),
         };
         self.world.metrics.message(outcome);
         self.note(instance, None, What::Message { outcome });
-        self.next.push_back(Input::Paged { page, instance, kept });
+        self.next.push_back(Input::MessageStored { request: page, instance, outcome: kept });
         if outcome == MessageOutcome::Kept {
             let extra = vec![("message", message.to_string().into())];
             let about = About { from: Some(from), name, extra, ..About::default() };
@@ -127,14 +129,14 @@ impl Shard {
     }
 
     /// A message has ended without being kept.
-    pub(super) fn on_page_ended(&mut self, instance: InstanceId, end: PageEnd) {
+    pub(super) fn on_page_ended(&mut self, instance: InstanceId, end: MessageEnd) {
         let outcome = match end {
-            PageEnd::Delivered => MessageOutcome::Delivered,
-            PageEnd::Refused(_) => MessageOutcome::Refused,
-            PageEnd::Composing => MessageOutcome::Composing,
-            PageEnd::TooLarge => MessageOutcome::TooLarge,
-            PageEnd::Limited => MessageOutcome::Limited,
-            PageEnd::Unfit => MessageOutcome::Unfit,
+            MessageEnd::Delivered => MessageOutcome::Delivered,
+            MessageEnd::Refused(_) => MessageOutcome::Refused,
+            MessageEnd::Composing => MessageOutcome::Composing,
+            MessageEnd::TooLarge => MessageOutcome::TooLarge,
+            MessageEnd::Limited => MessageOutcome::Limited,
+            MessageEnd::Unfit => MessageOutcome::Unfit,
         };
         self.world.metrics.message(outcome);
         if outcome != MessageOutcome::Composing {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use sip::endpoint::{CallState, Mailbox, NewBinding, ProxiedRegistration};
+use sip::endpoint::{CallState, Mailbox, NewBinding, PushBinding};
 use sip::id::{CallId, InstanceId, UpstreamId};
 use tokio::sync::{mpsc, oneshot};
 
@@ -183,7 +183,7 @@ pub struct NewProxied {
     /// What its record is put with.
     pub fence: Fence,
     /// What the endpoint is told.
-    pub registration: ProxiedRegistration,
+    pub registration: PushBinding,
     /// Its SIP server.
     pub upstream: UpstreamId,
     /// The Request-URI of that server.

@@ -94,8 +94,8 @@ impl Shard {
 
     /// An instance that joins devices whose binding stands is registered with them at once, when it has proven itself before.
     fn share_standing(&mut self, id: InstanceId, binding: BindingId) {
-        let members = self.endpoint.members(binding);
-        if !members.contains(&id) || !self.endpoint.stands(binding) {
+        let members = self.endpoint.callable_instances(binding);
+        if !members.contains(&id) || !self.endpoint.is_registered(binding) {
             return;
         }
         let standing = |other: &InstanceId| {

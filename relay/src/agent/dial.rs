@@ -2,7 +2,7 @@
 //!
 //! Invariant: every [`Output::Dial`](sip::endpoint::Output::Dial) is answered once: with a flow, or with
 //! [`Input::DialFailed`]. At most [`DIALS`] are under way; the others wait for their turn. A shard hears of an upstream's
-//! addresses before it hears of its flow. A better flow is offered ([`Input::Better`]) once; what becomes of it is told by
+//! addresses before it hears of its flow. A better flow is offered ([`Input::FailbackDialled`]) once; what becomes of it is told by
 //! [`Dialler::tried`].
 
 use std::collections::HashMap;
@@ -185,7 +185,7 @@ impl Inner {
                 }
                 let (flow, transport) = self.begin(shard, stream, candidate).await;
                 if avoid.is_some_and(|avoid| avoid != candidate.address) {
-                    self.shards.send(shard, ShardInput::sip(Input::Elsewhere(upstream))).await;
+                    self.shards.send(shard, ShardInput::sip(Input::UpstreamAddressChanged(upstream))).await;
                 }
                 self.shards.send(shard, ShardInput::sip(Input::Dialled { upstream, flow, transport })).await;
                 return true;
@@ -204,7 +204,7 @@ impl Inner {
             {
                 self.upstreams.targets(upstream, |targets| targets.tries(shard, candidate));
                 let (flow, transport) = self.begin(shard, stream, candidate).await;
-                self.shards.send(shard, ShardInput::sip(Input::Better { upstream, flow, transport })).await;
+                self.shards.send(shard, ShardInput::sip(Input::FailbackDialled { upstream, flow, transport })).await;
             }
         }
         if self.upstreams.targets(upstream, |targets| targets.is_second_best(candidates)) == Some(true) {

@@ -23,27 +23,27 @@ impl Shard {
                 let challenged =
                     Challenged { challenge: &challenge, nc, cnonce: &cnonce, uri: &uri, method: "REGISTER" };
                 let authorization = self.answer(instance, &challenged);
-                self.next.push_back(Input::Answer { binding, instance, authorization });
+                self.next.push_back(Input::Authorization { binding, instance, authorization });
             }
             Event::SubscriptionChallenged { binding, challenge, nc, cnonce, uri } => {
                 let challenged =
                     Challenged { challenge: &challenge, nc, cnonce: &cnonce, uri: &uri, method: "SUBSCRIBE" };
-                let members = self.endpoint.members(binding);
+                let members = self.endpoint.callable_instances(binding);
                 let answer = |id| self.with_record(id, |it| proofs::answer(it, &challenged))?.ok();
                 let authorization = members.into_iter().find_map(answer);
-                self.next.push_back(Input::SubscriptionAnswer { binding, authorization });
+                self.next.push_back(Input::SubscriptionAuthorization { binding, authorization });
             }
             Event::Registered { binding, expires, refresh, .. } => self.on_registered(binding, expires, refresh),
             Event::Learned { .. } => {}
             Event::PublicAddress { upstream, address } => {
                 tracing::info!(upstream = upstream.0, %address, "a SIP server says where it sees this relay");
             }
-            Event::Tried { upstream, moved } => self.world.dialler.tried(self.index, upstream, moved),
+            Event::FailbackProbed { upstream, moved } => self.world.dialler.tried(self.index, upstream, moved),
             Event::RegistrationFailed { binding, instance, failure } => {
                 self.on_registration_failed(binding, instance, failure);
             }
             Event::Unbound { instance, confirmed, shared } => self.on_unbound(instance, confirmed, shared),
-            Event::Knock { knock, instance, proof } => {
+            Event::VerifyDevice { verification, instance, proof } => {
                 let checked =
                     self.with_record(instance, |record| proofs::device_is_right(instance, &record.secret, &proof));
                 let granted = checked.unwrap_or(false);
@@ -52,7 +52,7 @@ impl Shard {
                     Some(false) => AdmissionOutcome::Refused,
                     None => AdmissionOutcome::Unknown,
                 });
-                self.next.push_back(Input::Admit { knock, granted });
+                self.next.push_back(Input::DeviceVerified { verification, granted });
             }
             Event::Attached(instance) => {
                 self.tell_arrival(instance);
@@ -71,23 +71,23 @@ impl Shard {
                 self.note_invite(&call);
                 self.wake(&call);
             }
-            Event::Offered(call) | Event::Announced(call) => {
+            Event::Forked(call) | Event::ExpectedCallArrived(call) => {
                 self.note_invite(&call);
                 self.hold(&call, None);
             }
             Event::Missed { call, state } => self.on_missed(&call, state),
-            Event::Page(page) => self.keep_page(&page),
-            Event::PageTaken { instance, message } => self.drop_taken(instance, message),
-            Event::PageEnded { instance, end } => self.on_page_ended(instance, end),
+            Event::StoreMessage(page) => self.keep_page(&page),
+            Event::DiscardMessage { instance, message } => self.drop_taken(instance, message),
+            Event::MessageEnded { instance, end } => self.on_page_ended(instance, end),
             Event::Mailbox { instance, mailbox } => self.on_mailbox(instance, mailbox),
             Event::Call { call, instance, state, woke_after } => self.on_call(call, instance, state, woke_after),
             Event::Ended { call, state } => self.on_call_ended(call, state),
-            Event::Way(asked) => self.on_way_asked(&asked),
-            Event::Left(upstream) => self.world.upstreams.release(upstream),
-            Event::Proxied(registration) => self.on_proxied(*registration),
-            Event::ProxiedEnded { instance, end } => self.on_proxied_ended(instance, end),
-            Event::Refresh(instance) => self.refresh(instance),
-            Event::Refused { status } => self.world.metrics.invite(match status {
+            Event::RouteNeeded(asked) => self.on_way_asked(&asked),
+            Event::UpstreamReleased(upstream) => self.world.upstreams.release(upstream),
+            Event::PushBindingAccepted(registration) => self.on_proxied(*registration),
+            Event::PushBindingEnded { instance, end } => self.on_proxied_ended(instance, end),
+            Event::RefreshNeeded(instance) => self.refresh(instance),
+            Event::InviteRefused { status } => self.world.metrics.invite(match status {
                 404 => InviteOutcome::Unknown,
                 403 => InviteOutcome::WrongSource,
                 480 | 486 | 503 => InviteOutcome::Limited,
@@ -133,7 +133,7 @@ impl Shard {
     fn on_registered(&mut self, binding: BindingId, expires: Duration, refresh: bool) {
         let outcome = if refresh { RegistrationOutcome::Refreshed } else { RegistrationOutcome::Registered };
         self.world.metrics.registration(outcome);
-        for id in self.endpoint.members(binding) {
+        for id in self.endpoint.callable_instances(binding) {
             self.set_state(id, InstanceState::Registered);
             self.note(id, None, What::Registered);
             if !refresh && self.world.subscribe && self.with_record(id, |it| it.wake_for.voicemail) == Some(true) {
@@ -170,8 +170,8 @@ impl Shard {
                 });
                 tracing::debug!(%instance, status, after_s = after.as_secs(), "a registration is tried again later");
                 // While the binding stands, it was the joining of one more device that failed.
-                let stands = self.endpoint.stands(binding);
-                let all = if stands { vec![instance] } else { self.endpoint.everyone(binding) };
+                let stands = self.endpoint.is_registered(binding);
+                let all = if stands { vec![instance] } else { self.endpoint.all_instances(binding) };
                 for id in all {
                     self.on_retried(id, status, after);
                 }
@@ -182,8 +182,9 @@ impl Shard {
     /// Those that would offer the very credentials that were refused: they are not tried. While the binding stands all the
     /// same, its members are left alone.
     fn of_the_same_mind(&self, binding: BindingId, refused: InstanceId) -> Vec<InstanceId> {
-        let mut others = self.endpoint.everyone(binding);
-        let members = if self.endpoint.stands(binding) { self.endpoint.members(binding) } else { Vec::new() };
+        let mut others = self.endpoint.all_instances(binding);
+        let members =
+            if self.endpoint.is_registered(binding) { self.endpoint.callable_instances(binding) } else { Vec::new() };
         others.retain(|id| *id != refused && !members.contains(id));
         others.retain(|id| {
             let same = |one: &Record| self.with_record(*id, |other| proofs::offer_the_same(one, other));

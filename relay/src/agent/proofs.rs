@@ -3,7 +3,7 @@
 //! Invariant: a function here reads a [`Record`] that its caller unsealed for this one call, under
 //! [`with_clean_stack`](crate::secret::with_clean_stack), and gives back nothing from which the secret can be found.
 
-use sip::auth::{Answer, Challenge, Ha1, Hash};
+use sip::auth::{Challenge, DigestResponse, Ha1, Hash};
 use sip::endpoint::Proof as DeviceProof;
 use sip::id::InstanceId;
 
@@ -38,7 +38,7 @@ pub(super) struct Challenged<'a> {
 pub(super) fn answer(record: &Record, challenged: &Challenged<'_>) -> Result<String, Unanswerable> {
     let Challenged { challenge, nc, cnonce, uri, method } = *challenged;
     let ha1 = ha1_for(record, challenge)?;
-    let answer = Answer { username: &record.account.auth_username, method, uri, cnonce, nc, body: b"" };
+    let answer = DigestResponse { username: &record.account.auth_username, method, uri, cnonce, nc, body: b"" };
     challenge.answer(&ha1, &answer).map_err(|_| Unanswerable::Algorithm)
 }
 
@@ -152,7 +152,8 @@ mod tests {
         let shows = |password: &str| {
             let challenge = Challenge::parse(&challenge_value(EDGE_REALM, "n", Hash::Sha256, false)).unwrap();
             let ha1 = Ha1::compute(Hash::Sha256, &name, EDGE_REALM, password);
-            let terms = Answer { username: &name, method: "REGISTER", uri: "sip:e", cnonce: "c", nc: 1, body: b"" };
+            let terms =
+                DigestResponse { username: &name, method: "REGISTER", uri: "sip:e", cnonce: "c", nc: 1, body: b"" };
             let value = challenge.answer(&ha1, &terms).unwrap();
             DeviceProof::Digest(Box::new(Credentials::parse(&value).unwrap()))
         };

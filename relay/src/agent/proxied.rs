@@ -10,7 +10,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{Adopted, Input, ProxiedEnd, ProxiedRegistration, ProxyWay, PushContact, Side, WayAsked, Wish};
+use sip::endpoint::{
+    Input, PushBinding, PushBindingEnd, PushContact, PushRequest, RegisterRoute, RestoredPushBinding, RouteRequest,
+    Side,
+};
 use sip::id::InstanceId;
 use sip::message::Uri;
 
@@ -82,7 +85,7 @@ impl NewProxied {
         let left = record.expires_at.checked_sub(unix_now()).filter(|left| *left > 0)?;
         let route = Route::through(record.aor.expose(), &record.registrar, record.proxy.as_deref()).ok()?;
         let (expires_at, upstream_registrar) = (record.expires_at, route.registrar().into());
-        let registration = ProxiedRegistration {
+        let registration = PushBinding {
             instance: id,
             aor: record.aor.expose().into(),
             contact: record.contact.clone(),
@@ -102,7 +105,7 @@ impl Shard {
     /// is asked first. Gives back what needs no asking.
     pub(super) fn look_up_path(&mut self, at: Instant, input: Input) -> Option<Input> {
         let Input::Received { source, message } = &input else { return Some(input) };
-        let missing = (source.side == Side::Upstream).then(|| self.endpoint.missing_path(message)).flatten();
+        let missing = (source.side == Side::Upstream).then(|| self.endpoint.unknown_push_binding(message)).flatten();
         let Some(id) = missing else { return Some(input) };
         if let Some(waiting) = self.proxied.lookups.get_mut(&id).filter(|waiting| waiting.len() < WAITING_MAX) {
             waiting.push((at, input));
@@ -137,40 +140,39 @@ impl Shard {
     }
 
     /// A device registers through this relay: may it, and where to?
-    pub(super) fn on_way_asked(&mut self, asked: &WayAsked) {
+    pub(super) fn on_way_asked(&mut self, asked: &RouteRequest) {
         let way = self.way_of(asked);
         if let Err(status) = way {
             tracing::info!(status, "a registration may not pass");
         }
-        self.next.push_back(Input::Way { passage: asked.passage, way });
+        self.next.push_back(Input::Route { register: asked.register, route: way });
     }
 
-    fn way_of(&self, asked: &WayAsked) -> Result<ProxyWay, u16> {
-        let WayAsked { aor, registrar, proxy, wish, .. } = asked;
+    fn way_of(&self, asked: &RouteRequest) -> Result<RegisterRoute, u16> {
+        let RouteRequest { aor, registrar, proxy, push, .. } = asked;
         let allowed = |uri: &str| Uri::parse(uri).is_some_and(|uri| self.world.domains.allow(uri.host));
         if ![Some(aor), Some(registrar), proxy.as_ref()].into_iter().flatten().all(|uri| allowed(uri)) {
             return Err(403);
         }
         let services = self.world.push.providers();
-        match wish {
-            Wish::Push(contact) => {
+        match push {
+            PushRequest::Push(contact) => {
                 self.world.push.address(contact, unix_now()).map_err(|why| match why {
                     NoAddress::NotServed => 555_u16,
                     NoAddress::Malformed => 400,
                 })?;
             }
-            Wish::Query(Some(one)) if !services.contains(&&**one) => return Err(555),
-            Wish::Query(_) | Wish::Nothing => {}
+            PushRequest::Query(Some(one)) if !services.contains(&&**one) => return Err(555),
+            PushRequest::Query(_) | PushRequest::Nothing => {}
         }
         let route = Route::through(aor, registrar, proxy.as_deref()).map_err(|_| 416_u16)?;
         let registrar = route.registrar().into();
-        Ok(ProxyWay { upstream: self.world.upstreams.acquire(route), registrar, services })
+        Ok(RegisterRoute { upstream: self.world.upstreams.acquire(route), registrar, services })
     }
 
     /// A SIP server has accepted a registration, or its refresh: it is kept from now on.
-    pub(super) fn on_proxied(&mut self, registration: ProxiedRegistration) {
-        let ProxiedRegistration { instance, aor, contact, registrar, proxy, push, expires, refreshes_itself } =
-            registration;
+    pub(super) fn on_proxied(&mut self, registration: PushBinding) {
+        let PushBinding { instance, aor, contact, registrar, proxy, push, expires, refreshes_itself } = registration;
         let Ok(address) = self.world.push.address(&push, unix_now()) else { return };
         let expires_at = unix_now() + expires.as_secs();
         let (sealed, lookup) = with_clean_stack(|| {
@@ -247,16 +249,20 @@ impl Shard {
         let row = Row { wanted: Some((sealed, expires_at)), lookup, fence, busy: false, stale: false };
         self.proxied.rows.insert(id, row);
         self.world.metrics.push_registrations(1);
-        self.next.push_back(Input::Adopt(Box::new(Adopted { registration, upstream, upstream_registrar })));
+        self.next.push_back(Input::RestorePushBinding(Box::new(RestoredPushBinding {
+            registration,
+            upstream,
+            upstream_registrar,
+        })));
     }
 
-    pub(super) fn on_proxied_ended(&mut self, id: InstanceId, end: ProxiedEnd) {
+    pub(super) fn on_proxied_ended(&mut self, id: InstanceId, end: PushBindingEnd) {
         let Some(row) = self.proxied.rows.get_mut(&id).filter(|row| row.wanted.is_some()) else { return };
         row.wanted = None;
         self.world.metrics.push_registrations(-1);
         tracing::info!(instance = %id, ?end, "a registration that passed through is forgotten");
         // What has expired leaves the store by itself; another node may have it again by now.
-        if end != ProxiedEnd::Expired {
+        if end != PushBindingEnd::Expired {
             self.tell_store(id);
         } else if !row.busy {
             self.proxied.rows.remove(&id);

@@ -145,7 +145,7 @@ impl Shard {
             Verdict::Unconfirmed => {}
             Verdict::Gone { .. } if verdict.token_is_dead(self.confirmed_at(pushed)) => {
                 if self.proxied.knows(instance) {
-                    return self.next.push_back(Input::Forget(instance));
+                    return self.next.push_back(Input::RemovePushBinding(instance));
                 }
                 self.begin_wipe(instance, Some(WipeReason::PushTokenGone), None);
             }
@@ -171,7 +171,7 @@ impl Shard {
         if let Some(known) = self.calls.get_mut(call, instance) {
             known.unreachable = true;
         }
-        self.next.push_back(Input::GiveUp { call, instance });
+        self.next.push_back(Input::DeviceUnreachable { call, instance });
     }
 
     /// When the app last said that the token is good: the app may have done so while the push was under way.

@@ -74,7 +74,7 @@ impl Shard {
         row.ending = Some(Box::new(Ending { reason: None, unbound: None, erased: true, waiters: Vec::new() }));
         self.set_state(id, InstanceState::Ending);
         self.forget_beside(id);
-        self.next.push_back(Input::Yield(id));
+        self.next.push_back(Input::Release(id));
     }
 
     /// Its lease is over.

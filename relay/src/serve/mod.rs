@@ -388,7 +388,7 @@ fn endpoint_settings(config: &Config, doors: &Doors, edge: &str, websocket: Opti
         answer_timeout: config.call.answer_timeout,
         limits: sip::message::Limits::default(),
         token_key: *vault.flow_token_key().expose(),
-        page_bytes: config.messages.max_body,
+        message_bytes: config.messages.max_body,
         upstream: UpstreamPolicy {
             allow_md5: upstream.allow_md5,
             allow_tcp: upstream.transports.tcp,

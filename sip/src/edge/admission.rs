@@ -49,12 +49,12 @@ pub enum Admission {
 
 /// Makes and judges nonces.
 #[derive(Debug)]
-pub struct Gate {
+pub struct Nonces {
     key: TokenKey,
     started: Instant,
 }
 
-impl Gate {
+impl Nonces {
     /// A gate whose nonces die with the process.
     pub fn new(key: [u8; 32], now: Instant) -> Self {
         Self { key: TokenKey::new(key), started: now }
@@ -63,7 +63,7 @@ impl Gate {
     /// Judges a REGISTER from `instance`, which its From names. `md5_alone`: its last challenge was left without an answer,
     /// so it may be a client that only MD5 helps.
     #[expect(clippy::too_many_arguments, reason = "each is a fact of one REGISTER")]
-    pub fn judge(
+    pub fn check(
         &self,
         now: Instant,
         register: &Message,

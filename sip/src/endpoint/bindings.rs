@@ -12,7 +12,7 @@ use crate::flow::Side;
 use crate::id::{BindingId, BranchId, InstanceId, UpstreamId};
 use crate::message::{Message, Method, Uri};
 use crate::registration::grant::{flow_timer, seen_from};
-use crate::registration::{Goal, Letterhead, Registration, RegistrationFailure, Step, Terms};
+use crate::registration::{Goal, Registration, RegistrationFailure, RequestContext, Step, Terms};
 
 /// The hashes that a digest may be made with; MD5 unless the operator forbids it.
 const HASHES: &[Hash] = &[Hash::Sha512_256, Hash::Sha256, Hash::Md5];
@@ -33,7 +33,7 @@ impl Endpoint {
             return self.join(now, new.instance, new.binding);
         }
         self.join_upstream(now, new.upstream, new.registrar, new.binding);
-        self.lives = self.lives.wrapping_add(1);
+        self.generation = self.generation.wrapping_add(1);
         let registration = Registration::new(
             new.binding,
             new.instance,
@@ -41,7 +41,7 @@ impl Endpoint {
             new.aor,
             new.sip_instance,
             self.settings.register_expires,
-            self.lives,
+            self.generation,
             new.register,
         );
         self.bindings.insert(new.binding, Box::new(registration));
@@ -76,7 +76,7 @@ impl Endpoint {
         self.carry_out(now, binding, step);
     }
 
-    pub(super) fn on_answer(
+    pub(super) fn on_authorization(
         &mut self,
         now: Instant,
         binding: BindingId,
@@ -163,13 +163,13 @@ impl Endpoint {
                     self.event(Event::Learned { binding, learned });
                 }
                 self.settle_step(binding);
-                return self.try_next(now, binding);
+                return self.check_next(now, binding);
             }
             Step::Failed(failure) => {
                 let Some(instance) = self.bindings.get(&binding).map(|registration| registration.instance) else {
                     return;
                 };
-                let back = self.end_trial(binding, failure);
+                let back = self.end_check(binding, failure);
                 self.event(Event::RegistrationFailed { binding, instance, failure });
                 if let Some(step) = back {
                     return self.carry_out(now, binding, step);
@@ -190,16 +190,16 @@ impl Endpoint {
         if let Some(at) = registration.armed.must_set(registration.deadline()) {
             self.timers.set(at, Timer::Binding(binding));
         }
-        self.count_standing(binding);
+        self.count_registered(binding);
     }
 
     /// Writes down what a binding is called from now on.
     fn rename(&mut self, binding: BindingId, before: &[Box<str>]) {
         for name in before {
-            self.names.remove(&(name.clone(), binding));
+            self.gruus.remove(&(name.clone(), binding));
         }
         let names = self.bindings.get(&binding).map(|registration| registration.names()).unwrap_or_default();
-        self.names.extend(names.iter().map(|name| (name.clone(), binding)));
+        self.gruus.extend(names.iter().map(|name| (name.clone(), binding)));
     }
 
     fn ask(&mut self, binding: BindingId) {
@@ -222,10 +222,10 @@ impl Endpoint {
             let step = registration.on_flow_lost();
             return self.carry_out(now, binding, step);
         };
-        let head = Letterhead {
+        let head = RequestContext {
             registrar: &upstream.registrar,
             transport: upstream.transport,
-            local: self.settings.face(Side::Upstream, upstream.transport).host,
+            local: self.settings.sent_by(Side::Upstream, upstream.transport).host,
             branch,
             epoch: &self.epoch,
         };
@@ -245,7 +245,7 @@ impl Endpoint {
             self.transactions.abandon(branch);
         }
         for name in registration.names() {
-            self.names.remove(&(name.clone(), binding));
+            self.gruus.remove(&(name.clone(), binding));
         }
         self.groups.remove(&binding);
         self.leave_upstream(registration.upstream, &registration);
@@ -260,7 +260,7 @@ impl Endpoint {
         let known = user.filter(|binding| self.bindings.contains_key(binding));
         known.or_else(|| {
             let lowest = BindingId::from_bytes([0; 16]);
-            let named = self.names.range((Box::from(request_uri), lowest)..);
+            let named = self.gruus.range((Box::from(request_uri), lowest)..);
             let mut named = named.take_while(|(name, _)| **name == *request_uri).map(|(_, binding)| *binding);
             named.find(|binding| self.is_trusted(*binding, source))
         })
@@ -273,7 +273,7 @@ impl Endpoint {
             let by_flow = matches!(&upstream.link, Link::Up { flow, .. } if *flow == source.flow);
             let ip = source.peer.ip().to_canonical();
             by_flow
-                || upstream.leaving == Some(source.flow)
+                || upstream.replaced == Some(source.flow)
                 || upstream.trusted.iter().any(|trusted| trusted.to_canonical() == ip)
         })
     }
@@ -281,6 +281,6 @@ impl Endpoint {
     /// The SIP server of a binding, also of one that passed through.
     pub(super) fn upstream_of(&self, binding: BindingId) -> Option<UpstreamId> {
         let own = self.bindings.get(&binding).map(|registration| registration.upstream);
-        own.or_else(|| self.proxied.upstream_of(binding))
+        own.or_else(|| self.push_bindings.upstream_of(binding))
     }
 }

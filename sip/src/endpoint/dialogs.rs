@@ -3,7 +3,7 @@
 //! What opens the way is the signed token in the Route that this relay itself put there. It names the device and the SIP
 //! server's flow; no state of a dialog is kept, so a dialog costs nothing and outlives a change of the device's flow.
 //!
-//! A request for a peer that is away for a moment waits in [`super::away`].
+//! A request for a peer that is away for a moment waits in [`super::parked`].
 //!
 //! Invariant: a device's requests go to the flow that its token names, and to no address that a message names; a SIP
 //! server's go to the flow of the token's device.
@@ -41,16 +41,16 @@ impl Endpoint {
         if request.to().is_none_or(|to| to.tag().is_none()) || !self.may_use(&source, &token) {
             return self.refuse(now, reply, request, 403);
         }
-        if let Err(stop) = forward::check(request, &self.settings.faces()) {
+        if let Err(stop) = forward::check(request, &self.settings.own_addresses()) {
             return self.refuse(now, reply, request, stop.status());
         }
         match self.way(&source, &token) {
             Some(way) => self.forward(now, reply, request, ours, way),
             None => {
                 if source.side == Side::Upstream && push_proxy::purr(request) == Some(token.instance) {
-                    self.call_back(now, token.instance);
+                    self.wake_for_request(now, token.instance);
                 }
-                self.keep(now, reply, request, source.side, token.instance, ours);
+                self.park(now, reply, request, source.side, token.instance, ours);
             }
         }
     }
@@ -75,7 +75,7 @@ impl Endpoint {
         way: Way,
     ) {
         let method = request.method().unwrap_or(Method::Other);
-        let bytes = self.onward_bytes(request, ours, &way, branch);
+        let bytes = self.forwarded_bytes(request, ours, &way, branch);
         if self.transactions.send(now, branch, method, bytes, way.flow, ClientOwner::Forwarded(server)).is_err() {
             return self.on_forwarded_silence(now, server);
         }
@@ -85,19 +85,19 @@ impl Endpoint {
     /// An ACK to a 2xx: passed on without a transaction (RFC 3261 §16.6, §17.1.1.3).
     pub(super) fn on_dialog_ack(&mut self, source: Source, ack: &Message) {
         let Some((token, ours)) = forward::own_route(ack, &self.token_key) else { return };
-        if !self.may_use(&source, &token) || forward::check(ack, &self.settings.faces()).is_err() {
+        if !self.may_use(&source, &token) || forward::check(ack, &self.settings.own_addresses()).is_err() {
             return;
         }
         let Some(way) = self.way(&source, &token) else { return };
         let branch = self.branch();
-        let bytes = self.onward_bytes(ack, ours, &way, branch);
+        let bytes = self.forwarded_bytes(ack, ours, &way, branch);
         self.send(way.flow, bytes);
     }
 
-    fn onward_bytes(&self, request: &Message, ours: usize, way: &Way, branch: BranchId) -> bytes::Bytes {
-        let mut edit = forward::onward(request, self.settings.face(way.side, way.transport), branch);
+    fn forwarded_bytes(&self, request: &Message, ours: usize, way: &Way, branch: BranchId) -> bytes::Bytes {
+        let mut edit = forward::forward_request(request, self.settings.sent_by(way.side, way.transport), branch);
         if way.side == Side::Upstream {
-            edit = forward::believed(edit, Side::Device);
+            edit = forward::strip_asserted_identity(edit, Side::Device);
         }
         for _ in 0..ours {
             edit = edit.pop(Name::Route);
@@ -148,7 +148,7 @@ impl Endpoint {
         if status >= 200 {
             self.failures.remove(&server);
         }
-        self.transactions.respond(now, server, status, forward::back(response, from));
+        self.transactions.respond(now, server, status, forward::forward_response(response, from));
     }
 
     /// A forwarded request could not be sent, or its flow broke.

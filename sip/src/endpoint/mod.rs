@@ -9,37 +9,37 @@
 //! | [`io`] | the inputs, outputs and events |
 //! | `requests` | what a request or a response from the network is, and who deals with it |
 //! | `bindings` | registrations |
-//! | `members` | which devices share a binding, and whose credentials speak for it |
-//! | `better` | the way back to a better address of a SIP server |
+//! | `groups` | which devices share a binding, and whose credentials speak for it |
+//! | `failback` | the way back to a better address of a SIP server |
 //! | `upstreams` | the flows toward SIP servers, and whose turn it is on them |
 //! | `devices` | which device is attached by which flow |
 //! | `calls` | held calls and their legs |
-//! | `announced` | calls that are announced before their INVITE comes |
+//! | `expected` | calls that are announced before their INVITE comes |
 //! | `dialogs` | requests inside a dialog, in both directions |
-//! | [`away`] | those of them that wait for a peer that is away for a moment |
+//! | [`parked`] | those of them that wait for a peer that is away for a moment |
 //! | `subscriptions` | to mailboxes |
-//! | [`pages`] | MESSAGEs outside a dialog |
-//! | `notices` | NOTIFYs outside a dialog, OPTIONS |
-//! | [`passages`] | REGISTERs on their way through to another SIP server |
-//! | [`proxied`] | registrations that passed through and are pushed for (RFC 8599) |
+//! | [`messages`] | MESSAGEs outside a dialog |
+//! | `notify` | NOTIFYs outside a dialog, OPTIONS |
+//! | [`forwarded_registers`] | REGISTERs on their way through to another SIP server |
+//! | [`push_bindings`] | registrations that passed through and are pushed for (RFC 8599) |
 //!
 //! Invariant: same settings, seed and inputs give the same outputs. No iteration over a hash map decides anything. What
 //! an input may make it hold is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by
-//! [`calls::CALLS_PER_INSTANCE`], MESSAGEs by [`pages::PAGES_MAX`], the rest by bindings and open flows.
+//! [`calls::CALLS_PER_INSTANCE`], MESSAGEs by [`messages::MESSAGES_MAX`], the rest by bindings and open flows.
 
-mod announced;
-pub mod away;
-mod better;
 mod bindings;
 pub mod calls;
 mod devices;
 mod dialogs;
+mod expected;
+mod failback;
+pub mod forwarded_registers;
+mod groups;
 mod io;
-mod members;
-mod notices;
-pub mod pages;
-pub mod passages;
-pub mod proxied;
+pub mod messages;
+mod notify;
+pub mod parked;
+pub mod push_bindings;
 mod requests;
 mod subscriptions;
 mod upstreams;
@@ -48,12 +48,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 pub use io::*;
-pub use proxied::{Adopted, PassageId, ProxiedEnd, ProxiedRegistration, ProxyWay, WayAsked};
+pub use push_bindings::{
+    ForwardedRegisterId, PushBinding, PushBindingEnd, RegisterRoute, RestoredPushBinding, RouteRequest,
+};
 
-use crate::edge::admission::Gate;
-use crate::edge::forward::Face;
-use crate::edge::hold::Hold;
-use crate::edge::page::Page;
+use crate::edge::admission::Nonces;
+use crate::edge::forward::SentBy;
+use crate::edge::pending_invite::PendingInvite;
+use crate::edge::pending_message::PendingMessage;
 use crate::flow::{TokenKey, large};
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId, ShardTag, UpstreamId};
 use crate::message::Message;
@@ -63,9 +65,9 @@ use crate::subscription::Subscription;
 use crate::timers::Timers;
 use crate::transaction::{Expired, ServerId, Table, Timing};
 
-use announced::Announced;
-use devices::{Attached, Device, DeviceFlow, Knocking};
-use members::Group;
+use devices::{Attached, Device, DeviceFlow, Verification};
+use expected::ExpectedCall;
+use groups::Group;
 use upstreams::Upstream;
 
 /// Transactions of either kind that run at once on one shard. Beyond it a request is answered 503, and a REGISTER waits
@@ -78,7 +80,7 @@ pub struct Endpoint {
     settings: Settings,
     random: Random,
     token_key: TokenKey,
-    gate: Gate,
+    nonces: Nonces,
     /// Makes this endpoint's Call-IDs and From tags its own.
     epoch: String,
     outputs: VecDeque<Output>,
@@ -87,32 +89,32 @@ pub struct Endpoint {
     bindings: HashMap<BindingId, Box<Registration>>,
     upstreams: BTreeMap<UpstreamId, Upstream>,
     /// What registrars call bindings beside their Contact (RFC 5627); empty where none does.
-    names: BTreeSet<(Box<str>, BindingId)>,
+    gruus: BTreeSet<(Box<str>, BindingId)>,
     /// Dialled streams and whom they lead to.
     links: HashMap<FlowId, UpstreamId>,
     devices: HashMap<InstanceId, Device>,
     /// The devices of a binding beside the one that speaks for it; empty for those that have one device.
     groups: BTreeMap<BindingId, Group>,
     /// Bindings that there ever were.
-    lives: u32,
+    generation: u32,
     attached: HashMap<InstanceId, Attached>,
     device_flows: HashMap<FlowId, DeviceFlow>,
-    knocks: HashMap<KnockId, Knocking>,
-    next_knock: u64,
+    verifications: HashMap<VerificationId, Verification>,
+    next_verification: u64,
     /// Upstream streams that a dialog may use.
     streams: HashMap<FlowId, Transport>,
     /// What a forwarded request is answered when nobody else answers it.
     failures: HashMap<ServerId, (u16, bytes::Bytes)>,
     /// Requests of dialogs that wait for a peer to come back.
-    away: HashMap<away::Absent, Vec<away::Waiting>>,
-    calls: HashMap<CallId, Hold>,
+    parked: HashMap<parked::OfflinePeer, Vec<parked::Parked>>,
+    calls: HashMap<CallId, PendingInvite>,
     calls_of: HashMap<InstanceId, Vec<CallId>>,
-    announced: HashMap<BindingId, Announced>,
-    announced_as: HashMap<CallId, BindingId>,
-    pages: HashMap<PageId, Page>,
+    expected: HashMap<BindingId, ExpectedCall>,
+    expected_bindings: HashMap<CallId, BindingId>,
+    messages: HashMap<MessageRequestId, PendingMessage>,
     subscriptions: HashMap<BindingId, Box<Subscription>>,
-    next_page: u64,
-    proxied: proxied::Proxied,
+    next_message: u64,
+    push_bindings: push_bindings::PushBindings,
 }
 
 /// Whose deadline it is.
@@ -128,21 +130,21 @@ enum Timer {
     Device(InstanceId),
     Call(CallId),
     /// An announced call is not expected any more.
-    Announced(CallId),
+    ExpectedCall(CallId),
     /// Nothing waits for this flow any more, which a better one has replaced.
-    Leave(UpstreamId, FlowId),
+    ReplacedFlow(UpstreamId, FlowId),
     /// Nobody can use this stream any more.
     Linger(FlowId),
     /// A request has waited long enough for its peer to come back.
-    Away(away::Absent),
+    Parked(parked::OfflinePeer),
     /// Nothing more can come for a call.
     Forget(CallId),
-    Page(PageId),
+    Message(MessageRequestId),
     Subscription(BindingId),
     /// A REGISTER has waited long enough for a flow to its SIP server.
-    Passage(PassageId),
+    ForwardedRegister(ForwardedRegisterId),
     /// A registration that passed through is to be refreshed, or ends.
-    Proxied(InstanceId),
+    PushBinding(InstanceId),
 }
 
 /// Whom a client transaction's outcome concerns.
@@ -150,15 +152,15 @@ enum Timer {
 enum ClientOwner {
     Register(BindingId),
     /// Somebody at a better address is asked for.
-    Trial(UpstreamId),
+    FailbackProbe(UpstreamId),
     Leg(CallId),
     Subscribe(BindingId),
     /// A MESSAGE that is offered to a device.
-    Page(PageId),
+    Message(MessageRequestId),
     /// A request that is forwarded inside a dialog.
     Forwarded(ServerId),
     /// A REGISTER that passes through.
-    Passage(PassageId),
+    ForwardedRegister(ForwardedRegisterId),
     /// Nobody waits for the answer.
     Nobody,
 }
@@ -169,7 +171,7 @@ enum ServerOwner {
     Call(CallId),
     Forwarded(BranchId),
     /// A request that waits for its peer, and the branch that it will have.
-    Kept(away::Absent, BranchId),
+    Parked(parked::OfflinePeer, BranchId),
     Nobody,
 }
 
@@ -177,13 +179,13 @@ impl Endpoint {
     /// An endpoint with nothing in it. The seed makes every identifier, tag and nonce; it must be secret and random.
     pub fn new(now: Instant, settings: Settings, seed: [u8; 32]) -> Self {
         let mut random = Random::new(seed);
-        let mut gate_key = [0; 32];
-        for chunk in gate_key.chunks_exact_mut(8) {
+        let mut nonce_key = [0; 32];
+        for chunk in nonce_key.chunks_exact_mut(8) {
             chunk.copy_from_slice(&random.bits().to_be_bytes());
         }
         Self {
             token_key: TokenKey::new(settings.token_key),
-            gate: Gate::new(gate_key, now),
+            nonces: Nonces::new(nonce_key, now),
             epoch: random.tag(),
             random,
             outputs: VecDeque::new(),
@@ -191,26 +193,26 @@ impl Endpoint {
             transactions: Table::new(TRANSACTIONS_MAX, Timing::default(), settings.limits),
             bindings: HashMap::new(),
             upstreams: BTreeMap::new(),
-            names: BTreeSet::new(),
+            gruus: BTreeSet::new(),
             links: HashMap::new(),
             devices: HashMap::new(),
             groups: BTreeMap::new(),
-            lives: 0,
+            generation: 0,
             attached: HashMap::new(),
             device_flows: HashMap::new(),
-            knocks: HashMap::new(),
-            next_knock: 0,
+            verifications: HashMap::new(),
+            next_verification: 0,
             streams: HashMap::new(),
             failures: HashMap::new(),
-            away: HashMap::new(),
+            parked: HashMap::new(),
             calls: HashMap::new(),
             calls_of: HashMap::new(),
-            announced: HashMap::new(),
-            announced_as: HashMap::new(),
-            pages: HashMap::new(),
+            expected: HashMap::new(),
+            expected_bindings: HashMap::new(),
+            messages: HashMap::new(),
             subscriptions: HashMap::new(),
-            next_page: 0,
-            proxied: proxied::Proxied::default(),
+            next_message: 0,
+            push_bindings: push_bindings::PushBindings::default(),
             settings,
         }
     }
@@ -223,31 +225,37 @@ impl Endpoint {
             Input::Pong(flow) => self.on_sign_of_life(now, flow, true),
             Input::Stun { flow, bytes } => self.on_stun(now, flow, &bytes),
             Input::Dialled { upstream, flow, transport } => self.on_dialled(now, upstream, flow, transport),
-            Input::Elsewhere(upstream) => self.on_elsewhere(now, upstream),
-            Input::Better { upstream, flow, transport } => self.on_better(now, upstream, flow, transport),
+            Input::UpstreamAddressChanged(upstream) => self.on_address_changed(now, upstream),
+            Input::FailbackDialled { upstream, flow, transport } => {
+                self.on_failback_dialled(now, upstream, flow, transport)
+            }
             Input::DialFailed(upstream) => self.on_dial_failed(now, upstream),
             Input::Addresses { upstream, addresses } => self.on_addresses(upstream, addresses),
             Input::Closed(flow) => self.on_closed(now, flow),
             Input::Bind(new) => self.on_bind(now, *new),
             Input::Unbind { instance, deadline } => self.on_unbind(now, instance, deadline),
-            Input::Yield(instance) => self.on_yield(now, instance),
+            Input::Release(instance) => self.on_release(now, instance),
             Input::Suspend(instance) => self.on_presence(now, instance, true),
             Input::Resume(instance) => self.on_presence(now, instance, false),
-            Input::Answer { binding, instance, authorization } => self.on_answer(now, binding, instance, authorization),
-            Input::Admit { knock, granted } => self.on_admit(now, knock, granted),
-            Input::Announce { instance, from, name } => self.on_announce(now, instance, from, name),
+            Input::Authorization { binding, instance, authorization } => {
+                self.on_authorization(now, binding, instance, authorization)
+            }
+            Input::DeviceVerified { verification, granted } => self.on_device_verified(now, verification, granted),
+            Input::ExpectCall { instance, from, name } => self.on_expect_call(now, instance, from, name),
             Input::Ring { call, instance } => self.on_ring(now, call, instance),
             Input::Decline(call) => self.end_call(now, call, CallState::Declined, 603),
             Input::Subscribe(binding) => self.on_subscribe(now, binding),
-            Input::SubscriptionAnswer { binding, authorization } => {
-                self.on_subscription_answer(now, binding, authorization);
+            Input::SubscriptionAuthorization { binding, authorization } => {
+                self.on_subscription_authorization(now, binding, authorization);
             }
-            Input::GiveUp { call, instance } => self.on_give_up(now, call, instance),
-            Input::Paged { page, instance, kept } => self.on_paged(now, page, instance, kept),
+            Input::DeviceUnreachable { call, instance } => self.on_device_unreachable(now, call, instance),
+            Input::MessageStored { request, instance, outcome } => {
+                self.on_message_stored(now, request, instance, outcome)
+            }
             Input::EndCalls => self.on_end_calls(now),
-            Input::Way { passage, way } => self.on_way(now, passage, way),
-            Input::Adopt(adopted) => self.on_adopt(now, *adopted),
-            Input::Forget(instance) => self.forget_proxied(now, instance, ProxiedEnd::Forgotten),
+            Input::Route { register, route } => self.on_route(now, register, route),
+            Input::RestorePushBinding(adopted) => self.on_restore_push_binding(now, *adopted),
+            Input::RemovePushBinding(instance) => self.remove_push_binding(now, instance, PushBindingEnd::Removed),
         }
         self.flush();
     }
@@ -262,21 +270,23 @@ impl Endpoint {
                 Timer::Pace(upstream) => self.on_pace_due(now, upstream),
                 Timer::Device(instance) => self.on_device_due(now, instance),
                 Timer::Call(call) => self.on_call_due(now, call),
-                Timer::Announced(call) => self.on_announced_due(now, call),
-                Timer::Leave(upstream, flow) => self.on_leave_due(upstream, flow),
+                Timer::ExpectedCall(call) => self.on_expected_due(now, call),
+                Timer::ReplacedFlow(upstream, flow) => self.on_replaced_flow_due(upstream, flow),
                 Timer::Linger(flow) => self.outputs.push_back(Output::Close(flow)),
-                Timer::Away(who) => self.on_away_due(now, who),
+                Timer::Parked(who) => self.on_parked_due(now, who),
                 Timer::Forget(call) => self.forget_call(call),
                 Timer::Subscription(binding) => self.on_subscription_due(now, binding),
-                Timer::Page(page) => self.on_page_due(now, page),
-                Timer::Passage(passage) => self.on_passage_due(now, passage),
-                Timer::Proxied(instance) => self.on_proxied_due(now, instance),
+                Timer::Message(page) => self.on_message_due(now, page),
+                Timer::ForwardedRegister(register) => self.on_forwarded_register_due(now, register),
+                Timer::PushBinding(instance) => self.on_push_binding_due(now, instance),
             }
         }
         while let Some(expired) = self.transactions.poll_expired(now) {
             match expired {
                 Expired::Client(_, ClientOwner::Forwarded(server)) => self.on_forwarded_timeout(now, server),
-                Expired::Client(_, ClientOwner::Passage(passage)) => self.on_passage_timeout(now, passage),
+                Expired::Client(_, ClientOwner::ForwardedRegister(register)) => {
+                    self.on_forwarded_register_timeout(now, register)
+                }
                 Expired::Client(branch, owner) => self.on_unanswered(now, branch, owner),
                 Expired::Server(_) => {}
             }
@@ -327,9 +337,9 @@ impl Endpoint {
 
     /// How much this endpoint holds at this moment.
     pub fn counts(&self) -> Counts {
-        let (proxied, waiting) = self.proxied.counts();
+        let (push_bindings, waiting) = self.push_bindings.counts();
         Counts {
-            proxied,
+            push_bindings,
             waiting,
             bindings: self.bindings.len(),
             upstreams: self.upstreams.len(),
@@ -337,10 +347,10 @@ impl Endpoint {
             shared: self.groups.len(),
             attached: self.attached.len(),
             flows: self.links.len() + self.streams.len() + self.device_flows.len(),
-            knocks: self.knocks.len(),
-            calls: self.calls.len() + self.calls_of.len() + self.announced.len(),
-            pages: self.pages.len(),
-            transactions: self.transactions.len() + self.failures.len() + self.away.len(),
+            verifications: self.verifications.len(),
+            calls: self.calls.len() + self.calls_of.len() + self.expected.len(),
+            messages: self.messages.len(),
+            transactions: self.transactions.len() + self.failures.len() + self.parked.len(),
             timers: self.timers.pending() + self.transactions.timers(),
         }
     }
@@ -379,7 +389,7 @@ impl Endpoint {
 
 impl Settings {
     /// How this relay names itself toward a flow.
-    fn face(&self, side: Side, transport: Transport) -> Face<'_> {
+    fn sent_by(&self, side: Side, transport: Transport) -> SentBy<'_> {
         let host = match (side, transport) {
             (Side::Device, Transport::Wss) => &self.edge_websocket,
             (Side::Device, _) => &self.edge,
@@ -387,11 +397,11 @@ impl Settings {
             (Side::Upstream, Transport::Tcp) => &self.upstream_tcp,
             (Side::Upstream, Transport::Tls | Transport::Wss) => &self.upstream_tls,
         };
-        Face { host, transport }
+        SentBy { host, transport }
     }
 
     /// All its names.
-    fn faces(&self) -> [&str; 5] {
+    fn own_addresses(&self) -> [&str; 5] {
         [&self.edge, &self.edge_websocket, &self.upstream_udp, &self.upstream_tcp, &self.upstream_tls]
     }
 }

@@ -10,7 +10,7 @@ use super::{ClientOwner, Endpoint, Event, Timer};
 use crate::flow::{Side, Transport};
 use crate::id::{BindingId, BranchId, FlowId};
 use crate::message::{Message, Method};
-use crate::registration::Letterhead;
+use crate::registration::RequestContext;
 use crate::subscription::{Step, Subscription};
 
 impl Endpoint {
@@ -33,7 +33,12 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn on_subscription_answer(&mut self, now: Instant, binding: BindingId, authorization: Option<String>) {
+    pub(super) fn on_subscription_authorization(
+        &mut self,
+        now: Instant,
+        binding: BindingId,
+        authorization: Option<String>,
+    ) {
         let Some(subscription) = self.subscriptions.get_mut(&binding) else { return };
         let step = subscription.answer(authorization);
         self.go_on(now, binding, step);
@@ -67,7 +72,7 @@ impl Endpoint {
     /// A NOTIFY of a subscription has been answered.
     pub(super) fn on_notified(&mut self, now: Instant, binding: BindingId, notify: &Message) {
         if let Some(subscription) = self.subscriptions.get_mut(&binding) {
-            subscription.on_notice(now, notify, &mut self.random);
+            subscription.on_notify(now, notify, &mut self.random);
             self.go_on(now, binding, Step::Nothing);
         }
     }
@@ -77,8 +82,8 @@ impl Endpoint {
         let Some(mut subscription) = self.subscriptions.remove(&binding) else { return };
         let branch = self.branch();
         let Some((flow, transport)) = self.flow_of_registration(binding) else { return };
-        let local = self.settings.face(Side::Upstream, transport).host;
-        let head = Letterhead { registrar: "", transport, local, branch, epoch: &self.epoch };
+        let local = self.settings.sent_by(Side::Upstream, transport).host;
+        let head = RequestContext { registrar: "", transport, local, branch, epoch: &self.epoch };
         if let Some(bytes) = subscription.compose_end(binding, &head) {
             // Full: the subscription runs out by itself.
             let _ = self.transactions.send(now, branch, Method::Subscribe, bytes, flow, ClientOwner::Nobody);
@@ -116,8 +121,8 @@ impl Endpoint {
         };
         let Some(registration) = self.bindings.get(&binding) else { return };
         let Some(subscription) = self.subscriptions.get_mut(&binding) else { return };
-        let local = self.settings.face(Side::Upstream, transport).host;
-        let head = Letterhead { registrar: "", transport, local, branch, epoch: &self.epoch };
+        let local = self.settings.sent_by(Side::Upstream, transport).host;
+        let head = RequestContext { registrar: "", transport, local, branch, epoch: &self.epoch };
         let bytes = subscription.compose(binding, &head, registration.service_route());
         subscription.sent(branch);
         let owner = ClientOwner::Subscribe(binding);

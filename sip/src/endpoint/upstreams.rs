@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::away::Absent;
-use super::better::Trial;
+use super::failback::FailbackProbe;
+use super::parked::OfflinePeer;
 use super::{Endpoint, Event, Output, Timer, Transport};
 use crate::flow::{KeepAlive, Pulse, back_off, stun};
 use crate::id::{BindingId, FlowId, InstanceId, ShardTag, UpstreamId};
@@ -53,14 +53,14 @@ pub(super) struct Upstream {
     /// Whom the address that is to be avoided turned away, or left without an answer.
     turned_away: Option<BindingId>,
     /// A better flow that is being tried.
-    pub(super) trial: Option<Trial>,
+    pub(super) probe: Option<FailbackProbe>,
     /// The flow that a better one has replaced, while answers may be due on it.
-    pub(super) leaving: Option<FlowId>,
+    pub(super) replaced: Option<FlowId>,
     pub(super) members: BTreeSet<BindingId>,
     /// REGISTERs and registrations that only pass through; they want a flow as long as there is one of them.
-    guests: usize,
+    transit_refs: usize,
     /// Members that are registered.
-    standing: usize,
+    registered_count: usize,
     /// Members that wait for their turn on the flow: those whose turn comes first, and the others.
     urgent: VecDeque<BindingId>,
     queue: VecDeque<BindingId>,
@@ -135,17 +135,17 @@ impl Endpoint {
     }
 
     /// One more REGISTER, or registration, that only passes through.
-    pub(super) fn join_as_guest(&mut self, now: Instant, id: UpstreamId, registrar: Box<str>) {
+    pub(super) fn join_transit(&mut self, now: Instant, id: UpstreamId, registrar: Box<str>) {
         let per_second = self.settings.upstream.registrations_per_second;
-        self.upstreams.entry(id).or_insert_with(|| Upstream::new(now, registrar, per_second)).guests += 1;
+        self.upstreams.entry(id).or_insert_with(|| Upstream::new(now, registrar, per_second)).transit_refs += 1;
     }
 
     /// One less. `last`: the instance whose dialogs may still want the flow.
-    pub(super) fn leave_as_guest(&mut self, id: UpstreamId, last: Option<InstanceId>) {
-        self.event(Event::Left(id));
+    pub(super) fn leave_transit(&mut self, id: UpstreamId, last: Option<InstanceId>) {
+        self.event(Event::UpstreamReleased(id));
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
-        upstream.guests = upstream.guests.saturating_sub(1);
-        if upstream.members.is_empty() && upstream.guests == 0 {
+        upstream.transit_refs = upstream.transit_refs.saturating_sub(1);
+        if upstream.members.is_empty() && upstream.transit_refs == 0 {
             self.forget_upstream(id, last);
         }
     }
@@ -159,7 +159,7 @@ impl Endpoint {
     }
 
     /// A guest wants a flow: one is opened unless that is under way.
-    pub(super) fn want_flow_for_guest(&mut self, id: UpstreamId) {
+    pub(super) fn want_transit_flow(&mut self, id: UpstreamId) {
         if self.upstreams.get(&id).is_some_and(|upstream| matches!(upstream.link, Link::Down)) {
             self.dial(id, None);
         }
@@ -174,9 +174,9 @@ impl Endpoint {
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
         upstream.members.remove(&registration.binding);
         if registration.counted {
-            upstream.standing -= 1;
+            upstream.registered_count -= 1;
         }
-        if upstream.members.is_empty() && upstream.guests == 0 {
+        if upstream.members.is_empty() && upstream.transit_refs == 0 {
             self.forget_upstream(id, Some(registration.instance));
         }
     }
@@ -185,8 +185,8 @@ impl Endpoint {
     /// that is to be hung up; no longer than the device's own registration, which it cannot renew.
     fn forget_upstream(&mut self, id: UpstreamId, last: Option<InstanceId>) {
         let gone = self.upstreams.remove(&id);
-        if let Some(trial) = gone.as_ref().and_then(|upstream| upstream.trial.as_ref()) {
-            self.abandon_trial(trial);
+        if let Some(probe) = gone.as_ref().and_then(|upstream| upstream.probe.as_ref()) {
+            self.abandon_probe(probe);
         }
         if let Some(Upstream { link: Link::Up { flow, .. }, .. }) = gone
             && flow.is_reliable()
@@ -203,15 +203,15 @@ impl Endpoint {
     }
 
     /// Keeps count of the members that are registered.
-    pub(super) fn count_standing(&mut self, binding: BindingId) {
+    pub(super) fn count_registered(&mut self, binding: BindingId) {
         let Some(registration) = self.bindings.get_mut(&binding) else { return };
         let Some(upstream) = self.upstreams.get_mut(&registration.upstream) else { return };
-        match (registration.counted, registration.stands()) {
-            (false, true) => upstream.standing += 1,
-            (true, false) => upstream.standing -= 1,
+        match (registration.counted, registration.is_registered()) {
+            (false, true) => upstream.registered_count += 1,
+            (true, false) => upstream.registered_count -= 1,
             _ => {}
         }
-        registration.counted = registration.stands();
+        registration.counted = registration.is_registered();
     }
 
     /// A registration succeeded: what failed before does not count any more.
@@ -298,7 +298,7 @@ impl Endpoint {
         }
         self.timers.set(at, Timer::Upstream(id));
         self.take_turns(now, id);
-        self.send_kept(now, Absent::Server(id));
+        self.send_parked(now, OfflinePeer::Server(id));
         self.send_waiting(now, id);
     }
 
@@ -307,7 +307,7 @@ impl Endpoint {
         upstream.failures = (upstream.failures + 1).min(FAILURES_MAX);
         let after = back_off(upstream.failures, &mut self.random);
         self.wait_to_dial(now, id, after);
-        self.fail_passages(now, id, true);
+        self.fail_registers(now, id, true);
     }
 
     fn wait_to_dial(&mut self, now: Instant, id: UpstreamId, after: Duration) {
@@ -340,9 +340,9 @@ impl Endpoint {
         let wait = (upstream.losses > 1).then(|| back_off(upstream.losses - 1, &mut self.random));
         // So that those who want another flow wait for what is decided below.
         upstream.link = Link::Dialling;
-        self.fail_passages(now, id, false);
+        self.fail_registers(now, id, false);
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
-        let mut wanted = upstream.guests > 0;
+        let mut wanted = upstream.transit_refs > 0;
         for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
             let Some(registration) = self.bindings.get_mut(&binding) else { continue };
             if let Some(branch) = registration.branch() {
@@ -375,17 +375,17 @@ impl Endpoint {
     /// The server says that it, or its flow, serves nobody (503, 430). When nobody is registered by it, another address is
     /// tried (RFC 3263 §4.3).
     pub(super) fn on_upstream_unfit(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
-        if self.upstreams.get(&id).is_some_and(|upstream| upstream.standing == 0) {
+        if self.upstreams.get(&id).is_some_and(|upstream| upstream.registered_count == 0) {
             self.move_flow(now, id, binding);
         }
     }
 
     /// There is another address: the binding for which the last one was left begins there at once.
-    pub(super) fn on_elsewhere(&mut self, now: Instant, id: UpstreamId) {
+    pub(super) fn on_address_changed(&mut self, now: Instant, id: UpstreamId) {
         let turned_away = self.upstreams.get_mut(&id).and_then(|upstream| upstream.turned_away.take());
         let Some(binding) = turned_away else { return };
         if let Some(registration) = self.bindings.get_mut(&binding) {
-            let step = registration.on_elsewhere();
+            let step = registration.on_address_changed();
             self.carry_out(now, binding, step);
         }
     }
@@ -417,7 +417,7 @@ impl Endpoint {
     }
 
     pub(super) fn on_sign_of_life(&mut self, now: Instant, flow: FlowId, pong: bool) {
-        let Some(id) = self.links.get(&flow).copied().filter(|id| !self.is_on_trial(*id, flow)) else { return };
+        let Some(id) = self.links.get(&flow).copied().filter(|id| !self.is_probe(*id, flow)) else { return };
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
         upstream.heard_at = Some(now);
         if let Link::Up { keep_alive, .. } = &mut upstream.link {
@@ -449,7 +449,7 @@ impl Endpoint {
     fn register_all(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get(&id) else { return };
         for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
-            let Some(registration) = self.bindings.get_mut(&binding).filter(|it| it.is_registered()) else { continue };
+            let Some(registration) = self.bindings.get_mut(&binding).filter(|it| it.awaits_refresh()) else { continue };
             let step = registration.on_flow_lost();
             self.carry_out(now, binding, step);
         }
@@ -526,11 +526,11 @@ impl Upstream {
             public: None,
             mapped: None,
             turned_away: None,
-            trial: None,
-            leaving: None,
+            probe: None,
+            replaced: None,
             members: BTreeSet::new(),
-            guests: 0,
-            standing: 0,
+            transit_refs: 0,
+            registered_count: 0,
             urgent: VecDeque::new(),
             queue: VecDeque::new(),
             pace: Pace::new(now, per_second),

@@ -62,8 +62,13 @@ impl Walk {
     fn send(&mut self) -> Message {
         self.branches += 1;
         let branch = BranchId::new(self.branches << 16, ShardTag(0));
-        let head =
-            Letterhead { registrar: "sip:example.com", transport: Transport::Tls, local: "r:1", branch, epoch: "e" };
+        let head = RequestContext {
+            registrar: "sip:example.com",
+            transport: Transport::Tls,
+            local: "r:1",
+            branch,
+            epoch: "e",
+        };
         let bytes = self.registration.compose(&head);
         self.registration.sent(branch);
         Message::parse(&bytes, &Limits::default()).unwrap()

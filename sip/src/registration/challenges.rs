@@ -10,29 +10,29 @@
 //! An answer that was right once is carried from then on with a rising count, so that a refresh is one round trip (RFC
 //! 7616 §3.6); the nonce that a 2xx names for the next time takes its place (RFC 7616 §3.5).
 //!
-//! Invariant: at most [`KEYS_MAX`] challenges are kept; credentials that were refused are offered no second time.
+//! Invariant: at most [`CHALLENGES_MAX`] challenges are kept; credentials that were refused are offered no second time.
 
 use crate::auth::{Challenge, Hash};
 use crate::message::{Message, Name};
 
 /// Challenges kept for one binding: its registrar's, and those of two proxies on the way (RFC 3261 §22.3).
-pub const KEYS_MAX: usize = 3;
+pub const CHALLENGES_MAX: usize = 3;
 /// Challenges of one place that one attempt answers; beyond them the attempt has failed (a server that calls every nonce
 /// stale).
 pub const STALE_MAX: u8 = 3;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Challenger {
     /// The registrar, by 401.
     Registrar,
     /// A proxy before it, by 407.
     Proxy,
 }
 
-impl Place {
+impl Challenger {
     /// The header that carries the answer.
-    pub fn answer_in(self) -> Name {
+    pub fn credentials_header(self) -> Name {
         match self {
             Self::Registrar => Name::Authorization,
             Self::Proxy => Name::ProxyAuthorization,
@@ -64,11 +64,11 @@ pub enum Verdict {
 
 /// The challenges that a binding answers.
 #[derive(Debug, Default)]
-pub struct Keys(Vec<Key>);
+pub struct Challenges(Vec<KnownChallenge>);
 
 #[derive(Debug)]
-struct Key {
-    place: Place,
+struct KnownChallenge {
+    challenger: Challenger,
     challenge: Challenge,
     /// Answers given with this nonce.
     nc: u32,
@@ -76,7 +76,7 @@ struct Key {
     asked: u8,
 }
 
-impl Keys {
+impl Challenges {
     /// How many there are.
     pub fn len(&self) -> usize {
         self.0.len()
@@ -105,8 +105,8 @@ impl Keys {
     }
 
     /// Who asked for the one at `index`.
-    pub fn place(&self, index: usize) -> Option<Place> {
-        self.0.get(index).map(|key| key.place)
+    pub fn challenger(&self, index: usize) -> Option<Challenger> {
+        self.0.get(index).map(|key| key.challenger)
     }
 
     /// There is no credential for the challenge at `index`: takes another one of the same response, or lets one that comes
@@ -114,24 +114,24 @@ impl Keys {
     ///
     /// # Errors
     /// The status of the response that asked.
-    pub fn pass_over(&mut self, index: usize, others: &mut Vec<Challenge>) -> Result<(), u16> {
-        let Some(key) = self.0.get_mut(index) else { return Err(Place::Registrar.status()) };
+    pub fn skip(&mut self, index: usize, others: &mut Vec<Challenge>) -> Result<(), u16> {
+        let Some(key) = self.0.get_mut(index) else { return Err(Challenger::Registrar.status()) };
         if key.asked == 0 {
             self.0.remove(index);
             return Ok(());
         }
         if others.is_empty() {
-            return Err(key.place.status());
+            return Err(key.challenger.status());
         }
         (key.challenge, key.nc) = (others.remove(0), 0);
         Ok(())
     }
 
     /// A 401 or 407 came. `allowed`: the hashes that may be used.
-    pub fn on_challenge(&mut self, place: Place, response: &Message, allowed: &[Hash]) -> Verdict {
-        let name = match place {
-            Place::Registrar => Name::WwwAuthenticate,
-            Place::Proxy => Name::ProxyAuthenticate,
+    pub fn on_challenge(&mut self, challenger: Challenger, response: &Message, allowed: &[Hash]) -> Verdict {
+        let name = match challenger {
+            Challenger::Registrar => Name::WwwAuthenticate,
+            Challenger::Proxy => Name::ProxyAuthenticate,
         };
         let values = response.values(name).filter_map(|value| std::str::from_utf8(value).ok());
         let mut offered = Challenge::all_supported(values, allowed);
@@ -141,21 +141,23 @@ impl Keys {
         // Of several, the one for the realm that was answered in this attempt: a digest of another would be made for
         // somebody else (RFC 7616 §5.8).
         let asked = |challenge: &Challenge| {
-            self.0.iter().any(|key| key.place == place && key.asked > 0 && key.challenge.realm == challenge.realm)
+            self.0
+                .iter()
+                .any(|key| key.challenger == challenger && key.asked > 0 && key.challenge.realm == challenge.realm)
         };
         let at = offered.iter().position(asked).unwrap_or(0);
         let first = offered.remove(at);
-        let known = self
-            .0
-            .iter()
-            .position(|key| key.place == place && (place == Place::Registrar || *key.challenge.realm == *first.realm));
+        let known = self.0.iter().position(|key| {
+            key.challenger == challenger
+                && (challenger == Challenger::Registrar || *key.challenge.realm == *first.realm)
+        });
         let Some(index) = known else {
-            if !self.make_room(place) {
+            if !self.make_room(challenger) {
                 return Verdict::Endless;
             }
             // Most bindings have one challenge for their whole life.
             self.0.reserve_exact(1);
-            self.0.push(Key { place, challenge: first, nc: 0, asked: 1 });
+            self.0.push(KnownChallenge { challenger, challenge: first, nc: 0, asked: 1 });
             return Verdict::Answer { others: offered };
         };
         let key = &mut self.0[index];
@@ -172,9 +174,9 @@ impl Keys {
     /// A 2xx came, which may name the nonces of the next answers.
     pub fn on_success(&mut self, response: &Message) {
         for key in &mut self.0 {
-            let mut infos: Box<dyn Iterator<Item = &[u8]>> = match key.place {
-                Place::Registrar => Box::new(response.values(Name::AuthenticationInfo)),
-                Place::Proxy => Box::new(response.values_written("Proxy-Authentication-Info")),
+            let mut infos: Box<dyn Iterator<Item = &[u8]>> = match key.challenger {
+                Challenger::Registrar => Box::new(response.values(Name::AuthenticationInfo)),
+                Challenger::Proxy => Box::new(response.values_written("Proxy-Authentication-Info")),
             };
             let info = infos.next().and_then(|value| std::str::from_utf8(value).ok());
             if info.is_some_and(|info| key.challenge.follow(info)) {
@@ -184,11 +186,11 @@ impl Keys {
     }
 
     /// Makes room for a challenge; a proxy that asked in an earlier attempt may be gone from the way.
-    fn make_room(&mut self, place: Place) -> bool {
-        if self.0.len() < KEYS_MAX {
+    fn make_room(&mut self, challenger: Challenger) -> bool {
+        if self.0.len() < CHALLENGES_MAX {
             return true;
         }
-        let gone = self.0.iter().position(|key| key.asked == 0 && key.place == place);
+        let gone = self.0.iter().position(|key| key.asked == 0 && key.challenger == challenger);
         gone.map(|index| self.0.remove(index)).is_some()
     }
 }

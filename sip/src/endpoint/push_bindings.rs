@@ -1,9 +1,9 @@
 //! Registrations that passed through to their own SIP server, and are pushed for (RFC 8599).
 //!
 //! A request that comes back by our Path is a call like any other: held, pushed, offered to the flow that the device
-//! registers on; its Request-URI stays as it came. What is no INVITE waits in [`super::away`].
+//! registers on; its Request-URI stays as it came. What is no INVITE waits in [`super::parked`].
 //!
-//! [`super::passages`] brings them; a device that has registered is attached by its flow until the end that was granted.
+//! [`super::forwarded_registers`] brings them; a device that has registered is attached by its flow until the end that was granted.
 //!
 //! Invariant: nobody is pushed but for a request from the registration's own SIP server, or because it ends soon. What its
 //! SIP server does not know any more is not kept here.
@@ -12,12 +12,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::away::Absent;
 use super::devices::Attached;
-use super::passages::{Passage, Passages};
+use super::forwarded_registers::{ForwardedRegister, ForwardedRegisters};
+use super::parked::OfflinePeer;
 use super::{Endpoint, Event, Side, Source, Timer};
 use crate::edge::forward;
-use crate::edge::push_proxy::{self, Asked, PushContact, RENEW_BEFORE, Wish};
+use crate::edge::push_proxy::{self, PushContact, PushRequest, RENEW_BEFORE, RegisterIntent};
 use crate::id::{BindingId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Message, Method, Name};
 
@@ -26,16 +26,16 @@ pub const CONTACTS_PER_AOR: usize = 16;
 /// Registrations on one shard; a further one is answered 503.
 pub const REGISTRATIONS_MAX: usize = 500_000;
 /// How soon a device is pushed again for requests that are no call.
-pub const CALL_BACK_AGAIN: Duration = Duration::from_secs(10);
+pub const WAKE_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// One REGISTER on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PassageId(pub u64);
+pub struct ForwardedRegisterId(pub u64);
 
 /// A REGISTER whose way is not known yet.
-pub struct WayAsked {
-    /// Which one; for [`super::Input::Way`].
-    pub passage: PassageId,
+pub struct RouteRequest {
+    /// Which one; for [`super::Input::Route`].
+    pub register: ForwardedRegisterId,
     /// The address of record.
     pub aor: Box<str>,
     /// Its Request-URI.
@@ -43,12 +43,12 @@ pub struct WayAsked {
     /// The Route that is left when ours is taken off: the SIP server's own outbound proxy.
     pub proxy: Option<Box<str>>,
     /// What it asks for.
-    pub wish: Wish,
+    pub push: PushRequest,
 }
 
 /// Where a REGISTER goes.
 #[derive(Clone, Debug)]
-pub struct ProxyWay {
+pub struct RegisterRoute {
     /// Its SIP server.
     pub upstream: UpstreamId,
     /// The Request-URI of that server.
@@ -58,7 +58,7 @@ pub struct ProxyWay {
 }
 
 /// A registration that its SIP server has accepted, as the shell must know it to push for it and to keep it over a restart.
-pub struct ProxiedRegistration {
+pub struct PushBinding {
     /// Its name.
     pub instance: InstanceId,
     /// The address of record.
@@ -78,9 +78,9 @@ pub struct ProxiedRegistration {
 }
 
 /// A registration that an earlier run of this relay left behind.
-pub struct Adopted {
+pub struct RestoredPushBinding {
     /// What the earlier run was told; `expires` is what is left.
-    pub registration: ProxiedRegistration,
+    pub registration: PushBinding,
     /// Its SIP server.
     pub upstream: UpstreamId,
     /// The Request-URI of that server.
@@ -89,7 +89,7 @@ pub struct Adopted {
 
 /// Why a registration is no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProxiedEnd {
+pub enum PushBindingEnd {
     /// The device took it back, or wants no pushes any more.
     Unregistered,
     /// Its SIP server refused to renew it.
@@ -99,23 +99,26 @@ pub enum ProxiedEnd {
     /// The same device registered with another push token.
     Replaced,
     /// The shell said so: its push token is dead.
-    Forgotten,
+    Removed,
 }
 
 // What is in them names people and their devices.
-impl fmt::Debug for WayAsked {
+impl fmt::Debug for RouteRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WayAsked").field("passage", &self.passage).field("wish", &self.wish).finish_non_exhaustive()
+        f.debug_struct("RouteRequest")
+            .field("register", &self.register)
+            .field("push", &self.push)
+            .finish_non_exhaustive()
     }
 }
 
-impl fmt::Debug for ProxiedRegistration {
+impl fmt::Debug for PushBinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProxiedRegistration").field("instance", &self.instance).finish_non_exhaustive()
+        f.debug_struct("PushBinding").field("instance", &self.instance).finish_non_exhaustive()
     }
 }
 
-impl fmt::Debug for Adopted {
+impl fmt::Debug for RestoredPushBinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.registration, f)
     }
@@ -123,12 +126,12 @@ impl fmt::Debug for Adopted {
 
 /// Everything that passes through.
 #[derive(Default)]
-pub(super) struct Proxied {
+pub(super) struct PushBindings {
     rows: HashMap<InstanceId, Row>,
     bindings: HashMap<BindingId, InstanceId>,
     /// AOR and device.
     contacts: BTreeMap<(Box<str>, Box<str>), InstanceId>,
-    pub(super) passages: Passages,
+    pub(super) registers: ForwardedRegisters,
 }
 
 struct Row {
@@ -142,20 +145,20 @@ struct Row {
     /// It was pushed for already in this life of it.
     renewed: bool,
     /// When its device was called back last for a request that is no call.
-    called_back: Option<Instant>,
+    woken_at: Option<Instant>,
 }
 
-impl fmt::Debug for Proxied {
+impl fmt::Debug for PushBindings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (rows, passages) = (self.rows.len(), self.passages.len());
-        f.debug_struct("Proxied").field("rows", &rows).field("passages", &passages).finish_non_exhaustive()
+        let (rows, passages) = (self.rows.len(), self.registers.len());
+        f.debug_struct("PushBindings").field("rows", &rows).field("passages", &passages).finish_non_exhaustive()
     }
 }
 
-impl Proxied {
+impl PushBindings {
     /// How many registrations, and how many REGISTERs under way, there are.
     pub(super) fn counts(&self) -> (usize, usize) {
-        (self.rows.len(), self.passages.len())
+        (self.rows.len(), self.registers.len())
     }
 
     /// Whether a registration is known.
@@ -173,12 +176,12 @@ impl Proxied {
         self.rows.get(self.bindings.get(&binding)?).map(|row| row.upstream)
     }
 
-    pub(super) fn known_as(&self, asked: &Asked) -> Vec<InstanceId> {
-        if asked.contact.is_empty() {
-            let of_aor = self.contacts.range((asked.aor.clone(), "".into())..);
-            return of_aor.take_while(|((aor, _), _)| *aor == asked.aor).map(|(_, instance)| *instance).collect();
+    pub(super) fn known_as(&self, intent: &RegisterIntent) -> Vec<InstanceId> {
+        if intent.contact.is_empty() {
+            let of_aor = self.contacts.range((intent.aor.clone(), "".into())..);
+            return of_aor.take_while(|((aor, _), _)| *aor == intent.aor).map(|(_, instance)| *instance).collect();
         }
-        self.contacts.get(&(asked.aor.clone(), asked.contact.clone())).copied().into_iter().collect()
+        self.contacts.get(&(intent.aor.clone(), intent.contact.clone())).copied().into_iter().collect()
     }
 
     pub(super) fn contacts_of(&self, aor: &str) -> usize {
@@ -189,60 +192,60 @@ impl Proxied {
 
 impl Endpoint {
     /// A SIP server has accepted a registration that asks for pushes.
-    pub(super) fn on_accepted(&mut self, now: Instant, passage: Passage, push: PushContact, response: &Message) {
-        let (instance, binding) = push_proxy::identify(&self.token_key, &passage.asked.aor, &push);
-        let expires = passage.asked.granted(response);
-        let Passage { source, asked, registrar, proxy, way: Some(way), .. } = passage else { return };
-        for other in self.proxied.known_as(&asked).into_iter().filter(|other| *other != instance) {
-            self.forget_proxied(now, other, ProxiedEnd::Replaced);
+    pub(super) fn on_accepted(
+        &mut self,
+        now: Instant,
+        register: ForwardedRegister,
+        push: PushContact,
+        response: &Message,
+    ) {
+        let (instance, binding) = push_proxy::identify(&self.token_key, &register.intent.aor, &push);
+        let expires = register.intent.granted(response);
+        let ForwardedRegister { source, intent, registrar, proxy, way: Some(way), .. } = register else { return };
+        for other in self.push_bindings.known_as(&intent).into_iter().filter(|other| *other != instance) {
+            self.remove_push_binding(now, other, PushBindingEnd::Replaced);
         }
         if expires.is_zero() {
-            self.forget_proxied(now, instance, ProxiedEnd::Unregistered);
-            return self.leave_as_guest(way.upstream, None);
+            self.remove_push_binding(now, instance, PushBindingEnd::Unregistered);
+            return self.leave_transit(way.upstream, None);
         }
-        let registration = ProxiedRegistration {
+        let registration = PushBinding {
             instance,
-            aor: asked.aor,
-            contact: asked.contact,
+            aor: intent.aor,
+            contact: intent.contact,
             registrar,
             proxy,
             push,
             expires,
-            refreshes_itself: asked.refreshes_itself,
+            refreshes_itself: intent.refreshes_itself,
         };
         self.write_down(now, binding, way.upstream, &registration);
-        self.event(Event::Proxied(Box::new(registration)));
+        self.event(Event::PushBindingAccepted(Box::new(registration)));
         let expires_at = now + expires;
         if self.device_flow_carries(source.flow, instance) {
             let attached = Attached { flow: source.flow, transport: source.transport, contact: "".into(), expires_at };
             self.attach(now, instance, attached);
-            self.offer_all(now, instance);
-            self.send_kept(now, Absent::Device(instance));
+            self.fork_waiting(now, instance);
+            self.send_parked(now, OfflinePeer::Device(instance));
         }
     }
 
     /// A registration of an earlier run.
-    pub(super) fn on_adopt(&mut self, now: Instant, adopted: Adopted) {
-        let Adopted { registration, upstream, upstream_registrar } = adopted;
+    pub(super) fn on_restore_push_binding(&mut self, now: Instant, adopted: RestoredPushBinding) {
+        let RestoredPushBinding { registration, upstream, upstream_registrar } = adopted;
         let (instance, binding) = push_proxy::identify(&self.token_key, &registration.aor, &registration.push);
-        self.join_as_guest(now, upstream, upstream_registrar);
-        if self.proxied.knows(instance) || instance != registration.instance || registration.expires.is_zero() {
-            return self.leave_as_guest(upstream, None);
+        self.join_transit(now, upstream, upstream_registrar);
+        if self.push_bindings.knows(instance) || instance != registration.instance || registration.expires.is_zero() {
+            return self.leave_transit(upstream, None);
         }
         self.write_down(now, binding, upstream, &registration);
         // So that its addresses are known, and its requests believed.
-        self.want_flow_for_guest(upstream);
+        self.want_transit_flow(upstream);
     }
 
     /// Writes a registration down, or its new life. The way that it came by is the row's from now on.
-    fn write_down(
-        &mut self,
-        now: Instant,
-        binding: BindingId,
-        upstream: UpstreamId,
-        registration: &ProxiedRegistration,
-    ) {
-        let ProxiedRegistration { instance, aor, contact, expires, refreshes_itself, .. } = registration;
+    fn write_down(&mut self, now: Instant, binding: BindingId, upstream: UpstreamId, registration: &PushBinding) {
+        let PushBinding { instance, aor, contact, expires, refreshes_itself, .. } = registration;
         let (instance, expires) = (*instance, *expires);
         let before = match refreshes_itself {
             true => RENEW_BEFORE.min(expires / 4),
@@ -257,26 +260,26 @@ impl Endpoint {
             expires_at,
             renew_at: Some(expires_at - before),
             renewed: false,
-            called_back: None,
+            woken_at: None,
         };
-        if let Some(earlier) = self.proxied.rows.insert(instance, row) {
-            self.proxied.contacts.remove(&(earlier.aor, earlier.contact));
-            self.leave_as_guest(earlier.upstream, None);
+        if let Some(earlier) = self.push_bindings.rows.insert(instance, row) {
+            self.push_bindings.contacts.remove(&(earlier.aor, earlier.contact));
+            self.leave_transit(earlier.upstream, None);
         }
-        self.proxied.bindings.insert(binding, instance);
-        self.proxied.contacts.insert((aor.clone(), contact.clone()), instance);
+        self.push_bindings.bindings.insert(binding, instance);
+        self.push_bindings.contacts.insert((aor.clone(), contact.clone()), instance);
         if !self.devices.contains_key(&instance) {
             self.add_device(now, instance, binding);
         }
-        self.timers.set(expires_at - before, Timer::Proxied(instance));
-        self.timers.set(expires_at, Timer::Proxied(instance));
+        self.timers.set(expires_at - before, Timer::PushBinding(instance));
+        self.timers.set(expires_at, Timer::PushBinding(instance));
     }
 
     /// A registration is to be refreshed, or is over.
-    pub(super) fn on_proxied_due(&mut self, now: Instant, instance: InstanceId) {
-        let Some(row) = self.proxied.rows.get_mut(&instance) else { return };
+    pub(super) fn on_push_binding_due(&mut self, now: Instant, instance: InstanceId) {
+        let Some(row) = self.push_bindings.rows.get_mut(&instance) else { return };
         if row.expires_at <= now {
-            return self.forget_proxied(now, instance, ProxiedEnd::Expired);
+            return self.remove_push_binding(now, instance, PushBindingEnd::Expired);
         }
         if row.renew_at.is_none_or(|at| at > now) {
             return;
@@ -285,40 +288,40 @@ impl Endpoint {
         let again = (!std::mem::replace(&mut row.renewed, true)).then(|| now + (row.expires_at - now) / 2);
         row.renew_at = again;
         if let Some(at) = again {
-            self.timers.set(at, Timer::Proxied(instance));
+            self.timers.set(at, Timer::PushBinding(instance));
         }
-        self.event(Event::Refresh(instance));
+        self.event(Event::RefreshNeeded(instance));
     }
 
     /// Has a device that passed through pushed, because a request waits for it that is no call. One push serves all that
     /// wait.
-    pub(super) fn call_back(&mut self, now: Instant, instance: InstanceId) {
-        let Some(row) = self.proxied.rows.get_mut(&instance) else { return };
-        if row.called_back.is_some_and(|at| at + CALL_BACK_AGAIN > now) {
+    pub(super) fn wake_for_request(&mut self, now: Instant, instance: InstanceId) {
+        let Some(row) = self.push_bindings.rows.get_mut(&instance) else { return };
+        if row.woken_at.is_some_and(|at| at + WAKE_AGAIN_AFTER > now) {
             return;
         }
-        row.called_back = Some(now);
+        row.woken_at = Some(now);
         if self.spend_call(now, instance) {
-            self.event(Event::Refresh(instance));
+            self.event(Event::RefreshNeeded(instance));
         }
     }
 
     /// Ends a registration's calls and forgets it. The SIP server is told nothing: only the device can.
-    pub(super) fn forget_proxied(&mut self, now: Instant, instance: InstanceId, end: ProxiedEnd) {
-        let Some(row) = self.proxied.rows.remove(&instance) else { return };
-        self.proxied.bindings.remove(&row.binding);
-        self.proxied.contacts.remove(&(row.aor, row.contact));
+    pub(super) fn remove_push_binding(&mut self, now: Instant, instance: InstanceId, end: PushBindingEnd) {
+        let Some(row) = self.push_bindings.rows.remove(&instance) else { return };
+        self.push_bindings.bindings.remove(&row.binding);
+        self.push_bindings.contacts.remove(&(row.aor, row.contact));
         self.remove_device(now, instance);
-        self.leave_as_guest(row.upstream, Some(instance));
-        self.event(Event::ProxiedEnded { instance, end });
+        self.leave_transit(row.upstream, Some(instance));
+        self.event(Event::PushBindingEnded { instance, end });
     }
 
     /// The registration that a request names by our own Path and that is not known here: one that another node, or an earlier
     /// run, may have written down. Whoever asks may adopt it and hand the request in afterwards.
-    pub fn missing_path(&self, request: &Message) -> Option<InstanceId> {
+    pub fn unknown_push_binding(&self, request: &Message) -> Option<InstanceId> {
         let beyond = request.is_request() && request.method() != Some(Method::Ack);
         let named = beyond.then(|| push_proxy::own_path(&self.token_key, request)).flatten();
-        named.filter(|instance| !self.proxied.knows(*instance))
+        named.filter(|instance| !self.push_bindings.knows(*instance))
     }
 
     /// A request that came back by our Path.
@@ -330,7 +333,7 @@ impl Endpoint {
         request: Message,
         instance: InstanceId,
     ) {
-        let Some(binding) = self.proxied.rows.get(&instance).map(|row| row.binding) else {
+        let Some(binding) = self.push_bindings.rows.get(&instance).map(|row| row.binding) else {
             // A registrar of RFC 5626 takes the binding for dead and tries another one (§5.3 there).
             let outbound = request.route(0).is_some_and(|route| route.uri.params.get("ob").is_some());
             return self.refuse_call(now, reply, &request, if outbound { 430 } else { 404 });
@@ -353,13 +356,13 @@ impl Endpoint {
             Some(Method::Register) => self.refuse(now, reply, &request, 405),
             // A registrar that asks whether its Contact is still there must not wake the phone each minute.
             Some(Method::Options) if !attached => self.answer_options(now, reply, &request),
-            _ => match forward::check(&request, &self.settings.faces()) {
+            _ => match forward::check(&request, &self.settings.own_addresses()) {
                 Err(stop) => self.refuse(now, reply, &request, stop.status()),
                 Ok(()) => match self.way_to_device(instance) {
                     Some(way) => self.forward(now, reply, &request, 1, way),
                     None => {
-                        self.call_back(now, instance);
-                        self.keep(now, reply, &request, Side::Upstream, instance, 1);
+                        self.wake_for_request(now, instance);
+                        self.park(now, reply, &request, Side::Upstream, instance, 1);
                     }
                 },
             },

@@ -21,20 +21,20 @@ use std::time::{Duration, Instant};
 
 use super::{Endpoint, Event};
 use crate::id::{BindingId, FlowId, InstanceId};
-use crate::registration::{Aside, Goal, RegistrationFailure, Step};
+use crate::registration::{Goal, RegistrationFailure, Step, SuspendedAuth};
 
 /// The devices of one binding beside its speaker.
 #[derive(Debug, Default)]
 pub(super) struct Group {
     /// In the order in which they came.
     others: Vec<InstanceId>,
-    trial: Option<Box<Trial>>,
+    check: Option<Box<CredentialCheck>>,
 }
 
 /// The credentials of the speaker are being tried.
 #[derive(Debug)]
-struct Trial {
-    aside: Aside,
+struct CredentialCheck {
+    suspended: SuspendedAuth,
     /// The flow that the binding stood by.
     flow: Option<FlowId>,
 }
@@ -43,9 +43,9 @@ impl Endpoint {
     /// The instances that a binding's requests are for, in a stable order: those that have proven their credentials and whose
     /// apps are in the background; when there is none of these, those in the foreground, for a request may have crossed the
     /// unregistration.
-    pub fn members(&self, binding: BindingId) -> Vec<InstanceId> {
+    pub fn callable_instances(&self, binding: BindingId) -> Vec<InstanceId> {
         let proven = |instance: &InstanceId| self.devices.get(instance).is_some_and(|device| device.proven);
-        let mut members = self.everyone(binding);
+        let mut members = self.all_instances(binding);
         members.retain(proven);
         if members.iter().any(|instance| self.is_in_background(*instance)) {
             members.retain(|instance| self.is_in_background(*instance));
@@ -54,15 +54,15 @@ impl Endpoint {
     }
 
     /// All instances that share a binding: its speaker first, those included that have not proven themselves.
-    pub fn everyone(&self, binding: BindingId) -> Vec<InstanceId> {
-        let speaker = self.bindings.get(&binding).map(|registration| registration.instance);
+    pub fn all_instances(&self, binding: BindingId) -> Vec<InstanceId> {
+        let credential_owner = self.bindings.get(&binding).map(|registration| registration.instance);
         let others = self.groups.get(&binding).map(|group| &group.others[..]).unwrap_or_default();
-        speaker.into_iter().chain(others.iter().copied()).filter(|it| self.devices.contains_key(it)).collect()
+        credential_owner.into_iter().chain(others.iter().copied()).filter(|it| self.devices.contains_key(it)).collect()
     }
 
     /// Whether the last attempt to register a binding succeeded, as far as its members are concerned.
-    pub fn stands(&self, binding: BindingId) -> bool {
-        self.bindings.get(&binding).is_some_and(|registration| registration.stands())
+    pub fn is_registered(&self, binding: BindingId) -> bool {
+        self.bindings.get(&binding).is_some_and(|registration| registration.is_registered())
     }
 
     /// One more device for a binding that is there.
@@ -75,7 +75,7 @@ impl Endpoint {
             let goal = if self.is_in_background(instance) { Goal::Registered } else { Goal::Silent };
             return self.redirect(now, binding, |registration| {
                 // What follows is what the new goal wants.
-                let _ = registration.speak_for(instance);
+                let _ = registration.set_credential_owner(instance);
                 registration.aim(goal)
             });
         }
@@ -103,7 +103,7 @@ impl Endpoint {
         self.aim(now, binding, Goal::Gone);
     }
 
-    pub(super) fn on_yield(&mut self, now: Instant, instance: InstanceId) {
+    pub(super) fn on_release(&mut self, now: Instant, instance: InstanceId) {
         let Some(binding) = self.devices.get(&instance).map(|device| device.binding) else {
             return self.event(Event::Unbound { instance, confirmed: true, shared: false });
         };
@@ -119,8 +119,8 @@ impl Endpoint {
         let Some(device) = self.devices.get_mut(&instance) else { return };
         device.foreground = foreground;
         let binding = device.binding;
-        if foreground && self.is_tried(binding, instance) {
-            self.break_trial_off(now, binding);
+        if foreground && self.is_checked(binding, instance) {
+            self.abort_check(now, binding);
             self.groups.entry(binding).or_default().others.push(instance);
         }
         self.settle_group(now, binding);
@@ -133,16 +133,16 @@ impl Endpoint {
             device.proven = true;
         }
         if let Some(group) = self.groups.get_mut(&binding) {
-            group.trial = None;
+            group.check = None;
         }
         Some(instance)
     }
 
     /// An attempt has failed. When it was a trial, what follows for the binding.
-    pub(super) fn end_trial(&mut self, binding: BindingId, failure: RegistrationFailure) -> Option<Step> {
+    pub(super) fn end_check(&mut self, binding: BindingId, failure: RegistrationFailure) -> Option<Step> {
         let registration = self.bindings.get(&binding)?;
         let tried = registration.instance;
-        let step = self.take_back(binding)?;
+        let step = self.restore_owner(binding)?;
         // Who was refused is in no list any more, and is not tried again before the shell lets it go.
         if matches!(failure, RegistrationFailure::Retry { .. }) {
             self.groups.entry(binding).or_default().others.push(tried);
@@ -151,19 +151,19 @@ impl Endpoint {
     }
 
     /// Tries the credentials of the next device that has not proven itself, when nothing else is under way.
-    pub(super) fn try_next(&mut self, now: Instant, binding: BindingId) {
-        let Some(group) = self.groups.get(&binding).filter(|group| group.trial.is_none()) else { return };
+    pub(super) fn check_next(&mut self, now: Instant, binding: BindingId) {
+        let Some(group) = self.groups.get(&binding).filter(|group| group.check.is_none()) else { return };
         let waits = |instance: &&InstanceId| {
             self.devices.get(*instance).is_some_and(|device| !device.proven && !device.foreground)
         };
         let Some(next) = group.others.iter().find(waits).copied() else { return };
         let flow = self.flow_to_server(binding);
-        let Some(registration) = self.bindings.get_mut(&binding).filter(|it| it.may_try()) else { return };
-        let (aside, step) = registration.try_other(next);
+        let Some(registration) = self.bindings.get_mut(&binding).filter(|it| it.may_try_credentials()) else { return };
+        let (suspended, step) = registration.try_credentials(next);
         if let Some(group) = self.groups.get_mut(&binding) {
             group.others.retain(|other| *other != next);
-            group.others.insert(0, aside.instance);
-            group.trial = Some(Box::new(Trial { aside, flow }));
+            group.others.insert(0, suspended.instance);
+            group.check = Some(Box::new(CredentialCheck { suspended, flow }));
         }
         self.carry_out(now, binding, step);
     }
@@ -171,19 +171,19 @@ impl Endpoint {
     /// Takes a device out of its binding; whether the binding goes on with others.
     fn leave_group(&mut self, now: Instant, instance: InstanceId, binding: BindingId) -> bool {
         let Some(registration) = self.bindings.get(&binding) else { return false };
-        let speaks = registration.instance == instance;
-        if self.is_tried(binding, instance) {
-            self.break_trial_off(now, binding);
+        let owns = registration.instance == instance;
+        if self.is_checked(binding, instance) {
+            self.abort_check(now, binding);
             return true;
         }
-        if !speaks {
+        if !owns {
             self.leave_others(binding, instance);
             return true;
         }
-        let Some(next) = self.best_speaker(binding) else { return false };
+        let Some(next) = self.next_credential_owner(binding) else { return false };
         self.leave_others(binding, next);
         let wanted = self.is_wanted(binding) || self.is_in_background(next);
-        self.redirect(now, binding, |registration| match registration.speak_for(next) {
+        self.redirect(now, binding, |registration| match registration.set_credential_owner(next) {
             _ if !wanted => registration.aim(Goal::Silent),
             step => step,
         });
@@ -194,10 +194,10 @@ impl Endpoint {
         let Some(group) = self.groups.get_mut(&binding) else { return };
         group.others.retain(|other| *other != instance);
         // Nobody is left to go back to: who is tried speaks for the binding now.
-        if group.trial.as_ref().is_some_and(|trial| trial.aside.instance == instance) {
-            group.trial = None;
+        if group.check.as_ref().is_some_and(|check| check.suspended.instance == instance) {
+            group.check = None;
         }
-        if group.others.is_empty() && group.trial.is_none() {
+        if group.others.is_empty() && group.check.is_none() {
             self.groups.remove(&binding);
         }
     }
@@ -206,32 +206,34 @@ impl Endpoint {
     /// to prove itself does.
     fn settle_group(&mut self, now: Instant, binding: BindingId) {
         let Some(registration) = self.bindings.get(&binding).filter(|it| it.goal() != Goal::Gone) else { return };
-        let speaker = registration.instance;
+        let credential_owner = registration.instance;
         let wanted = self.is_wanted(binding);
-        if wanted && !self.is_in_background(speaker) && !self.is_tried(binding, speaker) {
-            self.hand_over(now, binding, speaker);
+        if wanted && !self.is_in_background(credential_owner) && !self.is_checked(binding, credential_owner) {
+            self.hand_over_ownership(now, binding, credential_owner);
         }
         self.aim(now, binding, if wanted { Goal::Registered } else { Goal::Silent });
-        self.try_next(now, binding);
+        self.check_next(now, binding);
     }
 
     /// Another device speaks in place of one whose app is in the foreground.
-    fn hand_over(&mut self, now: Instant, binding: BindingId, speaker: InstanceId) {
-        let Some(next) = self.best_speaker(binding).filter(|next| self.is_in_background(*next)) else { return };
+    fn hand_over_ownership(&mut self, now: Instant, binding: BindingId, credential_owner: InstanceId) {
+        let Some(next) = self.next_credential_owner(binding).filter(|next| self.is_in_background(*next)) else {
+            return;
+        };
         // What stands goes on standing by the credentials that were accepted, until others have been.
         let proven = self.devices.get(&next).is_some_and(|device| device.proven);
-        if self.stands(binding) && !proven {
+        if self.is_registered(binding) && !proven {
             return;
         }
         if let Some(group) = self.groups.get_mut(&binding) {
             group.others.retain(|other| *other != next);
-            group.others.push(speaker);
+            group.others.push(credential_owner);
         }
-        self.redirect(now, binding, |registration| registration.speak_for(next));
+        self.redirect(now, binding, |registration| registration.set_credential_owner(next));
     }
 
     /// Who is to speak when the speaker does no longer: rather one that has proven itself, and is in the background.
-    fn best_speaker(&self, binding: BindingId) -> Option<InstanceId> {
+    fn next_credential_owner(&self, binding: BindingId) -> Option<InstanceId> {
         let group = self.groups.get(&binding)?;
         let rank = |instance: &&InstanceId| {
             self.devices.get(*instance).map_or((true, true), |device| (!device.proven, device.foreground))
@@ -241,7 +243,7 @@ impl Endpoint {
 
     /// Whether a device of it wants it to be registered.
     fn is_wanted(&self, binding: BindingId) -> bool {
-        self.everyone(binding).into_iter().any(|instance| self.is_in_background(instance))
+        self.all_instances(binding).into_iter().any(|instance| self.is_in_background(instance))
     }
 
     fn is_in_background(&self, instance: InstanceId) -> bool {
@@ -249,31 +251,31 @@ impl Endpoint {
     }
 
     /// Whether this device's credentials are being tried.
-    fn is_tried(&self, binding: BindingId, instance: InstanceId) -> bool {
-        let under_way = self.groups.get(&binding).is_some_and(|group| group.trial.is_some());
+    fn is_checked(&self, binding: BindingId, instance: InstanceId) -> bool {
+        let under_way = self.groups.get(&binding).is_some_and(|group| group.check.is_some());
         under_way && self.bindings.get(&binding).is_some_and(|registration| registration.instance == instance)
     }
 
-    fn break_trial_off(&mut self, now: Instant, binding: BindingId) {
+    fn abort_check(&mut self, now: Instant, binding: BindingId) {
         let under_way = self.bindings.get(&binding).and_then(|registration| registration.branch());
         if let Some(branch) = under_way {
             self.transactions.abandon(branch);
         }
-        if let Some(step) = self.take_back(binding) {
+        if let Some(step) = self.restore_owner(binding) {
             self.carry_out(now, binding, step);
         }
     }
 
     /// Ends a trial without success: the one before speaks again.
-    fn take_back(&mut self, binding: BindingId) -> Option<Step> {
+    fn restore_owner(&mut self, binding: BindingId) -> Option<Step> {
         let flow = self.flow_to_server(binding);
         let group = self.groups.get_mut(&binding)?;
-        let Trial { aside, flow: stood_by } = *group.trial.take()?;
-        group.others.retain(|other| *other != aside.instance);
+        let CredentialCheck { suspended, flow: stood_by } = *group.check.take()?;
+        group.others.retain(|other| *other != suspended.instance);
         if group.others.is_empty() {
             self.groups.remove(&binding);
         }
-        self.bindings.get_mut(&binding).map(|registration| registration.go_back(aside, flow != stood_by))
+        self.bindings.get_mut(&binding).map(|registration| registration.resume_credentials(suspended, flow != stood_by))
     }
 
     /// The flow that a binding's registration goes by.

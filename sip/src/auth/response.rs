@@ -11,7 +11,7 @@ use super::{Algorithm, Challenge, Ha1, NONCE_BYTES, Protection, Qop, URI_BYTES, 
 
 /// What a request contributes to its credentials.
 #[derive(Clone, Copy)]
-pub struct Answer<'a> {
+pub struct DigestResponse<'a> {
     /// The username, at most [`USERNAME_BYTES`].
     pub username: &'a str,
     /// The request's method.
@@ -28,12 +28,12 @@ pub struct Answer<'a> {
 
 /// Why a challenge was not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AnswerError {
+pub enum DigestResponseError {
     /// The HA1 was made with another hash than the challenge asks for.
     OtherHash,
     /// The challenge offers only protections that are not known.
     UnknownQop,
-    /// A part of the [`Answer`] is empty, too long, or holds a control character.
+    /// A part of the [`DigestResponse`] is empty, too long, or holds a control character.
     BadPart,
 }
 
@@ -42,10 +42,10 @@ impl Challenge {
     /// form of RFC 2069.
     ///
     /// # Errors
-    /// [`AnswerError`] when the challenge, the HA1 and the answer do not fit together.
-    pub fn answer(&self, ha1: &Ha1, answer: &Answer<'_>) -> Result<String, AnswerError> {
+    /// [`DigestResponseError`] when the challenge, the HA1 and the answer do not fit together.
+    pub fn answer(&self, ha1: &Ha1, answer: &DigestResponse<'_>) -> Result<String, DigestResponseError> {
         if ha1.hash() != self.algorithm.hash {
-            return Err(AnswerError::OtherHash);
+            return Err(DigestResponseError::OtherHash);
         }
         let parts = [
             (answer.username, USERNAME_BYTES),
@@ -57,13 +57,13 @@ impl Challenge {
             part.is_empty() || part.len() > limit || part.bytes().any(|b| b.is_ascii_control())
         };
         if parts.into_iter().any(bad) {
-            return Err(AnswerError::BadPart);
+            return Err(DigestResponseError::BadPart);
         }
         let protection = match self.qop {
             Qop::Absent => None,
             Qop::Auth | Qop::Both => Some(Protection::Auth),
             Qop::AuthInt => Some(Protection::AuthInt),
-            Qop::Unknown => return Err(AnswerError::UnknownQop),
+            Qop::Unknown => return Err(DigestResponseError::UnknownQop),
         };
         let response = Terms {
             algorithm: self.algorithm,
@@ -79,7 +79,7 @@ impl Challenge {
         Ok(self.write(answer, protection, &response))
     }
 
-    fn write(&self, answer: &Answer<'_>, protection: Option<Protection>, response: &str) -> String {
+    fn write(&self, answer: &DigestResponse<'_>, protection: Option<Protection>, response: &str) -> String {
         let mut out = String::with_capacity(256 + self.nonce.len() + self.realm.len() + answer.uri.len());
         if self.userhash {
             let hashed = self.algorithm.hash.of(&[answer.username.as_bytes(), self.realm.as_bytes()]);
@@ -146,14 +146,14 @@ impl Terms<'_> {
     }
 }
 
-impl fmt::Debug for Answer<'_> {
+impl fmt::Debug for DigestResponse<'_> {
     /// Shows the method alone: the others name people.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Answer").field("method", &self.method).finish_non_exhaustive()
     }
 }
 
-impl fmt::Display for AnswerError {
+impl fmt::Display for DigestResponseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::OtherHash => "the HA1 was made with another hash",
@@ -163,4 +163,4 @@ impl fmt::Display for AnswerError {
     }
 }
 
-impl std::error::Error for AnswerError {}
+impl std::error::Error for DigestResponseError {}

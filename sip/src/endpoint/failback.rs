@@ -19,11 +19,11 @@ use crate::id::{BranchId, FlowId, UpstreamId};
 use crate::message::{Composer, Message, Method, Name};
 
 /// What the old flow stays open for, beside the time that a call may take to be answered: the last transactions.
-const FAREWELL: Duration = Duration::from_secs(32);
+const REPLACED_FLOW_LINGER: Duration = Duration::from_secs(32);
 
 /// A better flow that is being asked whether anybody is there.
 #[derive(Debug)]
-pub(super) struct Trial {
+pub(super) struct FailbackProbe {
     flow: FlowId,
     transport: Transport,
     branch: BranchId,
@@ -31,24 +31,24 @@ pub(super) struct Trial {
 
 impl Endpoint {
     /// A flow to a better address is open.
-    pub(super) fn on_better(&mut self, now: Instant, id: UpstreamId, flow: FlowId, transport: Transport) {
+    pub(super) fn on_failback_dialled(&mut self, now: Instant, id: UpstreamId, flow: FlowId, transport: Transport) {
         let branch = self.branch();
-        let Some(upstream) = self.upstreams.get_mut(&id) else { return self.refuse_trial(id, flow) };
+        let Some(upstream) = self.upstreams.get_mut(&id) else { return self.reject_failback(id, flow) };
         match upstream.link {
-            Link::Up { .. } if upstream.trial.is_none() => {}
+            Link::Up { .. } if upstream.probe.is_none() => {}
             // There is nothing that works and could be lost by it.
             Link::BackingOff => {
-                self.event(Event::Tried { upstream: id, moved: true });
+                self.event(Event::FailbackProbed { upstream: id, moved: true });
                 return self.on_dialled(now, id, flow, transport);
             }
-            _ => return self.refuse_trial(id, flow),
+            _ => return self.reject_failback(id, flow),
         }
-        upstream.trial = Some(Trial { flow, transport, branch });
+        upstream.probe = Some(FailbackProbe { flow, transport, branch });
         let registrar = upstream.registrar.clone();
         if flow.is_reliable() {
             self.links.insert(flow, id);
         }
-        let local = self.settings.face(Side::Upstream, transport).host;
+        let local = self.settings.sent_by(Side::Upstream, transport).host;
         let rport = if transport == Transport::Udp { ";rport" } else { "" };
         let tag = self.random.tag();
         let ask = Composer::request(Method::Options, &registrar)
@@ -60,64 +60,64 @@ impl Endpoint {
             .header(Name::CSeq, "1 OPTIONS")
             .header(Name::UserAgent, concat!("sipwake/", env!("CARGO_PKG_VERSION")))
             .finish();
-        if self.transactions.send(now, branch, Method::Options, ask, flow, ClientOwner::Trial(id)).is_err() {
-            self.on_trial_silence(id, branch);
+        if self.transactions.send(now, branch, Method::Options, ask, flow, ClientOwner::FailbackProbe(id)).is_err() {
+            self.on_probe_unanswered(id, branch);
         }
     }
 
-    pub(super) fn on_trial_response(&mut self, now: Instant, id: UpstreamId, branch: BranchId, response: &Message) {
+    pub(super) fn on_probe_response(&mut self, now: Instant, id: UpstreamId, branch: BranchId, response: &Message) {
         match response.status() {
             // A challenge, a 404 or a 405 is an answer, too.
-            Some(200..=407 | 409..=429 | 431..=499 | 600..) => self.move_to_better(now, id, branch),
-            Some(408 | 430 | 500..=599) => self.on_trial_silence(id, branch),
+            Some(200..=407 | 409..=429 | 431..=499 | 600..) => self.fail_back(now, id, branch),
+            Some(408 | 430 | 500..=599) => self.on_probe_unanswered(id, branch),
             _ => {}
         }
     }
 
     /// Nobody there answers, or only to say that it does not serve.
-    pub(super) fn on_trial_silence(&mut self, id: UpstreamId, branch: BranchId) {
-        let trial = self.upstreams.get_mut(&id).and_then(|upstream| upstream.trial.take_if(|it| it.branch == branch));
-        if let Some(trial) = trial {
-            self.refuse_trial(id, trial.flow);
+    pub(super) fn on_probe_unanswered(&mut self, id: UpstreamId, branch: BranchId) {
+        let probe = self.upstreams.get_mut(&id).and_then(|upstream| upstream.probe.take_if(|it| it.branch == branch));
+        if let Some(probe) = probe {
+            self.reject_failback(id, probe.flow);
         }
     }
 
     /// Whether the flow that has ended was one on trial.
-    pub(super) fn lost_trial(&mut self, id: UpstreamId, flow: FlowId) -> bool {
-        let trial = self.upstreams.get_mut(&id).and_then(|upstream| upstream.trial.take_if(|it| it.flow == flow));
-        let Some(trial) = trial else { return false };
-        self.transactions.abandon(trial.branch);
-        self.event(Event::Tried { upstream: id, moved: false });
+    pub(super) fn lost_probe(&mut self, id: UpstreamId, flow: FlowId) -> bool {
+        let probe = self.upstreams.get_mut(&id).and_then(|upstream| upstream.probe.take_if(|it| it.flow == flow));
+        let Some(probe) = probe else { return false };
+        self.transactions.abandon(probe.branch);
+        self.event(Event::FailbackProbed { upstream: id, moved: false });
         true
     }
 
     /// Whether a flow is on trial: what comes by it says nothing of the one in use.
-    pub(super) fn is_on_trial(&self, id: UpstreamId, flow: FlowId) -> bool {
-        self.upstreams.get(&id).and_then(|upstream| upstream.trial.as_ref()).is_some_and(|trial| trial.flow == flow)
+    pub(super) fn is_probe(&self, id: UpstreamId, flow: FlowId) -> bool {
+        self.upstreams.get(&id).and_then(|upstream| upstream.probe.as_ref()).is_some_and(|probe| probe.flow == flow)
     }
 
     /// Its upstream is forgotten.
-    pub(super) fn abandon_trial(&mut self, trial: &Trial) {
-        self.transactions.abandon(trial.branch);
-        self.links.remove(&trial.flow);
-        self.close_stream(trial.flow);
+    pub(super) fn abandon_probe(&mut self, probe: &FailbackProbe) {
+        self.transactions.abandon(probe.branch);
+        self.links.remove(&probe.flow);
+        self.close_stream(probe.flow);
     }
 
-    fn refuse_trial(&mut self, id: UpstreamId, flow: FlowId) {
+    fn reject_failback(&mut self, id: UpstreamId, flow: FlowId) {
         if flow.is_reliable() {
             self.links.remove(&flow);
             self.outputs.push_back(Output::Close(flow));
         }
-        self.event(Event::Tried { upstream: id, moved: false });
+        self.event(Event::FailbackProbed { upstream: id, moved: false });
     }
 
-    fn move_to_better(&mut self, now: Instant, id: UpstreamId, branch: BranchId) {
+    fn fail_back(&mut self, now: Instant, id: UpstreamId, branch: BranchId) {
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
-        let Some(trial) = upstream.trial.take_if(|trial| trial.branch == branch) else { return };
-        let Link::Up { flow: old, .. } = upstream.link else { return self.refuse_trial(id, trial.flow) };
+        let Some(probe) = upstream.probe.take_if(|probe| probe.branch == branch) else { return };
+        let Link::Up { flow: old, .. } = upstream.link else { return self.reject_failback(id, probe.flow) };
         // So that those who want a flow wait for the better one.
         upstream.link = Link::Dialling;
-        upstream.leaving = Some(old);
+        upstream.replaced = Some(old);
         let members: Vec<_> = upstream.members.iter().copied().collect();
         self.links.remove(&old);
         for binding in members {
@@ -128,18 +128,18 @@ impl Endpoint {
             let step = registration.on_flow_lost();
             self.carry_out(now, binding, step);
         }
-        let answered_by = self.settings.ring_timeout + self.settings.answer_timeout + FAREWELL;
-        self.later(now, answered_by, Timer::Leave(id, old));
-        self.event(Event::Tried { upstream: id, moved: true });
-        self.on_dialled(now, id, trial.flow, trial.transport);
+        let answered_by = self.settings.ring_timeout + self.settings.answer_timeout + REPLACED_FLOW_LINGER;
+        self.later(now, answered_by, Timer::ReplacedFlow(id, old));
+        self.event(Event::FailbackProbed { upstream: id, moved: true });
+        self.on_dialled(now, id, probe.flow, probe.transport);
     }
 
     /// Nothing that came by the old flow waits for an answer any more.
-    pub(super) fn on_leave_due(&mut self, id: UpstreamId, old: FlowId) {
+    pub(super) fn on_replaced_flow_due(&mut self, id: UpstreamId, old: FlowId) {
         let Some(upstream) = self.upstreams.get_mut(&id) else { return self.close_stream(old) };
         // After a move there and back, the old flow is the one in use.
         let in_use = matches!(upstream.link, Link::Up { flow, .. } if flow == old);
-        upstream.leaving.take_if(|leaving| *leaving == old);
+        upstream.replaced.take_if(|replaced| *replaced == old);
         if !in_use {
             self.close_stream(old);
         }

@@ -13,33 +13,33 @@
 //! A leg is one offer of the call to one flow of a device. A flow gets one leg of a device and never a second; a leg whose
 //! flow is lost does not end the call while there is time for the device to come back.
 //!
-//! While the caller waits it hears each [`REMINDER`] that the call lives: what it [heard] last, or 183.
+//! While the caller waits it hears each [`PROVISIONAL_INTERVAL`] that the call lives: what it heard last, or 183.
 //!
 //! Invariant: the caller gets exactly one final answer; no leg begins after it; each leg is answered or cancelled. A device
 //! is woken at most once.
 
-pub mod heard;
+pub mod provisional;
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::best::Refusals;
+use super::refusals::Refusals;
 use super::{CallState, IncomingCall};
 use crate::flow::Source;
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId};
 use crate::message::Message;
 use crate::transaction::ServerId;
-use heard::Heard;
+use provisional::LastProvisional;
 
-pub use heard::REMINDER;
+pub use provisional::PROVISIONAL_INTERVAL;
 
 /// How long a device that is attached may leave an INVITE without any response before it is woken by push as well: its
 /// flow may be dead without either side knowing.
-pub const SILENCE: Duration = Duration::from_secs(2);
+pub const NO_RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a device may take to end a cancelled INVITE before the caller is answered 487 without it.
-pub const CANCEL_WAIT: Duration = Duration::from_secs(4);
+pub const CANCEL_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// One offer of the call to one flow.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ struct Leg {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// No response yet.
-    Offered,
+    Sent,
     /// A provisional response came.
     Alive,
     /// A final response came, or the flow is lost.
@@ -92,7 +92,7 @@ pub enum Outcome {
 
 /// One incoming call.
 #[derive(Debug)]
-pub struct Hold {
+pub struct PendingInvite {
     /// Its name.
     pub call: CallId,
     /// By which binding it came.
@@ -116,7 +116,7 @@ pub struct Hold {
     refusals: Refusals,
     /// Devices whose state has changed since [`Self::take_changes`].
     changes: Vec<(InstanceId, CallState)>,
-    heard: Heard,
+    last_provisional: LastProvisional,
     arrived: Instant,
     deadline: Instant,
     answered_by: Option<BranchId>,
@@ -124,7 +124,7 @@ pub struct Hold {
     closed: bool,
 }
 
-impl Hold {
+impl PendingInvite {
     /// A call that has just come, for these devices.
     #[expect(clippy::too_many_arguments, reason = "each is a fact of one INVITE, told once")]
     pub fn new(
@@ -141,7 +141,7 @@ impl Hold {
         let (from, name) = super::forward::caller(&invite);
         let state = CallState::Waking;
         let target = |instance| Target { instance, state, woken: false, attached: false, unreachable: false };
-        let heard = Heard::new(now, &invite);
+        let last_provisional = LastProvisional::new(now, &invite);
         Self {
             call,
             binding,
@@ -156,7 +156,7 @@ impl Hold {
             legs: Vec::new(),
             refusals: Refusals::default(),
             changes: Vec::new(),
-            heard,
+            last_provisional,
             arrived: now,
             deadline: now + wait,
             answered_by: None,
@@ -214,14 +214,14 @@ impl Hold {
 
     /// Whether to offer the call to a device by this flow: it still waits for it, and it was not offered to it there before.
     pub fn wants(&mut self, instance: InstanceId, flow: FlowId) -> bool {
-        let offered = self.legs.iter().any(|leg| leg.instance == instance && leg.flow == flow);
-        !offered && self.open(instance).is_some()
+        let forked = self.legs.iter().any(|leg| leg.instance == instance && leg.flow == flow);
+        !forked && self.open(instance).is_some()
     }
 
     /// Notes an offer. Legs on other flows of the same device are over: it moved.
-    pub fn offered(&mut self, branch: BranchId, instance: InstanceId, flow: FlowId) -> Vec<BranchId> {
+    pub fn forked(&mut self, branch: BranchId, instance: InstanceId, flow: FlowId) -> Vec<BranchId> {
         let moved = self.end_legs(|leg| leg.instance == instance);
-        self.legs.push(Leg { branch, instance, flow, phase: Phase::Offered });
+        self.legs.push(Leg { branch, instance, flow, phase: Phase::Sent });
         moved
     }
 
@@ -230,26 +230,26 @@ impl Hold {
         if self.closed {
             return None;
         }
-        let silence = self.arrived + SILENCE;
+        let silence = self.arrived + NO_RESPONSE_TIMEOUT;
         let waits = self.targets.iter().any(|target| !target.woken && !target.state.is_final());
         let next = if !waits || silence <= now { self.deadline } else { self.deadline.min(silence) };
-        Some(self.heard.again_at().map_or(next, |at| at.min(next)))
+        Some(self.last_provisional.repeat_at().map_or(next, |at| at.min(next)))
     }
 
     /// The caller was told `response`, a provisional one above 100.
-    pub fn said(&mut self, now: Instant, status: u16, message: Option<&Message>, response: &Bytes) {
-        self.heard.said(now, status, message, response);
+    pub fn record(&mut self, now: Instant, status: u16, message: Option<&Message>, response: &Bytes) {
+        self.last_provisional.record(now, status, message, response);
     }
 
-    /// What the caller is told when it has heard nothing for [`REMINDER`].
-    pub fn remind(&mut self, now: Instant) -> Option<(u16, Bytes)> {
+    /// What the caller is told when it has heard nothing for [`PROVISIONAL_INTERVAL`].
+    pub fn repeat(&mut self, now: Instant) -> Option<(u16, Bytes)> {
         let waits = !self.closed && !self.state.is_final();
-        self.heard.remind(now, self.invite.as_deref().filter(|_| waits)?, &self.tag)
+        self.last_provisional.repeat(now, self.invite.as_deref().filter(|_| waits)?, &self.tag)
     }
 
-    /// The devices that have left an offer without any response for [`SILENCE`], and were not woken.
+    /// The devices that have left an offer without any response for [`NO_RESPONSE_TIMEOUT`], and were not woken.
     pub fn silent(&self, now: Instant) -> Vec<InstanceId> {
-        let due = self.arrived + SILENCE <= now;
+        let due = self.arrived + NO_RESPONSE_TIMEOUT <= now;
         let alive = |instance| self.legs.iter().any(|leg| leg.instance == instance && leg.phase == Phase::Alive);
         let silent = self.targets.iter().filter(|target| due && !target.woken && !alive(target.instance));
         silent.map(|target| target.instance).collect()
@@ -279,11 +279,11 @@ impl Hold {
         let (instance, status) = (leg.instance, response.status().unwrap_or(500));
         match status {
             ..=100 => {
-                leg.phase = if leg.phase == Phase::Offered { Phase::Alive } else { leg.phase };
+                leg.phase = if leg.phase == Phase::Sent { Phase::Alive } else { leg.phase };
                 Outcome::Ignore
             }
             101..200 => {
-                let first = self.state != CallState::Ringing || leg.phase == Phase::Offered;
+                let first = self.state != CallState::Ringing || leg.phase == Phase::Sent;
                 leg.phase = if leg.phase == Phase::Ended { Phase::Ended } else { Phase::Alive };
                 if self.closed || self.state.is_final() {
                     return Outcome::Ignore;
@@ -356,7 +356,7 @@ impl Hold {
             return (Vec::new(), false);
         }
         self.state = if elsewhere { CallState::AnsweredElsewhere } else { CallState::Cancelled };
-        self.deadline = now + CANCEL_WAIT;
+        self.deadline = now + CANCEL_TIMEOUT;
         let alive = self.legs.iter().any(|leg| leg.phase == Phase::Alive);
         let live = self.legs.iter().filter(|leg| leg.phase != Phase::Ended).map(|leg| leg.branch).collect();
         (live, !alive)
@@ -402,7 +402,7 @@ impl Hold {
         self.closed = true;
         self.invite = None;
         // A call is remembered for a while: what was said in it is not.
-        self.heard = Heard::nothing();
+        self.last_provisional = LastProvisional::nothing();
     }
 
     /// Whether the caller has its final answer.

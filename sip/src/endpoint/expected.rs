@@ -21,7 +21,7 @@ use crate::id::{BindingId, CallId, InstanceId};
 
 /// A call whose INVITE is expected.
 #[derive(Debug)]
-pub(super) struct Announced {
+pub(super) struct ExpectedCall {
     /// Its name.
     pub(super) call: CallId,
     /// The devices that were woken for it.
@@ -36,16 +36,22 @@ pub(super) struct Announced {
 
 impl Endpoint {
     /// Whether this device has been woken for a call whose INVITE has not come yet.
-    pub fn is_announced(&self, instance: InstanceId) -> bool {
+    pub fn expects_call(&self, instance: InstanceId) -> bool {
         let binding = self.devices.get(&instance).map(|device| device.binding);
-        let announced = binding.and_then(|binding| self.announced.get(&binding));
-        announced.is_some_and(|announced| !announced.state.is_final() && announced.woken.contains(&instance))
+        let expected = binding.and_then(|binding| self.expected.get(&binding));
+        expected.is_some_and(|expected| !expected.state.is_final() && expected.woken.contains(&instance))
     }
 
-    pub(super) fn on_announce(&mut self, now: Instant, instance: InstanceId, from: Box<str>, name: Option<Box<str>>) {
+    pub(super) fn on_expect_call(
+        &mut self,
+        now: Instant,
+        instance: InstanceId,
+        from: Box<str>,
+        name: Option<Box<str>>,
+    ) {
         let Some(binding) = self.devices.get(&instance).map(|device| device.binding) else { return };
         // Who declined is asked anew: this may be another call.
-        let earlier = self.announced_for(now, binding).filter(|earlier| !earlier.state.is_final());
+        let earlier = self.expected_for(now, binding).filter(|earlier| !earlier.state.is_final());
         if earlier.is_some_and(|earlier| earlier.woken.contains(&instance)) {
             return;
         }
@@ -55,46 +61,46 @@ impl Endpoint {
             return;
         }
         let (call, until) = known.unwrap_or_else(|| self.expect_invite(now, binding));
-        if let Some(announced) = self.announced.get_mut(&binding) {
-            announced.woken.push(instance);
+        if let Some(expected) = self.expected.get_mut(&binding) {
+            expected.woken.push(instance);
         }
         let wait = until.saturating_duration_since(now);
         self.event(Event::Wake(Box::new(IncomingCall { call, instance, from, name, wait })));
     }
 
     /// The call that an INVITE to this binding is expected for.
-    pub(super) fn announced_for(&self, now: Instant, binding: BindingId) -> Option<&Announced> {
-        self.announced.get(&binding).filter(|announced| announced.until > now)
+    pub(super) fn expected_for(&self, now: Instant, binding: BindingId) -> Option<&ExpectedCall> {
+        self.expected.get(&binding).filter(|expected| expected.until > now)
     }
 
     /// Its INVITE has come.
-    pub(super) fn take_announced(&mut self, binding: BindingId) -> Option<Announced> {
-        let announced = self.announced.remove(&binding)?;
-        self.announced_as.remove(&announced.call);
-        Some(announced)
+    pub(super) fn take_expected(&mut self, binding: BindingId) -> Option<ExpectedCall> {
+        let expected = self.expected.remove(&binding)?;
+        self.expected_bindings.remove(&expected.call);
+        Some(expected)
     }
 
     /// A device rings for an announced call; whether it was one.
-    pub(super) fn ring_announced(&mut self, call: CallId, instance: InstanceId) -> bool {
-        let Some(binding) = self.announced_as.get(&call) else { return false };
-        let Some(announced) = self.announced.get_mut(binding).filter(|it| !it.state.is_final()) else { return true };
-        if announced.woken.contains(&instance) && !announced.rang.contains(&instance) {
-            announced.rang.push(instance);
+    pub(super) fn ring_expected(&mut self, call: CallId, instance: InstanceId) -> bool {
+        let Some(binding) = self.expected_bindings.get(&call) else { return false };
+        let Some(expected) = self.expected.get_mut(binding).filter(|it| !it.state.is_final()) else { return true };
+        if expected.woken.contains(&instance) && !expected.rang.contains(&instance) {
+            expected.rang.push(instance);
             self.event(Event::Call { call, instance, state: CallState::Ringing, woke_after: None });
         }
         true
     }
 
     /// An announced call ends before its INVITE has come; whether it was one. A decline is remembered for the INVITE.
-    pub(super) fn end_announced(&mut self, call: CallId, state: CallState) -> bool {
-        let Some(binding) = self.announced_as.get(&call).copied() else { return false };
-        let Some(announced) = self.announced.get_mut(&binding) else { return false };
-        let ends = !announced.state.is_final();
-        announced.state = if ends { state } else { announced.state };
-        let woken = announced.woken.clone();
+    pub(super) fn end_expected(&mut self, call: CallId, state: CallState) -> bool {
+        let Some(binding) = self.expected_bindings.get(&call).copied() else { return false };
+        let Some(expected) = self.expected.get_mut(&binding) else { return false };
+        let ends = !expected.state.is_final();
+        expected.state = if ends { state } else { expected.state };
+        let woken = expected.woken.clone();
         if state != CallState::Declined {
-            self.announced.remove(&binding);
-            self.announced_as.remove(&call);
+            self.expected.remove(&binding);
+            self.expected_bindings.remove(&call);
         }
         for instance in woken.into_iter().filter(|_| ends) {
             self.event(Event::Call { call, instance, state, woke_after: None });
@@ -103,49 +109,49 @@ impl Endpoint {
     }
 
     /// A device is wiped: it is not expected any more.
-    pub(super) fn leave_announced(&mut self, instance: InstanceId, binding: BindingId) {
-        let Some(announced) = self.announced.get_mut(&binding) else { return };
-        if !announced.woken.contains(&instance) {
+    pub(super) fn leave_expected(&mut self, instance: InstanceId, binding: BindingId) {
+        let Some(expected) = self.expected.get_mut(&binding) else { return };
+        if !expected.woken.contains(&instance) {
             return;
         }
-        announced.woken.retain(|other| *other != instance);
-        announced.rang.retain(|other| *other != instance);
-        let (call, ends, left) = (announced.call, !announced.state.is_final(), announced.woken.is_empty());
+        expected.woken.retain(|other| *other != instance);
+        expected.rang.retain(|other| *other != instance);
+        let (call, ends, left) = (expected.call, !expected.state.is_final(), expected.woken.is_empty());
         if left {
-            self.announced.remove(&binding);
-            self.announced_as.remove(&call);
+            self.expected.remove(&binding);
+            self.expected_bindings.remove(&call);
         }
         if ends {
             self.event(Event::Call { call, instance, state: CallState::TimedOut, woke_after: None });
         }
     }
 
-    pub(super) fn on_announced_due(&mut self, now: Instant, call: CallId) {
-        let binding = self.announced_as.get(&call);
-        if binding.and_then(|binding| self.announced.get(binding)).is_some_and(|announced| announced.until <= now) {
-            self.end_announced(call, CallState::TimedOut);
+    pub(super) fn on_expected_due(&mut self, now: Instant, call: CallId) {
+        let binding = self.expected_bindings.get(&call);
+        if binding.and_then(|binding| self.expected.get(binding)).is_some_and(|expected| expected.until <= now) {
+            self.end_expected(call, CallState::TimedOut);
         }
     }
 
     /// The process is about to end.
-    pub(super) fn end_all_announced(&mut self) {
+    pub(super) fn end_all_expected(&mut self) {
         #[expect(clippy::disallowed_methods, reason = "sorted before anything is sent")]
-        let mut calls: Vec<CallId> = self.announced_as.keys().copied().collect();
+        let mut calls: Vec<CallId> = self.expected_bindings.keys().copied().collect();
         calls.sort_unstable();
         for call in calls {
-            self.end_announced(call, CallState::TimedOut);
+            self.end_expected(call, CallState::TimedOut);
         }
     }
 
     fn expect_invite(&mut self, now: Instant, binding: BindingId) -> (CallId, Instant) {
         let call = CallId::new(self.random.wide(), binding.tag());
         let until = now + self.settings.ring_timeout;
-        let announced = Announced { call, woken: Vec::new(), rang: Vec::new(), until, state: CallState::Waking };
-        if let Some(earlier) = self.announced.insert(binding, announced) {
-            self.announced_as.remove(&earlier.call);
+        let expected = ExpectedCall { call, woken: Vec::new(), rang: Vec::new(), until, state: CallState::Waking };
+        if let Some(earlier) = self.expected.insert(binding, expected) {
+            self.expected_bindings.remove(&earlier.call);
         }
-        self.announced_as.insert(call, binding);
-        self.timers.set(until, Timer::Announced(call));
+        self.expected_bindings.insert(call, binding);
+        self.timers.set(until, Timer::ExpectedCall(call));
         (call, until)
     }
 }

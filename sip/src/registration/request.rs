@@ -7,14 +7,14 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::Place;
+use super::Challenger;
 use crate::flow::Transport;
 use crate::id::{BindingId, BranchId};
 use crate::message::{Composer, Method, Name};
 
 /// What the endpoint adds.
 #[derive(Debug)]
-pub struct Letterhead<'a> {
+pub struct RequestContext<'a> {
     /// Request-URI.
     pub registrar: &'a str,
     /// Transport of the flow.
@@ -28,24 +28,24 @@ pub struct Letterhead<'a> {
 }
 
 /// What the binding adds.
-pub(super) struct Letter<'a> {
+pub(super) struct RegisterRequest<'a> {
     pub(super) binding: BindingId,
     pub(super) aor: &'a str,
     pub(super) cseq: u32,
     /// Lifetime in seconds; 0 unregisters.
     pub(super) expires: u32,
     /// Which of the registrations of this Contact it is.
-    pub(super) life: u32,
+    pub(super) generation: u32,
     /// `+sip.instance`.
     pub(super) instance: [u8; 16],
     /// Whether to ask for RFC 5626.
     pub(super) outbound: bool,
-    pub(super) answers: &'a [(Place, String)],
+    pub(super) answers: &'a [(Challenger, String)],
 }
 
-impl Letter<'_> {
-    pub(super) fn write(&self, head: &Letterhead<'_>) -> Bytes {
-        let Self { binding, aor, cseq, life, expires, .. } = *self;
+impl RegisterRequest<'_> {
+    pub(super) fn write(&self, head: &RequestContext<'_>) -> Bytes {
+        let Self { binding, aor, cseq, generation, expires, .. } = *self;
         let (transport, local, epoch) = (head.transport, head.local, head.epoch);
         let rport = if transport == Transport::Udp { ";rport" } else { "" };
         let via = format!("SIP/2.0/{} {local};branch={}{rport}", transport.via(), head.branch);
@@ -55,17 +55,19 @@ impl Letter<'_> {
             .header(Name::MaxForwards, 70)
             .header(Name::From, format_args!("<{aor}>;tag={epoch}"))
             .header(Name::To, format_args!("<{aor}>"))
-            .header(Name::CallId, format_args!("{binding}.{life}.{epoch}"))
+            .header(Name::CallId, format_args!("{binding}.{generation}.{epoch}"))
             .header(Name::CSeq, format_args!("{cseq} REGISTER"))
             .header(Name::Contact, self.contact(head))
             .header(Name::Expires, expires)
             .header(Name::Supported, supported)
             .header(Name::UserAgent, concat!("sipwake/", env!("CARGO_PKG_VERSION")));
         let answers = self.answers.iter();
-        answers.fold(letter, |letter, (place, value)| letter.header(place.answer_in(), value)).finish()
+        answers
+            .fold(letter, |letter, (challenger, value)| letter.header(challenger.credentials_header(), value))
+            .finish()
     }
 
-    fn contact(&self, head: &Letterhead<'_>) -> String {
+    fn contact(&self, head: &RequestContext<'_>) -> String {
         let param = match head.transport {
             Transport::Udp => String::new(),
             other => format!(";transport={}", other.param()),

@@ -11,7 +11,7 @@
 //! What finds the dialog again is its signed token: it names the device, and not the flow that it had (RFC 5626 §5.3).
 //!
 //! Invariant: at most [`WAITING_PER_DEVICE`] requests wait for a device and [`WAITING_PER_SERVER`] for a SIP server; an INVITE for no longer than a device may take to
-//! answer, another request for no longer than [`OTHER_WAIT`], because its sender gives up at 64·T1 and must not be told
+//! answer, another request for no longer than [`NON_INVITE_TIMEOUT`], because its sender gives up at 64·T1 and must not be told
 //! later (RFC 4320 §4.2).
 
 use std::time::{Duration, Instant};
@@ -26,11 +26,11 @@ pub const WAITING_PER_DEVICE: usize = 16;
 /// Requests of all its devices that may wait for one SIP server; a further one is answered 480.
 pub const WAITING_PER_SERVER: usize = 1000;
 /// How long a request other than INVITE waits; its sender's Timer F is 32 s (RFC 3261 §17.1.2.2).
-pub const OTHER_WAIT: Duration = Duration::from_secs(24);
+pub const NON_INVITE_TIMEOUT: Duration = Duration::from_secs(24);
 
 /// Who is away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Absent {
+pub(super) enum OfflinePeer {
     /// A device that has no flow.
     Device(InstanceId),
     /// A SIP server to which no flow is up.
@@ -39,7 +39,7 @@ pub(super) enum Absent {
 
 /// A request that waits for its peer.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct Parked {
     branch: BranchId,
     until: Instant,
     what: What,
@@ -48,7 +48,7 @@ pub(super) struct Waiting {
 #[derive(Debug)]
 enum What {
     /// It came while the peer was away; so many values of its Route are ours. `device`: that of its dialog.
-    Kept { server: ServerId, request: Box<Message>, ours: usize, device: InstanceId },
+    Unsent { server: ServerId, request: Box<Message>, ours: usize, device: InstanceId },
     /// It was sent on a flow that has ended.
     Sent,
 }
@@ -56,7 +56,7 @@ enum What {
 impl Endpoint {
     /// Keeps a request of this device's dialog that came from `side`, for the other side, which has no flow at this moment.
     /// 480 when nothing is known of it.
-    pub(super) fn keep(
+    pub(super) fn park(
         &mut self,
         now: Instant,
         reply: FlowId,
@@ -67,30 +67,31 @@ impl Endpoint {
     ) {
         let binding = self.devices.get(&device).map(|device| device.binding);
         let who = binding.and_then(|binding| match side {
-            Side::Upstream => Some(Absent::Device(device)),
-            Side::Device => self.upstream_of(binding).map(Absent::Server),
+            Side::Upstream => Some(OfflinePeer::Device(device)),
+            Side::Device => self.upstream_of(binding).map(OfflinePeer::Server),
         });
-        let kept = |waiting: &Vec<Waiting>| waiting.iter().filter(|it| matches!(it.what, What::Kept { .. })).count();
-        let room = |who: &Absent| match who {
-            Absent::Device(_) => self.away.get(who).map_or(0, kept) < WAITING_PER_DEVICE,
-            Absent::Server(_) => self.away.get(who).map_or(0, Vec::len) < WAITING_PER_SERVER,
+        let kept = |waiting: &Vec<Parked>| waiting.iter().filter(|it| matches!(it.what, What::Unsent { .. })).count();
+        let room = |who: &OfflinePeer| match who {
+            OfflinePeer::Device(_) => self.parked.get(who).map_or(0, kept) < WAITING_PER_DEVICE,
+            OfflinePeer::Server(_) => self.parked.get(who).map_or(0, Vec::len) < WAITING_PER_SERVER,
         };
         let Some(who) = who.filter(room) else {
             return self.refuse(now, reply, request, 480);
         };
         let branch = self.branch();
-        let owner = ServerOwner::Kept(who, branch);
+        let owner = ServerOwner::Parked(who, branch);
         let Some(server) = self.open_forwarded(now, reply, request, owner, 480) else { return };
-        let what = What::Kept { server, request: Box::new(request.clone()), ours, device };
-        let wait = if request.method() == Some(Method::Invite) { self.settings.answer_timeout } else { OTHER_WAIT };
-        self.wait_for(now, who, Waiting { branch, until: now + wait, what });
+        let what = What::Unsent { server, request: Box::new(request.clone()), ours, device };
+        let wait =
+            if request.method() == Some(Method::Invite) { self.settings.answer_timeout } else { NON_INVITE_TIMEOUT };
+        self.add_parked(now, who, Parked { branch, until: now + wait, what });
     }
 
     /// A CANCEL of an INVITE that waits: nobody has seen it but us.
-    pub(super) fn cancel_kept(&mut self, now: Instant, who: Absent, branch: BranchId) {
-        let Some(waiting) = self.away.get_mut(&who) else { return };
+    pub(super) fn cancel_parked(&mut self, now: Instant, who: OfflinePeer, branch: BranchId) {
+        let Some(waiting) = self.parked.get_mut(&who) else { return };
         let Some(at) = waiting.iter().position(|it| it.branch == branch) else { return };
-        let Waiting { what: What::Kept { server, request, .. }, .. } = waiting.remove(at) else { return };
+        let Parked { what: What::Unsent { server, request, .. }, .. } = waiting.remove(at) else { return };
         self.failures.remove(&server);
         let tag = self.random.tag();
         let response = Composer::response(&request, 487, Composer::reason(487), Some(&tag)).finish();
@@ -99,7 +100,7 @@ impl Endpoint {
 
     /// A device's flow has ended: what was forwarded on it may still be answered by the next one.
     pub(super) fn lose_forwarded(&mut self, now: Instant, instance: InstanceId, branch: BranchId) {
-        if !self.keep_sent(now, instance, branch) {
+        if !self.park_sent(now, instance, branch) {
             self.abandon_forwarded(now, branch);
         }
     }
@@ -109,32 +110,32 @@ impl Endpoint {
         let Some(state) = self.device_flows.get(&earlier) else { return };
         let of_it = state.forwarded.iter().filter(|(of, _)| *of == instance).map(|(_, branch)| *branch);
         for branch in of_it.collect::<Vec<_>>() {
-            self.keep_sent(now, instance, branch);
+            self.park_sent(now, instance, branch);
         }
     }
 
     /// Keeps what was sent on a flow for the next one; not the offer of a call, which is cancelled and made anew.
-    fn keep_sent(&mut self, now: Instant, instance: InstanceId, branch: BranchId) -> bool {
-        let stands = self.transactions.stands(branch);
-        let of_dialog = matches!(stands, Some((ClientOwner::Forwarded(_), _) | (ClientOwner::Leg(_), false)));
+    fn park_sent(&mut self, now: Instant, instance: InstanceId, branch: BranchId) -> bool {
+        let progress = self.transactions.progress(branch);
+        let of_dialog = matches!(progress, Some((ClientOwner::Forwarded(_), _) | (ClientOwner::Leg(_), false)));
         if of_dialog && self.devices.contains_key(&instance) {
-            let until = now + OTHER_WAIT;
-            self.wait_for(now, Absent::Device(instance), Waiting { branch, until, what: What::Sent });
+            let until = now + NON_INVITE_TIMEOUT;
+            self.add_parked(now, OfflinePeer::Device(instance), Parked { branch, until, what: What::Sent });
             return true;
         }
         false
     }
 
     /// The peer is back: what waits goes to its flow, in the order in which it came.
-    pub(super) fn send_kept(&mut self, now: Instant, who: Absent) {
-        for waiting in self.away.remove(&who).unwrap_or_default() {
+    pub(super) fn send_parked(&mut self, now: Instant, who: OfflinePeer) {
+        for waiting in self.parked.remove(&who).unwrap_or_default() {
             let way = match (who, &waiting.what) {
-                (Absent::Device(device), _) => self.way_to_device(device),
-                (Absent::Server(id), What::Kept { device, .. }) => self.way_to_server(id, *device),
-                (Absent::Server(_), What::Sent) => None,
+                (OfflinePeer::Device(device), _) => self.way_to_device(device),
+                (OfflinePeer::Server(id), What::Unsent { device, .. }) => self.way_to_server(id, *device),
+                (OfflinePeer::Server(_), What::Sent) => None,
             };
             match (way, waiting.what) {
-                (Some(way), What::Kept { server, request, ours, .. }) => {
+                (Some(way), What::Unsent { server, request, ours, .. }) => {
                     self.transactions.adopt(server, ServerOwner::Forwarded(waiting.branch));
                     self.send_forwarded(now, server, waiting.branch, &request, ours, way);
                 }
@@ -142,46 +143,46 @@ impl Endpoint {
                     self.transactions.carry(waiting.branch, way.flow);
                     self.note_forwarded(way.flow, way.device, waiting.branch);
                 }
-                (None, what) => self.give_up_waiting(now, Waiting { what, ..waiting }),
+                (None, what) => self.give_up_one(now, Parked { what, ..waiting }),
             }
         }
     }
 
     /// The device is wiped: what waits for it or comes from it goes nowhere.
-    pub(super) fn give_up_kept(&mut self, now: Instant, device: InstanceId, binding: BindingId) {
-        let server = self.upstream_of(binding).map(Absent::Server);
-        let own = |waiting: &Waiting| matches!(waiting.what, What::Kept { device: of, .. } if of == device);
-        for waiting in self.away.remove(&Absent::Device(device)).unwrap_or_default() {
-            self.give_up_waiting(now, waiting);
+    pub(super) fn give_up_parked(&mut self, now: Instant, device: InstanceId, binding: BindingId) {
+        let server = self.upstream_of(binding).map(OfflinePeer::Server);
+        let own = |waiting: &Parked| matches!(waiting.what, What::Unsent { device: of, .. } if of == device);
+        for waiting in self.parked.remove(&OfflinePeer::Device(device)).unwrap_or_default() {
+            self.give_up_one(now, waiting);
         }
-        let Some((server, waiting)) = server.and_then(|server| Some((server, self.away.remove(&server)?))) else {
+        let Some((server, waiting)) = server.and_then(|server| Some((server, self.parked.remove(&server)?))) else {
             return;
         };
         let (gone, left): (Vec<_>, Vec<_>) = waiting.into_iter().partition(own);
         if !left.is_empty() {
-            self.away.insert(server, left);
+            self.parked.insert(server, left);
         }
         for waiting in gone {
-            self.give_up_waiting(now, waiting);
+            self.give_up_one(now, waiting);
         }
     }
 
-    pub(super) fn on_away_due(&mut self, now: Instant, who: Absent) {
-        let Some(waiting) = self.away.get_mut(&who) else { return };
+    pub(super) fn on_parked_due(&mut self, now: Instant, who: OfflinePeer) {
+        let Some(waiting) = self.parked.get_mut(&who) else { return };
         let (due, left): (Vec<_>, Vec<_>) = std::mem::take(waiting).into_iter().partition(|it| it.until <= now);
         if left.is_empty() {
-            self.away.remove(&who);
+            self.parked.remove(&who);
         } else {
             *waiting = left;
         }
         for waiting in due {
-            self.give_up_waiting(now, waiting);
+            self.give_up_one(now, waiting);
         }
     }
 
-    fn give_up_waiting(&mut self, now: Instant, waiting: Waiting) {
+    fn give_up_one(&mut self, now: Instant, waiting: Parked) {
         match waiting.what {
-            What::Kept { server, .. } => self.on_forwarded_silence(now, server),
+            What::Unsent { server, .. } => self.on_forwarded_silence(now, server),
             What::Sent => self.abandon_forwarded(now, waiting.branch),
         }
     }
@@ -192,9 +193,9 @@ impl Endpoint {
         }
     }
 
-    fn wait_for(&mut self, now: Instant, who: Absent, waiting: Waiting) {
-        self.later(now, waiting.until.saturating_duration_since(now), Timer::Away(who));
-        self.away.entry(who).or_default().push(waiting);
+    fn add_parked(&mut self, now: Instant, who: OfflinePeer, waiting: Parked) {
+        self.later(now, waiting.until.saturating_duration_since(now), Timer::Parked(who));
+        self.parked.entry(who).or_default().push(waiting);
     }
 
     /// Opens the server transaction of a request that is forwarded, now or later; `status` is what it is answered when

@@ -45,12 +45,12 @@ impl Refusals {
         Some(match status {
             503 => (500, Composer::response(invite, 500, Composer::reason(500), Some(tag)).finish()),
             401 | 407 => (status, self.with_challenges(best)),
-            _ => (status, forward::back(best, Side::Device)),
+            _ => (status, forward::forward_response(best, Side::Device)),
         })
     }
 
     fn with_challenges(&self, best: &Message) -> Bytes {
-        let mut edit = forward::believed(best.edit().pop(Name::Via), Side::Device);
+        let mut edit = forward::strip_asserted_identity(best.edit().pop(Name::Via), Side::Device);
         for other in self.0.iter().filter(|other| !std::ptr::eq(*other, best)) {
             for name in [Name::WwwAuthenticate, Name::ProxyAuthenticate] {
                 let values = other.values(name).filter_map(|value| std::str::from_utf8(value).ok());

@@ -13,14 +13,14 @@ use crate::message::{Composer, Message, Method, Name};
 /// The event package that is understood (RFC 3842 §3.1).
 pub(super) const PACKAGE: &str = "message-summary";
 /// The largest body of a NOTIFY, in bytes; a larger one is answered 413.
-const NOTICE_BYTES: usize = 8 * 1024;
+const NOTIFY_BYTES: usize = 8 * 1024;
 /// How long a server is asked to wait that tells too much, in seconds.
 const RETRY_AFTER: u32 = 30;
 
 impl Endpoint {
     /// A NOTIFY outside a dialog: unsolicited, as many servers send it to what is registered.
-    pub(super) fn on_notice(&mut self, now: Instant, reply: FlowId, request: &Message, binding: BindingId) {
-        let status = self.judge_notice(now, request, binding);
+    pub(super) fn on_notify(&mut self, now: Instant, reply: FlowId, request: &Message, binding: BindingId) {
+        let status = self.check_notify(now, request, binding);
         let tag = self.random.tag();
         let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
         let response = match status {
@@ -32,16 +32,16 @@ impl Endpoint {
         self.respond_once(now, reply, request, status, response.finish());
     }
 
-    fn judge_notice(&mut self, now: Instant, request: &Message, binding: BindingId) -> u16 {
+    fn check_notify(&mut self, now: Instant, request: &Message, binding: BindingId) -> u16 {
         let package = request.text(Name::Event).unwrap_or_default().split(';').next().unwrap_or_default().trim();
         if !package.eq_ignore_ascii_case(PACKAGE) {
             return 489;
         }
-        let members = self.members(binding);
+        let members = self.callable_instances(binding);
         // Each device pays, whichever of them still can.
         let mut granted = false;
         for instance in &members {
-            granted |= self.spend_notice(now, *instance);
+            granted |= self.spend_notify(now, *instance);
         }
         if !granted {
             return 480;
@@ -51,7 +51,7 @@ impl Endpoint {
             // A subscription's first or last NOTIFY may say nothing (RFC 6665 §4.2.2).
             return 200;
         }
-        if body.len() > NOTICE_BYTES {
+        if body.len() > NOTIFY_BYTES {
             return 413;
         }
         let media = request.text(Name::ContentType).unwrap_or_default().split(';').next().unwrap_or_default().trim();

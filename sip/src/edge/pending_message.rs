@@ -12,7 +12,7 @@
 //! store is away, so that the SIP server keeps the message itself; else with the best refusal of a device (RFC 3261
 //! §16.7); else 480, because the store keeps no more for this device.
 //!
-//! Invariant: the sender gets exactly one final answer, within [`SILENCE`] and [`STORE_WAIT`]; 202 only after a store has
+//! Invariant: the sender gets exactly one final answer, within [`NO_RESPONSE_TIMEOUT`] and [`STORE_TIMEOUT`]; 202 only after a store has
 //! the message. A message that a device took is not kept for it, except while its late answer is on the way.
 
 use std::time::{Duration, Instant};
@@ -24,24 +24,24 @@ use crate::message::Message;
 use crate::transaction::ServerId;
 
 /// How long a device that is attached may leave a MESSAGE unanswered before it is kept instead.
-pub const SILENCE: Duration = Duration::from_secs(2);
+pub const NO_RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the store may take; then the sender is answered 503.
-pub const STORE_WAIT: Duration = Duration::from_secs(3);
+pub const STORE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What the store did with a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kept {
+pub enum StoreOutcome {
     /// It has it.
-    Kept,
+    Stored,
     /// It keeps no more for this device.
     Full,
     /// It does not answer.
-    Away,
+    Unavailable,
 }
 
 /// What the sender is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum FinalResponse {
     /// A device's own answer.
     Pass(u16, Bytes),
     /// 202: it is kept.
@@ -49,15 +49,15 @@ pub enum Answer {
     /// 480: no more is kept for the device.
     Full,
     /// 503: the store is away.
-    Away,
+    Unavailable,
 }
 
 #[derive(Debug)]
 enum State {
-    Offered,
-    Keeping,
+    Sent,
+    Storing,
     Answered(u16, Bytes),
-    Stored(Kept),
+    Stored(StoreOutcome),
 }
 
 /// The message on its way to one device.
@@ -74,7 +74,7 @@ struct Copy {
 
 /// One MESSAGE.
 #[derive(Debug)]
-pub struct Page {
+pub struct PendingMessage {
     /// Its server transaction.
     pub server: ServerId,
     /// The tag of the answers that the relay gives itself.
@@ -85,10 +85,10 @@ pub struct Page {
     due: Instant,
 }
 
-impl Page {
+impl PendingMessage {
     /// A MESSAGE that has just come.
     pub fn new(now: Instant, server: ServerId, tag: String, request: Message) -> Self {
-        Self { server, tag, request: Some(Box::new(request)), copies: Vec::new(), due: now + SILENCE }
+        Self { server, tag, request: Some(Box::new(request)), copies: Vec::new(), due: now + NO_RESPONSE_TIMEOUT }
     }
 
     /// The request, until it is answered.
@@ -97,14 +97,14 @@ impl Page {
     }
 
     /// A copy was sent to a device that is attached.
-    pub fn offered(&mut self, instance: InstanceId, message: MessageId, branch: BranchId) {
-        self.copies.push(Copy { instance, message, state: State::Offered, branch: Some(branch), taken: false });
+    pub fn sent(&mut self, instance: InstanceId, message: MessageId, branch: BranchId) {
+        self.copies.push(Copy { instance, message, state: State::Sent, branch: Some(branch), taken: false });
     }
 
     /// A copy was given to the store, for a device that is not attached.
-    pub fn keeping(&mut self, now: Instant, instance: InstanceId, message: MessageId) {
-        self.copies.push(Copy { instance, message, state: State::Keeping, branch: None, taken: false });
-        self.due = self.due.max(now + STORE_WAIT);
+    pub fn storing(&mut self, now: Instant, instance: InstanceId, message: MessageId) {
+        self.copies.push(Copy { instance, message, state: State::Storing, branch: None, taken: false });
+        self.due = self.due.max(now + STORE_TIMEOUT);
     }
 
     /// When [`Self::on_due`] must be asked.
@@ -113,13 +113,15 @@ impl Page {
     }
 
     /// A final answer of a device: the kept copy that is to go, if one is.
-    pub fn on_answer(&mut self, branch: BranchId, status: u16, answer: Bytes) -> Option<(InstanceId, MessageId)> {
+    pub fn on_response(&mut self, branch: BranchId, status: u16, answer: Bytes) -> Option<(InstanceId, MessageId)> {
         let copy = self.copies.iter_mut().find(|copy| copy.branch == Some(branch))?;
         copy.branch = None;
         match copy.state {
-            State::Offered => copy.state = State::Answered(status, answer),
-            State::Keeping => copy.taken = (200..300).contains(&status),
-            State::Stored(Kept::Kept) if (200..300).contains(&status) => return Some((copy.instance, copy.message)),
+            State::Sent => copy.state = State::Answered(status, answer),
+            State::Storing => copy.taken = (200..300).contains(&status),
+            State::Stored(StoreOutcome::Stored) if (200..300).contains(&status) => {
+                return Some((copy.instance, copy.message));
+            }
             State::Stored(_) | State::Answered(..) => {}
         }
         None
@@ -129,11 +131,11 @@ impl Page {
     pub fn on_lost(&mut self, now: Instant, branch: BranchId) -> Option<(InstanceId, MessageId)> {
         let copy = self.copies.iter_mut().find(|copy| copy.branch == Some(branch))?;
         copy.branch = None;
-        if !matches!(copy.state, State::Offered) {
+        if !matches!(copy.state, State::Sent) {
             return None;
         }
-        copy.state = State::Keeping;
-        self.due = self.due.max(now + STORE_WAIT);
+        copy.state = State::Storing;
+        self.due = self.due.max(now + STORE_TIMEOUT);
         Some((copy.instance, copy.message))
     }
 
@@ -146,30 +148,30 @@ impl Page {
         }
         for copy in &mut self.copies {
             match copy.state {
-                State::Offered => {
-                    copy.state = State::Keeping;
+                State::Sent => {
+                    copy.state = State::Storing;
                     silent.push((copy.instance, copy.message));
                 }
-                State::Keeping => copy.state = State::Stored(Kept::Away),
+                State::Storing => copy.state = State::Stored(StoreOutcome::Unavailable),
                 State::Answered(..) | State::Stored(_) => {}
             }
         }
-        self.due = now + STORE_WAIT;
+        self.due = now + STORE_TIMEOUT;
         silent
     }
 
     /// The store has spoken: the kept copy that is to go again, because the device has taken it meanwhile.
-    pub fn on_kept(&mut self, instance: InstanceId, kept: Kept) -> Option<(InstanceId, MessageId)> {
-        let waiting = |copy: &&mut Copy| copy.instance == instance && matches!(copy.state, State::Keeping);
+    pub fn on_stored(&mut self, instance: InstanceId, outcome: StoreOutcome) -> Option<(InstanceId, MessageId)> {
+        let waiting = |copy: &&mut Copy| copy.instance == instance && matches!(copy.state, State::Storing);
         let copy = self.copies.iter_mut().find(waiting)?;
         // What the device has is delivered, whatever the store says.
-        copy.state = State::Stored(if copy.taken { Kept::Kept } else { kept });
-        (copy.taken && kept == Kept::Kept).then_some((copy.instance, copy.message))
+        copy.state = State::Stored(if copy.taken { StoreOutcome::Stored } else { outcome });
+        (copy.taken && outcome == StoreOutcome::Stored).then_some((copy.instance, copy.message))
     }
 
     /// What the sender is told, once: when all copies have ended. Take [`Self::request`] before [`Self::close`].
-    pub fn answer(&self) -> Option<Answer> {
-        let open = |copy: &Copy| matches!(copy.state, State::Offered | State::Keeping);
+    pub fn response(&self) -> Option<FinalResponse> {
+        let open = |copy: &Copy| matches!(copy.state, State::Sent | State::Storing);
         if self.request.is_none() || self.copies.iter().any(open) {
             return None;
         }
@@ -179,16 +181,16 @@ impl Page {
                 _ => None,
             })
         };
-        let pass = |(status, bytes): (u16, &Bytes)| Answer::Pass(status, bytes.clone());
+        let pass = |(status, bytes): (u16, &Bytes)| FinalResponse::Pass(status, bytes.clone());
         let stored = |kept| self.copies.iter().any(|copy| matches!(copy.state, State::Stored(it) if it == kept));
         let taken = answers().find(|(status, _)| (200..300).contains(status));
         let refused = answers().min_by_key(|(status, _)| (*status < 600, *status));
         Some(match (taken, refused) {
             (Some(taken), _) => pass(taken),
-            _ if stored(Kept::Kept) => Answer::Accepted,
-            _ if stored(Kept::Away) => Answer::Away,
+            _ if stored(StoreOutcome::Stored) => FinalResponse::Accepted,
+            _ if stored(StoreOutcome::Unavailable) => FinalResponse::Unavailable,
             (None, Some(refused)) => pass(refused),
-            _ => Answer::Full,
+            _ => FinalResponse::Full,
         })
     }
 
@@ -220,13 +222,13 @@ mod tests {
 
     use super::*;
 
-    fn page(now: Instant) -> Page {
+    fn pending(now: Instant) -> PendingMessage {
         let text = "MESSAGE sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP p;branch=z9hG4bK1\r\nFrom: <sip:bob@example.com>;tag=1\r\n\
                     To: <sip:a@b>\r\nCall-ID: i\r\nCSeq: 1 MESSAGE\r\n\r\n";
         let request = Message::parse(&text.into(), &Limits::default()).unwrap();
         let flow = FlowId::Datagram("192.0.2.1:5060".parse().unwrap());
         let server = Table::<(), ()>::new(1, Timing::default(), Limits::default()).open(&request, flow, ()).unwrap();
-        Page::new(now, server, "tag".into(), request)
+        PendingMessage::new(now, server, "tag".into(), request)
     }
 
     fn one(number: u128) -> (InstanceId, MessageId, BranchId) {
@@ -239,13 +241,13 @@ mod tests {
         let now = Instant::now();
         for status in [200, 202, 415, 603] {
             let (instance, message, branch) = one(1);
-            let mut page = page(now);
-            page.offered(instance, message, branch);
-            assert_eq!(page.answer(), None);
-            assert_eq!(page.on_answer(branch, status, Bytes::from_static(b"it")), None);
-            assert_eq!(page.answer(), Some(Answer::Pass(status, Bytes::from_static(b"it"))));
-            page.close();
-            assert!(page.answer().is_none() && page.is_over());
+            let mut pending = pending(now);
+            pending.sent(instance, message, branch);
+            assert_eq!(pending.response(), None);
+            assert_eq!(pending.on_response(branch, status, Bytes::from_static(b"it")), None);
+            assert_eq!(pending.response(), Some(FinalResponse::Pass(status, Bytes::from_static(b"it"))));
+            pending.close();
+            assert!(pending.response().is_none() && pending.is_over());
         }
     }
 
@@ -253,75 +255,75 @@ mod tests {
     fn a_device_that_is_silent_or_lost_has_it_kept() {
         let now = Instant::now();
         let (instance, message, branch) = one(1);
-        let mut silent = page(now);
-        silent.offered(instance, message, branch);
+        let mut silent = pending(now);
+        silent.sent(instance, message, branch);
         assert!(silent.on_due(now).is_empty(), "not yet");
-        assert_eq!(silent.on_due(now + SILENCE), [(instance, message)]);
-        assert_eq!(silent.on_kept(instance, Kept::Kept), None);
-        assert_eq!(silent.answer(), Some(Answer::Accepted));
+        assert_eq!(silent.on_due(now + NO_RESPONSE_TIMEOUT), [(instance, message)]);
+        assert_eq!(silent.on_stored(instance, StoreOutcome::Stored), None);
+        assert_eq!(silent.response(), Some(FinalResponse::Accepted));
         silent.close();
         assert!(!silent.is_over(), "the device may still answer");
-        assert_eq!(silent.on_answer(branch, 200, Bytes::new()), Some((instance, message)), "late: the copy goes");
+        assert_eq!(silent.on_response(branch, 200, Bytes::new()), Some((instance, message)), "late: the copy goes");
         assert!(silent.is_over());
 
-        let mut lost = page(now);
-        lost.offered(instance, message, branch);
+        let mut lost = pending(now);
+        lost.sent(instance, message, branch);
         assert_eq!(lost.on_lost(now, branch), Some((instance, message)));
         assert_eq!(lost.on_lost(now, branch), None, "once");
-        assert_eq!(lost.on_kept(instance, Kept::Full), None);
-        assert_eq!(lost.answer(), Some(Answer::Full));
+        assert_eq!(lost.on_stored(instance, StoreOutcome::Full), None);
+        assert_eq!(lost.response(), Some(FinalResponse::Full));
     }
 
     #[test]
     fn a_device_that_answers_while_it_is_being_kept_has_it_once() {
         let now = Instant::now();
         let (instance, message, branch) = one(1);
-        let mut page = page(now);
-        page.offered(instance, message, branch);
-        page.on_due(now + SILENCE);
-        assert_eq!(page.on_answer(branch, 200, Bytes::new()), None, "the store has not spoken");
-        assert_eq!(page.on_kept(instance, Kept::Kept), Some((instance, message)));
-        assert_eq!(page.answer(), Some(Answer::Accepted));
+        let mut pending = pending(now);
+        pending.sent(instance, message, branch);
+        pending.on_due(now + NO_RESPONSE_TIMEOUT);
+        assert_eq!(pending.on_response(branch, 200, Bytes::new()), None, "the store has not spoken");
+        assert_eq!(pending.on_stored(instance, StoreOutcome::Stored), Some((instance, message)));
+        assert_eq!(pending.response(), Some(FinalResponse::Accepted));
     }
 
     #[test]
     fn a_store_that_does_not_answer_is_away() {
         let now = Instant::now();
         let (instance, message, _) = one(1);
-        let mut page = page(now);
-        page.keeping(now, instance, message);
-        assert!(page.on_due(now + SILENCE).is_empty());
-        assert_eq!(page.answer(), None);
-        page.on_due(now + STORE_WAIT);
-        assert_eq!(page.answer(), Some(Answer::Away));
-        assert_eq!(page.on_kept(instance, Kept::Kept), None, "too late");
+        let mut pending = pending(now);
+        pending.storing(now, instance, message);
+        assert!(pending.on_due(now + NO_RESPONSE_TIMEOUT).is_empty());
+        assert_eq!(pending.response(), None);
+        pending.on_due(now + STORE_TIMEOUT);
+        assert_eq!(pending.response(), Some(FinalResponse::Unavailable));
+        assert_eq!(pending.on_stored(instance, StoreOutcome::Stored), None, "too late");
     }
 
     #[test]
     fn of_several_devices_the_best_answer_is_given() {
         let now = Instant::now();
-        let cases: [(&[u16], &[Kept], Answer); 6] = [
-            (&[603, 200], &[Kept::Away], Answer::Pass(200, Bytes::new())),
-            (&[603], &[Kept::Kept], Answer::Accepted),
-            (&[415], &[Kept::Full, Kept::Away], Answer::Away),
-            (&[486, 415], &[Kept::Full], Answer::Pass(415, Bytes::new())),
-            (&[415, 603], &[], Answer::Pass(603, Bytes::new())),
-            (&[], &[Kept::Full, Kept::Full], Answer::Full),
+        let cases: [(&[u16], &[StoreOutcome], FinalResponse); 6] = [
+            (&[603, 200], &[StoreOutcome::Unavailable], FinalResponse::Pass(200, Bytes::new())),
+            (&[603], &[StoreOutcome::Stored], FinalResponse::Accepted),
+            (&[415], &[StoreOutcome::Full, StoreOutcome::Unavailable], FinalResponse::Unavailable),
+            (&[486, 415], &[StoreOutcome::Full], FinalResponse::Pass(415, Bytes::new())),
+            (&[415, 603], &[], FinalResponse::Pass(603, Bytes::new())),
+            (&[], &[StoreOutcome::Full, StoreOutcome::Full], FinalResponse::Full),
         ];
         for (answers, kept, expected) in cases {
-            let mut page = page(now);
+            let mut pending = pending(now);
             for (number, status) in answers.iter().enumerate() {
                 let (instance, message, branch) = one(number as u128 + 1);
-                page.offered(instance, message, branch);
-                page.on_answer(branch, *status, Bytes::new());
+                pending.sent(instance, message, branch);
+                pending.on_response(branch, *status, Bytes::new());
             }
             for (number, kept) in kept.iter().enumerate() {
                 let (instance, message, _) = one(number as u128 + 100);
-                page.keeping(now, instance, message);
-                assert_eq!(page.answer(), None);
-                page.on_kept(instance, *kept);
+                pending.storing(now, instance, message);
+                assert_eq!(pending.response(), None);
+                pending.on_stored(instance, *kept);
             }
-            assert_eq!(page.answer(), Some(expected));
+            assert_eq!(pending.response(), Some(expected));
         }
     }
 }
