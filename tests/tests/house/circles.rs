@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 
 /// Circles that are still being opened: a folder and the files of the circle. Nothing is ever added.
 const KNOWN: &[(&str, &[&str])] = &[
-    ("sip/src/auth", &["answer", "credentials"]),
-    ("sip/src/endpoint", &["announced", "calls"]),
-    ("sip/src/endpoint", &["better", "upstreams"]),
-    ("sip/src/endpoint", &["passages", "proxied"]),
+    ("sip/src/auth", &["credentials", "response"]),
+    ("sip/src/endpoint", &["calls", "expected"]),
+    ("sip/src/endpoint", &["failback", "upstreams"]),
+    ("sip/src/endpoint", &["forwarded_registers", "push_bindings"]),
     ("relay/src/agent", &["proxied", "shard", "wake"]),
     ("relay/src/net", &["listen", "stream", "websocket"]),
     ("relay/src/vault", &["codec", "proxied", "record"]),
