@@ -16,7 +16,7 @@
 //! | `calls` | held calls and their legs |
 //! | `core` | settings, randomness, deadlines, transactions, outputs |
 //! | `dialogs` | requests inside a dialog, in both directions |
-//! | [`away`] | those of them that wait for a peer that is away for a moment |
+//! | [`parked`] | those of them that wait for a peer that is away for a moment |
 //! | `subscriptions` | to mailboxes |
 //! | [`messages`] | MESSAGEs outside a dialog |
 //! | `notify` | NOTIFYs outside a dialog, OPTIONS |

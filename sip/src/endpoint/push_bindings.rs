@@ -3,7 +3,7 @@
 //! A request that comes back by our Path is a call like any other: held, pushed, offered to the flow that the device
 //! registers on; its Request-URI stays as it came. What is no INVITE waits in [`super::parked`].
 //!
-//! [`super::passages`] brings them; a device that has registered is attached by its flow until the end that was granted.
+//! [`super::forwarded_registers`] brings them; a device that has registered is attached by its flow until the end that was granted.
 //!
 //! Invariant: nobody is pushed but for a request from the registration's own SIP server, or because it ends soon. What its
 //! SIP server does not know any more is not kept here.

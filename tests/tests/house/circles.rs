@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 
 /// Circles that are still being opened: a folder and the files of the circle. Nothing is ever added.
 const KNOWN: &[(&str, &[&str])] = &[
-    ("relay/src/agent", &["proxied", "shard", "wake"]),
     ("relay/src/net", &["listen", "stream", "websocket"]),
     ("relay/src/vault", &["codec", "proxied", "record"]),
     ("relay/src/vault", &["keyring", "seal"]),
