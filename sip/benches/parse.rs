@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sip::auth::{Answer, Challenge, Ha1, Hash};
+use sip::auth::{Challenge, DigestResponse, Ha1, Hash};
 use sip::message::{Composer, Framer, Limits, Message, Name};
 
 const ROUNDS: u32 = 12;
@@ -47,7 +47,7 @@ fn main() {
     let value =
         "Digest realm=\"example.com\", nonce=\"84a4cc6f3082121f32b42a2187831a9e\", qop=\"auth\", algorithm=SHA-256";
     let ha1 = Ha1::compute(Hash::Sha256, "alice", "example.com", "correct horse");
-    let answer = Answer {
+    let answer = DigestResponse {
         username: "alice",
         method: "REGISTER",
         uri: "sip:example.com",

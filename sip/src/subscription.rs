@@ -22,9 +22,10 @@ use crate::flow::{Transport, back_off};
 use crate::id::{BindingId, BranchId};
 use crate::message::{Composer, Message, Method, Name};
 use crate::random::Random;
-use crate::registration::Letterhead;
-use crate::registration::keys::{Keys, Place, Verdict};
+use crate::registration::RequestContext;
+use crate::registration::challenges::{Challenger, Challenges, Verdict};
 use crate::timers::Armed;
+use crate::timing::BackOff;
 
 /// The lifetime that is asked for, in seconds; the server may give less.
 const EXPIRES: u32 = 3600;
@@ -52,7 +53,7 @@ pub enum Step {
 #[derive(Debug)]
 enum State {
     Waiting { until: Instant },
-    Asking { at: usize, others: Vec<Challenge>, answers: Vec<(Place, String)> },
+    Asking { at: usize, others: Vec<Challenge>, answers: Vec<(Challenger, String)> },
     Sent { branch: BranchId },
     Active { refresh_at: Instant },
     Never,
@@ -73,7 +74,7 @@ pub struct Subscription {
     pub armed: Armed,
     aor: Box<str>,
     state: State,
-    keys: Keys,
+    challenges: Challenges,
     dialog: Option<Dialog>,
     cseq: u32,
     failures: u8,
@@ -84,8 +85,8 @@ impl Subscription {
     pub fn new(now: Instant, aor: Box<str>, random: &mut Random) -> Self {
         let (from, to) = BEGIN_WITHIN_MS;
         let until = now + Duration::from_millis(random.between(from, to));
-        let (armed, keys) = (Armed::default(), Keys::default());
-        Self { armed, aor, state: State::Waiting { until }, keys, dialog: None, cseq: 0, failures: 0 }
+        let (armed, challenges) = (Armed::default(), Challenges::default());
+        Self { armed, aor, state: State::Waiting { until }, challenges, dialog: None, cseq: 0, failures: 0 }
     }
 
     /// When [`Self::on_deadline`] is due.
@@ -112,7 +113,7 @@ impl Subscription {
         if self.deadline().is_none_or(|deadline| deadline > now) {
             return Step::Nothing;
         }
-        self.keys.begin();
+        self.challenges.begin();
         self.write(Vec::new())
     }
 
@@ -124,7 +125,7 @@ impl Subscription {
     /// The challenge to answer, and the count of answers with its nonce.
     pub fn challenge(&mut self) -> Option<(&Challenge, u32)> {
         match &self.state {
-            State::Asking { at, .. } => self.keys.next_answer(*at),
+            State::Asking { at, .. } => self.challenges.next_answer(*at),
             _ => None,
         }
     }
@@ -132,30 +133,33 @@ impl Subscription {
     /// The shell's answer; `None`: it has no credential for this challenge.
     pub fn answer(&mut self, authorization: Option<String>) -> Step {
         let State::Asking { at, others, answers } = &mut self.state else { return Step::Nothing };
-        match (authorization, self.keys.place(*at)) {
-            (Some(value), Some(place)) => {
-                answers.push((place, value));
+        match (authorization, self.challenges.challenger(*at)) {
+            (Some(value), Some(challenger)) => {
+                answers.push((challenger, value));
                 *at += 1;
             }
-            _ if self.keys.pass_over(*at, others).is_err() => {
+            _ if self.challenges.skip(*at, others).is_err() => {
                 self.state = State::Never;
                 return Step::Nothing;
             }
             _ => {}
         }
-        if *at < self.keys.len() { Step::Ask } else { Step::Send }
+        if *at < self.challenges.len() { Step::Ask } else { Step::Send }
     }
 
     /// Writes the SUBSCRIBE; `service_route` leads the first one (RFC 3608 §6.1).
-    pub fn compose(&mut self, binding: BindingId, head: &Letterhead<'_>, service_route: &[Box<str>]) -> Bytes {
+    pub fn compose(&mut self, binding: BindingId, head: &RequestContext<'_>, service_route: &[Box<str>]) -> Bytes {
         self.cseq += 1;
         let letter = self.letter(binding, head, service_route, EXPIRES);
         let State::Asking { answers, .. } = &self.state else { return letter.finish() };
-        answers.iter().fold(letter, |letter, (place, value)| letter.header(place.answer_in(), value)).finish()
+        answers
+            .iter()
+            .fold(letter, |letter, (challenger, value)| letter.header(challenger.credentials_header(), value))
+            .finish()
     }
 
     /// Writes the SUBSCRIBE that ends it (RFC 6665 §4.1.2.3); `None` when there is nothing to end.
-    pub fn compose_end(&mut self, binding: BindingId, head: &Letterhead<'_>) -> Option<Bytes> {
+    pub fn compose_end(&mut self, binding: BindingId, head: &RequestContext<'_>) -> Option<Bytes> {
         self.dialog.as_ref()?;
         self.cseq += 1;
         Some(self.letter(binding, head, &[], 0).finish())
@@ -173,6 +177,7 @@ impl Subscription {
         branch: BranchId,
         response: &Message,
         hashes: &[Hash],
+        back_off: &BackOff,
         random: &mut Random,
     ) -> Step {
         let State::Sent { branch: waiting_for } = self.state else { return Step::Nothing };
@@ -182,32 +187,32 @@ impl Subscription {
         match status {
             ..300 => self.on_success(now, response, random),
             401 | 407 => {
-                let place = if status == 401 { Place::Registrar } else { Place::Proxy };
-                match self.keys.on_challenge(place, response, hashes) {
+                let challenger = if status == 401 { Challenger::Registrar } else { Challenger::Proxy };
+                match self.challenges.on_challenge(challenger, response, hashes) {
                     Verdict::Answer { others } => return self.write(others),
                     Verdict::Refused | Verdict::Endless => self.state = State::Never,
                 }
             }
-            408 | 500..=599 => self.retry(now, random),
+            408 | 500..=599 => self.retry(now, back_off, random),
             _ => self.state = State::Never,
         }
         Step::Nothing
     }
 
     /// It could not be sent, or was never answered.
-    pub fn on_silence(&mut self, now: Instant, branch: Option<BranchId>, random: &mut Random) {
+    pub fn on_silence(&mut self, now: Instant, branch: Option<BranchId>, back_off: &BackOff, random: &mut Random) {
         let ours = match self.state {
             State::Sent { branch: waiting_for } => branch == Some(waiting_for),
             State::Asking { .. } => branch.is_none(),
             _ => false,
         };
         if ours {
-            self.retry(now, random);
+            self.retry(now, back_off, random);
         }
     }
 
     /// A NOTIFY of it says how it stands (RFC 6665 §4.1.3).
-    pub fn on_notice(&mut self, now: Instant, notify: &Message, random: &mut Random) {
+    pub fn on_notify(&mut self, now: Instant, notify: &Message, back_off: &BackOff, random: &mut Random) {
         let state = notify.values_written("Subscription-State").next().unwrap_or_default();
         let state = String::from_utf8_lossy(state).to_ascii_lowercase();
         if state.split(';').next().map(str::trim) != Some("terminated") {
@@ -216,7 +221,7 @@ impl Subscription {
         self.dialog = None;
         let again = ["deactivated", "timeout", "probation", "giveup"];
         if again.iter().any(|reason| state.contains(&format!("reason={reason}"))) {
-            self.retry(now, random);
+            self.retry(now, back_off, random);
         } else {
             self.state = State::Never;
         }
@@ -224,11 +229,11 @@ impl Subscription {
 
     fn write(&mut self, others: Vec<Challenge>) -> Step {
         self.state = State::Asking { at: 0, others, answers: Vec::new() };
-        if self.keys.is_empty() { Step::Send } else { Step::Ask }
+        if self.challenges.is_empty() { Step::Send } else { Step::Ask }
     }
 
     fn on_success(&mut self, now: Instant, response: &Message, random: &mut Random) {
-        self.keys.on_success(response);
+        self.challenges.on_success(response);
         self.failures = 0;
         if self.dialog.is_none() {
             let routes: Vec<Box<str>> = response.elements(Name::RecordRoute).map(Into::into).collect();
@@ -251,15 +256,21 @@ impl Subscription {
         self.state = State::Active { refresh_at };
     }
 
-    fn retry(&mut self, now: Instant, random: &mut Random) {
+    fn retry(&mut self, now: Instant, timing: &BackOff, random: &mut Random) {
         self.failures = self.failures.saturating_add(1);
         self.state = match self.failures {
-            ..=TRIES_MAX => State::Waiting { until: now + back_off(self.failures, random) },
+            ..=TRIES_MAX => State::Waiting { until: now + back_off(self.failures, timing, random) },
             _ => State::Never,
         };
     }
 
-    fn letter(&self, binding: BindingId, head: &Letterhead<'_>, service_route: &[Box<str>], expires: u32) -> Composer {
+    fn letter(
+        &self,
+        binding: BindingId,
+        head: &RequestContext<'_>,
+        service_route: &[Box<str>],
+        expires: u32,
+    ) -> Composer {
         let (aor, cseq, epoch) = (&self.aor, self.cseq, head.epoch);
         let (transport, local) = (head.transport, head.local);
         let rport = if transport == Transport::Udp { ";rport" } else { "" };

@@ -3,7 +3,7 @@
 //! It is a [`Phone`]: [`sleep`] ends its connection without a farewell, as a phone does whose system suspends it, and
 //! [`PushPhone::wake`] connects again and refreshes the registration.
 //!
-//! Invariant: its digest is for its SIP server alone; what it learned from the proxy is in [`PushPhone::learned`].
+//! Invariant: its digest is for its SIP server alone; what it learned from the proxy is in [`Learned`].
 
 use std::time::Duration;
 

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sip::auth::{Answer, Challenge, Ha1, Hash};
+use sip::auth::{Challenge, DigestResponse, Ha1, Hash};
 use sip::message::{Composer, Frame, FrameError, Framer, Limits, Message, Method, Name};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Interval, interval, sleep_until, timeout};
@@ -341,7 +341,7 @@ impl Softphone {
         }
         let ha1 = Ha1::compute(challenge.algorithm.hash, user, realm, secret.expose());
         let cnonce = token();
-        let terms = Answer { username: user, method: "REGISTER", uri: edge, cnonce: &cnonce, nc: 1, body: b"" };
+        let terms = DigestResponse { username: user, method: "REGISTER", uri: edge, cnonce: &cnonce, nc: 1, body: b"" };
         challenge.answer(&ha1, &terms).ok()
     }
 

@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sip::auth::{Answer, Challenge, Credentials, Ha1, bearer};
+use sip::auth::{DigestResponse, Challenge, Credentials, Ha1, bearer};
 
 fuzz_target!(|text: &str| {
     let _ = bearer(text);
@@ -16,7 +16,7 @@ fuzz_target!(|text: &str| {
         return;
     };
     let ha1 = Ha1::compute(challenge.algorithm.hash, "alice", &challenge.realm, "secret");
-    let answer = Answer { username: "alice", method: "REGISTER", uri: "sip:b", cnonce: "c", nc: 1, body: b"" };
+    let answer = DigestResponse { username: "alice", method: "REGISTER", uri: "sip:b", cnonce: "c", nc: 1, body: b"" };
     let Ok(value) = challenge.answer(&ha1, &answer) else {
         return;
     };

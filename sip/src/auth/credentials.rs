@@ -7,8 +7,8 @@ use std::fmt;
 
 use subtle::ConstantTimeEq;
 
-use super::answer::Terms;
 use super::fields::{named, strip_scheme};
+use super::response::Terms;
 use super::{Algorithm, Ha1, Hash, NONCE_BYTES, OPAQUE_BYTES, REALM_BYTES, URI_BYTES, USERNAME_BYTES, VALUE_BYTES};
 
 /// What an answer protects.

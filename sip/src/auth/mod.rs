@@ -11,16 +11,16 @@
 //! panic. An [`Ha1`] never shows through `Debug` and is wiped on drop, as are the hash states that saw a password.
 //! Responses are compared in constant time.
 
-mod answer;
 mod challenge;
 mod credentials;
 mod fields;
 mod hash;
+mod response;
 
-pub use answer::{Answer, AnswerError};
 pub use challenge::{Challenge, ChallengeError, Qop, challenge_value};
 pub use credentials::{Credentials, Protection, bearer};
 pub use hash::{Algorithm, Ha1, Hash};
+pub use response::{DigestResponse, DigestResponseError};
 
 /// Bytes of a whole challenge or credentials value; a longer one is refused.
 pub const VALUE_BYTES: usize = 8 * 1024;

@@ -6,8 +6,15 @@ const ALL: &[Hash] = &[Hash::Md5, Hash::Sha256, Hash::Sha512_256];
 const NONCE: &str = "7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v";
 const CNONCE: &str = "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ";
 
-fn mufasa<'a>() -> Answer<'a> {
-    Answer { username: "Mufasa", method: "GET", uri: "/dir/index.html", cnonce: CNONCE, nc: 1, body: b"v=0\r\n" }
+fn mufasa<'a>() -> DigestResponse<'a> {
+    DigestResponse {
+        username: "Mufasa",
+        method: "GET",
+        uri: "/dir/index.html",
+        cnonce: CNONCE,
+        nc: 1,
+        body: b"v=0\r\n",
+    }
 }
 
 /// Answers a challenge of RFC 7616's example realm, and gives the whole value.
@@ -58,7 +65,7 @@ fn the_example_of_rfc_7616_section_3_9_2_gives_the_values_of_erratum_4897() {
     let written = challenge
         .answer(
             &ha1,
-            &Answer {
+            &DigestResponse {
                 username,
                 method: "GET",
                 uri: "/doe.json",
@@ -82,7 +89,7 @@ fn the_example_of_rfc_2617_section_3_5_gives_the_response_printed_there() {
     .unwrap();
     let ha1 = Ha1::compute(Hash::Md5, "Mufasa", "testrealm@host.com", "Circle Of Life");
     assert_eq!(ha1.expose(), "939e7578ed9e3c518a452acee763bce9");
-    let answer = Answer { cnonce: "0a4f113b", ..mufasa() };
+    let answer = DigestResponse { cnonce: "0a4f113b", ..mufasa() };
     let written = challenge.answer(&ha1, &answer).unwrap();
     assert_eq!(response(&written), "6629fae49393a05397450978507c4ef1");
     assert!(!written.contains("algorithm"), "what the peer did not name is not sent to it");
@@ -234,7 +241,7 @@ fn what_stands_in_quotes_is_escaped_on_the_way_back() {
     let challenge = Challenge::parse("Digest realm=\"a \\\"b\\\\ c\", nonce=\"n\\\"\", qop=auth, opaque=\"\"").unwrap();
     assert_eq!(&*challenge.realm, "a \"b\\ c");
     let ha1 = Ha1::compute(Hash::Md5, "al\"ice\\", &challenge.realm, "pass");
-    let written = challenge.answer(&ha1, &Answer { username: "al\"ice\\", ..mufasa() }).unwrap();
+    let written = challenge.answer(&ha1, &DigestResponse { username: "al\"ice\\", ..mufasa() }).unwrap();
     assert!(
         written.starts_with("Digest username=\"al\\\"ice\\\\\", realm=\"a \\\"b\\\\ c\", nonce=\"n\\\"\""),
         "{written}"
@@ -259,18 +266,18 @@ fn an_answer_that_does_not_fit_is_an_error() {
     let challenge = Challenge::parse("Digest realm=\"r\", nonce=\"n\", algorithm=SHA-256, qop=auth").unwrap();
     let sha = Ha1::compute(Hash::Sha256, "u", "r", "p");
     let md5 = Ha1::compute(Hash::Md5, "u", "r", "p");
-    assert_eq!(challenge.answer(&md5, &mufasa()), Err(AnswerError::OtherHash));
+    assert_eq!(challenge.answer(&md5, &mufasa()), Err(DigestResponseError::OtherHash));
     for bad in [
-        Answer { username: "a\r\nX: y", ..mufasa() },
-        Answer { username: "", ..mufasa() },
-        Answer { uri: "sip:a\u{0}", ..mufasa() },
-        Answer { cnonce: "", ..mufasa() },
-        Answer { uri: &"u".repeat(URI_BYTES + 1), ..mufasa() },
+        DigestResponse { username: "a\r\nX: y", ..mufasa() },
+        DigestResponse { username: "", ..mufasa() },
+        DigestResponse { uri: "sip:a\u{0}", ..mufasa() },
+        DigestResponse { cnonce: "", ..mufasa() },
+        DigestResponse { uri: &"u".repeat(URI_BYTES + 1), ..mufasa() },
     ] {
-        assert_eq!(challenge.answer(&sha, &bad), Err(AnswerError::BadPart));
+        assert_eq!(challenge.answer(&sha, &bad), Err(DigestResponseError::BadPart));
     }
     let unknown = Challenge { qop: Qop::Unknown, ..challenge };
-    assert_eq!(unknown.answer(&sha, &mufasa()), Err(AnswerError::UnknownQop));
+    assert_eq!(unknown.answer(&sha, &mufasa()), Err(DigestResponseError::UnknownQop));
 }
 
 #[test]
@@ -281,7 +288,7 @@ fn what_the_edge_offers_can_be_answered_and_verified() {
         assert_eq!((&*challenge.realm, challenge.qop, challenge.stale), ("sip\"wake", Qop::Auth, *hash == Hash::Md5));
         let ha1 = Ha1::compute(*hash, "pi_1", "sip\"wake", "secret");
         let answer =
-            Answer { username: "pi_1", method: "REGISTER", uri: "sip:edge", cnonce: "c", nc: 0xabc, body: b"" };
+            DigestResponse { username: "pi_1", method: "REGISTER", uri: "sip:edge", cnonce: "c", nc: 0xabc, body: b"" };
         let credentials = Credentials::parse(&challenge.answer(&ha1, &answer).unwrap()).unwrap();
         assert_eq!((credentials.nc, credentials.qop), (Some(0xabc), Some(Protection::Auth)));
         assert!(credentials.verify(&ha1, "REGISTER", b""));
@@ -378,7 +385,7 @@ mod properties {
             let challenge = Challenge::parse(&offered).unwrap();
             prop_assert_eq!((&*challenge.realm, &*challenge.nonce), (&*realm, &*nonce));
             let ha1 = Ha1::compute(algorithm.hash, &username, &realm, &password);
-            let answer = Answer { username: &username, uri: "sip:example.com", method: "REGISTER", ..mufasa() };
+            let answer = DigestResponse { username: &username, uri: "sip:example.com", method: "REGISTER", ..mufasa() };
             let written = challenge.answer(&ha1, &answer).unwrap();
             prop_assert!(!written.contains(|c: char| c.is_ascii_control()));
             let credentials = Credentials::parse(&written).unwrap();

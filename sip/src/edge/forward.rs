@@ -12,7 +12,7 @@ use crate::message::{Composer, Edit, Limits, Message, Method, Name, NameAddr, Sc
 
 /// How a name of this relay is written in one direction.
 #[derive(Clone, Copy, Debug)]
-pub struct Face<'a> {
+pub struct SentBy<'a> {
     /// `host:port`.
     pub host: &'a str,
     /// The transport of that direction.
@@ -45,7 +45,7 @@ impl Stop {
 ///
 /// # Errors
 /// What it is answered instead.
-pub fn check(request: &Message, faces: &[&str]) -> Result<(), Stop> {
+pub fn check(request: &Message, own: &[&str]) -> Result<(), Stop> {
     if request.max_forwards() == Some(0) {
         return Err(Stop::TooManyHops);
     }
@@ -54,9 +54,9 @@ pub fn check(request: &Message, faces: &[&str]) -> Result<(), Stop> {
     }
     let mark = loop_mark(request);
     let looped = request.elements(Name::Via).filter_map(crate::message::Via::parse).any(|via| {
-        let ours = faces.iter().any(|face| match via.port {
-            Some(port) => face.strip_suffix(&format!(":{port}")) == Some(via.host),
-            None => *face == via.host,
+        let ours = own.iter().any(|sent_by| match via.port {
+            Some(port) => sent_by.strip_suffix(&format!(":{port}")) == Some(via.host),
+            None => *sent_by == via.host,
         });
         ours && via.branch().and_then(|branch| branch.split_once('.')).is_some_and(|(_, seen)| seen == mark)
     });
@@ -64,19 +64,19 @@ pub fn check(request: &Message, faces: &[&str]) -> Result<(), Stop> {
 }
 
 /// Begins the forwarded copy of a request: one hop less, our Via on top.
-pub fn onward<'a>(request: &'a Message, face: Face<'_>, branch: BranchId) -> Edit<'a> {
+pub fn forward_request<'a>(request: &'a Message, sent_by: SentBy<'_>, branch: BranchId) -> Edit<'a> {
     let hops = request.max_forwards().unwrap_or(70).saturating_sub(1);
     let mark = loop_mark(request);
-    let rport = if face.transport == Transport::Udp { ";rport" } else { "" };
-    let via = format!("SIP/2.0/{} {};branch={branch}.{mark}{rport}", face.transport.via(), face.host);
+    let rport = if sent_by.transport == Transport::Udp { ";rport" } else { "" };
+    let via = format!("SIP/2.0/{} {};branch={branch}.{mark}{rport}", sent_by.transport.via(), sent_by.host);
     request.edit().set(Name::MaxForwards, hops.to_string()).prepend(Name::Via, via)
 }
 
 /// The two Record-Routes of a call, the device's on top: each side sees a name that it can reach (RFC 5658).
-pub fn record_route<'a>(edit: Edit<'a>, token: &str, device: Face<'_>, upstream: Face<'_>) -> Edit<'a> {
-    let route = |face: Face<'_>| match face.transport {
-        Transport::Udp => format!("<sip:{token}@{};lr>", face.host),
-        other => format!("<sip:{token}@{};transport={};lr>", face.host, other.param()),
+pub fn record_route<'a>(edit: Edit<'a>, token: &str, device: SentBy<'_>, upstream: SentBy<'_>) -> Edit<'a> {
+    let route = |sent_by: SentBy<'_>| match sent_by.transport {
+        Transport::Udp => format!("<sip:{token}@{};lr>", sent_by.host),
+        other => format!("<sip:{token}@{};transport={};lr>", sent_by.host, other.param()),
     };
     edit.prepend(Name::RecordRoute, route(upstream)).prepend(Name::RecordRoute, route(device))
 }
@@ -90,13 +90,13 @@ pub fn own_route(request: &Message, key: &TokenKey) -> Option<(FlowToken, usize)
 }
 
 /// A response on its way back: our Via taken off, and what the side that it came from may not say.
-pub fn back(response: &Message, from: Side) -> Bytes {
-    believed(response.edit().pop(Name::Via), from).finish()
+pub fn forward_response(response: &Message, from: Side) -> Bytes {
+    strip_asserted_identity(response.edit().pop(Name::Via), from).finish()
 }
 
 /// Leaves out what is not believed of this side: a device does not assert who it is, its SIP server does (RFC 3325 §5).
 /// What it would like to be (P-Preferred-Identity) is the SIP server's to judge.
-pub fn believed(edit: Edit<'_>, from: Side) -> Edit<'_> {
+pub fn strip_asserted_identity(edit: Edit<'_>, from: Side) -> Edit<'_> {
     match from {
         Side::Device => edit.remove(Name::PAssertedIdentity),
         Side::Upstream => edit,
@@ -105,7 +105,7 @@ pub fn believed(edit: Edit<'_>, from: Side) -> Edit<'_> {
 
 /// Adds `received` and `rport` to the topmost Via where the sender's address is another than it says (RFC 3261 §18.2.1,
 /// RFC 3581 §4). `None`: nothing to add.
-pub fn stamp(request: &Message, source: &Source, limits: &Limits) -> Option<Message> {
+pub fn add_received(request: &Message, source: &Source, limits: &Limits) -> Option<Message> {
     let via = request.via()?;
     let ip = source.peer.ip().to_canonical();
     let named = via.host.trim_start_matches('[').trim_end_matches(']').parse() == Ok(ip);
@@ -133,12 +133,12 @@ pub fn stamp(request: &Message, source: &Source, limits: &Limits) -> Option<Mess
 }
 
 /// ACK and BYE for a 2xx that comes when the call is over (RFC 3261 §16.7: it must not be left unanswered).
-pub fn end_late_answer(answer: &Message, face: Face<'_>, ack: BranchId, bye: BranchId) -> Option<(Bytes, Bytes)> {
+pub fn end_late_answer(answer: &Message, sent_by: SentBy<'_>, ack: BranchId, bye: BranchId) -> Option<(Bytes, Bytes)> {
     let contacts = answer.contacts()?;
     let target = contacts.first()?.uri.text;
     let (number, _) = answer.cseq()?;
     let compose = |method: Method, branch, number| {
-        let via = format!("SIP/2.0/{} {};branch={branch}", face.transport.via(), face.host);
+        let via = format!("SIP/2.0/{} {};branch={branch}", sent_by.transport.via(), sent_by.host);
         Composer::request(method, target)
             .header(Name::Via, via)
             .header(Name::MaxForwards, 70)

@@ -3,22 +3,22 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | [`admission`] | nonces, and what a device's REGISTER must show |
-//! | [`hold`] | one incoming call, from the INVITE to its final answer |
-//! | [`best`] | which of several refusals the caller gets (RFC 3261 §16.7.6) |
+//! | [`pending_invite`] | one incoming call, from the INVITE to its final answer |
+//! | [`refusals`] | which of several refusals the caller gets (RFC 3261 §16.7.6) |
 //! | [`forward`] | what a proxy changes in a message (RFC 3261 §16.6, §16.7) |
-//! | [`page`] | one MESSAGE, from its arrival to its answer (RFC 3428) |
+//! | [`pending_message`] | one MESSAGE, from its arrival to its answer (RFC 3428) |
 //! | [`mailbox`] | what a NOTIFY says of a voicemail box (RFC 3842) |
 //! | [`push_proxy`] | registrations that pass through and are pushed for (RFC 8599) |
 //!
 //! Invariant: nothing here sends; a decision comes out and the endpoint carries it out.
 
 pub mod admission;
-pub mod best;
 pub mod forward;
-pub mod hold;
 pub mod mailbox;
-pub mod page;
+pub mod pending_invite;
+pub mod pending_message;
 pub mod push_proxy;
+pub mod refusals;
 
 use std::fmt;
 use std::time::Duration;
@@ -30,7 +30,7 @@ use crate::id::{CallId, InstanceId, MessageId};
 
 /// One device's attempt to attach, while its proof is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct KnockId(pub u64);
+pub struct VerificationId(pub u64);
 
 /// What a device shows to prove itself.
 pub enum Proof {
@@ -74,13 +74,13 @@ impl fmt::Debug for IncomingCall {
 
 /// A MESSAGE on its way, as the endpoint numbered it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PageId(pub u64);
+pub struct MessageRequestId(pub u64);
 
 /// A MESSAGE that is to be kept for a device (RFC 3428).
 #[derive(Clone)]
-pub struct IncomingPage {
+pub struct InboundMessage {
     /// The one on its way that it is a copy of.
-    pub page: PageId,
+    pub request: MessageRequestId,
     /// Its name: the same when the same MESSAGE (Call-ID, CSeq, From tag) comes again for the same device.
     pub message: MessageId,
     /// Whom it is for.
@@ -97,10 +97,10 @@ pub struct IncomingPage {
     pub lasts: Option<Duration>,
 }
 
-impl fmt::Debug for IncomingPage {
+impl fmt::Debug for InboundMessage {
     /// Shows the size alone of what somebody wrote to somebody.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "IncomingPage({}, {} bytes)", self.message, self.body.len())
+        write!(f, "InboundMessage({}, {} bytes)", self.message, self.body.len())
     }
 }
 

@@ -23,7 +23,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 
-use super::forward::Face;
+use super::forward::SentBy;
 use crate::flow::{TokenKey, Transport};
 use crate::id::{BindingId, InstanceId, ShardTag};
 use crate::message::{Message, Name, NameAddr, Scheme, Uri, unquote};
@@ -61,7 +61,7 @@ impl fmt::Debug for PushContact {
 
 /// What a REGISTER asks of a push proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum PushRequest {
     /// Pushes, for this registration.
     Push(PushContact),
     /// To hear whether one service is there, or which are.
@@ -72,13 +72,13 @@ pub enum Wish {
 
 /// A REGISTER as far as a push proxy must understand it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Asked {
+pub struct RegisterIntent {
     /// The address of record: scheme, user and host in one spelling.
     pub aor: Box<str>,
     /// What tells the AOR's devices apart: `+sip.instance`, else the Contact's URI without `pn-*`; empty for `*`.
     pub contact: Box<str>,
     /// What it asks for.
-    pub wish: Wish,
+    pub push_request: PushRequest,
     /// For how long, in seconds.
     pub expires: u32,
     /// The device refreshes by itself (`+sip.pnsreg`, §4.1.4).
@@ -90,9 +90,12 @@ pub struct Asked {
     uri: Box<str>,
 }
 
-impl fmt::Debug for Asked {
+impl fmt::Debug for RegisterIntent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Asked").field("wish", &self.wish).field("expires", &self.expires).finish_non_exhaustive()
+        f.debug_struct("RegisterIntent")
+            .field("push_request", &self.push_request)
+            .field("expires", &self.expires)
+            .finish_non_exhaustive()
     }
 }
 
@@ -104,7 +107,7 @@ pub type Unfit = u16;
 /// # Errors
 /// 416 when the AOR is not one of SIP; 400 when a Contact is broken, when there is not exactly one (RFC 8599 §4.1.1), or
 /// when a `pn-*` parameter has no form.
-pub fn read(register: &Message) -> Result<Asked, Unfit> {
+pub fn read(register: &Message) -> Result<RegisterIntent, Unfit> {
     let aor = register.to().and_then(|to| aor_of(&to.uri)).ok_or(416_u16)?;
     let proves = register.has(Name::Authorization) || register.has(Name::ProxyAuthorization);
     let header = register.number(Name::Expires);
@@ -115,16 +118,25 @@ pub fn read(register: &Message) -> Result<Asked, Unfit> {
             return Err(400);
         }
         let nobody = || Box::<str>::default();
-        let (wish, contact, uri) = (Wish::Nothing, nobody(), nobody());
-        return Ok(Asked { aor, contact, wish, expires: 0, refreshes_itself: false, outbound: false, proves, uri });
+        let (push_request, contact, uri) = (PushRequest::Nothing, nobody(), nobody());
+        return Ok(RegisterIntent {
+            aor,
+            contact,
+            push_request,
+            expires: 0,
+            refreshes_itself: false,
+            outbound: false,
+            proves,
+            uri,
+        });
     };
     let own = contact.params.value("expires").map(|value| value.parse().unwrap_or(EXPIRES_DEFAULT));
     let expires = own.or(header).unwrap_or(EXPIRES_DEFAULT);
-    let wish = if expires == 0 { Wish::Nothing } else { wish_of(&contact.uri)? };
-    Ok(Asked {
+    let push_request = if expires == 0 { PushRequest::Nothing } else { push_request(&contact.uri)? };
+    Ok(RegisterIntent {
         aor,
         contact: contact_key(contact),
-        wish,
+        push_request,
         expires,
         refreshes_itself: contact.params.get("+sip.pnsreg").is_some(),
         outbound: contact.params.get("reg-id").is_some(),
@@ -133,14 +145,16 @@ pub fn read(register: &Message) -> Result<Asked, Unfit> {
     })
 }
 
-fn wish_of(uri: &Uri<'_>) -> Result<Wish, Unfit> {
+fn push_request(uri: &Uri<'_>) -> Result<PushRequest, Unfit> {
     let value = |name| uri.params.value(name).map(|value| resolved(value).ok_or(400_u16)).transpose();
-    let Some(provider) = uri.params.get("pn-provider") else { return Ok(Wish::Nothing) };
+    let Some(provider) = uri.params.get("pn-provider") else { return Ok(PushRequest::Nothing) };
     let provider = provider.filter(|provider| !provider.is_empty()).map(|name| name.to_ascii_lowercase().into());
     match (provider, value("pn-prid")?) {
-        (Some(provider), Some(prid)) => Ok(Wish::Push(PushContact { provider, param: value("pn-param")?, prid })),
+        (Some(provider), Some(prid)) => {
+            Ok(PushRequest::Push(PushContact { provider, param: value("pn-param")?, prid }))
+        }
         (None, Some(_)) => Err(400),
-        (provider, None) => Ok(Wish::Query(provider)),
+        (provider, None) => Ok(PushRequest::Query(provider)),
     }
 }
 
@@ -181,7 +195,7 @@ fn contact_key(contact: &NameAddr<'_>) -> Box<str> {
     }
 }
 
-impl Asked {
+impl RegisterIntent {
     /// For how long a 2xx registers its Contact; zero when it does not (RFC 3261 §10.3 step 8).
     pub fn granted(&self, response: &Message) -> Duration {
         if self.expires == 0 {
@@ -218,15 +232,15 @@ fn tag_of(aor: &str) -> ShardTag {
 
 /// The Path that leads requests for a registration back here (RFC 3327 §5.2). `outbound`: with the mark of a first hop
 /// that keeps its flows (RFC 5626 §5.1).
-pub fn path(key: &TokenKey, instance: InstanceId, face: Face<'_>, outbound: bool) -> String {
+pub fn path(key: &TokenKey, instance: InstanceId, sent_by: SentBy<'_>, outbound: bool) -> String {
     let bytes = instance.to_bytes();
     let token = URL_SAFE_NO_PAD.encode([&bytes[..], &key.mac(&bytes, PATH)].concat());
-    let transport = match face.transport {
+    let transport = match sent_by.transport {
         Transport::Udp => String::new(),
         other => format!(";transport={}", other.param()),
     };
     let outbound = if outbound { ";ob" } else { "" };
-    format!("<sip:{token}@{}{transport};lr{outbound}>", face.host)
+    format!("<sip:{token}@{}{transport};lr{outbound}>", sent_by.host)
 }
 
 /// The registration whose Path the topmost Route is.
@@ -243,8 +257,8 @@ pub fn purr(request: &Message) -> Option<InstanceId> {
 }
 
 /// The Feature-Caps of a 2xx whose registration is pushed for (§5.6.1.1, §6.2.1).
-pub fn feature_caps(asked: &Asked, push: &PushContact, instance: InstanceId) -> String {
-    let own = if asked.refreshes_itself { format!(";+sip.pnsreg=\"{REFRESH_BEFORE_S}\"") } else { String::new() };
+pub fn feature_caps(intent: &RegisterIntent, push: &PushContact, instance: InstanceId) -> String {
+    let own = if intent.refreshes_itself { format!(";+sip.pnsreg=\"{REFRESH_BEFORE_S}\"") } else { String::new() };
     format!("{}{own};+sip.pnspurr=\"{instance}\"", serves(&push.provider))
 }
 
@@ -272,8 +286,8 @@ mod tests {
         Message::parse(&text.into(), &Limits::default()).unwrap()
     }
 
-    fn wish(contact: &str) -> Result<Wish, Unfit> {
-        read(&register(contact, "")).map(|asked| asked.wish)
+    fn push_request(contact: &str) -> Result<PushRequest, Unfit> {
+        read(&register(contact, "")).map(|intent| intent.push_request)
     }
 
     fn push(provider: &str, param: Option<&str>, prid: &str) -> PushContact {
@@ -283,11 +297,11 @@ mod tests {
     #[test]
     fn a_contact_says_what_it_asks_for() {
         let all = "<sip:a@h;pn-provider=APNS;pn-param=TEAM.app.voip;pn-prid=00%3Aff>";
-        assert_eq!(wish(all), Ok(Wish::Push(push("apns", Some("TEAM.app.voip"), "00:ff"))));
-        assert_eq!(wish("<sip:a@h;pn-provider>"), Ok(Wish::Query(None)));
-        assert_eq!(wish("<sip:a@h;pn-provider=fcm>"), Ok(Wish::Query(Some("fcm".into()))));
-        assert_eq!(wish("<sip:a@h>"), Ok(Wish::Nothing));
-        assert_eq!(wish("<sip:a@h;pn-provider=fcm;pn-prid=x>;expires=0"), Ok(Wish::Nothing));
+        assert_eq!(push_request(all), Ok(PushRequest::Push(push("apns", Some("TEAM.app.voip"), "00:ff"))));
+        assert_eq!(push_request("<sip:a@h;pn-provider>"), Ok(PushRequest::Query(None)));
+        assert_eq!(push_request("<sip:a@h;pn-provider=fcm>"), Ok(PushRequest::Query(Some("fcm".into()))));
+        assert_eq!(push_request("<sip:a@h>"), Ok(PushRequest::Nothing));
+        assert_eq!(push_request("<sip:a@h;pn-provider=fcm;pn-prid=x>;expires=0"), Ok(PushRequest::Nothing));
         for broken in [
             "<sip:a@h;pn-provider;pn-prid=x>",
             "<sip:a@h;pn-provider=fcm;pn-prid=%0d>",
@@ -295,43 +309,43 @@ mod tests {
             "<sip:a@h>, <sip:b@h>",
             "*",
         ] {
-            assert_eq!(wish(broken), Err(400), "{broken}");
+            assert_eq!(push_request(broken), Err(400), "{broken}");
         }
-        assert_eq!(read(&register("*", "Expires: 0\r\n")).map(|asked| asked.contact), Ok("".into()));
+        assert_eq!(read(&register("*", "Expires: 0\r\n")).map(|intent| intent.contact), Ok("".into()));
     }
 
     #[test]
     fn a_registration_is_known_again_by_its_aor_and_its_push_parameters_alone() {
         let key = TokenKey::new([7; 32]);
-        let asked = read(&register("<sip:a@h;pn-provider=fcm;pn-param=p;pn-prid=t>", "")).unwrap();
-        assert_eq!(&*asked.aor, "sip:alice@example.com");
-        let Wish::Push(contact) = &asked.wish else { panic!("{asked:?}") };
-        let (instance, binding) = identify(&key, &asked.aor, contact);
-        assert_eq!(identify(&key, &asked.aor, contact), (instance, binding));
+        let intent = read(&register("<sip:a@h;pn-provider=fcm;pn-param=p;pn-prid=t>", "")).unwrap();
+        assert_eq!(&*intent.aor, "sip:alice@example.com");
+        let PushRequest::Push(contact) = &intent.push_request else { panic!("{intent:?}") };
+        let (instance, binding) = identify(&key, &intent.aor, contact);
+        assert_eq!(identify(&key, &intent.aor, contact), (instance, binding));
         assert_ne!(instance.to_bytes(), binding.to_bytes());
         assert_eq!(Some(instance.tag()), shard_of(&register("<sip:a@h>", "")));
         for other in [push("fcm", Some("p"), "u"), push("fcm", Some("q"), "t"), push("fc", Some("mp"), "t")] {
-            assert_ne!(identify(&key, &asked.aor, &other).0, instance);
+            assert_ne!(identify(&key, &intent.aor, &other).0, instance);
         }
         assert_ne!(identify(&key, "sip:bob@example.com", contact).0, instance);
-        assert_ne!(identify(&TokenKey::new([8; 32]), &asked.aor, contact).0, instance);
-        assert!(!format!("{asked:?}").contains("alice") && !format!("{asked:?}").contains("prid"));
+        assert_ne!(identify(&TokenKey::new([8; 32]), &intent.aor, contact).0, instance);
+        assert!(!format!("{intent:?}").contains("alice") && !format!("{intent:?}").contains("prid"));
     }
 
     #[test]
     fn a_path_leads_back_and_a_forged_one_does_not() {
         let key = TokenKey::new([7; 32]);
-        let face = Face { host: "relay.test:5071", transport: Transport::Tls };
+        let sent_by = SentBy { host: "relay.test:5071", transport: Transport::Tls };
         let instance = InstanceId::new(77 << 32, ShardTag(3));
         let through = |route: &str| {
             let text = format!("INVITE sip:a@h SIP/2.0\r\nRoute: {route}\r\n\r\n");
             own_path(&key, &Message::parse(&text.into(), &Limits::default()).unwrap())
         };
-        let own = path(&key, instance, face, true);
+        let own = path(&key, instance, sent_by, true);
         assert!(own.ends_with("@relay.test:5071;transport=tls;lr;ob>"), "{own}");
         assert_eq!(through(&own), Some(instance));
         assert_eq!(TokenKey::tag_of(&own[5..own.find('@').unwrap()]), Some(ShardTag(3)), "it finds its shard");
-        assert_eq!(through(&path(&TokenKey::new([8; 32]), instance, face, true)), None, "another key");
+        assert_eq!(through(&path(&TokenKey::new([8; 32]), instance, sent_by, true)), None, "another key");
         for place in [6, 20, 30] {
             let mut forged = own.clone().into_bytes();
             forged[place] = if forged[place] == b'A' { b'B' } else { b'A' };
@@ -342,10 +356,10 @@ mod tests {
     #[test]
     fn a_2xx_grants_to_our_contact_among_many() {
         let contact = "<sip:a@h:9;pn-provider=fcm;pn-prid=t>;+sip.instance=\"<urn:uuid:1>\"";
-        let asked = read(&register(contact, "Expires: 900\r\n")).unwrap();
+        let intent = read(&register(contact, "Expires: 900\r\n")).unwrap();
         let granted = |contacts: &str| {
             let text = format!("SIP/2.0 200 OK\r\n{contacts}\r\n");
-            asked.granted(&Message::parse(&text.into(), &Limits::default()).unwrap()).as_secs()
+            intent.granted(&Message::parse(&text.into(), &Limits::default()).unwrap()).as_secs()
         };
         let ours = "Contact: <sip:a@h:9;pn-provider=fcm;pn-prid=t>;expires=700";
         assert_eq!(granted(&format!("Contact: <sip:a@other>;expires=50\r\n{ours}\r\n")), 700);

@@ -12,7 +12,7 @@ use crate::flow::Side;
 use crate::id::{BindingId, BranchId, InstanceId, UpstreamId};
 use crate::message::{Message, Method, Uri};
 use crate::registration::grant::{flow_timer, seen_from};
-use crate::registration::{Goal, Letterhead, Registration, RegistrationFailure, Step, Terms};
+use crate::registration::{Goal, Registration, RegistrationFailure, RequestContext, Step, Terms};
 
 /// The hashes that a digest may be made with; MD5 unless the operator forbids it.
 const HASHES: &[Hash] = &[Hash::Sha512_256, Hash::Sha256, Hash::Md5];
@@ -33,15 +33,15 @@ impl Endpoint {
             return self.join(now, new.instance, new.binding);
         }
         self.join_upstream(now, new.upstream, new.registrar, new.binding);
-        self.lives = self.lives.wrapping_add(1);
+        self.generation = self.generation.wrapping_add(1);
         let registration = Registration::new(
             new.binding,
             new.instance,
             new.upstream,
             new.aor,
             new.sip_instance,
-            self.settings.register_expires,
-            self.lives,
+            self.core.settings.register_expires,
+            self.generation,
             new.register,
         );
         self.bindings.insert(new.binding, Box::new(registration));
@@ -71,12 +71,12 @@ impl Endpoint {
         let under_way = registration.branch();
         let step = change(registration);
         if let Some(branch) = under_way.filter(|branch| registration.branch() != Some(*branch)) {
-            self.transactions.abandon(branch);
+            self.core.transactions.abandon(branch);
         }
         self.carry_out(now, binding, step);
     }
 
-    pub(super) fn on_answer(
+    pub(super) fn on_authorization(
         &mut self,
         now: Instant,
         binding: BindingId,
@@ -108,13 +108,14 @@ impl Endpoint {
         let id = registration.upstream;
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
         upstream.heard_at = Some(now);
-        let hashes = hashes(self.settings.upstream.allow_md5);
-        let terms = Terms { hashes, registrar: &upstream.registrar };
-        let names = registration.names().to_vec();
-        let step = registration.on_response(now, branch, response, &terms, &mut self.random);
-        if let Step::Registered { learned, .. } = &step {
-            if learned.is_some() {
-                self.rename(binding, &names);
+        let hashes = hashes(self.core.settings.upstream.allow_md5);
+        let terms =
+            Terms { hashes, registrar: &upstream.registrar, back_off: self.core.settings.timing.upstream.back_off };
+        let gruus = registration.gruus().to_vec();
+        let step = registration.on_response(now, branch, response, &terms, &mut self.core.random);
+        if let Step::Registered { renamed, .. } = step {
+            if renamed {
+                self.rename(binding, &gruus);
             }
             self.on_granted(now, binding, response);
         }
@@ -140,7 +141,8 @@ impl Endpoint {
         let Some(registration) = self.bindings.get_mut(&binding) else { return };
         let upstream = registration.upstream;
         let was_current = registration.branch() == Some(branch);
-        let step = registration.on_silence(now, branch, &mut self.random);
+        let step =
+            registration.on_silence(now, branch, &self.core.settings.timing.upstream.back_off, &mut self.core.random);
         self.carry_out(now, binding, step);
         if was_current {
             self.on_upstream_silent(now, upstream, binding);
@@ -154,23 +156,20 @@ impl Endpoint {
             Step::WantFlow => self.want_flow(now, binding),
             Step::Send => self.send_register(now, binding),
             Step::Ask => self.ask(binding),
-            Step::Registered { expires, refresh, learned } => {
+            Step::Registered { expires, refresh, renamed: _ } => {
                 self.on_upstream_works(binding);
                 if let Some(instance) = self.prove(binding) {
-                    self.event(Event::Registered { binding, instance, expires, refresh });
-                }
-                if let Some(learned) = learned {
-                    self.event(Event::Learned { binding, learned });
+                    self.core.event(Event::Registered { binding, instance, expires, refresh });
                 }
                 self.settle_step(binding);
-                return self.try_next(now, binding);
+                return self.check_next(now, binding);
             }
             Step::Failed(failure) => {
                 let Some(instance) = self.bindings.get(&binding).map(|registration| registration.instance) else {
                     return;
                 };
-                let back = self.end_trial(binding, failure);
-                self.event(Event::RegistrationFailed { binding, instance, failure });
+                let back = self.end_check(binding, failure);
+                self.core.event(Event::RegistrationFailed { binding, instance, failure });
                 if let Some(step) = back {
                     return self.carry_out(now, binding, step);
                 }
@@ -188,33 +187,33 @@ impl Endpoint {
     fn settle_step(&mut self, binding: BindingId) {
         let Some(registration) = self.bindings.get_mut(&binding) else { return };
         if let Some(at) = registration.armed.must_set(registration.deadline()) {
-            self.timers.set(at, Timer::Binding(binding));
+            self.core.timers.set(at, Timer::Binding(binding));
         }
-        self.count_standing(binding);
+        self.count_registered(binding);
     }
 
     /// Writes down what a binding is called from now on.
     fn rename(&mut self, binding: BindingId, before: &[Box<str>]) {
         for name in before {
-            self.names.remove(&(name.clone(), binding));
+            self.gruus.remove(&(name.clone(), binding));
         }
-        let names = self.bindings.get(&binding).map(|registration| registration.names()).unwrap_or_default();
-        self.names.extend(names.iter().map(|name| (name.clone(), binding)));
+        let names = self.bindings.get(&binding).map(|registration| registration.gruus()).unwrap_or_default();
+        self.gruus.extend(names.iter().map(|name| (name.clone(), binding)));
     }
 
     fn ask(&mut self, binding: BindingId) {
-        let cnonce = self.random.tag();
+        let cnonce = self.core.random.tag();
         let Some(registration) = self.bindings.get_mut(&binding) else { return };
         let Some(upstream) = self.upstreams.get(&registration.upstream) else { return };
         let (uri, instance) = (upstream.registrar.clone(), registration.instance);
         if let Some((challenge, nc)) = registration.challenge() {
             let challenge = challenge.clone();
-            self.event(Event::Challenged { binding, instance, challenge, nc, cnonce, uri });
+            self.core.event(Event::Challenged { binding, instance, challenge, nc, cnonce, uri });
         }
     }
 
     fn send_register(&mut self, now: Instant, binding: BindingId) {
-        let branch = self.branch();
+        let branch = self.core.branch();
         let Some(registration) = self.bindings.get_mut(&binding) else { return };
         let Some(upstream) = self.upstreams.get(&registration.upstream) else { return };
         let Link::Up { flow, .. } = upstream.link else {
@@ -222,18 +221,23 @@ impl Endpoint {
             let step = registration.on_flow_lost();
             return self.carry_out(now, binding, step);
         };
-        let head = Letterhead {
+        let head = RequestContext {
             registrar: &upstream.registrar,
             transport: upstream.transport,
-            local: self.settings.face(Side::Upstream, upstream.transport).host,
+            local: self.core.settings.sent_by(Side::Upstream, upstream.transport).host,
             branch,
-            epoch: &self.epoch,
+            epoch: &self.core.epoch,
         };
         let bytes = registration.compose(&head);
         registration.sent(branch);
         let owner = ClientOwner::Register(binding);
-        if self.transactions.send(now, branch, Method::Register, bytes, flow, owner).is_err() {
-            let step = registration.on_silence(now, branch, &mut self.random);
+        if self.core.transactions.send(now, branch, Method::Register, bytes, flow, owner).is_err() {
+            let step = registration.on_silence(
+                now,
+                branch,
+                &self.core.settings.timing.upstream.back_off,
+                &mut self.core.random,
+            );
             self.carry_out(now, binding, step);
         }
     }
@@ -242,14 +246,14 @@ impl Endpoint {
         let Some(registration) = self.bindings.remove(&binding) else { return };
         self.subscriptions.remove(&binding);
         if let Some(branch) = registration.branch() {
-            self.transactions.abandon(branch);
+            self.core.transactions.abandon(branch);
         }
-        for name in registration.names() {
-            self.names.remove(&(name.clone(), binding));
+        for name in registration.gruus() {
+            self.gruus.remove(&(name.clone(), binding));
         }
         self.groups.remove(&binding);
         self.leave_upstream(registration.upstream, &registration);
-        self.event(Event::Unbound { instance: registration.instance, confirmed, shared: false });
+        self.core.event(Event::Unbound { instance: registration.instance, confirmed, shared: false });
     }
 
     /// The binding that a Request-URI names: by the opaque user of its Contact, whatever parameters stand behind it (`ob`,
@@ -260,7 +264,7 @@ impl Endpoint {
         let known = user.filter(|binding| self.bindings.contains_key(binding));
         known.or_else(|| {
             let lowest = BindingId::from_bytes([0; 16]);
-            let named = self.names.range((Box::from(request_uri), lowest)..);
+            let named = self.gruus.range((Box::from(request_uri), lowest)..);
             let mut named = named.take_while(|(name, _)| **name == *request_uri).map(|(_, binding)| *binding);
             named.find(|binding| self.is_trusted(*binding, source))
         })
@@ -273,7 +277,7 @@ impl Endpoint {
             let by_flow = matches!(&upstream.link, Link::Up { flow, .. } if *flow == source.flow);
             let ip = source.peer.ip().to_canonical();
             by_flow
-                || upstream.leaving == Some(source.flow)
+                || upstream.replaced == Some(source.flow)
                 || upstream.trusted.iter().any(|trusted| trusted.to_canonical() == ip)
         })
     }
@@ -281,6 +285,6 @@ impl Endpoint {
     /// The SIP server of a binding, also of one that passed through.
     pub(super) fn upstream_of(&self, binding: BindingId) -> Option<UpstreamId> {
         let own = self.bindings.get(&binding).map(|registration| registration.upstream);
-        own.or_else(|| self.proxied.upstream_of(binding))
+        own.or_else(|| self.push_bindings.upstream_of(binding))
     }
 }

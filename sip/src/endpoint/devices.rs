@@ -5,8 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::away::Absent;
-use super::{Endpoint, Event, KnockId, Output, Proof, Source, Timer};
+use super::core::OfflinePeer;
+use super::{Endpoint, Event, Output, Proof, ServerOwner, Source, Timer, VerificationId};
 use crate::edge::admission::{Admission, Replay};
 use crate::flow::{Side, Transport};
 use crate::id::{BindingId, BranchId, FlowId, InstanceId};
@@ -22,9 +22,9 @@ const EXPIRES: (u32, u32, u32) = (10, 3600, 600);
 /// Calls that one device may get at once, and then one more each second; a further one is answered 480, unpushed.
 const CALLS_BURST: u8 = 20;
 /// MESSAGEs that one device may get at once, and then one more each second; a further one is answered 480.
-const PAGES_BURST: u8 = 60;
+const MESSAGES_BURST: u8 = 60;
 /// NOTIFYs likewise.
-const NOTICES_BURST: u8 = 20;
+const NOTIFIES_BURST: u8 = 20;
 /// Forwarded requests remembered for one flow, so that its end fails them at once.
 const FORWARDED_PER_FLOW: usize = 64;
 
@@ -33,8 +33,8 @@ const FORWARDED_PER_FLOW: usize = 64;
 pub(super) struct Device {
     pub(super) binding: BindingId,
     calls: u8,
-    pages: u8,
-    notices: u8,
+    messages: u8,
+    notifies: u8,
     refilled: Instant,
     /// Its last challenge has no answer yet.
     challenged: bool,
@@ -65,7 +65,7 @@ pub(super) struct DeviceFlow {
 
 /// A REGISTER whose proof the shell is verifying.
 #[derive(Debug)]
-pub(super) struct Knocking {
+pub(super) struct Verification {
     server: ServerId,
     source: Source,
     instance: InstanceId,
@@ -80,8 +80,8 @@ impl Endpoint {
     /// The instance is wiped: it leaves its calls; a dialog that stands may still be hung up by the flow that carries it.
     pub(super) fn remove_device(&mut self, now: Instant, instance: InstanceId) {
         if let Some(device) = self.devices.remove(&instance) {
-            self.leave_announced(instance, device.binding);
-            self.give_up_kept(now, instance, device.binding);
+            self.leave_expected(instance, device.binding);
+            self.give_up_parked(now, instance, device.binding);
         }
         for call in self.calls_of.get(&instance).cloned().unwrap_or_default() {
             self.leave_call(now, call, instance);
@@ -94,13 +94,13 @@ impl Endpoint {
     }
 
     /// Takes one MESSAGE from a device's budget; whether there was one.
-    pub(super) fn spend_page(&mut self, now: Instant, instance: InstanceId) -> bool {
-        self.devices.get_mut(&instance).is_some_and(|device| spend(&mut device.refill(now).pages))
+    pub(super) fn spend_message(&mut self, now: Instant, instance: InstanceId) -> bool {
+        self.devices.get_mut(&instance).is_some_and(|device| spend(&mut device.refill(now).messages))
     }
 
     /// Takes one NOTIFY from a device's budget; whether there was one.
-    pub(super) fn spend_notice(&mut self, now: Instant, instance: InstanceId) -> bool {
-        self.devices.get_mut(&instance).is_some_and(|device| spend(&mut device.refill(now).notices))
+    pub(super) fn spend_notify(&mut self, now: Instant, instance: InstanceId) -> bool {
+        self.devices.get_mut(&instance).is_some_and(|device| spend(&mut device.refill(now).notifies))
     }
 
     /// A REGISTER at the edge.
@@ -110,9 +110,9 @@ impl Endpoint {
         let instance = match from {
             Some(instance) if to == Some(instance) => instance,
             Some(_) => return self.refuse(now, reply, &register, 403),
-            None => return self.on_passing_register(now, source, reply, register),
+            None => return self.on_forwarded_register(now, source, reply, register),
         };
-        let fresh = self.random.bits();
+        let fresh = self.core.random.bits();
         let state = self.device_flows.entry(source.flow).or_default();
         if state.instances.iter().all(|(known, _)| *known != instance) {
             if state.instances.len() >= INSTANCES_PER_FLOW {
@@ -122,7 +122,7 @@ impl Endpoint {
         }
         let Some((_, replay)) = state.instances.iter_mut().find(|(known, _)| *known == instance) else { return };
         let md5_alone = self.devices.get(&instance).is_some_and(|device| device.challenged);
-        let admission = self.gate.judge(now, &register, instance, source.flow, replay, fresh, md5_alone);
+        let admission = self.nonces.check(now, &register, instance, source.flow, replay, fresh, md5_alone);
         if let Some(device) = self.devices.get_mut(&instance) {
             device.challenged = matches!(admission, Admission::Challenge { .. });
         }
@@ -132,26 +132,27 @@ impl Endpoint {
             Admission::Verify(_) if !self.devices.contains_key(&instance) => {
                 self.on_failed_proof(now, source, reply, &register);
             }
-            Admission::Verify(proof) => self.knock(source, reply, register, instance, proof),
+            Admission::Verify(proof) => self.verify_device(source, reply, register, instance, proof),
         }
     }
 
     fn challenge(&mut self, now: Instant, reply: FlowId, register: &Message, challenges: &[String]) {
-        let tag = self.random.tag();
+        let tag = self.core.random.tag();
         let response = Composer::response(register, 401, Composer::reason(401), Some(&tag));
         let response =
             challenges.iter().fold(response, |response, value| response.header(Name::WwwAuthenticate, value));
         self.respond_once(now, reply, register, 401, response.finish());
     }
 
-    fn knock(&mut self, source: Source, reply: FlowId, register: Message, instance: InstanceId, proof: Proof) {
-        let Ok(server) = self.transactions.open(&register, reply, super::ServerOwner::Nobody) else {
+    fn verify_device(&mut self, source: Source, reply: FlowId, register: Message, instance: InstanceId, proof: Proof) {
+        let Ok(server) = self.core.transactions.open(&register, reply, ServerOwner::Nobody) else {
             return self.busy(reply, &register);
         };
-        let knock = KnockId(self.next_knock);
-        self.next_knock += 1;
-        self.knocks.insert(knock, Knocking { server, source, instance, register: Box::new(register) });
-        self.event(Event::Knock { knock, instance, proof });
+        let verification = VerificationId(self.next_verification);
+        self.next_verification += 1;
+        self.verifications
+            .insert(verification, Verification { server, source, instance, register: Box::new(register) });
+        self.core.event(Event::VerifyDevice { verification, instance, proof });
     }
 
     fn on_failed_proof(&mut self, now: Instant, source: Source, reply: FlowId, register: &Message) {
@@ -163,58 +164,58 @@ impl Endpoint {
         let state = self.device_flows.entry(flow).or_default();
         state.failures = state.failures.saturating_add(1);
         if state.failures >= FAILURES_PER_FLOW {
-            self.flush();
-            self.outputs.push_back(Output::Close(flow));
+            self.core.flush();
+            self.core.outputs.push_back(Output::Close(flow));
         }
     }
 
     /// The shell has verified a proof.
-    pub(super) fn on_admit(&mut self, now: Instant, knock: KnockId, granted: bool) {
-        let Some(knocking) = self.knocks.remove(&knock) else { return };
-        let Knocking { server, source, instance, register } = knocking;
-        let tag = self.random.tag();
+    pub(super) fn on_device_verified(&mut self, now: Instant, verification: VerificationId, granted: bool) {
+        let Some(pending) = self.verifications.remove(&verification) else { return };
+        let Verification { server, source, instance, register } = pending;
+        let tag = self.core.random.tag();
         if !granted || !self.devices.contains_key(&instance) {
             let response = Composer::response(&register, 403, Composer::reason(403), Some(&tag));
-            self.transactions.respond(now, server, 403, response.finish());
+            self.core.transactions.respond(now, server, 403, response.finish());
             return self.count_failure(source.flow);
         }
         let response = Composer::response(&register, 200, Composer::reason(200), Some(&tag));
-        let response = match self.wish(&register) {
-            Wish::Ask => response.maybe(Name::Contact, self.contact_line(now, instance)),
-            Wish::Detach => {
+        let response = match self.contact_request(&register) {
+            ContactRequest::Query => response.maybe(Name::Contact, self.contact_line(now, instance)),
+            ContactRequest::Remove => {
                 self.detach(now, instance);
                 response
             }
-            Wish::Attach { contact, expires } => {
+            ContactRequest::Bind { contact, expires } => {
                 let line = format!("<{contact}>;expires={expires}");
                 let expires_at = now + Duration::from_secs(u64::from(expires));
                 let attached = Attached { flow: source.flow, transport: source.transport, contact, expires_at };
                 self.attach(now, instance, attached);
                 response.header(Name::Contact, line)
             }
-            Wish::Broken => {
+            ContactRequest::Malformed => {
                 let response = Composer::response(&register, 400, "Invalid Contact", Some(&tag));
-                return self.transactions.respond(now, server, 400, response.finish());
+                return self.core.transactions.respond(now, server, 400, response.finish());
             }
         };
-        self.transactions.respond(now, server, 200, response.finish());
-        self.flush();
-        self.send_kept(now, Absent::Device(instance));
-        self.offer_all(now, instance);
+        self.core.transactions.respond(now, server, 200, response.finish());
+        self.core.flush();
+        self.send_parked(now, OfflinePeer::Device(instance));
+        self.fork_waiting(now, instance);
     }
 
-    fn wish(&self, register: &Message) -> Wish {
+    fn contact_request(&self, register: &Message) -> ContactRequest {
         let header = register.number(Name::Expires);
-        let Some(contacts) = register.contacts() else { return Wish::Broken };
+        let Some(contacts) = register.contacts() else { return ContactRequest::Malformed };
         let Some(contact) = contacts.first() else {
             let star = register.text(Name::Contact) == Some("*");
-            return if star && header == Some(0) { Wish::Detach } else { Wish::Ask };
+            return if star && header == Some(0) { ContactRequest::Remove } else { ContactRequest::Query };
         };
         let (min, max, default) = EXPIRES;
         let own = contact.params.value("expires").map(|value| value.parse().unwrap_or(default));
         match own.or(header).unwrap_or(default) {
-            0 => Wish::Detach,
-            expires => Wish::Attach { contact: contact.uri.text.into(), expires: expires.clamp(min, max) },
+            0 => ContactRequest::Remove,
+            expires => ContactRequest::Bind { contact: contact.uri.text.into(), expires: expires.clamp(min, max) },
         }
     }
 
@@ -225,7 +226,7 @@ impl Endpoint {
     }
 
     pub(super) fn attach(&mut self, now: Instant, instance: InstanceId, attached: Attached) {
-        self.timers.set(attached.expires_at, Timer::Device(instance));
+        self.core.timers.set(attached.expires_at, Timer::Device(instance));
         let flow = attached.flow;
         let earlier = self.attached.insert(instance, attached);
         if earlier.as_ref().is_none_or(|earlier| earlier.flow != flow) {
@@ -233,14 +234,14 @@ impl Endpoint {
                 self.lose_legs(now, instance, earlier.flow);
                 self.leave_flow(now, instance, earlier.flow);
             }
-            self.event(Event::Attached(instance));
+            self.core.event(Event::Attached(instance));
         }
     }
 
     fn detach(&mut self, now: Instant, instance: InstanceId) {
         if let Some(attached) = self.attached.remove(&instance) {
             self.lose_legs(now, instance, attached.flow);
-            self.event(Event::Detached(instance));
+            self.core.event(Event::Detached(instance));
         }
     }
 
@@ -271,9 +272,9 @@ impl Endpoint {
     /// A stream has ended, whichever side it led to.
     pub(super) fn on_closed(&mut self, now: Instant, flow: FlowId) {
         self.streams.remove(&flow);
-        self.forget_passenger(flow);
+        self.forget_quota(flow);
         if let Some(id) = self.links.remove(&flow)
-            && !self.lost_trial(id, flow)
+            && !self.lost_probe(id, flow)
         {
             self.on_link_closed(now, id);
         }
@@ -301,7 +302,7 @@ impl Endpoint {
     /// Answers a double CRLF of a device (RFC 5626 §4.4.1); a SIP server's too.
     pub(super) fn on_ping(&mut self, source: Source) {
         if source.flow.is_reliable() {
-            self.send(source.flow, bytes::Bytes::from_static(b"\r\n"));
+            self.core.send(source.flow, bytes::Bytes::from_static(b"\r\n"));
         }
     }
 
@@ -313,8 +314,8 @@ impl Endpoint {
 
 impl Device {
     fn new(now: Instant, binding: BindingId) -> Self {
-        let (calls, pages, notices) = (CALLS_BURST, PAGES_BURST, NOTICES_BURST);
-        Self { binding, calls, pages, notices, refilled: now, challenged: false, foreground: false, proven: false }
+        let (calls, messages, notifies) = (CALLS_BURST, MESSAGES_BURST, NOTIFIES_BURST);
+        Self { binding, calls, messages, notifies, refilled: now, challenged: false, foreground: false, proven: false }
     }
 
     /// Adds to each budget what it has earned since.
@@ -323,8 +324,8 @@ impl Device {
         if earned > 0 {
             let add = |budget: u8, burst: u8| u64::from(budget).saturating_add(earned).min(u64::from(burst)) as u8;
             self.calls = add(self.calls, CALLS_BURST);
-            self.pages = add(self.pages, PAGES_BURST);
-            self.notices = add(self.notices, NOTICES_BURST);
+            self.messages = add(self.messages, MESSAGES_BURST);
+            self.notifies = add(self.notifies, NOTIFIES_BURST);
             self.refilled = now;
         }
         self
@@ -339,13 +340,13 @@ fn spend(budget: &mut u8) -> bool {
 }
 
 /// What a REGISTER of a device asks for.
-enum Wish {
+enum ContactRequest {
     /// What is registered.
-    Ask,
+    Query,
     /// Nothing more.
-    Detach,
+    Remove,
     /// To be reached at `contact` for `expires` seconds.
-    Attach { contact: Box<str>, expires: u32 },
+    Bind { contact: Box<str>, expires: u32 },
     /// A Contact that is none.
-    Broken,
+    Malformed,
 }

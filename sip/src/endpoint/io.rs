@@ -9,74 +9,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::proxied::{Adopted, PassageId, ProxiedEnd, ProxiedRegistration, ProxyWay, WayAsked};
+use super::pushed::{
+    ForwardedRegisterId, PushBinding, PushBindingEnd, RegisterRoute, RestoredPushBinding, RouteRequest,
+};
 use crate::auth::Challenge;
+pub use crate::edge::admission::EDGE_REALM;
 pub use crate::edge::mailbox::Mailbox;
-pub use crate::edge::page::Kept;
-pub use crate::edge::push_proxy::{PushContact, Wish};
-pub use crate::edge::{CallState, IncomingCall, IncomingPage, KnockId, PageId, Proof};
+pub use crate::edge::pending_message::StoreOutcome;
+pub use crate::edge::push_proxy::{PushContact, PushRequest};
+pub use crate::edge::{CallState, InboundMessage, IncomingCall, MessageRequestId, Proof, VerificationId};
 pub use crate::flow::{Side, Source, Transport};
-use crate::id::{BindingId, CallId, FlowId, InstanceId, MessageId, ShardTag, UpstreamId};
-use crate::message::{Limits, Message};
-pub use crate::registration::{Learned, RegistrationFailure};
-
-/// What an endpoint is told once.
-#[derive(Clone)]
-pub struct Settings {
-    /// A tag of this endpoint's own shard, for identifiers that no binding gives a tag to.
-    pub tag: ShardTag,
-    /// `host:port` of the edge, as Record-Route and Via name it to devices.
-    pub edge: Box<str>,
-    /// `host:port` of the edge's WebSocket listener, likewise; that of the edge where there is none.
-    pub edge_websocket: Box<str>,
-    /// `host:port` for each upstream transport, as Contact, Via and Record-Route name it to SIP servers.
-    pub upstream_udp: Box<str>,
-    /// Likewise over TCP.
-    pub upstream_tcp: Box<str>,
-    /// Likewise over TLS.
-    pub upstream_tls: Box<str>,
-    /// Requested registration lifetime.
-    pub register_expires: Duration,
-    /// How long a call is held for its device; then 480.
-    pub ring_timeout: Duration,
-    /// How long a device may ring; then 408.
-    pub answer_timeout: Duration,
-    /// Limits of one message.
-    pub limits: Limits,
-    /// The key that signs flow tokens; the same on every shard of a node and over its restarts.
-    pub token_key: [u8; 32],
-    /// How SIP servers are dealt with.
-    pub upstream: UpstreamPolicy,
-    /// The largest body of a MESSAGE, in bytes; a larger one is answered 413.
-    pub page_bytes: usize,
-}
-
-impl fmt::Debug for Settings {
-    /// Shows nothing of the key.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Settings({}, {:?})", self.edge, self.upstream)
-    }
-}
-
-/// How SIP servers are dealt with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UpstreamPolicy {
-    /// Whether a digest may be made with MD5. Without it, an account whose SIP server offers nothing else is refused with
-    /// the status of the challenge.
-    pub allow_md5: bool,
-    /// Whether a request that is too large for a datagram goes by TCP to a server that is reached by UDP (RFC 3261
-    /// §18.1.1); where the operator forbids TCP it goes by UDP all the same.
-    pub allow_tcp: bool,
-    /// Registrations that may start in a second at one registrar, 1 or more, of this endpoint: an operator's figure for the
-    /// node is divided by its shards. What is beyond it waits for its turn, so that no restart and no lost flow is a storm.
-    pub registrations_per_second: u32,
-}
-
-impl Default for UpstreamPolicy {
-    fn default() -> Self {
-        Self { allow_md5: true, allow_tcp: false, registrations_per_second: 2000 }
-    }
-}
+use crate::id::{BindingId, CallId, FlowId, InstanceId, MessageId, UpstreamId};
+use crate::message::Message;
+pub use crate::registration::RegistrationFailure;
 
 /// A device's share in a binding, which is registered and kept. Of several devices with one binding the first tells what
 /// is registered; the others name the same account.
@@ -140,10 +85,10 @@ pub enum Input {
     },
     /// The flow that is told of next leads to another address than the one that [`Output::Dial`] was to avoid: whom that one
     /// turned away need not wait for its back-off (RFC 3263 §4.3).
-    Elsewhere(UpstreamId),
+    UpstreamAddressChanged(UpstreamId),
     /// A flow to an address that is better than the one in use is open: to be tried, and moved to when somebody answers there.
-    /// Ends with [`Event::Tried`].
-    Better {
+    /// Ends with [`Event::FailbackProbed`].
+    FailbackDialled {
         /// The upstream it leads to.
         upstream: UpstreamId,
         /// The flow.
@@ -173,7 +118,7 @@ pub enum Input {
     },
     /// Another node serves this device from now on: forget it, and say nothing to its SIP server when it was the last of its
     /// binding; ends with [`Event::Unbound`].
-    Yield(InstanceId),
+    Release(InstanceId),
     /// This device's app is in the foreground: it gets no calls from here. When all of a binding are, it is unregistered and
     /// kept silent.
     Suspend(InstanceId),
@@ -181,7 +126,7 @@ pub enum Input {
     Resume(InstanceId),
     /// The answer to [`Event::Challenged`]: the value of an `Authorization`, or `None` when there is no credential for this
     /// realm or algorithm.
-    Answer {
+    Authorization {
         /// The binding that was challenged.
         binding: BindingId,
         /// Whose credentials answer.
@@ -189,16 +134,16 @@ pub enum Input {
         /// The value of the Authorization header.
         authorization: Option<String>,
     },
-    /// The answer to [`Event::Knock`].
-    Admit {
+    /// The answer to [`Event::VerifyDevice`].
+    DeviceVerified {
         /// The knock.
-        knock: KnockId,
+        verification: VerificationId,
         /// Whether the proof was right.
         granted: bool,
     },
     /// A SIP server holds a call for this device and sends its INVITE when the device is awake: [`Event::Wake`] follows,
     /// unless the device was woken for it before or its budget is spent. The INVITE takes the name of the announced call.
-    Announce {
+    ExpectCall {
         /// The device.
         instance: InstanceId,
         /// The caller, as the server names it; may be empty.
@@ -218,42 +163,42 @@ pub enum Input {
     /// Ask the account's server how the mailbox stands, and to say so whenever it changes (RFC 3842), for as long as the
     /// binding lives.
     Subscribe(BindingId),
-    /// The answer to [`Event::SubscriptionChallenged`], as [`Input::Answer`].
-    SubscriptionAnswer {
+    /// The answer to [`Event::SubscriptionChallenged`], as [`Input::Authorization`].
+    SubscriptionAuthorization {
         /// The binding.
         binding: BindingId,
         /// The value of the Authorization header.
         authorization: Option<String>,
     },
     /// The call cannot reach this device (the push was refused for good): 480 at once, unless another device may answer.
-    GiveUp {
+    DeviceUnreachable {
         /// The call.
         call: CallId,
         /// The device.
         instance: InstanceId,
     },
-    /// The answer to [`Event::Page`].
-    Paged {
+    /// The answer to [`Event::StoreMessage`].
+    MessageStored {
         /// The MESSAGE.
-        page: PageId,
+        request: MessageRequestId,
         /// Whose copy.
         instance: InstanceId,
         /// What the store did.
-        kept: Kept,
+        outcome: StoreOutcome,
     },
     /// The process is about to end: every call without a final answer gets 480, and no device rings on.
     EndCalls,
-    /// The answer to [`Event::Way`].
-    Way {
+    /// The answer to [`Event::RouteNeeded`].
+    Route {
         /// The REGISTER.
-        passage: PassageId,
+        register: ForwardedRegisterId,
         /// Where it goes, or the status that refuses it: 403, 503, 555, …
-        way: Result<ProxyWay, u16>,
+        route: Result<RegisterRoute, u16>,
     },
     /// Keep a registration that passed through an earlier run of this relay.
-    Adopt(Box<Adopted>),
-    /// Forget a registration that passed through: its push token is dead. Ends with [`Event::ProxiedEnded`].
-    Forget(InstanceId),
+    RestorePushBinding(Box<RestoredPushBinding>),
+    /// Forget a registration that passed through: its push token is dead. Ends with [`Event::PushBindingEnded`].
+    RemovePushBinding(InstanceId),
 }
 
 impl fmt::Debug for Input {
@@ -261,7 +206,9 @@ impl fmt::Debug for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Received { source, message } => write!(f, "Received({source:?}, {message:?})"),
-            Self::Answer { binding, authorization, .. } => write!(f, "Answer({binding}, {})", authorization.is_some()),
+            Self::Authorization { binding, authorization, .. } => {
+                write!(f, "Authorization({binding}, {})", authorization.is_some())
+            }
             Self::Bind(new) => write!(f, "{new:?}"),
             other => write!(f, "Input({:?})", std::mem::discriminant(other)),
         }
@@ -303,7 +250,7 @@ pub enum Output {
 /// Something that happened.
 #[derive(Debug)]
 pub enum Event {
-    /// The SIP server wants a digest for a REGISTER of this binding; answer with [`Input::Answer`]. One REGISTER may need
+    /// The SIP server wants a digest for a REGISTER of this binding; answer with [`Input::Authorization`]. One REGISTER may need
     /// several, one after the other: its registrar's and a proxy's.
     Challenged {
         /// The binding.
@@ -320,7 +267,7 @@ pub enum Event {
         /// The digest's URI: the Request-URI.
         uri: Box<str>,
     },
-    /// As [`Event::Challenged`], for a SUBSCRIBE; answer with [`Input::SubscriptionAnswer`].
+    /// As [`Event::Challenged`], for a SUBSCRIBE; answer with [`Input::SubscriptionAuthorization`].
     SubscriptionChallenged {
         /// The binding.
         binding: BindingId,
@@ -337,19 +284,12 @@ pub enum Event {
     Registered {
         /// The binding.
         binding: BindingId,
-        /// Whose credentials were accepted; it stands for all its [members](super::Endpoint::members).
+        /// Whose credentials were accepted; it stands for all its [members](super::Endpoint::callable_instances).
         instance: InstanceId,
         /// The lifetime that the SIP server granted.
         expires: Duration,
         /// Whether it was registered just before, too.
         refresh: bool,
-    },
-    /// What the registrar told beside the registration, when it is another thing than before.
-    Learned {
-        /// The binding.
-        binding: BindingId,
-        /// What it told.
-        learned: Box<Learned>,
     },
     /// An upstream's SIP server says where it sees this relay (RFC 3581, RFC 8489); told when it changes.
     PublicAddress {
@@ -358,15 +298,15 @@ pub enum Event {
         /// The address.
         address: SocketAddr,
     },
-    /// The flow of [`Input::Better`] is in use now, or was let go.
-    Tried {
+    /// The flow of [`Input::FailbackDialled`] is in use now, or was let go.
+    FailbackProbed {
         /// The upstream.
         upstream: UpstreamId,
         /// Whether it is in use now.
         moved: bool,
     },
     /// A registration attempt failed. One that is refused ends for this device, which must be unbound; then the credentials of
-    /// another one are tried, if the binding has one. While the binding [stands](super::Endpoint::stands) all the same, it
+    /// another one are tried, if the binding has one. While the binding [stands](super::Endpoint::is_registered) all the same, it
     /// was the credentials of one more device that were tried.
     RegistrationFailed {
         /// The binding.
@@ -376,7 +316,7 @@ pub enum Event {
         /// What it means.
         failure: RegistrationFailure,
     },
-    /// The device is gone from this endpoint, after [`Input::Unbind`] or [`Input::Yield`].
+    /// The device is gone from this endpoint, after [`Input::Unbind`] or [`Input::Release`].
     Unbound {
         /// The device.
         instance: InstanceId,
@@ -385,10 +325,10 @@ pub enum Event {
         /// The binding stands on, for other devices.
         shared: bool,
     },
-    /// A device wants to attach; answer with [`Input::Admit`].
-    Knock {
+    /// A device wants to attach; answer with [`Input::DeviceVerified`].
+    VerifyDevice {
         /// The knock.
-        knock: KnockId,
+        verification: VerificationId,
         /// Who it says it is.
         instance: InstanceId,
         /// Its proof, for the method REGISTER and an empty body.
@@ -401,9 +341,9 @@ pub enum Event {
     /// A call is held: wake this device. At most once for a call and a device.
     Wake(Box<IncomingCall>),
     /// A call is offered to a device that is attached; no push is needed. A [`Event::Wake`] may follow if it is silent.
-    Offered(Box<IncomingCall>),
+    Forked(Box<IncomingCall>),
     /// The INVITE of an announced call has come; its device was woken before, and is not woken again.
-    Announced(Box<IncomingCall>),
+    ExpectedCallArrived(Box<IncomingCall>),
     /// A call's state changed for one of its devices. After [`CallState::is_final`] nothing follows for this device.
     Call {
         /// The call.
@@ -429,21 +369,21 @@ pub enum Event {
         /// [`CallState::Cancelled`] or [`CallState::TimedOut`].
         state: CallState,
     },
-    /// A MESSAGE is to be kept for a device; answer with [`Input::Paged`].
-    Page(Box<IncomingPage>),
+    /// A MESSAGE is to be kept for a device; answer with [`Input::MessageStored`].
+    StoreMessage(Box<InboundMessage>),
     /// A device has taken a MESSAGE after all that is kept for it: it is to be kept no longer.
-    PageTaken {
+    DiscardMessage {
         /// Whose.
         instance: InstanceId,
         /// Which.
         message: MessageId,
     },
     /// A MESSAGE has ended without being kept.
-    PageEnded {
+    MessageEnded {
         /// Whom it was for.
         instance: InstanceId,
         /// How.
-        end: PageEnd,
+        end: MessageEnd,
     },
     /// The account's server says how the mailbox stands (RFC 3842); also when nothing has changed.
     Mailbox {
@@ -453,38 +393,38 @@ pub enum Event {
         mailbox: Box<Mailbox>,
     },
     /// An INVITE was answered without becoming a call.
-    Refused {
+    InviteRefused {
         /// The status: 403 wrong source, 404 unknown Contact, 480 over the rate, 482, 483, …
         status: u16,
     },
-    /// A device registers through this relay (RFC 8599); answer with [`Input::Way`].
-    Way(Box<WayAsked>),
-    /// A way that [`Input::Way`] or [`Input::Adopt`] gave is not used any more; once for each.
-    Left(UpstreamId),
+    /// A device registers through this relay (RFC 8599); answer with [`Input::Route`].
+    RouteNeeded(Box<RouteRequest>),
+    /// A way that [`Input::Route`] or [`Input::RestorePushBinding`] gave is not used any more; once for each.
+    UpstreamReleased(UpstreamId),
     /// A SIP server has accepted a registration that passed through, or its refresh.
-    Proxied(Box<ProxiedRegistration>),
+    PushBindingAccepted(Box<PushBinding>),
     /// A registration that passed through is no more.
-    ProxiedEnded {
+    PushBindingEnded {
         /// Which one.
         instance: InstanceId,
         /// Why.
-        end: ProxiedEnd,
+        end: PushBindingEnd,
     },
     /// The device of a registration that passed through is to register again: because that ends soon (RFC 8599 §5.5), or
     /// because a request other than a call waits for it (§6.2.3).
-    Refresh(InstanceId),
+    RefreshNeeded(InstanceId),
 }
 
 /// How a MESSAGE ended that is not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PageEnd {
+pub enum MessageEnd {
     /// Its device took it.
     Delivered,
     /// Its device refused it, with this status.
     Refused(u16),
     /// It only said that somebody writes (RFC 3994): taken and dropped.
     Composing,
-    /// Its body is larger than [`Settings::page_bytes`]: 413.
+    /// Its body is larger than [`Settings::message_bytes`]: 413.
     TooLarge,
     /// Too many have come for this device: 480.
     Limited,
@@ -508,15 +448,15 @@ pub struct Counts {
     /// Streams of which something is known.
     pub flows: usize,
     /// Devices whose proof is being verified.
-    pub knocks: usize,
+    pub verifications: usize,
     /// Calls, those that have just ended included.
     pub calls: usize,
     /// MESSAGEs on their way, those included whose device may still answer.
-    pub pages: usize,
+    pub messages: usize,
     /// Transactions of both kinds, and what is kept for them.
     pub transactions: usize,
     /// Registrations that passed through.
-    pub proxied: usize,
+    pub push_bindings: usize,
     /// REGISTERs on their way, and requests that wait for a device.
     pub waiting: usize,
     /// Deadlines, those included whose owner is gone.

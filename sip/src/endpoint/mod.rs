@@ -9,209 +9,141 @@
 //! | [`io`] | the inputs, outputs and events |
 //! | `requests` | what a request or a response from the network is, and who deals with it |
 //! | `bindings` | registrations |
-//! | `members` | which devices share a binding, and whose credentials speak for it |
-//! | `better` | the way back to a better address of a SIP server |
+//! | `groups` | which devices share a binding, and whose credentials speak for it |
+//! | `failback` | the way back to a better address of a SIP server |
 //! | `upstreams` | the flows toward SIP servers, and whose turn it is on them |
 //! | `devices` | which device is attached by which flow |
 //! | `calls` | held calls and their legs |
-//! | `announced` | calls that are announced before their INVITE comes |
+//! | `expected` | calls that are announced before their INVITE comes |
+//! | `core` | settings, randomness, deadlines, transactions, outputs |
 //! | `dialogs` | requests inside a dialog, in both directions |
-//! | [`away`] | those of them that wait for a peer that is away for a moment |
+//! | [`parked`] | those of them that wait for a peer that is away for a moment |
 //! | `subscriptions` | to mailboxes |
-//! | [`pages`] | MESSAGEs outside a dialog |
-//! | `notices` | NOTIFYs outside a dialog, OPTIONS |
-//! | [`passages`] | REGISTERs on their way through to another SIP server |
-//! | [`proxied`] | registrations that passed through and are pushed for (RFC 8599) |
+//! | [`messages`] | MESSAGEs outside a dialog |
+//! | `notify` | NOTIFYs outside a dialog, OPTIONS |
+//! | [`forwarded_registers`] | REGISTERs on their way through to another SIP server |
+//! | [`push_bindings`] | registrations that passed through and are pushed for (RFC 8599) |
 //!
 //! Invariant: same settings, seed and inputs give the same outputs. No iteration over a hash map decides anything. What
 //! an input may make it hold is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by
-//! [`calls::CALLS_PER_INSTANCE`], MESSAGEs by [`pages::PAGES_MAX`], the rest by bindings and open flows.
+//! [`calls::CALLS_PER_INSTANCE`], MESSAGEs by [`messages::MESSAGES_MAX`], the rest by bindings and open flows.
 
-mod announced;
-pub mod away;
-mod better;
 mod bindings;
 pub mod calls;
+mod core;
 mod devices;
 mod dialogs;
+mod expected;
+mod failback;
+pub mod forwarded_registers;
+mod groups;
 mod io;
-mod members;
-mod notices;
-pub mod pages;
-pub mod passages;
-pub mod proxied;
+pub mod messages;
+mod notify;
+pub mod parked;
+pub mod push_bindings;
+mod pushed;
 mod requests;
+mod settings;
 mod subscriptions;
 mod upstreams;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Instant;
 
+pub use core::TRANSACTIONS_MAX;
 pub use io::*;
-pub use proxied::{Adopted, PassageId, ProxiedEnd, ProxiedRegistration, ProxyWay, WayAsked};
+pub use pushed::*;
+pub use settings::*;
 
-use crate::edge::admission::Gate;
-use crate::edge::forward::Face;
-use crate::edge::hold::Hold;
-use crate::edge::page::Page;
-use crate::flow::{TokenKey, large};
+use crate::edge::admission::Nonces;
+use crate::edge::pending_invite::PendingInvite;
+use crate::edge::pending_message::PendingMessage;
+use crate::flow::TokenKey;
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId, ShardTag, UpstreamId};
 use crate::message::Message;
 use crate::random::Random;
 use crate::registration::Registration;
 use crate::subscription::Subscription;
-use crate::timers::Timers;
-use crate::transaction::{Expired, ServerId, Table, Timing};
+use crate::transaction::{Expired, ServerId};
 
-use announced::Announced;
-use devices::{Attached, Device, DeviceFlow, Knocking};
-use members::Group;
+use core::{ClientOwner, Core, ServerOwner, Timer};
+use devices::{Attached, Device, DeviceFlow, Verification};
+use expected::ExpectedCall;
+use groups::Group;
 use upstreams::Upstream;
-
-/// Transactions of either kind that run at once on one shard. Beyond it a request is answered 503, and a REGISTER waits
-/// for its back-off. Requests that are refused take a quarter of it at most, and are then answered without one.
-pub const TRANSACTIONS_MAX: usize = 200_000;
 
 /// One shard's SIP: registrations, held calls, attached devices.
 #[derive(Debug)]
 pub struct Endpoint {
-    settings: Settings,
-    random: Random,
-    token_key: TokenKey,
-    gate: Gate,
-    /// Makes this endpoint's Call-IDs and From tags its own.
-    epoch: String,
-    outputs: VecDeque<Output>,
-    timers: Timers<Timer>,
-    transactions: Table<ClientOwner, ServerOwner>,
+    core: Core,
+    nonces: Nonces,
     bindings: HashMap<BindingId, Box<Registration>>,
     upstreams: BTreeMap<UpstreamId, Upstream>,
     /// What registrars call bindings beside their Contact (RFC 5627); empty where none does.
-    names: BTreeSet<(Box<str>, BindingId)>,
+    gruus: BTreeSet<(Box<str>, BindingId)>,
     /// Dialled streams and whom they lead to.
     links: HashMap<FlowId, UpstreamId>,
     devices: HashMap<InstanceId, Device>,
     /// The devices of a binding beside the one that speaks for it; empty for those that have one device.
     groups: BTreeMap<BindingId, Group>,
     /// Bindings that there ever were.
-    lives: u32,
+    generation: u32,
     attached: HashMap<InstanceId, Attached>,
     device_flows: HashMap<FlowId, DeviceFlow>,
-    knocks: HashMap<KnockId, Knocking>,
-    next_knock: u64,
+    verifications: HashMap<VerificationId, Verification>,
+    next_verification: u64,
     /// Upstream streams that a dialog may use.
     streams: HashMap<FlowId, Transport>,
     /// What a forwarded request is answered when nobody else answers it.
     failures: HashMap<ServerId, (u16, bytes::Bytes)>,
     /// Requests of dialogs that wait for a peer to come back.
-    away: HashMap<away::Absent, Vec<away::Waiting>>,
-    calls: HashMap<CallId, Hold>,
+    parked: HashMap<core::OfflinePeer, Vec<parked::Parked>>,
+    calls: HashMap<CallId, PendingInvite>,
     calls_of: HashMap<InstanceId, Vec<CallId>>,
-    announced: HashMap<BindingId, Announced>,
-    announced_as: HashMap<CallId, BindingId>,
-    pages: HashMap<PageId, Page>,
+    expected: HashMap<BindingId, ExpectedCall>,
+    expected_bindings: HashMap<CallId, BindingId>,
+    messages: HashMap<MessageRequestId, PendingMessage>,
     subscriptions: HashMap<BindingId, Box<Subscription>>,
-    next_page: u64,
-    proxied: proxied::Proxied,
-}
-
-/// Whose deadline it is.
-#[derive(Clone, Copy, Debug)]
-enum Timer {
-    Binding(BindingId),
-    /// An unregistration has taken long enough.
-    Unbind(BindingId),
-    Upstream(UpstreamId),
-    /// The next few registrations of an upstream may start.
-    Pace(UpstreamId),
-    /// A device's registration ends.
-    Device(InstanceId),
-    Call(CallId),
-    /// An announced call is not expected any more.
-    Announced(CallId),
-    /// Nothing waits for this flow any more, which a better one has replaced.
-    Leave(UpstreamId, FlowId),
-    /// Nobody can use this stream any more.
-    Linger(FlowId),
-    /// A request has waited long enough for its peer to come back.
-    Away(away::Absent),
-    /// Nothing more can come for a call.
-    Forget(CallId),
-    Page(PageId),
-    Subscription(BindingId),
-    /// A REGISTER has waited long enough for a flow to its SIP server.
-    Passage(PassageId),
-    /// A registration that passed through is to be refreshed, or ends.
-    Proxied(InstanceId),
-}
-
-/// Whom a client transaction's outcome concerns.
-#[derive(Clone, Copy, Debug)]
-enum ClientOwner {
-    Register(BindingId),
-    /// Somebody at a better address is asked for.
-    Trial(UpstreamId),
-    Leg(CallId),
-    Subscribe(BindingId),
-    /// A MESSAGE that is offered to a device.
-    Page(PageId),
-    /// A request that is forwarded inside a dialog.
-    Forwarded(ServerId),
-    /// A REGISTER that passes through.
-    Passage(PassageId),
-    /// Nobody waits for the answer.
-    Nobody,
-}
-
-/// Whom a server transaction's CANCEL concerns.
-#[derive(Clone, Copy, Debug)]
-enum ServerOwner {
-    Call(CallId),
-    Forwarded(BranchId),
-    /// A request that waits for its peer, and the branch that it will have.
-    Kept(away::Absent, BranchId),
-    Nobody,
+    next_message: u64,
+    push_bindings: push_bindings::PushBindings,
+    registers: forwarded_registers::ForwardedRegisters,
 }
 
 impl Endpoint {
     /// An endpoint with nothing in it. The seed makes every identifier, tag and nonce; it must be secret and random.
     pub fn new(now: Instant, settings: Settings, seed: [u8; 32]) -> Self {
         let mut random = Random::new(seed);
-        let mut gate_key = [0; 32];
-        for chunk in gate_key.chunks_exact_mut(8) {
+        let mut nonce_key = [0; 32];
+        for chunk in nonce_key.chunks_exact_mut(8) {
             chunk.copy_from_slice(&random.bits().to_be_bytes());
         }
         Self {
-            token_key: TokenKey::new(settings.token_key),
-            gate: Gate::new(gate_key, now),
-            epoch: random.tag(),
-            random,
-            outputs: VecDeque::new(),
-            timers: Timers::default(),
-            transactions: Table::new(TRANSACTIONS_MAX, Timing::default(), settings.limits),
+            nonces: Nonces::new(nonce_key, now),
+            core: Core::new(settings, random),
             bindings: HashMap::new(),
             upstreams: BTreeMap::new(),
-            names: BTreeSet::new(),
+            gruus: BTreeSet::new(),
             links: HashMap::new(),
             devices: HashMap::new(),
             groups: BTreeMap::new(),
-            lives: 0,
+            generation: 0,
             attached: HashMap::new(),
             device_flows: HashMap::new(),
-            knocks: HashMap::new(),
-            next_knock: 0,
+            verifications: HashMap::new(),
+            next_verification: 0,
             streams: HashMap::new(),
             failures: HashMap::new(),
-            away: HashMap::new(),
+            parked: HashMap::new(),
             calls: HashMap::new(),
             calls_of: HashMap::new(),
-            announced: HashMap::new(),
-            announced_as: HashMap::new(),
-            pages: HashMap::new(),
+            expected: HashMap::new(),
+            expected_bindings: HashMap::new(),
+            messages: HashMap::new(),
             subscriptions: HashMap::new(),
-            next_page: 0,
-            proxied: proxied::Proxied::default(),
-            settings,
+            next_message: 0,
+            push_bindings: push_bindings::PushBindings::default(),
+            registers: forwarded_registers::ForwardedRegisters::default(),
         }
     }
 
@@ -223,38 +155,44 @@ impl Endpoint {
             Input::Pong(flow) => self.on_sign_of_life(now, flow, true),
             Input::Stun { flow, bytes } => self.on_stun(now, flow, &bytes),
             Input::Dialled { upstream, flow, transport } => self.on_dialled(now, upstream, flow, transport),
-            Input::Elsewhere(upstream) => self.on_elsewhere(now, upstream),
-            Input::Better { upstream, flow, transport } => self.on_better(now, upstream, flow, transport),
+            Input::UpstreamAddressChanged(upstream) => self.on_address_changed(now, upstream),
+            Input::FailbackDialled { upstream, flow, transport } => {
+                self.on_failback_dialled(now, upstream, flow, transport)
+            }
             Input::DialFailed(upstream) => self.on_dial_failed(now, upstream),
             Input::Addresses { upstream, addresses } => self.on_addresses(upstream, addresses),
             Input::Closed(flow) => self.on_closed(now, flow),
             Input::Bind(new) => self.on_bind(now, *new),
             Input::Unbind { instance, deadline } => self.on_unbind(now, instance, deadline),
-            Input::Yield(instance) => self.on_yield(now, instance),
+            Input::Release(instance) => self.on_release(now, instance),
             Input::Suspend(instance) => self.on_presence(now, instance, true),
             Input::Resume(instance) => self.on_presence(now, instance, false),
-            Input::Answer { binding, instance, authorization } => self.on_answer(now, binding, instance, authorization),
-            Input::Admit { knock, granted } => self.on_admit(now, knock, granted),
-            Input::Announce { instance, from, name } => self.on_announce(now, instance, from, name),
+            Input::Authorization { binding, instance, authorization } => {
+                self.on_authorization(now, binding, instance, authorization)
+            }
+            Input::DeviceVerified { verification, granted } => self.on_device_verified(now, verification, granted),
+            Input::ExpectCall { instance, from, name } => self.on_expect_call(now, instance, from, name),
             Input::Ring { call, instance } => self.on_ring(now, call, instance),
             Input::Decline(call) => self.end_call(now, call, CallState::Declined, 603),
             Input::Subscribe(binding) => self.on_subscribe(now, binding),
-            Input::SubscriptionAnswer { binding, authorization } => {
-                self.on_subscription_answer(now, binding, authorization);
+            Input::SubscriptionAuthorization { binding, authorization } => {
+                self.on_subscription_authorization(now, binding, authorization);
             }
-            Input::GiveUp { call, instance } => self.on_give_up(now, call, instance),
-            Input::Paged { page, instance, kept } => self.on_paged(now, page, instance, kept),
+            Input::DeviceUnreachable { call, instance } => self.on_device_unreachable(now, call, instance),
+            Input::MessageStored { request, instance, outcome } => {
+                self.on_message_stored(now, request, instance, outcome)
+            }
             Input::EndCalls => self.on_end_calls(now),
-            Input::Way { passage, way } => self.on_way(now, passage, way),
-            Input::Adopt(adopted) => self.on_adopt(now, *adopted),
-            Input::Forget(instance) => self.forget_proxied(now, instance, ProxiedEnd::Forgotten),
+            Input::Route { register, route } => self.on_route(now, register, route),
+            Input::RestorePushBinding(adopted) => self.on_restore_push_binding(now, *adopted),
+            Input::RemovePushBinding(instance) => self.remove_push_binding(now, instance, PushBindingEnd::Removed),
         }
-        self.flush();
+        self.core.flush();
     }
 
     /// Fires what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(timer) = self.timers.pop_due(now) {
+        while let Some(timer) = self.core.timers.pop_due(now) {
             match timer {
                 Timer::Binding(binding) => self.on_binding_due(now, binding),
                 Timer::Unbind(binding) => self.on_unbind_due(binding),
@@ -262,31 +200,33 @@ impl Endpoint {
                 Timer::Pace(upstream) => self.on_pace_due(now, upstream),
                 Timer::Device(instance) => self.on_device_due(now, instance),
                 Timer::Call(call) => self.on_call_due(now, call),
-                Timer::Announced(call) => self.on_announced_due(now, call),
-                Timer::Leave(upstream, flow) => self.on_leave_due(upstream, flow),
-                Timer::Linger(flow) => self.outputs.push_back(Output::Close(flow)),
-                Timer::Away(who) => self.on_away_due(now, who),
+                Timer::ExpectedCall(call) => self.on_expected_due(now, call),
+                Timer::ReplacedFlow(upstream, flow) => self.on_replaced_flow_due(upstream, flow),
+                Timer::Linger(flow) => self.core.outputs.push_back(Output::Close(flow)),
+                Timer::Parked(who) => self.on_parked_due(now, who),
                 Timer::Forget(call) => self.forget_call(call),
                 Timer::Subscription(binding) => self.on_subscription_due(now, binding),
-                Timer::Page(page) => self.on_page_due(now, page),
-                Timer::Passage(passage) => self.on_passage_due(now, passage),
-                Timer::Proxied(instance) => self.on_proxied_due(now, instance),
+                Timer::Message(page) => self.on_message_due(now, page),
+                Timer::ForwardedRegister(register) => self.on_forwarded_register_due(now, register),
+                Timer::PushBinding(instance) => self.on_push_binding_due(now, instance),
             }
         }
-        while let Some(expired) = self.transactions.poll_expired(now) {
+        while let Some(expired) = self.core.transactions.poll_expired(now) {
             match expired {
                 Expired::Client(_, ClientOwner::Forwarded(server)) => self.on_forwarded_timeout(now, server),
-                Expired::Client(_, ClientOwner::Passage(passage)) => self.on_passage_timeout(now, passage),
+                Expired::Client(_, ClientOwner::ForwardedRegister(register)) => {
+                    self.on_forwarded_register_timeout(now, register)
+                }
                 Expired::Client(branch, owner) => self.on_unanswered(now, branch, owner),
                 Expired::Server(_) => {}
             }
         }
-        self.flush();
+        self.core.flush();
     }
 
     /// When [`Self::handle_timeout`] must be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        match (self.timers.next(), self.transactions.next_deadline()) {
+        match (self.core.timers.next(), self.core.transactions.next_deadline()) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         }
@@ -294,7 +234,7 @@ impl Endpoint {
 
     /// What is to be done; `None` when all is told.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        self.core.outputs.pop_front()
     }
 
     /// The shard that a message belongs to; `None`: any shard may answer it.
@@ -320,77 +260,27 @@ impl Endpoint {
     }
 
     /// How many calls are held or being set up; what a drain waits for.
+    #[expect(clippy::disallowed_methods, reason = "a count is the same in every order")]
     pub fn open_calls(&self) -> usize {
         self.calls.values().filter(|call| !call.is_closed()).count()
     }
 
     /// How much this endpoint holds at this moment.
     pub fn counts(&self) -> Counts {
-        let (proxied, waiting) = self.proxied.counts();
         Counts {
-            proxied,
-            waiting,
+            push_bindings: self.push_bindings.len(),
+            waiting: self.registers.len(),
             bindings: self.bindings.len(),
             upstreams: self.upstreams.len(),
             devices: self.devices.len(),
             shared: self.groups.len(),
             attached: self.attached.len(),
             flows: self.links.len() + self.streams.len() + self.device_flows.len(),
-            knocks: self.knocks.len(),
-            calls: self.calls.len() + self.calls_of.len() + self.announced.len(),
-            pages: self.pages.len(),
-            transactions: self.transactions.len() + self.failures.len() + self.away.len(),
-            timers: self.timers.pending() + self.transactions.timers(),
+            verifications: self.verifications.len(),
+            calls: self.calls.len() + self.calls_of.len() + self.expected.len(),
+            messages: self.messages.len(),
+            transactions: self.core.transactions.len() + self.failures.len() + self.parked.len(),
+            timers: self.core.timers.pending() + self.core.transactions.timers(),
         }
-    }
-
-    fn flush(&mut self) {
-        while let Some(transmit) = self.transactions.poll_transmit() {
-            let large = match transmit.flow {
-                // Where TCP does not work, what is sent again goes by UDP after all (RFC 3261 §18.1.1).
-                FlowId::Datagram(peer) if self.settings.upstream.allow_tcp && !transmit.again => {
-                    large::by_stream(&transmit.bytes).map(|bytes| Output::SendLarge { peer, bytes })
-                }
-                _ => None,
-            };
-            let small = || Output::Send { flow: transmit.flow, bytes: transmit.bytes };
-            self.outputs.push_back(large.unwrap_or_else(small));
-        }
-    }
-
-    fn event(&mut self, event: Event) {
-        self.outputs.push_back(Output::Event(event));
-    }
-
-    fn send(&mut self, flow: FlowId, bytes: bytes::Bytes) {
-        self.outputs.push_back(Output::Send { flow, bytes });
-    }
-
-    /// A fresh client transaction's branch, on this shard.
-    fn branch(&mut self) -> BranchId {
-        BranchId::new(self.random.wide(), self.settings.tag)
-    }
-
-    fn later(&mut self, now: Instant, after: Duration, timer: Timer) {
-        self.timers.set(now + after, timer);
-    }
-}
-
-impl Settings {
-    /// How this relay names itself toward a flow.
-    fn face(&self, side: Side, transport: Transport) -> Face<'_> {
-        let host = match (side, transport) {
-            (Side::Device, Transport::Wss) => &self.edge_websocket,
-            (Side::Device, _) => &self.edge,
-            (Side::Upstream, Transport::Udp) => &self.upstream_udp,
-            (Side::Upstream, Transport::Tcp) => &self.upstream_tcp,
-            (Side::Upstream, Transport::Tls | Transport::Wss) => &self.upstream_tls,
-        };
-        Face { host, transport }
-    }
-
-    /// All its names.
-    fn faces(&self) -> [&str; 5] {
-        [&self.edge, &self.edge_websocket, &self.upstream_udp, &self.upstream_tcp, &self.upstream_tls]
     }
 }

@@ -5,13 +5,13 @@
 //! | either | response | its client transaction's owner |
 //! | either | CANCEL of a pending INVITE | the call, or the forwarded INVITE |
 //! | either | ACK, or a request with our signed Route | `dialogs` |
-//! | device | REGISTER | `devices`, or `proxied` when it is for a SIP server |
+//! | device | REGISTER | `devices`, or `push_bindings` when it is for a SIP server |
 //! | device | anything else | 403 |
-//! | SIP server | anything with our Path as Route | `proxied` |
+//! | SIP server | anything with our Path as Route | `push_bindings` |
 //! | SIP server | INVITE to a binding | `calls` |
-//! | SIP server | OPTIONS to a binding | 200, from `notices` |
+//! | SIP server | OPTIONS to a binding | 200, from `notify` |
 //! | SIP server | MESSAGE to a binding | `pages` |
-//! | SIP server | NOTIFY to a binding | `notices` |
+//! | SIP server | NOTIFY to a binding | `notify` |
 //! | SIP server | another method | 405; an unknown Contact 404; a wrong source 403 |
 //!
 //! Invariant: every request but ACK gets exactly one final answer.
@@ -48,15 +48,15 @@ impl Endpoint {
         if response.check().is_err() {
             return;
         }
-        let Some((branch, owner)) = self.transactions.on_response(now, response, source.flow) else { return };
+        let Some((branch, owner)) = self.core.transactions.on_response(now, response, source.flow) else { return };
         match owner {
             ClientOwner::Register(binding) => self.on_register_response(now, binding, branch, response),
             ClientOwner::Leg(call) => self.on_leg_response(now, call, branch, response),
             ClientOwner::Subscribe(binding) => self.on_subscribe_response(now, binding, branch, response),
-            ClientOwner::Page(page) => self.on_page_response(now, page, branch, response),
+            ClientOwner::Message(page) => self.on_message_response(now, page, branch, response),
             ClientOwner::Forwarded(server) => self.on_forwarded_response(now, server, source.side, response),
-            ClientOwner::Passage(passage) => self.on_passage_response(now, passage, response),
-            ClientOwner::Trial(upstream) => self.on_trial_response(now, upstream, branch, response),
+            ClientOwner::ForwardedRegister(register) => self.on_forwarded_register_response(now, register, response),
+            ClientOwner::FailbackProbe(upstream) => self.on_probe_response(now, upstream, branch, response),
             ClientOwner::Nobody => {}
         }
     }
@@ -67,10 +67,10 @@ impl Endpoint {
             ClientOwner::Register(binding) => self.on_register_silence(now, binding, branch),
             ClientOwner::Leg(call) => self.on_leg_lost(now, call, branch),
             ClientOwner::Subscribe(binding) => self.on_subscribe_silence(now, binding, Some(branch)),
-            ClientOwner::Page(page) => self.on_page_lost(now, page, branch),
+            ClientOwner::Message(page) => self.on_message_lost(now, page, branch),
             ClientOwner::Forwarded(server) => self.on_forwarded_silence(now, server),
-            ClientOwner::Passage(passage) => self.on_passage_timeout(now, passage),
-            ClientOwner::Trial(upstream) => self.on_trial_silence(upstream, branch),
+            ClientOwner::ForwardedRegister(register) => self.on_forwarded_register_timeout(now, register),
+            ClientOwner::FailbackProbe(upstream) => self.on_probe_unanswered(upstream, branch),
             ClientOwner::Nobody => {}
         }
     }
@@ -83,9 +83,9 @@ impl Endpoint {
             }
             return;
         }
-        let request = forward::stamp(&request, &source, &self.settings.limits).unwrap_or(request);
+        let request = forward::add_received(&request, &source, &self.core.settings.limits).unwrap_or(request);
         let reply = reply_flow(&source, &request);
-        match self.transactions.on_request(now, &request, reply) {
+        match self.core.transactions.on_request(now, &request, reply) {
             Arrival::Absorbed => {}
             Arrival::AckOfAccepted => self.on_dialog_ack(source, &request),
             Arrival::Cancel(owner) => self.on_cancel(now, reply, &request, owner),
@@ -106,7 +106,7 @@ impl Endpoint {
     /// has opened another one.
     fn may_cancel(&self, source: &Source, owner: ServerOwner) -> bool {
         let ServerOwner::Call(call) = owner else { return false };
-        let binding = self.calls.get(&call).map(|hold| hold.binding);
+        let binding = self.calls.get(&call).map(|pending| pending.binding);
         source.side == Side::Upstream && binding.is_some_and(|binding| self.is_trusted(binding, source))
     }
 
@@ -115,21 +115,21 @@ impl Endpoint {
         match owner {
             ServerOwner::Call(call) => self.on_call_cancelled(now, call, cancel),
             ServerOwner::Forwarded(branch) => {
-                self.transactions.cancel(now, branch, forward::reason(cancel).as_deref());
+                self.core.transactions.cancel(now, branch, forward::reason(cancel).as_deref());
             }
-            ServerOwner::Kept(who, branch) => self.cancel_kept(now, who, branch),
+            ServerOwner::Parked(who, branch) => self.cancel_parked(now, who, branch),
             ServerOwner::Nobody => {}
         }
     }
 
     fn on_new_request(&mut self, now: Instant, source: Source, reply: FlowId, request: Message) {
-        if let Some((token, ours)) = forward::own_route(&request, &self.token_key) {
+        if let Some((token, ours)) = forward::own_route(&request, &self.core.token_key) {
             return self.on_dialog_request(now, source, reply, &request, token, ours);
         }
         if source.side == Side::Device {
             return self.refuse(now, reply, &request, 403);
         }
-        if let Some(instance) = push_proxy::own_path(&self.token_key, &request) {
+        if let Some(instance) = push_proxy::own_path(&self.core.token_key, &request) {
             return self.on_path_request(now, source, reply, request, instance);
         }
         let Some(binding) = request.request_uri().and_then(|uri| self.binding_of(uri, &source)) else {
@@ -141,16 +141,16 @@ impl Endpoint {
         let in_dialog = request.to().is_some_and(|to| to.tag().is_some());
         match request.method() {
             Some(Method::Notify) if in_dialog && self.is_subscribed(binding, &request) => {
-                self.on_notice(now, reply, &request, binding);
+                self.on_notify(now, reply, &request, binding);
                 self.on_notified(now, binding, &request);
             }
             _ if in_dialog => self.refuse(now, reply, &request, 481),
             Some(Method::Invite) => self.on_invite(now, source, reply, request, binding),
             Some(Method::Options) => self.answer_options(now, reply, &request),
-            Some(Method::Message) => self.on_page(now, reply, request, binding),
-            Some(Method::Notify) => self.on_notice(now, reply, &request, binding),
+            Some(Method::Message) => self.on_message_request(now, reply, request, binding),
+            Some(Method::Notify) => self.on_notify(now, reply, &request, binding),
             _ => {
-                let tag = self.random.tag();
+                let tag = self.core.random.tag();
                 let response = Composer::response(&request, 405, Composer::reason(405), Some(&tag));
                 self.respond_once(now, reply, &request, 405, response.header(Name::Allow, ALLOW).finish());
             }
@@ -159,7 +159,7 @@ impl Endpoint {
 
     /// Answers with a status alone.
     pub(super) fn refuse(&mut self, now: Instant, reply: FlowId, request: &Message, status: u16) {
-        let tag = self.random.tag();
+        let tag = self.core.random.tag();
         let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
         self.respond_once(now, reply, request, status, response.finish());
     }
@@ -168,7 +168,7 @@ impl Endpoint {
     pub(super) fn refuse_call(&mut self, now: Instant, reply: FlowId, request: &Message, status: u16) {
         self.refuse(now, reply, request, status);
         if request.method() == Some(Method::Invite) {
-            self.event(Event::Refused { status });
+            self.core.event(Event::InviteRefused { status });
         }
     }
 
@@ -182,17 +182,17 @@ impl Endpoint {
         status: u16,
         response: Bytes,
     ) {
-        match self.transactions.open_in_passing(request, reply, ServerOwner::Nobody) {
-            Ok(server) => self.transactions.respond(now, server, status, response),
-            Err(_) => self.send(reply, response),
+        match self.core.transactions.open_in_passing(request, reply, ServerOwner::Nobody) {
+            Ok(server) => self.core.transactions.respond(now, server, status, response),
+            Err(_) => self.core.send(reply, response),
         }
     }
 
     /// 503 without a transaction: the table is full.
     pub(super) fn busy(&mut self, reply: FlowId, request: &Message) {
-        let tag = self.random.tag();
+        let tag = self.core.random.tag();
         let response = Composer::response(request, 503, Composer::reason(503), Some(&tag));
-        self.send(reply, response.header(Name::RetryAfter, 10).finish());
+        self.core.send(reply, response.header(Name::RetryAfter, 10).finish());
     }
 
     /// 400 (or 505) without a transaction, from what can be copied of a broken request.
@@ -201,9 +201,9 @@ impl Endpoint {
             return;
         }
         let status = if fault == Fault::Version { 505 } else { 400 };
-        let tag = self.random.tag();
+        let tag = self.core.random.tag();
         let response = Composer::response(request, status, &fault.to_string(), Some(&tag)).finish();
-        self.send(reply_flow(source, request), response);
+        self.core.send(reply_flow(source, request), response);
     }
 }
 

@@ -22,18 +22,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::away::Absent;
-use super::better::Trial;
+use super::core::OfflinePeer;
+use super::failback::FailbackProbe;
 use super::{Endpoint, Event, Output, Timer, Transport};
 use crate::flow::{KeepAlive, Pulse, back_off, stun};
 use crate::id::{BindingId, FlowId, InstanceId, ShardTag, UpstreamId};
 use crate::registration::{Registration, RegistrationFailure, Turn};
-use crate::transaction::Timing;
 
 /// Failures in a row after which a wait grows no more; bounded so that the counter cannot wrap.
 const FAILURES_MAX: u8 = 16;
-/// How long a flow must have lived for its end to be no failure (RFC 5626 §4.5, min-regtime).
-const SETTLED: Duration = Duration::from_secs(120);
 
 /// A registrar or outbound proxy, and the flow to it.
 #[derive(Debug)]
@@ -53,14 +50,14 @@ pub(super) struct Upstream {
     /// Whom the address that is to be avoided turned away, or left without an answer.
     turned_away: Option<BindingId>,
     /// A better flow that is being tried.
-    pub(super) trial: Option<Trial>,
+    pub(super) probe: Option<FailbackProbe>,
     /// The flow that a better one has replaced, while answers may be due on it.
-    pub(super) leaving: Option<FlowId>,
+    pub(super) replaced: Option<FlowId>,
     pub(super) members: BTreeSet<BindingId>,
     /// REGISTERs and registrations that only pass through; they want a flow as long as there is one of them.
-    guests: usize,
+    transit_refs: usize,
     /// Members that are registered.
-    standing: usize,
+    registered_count: usize,
     /// Members that wait for their turn on the flow: those whose turn comes first, and the others.
     urgent: VecDeque<BindingId>,
     queue: VecDeque<BindingId>,
@@ -129,23 +126,23 @@ impl Endpoint {
     }
 
     pub(super) fn join_upstream(&mut self, now: Instant, id: UpstreamId, registrar: Box<str>, binding: BindingId) {
-        let per_second = self.settings.upstream.registrations_per_second;
+        let per_second = self.core.settings.upstream.registrations_per_second;
         let upstream = self.upstreams.entry(id).or_insert_with(|| Upstream::new(now, registrar, per_second));
         upstream.members.insert(binding);
     }
 
     /// One more REGISTER, or registration, that only passes through.
-    pub(super) fn join_as_guest(&mut self, now: Instant, id: UpstreamId, registrar: Box<str>) {
-        let per_second = self.settings.upstream.registrations_per_second;
-        self.upstreams.entry(id).or_insert_with(|| Upstream::new(now, registrar, per_second)).guests += 1;
+    pub(super) fn join_transit(&mut self, now: Instant, id: UpstreamId, registrar: Box<str>) {
+        let per_second = self.core.settings.upstream.registrations_per_second;
+        self.upstreams.entry(id).or_insert_with(|| Upstream::new(now, registrar, per_second)).transit_refs += 1;
     }
 
     /// One less. `last`: the instance whose dialogs may still want the flow.
-    pub(super) fn leave_as_guest(&mut self, id: UpstreamId, last: Option<InstanceId>) {
-        self.event(Event::Left(id));
+    pub(super) fn leave_transit(&mut self, id: UpstreamId, last: Option<InstanceId>) {
+        self.core.event(Event::UpstreamReleased(id));
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
-        upstream.guests = upstream.guests.saturating_sub(1);
-        if upstream.members.is_empty() && upstream.guests == 0 {
+        upstream.transit_refs = upstream.transit_refs.saturating_sub(1);
+        if upstream.members.is_empty() && upstream.transit_refs == 0 {
             self.forget_upstream(id, last);
         }
     }
@@ -159,7 +156,7 @@ impl Endpoint {
     }
 
     /// A guest wants a flow: one is opened unless that is under way.
-    pub(super) fn want_flow_for_guest(&mut self, id: UpstreamId) {
+    pub(super) fn want_transit_flow(&mut self, id: UpstreamId) {
         if self.upstreams.get(&id).is_some_and(|upstream| matches!(upstream.link, Link::Down)) {
             self.dial(id, None);
         }
@@ -174,9 +171,9 @@ impl Endpoint {
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
         upstream.members.remove(&registration.binding);
         if registration.counted {
-            upstream.standing -= 1;
+            upstream.registered_count -= 1;
         }
-        if upstream.members.is_empty() && upstream.guests == 0 {
+        if upstream.members.is_empty() && upstream.transit_refs == 0 {
             self.forget_upstream(id, Some(registration.instance));
         }
     }
@@ -185,33 +182,33 @@ impl Endpoint {
     /// that is to be hung up; no longer than the device's own registration, which it cannot renew.
     fn forget_upstream(&mut self, id: UpstreamId, last: Option<InstanceId>) {
         let gone = self.upstreams.remove(&id);
-        if let Some(trial) = gone.as_ref().and_then(|upstream| upstream.trial.as_ref()) {
-            self.abandon_trial(trial);
+        if let Some(probe) = gone.as_ref().and_then(|upstream| upstream.probe.as_ref()) {
+            self.abandon_probe(probe);
         }
         if let Some(Upstream { link: Link::Up { flow, .. }, .. }) = gone
             && flow.is_reliable()
         {
             self.links.remove(&flow);
             match last.and_then(|last| self.attached.get(&last)).map(|attached| attached.expires_at) {
-                Some(until) => self.timers.set(until, Timer::Linger(flow)),
+                Some(until) => self.core.timers.set(until, Timer::Linger(flow)),
                 None => {
-                    self.flush();
-                    self.outputs.push_back(Output::Close(flow));
+                    self.core.flush();
+                    self.core.outputs.push_back(Output::Close(flow));
                 }
             }
         }
     }
 
     /// Keeps count of the members that are registered.
-    pub(super) fn count_standing(&mut self, binding: BindingId) {
+    pub(super) fn count_registered(&mut self, binding: BindingId) {
         let Some(registration) = self.bindings.get_mut(&binding) else { return };
         let Some(upstream) = self.upstreams.get_mut(&registration.upstream) else { return };
-        match (registration.counted, registration.stands()) {
-            (false, true) => upstream.standing += 1,
-            (true, false) => upstream.standing -= 1,
+        match (registration.counted, registration.is_registered()) {
+            (false, true) => upstream.registered_count += 1,
+            (true, false) => upstream.registered_count -= 1,
             _ => {}
         }
-        registration.counted = registration.stands();
+        registration.counted = registration.is_registered();
     }
 
     /// A registration succeeded: what failed before does not count any more.
@@ -239,7 +236,7 @@ impl Endpoint {
     fn dial(&mut self, id: UpstreamId, avoid: Option<FlowId>) {
         if let Some(upstream) = self.upstreams.get_mut(&id) {
             upstream.link = Link::Dialling;
-            self.outputs.push_back(Output::Dial { upstream: id, avoid });
+            self.core.outputs.push_back(Output::Dial { upstream: id, avoid });
         }
     }
 
@@ -262,7 +259,7 @@ impl Endpoint {
             .collect();
         if let Some(at) = next {
             upstream.pace.armed = true;
-            self.timers.set(at, Timer::Pace(id));
+            self.core.timers.set(at, Timer::Pace(id));
         }
         for binding in turns {
             let Some(registration) = self.bindings.get_mut(&binding) else { continue };
@@ -275,13 +272,19 @@ impl Endpoint {
     pub(super) fn on_dialled(&mut self, now: Instant, id: UpstreamId, flow: FlowId, transport: Transport) {
         let Some(upstream) = self.upstreams.get_mut(&id) else {
             if flow.is_reliable() {
-                self.outputs.push_back(Output::Close(flow));
+                self.core.outputs.push_back(Output::Close(flow));
             }
             return;
         };
-        let [a, b] = self.settings.tag.0.to_be_bytes();
+        let [a, b] = self.core.settings.tag.0.to_be_bytes();
         let [c, d, e, f] = id.0.to_be_bytes();
-        let keep_alive = KeepAlive::new(now, flow, [a, b, c, d, e, f], &mut self.random);
+        let keep_alive = KeepAlive::new(
+            now,
+            flow,
+            [a, b, c, d, e, f],
+            self.core.settings.timing.upstream.keep_alive,
+            &mut self.core.random,
+        );
         let at = keep_alive.deadline();
         upstream.link = Link::Up { flow, keep_alive, since: now };
         upstream.armed = Some(at);
@@ -296,18 +299,18 @@ impl Endpoint {
                 upstream.enqueue(registration);
             }
         }
-        self.timers.set(at, Timer::Upstream(id));
+        self.core.timers.set(at, Timer::Upstream(id));
         self.take_turns(now, id);
-        self.send_kept(now, Absent::Server(id));
+        self.send_parked(now, OfflinePeer::Server(id));
         self.send_waiting(now, id);
     }
 
     pub(super) fn on_dial_failed(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
         upstream.failures = (upstream.failures + 1).min(FAILURES_MAX);
-        let after = back_off(upstream.failures, &mut self.random);
+        let after = back_off(upstream.failures, &self.core.settings.timing.upstream.back_off, &mut self.core.random);
         self.wait_to_dial(now, id, after);
-        self.fail_passages(now, id, true);
+        self.fail_registers(now, id, true);
     }
 
     fn wait_to_dial(&mut self, now: Instant, id: UpstreamId, after: Duration) {
@@ -319,10 +322,10 @@ impl Endpoint {
         let waiting = upstream.members.iter().copied().filter(|b| bindings.get(b).is_some_and(|r| r.wants_flow()));
         for binding in waiting.collect::<Vec<_>>() {
             if let Some(instance) = self.bindings.get(&binding).map(|registration| registration.instance) {
-                self.event(Event::RegistrationFailed { binding, instance, failure });
+                self.core.event(Event::RegistrationFailed { binding, instance, failure });
             }
         }
-        self.later(now, after, Timer::Upstream(id));
+        self.core.later(now, after, Timer::Upstream(id));
     }
 
     pub(super) fn on_addresses(&mut self, id: UpstreamId, addresses: Arc<[IpAddr]>) {
@@ -334,19 +337,21 @@ impl Endpoint {
     /// The flow toward an upstream has ended: its bindings want another one. At once when it had settled, or the first
     /// time; a server that ends one flow after the other is not stormed.
     pub(super) fn on_link_closed(&mut self, now: Instant, id: UpstreamId) {
+        let timing = self.core.settings.timing.upstream;
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
-        let settled = matches!(upstream.link, Link::Up { since, .. } if since + SETTLED <= now);
+        let settled = matches!(upstream.link, Link::Up { since, .. } if since + timing.settled <= now);
         upstream.losses = if settled { 0 } else { (upstream.losses + 1).min(FAILURES_MAX) };
-        let wait = (upstream.losses > 1).then(|| back_off(upstream.losses - 1, &mut self.random));
+        let wait =
+            (upstream.losses > 1).then(|| back_off(upstream.losses - 1, &timing.back_off, &mut self.core.random));
         // So that those who want another flow wait for what is decided below.
         upstream.link = Link::Dialling;
-        self.fail_passages(now, id, false);
+        self.fail_registers(now, id, false);
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
-        let mut wanted = upstream.guests > 0;
+        let mut wanted = upstream.transit_refs > 0;
         for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
             let Some(registration) = self.bindings.get_mut(&binding) else { continue };
             if let Some(branch) = registration.branch() {
-                self.transactions.abandon(branch);
+                self.core.transactions.abandon(branch);
             }
             let step = registration.on_flow_lost();
             wanted |= registration.wants_flow();
@@ -366,7 +371,7 @@ impl Endpoint {
     /// A REGISTER was left without any response. When nothing else was heard meanwhile, another address is tried.
     pub(super) fn on_upstream_silent(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
         let Some(upstream) = self.upstreams.get(&id) else { return };
-        let heard = upstream.heard_at.is_some_and(|at| at + Timing::default().t1_64() > now);
+        let heard = upstream.heard_at.is_some_and(|at| at + self.core.settings.timing.transaction.t1_64() > now);
         if !heard {
             self.move_flow(now, id, binding);
         }
@@ -375,17 +380,17 @@ impl Endpoint {
     /// The server says that it, or its flow, serves nobody (503, 430). When nobody is registered by it, another address is
     /// tried (RFC 3263 §4.3).
     pub(super) fn on_upstream_unfit(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
-        if self.upstreams.get(&id).is_some_and(|upstream| upstream.standing == 0) {
+        if self.upstreams.get(&id).is_some_and(|upstream| upstream.registered_count == 0) {
             self.move_flow(now, id, binding);
         }
     }
 
     /// There is another address: the binding for which the last one was left begins there at once.
-    pub(super) fn on_elsewhere(&mut self, now: Instant, id: UpstreamId) {
+    pub(super) fn on_address_changed(&mut self, now: Instant, id: UpstreamId) {
         let turned_away = self.upstreams.get_mut(&id).and_then(|upstream| upstream.turned_away.take());
         let Some(binding) = turned_away else { return };
         if let Some(registration) = self.bindings.get_mut(&binding) {
-            let step = registration.on_elsewhere();
+            let step = registration.on_address_changed();
             self.carry_out(now, binding, step);
         }
     }
@@ -394,7 +399,7 @@ impl Endpoint {
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
         let Link::Up { flow, .. } = upstream.link else { return };
         // Each of many bindings may say the same of the same server.
-        if upstream.moved_at.is_some_and(|at| at + Timing::default().t1_64() > now) {
+        if upstream.moved_at.is_some_and(|at| at + self.core.settings.timing.transaction.t1_64() > now) {
             return;
         }
         upstream.moved_at = Some(now);
@@ -402,13 +407,13 @@ impl Endpoint {
         let members: Vec<_> = upstream.members.iter().copied().collect();
         self.dial(id, Some(flow));
         if self.links.remove(&flow).is_some() {
-            self.outputs.push_back(Output::Close(flow));
+            self.core.outputs.push_back(Output::Close(flow));
         }
         for binding in members {
             if let Some(registration) = self.bindings.get_mut(&binding).filter(|r| flow.is_reliable() || r.wants_flow())
             {
                 if let Some(branch) = registration.branch() {
-                    self.transactions.abandon(branch);
+                    self.core.transactions.abandon(branch);
                 }
                 let step = registration.on_flow_lost();
                 self.carry_out(now, binding, step);
@@ -417,7 +422,7 @@ impl Endpoint {
     }
 
     pub(super) fn on_sign_of_life(&mut self, now: Instant, flow: FlowId, pong: bool) {
-        let Some(id) = self.links.get(&flow).copied().filter(|id| !self.is_on_trial(*id, flow)) else { return };
+        let Some(id) = self.links.get(&flow).copied().filter(|id| !self.is_probe(*id, flow)) else { return };
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
         upstream.heard_at = Some(now);
         if let Link::Up { keep_alive, .. } = &mut upstream.link {
@@ -449,7 +454,7 @@ impl Endpoint {
     fn register_all(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get(&id) else { return };
         for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
-            let Some(registration) = self.bindings.get_mut(&binding).filter(|it| it.is_registered()) else { continue };
+            let Some(registration) = self.bindings.get_mut(&binding).filter(|it| it.awaits_refresh()) else { continue };
             let step = registration.on_flow_lost();
             self.carry_out(now, binding, step);
         }
@@ -458,7 +463,7 @@ impl Endpoint {
     pub(super) fn follow_flow_timer(&mut self, now: Instant, id: UpstreamId, interval: Duration) {
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
         if let Link::Up { keep_alive, .. } = &mut upstream.link {
-            keep_alive.follow(now, interval, &mut self.random);
+            keep_alive.follow(now, interval, &mut self.core.random);
             self.arm_keep_alive(id);
         }
     }
@@ -466,7 +471,7 @@ impl Endpoint {
     pub(super) fn learn_address(&mut self, id: UpstreamId, address: SocketAddr) {
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
         if upstream.public.replace(address) != Some(address) {
-            self.event(Event::PublicAddress { upstream: id, address });
+            self.core.event(Event::PublicAddress { upstream: id, address });
         }
     }
 
@@ -480,11 +485,11 @@ impl Endpoint {
             Link::BackingOff => self.dial(id, None),
             Link::Up { flow, keep_alive, .. } => {
                 let flow = *flow;
-                match keep_alive.on_deadline(now, &mut self.random) {
+                match keep_alive.on_deadline(now, &mut self.core.random) {
                     Pulse::Nothing => {}
-                    Pulse::Ping => self.send(flow, Bytes::from_static(b"\r\n\r\n")),
+                    Pulse::Ping => self.core.send(flow, Bytes::from_static(b"\r\n\r\n")),
                     Pulse::Stun(transaction) => {
-                        self.send(flow, Bytes::copy_from_slice(&stun::request(&transaction)));
+                        self.core.send(flow, Bytes::copy_from_slice(&stun::request(&transaction)));
                     }
                     Pulse::Dead => return self.on_flow_dead(now, id, flow),
                 }
@@ -496,7 +501,7 @@ impl Endpoint {
 
     fn on_flow_dead(&mut self, now: Instant, id: UpstreamId, flow: FlowId) {
         if flow.is_reliable() {
-            self.outputs.push_back(Output::Close(flow));
+            self.core.outputs.push_back(Output::Close(flow));
             self.on_closed(now, flow);
         } else {
             self.on_link_closed(now, id);
@@ -510,7 +515,7 @@ impl Endpoint {
         let at = keep_alive.deadline();
         if upstream.armed.is_none_or(|armed| at < armed) {
             upstream.armed = Some(at);
-            self.timers.set(at, Timer::Upstream(id));
+            self.core.timers.set(at, Timer::Upstream(id));
         }
     }
 }
@@ -526,11 +531,11 @@ impl Upstream {
             public: None,
             mapped: None,
             turned_away: None,
-            trial: None,
-            leaving: None,
+            probe: None,
+            replaced: None,
             members: BTreeSet::new(),
-            guests: 0,
-            standing: 0,
+            transit_refs: 0,
+            registered_count: 0,
             urgent: VecDeque::new(),
             queue: VecDeque::new(),
             pace: Pace::new(now, per_second),

@@ -14,7 +14,7 @@
 //! | response | state | why |
 //! | --- | --- | --- |
 //! | 2xx | Registered | with the lifetime that *our* Contact has in it |
-//! | 401, 407 | Asking | until the credentials are refused: see [`keys`] |
+//! | 401, 407 | Asking | until the credentials are refused: see [`challenges`] |
 //! | 423 | Asking, once | with Min-Expires (RFC 3261 §10.2.8) |
 //! | 439 | Asking, once | without outbound (RFC 5626 §11.6) |
 //! | 3xx whose Contact is the registrar itself | Asking, once | it moved nowhere |
@@ -27,8 +27,8 @@
 //!
 //! | room | what it is |
 //! | --- | --- |
-//! | [`keys`] | the challenges that are answered |
-//! | [`letter`] | the REGISTER as it is written |
+//! | [`challenges`] | the challenges that are answered |
+//! | [`request`] | the REGISTER as it is written |
 //! | [`grant`] | what a 2xx says |
 //!
 //! When the app comes to the foreground or goes to the background while a REGISTER is under way, its answer is waited for
@@ -39,9 +39,9 @@
 //! Invariant: at most one REGISTER of a binding is under way; CSeq rises and Call-ID stays for the life of the process;
 //! credentials that were refused are not offered again. A challenge is answered by the shell; no credential comes here.
 
+pub mod challenges;
 pub mod grant;
-pub mod keys;
-pub mod letter;
+pub mod request;
 #[cfg(test)]
 mod tests;
 
@@ -56,12 +56,13 @@ use crate::id::{BindingId, BranchId, InstanceId, UpstreamId};
 use crate::message::{Message, Name, Uri};
 use crate::random::Random;
 use crate::timers::Armed;
+use crate::timing::BackOff;
 
-pub use grant::Learned;
-pub use keys::{KEYS_MAX, Place};
-use keys::{Keys, Verdict};
-use letter::Letter;
-pub use letter::Letterhead;
+pub use challenges::{CHALLENGES_MAX, Challenger};
+use challenges::{Challenges, Verdict};
+use grant::RegistrarInfo;
+use request::RegisterRequest;
+pub use request::RequestContext;
 
 /// Why a registration attempt failed, by what follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,7 +136,7 @@ struct Asking {
     /// What may be answered in place of the challenge that came last.
     others: Vec<Challenge>,
     /// Answers to those before it.
-    answers: Vec<(Place, String)>,
+    answers: Vec<(Challenger, String)>,
 }
 
 /// What the endpoint does next for a binding.
@@ -155,8 +156,8 @@ pub enum Step {
         expires: Duration,
         /// Whether it stood before.
         refresh: bool,
-        /// What the registrar told beside it, when that is news.
-        learned: Option<Box<Learned>>,
+        /// Whether its GRUUs are others than before.
+        renamed: bool,
     },
     /// The attempt failed.
     Failed(RegistrationFailure),
@@ -185,23 +186,19 @@ pub struct Terms<'a> {
     pub hashes: &'a [Hash],
     /// The Request-URI of REGISTER.
     pub registrar: &'a str,
-}
-
-#[derive(Debug)]
-struct Kept {
-    service_route: Vec<Box<str>>,
-    names: Vec<Box<str>>,
+    /// The wait after failures.
+    pub back_off: BackOff,
 }
 
 /// What is put aside while the credentials of another member are tried.
 #[derive(Debug)]
-pub struct Aside {
+pub struct SuspendedAuth {
     /// Whose credentials answered until then.
     pub instance: InstanceId,
-    keys: Keys,
+    challenges: Challenges,
     state: State,
-    stood: bool,
-    was_there: bool,
+    was_registered: bool,
+    was_maybe_bound: bool,
 }
 
 /// The registration of one binding.
@@ -222,21 +219,19 @@ pub struct Registration {
     sip_instance: [u8; 16],
     goal: Goal,
     state: State,
-    keys: Keys,
-    /// What the registrar told beside the registration, for those few whose registrar did.
-    kept: Option<Box<Kept>>,
-    /// Digest of what was learned last.
-    learned: u64,
+    challenges: Challenges,
+    /// What the registrar told beside the lifetime; `None` for most.
+    info: Option<Box<RegistrarInfo>>,
     cseq: u32,
     /// Tells it from earlier registrations of the same Contact in the Call-ID.
-    life: u32,
+    generation: u32,
     /// Requested lifetime in seconds.
     expires: u32,
     failures: u8,
     /// The server may hold a Contact of ours.
-    maybe_there: bool,
+    maybe_bound: bool,
     /// The last attempt succeeded.
-    stands: bool,
+    registered: bool,
     /// RFC 5626 is asked for; not any more after a 439.
     outbound: bool,
 }
@@ -258,7 +253,7 @@ impl Registration {
         aor: Box<str>,
         sip_instance: [u8; 16],
         expires: Duration,
-        life: u32,
+        generation: u32,
         register: bool,
     ) -> Self {
         Self {
@@ -272,15 +267,14 @@ impl Registration {
             sip_instance,
             goal: if register { Goal::Registered } else { Goal::Silent },
             state: State::Waiting,
-            keys: Keys::default(),
-            kept: None,
-            learned: Learned::default().digest(),
+            challenges: Challenges::default(),
+            info: None,
             cseq: 0,
-            life,
+            generation,
             expires: expires.clamp(EXPIRES_MIN, EXPIRES_MAX).as_secs() as u32,
             failures: 0,
-            maybe_there: false,
-            stands: false,
+            maybe_bound: false,
+            registered: false,
             outbound: true,
         }
     }
@@ -296,23 +290,23 @@ impl Registration {
     }
 
     /// Whether the last attempt succeeded.
-    pub fn stands(&self) -> bool {
-        self.stands
+    pub fn is_registered(&self) -> bool {
+        self.registered
     }
 
     /// Whether it stands and has nothing to do but to be refreshed in time.
-    pub fn is_registered(&self) -> bool {
+    pub fn awaits_refresh(&self) -> bool {
         matches!(self.state, State::Registered { .. })
     }
 
     /// Values of Route of a request out of dialog for this account, in order (RFC 3608 §6.1); empty for most.
     pub fn service_route(&self) -> &[Box<str>] {
-        self.kept.as_ref().map_or(&[], |kept| &kept.service_route)
+        self.info.as_ref().map_or(&[], |info| &info.service_route)
     }
 
-    /// Names beside the Contact that reach this binding (RFC 5627): none for most.
-    pub fn names(&self) -> &[Box<str>] {
-        self.kept.as_ref().map_or(&[], |kept| &kept.names)
+    /// URIs beside the Contact that reach this binding (RFC 5627 §3.1): none for most.
+    pub fn gruus(&self) -> &[Box<str>] {
+        self.info.as_ref().map_or(&[], |info| &info.gruus)
     }
 
     /// Sets the goal; the step starts toward it.
@@ -325,7 +319,7 @@ impl Registration {
             return Step::Nothing;
         }
         self.state = State::Waiting;
-        if goal == Goal::Registered || self.maybe_there {
+        if goal == Goal::Registered || self.maybe_bound {
             Step::WantFlow
         } else {
             Step::Unregistered { confirmed: true }
@@ -333,9 +327,9 @@ impl Registration {
     }
 
     /// From now on this member's credentials answer. They begin without a nonce: who has a wrong password offers it once.
-    pub fn speak_for(&mut self, instance: InstanceId) -> Step {
+    pub fn set_credential_owner(&mut self, instance: InstanceId) -> Step {
         self.instance = instance;
-        self.keys.clear();
+        self.challenges.clear();
         match self.state {
             State::Asking(_) | State::Sent { .. } | State::Refused => {
                 self.state = State::Waiting;
@@ -346,42 +340,42 @@ impl Registration {
     }
 
     /// Whether another member's credentials can be tried: nothing is under way.
-    pub fn may_try(&self) -> bool {
+    pub fn may_try_credentials(&self) -> bool {
         self.goal == Goal::Registered && matches!(self.state, State::Registered { .. } | State::BackingOff { .. })
     }
 
     /// Registers again, with this member's credentials.
-    pub fn try_other(&mut self, instance: InstanceId) -> (Aside, Step) {
-        let aside = Aside {
+    pub fn try_credentials(&mut self, instance: InstanceId) -> (SuspendedAuth, Step) {
+        let suspended = SuspendedAuth {
             instance: std::mem::replace(&mut self.instance, instance),
-            keys: std::mem::take(&mut self.keys),
+            challenges: std::mem::take(&mut self.challenges),
             state: std::mem::replace(&mut self.state, State::Waiting),
-            stood: self.stands,
-            was_there: self.maybe_there,
+            was_registered: self.registered,
+            was_maybe_bound: self.maybe_bound,
         };
-        (aside, Step::WantFlow)
+        (suspended, Step::WantFlow)
     }
 
     /// The credentials that were tried did not do: goes on as before. `moved`: the flow is another one than then, so that it
     /// must register again.
-    pub fn go_back(&mut self, aside: Aside, moved: bool) -> Step {
-        (self.instance, self.keys) = (aside.instance, aside.keys);
-        (self.stands, self.maybe_there) = (aside.stood, aside.was_there);
-        self.state = if moved { State::Waiting } else { aside.state };
+    pub fn resume_credentials(&mut self, suspended: SuspendedAuth, moved: bool) -> Step {
+        (self.instance, self.challenges) = (suspended.instance, suspended.challenges);
+        (self.registered, self.maybe_bound) = (suspended.was_registered, suspended.was_maybe_bound);
+        self.state = if moved { State::Waiting } else { suspended.state };
         if self.wants_flow() { Step::WantFlow } else { Step::Nothing }
     }
 
     /// Whether it wants a flow at this moment.
     pub fn wants_flow(&self) -> bool {
         match self.state {
-            State::Waiting => self.goal == Goal::Registered || self.maybe_there,
+            State::Waiting => self.goal == Goal::Registered || self.maybe_bound,
             _ => false,
         }
     }
 
     /// The turn that it should have: before others when it stands and shall go on standing, or is to end.
     pub fn due_turn(&self) -> Turn {
-        if self.goal != Goal::Registered || self.stands { Turn::First } else { Turn::Waiting }
+        if self.goal != Goal::Registered || self.registered { Turn::First } else { Turn::Waiting }
     }
 
     /// The branch of the REGISTER that is under way.
@@ -397,14 +391,14 @@ impl Registration {
         if !self.wants_flow() {
             return Step::Nothing;
         }
-        self.keys.begin();
+        self.challenges.begin();
         self.write(Attempt::default(), Vec::new())
     }
 
     /// The challenge to answer, and the count of answers with its nonce, this one included.
     pub fn challenge(&mut self) -> Option<(&Challenge, u32)> {
         match &self.state {
-            State::Asking(asking) => self.keys.next_answer(asking.at),
+            State::Asking(asking) => self.challenges.next_answer(asking.at),
             _ => None,
         }
     }
@@ -412,32 +406,32 @@ impl Registration {
     /// The shell's answer to [`Step::Ask`]; `None`: it has no credential for this challenge.
     pub fn answer(&mut self, authorization: Option<String>) -> Step {
         let State::Asking(asking) = &mut self.state else { return Step::Nothing };
-        match (authorization, self.keys.place(asking.at)) {
-            (Some(value), Some(place)) => {
-                asking.answers.push((place, value));
+        match (authorization, self.challenges.challenger(asking.at)) {
+            (Some(value), Some(challenger)) => {
+                asking.answers.push((challenger, value));
                 asking.at += 1;
             }
             _ => {
-                if let Err(status) = self.keys.pass_over(asking.at, &mut asking.others) {
+                if let Err(status) = self.challenges.skip(asking.at, &mut asking.others) {
                     return self.refused(status);
                 }
             }
         }
-        if asking.at < self.keys.len() { Step::Ask } else { Step::Send }
+        if asking.at < self.challenges.len() { Step::Ask } else { Step::Send }
     }
 
     /// Writes the REGISTER.
-    pub fn compose(&mut self, head: &Letterhead<'_>) -> Bytes {
+    pub fn compose(&mut self, head: &RequestContext<'_>) -> Bytes {
         self.cseq += 1;
         let answers = match &self.state {
             State::Asking(asking) => &asking.answers[..],
             _ => &[],
         };
-        let letter = Letter {
+        let letter = RegisterRequest {
             binding: self.binding,
             aor: &self.aor,
             cseq: self.cseq,
-            life: self.life,
+            generation: self.generation,
             expires: if self.goal == Goal::Registered { self.expires } else { 0 },
             instance: self.sip_instance,
             outbound: self.outbound,
@@ -453,7 +447,7 @@ impl Registration {
             _ => Attempt::default(),
         };
         // A server without authentication may bind us at the first request.
-        self.maybe_there = true;
+        self.maybe_bound = true;
         self.state = State::Sent { branch, attempt, goal: self.goal };
     }
 
@@ -474,10 +468,10 @@ impl Registration {
             return self.on_crossed(status, goal, response, terms.hashes);
         }
         match status {
-            ..300 => self.on_success(now, response, random),
-            401 | 407 => self.on_challenge(now, status, attempt, response, terms.hashes, random),
+            ..300 => self.on_success(now, response, terms, random),
+            401 | 407 => self.on_challenge(now, status, attempt, response, terms, random),
             423 if self.goal == Goal::Registered && !attempt.lengthened => {
-                self.on_too_brief(now, attempt, response, random)
+                self.on_too_brief(now, attempt, response, terms, random)
             }
             439 if self.outbound => {
                 self.outbound = false;
@@ -487,17 +481,17 @@ impl Registration {
                 self.write(Attempt { redirected: true, ..attempt }, Vec::new())
             }
             300..=399 | 408 | 423 | 429 | 430 | 439 | 480 | 500..=599 => {
-                self.retry(now, Some(status), retry_after(response), random)
+                self.retry(now, Some(status), &terms.back_off, retry_after(response), random)
             }
             _ => self.refused(status),
         }
     }
 
     /// The REGISTER that is under way was never answered, or could not be sent.
-    pub fn on_silence(&mut self, now: Instant, branch: BranchId, random: &mut Random) -> Step {
+    pub fn on_silence(&mut self, now: Instant, branch: BranchId, wait: &BackOff, random: &mut Random) -> Step {
         match self.state {
             State::Sent { branch: waiting_for, goal, .. } if waiting_for == branch => match goal == self.goal {
-                true => self.retry(now, None, None, random),
+                true => self.retry(now, None, wait, None, random),
                 false => self.turn_round(),
             },
             _ => Step::Nothing,
@@ -516,7 +510,7 @@ impl Registration {
     }
 
     /// Another server is there than the one that turned it away: it waits no longer.
-    pub fn on_elsewhere(&mut self) -> Step {
+    pub fn on_address_changed(&mut self) -> Step {
         match self.state {
             State::BackingOff { .. } => {
                 self.state = State::Waiting;
@@ -547,20 +541,20 @@ impl Registration {
     /// Sends, with the answers to all challenges that are known.
     fn write(&mut self, attempt: Attempt, others: Vec<Challenge>) -> Step {
         self.state = State::Asking(Box::new(Asking { attempt, others, ..Asking::default() }));
-        if self.keys.is_empty() { Step::Send } else { Step::Ask }
+        if self.challenges.is_empty() { Step::Send } else { Step::Ask }
     }
 
     /// An answer to what is not wanted any more: it says whether the registrar has a Contact, and what it wants to be shown.
     fn on_crossed(&mut self, status: u16, asked: Goal, response: &Message, hashes: &[Hash]) -> Step {
         match status {
             ..300 => {
-                self.keys.on_success(response);
-                self.stands = asked == Goal::Registered;
-                self.maybe_there = self.stands;
+                self.challenges.on_success(response);
+                self.registered = asked == Goal::Registered;
+                self.maybe_bound = self.registered;
             }
             401 | 407 => {
-                let place = if status == 401 { Place::Registrar } else { Place::Proxy };
-                if let Verdict::Refused = self.keys.on_challenge(place, response, hashes) {
+                let challenger = if status == 401 { Challenger::Registrar } else { Challenger::Proxy };
+                if let Verdict::Refused = self.challenges.on_challenge(challenger, response, hashes) {
                     return self.refused(status);
                 }
             }
@@ -575,42 +569,34 @@ impl Registration {
         if self.wants_flow() { Step::WantFlow } else { Step::Unregistered { confirmed: true } }
     }
 
-    fn on_success(&mut self, now: Instant, response: &Message, random: &mut Random) -> Step {
-        self.keys.on_success(response);
+    fn on_success(&mut self, now: Instant, response: &Message, terms: &Terms<'_>, random: &mut Random) -> Step {
+        self.challenges.on_success(response);
         if self.goal != Goal::Registered {
-            self.maybe_there = false;
-            self.stands = false;
+            self.maybe_bound = false;
+            self.registered = false;
             self.state = State::Waiting;
             return Step::Unregistered { confirmed: true };
         }
         let granted = grant::lifetime(self.binding, response, self.expires);
         if granted.is_zero() {
-            return self.retry(now, response.status(), None, random);
+            return self.retry(now, response.status(), &terms.back_off, None, random);
         }
         let expires = granted.clamp(EXPIRES_MIN, EXPIRES_MAX);
-        let refresh = std::mem::replace(&mut self.stands, true);
+        let refresh = std::mem::replace(&mut self.registered, true);
         self.failures = 0;
         // Early enough for a second try, and never the same moment for all.
         let millis = expires.as_millis() as u64;
         let refresh_at = now + Duration::from_millis(random.between(millis * 70 / 100, millis * 85 / 100));
         self.state = State::Registered { refresh_at };
-        Step::Registered { expires, refresh, learned: self.learn(response) }
+        Step::Registered { expires, refresh, renamed: self.read_info(response) }
     }
 
-    /// What a 2xx says beside the registration, when it is another thing than last time.
-    fn learn(&mut self, response: &Message) -> Option<Box<Learned>> {
-        let learned = Learned::read(self.binding, response);
-        let digest = learned.digest();
-        if std::mem::replace(&mut self.learned, digest) == digest {
-            return None;
-        }
-        let kept = Kept {
-            service_route: learned.service_route.clone(),
-            names: [&learned.public_gruu, &learned.temporary_gruu].into_iter().flatten().cloned().collect(),
-        };
-        let worth = !kept.service_route.is_empty() || !kept.names.is_empty();
-        self.kept = worth.then(|| Box::new(kept));
-        Some(Box::new(learned))
+    /// Keeps what a 2xx says beside the lifetime; whether the binding's GRUUs are others than before.
+    fn read_info(&mut self, response: &Message) -> bool {
+        let info = RegistrarInfo::read(self.binding, response);
+        let renamed = info.gruus != self.gruus();
+        self.info = (!info.is_empty()).then(|| Box::new(info));
+        renamed
     }
 
     fn on_challenge(
@@ -619,45 +605,59 @@ impl Registration {
         status: u16,
         attempt: Attempt,
         response: &Message,
-        hashes: &[Hash],
+        terms: &Terms<'_>,
         random: &mut Random,
     ) -> Step {
-        let place = if status == 401 { Place::Registrar } else { Place::Proxy };
-        match self.keys.on_challenge(place, response, hashes) {
+        let challenger = if status == 401 { Challenger::Registrar } else { Challenger::Proxy };
+        match self.challenges.on_challenge(challenger, response, terms.hashes) {
             Verdict::Answer { others } => self.write(attempt, others),
             Verdict::Refused => self.refused(status),
-            Verdict::Endless => self.retry(now, Some(status), None, random),
+            Verdict::Endless => self.retry(now, Some(status), &terms.back_off, None, random),
         }
     }
 
-    fn on_too_brief(&mut self, now: Instant, attempt: Attempt, response: &Message, random: &mut Random) -> Step {
+    fn on_too_brief(
+        &mut self,
+        now: Instant,
+        attempt: Attempt,
+        response: &Message,
+        terms: &Terms<'_>,
+        random: &mut Random,
+    ) -> Step {
         let wanted = response
             .number(Name::MinExpires)
             .filter(|seconds| *seconds > self.expires && u64::from(*seconds) <= EXPIRES_MAX.as_secs());
-        let Some(seconds) = wanted else { return self.retry(now, Some(423), None, random) };
+        let Some(seconds) = wanted else { return self.retry(now, Some(423), &terms.back_off, None, random) };
         self.expires = seconds;
         self.write(Attempt { lengthened: true, ..attempt }, Vec::new())
     }
 
-    fn retry(&mut self, now: Instant, status: Option<u16>, wait: Option<Duration>, random: &mut Random) -> Step {
+    fn retry(
+        &mut self,
+        now: Instant,
+        status: Option<u16>,
+        timing: &BackOff,
+        retry_after: Option<Duration>,
+        random: &mut Random,
+    ) -> Step {
         if self.goal != Goal::Registered {
             self.state = State::Waiting;
-            self.maybe_there = false;
-            self.stands = false;
+            self.maybe_bound = false;
+            self.registered = false;
             return Step::Unregistered { confirmed: false };
         }
         self.failures = self.failures.saturating_add(1);
-        let after = back_off(self.failures, random).max(wait.unwrap_or_default());
+        let after = back_off(self.failures, timing, random).max(retry_after.unwrap_or_default());
         self.state = State::BackingOff { until: now + after };
-        self.stands = false;
+        self.registered = false;
         Step::Failed(RegistrationFailure::Retry { status, after })
     }
 
     fn refused(&mut self, status: u16) -> Step {
-        self.keys.clear();
+        self.challenges.clear();
         self.state = State::Refused;
-        self.maybe_there = false;
-        self.stands = false;
+        self.maybe_bound = false;
+        self.registered = false;
         match self.goal {
             Goal::Registered => Step::Failed(RegistrationFailure::Refused { status }),
             Goal::Silent | Goal::Gone => Step::Unregistered { confirmed: false },

@@ -220,7 +220,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
     }
 
     /// Whom a client transaction that is not over belongs to, and whether it still waits for a final response.
-    pub fn stands(&self, branch: BranchId) -> Option<(C, bool)> {
+    pub fn progress(&self, branch: BranchId) -> Option<(C, bool)> {
         let client = self.clients.get(&ClientKey { branch, cancel: false })?;
         Some((client.owner, client.machine.is_pending()))
     }

@@ -7,7 +7,7 @@ use crate::world::{World, seconds};
 
 fn announce(world: &mut World) {
     let instance = world.instance;
-    world.input(Input::Announce { instance, from: "sip:bob@example.com".into(), name: Some("Bob".into()) });
+    world.input(Input::ExpectCall { instance, from: "sip:bob@example.com".into(), name: Some("Bob".into()) });
 }
 
 /// The announced call, whose device was woken.
@@ -23,7 +23,7 @@ fn announced(world: &mut World) -> CallId {
 /// The call that the INVITE has become.
 fn arrived(world: &World) -> Vec<CallId> {
     let come = world.events.iter().filter_map(|event| match event {
-        Event::Announced(call) => Some(call.call),
+        Event::ExpectedCallArrived(call) => Some(call.call),
         _ => None,
     });
     come.collect()
@@ -137,11 +137,11 @@ fn announcing_is_bounded_as_calls_are() {
         let call = world.wakes().last().map(|wake| wake.call);
         woken = world.wakes().len();
         let instance = world.instance;
-        world.input(Input::GiveUp { call: call.unwrap(), instance });
+        world.input(Input::DeviceUnreachable { call: call.unwrap(), instance });
     }
     assert_eq!(woken, 20, "the budget of a device");
     assert_eq!(world.final_states().len(), 20);
-    assert!(!world.endpoint.is_announced(world.instance));
+    assert!(!world.endpoint.expects_call(world.instance));
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn a_device_that_is_wiped_or_a_process_that_ends_leaves_no_announced_call() {
     for end in [true, false] {
         let mut world = World::registered();
         announced(&mut world);
-        assert!(world.endpoint.is_announced(world.instance));
+        assert!(world.endpoint.expects_call(world.instance));
         let instance = world.instance;
         world.input(if end { Input::EndCalls } else { Input::Unbind { instance, deadline: seconds(3) } });
         assert_eq!(world.final_states(), [CallState::TimedOut]);

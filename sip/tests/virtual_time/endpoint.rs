@@ -541,7 +541,7 @@ fn a_wrong_proof_is_403_and_five_of_them_close_the_flow() {
 fn a_recorded_register_opens_nothing() {
     let mut world = World::registered();
     world.attach(1);
-    let knocks = |world: &World| world.events.iter().filter(|e| matches!(e, Event::Knock { .. })).count();
+    let knocks = |world: &World| world.events.iter().filter(|e| matches!(e, Event::VerifyDevice { .. })).count();
     assert_eq!(knocks(&world), 1);
     // The same nonce and count again, on the same flow and on another one.
     let challenge =
@@ -652,10 +652,13 @@ fn nothing_that_goes_in_or_comes_out_shows_a_secret_or_a_person_when_it_is_print
         name: Some("hidden".into()),
         wait: Duration::from_secs(30),
     };
-    let answer = Input::Answer { binding, instance, authorization: Some("Digest response=\"hidden\"".into()) };
+    let answer = Input::Authorization { binding, instance, authorization: Some("Digest response=\"hidden\"".into()) };
     let printed = [
         format!("{:?}", Event::Wake(Box::new(call))),
-        format!("{:?}", Event::Knock { knock: KnockId(1), instance, proof: Proof::Bearer("hidden".into()) }),
+        format!(
+            "{:?}",
+            Event::VerifyDevice { verification: VerificationId(1), instance, proof: Proof::Bearer("hidden".into()) }
+        ),
         format!("{answer:?}"),
     ];
     for text in printed {

@@ -381,7 +381,7 @@ const BETTER: FlowId = FlowId::Stream(2);
 fn offer(world: &mut World, flow: FlowId) -> Message {
     let transport = if flow.is_reliable() { Transport::Tls } else { Transport::Udp };
     world.sent.clear();
-    world.input(Input::Better { upstream: REGISTRAR, flow, transport });
+    world.input(Input::FailbackDialled { upstream: REGISTRAR, flow, transport });
     assert_eq!(world.count("REGISTER"), 0, "nothing is moved before somebody has answered");
     let ask = world.sent.iter().find(|sent| sent.flow == flow).expect("it is asked");
     ask.message.clone()
@@ -389,7 +389,7 @@ fn offer(world: &mut World, flow: FlowId) -> Message {
 
 fn tried(world: &World) -> Vec<bool> {
     let tried = world.events.iter().filter_map(|event| match event {
-        Event::Tried { upstream: REGISTRAR, moved } => Some(*moved),
+        Event::FailbackProbed { upstream: REGISTRAR, moved } => Some(*moved),
         _ => None,
     });
     tried.collect()
@@ -453,13 +453,13 @@ fn a_better_address_that_does_not_serve_changes_nothing() {
     let mut world = registered(STREAM, &[]);
     offer(&mut world, BETTER);
     let third = FlowId::Stream(3);
-    world.input(Input::Better { upstream: REGISTRAR, flow: third, transport: Transport::Tls });
+    world.input(Input::FailbackDialled { upstream: REGISTRAR, flow: third, transport: Transport::Tls });
     assert_eq!((tried(&world), &world.closed), (vec![false], &vec![third]));
     world.input(Input::Closed(BETTER));
     assert_eq!((tried(&world), world.dialled, world.count("REGISTER")), (vec![false, false], 1, 0));
     world.advance(seconds(40));
     assert_eq!(tried(&world).len(), 2);
-    world.input(Input::Better {
+    world.input(Input::FailbackDialled {
         upstream: sip::id::UpstreamId(99),
         flow: FlowId::Stream(4),
         transport: Transport::Tls,
@@ -471,7 +471,7 @@ fn a_better_address_that_does_not_serve_changes_nothing() {
 fn a_binding_that_ends_while_a_better_address_is_tried_leaves_nothing_behind() {
     let mut world = registered(STREAM, &[]);
     offer(&mut world, BETTER);
-    world.input(Input::Yield(world.instance));
+    world.input(Input::Release(world.instance));
     assert!(world.closed.contains(&BETTER) && world.closed.contains(&STREAM));
     for flow in [STREAM, BETTER] {
         world.input(Input::Closed(flow));

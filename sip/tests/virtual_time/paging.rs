@@ -5,12 +5,14 @@
 
 use std::time::Duration;
 
-use sip::edge::page::{SILENCE, STORE_WAIT};
 use sip::endpoint::*;
 use sip::id::MessageId;
 use sip::message::{Message, Name};
 
 use crate::world::World;
+
+const NO_RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+const STORE_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl World {
     /// The SIP server sends a MESSAGE to the binding.
@@ -36,29 +38,29 @@ impl World {
     }
 
     /// The copies that the store was given.
-    fn pages(&self) -> Vec<IncomingPage> {
+    fn pages(&self) -> Vec<InboundMessage> {
         let pages = self.events.iter().filter_map(|event| match event {
-            Event::Page(page) => Some((**page).clone()),
+            Event::StoreMessage(page) => Some((**page).clone()),
             _ => None,
         });
         pages.collect()
     }
 
-    fn kept(&mut self, page: &IncomingPage, kept: Kept) {
-        self.input(Input::Paged { page: page.page, instance: page.instance, kept });
+    fn stored(&mut self, page: &InboundMessage, outcome: StoreOutcome) {
+        self.input(Input::MessageStored { request: page.request, instance: page.instance, outcome });
     }
 
     fn taken(&self) -> Vec<MessageId> {
         let taken = self.events.iter().filter_map(|event| match event {
-            Event::PageTaken { message, .. } => Some(*message),
+            Event::DiscardMessage { message, .. } => Some(*message),
             _ => None,
         });
         taken.collect()
     }
 
-    fn page_ends(&self) -> Vec<PageEnd> {
+    fn page_ends(&self) -> Vec<MessageEnd> {
         let ends = self.events.iter().filter_map(|event| match event {
-            Event::PageEnded { end, .. } => Some(*end),
+            Event::MessageEnded { end, .. } => Some(*end),
             _ => None,
         });
         ends.collect()
@@ -104,10 +106,10 @@ fn a_message_to_a_sleeping_device_is_answered_202_once_the_store_has_it() {
     assert_eq!((&page.body[..], &*page.content_type), ("Grüße, bis gleich".as_bytes(), "text/plain;charset=utf-8"));
     assert_eq!((page.instance, page.lasts), (world.instance, None));
     assert!(!format!("{page:?}").contains("bob") && !format!("{page:?}").contains("gleich"));
-    world.kept(page, Kept::Kept);
+    world.stored(page, StoreOutcome::Stored);
     assert_eq!(world.answered("MESSAGE").status(), Some(202));
     world.advance(Duration::from_secs(60));
-    assert_eq!(world.endpoint.counts().pages, 0);
+    assert_eq!(world.endpoint.counts().messages, 0);
 }
 
 #[test]
@@ -118,7 +120,7 @@ fn a_message_that_is_sent_again_is_answered_from_its_transaction_and_a_copy_of_i
     }
     let page = world.pages().remove(0);
     assert_eq!(world.pages().len(), 1);
-    world.kept(&page, Kept::Kept);
+    world.stored(&page, StoreOutcome::Stored);
     world.page("m1", PLAIN, "hello");
     assert_eq!((world.count("MESSAGE 202"), world.pages().len()), (2, 1), "repeated, not stored again");
     // By another way, so in another transaction.
@@ -134,13 +136,13 @@ fn a_store_that_is_away_makes_the_server_keep_the_message() {
     let mut world = World::registered();
     world.page("m1", PLAIN, "hello");
     let page = world.pages().remove(0);
-    world.kept(&page, Kept::Away);
+    world.stored(&page, StoreOutcome::Unavailable);
     let answer = world.answered("MESSAGE");
     assert_eq!((answer.status(), answer.has(Name::RetryAfter)), (Some(503), true));
     // One that says nothing at all is away too.
     let mut world = World::registered();
     world.page("m1", PLAIN, "hello");
-    world.advance(SILENCE + STORE_WAIT);
+    world.advance(NO_RESPONSE_TIMEOUT + STORE_TIMEOUT);
     assert_eq!(world.answered("MESSAGE").status(), Some(503));
 }
 
@@ -149,7 +151,7 @@ fn a_full_store_refuses_for_now() {
     let mut world = World::registered();
     world.page("m1", PLAIN, "hello");
     let page = world.pages().remove(0);
-    world.kept(&page, Kept::Full);
+    world.stored(&page, StoreOutcome::Full);
     let answer = world.answered("MESSAGE");
     assert_eq!((answer.status(), answer.has(Name::RetryAfter)), (Some(480), true));
 }
@@ -170,8 +172,8 @@ fn an_attached_device_gets_the_message_on_its_flow_and_its_answer_passes() {
         assert_eq!((answer.status(), answer.values_written("X-From").count()), (Some(status), 1));
         assert_eq!(answer.values(Name::Via).count(), 2);
         assert!(world.pages().is_empty(), "what the device judged is not kept");
-        let end = if status == 200 { PageEnd::Delivered } else { PageEnd::Refused(status) };
-        assert_eq!((world.page_ends(), world.endpoint.counts().pages), (vec![end], 0));
+        let end = if status == 200 { MessageEnd::Delivered } else { MessageEnd::Refused(status) };
+        assert_eq!((world.page_ends(), world.endpoint.counts().messages), (vec![end], 0));
     }
 }
 
@@ -181,14 +183,14 @@ fn a_message_that_an_attached_device_leaves_unanswered_is_kept_and_its_late_answ
     world.attach(1);
     world.page("m1", PLAIN, "hello");
     let offered = world.last("MESSAGE");
-    world.advance(SILENCE);
+    world.advance(NO_RESPONSE_TIMEOUT);
     let page = world.pages().remove(0);
-    world.kept(&page, Kept::Kept);
+    world.stored(&page, StoreOutcome::Stored);
     assert_eq!(world.answered("MESSAGE").status(), Some(202));
     world.reply(world.device(1), &offered, 200, &[], "");
     assert_eq!(world.taken(), [page.message]);
     assert_eq!((world.count("MESSAGE 202"), world.count("MESSAGE 200")), (1, 0), "answered once");
-    assert_eq!(world.endpoint.counts().pages, 0);
+    assert_eq!(world.endpoint.counts().messages, 0);
 }
 
 #[test]
@@ -198,10 +200,10 @@ fn a_message_on_a_flow_that_breaks_is_kept_at_once() {
     world.page("m1", PLAIN, "hello");
     world.input(Input::Closed(world.device(1).flow));
     let page = world.pages().remove(0);
-    world.kept(&page, Kept::Kept);
+    world.stored(&page, StoreOutcome::Stored);
     assert_eq!((world.answered("MESSAGE").status(), world.pages().len()), (Some(202), 1));
     world.advance(Duration::from_secs(60));
-    assert_eq!(world.endpoint.counts().pages, 0);
+    assert_eq!(world.endpoint.counts().messages, 0);
 }
 
 #[test]
@@ -209,7 +211,7 @@ fn a_composing_notice_is_taken_and_dropped() {
     let mut world = World::registered();
     world.page("m1", "Content-Type: application/im-iscomposing+xml\r\n", "<isComposing/>");
     assert_eq!(world.answered("MESSAGE").status(), Some(200));
-    assert_eq!((world.pages().len(), world.page_ends()), (0, vec![PageEnd::Composing]));
+    assert_eq!((world.pages().len(), world.page_ends()), (0, vec![MessageEnd::Composing]));
 }
 
 #[test]
@@ -217,7 +219,7 @@ fn a_message_over_the_limit_is_413_and_one_at_the_limit_is_not() {
     let mut world = World::registered();
     world.page("m1", PLAIN, &"x".repeat(16 * 1024 + 1));
     assert_eq!(world.answered("MESSAGE").status(), Some(413));
-    assert_eq!(world.page_ends(), [PageEnd::TooLarge]);
+    assert_eq!(world.page_ends(), [MessageEnd::TooLarge]);
     world.page("m2", PLAIN, &"x".repeat(16 * 1024));
     assert_eq!(world.pages().len(), 1);
 }
@@ -233,7 +235,7 @@ fn what_cannot_be_kept_as_it_is_is_refused_with_the_reason() {
         world.page("m1", headers, "hello");
         let answer = world.answered("MESSAGE");
         assert_eq!((answer.status(), answer.values_written(header).count()), (Some(status), 1), "{headers}");
-        assert_eq!((world.pages().len(), world.page_ends()), (0, vec![PageEnd::Unfit]));
+        assert_eq!((world.pages().len(), world.page_ends()), (0, vec![MessageEnd::Unfit]));
     }
 }
 
@@ -255,12 +257,12 @@ fn a_thousand_messages_at_once_are_bounded_and_the_device_earns_its_budget_back(
     let kept = world.pages().len();
     assert!((50..=100).contains(&kept), "{kept}");
     assert_eq!(world.count("MESSAGE 480"), 1_000 - kept);
-    assert_eq!(world.page_ends(), vec![PageEnd::Limited; 1_000 - kept]);
+    assert_eq!(world.page_ends(), vec![MessageEnd::Limited; 1_000 - kept]);
     world.advance(Duration::from_secs(10));
     world.page("later", PLAIN, "hello");
     assert_eq!(world.pages().len(), kept + 1);
     world.advance(Duration::from_secs(120));
-    assert_eq!(world.endpoint.counts().pages, 0);
+    assert_eq!(world.endpoint.counts().messages, 0);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use sip::auth::{Answer, Challenge, Ha1, Hash};
+use sip::auth::{Challenge, DigestResponse, Ha1, Hash};
 use sip::endpoint::*;
 use sip::id::*;
 use sip::message::{Limits, Message, Name};
@@ -80,7 +80,8 @@ impl World {
             limits: Limits::default(),
             token_key: [9; 32],
             upstream: UpstreamPolicy::default(),
-            page_bytes: 16 * 1024,
+            timing: Timing::default(),
+            message_bytes: 16 * 1024,
         };
         set(&mut settings);
         let transport = if upstream.is_reliable() { Transport::Tls } else { Transport::Udp };
@@ -189,7 +190,7 @@ impl World {
                     if self.dial {
                         let (flow, transport) = (self.upstream.flow, self.upstream.transport);
                         if self.elsewhere {
-                            self.endpoint.handle(self.now, Input::Elsewhere(upstream));
+                            self.endpoint.handle(self.now, Input::UpstreamAddressChanged(upstream));
                         }
                         self.endpoint.handle(self.now, Input::Dialled { upstream, flow, transport });
                     }
@@ -209,13 +210,14 @@ impl World {
             Event::Challenged { binding, instance, challenge, nc, cnonce, uri } => {
                 let known = self.hashes.contains(&challenge.algorithm.hash);
                 let authorization = known.then(|| answer(challenge, "alice", "secret", uri, *nc, cnonce));
-                self.endpoint.handle(self.now, Input::Answer { binding: *binding, instance: *instance, authorization });
+                self.endpoint
+                    .handle(self.now, Input::Authorization { binding: *binding, instance: *instance, authorization });
             }
             Event::SubscriptionChallenged { binding, challenge, nc, cnonce, uri } => {
                 let authorization = Some(answer_to("SUBSCRIBE", challenge, "alice", "secret", uri, *nc, cnonce));
-                self.endpoint.handle(self.now, Input::SubscriptionAnswer { binding: *binding, authorization });
+                self.endpoint.handle(self.now, Input::SubscriptionAuthorization { binding: *binding, authorization });
             }
-            Event::Knock { knock, instance, proof } => {
+            Event::VerifyDevice { verification, instance, proof } => {
                 let granted = match proof {
                     Proof::Digest(credentials) => {
                         let hash = credentials.algorithm.hash;
@@ -224,7 +226,7 @@ impl World {
                     }
                     Proof::Bearer(token) => &**token == SECRET,
                 };
-                self.endpoint.handle(self.now, Input::Admit { knock: *knock, granted });
+                self.endpoint.handle(self.now, Input::DeviceVerified { verification: *verification, granted });
             }
             _ => {}
         }
@@ -364,7 +366,7 @@ pub fn answer_to(
     cnonce: &str,
 ) -> String {
     let ha1 = Ha1::compute(challenge.algorithm.hash, user, &challenge.realm, password);
-    let answer = Answer { username: user, method, uri, cnonce, nc, body: b"" };
+    let answer = DigestResponse { username: user, method, uri, cnonce, nc, body: b"" };
     challenge.answer(&ha1, &answer).expect("the challenge can be answered")
 }
 
@@ -372,7 +374,7 @@ pub fn answer(challenge: &Challenge, user: &str, password: &str, uri: &str, nc: 
     let hash: Hash = challenge.algorithm.hash;
     let ha1 = Ha1::compute(hash, user, &challenge.realm, password);
     challenge
-        .answer(&ha1, &Answer { username: user, method: "REGISTER", uri, cnonce, nc, body: b"" })
+        .answer(&ha1, &DigestResponse { username: user, method: "REGISTER", uri, cnonce, nc, body: b"" })
         .expect("the challenge can be answered")
 }
 

@@ -10,9 +10,9 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sip::auth::{Answer, Challenge, Ha1, Hash};
+use sip::auth::{Challenge, DigestResponse, Ha1, Hash};
 use sip::endpoint::{
-    Endpoint, Event, IncomingCall, Input, Output, Proof, RegistrationFailure, Settings, Source, Transport,
+    Endpoint, Event, IncomingCall, Input, Output, Proof, RegistrationFailure, Settings, Source, Timing, Transport,
 };
 use sip::id::{BindingId, FlowId, InstanceId, ShardTag, UpstreamId};
 use sip::message::{Limits, Message, Method};
@@ -48,7 +48,8 @@ impl Relay {
                 limits: Limits::default(),
                 token_key: [9; 32],
                 upstream: sip::endpoint::UpstreamPolicy::default(),
-                page_bytes: 16 * 1024,
+                timing: Timing::default(),
+                message_bytes: 16 * 1024,
             };
             let mut key = [index as u8; 32];
             key[..8].copy_from_slice(&seed.to_be_bytes());
@@ -195,7 +196,7 @@ impl World {
         match event {
             Event::Challenged { binding, instance, challenge, nc, cnonce, uri } => {
                 let authorization = self.answer_challenge(binding, &challenge, nc, &cnonce, &uri);
-                self.tell_soon(shard, 3 * MS, Input::Answer { binding, instance, authorization });
+                self.tell_soon(shard, 3 * MS, Input::Authorization { binding, instance, authorization });
             }
             Event::Registered { binding, .. } => self.stats.registered += u64::from(self.oracle.lives(binding)),
             Event::RegistrationFailed { binding, failure, .. } => match failure {
@@ -206,23 +207,28 @@ impl World {
                 RegistrationFailure::Retry { .. } => self.stats.retried += 1,
             },
             Event::Unbound { instance, .. } => self.judge_unbound(instance),
-            Event::Knock { knock, instance, proof } => {
+            Event::VerifyDevice { verification, instance, proof } => {
                 let granted = self.verify(instance, &proof);
-                self.tell_soon(shard, 20 * MS, Input::Admit { knock, granted });
+                self.tell_soon(shard, 20 * MS, Input::DeviceVerified { verification, granted });
             }
             Event::Wake(call) => self.push(shard, &call),
-            Event::Offered(_) => self.stats.offered_at_once += 1,
+            Event::Forked(_) => self.stats.offered_at_once += 1,
             Event::Call { call, state, .. } => self.judge_call_state(call, state),
-            Event::Tried { .. } | Event::Attached(_) | Event::Detached(_) | Event::Ended { .. } => {}
-            Event::Learned { .. } | Event::PublicAddress { .. } => {}
+            Event::FailbackProbed { .. } | Event::Attached(_) | Event::Detached(_) | Event::Ended { .. } => {}
+            Event::PublicAddress { .. } => {}
             // Nobody announces calls here.
-            Event::Announced(_) => {}
-            Event::Refused { .. } => self.stats.invites_refused += 1,
+            Event::ExpectedCallArrived(_) => {}
+            Event::InviteRefused { .. } => self.stats.invites_refused += 1,
             Event::Missed { .. } | Event::Mailbox { .. } | Event::SubscriptionChallenged { .. } => {}
-            Event::Page(_) | Event::PageTaken { .. } | Event::PageEnded { .. } => {}
+            Event::StoreMessage(_) | Event::DiscardMessage { .. } | Event::MessageEnded { .. } => {}
             // No phone here registers through the relay.
-            Event::Way(asked) => self.tell_soon(shard, MS, Input::Way { passage: asked.passage, way: Err(403) }),
-            Event::Left(_) | Event::Proxied(_) | Event::ProxiedEnded { .. } | Event::Refresh(_) => {}
+            Event::RouteNeeded(asked) => {
+                self.tell_soon(shard, MS, Input::Route { register: asked.register, route: Err(403) })
+            }
+            Event::UpstreamReleased(_)
+            | Event::PushBindingAccepted(_)
+            | Event::PushBindingEnded { .. }
+            | Event::RefreshNeeded(_) => {}
         }
     }
 
@@ -242,7 +248,7 @@ impl World {
         let lease = self.oracle.lease(binding)?;
         let (slot, password) = (lease.slot, lease.password.clone());
         let (user, ha1) = (format!("u{slot}"), self.ha1(slot, challenge.algorithm.hash, &password));
-        let answer = Answer { username: &user, method: Method::Register.as_str(), uri, cnonce, nc, body: b"" };
+        let answer = DigestResponse { username: &user, method: Method::Register.as_str(), uri, cnonce, nc, body: b"" };
         challenge.answer(&ha1, &answer).ok()
     }
 
@@ -283,7 +289,7 @@ impl World {
             ),
             7..9 => self.agenda.plan(
                 verdict,
-                Happening::Tell { shard, input: Input::GiveUp { call: call.call, instance: call.instance } },
+                Happening::Tell { shard, input: Input::DeviceUnreachable { call: call.call, instance: call.instance } },
             ),
             _ => {}
         }
@@ -314,7 +320,7 @@ pub fn device_answer(
     let user = instance.to_string();
     let hash: Hash = challenge.algorithm.hash;
     let ha1 = Ha1::compute(hash, &user, &challenge.realm, secret);
-    let answer = Answer { username: &user, method: "REGISTER", uri: "sip:relay.test", cnonce, nc, body: b"" };
+    let answer = DigestResponse { username: &user, method: "REGISTER", uri: "sip:relay.test", cnonce, nc, body: b"" };
     challenge.answer(&ha1, &answer).ok()
 }
 
@@ -322,30 +328,29 @@ fn event_kind(event: &Event) -> String {
     match event {
         Event::Challenged { nc, .. } => format!("challenged {nc}"),
         Event::Registered { expires, refresh, .. } => format!("registered {expires:?} {refresh}"),
-        Event::Learned { learned, .. } => format!("learned {learned:?}"),
         Event::PublicAddress { upstream, address } => format!("public {} {address}", upstream.0),
-        Event::Tried { upstream, moved } => format!("tried {} {moved}", upstream.0),
+        Event::FailbackProbed { upstream, moved } => format!("tried {} {moved}", upstream.0),
         Event::RegistrationFailed { failure, .. } => format!("failed {failure:?}"),
         Event::Unbound { instance, confirmed, shared } => format!("unbound {instance} {confirmed} {shared}"),
-        Event::Knock { instance, .. } => format!("knock {instance}"),
+        Event::VerifyDevice { instance, .. } => format!("knock {instance}"),
         Event::Attached(instance) => format!("attached {instance}"),
         Event::Detached(instance) => format!("detached {instance}"),
         Event::Wake(call) => format!("wake {}", call.call),
-        Event::Announced(call) => format!("announced {}", call.call),
-        Event::Offered(call) => format!("offered {}", call.call),
+        Event::ExpectedCallArrived(call) => format!("announced {}", call.call),
+        Event::Forked(call) => format!("offered {}", call.call),
         Event::Call { call, state, woke_after, .. } => format!("call {call} {state:?} {woke_after:?}"),
         Event::Ended { call, state } => format!("ended {call} {state:?}"),
-        Event::Refused { status } => format!("refused {status}"),
+        Event::InviteRefused { status } => format!("refused {status}"),
         Event::SubscriptionChallenged { nc, .. } => format!("subscription challenged {nc}"),
         Event::Missed { call, state } => format!("missed {} {state:?}", call.call),
-        Event::Page(page) => format!("page {page:?}"),
-        Event::PageTaken { message, .. } => format!("page taken {message}"),
-        Event::PageEnded { end, .. } => format!("page ended {end:?}"),
+        Event::StoreMessage(page) => format!("page {page:?}"),
+        Event::DiscardMessage { message, .. } => format!("page taken {message}"),
+        Event::MessageEnded { end, .. } => format!("page ended {end:?}"),
         Event::Mailbox { mailbox, .. } => format!("{mailbox:?}"),
-        Event::Way(asked) => format!("way {:?}", asked.passage),
-        Event::Left(upstream) => format!("left {}", upstream.0),
-        Event::Proxied(registration) => format!("proxied {}", registration.instance),
-        Event::ProxiedEnded { instance, end } => format!("proxied {instance} {end:?}"),
-        Event::Refresh(instance) => format!("refresh {instance}"),
+        Event::RouteNeeded(asked) => format!("way {:?}", asked.register),
+        Event::UpstreamReleased(upstream) => format!("left {}", upstream.0),
+        Event::PushBindingAccepted(registration) => format!("proxied {}", registration.instance),
+        Event::PushBindingEnded { instance, end } => format!("proxied {instance} {end:?}"),
+        Event::RefreshNeeded(instance) => format!("refresh {instance}"),
     }
 }

@@ -3,7 +3,7 @@
 //! | key | type | holds | TTL |
 //! | --- | --- | --- | --- |
 //! | `sipwake:i:{pi_…}` | hash | `s` sealed, `o` owner, `f` fence, `e` expiry, `l` lookup, `c` ticket of the last claim | the record's |
-//! | `sipwake:m:{pi_…}` | hash | by slot: order[8] sealed, of each message that is kept | the record's, at most |
+//! | `sipwake:m:{pi_…}` | hash | by slot: `order[8] sealed`, of each message that is kept | the record's, at most |
 //! | `sipwake:c:{pi_…}` | hash | likewise, of each missed call | the record's, at most |
 //! | `sipwake:l:<hex>` | string | the instance that has this lookup | the record's |
 //! | `sipwake:n:<node>` | set | the instances of a node; may hold more, so only a hint | [`INDEX_TTL`] after the last addition |

@@ -123,7 +123,7 @@ fn a_device_that_declines_for_all_ends_the_call_at_once() {
     }
     let mut world = ringing();
     let call = world.events.iter().find_map(|event| match event {
-        Event::Offered(call) => Some(call.call),
+        Event::Forked(call) => Some(call.call),
         _ => None,
     });
     world.input(Input::Decline(call.unwrap()));
@@ -219,7 +219,7 @@ fn a_push_that_reaches_nobody_leaves_the_call_to_the_others() {
     let mut world = devices(2);
     world.invite("call-1");
     let call = world.wakes()[0].call;
-    world.input(Input::GiveUp { call, instance: device(1) });
+    world.input(Input::DeviceUnreachable { call, instance: device(1) });
     assert_eq!(finals(&world), []);
     attach(&mut world, 2);
     answer(&mut world, 2, 486);
@@ -230,14 +230,14 @@ fn a_push_that_reaches_nobody_leaves_the_call_to_the_others() {
     world.invite("call-1");
     let call = world.wakes()[0].call;
     for number in [1, 2] {
-        world.input(Input::GiveUp { call, instance: device(number) });
+        world.input(Input::DeviceUnreachable { call, instance: device(number) });
     }
     assert_eq!((finals(&world), ended(&world)), (vec![480], vec![TimedOut]));
 
     let mut world = devices(2);
     world.invite("call-1");
     let call = world.wakes()[0].call;
-    world.input(Input::GiveUp { call, instance: device(1) });
+    world.input(Input::DeviceUnreachable { call, instance: device(1) });
     attach(&mut world, 1);
     answer(&mut world, 1, 200);
     assert_eq!(finals(&world), [200], "it came by itself");

@@ -9,7 +9,7 @@ use crate::world::World;
 const CHALLENGE: &str = "Digest realm=\"example.com\", nonce=\"n9\", qop=\"auth\", algorithm=MD5";
 
 fn members(world: &World) -> Vec<InstanceId> {
-    world.endpoint.members(world.binding)
+    world.endpoint.callable_instances(world.binding)
 }
 
 /// Who was asked for an answer to a challenge, in order.
@@ -65,7 +65,7 @@ fn a_device_with_a_wrong_password_offers_it_once_and_the_binding_stands_as_it_st
     world.respond(401, &[("WWW-Authenticate", CHALLENGE)]);
     world.respond(401, &[("WWW-Authenticate", CHALLENGE)]);
     assert!(refused(world.events.last().unwrap(), 2), "{:?}", world.events.last());
-    assert!(world.endpoint.stands(world.binding));
+    assert!(world.endpoint.is_registered(world.binding));
     assert_eq!(members(&world), [device(1)]);
     world.input(Input::Unbind { instance: device(2), deadline: seconds(3) });
     assert!(matches!(world.events.last(), Some(Event::Unbound { shared: true, .. })));
@@ -86,7 +86,7 @@ fn a_trial_that_the_server_leaves_unanswered_is_tried_again_after_the_next_succe
         world.events.last(),
         Some(Event::RegistrationFailed { instance, failure: RegistrationFailure::Retry { .. }, .. }) if *instance == device(2)
     ));
-    assert!(world.endpoint.stands(world.binding));
+    assert!(world.endpoint.is_registered(world.binding));
     assert_eq!(members(&world), [device(1)], "it gets no call before it has proven itself");
     until_refreshed(&mut world);
     let before = world.count("REGISTER");
@@ -103,7 +103,7 @@ fn a_speaker_that_is_refused_gives_way_to_another_device_once_it_is_let_go() {
     world.respond(401, &[("WWW-Authenticate", CHALLENGE)]);
     world.respond(401, &[("WWW-Authenticate", CHALLENGE)]);
     assert!(refused(world.events.last().unwrap(), 1));
-    assert!(!world.endpoint.stands(world.binding));
+    assert!(!world.endpoint.is_registered(world.binding));
     world.sent.clear();
     world.advance(seconds(60));
     assert_eq!(world.count("REGISTER"), 0, "the shell says first who else would offer the same");
@@ -214,7 +214,7 @@ fn a_trial_is_broken_off_when_its_device_leaves_or_wakes_up() {
         world.sent.clear();
         world.advance(seconds(100));
         assert_eq!(world.count("REGISTER"), 0, "not even a retransmission");
-        assert!(world.endpoint.stands(world.binding));
+        assert!(world.endpoint.is_registered(world.binding));
         assert_eq!(members(&world), [device(1)]);
     }
 }

@@ -37,7 +37,7 @@ fn devices(count: u64) -> World {
     for number in 2..=count {
         join(&mut world, number, true);
     }
-    assert_eq!(world.endpoint.members(world.binding), (1..=count).map(device).collect::<Vec<_>>());
+    assert_eq!(world.endpoint.callable_instances(world.binding), (1..=count).map(device).collect::<Vec<_>>());
     world.sent.clear();
     world.events.clear();
     world

@@ -147,7 +147,7 @@ fn what_waits_is_bounded_and_ends_with_the_instance() {
     for cseq in 2..42 {
         dialog.send(&mut world, End::Caller, "INFO", cseq);
     }
-    assert_eq!(world.count("INFO 480"), 40 - sip::endpoint::away::WAITING_PER_DEVICE);
+    assert_eq!(world.count("INFO 480"), 40 - sip::endpoint::parked::WAITING_PER_DEVICE);
     world.input(Input::Unbind { instance: world.instance, deadline: seconds(3) });
     assert_eq!(world.count("INFO 480"), 40);
     dialog.send(&mut world, End::Caller, "BYE", 50);

@@ -81,7 +81,7 @@ fn a_path_that_is_forged_or_whose_registration_is_over_leads_nowhere() {
     through.call("c1", std::str::from_utf8(&forged).unwrap());
     assert_eq!(through.world.descriptions(), ["INVITE 404"]);
     through.advance(601);
-    assert_eq!(through.ends(), [ProxiedEnd::Expired]);
+    assert_eq!(through.ends(), [PushBindingEnd::Expired]);
     through.world.sent.clear();
     through.call("c2", &path);
     through.call("c3", &path.replace(";lr>", ";lr;ob>"));
@@ -108,7 +108,7 @@ fn after_a_restart_the_path_still_leads_to_the_registration_that_was_adopted() {
         let mut through = Through::new();
         let path = through.registered(&Register::by(1)).text(Name::Path).unwrap().to_owned();
         let kept = through.world.events.into_iter().find_map(|event| match event {
-            Event::Proxied(registration) => Some(*registration),
+            Event::PushBindingAccepted(registration) => Some(*registration),
             _ => None,
         });
         (kept.unwrap(), path)
@@ -116,7 +116,7 @@ fn after_a_restart_the_path_still_leads_to_the_registration_that_was_adopted() {
     let mut through = Through::new();
     let upstream = crate::world::REGISTRAR;
     let registrar = "sip:example.com".into();
-    through.world.input(Input::Adopt(Box::new(Adopted {
+    through.world.input(Input::RestorePushBinding(Box::new(RestoredPushBinding {
         registration: before,
         upstream,
         upstream_registrar: registrar,
@@ -134,6 +134,6 @@ fn a_dead_push_token_ends_the_registration_and_its_calls() {
     let (mut through, path) = Through::asleep();
     through.call("c1", &path);
     let instance = through.world.wakes()[0].instance;
-    through.world.input(Input::Forget(instance));
-    assert_eq!((through.ends(), through.world.count("INVITE 480")), (vec![ProxiedEnd::Forgotten], 1));
+    through.world.input(Input::RemovePushBinding(instance));
+    assert_eq!((through.ends(), through.world.count("INVITE 480")), (vec![PushBindingEnd::Removed], 1));
 }

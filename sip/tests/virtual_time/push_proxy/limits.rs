@@ -14,7 +14,7 @@ fn ten_thousand_registrations_on_a_flow_reach_nobody_and_close_it() {
     }
     assert!(through.world.count("REGISTER") <= 8, "so many may be under way");
     assert!(through.world.closed.contains(&FlowId::Stream(1)));
-    assert_eq!(through.world.endpoint.counts().proxied, 0, "nothing is kept that was not accepted");
+    assert_eq!(through.world.endpoint.counts().push_bindings, 0, "nothing is kept that was not accepted");
     assert!(through.world.last("REGISTER 503").has(sip::message::Name::RetryAfter));
 }
 
@@ -29,7 +29,11 @@ fn a_flow_and_an_aor_have_so_many_registrations_at_most() {
             through.accept(600);
         }
     }
-    assert_eq!((through.world.endpoint.counts().proxied, through.world.count("REGISTER 403")), (16, 4), "of one AOR");
+    assert_eq!(
+        (through.world.endpoint.counts().push_bindings, through.world.count("REGISTER 403")),
+        (16, 4),
+        "of one AOR"
+    );
     let mut through = Through::new();
     let aors: Vec<&'static str> =
         (0..18).map(|n| &*Box::leak(format!("sip:u{n}@example.com").into_boxed_str())).collect();
@@ -39,7 +43,11 @@ fn a_flow_and_an_aor_have_so_many_registrations_at_most() {
             through.accept(600);
         }
     }
-    assert_eq!((through.world.endpoint.counts().proxied, through.world.count("REGISTER 403")), (16, 2), "of one flow");
+    assert_eq!(
+        (through.world.endpoint.counts().push_bindings, through.world.count("REGISTER 403")),
+        (16, 2),
+        "of one flow"
+    );
 }
 
 /// RFC 3261 §22: whoever guesses passwords through the relay loses the connection.

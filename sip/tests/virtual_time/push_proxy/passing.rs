@@ -42,10 +42,10 @@ fn a_challenge_passes_to_the_device_and_its_answer_to_the_registrar() {
     assert_eq!(values(&answer, Name::Via).len(), 1);
     assert_eq!(answer.text(Name::WwwAuthenticate), Some(challenge));
     assert_eq!(answer.text(Name::FeatureCaps), None, "nothing is promised before the registrar has accepted");
-    assert_eq!((through.world.endpoint.counts().proxied, through.left()), (0, 1), "nothing is kept");
+    assert_eq!((through.world.endpoint.counts().push_bindings, through.left()), (0, 1), "nothing is kept");
     through.registered(&Register::by(1).header("Authorization: Digest x"));
     assert_eq!(through.world.last("REGISTER").text(Name::Authorization), Some("Digest x"));
-    assert_eq!(through.world.endpoint.counts().proxied, 1);
+    assert_eq!(through.world.endpoint.counts().push_bindings, 1);
 }
 
 /// §5.6.1.1, §6.2.1; §4.1.4 for a device that refreshes by itself.
@@ -61,7 +61,7 @@ fn an_accepted_registration_says_which_service_is_pushed_and_by_which_purr() {
         .registered(&Register::by(1).contact(&format!("<sip:alice@h{PN}>;+sip.pnsreg;+sip.instance=\"<urn:uuid:1>\"")));
     let expected = format!("*;+sip.pns=\"fcm\";+sip.pnsreg=\"180\";+sip.pnspurr=\"{instance}\"");
     assert_eq!(through.world.last("REGISTER 200").text(Name::FeatureCaps), Some(&*expected), "the same registration");
-    assert_eq!(through.world.endpoint.counts().proxied, 1);
+    assert_eq!(through.world.endpoint.counts().push_bindings, 1);
 }
 
 /// RFC 5626 §5.1, §6: a registrar that knows flows wants to hear that the first hop does.
@@ -93,7 +93,7 @@ fn a_query_hears_which_services_there_are_and_nothing_is_kept() {
     through.registered(&Register::by(1).contact("<sip:alice@h;pn-provider=fcm>"));
     assert_eq!(values(&through.world.last("REGISTER 200"), Name::FeatureCaps), all[1..]);
     assert!(!through.world.last("REGISTER").has(Name::Path));
-    assert_eq!((through.world.endpoint.counts().proxied, through.left()), (0, 2));
+    assert_eq!((through.world.endpoint.counts().push_bindings, through.left()), (0, 2));
 }
 
 /// §5.6.1.1, §8.1
@@ -132,9 +132,9 @@ fn a_device_that_takes_its_registration_back_is_forgotten() {
         let mut through = Through::new();
         through.registered(&Register::by(1));
         through.register(&last);
-        assert_eq!(through.world.endpoint.counts().proxied, 1, "not before the registrar has said so");
+        assert_eq!(through.world.endpoint.counts().push_bindings, 1, "not before the registrar has said so");
         through.accept(granted);
-        assert_eq!((through.ends(), through.left()), (vec![ProxiedEnd::Unregistered], 2), "{}", last.contact);
+        assert_eq!((through.ends(), through.left()), (vec![PushBindingEnd::Unregistered], 2), "{}", last.contact);
         assert_eq!(through.world.endpoint.counts().upstreams, 0);
     }
 }
@@ -155,7 +155,7 @@ fn a_registrar_that_refuses_ends_it_and_a_strangers_failure_does_not() {
     );
     assert_eq!(through.ends(), []);
     refuse(&mut through, &Register::by(1));
-    assert_eq!(through.ends(), [ProxiedEnd::Refused]);
+    assert_eq!(through.ends(), [PushBindingEnd::Refused]);
 }
 
 #[test]
@@ -165,8 +165,8 @@ fn a_device_with_a_new_push_token_replaces_its_earlier_registration() {
     through.registered(
         &Register::by(1).contact("<sip:alice@h;pn-provider=fcm;pn-prid=new>;+sip.instance=\"<urn:uuid:1>\""),
     );
-    assert_eq!(through.ends(), [ProxiedEnd::Replaced]);
-    assert_eq!(through.world.endpoint.counts().proxied, 1);
+    assert_eq!(through.ends(), [PushBindingEnd::Replaced]);
+    assert_eq!(through.world.endpoint.counts().push_bindings, 1);
 }
 
 #[test]

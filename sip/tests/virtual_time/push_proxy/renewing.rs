@@ -1,6 +1,6 @@
 //! Pushes in time for the device's own refresh (RFC 8599 §5.5), and the end.
 
-use sip::endpoint::ProxiedEnd;
+use sip::endpoint::PushBindingEnd;
 
 use super::through::{PN, Register, Through};
 
@@ -14,8 +14,8 @@ fn a_device_is_pushed_in_time_to_refresh_once_more_half_way_and_then_it_is_over(
     through.advance(76);
     assert_eq!(through.refreshes(), 2, "the first may be lost");
     through.advance(100);
-    assert_eq!((through.refreshes(), through.ends()), (2, vec![ProxiedEnd::Expired]));
-    assert_eq!(through.world.endpoint.counts().proxied, 0);
+    assert_eq!((through.refreshes(), through.ends()), (2, vec![PushBindingEnd::Expired]));
+    assert_eq!(through.world.endpoint.counts().push_bindings, 0);
     assert_eq!(through.left(), 1);
 }
 

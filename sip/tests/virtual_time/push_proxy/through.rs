@@ -78,22 +78,22 @@ impl Through {
 
     fn show_way(&mut self) {
         let asked = self.world.events.iter().rev().find_map(|event| match event {
-            Event::Way(asked) => Some(asked.passage),
+            Event::RouteNeeded(asked) => Some(asked.register),
             _ => None,
         });
         let Some(passage) = asked else { return };
-        self.world.events.retain(|event| !matches!(event, Event::Way(_)));
-        let way = self.verdict.map(|()| ProxyWay {
+        self.world.events.retain(|event| !matches!(event, Event::RouteNeeded(_)));
+        let way = self.verdict.map(|()| RegisterRoute {
             upstream: REGISTRAR,
             registrar: "sip:example.com".into(),
             services: SERVICES.to_vec(),
         });
         if way.is_ok() {
             let addresses: std::sync::Arc<[IpAddr]> = [server_address().ip()].into();
-            self.world.input(Input::Way { passage, way });
+            self.world.input(Input::Route { register: passage, route: way });
             self.world.input(Input::Addresses { upstream: REGISTRAR, addresses });
         } else {
-            self.world.input(Input::Way { passage, way });
+            self.world.input(Input::Route { register: passage, route: way });
         }
     }
 
@@ -142,15 +142,15 @@ impl Through {
 
     pub fn instance(&self) -> InstanceId {
         let kept = self.world.events.iter().rev().find_map(|event| match event {
-            Event::Proxied(registration) => Some(registration.instance),
+            Event::PushBindingAccepted(registration) => Some(registration.instance),
             _ => None,
         });
         kept.expect("a registration was accepted")
     }
 
-    pub fn ends(&self) -> Vec<ProxiedEnd> {
+    pub fn ends(&self) -> Vec<PushBindingEnd> {
         let ends = self.world.events.iter().filter_map(|event| match event {
-            Event::ProxiedEnded { end, .. } => Some(*end),
+            Event::PushBindingEnded { end, .. } => Some(*end),
             _ => None,
         });
         ends.collect()
@@ -158,12 +158,12 @@ impl Through {
 
     /// How often its device was asked to register again.
     pub fn refreshes(&self) -> usize {
-        self.world.events.iter().filter(|event| matches!(event, Event::Refresh(_))).count()
+        self.world.events.iter().filter(|event| matches!(event, Event::RefreshNeeded(_))).count()
     }
 
     /// How many ways the endpoint has given back.
     pub fn left(&self) -> usize {
-        self.world.events.iter().filter(|event| matches!(event, Event::Left(_))).count()
+        self.world.events.iter().filter(|event| matches!(event, Event::UpstreamReleased(_))).count()
     }
 
     pub fn advance(&mut self, seconds: u64) {

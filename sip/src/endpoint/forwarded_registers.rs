@@ -1,0 +1,397 @@
+//! REGISTERs on their way through, from a device to its own SIP server and back (RFC 3327, RFC 8599 §5.6.1).
+//!
+//! | REGISTER | from here |
+//! | --- | --- |
+//! | comes | the shell is asked for its way: 403, 555, or an upstream |
+//! | has its way | on the upstream's flow, with our Path, `Supported: path` and Feature-Caps; dialled first where there is none |
+//! | 401, 407 | back to the device: the digest is between the two |
+//! | 2xx, pushes asked for | `push_bindings` keeps it; back with Feature-Caps |
+//! | 2xx, no more pushes or `expires=0` | forgotten |
+//! | 403, 404, 410, 604 | forgotten |
+//! | silence, no flow | 504 |
+//!
+//! Invariant: nothing is kept of a REGISTER that its SIP server has not accepted. A flow has at most [`REGISTERS_PER_FLOW`]
+//! of them under way and [`BURST`] at once; every way that the shell gave is given back once, by [`Event::UpstreamReleased`].
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::time::Instant;
+
+use super::devices::INSTANCES_PER_FLOW;
+use super::push_bindings::{Accepted, CONTACTS_PER_AOR, REGISTRATIONS_MAX};
+use super::pushed::{ForwardedRegisterId, PushBindingEnd, RegisterRoute, RouteRequest};
+use super::{ClientOwner, Endpoint, Event, Output, ServerOwner, Side, Source, Timer, Transport};
+use crate::edge::forward;
+use crate::edge::push_proxy::{self, PushRequest, RegisterIntent};
+use crate::id::{BranchId, FlowId, UpstreamId};
+use crate::message::{Composer, Message, Method, Name, Uri};
+use crate::transaction::ServerId;
+
+/// REGISTERs of one flow that may be under way; a further one is answered 503.
+pub const REGISTERS_PER_FLOW: u8 = 8;
+/// REGISTERs that one flow may send at once, and then one more every two seconds; a further one is answered 503.
+pub const BURST: u8 = 40;
+/// Of those 503, so many until the flow is closed.
+pub const QUOTA_VIOLATIONS_MAX: u8 = 40;
+/// REGISTERs under way on one shard; a further one is answered 503.
+pub const REGISTERS_MAX: usize = 20_000;
+/// SIP servers that are dialled at once because of a REGISTER, on one shard; one for a further one is answered 503.
+pub const DIALS_MAX: usize = 64;
+/// What a device that goes too fast is told to wait, in seconds.
+const RETRY_AFTER_S: u32 = 10;
+
+/// What is under way.
+#[derive(Default)]
+pub(super) struct ForwardedRegisters {
+    under_way: BTreeMap<ForwardedRegisterId, ForwardedRegister>,
+    next: u64,
+    quotas: HashMap<FlowId, FlowQuota>,
+}
+
+impl fmt::Debug for ForwardedRegisters {
+    /// Shows nothing of who registers.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ForwardedRegisters").field("under_way", &self.len()).finish_non_exhaustive()
+    }
+}
+
+impl ForwardedRegisters {
+    pub(super) fn len(&self) -> usize {
+        self.under_way.len()
+    }
+}
+
+/// One REGISTER.
+pub(super) struct ForwardedRegister {
+    source: Source,
+    server: ServerId,
+    request: Box<Message>,
+    intent: RegisterIntent,
+    registrar: Box<str>,
+    proxy: Option<Box<str>>,
+    /// How many of its Routes are ours.
+    own_routes: usize,
+    way: Option<RegisterRoute>,
+    branch: Option<BranchId>,
+}
+
+/// What is known of a flow that REGISTERs came by.
+struct FlowQuota {
+    budget: u8,
+    refilled: Instant,
+    violations: u8,
+    under_way: u8,
+}
+
+impl Endpoint {
+    /// A REGISTER at the edge that is not for the relay itself.
+    pub(super) fn on_forwarded_register(&mut self, now: Instant, source: Source, reply: FlowId, register: Message) {
+        if let Err(stop) = forward::check(&register, &self.core.settings.own_addresses()) {
+            return self.refuse(now, reply, &register, stop.status());
+        }
+        let intent = match push_proxy::read(&register) {
+            Ok(intent) => intent,
+            Err(status) => return self.refuse(now, reply, &register, status),
+        };
+        if !self.may_pass(&source, &intent) {
+            return self.refuse(now, reply, &register, 403);
+        }
+        if !self.spend_quota(now, source.flow) {
+            return self.slow_down(now, source.flow, reply, &register);
+        }
+        let full = self.registers.len() >= REGISTERS_MAX || self.push_bindings.len() >= REGISTRATIONS_MAX;
+        let Some(server) = self.core.transactions.open(&register, reply, ServerOwner::Nobody).ok().filter(|_| !full)
+        else {
+            return self.busy(reply, &register);
+        };
+        let id = ForwardedRegisterId(self.registers.next);
+        self.registers.next += 1;
+        let own_routes = self.own_routes(&register);
+        let proxy: Option<Box<str>> = register.route(own_routes).map(|route| route.uri.text.into());
+        let registrar: Box<str> = register.request_uri().unwrap_or_default().into();
+        let way = RouteRequest {
+            register: id,
+            aor: intent.aor.clone(),
+            registrar: registrar.clone(),
+            proxy: proxy.clone(),
+            push: intent.push_request.clone(),
+        };
+        if let Some(quota) = self.registers.quotas.get_mut(&source.flow) {
+            quota.under_way += 1;
+        }
+        // So that its end is heard of.
+        self.device_flows.entry(source.flow).or_default();
+        let request = Box::new(register);
+        let row = ForwardedRegister {
+            source,
+            server,
+            request,
+            intent,
+            registrar,
+            proxy,
+            own_routes,
+            way: None,
+            branch: None,
+        };
+        self.registers.under_way.insert(id, row);
+        self.core.event(Event::RouteNeeded(Box::new(way)));
+    }
+
+    /// Whether a REGISTER may travel on: it asks for pushes, or about them, or ends what asked for them. Nothing else is
+    /// this relay's business.
+    fn may_pass(&self, source: &Source, intent: &RegisterIntent) -> bool {
+        let PushRequest::Push(push) = &intent.push_request else {
+            return matches!(intent.push_request, PushRequest::Query(_))
+                || !self.push_bindings.known_as(intent).is_empty();
+        };
+        let (instance, _) = push_proxy::identify(&self.core.token_key, &intent.aor, push);
+        let replaces = !self.push_bindings.known_as(intent).is_empty();
+        let room = self.carried_by(source.flow, instance) < INSTANCES_PER_FLOW;
+        room && (self.push_bindings.knows(instance)
+            || replaces
+            || self.push_bindings.contacts_of(&intent.aor) < CONTACTS_PER_AOR)
+    }
+
+    /// The shell has found the way of a REGISTER, or the status that refuses it.
+    pub(super) fn on_route(&mut self, now: Instant, id: ForwardedRegisterId, way: Result<RegisterRoute, u16>) {
+        let way = match way {
+            Ok(way) => way,
+            Err(status) => return self.end_register(now, id, status),
+        };
+        let upstream = way.upstream;
+        let Some(register) = self.registers.under_way.get_mut(&id) else {
+            return self.core.event(Event::UpstreamReleased(upstream));
+        };
+        let registrar = way.registrar.clone();
+        register.way = Some(way);
+        self.join_transit(now, upstream, registrar);
+        if !self.may_register_now(now, upstream) {
+            return self.end_register(now, id, 503);
+        }
+        match self.flow_of_upstream(upstream) {
+            Some((flow, transport)) => self.send_register_on(now, id, flow, transport),
+            None if self.dials_for_others(upstream) >= DIALS_MAX => self.end_register(now, id, 503),
+            None => {
+                self.core.later(now, self.core.settings.timing.upstream.flow, Timer::ForwardedRegister(id));
+                self.want_transit_flow(upstream);
+            }
+        }
+    }
+
+    fn send_register_on(&mut self, now: Instant, id: ForwardedRegisterId, flow: FlowId, transport: Transport) {
+        let branch = self.core.branch();
+        let Some(register) = self.registers.under_way.get_mut(&id) else { return };
+        register.branch = Some(branch);
+        let sent_by = self.core.settings.sent_by(Side::Upstream, transport);
+        let mut edit = forward::forward_request(&register.request, sent_by, branch);
+        for _ in 0..register.own_routes {
+            edit = edit.pop(Name::Route);
+        }
+        if let PushRequest::Push(push) = &register.intent.push_request {
+            let (instance, _) = push_proxy::identify(&self.core.token_key, &register.intent.aor, push);
+            let path = push_proxy::path(&self.core.token_key, instance, sent_by, register.intent.outbound);
+            edit = edit.prepend(Name::Path, path).append(Name::FeatureCaps, push_proxy::serves(&push.provider));
+            // A registrar may refuse a Path that the device says nothing of (RFC 3327 §5.3), and it is for the device.
+            if !register.request.lists(Name::Supported, "path") {
+                edit = edit.append(Name::Supported, "path");
+            }
+        }
+        let owner = ClientOwner::ForwardedRegister(id);
+        if self.core.transactions.send(now, branch, Method::Register, edit.finish(), flow, owner).is_err() {
+            self.end_register(now, id, 503);
+        }
+    }
+
+    /// A flow to a SIP server is up: what waited for it goes.
+    pub(super) fn send_waiting(&mut self, now: Instant, upstream: UpstreamId) {
+        let Some((flow, transport)) = self.flow_of_upstream(upstream) else { return };
+        for id in self.registers_to(upstream, true) {
+            self.send_register_on(now, id, flow, transport);
+        }
+    }
+
+    /// There is no flow to a SIP server. `waiting`: what waits for one ends; else what was sent by the one there was.
+    pub(super) fn fail_registers(&mut self, now: Instant, upstream: UpstreamId, waiting: bool) {
+        for id in self.registers_to(upstream, waiting) {
+            self.end_register(now, id, 504);
+        }
+    }
+
+    fn registers_to(&self, upstream: UpstreamId, waiting: bool) -> Vec<ForwardedRegisterId> {
+        let to = |register: &ForwardedRegister| register.way.as_ref().is_some_and(|way| way.upstream == upstream);
+        let theirs = self.registers.under_way.iter().filter(|(_, it)| to(it) && it.branch.is_none() == waiting);
+        theirs.map(|(id, _)| *id).collect()
+    }
+
+    /// How many SIP servers other than this one REGISTERs wait for: whoever names one after the other that is silent keeps
+    /// no dialler from those that answer.
+    fn dials_for_others(&self, upstream: UpstreamId) -> usize {
+        let waiting = self.registers.under_way.values().filter(|register| register.branch.is_none());
+        let others = waiting.filter_map(|register| register.way.as_ref().map(|way| way.upstream));
+        others.filter(|other| *other != upstream).collect::<BTreeSet<_>>().len()
+    }
+
+    pub(super) fn on_forwarded_register_due(&mut self, now: Instant, id: ForwardedRegisterId) {
+        if self.registers.under_way.get(&id).is_some_and(|register| register.branch.is_none()) {
+            self.end_register(now, id, 504);
+        }
+    }
+
+    /// The SIP server left a REGISTER without a final response: its sender has timed out too (RFC 4320 §4.2).
+    pub(super) fn on_forwarded_register_timeout(&mut self, now: Instant, id: ForwardedRegisterId) {
+        if let Some(register) = self.take_register(id) {
+            self.core.transactions.give_up(now, register.server);
+            self.leave(&register);
+        }
+    }
+
+    pub(super) fn on_forwarded_register_response(&mut self, now: Instant, id: ForwardedRegisterId, response: &Message) {
+        let Some(status) = response.status().filter(|status| *status > 100) else { return };
+        if status < 200 {
+            if let Some(register) = self.registers.under_way.get(&id) {
+                self.core.transactions.respond(
+                    now,
+                    register.server,
+                    status,
+                    forward::forward_response(response, Side::Upstream),
+                );
+            }
+            return;
+        }
+        let Some(register) = self.take_register(id) else { return };
+        let (server, flow, bytes) = (register.server, register.source.flow, self.back(&register, status, response));
+        self.core.transactions.respond(now, server, status, bytes);
+        self.core.flush();
+        let failed = register.intent.proves && is_failed_proof(status, response);
+        match (&register.intent.push_request, status) {
+            (PushRequest::Push(push), 200..300) => {
+                let (push, expires) = (push.clone(), register.intent.granted(response));
+                let ForwardedRegister { source, intent, registrar, proxy, way: Some(way), .. } = register else {
+                    return;
+                };
+                let accepted = Accepted { source, intent, push, registrar, proxy, upstream: way.upstream, expires };
+                return self.on_accepted(now, accepted);
+            }
+            (PushRequest::Nothing, 200..300) => {
+                for instance in self.push_bindings.known_as(&register.intent) {
+                    self.remove_push_binding(now, instance, PushBindingEnd::Unregistered);
+                }
+            }
+            // Whoever knows its push token may end it; nobody else can name it.
+            (PushRequest::Push(push), 403 | 404 | 410 | 604) => {
+                let (instance, _) = push_proxy::identify(&self.core.token_key, &register.intent.aor, push);
+                self.remove_push_binding(now, instance, PushBindingEnd::Refused);
+            }
+            _ => {}
+        }
+        self.leave(&register);
+        if failed {
+            self.count_failure(flow);
+        }
+    }
+
+    /// The response as the device gets it.
+    fn back(&self, register: &ForwardedRegister, status: u16, response: &Message) -> bytes::Bytes {
+        let mut edit = response.edit().pop(Name::Via);
+        if (200..300).contains(&status) {
+            match (&register.intent.push_request, &register.way) {
+                (PushRequest::Push(push), _) => {
+                    let (instance, _) = push_proxy::identify(&self.core.token_key, &register.intent.aor, push);
+                    let value = push_proxy::feature_caps(&register.intent, push, instance);
+                    edit = edit.append(Name::FeatureCaps, value);
+                }
+                (PushRequest::Query(one), Some(way)) => {
+                    let wanted = |service: &&&str| one.as_deref().is_none_or(|one| one == **service);
+                    for service in way.services.iter().filter(wanted) {
+                        edit = edit.append(Name::FeatureCaps, push_proxy::serves(service));
+                    }
+                }
+                _ => {}
+            }
+        }
+        edit.finish()
+    }
+
+    /// Ends a REGISTER with an answer of the relay's own.
+    fn end_register(&mut self, now: Instant, id: ForwardedRegisterId, status: u16) {
+        let Some(register) = self.take_register(id) else { return };
+        if let Some(branch) = register.branch {
+            self.core.transactions.abandon(branch);
+        }
+        let tag = self.core.random.tag();
+        let response = Composer::response(&register.request, status, Composer::reason(status), Some(&tag));
+        let wait = (status == 503).then_some(RETRY_AFTER_S);
+        self.core.transactions.respond(now, register.server, status, response.maybe(Name::RetryAfter, wait).finish());
+        self.leave(&register);
+    }
+
+    fn take_register(&mut self, id: ForwardedRegisterId) -> Option<ForwardedRegister> {
+        let register = self.registers.under_way.remove(&id)?;
+        if let Some(quota) = self.registers.quotas.get_mut(&register.source.flow) {
+            quota.under_way = quota.under_way.saturating_sub(1);
+        }
+        Some(register)
+    }
+
+    /// Gives the way of a REGISTER back.
+    fn leave(&mut self, register: &ForwardedRegister) {
+        if let Some(way) = &register.way {
+            self.leave_transit(way.upstream, None);
+        }
+    }
+
+    /// How many of the topmost Routes name this relay.
+    fn own_routes(&self, request: &Message) -> usize {
+        let own = self.core.settings.own_addresses();
+        let is_own = |uri: &Uri<'_>| {
+            own.iter().any(|sent_by| match uri.port {
+                Some(port) => {
+                    sent_by.strip_suffix(&format!(":{port}")).is_some_and(|host| host.eq_ignore_ascii_case(uri.host))
+                }
+                None => sent_by.rsplit_once(':').is_some_and(|(host, _)| host.eq_ignore_ascii_case(uri.host)),
+            })
+        };
+        (0..2).take_while(|index| request.route(*index).is_some_and(|route| is_own(&route.uri))).count()
+    }
+
+    /// Takes one REGISTER from a flow's budget; whether there was one.
+    fn spend_quota(&mut self, now: Instant, flow: FlowId) -> bool {
+        let fresh = || FlowQuota { budget: BURST, refilled: now, violations: 0, under_way: 0 };
+        let quota = self.registers.quotas.entry(flow).or_insert_with(fresh);
+        let earned = now.saturating_duration_since(quota.refilled).as_secs() / 2;
+        if earned > 0 {
+            quota.budget = u64::from(quota.budget).saturating_add(earned).min(u64::from(BURST)) as u8;
+            quota.refilled = now;
+        }
+        let granted = quota.budget > 0 && quota.under_way < REGISTERS_PER_FLOW;
+        quota.budget = quota.budget.saturating_sub(1);
+        quota.violations = if granted { quota.violations } else { quota.violations.saturating_add(1) };
+        granted
+    }
+
+    fn slow_down(&mut self, now: Instant, flow: FlowId, reply: FlowId, register: &Message) {
+        let tag = self.core.random.tag();
+        let response = Composer::response(register, 503, Composer::reason(503), Some(&tag));
+        self.respond_once(now, reply, register, 503, response.header(Name::RetryAfter, RETRY_AFTER_S).finish());
+        if self.registers.quotas.get(&flow).is_some_and(|quota| quota.violations >= QUOTA_VIOLATIONS_MAX) {
+            self.core.flush();
+            self.core.outputs.push_back(Output::Close(flow));
+        }
+    }
+
+    /// A flow has ended: what passed through from it goes on without anybody to answer to.
+    pub(super) fn forget_quota(&mut self, flow: FlowId) {
+        self.registers.quotas.remove(&flow);
+    }
+}
+
+/// Whether a response says that the proof in its request was wrong, and not merely old.
+fn is_failed_proof(status: u16, response: &Message) -> bool {
+    let challenges = || response.elements(Name::WwwAuthenticate).chain(response.elements(Name::ProxyAuthenticate));
+    let is_stale = || challenges().any(|part| part.to_ascii_lowercase().replace([' ', '"'], "").contains("stale=true"));
+    match status {
+        401 | 407 => !is_stale(),
+        403 => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,240 @@
+//! MESSAGEs outside a dialog (RFC 3428): offered to the device that is attached, else given to the store.
+//!
+//! Invariant: every MESSAGE gets exactly one final answer, within [`EdgeTiming::no_response`] and
+//! [`EdgeTiming::store`](crate::timing::EdgeTiming), which is far less than its sender waits (RFC 3261 §17.1.2.2). One that
+//! comes again has the same [`MessageId`], so that a store keeps it once.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    ClientOwner, Endpoint, Event, InboundMessage, MessageEnd, MessageRequestId, ServerOwner, Side, StoreOutcome, Timer,
+};
+use crate::edge::forward;
+use crate::edge::pending_message::{FinalResponse, PendingMessage};
+use crate::id::{BindingId, BranchId, FlowId, InstanceId, MessageId};
+use crate::message::{Composer, Message, Method, Name};
+
+/// MESSAGEs on their way at once; a further one is answered 503.
+pub const MESSAGES_MAX: usize = 10_000;
+/// How long a sender is asked to wait that was refused for now, in seconds.
+const RETRY_AFTER: u32 = 30;
+/// The most that is kept of a sender's URI and of a media type, in bytes, and of a display name, in characters.
+const FROM_BYTES: usize = 1024;
+const TYPE_BYTES: usize = 255;
+const NAME_CHARS: usize = 256;
+
+impl Endpoint {
+    pub(super) fn on_message_request(&mut self, now: Instant, reply: FlowId, request: Message, binding: BindingId) {
+        let members = self.callable_instances(binding);
+        let Some(&first) = members.first() else { return self.refuse(now, reply, &request, 480) };
+        if let Some((status, end)) = self.refusal_of(now, &request, &members) {
+            self.core.event(Event::MessageEnded { instance: first, end });
+            return self.answer_unstored(now, reply, &request, status);
+        }
+        if self.messages.len() >= MESSAGES_MAX {
+            return self.busy(reply, &request);
+        }
+        let Ok(server) = self.core.transactions.open(&request, reply, ServerOwner::Nobody) else {
+            return self.busy(reply, &request);
+        };
+        let id = MessageRequestId(self.next_message);
+        self.next_message += 1;
+        let tag = self.core.random.tag();
+        self.messages.insert(id, PendingMessage::new(now, self.core.settings.timing.edge, server, tag, request));
+        for instance in members {
+            self.start_copy(now, id, instance);
+        }
+        if let Some(due) = self.messages.get(&id).map(PendingMessage::due) {
+            self.core.timers.set(due, Timer::Message(id));
+        }
+    }
+
+    /// What a MESSAGE is answered that goes neither to a device nor to the store.
+    fn refusal_of(&mut self, now: Instant, request: &Message, members: &[InstanceId]) -> Option<(u16, MessageEnd)> {
+        let media = request.text(Name::ContentType).unwrap_or_default();
+        let media = media.split(';').next().unwrap_or_default().trim();
+        let attached = members.iter().any(|instance| self.attached.contains_key(instance));
+        let stored_only = members.iter().all(|instance| !self.attached.contains_key(instance));
+        if let Err(stop) = forward::check(request, &self.core.settings.own_addresses())
+            && attached
+        {
+            return Some((stop.status(), MessageEnd::Unfit));
+        }
+        if media.eq_ignore_ascii_case("application/im-iscomposing+xml") {
+            return Some((200, MessageEnd::Composing));
+        }
+        if request.body().len() > self.core.settings.message_bytes {
+            return Some((413, MessageEnd::TooLarge));
+        }
+        if stored_only && (request.elements(Name::Require).next().is_some() || request.has(Name::ProxyRequire)) {
+            return Some((420, MessageEnd::Unfit));
+        }
+        let coded = |value: &[u8]| !value.eq_ignore_ascii_case(b"identity");
+        if stored_only && (media.len() > TYPE_BYTES || request.values_written("Content-Encoding").any(coded)) {
+            return Some((415, MessageEnd::Unfit));
+        }
+        // Who is not there cannot take what is worth nothing later.
+        if stored_only && request.number(Name::Expires) == Some(0) {
+            return Some((480, MessageEnd::Unfit));
+        }
+        // Each device pays, whichever of them still can.
+        let mut granted = false;
+        for instance in members {
+            granted |= self.spend_message(now, *instance);
+        }
+        (!granted).then_some((480, MessageEnd::Limited))
+    }
+
+    fn answer_unstored(&mut self, now: Instant, reply: FlowId, request: &Message, status: u16) {
+        let tag = self.core.random.tag();
+        let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
+        let response = match status {
+            415 => response.extension("Accept-Encoding", "identity"),
+            420 => [Name::Require, Name::ProxyRequire]
+                .into_iter()
+                .flat_map(|name| request.elements(name))
+                .fold(response, |response, option| response.header(Name::Unsupported, option)),
+            480 => response.header(Name::RetryAfter, RETRY_AFTER),
+            _ => response,
+        };
+        self.respond_once(now, reply, request, status, response.finish());
+    }
+
+    /// A copy for one device: on its flow, or to the store.
+    fn start_copy(&mut self, now: Instant, id: MessageRequestId, instance: InstanceId) {
+        let branch = self.core.branch();
+        let Some(pending) = self.messages.get_mut(&id) else { return };
+        let Some(request) = pending.request() else { return };
+        let message = name_of(&self.core.token_key, request, instance);
+        let sent_on = self.attached.get(&instance).and_then(|attached| {
+            let sent_by = self.core.settings.sent_by(Side::Device, attached.transport);
+            let bytes = forward::forward_request(request, sent_by, branch).request_uri(&*attached.contact).finish();
+            let owner = ClientOwner::Message(id);
+            let sent = self.core.transactions.send(now, branch, Method::Message, bytes, attached.flow, owner);
+            sent.ok().map(|()| attached.flow)
+        });
+        match sent_on {
+            Some(flow) => {
+                pending.sent(instance, message, branch);
+                self.note_forwarded(flow, instance, branch);
+            }
+            None => {
+                pending.storing(now, instance, message);
+                self.store_copy(id, instance, message);
+            }
+        }
+    }
+
+    fn store_copy(&mut self, id: MessageRequestId, instance: InstanceId, message: MessageId) {
+        let Some(request) = self.messages.get(&id).and_then(PendingMessage::request) else { return };
+        let (from, name) = forward::caller(request);
+        let lasts = request.number(Name::Expires).filter(|seconds| *seconds > 0);
+        let pending = InboundMessage {
+            request: id,
+            message,
+            instance,
+            from: cut(&from, FROM_BYTES).into(),
+            name: name.map(|name| name.chars().take(NAME_CHARS).collect::<String>().into()),
+            content_type: request.text(Name::ContentType).map_or("text/plain", |text| cut(text, TYPE_BYTES)).into(),
+            body: request.body().clone(),
+            lasts: lasts.map(|seconds| Duration::from_secs(seconds.into())),
+        };
+        self.core.event(Event::StoreMessage(Box::new(pending)));
+    }
+
+    pub(super) fn on_message_response(
+        &mut self,
+        now: Instant,
+        id: MessageRequestId,
+        branch: BranchId,
+        response: &Message,
+    ) {
+        let Some(status) = response.status().filter(|status| *status >= 200) else { return };
+        let Some(pending) = self.messages.get_mut(&id) else { return };
+        if let Some((instance, message)) =
+            pending.on_response(branch, status, forward::forward_response(response, Side::Device))
+        {
+            self.core.event(Event::DiscardMessage { instance, message });
+        }
+        self.answer_message(now, id);
+    }
+
+    /// The flow that a copy went by is gone, or the device never answered.
+    pub(super) fn on_message_lost(&mut self, now: Instant, id: MessageRequestId, branch: BranchId) {
+        let Some(pending) = self.messages.get_mut(&id) else { return };
+        if let Some((instance, message)) = pending.on_lost(now, branch) {
+            self.core.timers.set(pending.due(), Timer::Message(id));
+            self.store_copy(id, instance, message);
+        }
+        self.answer_message(now, id);
+    }
+
+    pub(super) fn on_message_due(&mut self, now: Instant, id: MessageRequestId) {
+        let Some(pending) = self.messages.get_mut(&id) else { return };
+        let silent = pending.on_due(now);
+        if pending.request().is_some() {
+            self.core.timers.set(pending.due(), Timer::Message(id));
+        }
+        for (instance, message) in silent {
+            self.store_copy(id, instance, message);
+        }
+        self.answer_message(now, id);
+    }
+
+    pub(super) fn on_message_stored(
+        &mut self,
+        now: Instant,
+        id: MessageRequestId,
+        instance: InstanceId,
+        outcome: StoreOutcome,
+    ) {
+        let Some(pending) = self.messages.get_mut(&id) else { return };
+        if let Some((instance, message)) = pending.on_stored(instance, outcome) {
+            self.core.event(Event::DiscardMessage { instance, message });
+        }
+        self.answer_message(now, id);
+    }
+
+    fn answer_message(&mut self, now: Instant, id: MessageRequestId) {
+        let Some(pending) = self.messages.get_mut(&id) else { return };
+        if let (Some(answer), Some(request)) = (pending.response(), pending.request()) {
+            let own = |status| Composer::response(request, status, Composer::reason(status), Some(&pending.tag));
+            let (status, bytes) = match answer {
+                FinalResponse::Pass(status, bytes) => (status, bytes),
+                FinalResponse::Accepted => (202, own(202).finish()),
+                FinalResponse::Full => (480, own(480).header(Name::RetryAfter, RETRY_AFTER).finish()),
+                FinalResponse::Unavailable => (503, own(503).header(Name::RetryAfter, RETRY_AFTER).finish()),
+            };
+            let ends = pending.ends();
+            pending.close();
+            self.core.transactions.respond(now, pending.server, status, bytes);
+            for (instance, status) in ends {
+                let end = if status < 300 { MessageEnd::Delivered } else { MessageEnd::Refused(status) };
+                self.core.event(Event::MessageEnded { instance, end });
+            }
+        }
+        if self.messages.get(&id).is_some_and(PendingMessage::is_over) {
+            self.messages.remove(&id);
+        }
+    }
+}
+
+/// What a MESSAGE is called for a device: the same whenever it comes again, and of no use to guess it.
+fn name_of(key: &crate::flow::TokenKey, request: &Message, instance: InstanceId) -> MessageId {
+    let from = request.from().and_then(|from| from.tag().map(str::to_owned)).unwrap_or_default();
+    let number = request.cseq().map_or(0, |(number, _)| number);
+    let told = format!("{}\n{number}\n{from}", request.call_id().unwrap_or_default());
+    let half = |which: u8| {
+        let payload = [&b"page"[..], &[which], &instance.to_bytes()].concat();
+        let mut bits = [0; 16];
+        bits[..10].copy_from_slice(&key.mac(&payload, told.as_bytes()));
+        u128::from_be_bytes(bits)
+    };
+    MessageId::new(half(1) ^ half(2).rotate_right(64), instance.tag())
+}
+
+/// At most `bytes` of a text, whole characters.
+fn cut(text: &str, bytes: usize) -> &str {
+    let end = (0..=bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
+}

@@ -1,0 +1,82 @@
+//! NOTIFYs outside a dialog, and OPTIONS: what the account's server tells and asks a registered user agent.
+//!
+//! Invariant: a NOTIFY is answered 200 only when what it says was understood (RFC 6665 §4.1.3, RFC 3842 §3.7); nothing
+//! that it says is kept here.
+
+use std::time::Instant;
+
+use super::{Endpoint, Event};
+use crate::edge::mailbox::{MEDIA_TYPE, Mailbox};
+use crate::id::{BindingId, FlowId};
+use crate::message::{Composer, Message, Method, Name};
+
+/// The event package that is understood (RFC 3842 §3.1).
+pub(super) const PACKAGE: &str = "message-summary";
+/// The largest body of a NOTIFY, in bytes; a larger one is answered 413.
+const NOTIFY_BYTES: usize = 8 * 1024;
+/// How long a server is asked to wait that tells too much, in seconds.
+const RETRY_AFTER: u32 = 30;
+
+impl Endpoint {
+    /// A NOTIFY outside a dialog: unsolicited, as many servers send it to what is registered.
+    pub(super) fn on_notify(&mut self, now: Instant, reply: FlowId, request: &Message, binding: BindingId) {
+        let status = self.check_notify(now, request, binding);
+        let tag = self.core.random.tag();
+        let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
+        let response = match status {
+            489 => response.extension("Allow-Events", PACKAGE),
+            415 => response.header(Name::Accept, MEDIA_TYPE),
+            480 => response.header(Name::RetryAfter, RETRY_AFTER),
+            _ => response,
+        };
+        self.respond_once(now, reply, request, status, response.finish());
+    }
+
+    fn check_notify(&mut self, now: Instant, request: &Message, binding: BindingId) -> u16 {
+        let package = request.text(Name::Event).unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        if !package.eq_ignore_ascii_case(PACKAGE) {
+            return 489;
+        }
+        let members = self.callable_instances(binding);
+        // Each device pays, whichever of them still can.
+        let mut granted = false;
+        for instance in &members {
+            granted |= self.spend_notify(now, *instance);
+        }
+        if !granted {
+            return 480;
+        }
+        let body = request.body();
+        if body.is_empty() {
+            // A subscription's first or last NOTIFY may say nothing (RFC 6665 §4.2.2).
+            return 200;
+        }
+        if body.len() > NOTIFY_BYTES {
+            return 413;
+        }
+        let media = request.text(Name::ContentType).unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        if !media.eq_ignore_ascii_case(MEDIA_TYPE) {
+            return 415;
+        }
+        let Some(mailbox) = Mailbox::parse(body) else { return 400 };
+        for instance in members {
+            self.core.event(Event::Mailbox { instance, mailbox: Box::new(mailbox.clone()) });
+        }
+        200
+    }
+
+    /// What a registered user agent says of itself (RFC 3261 §11.2). What a device takes inside a dialog passes to it.
+    pub(super) fn answer_options(&mut self, now: Instant, reply: FlowId, request: &Message) {
+        let tag = self.core.random.tag();
+        let response = Composer::response(request, 200, Composer::reason(200), Some(&tag))
+            .header(Name::Allow, super::requests::ALLOW)
+            .header(Name::Accept, format_args!("application/sdp, text/plain, {MEDIA_TYPE}"))
+            .extension("Accept-Encoding", "identity")
+            .extension("Accept-Language", "en")
+            .header(Name::Supported, "path, outbound, gruu")
+            .extension("Allow-Events", PACKAGE)
+            .finish();
+        debug_assert_eq!(request.method(), Some(Method::Options));
+        self.respond_once(now, reply, request, 200, response);
+    }
+}

@@ -1,0 +1,277 @@
+//! Registrations that passed through to their own SIP server, and are pushed for (RFC 8599).
+//!
+//! A request that comes back by our Path is a call like any other: held, pushed, offered to the flow that the device
+//! registers on; its Request-URI stays as it came. What is no INVITE waits in [`super::parked`].
+//!
+//! [`super::forwarded_registers`] brings them; a device that has registered is attached by its flow until the end that was granted.
+//!
+//! Invariant: nobody is pushed but for a request from the registration's own SIP server, or because it ends soon. What its
+//! SIP server does not know any more is not kept here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::core::OfflinePeer;
+use super::devices::Attached;
+use super::pushed::{PushBinding, PushBindingEnd, RestoredPushBinding};
+use super::{Endpoint, Event, Side, Source, Timer};
+use crate::edge::forward;
+use crate::edge::push_proxy::{self, PushContact, RENEW_BEFORE, RegisterIntent};
+use crate::id::{BindingId, FlowId, InstanceId, UpstreamId};
+use crate::message::{Message, Method, Name};
+
+/// Registrations of one AOR; a further one is answered 403.
+pub const CONTACTS_PER_AOR: usize = 16;
+/// Registrations on one shard; a further one is answered 503.
+pub const REGISTRATIONS_MAX: usize = 500_000;
+
+/// A registration that its SIP server has just accepted, with what its REGISTER said.
+pub(super) struct Accepted {
+    pub(super) source: Source,
+    pub(super) intent: RegisterIntent,
+    pub(super) push: PushContact,
+    pub(super) registrar: Box<str>,
+    pub(super) proxy: Option<Box<str>>,
+    /// The upstream that it was sent to, whose reference is handed on.
+    pub(super) upstream: UpstreamId,
+    /// The lifetime that was granted.
+    pub(super) expires: Duration,
+}
+
+/// The registrations that passed through.
+#[derive(Default)]
+pub(super) struct PushBindings {
+    rows: HashMap<InstanceId, Row>,
+    bindings: HashMap<BindingId, InstanceId>,
+    /// AOR and device.
+    contacts: BTreeMap<(Box<str>, Box<str>), InstanceId>,
+}
+
+struct Row {
+    binding: BindingId,
+    upstream: UpstreamId,
+    aor: Box<str>,
+    contact: Box<str>,
+    expires_at: Instant,
+    /// When its device is pushed to refresh it.
+    renew_at: Option<Instant>,
+    /// It was pushed for already in this life of it.
+    renewed: bool,
+    /// When its device was called back last for a request that is no call.
+    woken_at: Option<Instant>,
+}
+
+impl fmt::Debug for PushBindings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PushBindings").field("rows", &self.rows.len()).finish_non_exhaustive()
+    }
+}
+
+impl PushBindings {
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether a registration is known.
+    pub(super) fn knows(&self, instance: InstanceId) -> bool {
+        self.rows.contains_key(&instance)
+    }
+
+    /// The registration behind a binding.
+    pub(super) fn instance_of(&self, binding: BindingId) -> Option<InstanceId> {
+        self.bindings.get(&binding).copied()
+    }
+
+    /// The SIP server of the registration behind a binding.
+    pub(super) fn upstream_of(&self, binding: BindingId) -> Option<UpstreamId> {
+        self.rows.get(self.bindings.get(&binding)?).map(|row| row.upstream)
+    }
+
+    pub(super) fn known_as(&self, intent: &RegisterIntent) -> Vec<InstanceId> {
+        if intent.contact.is_empty() {
+            let of_aor = self.contacts.range((intent.aor.clone(), "".into())..);
+            return of_aor.take_while(|((aor, _), _)| *aor == intent.aor).map(|(_, instance)| *instance).collect();
+        }
+        self.contacts.get(&(intent.aor.clone(), intent.contact.clone())).copied().into_iter().collect()
+    }
+
+    pub(super) fn contacts_of(&self, aor: &str) -> usize {
+        let of_aor = self.contacts.range((Box::from(aor), "".into())..);
+        of_aor.take_while(|((other, _), _)| **other == *aor).take(CONTACTS_PER_AOR).count()
+    }
+}
+
+impl Endpoint {
+    /// A SIP server has accepted a registration that asks for pushes.
+    pub(super) fn on_accepted(&mut self, now: Instant, accepted: Accepted) {
+        let Accepted { source, intent, push, registrar, proxy, upstream, expires } = accepted;
+        let (instance, binding) = push_proxy::identify(&self.core.token_key, &intent.aor, &push);
+        for other in self.push_bindings.known_as(&intent).into_iter().filter(|other| *other != instance) {
+            self.remove_push_binding(now, other, PushBindingEnd::Replaced);
+        }
+        if expires.is_zero() {
+            self.remove_push_binding(now, instance, PushBindingEnd::Unregistered);
+            return self.leave_transit(upstream, None);
+        }
+        let registration = PushBinding {
+            instance,
+            aor: intent.aor,
+            contact: intent.contact,
+            registrar,
+            proxy,
+            push,
+            expires,
+            refreshes_itself: intent.refreshes_itself,
+        };
+        self.write_down(now, binding, upstream, &registration);
+        self.core.event(Event::PushBindingAccepted(Box::new(registration)));
+        let expires_at = now + expires;
+        if self.device_flow_carries(source.flow, instance) {
+            let attached = Attached { flow: source.flow, transport: source.transport, contact: "".into(), expires_at };
+            self.attach(now, instance, attached);
+            self.fork_waiting(now, instance);
+            self.send_parked(now, OfflinePeer::Device(instance));
+        }
+    }
+
+    /// A registration of an earlier run.
+    pub(super) fn on_restore_push_binding(&mut self, now: Instant, adopted: RestoredPushBinding) {
+        let RestoredPushBinding { registration, upstream, upstream_registrar } = adopted;
+        let (instance, binding) = push_proxy::identify(&self.core.token_key, &registration.aor, &registration.push);
+        self.join_transit(now, upstream, upstream_registrar);
+        if self.push_bindings.knows(instance) || instance != registration.instance || registration.expires.is_zero() {
+            return self.leave_transit(upstream, None);
+        }
+        self.write_down(now, binding, upstream, &registration);
+        // So that its addresses are known, and its requests believed.
+        self.want_transit_flow(upstream);
+    }
+
+    /// Writes a registration down, or its new life. The way that it came by is the row's from now on.
+    fn write_down(&mut self, now: Instant, binding: BindingId, upstream: UpstreamId, registration: &PushBinding) {
+        let PushBinding { instance, aor, contact, expires, refreshes_itself, .. } = registration;
+        let (instance, expires) = (*instance, *expires);
+        let before = match refreshes_itself {
+            true => RENEW_BEFORE.min(expires / 4),
+            false => push_proxy::renew_before(expires),
+        };
+        let expires_at = now + expires;
+        let row = Row {
+            binding,
+            upstream,
+            aor: aor.clone(),
+            contact: contact.clone(),
+            expires_at,
+            renew_at: Some(expires_at - before),
+            renewed: false,
+            woken_at: None,
+        };
+        if let Some(earlier) = self.push_bindings.rows.insert(instance, row) {
+            self.push_bindings.contacts.remove(&(earlier.aor, earlier.contact));
+            self.leave_transit(earlier.upstream, None);
+        }
+        self.push_bindings.bindings.insert(binding, instance);
+        self.push_bindings.contacts.insert((aor.clone(), contact.clone()), instance);
+        if !self.devices.contains_key(&instance) {
+            self.add_device(now, instance, binding);
+        }
+        self.core.timers.set(expires_at - before, Timer::PushBinding(instance));
+        self.core.timers.set(expires_at, Timer::PushBinding(instance));
+    }
+
+    /// A registration is to be refreshed, or is over.
+    pub(super) fn on_push_binding_due(&mut self, now: Instant, instance: InstanceId) {
+        let Some(row) = self.push_bindings.rows.get_mut(&instance) else { return };
+        if row.expires_at <= now {
+            return self.remove_push_binding(now, instance, PushBindingEnd::Expired);
+        }
+        if row.renew_at.is_none_or(|at| at > now) {
+            return;
+        }
+        // A push may be lost: once more, half-way to the end.
+        let again = (!std::mem::replace(&mut row.renewed, true)).then(|| now + (row.expires_at - now) / 2);
+        row.renew_at = again;
+        if let Some(at) = again {
+            self.core.timers.set(at, Timer::PushBinding(instance));
+        }
+        self.core.event(Event::RefreshNeeded(instance));
+    }
+
+    /// Has a device that passed through pushed, because a request waits for it that is no call. One push serves all that
+    /// wait.
+    pub(super) fn wake_for_request(&mut self, now: Instant, instance: InstanceId) {
+        let push_again = self.core.settings.timing.edge.push_again;
+        let Some(row) = self.push_bindings.rows.get_mut(&instance) else { return };
+        if row.woken_at.is_some_and(|at| at + push_again > now) {
+            return;
+        }
+        row.woken_at = Some(now);
+        if self.spend_call(now, instance) {
+            self.core.event(Event::RefreshNeeded(instance));
+        }
+    }
+
+    /// Ends a registration's calls and forgets it. The SIP server is told nothing: only the device can.
+    pub(super) fn remove_push_binding(&mut self, now: Instant, instance: InstanceId, end: PushBindingEnd) {
+        let Some(row) = self.push_bindings.rows.remove(&instance) else { return };
+        self.push_bindings.bindings.remove(&row.binding);
+        self.push_bindings.contacts.remove(&(row.aor, row.contact));
+        self.remove_device(now, instance);
+        self.leave_transit(row.upstream, Some(instance));
+        self.core.event(Event::PushBindingEnded { instance, end });
+    }
+
+    /// The registration that a request names by our own Path and that is not known here: one that another node, or an earlier
+    /// run, may have written down. Whoever asks may adopt it and hand the request in afterwards.
+    pub fn unknown_push_binding(&self, request: &Message) -> Option<InstanceId> {
+        let beyond = request.is_request() && request.method() != Some(Method::Ack);
+        let named = beyond.then(|| push_proxy::own_path(&self.core.token_key, request)).flatten();
+        named.filter(|instance| !self.push_bindings.knows(*instance))
+    }
+
+    /// A request that came back by our Path.
+    pub(super) fn on_path_request(
+        &mut self,
+        now: Instant,
+        source: Source,
+        reply: FlowId,
+        request: Message,
+        instance: InstanceId,
+    ) {
+        let Some(binding) = self.push_bindings.rows.get(&instance).map(|row| row.binding) else {
+            // A registrar of RFC 5626 takes the binding for dead and tries another one (§5.3 there).
+            let outbound = request.route(0).is_some_and(|route| route.uri.params.get("ob").is_some());
+            return self.refuse_call(now, reply, &request, if outbound { 430 } else { 404 });
+        };
+        if !self.is_trusted(binding, &source) {
+            return self.refuse_call(now, reply, &request, 403);
+        }
+        if request.to().is_some_and(|to| to.tag().is_some()) {
+            return self.refuse(now, reply, &request, 481);
+        }
+        let attached = self.attached.contains_key(&instance);
+        match request.method() {
+            Some(Method::Invite) => {
+                let bytes = request.edit().pop(Name::Route).finish();
+                let Ok(invite) = Message::parse(&bytes, &self.core.settings.limits) else {
+                    return self.refuse_call(now, reply, &request, 513);
+                };
+                self.on_invite(now, source, reply, invite, binding);
+            }
+            Some(Method::Register) => self.refuse(now, reply, &request, 405),
+            // A registrar that asks whether its Contact is still there must not wake the phone each minute.
+            Some(Method::Options) if !attached => self.answer_options(now, reply, &request),
+            _ => match forward::check(&request, &self.core.settings.own_addresses()) {
+                Err(stop) => self.refuse(now, reply, &request, stop.status()),
+                Ok(()) => match self.way_to_device(instance) {
+                    Some(way) => self.forward(now, reply, &request, 1, way),
+                    None => {
+                        self.wake_for_request(now, instance);
+                        self.park(now, reply, &request, Side::Upstream, instance, 1);
+                    }
+                },
+            },
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What a SIP server asked for and how it is answered: the challenges of its registrar and of the proxies before it.
+//!
+//! | a challenge for | known in this attempt | follows |
+//! | --- | --- | --- |
+//! | a place or realm that is new, or an old nonce | no | answer it |
+//! | the same, `stale=true` | yes | answer it, at most [`STALE_MAX`] times |
+//! | the same | yes | the credentials are refused (RFC 3261 §22.2) |
+//! | the registrar, in another realm | yes | likewise: a registrar has one realm |
+//!
+//! An answer that was right once is carried from then on with a rising count, so that a refresh is one round trip (RFC
+//! 7616 §3.6); the nonce that a 2xx names for the next time takes its place (RFC 7616 §3.5).
+//!
+//! Invariant: at most [`CHALLENGES_MAX`] challenges are kept; credentials that were refused are offered no second time.
+
+use crate::auth::{Challenge, Hash};
+use crate::message::{Message, Name};
+
+/// Challenges kept for one binding: its registrar's, and those of two proxies on the way (RFC 3261 §22.3).
+pub const CHALLENGES_MAX: usize = 3;
+/// Challenges of one place that one attempt answers; beyond them the attempt has failed (a server that calls every nonce
+/// stale).
+pub const STALE_MAX: u8 = 3;
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Challenger {
+    /// The registrar, by 401.
+    Registrar,
+    /// A proxy before it, by 407.
+    Proxy,
+}
+
+impl Challenger {
+    /// The header that carries the answer.
+    pub fn credentials_header(self) -> Name {
+        match self {
+            Self::Registrar => Name::Authorization,
+            Self::Proxy => Name::ProxyAuthorization,
+        }
+    }
+
+    /// The status that asks.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Registrar => 401,
+            Self::Proxy => 407,
+        }
+    }
+}
+
+/// What follows from a 401 or 407.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Answer; the challenges of the same response that may be answered instead, when there is no credential for the first.
+    Answer {
+        /// In the server's order (RFC 8760 §2.4).
+        others: Vec<Challenge>,
+    },
+    /// It cannot be answered, or the answer was wrong.
+    Refused,
+    /// It goes round in circles.
+    Endless,
+}
+
+/// The challenges that a binding answers.
+#[derive(Debug, Default)]
+pub struct Challenges(Vec<KnownChallenge>);
+
+#[derive(Debug)]
+struct KnownChallenge {
+    challenger: Challenger,
+    challenge: Challenge,
+    /// Answers given with this nonce.
+    nc: u32,
+    /// Challenges of this attempt; 0: its answer is one of an earlier attempt.
+    asked: u8,
+}
+
+impl Challenges {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// A new attempt begins: what is known may have become old without being wrong.
+    pub fn begin(&mut self) {
+        self.0.iter_mut().for_each(|key| key.asked = 0);
+    }
+
+    /// Forgets all of them.
+    pub fn clear(&mut self) {
+        self.0 = Vec::new();
+    }
+
+    /// The challenge at `index`, and the count of answers with its nonce, this one included.
+    pub fn next_answer(&mut self, index: usize) -> Option<(&Challenge, u32)> {
+        let key = self.0.get_mut(index)?;
+        key.nc = key.nc.saturating_add(1);
+        Some((&key.challenge, key.nc))
+    }
+
+    /// Who asked for the one at `index`.
+    pub fn challenger(&self, index: usize) -> Option<Challenger> {
+        self.0.get(index).map(|key| key.challenger)
+    }
+
+    /// There is no credential for the challenge at `index`: takes another one of the same response, or lets one that comes
+    /// from an earlier attempt go. The status of the refusal when neither can be done.
+    ///
+    /// # Errors
+    /// The status of the response that asked.
+    pub fn skip(&mut self, index: usize, others: &mut Vec<Challenge>) -> Result<(), u16> {
+        let Some(key) = self.0.get_mut(index) else { return Err(Challenger::Registrar.status()) };
+        if key.asked == 0 {
+            self.0.remove(index);
+            return Ok(());
+        }
+        if others.is_empty() {
+            return Err(key.challenger.status());
+        }
+        (key.challenge, key.nc) = (others.remove(0), 0);
+        Ok(())
+    }
+
+    /// A 401 or 407 came. `allowed`: the hashes that may be used.
+    pub fn on_challenge(&mut self, challenger: Challenger, response: &Message, allowed: &[Hash]) -> Verdict {
+        let name = match challenger {
+            Challenger::Registrar => Name::WwwAuthenticate,
+            Challenger::Proxy => Name::ProxyAuthenticate,
+        };
+        let values = response.values(name).filter_map(|value| std::str::from_utf8(value).ok());
+        let mut offered = Challenge::all_supported(values, allowed);
+        if offered.is_empty() {
+            return Verdict::Refused;
+        }
+        // Of several, the one for the realm that was answered in this attempt: a digest of another would be made for
+        // somebody else (RFC 7616 §5.8).
+        let asked = |challenge: &Challenge| {
+            self.0
+                .iter()
+                .any(|key| key.challenger == challenger && key.asked > 0 && key.challenge.realm == challenge.realm)
+        };
+        let at = offered.iter().position(asked).unwrap_or(0);
+        let first = offered.remove(at);
+        let known = self.0.iter().position(|key| {
+            key.challenger == challenger
+                && (challenger == Challenger::Registrar || *key.challenge.realm == *first.realm)
+        });
+        let Some(index) = known else {
+            if !self.make_room(challenger) {
+                return Verdict::Endless;
+            }
+            // Most bindings have one challenge for their whole life.
+            self.0.reserve_exact(1);
+            self.0.push(KnownChallenge { challenger, challenge: first, nc: 0, asked: 1 });
+            return Verdict::Answer { others: offered };
+        };
+        let key = &mut self.0[index];
+        if key.asked > 0 && (!first.stale || key.challenge.realm != first.realm) {
+            return Verdict::Refused;
+        }
+        if key.asked >= STALE_MAX {
+            return Verdict::Endless;
+        }
+        (key.challenge, key.nc, key.asked) = (first, 0, key.asked + 1);
+        Verdict::Answer { others: offered }
+    }
+
+    /// A 2xx came, which may name the nonces of the next answers.
+    pub fn on_success(&mut self, response: &Message) {
+        for key in &mut self.0 {
+            let mut infos: Box<dyn Iterator<Item = &[u8]>> = match key.challenger {
+                Challenger::Registrar => Box::new(response.values(Name::AuthenticationInfo)),
+                Challenger::Proxy => Box::new(response.values_written("Proxy-Authentication-Info")),
+            };
+            let info = infos.next().and_then(|value| std::str::from_utf8(value).ok());
+            if info.is_some_and(|info| key.challenge.follow(info)) {
+                key.nc = 0;
+            }
+        }
+    }
+
+    /// Makes room for a challenge; a proxy that asked in an earlier attempt may be gone from the way.
+    fn make_room(&mut self, challenger: Challenger) -> bool {
+        if self.0.len() < CHALLENGES_MAX {
+            return true;
+        }
+        let gone = self.0.iter().position(|key| key.asked == 0 && key.challenger == challenger);
+        gone.map(|index| self.0.remove(index)).is_some()
+    }
+}

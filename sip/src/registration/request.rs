@@ -1,0 +1,97 @@
+//! The REGISTER as it is written (RFC 3261 §10.2, RFC 5626 §4.2, RFC 3327 §5.1, RFC 5627 §4.1).
+//!
+//! Invariant: one binding has one Call-ID, one From tag and one Contact from its first REGISTER to its last, so that a
+//! registrar never keeps two of it; one that comes again has another Call-ID, because its CSeq begins anew.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::Challenger;
+use crate::flow::Transport;
+use crate::id::{BindingId, BranchId};
+use crate::message::{Composer, Method, Name};
+
+/// What the endpoint adds.
+#[derive(Debug)]
+pub struct RequestContext<'a> {
+    /// Request-URI.
+    pub registrar: &'a str,
+    /// Transport of the flow.
+    pub transport: Transport,
+    /// `host:port` of this relay on that transport.
+    pub local: &'a str,
+    /// The client transaction.
+    pub branch: BranchId,
+    /// A tag that stays for the life of the endpoint; makes Call-ID and From tag its own after a restart.
+    pub epoch: &'a str,
+}
+
+/// What the binding adds.
+pub(super) struct RegisterRequest<'a> {
+    pub(super) binding: BindingId,
+    pub(super) aor: &'a str,
+    pub(super) cseq: u32,
+    /// Lifetime in seconds; 0 unregisters.
+    pub(super) expires: u32,
+    /// Which of the registrations of this Contact it is.
+    pub(super) generation: u32,
+    /// `+sip.instance`.
+    pub(super) instance: [u8; 16],
+    /// Whether to ask for RFC 5626.
+    pub(super) outbound: bool,
+    pub(super) answers: &'a [(Challenger, String)],
+}
+
+impl RegisterRequest<'_> {
+    pub(super) fn write(&self, head: &RequestContext<'_>) -> Bytes {
+        let Self { binding, aor, cseq, generation, expires, .. } = *self;
+        let (transport, local, epoch) = (head.transport, head.local, head.epoch);
+        let rport = if transport == Transport::Udp { ";rport" } else { "" };
+        let via = format!("SIP/2.0/{} {local};branch={}{rport}", transport.via(), head.branch);
+        let supported = if self.outbound { "path, outbound, gruu" } else { "path, gruu" };
+        let letter = Composer::request(Method::Register, head.registrar)
+            .header(Name::Via, via)
+            .header(Name::MaxForwards, 70)
+            .header(Name::From, format_args!("<{aor}>;tag={epoch}"))
+            .header(Name::To, format_args!("<{aor}>"))
+            .header(Name::CallId, format_args!("{binding}.{generation}.{epoch}"))
+            .header(Name::CSeq, format_args!("{cseq} REGISTER"))
+            .header(Name::Contact, self.contact(head))
+            .header(Name::Expires, expires)
+            .header(Name::Supported, supported)
+            .header(Name::UserAgent, concat!("sipwake/", env!("CARGO_PKG_VERSION")));
+        let answers = self.answers.iter();
+        answers
+            .fold(letter, |letter, (challenger, value)| letter.header(challenger.credentials_header(), value))
+            .finish()
+    }
+
+    fn contact(&self, head: &RequestContext<'_>) -> String {
+        let param = match head.transport {
+            Transport::Udp => String::new(),
+            other => format!(";transport={}", other.param()),
+        };
+        let mut contact = format!("<sip:{}@{}{param}>", self.binding, head.local);
+        contact += &format!(";+sip.instance=\"<urn:uuid:{}>\"", Uuid(self.instance));
+        if self.outbound {
+            contact += ";reg-id=1";
+        }
+        contact + &format!(";expires={}", self.expires)
+    }
+}
+
+/// A UUID's text form (RFC 9562 §4).
+struct Uuid([u8; 16]);
+
+impl fmt::Display for Uuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, byte) in self.0.iter().enumerate() {
+            if matches!(at, 4 | 6 | 8 | 10) {
+                f.write_str("-")?;
+            }
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
