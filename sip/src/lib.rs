@@ -9,6 +9,7 @@
 //! | 0 | [`id`] | 128-bit identifiers and the shard that each names |
 //! | 1 | [`auth`] | digest: challenge, HA1, answer, verification (RFC 7616, RFC 8760) |
 //! | 1 | [`transaction`] | the four machines of RFC 3261 §17 with RFC 6026 and RFC 4320 |
+//! | 1 | [`timing`] | every wait of the protocol, as settings |
 //! | 2 | [`flow`] | flows (RFC 5626): keep-alive, back-off; signed flow tokens |
 //! | 2 | [`registration`] | one machine for one binding |
 //! | 2 | [`subscription`] | one machine for one binding's mailbox |
@@ -32,4 +33,5 @@ pub mod random;
 pub mod registration;
 pub mod subscription;
 pub mod timers;
+pub mod timing;
 pub mod transaction;

@@ -7,11 +7,13 @@ mod world;
 
 use std::time::Duration;
 
-use sip::edge::pending_message::{NO_RESPONSE_TIMEOUT, STORE_TIMEOUT};
 use sip::endpoint::*;
 use sip::id::MessageId;
 use sip::message::{Message, Name};
 use world::World;
+
+const NO_RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+const STORE_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl World {
     /// The SIP server sends a MESSAGE to the binding.

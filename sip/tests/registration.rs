@@ -358,44 +358,6 @@ fn a_first_hop_without_outbound_is_registered_through_without_it() {
 }
 
 #[test]
-fn what_a_registrar_tells_beside_the_registration_is_told_when_it_changes() {
-    // RFC 7315 §4.1, RFC 3608 §6.1, RFC 5627 §4.2, RFC 3327 §5.3 (the echo of Path is nothing to us).
-    let mut world = begun();
-    let contact = format!(
-        "<sip:{}@relay.test:5070>;expires=600;pub-gruu=\"sip:alice@example.com;gr=urn:uuid:x\";\
-         temp-gruu=\"sip:tgruu.7hs==@example.com;gr\"",
-        world.binding
-    );
-    let headers = [
-        ("Contact", &*contact),
-        ("P-Associated-URI", "<sip:alice@example.com>, \"Alice\" <tel:+15551234>;x=y, broken"),
-        ("Service-Route", "<sip:p1.example.com;lr>,<sip:p2.example.com;lr>"),
-        ("Path", "<sip:edge.example.com;lr;ob>"),
-    ];
-    world.respond(200, &headers);
-    let told = |world: &World| {
-        let learned = world.events.iter().filter_map(|event| match event {
-            Event::Learned { learned, .. } => Some(learned.clone()),
-            _ => None,
-        });
-        learned.collect::<Vec<_>>()
-    };
-    let learned = &told(&world)[0];
-    assert_eq!(learned.associated, ["sip:alice@example.com".into(), "tel:+15551234".into()]);
-    assert_eq!(learned.public_gruu.as_deref(), Some("sip:alice@example.com;gr=urn:uuid:x"));
-    assert_eq!(learned.temporary_gruu.as_deref(), Some("sip:tgruu.7hs==@example.com;gr"));
-    assert_eq!(learned.service_route, ["<sip:p1.example.com;lr>".into(), "<sip:p2.example.com;lr>".into()]);
-    assert!(!format!("{learned:?}").contains("alice"));
-    world.next_register();
-    world.respond(200, &headers);
-    assert_eq!(told(&world).len(), 1, "the same again is no news");
-    world.next_register();
-    world.respond(200, &headers[..1]);
-    assert_eq!(told(&world).len(), 2);
-    assert!(told(&world)[1].associated.is_empty());
-}
-
-#[test]
 fn a_call_to_a_name_that_the_registrar_gave_finds_its_binding() {
     let mut world = begun();
     let gruu = "sip:alice@example.com;gr=urn:uuid:x";

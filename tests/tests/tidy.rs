@@ -13,6 +13,7 @@ const SIP: &[(&str, u8)] = &[
     ("timers", 0),
     ("auth", 1),
     ("transaction", 1),
+    ("timing", 1),
     ("flow", 2),
     ("registration", 2),
     ("subscription", 2),

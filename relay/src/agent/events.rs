@@ -34,7 +34,6 @@ impl Shard {
                 self.next.push_back(Input::SubscriptionAuthorization { binding, authorization });
             }
             Event::Registered { binding, expires, refresh, .. } => self.on_registered(binding, expires, refresh),
-            Event::Learned { .. } => {}
             Event::PublicAddress { upstream, address } => {
                 tracing::info!(upstream = upstream.0, %address, "a SIP server says where it sees this relay");
             }

@@ -72,7 +72,7 @@ use shard::Shard;
 use upstreams::Upstreams;
 
 pub use calls::Call;
-pub use proofs::{EDGE_REALM, Unanswerable};
+pub use proofs::Unanswerable;
 
 /// Inputs that wait for one shard; with more, their senders wait (streams, use cases) or they are dropped (datagrams).
 const INBOX: usize = 8 * 1024;

@@ -4,14 +4,11 @@
 //! [`with_clean_stack`](crate::secret::with_clean_stack), and gives back nothing from which the secret can be found.
 
 use sip::auth::{Challenge, DigestResponse, Ha1, Hash};
-use sip::endpoint::Proof as DeviceProof;
+use sip::endpoint::{EDGE_REALM, Proof as DeviceProof};
 use sip::id::InstanceId;
 
 use crate::secret::InstanceSecret;
 use crate::vault::record::{Proof, Record};
-
-/// The realm of the edge.
-pub const EDGE_REALM: &str = "sipwake";
 
 /// Why a SIP server's challenge has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sip::endpoint::NewBinding;
+use sip::endpoint::{EDGE_REALM, NewBinding};
 use sip::id::InstanceId;
 use sip::message::Uri;
 use tokio::sync::oneshot;
@@ -28,7 +28,7 @@ use super::Inner;
 use super::types::{EdgeAddress, Enable, EnableError, Enabled, Refusal, Registration, RegistrationState, WipeReason};
 use crate::agent::command::{Command, First, NewInstance, Term, Who};
 use crate::agent::upstreams::{NoRoute, Route};
-use crate::agent::{EDGE_REALM, Unanswerable, lease};
+use crate::agent::{Unanswerable, lease};
 use crate::clock::unix_now;
 use crate::metrics::labels::StoreOperation;
 use crate::net::resolve::ResolveError;

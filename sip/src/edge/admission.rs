@@ -17,8 +17,8 @@ use crate::flow::TokenKey;
 use crate::id::{FlowId, InstanceId};
 use crate::message::{Message, Name};
 
-/// The realm of the edge.
-pub const REALM: &str = "sipwake";
+/// The realm in which devices prove themselves at the edge (RFC 7616 §3.3); no other is accepted.
+pub const EDGE_REALM: &str = "sipwake";
 /// How long a nonce is good; an older one is answered 401 with `stale=true`.
 pub const NONCE_LIFE: Duration = Duration::from_secs(300);
 
@@ -85,7 +85,7 @@ impl Nonces {
         if credentials.username.as_ref() != instance.to_string() {
             return Admission::Forbidden;
         }
-        if credentials.realm.as_ref() != REALM
+        if credentials.realm.as_ref() != EDGE_REALM
             || credentials.algorithm.session
             || !self.is_ours(&credentials.nonce, flow)
         {
@@ -105,7 +105,7 @@ impl Nonces {
 
     fn challenge(&self, now: Instant, flow: FlowId, fresh: u64, stale: bool, hashes: &[Hash]) -> Admission {
         let nonce = self.nonce(now, flow, fresh);
-        let challenges = hashes.iter().map(|hash| challenge_value(REALM, &nonce, *hash, stale)).collect();
+        let challenges = hashes.iter().map(|hash| challenge_value(EDGE_REALM, &nonce, *hash, stale)).collect();
         Admission::Challenge { challenges }
     }
 

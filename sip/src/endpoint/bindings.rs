@@ -40,7 +40,7 @@ impl Endpoint {
             new.upstream,
             new.aor,
             new.sip_instance,
-            self.settings.register_expires,
+            self.core.settings.register_expires,
             self.generation,
             new.register,
         );
@@ -71,7 +71,7 @@ impl Endpoint {
         let under_way = registration.branch();
         let step = change(registration);
         if let Some(branch) = under_way.filter(|branch| registration.branch() != Some(*branch)) {
-            self.transactions.abandon(branch);
+            self.core.transactions.abandon(branch);
         }
         self.carry_out(now, binding, step);
     }
@@ -108,13 +108,14 @@ impl Endpoint {
         let id = registration.upstream;
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
         upstream.heard_at = Some(now);
-        let hashes = hashes(self.settings.upstream.allow_md5);
-        let terms = Terms { hashes, registrar: &upstream.registrar };
-        let names = registration.names().to_vec();
-        let step = registration.on_response(now, branch, response, &terms, &mut self.random);
-        if let Step::Registered { learned, .. } = &step {
-            if learned.is_some() {
-                self.rename(binding, &names);
+        let hashes = hashes(self.core.settings.upstream.allow_md5);
+        let terms =
+            Terms { hashes, registrar: &upstream.registrar, back_off: self.core.settings.timing.upstream.back_off };
+        let gruus = registration.gruus().to_vec();
+        let step = registration.on_response(now, branch, response, &terms, &mut self.core.random);
+        if let Step::Registered { renamed, .. } = step {
+            if renamed {
+                self.rename(binding, &gruus);
             }
             self.on_granted(now, binding, response);
         }
@@ -140,7 +141,8 @@ impl Endpoint {
         let Some(registration) = self.bindings.get_mut(&binding) else { return };
         let upstream = registration.upstream;
         let was_current = registration.branch() == Some(branch);
-        let step = registration.on_silence(now, branch, &mut self.random);
+        let step =
+            registration.on_silence(now, branch, &self.core.settings.timing.upstream.back_off, &mut self.core.random);
         self.carry_out(now, binding, step);
         if was_current {
             self.on_upstream_silent(now, upstream, binding);
@@ -154,13 +156,10 @@ impl Endpoint {
             Step::WantFlow => self.want_flow(now, binding),
             Step::Send => self.send_register(now, binding),
             Step::Ask => self.ask(binding),
-            Step::Registered { expires, refresh, learned } => {
+            Step::Registered { expires, refresh, renamed: _ } => {
                 self.on_upstream_works(binding);
                 if let Some(instance) = self.prove(binding) {
-                    self.event(Event::Registered { binding, instance, expires, refresh });
-                }
-                if let Some(learned) = learned {
-                    self.event(Event::Learned { binding, learned });
+                    self.core.event(Event::Registered { binding, instance, expires, refresh });
                 }
                 self.settle_step(binding);
                 return self.check_next(now, binding);
@@ -170,7 +169,7 @@ impl Endpoint {
                     return;
                 };
                 let back = self.end_check(binding, failure);
-                self.event(Event::RegistrationFailed { binding, instance, failure });
+                self.core.event(Event::RegistrationFailed { binding, instance, failure });
                 if let Some(step) = back {
                     return self.carry_out(now, binding, step);
                 }
@@ -188,7 +187,7 @@ impl Endpoint {
     fn settle_step(&mut self, binding: BindingId) {
         let Some(registration) = self.bindings.get_mut(&binding) else { return };
         if let Some(at) = registration.armed.must_set(registration.deadline()) {
-            self.timers.set(at, Timer::Binding(binding));
+            self.core.timers.set(at, Timer::Binding(binding));
         }
         self.count_registered(binding);
     }
@@ -198,23 +197,23 @@ impl Endpoint {
         for name in before {
             self.gruus.remove(&(name.clone(), binding));
         }
-        let names = self.bindings.get(&binding).map(|registration| registration.names()).unwrap_or_default();
+        let names = self.bindings.get(&binding).map(|registration| registration.gruus()).unwrap_or_default();
         self.gruus.extend(names.iter().map(|name| (name.clone(), binding)));
     }
 
     fn ask(&mut self, binding: BindingId) {
-        let cnonce = self.random.tag();
+        let cnonce = self.core.random.tag();
         let Some(registration) = self.bindings.get_mut(&binding) else { return };
         let Some(upstream) = self.upstreams.get(&registration.upstream) else { return };
         let (uri, instance) = (upstream.registrar.clone(), registration.instance);
         if let Some((challenge, nc)) = registration.challenge() {
             let challenge = challenge.clone();
-            self.event(Event::Challenged { binding, instance, challenge, nc, cnonce, uri });
+            self.core.event(Event::Challenged { binding, instance, challenge, nc, cnonce, uri });
         }
     }
 
     fn send_register(&mut self, now: Instant, binding: BindingId) {
-        let branch = self.branch();
+        let branch = self.core.branch();
         let Some(registration) = self.bindings.get_mut(&binding) else { return };
         let Some(upstream) = self.upstreams.get(&registration.upstream) else { return };
         let Link::Up { flow, .. } = upstream.link else {
@@ -225,15 +224,20 @@ impl Endpoint {
         let head = RequestContext {
             registrar: &upstream.registrar,
             transport: upstream.transport,
-            local: self.settings.sent_by(Side::Upstream, upstream.transport).host,
+            local: self.core.settings.sent_by(Side::Upstream, upstream.transport).host,
             branch,
-            epoch: &self.epoch,
+            epoch: &self.core.epoch,
         };
         let bytes = registration.compose(&head);
         registration.sent(branch);
         let owner = ClientOwner::Register(binding);
-        if self.transactions.send(now, branch, Method::Register, bytes, flow, owner).is_err() {
-            let step = registration.on_silence(now, branch, &mut self.random);
+        if self.core.transactions.send(now, branch, Method::Register, bytes, flow, owner).is_err() {
+            let step = registration.on_silence(
+                now,
+                branch,
+                &self.core.settings.timing.upstream.back_off,
+                &mut self.core.random,
+            );
             self.carry_out(now, binding, step);
         }
     }
@@ -242,14 +246,14 @@ impl Endpoint {
         let Some(registration) = self.bindings.remove(&binding) else { return };
         self.subscriptions.remove(&binding);
         if let Some(branch) = registration.branch() {
-            self.transactions.abandon(branch);
+            self.core.transactions.abandon(branch);
         }
-        for name in registration.names() {
+        for name in registration.gruus() {
             self.gruus.remove(&(name.clone(), binding));
         }
         self.groups.remove(&binding);
         self.leave_upstream(registration.upstream, &registration);
-        self.event(Event::Unbound { instance: registration.instance, confirmed, shared: false });
+        self.core.event(Event::Unbound { instance: registration.instance, confirmed, shared: false });
     }
 
     /// The binding that a Request-URI names: by the opaque user of its Contact, whatever parameters stand behind it (`ob`,

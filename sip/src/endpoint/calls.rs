@@ -11,11 +11,10 @@ use std::time::Instant;
 use super::expected::ExpectedCall;
 use super::{CallState, ClientOwner, Endpoint, Event, ServerOwner, Side, Source, Timer};
 use crate::edge::forward;
-use crate::edge::pending_invite::{NO_RESPONSE_TIMEOUT, Outcome, PROVISIONAL_INTERVAL, PendingInvite};
+use crate::edge::pending_invite::{Outcome, PendingInvite};
 use crate::flow::FlowToken;
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name};
-use crate::transaction::Timing;
 
 /// Calls that one instance may have waiting at once; a further one is answered 486, unpushed.
 pub const CALLS_PER_INSTANCE: usize = 8;
@@ -33,7 +32,7 @@ impl Endpoint {
         invite: Message,
         binding: BindingId,
     ) {
-        if let Err(stop) = forward::check(&invite, &self.settings.own_addresses()) {
+        if let Err(stop) = forward::check(&invite, &self.core.settings.own_addresses()) {
             return self.refuse_call(now, reply, &invite, stop.status());
         }
         let expected = self.expected_for(now, binding).map(|expected| (expected.call, expected.state));
@@ -45,16 +44,27 @@ impl Endpoint {
             Ok(instances) => instances,
             Err(status) => return self.refuse_call(now, reply, &invite, status),
         };
-        let call = expected.map_or_else(|| CallId::new(self.random.wide(), binding.tag()), |(call, _)| call);
-        let Ok(server) = self.transactions.open(&invite, reply, ServerOwner::Call(call)) else {
+        let call = expected.map_or_else(|| CallId::new(self.core.random.wide(), binding.tag()), |(call, _)| call);
+        let Ok(server) = self.core.transactions.open(&invite, reply, ServerOwner::Call(call)) else {
             return self.busy(reply, &invite);
         };
         let trying = Composer::response(&invite, 100, Composer::reason(100), None).finish();
-        self.transactions.respond(now, server, 100, trying);
-        let (wait, tag) = (self.settings.ring_timeout, self.random.tag());
-        let pending = PendingInvite::new(now, wait, call, &instances, binding, server, source, invite, tag);
+        self.core.transactions.respond(now, server, 100, trying);
+        let (wait, tag) = (self.core.settings.ring_timeout, self.core.random.tag());
+        let pending = PendingInvite::new(
+            now,
+            self.core.settings.timing.edge,
+            wait,
+            call,
+            &instances,
+            binding,
+            server,
+            source,
+            invite,
+            tag,
+        );
         self.calls.insert(call, pending);
-        self.later(now, wait.min(PROVISIONAL_INTERVAL), Timer::Call(call));
+        self.core.later(now, wait.min(self.core.settings.timing.edge.provisional_interval), Timer::Call(call));
         for instance in &instances {
             self.calls_of.entry(*instance).or_default().push(call);
         }
@@ -76,7 +86,7 @@ impl Endpoint {
             }
         }
         if forked {
-            self.later(now, NO_RESPONSE_TIMEOUT, Timer::Call(call));
+            self.core.later(now, self.core.settings.timing.edge.no_response, Timer::Call(call));
         }
     }
 
@@ -111,14 +121,14 @@ impl Endpoint {
             self.tell(now, call, instance, Event::ExpectedCallArrived);
         }
         if forked {
-            self.later(now, NO_RESPONSE_TIMEOUT, Timer::Call(call));
+            self.core.later(now, self.core.settings.timing.edge.no_response, Timer::Call(call));
         } else if !full_time {
             // Who comes later than its push said finds nothing.
             let wait = expected.until.saturating_duration_since(now);
             if let Some(pending) = self.calls.get_mut(&call) {
                 pending.wait_until(expected.until);
             }
-            self.later(now, wait, Timer::Call(call));
+            self.core.later(now, wait, Timer::Call(call));
         }
         for instance in expected.rang.iter().copied() {
             self.on_ring(now, call, instance);
@@ -134,23 +144,23 @@ impl Endpoint {
 
     /// Offers a call to a device's flow; whether the device is attached.
     fn fork_to(&mut self, now: Instant, call: CallId, instance: InstanceId) -> bool {
-        let branch = self.branch();
+        let branch = self.core.branch();
         let Some(pending) = self.calls.get_mut(&call) else { return false };
         let Some(attached) = self.attached.get(&instance) else { return false };
         let wanted = pending.wants(instance, attached.flow);
         let Some(invite) = pending.invite.as_deref().filter(|_| wanted) else { return true };
         let (device, upstream) = (
-            self.settings.sent_by(Side::Device, attached.transport),
-            self.settings.sent_by(Side::Upstream, pending.source.transport),
+            self.core.settings.sent_by(Side::Device, attached.transport),
+            self.core.settings.sent_by(Side::Upstream, pending.source.transport),
         );
         let token = FlowToken { instance, upstream: pending.source.flow };
-        let token = self.token_key.sign(&token, invite.call_id().unwrap_or_default());
+        let token = self.core.token_key.sign(&token, invite.call_id().unwrap_or_default());
         let edit = forward::forward_request(invite, device, branch);
         // What came back by a Path names its device itself (RFC 8599 §5.6.2).
         let edit = if self.push_bindings.knows(instance) { edit } else { edit.request_uri(&*attached.contact) };
         let bytes = forward::record_route(edit, &token, device, upstream).finish();
         let flow = attached.flow;
-        if self.transactions.send(now, branch, Method::Invite, bytes, flow, ClientOwner::Leg(call)).is_err() {
+        if self.core.transactions.send(now, branch, Method::Invite, bytes, flow, ClientOwner::Leg(call)).is_err() {
             return true;
         }
         let moved = pending.forked(branch, instance, flow);
@@ -158,7 +168,7 @@ impl Endpoint {
         let state = pending.state_of(instance).unwrap_or(CallState::Waking);
         self.note_forwarded(flow, instance, branch);
         self.cancel_legs(now, moved, None);
-        self.event(Event::Call { call, instance, state, woke_after });
+        self.core.event(Event::Call { call, instance, state, woke_after });
         true
     }
 
@@ -171,7 +181,7 @@ impl Endpoint {
     fn tell(&mut self, now: Instant, call: CallId, instance: InstanceId, event: fn(Box<super::IncomingCall>) -> Event) {
         if let Some(pending) = self.calls.get(&call) {
             let incoming = Box::new(pending.describe(now, instance));
-            self.event(event(incoming));
+            self.core.event(event(incoming));
         }
     }
 
@@ -179,7 +189,7 @@ impl Endpoint {
     fn tell_changes(&mut self, call: CallId) {
         let changes = self.calls.get_mut(&call).map(PendingInvite::take_changes).unwrap_or_default();
         for (instance, state) in changes {
-            self.event(Event::Call { call, instance, state, woke_after: None });
+            self.core.event(Event::Call { call, instance, state, woke_after: None });
         }
     }
 
@@ -190,12 +200,12 @@ impl Endpoint {
         }
         let Some(pending) = self.calls.get_mut(&call) else { return };
         if let Some((status, response)) = pending.repeat(now) {
-            self.transactions.respond(now, pending.server, status, response);
+            self.core.transactions.respond(now, pending.server, status, response);
         }
         match pending.on_deadline(now) {
             None => {
                 if let Some(at) = pending.deadline(now).filter(|at| *at > now) {
-                    self.timers.set(at, Timer::Call(call));
+                    self.core.timers.set(at, Timer::Call(call));
                 }
             }
             Some(487) => self.answer_call(now, call, 487),
@@ -217,7 +227,7 @@ impl Endpoint {
         if pending.ring(instance) {
             pending.record(now, 180, None, &response);
             let server = pending.server;
-            self.transactions.respond(now, server, 180, response);
+            self.core.transactions.respond(now, server, 180, response);
         }
         self.tell_changes(call);
     }
@@ -289,18 +299,18 @@ impl Endpoint {
         let deadline = pending.deadline(now);
         let reason = forward::reason(cancel);
         for branch in legs {
-            self.transactions.cancel(now, branch, reason.as_deref());
+            self.core.transactions.cancel(now, branch, reason.as_deref());
         }
         // Told with the final answer: until then a 200 of the device may cross the CANCEL and win (RFC 3261 §9.1).
         if at_once {
             self.answer_call(now, call, 487);
         } else if let Some(at) = deadline {
-            self.timers.set(at, Timer::Call(call));
+            self.core.timers.set(at, Timer::Call(call));
         }
     }
 
     pub(super) fn on_leg_response(&mut self, now: Instant, call: CallId, branch: BranchId, response: &Message) {
-        let (Some(status), wait) = (response.status(), self.settings.answer_timeout) else { return };
+        let (Some(status), wait) = (response.status(), self.core.settings.answer_timeout) else { return };
         let Some(pending) = self.calls.get_mut(&call) else {
             return self.end_late_answer(now, branch, status, response);
         };
@@ -312,9 +322,9 @@ impl Endpoint {
                 let passed = forward::forward_response(response, Side::Device);
                 pending.record(now, status, Some(response), &passed);
                 if let Some(at) = pending.deadline(now) {
-                    self.timers.set(at, Timer::Call(call));
+                    self.core.timers.set(at, Timer::Call(call));
                 }
-                self.transactions.respond(now, server, status, passed);
+                self.core.transactions.respond(now, server, status, passed);
             }
             Outcome::Answer => {
                 let (moved, others) = pending.others(branch);
@@ -350,7 +360,7 @@ impl Endpoint {
         for call in self.calls_of.get(&instance).cloned().unwrap_or_default() {
             let legs = self.calls.get(&call).map(|pending| pending.legs_on(instance, flow)).unwrap_or_default();
             for branch in legs {
-                self.transactions.cancel(now, branch, None);
+                self.core.transactions.cancel(now, branch, None);
                 self.on_leg_lost(now, call, branch);
             }
         }
@@ -374,17 +384,17 @@ impl Endpoint {
         let again = pending.is_closed();
         pending.close();
         let (state, instances): (_, Vec<_>) = (pending.state(), pending.instances().collect());
-        self.transactions.respond(now, server, status, response);
+        self.core.transactions.respond(now, server, status, response);
         self.tell_changes(call);
         if again {
             return;
         }
-        self.event(Event::Ended { call, state });
+        self.core.event(Event::Ended { call, state });
         for instance in instances {
             self.tell_missed(now, call, instance);
             self.forget_call_of(instance, call);
         }
-        self.later(now, Timing::default().t1_64(), Timer::Forget(call));
+        self.core.later(now, self.core.settings.timing.transaction.t1_64(), Timer::Forget(call));
     }
 
     /// A call that has ended, and that nobody answered, is missed by those of its devices that did not decline it.
@@ -392,7 +402,7 @@ impl Endpoint {
         let Some(pending) = self.calls.get(&call) else { return };
         if let Some(state @ (CallState::Cancelled | CallState::TimedOut)) = pending.state_of(instance) {
             let missed = Box::new(pending.describe(now, instance));
-            self.event(Event::Missed { call: missed, state });
+            self.core.event(Event::Missed { call: missed, state });
         }
     }
 
@@ -411,7 +421,7 @@ impl Endpoint {
 
     fn cancel_legs(&mut self, now: Instant, legs: Vec<BranchId>, reason: Option<&str>) {
         for branch in legs {
-            self.transactions.cancel(now, branch, reason);
+            self.core.transactions.cancel(now, branch, reason);
         }
     }
 
@@ -420,13 +430,13 @@ impl Endpoint {
         if !(200..300).contains(&status) {
             return;
         }
-        let Some(flow) = self.transactions.flow_of(branch) else { return };
-        let (ack, bye) = (self.branch(), self.branch());
-        let sent_by = self.settings.sent_by(Side::Device, super::Transport::Tls);
+        let Some(flow) = self.core.transactions.flow_of(branch) else { return };
+        let (ack, bye) = (self.core.branch(), self.core.branch());
+        let sent_by = self.core.settings.sent_by(Side::Device, super::Transport::Tls);
         if let Some((ack, hang_up)) = forward::end_late_answer(response, sent_by, ack, bye) {
-            self.send(flow, ack);
+            self.core.send(flow, ack);
             // Full: the device's own session timer, or its user, ends the call.
-            let _ = self.transactions.send(now, bye, Method::Bye, hang_up, flow, ClientOwner::Nobody);
+            let _ = self.core.transactions.send(now, bye, Method::Bye, hang_up, flow, ClientOwner::Nobody);
         }
     }
 }

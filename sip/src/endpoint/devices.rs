@@ -5,8 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::parked::OfflinePeer;
-use super::{Endpoint, Event, Output, Proof, Source, Timer, VerificationId};
+use super::core::OfflinePeer;
+use super::{Endpoint, Event, Output, Proof, ServerOwner, Source, Timer, VerificationId};
 use crate::edge::admission::{Admission, Replay};
 use crate::flow::{Side, Transport};
 use crate::id::{BindingId, BranchId, FlowId, InstanceId};
@@ -112,7 +112,7 @@ impl Endpoint {
             Some(_) => return self.refuse(now, reply, &register, 403),
             None => return self.on_forwarded_register(now, source, reply, register),
         };
-        let fresh = self.random.bits();
+        let fresh = self.core.random.bits();
         let state = self.device_flows.entry(source.flow).or_default();
         if state.instances.iter().all(|(known, _)| *known != instance) {
             if state.instances.len() >= INSTANCES_PER_FLOW {
@@ -137,7 +137,7 @@ impl Endpoint {
     }
 
     fn challenge(&mut self, now: Instant, reply: FlowId, register: &Message, challenges: &[String]) {
-        let tag = self.random.tag();
+        let tag = self.core.random.tag();
         let response = Composer::response(register, 401, Composer::reason(401), Some(&tag));
         let response =
             challenges.iter().fold(response, |response, value| response.header(Name::WwwAuthenticate, value));
@@ -145,14 +145,14 @@ impl Endpoint {
     }
 
     fn verify_device(&mut self, source: Source, reply: FlowId, register: Message, instance: InstanceId, proof: Proof) {
-        let Ok(server) = self.transactions.open(&register, reply, super::ServerOwner::Nobody) else {
+        let Ok(server) = self.core.transactions.open(&register, reply, ServerOwner::Nobody) else {
             return self.busy(reply, &register);
         };
         let verification = VerificationId(self.next_verification);
         self.next_verification += 1;
         self.verifications
             .insert(verification, Verification { server, source, instance, register: Box::new(register) });
-        self.event(Event::VerifyDevice { verification, instance, proof });
+        self.core.event(Event::VerifyDevice { verification, instance, proof });
     }
 
     fn on_failed_proof(&mut self, now: Instant, source: Source, reply: FlowId, register: &Message) {
@@ -164,8 +164,8 @@ impl Endpoint {
         let state = self.device_flows.entry(flow).or_default();
         state.failures = state.failures.saturating_add(1);
         if state.failures >= FAILURES_PER_FLOW {
-            self.flush();
-            self.outputs.push_back(Output::Close(flow));
+            self.core.flush();
+            self.core.outputs.push_back(Output::Close(flow));
         }
     }
 
@@ -173,10 +173,10 @@ impl Endpoint {
     pub(super) fn on_device_verified(&mut self, now: Instant, verification: VerificationId, granted: bool) {
         let Some(pending) = self.verifications.remove(&verification) else { return };
         let Verification { server, source, instance, register } = pending;
-        let tag = self.random.tag();
+        let tag = self.core.random.tag();
         if !granted || !self.devices.contains_key(&instance) {
             let response = Composer::response(&register, 403, Composer::reason(403), Some(&tag));
-            self.transactions.respond(now, server, 403, response.finish());
+            self.core.transactions.respond(now, server, 403, response.finish());
             return self.count_failure(source.flow);
         }
         let response = Composer::response(&register, 200, Composer::reason(200), Some(&tag));
@@ -195,11 +195,11 @@ impl Endpoint {
             }
             ContactRequest::Malformed => {
                 let response = Composer::response(&register, 400, "Invalid Contact", Some(&tag));
-                return self.transactions.respond(now, server, 400, response.finish());
+                return self.core.transactions.respond(now, server, 400, response.finish());
             }
         };
-        self.transactions.respond(now, server, 200, response.finish());
-        self.flush();
+        self.core.transactions.respond(now, server, 200, response.finish());
+        self.core.flush();
         self.send_parked(now, OfflinePeer::Device(instance));
         self.fork_waiting(now, instance);
     }
@@ -226,7 +226,7 @@ impl Endpoint {
     }
 
     pub(super) fn attach(&mut self, now: Instant, instance: InstanceId, attached: Attached) {
-        self.timers.set(attached.expires_at, Timer::Device(instance));
+        self.core.timers.set(attached.expires_at, Timer::Device(instance));
         let flow = attached.flow;
         let earlier = self.attached.insert(instance, attached);
         if earlier.as_ref().is_none_or(|earlier| earlier.flow != flow) {
@@ -234,14 +234,14 @@ impl Endpoint {
                 self.lose_legs(now, instance, earlier.flow);
                 self.leave_flow(now, instance, earlier.flow);
             }
-            self.event(Event::Attached(instance));
+            self.core.event(Event::Attached(instance));
         }
     }
 
     fn detach(&mut self, now: Instant, instance: InstanceId) {
         if let Some(attached) = self.attached.remove(&instance) {
             self.lose_legs(now, instance, attached.flow);
-            self.event(Event::Detached(instance));
+            self.core.event(Event::Detached(instance));
         }
     }
 
@@ -302,7 +302,7 @@ impl Endpoint {
     /// Answers a double CRLF of a device (RFC 5626 §4.4.1); a SIP server's too.
     pub(super) fn on_ping(&mut self, source: Source) {
         if source.flow.is_reliable() {
-            self.send(source.flow, bytes::Bytes::from_static(b"\r\n"));
+            self.core.send(source.flow, bytes::Bytes::from_static(b"\r\n"));
         }
     }
 

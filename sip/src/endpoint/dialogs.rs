@@ -41,7 +41,7 @@ impl Endpoint {
         if request.to().is_none_or(|to| to.tag().is_none()) || !self.may_use(&source, &token) {
             return self.refuse(now, reply, request, 403);
         }
-        if let Err(stop) = forward::check(request, &self.settings.own_addresses()) {
+        if let Err(stop) = forward::check(request, &self.core.settings.own_addresses()) {
             return self.refuse(now, reply, request, stop.status());
         }
         match self.way(&source, &token) {
@@ -56,7 +56,7 @@ impl Endpoint {
     }
 
     pub(super) fn forward(&mut self, now: Instant, reply: FlowId, request: &Message, ours: usize, way: Way) {
-        let branch = self.branch();
+        let branch = self.core.branch();
         // A request other than INVITE is never answered 408 (RFC 4320 §4.2).
         let status = if request.method() == Some(Method::Invite) { 408 } else { 480 };
         if let Some(server) = self.open_forwarded(now, reply, request, ServerOwner::Forwarded(branch), status) {
@@ -76,7 +76,7 @@ impl Endpoint {
     ) {
         let method = request.method().unwrap_or(Method::Other);
         let bytes = self.forwarded_bytes(request, ours, &way, branch);
-        if self.transactions.send(now, branch, method, bytes, way.flow, ClientOwner::Forwarded(server)).is_err() {
+        if self.core.transactions.send(now, branch, method, bytes, way.flow, ClientOwner::Forwarded(server)).is_err() {
             return self.on_forwarded_silence(now, server);
         }
         self.note_forwarded(way.flow, way.device, branch);
@@ -84,18 +84,18 @@ impl Endpoint {
 
     /// An ACK to a 2xx: passed on without a transaction (RFC 3261 §16.6, §17.1.1.3).
     pub(super) fn on_dialog_ack(&mut self, source: Source, ack: &Message) {
-        let Some((token, ours)) = forward::own_route(ack, &self.token_key) else { return };
-        if !self.may_use(&source, &token) || forward::check(ack, &self.settings.own_addresses()).is_err() {
+        let Some((token, ours)) = forward::own_route(ack, &self.core.token_key) else { return };
+        if !self.may_use(&source, &token) || forward::check(ack, &self.core.settings.own_addresses()).is_err() {
             return;
         }
         let Some(way) = self.way(&source, &token) else { return };
-        let branch = self.branch();
+        let branch = self.core.branch();
         let bytes = self.forwarded_bytes(ack, ours, &way, branch);
-        self.send(way.flow, bytes);
+        self.core.send(way.flow, bytes);
     }
 
     fn forwarded_bytes(&self, request: &Message, ours: usize, way: &Way, branch: BranchId) -> bytes::Bytes {
-        let mut edit = forward::forward_request(request, self.settings.sent_by(way.side, way.transport), branch);
+        let mut edit = forward::forward_request(request, self.core.settings.sent_by(way.side, way.transport), branch);
         if way.side == Side::Upstream {
             edit = forward::strip_asserted_identity(edit, Side::Device);
         }
@@ -148,19 +148,19 @@ impl Endpoint {
         if status >= 200 {
             self.failures.remove(&server);
         }
-        self.transactions.respond(now, server, status, forward::forward_response(response, from));
+        self.core.transactions.respond(now, server, status, forward::forward_response(response, from));
     }
 
     /// A forwarded request could not be sent, or its flow broke.
     pub(super) fn on_forwarded_silence(&mut self, now: Instant, server: ServerId) {
         if let Some((status, failure)) = self.failures.remove(&server) {
-            self.transactions.respond(now, server, status, failure);
+            self.core.transactions.respond(now, server, status, failure);
         }
     }
 
     /// A forwarded request was left without an answer for its whole time.
     pub(super) fn on_forwarded_timeout(&mut self, now: Instant, server: ServerId) {
-        if self.transactions.give_up(now, server) {
+        if self.core.transactions.give_up(now, server) {
             self.on_forwarded_silence(now, server);
         } else {
             self.failures.remove(&server);

@@ -65,7 +65,7 @@ impl Endpoint {
             expected.woken.push(instance);
         }
         let wait = until.saturating_duration_since(now);
-        self.event(Event::Wake(Box::new(IncomingCall { call, instance, from, name, wait })));
+        self.core.event(Event::Wake(Box::new(IncomingCall { call, instance, from, name, wait })));
     }
 
     /// The call that an INVITE to this binding is expected for.
@@ -86,7 +86,7 @@ impl Endpoint {
         let Some(expected) = self.expected.get_mut(binding).filter(|it| !it.state.is_final()) else { return true };
         if expected.woken.contains(&instance) && !expected.rang.contains(&instance) {
             expected.rang.push(instance);
-            self.event(Event::Call { call, instance, state: CallState::Ringing, woke_after: None });
+            self.core.event(Event::Call { call, instance, state: CallState::Ringing, woke_after: None });
         }
         true
     }
@@ -103,7 +103,7 @@ impl Endpoint {
             self.expected_bindings.remove(&call);
         }
         for instance in woken.into_iter().filter(|_| ends) {
-            self.event(Event::Call { call, instance, state, woke_after: None });
+            self.core.event(Event::Call { call, instance, state, woke_after: None });
         }
         true
     }
@@ -122,7 +122,7 @@ impl Endpoint {
             self.expected_bindings.remove(&call);
         }
         if ends {
-            self.event(Event::Call { call, instance, state: CallState::TimedOut, woke_after: None });
+            self.core.event(Event::Call { call, instance, state: CallState::TimedOut, woke_after: None });
         }
     }
 
@@ -144,14 +144,14 @@ impl Endpoint {
     }
 
     fn expect_invite(&mut self, now: Instant, binding: BindingId) -> (CallId, Instant) {
-        let call = CallId::new(self.random.wide(), binding.tag());
-        let until = now + self.settings.ring_timeout;
+        let call = CallId::new(self.core.random.wide(), binding.tag());
+        let until = now + self.core.settings.ring_timeout;
         let expected = ExpectedCall { call, woken: Vec::new(), rang: Vec::new(), until, state: CallState::Waking };
         if let Some(earlier) = self.expected.insert(binding, expected) {
             self.expected_bindings.remove(&earlier.call);
         }
         self.expected_bindings.insert(call, binding);
-        self.timers.set(until, Timer::ExpectedCall(call));
+        self.core.timers.set(until, Timer::ExpectedCall(call));
         (call, until)
     }
 }

@@ -10,16 +10,13 @@
 //!
 //! Invariant: a flow that has not answered never takes the place of one that works; one upstream has one trial at a time.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::upstreams::Link;
 use super::{ClientOwner, Endpoint, Event, Output, Timer, Transport};
 use crate::flow::Side;
 use crate::id::{BranchId, FlowId, UpstreamId};
 use crate::message::{Composer, Message, Method, Name};
-
-/// What the old flow stays open for, beside the time that a call may take to be answered: the last transactions.
-const REPLACED_FLOW_LINGER: Duration = Duration::from_secs(32);
 
 /// A better flow that is being asked whether anybody is there.
 #[derive(Debug)]
@@ -32,13 +29,13 @@ pub(super) struct FailbackProbe {
 impl Endpoint {
     /// A flow to a better address is open.
     pub(super) fn on_failback_dialled(&mut self, now: Instant, id: UpstreamId, flow: FlowId, transport: Transport) {
-        let branch = self.branch();
+        let branch = self.core.branch();
         let Some(upstream) = self.upstreams.get_mut(&id) else { return self.reject_failback(id, flow) };
         match upstream.link {
             Link::Up { .. } if upstream.probe.is_none() => {}
             // There is nothing that works and could be lost by it.
             Link::BackingOff => {
-                self.event(Event::FailbackProbed { upstream: id, moved: true });
+                self.core.event(Event::FailbackProbed { upstream: id, moved: true });
                 return self.on_dialled(now, id, flow, transport);
             }
             _ => return self.reject_failback(id, flow),
@@ -48,19 +45,20 @@ impl Endpoint {
         if flow.is_reliable() {
             self.links.insert(flow, id);
         }
-        let local = self.settings.sent_by(Side::Upstream, transport).host;
+        let local = self.core.settings.sent_by(Side::Upstream, transport).host;
         let rport = if transport == Transport::Udp { ";rport" } else { "" };
-        let tag = self.random.tag();
+        let tag = self.core.random.tag();
         let ask = Composer::request(Method::Options, &registrar)
             .header(Name::Via, format_args!("SIP/2.0/{} {local};branch={branch}{rport}", transport.via()))
             .header(Name::MaxForwards, 70)
             .header(Name::From, format_args!("<sip:{local}>;tag={tag}"))
             .header(Name::To, format_args!("<{registrar}>"))
-            .header(Name::CallId, format_args!("{tag}.{}", self.epoch))
+            .header(Name::CallId, format_args!("{tag}.{}", self.core.epoch))
             .header(Name::CSeq, "1 OPTIONS")
             .header(Name::UserAgent, concat!("sipwake/", env!("CARGO_PKG_VERSION")))
             .finish();
-        if self.transactions.send(now, branch, Method::Options, ask, flow, ClientOwner::FailbackProbe(id)).is_err() {
+        if self.core.transactions.send(now, branch, Method::Options, ask, flow, ClientOwner::FailbackProbe(id)).is_err()
+        {
             self.on_probe_unanswered(id, branch);
         }
     }
@@ -86,8 +84,8 @@ impl Endpoint {
     pub(super) fn lost_probe(&mut self, id: UpstreamId, flow: FlowId) -> bool {
         let probe = self.upstreams.get_mut(&id).and_then(|upstream| upstream.probe.take_if(|it| it.flow == flow));
         let Some(probe) = probe else { return false };
-        self.transactions.abandon(probe.branch);
-        self.event(Event::FailbackProbed { upstream: id, moved: false });
+        self.core.transactions.abandon(probe.branch);
+        self.core.event(Event::FailbackProbed { upstream: id, moved: false });
         true
     }
 
@@ -98,7 +96,7 @@ impl Endpoint {
 
     /// Its upstream is forgotten.
     pub(super) fn abandon_probe(&mut self, probe: &FailbackProbe) {
-        self.transactions.abandon(probe.branch);
+        self.core.transactions.abandon(probe.branch);
         self.links.remove(&probe.flow);
         self.close_stream(probe.flow);
     }
@@ -106,9 +104,9 @@ impl Endpoint {
     fn reject_failback(&mut self, id: UpstreamId, flow: FlowId) {
         if flow.is_reliable() {
             self.links.remove(&flow);
-            self.outputs.push_back(Output::Close(flow));
+            self.core.outputs.push_back(Output::Close(flow));
         }
-        self.event(Event::FailbackProbed { upstream: id, moved: false });
+        self.core.event(Event::FailbackProbed { upstream: id, moved: false });
     }
 
     fn fail_back(&mut self, now: Instant, id: UpstreamId, branch: BranchId) {
@@ -123,14 +121,16 @@ impl Endpoint {
         for binding in members {
             let Some(registration) = self.bindings.get_mut(&binding) else { continue };
             if let Some(branch) = registration.branch() {
-                self.transactions.abandon(branch);
+                self.core.transactions.abandon(branch);
             }
             let step = registration.on_flow_lost();
             self.carry_out(now, binding, step);
         }
-        let answered_by = self.settings.ring_timeout + self.settings.answer_timeout + REPLACED_FLOW_LINGER;
-        self.later(now, answered_by, Timer::ReplacedFlow(id, old));
-        self.event(Event::FailbackProbed { upstream: id, moved: true });
+        let answered_by = self.core.settings.ring_timeout
+            + self.core.settings.answer_timeout
+            + self.core.settings.timing.upstream.replaced;
+        self.core.later(now, answered_by, Timer::ReplacedFlow(id, old));
+        self.core.event(Event::FailbackProbed { upstream: id, moved: true });
         self.on_dialled(now, id, probe.flow, probe.transport);
     }
 
@@ -147,7 +147,7 @@ impl Endpoint {
 
     fn close_stream(&mut self, flow: FlowId) {
         if flow.is_reliable() {
-            self.outputs.push_back(Output::Close(flow));
+            self.core.outputs.push_back(Output::Close(flow));
         }
     }
 }

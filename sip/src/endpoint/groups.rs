@@ -19,7 +19,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Endpoint, Event};
+use super::{Endpoint, Event, Timer};
 use crate::id::{BindingId, FlowId, InstanceId};
 use crate::registration::{Goal, RegistrationFailure, Step, SuspendedAuth};
 
@@ -71,7 +71,7 @@ impl Endpoint {
         if registration.goal() == Goal::Gone {
             // It was being unregistered for its last device.
             let last = registration.instance;
-            self.event(Event::Unbound { instance: last, confirmed: false, shared: true });
+            self.core.event(Event::Unbound { instance: last, confirmed: false, shared: true });
             let goal = if self.is_in_background(instance) { Goal::Registered } else { Goal::Silent };
             return self.redirect(now, binding, |registration| {
                 // What follows is what the new goal wants.
@@ -91,25 +91,25 @@ impl Endpoint {
 
     pub(super) fn on_unbind(&mut self, now: Instant, instance: InstanceId, deadline: Duration) {
         let Some(binding) = self.devices.get(&instance).map(|device| device.binding) else {
-            return self.event(Event::Unbound { instance, confirmed: true, shared: false });
+            return self.core.event(Event::Unbound { instance, confirmed: true, shared: false });
         };
         self.remove_device(now, instance);
         if self.leave_group(now, instance, binding) {
-            self.event(Event::Unbound { instance, confirmed: false, shared: true });
+            self.core.event(Event::Unbound { instance, confirmed: false, shared: true });
             return self.settle_group(now, binding);
         }
         self.end_subscription(now, binding);
-        self.later(now, deadline, super::Timer::Unbind(binding));
+        self.core.later(now, deadline, Timer::Unbind(binding));
         self.aim(now, binding, Goal::Gone);
     }
 
     pub(super) fn on_release(&mut self, now: Instant, instance: InstanceId) {
         let Some(binding) = self.devices.get(&instance).map(|device| device.binding) else {
-            return self.event(Event::Unbound { instance, confirmed: true, shared: false });
+            return self.core.event(Event::Unbound { instance, confirmed: true, shared: false });
         };
         self.remove_device(now, instance);
         if self.leave_group(now, instance, binding) {
-            self.event(Event::Unbound { instance, confirmed: false, shared: true });
+            self.core.event(Event::Unbound { instance, confirmed: false, shared: true });
             return self.settle_group(now, binding);
         }
         self.forget_binding(binding, false);
@@ -259,7 +259,7 @@ impl Endpoint {
     fn abort_check(&mut self, now: Instant, binding: BindingId) {
         let under_way = self.bindings.get(&binding).and_then(|registration| registration.branch());
         if let Some(branch) = under_way {
-            self.transactions.abandon(branch);
+            self.core.transactions.abandon(branch);
         }
         if let Some(step) = self.restore_owner(binding) {
             self.carry_out(now, binding, step);

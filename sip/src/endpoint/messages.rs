@@ -1,7 +1,7 @@
 //! MESSAGEs outside a dialog (RFC 3428): offered to the device that is attached, else given to the store.
 //!
-//! Invariant: every MESSAGE gets exactly one final answer, within [`NO_RESPONSE_TIMEOUT`](crate::edge::pending_message::NO_RESPONSE_TIMEOUT) and
-//! [`STORE_TIMEOUT`](crate::edge::pending_message::STORE_TIMEOUT), which is far less than its sender waits (RFC 3261 §17.1.2.2). One that
+//! Invariant: every MESSAGE gets exactly one final answer, within [`EdgeTiming::no_response`] and
+//! [`EdgeTiming::store`](crate::timing::EdgeTiming), which is far less than its sender waits (RFC 3261 §17.1.2.2). One that
 //! comes again has the same [`MessageId`], so that a store keeps it once.
 
 use std::time::{Duration, Instant};
@@ -28,24 +28,24 @@ impl Endpoint {
         let members = self.callable_instances(binding);
         let Some(&first) = members.first() else { return self.refuse(now, reply, &request, 480) };
         if let Some((status, end)) = self.refusal_of(now, &request, &members) {
-            self.event(Event::MessageEnded { instance: first, end });
+            self.core.event(Event::MessageEnded { instance: first, end });
             return self.answer_unstored(now, reply, &request, status);
         }
         if self.messages.len() >= MESSAGES_MAX {
             return self.busy(reply, &request);
         }
-        let Ok(server) = self.transactions.open(&request, reply, ServerOwner::Nobody) else {
+        let Ok(server) = self.core.transactions.open(&request, reply, ServerOwner::Nobody) else {
             return self.busy(reply, &request);
         };
         let id = MessageRequestId(self.next_message);
         self.next_message += 1;
-        let tag = self.random.tag();
-        self.messages.insert(id, PendingMessage::new(now, server, tag, request));
+        let tag = self.core.random.tag();
+        self.messages.insert(id, PendingMessage::new(now, self.core.settings.timing.edge, server, tag, request));
         for instance in members {
             self.start_copy(now, id, instance);
         }
         if let Some(due) = self.messages.get(&id).map(PendingMessage::due) {
-            self.timers.set(due, Timer::Message(id));
+            self.core.timers.set(due, Timer::Message(id));
         }
     }
 
@@ -55,7 +55,7 @@ impl Endpoint {
         let media = media.split(';').next().unwrap_or_default().trim();
         let attached = members.iter().any(|instance| self.attached.contains_key(instance));
         let stored_only = members.iter().all(|instance| !self.attached.contains_key(instance));
-        if let Err(stop) = forward::check(request, &self.settings.own_addresses())
+        if let Err(stop) = forward::check(request, &self.core.settings.own_addresses())
             && attached
         {
             return Some((stop.status(), MessageEnd::Unfit));
@@ -63,7 +63,7 @@ impl Endpoint {
         if media.eq_ignore_ascii_case("application/im-iscomposing+xml") {
             return Some((200, MessageEnd::Composing));
         }
-        if request.body().len() > self.settings.message_bytes {
+        if request.body().len() > self.core.settings.message_bytes {
             return Some((413, MessageEnd::TooLarge));
         }
         if stored_only && (request.elements(Name::Require).next().is_some() || request.has(Name::ProxyRequire)) {
@@ -86,7 +86,7 @@ impl Endpoint {
     }
 
     fn answer_unstored(&mut self, now: Instant, reply: FlowId, request: &Message, status: u16) {
-        let tag = self.random.tag();
+        let tag = self.core.random.tag();
         let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
         let response = match status {
             415 => response.extension("Accept-Encoding", "identity"),
@@ -102,15 +102,15 @@ impl Endpoint {
 
     /// A copy for one device: on its flow, or to the store.
     fn start_copy(&mut self, now: Instant, id: MessageRequestId, instance: InstanceId) {
-        let branch = self.branch();
+        let branch = self.core.branch();
         let Some(pending) = self.messages.get_mut(&id) else { return };
         let Some(request) = pending.request() else { return };
-        let message = name_of(&self.token_key, request, instance);
+        let message = name_of(&self.core.token_key, request, instance);
         let sent_on = self.attached.get(&instance).and_then(|attached| {
-            let sent_by = self.settings.sent_by(Side::Device, attached.transport);
+            let sent_by = self.core.settings.sent_by(Side::Device, attached.transport);
             let bytes = forward::forward_request(request, sent_by, branch).request_uri(&*attached.contact).finish();
             let owner = ClientOwner::Message(id);
-            let sent = self.transactions.send(now, branch, Method::Message, bytes, attached.flow, owner);
+            let sent = self.core.transactions.send(now, branch, Method::Message, bytes, attached.flow, owner);
             sent.ok().map(|()| attached.flow)
         });
         match sent_on {
@@ -139,7 +139,7 @@ impl Endpoint {
             body: request.body().clone(),
             lasts: lasts.map(|seconds| Duration::from_secs(seconds.into())),
         };
-        self.event(Event::StoreMessage(Box::new(pending)));
+        self.core.event(Event::StoreMessage(Box::new(pending)));
     }
 
     pub(super) fn on_message_response(
@@ -154,7 +154,7 @@ impl Endpoint {
         if let Some((instance, message)) =
             pending.on_response(branch, status, forward::forward_response(response, Side::Device))
         {
-            self.event(Event::DiscardMessage { instance, message });
+            self.core.event(Event::DiscardMessage { instance, message });
         }
         self.answer_message(now, id);
     }
@@ -163,7 +163,7 @@ impl Endpoint {
     pub(super) fn on_message_lost(&mut self, now: Instant, id: MessageRequestId, branch: BranchId) {
         let Some(pending) = self.messages.get_mut(&id) else { return };
         if let Some((instance, message)) = pending.on_lost(now, branch) {
-            self.timers.set(pending.due(), Timer::Message(id));
+            self.core.timers.set(pending.due(), Timer::Message(id));
             self.store_copy(id, instance, message);
         }
         self.answer_message(now, id);
@@ -173,7 +173,7 @@ impl Endpoint {
         let Some(pending) = self.messages.get_mut(&id) else { return };
         let silent = pending.on_due(now);
         if pending.request().is_some() {
-            self.timers.set(pending.due(), Timer::Message(id));
+            self.core.timers.set(pending.due(), Timer::Message(id));
         }
         for (instance, message) in silent {
             self.store_copy(id, instance, message);
@@ -190,7 +190,7 @@ impl Endpoint {
     ) {
         let Some(pending) = self.messages.get_mut(&id) else { return };
         if let Some((instance, message)) = pending.on_stored(instance, outcome) {
-            self.event(Event::DiscardMessage { instance, message });
+            self.core.event(Event::DiscardMessage { instance, message });
         }
         self.answer_message(now, id);
     }
@@ -207,10 +207,10 @@ impl Endpoint {
             };
             let ends = pending.ends();
             pending.close();
-            self.transactions.respond(now, pending.server, status, bytes);
+            self.core.transactions.respond(now, pending.server, status, bytes);
             for (instance, status) in ends {
                 let end = if status < 300 { MessageEnd::Delivered } else { MessageEnd::Refused(status) };
-                self.event(Event::MessageEnded { instance, end });
+                self.core.event(Event::MessageEnded { instance, end });
             }
         }
         if self.messages.get(&id).is_some_and(PendingMessage::is_over) {

@@ -15,6 +15,7 @@
 //! | `devices` | which device is attached by which flow |
 //! | `calls` | held calls and their legs |
 //! | `expected` | calls that are announced before their INVITE comes |
+//! | `core` | settings, randomness, deadlines, transactions, outputs |
 //! | `dialogs` | requests inside a dialog, in both directions |
 //! | [`parked`] | those of them that wait for a peer that is away for a moment |
 //! | `subscriptions` | to mailboxes |
@@ -29,6 +30,7 @@
 
 mod bindings;
 pub mod calls;
+mod core;
 mod devices;
 mod dialogs;
 mod expected;
@@ -40,52 +42,42 @@ pub mod messages;
 mod notify;
 pub mod parked;
 pub mod push_bindings;
+mod pushed;
 mod requests;
+mod settings;
 mod subscriptions;
 mod upstreams;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Instant;
 
+pub use core::TRANSACTIONS_MAX;
 pub use io::*;
-pub use push_bindings::{
-    ForwardedRegisterId, PushBinding, PushBindingEnd, RegisterRoute, RestoredPushBinding, RouteRequest,
-};
+pub use pushed::*;
+pub use settings::*;
 
 use crate::edge::admission::Nonces;
-use crate::edge::forward::SentBy;
 use crate::edge::pending_invite::PendingInvite;
 use crate::edge::pending_message::PendingMessage;
-use crate::flow::{TokenKey, large};
+use crate::flow::TokenKey;
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId, ShardTag, UpstreamId};
 use crate::message::Message;
 use crate::random::Random;
 use crate::registration::Registration;
 use crate::subscription::Subscription;
-use crate::timers::Timers;
-use crate::transaction::{Expired, ServerId, Table, Timing};
+use crate::transaction::{Expired, ServerId};
 
+use core::{ClientOwner, Core, ServerOwner, Timer};
 use devices::{Attached, Device, DeviceFlow, Verification};
 use expected::ExpectedCall;
 use groups::Group;
 use upstreams::Upstream;
 
-/// Transactions of either kind that run at once on one shard. Beyond it a request is answered 503, and a REGISTER waits
-/// for its back-off. Requests that are refused take a quarter of it at most, and are then answered without one.
-pub const TRANSACTIONS_MAX: usize = 200_000;
-
 /// One shard's SIP: registrations, held calls, attached devices.
 #[derive(Debug)]
 pub struct Endpoint {
-    settings: Settings,
-    random: Random,
-    token_key: TokenKey,
+    core: Core,
     nonces: Nonces,
-    /// Makes this endpoint's Call-IDs and From tags its own.
-    epoch: String,
-    outputs: VecDeque<Output>,
-    timers: Timers<Timer>,
-    transactions: Table<ClientOwner, ServerOwner>,
     bindings: HashMap<BindingId, Box<Registration>>,
     upstreams: BTreeMap<UpstreamId, Upstream>,
     /// What registrars call bindings beside their Contact (RFC 5627); empty where none does.
@@ -106,7 +98,7 @@ pub struct Endpoint {
     /// What a forwarded request is answered when nobody else answers it.
     failures: HashMap<ServerId, (u16, bytes::Bytes)>,
     /// Requests of dialogs that wait for a peer to come back.
-    parked: HashMap<parked::OfflinePeer, Vec<parked::Parked>>,
+    parked: HashMap<core::OfflinePeer, Vec<parked::Parked>>,
     calls: HashMap<CallId, PendingInvite>,
     calls_of: HashMap<InstanceId, Vec<CallId>>,
     expected: HashMap<BindingId, ExpectedCall>,
@@ -115,64 +107,7 @@ pub struct Endpoint {
     subscriptions: HashMap<BindingId, Box<Subscription>>,
     next_message: u64,
     push_bindings: push_bindings::PushBindings,
-}
-
-/// Whose deadline it is.
-#[derive(Clone, Copy, Debug)]
-enum Timer {
-    Binding(BindingId),
-    /// An unregistration has taken long enough.
-    Unbind(BindingId),
-    Upstream(UpstreamId),
-    /// The next few registrations of an upstream may start.
-    Pace(UpstreamId),
-    /// A device's registration ends.
-    Device(InstanceId),
-    Call(CallId),
-    /// An announced call is not expected any more.
-    ExpectedCall(CallId),
-    /// Nothing waits for this flow any more, which a better one has replaced.
-    ReplacedFlow(UpstreamId, FlowId),
-    /// Nobody can use this stream any more.
-    Linger(FlowId),
-    /// A request has waited long enough for its peer to come back.
-    Parked(parked::OfflinePeer),
-    /// Nothing more can come for a call.
-    Forget(CallId),
-    Message(MessageRequestId),
-    Subscription(BindingId),
-    /// A REGISTER has waited long enough for a flow to its SIP server.
-    ForwardedRegister(ForwardedRegisterId),
-    /// A registration that passed through is to be refreshed, or ends.
-    PushBinding(InstanceId),
-}
-
-/// Whom a client transaction's outcome concerns.
-#[derive(Clone, Copy, Debug)]
-enum ClientOwner {
-    Register(BindingId),
-    /// Somebody at a better address is asked for.
-    FailbackProbe(UpstreamId),
-    Leg(CallId),
-    Subscribe(BindingId),
-    /// A MESSAGE that is offered to a device.
-    Message(MessageRequestId),
-    /// A request that is forwarded inside a dialog.
-    Forwarded(ServerId),
-    /// A REGISTER that passes through.
-    ForwardedRegister(ForwardedRegisterId),
-    /// Nobody waits for the answer.
-    Nobody,
-}
-
-/// Whom a server transaction's CANCEL concerns.
-#[derive(Clone, Copy, Debug)]
-enum ServerOwner {
-    Call(CallId),
-    Forwarded(BranchId),
-    /// A request that waits for its peer, and the branch that it will have.
-    Parked(parked::OfflinePeer, BranchId),
-    Nobody,
+    registers: forwarded_registers::ForwardedRegisters,
 }
 
 impl Endpoint {
@@ -184,13 +119,8 @@ impl Endpoint {
             chunk.copy_from_slice(&random.bits().to_be_bytes());
         }
         Self {
-            token_key: TokenKey::new(settings.token_key),
             nonces: Nonces::new(nonce_key, now),
-            epoch: random.tag(),
-            random,
-            outputs: VecDeque::new(),
-            timers: Timers::default(),
-            transactions: Table::new(TRANSACTIONS_MAX, Timing::default(), settings.limits),
+            core: Core::new(settings, random),
             bindings: HashMap::new(),
             upstreams: BTreeMap::new(),
             gruus: BTreeSet::new(),
@@ -213,7 +143,7 @@ impl Endpoint {
             subscriptions: HashMap::new(),
             next_message: 0,
             push_bindings: push_bindings::PushBindings::default(),
-            settings,
+            registers: forwarded_registers::ForwardedRegisters::default(),
         }
     }
 
@@ -257,12 +187,12 @@ impl Endpoint {
             Input::RestorePushBinding(adopted) => self.on_restore_push_binding(now, *adopted),
             Input::RemovePushBinding(instance) => self.remove_push_binding(now, instance, PushBindingEnd::Removed),
         }
-        self.flush();
+        self.core.flush();
     }
 
     /// Fires what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(timer) = self.timers.pop_due(now) {
+        while let Some(timer) = self.core.timers.pop_due(now) {
             match timer {
                 Timer::Binding(binding) => self.on_binding_due(now, binding),
                 Timer::Unbind(binding) => self.on_unbind_due(binding),
@@ -272,7 +202,7 @@ impl Endpoint {
                 Timer::Call(call) => self.on_call_due(now, call),
                 Timer::ExpectedCall(call) => self.on_expected_due(now, call),
                 Timer::ReplacedFlow(upstream, flow) => self.on_replaced_flow_due(upstream, flow),
-                Timer::Linger(flow) => self.outputs.push_back(Output::Close(flow)),
+                Timer::Linger(flow) => self.core.outputs.push_back(Output::Close(flow)),
                 Timer::Parked(who) => self.on_parked_due(now, who),
                 Timer::Forget(call) => self.forget_call(call),
                 Timer::Subscription(binding) => self.on_subscription_due(now, binding),
@@ -281,7 +211,7 @@ impl Endpoint {
                 Timer::PushBinding(instance) => self.on_push_binding_due(now, instance),
             }
         }
-        while let Some(expired) = self.transactions.poll_expired(now) {
+        while let Some(expired) = self.core.transactions.poll_expired(now) {
             match expired {
                 Expired::Client(_, ClientOwner::Forwarded(server)) => self.on_forwarded_timeout(now, server),
                 Expired::Client(_, ClientOwner::ForwardedRegister(register)) => {
@@ -291,12 +221,12 @@ impl Endpoint {
                 Expired::Server(_) => {}
             }
         }
-        self.flush();
+        self.core.flush();
     }
 
     /// When [`Self::handle_timeout`] must be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        match (self.timers.next(), self.transactions.next_deadline()) {
+        match (self.core.timers.next(), self.core.transactions.next_deadline()) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         }
@@ -304,7 +234,7 @@ impl Endpoint {
 
     /// What is to be done; `None` when all is told.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        self.core.outputs.pop_front()
     }
 
     /// The shard that a message belongs to; `None`: any shard may answer it.
@@ -337,10 +267,9 @@ impl Endpoint {
 
     /// How much this endpoint holds at this moment.
     pub fn counts(&self) -> Counts {
-        let (push_bindings, waiting) = self.push_bindings.counts();
         Counts {
-            push_bindings,
-            waiting,
+            push_bindings: self.push_bindings.len(),
+            waiting: self.registers.len(),
             bindings: self.bindings.len(),
             upstreams: self.upstreams.len(),
             devices: self.devices.len(),
@@ -350,58 +279,8 @@ impl Endpoint {
             verifications: self.verifications.len(),
             calls: self.calls.len() + self.calls_of.len() + self.expected.len(),
             messages: self.messages.len(),
-            transactions: self.transactions.len() + self.failures.len() + self.parked.len(),
-            timers: self.timers.pending() + self.transactions.timers(),
+            transactions: self.core.transactions.len() + self.failures.len() + self.parked.len(),
+            timers: self.core.timers.pending() + self.core.transactions.timers(),
         }
-    }
-
-    fn flush(&mut self) {
-        while let Some(transmit) = self.transactions.poll_transmit() {
-            let large = match transmit.flow {
-                // Where TCP does not work, what is sent again goes by UDP after all (RFC 3261 §18.1.1).
-                FlowId::Datagram(peer) if self.settings.upstream.allow_tcp && !transmit.again => {
-                    large::by_stream(&transmit.bytes).map(|bytes| Output::SendLarge { peer, bytes })
-                }
-                _ => None,
-            };
-            let small = || Output::Send { flow: transmit.flow, bytes: transmit.bytes };
-            self.outputs.push_back(large.unwrap_or_else(small));
-        }
-    }
-
-    fn event(&mut self, event: Event) {
-        self.outputs.push_back(Output::Event(event));
-    }
-
-    fn send(&mut self, flow: FlowId, bytes: bytes::Bytes) {
-        self.outputs.push_back(Output::Send { flow, bytes });
-    }
-
-    /// A fresh client transaction's branch, on this shard.
-    fn branch(&mut self) -> BranchId {
-        BranchId::new(self.random.wide(), self.settings.tag)
-    }
-
-    fn later(&mut self, now: Instant, after: Duration, timer: Timer) {
-        self.timers.set(now + after, timer);
-    }
-}
-
-impl Settings {
-    /// How this relay names itself toward a flow.
-    fn sent_by(&self, side: Side, transport: Transport) -> SentBy<'_> {
-        let host = match (side, transport) {
-            (Side::Device, Transport::Wss) => &self.edge_websocket,
-            (Side::Device, _) => &self.edge,
-            (Side::Upstream, Transport::Udp) => &self.upstream_udp,
-            (Side::Upstream, Transport::Tcp) => &self.upstream_tcp,
-            (Side::Upstream, Transport::Tls | Transport::Wss) => &self.upstream_tls,
-        };
-        SentBy { host, transport }
-    }
-
-    /// All its names.
-    fn own_addresses(&self) -> [&str; 5] {
-        [&self.edge, &self.edge_websocket, &self.upstream_udp, &self.upstream_tcp, &self.upstream_tls]
     }
 }

@@ -11,13 +11,14 @@
 //! What finds the dialog again is its signed token: it names the device, and not the flow that it had (RFC 5626 §5.3).
 //!
 //! Invariant: at most [`WAITING_PER_DEVICE`] requests wait for a device and [`WAITING_PER_SERVER`] for a SIP server; an INVITE for no longer than a device may take to
-//! answer, another request for no longer than [`NON_INVITE_TIMEOUT`], because its sender gives up at 64·T1 and must not be told
+//! answer, another request for no longer than [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked), because its sender gives up at 64·T1 and must not be told
 //! later (RFC 4320 §4.2).
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::core::OfflinePeer;
 use super::{ClientOwner, Endpoint, ServerOwner, Side, Timer};
-use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
+use crate::id::{BindingId, BranchId, FlowId, InstanceId};
 use crate::message::{Composer, Message, Method};
 use crate::transaction::ServerId;
 
@@ -25,17 +26,6 @@ use crate::transaction::ServerId;
 pub const WAITING_PER_DEVICE: usize = 16;
 /// Requests of all its devices that may wait for one SIP server; a further one is answered 480.
 pub const WAITING_PER_SERVER: usize = 1000;
-/// How long a request other than INVITE waits; its sender's Timer F is 32 s (RFC 3261 §17.1.2.2).
-pub const NON_INVITE_TIMEOUT: Duration = Duration::from_secs(24);
-
-/// Who is away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum OfflinePeer {
-    /// A device that has no flow.
-    Device(InstanceId),
-    /// A SIP server to which no flow is up.
-    Server(UpstreamId),
-}
 
 /// A request that waits for its peer.
 #[derive(Debug)]
@@ -78,12 +68,15 @@ impl Endpoint {
         let Some(who) = who.filter(room) else {
             return self.refuse(now, reply, request, 480);
         };
-        let branch = self.branch();
+        let branch = self.core.branch();
         let owner = ServerOwner::Parked(who, branch);
         let Some(server) = self.open_forwarded(now, reply, request, owner, 480) else { return };
         let what = What::Unsent { server, request: Box::new(request.clone()), ours, device };
-        let wait =
-            if request.method() == Some(Method::Invite) { self.settings.answer_timeout } else { NON_INVITE_TIMEOUT };
+        let wait = if request.method() == Some(Method::Invite) {
+            self.core.settings.answer_timeout
+        } else {
+            self.core.settings.timing.edge.parked
+        };
         self.add_parked(now, who, Parked { branch, until: now + wait, what });
     }
 
@@ -93,9 +86,9 @@ impl Endpoint {
         let Some(at) = waiting.iter().position(|it| it.branch == branch) else { return };
         let Parked { what: What::Unsent { server, request, .. }, .. } = waiting.remove(at) else { return };
         self.failures.remove(&server);
-        let tag = self.random.tag();
+        let tag = self.core.random.tag();
         let response = Composer::response(&request, 487, Composer::reason(487), Some(&tag)).finish();
-        self.transactions.respond(now, server, 487, response);
+        self.core.transactions.respond(now, server, 487, response);
     }
 
     /// A device's flow has ended: what was forwarded on it may still be answered by the next one.
@@ -116,10 +109,10 @@ impl Endpoint {
 
     /// Keeps what was sent on a flow for the next one; not the offer of a call, which is cancelled and made anew.
     fn park_sent(&mut self, now: Instant, instance: InstanceId, branch: BranchId) -> bool {
-        let progress = self.transactions.progress(branch);
+        let progress = self.core.transactions.progress(branch);
         let of_dialog = matches!(progress, Some((ClientOwner::Forwarded(_), _) | (ClientOwner::Leg(_), false)));
         if of_dialog && self.devices.contains_key(&instance) {
-            let until = now + NON_INVITE_TIMEOUT;
+            let until = now + self.core.settings.timing.edge.parked;
             self.add_parked(now, OfflinePeer::Device(instance), Parked { branch, until, what: What::Sent });
             return true;
         }
@@ -136,11 +129,11 @@ impl Endpoint {
             };
             match (way, waiting.what) {
                 (Some(way), What::Unsent { server, request, ours, .. }) => {
-                    self.transactions.adopt(server, ServerOwner::Forwarded(waiting.branch));
+                    self.core.transactions.adopt(server, ServerOwner::Forwarded(waiting.branch));
                     self.send_forwarded(now, server, waiting.branch, &request, ours, way);
                 }
                 (Some(way), What::Sent) => {
-                    self.transactions.carry(waiting.branch, way.flow);
+                    self.core.transactions.carry(waiting.branch, way.flow);
                     self.note_forwarded(way.flow, way.device, waiting.branch);
                 }
                 (None, what) => self.give_up_one(now, Parked { what, ..waiting }),
@@ -188,13 +181,13 @@ impl Endpoint {
     }
 
     fn abandon_forwarded(&mut self, now: Instant, branch: BranchId) {
-        if let Some(owner) = self.transactions.abandon(branch) {
+        if let Some(owner) = self.core.transactions.abandon(branch) {
             self.on_unanswered(now, branch, owner);
         }
     }
 
     fn add_parked(&mut self, now: Instant, who: OfflinePeer, waiting: Parked) {
-        self.later(now, waiting.until.saturating_duration_since(now), Timer::Parked(who));
+        self.core.later(now, waiting.until.saturating_duration_since(now), Timer::Parked(who));
         self.parked.entry(who).or_default().push(waiting);
     }
 
@@ -208,15 +201,15 @@ impl Endpoint {
         owner: ServerOwner,
         status: u16,
     ) -> Option<ServerId> {
-        let Ok(server) = self.transactions.open(request, reply, owner) else {
+        let Ok(server) = self.core.transactions.open(request, reply, owner) else {
             self.busy(reply, request);
             return None;
         };
         if request.method() == Some(Method::Invite) {
             let trying = Composer::response(request, 100, Composer::reason(100), None).finish();
-            self.transactions.respond(now, server, 100, trying);
+            self.core.transactions.respond(now, server, 100, trying);
         }
-        let tag = self.random.tag();
+        let tag = self.core.random.tag();
         let failure = Composer::response(request, status, Composer::reason(status), Some(&tag)).finish();
         self.failures.insert(server, (status, failure));
         Some(server)

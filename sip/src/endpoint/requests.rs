@@ -48,7 +48,7 @@ impl Endpoint {
         if response.check().is_err() {
             return;
         }
-        let Some((branch, owner)) = self.transactions.on_response(now, response, source.flow) else { return };
+        let Some((branch, owner)) = self.core.transactions.on_response(now, response, source.flow) else { return };
         match owner {
             ClientOwner::Register(binding) => self.on_register_response(now, binding, branch, response),
             ClientOwner::Leg(call) => self.on_leg_response(now, call, branch, response),
@@ -83,9 +83,9 @@ impl Endpoint {
             }
             return;
         }
-        let request = forward::add_received(&request, &source, &self.settings.limits).unwrap_or(request);
+        let request = forward::add_received(&request, &source, &self.core.settings.limits).unwrap_or(request);
         let reply = reply_flow(&source, &request);
-        match self.transactions.on_request(now, &request, reply) {
+        match self.core.transactions.on_request(now, &request, reply) {
             Arrival::Absorbed => {}
             Arrival::AckOfAccepted => self.on_dialog_ack(source, &request),
             Arrival::Cancel(owner) => self.on_cancel(now, reply, &request, owner),
@@ -115,7 +115,7 @@ impl Endpoint {
         match owner {
             ServerOwner::Call(call) => self.on_call_cancelled(now, call, cancel),
             ServerOwner::Forwarded(branch) => {
-                self.transactions.cancel(now, branch, forward::reason(cancel).as_deref());
+                self.core.transactions.cancel(now, branch, forward::reason(cancel).as_deref());
             }
             ServerOwner::Parked(who, branch) => self.cancel_parked(now, who, branch),
             ServerOwner::Nobody => {}
@@ -123,13 +123,13 @@ impl Endpoint {
     }
 
     fn on_new_request(&mut self, now: Instant, source: Source, reply: FlowId, request: Message) {
-        if let Some((token, ours)) = forward::own_route(&request, &self.token_key) {
+        if let Some((token, ours)) = forward::own_route(&request, &self.core.token_key) {
             return self.on_dialog_request(now, source, reply, &request, token, ours);
         }
         if source.side == Side::Device {
             return self.refuse(now, reply, &request, 403);
         }
-        if let Some(instance) = push_proxy::own_path(&self.token_key, &request) {
+        if let Some(instance) = push_proxy::own_path(&self.core.token_key, &request) {
             return self.on_path_request(now, source, reply, request, instance);
         }
         let Some(binding) = request.request_uri().and_then(|uri| self.binding_of(uri, &source)) else {
@@ -150,7 +150,7 @@ impl Endpoint {
             Some(Method::Message) => self.on_message_request(now, reply, request, binding),
             Some(Method::Notify) => self.on_notify(now, reply, &request, binding),
             _ => {
-                let tag = self.random.tag();
+                let tag = self.core.random.tag();
                 let response = Composer::response(&request, 405, Composer::reason(405), Some(&tag));
                 self.respond_once(now, reply, &request, 405, response.header(Name::Allow, ALLOW).finish());
             }
@@ -159,7 +159,7 @@ impl Endpoint {
 
     /// Answers with a status alone.
     pub(super) fn refuse(&mut self, now: Instant, reply: FlowId, request: &Message, status: u16) {
-        let tag = self.random.tag();
+        let tag = self.core.random.tag();
         let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
         self.respond_once(now, reply, request, status, response.finish());
     }
@@ -168,7 +168,7 @@ impl Endpoint {
     pub(super) fn refuse_call(&mut self, now: Instant, reply: FlowId, request: &Message, status: u16) {
         self.refuse(now, reply, request, status);
         if request.method() == Some(Method::Invite) {
-            self.event(Event::InviteRefused { status });
+            self.core.event(Event::InviteRefused { status });
         }
     }
 
@@ -182,17 +182,17 @@ impl Endpoint {
         status: u16,
         response: Bytes,
     ) {
-        match self.transactions.open_in_passing(request, reply, ServerOwner::Nobody) {
-            Ok(server) => self.transactions.respond(now, server, status, response),
-            Err(_) => self.send(reply, response),
+        match self.core.transactions.open_in_passing(request, reply, ServerOwner::Nobody) {
+            Ok(server) => self.core.transactions.respond(now, server, status, response),
+            Err(_) => self.core.send(reply, response),
         }
     }
 
     /// 503 without a transaction: the table is full.
     pub(super) fn busy(&mut self, reply: FlowId, request: &Message) {
-        let tag = self.random.tag();
+        let tag = self.core.random.tag();
         let response = Composer::response(request, 503, Composer::reason(503), Some(&tag));
-        self.send(reply, response.header(Name::RetryAfter, 10).finish());
+        self.core.send(reply, response.header(Name::RetryAfter, 10).finish());
     }
 
     /// 400 (or 505) without a transaction, from what can be copied of a broken request.
@@ -201,9 +201,9 @@ impl Endpoint {
             return;
         }
         let status = if fault == Fault::Version { 505 } else { 400 };
-        let tag = self.random.tag();
+        let tag = self.core.random.tag();
         let response = Composer::response(request, status, &fault.to_string(), Some(&tag)).finish();
-        self.send(reply_flow(source, request), response);
+        self.core.send(reply_flow(source, request), response);
     }
 }
 

@@ -22,18 +22,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::core::OfflinePeer;
 use super::failback::FailbackProbe;
-use super::parked::OfflinePeer;
 use super::{Endpoint, Event, Output, Timer, Transport};
 use crate::flow::{KeepAlive, Pulse, back_off, stun};
 use crate::id::{BindingId, FlowId, InstanceId, ShardTag, UpstreamId};
 use crate::registration::{Registration, RegistrationFailure, Turn};
-use crate::transaction::Timing;
 
 /// Failures in a row after which a wait grows no more; bounded so that the counter cannot wrap.
 const FAILURES_MAX: u8 = 16;
-/// How long a flow must have lived for its end to be no failure (RFC 5626 §4.5, min-regtime).
-const SETTLED: Duration = Duration::from_secs(120);
 
 /// A registrar or outbound proxy, and the flow to it.
 #[derive(Debug)]
@@ -129,20 +126,20 @@ impl Endpoint {
     }
 
     pub(super) fn join_upstream(&mut self, now: Instant, id: UpstreamId, registrar: Box<str>, binding: BindingId) {
-        let per_second = self.settings.upstream.registrations_per_second;
+        let per_second = self.core.settings.upstream.registrations_per_second;
         let upstream = self.upstreams.entry(id).or_insert_with(|| Upstream::new(now, registrar, per_second));
         upstream.members.insert(binding);
     }
 
     /// One more REGISTER, or registration, that only passes through.
     pub(super) fn join_transit(&mut self, now: Instant, id: UpstreamId, registrar: Box<str>) {
-        let per_second = self.settings.upstream.registrations_per_second;
+        let per_second = self.core.settings.upstream.registrations_per_second;
         self.upstreams.entry(id).or_insert_with(|| Upstream::new(now, registrar, per_second)).transit_refs += 1;
     }
 
     /// One less. `last`: the instance whose dialogs may still want the flow.
     pub(super) fn leave_transit(&mut self, id: UpstreamId, last: Option<InstanceId>) {
-        self.event(Event::UpstreamReleased(id));
+        self.core.event(Event::UpstreamReleased(id));
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
         upstream.transit_refs = upstream.transit_refs.saturating_sub(1);
         if upstream.members.is_empty() && upstream.transit_refs == 0 {
@@ -193,10 +190,10 @@ impl Endpoint {
         {
             self.links.remove(&flow);
             match last.and_then(|last| self.attached.get(&last)).map(|attached| attached.expires_at) {
-                Some(until) => self.timers.set(until, Timer::Linger(flow)),
+                Some(until) => self.core.timers.set(until, Timer::Linger(flow)),
                 None => {
-                    self.flush();
-                    self.outputs.push_back(Output::Close(flow));
+                    self.core.flush();
+                    self.core.outputs.push_back(Output::Close(flow));
                 }
             }
         }
@@ -239,7 +236,7 @@ impl Endpoint {
     fn dial(&mut self, id: UpstreamId, avoid: Option<FlowId>) {
         if let Some(upstream) = self.upstreams.get_mut(&id) {
             upstream.link = Link::Dialling;
-            self.outputs.push_back(Output::Dial { upstream: id, avoid });
+            self.core.outputs.push_back(Output::Dial { upstream: id, avoid });
         }
     }
 
@@ -262,7 +259,7 @@ impl Endpoint {
             .collect();
         if let Some(at) = next {
             upstream.pace.armed = true;
-            self.timers.set(at, Timer::Pace(id));
+            self.core.timers.set(at, Timer::Pace(id));
         }
         for binding in turns {
             let Some(registration) = self.bindings.get_mut(&binding) else { continue };
@@ -275,13 +272,19 @@ impl Endpoint {
     pub(super) fn on_dialled(&mut self, now: Instant, id: UpstreamId, flow: FlowId, transport: Transport) {
         let Some(upstream) = self.upstreams.get_mut(&id) else {
             if flow.is_reliable() {
-                self.outputs.push_back(Output::Close(flow));
+                self.core.outputs.push_back(Output::Close(flow));
             }
             return;
         };
-        let [a, b] = self.settings.tag.0.to_be_bytes();
+        let [a, b] = self.core.settings.tag.0.to_be_bytes();
         let [c, d, e, f] = id.0.to_be_bytes();
-        let keep_alive = KeepAlive::new(now, flow, [a, b, c, d, e, f], &mut self.random);
+        let keep_alive = KeepAlive::new(
+            now,
+            flow,
+            [a, b, c, d, e, f],
+            self.core.settings.timing.upstream.keep_alive,
+            &mut self.core.random,
+        );
         let at = keep_alive.deadline();
         upstream.link = Link::Up { flow, keep_alive, since: now };
         upstream.armed = Some(at);
@@ -296,7 +299,7 @@ impl Endpoint {
                 upstream.enqueue(registration);
             }
         }
-        self.timers.set(at, Timer::Upstream(id));
+        self.core.timers.set(at, Timer::Upstream(id));
         self.take_turns(now, id);
         self.send_parked(now, OfflinePeer::Server(id));
         self.send_waiting(now, id);
@@ -305,7 +308,7 @@ impl Endpoint {
     pub(super) fn on_dial_failed(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
         upstream.failures = (upstream.failures + 1).min(FAILURES_MAX);
-        let after = back_off(upstream.failures, &mut self.random);
+        let after = back_off(upstream.failures, &self.core.settings.timing.upstream.back_off, &mut self.core.random);
         self.wait_to_dial(now, id, after);
         self.fail_registers(now, id, true);
     }
@@ -319,10 +322,10 @@ impl Endpoint {
         let waiting = upstream.members.iter().copied().filter(|b| bindings.get(b).is_some_and(|r| r.wants_flow()));
         for binding in waiting.collect::<Vec<_>>() {
             if let Some(instance) = self.bindings.get(&binding).map(|registration| registration.instance) {
-                self.event(Event::RegistrationFailed { binding, instance, failure });
+                self.core.event(Event::RegistrationFailed { binding, instance, failure });
             }
         }
-        self.later(now, after, Timer::Upstream(id));
+        self.core.later(now, after, Timer::Upstream(id));
     }
 
     pub(super) fn on_addresses(&mut self, id: UpstreamId, addresses: Arc<[IpAddr]>) {
@@ -334,10 +337,12 @@ impl Endpoint {
     /// The flow toward an upstream has ended: its bindings want another one. At once when it had settled, or the first
     /// time; a server that ends one flow after the other is not stormed.
     pub(super) fn on_link_closed(&mut self, now: Instant, id: UpstreamId) {
+        let timing = self.core.settings.timing.upstream;
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
-        let settled = matches!(upstream.link, Link::Up { since, .. } if since + SETTLED <= now);
+        let settled = matches!(upstream.link, Link::Up { since, .. } if since + timing.settled <= now);
         upstream.losses = if settled { 0 } else { (upstream.losses + 1).min(FAILURES_MAX) };
-        let wait = (upstream.losses > 1).then(|| back_off(upstream.losses - 1, &mut self.random));
+        let wait =
+            (upstream.losses > 1).then(|| back_off(upstream.losses - 1, &timing.back_off, &mut self.core.random));
         // So that those who want another flow wait for what is decided below.
         upstream.link = Link::Dialling;
         self.fail_registers(now, id, false);
@@ -346,7 +351,7 @@ impl Endpoint {
         for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
             let Some(registration) = self.bindings.get_mut(&binding) else { continue };
             if let Some(branch) = registration.branch() {
-                self.transactions.abandon(branch);
+                self.core.transactions.abandon(branch);
             }
             let step = registration.on_flow_lost();
             wanted |= registration.wants_flow();
@@ -366,7 +371,7 @@ impl Endpoint {
     /// A REGISTER was left without any response. When nothing else was heard meanwhile, another address is tried.
     pub(super) fn on_upstream_silent(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
         let Some(upstream) = self.upstreams.get(&id) else { return };
-        let heard = upstream.heard_at.is_some_and(|at| at + Timing::default().t1_64() > now);
+        let heard = upstream.heard_at.is_some_and(|at| at + self.core.settings.timing.transaction.t1_64() > now);
         if !heard {
             self.move_flow(now, id, binding);
         }
@@ -394,7 +399,7 @@ impl Endpoint {
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
         let Link::Up { flow, .. } = upstream.link else { return };
         // Each of many bindings may say the same of the same server.
-        if upstream.moved_at.is_some_and(|at| at + Timing::default().t1_64() > now) {
+        if upstream.moved_at.is_some_and(|at| at + self.core.settings.timing.transaction.t1_64() > now) {
             return;
         }
         upstream.moved_at = Some(now);
@@ -402,13 +407,13 @@ impl Endpoint {
         let members: Vec<_> = upstream.members.iter().copied().collect();
         self.dial(id, Some(flow));
         if self.links.remove(&flow).is_some() {
-            self.outputs.push_back(Output::Close(flow));
+            self.core.outputs.push_back(Output::Close(flow));
         }
         for binding in members {
             if let Some(registration) = self.bindings.get_mut(&binding).filter(|r| flow.is_reliable() || r.wants_flow())
             {
                 if let Some(branch) = registration.branch() {
-                    self.transactions.abandon(branch);
+                    self.core.transactions.abandon(branch);
                 }
                 let step = registration.on_flow_lost();
                 self.carry_out(now, binding, step);
@@ -458,7 +463,7 @@ impl Endpoint {
     pub(super) fn follow_flow_timer(&mut self, now: Instant, id: UpstreamId, interval: Duration) {
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
         if let Link::Up { keep_alive, .. } = &mut upstream.link {
-            keep_alive.follow(now, interval, &mut self.random);
+            keep_alive.follow(now, interval, &mut self.core.random);
             self.arm_keep_alive(id);
         }
     }
@@ -466,7 +471,7 @@ impl Endpoint {
     pub(super) fn learn_address(&mut self, id: UpstreamId, address: SocketAddr) {
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
         if upstream.public.replace(address) != Some(address) {
-            self.event(Event::PublicAddress { upstream: id, address });
+            self.core.event(Event::PublicAddress { upstream: id, address });
         }
     }
 
@@ -480,11 +485,11 @@ impl Endpoint {
             Link::BackingOff => self.dial(id, None),
             Link::Up { flow, keep_alive, .. } => {
                 let flow = *flow;
-                match keep_alive.on_deadline(now, &mut self.random) {
+                match keep_alive.on_deadline(now, &mut self.core.random) {
                     Pulse::Nothing => {}
-                    Pulse::Ping => self.send(flow, Bytes::from_static(b"\r\n\r\n")),
+                    Pulse::Ping => self.core.send(flow, Bytes::from_static(b"\r\n\r\n")),
                     Pulse::Stun(transaction) => {
-                        self.send(flow, Bytes::copy_from_slice(&stun::request(&transaction)));
+                        self.core.send(flow, Bytes::copy_from_slice(&stun::request(&transaction)));
                     }
                     Pulse::Dead => return self.on_flow_dead(now, id, flow),
                 }
@@ -496,7 +501,7 @@ impl Endpoint {
 
     fn on_flow_dead(&mut self, now: Instant, id: UpstreamId, flow: FlowId) {
         if flow.is_reliable() {
-            self.outputs.push_back(Output::Close(flow));
+            self.core.outputs.push_back(Output::Close(flow));
             self.on_closed(now, flow);
         } else {
             self.on_link_closed(now, id);
@@ -510,7 +515,7 @@ impl Endpoint {
         let at = keep_alive.deadline();
         if upstream.armed.is_none_or(|armed| at < armed) {
             upstream.armed = Some(at);
-            self.timers.set(at, Timer::Upstream(id));
+            self.core.timers.set(at, Timer::Upstream(id));
         }
     }
 }

@@ -78,6 +78,7 @@ impl World {
             limits: Limits::default(),
             token_key: [9; 32],
             upstream: UpstreamPolicy::default(),
+            timing: Timing::default(),
             message_bytes: 16 * 1024,
         };
         set(&mut settings);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sip::auth::{Challenge, DigestResponse, Ha1, Hash};
 use sip::endpoint::{
-    Endpoint, Event, IncomingCall, Input, Output, Proof, RegistrationFailure, Settings, Source, Transport,
+    Endpoint, Event, IncomingCall, Input, Output, Proof, RegistrationFailure, Settings, Source, Timing, Transport,
 };
 use sip::id::{BindingId, FlowId, InstanceId, ShardTag, UpstreamId};
 use sip::message::{Limits, Message, Method};
@@ -48,6 +48,7 @@ impl Relay {
                 limits: Limits::default(),
                 token_key: [9; 32],
                 upstream: sip::endpoint::UpstreamPolicy::default(),
+                timing: Timing::default(),
                 message_bytes: 16 * 1024,
             };
             let mut key = [index as u8; 32];
@@ -214,7 +215,7 @@ impl World {
             Event::Forked(_) => self.stats.offered_at_once += 1,
             Event::Call { call, state, .. } => self.judge_call_state(call, state),
             Event::FailbackProbed { .. } | Event::Attached(_) | Event::Detached(_) | Event::Ended { .. } => {}
-            Event::Learned { .. } | Event::PublicAddress { .. } => {}
+            Event::PublicAddress { .. } => {}
             // Nobody announces calls here.
             Event::ExpectedCallArrived(_) => {}
             Event::InviteRefused { .. } => self.stats.invites_refused += 1,
@@ -327,7 +328,6 @@ fn event_kind(event: &Event) -> String {
     match event {
         Event::Challenged { nc, .. } => format!("challenged {nc}"),
         Event::Registered { expires, refresh, .. } => format!("registered {expires:?} {refresh}"),
-        Event::Learned { learned, .. } => format!("learned {learned:?}"),
         Event::PublicAddress { upstream, address } => format!("public {} {address}", upstream.0),
         Event::FailbackProbed { upstream, moved } => format!("tried {} {moved}", upstream.0),
         Event::RegistrationFailed { failure, .. } => format!("failed {failure:?}"),

@@ -13,7 +13,8 @@
 //! A leg is one offer of the call to one flow of a device. A flow gets one leg of a device and never a second; a leg whose
 //! flow is lost does not end the call while there is time for the device to come back.
 //!
-//! While the caller waits it hears each [`PROVISIONAL_INTERVAL`] that the call lives: what it heard last, or 183.
+//! A waiting caller gets a provisional response each [`EdgeTiming::provisional_interval`]: the [last one](provisional)
+//! again, or 183.
 //!
 //! Invariant: the caller gets exactly one final answer; no leg begins after it; each leg is answered or cancelled. A device
 //! is woken at most once.
@@ -29,17 +30,9 @@ use super::{CallState, IncomingCall};
 use crate::flow::Source;
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId};
 use crate::message::Message;
+use crate::timing::EdgeTiming;
 use crate::transaction::ServerId;
 use provisional::LastProvisional;
-
-pub use provisional::PROVISIONAL_INTERVAL;
-
-/// How long a device that is attached may leave an INVITE without any response before it is woken by push as well: its
-/// flow may be dead without either side knowing.
-pub const NO_RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How long a device may take to end a cancelled INVITE before the caller is answered 487 without it.
-pub const CANCEL_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// One offer of the call to one flow.
 #[derive(Debug)]
@@ -117,6 +110,7 @@ pub struct PendingInvite {
     /// Devices whose state has changed since [`Self::take_changes`].
     changes: Vec<(InstanceId, CallState)>,
     last_provisional: LastProvisional,
+    timing: EdgeTiming,
     arrived: Instant,
     deadline: Instant,
     answered_by: Option<BranchId>,
@@ -129,6 +123,7 @@ impl PendingInvite {
     #[expect(clippy::too_many_arguments, reason = "each is a fact of one INVITE, told once")]
     pub fn new(
         now: Instant,
+        timing: EdgeTiming,
         wait: Duration,
         call: CallId,
         instances: &[InstanceId],
@@ -141,7 +136,7 @@ impl PendingInvite {
         let (from, name) = super::forward::caller(&invite);
         let state = CallState::Waking;
         let target = |instance| Target { instance, state, woken: false, attached: false, unreachable: false };
-        let last_provisional = LastProvisional::new(now, &invite);
+        let last_provisional = LastProvisional::new(now, timing.provisional_interval, &invite);
         Self {
             call,
             binding,
@@ -157,6 +152,7 @@ impl PendingInvite {
             refusals: Refusals::default(),
             changes: Vec::new(),
             last_provisional,
+            timing,
             arrived: now,
             deadline: now + wait,
             answered_by: None,
@@ -230,7 +226,7 @@ impl PendingInvite {
         if self.closed {
             return None;
         }
-        let silence = self.arrived + NO_RESPONSE_TIMEOUT;
+        let silence = self.arrived + self.timing.no_response;
         let waits = self.targets.iter().any(|target| !target.woken && !target.state.is_final());
         let next = if !waits || silence <= now { self.deadline } else { self.deadline.min(silence) };
         Some(self.last_provisional.repeat_at().map_or(next, |at| at.min(next)))
@@ -241,15 +237,15 @@ impl PendingInvite {
         self.last_provisional.record(now, status, message, response);
     }
 
-    /// What the caller is told when it has heard nothing for [`PROVISIONAL_INTERVAL`].
+    /// What the caller is told when it has heard nothing for [`EdgeTiming::provisional_interval`].
     pub fn repeat(&mut self, now: Instant) -> Option<(u16, Bytes)> {
         let waits = !self.closed && !self.state.is_final();
         self.last_provisional.repeat(now, self.invite.as_deref().filter(|_| waits)?, &self.tag)
     }
 
-    /// The devices that have left an offer without any response for [`NO_RESPONSE_TIMEOUT`], and were not woken.
+    /// The devices that have left an offer without any response for [`EdgeTiming::no_response`], and were not woken.
     pub fn silent(&self, now: Instant) -> Vec<InstanceId> {
-        let due = self.arrived + NO_RESPONSE_TIMEOUT <= now;
+        let due = self.arrived + self.timing.no_response <= now;
         let alive = |instance| self.legs.iter().any(|leg| leg.instance == instance && leg.phase == Phase::Alive);
         let silent = self.targets.iter().filter(|target| due && !target.woken && !alive(target.instance));
         silent.map(|target| target.instance).collect()
@@ -356,7 +352,7 @@ impl PendingInvite {
             return (Vec::new(), false);
         }
         self.state = if elsewhere { CallState::AnsweredElsewhere } else { CallState::Cancelled };
-        self.deadline = now + CANCEL_TIMEOUT;
+        self.deadline = now + self.timing.cancel;
         let alive = self.legs.iter().any(|leg| leg.phase == Phase::Alive);
         let live = self.legs.iter().filter(|leg| leg.phase != Phase::Ended).map(|leg| leg.branch).collect();
         (live, !alive)

@@ -1,6 +1,6 @@
 //! What the caller heard last of a call that it waits for, and when it hears of it again.
 //!
-//! Invariant: while the caller waits it is told each [`PROVISIONAL_INTERVAL`] that the call lives (RFC 3261 §13.3.1.1), unless it wants
+//! Invariant: while the caller waits it is told each [`provisional_interval`](crate::timing::EdgeTiming::provisional_interval) that the call lives (RFC 3261 §13.3.1.1), unless it wants
 //! provisional responses reliably.
 
 use std::time::{Duration, Instant};
@@ -9,15 +9,12 @@ use bytes::Bytes;
 
 use crate::message::{Composer, Message, Name};
 
-/// How often a caller that waits hears that the call lives, so that no proxy's Timer C ends it (RFC 3261 §13.3.1.1; §16.6:
-/// more than three minutes, which a 100 does not restart).
-pub const PROVISIONAL_INTERVAL: Duration = Duration::from_secs(60);
-
 /// What the caller heard last, and when it hears of the call again.
 #[derive(Debug)]
 pub(super) struct LastProvisional {
     /// `None` where only a device can speak: the caller wants provisional responses reliably (RFC 3262).
     repeat_at: Option<Instant>,
+    interval: Duration,
     what: Provisional,
 }
 
@@ -33,14 +30,14 @@ enum Provisional {
 
 impl LastProvisional {
     /// Of a call that has just come.
-    pub(super) fn new(now: Instant, invite: &Message) -> Self {
-        let repeat_at = (!invite.lists(Name::Require, "100rel")).then(|| now + PROVISIONAL_INTERVAL);
-        Self { repeat_at, what: Provisional::Nothing }
+    pub(super) fn new(now: Instant, interval: Duration, invite: &Message) -> Self {
+        let repeat_at = (!invite.lists(Name::Require, "100rel")).then(|| now + interval);
+        Self { interval, repeat_at, what: Provisional::Nothing }
     }
 
     /// Of a call that nobody waits for any more.
     pub(super) fn nothing() -> Self {
-        Self { repeat_at: None, what: Provisional::Nothing }
+        Self { interval: Duration::ZERO, repeat_at: None, what: Provisional::Nothing }
     }
 
     /// When [`Self::repeat`] is due.
@@ -58,13 +55,13 @@ impl LastProvisional {
                 Provisional::Reliable { status, tag }
             }
         };
-        self.repeat_at = self.repeat_at.map(|_| now + PROVISIONAL_INTERVAL);
+        self.repeat_at = self.repeat_at.map(|_| now + self.interval);
     }
 
-    /// What the caller is told when it has heard nothing for [`PROVISIONAL_INTERVAL`].
+    /// What the caller is told when it has heard nothing for [`provisional_interval`](crate::timing::EdgeTiming::provisional_interval).
     pub(super) fn repeat(&mut self, now: Instant, invite: &Message, own_tag: &str) -> Option<(u16, Bytes)> {
         self.repeat_at.filter(|at| *at <= now)?;
-        self.repeat_at = Some(now + PROVISIONAL_INTERVAL);
+        self.repeat_at = Some(now + self.interval);
         let compose = |status, tag| Composer::response(invite, status, Composer::reason(status), Some(tag)).finish();
         Some(match &self.what {
             Provisional::Nothing => (183, compose(183, own_tag)),

@@ -7,6 +7,8 @@ use crate::transaction::{Table, Timing};
 
 use super::*;
 
+const NO_RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(4);
 const RING: Duration = Duration::from_secs(30);
 const ANSWER: Duration = Duration::from_secs(120);
 
@@ -28,7 +30,7 @@ fn pending_for(now: Instant, instances: &[InstanceId]) -> PendingInvite {
     let server = Table::<(), ()>::new(1, Timing::default(), Limits::default()).open(&invite, flow, ()).unwrap();
     let tag = ShardTag(0);
     let (call, binding) = (CallId::new(1, tag), BindingId::new(1, tag));
-    PendingInvite::new(now, RING, call, instances, binding, server, source, invite, "tag".into())
+    PendingInvite::new(now, EdgeTiming::default(), RING, call, instances, binding, server, source, invite, "tag".into())
 }
 
 fn branch(number: u64) -> BranchId {
