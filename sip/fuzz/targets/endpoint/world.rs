@@ -84,6 +84,7 @@ impl World {
             token_key: [9; 32],
             upstream: UpstreamPolicy { registrations_per_second: 5, ..UpstreamPolicy::default() },
             message_bytes: 4096,
+            timing: Timing::default(),
         };
         let does = |bit: u8| manners & (1 << bit) == 0;
         Self {
