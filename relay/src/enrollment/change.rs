@@ -10,8 +10,9 @@ use tokio::sync::mpsc;
 
 use super::types::{AccessError, Change, ChangeError, Field, View};
 use super::{Inner, Services};
-use crate::agent::command::{Command, Standing, Term};
-use crate::agent::{Reminded, lease};
+use crate::agent::Reminded;
+use crate::agent::request::{InstanceStatus, LeaseExpiry, Request};
+use crate::agent::tables::lease;
 use crate::clock::unix_now;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::{InstanceSecret, with_clean_stack};
@@ -22,7 +23,7 @@ use crate::vault::{Fence, Lookup, Sealed, StoreError};
 struct Changed {
     sealed: Sealed,
     lookup: Lookup,
-    lease: Term,
+    lease: LeaseExpiry,
 }
 
 impl Inner {
@@ -66,13 +67,13 @@ impl Inner {
     /// Stores a changed record, then tells the shard.
     async fn put_change(
         &self,
-        standing: &Standing,
+        standing: &InstanceStatus,
         changed: Changed,
         foreground: Option<bool>,
     ) -> Result<View, ChangeError> {
         let (id, Changed { sealed, lookup, lease }) = (standing.id, changed);
         let fence = self.store_change(id, &sealed, lease.expires_at, &lookup, standing.fence).await?;
-        let replace = |reply| Command::Replace { id, sealed, lease, fence, foreground, reply };
+        let replace = |reply| Request::Replace { id, sealed, lease, fence, foreground, reply };
         match self.ground.agent.ask(id, replace).await {
             Some(Ok(standing)) => self.view(&standing).ok_or(AccessError::Unknown.into()),
             Some(Err(_)) => {
@@ -86,7 +87,7 @@ impl Inner {
 
     fn changed(
         &self,
-        standing: &Standing,
+        standing: &InstanceStatus,
         change: impl FnOnce(&mut Record) -> Result<(), ChangeError>,
     ) -> Result<Changed, ChangeError> {
         with_clean_stack(|| {
@@ -96,7 +97,7 @@ impl Inner {
             Ok(Changed {
                 sealed: vault.seal(standing.id, &record),
                 lookup: vault.lookup_of(&record),
-                lease: Term::of(&record),
+                lease: LeaseExpiry::of(&record),
             })
         })
     }

@@ -26,9 +26,10 @@ use zeroize::Zeroizing;
 
 use super::Inner;
 use super::types::{EdgeAddress, Enable, EnableError, Enabled, Refusal, Registration, RegistrationState, WipeReason};
-use crate::agent::command::{Command, First, NewInstance, Term, Who};
-use crate::agent::upstreams::{NoRoute, Route};
-use crate::agent::{Unanswerable, lease};
+use crate::agent::Unanswerable;
+use crate::agent::request::{FirstRegistration, LeaseExpiry, NewInstance, Principal, Request};
+use crate::agent::tables::lease;
+use crate::agent::transport::upstreams::{NoRoute, Route};
 use crate::clock::unix_now;
 use crate::metrics::labels::StoreOperation;
 use crate::net::resolve::ResolveError;
@@ -60,7 +61,7 @@ impl Inner {
         let placed = match self.timed(StoreOperation::Put, put).await {
             Ok(placed) => placed,
             Err(error) => {
-                self.ground.agent.tell(id, Command::Abandon(id)).await;
+                self.ground.agent.tell(id, Request::Abandon(id)).await;
                 // The store may have taken it, and only its answer was lost.
                 self.ground.agent.erase(id, lookup);
                 return Err(error.into());
@@ -68,7 +69,7 @@ impl Inner {
         };
         let fence = placed.fence;
         let other = unproven.then_some(sealed);
-        if self.ground.agent.ask(id, |reply| Command::Stored { id, sealed: other, fence, reply }).await != Some(true) {
+        if self.ground.agent.ask(id, |reply| Request::Stored { id, sealed: other, fence, reply }).await != Some(true) {
             // It ended while it was being stored: its push token is dead, or the server took its word back.
             self.ground.agent.erase(id, lookup);
             return Err(EnableError::UpstreamRefused { status: 480, reason: Refusal::Other });
@@ -154,7 +155,7 @@ impl Inner {
             presence: Presence::Background,
             reminded: lease::skipped(now + wish.lifetime_s, now),
         };
-        let (lease, fence) = (Term::of(&record), Fence::NEW);
+        let (lease, fence) = (LeaseExpiry::of(&record), Fence::NEW);
         let sealed: Sealed = self.ground.vault.seal(id, &record);
         let binding = NewBinding { proven: false, ..self.binding_of(id, &record, route) };
         let aor = self.ground.vault.aor_key(&record.account.aor);
@@ -173,18 +174,18 @@ impl Inner {
     async fn first_registration(&self, new: NewInstance) -> Result<Registration, EnableError> {
         let (first, outcome) = oneshot::channel();
         let id = new.id;
-        self.ground.agent.tell(id, Command::Bind { new: Box::new(new), first: Some(first) }).await;
+        self.ground.agent.tell(id, Request::Bind { new: Box::new(new), first: Some(first) }).await;
         let pending = |state, status| Ok(Registration { state, status, expires_in_s: None });
         match timeout(FIRST_REGISTRATION, outcome).await {
-            Ok(Ok(First::Registered { expires })) => Ok(Registration {
+            Ok(Ok(FirstRegistration::Registered { expires })) => Ok(Registration {
                 state: RegistrationState::Registered,
                 status: Some(200),
                 expires_in_s: u32::try_from(expires.as_secs()).ok(),
             }),
-            Ok(Ok(First::Refused { status, unanswerable })) => {
+            Ok(Ok(FirstRegistration::Refused { status, unanswerable })) => {
                 Err(EnableError::UpstreamRefused { status, reason: refusal(status, unanswerable) })
             }
-            Ok(Ok(First::Failed { status })) => pending(RegistrationState::Retrying, status),
+            Ok(Ok(FirstRegistration::Failed { status })) => pending(RegistrationState::Retrying, status),
             Ok(Err(_)) => Err(EnableError::Draining),
             Err(_) => pending(RegistrationState::Registering, None),
         }
@@ -193,7 +194,7 @@ impl Inner {
     /// Ends the instance that a new one replaces, in the background: its app has its answer already.
     fn replace(self: Arc<Self>, earlier: InstanceId, lookup: Lookup) {
         tokio::spawn(async move {
-            if self.wipe(earlier, Who::Relay, WipeReason::Replaced).await.is_err() {
+            if self.wipe(earlier, Principal::Relay, WipeReason::Replaced).await.is_err() {
                 // Another node's: the record goes, and its owner lets go when it misses it.
                 self.ground.agent.erase(earlier, lookup);
             }

@@ -13,8 +13,8 @@ use sip::id::InstanceId;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::Inner;
-use crate::agent::command::{Command, NewInstance, NewProxied, Term};
-use crate::agent::upstreams::Route;
+use crate::agent::request::{KnownPushBinding, LeaseExpiry, NewInstance, Request};
+use crate::agent::transport::upstreams::Route;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::with_clean_stack;
 use crate::vault::record::{Kept, ProxiedRecord};
@@ -98,7 +98,7 @@ impl Inner {
         let opened = match self.ground.vault.unseal_kept(id, &sealed) {
             Ok(Kept::Lent(record)) => Route::of(&record.account).ok().map(|route| {
                 let aor = self.ground.vault.aor_key(&record.account.aor);
-                (self.binding_of(id, &record, route), Term::of(&record), aor)
+                (self.binding_of(id, &record, route), LeaseExpiry::of(&record), aor)
             }),
             Ok(Kept::Proxied(record)) => return self.adopt(id, sealed, fence, *record).await,
             Err(_) => None,
@@ -109,14 +109,16 @@ impl Inner {
             return false;
         };
         let new = NewInstance { id, sealed, lease, aor, fence, binding };
-        self.ground.agent.tell(id, Command::Bind { new: Box::new(new), first: None }).await;
+        self.ground.agent.tell(id, Request::Bind { new: Box::new(new), first: None }).await;
         true
     }
 
     /// Keeps a registration that passed through an earlier run (RFC 8599); whether it has not ended.
     async fn adopt(&self, id: InstanceId, sealed: Sealed, fence: Fence, record: ProxiedRecord) -> bool {
-        let Some(new) = NewProxied::of(id, sealed, fence, record, self.ground.agent.upstreams()) else { return false };
-        self.ground.agent.tell(id, Command::Adopt(Box::new(new))).await;
+        let Some(new) = KnownPushBinding::of(id, sealed, fence, record, self.ground.agent.upstreams()) else {
+            return false;
+        };
+        self.ground.agent.tell(id, Request::Adopt(Box::new(new))).await;
         true
     }
 
@@ -126,7 +128,7 @@ impl Inner {
     /// nobody wiped them all in that time. Then they are stored again from what is sealed in memory. A node that itself
     /// stood still for a lease has no such excuse, and lets go.
     async fn look_up_all(&self, may_be_empty: bool) {
-        let ids: Vec<InstanceId> = self.ground.agent.ask_all(Command::Ids).await.into_iter().flatten().collect();
+        let ids: Vec<InstanceId> = self.ground.agent.ask_all(Request::Ids).await.into_iter().flatten().collect();
         tracing::warn!(instances = ids.len(), "the lease of this node had lapsed; each instance is looked up again");
         let (mut lost, mut missing, mut found) = (Vec::new(), Vec::new(), false);
         for id in ids {
@@ -145,7 +147,7 @@ impl Inner {
             return;
         }
         for id in lost.into_iter().chain(missing) {
-            self.ground.agent.tell(id, Command::Yield(id)).await;
+            self.ground.agent.tell(id, Request::Release(id)).await;
         }
     }
 
@@ -159,7 +161,7 @@ impl Inner {
         let put = self.ground.vault.put(id, &standing.sealed, standing.expires_at, &lookup, Fence::NEW);
         match self.timed(StoreOperation::Put, put).await {
             Ok(placed) => {
-                let stored = |reply| Command::Stored { id, sealed: None, fence: placed.fence, reply };
+                let stored = |reply| Request::Stored { id, sealed: None, fence: placed.fence, reply };
                 if self.ground.agent.ask(id, stored).await != Some(true) {
                     self.ground.agent.erase(id, lookup);
                 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use sip::id::{CallId, InstanceId};
 use thiserror::Error;
 
-pub use crate::agent::command::Tested;
-pub use crate::agent::timeline::{Step, What};
+pub use crate::agent::request::Tested;
+pub use crate::agent::tables::timeline::{Step, What};
 pub use crate::metrics::labels::WipeReason;
 use crate::secret::{Aor, InstanceSecret};
 use crate::vault::kept::{Counts, Message, MissedCall};

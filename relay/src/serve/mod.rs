@@ -134,7 +134,7 @@ impl Relay {
         let resolver = resolver(&config)?;
         let (push, push_is_printed) = push_service(&config.apps)?;
         let (reminded, reminders) = mpsc::unbounded_channel();
-        let agent = Agent::start(agent::Ground {
+        let agent = Agent::start(agent::Dependencies {
             vault: vault.clone(),
             push,
             push_is_printed,

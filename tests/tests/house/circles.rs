@@ -15,7 +15,6 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("sip/src/endpoint", &["calls", "expected"]),
     ("sip/src/endpoint", &["failback", "upstreams"]),
     ("sip/src/endpoint", &["forwarded_registers", "push_bindings"]),
-    ("relay/src/agent", &["proxied", "shard", "wake"]),
     ("relay/src/net", &["listen", "stream", "websocket"]),
     ("relay/src/vault", &["codec", "proxied", "record"]),
     ("relay/src/vault", &["keyring", "seal"]),

@@ -15,7 +15,23 @@
 
 use crate::clock::DAY_S;
 use crate::push::Event;
-use crate::vault::record::Reminder;
+use crate::vault::record::{Record, Reminder};
+
+/// The end of an instance, and what was said of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseExpiry {
+    /// When it ends, in seconds since 1970.
+    pub expires_at: u64,
+    /// The last reminder of its end.
+    pub reminded: Option<Reminder>,
+}
+
+impl LeaseExpiry {
+    /// As a record has it.
+    pub fn of(record: &Record) -> Self {
+        Self { expires_at: record.expires_at, reminded: record.reminded }
+    }
+}
 
 /// In the order of time.
 const ALL: [Reminder; 3] = [Reminder::Renew, Reminder::Soon, Reminder::VerySoon];
@@ -30,7 +46,7 @@ const fn ahead_s(reminder: Reminder) -> u64 {
 }
 
 /// Its push.
-pub(super) fn event(reminder: Reminder) -> Event {
+pub(crate) fn event(reminder: Reminder) -> Event {
     match reminder {
         Reminder::Renew => Event::Renew,
         Reminder::Soon | Reminder::VerySoon => Event::Expiring,
@@ -43,19 +59,19 @@ pub fn skipped(expires_at: u64, now: u64) -> Option<Reminder> {
 }
 
 /// The reminder to send at `now` after `reminded` was; `None`: none is due.
-pub(super) fn due(expires_at: u64, reminded: Option<Reminder>, now: u64) -> Option<Reminder> {
+pub(crate) fn due(expires_at: u64, reminded: Option<Reminder>, now: u64) -> Option<Reminder> {
     let last = ALL.into_iter().rfind(|reminder| moment(expires_at, *reminder) <= now);
     last.filter(|last| reminded.is_none_or(|reminded| *last > reminded))
 }
 
 /// When the next reminder is due after `reminded`, or else the lease ends, in seconds since 1970.
-pub(super) fn next(expires_at: u64, reminded: Option<Reminder>) -> u64 {
+pub(crate) fn next(expires_at: u64, reminded: Option<Reminder>) -> u64 {
     let next = ALL.into_iter().find(|reminder| reminded.is_none_or(|reminded| *reminder > reminded));
     next.map_or(expires_at, |next| moment(expires_at, next))
 }
 
 /// Until when a reminder that is sent at `now` is worth delivering: until the next one, or the end.
-pub(super) fn worth_until(expires_at: u64, reminder: Reminder) -> u64 {
+pub(crate) fn worth_until(expires_at: u64, reminder: Reminder) -> u64 {
     next(expires_at, Some(reminder))
 }
 

@@ -3,29 +3,28 @@
 //! Invariant: a command that carries a proof is obeyed only when the proof is the instance's own secret. An answer holds
 //! a record in the sealed form alone.
 
-use std::time::Duration;
-
 use sip::endpoint::{CallState, Mailbox, NewBinding, PushBinding};
 use sip::id::{CallId, InstanceId, UpstreamId};
 use tokio::sync::{mpsc, oneshot};
 
-use super::calls::Call;
-use super::proofs::Unanswerable;
-use super::timeline::Step;
+use crate::agent::tables::calls::Call;
+pub use crate::agent::tables::instances::{FirstRegistration, WipeDone};
+pub use crate::agent::tables::lease::LeaseExpiry;
+use crate::agent::tables::timeline::Step;
 use crate::metrics::labels::{InstanceState, WipeReason};
 use crate::secret::InstanceSecret;
-use crate::vault::record::{Provider, Record, Reminder};
+use crate::vault::record::Provider;
 use crate::vault::{AorKey, Fence, Sealed};
 
 /// What a shard is asked.
-pub enum Command {
+pub enum Request {
     /// Bind an instance: one that is enabled, or one that is resumed. An instance that is there already only takes the
     /// new fence.
     Bind {
         /// The instance.
         new: Box<NewInstance>,
         /// Where the outcome of the first registration goes; nothing waits when it is `None`.
-        first: Option<oneshot::Sender<First>>,
+        first: Option<oneshot::Sender<FirstRegistration>>,
     },
     /// The record of a new instance is stored; `false` when the instance has ended meanwhile.
     Stored {
@@ -41,15 +40,15 @@ pub enum Command {
     /// Unregister and forget an instance that never was in the store.
     Abandon(InstanceId),
     /// Forget an instance that another node has taken over.
-    Yield(InstanceId),
+    Release(InstanceId),
     /// How an instance stands.
     Look {
         /// The instance.
         id: InstanceId,
         /// Who asks.
-        who: Who,
+        who: Principal,
         /// The answer.
-        reply: oneshot::Sender<Result<Standing, Denied>>,
+        reply: oneshot::Sender<Result<InstanceStatus, Denied>>,
     },
     /// A changed record, already stored.
     Replace {
@@ -58,20 +57,20 @@ pub enum Command {
         /// The record.
         sealed: Sealed,
         /// When it ends.
-        lease: Term,
+        lease: LeaseExpiry,
         /// What it was stored with.
         fence: Fence,
         /// `Some(true)`: the app registers by itself from now on; `Some(false)`: the relay does.
         foreground: Option<bool>,
         /// The answer: how it stands now.
-        reply: oneshot::Sender<Result<Standing, Denied>>,
+        reply: oneshot::Sender<Result<InstanceStatus, Denied>>,
     },
     /// Unregister and wipe.
     Wipe {
         /// The instance.
         id: InstanceId,
         /// Who asks.
-        who: Who,
+        who: Principal,
         /// Why.
         reason: WipeReason,
         /// The answer, when all is done.
@@ -82,16 +81,16 @@ pub enum Command {
         /// The instance.
         id: InstanceId,
         /// Who asks.
-        who: Who,
+        who: Principal,
         /// The call.
         call: CallId,
         /// What is to be done with it.
-        wish: CallWish,
+        wish: CallRequest,
         /// The answer.
         reply: oneshot::Sender<Result<Call, CallDenied>>,
     },
     /// Wake the devices of an account for a call that its SIP server holds.
-    Announce {
+    ExpectCall {
         /// Whose.
         aor: AorKey,
         /// The caller, as the server names it; may be empty.
@@ -101,7 +100,7 @@ pub enum Command {
         /// Where each device that was woken is named when it attaches; let go when none can come any more.
         arrivals: mpsc::UnboundedSender<InstanceId>,
         /// The answer, at once.
-        reply: oneshot::Sender<Found>,
+        reply: oneshot::Sender<DevicesFound>,
     },
     /// All calls of an instance that are still known.
     Calls {
@@ -111,20 +110,20 @@ pub enum Command {
         reply: oneshot::Sender<Vec<(CallId, Call)>>,
     },
     /// What happened to an instance, and how its mailbox stands.
-    Told {
+    Activity {
         /// The instance.
         id: InstanceId,
         /// Who asks.
-        who: Who,
+        who: Principal,
         /// The answer.
-        reply: oneshot::Sender<Result<Told, Denied>>,
+        reply: oneshot::Sender<Result<ActivityView, Denied>>,
     },
     /// Send a test push.
     Test {
         /// The instance.
         id: InstanceId,
         /// Who asks.
-        who: Who,
+        who: Principal,
         /// The answer: where it goes.
         reply: oneshot::Sender<Result<Tested, TestDenied>>,
     },
@@ -135,10 +134,10 @@ pub enum Command {
         /// How many at most.
         limit: usize,
         /// The answer.
-        reply: oneshot::Sender<Vec<Standing>>,
+        reply: oneshot::Sender<Vec<InstanceStatus>>,
     },
     /// Keep a registration that passed through an earlier run.
-    Adopt(Box<NewProxied>),
+    Adopt(Box<KnownPushBinding>),
     /// The ids of all instances.
     Ids(oneshot::Sender<Vec<InstanceId>>),
     /// How many calls are held or being set up.
@@ -154,7 +153,7 @@ pub struct NewInstance {
     /// Its record.
     pub sealed: Sealed,
     /// When it ends.
-    pub lease: Term,
+    pub lease: LeaseExpiry,
     /// Under which name its account is found.
     pub aor: AorKey,
     /// What its record is put with.
@@ -165,7 +164,7 @@ pub struct NewInstance {
 
 /// What a shard has of an account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct DevicesFound {
     /// Its instances.
     pub known: usize,
     /// Those whose device is attached already.
@@ -173,7 +172,7 @@ pub struct Found {
 }
 
 /// A registration that passed through an earlier run (RFC 8599).
-pub struct NewProxied {
+pub struct KnownPushBinding {
     /// Its id.
     pub id: InstanceId,
     /// Its record.
@@ -190,24 +189,8 @@ pub struct NewProxied {
     pub upstream_registrar: Box<str>,
 }
 
-/// The end of an instance, and what was said of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Term {
-    /// When it ends, in seconds since 1970.
-    pub expires_at: u64,
-    /// The last reminder of its end.
-    pub reminded: Option<Reminder>,
-}
-
-impl Term {
-    /// As a record has it.
-    pub fn of(record: &Record) -> Self {
-        Self { expires_at: record.expires_at, reminded: record.reminded }
-    }
-}
-
 /// Who asks.
-pub enum Who {
+pub enum Principal {
     /// A device, with what it shows.
     Device(InstanceSecret),
     /// The relay itself, or its operator.
@@ -216,7 +199,7 @@ pub enum Who {
 
 /// What is to be done with a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CallWish {
+pub enum CallRequest {
     /// Nothing.
     Look,
     /// The device rings.
@@ -225,31 +208,9 @@ pub enum CallWish {
     Decline,
 }
 
-/// How a first registration went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum First {
-    /// The SIP server accepted it for this long.
-    Registered {
-        /// The lifetime that was granted.
-        expires: Duration,
-    },
-    /// The SIP server refused it for good; the instance is forgotten.
-    Refused {
-        /// Its status.
-        status: u16,
-        /// Why there was no answer to its challenge, if that was it.
-        unanswerable: Option<Unanswerable>,
-    },
-    /// It failed and will be tried again.
-    Failed {
-        /// The status, if there was an answer.
-        status: Option<u16>,
-    },
-}
-
 /// How an instance stands.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub struct InstanceStatus {
     /// Which one.
     pub id: InstanceId,
     /// Its record.
@@ -270,7 +231,7 @@ pub struct Standing {
 
 /// What is known of an instance beside its record.
 #[derive(Clone, Debug, Default)]
-pub struct Told {
+pub struct ActivityView {
     /// What happened, oldest first.
     pub steps: Vec<Step>,
     /// How its mailbox stands, once the SIP server has told.
@@ -300,18 +261,7 @@ pub enum TestDenied {
     },
 }
 
-/// A wipe is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WipeDone {
-    /// When, in seconds since 1970.
-    pub wiped_at: u64,
-    /// Why.
-    pub reason: WipeReason,
-    /// Whether the SIP server confirmed.
-    pub unregistered: bool,
-}
-
-/// Why a shard does not obey.
+/// Why a shard refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denied {
     /// It has no such instance.

@@ -22,7 +22,7 @@ pub enum Unanswerable {
 }
 
 /// A challenge and what the endpoint adds to it.
-pub(super) struct Challenged<'a> {
+pub(crate) struct Challenged<'a> {
     pub challenge: &'a Challenge,
     pub nc: u32,
     pub cnonce: &'a str,
@@ -32,7 +32,7 @@ pub(super) struct Challenged<'a> {
 }
 
 /// The `Authorization` that answers the challenge to a REGISTER or SUBSCRIBE on behalf of the account.
-pub(super) fn answer(record: &Record, challenged: &Challenged<'_>) -> Result<String, Unanswerable> {
+pub(crate) fn answer(record: &Record, challenged: &Challenged<'_>) -> Result<String, Unanswerable> {
     let Challenged { challenge, nc, cnonce, uri, method } = *challenged;
     let ha1 = ha1_for(record, challenge)?;
     let answer = DigestResponse { username: &record.account.auth_username, method, uri, cnonce, nc, body: b"" };
@@ -59,12 +59,12 @@ fn ha1_for(record: &Record, challenge: &Challenge) -> Result<Ha1, Unanswerable> 
 }
 
 /// Whether two records of one account would answer a challenge alike.
-pub(super) fn offer_the_same(one: &Record, other: &Record) -> bool {
+pub(crate) fn same_credentials(one: &Record, other: &Record) -> bool {
     one.account.auth_username == other.account.auth_username && one.account.proof == other.account.proof
 }
 
 /// Whether what a device shows at the edge proves that it is this instance's.
-pub(super) fn device_is_right(id: InstanceId, secret: &InstanceSecret, proof: &DeviceProof) -> bool {
+pub(crate) fn verify_device(id: InstanceId, secret: &InstanceSecret, proof: &DeviceProof) -> bool {
     match proof {
         DeviceProof::Bearer(token) => InstanceSecret::new(token) == *secret,
         DeviceProof::Digest(credentials) => {
@@ -154,10 +154,10 @@ mod tests {
             let value = challenge.answer(&ha1, &terms).unwrap();
             DeviceProof::Digest(Box::new(Credentials::parse(&value).unwrap()))
         };
-        assert!(device_is_right(id, &secret, &shows("instance-secret")));
-        assert!(!device_is_right(id, &secret, &shows("another")));
-        assert!(!device_is_right(other, &secret, &shows("instance-secret")), "another instance's id");
-        assert!(device_is_right(id, &secret, &DeviceProof::Bearer("instance-secret".into())));
-        assert!(!device_is_right(id, &secret, &DeviceProof::Bearer("instance-secre".into())));
+        assert!(verify_device(id, &secret, &shows("instance-secret")));
+        assert!(!verify_device(id, &secret, &shows("another")));
+        assert!(!verify_device(other, &secret, &shows("instance-secret")), "another instance's id");
+        assert!(verify_device(id, &secret, &DeviceProof::Bearer("instance-secret".into())));
+        assert!(!verify_device(id, &secret, &DeviceProof::Bearer("instance-secre".into())));
     }
 }

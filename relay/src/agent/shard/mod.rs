@@ -3,6 +3,20 @@
 //! Invariant: one mutation of the endpoint, then all of its outputs, then the next; an event's answer is the next
 //! mutation. Nothing here waits but for the next input or the next deadline.
 
+mod activity;
+pub(crate) mod alerts;
+mod call_pushes;
+mod events;
+mod expected_calls;
+pub(crate) mod messages;
+mod missed_calls;
+pub(crate) mod push_bindings;
+mod reminders;
+mod requests;
+mod test_push;
+mod voicemail;
+mod wipes;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,11 +29,12 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::sleep_until;
 
-use super::calls::Calls;
-use super::connections::Writer;
-use super::instances::{Due, Instances};
-use super::proxied::ProxiedRows;
-use super::{ShardInput, World};
+use crate::agent::ShardInput;
+use crate::agent::Shared;
+use crate::agent::shard::push_bindings::PushBindings;
+use crate::agent::tables::calls::Calls;
+use crate::agent::tables::instances::{Due, Instances};
+use crate::agent::transport::connections::Writer;
 use crate::clock::unix_now;
 use crate::net::drain::Drain;
 
@@ -29,56 +44,53 @@ const BATCH: usize = 64;
 const NAP_MAX: Duration = Duration::from_secs(30);
 
 /// One shard.
-pub(super) struct Shard {
-    pub(super) index: usize,
-    pub(super) world: Arc<World>,
-    pub(super) endpoint: Endpoint,
-    pub(super) instances: Instances,
-    pub(super) proxied: ProxiedRows,
-    pub(super) calls: Calls,
+pub(crate) struct Shard {
+    pub(crate) index: usize,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) instances: Instances,
+    pub(crate) push_bindings: PushBindings,
+    pub(crate) calls: Calls,
     /// The pushes that are being delivered, or may be sent a second time, for calls that are not over.
-    pub(super) pushes: HashMap<(CallId, InstanceId), AbortHandle>,
+    pub(crate) pushes: HashMap<(CallId, InstanceId), AbortHandle>,
     /// Steps of all timelines.
-    pub(super) steps: usize,
+    pub(crate) steps: usize,
     /// Devices that have a flow.
-    pub(super) attached: HashSet<InstanceId>,
-    /// Who waits for a device that was woken for an announced call.
-    pub(super) arrivals: HashMap<InstanceId, Vec<mpsc::UnboundedSender<InstanceId>>>,
+    pub(crate) attached: HashSet<InstanceId>,
+    /// Those who wait for a device that was woken for an announced call.
+    pub(crate) arrivals: HashMap<InstanceId, Vec<mpsc::UnboundedSender<InstanceId>>>,
     /// SIP servers whose last dial failed.
-    pub(super) unreachable: HashSet<UpstreamId>,
-    /// When what is being handled was read from the network.
-    pub(super) arrived: Instant,
+    pub(crate) unreachable: HashSet<UpstreamId>,
     /// What the endpoint is told next.
-    pub(super) next: VecDeque<Input>,
+    pub(crate) next: VecDeque<Input>,
     flows: HashMap<FlowId, (Writer, SocketAddr)>,
 }
 
 impl Shard {
-    pub(super) fn new(index: usize, settings: Settings, world: Arc<World>) -> Self {
+    pub(crate) fn new(index: usize, settings: Settings, shared: Arc<Shared>) -> Self {
         let mut seed = [0; 32];
         // aws-lc aborts rather than fails when the system gives no randomness, so the error cannot occur.
         aws_lc_rs::rand::fill(&mut seed).expect("the system's random source answers");
         let now = Instant::now();
         Self {
             index,
-            world,
+            shared,
             endpoint: Endpoint::new(now, settings, seed),
             instances: Instances::default(),
-            proxied: ProxiedRows::default(),
+            push_bindings: PushBindings::default(),
             calls: Calls::default(),
             steps: 0,
             attached: HashSet::new(),
             pushes: HashMap::new(),
             arrivals: HashMap::new(),
             unreachable: HashSet::new(),
-            arrived: now,
             next: VecDeque::new(),
             flows: HashMap::new(),
         }
     }
 
     /// Runs until `end`.
-    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<ShardInput>, end: Drain) {
+    pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<ShardInput>, end: Drain) {
         let mut batch = Vec::with_capacity(BATCH);
         let end = end.begun();
         tokio::pin!(end);
@@ -95,25 +107,29 @@ impl Shard {
                 () = &mut end => return,
             }
             for input in batch.drain(..) {
-                self.survive(|shard| shard.take(input));
+                self.catch_panic(|shard| shard.on_input(input));
             }
-            self.survive(Self::on_time);
+            self.catch_panic(Self::on_time);
         }
     }
 
-    /// Tells the endpoint, and does all that follows.
-    pub(super) fn drive(&mut self, input: Input) {
-        let mut next = Some(input);
-        while let Some(input) = next {
+    /// Tells the endpoint what arrived at `at`, and does all that follows.
+    pub(crate) fn drive(&mut self, at: Instant, input: Input) {
+        self.next.push_front(input);
+        self.settle(at);
+    }
+
+    /// Tells the endpoint all that waits in [`Self::next`], and does all that follows from what arrived at `at`.
+    pub(crate) fn settle(&mut self, at: Instant) {
+        while let Some(input) = self.next.pop_front() {
             self.endpoint.handle(Instant::now(), input);
-            self.drain();
-            next = self.next.pop_front();
+            self.drain(at);
         }
     }
 
     /// A fault in what one peer's message set off must not take the others' bindings with it: the input that met it is
     /// dropped, and said.
-    fn survive(&mut self, work: impl FnOnce(&mut Self)) {
+    fn catch_panic(&mut self, work: impl FnOnce(&mut Self)) {
         if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
             tracing::error!(
                 shard = self.index,
@@ -123,10 +139,9 @@ impl Shard {
         }
     }
 
-    fn take(&mut self, input: ShardInput) {
+    fn on_input(&mut self, input: ShardInput) {
         match input {
             ShardInput::Sip { at, input } => {
-                self.arrived = at;
                 match &input {
                     Input::Closed(flow) => drop(self.flows.remove(flow)),
                     Input::DialFailed(upstream) => drop(self.unreachable.insert(*upstream)),
@@ -134,37 +149,33 @@ impl Shard {
                     _ => {}
                 }
                 if let Some(input) = self.look_up_path(at, input) {
-                    self.drive(input);
+                    self.drive(at, input);
                 }
+                return;
             }
             ShardInput::Flow { flow, writer, peer } => drop(self.flows.insert(flow, (writer, peer))),
             ShardInput::Pushed(pushed) => self.on_pushed(&pushed),
-            ShardInput::Unheard { call, instance, reply } => {
+            ShardInput::NoSign { call, instance, reply } => {
                 // An error means that the call has ended meanwhile.
                 let _ = reply.send(self.resends(call, instance));
             }
-            ShardInput::Paged(paged) => self.on_paged(*paged),
-            ShardInput::Noticed(noticed) => self.on_noticed(&noticed),
+            ShardInput::MessageStored(stored) => self.on_message_stored(*stored),
+            ShardInput::AlertEnded(ended) => self.on_alert_ended(&ended),
             ShardInput::Erased(id) => self.on_erased(id),
-            ShardInput::ProxiedStored { id, fence } => self.on_proxied_stored(id, fence),
-            ShardInput::ProxiedFound(found) => self.on_proxied_found(found.0, found.1),
-            ShardInput::Command(command) => self.obey(*command),
+            ShardInput::PushBindingStored { id, fence } => self.on_push_binding_stored(id, fence),
+            ShardInput::PushBindingFound(found) => self.on_push_binding_found(found.0, found.1),
+            ShardInput::Request(command) => self.on_request(*command),
         }
-        // What a command or a verdict left to be told.
-        if let Some(input) = self.next.pop_front() {
-            self.drive(input);
-        }
+        // What a request or a verdict left to be told.
+        self.settle(Instant::now());
     }
 
     fn on_time(&mut self) {
         let now = Instant::now();
         if self.endpoint.poll_timeout().is_some_and(|due| due <= now) {
-            self.arrived = now;
             self.endpoint.handle_timeout(now);
-            self.drain();
-            if let Some(input) = self.next.pop_front() {
-                self.drive(input);
-            }
+            self.drain(now);
+            self.settle(now);
         }
         let unix = unix_now();
         self.calls.forget_old(unix);
@@ -183,12 +194,12 @@ impl Shard {
         [self.endpoint.poll_timeout(), end].into_iter().flatten().fold(nap, Instant::min)
     }
 
-    /// Does what the endpoint wants done.
-    fn drain(&mut self) {
+    /// Does what the endpoint wants done because of what arrived at `at`.
+    fn drain(&mut self, at: Instant) {
         while let Some(output) = self.endpoint.poll_output() {
             match output {
                 Output::Send { flow: FlowId::Datagram(peer), bytes } => {
-                    if let Some(udp) = &self.world.udp {
+                    if let Some(udp) = &self.shared.udp {
                         // What is lost is sent again (RFC 3261 §17).
                         let _ = udp.try_send(&bytes, peer);
                     }
@@ -199,20 +210,20 @@ impl Shard {
                         self.next.push_back(Input::Closed(flow));
                     }
                 }
-                Output::SendLarge { peer, bytes } => self.world.dialler.send_large(self.index, peer, bytes),
+                Output::SendLarge { peer, bytes } => self.shared.dialler.send_large(self.index, peer, bytes),
                 Output::Dial { upstream, avoid } => {
                     let avoid = avoid.and_then(|flow| match flow {
                         FlowId::Datagram(peer) => Some(peer),
                         stream => self.flows.get(&stream).map(|(_, peer)| *peer),
                     });
-                    self.world.dialler.dial(self.index, upstream, avoid);
+                    self.shared.dialler.dial(self.index, upstream, avoid);
                 }
                 Output::Close(flow) => {
                     if let Some((writer, _)) = self.flows.remove(&flow) {
                         writer.close();
                     }
                 }
-                Output::Event(event) => self.on_event(event),
+                Output::Event(event) => self.on_event(at, event),
             }
         }
     }

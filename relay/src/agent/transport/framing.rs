@@ -11,7 +11,7 @@ use crate::net::websocket::{self, CLOSE_POLICY, Fault, Incoming, Reader};
 
 /// The framing of one connection, for what comes.
 #[derive(Debug)]
-pub(super) enum Framing {
+pub(crate) enum Framing {
     /// TCP, TLS: RFC 3261 §18.3.
     Stream(Framer),
     /// WebSocket: RFC 7118.
@@ -19,7 +19,7 @@ pub(super) enum Framing {
 }
 
 /// What came.
-pub(super) enum Came {
+pub(crate) enum Came {
     /// A message or a keep-alive of SIP.
     Frame(Frame),
     /// A ping of the WebSocket; this is to be written.
@@ -30,7 +30,7 @@ pub(super) enum Came {
 
 /// Why a connection is not read on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Broken {
+pub(crate) enum Broken {
     /// The stream cannot be cut into messages.
     Stream(FrameError),
     /// The WebSocket cannot.
@@ -40,16 +40,16 @@ pub(super) enum Broken {
 }
 
 impl Framing {
-    pub(super) fn stream(limits: Limits) -> Self {
+    pub(crate) fn stream(limits: Limits) -> Self {
         Self::Stream(Framer::new(limits))
     }
 
-    pub(super) fn websocket(limits: Limits) -> Self {
+    pub(crate) fn websocket(limits: Limits) -> Self {
         Self::WebSocket(Reader::new(limits.message_bytes))
     }
 
     /// Adds bytes that were read.
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         match self {
             Self::Stream(framer) => framer.push(bytes),
             Self::WebSocket(reader) => reader.push(bytes),
@@ -57,7 +57,7 @@ impl Framing {
     }
 
     /// What comes next, or `None` until more bytes come.
-    pub(super) fn next(&mut self) -> Result<Option<Came>, Broken> {
+    pub(crate) fn next(&mut self) -> Result<Option<Came>, Broken> {
         match self {
             Self::Stream(framer) => framer.next_frame().map(|frame| frame.map(Came::Frame)).map_err(Broken::Stream),
             Self::WebSocket(reader) => {
@@ -76,7 +76,7 @@ impl Framing {
     }
 
     /// What stands before a message that is sent; often nothing.
-    pub(super) fn head_of(&self, message: &[u8]) -> Bytes {
+    pub(crate) fn head_of(&self, message: &[u8]) -> Bytes {
         match self {
             Self::Stream(_) => Bytes::new(),
             Self::WebSocket(_) => websocket::head_of(message),
@@ -84,7 +84,7 @@ impl Framing {
     }
 
     /// The last bytes of a connection that this side ends, with the code that tells why.
-    pub(super) fn farewell(&self, code: u16) -> Option<Bytes> {
+    pub(crate) fn farewell(&self, code: u16) -> Option<Bytes> {
         match self {
             Self::Stream(_) => None,
             Self::WebSocket(_) => Some(websocket::close(code)),
@@ -92,14 +92,14 @@ impl Framing {
     }
 
     /// Whether a message of so many bytes came alone: in a stream it always does.
-    pub(super) fn is_whole(&self, came: usize, message: usize) -> bool {
+    pub(crate) fn is_whole(&self, came: usize, message: usize) -> bool {
         matches!(self, Self::Stream(_)) || came == message
     }
 }
 
 impl Broken {
     /// How it is counted.
-    pub(super) fn refusal(self) -> SipRefusal {
+    pub(crate) fn refusal(self) -> SipRefusal {
         match self {
             Self::Stream(FrameError::TooLong) | Self::WebSocket(Fault::TooLong) => SipRefusal::TooLarge,
             Self::Stream(FrameError::ContentLength | FrameError::NotSip) | Self::WebSocket(_) | Self::NotSip => {
@@ -109,7 +109,7 @@ impl Broken {
     }
 
     /// The code that a WebSocket is closed with.
-    pub(super) fn code(self) -> u16 {
+    pub(crate) fn code(self) -> u16 {
         match self {
             Self::WebSocket(fault) => fault.code(),
             Self::Stream(_) | Self::NotSip => CLOSE_POLICY,

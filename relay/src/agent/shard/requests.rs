@@ -2,35 +2,40 @@
 //!
 //! Invariant: a device's wish is looked at only after its proof was found right, in constant time.
 
+use std::time::Instant;
+
 use sip::endpoint::{CallState, Input};
 use sip::id::{BindingId, CallId, InstanceId};
 use tokio::sync::oneshot;
 
-use super::calls::Call;
-use super::command::{CallDenied, CallWish, Command, Denied, First, NewInstance, Standing, Term, TestDenied, Who};
-use super::instances::Row;
-use super::shard::Shard;
-use super::timeline::What;
+use super::Shard;
+use crate::agent::request::{
+    CallDenied, CallRequest, Denied, FirstRegistration, InstanceStatus, LeaseExpiry, NewInstance, Principal, Request,
+    TestDenied,
+};
+use crate::agent::tables::calls::Call;
+use crate::agent::tables::instances::Row;
+use crate::agent::tables::timeline::What;
 use crate::metrics::labels::InstanceState;
 use crate::vault::{Fence, Sealed};
 
 impl Shard {
-    pub(super) fn obey(&mut self, command: Command) {
+    pub(crate) fn on_request(&mut self, command: Request) {
         // Whoever asked may have gone: an answer that nobody takes is no error.
         match command {
-            Command::Bind { new, first } => self.bind(*new, first),
-            Command::Stored { id, sealed, fence, reply } => {
+            Request::Bind { new, first } => self.bind(*new, first),
+            Request::Stored { id, sealed, fence, reply } => {
                 let _ = reply.send(self.stored(id, sealed, fence));
             }
-            Command::Abandon(id) => self.abandon(id),
-            Command::Yield(id) => self.yield_to_another(id),
-            Command::Look { id, who, reply } => {
-                let _ = reply.send(self.admit(id, &who).and_then(|()| self.standing(id)));
+            Request::Abandon(id) => self.abandon(id),
+            Request::Release(id) => self.release(id),
+            Request::Look { id, who, reply } => {
+                let _ = reply.send(self.admit(id, &who).and_then(|()| self.status_of(id)));
             }
-            Command::Replace { id, sealed, lease, fence, foreground, reply } => {
+            Request::Replace { id, sealed, lease, fence, foreground, reply } => {
                 let _ = reply.send(self.replace(id, sealed, lease, fence, foreground));
             }
-            Command::Wipe { id, who, reason, reply } => {
+            Request::Wipe { id, who, reason, reply } => {
                 let admitted = self.admit(id, &who).map(|()| {
                     let (waiter, done) = oneshot::channel();
                     self.begin_wipe(id, Some(reason), Some(waiter));
@@ -38,46 +43,46 @@ impl Shard {
                 });
                 let _ = reply.send(admitted);
             }
-            Command::Call { id, who, call, wish, reply } => {
+            Request::Call { id, who, call, wish, reply } => {
                 let _ = reply.send(self.call(id, &who, call, wish));
             }
-            Command::Announce { aor, from, name, arrivals, reply } => {
-                let _ = reply.send(self.announce(aor, &from, name.as_deref(), &arrivals));
+            Request::ExpectCall { aor, from, name, arrivals, reply } => {
+                let _ = reply.send(self.expect_call(aor, &from, name.as_deref(), &arrivals));
             }
-            Command::Calls { id, reply } => {
+            Request::Calls { id, reply } => {
                 let _ = reply.send(self.calls.all_of(id));
             }
-            Command::Told { id, who, reply } => {
-                let _ = reply.send(self.admit(id, &who).map(|()| self.told(id)));
+            Request::Activity { id, who, reply } => {
+                let _ = reply.send(self.admit(id, &who).map(|()| self.activity_of(id)));
             }
-            Command::Test { id, who, reply } => {
+            Request::Test { id, who, reply } => {
                 let admitted = self.admit(id, &who).map_err(TestDenied::Denied);
                 let _ = reply.send(admitted.and_then(|()| self.test(id)));
             }
-            Command::List { after, limit, reply } => {
+            Request::List { after, limit, reply } => {
                 let ids = self.instances.ids_after(after, limit);
-                let _ = reply.send(ids.into_iter().filter_map(|id| self.standing(id).ok()).collect());
+                let _ = reply.send(ids.into_iter().filter_map(|id| self.status_of(id).ok()).collect());
             }
-            Command::Adopt(new) => self.adopt(*new),
-            Command::Ids(reply) => {
+            Request::Adopt(new) => self.adopt(*new),
+            Request::Ids(reply) => {
                 let _ = reply.send(self.instances.ids());
             }
-            Command::OpenCalls(reply) => {
+            Request::OpenCalls(reply) => {
                 let _ = reply.send(self.endpoint.open_calls());
             }
-            Command::EndCalls(reply) => {
+            Request::EndCalls(reply) => {
                 let open = self.endpoint.open_calls();
-                self.drive(Input::EndCalls);
+                self.drive(Instant::now(), Input::EndCalls);
                 let _ = reply.send(open);
             }
         }
     }
 
-    fn bind(&mut self, new: NewInstance, first: Option<oneshot::Sender<First>>) {
+    fn bind(&mut self, new: NewInstance, first: Option<oneshot::Sender<FirstRegistration>>) {
         let NewInstance { id, sealed, lease, aor, fence, binding } = new;
         if let Some(row) = self.instances.get_mut(id) {
             row.fence = fence;
-            self.world.upstreams.release(binding.upstream);
+            self.shared.upstreams.release(binding.upstream);
             return;
         }
         let mut row = Row::new(sealed, binding.binding, binding.upstream, fence, lease, aor);
@@ -85,15 +90,15 @@ impl Shard {
         if !binding.register {
             row.state = InstanceState::Foreground;
         }
-        self.world.metrics.instance_enters(row.state);
+        self.shared.metrics.instance_enters(row.state);
         self.instances.insert(id, row);
         let shared = binding.binding;
-        self.drive(Input::Bind(Box::new(binding)));
-        self.share_standing(id, shared);
+        self.drive(Instant::now(), Input::Bind(Box::new(binding)));
+        self.share_registration(id, shared);
     }
 
     /// An instance that joins devices whose binding stands is registered with them at once, when it has proven itself before.
-    fn share_standing(&mut self, id: InstanceId, binding: BindingId) {
+    fn share_registration(&mut self, id: InstanceId, binding: BindingId) {
         let members = self.endpoint.callable_instances(binding);
         if !members.contains(&id) || !self.endpoint.is_registered(binding) {
             return;
@@ -124,10 +129,10 @@ impl Shard {
         &mut self,
         id: InstanceId,
         sealed: Sealed,
-        lease: Term,
+        lease: LeaseExpiry,
         fence: Fence,
         foreground: Option<bool>,
-    ) -> Result<Standing, Denied> {
+    ) -> Result<InstanceStatus, Denied> {
         let row = self.instances.get_mut(id).filter(|row| row.ending.is_none()).ok_or(Denied::Unknown)?;
         row.sealed = sealed;
         row.fence = fence;
@@ -142,35 +147,35 @@ impl Shard {
             Some(false) if is_foreground => {
                 self.set_state(id, InstanceState::Registering);
                 self.note(id, None, What::Background);
-                self.drive(Input::Resume(id));
-                self.share_standing(id, binding);
+                self.drive(Instant::now(), Input::Resume(id));
+                self.share_registration(id, binding);
             }
             _ => {}
         }
-        self.standing(id)
+        self.status_of(id)
     }
 
-    fn call(&mut self, id: InstanceId, who: &Who, call: CallId, wish: CallWish) -> Result<Call, CallDenied> {
+    fn call(&mut self, id: InstanceId, who: &Principal, call: CallId, wish: CallRequest) -> Result<Call, CallDenied> {
         self.admit(id, who).map_err(CallDenied::Denied)?;
         let known = *self.calls.of(id, call).ok_or(CallDenied::UnknownCall)?;
         if let Some(call) = self.calls.get_mut(call, id) {
             call.sign = true;
         }
         match wish {
-            CallWish::Look => {}
-            CallWish::Decline if known.state == CallState::Declined => {}
+            CallRequest::Look => {}
+            CallRequest::Decline if known.state == CallState::Declined => {}
             _ if known.state.is_final() => return Err(CallDenied::Over(known.state)),
-            CallWish::Ring => self.drive(Input::Ring { call, instance: id }),
-            CallWish::Decline => self.drive(Input::Decline(call)),
+            CallRequest::Ring => self.drive(Instant::now(), Input::Ring { call, instance: id }),
+            CallRequest::Decline => self.drive(Instant::now(), Input::Decline(call)),
         }
         Ok(*self.calls.of(id, call).unwrap_or(&known))
     }
 
-    fn admit(&self, id: InstanceId, who: &Who) -> Result<(), Denied> {
+    fn admit(&self, id: InstanceId, who: &Principal) -> Result<(), Denied> {
         match who {
-            Who::Relay if self.instances.get(id).is_some() => Ok(()),
-            Who::Relay => Err(Denied::Unknown),
-            Who::Device(shown) => match self.with_record(id, |record| record.secret == *shown) {
+            Principal::Relay if self.instances.get(id).is_some() => Ok(()),
+            Principal::Relay => Err(Denied::Unknown),
+            Principal::Device(shown) => match self.with_record(id, |record| record.secret == *shown) {
                 None => Err(Denied::Unknown),
                 Some(false) => Err(Denied::Forbidden),
                 Some(true) => Ok(()),
@@ -178,10 +183,10 @@ impl Shard {
         }
     }
 
-    fn standing(&self, id: InstanceId) -> Result<Standing, Denied> {
+    fn status_of(&self, id: InstanceId) -> Result<InstanceStatus, Denied> {
         let row = self.instances.get(id).ok_or(Denied::Unknown)?;
         let registered = row.state == InstanceState::Registered;
-        Ok(Standing {
+        Ok(InstanceStatus {
             id,
             sealed: row.sealed.clone(),
             fence: row.fence,
@@ -189,7 +194,7 @@ impl Shard {
             status: Some(row.status).filter(|status| *status != 0),
             registered_until: if registered { row.registered_until } else { 0 },
             expires_at: row.expires_at(),
-            mailbox: row.beside.as_ref().and_then(|beside| beside.mailbox.clone()),
+            mailbox: row.activity.as_ref().and_then(|activity| activity.mailbox.clone()),
         })
     }
 }

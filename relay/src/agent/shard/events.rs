@@ -2,22 +2,23 @@
 //!
 //! Invariant: a secret is unsealed for one event, in [`Shard::with_record`], and dropped before the next; no event waits.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sip::endpoint::{CallState, Event, IncomingCall, Input, RegistrationFailure};
 use sip::id::{BindingId, CallId, InstanceId};
 
-use super::command::First;
-use super::proofs::{self, Challenged, Unanswerable};
-use super::shard::Shard;
-use super::timeline::What;
+use super::Shard;
+use crate::agent::digest::{self, Challenged, Unanswerable};
+use crate::agent::request::FirstRegistration;
+use crate::agent::tables::timeline::What;
 use crate::clock::unix_now;
 use crate::metrics::labels::{AdmissionOutcome, InstanceState, InviteOutcome, RegistrationOutcome, WipeReason};
 use crate::secret::with_clean_stack;
 use crate::vault::record::{Provider, Record};
 
 impl Shard {
-    pub(super) fn on_event(&mut self, event: Event) {
+    /// `at`: when what the event follows from arrived from the network.
+    pub(crate) fn on_event(&mut self, at: Instant, event: Event) {
         match event {
             Event::Challenged { binding, instance, challenge, nc, cnonce, uri } => {
                 let challenged =
@@ -29,7 +30,7 @@ impl Shard {
                 let challenged =
                     Challenged { challenge: &challenge, nc, cnonce: &cnonce, uri: &uri, method: "SUBSCRIBE" };
                 let members = self.endpoint.callable_instances(binding);
-                let answer = |id| self.with_record(id, |it| proofs::answer(it, &challenged))?.ok();
+                let answer = |id| self.with_record(id, |it| digest::answer(it, &challenged))?.ok();
                 let authorization = members.into_iter().find_map(answer);
                 self.next.push_back(Input::SubscriptionAuthorization { binding, authorization });
             }
@@ -37,16 +38,16 @@ impl Shard {
             Event::PublicAddress { upstream, address } => {
                 tracing::info!(upstream = upstream.0, %address, "a SIP server says where it sees this relay");
             }
-            Event::FailbackProbed { upstream, moved } => self.world.dialler.tried(self.index, upstream, moved),
+            Event::FailbackProbed { upstream, moved } => self.shared.dialler.tried(self.index, upstream, moved),
             Event::RegistrationFailed { binding, instance, failure } => {
                 self.on_registration_failed(binding, instance, failure);
             }
             Event::Unbound { instance, confirmed, shared } => self.on_unbound(instance, confirmed, shared),
             Event::VerifyDevice { verification, instance, proof } => {
                 let checked =
-                    self.with_record(instance, |record| proofs::device_is_right(instance, &record.secret, &proof));
+                    self.with_record(instance, |record| digest::verify_device(instance, &record.secret, &proof));
                 let granted = checked.unwrap_or(false);
-                self.world.metrics.admission(match checked {
+                self.shared.metrics.admission(match checked {
                     Some(true) => AdmissionOutcome::Attached,
                     Some(false) => AdmissionOutcome::Refused,
                     None => AdmissionOutcome::Unknown,
@@ -54,39 +55,39 @@ impl Shard {
                 self.next.push_back(Input::DeviceVerified { verification, granted });
             }
             Event::Attached(instance) => {
-                self.tell_arrival(instance);
+                self.tell_arrivals(instance);
                 if self.attached.insert(instance) {
-                    self.world.metrics.edge_flows(1);
+                    self.shared.metrics.edge_flows(1);
                 }
                 self.note(instance, None, What::DeviceAttached { after_ms: None });
             }
             Event::Detached(instance) => {
                 if self.attached.remove(&instance) {
-                    self.world.metrics.edge_flows(-1);
+                    self.shared.metrics.edge_flows(-1);
                 }
                 self.note(instance, None, What::DeviceDetached);
             }
             Event::Wake(call) => {
                 self.note_invite(&call);
-                self.wake(&call);
+                self.wake(at, &call);
             }
             Event::Forked(call) | Event::ExpectedCallArrived(call) => {
                 self.note_invite(&call);
-                self.hold(&call, None);
+                self.track_call(&call, None);
             }
             Event::Missed { call, state } => self.on_missed(&call, state),
-            Event::StoreMessage(page) => self.keep_page(&page),
-            Event::DiscardMessage { instance, message } => self.drop_taken(instance, message),
-            Event::MessageEnded { instance, end } => self.on_page_ended(instance, end),
+            Event::StoreMessage(page) => self.store_message(&page),
+            Event::DiscardMessage { instance, message } => self.discard_message(instance, message),
+            Event::MessageEnded { instance, end } => self.on_message_ended(instance, end),
             Event::Mailbox { instance, mailbox } => self.on_mailbox(instance, mailbox),
             Event::Call { call, instance, state, woke_after } => self.on_call(call, instance, state, woke_after),
             Event::Ended { call, state } => self.on_call_ended(call, state),
-            Event::RouteNeeded(asked) => self.on_way_asked(&asked),
-            Event::UpstreamReleased(upstream) => self.world.upstreams.release(upstream),
-            Event::PushBindingAccepted(registration) => self.on_proxied(*registration),
-            Event::PushBindingEnded { instance, end } => self.on_proxied_ended(instance, end),
+            Event::RouteNeeded(asked) => self.on_route_needed(&asked),
+            Event::UpstreamReleased(upstream) => self.shared.upstreams.release(upstream),
+            Event::PushBindingAccepted(registration) => self.on_push_binding(*registration),
+            Event::PushBindingEnded { instance, end } => self.on_push_binding_ended(instance, end),
             Event::RefreshNeeded(instance) => self.refresh(instance),
-            Event::InviteRefused { status } => self.world.metrics.invite(match status {
+            Event::InviteRefused { status } => self.shared.metrics.invite(match status {
                 404 => InviteOutcome::Unknown,
                 403 => InviteOutcome::WrongSource,
                 480 | 486 | 503 => InviteOutcome::Limited,
@@ -97,9 +98,9 @@ impl Shard {
 
     /// Gives `work` the record of an instance that is not over, for this moment. `None` when there is none, or when it
     /// does not open.
-    pub(super) fn with_record<T>(&self, id: InstanceId, work: impl FnOnce(&Record) -> T) -> Option<T> {
+    pub(crate) fn with_record<T>(&self, id: InstanceId, work: impl FnOnce(&Record) -> T) -> Option<T> {
         let row = self.instances.get(id)?;
-        with_clean_stack(|| match self.world.vault.unseal(id, &row.sealed) {
+        with_clean_stack(|| match self.shared.vault.unseal(id, &row.sealed) {
             Ok(record) => Some(work(&record)),
             Err(error) => {
                 tracing::error!(instance = %id, %error, "a record does not open");
@@ -109,18 +110,18 @@ impl Shard {
     }
 
     /// Moves an instance from one state to another, in the metrics too.
-    pub(super) fn set_state(&mut self, id: InstanceId, state: InstanceState) {
+    pub(crate) fn set_state(&mut self, id: InstanceId, state: InstanceState) {
         if let Some(row) = self.instances.get_mut(id)
             && row.state != InstanceState::Ending
             && row.state != state
         {
-            self.world.metrics.instance_moves(row.state, state);
+            self.shared.metrics.instance_moves(row.state, state);
             row.state = state;
         }
     }
 
     fn answer(&mut self, id: InstanceId, challenged: &Challenged<'_>) -> Option<String> {
-        let answer = self.with_record(id, |record| proofs::answer(record, challenged))?;
+        let answer = self.with_record(id, |record| digest::answer(record, challenged))?;
         if let Some(row) = self.instances.get_mut(id) {
             row.unanswerable = answer.as_ref().err().copied();
             row.asked = true;
@@ -131,11 +132,11 @@ impl Shard {
     /// A binding is registered: it is for each of its members.
     fn on_registered(&mut self, binding: BindingId, expires: Duration, refresh: bool) {
         let outcome = if refresh { RegistrationOutcome::Refreshed } else { RegistrationOutcome::Registered };
-        self.world.metrics.registration(outcome);
+        self.shared.metrics.registration(outcome);
         for id in self.endpoint.callable_instances(binding) {
             self.set_state(id, InstanceState::Registered);
             self.note(id, None, What::Registered);
-            if !refresh && self.world.subscribe && self.with_record(id, |it| it.wake_for.voicemail) == Some(true) {
+            if !refresh && self.shared.subscribe && self.with_record(id, |it| it.wake_for.voicemail) == Some(true) {
                 self.next.push_back(Input::Subscribe(binding));
             }
             if let Some(row) = self.instances.get_mut(id) {
@@ -144,7 +145,7 @@ impl Shard {
                 row.registered_until = unix_now() + expires.as_secs();
                 if let Some(first) = row.first.take() {
                     // Nobody listens any more when the use case took too long; the instance is kept all the same.
-                    let _ = first.send(First::Registered { expires });
+                    let _ = first.send(FirstRegistration::Registered { expires });
                 }
             }
         }
@@ -153,16 +154,16 @@ impl Shard {
     fn on_registration_failed(&mut self, binding: BindingId, instance: InstanceId, failure: RegistrationFailure) {
         match failure {
             RegistrationFailure::Refused { status } => {
-                self.world.metrics.registration(RegistrationOutcome::Refused);
+                self.shared.metrics.registration(RegistrationOutcome::Refused);
                 // Whom it refused last: then the credentials of another one are tried.
-                for id in self.of_the_same_mind(binding, instance).into_iter().chain([instance]) {
+                for id in self.with_same_credentials(binding, instance).into_iter().chain([instance]) {
                     self.on_refused(id, status);
                 }
             }
             RegistrationFailure::Retry { status, after } => {
                 let unreachable =
                     self.instances.get(instance).is_some_and(|row| self.unreachable.contains(&row.upstream));
-                self.world.metrics.registration(match status {
+                self.shared.metrics.registration(match status {
                     Some(_) => RegistrationOutcome::Failed,
                     None if unreachable => RegistrationOutcome::Unreachable,
                     None => RegistrationOutcome::TimedOut,
@@ -180,13 +181,13 @@ impl Shard {
 
     /// Those that would offer the very credentials that were refused: they are not tried. While the binding stands all the
     /// same, its members are left alone.
-    fn of_the_same_mind(&self, binding: BindingId, refused: InstanceId) -> Vec<InstanceId> {
+    fn with_same_credentials(&self, binding: BindingId, refused: InstanceId) -> Vec<InstanceId> {
         let mut others = self.endpoint.all_instances(binding);
         let members =
             if self.endpoint.is_registered(binding) { self.endpoint.callable_instances(binding) } else { Vec::new() };
         others.retain(|id| *id != refused && !members.contains(id));
         others.retain(|id| {
-            let same = |one: &Record| self.with_record(*id, |other| proofs::offer_the_same(one, other));
+            let same = |one: &Record| self.with_record(*id, |other| digest::same_credentials(one, other));
             self.with_record(refused, same).flatten().unwrap_or(false)
         });
         others
@@ -203,7 +204,7 @@ impl Shard {
         match first {
             Some(first) => {
                 self.abandon(id);
-                let _ = first.send(First::Refused { status, unanswerable });
+                let _ = first.send(FirstRegistration::Refused { status, unanswerable });
             }
             None => self.begin_wipe(id, Some(WipeReason::RefusedUpstream), None),
         }
@@ -218,7 +219,7 @@ impl Shard {
         let after_s = u32::try_from(after.as_secs()).unwrap_or(u32::MAX);
         self.note(id, None, What::RegistrationRetry { status, after_s });
         if let Some(first) = first {
-            let _ = first.send(First::Failed { status });
+            let _ = first.send(FirstRegistration::Failed { status });
         }
     }
 
@@ -237,15 +238,15 @@ impl Shard {
         // A call that is offered at once is told of before it is described: it is not known yet.
         let Some(call) = self.calls.get_mut(id, instance) else { return };
         if let Some(after) = woke_after {
-            self.world.metrics.wake(after);
+            self.shared.metrics.wake(after);
             call.sign = true;
-            call.deadline = unix_now() + self.world.answer_timeout.as_secs();
+            call.deadline = unix_now() + self.shared.answer_timeout.as_secs();
         }
         let (was, was_final) = (call.state, call.state.is_final());
         call.state = state;
         let pushed = call.pushed;
         if woke_after.is_some() || state.is_final() {
-            self.set_held(id, instance, false);
+            self.set_waiting(id, instance, false);
         }
         if let Some(after) = woke_after {
             let after_ms = u32::try_from(after.as_millis()).ok();
@@ -264,7 +265,7 @@ impl Shard {
     }
 
     fn on_call_ended(&mut self, id: CallId, state: CallState) {
-        self.world.metrics.invite(match state {
+        self.shared.metrics.invite(match state {
             CallState::Answered => InviteOutcome::Answered,
             CallState::Cancelled => InviteOutcome::Cancelled,
             CallState::AnsweredElsewhere => InviteOutcome::AnsweredElsewhere,

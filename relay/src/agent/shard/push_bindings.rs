@@ -17,12 +17,13 @@ use sip::endpoint::{
 use sip::id::InstanceId;
 use sip::message::Uri;
 
-use super::command::NewProxied;
-use super::erasures;
-use super::shard::Shard;
-use super::upstreams::{Route, Upstreams};
-use super::wake::spawn_notice;
-use super::{ShardInput, World};
+use super::Shard;
+use super::alerts::AlertContent;
+use crate::agent::ShardInput;
+use crate::agent::Shared;
+use crate::agent::erasures;
+use crate::agent::request::KnownPushBinding;
+use crate::agent::transport::upstreams::{Route, Upstreams};
 use crate::clock::unix_now;
 use crate::metrics::labels::StoreOperation;
 use crate::push::{Event, NoAddress};
@@ -42,14 +43,14 @@ const WAITING_MAX: usize = 32;
 
 /// The registrations of one shard.
 #[derive(Default)]
-pub(super) struct ProxiedRows {
+pub(crate) struct PushBindings {
     rows: HashMap<InstanceId, Row>,
     /// What waits until the store has said whether it knows a registration.
     lookups: HashMap<InstanceId, Vec<(Instant, Input)>>,
 }
 
-/// What the store knows of a registration that a request named, and whose requests are believed for it.
-pub(super) type LookedUp = Option<(NewProxied, Arc<[IpAddr]>)>;
+/// What the store knows of a registration that a request named, and whose requests are trusted for it.
+pub(crate) type LookedUp = Option<(KnownPushBinding, Arc<[IpAddr]>)>;
 
 struct Row {
     /// What the store is to have; `None`: nothing.
@@ -62,9 +63,9 @@ struct Row {
     stale: bool,
 }
 
-impl ProxiedRows {
+impl PushBindings {
     /// Whether a registration is known here.
-    pub(super) fn knows(&self, id: InstanceId) -> bool {
+    pub(crate) fn knows(&self, id: InstanceId) -> bool {
         self.sealed(id).is_some()
     }
 
@@ -73,7 +74,7 @@ impl ProxiedRows {
     }
 }
 
-impl NewProxied {
+impl KnownPushBinding {
     /// A registration as it was written down; `None` when it is over, or leads nowhere.
     pub fn of(
         id: InstanceId,
@@ -103,61 +104,58 @@ impl NewProxied {
 impl Shard {
     /// Keeps a request back that names a registration by our Path which another node, or an earlier run, may know: the store
     /// is asked first. Gives back what needs no asking.
-    pub(super) fn look_up_path(&mut self, at: Instant, input: Input) -> Option<Input> {
+    pub(crate) fn look_up_path(&mut self, at: Instant, input: Input) -> Option<Input> {
         let Input::Received { source, message } = &input else { return Some(input) };
         let missing = (source.side == Side::Upstream).then(|| self.endpoint.unknown_push_binding(message)).flatten();
         let Some(id) = missing else { return Some(input) };
-        if let Some(waiting) = self.proxied.lookups.get_mut(&id).filter(|waiting| waiting.len() < WAITING_MAX) {
+        if let Some(waiting) = self.push_bindings.lookups.get_mut(&id).filter(|waiting| waiting.len() < WAITING_MAX) {
             waiting.push((at, input));
             return None;
         }
-        if self.proxied.lookups.len() >= LOOKUPS_MAX || self.proxied.lookups.contains_key(&id) {
+        if self.push_bindings.lookups.len() >= LOOKUPS_MAX || self.push_bindings.lookups.contains_key(&id) {
             return Some(input);
         }
-        self.proxied.lookups.insert(id, vec![(at, input)]);
-        let (world, shard) = (self.world.clone(), self.index);
+        self.push_bindings.lookups.insert(id, vec![(at, input)]);
+        let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
-            let found = look_up(&world, id).await;
-            world.shards.send(shard, ShardInput::ProxiedFound(Box::new((id, found)))).await;
+            let found = look_up(&shared, id).await;
+            shared.shards.send(shard, ShardInput::PushBindingFound(Box::new((id, found)))).await;
         });
         None
     }
 
     /// The store has said what it knows of a registration.
-    pub(super) fn on_proxied_found(&mut self, id: InstanceId, found: LookedUp) {
+    pub(crate) fn on_push_binding_found(&mut self, id: InstanceId, found: LookedUp) {
         if let Some((new, addresses)) = found {
             let upstream = new.upstream;
             self.adopt(new);
-            if let Some(input) = self.next.pop_front() {
-                self.drive(input);
-            }
-            self.drive(Input::Addresses { upstream, addresses });
+            self.next.push_back(Input::Addresses { upstream, addresses });
+            self.settle(Instant::now());
         }
-        for (at, input) in self.proxied.lookups.remove(&id).unwrap_or_default() {
-            self.arrived = at;
-            self.drive(input);
+        for (at, input) in self.push_bindings.lookups.remove(&id).unwrap_or_default() {
+            self.drive(at, input);
         }
     }
 
     /// A device registers through this relay: may it, and where to?
-    pub(super) fn on_way_asked(&mut self, asked: &RouteRequest) {
-        let way = self.way_of(asked);
+    pub(crate) fn on_route_needed(&mut self, asked: &RouteRequest) {
+        let way = self.route_of(asked);
         if let Err(status) = way {
             tracing::info!(status, "a registration may not pass");
         }
         self.next.push_back(Input::Route { register: asked.register, route: way });
     }
 
-    fn way_of(&self, asked: &RouteRequest) -> Result<RegisterRoute, u16> {
+    fn route_of(&self, asked: &RouteRequest) -> Result<RegisterRoute, u16> {
         let RouteRequest { aor, registrar, proxy, push, .. } = asked;
-        let allowed = |uri: &str| Uri::parse(uri).is_some_and(|uri| self.world.domains.allow(uri.host));
+        let allowed = |uri: &str| Uri::parse(uri).is_some_and(|uri| self.shared.domains.allow(uri.host));
         if ![Some(aor), Some(registrar), proxy.as_ref()].into_iter().flatten().all(|uri| allowed(uri)) {
             return Err(403);
         }
-        let services = self.world.push.providers();
+        let services = self.shared.push.providers();
         match push {
             PushRequest::Push(contact) => {
-                self.world.push.address(contact, unix_now()).map_err(|why| match why {
+                self.shared.push.address(contact, unix_now()).map_err(|why| match why {
                     NoAddress::NotServed => 555_u16,
                     NoAddress::Malformed => 400,
                 })?;
@@ -167,13 +165,13 @@ impl Shard {
         }
         let route = Route::through(aor, registrar, proxy.as_deref()).map_err(|_| 416_u16)?;
         let registrar = route.registrar().into();
-        Ok(RegisterRoute { upstream: self.world.upstreams.acquire(route), registrar, services })
+        Ok(RegisterRoute { upstream: self.shared.upstreams.acquire(route), registrar, services })
     }
 
     /// A SIP server has accepted a registration, or its refresh: it is kept from now on.
-    pub(super) fn on_proxied(&mut self, registration: PushBinding) {
+    pub(crate) fn on_push_binding(&mut self, registration: PushBinding) {
         let PushBinding { instance, aor, contact, registrar, proxy, push, expires, refreshes_itself } = registration;
-        let Ok(address) = self.world.push.address(&push, unix_now()) else { return };
+        let Ok(address) = self.shared.push.address(&push, unix_now()) else { return };
         let expires_at = unix_now() + expires.as_secs();
         let (sealed, lookup) = with_clean_stack(|| {
             let record = ProxiedRecord {
@@ -189,66 +187,67 @@ impl Shard {
                 confirmed_at: unix_now(),
                 expires_at,
             };
-            (self.world.vault.seal_proxied(instance, &record), self.world.vault.lookup_of_proxied(&record))
+            (self.shared.vault.seal_proxied(instance, &record), self.shared.vault.lookup_of_proxied(&record))
         });
-        if !self.proxied.knows(instance) {
-            self.world.metrics.push_registrations(1);
+        if !self.push_bindings.knows(instance) {
+            self.shared.metrics.push_registrations(1);
         }
         let fresh = || Row { wanted: None, lookup, fence: Fence::NEW, busy: false, stale: false };
-        let row = self.proxied.rows.entry(instance).or_insert_with(fresh);
+        let row = self.push_bindings.rows.entry(instance).or_insert_with(fresh);
         row.wanted = Some((sealed, expires_at));
         self.tell_store(instance);
     }
 
     /// Has the store take, or erase, what is wanted of it; one request at a time for each registration.
     fn tell_store(&mut self, id: InstanceId) {
-        let Some(row) = self.proxied.rows.get_mut(&id) else { return };
+        let Some(row) = self.push_bindings.rows.get_mut(&id) else { return };
         row.stale = row.busy;
         if row.busy {
             return;
         }
         row.busy = true;
         let (wanted, lookup, fence) = (row.wanted.clone(), row.lookup, row.fence);
-        let (world, shard) = (self.world.clone(), self.index);
+        let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
             let fence = match wanted {
-                Some((sealed, expires_at)) => put(&world, id, &sealed, expires_at, &lookup, fence).await,
+                Some((sealed, expires_at)) => put(&shared, id, &sealed, expires_at, &lookup, fence).await,
                 None => {
-                    while !erasures::erase(&world.vault, &world.metrics, id, &lookup).await {
+                    while !erasures::erase(&shared.vault, &shared.metrics, id, &lookup).await {
                         tokio::time::sleep(STORE_AGAIN).await;
                     }
                     Fence::NEW
                 }
             };
-            world.shards.send(shard, ShardInput::ProxiedStored { id, fence }).await;
+            shared.shards.send(shard, ShardInput::PushBindingStored { id, fence }).await;
         });
     }
 
     /// The store has done what it was asked.
-    pub(super) fn on_proxied_stored(&mut self, id: InstanceId, fence: Fence) {
-        let Some(row) = self.proxied.rows.get_mut(&id) else { return };
+    pub(crate) fn on_push_binding_stored(&mut self, id: InstanceId, fence: Fence) {
+        let Some(row) = self.push_bindings.rows.get_mut(&id) else { return };
         (row.fence, row.busy) = (fence, false);
         if row.stale {
             self.tell_store(id);
         } else if row.wanted.is_none() {
-            self.proxied.rows.remove(&id);
+            self.push_bindings.rows.remove(&id);
         }
     }
 
     /// A registration that an earlier run left behind.
-    pub(super) fn adopt(&mut self, new: NewProxied) {
-        let NewProxied { id, sealed, expires_at, fence, registration, upstream, upstream_registrar } = new;
-        if self.proxied.rows.contains_key(&id) {
-            self.world.upstreams.release(upstream);
+    pub(crate) fn adopt(&mut self, new: KnownPushBinding) {
+        let KnownPushBinding { id, sealed, expires_at, fence, registration, upstream, upstream_registrar } = new;
+        if self.push_bindings.rows.contains_key(&id) {
+            self.shared.upstreams.release(upstream);
             return;
         }
-        let Some(lookup) = self.proxied_record(id, &sealed, |record| self.world.vault.lookup_of_proxied(record)) else {
-            self.world.upstreams.release(upstream);
+        let Some(lookup) = self.push_binding_record(id, &sealed, |record| self.shared.vault.lookup_of_proxied(record))
+        else {
+            self.shared.upstreams.release(upstream);
             return;
         };
         let row = Row { wanted: Some((sealed, expires_at)), lookup, fence, busy: false, stale: false };
-        self.proxied.rows.insert(id, row);
-        self.world.metrics.push_registrations(1);
+        self.push_bindings.rows.insert(id, row);
+        self.shared.metrics.push_registrations(1);
         self.next.push_back(Input::RestorePushBinding(Box::new(RestoredPushBinding {
             registration,
             upstream,
@@ -256,45 +255,50 @@ impl Shard {
         })));
     }
 
-    pub(super) fn on_proxied_ended(&mut self, id: InstanceId, end: PushBindingEnd) {
-        let Some(row) = self.proxied.rows.get_mut(&id).filter(|row| row.wanted.is_some()) else { return };
+    pub(crate) fn on_push_binding_ended(&mut self, id: InstanceId, end: PushBindingEnd) {
+        let Some(row) = self.push_bindings.rows.get_mut(&id).filter(|row| row.wanted.is_some()) else { return };
         row.wanted = None;
-        self.world.metrics.push_registrations(-1);
+        self.shared.metrics.push_registrations(-1);
         tracing::info!(instance = %id, ?end, "a registration that passed through is forgotten");
         // What has expired leaves the store by itself; another node may have it again by now.
         if end != PushBindingEnd::Expired {
             self.tell_store(id);
         } else if !row.busy {
-            self.proxied.rows.remove(&id);
+            self.push_bindings.rows.remove(&id);
         }
     }
 
     /// The device of a registration is to register again.
-    pub(super) fn refresh(&self, id: InstanceId) {
-        let target = self.with_proxied(id, |world, record| {
-            let address = world.push.address(&contact_of(record), record.confirmed_at).ok()?;
+    pub(crate) fn refresh(&mut self, id: InstanceId) {
+        let target = self.with_push_binding(id, |shared, record| {
+            let address = shared.push.address(&contact_of(record), record.confirmed_at).ok()?;
             Some((address.app, address.other?))
         });
         let Some((app, target)) = target.flatten() else {
             tracing::debug!(instance = %id, "nothing can ask this device to refresh its registration");
             return;
         };
-        spawn_notice(self.world.clone(), app, target, self.notice(Event::Renew, id, REFRESH_LIFE_S));
+        self.send_alert_to(app, target, id, Event::Renew, REFRESH_LIFE_S, AlertContent::default());
     }
 
     /// Where the calls of a registration that passed through go.
-    pub(super) fn proxied_call_target(&self, id: InstanceId) -> Option<(Box<str>, PushTarget)> {
-        let address =
-            self.with_proxied(id, |world, record| world.push.address(&contact_of(record), record.confirmed_at).ok());
+    pub(crate) fn push_binding_call_target(&self, id: InstanceId) -> Option<(Box<str>, PushTarget)> {
+        let address = self
+            .with_push_binding(id, |shared, record| shared.push.address(&contact_of(record), record.confirmed_at).ok());
         address.flatten().map(|address| (address.app, address.call))
     }
 
-    fn with_proxied<T>(&self, id: InstanceId, work: impl FnOnce(&World, &ProxiedRecord) -> T) -> Option<T> {
-        self.proxied_record(id, self.proxied.sealed(id)?, |record| work(&self.world, record))
+    fn with_push_binding<T>(&self, id: InstanceId, work: impl FnOnce(&Shared, &ProxiedRecord) -> T) -> Option<T> {
+        self.push_binding_record(id, self.push_bindings.sealed(id)?, |record| work(&self.shared, record))
     }
 
-    fn proxied_record<T>(&self, id: InstanceId, sealed: &Sealed, work: impl FnOnce(&ProxiedRecord) -> T) -> Option<T> {
-        with_clean_stack(|| match self.world.vault.unseal_kept(id, sealed) {
+    fn push_binding_record<T>(
+        &self,
+        id: InstanceId,
+        sealed: &Sealed,
+        work: impl FnOnce(&ProxiedRecord) -> T,
+    ) -> Option<T> {
+        with_clean_stack(|| match self.shared.vault.unseal_kept(id, sealed) {
             Ok(Kept::Proxied(record)) => Some(work(&record)),
             Ok(Kept::Lent(_)) => None,
             Err(error) => {
@@ -306,27 +310,27 @@ impl Shard {
 }
 
 /// Looks a registration up that was written down by another node, or by an earlier run.
-async fn look_up(world: &World, id: InstanceId) -> LookedUp {
+async fn look_up(shared: &Shared, id: InstanceId) -> LookedUp {
     let began = Instant::now();
-    let stored = match world.vault.load(id).await {
+    let stored = match shared.vault.load(id).await {
         Ok(stored) => stored?,
         Err(_) => {
-            world.metrics.store_error(StoreOperation::Load);
+            shared.metrics.store_error(StoreOperation::Load);
             return None;
         }
     };
-    world.metrics.store_answered(began.elapsed());
-    let Ok(Kept::Proxied(record)) = world.vault.unseal_kept(id, &stored.sealed) else { return None };
+    shared.metrics.store_answered(began.elapsed());
+    let Ok(Kept::Proxied(record)) = shared.vault.unseal_kept(id, &stored.sealed) else { return None };
     // Another owner's fence is of no use; the next refresh makes the record this node's.
     let fence = if stored.owned { stored.fence } else { Fence::NEW };
-    let new = NewProxied::of(id, stored.sealed, fence, *record, &world.upstreams)?;
-    let addresses = world.dialler.addresses(new.upstream).await;
+    let new = KnownPushBinding::of(id, stored.sealed, fence, *record, &shared.upstreams)?;
+    let addresses = shared.dialler.addresses(new.upstream).await;
     Some((new, addresses))
 }
 
 /// Writes a record, again and again until the store has taken it or it has expired; the fence to write with next.
 async fn put(
-    world: &World,
+    shared: &Shared,
     id: InstanceId,
     sealed: &Sealed,
     expires_at: u64,
@@ -335,18 +339,18 @@ async fn put(
 ) -> Fence {
     while unix_now() < expires_at {
         let began = Instant::now();
-        match world.vault.put(id, sealed, expires_at, lookup, fence).await {
+        match shared.vault.put(id, sealed, expires_at, lookup, fence).await {
             Ok(placed) => {
-                world.metrics.store_answered(began.elapsed());
+                shared.metrics.store_answered(began.elapsed());
                 return placed.fence;
             }
             Err(StoreError::Away(_)) => {
-                world.metrics.store_error(StoreOperation::Put);
+                shared.metrics.store_error(StoreOperation::Put);
                 tokio::time::sleep(STORE_AGAIN).await;
             }
             // The device had registered through another node, or an earlier run of this one, and is here now.
             Err(StoreError::NotOwner) => {
-                while !erasures::erase(&world.vault, &world.metrics, id, lookup).await {
+                while !erasures::erase(&shared.vault, &shared.metrics, id, lookup).await {
                     tokio::time::sleep(STORE_AGAIN).await;
                 }
                 fence = Fence::NEW;

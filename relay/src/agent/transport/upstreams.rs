@@ -11,7 +11,7 @@ use std::time::Instant;
 use sip::id::UpstreamId;
 use sip::message::{Scheme, Uri};
 
-use super::targets::Targets;
+use crate::agent::transport::targets::Targets;
 use crate::net::Transport;
 use crate::net::resolve::Target;
 use crate::vault::record::Account;
@@ -21,7 +21,7 @@ use crate::vault::record::Account;
 pub struct Route {
     /// Where requests go: the outbound proxy, the registrar or the AOR's domain, whichever is named first.
     next_hop: Hop,
-    /// Whose addresses are believed, beside the next hop's: the registrar and the AOR's domain.
+    /// Whose addresses are trusted, beside the next hop's: the registrar and the AOR's domain.
     others: Vec<Hop>,
     /// The Request-URI of REGISTER.
     registrar: Box<str>,
@@ -99,7 +99,7 @@ impl Route {
         &self.next_hop.host
     }
 
-    /// What else to resolve, to know whose requests are believed.
+    /// What else to resolve, to know whose requests are trusted.
     pub fn other_targets(&self) -> impl Iterator<Item = Target> {
         self.others.iter().map(Hop::target)
     }
@@ -193,12 +193,12 @@ impl Upstreams {
     }
 
     /// The route behind a number; `None` when no binding uses it any more.
-    pub(super) fn route(&self, id: UpstreamId) -> Option<Arc<Route>> {
+    pub(crate) fn route(&self, id: UpstreamId) -> Option<Arc<Route>> {
         self.lock().entries.get(&id).map(|entry| entry.route.clone())
     }
 
     /// A shard dials it, and wants to hear of its addresses from now on.
-    pub(super) fn used_by(&self, id: UpstreamId, shard: usize) {
+    pub(crate) fn used_by(&self, id: UpstreamId, shard: usize) {
         if let Some(entry) = self.lock().entries.get_mut(&id) {
             entry.shards |= 1 << shard;
         }
@@ -206,7 +206,7 @@ impl Upstreams {
 
     /// Its next hop was resolved; all is to be resolved again at `stale_at`. Gives back the shards that use it, and what
     /// is known of its other names.
-    pub(super) fn resolved(&self, id: UpstreamId, stale_at: Instant) -> (u128, Arc<[IpAddr]>) {
+    pub(crate) fn resolved(&self, id: UpstreamId, stale_at: Instant) -> (u128, Arc<[IpAddr]>) {
         match self.lock().entries.get_mut(&id) {
             None => (0, Arc::new([])),
             Some(entry) => {
@@ -217,19 +217,19 @@ impl Upstreams {
     }
 
     /// Works with its addresses; `None` when no binding uses it any more.
-    pub(super) fn targets<T>(&self, id: UpstreamId, work: impl FnOnce(&mut Targets) -> T) -> Option<T> {
+    pub(crate) fn targets<T>(&self, id: UpstreamId, work: impl FnOnce(&mut Targets) -> T) -> Option<T> {
         self.lock().entries.get_mut(&id).map(|entry| work(&mut entry.targets))
     }
 
     /// Its names are looked at again no later than `at`.
-    pub(super) fn look_by(&self, id: UpstreamId, at: Instant) {
+    pub(crate) fn look_by(&self, id: UpstreamId, at: Instant) {
         if let Some(entry) = self.lock().entries.get_mut(&id) {
             entry.stale_at = Some(entry.stale_at.map_or(at, |stale_at| stale_at.min(at)));
         }
     }
 
     /// Its other names were resolved. Gives back the shards that use it.
-    pub(super) fn others_resolved(&self, id: UpstreamId, others: Arc<[IpAddr]>) -> u128 {
+    pub(crate) fn others_resolved(&self, id: UpstreamId, others: Arc<[IpAddr]>) -> u128 {
         self.lock().entries.get_mut(&id).map_or(0, |entry| {
             entry.others = others;
             entry.shards
@@ -237,7 +237,7 @@ impl Upstreams {
     }
 
     /// Those whose names are to be resolved again at `now`, once: they are not due again before they are resolved.
-    pub(super) fn take_stale(&self, now: Instant) -> Vec<(UpstreamId, Arc<Route>)> {
+    pub(crate) fn take_stale(&self, now: Instant) -> Vec<(UpstreamId, Arc<Route>)> {
         let mut table = self.lock();
         let due = table.entries.iter_mut().filter(|(_, entry)| entry.stale_at.is_some_and(|at| at <= now));
         let mut due: Vec<_> = due
@@ -285,10 +285,13 @@ mod tests {
         assert_eq!((direct.verified_domain(), direct.registrar()), ("reg.example.com", "sip:reg.example.com:5080"));
         assert_eq!(direct.target().transport, Some(Transport::Tcp));
         let proxied = route("sip:alice@example.com", Some(registrar), Some(proxy));
-        assert_eq!((proxied.verified_domain(), proxied.registrar()), ("edge.example.com", "sip:reg.example.com:5080"));
-        assert_eq!(proxied.target().port, Some(5061));
-        let believed: Vec<String> = proxied.other_targets().map(|target| target.host.into()).collect();
-        assert_eq!(believed, ["example.com", "reg.example.com"]);
+        assert_eq!(
+            (push_bindings.verified_domain(), push_bindings.registrar()),
+            ("edge.example.com", "sip:reg.example.com:5080")
+        );
+        assert_eq!(push_bindings.target().port, Some(5061));
+        let trusted: Vec<String> = push_bindings.other_targets().map(|target| target.host.into()).collect();
+        assert_eq!(trusted, ["example.com", "reg.example.com"]);
     }
 
     #[test]

@@ -15,10 +15,11 @@ use sip::endpoint::{Input, Transport};
 use sip::id::{FlowId, UpstreamId};
 use tokio::sync::Semaphore;
 
-use super::connections::{Connection, Writer};
-use super::targets::place_of;
-use super::upstreams::{Route, Upstreams};
-use super::{ShardInput, Shards};
+use crate::agent::ShardInput;
+use crate::agent::Shards;
+use crate::agent::transport::connections::{Connection, Writer};
+use crate::agent::transport::targets::place_of;
+use crate::agent::transport::upstreams::{Route, Upstreams};
 use crate::metrics::Metrics;
 use crate::net::drain::Drain;
 use crate::net::resolve::{Candidate, ResolveError, Resolver};
@@ -37,7 +38,7 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// Opens flows; cheap to clone.
 #[derive(Clone)]
-pub(super) struct Dialler(Arc<Inner>);
+pub(crate) struct Dialler(Arc<Inner>);
 
 struct Inner {
     resolver: Resolver,
@@ -52,7 +53,7 @@ struct Inner {
 }
 
 impl Dialler {
-    pub(super) fn new(
+    pub(crate) fn new(
         (resolver, tls): (Resolver, ClientTls),
         return_after: Duration,
         upstreams: Upstreams,
@@ -72,14 +73,14 @@ impl Dialler {
     }
 
     /// What became of the better flow that a shard was offered.
-    pub(super) fn tried(&self, shard: usize, upstream: UpstreamId, moved: bool) {
+    pub(crate) fn tried(&self, shard: usize, upstream: UpstreamId, moved: bool) {
         let (now, first) = (Instant::now(), self.0.return_after);
         self.0.upstreams.targets(upstream, |targets| targets.tried(shard, moved, now, first));
         tracing::info!(upstream = upstream.0, moved, "a better address of a SIP server was tried");
     }
 
     /// Opens a flow for a shard, in a task of its own; `avoid` has failed, and is tried last.
-    pub(super) fn dial(&self, shard: usize, upstream: UpstreamId, avoid: Option<SocketAddr>) {
+    pub(crate) fn dial(&self, shard: usize, upstream: UpstreamId, avoid: Option<SocketAddr>) {
         let it = self.0.clone();
         tokio::spawn(async move {
             let opened = match it.turns.acquire().await {
@@ -93,7 +94,7 @@ impl Dialler {
     }
 
     /// The addresses of an upstream's names, as far as they resolve now.
-    pub(super) async fn addresses(&self, upstream: UpstreamId) -> Arc<[IpAddr]> {
+    pub(crate) async fn addresses(&self, upstream: UpstreamId) -> Arc<[IpAddr]> {
         let Some(route) = self.0.upstreams.route(upstream) else { return Arc::new([]) };
         let mut addresses = Vec::new();
         for target in std::iter::once(route.target()).chain(route.other_targets()) {
@@ -106,7 +107,7 @@ impl Dialler {
 
     /// Sends a request by TCP to a server that is reached by UDP: on the stream that an earlier one opened, or on a new one.
     /// What cannot be sent so is lost; its transaction sends it again by UDP.
-    pub(super) fn send_large(&self, shard: usize, peer: SocketAddr, bytes: Bytes) {
+    pub(crate) fn send_large(&self, shard: usize, peer: SocketAddr, bytes: Bytes) {
         let open = self.0.large().get(&peer).cloned();
         if open.is_some_and(|writer| writer.send(bytes.clone())) {
             return;
@@ -131,7 +132,7 @@ impl Dialler {
     }
 
     /// Resolves again what is stale, until `end`.
-    pub(super) async fn refresh(self, end: Drain) {
+    pub(crate) async fn refresh(self, end: Drain) {
         let mut ticks = tokio::time::interval(TICK);
         loop {
             tokio::select! {

@@ -1,15 +1,16 @@
 //! What a user is told of the lease: that it should be renewed, that it ends, that it is lost and why.
 //!
-//! Invariant: a notice goes to the alert target, and on APNs never as a VoIP push; what it says of a failure is a SIP
+//! Invariant: a reminder goes to the alert target, and on APNs never as a VoIP push; what it says of a failure is a SIP
 //! status and words of our own.
 
 use serde_json::Value;
 use sip::id::InstanceId;
 
-use super::proofs::Unanswerable;
-use super::shard::Shard;
-use super::wake::spawn_notice;
-use super::{Reminded, lease};
+use super::Shard;
+use super::alerts::AlertContent;
+use crate::agent::Reminded;
+use crate::agent::digest::Unanswerable;
+use crate::agent::tables::lease;
 use crate::clock::{DAY_S, unix_now};
 use crate::push::Event;
 use crate::vault::record::Reminder;
@@ -19,31 +20,31 @@ const LOST_LIFE_S: u64 = DAY_S;
 
 impl Shard {
     /// A reminder is due: sends it, and has it written down that it was.
-    pub(super) fn remind(&mut self, id: InstanceId, reminder: Reminder) {
+    pub(crate) fn remind(&mut self, id: InstanceId, reminder: Reminder) {
         let Some(row) = self.instances.get(id).filter(|row| row.ending.is_none()) else { return };
         let expires_at = row.expires_at();
         let life_s = lease::worth_until(expires_at, reminder).saturating_sub(unix_now());
         tracing::info!(instance = %id, event = lease::event(reminder).name(), "the lease ends");
         self.tell_user(lease::event(reminder), id, life_s, vec![("expires_at", expires_at.into())]);
         // An error means that nobody writes it down any more: the process ends.
-        let _ = self.world.reminded.send(Reminded { id, expires_at, reminder });
+        let _ = self.shared.reminded.send(Reminded { id, expires_at, reminder });
     }
 
     /// The SIP server has refused the account: for good, and the user should know why.
-    pub(super) fn tell_registration_lost(&self, id: InstanceId, status: u16, unanswerable: Option<Unanswerable>) {
+    pub(crate) fn tell_registration_lost(&mut self, id: InstanceId, status: u16, unanswerable: Option<Unanswerable>) {
         let said = vec![("status", status.into()), ("reason", reason(status, unanswerable).into())];
         self.tell_user(Event::RegistrationLost, id, LOST_LIFE_S, said);
     }
 
-    /// Tells the user, by the alert target, that something happened to the instance; worth delivering for `life_s`.
-    pub(super) fn tell_user(&self, event: Event, instance: InstanceId, life_s: u64, extra: Vec<(&'static str, Value)>) {
-        let target = self.with_record(instance, |record| {
-            record.device.alert_target().map(|target| (record.app.clone(), target.clone()))
-        });
-        let Some(Some((app, target))) = target else { return };
-        let mut push = self.notice(event, instance, life_s);
-        push.extra = extra;
-        spawn_notice(self.world.clone(), app, target, push);
+    /// Tells the user, by the alert target, that something happened to the lease; worth delivering for `life_s` seconds.
+    pub(crate) fn tell_user(
+        &mut self,
+        event: Event,
+        instance: InstanceId,
+        life_s: u64,
+        extra: Vec<(&'static str, Value)>,
+    ) {
+        self.send_alert(instance, event, life_s, AlertContent { extra, ..AlertContent::default() }, |_| true);
     }
 }
 

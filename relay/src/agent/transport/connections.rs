@@ -23,8 +23,9 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
-use super::framing::{Broken, Came, Framing};
-use super::{ShardInput, Shards};
+use crate::agent::ShardInput;
+use crate::agent::Shards;
+use crate::agent::transport::framing::{Broken, Came, Framing};
 use crate::metrics::Metrics;
 use crate::net::websocket::{CLOSE_GOING_AWAY, CLOSE_NORMAL};
 
@@ -42,14 +43,14 @@ const IDLE: Duration = Duration::from_secs(2 * 3_600);
 const READ_BYTES: usize = 4 * 1024;
 
 /// A number that no other connection of this process has or had.
-pub(super) fn next_flow() -> FlowId {
+pub(crate) fn next_flow() -> FlowId {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     FlowId::Stream(NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// The way to write on a connection; cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Writer {
+pub(crate) struct Writer {
     queue: mpsc::Sender<Outgoing>,
     abort: Arc<Notify>,
 }
@@ -64,7 +65,7 @@ enum Outgoing {
 
 impl Writer {
     /// Hands bytes over; `false` when the connection has ended, or ends now because its peer does not read.
-    pub(super) fn send(&self, bytes: Bytes) -> bool {
+    pub(crate) fn send(&self, bytes: Bytes) -> bool {
         match self.queue.try_send(Outgoing::Bytes(bytes)) {
             Ok(()) => true,
             Err(mpsc::error::TrySendError::Closed(_)) => false,
@@ -76,7 +77,7 @@ impl Writer {
     }
 
     /// Closes the connection once what was handed over is written.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.queue.try_send(Outgoing::End) {
             self.abort.notify_one();
         }
@@ -88,13 +89,13 @@ enum Ending {
     /// Its peer is gone, or does not read.
     Silent,
     /// This side ends it; a WebSocket is told the code.
-    Told(u16),
+    ActivityView(u16),
     /// Its peer has ended it, and this is the last frame.
     Echo(Bytes),
 }
 
 /// A connection that is open and not yet served.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     source: Source,
     /// The one strong way to write, until a shard has it: a connection that no shard knows any more ends.
     writer: Option<Writer>,
@@ -115,7 +116,7 @@ pub(super) struct Connection {
 
 impl Connection {
     /// A connection that a peer opened.
-    pub(super) fn accepted(
+    pub(crate) fn accepted(
         side: Side,
         transport: Transport,
         peer: SocketAddr,
@@ -126,7 +127,7 @@ impl Connection {
     }
 
     /// A connection toward a SIP server that `shard` asked for, and that is told of [`Self::writer`] by its dialler.
-    pub(super) fn dialled(
+    pub(crate) fn dialled(
         transport: Transport,
         peer: SocketAddr,
         shard: usize,
@@ -153,20 +154,20 @@ impl Connection {
     }
 
     /// Its name.
-    pub(super) fn flow(&self) -> FlowId {
+    pub(crate) fn flow(&self) -> FlowId {
         self.source.flow
     }
 
     /// The way to write on it; `None` when nobody has it any more.
-    pub(super) fn writer(&mut self) -> Option<Writer> {
+    pub(crate) fn writer(&mut self) -> Option<Writer> {
         self.writer.take().or_else(|| Some(Writer { queue: self.again.upgrade()?, abort: self.abort.clone() }))
     }
 
     /// Serves it until either side ends it.
-    pub(super) async fn serve(mut self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    pub(crate) async fn serve(mut self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
         let last = match self.exchange(&mut stream).await {
             Ending::Silent => None,
-            Ending::Told(code) => self.framing.farewell(code),
+            Ending::ActivityView(code) => self.framing.farewell(code),
             Ending::Echo(bytes) => Some(bytes),
         };
         if let Some(last) = last {
@@ -188,7 +189,7 @@ impl Connection {
                 biased;
                 () = self.abort.notified() => return Ending::Silent,
                 first = self.outgoing.recv() => {
-                    let Some(first) = first else { return Ending::Told(CLOSE_GOING_AWAY) };
+                    let Some(first) = first else { return Ending::ActivityView(CLOSE_GOING_AWAY) };
                     if let Err(ending) = self.write(stream, first).await {
                         return ending;
                     }
@@ -205,7 +206,7 @@ impl Connection {
                 () = &mut silence => {
                     let until = heard + IDLE;
                     if !self.proven || until <= Instant::now() {
-                        return Ending::Told(CLOSE_NORMAL);
+                        return Ending::ActivityView(CLOSE_NORMAL);
                     }
                     silence.as_mut().reset(until.into());
                 }
@@ -220,7 +221,7 @@ impl Connection {
             let (head, bytes) = match outgoing {
                 Outgoing::Bytes(bytes) => (self.framing.head_of(&bytes), bytes),
                 Outgoing::Control(bytes) => (Bytes::new(), bytes),
-                Outgoing::End => return Err(Ending::Told(CLOSE_NORMAL)),
+                Outgoing::End => return Err(Ending::ActivityView(CLOSE_NORMAL)),
             };
             let mut whole = head.chain(bytes);
             if !matches!(timeout(WRITE_PATIENCE, stream.write_all_buf(&mut whole)).await, Ok(Ok(()))) {
@@ -272,7 +273,7 @@ impl Connection {
 
     fn refused(&self, broken: Broken) -> Ending {
         self.metrics.sip_refused(broken.refusal());
-        Ending::Told(broken.code())
+        Ending::ActivityView(broken.code())
     }
 
     fn home(&self) -> usize {

@@ -24,7 +24,7 @@ use crate::net::Transport;
 use crate::net::resolve::Candidate;
 
 /// An address is left alone for at most this long.
-pub(super) const AWAY_MAX: Duration = Duration::from_secs(3_600);
+pub(crate) const AWAY_MAX: Duration = Duration::from_secs(3_600);
 /// What an address must have served for, so that its next failure counts as the first.
 const SETTLED: Duration = Duration::from_secs(600);
 /// How long DNS must have named others alone, until a flow to an address that it named before is left.
@@ -33,11 +33,11 @@ const UNLISTED: Duration = Duration::from_secs(3_600);
 const REMEMBERED: usize = 32;
 
 /// Where a flow leads.
-pub(super) type Place = (SocketAddr, Transport);
+pub(crate) type Place = (SocketAddr, Transport);
 
 /// The addresses of one SIP server.
 #[derive(Debug, Default)]
-pub(super) struct Targets {
+pub(crate) struct Targets {
     away: BTreeMap<Place, Away>,
     /// By shard.
     current: BTreeMap<usize, Current>,
@@ -61,7 +61,7 @@ struct Current {
 
 impl Targets {
     /// What is to be dialled, best first; what is away comes last, the one that is back soonest before the others.
-    pub(super) fn in_order(&self, mut candidates: Vec<Candidate>, now: Instant) -> Vec<Candidate> {
+    pub(crate) fn in_order(&self, mut candidates: Vec<Candidate>, now: Instant) -> Vec<Candidate> {
         // Stable: the rest keeps its order.
         candidates.sort_by_key(|candidate| {
             let away = self.away.get(&place_of(candidate)).filter(|away| !away.back && away.until + AWAY_MAX > now);
@@ -71,7 +71,7 @@ impl Targets {
     }
 
     /// It failed at `now`; away for `first` if it had not failed before.
-    pub(super) fn failed(&mut self, place: Place, now: Instant, first: Duration) {
+    pub(crate) fn failed(&mut self, place: Place, now: Instant, first: Duration) {
         let settled = self.current.values().any(|it| place_of(&it.candidate) == place && it.since + SETTLED <= now);
         let before = self.away.get(&place).filter(|_| !settled).map_or(0, |away| away.failures);
         let wait = first.saturating_mul(1 << before.min(16)).min(AWAY_MAX);
@@ -83,7 +83,7 @@ impl Targets {
     }
 
     /// A shard's flow leads there from now on.
-    pub(super) fn leads(&mut self, shard: usize, candidate: Candidate, now: Instant) {
+    pub(crate) fn leads(&mut self, shard: usize, candidate: Candidate, now: Instant) {
         if let Some(away) = self.away.get_mut(&place_of(&candidate)) {
             away.back = true;
         }
@@ -91,7 +91,7 @@ impl Targets {
     }
 
     /// A better address for a shard's flow, of those that DNS names now; `None` also while one is being tried.
-    pub(super) fn better(&mut self, shard: usize, candidates: &[Candidate], now: Instant) -> Option<Candidate> {
+    pub(crate) fn better(&mut self, shard: usize, candidates: &[Candidate], now: Instant) -> Option<Candidate> {
         let current = self.current.get_mut(&shard).filter(|_| !self.trying.contains_key(&shard))?;
         let place = place_of(&current.candidate);
         if let Some(listed) = candidates.iter().find(|candidate| place_of(candidate) == place) {
@@ -107,18 +107,18 @@ impl Targets {
     }
 
     /// Whether a shard's flow leads to a worse address than the best of these.
-    pub(super) fn is_second_best(&self, candidates: &[Candidate]) -> bool {
+    pub(crate) fn is_second_best(&self, candidates: &[Candidate]) -> bool {
         let best = candidates.iter().map(|candidate| candidate.rank).min();
         best.is_some_and(|best| self.current.values().any(|current| current.candidate.rank > best))
     }
 
     /// A shard's endpoint is asked to try it.
-    pub(super) fn tries(&mut self, shard: usize, candidate: Candidate) {
+    pub(crate) fn tries(&mut self, shard: usize, candidate: Candidate) {
         self.trying.insert(shard, candidate);
     }
 
     /// What became of it.
-    pub(super) fn tried(&mut self, shard: usize, moved: bool, now: Instant, first: Duration) {
+    pub(crate) fn tried(&mut self, shard: usize, moved: bool, now: Instant, first: Duration) {
         match self.trying.remove(&shard) {
             Some(candidate) if moved => self.leads(shard, candidate, now),
             Some(candidate) => self.failed(place_of(&candidate), now, first),
@@ -133,7 +133,7 @@ impl Targets {
 }
 
 /// The place of a candidate.
-pub(super) fn place_of(candidate: &Candidate) -> Place {
+pub(crate) fn place_of(candidate: &Candidate) -> Place {
     (candidate.address, candidate.transport)
 }
 

@@ -9,14 +9,15 @@ use sip::endpoint::{Endpoint, Input, Side, Source, Transport};
 use sip::id::FlowId;
 use sip::message::{Limits, Message};
 
-use super::{ShardInput, Shards};
+use crate::agent::ShardInput;
+use crate::agent::Shards;
 use crate::metrics::Metrics;
 use crate::metrics::labels::SipRefusal;
 use crate::net::drain::Drain;
 use crate::net::udp::{Datagram, Udp};
 
 /// Receives until the drain is over.
-pub(super) async fn receive(socket: Udp, shards: Shards, metrics: Metrics, end: Drain) {
+pub(crate) async fn receive(socket: Udp, shards: Shards, metrics: Metrics, end: Drain) {
     let limits = Limits::default();
     socket.receive(&end, |datagram| deliver(&datagram, &limits, &shards, &metrics)).await;
 }

@@ -9,20 +9,20 @@ use sip::endpoint::Input;
 use sip::id::InstanceId;
 use tokio::sync::mpsc;
 
-use super::command::Found;
-use super::shard::Shard;
+use super::Shard;
+use crate::agent::request::DevicesFound;
 use crate::vault::AorKey;
 
 impl Shard {
     /// Wakes each device of an account that is not attached, unless it was woken for this call before.
-    pub(super) fn announce(
+    pub(crate) fn expect_call(
         &mut self,
         aor: AorKey,
         from: &str,
         name: Option<&str>,
         arrivals: &mpsc::UnboundedSender<InstanceId>,
-    ) -> Found {
-        let mut found = Found::default();
+    ) -> DevicesFound {
+        let mut found = DevicesFound::default();
         for instance in self.instances.of_account(aor) {
             if self.instances.get(instance).is_none_or(|row| row.ending.is_some()) {
                 continue;
@@ -32,8 +32,7 @@ impl Shard {
                 found.attached += 1;
                 continue;
             }
-            self.arrived = Instant::now();
-            self.drive(Input::ExpectCall { instance, from: from.into(), name: name.map(Into::into) });
+            self.drive(Instant::now(), Input::ExpectCall { instance, from: from.into(), name: name.map(Into::into) });
             if self.endpoint.expects_call(instance) {
                 let waiting = self.arrivals.entry(instance).or_default();
                 waiting.retain(|other| !other.is_closed());
@@ -44,7 +43,7 @@ impl Shard {
     }
 
     /// A device has come.
-    pub(super) fn tell_arrival(&mut self, instance: InstanceId) {
+    pub(crate) fn tell_arrivals(&mut self, instance: InstanceId) {
         for waiting in self.arrivals.remove(&instance).into_iter().flatten() {
             // An error means that nobody waits any more.
             let _ = waiting.send(instance);

@@ -26,7 +26,7 @@ pub struct Call {
     /// The service that was asked to wake the device, if one was.
     pub pushed: Option<Provider>,
     /// It waits for its device, and counts in the metric of held calls.
-    pub held: bool,
+    pub waiting: bool,
     /// The push could not be delivered.
     pub unreachable: bool,
     /// The device has shown since it was pushed that it lives: it came, rang, declined or asked how the call stands.
@@ -37,7 +37,7 @@ type Key = (CallId, InstanceId);
 
 /// The calls of one shard.
 #[derive(Default)]
-pub(super) struct Calls {
+pub(crate) struct Calls {
     known: BTreeMap<Key, Call>,
     /// Roughly by age, each with the moment (seconds since 1970) to look whether to forget it.
     order: VecDeque<(u64, Key)>,
@@ -45,7 +45,7 @@ pub(super) struct Calls {
 
 impl Calls {
     /// Remembers a call of a device, or what is new of one that is known.
-    pub(super) fn remember(&mut self, id: CallId, instance: InstanceId, call: Call) {
+    pub(crate) fn remember(&mut self, id: CallId, instance: InstanceId, call: Call) {
         let key = (id, instance);
         if self.known.insert(key, call).is_none() {
             self.order.push_back((call.deadline.saturating_add(KEPT.as_secs()), key));
@@ -58,34 +58,34 @@ impl Calls {
     }
 
     /// What is known of a call of this instance.
-    pub(super) fn get_mut(&mut self, id: CallId, instance: InstanceId) -> Option<&mut Call> {
+    pub(crate) fn get_mut(&mut self, id: CallId, instance: InstanceId) -> Option<&mut Call> {
         self.known.get_mut(&(id, instance))
     }
 
     /// A call of this instance.
-    pub(super) fn of(&self, instance: InstanceId, id: CallId) -> Option<&Call> {
+    pub(crate) fn of(&self, instance: InstanceId, id: CallId) -> Option<&Call> {
         self.known.get(&(id, instance))
     }
 
     /// All calls of this instance, by id.
-    pub(super) fn all_of(&self, instance: InstanceId) -> Vec<(CallId, Call)> {
+    pub(crate) fn all_of(&self, instance: InstanceId) -> Vec<(CallId, Call)> {
         let theirs = self.known.iter().filter(|((_, of), _)| *of == instance);
         theirs.map(|((id, _), call)| (*id, *call)).collect()
     }
 
     /// Whether a call waits for one of its devices.
-    pub(super) fn is_held(&self, id: CallId) -> bool {
-        self.devices_of(id).any(|call| call.held)
+    pub(crate) fn is_waiting(&self, id: CallId) -> bool {
+        self.devices_of(id).any(|call| call.waiting)
     }
 
     /// Whether no push reached any device of a call.
-    pub(super) fn are_unreachable(&self, id: CallId) -> bool {
+    pub(crate) fn are_unreachable(&self, id: CallId) -> bool {
         let mut devices = self.devices_of(id).peekable();
         devices.peek().is_some() && devices.all(|call| call.unreachable)
     }
 
     /// Forgets what is over, at `now` in seconds since 1970.
-    pub(super) fn forget_old(&mut self, now: u64) {
+    pub(crate) fn forget_old(&mut self, now: u64) {
         while let Some(&(until, key)) = self.order.front()
             && until <= now
         {
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     fn call(deadline: u64) -> Call {
-        Call { state: CallState::Waking, deadline, pushed: None, held: true, unreachable: false, sign: false }
+        Call { state: CallState::Waking, deadline, pushed: None, waiting: true, unreachable: false, sign: false }
     }
 
     #[test]

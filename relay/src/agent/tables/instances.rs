@@ -4,20 +4,20 @@
 //! by its account's keyed name and by the next moment of its lease (a reminder, or the end).
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use sip::id::{BindingId, InstanceId, UpstreamId};
 use tokio::sync::oneshot;
 
-use super::command::{First, Term, WipeDone};
-use super::lease;
-use super::proofs::Unanswerable;
-use super::timeline::Beside;
+use super::lease::{self, LeaseExpiry};
+use super::timeline::Activity;
+use crate::agent::digest::Unanswerable;
 use crate::metrics::labels::{InstanceState, WipeReason};
 use crate::vault::record::Reminder;
 use crate::vault::{AorKey, Fence, Sealed};
 
 /// One push instance.
-pub(super) struct Row {
+pub(crate) struct Row {
     /// Everything that is known of it.
     pub sealed: Sealed,
     /// The user of its Contact, which it may share with other instances.
@@ -44,34 +44,67 @@ pub(super) struct Row {
     pub unanswerable: Option<Unanswerable>,
     /// Whether its credentials were asked for since it was registered last, in a way that this relay knows.
     pub asked: bool,
-    /// Who waits for the outcome of the first registration.
-    pub first: Option<oneshot::Sender<First>>,
+    /// Those who wait for the outcome of the first registration.
+    pub first: Option<oneshot::Sender<FirstRegistration>>,
     /// Its end, once that has begun.
     pub ending: Option<Box<Ending>>,
     /// Its timeline and what comes beside calls, once there is any.
-    pub beside: Option<Box<Beside>>,
+    pub activity: Option<Box<Activity>>,
 }
 
 /// An instance that is being unregistered and erased.
-pub(super) struct Ending {
+pub(crate) struct Ending {
     /// Why; `None`: it never was one (its first registration was refused, or it belongs to another node).
     pub reason: Option<WipeReason>,
     /// What the SIP server said, once the endpoint has let go.
     pub unbound: Option<bool>,
     /// The store has been asked to erase it.
     pub erased: bool,
-    /// Who waits for the end.
+    /// Those who wait for the end.
     pub waiters: Vec<oneshot::Sender<WipeDone>>,
+}
+
+/// How a first registration went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstRegistration {
+    /// The SIP server accepted it for this long.
+    Registered {
+        /// The lifetime that was granted.
+        expires: Duration,
+    },
+    /// The SIP server refused it for good; the instance is forgotten.
+    Refused {
+        /// Its status.
+        status: u16,
+        /// Why there was no answer to its challenge, if that was it.
+        unanswerable: Option<Unanswerable>,
+    },
+    /// It failed and will be tried again.
+    Failed {
+        /// The status, if there was an answer.
+        status: Option<u16>,
+    },
+}
+
+/// A wipe is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WipeDone {
+    /// When, in seconds since 1970.
+    pub wiped_at: u64,
+    /// Why.
+    pub reason: WipeReason,
+    /// Whether the SIP server confirmed.
+    pub unregistered: bool,
 }
 
 impl Row {
     /// A row that is about to be bound.
-    pub(super) fn new(
+    pub(crate) fn new(
         sealed: Sealed,
         binding: BindingId,
         upstream: UpstreamId,
         fence: Fence,
-        lease: Term,
+        lease: LeaseExpiry,
         aor: AorKey,
     ) -> Self {
         let state = InstanceState::Registering;
@@ -91,12 +124,12 @@ impl Row {
             asked: false,
             first: None,
             ending: None,
-            beside: None,
+            activity: None,
         }
     }
 
     /// When it ends, in seconds since 1970.
-    pub(super) fn expires_at(&self) -> u64 {
+    pub(crate) fn expires_at(&self) -> u64 {
         self.expires_at
     }
 
@@ -107,7 +140,7 @@ impl Row {
 
 /// What falls due in the life of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Due {
+pub(crate) enum Due {
     /// This reminder is to be sent; it counts as sent from now on.
     Reminder(Reminder),
     /// It has ended.
@@ -116,42 +149,42 @@ pub(super) enum Due {
 
 /// All instances of one shard.
 #[derive(Default)]
-pub(super) struct Instances {
+pub(crate) struct Instances {
     rows: HashMap<InstanceId, Row>,
     moments: BTreeSet<(u64, InstanceId)>,
     accounts: BTreeSet<(AorKey, InstanceId)>,
 }
 
 impl Instances {
-    pub(super) fn insert(&mut self, id: InstanceId, row: Row) {
+    pub(crate) fn insert(&mut self, id: InstanceId, row: Row) {
         self.moments.insert((row.next_moment(), id));
         self.accounts.insert((row.aor, id));
         self.rows.insert(id, row);
     }
 
-    pub(super) fn remove(&mut self, id: InstanceId) -> Option<Row> {
+    pub(crate) fn remove(&mut self, id: InstanceId) -> Option<Row> {
         let row = self.rows.remove(&id)?;
         self.moments.remove(&(row.next_moment(), id));
         self.accounts.remove(&(row.aor, id));
         Some(row)
     }
 
-    pub(super) fn get(&self, id: InstanceId) -> Option<&Row> {
+    pub(crate) fn get(&self, id: InstanceId) -> Option<&Row> {
         self.rows.get(&id)
     }
 
-    pub(super) fn get_mut(&mut self, id: InstanceId) -> Option<&mut Row> {
+    pub(crate) fn get_mut(&mut self, id: InstanceId) -> Option<&mut Row> {
         self.rows.get_mut(&id)
     }
 
     /// The instances of an account, in order.
-    pub(super) fn of_account(&self, aor: AorKey) -> Vec<InstanceId> {
+    pub(crate) fn of_account(&self, aor: AorKey) -> Vec<InstanceId> {
         let from = (aor, InstanceId::from_bytes([0; 16]));
         self.accounts.range(from..).take_while(|(other, _)| *other == aor).map(|(_, id)| *id).collect()
     }
 
     /// Moves an instance's end.
-    pub(super) fn set_lease(&mut self, id: InstanceId, lease: Term) {
+    pub(crate) fn set_lease(&mut self, id: InstanceId, lease: LeaseExpiry) {
         if let Some(row) = self.rows.get_mut(&id) {
             self.moments.remove(&(row.next_moment(), id));
             row.expires_at = lease.expires_at;
@@ -161,12 +194,12 @@ impl Instances {
     }
 
     /// When the next reminder is due or the next instance ends, in seconds since 1970.
-    pub(super) fn next_moment(&self) -> Option<u64> {
+    pub(crate) fn next_moment(&self) -> Option<u64> {
         self.moments.first().map(|(moment, _)| *moment)
     }
 
     /// What is due at `now`, once: an end leaves the order, so that it is not found again.
-    pub(super) fn pop_due(&mut self, now: u64) -> Option<(InstanceId, Due)> {
+    pub(crate) fn pop_due(&mut self, now: u64) -> Option<(InstanceId, Due)> {
         let (moment, id) = *self.moments.first()?;
         if moment > now {
             return None;
@@ -180,14 +213,14 @@ impl Instances {
     }
 
     /// All ids, in order.
-    pub(super) fn ids(&self) -> Vec<InstanceId> {
+    pub(crate) fn ids(&self) -> Vec<InstanceId> {
         let mut ids: Vec<_> = self.rows.keys().copied().collect();
         ids.sort_unstable();
         ids
     }
 
     /// At most `limit` ids behind `after`, in order.
-    pub(super) fn ids_after(&self, after: Option<InstanceId>, limit: usize) -> Vec<InstanceId> {
+    pub(crate) fn ids_after(&self, after: Option<InstanceId>, limit: usize) -> Vec<InstanceId> {
         let mut ids: Vec<_> = self.rows.keys().copied().filter(|id| after.is_none_or(|after| *id > after)).collect();
         if ids.len() > limit {
             ids.select_nth_unstable(limit);
@@ -207,7 +240,7 @@ mod tests {
 
     const END: u64 = 1_795_000_000;
 
-    fn instances(lease: Term) -> (Instances, InstanceId) {
+    fn instances(lease: LeaseExpiry) -> (Instances, InstanceId) {
         let (id, binding) = (InstanceId::new(1 << 16, ShardTag(0)), BindingId::new(2 << 16, ShardTag(0)));
         let mut instances = Instances::default();
         let sealed = Sealed::from_bytes(InstanceSecret::new("not opened here").expose().as_bytes().to_vec());
@@ -217,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_jumps_over_the_whole_lease_ends_it_without_a_reminder() {
-        let (mut instances, id) = instances(Term { expires_at: END, reminded: None });
+        let (mut instances, id) = instances(LeaseExpiry { expires_at: END, reminded: None });
         assert_eq!(instances.pop_due(END - 90_000), None);
         assert_eq!(instances.pop_due(END), Some((id, Due::End)));
         assert_eq!(instances.pop_due(END), None, "an end is told once");
@@ -226,10 +259,10 @@ mod tests {
 
     #[test]
     fn a_renewed_lease_reminds_before_its_new_end_and_not_before_its_old_one() {
-        let (mut instances, id) = instances(Term { expires_at: END, reminded: None });
+        let (mut instances, id) = instances(LeaseExpiry { expires_at: END, reminded: None });
         assert_eq!(instances.pop_due(END - 86_400), Some((id, Due::Reminder(Reminder::Renew))));
         assert_eq!(instances.pop_due(END - 50_000), None, "once");
-        instances.set_lease(id, Term { expires_at: END + 259_200, reminded: None });
+        instances.set_lease(id, LeaseExpiry { expires_at: END + 259_200, reminded: None });
         assert_eq!(instances.pop_due(END), None);
         assert_eq!(instances.next_moment(), Some(END + 259_200 - 86_400));
         assert_eq!(instances.pop_due(END + 259_200 - 3_000), Some((id, Due::Reminder(Reminder::VerySoon))));

@@ -12,17 +12,17 @@
 //! Invariant: whatever begins a wipe ends it: nothing is waited for longer than its deadline. A store that is away is
 //! asked again by `erasures`, and the row does not wait for that.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sip::endpoint::Input;
 use sip::id::InstanceId;
 use tokio::sync::oneshot;
 
-use super::ShardInput;
-use super::command::WipeDone;
-use super::erasures;
-use super::instances::Ending;
-use super::shard::Shard;
+use super::Shard;
+use crate::agent::ShardInput;
+use crate::agent::erasures;
+use crate::agent::request::WipeDone;
+use crate::agent::tables::instances::Ending;
 use crate::clock::{DAY_S, unix_now};
 use crate::metrics::labels::{InstanceState, RegistrationOutcome, WipeReason};
 use crate::push::Event;
@@ -34,7 +34,7 @@ const END_LIFE_S: u64 = DAY_S;
 
 impl Shard {
     /// Begins the end of an instance, or joins the one that has begun. `reason`: `None` when it never was stored here.
-    pub(super) fn begin_wipe(
+    pub(crate) fn begin_wipe(
         &mut self,
         id: InstanceId,
         reason: Option<WipeReason>,
@@ -56,7 +56,7 @@ impl Shard {
             _ => {}
         }
         self.set_state(id, InstanceState::Ending);
-        self.forget_beside(id);
+        self.forget_activity(id);
         if !erased {
             self.erase(id);
         }
@@ -64,32 +64,30 @@ impl Shard {
     }
 
     /// Unregisters and forgets an instance that was never stored.
-    pub(super) fn abandon(&mut self, id: InstanceId) {
+    pub(crate) fn abandon(&mut self, id: InstanceId) {
         self.begin_wipe(id, None, None);
     }
 
     /// Forgets an instance that another node has taken over.
-    pub(super) fn yield_to_another(&mut self, id: InstanceId) {
+    pub(crate) fn release(&mut self, id: InstanceId) {
         let Some(row) = self.instances.get_mut(id).filter(|row| row.ending.is_none()) else { return };
         row.ending = Some(Box::new(Ending { reason: None, unbound: None, erased: true, waiters: Vec::new() }));
         self.set_state(id, InstanceState::Ending);
-        self.forget_beside(id);
+        self.forget_activity(id);
         self.next.push_back(Input::Release(id));
     }
 
     /// Its lease is over.
-    pub(super) fn expire(&mut self, id: InstanceId) {
+    pub(crate) fn expire(&mut self, id: InstanceId) {
         self.begin_wipe(id, Some(WipeReason::Expired), None);
-        if let Some(input) = self.next.pop_front() {
-            self.drive(input);
-        }
+        self.settle(Instant::now());
     }
 
-    pub(super) fn on_unbound(&mut self, id: InstanceId, confirmed: bool, shared: bool) {
+    pub(crate) fn on_unbound(&mut self, id: InstanceId, confirmed: bool, shared: bool) {
         // What stands on for other devices was not unregistered.
         if !shared {
             let outcome = if confirmed { RegistrationOutcome::Unregistered } else { RegistrationOutcome::TimedOut };
-            self.world.metrics.registration(outcome);
+            self.shared.metrics.registration(outcome);
         }
         if let Some(ending) = self.instances.get_mut(id).and_then(|row| row.ending.as_mut()) {
             ending.unbound = Some(confirmed);
@@ -97,7 +95,7 @@ impl Shard {
         self.finish(id);
     }
 
-    pub(super) fn on_erased(&mut self, id: InstanceId) {
+    pub(crate) fn on_erased(&mut self, id: InstanceId) {
         if let Some(ending) = self.instances.get_mut(id).and_then(|row| row.ending.as_mut()) {
             ending.erased = true;
         }
@@ -106,17 +104,17 @@ impl Shard {
 
     /// Has the store erase the record; once now, and again and again when it is away.
     fn erase(&self, id: InstanceId) {
-        let Some(lookup) = self.with_record(id, |record| self.world.vault.lookup_of(record)) else {
+        let Some(lookup) = self.with_record(id, |record| self.shared.vault.lookup_of(record)) else {
             // Its key is gone, and with it every way to read what the store holds until the TTL.
-            self.world.shards.offer(self.index, ShardInput::Erased(id));
+            self.shared.shards.offer(self.index, ShardInput::Erased(id));
             return;
         };
-        let (world, shard) = (self.world.clone(), self.index);
+        let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
-            if !erasures::erase(&world.vault, &world.metrics, id, &lookup).await {
-                world.erasures.later(id, lookup);
+            if !erasures::erase(&shared.vault, &shared.metrics, id, &lookup).await {
+                shared.erasures.later(id, lookup);
             }
-            world.shards.send(shard, ShardInput::Erased(id)).await;
+            shared.shards.send(shard, ShardInput::Erased(id)).await;
         });
     }
 
@@ -126,12 +124,12 @@ impl Shard {
         let Some(unregistered) = ending.unbound.filter(|_| ending.erased) else { return };
         let Some(row) = self.instances.remove(id) else { return };
         if self.attached.remove(&id) {
-            self.world.metrics.edge_flows(-1);
+            self.shared.metrics.edge_flows(-1);
         }
-        self.world.metrics.instance_leaves(row.state);
-        self.world.upstreams.release(row.upstream);
+        self.shared.metrics.instance_leaves(row.state);
+        self.shared.upstreams.release(row.upstream);
         if let Some(Ending { reason: Some(reason), waiters, .. }) = row.ending.map(|ending| *ending) {
-            self.world.metrics.wipe(reason);
+            self.shared.metrics.wipe(reason);
             tracing::info!(instance = %id, reason = ?reason, unregistered, "wiped");
             for waiter in waiters {
                 let _ = waiter.send(WipeDone { wiped_at: unix_now(), reason, unregistered });

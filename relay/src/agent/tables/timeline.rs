@@ -95,29 +95,29 @@ pub enum What {
 
 /// An instance's steps, and what else is known of it that comes beside calls.
 #[derive(Debug, Default)]
-pub(super) struct Beside {
+pub(crate) struct Activity {
     steps: VecDeque<Step>,
     /// How the mailbox stands, as the SIP server last told.
     pub mailbox: Option<Box<Mailbox>>,
     /// Test pushes that may be asked for, and when they were counted, in seconds since 1970.
     pub tests: Option<(u8, u64)>,
-    /// Pushes that are under way; they end with the instance.
-    pub notices: tokio::task::JoinSet<()>,
+    /// Alert pushes that are under way; they end with the instance.
+    pub alerts: tokio::task::JoinSet<()>,
 }
 
-impl Beside {
+impl Activity {
     /// The steps, oldest first.
-    pub(super) fn steps(&self) -> impl Iterator<Item = &Step> {
+    pub(crate) fn steps(&self) -> impl Iterator<Item = &Step> {
         self.steps.iter()
     }
 
     /// How many there are.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.steps.len()
     }
 
     /// Adds a step; `room`: whether the shard has any for one more. By how many steps there are more now.
-    pub(super) fn note(&mut self, at_ms: u64, call: Option<CallId>, what: What, room: bool) -> usize {
+    pub(crate) fn note(&mut self, at_ms: u64, call: Option<CallId>, what: What, room: bool) -> usize {
         // A refresh follows the registration that it refreshes, whatever happened between them.
         let same = match what {
             What::Registered => self.steps.iter_mut().rev().find(|step| step.what.is_registration()),
@@ -151,14 +151,14 @@ mod tests {
 
     #[test]
     fn refreshes_are_one_step_with_a_count_until_one_fails() {
-        let mut beside = Beside::default();
+        let mut activity = Activity::default();
         let retry = What::RegistrationRetry { status: Some(503), after_s: 30 };
         let told =
             [What::Registered, What::DeviceDetached, What::Registered, What::Registered, retry, What::Registered];
         for (at, what) in told.into_iter().enumerate() {
-            beside.note(at as u64, None, what, true);
+            activity.note(at as u64, None, what, true);
         }
-        let steps: Vec<_> = beside.steps().map(|step| (step.what, step.at_ms, step.last_ms, step.count)).collect();
+        let steps: Vec<_> = activity.steps().map(|step| (step.what, step.at_ms, step.last_ms, step.count)).collect();
         assert_eq!(
             steps,
             [
@@ -172,26 +172,26 @@ mod tests {
 
     #[test]
     fn steps_of_two_calls_are_never_one() {
-        let mut beside = Beside::default();
+        let mut activity = Activity::default();
         let call = |number: u128| Some(CallId::new(number << 16, ShardTag(0)));
-        assert_eq!(beside.note(1, call(1), What::Invite, true), 1);
-        assert_eq!(beside.note(2, call(2), What::Invite, true), 1);
-        assert_eq!(beside.note(3, call(2), What::Invite, true), 0);
-        assert_eq!(beside.len(), 2);
+        assert_eq!(activity.note(1, call(1), What::Invite, true), 1);
+        assert_eq!(activity.note(2, call(2), What::Invite, true), 1);
+        assert_eq!(activity.note(3, call(2), What::Invite, true), 0);
+        assert_eq!(activity.len(), 2);
     }
 
     #[test]
     fn the_oldest_is_forgotten_at_either_limit() {
-        let mut beside = Beside::default();
+        let mut activity = Activity::default();
         let step = |at: usize| What::RegistrationRetry { status: None, after_s: at as u32 };
-        let added: usize = (0..STEPS_MAX + 10).map(|at| beside.note(at as u64, None, step(at), true)).sum();
-        assert_eq!((added, beside.len()), (STEPS_MAX, STEPS_MAX));
-        assert_eq!(beside.steps().next().map(|step| step.at_ms), Some(10));
-        let mut beside = Beside::default();
-        beside.note(1, None, What::Foreground, true);
-        assert_eq!(beside.note(2, None, What::Background, false), 0, "the shard has no room");
-        assert_eq!(beside.steps().map(|step| step.what).collect::<Vec<_>>(), [What::Background]);
-        let mut first = Beside::default();
+        let added: usize = (0..STEPS_MAX + 10).map(|at| activity.note(at as u64, None, step(at), true)).sum();
+        assert_eq!((added, activity.len()), (STEPS_MAX, STEPS_MAX));
+        assert_eq!(activity.steps().next().map(|step| step.at_ms), Some(10));
+        let mut activity = Activity::default();
+        activity.note(1, None, What::Foreground, true);
+        assert_eq!(activity.note(2, None, What::Background, false), 0, "the shard has no room");
+        assert_eq!(activity.steps().map(|step| step.what).collect::<Vec<_>>(), [What::Background]);
+        let mut first = Activity::default();
         assert_eq!(first.note(2, None, What::Background, false), 1, "one step is always known");
     }
 

@@ -4,15 +4,15 @@
 
 use sip::endpoint::{Side, Transport};
 
-use super::Shards;
-use super::connections::Connection;
+use crate::agent::Shards;
+use crate::agent::transport::connections::Connection;
 use crate::metrics::Metrics;
 use crate::metrics::labels;
 use crate::net::listen::{Accepted, Listener};
 
 /// Whom a listener is for.
 #[derive(Clone, Copy)]
-pub(super) enum Door {
+pub(crate) enum ListenerKind {
     /// Devices, over TLS.
     Edge,
     /// Devices, over secure WebSocket.
@@ -22,17 +22,17 @@ pub(super) enum Door {
 }
 
 /// Serves what is accepted until the listener ends; connections live on.
-pub(super) async fn serve(mut listener: Listener, door: Door, shards: Shards, metrics: Metrics) {
-    let (side, label) = match door {
-        Door::Edge => (Side::Device, labels::Listener::Edge),
-        Door::Websocket => (Side::Device, labels::Listener::Websocket),
-        Door::Upstream => (Side::Upstream, labels::Listener::Upstream),
+pub(crate) async fn serve(mut listener: Listener, kind: ListenerKind, shards: Shards, metrics: Metrics) {
+    let (side, label) = match kind {
+        ListenerKind::Edge => (Side::Device, labels::Listener::Edge),
+        ListenerKind::Websocket => (Side::Device, labels::Listener::Websocket),
+        ListenerKind::Upstream => (Side::Upstream, labels::Listener::Upstream),
     };
     while let Some(Accepted { stream, peer, .. }) = listener.accept().await {
-        let transport = match door {
-            Door::Websocket => Transport::Wss,
-            Door::Edge | Door::Upstream if stream.is_tls() => Transport::Tls,
-            Door::Edge | Door::Upstream => Transport::Tcp,
+        let transport = match kind {
+            ListenerKind::Websocket => Transport::Wss,
+            ListenerKind::Edge | ListenerKind::Upstream if stream.is_tls() => Transport::Tls,
+            ListenerKind::Edge | ListenerKind::Upstream => Transport::Tcp,
         };
         let connection = Connection::accepted(side, transport, peer, shards.clone(), metrics.clone());
         let metrics = metrics.clone();
