@@ -284,13 +284,13 @@ mod tests {
         let direct = route("sip:alice@example.com", Some(registrar), None);
         assert_eq!((direct.verified_domain(), direct.registrar()), ("reg.example.com", "sip:reg.example.com:5080"));
         assert_eq!(direct.target().transport, Some(Transport::Tcp));
-        let proxied = route("sip:alice@example.com", Some(registrar), Some(proxy));
+        let by_proxy = route("sip:alice@example.com", Some(registrar), Some(proxy));
         assert_eq!(
-            (push_bindings.verified_domain(), push_bindings.registrar()),
+            (by_proxy.verified_domain(), by_proxy.registrar()),
             ("edge.example.com", "sip:reg.example.com:5080")
         );
-        assert_eq!(push_bindings.target().port, Some(5061));
-        let trusted: Vec<String> = push_bindings.other_targets().map(|target| target.host.into()).collect();
+        assert_eq!(by_proxy.target().port, Some(5061));
+        let trusted: Vec<String> = by_proxy.other_targets().map(|target| target.host.into()).collect();
         assert_eq!(trusted, ["example.com", "reg.example.com"]);
     }
 
