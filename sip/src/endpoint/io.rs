@@ -434,7 +434,7 @@ pub enum MessageEnd {
     Refused(u16),
     /// It only said that somebody writes (RFC 3994): taken and dropped.
     Composing,
-    /// Its body is larger than [`Settings::message_bytes`]: 413.
+    /// Its body is larger than [`super::Settings::message_bytes`]: 413.
     TooLarge,
     /// Too many have come for this device: 480.
     Limited,

@@ -1,7 +1,7 @@
 //! MESSAGEs outside a dialog (RFC 3428): offered to the device that is attached, else given to the store.
 //!
-//! Invariant: every MESSAGE gets exactly one final answer, within [`EdgeTiming::no_response`] and
-//! [`EdgeTiming::store`](crate::timing::EdgeTiming), which is far less than its sender waits (RFC 3261 §17.1.2.2). One that
+//! Invariant: every MESSAGE gets exactly one final answer, within `no_response` and `store` of
+//! [`EdgeTiming`](crate::timing::EdgeTiming), which is far less than its sender waits (RFC 3261 §17.1.2.2). One that
 //! comes again has the same [`MessageId`], so that a store keeps it once.
 
 use std::collections::HashMap;

@@ -284,13 +284,13 @@ mod tests {
         let direct = route("sip:alice@example.com", Some(registrar), None);
         assert_eq!((direct.verified_domain(), direct.registrar()), ("reg.example.com", "sip:reg.example.com:5080"));
         assert_eq!(direct.target().transport, Some(Transport::Tcp));
-        let by_proxy = route("sip:alice@example.com", Some(registrar), Some(proxy));
+        let proxied = route("sip:alice@example.com", Some(registrar), Some(proxy));
         assert_eq!(
-            (by_proxy.verified_domain(), by_proxy.registrar()),
+            (proxied.verified_domain(), proxied.registrar()),
             ("edge.example.com", "sip:reg.example.com:5080")
         );
-        assert_eq!(by_proxy.target().port, Some(5061));
-        let trusted: Vec<String> = by_proxy.other_targets().map(|target| target.host.into()).collect();
+        assert_eq!(proxied.target().port, Some(5061));
+        let trusted: Vec<String> = proxied.other_targets().map(|target| target.host.into()).collect();
         assert_eq!(trusted, ["example.com", "reg.example.com"]);
     }
 
