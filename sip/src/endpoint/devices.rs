@@ -112,7 +112,6 @@ impl Endpoint {
             Some(_) => return self.refuse(now, reply, &register, 403),
             None => return self.on_forwarded_register(now, source, reply, register),
         };
-        let fresh = self.random.bits();
         let state = self.device_flows.entry(source.flow).or_default();
         if state.instances.iter().all(|(known, _)| *known != instance) {
             if state.instances.len() >= INSTANCES_PER_FLOW {
@@ -122,15 +121,17 @@ impl Endpoint {
         }
         let Some((_, replay)) = state.instances.iter_mut().find(|(known, _)| *known == instance) else { return };
         let md5_alone = self.devices.get(&instance).is_some_and(|device| device.challenged);
-        let admission = self.nonces.check(now, &register, instance, source.flow, replay, fresh, md5_alone);
+        let own = [&*self.settings.edge, &*self.settings.edge_websocket];
+        let admission = self.nonces.check(now, &register, instance, source.flow, replay, &own, md5_alone);
         if let Some(device) = self.devices.get_mut(&instance) {
             device.challenged = matches!(admission, Admission::Challenge { .. });
         }
         match admission {
-            Admission::Forbidden => self.on_failed_proof(now, source, reply, &register),
+            Admission::Forbidden => self.on_failed_proof(now, source, reply, &register, 403),
+            Admission::OtherResource => self.on_failed_proof(now, source, reply, &register, 400),
             Admission::Challenge { challenges } => self.challenge(now, reply, &register, &challenges),
             Admission::Verify(_) if !self.devices.contains_key(&instance) => {
-                self.on_failed_proof(now, source, reply, &register);
+                self.on_failed_proof(now, source, reply, &register, 403);
             }
             Admission::Verify(proof) => self.verify_device(source, reply, register, instance, proof),
         }
@@ -155,8 +156,8 @@ impl Endpoint {
         self.event(Event::VerifyDevice { verification, instance, proof });
     }
 
-    fn on_failed_proof(&mut self, now: Instant, source: Source, reply: FlowId, register: &Message) {
-        self.refuse(now, reply, register, 403);
+    fn on_failed_proof(&mut self, now: Instant, source: Source, reply: FlowId, register: &Message, status: u16) {
+        self.refuse(now, reply, register, status);
         self.count_failure(source.flow);
     }
 
