@@ -149,17 +149,18 @@ impl Endpoint {
             Some(_) => return self.refuse(now, reply, &register, 403),
             None => return self.on_forwarded_register(now, source, reply, register),
         };
-        let fresh = self.core.random.bits();
+        let own = [&*self.core.settings.edge, &*self.core.settings.edge_websocket];
         let state = self.attachments.flows.entry(source.flow).or_default();
         let Some(replay) = state.replay_of(instance) else { return self.refuse(now, reply, &register, 403) };
         let md5_alone = self.devices.is_challenged(instance);
-        let admission = self.attachments.nonces.check(now, &register, instance, source.flow, replay, fresh, md5_alone);
+        let admission = self.attachments.nonces.check(now, &register, instance, source.flow, replay, &own, md5_alone);
         self.devices.set_challenged(instance, matches!(admission, Admission::Challenge { .. }));
         match admission {
-            Admission::Forbidden => self.on_failed_proof(now, source, reply, &register),
+            Admission::Forbidden => self.on_failed_proof(now, source, reply, &register, 403),
+            Admission::OtherResource => self.on_failed_proof(now, source, reply, &register, 400),
             Admission::Challenge { challenges } => self.challenge(now, reply, &register, &challenges),
             Admission::Verify(_) if !self.devices.knows(instance) => {
-                self.on_failed_proof(now, source, reply, &register);
+                self.on_failed_proof(now, source, reply, &register, 403);
             }
             Admission::Verify(proof) => self.verify_device(source, reply, register, instance, proof),
         }
@@ -185,8 +186,8 @@ impl Endpoint {
         self.core.event(Event::VerifyDevice { verification, instance, proof });
     }
 
-    fn on_failed_proof(&mut self, now: Instant, source: Source, reply: FlowId, register: &Message) {
-        self.refuse(now, reply, register, 403);
+    fn on_failed_proof(&mut self, now: Instant, source: Source, reply: FlowId, register: &Message, status: u16) {
+        self.refuse(now, reply, register, status);
         self.count_failure(source.flow);
     }
 
