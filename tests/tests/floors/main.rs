@@ -1,4 +1,4 @@
-//! The floors of the house, each by itself, and the house's own rules.
+//! The floors of the house, each by itself.
 //!
 //! Invariant: no test starts a relay.
 
@@ -6,4 +6,3 @@ mod api_shape;
 mod config;
 mod net;
 mod push;
-mod tidy;
