@@ -55,9 +55,12 @@ impl Endpoint {
         if earlier.is_some_and(|earlier| earlier.woken.contains(&instance)) {
             return;
         }
+        // The devices that its INVITE would be for, and no other.
+        let callable = self.callable_instances(binding).contains(&instance)
+            || self.push_bindings.instance_of(binding) == Some(instance);
         let busy = self.calls_of.get(&instance).is_some_and(|calls| calls.len() >= CALLS_PER_INSTANCE);
         let known = earlier.map(|earlier| (earlier.call, earlier.until));
-        if busy || !self.spend_call(now, instance) {
+        if !callable || busy || !self.spend_call(now, instance) {
             return;
         }
         let (call, until) = known.unwrap_or_else(|| self.expect_invite(now, binding));
