@@ -1,7 +1,7 @@
 //! The service around [`sip`]: one binary, `sipwake`.
 //!
 //! # The floors
-//! Imports point downward only; `tests/tests/tidy.rs` enforces it.
+//! Imports point downward only; `tests/tests/house/tidy.rs` enforces it.
 //!
 //! | floor | module | what it is |
 //! | --- | --- | --- |

@@ -1,7 +1,7 @@
 //! SIP signalling for sleeping phones, as pure computation: bytes and `now` in, outputs out.
 //!
 //! # The floors
-//! Imports point downward only; `tests/tests/tidy.rs` enforces it.
+//! Imports point downward only; `tests/tests/house/tidy.rs` enforces it.
 //!
 //! | floor | module | what it is |
 //! | --- | --- | --- |

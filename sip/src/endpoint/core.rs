@@ -44,8 +44,6 @@ pub(super) enum Timer {
     /// A device's registration ends.
     Device(InstanceId),
     Call(CallId),
-    /// An announced call is not expected any more.
-    ExpectedCall(CallId),
     /// Nothing waits for this flow any more, which a better one has replaced.
     ReplacedFlow(UpstreamId, FlowId),
     /// Nobody can use this stream any more.

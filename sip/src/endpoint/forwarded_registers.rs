@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::time::Instant;
 
-use super::devices::INSTANCES_PER_FLOW;
+use super::attachments::INSTANCES_PER_FLOW;
 use super::push_bindings::{Accepted, CONTACTS_PER_AOR, REGISTRATIONS_MAX};
 use super::pushed::{ForwardedRegisterId, PushBindingEnd, RegisterRoute, RouteRequest};
 use super::{ClientOwner, Endpoint, Event, Output, ServerOwner, Side, Source, Timer, Transport};
@@ -58,6 +58,11 @@ impl fmt::Debug for ForwardedRegisters {
 impl ForwardedRegisters {
     pub(super) fn len(&self) -> usize {
         self.under_way.len()
+    }
+
+    /// A flow has ended; a REGISTER that came by it goes on, and its answer reaches nobody.
+    pub(super) fn forget_quota(&mut self, flow: FlowId) {
+        self.quotas.remove(&flow);
     }
 }
 
@@ -120,7 +125,7 @@ impl Endpoint {
             quota.under_way += 1;
         }
         // So that its end is heard of.
-        self.device_flows.entry(source.flow).or_default();
+        self.attachments.note_flow(source.flow);
         let request = Box::new(register);
         let row = ForwardedRegister {
             source,
@@ -146,7 +151,7 @@ impl Endpoint {
         };
         let (instance, _) = push_proxy::identify(&self.core.token_key, &intent.aor, push);
         let replaces = !self.push_bindings.known_as(intent).is_empty();
-        let room = self.carried_by(source.flow, instance) < INSTANCES_PER_FLOW;
+        let room = self.attachments.carried_by(source.flow, instance) < INSTANCES_PER_FLOW;
         room && (self.push_bindings.knows(instance)
             || replaces
             || self.push_bindings.contacts_of(&intent.aor) < CONTACTS_PER_AOR)
@@ -165,10 +170,10 @@ impl Endpoint {
         let registrar = way.registrar.clone();
         register.way = Some(way);
         self.join_transit(now, upstream, registrar);
-        if !self.may_register_now(now, upstream) {
+        if !self.upstreams.may_register_now(now, upstream) {
             return self.end_register(now, id, 503);
         }
-        match self.flow_of_upstream(upstream) {
+        match self.upstreams.flow(upstream) {
             Some((flow, transport)) => self.send_register_on(now, id, flow, transport),
             None if self.dials_for_others(upstream) >= DIALS_MAX => self.end_register(now, id, 503),
             None => {
@@ -204,7 +209,7 @@ impl Endpoint {
 
     /// A flow to a SIP server is up: what waited for it goes.
     pub(super) fn send_waiting(&mut self, now: Instant, upstream: UpstreamId) {
-        let Some((flow, transport)) = self.flow_of_upstream(upstream) else { return };
+        let Some((flow, transport)) = self.upstreams.flow(upstream) else { return };
         for id in self.registers_to(upstream, true) {
             self.send_register_on(now, id, flow, transport);
         }
@@ -377,11 +382,6 @@ impl Endpoint {
             self.core.flush();
             self.core.outputs.push_back(Output::Close(flow));
         }
-    }
-
-    /// A flow has ended: what passed through from it goes on without anybody to answer to.
-    pub(super) fn forget_quota(&mut self, flow: FlowId) {
-        self.registers.quotas.remove(&flow);
     }
 }
 

@@ -4,6 +4,7 @@
 //! [`EdgeTiming`](crate::timing::EdgeTiming), which is far less than its sender waits (RFC 3261 §17.1.2.2). One that
 //! comes again has the same [`MessageId`], so that a store keeps it once.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::{
@@ -23,6 +24,26 @@ const FROM_BYTES: usize = 1024;
 const TYPE_BYTES: usize = 255;
 const NAME_CHARS: usize = 256;
 
+/// The MESSAGEs of one endpoint that are not over.
+#[derive(Debug, Default)]
+pub(super) struct Messages {
+    rows: HashMap<MessageRequestId, PendingMessage>,
+    next: u64,
+}
+
+impl Messages {
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn add(&mut self, message: PendingMessage) -> MessageRequestId {
+        let id = MessageRequestId(self.next);
+        self.next += 1;
+        self.rows.insert(id, message);
+        id
+    }
+}
+
 impl Endpoint {
     pub(super) fn on_message_request(&mut self, now: Instant, reply: FlowId, request: Message, binding: BindingId) {
         let members = self.callable_instances(binding);
@@ -37,14 +58,12 @@ impl Endpoint {
         let Ok(server) = self.core.transactions.open(&request, reply, ServerOwner::Nobody) else {
             return self.busy(reply, &request);
         };
-        let id = MessageRequestId(self.next_message);
-        self.next_message += 1;
         let tag = self.core.random.tag();
-        self.messages.insert(id, PendingMessage::new(now, self.core.settings.timing.edge, server, tag, request));
+        let id = self.messages.add(PendingMessage::new(now, self.core.settings.timing.edge, server, tag, request));
         for instance in members {
             self.start_copy(now, id, instance);
         }
-        if let Some(due) = self.messages.get(&id).map(PendingMessage::due) {
+        if let Some(due) = self.messages.rows.get(&id).map(PendingMessage::due) {
             self.core.timers.set(due, Timer::Message(id));
         }
     }
@@ -53,8 +72,8 @@ impl Endpoint {
     fn refusal_of(&mut self, now: Instant, request: &Message, members: &[InstanceId]) -> Option<(u16, MessageEnd)> {
         let media = request.text(Name::ContentType).unwrap_or_default();
         let media = media.split(';').next().unwrap_or_default().trim();
-        let attached = members.iter().any(|instance| self.attached.contains_key(instance));
-        let stored_only = members.iter().all(|instance| !self.attached.contains_key(instance));
+        let attached = members.iter().any(|instance| self.attachments.is_attached(*instance));
+        let stored_only = members.iter().all(|instance| !self.attachments.is_attached(*instance));
         if let Err(stop) = forward::check(request, &self.core.settings.own_addresses())
             && attached
         {
@@ -80,7 +99,7 @@ impl Endpoint {
         // Each device pays, whichever of them still can.
         let mut granted = false;
         for instance in members {
-            granted |= self.spend_message(now, *instance);
+            granted |= self.devices.spend_message(now, *instance);
         }
         (!granted).then_some((480, MessageEnd::Limited))
     }
@@ -103,10 +122,10 @@ impl Endpoint {
     /// A copy for one device: on its flow, or to the store.
     fn start_copy(&mut self, now: Instant, id: MessageRequestId, instance: InstanceId) {
         let branch = self.core.branch();
-        let Some(pending) = self.messages.get_mut(&id) else { return };
+        let Some(pending) = self.messages.rows.get_mut(&id) else { return };
         let Some(request) = pending.request() else { return };
         let message = name_of(&self.core.token_key, request, instance);
-        let sent_on = self.attached.get(&instance).and_then(|attached| {
+        let sent_on = self.attachments.get(instance).and_then(|attached| {
             let sent_by = self.core.settings.sent_by(Side::Device, attached.transport);
             let bytes = forward::forward_request(request, sent_by, branch).request_uri(&*attached.contact).finish();
             let owner = ClientOwner::Message(id);
@@ -116,7 +135,7 @@ impl Endpoint {
         match sent_on {
             Some(flow) => {
                 pending.sent(instance, message, branch);
-                self.note_forwarded(flow, instance, branch);
+                self.attachments.note_forwarded(flow, instance, branch);
             }
             None => {
                 pending.storing(now, instance, message);
@@ -126,7 +145,7 @@ impl Endpoint {
     }
 
     fn store_copy(&mut self, id: MessageRequestId, instance: InstanceId, message: MessageId) {
-        let Some(request) = self.messages.get(&id).and_then(PendingMessage::request) else { return };
+        let Some(request) = self.messages.rows.get(&id).and_then(PendingMessage::request) else { return };
         let (from, name) = forward::caller(request);
         let lasts = request.number(Name::Expires).filter(|seconds| *seconds > 0);
         let pending = InboundMessage {
@@ -150,7 +169,7 @@ impl Endpoint {
         response: &Message,
     ) {
         let Some(status) = response.status().filter(|status| *status >= 200) else { return };
-        let Some(pending) = self.messages.get_mut(&id) else { return };
+        let Some(pending) = self.messages.rows.get_mut(&id) else { return };
         if let Some((instance, message)) =
             pending.on_response(branch, status, forward::forward_response(response, Side::Device))
         {
@@ -161,7 +180,7 @@ impl Endpoint {
 
     /// The flow that a copy went by is gone, or the device never answered.
     pub(super) fn on_message_lost(&mut self, now: Instant, id: MessageRequestId, branch: BranchId) {
-        let Some(pending) = self.messages.get_mut(&id) else { return };
+        let Some(pending) = self.messages.rows.get_mut(&id) else { return };
         if let Some((instance, message)) = pending.on_lost(now, branch) {
             self.core.timers.set(pending.due(), Timer::Message(id));
             self.store_copy(id, instance, message);
@@ -170,7 +189,7 @@ impl Endpoint {
     }
 
     pub(super) fn on_message_due(&mut self, now: Instant, id: MessageRequestId) {
-        let Some(pending) = self.messages.get_mut(&id) else { return };
+        let Some(pending) = self.messages.rows.get_mut(&id) else { return };
         let silent = pending.on_due(now);
         if pending.request().is_some() {
             self.core.timers.set(pending.due(), Timer::Message(id));
@@ -188,7 +207,7 @@ impl Endpoint {
         instance: InstanceId,
         outcome: StoreOutcome,
     ) {
-        let Some(pending) = self.messages.get_mut(&id) else { return };
+        let Some(pending) = self.messages.rows.get_mut(&id) else { return };
         if let Some((instance, message)) = pending.on_stored(instance, outcome) {
             self.core.event(Event::DiscardMessage { instance, message });
         }
@@ -196,7 +215,7 @@ impl Endpoint {
     }
 
     fn answer_message(&mut self, now: Instant, id: MessageRequestId) {
-        let Some(pending) = self.messages.get_mut(&id) else { return };
+        let Some(pending) = self.messages.rows.get_mut(&id) else { return };
         if let (Some(answer), Some(request)) = (pending.response(), pending.request()) {
             let own = |status| Composer::response(request, status, Composer::reason(status), Some(&pending.tag));
             let (status, bytes) = match answer {
@@ -213,8 +232,8 @@ impl Endpoint {
                 self.core.event(Event::MessageEnded { instance, end });
             }
         }
-        if self.messages.get(&id).is_some_and(PendingMessage::is_over) {
-            self.messages.remove(&id);
+        if self.messages.rows.get(&id).is_some_and(PendingMessage::is_over) {
+            self.messages.rows.remove(&id);
         }
     }
 }

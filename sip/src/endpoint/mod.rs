@@ -14,7 +14,6 @@
 //! | `upstreams` | the flows toward SIP servers, and whose turn it is on them |
 //! | `devices` | which device is attached by which flow |
 //! | `calls` | held calls and their legs |
-//! | `expected` | calls that are announced before their INVITE comes |
 //! | `core` | settings, randomness, deadlines, transactions, outputs |
 //! | `dialogs` | requests inside a dialog, in both directions |
 //! | [`parked`] | those of them that wait for a peer that is away for a moment |
@@ -28,13 +27,13 @@
 //! an input may make it hold is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by
 //! [`calls::CALLS_PER_INSTANCE`], MESSAGEs by [`messages::MESSAGES_MAX`], the rest by bindings and open flows.
 
+mod attachments;
 mod bindings;
 pub mod calls;
 mod core;
 mod devices;
 mod dialogs;
-mod expected;
-mod failback;
+mod flows;
 pub mod forwarded_registers;
 mod groups;
 mod io;
@@ -48,7 +47,6 @@ mod settings;
 mod subscriptions;
 mod upstreams;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;
 
 pub use core::TRANSACTIONS_MAX;
@@ -56,56 +54,40 @@ pub use io::*;
 pub use pushed::*;
 pub use settings::*;
 
-use crate::edge::admission::Nonces;
-use crate::edge::pending_invite::PendingInvite;
-use crate::edge::pending_message::PendingMessage;
 use crate::flow::TokenKey;
-use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId, ShardTag, UpstreamId};
+use crate::id::{BindingId, BranchId, InstanceId, ShardTag};
 use crate::message::Message;
 use crate::random::Random;
-use crate::registration::Registration;
-use crate::subscription::Subscription;
-use crate::transaction::{Expired, ServerId};
+use crate::transaction::Expired;
 
+use attachments::Attachments;
+use bindings::Bindings;
+use calls::Calls;
 use core::{ClientOwner, Core, ServerOwner, Timer};
-use devices::{Attached, Device, DeviceFlow, Verification};
-use expected::ExpectedCall;
-use groups::Group;
-use upstreams::Upstream;
+use devices::Devices;
+use dialogs::DialogForwarding;
+use flows::FlowTable;
+use groups::Groups;
+use messages::Messages;
+use parked::ParkedRequests;
+use subscriptions::Subscriptions;
+use upstreams::Upstreams;
 
 /// One shard's SIP: registrations, held calls, attached devices.
 #[derive(Debug)]
 pub struct Endpoint {
     core: Core,
-    nonces: Nonces,
-    bindings: HashMap<BindingId, Box<Registration>>,
-    upstreams: BTreeMap<UpstreamId, Upstream>,
-    /// What registrars call bindings beside their Contact (RFC 5627); empty where none does.
-    gruus: BTreeSet<(Box<str>, BindingId)>,
-    /// Dialled streams and whom they lead to.
-    links: HashMap<FlowId, UpstreamId>,
-    devices: HashMap<InstanceId, Device>,
-    /// The devices of a binding beside the one that speaks for it; empty for those that have one device.
-    groups: BTreeMap<BindingId, Group>,
-    /// Bindings that there ever were.
-    generation: u32,
-    attached: HashMap<InstanceId, Attached>,
-    device_flows: HashMap<FlowId, DeviceFlow>,
-    verifications: HashMap<VerificationId, Verification>,
-    next_verification: u64,
-    /// Upstream streams that a dialog may use.
-    streams: HashMap<FlowId, Transport>,
-    /// What a forwarded request is answered when nobody else answers it.
-    failures: HashMap<ServerId, (u16, bytes::Bytes)>,
-    /// Requests of dialogs that wait for a peer to come back.
-    parked: HashMap<core::OfflinePeer, Vec<parked::Parked>>,
-    calls: HashMap<CallId, PendingInvite>,
-    calls_of: HashMap<InstanceId, Vec<CallId>>,
-    expected: HashMap<BindingId, ExpectedCall>,
-    expected_bindings: HashMap<CallId, BindingId>,
-    messages: HashMap<MessageRequestId, PendingMessage>,
-    subscriptions: HashMap<BindingId, Box<Subscription>>,
-    next_message: u64,
+    bindings: Bindings,
+    upstreams: Upstreams,
+    devices: Devices,
+    groups: Groups,
+    attachments: Attachments,
+    flows: FlowTable,
+    dialogs: DialogForwarding,
+    parked: ParkedRequests,
+    calls: Calls,
+    messages: Messages,
+    subscriptions: Subscriptions,
     push_bindings: push_bindings::PushBindings,
     registers: forwarded_registers::ForwardedRegisters,
 }
@@ -119,29 +101,18 @@ impl Endpoint {
             chunk.copy_from_slice(&random.bits().to_be_bytes());
         }
         Self {
-            nonces: Nonces::new(nonce_key, now),
             core: Core::new(settings, random),
-            bindings: HashMap::new(),
-            upstreams: BTreeMap::new(),
-            gruus: BTreeSet::new(),
-            links: HashMap::new(),
-            devices: HashMap::new(),
-            groups: BTreeMap::new(),
-            generation: 0,
-            attached: HashMap::new(),
-            device_flows: HashMap::new(),
-            verifications: HashMap::new(),
-            next_verification: 0,
-            streams: HashMap::new(),
-            failures: HashMap::new(),
-            parked: HashMap::new(),
-            calls: HashMap::new(),
-            calls_of: HashMap::new(),
-            expected: HashMap::new(),
-            expected_bindings: HashMap::new(),
-            messages: HashMap::new(),
-            subscriptions: HashMap::new(),
-            next_message: 0,
+            bindings: Bindings::default(),
+            upstreams: Upstreams::default(),
+            devices: Devices::default(),
+            groups: Groups::default(),
+            attachments: Attachments::new(nonce_key, now),
+            flows: FlowTable::default(),
+            dialogs: DialogForwarding::default(),
+            parked: ParkedRequests::default(),
+            calls: Calls::default(),
+            messages: Messages::default(),
+            subscriptions: Subscriptions::default(),
             push_bindings: push_bindings::PushBindings::default(),
             registers: forwarded_registers::ForwardedRegisters::default(),
         }
@@ -160,7 +131,7 @@ impl Endpoint {
                 self.on_failback_dialled(now, upstream, flow, transport)
             }
             Input::DialFailed(upstream) => self.on_dial_failed(now, upstream),
-            Input::Addresses { upstream, addresses } => self.on_addresses(upstream, addresses),
+            Input::Addresses { upstream, addresses } => self.upstreams.set_addresses(upstream, addresses),
             Input::Closed(flow) => self.on_closed(now, flow),
             Input::Bind(new) => self.on_bind(now, *new),
             Input::Unbind { instance, deadline } => self.on_unbind(now, instance, deadline),
@@ -200,11 +171,10 @@ impl Endpoint {
                 Timer::Pace(upstream) => self.on_pace_due(now, upstream),
                 Timer::Device(instance) => self.on_device_due(now, instance),
                 Timer::Call(call) => self.on_call_due(now, call),
-                Timer::ExpectedCall(call) => self.on_expected_due(now, call),
                 Timer::ReplacedFlow(upstream, flow) => self.on_replaced_flow_due(upstream, flow),
                 Timer::Linger(flow) => self.core.outputs.push_back(Output::Close(flow)),
                 Timer::Parked(who) => self.on_parked_due(now, who),
-                Timer::Forget(call) => self.forget_call(call),
+                Timer::Forget(call) => self.calls.forget(call),
                 Timer::Subscription(binding) => self.on_subscription_due(now, binding),
                 Timer::Message(page) => self.on_message_due(now, page),
                 Timer::ForwardedRegister(register) => self.on_forwarded_register_due(now, register),
@@ -260,13 +230,13 @@ impl Endpoint {
     }
 
     /// How many calls are held or being set up; what a drain waits for.
-    #[expect(clippy::disallowed_methods, reason = "a count is the same in every order")]
     pub fn open_calls(&self) -> usize {
-        self.calls.values().filter(|call| !call.is_closed()).count()
+        self.calls.open().len()
     }
 
     /// How much this endpoint holds at this moment.
     pub fn counts(&self) -> Counts {
+        let (attached, device_flows, verifications) = self.attachments.counts();
         Counts {
             push_bindings: self.push_bindings.len(),
             waiting: self.registers.len(),
@@ -274,12 +244,12 @@ impl Endpoint {
             upstreams: self.upstreams.len(),
             devices: self.devices.len(),
             shared: self.groups.len(),
-            attached: self.attached.len(),
-            flows: self.links.len() + self.streams.len() + self.device_flows.len(),
-            verifications: self.verifications.len(),
-            calls: self.calls.len() + self.calls_of.len() + self.expected.len(),
+            attached,
+            flows: self.upstreams.links() + self.flows.len() + device_flows,
+            verifications,
+            calls: self.calls.len(),
             messages: self.messages.len(),
-            transactions: self.core.transactions.len() + self.failures.len() + self.parked.len(),
+            transactions: self.core.transactions.len() + self.dialogs.len() + self.parked.len(),
             timers: self.core.timers.pending() + self.core.transactions.timers(),
         }
     }

@@ -41,7 +41,7 @@ impl Endpoint {
         // Each device pays, whichever of them still can.
         let mut granted = false;
         for instance in &members {
-            granted |= self.spend_notify(now, *instance);
+            granted |= self.devices.spend_notify(now, *instance);
         }
         if !granted {
             return 480;

@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use super::attachments::Attached;
 use super::core::OfflinePeer;
-use super::devices::Attached;
 use super::pushed::{PushBinding, PushBindingEnd, RestoredPushBinding};
 use super::{Endpoint, Event, Side, Source, Timer};
 use crate::edge::forward;
@@ -127,7 +127,7 @@ impl Endpoint {
         self.write_down(now, binding, upstream, &registration);
         self.core.event(Event::PushBindingAccepted(Box::new(registration)));
         let expires_at = now + expires;
-        if self.device_flow_carries(source.flow, instance) {
+        if self.attachments.carry(source.flow, instance) {
             let attached = Attached { flow: source.flow, transport: source.transport, contact: "".into(), expires_at };
             self.attach(now, instance, attached);
             self.fork_waiting(now, instance);
@@ -173,7 +173,7 @@ impl Endpoint {
         }
         self.push_bindings.bindings.insert(binding, instance);
         self.push_bindings.contacts.insert((aor.clone(), contact.clone()), instance);
-        if !self.devices.contains_key(&instance) {
+        if !self.devices.knows(instance) {
             self.add_device(now, instance, binding);
         }
         self.core.timers.set(expires_at - before, Timer::PushBinding(instance));
@@ -207,7 +207,7 @@ impl Endpoint {
             return;
         }
         row.woken_at = Some(now);
-        if self.spend_call(now, instance) {
+        if self.devices.spend_call(now, instance) {
             self.core.event(Event::RefreshNeeded(instance));
         }
     }
@@ -250,7 +250,7 @@ impl Endpoint {
         if request.to().is_some_and(|to| to.tag().is_some()) {
             return self.refuse(now, reply, &request, 481);
         }
-        let attached = self.attached.contains_key(&instance);
+        let attached = self.attachments.is_attached(instance);
         match request.method() {
             Some(Method::Invite) => {
                 let bytes = request.edit().pop(Name::Route).finish();

@@ -21,6 +21,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::{ClientOwner, Endpoint, Event, ServerOwner, Source};
+use crate::edge::call::Call;
 use crate::edge::{forward, push_proxy};
 use crate::flow::Side;
 use crate::id::{BranchId, FlowId};
@@ -33,8 +34,8 @@ pub(super) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE, NOTI
 impl Endpoint {
     pub(super) fn on_message(&mut self, now: Instant, source: Source, message: Message) {
         self.on_sign_of_life(now, source.flow, false);
-        if source.side == Side::Upstream && source.flow.is_reliable() {
-            self.streams.insert(source.flow, source.transport);
+        if source.side == Side::Upstream {
+            self.flows.note_upstream(&source);
         }
         if message.is_request() {
             self.on_request(now, source, message);
@@ -106,7 +107,7 @@ impl Endpoint {
     /// has opened another one.
     fn may_cancel(&self, source: &Source, owner: ServerOwner) -> bool {
         let ServerOwner::Call(call) = owner else { return false };
-        let binding = self.calls.get(&call).map(|pending| pending.binding);
+        let binding = self.calls.get(call).map(Call::binding);
         source.side == Side::Upstream && binding.is_some_and(|binding| self.is_trusted(binding, source))
     }
 

@@ -3,6 +3,7 @@
 //! Invariant: a SUBSCRIBE goes by the flow that its binding is registered on, and by no other; a challenge to it is
 //! answered only when it came back by that flow, which the transaction sees to.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use super::bindings::hashes;
@@ -13,20 +14,31 @@ use crate::message::{Message, Method};
 use crate::registration::RequestContext;
 use crate::subscription::{Step, Subscription};
 
+/// The mailbox subscriptions of bindings.
+#[derive(Debug, Default)]
+pub(super) struct Subscriptions(HashMap<BindingId, Box<Subscription>>);
+
+impl Subscriptions {
+    /// The binding is gone, and the server is told nothing.
+    pub(super) fn forget(&mut self, binding: BindingId) {
+        self.0.remove(&binding);
+    }
+}
+
 impl Endpoint {
     /// The instance wants to know of its mailbox.
     pub(super) fn on_subscribe(&mut self, now: Instant, binding: BindingId) {
-        let Some(registration) = self.bindings.get(&binding) else { return };
-        if self.subscriptions.contains_key(&binding) {
+        let Some(registration) = self.bindings.get(binding) else { return };
+        if self.subscriptions.0.contains_key(&binding) {
             return;
         }
         let subscription = Subscription::new(now, registration.aor().into(), &mut self.core.random);
-        self.subscriptions.insert(binding, Box::new(subscription));
+        self.subscriptions.0.insert(binding, Box::new(subscription));
         self.go_on(now, binding, Step::Nothing);
     }
 
     pub(super) fn on_subscription_due(&mut self, now: Instant, binding: BindingId) {
-        let Some(subscription) = self.subscriptions.get_mut(&binding) else { return };
+        let Some(subscription) = self.subscriptions.0.get_mut(&binding) else { return };
         if subscription.armed.fires(now) {
             let step = subscription.on_deadline(now);
             self.go_on(now, binding, step);
@@ -39,7 +51,7 @@ impl Endpoint {
         binding: BindingId,
         authorization: Option<String>,
     ) {
-        let Some(subscription) = self.subscriptions.get_mut(&binding) else { return };
+        let Some(subscription) = self.subscriptions.0.get_mut(&binding) else { return };
         let step = subscription.answer(authorization);
         self.go_on(now, binding, step);
     }
@@ -52,7 +64,7 @@ impl Endpoint {
         response: &Message,
     ) {
         let hashes = hashes(self.core.settings.upstream.allow_md5);
-        let Some(subscription) = self.subscriptions.get_mut(&binding) else { return };
+        let Some(subscription) = self.subscriptions.0.get_mut(&binding) else { return };
         let step = subscription.on_response(
             now,
             branch,
@@ -65,7 +77,7 @@ impl Endpoint {
     }
 
     pub(super) fn on_subscribe_silence(&mut self, now: Instant, binding: BindingId, branch: Option<BranchId>) {
-        let Some(subscription) = self.subscriptions.get_mut(&binding) else { return };
+        let Some(subscription) = self.subscriptions.0.get_mut(&binding) else { return };
         subscription.on_silence(now, branch, &self.core.settings.timing.upstream.back_off, &mut self.core.random);
         self.go_on(now, binding, Step::Nothing);
     }
@@ -73,12 +85,12 @@ impl Endpoint {
     /// Whether a NOTIFY with a To tag is of this binding's subscription.
     pub(super) fn is_subscribed(&self, binding: BindingId, notify: &Message) -> bool {
         let ours = notify.call_id().is_some_and(|call_id| Subscription::owns(binding, &self.core.epoch, call_id));
-        ours && self.subscriptions.get(&binding).is_some_and(|subscription| subscription.may_be_notified())
+        ours && self.subscriptions.0.get(&binding).is_some_and(|subscription| subscription.may_be_notified())
     }
 
     /// A NOTIFY of a subscription has been answered.
     pub(super) fn on_notified(&mut self, now: Instant, binding: BindingId, notify: &Message) {
-        if let Some(subscription) = self.subscriptions.get_mut(&binding) {
+        if let Some(subscription) = self.subscriptions.0.get_mut(&binding) {
             subscription.on_notify(now, notify, &self.core.settings.timing.upstream.back_off, &mut self.core.random);
             self.go_on(now, binding, Step::Nothing);
         }
@@ -86,7 +98,7 @@ impl Endpoint {
 
     /// The binding ends, and its subscription with it: the server is told once, and its answer is not waited for.
     pub(super) fn end_subscription(&mut self, now: Instant, binding: BindingId) {
-        let Some(mut subscription) = self.subscriptions.remove(&binding) else { return };
+        let Some(mut subscription) = self.subscriptions.0.remove(&binding) else { return };
         let branch = self.core.branch();
         let Some((flow, transport)) = self.flow_of_registration(binding) else { return };
         let local = self.core.settings.sent_by(Side::Upstream, transport).host;
@@ -98,7 +110,7 @@ impl Endpoint {
     }
 
     fn flow_of_registration(&self, binding: BindingId) -> Option<(FlowId, Transport)> {
-        self.flow_of_upstream(self.bindings.get(&binding)?.upstream)
+        self.upstreams.flow(self.bindings.get(binding)?.upstream)
     }
 
     fn go_on(&mut self, now: Instant, binding: BindingId, step: Step) {
@@ -106,7 +118,7 @@ impl Endpoint {
             Step::Nothing => {}
             Step::Ask => {
                 let cnonce = self.core.random.tag();
-                let Some(subscription) = self.subscriptions.get_mut(&binding) else { return };
+                let Some(subscription) = self.subscriptions.0.get_mut(&binding) else { return };
                 let uri = subscription.uri().into();
                 if let Some((challenge, nc)) = subscription.challenge() {
                     let challenge = challenge.clone();
@@ -115,7 +127,7 @@ impl Endpoint {
             }
             Step::Send => return self.send_subscribe(now, binding),
         }
-        let Some(subscription) = self.subscriptions.get_mut(&binding) else { return };
+        let Some(subscription) = self.subscriptions.0.get_mut(&binding) else { return };
         if let Some(at) = subscription.armed.must_set(subscription.deadline()) {
             self.core.timers.set(at, Timer::Subscription(binding));
         }
@@ -126,8 +138,8 @@ impl Endpoint {
         let Some((flow, transport)) = self.flow_of_registration(binding) else {
             return self.on_subscribe_silence(now, binding, None);
         };
-        let Some(registration) = self.bindings.get(&binding) else { return };
-        let Some(subscription) = self.subscriptions.get_mut(&binding) else { return };
+        let Some(registration) = self.bindings.get(binding) else { return };
+        let Some(subscription) = self.subscriptions.0.get_mut(&binding) else { return };
         let local = self.core.settings.sent_by(Side::Upstream, transport).host;
         let head = RequestContext { registrar: "", transport, local, branch, epoch: &self.core.epoch };
         let bytes = subscription.compose(binding, &head, registration.service_route());

@@ -11,10 +11,6 @@ use std::path::{Path, PathBuf};
 
 /// Circles that are still being opened: a folder and the files of the circle. Nothing is ever added.
 const KNOWN: &[(&str, &[&str])] = &[
-    ("sip/src/auth", &["credentials", "response"]),
-    ("sip/src/endpoint", &["calls", "expected"]),
-    ("sip/src/endpoint", &["failback", "upstreams"]),
-    ("sip/src/endpoint", &["forwarded_registers", "push_bindings"]),
     ("relay/src/net", &["listen", "stream", "websocket"]),
     ("relay/src/vault", &["codec", "proxied", "record"]),
     ("relay/src/vault", &["keyring", "seal"]),

@@ -285,12 +285,9 @@ mod tests {
         assert_eq!((direct.verified_domain(), direct.registrar()), ("reg.example.com", "sip:reg.example.com:5080"));
         assert_eq!(direct.target().transport, Some(Transport::Tcp));
         let proxied = route("sip:alice@example.com", Some(registrar), Some(proxy));
-        assert_eq!(
-            (push_bindings.verified_domain(), push_bindings.registrar()),
-            ("edge.example.com", "sip:reg.example.com:5080")
-        );
-        assert_eq!(push_bindings.target().port, Some(5061));
-        let trusted: Vec<String> = push_bindings.other_targets().map(|target| target.host.into()).collect();
+        assert_eq!((proxied.verified_domain(), proxied.registrar()), ("edge.example.com", "sip:reg.example.com:5080"));
+        assert_eq!(proxied.target().port, Some(5061));
+        let trusted: Vec<String> = proxied.other_targets().map(|target| target.host.into()).collect();
         assert_eq!(trusted, ["example.com", "reg.example.com"]);
     }
 
