@@ -21,7 +21,7 @@ use crate::metrics::labels::WipeReason;
 use crate::net::drain::Drain;
 use crate::net::resolve::Resolver;
 use crate::secret::InstanceSecret;
-use crate::vault::kept::{Message, MissedCall};
+use crate::vault::items::{Message, MissedCall};
 use crate::vault::{Lookup, Vault};
 
 mod beside;

@@ -14,7 +14,7 @@ use crate::agent::Call;
 use crate::agent::request::{CallDenied, CallRequest, Denied, InstanceStatus, Principal, Request};
 use crate::clock::unix_now;
 use crate::metrics::labels;
-use crate::secret::{InstanceSecret, with_clean_stack};
+use crate::secret::InstanceSecret;
 use crate::vault::record::Record;
 
 impl Inner {
@@ -110,7 +110,7 @@ impl Inner {
     }
 
     pub(super) fn with_record<T>(&self, standing: &InstanceStatus, work: impl FnOnce(&Record) -> T) -> Option<T> {
-        with_clean_stack(|| self.ground.vault.unseal(standing.id, &standing.sealed).ok().map(|record| work(&record)))
+        self.ground.vault.open_lent(standing.id, &standing.sealed, work).ok()
     }
 }
 

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -213,6 +213,16 @@ impl fmt::Debug for Input {
             other => write!(f, "Input({:?})", std::mem::discriminant(other)),
         }
     }
+}
+
+/// What [`Endpoint::poll`](super::Endpoint::poll) gives.
+#[derive(Debug)]
+pub enum Poll {
+    /// Do this, and poll again.
+    Output(Output),
+    /// Nothing more is to be done until the next input, or until this moment: then call
+    /// [`Endpoint::handle_timeout`](super::Endpoint::handle_timeout). `None`: no deadline is set.
+    Until(Option<Instant>),
 }
 
 /// What an endpoint wants done.

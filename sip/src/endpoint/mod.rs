@@ -1,8 +1,8 @@
 //! The only meeting place: inputs in, outputs out.
 //!
 //! # The drive contract
-//! One mutation ([`Endpoint::handle`] or [`Endpoint::handle_timeout`]), then [`Endpoint::poll_output`] until it gives
-//! `None`, then [`Endpoint::poll_timeout`]; then the next mutation. `now` never goes back.
+//! One mutation ([`Endpoint::handle`] or [`Endpoint::handle_timeout`]), then [`Endpoint::poll`] until it gives
+//! [`Poll::Until`], which says when to call [`Endpoint::handle_timeout`]; then the next mutation. `now` never goes back.
 //!
 //! | room | what it holds |
 //! | --- | --- |
@@ -118,7 +118,7 @@ impl Endpoint {
         }
     }
 
-    /// One mutation. Drain [`Self::poll_output`] before the next.
+    /// One mutation. Drain [`Self::poll`] before the next.
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
             Input::Received { source, message } => self.on_message(now, source, message),
@@ -194,17 +194,13 @@ impl Endpoint {
         self.core.flush();
     }
 
-    /// When [`Self::handle_timeout`] must be called next.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        match (self.core.timers.next(), self.core.transactions.next_deadline()) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
+    /// What is to be done, one thing after the other; at the end, until when nothing is.
+    pub fn poll(&mut self) -> Poll {
+        if let Some(output) = self.core.outputs.pop_front() {
+            return Poll::Output(output);
         }
-    }
-
-    /// What is to be done; `None` when all is told.
-    pub fn poll_output(&mut self) -> Option<Output> {
-        self.core.outputs.pop_front()
+        let deadlines = [self.core.timers.next(), self.core.transactions.next_deadline()];
+        Poll::Until(deadlines.into_iter().flatten().min())
     }
 
     /// The shard that a message belongs to; `None`: any shard may answer it.

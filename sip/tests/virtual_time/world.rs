@@ -23,6 +23,8 @@ pub struct Sent {
 pub struct World {
     pub endpoint: Endpoint,
     pub now: Instant,
+    /// When the endpoint wants to be told the time next.
+    due: Option<Instant>,
     pub sent: Vec<Sent>,
     pub events: Vec<Event>,
     pub closed: Vec<FlowId>,
@@ -88,6 +90,7 @@ impl World {
         Self {
             endpoint: Endpoint::new(now, settings, [3; 32]),
             now,
+            due: None,
             sent: Vec::new(),
             events: Vec::new(),
             closed: Vec::new(),
@@ -160,7 +163,7 @@ impl World {
 
     pub fn advance(&mut self, by: Duration) {
         let until = self.now + by;
-        while let Some(at) = self.endpoint.poll_timeout().filter(|at| *at <= until) {
+        while let Some(at) = self.due.filter(|at| *at <= until) {
             self.now = at.max(self.now);
             self.endpoint.handle_timeout(self.now);
             self.drain();
@@ -169,7 +172,14 @@ impl World {
     }
 
     fn drain(&mut self) {
-        while let Some(output) = self.endpoint.poll_output() {
+        loop {
+            let output = match self.endpoint.poll() {
+                Poll::Output(output) => output,
+                Poll::Until(due) => {
+                    self.due = due;
+                    return;
+                }
+            };
             match output {
                 Output::Send { flow, bytes } => {
                     if bytes.iter().all(|b| matches!(b, b'\r' | b'\n')) {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sip::auth::{Challenge, DigestResponse, Ha1, Hash};
 use sip::endpoint::{
-    Endpoint, Event, IncomingCall, Input, Output, Proof, RegistrationFailure, Settings, Source, Timing, Transport,
+    Endpoint, Event, IncomingCall, Input, Output, Poll, Proof, RegistrationFailure, Settings, Source, Timing, Transport,
 };
 use sip::id::{BindingId, FlowId, InstanceId, ShardTag, UpstreamId};
 use sip::message::{Limits, Message, Method};
@@ -27,6 +27,8 @@ use super::{ANSWER_TIMEOUT, REGISTER_EXPIRES, RING_TIMEOUT};
 #[derive(Debug)]
 pub struct Relay {
     pub(super) shards: Vec<Endpoint>,
+    /// When each of them wants to be told the time next.
+    due: Vec<Option<Instant>>,
     start: Instant,
 }
 
@@ -55,17 +57,17 @@ impl Relay {
             key[..8].copy_from_slice(&seed.to_be_bytes());
             Endpoint::new(start, settings, key)
         };
-        Self { shards: (0..shards).map(shard).collect(), start }
+        Self { due: vec![None; shards.into()], shards: (0..shards).map(shard).collect(), start }
     }
 
     /// When a shard wants to be asked next, and which.
     pub(super) fn next_due(&self) -> Option<(At, usize)> {
-        let due = |(index, shard): (usize, &Endpoint)| {
-            let after = shard.poll_timeout()?.saturating_duration_since(self.start);
+        let due = |(index, due): (usize, &Option<Instant>)| {
+            let after = due.as_ref()?.saturating_duration_since(self.start);
             // Never early: a part of a microsecond counts as a whole one.
             Some((after.as_nanos().div_ceil(1000) as At, index))
         };
-        self.shards.iter().enumerate().filter_map(due).min()
+        self.due.iter().enumerate().filter_map(due).min()
     }
 
     fn instant(&self, at: At) -> Instant {
@@ -103,7 +105,14 @@ impl World {
     }
 
     fn drain(&mut self, shard: usize) {
-        while let Some(output) = self.relay.shards[shard].poll_output() {
+        loop {
+            let output = match self.relay.shards[shard].poll() {
+                Poll::Output(output) => output,
+                Poll::Until(due) => {
+                    self.relay.due[shard] = due;
+                    return;
+                }
+            };
             match output {
                 Output::Send { flow, bytes } => self.on_send(shard, flow, bytes),
                 Output::Dial { upstream, avoid } => self.on_dial(shard, upstream, avoid),

@@ -13,8 +13,8 @@ use crate::agent::request::FirstRegistration;
 use crate::agent::tables::timeline::What;
 use crate::clock::unix_now;
 use crate::metrics::labels::{AdmissionOutcome, InstanceState, InviteOutcome, RegistrationOutcome, WipeReason};
-use crate::secret::with_clean_stack;
-use crate::vault::record::{Provider, Record};
+use crate::vault::Sealed;
+use crate::vault::record::{Provider, PushBindingRecord, Record, StoredRecord};
 
 impl Shard {
     /// `at`: when what the event follows from arrived from the network.
@@ -96,17 +96,25 @@ impl Shard {
         }
     }
 
-    /// Gives `work` the record of an instance that is not over, for this moment. `None` when there is none, or when it
-    /// does not open.
+    /// Gives `work` the record of a lent account, for this moment. `None` when there is none, or when it does not open.
     pub(crate) fn with_record<T>(&self, id: InstanceId, work: impl FnOnce(&Record) -> T) -> Option<T> {
-        let row = self.instances.get(id)?;
-        with_clean_stack(|| match self.shared.vault.unseal(id, &row.sealed) {
-            Ok(record) => Some(work(&record)),
-            Err(error) => {
-                tracing::error!(instance = %id, %error, "a record does not open");
-                None
-            }
-        })
+        self.opened(id, &self.instances.get(id)?.sealed, |record| record.lent().map(work))
+    }
+
+    /// Gives `work` the record of a push binding; otherwise as [`Self::with_record`].
+    pub(crate) fn with_push_binding<T>(&self, id: InstanceId, work: impl FnOnce(&PushBindingRecord) -> T) -> Option<T> {
+        self.opened(id, self.push_bindings.sealed(id)?, |record| record.push_binding().map(work))
+    }
+
+    /// Opens what `sealed` holds of an instance of either kind.
+    pub(crate) fn opened<T>(
+        &self,
+        id: InstanceId,
+        sealed: &Sealed,
+        work: impl FnOnce(&StoredRecord) -> Option<T>,
+    ) -> Option<T> {
+        let opened = self.shared.vault.open_record(id, sealed, work);
+        opened.inspect_err(|error| tracing::error!(instance = %id, %error, "a record does not open")).ok()?
     }
 
     /// Moves an instance from one state to another, in the metrics too.

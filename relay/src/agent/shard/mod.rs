@@ -23,7 +23,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{Endpoint, Input, Output, Settings};
+use sip::endpoint::{Endpoint, Input, Output, Poll, Settings};
 use sip::id::{CallId, FlowId, InstanceId, UpstreamId};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -37,6 +37,7 @@ use crate::agent::tables::instances::{Due, Instances};
 use crate::agent::transport::connections::Writer;
 use crate::clock::unix_now;
 use crate::net::drain::Drain;
+use crate::random;
 
 /// Inputs taken from the inbox at once.
 const BATCH: usize = 64;
@@ -48,6 +49,8 @@ pub(crate) struct Shard {
     pub(crate) index: usize,
     pub(crate) shared: Arc<Shared>,
     pub(crate) endpoint: Endpoint,
+    /// When the endpoint wants to be told the time next.
+    due: Option<Instant>,
     pub(crate) instances: Instances,
     pub(crate) push_bindings: PushBindings,
     pub(crate) calls: Calls,
@@ -68,14 +71,12 @@ pub(crate) struct Shard {
 
 impl Shard {
     pub(crate) fn new(index: usize, settings: Settings, shared: Arc<Shared>) -> Self {
-        let mut seed = [0; 32];
-        // aws-lc aborts rather than fails when the system gives no randomness, so the error cannot occur.
-        aws_lc_rs::rand::fill(&mut seed).expect("the system's random source answers");
         let now = Instant::now();
         Self {
             index,
             shared,
-            endpoint: Endpoint::new(now, settings, seed),
+            endpoint: Endpoint::new(now, settings, random::bytes()),
+            due: None,
             instances: Instances::default(),
             push_bindings: PushBindings::default(),
             calls: Calls::default(),
@@ -136,6 +137,8 @@ impl Shard {
                 "an input met a fault of the relay and was dropped; please report this"
             );
             self.next.clear();
+            // What the endpoint wants is asked anew.
+            self.due = Some(Instant::now());
         }
     }
 
@@ -172,7 +175,7 @@ impl Shard {
 
     fn on_time(&mut self) {
         let now = Instant::now();
-        if self.endpoint.poll_timeout().is_some_and(|due| due <= now) {
+        if self.due.is_some_and(|due| due <= now) {
             self.endpoint.handle_timeout(now);
             self.drain(now);
             self.settle(now);
@@ -191,12 +194,19 @@ impl Shard {
         let now = Instant::now();
         let end = self.instances.next_moment().map(|at| now + Duration::from_secs(at.saturating_sub(unix_now())));
         let nap = now + NAP_MAX;
-        [self.endpoint.poll_timeout(), end].into_iter().flatten().fold(nap, Instant::min)
+        [self.due, end].into_iter().flatten().fold(nap, Instant::min)
     }
 
     /// Does what the endpoint wants done because of what arrived at `at`.
     fn drain(&mut self, at: Instant) {
-        while let Some(output) = self.endpoint.poll_output() {
+        loop {
+            let output = match self.endpoint.poll() {
+                Poll::Output(output) => output,
+                Poll::Until(due) => {
+                    self.due = due;
+                    return;
+                }
+            };
             match output {
                 Output::Send { flow: FlowId::Datagram(peer), bytes } => {
                     if let Some(udp) = &self.shared.udp {

@@ -23,7 +23,7 @@ use relay::metrics::labels::{MessageOutcome, PushOutcome, PushProvider};
 use relay::push::Event;
 use relay::secret::Aor;
 use relay::secret::{ApiKey, InstanceSecret};
-use relay::vault::kept::{Counts, Message, MissedCall};
+use relay::vault::items::{Counts, Message, MissedCall};
 use relay::vault::record::{Presence, Provider, WakeFor};
 use serde_json::Value;
 use sip::id::{CallId, InstanceId, MessageId, ShardTag};
