@@ -58,7 +58,7 @@ use crate::random::Random;
 use crate::timers::Armed;
 use crate::timing::BackOff;
 
-pub use challenges::{CHALLENGES_MAX, Challenger};
+pub use challenges::Challenger;
 use challenges::{Challenges, Verdict};
 use grant::RegistrarInfo;
 use request::RegisterRequest;
