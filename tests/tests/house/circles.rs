@@ -10,9 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Circles that are still being opened: a folder and the files of the circle. Nothing is ever added.
-const KNOWN: &[(&str, &[&str])] = &[
-    ("relay/src/net", &["listen", "stream", "websocket"]),
-];
+const KNOWN: &[(&str, &[&str])] = &[("relay/src/net", &["listen", "stream", "websocket"])];
 
 /// A module's path below its crate: `["net", "tls"]`.
 type ModulePath = Vec<String>;
