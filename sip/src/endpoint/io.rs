@@ -407,6 +407,10 @@ pub enum Event {
         /// The status: 403 wrong source, 404 unknown Contact, 480 over the rate, 482, 483, …
         status: u16,
     },
+    /// A request was refused before it reached a binding; an INVITE also with [`Event::InviteRefused`].
+    RequestRefused(RequestRefusal),
+    /// A device's REGISTER was answered without [`Event::VerifyDevice`].
+    EdgeRegister(EdgeRegister),
     /// A device registers through this relay (RFC 8599); answer with [`Input::Route`].
     RouteNeeded(Box<RouteRequest>),
     /// A way that [`Input::Route`] or [`Input::RestorePushBinding`] gave is not used any more; once for each.
@@ -423,6 +427,30 @@ pub enum Event {
     /// The device of a registration that passed through is to register again: because that ends soon (RFC 8599 §5.5), or
     /// because a request other than a call waits for it (§6.2.3).
     RefreshNeeded(InstanceId),
+}
+
+/// Why a request was refused before it reached a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestRefusal {
+    /// 403: it did not come from the account's own SIP server.
+    WrongSource,
+    /// 404: its Request-URI names nobody here.
+    Unknown,
+    /// 405, or 403 for a device: its method is not served outside a dialog.
+    Method,
+}
+
+/// How a device's REGISTER ended that no proof was verified for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EdgeRegister {
+    /// 401: it showed no credentials, or none over a fresh nonce.
+    Challenged,
+    /// 403: its From, To and credentials do not name the same instance.
+    Refused,
+    /// 403: no such instance is served here.
+    Unknown,
+    /// 403 or 503: its flow carries as many instances as it may, or the endpoint is full.
+    Limited,
 }
 
 /// How a MESSAGE ended that is not kept.

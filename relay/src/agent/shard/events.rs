@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{CallState, Event, IncomingCall, Input, RegistrationFailure};
+use sip::endpoint::{CallState, EdgeRegister, Event, IncomingCall, Input, RegistrationFailure, RequestRefusal};
 use sip::id::{BindingId, CallId, InstanceId};
 
 use super::Shard;
@@ -12,7 +12,9 @@ use crate::agent::digest::{self, Challenged, Unanswerable};
 use crate::agent::request::FirstRegistration;
 use crate::agent::tables::timeline::What;
 use crate::clock::unix_now;
-use crate::metrics::labels::{AdmissionOutcome, InstanceState, InviteOutcome, RegistrationOutcome, WipeReason};
+use crate::metrics::labels::{
+    AdmissionOutcome, InstanceState, InviteOutcome, RegistrationOutcome, SipRefusal, WipeReason,
+};
 use crate::vault::Sealed;
 use crate::vault::record::{Provider, PushBindingRecord, Record, StoredRecord};
 
@@ -87,6 +89,17 @@ impl Shard {
             Event::PushBindingAccepted(registration) => self.on_push_binding(*registration),
             Event::PushBindingEnded { instance, end } => self.on_push_binding_ended(instance, end),
             Event::RefreshNeeded(instance) => self.refresh(instance),
+            Event::RequestRefused(reason) => self.shared.metrics.sip_refused(match reason {
+                RequestRefusal::WrongSource => SipRefusal::WrongSource,
+                RequestRefusal::Unknown => SipRefusal::Unknown,
+                RequestRefusal::Method => SipRefusal::Method,
+            }),
+            Event::EdgeRegister(outcome) => self.shared.metrics.admission(match outcome {
+                EdgeRegister::Challenged => AdmissionOutcome::Challenged,
+                EdgeRegister::Refused => AdmissionOutcome::Refused,
+                EdgeRegister::Unknown => AdmissionOutcome::Unknown,
+                EdgeRegister::Limited => AdmissionOutcome::Limited,
+            }),
             Event::InviteRefused { status } => self.shared.metrics.invite(match status {
                 404 => InviteOutcome::Unknown,
                 403 => InviteOutcome::WrongSource,
