@@ -25,6 +25,7 @@ const RELAY: &[(&str, u8)] = &[
     ("clock", 0),
     ("config", 0),
     ("metrics", 0),
+    ("random", 0),
     ("secret", 0),
     ("vault", 1),
     ("push", 1),
