@@ -79,7 +79,7 @@ pub struct MessageRequestId(pub u64);
 /// A MESSAGE that is to be kept for a device (RFC 3428).
 #[derive(Clone)]
 pub struct InboundMessage {
-    /// The one on its way that it is a copy of.
+    /// The request that it is a copy of.
     pub request: MessageRequestId,
     /// Its name: the same when the same MESSAGE (Call-ID, CSeq, From tag) comes again for the same device.
     pub message: MessageId,

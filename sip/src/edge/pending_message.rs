@@ -27,11 +27,11 @@ use crate::transaction::ServerId;
 /// What the store did with a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreOutcome {
-    /// It has it.
+    /// The store has the copy.
     Stored,
-    /// It keeps no more for this device.
+    /// The store takes no more for this device.
     Full,
-    /// It does not answer.
+    /// The store does not answer.
     Unavailable,
 }
 
@@ -62,7 +62,7 @@ struct Copy {
     instance: InstanceId,
     message: MessageId,
     state: State,
-    /// The offer that may still be answered.
+    /// The client transaction that may still be answered.
     branch: Option<BranchId>,
     /// The device has taken it, after it was given to the store.
     taken: bool,
@@ -131,7 +131,7 @@ impl PendingMessage {
         None
     }
 
-    /// An offer will not be answered any more: the copy that the store must have, if it has not been given it.
+    /// A copy that was sent will not be answered any more: gives it for the store, if the store does not have it.
     pub fn on_lost(&mut self, now: Instant, branch: BranchId) -> Option<(InstanceId, MessageId)> {
         let copy = self.copies.iter_mut().find(|copy| copy.branch == Some(branch))?;
         copy.branch = None;

@@ -143,7 +143,7 @@ impl Endpoint {
         instance: InstanceId,
         authorization: Option<String>,
     ) {
-        // Who was asked may have left meanwhile.
+        // The device that was asked may have left meanwhile.
         let Some(registration) = self.bindings.get_mut(binding).filter(|it| it.instance == instance) else { return };
         let step = registration.answer(authorization);
         self.carry_out(now, binding, step);

@@ -64,11 +64,11 @@ pub(super) enum Timer {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ClientOwner {
     Register(BindingId),
-    /// Somebody at a better address is asked for.
+    /// OPTIONS to a better address.
     FailbackProbe(UpstreamId),
     Leg(CallId),
     Subscribe(BindingId),
-    /// A MESSAGE that is offered to a device.
+    /// A MESSAGE that was sent to a device.
     Message(MessageRequestId),
     /// A request that is forwarded inside a dialog.
     Forwarded(ServerId),

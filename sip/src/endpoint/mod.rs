@@ -77,7 +77,7 @@ use parked::ParkedRequests;
 use subscriptions::Subscriptions;
 use upstreams::Upstreams;
 
-/// One shard's SIP: registrations, held calls, attached devices.
+/// One shard's SIP: registrations, calls, attached devices.
 #[derive(Debug)]
 pub struct Endpoint {
     core: Core,
@@ -159,7 +159,7 @@ impl Endpoint {
             }
             Input::EndCalls => self.on_end_calls(now),
             Input::Route { register, route } => self.on_route(now, register, route),
-            Input::RestorePushBinding(adopted) => self.on_restore_push_binding(now, *adopted),
+            Input::RestorePushBinding(restored) => self.on_restore_push_binding(now, *restored),
             Input::RemovePushBinding(instance) => self.remove_push_binding(now, instance, PushBindingEnd::Removed),
         }
         self.core.flush();
@@ -229,7 +229,7 @@ impl Endpoint {
         own.or_else(|| passing().filter(|_| message.method() == Some(crate::message::Method::Register)))
     }
 
-    /// How many calls are held or being set up; what a drain waits for.
+    /// How many calls wait for their final answer; a shutdown waits until there are none.
     #[expect(clippy::disallowed_methods, reason = "a count is the same in every order")]
     pub fn open_calls(&self) -> usize {
         self.calls.open().len()

@@ -84,7 +84,7 @@ impl Transport {
     }
 }
 
-/// The way of one dialog: from the SIP server's flow to a device, and back.
+/// The two ends of one dialog: the SIP server's flow and a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowToken {
     /// The device.

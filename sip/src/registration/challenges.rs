@@ -10,7 +10,7 @@
 //! An answer that was right once is carried from then on with a rising count, so that a refresh is one round trip (RFC
 //! 7616 §3.6); the nonce that a 2xx names for the next time takes its place (RFC 7616 §3.5).
 //!
-//! Invariant: at most [`CHALLENGES_MAX`] challenges are kept; credentials that were refused are offered no second time.
+//! Invariant: at most [`CHALLENGES_MAX`] challenges are kept; refused credentials are sent no second time.
 
 use crate::auth::{Challenge, Hash};
 use crate::message::{Message, Name};

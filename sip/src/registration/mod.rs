@@ -20,7 +20,7 @@
 //! | 3xx whose Contact is the registrar itself | Asking, once | it moved nowhere |
 //! | 3xx, 408, 423, 429, 430, 439, 480, 5xx | BackingOff | at least Retry-After; the wait grows with each failure in a row |
 //! | silence | BackingOff | likewise |
-//! | any other, such as 403 and 404 | Refused | never again: who repeats a refusal is banned, and the user with it |
+//! | any other, such as 403 and 404 | Refused | never again: a server may ban an address that repeats a refused request |
 //!
 //! A 3xx to another place is not followed: an address that a message names is one that the operator has not allowed, and
 //! the account itself is where a user says that the registrar has moved.
@@ -37,7 +37,7 @@
 //! does not wait.
 //!
 //! Invariant: at most one REGISTER of a binding is under way; CSeq rises and Call-ID stays for the life of the process;
-//! credentials that were refused are not offered again. A challenge is answered by the shell; no credential comes here.
+//! refused credentials are not sent again. A challenge is answered by the shell; no credential comes here.
 
 pub mod challenges;
 pub mod grant;
@@ -326,7 +326,7 @@ impl Registration {
         }
     }
 
-    /// From now on this member's credentials answer. They begin without a nonce: who has a wrong password offers it once.
+    /// From now on this device's credentials answer. They begin without a nonce, so that a wrong password is sent once.
     pub fn set_credential_owner(&mut self, instance: InstanceId) -> Step {
         self.instance = instance;
         self.challenges.clear();
@@ -427,7 +427,7 @@ impl Registration {
             State::Asking(asking) => &asking.answers[..],
             _ => &[],
         };
-        let letter = RegisterRequest {
+        let request = RegisterRequest {
             binding: self.binding,
             aor: &self.aor,
             cseq: self.cseq,
@@ -437,7 +437,7 @@ impl Registration {
             outbound: self.outbound,
             answers,
         };
-        letter.write(head)
+        request.write(head)
     }
 
     /// The REGISTER was sent with this branch.

@@ -50,7 +50,7 @@ impl RegisterRequest<'_> {
         let rport = if transport == Transport::Udp { ";rport" } else { "" };
         let via = format!("SIP/2.0/{} {local};branch={}{rport}", transport.via(), head.branch);
         let supported = if self.outbound { "path, outbound, gruu" } else { "path, gruu" };
-        let letter = Composer::request(Method::Register, head.registrar)
+        let request = Composer::request(Method::Register, head.registrar)
             .header(Name::Via, via)
             .header(Name::MaxForwards, 70)
             .header(Name::From, format_args!("<{aor}>;tag={epoch}"))
@@ -63,7 +63,7 @@ impl RegisterRequest<'_> {
             .header(Name::UserAgent, concat!("sipwake/", env!("CARGO_PKG_VERSION")));
         let answers = self.answers.iter();
         answers
-            .fold(letter, |letter, (challenger, value)| letter.header(challenger.credentials_header(), value))
+            .fold(request, |request, (challenger, value)| request.header(challenger.credentials_header(), value))
             .finish()
     }
 

@@ -113,7 +113,7 @@ impl Pace {
     }
 }
 
-/// A better flow that is being asked whether anybody is there.
+/// A flow to a better address on which OPTIONS was sent.
 #[derive(Debug)]
 struct FailbackProbe {
     flow: FlowId,
@@ -224,7 +224,7 @@ impl Endpoint {
         }
     }
 
-    /// A guest wants a flow: one is opened unless that is under way.
+    /// A transit reference wants a flow: one is dialled unless that is under way.
     pub(super) fn want_transit_flow(&mut self, id: UpstreamId) {
         if self.upstreams.get(id).is_some_and(|upstream| matches!(upstream.link, Link::Down)) {
             self.dial(id, None);
