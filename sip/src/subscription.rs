@@ -39,7 +39,7 @@ const BEGIN_WITHIN_MS: (u64, u64) = (1_000, 20_000);
 /// Record-Routes that are kept of one dialog; with more the server is not asked again.
 const ROUTES_MAX: usize = 16;
 
-/// What the endpoint does next.
+/// The next action of the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Nothing.

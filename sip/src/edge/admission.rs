@@ -1,4 +1,4 @@
-//! What a device's REGISTER must show: a digest over a fresh nonce of ours, or a bearer token (RFC 7616, RFC 8898).
+//! The proof in a device's REGISTER: a digest over a fresh nonce of ours, or a bearer token (RFC 7616, RFC 8898).
 //!
 //! Nonces are not stored: each carries its time and a MAC that binds it to the flow it was given on. What is stored, for
 //! a flow, is the highest count seen with its latest nonce, so that an answer counts once.
@@ -26,14 +26,14 @@ pub const NONCE_LIFE: Duration = Duration::from_secs(300);
 /// (RFC 8760 §2.4); seen with baresip 1.0. The digest travels inside TLS and over a random secret, so MD5 does no harm.
 const MD5_ALONE: &[&str] = &["baresip v0.", "baresip v1.", "baresip v2."];
 
-/// What admission remembers of one device flow.
+/// The last nonce and count of one instance on one flow.
 #[derive(Debug, Default)]
 pub struct Replay {
     nonce: Box<str>,
     nc: u32,
 }
 
-/// What a REGISTER without or with a wrong proof is answered.
+/// The decision about a REGISTER at the edge.
 #[derive(Debug)]
 pub enum Admission {
     /// 401 with these challenges.
@@ -43,7 +43,7 @@ pub enum Admission {
     },
     /// Let the shell verify this.
     Verify(Proof),
-    /// 403: it says it is somebody whom its proof does not name.
+    /// 403: its From and its proof name different instances.
     Forbidden,
 }
 

@@ -1,4 +1,4 @@
-//! What a proxy changes in a message on its way (RFC 3261 §16.3, §16.6, §16.7; RFC 3581; RFC 5658).
+//! The changes that a proxy makes in a message (RFC 3261 §16.3, §16.6, §16.7; RFC 3581; RFC 5658).
 //!
 //! Invariant: Via, Record-Route, Route, Max-Forwards and the Request-URI are all that changes; every other header and the
 //! body leave byte for byte as they came.
@@ -31,7 +31,7 @@ pub enum Stop {
 }
 
 impl Stop {
-    /// The status that tells it.
+    /// The status of the response.
     pub fn status(self) -> u16 {
         match self {
             Self::Loop => 482,
@@ -94,8 +94,8 @@ pub fn forward_response(response: &Message, from: Side) -> Bytes {
     strip_asserted_identity(response.edit().pop(Name::Via), from).finish()
 }
 
-/// Leaves out what is not believed of this side: a device does not assert who it is, its SIP server does (RFC 3325 §5).
-/// What it would like to be (P-Preferred-Identity) is the SIP server's to judge.
+/// Removes the identity that a device asserts: only its SIP server may assert one (RFC 3325 §5).
+/// P-Preferred-Identity passes, for the SIP server to judge.
 pub fn strip_asserted_identity(edit: Edit<'_>, from: Side) -> Edit<'_> {
     match from {
         Side::Device => edit.remove(Name::PAssertedIdentity),

@@ -24,7 +24,7 @@ use crate::message::Message;
 use crate::timing::EdgeTiming;
 use crate::transaction::ServerId;
 
-/// What the store did with a copy.
+/// The store's answer for one copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreOutcome {
     /// The store has the copy.
@@ -35,7 +35,7 @@ pub enum StoreOutcome {
     Unavailable,
 }
 
-/// What the sender is told.
+/// The final response to the sender.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FinalResponse {
     /// A device's own answer.
@@ -168,12 +168,12 @@ impl PendingMessage {
     pub fn on_stored(&mut self, instance: InstanceId, outcome: StoreOutcome) -> Option<(InstanceId, MessageId)> {
         let waiting = |copy: &&mut Copy| copy.instance == instance && matches!(copy.state, State::Storing);
         let copy = self.copies.iter_mut().find(waiting)?;
-        // What the device has is delivered, whatever the store says.
+        // A copy that the device has taken is delivered, whatever the store says.
         copy.state = State::Stored(if copy.taken { StoreOutcome::Stored } else { outcome });
         (copy.taken && outcome == StoreOutcome::Stored).then_some((copy.instance, copy.message))
     }
 
-    /// What the sender is told, once: when all copies have ended. Take [`Self::request`] before [`Self::close`].
+    /// The final response, once: when all copies have ended. Take [`Self::request`] before [`Self::close`].
     pub fn response(&self) -> Option<FinalResponse> {
         let open = |copy: &Copy| matches!(copy.state, State::Sent | State::Storing);
         if self.request.is_none() || self.copies.iter().any(open) {

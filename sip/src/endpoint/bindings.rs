@@ -185,7 +185,7 @@ impl Endpoint {
         }
     }
 
-    /// What a 2xx says of the flow that it came by.
+    /// Reads Flow-Timer and the public address from a 2xx.
     fn on_granted(&mut self, now: Instant, binding: BindingId, response: &Message) {
         let Some(id) = self.bindings.get(binding).map(|registration| registration.upstream) else { return };
         if let Some(interval) = flow_timer(response) {

@@ -1,4 +1,4 @@
-//! What every room of the endpoint uses: its settings, randomness, deadlines, transactions and outputs.
+//! The core that every room of the endpoint uses: its settings, randomness, deadlines, transactions and outputs.
 //!
 //! Invariant: nothing leaves an endpoint but by [`Core::outputs`], and in the order in which it was made.
 
@@ -60,7 +60,7 @@ pub(super) enum Timer {
     PushBinding(InstanceId),
 }
 
-/// Whom a client transaction's outcome concerns.
+/// The owner of a client transaction, which its outcome concerns.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ClientOwner {
     Register(BindingId),
@@ -78,7 +78,7 @@ pub(super) enum ClientOwner {
     Nobody,
 }
 
-/// Whom a server transaction's CANCEL concerns.
+/// The owner of a server transaction, which a CANCEL concerns.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ServerOwner {
     Call(CallId),

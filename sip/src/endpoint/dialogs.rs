@@ -32,7 +32,7 @@ pub(super) struct NextHop {
 /// The requests inside dialogs that are forwarded and not answered.
 #[derive(Debug, Default)]
 pub(super) struct DialogForwarding {
-    /// What each is answered when nobody else answers it, with its status.
+    /// The response to each when nobody else answers it, with its status.
     failures: HashMap<ServerId, (u16, bytes::Bytes)>,
 }
 

@@ -37,7 +37,7 @@ pub const QUOTA_VIOLATIONS_MAX: u8 = 40;
 pub const REGISTERS_MAX: usize = 20_000;
 /// SIP servers that are dialled at once because of a REGISTER, on one shard; one for a further one is answered 503.
 pub const DIALS_MAX: usize = 64;
-/// What a device that goes too fast is told to wait, in seconds.
+/// The Retry-After of a device that sends too many, in seconds.
 const RETRY_AFTER_S: u32 = 10;
 
 /// The REGISTERs that are under way.
@@ -80,7 +80,7 @@ pub(super) struct ForwardedRegister {
     branch: Option<BranchId>,
 }
 
-/// What is known of a flow that REGISTERs came by.
+/// The quota of one flow that REGISTERs came by.
 struct FlowQuota {
     budget: u8,
     refilled: Instant,

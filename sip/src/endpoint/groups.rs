@@ -89,7 +89,7 @@ impl Endpoint {
             self.core.event(Event::Unbound { instance: last, confirmed: false, shared: true });
             let goal = if self.devices.is_in_background(instance) { Goal::Registered } else { Goal::Silent };
             return self.redirect(now, binding, |registration| {
-                // What follows is what the new goal wants.
+                // The new goal decides the next step.
                 let _ = registration.set_credential_owner(instance);
                 registration.aim(goal)
             });

@@ -68,7 +68,7 @@ impl Endpoint {
         }
     }
 
-    /// What a MESSAGE is answered that goes neither to a device nor to the store.
+    /// The answer to a MESSAGE that goes neither to a device nor to the store.
     fn refusal_of(&mut self, now: Instant, request: &Message, members: &[InstanceId]) -> Option<(u16, MessageEnd)> {
         let media = request.text(Name::ContentType).unwrap_or_default();
         let media = media.split(';').next().unwrap_or_default().trim();
@@ -238,7 +238,7 @@ impl Endpoint {
     }
 }
 
-/// What a MESSAGE is called for a device: the same whenever it comes again, and of no use to guess it.
+/// The identifier of a MESSAGE for a device: the same whenever it comes again, and unpredictable.
 fn name_of(key: &crate::flow::TokenKey, request: &Message, instance: InstanceId) -> MessageId {
     let from = request.from().and_then(|from| from.tag().map(str::to_owned)).unwrap_or_default();
     let number = request.cseq().map_or(0, |(number, _)| number);

@@ -4,7 +4,7 @@
 //! One mutation ([`Endpoint::handle`] or [`Endpoint::handle_timeout`]), then [`Endpoint::poll`] until it gives
 //! [`Poll::Until`], which says when to call [`Endpoint::handle_timeout`]; then the next mutation. `now` never goes back.
 //!
-//! # Who owns what
+//! # Owners
 //! State has owners with private fields; what concerns several of them is done here, in `impl Endpoint`.
 //!
 //! | room | owner | what it holds |
@@ -198,7 +198,7 @@ impl Endpoint {
         self.core.flush();
     }
 
-    /// What is to be done, one thing after the other; at the end, until when nothing is.
+    /// The next output; when there is none, the next deadline.
     pub fn poll(&mut self) -> Poll {
         if let Some(output) = self.core.outputs.pop_front() {
             return Poll::Output(output);

@@ -65,7 +65,7 @@ impl Endpoint {
         200
     }
 
-    /// What a registered user agent says of itself (RFC 3261 §11.2). What a device takes inside a dialog passes to it.
+    /// Answers OPTIONS as a registered user agent (RFC 3261 §11.2). OPTIONS inside a dialog passes to the device.
     pub(super) fn answer_options(&mut self, now: Instant, reply: FlowId, request: &Message) {
         let tag = self.core.random.tag();
         let response = Composer::response(request, 200, Composer::reason(200), Some(&tag))

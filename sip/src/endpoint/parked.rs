@@ -8,7 +8,7 @@
 //! | a device had answered an INVITE | its 2xx may come again by the new flow, for the ACK was lost (RFC 3261 §13.3.1.4) | – | – |
 //! | a waiting INVITE is cancelled | 487 | – | – |
 //!
-//! What finds the dialog again is its signed token: it names the device, and not the flow that it had (RFC 5626 §5.3).
+//! The dialog is found again by its signed token, which names the device, and not the flow that it had (RFC 5626 §5.3).
 //!
 //! Invariant: at most [`WAITING_PER_DEVICE`] requests wait for a device and [`WAITING_PER_SERVER`] for a SIP server; an INVITE for no longer than a device may take to
 //! answer, another request for no longer than [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked), because its sender gives up at 64·T1 and must not be told

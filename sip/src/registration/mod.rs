@@ -88,7 +88,7 @@ const EXPIRES_MIN: Duration = Duration::from_secs(5);
 /// The longest Retry-After that is honoured.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
-/// What a binding is meant to be.
+/// The state that a binding is to reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Goal {
     /// Registered.
@@ -118,7 +118,7 @@ enum State {
     Refused,
 }
 
-/// What one attempt has been through.
+/// The detours that one attempt has taken.
 #[derive(Clone, Copy, Debug, Default)]
 struct Attempt {
     /// A 423 was followed.
@@ -133,13 +133,13 @@ struct Asking {
     attempt: Attempt,
     /// Which challenge is with the shell.
     at: usize,
-    /// What may be answered in place of the challenge that came last.
+    /// Other challenges of the last response, which may be answered instead.
     others: Vec<Challenge>,
     /// Answers to those before it.
     answers: Vec<(Challenger, String)>,
 }
 
-/// What the endpoint does next for a binding.
+/// The next action of the endpoint for a binding.
 #[derive(Debug)]
 pub enum Step {
     /// Nothing.
@@ -179,7 +179,7 @@ pub enum Turn {
     First,
 }
 
-/// What a response is judged by.
+/// The rules by which a response is read.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'a> {
     /// The hashes that a digest may be made with.
@@ -190,7 +190,7 @@ pub struct Terms<'a> {
     pub back_off: BackOff,
 }
 
-/// What is put aside while the credentials of another member are tried.
+/// The state of a registration while the credentials of a joining device are checked.
 #[derive(Debug)]
 pub struct SuspendedAuth {
     /// Whose credentials answered until then.
@@ -220,7 +220,7 @@ pub struct Registration {
     goal: Goal,
     state: State,
     challenges: Challenges,
-    /// What the registrar told beside the lifetime; `None` for most.
+    /// GRUUs and Service-Route; `None` for most.
     info: Option<Box<RegistrarInfo>>,
     cseq: u32,
     /// Tells it from earlier registrations of the same Contact in the Call-ID.
@@ -284,7 +284,7 @@ impl Registration {
         &self.aor
     }
 
-    /// What it is meant to be.
+    /// The state that it is to reach.
     pub fn goal(&self) -> Goal {
         self.goal
     }

@@ -12,7 +12,7 @@ use crate::flow::Transport;
 use crate::id::{BindingId, BranchId};
 use crate::message::{Composer, Method, Name};
 
-/// What the endpoint adds.
+/// The parts of a request that the endpoint adds.
 #[derive(Debug)]
 pub struct RequestContext<'a> {
     /// Request-URI.
@@ -27,7 +27,7 @@ pub struct RequestContext<'a> {
     pub epoch: &'a str,
 }
 
-/// What the binding adds.
+/// The parts of a REGISTER that the binding adds.
 pub(super) struct RegisterRequest<'a> {
     pub(super) binding: BindingId,
     pub(super) aor: &'a str,

@@ -82,7 +82,7 @@ impl Target {
     }
 }
 
-/// What a leg's response means for the caller.
+/// The consequence of a leg's response for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Nothing.
@@ -140,7 +140,7 @@ impl Invite {
     }
 }
 
-/// What was known of an expected call when its INVITE came.
+/// The devices of an expected call at the moment when its INVITE came.
 #[derive(Debug)]
 pub struct Announced {
     /// The devices that were woken for it.
@@ -298,7 +298,7 @@ impl Call {
         std::mem::take(&mut self.changes)
     }
 
-    /// What the shell is told of it for one of its devices.
+    /// The call as the shell is told of it for one of its devices.
     pub fn describe(&self, now: Instant, instance: InstanceId) -> IncomingCall {
         IncomingCall {
             call: self.id,
@@ -352,14 +352,14 @@ impl Call {
         Some(self.invite()?.last_provisional.repeat_at().map_or(next, |at| at.min(next)))
     }
 
-    /// The caller was told `response`, a provisional one above 100.
+    /// `response`, a provisional one above 100, was sent to the caller.
     pub fn record(&mut self, now: Instant, status: u16, message: Option<&Message>, response: &Bytes) {
         if let Stage::Waiting(invite) = &mut self.stage {
             invite.last_provisional.record(now, status, message, response);
         }
     }
 
-    /// What the caller is told when it has heard nothing for [`EdgeTiming::provisional_interval`].
+    /// The provisional response that is due when the caller has got none for [`EdgeTiming::provisional_interval`].
     pub fn repeat(&mut self, now: Instant) -> Option<(u16, Bytes)> {
         match &mut self.stage {
             Stage::Waiting(invite) if !self.state.is_final() => {
@@ -493,7 +493,7 @@ impl Call {
         Some(self.end_legs(|_| true))
     }
 
-    /// Whether the deadline has come, and then the status that tells it: 408 when a device rang, 480 when none came, 487
+    /// Whether the deadline has come, and then the status of the answer: 408 when a device rang, 480 when none came, 487
     /// when the caller had given up.
     pub fn on_deadline(&self, now: Instant) -> Option<u16> {
         let alive = self.legs.iter().any(|leg| leg.phase == Phase::Alive);

@@ -118,7 +118,7 @@ impl Endpoint {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let Some(probe) = upstream.probe.take_if(|probe| probe.branch == branch) else { return };
         let Link::Up { flow: old, .. } = upstream.link else { return self.reject_failback(id, probe.flow) };
-        // So that those who want a flow wait for the better one.
+        // Bindings that want a flow wait for the better one.
         upstream.link = Link::Dialling;
         upstream.replaced = Some(old);
         let members: Vec<_> = upstream.members.iter().copied().collect();

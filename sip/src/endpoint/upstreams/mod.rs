@@ -45,9 +45,9 @@ struct Upstream {
     heard_at: Option<Instant>,
     /// Where the SIP server sees this relay.
     public: Option<SocketAddr>,
-    /// What STUN said of it by this flow.
+    /// The public address as STUN reported it on this flow.
     mapped: Option<SocketAddr>,
-    /// Whom the address that is to be avoided turned away, or left without an answer.
+    /// The binding that was refused or left unanswered at the address that is avoided now.
     turned_away: Option<BindingId>,
     /// A better flow that is being tried.
     probe: Option<FailbackProbe>,
