@@ -134,6 +134,7 @@ impl Calls {
     }
 
     fn sorted(&self, which: impl Fn(&Call) -> bool) -> Vec<CallId> {
+        #[expect(clippy::disallowed_methods, reason = "sorted before anybody sees it")]
         let mut calls: Vec<CallId> = self.rows.iter().filter(|(_, call)| which(call)).map(|(id, _)| *id).collect();
         calls.sort_unstable();
         calls
