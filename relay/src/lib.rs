@@ -7,7 +7,9 @@
 //! | --- | --- | --- |
 //! | 0 | [`clock`] | the wall clock and RFC 3339 |
 //! | 0 | [`config`] | typed TOML; every problem reported at once |
+//! | 0 | [`domain`] | the words that API, receipts, timelines and metrics share |
 //! | 0 | [`metrics`] | every metric's name, in one enum |
+//! | 0 | `random` | random bytes from the system |
 //! | 0 | [`secret`] | types that cannot print and are wiped on drop |
 //! | 1 | [`vault`] | the ephemeral credential store |
 //! | 1 | [`push`] | APNs, FCM, payload, verdicts |
@@ -26,11 +28,13 @@ pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod domain;
 pub mod enrollment;
 pub mod metrics;
 pub mod net;
 pub mod operator;
 pub mod push;
+mod random;
 pub mod secret;
 pub mod serve;
 pub mod softphone;

@@ -10,13 +10,13 @@ use super::views::call_view;
 use crate::agent::request::{ActivityView, InstanceStatus, Principal, Request, TestDenied};
 use crate::secret::InstanceSecret;
 use crate::vault::StoreError;
-use crate::vault::kept::{Message, MissedCall};
+use crate::vault::items::{Message, MissedCall};
 use crate::vault::record::Proof;
 
 impl Inner {
     /// An instance with what is kept for it.
     pub(super) async fn whole_view(&self, standing: &InstanceStatus) -> Option<View> {
-        let kept = self.ground.vault.kept_counts(standing.id).await.ok();
+        let kept = self.ground.vault.item_counts(standing.id).await.ok();
         self.view(standing).map(|view| View { kept, ..view })
     }
 
@@ -32,7 +32,7 @@ impl Inner {
         message: MessageId,
     ) -> Result<bool, AccessError> {
         self.look(id, proof).await?;
-        self.ground.vault.drop_message(id, message).await.map_err(away)
+        self.ground.vault.remove_message(id, message).await.map_err(away)
     }
 
     pub(super) async fn missed_calls(
@@ -51,7 +51,7 @@ impl Inner {
         call: CallId,
     ) -> Result<bool, AccessError> {
         self.look(id, proof).await?;
-        self.ground.vault.drop_missed_call(id, call).await.map_err(away)
+        self.ground.vault.remove_missed_call(id, call).await.map_err(away)
     }
 
     pub(super) async fn timeline(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Timeline, AccessError> {

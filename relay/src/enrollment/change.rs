@@ -15,7 +15,7 @@ use crate::agent::request::{InstanceStatus, LeaseExpiry, Request};
 use crate::agent::tables::lease;
 use crate::clock::unix_now;
 use crate::metrics::labels::StoreOperation;
-use crate::secret::{InstanceSecret, with_clean_stack};
+use crate::secret::InstanceSecret;
 use crate::vault::record::{Presence, Provider, PushTarget, Record};
 use crate::vault::{Fence, Lookup, Sealed, StoreError};
 
@@ -90,16 +90,12 @@ impl Inner {
         standing: &InstanceStatus,
         change: impl FnOnce(&mut Record) -> Result<(), ChangeError>,
     ) -> Result<Changed, ChangeError> {
-        with_clean_stack(|| {
-            let vault = &self.ground.vault;
-            let mut record = vault.unseal(standing.id, &standing.sealed).map_err(|_| AccessError::Unknown)?;
-            change(&mut record)?;
-            Ok(Changed {
-                sealed: vault.seal(standing.id, &record),
-                lookup: vault.lookup_of(&record),
-                lease: LeaseExpiry::of(&record),
-            })
-        })
+        let vault = &self.ground.vault;
+        let (sealed, (lookup, lease)) = vault.reseal(standing.id, &standing.sealed, |record| {
+            change(record)?;
+            Ok::<_, ChangeError>((vault.lookup_of(record), LeaseExpiry::of(record)))
+        })?;
+        Ok(Changed { sealed, lookup, lease })
     }
 
     async fn store_change(

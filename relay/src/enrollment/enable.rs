@@ -33,9 +33,10 @@ use crate::agent::transport::upstreams::{NoRoute, Route};
 use crate::clock::unix_now;
 use crate::metrics::labels::StoreOperation;
 use crate::net::resolve::ResolveError;
+use crate::random;
 use crate::secret::{InstanceSecret, with_clean_stack};
 use crate::vault::record::{Account, Presence, Record};
-use crate::vault::{Fence, Lookup, Sealed, StoreError};
+use crate::vault::{Fence, Lookup, SealError, Sealed, StoreError};
 
 /// How long an enabling waits for the first registration; then it is answered 202.
 const FIRST_REGISTRATION: Duration = Duration::from_secs(10);
@@ -138,7 +139,7 @@ impl Inner {
         let now = unix_now();
         // Devices of one account live on one shard.
         let group = self.ground.vault.group(&app, &wish.account);
-        let id = InstanceId::new(u128::from_be_bytes(random()), group.tag());
+        let id = InstanceId::new(u128::from_be_bytes(random::bytes()), group.tag());
         let secret = new_secret();
         let record = Record {
             app,
@@ -164,10 +165,11 @@ impl Inner {
 
     /// The same record, as of one whose credentials the SIP server has not accepted yet.
     fn unproven(&self, id: InstanceId, sealed: Sealed) -> Sealed {
-        with_clean_stack(|| match self.ground.vault.unseal(id, &sealed) {
-            Ok(record) => self.ground.vault.seal(id, &Record { proven: false, ..record }),
-            Err(_) => sealed,
-        })
+        let unproven = self.ground.vault.reseal(id, &sealed, |record| {
+            record.proven = false;
+            Ok::<_, SealError>(())
+        });
+        unproven.map_or(sealed, |(unproven, ())| unproven)
     }
 
     /// Registers once. A refusal is an error, and then the shard has forgotten the instance already.
@@ -229,14 +231,7 @@ fn refusal(status: u16, unanswerable: Option<Unanswerable>) -> Refusal {
 /// 256 random bits in base64url: what a device proves itself with.
 fn new_secret() -> InstanceSecret {
     with_clean_stack(|| {
-        let bytes = Zeroizing::new(random::<32>());
+        let bytes = Zeroizing::new(random::bytes::<32>());
         InstanceSecret::new(&Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes.as_slice())))
     })
-}
-
-fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    // aws-lc aborts rather than fails when the system gives no randomness, so the error cannot occur.
-    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random source answers");
-    bytes
 }

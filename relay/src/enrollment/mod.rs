@@ -16,12 +16,12 @@ use tokio::sync::mpsc;
 use crate::agent::request::{CallRequest, Principal};
 use crate::agent::{Agent, Reminded};
 use crate::config::DomainRules;
+use crate::domain::WipeReason;
 use crate::metrics::Metrics;
-use crate::metrics::labels::WipeReason;
 use crate::net::drain::Drain;
 use crate::net::resolve::Resolver;
 use crate::secret::InstanceSecret;
-use crate::vault::kept::{Message, MissedCall};
+use crate::vault::items::{Message, MissedCall};
 use crate::vault::{Lookup, Vault};
 
 mod beside;

@@ -1,10 +1,10 @@
 //! The proof in a device's REGISTER: a digest over a fresh nonce of ours, or a bearer token (RFC 7616, RFC 8898).
 //!
-//! Nonces are not stored: each carries its time and a MAC that binds it to the flow it was given on. What is stored, for
-//! a flow, is the highest count seen with its latest nonce, so that an answer counts once.
+//! Nonces are not stored: each carries its time, its number and a MAC that binds it to the flow it was given on. What is
+//! stored, for a device on a flow, is the highest count seen with each of its latest nonces, so that an answer counts once.
 //!
-//! Invariant: an answer is looked at by the shell only when its nonce is ours, fresh, given on this very flow, and its
-//! count has not been seen; so a recorded REGISTER opens nothing.
+//! Invariant: an answer is looked at by the shell only when its nonce is ours, fresh, given on this very flow, its count
+//! has not been seen with it, and its `uri` is what the REGISTER asks for; so a recorded REGISTER opens nothing.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use super::Proof;
 use crate::auth::{Credentials, Hash, bearer, challenge_value};
 use crate::flow::TokenKey;
 use crate::id::{FlowId, InstanceId};
-use crate::message::{Message, Name};
+use crate::message::{Message, Name, Uri};
 
 /// The realm in which devices prove themselves at the edge (RFC 7616 §3.3); no other is accepted.
 pub const EDGE_REALM: &str = "sipwake";
@@ -26,11 +26,18 @@ pub const NONCE_LIFE: Duration = Duration::from_secs(300);
 /// (RFC 8760 §2.4); seen with baresip 1.0. The digest travels inside TLS and over a random secret, so MD5 does no harm.
 const MD5_ALONE: &[&str] = &["baresip v0.", "baresip v1.", "baresip v2."];
 
-/// The last nonce and count of one instance on one flow.
+/// Nonces of one device on one flow whose counts are remembered; an older one than these is answered with `stale=true`.
+const NONCES_REMEMBERED: usize = 4;
+/// Ports that a URI need not name (RFC 3261 §19.1.2).
+const DEFAULT_PORTS: [u16; 2] = [5060, 5061];
+
+/// The counts of the latest nonces of one device on one flow.
 #[derive(Debug, Default)]
 pub struct Replay {
-    nonce: Box<str>,
-    nc: u32,
+    /// The latest nonces that were answered, by number, and the highest count seen with each.
+    counts: Vec<(u64, u32)>,
+    /// Nonces up to this number are not remembered any more, and not taken.
+    forgotten: u64,
 }
 
 /// The decision about a REGISTER at the edge.
@@ -45,6 +52,8 @@ pub enum Admission {
     Verify(Proof),
     /// 403: its From and its proof name different instances.
     Forbidden,
+    /// 400: its proof is for another resource than its Request-URI (RFC 7616 §3.4.6).
+    OtherResource,
 }
 
 /// Makes and judges nonces.
@@ -52,88 +61,209 @@ pub enum Admission {
 pub struct Nonces {
     key: TokenKey,
     started: Instant,
+    /// Nonces made so far; the next one's number less one.
+    made: u64,
+}
+
+/// What a nonce of ours says.
+struct Nonce {
+    age: Option<Duration>,
+    number: u64,
 }
 
 impl Nonces {
     /// A gate whose nonces die with the process.
     pub fn new(key: [u8; 32], now: Instant) -> Self {
-        Self { key: TokenKey::new(key), started: now }
+        Self { key: TokenKey::new(key), started: now, made: 0 }
     }
 
     /// Judges a REGISTER from `instance`, which its From names. `md5_alone`: its last challenge was left without an answer,
-    /// so it may be a client that only MD5 helps.
+    /// so it may be a client that only MD5 helps. `own`: `host:port` of each listener for devices.
     #[expect(clippy::too_many_arguments, reason = "each is a fact of one REGISTER")]
     pub fn check(
-        &self,
+        &mut self,
         now: Instant,
         register: &Message,
         instance: InstanceId,
         flow: FlowId,
         replay: &mut Replay,
-        fresh: u64,
+        own: &[&str],
         md5_alone: bool,
     ) -> Admission {
         let agent = register.text(Name::UserAgent).unwrap_or_default();
         let md5_alone = md5_alone || MD5_ALONE.iter().any(|known| agent.starts_with(known));
         let hashes = if md5_alone { &[Hash::Md5][..] } else { &[Hash::Sha256, Hash::Md5][..] };
-        let challenge = |stale| self.challenge(now, flow, fresh, stale, hashes);
-        let Some(value) = register.text(Name::Authorization) else { return challenge(false) };
+        let Some(value) = register.text(Name::Authorization) else {
+            return self.challenge(now, flow, false, hashes);
+        };
         if let Some(token) = bearer(value) {
             return Admission::Verify(Proof::Bearer(token.into()));
         }
-        let Some(credentials) = Credentials::parse(value) else { return challenge(false) };
+        let Some(credentials) = Credentials::parse(value) else {
+            return self.challenge(now, flow, false, hashes);
+        };
         if credentials.username.as_ref() != instance.to_string() {
             return Admission::Forbidden;
         }
-        if credentials.realm.as_ref() != EDGE_REALM
-            || credentials.algorithm.session
-            || !self.is_ours(&credentials.nonce, flow)
-        {
-            return challenge(false);
+        if credentials.realm.as_ref() != EDGE_REALM || credentials.algorithm.session {
+            return self.challenge(now, flow, false, hashes);
         }
-        if self.age(now, &credentials.nonce).is_none_or(|age| age > NONCE_LIFE) {
-            return challenge(true);
+        let Some(nonce) = self.open(now, &credentials.nonce, flow) else {
+            return self.challenge(now, flow, false, hashes);
+        };
+        if nonce.age.is_none_or(|age| age > NONCE_LIFE) {
+            return self.challenge(now, flow, true, hashes);
+        }
+        if !is_same_resource(&credentials.uri, register.request_uri().unwrap_or_default(), own) {
+            return Admission::OtherResource;
         }
         // A client of RFC 2069 counts nothing; then a nonce is good once.
-        let nc = credentials.nc.unwrap_or(1);
-        if replay.nonce == credentials.nonce && nc <= replay.nc {
-            return challenge(true);
+        if !replay.note(nonce.number, credentials.nc.unwrap_or(1)) {
+            return self.challenge(now, flow, true, hashes);
         }
-        *replay = Replay { nonce: credentials.nonce.clone(), nc };
         Admission::Verify(Proof::Digest(Box::new(credentials)))
     }
 
-    fn challenge(&self, now: Instant, flow: FlowId, fresh: u64, stale: bool, hashes: &[Hash]) -> Admission {
-        let nonce = self.nonce(now, flow, fresh);
+    fn challenge(&mut self, now: Instant, flow: FlowId, stale: bool, hashes: &[Hash]) -> Admission {
+        let nonce = self.nonce(now, flow);
         let challenges = hashes.iter().map(|hash| challenge_value(EDGE_REALM, &nonce, *hash, stale)).collect();
         Admission::Challenge { challenges }
     }
 
-    fn nonce(&self, now: Instant, flow: FlowId, fresh: u64) -> String {
+    fn nonce(&mut self, now: Instant, flow: FlowId) -> String {
+        self.made += 1;
         let mut bytes = Vec::with_capacity(26);
         bytes.extend_from_slice(&now.saturating_duration_since(self.started).as_secs().to_be_bytes());
-        bytes.extend_from_slice(&fresh.to_be_bytes());
+        bytes.extend_from_slice(&self.made.to_be_bytes());
         let mac = self.key.mac(&bytes, &flow_bytes(flow));
         bytes.extend_from_slice(&mac);
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    fn is_ours(&self, nonce: &str, flow: FlowId) -> bool {
-        let Ok(bytes) = URL_SAFE_NO_PAD.decode(nonce) else { return false };
-        let Some((payload, mac)) = bytes.split_at_checked(16) else { return false };
-        bool::from(subtle::ConstantTimeEq::ct_eq(&self.key.mac(payload, &flow_bytes(flow))[..], mac))
-    }
-
-    fn age(&self, now: Instant, nonce: &str) -> Option<Duration> {
+    /// Reads a nonce; `None` unless it was given on this flow.
+    fn open(&self, now: Instant, nonce: &str, flow: FlowId) -> Option<Nonce> {
         let bytes = URL_SAFE_NO_PAD.decode(nonce).ok()?;
-        let made = Duration::from_secs(u64::from_be_bytes(*bytes.first_chunk()?));
-        now.saturating_duration_since(self.started).checked_sub(made)
+        let (payload, mac) = bytes.split_first_chunk::<16>()?;
+        if !bool::from(subtle::ConstantTimeEq::ct_eq(&self.key.mac(payload, &flow_bytes(flow))[..], mac)) {
+            return None;
+        }
+        let (made, number) = payload.split_first_chunk::<8>()?;
+        let made = Duration::from_secs(u64::from_be_bytes(*made));
+        let age = now.saturating_duration_since(self.started).checked_sub(made);
+        Some(Nonce { age, number: u64::from_be_bytes(*number.first_chunk()?) })
     }
+}
+
+impl Replay {
+    /// Notes an answer; whether its count is a new one.
+    fn note(&mut self, number: u64, nc: u32) -> bool {
+        if let Some((_, highest)) = self.counts.iter_mut().find(|(known, _)| *known == number) {
+            let is_new = nc > *highest;
+            *highest = (*highest).max(nc);
+            return is_new;
+        }
+        if number <= self.forgotten {
+            return false;
+        }
+        self.counts.push((number, nc));
+        if self.counts.len() > NONCES_REMEMBERED {
+            self.counts.sort_unstable();
+            self.forgotten = self.counts.remove(0).0;
+        }
+        number > self.forgotten
+    }
+}
+
+/// Whether the `uri` of a digest means what the REGISTER asks for. Clients write it with and without the port, the
+/// `transport` and the name by which they have dialled; none of these is another resource.
+fn is_same_resource(uri: &str, request_uri: &str, own: &[&str]) -> bool {
+    if uri == request_uri {
+        return true;
+    }
+    let (Some(uri), Some(asked)) = (Uri::parse(uri), Uri::parse(request_uri)) else { return false };
+    let host = |uri: &Uri<'_>| uri.host.trim_end_matches('.').to_ascii_lowercase();
+    let is_default = |port: u16| DEFAULT_PORTS.contains(&port) || own.iter().any(|own| names_port(own, port));
+    let same_port = match (uri.port, asked.port) {
+        (Some(one), Some(other)) => one == other,
+        (Some(port), None) | (None, Some(port)) => is_default(port),
+        (None, None) => true,
+    };
+    let same_place = host(&uri) == host(&asked) && same_port || is_own(&uri, own) && is_own(&asked, own);
+    let same = |name| uri.params.value(name) == asked.params.value(name);
+    same_place && uri.user == asked.user && uri.headers == asked.headers && same("maddr") && same("method")
+}
+
+fn names_port(own: &str, port: u16) -> bool {
+    own.rsplit_once(':').is_some_and(|(_, own)| own.parse() == Ok(port))
+}
+
+/// Whether a URI names the edge itself, by one of its listeners or by its realm.
+fn is_own(uri: &Uri<'_>, own: &[&str]) -> bool {
+    let named = |own: &&str| {
+        let host = own.rsplit_once(':').map_or(*own, |(host, _)| host);
+        host.eq_ignore_ascii_case(uri.host) && uri.port.is_none_or(|port| names_port(own, port))
+    };
+    uri.host.eq_ignore_ascii_case(EDGE_REALM) && uri.port.is_none() || own.iter().any(named)
 }
 
 fn flow_bytes(flow: FlowId) -> Vec<u8> {
     match flow {
         FlowId::Stream(number) => number.to_be_bytes().into(),
         FlowId::Datagram(peer) => peer.to_string().into_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: [&str; 2] = ["relay.test:5061", "relay.test:7443"];
+
+    #[test]
+    fn a_digest_uri_may_be_spelt_otherwise_and_must_mean_the_same() {
+        for same in [
+            "sip:relay.test",
+            "sip:relay.test:5061",
+            "sip:relay.test:5061;transport=tls",
+            "sip:Relay.TEST;transport=TLS",
+            "sips:relay.test",
+            "sip:relay.test:7443;transport=ws",
+            "sip:sipwake",
+        ] {
+            assert!(is_same_resource(same, "sip:relay.test:5061;transport=tls", &OWN), "{same}");
+            assert!(is_same_resource("sip:relay.test", same, &OWN), "{same}");
+        }
+        for other in [
+            "sip:example.com",
+            "sip:relay.test.example.com",
+            "sip:relay.test:9999",
+            "sip:bob@relay.test",
+            "sip:relay.test;maddr=192.0.2.1",
+            "sip:relay.test?Route=x",
+            "tel:5061",
+            "relay.test",
+            "*",
+            "",
+        ] {
+            assert!(!is_same_resource(other, "sip:relay.test:5061;transport=tls", &OWN), "{other}");
+        }
+        assert!(is_same_resource("sip:192.0.2.7", "sip:192.0.2.7:5061", &OWN), "dialled by an address");
+        assert!(!is_same_resource("sip:192.0.2.7:5070", "sip:192.0.2.7:5061", &OWN));
+    }
+
+    #[test]
+    fn each_nonce_has_its_count_and_a_forgotten_one_is_not_taken() {
+        let mut replay = Replay::default();
+        assert!(replay.note(7, 1) && replay.note(9, 1) && replay.note(7, 2));
+        assert!(!replay.note(7, 2) && !replay.note(9, 1), "seen");
+        for number in 10..14 {
+            assert!(replay.note(number, 1));
+        }
+        for number in [7, 9] {
+            assert!(!replay.note(number, 9), "{number} is forgotten");
+        }
+        assert!(!replay.note(8, 1), "older than what is remembered");
+        assert!(replay.note(13, 2));
+        assert!(replay.counts.len() <= NONCES_REMEMBERED);
     }
 }

@@ -149,23 +149,20 @@ impl Endpoint {
             Some(_) => return self.refuse_register(now, reply, &register, EdgeRegister::Refused),
             None => return self.on_forwarded_register(now, source, reply, register),
         };
-        let fresh = self.core.random.bits();
+        let own = [&*self.core.settings.edge, &*self.core.settings.edge_websocket];
         let state = self.attachments.flows.entry(source.flow).or_default();
         let Some(replay) = state.replay_of(instance) else {
             return self.refuse_register(now, reply, &register, EdgeRegister::Limited);
         };
         let md5_alone = self.devices.is_challenged(instance);
-        let admission = self.attachments.nonces.check(now, &register, instance, source.flow, replay, fresh, md5_alone);
+        let admission = self.attachments.nonces.check(now, &register, instance, source.flow, replay, &own, md5_alone);
         self.devices.set_challenged(instance, matches!(admission, Admission::Challenge { .. }));
         match admission {
-            Admission::Forbidden => {
-                self.refuse_register(now, reply, &register, EdgeRegister::Refused);
-                self.count_failure(source.flow);
-            }
+            Admission::Forbidden => self.on_failed_proof(now, source, reply, &register, EdgeRegister::Refused, 403),
+            Admission::OtherResource => self.on_failed_proof(now, source, reply, &register, EdgeRegister::Refused, 400),
             Admission::Challenge { challenges } => self.challenge(now, reply, &register, &challenges),
             Admission::Verify(_) if !self.devices.knows(instance) => {
-                self.refuse_register(now, reply, &register, EdgeRegister::Unknown);
-                self.count_failure(source.flow);
+                self.on_failed_proof(now, source, reply, &register, EdgeRegister::Unknown, 403);
             }
             Admission::Verify(proof) => self.verify_device(source, reply, register, instance, proof),
         }
@@ -196,6 +193,20 @@ impl Endpoint {
     fn refuse_register(&mut self, now: Instant, reply: FlowId, register: &Message, outcome: EdgeRegister) {
         self.core.event(Event::EdgeRegister(outcome));
         self.refuse(now, reply, register, 403);
+    }
+
+    fn on_failed_proof(
+        &mut self,
+        now: Instant,
+        source: Source,
+        reply: FlowId,
+        register: &Message,
+        outcome: EdgeRegister,
+        status: u16,
+    ) {
+        self.core.event(Event::EdgeRegister(outcome));
+        self.refuse(now, reply, register, status);
+        self.count_failure(source.flow);
     }
 
     pub(super) fn count_failure(&mut self, flow: FlowId) {

@@ -1,5 +1,6 @@
 //! The endpoint in virtual time, each RFC's part of it in a room of its own: no socket, no clock, no waiting.
 
+mod admission;
 mod announced;
 mod endpoint;
 mod flows;

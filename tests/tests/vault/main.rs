@@ -49,7 +49,7 @@ impl Bench {
 
     /// A run of the node of this name that begins now.
     fn node(&self, name: &str) -> Vault {
-        self.first.beside(name)
+        self.first.as_node(name)
     }
 
     fn server(&self) -> &RedisServer {
@@ -196,7 +196,7 @@ async fn a_record_that_was_put_is_loaded_and_opens(bench: &Bench) {
     let (lookup, fence) = enable(&vault, 1, "alice").await;
     let stored = load(&vault, 1).await.expect("stored");
     assert_eq!((stored.id, stored.fence, stored.owned), (id(1), fence, true));
-    let opened = vault.unseal(id(1), &stored.sealed).expect("opens");
+    let opened = vault.open_lent(id(1), &stored.sealed, Clone::clone).expect("opens");
     assert_eq!(opened.account, record("alice").account);
     assert_eq!(stored.expires_at, opened.expires_at);
     assert_eq!(vault.find(&lookup).await, Ok(Some(id(1))));
@@ -226,7 +226,7 @@ async fn a_record_can_be_changed_by_its_owner(bench: &Bench) {
     assert_eq!((placed.fence, placed.displaced), (fence, None));
     let stored = load(&vault, 1).await.expect("stored");
     assert_eq!(stored.expires_at, expires_at);
-    assert_eq!(vault.unseal(id(1), &stored.sealed).expect("opens").presence, Presence::Foreground);
+    assert_eq!(vault.open_lent(id(1), &stored.sealed, |record| record.presence).expect("opens"), Presence::Foreground);
 }
 
 async fn an_erased_instance_is_gone_and_so_is_its_lookup(bench: &Bench) {
@@ -310,7 +310,7 @@ async fn a_restarted_node_claims_its_own_at_once_each_once_and_in_batches(bench:
     let first = after.claim(10).await.expect("claimed");
     assert_eq!(first.len(), 10);
     assert!(first.iter().all(|stored| stored.owned && stored.fence > fences[0]));
-    assert!(first.iter().all(|stored| after.unseal(stored.id, &stored.sealed).is_ok()));
+    assert!(first.iter().all(|stored| after.open_lent(stored.id, &stored.sealed, |_| ()).is_ok()));
     let mut ids: Vec<_> = first.iter().map(|stored| stored.id).collect();
     ids.extend(claim_all(&after, 10).await);
     ids.sort_unstable();

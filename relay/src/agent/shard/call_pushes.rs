@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::Shard;
 use super::alerts::AlertContent;
+use super::push_bindings::contact_of;
 use crate::agent::Pushed;
 use crate::agent::ShardInput;
 use crate::agent::Shared;
@@ -22,7 +23,7 @@ use crate::agent::tables::timeline::What;
 use crate::clock::unix_now;
 use crate::config::EarlyRinging;
 use crate::push::{Event, Push, Verdict};
-use crate::vault::record::{Provider, PushTarget};
+use crate::vault::record::{Provider, PushTarget, StoredRecord};
 
 /// How long `call-ended` may take; after it the phone has seen the call's own deadline.
 const CALL_ENDED_LIFE_S: u64 = 30;
@@ -78,10 +79,17 @@ impl Shard {
 
     /// Where an instance's calls go; `None`: nowhere.
     pub(crate) fn call_target(&self, instance: InstanceId) -> Option<(Box<str>, PushTarget)> {
-        let lent = self.with_record(instance, |record| {
-            record.wake_for.call.then(|| (record.app.clone(), record.device.call_push.clone()))
-        });
-        lent.unwrap_or_else(|| self.push_binding_call_target(instance))
+        let lent = self.instances.get(instance).map(|row| &row.sealed);
+        let sealed = lent.or_else(|| self.push_bindings.sealed(instance))?;
+        self.opened(instance, sealed, |record| match record {
+            StoredRecord::Lent(record) => {
+                record.wake_for.call.then(|| (record.app.clone(), record.device.call_push.clone()))
+            }
+            StoredRecord::PushBinding(record) => {
+                let address = self.shared.push.address(&contact_of(record), record.confirmed_at).ok()?;
+                Some((address.app, address.call))
+            }
+        })
     }
 
     /// The call is over for a device: a push that is still being tried would make it ring in vain.
@@ -126,7 +134,7 @@ impl Shard {
             call.waiting = waiting;
         }
         let after = self.calls.is_waiting(id);
-        self.shared.metrics.calls_held(i32::from(after) - i32::from(before));
+        self.shared.metrics.calls_waiting(i32::from(after) - i32::from(before));
     }
 
     /// The push service has spoken.

@@ -12,11 +12,10 @@ use crate::agent::digest::{self, Challenged, Unanswerable};
 use crate::agent::request::FirstRegistration;
 use crate::agent::tables::timeline::What;
 use crate::clock::unix_now;
-use crate::metrics::labels::{
-    AdmissionOutcome, InstanceState, InviteOutcome, RegistrationOutcome, SipRefusal, WipeReason,
-};
-use crate::secret::with_clean_stack;
-use crate::vault::record::{Provider, Record};
+use crate::domain::{InstanceState, WipeReason};
+use crate::metrics::labels::{EdgeRegisterOutcome, InviteOutcome, RegistrationOutcome, SipRefusal};
+use crate::vault::Sealed;
+use crate::vault::record::{Provider, PushBindingRecord, Record, StoredRecord};
 
 impl Shard {
     /// `at`: when what the event follows from arrived from the network.
@@ -49,10 +48,10 @@ impl Shard {
                 let checked =
                     self.with_record(instance, |record| digest::verify_device(instance, &record.secret, &proof));
                 let granted = checked.unwrap_or(false);
-                self.shared.metrics.admission(match checked {
-                    Some(true) => AdmissionOutcome::Attached,
-                    Some(false) => AdmissionOutcome::Refused,
-                    None => AdmissionOutcome::Unknown,
+                self.shared.metrics.edge_register(match checked {
+                    Some(true) => EdgeRegisterOutcome::Attached,
+                    Some(false) => EdgeRegisterOutcome::Refused,
+                    None => EdgeRegisterOutcome::Unknown,
                 });
                 self.next.push_back(Input::DeviceVerified { verification, granted });
             }
@@ -94,11 +93,11 @@ impl Shard {
                 RequestRefusal::Unknown => SipRefusal::Unknown,
                 RequestRefusal::Method => SipRefusal::Method,
             }),
-            Event::EdgeRegister(outcome) => self.shared.metrics.admission(match outcome {
-                EdgeRegister::Challenged => AdmissionOutcome::Challenged,
-                EdgeRegister::Refused => AdmissionOutcome::Refused,
-                EdgeRegister::Unknown => AdmissionOutcome::Unknown,
-                EdgeRegister::Limited => AdmissionOutcome::Limited,
+            Event::EdgeRegister(outcome) => self.shared.metrics.edge_register(match outcome {
+                EdgeRegister::Challenged => EdgeRegisterOutcome::Challenged,
+                EdgeRegister::Refused => EdgeRegisterOutcome::Refused,
+                EdgeRegister::Unknown => EdgeRegisterOutcome::Unknown,
+                EdgeRegister::Limited => EdgeRegisterOutcome::Limited,
             }),
             Event::InviteRefused { status } => self.shared.metrics.invite(match status {
                 404 => InviteOutcome::Unknown,
@@ -109,17 +108,25 @@ impl Shard {
         }
     }
 
-    /// Gives `work` the record of an instance that is not over, for this moment. `None` when there is none, or when it
-    /// does not open.
+    /// Gives `work` the record of a lent account, for this moment. `None` when there is none, or when it does not open.
     pub(crate) fn with_record<T>(&self, id: InstanceId, work: impl FnOnce(&Record) -> T) -> Option<T> {
-        let row = self.instances.get(id)?;
-        with_clean_stack(|| match self.shared.vault.unseal(id, &row.sealed) {
-            Ok(record) => Some(work(&record)),
-            Err(error) => {
-                tracing::error!(instance = %id, %error, "a record does not open");
-                None
-            }
-        })
+        self.opened(id, &self.instances.get(id)?.sealed, |record| record.lent().map(work))
+    }
+
+    /// Gives `work` the record of a push binding; otherwise as [`Self::with_record`].
+    pub(crate) fn with_push_binding<T>(&self, id: InstanceId, work: impl FnOnce(&PushBindingRecord) -> T) -> Option<T> {
+        self.opened(id, self.push_bindings.sealed(id)?, |record| record.push_binding().map(work))
+    }
+
+    /// Opens what `sealed` holds of an instance of either kind.
+    pub(crate) fn opened<T>(
+        &self,
+        id: InstanceId,
+        sealed: &Sealed,
+        work: impl FnOnce(&StoredRecord) -> Option<T>,
+    ) -> Option<T> {
+        let opened = self.shared.vault.open_record(id, sealed, work);
+        opened.inspect_err(|error| tracing::error!(instance = %id, %error, "a record does not open")).ok()?
     }
 
     /// Moves an instance from one state to another, in the metrics too.

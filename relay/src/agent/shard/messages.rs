@@ -13,10 +13,11 @@ use super::alerts::{AlertContent, KEPT_ALERT_LIFE_S};
 use crate::agent::tables::timeline::What;
 use crate::agent::{ShardInput, Shared};
 use crate::clock::unix_now;
-use crate::metrics::labels::{MessageOutcome, StoreOperation};
+use crate::domain::MessageOutcome;
+use crate::metrics::labels::StoreOperation;
 use crate::push::Event;
 use crate::secret::with_clean_stack;
-use crate::vault::kept::{Keeping, Message, Parcel};
+use crate::vault::items::{Message, Placement, SealedItem};
 use crate::vault::{StoreError, Vault};
 
 /// What the store did with a message.
@@ -26,7 +27,7 @@ pub(crate) struct MessageStored {
     message: MessageId,
     from: Box<str>,
     name: Option<Box<str>>,
-    outcome: Result<Keeping, StoreError>,
+    outcome: Result<Placement, StoreError>,
 }
 
 impl Shard {
@@ -40,7 +41,7 @@ impl Shard {
         let now = unix_now();
         let lasts = page.lasts.map_or(u64::MAX, |lasts| now.saturating_add(lasts.as_secs()));
         let expires_at = row.expires_at().min(lasts);
-        let parcel = with_clean_stack(|| {
+        let item = with_clean_stack(|| {
             let message = Message {
                 id: message,
                 from: page.from.clone(),
@@ -55,7 +56,7 @@ impl Shard {
         let (from, name) = (page.from.clone(), page.name.clone());
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
-            let outcome = keep(&shared, instance, &parcel).await;
+            let outcome = keep(&shared, instance, &item).await;
             let stored = MessageStored { page: request, instance, message, from, name, outcome };
             shared.shards.send(shard, ShardInput::MessageStored(Box::new(stored))).await;
         });
@@ -65,9 +66,9 @@ impl Shard {
     pub(crate) fn on_message_stored(&mut self, stored: MessageStored) {
         let MessageStored { page, instance, message, from, name, outcome } = stored;
         let (kept, outcome) = match outcome {
-            Ok(Keeping::Kept) => (StoreOutcome::Stored, MessageOutcome::Kept),
-            Ok(Keeping::Known) => (StoreOutcome::Stored, MessageOutcome::Repeated),
-            Ok(Keeping::Full) | Err(StoreError::Gone) => (StoreOutcome::Full, MessageOutcome::Full),
+            Ok(Placement::Kept) => (StoreOutcome::Stored, MessageOutcome::Kept),
+            Ok(Placement::Known) => (StoreOutcome::Stored, MessageOutcome::Repeated),
+            Ok(Placement::Full) | Err(StoreError::Gone) => (StoreOutcome::Full, MessageOutcome::Full),
             Err(_) => (StoreOutcome::Unavailable, MessageOutcome::StoreAway),
         };
         self.shared.metrics.message(outcome);
@@ -85,7 +86,7 @@ impl Shard {
         self.shared.metrics.message(MessageOutcome::Delivered);
         let vault = self.shared.vault.clone();
         tokio::spawn(async move {
-            if let Err(error) = vault.drop_message(instance, message).await {
+            if let Err(error) = vault.remove_message(instance, message).await {
                 tracing::info!(%instance, %error, "a message that was delivered stays kept");
             }
         });
@@ -109,10 +110,10 @@ impl Shard {
 }
 
 /// Has the store keep something, and counts how that went.
-pub(crate) async fn keep(shared: &Shared, instance: InstanceId, parcel: &Parcel) -> Result<Keeping, StoreError> {
+pub(crate) async fn keep(shared: &Shared, instance: InstanceId, item: &SealedItem) -> Result<Placement, StoreError> {
     let began = Instant::now();
     let vault: &Vault = &shared.vault;
-    let outcome = vault.keep(instance, parcel).await;
+    let outcome = vault.put_item(instance, item).await;
     match &outcome {
         Ok(_) | Err(StoreError::Gone) => shared.metrics.store_answered(began.elapsed()),
         Err(_) => shared.metrics.store_error(StoreOperation::Put),

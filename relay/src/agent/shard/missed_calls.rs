@@ -11,7 +11,7 @@ use crate::clock::unix_now;
 use crate::metrics::labels::MissedCallOutcome;
 use crate::push::Event;
 use crate::secret::with_clean_stack;
-use crate::vault::kept::MissedCall;
+use crate::vault::items::MissedCall;
 
 impl Shard {
     /// A call has ended that nobody answered.
@@ -19,7 +19,7 @@ impl Shard {
         let instance = missed.instance;
         let Some(row) = self.instances.get(instance).filter(|row| row.ending.is_none()) else { return };
         let (call, expires_at) = (missed.call, row.expires_at());
-        let parcel = with_clean_stack(|| {
+        let item = with_clean_stack(|| {
             let missed = MissedCall {
                 call,
                 from: missed.from.clone(),
@@ -32,7 +32,7 @@ impl Shard {
         });
         let shared = self.shared.clone();
         tokio::spawn(async move {
-            shared.metrics.missed_call(match keep(&shared, instance, &parcel).await {
+            shared.metrics.missed_call(match keep(&shared, instance, &item).await {
                 Ok(_) => MissedCallOutcome::Kept,
                 Err(_) => MissedCallOutcome::Lost,
             });

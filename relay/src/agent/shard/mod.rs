@@ -37,6 +37,7 @@ use crate::agent::tables::instances::{Due, Instances};
 use crate::agent::transport::connections::Writer;
 use crate::clock::unix_now;
 use crate::net::drain::Drain;
+use crate::random;
 
 /// Inputs taken from the inbox at once.
 const BATCH: usize = 64;
@@ -70,14 +71,11 @@ pub(crate) struct Shard {
 
 impl Shard {
     pub(crate) fn new(index: usize, settings: Settings, shared: Arc<Shared>) -> Self {
-        let mut seed = [0; 32];
-        // aws-lc aborts rather than fails when the system gives no randomness, so the error cannot occur.
-        aws_lc_rs::rand::fill(&mut seed).expect("the system's random source answers");
         let now = Instant::now();
         Self {
             index,
             shared,
-            endpoint: Endpoint::new(now, settings, seed),
+            endpoint: Endpoint::new(now, settings, random::bytes()),
             due: None,
             instances: Instances::default(),
             push_bindings: PushBindings::default(),

@@ -28,7 +28,7 @@ use crate::clock::unix_now;
 use crate::metrics::labels::StoreOperation;
 use crate::push::{Event, NoAddress};
 use crate::secret::{Aor, PushToken, with_clean_stack};
-use crate::vault::record::{Kept, ProxiedRecord, PushTarget};
+use crate::vault::record::PushBindingRecord;
 use crate::vault::{Fence, Lookup, Sealed, StoreError};
 
 /// How soon a record is written again that the store did not take.
@@ -69,7 +69,7 @@ impl PushBindings {
         self.sealed(id).is_some()
     }
 
-    fn sealed(&self, id: InstanceId) -> Option<&Sealed> {
+    pub(crate) fn sealed(&self, id: InstanceId) -> Option<&Sealed> {
         self.rows.get(&id)?.wanted.as_ref().map(|(sealed, _)| sealed)
     }
 }
@@ -80,7 +80,7 @@ impl KnownPushBinding {
         id: InstanceId,
         sealed: Sealed,
         fence: Fence,
-        record: ProxiedRecord,
+        record: &PushBindingRecord,
         upstreams: &Upstreams,
     ) -> Option<Self> {
         let left = record.expires_at.checked_sub(unix_now()).filter(|left| *left > 0)?;
@@ -92,7 +92,7 @@ impl KnownPushBinding {
             contact: record.contact.clone(),
             registrar: record.registrar.clone(),
             proxy: record.proxy.clone(),
-            push: contact_of(&record),
+            push: contact_of(record),
             expires: Duration::from_secs(left),
             refreshes_itself: record.refreshes_itself,
         };
@@ -174,7 +174,7 @@ impl Shard {
         let Ok(address) = self.shared.push.address(&push, unix_now()) else { return };
         let expires_at = unix_now() + expires.as_secs();
         let (sealed, lookup) = with_clean_stack(|| {
-            let record = ProxiedRecord {
+            let record = PushBindingRecord {
                 app: address.app,
                 aor: Aor::new(&aor),
                 contact,
@@ -187,7 +187,7 @@ impl Shard {
                 confirmed_at: unix_now(),
                 expires_at,
             };
-            (self.shared.vault.seal_proxied(instance, &record), self.shared.vault.lookup_of_proxied(&record))
+            (self.shared.vault.seal(instance, &record), self.shared.vault.lookup_of(&record))
         });
         if !self.push_bindings.knows(instance) {
             self.shared.metrics.push_registrations(1);
@@ -240,8 +240,8 @@ impl Shard {
             self.shared.upstreams.release(upstream);
             return;
         }
-        let Some(lookup) = self.push_binding_record(id, &sealed, |record| self.shared.vault.lookup_of_proxied(record))
-        else {
+        let lookup = self.opened(id, &sealed, |record| record.push_binding().map(|it| self.shared.vault.lookup_of(it)));
+        let Some(lookup) = lookup else {
             self.shared.upstreams.release(upstream);
             return;
         };
@@ -270,8 +270,8 @@ impl Shard {
 
     /// The device of a registration is to register again.
     pub(crate) fn refresh(&mut self, id: InstanceId) {
-        let target = self.with_push_binding(id, |shared, record| {
-            let address = shared.push.address(&contact_of(record), record.confirmed_at).ok()?;
+        let target = self.with_push_binding(id, |record| {
+            let address = self.shared.push.address(&contact_of(record), record.confirmed_at).ok()?;
             Some((address.app, address.other?))
         });
         let Some((app, target)) = target.flatten() else {
@@ -279,33 +279,6 @@ impl Shard {
             return;
         };
         self.send_alert_to(app, target, id, Event::Renew, REFRESH_LIFE_S, AlertContent::default());
-    }
-
-    /// Where the calls of a registration that passed through go.
-    pub(crate) fn push_binding_call_target(&self, id: InstanceId) -> Option<(Box<str>, PushTarget)> {
-        let address = self
-            .with_push_binding(id, |shared, record| shared.push.address(&contact_of(record), record.confirmed_at).ok());
-        address.flatten().map(|address| (address.app, address.call))
-    }
-
-    fn with_push_binding<T>(&self, id: InstanceId, work: impl FnOnce(&Shared, &ProxiedRecord) -> T) -> Option<T> {
-        self.push_binding_record(id, self.push_bindings.sealed(id)?, |record| work(&self.shared, record))
-    }
-
-    fn push_binding_record<T>(
-        &self,
-        id: InstanceId,
-        sealed: &Sealed,
-        work: impl FnOnce(&ProxiedRecord) -> T,
-    ) -> Option<T> {
-        with_clean_stack(|| match self.shared.vault.unseal_kept(id, sealed) {
-            Ok(Kept::Proxied(record)) => Some(work(&record)),
-            Ok(Kept::Lent(_)) => None,
-            Err(error) => {
-                tracing::error!(instance = %id, %error, "a record does not open");
-                None
-            }
-        })
     }
 }
 
@@ -320,10 +293,13 @@ async fn look_up(shared: &Shared, id: InstanceId) -> LookedUp {
         }
     };
     shared.metrics.store_answered(began.elapsed());
-    let Ok(Kept::Proxied(record)) = shared.vault.unseal_kept(id, &stored.sealed) else { return None };
     // Another owner's fence is of no use; the next refresh makes the record this node's.
     let fence = if stored.owned { stored.fence } else { Fence::NEW };
-    let new = KnownPushBinding::of(id, stored.sealed, fence, *record, &shared.upstreams)?;
+    let sealed = stored.sealed;
+    let new = shared.vault.open_record(id, &sealed, |record| {
+        KnownPushBinding::of(id, sealed.clone(), fence, record.push_binding()?, &shared.upstreams)
+    });
+    let new = new.ok()??;
     let addresses = shared.dialler.addresses(new.upstream).await;
     Some((new, addresses))
 }
@@ -365,6 +341,6 @@ async fn put(
     Fence::NEW
 }
 
-fn contact_of(record: &ProxiedRecord) -> PushContact {
+pub(crate) fn contact_of(record: &PushBindingRecord) -> PushContact {
     PushContact { provider: record.provider.clone(), param: record.param.clone(), prid: record.prid.expose().into() }
 }

@@ -1,4 +1,4 @@
-//! A record as bytes, for sealing.
+//! The record of a lent account as bytes.
 //!
 //! ```text
 //! record  = version binding[16] sip_instance[16] flags created_at expires_at app aor auth_username
@@ -9,17 +9,20 @@
 //! ```
 //! What stands in brackets is there when its bit in `flags` (32 bits, big-endian) is set. `version` is one byte, 1.
 //!
-//! Invariant: writing appends exactly [`encoded_len`] bytes, so that a buffer of that capacity never moves and leaves
-//! no plaintext behind. Reading accepts only what writing makes: every byte used, no unknown bit, no length beyond the
-//! end. Neither keeps a copy of its own.
+//! Invariant: that of the [folder](super).
+
+use std::borrow::Cow;
 
 use sip::id::BindingId;
 
-use super::record::{Account, Device, Presence, Proof, Provider, PushTarget, Record, Reminder, WakeFor};
+use super::{NotARecord, Reader, number, text};
 use crate::secret::{Aor, Ha1Text, InstanceSecret, Password, PushToken};
+use crate::vault::record::{
+    Account, Device, Presence, Proof, Provider, PushTarget, Record, Reminder, Storable, WakeFor,
+};
 
-/// The version that is written, and the only one that is read.
-const VERSION: u8 = 1;
+/// The version that is written, and the only one that is read; the first byte, which tells it from other records.
+pub(super) const VERSION: u8 = 1;
 
 const WAKE_CALL: u32 = 1;
 const WAKE_MESSAGE: u32 = 1 << 1;
@@ -40,20 +43,14 @@ const REMINDED: u32 = 3 << REMINDED_SHIFT;
 const PROVEN: u32 = 1 << 15;
 const KNOWN_FLAGS: u32 = (1 << 16) - 1;
 
-/// The bytes are not a record of this version.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct NotARecord;
+impl Storable for Record {
+    fn visit(&self, sink: &mut dyn FnMut(&[u8])) {
+        visit(self, sink);
+    }
 
-/// How many bytes [`encode`] appends for this record.
-pub(super) fn encoded_len(record: &Record) -> usize {
-    let mut len = 0;
-    visit(record, &mut |bytes| len += bytes.len());
-    len
-}
-
-/// Appends the record to `out`, whose spare capacity should be at least [`encoded_len`].
-pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
-    visit(record, &mut |bytes| out.extend_from_slice(bytes));
+    fn found_by(&self) -> (Cow<'_, str>, &Aor, &PushToken) {
+        (Cow::Borrowed(&self.app), &self.account.aor, &self.device.call_push.token)
+    }
 }
 
 /// Shows every byte of the encoded form to `sink`, in order.
@@ -136,19 +133,6 @@ fn reminded_of(flags: u32) -> Option<Reminder> {
     }
 }
 
-pub(super) fn text(text: &str, sink: &mut dyn FnMut(&[u8])) {
-    number(text.len() as u64, sink);
-    sink(text.as_bytes());
-}
-
-pub(super) fn number(mut value: u64, sink: &mut dyn FnMut(&[u8])) {
-    while value >= 0x80 {
-        sink(&[value as u8 | 0x80]);
-        value >>= 7;
-    }
-    sink(&[value as u8]);
-}
-
 fn provider_code(provider: Provider) -> u8 {
     match provider {
         Provider::ApnsProduction => 1,
@@ -157,15 +141,12 @@ fn provider_code(provider: Provider) -> u8 {
     }
 }
 
-/// Reads what [`encode`] wrote.
+/// Reads what [`Storable::visit`] showed.
 pub(super) fn decode(bytes: &[u8]) -> Result<Record, NotARecord> {
     let mut rest = Reader(bytes);
     let record = rest.record()?;
     if rest.0.is_empty() { Ok(record) } else { Err(NotARecord) }
 }
-
-/// Reads one part after the other.
-pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
     fn record(&mut self) -> Result<Record, NotARecord> {
@@ -238,49 +219,10 @@ impl<'a> Reader<'a> {
         let confirmed_at = self.number()?;
         Ok(PushTarget { provider, token: PushToken::new(self.text()?), confirmed_at })
     }
-
-    pub(super) fn text_if(&mut self, present: bool) -> Result<Option<&'a str>, NotARecord> {
-        present.then(|| self.text()).transpose()
-    }
-
-    pub(super) fn text(&mut self) -> Result<&'a str, NotARecord> {
-        let len = usize::try_from(self.number()?).map_err(|_| NotARecord)?;
-        std::str::from_utf8(self.take(len)?).map_err(|_| NotARecord)
-    }
-
-    pub(super) fn number(&mut self) -> Result<u64, NotARecord> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                break;
-            }
-            value |= bits << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err(NotARecord)
-    }
-
-    pub(super) fn byte(&mut self) -> Result<u8, NotARecord> {
-        Ok(self.take(1)?[0])
-    }
-
-    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], NotARecord> {
-        self.take(N)?.try_into().map_err(|_| NotARecord)
-    }
-
-    pub(super) fn take(&mut self, len: usize) -> Result<&'a [u8], NotARecord> {
-        let (taken, rest) = self.0.split_at_checked(len).ok_or(NotARecord)?;
-        self.0 = rest;
-        Ok(taken)
-    }
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::vault) mod tests {
     use sip::id::ShardTag;
 
     use super::*;
@@ -338,16 +280,15 @@ pub(super) mod tests {
     }
 
     fn encoded(record: &Record) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(encoded_len(record));
-        encode(record, &mut bytes);
+        let mut bytes = Vec::new();
+        record.visit(&mut |part| bytes.extend_from_slice(part));
         bytes
     }
 
     #[test]
-    fn a_record_reads_back_as_itself_and_its_length_is_known_beforehand() {
+    fn a_record_reads_back_as_itself() {
         for record in samples() {
             let bytes = encoded(&record);
-            assert_eq!(bytes.len(), encoded_len(&record));
             assert_eq!(decode(&bytes), Ok(record));
         }
     }

@@ -1,13 +1,16 @@
-//! What is held about a registration that only passes through (RFC 8599): no credential, for there is none.
+//! The record of a push binding (RFC 8599) as bytes. There is no credential in it.
 //!
 //! ```text
-//! proxied = kind flags confirmed_at expires_at app aor contact registrar [proxy] provider param prid      kind is one byte, 2
+//! record = kind flags confirmed_at expires_at app aor contact registrar [proxy] provider param prid      kind is one byte, 2
 //! ```
 //!
-//! Invariant: as that of `codec`: writing appends exactly as many bytes as it says, reading accepts only what writing makes.
+//! Invariant: that of the [folder](super).
 
-use super::codec::{NotARecord, Reader, number, text};
+use std::borrow::Cow;
+
+use super::{NotARecord, Reader, number, text};
 use crate::secret::{Aor, PushToken};
+use crate::vault::record::{PushBindingRecord, Storable};
 
 /// The first byte of this kind; that of a lent account's record is another.
 pub(super) const KIND: u8 = 2;
@@ -17,47 +20,18 @@ const HAS_PARAM: u8 = 1 << 1;
 const REFRESHES_ITSELF: u8 = 1 << 2;
 const KNOWN_FLAGS: u8 = (1 << 3) - 1;
 
-/// A registration that passed through, as it is found again after a restart.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ProxiedRecord {
-    /// The App's id.
-    pub app: Box<str>,
-    /// The address of record.
-    pub aor: Aor,
-    /// What tells the AOR's devices apart.
-    pub contact: Box<str>,
-    /// The Request-URI of its REGISTER.
-    pub registrar: Box<str>,
-    /// The SIP server's own outbound proxy.
-    pub proxy: Option<Box<str>>,
-    /// `pn-provider`
-    pub provider: Box<str>,
-    /// `pn-param`
-    pub param: Option<Box<str>>,
-    /// `pn-prid`
-    pub prid: PushToken,
-    /// The device refreshes it by itself.
-    pub refreshes_itself: bool,
-    /// When its device named the push token last, in seconds since 1970.
-    pub confirmed_at: u64,
-    /// When it ends, in seconds since 1970.
-    pub expires_at: u64,
+impl Storable for PushBindingRecord {
+    fn visit(&self, sink: &mut dyn FnMut(&[u8])) {
+        visit(self, sink);
+    }
+
+    fn found_by(&self) -> (Cow<'_, str>, &Aor, &PushToken) {
+        (Cow::Owned(format!("rfc8599 {}", self.app)), &self.aor, &self.prid)
+    }
 }
 
-/// How many bytes [`encode`] appends.
-pub(super) fn encoded_len(record: &ProxiedRecord) -> usize {
-    let mut len = 0;
-    visit(record, &mut |bytes| len += bytes.len());
-    len
-}
-
-/// Appends the record to `out`.
-pub(super) fn encode(record: &ProxiedRecord, out: &mut Vec<u8>) {
-    visit(record, &mut |bytes| out.extend_from_slice(bytes));
-}
-
-fn visit(record: &ProxiedRecord, sink: &mut dyn FnMut(&[u8])) {
-    let ProxiedRecord { app, aor, contact, registrar, proxy, provider, param, prid, .. } = record;
+fn visit(record: &PushBindingRecord, sink: &mut dyn FnMut(&[u8])) {
+    let PushBindingRecord { app, aor, contact, registrar, proxy, provider, param, prid, .. } = record;
     let bit = |bit: u8, set: bool| if set { bit } else { 0 };
     let flags = bit(HAS_PROXY, proxy.is_some())
         | bit(HAS_PARAM, param.is_some())
@@ -75,15 +49,15 @@ fn visit(record: &ProxiedRecord, sink: &mut dyn FnMut(&[u8])) {
     text(prid.expose(), sink);
 }
 
-/// Reads what [`encode`] wrote.
-pub(super) fn decode(bytes: &[u8]) -> Result<ProxiedRecord, NotARecord> {
+/// Reads what [`Storable::visit`] showed.
+pub(super) fn decode(bytes: &[u8]) -> Result<PushBindingRecord, NotARecord> {
     let mut rest = Reader(bytes);
     let [kind, flags] = rest.array()?;
     if kind != KIND || flags & !KNOWN_FLAGS != 0 {
         return Err(NotARecord);
     }
     // The fields of a struct expression are read in the order in which they stand here: that of the format.
-    let record = ProxiedRecord {
+    let record = PushBindingRecord {
         confirmed_at: rest.number()?,
         expires_at: rest.number()?,
         refreshes_itself: flags & REFRESHES_ITSELF != 0,
@@ -103,8 +77,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<ProxiedRecord, NotARecord> {
 mod tests {
     use super::*;
 
-    fn samples() -> [ProxiedRecord; 2] {
-        let full = ProxiedRecord {
+    fn samples() -> [PushBindingRecord; 2] {
+        let full = PushBindingRecord {
             app: "com.example.phone".into(),
             aor: Aor::new("sip:alice@example.com"),
             contact: "<urn:uuid:1>".into(),
@@ -117,20 +91,19 @@ mod tests {
             confirmed_at: 1_795_000_000,
             expires_at: 1_795_432_000,
         };
-        [ProxiedRecord { proxy: None, param: None, refreshes_itself: false, ..full.clone() }, full]
+        [PushBindingRecord { proxy: None, param: None, refreshes_itself: false, ..full.clone() }, full]
     }
 
     #[test]
-    fn a_proxied_record_reads_back_as_itself_and_nothing_else_does() {
+    fn a_push_binding_reads_back_as_itself_and_nothing_else_does() {
         for record in samples() {
             let mut bytes = Vec::new();
-            encode(&record, &mut bytes);
-            assert_eq!(bytes.len(), encoded_len(&record));
+            record.visit(&mut |part| bytes.extend_from_slice(part));
             assert_eq!(decode(&bytes), Ok(record));
             for len in 0..bytes.len() {
                 assert_eq!(decode(&bytes[..len]), Err(NotARecord), "{len}");
             }
-            assert_eq!(super::super::codec::decode(&bytes), Err(NotARecord), "it is no lent account");
+            assert_eq!(super::super::lent::decode(&bytes), Err(NotARecord), "it is no lent account");
             bytes.push(0);
             assert_eq!(decode(&bytes), Err(NotARecord));
         }

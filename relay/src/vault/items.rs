@@ -6,7 +6,7 @@
 //! text    = length bytes            numbers and lengths are LEB128, as in the record
 //! ```
 //!
-//! Invariant: a store sees a slot, which is a keyed hash, and the [`Sealed`] form: neither who wrote, nor what, nor its
+//! Invariant: a store sees an item key, which is a keyed hash, and the [`Sealed`] form: neither who wrote, nor what, nor its
 //! name. What is kept never outlives the record that it lies beside: it is stored only where that record is, in one step,
 //! and erased with it, in one step. At most [`MESSAGES_MAX`] messages and [`MISSED_CALLS_MAX`] missed calls are kept.
 
@@ -77,12 +77,12 @@ impl fmt::Debug for MissedCall {
 
 /// One of the two kinds of what is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Shelf {
+pub(super) enum Collection {
     Messages,
     MissedCalls,
 }
 
-impl Shelf {
+impl Collection {
     pub(super) const ALL: [Self; 2] = [Self::Messages, Self::MissedCalls];
 
     fn purpose(self) -> &'static [u8] {
@@ -104,27 +104,27 @@ impl Shelf {
 /// Takes the encoded form, part by part.
 type Sink<'a> = &'a mut dyn FnMut(&[u8]);
 
-/// Where one thing lies on its shelf.
-pub(super) type Slot = [u8; 16];
+/// Where one thing lies on its collection.
+pub(super) type ItemKey = [u8; 16];
 
 /// Something sealed, ready to be kept.
 #[derive(Clone, Debug)]
-pub struct Parcel {
-    pub(super) shelf: Shelf,
-    pub(super) slot: Slot,
-    /// Orders those of one shelf, oldest first: milliseconds since 1970.
+pub struct SealedItem {
+    pub(super) collection: Collection,
+    pub(super) item_key: ItemKey,
+    /// Orders those of one collection, oldest first: milliseconds since 1970.
     pub(super) order: u64,
     pub(super) sealed: Sealed,
 }
 
 /// What became of something that was to be kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Keeping {
+pub enum Placement {
     /// It is kept.
     Kept,
     /// It was kept already, under the same name.
     Known,
-    /// The shelf is full.
+    /// The collection is full.
     Full,
 }
 
@@ -138,26 +138,26 @@ pub struct Counts {
 }
 
 impl Vault {
-    /// Seals a message for [`Self::keep`].
-    pub fn seal_message(&self, instance: InstanceId, message: &Message) -> Parcel {
+    /// Seals a message for [`Self::put_item`].
+    pub fn seal_message(&self, instance: InstanceId, message: &Message) -> SealedItem {
         let visit = |sink: Sink<'_>| visit_message(message, sink);
-        self.seal_kept(instance, Shelf::Messages, message.id.to_bytes(), &visit)
+        self.seal_item(instance, Collection::Messages, message.id.to_bytes(), &visit)
     }
 
-    /// Seals a missed call for [`Self::keep`].
-    pub fn seal_missed_call(&self, instance: InstanceId, missed: &MissedCall) -> Parcel {
+    /// Seals a missed call for [`Self::put_item`].
+    pub fn seal_missed_call(&self, instance: InstanceId, missed: &MissedCall) -> SealedItem {
         let visit = |sink: Sink<'_>| visit_missed_call(missed, sink);
-        self.seal_kept(instance, Shelf::MissedCalls, missed.call.to_bytes(), &visit)
+        self.seal_item(instance, Collection::MissedCalls, missed.call.to_bytes(), &visit)
     }
 
-    /// Keeps it until the instance ends; may be called again with the same parcel.
+    /// Keeps it until the instance ends; may be called again with the same item.
     ///
     /// # Errors
     /// [`StoreError::Away`]; [`StoreError::Gone`] when there is no record of the instance.
-    pub async fn keep(&self, instance: InstanceId, parcel: &Parcel) -> Result<Keeping, StoreError> {
+    pub async fn put_item(&self, instance: InstanceId, item: &SealedItem) -> Result<Placement, StoreError> {
         match &self.0.store {
-            Store::Memory(memory) => memory.keep(instance, parcel),
-            Store::Redis(redis) => redis.keep(instance, parcel).await,
+            Store::Memory(memory) => memory.put_item(instance, item),
+            Store::Redis(redis) => redis.put_item(instance, item).await,
         }
     }
 
@@ -166,10 +166,10 @@ impl Vault {
     /// # Errors
     /// [`StoreError::Away`].
     pub async fn messages(&self, instance: InstanceId) -> Result<Vec<Message>, StoreError> {
-        let mut all = self.open_all(instance, Shelf::Messages, read_message).await?;
+        let mut all = self.open_all(instance, Collection::Messages, read_message).await?;
         let old = self.forget_old(&mut all, |message| message.expires_at);
         for message in old {
-            self.drop_message(instance, message.id).await?;
+            self.remove_message(instance, message.id).await?;
         }
         all.sort_by_key(|message| (message.received_at, message.id));
         Ok(all)
@@ -180,10 +180,10 @@ impl Vault {
     /// # Errors
     /// [`StoreError::Away`].
     pub async fn missed_calls(&self, instance: InstanceId) -> Result<Vec<MissedCall>, StoreError> {
-        let mut all = self.open_all(instance, Shelf::MissedCalls, read_missed_call).await?;
+        let mut all = self.open_all(instance, Collection::MissedCalls, read_missed_call).await?;
         let old = self.forget_old(&mut all, |missed| missed.expires_at);
         for missed in old {
-            self.drop_missed_call(instance, missed.call).await?;
+            self.remove_missed_call(instance, missed.call).await?;
         }
         all.sort_by_key(|missed| (missed.at, missed.call));
         Ok(all)
@@ -193,61 +193,68 @@ impl Vault {
     ///
     /// # Errors
     /// [`StoreError::Away`].
-    pub async fn drop_message(&self, instance: InstanceId, message: MessageId) -> Result<bool, StoreError> {
-        self.drop_kept(instance, Shelf::Messages, message.to_bytes()).await
+    pub async fn remove_message(&self, instance: InstanceId, message: MessageId) -> Result<bool, StoreError> {
+        self.remove_item(instance, Collection::Messages, message.to_bytes()).await
     }
 
     /// Forgets a missed call; whether there was one.
     ///
     /// # Errors
     /// [`StoreError::Away`].
-    pub async fn drop_missed_call(&self, instance: InstanceId, call: CallId) -> Result<bool, StoreError> {
-        self.drop_kept(instance, Shelf::MissedCalls, call.to_bytes()).await
+    pub async fn remove_missed_call(&self, instance: InstanceId, call: CallId) -> Result<bool, StoreError> {
+        self.remove_item(instance, Collection::MissedCalls, call.to_bytes()).await
     }
 
     /// How much is kept, what is over and not yet forgotten included.
     ///
     /// # Errors
     /// [`StoreError::Away`].
-    pub async fn kept_counts(&self, instance: InstanceId) -> Result<Counts, StoreError> {
+    pub async fn item_counts(&self, instance: InstanceId) -> Result<Counts, StoreError> {
         let [messages, missed_calls] = match &self.0.store {
-            Store::Memory(memory) => memory.kept_counts(instance),
-            Store::Redis(redis) => redis.kept_counts(instance).await?,
+            Store::Memory(memory) => memory.item_counts(instance),
+            Store::Redis(redis) => redis.item_counts(instance).await?,
         };
         Ok(Counts { messages, missed_calls })
     }
 
-    fn slot(&self, instance: InstanceId, shelf: Shelf, name: [u8; 16]) -> Slot {
-        lookup::slot(&self.0.keyring.index_key(), &instance.to_bytes(), shelf.purpose(), &name)
+    fn item_key(&self, instance: InstanceId, collection: Collection, name: [u8; 16]) -> ItemKey {
+        lookup::item_key(&self.0.keyring.index_key(), &instance.to_bytes(), collection.purpose(), &name)
     }
 
-    fn seal_kept(&self, instance: InstanceId, shelf: Shelf, name: [u8; 16], visit: &dyn Fn(Sink<'_>)) -> Parcel {
-        let slot = self.slot(instance, shelf, name);
+    fn seal_item(
+        &self,
+        instance: InstanceId,
+        collection: Collection,
+        name: [u8; 16],
+        visit: &dyn Fn(Sink<'_>),
+    ) -> SealedItem {
+        let item_key = self.item_key(instance, collection, name);
         let mut len = 0;
         visit(&mut |bytes| len += bytes.len());
         let write = |out: &mut Vec<u8>| visit(&mut |bytes| out.extend_from_slice(bytes));
-        let sealed = seal::seal_as(&self.0.keyring, shelf.purpose(), &place(instance, slot), unix_now(), len, write);
-        Parcel { shelf, slot, order: unix_now().saturating_mul(1_000), sealed }
+        let sealed =
+            seal::seal_as(&self.0.keyring, collection.purpose(), &place(instance, item_key), unix_now(), len, write);
+        SealedItem { collection, item_key, order: unix_now().saturating_mul(1_000), sealed }
     }
 
     async fn open_all<T>(
         &self,
         instance: InstanceId,
-        shelf: Shelf,
+        collection: Collection,
         read: fn(&[u8]) -> Option<T>,
     ) -> Result<Vec<T>, StoreError> {
         let all = match &self.0.store {
-            Store::Memory(memory) => memory.kept(instance, shelf),
-            Store::Redis(redis) => redis.kept(instance, shelf).await?,
+            Store::Memory(memory) => memory.kept(instance, collection),
+            Store::Redis(redis) => redis.kept(instance, collection).await?,
         };
         let mut opened = Vec::with_capacity(all.len());
-        for (slot, sealed) in all {
-            let place = place(instance, slot);
-            match seal::open_as(&self.0.keyring, shelf.purpose(), &place, sealed.as_bytes(), read) {
+        for (item_key, sealed) in all {
+            let place = place(instance, item_key);
+            match seal::open_as(&self.0.keyring, collection.purpose(), &place, sealed.as_bytes(), read) {
                 Ok(kept) => opened.push(kept),
                 Err(error) => {
                     tracing::warn!(%instance, %error, "something that was kept does not open and is forgotten");
-                    self.drop_slot(instance, shelf, slot).await?;
+                    self.remove_by_key(instance, collection, item_key).await?;
                 }
             }
         }
@@ -260,22 +267,32 @@ impl Vault {
         all.extract_if(.., |kept| expires_at(kept) <= now).collect()
     }
 
-    async fn drop_kept(&self, instance: InstanceId, shelf: Shelf, name: [u8; 16]) -> Result<bool, StoreError> {
-        self.drop_slot(instance, shelf, self.slot(instance, shelf, name)).await
+    async fn remove_item(
+        &self,
+        instance: InstanceId,
+        collection: Collection,
+        name: [u8; 16],
+    ) -> Result<bool, StoreError> {
+        self.remove_by_key(instance, collection, self.item_key(instance, collection, name)).await
     }
 
-    async fn drop_slot(&self, instance: InstanceId, shelf: Shelf, slot: Slot) -> Result<bool, StoreError> {
+    async fn remove_by_key(
+        &self,
+        instance: InstanceId,
+        collection: Collection,
+        item_key: ItemKey,
+    ) -> Result<bool, StoreError> {
         match &self.0.store {
-            Store::Memory(memory) => Ok(memory.drop_kept(instance, shelf, slot)),
-            Store::Redis(redis) => redis.drop_kept(instance, shelf, slot).await,
+            Store::Memory(memory) => Ok(memory.remove_item(instance, collection, item_key)),
+            Store::Redis(redis) => redis.remove_item(instance, collection, item_key).await,
         }
     }
 }
 
-fn place(instance: InstanceId, slot: Slot) -> [u8; 32] {
+fn place(instance: InstanceId, item_key: ItemKey) -> [u8; 32] {
     let mut place = [0; 32];
     place[..16].copy_from_slice(&instance.to_bytes());
-    place[16..].copy_from_slice(&slot);
+    place[16..].copy_from_slice(&item_key);
     place
 }
 
