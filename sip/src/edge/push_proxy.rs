@@ -37,9 +37,9 @@ pub const REFRESH_BEFORE_S: u32 = 180;
 const RENEW_BEFORE_MAX: Duration = Duration::from_secs(3600);
 /// The longest `pn-param` or `pn-prid`, in bytes, escapes resolved.
 const VALUE_MAX: usize = 4096;
-/// What a Contact's lifetime is when nobody names one, in seconds.
+/// The lifetime of a Contact when nobody names one, in seconds.
 const EXPIRES_DEFAULT: u32 = 3600;
-/// What a Path's MAC is bound to, so that no other token passes for one.
+/// The purpose that a Path's MAC is bound to, so that no other token passes for one.
 const PATH: &[u8] = b"sipwake path 1";
 
 /// Where a push service finds a device, as its Contact says it (RFC 8599 §8.7).
@@ -47,7 +47,7 @@ const PATH: &[u8] = b"sipwake path 1";
 pub struct PushContact {
     /// The service: `apns`, `fcm`, …
     pub provider: Box<str>,
-    /// What the service needs beside the device's name: the application (§10, §11).
+    /// The application, where the service needs it beside the device's name (§10, §11).
     pub param: Option<Box<str>>,
     /// The device's name at the service, escapes resolved.
     pub prid: Box<str>,
@@ -59,7 +59,7 @@ impl fmt::Debug for PushContact {
     }
 }
 
-/// What a REGISTER asks of a push proxy.
+/// The request that a REGISTER makes of a push proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PushRequest {
     /// Pushes, for this registration.
@@ -75,9 +75,9 @@ pub enum PushRequest {
 pub struct RegisterIntent {
     /// The address of record: scheme, user and host in one spelling.
     pub aor: Box<str>,
-    /// What tells the AOR's devices apart: `+sip.instance`, else the Contact's URI without `pn-*`; empty for `*`.
+    /// The key that tells the AOR's devices apart: `+sip.instance`, else the Contact's URI without `pn-*`; empty for `*`.
     pub contact: Box<str>,
-    /// What it asks for.
+    /// The request that its `pn-*` parameters make.
     pub push_request: PushRequest,
     /// For how long, in seconds.
     pub expires: u32,

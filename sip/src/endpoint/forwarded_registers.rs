@@ -1,9 +1,9 @@
-//! REGISTERs on their way through, from a device to its own SIP server and back (RFC 3327, RFC 8599 §5.6.1).
+//! REGISTERs that are forwarded from a device to its own SIP server (RFC 3327, RFC 8599 §5.6.1).
 //!
 //! | REGISTER | from here |
 //! | --- | --- |
-//! | comes | the shell is asked for its way: 403, 555, or an upstream |
-//! | has its way | on the upstream's flow, with our Path, `Supported: path` and Feature-Caps; dialled first where there is none |
+//! | comes | the shell is asked for its route: 403, 555, or an upstream |
+//! | has its route | on the upstream's flow, with our Path, `Supported: path` and Feature-Caps; dialled first where there is none |
 //! | 401, 407 | back to the device: the digest is between the two |
 //! | 2xx, pushes asked for | `push_bindings` keeps it; back with Feature-Caps |
 //! | 2xx, no more pushes or `expires=0` | forgotten |
@@ -11,7 +11,7 @@
 //! | silence, no flow | 504 |
 //!
 //! Invariant: nothing is kept of a REGISTER that its SIP server has not accepted. A flow has at most [`REGISTERS_PER_FLOW`]
-//! of them under way and [`BURST`] at once; every way that the shell gave is given back once, by [`Event::UpstreamReleased`].
+//! of them under way and [`BURST`] at once; every upstream that the shell gave is given back once, by [`Event::UpstreamReleased`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -37,10 +37,10 @@ pub const QUOTA_VIOLATIONS_MAX: u8 = 40;
 pub const REGISTERS_MAX: usize = 20_000;
 /// SIP servers that are dialled at once because of a REGISTER, on one shard; one for a further one is answered 503.
 pub const DIALS_MAX: usize = 64;
-/// What a device that goes too fast is told to wait, in seconds.
+/// The Retry-After of a device that sends too many, in seconds.
 const RETRY_AFTER_S: u32 = 10;
 
-/// What is under way.
+/// The REGISTERs that are under way.
 #[derive(Default)]
 pub(super) struct ForwardedRegisters {
     under_way: BTreeMap<ForwardedRegisterId, ForwardedRegister>,
@@ -76,11 +76,11 @@ pub(super) struct ForwardedRegister {
     proxy: Option<Box<str>>,
     /// How many of its Routes are ours.
     own_routes: usize,
-    way: Option<RegisterRoute>,
+    route: Option<RegisterRoute>,
     branch: Option<BranchId>,
 }
 
-/// What is known of a flow that REGISTERs came by.
+/// The quota of one flow that REGISTERs came by.
 struct FlowQuota {
     budget: u8,
     refilled: Instant,
@@ -114,7 +114,7 @@ impl Endpoint {
         let own_routes = self.own_routes(&register);
         let proxy: Option<Box<str>> = register.route(own_routes).map(|route| route.uri.text.into());
         let registrar: Box<str> = register.request_uri().unwrap_or_default().into();
-        let way = RouteRequest {
+        let route = RouteRequest {
             register: id,
             aor: intent.aor.clone(),
             registrar: registrar.clone(),
@@ -135,15 +135,14 @@ impl Endpoint {
             registrar,
             proxy,
             own_routes,
-            way: None,
+            route: None,
             branch: None,
         };
         self.registers.under_way.insert(id, row);
-        self.core.event(Event::RouteNeeded(Box::new(way)));
+        self.core.event(Event::RouteNeeded(Box::new(route)));
     }
 
-    /// Whether a REGISTER may travel on: it asks for pushes, or about them, or ends what asked for them. Nothing else is
-    /// this relay's business.
+    /// Whether a REGISTER may be forwarded: it asks for pushes, or about them, or ends a push binding. No other REGISTER is.
     fn may_pass(&self, source: &Source, intent: &RegisterIntent) -> bool {
         let PushRequest::Push(push) = &intent.push_request else {
             return matches!(intent.push_request, PushRequest::Query(_))
@@ -157,18 +156,18 @@ impl Endpoint {
             || self.push_bindings.contacts_of(&intent.aor) < CONTACTS_PER_AOR)
     }
 
-    /// The shell has found the way of a REGISTER, or the status that refuses it.
-    pub(super) fn on_route(&mut self, now: Instant, id: ForwardedRegisterId, way: Result<RegisterRoute, u16>) {
-        let way = match way {
-            Ok(way) => way,
+    /// The shell has found the route of a REGISTER, or the status that refuses it.
+    pub(super) fn on_route(&mut self, now: Instant, id: ForwardedRegisterId, route: Result<RegisterRoute, u16>) {
+        let route = match route {
+            Ok(route) => route,
             Err(status) => return self.end_register(now, id, status),
         };
-        let upstream = way.upstream;
+        let upstream = route.upstream;
         let Some(register) = self.registers.under_way.get_mut(&id) else {
             return self.core.event(Event::UpstreamReleased(upstream));
         };
-        let registrar = way.registrar.clone();
-        register.way = Some(way);
+        let registrar = route.registrar.clone();
+        register.route = Some(route);
         self.join_transit(now, upstream, registrar);
         if !self.upstreams.may_register_now(now, upstream) {
             return self.end_register(now, id, 503);
@@ -223,7 +222,7 @@ impl Endpoint {
     }
 
     fn registers_to(&self, upstream: UpstreamId, waiting: bool) -> Vec<ForwardedRegisterId> {
-        let to = |register: &ForwardedRegister| register.way.as_ref().is_some_and(|way| way.upstream == upstream);
+        let to = |register: &ForwardedRegister| register.route.as_ref().is_some_and(|route| route.upstream == upstream);
         let theirs = self.registers.under_way.iter().filter(|(_, it)| to(it) && it.branch.is_none() == waiting);
         theirs.map(|(id, _)| *id).collect()
     }
@@ -232,7 +231,7 @@ impl Endpoint {
     /// no dialler from those that answer.
     fn dials_for_others(&self, upstream: UpstreamId) -> usize {
         let waiting = self.registers.under_way.values().filter(|register| register.branch.is_none());
-        let others = waiting.filter_map(|register| register.way.as_ref().map(|way| way.upstream));
+        let others = waiting.filter_map(|register| register.route.as_ref().map(|route| route.upstream));
         others.filter(|other| *other != upstream).collect::<BTreeSet<_>>().len()
     }
 
@@ -271,10 +270,10 @@ impl Endpoint {
         match (&register.intent.push_request, status) {
             (PushRequest::Push(push), 200..300) => {
                 let (push, expires) = (push.clone(), register.intent.granted(response));
-                let ForwardedRegister { source, intent, registrar, proxy, way: Some(way), .. } = register else {
+                let ForwardedRegister { source, intent, registrar, proxy, route: Some(route), .. } = register else {
                     return;
                 };
-                let accepted = Accepted { source, intent, push, registrar, proxy, upstream: way.upstream, expires };
+                let accepted = Accepted { source, intent, push, registrar, proxy, upstream: route.upstream, expires };
                 return self.on_accepted(now, accepted);
             }
             (PushRequest::Nothing, 200..300) => {
@@ -299,15 +298,15 @@ impl Endpoint {
     fn back(&self, register: &ForwardedRegister, status: u16, response: &Message) -> bytes::Bytes {
         let mut edit = response.edit().pop(Name::Via);
         if (200..300).contains(&status) {
-            match (&register.intent.push_request, &register.way) {
+            match (&register.intent.push_request, &register.route) {
                 (PushRequest::Push(push), _) => {
                     let (instance, _) = push_proxy::identify(&self.core.token_key, &register.intent.aor, push);
                     let value = push_proxy::feature_caps(&register.intent, push, instance);
                     edit = edit.append(Name::FeatureCaps, value);
                 }
-                (PushRequest::Query(one), Some(way)) => {
+                (PushRequest::Query(one), Some(route)) => {
                     let wanted = |service: &&&str| one.as_deref().is_none_or(|one| one == **service);
-                    for service in way.services.iter().filter(wanted) {
+                    for service in route.services.iter().filter(wanted) {
                         edit = edit.append(Name::FeatureCaps, push_proxy::serves(service));
                     }
                 }
@@ -338,10 +337,10 @@ impl Endpoint {
         Some(register)
     }
 
-    /// Gives the way of a REGISTER back.
+    /// Gives the upstream of a REGISTER back.
     fn leave(&mut self, register: &ForwardedRegister) {
-        if let Some(way) = &register.way {
-            self.leave_transit(way.upstream, None);
+        if let Some(route) = &register.route {
+            self.leave_transit(route.upstream, None);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Registrations that passed through to their own SIP server, and are pushed for (RFC 8599).
 //!
-//! A request that comes back by our Path is a call like any other: held, pushed, offered to the flow that the device
-//! registers on; its Request-URI stays as it came. What is no INVITE waits in [`super::parked`].
+//! An INVITE that comes back by our Path is a call like any other: it waits, is pushed, and is forked to the flow that the
+//! device registers on; its Request-URI stays as it came. What is no INVITE waits in [`super::parked`].
 //!
 //! [`super::forwarded_registers`] brings them; a device that has registered is attached by its flow until the end that was granted.
 //!
@@ -136,8 +136,8 @@ impl Endpoint {
     }
 
     /// A registration of an earlier run.
-    pub(super) fn on_restore_push_binding(&mut self, now: Instant, adopted: RestoredPushBinding) {
-        let RestoredPushBinding { registration, upstream, upstream_registrar } = adopted;
+    pub(super) fn on_restore_push_binding(&mut self, now: Instant, restored: RestoredPushBinding) {
+        let RestoredPushBinding { registration, upstream, upstream_registrar } = restored;
         let (instance, binding) = push_proxy::identify(&self.core.token_key, &registration.aor, &registration.push);
         self.join_transit(now, upstream, upstream_registrar);
         if self.push_bindings.knows(instance) || instance != registration.instance || registration.expires.is_zero() {
@@ -148,7 +148,7 @@ impl Endpoint {
         self.want_transit_flow(upstream);
     }
 
-    /// Writes a registration down, or its new life. The way that it came by is the row's from now on.
+    /// Stores a push binding, or its refresh. The upstream reference of its REGISTER is the row's from now on.
     fn write_down(&mut self, now: Instant, binding: BindingId, upstream: UpstreamId, registration: &PushBinding) {
         let PushBinding { instance, aor, contact, expires, refreshes_itself, .. } = registration;
         let (instance, expires) = (*instance, *expires);
@@ -264,8 +264,8 @@ impl Endpoint {
             Some(Method::Options) if !attached => self.answer_options(now, reply, &request),
             _ => match forward::check(&request, &self.core.settings.own_addresses()) {
                 Err(stop) => self.refuse(now, reply, &request, stop.status()),
-                Ok(()) => match self.way_to_device(instance) {
-                    Some(way) => self.forward(now, reply, &request, 1, way),
+                Ok(()) => match self.hop_to_device(instance) {
+                    Some(hop) => self.forward(now, reply, &request, 1, hop),
                     None => {
                         self.wake_for_request(now, instance);
                         self.park(now, reply, &request, Side::Upstream, instance, 1);

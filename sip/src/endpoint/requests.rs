@@ -1,4 +1,4 @@
-//! What a message from the network is, and who deals with it.
+//! Every message from the network, and the room that deals with it.
 //!
 //! | from | message | goes to |
 //! | --- | --- | --- |

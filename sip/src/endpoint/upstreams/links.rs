@@ -167,7 +167,7 @@ impl Endpoint {
         upstream.losses = if settled { 0 } else { (upstream.losses + 1).min(FAILURES_MAX) };
         let wait =
             (upstream.losses > 1).then(|| back_off(upstream.losses - 1, &timing.back_off, &mut self.core.random));
-        // So that those who want another flow wait for what is decided below.
+        // Bindings that want another flow wait for the decision below.
         upstream.link = Link::Dialling;
         self.fail_registers(now, id, false);
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
