@@ -1,6 +1,7 @@
 //! One function for each route: who asks, what is asked, the use case, the answer.
 //!
-//! Invariant: the order is always limit, key, body, use case; a refusal at one step says nothing about the next.
+//! Invariant: the order is always key, body, limit, use case; a refusal at one step says nothing about the next. A key is
+//! looked at whatever its address has failed at; only wrong ones are slowed down.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -123,8 +124,6 @@ pub async fn openapi() -> Response {
 
 /// The App whose key `request` shows.
 fn admit_app<'a, E>(api: &'a Api<E>, request: &Request, from: IpAddr) -> Result<&'a Admitted, Problem> {
-    let now = Instant::now();
-    api.0.failures.look(&from, now).map_err(too_many)?;
     let shown = bearer(request.headers(), WANT_APP_KEY)?;
     api.0.apps.admit(shown).ok_or_else(|| failed(api, from, WANT_APP_KEY))
 }
@@ -141,7 +140,6 @@ pub(super) struct Asker {
 impl Asker {
     pub(super) fn of<E>(api: &Api<E>, request: &Request) -> Result<Self, Problem> {
         let from = peer(request);
-        api.0.failures.look(&from, Instant::now()).map_err(too_many)?;
         let secret = InstanceSecret::new(bearer(request.headers(), WANT_SECRET)?);
         let id = segment(request, 3).and_then(InstanceId::parse).ok_or_else(unknown_instance)?;
         Ok(Self { id, secret, from })
@@ -194,9 +192,16 @@ pub(super) fn answer(status: StatusCode, body: &Value) -> Response {
 }
 
 pub(super) fn failed<E>(api: &Api<E>, from: IpAddr, what: &'static str) -> Problem {
-    // The answer is 401 either way; a bucket that runs empty here refuses the next request.
-    let _ = api.0.failures.take(from, Instant::now());
-    Problem::unauthorized(what, true)
+    match api.0.failures.owe(from, Instant::now()) {
+        Ok(()) => Problem::unauthorized(what, true),
+        Err(wait_s) => too_many_failures(what, wait_s),
+    }
+}
+
+/// What a wrong key is answered whose address has shown too many.
+pub(crate) fn too_many_failures(what: &'static str, wait_s: u64) -> Problem {
+    let detail = format!("{what} Too many wrong ones came from your address; a right one is served at any time.");
+    Problem::new(ProblemType::TooManyRequests, detail).retry_after(wait_s)
 }
 
 pub(super) fn too_many(wait_s: u64) -> Problem {

@@ -37,6 +37,8 @@ mod wake;
 pub mod wake_body;
 
 use access::{App, Apps, SipServer, SipServers};
+pub(crate) use handlers::too_many_failures;
+
 use connection::{EndConnection, Peer};
 use device_body::LifetimeRange;
 use limits::{Buckets, Limits};

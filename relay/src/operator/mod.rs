@@ -26,6 +26,7 @@ use crate::api::access::{KeyDigest, bearer};
 use crate::api::connection::Peer;
 use crate::api::limits::{Buckets, Limits, counted_as};
 use crate::api::problem::{self, Problem, ProblemType};
+use crate::api::too_many_failures;
 use crate::api::views;
 use crate::enrollment::UseCases;
 use crate::enrollment::types::OperatorError;
@@ -36,7 +37,7 @@ use crate::secret::ApiKey;
 const DEFAULT_PAGE: usize = 100;
 /// The most instances of a page.
 const MAX_PAGE: usize = 1000;
-/// What is expected of who has no right token.
+/// The advice to a request without the right token.
 const WANT_TOKEN: &str = "Send the operator's token as Authorization: Bearer TOKEN.";
 
 /// The listener's state; cheap to clone.
@@ -135,17 +136,14 @@ impl<E: UseCases> Operator<E> {
     fn admit(&self, request: &Request) -> Result<(), Problem> {
         let address = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
         let from = counted_as(address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)));
-        self.0.failures.look(&from, Instant::now()).map_err(|wait_s| {
-            let detail = "Come back after the seconds that Retry-After names.";
-            Problem::new(ProblemType::TooManyRequests, detail).retry_after(wait_s)
-        })?;
         let shown = bearer(request.headers(), WANT_TOKEN)?;
         if self.0.token.fits(&KeyDigest::of(shown)) {
             return Ok(());
         }
-        // The answer is 401 either way; a bucket that runs empty here refuses the next request.
-        let _ = self.0.failures.take(from, Instant::now());
-        Err(Problem::unauthorized(WANT_TOKEN, true))
+        Err(match self.0.failures.owe(from, Instant::now()) {
+            Ok(()) => Problem::unauthorized(WANT_TOKEN, true),
+            Err(wait_s) => too_many_failures(WANT_TOKEN, wait_s),
+        })
     }
 }
 
