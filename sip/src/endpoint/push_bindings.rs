@@ -336,10 +336,10 @@ impl Endpoint {
         let Some(binding) = self.push_bindings.rows.get(&instance).map(|row| row.binding) else {
             // A registrar of RFC 5626 takes the binding for dead and tries another one (§5.3 there).
             let outbound = request.route(0).is_some_and(|route| route.uri.params.get("ob").is_some());
-            return self.refuse_call(now, reply, &request, if outbound { 430 } else { 404 });
+            return self.refuse_stranger(&source, &request, if outbound { 430 } else { 404 });
         };
         if !self.is_trusted(binding, &source) {
-            return self.refuse_call(now, reply, &request, 403);
+            return self.refuse_stranger(&source, &request, 403);
         }
         if request.to().is_some_and(|to| to.tag().is_some()) {
             return self.refuse(now, reply, &request, 481);
