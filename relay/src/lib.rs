@@ -1,13 +1,14 @@
 //! The service around [`sip`]: one binary, `sipwake`.
 //!
 //! # The floors
-//! Imports point downward only; `tests/tests/tidy.rs` enforces it.
+//! Imports point downward only; `tests/tests/house/tidy.rs` enforces it.
 //!
 //! | floor | module | what it is |
 //! | --- | --- | --- |
 //! | 0 | [`clock`] | the wall clock and RFC 3339 |
 //! | 0 | [`config`] | typed TOML; every problem reported at once |
 //! | 0 | [`metrics`] | every metric's name, in one enum |
+//! | 0 | `random` | random bytes from the system |
 //! | 0 | [`secret`] | types that cannot print and are wiped on drop |
 //! | 1 | [`vault`] | the ephemeral credential store |
 //! | 1 | [`push`] | APNs, FCM, payload, verdicts |
@@ -31,6 +32,7 @@ pub mod metrics;
 pub mod net;
 pub mod operator;
 pub mod push;
+mod random;
 pub mod secret;
 pub mod serve;
 pub mod softphone;

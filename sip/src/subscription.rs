@@ -25,6 +25,7 @@ use crate::random::Random;
 use crate::registration::RequestContext;
 use crate::registration::challenges::{Challenger, Challenges, Verdict};
 use crate::timers::Armed;
+use crate::timing::BackOff;
 
 /// The lifetime that is asked for, in seconds; the server may give less.
 const EXPIRES: u32 = 3600;
@@ -176,6 +177,7 @@ impl Subscription {
         branch: BranchId,
         response: &Message,
         hashes: &[Hash],
+        back_off: &BackOff,
         random: &mut Random,
     ) -> Step {
         let State::Sent { branch: waiting_for } = self.state else { return Step::Nothing };
@@ -191,26 +193,26 @@ impl Subscription {
                     Verdict::Refused | Verdict::Endless => self.state = State::Never,
                 }
             }
-            408 | 500..=599 => self.retry(now, random),
+            408 | 500..=599 => self.retry(now, back_off, random),
             _ => self.state = State::Never,
         }
         Step::Nothing
     }
 
     /// It could not be sent, or was never answered.
-    pub fn on_silence(&mut self, now: Instant, branch: Option<BranchId>, random: &mut Random) {
+    pub fn on_silence(&mut self, now: Instant, branch: Option<BranchId>, back_off: &BackOff, random: &mut Random) {
         let ours = match self.state {
             State::Sent { branch: waiting_for } => branch == Some(waiting_for),
             State::Asking { .. } => branch.is_none(),
             _ => false,
         };
         if ours {
-            self.retry(now, random);
+            self.retry(now, back_off, random);
         }
     }
 
     /// A NOTIFY of it says how it stands (RFC 6665 §4.1.3).
-    pub fn on_notify(&mut self, now: Instant, notify: &Message, random: &mut Random) {
+    pub fn on_notify(&mut self, now: Instant, notify: &Message, back_off: &BackOff, random: &mut Random) {
         let state = notify.values_written("Subscription-State").next().unwrap_or_default();
         let state = String::from_utf8_lossy(state).to_ascii_lowercase();
         if state.split(';').next().map(str::trim) != Some("terminated") {
@@ -219,7 +221,7 @@ impl Subscription {
         self.dialog = None;
         let again = ["deactivated", "timeout", "probation", "giveup"];
         if again.iter().any(|reason| state.contains(&format!("reason={reason}"))) {
-            self.retry(now, random);
+            self.retry(now, back_off, random);
         } else {
             self.state = State::Never;
         }
@@ -254,10 +256,10 @@ impl Subscription {
         self.state = State::Active { refresh_at };
     }
 
-    fn retry(&mut self, now: Instant, random: &mut Random) {
+    fn retry(&mut self, now: Instant, timing: &BackOff, random: &mut Random) {
         self.failures = self.failures.saturating_add(1);
         self.state = match self.failures {
-            ..=TRIES_MAX => State::Waiting { until: now + back_off(self.failures, random) },
+            ..=TRIES_MAX => State::Waiting { until: now + back_off(self.failures, timing, random) },
             _ => State::Never,
         };
     }

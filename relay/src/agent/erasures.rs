@@ -19,11 +19,11 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Takes erasures over; cheap to clone.
 #[derive(Clone)]
-pub(super) struct Erasures(mpsc::UnboundedSender<(InstanceId, Lookup)>);
+pub(crate) struct Erasures(mpsc::UnboundedSender<(InstanceId, Lookup)>);
 
 impl Erasures {
     /// Starts the task that erases; it ends with the last clone.
-    pub(super) fn start(vault: Vault, metrics: Metrics) -> Self {
+    pub(crate) fn start(vault: Vault, metrics: Metrics) -> Self {
         let (sender, mut waiting) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             let mut left: VecDeque<(InstanceId, Lookup)> = VecDeque::new();
@@ -47,14 +47,14 @@ impl Erasures {
     }
 
     /// Erases this instance, in its turn.
-    pub(super) fn later(&self, id: InstanceId, lookup: Lookup) {
+    pub(crate) fn later(&self, id: InstanceId, lookup: Lookup) {
         // An error means that the runtime ends; the TTL is the backstop.
         let _ = self.0.send((id, lookup));
     }
 }
 
 /// Asks the store once; `false` when it is away.
-pub(super) async fn erase(vault: &Vault, metrics: &Metrics, id: InstanceId, lookup: &Lookup) -> bool {
+pub(crate) async fn erase(vault: &Vault, metrics: &Metrics, id: InstanceId, lookup: &Lookup) -> bool {
     let began = std::time::Instant::now();
     match vault.erase(id, lookup).await {
         Ok(_) => {

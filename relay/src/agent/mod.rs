@@ -1,50 +1,32 @@
 //! The agent: drives the SIP endpoints, and joins them to the network, the vault and the push services.
 //!
 //! ```text
-//!  edge, upstream TLS/TCP ── connections ─┐                        ┌─ Output::Send ── connections, datagrams
-//!  upstream UDP ───────────── datagrams ──┼─ ShardInput ── shard ──┼─ Output::Dial ── dial
-//!  use cases ───────────────── Command ───┤   (one loop, one timer)├─ Event ───────── proofs, wake, wipe
-//!  push verdicts, dials, erasures ────────┘                        └─ replies
+//!  edge, upstream TLS/TCP ── transport::connections ─┐                        ┌─ Output::Send ── connections, datagrams
+//!  upstream UDP ───────────── transport::datagrams ──┼─ ShardInput ── shard ──┼─ Output::Dial ── transport::dial
+//!  use cases ──────────────── request::Request ──────┤   (one loop, one timer)├─ Event ───────── digest, pushes, wipes
+//!  push verdicts, dials, erasures ───────────────────┘                        └─ replies
 //! ```
 //!
 //! | room | what it is |
 //! | --- | --- |
-//! | `shard` | the loop around one [`Endpoint`](sip::endpoint::Endpoint); `events`, `commands`, `wake` and `wipe` are its parts |
-//! | `instances`, `calls`, [`timeline`] | what a shard remembers |
-//! | `beside` | messages, missed calls, mailboxes, tests |
-//! | [`lease`], `notices` | when a lease's user is told what |
-//! | [`command`] | what the use cases ask |
-//! | `proofs` | what is computed with a secret |
-//! | `connections`, `framing`, `doors`, `datagrams`, `dial`, `targets`, [`upstreams`] | the network side |
+//! | `shard` | the loop around one [`Endpoint`](sip::endpoint::Endpoint), and what it does with each event and request |
+//! | [`tables`] | what a shard remembers: instances, calls, timelines, leases |
+//! | [`transport`] | connections, listeners, datagrams, dialling, SIP servers |
+//! | [`request`] | what the use cases ask of a shard, and its answers |
+//! | `delivery` | how a push is sent and its verdict named |
+//! | `digest` | what is computed with a secret |
 //! | `erasures` | what the store still has to erase |
-//! | `proxied` | registrations that only pass through (RFC 8599) |
 //!
 //! Invariant: an instance lives on one shard, the one that its id names. Nothing in a shard's loop waits for the store, a
 //! push service, DNS or a peer: what takes time runs in a task and comes back as a [`ShardInput`].
 
-mod announced;
-mod beside;
-mod calls;
-pub mod command;
-mod commands;
-mod connections;
-mod datagrams;
-mod dial;
-mod doors;
+mod delivery;
+mod digest;
 mod erasures;
-mod events;
-mod framing;
-mod instances;
-pub mod lease;
-mod notices;
-mod proofs;
-mod proxied;
+pub mod request;
 mod shard;
-mod targets;
-pub mod timeline;
-pub mod upstreams;
-mod wake;
-mod wipe;
+pub(crate) mod tables;
+pub(crate) mod transport;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -64,15 +46,16 @@ use crate::net::udp::Udp;
 use crate::push::{PushService, Verdict};
 use crate::vault::Vault;
 use crate::vault::record::Reminder;
-use command::Command;
-use connections::Writer;
-use dial::Dialler;
 use erasures::Erasures;
+use request::Request;
 use shard::Shard;
-use upstreams::Upstreams;
+use transport::connections::Writer;
+use transport::dial::Dialler;
+use transport::upstreams::Upstreams;
+use transport::{datagrams, listeners};
 
-pub use calls::Call;
-pub use proofs::{EDGE_REALM, Unanswerable};
+pub use digest::Unanswerable;
+pub use tables::calls::Call;
 
 /// Inputs that wait for one shard; with more, their senders wait (streams, use cases) or they are dropped (datagrams).
 const INBOX: usize = 8 * 1024;
@@ -94,13 +77,13 @@ enum ShardInput {
         flow: FlowId,
         /// The way to write.
         writer: Writer,
-        /// Who is at its other end.
+        /// The address at its other end.
         peer: SocketAddr,
     },
     /// What became of a call's push.
     Pushed(Box<Pushed>),
     /// A call's push was taken a while ago: whether it is to be sent a second time.
-    Unheard {
+    NoSign {
         /// The call.
         call: CallId,
         /// The device.
@@ -109,22 +92,22 @@ enum ShardInput {
         reply: oneshot::Sender<bool>,
     },
     /// What the store did with a message.
-    Paged(Box<beside::Paged>),
-    /// What became of a push that is not for a call.
-    Noticed(Box<beside::Noticed>),
+    MessageStored(Box<shard::messages::MessageStored>),
+    /// What became of an alert push.
+    AlertEnded(Box<shard::alerts::AlertEnded>),
     /// The store was asked to erase this instance.
     Erased(InstanceId),
     /// The store has done what it was asked about a registration that passed through.
-    ProxiedStored {
+    PushBindingStored {
         /// Which one.
         id: InstanceId,
         /// What to put with next.
         fence: crate::vault::Fence,
     },
     /// What the store knows of a registration that a request named by our Path.
-    ProxiedFound(Box<(InstanceId, proxied::LookedUp)>),
+    PushBindingFound(Box<(InstanceId, shard::push_bindings::LookedUp)>),
     /// From a use case.
-    Command(Box<Command>),
+    Request(Box<Request>),
 }
 
 impl ShardInput {
@@ -141,6 +124,8 @@ struct Pushed {
     verdict: Verdict,
     /// It is sent a second time unless the device gives a sign.
     resend: bool,
+    /// It is the second push of this call: only a dead token counts.
+    second: bool,
     /// When the app confirmed the token, in seconds since 1970.
     confirmed_at: u64,
 }
@@ -158,7 +143,7 @@ pub struct Reminded {
 
 /// The way to every shard; cheap to clone.
 #[derive(Clone)]
-struct Shards(Arc<[mpsc::Sender<ShardInput>]>);
+pub(crate) struct Shards(Arc<[mpsc::Sender<ShardInput>]>);
 
 impl Shards {
     fn len(&self) -> usize {
@@ -178,7 +163,7 @@ impl Shards {
 }
 
 /// What the agent stands on.
-pub struct Ground {
+pub struct Dependencies {
     /// The store.
     pub vault: Vault,
     /// The push services.
@@ -212,7 +197,7 @@ pub struct Ground {
 }
 
 /// What the shards share.
-struct World {
+struct Shared {
     vault: Vault,
     push: PushService,
     push_is_printed: bool,
@@ -235,50 +220,50 @@ struct World {
 
 /// The agent of one relay; cheap to clone.
 #[derive(Clone)]
-pub struct Agent(Arc<World>);
+pub struct Agent(Arc<Shared>);
 
 impl Agent {
-    /// Starts the shards, which run until the end that `ground` names.
-    pub fn start(ground: Ground) -> Self {
-        let count = ground.shards.clamp(1, SHARDS_MAX);
+    /// Starts the shards, which run until the end that `dependencies` names.
+    pub fn start(dependencies: Dependencies) -> Self {
+        let count = dependencies.shards.clamp(1, SHARDS_MAX);
         // The operator's figure is the node's.
-        let mut endpoint = ground.endpoint;
+        let mut endpoint = dependencies.endpoint;
         let per_second = endpoint.upstream.registrations_per_second;
         endpoint.upstream.registrations_per_second = (per_second / count as u32).max(1);
         let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(INBOX)).unzip();
         let shards = Shards(senders.into());
         let upstreams = Upstreams::default();
-        let metrics = ground.metrics;
+        let metrics = dependencies.metrics;
         let dialler = Dialler::new(
-            (ground.resolver, ground.tls),
-            ground.return_after,
+            (dependencies.resolver, dependencies.tls),
+            dependencies.return_after,
             upstreams.clone(),
             shards.clone(),
             metrics.clone(),
         );
-        let world = Arc::new(World {
-            erasures: Erasures::start(ground.vault.clone(), metrics.clone()),
-            vault: ground.vault,
-            push: ground.push,
-            push_is_printed: ground.push_is_printed,
-            domains: ground.domains,
+        let shared = Arc::new(Shared {
+            erasures: Erasures::start(dependencies.vault.clone(), metrics.clone()),
+            vault: dependencies.vault,
+            push: dependencies.push,
+            push_is_printed: dependencies.push_is_printed,
+            domains: dependencies.domains,
             metrics,
-            early_ringing: ground.early_ringing,
-            subscribe: ground.subscribe,
+            early_ringing: dependencies.early_ringing,
+            subscribe: dependencies.subscribe,
             answer_timeout: endpoint.answer_timeout,
             edge: endpoint.edge.clone(),
-            udp: ground.udp,
+            udp: dependencies.udp,
             shards,
             upstreams,
             dialler,
-            reminded: ground.reminded,
+            reminded: dependencies.reminded,
         });
         for (index, inbox) in inboxes.into_iter().enumerate() {
             let settings = Settings { tag: ShardTag(index as u16), ..endpoint.clone() };
-            tokio::spawn(Shard::new(index, settings, world.clone()).run(inbox, ground.end.clone()));
+            tokio::spawn(Shard::new(index, settings, shared.clone()).run(inbox, dependencies.end.clone()));
         }
-        tokio::spawn(world.dialler.clone().refresh(ground.end));
-        Self(world)
+        tokio::spawn(shared.dialler.clone().refresh(dependencies.end));
+        Self(shared)
     }
 
     /// Receives datagrams until `end`.
@@ -290,17 +275,32 @@ impl Agent {
 
     /// Serves devices that connect here, until the listener ends.
     pub fn open_edge(&self, listener: Listener) {
-        tokio::spawn(doors::serve(listener, doors::Door::Edge, self.0.shards.clone(), self.0.metrics.clone()));
+        tokio::spawn(listeners::serve(
+            listener,
+            listeners::ListenerKind::Edge,
+            self.0.shards.clone(),
+            self.0.metrics.clone(),
+        ));
     }
 
     /// Serves devices that connect here by WebSocket, until the listener ends.
     pub fn open_websocket(&self, listener: Listener) {
-        tokio::spawn(doors::serve(listener, doors::Door::Websocket, self.0.shards.clone(), self.0.metrics.clone()));
+        tokio::spawn(listeners::serve(
+            listener,
+            listeners::ListenerKind::Websocket,
+            self.0.shards.clone(),
+            self.0.metrics.clone(),
+        ));
     }
 
     /// Serves SIP servers that connect here, until the listener ends.
     pub fn open_upstream(&self, listener: Listener) {
-        tokio::spawn(doors::serve(listener, doors::Door::Upstream, self.0.shards.clone(), self.0.metrics.clone()));
+        tokio::spawn(listeners::serve(
+            listener,
+            listeners::ListenerKind::Upstream,
+            self.0.shards.clone(),
+            self.0.metrics.clone(),
+        ));
     }
 
     /// The numbers of the SIP servers.
@@ -309,18 +309,18 @@ impl Agent {
     }
 
     /// Tells the shard of an instance, and gives back its answer; `None` when the shards have ended.
-    pub async fn ask<T>(&self, id: InstanceId, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+    pub async fn ask<T>(&self, id: InstanceId, command: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
         self.ask_shard(id.tag().shard(self.0.shards.len()), command).await
     }
 
     /// Tells the shard of an instance.
-    pub async fn tell(&self, id: InstanceId, command: Command) {
+    pub async fn tell(&self, id: InstanceId, command: Request) {
         let shard = id.tag().shard(self.0.shards.len());
-        self.0.shards.send(shard, ShardInput::Command(Box::new(command))).await;
+        self.0.shards.send(shard, ShardInput::Request(Box::new(command))).await;
     }
 
     /// Asks every shard, one after the other.
-    pub async fn ask_all<T>(&self, command: impl Fn(oneshot::Sender<T>) -> Command) -> Vec<T> {
+    pub async fn ask_all<T>(&self, command: impl Fn(oneshot::Sender<T>) -> Request) -> Vec<T> {
         let mut answers = Vec::with_capacity(self.0.shards.len());
         for shard in 0..self.0.shards.len() {
             answers.extend(self.ask_shard(shard, &command).await);
@@ -339,20 +339,20 @@ impl Agent {
         /// What the last answers get to leave the connections' queues in.
         const LEAVING: Duration = Duration::from_millis(200);
         let quiet = async {
-            while self.ask_all(Command::OpenCalls).await.into_iter().any(|open| open > 0) {
+            while self.ask_all(Request::OpenCalls).await.into_iter().any(|open| open > 0) {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
         };
         if tokio::time::timeout(patience, quiet).await.is_err() {
-            let ended: usize = self.ask_all(Command::EndCalls).await.into_iter().sum();
+            let ended: usize = self.ask_all(Request::EndCalls).await.into_iter().sum();
             tracing::warn!(ended, "the drain ended calls that were being set up");
             tokio::time::sleep(LEAVING).await;
         }
     }
 
-    async fn ask_shard<T>(&self, shard: usize, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+    async fn ask_shard<T>(&self, shard: usize, command: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
         let (reply, answer) = oneshot::channel();
-        self.0.shards.send(shard, ShardInput::Command(Box::new(command(reply)))).await;
+        self.0.shards.send(shard, ShardInput::Request(Box::new(command(reply)))).await;
         answer.await.ok()
     }
 }

@@ -12,7 +12,7 @@ use super::views;
 use crate::clock::{rfc3339, rfc3339_ms};
 use crate::enrollment::types::{OwnExport, Step, Timeline, What};
 use crate::metrics::labels::Label;
-use crate::vault::kept::{Message, MissedCall};
+use crate::vault::items::{Message, MissedCall};
 
 /// The messages that are kept.
 pub fn messages(messages: &[Message]) -> Value {

@@ -8,13 +8,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use aws_lc_rs::rand;
 use toml::Table;
 
 use super::problem::{Problem, Problems};
 use super::reader::{Reader, Shared};
 use super::values::{self, DomainRules, HostPort};
 use super::*;
+use crate::random;
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -530,8 +530,7 @@ fn key(section: &mut Reader<'_>, setting: &'static str, profile: Profile) -> Api
 /// 128 random bits in hex.
 fn random_key() -> ApiKey {
     let mut bytes = zeroize::Zeroizing::new([0u8; 16]);
-    // aws-lc aborts rather than fails when the system gives no randomness, so the error cannot occur.
-    rand::fill(&mut *bytes).expect("the system's random source answers");
+    random::fill(&mut *bytes);
     let mut text = zeroize::Zeroizing::new(String::with_capacity(32));
     for byte in bytes.iter() {
         text.push(char::from(b"0123456789abcdef"[usize::from(byte >> 4)]));

@@ -7,16 +7,16 @@ use sip::id::{CallId, InstanceId, MessageId};
 use super::Inner;
 use super::types::{AccessError, OwnExport, TestError, Tested, Timeline, View};
 use super::views::call_view;
-use crate::agent::command::{Command, Standing, TestDenied, Told, Who};
+use crate::agent::request::{ActivityView, InstanceStatus, Principal, Request, TestDenied};
 use crate::secret::InstanceSecret;
 use crate::vault::StoreError;
-use crate::vault::kept::{Message, MissedCall};
+use crate::vault::items::{Message, MissedCall};
 use crate::vault::record::Proof;
 
 impl Inner {
     /// An instance with what is kept for it.
-    pub(super) async fn whole_view(&self, standing: &Standing) -> Option<View> {
-        let kept = self.ground.vault.kept_counts(standing.id).await.ok();
+    pub(super) async fn whole_view(&self, standing: &InstanceStatus) -> Option<View> {
+        let kept = self.ground.vault.item_counts(standing.id).await.ok();
         self.view(standing).map(|view| View { kept, ..view })
     }
 
@@ -32,7 +32,7 @@ impl Inner {
         message: MessageId,
     ) -> Result<bool, AccessError> {
         self.look(id, proof).await?;
-        self.ground.vault.drop_message(id, message).await.map_err(away)
+        self.ground.vault.remove_message(id, message).await.map_err(away)
     }
 
     pub(super) async fn missed_calls(
@@ -51,20 +51,20 @@ impl Inner {
         call: CallId,
     ) -> Result<bool, AccessError> {
         self.look(id, proof).await?;
-        self.ground.vault.drop_missed_call(id, call).await.map_err(away)
+        self.ground.vault.remove_missed_call(id, call).await.map_err(away)
     }
 
     pub(super) async fn timeline(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Timeline, AccessError> {
         let standing = self.look(id, proof).await?;
-        let Told { steps, .. } = self.told(id, proof).await?;
+        let ActivityView { steps, .. } = self.told(id, proof).await?;
         let created_at = self.with_record(&standing, |record| record.created_at).ok_or(AccessError::Unknown)?;
         Ok(Timeline { created_at, steps })
     }
 
     pub(super) async fn own_export(&self, id: InstanceId, proof: &InstanceSecret) -> Result<OwnExport, AccessError> {
         let standing = self.look(id, proof).await?;
-        let Told { steps, .. } = self.told(id, proof).await?;
-        let calls = self.ground.agent.ask(id, |reply| Command::Calls { id, reply }).await.unwrap_or_default();
+        let ActivityView { steps, .. } = self.told(id, proof).await?;
+        let calls = self.ground.agent.ask(id, |reply| Request::Calls { id, reply }).await.unwrap_or_default();
         let messages = self.ground.vault.messages(id).await.map_err(away)?;
         let missed_calls = self.ground.vault.missed_calls(id).await.map_err(away)?;
         let view = self.whole_view(&standing).await.ok_or(AccessError::Unknown)?;
@@ -88,8 +88,8 @@ impl Inner {
     }
 
     pub(super) async fn test(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Tested, TestError> {
-        let who = Who::Device(proof.clone());
-        match self.ground.agent.ask(id, |reply| Command::Test { id, who, reply }).await {
+        let who = Principal::Device(proof.clone());
+        match self.ground.agent.ask(id, |reply| Request::Test { id, who, reply }).await {
             Some(Ok(tested)) => Ok(tested),
             Some(Err(TestDenied::Denied(denied))) => Err(self.denied(id, denied).await.into()),
             Some(Err(TestDenied::NoTarget)) => Err(TestError::NoTarget),
@@ -98,9 +98,9 @@ impl Inner {
         }
     }
 
-    async fn told(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Told, AccessError> {
-        let who = Who::Device(proof.clone());
-        match self.ground.agent.ask(id, |reply| Command::Told { id, who, reply }).await {
+    async fn told(&self, id: InstanceId, proof: &InstanceSecret) -> Result<ActivityView, AccessError> {
+        let who = Principal::Device(proof.clone());
+        match self.ground.agent.ask(id, |reply| Request::Activity { id, who, reply }).await {
             Some(Ok(told)) => Ok(told),
             Some(Err(denied)) => Err(self.denied(id, denied).await),
             None => Err(AccessError::StoreAway),

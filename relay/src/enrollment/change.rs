@@ -10,11 +10,12 @@ use tokio::sync::mpsc;
 
 use super::types::{AccessError, Change, ChangeError, Field, View};
 use super::{Inner, Services};
-use crate::agent::command::{Command, Standing, Term};
-use crate::agent::{Reminded, lease};
+use crate::agent::Reminded;
+use crate::agent::request::{InstanceStatus, LeaseExpiry, Request};
+use crate::agent::tables::lease;
 use crate::clock::unix_now;
 use crate::metrics::labels::StoreOperation;
-use crate::secret::{InstanceSecret, with_clean_stack};
+use crate::secret::InstanceSecret;
 use crate::vault::record::{Presence, Provider, PushTarget, Record};
 use crate::vault::{Fence, Lookup, Sealed, StoreError};
 
@@ -22,7 +23,7 @@ use crate::vault::{Fence, Lookup, Sealed, StoreError};
 struct Changed {
     sealed: Sealed,
     lookup: Lookup,
-    lease: Term,
+    lease: LeaseExpiry,
 }
 
 impl Inner {
@@ -66,13 +67,13 @@ impl Inner {
     /// Stores a changed record, then tells the shard.
     async fn put_change(
         &self,
-        standing: &Standing,
+        standing: &InstanceStatus,
         changed: Changed,
         foreground: Option<bool>,
     ) -> Result<View, ChangeError> {
         let (id, Changed { sealed, lookup, lease }) = (standing.id, changed);
         let fence = self.store_change(id, &sealed, lease.expires_at, &lookup, standing.fence).await?;
-        let replace = |reply| Command::Replace { id, sealed, lease, fence, foreground, reply };
+        let replace = |reply| Request::Replace { id, sealed, lease, fence, foreground, reply };
         match self.ground.agent.ask(id, replace).await {
             Some(Ok(standing)) => self.view(&standing).ok_or(AccessError::Unknown.into()),
             Some(Err(_)) => {
@@ -86,19 +87,15 @@ impl Inner {
 
     fn changed(
         &self,
-        standing: &Standing,
+        standing: &InstanceStatus,
         change: impl FnOnce(&mut Record) -> Result<(), ChangeError>,
     ) -> Result<Changed, ChangeError> {
-        with_clean_stack(|| {
-            let vault = &self.ground.vault;
-            let mut record = vault.unseal(standing.id, &standing.sealed).map_err(|_| AccessError::Unknown)?;
-            change(&mut record)?;
-            Ok(Changed {
-                sealed: vault.seal(standing.id, &record),
-                lookup: vault.lookup_of(&record),
-                lease: Term::of(&record),
-            })
-        })
+        let vault = &self.ground.vault;
+        let (sealed, (lookup, lease)) = vault.reseal(standing.id, &standing.sealed, |record| {
+            change(record)?;
+            Ok::<_, ChangeError>((vault.lookup_of(record), LeaseExpiry::of(record)))
+        })?;
+        Ok(Changed { sealed, lookup, lease })
     }
 
     async fn store_change(

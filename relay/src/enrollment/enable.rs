@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sip::endpoint::NewBinding;
+use sip::endpoint::{EDGE_REALM, NewBinding};
 use sip::id::InstanceId;
 use sip::message::Uri;
 use tokio::sync::oneshot;
@@ -26,15 +26,17 @@ use zeroize::Zeroizing;
 
 use super::Inner;
 use super::types::{EdgeAddress, Enable, EnableError, Enabled, Refusal, Registration, RegistrationState, WipeReason};
-use crate::agent::command::{Command, First, NewInstance, Term, Who};
-use crate::agent::upstreams::{NoRoute, Route};
-use crate::agent::{EDGE_REALM, Unanswerable, lease};
+use crate::agent::Unanswerable;
+use crate::agent::request::{FirstRegistration, LeaseExpiry, NewInstance, Principal, Request};
+use crate::agent::tables::lease;
+use crate::agent::transport::upstreams::{NoRoute, Route};
 use crate::clock::unix_now;
 use crate::metrics::labels::StoreOperation;
 use crate::net::resolve::ResolveError;
+use crate::random;
 use crate::secret::{InstanceSecret, with_clean_stack};
 use crate::vault::record::{Account, Presence, Record};
-use crate::vault::{Fence, Lookup, Sealed, StoreError};
+use crate::vault::{Fence, Lookup, SealError, Sealed, StoreError};
 
 /// How long an enabling waits for the first registration; then it is answered 202.
 const FIRST_REGISTRATION: Duration = Duration::from_secs(10);
@@ -60,7 +62,7 @@ impl Inner {
         let placed = match self.timed(StoreOperation::Put, put).await {
             Ok(placed) => placed,
             Err(error) => {
-                self.ground.agent.tell(id, Command::Abandon(id)).await;
+                self.ground.agent.tell(id, Request::Abandon(id)).await;
                 // The store may have taken it, and only its answer was lost.
                 self.ground.agent.erase(id, lookup);
                 return Err(error.into());
@@ -68,7 +70,7 @@ impl Inner {
         };
         let fence = placed.fence;
         let other = unproven.then_some(sealed);
-        if self.ground.agent.ask(id, |reply| Command::Stored { id, sealed: other, fence, reply }).await != Some(true) {
+        if self.ground.agent.ask(id, |reply| Request::Stored { id, sealed: other, fence, reply }).await != Some(true) {
             // It ended while it was being stored: its push token is dead, or the server took its word back.
             self.ground.agent.erase(id, lookup);
             return Err(EnableError::UpstreamRefused { status: 480, reason: Refusal::Other });
@@ -137,7 +139,7 @@ impl Inner {
         let now = unix_now();
         // Devices of one account live on one shard.
         let group = self.ground.vault.group(&app, &wish.account);
-        let id = InstanceId::new(u128::from_be_bytes(random()), group.tag());
+        let id = InstanceId::new(u128::from_be_bytes(random::bytes()), group.tag());
         let secret = new_secret();
         let record = Record {
             app,
@@ -154,7 +156,7 @@ impl Inner {
             presence: Presence::Background,
             reminded: lease::skipped(now + wish.lifetime_s, now),
         };
-        let (lease, fence) = (Term::of(&record), Fence::NEW);
+        let (lease, fence) = (LeaseExpiry::of(&record), Fence::NEW);
         let sealed: Sealed = self.ground.vault.seal(id, &record);
         let binding = NewBinding { proven: false, ..self.binding_of(id, &record, route) };
         let aor = self.ground.vault.aor_key(&record.account.aor);
@@ -163,28 +165,29 @@ impl Inner {
 
     /// The same record, as of one whose credentials the SIP server has not accepted yet.
     fn unproven(&self, id: InstanceId, sealed: Sealed) -> Sealed {
-        with_clean_stack(|| match self.ground.vault.unseal(id, &sealed) {
-            Ok(record) => self.ground.vault.seal(id, &Record { proven: false, ..record }),
-            Err(_) => sealed,
-        })
+        let unproven = self.ground.vault.reseal(id, &sealed, |record| {
+            record.proven = false;
+            Ok::<_, SealError>(())
+        });
+        unproven.map_or(sealed, |(unproven, ())| unproven)
     }
 
     /// Registers once. A refusal is an error, and then the shard has forgotten the instance already.
     async fn first_registration(&self, new: NewInstance) -> Result<Registration, EnableError> {
         let (first, outcome) = oneshot::channel();
         let id = new.id;
-        self.ground.agent.tell(id, Command::Bind { new: Box::new(new), first: Some(first) }).await;
+        self.ground.agent.tell(id, Request::Bind { new: Box::new(new), first: Some(first) }).await;
         let pending = |state, status| Ok(Registration { state, status, expires_in_s: None });
         match timeout(FIRST_REGISTRATION, outcome).await {
-            Ok(Ok(First::Registered { expires })) => Ok(Registration {
+            Ok(Ok(FirstRegistration::Registered { expires })) => Ok(Registration {
                 state: RegistrationState::Registered,
                 status: Some(200),
                 expires_in_s: u32::try_from(expires.as_secs()).ok(),
             }),
-            Ok(Ok(First::Refused { status, unanswerable })) => {
+            Ok(Ok(FirstRegistration::Refused { status, unanswerable })) => {
                 Err(EnableError::UpstreamRefused { status, reason: refusal(status, unanswerable) })
             }
-            Ok(Ok(First::Failed { status })) => pending(RegistrationState::Retrying, status),
+            Ok(Ok(FirstRegistration::Failed { status })) => pending(RegistrationState::Retrying, status),
             Ok(Err(_)) => Err(EnableError::Draining),
             Err(_) => pending(RegistrationState::Registering, None),
         }
@@ -193,7 +196,7 @@ impl Inner {
     /// Ends the instance that a new one replaces, in the background: its app has its answer already.
     fn replace(self: Arc<Self>, earlier: InstanceId, lookup: Lookup) {
         tokio::spawn(async move {
-            if self.wipe(earlier, Who::Relay, WipeReason::Replaced).await.is_err() {
+            if self.wipe(earlier, Principal::Relay, WipeReason::Replaced).await.is_err() {
                 // Another node's: the record goes, and its owner lets go when it misses it.
                 self.ground.agent.erase(earlier, lookup);
             }
@@ -228,14 +231,7 @@ fn refusal(status: u16, unanswerable: Option<Unanswerable>) -> Refusal {
 /// 256 random bits in base64url: what a device proves itself with.
 fn new_secret() -> InstanceSecret {
     with_clean_stack(|| {
-        let bytes = Zeroizing::new(random::<32>());
+        let bytes = Zeroizing::new(random::bytes::<32>());
         InstanceSecret::new(&Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes.as_slice())))
     })
-}
-
-fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    // aws-lc aborts rather than fails when the system gives no randomness, so the error cannot occur.
-    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random source answers");
-    bytes
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use sip::id::{CallId, InstanceId, MessageId};
 use tokio::sync::mpsc;
 
-use crate::agent::command::{CallWish, Who};
+use crate::agent::request::{CallRequest, Principal};
 use crate::agent::{Agent, Reminded};
 use crate::config::DomainRules;
 use crate::metrics::Metrics;
@@ -21,7 +21,7 @@ use crate::metrics::labels::WipeReason;
 use crate::net::drain::Drain;
 use crate::net::resolve::Resolver;
 use crate::secret::InstanceSecret;
-use crate::vault::kept::{Message, MissedCall};
+use crate::vault::items::{Message, MissedCall};
 use crate::vault::{Lookup, Vault};
 
 mod beside;
@@ -226,19 +226,19 @@ impl UseCases for Enrollment {
     }
 
     async fn disable(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Receipt, AccessError> {
-        self.0.wipe(id, Who::Device(proof.clone()), WipeReason::Disabled).await
+        self.0.wipe(id, Principal::Device(proof.clone()), WipeReason::Disabled).await
     }
 
     async fn call(&self, id: InstanceId, proof: &InstanceSecret, call: CallId) -> Result<CallView, CallError> {
-        self.0.call(id, proof, call, CallWish::Look).await
+        self.0.call(id, proof, call, CallRequest::Look).await
     }
 
     async fn progress(&self, id: InstanceId, proof: &InstanceSecret, call: CallId) -> Result<(), CallError> {
-        self.0.call(id, proof, call, CallWish::Ring).await.map(drop)
+        self.0.call(id, proof, call, CallRequest::Ring).await.map(drop)
     }
 
     async fn decline(&self, id: InstanceId, proof: &InstanceSecret, call: CallId) -> Result<(), CallError> {
-        self.0.call(id, proof, call, CallWish::Decline).await.map(drop)
+        self.0.call(id, proof, call, CallRequest::Decline).await.map(drop)
     }
 
     async fn wake(&self, wish: Wake) -> Result<Awake, WakeError> {
@@ -293,7 +293,7 @@ impl UseCases for Enrollment {
     }
 
     async fn wipe(&self, id: InstanceId) -> Result<Receipt, OperatorError> {
-        self.0.wipe(id, Who::Relay, WipeReason::Operator).await.map_err(|error| match error {
+        self.0.wipe(id, Principal::Relay, WipeReason::Operator).await.map_err(|error| match error {
             AccessError::StoreAway => OperatorError::StoreAway,
             AccessError::Unknown | AccessError::Forbidden => OperatorError::Unknown,
         })

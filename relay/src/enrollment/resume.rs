@@ -9,16 +9,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sip::endpoint::NewBinding;
 use sip::id::InstanceId;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::Inner;
-use crate::agent::command::{Command, NewInstance, NewProxied, Term};
-use crate::agent::upstreams::Route;
+use crate::agent::request::{KnownPushBinding, LeaseExpiry, NewInstance, Request};
+use crate::agent::transport::upstreams::Route;
 use crate::metrics::labels::StoreOperation;
-use crate::secret::with_clean_stack;
-use crate::vault::record::{Kept, ProxiedRecord};
-use crate::vault::{Fence, LEASE, Lease, Sealed, StoreError, Stored};
+use crate::vault::record::StoredRecord;
+use crate::vault::{AorKey, Fence, LEASE, Lease, StoreError, Stored};
 
 /// Instances claimed at once.
 const BATCH: usize = 200;
@@ -95,28 +95,37 @@ impl Inner {
     /// Binds a claimed instance; whether it could be opened.
     async fn take_over(&self, stored: Stored) -> bool {
         let Stored { id, sealed, fence, .. } = stored;
-        let opened = match self.ground.vault.unseal_kept(id, &sealed) {
-            Ok(Kept::Lent(record)) => Route::of(&record.account).ok().map(|route| {
-                let aor = self.ground.vault.aor_key(&record.account.aor);
-                (self.binding_of(id, &record, route), Term::of(&record), aor)
+        enum Opened {
+            Lent(NewBinding, LeaseExpiry, AorKey),
+            PushBinding(Option<KnownPushBinding>),
+        }
+        let vault = &self.ground.vault;
+        let opened = vault.open_record(id, &sealed, |record| match record {
+            StoredRecord::Lent(record) => Route::of(&record.account).ok().map(|route| {
+                let aor = vault.aor_key(&record.account.aor);
+                Opened::Lent(self.binding_of(id, record, route), LeaseExpiry::of(record), aor)
             }),
-            Ok(Kept::Proxied(record)) => return self.adopt(id, sealed, fence, *record).await,
-            Err(_) => None,
-        };
-        let Some((binding, lease, aor)) = opened else {
-            // Nobody can ever read it again: the TTL takes it.
-            tracing::error!(instance = %id, "a stored record does not open with this keyring; it is left to its expiry");
-            return false;
+            StoredRecord::PushBinding(record) => {
+                let upstreams = self.ground.agent.upstreams();
+                Some(Opened::PushBinding(KnownPushBinding::of(id, sealed.clone(), fence, record, upstreams)))
+            }
+        });
+        let (binding, lease, aor) = match opened.ok().flatten() {
+            Some(Opened::Lent(binding, lease, aor)) => (binding, lease, aor),
+            // One that is over, or leads nowhere, is left to its TTL.
+            Some(Opened::PushBinding(None)) => return false,
+            Some(Opened::PushBinding(Some(known))) => {
+                self.ground.agent.tell(id, Request::Adopt(Box::new(known))).await;
+                return true;
+            }
+            None => {
+                // Nobody can ever read it again: the TTL takes it.
+                tracing::error!(instance = %id, "a stored record does not open with this keyring; it is left to its expiry");
+                return false;
+            }
         };
         let new = NewInstance { id, sealed, lease, aor, fence, binding };
-        self.ground.agent.tell(id, Command::Bind { new: Box::new(new), first: None }).await;
-        true
-    }
-
-    /// Keeps a registration that passed through an earlier run (RFC 8599); whether it has not ended.
-    async fn adopt(&self, id: InstanceId, sealed: Sealed, fence: Fence, record: ProxiedRecord) -> bool {
-        let Some(new) = NewProxied::of(id, sealed, fence, record, self.ground.agent.upstreams()) else { return false };
-        self.ground.agent.tell(id, Command::Adopt(Box::new(new))).await;
+        self.ground.agent.tell(id, Request::Bind { new: Box::new(new), first: None }).await;
         true
     }
 
@@ -126,7 +135,7 @@ impl Inner {
     /// nobody wiped them all in that time. Then they are stored again from what is sealed in memory. A node that itself
     /// stood still for a lease has no such excuse, and lets go.
     async fn look_up_all(&self, may_be_empty: bool) {
-        let ids: Vec<InstanceId> = self.ground.agent.ask_all(Command::Ids).await.into_iter().flatten().collect();
+        let ids: Vec<InstanceId> = self.ground.agent.ask_all(Request::Ids).await.into_iter().flatten().collect();
         tracing::warn!(instances = ids.len(), "the lease of this node had lapsed; each instance is looked up again");
         let (mut lost, mut missing, mut found) = (Vec::new(), Vec::new(), false);
         for id in ids {
@@ -145,21 +154,18 @@ impl Inner {
             return;
         }
         for id in lost.into_iter().chain(missing) {
-            self.ground.agent.tell(id, Command::Yield(id)).await;
+            self.ground.agent.tell(id, Request::Release(id)).await;
         }
     }
 
     async fn store_again(&self, id: InstanceId) {
         let Ok(standing) = self.look_as_relay(id).await else { return };
-        let opened = with_clean_stack(|| {
-            let record = self.ground.vault.unseal(id, &standing.sealed).ok()?;
-            Some(self.ground.vault.lookup_of(&record))
-        });
-        let Some(lookup) = opened else { return };
+        let vault = &self.ground.vault;
+        let Ok(lookup) = vault.open_lent(id, &standing.sealed, |record| vault.lookup_of(record)) else { return };
         let put = self.ground.vault.put(id, &standing.sealed, standing.expires_at, &lookup, Fence::NEW);
         match self.timed(StoreOperation::Put, put).await {
             Ok(placed) => {
-                let stored = |reply| Command::Stored { id, sealed: None, fence: placed.fence, reply };
+                let stored = |reply| Request::Stored { id, sealed: None, fence: placed.fence, reply };
                 if self.ground.agent.ask(id, stored).await != Some(true) {
                     self.ground.agent.erase(id, lookup);
                 }

@@ -13,7 +13,7 @@ pub(super) struct Turns<K>(Mutex<HashMap<K, Waiting>>);
 
 struct Waiting {
     turn: Arc<tokio::sync::Mutex<()>>,
-    /// Who holds it or waits for it.
+    /// Tasks that hold it or wait for it.
     count: usize,
 }
 

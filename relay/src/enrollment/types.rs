@@ -8,11 +8,12 @@ use std::time::Duration;
 use sip::id::{CallId, InstanceId};
 use thiserror::Error;
 
-pub use crate::agent::command::Tested;
-pub use crate::agent::timeline::{Step, What};
+pub use crate::agent::request::Tested;
+pub use crate::agent::tables::timeline::{Step, What};
 pub use crate::metrics::labels::WipeReason;
 use crate::secret::{Aor, InstanceSecret};
-use crate::vault::kept::{Counts, Message, MissedCall};
+use crate::vault::SealError;
+use crate::vault::items::{Counts, Message, MissedCall};
 use crate::vault::record::{Account, Device, Presence, Provider, PushTarget, WakeFor};
 
 /// What an app asks for when it enables push. Its fields are checked: URIs parse, tokens have their provider's form,
@@ -334,6 +335,13 @@ pub enum ChangeError {
         /// It is the alert target that asks for it, not the call target.
         alert: bool,
     },
+}
+
+impl From<SealError> for ChangeError {
+    /// A record that does not open is lost.
+    fn from(_: SealError) -> Self {
+        Self::Access(AccessError::Unknown)
+    }
 }
 
 /// Why a call's state was not told or not changed.

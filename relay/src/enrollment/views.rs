@@ -11,25 +11,25 @@ use super::types::{
     RegistrationState, View, Voicemail,
 };
 use crate::agent::Call;
-use crate::agent::command::{CallDenied, CallWish, Command, Denied, Standing, Who};
+use crate::agent::request::{CallDenied, CallRequest, Denied, InstanceStatus, Principal, Request};
 use crate::clock::unix_now;
 use crate::metrics::labels;
-use crate::secret::{InstanceSecret, with_clean_stack};
+use crate::secret::InstanceSecret;
 use crate::vault::record::Record;
 
 impl Inner {
     /// How an instance stands, for who has its secret.
-    pub(super) async fn look(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Standing, AccessError> {
-        let who = Who::Device(proof.clone());
-        match self.ground.agent.ask(id, |reply| Command::Look { id, who, reply }).await {
+    pub(super) async fn look(&self, id: InstanceId, proof: &InstanceSecret) -> Result<InstanceStatus, AccessError> {
+        let who = Principal::Device(proof.clone());
+        match self.ground.agent.ask(id, |reply| Request::Look { id, who, reply }).await {
             Some(Ok(standing)) => Ok(standing),
             Some(Err(denied)) => Err(self.denied(id, denied).await),
             None => Err(AccessError::StoreAway),
         }
     }
 
-    pub(super) async fn look_as_relay(&self, id: InstanceId) -> Result<Standing, OperatorError> {
-        let answer = self.ground.agent.ask(id, |reply| Command::Look { id, who: Who::Relay, reply }).await;
+    pub(super) async fn look_as_relay(&self, id: InstanceId) -> Result<InstanceStatus, OperatorError> {
+        let answer = self.ground.agent.ask(id, |reply| Request::Look { id, who: Principal::Relay, reply }).await;
         answer.ok_or(OperatorError::StoreAway)?.map_err(|_| OperatorError::Unknown)
     }
 
@@ -45,7 +45,7 @@ impl Inner {
         }
     }
 
-    pub(super) fn view(&self, standing: &Standing) -> Option<View> {
+    pub(super) fn view(&self, standing: &InstanceStatus) -> Option<View> {
         self.with_record(standing, |record| View {
             instance: standing.id,
             state: state(standing),
@@ -63,15 +63,15 @@ impl Inner {
         })
     }
 
-    pub(super) fn listed(&self, standing: &Standing) -> Option<Listed> {
+    pub(super) fn listed(&self, standing: &InstanceStatus) -> Option<Listed> {
         self.with_record(standing, |record| listed(standing, record))
     }
 
     pub(super) async fn list(&self, after: Option<InstanceId>, limit: usize) -> Page {
         // One more than asked for tells whether a further page follows.
         let asked = limit + 1;
-        let answers = self.ground.agent.ask_all(|reply| Command::List { after, limit: asked, reply }).await;
-        let mut standings: Vec<Standing> = answers.into_iter().flatten().collect();
+        let answers = self.ground.agent.ask_all(|reply| Request::List { after, limit: asked, reply }).await;
+        let mut standings: Vec<InstanceStatus> = answers.into_iter().flatten().collect();
         standings.sort_unstable_by_key(|standing| standing.id);
         let more = standings.len() > limit;
         standings.truncate(limit);
@@ -81,7 +81,7 @@ impl Inner {
 
     pub(super) async fn export(&self, id: InstanceId) -> Result<Export, OperatorError> {
         let standing = self.look_as_relay(id).await?;
-        let calls = self.ground.agent.ask(id, |reply| Command::Calls { id, reply }).await.unwrap_or_default();
+        let calls = self.ground.agent.ask(id, |reply| Request::Calls { id, reply }).await.unwrap_or_default();
         let calls: Vec<(CallId, CallView)> = calls.iter().map(|(id, call)| (*id, call_view(call))).collect();
         let export = self.with_record(&standing, |record| Export {
             listed: listed(&standing, record),
@@ -97,10 +97,10 @@ impl Inner {
         id: InstanceId,
         proof: &InstanceSecret,
         call: CallId,
-        wish: CallWish,
+        wish: CallRequest,
     ) -> Result<CallView, CallError> {
-        let who = Who::Device(proof.clone());
-        match self.ground.agent.ask(id, |reply| Command::Call { id, who, call, wish, reply }).await {
+        let who = Principal::Device(proof.clone());
+        match self.ground.agent.ask(id, |reply| Request::Call { id, who, call, wish, reply }).await {
             Some(Ok(call)) => Ok(call_view(&call)),
             Some(Err(CallDenied::Denied(denied))) => Err(self.denied(id, denied).await.into()),
             Some(Err(CallDenied::UnknownCall)) => Err(CallError::UnknownCall),
@@ -109,8 +109,8 @@ impl Inner {
         }
     }
 
-    pub(super) fn with_record<T>(&self, standing: &Standing, work: impl FnOnce(&Record) -> T) -> Option<T> {
-        with_clean_stack(|| self.ground.vault.unseal(standing.id, &standing.sealed).ok().map(|record| work(&record)))
+    pub(super) fn with_record<T>(&self, standing: &InstanceStatus, work: impl FnOnce(&Record) -> T) -> Option<T> {
+        self.ground.vault.open_lent(standing.id, &standing.sealed, work).ok()
     }
 }
 
@@ -119,7 +119,7 @@ fn voicemail(mailbox: &Mailbox) -> Voicemail {
     Voicemail { waiting, new, old, urgent }
 }
 
-fn listed(standing: &Standing, record: &Record) -> Listed {
+fn listed(standing: &InstanceStatus, record: &Record) -> Listed {
     Listed {
         instance: standing.id,
         app: record.app.clone(),
@@ -132,7 +132,7 @@ fn listed(standing: &Standing, record: &Record) -> Listed {
     }
 }
 
-fn state(standing: &Standing) -> InstanceState {
+fn state(standing: &InstanceStatus) -> InstanceState {
     match standing.state {
         labels::InstanceState::Foreground => InstanceState::Foreground,
         labels::InstanceState::Ending => InstanceState::Ending,
@@ -142,7 +142,7 @@ fn state(standing: &Standing) -> InstanceState {
     }
 }
 
-fn registration(standing: &Standing) -> Registration {
+fn registration(standing: &InstanceStatus) -> Registration {
     let state = match standing.state {
         labels::InstanceState::Registered => RegistrationState::Registered,
         labels::InstanceState::Registering => RegistrationState::Registering,

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::Inner;
 use super::types::{Awake, Wake, WakeError};
-use crate::agent::command::{Command, Found};
+use crate::agent::request::{DevicesFound, Request};
 
 impl Inner {
     pub(super) async fn wake(&self, wish: Wake) -> Result<Awake, WakeError> {
@@ -25,14 +25,13 @@ impl Inner {
         let (arrivals, mut arrived) = mpsc::unbounded_channel();
         let announce = |reply| {
             let (from, name, arrivals) = (from.clone(), name.clone(), arrivals.clone());
-            Command::Announce { aor: key, from, name, arrivals, reply }
+            Request::ExpectCall { aor: key, from, name, arrivals, reply }
         };
         let found = self.ground.agent.ask_all(announce).await;
         // From here on the devices alone hold it: when none of them can come any more, the wait ends.
         drop(arrivals);
-        let Found { known, attached } = found.into_iter().fold(Found::default(), |sum, found| Found {
-            known: sum.known + found.known,
-            attached: sum.attached + found.attached,
+        let DevicesFound { known, attached } = found.into_iter().fold(DevicesFound::default(), |sum, found| {
+            DevicesFound { known: sum.known + found.known, attached: sum.attached + found.attached }
         });
         if known == 0 {
             return Err(WakeError::Unknown);

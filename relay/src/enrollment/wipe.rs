@@ -7,12 +7,17 @@ use sip::id::InstanceId;
 
 use super::Inner;
 use super::types::{AccessError, Receipt, WipeReason};
-use crate::agent::command::{Command, Who, WipeDone};
+use crate::agent::request::{Principal, Request, WipeDone};
 use crate::vault;
 
 impl Inner {
-    pub(super) async fn wipe(&self, id: InstanceId, who: Who, reason: WipeReason) -> Result<Receipt, AccessError> {
-        let done = match self.ground.agent.ask(id, |reply| Command::Wipe { id, who, reason, reply }).await {
+    pub(super) async fn wipe(
+        &self,
+        id: InstanceId,
+        who: Principal,
+        reason: WipeReason,
+    ) -> Result<Receipt, AccessError> {
+        let done = match self.ground.agent.ask(id, |reply| Request::Wipe { id, who, reason, reply }).await {
             Some(Ok(done)) => done,
             Some(Err(denied)) => return Err(self.denied(id, denied).await),
             None => return Err(AccessError::StoreAway),

@@ -24,6 +24,7 @@ use super::endpoint::{Endpoint, trust};
 use super::provider_token::Signer;
 use super::setup::Problem;
 use super::{Event, Push, Verdict, payload};
+use crate::random;
 use crate::secret::PushToken;
 
 const PRODUCTION: &str = "https://api.push.apple.com:443";
@@ -187,19 +188,18 @@ fn headers(bundle: &str, push: &Push) -> Option<HeaderMap> {
     headers.insert(HeaderName::from_static("apns-push-type"), HeaderValue::from_static(kind));
     headers.insert(HeaderName::from_static("apns-priority"), HeaderValue::from_static(priority));
     headers.insert(HeaderName::from_static("apns-expiration"), HeaderValue::from(expiration));
-    headers.insert(HeaderName::from_static("apns-id"), HeaderValue::try_from(uuid()?).ok()?);
+    headers.insert(HeaderName::from_static("apns-id"), HeaderValue::try_from(uuid()).ok()?);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Some(headers)
 }
 
 /// A random UUID (RFC 9562 §5.4) in lower case.
-fn uuid() -> Option<String> {
-    let mut bytes = [0; 16];
-    aws_lc_rs::rand::fill(&mut bytes).ok()?;
+fn uuid() -> String {
+    let mut bytes: [u8; 16] = random::bytes();
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let hex = format!("{:032x}", u128::from_be_bytes(bytes));
-    Some(format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]))
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -305,10 +305,10 @@ mod tests {
 
     #[test]
     fn an_apns_id_is_a_random_uuid() {
-        let id = uuid().unwrap();
+        let id = uuid();
         assert_eq!(id.len(), 36);
         assert_eq!(id.as_bytes()[14], b'4');
         assert!(b"89ab".contains(&id.as_bytes()[19]));
-        assert_ne!(id, uuid().unwrap());
+        assert_ne!(id, uuid());
     }
 }

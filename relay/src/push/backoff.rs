@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use crate::random;
+
 /// Pauses that double from `first` up to `most`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Backoff {
@@ -20,13 +22,9 @@ impl Backoff {
     }
 }
 
-/// A random number from 0 to 1; 1 when the system has no randomness to give.
+/// A random number from 0 to 1.
 fn jitter() -> f64 {
-    let mut bytes = [0; 2];
-    match aws_lc_rs::rand::fill(&mut bytes) {
-        Ok(()) => f64::from(u16::from_be_bytes(bytes)) / f64::from(u16::MAX),
-        Err(_) => 1.0,
-    }
+    f64::from(u16::from_be_bytes(random::bytes())) / f64::from(u16::MAX)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sip::endpoint::{Settings, UpstreamPolicy};
+use sip::endpoint::{Settings, Timing, UpstreamPolicy};
 use sip::id::ShardTag;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -134,7 +134,7 @@ impl Relay {
         let resolver = resolver(&config)?;
         let (push, push_is_printed) = push_service(&config.apps)?;
         let (reminded, reminders) = mpsc::unbounded_channel();
-        let agent = Agent::start(agent::Ground {
+        let agent = Agent::start(agent::Dependencies {
             vault: vault.clone(),
             push,
             push_is_printed,
@@ -388,6 +388,7 @@ fn endpoint_settings(config: &Config, doors: &Doors, edge: &str, websocket: Opti
         answer_timeout: config.call.answer_timeout,
         limits: sip::message::Limits::default(),
         token_key: *vault.flow_token_key().expose(),
+        timing: Timing::default(),
         message_bytes: config.messages.max_body,
         upstream: UpstreamPolicy {
             allow_md5: upstream.allow_md5,

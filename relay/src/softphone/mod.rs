@@ -20,6 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Interval, interval, sleep_until, timeout};
 
 use crate::net::stream::Stream;
+use crate::random;
 use crate::secret::InstanceSecret;
 use dialog::{Call, Phase, Unacknowledged, sdp};
 
@@ -410,8 +411,5 @@ impl Softphone {
 
 /// 64 random bits in hex.
 fn token() -> String {
-    let mut bytes = [0; 8];
-    // aws-lc aborts rather than fails when the system gives no randomness, so the error cannot occur.
-    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random source answers");
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    random::bytes::<8>().iter().map(|byte| format!("{byte:02x}")).collect()
 }

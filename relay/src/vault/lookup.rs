@@ -103,7 +103,7 @@ pub(super) fn sip_instance(key: &SecretKey, node: &str, group: GroupKey) -> [u8;
 }
 
 /// Where something of an instance lies that is kept beside its record: tells neither what it is nor whose.
-pub(super) fn slot(key: &SecretKey, instance: &[u8; 16], kind: &[u8], name: &[u8; 16]) -> [u8; 16] {
+pub(super) fn item_key(key: &SecretKey, instance: &[u8; 16], kind: &[u8], name: &[u8; 16]) -> [u8; 16] {
     keyed_hash(key, "sipwake slot 1", &[instance, kind, name])
 }
 
@@ -133,9 +133,9 @@ pub(super) fn unhex(text: &[u8], out: &mut [u8]) -> bool {
     if text.len() != out.len() * 2 {
         return false;
     }
-    for (slot, pair) in out.iter_mut().zip(text.chunks_exact(2)) {
+    for (byte, pair) in out.iter_mut().zip(text.chunks_exact(2)) {
         match (digit(pair[0]), digit(pair[1])) {
-            (Some(high), Some(low)) => *slot = high << 4 | low,
+            (Some(high), Some(low)) => *byte = high << 4 | low,
             _ => return false,
         }
     }

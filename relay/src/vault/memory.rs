@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use sip::id::InstanceId;
 
-use super::kept::{Keeping, Parcel, Shelf, Slot};
+use super::items::{Collection, ItemKey, Placement, SealedItem};
 use super::lookup::Lookup;
 use super::seal::Sealed;
 use super::store::{Fence, Owner, Placed, StoreError, Stored};
@@ -38,11 +38,11 @@ struct Entry {
     fence: Fence,
     expires_at: u64,
     lookup: Lookup,
-    kept: Option<Box<Shelves>>,
+    kept: Option<Box<Collections>>,
 }
 
-/// What is kept beside a record, each with its place in the order, for each [`Shelf`].
-type Shelves = [BTreeMap<Slot, (u64, Sealed)>; Shelf::ALL.len()];
+/// What is kept beside a record, each with its place in the order, for each [`Collection`].
+type Collections = [BTreeMap<ItemKey, (u64, Sealed)>; Collection::ALL.len()];
 
 struct Held {
     run: Arc<str>,
@@ -51,7 +51,7 @@ struct Held {
 
 impl MemoryStore {
     /// The same store, for another node.
-    pub fn beside(&self) -> Self {
+    pub fn as_another(&self) -> Self {
         Self { table: self.table.clone(), cursor: Arc::default() }
     }
 
@@ -138,42 +138,42 @@ impl MemoryStore {
         }
     }
 
-    pub fn keep(&self, id: InstanceId, parcel: &Parcel) -> Result<Keeping, StoreError> {
+    pub fn put_item(&self, id: InstanceId, item: &SealedItem) -> Result<Placement, StoreError> {
         let mut table = self.table();
         let entry = table.records.get_mut(&id).ok_or(StoreError::Gone)?;
-        let shelf = &mut entry.kept.get_or_insert_default()[parcel.shelf as usize];
-        if let Some((_, sealed)) = shelf.get(&parcel.slot) {
-            return Ok(if *sealed == parcel.sealed { Keeping::Kept } else { Keeping::Known });
+        let collection = &mut entry.kept.get_or_insert_default()[item.collection as usize];
+        if let Some((_, sealed)) = collection.get(&item.item_key) {
+            return Ok(if *sealed == item.sealed { Placement::Kept } else { Placement::Known });
         }
-        let (limit, oldest_goes) = parcel.shelf.limit();
-        if shelf.len() >= limit {
-            let oldest = shelf.iter().min_by_key(|(_, (order, _))| *order).map(|(slot, _)| *slot);
+        let (limit, oldest_goes) = item.collection.limit();
+        if collection.len() >= limit {
+            let oldest = collection.iter().min_by_key(|(_, (order, _))| *order).map(|(item_key, _)| *item_key);
             match oldest.filter(|_| oldest_goes) {
-                Some(oldest) => drop(shelf.remove(&oldest)),
-                None => return Ok(Keeping::Full),
+                Some(oldest) => drop(collection.remove(&oldest)),
+                None => return Ok(Placement::Full),
             }
         }
-        shelf.insert(parcel.slot, (parcel.order, parcel.sealed.clone()));
-        Ok(Keeping::Kept)
+        collection.insert(item.item_key, (item.order, item.sealed.clone()));
+        Ok(Placement::Kept)
     }
 
-    pub fn kept(&self, id: InstanceId, shelf: Shelf) -> Vec<(Slot, Sealed)> {
+    pub fn kept(&self, id: InstanceId, collection: Collection) -> Vec<(ItemKey, Sealed)> {
         let table = self.table();
         let kept = table.records.get(&id).and_then(|entry| entry.kept.as_ref());
-        let kept = kept.into_iter().flat_map(|shelves| &shelves[shelf as usize]);
-        kept.map(|(slot, (_, sealed))| (*slot, sealed.clone())).collect()
+        let kept = kept.into_iter().flat_map(|collections| &collections[collection as usize]);
+        kept.map(|(item_key, (_, sealed))| (*item_key, sealed.clone())).collect()
     }
 
-    pub fn kept_counts(&self, id: InstanceId) -> [usize; Shelf::ALL.len()] {
+    pub fn item_counts(&self, id: InstanceId) -> [usize; Collection::ALL.len()] {
         let table = self.table();
         let kept = table.records.get(&id).and_then(|entry| entry.kept.as_ref());
-        Shelf::ALL.map(|shelf| kept.map_or(0, |shelves| shelves[shelf as usize].len()))
+        Collection::ALL.map(|collection| kept.map_or(0, |collections| collections[collection as usize].len()))
     }
 
-    pub fn drop_kept(&self, id: InstanceId, shelf: Shelf, slot: Slot) -> bool {
+    pub fn remove_item(&self, id: InstanceId, collection: Collection, item_key: ItemKey) -> bool {
         let mut table = self.table();
         let kept = table.records.get_mut(&id).and_then(|entry| entry.kept.as_mut());
-        kept.is_some_and(|shelves| shelves[shelf as usize].remove(&slot).is_some())
+        kept.is_some_and(|collections| collections[collection as usize].remove(&item_key).is_some())
     }
 
     /// Removes what has expired.

@@ -10,11 +10,10 @@
 //! here schedules: due times live with the caller, the TTL is the backstop.
 
 mod codec;
-pub mod kept;
+pub mod items;
 mod keyring;
 mod lookup;
 mod memory;
-mod proxied;
 mod receipt;
 pub mod record;
 mod redis;
@@ -29,7 +28,7 @@ use sip::id::InstanceId;
 
 use crate::clock::{DAY_S, unix_now};
 use crate::secret::{Aor, PushToken, SecretKey};
-use record::{Account, Kept, ProxiedRecord, Record};
+use record::{Account, Record, Storable, StoredRecord};
 
 pub use keyring::{EPOCH_S, KEY_LIFETIME_S, Keyring, KeyringError};
 pub use lookup::{AorKey, GroupKey, Lookup};
@@ -94,45 +93,63 @@ impl Vault {
 
     /// The same store and keyring as another process called `node` would see them; so a restart of a node, or a second
     /// one, can be played within one process. For a store in memory this is the only way to have two.
-    pub fn beside(&self, node: &str) -> Self {
+    pub fn as_node(&self, node: &str) -> Self {
         let Inner { keyring, settings, store, .. } = &*self.0;
         let store = match store {
-            Store::Memory(memory) => Store::Memory(memory.beside()),
-            Store::Redis(redis) => Store::Redis(Box::new(redis.beside())),
+            Store::Memory(memory) => Store::Memory(memory.as_another()),
+            Store::Redis(redis) => Store::Redis(Box::new(redis.as_another())),
         };
         Self::assemble(keyring.clone(), node, settings.clone(), store)
     }
 
     /// Seals a record under a key of its own, derived from today's epoch key. What is put with a later expiry than it
     /// was sealed for must be sealed anew: the epoch key is destroyed [`KEY_LIFETIME_S`] after its creation.
-    pub fn seal(&self, id: InstanceId, record: &Record) -> Sealed {
+    pub fn seal(&self, id: InstanceId, record: &impl Storable) -> Sealed {
         seal::seal(&self.0.keyring, id, record, unix_now())
     }
 
-    /// Opens what [`Self::seal`] made for the same instance.
+    /// Opens what [`Self::seal`] made for the same instance, and gives it to `work` for this moment; what it left on the stack
+    /// is overwritten.
     ///
     /// # Errors
     /// When it was altered, made for another instance, or its key is gone.
-    pub fn unseal(&self, id: InstanceId, sealed: &Sealed) -> Result<Record, SealError> {
-        seal::unseal(&self.0.keyring, id, sealed)
+    pub fn open_record<T>(
+        &self,
+        id: InstanceId,
+        sealed: &Sealed,
+        work: impl FnOnce(&StoredRecord) -> T,
+    ) -> Result<T, SealError> {
+        seal::open(&self.0.keyring, id, sealed, work)
     }
 
-    /// As [`Self::seal`], for a registration that only passes through.
-    pub fn seal_proxied(&self, id: InstanceId, record: &ProxiedRecord) -> Sealed {
-        seal::seal_proxied(&self.0.keyring, id, record, unix_now())
-    }
-
-    /// Opens what [`Self::seal`] or [`Self::seal_proxied`] made for the same instance.
+    /// As [`Self::open_record`], for a lent account.
     ///
     /// # Errors
-    /// As [`Self::unseal`].
-    pub fn unseal_kept(&self, id: InstanceId, sealed: &Sealed) -> Result<Kept, SealError> {
-        seal::unseal_kept(&self.0.keyring, id, sealed)
+    /// As [`Self::open_record`]; [`SealError::OtherVersion`] for a push binding.
+    pub fn open_lent<T>(
+        &self,
+        id: InstanceId,
+        sealed: &Sealed,
+        work: impl FnOnce(&Record) -> T,
+    ) -> Result<T, SealError> {
+        self.open_record(id, sealed, |record| record.lent().map(work))?.ok_or(SealError::OtherVersion)
     }
 
-    /// The lookup of a registration that passes through; a lent account of the same device has another.
-    pub fn lookup_of_proxied(&self, record: &ProxiedRecord) -> Lookup {
-        self.lookup(&format!("rfc8599 {}", record.app), &record.aor, &record.prid)
+    /// Seals a record anew after `change`.
+    ///
+    /// # Errors
+    /// Those of [`Self::open_lent`]; those of `change`, which leave everything as it was.
+    pub fn reseal<T, E: From<SealError>>(
+        &self,
+        id: InstanceId,
+        sealed: &Sealed,
+        change: impl FnOnce(&mut Record) -> Result<T, E>,
+    ) -> Result<(Sealed, T), E> {
+        self.open_lent(id, sealed, |record| {
+            let mut record = record.clone();
+            let told = change(&mut record)?;
+            Ok((self.seal(id, &record), told))
+        })?
     }
 
     /// The name under which the instance of this app, AOR and push token is found, and which tells nothing of them.
@@ -140,9 +157,10 @@ impl Vault {
         lookup::lookup(&self.0.keyring.index_key(), app, aor, token)
     }
 
-    /// The lookup of a record: of its app, AOR and call push token.
-    pub fn lookup_of(&self, record: &Record) -> Lookup {
-        self.lookup(&record.app, &record.account.aor, &record.device.call_push.token)
+    /// The lookup of a record.
+    pub fn lookup_of(&self, record: &impl Storable) -> Lookup {
+        let (app, aor, token) = record.found_by();
+        self.lookup(&app, aor, token)
     }
 
     /// The name under which the instances of an AOR are found, over all Apps, and which tells nothing of it.

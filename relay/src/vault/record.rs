@@ -2,17 +2,46 @@
 //!
 //! Invariant: nothing here prints a secret; the encoded form exists only inside a sealed record.
 
-use crate::secret::{Aor, Ha1Text, InstanceSecret, Password, PushToken};
+use std::borrow::Cow;
 
-pub use super::proxied::ProxiedRecord;
+use crate::secret::{Aor, Ha1Text, InstanceSecret, Password, PushToken};
 
 /// What a sealed record is of.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Kept {
+#[expect(clippy::large_enum_variant, reason = "it lives on the stack for the moment that it is open")]
+pub enum StoredRecord {
     /// A lent account.
-    Lent(Box<Record>),
-    /// A registration that only passes through (RFC 8599).
-    Proxied(Box<ProxiedRecord>),
+    Lent(Record),
+    /// A push binding: a registration that only passes through (RFC 8599).
+    PushBinding(PushBindingRecord),
+}
+
+impl StoredRecord {
+    /// The lent account, if it is one.
+    pub fn lent(&self) -> Option<&Record> {
+        match self {
+            Self::Lent(record) => Some(record),
+            Self::PushBinding(_) => None,
+        }
+    }
+
+    /// The push binding, if it is one.
+    pub fn push_binding(&self) -> Option<&PushBindingRecord> {
+        match self {
+            Self::Lent(_) => None,
+            Self::PushBinding(record) => Some(record),
+        }
+    }
+}
+
+/// What can be sealed as a record, and found by its app, its AOR and its push token.
+pub trait Storable {
+    /// Shows every byte of the encoded form to `sink`, in order.
+    fn visit(&self, sink: &mut dyn FnMut(&[u8]));
+
+    /// What it is found by. A push binding has another name for its app than a lent account, so that the two of one device
+    /// are two.
+    fn found_by(&self) -> (Cow<'_, str>, &Aor, &PushToken);
 }
 
 /// Everything the relay knows of one push instance: the account, the device and what joins them.
@@ -43,6 +72,33 @@ pub struct Record {
     pub presence: Presence,
     /// The last reminder of its end that was sent, or that its lifetime was too short for.
     pub reminded: Option<Reminder>,
+}
+
+/// A registration that passed through, as it is found again after a restart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PushBindingRecord {
+    /// The App's id.
+    pub app: Box<str>,
+    /// The address of record.
+    pub aor: Aor,
+    /// What tells the AOR's devices apart.
+    pub contact: Box<str>,
+    /// The Request-URI of its REGISTER.
+    pub registrar: Box<str>,
+    /// The SIP server's own outbound proxy.
+    pub proxy: Option<Box<str>>,
+    /// `pn-provider`
+    pub provider: Box<str>,
+    /// `pn-param`
+    pub param: Option<Box<str>>,
+    /// `pn-prid`
+    pub prid: PushToken,
+    /// The device refreshes it by itself.
+    pub refreshes_itself: bool,
+    /// When its device named the push token last, in seconds since 1970.
+    pub confirmed_at: u64,
+    /// When it ends, in seconds since 1970.
+    pub expires_at: u64,
 }
 
 /// A SIP account as the app handed it over.

@@ -5,7 +5,7 @@
 //! key     = HKDF-SHA256(salt, epoch key, purpose)                   RFC 5869
 //! aad     = purpose place version epoch salt nonce
 //! purpose = "sipwake record 1" | "sipwake message 1" | "sipwake missed 1"
-//! place   = instance[16], and for what is kept beside the record slot[16]
+//! place   = instance[16], and for what is kept beside the record item_key[16]
 //! ```
 //!
 //! Invariant: what is sealed opens only as what it is, in its own place and unaltered. Each sealing has a fresh salt, and so a
@@ -22,8 +22,8 @@ use zeroize::Zeroizing;
 
 use super::codec;
 use super::keyring::Keyring;
-use super::proxied::{self, ProxiedRecord};
-use super::record::{Kept, Record};
+use super::record::{Storable, StoredRecord};
+use crate::random;
 use crate::secret::{SecretKey, with_clean_stack};
 
 /// The version that is written, and the only one that is opened.
@@ -70,26 +70,21 @@ pub enum SealError {
     OtherVersion,
 }
 
-pub(super) fn seal(keyring: &Keyring, id: InstanceId, record: &Record, now: u64) -> Sealed {
-    let len = codec::encoded_len(record);
-    seal_as(keyring, PURPOSE, &id.to_bytes(), now, len, |out| codec::encode(record, out))
+pub(super) fn seal(keyring: &Keyring, id: InstanceId, record: &impl Storable, now: u64) -> Sealed {
+    let mut len = 0;
+    record.visit(&mut |bytes| len += bytes.len());
+    let write = |out: &mut Vec<u8>| record.visit(&mut |bytes| out.extend_from_slice(bytes));
+    seal_as(keyring, PURPOSE, &id.to_bytes(), now, len, write)
 }
 
-pub(super) fn seal_proxied(keyring: &Keyring, id: InstanceId, record: &ProxiedRecord, now: u64) -> Sealed {
-    let len = proxied::encoded_len(record);
-    seal_as(keyring, PURPOSE, &id.to_bytes(), now, len, |out| proxied::encode(record, out))
-}
-
-pub(super) fn unseal(keyring: &Keyring, id: InstanceId, sealed: &Sealed) -> Result<Record, SealError> {
-    open_as(keyring, PURPOSE, &id.to_bytes(), &sealed.0, |plain| codec::decode(plain).ok())
-}
-
-/// Opens what [`seal`] or [`seal_proxied`] made.
-pub(super) fn unseal_kept(keyring: &Keyring, id: InstanceId, sealed: &Sealed) -> Result<Kept, SealError> {
-    open_as(keyring, PURPOSE, &id.to_bytes(), &sealed.0, |plain| match plain.first() {
-        Some(&proxied::KIND) => proxied::decode(plain).ok().map(|record| Kept::Proxied(Box::new(record))),
-        _ => codec::decode(plain).ok().map(|record| Kept::Lent(Box::new(record))),
-    })
+/// Opens what [`seal`] made, and gives it to `work` for this moment.
+pub(super) fn open<T>(
+    keyring: &Keyring,
+    id: InstanceId,
+    sealed: &Sealed,
+    work: impl FnOnce(&StoredRecord) -> T,
+) -> Result<T, SealError> {
+    open_as(keyring, PURPOSE, &id.to_bytes(), &sealed.0, |plain| codec::decode(plain).ok().map(|record| work(&record)))
 }
 
 /// Seals what `encode` appends, which is exactly `len` bytes, for this purpose and place.
@@ -102,7 +97,7 @@ pub(super) fn seal_as(
     encode: impl FnOnce(&mut Vec<u8>),
 ) -> Sealed {
     let (epoch, epoch_key) = keyring.current(now);
-    let header = Header { version: VERSION, epoch, salt: random(), nonce: random() };
+    let header = Header { version: VERSION, epoch, salt: random::bytes(), nonce: random::bytes() };
     with_clean_stack(|| {
         let mut out = Vec::with_capacity(HEADER_LEN + len + TAG_LEN);
         header.write(&mut out);
@@ -135,18 +130,6 @@ pub(super) fn open_as<T>(
             .map_err(|_| SealError::Broken)?;
         decode(plain).ok_or(SealError::OtherVersion)
     })
-}
-
-/// Random bytes from the system.
-pub(super) fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    fill_random(&mut bytes);
-    bytes
-}
-
-/// Fills `bytes` from the system's source of randomness.
-pub(super) fn fill_random(bytes: &mut [u8]) {
-    aws_lc_rs::rand::fill(bytes).expect("AWS-LC aborts by itself when the system has no randomness to give");
 }
 
 struct Header {
@@ -201,7 +184,12 @@ mod tests {
 
     use super::*;
     use crate::clock::unix_now;
-    use crate::vault::codec::tests::samples;
+    use crate::vault::codec::lent::tests::samples;
+    use crate::vault::record::Record;
+
+    fn unseal(keyring: &Keyring, id: InstanceId, sealed: &Sealed) -> Result<Record, SealError> {
+        open(keyring, id, sealed, |record| record.lent().cloned())?.ok_or(SealError::OtherVersion)
+    }
 
     fn id(random: u128) -> InstanceId {
         InstanceId::new(random << 32, ShardTag(1))

@@ -8,7 +8,8 @@ use std::time::Duration;
 use sip::id::InstanceId;
 
 use super::lookup::hex;
-use super::seal::{Sealed, random};
+use super::seal::Sealed;
+use crate::random;
 
 /// How long a node's lease lasts without being renewed.
 pub const LEASE: Duration = Duration::from_secs(10);
@@ -137,7 +138,7 @@ pub(super) struct Owner {
 impl Owner {
     /// A run of `node` that begins now.
     pub fn of(node: &str) -> Self {
-        Self { node: node.into(), run: hex(&random::<8>()).into() }
+        Self { node: node.into(), run: hex(&random::bytes::<8>()).into() }
     }
 
     /// Reads the text form; `None` for anything else.

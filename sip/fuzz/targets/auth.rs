@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sip::auth::{DigestResponse, Challenge, Credentials, Ha1, bearer};
+use sip::auth::{Challenge, Credentials, DigestResponse, Ha1, bearer};
 
 fuzz_target!(|text: &str| {
     let _ = bearer(text);

@@ -7,18 +7,9 @@ use std::fmt;
 
 use subtle::ConstantTimeEq;
 
+use super::digest::{DigestInput, Protection};
 use super::fields::{named, strip_scheme};
-use super::response::Terms;
 use super::{Algorithm, Ha1, Hash, NONCE_BYTES, OPAQUE_BYTES, REALM_BYTES, URI_BYTES, USERNAME_BYTES, VALUE_BYTES};
-
-/// What an answer protects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protection {
-    /// `auth`: method and URI.
-    Auth,
-    /// `auth-int`: the body too.
-    AuthInt,
-}
 
 /// A parsed `Authorization` or `Proxy-Authorization`.
 #[derive(Clone, PartialEq, Eq)]
@@ -100,7 +91,7 @@ impl Credentials {
         if ha1.hash() != self.algorithm.hash {
             return false;
         }
-        let expected = Terms {
+        let expected = DigestInput {
             algorithm: self.algorithm,
             nonce: &self.nonce,
             cnonce: self.cnonce.as_deref().unwrap_or_default(),
@@ -112,20 +103,6 @@ impl Credentials {
         }
         .response(ha1);
         expected.as_bytes().ct_eq(self.response.as_bytes()).into()
-    }
-}
-
-impl Protection {
-    /// The `qop` token.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Auth => "auth",
-            Self::AuthInt => "auth-int",
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        [Self::Auth, Self::AuthInt].into_iter().find(|known| text.eq_ignore_ascii_case(known.as_str()))
     }
 }
 

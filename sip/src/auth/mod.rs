@@ -13,12 +13,14 @@
 
 mod challenge;
 mod credentials;
+mod digest;
 mod fields;
 mod hash;
 mod response;
 
 pub use challenge::{Challenge, ChallengeError, Qop, challenge_value};
-pub use credentials::{Credentials, Protection, bearer};
+pub use credentials::{Credentials, bearer};
+pub use digest::Protection;
 pub use hash::{Algorithm, Ha1, Hash};
 pub use response::{DigestResponse, DigestResponseError};
 

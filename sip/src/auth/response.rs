@@ -1,13 +1,12 @@
-//! Answering a challenge (RFC 7616 §3.4), and the response that answering and verifying share.
+//! Answering a challenge (RFC 7616 §3.4).
 //!
 //! Invariant: the value written is one header value, whatever the username or the URI hold; no secret is in it.
 
 use std::fmt;
 
-use zeroize::Zeroizing;
-
+use super::digest::{DigestInput, Protection};
 use super::fields::push_quoted;
-use super::{Algorithm, Challenge, Ha1, NONCE_BYTES, Protection, Qop, URI_BYTES, USERNAME_BYTES};
+use super::{Challenge, Ha1, NONCE_BYTES, Qop, URI_BYTES, USERNAME_BYTES};
 
 /// What a request contributes to its credentials.
 #[derive(Clone, Copy)]
@@ -65,7 +64,7 @@ impl Challenge {
             Qop::AuthInt => Some(Protection::AuthInt),
             Qop::Unknown => return Err(DigestResponseError::UnknownQop),
         };
-        let response = Terms {
+        let response = DigestInput {
             algorithm: self.algorithm,
             nonce: &self.nonce,
             cnonce: answer.cnonce,
@@ -112,44 +111,10 @@ impl Challenge {
     }
 }
 
-/// All that a response is computed from, but the HA1.
-pub(super) struct Terms<'a> {
-    pub(super) algorithm: Algorithm,
-    pub(super) nonce: &'a str,
-    pub(super) cnonce: &'a str,
-    /// The nonce count as written: eight hexadecimal digits.
-    pub(super) nc: &'a str,
-    pub(super) protection: Option<Protection>,
-    pub(super) method: &'a str,
-    pub(super) uri: &'a str,
-    pub(super) body: &'a [u8],
-}
-
-impl Terms<'_> {
-    /// The response in lower-case hexadecimal (RFC 7616 §3.4.1).
-    pub(super) fn response(&self, ha1: &Ha1) -> Zeroizing<Box<str>> {
-        let hash = self.algorithm.hash;
-        let ha1 = ha1.for_session(self.algorithm.session, self.nonce, self.cnonce);
-        let (method, uri) = (self.method.as_bytes(), self.uri.as_bytes());
-        let ha2 = match self.protection {
-            None | Some(Protection::Auth) => hash.of(&[method, uri]),
-            Some(Protection::AuthInt) => hash.of(&[method, uri, hash.of(&[self.body]).as_bytes()]),
-        };
-        let (ha1, ha2, nonce) = (ha1.as_bytes(), ha2.as_bytes(), self.nonce.as_bytes());
-        match self.protection {
-            None => hash.of(&[ha1, nonce, ha2]),
-            Some(protection) => {
-                let qop = protection.as_str().as_bytes();
-                hash.of(&[ha1, nonce, self.nc.as_bytes(), self.cnonce.as_bytes(), qop, ha2])
-            }
-        }
-    }
-}
-
 impl fmt::Debug for DigestResponse<'_> {
     /// Shows the method alone: the others name people.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Answer").field("method", &self.method).finish_non_exhaustive()
+        f.debug_struct("DigestResponse").field("method", &self.method).finish_non_exhaustive()
     }
 }
 

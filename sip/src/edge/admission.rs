@@ -17,8 +17,8 @@ use crate::flow::TokenKey;
 use crate::id::{FlowId, InstanceId};
 use crate::message::{Message, Name, Uri};
 
-/// The realm of the edge.
-pub const REALM: &str = "sipwake";
+/// The realm in which devices prove themselves at the edge (RFC 7616 §3.3); no other is accepted.
+pub const EDGE_REALM: &str = "sipwake";
 /// How long a nonce is good; an older one is answered 401 with `stale=true`.
 pub const NONCE_LIFE: Duration = Duration::from_secs(300);
 
@@ -105,7 +105,7 @@ impl Nonces {
         if credentials.username.as_ref() != instance.to_string() {
             return Admission::Forbidden;
         }
-        if credentials.realm.as_ref() != REALM || credentials.algorithm.session {
+        if credentials.realm.as_ref() != EDGE_REALM || credentials.algorithm.session {
             return self.challenge(now, flow, false, hashes);
         }
         let Some(nonce) = self.open(now, &credentials.nonce, flow) else {
@@ -126,7 +126,7 @@ impl Nonces {
 
     fn challenge(&mut self, now: Instant, flow: FlowId, stale: bool, hashes: &[Hash]) -> Admission {
         let nonce = self.nonce(now, flow);
-        let challenges = hashes.iter().map(|hash| challenge_value(REALM, &nonce, *hash, stale)).collect();
+        let challenges = hashes.iter().map(|hash| challenge_value(EDGE_REALM, &nonce, *hash, stale)).collect();
         Admission::Challenge { challenges }
     }
 
@@ -203,7 +203,7 @@ fn is_own(uri: &Uri<'_>, own: &[&str]) -> bool {
         let host = own.rsplit_once(':').map_or(*own, |(host, _)| host);
         host.eq_ignore_ascii_case(uri.host) && uri.port.is_none_or(|port| names_port(own, port))
     };
-    uri.host.eq_ignore_ascii_case(REALM) && uri.port.is_none() || own.iter().any(named)
+    uri.host.eq_ignore_ascii_case(EDGE_REALM) && uri.port.is_none() || own.iter().any(named)
 }
 
 fn flow_bytes(flow: FlowId) -> Vec<u8> {

@@ -3,7 +3,7 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | [`admission`] | nonces, and what a device's REGISTER must show |
-//! | [`pending_invite`] | one incoming call, from the INVITE to its final answer |
+//! | [`call`] | one call, from its announcement or its INVITE to its final answer |
 //! | [`refusals`] | which of several refusals the caller gets (RFC 3261 §16.7.6) |
 //! | [`forward`] | what a proxy changes in a message (RFC 3261 §16.6, §16.7) |
 //! | [`pending_message`] | one MESSAGE, from its arrival to its answer (RFC 3428) |
@@ -13,9 +13,9 @@
 //! Invariant: nothing here sends; a decision comes out and the endpoint carries it out.
 
 pub mod admission;
+pub mod call;
 pub mod forward;
 pub mod mailbox;
-pub mod pending_invite;
 pub mod pending_message;
 pub mod push_proxy;
 pub mod refusals;

@@ -12,21 +12,17 @@
 //! store is away, so that the SIP server keeps the message itself; else with the best refusal of a device (RFC 3261
 //! §16.7); else 480, because the store keeps no more for this device.
 //!
-//! Invariant: the sender gets exactly one final answer, within [`NO_RESPONSE_TIMEOUT`] and [`STORE_TIMEOUT`]; 202 only after a store has
+//! Invariant: the sender gets exactly one final answer, within [`EdgeTiming::no_response`] and [`EdgeTiming::store`]; 202 only after a store has
 //! the message. A message that a device took is not kept for it, except while its late answer is on the way.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 
 use crate::id::{BranchId, InstanceId, MessageId};
 use crate::message::Message;
+use crate::timing::EdgeTiming;
 use crate::transaction::ServerId;
-
-/// How long a device that is attached may leave a MESSAGE unanswered before it is kept instead.
-pub const NO_RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long the store may take; then the sender is answered 503.
-pub const STORE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What the store did with a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,13 +78,21 @@ pub struct PendingMessage {
     /// The request; `None` once it is answered.
     request: Option<Box<Message>>,
     copies: Vec<Copy>,
+    timing: EdgeTiming,
     due: Instant,
 }
 
 impl PendingMessage {
     /// A MESSAGE that has just come.
-    pub fn new(now: Instant, server: ServerId, tag: String, request: Message) -> Self {
-        Self { server, tag, request: Some(Box::new(request)), copies: Vec::new(), due: now + NO_RESPONSE_TIMEOUT }
+    pub fn new(now: Instant, timing: EdgeTiming, server: ServerId, tag: String, request: Message) -> Self {
+        Self {
+            server,
+            tag,
+            request: Some(Box::new(request)),
+            copies: Vec::new(),
+            due: now + timing.no_response,
+            timing,
+        }
     }
 
     /// The request, until it is answered.
@@ -104,7 +108,7 @@ impl PendingMessage {
     /// A copy was given to the store, for a device that is not attached.
     pub fn storing(&mut self, now: Instant, instance: InstanceId, message: MessageId) {
         self.copies.push(Copy { instance, message, state: State::Storing, branch: None, taken: false });
-        self.due = self.due.max(now + STORE_TIMEOUT);
+        self.due = self.due.max(now + self.timing.store);
     }
 
     /// When [`Self::on_due`] must be asked.
@@ -135,7 +139,7 @@ impl PendingMessage {
             return None;
         }
         copy.state = State::Storing;
-        self.due = self.due.max(now + STORE_TIMEOUT);
+        self.due = self.due.max(now + self.timing.store);
         Some((copy.instance, copy.message))
     }
 
@@ -156,7 +160,7 @@ impl PendingMessage {
                 State::Answered(..) | State::Stored(_) => {}
             }
         }
-        self.due = now + STORE_TIMEOUT;
+        self.due = now + self.timing.store;
         silent
     }
 
@@ -216,11 +220,16 @@ impl PendingMessage {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use crate::id::{FlowId, ShardTag};
     use crate::message::Limits;
     use crate::transaction::{Table, Timing};
 
     use super::*;
+
+    const NO_RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+    const STORE_TIMEOUT: Duration = Duration::from_secs(3);
 
     fn pending(now: Instant) -> PendingMessage {
         let text = "MESSAGE sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP p;branch=z9hG4bK1\r\nFrom: <sip:bob@example.com>;tag=1\r\n\
@@ -228,7 +237,7 @@ mod tests {
         let request = Message::parse(&text.into(), &Limits::default()).unwrap();
         let flow = FlowId::Datagram("192.0.2.1:5060".parse().unwrap());
         let server = Table::<(), ()>::new(1, Timing::default(), Limits::default()).open(&request, flow, ()).unwrap();
-        PendingMessage::new(now, server, "tag".into(), request)
+        PendingMessage::new(now, EdgeTiming::default(), server, "tag".into(), request)
     }
 
     fn one(number: u128) -> (InstanceId, MessageId, BranchId) {

@@ -3,9 +3,9 @@
 //! Invariant: a REGISTER is begun by its upstream's [`Pace`](super::upstreams) alone; a binding has at most one timer that
 //! counts.
 
+use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
-use super::upstreams::Link;
 use super::{ClientOwner, Endpoint, Event, NewBinding, Source, Timer};
 use crate::auth::Hash;
 use crate::flow::Side;
@@ -23,35 +23,95 @@ pub(super) fn hashes(allow_md5: bool) -> &'static [Hash] {
     if allow_md5 { HASHES } else { HASHES_BUT_MD5 }
 }
 
+/// The registrations of one endpoint.
+#[derive(Debug, Default)]
+pub(super) struct Bindings {
+    rows: HashMap<BindingId, Box<Registration>>,
+    /// GRUUs of bindings (RFC 5627); empty where no registrar gives any.
+    gruus: BTreeSet<(Box<str>, BindingId)>,
+    /// How many registrations there have been, for Call-IDs that no earlier one had.
+    generation: u32,
+}
+
+impl Bindings {
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub(super) fn get(&self, binding: BindingId) -> Option<&Registration> {
+        self.rows.get(&binding).map(|registration| &**registration)
+    }
+
+    pub(super) fn get_mut(&mut self, binding: BindingId) -> Option<&mut Registration> {
+        self.rows.get_mut(&binding).map(|registration| &mut **registration)
+    }
+
+    fn contains(&self, binding: BindingId) -> bool {
+        self.rows.contains_key(&binding)
+    }
+
+    fn next_generation(&mut self) -> u32 {
+        self.generation = self.generation.wrapping_add(1);
+        self.generation
+    }
+
+    fn insert(&mut self, registration: Registration) {
+        self.rows.insert(registration.binding, Box::new(registration));
+    }
+
+    /// Takes a registration and its GRUUs out.
+    fn remove(&mut self, binding: BindingId) -> Option<Box<Registration>> {
+        let registration = self.rows.remove(&binding)?;
+        for gruu in registration.gruus() {
+            self.gruus.remove(&(gruu.clone(), binding));
+        }
+        Some(registration)
+    }
+
+    /// Replaces the GRUUs that a binding had before by those that it has now.
+    fn rename(&mut self, binding: BindingId, before: &[Box<str>]) {
+        for gruu in before {
+            self.gruus.remove(&(gruu.clone(), binding));
+        }
+        let gruus = self.rows.get(&binding).map(|registration| registration.gruus()).unwrap_or_default();
+        self.gruus.extend(gruus.iter().map(|gruu| (gruu.clone(), binding)));
+    }
+
+    /// The bindings that registrars have given this GRUU.
+    fn named(&self, gruu: &str) -> impl Iterator<Item = BindingId> {
+        let lowest = BindingId::from_bytes([0; 16]);
+        let named = self.gruus.range((Box::from(gruu), lowest)..);
+        named.take_while(move |(name, _)| **name == *gruu).map(|(_, binding)| *binding)
+    }
+}
+
 impl Endpoint {
     pub(super) fn on_bind(&mut self, now: Instant, new: NewBinding) {
         self.add_device(now, new.instance, new.binding);
-        if let Some(device) = self.devices.get_mut(&new.instance) {
-            (device.foreground, device.proven) = (!new.register, new.proven);
-        }
-        if self.bindings.contains_key(&new.binding) {
+        self.devices.set_foreground(new.instance, !new.register);
+        self.devices.set_proven(new.instance, new.proven);
+        if self.bindings.contains(new.binding) {
             return self.join(now, new.instance, new.binding);
         }
         self.join_upstream(now, new.upstream, new.registrar, new.binding);
-        self.generation = self.generation.wrapping_add(1);
         let registration = Registration::new(
             new.binding,
             new.instance,
             new.upstream,
             new.aor,
             new.sip_instance,
-            self.settings.register_expires,
-            self.generation,
+            self.core.settings.register_expires,
+            self.bindings.next_generation(),
             new.register,
         );
-        self.bindings.insert(new.binding, Box::new(registration));
+        self.bindings.insert(registration);
         if new.register {
             self.carry_out(now, new.binding, Step::WantFlow);
         }
     }
 
     pub(super) fn on_unbind_due(&mut self, binding: BindingId) {
-        if self.bindings.get(&binding).is_some_and(|registration| registration.goal() == Goal::Gone) {
+        if self.bindings.get(binding).is_some_and(|registration| registration.goal() == Goal::Gone) {
             self.forget_binding(binding, false);
         }
     }
@@ -67,11 +127,11 @@ impl Endpoint {
         binding: BindingId,
         change: impl FnOnce(&mut Registration) -> Step,
     ) {
-        let Some(registration) = self.bindings.get_mut(&binding) else { return };
+        let Some(registration) = self.bindings.get_mut(binding) else { return };
         let under_way = registration.branch();
         let step = change(registration);
         if let Some(branch) = under_way.filter(|branch| registration.branch() != Some(*branch)) {
-            self.transactions.abandon(branch);
+            self.core.transactions.abandon(branch);
         }
         self.carry_out(now, binding, step);
     }
@@ -84,13 +144,13 @@ impl Endpoint {
         authorization: Option<String>,
     ) {
         // Who was asked may have left meanwhile.
-        let Some(registration) = self.bindings.get_mut(&binding).filter(|it| it.instance == instance) else { return };
+        let Some(registration) = self.bindings.get_mut(binding).filter(|it| it.instance == instance) else { return };
         let step = registration.answer(authorization);
         self.carry_out(now, binding, step);
     }
 
     pub(super) fn on_binding_due(&mut self, now: Instant, binding: BindingId) {
-        let Some(registration) = self.bindings.get_mut(&binding) else { return };
+        let Some(registration) = self.bindings.get_mut(binding) else { return };
         if registration.armed.fires(now) {
             let step = registration.on_deadline(now);
             self.carry_out(now, binding, step);
@@ -104,17 +164,17 @@ impl Endpoint {
         branch: BranchId,
         response: &Message,
     ) {
-        let Some(registration) = self.bindings.get_mut(&binding) else { return };
+        let Some(registration) = self.bindings.get_mut(binding) else { return };
         let id = registration.upstream;
-        let Some(upstream) = self.upstreams.get_mut(&id) else { return };
-        upstream.heard_at = Some(now);
-        let hashes = hashes(self.settings.upstream.allow_md5);
-        let terms = Terms { hashes, registrar: &upstream.registrar };
-        let names = registration.names().to_vec();
-        let step = registration.on_response(now, branch, response, &terms, &mut self.random);
-        if let Step::Registered { learned, .. } = &step {
-            if learned.is_some() {
-                self.rename(binding, &names);
+        self.upstreams.note_heard(now, id);
+        let Some(registrar) = self.upstreams.registrar(id) else { return };
+        let hashes = hashes(self.core.settings.upstream.allow_md5);
+        let terms = Terms { hashes, registrar, back_off: self.core.settings.timing.upstream.back_off };
+        let gruus = registration.gruus().to_vec();
+        let step = registration.on_response(now, branch, response, &terms, &mut self.core.random);
+        if let Step::Registered { renamed, .. } = step {
+            if renamed {
+                self.bindings.rename(binding, &gruus);
             }
             self.on_granted(now, binding, response);
         }
@@ -127,7 +187,7 @@ impl Endpoint {
 
     /// What a 2xx says of the flow that it came by.
     fn on_granted(&mut self, now: Instant, binding: BindingId, response: &Message) {
-        let Some(id) = self.bindings.get(&binding).map(|registration| registration.upstream) else { return };
+        let Some(id) = self.bindings.get(binding).map(|registration| registration.upstream) else { return };
         if let Some(interval) = flow_timer(response) {
             self.follow_flow_timer(now, id, interval);
         }
@@ -137,10 +197,11 @@ impl Endpoint {
     }
 
     pub(super) fn on_register_silence(&mut self, now: Instant, binding: BindingId, branch: BranchId) {
-        let Some(registration) = self.bindings.get_mut(&binding) else { return };
+        let Some(registration) = self.bindings.get_mut(binding) else { return };
         let upstream = registration.upstream;
         let was_current = registration.branch() == Some(branch);
-        let step = registration.on_silence(now, branch, &mut self.random);
+        let step =
+            registration.on_silence(now, branch, &self.core.settings.timing.upstream.back_off, &mut self.core.random);
         self.carry_out(now, binding, step);
         if was_current {
             self.on_upstream_silent(now, upstream, binding);
@@ -154,29 +215,28 @@ impl Endpoint {
             Step::WantFlow => self.want_flow(now, binding),
             Step::Send => self.send_register(now, binding),
             Step::Ask => self.ask(binding),
-            Step::Registered { expires, refresh, learned } => {
-                self.on_upstream_works(binding);
-                if let Some(instance) = self.prove(binding) {
-                    self.event(Event::Registered { binding, instance, expires, refresh });
+            Step::Registered { expires, refresh, renamed: _ } => {
+                if let Some(id) = self.upstream_of(binding) {
+                    self.upstreams.note_success(id);
                 }
-                if let Some(learned) = learned {
-                    self.event(Event::Learned { binding, learned });
+                if let Some(instance) = self.prove(binding) {
+                    self.core.event(Event::Registered { binding, instance, expires, refresh });
                 }
                 self.settle_step(binding);
                 return self.check_next(now, binding);
             }
             Step::Failed(failure) => {
-                let Some(instance) = self.bindings.get(&binding).map(|registration| registration.instance) else {
+                let Some(instance) = self.bindings.get(binding).map(|registration| registration.instance) else {
                     return;
                 };
                 let back = self.end_check(binding, failure);
-                self.event(Event::RegistrationFailed { binding, instance, failure });
+                self.core.event(Event::RegistrationFailed { binding, instance, failure });
                 if let Some(step) = back {
                     return self.carry_out(now, binding, step);
                 }
             }
             Step::Unregistered { confirmed } => {
-                if self.bindings.get(&binding).is_some_and(|registration| registration.goal() == Goal::Gone) {
+                if self.bindings.get(binding).is_some_and(|registration| registration.goal() == Goal::Gone) {
                     return self.forget_binding(binding, confirmed);
                 }
             }
@@ -186,70 +246,63 @@ impl Endpoint {
 
     /// After a step: its timer is set, and its upstream counts it as it stands.
     fn settle_step(&mut self, binding: BindingId) {
-        let Some(registration) = self.bindings.get_mut(&binding) else { return };
+        let Some(registration) = self.bindings.get_mut(binding) else { return };
         if let Some(at) = registration.armed.must_set(registration.deadline()) {
-            self.timers.set(at, Timer::Binding(binding));
+            self.core.timers.set(at, Timer::Binding(binding));
         }
-        self.count_registered(binding);
-    }
-
-    /// Writes down what a binding is called from now on.
-    fn rename(&mut self, binding: BindingId, before: &[Box<str>]) {
-        for name in before {
-            self.gruus.remove(&(name.clone(), binding));
-        }
-        let names = self.bindings.get(&binding).map(|registration| registration.names()).unwrap_or_default();
-        self.gruus.extend(names.iter().map(|name| (name.clone(), binding)));
+        self.upstreams.count(registration);
     }
 
     fn ask(&mut self, binding: BindingId) {
-        let cnonce = self.random.tag();
-        let Some(registration) = self.bindings.get_mut(&binding) else { return };
-        let Some(upstream) = self.upstreams.get(&registration.upstream) else { return };
-        let (uri, instance) = (upstream.registrar.clone(), registration.instance);
+        let cnonce = self.core.random.tag();
+        let Some(registration) = self.bindings.get_mut(binding) else { return };
+        let Some(registrar) = self.upstreams.registrar(registration.upstream) else { return };
+        let (uri, instance) = (registrar.into(), registration.instance);
         if let Some((challenge, nc)) = registration.challenge() {
             let challenge = challenge.clone();
-            self.event(Event::Challenged { binding, instance, challenge, nc, cnonce, uri });
+            self.core.event(Event::Challenged { binding, instance, challenge, nc, cnonce, uri });
         }
     }
 
     fn send_register(&mut self, now: Instant, binding: BindingId) {
-        let branch = self.branch();
-        let Some(registration) = self.bindings.get_mut(&binding) else { return };
-        let Some(upstream) = self.upstreams.get(&registration.upstream) else { return };
-        let Link::Up { flow, .. } = upstream.link else {
+        let branch = self.core.branch();
+        let Some(registration) = self.bindings.get_mut(binding) else { return };
+        let Some(registrar) = self.upstreams.registrar(registration.upstream) else { return };
+        let Some((flow, transport)) = self.upstreams.flow(registration.upstream) else {
             // The flow broke while the shell computed the answer.
             let step = registration.on_flow_lost();
             return self.carry_out(now, binding, step);
         };
         let head = RequestContext {
-            registrar: &upstream.registrar,
-            transport: upstream.transport,
-            local: self.settings.sent_by(Side::Upstream, upstream.transport).host,
+            registrar,
+            transport,
+            local: self.core.settings.sent_by(Side::Upstream, transport).host,
             branch,
-            epoch: &self.epoch,
+            epoch: &self.core.epoch,
         };
         let bytes = registration.compose(&head);
         registration.sent(branch);
         let owner = ClientOwner::Register(binding);
-        if self.transactions.send(now, branch, Method::Register, bytes, flow, owner).is_err() {
-            let step = registration.on_silence(now, branch, &mut self.random);
+        if self.core.transactions.send(now, branch, Method::Register, bytes, flow, owner).is_err() {
+            let step = registration.on_silence(
+                now,
+                branch,
+                &self.core.settings.timing.upstream.back_off,
+                &mut self.core.random,
+            );
             self.carry_out(now, binding, step);
         }
     }
 
     pub(super) fn forget_binding(&mut self, binding: BindingId, confirmed: bool) {
-        let Some(registration) = self.bindings.remove(&binding) else { return };
-        self.subscriptions.remove(&binding);
+        let Some(registration) = self.bindings.remove(binding) else { return };
+        self.subscriptions.forget(binding);
         if let Some(branch) = registration.branch() {
-            self.transactions.abandon(branch);
+            self.core.transactions.abandon(branch);
         }
-        for name in registration.names() {
-            self.gruus.remove(&(name.clone(), binding));
-        }
-        self.groups.remove(&binding);
+        self.groups.remove(binding);
         self.leave_upstream(registration.upstream, &registration);
-        self.event(Event::Unbound { instance: registration.instance, confirmed, shared: false });
+        self.core.event(Event::Unbound { instance: registration.instance, confirmed, shared: false });
     }
 
     /// The binding that a Request-URI names: by the opaque user of its Contact, whatever parameters stand behind it (`ob`,
@@ -257,30 +310,21 @@ impl Endpoint {
     /// take: of several with one name, the one whose server asks is meant.
     pub(super) fn binding_of(&self, request_uri: &str, source: &Source) -> Option<BindingId> {
         let user = Uri::parse(request_uri).and_then(|uri| uri.user).and_then(BindingId::parse);
-        let known = user.filter(|binding| self.bindings.contains_key(binding));
+        let known = user.filter(|binding| self.bindings.contains(*binding));
         known.or_else(|| {
-            let lowest = BindingId::from_bytes([0; 16]);
-            let named = self.gruus.range((Box::from(request_uri), lowest)..);
-            let mut named = named.take_while(|(name, _)| **name == *request_uri).map(|(_, binding)| *binding);
+            let mut named = self.bindings.named(request_uri);
             named.find(|binding| self.is_trusted(*binding, source))
         })
     }
 
     /// Whether a request came from the binding's own SIP server: by its flow, or from one of its addresses.
     pub(super) fn is_trusted(&self, binding: BindingId, source: &Source) -> bool {
-        let upstream = self.upstream_of(binding).and_then(|upstream| self.upstreams.get(&upstream));
-        upstream.is_some_and(|upstream| {
-            let by_flow = matches!(&upstream.link, Link::Up { flow, .. } if *flow == source.flow);
-            let ip = source.peer.ip().to_canonical();
-            by_flow
-                || upstream.replaced == Some(source.flow)
-                || upstream.trusted.iter().any(|trusted| trusted.to_canonical() == ip)
-        })
+        self.upstream_of(binding).is_some_and(|upstream| self.upstreams.is_trusted(upstream, source))
     }
 
     /// The SIP server of a binding, also of one that passed through.
     pub(super) fn upstream_of(&self, binding: BindingId) -> Option<UpstreamId> {
-        let own = self.bindings.get(&binding).map(|registration| registration.upstream);
+        let own = self.bindings.get(binding).map(|registration| registration.upstream);
         own.or_else(|| self.push_bindings.upstream_of(binding))
     }
 }

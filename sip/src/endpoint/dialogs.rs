@@ -8,13 +8,14 @@
 //! Invariant: a device's requests go to the flow that its token names, and to no address that a message names; a SIP
 //! server's go to the flow of the token's device.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use super::{ClientOwner, Endpoint, ServerOwner, Side, Source, Transport};
 use crate::edge::{forward, push_proxy};
 use crate::flow::FlowToken;
 use crate::id::{BranchId, FlowId, InstanceId, UpstreamId};
-use crate::message::{Message, Method, Name};
+use crate::message::{Composer, Message, Method, Name};
 use crate::transaction::ServerId;
 
 /// Where a request of a dialog goes.
@@ -26,6 +27,24 @@ pub(super) struct Way {
     pub(super) transport: Transport,
     /// The dialog's device, whichever side it leads to.
     pub(super) device: InstanceId,
+}
+
+/// The requests inside dialogs that are forwarded and not answered.
+#[derive(Debug, Default)]
+pub(super) struct DialogForwarding {
+    /// What each is answered when nobody else answers it, with its status.
+    failures: HashMap<ServerId, (u16, bytes::Bytes)>,
+}
+
+impl DialogForwarding {
+    pub(super) fn len(&self) -> usize {
+        self.failures.len()
+    }
+
+    /// A request is answered; what it would have been answered otherwise.
+    pub(super) fn settle(&mut self, server: ServerId) -> Option<(u16, bytes::Bytes)> {
+        self.failures.remove(&server)
+    }
 }
 
 impl Endpoint {
@@ -45,7 +64,7 @@ impl Endpoint {
         if !may_use || request.to().is_none_or(|to| to.tag().is_none()) {
             return self.refuse(now, reply, request, 403);
         }
-        if let Err(stop) = forward::check(request, &self.settings.own_addresses()) {
+        if let Err(stop) = forward::check(request, &self.core.settings.own_addresses()) {
             return self.refuse(now, reply, request, stop.status());
         }
         match self.way(&source, &token) {
@@ -60,7 +79,7 @@ impl Endpoint {
     }
 
     pub(super) fn forward(&mut self, now: Instant, reply: FlowId, request: &Message, ours: usize, way: Way) {
-        let branch = self.branch();
+        let branch = self.core.branch();
         // A request other than INVITE is never answered 408 (RFC 4320 §4.2).
         let status = if request.method() == Some(Method::Invite) { 408 } else { 480 };
         if let Some(server) = self.open_forwarded(now, reply, request, ServerOwner::Forwarded(branch), status) {
@@ -80,26 +99,26 @@ impl Endpoint {
     ) {
         let method = request.method().unwrap_or(Method::Other);
         let bytes = self.forwarded_bytes(request, ours, &way, branch);
-        if self.transactions.send(now, branch, method, bytes, way.flow, ClientOwner::Forwarded(server)).is_err() {
+        if self.core.transactions.send(now, branch, method, bytes, way.flow, ClientOwner::Forwarded(server)).is_err() {
             return self.on_forwarded_silence(now, server);
         }
-        self.note_forwarded(way.flow, way.device, branch);
+        self.attachments.note_forwarded(way.flow, way.device, branch);
     }
 
     /// An ACK to a 2xx: passed on without a transaction (RFC 3261 §16.6, §17.1.1.3).
     pub(super) fn on_dialog_ack(&mut self, source: Source, ack: &Message) {
-        let Some((token, ours)) = forward::own_route(ack, &self.token_key) else { return };
-        if !self.may_use(&source, &token) || forward::check(ack, &self.settings.own_addresses()).is_err() {
+        let Some((token, ours)) = forward::own_route(ack, &self.core.token_key) else { return };
+        if !self.may_use(&source, &token) || forward::check(ack, &self.core.settings.own_addresses()).is_err() {
             return;
         }
         let Some(way) = self.way(&source, &token) else { return };
-        let branch = self.branch();
+        let branch = self.core.branch();
         let bytes = self.forwarded_bytes(ack, ours, &way, branch);
-        self.send(way.flow, bytes);
+        self.core.send(way.flow, bytes);
     }
 
     fn forwarded_bytes(&self, request: &Message, ours: usize, way: &Way, branch: BranchId) -> bytes::Bytes {
-        let mut edit = forward::forward_request(request, self.settings.sent_by(way.side, way.transport), branch);
+        let mut edit = forward::forward_request(request, self.core.settings.sent_by(way.side, way.transport), branch);
         if way.side == Side::Upstream {
             edit = forward::strip_asserted_identity(edit, Side::Device);
         }
@@ -112,10 +131,10 @@ impl Endpoint {
     /// Whether the sender is one of the two ends of the token's way.
     fn may_use(&self, source: &Source, token: &FlowToken) -> bool {
         match source.side {
-            Side::Device => self.is_attached_by(token.instance, source),
+            Side::Device => self.attachments.is_attached_by(token.instance, source),
             Side::Upstream => {
                 token.upstream == source.flow
-                    || self.devices.get(&token.instance).is_some_and(|device| self.is_trusted(device.binding, source))
+                    || self.devices.binding_of(token.instance).is_some_and(|binding| self.is_trusted(binding, source))
             }
         }
     }
@@ -125,49 +144,70 @@ impl Endpoint {
         match source.side {
             Side::Upstream => self.way_to_device(token.instance),
             Side::Device => {
-                let transport = match token.upstream {
-                    FlowId::Datagram(_) => Some(Transport::Udp),
-                    flow => self.streams.get(&flow).copied(),
-                };
+                let transport = self.flows.transport_of(token.upstream);
                 let (side, device) = (Side::Upstream, token.instance);
                 let here = transport.map(|transport| Way { flow: token.upstream, side, transport, device });
                 // The stream that the INVITE came by is gone: by the binding's own flow instead.
-                here.or_else(|| self.way_to_server(self.upstream_of(self.devices.get(&device)?.binding)?, device))
+                here.or_else(|| self.way_to_server(self.upstream_of(self.devices.binding_of(device)?)?, device))
             }
         }
     }
 
     pub(super) fn way_to_server(&self, id: UpstreamId, device: InstanceId) -> Option<Way> {
-        let (flow, transport) = self.flow_of_upstream(id)?;
+        let (flow, transport) = self.upstreams.flow(id)?;
         Some(Way { flow, side: Side::Upstream, transport, device })
     }
 
     pub(super) fn way_to_device(&self, device: InstanceId) -> Option<Way> {
-        let attached = self.attached.get(&device)?;
+        let attached = self.attachments.get(device)?;
         Some(Way { flow: attached.flow, side: Side::Device, transport: attached.transport, device })
     }
 
     pub(super) fn on_forwarded_response(&mut self, now: Instant, server: ServerId, from: Side, response: &Message) {
         let Some(status) = response.status().filter(|status| *status > 100) else { return };
         if status >= 200 {
-            self.failures.remove(&server);
+            self.dialogs.settle(server);
         }
-        self.transactions.respond(now, server, status, forward::forward_response(response, from));
+        self.core.transactions.respond(now, server, status, forward::forward_response(response, from));
     }
 
     /// A forwarded request could not be sent, or its flow broke.
     pub(super) fn on_forwarded_silence(&mut self, now: Instant, server: ServerId) {
-        if let Some((status, failure)) = self.failures.remove(&server) {
-            self.transactions.respond(now, server, status, failure);
+        if let Some((status, failure)) = self.dialogs.settle(server) {
+            self.core.transactions.respond(now, server, status, failure);
         }
     }
 
     /// A forwarded request was left without an answer for its whole time.
     pub(super) fn on_forwarded_timeout(&mut self, now: Instant, server: ServerId) {
-        if self.transactions.give_up(now, server) {
+        if self.core.transactions.give_up(now, server) {
             self.on_forwarded_silence(now, server);
         } else {
-            self.failures.remove(&server);
+            self.dialogs.settle(server);
         }
+    }
+
+    /// Opens the server transaction of a request that is forwarded, now or later; `status` is what it is answered when
+    /// nobody else answers it.
+    pub(super) fn open_forwarded(
+        &mut self,
+        now: Instant,
+        reply: FlowId,
+        request: &Message,
+        owner: ServerOwner,
+        status: u16,
+    ) -> Option<ServerId> {
+        let Ok(server) = self.core.transactions.open(request, reply, owner) else {
+            self.busy(reply, request);
+            return None;
+        };
+        if request.method() == Some(Method::Invite) {
+            let trying = Composer::response(request, 100, Composer::reason(100), None).finish();
+            self.core.transactions.respond(now, server, 100, trying);
+        }
+        let tag = self.core.random.tag();
+        let failure = Composer::response(request, status, Composer::reason(status), Some(&tag)).finish();
+        self.dialogs.failures.insert(server, (status, failure));
+        Some(server)
     }
 }

@@ -14,12 +14,12 @@
 //! of them under way and [`BURST`] at once; every way that the shell gave is given back once, by [`Event::UpstreamReleased`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::{Duration, Instant};
+use std::fmt;
+use std::time::Instant;
 
-use super::devices::INSTANCES_PER_FLOW;
-use super::push_bindings::{
-    CONTACTS_PER_AOR, ForwardedRegisterId, PushBindingEnd, REGISTRATIONS_MAX, RegisterRoute, RouteRequest,
-};
+use super::attachments::INSTANCES_PER_FLOW;
+use super::push_bindings::{Accepted, CONTACTS_PER_AOR, REGISTRATIONS_MAX};
+use super::pushed::{ForwardedRegisterId, PushBindingEnd, RegisterRoute, RouteRequest};
 use super::{ClientOwner, Endpoint, Event, Output, ServerOwner, Side, Source, Timer, Transport};
 use crate::edge::forward;
 use crate::edge::push_proxy::{self, PushRequest, RegisterIntent};
@@ -37,8 +37,6 @@ pub const QUOTA_VIOLATIONS_MAX: u8 = 40;
 pub const REGISTERS_MAX: usize = 20_000;
 /// SIP servers that are dialled at once because of a REGISTER, on one shard; one for a further one is answered 503.
 pub const DIALS_MAX: usize = 64;
-/// How long a REGISTER waits for a flow to its SIP server; then 504.
-pub const FLOW_TIMEOUT: Duration = Duration::from_secs(15);
 /// What a device that goes too fast is told to wait, in seconds.
 const RETRY_AFTER_S: u32 = 10;
 
@@ -50,23 +48,35 @@ pub(super) struct ForwardedRegisters {
     quotas: HashMap<FlowId, FlowQuota>,
 }
 
+impl fmt::Debug for ForwardedRegisters {
+    /// Shows nothing of who registers.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ForwardedRegisters").field("under_way", &self.len()).finish_non_exhaustive()
+    }
+}
+
 impl ForwardedRegisters {
     pub(super) fn len(&self) -> usize {
         self.under_way.len()
+    }
+
+    /// A flow has ended; a REGISTER that came by it goes on, and its answer reaches nobody.
+    pub(super) fn forget_quota(&mut self, flow: FlowId) {
+        self.quotas.remove(&flow);
     }
 }
 
 /// One REGISTER.
 pub(super) struct ForwardedRegister {
-    pub(super) source: Source,
+    source: Source,
     server: ServerId,
     request: Box<Message>,
-    pub(super) intent: RegisterIntent,
-    pub(super) registrar: Box<str>,
-    pub(super) proxy: Option<Box<str>>,
+    intent: RegisterIntent,
+    registrar: Box<str>,
+    proxy: Option<Box<str>>,
     /// How many of its Routes are ours.
     own_routes: usize,
-    pub(super) way: Option<RegisterRoute>,
+    way: Option<RegisterRoute>,
     branch: Option<BranchId>,
 }
 
@@ -81,7 +91,7 @@ struct FlowQuota {
 impl Endpoint {
     /// A REGISTER at the edge that is not for the relay itself.
     pub(super) fn on_forwarded_register(&mut self, now: Instant, source: Source, reply: FlowId, register: Message) {
-        if let Err(stop) = forward::check(&register, &self.settings.own_addresses()) {
+        if let Err(stop) = forward::check(&register, &self.core.settings.own_addresses()) {
             return self.refuse(now, reply, &register, stop.status());
         }
         let intent = match push_proxy::read(&register) {
@@ -94,13 +104,13 @@ impl Endpoint {
         if !self.spend_quota(now, source.flow) {
             return self.slow_down(now, source.flow, reply, &register);
         }
-        let full =
-            self.push_bindings.registers.len() >= REGISTERS_MAX || self.push_bindings.counts().0 >= REGISTRATIONS_MAX;
-        let Some(server) = self.transactions.open(&register, reply, ServerOwner::Nobody).ok().filter(|_| !full) else {
+        let full = self.registers.len() >= REGISTERS_MAX || self.push_bindings.len() >= REGISTRATIONS_MAX;
+        let Some(server) = self.core.transactions.open(&register, reply, ServerOwner::Nobody).ok().filter(|_| !full)
+        else {
             return self.busy(reply, &register);
         };
-        let id = ForwardedRegisterId(self.push_bindings.registers.next);
-        self.push_bindings.registers.next += 1;
+        let id = ForwardedRegisterId(self.registers.next);
+        self.registers.next += 1;
         let own_routes = self.own_routes(&register);
         let proxy: Option<Box<str>> = register.route(own_routes).map(|route| route.uri.text.into());
         let registrar: Box<str> = register.request_uri().unwrap_or_default().into();
@@ -111,11 +121,11 @@ impl Endpoint {
             proxy: proxy.clone(),
             push: intent.push_request.clone(),
         };
-        if let Some(quota) = self.push_bindings.registers.quotas.get_mut(&source.flow) {
+        if let Some(quota) = self.registers.quotas.get_mut(&source.flow) {
             quota.under_way += 1;
         }
         // So that its end is heard of.
-        self.device_flows.entry(source.flow).or_default();
+        self.attachments.note_flow(source.flow);
         let request = Box::new(register);
         let row = ForwardedRegister {
             source,
@@ -128,8 +138,8 @@ impl Endpoint {
             way: None,
             branch: None,
         };
-        self.push_bindings.registers.under_way.insert(id, row);
-        self.event(Event::RouteNeeded(Box::new(way)));
+        self.registers.under_way.insert(id, row);
+        self.core.event(Event::RouteNeeded(Box::new(way)));
     }
 
     /// Whether a REGISTER may travel on: it asks for pushes, or about them, or ends what asked for them. Nothing else is
@@ -139,9 +149,9 @@ impl Endpoint {
             return matches!(intent.push_request, PushRequest::Query(_))
                 || !self.push_bindings.known_as(intent).is_empty();
         };
-        let (instance, _) = push_proxy::identify(&self.token_key, &intent.aor, push);
+        let (instance, _) = push_proxy::identify(&self.core.token_key, &intent.aor, push);
         let replaces = !self.push_bindings.known_as(intent).is_empty();
-        let room = self.carried_by(source.flow, instance) < INSTANCES_PER_FLOW;
+        let room = self.attachments.carried_by(source.flow, instance) < INSTANCES_PER_FLOW;
         room && (self.push_bindings.knows(instance)
             || replaces
             || self.push_bindings.contacts_of(&intent.aor) < CONTACTS_PER_AOR)
@@ -154,37 +164,37 @@ impl Endpoint {
             Err(status) => return self.end_register(now, id, status),
         };
         let upstream = way.upstream;
-        let Some(register) = self.push_bindings.registers.under_way.get_mut(&id) else {
-            return self.event(Event::UpstreamReleased(upstream));
+        let Some(register) = self.registers.under_way.get_mut(&id) else {
+            return self.core.event(Event::UpstreamReleased(upstream));
         };
         let registrar = way.registrar.clone();
         register.way = Some(way);
         self.join_transit(now, upstream, registrar);
-        if !self.may_register_now(now, upstream) {
+        if !self.upstreams.may_register_now(now, upstream) {
             return self.end_register(now, id, 503);
         }
-        match self.flow_of_upstream(upstream) {
+        match self.upstreams.flow(upstream) {
             Some((flow, transport)) => self.send_register_on(now, id, flow, transport),
             None if self.dials_for_others(upstream) >= DIALS_MAX => self.end_register(now, id, 503),
             None => {
-                self.later(now, FLOW_TIMEOUT, Timer::ForwardedRegister(id));
+                self.core.later(now, self.core.settings.timing.upstream.flow, Timer::ForwardedRegister(id));
                 self.want_transit_flow(upstream);
             }
         }
     }
 
     fn send_register_on(&mut self, now: Instant, id: ForwardedRegisterId, flow: FlowId, transport: Transport) {
-        let branch = self.branch();
-        let Some(register) = self.push_bindings.registers.under_way.get_mut(&id) else { return };
+        let branch = self.core.branch();
+        let Some(register) = self.registers.under_way.get_mut(&id) else { return };
         register.branch = Some(branch);
-        let sent_by = self.settings.sent_by(Side::Upstream, transport);
+        let sent_by = self.core.settings.sent_by(Side::Upstream, transport);
         let mut edit = forward::forward_request(&register.request, sent_by, branch);
         for _ in 0..register.own_routes {
             edit = edit.pop(Name::Route);
         }
         if let PushRequest::Push(push) = &register.intent.push_request {
-            let (instance, _) = push_proxy::identify(&self.token_key, &register.intent.aor, push);
-            let path = push_proxy::path(&self.token_key, instance, sent_by, register.intent.outbound);
+            let (instance, _) = push_proxy::identify(&self.core.token_key, &register.intent.aor, push);
+            let path = push_proxy::path(&self.core.token_key, instance, sent_by, register.intent.outbound);
             edit = edit.prepend(Name::Path, path).append(Name::FeatureCaps, push_proxy::serves(&push.provider));
             // A registrar may refuse a Path that the device says nothing of (RFC 3327 §5.3), and it is for the device.
             if !register.request.lists(Name::Supported, "path") {
@@ -192,14 +202,14 @@ impl Endpoint {
             }
         }
         let owner = ClientOwner::ForwardedRegister(id);
-        if self.transactions.send(now, branch, Method::Register, edit.finish(), flow, owner).is_err() {
+        if self.core.transactions.send(now, branch, Method::Register, edit.finish(), flow, owner).is_err() {
             self.end_register(now, id, 503);
         }
     }
 
     /// A flow to a SIP server is up: what waited for it goes.
     pub(super) fn send_waiting(&mut self, now: Instant, upstream: UpstreamId) {
-        let Some((flow, transport)) = self.flow_of_upstream(upstream) else { return };
+        let Some((flow, transport)) = self.upstreams.flow(upstream) else { return };
         for id in self.registers_to(upstream, true) {
             self.send_register_on(now, id, flow, transport);
         }
@@ -214,21 +224,20 @@ impl Endpoint {
 
     fn registers_to(&self, upstream: UpstreamId, waiting: bool) -> Vec<ForwardedRegisterId> {
         let to = |register: &ForwardedRegister| register.way.as_ref().is_some_and(|way| way.upstream == upstream);
-        let theirs =
-            self.push_bindings.registers.under_way.iter().filter(|(_, it)| to(it) && it.branch.is_none() == waiting);
+        let theirs = self.registers.under_way.iter().filter(|(_, it)| to(it) && it.branch.is_none() == waiting);
         theirs.map(|(id, _)| *id).collect()
     }
 
     /// How many SIP servers other than this one REGISTERs wait for: whoever names one after the other that is silent keeps
     /// no dialler from those that answer.
     fn dials_for_others(&self, upstream: UpstreamId) -> usize {
-        let waiting = self.push_bindings.registers.under_way.values().filter(|register| register.branch.is_none());
+        let waiting = self.registers.under_way.values().filter(|register| register.branch.is_none());
         let others = waiting.filter_map(|register| register.way.as_ref().map(|way| way.upstream));
         others.filter(|other| *other != upstream).collect::<BTreeSet<_>>().len()
     }
 
     pub(super) fn on_forwarded_register_due(&mut self, now: Instant, id: ForwardedRegisterId) {
-        if self.push_bindings.registers.under_way.get(&id).is_some_and(|register| register.branch.is_none()) {
+        if self.registers.under_way.get(&id).is_some_and(|register| register.branch.is_none()) {
             self.end_register(now, id, 504);
         }
     }
@@ -236,7 +245,7 @@ impl Endpoint {
     /// The SIP server left a REGISTER without a final response: its sender has timed out too (RFC 4320 §4.2).
     pub(super) fn on_forwarded_register_timeout(&mut self, now: Instant, id: ForwardedRegisterId) {
         if let Some(register) = self.take_register(id) {
-            self.transactions.give_up(now, register.server);
+            self.core.transactions.give_up(now, register.server);
             self.leave(&register);
         }
     }
@@ -244,8 +253,8 @@ impl Endpoint {
     pub(super) fn on_forwarded_register_response(&mut self, now: Instant, id: ForwardedRegisterId, response: &Message) {
         let Some(status) = response.status().filter(|status| *status > 100) else { return };
         if status < 200 {
-            if let Some(register) = self.push_bindings.registers.under_way.get(&id) {
-                self.transactions.respond(
+            if let Some(register) = self.registers.under_way.get(&id) {
+                self.core.transactions.respond(
                     now,
                     register.server,
                     status,
@@ -256,13 +265,17 @@ impl Endpoint {
         }
         let Some(register) = self.take_register(id) else { return };
         let (server, flow, bytes) = (register.server, register.source.flow, self.back(&register, status, response));
-        self.transactions.respond(now, server, status, bytes);
-        self.flush();
+        self.core.transactions.respond(now, server, status, bytes);
+        self.core.flush();
         let failed = register.intent.proves && is_failed_proof(status, response);
         match (&register.intent.push_request, status) {
             (PushRequest::Push(push), 200..300) => {
-                let push = push.clone();
-                return self.on_accepted(now, register, push, response);
+                let (push, expires) = (push.clone(), register.intent.granted(response));
+                let ForwardedRegister { source, intent, registrar, proxy, way: Some(way), .. } = register else {
+                    return;
+                };
+                let accepted = Accepted { source, intent, push, registrar, proxy, upstream: way.upstream, expires };
+                return self.on_accepted(now, accepted);
             }
             (PushRequest::Nothing, 200..300) => {
                 for instance in self.push_bindings.known_as(&register.intent) {
@@ -271,7 +284,7 @@ impl Endpoint {
             }
             // Whoever knows its push token may end it; nobody else can name it.
             (PushRequest::Push(push), 403 | 404 | 410 | 604) => {
-                let (instance, _) = push_proxy::identify(&self.token_key, &register.intent.aor, push);
+                let (instance, _) = push_proxy::identify(&self.core.token_key, &register.intent.aor, push);
                 self.remove_push_binding(now, instance, PushBindingEnd::Refused);
             }
             _ => {}
@@ -288,7 +301,7 @@ impl Endpoint {
         if (200..300).contains(&status) {
             match (&register.intent.push_request, &register.way) {
                 (PushRequest::Push(push), _) => {
-                    let (instance, _) = push_proxy::identify(&self.token_key, &register.intent.aor, push);
+                    let (instance, _) = push_proxy::identify(&self.core.token_key, &register.intent.aor, push);
                     let value = push_proxy::feature_caps(&register.intent, push, instance);
                     edit = edit.append(Name::FeatureCaps, value);
                 }
@@ -308,18 +321,18 @@ impl Endpoint {
     fn end_register(&mut self, now: Instant, id: ForwardedRegisterId, status: u16) {
         let Some(register) = self.take_register(id) else { return };
         if let Some(branch) = register.branch {
-            self.transactions.abandon(branch);
+            self.core.transactions.abandon(branch);
         }
-        let tag = self.random.tag();
+        let tag = self.core.random.tag();
         let response = Composer::response(&register.request, status, Composer::reason(status), Some(&tag));
         let wait = (status == 503).then_some(RETRY_AFTER_S);
-        self.transactions.respond(now, register.server, status, response.maybe(Name::RetryAfter, wait).finish());
+        self.core.transactions.respond(now, register.server, status, response.maybe(Name::RetryAfter, wait).finish());
         self.leave(&register);
     }
 
     fn take_register(&mut self, id: ForwardedRegisterId) -> Option<ForwardedRegister> {
-        let register = self.push_bindings.registers.under_way.remove(&id)?;
-        if let Some(quota) = self.push_bindings.registers.quotas.get_mut(&register.source.flow) {
+        let register = self.registers.under_way.remove(&id)?;
+        if let Some(quota) = self.registers.quotas.get_mut(&register.source.flow) {
             quota.under_way = quota.under_way.saturating_sub(1);
         }
         Some(register)
@@ -334,7 +347,7 @@ impl Endpoint {
 
     /// How many of the topmost Routes name this relay.
     fn own_routes(&self, request: &Message) -> usize {
-        let own = self.settings.own_addresses();
+        let own = self.core.settings.own_addresses();
         let is_own = |uri: &Uri<'_>| {
             own.iter().any(|sent_by| match uri.port {
                 Some(port) => {
@@ -349,7 +362,7 @@ impl Endpoint {
     /// Takes one REGISTER from a flow's budget; whether there was one.
     fn spend_quota(&mut self, now: Instant, flow: FlowId) -> bool {
         let fresh = || FlowQuota { budget: BURST, refilled: now, violations: 0, under_way: 0 };
-        let quota = self.push_bindings.registers.quotas.entry(flow).or_insert_with(fresh);
+        let quota = self.registers.quotas.entry(flow).or_insert_with(fresh);
         let earned = now.saturating_duration_since(quota.refilled).as_secs() / 2;
         if earned > 0 {
             quota.budget = u64::from(quota.budget).saturating_add(earned).min(u64::from(BURST)) as u8;
@@ -362,19 +375,13 @@ impl Endpoint {
     }
 
     fn slow_down(&mut self, now: Instant, flow: FlowId, reply: FlowId, register: &Message) {
-        let tag = self.random.tag();
+        let tag = self.core.random.tag();
         let response = Composer::response(register, 503, Composer::reason(503), Some(&tag));
         self.respond_once(now, reply, register, 503, response.header(Name::RetryAfter, RETRY_AFTER_S).finish());
-        if self.push_bindings.registers.quotas.get(&flow).is_some_and(|quota| quota.violations >= QUOTA_VIOLATIONS_MAX)
-        {
-            self.flush();
-            self.outputs.push_back(Output::Close(flow));
+        if self.registers.quotas.get(&flow).is_some_and(|quota| quota.violations >= QUOTA_VIOLATIONS_MAX) {
+            self.core.flush();
+            self.core.outputs.push_back(Output::Close(flow));
         }
-    }
-
-    /// A flow has ended: what passed through from it goes on without anybody to answer to.
-    pub(super) fn forget_quota(&mut self, flow: FlowId) {
-        self.push_bindings.registers.quotas.remove(&flow);
     }
 }
 

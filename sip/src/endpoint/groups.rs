@@ -17,15 +17,30 @@
 //! Invariant: who has not proven its credentials gets no call. Credentials that were refused are offered no second time.
 //! A binding is registered while one of its devices wants it to be.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::{Endpoint, Event};
+use super::{Endpoint, Event, Timer};
 use crate::id::{BindingId, FlowId, InstanceId};
 use crate::registration::{Goal, RegistrationFailure, Step, SuspendedAuth};
 
-/// The devices of one binding beside its speaker.
+/// The devices of each binding beside the one whose credentials are in use; empty for bindings of one device.
 #[derive(Debug, Default)]
-pub(super) struct Group {
+pub(super) struct Groups(BTreeMap<BindingId, Group>);
+
+impl Groups {
+    /// How many bindings several devices share.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn remove(&mut self, binding: BindingId) {
+        self.0.remove(&binding);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Group {
     /// In the order in which they came.
     others: Vec<InstanceId>,
     check: Option<Box<CredentialCheck>>,
@@ -44,35 +59,35 @@ impl Endpoint {
     /// apps are in the background; when there is none of these, those in the foreground, for a request may have crossed the
     /// unregistration.
     pub fn callable_instances(&self, binding: BindingId) -> Vec<InstanceId> {
-        let proven = |instance: &InstanceId| self.devices.get(instance).is_some_and(|device| device.proven);
+        let proven = |instance: &InstanceId| self.devices.is_proven(*instance);
         let mut members = self.all_instances(binding);
         members.retain(proven);
-        if members.iter().any(|instance| self.is_in_background(*instance)) {
-            members.retain(|instance| self.is_in_background(*instance));
+        if members.iter().any(|instance| self.devices.is_in_background(*instance)) {
+            members.retain(|instance| self.devices.is_in_background(*instance));
         }
         members
     }
 
     /// All instances that share a binding: its speaker first, those included that have not proven themselves.
     pub fn all_instances(&self, binding: BindingId) -> Vec<InstanceId> {
-        let credential_owner = self.bindings.get(&binding).map(|registration| registration.instance);
-        let others = self.groups.get(&binding).map(|group| &group.others[..]).unwrap_or_default();
-        credential_owner.into_iter().chain(others.iter().copied()).filter(|it| self.devices.contains_key(it)).collect()
+        let credential_owner = self.bindings.get(binding).map(|registration| registration.instance);
+        let others = self.groups.0.get(&binding).map(|group| &group.others[..]).unwrap_or_default();
+        credential_owner.into_iter().chain(others.iter().copied()).filter(|it| self.devices.knows(*it)).collect()
     }
 
     /// Whether the last attempt to register a binding succeeded, as far as its members are concerned.
     pub fn is_registered(&self, binding: BindingId) -> bool {
-        self.bindings.get(&binding).is_some_and(|registration| registration.is_registered())
+        self.bindings.get(binding).is_some_and(|registration| registration.is_registered())
     }
 
     /// One more device for a binding that is there.
     pub(super) fn join(&mut self, now: Instant, instance: InstanceId, binding: BindingId) {
-        let Some(registration) = self.bindings.get(&binding) else { return };
+        let Some(registration) = self.bindings.get(binding) else { return };
         if registration.goal() == Goal::Gone {
             // It was being unregistered for its last device.
             let last = registration.instance;
-            self.event(Event::Unbound { instance: last, confirmed: false, shared: true });
-            let goal = if self.is_in_background(instance) { Goal::Registered } else { Goal::Silent };
+            self.core.event(Event::Unbound { instance: last, confirmed: false, shared: true });
+            let goal = if self.devices.is_in_background(instance) { Goal::Registered } else { Goal::Silent };
             return self.redirect(now, binding, |registration| {
                 // What follows is what the new goal wants.
                 let _ = registration.set_credential_owner(instance);
@@ -82,7 +97,7 @@ impl Endpoint {
         if registration.instance == instance {
             return;
         }
-        let group = self.groups.entry(binding).or_default();
+        let group = self.groups.0.entry(binding).or_default();
         if !group.others.contains(&instance) {
             group.others.push(instance);
         }
@@ -90,49 +105,46 @@ impl Endpoint {
     }
 
     pub(super) fn on_unbind(&mut self, now: Instant, instance: InstanceId, deadline: Duration) {
-        let Some(binding) = self.devices.get(&instance).map(|device| device.binding) else {
-            return self.event(Event::Unbound { instance, confirmed: true, shared: false });
+        let Some(binding) = self.devices.binding_of(instance) else {
+            return self.core.event(Event::Unbound { instance, confirmed: true, shared: false });
         };
         self.remove_device(now, instance);
         if self.leave_group(now, instance, binding) {
-            self.event(Event::Unbound { instance, confirmed: false, shared: true });
+            self.core.event(Event::Unbound { instance, confirmed: false, shared: true });
             return self.settle_group(now, binding);
         }
         self.end_subscription(now, binding);
-        self.later(now, deadline, super::Timer::Unbind(binding));
+        self.core.later(now, deadline, Timer::Unbind(binding));
         self.aim(now, binding, Goal::Gone);
     }
 
     pub(super) fn on_release(&mut self, now: Instant, instance: InstanceId) {
-        let Some(binding) = self.devices.get(&instance).map(|device| device.binding) else {
-            return self.event(Event::Unbound { instance, confirmed: true, shared: false });
+        let Some(binding) = self.devices.binding_of(instance) else {
+            return self.core.event(Event::Unbound { instance, confirmed: true, shared: false });
         };
         self.remove_device(now, instance);
         if self.leave_group(now, instance, binding) {
-            self.event(Event::Unbound { instance, confirmed: false, shared: true });
+            self.core.event(Event::Unbound { instance, confirmed: false, shared: true });
             return self.settle_group(now, binding);
         }
         self.forget_binding(binding, false);
     }
 
     pub(super) fn on_presence(&mut self, now: Instant, instance: InstanceId, foreground: bool) {
-        let Some(device) = self.devices.get_mut(&instance) else { return };
-        device.foreground = foreground;
-        let binding = device.binding;
+        let Some(binding) = self.devices.binding_of(instance) else { return };
+        self.devices.set_foreground(instance, foreground);
         if foreground && self.is_checked(binding, instance) {
             self.abort_check(now, binding);
-            self.groups.entry(binding).or_default().others.push(instance);
+            self.groups.0.entry(binding).or_default().others.push(instance);
         }
         self.settle_group(now, binding);
     }
 
     /// The SIP server has accepted the speaker's credentials; who that is.
     pub(super) fn prove(&mut self, binding: BindingId) -> Option<InstanceId> {
-        let instance = self.bindings.get(&binding)?.instance;
-        if let Some(device) = self.devices.get_mut(&instance) {
-            device.proven = true;
-        }
-        if let Some(group) = self.groups.get_mut(&binding) {
+        let instance = self.bindings.get(binding)?.instance;
+        self.devices.set_proven(instance, true);
+        if let Some(group) = self.groups.0.get_mut(&binding) {
             group.check = None;
         }
         Some(instance)
@@ -140,27 +152,26 @@ impl Endpoint {
 
     /// An attempt has failed. When it was a trial, what follows for the binding.
     pub(super) fn end_check(&mut self, binding: BindingId, failure: RegistrationFailure) -> Option<Step> {
-        let registration = self.bindings.get(&binding)?;
+        let registration = self.bindings.get(binding)?;
         let tried = registration.instance;
         let step = self.restore_owner(binding)?;
         // Who was refused is in no list any more, and is not tried again before the shell lets it go.
         if matches!(failure, RegistrationFailure::Retry { .. }) {
-            self.groups.entry(binding).or_default().others.push(tried);
+            self.groups.0.entry(binding).or_default().others.push(tried);
         }
         Some(step)
     }
 
     /// Tries the credentials of the next device that has not proven itself, when nothing else is under way.
     pub(super) fn check_next(&mut self, now: Instant, binding: BindingId) {
-        let Some(group) = self.groups.get(&binding).filter(|group| group.check.is_none()) else { return };
-        let waits = |instance: &&InstanceId| {
-            self.devices.get(*instance).is_some_and(|device| !device.proven && !device.foreground)
-        };
+        let Some(group) = self.groups.0.get(&binding).filter(|group| group.check.is_none()) else { return };
+        let waits =
+            |instance: &&InstanceId| self.devices.is_in_background(**instance) && !self.devices.is_proven(**instance);
         let Some(next) = group.others.iter().find(waits).copied() else { return };
         let flow = self.flow_to_server(binding);
-        let Some(registration) = self.bindings.get_mut(&binding).filter(|it| it.may_try_credentials()) else { return };
+        let Some(registration) = self.bindings.get_mut(binding).filter(|it| it.may_try_credentials()) else { return };
         let (suspended, step) = registration.try_credentials(next);
-        if let Some(group) = self.groups.get_mut(&binding) {
+        if let Some(group) = self.groups.0.get_mut(&binding) {
             group.others.retain(|other| *other != next);
             group.others.insert(0, suspended.instance);
             group.check = Some(Box::new(CredentialCheck { suspended, flow }));
@@ -170,7 +181,7 @@ impl Endpoint {
 
     /// Takes a device out of its binding; whether the binding goes on with others.
     fn leave_group(&mut self, now: Instant, instance: InstanceId, binding: BindingId) -> bool {
-        let Some(registration) = self.bindings.get(&binding) else { return false };
+        let Some(registration) = self.bindings.get(binding) else { return false };
         let owns = registration.instance == instance;
         if self.is_checked(binding, instance) {
             self.abort_check(now, binding);
@@ -182,7 +193,7 @@ impl Endpoint {
         }
         let Some(next) = self.next_credential_owner(binding) else { return false };
         self.leave_others(binding, next);
-        let wanted = self.is_wanted(binding) || self.is_in_background(next);
+        let wanted = self.is_wanted(binding) || self.devices.is_in_background(next);
         self.redirect(now, binding, |registration| match registration.set_credential_owner(next) {
             _ if !wanted => registration.aim(Goal::Silent),
             step => step,
@@ -191,24 +202,24 @@ impl Endpoint {
     }
 
     fn leave_others(&mut self, binding: BindingId, instance: InstanceId) {
-        let Some(group) = self.groups.get_mut(&binding) else { return };
+        let Some(group) = self.groups.0.get_mut(&binding) else { return };
         group.others.retain(|other| *other != instance);
         // Nobody is left to go back to: who is tried speaks for the binding now.
         if group.check.as_ref().is_some_and(|check| check.suspended.instance == instance) {
             group.check = None;
         }
         if group.others.is_empty() && group.check.is_none() {
-            self.groups.remove(&binding);
+            self.groups.0.remove(&binding);
         }
     }
 
     /// After a change: somebody speaks who may, the binding is registered or silent as its devices want it, and who has yet
     /// to prove itself does.
     fn settle_group(&mut self, now: Instant, binding: BindingId) {
-        let Some(registration) = self.bindings.get(&binding).filter(|it| it.goal() != Goal::Gone) else { return };
+        let Some(registration) = self.bindings.get(binding).filter(|it| it.goal() != Goal::Gone) else { return };
         let credential_owner = registration.instance;
         let wanted = self.is_wanted(binding);
-        if wanted && !self.is_in_background(credential_owner) && !self.is_checked(binding, credential_owner) {
+        if wanted && !self.devices.is_in_background(credential_owner) && !self.is_checked(binding, credential_owner) {
             self.hand_over_ownership(now, binding, credential_owner);
         }
         self.aim(now, binding, if wanted { Goal::Registered } else { Goal::Silent });
@@ -217,15 +228,15 @@ impl Endpoint {
 
     /// Another device speaks in place of one whose app is in the foreground.
     fn hand_over_ownership(&mut self, now: Instant, binding: BindingId, credential_owner: InstanceId) {
-        let Some(next) = self.next_credential_owner(binding).filter(|next| self.is_in_background(*next)) else {
+        let Some(next) = self.next_credential_owner(binding).filter(|next| self.devices.is_in_background(*next)) else {
             return;
         };
         // What stands goes on standing by the credentials that were accepted, until others have been.
-        let proven = self.devices.get(&next).is_some_and(|device| device.proven);
+        let proven = self.devices.is_proven(next);
         if self.is_registered(binding) && !proven {
             return;
         }
-        if let Some(group) = self.groups.get_mut(&binding) {
+        if let Some(group) = self.groups.0.get_mut(&binding) {
             group.others.retain(|other| *other != next);
             group.others.push(credential_owner);
         }
@@ -234,32 +245,27 @@ impl Endpoint {
 
     /// Who is to speak when the speaker does no longer: rather one that has proven itself, and is in the background.
     fn next_credential_owner(&self, binding: BindingId) -> Option<InstanceId> {
-        let group = self.groups.get(&binding)?;
-        let rank = |instance: &&InstanceId| {
-            self.devices.get(*instance).map_or((true, true), |device| (!device.proven, device.foreground))
-        };
+        let group = self.groups.0.get(&binding)?;
+        let rank =
+            |instance: &&InstanceId| (!self.devices.is_proven(**instance), !self.devices.is_in_background(**instance));
         group.others.iter().min_by_key(rank).copied()
     }
 
     /// Whether a device of it wants it to be registered.
     fn is_wanted(&self, binding: BindingId) -> bool {
-        self.all_instances(binding).into_iter().any(|instance| self.is_in_background(instance))
-    }
-
-    fn is_in_background(&self, instance: InstanceId) -> bool {
-        self.devices.get(&instance).is_some_and(|device| !device.foreground)
+        self.all_instances(binding).into_iter().any(|instance| self.devices.is_in_background(instance))
     }
 
     /// Whether this device's credentials are being tried.
     fn is_checked(&self, binding: BindingId, instance: InstanceId) -> bool {
-        let under_way = self.groups.get(&binding).is_some_and(|group| group.check.is_some());
-        under_way && self.bindings.get(&binding).is_some_and(|registration| registration.instance == instance)
+        let under_way = self.groups.0.get(&binding).is_some_and(|group| group.check.is_some());
+        under_way && self.bindings.get(binding).is_some_and(|registration| registration.instance == instance)
     }
 
     fn abort_check(&mut self, now: Instant, binding: BindingId) {
-        let under_way = self.bindings.get(&binding).and_then(|registration| registration.branch());
+        let under_way = self.bindings.get(binding).and_then(|registration| registration.branch());
         if let Some(branch) = under_way {
-            self.transactions.abandon(branch);
+            self.core.transactions.abandon(branch);
         }
         if let Some(step) = self.restore_owner(binding) {
             self.carry_out(now, binding, step);
@@ -269,17 +275,17 @@ impl Endpoint {
     /// Ends a trial without success: the one before speaks again.
     fn restore_owner(&mut self, binding: BindingId) -> Option<Step> {
         let flow = self.flow_to_server(binding);
-        let group = self.groups.get_mut(&binding)?;
+        let group = self.groups.0.get_mut(&binding)?;
         let CredentialCheck { suspended, flow: stood_by } = *group.check.take()?;
         group.others.retain(|other| *other != suspended.instance);
         if group.others.is_empty() {
-            self.groups.remove(&binding);
+            self.groups.0.remove(&binding);
         }
-        self.bindings.get_mut(&binding).map(|registration| registration.resume_credentials(suspended, flow != stood_by))
+        self.bindings.get_mut(binding).map(|registration| registration.resume_credentials(suspended, flow != stood_by))
     }
 
     /// The flow that a binding's registration goes by.
     fn flow_to_server(&self, binding: BindingId) -> Option<FlowId> {
-        self.flow_of_upstream(self.upstream_of(binding)?).map(|(flow, _)| flow)
+        self.upstreams.flow(self.upstream_of(binding)?).map(|(flow, _)| flow)
     }
 }

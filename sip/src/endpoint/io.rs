@@ -5,80 +5,23 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::push_bindings::{
+use super::pushed::{
     ForwardedRegisterId, PushBinding, PushBindingEnd, RegisterRoute, RestoredPushBinding, RouteRequest,
 };
 use crate::auth::Challenge;
+pub use crate::edge::admission::EDGE_REALM;
 pub use crate::edge::mailbox::Mailbox;
 pub use crate::edge::pending_message::StoreOutcome;
 pub use crate::edge::push_proxy::{PushContact, PushRequest};
 pub use crate::edge::{CallState, InboundMessage, IncomingCall, MessageRequestId, Proof, VerificationId};
 pub use crate::flow::{Side, Source, Transport};
-use crate::id::{BindingId, CallId, FlowId, InstanceId, MessageId, ShardTag, UpstreamId};
-use crate::message::{Limits, Message};
-pub use crate::registration::{Learned, RegistrationFailure};
-
-/// What an endpoint is told once.
-#[derive(Clone)]
-pub struct Settings {
-    /// A tag of this endpoint's own shard, for identifiers that no binding gives a tag to.
-    pub tag: ShardTag,
-    /// `host:port` of the edge, as Record-Route and Via name it to devices.
-    pub edge: Box<str>,
-    /// `host:port` of the edge's WebSocket listener, likewise; that of the edge where there is none.
-    pub edge_websocket: Box<str>,
-    /// `host:port` for each upstream transport, as Contact, Via and Record-Route name it to SIP servers.
-    pub upstream_udp: Box<str>,
-    /// Likewise over TCP.
-    pub upstream_tcp: Box<str>,
-    /// Likewise over TLS.
-    pub upstream_tls: Box<str>,
-    /// Requested registration lifetime.
-    pub register_expires: Duration,
-    /// How long a call is held for its device; then 480.
-    pub ring_timeout: Duration,
-    /// How long a device may ring; then 408.
-    pub answer_timeout: Duration,
-    /// Limits of one message.
-    pub limits: Limits,
-    /// The key that signs flow tokens; the same on every shard of a node and over its restarts.
-    pub token_key: [u8; 32],
-    /// How SIP servers are dealt with.
-    pub upstream: UpstreamPolicy,
-    /// The largest body of a MESSAGE, in bytes; a larger one is answered 413.
-    pub message_bytes: usize,
-}
-
-impl fmt::Debug for Settings {
-    /// Shows nothing of the key.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Settings({}, {:?})", self.edge, self.upstream)
-    }
-}
-
-/// How SIP servers are dealt with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UpstreamPolicy {
-    /// Whether a digest may be made with MD5. Without it, an account whose SIP server offers nothing else is refused with
-    /// the status of the challenge.
-    pub allow_md5: bool,
-    /// Whether a request that is too large for a datagram goes by TCP to a server that is reached by UDP (RFC 3261
-    /// §18.1.1); where the operator forbids TCP it goes by UDP all the same.
-    pub allow_tcp: bool,
-    /// Registrations that may start in a second at one registrar, 1 or more, of this endpoint: an operator's figure for the
-    /// node is divided by its shards. What is beyond it waits for its turn, so that no restart and no lost flow is a storm.
-    pub registrations_per_second: u32,
-}
-
-impl Default for UpstreamPolicy {
-    fn default() -> Self {
-        Self { allow_md5: true, allow_tcp: false, registrations_per_second: 2000 }
-    }
-}
+use crate::id::{BindingId, CallId, FlowId, InstanceId, MessageId, UpstreamId};
+use crate::message::Message;
+pub use crate::registration::RegistrationFailure;
 
 /// A device's share in a binding, which is registered and kept. Of several devices with one binding the first tells what
 /// is registered; the others name the same account.
@@ -272,6 +215,16 @@ impl fmt::Debug for Input {
     }
 }
 
+/// What [`Endpoint::poll`](super::Endpoint::poll) gives.
+#[derive(Debug)]
+pub enum Poll {
+    /// Do this, and poll again.
+    Output(Output),
+    /// Nothing more is to be done until the next input, or until this moment: then call
+    /// [`Endpoint::handle_timeout`](super::Endpoint::handle_timeout). `None`: no deadline is set.
+    Until(Option<Instant>),
+}
+
 /// What an endpoint wants done.
 #[derive(Debug)]
 pub enum Output {
@@ -347,13 +300,6 @@ pub enum Event {
         expires: Duration,
         /// Whether it was registered just before, too.
         refresh: bool,
-    },
-    /// What the registrar told beside the registration, when it is another thing than before.
-    Learned {
-        /// The binding.
-        binding: BindingId,
-        /// What it told.
-        learned: Box<Learned>,
     },
     /// An upstream's SIP server says where it sees this relay (RFC 3581, RFC 8489); told when it changes.
     PublicAddress {
@@ -488,7 +434,7 @@ pub enum MessageEnd {
     Refused(u16),
     /// It only said that somebody writes (RFC 3994): taken and dropped.
     Composing,
-    /// Its body is larger than [`Settings::message_bytes`]: 413.
+    /// Its body is larger than [`super::Settings::message_bytes`]: 413.
     TooLarge,
     /// Too many have come for this device: 480.
     Limited,

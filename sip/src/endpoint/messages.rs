@@ -1,9 +1,10 @@
 //! MESSAGEs outside a dialog (RFC 3428): offered to the device that is attached, else given to the store.
 //!
-//! Invariant: every MESSAGE gets exactly one final answer, within [`NO_RESPONSE_TIMEOUT`](crate::edge::pending_message::NO_RESPONSE_TIMEOUT) and
-//! [`STORE_TIMEOUT`](crate::edge::pending_message::STORE_TIMEOUT), which is far less than its sender waits (RFC 3261 §17.1.2.2). One that
+//! Invariant: every MESSAGE gets exactly one final answer, within `no_response` and `store` of
+//! [`EdgeTiming`](crate::timing::EdgeTiming), which is far less than its sender waits (RFC 3261 §17.1.2.2). One that
 //! comes again has the same [`MessageId`], so that a store keeps it once.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::{
@@ -23,29 +24,47 @@ const FROM_BYTES: usize = 1024;
 const TYPE_BYTES: usize = 255;
 const NAME_CHARS: usize = 256;
 
+/// The MESSAGEs of one endpoint that are not over.
+#[derive(Debug, Default)]
+pub(super) struct Messages {
+    rows: HashMap<MessageRequestId, PendingMessage>,
+    next: u64,
+}
+
+impl Messages {
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn add(&mut self, message: PendingMessage) -> MessageRequestId {
+        let id = MessageRequestId(self.next);
+        self.next += 1;
+        self.rows.insert(id, message);
+        id
+    }
+}
+
 impl Endpoint {
     pub(super) fn on_message_request(&mut self, now: Instant, reply: FlowId, request: Message, binding: BindingId) {
         let members = self.callable_instances(binding);
         let Some(&first) = members.first() else { return self.refuse(now, reply, &request, 480) };
         if let Some((status, end)) = self.refusal_of(now, &request, &members) {
-            self.event(Event::MessageEnded { instance: first, end });
+            self.core.event(Event::MessageEnded { instance: first, end });
             return self.answer_unstored(now, reply, &request, status);
         }
         if self.messages.len() >= MESSAGES_MAX {
             return self.busy(reply, &request);
         }
-        let Ok(server) = self.transactions.open(&request, reply, ServerOwner::Nobody) else {
+        let Ok(server) = self.core.transactions.open(&request, reply, ServerOwner::Nobody) else {
             return self.busy(reply, &request);
         };
-        let id = MessageRequestId(self.next_message);
-        self.next_message += 1;
-        let tag = self.random.tag();
-        self.messages.insert(id, PendingMessage::new(now, server, tag, request));
+        let tag = self.core.random.tag();
+        let id = self.messages.add(PendingMessage::new(now, self.core.settings.timing.edge, server, tag, request));
         for instance in members {
             self.start_copy(now, id, instance);
         }
-        if let Some(due) = self.messages.get(&id).map(PendingMessage::due) {
-            self.timers.set(due, Timer::Message(id));
+        if let Some(due) = self.messages.rows.get(&id).map(PendingMessage::due) {
+            self.core.timers.set(due, Timer::Message(id));
         }
     }
 
@@ -53,9 +72,9 @@ impl Endpoint {
     fn refusal_of(&mut self, now: Instant, request: &Message, members: &[InstanceId]) -> Option<(u16, MessageEnd)> {
         let media = request.text(Name::ContentType).unwrap_or_default();
         let media = media.split(';').next().unwrap_or_default().trim();
-        let attached = members.iter().any(|instance| self.attached.contains_key(instance));
-        let stored_only = members.iter().all(|instance| !self.attached.contains_key(instance));
-        if let Err(stop) = forward::check(request, &self.settings.own_addresses())
+        let attached = members.iter().any(|instance| self.attachments.is_attached(*instance));
+        let stored_only = members.iter().all(|instance| !self.attachments.is_attached(*instance));
+        if let Err(stop) = forward::check(request, &self.core.settings.own_addresses())
             && attached
         {
             return Some((stop.status(), MessageEnd::Unfit));
@@ -63,7 +82,7 @@ impl Endpoint {
         if media.eq_ignore_ascii_case("application/im-iscomposing+xml") {
             return Some((200, MessageEnd::Composing));
         }
-        if request.body().len() > self.settings.message_bytes {
+        if request.body().len() > self.core.settings.message_bytes {
             return Some((413, MessageEnd::TooLarge));
         }
         if stored_only && (request.elements(Name::Require).next().is_some() || request.has(Name::ProxyRequire)) {
@@ -80,13 +99,13 @@ impl Endpoint {
         // Each device pays, whichever of them still can.
         let mut granted = false;
         for instance in members {
-            granted |= self.spend_message(now, *instance);
+            granted |= self.devices.spend_message(now, *instance);
         }
         (!granted).then_some((480, MessageEnd::Limited))
     }
 
     fn answer_unstored(&mut self, now: Instant, reply: FlowId, request: &Message, status: u16) {
-        let tag = self.random.tag();
+        let tag = self.core.random.tag();
         let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
         let response = match status {
             415 => response.extension("Accept-Encoding", "identity"),
@@ -102,21 +121,21 @@ impl Endpoint {
 
     /// A copy for one device: on its flow, or to the store.
     fn start_copy(&mut self, now: Instant, id: MessageRequestId, instance: InstanceId) {
-        let branch = self.branch();
-        let Some(pending) = self.messages.get_mut(&id) else { return };
+        let branch = self.core.branch();
+        let Some(pending) = self.messages.rows.get_mut(&id) else { return };
         let Some(request) = pending.request() else { return };
-        let message = name_of(&self.token_key, request, instance);
-        let sent_on = self.attached.get(&instance).and_then(|attached| {
-            let sent_by = self.settings.sent_by(Side::Device, attached.transport);
+        let message = name_of(&self.core.token_key, request, instance);
+        let sent_on = self.attachments.get(instance).and_then(|attached| {
+            let sent_by = self.core.settings.sent_by(Side::Device, attached.transport);
             let bytes = forward::forward_request(request, sent_by, branch).request_uri(&*attached.contact).finish();
             let owner = ClientOwner::Message(id);
-            let sent = self.transactions.send(now, branch, Method::Message, bytes, attached.flow, owner);
+            let sent = self.core.transactions.send(now, branch, Method::Message, bytes, attached.flow, owner);
             sent.ok().map(|()| attached.flow)
         });
         match sent_on {
             Some(flow) => {
                 pending.sent(instance, message, branch);
-                self.note_forwarded(flow, instance, branch);
+                self.attachments.note_forwarded(flow, instance, branch);
             }
             None => {
                 pending.storing(now, instance, message);
@@ -126,7 +145,7 @@ impl Endpoint {
     }
 
     fn store_copy(&mut self, id: MessageRequestId, instance: InstanceId, message: MessageId) {
-        let Some(request) = self.messages.get(&id).and_then(PendingMessage::request) else { return };
+        let Some(request) = self.messages.rows.get(&id).and_then(PendingMessage::request) else { return };
         let (from, name) = forward::caller(request);
         let lasts = request.number(Name::Expires).filter(|seconds| *seconds > 0);
         let pending = InboundMessage {
@@ -139,7 +158,7 @@ impl Endpoint {
             body: request.body().clone(),
             lasts: lasts.map(|seconds| Duration::from_secs(seconds.into())),
         };
-        self.event(Event::StoreMessage(Box::new(pending)));
+        self.core.event(Event::StoreMessage(Box::new(pending)));
     }
 
     pub(super) fn on_message_response(
@@ -150,30 +169,30 @@ impl Endpoint {
         response: &Message,
     ) {
         let Some(status) = response.status().filter(|status| *status >= 200) else { return };
-        let Some(pending) = self.messages.get_mut(&id) else { return };
+        let Some(pending) = self.messages.rows.get_mut(&id) else { return };
         if let Some((instance, message)) =
             pending.on_response(branch, status, forward::forward_response(response, Side::Device))
         {
-            self.event(Event::DiscardMessage { instance, message });
+            self.core.event(Event::DiscardMessage { instance, message });
         }
         self.answer_message(now, id);
     }
 
     /// The flow that a copy went by is gone, or the device never answered.
     pub(super) fn on_message_lost(&mut self, now: Instant, id: MessageRequestId, branch: BranchId) {
-        let Some(pending) = self.messages.get_mut(&id) else { return };
+        let Some(pending) = self.messages.rows.get_mut(&id) else { return };
         if let Some((instance, message)) = pending.on_lost(now, branch) {
-            self.timers.set(pending.due(), Timer::Message(id));
+            self.core.timers.set(pending.due(), Timer::Message(id));
             self.store_copy(id, instance, message);
         }
         self.answer_message(now, id);
     }
 
     pub(super) fn on_message_due(&mut self, now: Instant, id: MessageRequestId) {
-        let Some(pending) = self.messages.get_mut(&id) else { return };
+        let Some(pending) = self.messages.rows.get_mut(&id) else { return };
         let silent = pending.on_due(now);
         if pending.request().is_some() {
-            self.timers.set(pending.due(), Timer::Message(id));
+            self.core.timers.set(pending.due(), Timer::Message(id));
         }
         for (instance, message) in silent {
             self.store_copy(id, instance, message);
@@ -188,15 +207,15 @@ impl Endpoint {
         instance: InstanceId,
         outcome: StoreOutcome,
     ) {
-        let Some(pending) = self.messages.get_mut(&id) else { return };
+        let Some(pending) = self.messages.rows.get_mut(&id) else { return };
         if let Some((instance, message)) = pending.on_stored(instance, outcome) {
-            self.event(Event::DiscardMessage { instance, message });
+            self.core.event(Event::DiscardMessage { instance, message });
         }
         self.answer_message(now, id);
     }
 
     fn answer_message(&mut self, now: Instant, id: MessageRequestId) {
-        let Some(pending) = self.messages.get_mut(&id) else { return };
+        let Some(pending) = self.messages.rows.get_mut(&id) else { return };
         if let (Some(answer), Some(request)) = (pending.response(), pending.request()) {
             let own = |status| Composer::response(request, status, Composer::reason(status), Some(&pending.tag));
             let (status, bytes) = match answer {
@@ -207,14 +226,14 @@ impl Endpoint {
             };
             let ends = pending.ends();
             pending.close();
-            self.transactions.respond(now, pending.server, status, bytes);
+            self.core.transactions.respond(now, pending.server, status, bytes);
             for (instance, status) in ends {
                 let end = if status < 300 { MessageEnd::Delivered } else { MessageEnd::Refused(status) };
-                self.event(Event::MessageEnded { instance, end });
+                self.core.event(Event::MessageEnded { instance, end });
             }
         }
-        if self.messages.get(&id).is_some_and(PendingMessage::is_over) {
-            self.messages.remove(&id);
+        if self.messages.rows.get(&id).is_some_and(PendingMessage::is_over) {
+            self.messages.rows.remove(&id);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The only meeting place: inputs in, outputs out.
 //!
 //! # The drive contract
-//! One mutation ([`Endpoint::handle`] or [`Endpoint::handle_timeout`]), then [`Endpoint::poll_output`] until it gives
-//! `None`, then [`Endpoint::poll_timeout`]; then the next mutation. `now` never goes back.
+//! One mutation ([`Endpoint::handle`] or [`Endpoint::handle_timeout`]), then [`Endpoint::poll`] until it gives
+//! [`Poll::Until`], which says when to call [`Endpoint::handle_timeout`]; then the next mutation. `now` never goes back.
 //!
 //! | room | what it holds |
 //! | --- | --- |
@@ -14,9 +14,9 @@
 //! | `upstreams` | the flows toward SIP servers, and whose turn it is on them |
 //! | `devices` | which device is attached by which flow |
 //! | `calls` | held calls and their legs |
-//! | `expected` | calls that are announced before their INVITE comes |
+//! | `core` | settings, randomness, deadlines, transactions, outputs |
 //! | `dialogs` | requests inside a dialog, in both directions |
-//! | [`away`] | those of them that wait for a peer that is away for a moment |
+//! | [`parked`] | those of them that wait for a peer that is away for a moment |
 //! | `subscriptions` | to mailboxes |
 //! | [`messages`] | MESSAGEs outside a dialog |
 //! | `notify` | NOTIFYs outside a dialog, OPTIONS |
@@ -27,12 +27,13 @@
 //! an input may make it hold is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by
 //! [`calls::CALLS_PER_INSTANCE`], MESSAGEs by [`messages::MESSAGES_MAX`], the rest by bindings and open flows.
 
+mod attachments;
 mod bindings;
 pub mod calls;
+mod core;
 mod devices;
 mod dialogs;
-mod expected;
-mod failback;
+mod flows;
 pub mod forwarded_registers;
 mod groups;
 mod io;
@@ -40,139 +41,55 @@ pub mod messages;
 mod notify;
 pub mod parked;
 pub mod push_bindings;
+mod pushed;
 mod requests;
+mod settings;
 mod subscriptions;
 mod upstreams;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+pub use core::TRANSACTIONS_MAX;
 pub use io::*;
-pub use push_bindings::{
-    ForwardedRegisterId, PushBinding, PushBindingEnd, RegisterRoute, RestoredPushBinding, RouteRequest,
-};
+pub use pushed::*;
+pub use settings::*;
 
-use crate::edge::admission::Nonces;
-use crate::edge::forward::SentBy;
-use crate::edge::pending_invite::PendingInvite;
-use crate::edge::pending_message::PendingMessage;
-use crate::flow::{TokenKey, large};
-use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId, ShardTag, UpstreamId};
+use crate::flow::TokenKey;
+use crate::id::{BindingId, BranchId, InstanceId, ShardTag};
 use crate::message::Message;
 use crate::random::Random;
-use crate::registration::Registration;
-use crate::subscription::Subscription;
-use crate::timers::Timers;
-use crate::transaction::{Expired, ServerId, Table, Timing};
+use crate::transaction::Expired;
 
-use devices::{Attached, Device, DeviceFlow, Verification};
-use expected::ExpectedCall;
-use groups::Group;
-use upstreams::Upstream;
-
-/// Transactions of either kind that run at once on one shard. Beyond it a request is answered 503, and a REGISTER waits
-/// for its back-off. Requests that are refused take a quarter of it at most, and are then answered without one.
-pub const TRANSACTIONS_MAX: usize = 200_000;
+use attachments::Attachments;
+use bindings::Bindings;
+use calls::Calls;
+use core::{ClientOwner, Core, ServerOwner, Timer};
+use devices::Devices;
+use dialogs::DialogForwarding;
+use flows::FlowTable;
+use groups::Groups;
+use messages::Messages;
+use parked::ParkedRequests;
+use subscriptions::Subscriptions;
+use upstreams::Upstreams;
 
 /// One shard's SIP: registrations, held calls, attached devices.
 #[derive(Debug)]
 pub struct Endpoint {
-    settings: Settings,
-    random: Random,
-    token_key: TokenKey,
-    nonces: Nonces,
-    /// Makes this endpoint's Call-IDs and From tags its own.
-    epoch: String,
-    outputs: VecDeque<Output>,
-    timers: Timers<Timer>,
-    transactions: Table<ClientOwner, ServerOwner>,
-    bindings: HashMap<BindingId, Box<Registration>>,
-    upstreams: BTreeMap<UpstreamId, Upstream>,
-    /// What registrars call bindings beside their Contact (RFC 5627); empty where none does.
-    gruus: BTreeSet<(Box<str>, BindingId)>,
-    /// Dialled streams and whom they lead to.
-    links: HashMap<FlowId, UpstreamId>,
-    devices: HashMap<InstanceId, Device>,
-    /// The devices of a binding beside the one that speaks for it; empty for those that have one device.
-    groups: BTreeMap<BindingId, Group>,
-    /// Bindings that there ever were.
-    generation: u32,
-    attached: HashMap<InstanceId, Attached>,
-    device_flows: HashMap<FlowId, DeviceFlow>,
-    verifications: HashMap<VerificationId, Verification>,
-    next_verification: u64,
-    /// Upstream streams that a dialog may use.
-    streams: HashMap<FlowId, Transport>,
-    /// What a forwarded request is answered when nobody else answers it.
-    failures: HashMap<ServerId, (u16, bytes::Bytes)>,
-    /// Requests of dialogs that wait for a peer to come back.
-    parked: HashMap<parked::OfflinePeer, Vec<parked::Parked>>,
-    calls: HashMap<CallId, PendingInvite>,
-    calls_of: HashMap<InstanceId, Vec<CallId>>,
-    expected: HashMap<BindingId, ExpectedCall>,
-    expected_bindings: HashMap<CallId, BindingId>,
-    messages: HashMap<MessageRequestId, PendingMessage>,
-    subscriptions: HashMap<BindingId, Box<Subscription>>,
-    next_message: u64,
+    core: Core,
+    bindings: Bindings,
+    upstreams: Upstreams,
+    devices: Devices,
+    groups: Groups,
+    attachments: Attachments,
+    flows: FlowTable,
+    dialogs: DialogForwarding,
+    parked: ParkedRequests,
+    calls: Calls,
+    messages: Messages,
+    subscriptions: Subscriptions,
     push_bindings: push_bindings::PushBindings,
-}
-
-/// Whose deadline it is.
-#[derive(Clone, Copy, Debug)]
-enum Timer {
-    Binding(BindingId),
-    /// An unregistration has taken long enough.
-    Unbind(BindingId),
-    Upstream(UpstreamId),
-    /// The next few registrations of an upstream may start.
-    Pace(UpstreamId),
-    /// A device's registration ends.
-    Device(InstanceId),
-    Call(CallId),
-    /// An announced call is not expected any more.
-    ExpectedCall(CallId),
-    /// Nothing waits for this flow any more, which a better one has replaced.
-    ReplacedFlow(UpstreamId, FlowId),
-    /// Nobody can use this stream any more.
-    Linger(FlowId),
-    /// A request has waited long enough for its peer to come back.
-    Parked(parked::OfflinePeer),
-    /// Nothing more can come for a call.
-    Forget(CallId),
-    Message(MessageRequestId),
-    Subscription(BindingId),
-    /// A REGISTER has waited long enough for a flow to its SIP server.
-    ForwardedRegister(ForwardedRegisterId),
-    /// A registration that passed through is to be refreshed, or ends.
-    PushBinding(InstanceId),
-}
-
-/// Whom a client transaction's outcome concerns.
-#[derive(Clone, Copy, Debug)]
-enum ClientOwner {
-    Register(BindingId),
-    /// Somebody at a better address is asked for.
-    FailbackProbe(UpstreamId),
-    Leg(CallId),
-    Subscribe(BindingId),
-    /// A MESSAGE that is offered to a device.
-    Message(MessageRequestId),
-    /// A request that is forwarded inside a dialog.
-    Forwarded(ServerId),
-    /// A REGISTER that passes through.
-    ForwardedRegister(ForwardedRegisterId),
-    /// Nobody waits for the answer.
-    Nobody,
-}
-
-/// Whom a server transaction's CANCEL concerns.
-#[derive(Clone, Copy, Debug)]
-enum ServerOwner {
-    Call(CallId),
-    Forwarded(BranchId),
-    /// A request that waits for its peer, and the branch that it will have.
-    Parked(parked::OfflinePeer, BranchId),
-    Nobody,
+    registers: forwarded_registers::ForwardedRegisters,
 }
 
 impl Endpoint {
@@ -184,40 +101,24 @@ impl Endpoint {
             chunk.copy_from_slice(&random.bits().to_be_bytes());
         }
         Self {
-            token_key: TokenKey::new(settings.token_key),
-            nonces: Nonces::new(nonce_key, now),
-            epoch: random.tag(),
-            random,
-            outputs: VecDeque::new(),
-            timers: Timers::default(),
-            transactions: Table::new(TRANSACTIONS_MAX, Timing::default(), settings.limits),
-            bindings: HashMap::new(),
-            upstreams: BTreeMap::new(),
-            gruus: BTreeSet::new(),
-            links: HashMap::new(),
-            devices: HashMap::new(),
-            groups: BTreeMap::new(),
-            generation: 0,
-            attached: HashMap::new(),
-            device_flows: HashMap::new(),
-            verifications: HashMap::new(),
-            next_verification: 0,
-            streams: HashMap::new(),
-            failures: HashMap::new(),
-            parked: HashMap::new(),
-            calls: HashMap::new(),
-            calls_of: HashMap::new(),
-            expected: HashMap::new(),
-            expected_bindings: HashMap::new(),
-            messages: HashMap::new(),
-            subscriptions: HashMap::new(),
-            next_message: 0,
+            core: Core::new(settings, random),
+            bindings: Bindings::default(),
+            upstreams: Upstreams::default(),
+            devices: Devices::default(),
+            groups: Groups::default(),
+            attachments: Attachments::new(nonce_key, now),
+            flows: FlowTable::default(),
+            dialogs: DialogForwarding::default(),
+            parked: ParkedRequests::default(),
+            calls: Calls::default(),
+            messages: Messages::default(),
+            subscriptions: Subscriptions::default(),
             push_bindings: push_bindings::PushBindings::default(),
-            settings,
+            registers: forwarded_registers::ForwardedRegisters::default(),
         }
     }
 
-    /// One mutation. Drain [`Self::poll_output`] before the next.
+    /// One mutation. Drain [`Self::poll`] before the next.
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
             Input::Received { source, message } => self.on_message(now, source, message),
@@ -230,7 +131,7 @@ impl Endpoint {
                 self.on_failback_dialled(now, upstream, flow, transport)
             }
             Input::DialFailed(upstream) => self.on_dial_failed(now, upstream),
-            Input::Addresses { upstream, addresses } => self.on_addresses(upstream, addresses),
+            Input::Addresses { upstream, addresses } => self.upstreams.set_addresses(upstream, addresses),
             Input::Closed(flow) => self.on_closed(now, flow),
             Input::Bind(new) => self.on_bind(now, *new),
             Input::Unbind { instance, deadline } => self.on_unbind(now, instance, deadline),
@@ -257,12 +158,12 @@ impl Endpoint {
             Input::RestorePushBinding(adopted) => self.on_restore_push_binding(now, *adopted),
             Input::RemovePushBinding(instance) => self.remove_push_binding(now, instance, PushBindingEnd::Removed),
         }
-        self.flush();
+        self.core.flush();
     }
 
     /// Fires what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(timer) = self.timers.pop_due(now) {
+        while let Some(timer) = self.core.timers.pop_due(now) {
             match timer {
                 Timer::Binding(binding) => self.on_binding_due(now, binding),
                 Timer::Unbind(binding) => self.on_unbind_due(binding),
@@ -270,18 +171,17 @@ impl Endpoint {
                 Timer::Pace(upstream) => self.on_pace_due(now, upstream),
                 Timer::Device(instance) => self.on_device_due(now, instance),
                 Timer::Call(call) => self.on_call_due(now, call),
-                Timer::ExpectedCall(call) => self.on_expected_due(now, call),
                 Timer::ReplacedFlow(upstream, flow) => self.on_replaced_flow_due(upstream, flow),
-                Timer::Linger(flow) => self.outputs.push_back(Output::Close(flow)),
+                Timer::Linger(flow) => self.core.outputs.push_back(Output::Close(flow)),
                 Timer::Parked(who) => self.on_parked_due(now, who),
-                Timer::Forget(call) => self.forget_call(call),
+                Timer::Forget(call) => self.calls.forget(call),
                 Timer::Subscription(binding) => self.on_subscription_due(now, binding),
                 Timer::Message(page) => self.on_message_due(now, page),
                 Timer::ForwardedRegister(register) => self.on_forwarded_register_due(now, register),
                 Timer::PushBinding(instance) => self.on_push_binding_due(now, instance),
             }
         }
-        while let Some(expired) = self.transactions.poll_expired(now) {
+        while let Some(expired) = self.core.transactions.poll_expired(now) {
             match expired {
                 Expired::Client(_, ClientOwner::Forwarded(server)) => self.on_forwarded_timeout(now, server),
                 Expired::Client(_, ClientOwner::ForwardedRegister(register)) => {
@@ -291,20 +191,16 @@ impl Endpoint {
                 Expired::Server(_) => {}
             }
         }
-        self.flush();
+        self.core.flush();
     }
 
-    /// When [`Self::handle_timeout`] must be called next.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        match (self.timers.next(), self.transactions.next_deadline()) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
+    /// What is to be done, one thing after the other; at the end, until when nothing is.
+    pub fn poll(&mut self) -> Poll {
+        if let Some(output) = self.core.outputs.pop_front() {
+            return Poll::Output(output);
         }
-    }
-
-    /// What is to be done; `None` when all is told.
-    pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let deadlines = [self.core.timers.next(), self.core.transactions.next_deadline()];
+        Poll::Until(deadlines.into_iter().flatten().min())
     }
 
     /// The shard that a message belongs to; `None`: any shard may answer it.
@@ -332,76 +228,26 @@ impl Endpoint {
     /// How many calls are held or being set up; what a drain waits for.
     #[expect(clippy::disallowed_methods, reason = "a count is the same in every order")]
     pub fn open_calls(&self) -> usize {
-        self.calls.values().filter(|call| !call.is_closed()).count()
+        self.calls.open().len()
     }
 
     /// How much this endpoint holds at this moment.
     pub fn counts(&self) -> Counts {
-        let (push_bindings, waiting) = self.push_bindings.counts();
+        let (attached, device_flows, verifications) = self.attachments.counts();
         Counts {
-            push_bindings,
-            waiting,
+            push_bindings: self.push_bindings.len(),
+            waiting: self.registers.len(),
             bindings: self.bindings.len(),
             upstreams: self.upstreams.len(),
             devices: self.devices.len(),
             shared: self.groups.len(),
-            attached: self.attached.len(),
-            flows: self.links.len() + self.streams.len() + self.device_flows.len(),
-            verifications: self.verifications.len(),
-            calls: self.calls.len() + self.calls_of.len() + self.expected.len(),
+            attached,
+            flows: self.upstreams.links() + self.flows.len() + device_flows,
+            verifications,
+            calls: self.calls.len(),
             messages: self.messages.len(),
-            transactions: self.transactions.len() + self.failures.len() + self.parked.len(),
-            timers: self.timers.pending() + self.transactions.timers(),
+            transactions: self.core.transactions.len() + self.dialogs.len() + self.parked.len(),
+            timers: self.core.timers.pending() + self.core.transactions.timers(),
         }
-    }
-
-    fn flush(&mut self) {
-        while let Some(transmit) = self.transactions.poll_transmit() {
-            let large = match transmit.flow {
-                // Where TCP does not work, what is sent again goes by UDP after all (RFC 3261 §18.1.1).
-                FlowId::Datagram(peer) if self.settings.upstream.allow_tcp && !transmit.again => {
-                    large::by_stream(&transmit.bytes).map(|bytes| Output::SendLarge { peer, bytes })
-                }
-                _ => None,
-            };
-            let small = || Output::Send { flow: transmit.flow, bytes: transmit.bytes };
-            self.outputs.push_back(large.unwrap_or_else(small));
-        }
-    }
-
-    fn event(&mut self, event: Event) {
-        self.outputs.push_back(Output::Event(event));
-    }
-
-    fn send(&mut self, flow: FlowId, bytes: bytes::Bytes) {
-        self.outputs.push_back(Output::Send { flow, bytes });
-    }
-
-    /// A fresh client transaction's branch, on this shard.
-    fn branch(&mut self) -> BranchId {
-        BranchId::new(self.random.wide(), self.settings.tag)
-    }
-
-    fn later(&mut self, now: Instant, after: Duration, timer: Timer) {
-        self.timers.set(now + after, timer);
-    }
-}
-
-impl Settings {
-    /// How this relay names itself toward a flow.
-    fn sent_by(&self, side: Side, transport: Transport) -> SentBy<'_> {
-        let host = match (side, transport) {
-            (Side::Device, Transport::Wss) => &self.edge_websocket,
-            (Side::Device, _) => &self.edge,
-            (Side::Upstream, Transport::Udp) => &self.upstream_udp,
-            (Side::Upstream, Transport::Tcp) => &self.upstream_tcp,
-            (Side::Upstream, Transport::Tls | Transport::Wss) => &self.upstream_tls,
-        };
-        SentBy { host, transport }
-    }
-
-    /// All its names.
-    fn own_addresses(&self) -> [&str; 5] {
-        [&self.edge, &self.edge_websocket, &self.upstream_udp, &self.upstream_tcp, &self.upstream_tls]
     }
 }

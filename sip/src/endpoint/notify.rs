@@ -21,7 +21,7 @@ impl Endpoint {
     /// A NOTIFY outside a dialog: unsolicited, as many servers send it to what is registered.
     pub(super) fn on_notify(&mut self, now: Instant, reply: FlowId, request: &Message, binding: BindingId) {
         let status = self.check_notify(now, request, binding);
-        let tag = self.random.tag();
+        let tag = self.core.random.tag();
         let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
         let response = match status {
             489 => response.extension("Allow-Events", PACKAGE),
@@ -41,7 +41,7 @@ impl Endpoint {
         // Each device pays, whichever of them still can.
         let mut granted = false;
         for instance in &members {
-            granted |= self.spend_notify(now, *instance);
+            granted |= self.devices.spend_notify(now, *instance);
         }
         if !granted {
             return 480;
@@ -60,14 +60,14 @@ impl Endpoint {
         }
         let Some(mailbox) = Mailbox::parse(body) else { return 400 };
         for instance in members {
-            self.event(Event::Mailbox { instance, mailbox: Box::new(mailbox.clone()) });
+            self.core.event(Event::Mailbox { instance, mailbox: Box::new(mailbox.clone()) });
         }
         200
     }
 
     /// What a registered user agent says of itself (RFC 3261 §11.2). What a device takes inside a dialog passes to it.
     pub(super) fn answer_options(&mut self, now: Instant, reply: FlowId, request: &Message) {
-        let tag = self.random.tag();
+        let tag = self.core.random.tag();
         let response = Composer::response(request, 200, Composer::reason(200), Some(&tag))
             .header(Name::Allow, super::requests::ALLOW)
             .header(Name::Accept, format_args!("application/sdp, text/plain, {MEDIA_TYPE}"))

@@ -11,13 +11,15 @@
 //! What finds the dialog again is its signed token: it names the device, and not the flow that it had (RFC 5626 §5.3).
 //!
 //! Invariant: at most [`WAITING_PER_DEVICE`] requests wait for a device and [`WAITING_PER_SERVER`] for a SIP server; an INVITE for no longer than a device may take to
-//! answer, another request for no longer than [`NON_INVITE_TIMEOUT`], because its sender gives up at 64·T1 and must not be told
+//! answer, another request for no longer than [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked), because its sender gives up at 64·T1 and must not be told
 //! later (RFC 4320 §4.2).
 
-use std::time::{Duration, Instant};
+use std::collections::HashMap;
+use std::time::Instant;
 
+use super::core::OfflinePeer;
 use super::{ClientOwner, Endpoint, ServerOwner, Side, Timer};
-use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
+use crate::id::{BindingId, BranchId, FlowId, InstanceId};
 use crate::message::{Composer, Message, Method};
 use crate::transaction::ServerId;
 
@@ -25,21 +27,10 @@ use crate::transaction::ServerId;
 pub const WAITING_PER_DEVICE: usize = 16;
 /// Requests of all its devices that may wait for one SIP server; a further one is answered 480.
 pub const WAITING_PER_SERVER: usize = 1000;
-/// How long a request other than INVITE waits; its sender's Timer F is 32 s (RFC 3261 §17.1.2.2).
-pub const NON_INVITE_TIMEOUT: Duration = Duration::from_secs(24);
-
-/// Who is away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum OfflinePeer {
-    /// A device that has no flow.
-    Device(InstanceId),
-    /// A SIP server to which no flow is up.
-    Server(UpstreamId),
-}
 
 /// A request that waits for its peer.
 #[derive(Debug)]
-pub(super) struct Parked {
+struct Parked {
     branch: BranchId,
     until: Instant,
     what: What,
@@ -51,6 +42,17 @@ enum What {
     Unsent { server: ServerId, request: Box<Message>, ours: usize, device: InstanceId },
     /// It was sent on a flow that has ended.
     Sent,
+}
+
+/// The requests of dialogs that wait for a peer to come back, in the order in which they came.
+#[derive(Debug, Default)]
+pub(super) struct ParkedRequests(HashMap<OfflinePeer, Vec<Parked>>);
+
+impl ParkedRequests {
+    /// How many peers are waited for.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
 }
 
 impl Endpoint {
@@ -65,37 +67,40 @@ impl Endpoint {
         device: InstanceId,
         ours: usize,
     ) {
-        let binding = self.devices.get(&device).map(|device| device.binding);
+        let binding = self.devices.binding_of(device);
         let who = binding.and_then(|binding| match side {
             Side::Upstream => Some(OfflinePeer::Device(device)),
             Side::Device => self.upstream_of(binding).map(OfflinePeer::Server),
         });
         let kept = |waiting: &Vec<Parked>| waiting.iter().filter(|it| matches!(it.what, What::Unsent { .. })).count();
         let room = |who: &OfflinePeer| match who {
-            OfflinePeer::Device(_) => self.parked.get(who).map_or(0, kept) < WAITING_PER_DEVICE,
-            OfflinePeer::Server(_) => self.parked.get(who).map_or(0, Vec::len) < WAITING_PER_SERVER,
+            OfflinePeer::Device(_) => self.parked.0.get(who).map_or(0, kept) < WAITING_PER_DEVICE,
+            OfflinePeer::Server(_) => self.parked.0.get(who).map_or(0, Vec::len) < WAITING_PER_SERVER,
         };
         let Some(who) = who.filter(room) else {
             return self.refuse(now, reply, request, 480);
         };
-        let branch = self.branch();
+        let branch = self.core.branch();
         let owner = ServerOwner::Parked(who, branch);
         let Some(server) = self.open_forwarded(now, reply, request, owner, 480) else { return };
         let what = What::Unsent { server, request: Box::new(request.clone()), ours, device };
-        let wait =
-            if request.method() == Some(Method::Invite) { self.settings.answer_timeout } else { NON_INVITE_TIMEOUT };
+        let wait = if request.method() == Some(Method::Invite) {
+            self.core.settings.answer_timeout
+        } else {
+            self.core.settings.timing.edge.parked
+        };
         self.add_parked(now, who, Parked { branch, until: now + wait, what });
     }
 
     /// A CANCEL of an INVITE that waits: nobody has seen it but us.
     pub(super) fn cancel_parked(&mut self, now: Instant, who: OfflinePeer, branch: BranchId) {
-        let Some(waiting) = self.parked.get_mut(&who) else { return };
+        let Some(waiting) = self.parked.0.get_mut(&who) else { return };
         let Some(at) = waiting.iter().position(|it| it.branch == branch) else { return };
         let Parked { what: What::Unsent { server, request, .. }, .. } = waiting.remove(at) else { return };
-        self.failures.remove(&server);
-        let tag = self.random.tag();
+        self.dialogs.settle(server);
+        let tag = self.core.random.tag();
         let response = Composer::response(&request, 487, Composer::reason(487), Some(&tag)).finish();
-        self.transactions.respond(now, server, 487, response);
+        self.core.transactions.respond(now, server, 487, response);
     }
 
     /// A device's flow has ended: what was forwarded on it may still be answered by the next one.
@@ -107,19 +112,17 @@ impl Endpoint {
 
     /// The device has another flow, while its earlier one may be dead without either side knowing.
     pub(super) fn leave_flow(&mut self, now: Instant, instance: InstanceId, earlier: FlowId) {
-        let Some(state) = self.device_flows.get(&earlier) else { return };
-        let of_it = state.forwarded.iter().filter(|(of, _)| *of == instance).map(|(_, branch)| *branch);
-        for branch in of_it.collect::<Vec<_>>() {
+        for branch in self.attachments.forwarded_to(instance, earlier) {
             self.park_sent(now, instance, branch);
         }
     }
 
     /// Keeps what was sent on a flow for the next one; not the offer of a call, which is cancelled and made anew.
     fn park_sent(&mut self, now: Instant, instance: InstanceId, branch: BranchId) -> bool {
-        let progress = self.transactions.progress(branch);
+        let progress = self.core.transactions.progress(branch);
         let of_dialog = matches!(progress, Some((ClientOwner::Forwarded(_), _) | (ClientOwner::Leg(_), false)));
-        if of_dialog && self.devices.contains_key(&instance) {
-            let until = now + NON_INVITE_TIMEOUT;
+        if of_dialog && self.devices.knows(instance) {
+            let until = now + self.core.settings.timing.edge.parked;
             self.add_parked(now, OfflinePeer::Device(instance), Parked { branch, until, what: What::Sent });
             return true;
         }
@@ -128,7 +131,7 @@ impl Endpoint {
 
     /// The peer is back: what waits goes to its flow, in the order in which it came.
     pub(super) fn send_parked(&mut self, now: Instant, who: OfflinePeer) {
-        for waiting in self.parked.remove(&who).unwrap_or_default() {
+        for waiting in self.parked.0.remove(&who).unwrap_or_default() {
             let way = match (who, &waiting.what) {
                 (OfflinePeer::Device(device), _) => self.way_to_device(device),
                 (OfflinePeer::Server(id), What::Unsent { device, .. }) => self.way_to_server(id, *device),
@@ -136,12 +139,12 @@ impl Endpoint {
             };
             match (way, waiting.what) {
                 (Some(way), What::Unsent { server, request, ours, .. }) => {
-                    self.transactions.adopt(server, ServerOwner::Forwarded(waiting.branch));
+                    self.core.transactions.adopt(server, ServerOwner::Forwarded(waiting.branch));
                     self.send_forwarded(now, server, waiting.branch, &request, ours, way);
                 }
                 (Some(way), What::Sent) => {
-                    self.transactions.carry(waiting.branch, way.flow);
-                    self.note_forwarded(way.flow, way.device, waiting.branch);
+                    self.core.transactions.carry(waiting.branch, way.flow);
+                    self.attachments.note_forwarded(way.flow, way.device, waiting.branch);
                 }
                 (None, what) => self.give_up_one(now, Parked { what, ..waiting }),
             }
@@ -152,15 +155,15 @@ impl Endpoint {
     pub(super) fn give_up_parked(&mut self, now: Instant, device: InstanceId, binding: BindingId) {
         let server = self.upstream_of(binding).map(OfflinePeer::Server);
         let own = |waiting: &Parked| matches!(waiting.what, What::Unsent { device: of, .. } if of == device);
-        for waiting in self.parked.remove(&OfflinePeer::Device(device)).unwrap_or_default() {
+        for waiting in self.parked.0.remove(&OfflinePeer::Device(device)).unwrap_or_default() {
             self.give_up_one(now, waiting);
         }
-        let Some((server, waiting)) = server.and_then(|server| Some((server, self.parked.remove(&server)?))) else {
+        let Some((server, waiting)) = server.and_then(|server| Some((server, self.parked.0.remove(&server)?))) else {
             return;
         };
         let (gone, left): (Vec<_>, Vec<_>) = waiting.into_iter().partition(own);
         if !left.is_empty() {
-            self.parked.insert(server, left);
+            self.parked.0.insert(server, left);
         }
         for waiting in gone {
             self.give_up_one(now, waiting);
@@ -168,10 +171,10 @@ impl Endpoint {
     }
 
     pub(super) fn on_parked_due(&mut self, now: Instant, who: OfflinePeer) {
-        let Some(waiting) = self.parked.get_mut(&who) else { return };
+        let Some(waiting) = self.parked.0.get_mut(&who) else { return };
         let (due, left): (Vec<_>, Vec<_>) = std::mem::take(waiting).into_iter().partition(|it| it.until <= now);
         if left.is_empty() {
-            self.parked.remove(&who);
+            self.parked.0.remove(&who);
         } else {
             *waiting = left;
         }
@@ -188,37 +191,13 @@ impl Endpoint {
     }
 
     fn abandon_forwarded(&mut self, now: Instant, branch: BranchId) {
-        if let Some(owner) = self.transactions.abandon(branch) {
+        if let Some(owner) = self.core.transactions.abandon(branch) {
             self.on_unanswered(now, branch, owner);
         }
     }
 
     fn add_parked(&mut self, now: Instant, who: OfflinePeer, waiting: Parked) {
-        self.later(now, waiting.until.saturating_duration_since(now), Timer::Parked(who));
-        self.parked.entry(who).or_default().push(waiting);
-    }
-
-    /// Opens the server transaction of a request that is forwarded, now or later; `status` is what it is answered when
-    /// nobody else answers it.
-    pub(super) fn open_forwarded(
-        &mut self,
-        now: Instant,
-        reply: FlowId,
-        request: &Message,
-        owner: ServerOwner,
-        status: u16,
-    ) -> Option<ServerId> {
-        let Ok(server) = self.transactions.open(request, reply, owner) else {
-            self.busy(reply, request);
-            return None;
-        };
-        if request.method() == Some(Method::Invite) {
-            let trying = Composer::response(request, 100, Composer::reason(100), None).finish();
-            self.transactions.respond(now, server, 100, trying);
-        }
-        let tag = self.random.tag();
-        let failure = Composer::response(request, status, Composer::reason(status), Some(&tag)).finish();
-        self.failures.insert(server, (status, failure));
-        Some(server)
+        self.core.later(now, waiting.until.saturating_duration_since(now), Timer::Parked(who));
+        self.parked.0.entry(who).or_default().push(waiting);
     }
 }

@@ -3,7 +3,7 @@
 //! A request that comes back by our Path is a call like any other: held, pushed, offered to the flow that the device
 //! registers on; its Request-URI stays as it came. What is no INVITE waits in [`super::parked`].
 //!
-//! [`super::passages`] brings them; a device that has registered is attached by its flow until the end that was granted.
+//! [`super::forwarded_registers`] brings them; a device that has registered is attached by its flow until the end that was granted.
 //!
 //! Invariant: nobody is pushed but for a request from the registration's own SIP server, or because it ends soon. What its
 //! SIP server does not know any more is not kept here.
@@ -12,12 +12,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::devices::Attached;
-use super::forwarded_registers::{ForwardedRegister, ForwardedRegisters};
-use super::parked::OfflinePeer;
+use super::attachments::Attached;
+use super::core::OfflinePeer;
+use super::pushed::{PushBinding, PushBindingEnd, RestoredPushBinding};
 use super::{Endpoint, Event, Side, Source, Timer};
 use crate::edge::forward;
-use crate::edge::push_proxy::{self, PushContact, PushRequest, RENEW_BEFORE, RegisterIntent};
+use crate::edge::push_proxy::{self, PushContact, RENEW_BEFORE, RegisterIntent};
 use crate::id::{BindingId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Message, Method, Name};
 
@@ -25,113 +25,27 @@ use crate::message::{Message, Method, Name};
 pub const CONTACTS_PER_AOR: usize = 16;
 /// Registrations on one shard; a further one is answered 503.
 pub const REGISTRATIONS_MAX: usize = 500_000;
-/// How soon a device is pushed again for requests that are no call.
-pub const WAKE_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
-/// One REGISTER on its way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ForwardedRegisterId(pub u64);
-
-/// A REGISTER whose way is not known yet.
-pub struct RouteRequest {
-    /// Which one; for [`super::Input::Route`].
-    pub register: ForwardedRegisterId,
-    /// The address of record.
-    pub aor: Box<str>,
-    /// Its Request-URI.
-    pub registrar: Box<str>,
-    /// The Route that is left when ours is taken off: the SIP server's own outbound proxy.
-    pub proxy: Option<Box<str>>,
-    /// What it asks for.
-    pub push: PushRequest,
+/// A registration that its SIP server has just accepted, with what its REGISTER said.
+pub(super) struct Accepted {
+    pub(super) source: Source,
+    pub(super) intent: RegisterIntent,
+    pub(super) push: PushContact,
+    pub(super) registrar: Box<str>,
+    pub(super) proxy: Option<Box<str>>,
+    /// The upstream that it was sent to, whose reference is handed on.
+    pub(super) upstream: UpstreamId,
+    /// The lifetime that was granted.
+    pub(super) expires: Duration,
 }
 
-/// Where a REGISTER goes.
-#[derive(Clone, Debug)]
-pub struct RegisterRoute {
-    /// Its SIP server.
-    pub upstream: UpstreamId,
-    /// The Request-URI of that server.
-    pub registrar: Box<str>,
-    /// The push services there are, as `pn-provider` names them.
-    pub services: Vec<&'static str>,
-}
-
-/// A registration that its SIP server has accepted, as the shell must know it to push for it and to keep it over a restart.
-pub struct PushBinding {
-    /// Its name.
-    pub instance: InstanceId,
-    /// The address of record.
-    pub aor: Box<str>,
-    /// What tells the AOR's devices apart.
-    pub contact: Box<str>,
-    /// The Request-URI of its REGISTER.
-    pub registrar: Box<str>,
-    /// The Route of its REGISTER beyond ours.
-    pub proxy: Option<Box<str>>,
-    /// Whom to push to.
-    pub push: PushContact,
-    /// How long it lives from now on.
-    pub expires: Duration,
-    /// The device refreshes it by itself.
-    pub refreshes_itself: bool,
-}
-
-/// A registration that an earlier run of this relay left behind.
-pub struct RestoredPushBinding {
-    /// What the earlier run was told; `expires` is what is left.
-    pub registration: PushBinding,
-    /// Its SIP server.
-    pub upstream: UpstreamId,
-    /// The Request-URI of that server.
-    pub upstream_registrar: Box<str>,
-}
-
-/// Why a registration is no more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PushBindingEnd {
-    /// The device took it back, or wants no pushes any more.
-    Unregistered,
-    /// Its SIP server refused to renew it.
-    Refused,
-    /// Its time is over.
-    Expired,
-    /// The same device registered with another push token.
-    Replaced,
-    /// The shell said so: its push token is dead.
-    Removed,
-}
-
-// What is in them names people and their devices.
-impl fmt::Debug for RouteRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RouteRequest")
-            .field("register", &self.register)
-            .field("push", &self.push)
-            .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for PushBinding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PushBinding").field("instance", &self.instance).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for RestoredPushBinding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.registration, f)
-    }
-}
-
-/// Everything that passes through.
+/// The registrations that passed through.
 #[derive(Default)]
 pub(super) struct PushBindings {
     rows: HashMap<InstanceId, Row>,
     bindings: HashMap<BindingId, InstanceId>,
     /// AOR and device.
     contacts: BTreeMap<(Box<str>, Box<str>), InstanceId>,
-    pub(super) registers: ForwardedRegisters,
 }
 
 struct Row {
@@ -150,15 +64,13 @@ struct Row {
 
 impl fmt::Debug for PushBindings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (rows, passages) = (self.rows.len(), self.registers.len());
-        f.debug_struct("PushBindings").field("rows", &rows).field("passages", &passages).finish_non_exhaustive()
+        f.debug_struct("PushBindings").field("rows", &self.rows.len()).finish_non_exhaustive()
     }
 }
 
 impl PushBindings {
-    /// How many registrations, and how many REGISTERs under way, there are.
-    pub(super) fn counts(&self) -> (usize, usize) {
-        (self.rows.len(), self.registers.len())
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
     }
 
     /// Whether a registration is known.
@@ -192,22 +104,15 @@ impl PushBindings {
 
 impl Endpoint {
     /// A SIP server has accepted a registration that asks for pushes.
-    pub(super) fn on_accepted(
-        &mut self,
-        now: Instant,
-        register: ForwardedRegister,
-        push: PushContact,
-        response: &Message,
-    ) {
-        let (instance, binding) = push_proxy::identify(&self.token_key, &register.intent.aor, &push);
-        let expires = register.intent.granted(response);
-        let ForwardedRegister { source, intent, registrar, proxy, way: Some(way), .. } = register else { return };
+    pub(super) fn on_accepted(&mut self, now: Instant, accepted: Accepted) {
+        let Accepted { source, intent, push, registrar, proxy, upstream, expires } = accepted;
+        let (instance, binding) = push_proxy::identify(&self.core.token_key, &intent.aor, &push);
         for other in self.push_bindings.known_as(&intent).into_iter().filter(|other| *other != instance) {
             self.remove_push_binding(now, other, PushBindingEnd::Replaced);
         }
         if expires.is_zero() {
             self.remove_push_binding(now, instance, PushBindingEnd::Unregistered);
-            return self.leave_transit(way.upstream, None);
+            return self.leave_transit(upstream, None);
         }
         let registration = PushBinding {
             instance,
@@ -219,10 +124,10 @@ impl Endpoint {
             expires,
             refreshes_itself: intent.refreshes_itself,
         };
-        self.write_down(now, binding, way.upstream, &registration);
-        self.event(Event::PushBindingAccepted(Box::new(registration)));
+        self.write_down(now, binding, upstream, &registration);
+        self.core.event(Event::PushBindingAccepted(Box::new(registration)));
         let expires_at = now + expires;
-        if self.device_flow_carries(source.flow, instance) {
+        if self.attachments.carry(source.flow, instance) {
             let attached = Attached { flow: source.flow, transport: source.transport, contact: "".into(), expires_at };
             self.attach(now, instance, attached);
             self.fork_waiting(now, instance);
@@ -233,7 +138,7 @@ impl Endpoint {
     /// A registration of an earlier run.
     pub(super) fn on_restore_push_binding(&mut self, now: Instant, adopted: RestoredPushBinding) {
         let RestoredPushBinding { registration, upstream, upstream_registrar } = adopted;
-        let (instance, binding) = push_proxy::identify(&self.token_key, &registration.aor, &registration.push);
+        let (instance, binding) = push_proxy::identify(&self.core.token_key, &registration.aor, &registration.push);
         self.join_transit(now, upstream, upstream_registrar);
         if self.push_bindings.knows(instance) || instance != registration.instance || registration.expires.is_zero() {
             return self.leave_transit(upstream, None);
@@ -268,11 +173,11 @@ impl Endpoint {
         }
         self.push_bindings.bindings.insert(binding, instance);
         self.push_bindings.contacts.insert((aor.clone(), contact.clone()), instance);
-        if !self.devices.contains_key(&instance) {
+        if !self.devices.knows(instance) {
             self.add_device(now, instance, binding);
         }
-        self.timers.set(expires_at - before, Timer::PushBinding(instance));
-        self.timers.set(expires_at, Timer::PushBinding(instance));
+        self.core.timers.set(expires_at - before, Timer::PushBinding(instance));
+        self.core.timers.set(expires_at, Timer::PushBinding(instance));
     }
 
     /// A registration is to be refreshed, or is over.
@@ -288,21 +193,22 @@ impl Endpoint {
         let again = (!std::mem::replace(&mut row.renewed, true)).then(|| now + (row.expires_at - now) / 2);
         row.renew_at = again;
         if let Some(at) = again {
-            self.timers.set(at, Timer::PushBinding(instance));
+            self.core.timers.set(at, Timer::PushBinding(instance));
         }
-        self.event(Event::RefreshNeeded(instance));
+        self.core.event(Event::RefreshNeeded(instance));
     }
 
     /// Has a device that passed through pushed, because a request waits for it that is no call. One push serves all that
     /// wait.
     pub(super) fn wake_for_request(&mut self, now: Instant, instance: InstanceId) {
+        let push_again = self.core.settings.timing.edge.push_again;
         let Some(row) = self.push_bindings.rows.get_mut(&instance) else { return };
-        if row.woken_at.is_some_and(|at| at + WAKE_AGAIN_AFTER > now) {
+        if row.woken_at.is_some_and(|at| at + push_again > now) {
             return;
         }
         row.woken_at = Some(now);
-        if self.spend_call(now, instance) {
-            self.event(Event::RefreshNeeded(instance));
+        if self.devices.spend_call(now, instance) {
+            self.core.event(Event::RefreshNeeded(instance));
         }
     }
 
@@ -313,14 +219,14 @@ impl Endpoint {
         self.push_bindings.contacts.remove(&(row.aor, row.contact));
         self.remove_device(now, instance);
         self.leave_transit(row.upstream, Some(instance));
-        self.event(Event::PushBindingEnded { instance, end });
+        self.core.event(Event::PushBindingEnded { instance, end });
     }
 
     /// The registration that a request names by our own Path and that is not known here: one that another node, or an earlier
     /// run, may have written down. Whoever asks may adopt it and hand the request in afterwards.
     pub fn unknown_push_binding(&self, request: &Message) -> Option<InstanceId> {
         let beyond = request.is_request() && request.method() != Some(Method::Ack);
-        let named = beyond.then(|| push_proxy::own_path(&self.token_key, request)).flatten();
+        let named = beyond.then(|| push_proxy::own_path(&self.core.token_key, request)).flatten();
         named.filter(|instance| !self.push_bindings.knows(*instance))
     }
 
@@ -344,11 +250,11 @@ impl Endpoint {
         if request.to().is_some_and(|to| to.tag().is_some()) {
             return self.refuse(now, reply, &request, 481);
         }
-        let attached = self.attached.contains_key(&instance);
+        let attached = self.attachments.is_attached(instance);
         match request.method() {
             Some(Method::Invite) => {
                 let bytes = request.edit().pop(Name::Route).finish();
-                let Ok(invite) = Message::parse(&bytes, &self.settings.limits) else {
+                let Ok(invite) = Message::parse(&bytes, &self.core.settings.limits) else {
                     return self.refuse_call(now, reply, &request, 513);
                 };
                 self.on_invite(now, source, reply, invite, binding);
@@ -356,7 +262,7 @@ impl Endpoint {
             Some(Method::Register) => self.refuse(now, reply, &request, 405),
             // A registrar that asks whether its Contact is still there must not wake the phone each minute.
             Some(Method::Options) if !attached => self.answer_options(now, reply, &request),
-            _ => match forward::check(&request, &self.settings.own_addresses()) {
+            _ => match forward::check(&request, &self.core.settings.own_addresses()) {
                 Err(stop) => self.refuse(now, reply, &request, stop.status()),
                 Ok(()) => match self.way_to_device(instance) {
                     Some(way) => self.forward(now, reply, &request, 1, way),

@@ -22,6 +22,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::{ClientOwner, Endpoint, Event, ServerOwner, Source};
+use crate::edge::call::Call;
 use crate::edge::{forward, push_proxy};
 use crate::flow::Side;
 use crate::id::{BranchId, FlowId};
@@ -38,8 +39,8 @@ pub(super) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE, NOTI
 impl Endpoint {
     pub(super) fn on_message(&mut self, now: Instant, source: Source, message: Message) {
         self.on_sign_of_life(now, source.flow, false);
-        if source.side == Side::Upstream && source.flow.is_reliable() {
-            self.streams.insert(source.flow, source.transport);
+        if source.side == Side::Upstream {
+            self.flows.note_upstream(&source);
         }
         if message.is_request() {
             self.on_request(now, source, message);
@@ -53,7 +54,7 @@ impl Endpoint {
         if response.check().is_err() {
             return;
         }
-        let Some((branch, owner)) = self.transactions.on_response(now, response, source.flow) else { return };
+        let Some((branch, owner)) = self.core.transactions.on_response(now, response, source.flow) else { return };
         match owner {
             ClientOwner::Register(binding) => self.on_register_response(now, binding, branch, response),
             ClientOwner::Leg(call) => self.on_leg_response(now, call, branch, response),
@@ -88,9 +89,9 @@ impl Endpoint {
             }
             return;
         }
-        let request = forward::add_received(&request, &source, &self.settings.limits).unwrap_or(request);
+        let request = forward::add_received(&request, &source, &self.core.settings.limits).unwrap_or(request);
         let reply = reply_flow(&source, &request);
-        match self.transactions.on_request(now, &request, reply) {
+        match self.core.transactions.on_request(now, &request, reply) {
             Arrival::Absorbed => {}
             Arrival::AckOfAccepted => self.on_dialog_ack(source, &request),
             Arrival::Cancel(owner) => self.on_cancel(now, reply, &request, owner),
@@ -111,7 +112,7 @@ impl Endpoint {
     /// has opened another one.
     fn may_cancel(&self, source: &Source, owner: ServerOwner) -> bool {
         let ServerOwner::Call(call) = owner else { return false };
-        let binding = self.calls.get(&call).map(|pending| pending.binding);
+        let binding = self.calls.get(call).map(Call::binding);
         source.side == Side::Upstream && binding.is_some_and(|binding| self.is_trusted(binding, source))
     }
 
@@ -120,7 +121,7 @@ impl Endpoint {
         match owner {
             ServerOwner::Call(call) => self.on_call_cancelled(now, call, cancel),
             ServerOwner::Forwarded(branch) => {
-                self.transactions.cancel(now, branch, forward::reason(cancel).as_deref());
+                self.core.transactions.cancel(now, branch, forward::reason(cancel).as_deref());
             }
             ServerOwner::Parked(who, branch) => self.cancel_parked(now, who, branch),
             ServerOwner::Nobody => {}
@@ -128,13 +129,13 @@ impl Endpoint {
     }
 
     fn on_new_request(&mut self, now: Instant, source: Source, reply: FlowId, request: Message) {
-        if let Some((token, ours)) = forward::own_route(&request, &self.token_key) {
+        if let Some((token, ours)) = forward::own_route(&request, &self.core.token_key) {
             return self.on_dialog_request(now, source, reply, &request, token, ours);
         }
         if source.side == Side::Device {
             return self.refuse(now, reply, &request, 403);
         }
-        if let Some(instance) = push_proxy::own_path(&self.token_key, &request) {
+        if let Some(instance) = push_proxy::own_path(&self.core.token_key, &request) {
             return self.on_path_request(now, source, reply, request, instance);
         }
         let Some(binding) = request.request_uri().and_then(|uri| self.binding_of(uri, &source)) else {
@@ -155,7 +156,7 @@ impl Endpoint {
             Some(Method::Message) => self.on_message_request(now, reply, request, binding),
             Some(Method::Notify) => self.on_notify(now, reply, &request, binding),
             _ => {
-                let tag = self.random.tag();
+                let tag = self.core.random.tag();
                 let response = Composer::response(&request, 405, Composer::reason(405), Some(&tag));
                 self.respond_once(now, reply, &request, 405, response.header(Name::Allow, ALLOW).finish());
             }
@@ -168,14 +169,14 @@ impl Endpoint {
         let response = Composer::response(request, status, Composer::reason(status), Some(&tag)).finish();
         self.send_reflected(source.flow, request, response);
         if request.method() == Some(Method::Invite) {
-            self.event(Event::InviteRefused { status });
+            self.core.event(Event::InviteRefused { status });
         }
     }
 
     fn send_reflected(&mut self, flow: FlowId, request: &Message, response: Bytes) {
         let asked = request.head().len() + request.body().len();
         if flow.is_reliable() || response.len() * 2 <= asked * REFLECTED_HALVES_MAX {
-            self.send(flow, response);
+            self.core.send(flow, response);
         }
     }
 
@@ -185,13 +186,13 @@ impl Endpoint {
         let branch = request.via().and_then(|via| via.branch().map(str::to_owned)).unwrap_or_default();
         let parts =
             [request.call_id().unwrap_or_default(), &from, &branch, request.text(Name::CSeq).unwrap_or_default()];
-        let name = self.token_key.name("sipwake stateless tag 1", &parts.map(str::as_bytes));
+        let name = self.core.token_key.name("sipwake stateless tag 1", &parts.map(str::as_bytes));
         format!("{:016x}", u128::from_be_bytes(name) as u64)
     }
 
     /// Answers with a status alone.
     pub(super) fn refuse(&mut self, now: Instant, reply: FlowId, request: &Message, status: u16) {
-        let tag = self.random.tag();
+        let tag = self.core.random.tag();
         let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
         self.respond_once(now, reply, request, status, response.finish());
     }
@@ -200,7 +201,7 @@ impl Endpoint {
     pub(super) fn refuse_call(&mut self, now: Instant, reply: FlowId, request: &Message, status: u16) {
         self.refuse(now, reply, request, status);
         if request.method() == Some(Method::Invite) {
-            self.event(Event::InviteRefused { status });
+            self.core.event(Event::InviteRefused { status });
         }
     }
 
@@ -214,17 +215,17 @@ impl Endpoint {
         status: u16,
         response: Bytes,
     ) {
-        match self.transactions.open_in_passing(request, reply, ServerOwner::Nobody) {
-            Ok(server) => self.transactions.respond(now, server, status, response),
-            Err(_) => self.send(reply, response),
+        match self.core.transactions.open_in_passing(request, reply, ServerOwner::Nobody) {
+            Ok(server) => self.core.transactions.respond(now, server, status, response),
+            Err(_) => self.core.send(reply, response),
         }
     }
 
     /// 503 without a transaction: the table is full.
     pub(super) fn busy(&mut self, reply: FlowId, request: &Message) {
-        let tag = self.random.tag();
+        let tag = self.core.random.tag();
         let response = Composer::response(request, 503, Composer::reason(503), Some(&tag));
-        self.send(reply, response.header(Name::RetryAfter, 10).finish());
+        self.core.send(reply, response.header(Name::RetryAfter, 10).finish());
     }
 
     /// 400 (or 505) without a transaction, from what can be copied of a broken request.

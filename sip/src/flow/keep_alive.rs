@@ -1,6 +1,6 @@
 //! Keep-alive of one flow toward a SIP server (RFC 5626 §4.4).
 //!
-//! | state | period over | answered | [`PONG_WAIT`] over | resend due |
+//! | state | period over | answered | pong overdue | resend due |
 //! | --- | --- | --- | --- | --- |
 //! | Idle | ping → Waiting | – | – | – |
 //! | Waiting, the peer has answered before | ping | → Idle | dead | STUN: again |
@@ -18,21 +18,12 @@ use std::time::{Duration, Instant};
 use super::stun::{Answer, TransactionId};
 use crate::id::FlowId;
 use crate::random::Random;
-
-/// Between pings on a stream, before jitter (RFC 5626 §4.4.1 recommends 95 to 120 s).
-pub const STREAM_PING: Duration = Duration::from_secs(120);
-/// Between keep-alives on UDP, before jitter (RFC 5626 §4.4.2 recommends 24 to 29 s).
-pub const DATAGRAM_PING: Duration = Duration::from_secs(29);
-/// How long a pong may take (RFC 5626 §4.4.1).
-pub const PONG_WAIT: Duration = Duration::from_secs(10);
-/// The shortest interval that a server's Flow-Timer brings about.
-pub const PING_MIN: Duration = Duration::from_secs(15);
-/// The first interval between STUN retransmissions, which doubles (RFC 8489 §6.2.1).
-const STUN_RESEND: Duration = Duration::from_millis(500);
+use crate::timing::KeepAliveTiming;
 
 /// Keep-alive of one upstream flow.
 #[derive(Debug)]
 pub struct KeepAlive {
+    timing: KeepAliveTiming,
     manner: Manner,
     next_ping: Instant,
     waiting: Option<Waiting>,
@@ -73,21 +64,21 @@ struct Waiting {
 
 impl KeepAlive {
     /// A flow that was just opened. `prefix` begins the transactions by which STUN answers are led back.
-    pub fn new(now: Instant, flow: FlowId, prefix: [u8; 6], random: &mut Random) -> Self {
+    pub fn new(now: Instant, flow: FlowId, prefix: [u8; 6], timing: KeepAliveTiming, random: &mut Random) -> Self {
         let (manner, period) = match flow.is_reliable() {
-            true => (Manner::Crlf, STREAM_PING),
-            false => (Manner::Stun { prefix }, DATAGRAM_PING),
+            true => (Manner::Crlf, timing.stream),
+            false => (Manner::Stun { prefix }, timing.datagram),
         };
         let reliable = flow.is_reliable();
-        let mut keep_alive = Self { manner, next_ping: now, waiting: None, answers: false, period, reliable };
+        let mut keep_alive = Self { timing, manner, next_ping: now, waiting: None, answers: false, period, reliable };
         keep_alive.plan(now, random);
         keep_alive
     }
 
     /// The server asks for a sign of life at least this often (RFC 5626 §4.4): never less often than without it, never
-    /// more often than [`PING_MIN`].
+    /// more often than [`KeepAliveTiming::shortest`].
     pub fn follow(&mut self, now: Instant, flow_timer: Duration, random: &mut Random) {
-        let wanted = flow_timer.max(PING_MIN);
+        let wanted = flow_timer.max(self.timing.shortest);
         if wanted < self.period {
             self.period = wanted;
             self.plan(now, random);
@@ -116,8 +107,8 @@ impl KeepAlive {
     pub fn deadline(&self) -> Instant {
         let Some(waiting) = self.waiting else { return self.next_ping };
         let judged = match waiting.stun {
-            Some((_, resend_at, _)) => resend_at.min(waiting.since + PONG_WAIT),
-            None if self.answers => waiting.since + PONG_WAIT,
+            Some((_, resend_at, _)) => resend_at.min(waiting.since + self.timing.pong),
+            None if self.answers => waiting.since + self.timing.pong,
             None => self.next_ping,
         };
         judged.min(self.next_ping)
@@ -126,7 +117,7 @@ impl KeepAlive {
     /// A deadline may have come.
     pub fn on_deadline(&mut self, now: Instant, random: &mut Random) -> Pulse {
         if let Some(waiting) = &mut self.waiting {
-            let over = waiting.since + PONG_WAIT <= now;
+            let over = waiting.since + self.timing.pong <= now;
             if over && self.answers {
                 return Pulse::Dead;
             }
@@ -159,7 +150,8 @@ impl KeepAlive {
         let mut id = [0; 12];
         id[..6].copy_from_slice(&prefix);
         id[6..].copy_from_slice(&random.bits().to_be_bytes()[..6]);
-        self.waiting = Some(Waiting { since: now, stun: Some((id, now + STUN_RESEND, STUN_RESEND)) });
+        let resend = self.timing.stun_resend;
+        self.waiting = Some(Waiting { since: now, stun: Some((id, now + resend, resend)) });
         Pulse::Stun(id)
     }
 
@@ -173,6 +165,7 @@ impl KeepAlive {
 mod tests {
     use super::*;
 
+    const PONG_WAIT: Duration = Duration::from_secs(10);
     const PREFIX: [u8; 6] = [0, 1, 0, 0, 0, 9];
 
     struct Flow {
@@ -184,7 +177,11 @@ mod tests {
     impl Flow {
         fn new(flow: FlowId) -> Self {
             let (start, mut random) = (Instant::now(), Random::new([2; 32]));
-            Self { start, keep_alive: KeepAlive::new(start, flow, PREFIX, &mut random), random }
+            Self {
+                start,
+                keep_alive: KeepAlive::new(start, flow, PREFIX, KeepAliveTiming::default(), &mut random),
+                random,
+            }
         }
 
         fn stream() -> Self {

@@ -23,6 +23,7 @@ use sha2::Sha256;
 
 use crate::id::{FlowId, InstanceId, ShardTag};
 use crate::random::Random;
+use crate::timing::BackOff;
 
 pub use keep_alive::{KeepAlive, Pulse};
 
@@ -197,15 +198,10 @@ where
     Some(SocketAddr::new(IpAddr::from(*ip), u16::from_be_bytes(port.try_into().ok()?)))
 }
 
-/// Base of the back-off: the first wait is half of it to all of it (RFC 5626 §4.5, when all flows have failed).
-pub const BACK_OFF_BASE: Duration = Duration::from_secs(30);
-/// The longest wait (RFC 5626 §4.5).
-pub const BACK_OFF_MAX: Duration = Duration::from_secs(1800);
-
 /// How long to wait after `failures` failures in a row, 1 or more (RFC 5626 §4.5): a random time between half of and all
 /// of `min(max, base · 2^failures)`.
-pub fn back_off(failures: u8, random: &mut Random) -> Duration {
-    let bound = BACK_OFF_BASE.saturating_mul(1 << u32::from(failures.clamp(1, 16) - 1)).min(BACK_OFF_MAX);
+pub fn back_off(failures: u8, timing: &BackOff, random: &mut Random) -> Duration {
+    let bound = timing.base.saturating_mul(1 << u32::from(failures.clamp(1, 16) - 1)).min(timing.max);
     let millis = bound.as_millis() as u64;
     Duration::from_millis(random.between(millis / 2, millis))
 }
@@ -243,7 +239,7 @@ mod tests {
         let mut random = Random::new([1; 32]);
         for failures in 1..=20 {
             let bound = (30u64 << (failures - 1).min(10)).min(1800);
-            let wait = back_off(failures as u8, &mut random);
+            let wait = back_off(failures as u8, &BackOff::default(), &mut random);
             assert!(
                 wait >= Duration::from_secs(bound) / 2 && wait <= Duration::from_secs(bound),
                 "{failures}: {wait:?}"

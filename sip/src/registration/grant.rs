@@ -5,7 +5,6 @@
 //! | Contact; expires, Expires | 3261 §10.2.4 | the lifetime of *our* Contact, whoever else is registered |
 //! | Contact; pub-gruu, temp-gruu | 5627 §4.2 | the names that reach this binding from anywhere |
 //! | Service-Route | 3608 §6.1 | the way of requests out of dialog that the relay sends for the account |
-//! | P-Associated-URI | 7315 §4.1 | the account's other addresses of record |
 //! | Via; received, rport | 3581 §4 | how the SIP server sees this relay |
 //! | Flow-Timer | 5626 §4.4 | how often it wants a sign of life |
 //!
@@ -14,7 +13,6 @@
 //! Invariant: of each list at most [`LIST_MAX`] entries are kept, of at most [`ENTRY_BYTES`] each; the rest is left out.
 
 use std::fmt;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -26,20 +24,16 @@ pub const LIST_MAX: usize = 16;
 /// Bytes of one entry; a longer one is left out.
 pub const ENTRY_BYTES: usize = 512;
 
-/// What a registrar tells beside the registration. Empty for most.
-#[derive(Clone, PartialEq, Eq, Hash, Default)]
-pub struct Learned {
-    /// The account's addresses of record, the default one first (RFC 7315 §4.1); empty when the server names none.
-    pub associated: Vec<Box<str>>,
-    /// Reaches this binding from anywhere, for as long as the account has this device (RFC 5627 §3.1).
-    pub public_gruu: Option<Box<str>>,
-    /// Likewise, without telling whose it is (RFC 5627 §3.2); another one with each registration.
-    pub temporary_gruu: Option<Box<str>>,
+/// What a registrar tells of a binding beside its lifetime. Empty for most.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub(crate) struct RegistrarInfo {
+    /// URIs that reach this binding from anywhere (RFC 5627 §3.1, §3.2): a public and a temporary GRUU, or none.
+    pub(crate) gruus: Vec<Box<str>>,
     /// Values of Route, in order, of a request out of dialog that is sent for the account (RFC 3608 §6.1).
-    pub service_route: Vec<Box<str>>,
+    pub(crate) service_route: Vec<Box<str>>,
 }
 
-impl Learned {
+impl RegistrarInfo {
     /// Reads a 2xx to a REGISTER of `binding`.
     pub(super) fn read(binding: BindingId, response: &Message) -> Self {
         let contacts = response.contacts().unwrap_or_default();
@@ -51,36 +45,22 @@ impl Learned {
         let list = |name| response.elements(name).filter(|value| value.len() <= ENTRY_BYTES).take(LIST_MAX);
         let sound = |value: &&str| NameAddr::parse(value).is_some();
         Self {
-            associated: list(Name::PAssociatedUri)
-                .filter_map(|value| NameAddr::parse(value).map(|address| address.uri.text.into()))
-                .collect(),
-            public_gruu: gruu("pub-gruu"),
-            temporary_gruu: gruu("temp-gruu"),
+            gruus: ["pub-gruu", "temp-gruu"].into_iter().filter_map(gruu).collect(),
             service_route: list(Name::ServiceRoute).filter(sound).map(Into::into).collect(),
         }
     }
 
-    /// A number that another content has not, for all that matters.
-    pub(super) fn digest(&self) -> u64 {
-        // Keys are fixed, so that the same inputs give the same outputs.
-        let mut hasher = DefaultHasher::new();
-        self.hash(&mut hasher);
-        hasher.finish()
-    }
-
-    /// Whether there is anything in it.
-    pub fn is_empty(&self) -> bool {
+    /// Whether the registrar told nothing.
+    pub(super) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
-impl fmt::Debug for Learned {
+impl fmt::Debug for RegistrarInfo {
     /// Shows what there is and none of it: these are people's addresses.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Learned")
-            .field("associated", &self.associated.len())
-            .field("public_gruu", &self.public_gruu.is_some())
-            .field("temporary_gruu", &self.temporary_gruu.is_some())
+        f.debug_struct("RegistrarInfo")
+            .field("gruus", &self.gruus.len())
             .field("service_route", &self.service_route.len())
             .finish()
     }
@@ -110,4 +90,33 @@ pub fn flow_timer(response: &Message) -> Option<Duration> {
 fn own<'m, 'a>(contacts: &'m [NameAddr<'a>], binding: BindingId) -> Option<&'m NameAddr<'a>> {
     let text = binding.to_string();
     contacts.iter().find(|contact| contact.uri.user == Some(text.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::ShardTag;
+    use crate::message::Limits;
+
+    #[test]
+    fn a_registrar_s_names_and_service_route_are_read_and_not_shown() {
+        let binding = BindingId::new(1 << 64, ShardTag(0));
+        let text = format!(
+            "SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP r;branch=z9hG4bK1\r\nFrom: <sip:alice@example.com>;tag=1\r\n\
+             To: <sip:alice@example.com>;tag=2\r\nCall-ID: i\r\nCSeq: 1 REGISTER\r\n\
+             Contact: <sip:other@relay.test>;pub-gruu=\"sip:bob@example.com;gr=x\"\r\n\
+             Contact: <sip:{binding}@relay.test:5070>;expires=600;pub-gruu=\"sip:alice@example.com;gr=urn:uuid:x\";\
+             temp-gruu=\"sip:tgruu.7hs==@example.com;gr\"\r\n\
+             Service-Route: <sip:p1.example.com;lr>,<sip:p2.example.com;lr>\r\n\r\n"
+        );
+        let response = Message::parse(&text.into(), &Limits::default()).unwrap();
+        let info = RegistrarInfo::read(binding, &response);
+        assert_eq!(info.gruus, ["sip:alice@example.com;gr=urn:uuid:x".into(), "sip:tgruu.7hs==@example.com;gr".into()]);
+        assert_eq!(info.service_route, ["<sip:p1.example.com;lr>".into(), "<sip:p2.example.com;lr>".into()]);
+        assert!(!format!("{info:?}").contains("alice"));
+        assert!(
+            RegistrarInfo::read(BindingId::new(2 << 64, ShardTag(0)), &response).gruus.is_empty(),
+            "another's Contact"
+        );
+    }
 }

@@ -56,10 +56,11 @@ use crate::id::{BindingId, BranchId, InstanceId, UpstreamId};
 use crate::message::{Message, Name, Uri};
 use crate::random::Random;
 use crate::timers::Armed;
+use crate::timing::BackOff;
 
 pub use challenges::{CHALLENGES_MAX, Challenger};
 use challenges::{Challenges, Verdict};
-pub use grant::Learned;
+use grant::RegistrarInfo;
 use request::RegisterRequest;
 pub use request::RequestContext;
 
@@ -155,8 +156,8 @@ pub enum Step {
         expires: Duration,
         /// Whether it stood before.
         refresh: bool,
-        /// What the registrar told beside it, when that is news.
-        learned: Option<Box<Learned>>,
+        /// Whether its GRUUs are others than before.
+        renamed: bool,
     },
     /// The attempt failed.
     Failed(RegistrationFailure),
@@ -185,12 +186,8 @@ pub struct Terms<'a> {
     pub hashes: &'a [Hash],
     /// The Request-URI of REGISTER.
     pub registrar: &'a str,
-}
-
-#[derive(Debug)]
-struct Kept {
-    service_route: Vec<Box<str>>,
-    names: Vec<Box<str>>,
+    /// The wait after failures.
+    pub back_off: BackOff,
 }
 
 /// What is put aside while the credentials of another member are tried.
@@ -223,10 +220,8 @@ pub struct Registration {
     goal: Goal,
     state: State,
     challenges: Challenges,
-    /// What the registrar told beside the registration, for those few whose registrar did.
-    kept: Option<Box<Kept>>,
-    /// Digest of what was learned last.
-    learned: u64,
+    /// What the registrar told beside the lifetime; `None` for most.
+    info: Option<Box<RegistrarInfo>>,
     cseq: u32,
     /// Tells it from earlier registrations of the same Contact in the Call-ID.
     generation: u32,
@@ -273,8 +268,7 @@ impl Registration {
             goal: if register { Goal::Registered } else { Goal::Silent },
             state: State::Waiting,
             challenges: Challenges::default(),
-            kept: None,
-            learned: Learned::default().digest(),
+            info: None,
             cseq: 0,
             generation,
             expires: expires.clamp(EXPIRES_MIN, EXPIRES_MAX).as_secs() as u32,
@@ -307,12 +301,12 @@ impl Registration {
 
     /// Values of Route of a request out of dialog for this account, in order (RFC 3608 §6.1); empty for most.
     pub fn service_route(&self) -> &[Box<str>] {
-        self.kept.as_ref().map_or(&[], |kept| &kept.service_route)
+        self.info.as_ref().map_or(&[], |info| &info.service_route)
     }
 
-    /// Names beside the Contact that reach this binding (RFC 5627): none for most.
-    pub fn names(&self) -> &[Box<str>] {
-        self.kept.as_ref().map_or(&[], |kept| &kept.names)
+    /// URIs beside the Contact that reach this binding (RFC 5627 §3.1): none for most.
+    pub fn gruus(&self) -> &[Box<str>] {
+        self.info.as_ref().map_or(&[], |info| &info.gruus)
     }
 
     /// Sets the goal; the step starts toward it.
@@ -474,10 +468,10 @@ impl Registration {
             return self.on_crossed(status, goal, response, terms.hashes);
         }
         match status {
-            ..300 => self.on_success(now, response, random),
-            401 | 407 => self.on_challenge(now, status, attempt, response, terms.hashes, random),
+            ..300 => self.on_success(now, response, terms, random),
+            401 | 407 => self.on_challenge(now, status, attempt, response, terms, random),
             423 if self.goal == Goal::Registered && !attempt.lengthened => {
-                self.on_too_brief(now, attempt, response, random)
+                self.on_too_brief(now, attempt, response, terms, random)
             }
             439 if self.outbound => {
                 self.outbound = false;
@@ -487,17 +481,17 @@ impl Registration {
                 self.write(Attempt { redirected: true, ..attempt }, Vec::new())
             }
             300..=399 | 408 | 423 | 429 | 430 | 439 | 480 | 500..=599 => {
-                self.retry(now, Some(status), retry_after(response), random)
+                self.retry(now, Some(status), &terms.back_off, retry_after(response), random)
             }
             _ => self.refused(status),
         }
     }
 
     /// The REGISTER that is under way was never answered, or could not be sent.
-    pub fn on_silence(&mut self, now: Instant, branch: BranchId, random: &mut Random) -> Step {
+    pub fn on_silence(&mut self, now: Instant, branch: BranchId, wait: &BackOff, random: &mut Random) -> Step {
         match self.state {
             State::Sent { branch: waiting_for, goal, .. } if waiting_for == branch => match goal == self.goal {
-                true => self.retry(now, None, None, random),
+                true => self.retry(now, None, wait, None, random),
                 false => self.turn_round(),
             },
             _ => Step::Nothing,
@@ -575,7 +569,7 @@ impl Registration {
         if self.wants_flow() { Step::WantFlow } else { Step::Unregistered { confirmed: true } }
     }
 
-    fn on_success(&mut self, now: Instant, response: &Message, random: &mut Random) -> Step {
+    fn on_success(&mut self, now: Instant, response: &Message, terms: &Terms<'_>, random: &mut Random) -> Step {
         self.challenges.on_success(response);
         if self.goal != Goal::Registered {
             self.maybe_bound = false;
@@ -585,7 +579,7 @@ impl Registration {
         }
         let granted = grant::lifetime(self.binding, response, self.expires);
         if granted.is_zero() {
-            return self.retry(now, response.status(), None, random);
+            return self.retry(now, response.status(), &terms.back_off, None, random);
         }
         let expires = granted.clamp(EXPIRES_MIN, EXPIRES_MAX);
         let refresh = std::mem::replace(&mut self.registered, true);
@@ -594,23 +588,15 @@ impl Registration {
         let millis = expires.as_millis() as u64;
         let refresh_at = now + Duration::from_millis(random.between(millis * 70 / 100, millis * 85 / 100));
         self.state = State::Registered { refresh_at };
-        Step::Registered { expires, refresh, learned: self.learn(response) }
+        Step::Registered { expires, refresh, renamed: self.read_info(response) }
     }
 
-    /// What a 2xx says beside the registration, when it is another thing than last time.
-    fn learn(&mut self, response: &Message) -> Option<Box<Learned>> {
-        let learned = Learned::read(self.binding, response);
-        let digest = learned.digest();
-        if std::mem::replace(&mut self.learned, digest) == digest {
-            return None;
-        }
-        let kept = Kept {
-            service_route: learned.service_route.clone(),
-            names: [&learned.public_gruu, &learned.temporary_gruu].into_iter().flatten().cloned().collect(),
-        };
-        let worth = !kept.service_route.is_empty() || !kept.names.is_empty();
-        self.kept = worth.then(|| Box::new(kept));
-        Some(Box::new(learned))
+    /// Keeps what a 2xx says beside the lifetime; whether the binding's GRUUs are others than before.
+    fn read_info(&mut self, response: &Message) -> bool {
+        let info = RegistrarInfo::read(self.binding, response);
+        let renamed = info.gruus != self.gruus();
+        self.info = (!info.is_empty()).then(|| Box::new(info));
+        renamed
     }
 
     fn on_challenge(
@@ -619,27 +605,41 @@ impl Registration {
         status: u16,
         attempt: Attempt,
         response: &Message,
-        hashes: &[Hash],
+        terms: &Terms<'_>,
         random: &mut Random,
     ) -> Step {
         let challenger = if status == 401 { Challenger::Registrar } else { Challenger::Proxy };
-        match self.challenges.on_challenge(challenger, response, hashes) {
+        match self.challenges.on_challenge(challenger, response, terms.hashes) {
             Verdict::Answer { others } => self.write(attempt, others),
             Verdict::Refused => self.refused(status),
-            Verdict::Endless => self.retry(now, Some(status), None, random),
+            Verdict::Endless => self.retry(now, Some(status), &terms.back_off, None, random),
         }
     }
 
-    fn on_too_brief(&mut self, now: Instant, attempt: Attempt, response: &Message, random: &mut Random) -> Step {
+    fn on_too_brief(
+        &mut self,
+        now: Instant,
+        attempt: Attempt,
+        response: &Message,
+        terms: &Terms<'_>,
+        random: &mut Random,
+    ) -> Step {
         let wanted = response
             .number(Name::MinExpires)
             .filter(|seconds| *seconds > self.expires && u64::from(*seconds) <= EXPIRES_MAX.as_secs());
-        let Some(seconds) = wanted else { return self.retry(now, Some(423), None, random) };
+        let Some(seconds) = wanted else { return self.retry(now, Some(423), &terms.back_off, None, random) };
         self.expires = seconds;
         self.write(Attempt { lengthened: true, ..attempt }, Vec::new())
     }
 
-    fn retry(&mut self, now: Instant, status: Option<u16>, wait: Option<Duration>, random: &mut Random) -> Step {
+    fn retry(
+        &mut self,
+        now: Instant,
+        status: Option<u16>,
+        timing: &BackOff,
+        retry_after: Option<Duration>,
+        random: &mut Random,
+    ) -> Step {
         if self.goal != Goal::Registered {
             self.state = State::Waiting;
             self.maybe_bound = false;
@@ -647,7 +647,7 @@ impl Registration {
             return Step::Unregistered { confirmed: false };
         }
         self.failures = self.failures.saturating_add(1);
-        let after = back_off(self.failures, random).max(wait.unwrap_or_default());
+        let after = back_off(self.failures, timing, random).max(retry_after.unwrap_or_default());
         self.state = State::BackingOff { until: now + after };
         self.registered = false;
         Step::Failed(RegistrationFailure::Retry { status, after })

@@ -8,7 +8,9 @@ use crate::id::ShardTag;
 use crate::message::Limits;
 
 const CHALLENGE: &str = "Digest realm=\"a\", nonce=\"1\"";
-const TERMS: Terms<'static> = Terms { hashes: &[Hash::Md5, Hash::Sha256], registrar: "sip:example.com" };
+const TERMS: Terms<'static> =
+    Terms { hashes: &[Hash::Md5, Hash::Sha256], registrar: "sip:example.com", back_off: BACK_OFF };
+const BACK_OFF: BackOff = BackOff { base: Duration::from_secs(30), max: Duration::from_secs(1800) };
 
 struct Walk {
     now: Instant,
@@ -234,7 +236,7 @@ fn a_goal_that_changes_while_a_register_is_under_way_is_followed_after_its_answe
     let mut silent = Walk::to("Sent");
     silent.registration.aim(Goal::Silent);
     let (now, branch) = (silent.now, silent.registration.branch().unwrap());
-    assert_eq!(step(&silent.registration.on_silence(now, branch, &mut silent.random)), "WantFlow");
+    assert_eq!(step(&silent.registration.on_silence(now, branch, &BACK_OFF, &mut silent.random)), "WantFlow");
 }
 
 #[test]
@@ -265,7 +267,7 @@ fn silence_backs_off_and_a_success_forgets_the_failures() {
     for _ in 0..8 {
         let (branch, now) = (walk.registration.branch().unwrap(), walk.now);
         let Step::Failed(RegistrationFailure::Retry { status: None, after }) =
-            walk.registration.on_silence(now, branch, &mut walk.random)
+            walk.registration.on_silence(now, branch, &BACK_OFF, &mut walk.random)
         else {
             panic!()
         };

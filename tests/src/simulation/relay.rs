@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sip::auth::{Challenge, DigestResponse, Ha1, Hash};
 use sip::endpoint::{
-    Endpoint, Event, IncomingCall, Input, Output, Proof, RegistrationFailure, Settings, Source, Transport,
+    Endpoint, Event, IncomingCall, Input, Output, Poll, Proof, RegistrationFailure, Settings, Source, Timing, Transport,
 };
 use sip::id::{BindingId, FlowId, InstanceId, ShardTag, UpstreamId};
 use sip::message::{Limits, Message, Method};
@@ -27,6 +27,8 @@ use super::{ANSWER_TIMEOUT, REGISTER_EXPIRES, RING_TIMEOUT};
 #[derive(Debug)]
 pub struct Relay {
     pub(super) shards: Vec<Endpoint>,
+    /// When each of them wants to be told the time next.
+    due: Vec<Option<Instant>>,
     start: Instant,
 }
 
@@ -48,23 +50,24 @@ impl Relay {
                 limits: Limits::default(),
                 token_key: [9; 32],
                 upstream: sip::endpoint::UpstreamPolicy::default(),
+                timing: Timing::default(),
                 message_bytes: 16 * 1024,
             };
             let mut key = [index as u8; 32];
             key[..8].copy_from_slice(&seed.to_be_bytes());
             Endpoint::new(start, settings, key)
         };
-        Self { shards: (0..shards).map(shard).collect(), start }
+        Self { due: vec![None; shards.into()], shards: (0..shards).map(shard).collect(), start }
     }
 
     /// When a shard wants to be asked next, and which.
     pub(super) fn next_due(&self) -> Option<(At, usize)> {
-        let due = |(index, shard): (usize, &Endpoint)| {
-            let after = shard.poll_timeout()?.saturating_duration_since(self.start);
+        let due = |(index, due): (usize, &Option<Instant>)| {
+            let after = due.as_ref()?.saturating_duration_since(self.start);
             // Never early: a part of a microsecond counts as a whole one.
             Some((after.as_nanos().div_ceil(1000) as At, index))
         };
-        self.shards.iter().enumerate().filter_map(due).min()
+        self.due.iter().enumerate().filter_map(due).min()
     }
 
     fn instant(&self, at: At) -> Instant {
@@ -102,7 +105,14 @@ impl World {
     }
 
     fn drain(&mut self, shard: usize) {
-        while let Some(output) = self.relay.shards[shard].poll_output() {
+        loop {
+            let output = match self.relay.shards[shard].poll() {
+                Poll::Output(output) => output,
+                Poll::Until(due) => {
+                    self.relay.due[shard] = due;
+                    return;
+                }
+            };
             match output {
                 Output::Send { flow, bytes } => self.on_send(shard, flow, bytes),
                 Output::Dial { upstream, avoid } => self.on_dial(shard, upstream, avoid),
@@ -214,7 +224,7 @@ impl World {
             Event::Forked(_) => self.stats.offered_at_once += 1,
             Event::Call { call, state, .. } => self.judge_call_state(call, state),
             Event::FailbackProbed { .. } | Event::Attached(_) | Event::Detached(_) | Event::Ended { .. } => {}
-            Event::Learned { .. } | Event::PublicAddress { .. } => {}
+            Event::PublicAddress { .. } => {}
             // Nobody announces calls here.
             Event::ExpectedCallArrived(_) => {}
             Event::InviteRefused { .. } => self.stats.invites_refused += 1,
@@ -327,7 +337,6 @@ fn event_kind(event: &Event) -> String {
     match event {
         Event::Challenged { nc, .. } => format!("challenged {nc}"),
         Event::Registered { expires, refresh, .. } => format!("registered {expires:?} {refresh}"),
-        Event::Learned { learned, .. } => format!("learned {learned:?}"),
         Event::PublicAddress { upstream, address } => format!("public {} {address}", upstream.0),
         Event::FailbackProbed { upstream, moved } => format!("tried {} {moved}", upstream.0),
         Event::RegistrationFailed { failure, .. } => format!("failed {failure:?}"),

@@ -10,16 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Circles that are still being opened: a folder and the files of the circle. Nothing is ever added.
-const KNOWN: &[(&str, &[&str])] = &[
-    ("sip/src/auth", &["answer", "credentials"]),
-    ("sip/src/endpoint", &["announced", "calls"]),
-    ("sip/src/endpoint", &["better", "upstreams"]),
-    ("sip/src/endpoint", &["passages", "proxied"]),
-    ("relay/src/agent", &["proxied", "shard", "wake"]),
-    ("relay/src/net", &["listen", "stream", "websocket"]),
-    ("relay/src/vault", &["codec", "proxied", "record"]),
-    ("relay/src/vault", &["keyring", "seal"]),
-];
+const KNOWN: &[(&str, &[&str])] = &[("relay/src/net", &["listen", "stream", "websocket"])];
 
 /// A module's path below its crate: `["net", "tls"]`.
 type ModulePath = Vec<String>;

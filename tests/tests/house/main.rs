@@ -1,4 +1,6 @@
-//! The house's own rules that need more than one line of text to judge.
+//! The house's own rules: floors, circles, names, dependencies, documents.
 
 mod circles;
 mod dependencies;
+mod documents;
+mod tidy;

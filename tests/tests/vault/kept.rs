@@ -3,7 +3,7 @@
 //! Invariant: each function here runs in the conformance suite of `vault.rs`.
 
 use relay::clock::{DAY_S, unix_now};
-use relay::vault::kept::{Counts, Keeping, MESSAGES_MAX, MISSED_CALLS_MAX, Message, MissedCall};
+use relay::vault::items::{Counts, MESSAGES_MAX, MISSED_CALLS_MAX, Message, MissedCall, Placement};
 use relay::vault::{Fence, StoreError, Vault};
 use sip::id::{CallId, MessageId, ShardTag};
 
@@ -32,12 +32,12 @@ fn missed(number: u128) -> MissedCall {
     }
 }
 
-async fn keep(vault: &Vault, number: u128, message: &Message) -> Result<Keeping, StoreError> {
-    vault.keep(id(number), &vault.seal_message(id(number), message)).await
+async fn put_item(vault: &Vault, number: u128, message: &Message) -> Result<Placement, StoreError> {
+    vault.put_item(id(number), &vault.seal_message(id(number), message)).await
 }
 
-async fn keep_missed(vault: &Vault, number: u128, missed: &MissedCall) -> Result<Keeping, StoreError> {
-    vault.keep(id(number), &vault.seal_missed_call(id(number), missed)).await
+async fn keep_missed(vault: &Vault, number: u128, missed: &MissedCall) -> Result<Placement, StoreError> {
+    vault.put_item(id(number), &vault.seal_missed_call(id(number), missed)).await
 }
 
 /// Whether Redis, where it is one, holds any of this in the clear; a key that names what is kept counts too.
@@ -56,22 +56,22 @@ pub async fn a_message_that_was_kept_is_there_until_it_is_dropped(bench: &Bench)
     enable(&vault, 1, "alice").await;
     enable(&vault, 2, "carol").await;
     for number in [2, 1] {
-        assert_eq!(keep(&vault, 1, &message(number)).await, Ok(Keeping::Kept));
+        assert_eq!(put_item(&vault, 1, &message(number)).await, Ok(Placement::Kept));
     }
-    assert_eq!(keep_missed(&vault, 1, &missed(3)).await, Ok(Keeping::Kept));
+    assert_eq!(keep_missed(&vault, 1, &missed(3)).await, Ok(Placement::Kept));
     assert_eq!(vault.messages(id(1)).await, Ok(vec![message(1), message(2)]), "oldest first");
     assert_eq!(vault.missed_calls(id(1)).await, Ok(vec![missed(3)]));
-    assert_eq!(vault.kept_counts(id(1)).await, Ok(Counts { messages: 2, missed_calls: 1 }));
-    assert_eq!(vault.kept_counts(id(2)).await, Ok(Counts::default()), "of another");
+    assert_eq!(vault.item_counts(id(1)).await, Ok(Counts { messages: 2, missed_calls: 1 }));
+    assert_eq!(vault.item_counts(id(2)).await, Ok(Counts::default()), "of another");
     for needle in
         ["sender.example", "o'clock", "text/plain", &message(1).id.to_string(), &message(1).id.to_string()[2..]]
     {
         assert!(!shows(bench, needle), "{needle} lies in Redis");
     }
-    assert_eq!(vault.drop_message(id(2), message(1).id).await, Ok(false));
-    assert_eq!(vault.drop_message(id(1), message(1).id).await, Ok(true));
-    assert_eq!(vault.drop_message(id(1), message(1).id).await, Ok(false));
-    assert_eq!(vault.drop_missed_call(id(1), missed(3).call).await, Ok(true));
+    assert_eq!(vault.remove_message(id(2), message(1).id).await, Ok(false));
+    assert_eq!(vault.remove_message(id(1), message(1).id).await, Ok(true));
+    assert_eq!(vault.remove_message(id(1), message(1).id).await, Ok(false));
+    assert_eq!(vault.remove_missed_call(id(1), missed(3).call).await, Ok(true));
     assert_eq!(vault.messages(id(1)).await, Ok(vec![message(2)]));
     assert_eq!(vault.missed_calls(id(1)).await, Ok(vec![]));
 }
@@ -79,10 +79,10 @@ pub async fn a_message_that_was_kept_is_there_until_it_is_dropped(bench: &Bench)
 pub async fn the_same_message_is_kept_once(bench: &Bench) {
     let vault = bench.node("a");
     enable(&vault, 1, "alice").await;
-    let parcel = vault.seal_message(id(1), &message(1));
-    assert_eq!(vault.keep(id(1), &parcel).await, Ok(Keeping::Kept));
-    assert_eq!(vault.keep(id(1), &parcel).await, Ok(Keeping::Kept), "the answer was lost, and it is asked again");
-    assert_eq!(keep(&vault, 1, &message(1)).await, Ok(Keeping::Known), "sent again");
+    let item = vault.seal_message(id(1), &message(1));
+    assert_eq!(vault.put_item(id(1), &item).await, Ok(Placement::Kept));
+    assert_eq!(vault.put_item(id(1), &item).await, Ok(Placement::Kept), "the answer was lost, and it is asked again");
+    assert_eq!(put_item(&vault, 1, &message(1)).await, Ok(Placement::Known), "sent again");
     assert_eq!(vault.messages(id(1)).await.map(|all| all.len()), Ok(1));
 }
 
@@ -90,14 +90,14 @@ pub async fn what_is_kept_is_bounded_and_of_missed_calls_the_oldest_goes(bench: 
     let vault = bench.node("a");
     enable(&vault, 1, "alice").await;
     for number in 0..MESSAGES_MAX as u128 {
-        assert_eq!(keep(&vault, 1, &message(number)).await, Ok(Keeping::Kept));
+        assert_eq!(put_item(&vault, 1, &message(number)).await, Ok(Placement::Kept));
     }
-    assert_eq!(keep(&vault, 1, &message(1_000)).await, Ok(Keeping::Full));
-    assert_eq!(keep(&vault, 1, &message(1)).await, Ok(Keeping::Known), "what is there needs no room");
-    assert_eq!(vault.drop_message(id(1), message(7).id).await, Ok(true));
-    assert_eq!(keep(&vault, 1, &message(1_000)).await, Ok(Keeping::Kept));
+    assert_eq!(put_item(&vault, 1, &message(1_000)).await, Ok(Placement::Full));
+    assert_eq!(put_item(&vault, 1, &message(1)).await, Ok(Placement::Known), "what is there needs no room");
+    assert_eq!(vault.remove_message(id(1), message(7).id).await, Ok(true));
+    assert_eq!(put_item(&vault, 1, &message(1_000)).await, Ok(Placement::Kept));
     for number in 0..MISSED_CALLS_MAX as u128 + 5 {
-        assert_eq!(keep_missed(&vault, 1, &missed(number)).await, Ok(Keeping::Kept));
+        assert_eq!(keep_missed(&vault, 1, &missed(number)).await, Ok(Placement::Kept));
     }
     let left = vault.missed_calls(id(1)).await.expect("the store answers");
     assert_eq!(left.len(), MISSED_CALLS_MAX);
@@ -106,26 +106,26 @@ pub async fn what_is_kept_is_bounded_and_of_missed_calls_the_oldest_goes(bench: 
 
 pub async fn nothing_is_kept_for_an_instance_that_is_not_there(bench: &Bench) {
     let vault = bench.node("a");
-    assert_eq!(keep(&vault, 1, &message(1)).await, Err(StoreError::Gone));
+    assert_eq!(put_item(&vault, 1, &message(1)).await, Err(StoreError::Gone));
     let (lookup, _) = enable(&vault, 1, "alice").await;
     vault.erase(id(1), &lookup).await.expect("erased");
-    assert_eq!(keep(&vault, 1, &message(1)).await, Err(StoreError::Gone), "a wipe is not undone by a late message");
+    assert_eq!(put_item(&vault, 1, &message(1)).await, Err(StoreError::Gone), "a wipe is not undone by a late message");
     assert_eq!(vault.messages(id(1)).await, Ok(vec![]));
 }
 
 pub async fn what_is_kept_goes_with_its_instance_and_survives_a_change_and_a_claim(bench: &Bench) {
     let vault = bench.node("a");
     let (lookup, fence) = enable(&vault, 1, "alice").await;
-    keep(&vault, 1, &message(1)).await.expect("kept");
+    put_item(&vault, 1, &message(1)).await.expect("kept");
     keep_missed(&vault, 1, &missed(1)).await.expect("kept");
     let sealed = vault.seal(id(1), &record("alice"));
     vault.put(id(1), &sealed, unix_now() + DAY_S, &lookup, fence).await.expect("put");
-    assert_eq!(vault.kept_counts(id(1)).await, Ok(Counts { messages: 1, missed_calls: 1 }));
+    assert_eq!(vault.item_counts(id(1)).await, Ok(Counts { messages: 1, missed_calls: 1 }));
     if let Some(server) = &bench.server {
         let left = |key: String| -> i64 { server.ask(redis::cmd("PTTL").arg(key)) };
         let record = left(format!("sipwake:i:{{{}}}", id(1)));
-        for shelf in ["m", "c"] {
-            let beside = left(format!("sipwake:{shelf}:{{{}}}", id(1)));
+        for collection in ["m", "c"] {
+            let beside = left(format!("sipwake:{collection}:{{{}}}", id(1)));
             assert!((1..=record + 1_000).contains(&beside), "{beside} ms beside {record} ms");
         }
     }
@@ -136,7 +136,7 @@ pub async fn what_is_kept_goes_with_its_instance_and_survives_a_change_and_a_cla
     let placed = after.put(id(2), &after.seal(id(2), &record("alice")), unix_now() + DAY_S, &lookup, Fence::NEW).await;
     assert_eq!(placed.expect("put").displaced, Some(id(1)));
     assert_eq!(after.erase(id(1), &lookup).await, Ok(true));
-    assert_eq!(after.kept_counts(id(1)).await, Ok(Counts::default()));
+    assert_eq!(after.item_counts(id(1)).await, Ok(Counts::default()));
     assert!(!shows(bench, &id(1).to_string()), "not even its name");
 }
 
@@ -146,11 +146,11 @@ pub async fn a_message_that_is_over_is_not_given_out(bench: &Bench) {
     let (sealed, lookup) = (vault.seal(id(1), &record), vault.lookup_of(&record));
     vault.put(id(1), &sealed, unix_now() + 3, &lookup, Fence::NEW).await.expect("put");
     let over = Message { expires_at: unix_now(), ..message(1) };
-    keep(&vault, 1, &over).await.expect("kept");
+    put_item(&vault, 1, &over).await.expect("kept");
     assert_eq!(vault.messages(id(1)).await, Ok(vec![]));
-    assert_eq!(vault.kept_counts(id(1)).await, Ok(Counts::default()), "it was forgotten on the way");
+    assert_eq!(vault.item_counts(id(1)).await, Ok(Counts::default()), "it was forgotten on the way");
     // With the end of the instance everything goes by itself.
-    keep(&vault, 1, &message(2)).await.expect("kept");
-    let empty = async || vault.kept_counts(id(1)).await == Ok(Counts::default());
+    put_item(&vault, 1, &message(2)).await.expect("kept");
+    let empty = async || vault.item_counts(id(1)).await == Ok(Counts::default());
     until("what is kept ends with the record", empty).await;
 }

@@ -260,9 +260,9 @@ pub(super) mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::random;
     use crate::vault::keyring::{EPOCH_S, KEY_LIFETIME_S, Keyring};
     use crate::vault::lookup::hex;
-    use crate::vault::seal::random;
 
     const START: u64 = 1_795_000_000;
 
@@ -271,7 +271,7 @@ pub(super) mod tests {
 
     impl Place {
         pub(in crate::vault) fn new() -> Self {
-            Self(std::env::temp_dir().join(format!("sipwake-keyring-{}", hex(&random::<8>()))))
+            Self(std::env::temp_dir().join(format!("sipwake-keyring-{}", hex(&random::bytes::<8>()))))
         }
 
         pub(in crate::vault) fn keyring(&self) -> PathBuf {

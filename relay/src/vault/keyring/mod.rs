@@ -20,8 +20,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 
 use super::MAX_LIFETIME_S;
-use super::seal::{fill_random, random};
 use crate::clock::{DAY_S, unix_now};
+use crate::random;
 use crate::secret::{SecretKey, with_clean_stack};
 use file::{Stamp, locked};
 
@@ -230,7 +230,7 @@ impl Keys {
 
 impl Epoch {
     fn new(now: u64) -> Self {
-        Self { id: u32::from_be_bytes(random()), created_at: now, key: new_key() }
+        Self { id: u32::from_be_bytes(random::bytes()), created_at: now, key: new_key() }
     }
 
     fn is_over(&self, now: u64) -> bool {
@@ -244,7 +244,7 @@ impl Epoch {
 
 fn new_key() -> SecretKey {
     match SecretKey::filled_by::<std::convert::Infallible>(|key| {
-        fill_random(key);
+        random::fill(key);
         Ok(())
     }) {
         Ok(key) => key,

@@ -3,7 +3,7 @@
 //! | key | type | holds | TTL |
 //! | --- | --- | --- | --- |
 //! | `sipwake:i:{pi_…}` | hash | `s` sealed, `o` owner, `f` fence, `e` expiry, `l` lookup, `c` ticket of the last claim | the record's |
-//! | `sipwake:m:{pi_…}` | hash | by slot: `order[8] sealed`, of each message that is kept | the record's, at most |
+//! | `sipwake:m:{pi_…}` | hash | by item key: `order[8] sealed`, of each message that is kept | the record's, at most |
 //! | `sipwake:c:{pi_…}` | hash | likewise, of each missed call | the record's, at most |
 //! | `sipwake:l:<hex>` | string | the instance that has this lookup | the record's |
 //! | `sipwake:n:<node>` | set | the instances of a node; may hold more, so only a hint | [`INDEX_TTL`] after the last addition |
@@ -15,7 +15,7 @@
 //! crash in between leaves a name without a record, never a record without a name. Every key has a TTL.
 
 mod claim;
-mod kept;
+mod items;
 mod link;
 mod place;
 mod scripts;
@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use sip::id::InstanceId;
 
 use super::MAX_LIFETIME_S;
-use super::kept::Shelf;
+use super::items::Collection;
 use super::lookup::Lookup;
 use super::seal::Sealed;
 use super::store::{Fence, Owner, Placed, Settings, StoreError, Stored};
@@ -60,7 +60,7 @@ impl RedisStore {
     }
 
     /// The same store over the same connection, for another node.
-    pub fn beside(&self) -> Self {
+    pub fn as_another(&self) -> Self {
         Self::on(self.link.clone(), self.lease)
     }
 
@@ -79,8 +79,8 @@ impl RedisStore {
     ) -> Result<Placed, StoreError> {
         self.index(&owner.node, id).await?;
         let mut put = SCRIPTS.put.key(record_key(id));
-        for shelf in Shelf::ALL {
-            put.key(shelf_key(id, shelf));
+        for collection in Collection::ALL {
+            put.key(collection_key(id, collection));
         }
         put.arg(sealed.as_bytes()).arg(owner.to_string()).arg(fence.number()).arg(expires_at).arg(lookup.to_string());
         let (outcome, earlier): (i64, String) = self.link.ask(&put).await?;
@@ -133,8 +133,8 @@ impl RedisStore {
 
     pub async fn erase(&self, owner: &Owner, id: InstanceId, lookup: &Lookup) -> Result<bool, StoreError> {
         let mut erase = SCRIPTS.erase.key(record_key(id));
-        for shelf in Shelf::ALL {
-            erase.key(shelf_key(id, shelf));
+        for collection in Collection::ALL {
+            erase.key(collection_key(id, collection));
         }
         let (existed, owned_by, earlier): Erased = self.link.ask(&erase).await?;
         // The secret is gone; what follows are names, and is the same when it is done twice.
@@ -217,10 +217,10 @@ fn record_key(id: InstanceId) -> String {
     format!("{RECORD_PREFIX}{{{id}}}")
 }
 
-fn shelf_key(id: InstanceId, shelf: Shelf) -> String {
-    match shelf {
-        Shelf::Messages => format!("sipwake:m:{{{id}}}"),
-        Shelf::MissedCalls => format!("sipwake:c:{{{id}}}"),
+fn collection_key(id: InstanceId, collection: Collection) -> String {
+    match collection {
+        Collection::Messages => format!("sipwake:m:{{{id}}}"),
+        Collection::MissedCalls => format!("sipwake:c:{{{id}}}"),
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) const KEEP_GONE: u8 = 0;
 pub(super) const KEEP_DONE: u8 = 1;
 /// It was kept before, by another call.
 pub(super) const KEEP_KNOWN: u8 = 2;
-/// The shelf is full.
+/// The collection is full.
 pub(super) const KEEP_FULL: u8 = 3;
 
 pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
@@ -45,11 +45,11 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
 });
 
 pub(super) struct Scripts {
-    /// Record, its shelves; sealed, owner, fence, expiry in seconds, lookup → fence, earlier lookup.
+    /// Record, its collections; sealed, owner, fence, expiry in seconds, lookup → fence, earlier lookup.
     pub put: Script,
-    /// Record, its shelves → [`Erased`].
+    /// Record, its collections → [`Erased`].
     pub erase: Script,
-    /// Record, one of its shelves; slot, order and sealed, limit, whether the oldest goes at the limit → an outcome above.
+    /// Record, one of its collections; item key, order and sealed, limit, whether the oldest goes at the limit → an outcome above.
     pub keep: Script,
     /// Record; owner, ticket, each node whose records may be taken → [`Claimed`].
     pub claim: Script,

@@ -1,0 +1,41 @@
+//! How a push is sent, counted and its verdict named.
+//!
+//! Invariant: every push of the agent leaves by [`deliver`], so that each is counted once.
+
+use super::Shared;
+use crate::metrics::labels::{PushOutcome, PushProvider};
+use crate::push::{Delivery, Push, Verdict};
+use crate::vault::record::{Provider, PushTarget};
+
+/// Delivers a push and counts it.
+pub(crate) async fn deliver(shared: &Shared, app: &str, target: &PushTarget, push: &Push) -> Verdict {
+    let Delivery { verdict, attempts, elapsed } = shared.push.deliver(app, target, push).await;
+    let provider = shared.provider(target.provider);
+    for _ in 1..attempts {
+        shared.metrics.push_retry(provider);
+    }
+    shared.metrics.push(provider, outcome_of(&verdict), elapsed);
+    verdict
+}
+
+/// How a push ended, as metrics and timelines name it.
+pub(crate) fn outcome_of(verdict: &Verdict) -> PushOutcome {
+    match verdict {
+        Verdict::Accepted => PushOutcome::Accepted,
+        Verdict::Gone { .. } => PushOutcome::Gone,
+        Verdict::Refused { .. } => PushOutcome::Refused,
+        Verdict::Retry { .. } | Verdict::Unconfirmed => PushOutcome::Failed,
+        Verdict::TooLate => PushOutcome::TooLate,
+    }
+}
+
+impl Shared {
+    /// The push service, as metrics and timelines name it.
+    pub(crate) fn provider(&self, provider: Provider) -> PushProvider {
+        match provider {
+            _ if self.push_is_printed => PushProvider::Printed,
+            Provider::ApnsProduction | Provider::ApnsSandbox => PushProvider::Apns,
+            Provider::Fcm => PushProvider::Fcm,
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! What the use cases ask of a shard, and what it answers.
+//!
+//! Invariant: a command that carries a proof is obeyed only when the proof is the instance's own secret. An answer holds
+//! a record in the sealed form alone.
+
+use sip::endpoint::{CallState, Mailbox, NewBinding, PushBinding};
+use sip::id::{CallId, InstanceId, UpstreamId};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::agent::tables::calls::Call;
+pub use crate::agent::tables::instances::{FirstRegistration, WipeDone};
+pub use crate::agent::tables::lease::LeaseExpiry;
+use crate::agent::tables::timeline::Step;
+use crate::metrics::labels::{InstanceState, WipeReason};
+use crate::secret::InstanceSecret;
+use crate::vault::record::Provider;
+use crate::vault::{AorKey, Fence, Sealed};
+
+/// What a shard is asked.
+pub enum Request {
+    /// Bind an instance: one that is enabled, or one that is resumed. An instance that is there already only takes the
+    /// new fence.
+    Bind {
+        /// The instance.
+        new: Box<NewInstance>,
+        /// Where the outcome of the first registration goes; nothing waits when it is `None`.
+        first: Option<oneshot::Sender<FirstRegistration>>,
+    },
+    /// The record of a new instance is stored; `false` when the instance has ended meanwhile.
+    Stored {
+        /// The instance.
+        id: InstanceId,
+        /// As it was stored, where that is not as it was bound.
+        sealed: Option<Sealed>,
+        /// What it was stored with.
+        fence: Fence,
+        /// The answer.
+        reply: oneshot::Sender<bool>,
+    },
+    /// Unregister and forget an instance that never was in the store.
+    Abandon(InstanceId),
+    /// Forget an instance that another node has taken over.
+    Release(InstanceId),
+    /// How an instance stands.
+    Look {
+        /// The instance.
+        id: InstanceId,
+        /// Who asks.
+        who: Principal,
+        /// The answer.
+        reply: oneshot::Sender<Result<InstanceStatus, Denied>>,
+    },
+    /// A changed record, already stored.
+    Replace {
+        /// The instance.
+        id: InstanceId,
+        /// The record.
+        sealed: Sealed,
+        /// When it ends.
+        lease: LeaseExpiry,
+        /// What it was stored with.
+        fence: Fence,
+        /// `Some(true)`: the app registers by itself from now on; `Some(false)`: the relay does.
+        foreground: Option<bool>,
+        /// The answer: how it stands now.
+        reply: oneshot::Sender<Result<InstanceStatus, Denied>>,
+    },
+    /// Unregister and wipe.
+    Wipe {
+        /// The instance.
+        id: InstanceId,
+        /// Who asks.
+        who: Principal,
+        /// Why.
+        reason: WipeReason,
+        /// The answer, when all is done.
+        reply: oneshot::Sender<Result<oneshot::Receiver<WipeDone>, Denied>>,
+    },
+    /// A call's state; with a wish, after it was tried.
+    Call {
+        /// The instance.
+        id: InstanceId,
+        /// Who asks.
+        who: Principal,
+        /// The call.
+        call: CallId,
+        /// What is to be done with it.
+        wish: CallRequest,
+        /// The answer.
+        reply: oneshot::Sender<Result<Call, CallDenied>>,
+    },
+    /// Wake the devices of an account for a call that its SIP server holds.
+    ExpectCall {
+        /// Whose.
+        aor: AorKey,
+        /// The caller, as the server names it; may be empty.
+        from: Box<str>,
+        /// The caller's display name.
+        name: Option<Box<str>>,
+        /// Where each device that was woken is named when it attaches; let go when none can come any more.
+        arrivals: mpsc::UnboundedSender<InstanceId>,
+        /// The answer, at once.
+        reply: oneshot::Sender<DevicesFound>,
+    },
+    /// All calls of an instance that are still known.
+    Calls {
+        /// The instance.
+        id: InstanceId,
+        /// The answer.
+        reply: oneshot::Sender<Vec<(CallId, Call)>>,
+    },
+    /// What happened to an instance, and how its mailbox stands.
+    Activity {
+        /// The instance.
+        id: InstanceId,
+        /// Who asks.
+        who: Principal,
+        /// The answer.
+        reply: oneshot::Sender<Result<ActivityView, Denied>>,
+    },
+    /// Send a test push.
+    Test {
+        /// The instance.
+        id: InstanceId,
+        /// Who asks.
+        who: Principal,
+        /// The answer: where it goes.
+        reply: oneshot::Sender<Result<Tested, TestDenied>>,
+    },
+    /// At most `limit` instances behind `after`, in the order of their ids.
+    List {
+        /// Where to go on.
+        after: Option<InstanceId>,
+        /// How many at most.
+        limit: usize,
+        /// The answer.
+        reply: oneshot::Sender<Vec<InstanceStatus>>,
+    },
+    /// Keep a registration that passed through an earlier run.
+    Adopt(Box<KnownPushBinding>),
+    /// The ids of all instances.
+    Ids(oneshot::Sender<Vec<InstanceId>>),
+    /// How many calls are held or being set up.
+    OpenCalls(oneshot::Sender<usize>),
+    /// End every call that has no final answer yet; how many there were.
+    EndCalls(oneshot::Sender<usize>),
+}
+
+/// An instance to bind.
+pub struct NewInstance {
+    /// Its id.
+    pub id: InstanceId,
+    /// Its record.
+    pub sealed: Sealed,
+    /// When it ends.
+    pub lease: LeaseExpiry,
+    /// Under which name its account is found.
+    pub aor: AorKey,
+    /// What its record is put with.
+    pub fence: Fence,
+    /// What the endpoint is told.
+    pub binding: NewBinding,
+}
+
+/// What a shard has of an account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DevicesFound {
+    /// Its instances.
+    pub known: usize,
+    /// Those whose device is attached already.
+    pub attached: usize,
+}
+
+/// A registration that passed through an earlier run (RFC 8599).
+pub struct KnownPushBinding {
+    /// Its id.
+    pub id: InstanceId,
+    /// Its record.
+    pub sealed: Sealed,
+    /// When it ends, in seconds since 1970.
+    pub expires_at: u64,
+    /// What its record is put with.
+    pub fence: Fence,
+    /// What the endpoint is told.
+    pub registration: PushBinding,
+    /// Its SIP server.
+    pub upstream: UpstreamId,
+    /// The Request-URI of that server.
+    pub upstream_registrar: Box<str>,
+}
+
+/// Who asks.
+pub enum Principal {
+    /// A device, with what it shows.
+    Device(InstanceSecret),
+    /// The relay itself, or its operator.
+    Relay,
+}
+
+/// What is to be done with a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallRequest {
+    /// Nothing.
+    Look,
+    /// The device rings.
+    Ring,
+    /// The device declines.
+    Decline,
+}
+
+/// How an instance stands.
+#[derive(Clone, Debug)]
+pub struct InstanceStatus {
+    /// Which one.
+    pub id: InstanceId,
+    /// Its record.
+    pub sealed: Sealed,
+    /// What its record is put with.
+    pub fence: Fence,
+    /// How it stands.
+    pub state: InstanceState,
+    /// The SIP status of the last answer.
+    pub status: Option<u16>,
+    /// Until when its registration stands, in seconds since 1970; 0: it does not.
+    pub registered_until: u64,
+    /// When it ends, in seconds since 1970.
+    pub expires_at: u64,
+    /// How its mailbox stands, once the SIP server has told.
+    pub mailbox: Option<Box<Mailbox>>,
+}
+
+/// What is known of an instance beside its record.
+#[derive(Clone, Debug, Default)]
+pub struct ActivityView {
+    /// What happened, oldest first.
+    pub steps: Vec<Step>,
+    /// How its mailbox stands, once the SIP server has told.
+    pub mailbox: Option<Box<Mailbox>>,
+}
+
+/// Where a test push goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tested {
+    /// To the alert target; else to the call target.
+    pub alert: bool,
+    /// The service.
+    pub provider: Provider,
+}
+
+/// Why no test push is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TestDenied {
+    /// The one who asks may not.
+    Denied(Denied),
+    /// There is only a VoIP token, which is for calls alone.
+    NoTarget,
+    /// It is too soon after the last ones.
+    TooSoon {
+        /// How long to wait, in seconds.
+        wait_s: u64,
+    },
+}
+
+/// Why a shard refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// It has no such instance.
+    Unknown,
+    /// The proof is wrong.
+    Forbidden,
+}
+
+/// Why a call's state is not told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallDenied {
+    /// The one who asks may not.
+    Denied(Denied),
+    /// The instance has no such call, or not any more.
+    UnknownCall,
+    /// It has ended like this, so what is wished cannot be.
+    Over(CallState),
+}

@@ -1,0 +1,68 @@
+//! The activity of an instance: its timeline, its mailbox, its alert pushes under way.
+//!
+//! Invariant: an instance to which nothing happens but that its registration is refreshed has no activity.
+
+use sip::id::{CallId, InstanceId};
+
+use super::Shard;
+use crate::agent::request::ActivityView;
+use crate::agent::tables::timeline::{Activity, STEPS_OF_SHARD, Step, What};
+use crate::clock::unix_now_ms;
+
+impl Shard {
+    /// What is known of an instance beside its record.
+    pub(crate) fn activity_of(&self, instance: InstanceId) -> ActivityView {
+        let Some(row) = self.instances.get(instance) else { return ActivityView::default() };
+        match &row.activity {
+            Some(activity) => {
+                ActivityView { steps: activity.steps().copied().collect(), mailbox: activity.mailbox.clone() }
+            }
+            None => ActivityView { steps: registered_step(row.registered_at).into_iter().collect(), mailbox: None },
+        }
+    }
+
+    /// Adds a step to an instance's timeline.
+    pub(crate) fn note(&mut self, instance: InstanceId, call: Option<CallId>, what: What) {
+        let now = unix_now_ms();
+        let room = self.steps < STEPS_OF_SHARD;
+        if what == What::Registered {
+            let Some(row) = self.instances.get_mut(instance) else { return };
+            row.registered_at = u32::try_from(now / 1_000).unwrap_or(u32::MAX);
+            // That a registration stands is told without a timeline.
+            if row.activity.is_none() {
+                return;
+            }
+        }
+        if let Some(activity) = self.activity(instance) {
+            let more = activity.note(now, call, what, room);
+            self.steps += more;
+        }
+    }
+
+    /// Forgets what is known of an instance beside its record, and ends its pushes.
+    pub(crate) fn forget_activity(&mut self, instance: InstanceId) {
+        if let Some(activity) = self.instances.get_mut(instance).and_then(|row| row.activity.take()) {
+            self.steps = self.steps.saturating_sub(activity.len());
+        }
+    }
+
+    /// What is known of an instance that is not over, made when it is first needed.
+    pub(crate) fn activity(&mut self, instance: InstanceId) -> Option<&mut Activity> {
+        let row = self.instances.get_mut(instance).filter(|row| row.ending.is_none())?;
+        let registered_at = row.registered_at;
+        let steps = &mut self.steps;
+        Some(row.activity.get_or_insert_with(|| {
+            let mut activity = Activity::default();
+            if let Some(step) = registered_step(registered_at) {
+                *steps += activity.note(step.at_ms, None, step.what, true);
+            }
+            Box::new(activity)
+        }))
+    }
+}
+
+/// The registration that stands, of an instance without a timeline.
+fn registered_step(registered_at: u32) -> Option<Step> {
+    let at_ms = u64::from(registered_at) * 1_000;
+    (registered_at > 0).then_some(Step { at_ms, last_ms: at_ms, count: 1, call: None, what: What::Registered })
+}

@@ -1,0 +1,191 @@
+//! Waking a device: the push for a call, and what its verdict means.
+//!
+//! Invariant: a call is pushed to each of its devices at most once on APNs, and at most twice on FCM, the second time because
+//! the device gave no sign (its app tells the two by the call's id). The push is on its way within the same turn of the loop
+//! in which the INVITE came; the store is not asked. A verdict never ends a call that a device has come for. A push ends
+//! with its call.
+
+use std::time::{Duration, Instant};
+
+use sip::endpoint::{CallState, IncomingCall, Input};
+use sip::id::{CallId, InstanceId};
+use tokio::sync::oneshot;
+
+use super::Shard;
+use super::alerts::AlertContent;
+use super::push_bindings::contact_of;
+use crate::agent::Pushed;
+use crate::agent::ShardInput;
+use crate::agent::Shared;
+use crate::agent::delivery::{deliver, outcome_of};
+use crate::agent::tables::calls::Call;
+use crate::agent::tables::timeline::What;
+use crate::clock::unix_now;
+use crate::config::EarlyRinging;
+use crate::push::{Event, Push, Verdict};
+use crate::vault::record::{Provider, PushTarget, StoredRecord};
+
+/// How long `call-ended` may take; after it the phone has seen the call's own deadline.
+const CALL_ENDED_LIFE_S: u64 = 30;
+/// How long after FCM took a call's push its device may be silent, before it is sent a second time.
+const SIGN_WITHIN: Duration = Duration::from_secs(5);
+
+impl Shard {
+    /// A call waits for its device: push.
+    pub(crate) fn wake(&mut self, arrived: Instant, call: &IncomingCall) {
+        let now = unix_now();
+        let deadline = now + call.wait.as_secs();
+        let push = Push {
+            event: Event::Call,
+            instance: call.instance,
+            call: Some(call.call),
+            from: Some(call.from.clone()),
+            name: call.name.clone(),
+            edge: self.shared.edge.clone(),
+            sent_at: now,
+            deadline,
+            extra: Vec::new(),
+        };
+        let Some((app, target)) = self.call_target(call.instance) else {
+            self.track_call(call, None);
+            self.give_up(call.call, call.instance);
+            return;
+        };
+        self.track_call(call, Some(target.provider));
+        let provider = self.shared.provider(target.provider);
+        self.note(call.instance, Some(call.call), What::PushSent { event: Event::Call, provider });
+        if self.shared.early_ringing == EarlyRinging::Immediately {
+            self.next.push_back(Input::Ring { call: call.call, instance: call.instance });
+        }
+        let (shared, shard) = (self.shared.clone(), self.index);
+        let (instance, call) = (call.instance, call.call);
+        let push = tokio::spawn(async move {
+            shared.metrics.invite_to_push(arrived.elapsed());
+            let verdict = deliver(&shared, &app, &target, &push).await;
+            let taken = matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed);
+            let resend = target.provider == Provider::Fcm && taken;
+            let confirmed_at = target.confirmed_at;
+            let pushed = Pushed { instance, call, verdict, resend, second: false, confirmed_at };
+            shared.shards.send(shard, ShardInput::Pushed(Box::new(pushed))).await;
+            if resend && no_sign(&shared, shard, call, instance).await {
+                shared.metrics.push_resend();
+                let verdict = deliver(&shared, &app, &target, &push).await;
+                let pushed = Pushed { instance, call, verdict, resend: false, second: true, confirmed_at };
+                shared.shards.send(shard, ShardInput::Pushed(Box::new(pushed))).await;
+            }
+        });
+        self.pushes.insert((call, instance), push.abort_handle());
+    }
+
+    /// Where an instance's calls go; `None`: nowhere.
+    pub(crate) fn call_target(&self, instance: InstanceId) -> Option<(Box<str>, PushTarget)> {
+        let lent = self.instances.get(instance).map(|row| &row.sealed);
+        let sealed = lent.or_else(|| self.push_bindings.sealed(instance))?;
+        self.opened(instance, sealed, |record| match record {
+            StoredRecord::Lent(record) => {
+                record.wake_for.call.then(|| (record.app.clone(), record.device.call_push.clone()))
+            }
+            StoredRecord::PushBinding(record) => {
+                let address = self.shared.push.address(&contact_of(record), record.confirmed_at).ok()?;
+                Some((address.app, address.call))
+            }
+        })
+    }
+
+    /// The call is over for a device: a push that is still being tried would make it ring in vain.
+    pub(crate) fn stop_push(&mut self, call: CallId, instance: InstanceId) {
+        if let Some(push) = self.pushes.remove(&(call, instance)) {
+            push.abort();
+        }
+    }
+
+    /// Whether the push of this call is to be sent a second time: it still waits, and its device has given no sign.
+    pub(crate) fn resends(&mut self, id: CallId, instance: InstanceId) -> bool {
+        let call = self.calls.get_mut(id, instance).filter(|call| call.waiting && !call.sign && !call.state.is_final());
+        let resends = call.is_some() && !self.attached.contains(&instance);
+        if !resends {
+            self.pushes.remove(&(id, instance));
+        }
+        resends
+    }
+
+    /// Remembers a call, so that its state can be asked.
+    pub(crate) fn track_call(&mut self, call: &IncomingCall, pushed: Option<Provider>) {
+        let (id, instance) = (call.call, call.instance);
+        // A call that was offered to a device may be pushed after all.
+        match self.calls.get_mut(id, instance) {
+            Some(known) => known.pushed = known.pushed.or(pushed),
+            None => {
+                let (state, deadline) = (CallState::Waking, unix_now() + call.wait.as_secs());
+                let call = Call { state, deadline, pushed, waiting: false, unreachable: false, sign: false };
+                self.calls.remember(id, instance, call);
+            }
+        }
+        // What is offered to a device that is there waits for none.
+        if pushed.is_some() {
+            self.set_waiting(id, instance, true);
+        }
+    }
+
+    /// A call waits for a device, or does no longer; the metric counts a call once, for however many devices it waits.
+    pub(crate) fn set_waiting(&mut self, id: CallId, instance: InstanceId, waiting: bool) {
+        let before = self.calls.is_waiting(id);
+        if let Some(call) = self.calls.get_mut(id, instance) {
+            call.waiting = waiting;
+        }
+        let after = self.calls.is_waiting(id);
+        self.shared.metrics.calls_held(i32::from(after) - i32::from(before));
+    }
+
+    /// The push service has spoken.
+    pub(crate) fn on_pushed(&mut self, pushed: &Pushed) {
+        let Pushed { instance, call, ref verdict, .. } = *pushed;
+        if !pushed.resend {
+            self.pushes.remove(&(call, instance));
+        }
+        let reason = if let Verdict::Refused { reason } = verdict { Some(*reason) } else { None };
+        let what = What::PushEnded { event: Event::Call, outcome: outcome_of(verdict), reason };
+        self.note(instance, Some(call), what);
+        if self.end_dead_token(instance, Event::Call, verdict, pushed.confirmed_at) || pushed.second {
+            return;
+        }
+        match verdict {
+            Verdict::Accepted => {
+                if self.shared.early_ringing == EarlyRinging::AfterPushAccepted {
+                    self.next.push_back(Input::Ring { call, instance });
+                }
+            }
+            // The service may have taken it: the phone may come.
+            Verdict::Unconfirmed => {}
+            Verdict::Gone { .. } | Verdict::Retry { .. } | Verdict::Refused { .. } | Verdict::TooLate => {
+                tracing::info!(%instance, %call, ?verdict, "a call's push was not delivered");
+                if !self.attached.contains(&instance) {
+                    self.give_up(call, instance);
+                }
+            }
+        }
+    }
+
+    /// Tells a device that was woken that there is nothing to answer any more. Only FCM: a VoIP push must be a call.
+    pub(crate) fn tell_call_ended(&mut self, call: CallId, instance: InstanceId) {
+        let target = self.call_target(instance).filter(|(_, target)| target.provider == Provider::Fcm);
+        let Some((app, target)) = target else { return };
+        let content = AlertContent { call: Some(call), ..AlertContent::default() };
+        self.send_alert_to(app, target, instance, Event::CallEnded, CALL_ENDED_LIFE_S, content);
+    }
+
+    fn give_up(&mut self, call: CallId, instance: InstanceId) {
+        if let Some(known) = self.calls.get_mut(call, instance) {
+            known.unreachable = true;
+        }
+        self.next.push_back(Input::DeviceUnreachable { call, instance });
+    }
+}
+
+/// Waits for what a device needs to answer a push with a sign; whether it has given none, and the call still waits.
+async fn no_sign(shared: &Shared, shard: usize, call: CallId, instance: InstanceId) -> bool {
+    tokio::time::sleep(SIGN_WITHIN).await;
+    let (reply, answer) = oneshot::channel();
+    shared.shards.send(shard, ShardInput::NoSign { call, instance, reply }).await;
+    answer.await.unwrap_or(false)
+}

@@ -1,0 +1,285 @@
+//! What a shard does when its endpoint says that something happened.
+//!
+//! Invariant: a secret is unsealed for one event, in [`Shard::with_record`], and dropped before the next; no event waits.
+
+use std::time::{Duration, Instant};
+
+use sip::endpoint::{CallState, Event, IncomingCall, Input, RegistrationFailure};
+use sip::id::{BindingId, CallId, InstanceId};
+
+use super::Shard;
+use crate::agent::digest::{self, Challenged, Unanswerable};
+use crate::agent::request::FirstRegistration;
+use crate::agent::tables::timeline::What;
+use crate::clock::unix_now;
+use crate::metrics::labels::{AdmissionOutcome, InstanceState, InviteOutcome, RegistrationOutcome, WipeReason};
+use crate::vault::Sealed;
+use crate::vault::record::{Provider, PushBindingRecord, Record, StoredRecord};
+
+impl Shard {
+    /// `at`: when what the event follows from arrived from the network.
+    pub(crate) fn on_event(&mut self, at: Instant, event: Event) {
+        match event {
+            Event::Challenged { binding, instance, challenge, nc, cnonce, uri } => {
+                let challenged =
+                    Challenged { challenge: &challenge, nc, cnonce: &cnonce, uri: &uri, method: "REGISTER" };
+                let authorization = self.answer(instance, &challenged);
+                self.next.push_back(Input::Authorization { binding, instance, authorization });
+            }
+            Event::SubscriptionChallenged { binding, challenge, nc, cnonce, uri } => {
+                let challenged =
+                    Challenged { challenge: &challenge, nc, cnonce: &cnonce, uri: &uri, method: "SUBSCRIBE" };
+                let members = self.endpoint.callable_instances(binding);
+                let answer = |id| self.with_record(id, |it| digest::answer(it, &challenged))?.ok();
+                let authorization = members.into_iter().find_map(answer);
+                self.next.push_back(Input::SubscriptionAuthorization { binding, authorization });
+            }
+            Event::Registered { binding, expires, refresh, .. } => self.on_registered(binding, expires, refresh),
+            Event::PublicAddress { upstream, address } => {
+                tracing::info!(upstream = upstream.0, %address, "a SIP server says where it sees this relay");
+            }
+            Event::FailbackProbed { upstream, moved } => self.shared.dialler.tried(self.index, upstream, moved),
+            Event::RegistrationFailed { binding, instance, failure } => {
+                self.on_registration_failed(binding, instance, failure);
+            }
+            Event::Unbound { instance, confirmed, shared } => self.on_unbound(instance, confirmed, shared),
+            Event::VerifyDevice { verification, instance, proof } => {
+                let checked =
+                    self.with_record(instance, |record| digest::verify_device(instance, &record.secret, &proof));
+                let granted = checked.unwrap_or(false);
+                self.shared.metrics.admission(match checked {
+                    Some(true) => AdmissionOutcome::Attached,
+                    Some(false) => AdmissionOutcome::Refused,
+                    None => AdmissionOutcome::Unknown,
+                });
+                self.next.push_back(Input::DeviceVerified { verification, granted });
+            }
+            Event::Attached(instance) => {
+                self.tell_arrivals(instance);
+                if self.attached.insert(instance) {
+                    self.shared.metrics.edge_flows(1);
+                }
+                self.note(instance, None, What::DeviceAttached { after_ms: None });
+            }
+            Event::Detached(instance) => {
+                if self.attached.remove(&instance) {
+                    self.shared.metrics.edge_flows(-1);
+                }
+                self.note(instance, None, What::DeviceDetached);
+            }
+            Event::Wake(call) => {
+                self.note_invite(&call);
+                self.wake(at, &call);
+            }
+            Event::Forked(call) | Event::ExpectedCallArrived(call) => {
+                self.note_invite(&call);
+                self.track_call(&call, None);
+            }
+            Event::Missed { call, state } => self.on_missed(&call, state),
+            Event::StoreMessage(page) => self.store_message(&page),
+            Event::DiscardMessage { instance, message } => self.discard_message(instance, message),
+            Event::MessageEnded { instance, end } => self.on_message_ended(instance, end),
+            Event::Mailbox { instance, mailbox } => self.on_mailbox(instance, mailbox),
+            Event::Call { call, instance, state, woke_after } => self.on_call(call, instance, state, woke_after),
+            Event::Ended { call, state } => self.on_call_ended(call, state),
+            Event::RouteNeeded(asked) => self.on_route_needed(&asked),
+            Event::UpstreamReleased(upstream) => self.shared.upstreams.release(upstream),
+            Event::PushBindingAccepted(registration) => self.on_push_binding(*registration),
+            Event::PushBindingEnded { instance, end } => self.on_push_binding_ended(instance, end),
+            Event::RefreshNeeded(instance) => self.refresh(instance),
+            Event::InviteRefused { status } => self.shared.metrics.invite(match status {
+                404 => InviteOutcome::Unknown,
+                403 => InviteOutcome::WrongSource,
+                480 | 486 | 503 => InviteOutcome::Limited,
+                _ => InviteOutcome::Refused,
+            }),
+        }
+    }
+
+    /// Gives `work` the record of a lent account, for this moment. `None` when there is none, or when it does not open.
+    pub(crate) fn with_record<T>(&self, id: InstanceId, work: impl FnOnce(&Record) -> T) -> Option<T> {
+        self.opened(id, &self.instances.get(id)?.sealed, |record| record.lent().map(work))
+    }
+
+    /// Gives `work` the record of a push binding; otherwise as [`Self::with_record`].
+    pub(crate) fn with_push_binding<T>(&self, id: InstanceId, work: impl FnOnce(&PushBindingRecord) -> T) -> Option<T> {
+        self.opened(id, self.push_bindings.sealed(id)?, |record| record.push_binding().map(work))
+    }
+
+    /// Opens what `sealed` holds of an instance of either kind.
+    pub(crate) fn opened<T>(
+        &self,
+        id: InstanceId,
+        sealed: &Sealed,
+        work: impl FnOnce(&StoredRecord) -> Option<T>,
+    ) -> Option<T> {
+        let opened = self.shared.vault.open_record(id, sealed, work);
+        opened.inspect_err(|error| tracing::error!(instance = %id, %error, "a record does not open")).ok()?
+    }
+
+    /// Moves an instance from one state to another, in the metrics too.
+    pub(crate) fn set_state(&mut self, id: InstanceId, state: InstanceState) {
+        if let Some(row) = self.instances.get_mut(id)
+            && row.state != InstanceState::Ending
+            && row.state != state
+        {
+            self.shared.metrics.instance_moves(row.state, state);
+            row.state = state;
+        }
+    }
+
+    fn answer(&mut self, id: InstanceId, challenged: &Challenged<'_>) -> Option<String> {
+        let answer = self.with_record(id, |record| digest::answer(record, challenged))?;
+        if let Some(row) = self.instances.get_mut(id) {
+            row.unanswerable = answer.as_ref().err().copied();
+            row.asked = true;
+        }
+        answer.ok()
+    }
+
+    /// A binding is registered: it is for each of its members.
+    fn on_registered(&mut self, binding: BindingId, expires: Duration, refresh: bool) {
+        let outcome = if refresh { RegistrationOutcome::Refreshed } else { RegistrationOutcome::Registered };
+        self.shared.metrics.registration(outcome);
+        for id in self.endpoint.callable_instances(binding) {
+            self.set_state(id, InstanceState::Registered);
+            self.note(id, None, What::Registered);
+            if !refresh && self.shared.subscribe && self.with_record(id, |it| it.wake_for.voicemail) == Some(true) {
+                self.next.push_back(Input::Subscribe(binding));
+            }
+            if let Some(row) = self.instances.get_mut(id) {
+                row.status = 200;
+                row.asked = false;
+                row.registered_until = unix_now() + expires.as_secs();
+                if let Some(first) = row.first.take() {
+                    // Nobody listens any more when the use case took too long; the instance is kept all the same.
+                    let _ = first.send(FirstRegistration::Registered { expires });
+                }
+            }
+        }
+    }
+
+    fn on_registration_failed(&mut self, binding: BindingId, instance: InstanceId, failure: RegistrationFailure) {
+        match failure {
+            RegistrationFailure::Refused { status } => {
+                self.shared.metrics.registration(RegistrationOutcome::Refused);
+                // Whom it refused last: then the credentials of another one are tried.
+                for id in self.with_same_credentials(binding, instance).into_iter().chain([instance]) {
+                    self.on_refused(id, status);
+                }
+            }
+            RegistrationFailure::Retry { status, after } => {
+                let unreachable =
+                    self.instances.get(instance).is_some_and(|row| self.unreachable.contains(&row.upstream));
+                self.shared.metrics.registration(match status {
+                    Some(_) => RegistrationOutcome::Failed,
+                    None if unreachable => RegistrationOutcome::Unreachable,
+                    None => RegistrationOutcome::TimedOut,
+                });
+                tracing::debug!(%instance, status, after_s = after.as_secs(), "a registration is tried again later");
+                // While the binding stands, it was the joining of one more device that failed.
+                let stands = self.endpoint.is_registered(binding);
+                let all = if stands { vec![instance] } else { self.endpoint.all_instances(binding) };
+                for id in all {
+                    self.on_retried(id, status, after);
+                }
+            }
+        }
+    }
+
+    /// Those that would offer the very credentials that were refused: they are not tried. While the binding stands all the
+    /// same, its members are left alone.
+    fn with_same_credentials(&self, binding: BindingId, refused: InstanceId) -> Vec<InstanceId> {
+        let mut others = self.endpoint.all_instances(binding);
+        let members =
+            if self.endpoint.is_registered(binding) { self.endpoint.callable_instances(binding) } else { Vec::new() };
+        others.retain(|id| *id != refused && !members.contains(id));
+        others.retain(|id| {
+            let same = |one: &Record| self.with_record(*id, |other| digest::same_credentials(one, other));
+            self.with_record(refused, same).flatten().unwrap_or(false)
+        });
+        others
+    }
+
+    fn on_refused(&mut self, id: InstanceId, status: u16) {
+        let Some(row) = self.instances.get_mut(id) else { return };
+        (row.status, row.registered_until) = (status, 0);
+        if matches!(status, 401 | 407) && !row.asked {
+            row.unanswerable = Some(Unanswerable::Digest);
+        }
+        let (first, unanswerable) = (row.first.take(), row.unanswerable);
+        tracing::info!(instance = %id, status, "the SIP server refused a registration");
+        match first {
+            Some(first) => {
+                self.abandon(id);
+                let _ = first.send(FirstRegistration::Refused { status, unanswerable });
+            }
+            None => self.begin_wipe(id, Some(WipeReason::RefusedUpstream), None),
+        }
+    }
+
+    fn on_retried(&mut self, id: InstanceId, status: Option<u16>, after: Duration) {
+        let Some(row) = self.instances.get_mut(id).filter(|row| row.state != InstanceState::Foreground) else { return };
+        row.registered_until = 0;
+        row.status = status.unwrap_or(row.status);
+        let first = row.first.take();
+        self.set_state(id, InstanceState::Retrying);
+        let after_s = u32::try_from(after.as_secs()).unwrap_or(u32::MAX);
+        self.note(id, None, What::RegistrationRetry { status, after_s });
+        if let Some(first) = first {
+            let _ = first.send(FirstRegistration::Failed { status });
+        }
+    }
+
+    /// A call came, of which nothing was told before.
+    fn note_invite(&mut self, call: &IncomingCall) {
+        if self.calls.of(call.instance, call.call).is_none() {
+            self.note(call.instance, Some(call.call), What::Invite);
+        }
+    }
+
+    fn on_call(&mut self, id: CallId, instance: InstanceId, state: CallState, woke_after: Option<Duration>) {
+        if state.is_final() {
+            self.stop_push(id, instance);
+            self.arrivals.remove(&instance);
+        }
+        // A call that is offered at once is told of before it is described: it is not known yet.
+        let Some(call) = self.calls.get_mut(id, instance) else { return };
+        if let Some(after) = woke_after {
+            self.shared.metrics.wake(after);
+            call.sign = true;
+            call.deadline = unix_now() + self.shared.answer_timeout.as_secs();
+        }
+        let (was, was_final) = (call.state, call.state.is_final());
+        call.state = state;
+        let pushed = call.pushed;
+        if woke_after.is_some() || state.is_final() {
+            self.set_waiting(id, instance, false);
+        }
+        if let Some(after) = woke_after {
+            let after_ms = u32::try_from(after.as_millis()).ok();
+            self.note(instance, Some(id), What::DeviceAttached { after_ms });
+        }
+        if state != was && !was_final {
+            let what = if state.is_final() { What::CallEnded(state) } else { What::Ringing };
+            self.note(instance, Some(id), what);
+        }
+        if was_final || !state.is_final() {
+            return;
+        }
+        if pushed == Some(Provider::Fcm) && state != CallState::Answered {
+            self.tell_call_ended(id, instance);
+        }
+    }
+
+    fn on_call_ended(&mut self, id: CallId, state: CallState) {
+        self.shared.metrics.invite(match state {
+            CallState::Answered => InviteOutcome::Answered,
+            CallState::Cancelled => InviteOutcome::Cancelled,
+            CallState::AnsweredElsewhere => InviteOutcome::AnsweredElsewhere,
+            CallState::Declined => InviteOutcome::Declined,
+            CallState::TimedOut if self.calls.are_unreachable(id) => InviteOutcome::Unreachable,
+            CallState::TimedOut | CallState::Waking | CallState::Ringing => InviteOutcome::TimedOut,
+        });
+    }
+}

@@ -1,0 +1,121 @@
+//! MESSAGEs that are kept for a device.
+//!
+//! Invariant: what somebody wrote is sealed in the turn of the loop in which it came, and held in no other form; a sender
+//! is told 202 only when the store has it. A push tells of a message and never holds it.
+
+use std::time::Instant;
+
+use sip::endpoint::{InboundMessage, Input, MessageEnd, MessageRequestId, StoreOutcome};
+use sip::id::{InstanceId, MessageId};
+
+use super::Shard;
+use super::alerts::{AlertContent, KEPT_ALERT_LIFE_S};
+use crate::agent::tables::timeline::What;
+use crate::agent::{ShardInput, Shared};
+use crate::clock::unix_now;
+use crate::metrics::labels::{MessageOutcome, StoreOperation};
+use crate::push::Event;
+use crate::secret::with_clean_stack;
+use crate::vault::items::{Message, Placement, SealedItem};
+use crate::vault::{StoreError, Vault};
+
+/// What the store did with a message.
+pub(crate) struct MessageStored {
+    page: MessageRequestId,
+    instance: InstanceId,
+    message: MessageId,
+    from: Box<str>,
+    name: Option<Box<str>>,
+    outcome: Result<Placement, StoreError>,
+}
+
+impl Shard {
+    /// A message waits to be kept.
+    pub(crate) fn store_message(&mut self, page: &InboundMessage) {
+        let (request, instance, message) = (page.request, page.instance, page.message);
+        let Some(row) = self.instances.get(instance).filter(|row| row.ending.is_none()) else {
+            // It is on its way out: nothing is kept for it any more.
+            return self.next.push_back(Input::MessageStored { request, instance, outcome: StoreOutcome::Full });
+        };
+        let now = unix_now();
+        let lasts = page.lasts.map_or(u64::MAX, |lasts| now.saturating_add(lasts.as_secs()));
+        let expires_at = row.expires_at().min(lasts);
+        let item = with_clean_stack(|| {
+            let message = Message {
+                id: message,
+                from: page.from.clone(),
+                name: page.name.clone(),
+                content_type: page.content_type.clone(),
+                body: page.body[..].into(),
+                received_at: now,
+                expires_at,
+            };
+            self.shared.vault.seal_message(instance, &message)
+        });
+        let (from, name) = (page.from.clone(), page.name.clone());
+        let (shared, shard) = (self.shared.clone(), self.index);
+        tokio::spawn(async move {
+            let outcome = keep(&shared, instance, &item).await;
+            let stored = MessageStored { page: request, instance, message, from, name, outcome };
+            shared.shards.send(shard, ShardInput::MessageStored(Box::new(stored))).await;
+        });
+    }
+
+    /// The store has spoken.
+    pub(crate) fn on_message_stored(&mut self, stored: MessageStored) {
+        let MessageStored { page, instance, message, from, name, outcome } = stored;
+        let (kept, outcome) = match outcome {
+            Ok(Placement::Kept) => (StoreOutcome::Stored, MessageOutcome::Kept),
+            Ok(Placement::Known) => (StoreOutcome::Stored, MessageOutcome::Repeated),
+            Ok(Placement::Full) | Err(StoreError::Gone) => (StoreOutcome::Full, MessageOutcome::Full),
+            Err(_) => (StoreOutcome::Unavailable, MessageOutcome::StoreAway),
+        };
+        self.shared.metrics.message(outcome);
+        self.note(instance, None, What::Message { outcome });
+        self.next.push_back(Input::MessageStored { request: page, instance, outcome: kept });
+        if outcome == MessageOutcome::Kept {
+            let extra = vec![("message", message.to_string().into())];
+            let content = AlertContent { from: Some(from), name, extra, ..AlertContent::default() };
+            self.send_alert(instance, Event::Message, KEPT_ALERT_LIFE_S, content, |wake_for| wake_for.message);
+        }
+    }
+
+    /// A device has taken a message after all that is kept for it.
+    pub(crate) fn discard_message(&self, instance: InstanceId, message: MessageId) {
+        self.shared.metrics.message(MessageOutcome::Delivered);
+        let vault = self.shared.vault.clone();
+        tokio::spawn(async move {
+            if let Err(error) = vault.remove_message(instance, message).await {
+                tracing::info!(%instance, %error, "a message that was delivered stays kept");
+            }
+        });
+    }
+
+    /// A message has ended without being kept.
+    pub(crate) fn on_message_ended(&mut self, instance: InstanceId, end: MessageEnd) {
+        let outcome = match end {
+            MessageEnd::Delivered => MessageOutcome::Delivered,
+            MessageEnd::Refused(_) => MessageOutcome::Refused,
+            MessageEnd::Composing => MessageOutcome::Composing,
+            MessageEnd::TooLarge => MessageOutcome::TooLarge,
+            MessageEnd::Limited => MessageOutcome::Limited,
+            MessageEnd::Unfit => MessageOutcome::Unfit,
+        };
+        self.shared.metrics.message(outcome);
+        if outcome != MessageOutcome::Composing {
+            self.note(instance, None, What::Message { outcome });
+        }
+    }
+}
+
+/// Has the store keep something, and counts how that went.
+pub(crate) async fn keep(shared: &Shared, instance: InstanceId, item: &SealedItem) -> Result<Placement, StoreError> {
+    let began = Instant::now();
+    let vault: &Vault = &shared.vault;
+    let outcome = vault.put_item(instance, item).await;
+    match &outcome {
+        Ok(_) | Err(StoreError::Gone) => shared.metrics.store_answered(began.elapsed()),
+        Err(_) => shared.metrics.store_error(StoreOperation::Put),
+    }
+    outcome
+}

@@ -1,0 +1,44 @@
+//! Calls that nobody answered: kept for the device, and told by an alert push.
+//!
+//! Invariant: the caller of a missed call is sealed in the turn of the loop in which the call ended.
+
+use sip::endpoint::{CallState, IncomingCall};
+
+use super::Shard;
+use super::alerts::{AlertContent, KEPT_ALERT_LIFE_S};
+use super::messages::keep;
+use crate::clock::unix_now;
+use crate::metrics::labels::MissedCallOutcome;
+use crate::push::Event;
+use crate::secret::with_clean_stack;
+use crate::vault::items::MissedCall;
+
+impl Shard {
+    /// A call has ended that nobody answered.
+    pub(crate) fn on_missed(&mut self, missed: &IncomingCall, state: CallState) {
+        let instance = missed.instance;
+        let Some(row) = self.instances.get(instance).filter(|row| row.ending.is_none()) else { return };
+        let (call, expires_at) = (missed.call, row.expires_at());
+        let item = with_clean_stack(|| {
+            let missed = MissedCall {
+                call,
+                from: missed.from.clone(),
+                name: missed.name.clone(),
+                at: unix_now(),
+                expires_at,
+                given_up: state == CallState::Cancelled,
+            };
+            self.shared.vault.seal_missed_call(instance, &missed)
+        });
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            shared.metrics.missed_call(match keep(&shared, instance, &item).await {
+                Ok(_) => MissedCallOutcome::Kept,
+                Err(_) => MissedCallOutcome::Lost,
+            });
+        });
+        let (from, name) = (Some(missed.from.clone()), missed.name.clone());
+        let content = AlertContent { call: Some(call), from, name, ..AlertContent::default() };
+        self.send_alert(instance, Event::MissedCall, KEPT_ALERT_LIFE_S, content, |wake_for| wake_for.missed_call);
+    }
+}

@@ -1,0 +1,240 @@
+//! The loop around one endpoint.
+//!
+//! Invariant: one mutation of the endpoint, then all of its outputs, then the next; an event's answer is the next
+//! mutation. Nothing here waits but for the next input or the next deadline.
+
+mod activity;
+pub(crate) mod alerts;
+mod call_pushes;
+mod events;
+mod expected_calls;
+pub(crate) mod messages;
+mod missed_calls;
+pub(crate) mod push_bindings;
+mod reminders;
+mod requests;
+mod test_push;
+mod voicemail;
+mod wipes;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sip::endpoint::{Endpoint, Input, Output, Poll, Settings};
+use sip::id::{CallId, FlowId, InstanceId, UpstreamId};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio::time::sleep_until;
+
+use crate::agent::ShardInput;
+use crate::agent::Shared;
+use crate::agent::shard::push_bindings::PushBindings;
+use crate::agent::tables::calls::Calls;
+use crate::agent::tables::instances::{Due, Instances};
+use crate::agent::transport::connections::Writer;
+use crate::clock::unix_now;
+use crate::net::drain::Drain;
+use crate::random;
+
+/// Inputs taken from the inbox at once.
+const BATCH: usize = 64;
+/// The longest sleep: the wall clock may be set, and expiries follow it.
+const NAP_MAX: Duration = Duration::from_secs(30);
+
+/// One shard.
+pub(crate) struct Shard {
+    pub(crate) index: usize,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) endpoint: Endpoint,
+    /// When the endpoint wants to be told the time next.
+    due: Option<Instant>,
+    pub(crate) instances: Instances,
+    pub(crate) push_bindings: PushBindings,
+    pub(crate) calls: Calls,
+    /// The pushes that are being delivered, or may be sent a second time, for calls that are not over.
+    pub(crate) pushes: HashMap<(CallId, InstanceId), AbortHandle>,
+    /// Steps of all timelines.
+    pub(crate) steps: usize,
+    /// Devices that have a flow.
+    pub(crate) attached: HashSet<InstanceId>,
+    /// Those who wait for a device that was woken for an announced call.
+    pub(crate) arrivals: HashMap<InstanceId, Vec<mpsc::UnboundedSender<InstanceId>>>,
+    /// SIP servers whose last dial failed.
+    pub(crate) unreachable: HashSet<UpstreamId>,
+    /// What the endpoint is told next.
+    pub(crate) next: VecDeque<Input>,
+    flows: HashMap<FlowId, (Writer, SocketAddr)>,
+}
+
+impl Shard {
+    pub(crate) fn new(index: usize, settings: Settings, shared: Arc<Shared>) -> Self {
+        let now = Instant::now();
+        Self {
+            index,
+            shared,
+            endpoint: Endpoint::new(now, settings, random::bytes()),
+            due: None,
+            instances: Instances::default(),
+            push_bindings: PushBindings::default(),
+            calls: Calls::default(),
+            steps: 0,
+            attached: HashSet::new(),
+            pushes: HashMap::new(),
+            arrivals: HashMap::new(),
+            unreachable: HashSet::new(),
+            next: VecDeque::new(),
+            flows: HashMap::new(),
+        }
+    }
+
+    /// Runs until `end`.
+    pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<ShardInput>, end: Drain) {
+        let mut batch = Vec::with_capacity(BATCH);
+        let end = end.begun();
+        tokio::pin!(end);
+        loop {
+            let wake_at = self.next_deadline();
+            tokio::select! {
+                biased;
+                count = inbox.recv_many(&mut batch, BATCH) => {
+                    if count == 0 {
+                        return;
+                    }
+                }
+                () = sleep_until(wake_at.into()) => {}
+                () = &mut end => return,
+            }
+            for input in batch.drain(..) {
+                self.catch_panic(|shard| shard.on_input(input));
+            }
+            self.catch_panic(Self::on_time);
+        }
+    }
+
+    /// Tells the endpoint what arrived at `at`, and does all that follows.
+    pub(crate) fn drive(&mut self, at: Instant, input: Input) {
+        self.next.push_front(input);
+        self.settle(at);
+    }
+
+    /// Tells the endpoint all that waits in [`Self::next`], and does all that follows from what arrived at `at`.
+    pub(crate) fn settle(&mut self, at: Instant) {
+        while let Some(input) = self.next.pop_front() {
+            self.endpoint.handle(Instant::now(), input);
+            self.drain(at);
+        }
+    }
+
+    /// A fault in what one peer's message set off must not take the others' bindings with it: the input that met it is
+    /// dropped, and said.
+    fn catch_panic(&mut self, work: impl FnOnce(&mut Self)) {
+        if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
+            tracing::error!(
+                shard = self.index,
+                "an input met a fault of the relay and was dropped; please report this"
+            );
+            self.next.clear();
+            // What the endpoint wants is asked anew.
+            self.due = Some(Instant::now());
+        }
+    }
+
+    fn on_input(&mut self, input: ShardInput) {
+        match input {
+            ShardInput::Sip { at, input } => {
+                match &input {
+                    Input::Closed(flow) => drop(self.flows.remove(flow)),
+                    Input::DialFailed(upstream) => drop(self.unreachable.insert(*upstream)),
+                    Input::Dialled { upstream, .. } => drop(self.unreachable.remove(upstream)),
+                    _ => {}
+                }
+                if let Some(input) = self.look_up_path(at, input) {
+                    self.drive(at, input);
+                }
+                return;
+            }
+            ShardInput::Flow { flow, writer, peer } => drop(self.flows.insert(flow, (writer, peer))),
+            ShardInput::Pushed(pushed) => self.on_pushed(&pushed),
+            ShardInput::NoSign { call, instance, reply } => {
+                // An error means that the call has ended meanwhile.
+                let _ = reply.send(self.resends(call, instance));
+            }
+            ShardInput::MessageStored(stored) => self.on_message_stored(*stored),
+            ShardInput::AlertEnded(ended) => self.on_alert_ended(&ended),
+            ShardInput::Erased(id) => self.on_erased(id),
+            ShardInput::PushBindingStored { id, fence } => self.on_push_binding_stored(id, fence),
+            ShardInput::PushBindingFound(found) => self.on_push_binding_found(found.0, found.1),
+            ShardInput::Request(command) => self.on_request(*command),
+        }
+        // What a request or a verdict left to be told.
+        self.settle(Instant::now());
+    }
+
+    fn on_time(&mut self) {
+        let now = Instant::now();
+        if self.due.is_some_and(|due| due <= now) {
+            self.endpoint.handle_timeout(now);
+            self.drain(now);
+            self.settle(now);
+        }
+        let unix = unix_now();
+        self.calls.forget_old(unix);
+        while let Some((id, due)) = self.instances.pop_due(unix) {
+            match due {
+                Due::Reminder(reminder) => self.remind(id, reminder),
+                Due::End => self.expire(id),
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let now = Instant::now();
+        let end = self.instances.next_moment().map(|at| now + Duration::from_secs(at.saturating_sub(unix_now())));
+        let nap = now + NAP_MAX;
+        [self.due, end].into_iter().flatten().fold(nap, Instant::min)
+    }
+
+    /// Does what the endpoint wants done because of what arrived at `at`.
+    fn drain(&mut self, at: Instant) {
+        loop {
+            let output = match self.endpoint.poll() {
+                Poll::Output(output) => output,
+                Poll::Until(due) => {
+                    self.due = due;
+                    return;
+                }
+            };
+            match output {
+                Output::Send { flow: FlowId::Datagram(peer), bytes } => {
+                    if let Some(udp) = &self.shared.udp {
+                        // What is lost is sent again (RFC 3261 §17).
+                        let _ = udp.try_send(&bytes, peer);
+                    }
+                }
+                Output::Send { flow, bytes } => {
+                    if !self.flows.get(&flow).is_some_and(|(writer, _)| writer.send(bytes)) {
+                        self.flows.remove(&flow);
+                        self.next.push_back(Input::Closed(flow));
+                    }
+                }
+                Output::SendLarge { peer, bytes } => self.shared.dialler.send_large(self.index, peer, bytes),
+                Output::Dial { upstream, avoid } => {
+                    let avoid = avoid.and_then(|flow| match flow {
+                        FlowId::Datagram(peer) => Some(peer),
+                        stream => self.flows.get(&stream).map(|(_, peer)| *peer),
+                    });
+                    self.shared.dialler.dial(self.index, upstream, avoid);
+                }
+                Output::Close(flow) => {
+                    if let Some((writer, _)) = self.flows.remove(&flow) {
+                        writer.close();
+                    }
+                }
+                Output::Event(event) => self.on_event(at, event),
+            }
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Registrations that only pass through (RFC 8599): which may, how they are kept over a restart, and whom they wake.
+//!
+//! Invariant: a row holds its record in the sealed form alone, and there is no credential in it. A record is in the store
+//! no longer than its SIP server has granted; the store is asked for one thing at a time about it, and in the end for the
+//! newest. Nothing in the loop waits for the store; a request for a registration that only the store knows is handed in when it
+//! has answered.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sip::endpoint::{
+    Input, PushBinding, PushBindingEnd, PushContact, PushRequest, RegisterRoute, RestoredPushBinding, RouteRequest,
+    Side,
+};
+use sip::id::InstanceId;
+use sip::message::Uri;
+
+use super::Shard;
+use super::alerts::AlertContent;
+use crate::agent::ShardInput;
+use crate::agent::Shared;
+use crate::agent::erasures;
+use crate::agent::request::KnownPushBinding;
+use crate::agent::transport::upstreams::{Route, Upstreams};
+use crate::clock::unix_now;
+use crate::metrics::labels::StoreOperation;
+use crate::push::{Event, NoAddress};
+use crate::secret::{Aor, PushToken, with_clean_stack};
+use crate::vault::record::PushBindingRecord;
+use crate::vault::{Fence, Lookup, Sealed, StoreError};
+
+/// How soon a record is written again that the store did not take.
+const STORE_AGAIN: Duration = Duration::from_secs(2);
+/// How long a push for a refresh may take to reach its device.
+const REFRESH_LIFE_S: u64 = 60;
+
+/// Registrations that are looked up at once on one shard; requests for a further one are answered without.
+const LOOKUPS_MAX: usize = 256;
+/// Requests that wait for one lookup; a further one is answered without.
+const WAITING_MAX: usize = 32;
+
+/// The registrations of one shard.
+#[derive(Default)]
+pub(crate) struct PushBindings {
+    rows: HashMap<InstanceId, Row>,
+    /// What waits until the store has said whether it knows a registration.
+    lookups: HashMap<InstanceId, Vec<(Instant, Input)>>,
+}
+
+/// What the store knows of a registration that a request named, and whose requests are trusted for it.
+pub(crate) type LookedUp = Option<(KnownPushBinding, Arc<[IpAddr]>)>;
+
+struct Row {
+    /// What the store is to have; `None`: nothing.
+    wanted: Option<(Sealed, u64)>,
+    lookup: Lookup,
+    fence: Fence,
+    /// The store is being asked.
+    busy: bool,
+    /// What it is being asked for is not the newest.
+    stale: bool,
+}
+
+impl PushBindings {
+    /// Whether a registration is known here.
+    pub(crate) fn knows(&self, id: InstanceId) -> bool {
+        self.sealed(id).is_some()
+    }
+
+    pub(crate) fn sealed(&self, id: InstanceId) -> Option<&Sealed> {
+        self.rows.get(&id)?.wanted.as_ref().map(|(sealed, _)| sealed)
+    }
+}
+
+impl KnownPushBinding {
+    /// A registration as it was written down; `None` when it is over, or leads nowhere.
+    pub fn of(
+        id: InstanceId,
+        sealed: Sealed,
+        fence: Fence,
+        record: &PushBindingRecord,
+        upstreams: &Upstreams,
+    ) -> Option<Self> {
+        let left = record.expires_at.checked_sub(unix_now()).filter(|left| *left > 0)?;
+        let route = Route::through(record.aor.expose(), &record.registrar, record.proxy.as_deref()).ok()?;
+        let (expires_at, upstream_registrar) = (record.expires_at, route.registrar().into());
+        let registration = PushBinding {
+            instance: id,
+            aor: record.aor.expose().into(),
+            contact: record.contact.clone(),
+            registrar: record.registrar.clone(),
+            proxy: record.proxy.clone(),
+            push: contact_of(record),
+            expires: Duration::from_secs(left),
+            refreshes_itself: record.refreshes_itself,
+        };
+        let upstream = upstreams.acquire(route);
+        Some(Self { id, sealed, expires_at, fence, registration, upstream, upstream_registrar })
+    }
+}
+
+impl Shard {
+    /// Keeps a request back that names a registration by our Path which another node, or an earlier run, may know: the store
+    /// is asked first. Gives back what needs no asking.
+    pub(crate) fn look_up_path(&mut self, at: Instant, input: Input) -> Option<Input> {
+        let Input::Received { source, message } = &input else { return Some(input) };
+        let missing = (source.side == Side::Upstream).then(|| self.endpoint.unknown_push_binding(message)).flatten();
+        let Some(id) = missing else { return Some(input) };
+        if let Some(waiting) = self.push_bindings.lookups.get_mut(&id).filter(|waiting| waiting.len() < WAITING_MAX) {
+            waiting.push((at, input));
+            return None;
+        }
+        if self.push_bindings.lookups.len() >= LOOKUPS_MAX || self.push_bindings.lookups.contains_key(&id) {
+            return Some(input);
+        }
+        self.push_bindings.lookups.insert(id, vec![(at, input)]);
+        let (shared, shard) = (self.shared.clone(), self.index);
+        tokio::spawn(async move {
+            let found = look_up(&shared, id).await;
+            shared.shards.send(shard, ShardInput::PushBindingFound(Box::new((id, found)))).await;
+        });
+        None
+    }
+
+    /// The store has said what it knows of a registration.
+    pub(crate) fn on_push_binding_found(&mut self, id: InstanceId, found: LookedUp) {
+        if let Some((new, addresses)) = found {
+            let upstream = new.upstream;
+            self.adopt(new);
+            self.next.push_back(Input::Addresses { upstream, addresses });
+            self.settle(Instant::now());
+        }
+        for (at, input) in self.push_bindings.lookups.remove(&id).unwrap_or_default() {
+            self.drive(at, input);
+        }
+    }
+
+    /// A device registers through this relay: may it, and where to?
+    pub(crate) fn on_route_needed(&mut self, asked: &RouteRequest) {
+        let way = self.route_of(asked);
+        if let Err(status) = way {
+            tracing::info!(status, "a registration may not pass");
+        }
+        self.next.push_back(Input::Route { register: asked.register, route: way });
+    }
+
+    fn route_of(&self, asked: &RouteRequest) -> Result<RegisterRoute, u16> {
+        let RouteRequest { aor, registrar, proxy, push, .. } = asked;
+        let allowed = |uri: &str| Uri::parse(uri).is_some_and(|uri| self.shared.domains.allow(uri.host));
+        if ![Some(aor), Some(registrar), proxy.as_ref()].into_iter().flatten().all(|uri| allowed(uri)) {
+            return Err(403);
+        }
+        let services = self.shared.push.providers();
+        match push {
+            PushRequest::Push(contact) => {
+                self.shared.push.address(contact, unix_now()).map_err(|why| match why {
+                    NoAddress::NotServed => 555_u16,
+                    NoAddress::Malformed => 400,
+                })?;
+            }
+            PushRequest::Query(Some(one)) if !services.contains(&&**one) => return Err(555),
+            PushRequest::Query(_) | PushRequest::Nothing => {}
+        }
+        let route = Route::through(aor, registrar, proxy.as_deref()).map_err(|_| 416_u16)?;
+        let registrar = route.registrar().into();
+        Ok(RegisterRoute { upstream: self.shared.upstreams.acquire(route), registrar, services })
+    }
+
+    /// A SIP server has accepted a registration, or its refresh: it is kept from now on.
+    pub(crate) fn on_push_binding(&mut self, registration: PushBinding) {
+        let PushBinding { instance, aor, contact, registrar, proxy, push, expires, refreshes_itself } = registration;
+        let Ok(address) = self.shared.push.address(&push, unix_now()) else { return };
+        let expires_at = unix_now() + expires.as_secs();
+        let (sealed, lookup) = with_clean_stack(|| {
+            let record = PushBindingRecord {
+                app: address.app,
+                aor: Aor::new(&aor),
+                contact,
+                registrar,
+                proxy,
+                provider: push.provider,
+                param: push.param,
+                prid: PushToken::new(&push.prid),
+                refreshes_itself,
+                confirmed_at: unix_now(),
+                expires_at,
+            };
+            (self.shared.vault.seal(instance, &record), self.shared.vault.lookup_of(&record))
+        });
+        if !self.push_bindings.knows(instance) {
+            self.shared.metrics.push_registrations(1);
+        }
+        let fresh = || Row { wanted: None, lookup, fence: Fence::NEW, busy: false, stale: false };
+        let row = self.push_bindings.rows.entry(instance).or_insert_with(fresh);
+        row.wanted = Some((sealed, expires_at));
+        self.tell_store(instance);
+    }
+
+    /// Has the store take, or erase, what is wanted of it; one request at a time for each registration.
+    fn tell_store(&mut self, id: InstanceId) {
+        let Some(row) = self.push_bindings.rows.get_mut(&id) else { return };
+        row.stale = row.busy;
+        if row.busy {
+            return;
+        }
+        row.busy = true;
+        let (wanted, lookup, fence) = (row.wanted.clone(), row.lookup, row.fence);
+        let (shared, shard) = (self.shared.clone(), self.index);
+        tokio::spawn(async move {
+            let fence = match wanted {
+                Some((sealed, expires_at)) => put(&shared, id, &sealed, expires_at, &lookup, fence).await,
+                None => {
+                    while !erasures::erase(&shared.vault, &shared.metrics, id, &lookup).await {
+                        tokio::time::sleep(STORE_AGAIN).await;
+                    }
+                    Fence::NEW
+                }
+            };
+            shared.shards.send(shard, ShardInput::PushBindingStored { id, fence }).await;
+        });
+    }
+
+    /// The store has done what it was asked.
+    pub(crate) fn on_push_binding_stored(&mut self, id: InstanceId, fence: Fence) {
+        let Some(row) = self.push_bindings.rows.get_mut(&id) else { return };
+        (row.fence, row.busy) = (fence, false);
+        if row.stale {
+            self.tell_store(id);
+        } else if row.wanted.is_none() {
+            self.push_bindings.rows.remove(&id);
+        }
+    }
+
+    /// A registration that an earlier run left behind.
+    pub(crate) fn adopt(&mut self, new: KnownPushBinding) {
+        let KnownPushBinding { id, sealed, expires_at, fence, registration, upstream, upstream_registrar } = new;
+        if self.push_bindings.rows.contains_key(&id) {
+            self.shared.upstreams.release(upstream);
+            return;
+        }
+        let lookup = self.opened(id, &sealed, |record| record.push_binding().map(|it| self.shared.vault.lookup_of(it)));
+        let Some(lookup) = lookup else {
+            self.shared.upstreams.release(upstream);
+            return;
+        };
+        let row = Row { wanted: Some((sealed, expires_at)), lookup, fence, busy: false, stale: false };
+        self.push_bindings.rows.insert(id, row);
+        self.shared.metrics.push_registrations(1);
+        self.next.push_back(Input::RestorePushBinding(Box::new(RestoredPushBinding {
+            registration,
+            upstream,
+            upstream_registrar,
+        })));
+    }
+
+    pub(crate) fn on_push_binding_ended(&mut self, id: InstanceId, end: PushBindingEnd) {
+        let Some(row) = self.push_bindings.rows.get_mut(&id).filter(|row| row.wanted.is_some()) else { return };
+        row.wanted = None;
+        self.shared.metrics.push_registrations(-1);
+        tracing::info!(instance = %id, ?end, "a registration that passed through is forgotten");
+        // What has expired leaves the store by itself; another node may have it again by now.
+        if end != PushBindingEnd::Expired {
+            self.tell_store(id);
+        } else if !row.busy {
+            self.push_bindings.rows.remove(&id);
+        }
+    }
+
+    /// The device of a registration is to register again.
+    pub(crate) fn refresh(&mut self, id: InstanceId) {
+        let target = self.with_push_binding(id, |record| {
+            let address = self.shared.push.address(&contact_of(record), record.confirmed_at).ok()?;
+            Some((address.app, address.other?))
+        });
+        let Some((app, target)) = target.flatten() else {
+            tracing::debug!(instance = %id, "nothing can ask this device to refresh its registration");
+            return;
+        };
+        self.send_alert_to(app, target, id, Event::Renew, REFRESH_LIFE_S, AlertContent::default());
+    }
+}
+
+/// Looks a registration up that was written down by another node, or by an earlier run.
+async fn look_up(shared: &Shared, id: InstanceId) -> LookedUp {
+    let began = Instant::now();
+    let stored = match shared.vault.load(id).await {
+        Ok(stored) => stored?,
+        Err(_) => {
+            shared.metrics.store_error(StoreOperation::Load);
+            return None;
+        }
+    };
+    shared.metrics.store_answered(began.elapsed());
+    // Another owner's fence is of no use; the next refresh makes the record this node's.
+    let fence = if stored.owned { stored.fence } else { Fence::NEW };
+    let sealed = stored.sealed;
+    let new = shared.vault.open_record(id, &sealed, |record| {
+        KnownPushBinding::of(id, sealed.clone(), fence, record.push_binding()?, &shared.upstreams)
+    });
+    let new = new.ok()??;
+    let addresses = shared.dialler.addresses(new.upstream).await;
+    Some((new, addresses))
+}
+
+/// Writes a record, again and again until the store has taken it or it has expired; the fence to write with next.
+async fn put(
+    shared: &Shared,
+    id: InstanceId,
+    sealed: &Sealed,
+    expires_at: u64,
+    lookup: &Lookup,
+    mut fence: Fence,
+) -> Fence {
+    while unix_now() < expires_at {
+        let began = Instant::now();
+        match shared.vault.put(id, sealed, expires_at, lookup, fence).await {
+            Ok(placed) => {
+                shared.metrics.store_answered(began.elapsed());
+                return placed.fence;
+            }
+            Err(StoreError::Away(_)) => {
+                shared.metrics.store_error(StoreOperation::Put);
+                tokio::time::sleep(STORE_AGAIN).await;
+            }
+            // The device had registered through another node, or an earlier run of this one, and is here now.
+            Err(StoreError::NotOwner) => {
+                while !erasures::erase(&shared.vault, &shared.metrics, id, lookup).await {
+                    tokio::time::sleep(STORE_AGAIN).await;
+                }
+                fence = Fence::NEW;
+            }
+            Err(StoreError::Gone) if fence != Fence::NEW => fence = Fence::NEW,
+            Err(error) => {
+                tracing::error!(instance = %id, %error, "the store did not take a registration");
+                return Fence::NEW;
+            }
+        }
+    }
+    Fence::NEW
+}
+
+pub(crate) fn contact_of(record: &PushBindingRecord) -> PushContact {
+    PushContact { provider: record.provider.clone(), param: record.param.clone(), prid: record.prid.expose().into() }
+}

@@ -1,0 +1,86 @@
+//! What a user is told of the lease: that it should be renewed, that it ends, that it is lost and why.
+//!
+//! Invariant: a reminder goes to the alert target, and on APNs never as a VoIP push; what it says of a failure is a SIP
+//! status and words of our own.
+
+use serde_json::Value;
+use sip::id::InstanceId;
+
+use super::Shard;
+use super::alerts::AlertContent;
+use crate::agent::Reminded;
+use crate::agent::digest::Unanswerable;
+use crate::agent::tables::lease;
+use crate::clock::{DAY_S, unix_now};
+use crate::push::Event;
+use crate::vault::record::Reminder;
+
+/// How long it is worth telling that a registration was lost, in seconds.
+const LOST_LIFE_S: u64 = DAY_S;
+
+impl Shard {
+    /// A reminder is due: sends it, and has it written down that it was.
+    pub(crate) fn remind(&mut self, id: InstanceId, reminder: Reminder) {
+        let Some(row) = self.instances.get(id).filter(|row| row.ending.is_none()) else { return };
+        let expires_at = row.expires_at();
+        let life_s = lease::worth_until(expires_at, reminder).saturating_sub(unix_now());
+        tracing::info!(instance = %id, event = lease::event(reminder).name(), "the lease ends");
+        self.tell_user(lease::event(reminder), id, life_s, vec![("expires_at", expires_at.into())]);
+        // An error means that nobody writes it down any more: the process ends.
+        let _ = self.shared.reminded.send(Reminded { id, expires_at, reminder });
+    }
+
+    /// The SIP server has refused the account: for good, and the user should know why.
+    pub(crate) fn tell_registration_lost(&mut self, id: InstanceId, status: u16, unanswerable: Option<Unanswerable>) {
+        let said = vec![("status", status.into()), ("reason", reason(status, unanswerable).into())];
+        self.tell_user(Event::RegistrationLost, id, LOST_LIFE_S, said);
+    }
+
+    /// Tells the user, by the alert target, that something happened to the lease; worth delivering for `life_s` seconds.
+    pub(crate) fn tell_user(
+        &mut self,
+        event: Event,
+        instance: InstanceId,
+        life_s: u64,
+        extra: Vec<(&'static str, Value)>,
+    ) {
+        self.send_alert(instance, event, life_s, AlertContent { extra, ..AlertContent::default() }, |_| true);
+    }
+}
+
+/// Why a registration was lost, in words that a user understands.
+fn reason(status: u16, unanswerable: Option<Unanswerable>) -> &'static str {
+    match (unanswerable, status) {
+        (Some(Unanswerable::Realm), _) => "the SIP server asks for another realm than the one that the HA1 is for",
+        (Some(Unanswerable::Algorithm), _) => "the SIP server asks for a digest algorithm that no HA1 was given for",
+        (Some(Unanswerable::Digest), _) => "the SIP server offers no digest that this relay makes",
+        (None, 401 | 407) => "the SIP server refused the password",
+        (None, 403) => "the SIP server forbids this account to register",
+        (None, 404 | 410 | 604) => "the SIP server does not know this account",
+        (None, 300..=399) => "the SIP server has moved to another address",
+        (None, _) => "the SIP server refused the registration",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_way_to_lose_a_registration_has_its_words() {
+        for (status, unanswerable, words) in [
+            (401, None, "password"),
+            (407, None, "password"),
+            (401, Some(Unanswerable::Realm), "realm"),
+            (401, Some(Unanswerable::Algorithm), "algorithm"),
+            (401, Some(Unanswerable::Digest), "no digest"),
+            (403, None, "forbids"),
+            (404, None, "does not know"),
+            (604, None, "does not know"),
+            (302, None, "moved"),
+            (606, None, "refused the registration"),
+        ] {
+            assert!(reason(status, unanswerable).contains(words), "{status} {unanswerable:?}");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! What a shard does when a use case asks.
+//!
+//! Invariant: a device's wish is looked at only after its proof was found right, in constant time.
+
+use std::time::Instant;
+
+use sip::endpoint::{CallState, Input};
+use sip::id::{BindingId, CallId, InstanceId};
+use tokio::sync::oneshot;
+
+use super::Shard;
+use crate::agent::request::{
+    CallDenied, CallRequest, Denied, FirstRegistration, InstanceStatus, LeaseExpiry, NewInstance, Principal, Request,
+    TestDenied,
+};
+use crate::agent::tables::calls::Call;
+use crate::agent::tables::instances::Row;
+use crate::agent::tables::timeline::What;
+use crate::metrics::labels::InstanceState;
+use crate::vault::{Fence, Sealed};
+
+impl Shard {
+    pub(crate) fn on_request(&mut self, command: Request) {
+        // Whoever asked may have gone: an answer that nobody takes is no error.
+        match command {
+            Request::Bind { new, first } => self.bind(*new, first),
+            Request::Stored { id, sealed, fence, reply } => {
+                let _ = reply.send(self.stored(id, sealed, fence));
+            }
+            Request::Abandon(id) => self.abandon(id),
+            Request::Release(id) => self.release(id),
+            Request::Look { id, who, reply } => {
+                let _ = reply.send(self.admit(id, &who).and_then(|()| self.status_of(id)));
+            }
+            Request::Replace { id, sealed, lease, fence, foreground, reply } => {
+                let _ = reply.send(self.replace(id, sealed, lease, fence, foreground));
+            }
+            Request::Wipe { id, who, reason, reply } => {
+                let admitted = self.admit(id, &who).map(|()| {
+                    let (waiter, done) = oneshot::channel();
+                    self.begin_wipe(id, Some(reason), Some(waiter));
+                    done
+                });
+                let _ = reply.send(admitted);
+            }
+            Request::Call { id, who, call, wish, reply } => {
+                let _ = reply.send(self.call(id, &who, call, wish));
+            }
+            Request::ExpectCall { aor, from, name, arrivals, reply } => {
+                let _ = reply.send(self.expect_call(aor, &from, name.as_deref(), &arrivals));
+            }
+            Request::Calls { id, reply } => {
+                let _ = reply.send(self.calls.all_of(id));
+            }
+            Request::Activity { id, who, reply } => {
+                let _ = reply.send(self.admit(id, &who).map(|()| self.activity_of(id)));
+            }
+            Request::Test { id, who, reply } => {
+                let admitted = self.admit(id, &who).map_err(TestDenied::Denied);
+                let _ = reply.send(admitted.and_then(|()| self.test(id)));
+            }
+            Request::List { after, limit, reply } => {
+                let ids = self.instances.ids_after(after, limit);
+                let _ = reply.send(ids.into_iter().filter_map(|id| self.status_of(id).ok()).collect());
+            }
+            Request::Adopt(new) => self.adopt(*new),
+            Request::Ids(reply) => {
+                let _ = reply.send(self.instances.ids());
+            }
+            Request::OpenCalls(reply) => {
+                let _ = reply.send(self.endpoint.open_calls());
+            }
+            Request::EndCalls(reply) => {
+                let open = self.endpoint.open_calls();
+                self.drive(Instant::now(), Input::EndCalls);
+                let _ = reply.send(open);
+            }
+        }
+    }
+
+    fn bind(&mut self, new: NewInstance, first: Option<oneshot::Sender<FirstRegistration>>) {
+        let NewInstance { id, sealed, lease, aor, fence, binding } = new;
+        if let Some(row) = self.instances.get_mut(id) {
+            row.fence = fence;
+            self.shared.upstreams.release(binding.upstream);
+            return;
+        }
+        let mut row = Row::new(sealed, binding.binding, binding.upstream, fence, lease, aor);
+        row.first = first;
+        if !binding.register {
+            row.state = InstanceState::Foreground;
+        }
+        self.shared.metrics.instance_enters(row.state);
+        self.instances.insert(id, row);
+        let shared = binding.binding;
+        self.drive(Instant::now(), Input::Bind(Box::new(binding)));
+        self.share_registration(id, shared);
+    }
+
+    /// An instance that joins devices whose binding stands is registered with them at once, when it has proven itself before.
+    fn share_registration(&mut self, id: InstanceId, binding: BindingId) {
+        let members = self.endpoint.callable_instances(binding);
+        if !members.contains(&id) || !self.endpoint.is_registered(binding) {
+            return;
+        }
+        let standing = |other: &InstanceId| {
+            let row = self.instances.get(*other).filter(|row| row.state == InstanceState::Registered)?;
+            Some((row.status, row.registered_until))
+        };
+        let Some((status, until)) = members.iter().filter(|other| **other != id).find_map(standing) else { return };
+        self.set_state(id, InstanceState::Registered);
+        if let Some(row) = self.instances.get_mut(id) {
+            (row.status, row.registered_until) = (status, until);
+        }
+    }
+
+    fn stored(&mut self, id: InstanceId, sealed: Option<Sealed>, fence: Fence) -> bool {
+        match self.instances.get_mut(id) {
+            Some(row) if row.ending.is_none() => {
+                row.fence = fence;
+                row.sealed = sealed.unwrap_or_else(|| row.sealed.clone());
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn replace(
+        &mut self,
+        id: InstanceId,
+        sealed: Sealed,
+        lease: LeaseExpiry,
+        fence: Fence,
+        foreground: Option<bool>,
+    ) -> Result<InstanceStatus, Denied> {
+        let row = self.instances.get_mut(id).filter(|row| row.ending.is_none()).ok_or(Denied::Unknown)?;
+        row.sealed = sealed;
+        row.fence = fence;
+        let (binding, is_foreground) = (row.binding, row.state == InstanceState::Foreground);
+        self.instances.set_lease(id, lease);
+        match foreground {
+            Some(true) if !is_foreground => {
+                self.set_state(id, InstanceState::Foreground);
+                self.note(id, None, What::Foreground);
+                self.next.push_back(Input::Suspend(id));
+            }
+            Some(false) if is_foreground => {
+                self.set_state(id, InstanceState::Registering);
+                self.note(id, None, What::Background);
+                self.drive(Instant::now(), Input::Resume(id));
+                self.share_registration(id, binding);
+            }
+            _ => {}
+        }
+        self.status_of(id)
+    }
+
+    fn call(&mut self, id: InstanceId, who: &Principal, call: CallId, wish: CallRequest) -> Result<Call, CallDenied> {
+        self.admit(id, who).map_err(CallDenied::Denied)?;
+        let known = *self.calls.of(id, call).ok_or(CallDenied::UnknownCall)?;
+        if let Some(call) = self.calls.get_mut(call, id) {
+            call.sign = true;
+        }
+        match wish {
+            CallRequest::Look => {}
+            CallRequest::Decline if known.state == CallState::Declined => {}
+            _ if known.state.is_final() => return Err(CallDenied::Over(known.state)),
+            CallRequest::Ring => self.drive(Instant::now(), Input::Ring { call, instance: id }),
+            CallRequest::Decline => self.drive(Instant::now(), Input::Decline(call)),
+        }
+        Ok(*self.calls.of(id, call).unwrap_or(&known))
+    }
+
+    fn admit(&self, id: InstanceId, who: &Principal) -> Result<(), Denied> {
+        match who {
+            Principal::Relay if self.instances.get(id).is_some() => Ok(()),
+            Principal::Relay => Err(Denied::Unknown),
+            Principal::Device(shown) => match self.with_record(id, |record| record.secret == *shown) {
+                None => Err(Denied::Unknown),
+                Some(false) => Err(Denied::Forbidden),
+                Some(true) => Ok(()),
+            },
+        }
+    }
+
+    fn status_of(&self, id: InstanceId) -> Result<InstanceStatus, Denied> {
+        let row = self.instances.get(id).ok_or(Denied::Unknown)?;
+        let registered = row.state == InstanceState::Registered;
+        Ok(InstanceStatus {
+            id,
+            sealed: row.sealed.clone(),
+            fence: row.fence,
+            state: row.state,
+            status: Some(row.status).filter(|status| *status != 0),
+            registered_until: if registered { row.registered_until } else { 0 },
+            expires_at: row.expires_at(),
+            mailbox: row.activity.as_ref().and_then(|activity| activity.mailbox.clone()),
+        })
+    }
+}

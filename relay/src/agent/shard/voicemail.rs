@@ -1,0 +1,41 @@
+//! The state of a mailbox, as its SIP server notifies it (RFC 3842).
+//!
+//! Invariant: a push goes out only when the state has changed; an empty mailbox is what nothing known means.
+
+use sip::endpoint::Mailbox;
+use sip::id::InstanceId;
+
+use super::Shard;
+use super::alerts::{AlertContent, KEPT_ALERT_LIFE_S};
+use crate::agent::tables::timeline::What;
+use crate::metrics::labels::MailboxNotice;
+use crate::push::Event;
+
+impl Shard {
+    /// The SIP server says how the mailbox stands.
+    pub(crate) fn on_mailbox(&mut self, instance: InstanceId, mailbox: Box<Mailbox>) {
+        let known = self.instances.get(instance).and_then(|row| row.activity.as_ref()?.mailbox.as_deref());
+        let holds = mailbox.waiting || mailbox.new.is_some_and(|new| new > 0);
+        let changed = known.map_or(holds, |known| *known != *mailbox);
+        self.shared.metrics.mailbox(if changed { MailboxNotice::Changed } else { MailboxNotice::Unchanged });
+        if known.is_none() && !changed && mailbox.old.unwrap_or(0) == 0 {
+            // An empty mailbox is what nothing known means.
+            return;
+        }
+        let Mailbox { waiting, new, old, urgent, ref account } = *mailbox;
+        let account = account.clone();
+        let Some(activity) = self.activity(instance) else { return };
+        activity.mailbox = Some(mailbox);
+        if !changed {
+            return;
+        }
+        self.note(instance, None, What::Voicemail { new, old });
+        let mut extra = vec![("waiting", waiting.into())];
+        extra.extend(new.map(|new| ("new", new.into())));
+        extra.extend(old.map(|old| ("old", old.into())));
+        extra.extend(urgent.map(|urgent| ("urgent", urgent.into())));
+        extra.extend(account.map(|account| ("account", serde_json::Value::from(&*account))));
+        let content = AlertContent { extra, ..AlertContent::default() };
+        self.send_alert(instance, Event::Voicemail, KEPT_ALERT_LIFE_S, content, |wake_for| wake_for.voicemail);
+    }
+}

@@ -1,0 +1,139 @@
+//! The end of an instance: unregister, erase, forget. An instance whose binding stands on for other devices of the account
+//! leaves it, and nothing is unregistered.
+//!
+//! ```text
+//! begin_wipe ──┬── Unbind ─────────────── Unbound ──┐
+//!              └── erase (a task) ─────── Erased ───┴── finish: the row is dropped, the receipt's facts are told
+//! ```
+//!
+//! The sealed record stays in the row until the SIP server has answered or [`UNREGISTER_DEADLINE`] is over, because a
+//! challenge to the unregistration needs it; the store forgets it at once.
+//!
+//! Invariant: whatever begins a wipe ends it: nothing is waited for longer than its deadline. A store that is away is
+//! asked again by `erasures`, and the row does not wait for that.
+
+use std::time::{Duration, Instant};
+
+use sip::endpoint::Input;
+use sip::id::InstanceId;
+use tokio::sync::oneshot;
+
+use super::Shard;
+use crate::agent::ShardInput;
+use crate::agent::erasures;
+use crate::agent::request::WipeDone;
+use crate::agent::tables::instances::Ending;
+use crate::clock::{DAY_S, unix_now};
+use crate::metrics::labels::{InstanceState, RegistrationOutcome, WipeReason};
+use crate::push::Event;
+
+/// How long a SIP server may take to confirm an unregistration.
+const UNREGISTER_DEADLINE: Duration = Duration::from_secs(3);
+/// How long it is worth telling that a lease has ended, in seconds: phones are off at night.
+const END_LIFE_S: u64 = DAY_S;
+
+impl Shard {
+    /// Begins the end of an instance, or joins the one that has begun. `reason`: `None` when it never was stored here.
+    pub(crate) fn begin_wipe(
+        &mut self,
+        id: InstanceId,
+        reason: Option<WipeReason>,
+        waiter: Option<oneshot::Sender<WipeDone>>,
+    ) {
+        let Some(row) = self.instances.get_mut(id) else { return };
+        if let Some(ending) = &mut row.ending {
+            // What never was stored here has no receipt: its waiter hears that nobody is there.
+            ending.waiters.extend(waiter.filter(|_| ending.reason.is_some()));
+            return;
+        }
+        let erased = reason.is_none();
+        let ending = Ending { reason, unbound: None, erased, waiters: waiter.into_iter().collect() };
+        row.ending = Some(Box::new(ending));
+        let (status, unanswerable) = (row.status, row.unanswerable);
+        match reason {
+            Some(WipeReason::RefusedUpstream) => self.tell_registration_lost(id, status, unanswerable),
+            Some(WipeReason::Expired) => self.tell_user(Event::Expired, id, END_LIFE_S, Vec::new()),
+            _ => {}
+        }
+        self.set_state(id, InstanceState::Ending);
+        self.forget_activity(id);
+        if !erased {
+            self.erase(id);
+        }
+        self.next.push_back(Input::Unbind { instance: id, deadline: UNREGISTER_DEADLINE });
+    }
+
+    /// Unregisters and forgets an instance that was never stored.
+    pub(crate) fn abandon(&mut self, id: InstanceId) {
+        self.begin_wipe(id, None, None);
+    }
+
+    /// Forgets an instance that another node has taken over.
+    pub(crate) fn release(&mut self, id: InstanceId) {
+        let Some(row) = self.instances.get_mut(id).filter(|row| row.ending.is_none()) else { return };
+        row.ending = Some(Box::new(Ending { reason: None, unbound: None, erased: true, waiters: Vec::new() }));
+        self.set_state(id, InstanceState::Ending);
+        self.forget_activity(id);
+        self.next.push_back(Input::Release(id));
+    }
+
+    /// Its lease is over.
+    pub(crate) fn expire(&mut self, id: InstanceId) {
+        self.begin_wipe(id, Some(WipeReason::Expired), None);
+        self.settle(Instant::now());
+    }
+
+    pub(crate) fn on_unbound(&mut self, id: InstanceId, confirmed: bool, shared: bool) {
+        // What stands on for other devices was not unregistered.
+        if !shared {
+            let outcome = if confirmed { RegistrationOutcome::Unregistered } else { RegistrationOutcome::TimedOut };
+            self.shared.metrics.registration(outcome);
+        }
+        if let Some(ending) = self.instances.get_mut(id).and_then(|row| row.ending.as_mut()) {
+            ending.unbound = Some(confirmed);
+        }
+        self.finish(id);
+    }
+
+    pub(crate) fn on_erased(&mut self, id: InstanceId) {
+        if let Some(ending) = self.instances.get_mut(id).and_then(|row| row.ending.as_mut()) {
+            ending.erased = true;
+        }
+        self.finish(id);
+    }
+
+    /// Has the store erase the record; once now, and again and again when it is away.
+    fn erase(&self, id: InstanceId) {
+        let Some(lookup) = self.with_record(id, |record| self.shared.vault.lookup_of(record)) else {
+            // Its key is gone, and with it every way to read what the store holds until the TTL.
+            self.shared.shards.offer(self.index, ShardInput::Erased(id));
+            return;
+        };
+        let (shared, shard) = (self.shared.clone(), self.index);
+        tokio::spawn(async move {
+            if !erasures::erase(&shared.vault, &shared.metrics, id, &lookup).await {
+                shared.erasures.later(id, lookup);
+            }
+            shared.shards.send(shard, ShardInput::Erased(id)).await;
+        });
+    }
+
+    /// Drops the row when both sides have let go.
+    fn finish(&mut self, id: InstanceId) {
+        let Some(ending) = self.instances.get(id).and_then(|row| row.ending.as_ref()) else { return };
+        let Some(unregistered) = ending.unbound.filter(|_| ending.erased) else { return };
+        let Some(row) = self.instances.remove(id) else { return };
+        if self.attached.remove(&id) {
+            self.shared.metrics.edge_flows(-1);
+        }
+        self.shared.metrics.instance_leaves(row.state);
+        self.shared.upstreams.release(row.upstream);
+        if let Some(Ending { reason: Some(reason), waiters, .. }) = row.ending.map(|ending| *ending) {
+            self.shared.metrics.wipe(reason);
+            tracing::info!(instance = %id, reason = ?reason, unregistered, "wiped");
+            for waiter in waiters {
+                let _ = waiter.send(WipeDone { wiped_at: unix_now(), reason, unregistered });
+            }
+        }
+    }
+}

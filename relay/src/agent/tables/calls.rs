@@ -1,0 +1,140 @@
+//! The calls that a shard has told devices of, so that a device that wakes late can ask how they stand.
+//!
+//! Invariant: a call is known to each of its devices until [`KEPT`] after its deadline, and never more than [`CALLS`] at once: at the limit the
+//! oldest is forgotten. Nothing here tells who called.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use sip::endpoint::CallState;
+use sip::id::{CallId, InstanceId};
+
+use crate::vault::record::Provider;
+
+/// How long a call's state can be asked after its deadline.
+const KEPT: Duration = Duration::from_secs(60);
+/// Calls known to one shard, each counted for each of its devices.
+const CALLS: usize = 50_000;
+
+/// What is known of one call for one of its devices.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// How it stands.
+    pub state: CallState,
+    /// When the relay gives up waiting, in seconds since 1970.
+    pub deadline: u64,
+    /// The service that was asked to wake the device, if one was.
+    pub pushed: Option<Provider>,
+    /// It waits for its device, and counts in the metric of held calls.
+    pub waiting: bool,
+    /// The push could not be delivered.
+    pub unreachable: bool,
+    /// The device has shown since it was pushed that it lives: it came, rang, declined or asked how the call stands.
+    pub sign: bool,
+}
+
+type Key = (CallId, InstanceId);
+
+/// The calls of one shard.
+#[derive(Default)]
+pub(crate) struct Calls {
+    known: BTreeMap<Key, Call>,
+    /// Roughly by age, each with the moment (seconds since 1970) to look whether to forget it.
+    order: VecDeque<(u64, Key)>,
+}
+
+impl Calls {
+    /// Remembers a call of a device, or what is new of one that is known.
+    pub(crate) fn remember(&mut self, id: CallId, instance: InstanceId, call: Call) {
+        let key = (id, instance);
+        if self.known.insert(key, call).is_none() {
+            self.order.push_back((call.deadline.saturating_add(KEPT.as_secs()), key));
+        }
+        if self.order.len() > CALLS
+            && let Some((_, oldest)) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
+
+    /// What is known of a call of this instance.
+    pub(crate) fn get_mut(&mut self, id: CallId, instance: InstanceId) -> Option<&mut Call> {
+        self.known.get_mut(&(id, instance))
+    }
+
+    /// A call of this instance.
+    pub(crate) fn of(&self, instance: InstanceId, id: CallId) -> Option<&Call> {
+        self.known.get(&(id, instance))
+    }
+
+    /// All calls of this instance, by id.
+    pub(crate) fn all_of(&self, instance: InstanceId) -> Vec<(CallId, Call)> {
+        let theirs = self.known.iter().filter(|((_, of), _)| *of == instance);
+        theirs.map(|((id, _), call)| (*id, *call)).collect()
+    }
+
+    /// Whether a call waits for one of its devices.
+    pub(crate) fn is_waiting(&self, id: CallId) -> bool {
+        self.devices_of(id).any(|call| call.waiting)
+    }
+
+    /// Whether no push reached any device of a call.
+    pub(crate) fn are_unreachable(&self, id: CallId) -> bool {
+        let mut devices = self.devices_of(id).peekable();
+        devices.peek().is_some() && devices.all(|call| call.unreachable)
+    }
+
+    /// Forgets what is over, at `now` in seconds since 1970.
+    pub(crate) fn forget_old(&mut self, now: u64) {
+        while let Some(&(until, key)) = self.order.front()
+            && until <= now
+        {
+            self.order.pop_front();
+            // A device came, and rings: then the deadline has moved.
+            let moved = self.known.get(&key).map(|call| call.deadline.saturating_add(KEPT.as_secs()));
+            match moved.filter(|until| *until > now) {
+                Some(until) => self.order.push_back((until, key)),
+                None => drop(self.known.remove(&key)),
+            }
+        }
+    }
+
+    fn devices_of(&self, id: CallId) -> impl Iterator<Item = &Call> {
+        let (first, last) = (InstanceId::from_bytes([0; 16]), InstanceId::from_bytes([0xff; 16]));
+        self.known.range((id, first)..=(id, last)).map(|(_, call)| call)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sip::id::ShardTag;
+
+    use super::*;
+
+    fn call(deadline: u64) -> Call {
+        Call { state: CallState::Waking, deadline, pushed: None, waiting: true, unreachable: false, sign: false }
+    }
+
+    #[test]
+    fn a_call_can_be_asked_until_a_minute_after_its_deadline_and_by_its_own_instance() {
+        let (mine, other) = (InstanceId::new(1 << 16, ShardTag(0)), InstanceId::new(2 << 16, ShardTag(0)));
+        let id = CallId::new(3 << 16, ShardTag(0));
+        let mut calls = Calls::default();
+        calls.remember(id, mine, call(1_000));
+        calls.forget_old(1_059);
+        assert!(calls.of(mine, id).is_some() && calls.of(other, id).is_none());
+        calls.forget_old(1_060);
+        assert!(calls.of(mine, id).is_none());
+    }
+
+    #[test]
+    fn the_number_of_calls_known_is_bounded() {
+        let instance = InstanceId::new(1 << 16, ShardTag(0));
+        let mut calls = Calls::default();
+        for number in 0..CALLS as u128 + 10 {
+            calls.remember(CallId::new(number << 16, ShardTag(0)), instance, call(1_000));
+        }
+        assert_eq!(calls.known.len(), CALLS);
+        assert!(calls.of(instance, CallId::new(0, ShardTag(0))).is_none(), "the oldest went first");
+    }
+}

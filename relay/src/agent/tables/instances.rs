@@ -1,0 +1,271 @@
+//! The instances of one shard: a row for each, and when they end. Which of them share a binding is known to the endpoint.
+//!
+//! Invariant: a row holds its record in the sealed form alone. The indexes agree: each row is found by its instance,
+//! by its account's keyed name and by the next moment of its lease (a reminder, or the end).
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use sip::id::{BindingId, InstanceId, UpstreamId};
+use tokio::sync::oneshot;
+
+use super::lease::{self, LeaseExpiry};
+use super::timeline::Activity;
+use crate::agent::digest::Unanswerable;
+use crate::metrics::labels::{InstanceState, WipeReason};
+use crate::vault::record::Reminder;
+use crate::vault::{AorKey, Fence, Sealed};
+
+/// One push instance.
+pub(crate) struct Row {
+    /// Everything that is known of it.
+    pub sealed: Sealed,
+    /// The user of its Contact, which it may share with other instances.
+    pub binding: BindingId,
+    /// What its record is put with.
+    pub fence: Fence,
+    /// When it ends, in seconds since 1970.
+    expires_at: u64,
+    /// The last reminder of its end.
+    reminded: Option<Reminder>,
+    /// Under which name its account is found.
+    aor: AorKey,
+    /// When its registration was accepted last, in seconds since 1970; 0: never.
+    pub registered_at: u32,
+    /// Until when its registration stands, in seconds since 1970.
+    pub registered_until: u64,
+    /// Where its requests go.
+    pub upstream: UpstreamId,
+    /// The SIP status of the last answer; 0 before the first.
+    pub status: u16,
+    /// How it stands, as the metrics count it.
+    pub state: InstanceState,
+    /// Why its credentials did not fit the last challenge.
+    pub unanswerable: Option<Unanswerable>,
+    /// Whether its credentials were asked for since it was registered last, in a way that this relay knows.
+    pub asked: bool,
+    /// Those who wait for the outcome of the first registration.
+    pub first: Option<oneshot::Sender<FirstRegistration>>,
+    /// Its end, once that has begun.
+    pub ending: Option<Box<Ending>>,
+    /// Its timeline and what comes beside calls, once there is any.
+    pub activity: Option<Box<Activity>>,
+}
+
+/// An instance that is being unregistered and erased.
+pub(crate) struct Ending {
+    /// Why; `None`: it never was one (its first registration was refused, or it belongs to another node).
+    pub reason: Option<WipeReason>,
+    /// What the SIP server said, once the endpoint has let go.
+    pub unbound: Option<bool>,
+    /// The store has been asked to erase it.
+    pub erased: bool,
+    /// Those who wait for the end.
+    pub waiters: Vec<oneshot::Sender<WipeDone>>,
+}
+
+/// How a first registration went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstRegistration {
+    /// The SIP server accepted it for this long.
+    Registered {
+        /// The lifetime that was granted.
+        expires: Duration,
+    },
+    /// The SIP server refused it for good; the instance is forgotten.
+    Refused {
+        /// Its status.
+        status: u16,
+        /// Why there was no answer to its challenge, if that was it.
+        unanswerable: Option<Unanswerable>,
+    },
+    /// It failed and will be tried again.
+    Failed {
+        /// The status, if there was an answer.
+        status: Option<u16>,
+    },
+}
+
+/// A wipe is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WipeDone {
+    /// When, in seconds since 1970.
+    pub wiped_at: u64,
+    /// Why.
+    pub reason: WipeReason,
+    /// Whether the SIP server confirmed.
+    pub unregistered: bool,
+}
+
+impl Row {
+    /// A row that is about to be bound.
+    pub(crate) fn new(
+        sealed: Sealed,
+        binding: BindingId,
+        upstream: UpstreamId,
+        fence: Fence,
+        lease: LeaseExpiry,
+        aor: AorKey,
+    ) -> Self {
+        let state = InstanceState::Registering;
+        Self {
+            sealed,
+            binding,
+            fence,
+            expires_at: lease.expires_at,
+            reminded: lease.reminded,
+            aor,
+            registered_at: 0,
+            registered_until: 0,
+            upstream,
+            status: 0,
+            state,
+            unanswerable: None,
+            asked: false,
+            first: None,
+            ending: None,
+            activity: None,
+        }
+    }
+
+    /// When it ends, in seconds since 1970.
+    pub(crate) fn expires_at(&self) -> u64 {
+        self.expires_at
+    }
+
+    fn next_moment(&self) -> u64 {
+        lease::next(self.expires_at, self.reminded)
+    }
+}
+
+/// What falls due in the life of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// This reminder is to be sent; it counts as sent from now on.
+    Reminder(Reminder),
+    /// It has ended.
+    End,
+}
+
+/// All instances of one shard.
+#[derive(Default)]
+pub(crate) struct Instances {
+    rows: HashMap<InstanceId, Row>,
+    moments: BTreeSet<(u64, InstanceId)>,
+    accounts: BTreeSet<(AorKey, InstanceId)>,
+}
+
+impl Instances {
+    pub(crate) fn insert(&mut self, id: InstanceId, row: Row) {
+        self.moments.insert((row.next_moment(), id));
+        self.accounts.insert((row.aor, id));
+        self.rows.insert(id, row);
+    }
+
+    pub(crate) fn remove(&mut self, id: InstanceId) -> Option<Row> {
+        let row = self.rows.remove(&id)?;
+        self.moments.remove(&(row.next_moment(), id));
+        self.accounts.remove(&(row.aor, id));
+        Some(row)
+    }
+
+    pub(crate) fn get(&self, id: InstanceId) -> Option<&Row> {
+        self.rows.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: InstanceId) -> Option<&mut Row> {
+        self.rows.get_mut(&id)
+    }
+
+    /// The instances of an account, in order.
+    pub(crate) fn of_account(&self, aor: AorKey) -> Vec<InstanceId> {
+        let from = (aor, InstanceId::from_bytes([0; 16]));
+        self.accounts.range(from..).take_while(|(other, _)| *other == aor).map(|(_, id)| *id).collect()
+    }
+
+    /// Moves an instance's end.
+    pub(crate) fn set_lease(&mut self, id: InstanceId, lease: LeaseExpiry) {
+        if let Some(row) = self.rows.get_mut(&id) {
+            self.moments.remove(&(row.next_moment(), id));
+            row.expires_at = lease.expires_at;
+            row.reminded = lease.reminded;
+            self.moments.insert((row.next_moment(), id));
+        }
+    }
+
+    /// When the next reminder is due or the next instance ends, in seconds since 1970.
+    pub(crate) fn next_moment(&self) -> Option<u64> {
+        self.moments.first().map(|(moment, _)| *moment)
+    }
+
+    /// What is due at `now`, once: an end leaves the order, so that it is not found again.
+    pub(crate) fn pop_due(&mut self, now: u64) -> Option<(InstanceId, Due)> {
+        let (moment, id) = *self.moments.first()?;
+        if moment > now {
+            return None;
+        }
+        self.moments.remove(&(moment, id));
+        let Some(row) = self.rows.get_mut(&id).filter(|row| row.expires_at > now) else { return Some((id, Due::End)) };
+        let reminder = lease::due(row.expires_at, row.reminded, now)?;
+        row.reminded = Some(reminder);
+        self.moments.insert((row.next_moment(), id));
+        Some((id, Due::Reminder(reminder)))
+    }
+
+    /// All ids, in order.
+    pub(crate) fn ids(&self) -> Vec<InstanceId> {
+        let mut ids: Vec<_> = self.rows.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// At most `limit` ids behind `after`, in order.
+    pub(crate) fn ids_after(&self, after: Option<InstanceId>, limit: usize) -> Vec<InstanceId> {
+        let mut ids: Vec<_> = self.rows.keys().copied().filter(|id| after.is_none_or(|after| *id > after)).collect();
+        if ids.len() > limit {
+            ids.select_nth_unstable(limit);
+            ids.truncate(limit);
+        }
+        ids.sort_unstable();
+        ids
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sip::id::ShardTag;
+
+    use super::*;
+    use crate::secret::InstanceSecret;
+
+    const END: u64 = 1_795_000_000;
+
+    fn instances(lease: LeaseExpiry) -> (Instances, InstanceId) {
+        let (id, binding) = (InstanceId::new(1 << 16, ShardTag(0)), BindingId::new(2 << 16, ShardTag(0)));
+        let mut instances = Instances::default();
+        let sealed = Sealed::from_bytes(InstanceSecret::new("not opened here").expose().as_bytes().to_vec());
+        instances.insert(id, Row::new(sealed, binding, UpstreamId(1), Fence::NEW, lease, AorKey::FIRST));
+        (instances, id)
+    }
+
+    #[test]
+    fn a_clock_that_jumps_over_the_whole_lease_ends_it_without_a_reminder() {
+        let (mut instances, id) = instances(LeaseExpiry { expires_at: END, reminded: None });
+        assert_eq!(instances.pop_due(END - 90_000), None);
+        assert_eq!(instances.pop_due(END), Some((id, Due::End)));
+        assert_eq!(instances.pop_due(END), None, "an end is told once");
+        assert!(instances.remove(id).is_some());
+    }
+
+    #[test]
+    fn a_renewed_lease_reminds_before_its_new_end_and_not_before_its_old_one() {
+        let (mut instances, id) = instances(LeaseExpiry { expires_at: END, reminded: None });
+        assert_eq!(instances.pop_due(END - 86_400), Some((id, Due::Reminder(Reminder::Renew))));
+        assert_eq!(instances.pop_due(END - 50_000), None, "once");
+        instances.set_lease(id, LeaseExpiry { expires_at: END + 259_200, reminded: None });
+        assert_eq!(instances.pop_due(END), None);
+        assert_eq!(instances.next_moment(), Some(END + 259_200 - 86_400));
+        assert_eq!(instances.pop_due(END + 259_200 - 3_000), Some((id, Due::Reminder(Reminder::VerySoon))));
+        assert_eq!(instances.pop_due(END + 259_200), Some((id, Due::End)));
+    }
+}

@@ -1,0 +1,15 @@
+//! What a shard remembers.
+//!
+//! | table | rows |
+//! | --- | --- |
+//! | [`instances`] | push instances: the sealed record, the state, the next moment of the lease |
+//! | [`calls`] | calls that devices were told of, so that a device that wakes late can ask |
+//! | [`timeline`] | what happened to an instance, step by step |
+//! | [`lease`] | when a lease's user is reminded |
+//!
+//! Invariant: a table reads no clock and sends nothing; each states its own limit.
+
+pub(crate) mod calls;
+pub(crate) mod instances;
+pub(crate) mod lease;
+pub(crate) mod timeline;

@@ -1,0 +1,202 @@
+//! What happened to an instance, step by step, for its own device to read.
+//!
+//! It lives in the memory of the shard alone: a restart forgets it, and a wipe does at once. An instance to which nothing
+//! happens but that its registration stands has no timeline, only a pointer to none.
+//!
+//! Invariant: a step tells what and when and of which call, never who called or wrote, and no secret. An instance has at
+//! most [`STEPS_MAX`] steps, a shard at most [`STEPS_OF_SHARD`]; at a limit the instance's oldest is forgotten.
+
+use std::collections::VecDeque;
+
+use sip::endpoint::{CallState, Mailbox};
+use sip::id::CallId;
+
+use crate::metrics::labels::{MessageOutcome, PushOutcome, PushProvider};
+use crate::push;
+
+/// Steps that are known of one instance.
+pub const STEPS_MAX: usize = 256;
+/// Steps that are known of all instances of one shard: 40 MB.
+pub const STEPS_OF_SHARD: usize = 500_000;
+
+/// One step, or the same one several times in a row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// When it happened first, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// When it happened last.
+    pub last_ms: u64,
+    /// How often it happened; at least 1.
+    pub count: u32,
+    /// The call that it happened to.
+    pub call: Option<CallId>,
+    /// What happened.
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum What {
+    /// The SIP server accepted the registration, or its refresh.
+    Registered,
+    /// The registration failed and is tried again.
+    RegistrationRetry {
+        /// The status, if there was an answer.
+        status: Option<u16>,
+        /// When, in seconds.
+        after_s: u32,
+    },
+    /// The app registers by itself from now on; the relay unregisters.
+    Foreground,
+    /// The relay registers from now on.
+    Background,
+    /// A call came.
+    Invite,
+    /// A push was handed to its service.
+    PushSent {
+        /// Its event.
+        event: push::Event,
+        /// The service.
+        provider: PushProvider,
+    },
+    /// The service has spoken, or could not be reached.
+    PushEnded {
+        /// Its event.
+        event: push::Event,
+        /// How it ended.
+        outcome: PushOutcome,
+        /// The service's own word for a refusal.
+        reason: Option<&'static str>,
+    },
+    /// The device came to the edge.
+    DeviceAttached {
+        /// For a call: milliseconds after it came.
+        after_ms: Option<u32>,
+    },
+    /// It left.
+    DeviceDetached,
+    /// The caller hears ringing.
+    Ringing,
+    /// The call ended.
+    CallEnded(CallState),
+    /// A message came.
+    Message {
+        /// What became of it.
+        outcome: MessageOutcome,
+    },
+    /// The mailbox changed.
+    Voicemail {
+        /// Messages not heard yet, where the server tells.
+        new: Option<u32>,
+        /// Messages heard.
+        old: Option<u32>,
+    },
+}
+
+/// An instance's steps, and what else is known of it that comes beside calls.
+#[derive(Debug, Default)]
+pub(crate) struct Activity {
+    steps: VecDeque<Step>,
+    /// How the mailbox stands, as the SIP server last told.
+    pub mailbox: Option<Box<Mailbox>>,
+    /// Test pushes that may be asked for, and when they were counted, in seconds since 1970.
+    pub tests: Option<(u8, u64)>,
+    /// Alert pushes that are under way; they end with the instance.
+    pub alerts: tokio::task::JoinSet<()>,
+}
+
+impl Activity {
+    /// The steps, oldest first.
+    pub(crate) fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.steps.iter()
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Adds a step; `room`: whether the shard has any for one more. By how many steps there are more now.
+    pub(crate) fn note(&mut self, at_ms: u64, call: Option<CallId>, what: What, room: bool) -> usize {
+        // A refresh follows the registration that it refreshes, whatever happened between them.
+        let same = match what {
+            What::Registered => self.steps.iter_mut().rev().find(|step| step.what.is_registration()),
+            _ => self.steps.back_mut(),
+        };
+        if let Some(step) = same.filter(|step| step.what == what && step.call == call) {
+            step.count = step.count.saturating_add(1);
+            step.last_ms = at_ms;
+            return 0;
+        }
+        let before = self.steps.len();
+        if before >= STEPS_MAX || !room {
+            self.steps.pop_front();
+        }
+        self.steps.push_back(Step { at_ms, last_ms: at_ms, count: 1, call, what });
+        self.steps.len().saturating_sub(before)
+    }
+}
+
+impl What {
+    fn is_registration(self) -> bool {
+        matches!(self, Self::Registered | Self::RegistrationRetry { .. } | Self::Foreground | Self::Background)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sip::id::ShardTag;
+
+    use super::*;
+
+    #[test]
+    fn refreshes_are_one_step_with_a_count_until_one_fails() {
+        let mut activity = Activity::default();
+        let retry = What::RegistrationRetry { status: Some(503), after_s: 30 };
+        let told =
+            [What::Registered, What::DeviceDetached, What::Registered, What::Registered, retry, What::Registered];
+        for (at, what) in told.into_iter().enumerate() {
+            activity.note(at as u64, None, what, true);
+        }
+        let steps: Vec<_> = activity.steps().map(|step| (step.what, step.at_ms, step.last_ms, step.count)).collect();
+        assert_eq!(
+            steps,
+            [
+                (What::Registered, 0, 3, 3),
+                (What::DeviceDetached, 1, 1, 1),
+                (retry, 4, 4, 1),
+                (What::Registered, 5, 5, 1)
+            ]
+        );
+    }
+
+    #[test]
+    fn steps_of_two_calls_are_never_one() {
+        let mut activity = Activity::default();
+        let call = |number: u128| Some(CallId::new(number << 16, ShardTag(0)));
+        assert_eq!(activity.note(1, call(1), What::Invite, true), 1);
+        assert_eq!(activity.note(2, call(2), What::Invite, true), 1);
+        assert_eq!(activity.note(3, call(2), What::Invite, true), 0);
+        assert_eq!(activity.len(), 2);
+    }
+
+    #[test]
+    fn the_oldest_is_forgotten_at_either_limit() {
+        let mut activity = Activity::default();
+        let step = |at: usize| What::RegistrationRetry { status: None, after_s: at as u32 };
+        let added: usize = (0..STEPS_MAX + 10).map(|at| activity.note(at as u64, None, step(at), true)).sum();
+        assert_eq!((added, activity.len()), (STEPS_MAX, STEPS_MAX));
+        assert_eq!(activity.steps().next().map(|step| step.at_ms), Some(10));
+        let mut activity = Activity::default();
+        activity.note(1, None, What::Foreground, true);
+        assert_eq!(activity.note(2, None, What::Background, false), 0, "the shard has no room");
+        assert_eq!(activity.steps().map(|step| step.what).collect::<Vec<_>>(), [What::Background]);
+        let mut first = Activity::default();
+        assert_eq!(first.note(2, None, What::Background, false), 1, "one step is always known");
+    }
+
+    #[test]
+    fn a_step_is_small() {
+        assert!(size_of::<Step>() <= 80, "{}", size_of::<Step>());
+    }
+}

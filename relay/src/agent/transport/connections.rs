@@ -1,0 +1,320 @@
+//! One stream connection: a task that reads, writes and tells the shards.
+//!
+//! A connection is cheap while it is idle: what is read lies on the stack for the moment, a [`Framing`] holds memory only
+//! for half a message, and the one task has no buffer of its own.
+//!
+//! Invariant: a shard that was sent anything from a connection is sent [`Input::Closed`] when it ends, after the last
+//! message. A connection that no shard can write on any more ends. What a peer does not read is bounded: past
+//! [`DEVICE_QUEUE`] or [`SERVER_QUEUE`] messages, or [`WRITE_PATIENCE`], the connection ends. A message that is malformed
+//! ends its connection, and never reaches a shard. A WebSocket is told why it is closed, where it still reads.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf as _, Bytes};
+use sip::endpoint::{Endpoint, Input, Side, Source, Transport};
+use sip::id::FlowId;
+use sip::message::{Frame, Limits, Message};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::timeout;
+
+use crate::agent::ShardInput;
+use crate::agent::Shards;
+use crate::agent::transport::framing::{Broken, Came, Framing};
+use crate::metrics::Metrics;
+use crate::net::websocket::{CLOSE_GOING_AWAY, CLOSE_NORMAL};
+
+/// Messages that wait for one device to read; with one more the connection ends.
+const DEVICE_QUEUE: usize = 64;
+/// Likewise for a SIP server, whose one connection carries all of its bindings.
+const SERVER_QUEUE: usize = 4_096;
+/// How long one write may take; then the connection ends.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a connection may stay without a single valid message after it was accepted.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How long a connection may stay without a byte from its peer: longer than any phone waits to refresh.
+const IDLE: Duration = Duration::from_secs(2 * 3_600);
+/// Bytes read at once, on the stack.
+const READ_BYTES: usize = 4 * 1024;
+
+/// A number that no other connection of this process has or had.
+pub(crate) fn next_flow() -> FlowId {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    FlowId::Stream(NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The way to write on a connection; cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Writer {
+    queue: mpsc::Sender<Outgoing>,
+    abort: Arc<Notify>,
+}
+
+enum Outgoing {
+    Bytes(Bytes),
+    /// As it is: a frame that carries no message.
+    Control(Bytes),
+    /// Nothing follows: close once all is written.
+    End,
+}
+
+impl Writer {
+    /// Hands bytes over; `false` when the connection has ended, or ends now because its peer does not read.
+    pub(crate) fn send(&self, bytes: Bytes) -> bool {
+        match self.queue.try_send(Outgoing::Bytes(bytes)) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                self.abort.notify_one();
+                false
+            }
+        }
+    }
+
+    /// Closes the connection once what was handed over is written.
+    pub(crate) fn close(&self) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.queue.try_send(Outgoing::End) {
+            self.abort.notify_one();
+        }
+    }
+}
+
+/// How a connection ends.
+enum Ending {
+    /// Its peer is gone, or does not read.
+    Silent,
+    /// This side ends it; a WebSocket is told the code.
+    ActivityView(u16),
+    /// Its peer has ended it, and this is the last frame.
+    Echo(Bytes),
+}
+
+/// A connection that is open and not yet served.
+pub(crate) struct Connection {
+    source: Source,
+    /// The one strong way to write, until a shard has it: a connection that no shard knows any more ends.
+    writer: Option<Writer>,
+    again: mpsc::WeakSender<Outgoing>,
+    abort: Arc<Notify>,
+    outgoing: mpsc::Receiver<Outgoing>,
+    shards: Shards,
+    metrics: Metrics,
+    limits: Limits,
+    framing: Framing,
+    /// The shards that know of this flow: one bit for each.
+    told: u128,
+    /// The shard that answers what names nobody; that of the first message.
+    home: Option<usize>,
+    /// Whether a valid message came.
+    proven: bool,
+}
+
+impl Connection {
+    /// A connection that a peer opened.
+    pub(crate) fn accepted(
+        side: Side,
+        transport: Transport,
+        peer: SocketAddr,
+        shards: Shards,
+        metrics: Metrics,
+    ) -> Self {
+        Self::new(Source { flow: next_flow(), side, transport, peer }, shards, metrics)
+    }
+
+    /// A connection toward a SIP server that `shard` asked for, and that is told of [`Self::writer`] by its dialler.
+    pub(crate) fn dialled(
+        transport: Transport,
+        peer: SocketAddr,
+        shard: usize,
+        shards: Shards,
+        metrics: Metrics,
+    ) -> Self {
+        let source = Source { flow: next_flow(), side: Side::Upstream, transport, peer };
+        Self { told: 1 << shard, home: Some(shard), proven: true, ..Self::new(source, shards, metrics) }
+    }
+
+    fn new(source: Source, shards: Shards, metrics: Metrics) -> Self {
+        let (queue, outgoing) = mpsc::channel(match source.side {
+            Side::Device => DEVICE_QUEUE,
+            Side::Upstream => SERVER_QUEUE,
+        });
+        let (again, abort, limits) = (queue.downgrade(), Arc::new(Notify::new()), Limits::default());
+        let writer = Some(Writer { queue, abort: abort.clone() });
+        let framing = match source.transport {
+            Transport::Wss => Framing::websocket(limits),
+            Transport::Tls | Transport::Tcp | Transport::Udp => Framing::stream(limits),
+        };
+        let (told, home, proven) = (0, None, false);
+        Self { source, writer, again, abort, outgoing, shards, metrics, limits, framing, told, home, proven }
+    }
+
+    /// Its name.
+    pub(crate) fn flow(&self) -> FlowId {
+        self.source.flow
+    }
+
+    /// The way to write on it; `None` when nobody has it any more.
+    pub(crate) fn writer(&mut self) -> Option<Writer> {
+        self.writer.take().or_else(|| Some(Writer { queue: self.again.upgrade()?, abort: self.abort.clone() }))
+    }
+
+    /// Serves it until either side ends it.
+    pub(crate) async fn serve(mut self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let last = match self.exchange(&mut stream).await {
+            Ending::Silent => None,
+            Ending::ActivityView(code) => self.framing.farewell(code),
+            Ending::Echo(bytes) => Some(bytes),
+        };
+        if let Some(last) = last {
+            let _ = timeout(WRITE_PATIENCE, stream.write_all(&last)).await;
+        }
+        let _ = timeout(WRITE_PATIENCE, stream.shutdown()).await;
+        drop(stream);
+        for shard in (0..self.shards.len()).filter(|shard| self.told & 1 << shard != 0) {
+            self.shards.send(shard, ShardInput::sip(Input::Closed(self.source.flow))).await;
+        }
+    }
+
+    async fn exchange(&mut self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Ending {
+        let silence = tokio::time::sleep(SILENCE);
+        tokio::pin!(silence);
+        let mut heard = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                () = self.abort.notified() => return Ending::Silent,
+                first = self.outgoing.recv() => {
+                    let Some(first) = first else { return Ending::ActivityView(CLOSE_GOING_AWAY) };
+                    if let Err(ending) = self.write(stream, first).await {
+                        return ending;
+                    }
+                }
+                read = Read { stream, framing: &mut self.framing } => {
+                    if read.is_err() {
+                        return Ending::Silent;
+                    }
+                    if let Err(ending) = self.deliver(stream).await {
+                        return ending;
+                    }
+                    heard = Instant::now();
+                }
+                () = &mut silence => {
+                    let until = heard + IDLE;
+                    if !self.proven || until <= Instant::now() {
+                        return Ending::ActivityView(CLOSE_NORMAL);
+                    }
+                    silence.as_mut().reset(until.into());
+                }
+            }
+        }
+    }
+
+    /// Writes `first` and all that waits behind it.
+    async fn write(&mut self, stream: &mut (impl AsyncWrite + Unpin), first: Outgoing) -> Result<(), Ending> {
+        let mut next = Some(first);
+        while let Some(outgoing) = next {
+            let (head, bytes) = match outgoing {
+                Outgoing::Bytes(bytes) => (self.framing.head_of(&bytes), bytes),
+                Outgoing::Control(bytes) => (Bytes::new(), bytes),
+                Outgoing::End => return Err(Ending::ActivityView(CLOSE_NORMAL)),
+            };
+            let mut whole = head.chain(bytes);
+            if !matches!(timeout(WRITE_PATIENCE, stream.write_all_buf(&mut whole)).await, Ok(Ok(()))) {
+                return Err(Ending::Silent);
+            }
+            next = self.outgoing.try_recv().ok();
+        }
+        match timeout(WRITE_PATIENCE, stream.flush()).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(Ending::Silent),
+        }
+    }
+
+    /// Hands every whole frame to its shard; an error when the stream is not to be read on.
+    async fn deliver(&mut self, stream: &mut (impl AsyncWrite + Unpin)) -> Result<(), Ending> {
+        let at = Instant::now();
+        loop {
+            let frame = match self.framing.next() {
+                Err(broken) => return Err(self.refused(broken)),
+                Ok(None) => return Ok(()),
+                Ok(Some(Came::Frame(frame))) => frame,
+                Ok(Some(Came::Control(bytes))) => {
+                    self.write(stream, Outgoing::Control(bytes)).await?;
+                    continue;
+                }
+                Ok(Some(Came::End(bytes))) => return Err(Ending::Echo(bytes)),
+            };
+            let (shard, input) = match frame {
+                Frame::Message(bytes) => {
+                    let Ok(message) = Message::parse(&bytes, &self.limits) else {
+                        return Err(self.refused(Broken::NotSip));
+                    };
+                    if !self.framing.is_whole(bytes.len(), message.head().len() + message.body().len()) {
+                        return Err(self.refused(Broken::NotSip));
+                    }
+                    self.proven = true;
+                    let tag = Endpoint::shard_of(&message).map(|tag| tag.shard(self.shards.len()));
+                    let shard = tag.unwrap_or_else(|| self.home());
+                    self.home.get_or_insert(shard);
+                    (shard, Input::Received { source: self.source, message })
+                }
+                Frame::Ping => (self.home(), Input::Ping(self.source)),
+                Frame::Pong => (self.home(), Input::Pong(self.source.flow)),
+            };
+            self.tell(shard).await;
+            self.shards.send(shard, ShardInput::Sip { at, input }).await;
+        }
+    }
+
+    fn refused(&self, broken: Broken) -> Ending {
+        self.metrics.sip_refused(broken.refusal());
+        Ending::ActivityView(broken.code())
+    }
+
+    fn home(&self) -> usize {
+        let number = if let FlowId::Stream(number) = self.source.flow { number } else { 0 };
+        self.home.unwrap_or((number % self.shards.len() as u64) as usize)
+    }
+
+    /// Lets a shard know how to write on this connection, once.
+    async fn tell(&mut self, shard: usize) {
+        if self.told & 1 << shard == 0 {
+            self.told |= 1 << shard;
+            if let Some(writer) = self.writer() {
+                let known = ShardInput::Flow { flow: self.source.flow, writer, peer: self.source.peer };
+                self.shards.send(shard, known).await;
+            }
+        }
+    }
+}
+
+/// Reads what there is; an error at the end of the stream, too.
+struct Read<'a, S> {
+    stream: &'a mut S,
+    framing: &'a mut Framing,
+}
+
+impl<S: AsyncRead + Unpin> Future for Read<'_, S> {
+    type Output = std::io::Result<()>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        // On the stack of this poll, not in the future: a connection that waits holds no buffer.
+        let mut space = [0; READ_BYTES];
+        let mut buffer = ReadBuf::new(&mut space);
+        std::task::ready!(Pin::new(&mut *this.stream).poll_read(context, &mut buffer))?;
+        if buffer.filled().is_empty() {
+            return Poll::Ready(Err(std::io::ErrorKind::UnexpectedEof.into()));
+        }
+        this.framing.push(buffer.filled());
+        // A device's bearer token or digest is not left on the stack.
+        buffer.filled_mut().fill(0);
+        std::hint::black_box(&space);
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,44 @@
+//! The upstream UDP socket: each datagram to its shard.
+//!
+//! Invariant: a datagram that is no SIP, or whose shard is behind, is dropped and counted; its sender sends it again
+//! (RFC 3261 §17). STUN goes to the shard that asked. Keep-alives of a single or double CRLF are nothing on UDP and are dropped.
+
+use std::time::Instant;
+
+use sip::endpoint::{Endpoint, Input, Side, Source, Transport};
+use sip::id::FlowId;
+use sip::message::{Limits, Message};
+
+use crate::agent::ShardInput;
+use crate::agent::Shards;
+use crate::metrics::Metrics;
+use crate::metrics::labels::SipRefusal;
+use crate::net::drain::Drain;
+use crate::net::udp::{Datagram, Udp};
+
+/// Receives until the drain is over.
+pub(crate) async fn receive(socket: Udp, shards: Shards, metrics: Metrics, end: Drain) {
+    let limits = Limits::default();
+    socket.receive(&end, |datagram| deliver(&datagram, &limits, &shards, &metrics)).await;
+}
+
+fn deliver(datagram: &Datagram, limits: &Limits, shards: &Shards, metrics: &Metrics) {
+    if datagram.bytes.iter().all(u8::is_ascii_whitespace) {
+        return;
+    }
+    let (flow, peer) = (FlowId::Datagram(datagram.peer), datagram.peer);
+    if Endpoint::is_stun(&datagram.bytes) {
+        if let Some(tag) = Endpoint::shard_of_stun(&datagram.bytes) {
+            let input = Input::Stun { flow, bytes: datagram.bytes.clone() };
+            shards.offer(tag.shard(shards.len()), ShardInput::Sip { at: Instant::now(), input });
+        }
+        return;
+    }
+    let Ok(message) = Message::parse(&datagram.bytes, limits) else {
+        metrics.sip_refused(SipRefusal::Malformed);
+        return;
+    };
+    let shard = Endpoint::shard_of(&message).map_or(0, |tag| tag.shard(shards.len()));
+    let source = Source { flow, side: Side::Upstream, transport: Transport::Udp, peer };
+    shards.offer(shard, ShardInput::Sip { at: Instant::now(), input: Input::Received { source, message } });
+}

@@ -1,0 +1,305 @@
+//! Opening flows toward SIP servers, and knowing their addresses.
+//!
+//! Invariant: every [`Output::Dial`](sip::endpoint::Output::Dial) is answered once: with a flow, or with
+//! [`Input::DialFailed`]. At most [`DIALS`] are under way; the others wait for their turn. A shard hears of an upstream's
+//! addresses before it hears of its flow. A better flow is offered ([`Input::FailbackDialled`]) once; what becomes of it is told by
+//! [`Dialler::tried`].
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use sip::endpoint::{Input, Transport};
+use sip::id::{FlowId, UpstreamId};
+use tokio::sync::Semaphore;
+
+use crate::agent::ShardInput;
+use crate::agent::Shards;
+use crate::agent::transport::connections::{Connection, Writer};
+use crate::agent::transport::targets::place_of;
+use crate::agent::transport::upstreams::{Route, Upstreams};
+use crate::metrics::Metrics;
+use crate::net::drain::Drain;
+use crate::net::resolve::{Candidate, ResolveError, Resolver};
+use crate::net::stream::Stream;
+use crate::net::tls::ClientTls;
+use crate::net::{self, dial};
+
+/// Dials under way at once.
+const DIALS: usize = 256;
+/// Names are not resolved again before this, whatever their TTL.
+const RESOLVE_AGAIN_MIN: Duration = Duration::from_secs(30);
+/// How soon names are resolved again that could not be.
+const RESOLVE_RETRY: Duration = Duration::from_secs(60);
+/// How often it is looked for names to resolve again.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Opens flows; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Dialler(Arc<Inner>);
+
+struct Inner {
+    resolver: Resolver,
+    tls: ClientTls,
+    return_after: Duration,
+    upstreams: Upstreams,
+    shards: Shards,
+    metrics: Metrics,
+    turns: Semaphore,
+    /// Streams for what is too large for a datagram, beside the UDP that reaches these servers.
+    large: Mutex<HashMap<SocketAddr, Writer>>,
+}
+
+impl Dialler {
+    pub(crate) fn new(
+        (resolver, tls): (Resolver, ClientTls),
+        return_after: Duration,
+        upstreams: Upstreams,
+        shards: Shards,
+        metrics: Metrics,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            resolver,
+            tls,
+            return_after,
+            upstreams,
+            shards,
+            metrics,
+            turns: Semaphore::new(DIALS),
+            large: Mutex::default(),
+        }))
+    }
+
+    /// What became of the better flow that a shard was offered.
+    pub(crate) fn tried(&self, shard: usize, upstream: UpstreamId, moved: bool) {
+        let (now, first) = (Instant::now(), self.0.return_after);
+        self.0.upstreams.targets(upstream, |targets| targets.tried(shard, moved, now, first));
+        tracing::info!(upstream = upstream.0, moved, "a better address of a SIP server was tried");
+    }
+
+    /// Opens a flow for a shard, in a task of its own; `avoid` has failed, and is tried last.
+    pub(crate) fn dial(&self, shard: usize, upstream: UpstreamId, avoid: Option<SocketAddr>) {
+        let it = self.0.clone();
+        tokio::spawn(async move {
+            let opened = match it.turns.acquire().await {
+                Ok(_turn) => it.open(shard, upstream, avoid).await,
+                Err(_) => false,
+            };
+            if !opened {
+                it.shards.send(shard, ShardInput::sip(Input::DialFailed(upstream))).await;
+            }
+        });
+    }
+
+    /// The addresses of an upstream's names, as far as they resolve now.
+    pub(crate) async fn addresses(&self, upstream: UpstreamId) -> Arc<[IpAddr]> {
+        let Some(route) = self.0.upstreams.route(upstream) else { return Arc::new([]) };
+        let mut addresses = Vec::new();
+        for target in std::iter::once(route.target()).chain(route.other_targets()) {
+            if let Ok(found) = self.0.resolver.resolve(&target, u64::from(upstream.0)).await {
+                addresses.extend(found.candidates.iter().map(|candidate| candidate.address.ip()));
+            }
+        }
+        addresses.into()
+    }
+
+    /// Sends a request by TCP to a server that is reached by UDP: on the stream that an earlier one opened, or on a new one.
+    /// What cannot be sent so is lost; its transaction sends it again by UDP.
+    pub(crate) fn send_large(&self, shard: usize, peer: SocketAddr, bytes: Bytes) {
+        let open = self.0.large().get(&peer).cloned();
+        if open.is_some_and(|writer| writer.send(bytes.clone())) {
+            return;
+        }
+        let it = self.0.clone();
+        tokio::spawn(async move {
+            let Ok(turn) = it.turns.acquire().await else { return };
+            let Ok(stream) = dial::tcp(peer).await else { return };
+            drop(turn);
+            let mut connection =
+                Connection::dialled(Transport::Tcp, peer, shard, it.shards.clone(), it.metrics.clone());
+            let flow = connection.flow();
+            let Some(writer) = connection.writer() else { return };
+            it.shards.send(shard, ShardInput::Flow { flow, writer: writer.clone(), peer }).await;
+            writer.send(bytes);
+            it.large().insert(peer, writer);
+            it.metrics.upstream_flows(1);
+            connection.serve(stream).await;
+            it.large().remove(&peer);
+            it.metrics.upstream_flows(-1);
+        });
+    }
+
+    /// Resolves again what is stale, until `end`.
+    pub(crate) async fn refresh(self, end: Drain) {
+        let mut ticks = tokio::time::interval(TICK);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = end.begun() => return,
+            }
+            for (upstream, route) in self.0.upstreams.take_stale(Instant::now()) {
+                let it = self.0.clone();
+                tokio::spawn(async move {
+                    let Ok(_turn) = it.turns.acquire().await else { return };
+                    match it.learn(upstream, &route).await {
+                        Ok(candidates) => it.offer_better(upstream, &route, &candidates).await,
+                        Err(error) => {
+                            tracing::info!(upstream = upstream.0, %error, "a SIP server has no address now");
+                        }
+                    }
+                });
+            }
+        }
+    }
+}
+
+impl Inner {
+    // A panic while the lock was held leaves a whole map behind: each change is one statement.
+    fn large(&self) -> MutexGuard<'_, HashMap<SocketAddr, Writer>> {
+        self.large.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn open(self: &Arc<Self>, shard: usize, upstream: UpstreamId, avoid: Option<SocketAddr>) -> bool {
+        let Some(route) = self.upstreams.route(upstream) else { return false };
+        self.upstreams.used_by(upstream, shard);
+        let candidates = match self.learn(upstream, &route).await {
+            Ok(candidates) => candidates,
+            Err(error) => {
+                tracing::info!(upstream = upstream.0, %error, "a SIP server has no address");
+                return false;
+            }
+        };
+        let (now, first) = (Instant::now(), self.return_after);
+        let ordered = self.upstreams.targets(upstream, |targets| {
+            for candidate in candidates.iter().filter(|candidate| Some(candidate.address) == avoid) {
+                targets.failed(place_of(candidate), now, first);
+            }
+            targets.in_order(candidates.clone(), now)
+        });
+        for candidate in ordered.unwrap_or_default() {
+            if let Some(stream) = self.connect(upstream, &route, candidate).await {
+                self.upstreams.targets(upstream, |targets| targets.leads(shard, candidate, Instant::now()));
+                if self.upstreams.targets(upstream, |targets| targets.is_second_best(&candidates)) == Some(true) {
+                    self.upstreams.look_by(upstream, Instant::now() + self.return_after);
+                }
+                let (flow, transport) = self.begin(shard, stream, candidate).await;
+                if avoid.is_some_and(|avoid| avoid != candidate.address) {
+                    self.shards.send(shard, ShardInput::sip(Input::UpstreamAddressChanged(upstream))).await;
+                }
+                self.shards.send(shard, ShardInput::sip(Input::Dialled { upstream, flow, transport })).await;
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Opens a flow to a better address for each shard whose flow leads to a worse one, and lets its endpoint try it.
+    async fn offer_better(&self, upstream: UpstreamId, route: &Route, candidates: &[Candidate]) {
+        for shard in 0..self.shards.len() {
+            let now = Instant::now();
+            let better = self.upstreams.targets(upstream, |targets| targets.better(shard, candidates, now)).flatten();
+            if let Some(candidate) = better
+                && let Some(stream) = self.connect(upstream, route, candidate).await
+            {
+                self.upstreams.targets(upstream, |targets| targets.tries(shard, candidate));
+                let (flow, transport) = self.begin(shard, stream, candidate).await;
+                self.shards.send(shard, ShardInput::sip(Input::FailbackDialled { upstream, flow, transport })).await;
+            }
+        }
+        if self.upstreams.targets(upstream, |targets| targets.is_second_best(candidates)) == Some(true) {
+            self.upstreams.look_by(upstream, Instant::now() + self.return_after);
+        }
+    }
+
+    /// Resolves an upstream's next hop and tells the shards that use it; the addresses to dial, best first. Its other
+    /// names follow in a task of their own: a registration does not wait for them.
+    async fn learn(self: &Arc<Self>, upstream: UpstreamId, route: &Arc<Route>) -> Result<Vec<Candidate>, ResolveError> {
+        let next_hop = self.resolver.resolve(&route.target(), u64::from(upstream.0)).await;
+        let ttl = next_hop.as_ref().map_or(RESOLVE_RETRY, |found| found.ttl).max(RESOLVE_AGAIN_MIN);
+        let (shards, others) = self.upstreams.resolved(upstream, Instant::now() + ttl);
+        let candidates = next_hop?.candidates;
+        let hop: Vec<IpAddr> = candidates.iter().map(|candidate| candidate.address.ip()).collect();
+        self.tell_addresses(upstream, shards, &hop, &others).await;
+        if route.other_targets().next().is_some() {
+            tokio::spawn(self.clone().learn_others(upstream, route.clone(), hop));
+        }
+        Ok(candidates)
+    }
+
+    async fn learn_others(self: Arc<Self>, upstream: UpstreamId, route: Arc<Route>, hop: Vec<IpAddr>) {
+        let mut others = Vec::new();
+        for target in route.other_targets() {
+            // A domain need not have an address when a registrar or a proxy is named.
+            if let Ok(found) = self.resolver.resolve(&target, u64::from(upstream.0)).await {
+                others.extend(found.candidates.iter().map(|candidate| candidate.address.ip()));
+            }
+        }
+        let others: Arc<[IpAddr]> = others.into();
+        let shards = self.upstreams.others_resolved(upstream, others.clone());
+        if !others.is_empty() {
+            self.tell_addresses(upstream, shards, &hop, &others).await;
+        }
+    }
+
+    async fn tell_addresses(&self, upstream: UpstreamId, shards: u128, hop: &[IpAddr], others: &[IpAddr]) {
+        let mut all: Vec<IpAddr> = hop.iter().chain(others).copied().collect();
+        all.sort_unstable();
+        all.dedup();
+        let addresses: Arc<[IpAddr]> = all.into();
+        for shard in (0..self.shards.len()).filter(|shard| shards & 1 << shard != 0) {
+            let input = Input::Addresses { upstream, addresses: addresses.clone() };
+            self.shards.send(shard, ShardInput::sip(input)).await;
+        }
+    }
+
+    /// The way to an address: a stream, or nothing to open for UDP. `None`: it failed, and is away for now.
+    async fn connect(&self, upstream: UpstreamId, route: &Route, candidate: Candidate) -> Option<Opened> {
+        let opened = match candidate.transport {
+            net::Transport::Udp => return Some(Opened::Udp),
+            net::Transport::Tcp => dial::tcp(candidate.address).await,
+            net::Transport::Tls => dial::tls(candidate.address, &self.tls, route.verified_domain()).await,
+        };
+        match opened {
+            Ok(stream) => Some(Opened::Stream(stream)),
+            Err(error) => {
+                tracing::info!(upstream = upstream.0, %error, "a SIP server cannot be reached");
+                let (now, first) = (Instant::now(), self.return_after);
+                self.upstreams.targets(upstream, |targets| targets.failed(place_of(&candidate), now, first));
+                None
+            }
+        }
+    }
+
+    /// Serves what was opened; the shard knows how to write on it when this returns.
+    async fn begin(&self, shard: usize, opened: Opened, candidate: Candidate) -> (FlowId, Transport) {
+        let peer = candidate.address;
+        let transport = match candidate.transport {
+            net::Transport::Udp => Transport::Udp,
+            net::Transport::Tcp => Transport::Tcp,
+            net::Transport::Tls => Transport::Tls,
+        };
+        let Opened::Stream(stream) = opened else { return (FlowId::Datagram(peer), transport) };
+        let metrics = self.metrics.clone();
+        let mut connection = Connection::dialled(transport, peer, shard, self.shards.clone(), metrics.clone());
+        let flow = connection.flow();
+        if let Some(writer) = connection.writer() {
+            self.shards.send(shard, ShardInput::Flow { flow, writer, peer }).await;
+        }
+        tokio::spawn(async move {
+            metrics.upstream_flows(1);
+            connection.serve(stream).await;
+            metrics.upstream_flows(-1);
+        });
+        (flow, transport)
+    }
+}
+
+/// A way that is open.
+enum Opened {
+    /// The relay's one socket.
+    Udp,
+    /// A connection of its own.
+    Stream(Stream),
+}

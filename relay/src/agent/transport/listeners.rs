@@ -1,0 +1,45 @@
+//! The listeners for SIP: every connection that is ready gets its task.
+//!
+//! Invariant: nothing here reads a byte; limits and handshakes are the listener's.
+
+use sip::endpoint::{Side, Transport};
+
+use crate::agent::Shards;
+use crate::agent::transport::connections::Connection;
+use crate::metrics::Metrics;
+use crate::metrics::labels;
+use crate::net::listen::{Accepted, Listener};
+
+/// Whom a listener is for.
+#[derive(Clone, Copy)]
+pub(crate) enum ListenerKind {
+    /// Devices, over TLS.
+    Edge,
+    /// Devices, over secure WebSocket.
+    Websocket,
+    /// SIP servers.
+    Upstream,
+}
+
+/// Serves what is accepted until the listener ends; connections live on.
+pub(crate) async fn serve(mut listener: Listener, kind: ListenerKind, shards: Shards, metrics: Metrics) {
+    let (side, label) = match kind {
+        ListenerKind::Edge => (Side::Device, labels::Listener::Edge),
+        ListenerKind::Websocket => (Side::Device, labels::Listener::Websocket),
+        ListenerKind::Upstream => (Side::Upstream, labels::Listener::Upstream),
+    };
+    while let Some(Accepted { stream, peer, .. }) = listener.accept().await {
+        let transport = match kind {
+            ListenerKind::Websocket => Transport::Wss,
+            ListenerKind::Edge | ListenerKind::Upstream if stream.is_tls() => Transport::Tls,
+            ListenerKind::Edge | ListenerKind::Upstream => Transport::Tcp,
+        };
+        let connection = Connection::accepted(side, transport, peer, shards.clone(), metrics.clone());
+        let metrics = metrics.clone();
+        tokio::spawn(async move {
+            metrics.connections(label, 1);
+            connection.serve(stream).await;
+            metrics.connections(label, -1);
+        });
+    }
+}

@@ -1,0 +1,20 @@
+//! The network side of the agent: connections, datagrams, dialling, and which SIP server is reached where.
+//!
+//! | room | what it is |
+//! | --- | --- |
+//! | [`connections`], [`framing`] | one stream connection, and the messages in its bytes |
+//! | [`listeners`] | what devices and SIP servers connect to |
+//! | [`datagrams`] | the upstream UDP socket |
+//! | [`dial`], [`targets`] | opening a flow to a SIP server, and which of its addresses is tried next |
+//! | [`upstreams`] | SIP servers by number |
+//!
+//! Invariant: nothing here knows an instance or a secret. What is read becomes a message for the shard that the message
+//! itself names.
+
+pub(crate) mod connections;
+pub(crate) mod datagrams;
+pub(crate) mod dial;
+pub(crate) mod framing;
+pub(crate) mod listeners;
+pub(crate) mod targets;
+pub(crate) mod upstreams;

@@ -1,0 +1,237 @@
+//! Which of a SIP server's addresses is dialled first, and when a worse one is left for a better one (RFC 3263 §4.3).
+//!
+//! | an address | is |
+//! | --- | --- |
+//! | that could not be connected to, or whose certificate was wrong | away |
+//! | that left a REGISTER without an answer, or said 503 or 430 while nobody was registered by it | away |
+//! | that did not answer when it was tried as the better one | away |
+//!
+//! One that is away is dialled only after all others, and is not tried as the better one: the first time for the setting
+//! `upstream.return_after`, twice as long each time that it fails again, up to [`AWAY_MAX`]; it starts anew once it has
+//! served for [`SETTLED`]. After that time it may be tried; it is dialled like the others again once it has answered.
+//!
+//! A flow is left for another address only when that one is better by DNS's own word: a lower rank, which is a transport or
+//! a priority, never another weight or another order of the same answer. An address that DNS has stopped naming counts as
+//! the worst after [`UNLISTED`], because some name servers name a few of many at a time.
+//!
+//! Invariant: what is remembered is bounded by [`REMEMBERED`]; the same calls give the same answers.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::net::Transport;
+use crate::net::resolve::Candidate;
+
+/// An address is left alone for at most this long.
+pub(crate) const AWAY_MAX: Duration = Duration::from_secs(3_600);
+/// What an address must have served for, so that its next failure counts as the first.
+const SETTLED: Duration = Duration::from_secs(600);
+/// How long DNS must have named others alone, until a flow to an address that it named before is left.
+const UNLISTED: Duration = Duration::from_secs(3_600);
+/// Addresses that failed, remembered for one SIP server; the one that is back soonest is forgotten first.
+const REMEMBERED: usize = 32;
+
+/// Where a flow leads.
+pub(crate) type Place = (SocketAddr, Transport);
+
+/// The addresses of one SIP server.
+#[derive(Debug, Default)]
+pub(crate) struct Targets {
+    away: BTreeMap<Place, Away>,
+    /// By shard.
+    current: BTreeMap<usize, Current>,
+    trying: BTreeMap<usize, Candidate>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Away {
+    until: Instant,
+    failures: u32,
+    /// A flow leads there again.
+    back: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Current {
+    candidate: Candidate,
+    since: Instant,
+    listed_at: Instant,
+}
+
+impl Targets {
+    /// What is to be dialled, best first; what is away comes last, the one that is back soonest before the others.
+    pub(crate) fn in_order(&self, mut candidates: Vec<Candidate>, now: Instant) -> Vec<Candidate> {
+        // Stable: the rest keeps its order.
+        candidates.sort_by_key(|candidate| {
+            let away = self.away.get(&place_of(candidate)).filter(|away| !away.back && away.until + AWAY_MAX > now);
+            away.map(|away| away.until)
+        });
+        candidates
+    }
+
+    /// It failed at `now`; away for `first` if it had not failed before.
+    pub(crate) fn failed(&mut self, place: Place, now: Instant, first: Duration) {
+        let settled = self.current.values().any(|it| place_of(&it.candidate) == place && it.since + SETTLED <= now);
+        let before = self.away.get(&place).filter(|_| !settled).map_or(0, |away| away.failures);
+        let wait = first.saturating_mul(1 << before.min(16)).min(AWAY_MAX);
+        self.away.insert(place, Away { until: now + wait, failures: before + 1, back: false });
+        while self.away.len() > REMEMBERED {
+            let soonest = self.away.iter().min_by_key(|(_, away)| away.until).map(|(place, _)| *place);
+            soonest.map(|place| self.away.remove(&place));
+        }
+    }
+
+    /// A shard's flow leads there from now on.
+    pub(crate) fn leads(&mut self, shard: usize, candidate: Candidate, now: Instant) {
+        if let Some(away) = self.away.get_mut(&place_of(&candidate)) {
+            away.back = true;
+        }
+        self.current.insert(shard, Current { candidate, since: now, listed_at: now });
+    }
+
+    /// A better address for a shard's flow, of those that DNS names now; `None` also while one is being tried.
+    pub(crate) fn better(&mut self, shard: usize, candidates: &[Candidate], now: Instant) -> Option<Candidate> {
+        let current = self.current.get_mut(&shard).filter(|_| !self.trying.contains_key(&shard))?;
+        let place = place_of(&current.candidate);
+        if let Some(listed) = candidates.iter().find(|candidate| place_of(candidate) == place) {
+            current.candidate.rank = listed.rank;
+            current.listed_at = now;
+        }
+        let (rank, unlisted) = (current.candidate.rank, current.listed_at + UNLISTED <= now);
+        candidates
+            .iter()
+            .filter(|candidate| (unlisted || candidate.rank < rank) && place_of(candidate) != place)
+            .find(|candidate| self.away_until(candidate, now).is_none())
+            .copied()
+    }
+
+    /// Whether a shard's flow leads to a worse address than the best of these.
+    pub(crate) fn is_second_best(&self, candidates: &[Candidate]) -> bool {
+        let best = candidates.iter().map(|candidate| candidate.rank).min();
+        best.is_some_and(|best| self.current.values().any(|current| current.candidate.rank > best))
+    }
+
+    /// A shard's endpoint is asked to try it.
+    pub(crate) fn tries(&mut self, shard: usize, candidate: Candidate) {
+        self.trying.insert(shard, candidate);
+    }
+
+    /// What became of it.
+    pub(crate) fn tried(&mut self, shard: usize, moved: bool, now: Instant, first: Duration) {
+        match self.trying.remove(&shard) {
+            Some(candidate) if moved => self.leads(shard, candidate, now),
+            Some(candidate) => self.failed(place_of(&candidate), now, first),
+            None => {}
+        }
+    }
+
+    fn away_until(&self, candidate: &Candidate, now: Instant) -> Option<Instant> {
+        let away = self.away.get(&place_of(candidate)).filter(|away| !away.back);
+        away.map(|away| away.until).filter(|until| *until > now)
+    }
+}
+
+/// The place of a candidate.
+pub(crate) fn place_of(candidate: &Candidate) -> Place {
+    (candidate.address, candidate.transport)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn at(last: u8, rank: u16) -> Candidate {
+        let address = SocketAddr::from(([192, 0, 2, last], 5061));
+        Candidate { address, transport: Transport::Tls, rank }
+    }
+
+    fn fails(targets: &mut Targets, candidate: Candidate, now: Instant) {
+        targets.failed(place_of(&candidate), now, MINUTE);
+    }
+
+    #[test]
+    fn what_failed_is_dialled_last_and_every_address_has_its_turn() {
+        let (now, mut targets) = (Instant::now(), Targets::default());
+        let all = vec![at(1, 0), at(2, 1), at(3, 2)];
+        let mut dialled = Vec::new();
+        for step in 0..4 {
+            let now = now + Duration::from_secs(32) * step;
+            let first = targets.in_order(all.clone(), now)[0];
+            dialled.push(first.rank);
+            targets.leads(0, first, now);
+            fails(&mut targets, first, now);
+        }
+        assert_eq!(dialled, [0, 1, 2, 0]);
+    }
+
+    #[test]
+    fn a_better_rank_draws_a_flow_back_and_an_equal_one_does_not() {
+        let (now, mut targets) = (Instant::now(), Targets::default());
+        targets.leads(0, at(3, 1), now);
+        let answer = [at(1, 0), at(2, 1), at(3, 1)];
+        assert!(targets.is_second_best(&answer));
+        assert_eq!(targets.better(0, &answer[1..], now), None, "another of the same priority");
+        assert_eq!(targets.better(1, &answer, now), None, "a shard without a flow");
+        assert_eq!(targets.better(0, &answer, now), Some(at(1, 0)));
+        targets.tries(0, at(1, 0));
+        assert_eq!(targets.better(0, &answer, now), None, "one at a time");
+        targets.tried(0, true, now, MINUTE);
+        assert!(!targets.is_second_best(&answer));
+        assert_eq!(targets.better(0, &answer, now), None);
+    }
+
+    #[test]
+    fn one_that_fails_again_and_again_is_left_alone_longer_and_longer() {
+        let (start, mut targets) = (Instant::now(), Targets::default());
+        let answer = [at(1, 0), at(2, 1)];
+        targets.leads(0, at(2, 1), start);
+        fails(&mut targets, at(1, 0), start);
+        let (mut now, mut waits) = (start, Vec::new());
+        for _ in 0..8 {
+            let before = now;
+            while targets.better(0, &answer, now).is_none() {
+                now += Duration::from_secs(1);
+            }
+            waits.push((now - before).as_secs() / 60);
+            targets.tries(0, at(1, 0));
+            targets.tried(0, false, now, MINUTE);
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        // Once it has served, it begins anew.
+        targets.leads(0, at(1, 0), now);
+        now += SETTLED;
+        fails(&mut targets, at(1, 0), now);
+        assert!(targets.away_until(&at(1, 0), now + MINUTE - Duration::from_secs(1)).is_some());
+        assert!(targets.away_until(&at(1, 0), now + MINUTE).is_none());
+    }
+
+    #[test]
+    fn a_flow_stays_where_dns_names_few_of_many_and_leaves_what_is_gone_for_long() {
+        let (mut now, mut targets) = (Instant::now(), Targets::default());
+        targets.leads(0, at(1, 0), now);
+        for round in 0..200 {
+            now += MINUTE;
+            let answer = if round % 30 == 0 { [at(1, 0)] } else { [at(2, 0)] };
+            assert_eq!(targets.better(0, &answer, now), None, "round {round}");
+        }
+        let mut minutes = 0;
+        while targets.better(0, &[at(2, 0)], now).is_none() {
+            now += MINUTE;
+            minutes += 1;
+        }
+        assert!((30..=60).contains(&minutes), "{minutes}");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let (now, mut targets) = (Instant::now(), Targets::default());
+        for last in 0..=255 {
+            fails(&mut targets, at(last, 0), now + Duration::from_secs(last.into()));
+        }
+        assert_eq!(targets.away.len(), REMEMBERED);
+        assert!(targets.away_until(&at(255, 0), now).is_some());
+    }
+}

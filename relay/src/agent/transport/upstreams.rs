@@ -1,0 +1,315 @@
+//! The SIP servers that accounts name: a number for each, and how it is reached.
+//!
+//! Invariant: bindings with the same registrar, proxy and domain share one [`UpstreamId`], so that they can share its
+//! flow; a number is never used again, and an upstream that no binding uses is forgotten.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use sip::id::UpstreamId;
+use sip::message::{Scheme, Uri};
+
+use crate::agent::transport::targets::Targets;
+use crate::net::Transport;
+use crate::net::resolve::Target;
+use crate::vault::record::Account;
+
+/// How a SIP server is reached, and which names its requests may come from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Route {
+    /// Where requests go: the outbound proxy, the registrar or the AOR's domain, whichever is named first.
+    next_hop: Hop,
+    /// Whose addresses are trusted, beside the next hop's: the registrar and the AOR's domain.
+    others: Vec<Hop>,
+    /// The Request-URI of REGISTER.
+    registrar: Box<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Hop {
+    host: Box<str>,
+    port: Option<u16>,
+    transport: Option<Transport>,
+}
+
+/// Why an account leads nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoRoute {
+    /// A URI of it is not one of SIP.
+    #[error("a URI of the account is not one of SIP")]
+    NotSip,
+    /// It names a transport that is not known.
+    #[error("a URI of the account names a transport that is not known")]
+    UnknownTransport,
+}
+
+impl Route {
+    /// The route of an account.
+    ///
+    /// # Errors
+    /// [`NoRoute`] when one of its URIs cannot be used.
+    pub fn of(account: &Account) -> Result<Self, NoRoute> {
+        Self::to(account.aor.expose(), account.registrar.as_deref(), account.outbound_proxy.as_deref())
+    }
+
+    fn to(aor: &str, registrar: Option<&str>, proxy: Option<&str>) -> Result<Self, NoRoute> {
+        let aor = Uri::parse(aor).ok_or(NoRoute::NotSip)?;
+        let mut domain = Hop::of(&aor)?;
+        // A transport parameter has no meaning in an AOR, and its port is seldom the registrar's.
+        if aor.scheme == Scheme::Sip {
+            domain.transport = None;
+        }
+        let mut hops = vec![domain];
+        for uri in [registrar, proxy].into_iter().flatten() {
+            let uri = Uri::parse(uri).ok_or(NoRoute::NotSip)?;
+            hops.push(Hop::of(&uri)?);
+        }
+        let Some(next_hop) = hops.pop() else { return Err(NoRoute::NotSip) };
+        let registrar = match registrar.and_then(Uri::parse) {
+            Some(uri) => without_user(&uri),
+            None => without_user(&aor),
+        };
+        hops.retain(|hop| *hop != next_hop);
+        Ok(Self { next_hop, others: hops, registrar })
+    }
+
+    /// The route of a registration that only passes through: its AOR, the Request-URI of its REGISTER, and the Route that
+    /// is left when the relay's own is taken off.
+    ///
+    /// # Errors
+    /// [`NoRoute`] when one of the URIs cannot be used.
+    pub fn through(aor: &str, registrar: &str, proxy: Option<&str>) -> Result<Self, NoRoute> {
+        Self::to(aor, Some(registrar), proxy)
+    }
+
+    /// The Request-URI of REGISTER.
+    pub fn registrar(&self) -> &str {
+        &self.registrar
+    }
+
+    /// What to resolve for a flow.
+    pub fn target(&self) -> Target {
+        self.next_hop.target()
+    }
+
+    /// The domain that a TLS certificate must be valid for (RFC 5922 §4).
+    pub fn verified_domain(&self) -> &str {
+        &self.next_hop.host
+    }
+
+    /// What else to resolve, to know whose requests are trusted.
+    pub fn other_targets(&self) -> impl Iterator<Item = Target> {
+        self.others.iter().map(Hop::target)
+    }
+}
+
+impl Hop {
+    fn of(uri: &Uri<'_>) -> Result<Self, NoRoute> {
+        let named = uri.transport().map(str::to_ascii_lowercase);
+        let transport = match (uri.scheme, named.as_deref()) {
+            (Scheme::Other, _) => return Err(NoRoute::NotSip),
+            // `sips:` is TLS whatever transport it runs over (RFC 3261 §26.2.2).
+            (Scheme::Sips, None | Some("tcp" | "tls")) => Some(Transport::Tls),
+            (Scheme::Sip, None) => None,
+            (Scheme::Sip, Some("tls")) => Some(Transport::Tls),
+            (Scheme::Sip, Some("tcp")) => Some(Transport::Tcp),
+            (Scheme::Sip, Some("udp")) => Some(Transport::Udp),
+            _ => return Err(NoRoute::UnknownTransport),
+        };
+        Ok(Self { host: uri.host.to_ascii_lowercase().into(), port: uri.port, transport })
+    }
+
+    fn target(&self) -> Target {
+        Target { host: self.host.clone(), port: self.port, transport: self.transport }
+    }
+}
+
+/// `sip:host:port` with the parameters but without the user (RFC 3261 §10.2).
+fn without_user(uri: &Uri<'_>) -> Box<str> {
+    let scheme = if uri.scheme == Scheme::Sips { "sips" } else { "sip" };
+    match uri.port {
+        Some(port) => format!("{scheme}:{}:{port}", uri.host).into(),
+        None => format!("{scheme}:{}", uri.host).into(),
+    }
+}
+
+/// All upstreams in use; cheap to clone.
+#[derive(Clone, Default)]
+pub struct Upstreams(Arc<Mutex<Table>>);
+
+#[derive(Default)]
+struct Table {
+    last: u32,
+    numbers: HashMap<Arc<Route>, UpstreamId>,
+    entries: HashMap<UpstreamId, Entry>,
+}
+
+struct Entry {
+    route: Arc<Route>,
+    bindings: usize,
+    /// The shards that have dialled it: one bit for each.
+    shards: u128,
+    /// Its addresses, and where flows lead.
+    targets: Targets,
+    /// When its names are to be resolved again.
+    stale_at: Option<Instant>,
+    /// The addresses of the names beside the next hop's, as they were resolved last.
+    others: Arc<[IpAddr]>,
+}
+
+impl Upstreams {
+    /// The number of a route, for one more binding.
+    pub fn acquire(&self, route: Route) -> UpstreamId {
+        let mut table = self.lock();
+        let table = &mut *table;
+        if let Some(id) = table.numbers.get(&route).copied() {
+            if let Some(entry) = table.entries.get_mut(&id) {
+                entry.bindings += 1;
+            }
+            return id;
+        }
+        table.last = table.last.wrapping_add(1);
+        let (id, route) = (UpstreamId(table.last), Arc::new(route));
+        table.numbers.insert(route.clone(), id);
+        table.entries.insert(
+            id,
+            Entry { route, bindings: 1, shards: 0, targets: Targets::default(), stale_at: None, others: Arc::new([]) },
+        );
+        id
+    }
+
+    /// One binding less.
+    pub fn release(&self, id: UpstreamId) {
+        let mut table = self.lock();
+        let Some(entry) = table.entries.get_mut(&id) else { return };
+        entry.bindings -= 1;
+        if entry.bindings == 0
+            && let Some(entry) = table.entries.remove(&id)
+        {
+            table.numbers.remove(&entry.route);
+        }
+    }
+
+    /// The route behind a number; `None` when no binding uses it any more.
+    pub(crate) fn route(&self, id: UpstreamId) -> Option<Arc<Route>> {
+        self.lock().entries.get(&id).map(|entry| entry.route.clone())
+    }
+
+    /// A shard dials it, and wants to hear of its addresses from now on.
+    pub(crate) fn used_by(&self, id: UpstreamId, shard: usize) {
+        if let Some(entry) = self.lock().entries.get_mut(&id) {
+            entry.shards |= 1 << shard;
+        }
+    }
+
+    /// Its next hop was resolved; all is to be resolved again at `stale_at`. Gives back the shards that use it, and what
+    /// is known of its other names.
+    pub(crate) fn resolved(&self, id: UpstreamId, stale_at: Instant) -> (u128, Arc<[IpAddr]>) {
+        match self.lock().entries.get_mut(&id) {
+            None => (0, Arc::new([])),
+            Some(entry) => {
+                entry.stale_at = Some(stale_at);
+                (entry.shards, entry.others.clone())
+            }
+        }
+    }
+
+    /// Works with its addresses; `None` when no binding uses it any more.
+    pub(crate) fn targets<T>(&self, id: UpstreamId, work: impl FnOnce(&mut Targets) -> T) -> Option<T> {
+        self.lock().entries.get_mut(&id).map(|entry| work(&mut entry.targets))
+    }
+
+    /// Its names are looked at again no later than `at`.
+    pub(crate) fn look_by(&self, id: UpstreamId, at: Instant) {
+        if let Some(entry) = self.lock().entries.get_mut(&id) {
+            entry.stale_at = Some(entry.stale_at.map_or(at, |stale_at| stale_at.min(at)));
+        }
+    }
+
+    /// Its other names were resolved. Gives back the shards that use it.
+    pub(crate) fn others_resolved(&self, id: UpstreamId, others: Arc<[IpAddr]>) -> u128 {
+        self.lock().entries.get_mut(&id).map_or(0, |entry| {
+            entry.others = others;
+            entry.shards
+        })
+    }
+
+    /// Those whose names are to be resolved again at `now`, once: they are not due again before they are resolved.
+    pub(crate) fn take_stale(&self, now: Instant) -> Vec<(UpstreamId, Arc<Route>)> {
+        let mut table = self.lock();
+        let due = table.entries.iter_mut().filter(|(_, entry)| entry.stale_at.is_some_and(|at| at <= now));
+        let mut due: Vec<_> = due
+            .map(|(id, entry)| {
+                entry.stale_at = None;
+                (*id, entry.route.clone())
+            })
+            .collect();
+        due.sort_unstable_by_key(|(id, _)| *id);
+        due
+    }
+
+    // A panic while the lock was held leaves a whole table behind: each change is one statement.
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::{Aor, Password};
+    use crate::vault::record::Proof;
+
+    fn account(aor: &str, registrar: Option<&str>, proxy: Option<&str>) -> Account {
+        Account {
+            aor: Aor::new(aor),
+            auth_username: "alice".into(),
+            proof: Proof::Password(Password::new("secret")),
+            registrar: registrar.map(Into::into),
+            outbound_proxy: proxy.map(Into::into),
+        }
+    }
+
+    fn route(aor: &str, registrar: Option<&str>, proxy: Option<&str>) -> Route {
+        Route::of(&account(aor, registrar, proxy)).unwrap()
+    }
+
+    #[test]
+    fn requests_go_to_the_proxy_else_the_registrar_else_the_domain() {
+        let (registrar, proxy) = ("sip:reg.example.com:5080;transport=tcp", "sip:edge.example.com:5061;transport=tls");
+        let plain = route("sip:alice@Example.com", None, None);
+        assert_eq!((plain.verified_domain(), plain.registrar()), ("example.com", "sip:Example.com"));
+        let direct = route("sip:alice@example.com", Some(registrar), None);
+        assert_eq!((direct.verified_domain(), direct.registrar()), ("reg.example.com", "sip:reg.example.com:5080"));
+        assert_eq!(direct.target().transport, Some(Transport::Tcp));
+        let proxied = route("sip:alice@example.com", Some(registrar), Some(proxy));
+        assert_eq!((proxied.verified_domain(), proxied.registrar()), ("edge.example.com", "sip:reg.example.com:5080"));
+        assert_eq!(proxied.target().port, Some(5061));
+        let trusted: Vec<String> = proxied.other_targets().map(|target| target.host.into()).collect();
+        assert_eq!(trusted, ["example.com", "reg.example.com"]);
+    }
+
+    #[test]
+    fn a_secure_account_is_reached_by_tls_alone() {
+        assert_eq!(route("sips:alice@example.com", None, None).target().transport, Some(Transport::Tls));
+        let odd = account("sip:alice@example.com", Some("sip:example.com;transport=carrier-pigeon"), None);
+        assert_eq!(Route::of(&odd), Err(NoRoute::UnknownTransport));
+        assert_eq!(Route::of(&account("tel:+4930", None, None)), Err(NoRoute::NotSip));
+    }
+
+    #[test]
+    fn accounts_of_one_server_share_its_number_until_the_last_is_gone() {
+        let upstreams = Upstreams::default();
+        let of = |name: &str| upstreams.acquire(route(&format!("sip:{name}@example.com"), None, None));
+        let (alice, bob) = (of("alice"), of("bob"));
+        assert_eq!(alice, bob);
+        assert_ne!(upstreams.acquire(route("sip:alice@example.org", None, None)), alice);
+        upstreams.release(alice);
+        assert!(upstreams.route(bob).is_some());
+        upstreams.release(bob);
+        assert!(upstreams.route(bob).is_none());
+        assert_ne!(of("carol"), alice, "a number is not used again");
+    }
+}

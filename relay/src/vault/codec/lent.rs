@@ -1,0 +1,323 @@
+//! The record of a lent account as bytes.
+//!
+//! ```text
+//! record  = version binding[16] sip_instance[16] flags created_at expires_at app aor auth_username
+//!           [registrar] [outbound_proxy] proof target [target] [label] secret
+//! proof   = password | realm [md5] [sha256] [sha512_256]
+//! target  = provider confirmed_at token
+//! text    = length bytes          numbers and lengths are LEB128, 7 bits a byte, least significant first
+//! ```
+//! What stands in brackets is there when its bit in `flags` (32 bits, big-endian) is set. `version` is one byte, 1.
+//!
+//! Invariant: that of the [folder](super).
+
+use std::borrow::Cow;
+
+use sip::id::BindingId;
+
+use super::{NotARecord, Reader, number, text};
+use crate::secret::{Aor, Ha1Text, InstanceSecret, Password, PushToken};
+use crate::vault::record::{
+    Account, Device, Presence, Proof, Provider, PushTarget, Record, Reminder, Storable, WakeFor,
+};
+
+/// The version that is written, and the only one that is read; the first byte, which tells it from other records.
+pub(super) const VERSION: u8 = 1;
+
+const WAKE_CALL: u32 = 1;
+const WAKE_MESSAGE: u32 = 1 << 1;
+const WAKE_VOICEMAIL: u32 = 1 << 2;
+const WAKE_MISSED_CALL: u32 = 1 << 3;
+const FOREGROUND: u32 = 1 << 4;
+const HAS_REGISTRAR: u32 = 1 << 5;
+const HAS_OUTBOUND_PROXY: u32 = 1 << 6;
+const HAS_ALERT_PUSH: u32 = 1 << 7;
+const HAS_LABEL: u32 = 1 << 8;
+const PROOF_IS_HA1: u32 = 1 << 9;
+const HAS_MD5: u32 = 1 << 10;
+const HAS_SHA256: u32 = 1 << 11;
+const HAS_SHA512_256: u32 = 1 << 12;
+/// Two bits: which [`Reminder`] was the last, from 1; 0: none.
+const REMINDED_SHIFT: u32 = 13;
+const REMINDED: u32 = 3 << REMINDED_SHIFT;
+const PROVEN: u32 = 1 << 15;
+const KNOWN_FLAGS: u32 = (1 << 16) - 1;
+
+impl Storable for Record {
+    fn visit(&self, sink: &mut dyn FnMut(&[u8])) {
+        visit(self, sink);
+    }
+
+    fn found_by(&self) -> (Cow<'_, str>, &Aor, &PushToken) {
+        (Cow::Borrowed(&self.app), &self.account.aor, &self.device.call_push.token)
+    }
+}
+
+/// Shows every byte of the encoded form to `sink`, in order.
+fn visit(record: &Record, sink: &mut dyn FnMut(&[u8])) {
+    let Record { app, account, device, wake_for: _, secret, binding, sip_instance, .. } = record;
+    sink(&[VERSION]);
+    sink(&binding.to_bytes());
+    sink(sip_instance);
+    sink(&flags(record).to_be_bytes());
+    number(record.created_at, sink);
+    number(record.expires_at, sink);
+    text(app, sink);
+    text(account.aor.expose(), sink);
+    text(&account.auth_username, sink);
+    for uri in [&account.registrar, &account.outbound_proxy].into_iter().flatten() {
+        text(uri, sink);
+    }
+    match &account.proof {
+        Proof::Password(password) => text(password.expose(), sink),
+        Proof::Ha1 { realm, md5, sha256, sha512_256 } => {
+            text(realm, sink);
+            for ha1 in [md5, sha256, sha512_256].into_iter().flatten() {
+                text(ha1.expose(), sink);
+            }
+        }
+    }
+    for push in std::iter::once(&device.call_push).chain(&device.alert_push) {
+        sink(&[provider_code(push.provider)]);
+        number(push.confirmed_at, sink);
+        text(push.token.expose(), sink);
+    }
+    if let Some(label) = &device.label {
+        text(label, sink);
+    }
+    text(secret.expose(), sink);
+}
+
+fn flags(record: &Record) -> u32 {
+    let Record { account, device, wake_for, presence, reminded, .. } = record;
+    let (is_ha1, has_ha1s) = match &account.proof {
+        Proof::Password(_) => (false, [false; 3]),
+        Proof::Ha1 { md5, sha256, sha512_256, .. } => (true, [md5.is_some(), sha256.is_some(), sha512_256.is_some()]),
+    };
+    [
+        (WAKE_CALL, wake_for.call),
+        (WAKE_MESSAGE, wake_for.message),
+        (WAKE_VOICEMAIL, wake_for.voicemail),
+        (WAKE_MISSED_CALL, wake_for.missed_call),
+        (FOREGROUND, *presence == Presence::Foreground),
+        (HAS_REGISTRAR, account.registrar.is_some()),
+        (HAS_OUTBOUND_PROXY, account.outbound_proxy.is_some()),
+        (HAS_ALERT_PUSH, device.alert_push.is_some()),
+        (HAS_LABEL, device.label.is_some()),
+        (PROOF_IS_HA1, is_ha1),
+        (HAS_MD5, has_ha1s[0]),
+        (HAS_SHA256, has_ha1s[1]),
+        (HAS_SHA512_256, has_ha1s[2]),
+        (PROVEN, record.proven),
+    ]
+    .into_iter()
+    .filter(|&(_, set)| set)
+    .fold(reminded_code(*reminded) << REMINDED_SHIFT, |flags, (bit, _)| flags | bit)
+}
+
+fn reminded_code(reminded: Option<Reminder>) -> u32 {
+    match reminded {
+        None => 0,
+        Some(Reminder::Renew) => 1,
+        Some(Reminder::Soon) => 2,
+        Some(Reminder::VerySoon) => 3,
+    }
+}
+
+fn reminded_of(flags: u32) -> Option<Reminder> {
+    match (flags & REMINDED) >> REMINDED_SHIFT {
+        1 => Some(Reminder::Renew),
+        2 => Some(Reminder::Soon),
+        3 => Some(Reminder::VerySoon),
+        _ => None,
+    }
+}
+
+fn provider_code(provider: Provider) -> u8 {
+    match provider {
+        Provider::ApnsProduction => 1,
+        Provider::ApnsSandbox => 2,
+        Provider::Fcm => 3,
+    }
+}
+
+/// Reads what [`Storable::visit`] showed.
+pub(super) fn decode(bytes: &[u8]) -> Result<Record, NotARecord> {
+    let mut rest = Reader(bytes);
+    let record = rest.record()?;
+    if rest.0.is_empty() { Ok(record) } else { Err(NotARecord) }
+}
+
+impl<'a> Reader<'a> {
+    fn record(&mut self) -> Result<Record, NotARecord> {
+        if self.byte()? != VERSION {
+            return Err(NotARecord);
+        }
+        let binding = BindingId::from_bytes(self.array()?);
+        let sip_instance = self.array()?;
+        let flags = u32::from_be_bytes(self.array()?);
+        if flags & !KNOWN_FLAGS != 0 {
+            return Err(NotARecord);
+        }
+        let has = |bit| flags & bit != 0;
+        // The fields of a struct expression are read in the order in which they stand here: that of the format.
+        let (created_at, expires_at, app) = (self.number()?, self.number()?, self.text()?.into());
+        let account = Account {
+            aor: Aor::new(self.text()?),
+            auth_username: self.text()?.into(),
+            registrar: self.text_if(has(HAS_REGISTRAR))?.map(Into::into),
+            outbound_proxy: self.text_if(has(HAS_OUTBOUND_PROXY))?.map(Into::into),
+            proof: self.proof(flags)?,
+        };
+        let device = Device {
+            call_push: self.target()?,
+            alert_push: has(HAS_ALERT_PUSH).then(|| self.target()).transpose()?,
+            label: self.text_if(has(HAS_LABEL))?.map(Into::into),
+        };
+        Ok(Record {
+            app,
+            account,
+            device,
+            wake_for: WakeFor {
+                call: has(WAKE_CALL),
+                message: has(WAKE_MESSAGE),
+                voicemail: has(WAKE_VOICEMAIL),
+                missed_call: has(WAKE_MISSED_CALL),
+            },
+            secret: InstanceSecret::new(self.text()?),
+            binding,
+            sip_instance,
+            proven: has(PROVEN),
+            created_at,
+            expires_at,
+            presence: if has(FOREGROUND) { Presence::Foreground } else { Presence::Background },
+            reminded: reminded_of(flags),
+        })
+    }
+
+    fn proof(&mut self, flags: u32) -> Result<Proof, NotARecord> {
+        let ha1s = [HAS_MD5, HAS_SHA256, HAS_SHA512_256].map(|bit| flags & bit != 0);
+        if flags & PROOF_IS_HA1 == 0 {
+            return match ha1s {
+                [false, false, false] => Ok(Proof::Password(Password::new(self.text()?))),
+                _ => Err(NotARecord),
+            };
+        }
+        let realm = self.text()?.into();
+        let mut ha1 = |present| Ok(self.text_if(present)?.map(Ha1Text::new));
+        let (md5, sha256, sha512_256) = (ha1(ha1s[0])?, ha1(ha1s[1])?, ha1(ha1s[2])?);
+        Ok(Proof::Ha1 { realm, md5, sha256, sha512_256 })
+    }
+
+    fn target(&mut self) -> Result<PushTarget, NotARecord> {
+        let provider = match self.byte()? {
+            1 => Provider::ApnsProduction,
+            2 => Provider::ApnsSandbox,
+            3 => Provider::Fcm,
+            _ => return Err(NotARecord),
+        };
+        let confirmed_at = self.number()?;
+        Ok(PushTarget { provider, token: PushToken::new(self.text()?), confirmed_at })
+    }
+}
+
+#[cfg(test)]
+pub(in crate::vault) mod tests {
+    use sip::id::ShardTag;
+
+    use super::*;
+
+    /// Records that use each field in each of its ways.
+    pub(in crate::vault) fn samples() -> Vec<Record> {
+        let full = Record {
+            app: "com.example.phone".into(),
+            account: Account {
+                aor: Aor::new("sip:alice@example.com"),
+                auth_username: "alice".into(),
+                proof: Proof::Password(Password::new("correct horse battery staple")),
+                registrar: Some("sip:example.com;transport=tls".into()),
+                outbound_proxy: Some("sip:edge.example.com:5061;transport=tls".into()),
+            },
+            device: Device {
+                call_push: PushTarget {
+                    provider: Provider::ApnsProduction,
+                    token: PushToken::new(&"a5".repeat(32)),
+                    confirmed_at: 1_795_000_000,
+                },
+                alert_push: Some(PushTarget {
+                    provider: Provider::ApnsSandbox,
+                    token: PushToken::new(&"c7".repeat(32)),
+                    confirmed_at: u64::MAX,
+                }),
+                label: Some("Alice’s phone".into()),
+            },
+            wake_for: WakeFor { call: true, message: false, voicemail: true, missed_call: false },
+            secret: InstanceSecret::new("c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTEyMzQ"),
+            binding: BindingId::new(99 << 80, ShardTag(0xbeef)),
+            sip_instance: [3; 16],
+            proven: true,
+            created_at: 0,
+            expires_at: 1_795_432_000,
+            presence: Presence::Foreground,
+            reminded: Some(Reminder::Soon),
+        };
+        let mut bare = full.clone();
+        bare.account.registrar = None;
+        bare.account.outbound_proxy = None;
+        bare.account.proof = Proof::Ha1 {
+            realm: "example.com".into(),
+            md5: Some(Ha1Text::new(&"0f".repeat(16))),
+            sha256: None,
+            sha512_256: Some(Ha1Text::new(&"1e".repeat(32))),
+        };
+        bare.device.call_push.provider = Provider::Fcm;
+        bare.device.call_push.token = PushToken::new(&"f".repeat(163));
+        bare.device.alert_push = None;
+        bare.device.label = None;
+        bare.wake_for = WakeFor { call: false, message: true, voicemail: false, missed_call: true };
+        bare.presence = Presence::Background;
+        vec![full, bare]
+    }
+
+    fn encoded(record: &Record) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        record.visit(&mut |part| bytes.extend_from_slice(part));
+        bytes
+    }
+
+    #[test]
+    fn a_record_reads_back_as_itself() {
+        for record in samples() {
+            let bytes = encoded(&record);
+            assert_eq!(decode(&bytes), Ok(record));
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_cut_short_or_has_more_behind_it_is_refused() {
+        for record in samples() {
+            let bytes = encoded(&record);
+            for len in 0..bytes.len() {
+                assert_eq!(decode(&bytes[..len]), Err(NotARecord), "{len} of {}", bytes.len());
+            }
+            assert_eq!(decode(&[&bytes[..], &[0]].concat()), Err(NotARecord));
+        }
+    }
+
+    #[test]
+    fn a_byte_that_is_changed_never_makes_the_reader_panic() {
+        for record in samples() {
+            let bytes = encoded(&record);
+            for place in 0..bytes.len() {
+                for value in [0, 0x7f, 0x80, 0xff] {
+                    let mut changed = bytes.clone();
+                    changed[place] = value;
+                    let _ = decode(&changed);
+                }
+            }
+            let mut other_version = bytes;
+            other_version[0] = 2;
+            assert_eq!(decode(&other_version), Err(NotARecord));
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! A record as bytes, for sealing.
+//!
+//! Numbers and lengths are LEB128, 7 bits a byte, least significant first; a text is its length and its bytes. The first
+//! byte tells the record of a [lent account](lent) from that of a [push binding](push_binding).
+//!
+//! Invariant: a record shows its bytes part by part, so that whoever seals knows their number beforehand, and writes them
+//! into a buffer that never moves and leaves no plaintext behind. Reading accepts only what writing makes: every byte
+//! used, no unknown bit, no length beyond the end. Neither keeps a copy of its own.
+
+pub(super) mod lent;
+mod push_binding;
+
+use super::record::StoredRecord;
+
+/// The bytes are not a record of this version.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct NotARecord;
+
+/// Reads a record of either kind.
+pub(super) fn decode(bytes: &[u8]) -> Result<StoredRecord, NotARecord> {
+    match bytes.first() {
+        Some(&push_binding::KIND) => push_binding::decode(bytes).map(StoredRecord::PushBinding),
+        _ => lent::decode(bytes).map(StoredRecord::Lent),
+    }
+}
+
+pub(super) fn text(text: &str, sink: &mut dyn FnMut(&[u8])) {
+    number(text.len() as u64, sink);
+    sink(text.as_bytes());
+}
+
+pub(super) fn number(mut value: u64, sink: &mut dyn FnMut(&[u8])) {
+    while value >= 0x80 {
+        sink(&[value as u8 | 0x80]);
+        value >>= 7;
+    }
+    sink(&[value as u8]);
+}
+
+/// Reads one part after the other.
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub(super) fn text_if(&mut self, present: bool) -> Result<Option<&'a str>, NotARecord> {
+        present.then(|| self.text()).transpose()
+    }
+
+    pub(super) fn text(&mut self) -> Result<&'a str, NotARecord> {
+        let len = usize::try_from(self.number()?).map_err(|_| NotARecord)?;
+        std::str::from_utf8(self.take(len)?).map_err(|_| NotARecord)
+    }
+
+    pub(super) fn number(&mut self) -> Result<u64, NotARecord> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                break;
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(NotARecord)
+    }
+
+    pub(super) fn byte(&mut self) -> Result<u8, NotARecord> {
+        Ok(self.take(1)?[0])
+    }
+
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], NotARecord> {
+        self.take(N)?.try_into().map_err(|_| NotARecord)
+    }
+
+    pub(super) fn take(&mut self, len: usize) -> Result<&'a [u8], NotARecord> {
+        let (taken, rest) = self.0.split_at_checked(len).ok_or(NotARecord)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+}

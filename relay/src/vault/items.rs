@@ -1,0 +1,424 @@
+//! What is kept for a device beside its record until it fetches it: messages (RFC 3428) and missed calls.
+//!
+//! ```text
+//! message = 1 id[16] received_at expires_at from flag [name] content_type body
+//! missed  = 1 call[16] at expires_at how from flag [name]
+//! text    = length bytes            numbers and lengths are LEB128, as in the record
+//! ```
+//!
+//! Invariant: a store sees an item key, which is a keyed hash, and the [`Sealed`] form: neither who wrote, nor what, nor its
+//! name. What is kept never outlives the record that it lies beside: it is stored only where that record is, in one step,
+//! and erased with it, in one step. At most [`MESSAGES_MAX`] messages and [`MISSED_CALLS_MAX`] missed calls are kept.
+
+use std::fmt;
+
+use sip::id::{CallId, InstanceId, MessageId};
+
+use super::codec::{self, Reader};
+use super::seal::{self, Sealed};
+use super::store::StoreError;
+use super::{Store, Vault, lookup};
+use crate::clock::unix_now;
+
+/// Messages that are kept for one instance; a further one is refused.
+pub const MESSAGES_MAX: usize = 100;
+/// Missed calls that are kept for one instance; with a further one the oldest is forgotten.
+pub const MISSED_CALLS_MAX: usize = 50;
+
+const VERSION: u8 = 1;
+
+/// A message that waits to be fetched.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Its name.
+    pub id: MessageId,
+    /// The sender's URI, as the device may know it.
+    pub from: Box<str>,
+    /// The sender's display name.
+    pub name: Option<Box<str>>,
+    /// The media type of the body.
+    pub content_type: Box<str>,
+    /// The body, exactly as it came.
+    pub body: Box<[u8]>,
+    /// When it came, in seconds since 1970.
+    pub received_at: u64,
+    /// When it is forgotten, in seconds since 1970; never after the instance's end.
+    pub expires_at: u64,
+}
+
+/// A call that nobody answered.
+#[derive(Clone, PartialEq, Eq)]
+pub struct MissedCall {
+    /// The call.
+    pub call: CallId,
+    /// The caller's URI, as the device may know it.
+    pub from: Box<str>,
+    /// The caller's display name.
+    pub name: Option<Box<str>>,
+    /// When it ended, in seconds since 1970.
+    pub at: u64,
+    /// When it is forgotten, in seconds since 1970; never after the instance's end.
+    pub expires_at: u64,
+    /// The caller gave up; else nobody answered in time.
+    pub given_up: bool,
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Message({}, {} bytes)", self.id, self.body.len())
+    }
+}
+
+impl fmt::Debug for MissedCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MissedCall({})", self.call)
+    }
+}
+
+/// One of the two kinds of what is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Collection {
+    Messages,
+    MissedCalls,
+}
+
+impl Collection {
+    pub(super) const ALL: [Self; 2] = [Self::Messages, Self::MissedCalls];
+
+    fn purpose(self) -> &'static [u8] {
+        match self {
+            Self::Messages => b"sipwake message 1",
+            Self::MissedCalls => b"sipwake missed 1",
+        }
+    }
+
+    /// How many it holds, and whether the oldest gives way to one more.
+    pub(super) fn limit(self) -> (usize, bool) {
+        match self {
+            Self::Messages => (MESSAGES_MAX, false),
+            Self::MissedCalls => (MISSED_CALLS_MAX, true),
+        }
+    }
+}
+
+/// Takes the encoded form, part by part.
+type Sink<'a> = &'a mut dyn FnMut(&[u8]);
+
+/// Where one thing lies on its collection.
+pub(super) type ItemKey = [u8; 16];
+
+/// Something sealed, ready to be kept.
+#[derive(Clone, Debug)]
+pub struct SealedItem {
+    pub(super) collection: Collection,
+    pub(super) item_key: ItemKey,
+    /// Orders those of one collection, oldest first: milliseconds since 1970.
+    pub(super) order: u64,
+    pub(super) sealed: Sealed,
+}
+
+/// What became of something that was to be kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Placement {
+    /// It is kept.
+    Kept,
+    /// It was kept already, under the same name.
+    Known,
+    /// The collection is full.
+    Full,
+}
+
+/// How much is kept for one instance.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Messages.
+    pub messages: usize,
+    /// Missed calls.
+    pub missed_calls: usize,
+}
+
+impl Vault {
+    /// Seals a message for [`Self::keep`].
+    pub fn seal_message(&self, instance: InstanceId, message: &Message) -> SealedItem {
+        let visit = |sink: Sink<'_>| visit_message(message, sink);
+        self.seal_item(instance, Collection::Messages, message.id.to_bytes(), &visit)
+    }
+
+    /// Seals a missed call for [`Self::keep`].
+    pub fn seal_missed_call(&self, instance: InstanceId, missed: &MissedCall) -> SealedItem {
+        let visit = |sink: Sink<'_>| visit_missed_call(missed, sink);
+        self.seal_item(instance, Collection::MissedCalls, missed.call.to_bytes(), &visit)
+    }
+
+    /// Keeps it until the instance ends; may be called again with the same item.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`]; [`StoreError::Gone`] when there is no record of the instance.
+    pub async fn put_item(&self, instance: InstanceId, item: &SealedItem) -> Result<Placement, StoreError> {
+        match &self.0.store {
+            Store::Memory(memory) => memory.put_item(instance, item),
+            Store::Redis(redis) => redis.put_item(instance, item).await,
+        }
+    }
+
+    /// The messages that wait, oldest first. What does not open, or is over, is forgotten on the way.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn messages(&self, instance: InstanceId) -> Result<Vec<Message>, StoreError> {
+        let mut all = self.open_all(instance, Collection::Messages, read_message).await?;
+        let old = self.forget_old(&mut all, |message| message.expires_at);
+        for message in old {
+            self.remove_message(instance, message.id).await?;
+        }
+        all.sort_by_key(|message| (message.received_at, message.id));
+        Ok(all)
+    }
+
+    /// The missed calls that wait, oldest first; otherwise as [`Self::messages`].
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn missed_calls(&self, instance: InstanceId) -> Result<Vec<MissedCall>, StoreError> {
+        let mut all = self.open_all(instance, Collection::MissedCalls, read_missed_call).await?;
+        let old = self.forget_old(&mut all, |missed| missed.expires_at);
+        for missed in old {
+            self.remove_missed_call(instance, missed.call).await?;
+        }
+        all.sort_by_key(|missed| (missed.at, missed.call));
+        Ok(all)
+    }
+
+    /// Forgets a message; whether there was one.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn remove_message(&self, instance: InstanceId, message: MessageId) -> Result<bool, StoreError> {
+        self.remove_item(instance, Collection::Messages, message.to_bytes()).await
+    }
+
+    /// Forgets a missed call; whether there was one.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn remove_missed_call(&self, instance: InstanceId, call: CallId) -> Result<bool, StoreError> {
+        self.remove_item(instance, Collection::MissedCalls, call.to_bytes()).await
+    }
+
+    /// How much is kept, what is over and not yet forgotten included.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn item_counts(&self, instance: InstanceId) -> Result<Counts, StoreError> {
+        let [messages, missed_calls] = match &self.0.store {
+            Store::Memory(memory) => memory.item_counts(instance),
+            Store::Redis(redis) => redis.item_counts(instance).await?,
+        };
+        Ok(Counts { messages, missed_calls })
+    }
+
+    fn item_key(&self, instance: InstanceId, collection: Collection, name: [u8; 16]) -> ItemKey {
+        lookup::item_key(&self.0.keyring.index_key(), &instance.to_bytes(), collection.purpose(), &name)
+    }
+
+    fn seal_item(
+        &self,
+        instance: InstanceId,
+        collection: Collection,
+        name: [u8; 16],
+        visit: &dyn Fn(Sink<'_>),
+    ) -> SealedItem {
+        let item_key = self.item_key(instance, collection, name);
+        let mut len = 0;
+        visit(&mut |bytes| len += bytes.len());
+        let write = |out: &mut Vec<u8>| visit(&mut |bytes| out.extend_from_slice(bytes));
+        let sealed =
+            seal::seal_as(&self.0.keyring, collection.purpose(), &place(instance, item_key), unix_now(), len, write);
+        SealedItem { collection, item_key, order: unix_now().saturating_mul(1_000), sealed }
+    }
+
+    async fn open_all<T>(
+        &self,
+        instance: InstanceId,
+        collection: Collection,
+        read: fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, StoreError> {
+        let all = match &self.0.store {
+            Store::Memory(memory) => memory.kept(instance, collection),
+            Store::Redis(redis) => redis.kept(instance, collection).await?,
+        };
+        let mut opened = Vec::with_capacity(all.len());
+        for (item_key, sealed) in all {
+            let place = place(instance, item_key);
+            match seal::open_as(&self.0.keyring, collection.purpose(), &place, sealed.as_bytes(), read) {
+                Ok(kept) => opened.push(kept),
+                Err(error) => {
+                    tracing::warn!(%instance, %error, "something that was kept does not open and is forgotten");
+                    self.remove_by_key(instance, collection, item_key).await?;
+                }
+            }
+        }
+        Ok(opened)
+    }
+
+    /// Takes out what is over.
+    fn forget_old<T>(&self, all: &mut Vec<T>, expires_at: fn(&T) -> u64) -> Vec<T> {
+        let now = unix_now();
+        all.extract_if(.., |kept| expires_at(kept) <= now).collect()
+    }
+
+    async fn remove_item(
+        &self,
+        instance: InstanceId,
+        collection: Collection,
+        name: [u8; 16],
+    ) -> Result<bool, StoreError> {
+        self.remove_by_key(instance, collection, self.item_key(instance, collection, name)).await
+    }
+
+    async fn remove_by_key(
+        &self,
+        instance: InstanceId,
+        collection: Collection,
+        item_key: ItemKey,
+    ) -> Result<bool, StoreError> {
+        match &self.0.store {
+            Store::Memory(memory) => Ok(memory.remove_item(instance, collection, item_key)),
+            Store::Redis(redis) => redis.remove_item(instance, collection, item_key).await,
+        }
+    }
+}
+
+fn place(instance: InstanceId, item_key: ItemKey) -> [u8; 32] {
+    let mut place = [0; 32];
+    place[..16].copy_from_slice(&instance.to_bytes());
+    place[16..].copy_from_slice(&item_key);
+    place
+}
+
+fn visit_message(message: &Message, sink: Sink<'_>) {
+    let Message { id, from, name, content_type, body, received_at, expires_at } = message;
+    sink(&[VERSION]);
+    sink(&id.to_bytes());
+    codec::number(*received_at, sink);
+    codec::number(*expires_at, sink);
+    visit_sender(from, name.as_deref(), sink);
+    codec::text(content_type, sink);
+    codec::number(body.len() as u64, sink);
+    sink(body);
+}
+
+fn visit_missed_call(missed: &MissedCall, sink: Sink<'_>) {
+    let MissedCall { call, from, name, at, expires_at, given_up } = missed;
+    sink(&[VERSION]);
+    sink(&call.to_bytes());
+    codec::number(*at, sink);
+    codec::number(*expires_at, sink);
+    sink(&[u8::from(*given_up)]);
+    visit_sender(from, name.as_deref(), sink);
+}
+
+fn visit_sender(from: &str, name: Option<&str>, sink: Sink<'_>) {
+    codec::text(from, sink);
+    sink(&[u8::from(name.is_some())]);
+    if let Some(name) = name {
+        codec::text(name, sink);
+    }
+}
+
+fn read_message(bytes: &[u8]) -> Option<Message> {
+    let mut rest = Reader(bytes);
+    if rest.byte().ok()? != VERSION {
+        return None;
+    }
+    let id = MessageId::from_bytes(rest.array().ok()?);
+    let (received_at, expires_at) = (rest.number().ok()?, rest.number().ok()?);
+    let (from, name) = read_sender(&mut rest)?;
+    let content_type = rest.text().ok()?.into();
+    let len = usize::try_from(rest.number().ok()?).ok()?;
+    let body = rest.take(len).ok()?.into();
+    rest.0.is_empty().then_some(Message { id, from, name, content_type, body, received_at, expires_at })
+}
+
+fn read_missed_call(bytes: &[u8]) -> Option<MissedCall> {
+    let mut rest = Reader(bytes);
+    if rest.byte().ok()? != VERSION {
+        return None;
+    }
+    let call = CallId::from_bytes(rest.array().ok()?);
+    let (at, expires_at) = (rest.number().ok()?, rest.number().ok()?);
+    let given_up = flag(&mut rest)?;
+    let (from, name) = read_sender(&mut rest)?;
+    rest.0.is_empty().then_some(MissedCall { call, from, name, at, expires_at, given_up })
+}
+
+fn read_sender(rest: &mut Reader<'_>) -> Option<(Box<str>, Option<Box<str>>)> {
+    let from = rest.text().ok()?.into();
+    let name = if flag(rest)? { Some(rest.text().ok()?.into()) } else { None };
+    Some((from, name))
+}
+
+fn flag(rest: &mut Reader<'_>) -> Option<bool> {
+    match rest.byte().ok()? {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sip::id::ShardTag;
+
+    use super::*;
+
+    fn message(name: Option<&str>) -> Message {
+        Message {
+            id: MessageId::new(5 << 32, ShardTag(1)),
+            from: "sip:bob@example.com".into(),
+            name: name.map(Into::into),
+            content_type: "text/plain".into(),
+            body: b"hello \x00\xff".as_slice().into(),
+            received_at: 1_795_000_000,
+            expires_at: u64::MAX,
+        }
+    }
+
+    fn missed(given_up: bool) -> MissedCall {
+        MissedCall {
+            call: CallId::new(6 << 32, ShardTag(1)),
+            from: "sip:bob@example.com".into(),
+            name: None,
+            at: 1_795_000_000,
+            expires_at: 1_795_100_000,
+            given_up,
+        }
+    }
+
+    fn bytes(visit: impl Fn(&mut dyn FnMut(&[u8]))) -> Vec<u8> {
+        let mut out = Vec::new();
+        visit(&mut |part| out.extend_from_slice(part));
+        out
+    }
+
+    #[test]
+    fn what_is_kept_reads_back_as_itself_and_nothing_shorter_or_longer_does() {
+        for message in [message(None), message(Some("Bob"))] {
+            let bytes = bytes(|sink| visit_message(&message, sink));
+            assert_eq!(read_message(&bytes), Some(message));
+            assert!((0..bytes.len()).all(|len| read_message(&bytes[..len]).is_none()));
+            assert_eq!(read_message(&[&bytes[..], &[0]].concat()), None);
+        }
+        for missed in [missed(true), missed(false)] {
+            let bytes = bytes(|sink| visit_missed_call(&missed, sink));
+            assert_eq!(read_missed_call(&bytes), Some(missed));
+            assert!((0..bytes.len()).all(|len| read_missed_call(&bytes[..len]).is_none()));
+        }
+    }
+
+    #[test]
+    fn nothing_that_is_kept_prints_who_wrote_or_what() {
+        let shown = format!("{:?} {:?}", message(Some("Bob")), missed(true));
+        assert!(!shown.to_lowercase().contains("bob") && !shown.contains("hello"), "{shown}");
+    }
+}

@@ -1,0 +1,62 @@
+//! What is kept for a device beside its record, in Redis.
+//!
+//! Invariant: something is kept only where the record is, in one script with the look at it; an item key and a sealed value
+//! are all that leaves.
+
+use sip::id::InstanceId;
+
+use super::scripts::{KEEP_DONE, KEEP_FULL, KEEP_GONE, KEEP_KNOWN, SCRIPTS};
+use super::{RedisStore, collection_key, record_key};
+use crate::vault::items::{Collection, ItemKey, Placement, SealedItem};
+use crate::vault::seal::Sealed;
+use crate::vault::store::StoreError;
+
+/// How many bytes of a value tell its place in the order.
+const ORDER_LEN: usize = 8;
+
+impl RedisStore {
+    pub async fn put_item(&self, id: InstanceId, item: &SealedItem) -> Result<Placement, StoreError> {
+        let (limit, oldest_goes) = item.collection.limit();
+        let value = [&item.order.to_be_bytes(), item.sealed.as_bytes()].concat();
+        let mut keep = SCRIPTS.keep.key(record_key(id));
+        keep.key(collection_key(id, item.collection))
+            .arg(&item.item_key)
+            .arg(value)
+            .arg(limit)
+            .arg(u8::from(oldest_goes));
+        match self.link.ask(&keep).await? {
+            KEEP_GONE => Err(StoreError::Gone),
+            KEEP_DONE => Ok(Placement::Kept),
+            KEEP_KNOWN => Ok(Placement::Known),
+            KEEP_FULL => Ok(Placement::Full),
+            _ => Err(StoreError::Malformed),
+        }
+    }
+
+    pub async fn kept(&self, id: InstanceId, collection: Collection) -> Result<Vec<(ItemKey, Sealed)>, StoreError> {
+        let all: Vec<(Vec<u8>, Vec<u8>)> =
+            self.link.ask(::redis::cmd("HGETALL").arg(collection_key(id, collection))).await?;
+        let sound = |(item_key, value): (Vec<u8>, Vec<u8>)| {
+            let sealed = Sealed::from_bytes(value.get(ORDER_LEN..)?);
+            Some((item_key.try_into().ok()?, sealed))
+        };
+        Ok(all.into_iter().filter_map(sound).collect())
+    }
+
+    pub async fn item_counts(&self, id: InstanceId) -> Result<[usize; Collection::ALL.len()], StoreError> {
+        let mut counts = [0; Collection::ALL.len()];
+        for (count, collection) in counts.iter_mut().zip(Collection::ALL) {
+            *count = self.link.ask(::redis::cmd("HLEN").arg(collection_key(id, collection))).await?;
+        }
+        Ok(counts)
+    }
+
+    pub async fn remove_item(
+        &self,
+        id: InstanceId,
+        collection: Collection,
+        item_key: ItemKey,
+    ) -> Result<bool, StoreError> {
+        self.link.ask(::redis::cmd("HDEL").arg(collection_key(id, collection)).arg(&item_key)).await
+    }
+}

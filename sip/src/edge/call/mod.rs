@@ -1,0 +1,623 @@
+//! One call, from its announcement or its INVITE to its final answer, and the devices that it rings.
+//!
+//! | stage | announced again | INVITE | final answer | deadline | all devices gone |
+//! | --- | --- | --- | --- | --- | --- |
+//! | – | → Expected: wake the device | → Waiting | – | – | – |
+//! | Expected | wake a device that was not | → Waiting with the same identifier; declined before: 603 → – | – | → – | → – |
+//! | Waiting | – | – | → Closed | see below | see below |
+//! | Closed | – | – | a winner's 2xx passes again | – | – |
+//!
+//! The next INVITE to a binding is taken for the one that was announced for it: a SIP server that announces a call sends
+//! its INVITE as soon as it knows that a device is awake. While a call waits, it is in one of these states:
+//!
+//! | state | a device attached | device 1xx | device 2xx | device ≥ 300 | device 6xx | CANCEL | deadline |
+//! | --- | --- | --- | --- | --- | --- | --- | --- |
+//! | Waking | fork | → Ringing | → Answered | this device is out; the last: → Declined | → Declined | 487 → Cancelled | 480 → TimedOut |
+//! | Ringing | fork | pass | → Answered | likewise | → Declined | → Cancelled | 408 → TimedOut |
+//! | final | – | – | a late 2xx is ended with ACK and BYE | – | – | – | – |
+//!
+//! Each device has a state of its own: one that declines is out while others ring, and those that did not answer first
+//! are `AnsweredElsewhere`. What refusals came is kept in [`Refusals`], and the best goes up when no device is left that may
+//! still answer, or at the deadline (RFC 3261 §16.7).
+//!
+//! A leg is the INVITE forked to one flow of a device. A flow gets one leg of a device and never a second; a leg whose
+//! flow is lost does not end the call while there is time for the device to come back.
+//!
+//! A waiting caller gets a provisional response each [`EdgeTiming::provisional_interval`]: the [last one](provisional)
+//! again, or 183.
+//!
+//! Invariant: the caller gets exactly one final answer; no leg begins after it; each leg is answered or cancelled. A device
+//! is woken at most once.
+
+pub mod provisional;
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::refusals::Refusals;
+use super::{CallState, IncomingCall};
+use crate::flow::Source;
+use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId};
+use crate::message::Message;
+use crate::timing::EdgeTiming;
+use crate::transaction::ServerId;
+use provisional::LastProvisional;
+
+/// The INVITE on one flow of a device.
+#[derive(Debug)]
+struct Leg {
+    /// Its client transaction.
+    branch: BranchId,
+    instance: InstanceId,
+    /// The device's flow.
+    flow: FlowId,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// No response yet.
+    Sent,
+    /// A provisional response came.
+    Alive,
+    /// A final response came, or the flow is lost.
+    Ended,
+}
+
+/// A device that the call is for.
+#[derive(Debug)]
+struct Target {
+    instance: InstanceId,
+    state: CallState,
+    woken: bool,
+    attached: bool,
+    /// No push reaches it; it counts only while it is attached.
+    unreachable: bool,
+}
+
+impl Target {
+    fn new(instance: InstanceId) -> Self {
+        Self { instance, state: CallState::Waking, woken: false, attached: false, unreachable: false }
+    }
+}
+
+/// What a leg's response means for the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing.
+    Ignore,
+    /// Pass this provisional response.
+    Pass,
+    /// Pass this 2xx; cancel the other legs.
+    Answer,
+    /// A 2xx that comes too late, or from a second device: ACK and BYE it.
+    TooLate,
+    /// No device is left, or one has refused for all: the best refusal is the call's final answer. Cancel the other legs.
+    Fail,
+    /// All legs have ended after a CANCEL: 487.
+    Terminated,
+}
+
+/// How far a call has come.
+#[derive(Debug)]
+enum Stage {
+    /// Its SIP server has announced it; the INVITE has not come.
+    Expected,
+    /// The caller waits for a final answer.
+    Waiting(Box<Invite>),
+    /// The caller has it. A winner's 2xx that comes again passes by the INVITE's transaction.
+    Closed { server: ServerId },
+}
+
+/// The INVITE of a call that waits.
+#[derive(Debug)]
+pub struct Invite {
+    /// Its server transaction.
+    pub server: ServerId,
+    /// Where it came from.
+    pub source: Source,
+    /// The request as it came.
+    pub message: Message,
+    /// The To tag of the answers that the relay gives itself.
+    pub tag: String,
+    refusals: Refusals,
+    last_provisional: LastProvisional,
+}
+
+impl Invite {
+    /// An INVITE that has just come.
+    pub fn new(
+        now: Instant,
+        timing: EdgeTiming,
+        server: ServerId,
+        source: Source,
+        message: Message,
+        tag: String,
+    ) -> Self {
+        let last_provisional = LastProvisional::new(now, timing.provisional_interval, &message);
+        Self { server, source, message, tag, refusals: Refusals::default(), last_provisional }
+    }
+}
+
+/// What was known of an expected call when its INVITE came.
+#[derive(Debug)]
+pub struct Announced {
+    /// The devices that were woken for it.
+    pub woken: Vec<InstanceId>,
+    /// Those of them that ring.
+    pub rang: Vec<InstanceId>,
+    /// How long they were told that it waits.
+    pub until: Instant,
+}
+
+/// One call, from its announcement or its INVITE to its final answer.
+#[derive(Debug)]
+pub struct Call {
+    id: CallId,
+    binding: BindingId,
+    stage: Stage,
+    from: Box<str>,
+    name: Option<Box<str>>,
+    state: CallState,
+    targets: Vec<Target>,
+    legs: Vec<Leg>,
+    /// Devices whose state has changed since [`Self::take_changes`].
+    changes: Vec<(InstanceId, CallState)>,
+    timing: EdgeTiming,
+    arrived: Instant,
+    deadline: Instant,
+    answered_by: Option<BranchId>,
+}
+
+impl Call {
+    /// A call whose INVITE is expected within `wait`; no device is woken for it yet.
+    pub fn expected(now: Instant, timing: EdgeTiming, wait: Duration, id: CallId, binding: BindingId) -> Self {
+        Self {
+            id,
+            binding,
+            stage: Stage::Expected,
+            from: "".into(),
+            name: None,
+            state: CallState::Waking,
+            targets: Vec::new(),
+            legs: Vec::new(),
+            changes: Vec::new(),
+            timing,
+            arrived: now,
+            deadline: now + wait,
+            answered_by: None,
+        }
+    }
+
+    /// One more device is woken for an expected call, with the caller as its announcement names it.
+    pub fn expect(&mut self, instance: InstanceId, from: Box<str>, name: Option<Box<str>>) {
+        (self.from, self.name) = (from, name);
+        self.targets.push(Target { woken: true, ..Target::new(instance) });
+    }
+
+    /// The INVITE has come, for these devices, which may take `wait` to come for it.
+    pub fn arrive(&mut self, now: Instant, wait: Duration, instances: &[InstanceId], invite: Invite) -> Announced {
+        let targets = std::mem::take(&mut self.targets);
+        let all = |filter: fn(&Target) -> bool| {
+            targets.iter().filter(|target| filter(target)).map(|target| target.instance).collect::<Vec<_>>()
+        };
+        let rang = all(|target| target.state == CallState::Ringing);
+        let announced = Announced { woken: all(|_| true), rang, until: self.deadline };
+        let woken = |instance| announced.woken.contains(&instance);
+        let target = |instance| Target { woken: woken(instance), ..Target::new(instance) };
+        self.targets = instances.iter().copied().map(target).collect();
+        (self.from, self.name) = super::forward::caller(&invite.message);
+        (self.state, self.arrived, self.deadline) = (CallState::Waking, now, now + wait);
+        self.stage = Stage::Waiting(Box::new(invite));
+        announced
+    }
+
+    /// The call's identifier, which pushes carry.
+    pub fn id(&self) -> CallId {
+        self.id
+    }
+
+    /// The binding that it came by, or is expected by.
+    pub fn binding(&self) -> BindingId {
+        self.binding
+    }
+
+    /// The INVITE while its caller waits.
+    pub fn invite(&self) -> Option<&Invite> {
+        match &self.stage {
+            Stage::Waiting(invite) => Some(invite),
+            Stage::Expected | Stage::Closed { .. } => None,
+        }
+    }
+
+    /// The INVITE's server transaction, when it has come.
+    pub fn server(&self) -> Option<ServerId> {
+        match &self.stage {
+            Stage::Expected => None,
+            Stage::Waiting(invite) => Some(invite.server),
+            Stage::Closed { server } => Some(*server),
+        }
+    }
+
+    /// Whether the INVITE is still to come.
+    pub fn is_expected(&self) -> bool {
+        matches!(self.stage, Stage::Expected)
+    }
+
+    /// Whether this device was woken.
+    pub fn has_woken(&self, instance: InstanceId) -> bool {
+        self.targets.iter().any(|target| target.instance == instance && target.woken)
+    }
+
+    /// Until when it waits.
+    pub fn until(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Ends an expected call, whose INVITE has not come; whether it had not ended before.
+    pub fn end_expected(&mut self, state: CallState) -> bool {
+        let ends = !self.state.is_final();
+        if ends {
+            self.state = state;
+            for target in &mut self.targets {
+                target.state = state;
+                self.changes.push((target.instance, state));
+            }
+        }
+        ends
+    }
+
+    /// A device has nothing to do with an expected call any more; whether no device is left.
+    pub fn leave_expected(&mut self, instance: InstanceId) -> bool {
+        let before = self.targets.len();
+        self.targets.retain(|target| target.instance != instance);
+        if self.targets.len() < before && !self.state.is_final() {
+            self.changes.push((instance, CallState::TimedOut));
+        }
+        self.targets.is_empty()
+    }
+
+    /// How the call stands, as its caller sees it.
+    pub fn state(&self) -> CallState {
+        self.state
+    }
+
+    /// How it stands for one of its devices.
+    pub fn state_of(&self, instance: InstanceId) -> Option<CallState> {
+        self.targets.iter().find(|target| target.instance == instance).map(|target| target.state)
+    }
+
+    /// The devices that it is for, or was.
+    pub fn instances(&self) -> impl Iterator<Item = InstanceId> {
+        self.targets.iter().map(|target| target.instance)
+    }
+
+    /// The devices whose state has changed, since this was asked last.
+    pub fn take_changes(&mut self) -> Vec<(InstanceId, CallState)> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// What the shell is told of it for one of its devices.
+    pub fn describe(&self, now: Instant, instance: InstanceId) -> IncomingCall {
+        IncomingCall {
+            call: self.id,
+            instance,
+            from: self.from.clone(),
+            name: self.name.clone(),
+            wait: self.deadline.saturating_duration_since(now),
+        }
+    }
+
+    /// Whether a device shall be woken now; true once.
+    pub fn wake(&mut self, instance: InstanceId) -> bool {
+        self.open(instance).is_some_and(|target| !std::mem::replace(&mut target.woken, true))
+    }
+
+    /// Waits for its devices until this moment, in place of the whole time.
+    pub fn wait_until(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+    }
+
+    /// A device has come: the time since the INVITE; `Some` once.
+    pub fn note_attached(&mut self, now: Instant, instance: InstanceId) -> Option<Duration> {
+        let target = self.targets.iter_mut().find(|target| target.instance == instance)?;
+        target.unreachable = false;
+        (!std::mem::replace(&mut target.attached, true)).then(|| now.saturating_duration_since(self.arrived))
+    }
+
+    /// Whether to offer the call to a device by this flow: it still waits for it, and it was not offered to it there before.
+    pub fn wants(&mut self, instance: InstanceId, flow: FlowId) -> bool {
+        let forked = self.legs.iter().any(|leg| leg.instance == instance && leg.flow == flow);
+        !forked && self.open(instance).is_some()
+    }
+
+    /// Notes an offer. Legs on other flows of the same device are over: it moved.
+    pub fn forked(&mut self, branch: BranchId, instance: InstanceId, flow: FlowId) -> Vec<BranchId> {
+        let moved = self.end_legs(|leg| leg.instance == instance);
+        self.legs.push(Leg { branch, instance, flow, phase: Phase::Sent });
+        moved
+    }
+
+    /// When [`Self::on_deadline`] or [`Self::silent`] must be asked; `None` when the caller has its answer.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        match self.stage {
+            Stage::Expected => return Some(self.deadline),
+            Stage::Waiting(_) => {}
+            Stage::Closed { .. } => return None,
+        }
+        let silence = self.arrived + self.timing.no_response;
+        let waits = self.targets.iter().any(|target| !target.woken && !target.state.is_final());
+        let next = if !waits || silence <= now { self.deadline } else { self.deadline.min(silence) };
+        Some(self.invite()?.last_provisional.repeat_at().map_or(next, |at| at.min(next)))
+    }
+
+    /// The caller was told `response`, a provisional one above 100.
+    pub fn record(&mut self, now: Instant, status: u16, message: Option<&Message>, response: &Bytes) {
+        if let Stage::Waiting(invite) = &mut self.stage {
+            invite.last_provisional.record(now, status, message, response);
+        }
+    }
+
+    /// What the caller is told when it has heard nothing for [`EdgeTiming::provisional_interval`].
+    pub fn repeat(&mut self, now: Instant) -> Option<(u16, Bytes)> {
+        match &mut self.stage {
+            Stage::Waiting(invite) if !self.state.is_final() => {
+                invite.last_provisional.repeat(now, &invite.message, &invite.tag)
+            }
+            _ => None,
+        }
+    }
+
+    /// The devices that have left an offer without any response for [`EdgeTiming::no_response`], and were not woken.
+    pub fn silent(&self, now: Instant) -> Vec<InstanceId> {
+        let due = self.arrived + self.timing.no_response <= now;
+        let alive = |instance| self.legs.iter().any(|leg| leg.instance == instance && leg.phase == Phase::Alive);
+        let silent = self.targets.iter().filter(|target| due && !target.woken && !alive(target.instance));
+        silent.map(|target| target.instance).collect()
+    }
+
+    /// A device, or its push service, says that it will ring; whether the caller shall hear it now.
+    pub fn ring(&mut self, instance: InstanceId) -> bool {
+        let Some(target) = self.open(instance) else { return false };
+        if target.state == CallState::Waking {
+            target.state = CallState::Ringing;
+            self.changes.push((instance, CallState::Ringing));
+        }
+        let first = self.state == CallState::Waking;
+        self.state = CallState::Ringing;
+        first
+    }
+
+    /// A response on a leg. `answer_wait`: how long a ringing device may take from now on.
+    pub fn on_response(
+        &mut self,
+        now: Instant,
+        branch: BranchId,
+        response: &Message,
+        answer_wait: Duration,
+    ) -> Outcome {
+        let Some(leg) = self.legs.iter_mut().find(|leg| leg.branch == branch) else { return Outcome::Ignore };
+        let (instance, status) = (leg.instance, response.status().unwrap_or(500));
+        match status {
+            ..=100 => {
+                leg.phase = if leg.phase == Phase::Sent { Phase::Alive } else { leg.phase };
+                Outcome::Ignore
+            }
+            101..200 => {
+                let first = self.state != CallState::Ringing || leg.phase == Phase::Sent;
+                leg.phase = if leg.phase == Phase::Ended { Phase::Ended } else { Phase::Alive };
+                if self.is_closed() || self.state.is_final() {
+                    return Outcome::Ignore;
+                }
+                self.state = CallState::Ringing;
+                self.ring(instance);
+                if first {
+                    self.deadline = self.deadline.max(now + answer_wait);
+                }
+                Outcome::Pass
+            }
+            200..300 => self.on_answer(branch),
+            _ => {
+                let again = leg.phase == Phase::Ended;
+                leg.phase = Phase::Ended;
+                if again || self.is_closed() { Outcome::Ignore } else { self.on_refusal(instance, status, response) }
+            }
+        }
+    }
+
+    /// A leg's flow is lost, or the device never answered at all.
+    pub fn on_leg_lost(&mut self, branch: BranchId) -> Outcome {
+        if let Some(leg) = self.legs.iter_mut().find(|leg| leg.branch == branch) {
+            leg.phase = Phase::Ended;
+        }
+        self.after_a_loss()
+    }
+
+    /// Whose leg this is.
+    pub fn instance_of(&self, branch: BranchId) -> Option<InstanceId> {
+        self.legs.iter().find(|leg| leg.branch == branch).map(|leg| leg.instance)
+    }
+
+    /// A device's legs on a flow that has ended.
+    pub fn legs_on(&self, instance: InstanceId, flow: FlowId) -> Vec<BranchId> {
+        let of = |leg: &&Leg| leg.instance == instance && leg.flow == flow && leg.phase != Phase::Ended;
+        self.legs.iter().filter(of).map(|leg| leg.branch).collect()
+    }
+
+    /// Whether a device's leg may still be answered.
+    pub fn has_live_leg(&self, instance: InstanceId) -> bool {
+        self.legs.iter().any(|leg| leg.instance == instance && leg.phase != Phase::Ended)
+    }
+
+    /// No push reaches this device; whether nobody is left that may answer.
+    pub fn give_up(&mut self, instance: InstanceId) -> bool {
+        if self.has_live_leg(instance) {
+            return false;
+        }
+        match self.open(instance) {
+            Some(target) => target.unreachable = true,
+            None => return false,
+        }
+        !self.may_be_answered()
+    }
+
+    /// A device has nothing to do with the call any more: the legs to cancel, and what that means for the caller.
+    pub fn drop_target(&mut self, instance: InstanceId) -> (Vec<BranchId>, Outcome) {
+        let legs = self.end_legs(|leg| leg.instance == instance);
+        let Some(target) = self.open(instance) else { return (legs, self.after_a_loss()) };
+        target.state = CallState::TimedOut;
+        self.changes.push((instance, CallState::TimedOut));
+        (legs, if self.may_be_answered() { Outcome::Ignore } else { Outcome::Fail })
+    }
+
+    /// The caller gave up, or another device answered (`elsewhere`): the legs to cancel, and whether to answer 487 at
+    /// once because none of them is alive.
+    pub fn cancel(&mut self, now: Instant, elsewhere: bool) -> (Vec<BranchId>, bool) {
+        if self.is_closed() || self.state.is_final() {
+            return (Vec::new(), false);
+        }
+        self.state = if elsewhere { CallState::AnsweredElsewhere } else { CallState::Cancelled };
+        self.deadline = now + self.timing.cancel;
+        let alive = self.legs.iter().any(|leg| leg.phase == Phase::Alive);
+        let live = self.legs.iter().filter(|leg| leg.phase != Phase::Ended).map(|leg| leg.branch).collect();
+        (live, !alive)
+    }
+
+    /// Ends the call for a reason of the relay's own: the legs to cancel. `None` when it has ended before.
+    pub fn end(&mut self, state: CallState) -> Option<Vec<BranchId>> {
+        if self.is_closed() || self.state.is_final() {
+            return None;
+        }
+        self.state = state;
+        Some(self.end_legs(|_| true))
+    }
+
+    /// Whether the deadline has come, and then the status that tells it: 408 when a device rang, 480 when none came, 487
+    /// when the caller had given up.
+    pub fn on_deadline(&self, now: Instant) -> Option<u16> {
+        let alive = self.legs.iter().any(|leg| leg.phase == Phase::Alive);
+        match self.state {
+            _ if self.is_closed() || self.deadline > now => None,
+            CallState::Cancelled | CallState::AnsweredElsewhere => Some(487),
+            CallState::Waking | CallState::Ringing => Some(if alive { 408 } else { 480 }),
+            _ => None,
+        }
+    }
+
+    /// The best refusal and its status, unless the relay's own answer with the status `own` is better (RFC 3261 §16.7.6).
+    pub fn best_refusal(&self, own: Option<u16>) -> Option<(u16, Bytes)> {
+        {
+            let invite = self.invite()?;
+            invite.refusals.best(own, &invite.message, &invite.tag)
+        }
+    }
+
+    /// The caller has its final answer; each device that was not out before is told how it ended for it.
+    pub fn close(&mut self) {
+        let winner = self.answered_by.and_then(|branch| self.instance_of(branch));
+        if !self.state.is_final() {
+            self.end_refused();
+        }
+        let rest = if self.state == CallState::Answered { CallState::AnsweredElsewhere } else { self.state };
+        for target in self.targets.iter_mut().filter(|target| !target.state.is_final()) {
+            target.state = if winner == Some(target.instance) { CallState::Answered } else { rest };
+            self.changes.push((target.instance, target.state));
+        }
+        // A call is remembered for a while: what was said in it is not.
+        if let Some(server) = self.server() {
+            self.stage = Stage::Closed { server };
+        }
+    }
+
+    /// Whether the caller has its final answer.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.stage, Stage::Closed { .. })
+    }
+
+    /// The other legs that may still be answered; they count as ended from now on. First those of the same device.
+    pub fn others(&mut self, branch: BranchId) -> (Vec<BranchId>, Vec<BranchId>) {
+        let instance = self.instance_of(branch);
+        let own = self.end_legs(|leg| leg.branch != branch && Some(leg.instance) == instance);
+        (own, self.end_legs(|leg| leg.branch != branch))
+    }
+
+    fn open(&mut self, instance: InstanceId) -> Option<&mut Target> {
+        if self.is_closed() || self.state.is_final() {
+            return None;
+        }
+        self.targets.iter_mut().find(|target| target.instance == instance && !target.state.is_final())
+    }
+
+    /// Whether a device is left that may still answer.
+    fn may_be_answered(&self) -> bool {
+        let open = self.targets.iter().filter(|target| !target.state.is_final());
+        let mut left = open.filter(|target| !target.unreachable || self.has_live_leg(target.instance));
+        left.next().is_some()
+    }
+
+    fn after_a_loss(&self) -> Outcome {
+        let live = self.legs.iter().any(|leg| leg.phase != Phase::Ended);
+        if self.state.is_given_up() && !self.is_closed() && !live { Outcome::Terminated } else { Outcome::Ignore }
+    }
+
+    fn on_answer(&mut self, branch: BranchId) -> Outcome {
+        match self.answered_by {
+            Some(winner) if winner == branch => Outcome::Answer,
+            Some(_) => Outcome::TooLate,
+            None if self.is_closed() => Outcome::TooLate,
+            // The caller's CANCEL and the device's 200 crossed: the 200 wins (RFC 3261 §9.1).
+            None => {
+                self.answered_by = Some(branch);
+                self.state = CallState::Answered;
+                Outcome::Answer
+            }
+        }
+    }
+
+    fn on_refusal(&mut self, instance: InstanceId, status: u16, response: &Message) -> Outcome {
+        if self.state.is_given_up() {
+            return self.after_a_loss();
+        }
+        // 482: the device takes the second offer for a copy of the first (RFC 3261 §8.2.2.2); it may still come back.
+        if self.state.is_final() || status == 482 || self.has_live_leg(instance) && status < 600 {
+            return Outcome::Ignore;
+        }
+        let Some(target) = self.open(instance) else { return Outcome::Ignore };
+        target.state = CallState::Declined;
+        self.changes.push((instance, CallState::Declined));
+        if let Stage::Waiting(invite) = &mut self.stage {
+            invite.refusals.add(response);
+        }
+        if status >= 600 {
+            self.state = CallState::Declined;
+            return Outcome::Fail;
+        }
+        if self.may_be_answered() {
+            return Outcome::Ignore;
+        }
+        self.end_refused();
+        Outcome::Fail
+    }
+
+    /// Nobody is left that may answer, and a device has refused: whom no push reached has only missed the call.
+    fn end_refused(&mut self) {
+        self.state = CallState::Declined;
+        for target in self.targets.iter_mut().filter(|target| !target.state.is_final()) {
+            target.state = CallState::TimedOut;
+            self.changes.push((target.instance, CallState::TimedOut));
+        }
+    }
+
+    fn end_legs(&mut self, which: impl Fn(&Leg) -> bool) -> Vec<BranchId> {
+        let mut ended = Vec::new();
+        for leg in self.legs.iter_mut().filter(|leg| leg.phase != Phase::Ended && which(leg)) {
+            leg.phase = Phase::Ended;
+            ended.push(leg.branch);
+        }
+        ended
+    }
+}
+
+#[cfg(test)]
+mod tests;

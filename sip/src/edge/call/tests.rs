@@ -1,0 +1,209 @@
+//! A call walks the rows of its table, one device and several.
+
+use crate::flow::{Side, Transport};
+use crate::id::ShardTag;
+use crate::message::Limits;
+use crate::transaction::{Table, Timing};
+
+use super::*;
+
+const NO_RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(4);
+const RING: Duration = Duration::from_secs(30);
+const ANSWER: Duration = Duration::from_secs(120);
+
+fn device(number: u128) -> InstanceId {
+    InstanceId::new(number << 16, ShardTag(0))
+}
+
+fn waiting(now: Instant) -> Call {
+    waiting_for(now, &[device(1)])
+}
+
+fn waiting_for(now: Instant, instances: &[InstanceId]) -> Call {
+    let text = "INVITE sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP p;branch=z9hG4bK1\r\nFrom: <sip:bob@example.com>;tag=1\r\n\
+                To: <sip:a@b>\r\nCall-ID: i\r\nCSeq: 1 INVITE\r\n\r\n";
+    let invite = Message::parse(&text.into(), &Limits::default()).unwrap();
+    let flow = FlowId::Datagram("192.0.2.1:5060".parse().unwrap());
+    let source =
+        Source { flow, side: Side::Upstream, transport: Transport::Udp, peer: "192.0.2.1:5060".parse().unwrap() };
+    let server = Table::<(), ()>::new(1, Timing::default(), Limits::default()).open(&invite, flow, ()).unwrap();
+    let tag = ShardTag(0);
+    let (call, binding) = (CallId::new(1, tag), BindingId::new(1, tag));
+    let timing = EdgeTiming::default();
+    let mut waiting = Call::expected(now, timing, RING, call, binding);
+    waiting.arrive(now, RING, instances, Invite::new(now, timing, server, source, invite, "tag".into()));
+    waiting
+}
+
+fn branch(number: u64) -> BranchId {
+    BranchId::new(u128::from(number) << 16, ShardTag(0))
+}
+
+fn response(status: u16) -> Message {
+    let text = format!(
+        "SIP/2.0 {status} x\r\nVia: SIP/2.0/TLS r;branch=z9hG4bK2\r\nVia: SIP/2.0/UDP p;branch=z9hG4bK1\r\n\
+         From: <sip:bob@example.com>;tag=1\r\nTo: <sip:a@b>;tag=2\r\nCall-ID: i\r\nCSeq: 1 INVITE\r\n\r\n"
+    );
+    Message::parse(&text.into(), &Limits::default()).unwrap()
+}
+
+/// A call with a leg on each of these flows that is still offered to the last alone.
+fn forked(now: Instant, flows: &[u64]) -> Call {
+    let mut pending = waiting(now);
+    for flow in flows {
+        pending.forked(branch(*flow), device(1), FlowId::Stream(*flow));
+    }
+    pending
+}
+
+/// The three states of a call that waits, and each final one.
+fn in_state(now: Instant, state: CallState) -> Call {
+    let mut pending = forked(now, &[1]);
+    match state {
+        CallState::Waking => {}
+        CallState::Ringing => assert_eq!(pending.on_response(now, branch(1), &response(180), ANSWER), Outcome::Pass),
+        CallState::Answered => assert_eq!(pending.on_response(now, branch(1), &response(200), ANSWER), Outcome::Answer),
+        CallState::Cancelled => assert_eq!(pending.cancel(now, false), (vec![branch(1)], true)),
+        CallState::AnsweredElsewhere => assert_eq!(pending.cancel(now, true), (vec![branch(1)], true)),
+        ended => assert_eq!(pending.end(ended), Some(vec![branch(1)])),
+    }
+    if state.is_final() {
+        pending.close();
+    }
+    assert_eq!(pending.state(), state);
+    pending
+}
+
+const FINAL: [CallState; 5] =
+    [CallState::Answered, CallState::Cancelled, CallState::AnsweredElsewhere, CallState::Declined, CallState::TimedOut];
+
+#[test]
+fn a_call_walks_every_row_of_its_table() {
+    use CallState::{Answered, Declined, Ringing, Waking};
+    let now = Instant::now();
+    for (from, status, outcome, to) in [
+        (Waking, 100, Outcome::Ignore, Waking),
+        (Waking, 180, Outcome::Pass, Ringing),
+        (Waking, 200, Outcome::Answer, Answered),
+        (Waking, 486, Outcome::Fail, Declined),
+        (Waking, 603, Outcome::Fail, Declined),
+        (Waking, 482, Outcome::Ignore, Waking),
+        (Ringing, 100, Outcome::Ignore, Ringing),
+        (Ringing, 183, Outcome::Pass, Ringing),
+        (Ringing, 202, Outcome::Answer, Answered),
+        (Ringing, 302, Outcome::Fail, Declined),
+        (Ringing, 603, Outcome::Fail, Declined),
+        (Ringing, 482, Outcome::Ignore, Ringing),
+    ] {
+        let mut pending = in_state(now, from);
+        assert_eq!(pending.on_response(now, branch(1), &response(status), ANSWER), outcome, "{from:?} {status}");
+        assert_eq!(pending.state(), to, "{from:?} {status}");
+    }
+    for state in FINAL {
+        for (status, outcome) in [(180, Outcome::Ignore), (486, Outcome::Ignore), (200, Outcome::TooLate)] {
+            // A winner's 2xx that comes again passes again: its ACK was lost (RFC 6026).
+            let again = state == Answered && status == 200;
+            let expected = if again { Outcome::Answer } else { outcome };
+            let mut pending = in_state(now, state);
+            assert_eq!(pending.on_response(now, branch(1), &response(status), ANSWER), expected, "{state:?} {status}");
+            assert_eq!((pending.state(), pending.is_closed()), (state, true));
+        }
+    }
+}
+
+#[test]
+fn a_final_state_is_left_by_nothing() {
+    let now = Instant::now();
+    for state in FINAL {
+        let mut pending = in_state(now, state);
+        assert!(!pending.wants(device(1), FlowId::Stream(9)) && !pending.wake(device(1)) && !pending.ring(device(1)));
+        assert_eq!(pending.cancel(now, false), (vec![], false));
+        assert_eq!(pending.end(CallState::TimedOut), None);
+        assert_eq!(pending.on_leg_lost(branch(1)), Outcome::Ignore);
+        assert_eq!((pending.deadline(now), pending.on_deadline(now + ANSWER)), (None, None));
+        assert_eq!((pending.state(), pending.invite().is_none()), (state, true));
+    }
+}
+
+#[test]
+fn a_deadline_is_480_when_none_came_and_408_when_a_device_rang() {
+    let now = Instant::now();
+    let mut none = waiting(now);
+    none.wake(device(1));
+    assert_eq!(none.deadline(now), Some(now + RING));
+    assert_eq!(none.on_deadline(now + RING - Duration::from_millis(1)), None);
+    assert_eq!(none.on_deadline(now + RING), Some(480));
+    assert!(none.ring(device(1)) && !none.ring(device(1)), "the caller hears the push's ringing once");
+    assert_eq!(none.on_deadline(now + RING), Some(480), "a push that rang is no device");
+    let rang = in_state(now, CallState::Ringing);
+    assert_eq!(rang.on_deadline(now + RING), None, "an answering device has its own time");
+    assert_eq!(rang.on_deadline(now + ANSWER), Some(408));
+}
+
+#[test]
+fn a_cancel_waits_for_the_legs_that_live_and_not_for_longer_than_its_time() {
+    let now = Instant::now();
+    let mut unanswered = forked(now, &[1]);
+    assert_eq!(unanswered.cancel(now, false), (vec![branch(1)], true), "no response yet: 487 at once");
+    let mut alive = in_state(now, CallState::Ringing);
+    assert_eq!(alive.cancel(now, false), (vec![branch(1)], false));
+    assert_eq!(alive.deadline(now), Some(now + NO_RESPONSE_TIMEOUT), "a deadline comes early rather than never");
+    assert_eq!(alive.on_deadline(now + CANCEL_TIMEOUT), Some(487));
+    assert_eq!(alive.on_response(now, branch(1), &response(487), ANSWER), Outcome::Terminated);
+    let mut crossed = in_state(now, CallState::Ringing);
+    crossed.cancel(now, false);
+    assert_eq!(crossed.on_response(now, branch(1), &response(200), ANSWER), Outcome::Answer, "RFC 3261 §9.1");
+    let mut lost = in_state(now, CallState::Ringing);
+    lost.cancel(now, false);
+    assert_eq!(lost.on_leg_lost(branch(1)), Outcome::Terminated);
+}
+
+#[test]
+fn a_flow_gets_one_leg_and_a_device_that_moved_gets_another() {
+    let now = Instant::now();
+    let mut pending = waiting(now);
+    assert!(pending.wants(device(1), FlowId::Stream(1)));
+    assert_eq!(pending.forked(branch(1), device(1), FlowId::Stream(1)), []);
+    assert!(!pending.wants(device(1), FlowId::Stream(1)));
+    assert_eq!(pending.legs_on(device(1), FlowId::Stream(1)), [branch(1)]);
+    assert_eq!(pending.forked(branch(2), device(1), FlowId::Stream(2)), [branch(1)], "the old leg is cancelled");
+    assert_eq!(pending.on_response(now, branch(1), &response(487), ANSWER), Outcome::Ignore);
+    assert_eq!(pending.state(), CallState::Waking);
+    assert_eq!(pending.on_response(now, branch(2), &response(200), ANSWER), Outcome::Answer);
+    assert_eq!(
+        pending.on_response(now, branch(1), &response(200), ANSWER),
+        Outcome::TooLate,
+        "a second answer is ended"
+    );
+    assert_eq!(pending.on_response(now, branch(7), &response(200), ANSWER), Outcome::Ignore, "no leg of this call");
+}
+
+#[test]
+fn a_lost_leg_leaves_the_call_waiting_and_a_silent_one_has_the_device_woken() {
+    let now = Instant::now();
+    let mut pending = in_state(now, CallState::Ringing);
+    assert_eq!(pending.on_leg_lost(branch(1)), Outcome::Ignore);
+    assert!(
+        !pending.has_live_leg(device(1))
+            && pending.wants(device(1), FlowId::Stream(2))
+            && !pending.wants(device(1), FlowId::Stream(1))
+    );
+    assert_eq!(pending.state(), CallState::Ringing);
+    assert_eq!(pending.on_deadline(now + ANSWER), Some(480), "it rang, but is gone");
+    let mut silent = forked(now, &[1]);
+    assert_eq!(silent.silent(now + NO_RESPONSE_TIMEOUT - Duration::from_millis(1)), []);
+    assert_eq!(silent.silent(now + NO_RESPONSE_TIMEOUT), [device(1)]);
+    assert!(silent.wake(device(1)) && !silent.wake(device(1)), "once");
+    let mut alive = forked(now, &[1]);
+    alive.on_response(now, branch(1), &response(100), ANSWER);
+    assert_eq!(alive.silent(now + NO_RESPONSE_TIMEOUT), []);
+}
+
+#[test]
+fn the_time_from_invite_to_device_is_told_once() {
+    let now = Instant::now();
+    let mut pending = waiting(now);
+    assert_eq!(pending.note_attached(now + Duration::from_secs(3), device(1)), Some(Duration::from_secs(3)));
+    assert_eq!(pending.note_attached(now + Duration::from_secs(4), device(1)), None);
+}

@@ -1,0 +1,309 @@
+//! Devices at the edge: their REGISTERs, and which of them is attached by which flow.
+//!
+//! Invariant: an instance is attached by at most one flow, the latest; a flow that failed to prove anybody
+//! [`FAILURES_PER_FLOW`] times is closed; a flow carries at most [`INSTANCES_PER_FLOW`] instances.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::core::OfflinePeer;
+use super::{Endpoint, Event, Output, Proof, ServerOwner, Source, Timer, VerificationId};
+use crate::edge::admission::{Admission, Nonces, Replay};
+use crate::flow::{Side, Transport};
+use crate::id::{BranchId, FlowId, InstanceId};
+use crate::message::{Composer, Message, Name};
+use crate::transaction::ServerId;
+
+/// REGISTERs with a wrong proof that one flow may send before it is closed.
+pub const FAILURES_PER_FLOW: u8 = 5;
+/// Instances that one flow may carry (accounts of one softphone); a further one is answered 403.
+pub const INSTANCES_PER_FLOW: usize = 16;
+/// Bounds of a device's registration at the edge, and what it gets when it asks for nothing, in seconds.
+const EXPIRES: (u32, u32, u32) = (10, 3600, 600);
+/// Forwarded requests remembered for one flow, so that its end fails them at once.
+const FORWARDED_PER_FLOW: usize = 64;
+
+/// The flows of devices, and the devices that are attached by them.
+#[derive(Debug)]
+pub(super) struct Attachments {
+    attached: HashMap<InstanceId, Attached>,
+    flows: HashMap<FlowId, DeviceFlow>,
+    nonces: Nonces,
+    verifications: HashMap<VerificationId, Verification>,
+    next: u64,
+}
+
+/// A device that has come.
+#[derive(Debug)]
+pub(super) struct Attached {
+    pub(super) flow: FlowId,
+    pub(super) transport: Transport,
+    /// The URI of its Contact.
+    pub(super) contact: Box<str>,
+    pub(super) expires_at: Instant,
+}
+
+/// What is known of a flow from a device.
+#[derive(Debug, Default)]
+struct DeviceFlow {
+    instances: Vec<(InstanceId, Replay)>,
+    failures: u8,
+    /// Requests forwarded on it that may still be answered, and for which instance.
+    forwarded: Vec<(InstanceId, BranchId)>,
+}
+
+/// A REGISTER whose proof the shell is verifying.
+#[derive(Debug)]
+struct Verification {
+    server: ServerId,
+    source: Source,
+    instance: InstanceId,
+    register: Box<Message>,
+}
+
+impl Attachments {
+    /// Nobody is attached. The key makes nonces, which die with the process.
+    pub(super) fn new(nonce_key: [u8; 32], now: Instant) -> Self {
+        Self {
+            attached: HashMap::new(),
+            flows: HashMap::new(),
+            nonces: Nonces::new(nonce_key, now),
+            verifications: HashMap::new(),
+            next: 0,
+        }
+    }
+
+    /// How many devices are attached, how many flows of devices are known, and how many proofs are being verified.
+    pub(super) fn counts(&self) -> (usize, usize, usize) {
+        (self.attached.len(), self.flows.len(), self.verifications.len())
+    }
+
+    pub(super) fn get(&self, instance: InstanceId) -> Option<&Attached> {
+        self.attached.get(&instance)
+    }
+
+    pub(super) fn is_attached(&self, instance: InstanceId) -> bool {
+        self.attached.contains_key(&instance)
+    }
+
+    /// Whether a flow carries this instance at this moment.
+    pub(super) fn is_attached_by(&self, instance: InstanceId, source: &Source) -> bool {
+        source.side == Side::Device && self.attached.get(&instance).is_some_and(|attached| attached.flow == source.flow)
+    }
+
+    /// Remembers a flow, so that its end is heard of.
+    pub(super) fn note_flow(&mut self, flow: FlowId) {
+        self.flows.entry(flow).or_default();
+    }
+
+    /// How many instances a flow carries beside this one.
+    pub(super) fn carried_by(&self, flow: FlowId, beside: InstanceId) -> usize {
+        let carried = self.flows.get(&flow).map(|state| &state.instances[..]).unwrap_or_default();
+        carried.iter().filter(|(instance, _)| *instance != beside).count()
+    }
+
+    /// Notes that a flow carries this instance; `false` when the flow has ended meanwhile, or is full.
+    pub(super) fn carry(&mut self, flow: FlowId, instance: InstanceId) -> bool {
+        self.flows.get_mut(&flow).is_some_and(|state| state.replay_of(instance).is_some())
+    }
+
+    /// Remembers that a request was forwarded on a device's flow.
+    pub(super) fn note_forwarded(&mut self, flow: FlowId, instance: InstanceId, branch: BranchId) {
+        if let Some(state) = self.flows.get_mut(&flow) {
+            if state.forwarded.len() >= FORWARDED_PER_FLOW {
+                state.forwarded.remove(0);
+            }
+            state.forwarded.push((instance, branch));
+        }
+    }
+
+    /// The requests that were forwarded to an instance by a flow and may still be answered.
+    pub(super) fn forwarded_to(&self, instance: InstanceId, flow: FlowId) -> Vec<BranchId> {
+        let forwarded = self.flows.get(&flow).map(|state| &state.forwarded[..]).unwrap_or_default();
+        forwarded.iter().filter(|(of, _)| *of == instance).map(|(_, branch)| *branch).collect()
+    }
+}
+
+impl DeviceFlow {
+    /// What admission remembers of an instance by this flow; `None` when the flow carries as many others as it may.
+    fn replay_of(&mut self, instance: InstanceId) -> Option<&mut Replay> {
+        let known = self.instances.iter().position(|(known, _)| *known == instance);
+        if known.is_none() {
+            if self.instances.len() >= INSTANCES_PER_FLOW {
+                return None;
+            }
+            self.instances.push((instance, Replay::default()));
+        }
+        let at = known.unwrap_or(self.instances.len() - 1);
+        self.instances.get_mut(at).map(|(_, replay)| replay)
+    }
+}
+
+impl Endpoint {
+    /// A REGISTER at the edge.
+    pub(super) fn on_device_register(&mut self, now: Instant, source: Source, reply: FlowId, register: Message) {
+        let from = register.from().and_then(|from| from.uri.user.and_then(InstanceId::parse));
+        let to = register.to().and_then(|to| to.uri.user.and_then(InstanceId::parse));
+        let instance = match from {
+            Some(instance) if to == Some(instance) => instance,
+            Some(_) => return self.refuse(now, reply, &register, 403),
+            None => return self.on_forwarded_register(now, source, reply, register),
+        };
+        let own = [&*self.core.settings.edge, &*self.core.settings.edge_websocket];
+        let state = self.attachments.flows.entry(source.flow).or_default();
+        let Some(replay) = state.replay_of(instance) else { return self.refuse(now, reply, &register, 403) };
+        let md5_alone = self.devices.is_challenged(instance);
+        let admission = self.attachments.nonces.check(now, &register, instance, source.flow, replay, &own, md5_alone);
+        self.devices.set_challenged(instance, matches!(admission, Admission::Challenge { .. }));
+        match admission {
+            Admission::Forbidden => self.on_failed_proof(now, source, reply, &register, 403),
+            Admission::OtherResource => self.on_failed_proof(now, source, reply, &register, 400),
+            Admission::Challenge { challenges } => self.challenge(now, reply, &register, &challenges),
+            Admission::Verify(_) if !self.devices.knows(instance) => {
+                self.on_failed_proof(now, source, reply, &register, 403);
+            }
+            Admission::Verify(proof) => self.verify_device(source, reply, register, instance, proof),
+        }
+    }
+
+    fn challenge(&mut self, now: Instant, reply: FlowId, register: &Message, challenges: &[String]) {
+        let tag = self.core.random.tag();
+        let response = Composer::response(register, 401, Composer::reason(401), Some(&tag));
+        let response =
+            challenges.iter().fold(response, |response, value| response.header(Name::WwwAuthenticate, value));
+        self.respond_once(now, reply, register, 401, response.finish());
+    }
+
+    fn verify_device(&mut self, source: Source, reply: FlowId, register: Message, instance: InstanceId, proof: Proof) {
+        let Ok(server) = self.core.transactions.open(&register, reply, ServerOwner::Nobody) else {
+            return self.busy(reply, &register);
+        };
+        let verification = VerificationId(self.attachments.next);
+        self.attachments.next += 1;
+        self.attachments
+            .verifications
+            .insert(verification, Verification { server, source, instance, register: Box::new(register) });
+        self.core.event(Event::VerifyDevice { verification, instance, proof });
+    }
+
+    fn on_failed_proof(&mut self, now: Instant, source: Source, reply: FlowId, register: &Message, status: u16) {
+        self.refuse(now, reply, register, status);
+        self.count_failure(source.flow);
+    }
+
+    pub(super) fn count_failure(&mut self, flow: FlowId) {
+        let state = self.attachments.flows.entry(flow).or_default();
+        state.failures = state.failures.saturating_add(1);
+        if state.failures >= FAILURES_PER_FLOW {
+            self.core.flush();
+            self.core.outputs.push_back(Output::Close(flow));
+        }
+    }
+
+    /// The shell has verified a proof.
+    pub(super) fn on_device_verified(&mut self, now: Instant, verification: VerificationId, granted: bool) {
+        let Some(pending) = self.attachments.verifications.remove(&verification) else { return };
+        let Verification { server, source, instance, register } = pending;
+        let tag = self.core.random.tag();
+        if !granted || !self.devices.knows(instance) {
+            let response = Composer::response(&register, 403, Composer::reason(403), Some(&tag));
+            self.core.transactions.respond(now, server, 403, response.finish());
+            return self.count_failure(source.flow);
+        }
+        let response = Composer::response(&register, 200, Composer::reason(200), Some(&tag));
+        let response = match self.contact_request(&register) {
+            ContactRequest::Query => response.maybe(Name::Contact, self.contact_line(now, instance)),
+            ContactRequest::Remove => {
+                self.detach(now, instance);
+                response
+            }
+            ContactRequest::Bind { contact, expires } => {
+                let line = format!("<{contact}>;expires={expires}");
+                let expires_at = now + Duration::from_secs(u64::from(expires));
+                let attached = Attached { flow: source.flow, transport: source.transport, contact, expires_at };
+                self.attach(now, instance, attached);
+                response.header(Name::Contact, line)
+            }
+            ContactRequest::Malformed => {
+                let response = Composer::response(&register, 400, "Invalid Contact", Some(&tag));
+                return self.core.transactions.respond(now, server, 400, response.finish());
+            }
+        };
+        self.core.transactions.respond(now, server, 200, response.finish());
+        self.core.flush();
+        self.send_parked(now, OfflinePeer::Device(instance));
+        self.fork_waiting(now, instance);
+    }
+
+    fn contact_request(&self, register: &Message) -> ContactRequest {
+        let header = register.number(Name::Expires);
+        let Some(contacts) = register.contacts() else { return ContactRequest::Malformed };
+        let Some(contact) = contacts.first() else {
+            let star = register.text(Name::Contact) == Some("*");
+            return if star && header == Some(0) { ContactRequest::Remove } else { ContactRequest::Query };
+        };
+        let (min, max, default) = EXPIRES;
+        let own = contact.params.value("expires").map(|value| value.parse().unwrap_or(default));
+        match own.or(header).unwrap_or(default) {
+            0 => ContactRequest::Remove,
+            expires => ContactRequest::Bind { contact: contact.uri.text.into(), expires: expires.clamp(min, max) },
+        }
+    }
+
+    fn contact_line(&self, now: Instant, instance: InstanceId) -> Option<String> {
+        let attached = self.attachments.attached.get(&instance)?;
+        let left = attached.expires_at.saturating_duration_since(now).as_secs();
+        Some(format!("<{}>;expires={left}", attached.contact))
+    }
+
+    pub(super) fn attach(&mut self, now: Instant, instance: InstanceId, attached: Attached) {
+        self.core.timers.set(attached.expires_at, Timer::Device(instance));
+        let flow = attached.flow;
+        let earlier = self.attachments.attached.insert(instance, attached);
+        if earlier.as_ref().is_none_or(|earlier| earlier.flow != flow) {
+            if let Some(earlier) = earlier {
+                self.lose_legs(now, instance, earlier.flow);
+                self.leave_flow(now, instance, earlier.flow);
+            }
+            self.core.event(Event::Attached(instance));
+        }
+    }
+
+    fn detach(&mut self, now: Instant, instance: InstanceId) {
+        if let Some(attached) = self.attachments.attached.remove(&instance) {
+            self.lose_legs(now, instance, attached.flow);
+            self.core.event(Event::Detached(instance));
+        }
+    }
+
+    pub(super) fn on_device_due(&mut self, now: Instant, instance: InstanceId) {
+        if self.attachments.attached.get(&instance).is_some_and(|attached| attached.expires_at <= now) {
+            self.detach(now, instance);
+        }
+    }
+
+    /// A flow of devices has ended.
+    pub(super) fn on_device_flow_closed(&mut self, now: Instant, flow: FlowId) {
+        let Some(state) = self.attachments.flows.remove(&flow) else { return };
+        for (instance, _) in state.instances {
+            if self.attachments.get(instance).is_some_and(|attached| attached.flow == flow) {
+                self.detach(now, instance);
+            }
+        }
+        for (instance, branch) in state.forwarded {
+            self.lose_forwarded(now, instance, branch);
+        }
+    }
+}
+
+/// What a REGISTER of a device asks for.
+enum ContactRequest {
+    /// What is registered.
+    Query,
+    /// Nothing more.
+    Remove,
+    /// To be reached at `contact` for `expires` seconds.
+    Bind { contact: Box<str>, expires: u32 },
+    /// A Contact that is none.
+    Malformed,
+}

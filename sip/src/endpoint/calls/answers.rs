@@ -1,0 +1,262 @@
+//! What devices and callers say of a call after its INVITE, and how it ends.
+//!
+//! Invariant: a caller gets exactly one final answer; a 2xx that nobody waits for is ended with ACK and BYE.
+
+use std::time::Instant;
+
+use crate::edge::call::{Invite, Outcome};
+use crate::edge::forward;
+use crate::endpoint::core::{ClientOwner, Timer};
+use crate::endpoint::{CallState, Endpoint, Event, Side, Transport};
+use crate::id::{BranchId, CallId, FlowId, InstanceId};
+use crate::message::{Composer, Message, Method, Name};
+
+/// Why a device's ringing ends when another one has answered (RFC 3326): it shows no missed call.
+const ANSWERED_ELSEWHERE: &str = "SIP;cause=200;text=\"Call completed elsewhere\"";
+/// Likewise when another one has declined for all.
+const DECLINED_ELSEWHERE: &str = "SIP;cause=603;text=\"Declined elsewhere\"";
+
+impl Endpoint {
+    pub(in crate::endpoint) fn on_call_due(&mut self, now: Instant, call: CallId) {
+        let Some(row) = self.calls.get(call) else { return };
+        for instance in row.silent(now) {
+            self.wake(now, call, instance);
+        }
+        let Some(row) = self.calls.get_mut(call) else { return };
+        if row.is_expected() {
+            return self.on_expected_due(now, call);
+        }
+        if let (Some((status, response)), Some(server)) = (row.repeat(now), row.server()) {
+            self.core.transactions.respond(now, server, status, response);
+        }
+        match row.on_deadline(now) {
+            None => {
+                if let Some(at) = row.deadline(now).filter(|at| *at > now) {
+                    self.core.timers.set(at, Timer::Call(call));
+                }
+            }
+            Some(487) => self.answer_call(now, call, 487),
+            Some(status) => self.end_call(now, call, CallState::TimedOut, status),
+        }
+    }
+
+    /// The caller shall hear ringing, unless it has heard it or wants it reliably (RFC 3262), which only a device can do.
+    pub(in crate::endpoint) fn on_ring(&mut self, now: Instant, call: CallId, instance: InstanceId) {
+        let Some(row) = self.calls.get_mut(call) else { return };
+        let compose = |invite: &Invite| {
+            let response = Composer::response(&invite.message, 180, Composer::reason(180), Some(&invite.tag)).finish();
+            (invite.server, response)
+        };
+        if row.invite().is_some_and(|invite| invite.message.lists(Name::Require, "100rel")) {
+            return;
+        }
+        let own = row.invite().map(compose);
+        if row.ring(instance)
+            && let Some((server, response)) = own
+        {
+            row.record(now, 180, None, &response);
+            self.core.transactions.respond(now, server, 180, response);
+        }
+        self.tell_changes(call);
+    }
+
+    pub(in crate::endpoint) fn on_device_unreachable(&mut self, now: Instant, call: CallId, instance: InstanceId) {
+        if let Some(row) = self.calls.get(call).filter(|row| row.is_expected()) {
+            let binding = row.binding();
+            return self.leave_expected(instance, binding);
+        }
+        if self.calls.get_mut(call).is_some_and(|row| row.give_up(instance)) {
+            self.conclude(now, call);
+        }
+    }
+
+    /// A device has nothing to do with a call any more; the others ring on.
+    pub(in crate::endpoint) fn leave_call(&mut self, now: Instant, call: CallId, instance: InstanceId) {
+        let Some(row) = self.calls.get_mut(call) else { return };
+        let (legs, outcome) = row.drop_target(instance);
+        self.cancel_legs(now, legs, None);
+        self.calls.leave(instance, call);
+        self.tell_changes(call);
+        match outcome {
+            Outcome::Fail => self.conclude(now, call),
+            Outcome::Terminated => self.answer_call(now, call, 487),
+            _ => {}
+        }
+    }
+
+    pub(in crate::endpoint) fn on_end_calls(&mut self, now: Instant) {
+        self.end_all_expected();
+        #[expect(clippy::disallowed_methods, reason = "sorted before anything is sent")]
+        for call in self.calls.open() {
+            self.end_call(now, call, CallState::TimedOut, 480);
+        }
+    }
+
+    /// Ends a call for a reason of the relay's own; the caller gets a device's refusal where that says more.
+    pub(in crate::endpoint) fn end_call(&mut self, now: Instant, call: CallId, state: CallState, status: u16) {
+        if self.end_expected(call, state) {
+            return;
+        }
+        let Some(row) = self.calls.get_mut(call) else { return };
+        let Some(legs) = row.end(state) else { return };
+        let best = row.best_refusal(Some(status)).filter(|_| state == CallState::TimedOut);
+        let declined = (state == CallState::Declined).then_some(DECLINED_ELSEWHERE);
+        self.cancel_legs(now, legs, declined);
+        match best {
+            Some((status, response)) => self.close_call(now, call, status, response),
+            None => self.answer_call(now, call, status),
+        }
+    }
+
+    /// Nobody is left that may answer: the caller gets the best refusal, if there was one.
+    fn conclude(&mut self, now: Instant, call: CallId) {
+        match self.calls.get(call).and_then(|row| row.best_refusal(None)) {
+            Some((status, response)) => self.close_call(now, call, status, response),
+            None => self.end_call(now, call, CallState::TimedOut, 480),
+        }
+    }
+
+    pub(in crate::endpoint) fn on_call_cancelled(&mut self, now: Instant, call: CallId, cancel: &Message) {
+        let Some(row) = self.calls.get_mut(call) else { return };
+        if row.state().is_final() {
+            return;
+        }
+        let (legs, at_once) = row.cancel(now, forward::answered_elsewhere(cancel));
+        let deadline = row.deadline(now);
+        let reason = forward::reason(cancel);
+        for branch in legs {
+            self.core.transactions.cancel(now, branch, reason.as_deref());
+        }
+        // Told with the final answer: until then a 200 of the device may cross the CANCEL and win (RFC 3261 §9.1).
+        if at_once {
+            self.answer_call(now, call, 487);
+        } else if let Some(at) = deadline {
+            self.core.timers.set(at, Timer::Call(call));
+        }
+    }
+
+    pub(in crate::endpoint) fn on_leg_response(
+        &mut self,
+        now: Instant,
+        call: CallId,
+        branch: BranchId,
+        response: &Message,
+    ) {
+        let (Some(status), wait) = (response.status(), self.core.settings.answer_timeout) else { return };
+        let Some(row) = self.calls.get_mut(call) else {
+            return self.end_late_answer(now, branch, status, response);
+        };
+        let outcome = row.on_response(now, branch, response, wait);
+        let Some(server) = row.server() else { return };
+        match outcome {
+            Outcome::Ignore => {}
+            Outcome::Pass => {
+                let passed = forward::forward_response(response, Side::Device);
+                row.record(now, status, Some(response), &passed);
+                if let Some(at) = row.deadline(now) {
+                    self.core.timers.set(at, Timer::Call(call));
+                }
+                self.core.transactions.respond(now, server, status, passed);
+            }
+            Outcome::Answer => {
+                let (moved, others) = row.others(branch);
+                self.cancel_legs(now, moved, None);
+                self.cancel_legs(now, others, Some(ANSWERED_ELSEWHERE));
+                return self.close_call(now, call, status, forward::forward_response(response, Side::Device));
+            }
+            Outcome::Fail => {
+                let (moved, others) = row.others(branch);
+                self.cancel_legs(now, moved, None);
+                self.cancel_legs(now, others, Some(DECLINED_ELSEWHERE));
+                return self.conclude(now, call);
+            }
+            Outcome::TooLate => self.end_late_answer(now, branch, status, response),
+            Outcome::Terminated => self.answer_call(now, call, 487),
+        }
+        self.tell_changes(call);
+    }
+
+    pub(in crate::endpoint) fn on_leg_lost(&mut self, now: Instant, call: CallId, branch: BranchId) {
+        let Some(row) = self.calls.get_mut(call) else { return };
+        let outcome = row.on_leg_lost(branch);
+        let Some(instance) = row.instance_of(branch) else { return };
+        if outcome == Outcome::Terminated {
+            self.answer_call(now, call, 487);
+        } else if !self.calls.get(call).is_some_and(|row| row.has_live_leg(instance)) {
+            self.wake(now, call, instance);
+        }
+    }
+
+    /// A device's flow has ended: its legs there are lost, and the device is woken if it was not.
+    pub(in crate::endpoint) fn lose_legs(&mut self, now: Instant, instance: InstanceId, flow: FlowId) {
+        for call in self.calls.waiting_for(instance) {
+            let legs = self.calls.get(call).map(|row| row.legs_on(instance, flow)).unwrap_or_default();
+            for branch in legs {
+                self.core.transactions.cancel(now, branch, None);
+                self.on_leg_lost(now, call, branch);
+            }
+        }
+    }
+
+    /// Gives the caller the relay's own final answer.
+    fn answer_call(&mut self, now: Instant, call: CallId, status: u16) {
+        let Some(row) = self.calls.get(call) else { return };
+        let compose = |invite: &Invite| {
+            Composer::response(&invite.message, status, Composer::reason(status), Some(&invite.tag)).finish()
+        };
+        if let Some(response) = row.invite().map(compose) {
+            self.close_call(now, call, status, response);
+        }
+    }
+
+    /// Gives the caller its final answer: the call counts no more, and is forgotten when its transactions are over. A
+    /// winner's 2xx that comes again passes again.
+    fn close_call(&mut self, now: Instant, call: CallId, status: u16, response: bytes::Bytes) {
+        let Some(row) = self.calls.get_mut(call) else { return };
+        let Some(server) = row.server() else { return };
+        let again = row.is_closed();
+        row.close();
+        let (state, instances): (_, Vec<_>) = (row.state(), row.instances().collect());
+        self.core.transactions.respond(now, server, status, response);
+        self.tell_changes(call);
+        if again {
+            return;
+        }
+        self.core.event(Event::Ended { call, state });
+        for instance in instances {
+            self.tell_missed(now, call, instance);
+            self.calls.leave(instance, call);
+        }
+        self.core.later(now, self.core.settings.timing.transaction.t1_64(), Timer::Forget(call));
+    }
+
+    /// A call that has ended, and that nobody answered, is missed by those of its devices that did not decline it.
+    fn tell_missed(&mut self, now: Instant, call: CallId, instance: InstanceId) {
+        let Some(row) = self.calls.get(call) else { return };
+        if let Some(state @ (CallState::Cancelled | CallState::TimedOut)) = row.state_of(instance) {
+            let missed = Box::new(row.describe(now, instance));
+            self.core.event(Event::Missed { call: missed, state });
+        }
+    }
+
+    pub(super) fn cancel_legs(&mut self, now: Instant, legs: Vec<BranchId>, reason: Option<&str>) {
+        for branch in legs {
+            self.core.transactions.cancel(now, branch, reason);
+        }
+    }
+
+    /// A 2xx that nobody waits for must not leave the device in a call with nobody.
+    fn end_late_answer(&mut self, now: Instant, branch: BranchId, status: u16, response: &Message) {
+        if !(200..300).contains(&status) {
+            return;
+        }
+        let Some(flow) = self.core.transactions.flow_of(branch) else { return };
+        let (ack, bye) = (self.core.branch(), self.core.branch());
+        let sent_by = self.core.settings.sent_by(Side::Device, Transport::Tls);
+        if let Some((ack, hang_up)) = forward::end_late_answer(response, sent_by, ack, bye) {
+            self.core.send(flow, ack);
+            // Full: the device's own session timer, or its user, ends the call.
+            let _ = self.core.transactions.send(now, bye, Method::Bye, hang_up, flow, ClientOwner::Nobody);
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Calls that a SIP server announces before it sends their INVITE.
+//!
+//! | an expected call | becomes |
+//! | --- | --- |
+//! | its INVITE comes | a call that waits, with the identifier that its devices were pushed; none is pushed a second time |
+//! | it is announced again before that | the same call; a device that was pushed is not pushed again |
+//! | a device declines it | declined; its INVITE, should it come, is answered 603 |
+//! | no INVITE by the deadline, or no device can be reached | timed out |
+//!
+//! Invariant: a device is woken for an expected call at most once, and from the budget that its calls have.
+
+use std::time::Instant;
+
+use crate::endpoint::core::Timer;
+use crate::endpoint::{CallState, Endpoint, Event};
+use crate::id::{BindingId, CallId, InstanceId};
+
+impl Endpoint {
+    /// Whether this device has been woken for a call whose INVITE has not come yet.
+    pub fn expects_call(&self, instance: InstanceId) -> bool {
+        let expected = self.devices.binding_of(instance).and_then(|binding| self.calls.expected.get(&binding));
+        let call = expected.and_then(|call| self.calls.get(*call));
+        call.is_some_and(|call| !call.state().is_final() && call.has_woken(instance))
+    }
+
+    pub(in crate::endpoint) fn on_expect_call(
+        &mut self,
+        now: Instant,
+        instance: InstanceId,
+        from: Box<str>,
+        name: Option<Box<str>>,
+    ) {
+        let Some(binding) = self.devices.binding_of(instance) else { return };
+        // A call that was declined is announced anew: this may be another one.
+        let earlier = self.calls.expected_for(now, binding).filter(|call| !call.state().is_final());
+        if earlier.is_some_and(|call| call.has_woken(instance)) {
+            return;
+        }
+        let known = earlier.map(|call| call.id());
+        if self.calls.is_busy(instance) || !self.devices.spend_call(now, instance) {
+            return;
+        }
+        let call = known.unwrap_or_else(|| self.expect_invite(now, binding));
+        if let Some(row) = self.calls.get_mut(call) {
+            row.expect(instance, from, name);
+            let incoming = Box::new(row.describe(now, instance));
+            self.core.event(Event::Wake(incoming));
+        }
+    }
+
+    fn expect_invite(&mut self, now: Instant, binding: BindingId) -> CallId {
+        let call = CallId::new(self.core.random.wide(), binding.tag());
+        let (timing, wait) = (self.core.settings.timing.edge, self.core.settings.ring_timeout);
+        self.calls.expect(now, timing, wait, call, binding);
+        self.core.later(now, wait, Timer::Call(call));
+        call
+    }
+
+    /// Ends an expected call before its INVITE has come; whether it was one. A decline is remembered for the INVITE.
+    pub(super) fn end_expected(&mut self, call: CallId, state: CallState) -> bool {
+        let Some(row) = self.calls.get_mut(call).filter(|row| row.is_expected()) else { return false };
+        let binding = row.binding();
+        row.end_expected(state);
+        self.tell_changes(call);
+        if state != CallState::Declined {
+            self.calls.forget_expected(binding);
+        }
+        true
+    }
+
+    /// A device is wiped, or no push reaches it: the call is not expected for it any more.
+    pub(in crate::endpoint) fn leave_expected(&mut self, instance: InstanceId, binding: BindingId) {
+        let Some(row) = self.calls.expected_by(binding).filter(|row| row.has_woken(instance)) else { return };
+        let (call, left) = (row.id(), row.leave_expected(instance));
+        self.tell_changes(call);
+        if left {
+            self.calls.forget_expected(binding);
+        }
+    }
+
+    pub(super) fn on_expected_due(&mut self, now: Instant, call: CallId) {
+        if self.calls.get(call).is_some_and(|row| row.until() <= now) {
+            self.end_expected(call, CallState::TimedOut);
+        }
+    }
+
+    /// The process is about to end.
+    pub(super) fn end_all_expected(&mut self) {
+        for call in self.calls.all_expected() {
+            self.end_expected(call, CallState::TimedOut);
+        }
+    }
+}

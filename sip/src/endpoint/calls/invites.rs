@@ -1,0 +1,169 @@
+//! An INVITE that comes for a binding, and the devices that it is forked to or that are woken for it.
+//!
+//! Invariant: an INVITE is answered 100 before anything is looked up for it; a device is forked to by its flow, and to no
+//! address that a message names.
+
+use std::time::Instant;
+
+use crate::edge::call::{Announced, Call, Invite};
+use crate::edge::forward;
+use crate::endpoint::core::{ClientOwner, ServerOwner, Timer};
+use crate::endpoint::{CallState, Endpoint, Event, IncomingCall, Side, Source};
+use crate::flow::FlowToken;
+use crate::id::{BindingId, CallId, FlowId, InstanceId};
+use crate::message::{Composer, Message, Method};
+
+impl Endpoint {
+    pub(in crate::endpoint) fn on_invite(
+        &mut self,
+        now: Instant,
+        source: Source,
+        reply: FlowId,
+        invite: Message,
+        binding: BindingId,
+    ) {
+        if let Err(stop) = forward::check(&invite, &self.core.settings.own_addresses()) {
+            return self.refuse_call(now, reply, &invite, stop.status());
+        }
+        let expected = self.calls.expected_for(now, binding).map(|call| (call.id(), call.state()));
+        if expected.is_some_and(|(_, state)| state == CallState::Declined) {
+            self.calls.forget_expected(binding);
+            return self.refuse_call(now, reply, &invite, 603);
+        }
+        let instances = match self.callable(now, binding) {
+            Ok(instances) => instances,
+            Err(status) => return self.refuse_call(now, reply, &invite, status),
+        };
+        let call = expected.map_or_else(|| CallId::new(self.core.random.wide(), binding.tag()), |(call, _)| call);
+        let Ok(server) = self.core.transactions.open(&invite, reply, ServerOwner::Call(call)) else {
+            return self.busy(reply, &invite);
+        };
+        let trying = Composer::response(&invite, 100, Composer::reason(100), None).finish();
+        self.core.transactions.respond(now, server, 100, trying);
+        let (timing, wait) = (self.core.settings.timing.edge, self.core.settings.ring_timeout);
+        let invite = Invite::new(now, timing, server, source, invite, self.core.random.tag());
+        self.core.later(now, wait.min(timing.provisional_interval), Timer::Call(call));
+        match self.calls.arrive(now, (timing, wait), call, binding, &instances, invite) {
+            Some(announced) => self.begin_announced(now, call, &instances, &announced),
+            None => self.begin(now, call, &instances),
+        }
+    }
+
+    /// Forks a call to those of its devices that are attached, and wakes the others.
+    fn begin(&mut self, now: Instant, call: CallId, instances: &[InstanceId]) {
+        let mut forked = false;
+        for instance in instances.iter().copied() {
+            if self.fork_to(now, call, instance) {
+                forked = true;
+                self.tell(now, call, instance, Event::Forked);
+            } else {
+                self.wake(now, call, instance);
+            }
+        }
+        if forked {
+            self.core.later(now, self.core.settings.timing.edge.no_response, Timer::Call(call));
+        }
+    }
+
+    /// The members of a binding that may get one more call; one that was woken for it before has already
+    /// consumed its call budget.
+    fn callable(&mut self, now: Instant, binding: BindingId) -> Result<Vec<InstanceId>, u16> {
+        let mut status = 480;
+        let expected = self.calls.expected_for(now, binding).map(Call::id);
+        let mut instances = self.callable_instances(binding);
+        instances.extend(self.push_bindings.instance_of(binding));
+        instances.retain(|instance| {
+            let busy = self.calls.is_busy(*instance);
+            status = if busy { 486 } else { status };
+            let paid = expected.and_then(|call| self.calls.get(call)).is_some_and(|call| call.has_woken(*instance));
+            !busy && (paid || self.devices.spend_call(now, *instance))
+        });
+        if instances.is_empty() { Err(status) } else { Ok(instances) }
+    }
+
+    /// The INVITE of an announced call has come: its devices were woken, and may be there already.
+    fn begin_announced(&mut self, now: Instant, call: CallId, instances: &[InstanceId], announced: &Announced) {
+        let (mut forked, mut full_time) = (false, false);
+        for instance in instances.iter().copied() {
+            let woken = announced.woken.contains(&instance);
+            if self.fork_to(now, call, instance) {
+                forked = true;
+            } else if !woken {
+                full_time = true;
+                self.wake(now, call, instance);
+            }
+            self.tell(now, call, instance, Event::ExpectedCallArrived);
+        }
+        if forked {
+            self.core.later(now, self.core.settings.timing.edge.no_response, Timer::Call(call));
+        } else if !full_time {
+            // Who comes later than its push said finds nothing.
+            let wait = announced.until.saturating_duration_since(now);
+            if let Some(row) = self.calls.get_mut(call) {
+                row.wait_until(announced.until);
+            }
+            self.core.later(now, wait, Timer::Call(call));
+        }
+        for instance in announced.rang.iter().copied() {
+            self.on_ring(now, call, instance);
+        }
+    }
+
+    /// Offers every call that waits for this instance to the flow it came by.
+    pub(in crate::endpoint) fn fork_waiting(&mut self, now: Instant, instance: InstanceId) {
+        for call in self.calls.waiting_for(instance) {
+            self.fork_to(now, call, instance);
+        }
+    }
+
+    /// Offers a call to a device's flow; whether the device is attached.
+    fn fork_to(&mut self, now: Instant, call: CallId, instance: InstanceId) -> bool {
+        let branch = self.core.branch();
+        let Some(row) = self.calls.get_mut(call) else { return false };
+        let Some(attached) = self.attachments.get(instance) else { return false };
+        let wanted = row.wants(instance, attached.flow);
+        let Some(invite) = row.invite().filter(|_| wanted) else { return true };
+        let (device, upstream) = (
+            self.core.settings.sent_by(Side::Device, attached.transport),
+            self.core.settings.sent_by(Side::Upstream, invite.source.transport),
+        );
+        let token = FlowToken { instance, upstream: invite.source.flow };
+        let token = self.core.token_key.sign(&token, invite.message.call_id().unwrap_or_default());
+        let edit = forward::forward_request(&invite.message, device, branch);
+        // What came back by a Path names its device itself (RFC 8599 §5.6.2).
+        let edit = if self.push_bindings.knows(instance) { edit } else { edit.request_uri(&*attached.contact) };
+        let bytes = forward::record_route(edit, &token, device, upstream).finish();
+        let flow = attached.flow;
+        if self.core.transactions.send(now, branch, Method::Invite, bytes, flow, ClientOwner::Leg(call)).is_err() {
+            return true;
+        }
+        let moved = row.forked(branch, instance, flow);
+        let woke_after = row.note_attached(now, instance);
+        let state = row.state_of(instance).unwrap_or(CallState::Waking);
+        self.attachments.note_forwarded(flow, instance, branch);
+        self.cancel_legs(now, moved, None);
+        self.core.event(Event::Call { call, instance, state, woke_after });
+        true
+    }
+
+    pub(super) fn wake(&mut self, now: Instant, call: CallId, instance: InstanceId) {
+        if self.calls.get_mut(call).is_some_and(|row| row.wake(instance)) {
+            self.tell(now, call, instance, Event::Wake);
+        }
+    }
+
+    fn tell(&mut self, now: Instant, call: CallId, instance: InstanceId, event: fn(Box<IncomingCall>) -> Event) {
+        if let Some(row) = self.calls.get(call) {
+            let incoming = Box::new(row.describe(now, instance));
+            self.core.event(event(incoming));
+        }
+    }
+
+    /// Tells the shell how a call stands for those devices for which that has changed.
+    pub(super) fn tell_changes(&mut self, call: CallId) {
+        let changes = self.calls.get_mut(call).map(Call::take_changes).unwrap_or_default();
+        for (instance, state) in changes {
+            self.core.event(Event::Call { call, instance, state, woke_after: None });
+        }
+    }
+}

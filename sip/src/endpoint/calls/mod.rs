@@ -1,0 +1,141 @@
+//! Calls: expected, waiting for their devices, or just closed.
+//!
+//! | room | what it holds |
+//! | --- | --- |
+//! | `expected` | calls that a SIP server has announced, before their INVITE comes |
+//! | `invites` | an INVITE, and the devices that it is forked to or that are woken for it |
+//! | `answers` | what devices and callers say afterwards, and how a call ends |
+//!
+//! A call is for all instances of its binding that are callable: it is forked to those that are attached, the others are
+//! woken, and the first that answers has it (RFC 3261 §16.7). Its machine is [`crate::edge::call`].
+//!
+//! Invariant: every INVITE that becomes a call ends with exactly one final answer, and with one final
+//! [`CallState`](super::CallState) for each of its devices; each of them is woken at most once. A binding has at most one
+//! expected call; it ends by its INVITE or at its deadline.
+
+mod answers;
+mod expected;
+mod invites;
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crate::edge::call::{Announced, Call, Invite};
+use crate::id::{BindingId, CallId, InstanceId};
+use crate::timing::EdgeTiming;
+
+/// Calls that one instance may have waiting at once; a further one is answered 486, unpushed.
+pub const CALLS_PER_INSTANCE: usize = 8;
+
+/// The calls of one endpoint.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    rows: HashMap<CallId, Call>,
+    /// The calls that wait for an instance.
+    waiting: HashMap<InstanceId, Vec<CallId>>,
+    /// The call that the next INVITE to a binding is taken for.
+    expected: HashMap<BindingId, CallId>,
+}
+
+impl Calls {
+    pub(super) fn get(&self, call: CallId) -> Option<&Call> {
+        self.rows.get(&call)
+    }
+
+    fn get_mut(&mut self, call: CallId) -> Option<&mut Call> {
+        self.rows.get_mut(&call)
+    }
+
+    /// Rows of all tables, for counts.
+    pub(super) fn len(&self) -> usize {
+        self.rows.len() + self.waiting.len()
+    }
+
+    /// Calls whose caller waits for its final answer.
+    pub(super) fn open(&self) -> Vec<CallId> {
+        self.sorted(|call| !call.is_closed() && !call.is_expected())
+    }
+
+    /// The calls that wait for an instance, in the order in which they came.
+    pub(super) fn waiting_for(&self, instance: InstanceId) -> Vec<CallId> {
+        self.waiting.get(&instance).cloned().unwrap_or_default()
+    }
+
+    /// Whether an instance has as many calls as it may have.
+    fn is_busy(&self, instance: InstanceId) -> bool {
+        self.waiting.get(&instance).is_some_and(|calls| calls.len() >= CALLS_PER_INSTANCE)
+    }
+
+    /// The call that an INVITE to this binding is expected for.
+    fn expected_for(&self, now: Instant, binding: BindingId) -> Option<&Call> {
+        self.rows.get(self.expected.get(&binding)?).filter(|call| call.until() > now)
+    }
+
+    /// The call of a binding whose INVITE has not come, also after its deadline.
+    fn expected_by(&mut self, binding: BindingId) -> Option<&mut Call> {
+        self.rows.get_mut(self.expected.get(&binding)?)
+    }
+
+    /// All calls whose INVITE has not come.
+    fn all_expected(&self) -> Vec<CallId> {
+        self.sorted(Call::is_expected)
+    }
+
+    /// Expects one more call; it takes the place of an earlier one that the binding still expects.
+    fn expect(&mut self, now: Instant, timing: EdgeTiming, wait: Duration, id: CallId, binding: BindingId) {
+        self.rows.insert(id, Call::expected(now, timing, wait, id, binding));
+        if let Some(earlier) = self.expected.insert(binding, id) {
+            self.rows.remove(&earlier);
+        }
+    }
+
+    /// Expects a call no longer.
+    fn forget_expected(&mut self, binding: BindingId) {
+        if let Some(call) = self.expected.remove(&binding) {
+            self.rows.remove(&call);
+        }
+    }
+
+    /// The INVITE of a call has come, for these instances; what was known of it if it was expected.
+    fn arrive(
+        &mut self,
+        now: Instant,
+        (timing, wait): (EdgeTiming, Duration),
+        id: CallId,
+        binding: BindingId,
+        instances: &[InstanceId],
+        invite: Invite,
+    ) -> Option<Announced> {
+        let was_expected = self.expected.get(&binding) == Some(&id);
+        if was_expected {
+            self.expected.remove(&binding);
+        }
+        let call = self.rows.entry(id).or_insert_with(|| Call::expected(now, timing, wait, id, binding));
+        let announced = call.arrive(now, wait, instances, invite);
+        for instance in instances {
+            self.waiting.entry(*instance).or_default().push(id);
+        }
+        was_expected.then_some(announced)
+    }
+
+    /// A call waits for an instance no longer.
+    fn leave(&mut self, instance: InstanceId, call: CallId) {
+        if let Some(calls) = self.waiting.get_mut(&instance) {
+            calls.retain(|other| *other != call);
+            if calls.is_empty() {
+                self.waiting.remove(&instance);
+            }
+        }
+    }
+
+    /// Nothing more can come for a call.
+    pub(super) fn forget(&mut self, call: CallId) {
+        self.rows.remove(&call);
+    }
+
+    fn sorted(&self, which: impl Fn(&Call) -> bool) -> Vec<CallId> {
+        let mut calls: Vec<CallId> = self.rows.iter().filter(|(_, call)| which(call)).map(|(id, _)| *id).collect();
+        calls.sort_unstable();
+        calls
+    }
+}

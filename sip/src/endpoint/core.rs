@@ -1,0 +1,143 @@
+//! What every room of the endpoint uses: its settings, randomness, deadlines, transactions and outputs.
+//!
+//! Invariant: nothing leaves an endpoint but by [`Core::outputs`], and in the order in which it was made.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::{Event, ForwardedRegisterId, MessageRequestId, Output, Settings};
+use crate::flow::{TokenKey, large};
+use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId, UpstreamId};
+use crate::random::Random;
+use crate::timers::Timers;
+use crate::transaction::{ServerId, Table};
+
+/// Transactions of either kind that run at once on one shard. Beyond it a request is answered 503, and a REGISTER waits
+/// for its back-off. Requests that are refused take a quarter of it at most, and are then answered without one.
+pub const TRANSACTIONS_MAX: usize = 200_000;
+
+/// The small core that the owners of the state stand around.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) settings: Settings,
+    pub(super) random: Random,
+    /// Signs flow tokens and names push bindings.
+    pub(super) token_key: TokenKey,
+    /// Makes this endpoint's Call-IDs and From tags its own.
+    pub(super) epoch: String,
+    pub(super) outputs: VecDeque<Output>,
+    pub(super) timers: Timers<Timer>,
+    pub(super) transactions: Table<ClientOwner, ServerOwner>,
+}
+
+/// Whose deadline it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Timer {
+    Binding(BindingId),
+    /// An unregistration has taken long enough.
+    Unbind(BindingId),
+    Upstream(UpstreamId),
+    /// The next few registrations of an upstream may start.
+    Pace(UpstreamId),
+    /// A device's registration ends.
+    Device(InstanceId),
+    Call(CallId),
+    /// Nothing waits for this flow any more, which a better one has replaced.
+    ReplacedFlow(UpstreamId, FlowId),
+    /// Nobody can use this stream any more.
+    Linger(FlowId),
+    /// A request has waited long enough for its peer to come back.
+    Parked(OfflinePeer),
+    /// Nothing more can come for a call.
+    Forget(CallId),
+    Message(MessageRequestId),
+    Subscription(BindingId),
+    /// A REGISTER has waited long enough for a flow to its SIP server.
+    ForwardedRegister(ForwardedRegisterId),
+    /// A registration that passed through is to be refreshed, or ends.
+    PushBinding(InstanceId),
+}
+
+/// Whom a client transaction's outcome concerns.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum ClientOwner {
+    Register(BindingId),
+    /// Somebody at a better address is asked for.
+    FailbackProbe(UpstreamId),
+    Leg(CallId),
+    Subscribe(BindingId),
+    /// A MESSAGE that is offered to a device.
+    Message(MessageRequestId),
+    /// A request that is forwarded inside a dialog.
+    Forwarded(ServerId),
+    /// A REGISTER that passes through.
+    ForwardedRegister(ForwardedRegisterId),
+    /// Nobody waits for the answer.
+    Nobody,
+}
+
+/// Whom a server transaction's CANCEL concerns.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum ServerOwner {
+    Call(CallId),
+    Forwarded(BranchId),
+    /// A request that waits for its peer, and the branch that it will have.
+    Parked(OfflinePeer, BranchId),
+    Nobody,
+}
+
+/// The peer of a dialog that has no flow at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum OfflinePeer {
+    /// A device that has no flow.
+    Device(InstanceId),
+    /// A SIP server to which no flow is up.
+    Server(UpstreamId),
+}
+
+impl Core {
+    pub(super) fn new(settings: Settings, mut random: Random) -> Self {
+        Self {
+            token_key: TokenKey::new(settings.token_key),
+            epoch: random.tag(),
+            random,
+            outputs: VecDeque::new(),
+            timers: Timers::default(),
+            transactions: Table::new(TRANSACTIONS_MAX, settings.timing.transaction, settings.limits),
+            settings,
+        }
+    }
+
+    pub(super) fn flush(&mut self) {
+        while let Some(transmit) = self.transactions.poll_transmit() {
+            let large = match transmit.flow {
+                // Where TCP does not work, what is sent again goes by UDP after all (RFC 3261 §18.1.1).
+                FlowId::Datagram(peer) if self.settings.upstream.allow_tcp && !transmit.again => {
+                    large::by_stream(&transmit.bytes).map(|bytes| Output::SendLarge { peer, bytes })
+                }
+                _ => None,
+            };
+            let small = || Output::Send { flow: transmit.flow, bytes: transmit.bytes };
+            self.outputs.push_back(large.unwrap_or_else(small));
+        }
+    }
+
+    pub(super) fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    pub(super) fn send(&mut self, flow: FlowId, bytes: Bytes) {
+        self.outputs.push_back(Output::Send { flow, bytes });
+    }
+
+    /// A fresh client transaction's branch, on this shard.
+    pub(super) fn branch(&mut self) -> BranchId {
+        BranchId::new(self.random.wide(), self.settings.tag)
+    }
+
+    pub(super) fn later(&mut self, now: Instant, after: Duration, timer: Timer) {
+        self.timers.set(now + after, timer);
+    }
+}

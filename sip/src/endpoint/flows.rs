@@ -1,0 +1,53 @@
+//! Flows of both sides, as far as both are treated alike.
+//!
+//! Invariant: a stream that has ended is forgotten by everything that used it.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use super::{Endpoint, Source, Transport};
+use crate::id::FlowId;
+
+/// The streams by which SIP servers have sent something, and which requests of their dialogs may go by.
+#[derive(Debug, Default)]
+pub(super) struct FlowTable {
+    upstream: HashMap<FlowId, Transport>,
+}
+
+impl FlowTable {
+    pub(super) fn len(&self) -> usize {
+        self.upstream.len()
+    }
+
+    /// The transport of a flow toward a SIP server; `None` when it is not open any more.
+    pub(super) fn transport_of(&self, flow: FlowId) -> Option<Transport> {
+        match flow {
+            FlowId::Datagram(_) => Some(Transport::Udp),
+            FlowId::Stream(_) => self.upstream.get(&flow).copied(),
+        }
+    }
+
+    /// A SIP server has sent something by a flow.
+    pub(super) fn note_upstream(&mut self, source: &Source) {
+        if source.flow.is_reliable() {
+            self.upstream.insert(source.flow, source.transport);
+        }
+    }
+}
+
+impl Endpoint {
+    /// A stream has ended, whichever side it led to.
+    pub(super) fn on_closed(&mut self, now: Instant, flow: FlowId) {
+        self.flows.upstream.remove(&flow);
+        self.registers.forget_quota(flow);
+        self.on_upstream_closed(now, flow);
+        self.on_device_flow_closed(now, flow);
+    }
+
+    /// Answers a double CRLF (RFC 5626 §4.4.1), of a device or of a SIP server.
+    pub(super) fn on_ping(&mut self, source: Source) {
+        if source.flow.is_reliable() {
+            self.core.send(source.flow, bytes::Bytes::from_static(b"\r\n"));
+        }
+    }
+}

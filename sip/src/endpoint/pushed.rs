@@ -1,0 +1,105 @@
+//! Registrations of RFC 8599 as the shell is told of them.
+//!
+//! Invariant: what names people and their devices is not printed.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::edge::push_proxy::{PushContact, PushRequest};
+use crate::id::{InstanceId, UpstreamId};
+
+/// One REGISTER on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ForwardedRegisterId(pub u64);
+
+/// A REGISTER whose way is not known yet.
+pub struct RouteRequest {
+    /// Which one; for [`super::Input::Route`].
+    pub register: ForwardedRegisterId,
+    /// The address of record.
+    pub aor: Box<str>,
+    /// Its Request-URI.
+    pub registrar: Box<str>,
+    /// The Route that is left when ours is taken off: the SIP server's own outbound proxy.
+    pub proxy: Option<Box<str>>,
+    /// What it asks for.
+    pub push: PushRequest,
+}
+
+/// Where a REGISTER goes.
+#[derive(Clone, Debug)]
+pub struct RegisterRoute {
+    /// Its SIP server.
+    pub upstream: UpstreamId,
+    /// The Request-URI of that server.
+    pub registrar: Box<str>,
+    /// The push services there are, as `pn-provider` names them.
+    pub services: Vec<&'static str>,
+}
+
+/// A registration that its SIP server has accepted, as the shell must know it to push for it and to keep it over a restart.
+pub struct PushBinding {
+    /// Its name.
+    pub instance: InstanceId,
+    /// The address of record.
+    pub aor: Box<str>,
+    /// What tells the AOR's devices apart.
+    pub contact: Box<str>,
+    /// The Request-URI of its REGISTER.
+    pub registrar: Box<str>,
+    /// The Route of its REGISTER beyond ours.
+    pub proxy: Option<Box<str>>,
+    /// Whom to push to.
+    pub push: PushContact,
+    /// How long it lives from now on.
+    pub expires: Duration,
+    /// The device refreshes it by itself.
+    pub refreshes_itself: bool,
+}
+
+/// A registration that an earlier run of this relay left behind.
+pub struct RestoredPushBinding {
+    /// What the earlier run was told; `expires` is what is left.
+    pub registration: PushBinding,
+    /// Its SIP server.
+    pub upstream: UpstreamId,
+    /// The Request-URI of that server.
+    pub upstream_registrar: Box<str>,
+}
+
+/// Why a registration is no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PushBindingEnd {
+    /// The device took it back, or wants no pushes any more.
+    Unregistered,
+    /// Its SIP server refused to renew it.
+    Refused,
+    /// Its time is over.
+    Expired,
+    /// The same device registered with another push token.
+    Replaced,
+    /// The shell said so: its push token is dead.
+    Removed,
+}
+
+// What is in them names people and their devices.
+impl fmt::Debug for RouteRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RouteRequest")
+            .field("register", &self.register)
+            .field("push", &self.push)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for PushBinding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PushBinding").field("instance", &self.instance).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for RestoredPushBinding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.registration, f)
+    }
+}

@@ -1,0 +1,345 @@
+//! The flow toward a SIP server: dialled, up, lost; and whose turn it is on it.
+//!
+//! | link | wanted | dialled | dial failed | flow lost, first or settled | flow lost, soon again | wait over |
+//! | --- | --- | --- | --- | --- | --- | --- |
+//! | Down | dial → Dialling | – | – | – | – | – |
+//! | Dialling | – | → Up, begin those that want it | → BackingOff | – | – | – |
+//! | BackingOff | – | → Up | – | – | – | dial → Dialling |
+//! | Up | begin, in turn | – | – | dial → Dialling | → BackingOff | – |
+//!
+//! A registration begins when it is its turn: [`Pace`] lets so many begin in a second, whatever made them want to: a
+//! restart, a lost flow, a device that goes to sleep. Those that stand and those that end go first.
+//!
+//! Invariant: an upstream has at most one flow and one dial under way; a binding that wants a flow is begun when it is up.
+//! One binding's misfortune (a request left unanswered, a 503) moves no flow by which others are registered and heard.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::Link;
+use crate::endpoint::core::{OfflinePeer, Timer};
+use crate::endpoint::{Endpoint, Event, Output, Transport};
+use crate::flow::{KeepAlive, Pulse, back_off, stun};
+use crate::id::{BindingId, FlowId, ShardTag, UpstreamId};
+use crate::registration::{RegistrationFailure, Turn};
+
+/// Failures in a row after which a wait grows no more; bounded so that the counter cannot wrap.
+const FAILURES_MAX: u8 = 16;
+
+impl Endpoint {
+    /// Whether a datagram on the upstream socket is STUN and goes to [`super::Input::Stun`].
+    pub fn is_stun(datagram: &[u8]) -> bool {
+        stun::is_stun(datagram)
+    }
+
+    /// The shard that asked what this STUN datagram answers; `None` when it answers nothing.
+    pub fn shard_of_stun(datagram: &[u8]) -> Option<ShardTag> {
+        let [a, b, ..] = stun::answer(datagram)?.id;
+        Some(ShardTag(u16::from_be_bytes([a, b])))
+    }
+
+    pub(in crate::endpoint) fn want_flow(&mut self, now: Instant, binding: BindingId) {
+        let Some(registration) = self.bindings.get_mut(binding) else { return };
+        let id = registration.upstream;
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        match upstream.link {
+            Link::Up { .. } => {
+                upstream.enqueue(registration);
+                self.take_turns(now, id);
+            }
+            Link::Down => self.dial(id, None),
+            Link::Dialling | Link::BackingOff => {}
+        }
+    }
+
+    pub(super) fn dial(&mut self, id: UpstreamId, avoid: Option<FlowId>) {
+        if let Some(upstream) = self.upstreams.get_mut(id) {
+            upstream.link = Link::Dialling;
+            self.core.outputs.push_back(Output::Dial { upstream: id, avoid });
+        }
+    }
+
+    pub(in crate::endpoint) fn on_pace_due(&mut self, now: Instant, id: UpstreamId) {
+        if let Some(upstream) = self.upstreams.get_mut(id) {
+            upstream.pace.armed = false;
+            self.take_turns(now, id);
+        }
+    }
+
+    /// Begins those whose turn it is.
+    fn take_turns(&mut self, now: Instant, id: UpstreamId) {
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        if upstream.pace.armed {
+            return;
+        }
+        let (granted, next) = upstream.pace.take(now, upstream.urgent.len() + upstream.queue.len());
+        let turns: Vec<_> = std::iter::from_fn(|| upstream.urgent.pop_front().or_else(|| upstream.queue.pop_front()))
+            .take(granted)
+            .collect();
+        if let Some(at) = next {
+            upstream.pace.armed = true;
+            self.core.timers.set(at, Timer::Pace(id));
+        }
+        for binding in turns {
+            let Some(registration) = self.bindings.get_mut(binding) else { continue };
+            registration.turn = Turn::None;
+            let step = registration.begin();
+            self.carry_out(now, binding, step);
+        }
+    }
+
+    pub(in crate::endpoint) fn on_dialled(&mut self, now: Instant, id: UpstreamId, flow: FlowId, transport: Transport) {
+        let Some(upstream) = self.upstreams.rows.get_mut(&id) else {
+            if flow.is_reliable() {
+                self.core.outputs.push_back(Output::Close(flow));
+            }
+            return;
+        };
+        let [a, b] = self.core.settings.tag.0.to_be_bytes();
+        let [c, d, e, f] = id.0.to_be_bytes();
+        let keep_alive = KeepAlive::new(
+            now,
+            flow,
+            [a, b, c, d, e, f],
+            self.core.settings.timing.upstream.keep_alive,
+            &mut self.core.random,
+        );
+        let at = keep_alive.deadline();
+        upstream.link = Link::Up { flow, keep_alive, since: now };
+        upstream.armed = Some(at);
+        upstream.transport = transport;
+        upstream.mapped = None;
+        upstream.heard_at = Some(now);
+        if flow.is_reliable() {
+            self.upstreams.links.insert(flow, id);
+        }
+        for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
+            if let Some(registration) = self.bindings.get_mut(binding).filter(|it| it.wants_flow()) {
+                upstream.enqueue(registration);
+            }
+        }
+        self.core.timers.set(at, Timer::Upstream(id));
+        self.take_turns(now, id);
+        self.send_parked(now, OfflinePeer::Server(id));
+        self.send_waiting(now, id);
+    }
+
+    pub(in crate::endpoint) fn on_dial_failed(&mut self, now: Instant, id: UpstreamId) {
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        upstream.failures = (upstream.failures + 1).min(FAILURES_MAX);
+        let after = back_off(upstream.failures, &self.core.settings.timing.upstream.back_off, &mut self.core.random);
+        self.wait_to_dial(now, id, after);
+        self.fail_registers(now, id, true);
+    }
+
+    fn wait_to_dial(&mut self, now: Instant, id: UpstreamId, after: Duration) {
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        upstream.link = Link::BackingOff;
+        upstream.armed = Some(now + after);
+        let failure = RegistrationFailure::Retry { status: None, after };
+        let bindings = &self.bindings;
+        let waiting = upstream.members.iter().copied().filter(|b| bindings.get(*b).is_some_and(|r| r.wants_flow()));
+        for binding in waiting.collect::<Vec<_>>() {
+            if let Some(instance) = self.bindings.get(binding).map(|registration| registration.instance) {
+                self.core.event(Event::RegistrationFailed { binding, instance, failure });
+            }
+        }
+        self.core.later(now, after, Timer::Upstream(id));
+    }
+
+    /// A stream has ended; nothing happens here when it led to no SIP server.
+    pub(in crate::endpoint) fn on_upstream_closed(&mut self, now: Instant, flow: FlowId) {
+        if let Some(id) = self.upstreams.links.remove(&flow)
+            && !self.lost_probe(id, flow)
+        {
+            self.on_link_closed(now, id);
+        }
+    }
+
+    /// The flow toward an upstream has ended: its bindings want another one. At once when it had settled, or the first
+    /// time; a server that ends one flow after the other is not stormed.
+    pub(in crate::endpoint) fn on_link_closed(&mut self, now: Instant, id: UpstreamId) {
+        let timing = self.core.settings.timing.upstream;
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        let settled = matches!(upstream.link, Link::Up { since, .. } if since + timing.settled <= now);
+        upstream.losses = if settled { 0 } else { (upstream.losses + 1).min(FAILURES_MAX) };
+        let wait =
+            (upstream.losses > 1).then(|| back_off(upstream.losses - 1, &timing.back_off, &mut self.core.random));
+        // So that those who want another flow wait for what is decided below.
+        upstream.link = Link::Dialling;
+        self.fail_registers(now, id, false);
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        let mut wanted = upstream.transit_refs > 0;
+        for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
+            let Some(registration) = self.bindings.get_mut(binding) else { continue };
+            if let Some(branch) = registration.branch() {
+                self.core.transactions.abandon(branch);
+            }
+            let step = registration.on_flow_lost();
+            wanted |= registration.wants_flow();
+            self.carry_out(now, binding, step);
+        }
+        match wait {
+            None if wanted => self.dial(id, None),
+            Some(after) if wanted => self.wait_to_dial(now, id, after),
+            _ => {
+                if let Some(upstream) = self.upstreams.get_mut(id) {
+                    upstream.link = Link::Down;
+                }
+            }
+        }
+    }
+
+    /// A REGISTER was left without any response. When nothing else was heard meanwhile, another address is tried.
+    pub(in crate::endpoint) fn on_upstream_silent(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
+        let Some(upstream) = self.upstreams.get(id) else { return };
+        let heard = upstream.heard_at.is_some_and(|at| at + self.core.settings.timing.transaction.t1_64() > now);
+        if !heard {
+            self.move_flow(now, id, binding);
+        }
+    }
+
+    /// The server says that it, or its flow, serves nobody (503, 430). When nobody is registered by it, another address is
+    /// tried (RFC 3263 §4.3).
+    pub(in crate::endpoint) fn on_upstream_unfit(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
+        if self.upstreams.get(id).is_some_and(|upstream| upstream.registered_count == 0) {
+            self.move_flow(now, id, binding);
+        }
+    }
+
+    /// There is another address: the binding for which the last one was left begins there at once.
+    pub(in crate::endpoint) fn on_address_changed(&mut self, now: Instant, id: UpstreamId) {
+        let turned_away = self.upstreams.get_mut(id).and_then(|upstream| upstream.turned_away.take());
+        let Some(binding) = turned_away else { return };
+        if let Some(registration) = self.bindings.get_mut(binding) {
+            let step = registration.on_address_changed();
+            self.carry_out(now, binding, step);
+        }
+    }
+
+    fn move_flow(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        let Link::Up { flow, .. } = upstream.link else { return };
+        // Each of many bindings may say the same of the same server.
+        if upstream.moved_at.is_some_and(|at| at + self.core.settings.timing.transaction.t1_64() > now) {
+            return;
+        }
+        upstream.moved_at = Some(now);
+        upstream.turned_away = Some(binding);
+        let members: Vec<_> = upstream.members.iter().copied().collect();
+        self.dial(id, Some(flow));
+        if self.upstreams.links.remove(&flow).is_some() {
+            self.core.outputs.push_back(Output::Close(flow));
+        }
+        for binding in members {
+            if let Some(registration) = self.bindings.get_mut(binding).filter(|r| flow.is_reliable() || r.wants_flow())
+            {
+                if let Some(branch) = registration.branch() {
+                    self.core.transactions.abandon(branch);
+                }
+                let step = registration.on_flow_lost();
+                self.carry_out(now, binding, step);
+            }
+        }
+    }
+
+    pub(in crate::endpoint) fn on_sign_of_life(&mut self, now: Instant, flow: FlowId, pong: bool) {
+        let Some(id) = self.upstreams.links.get(&flow).copied().filter(|id| !self.is_probe(*id, flow)) else { return };
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        upstream.heard_at = Some(now);
+        if let Link::Up { keep_alive, .. } = &mut upstream.link {
+            keep_alive.on_sign_of_life(pong);
+        }
+    }
+
+    /// A STUN datagram. A mapped address that changes means that a router on the way has forgotten the flow: the server
+    /// must be told of the new one (RFC 5626 §4.4.2).
+    pub(in crate::endpoint) fn on_stun(&mut self, now: Instant, from: FlowId, bytes: &[u8]) {
+        let Some(answer) = stun::answer(bytes) else { return };
+        let [_, _, a, b, c, d, ..] = answer.id;
+        let id = UpstreamId(u32::from_be_bytes([a, b, c, d]));
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        let Link::Up { flow, keep_alive, .. } = &mut upstream.link else { return };
+        if *flow != from || !keep_alive.on_stun(&answer) {
+            return;
+        }
+        upstream.heard_at = Some(now);
+        let Some(mapped) = answer.mapped else { return };
+        let moved = upstream.mapped.replace(mapped).is_some_and(|before| before != mapped);
+        self.learn_address(id, mapped);
+        if moved {
+            self.register_all(now, id);
+        }
+    }
+
+    /// Registers again all that stand, each in its turn.
+    fn register_all(&mut self, now: Instant, id: UpstreamId) {
+        let Some(upstream) = self.upstreams.get(id) else { return };
+        for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
+            let Some(registration) = self.bindings.get_mut(binding).filter(|it| it.awaits_refresh()) else { continue };
+            let step = registration.on_flow_lost();
+            self.carry_out(now, binding, step);
+        }
+    }
+
+    pub(in crate::endpoint) fn follow_flow_timer(&mut self, now: Instant, id: UpstreamId, interval: Duration) {
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        if let Link::Up { keep_alive, .. } = &mut upstream.link {
+            keep_alive.follow(now, interval, &mut self.core.random);
+            self.arm_keep_alive(id);
+        }
+    }
+
+    pub(in crate::endpoint) fn learn_address(&mut self, id: UpstreamId, address: SocketAddr) {
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        if upstream.public.replace(address) != Some(address) {
+            self.core.event(Event::PublicAddress { upstream: id, address });
+        }
+    }
+
+    pub(in crate::endpoint) fn on_upstream_due(&mut self, now: Instant, id: UpstreamId) {
+        let Some(upstream) = self.upstreams.get_mut(id).filter(|upstream| upstream.armed.is_some_and(|at| at <= now))
+        else {
+            return;
+        };
+        upstream.armed = None;
+        match &mut upstream.link {
+            Link::BackingOff => self.dial(id, None),
+            Link::Up { flow, keep_alive, .. } => {
+                let flow = *flow;
+                match keep_alive.on_deadline(now, &mut self.core.random) {
+                    Pulse::Nothing => {}
+                    Pulse::Ping => self.core.send(flow, Bytes::from_static(b"\r\n\r\n")),
+                    Pulse::Stun(transaction) => {
+                        self.core.send(flow, Bytes::copy_from_slice(&stun::request(&transaction)));
+                    }
+                    Pulse::Dead => return self.on_flow_dead(now, id, flow),
+                }
+                self.arm_keep_alive(id);
+            }
+            Link::Down | Link::Dialling => {}
+        }
+    }
+
+    fn on_flow_dead(&mut self, now: Instant, id: UpstreamId, flow: FlowId) {
+        if flow.is_reliable() {
+            self.core.outputs.push_back(Output::Close(flow));
+            self.on_closed(now, flow);
+        } else {
+            self.on_link_closed(now, id);
+        }
+    }
+
+    /// Sets the timer of the flow's keep-alive, unless an earlier one is set.
+    fn arm_keep_alive(&mut self, id: UpstreamId) {
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        let Link::Up { keep_alive, .. } = &upstream.link else { return };
+        let at = keep_alive.deadline();
+        if upstream.armed.is_none_or(|armed| at < armed) {
+            upstream.armed = Some(at);
+            self.core.timers.set(at, Timer::Upstream(id));
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! SIP servers, the flows toward them, and whose turn it is on each.
+//!
+//! | room | what it holds |
+//! | --- | --- |
+//! | `links` | a flow is dialled, comes up, carries REGISTERs in turn, breaks |
+//! | `failback` | going back to a better address of a SIP server |
+//!
+//! Bindings of one registrar share one flow.
+//!
+//! Invariant: an upstream is known while a binding or a transit reference needs it, and not longer; nobody outside this
+//! folder changes one.
+
+mod failback;
+mod links;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::core::Timer;
+use super::{Endpoint, Event, Output, Source, Transport};
+use crate::flow::KeepAlive;
+use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
+use crate::registration::{Registration, Turn};
+
+/// The SIP servers of one endpoint.
+#[derive(Debug, Default)]
+pub(super) struct Upstreams {
+    rows: BTreeMap<UpstreamId, Upstream>,
+    /// Dialled streams and where they lead.
+    links: HashMap<FlowId, UpstreamId>,
+}
+
+/// A registrar or outbound proxy, and the flow to it.
+#[derive(Debug)]
+struct Upstream {
+    registrar: Box<str>,
+    link: Link,
+    /// The transport of the flow, or of the last one.
+    transport: Transport,
+    /// Requests from these addresses are believed.
+    trusted: Arc<[IpAddr]>,
+    /// When a REGISTER was answered last, or a message came by the flow.
+    heard_at: Option<Instant>,
+    /// Where the SIP server sees this relay.
+    public: Option<SocketAddr>,
+    /// What STUN said of it by this flow.
+    mapped: Option<SocketAddr>,
+    /// Whom the address that is to be avoided turned away, or left without an answer.
+    turned_away: Option<BindingId>,
+    /// A better flow that is being tried.
+    probe: Option<FailbackProbe>,
+    /// The flow that a better one has replaced, while answers may be due on it.
+    replaced: Option<FlowId>,
+    members: BTreeSet<BindingId>,
+    /// REGISTERs and registrations that only pass through; they want a flow as long as there is one of them.
+    transit_refs: usize,
+    /// Members that are registered.
+    registered_count: usize,
+    /// Members that wait for their turn on the flow: those whose turn comes first, and the others.
+    urgent: VecDeque<BindingId>,
+    queue: VecDeque<BindingId>,
+    pace: Pace,
+    /// Dials that failed, in a row.
+    failures: u8,
+    /// Flows that did not settle, in a row.
+    losses: u8,
+    /// When another address was asked for because this one served badly.
+    moved_at: Option<Instant>,
+    /// The one deadline that counts; earlier timers that still fire are ignored.
+    armed: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum Link {
+    Down,
+    Dialling,
+    BackingOff,
+    Up { flow: FlowId, keep_alive: KeepAlive, since: Instant },
+}
+
+/// How many may begin: a burst at once, and then as many as the policy says in a second.
+#[derive(Debug)]
+struct Pace {
+    interval: Duration,
+    burst: u32,
+    /// When the next one would be due if none came early.
+    due: Instant,
+    /// A timer is set.
+    armed: bool,
+}
+
+impl Pace {
+    fn new(now: Instant, per_second: u32) -> Self {
+        let rate = per_second.max(1);
+        Self { interval: Duration::from_secs(1) / rate, burst: (rate / 100).clamp(1, 20), due: now, armed: false }
+    }
+
+    /// How many of `waiting` may begin now; and when the next ones may, if any is left.
+    fn take(&mut self, now: Instant, waiting: usize) -> (usize, Option<Instant>) {
+        let ahead = self.interval * (self.burst - 1);
+        let mut granted = 0;
+        while granted < waiting && self.due <= now + ahead {
+            self.due = self.due.max(now) + self.interval;
+            granted += 1;
+        }
+        let left = waiting - granted;
+        // A whole burst at a time, so that a long queue costs few timers.
+        let batch = u32::try_from(left).unwrap_or(u32::MAX).min(self.burst);
+        let next = (left > 0).then(|| (self.due + self.interval * (batch - 1)).checked_sub(ahead).unwrap_or(now));
+        (granted, next.map(|at| at.max(now)))
+    }
+}
+
+/// A better flow that is being asked whether anybody is there.
+#[derive(Debug)]
+struct FailbackProbe {
+    flow: FlowId,
+    transport: Transport,
+    branch: BranchId,
+}
+
+impl Upstreams {
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Dialled streams that are open.
+    pub(super) fn links(&self) -> usize {
+        self.links.len()
+    }
+
+    fn get(&self, id: UpstreamId) -> Option<&Upstream> {
+        self.rows.get(&id)
+    }
+
+    fn get_mut(&mut self, id: UpstreamId) -> Option<&mut Upstream> {
+        self.rows.get_mut(&id)
+    }
+
+    /// The Request-URI of REGISTER at this SIP server.
+    pub(super) fn registrar(&self, id: UpstreamId) -> Option<&str> {
+        self.rows.get(&id).map(|upstream| &*upstream.registrar)
+    }
+
+    /// The flow toward a SIP server, and its transport; `None` when none is up.
+    pub(super) fn flow(&self, id: UpstreamId) -> Option<(FlowId, Transport)> {
+        match self.rows.get(&id)? {
+            Upstream { link: Link::Up { flow, .. }, transport, .. } => Some((*flow, *transport)),
+            _ => None,
+        }
+    }
+
+    /// Whether a request came from this SIP server: by its flow, or from one of its addresses.
+    pub(super) fn is_trusted(&self, id: UpstreamId, source: &Source) -> bool {
+        self.rows.get(&id).is_some_and(|upstream| {
+            let by_flow = matches!(&upstream.link, Link::Up { flow, .. } if *flow == source.flow);
+            let ip = source.peer.ip().to_canonical();
+            by_flow
+                || upstream.replaced == Some(source.flow)
+                || upstream.trusted.iter().any(|trusted| trusted.to_canonical() == ip)
+        })
+    }
+
+    /// The SIP server has answered.
+    pub(super) fn note_heard(&mut self, now: Instant, id: UpstreamId) {
+        if let Some(upstream) = self.rows.get_mut(&id) {
+            upstream.heard_at = Some(now);
+        }
+    }
+
+    /// Whether one more REGISTER may go to this SIP server now.
+    pub(super) fn may_register_now(&mut self, now: Instant, id: UpstreamId) -> bool {
+        self.rows.get_mut(&id).is_some_and(|upstream| upstream.pace.take(now, 1).0 == 1)
+    }
+
+    /// All addresses of a SIP server; requests from them are believed.
+    pub(super) fn set_addresses(&mut self, id: UpstreamId, addresses: Arc<[IpAddr]>) {
+        if let Some(upstream) = self.rows.get_mut(&id) {
+            upstream.trusted = addresses;
+        }
+    }
+
+    /// Keeps count of the members that are registered.
+    pub(super) fn count(&mut self, registration: &mut Registration) {
+        let Some(upstream) = self.rows.get_mut(&registration.upstream) else { return };
+        match (registration.counted, registration.is_registered()) {
+            (false, true) => upstream.registered_count += 1,
+            (true, false) => upstream.registered_count -= 1,
+            _ => {}
+        }
+        registration.counted = registration.is_registered();
+    }
+
+    /// A registration succeeded: what failed before does not count any more.
+    pub(super) fn note_success(&mut self, id: UpstreamId) {
+        if let Some(upstream) = self.rows.get_mut(&id) {
+            upstream.failures = 0;
+        }
+    }
+}
+
+impl Endpoint {
+    pub(super) fn join_upstream(&mut self, now: Instant, id: UpstreamId, registrar: Box<str>, binding: BindingId) {
+        let per_second = self.core.settings.upstream.registrations_per_second;
+        let upstream = self.upstreams.rows.entry(id).or_insert_with(|| Upstream::new(now, registrar, per_second));
+        upstream.members.insert(binding);
+    }
+
+    /// One more REGISTER, or registration, that only passes through.
+    pub(super) fn join_transit(&mut self, now: Instant, id: UpstreamId, registrar: Box<str>) {
+        let per_second = self.core.settings.upstream.registrations_per_second;
+        self.upstreams.rows.entry(id).or_insert_with(|| Upstream::new(now, registrar, per_second)).transit_refs += 1;
+    }
+
+    /// One less. `last`: the instance whose dialogs may still want the flow.
+    pub(super) fn leave_transit(&mut self, id: UpstreamId, last: Option<InstanceId>) {
+        self.core.event(Event::UpstreamReleased(id));
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        upstream.transit_refs = upstream.transit_refs.saturating_sub(1);
+        if upstream.members.is_empty() && upstream.transit_refs == 0 {
+            self.forget_upstream(id, last);
+        }
+    }
+
+    /// A guest wants a flow: one is opened unless that is under way.
+    pub(super) fn want_transit_flow(&mut self, id: UpstreamId) {
+        if self.upstreams.get(id).is_some_and(|upstream| matches!(upstream.link, Link::Down)) {
+            self.dial(id, None);
+        }
+    }
+
+    pub(super) fn leave_upstream(&mut self, id: UpstreamId, registration: &Registration) {
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        upstream.members.remove(&registration.binding);
+        if registration.counted {
+            upstream.registered_count -= 1;
+        }
+        if upstream.members.is_empty() && upstream.transit_refs == 0 {
+            self.forget_upstream(id, Some(registration.instance));
+        }
+    }
+
+    /// Its last binding, of this instance, is gone. While the device is attached the stream stays, for it may carry a call
+    /// that is to be hung up; no longer than the device's own registration, which it cannot renew.
+    fn forget_upstream(&mut self, id: UpstreamId, last: Option<InstanceId>) {
+        let gone = self.upstreams.rows.remove(&id);
+        if let Some(probe) = gone.as_ref().and_then(|upstream| upstream.probe.as_ref()) {
+            self.abandon_probe(probe);
+        }
+        if let Some(Upstream { link: Link::Up { flow, .. }, .. }) = gone
+            && flow.is_reliable()
+        {
+            self.upstreams.links.remove(&flow);
+            match last.and_then(|last| self.attachments.get(last)).map(|attached| attached.expires_at) {
+                Some(until) => self.core.timers.set(until, Timer::Linger(flow)),
+                None => {
+                    self.core.flush();
+                    self.core.outputs.push_back(Output::Close(flow));
+                }
+            }
+        }
+    }
+}
+
+impl Upstream {
+    fn new(now: Instant, registrar: Box<str>, per_second: u32) -> Self {
+        Self {
+            registrar,
+            link: Link::Down,
+            transport: Transport::Tls,
+            trusted: Arc::new([]),
+            heard_at: None,
+            public: None,
+            mapped: None,
+            turned_away: None,
+            probe: None,
+            replaced: None,
+            members: BTreeSet::new(),
+            transit_refs: 0,
+            registered_count: 0,
+            urgent: VecDeque::new(),
+            queue: VecDeque::new(),
+            pace: Pace::new(now, per_second),
+            failures: 0,
+            losses: 0,
+            moved_at: None,
+            armed: None,
+        }
+    }
+
+    fn enqueue(&mut self, registration: &mut Registration) {
+        let turn = registration.due_turn();
+        if registration.turn >= turn {
+            return;
+        }
+        // One that moves forward leaves its old place behind, where it will want nothing any more.
+        registration.turn = turn;
+        let queue = if turn == Turn::First { &mut self.urgent } else { &mut self.queue };
+        queue.push_back(registration.binding);
+    }
+}

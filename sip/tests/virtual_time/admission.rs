@@ -1,0 +1,62 @@
+//! What a device's proof must be for: this resource, and a count that was not seen with its nonce (RFC 7616).
+
+use crate::world::{self, World};
+use sip::message::Name;
+
+/// A REGISTER of the world's device on its first flow, with this Authorization.
+fn register_with(world: &mut World, cseq: u32, request_uri: &str, authorization: &str) {
+    let source = world.device(1);
+    let text = format!(
+        "REGISTER {request_uri} SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:9999;branch=z9hG4bKwith{cseq}\r\n\
+         From: <sip:{0}@relay.test>;tag=d\r\nTo: <sip:{0}@relay.test>\r\nCall-ID: r\r\nCSeq: {cseq} REGISTER\r\n\
+         Contact: <sip:a@b>\r\nAuthorization: {authorization}\r\nContent-Length: 0\r\n\r\n",
+        world.instance
+    );
+    world.receive(source, &text);
+}
+
+fn last_challenge(world: &World) -> sip::auth::Challenge {
+    sip::auth::Challenge::parse(world.last("REGISTER 401").text(Name::WwwAuthenticate).unwrap()).unwrap()
+}
+
+#[test]
+fn an_older_nonce_is_counted_on_after_a_newer_one_was_used() {
+    let mut world = World::registered();
+    let user = world.instance.to_string();
+    let value = |challenge: &_, nc| world::answer(challenge, &user, world::SECRET, "sip:relay.test", nc, "c");
+    let uri = "sip:relay.test";
+    register_with(&mut world, 1, uri, "Digest");
+    let first = last_challenge(&world);
+    register_with(&mut world, 2, uri, &value(&first, 1));
+    register_with(&mut world, 3, uri, "Digest");
+    let second = last_challenge(&world);
+    register_with(&mut world, 4, uri, &value(&second, 1));
+    assert_eq!((world.count("REGISTER 200"), world.count("REGISTER 401")), (2, 2));
+    register_with(&mut world, 5, uri, &value(&first, 1));
+    assert_eq!((world.count("REGISTER 200"), world.count("REGISTER 401")), (2, 3), "the recorded one opens nothing");
+    assert!(world.last("REGISTER 401").text(Name::WwwAuthenticate).unwrap().contains("stale=true"));
+    register_with(&mut world, 6, uri, &value(&first, 2));
+    register_with(&mut world, 7, uri, &value(&second, 2));
+    assert_eq!(world.count("REGISTER 200"), 4, "each nonce has its own count");
+}
+
+#[test]
+fn a_proof_for_another_resource_is_refused() {
+    let mut world = World::registered();
+    let user = world.instance.to_string();
+    let asked = "sip:relay.test:5061;transport=tls";
+    let spellings =
+        ["sip:relay.test", "sip:RELAY.test:5061", "sip:relay.test:5061;transport=TLS", "sip:relay.test:7443"];
+    for (n, uri) in (0..).zip(spellings) {
+        register_with(&mut world, 2 * n, asked, "Digest");
+        let value = world::answer(&last_challenge(&world), &user, world::SECRET, uri, 1, "c");
+        register_with(&mut world, 2 * n + 1, asked, &value);
+        assert_eq!(world.count("REGISTER 200"), n as usize + 1, "{uri}");
+    }
+    for (n, uri) in (50..).zip(["sip:example.com", "sip:relay.test:9999", "sip:bob@relay.test", "relay.test"]) {
+        register_with(&mut world, 2 * n, asked, "Digest");
+        let value = world::answer(&last_challenge(&world), &user, world::SECRET, uri, 1, "c");
+        register_with(&mut world, 2 * n + 1, asked, &value);
+    }
+    assert_eq!((world.count("REGISTER 200"), world.count("REGISTER 400")), (spellings.len(), 4));
+}

@@ -1,0 +1,158 @@
+//! Calls that a SIP server announces before it sends their INVITE, in virtual time.
+
+use sip::endpoint::*;
+use sip::id::CallId;
+
+use crate::world::{World, seconds};
+
+fn announce(world: &mut World) {
+    let instance = world.instance;
+    world.input(Input::ExpectCall { instance, from: "sip:bob@example.com".into(), name: Some("Bob".into()) });
+}
+
+/// The announced call, whose device was woken.
+fn announced(world: &mut World) -> CallId {
+    announce(world);
+    let wakes = world.wakes();
+    assert_eq!(wakes.len(), 1);
+    assert_eq!((&*wakes[0].from, wakes[0].name.as_deref()), ("sip:bob@example.com", Some("Bob")));
+    assert_eq!(wakes[0].wait, seconds(30));
+    wakes[0].call
+}
+
+/// The call that the INVITE has become.
+fn arrived(world: &World) -> Vec<CallId> {
+    let come = world.events.iter().filter_map(|event| match event {
+        Event::ExpectedCallArrived(call) => Some(call.call),
+        _ => None,
+    });
+    come.collect()
+}
+
+#[test]
+fn an_announced_call_is_handed_over_at_once_to_a_device_that_came_for_it() {
+    let mut world = World::registered();
+    let call = announced(&mut world);
+    world.advance(seconds(4));
+    world.attach(1);
+    assert_eq!(world.count("INVITE"), 0, "there is none yet");
+    world.invite("a");
+    assert_eq!((world.count("INVITE"), world.wakes().len()), (1, 1), "one push for it, before it came");
+    assert_eq!(arrived(&world), [call]);
+    let (device, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &invite, 180, &[], "");
+    world.reply(device, &invite, 200, &[], "");
+    assert_eq!(world.final_states(), [CallState::Answered]);
+    world.advance(seconds(3600));
+    assert_eq!(world.final_states().len(), 1);
+    assert_eq!(world.endpoint.counts().calls, 0);
+}
+
+#[test]
+fn an_announced_call_waits_for_its_device_until_the_pushs_own_deadline() {
+    let mut world = World::registered();
+    let call = announced(&mut world);
+    world.advance(seconds(10));
+    world.invite("a");
+    assert_eq!((arrived(&world), world.wakes().len()), (vec![call], 1));
+    world.advance(seconds(19));
+    assert_eq!(world.count("INVITE 480"), 0);
+    world.advance(seconds(2));
+    assert!(world.count("INVITE 480") > 0);
+    assert_eq!(world.final_states(), [CallState::TimedOut]);
+}
+
+#[test]
+fn a_device_that_came_and_is_silent_is_not_pushed_a_second_time() {
+    let mut world = World::registered();
+    announced(&mut world);
+    world.attach(1);
+    world.invite("a");
+    world.advance(seconds(40));
+    assert_eq!((world.wakes().len(), world.final_states()), (1, vec![CallState::TimedOut]));
+}
+
+#[test]
+fn an_announced_call_without_an_invite_times_out() {
+    let mut world = World::registered();
+    announced(&mut world);
+    world.advance(seconds(29));
+    assert_eq!(world.final_states(), []);
+    world.advance(seconds(2));
+    assert_eq!(world.final_states(), [CallState::TimedOut]);
+    // The next INVITE is a call of its own.
+    world.invite("a");
+    assert_eq!((arrived(&world), world.wakes().len()), (vec![], 2));
+}
+
+#[test]
+fn who_declines_an_announced_call_declines_its_invite_and_not_the_next() {
+    let mut world = World::registered();
+    let call = announced(&mut world);
+    world.input(Input::Decline(call));
+    assert_eq!(world.final_states(), [CallState::Declined]);
+    world.invite("a");
+    assert_eq!((world.count("INVITE 603"), world.wakes().len()), (1, 1));
+    world.invite("b");
+    assert_eq!((world.count("INVITE 603"), world.wakes().len()), (1, 2));
+    world.input(Input::Decline(call));
+    assert_eq!(world.final_states(), [CallState::Declined], "told once");
+}
+
+#[test]
+fn a_device_that_rings_before_the_invite_has_the_caller_hear_it_with_the_invite() {
+    let mut world = World::registered();
+    let call = announced(&mut world);
+    world.input(Input::Ring { call, instance: world.instance });
+    let rings = |event: &&Event| matches!(event, Event::Call { state: CallState::Ringing, .. });
+    assert_eq!(world.events.iter().filter(rings).count(), 1);
+    assert_eq!(world.count("INVITE 180"), 0);
+    world.invite("a");
+    assert_eq!(world.count("INVITE 180"), 1);
+}
+
+#[test]
+fn what_is_announced_again_before_its_invite_is_the_same_call_and_after_it_another() {
+    let mut world = World::registered();
+    let call = announced(&mut world);
+    announce(&mut world);
+    assert_eq!(world.wakes().len(), 1, "joined");
+    world.invite("a");
+    assert_eq!(arrived(&world), [call]);
+    announce(&mut world);
+    let calls: Vec<CallId> = world.wakes().iter().map(|wake| wake.call).collect();
+    assert!(calls.len() == 2 && calls[1] != call, "{calls:?}");
+    let declined = calls[1];
+    world.input(Input::Decline(declined));
+    announce(&mut world);
+    assert_eq!(world.wakes().len(), 3, "who declined is asked anew");
+}
+
+#[test]
+fn announcing_is_bounded_as_calls_are() {
+    let mut world = World::registered();
+    let mut woken = 0;
+    for _ in 0..100 {
+        announce(&mut world);
+        let call = world.wakes().last().map(|wake| wake.call);
+        woken = world.wakes().len();
+        let instance = world.instance;
+        world.input(Input::DeviceUnreachable { call: call.unwrap(), instance });
+    }
+    assert_eq!(woken, 20, "the budget of a device");
+    assert_eq!(world.final_states().len(), 20);
+    assert!(!world.endpoint.expects_call(world.instance));
+}
+
+#[test]
+fn a_device_that_is_wiped_or_a_process_that_ends_leaves_no_announced_call() {
+    for end in [true, false] {
+        let mut world = World::registered();
+        announced(&mut world);
+        assert!(world.endpoint.expects_call(world.instance));
+        let instance = world.instance;
+        world.input(if end { Input::EndCalls } else { Input::Unbind { instance, deadline: seconds(3) } });
+        assert_eq!(world.final_states(), [CallState::TimedOut]);
+        assert_eq!(world.endpoint.counts().calls, 0);
+    }
+}

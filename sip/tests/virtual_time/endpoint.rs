@@ -1,0 +1,667 @@
+//! The endpoint in virtual time: what a SIP server and a device see of it.
+
+use std::time::Duration;
+
+use sip::endpoint::*;
+use sip::id::{CallId, FlowId, ShardTag};
+use sip::message::Name;
+
+use crate::world::{self, SDP, World, seconds, server_address};
+
+const CHALLENGE: &str = "Digest realm=\"example.com\", nonce=\"n1\", qop=\"auth\", algorithm=MD5";
+
+#[test]
+fn a_binding_registers_through_a_challenge_and_refreshes_before_it_expires() {
+    let mut world = World::new(FlowId::Datagram(server_address()));
+    world.bind();
+    let (source, first) = (world.upstream, world.last("REGISTER"));
+    assert!(first.text(Name::Authorization).is_none());
+    assert!(first.text(Name::Contact).unwrap().contains("+sip.instance=\"<urn:uuid:abababab-abab-"));
+    assert_eq!(first.text(Name::Supported), Some("path, outbound, gruu"));
+    world.reply(source, &first, 401, &[("WWW-Authenticate", CHALLENGE)], "");
+    let second = world.last("REGISTER");
+    assert!(second.text(Name::Authorization).unwrap().contains("nc=00000001"));
+    assert_eq!(second.call_id(), first.call_id());
+    assert!(second.cseq().unwrap().0 > first.cseq().unwrap().0);
+    world.grant(600);
+    assert!(
+        matches!(world.events.last(), Some(Event::Registered { refresh: false, expires, .. }) if *expires == seconds(600))
+    );
+    world.sent.clear();
+    let granted_at = world.now;
+    world.advance(seconds(419));
+    assert_eq!(world.count("REGISTER"), 0, "never before 70 % of the lifetime");
+    while world.count("REGISTER") == 0 {
+        assert!(world.now < granted_at + seconds(510), "before 85 % of the lifetime");
+        world.advance(seconds(1));
+    }
+    let refresh = world.last("REGISTER");
+    assert!(
+        refresh.text(Name::Authorization).unwrap().contains("nc=00000002"),
+        "the nonce serves again: one round trip"
+    );
+    world.grant(600);
+    assert!(matches!(world.events.last(), Some(Event::Registered { refresh: true, .. })));
+}
+
+#[test]
+fn refused_credentials_are_tried_once_and_never_again() {
+    let mut world = World::new(FlowId::Datagram(server_address()));
+    world.bind();
+    for _ in 0..2 {
+        let (source, register) = (world.upstream, world.last("REGISTER"));
+        world.reply(source, &register, 401, &[("WWW-Authenticate", CHALLENGE)], "");
+    }
+    assert!(matches!(
+        world.events.last(),
+        Some(Event::RegistrationFailed { failure: RegistrationFailure::Refused { status: 401 }, .. })
+    ));
+    world.sent.clear();
+    world.advance(seconds(24 * 3600));
+    assert_eq!(world.count("REGISTER"), 0);
+}
+
+#[test]
+fn a_server_that_changes_its_realm_gets_no_digest_for_the_other() {
+    let mut world = World::new(FlowId::Datagram(server_address()));
+    world.bind();
+    let other = "Digest realm=\"bank.example\", nonce=\"n2\", qop=\"auth\", algorithm=MD5, stale=true";
+    let own = format!("{}, stale=true", CHALLENGE.replace("n1", "n3"));
+    let (source, first) = (world.upstream, world.last("REGISTER"));
+    world.reply(source, &first, 401, &[("WWW-Authenticate", CHALLENGE)], "");
+    let second = world.last("REGISTER");
+    let both = [("WWW-Authenticate", other), ("WWW-Authenticate", own.as_str())];
+    world.reply(source, &second, 401, &both, "");
+    let third = world.last("REGISTER");
+    assert!(third.text(Name::Authorization).unwrap().contains("realm=\"example.com\", nonce=\"n3\""));
+    world.reply(source, &third, 401, &[("WWW-Authenticate", other)], "");
+    assert!(matches!(
+        world.events.last(),
+        Some(Event::RegistrationFailed { failure: RegistrationFailure::Refused { status: 401 }, .. })
+    ));
+    assert_eq!(world.last("REGISTER").text(Name::CSeq), third.text(Name::CSeq), "no further REGISTER");
+}
+
+#[test]
+fn an_endless_stale_is_answered_three_times_and_then_backed_off_from() {
+    let mut world = World::new(FlowId::Datagram(server_address()));
+    world.bind();
+    let stale = format!("{CHALLENGE}, stale=true");
+    for _ in 0..4 {
+        let (source, register) = (world.upstream, world.last("REGISTER"));
+        world.reply(source, &register, 401, &[("WWW-Authenticate", &stale)], "");
+    }
+    assert!(matches!(
+        world.events.last(),
+        Some(Event::RegistrationFailed { failure: RegistrationFailure::Retry { after, .. }, .. }) if *after >= seconds(15)
+    ));
+}
+
+#[test]
+fn an_interval_that_is_too_brief_is_lengthened_once() {
+    let mut world = World::new(FlowId::Datagram(server_address()));
+    world.bind();
+    let (source, register) = (world.upstream, world.last("REGISTER"));
+    world.reply(source, &register, 423, &[("Min-Expires", "1800")], "");
+    let register = world.last("REGISTER");
+    assert_eq!(register.number(Name::Expires), Some(1800));
+    world.reply(source, &register, 423, &[("Min-Expires", "3600")], "");
+    assert!(matches!(
+        world.events.last(),
+        Some(Event::RegistrationFailed { failure: RegistrationFailure::Retry { status: Some(423), .. }, .. })
+    ));
+}
+
+#[test]
+fn a_register_over_udp_is_repeated_and_given_up_after_64_t1() {
+    let mut world = World::new(FlowId::Datagram(server_address()));
+    world.bind();
+    world.advance(seconds(31));
+    assert_eq!(world.count("REGISTER"), 10, "T1 doubling to T2: 0, .5, 1.5, 3.5, 7.5, 11.5, 15.5, 19.5, 23.5, 27.5 s");
+    world.advance(seconds(2));
+    assert!(matches!(
+        world.events.last(),
+        Some(Event::RegistrationFailed { failure: RegistrationFailure::Retry { status: None, .. }, .. })
+    ));
+    assert_eq!(world.dialled, 2, "another address is asked for");
+}
+
+#[test]
+fn a_sleeping_device_is_woken_once_and_gets_the_invite_when_it_attaches() {
+    let mut world = World::registered();
+    world.invite("call-1");
+    assert_eq!(world.count("INVITE 100"), 1);
+    let wakes = world.wakes();
+    assert_eq!(wakes.len(), 1);
+    assert_eq!((&*wakes[0].from, wakes[0].name.as_deref()), ("sip:bob@example.com", Some("Bob")));
+    assert_eq!(wakes[0].wait, seconds(30));
+    let call = wakes[0].call;
+    assert_eq!(world.count("INVITE 180"), 0);
+    world.input(Input::Ring { call, instance: world.instance });
+    world.input(Input::Ring { call, instance: world.instance });
+    assert_eq!(world.count("INVITE 180"), 1);
+    world.advance(seconds(3));
+    world.attach(1);
+    let invite = world.last("INVITE");
+    assert_eq!(world.sent.iter().filter(|s| s.flow == FlowId::Stream(1) && s.message.is_request()).count(), 1);
+    assert_eq!(invite.request_uri(), Some("sip:phone1@10.0.0.5:9999;transport=tls"));
+    assert_eq!(invite.max_forwards(), Some(68));
+    assert_eq!(&invite.body()[..], SDP.as_bytes());
+    assert_eq!(invite.elements(Name::Via).count(), 3);
+    assert_eq!(invite.elements(Name::RecordRoute).count(), 3);
+    let head = std::str::from_utf8(invite.head()).unwrap().to_owned();
+    assert!(head.contains("X-Odd:   kept  as it is\r\n"), "{head}");
+    assert!(
+        world.events.iter().any(|e| matches!(e, Event::Call { woke_after: Some(after), .. } if *after == seconds(3)))
+    );
+    assert_eq!(world.wakes().len(), 1);
+}
+
+/// A call that is answered, from the device's side, with the dialog's routes.
+fn answered(world: &mut World) -> sip::message::Message {
+    world.invite("call-1");
+    world.attach(1);
+    let invite = world.last("INVITE");
+    let device = world.device(1);
+    world.reply(device, &invite, 180, &[], "");
+    world.reply(device, &invite, 200, &[("Contact", "<sip:phone1@10.0.0.5:9999;transport=tls>")], SDP);
+    let ok = world.last("INVITE 200");
+    assert_eq!(ok.elements(Name::Via).count(), 2, "our Via is off again");
+    assert_eq!(world.final_states(), [CallState::Answered]);
+    ok
+}
+
+/// The Route headers that the caller's side makes of the Record-Route it got.
+fn caller_routes(ok: &sip::message::Message) -> String {
+    let mut routes: Vec<_> = ok.elements(Name::RecordRoute).map(str::to_owned).collect();
+    routes.reverse();
+    // The SIP server takes itself off before it sends to the relay.
+    routes.iter().filter(|r| !r.contains("192.0.2.10")).map(|r| format!("Route: {r}\r\n")).collect()
+}
+
+#[test]
+fn ack_and_bye_from_the_caller_reach_the_device_and_its_answer_comes_back() {
+    let mut world = World::registered();
+    let ok = answered(&mut world);
+    let routes = caller_routes(&ok);
+    assert_eq!(routes.matches("Route:").count(), 2);
+    for (method, cseq) in [("ACK", 1), ("BYE", 2)] {
+        let head =
+            world.head("call-1", method, cseq, ";tag=peer").replace("Record-Route: <sip:192.0.2.10;lr>\r\n", &routes);
+        let head = head.replace("z9hG4bKserver", &format!("z9hG4bKserver{method}"));
+        let text =
+            format!("{method} sip:phone1@10.0.0.5:9999;transport=tls SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n");
+        let source = world.upstream;
+        world.receive(source, &text);
+        let forwarded = world.last(method);
+        assert!(!forwarded.has(Name::Route), "both routes of ours are off");
+        assert_eq!(world.sent.last().unwrap().flow, FlowId::Stream(1));
+    }
+    let (device, bye) = (world.device(1), world.last("BYE"));
+    world.reply(device, &bye, 200, &[], "");
+    assert_eq!(world.last("BYE 200").elements(Name::Via).count(), 2);
+}
+
+fn device_bye(ok: &sip::message::Message, call_id: &str) -> String {
+    let routes: String = ok.elements(Name::RecordRoute).map(|r| format!("Route: {r}\r\n")).collect();
+    format!(
+        "BYE sip:bob@192.0.2.77 SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:9999;branch=z9hG4bKbye{call_id};rport\r\n{routes}\
+         Max-Forwards: 70\r\nFrom: <sip:alice@example.com>;tag=peer\r\nTo: \"Bob\" <sip:bob@example.com>;tag=bob\r\n\
+         Call-ID: {call_id}\r\nCSeq: 1 BYE\r\nContent-Length: 0\r\n\r\n"
+    )
+}
+
+#[test]
+fn a_bye_from_the_device_goes_to_the_sip_server_and_nowhere_else() {
+    let mut world = World::registered();
+    let ok = answered(&mut world);
+    let device = world.device(1);
+    world.receive(device, &device_bye(&ok, "call-1"));
+    assert_eq!(world.sent.last().unwrap().flow, FlowId::Datagram(server_address()));
+    let bye = world.last("BYE");
+    assert_eq!(bye.elements(Name::Route).collect::<Vec<_>>(), ["<sip:192.0.2.10;lr>"]);
+    let source = world.upstream;
+    world.reply(source, &bye, 200, &[], "");
+    assert_eq!(world.count("BYE 200"), 1);
+
+    world.sent.clear();
+    world.receive(device, &device_bye(&ok, "call-2"));
+    assert_eq!(world.descriptions(), ["BYE 403"], "the token opens its own dialog only");
+    let stranger = world.device(2);
+    world.receive(stranger, &device_bye(&ok, "call-1").replace("z9hG4bKbye", "z9hG4bKother"));
+    assert_eq!(world.count("BYE 403"), 2, "another device's flow");
+}
+
+#[test]
+fn a_cancelled_call_never_rings_the_device_that_wakes_late() {
+    let mut world = World::registered();
+    world.invite("call-1");
+    let cancel = format!(
+        "CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{}Content-Length: 0\r\n\r\n",
+        world.binding,
+        world.head("call-1", "CANCEL", 1, "")
+    );
+    let source = world.upstream;
+    world.receive(source, &cancel);
+    assert_eq!((world.count("CANCEL 200"), world.count("INVITE 487")), (1, 1));
+    assert_eq!(world.final_states(), [CallState::Cancelled]);
+    world.attach(1);
+    assert_eq!(world.count("INVITE"), 0);
+}
+
+#[test]
+fn a_call_cancelled_while_the_device_rings_is_cancelled_there_too() {
+    let mut world = World::registered();
+    world.invite("call-1");
+    world.attach(1);
+    let (device, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &invite, 180, &[], "");
+    let cancel = format!(
+        "CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{}Content-Length: 0\r\n\r\n",
+        world.binding,
+        world.head("call-1", "CANCEL", 1, "")
+    );
+    let source = world.upstream;
+    world.receive(source, &cancel);
+    assert_eq!(world.last("CANCEL").via().unwrap().text, invite.via().unwrap().text);
+    assert_eq!(world.count("INVITE 487"), 0, "the device may still have answered");
+    world.reply(device, &invite, 487, &[], "");
+    assert_eq!((world.count("INVITE 487"), world.count("ACK")), (1, 1));
+    assert_eq!(world.final_states(), [CallState::Cancelled]);
+}
+
+#[test]
+fn a_call_that_another_device_answered_says_so_to_the_shell_and_to_its_device() {
+    let mut world = World::registered();
+    world.attach(1);
+    world.invite("call-1");
+    let (device, offered) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &offered, 180, &[], "");
+    let cancel = format!(
+        "CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{}Reason: Q.850;cause=16, sip ;cause=200;text=\"elsewhere\"\r\n\
+         Content-Length: 0\r\n\r\n",
+        world.binding,
+        world.head("call-1", "CANCEL", 1, "")
+    );
+    let upstream = world.upstream;
+    world.receive(upstream, &cancel);
+    let passed = world.last("CANCEL");
+    assert_eq!(passed.text(Name::Reason), Some("Q.850;cause=16, sip ;cause=200;text=\"elsewhere\""));
+    world.reply(device, &offered, 487, &[], "");
+    assert_eq!(world.count("INVITE 487"), 1);
+    assert_eq!(world.final_states(), [CallState::AnsweredElsewhere]);
+}
+
+#[test]
+fn a_cancel_that_crosses_the_answer_loses_and_one_that_the_device_ignores_ends_anyway() {
+    let mut world = World::registered();
+    world.invite("call-1");
+    world.attach(1);
+    let (device, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &invite, 180, &[], "");
+    let cancel = format!(
+        "CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{}Content-Length: 0\r\n\r\n",
+        world.binding,
+        world.head("call-1", "CANCEL", 1, "")
+    );
+    let source = world.upstream;
+    world.receive(source, &cancel);
+    world.advance(seconds(4));
+    assert_eq!(world.count("INVITE 487"), 1);
+    world.reply(device, &invite, 200, &[("Contact", "<sip:phone1@10.0.0.5:9999;transport=tls>")], SDP);
+    assert_eq!(world.count("INVITE 200"), 0);
+    assert_eq!((world.count("ACK"), world.count("BYE")), (1, 1), "the late answer is ended");
+}
+
+#[test]
+fn nobody_comes_is_480_and_nobody_answers_is_408() {
+    let mut world = World::registered();
+    world.invite("call-1");
+    world.advance(seconds(29));
+    assert_eq!(world.count("INVITE 480"), 0);
+    world.advance(seconds(1));
+    assert_eq!(world.count("INVITE 480"), 1);
+
+    let mut world = World::registered();
+    world.invite("call-1");
+    world.advance(seconds(10));
+    world.attach(1);
+    let (device, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &invite, 180, &[], "");
+    world.advance(seconds(119));
+    assert_eq!(world.count("INVITE 408"), 0);
+    world.advance(seconds(1));
+    assert_eq!((world.count("INVITE 408"), world.count("CANCEL")), (1, 1));
+    assert_eq!(world.final_states(), [CallState::TimedOut]);
+}
+
+#[test]
+fn a_decline_is_603_by_the_api_and_what_the_device_says_by_its_flow() {
+    let mut world = World::registered();
+    world.invite("call-1");
+    let call = world.wakes()[0].call;
+    world.input(Input::Decline(call));
+    assert_eq!(world.count("INVITE 603"), 1);
+    assert_eq!(world.final_states(), [CallState::Declined]);
+
+    let mut world = World::registered();
+    world.invite("call-1");
+    world.attach(1);
+    let (device, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &invite, 486, &[], "");
+    assert_eq!((world.count("INVITE 486"), world.count("ACK")), (1, 1));
+    assert_eq!(world.final_states(), [CallState::Declined]);
+}
+
+#[test]
+fn an_attached_device_gets_the_call_at_once_and_a_push_only_when_it_stays_silent() {
+    let mut world = World::registered();
+    world.attach(1);
+    world.invite("call-1");
+    assert_eq!((world.count("INVITE"), world.wakes().len()), (1, 0));
+    world.advance(seconds(2));
+    assert_eq!(world.wakes().len(), 1, "its flow may be dead");
+    world.attach(2);
+    assert_eq!(world.count("INVITE"), 2);
+    let (device, invite) = (world.device(2), world.last("INVITE"));
+    world.reply(device, &invite, 200, &[("Contact", "<sip:phone2@10.0.0.5:9999;transport=tls>")], SDP);
+    assert_eq!(world.final_states(), [CallState::Answered]);
+
+    let mut world = World::registered();
+    world.attach(1);
+    world.invite("call-1");
+    let (device, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &invite, 100, &[], "");
+    world.advance(seconds(20));
+    assert_eq!(world.wakes().len(), 0);
+}
+
+#[test]
+fn a_device_whose_flow_breaks_while_it_rings_is_woken_and_gets_the_call_again() {
+    let mut world = World::registered();
+    world.attach(1);
+    world.invite("call-1");
+    let (device, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &invite, 180, &[], "");
+    world.input(Input::Closed(FlowId::Stream(1)));
+    assert_eq!(world.wakes().len(), 1);
+    world.attach(2);
+    assert_eq!(world.count("INVITE"), 2);
+}
+
+#[test]
+fn a_device_that_refreshes_on_its_flow_gets_no_second_invite() {
+    let mut world = World::registered();
+    world.invite("call-1");
+    world.attach(1);
+    world.attach(1);
+    assert_eq!(world.count("INVITE"), 1);
+}
+
+#[test]
+fn two_calls_at_once_are_two_pushes_and_two_invites() {
+    let mut world = World::registered();
+    world.invite("call-1");
+    world.invite("call-2");
+    assert_eq!(world.wakes().len(), 2);
+    world.attach(1);
+    assert_eq!(world.count("INVITE"), 2);
+}
+
+#[test]
+fn a_retransmitted_invite_is_one_call() {
+    let mut world = World::registered();
+    world.invite("call-1");
+    world.invite("call-1");
+    assert_eq!((world.wakes().len(), world.count("INVITE 100")), (1, 2));
+}
+
+#[test]
+fn disabling_while_a_call_is_held_answers_the_caller_and_forgets_everything() {
+    let mut world = World::registered();
+    world.invite("call-1");
+    world.input(Input::Unbind { instance: world.instance, deadline: seconds(3) });
+    assert_eq!(world.count("INVITE 480"), 1);
+    let register = world.last("REGISTER");
+    assert_eq!(register.number(Name::Expires), Some(0));
+    world.attach(1);
+    assert_eq!(world.count("INVITE"), 0);
+    assert_eq!(world.count("REGISTER 403"), 1, "the instance is unknown now");
+    let source = world.upstream;
+    world.reply(source, &register, 200, &[], "");
+    assert!(matches!(world.events.last(), Some(Event::Unbound { confirmed: true, .. })));
+    world.invite("call-2");
+    assert_eq!(world.count("INVITE 404"), 1);
+}
+
+#[test]
+fn a_call_that_outlives_its_instance_is_hung_up_by_the_stream_it_came_by() {
+    let mut world = World::new(FlowId::Stream(77));
+    world.bind();
+    world.grant(600);
+    let ok = answered(&mut world);
+    world.input(Input::Unbind { instance: world.instance, deadline: seconds(3) });
+    let (source, register) = (world.upstream, world.last("REGISTER"));
+    world.reply(source, &register, 200, &[], "");
+    assert!(matches!(world.events.last(), Some(Event::Unbound { confirmed: true, .. })));
+    assert_eq!(world.closed, []);
+    let device = world.device(1);
+    world.receive(device, &device_bye(&ok, "call-1"));
+    assert_eq!(world.sent.last().unwrap().flow, FlowId::Stream(77));
+    world.advance(seconds(301));
+    assert_eq!(world.closed, [FlowId::Stream(77)], "no longer than the device's own registration");
+}
+
+#[test]
+fn the_end_of_the_process_ends_the_calls_that_ring_and_those_that_wait() {
+    let mut world = World::registered();
+    world.invite("waiting");
+    world.attach(1);
+    let (device, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &invite, 180, &[], "");
+    world.invite("offered");
+    world.input(Input::EndCalls);
+    assert_eq!((world.count("INVITE 480"), world.count("CANCEL")), (2, 1));
+    assert_eq!((world.final_states(), world.endpoint.open_calls()), (vec![CallState::TimedOut; 2], 0));
+    world.input(Input::EndCalls);
+    assert_eq!(world.count("INVITE 480"), 2);
+}
+
+#[test]
+fn a_silent_sip_server_does_not_keep_a_binding() {
+    let mut world = World::registered();
+    world.input(Input::Unbind { instance: world.instance, deadline: seconds(3) });
+    world.advance(seconds(3));
+    assert!(matches!(world.events.last(), Some(Event::Unbound { confirmed: false, .. })));
+    let sent = world.sent.len();
+    world.advance(seconds(3600));
+    assert_eq!(world.sent.len(), sent, "not even a retransmission");
+}
+
+#[test]
+fn a_call_from_a_stranger_is_403_and_pushes_nothing() {
+    let mut world = World::registered();
+    let stranger = "203.0.113.9:5060".parse().unwrap();
+    let source = Source { flow: FlowId::Datagram(stranger), peer: stranger, ..world.upstream };
+    let text = world.invite_text("call-1");
+    world.receive(source, &text);
+    assert_eq!(world.descriptions(), ["INVITE 403"]);
+    assert!(world.wakes().is_empty());
+    let addresses = [stranger.ip()].into();
+    world.input(Input::Addresses { upstream: world::REGISTRAR, addresses });
+    world.receive(source, &text.replace("call-1", "call-2"));
+    assert_eq!(world.wakes().len(), 1, "an address of the account's server");
+}
+
+#[test]
+fn calls_beyond_the_budget_of_a_device_push_nothing() {
+    let mut world = World::registered();
+    for n in 0..100 {
+        world.invite(&format!("call-{n}"));
+        let call = world.wakes().last().unwrap().call;
+        world.input(Input::Decline(call));
+    }
+    assert_eq!(world.wakes().len(), 20);
+    assert_eq!(world.count("INVITE 480"), 80);
+    world.advance(seconds(2));
+    world.invite("later");
+    assert_eq!(world.wakes().len(), 21);
+}
+
+#[test]
+fn a_request_out_of_dialog_from_a_device_is_403() {
+    let mut world = World::registered();
+    world.attach(1);
+    world.sent.clear();
+    let text = world.invite_text("call-9").replace(&world.binding.to_string(), "bob");
+    let device = world.device(1);
+    world.receive(device, &text);
+    assert_eq!(world.descriptions(), ["INVITE 403"]);
+}
+
+#[test]
+fn a_wrong_proof_is_403_and_five_of_them_close_the_flow() {
+    let mut world = World::registered();
+    let instance = world.instance;
+    for n in 0..5 {
+        let source = world.device(1);
+        let text = format!(
+            "REGISTER sip:relay.test SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:9999;branch=z9hG4bKw{n}\r\n\
+             From: <sip:{instance}@relay.test>;tag=d\r\nTo: <sip:{instance}@relay.test>\r\nCall-ID: w\r\n\
+             CSeq: {} REGISTER\r\nContact: <sip:a@b>\r\nAuthorization: Bearer wrong\r\nContent-Length: 0\r\n\r\n",
+            n + 1
+        );
+        world.receive(source, &text);
+    }
+    assert_eq!(world.count("REGISTER 403"), 5);
+    assert_eq!(world.closed, [FlowId::Stream(1)]);
+}
+
+#[test]
+fn a_recorded_register_opens_nothing() {
+    let mut world = World::registered();
+    world.attach(1);
+    let knocks = |world: &World| world.events.iter().filter(|e| matches!(e, Event::VerifyDevice { .. })).count();
+    assert_eq!(knocks(&world), 1);
+    // The same nonce and count again, on the same flow and on another one.
+    let challenge =
+        sip::auth::Challenge::parse(world.last("REGISTER 401").text(Name::WwwAuthenticate).unwrap()).unwrap();
+    let value = world::answer(&challenge, &world.instance.to_string(), world::SECRET, "sip:relay.test", 1, "c");
+    for number in [1, 2] {
+        let source = world.device(number);
+        let text = format!(
+            "REGISTER sip:relay.test SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:9999;branch=z9hG4bKreplay{number}\r\n\
+             From: <sip:{0}@relay.test>;tag=d\r\nTo: <sip:{0}@relay.test>\r\nCall-ID: r\r\nCSeq: 9 REGISTER\r\n\
+             Contact: <sip:evil@b>\r\nAuthorization: {value}\r\nContent-Length: 0\r\n\r\n",
+            world.instance
+        );
+        world.receive(source, &text);
+    }
+    assert_eq!(knocks(&world), 1);
+    assert_eq!(world.count("REGISTER 401"), 3);
+}
+
+#[test]
+fn a_broken_stream_to_the_registrar_is_dialled_again_and_its_bindings_register_again() {
+    let mut world = World::new(FlowId::Stream(77));
+    world.bind();
+    world.grant(600);
+    world.sent.clear();
+    world.upstream.flow = FlowId::Stream(78);
+    world.input(Input::Closed(FlowId::Stream(77)));
+    assert_eq!(world.dialled, 2);
+    assert_eq!(world.sent.len(), 1);
+    assert_eq!(world.sent[0].flow, FlowId::Stream(78));
+    world.grant(600);
+    assert!(matches!(world.events.last(), Some(Event::Registered { refresh: true, .. })));
+}
+
+#[test]
+fn a_loop_and_too_many_hops_are_refused() {
+    let mut world = World::registered();
+    let source = world.upstream;
+    let text = world.invite_text("call-1").replace("Max-Forwards: 69", "Max-Forwards: 0");
+    world.receive(source, &text);
+    assert_eq!(world.count("INVITE 483"), 1);
+    assert!(world.wakes().is_empty());
+}
+
+#[test]
+fn a_client_that_leaves_two_algorithms_unanswered_is_offered_md5_alone() {
+    let mut world = World::registered();
+    let register = |n: u32, agent: &str, instance: sip::id::InstanceId| {
+        format!(
+            "REGISTER sip:relay.test SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:9999;branch=z9hG4bKold{n}\r\n\
+             From: <sip:{instance}@relay.test>;tag=d\r\nTo: <sip:{instance}@relay.test>\r\nCall-ID: old\r\n\
+             CSeq: {n} REGISTER\r\nContact: <sip:a@b>\r\n{agent}Content-Length: 0\r\n\r\n"
+        )
+    };
+    let offered = |world: &World| {
+        let last = world.last("REGISTER 401");
+        last.values(Name::WwwAuthenticate).map(|v| String::from_utf8_lossy(v).contains("SHA-256")).collect::<Vec<_>>()
+    };
+    let (source, instance) = (world.device(1), world.instance);
+    world.receive(source, &register(1, "", instance));
+    assert_eq!(offered(&world), [true, false]);
+    world.receive(source, &register(2, "", instance));
+    assert_eq!(offered(&world), [false]);
+    world.attach(2);
+    world.receive(source, &register(3, "", instance));
+    assert_eq!(offered(&world), [true, false], "it has answered since");
+    world.attach(3);
+    world.receive(source, &register(4, "User-Agent: baresip v1.0.0 (x86_64/linux)\r\n", instance));
+    assert_eq!(offered(&world), [false]);
+}
+
+#[test]
+fn a_server_that_closes_every_connection_is_not_hammered() {
+    let mut world = World::new(FlowId::Stream(77));
+    world.bind();
+    for number in 78..178 {
+        let earlier = world.upstream.flow;
+        world.upstream.flow = FlowId::Stream(number);
+        world.input(Input::Closed(earlier));
+        world.advance(seconds(1));
+    }
+    assert!((3..=8).contains(&world.dialled), "{} dials in 100 s", world.dialled);
+    let told =
+        |event: &Event| matches!(event, Event::RegistrationFailed { failure: RegistrationFailure::Retry { .. }, .. });
+    assert!(world.events.iter().any(told), "whoever enables is told");
+    // When it stays up, all is well, and the next break is mended at once.
+    while !matches!(world.events.last(), Some(Event::Registered { .. })) {
+        world.sent.clear();
+        world.advance(seconds(60));
+        if world.count("REGISTER") > 0 {
+            world.grant(3600);
+        }
+    }
+    world.advance(seconds(120));
+    let before = world.dialled;
+    world.input(Input::Closed(world.upstream.flow));
+    assert_eq!(world.dialled, before + 1);
+}
+
+#[test]
+fn nothing_that_goes_in_or_comes_out_shows_a_secret_or_a_person_when_it_is_printed() {
+    let world = World::new(FlowId::Datagram(server_address()));
+    let (binding, instance) = (world.binding, world.instance);
+    let call = IncomingCall {
+        call: CallId::new(1, ShardTag(0)),
+        instance,
+        from: "sip:bob@hidden.test".into(),
+        name: Some("hidden".into()),
+        wait: Duration::from_secs(30),
+    };
+    let answer = Input::Authorization { binding, instance, authorization: Some("Digest response=\"hidden\"".into()) };
+    let printed = [
+        format!("{:?}", Event::Wake(Box::new(call))),
+        format!(
+            "{:?}",
+            Event::VerifyDevice { verification: VerificationId(1), instance, proof: Proof::Bearer("hidden".into()) }
+        ),
+        format!("{answer:?}"),
+    ];
+    for text in printed {
+        assert!(!text.contains("hidden") && !text.is_empty(), "{text}");
+    }
+}

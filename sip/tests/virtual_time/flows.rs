@@ -1,0 +1,482 @@
+//! Flows toward SIP servers in virtual time: kept alive, lost, found again (RFC 5626, RFC 3581, RFC 8489, RFC 3263 §4.3).
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sip::endpoint::*;
+use sip::id::{BindingId, FlowId, InstanceId, ShardTag};
+use sip::message::{Limits, Message, Name};
+
+use crate::world::{REGISTRAR, World, seconds, server_address};
+
+const STREAM: FlowId = FlowId::Stream(1);
+
+fn udp() -> FlowId {
+    FlowId::Datagram(server_address())
+}
+
+/// A world whose binding is registered by a flow, for an hour.
+fn registered(flow: FlowId, headers: &[(&str, &str)]) -> World {
+    let mut world = World::new(flow);
+    world.bind();
+    let (source, register) = (world.upstream, world.last("REGISTER"));
+    let headers = [&[("Expires", "3600")], headers].concat();
+    world.reply(source, &register, 200, &headers, "");
+    world.sent.clear();
+    world
+}
+
+impl World {
+    fn respond_and_forget(&mut self, status: u16, headers: &[(&str, &str)]) {
+        let (source, register) = (self.upstream, self.last("REGISTER"));
+        self.sent.clear();
+        self.reply(source, &register, status, headers, "");
+    }
+
+    /// Advances until a ping of either kind is sent; how long that took.
+    fn next_ping(&mut self) -> Duration {
+        let (start, before) = (self.now, self.pings + self.stun.len());
+        while self.pings + self.stun.len() == before {
+            assert!(self.now < start + seconds(300), "no ping");
+            self.advance(Duration::from_millis(100));
+        }
+        self.now - start
+    }
+
+    /// The server answers the last STUN request: it came from `mapped`.
+    fn answer_stun(&mut self, from: FlowId, mapped: &str) {
+        let SocketAddr::V4(mapped) = mapped.parse().unwrap() else { panic!() };
+        let request = self.stun.last().unwrap();
+        let mut bytes = vec![0x01, 0x01, 0, 12];
+        bytes.extend_from_slice(&request[4..20]);
+        bytes.extend_from_slice(&[0, 0x20, 0, 8, 0, 1]);
+        bytes.extend_from_slice(&(mapped.port() ^ 0x2112).to_be_bytes());
+        bytes.extend(mapped.ip().octets().iter().zip([0x21, 0x12, 0xa4, 0x42]).map(|(a, b)| a ^ b));
+        self.input(Input::Stun { flow: from, bytes: bytes.into() });
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        let told = self.events.iter().filter_map(|event| match event {
+            Event::PublicAddress { upstream: REGISTRAR, address } => Some(address.to_string()),
+            _ => None,
+        });
+        told.collect()
+    }
+
+    fn bind_more(&mut self, number: u128) {
+        let tag = ShardTag(0);
+        self.bind_another(BindingId::new(number << 64, tag), InstanceId::new(number << 80, tag));
+    }
+}
+
+#[test]
+fn a_stream_that_stops_answering_is_replaced_within_the_pong_time() {
+    let mut world = registered(STREAM, &[]);
+    let first = world.next_ping();
+    assert!(first >= seconds(96) && first <= seconds(121), "{first:?}");
+    world.input(Input::Pong(STREAM));
+    world.next_ping();
+    world.upstream.flow = FlowId::Stream(2);
+    world.advance(seconds(11));
+    assert_eq!((world.closed.as_slice(), world.dialled), (&[STREAM][..], 2));
+    assert_eq!(world.sent.last().unwrap().flow, FlowId::Stream(2));
+    assert_eq!(world.count("REGISTER"), 1);
+}
+
+#[test]
+fn a_stream_that_never_answers_pings_is_left_standing() {
+    let mut world = registered(STREAM, &[]);
+    world.advance(seconds(2000));
+    assert!(world.pings > 15 && world.dialled == 1);
+}
+
+#[test]
+fn flow_timer_is_honoured_as_an_interval_and_as_a_promise() {
+    // RFC 5626 §4.4.
+    let mut world = registered(STREAM, &[("Flow-Timer", "40")]);
+    let first = world.next_ping();
+    assert!(first >= seconds(32) && first <= seconds(41), "{first:?}");
+    world.advance(seconds(11));
+    assert_eq!(world.dialled, 2, "who sends Flow-Timer answers pings");
+}
+
+#[test]
+fn over_udp_stun_keeps_the_flow_and_a_server_without_it_gets_crlf() {
+    let mut world = registered(udp(), &[]);
+    let first = world.next_ping();
+    assert!(first >= seconds(23) && first <= seconds(30) && world.stun.len() == 1, "{first:?}");
+    world.advance(seconds(60));
+    assert!(world.stun.len() == 5 && world.pings > 0, "the same request five times, and then no more");
+    let pings = world.pings;
+    world.advance(seconds(290));
+    assert_eq!(world.stun.len(), 5);
+    assert!((10..=13).contains(&(world.pings - pings)), "{}", world.pings - pings);
+    assert_eq!((world.dialled, world.count("REGISTER")), (1, 0), "silently");
+}
+
+#[test]
+fn an_address_that_changes_under_a_flow_has_its_bindings_register_again() {
+    // RFC 5626 §4.4.2.
+    let mut world = registered(udp(), &[]);
+    for number in 1..=30 {
+        world.bind_more(number);
+        world.advance(Duration::from_millis(1));
+        world.respond(200, &[("Expires", "3600")]);
+    }
+    world.sent.clear();
+    for _ in 0..3 {
+        world.next_ping();
+        world.answer_stun(udp(), "198.51.100.1:5070");
+    }
+    assert_eq!((world.addresses(), world.count("REGISTER")), (vec!["198.51.100.1:5070".into()], 0));
+    world.next_ping();
+    world.answer_stun(udp(), "198.51.100.1:6111");
+    assert!(world.count("REGISTER") <= 20, "in turn");
+    world.advance(Duration::from_millis(100));
+    assert_eq!(world.count("REGISTER"), 31);
+    assert_eq!(world.addresses(), ["198.51.100.1:5070", "198.51.100.1:6111"]);
+    assert_eq!(world.dialled, 1, "the flow itself stands");
+}
+
+#[test]
+fn a_server_that_stops_answering_stun_is_registered_at_anew() {
+    let mut world = registered(udp(), &[]);
+    world.next_ping();
+    world.answer_stun(udp(), "198.51.100.1:5070");
+    world.next_ping();
+    world.advance(seconds(11));
+    assert_eq!(world.dialled, 2);
+    assert!(world.count("REGISTER") > 0);
+}
+
+#[test]
+fn a_stun_answer_that_nobody_asked_for_is_nothing() {
+    let mut world = registered(udp(), &[]);
+    world.next_ping();
+    let stranger = FlowId::Datagram("203.0.113.9:5060".parse().unwrap());
+    world.answer_stun(stranger, "203.0.113.9:1");
+    let mut other = world.stun.last().unwrap().to_vec();
+    (other[0], other[1], other[19]) = (1, 1, other[19] ^ 1);
+    world.input(Input::Stun { flow: udp(), bytes: other.into() });
+    let request = world.stun.last().unwrap().clone();
+    assert!(Endpoint::is_stun(&request) && Endpoint::shard_of_stun(&request).is_none());
+    world.input(Input::Stun { flow: udp(), bytes: request });
+    world.input(Input::Stun { flow: udp(), bytes: Bytes::new() });
+    assert_eq!(world.addresses(), [""; 0]);
+    world.advance(seconds(60));
+    assert_eq!(world.dialled, 1, "it has never answered, for all that is known");
+}
+
+#[test]
+fn a_stun_answer_finds_the_shard_that_asked() {
+    let mut world = World::new(udp());
+    world.bind();
+    world.next_ping();
+    let mut answer = world.stun.last().unwrap().to_vec();
+    (answer[0], answer[1]) = (1, 1);
+    assert_eq!(Endpoint::shard_of_stun(&answer), Some(ShardTag(0)));
+}
+
+#[test]
+fn where_the_server_sees_the_relay_is_told_once_and_changes_nothing_else() {
+    // RFC 3581 §4: a registrar behind a balancer may see one and the other.
+    let mut world = World::new(udp());
+    world.bind();
+    let seen = |world: &mut World, via: &str| {
+        let register = world.last("REGISTER");
+        let own = register.text(Name::Via).unwrap().replace(";rport", via);
+        let text = format!(
+            "SIP/2.0 200 OK\r\nVia: {own}\r\nFrom: {}\r\nTo: {}\r\nCall-ID: {}\r\nCSeq: {}\r\nExpires: 600\r\n\r\n",
+            register.text(Name::From).unwrap(),
+            register.text(Name::To).unwrap(),
+            register.call_id().unwrap(),
+            register.text(Name::CSeq).unwrap(),
+        );
+        let source = world.upstream;
+        world.receive(source, &text);
+        world.sent.clear();
+        while world.count("REGISTER") == 0 {
+            world.advance(seconds(1));
+        }
+    };
+    seen(&mut world, ";received=198.51.100.1;rport=5070");
+    seen(&mut world, ";received=198.51.100.1;rport=5070");
+    seen(&mut world, ";received=198.51.100.2;rport=5070");
+    seen(&mut world, ";received=nonsense;rport=0");
+    seen(&mut world, ";rport");
+    assert_eq!(world.addresses(), ["198.51.100.1:5070", "198.51.100.2:5070"]);
+    assert_eq!(world.dialled, 1);
+}
+
+#[test]
+fn a_server_that_ends_flow_after_flow_is_not_stormed() {
+    let mut world = registered(STREAM, &[]);
+    let start = world.now;
+    for number in 2..60 {
+        let FlowId::Stream(current) = world.upstream.flow else { panic!() };
+        if world.dialled == number as usize - 1 {
+            world.upstream.flow = FlowId::Stream(number);
+            world.input(Input::Closed(FlowId::Stream(current)));
+        }
+        world.advance(seconds(60));
+    }
+    let hour = world.now - start;
+    assert!(hour < seconds(3600) && world.dialled < 16, "{} dials in {hour:?}", world.dialled);
+    assert!(world.dialled > 5, "and it is tried again");
+}
+
+#[test]
+fn a_flow_that_had_settled_is_replaced_at_once() {
+    let mut world = registered(STREAM, &[]);
+    for number in 2..6 {
+        world.advance(seconds(130));
+        let before = world.upstream.flow;
+        world.upstream.flow = FlowId::Stream(number);
+        world.input(Input::Closed(before));
+        assert_eq!(world.dialled, number as usize);
+        world.respond(200, &[("Expires", "3600")]);
+    }
+}
+
+#[test]
+fn a_server_that_serves_nobody_is_left_for_another_address_and_one_that_serves_others_is_not() {
+    // RFC 3263 §4.3, RFC 3261 §21.5.4.
+    for status in [503, 430] {
+        let mut world = World::new(STREAM);
+        world.bind();
+        world.respond(status, &[]);
+        assert_eq!(world.avoided, [None, Some(STREAM)], "{status}");
+        assert_eq!(world.closed, [STREAM]);
+    }
+    let mut world = registered(STREAM, &[]);
+    world.bind_more(1);
+    world.respond(503, &[]);
+    assert_eq!((world.dialled, world.closed.len()), (1, 0), "another is registered by this flow");
+}
+
+#[test]
+fn whom_one_server_turned_away_asks_the_next_at_once_and_the_same_one_later() {
+    // RFC 3263 §4.3: the next address; RFC 3261 §21.5.4: Retry-After is for the server that said it.
+    for (elsewhere, expected) in [(true, 1), (false, 0)] {
+        for refusal in [&[][..], &[("Retry-After", "600")]] {
+            let mut world = World::new(STREAM);
+            world.bind();
+            world.sent.retain(|sent| sent.message.is_request());
+            world.elsewhere = elsewhere;
+            world.respond_and_forget(503, refusal);
+            assert_eq!((world.dialled, world.count("REGISTER")), (2, expected), "{elsewhere} {refusal:?}");
+            if elsewhere {
+                world.respond_and_forget(503, &[]);
+                assert_eq!((world.dialled, world.count("REGISTER")), (2, 0), "both turn it away: it waits");
+            }
+        }
+    }
+    let mut world = World::new(udp());
+    world.bind();
+    world.elsewhere = true;
+    world.sent.clear();
+    world.advance(Duration::from_millis(31_900));
+    world.sent.clear();
+    world.advance(Duration::from_millis(100));
+    assert_eq!((world.dialled, world.count("REGISTER")), (2, 1), "after 32 s of silence, and at once");
+}
+
+#[test]
+fn many_bindings_that_are_told_503_move_their_flow_once() {
+    let mut world = World::new(udp());
+    for number in 1..=200 {
+        world.bind_more(number);
+    }
+    for _ in 0..50 {
+        for sent in std::mem::take(&mut world.sent) {
+            let source = world.upstream;
+            world.reply(source, &sent.message, 503, &[], "");
+        }
+        world.advance(Duration::from_millis(20));
+    }
+    assert_eq!(world.dialled, 2);
+}
+
+#[test]
+fn one_account_that_is_ignored_does_not_take_the_flow_from_the_others() {
+    let mut world = registered(STREAM, &[]);
+    world.bind_more(1);
+    world.advance(seconds(20));
+    let options = "OPTIONS sip:x@relay.test SIP/2.0\r\nVia: SIP/2.0/TLS 192.0.2.10;branch=z9hG4bKo\r\n\
+                   From: <sip:s@example.com>;tag=1\r\nTo: <sip:x@relay.test>\r\nCall-ID: o\r\nCSeq: 1 OPTIONS\r\n\r\n";
+    let message = Message::parse(&options.into(), &Limits::default()).unwrap();
+    let source = world.upstream;
+    world.input(Input::Received { source, message });
+    world.advance(seconds(13));
+    assert!(matches!(
+        world.events.last(),
+        Some(Event::RegistrationFailed { failure: RegistrationFailure::Retry { status: None, .. }, .. })
+    ));
+    assert_eq!((world.dialled, world.closed.len()), (1, 0), "the server is there, it only ignores one account");
+}
+
+#[test]
+fn a_dead_flow_is_left_for_another_address_by_all_of_its_bindings() {
+    let mut world = World::new(STREAM);
+    world.bind();
+    world.bind_more(1);
+    world.upstream.flow = FlowId::Stream(2);
+    world.advance(seconds(33));
+    assert_eq!(world.avoided, [None, Some(STREAM)]);
+    let by_second = world.sent.iter().filter(|sent| sent.flow == FlowId::Stream(2)).count();
+    assert_eq!(by_second, 1, "the one that was not the first to time out comes along, the other backs off");
+}
+
+#[test]
+fn a_server_that_cannot_be_reached_is_dialled_less_and_less_often() {
+    let mut world = World::new(STREAM);
+    world.dial = false;
+    world.bind();
+    let mut waits = Vec::new();
+    for _ in 0..9 {
+        let (dialled, start) = (world.dialled, world.now);
+        world.input(Input::DialFailed(REGISTRAR));
+        while world.dialled == dialled {
+            world.advance(seconds(1));
+        }
+        waits.push((world.now - start).as_secs());
+    }
+    for (failures, wait) in waits.iter().enumerate() {
+        let bound = (30 << failures).min(1800);
+        assert!((bound / 2..=bound + 1).contains(wait), "{waits:?}");
+    }
+}
+
+#[test]
+fn a_request_that_is_too_large_for_a_datagram_goes_by_tcp_where_tcp_is_allowed() {
+    // RFC 3261 §18.1.1.
+    let nonce = format!("Digest realm=\"example.com\", nonce=\"{}\"", "n".repeat(1000));
+    let challenged = |allow_tcp| {
+        let mut world = World::with_policy(udp(), UpstreamPolicy { allow_tcp, ..UpstreamPolicy::default() });
+        world.bind();
+        world.respond(401, &[("WWW-Authenticate", &nonce)]);
+        world
+    };
+    let mut world = challenged(true);
+    assert_eq!((world.large.len(), world.count("REGISTER")), (1, 1), "the first one was small");
+    let (peer, register) = world.large[0].clone();
+    assert_eq!(peer, server_address());
+    assert_eq!(register.via().unwrap().transport, "TCP");
+    let stream = Source { flow: FlowId::Stream(5), transport: Transport::Tcp, ..world.upstream };
+    world.reply(stream, &register, 200, &[], "");
+    assert!(matches!(world.events.last(), Some(Event::Registered { .. })), "its answer comes by the stream");
+    let mut lost = challenged(true);
+    lost.advance(seconds(1));
+    assert_eq!((lost.large.len(), lost.last("REGISTER").via().unwrap().transport), (1, "UDP"), "after all");
+    lost.respond(200, &[]);
+    assert!(matches!(lost.events.last(), Some(Event::Registered { .. })));
+    let forbidden = challenged(false);
+    assert_eq!((forbidden.large.len(), forbidden.count("REGISTER")), (0, 2));
+}
+
+const BETTER: FlowId = FlowId::Stream(2);
+
+/// Offers a flow to a better address; the request that is sent on it.
+fn offer(world: &mut World, flow: FlowId) -> Message {
+    let transport = if flow.is_reliable() { Transport::Tls } else { Transport::Udp };
+    world.sent.clear();
+    world.input(Input::FailbackDialled { upstream: REGISTRAR, flow, transport });
+    assert_eq!(world.count("REGISTER"), 0, "nothing is moved before somebody has answered");
+    let ask = world.sent.iter().find(|sent| sent.flow == flow).expect("it is asked");
+    ask.message.clone()
+}
+
+fn tried(world: &World) -> Vec<bool> {
+    let tried = world.events.iter().filter_map(|event| match event {
+        Event::FailbackProbed { upstream: REGISTRAR, moved } => Some(*moved),
+        _ => None,
+    });
+    tried.collect()
+}
+
+#[test]
+fn a_better_address_that_answers_takes_over_and_no_call_is_lost_on_the_way() {
+    // RFC 3263 §4.3.
+    for status in [200, 401, 404, 405, 483] {
+        let mut world = registered(STREAM, &[]);
+        world.bind_more(7);
+        world.respond(200, &[("Expires", "3600")]);
+        let (old, better) = (world.upstream, Source { flow: BETTER, ..world.upstream });
+        let ask = offer(&mut world, BETTER);
+        assert_eq!((ask.method_text(), ask.request_uri()), (Some("OPTIONS"), Some("sip:example.com")));
+        world.reply(better, &ask, status, &[], "");
+        assert_eq!(tried(&world), [true], "{status}");
+        let moved =
+            world.sent.iter().filter(|sent| sent.flow == BETTER && sent.message.method_text() == Some("REGISTER"));
+        assert_eq!(moved.count(), 2, "each registers again by the better flow");
+        // A call that comes by the old flow meanwhile, from an address that DNS does not name any more.
+        let stray = Source { peer: "203.0.113.77:5061".parse().unwrap(), ..old };
+        let text = world.invite_text("on-the-way");
+        world.receive(stray, &text);
+        assert_eq!((world.wakes().len(), world.closed.len()), (1, 0));
+        world.upstream = better;
+        let by_better = world.sent.iter().filter(|sent| sent.flow == BETTER).map(|sent| sent.message.clone());
+        let registers: Vec<_> = by_better.filter(|message| message.method_text() == Some("REGISTER")).collect();
+        for register in &registers {
+            world.reply(better, register, 200, &[("Expires", "3600")], "");
+        }
+        // Its answers leave by the flow that it came by; then that is closed, and nothing follows from its end.
+        world.sent.clear();
+        world.advance(seconds(30));
+        assert!(world.sent.iter().any(|sent| sent.flow == STREAM && sent.message.status() == Some(480)));
+        world.advance(seconds(200));
+        assert!(world.closed.contains(&STREAM) && !world.closed.contains(&BETTER));
+        world.input(Input::Closed(STREAM));
+        assert_eq!((world.dialled, world.count("REGISTER")), (1, 0));
+    }
+}
+
+#[test]
+fn a_better_address_that_does_not_serve_changes_nothing() {
+    for status in [503, 500, 408, 430] {
+        let mut world = registered(STREAM, &[]);
+        let ask = offer(&mut world, BETTER);
+        world.reply(Source { flow: BETTER, ..world.upstream }, &ask, status, &[], "");
+        assert_eq!((tried(&world), &world.closed), (vec![false], &vec![BETTER]), "{status}");
+        assert_eq!(world.count("REGISTER"), 0);
+    }
+    // Silence, by a stream and by datagrams.
+    for flow in [BETTER, FlowId::Datagram("192.0.2.99:5060".parse().unwrap())] {
+        let mut world = registered(udp(), &[]);
+        offer(&mut world, flow);
+        world.advance(seconds(33));
+        assert_eq!((tried(&world), world.closed.contains(&BETTER)), (vec![false], flow == BETTER));
+        assert_eq!((world.count("REGISTER"), world.dialled), (0, 1));
+    }
+    // It breaks; it comes when another is on trial; it comes when nothing is wanted.
+    let mut world = registered(STREAM, &[]);
+    offer(&mut world, BETTER);
+    let third = FlowId::Stream(3);
+    world.input(Input::FailbackDialled { upstream: REGISTRAR, flow: third, transport: Transport::Tls });
+    assert_eq!((tried(&world), &world.closed), (vec![false], &vec![third]));
+    world.input(Input::Closed(BETTER));
+    assert_eq!((tried(&world), world.dialled, world.count("REGISTER")), (vec![false, false], 1, 0));
+    world.advance(seconds(40));
+    assert_eq!(tried(&world).len(), 2);
+    world.input(Input::FailbackDialled {
+        upstream: sip::id::UpstreamId(99),
+        flow: FlowId::Stream(4),
+        transport: Transport::Tls,
+    });
+    assert!(world.closed.contains(&FlowId::Stream(4)));
+}
+
+#[test]
+fn a_binding_that_ends_while_a_better_address_is_tried_leaves_nothing_behind() {
+    let mut world = registered(STREAM, &[]);
+    offer(&mut world, BETTER);
+    world.input(Input::Release(world.instance));
+    assert!(world.closed.contains(&BETTER) && world.closed.contains(&STREAM));
+    for flow in [STREAM, BETTER] {
+        world.input(Input::Closed(flow));
+    }
+    world.advance(seconds(400));
+    let counts = world.endpoint.counts();
+    assert_eq!((counts.upstreams, counts.flows, counts.transactions), (0, 0, 0), "{counts:?}");
+}

@@ -1,0 +1,114 @@
+//! Callers that wait: they hear that their call lives, and it ends when nobody answers.
+
+use sip::endpoint::*;
+use sip::id::FlowId;
+use sip::message::Name;
+
+use super::leg::{CONTACT, Dialog, End};
+use crate::world::{SDP, World, seconds, server_address};
+
+fn patient() -> World {
+    World::registered_with(FlowId::Datagram(server_address()), |settings| {
+        settings.ring_timeout = seconds(170);
+        settings.answer_timeout = seconds(600);
+    })
+}
+
+#[test]
+fn a_caller_that_heard_nothing_hears_each_minute_that_its_call_is_held() {
+    // RFC 3261 §13.3.1.1, §16.6 (Timer C): a 100 would not keep a proxy on the way from giving up.
+    let mut world = patient();
+    world.invite("call-1");
+    world.advance(seconds(59));
+    assert_eq!(world.count("INVITE 183"), 0);
+    world.advance(seconds(2));
+    let progress = world.last("INVITE 183");
+    assert!(progress.to().unwrap().tag().is_some() && progress.body().is_empty());
+    world.advance(seconds(108));
+    assert_eq!((world.count("INVITE 183"), world.count("INVITE 480")), (2, 0));
+    world.advance(seconds(2));
+    assert!(world.count("INVITE 480") > 0);
+    world.advance(seconds(50));
+    assert_eq!(world.count("INVITE 183"), 2, "no more of it after the end");
+}
+
+#[test]
+fn a_caller_that_heard_ringing_hears_it_again_each_minute() {
+    // RFC 3261 §13.3.1.1.
+    let mut world = patient();
+    world.invite("call-1");
+    let call = world.wakes()[0].call;
+    world.advance(seconds(30));
+    world.input(Input::Ring { call, instance: world.instance });
+    world.advance(seconds(59));
+    assert_eq!(world.count("INVITE 180"), 1);
+    world.advance(seconds(2));
+    assert_eq!((world.count("INVITE 180"), world.count("INVITE 183")), (2, 0));
+}
+
+#[test]
+fn what_the_device_said_last_is_said_again_to_the_byte() {
+    // RFC 3261 §13.3.1.1: early media stays early media.
+    let mut world = patient();
+    world.invite("call-1");
+    world.attach(1);
+    let (device, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &invite, 180, &[CONTACT], "");
+    world.reply(device, &invite, 183, &[CONTACT, ("Content-Type", "application/sdp")], SDP);
+    let first = world.last("INVITE 183");
+    world.advance(seconds(61));
+    assert_eq!((world.count("INVITE 183"), world.count("INVITE 180")), (2, 1));
+    assert_eq!(world.last("INVITE 183").to_bytes(), first.to_bytes());
+    world.reply(device, &invite, 180, &[CONTACT], "");
+    world.advance(seconds(600));
+    assert_eq!(world.count("INVITE 183"), 2, "the device has said something else since");
+    assert_eq!(world.final_states(), [CallState::TimedOut]);
+}
+
+#[test]
+fn a_reliable_response_is_not_repeated_as_such() {
+    // RFC 3262 §3: it would want another PRACK.
+    let mut world = patient();
+    world.invite("call-1");
+    world.attach(1);
+    let (device, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &invite, 183, &[CONTACT, ("Require", "100rel"), ("RSeq", "17")], SDP);
+    world.advance(seconds(61));
+    let again = world.last("INVITE 183");
+    assert!(!again.has(Name::Require) && again.values_written("RSeq").next().is_none() && again.body().is_empty());
+    assert_eq!(again.to().unwrap().tag(), Some("peer"), "of the same early dialog");
+}
+
+#[test]
+fn a_caller_that_wants_everything_reliably_hears_only_the_device() {
+    // RFC 3262 §3: with Require: 100rel every response above 100 must be reliable.
+    let mut world = patient();
+    let text = world.invite_text("call-1").replace("X-Odd:", "Require: 100rel\r\nX-Odd:");
+    let source = world.upstream;
+    world.receive(source, &text);
+    let call = world.wakes()[0].call;
+    world.input(Input::Ring { call, instance: world.instance });
+    world.advance(seconds(169));
+    assert_eq!(world.descriptions(), ["INVITE 100"]);
+}
+
+#[test]
+fn a_re_invite_that_rings_for_ever_is_cancelled_and_answered() {
+    // RFC 3261 §16.8: Timer C fires after a provisional response, so the client transaction is cancelled.
+    let mut world = World::registered();
+    let dialog = Dialog::begin(&mut world, "call-1", 200, &[]);
+    dialog.send(&mut world, End::Caller, "ACK", 1);
+    dialog.send(&mut world, End::Caller, "INVITE", 2);
+    let (device, again) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &again, 180, &[CONTACT], "");
+    for _ in 0..3 {
+        // Its registration at the edge would end before.
+        world.advance(seconds(219));
+        world.attach(1);
+    }
+    assert_eq!(world.count("CANCEL"), 0);
+    world.advance(seconds(4));
+    assert_eq!(world.last("CANCEL").via().unwrap().text, again.via().unwrap().text);
+    world.advance(seconds(33));
+    assert!(world.count("INVITE 408") > 0, "the device said nothing to it");
+}

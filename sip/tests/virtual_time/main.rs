@@ -1,0 +1,16 @@
+//! The endpoint in virtual time, each RFC's part of it in a room of its own: no socket, no clock, no waiting.
+
+mod admission;
+mod announced;
+mod endpoint;
+mod flows;
+mod forking;
+mod in_call;
+mod paging;
+mod presence;
+mod push_proxy;
+mod registration;
+mod regressions;
+mod strangers;
+mod subscription;
+mod world;

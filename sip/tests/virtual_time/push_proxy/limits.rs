@@ -1,0 +1,105 @@
+//! What a device cannot make of the relay: a flooder, an open proxy, a memory hog.
+
+use sip::endpoint::*;
+use sip::id::FlowId;
+
+use super::through::{Register, Through};
+
+#[test]
+fn ten_thousand_registrations_on_a_flow_reach_nobody_and_close_it() {
+    let mut through = Through::new();
+    for number in 0..10_000 {
+        let contact = format!("<sip:x{number}@h;pn-provider=fcm;pn-prid=t{number}>");
+        through.register(&Register::by(1).contact(&contact));
+    }
+    assert!(through.world.count("REGISTER") <= 8, "so many may be under way");
+    assert!(through.world.closed.contains(&FlowId::Stream(1)));
+    assert_eq!(through.world.endpoint.counts().push_bindings, 0, "nothing is kept that was not accepted");
+    assert!(through.world.last("REGISTER 503").has(sip::message::Name::RetryAfter));
+}
+
+#[test]
+fn a_flow_and_an_aor_have_so_many_registrations_at_most() {
+    let mut through = Through::new();
+    for number in 0..20 {
+        let contact = format!("<sip:x@h;pn-provider=fcm;pn-prid=t{number}>;+sip.instance=\"<urn:uuid:{number}>\"");
+        let register = Register::by(number).contact(&contact);
+        through.register(&register);
+        if number < 16 {
+            through.accept(600);
+        }
+    }
+    assert_eq!(
+        (through.world.endpoint.counts().push_bindings, through.world.count("REGISTER 403")),
+        (16, 4),
+        "of one AOR"
+    );
+    let mut through = Through::new();
+    let aors: Vec<&'static str> =
+        (0..18).map(|n| &*Box::leak(format!("sip:u{n}@example.com").into_boxed_str())).collect();
+    for (number, aor) in aors.into_iter().enumerate() {
+        through.register(&Register { to: aor, ..Register::by(1) });
+        if number < 16 {
+            through.accept(600);
+        }
+    }
+    assert_eq!(
+        (through.world.endpoint.counts().push_bindings, through.world.count("REGISTER 403")),
+        (16, 2),
+        "of one flow"
+    );
+}
+
+/// RFC 3261 §22: whoever guesses passwords through the relay loses the connection.
+#[test]
+fn a_flow_that_fails_to_prove_anybody_five_times_is_closed() {
+    let mut through = Through::new();
+    let guess = Register::by(1).header("Authorization: Digest x");
+    for round in 1..=5 {
+        assert!(through.world.closed.is_empty(), "{round}");
+        through.register(&guess);
+        let (source, register) = (through.world.upstream, through.world.last("REGISTER"));
+        through.world.reply(source, &register, 401, &[("WWW-Authenticate", "Digest realm=\"r\", nonce=\"n\"")], "");
+    }
+    assert_eq!(through.world.closed, [FlowId::Stream(1)]);
+    let mut through = Through::new();
+    for _ in 0..8 {
+        through.register(&guess);
+        let (source, register) = (through.world.upstream, through.world.last("REGISTER"));
+        let stale = "Digest realm=\"r\", nonce=\"n\", stale=TRUE";
+        through.world.reply(source, &register, 401, &[("WWW-Authenticate", stale)], "");
+    }
+    assert!(through.world.closed.is_empty(), "an old nonce is no wrong password");
+}
+
+#[test]
+fn a_register_that_has_been_here_or_hopped_too_often_goes_no_further() {
+    let mut through = Through::new();
+    let source = through.world.device(1);
+    let text = "REGISTER sip:example.com SIP/2.0\r\nVia: SIP/2.0/TLS h;branch=z9hG4bK1\r\nMax-Forwards: 0\r\n\
+                From: <sip:a@example.com>;tag=d\r\nTo: <sip:a@example.com>\r\nCall-ID: i\r\nCSeq: 1 REGISTER\r\n\
+                Contact: <sip:a@h;pn-provider=fcm;pn-prid=t>\r\nContent-Length: 0\r\n\r\n";
+    through.world.receive(source, text);
+    assert_eq!(through.world.descriptions(), ["REGISTER 483"]);
+}
+
+#[test]
+fn a_device_gets_so_many_calls_and_no_more() {
+    let (mut through, path) = Through::asleep();
+    for number in 0..60 {
+        through.call(&format!("c{number}"), &path);
+    }
+    assert!(through.world.wakes().len() <= 8);
+}
+
+#[test]
+fn the_shards_of_a_register_its_path_and_its_aor_are_one() {
+    let mut through = Through::new();
+    let register = through.registered(&Register::by(1));
+    let shard = Endpoint::shard_of(&register);
+    assert_eq!(shard, Some(through.instance().tag()));
+    let path = register.text(sip::message::Name::Path).unwrap();
+    let invite = through.request("INVITE", "c1", path);
+    let invite = sip::message::Message::parse(&invite.into(), &sip::message::Limits::default()).unwrap();
+    assert_eq!(Endpoint::shard_of(&invite), shard);
+}

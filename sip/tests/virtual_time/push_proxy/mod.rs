@@ -1,0 +1,8 @@
+//! The push proxy in virtual time (RFC 8599, RFC 3327): what a device, its registrar and a stranger see of it.
+
+mod calls;
+mod limits;
+mod passing;
+mod renewing;
+mod requests;
+mod through;

@@ -1,0 +1,193 @@
+//! A REGISTER on its way to its own registrar, and the answer on its way back.
+
+use sip::endpoint::*;
+use sip::id::FlowId;
+use sip::message::Name;
+
+use super::through::{PN, Register, Through, values};
+
+/// RFC 3327 §5.2, RFC 3261 §16.6.
+#[test]
+fn a_register_passes_with_a_path_and_is_else_as_it_was() {
+    let mut through = Through::new();
+    through.register(
+        &Register::by(1).header("X-Odd:   kept  as it is").header("Authorization: Digest username=\"alice\""),
+    );
+    let passed = through.world.last("REGISTER");
+    assert_eq!(passed.request_uri(), Some("sip:example.com"));
+    assert_eq!((passed.max_forwards(), values(&passed, Name::Route)), (Some(69), vec![]), "our Route is taken off");
+    assert_eq!(values(&passed, Name::Via).len(), 2);
+    let path = passed.text(Name::Path).unwrap();
+    assert!(path.ends_with("@relay.test:5070;lr>"), "{path}");
+    assert_eq!(passed.text(Name::FeatureCaps), Some("*;+sip.pns=\"fcm\""), "who is behind need not push as well");
+    let text = String::from_utf8_lossy(passed.head()).into_owned();
+    for line in [
+        "X-Odd:   kept  as it is\r\n",
+        "Authorization: Digest username=\"alice\"\r\n",
+        &format!("alice@10.0.0.5:1{PN}>"),
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+}
+
+/// RFC 7616: the digest is between the device and its registrar.
+#[test]
+fn a_challenge_passes_to_the_device_and_its_answer_to_the_registrar() {
+    let mut through = Through::new();
+    through.register(&Register::by(1));
+    let (source, first) = (through.world.upstream, through.world.last("REGISTER"));
+    let challenge = "Digest realm=\"example.com\", nonce=\"n\"";
+    through.world.reply(source, &first, 401, &[("WWW-Authenticate", challenge)], "");
+    let answer = through.world.last("REGISTER 401");
+    assert_eq!(values(&answer, Name::Via).len(), 1);
+    assert_eq!(answer.text(Name::WwwAuthenticate), Some(challenge));
+    assert_eq!(answer.text(Name::FeatureCaps), None, "nothing is promised before the registrar has accepted");
+    assert_eq!((through.world.endpoint.counts().push_bindings, through.left()), (0, 1), "nothing is kept");
+    through.registered(&Register::by(1).header("Authorization: Digest x"));
+    assert_eq!(through.world.last("REGISTER").text(Name::Authorization), Some("Digest x"));
+    assert_eq!(through.world.endpoint.counts().push_bindings, 1);
+}
+
+/// §5.6.1.1, §6.2.1; §4.1.4 for a device that refreshes by itself.
+#[test]
+fn an_accepted_registration_says_which_service_is_pushed_and_by_which_purr() {
+    let mut through = Through::new();
+    through.registered(&Register::by(1));
+    let (answer, instance) = (through.world.last("REGISTER 200"), through.instance());
+    let expected = format!("*;+sip.pns=\"fcm\";+sip.pnspurr=\"{instance}\"");
+    assert_eq!(answer.text(Name::FeatureCaps), Some(&*expected));
+    assert!(answer.text(Name::Path).is_some(), "what the registrar said passes");
+    through
+        .registered(&Register::by(1).contact(&format!("<sip:alice@h{PN}>;+sip.pnsreg;+sip.instance=\"<urn:uuid:1>\"")));
+    let expected = format!("*;+sip.pns=\"fcm\";+sip.pnsreg=\"180\";+sip.pnspurr=\"{instance}\"");
+    assert_eq!(through.world.last("REGISTER 200").text(Name::FeatureCaps), Some(&*expected), "the same registration");
+    assert_eq!(through.world.endpoint.counts().push_bindings, 1);
+}
+
+/// RFC 5626 §5.1, §6: a registrar that knows flows wants to hear that the first hop does.
+#[test]
+fn the_path_says_ob_when_the_device_registers_as_rfc_5626_has_it() {
+    let mut through = Through::over(FlowId::Stream(900));
+    through.register(&Register::by(1).contact(&format!("<sip:alice@h{PN}>;reg-id=1;+sip.instance=\"<urn:uuid:1>\"")));
+    let path = through.world.last("REGISTER").text(Name::Path).unwrap().to_owned();
+    assert!(path.ends_with("@relay.test:5071;transport=tls;lr;ob>"), "{path}");
+}
+
+/// RFC 3327 §5.3: a registrar may refuse a Path that `Supported` says nothing of.
+#[test]
+fn a_device_that_does_not_know_path_is_spoken_for() {
+    let mut through = Through::new();
+    through.register(&Register { headers: String::new(), ..Register::by(1) });
+    assert_eq!(values(&through.world.last("REGISTER"), Name::Supported), ["path"]);
+    through.register(&Register::by(2));
+    assert_eq!(values(&through.world.last("REGISTER"), Name::Supported), ["path"], "once");
+}
+
+/// §4.1.5, §5.6.1.2
+#[test]
+fn a_query_hears_which_services_there_are_and_nothing_is_kept() {
+    let mut through = Through::new();
+    through.registered(&Register::by(1).contact("<sip:alice@h;pn-provider>"));
+    let all = ["*;+sip.pns=\"apns\"", "*;+sip.pns=\"fcm\""];
+    assert_eq!(values(&through.world.last("REGISTER 200"), Name::FeatureCaps), all);
+    through.registered(&Register::by(1).contact("<sip:alice@h;pn-provider=fcm>"));
+    assert_eq!(values(&through.world.last("REGISTER 200"), Name::FeatureCaps), all[1..]);
+    assert!(!through.world.last("REGISTER").has(Name::Path));
+    assert_eq!((through.world.endpoint.counts().push_bindings, through.left()), (0, 2));
+}
+
+/// §5.6.1.1, §8.1
+#[test]
+fn a_service_that_is_not_served_is_555_and_nothing_leaves() {
+    let mut through = Through::new();
+    through.verdict = Err(555);
+    through.register(&Register::by(1));
+    assert_eq!(through.world.descriptions(), ["REGISTER 555"]);
+    assert_eq!(through.world.last("REGISTER 555").reason(), Some("Push Notification Service Not Supported"));
+    assert_eq!(through.world.endpoint.counts().waiting, 0);
+}
+
+#[test]
+fn a_register_that_wants_no_pushes_is_not_this_relays_business() {
+    let mut through = Through::new();
+    for contact in ["<sip:alice@h>", "<sip:alice@h>;expires=0"] {
+        through.register(&Register::by(1).contact(contact));
+    }
+    assert_eq!(through.world.descriptions(), ["REGISTER 403", "REGISTER 403"]);
+    through.register(&Register::by(1).contact("<sip:a@h>, <sip:b@h>"));
+    through.register(&Register { to: "tel:+4930", ..Register::by(1) });
+    assert_eq!(through.world.descriptions()[2..], ["REGISTER 400", "REGISTER 416"]);
+}
+
+/// §4.1.2: without `pn-prid`, with `expires=0`, or all at once.
+#[test]
+fn a_device_that_takes_its_registration_back_is_forgotten() {
+    let own = "<sip:alice@10.0.0.5:1>;+sip.instance=\"<urn:uuid:1>\"";
+    for (last, granted) in [
+        (Register::by(1).expires(0), 0),
+        (Register::by(1).contact(own).expires(0), 0),
+        (Register::by(1).contact(own), 600),
+        (Register::by(1).contact("*").expires(0), 0),
+    ] {
+        let mut through = Through::new();
+        through.registered(&Register::by(1));
+        through.register(&last);
+        assert_eq!(through.world.endpoint.counts().push_bindings, 1, "not before the registrar has said so");
+        through.accept(granted);
+        assert_eq!((through.ends(), through.left()), (vec![PushBindingEnd::Unregistered], 2), "{}", last.contact);
+        assert_eq!(through.world.endpoint.counts().upstreams, 0);
+    }
+}
+
+/// A refusal counts only from the one who knows the push token: nobody else may end a registration.
+#[test]
+fn a_registrar_that_refuses_ends_it_and_a_strangers_failure_does_not() {
+    let mut through = Through::new();
+    through.registered(&Register::by(1));
+    let refuse = |through: &mut Through, register: &Register| {
+        through.register(register);
+        let (source, register) = (through.world.upstream, through.world.last("REGISTER"));
+        through.world.reply(source, &register, 403, &[], "");
+    };
+    refuse(
+        &mut through,
+        &Register::by(2).contact("<sip:m@h;pn-provider=fcm;pn-prid=guess>;+sip.instance=\"<urn:uuid:1>\""),
+    );
+    assert_eq!(through.ends(), []);
+    refuse(&mut through, &Register::by(1));
+    assert_eq!(through.ends(), [PushBindingEnd::Refused]);
+}
+
+#[test]
+fn a_device_with_a_new_push_token_replaces_its_earlier_registration() {
+    let mut through = Through::new();
+    through.registered(&Register::by(1));
+    through.registered(
+        &Register::by(1).contact("<sip:alice@h;pn-provider=fcm;pn-prid=new>;+sip.instance=\"<urn:uuid:1>\""),
+    );
+    assert_eq!(through.ends(), [PushBindingEnd::Replaced]);
+    assert_eq!(through.world.endpoint.counts().push_bindings, 1);
+}
+
+#[test]
+fn a_registrar_that_cannot_be_reached_is_504_and_the_way_is_given_back() {
+    let mut through = Through::new();
+    through.world.dial = false;
+    through.register(&Register::by(1));
+    assert_eq!(through.world.dialled, 1);
+    through.world.input(Input::DialFailed(crate::world::REGISTRAR));
+    assert_eq!(through.world.last("REGISTER 504").status(), Some(504));
+    assert_eq!((through.left(), through.world.endpoint.counts().upstreams), (1, 0));
+    through.register(&Register::by(1));
+    through.advance(20);
+    assert_eq!(through.world.count("REGISTER 504"), 2, "nor does a dial that never ends hold it");
+    assert_eq!(through.world.endpoint.counts().waiting, 0);
+}
+
+#[test]
+fn a_flow_that_breaks_under_a_register_is_504_at_once() {
+    let mut through = Through::over(FlowId::Stream(900));
+    through.register(&Register::by(1));
+    through.world.input(Input::Closed(FlowId::Stream(900)));
+    assert_eq!(through.world.count("REGISTER 504"), 1);
+}

@@ -1,0 +1,43 @@
+//! Pushes in time for the device's own refresh (RFC 8599 §5.5), and the end.
+
+use sip::endpoint::PushBindingEnd;
+
+use super::through::{PN, Register, Through};
+
+#[test]
+fn a_device_is_pushed_in_time_to_refresh_once_more_half_way_and_then_it_is_over() {
+    let (mut through, _) = Through::asleep();
+    through.advance(449);
+    assert_eq!(through.refreshes(), 0, "not before the last quarter");
+    through.advance(2);
+    assert_eq!(through.refreshes(), 1, "at least 120 s before the end");
+    through.advance(76);
+    assert_eq!(through.refreshes(), 2, "the first may be lost");
+    through.advance(100);
+    assert_eq!((through.refreshes(), through.ends()), (2, vec![PushBindingEnd::Expired]));
+    assert_eq!(through.world.endpoint.counts().push_bindings, 0);
+    assert_eq!(through.left(), 1);
+}
+
+#[test]
+fn a_refresh_starts_the_registrations_life_anew() {
+    let (mut through, _) = Through::asleep();
+    through.advance(460);
+    assert_eq!(through.refreshes(), 1);
+    through.registered(&Register::by(2).expires(1200));
+    through.advance(800);
+    assert_eq!((through.refreshes(), through.ends().len()), (1, 0));
+    through.advance(110);
+    assert_eq!(through.refreshes(), 2);
+}
+
+/// §4.1.4: it was told to refresh by itself 180 s before the end.
+#[test]
+fn a_device_that_wakes_by_itself_is_pushed_only_when_it_has_not() {
+    let mut through = Through::new();
+    through.registered(&Register::by(1).contact(&format!("<sip:alice@h{PN}>;+sip.pnsreg")));
+    through.advance(479);
+    assert_eq!(through.refreshes(), 0);
+    through.advance(2);
+    assert_eq!(through.refreshes(), 1);
+}

@@ -1,0 +1,80 @@
+//! Requests other than a new call: inside a dialog by PURR (RFC 8599 §6.2.3), and standing alone.
+
+use sip::endpoint::*;
+use sip::id::FlowId;
+use sip::message::{Message, Name};
+
+use super::through::{Register, Through};
+
+/// A dialog whose device has gone to sleep: the world, the INVITE as the device got it.
+fn in_dialog() -> (Through, Message) {
+    let mut through = Through::new();
+    let path = through.registered(&Register::by(1)).text(Name::Path).unwrap().to_owned();
+    through.call("c1", &path);
+    let (device, invite) = (through.world.device(1), through.world.last("INVITE"));
+    through.world.reply(device, &invite, 200, &[("Contact", "<sip:alice@10.0.0.5:1>")], "");
+    through.world.input(Input::Closed(FlowId::Stream(1)));
+    through.world.sent.clear();
+    (through, invite)
+}
+
+fn bye(through: &Through, invite: &Message, purr: &str) -> String {
+    let routes: Vec<&str> = invite.elements(Name::RecordRoute).collect();
+    let routes: Vec<&str> = routes.into_iter().rev().skip(1).collect();
+    let head = through.world.head("c1", "BYE", 2, ";tag=peer").replace("Record-Route: <sip:192.0.2.10;lr>\r\n", "");
+    format!("BYE sip:alice@10.0.0.5:1{purr} SIP/2.0\r\nRoute: {}\r\n{head}Content-Length: 0\r\n\r\n", routes.join(", "))
+}
+
+#[test]
+fn a_request_in_a_dialog_wakes_the_device_that_its_purr_names() {
+    let (mut through, invite) = in_dialog();
+    let purr = format!(";pn-purr={}", through.instance());
+    let (source, text) = (through.world.upstream, bye(&through, &invite, &purr));
+    through.world.receive(source, &text);
+    assert_eq!((through.refreshes(), through.world.descriptions().len()), (1, 0), "it waits");
+    through.registered(&Register::by(2));
+    let passed = through.world.last("BYE");
+    assert_eq!(passed.request_uri(), Some(&*format!("sip:alice@10.0.0.5:1{purr}")));
+    let device = through.world.device(2);
+    through.world.reply(device, &passed, 200, &[], "");
+    assert_eq!(through.world.count("BYE 200"), 1);
+}
+
+#[test]
+fn a_request_in_a_dialog_without_a_purr_or_with_anothers_pushes_nobody() {
+    for purr in ["", ";pn-purr=pi_aaaaaaaaaaaaaaaaaaaaaaaaaa"] {
+        let (mut through, invite) = in_dialog();
+        let (source, text) = (through.world.upstream, bye(&through, &invite, purr));
+        through.world.receive(source, &text);
+        assert_eq!(through.refreshes(), 0, "{purr}");
+        through.advance(32);
+        assert_eq!(through.world.count("BYE 480"), 1, "before its sender gives up by itself");
+    }
+}
+
+#[test]
+fn a_message_wakes_the_device_and_follows_it() {
+    let (mut through, path) = Through::asleep();
+    let (source, text) = (through.world.upstream, through.request("MESSAGE", "m1", &path));
+    through.world.receive(source, &text);
+    assert_eq!((through.refreshes(), through.world.descriptions().len()), (1, 0));
+    let text = through.request("MESSAGE", "m2", &path);
+    through.world.receive(source, &text);
+    assert_eq!(through.refreshes(), 1, "one push for both");
+    through.registered(&Register::by(2));
+    assert_eq!(through.world.count("MESSAGE"), 2);
+    assert!(!through.world.last("MESSAGE").has(Name::Route));
+}
+
+/// A registrar that asks each minute whether its Contact is there must not wake the phone each minute.
+#[test]
+fn options_is_answered_for_a_sleeping_device_and_passes_to_one_that_is_awake() {
+    let (mut through, path) = Through::asleep();
+    let (source, text) = (through.world.upstream, through.request("OPTIONS", "o1", &path));
+    through.world.receive(source, &text);
+    assert_eq!((through.world.count("OPTIONS 200"), through.refreshes()), (1, 0));
+    through.registered(&Register::by(2));
+    let text = through.request("OPTIONS", "o2", &path);
+    through.world.receive(source, &text);
+    assert_eq!(through.world.count("OPTIONS"), 1);
+}

@@ -1,0 +1,489 @@
+//! Registrations in virtual time, as SIP servers really answer them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use sip::auth::Hash;
+use sip::endpoint::*;
+use sip::id::{BindingId, FlowId, InstanceId, ShardTag};
+use sip::message::{Message, Name};
+
+use crate::world::{World, seconds, server_address};
+
+const MD5: &str = "Digest realm=\"example.com\", nonce=\"n1\", qop=\"auth\", algorithm=MD5";
+const SHA256: &str = "Digest realm=\"example.com\", nonce=\"n2\", qop=\"auth\", algorithm=SHA-256";
+
+fn udp() -> FlowId {
+    FlowId::Datagram(server_address())
+}
+
+/// A world whose binding has sent its first REGISTER.
+fn begun() -> World {
+    let mut world = World::new(udp());
+    world.bind();
+    world
+}
+
+impl World {
+    fn failure(&self) -> Option<RegistrationFailure> {
+        self.events.iter().rev().find_map(|event| match event {
+            Event::RegistrationFailed { failure, .. } => Some(*failure),
+            _ => None,
+        })
+    }
+
+    /// Waits for the next REGISTER.
+    fn next_register(&mut self) -> Message {
+        let before = self.count("REGISTER");
+        for _ in 0..4000 {
+            if self.count("REGISTER") > before {
+                return self.last("REGISTER");
+            }
+            self.advance(seconds(1));
+        }
+        panic!("no REGISTER came");
+    }
+}
+
+fn answers(register: &Message, name: Name) -> Vec<String> {
+    register.values(name).map(|value| String::from_utf8_lossy(value).into_owned()).collect()
+}
+
+fn answer(register: &Message) -> String {
+    answers(register, Name::Authorization).concat()
+}
+
+#[test]
+fn of_several_challenges_the_topmost_that_is_known_is_answered() {
+    // RFC 8760 §2.4: the order is the server's preference.
+    let unknown = "Digest realm=\"example.com\", nonce=\"n0\", algorithm=SHA3-512, qop=\"auth\"";
+    let odd_qop = "Digest realm=\"example.com\", nonce=\"n0\", algorithm=MD5, qop=\"auth-conf\"";
+    for (offered, taken) in [
+        (vec![SHA256, MD5], "algorithm=SHA-256"),
+        (vec![MD5, SHA256], "algorithm=MD5"),
+        (vec![unknown, "Bearer realm=\"example.com\"", odd_qop, SHA256, MD5], "algorithm=SHA-256"),
+        // HTTP's grammar lets them stand in one line, and some servers do.
+        (vec![&*format!("{unknown}, {SHA256}, {MD5}")], "algorithm=SHA-256"),
+    ] {
+        let mut world = begun();
+        let headers: Vec<_> = offered.iter().map(|value| ("WWW-Authenticate", *value)).collect();
+        world.respond(401, &headers);
+        let answer = answer(&world.last("REGISTER"));
+        assert!(answer.contains(taken), "{answer}");
+    }
+}
+
+#[test]
+fn a_challenge_without_a_credential_gives_way_to_the_next_one_of_the_same_response() {
+    let mut world = begun();
+    world.hashes = vec![Hash::Md5];
+    world.respond(401, &[("WWW-Authenticate", SHA256), ("WWW-Authenticate", MD5)]);
+    let register = world.last("REGISTER");
+    assert!(answer(&register).contains("algorithm=MD5") && answer(&register).contains("nc=00000001"));
+    world.grant(600);
+    let refresh = world.next_register();
+    assert!(answer(&refresh).contains("algorithm=MD5") && answer(&refresh).contains("nc=00000002"));
+    let mut none = begun();
+    none.hashes = vec![];
+    none.respond(401, &[("WWW-Authenticate", SHA256), ("WWW-Authenticate", MD5)]);
+    assert_eq!(none.count("REGISTER"), 1, "nothing is sent that cannot be right");
+    assert_eq!(none.failure(), Some(RegistrationFailure::Refused { status: 401 }));
+}
+
+#[test]
+fn md5_is_not_used_where_the_operator_refuses_it() {
+    let policy = UpstreamPolicy { allow_md5: false, ..UpstreamPolicy::default() };
+    let mut world = World::with_policy(udp(), policy);
+    world.bind();
+    world.respond(401, &[("WWW-Authenticate", MD5), ("WWW-Authenticate", SHA256)]);
+    assert!(answer(&world.last("REGISTER")).contains("algorithm=SHA-256"));
+    let mut world = World::with_policy(udp(), policy);
+    world.bind();
+    world.respond(401, &[("WWW-Authenticate", MD5)]);
+    assert_eq!(world.failure(), Some(RegistrationFailure::Refused { status: 401 }));
+    assert_eq!(world.count("REGISTER"), 1);
+}
+
+#[test]
+fn a_proxy_and_a_registrar_that_both_ask_are_both_answered_from_then_on() {
+    // RFC 3261 §22.3.
+    let mut world = begun();
+    let (first, second) = ("Digest realm=\"p1\", nonce=\"a\", qop=\"auth\"", "Digest realm=\"p2\", nonce=\"b\"");
+    world.respond(407, &[("Proxy-Authenticate", first)]);
+    assert_eq!(answers(&world.last("REGISTER"), Name::ProxyAuthorization).len(), 1);
+    world.respond(407, &[("Proxy-Authenticate", second)]);
+    assert_eq!(answers(&world.last("REGISTER"), Name::ProxyAuthorization).len(), 2, "two proxies in a row");
+    world.respond(401, &[("WWW-Authenticate", SHA256)]);
+    let register = world.last("REGISTER");
+    let proxies = answers(&register, Name::ProxyAuthorization);
+    assert!(proxies[0].contains("realm=\"p1\"") && proxies[0].contains("nc=00000003"), "{proxies:?}");
+    assert!(proxies[1].contains("realm=\"p2\"") && !proxies[1].contains("nc="), "{proxies:?}");
+    assert!(answer(&register).contains("realm=\"example.com\""));
+    world.grant(600);
+    assert_eq!(world.count("REGISTER"), 4);
+    let refresh = world.next_register();
+    assert_eq!(answers(&refresh, Name::ProxyAuthorization).len(), 2);
+    assert!(answer(&refresh).contains("nc=00000002"));
+    world.grant(600);
+    assert!(matches!(world.events.last(), Some(Event::Registered { refresh: true, .. })), "one round trip");
+}
+
+#[test]
+fn a_proxy_that_refuses_and_one_that_goes_round_in_circles_are_left_alone() {
+    let mut world = begun();
+    let ask = |realm: &str| format!("Digest realm=\"{realm}\", nonce=\"a\"");
+    world.respond(407, &[("Proxy-Authenticate", &ask("p"))]);
+    world.respond(407, &[("Proxy-Authenticate", &ask("p"))]);
+    assert_eq!(world.failure(), Some(RegistrationFailure::Refused { status: 407 }));
+    let mut world = begun();
+    for n in 0..9 {
+        if world.failure().is_none() {
+            world.respond(407, &[("Proxy-Authenticate", &ask(&n.to_string()))]);
+        }
+    }
+    assert!(matches!(world.failure(), Some(RegistrationFailure::Retry { status: Some(407), .. })));
+    assert_eq!(world.count("REGISTER"), 4, "three realms, and no more");
+}
+
+#[test]
+fn a_stale_nonce_is_replaced_and_a_spent_one_without_the_word_too() {
+    let mut world = begun();
+    world.respond(401, &[("WWW-Authenticate", MD5)]);
+    world.grant(600);
+    world.next_register();
+    let stale = MD5.replace("n1", "n7") + ", stale=TRUE";
+    world.respond(401, &[("WWW-Authenticate", &stale)]);
+    let register = world.last("REGISTER");
+    assert!(answer(&register).contains("nonce=\"n7\"") && answer(&register).contains("nc=00000001"));
+    world.grant(600);
+    world.next_register();
+    // Many servers leave `stale` out: what was right an hour ago is tried once with the new nonce.
+    world.respond(401, &[("WWW-Authenticate", &MD5.replace("n1", "n8"))]);
+    assert!(answer(&world.last("REGISTER")).contains("nonce=\"n8\""));
+    world.respond(401, &[("WWW-Authenticate", &MD5.replace("n1", "n9"))]);
+    assert_eq!(world.failure(), Some(RegistrationFailure::Refused { status: 401 }), "the password was changed");
+}
+
+#[test]
+fn a_realm_that_changes_between_registrations_is_followed_and_within_one_is_not() {
+    let mut world = begun();
+    world.respond(401, &[("WWW-Authenticate", MD5)]);
+    world.grant(600);
+    world.next_register();
+    let moved = MD5.replace("example.com", "new.example.com");
+    world.respond(401, &[("WWW-Authenticate", &moved)]);
+    let register = world.last("REGISTER");
+    assert_eq!(answers(&register, Name::Authorization).len(), 1, "the old realm's answer is dropped");
+    assert!(answer(&register).contains("realm=\"new.example.com\""));
+    // An answer for each realm that a hostile server thinks of is an answer too many, `stale` or not.
+    world.respond(401, &[("WWW-Authenticate", &(moved.replace("new.", "third.") + ", stale=true"))]);
+    assert_eq!(world.failure(), Some(RegistrationFailure::Refused { status: 401 }));
+}
+
+#[test]
+fn the_nonce_that_a_2xx_names_is_the_next_one() {
+    // RFC 7616 §3.5.
+    let mut world = begun();
+    world.respond(401, &[("WWW-Authenticate", MD5)]);
+    world.respond(200, &[("Authentication-Info", "qop=auth, nextnonce=\"n \\\"2\\\"\", rspauth=\"00\"")]);
+    let refresh = world.next_register();
+    assert!(answer(&refresh).contains("nonce=\"n \\\"2\\\"\""), "{}", answer(&refresh));
+    assert!(answer(&refresh).contains("nc=00000001"));
+    world.respond(200, &[("Authentication-Info", "nextnonce=\"\", broken")]);
+    let again = world.next_register();
+    assert!(answer(&again).contains("nonce=\"n \\\"2\\\"\"") && answer(&again).contains("nc=00000002"));
+}
+
+#[test]
+fn a_challenge_without_qop_is_answered_as_rfc_2069_has_it_and_an_unknown_qop_not_at_all() {
+    let mut world = begun();
+    world.respond(401, &[("WWW-Authenticate", "Digest realm=example.com , nonce=n1,opaque=\"o\"")]);
+    let register = world.last("REGISTER");
+    let first = answer(&register);
+    assert!(first.contains("opaque=\"o\"") && !first.contains("qop") && !first.contains("nc="), "{first}");
+    let mut world = begun();
+    world.respond(401, &[("WWW-Authenticate", "Digest realm=\"e\", nonce=\"n\", qop=\"auth-conf\"")]);
+    assert_eq!(world.failure(), Some(RegistrationFailure::Refused { status: 401 }));
+}
+
+#[test]
+fn of_many_contacts_our_own_says_how_long_the_registration_lasts() {
+    // RFC 3261 §10.2.4.
+    let mut world = begun();
+    let others = format!(
+        "<sip:desk@192.0.2.5>;expires=60, \"Alice, mobile\" <sip:{}@relay.test:5070>;q=0.5;expires=\"300\", \
+         <sip:lab@192.0.2.6>;expires=3600",
+        world.binding
+    );
+    world.respond(200, &[("Contact", &others), ("Expires", "7200")]);
+    assert!(matches!(world.events.last(), Some(Event::Registered { expires, .. }) if *expires == seconds(300)));
+    let mut world = begun();
+    world.respond(200, &[("Contact", "<sip:desk@192.0.2.5>;expires=60"), ("Expires", "120")]);
+    assert!(matches!(world.events.last(), Some(Event::Registered { expires, .. }) if *expires == seconds(120)));
+}
+
+#[test]
+fn one_binding_keeps_its_call_id_contact_instance_and_reg_id_and_its_cseq_rises() {
+    let mut world = begun();
+    let first = world.last("REGISTER");
+    let contact = first.text(Name::Contact).unwrap().to_owned();
+    assert!(contact.contains(";+sip.instance=\"<urn:uuid:") && contact.contains(";reg-id=1;"), "{contact}");
+    let mut cseq = first.cseq().unwrap().0;
+    world.respond(401, &[("WWW-Authenticate", MD5)]);
+    for status in [200, 500, 200, 200, 503, 200] {
+        world.respond(status, &[("Expires", "600")]);
+        let next = world.next_register();
+        assert!(next.cseq().unwrap().0 > cseq);
+        cseq = next.cseq().unwrap().0;
+        assert_eq!((next.call_id(), next.text(Name::Contact)), (first.call_id(), Some(&*contact)));
+        assert_eq!(next.text(Name::From), first.text(Name::From));
+    }
+}
+
+#[test]
+fn a_refusal_is_final_and_a_failure_is_not() {
+    for status in [400, 402, 403, 404, 405, 410, 416, 420, 484, 485, 488, 493, 600, 603, 604] {
+        let mut world = begun();
+        world.respond(status, &[("Retry-After", "60")]);
+        assert_eq!(world.failure(), Some(RegistrationFailure::Refused { status }), "{status}");
+        world.advance(seconds(24 * 3600));
+        assert_eq!(world.count("REGISTER"), 1, "{status}: repeated, it would get the user banned");
+    }
+    for status in [408, 429, 430, 480, 500, 502, 503, 504, 513, 580] {
+        let mut world = begun();
+        world.respond(status, &[]);
+        let Some(RegistrationFailure::Retry { status: Some(told), after }) = world.failure() else {
+            panic!("{status}")
+        };
+        assert!(told == status && after >= seconds(15) && after <= seconds(30), "{status}: {after:?}");
+        world.next_register();
+    }
+}
+
+#[test]
+fn retry_after_is_waited_for_whatever_stands_behind_it_and_not_for_ever() {
+    // RFC 3261 §20.33.
+    for (value, from, to) in [
+        ("120", 120, 120),
+        ("18000;duration=3600", 3600, 3600),
+        ("120 (I'm in a meeting)", 120, 120),
+        ("99999999999999", 3600, 3600),
+        ("1", 15, 30),
+        ("soon", 15, 30),
+        ("-5", 15, 30),
+    ] {
+        let mut world = begun();
+        world.respond(503, &[("Retry-After", value)]);
+        let Some(RegistrationFailure::Retry { after, .. }) = world.failure() else { panic!("{value}") };
+        assert!(after >= seconds(from) && after <= seconds(to), "{value}: {after:?}");
+        let start = world.now;
+        world.next_register();
+        assert!(world.now >= start + after && world.now <= start + after + seconds(2), "{value}");
+    }
+}
+
+#[test]
+fn those_that_fail_at_once_do_not_come_back_at_once() {
+    // RFC 5626 §4.5: the wait is random between half of its bound and the bound.
+    let mut world = World::new(udp());
+    for number in 1..=40 {
+        let (binding, instance) = more(number);
+        world.bind_another(binding, instance);
+        world.advance(Duration::from_millis(1));
+    }
+    while let Some(sent) = world.sent.pop() {
+        let source = world.upstream;
+        world.reply(source, &sent.message, 500, &[], "");
+    }
+    let (mut back, mut in_each) = (BTreeSet::new(), Vec::new());
+    for _ in 0..31 {
+        let before = back.len();
+        world.advance(seconds(1));
+        back.extend(world.sent.drain(..).map(|sent| sent.message.call_id().unwrap().to_owned()));
+        in_each.push(back.len() - before);
+    }
+    assert_eq!((back.len(), in_each[..14].iter().sum::<usize>()), (40, 0), "{in_each:?}");
+    assert!(in_each.iter().all(|count| *count <= 10), "{in_each:?}");
+}
+
+#[test]
+fn of_the_qop_values_that_are_offered_the_one_that_is_known_is_taken() {
+    // RFC 7616 §3.3, §3.4: quoted or not, in any order, beside what nobody knows.
+    for qop in ["\"auth,auth-int\"", "\"auth-conf, auth\"", "auth", "\" AUTH \""] {
+        let mut world = begun();
+        world.respond(401, &[("WWW-Authenticate", &format!("Digest nonce=n1 ,qop={qop},realm=\"example.com\""))]);
+        let answer = answer(&world.last("REGISTER"));
+        assert!(answer.contains("qop=auth,") && answer.contains("nc=00000001"), "{qop}: {answer}");
+    }
+}
+
+#[test]
+fn a_redirection_leads_nowhere_but_to_the_registrar_itself() {
+    let mut world = begun();
+    for inside in ["<sip:127.0.0.1>", "<sip:169.254.169.254:80>", "<sip:other.example>", "<sip:example.com:6379>"] {
+        let mut world = begun();
+        world.respond(302, &[("Contact", inside)]);
+        assert!(matches!(world.failure(), Some(RegistrationFailure::Retry { status: Some(302), .. })), "{inside}");
+        assert_eq!((world.count("REGISTER"), world.dialled), (1, 1));
+    }
+    world.respond(302, &[("Contact", "<sip:EXAMPLE.com;transport=tcp>")]);
+    assert_eq!(world.count("REGISTER"), 2);
+    world.respond(302, &[("Contact", "<sip:example.com>")]);
+    assert_eq!(world.count("REGISTER"), 2, "once");
+    assert!(matches!(world.failure(), Some(RegistrationFailure::Retry { status: Some(302), .. })));
+}
+
+#[test]
+fn a_first_hop_without_outbound_is_registered_through_without_it() {
+    // RFC 5626 §11.6.
+    let mut world = begun();
+    world.respond(439, &[]);
+    let register = world.last("REGISTER");
+    assert!(!register.text(Name::Contact).unwrap().contains("reg-id"));
+    assert!(register.text(Name::Contact).unwrap().contains("+sip.instance"));
+    assert_eq!(register.text(Name::Supported), Some("path, gruu"));
+    world.grant(600);
+    assert!(!world.next_register().text(Name::Contact).unwrap().contains("reg-id"), "nor later");
+}
+
+#[test]
+fn a_call_to_a_name_that_the_registrar_gave_finds_its_binding() {
+    let mut world = begun();
+    let gruu = "sip:alice@example.com;gr=urn:uuid:x";
+    let own = format!("sip:{}@relay.test:5070", world.binding);
+    world.respond(200, &[("Contact", &format!("<{own}>;expires=600;pub-gruu=\"{gruu}\""))]);
+    let mut call = |target: &str, call_id: &str| {
+        let source = world.upstream;
+        let text = world.invite_text(call_id).replace(&format!("INVITE {own} "), &format!("INVITE {target} "));
+        world.receive(source, &text);
+        world.wakes().len()
+    };
+    assert_eq!(call(&own, "plain"), 1);
+    assert_eq!(call(&format!("{own};ob"), "ob"), 2, "RFC 5626 §5.4");
+    assert_eq!(call(&format!("{own};gr=urn:uuid:x;transport=udp"), "gr"), 3);
+    assert_eq!(call(gruu, "gruu"), 4, "a proxy that leaves the translation to us (RFC 5627 §6.2)");
+    assert_eq!(call("sip:alice@example.com;gr=urn:uuid:y", "other"), 4);
+    assert_eq!(world.count("INVITE 404"), 1);
+    let peer = "203.0.113.9:5060".parse().unwrap();
+    let source = Source { peer, flow: FlowId::Datagram(peer), ..world.upstream };
+    let text = world.invite_text("stranger").replace(&format!("INVITE {own} "), &format!("INVITE {gruu} "));
+    world.receive(source, &text);
+    assert_eq!((world.wakes().len(), world.count("INVITE 404")), (4, 2), "the name is no key for a stranger");
+}
+
+fn more(number: u128) -> (BindingId, InstanceId) {
+    (BindingId::new(number << 64, ShardTag(0)), InstanceId::new(number << 80, ShardTag(0)))
+}
+
+/// A world of so many bindings at one registrar that all want to register at once, and how fast they may.
+fn crowd(bindings: u128, per_second: u32, flow: FlowId) -> World {
+    let policy = UpstreamPolicy { registrations_per_second: per_second, ..UpstreamPolicy::default() };
+    let mut world = World::with_policy(flow, policy);
+    for number in 1..=bindings {
+        let (binding, instance) = more(number);
+        world.bind_another(binding, instance);
+    }
+    world
+}
+
+fn grant_all(world: &mut World) -> usize {
+    let asked: Vec<_> = std::mem::take(&mut world.sent).into_iter().map(|sent| sent.message).collect();
+    for register in asked.iter().filter(|it| it.is_request()) {
+        let source = world.upstream;
+        world.reply(source, register, 200, &[], "");
+    }
+    asked.len()
+}
+
+#[test]
+fn a_restart_registers_no_faster_than_the_registrar_may_be_asked() {
+    let mut world = crowd(500, 100, FlowId::Stream(1));
+    assert_eq!(grant_all(&mut world), 1, "the others wait for their turn");
+    let mut each = Vec::new();
+    for _ in 0..5 {
+        world.advance(seconds(1));
+        each.push(grant_all(&mut world));
+    }
+    assert_eq!(each, [100, 100, 100, 100, 99]);
+}
+
+#[test]
+fn a_lost_flow_is_no_storm_and_each_binding_comes_back_once() {
+    let mut world = crowd(1000, 1000, FlowId::Stream(1));
+    for _ in 0..200 {
+        world.advance(Duration::from_millis(10));
+        grant_all(&mut world);
+    }
+    world.upstream.flow = FlowId::Stream(2);
+    world.input(Input::Closed(FlowId::Stream(1)));
+    let mut seen = BTreeSet::new();
+    for _ in 0..100 {
+        assert!(world.sent.len() <= 10, "{}", world.sent.len());
+        seen.extend(world.sent.iter().map(|sent| sent.message.call_id().unwrap().to_owned()));
+        grant_all(&mut world);
+        world.advance(Duration::from_millis(10));
+    }
+    grant_all(&mut world);
+    assert!(seen.len() >= 990, "{}", seen.len());
+    assert_eq!(world.dialled, 2);
+}
+
+#[test]
+fn who_ends_and_who_stands_go_before_a_crowd_that_waits() {
+    let mut world = crowd(1, 10, FlowId::Stream(1));
+    grant_all(&mut world);
+    for number in 2..=300 {
+        let (binding, instance) = more(number);
+        world.bind_another(binding, instance);
+    }
+    let (_, first) = more(1);
+    world.sent.clear();
+    world.input(Input::Unbind { instance: first, deadline: seconds(5) });
+    world.advance(seconds(1));
+    assert!(world.sent.iter().any(|sent| sent.message.number(Name::Expires) == Some(0)), "it did not wait for 29 s");
+    grant_all(&mut world);
+    assert!(world.events.iter().any(|event| matches!(event, Event::Unbound { confirmed: true, .. })));
+}
+
+#[test]
+fn a_long_line_costs_few_timers() {
+    let world = crowd(5000, 100, FlowId::Stream(1));
+    assert!(world.endpoint.counts().timers < 50, "{}", world.endpoint.counts().timers);
+}
+
+#[test]
+fn a_registration_that_was_begun_anew_is_refreshed_in_its_new_time() {
+    // The timer of the first one fires before the second one's refresh is due.
+    let mut world = crowd(1, 10, FlowId::Stream(1));
+    grant_all(&mut world);
+    world.advance(seconds(300));
+    world.upstream.flow = FlowId::Stream(2);
+    world.input(Input::Closed(FlowId::Stream(1)));
+    assert_eq!(grant_all(&mut world), 1);
+    world.advance(seconds(415));
+    assert_eq!(world.sent.len(), 0);
+    let begun = world.now;
+    while world.sent.is_empty() {
+        assert!(world.now < begun + seconds(100));
+        world.advance(seconds(1));
+    }
+    assert_eq!(grant_all(&mut world), 1);
+    assert!(world.endpoint.counts().timers <= 3, "one for the binding, and one for each of its flows");
+}
+
+#[test]
+fn a_goal_that_changes_while_a_register_is_under_way_leaves_one_register_under_way() {
+    let mut world = begun();
+    let instance = world.instance;
+    world.sent.clear();
+    world.input(Input::Suspend(instance));
+    world.advance(seconds(20));
+    assert!(world.count("REGISTER") > 0, "it is sent again until it is answered");
+    assert!(world.sent.iter().all(|sent| sent.message.number(Name::Expires) != Some(0)), "one after the other");
+    world.respond(200, &[]);
+    assert_eq!(world.last("REGISTER").number(Name::Expires), Some(0));
+    world.respond(200, &[]);
+    world.sent.clear();
+    world.advance(seconds(3600));
+    assert_eq!(world.count("REGISTER"), 0);
+}

@@ -1,0 +1,117 @@
+//! Subscriptions to mailboxes (RFC 3842, RFC 6665), in virtual time.
+//!
+//! Invariant: a server that refuses is asked once; what is asked goes by the flow of the registration.
+
+use std::time::Duration;
+
+use sip::auth::{Credentials, Ha1};
+use sip::endpoint::*;
+use sip::message::{Message, Name};
+
+use crate::world::World;
+
+const SUMMARY: &str = "Event: message-summary\r\nContent-Type: application/simple-message-summary\r\n";
+
+fn subscribed() -> (World, Message) {
+    let mut world = World::registered();
+    let binding = world.binding;
+    world.input(Input::Subscribe(binding));
+    world.advance(Duration::from_secs(25));
+    let subscribe = world.last("SUBSCRIBE");
+    (world, subscribe)
+}
+
+fn reply(world: &mut World, subscribe: &Message, status: u16, headers: &[(&str, &str)]) {
+    let source = world.upstream;
+    world.reply(source, subscribe, status, headers, "");
+}
+
+fn notify(world: &mut World, subscribe: &Message, state: &str, body: &str) {
+    let text = format!(
+        "NOTIFY sip:{}@relay.test:5070 SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.10:5060;branch=z9hG4bKn{state}{}\r\n\
+         From: <sip:alice@example.com>;tag=peer\r\nTo: {}\r\nCall-ID: {}\r\nCSeq: 1 NOTIFY\r\n{SUMMARY}\
+         Subscription-State: {state}\r\nContent-Length: {}\r\n\r\n{body}",
+        world.binding,
+        body.len(),
+        subscribe.text(Name::From).unwrap(),
+        subscribe.call_id().unwrap(),
+        body.len()
+    );
+    let source = world.upstream;
+    world.receive(source, &text);
+}
+
+#[test]
+fn a_subscription_answers_its_challenge_is_refreshed_in_its_dialog_and_ends_with_the_binding() {
+    let (mut world, first) = subscribed();
+    assert_eq!(first.request_uri(), Some("sip:alice@example.com"));
+    assert_eq!((first.text(Name::Event), first.number(Name::Expires)), (Some("message-summary"), Some(3600)));
+    reply(&mut world, &first, 401, &[("WWW-Authenticate", "Digest realm=\"example.com\", nonce=\"n\", qop=\"auth\"")]);
+    let proven = world.last("SUBSCRIBE");
+    let credentials = Credentials::parse(proven.text(Name::Authorization).unwrap()).unwrap();
+    let ha1 = Ha1::compute(credentials.algorithm.hash, "alice", "example.com", "secret");
+    assert!(credentials.verify(&ha1, "SUBSCRIBE", b""));
+    let made = [("Contact", "<sip:vm@192.0.2.33>"), ("Expires", "600"), ("Record-Route", "<sip:192.0.2.10;lr>")];
+    reply(&mut world, &proven, 200, &made);
+    notify(&mut world, &proven, "active", "Messages-Waiting: yes\r\nVoice-Message: 1/0\r\n");
+    assert_eq!(world.count("NOTIFY 200"), 1);
+    let told =
+        world.events.iter().any(|event| matches!(event, Event::Mailbox { mailbox, .. } if mailbox.new == Some(1)));
+    assert!(told);
+    world.advance(Duration::from_secs(520));
+    let refresh = world.last("SUBSCRIBE");
+    assert_eq!(refresh.request_uri(), Some("sip:vm@192.0.2.33"));
+    assert_eq!(refresh.call_id(), proven.call_id());
+    assert_eq!((refresh.to().unwrap().tag(), refresh.text(Name::Route)), (Some("peer"), Some("<sip:192.0.2.10;lr>")));
+    reply(&mut world, &refresh, 200, &[("Expires", "600"), ("Contact", "<sip:vm@192.0.2.33>")]);
+    let instance = world.instance;
+    world.input(Input::Unbind { instance, deadline: Duration::from_secs(3) });
+    assert_eq!(world.last("SUBSCRIBE").number(Name::Expires), Some(0));
+}
+
+#[test]
+fn a_server_that_does_not_want_it_is_asked_once() {
+    for status in [489, 403, 404, 405, 481, 603] {
+        let (mut world, subscribe) = subscribed();
+        reply(&mut world, &subscribe, status, &[]);
+        let asked = world.count("SUBSCRIBE");
+        let binding = world.binding;
+        world.input(Input::Subscribe(binding));
+        world.advance(Duration::from_secs(500));
+        assert_eq!(world.count("SUBSCRIBE"), asked, "{status}");
+    }
+}
+
+#[test]
+fn a_server_that_fails_is_asked_a_few_times_more_and_one_that_refuses_the_password_is_not() {
+    let (mut world, mut subscribe) = subscribed();
+    for _ in 0..20 {
+        reply(&mut world, &subscribe, 503, &[]);
+        world.advance(Duration::from_secs(2_000));
+        subscribe = world.last("SUBSCRIBE");
+    }
+    let mut calls: Vec<_> = world.sent.iter().filter(|sent| sent.message.method_text() == Some("SUBSCRIBE")).collect();
+    calls.dedup_by_key(|sent| sent.message.cseq().map(|(number, _)| number));
+    assert_eq!(calls.len(), usize::from(sip::subscription::TRIES_MAX) + 1);
+
+    let (mut world, mut subscribe) = subscribed();
+    let challenge = ("WWW-Authenticate", "Digest realm=\"example.com\", nonce=\"n\", qop=\"auth\"");
+    for _ in 0..5 {
+        reply(&mut world, &subscribe, 401, &[challenge]);
+        subscribe = world.last("SUBSCRIBE");
+    }
+    assert!(subscribe.cseq().is_some_and(|(number, _)| number <= 3), "a wrong password is offered once");
+}
+
+#[test]
+fn a_notify_of_no_subscription_is_481_and_one_that_ends_it_is_heard() {
+    let (mut world, subscribe) = subscribed();
+    reply(&mut world, &subscribe, 200, &[("Expires", "600"), ("Contact", "<sip:vm@192.0.2.33>")]);
+    notify(&mut world, &subscribe, "terminated;reason=rejected", "");
+    assert_eq!(world.count("NOTIFY 200"), 1);
+    notify(&mut world, &subscribe, "active", "Messages-Waiting: no\r\n");
+    assert_eq!(world.count("NOTIFY 481"), 1);
+    let asked = world.count("SUBSCRIBE");
+    world.advance(Duration::from_secs(500));
+    assert_eq!(world.count("SUBSCRIBE"), asked);
+}

@@ -1,0 +1,19 @@
+//! Calls over the real binary, from the SIP server's INVITE to the device's last BYE, with stand-ins at every side.
+//!
+//! Invariant: each test has a scene of its own; nobody sleeps to synchronise.
+
+use tests::board::Missed;
+
+mod announced;
+mod dialogs;
+mod endings;
+mod flows;
+mod forks;
+mod handover;
+mod moments;
+mod pushes;
+mod ringing;
+mod websocket;
+
+/// What a test comes to: nothing was missed.
+type Outcome = Result<(), Missed>;

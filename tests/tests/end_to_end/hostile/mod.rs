@@ -1,0 +1,15 @@
+//! Hostile input against the real binary: every listener, every kind of peer. After each attack the relay is alive, its
+//! memory is bounded, nothing secret was logged, and the call of somebody else goes through.
+//!
+//! Invariant: loopback alone; each attack is bounded in count and in time.
+
+mod doors;
+mod edge;
+mod flood;
+mod http2;
+mod https;
+mod registrar;
+mod streams;
+mod text;
+mod upstream;
+mod websocket;

@@ -1,0 +1,12 @@
+//! Without lending any credential: phones that register at their own SIP server through the real binary (RFC 8599).
+//!
+//! | room | what is shown |
+//! | --- | --- |
+//! | `calls` | calls over each transport, each service, each end |
+//! | `refusals` | what may not pass, and from whom no call is believed |
+//! | `keeping` | restarts, refreshes, dead tokens, and what lies in Redis and in memory |
+//! | `peers` | the same with a real Kamailio and a real SIPp |
+
+mod calls;
+mod keeping;
+mod refusals;

@@ -1,0 +1,131 @@
+//! The operators' listener: who is let in, what health and readiness say, and that nothing tells whose an instance is.
+
+use hyper_util::service::TowerToHyperService;
+use relay::metrics::Metrics;
+use relay::operator::readiness::{Check, Readiness};
+use relay::operator::{Endpoint, Operator};
+use relay::secret::ApiKey;
+use serde_json::json;
+
+use super::scripted::{Ask, SECRET, Scripted, instance, ringing_call};
+
+const TOKEN: &str = "operator-token-1";
+
+struct Desk {
+    script: Scripted,
+    readiness: Readiness,
+    ask: Ask,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let (script, readiness) = (Scripted::default(), Readiness::default());
+        let operator = Operator::new(&ApiKey::new(TOKEN), script.clone(), Metrics::new(), readiness.clone());
+        Self { script, readiness, ask: Ask::new(TowerToHyperService::new(operator.router())) }
+    }
+}
+
+fn path_of(endpoint: Endpoint) -> String {
+    endpoint.template().replace("{id}", &instance().to_string())
+}
+
+#[tokio::test]
+async fn health_and_readiness_are_open_and_nothing_else_is() {
+    let desk = Desk::new();
+    for &endpoint in Endpoint::ALL {
+        let (method, path) = (endpoint.method(), path_of(endpoint));
+        for key in ["", "wrong", SECRET] {
+            let answer = desk.ask.of(method.as_str(), &path, key, "").await;
+            assert_eq!(answer.status == 401, !endpoint.is_open(), "{endpoint:?} {key}");
+            if answer.status == 401 {
+                assert_eq!(answer.problem(), "unauthorized");
+                assert!(answer.header("www-authenticate").starts_with("Bearer"));
+            }
+        }
+    }
+    assert_eq!(desk.ask.of("GET", "/nothing", "", "").await.status, 401);
+    assert_eq!(desk.ask.of("GET", "/nothing", TOKEN, "").await.problem(), "not-found");
+    assert_eq!(desk.ask.of("DELETE", "/metrics", TOKEN, "").await.problem(), "method-not-allowed");
+    assert!(!desk.script.with(|script| script.wiped));
+}
+
+#[tokio::test]
+async fn readiness_says_what_is_missing() {
+    let desk = Desk::new();
+    assert_eq!(desk.ask.of("GET", "/healthz", "", "").await.status, 200);
+    let answer = desk.ask.of("GET", "/readyz", "", "").await;
+    assert_eq!((answer.status, answer.problem().as_str()), (503, "not-ready"));
+    for &check in Check::ALL {
+        desk.readiness.pass(check);
+    }
+    assert_eq!(desk.ask.of("GET", "/readyz", "", "").await.status, 200);
+    desk.readiness.fail(Check::Store, "Redis does not answer");
+    let answer = desk.ask.of("GET", "/readyz", "", "").await;
+    assert_eq!(answer.status, 503);
+    assert_eq!(answer.json()["detail"], "store: Redis does not answer");
+    assert_eq!(answer.json()["checks"][0], json!({"check": "store", "ok": false, "why": "Redis does not answer"}));
+    assert_eq!(desk.ask.of("GET", "/healthz", "", "").await.status, 200, "it still serves");
+}
+
+#[tokio::test]
+async fn metrics_and_the_status_page_are_for_the_operator() {
+    let desk = Desk::new();
+    let metrics = desk.ask.of("GET", "/metrics", TOKEN, "").await;
+    assert_eq!(metrics.status, 200);
+    assert!(metrics.header("content-type").starts_with("text/plain; version=0.0.4"));
+    assert!(metrics.text.contains("# TYPE sipwake_instances gauge"));
+    let page = desk.ask.of("GET", "/", TOKEN, "").await;
+    assert_eq!((page.status, page.header("content-type")), (200, "text/html; charset=utf-8"));
+    assert!(page.header("content-security-policy").starts_with("default-src 'none'"));
+    assert!(page.text.contains("width=device-width") && page.text.contains("prefers-color-scheme"));
+    for answer in [metrics, page] {
+        assert!(!answer.text.contains(TOKEN) && !answer.text.contains("pi_"));
+    }
+}
+
+#[tokio::test]
+async fn instances_are_listed_page_by_page() {
+    let desk = Desk::new();
+    let id = instance().to_string();
+    let one = json!({
+        "instance": id, "app": "com.example.phone", "state": "active",
+        "registration": {"state": "registered", "status": 200, "expires_in_s": 600},
+        "created_at": "2026-11-22T09:00:00Z", "expires_at": "2026-11-27T09:00:00Z",
+        "call_push": {"provider": "apns", "environment": "sandbox"}, "alert_push": null,
+    });
+    let list = desk.ask.of("GET", "/v1/operator/instances?limit=1", TOKEN, "").await;
+    assert_eq!((list.status, list.json()), (200, json!({"instances": [one], "next": id})));
+    let rest = desk.ask.of("GET", &format!("/v1/operator/instances?after={id}&limit=1"), TOKEN, "").await;
+    assert_eq!(rest.json(), json!({"instances": [], "next": null}));
+    for query in ["limit=0", "limit=1001", "limit=x", "after=x", "limit", "offset=3"] {
+        let answer = desk.ask.of("GET", &format!("/v1/operator/instances?{query}"), TOKEN, "").await;
+        assert_eq!((answer.status, answer.problem().as_str()), (400, "bad-request"), "{query}");
+    }
+    assert_eq!(desk.ask.of("GET", &path_of(Endpoint::Show), TOKEN, "").await.json(), one);
+}
+
+#[tokio::test]
+async fn an_instance_is_exported_and_wiped_on_the_operators_word() {
+    let desk = Desk::new();
+    let export = desk.ask.of("GET", &path_of(Endpoint::Export), TOKEN, "").await.json();
+    assert_eq!(export["wake_for"], json!(["call"]));
+    let call = json!({"call": ringing_call().to_string(), "state": "ringing", "deadline": 1_795_770_000});
+    assert_eq!(export["calls"], json!([call]));
+    let receipt = desk.ask.of("POST", &path_of(Endpoint::Wipe), TOKEN, "").await;
+    assert_eq!((receipt.status, &receipt.json()["reason"]), (200, &json!("operator")));
+    let again = desk.ask.of("POST", &path_of(Endpoint::Wipe), TOKEN, "").await;
+    assert_eq!((again.status, again.problem().as_str()), (404, "unknown-instance"));
+    desk.script.with(|script| script.store_away = true);
+    assert_eq!(desk.ask.of("GET", "/v1/operator/instances", TOKEN, "").await.problem(), "store-away");
+}
+
+#[tokio::test]
+async fn who_guesses_the_token_is_slowed_down() {
+    let desk = Desk::new();
+    let mut statuses = Vec::new();
+    for _ in 0..200 {
+        statuses.push(desk.ask.of("GET", "/metrics", "guess", "").await.status);
+    }
+    assert!(statuses[..50].iter().all(|&status| status == 401));
+    assert!(statuses.contains(&429));
+}

@@ -1,0 +1,479 @@
+//! The configuration: what is accepted, what is refused and how it is told.
+//!
+//! Invariant: each test reads text and files of its own; the process's environment plays no part.
+
+use std::time::Duration;
+
+use relay::config::{Config, EarlyRinging, Problems, Tls};
+use tests::scratch::Scratch;
+
+const APNS_KEY: &str = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0LWFwbnM=\n-----END PRIVATE KEY-----\n";
+const FCM_ACCOUNT: &str =
+    r#"{"project_id": "p", "client_email": "e", "private_key": "secret-fcm", "token_uri": "https://t"}"#;
+
+/// The contract's own example, as far as it is not a default.
+const FULL: &str = r#"
+[edge]
+listen = "0.0.0.0:5061"
+public = "Relay1.example.net:5061"
+websocket = "0.0.0.0:7443"
+[api]
+listen = "0.0.0.0:8443"
+[operator]
+listen = "127.0.0.1:9443"
+token_file = "operator-token"
+[tls]
+certificate = "relay.pem"
+key = "relay.key"
+[upstream]
+transports = ["tls"]
+udp_listen = "0.0.0.0:5070"
+tcp_listen = "0.0.0.0:5070"
+tls_listen = "0.0.0.0:5071"
+public_host = "relay1.example.net"
+ca_file = "relay.pem"
+allow_addresses = []
+domains = ["*"]
+register_expires = "600s"
+name_servers = []
+return_after = "60s"
+allow_md5 = true
+registrations_per_second = 2000
+[store]
+url = "redis://:secret-store@localhost/"
+keyring = "keyring"
+[lifetime]
+min = "3d"
+default = "5d"
+max = "6d"
+[call]
+ring_timeout = "30s"
+answer_timeout = "120s"
+early_ringing = "after-push-accepted"
+[[app]]
+id = "com.example.phone"
+api_key_file = "app-key"
+  [app.apns]
+  key_file = "AuthKey.p8"
+  key_id = "ABC1234567"
+  team_id = "DEF1234567"
+  endpoint = "https://127.0.0.1:2197"
+  ca_file = "relay.pem"
+  [app.fcm]
+  service_account_file = "fcm.json"
+[[sip_server]]
+id = "pbx-1"
+key_file = "pbx-1"
+domains = ["example.com"]
+"#;
+
+/// Only what has no default.
+const SMALL: &str = r#"
+edge.public = "relay1.example.net"
+operator.token_file = "operator-token"
+tls = { certificate = "relay.pem", key = "relay.key" }
+"#;
+
+fn files() -> Scratch {
+    let scratch = Scratch::new();
+    scratch.file("operator-token", "secret-operator-token\n");
+    scratch.file("app-key", "secret-app-key-0123\r\n");
+    scratch.file("pbx-1", "secret-pbx-key-0123");
+    scratch.file("AuthKey.p8", APNS_KEY);
+    scratch.file("fcm.json", FCM_ACCOUNT);
+    scratch.file("relay.pem", "a certificate");
+    scratch.file("relay.key", "a key");
+    scratch
+}
+
+fn read_with(scratch: &Scratch, text: &str, variables: &[(&str, &str)]) -> Result<Config, Problems> {
+    let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Config::read(text, scratch.path(), variables)
+}
+
+fn read(text: &str) -> Result<Config, Problems> {
+    read_with(&files(), text, &[])
+}
+
+/// The places of all problems.
+fn places(result: Result<Config, Problems>) -> Vec<String> {
+    result.expect_err("there are problems").iter().map(|problem| problem.place.clone()).collect()
+}
+
+/// The single problem's text.
+fn problem(result: Result<Config, Problems>) -> String {
+    let problems = result.expect_err("there is a problem");
+    assert_eq!(problems.iter().count(), 1, "{problems}");
+    problems.to_string()
+}
+
+#[test]
+fn the_contracts_example_is_read_as_it_stands() {
+    let config = read(FULL).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(config.edge.public.to_string(), "relay1.example.net:5061");
+    assert_eq!(config.edge.websocket, Some("0.0.0.0:7443".parse().unwrap()));
+    assert_eq!(config.operator.token.expose(), "secret-operator-token");
+    assert_eq!(config.apps[0].api_key.expose(), "secret-app-key-0123");
+    assert_eq!(config.sip_servers[0].key.expose(), "secret-pbx-key-0123");
+    let domains = &config.sip_servers[0].domains;
+    assert!(domains.allow("example.com") && !domains.allow("example.org"));
+    assert_eq!(config.store.url.expose(), "redis://:secret-store@localhost/");
+    assert_eq!(config.lifetime.default, Duration::from_secs(432_000));
+    assert_eq!(config.call.early_ringing, EarlyRinging::AfterPushAccepted);
+    assert!(config.upstream.transports.tls && !config.upstream.transports.udp && !config.upstream.transports.tcp);
+    assert_eq!(config.apps[0].apns.as_ref().unwrap().endpoint.as_deref(), Some("https://127.0.0.1:2197"));
+    let account = &config.apps[0].fcm.as_ref().unwrap().service_account_file;
+    assert!(account.is_absolute() && account.ends_with("fcm.json"), "{}", account.display());
+    assert!(config.cautions.is_empty(), "{:?}", config.cautions);
+}
+
+#[test]
+fn what_is_left_out_has_the_contracts_default() {
+    let scratch = files();
+    let config = read_with(&scratch, SMALL, &[]).unwrap_or_else(|problems| panic!("{problems}"));
+    let listeners = [config.edge.listen, config.api.listen, config.operator.listen].map(|address| address.to_string());
+    assert_eq!(listeners, ["0.0.0.0:5061", "0.0.0.0:8443", "127.0.0.1:9443"]);
+    let upstream = &config.upstream;
+    let listeners = [upstream.udp_listen, upstream.tcp_listen, upstream.tls_listen].map(|address| address.to_string());
+    assert_eq!(listeners, ["0.0.0.0:5070", "0.0.0.0:5070", "0.0.0.0:5071"]);
+    assert_eq!(config.edge.public.to_string(), "relay1.example.net:5061");
+    assert_eq!(&*config.upstream.public_host, "relay1.example.net");
+    assert_eq!(config.upstream.register_expires, Duration::from_secs(600));
+    assert_eq!((config.upstream.allow_md5, config.upstream.registrations_per_second), (true, 2_000));
+    assert!(config.upstream.domains.allow("any.example") && config.upstream.allow_addresses.is_empty());
+    assert_eq!(config.store.url.expose(), "memory:");
+    assert_eq!(config.store.keyring, Some(scratch.path().join("secrets/keyring")));
+    assert_eq!(config.lifetime.min, Duration::from_secs(3 * 86_400));
+    assert_eq!(config.lifetime.max, Duration::from_secs(6 * 86_400));
+    assert_eq!(config.call.ring_timeout, Duration::from_secs(30));
+    assert_eq!(config.call.answer_timeout, Duration::from_secs(120));
+    assert!(config.apps.is_empty() && config.sip_servers.is_empty());
+    assert_eq!(
+        config.tls,
+        Tls::Files { certificate: scratch.path().join("relay.pem"), key: scratch.path().join("relay.key") }
+    );
+}
+
+#[test]
+fn every_problem_is_told_at_once_with_its_place() {
+    let text = r#"
+        [edge]
+        listen = "everywhere"
+        publik = "relay1.example.net:5061"
+        [operator]
+        token_file = "missing"
+        [tls]
+        certificate = 5
+        [upstream]
+        transports = ["tls", "carrier-pigeon"]
+        allow_addresses = ["10.0.0.0/33", "10.0.0.0/8"]
+        domains = ["exa mple.com"]
+        register_expires = "25h"
+        name_servers = ["dns.example"]
+        return_after = "2h"
+        allow_md5 = "no"
+        registrations_per_second = 0
+        [store]
+        url = "postgres://user:secret-store@db/"
+        [lifetime]
+        max = "7d"
+        [call]
+        ring_timeout = "181s"
+        early_ringing = "never"
+        [[app]]
+        id = "com.example phone"
+        api_key_file = "short"
+          [app.apns]
+          key_file = "app-key"
+          key_id = "ABC"
+          endpoint = "http://127.0.0.1"
+        [[app]]
+        id = "two"
+        api_key_file = "app-key"
+        [sip_server]
+        id = "pbx"
+        [unknown]
+    "#;
+    let scratch = files();
+    scratch.file("short", "fifteen-charac.\n");
+    let problems = read_with(&scratch, text, &[]).unwrap_err();
+    let told = problems.to_string();
+    let places: Vec<_> = problems.iter().map(|problem| &*problem.place).collect();
+    let expected = [
+        "edge.listen",
+        "edge.public",
+        "edge.publik",
+        "operator.token_file",
+        "tls.certificate",
+        "tls.key",
+        "upstream.transports",
+        "upstream.allow_addresses",
+        "upstream.domains",
+        "upstream.register_expires",
+        "upstream.name_servers",
+        "upstream.return_after",
+        "upstream.allow_md5",
+        "upstream.registrations_per_second",
+        "store.url",
+        "lifetime.max",
+        "call.ring_timeout",
+        "call.early_ringing",
+        "app[0].id",
+        "app[0].api_key_file",
+        "app[0].apns.key_file",
+        "app[0].apns.key_id",
+        "app[0].apns.team_id",
+        "app[0].apns.endpoint",
+        "app[1].apns",
+        "sip_server",
+        "unknown",
+    ];
+    for place in expected {
+        assert!(places.contains(&place), "{place} is not in:\n{told}");
+    }
+    assert_eq!(places.len(), expected.len(), "{told}");
+    assert!(!told.contains("secret-"), "{told}");
+    assert!(told.contains("did you mean \"public\"?"), "{told}");
+}
+
+#[test]
+fn no_debug_and_no_error_shows_a_secret() {
+    let config = read(FULL).unwrap();
+    let shown = format!("{config:?} {config:#?}");
+    for secret in ["secret-operator", "secret-app", "secret-pbx", "secret-store", "secret-fcm", "c2VjcmV0"] {
+        assert!(!shown.contains(secret), "{secret}");
+    }
+    let scratch = files();
+    scratch.file("fcm.json", r#"{"private_key": "secret-fcm""#);
+    let text =
+        FULL.replace("redis://:secret-store", "reddis://:secret-store").replace("[store]", "[store]\nsecret = 1");
+    let told = read_with(&scratch, &text, &[]).unwrap_err().to_string();
+    assert!(!told.contains("secret-"), "{told}");
+    let told = read("[store]\nurl = \"redis://:secret-store@x").unwrap_err().to_string();
+    assert!(told.starts_with("line 2: is not TOML") && !told.contains("secret-"), "{told}");
+}
+
+#[test]
+fn an_empty_or_short_key_is_refused_and_a_trailing_line_break_is_no_part_of_it() {
+    for (content, says) in [("", "is empty"), ("\n", "is empty"), ("fifteen-charac.\n", "shorter than 16")] {
+        let scratch = files();
+        scratch.file("operator-token", content);
+        let told = problem(read_with(&scratch, SMALL, &[]));
+        assert!(told.starts_with("operator.token_file: ") && told.contains(says), "{told}");
+        assert!(!told.contains("fifteen"), "{told}");
+    }
+    let scratch = files();
+    scratch.file("operator-token", [0xff; 32]);
+    assert!(problem(read_with(&scratch, SMALL, &[])).contains("is not text"));
+    scratch.file("operator-token", vec![b'a'; 300_000]);
+    assert!(problem(read_with(&scratch, SMALL, &[])).contains("larger than"));
+}
+
+#[test]
+fn the_environment_wins_over_the_file_and_is_named_when_it_is_wrong() {
+    let scratch = files();
+    let variables = [
+        ("SIPWAKE_EDGE__LISTEN", "127.0.0.1:0"),
+        ("SIPWAKE_UPSTREAM__TRANSPORTS", "tls, udp"),
+        ("SIPWAKE_UPSTREAM__ALLOW_ADDRESSES", r#"["127.0.0.0/8", "::1"]"#),
+        ("SIPWAKE_CALL__RING_TIMEOUT", "5s"),
+        ("SIPWAKE_APP__0__ID", "com.example.other"),
+        ("SIPWAKE_SIP_SERVER__1__ID", "pbx-2"),
+        ("SIPWAKE_SIP_SERVER__1__KEY_FILE", "operator-token"),
+        ("SIPWAKE_PORT", "tcp://10.0.0.1:80"),
+        ("PATH", "/bin"),
+    ];
+    let config = read_with(&scratch, FULL, &variables).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(config.edge.listen.to_string(), "127.0.0.1:0");
+    assert!(config.upstream.transports.tls && config.upstream.transports.udp && !config.upstream.transports.tcp);
+    assert_eq!(config.upstream.allow_addresses.len(), 2);
+    assert_eq!(config.call.ring_timeout, Duration::from_secs(5));
+    assert_eq!(&*config.apps[0].id, "com.example.other");
+    assert_eq!(&*config.sip_servers[1].id, "pbx-2");
+    assert!(config.sip_servers[1].domains.allow("any.example"), "unless named");
+
+    let wrong = [
+        ("SIPWAKE_CALL__RING_TIMEOUT", "soon"),
+        ("SIPWAKE_CALL__RINGTIMEOUT", "5s"),
+        ("SIPWAKE_APP__7__ID", "x"),
+        ("SIPWAKE_EDGE__LISTEN__DEEPER", "x"),
+        ("SIPWAKE____", "x"),
+    ];
+    let places = places(read_with(&scratch, FULL, &wrong));
+    let expected = [
+        "SIPWAKE_APP__7__ID",
+        "SIPWAKE_EDGE__LISTEN__DEEPER",
+        "SIPWAKE____",
+        "call.ring_timeout (from SIPWAKE_CALL__RING_TIMEOUT)",
+        "call.ringtimeout (from SIPWAKE_CALL__RINGTIMEOUT)",
+    ];
+    assert_eq!(places, expected);
+}
+
+#[test]
+fn numbers_and_flags_are_read_from_file_and_environment_and_have_bounds() {
+    let scratch = files();
+    let with = |line: &str, variables: &[(&str, &str)]| {
+        read_with(&scratch, &format!("{SMALL}\n[upstream]\n{line}\n"), variables)
+    };
+    let servers = with("name_servers = [\"192.0.2.53\", \"[2001:db8::53]:5353\"]", &[]).unwrap().upstream.name_servers;
+    assert_eq!(servers.iter().map(ToString::to_string).collect::<Vec<_>>(), ["192.0.2.53:53", "[2001:db8::53]:5353"]);
+    let config = with("allow_md5 = false\nregistrations_per_second = 50", &[]).unwrap();
+    assert_eq!((config.upstream.allow_md5, config.upstream.registrations_per_second), (false, 50));
+    let variables = [("SIPWAKE_UPSTREAM__ALLOW_MD5", "true"), ("SIPWAKE_UPSTREAM__REGISTRATIONS_PER_SECOND", "7")];
+    let config = with("allow_md5 = false", &variables).unwrap();
+    assert_eq!((config.upstream.allow_md5, config.upstream.registrations_per_second), (true, 7));
+    for wrong in ["allow_md5 = \"true\"", "allow_md5 = 1"] {
+        assert!(problem(with(wrong, &[])).contains("upstream.allow_md5"), "{wrong}");
+    }
+    for wrong in ["0", "-1", "1000001", "4294967297", "1.5", "\"50\""] {
+        let line = format!("registrations_per_second = {wrong}");
+        assert!(problem(with(&line, &[])).contains("upstream.registrations_per_second"), "{wrong}");
+    }
+    let variables = [("SIPWAKE_UPSTREAM__ALLOW_MD5", "maybe")];
+    assert!(problem(with("", &variables)).contains("SIPWAKE_UPSTREAM__ALLOW_MD5"));
+}
+
+#[test]
+fn durations_have_bounds_and_an_order() {
+    let with = |extra: &str| read(&format!("{SMALL}\n{extra}"));
+    for wrong in [
+        "lifetime.max = \"7d\"",
+        "lifetime.max = \"144h1m\"",
+        "lifetime.min = \"500ms\"",
+        "call.ring_timeout = \"0s\"",
+        "call.answer_timeout = \"601s\"",
+        "call.answer_timeout = \"29s\"",
+        "upstream.register_expires = \"1441m\"",
+        "call.ring_timeout = 30",
+    ] {
+        problem(with(wrong));
+    }
+    assert_eq!(
+        places(with("lifetime = { min = \"5d\", default = \"4d\", max = \"3d\" }")),
+        ["lifetime.default", "lifetime.max"]
+    );
+    let short =
+        with("lifetime = { min = \"2s\", default = \"90m\", max = \"12h\" }\nupstream.register_expires = \"5s\"")
+            .unwrap();
+    assert_eq!(short.lifetime.min, Duration::from_secs(2));
+    assert_eq!(short.lifetime.max, Duration::from_secs(43_200));
+    let cautions: Vec<_> = short.cautions.iter().map(|caution| &*caution.place).collect();
+    for place in ["lifetime.min", "upstream.register_expires", "store.url", "app"] {
+        assert!(cautions.contains(&place), "{cautions:?}");
+    }
+}
+
+#[test]
+fn two_listeners_never_share_a_port_and_port_zero_is_free_for_all() {
+    let with = |extra: &str| read(&format!("{SMALL}\n{extra}"));
+    assert_eq!(places(with("api.listen = \"127.0.0.1:5061\"")), ["api.listen"]);
+    assert!(with("api.listen = \"127.0.0.1:5070\"").is_ok(), "5070 is for transports that are not enabled");
+    assert!(with("api.listen = \"127.0.0.1:9443\"\noperator.listen = \"127.0.0.2:9443\"").is_ok());
+    let free = "edge.listen = \"127.0.0.1:0\"\napi.listen = \"127.0.0.1:0\"\noperator.listen = \"127.0.0.1:0\"";
+    assert!(with(free).is_ok());
+    let public = SMALL.replace("relay1.example.net", "127.0.0.1:0");
+    assert_eq!(places(read(&public)), ["edge.public"]);
+    assert_eq!(read(&format!("{public}\nedge.listen = \"127.0.0.1:0\"")).unwrap().edge.public.port, 0);
+}
+
+#[test]
+fn a_key_belongs_to_one_app_and_to_one_sip_server() {
+    let twice = r#"
+        [[app]]
+        id = "one"
+        api_key_file = "app-key"
+        fcm.service_account_file = "fcm.json"
+        [[app]]
+        id = "one"
+        api_key_file = "app-key"
+        fcm.service_account_file = "fcm.json"
+        [[sip_server]]
+        id = "pbx"
+        key_file = "pbx-1"
+        [[sip_server]]
+        id = "other"
+        key_file = "pbx-1"
+    "#;
+    assert_eq!(
+        places(read(&format!("{SMALL}\n{twice}"))),
+        ["app[1].id", "app[1].api_key_file", "sip_server[1].key_file"]
+    );
+}
+
+#[test]
+fn a_secret_that_others_can_read_is_said_at_start_up() {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = files();
+    let open = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(scratch.path().join("operator-token"), open).unwrap();
+    let config = read_with(&scratch, FULL, &[]).unwrap();
+    assert_eq!(config.cautions.len(), 1);
+    assert_eq!(config.cautions[0].place, "operator.token_file");
+}
+
+#[test]
+fn a_missing_configuration_file_is_a_problem_with_a_remedy() {
+    let told = problem(Config::load(std::path::Path::new("/nowhere/relay.toml")));
+    assert!(told.contains("/nowhere/relay.toml: cannot be read") && told.contains("--config"), "{told}");
+}
+
+#[test]
+fn development_needs_nothing_and_stays_on_loopback() {
+    let config = Config::development().unwrap();
+    let other = Config::development().unwrap();
+    let upstream = &config.upstream;
+    for address in [
+        config.edge.listen,
+        config.api.listen,
+        config.operator.listen,
+        upstream.udp_listen,
+        upstream.tcp_listen,
+        upstream.tls_listen,
+    ] {
+        assert!(address.ip().is_loopback(), "{address}");
+    }
+    assert_eq!((config.tls, config.store.keyring, config.store.url.expose()), (Tls::Development, None, "memory:"));
+    assert!(config.operator.token.expose().len() >= 32 && config.apps[0].api_key.expose().len() >= 32);
+    assert!(config.operator.token != other.operator.token, "made on the spot");
+}
+
+#[test]
+fn the_compositions_configuration_is_right() {
+    let scratch = files();
+    for directory in ["secrets", "certs"] {
+        std::fs::create_dir(scratch.path().join(directory)).unwrap();
+    }
+    scratch.file("secrets/operator-token", "secret-operator-token");
+    scratch.file("secrets/app-key", "secret-app-key-0123");
+    scratch.file("secrets/fcm.json", FCM_ACCOUNT);
+    scratch.file("certs/relay.pem", "a certificate");
+    scratch.file("certs/relay.key", "a key");
+    let config = read_with(&scratch, include_str!("../../../docker/relay.toml"), &[]);
+    let config = config.unwrap_or_else(|problems| panic!("{problems}"));
+    assert!(config.cautions.is_empty(), "{:?}", config.cautions);
+    assert_eq!(config.store.keyring, Some("/var/lib/sipwake/keyring".into()));
+}
+
+#[test]
+fn the_table_of_settings_names_every_setting() {
+    let table = include_str!("../../../relay/src/config/settings.md");
+    let mut section = String::new();
+    for line in FULL.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        match line.strip_prefix('[') {
+            Some(name) => {
+                let name = name.trim_matches(['[', ']']);
+                section = match name {
+                    "app" | "sip_server" => format!("{name}[]"),
+                    _ => name.replace("app.", "app[]."),
+                };
+            }
+            None => {
+                let key = line.split(' ').next().unwrap();
+                let known =
+                    table.contains(&format!("`{section}.{key}`")) || (key == "team_id" && table.contains("`team_id`"));
+                assert!(known, "{section}.{key}");
+            }
+        }
+    }
+}

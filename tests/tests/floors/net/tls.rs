@@ -1,0 +1,260 @@
+//! Certificates: what is trusted, and what happens when the relay's own change.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, SanType};
+use relay::net::dial::{self, DialError};
+use relay::net::drain::{self, Trigger};
+use relay::net::listen::{Limits, Listener, Security};
+use relay::net::tls::{ClientTls, ServerTls, TlsError};
+use tokio::io::AsyncWriteExt;
+
+use super::authority::{Authority, DAY, Kind};
+
+/// A server that greets whoever finishes the handshake.
+async fn server(tls: &ServerTls) -> (SocketAddr, Trigger) {
+    let (trigger, drain) = drain::drain();
+    let security = Security::Tls(tls.config(&[]));
+    let mut listener = Listener::bind("127.0.0.1:0".parse().unwrap(), security, Limits::DEVICES, drain).await.unwrap();
+    let address = listener.local_address();
+    tokio::spawn(async move {
+        while let Some(mut accepted) = listener.accept().await {
+            let _ = accepted.stream.write_all(b"hello").await;
+            let _ = accepted.stream.shutdown().await;
+        }
+    });
+    (address, trigger)
+}
+
+async fn is_not_trusted(authority: &Authority, kind: Kind, names: &[&str], domain: &str) -> bool {
+    let (address, _trigger) = server(&authority.server(names, kind)).await;
+    matches!(dial::tls(address, &authority.client(), domain).await, Err(DialError::NotTrusted { .. }))
+}
+
+#[tokio::test]
+async fn a_certificate_is_good_for_the_names_in_it_alone() {
+    let authority = Authority::new();
+    let (address, _trigger) = server(&authority.server(&["example.com", "127.0.0.1", "::1"], Kind::Usual)).await;
+    let client = authority.client();
+    for domain in ["example.com", "EXAMPLE.com", "127.0.0.1", "[::1]"] {
+        assert!(dial::tls(address, &client, domain).await.is_ok(), "{domain}");
+    }
+    for domain in ["example.org", "sip.example.com", "127.0.0.2", "[::2]"] {
+        let refused = dial::tls(address, &client, domain).await;
+        assert!(matches!(refused, Err(DialError::NotTrusted { .. })), "{domain}: {refused:?}");
+    }
+    assert!(matches!(dial::tls(address, &client, "ex ample").await, Err(DialError::NotADomain(_))));
+}
+
+#[tokio::test]
+async fn an_expired_certificate_a_ca_as_leaf_and_a_stranger_are_refused() {
+    let authority = Authority::new();
+    assert!(is_not_trusted(&authority, Kind::Expired, &["example.com"], "example.com").await);
+    assert!(is_not_trusted(&authority, Kind::AuthorityAsLeaf, &["example.com"], "example.com").await);
+    assert!(!is_not_trusted(&authority, Kind::Usual, &["example.com"], "example.com").await);
+    let (address, _trigger) = server(&authority.server(&["example.com"], Kind::Usual)).await;
+    let stranger = Authority::new().client();
+    assert!(matches!(dial::tls(address, &stranger, "example.com").await, Err(DialError::NotTrusted { .. })));
+}
+
+fn uri(text: &str) -> SanType {
+    SanType::URI(text.try_into().unwrap())
+}
+
+fn dns(text: &str) -> SanType {
+    SanType::DnsName(text.try_into().unwrap())
+}
+
+/// Which of these domains a certificate with these names is good for.
+async fn good_for<'a>(authority: &Authority, names: Vec<SanType>, domains: &[&'a str]) -> Vec<&'a str> {
+    let (address, _trigger) = server(&authority.server_named(names, |_| {})).await;
+    let mut good = Vec::new();
+    for domain in domains {
+        match dial::tls(address, &authority.client(), domain).await {
+            Ok(_) => good.push(*domain),
+            Err(error) => assert!(matches!(error, DialError::NotTrusted { .. }), "{domain}: {error}"),
+        }
+    }
+    good
+}
+
+#[tokio::test]
+async fn a_wildcard_is_good_for_nobody() {
+    // RFC 5922 §7.2.
+    let authority = Authority::new();
+    let domains = ["a.example.com", "example.com", "b.a.example.com"];
+    assert_eq!(good_for(&authority, vec![dns("*.example.com")], &domains).await, [""; 0]);
+    let both = vec![dns("*.example.com"), dns("example.com")];
+    assert_eq!(good_for(&authority, both, &domains).await, ["example.com"]);
+}
+
+#[tokio::test]
+async fn a_sip_uri_names_the_domain_and_then_no_dns_name_does() {
+    // RFC 5922 §7.1.
+    let authority = Authority::new();
+    let domains = ["example.com", "provider.example", "alice", "192.0.2.9"];
+    let named = vec![uri("sip:Example.com"), dns("provider.example")];
+    assert_eq!(good_for(&authority, named, &domains).await, ["example.com"]);
+    // Of a user, of another scheme: no SIP identity, so the DNS names count.
+    let user = vec![uri("sip:alice@example.com"), uri("https://example.com/"), dns("provider.example")];
+    assert_eq!(good_for(&authority, user, &domains).await, ["provider.example"]);
+    let two = vec![uri("sip:example.com:5061"), uri("sip:provider.example")];
+    assert_eq!(good_for(&authority, two, &domains).await, ["example.com", "provider.example"]);
+    let address = vec![uri("sip:192.0.2.9"), dns("example.com")];
+    assert_eq!(good_for(&authority, address, &domains).await, ["192.0.2.9"]);
+}
+
+#[tokio::test]
+async fn a_common_name_is_no_identity_and_a_purpose_must_be_sips() {
+    let authority = Authority::new();
+    let named = |params: &mut CertificateParams| params.distinguished_name.push(DnType::CommonName, "example.com");
+    let (address, _trigger) = server(&authority.server_named(Vec::new(), named)).await;
+    let refused = dial::tls(address, &authority.client(), "example.com").await;
+    assert!(matches!(refused, Err(DialError::NotTrusted { .. })), "{refused:?}");
+    // RFC 5924: SIP's own purpose will do, another's will not.
+    for (purpose, good) in [
+        (ExtendedKeyUsagePurpose::ServerAuth, true),
+        (ExtendedKeyUsagePurpose::Other(vec![1, 3, 6, 1, 5, 5, 7, 3, 20]), true),
+        (ExtendedKeyUsagePurpose::ClientAuth, false),
+        (ExtendedKeyUsagePurpose::CodeSigning, false),
+    ] {
+        let only = |params: &mut CertificateParams| params.extended_key_usages = vec![purpose.clone()];
+        let (address, _trigger) = server(&authority.server_named(vec![dns("example.com")], only)).await;
+        let dialled = dial::tls(address, &authority.client(), "example.com").await;
+        assert_eq!(dialled.is_ok(), good, "{purpose:?}: {dialled:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_of_one_domain_never_vouches_for_another() {
+    let authority = Authority::new();
+    let (address, _trigger) = server(&authority.server(&["a.example"], Kind::Usual)).await;
+    let client = authority.client();
+    for _ in 0..3 {
+        let mut stream = dial::tls(address, &client, "a.example").await.unwrap();
+        // Reading to the end takes in the session tickets.
+        tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut Vec::new()).await.unwrap();
+        let other = dial::tls(address, &client, "b.example").await;
+        assert!(matches!(other, Err(DialError::NotTrusted { .. })));
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_tls_or_without_life_is_told_apart() {
+    let plain = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = plain.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = plain.accept().await.unwrap();
+        stream.write_all(b"SIP/2.0 400 Bad Request\r\n\r\n").await.unwrap();
+        stream.shutdown().await.unwrap();
+    });
+    let client = Authority::new().client();
+    let error = dial::tls(address, &client, "example.com").await.unwrap_err();
+    assert!(matches!(error, DialError::NotTls(..)), "{error:?}");
+    let gone = dial::tls(address, &client, "example.com").await;
+    assert!(matches!(gone, Err(DialError::Unreachable(..))), "{gone:?}");
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_taken_and_a_broken_one_is_not() {
+    let authority = Authority::new();
+    let tls = authority.server(&["old.example"], Kind::Usual);
+    let (address, _trigger) = server(&tls).await;
+    let client = authority.client();
+    assert!(!tls.reload().unwrap(), "nothing changed");
+
+    let (new, new_key) = authority.issue(&["new.example"], Kind::Usual, SystemTime::now() + 10 * DAY);
+    authority.scratch.file("relay.pem", &new);
+    assert!(matches!(tls.reload(), Err(TlsError::Unusable { .. })), "the key is still the old one's");
+    assert!(dial::tls(address, &client, "old.example").await.is_ok());
+
+    authority.scratch.file("relay.key", &new_key);
+    assert!(tls.reload().unwrap());
+    assert!(dial::tls(address, &client, "new.example").await.is_ok());
+    assert!(dial::tls(address, &client, "old.example").await.is_err());
+
+    for broken in ["", "no certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+        authority.scratch.file("relay.pem", broken);
+        assert!(tls.reload().is_err());
+    }
+    std::fs::remove_file(authority.scratch.path().join("relay.pem")).unwrap();
+    assert!(tls.reload().is_err());
+    assert!(dial::tls(address, &client, "new.example").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_changed_file_is_in_use_within_the_reload_interval() {
+    let authority = Authority::new();
+    let tls = authority.server(&["old.example"], Kind::Usual);
+    let watching = tokio::spawn(tls.clone().watch());
+    let (certificate, key) = authority.issue(&["new.example"], Kind::Usual, SystemTime::now() + 10 * DAY);
+    let before = tls.expiry();
+    authority.scratch.file("relay.pem", certificate);
+    authority.scratch.file("relay.key", key);
+    let changed = async {
+        while tls.expiry() == before {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let limit = relay::net::tls::RELOAD_INTERVAL + Duration::from_secs(5);
+    tokio::time::timeout(limit, changed).await.expect("the new certificate in time");
+    watching.abort();
+}
+
+#[test]
+fn expiry_is_the_leafs_date() {
+    let authority = Authority::new();
+    let tls = authority.server(&["example.com"], Kind::Usual);
+    let expected = (SystemTime::now() + 90 * DAY).duration_since(UNIX_EPOCH).unwrap().as_secs();
+    assert!(tls.expiry().abs_diff(expected) < 60);
+}
+
+#[tokio::test]
+async fn the_development_certificate_is_good_for_loopback_by_its_own_ca() {
+    let (tls, ca) = ServerTls::development().unwrap();
+    let (address, _trigger) = server(&tls).await;
+    let scratch = tests::scratch::Scratch::new();
+    let client = ClientTls::new(Some(&scratch.file("ca.pem", ca))).unwrap();
+    for domain in ["localhost", "127.0.0.1", "[::1]"] {
+        assert!(dial::tls(address, &client, domain).await.is_ok(), "{domain}");
+    }
+    assert!(dial::tls(address, &client, "example.com").await.is_err());
+    assert!(tls.expiry() > SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 86_400);
+}
+
+#[test]
+fn a_file_that_is_missing_or_wrong_is_named_in_the_error() {
+    let authority = Authority::new();
+    let (certificate, key) = authority.write(&["example.com"], Kind::Usual);
+    let missing = authority.scratch.path().join("missing.pem");
+    assert!(matches!(ServerTls::load(&missing, &key), Err(TlsError::Unreadable(path, _)) if path == missing));
+    assert!(matches!(ServerTls::load(&key, &key), Err(TlsError::Empty(path, _)) if path == key));
+    assert!(matches!(ServerTls::load(&certificate, &certificate), Err(TlsError::Empty(..))));
+    assert!(matches!(ClientTls::new(Some(&key)), Err(TlsError::Empty(..))));
+    let _: Arc<ServerTls> = ServerTls::load(&certificate, &key).unwrap();
+}
+
+#[tokio::test]
+async fn the_script_for_development_makes_what_the_relay_loads_and_a_client_trusts() {
+    let scratch = tests::scratch::Scratch::new();
+    let script = scratch.file("make-dev", include_str!("../../../../certs/make-dev"));
+    let make = |names: &[&str]| {
+        let output = std::process::Command::new("sh").arg(&script).args(names).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said} (if openssl is missing: apt-get install openssl)");
+    };
+    make(&["relay1.example.net", "192.0.2.10"]);
+    let dev = scratch.path().join("dev");
+    let tls = ServerTls::load(&dev.join("relay.pem"), &dev.join("relay.key")).unwrap();
+    let client = ClientTls::new(Some(&dev.join("ca.pem"))).unwrap();
+    let (address, _trigger) = server(&tls).await;
+    for domain in ["localhost", "127.0.0.1", "relay1.example.net", "192.0.2.10"] {
+        assert!(dial::tls(address, &client, domain).await.is_ok(), "{domain}");
+    }
+    make(&["relay2.example.net"]);
+    assert!(tls.reload().unwrap());
+    assert!(dial::tls(address, &client, "relay2.example.net").await.is_ok(), "the CA is still the same");
+    assert!(dial::tls(address, &client, "relay1.example.net").await.is_err());
+}

@@ -1,0 +1,142 @@
+//! What the documents say of this repository is there: files, headings and tests.
+//!
+//! Invariant: a link or a path that leads nowhere fails, and so does a threat whose test does not exist.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What a command makes, and git ignores.
+const MADE: &[&str] = &["certs/dev/"];
+
+/// Folders whose contents are named in documents by a path.
+const FOLDERS: &[&str] = &["sip/", "relay/", "tests/", "docs/", "docker/", "certs/"];
+
+#[test]
+fn links_and_paths_lead_somewhere() {
+    let root = root();
+    let mut wrong = Vec::new();
+    for document in documents() {
+        let text = fs::read_to_string(&document).expect("a document");
+        let folder = document.parent().expect("a folder");
+        for target in links(&text) {
+            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+            let file = if file.is_empty() { document.clone() } else { folder.join(file) };
+            let found = file.exists() && (heading.is_empty() || headings(&file).contains(heading));
+            if !found {
+                wrong.push(format!("{}: [{target}]", document.display()));
+            }
+        }
+        for path in code(&text).filter(|it| FOLDERS.iter().any(|below| it.starts_with(below))) {
+            // A word that stands for many, or a command with arguments, is no path.
+            let names_many = path.contains([' ', '*', '{', '<', '…']) || path.contains("NAME");
+            let made = MADE.iter().any(|made| path.starts_with(made));
+            if !names_many && !made && !root.join(path).exists() && !folder.join(path).exists() {
+                wrong.push(format!("{}: `{path}`", document.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_threat_names_tests_that_exist() {
+    let text = fs::read_to_string(root().join("SECURITY.md")).expect("SECURITY.md");
+    let table = text.split("\n## ").find(|section| section.starts_with("Threats")).expect("the threats");
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| **")).collect();
+    assert!(rows.len() > 10, "few threats: {rows:?}");
+    let functions = functions();
+    let mut wrong = Vec::new();
+    for row in rows {
+        let shown = row.trim_end_matches([' ', '|']).rsplit('|').next().unwrap_or_default();
+        if code(shown).next().is_none() {
+            wrong.push(format!("no test: {row}"));
+        }
+        wrong.extend(code(shown).filter(|name| !functions.contains(*name)).map(|name| format!("no such test: {name}")));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Every function of the workspace.
+fn functions() -> BTreeSet<String> {
+    let mut files = Vec::new();
+    for krate in ["sip", "relay", "tests"] {
+        for part in ["src", "tests"].map(|part| root().join(krate).join(part)).iter().filter(|it| it.is_dir()) {
+            gather(part, "rs", &mut files);
+        }
+    }
+    let mut found = BTreeSet::new();
+    for file in files {
+        let text = fs::read_to_string(&file).expect("a source file");
+        for rest in text.split("fn ").skip(1) {
+            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+            found.insert(rest[..end].to_owned());
+        }
+    }
+    found
+}
+
+/// The targets of `[…](…)` that stay in the repository.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    prose(text).flat_map(|line| line.split("](").skip(1)).filter_map(|rest| {
+        let target = rest.split(')').next()?;
+        (!target.contains("://") && !target.starts_with("mailto:")).then_some(target)
+    })
+}
+
+/// What stands between backticks in a line.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    prose(text).flat_map(|line| line.split('`').skip(1).step_by(2))
+}
+
+/// The lines outside fenced blocks.
+fn prose(text: &str) -> impl Iterator<Item = &str> {
+    let mut fenced = false;
+    text.lines().filter(move |line| {
+        let fence = line.trim_start().starts_with("```");
+        fenced ^= fence;
+        !fenced && !fence
+    })
+}
+
+/// The anchors of a document's headings, as the forges make them.
+fn headings(file: &Path) -> BTreeSet<String> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let headings = prose(&text).filter(|line| line.starts_with('#')).map(|line| {
+        let title = line.trim_start_matches('#').trim().to_lowercase();
+        title
+            .chars()
+            .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'))
+            .collect::<String>()
+            .replace(' ', "-")
+    });
+    headings.collect()
+}
+
+fn documents() -> Vec<PathBuf> {
+    let root = root();
+    let mut found: Vec<PathBuf> = fs::read_dir(&root)
+        .expect("the workspace")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|it| it == "md"))
+        .collect();
+    for folder in ["docs", "docker", "certs", "sip", "relay/src", "relay/fuzz"] {
+        gather(&root.join(folder), "md", &mut found);
+    }
+    found
+}
+
+fn gather(folder: &Path, extension: &str, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            gather(&path, extension, files);
+        } else if path.extension().is_some_and(|it| it == extension) {
+            files.push(path);
+        }
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}

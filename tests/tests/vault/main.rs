@@ -1,0 +1,623 @@
+//! The vault's stores: one conformance suite against each, and what only a real Redis can show.
+//!
+//! Invariant: each Redis is a real redis-server of the test's own. Nothing here waits for a time to pass, but for a
+//! condition, with a deadline.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use relay::clock::{DAY_S, unix_now};
+use relay::secret::{Aor, InstanceSecret, Password, PushToken};
+use relay::vault::record::{Account, Device, Presence, Proof, Provider, PushTarget, Record, WakeFor};
+use relay::vault::{
+    AwayReason, Fence, Keyring, Lease, Lookup, MAX_LIFETIME_S, OPERATION_LIMIT, Settings, StoreError, Stored, Vault,
+};
+use sip::id::{BindingId, InstanceId, ShardTag};
+use tests::redis_server::RedisServer;
+
+mod kept;
+
+use self::kept::*;
+
+/// The leases of these tests; short, so that a dead node is found soon.
+const LEASE: Duration = Duration::from_millis(400);
+/// How long a condition may take to come true.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A store to be tested, and where it is.
+struct Bench {
+    first: Vault,
+    server: Option<RedisServer>,
+}
+
+impl Bench {
+    fn memory() -> Self {
+        let first = Vault::open_with("memory:", Keyring::ephemeral(), "first", settings()).expect("opened");
+        Self { first, server: None }
+    }
+
+    fn on(server: RedisServer) -> Self {
+        let settings = Settings { ca: server.ca().map(Into::into), ..settings() };
+        let first = Vault::open_with(&server.url(), Keyring::ephemeral(), "first", settings).expect("opened");
+        Self { first, server: Some(server) }
+    }
+
+    fn redis() -> Self {
+        Self::on(RedisServer::start())
+    }
+
+    /// A run of the node of this name that begins now.
+    fn node(&self, name: &str) -> Vault {
+        self.first.as_node(name)
+    }
+
+    fn server(&self) -> &RedisServer {
+        self.server.as_ref().expect("a bench with a server")
+    }
+}
+
+fn settings() -> Settings {
+    Settings { lease: LEASE, ..Settings::default() }
+}
+
+fn id(number: u128) -> InstanceId {
+    InstanceId::new(number << 64, ShardTag(7))
+}
+
+fn record(user: &str) -> Record {
+    let push = |token: &str| PushTarget {
+        provider: Provider::ApnsProduction,
+        token: PushToken::new(&format!("{token}-{user}")),
+        confirmed_at: 1_795_000_000,
+    };
+    Record {
+        app: "com.example.phone".into(),
+        account: Account {
+            aor: Aor::new(&format!("sip:{user}@aor.example")),
+            auth_username: format!("auth-{user}").into(),
+            proof: Proof::Password(Password::new("open-sesame")),
+            registrar: Some("sip:registrar.example".into()),
+            outbound_proxy: None,
+        },
+        device: Device {
+            call_push: push("voip-token"),
+            alert_push: Some(push("alert-token")),
+            label: Some("Pixel".into()),
+        },
+        wake_for: WakeFor { call: true, message: true, voicemail: false, missed_call: true },
+        secret: InstanceSecret::new("device-secret"),
+        binding: BindingId::new(1 << 100, ShardTag(7)),
+        sip_instance: [9; 16],
+        proven: true,
+        created_at: unix_now(),
+        expires_at: unix_now() + 5 * DAY_S,
+        presence: Presence::Background,
+        reminded: None,
+    }
+}
+
+/// Enables `user` as instance `number`, for five days.
+async fn enable(vault: &Vault, number: u128, user: &str) -> (Lookup, Fence) {
+    let record = record(user);
+    let lookup = vault.lookup_of(&record);
+    let sealed = vault.seal(id(number), &record);
+    let placed = vault.put(id(number), &sealed, record.expires_at, &lookup, Fence::NEW).await.expect("put");
+    (lookup, placed.fence)
+}
+
+async fn load(vault: &Vault, number: u128) -> Option<Stored> {
+    vault.load(id(number)).await.expect("the store answers")
+}
+
+/// Claims until a round ends, `batch` at a time.
+async fn claim_all(vault: &Vault, batch: usize) -> Vec<InstanceId> {
+    let mut ids = Vec::new();
+    loop {
+        let claimed = vault.claim(batch).await.expect("the store answers");
+        assert!(claimed.len() <= batch);
+        if claimed.is_empty() {
+            return ids;
+        }
+        ids.extend(claimed.iter().map(|stored| stored.id));
+    }
+}
+
+/// Claims, round after round, until `count` records were taken.
+async fn claim_until(vault: &Vault, count: usize) -> Vec<InstanceId> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut ids = Vec::new();
+    while ids.len() < count {
+        assert!(Instant::now() < deadline, "{} of {count} were claimed", ids.len());
+        ids.extend(claim_all(vault, 8).await);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    ids
+}
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Each function named here runs once against each kind of store.
+macro_rules! conformance {
+    ($($name:ident),* $(,)?) => {
+        mod in_memory {
+            $(#[tokio::test] async fn $name() { super::$name(&super::Bench::memory()).await })*
+        }
+        mod in_redis {
+            $(#[tokio::test] async fn $name() { super::$name(&super::Bench::redis()).await })*
+        }
+        // On one server, in turn: a Cluster takes seconds to come up.
+        #[tokio::test]
+        async fn a_redis_cluster_keeps_the_whole_suite() {
+            let bench = Bench::on(RedisServer::start_cluster());
+            $(
+                eprintln!("in a Redis Cluster: {}", stringify!($name));
+                bench.server().ask::<()>(&redis::cmd("FLUSHALL"));
+                $name(&bench).await;
+            )*
+        }
+    };
+}
+
+conformance! {
+    a_record_that_was_put_is_loaded_and_opens,
+    a_put_whose_answer_was_lost_may_be_repeated,
+    a_record_can_be_changed_by_its_owner,
+    an_erased_instance_is_gone_and_so_is_its_lookup,
+    an_erased_instance_is_not_brought_back_by_a_late_change,
+    a_record_ends_by_itself_at_its_expiry,
+    no_record_is_kept_for_longer_than_six_days,
+    enabling_again_displaces_the_earlier_instance,
+    a_new_push_token_moves_the_lookup,
+    a_restarted_node_claims_its_own_at_once_each_once_and_in_batches,
+    what_this_run_enabled_is_not_claimed_by_it,
+    the_records_of_a_living_node_are_left_to_it,
+    the_records_of_a_dead_node_are_claimed_and_its_late_put_is_refused,
+    a_node_that_released_its_lease_is_followed_at_once,
+    two_nodes_that_claim_at_once_never_get_the_same_record,
+    a_node_hears_that_its_lease_lapsed,
+    a_message_that_was_kept_is_there_until_it_is_dropped,
+    the_same_message_is_kept_once,
+    what_is_kept_is_bounded_and_of_missed_calls_the_oldest_goes,
+    nothing_is_kept_for_an_instance_that_is_not_there,
+    what_is_kept_goes_with_its_instance_and_survives_a_change_and_a_claim,
+    a_message_that_is_over_is_not_given_out,
+    the_store_gives_a_sign_of_life,
+}
+
+async fn a_record_that_was_put_is_loaded_and_opens(bench: &Bench) {
+    let vault = bench.node("a");
+    let (lookup, fence) = enable(&vault, 1, "alice").await;
+    let stored = load(&vault, 1).await.expect("stored");
+    assert_eq!((stored.id, stored.fence, stored.owned), (id(1), fence, true));
+    let opened = vault.open_lent(id(1), &stored.sealed, Clone::clone).expect("opens");
+    assert_eq!(opened.account, record("alice").account);
+    assert_eq!(stored.expires_at, opened.expires_at);
+    assert_eq!(vault.find(&lookup).await, Ok(Some(id(1))));
+    assert!(load(&vault, 2).await.is_none());
+    let other = vault.lookup("com.example.phone", &Aor::new("sip:alice@aor.example"), &PushToken::new("another"));
+    assert_eq!(vault.find(&other).await, Ok(None));
+    assert!(!load(&bench.node("b"), 1).await.expect("stored").owned);
+}
+
+async fn a_put_whose_answer_was_lost_may_be_repeated(bench: &Bench) {
+    let vault = bench.node("a");
+    let first = enable(&vault, 1, "alice").await;
+    assert_eq!(enable(&vault, 1, "alice").await, first);
+    let other = bench.node("b");
+    let (lookup, sealed) = (first.0, vault.seal(id(1), &record("alice")));
+    let put = other.put(id(1), &sealed, unix_now() + 60, &lookup, Fence::NEW).await;
+    assert_eq!(put, Err(StoreError::NotOwner), "another node's instance is not new");
+}
+
+async fn a_record_can_be_changed_by_its_owner(bench: &Bench) {
+    let vault = bench.node("a");
+    let (lookup, fence) = enable(&vault, 1, "alice").await;
+    let mut changed = record("alice");
+    changed.presence = Presence::Foreground;
+    let expires_at = unix_now() + 4 * DAY_S;
+    let placed = vault.put(id(1), &vault.seal(id(1), &changed), expires_at, &lookup, fence).await.expect("put");
+    assert_eq!((placed.fence, placed.displaced), (fence, None));
+    let stored = load(&vault, 1).await.expect("stored");
+    assert_eq!(stored.expires_at, expires_at);
+    assert_eq!(vault.open_lent(id(1), &stored.sealed, |record| record.presence).expect("opens"), Presence::Foreground);
+}
+
+async fn an_erased_instance_is_gone_and_so_is_its_lookup(bench: &Bench) {
+    let vault = bench.node("a");
+    let (lookup, _) = enable(&vault, 1, "alice").await;
+    enable(&vault, 2, "bob").await;
+    let other = bench.node("b");
+    assert_eq!(other.erase(id(1), &lookup).await, Ok(true), "whichever node hears of it");
+    assert!(load(&vault, 1).await.is_none());
+    assert_eq!(vault.find(&lookup).await, Ok(None));
+    assert_eq!(vault.erase(id(1), &lookup).await, Ok(false));
+    assert!(load(&vault, 2).await.is_some(), "the others stay");
+}
+
+async fn an_erased_instance_is_not_brought_back_by_a_late_change(bench: &Bench) {
+    let vault = bench.node("a");
+    let (lookup, fence) = enable(&vault, 1, "alice").await;
+    vault.erase(id(1), &lookup).await.expect("erased");
+    let sealed = vault.seal(id(1), &record("alice"));
+    let put = vault.put(id(1), &sealed, unix_now() + 60, &lookup, fence).await;
+    assert_eq!(put, Err(StoreError::Gone));
+    assert!(load(&vault, 1).await.is_none());
+    assert_eq!(vault.find(&lookup).await, Ok(None));
+}
+
+async fn a_record_ends_by_itself_at_its_expiry(bench: &Bench) {
+    let vault = bench.node("a");
+    let record = record("alice");
+    let (sealed, lookup) = (vault.seal(id(1), &record), vault.lookup_of(&record));
+    vault.put(id(1), &sealed, unix_now() + 2, &lookup, Fence::NEW).await.expect("put");
+    assert!(load(&vault, 1).await.is_some());
+    until("the record is over", async || load(&vault, 1).await.is_none()).await;
+    assert_eq!(vault.find(&lookup).await, Ok(None));
+    assert_eq!(claim_all(&bench.node("a"), 8).await, []);
+}
+
+async fn no_record_is_kept_for_longer_than_six_days(bench: &Bench) {
+    let vault = bench.node("a");
+    let record = record("alice");
+    let (sealed, lookup) = (vault.seal(id(1), &record), vault.lookup_of(&record));
+    vault.put(id(1), &sealed, unix_now() + 30 * DAY_S, &lookup, Fence::NEW).await.expect("put");
+    assert!(load(&vault, 1).await.expect("stored").expires_at <= unix_now() + MAX_LIFETIME_S);
+}
+
+async fn enabling_again_displaces_the_earlier_instance(bench: &Bench) {
+    let vault = bench.node("a");
+    let (lookup, _) = enable(&vault, 1, "alice").await;
+    let sealed = vault.seal(id(2), &record("alice"));
+    let placed = bench.node("b").put(id(2), &sealed, unix_now() + DAY_S, &lookup, Fence::NEW).await.expect("put");
+    assert_eq!(placed.displaced, Some(id(1)));
+    assert_eq!(vault.find(&lookup).await, Ok(Some(id(2))));
+    let late = vault.put(id(1), &vault.seal(id(1), &record("alice")), unix_now() + DAY_S, &lookup, placed.fence).await;
+    assert_eq!(late.expect("still owned").displaced, None, "a change does not take the lookup back");
+    assert_eq!(vault.erase(id(1), &lookup).await, Ok(true));
+    assert_eq!(vault.find(&lookup).await, Ok(Some(id(2))), "wiping the earlier one leaves the later one's lookup");
+}
+
+async fn a_new_push_token_moves_the_lookup(bench: &Bench) {
+    let vault = bench.node("a");
+    let (old, fence) = enable(&vault, 1, "alice").await;
+    let mut changed = record("alice");
+    changed.device.call_push.token = PushToken::new("a-new-token");
+    let new = vault.lookup_of(&changed);
+    let expires_at = changed.expires_at;
+    vault.put(id(1), &vault.seal(id(1), &changed), expires_at, &new, fence).await.expect("put");
+    assert_eq!(vault.find(&old).await, Ok(None));
+    assert_eq!(vault.find(&new).await, Ok(Some(id(1))));
+    assert_eq!(vault.erase(id(1), &old).await, Ok(true));
+    assert_eq!(vault.find(&new).await, Ok(None), "also when the one who erases knows only the old one");
+}
+
+async fn a_restarted_node_claims_its_own_at_once_each_once_and_in_batches(bench: &Bench) {
+    let before = bench.node("a");
+    before.hold_lease().await.expect("leased");
+    let mut fences = Vec::new();
+    for number in 0..25 {
+        fences.push(enable(&before, number, &format!("user{number}")).await.1);
+    }
+    let after = bench.node("a");
+    assert_eq!(after.hold_lease().await, Ok(Lease::Held));
+    let first = after.claim(10).await.expect("claimed");
+    assert_eq!(first.len(), 10);
+    assert!(first.iter().all(|stored| stored.owned && stored.fence > fences[0]));
+    assert!(first.iter().all(|stored| after.open_lent(stored.id, &stored.sealed, |_| ()).is_ok()));
+    let mut ids: Vec<_> = first.iter().map(|stored| stored.id).collect();
+    ids.extend(claim_all(&after, 10).await);
+    ids.sort_unstable();
+    assert_eq!(ids, (0..25).map(id).collect::<Vec<_>>());
+    assert_eq!(claim_all(&after, 10).await, []);
+}
+
+async fn what_this_run_enabled_is_not_claimed_by_it(bench: &Bench) {
+    let vault = bench.node("a");
+    vault.hold_lease().await.expect("leased");
+    enable(&vault, 1, "alice").await;
+    assert_eq!(claim_all(&vault, 10).await, []);
+    assert_eq!(load(&vault, 1).await.expect("stored").fence.number(), 1);
+}
+
+async fn the_records_of_a_living_node_are_left_to_it(bench: &Bench) {
+    let (a, b) = (bench.node("a"), bench.node("b"));
+    a.hold_lease().await.expect("leased");
+    enable(&a, 1, "alice").await;
+    let until = Instant::now() + 3 * LEASE;
+    while Instant::now() < until {
+        assert_eq!(a.hold_lease().await, Ok(Lease::Held));
+        assert_eq!(b.hold_lease().await, Ok(Lease::Held));
+        assert_eq!(claim_all(&b, 10).await, []);
+        tokio::time::sleep(LEASE / 8).await;
+    }
+}
+
+async fn the_records_of_a_dead_node_are_claimed_and_its_late_put_is_refused(bench: &Bench) {
+    let (a, b) = (bench.node("a"), bench.node("b"));
+    a.hold_lease().await.expect("leased");
+    let (lookup, old) = enable(&a, 1, "alice").await;
+    enable(&a, 2, "bob").await;
+    let mut claimed = claim_until(&b, 2).await;
+    claimed.sort_unstable();
+    assert_eq!(claimed, [id(1), id(2)]);
+    let stored = load(&b, 1).await.expect("stored");
+    assert!(stored.owned && stored.fence > old);
+    assert!(!load(&a, 1).await.expect("stored").owned);
+    for fence in [old, stored.fence] {
+        let late = a.put(id(1), &stored.sealed, stored.expires_at, &lookup, fence).await;
+        assert_eq!(late, Err(StoreError::NotOwner));
+    }
+    let older = b.put(id(1), &stored.sealed, stored.expires_at, &lookup, old).await;
+    assert_eq!(older, Err(StoreError::NotOwner));
+    let newer = b.put(id(1), &stored.sealed, stored.expires_at, &lookup, stored.fence).await;
+    assert_eq!(newer.map(|placed| placed.fence), Ok(stored.fence));
+}
+
+async fn a_node_that_released_its_lease_is_followed_at_once(bench: &Bench) {
+    let (a, b) = (bench.node("a"), bench.node("b"));
+    a.hold_lease().await.expect("leased");
+    enable(&a, 1, "alice").await;
+    a.release_lease().await.expect("released");
+    assert_eq!(claim_all(&b, 10).await, [id(1)]);
+}
+
+async fn two_nodes_that_claim_at_once_never_get_the_same_record(bench: &Bench) {
+    let a = bench.node("a");
+    a.hold_lease().await.expect("leased");
+    for number in 0..40 {
+        enable(&a, number, &format!("user{number}")).await;
+    }
+    a.release_lease().await.expect("released");
+    let (b, c) = (bench.node("b"), bench.node("c"));
+    b.hold_lease().await.expect("leased");
+    c.hold_lease().await.expect("leased");
+    let (mut all, others) = tokio::join!(claim_all(&b, 3), claim_all(&c, 3));
+    all.extend(others);
+    all.sort_unstable();
+    assert_eq!(all, (0..40).map(id).collect::<Vec<_>>());
+}
+
+async fn a_node_hears_that_its_lease_lapsed(bench: &Bench) {
+    let before = bench.node("a");
+    assert_eq!(before.hold_lease().await, Ok(Lease::Held));
+    assert_eq!(before.hold_lease().await, Ok(Lease::Held));
+    let after = bench.node("a");
+    assert_eq!(after.hold_lease().await, Ok(Lease::Held));
+    assert_eq!(before.hold_lease().await, Ok(Lease::Lapsed), "a later run took it");
+}
+
+async fn the_store_gives_a_sign_of_life(bench: &Bench) {
+    assert!(bench.node("a").ping().await.is_ok());
+}
+
+/// The keys that may stay when no instance is left.
+fn is_a_nodes_own(key: &str) -> bool {
+    key == "sipwake:nodes" || key.starts_with("sipwake:lease:")
+}
+
+#[tokio::test]
+async fn after_an_erase_no_key_of_the_instance_is_left_in_redis() {
+    let bench = Bench::redis();
+    let (a, b) = (bench.node("a"), bench.node("b"));
+    a.hold_lease().await.expect("leased");
+    let (lookup, fence) = enable(&a, 1, "alice").await;
+    let mut changed = record("alice");
+    changed.device.call_push.token = PushToken::new("a-new-token");
+    let moved = a.lookup_of(&changed);
+    a.put(id(1), &a.seal(id(1), &changed), changed.expires_at, &moved, fence).await.expect("put");
+    a.release_lease().await.expect("released");
+    assert_eq!(claim_all(&b, 10).await, [id(1)]);
+    assert!(bench.server().keys().iter().any(|key| !is_a_nodes_own(key)));
+    assert_eq!(a.erase(id(1), &lookup).await, Ok(true));
+    let put = a.put(id(1), &a.seal(id(1), &changed), changed.expires_at, &moved, fence).await;
+    assert_eq!(put, Err(StoreError::Gone));
+    let (lookup, _) = enable(&b, 2, "bob").await;
+    assert_eq!(b.erase(id(2), &lookup).await, Ok(true), "by its owner");
+    let left: Vec<_> = bench.server().keys().into_iter().filter(|key| !is_a_nodes_own(key)).collect();
+    assert_eq!(left, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn every_key_in_redis_ends_by_itself() {
+    let bench = Bench::redis();
+    let vault = bench.node("a");
+    vault.hold_lease().await.expect("leased");
+    enable(&vault, 1, "alice").await;
+    let longest = Duration::from_secs(MAX_LIFETIME_S + DAY_S);
+    for key in bench.server().keys() {
+        let left: i64 = bench.server().ask(redis::cmd("PTTL").arg(&key));
+        assert!((1..=longest.as_millis() as i64).contains(&left), "{key}: {left} ms");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_in_the_clear_in_redis() {
+    let bench = Bench::redis();
+    let vault = bench.node("a");
+    vault.hold_lease().await.expect("leased");
+    enable(&vault, 1, "alice").await;
+    let mut by_ha1 = record("bob");
+    let ha1 = relay::secret::Ha1Text::new("5f4dcc3b5aa765d61d8327deb882cf99");
+    by_ha1.account.proof = Proof::Ha1 { realm: "realm.example".into(), md5: Some(ha1), sha256: None, sha512_256: None };
+    let lookup = vault.lookup_of(&by_ha1);
+    vault.put(id(2), &vault.seal(id(2), &by_ha1), by_ha1.expires_at, &lookup, Fence::NEW).await.expect("put");
+
+    let keys = bench.server().keys();
+    assert!(keys.len() >= 6, "{keys:?}");
+    for key in keys {
+        let mut held: Vec<u8> = bench.server().ask(redis::cmd("DUMP").arg(&key));
+        held.extend_from_slice(key.as_bytes());
+        for secret in [
+            "alice",
+            "bob",
+            "example",
+            "open-sesame",
+            "5f4dcc3b5aa765d61d8327deb882cf99",
+            "voip-token",
+            "alert-token",
+            "device-secret",
+            "Pixel",
+            "sip:",
+        ] {
+            assert!(!held.windows(secret.len()).any(|held| held == secret.as_bytes()), "{secret} in {key}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_redis_kills_is_replaced_without_anyone_noticing() {
+    let bench = Bench::redis();
+    let vault = bench.node("a");
+    enable(&vault, 1, "alice").await;
+    for _ in 0..20 {
+        assert!(bench.server().kill_connections() >= 1);
+        assert!(load(&vault, 1).await.is_some());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_that_are_broken_off_again_and_again_still_take_each_record_once() {
+    let bench = Bench::redis();
+    let before = bench.node("a");
+    let users = 0..300;
+    for number in users.clone() {
+        enable(&before, number, &format!("user{number}")).await;
+    }
+    let (after, done, tries) = (bench.node("a"), AtomicBool::new(false), AtomicUsize::new(0));
+    let mut claimed = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // One blow for each try: a slow machine gets its claims through as a fast one does.
+            let mut struck = 0;
+            while !done.load(Ordering::Relaxed) {
+                let begun = tries.load(Ordering::Relaxed);
+                if begun > struck {
+                    bench.server().kill_connections();
+                    struck = begun;
+                }
+                std::thread::yield_now();
+            }
+        });
+        let claim = async {
+            let deadline = Instant::now() + PATIENCE;
+            while claimed.len() < users.end as usize && Instant::now() < deadline {
+                // Given up half-way as often as not, but never every time.
+                let patience = match tries.fetch_add(1, Ordering::Relaxed) % 4 {
+                    3 => PATIENCE,
+                    impatient => Duration::from_millis(2 + 3 * impatient as u64),
+                };
+                let batch = tokio::time::timeout(patience, after.claim(7)).await;
+                claimed.extend(batch.into_iter().flatten().flatten().map(|stored| stored.id));
+            }
+            done.store(true, Ordering::Relaxed);
+        };
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(claim));
+    });
+    let distinct: BTreeSet<_> = claimed.iter().copied().collect();
+    assert_eq!((claimed.len(), distinct.len()), (300, 300));
+}
+
+#[tokio::test]
+async fn a_redis_that_stops_is_away_at_once_and_serves_again_when_it_returns() {
+    let mut bench = Bench::redis();
+    let vault = bench.node("a");
+    enable(&vault, 1, "alice").await;
+    bench.server.as_mut().expect("a server").stop();
+    for _ in 0..3 {
+        let asked = Instant::now();
+        let answer = vault.load(id(1)).await;
+        assert!(matches!(answer, Err(StoreError::Away(AwayReason::Unreachable))), "{answer:?}");
+        assert!(asked.elapsed() <= 2 * OPERATION_LIMIT);
+    }
+    assert!(matches!(vault.ping().await, Err(StoreError::Away(_))));
+    assert!(matches!(vault.hold_lease().await, Err(StoreError::Away(_))));
+    assert!(matches!(vault.claim(1).await, Err(StoreError::Away(_))));
+    bench.server.as_mut().expect("a server").restart();
+    assert!(vault.ping().await.is_ok());
+    assert!(load(&vault, 1).await.is_none(), "this one came back empty");
+    enable(&vault, 1, "alice").await;
+    assert!(load(&vault, 1).await.is_some());
+}
+
+#[tokio::test]
+async fn a_redis_that_hangs_is_away_within_the_limit_and_serves_again_when_it_goes_on() {
+    let server = RedisServer::start();
+    let short = Settings { operation_limit: Duration::from_millis(200), ..settings() };
+    let vault = Vault::open_with(&server.url(), Keyring::ephemeral(), "a", short).expect("opened");
+    enable(&vault, 1, "alice").await;
+    server.freeze();
+    for _ in 0..3 {
+        let asked = Instant::now();
+        let answer = vault.load(id(1)).await;
+        assert!(matches!(answer, Err(StoreError::Away(AwayReason::TimedOut))), "{answer:?}");
+        assert!(asked.elapsed() < OPERATION_LIMIT);
+    }
+    server.thaw();
+    until("it answers", async || vault.ping().await.is_ok()).await;
+    assert!(load(&vault, 1).await.is_some());
+}
+
+#[tokio::test]
+async fn a_redis_that_was_away_for_long_does_not_make_nodes_rob_each_other() {
+    let bench = Bench::redis();
+    let (a, b) = (bench.node("a"), bench.node("b"));
+    a.hold_lease().await.expect("leased");
+    b.hold_lease().await.expect("leased");
+    enable(&a, 1, "alice").await;
+    assert_eq!(claim_all(&b, 10).await, []);
+    bench.server().ask::<()>(redis::cmd("DEL").arg("sipwake:lease:a").arg("sipwake:lease:b"));
+    bench.server().kill_connections();
+    assert_eq!(claim_all(&b, 10).await, [], "missing, but not for long");
+    assert_eq!(a.hold_lease().await, Ok(Lease::Lapsed));
+    assert_eq!(claim_all(&b, 10).await, []);
+    assert!(load(&a, 1).await.expect("stored").owned);
+}
+
+#[tokio::test]
+async fn a_vault_opens_without_redis_and_tells_that_it_is_away() {
+    let mut server = RedisServer::start();
+    server.stop();
+    let vault = Vault::open(&server.url(), Keyring::ephemeral(), "a").expect("opened");
+    assert_eq!(vault.ping().await, Err(StoreError::Away(AwayReason::Unreachable)));
+    server.restart();
+    assert!(vault.ping().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_redis_that_wants_a_password_is_away_until_the_url_has_it() {
+    let server = RedisServer::start();
+    server.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("p%hush"));
+    let open = |url: &str| Vault::open(url, Keyring::ephemeral(), "a").expect("opened");
+    let without = open(&server.url()).ping().await;
+    assert!(matches!(&without, Err(StoreError::Away(AwayReason::Refused(code))) if **code == *"NOAUTH"), "{without:?}");
+    let wrong = open(&format!("redis://:p%25wrong@127.0.0.1:{}", server.port())).ping().await;
+    assert!(matches!(wrong, Err(StoreError::Away(AwayReason::Refused(_)))), "{wrong:?}");
+    assert!(!format!("{wrong:?}").contains("wrong"));
+    assert!(open(&format!("redis://:p%25hush@127.0.0.1:{}", server.port())).ping().await.is_ok());
+}
+
+#[tokio::test]
+async fn redis_over_tls_is_trusted_by_its_ca_alone() {
+    let bench = Bench::on(RedisServer::start_tls());
+    a_record_that_was_put_is_loaded_and_opens(&bench).await;
+    let stranger = Vault::open(&bench.server().url(), Keyring::ephemeral(), "a").expect("opened");
+    assert!(matches!(stranger.ping().await, Err(StoreError::Away(_))));
+}
+
+#[tokio::test]
+async fn redis_is_found_through_its_sentinel() {
+    let master = RedisServer::start();
+    let sentinel = master.start_sentinel();
+    let vault = Vault::open_with(&sentinel.url(), Keyring::ephemeral(), "a", settings()).expect("opened");
+    until("the sentinel knows the master", async || vault.ping().await.is_ok()).await;
+    enable(&vault, 1, "alice").await;
+    assert!(load(&vault, 1).await.is_some());
+    assert!(master.keys().iter().any(|key| key.starts_with("sipwake:i:")));
+}
