@@ -7,6 +7,7 @@
 //! | --- | --- | --- |
 //! | 0 | [`clock`] | the wall clock and RFC 3339 |
 //! | 0 | [`config`] | typed TOML; every problem reported at once |
+//! | 0 | [`domain`] | the words that API, receipts, timelines and metrics share |
 //! | 0 | [`metrics`] | every metric's name, in one enum |
 //! | 0 | `random` | random bytes from the system |
 //! | 0 | [`secret`] | types that cannot print and are wiped on drop |
@@ -27,6 +28,7 @@ pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod domain;
 pub mod enrollment;
 pub mod metrics;
 pub mod net;

@@ -8,12 +8,12 @@
 //! | 0 | [`message`] | bytes ⇄ [`message::Message`]; lossless headers, lazy typed views; framing of streams; limits |
 //! | 0 | [`id`] | 128-bit identifiers and the shard that each names |
 //! | 1 | [`auth`] | digest: challenge, HA1, answer, verification (RFC 7616, RFC 8760) |
-//! | 1 | [`transaction`] | the four machines of RFC 3261 §17 with RFC 6026 and RFC 4320 |
+//! | 1 | `transaction` | the four machines of RFC 3261 §17 with RFC 6026 and RFC 4320 |
 //! | 1 | [`timing`] | every wait of the protocol, as settings |
-//! | 2 | [`flow`] | flows (RFC 5626): keep-alive, back-off; signed flow tokens |
-//! | 2 | [`registration`] | one machine for one binding |
-//! | 2 | [`subscription`] | one machine for one binding's mailbox |
-//! | 3 | [`edge`] | admission of devices, calls, forwarding (RFC 3261 §16) |
+//! | 2 | `flow` | flows (RFC 5626): keep-alive, back-off; signed flow tokens |
+//! | 2 | `registration` | one machine for one binding |
+//! | 2 | `subscription` | one machine for one binding's mailbox |
+//! | 3 | `edge` | admission of devices, calls, forwarding (RFC 3261 §16) |
 //! | 4 | [`endpoint`] | the only meeting place: inputs in, outputs out |
 //!
 //! # The drive loop
@@ -121,16 +121,16 @@
 #![warn(clippy::iter_over_hash_type)]
 
 pub mod auth;
-pub mod edge;
+mod edge;
 pub mod endpoint;
-pub mod flow;
+mod flow;
 pub mod id;
 pub mod message;
 pub mod random;
-pub mod registration;
-pub mod subscription;
-pub mod timers;
+mod registration;
+mod subscription;
+mod timers;
 pub mod timing;
-pub mod transaction;
+mod transaction;
 
 pub use endpoint::{Endpoint, Event, Input, Output, Poll};

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::transaction;
+pub use crate::transaction::Timing as TransactionTiming;
 
 /// The waits of one endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 //! Invariant: every push of the agent leaves by [`deliver`], so that each is counted once.
 
 use super::Shared;
-use crate::metrics::labels::{PushOutcome, PushProvider};
+use crate::domain::{PushOutcome, PushProvider};
 use crate::push::{Delivery, Push, Verdict};
 use crate::vault::record::{Provider, PushTarget};
 

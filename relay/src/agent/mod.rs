@@ -179,7 +179,7 @@ pub struct Dependencies {
     /// Which SIP servers' certificates are trusted.
     pub tls: ClientTls,
     /// How long an address that failed is left alone at first, and how often a better one is looked for.
-    pub return_after: Duration,
+    pub failback_interval: Duration,
     /// The upstream UDP socket, where UDP is in use.
     pub udp: Option<Udp>,
     /// When the caller first hears ringing.
@@ -236,7 +236,7 @@ impl Agent {
         let metrics = dependencies.metrics;
         let dialler = Dialler::new(
             (dependencies.resolver, dependencies.tls),
-            dependencies.return_after,
+            dependencies.failback_interval,
             upstreams.clone(),
             shards.clone(),
             metrics.clone(),

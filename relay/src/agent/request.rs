@@ -11,7 +11,7 @@ use crate::agent::tables::calls::Call;
 pub use crate::agent::tables::instances::{FirstRegistration, WipeDone};
 pub use crate::agent::tables::lease::LeaseExpiry;
 use crate::agent::tables::timeline::Step;
-use crate::metrics::labels::{InstanceState, WipeReason};
+use crate::domain::{InstanceState, WipeReason};
 use crate::secret::InstanceSecret;
 use crate::vault::record::Provider;
 use crate::vault::{AorKey, Fence, Sealed};

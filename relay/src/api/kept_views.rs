@@ -10,8 +10,8 @@ use sip::id::InstanceId;
 
 use super::views;
 use crate::clock::{rfc3339, rfc3339_ms};
+use crate::domain::Word as _;
 use crate::enrollment::types::{OwnExport, Step, Timeline, What};
-use crate::metrics::labels::Label;
 use crate::vault::items::{Message, MissedCall};
 
 /// The messages that are kept.
@@ -110,17 +110,17 @@ fn step(step: &Step) -> Value {
         }
         What::PushSent { event, provider } => {
             value["event"] = event.name().into();
-            value["provider"] = provider.value().into();
+            value["provider"] = provider.word().into();
         }
         What::PushEnded { event, outcome, reason } => {
             value["event"] = event.name().into();
-            value["outcome"] = outcome.value().into();
+            value["outcome"] = outcome.word().into();
             if let Some(reason) = reason {
                 value["reason"] = reason.into();
             }
         }
         What::DeviceAttached { after_ms: Some(after_ms) } => value["after_ms"] = after_ms.into(),
-        What::Message { outcome } => value["outcome"] = outcome.value().into(),
+        What::Message { outcome } => value["outcome"] = outcome.word().into(),
         What::Voicemail { new, old } => {
             let counts = [("new", new), ("old", old)];
             for (key, count) in counts.into_iter().filter_map(|(key, count)| Some((key, count?))) {

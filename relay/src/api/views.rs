@@ -6,11 +6,11 @@
 use serde_json::{Value, json};
 
 use crate::clock::rfc3339;
+use crate::domain::Word as _;
 use crate::enrollment::types::{
     CallState, CallView, EdgeAddress, Enabled, Export, InstanceState, Listed, Page, Receipt, Registration,
     RegistrationState, Tested, View,
 };
-use crate::metrics::labels::Label;
 use crate::vault::record::{Presence, Provider, WakeFor};
 
 /// The answer to an enabling.
@@ -68,7 +68,7 @@ pub fn receipt(receipt: &Receipt) -> Value {
     json!({
         "instance": receipt.instance.to_string(),
         "wiped_at": rfc3339(receipt.wiped_at),
-        "reason": receipt.reason.value(),
+        "reason": receipt.reason.word(),
         "unregistered": receipt.unregistered,
         "signature": receipt.signature,
     })

@@ -122,7 +122,7 @@ pub struct Upstream {
     /// The name servers that are asked; the system's when empty.
     pub name_servers: Vec<SocketAddr>,
     /// How long an address that failed is left alone at first, and how often a better one is looked for; 1 s to 1 h.
-    pub return_after: Duration,
+    pub failback_interval: Duration,
     /// Whether a digest may be made with MD5.
     pub allow_md5: bool,
     /// Registrations that may begin in a second at one registrar, 1 to 1,000,000, of the whole node.

@@ -26,7 +26,7 @@ const USUAL_MIN_LIFETIME: Duration = Duration::from_secs(3 * 86_400);
 /// The longest registration asked for upstream.
 const MAX_REGISTER_EXPIRES: Duration = DAY;
 /// The longest that a better SIP server is not looked for.
-const MAX_RETURN_AFTER: Duration = Duration::from_secs(3_600);
+const MAX_FAILBACK_INTERVAL: Duration = Duration::from_secs(3_600);
 /// Name servers that can be named.
 const MAX_NAME_SERVERS: usize = 8;
 /// A faster pace is none.
@@ -158,7 +158,8 @@ fn upstream(root: &mut Reader<'_>, profile: Profile, edge: &Edge) -> Upstream {
     if register_expires < USUAL_MIN_REGISTER_EXPIRES {
         upstream.caution("register_expires", "is below 60s", "expect the SIP servers to refuse it or to feel the load");
     }
-    let return_after = upstream.duration("return_after", Duration::from_secs(60), SECOND, MAX_RETURN_AFTER);
+    let failback_interval =
+        upstream.duration("failback_interval", Duration::from_secs(60), SECOND, MAX_FAILBACK_INTERVAL);
     let name_servers = name_servers(&mut upstream);
     let allow_md5 = upstream.flag("allow_md5", true);
     let registrations_per_second = upstream.number("registrations_per_second", 2_000, 1, MAX_REGISTRATIONS_PER_SECOND);
@@ -173,7 +174,7 @@ fn upstream(root: &mut Reader<'_>, profile: Profile, edge: &Edge) -> Upstream {
         domains: domains(&mut upstream, "is empty, so no account could be enabled"),
         register_expires,
         name_servers,
-        return_after,
+        failback_interval,
         allow_md5,
         registrations_per_second,
     };

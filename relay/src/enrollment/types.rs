@@ -10,7 +10,7 @@ use thiserror::Error;
 
 pub use crate::agent::request::Tested;
 pub use crate::agent::tables::timeline::{Step, What};
-pub use crate::metrics::labels::WipeReason;
+pub use crate::domain::WipeReason;
 use crate::secret::{Aor, InstanceSecret};
 use crate::vault::SealError;
 use crate::vault::items::{Counts, Message, MissedCall};

@@ -13,7 +13,6 @@ use super::types::{
 use crate::agent::Call;
 use crate::agent::request::{CallDenied, CallRequest, Denied, InstanceStatus, Principal, Request};
 use crate::clock::unix_now;
-use crate::metrics::labels;
 use crate::secret::InstanceSecret;
 use crate::vault::record::Record;
 
@@ -134,20 +133,22 @@ fn listed(standing: &InstanceStatus, record: &Record) -> Listed {
 
 fn state(standing: &InstanceStatus) -> InstanceState {
     match standing.state {
-        labels::InstanceState::Foreground => InstanceState::Foreground,
-        labels::InstanceState::Ending => InstanceState::Ending,
-        labels::InstanceState::Registered | labels::InstanceState::Registering | labels::InstanceState::Retrying => {
-            InstanceState::Active
-        }
+        crate::domain::InstanceState::Foreground => InstanceState::Foreground,
+        crate::domain::InstanceState::Ending => InstanceState::Ending,
+        crate::domain::InstanceState::Registered
+        | crate::domain::InstanceState::Registering
+        | crate::domain::InstanceState::Retrying => InstanceState::Active,
     }
 }
 
 fn registration(standing: &InstanceStatus) -> Registration {
     let state = match standing.state {
-        labels::InstanceState::Registered => RegistrationState::Registered,
-        labels::InstanceState::Registering => RegistrationState::Registering,
-        labels::InstanceState::Retrying => RegistrationState::Retrying,
-        labels::InstanceState::Foreground | labels::InstanceState::Ending => RegistrationState::Unregistered,
+        crate::domain::InstanceState::Registered => RegistrationState::Registered,
+        crate::domain::InstanceState::Registering => RegistrationState::Registering,
+        crate::domain::InstanceState::Retrying => RegistrationState::Retrying,
+        crate::domain::InstanceState::Foreground | crate::domain::InstanceState::Ending => {
+            RegistrationState::Unregistered
+        }
     };
     let left = standing.registered_until.saturating_sub(unix_now());
     let expires_in_s = u32::try_from(left).ok().filter(|_| state == RegistrationState::Registered);

@@ -8,7 +8,6 @@ use sip::id::InstanceId;
 use super::Inner;
 use super::types::{AccessError, Receipt, WipeReason};
 use crate::agent::request::{Principal, Request, WipeDone};
-use crate::vault;
 
 impl Inner {
     pub(super) async fn wipe(
@@ -24,18 +23,7 @@ impl Inner {
         };
         // The shard ends what it began; an error means that this never was an instance of its own.
         let WipeDone { wiped_at, reason, unregistered } = done.await.map_err(|_| AccessError::Unknown)?;
-        let signed = self.ground.vault.receipt(id, wiped_at, in_receipt(reason), unregistered);
+        let signed = self.ground.vault.receipt(id, wiped_at, reason, unregistered);
         Ok(Receipt { instance: id, wiped_at, reason, unregistered, signature: signed.signature.into() })
-    }
-}
-
-fn in_receipt(reason: WipeReason) -> vault::WipeReason {
-    match reason {
-        WipeReason::Disabled => vault::WipeReason::Disabled,
-        WipeReason::Expired => vault::WipeReason::Expired,
-        WipeReason::PushTokenGone => vault::WipeReason::PushTokenGone,
-        WipeReason::RefusedUpstream => vault::WipeReason::RefusedUpstream,
-        WipeReason::Replaced => vault::WipeReason::Replaced,
-        WipeReason::Operator => vault::WipeReason::Operator,
     }
 }

@@ -1,61 +1,109 @@
-//! The values that a label of a metric can take.
+//! The labels of the metrics, and the values that they take.
 //!
-//! Invariant: every label value is a variant of an enum here, or a route template or HTTP status from a fixed table; so
-//! no series can name a person, an address or a token, and the number of series is known beforehand.
+//! Invariant: every label value is a word of the [domain](crate::domain) or of this file, or a route template or HTTP
+//! status from a fixed table; so no series can name a person, an address or a token, and the number of series is known
+//! beforehand.
 
-/// A label whose values are the variants of an enum.
-pub trait Label: Copy + 'static {
+use std::fmt;
+
+use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
+
+use crate::domain::{InstanceState, MessageOutcome, PushOutcome, PushProvider, WipeReason, Word, words};
+
+/// A label whose values are the words of an enum.
+pub trait Label: Word {
     /// The label's name in the exposition.
     const NAME: &'static str;
-    /// Every variant, in the order of [`Label::index`].
-    const ALL: &'static [Self];
-
-    /// The variant's place in [`Label::ALL`].
-    fn index(self) -> usize;
-
-    /// The label's value in the exposition.
-    fn value(self) -> &'static str;
 }
 
-macro_rules! label {
-    ($(#[$doc:meta])* $name:ident as $label:literal { $($(#[$vdoc:meta])* $variant:ident = $value:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$vdoc])* $variant,)* }
+/// One label and its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct One<L>(pub L);
 
-        impl Label for $name {
-            const NAME: &'static str = $label;
-            const ALL: &'static [Self] = &[$(Self::$variant,)*];
+/// Two labels and their values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Two<A, B>(pub A, pub B);
 
-            fn index(self) -> usize {
-                self as usize
-            }
-
-            fn value(self) -> &'static str {
-                match self { $(Self::$variant => $value,)* }
-            }
-        }
-    };
-}
-
-label!(
-    /// Where a push instance stands.
-    InstanceState as "state" {
-        /// Its registration stands at the SIP server.
-        Registered = "registered",
-        /// Its first registration, or one after a restart, is under way.
-        Registering = "registering",
-        /// Its registration failed and will be tried again.
-        Retrying = "retrying",
-        /// The app is awake and registers by itself.
-        Foreground = "foreground",
-        /// It is being unregistered and wiped.
-        Ending = "ending",
+impl<L: Label> EncodeLabelSet for One<L> {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        (L::NAME, self.0.word()).encode(encoder.encode_label())
     }
-);
-label!(
+}
+
+impl<A: Label, B: Label> EncodeLabelSet for Two<A, B> {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        One(self.0).encode(encoder)?;
+        One(self.1).encode(encoder)
+    }
+}
+
+/// The labels of an HTTP request: the only set whose values are not all known beforehand.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct HttpRequest {
+    /// A route template.
+    pub route: &'static str,
+    pub status: u16,
+}
+
+impl Label for InstanceState {
+    const NAME: &'static str = "state";
+}
+
+impl Label for RegistrationOutcome {
+    const NAME: &'static str = "outcome";
+}
+
+impl Label for InviteOutcome {
+    const NAME: &'static str = "outcome";
+}
+
+impl Label for MessageOutcome {
+    const NAME: &'static str = "outcome";
+}
+
+impl Label for MissedCallOutcome {
+    const NAME: &'static str = "outcome";
+}
+
+impl Label for MwiNotify {
+    const NAME: &'static str = "notice";
+}
+
+impl Label for PushProvider {
+    const NAME: &'static str = "provider";
+}
+
+impl Label for PushOutcome {
+    const NAME: &'static str = "outcome";
+}
+
+impl Label for WipeReason {
+    const NAME: &'static str = "reason";
+}
+
+impl Label for EdgeRegisterOutcome {
+    const NAME: &'static str = "outcome";
+}
+
+impl Label for Listener {
+    const NAME: &'static str = "listener";
+}
+
+impl Label for HandshakeOutcome {
+    const NAME: &'static str = "outcome";
+}
+
+impl Label for SipRefusal {
+    const NAME: &'static str = "reason";
+}
+
+impl Label for StoreOperation {
+    const NAME: &'static str = "operation";
+}
+
+words!(
     /// How one REGISTER ended.
-    RegistrationOutcome as "outcome" {
+    RegistrationOutcome {
         /// 200 to a first registration, or to one after a loss.
         Registered = "registered",
         /// 200 to a refresh.
@@ -72,9 +120,9 @@ label!(
         Unreachable = "unreachable",
     }
 );
-label!(
+words!(
     /// How one INVITE from the account's server ended.
-    InviteOutcome as "outcome" {
+    InviteOutcome {
         /// The device answered.
         Answered = "answered",
         /// The caller gave up.
@@ -97,97 +145,27 @@ label!(
         Limited = "limited",
     }
 );
-label!(
-    /// How one MESSAGE from the account's server ended, for one device.
-    MessageOutcome as "outcome" {
-        /// Kept until the device fetches it.
-        Kept = "kept",
-        /// The same one was kept before.
-        Repeated = "repeated",
-        /// The device took it on its flow.
-        Delivered = "delivered",
-        /// The device refused it.
-        Refused = "refused",
-        /// It only said that somebody writes.
-        Composing = "composing",
-        /// Its body is over the limit: 413.
-        TooLarge = "too-large",
-        /// As many are kept as may be: 480.
-        Full = "full",
-        /// Too many came at once: 480.
-        Limited = "limited",
-        /// It cannot be kept as it is: 400, 415, 420.
-        Unfit = "unfit",
-        /// The store did not answer: 503.
-        StoreAway = "store-away",
-    }
-);
-label!(
+words!(
     /// What became of the note of a call that nobody answered.
-    MissedCallOutcome as "outcome" {
+    MissedCallOutcome {
         /// Kept until the device fetches it.
         Kept = "kept",
         /// The store did not answer; the push was sent all the same.
         Lost = "lost",
     }
 );
-label!(
+words!(
     /// What a NOTIFY said of a mailbox.
-    MailboxNotice as "notice" {
+    MwiNotify {
         /// Something new.
         Changed = "changed",
         /// What was known.
         Unchanged = "unchanged",
     }
 );
-label!(
-    /// A push service.
-    PushProvider as "provider" {
-        /// Apple's.
-        Apns = "apns",
-        /// Firebase Cloud Messaging.
-        Fcm = "fcm",
-        /// Printed instead of sent: `serve` without a configuration.
-        Printed = "printed",
-    }
-);
-label!(
-    /// How one push ended, retries included.
-    PushOutcome as "outcome" {
-        /// The service took it.
-        Accepted = "accepted",
-        /// The token is dead.
-        Gone = "gone",
-        /// The service refuses it for good.
-        Refused = "refused",
-        /// The service could not be reached, or kept asking to wait.
-        Failed = "failed",
-        /// The deadline passed first.
-        TooLate = "too-late",
-        /// Not sent: the device's rate limit was reached.
-        Limited = "limited",
-    }
-);
-label!(
-    /// Why an instance was wiped.
-    WipeReason as "reason" {
-        /// The app disabled push.
-        Disabled = "disabled",
-        /// The lease ended.
-        Expired = "expired",
-        /// The push service called the token dead.
-        PushTokenGone = "push-token-gone",
-        /// The SIP server refused the credentials.
-        RefusedUpstream = "refused-upstream",
-        /// The same app, AOR and push token was enabled again.
-        Replaced = "replaced",
-        /// The operator asked for it.
-        Operator = "operator",
-    }
-);
-label!(
+words!(
     /// How a REGISTER of a device at the edge ended.
-    AdmissionOutcome as "outcome" {
+    EdgeRegisterOutcome {
         /// The device is attached.
         Attached = "attached",
         /// The first REGISTER, without credentials: challenged.
@@ -200,9 +178,9 @@ label!(
         Limited = "limited",
     }
 );
-label!(
+words!(
     /// A listener of this process.
-    Listener as "listener" {
+    Listener {
         /// SIP over TLS, for devices.
         Edge = "edge",
         /// SIP over secure WebSocket, for devices.
@@ -215,9 +193,9 @@ label!(
         Upstream = "upstream",
     }
 );
-label!(
+words!(
     /// How an inbound TLS handshake ended.
-    HandshakeOutcome as "outcome" {
+    HandshakeOutcome {
         /// It was completed.
         Completed = "completed",
         /// The peer did not speak TLS, or not as it must.
@@ -228,9 +206,9 @@ label!(
         Limited = "limited",
     }
 );
-label!(
+words!(
     /// Why a SIP message was dropped or refused before it reached a binding.
-    SipRefusal as "reason" {
+    SipRefusal {
         /// It does not parse.
         Malformed = "malformed",
         /// It is over a limit of size or count.
@@ -243,9 +221,9 @@ label!(
         Method = "method",
     }
 );
-label!(
+words!(
     /// What was asked of the store.
-    StoreOperation as "operation" {
+    StoreOperation {
         /// A record was written.
         Put = "put",
         /// A record was read or looked up.

@@ -1,9 +1,8 @@
 //! Every metric of the relay: one enum of names, and the handles that count.
 //!
-//! A [`Metrics`] owns a Prometheus recorder of its own, so that several relays can live in one process; nothing is
-//! installed globally. Handles are made once, in [`Metrics::new`]; counting is then an atomic operation on a handle
-//! found by index: no hash, no lock. (A histogram keeps samples in blocks until [`Metrics::upkeep`] or
-//! [`Metrics::render`] folds them into buckets; one allocation is made for some hundred samples.)
+//! A [`Metrics`] owns a registry of its own, so that several relays can live in one process. Handles are made once, in
+//! [`Metrics::new`], and found by index; counting is then one atomic operation, observing a duration one uncontended lock
+//! of a histogram. The families, their labels and the exposition are those of `prometheus-client`.
 //!
 //! Invariant: no series goes out whose name is not a [`Metric`]; each metric is there with HELP and TYPE from the first
 //! scrape on, at zero; label values come from [`labels`], never from what a peer sent.
@@ -13,17 +12,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use metrics::{Counter, Gauge, Histogram, Key, KeyName, Level, Metadata, Recorder, Unit};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use prometheus_client::encoding::{EncodeLabelSet, prometheus_text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{self, Registry};
 
 use crate::clock;
+use crate::domain::{InstanceState, MessageOutcome, PushOutcome, PushProvider, WipeReason};
 
 pub mod labels;
 pub mod reading;
 
 use labels::{
-    AdmissionOutcome, HandshakeOutcome, InstanceState, InviteOutcome, Label, Listener, MailboxNotice, MessageOutcome,
-    MissedCallOutcome, PushOutcome, PushProvider, RegistrationOutcome, SipRefusal, StoreOperation, WipeReason,
+    EdgeRegisterOutcome, HandshakeOutcome, HttpRequest, InviteOutcome, Label, Listener, MissedCallOutcome, MwiNotify,
+    One, RegistrationOutcome, SipRefusal, StoreOperation, Two,
 };
 
 /// The upper bounds of the buckets of each histogram of durations, in seconds.
@@ -44,7 +48,7 @@ pub enum Kind {
 }
 
 macro_rules! metrics {
-    ($($variant:ident = $name:literal, $kind:ident, $unit:ident, $help:literal;)*) => {
+    ($($variant:ident = $name:literal, $kind:ident, $help:literal;)*) => {
         /// Every metric that the relay gives out.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Metric { $(#[doc = $help] $variant,)* }
@@ -63,11 +67,6 @@ macro_rules! metrics {
                 match self { $(Self::$variant => Kind::$kind,)* }
             }
 
-            /// The unit that it counts in.
-            pub const fn unit(self) -> Unit {
-                match self { $(Self::$variant => Unit::$unit,)* }
-            }
-
             /// The HELP line.
             pub const fn help(self) -> &'static str {
                 match self { $(Self::$variant => $help,)* }
@@ -77,36 +76,36 @@ macro_rules! metrics {
 }
 
 metrics! {
-    Instances = "sipwake_instances", Gauge, Count, "Push instances that this node serves, by state.";
-    Registrations = "sipwake_registrations_total", Counter, Count, "REGISTER requests to the accounts' servers, by how they ended.";
-    Invites = "sipwake_invites_total", Counter, Count, "INVITE requests from the accounts' servers, by how they ended.";
-    Pushes = "sipwake_pushes_total", Counter, Count, "Pushes, by service and by how they ended, retries included.";
-    PushRetries = "sipwake_push_retries_total", Counter, Count, "Further attempts at a push, by service.";
-    PushResends = "sipwake_push_resends_total", Counter, Count, "Pushes of a call that were sent a second time, because the device gave no sign (FCM alone).";
-    PushDuration = "sipwake_push_duration_seconds", Histogram, Seconds, "From the decision to push until the service's verdict.";
-    InviteToPush = "sipwake_invite_to_push_seconds", Histogram, Seconds, "From an INVITE's arrival until its push is handed to the connection of the service.";
-    Wake = "sipwake_wake_seconds", Histogram, Seconds, "From an INVITE's arrival until its device is attached.";
-    Wipes = "sipwake_wipes_total", Counter, Count, "Instances wiped, by reason.";
-    Messages = "sipwake_messages_total", Counter, Count, "MESSAGE requests from the accounts' servers, by how they ended.";
-    MissedCalls = "sipwake_missed_calls_total", Counter, Count, "Calls that nobody answered, by what became of the note of them.";
-    Mailboxes = "sipwake_mailbox_notices_total", Counter, Count, "NOTIFY requests about mailboxes, by whether they said anything new.";
-    CallsHeld = "sipwake_calls_held", Gauge, Count, "Calls that wait for their device.";
-    SipRefused = "sipwake_sip_refused_total", Counter, Count, "SIP messages dropped or refused before they reached a binding, by reason.";
-    PushRegistrations = "sipwake_push_registrations", Gauge, Count, "Registrations that passed through the edge and are pushed for (RFC 8599).";
-    EdgeFlows = "sipwake_edge_flows", Gauge, Count, "Devices attached at the edge.";
-    Admissions = "sipwake_edge_admissions_total", Counter, Count, "REGISTER requests of devices at the edge, by how they ended.";
-    UpstreamFlows = "sipwake_upstream_flows", Gauge, Count, "Connections open to the accounts' servers.";
-    Connections = "sipwake_connections", Gauge, Count, "Inbound connections open, by listener.";
-    Handshakes = "sipwake_tls_handshakes_total", Counter, Count, "Inbound TLS handshakes, by listener and by how they ended.";
-    StoreUp = "sipwake_store_up", Gauge, Count, "1 while the store answers, else 0.";
-    StoreDuration = "sipwake_store_duration_seconds", Histogram, Seconds, "How long the store took to answer.";
-    StoreErrors = "sipwake_store_errors_total", Counter, Count, "Requests that the store did not answer or refused, by operation.";
-    HttpRequests = "sipwake_http_requests_total", Counter, Count, "HTTP requests answered, by route template and status.";
-    HttpDuration = "sipwake_http_duration_seconds", Histogram, Seconds, "From an HTTP request's arrival until its answer is ready.";
-    CertificateExpiry = "sipwake_certificate_expiry_seconds", Gauge, Seconds, "Seconds until the TLS certificate in use ends; negative when it has ended, 0 while none is loaded.";
-    ResidentMemory = "sipwake_resident_memory_bytes", Gauge, Bytes, "Resident memory of this process.";
-    StartTime = "sipwake_start_time_seconds", Gauge, Seconds, "When this relay started, in seconds since 1970.";
-    Build = "sipwake_build_info", Gauge, Count, "1, with the version that runs.";
+    Instances = "sipwake_instances", Gauge, "Push instances that this node serves, by state.";
+    Registrations = "sipwake_registrations_total", Counter, "REGISTER requests to the accounts' servers, by how they ended.";
+    Invites = "sipwake_invites_total", Counter, "INVITE requests from the accounts' servers, by how they ended.";
+    Pushes = "sipwake_pushes_total", Counter, "Pushes, by service and by how they ended, retries included.";
+    PushRetries = "sipwake_push_retries_total", Counter, "Further attempts at a push, by service.";
+    PushResends = "sipwake_push_resends_total", Counter, "Pushes of a call that were sent a second time, because the device gave no sign (FCM alone).";
+    PushDuration = "sipwake_push_duration_seconds", Histogram, "From the decision to push until the service's verdict.";
+    InviteToPush = "sipwake_invite_to_push_seconds", Histogram, "From an INVITE's arrival until its push is handed to the connection of the service.";
+    Wake = "sipwake_wake_seconds", Histogram, "From an INVITE's arrival until its device is attached.";
+    Wipes = "sipwake_wipes_total", Counter, "Instances wiped, by reason.";
+    Messages = "sipwake_messages_total", Counter, "MESSAGE requests from the accounts' servers, by how they ended.";
+    MissedCalls = "sipwake_missed_calls_total", Counter, "Calls that nobody answered, by what became of the note of them.";
+    MwiNotifies = "sipwake_mwi_notifies_total", Counter, "NOTIFY requests about mailboxes, by whether they said anything new.";
+    CallsWaiting = "sipwake_calls_waiting", Gauge, "Calls that wait for their device.";
+    SipRefused = "sipwake_sip_refused_total", Counter, "SIP messages dropped or refused before they reached a binding, by reason.";
+    PushRegistrations = "sipwake_push_registrations", Gauge, "Registrations that passed through the edge and are pushed for (RFC 8599).";
+    EdgeFlows = "sipwake_edge_flows", Gauge, "Devices attached at the edge.";
+    EdgeRegisters = "sipwake_edge_registers_total", Counter, "REGISTER requests of devices at the edge, by how they ended.";
+    UpstreamFlows = "sipwake_upstream_flows", Gauge, "Connections open to the accounts' servers.";
+    Connections = "sipwake_connections", Gauge, "Inbound connections open, by listener.";
+    Handshakes = "sipwake_tls_handshakes_total", Counter, "Inbound TLS handshakes, by listener and by how they ended.";
+    StoreUp = "sipwake_store_up", Gauge, "1 while the store answers, else 0.";
+    StoreDuration = "sipwake_store_duration_seconds", Histogram, "How long the store took to answer.";
+    StoreErrors = "sipwake_store_errors_total", Counter, "Requests that the store did not answer or refused, by operation.";
+    HttpRequests = "sipwake_http_requests_total", Counter, "HTTP requests answered, by route template and status.";
+    HttpDuration = "sipwake_http_duration_seconds", Histogram, "From an HTTP request's arrival until its answer is ready.";
+    CertificateExpiry = "sipwake_certificate_expiry_seconds", Gauge, "Seconds until the TLS certificate in use ends; negative when it has ended, 0 while none is loaded.";
+    ResidentMemory = "sipwake_resident_memory_bytes", Gauge, "Resident memory of this process.";
+    StartTime = "sipwake_start_time_seconds", Gauge, "When this relay started, in seconds since 1970.";
+    Build = "sipwake_build_info", Gauge, "1, with the version that runs.";
 }
 
 /// The route label of a request that fits no route.
@@ -117,32 +116,32 @@ pub const UNMATCHED: &str = "unmatched";
 pub struct Metrics(Arc<Handles>);
 
 struct Handles {
-    recorder: PrometheusRecorder,
-    prometheus: PrometheusHandle,
-    instances: Family<InstanceState, Gauge>,
-    registrations: Family<RegistrationOutcome, Counter>,
-    invites: Family<InviteOutcome, Counter>,
-    pushes: Vec<Family<PushOutcome, Counter>>,
-    push_retries: Family<PushProvider, Counter>,
+    registry: Registry,
+    instances: Series<InstanceState, Gauge>,
+    registrations: Series<RegistrationOutcome, Counter>,
+    invites: Series<InviteOutcome, Counter>,
+    pushes: Table<PushProvider, PushOutcome>,
+    push_retries: Series<PushProvider, Counter>,
     push_resends: Counter,
     push_duration: Histogram,
     invite_to_push: Histogram,
     wake: Histogram,
-    wipes: Family<WipeReason, Counter>,
-    messages: Family<MessageOutcome, Counter>,
-    missed_calls: Family<MissedCallOutcome, Counter>,
-    mailboxes: Family<MailboxNotice, Counter>,
-    calls_held: Gauge,
-    sip_refused: Family<SipRefusal, Counter>,
+    wipes: Series<WipeReason, Counter>,
+    messages: Series<MessageOutcome, Counter>,
+    missed_calls: Series<MissedCallOutcome, Counter>,
+    mwi_notifies: Series<MwiNotify, Counter>,
+    calls_waiting: Gauge,
+    sip_refused: Series<SipRefusal, Counter>,
     push_registrations: Gauge,
     edge_flows: Gauge,
-    admissions: Family<AdmissionOutcome, Counter>,
+    edge_registers: Series<EdgeRegisterOutcome, Counter>,
     upstream_flows: Gauge,
-    connections: Family<Listener, Gauge>,
-    handshakes: Vec<Family<HandshakeOutcome, Counter>>,
+    connections: Series<Listener, Gauge>,
+    handshakes: Table<Listener, HandshakeOutcome>,
     store_up: Gauge,
     store_duration: Histogram,
-    store_errors: Family<StoreOperation, Counter>,
+    store_errors: Series<StoreOperation, Counter>,
+    http_requests: Family<HttpRequest, Counter>,
     http_duration: Histogram,
     certificate_expiry: Gauge,
     /// When the certificate in use ends, in seconds since 1970; 0: none is loaded.
@@ -157,61 +156,60 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A recorder of its own with every metric at zero.
+    /// A registry of its own with every metric at zero.
     pub fn new() -> Self {
-        let recorder = PrometheusBuilder::new()
-            .set_buckets(SECONDS)
-            .expect("the list of buckets is a constant and not empty")
-            .build_recorder();
-        for &metric in Metric::ALL {
-            describe(&recorder, metric);
-        }
-        let r = &recorder;
-        gauge(r, Metric::StartTime, &[]).set(clock::unix_now() as f64);
-        gauge(r, Metric::Build, &[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
-        counter(r, Metric::HttpRequests, &[("route", UNMATCHED), ("status", "404")]).absolute(0);
+        let mut registry = Registry::default();
+        let r = &mut registry;
+        let start_time: Gauge = single(r, Metric::StartTime);
+        start_time.set(i64::try_from(clock::unix_now()).unwrap_or(i64::MAX));
+        let build = Family::<[(&str, &str); 1], Gauge>::default();
+        build.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
+        register(r, Metric::Build, build);
+        let http_requests = Family::<HttpRequest, Counter>::default();
+        drop(http_requests.get_or_create(&HttpRequest { route: UNMATCHED, status: 404 }));
+        register(r, Metric::HttpRequests, http_requests.clone());
         Self(Arc::new(Handles {
-            prometheus: recorder.handle(),
-            instances: gauges(r, Metric::Instances),
-            registrations: counters(r, Metric::Registrations, None),
-            invites: counters(r, Metric::Invites, None),
-            pushes: families::<PushProvider, _>(r, Metric::Pushes),
-            push_retries: counters(r, Metric::PushRetries, None),
-            push_resends: counter(r, Metric::PushResends, &[]),
+            instances: series(r, Metric::Instances),
+            registrations: series(r, Metric::Registrations),
+            invites: series(r, Metric::Invites),
+            pushes: table(r, Metric::Pushes),
+            push_retries: series(r, Metric::PushRetries),
+            push_resends: single(r, Metric::PushResends),
             push_duration: histogram(r, Metric::PushDuration),
             invite_to_push: histogram(r, Metric::InviteToPush),
             wake: histogram(r, Metric::Wake),
-            wipes: counters(r, Metric::Wipes, None),
-            messages: counters(r, Metric::Messages, None),
-            missed_calls: counters(r, Metric::MissedCalls, None),
-            mailboxes: counters(r, Metric::Mailboxes, None),
-            calls_held: gauge(r, Metric::CallsHeld, &[]),
-            sip_refused: counters(r, Metric::SipRefused, None),
-            push_registrations: gauge(r, Metric::PushRegistrations, &[]),
-            edge_flows: gauge(r, Metric::EdgeFlows, &[]),
-            admissions: counters(r, Metric::Admissions, None),
-            upstream_flows: gauge(r, Metric::UpstreamFlows, &[]),
-            connections: gauges(r, Metric::Connections),
-            handshakes: families::<Listener, _>(r, Metric::Handshakes),
-            store_up: gauge(r, Metric::StoreUp, &[]),
+            wipes: series(r, Metric::Wipes),
+            messages: series(r, Metric::Messages),
+            missed_calls: series(r, Metric::MissedCalls),
+            mwi_notifies: series(r, Metric::MwiNotifies),
+            calls_waiting: single(r, Metric::CallsWaiting),
+            sip_refused: series(r, Metric::SipRefused),
+            push_registrations: single(r, Metric::PushRegistrations),
+            edge_flows: single(r, Metric::EdgeFlows),
+            edge_registers: series(r, Metric::EdgeRegisters),
+            upstream_flows: single(r, Metric::UpstreamFlows),
+            connections: series(r, Metric::Connections),
+            handshakes: table(r, Metric::Handshakes),
+            store_up: single(r, Metric::StoreUp),
             store_duration: histogram(r, Metric::StoreDuration),
-            store_errors: counters(r, Metric::StoreErrors, None),
+            store_errors: series(r, Metric::StoreErrors),
+            http_requests,
             http_duration: histogram(r, Metric::HttpDuration),
-            certificate_expiry: gauge(r, Metric::CertificateExpiry, &[]),
+            certificate_expiry: single(r, Metric::CertificateExpiry),
             certificate_not_after: AtomicU64::new(0),
-            resident_memory: gauge(r, Metric::ResidentMemory, &[]),
-            recorder,
+            resident_memory: single(r, Metric::ResidentMemory),
+            registry,
         }))
     }
 
     /// An instance came into `state` (it left none: it was enabled or resumed).
     pub fn instance_enters(&self, state: InstanceState) {
-        self.0.instances.of(state).increment(1.0);
+        self.0.instances.of(state).inc();
     }
 
     /// An instance left `state` for none: it was wiped or handed to another node.
     pub fn instance_leaves(&self, state: InstanceState) {
-        self.0.instances.of(state).decrement(1.0);
+        self.0.instances.of(state).dec();
     }
 
     /// An instance went from one state to another.
@@ -222,126 +220,121 @@ impl Metrics {
 
     /// A REGISTER to an account's server ended.
     pub fn registration(&self, outcome: RegistrationOutcome) {
-        self.0.registrations.of(outcome).increment(1);
+        self.0.registrations.of(outcome).inc();
     }
 
     /// An INVITE ended.
     pub fn invite(&self, outcome: InviteOutcome) {
-        self.0.invites.of(outcome).increment(1);
+        self.0.invites.of(outcome).inc();
     }
 
     /// A push ended, `took` after it was decided.
     pub fn push(&self, provider: PushProvider, outcome: PushOutcome, took: Duration) {
-        self.0.pushes[provider.index()].of(outcome).increment(1);
-        self.0.push_duration.record(took.as_secs_f64());
+        self.0.pushes.of(provider, outcome).inc();
+        self.0.push_duration.observe(took.as_secs_f64());
     }
 
     /// A push is tried once more.
     pub fn push_retry(&self, provider: PushProvider) {
-        self.0.push_retries.of(provider).increment(1);
+        self.0.push_retries.of(provider).inc();
     }
 
     /// The push of a call is sent a second time.
     pub fn push_resend(&self) {
-        self.0.push_resends.increment(1);
+        self.0.push_resends.inc();
     }
 
     /// The push of an INVITE was handed to the service's connection, `after` the INVITE came.
     pub fn invite_to_push(&self, after: Duration) {
-        self.0.invite_to_push.record(after.as_secs_f64());
+        self.0.invite_to_push.observe(after.as_secs_f64());
     }
 
     /// The device of a held INVITE was attached, `after` the INVITE came.
     pub fn wake(&self, after: Duration) {
-        self.0.wake.record(after.as_secs_f64());
+        self.0.wake.observe(after.as_secs_f64());
     }
 
     /// An instance was wiped.
     pub fn wipe(&self, reason: WipeReason) {
-        self.0.wipes.of(reason).increment(1);
+        self.0.wipes.of(reason).inc();
     }
 
     /// A MESSAGE ended.
     pub fn message(&self, outcome: MessageOutcome) {
-        self.0.messages.of(outcome).increment(1);
+        self.0.messages.of(outcome).inc();
     }
 
     /// A call ended that nobody answered.
     pub fn missed_call(&self, outcome: MissedCallOutcome) {
-        self.0.missed_calls.of(outcome).increment(1);
+        self.0.missed_calls.of(outcome).inc();
     }
 
     /// A SIP server said how a mailbox stands.
-    pub fn mailbox(&self, notice: MailboxNotice) {
-        self.0.mailboxes.of(notice).increment(1);
+    pub fn mwi_notify(&self, notify: MwiNotify) {
+        self.0.mwi_notifies.of(notify).inc();
     }
 
     /// The number of calls that wait for their device changed by `change`.
-    pub fn calls_held(&self, change: i32) {
-        self.0.calls_held.increment(f64::from(change));
+    pub fn calls_waiting(&self, change: i32) {
+        self.0.calls_waiting.inc_by(i64::from(change));
     }
 
     /// A SIP message was dropped or refused before it reached a binding.
     pub fn sip_refused(&self, reason: SipRefusal) {
-        self.0.sip_refused.of(reason).increment(1);
+        self.0.sip_refused.of(reason).inc();
     }
 
     /// The number of registrations that passed through and are pushed for changed by `change`.
     pub fn push_registrations(&self, change: i32) {
-        self.0.push_registrations.increment(f64::from(change));
+        self.0.push_registrations.inc_by(i64::from(change));
     }
 
     /// The number of devices attached changed by `change`.
     pub fn edge_flows(&self, change: i32) {
-        self.0.edge_flows.increment(f64::from(change));
+        self.0.edge_flows.inc_by(i64::from(change));
     }
 
     /// A REGISTER of a device ended.
-    pub fn admission(&self, outcome: AdmissionOutcome) {
-        self.0.admissions.of(outcome).increment(1);
+    pub fn edge_register(&self, outcome: EdgeRegisterOutcome) {
+        self.0.edge_registers.of(outcome).inc();
     }
 
     /// The number of connections to the accounts' servers changed by `change`.
     pub fn upstream_flows(&self, change: i32) {
-        self.0.upstream_flows.increment(f64::from(change));
+        self.0.upstream_flows.inc_by(i64::from(change));
     }
 
     /// The number of connections open on `listener` changed by `change`.
     pub fn connections(&self, listener: Listener, change: i32) {
-        self.0.connections.of(listener).increment(f64::from(change));
+        self.0.connections.of(listener).inc_by(i64::from(change));
     }
 
     /// An inbound TLS handshake ended.
     pub fn handshake(&self, listener: Listener, outcome: HandshakeOutcome) {
-        self.0.handshakes[listener.index()].of(outcome).increment(1);
+        self.0.handshakes.of(listener, outcome).inc();
     }
 
     /// Whether the store answers.
     pub fn store_up(&self, up: bool) {
-        self.0.store_up.set(f64::from(u8::from(up)));
+        self.0.store_up.set(i64::from(up));
     }
 
     /// The store answered after `took`.
     pub fn store_answered(&self, took: Duration) {
-        self.0.store_duration.record(took.as_secs_f64());
+        self.0.store_duration.observe(took.as_secs_f64());
     }
 
     /// The store did not answer, or refused.
     pub fn store_error(&self, operation: StoreOperation) {
-        self.0.store_errors.of(operation).increment(1);
+        self.0.store_errors.of(operation).inc();
     }
 
     /// An HTTP request on the route of template `route` was answered with `status` after `took`.
     ///
     /// The only method that looks a handle up by hash: HTTP is not on the path from INVITE to push.
     pub fn http(&self, route: &'static str, status: u16, took: Duration) {
-        let status = status.to_string();
-        let key = Key::from_parts(
-            Metric::HttpRequests.name(),
-            vec![metrics::Label::new("route", route), metrics::Label::new("status", status)],
-        );
-        self.0.recorder.register_counter(&key, &METADATA).increment(1);
-        self.0.http_duration.record(took.as_secs_f64());
+        self.0.http_requests.get_or_create(&HttpRequest { route, status }).inc();
+        self.0.http_duration.observe(took.as_secs_f64());
     }
 
     /// The certificate in use ends at `not_after`, in seconds since 1970.
@@ -349,88 +342,86 @@ impl Metrics {
         self.0.certificate_not_after.store(not_after, Ordering::Relaxed);
     }
 
-    /// Folds the samples of the histograms into their buckets. Call it every few seconds, so that memory does not grow
-    /// while nobody scrapes.
-    pub fn upkeep(&self) {
-        self.0.prometheus.run_upkeep();
-    }
-
     /// The Prometheus text exposition, version 0.0.4.
     pub fn render(&self) -> String {
         let not_after = self.0.certificate_not_after.load(Ordering::Relaxed);
         if not_after > 0 {
-            self.0.certificate_expiry.set(not_after as f64 - clock::unix_now() as f64);
+            self.0.certificate_expiry.set(whole(not_after) - whole(clock::unix_now()));
         }
         if let Some(bytes) = resident_bytes() {
-            self.0.resident_memory.set(bytes as f64);
+            self.0.resident_memory.set(whole(bytes));
         }
-        self.0.prometheus.render()
+        let mut text = String::new();
+        prometheus_text::encode(&mut text, &self.0.registry).expect("a String takes whatever is written to it");
+        text
     }
 }
 
 /// The handles of one metric, one for each value of a label.
-struct Family<L, H> {
+struct Series<L, H> {
     handles: Box<[H]>,
     label: PhantomData<L>,
 }
 
-impl<L: Label, H> Family<L, H> {
-    fn new(make: impl Fn(L) -> H) -> Self {
-        Self { handles: L::ALL.iter().map(|&value| make(value)).collect(), label: PhantomData }
-    }
-
+impl<L: Label, H> Series<L, H> {
     fn of(&self, value: L) -> &H {
         &self.handles[value.index()]
     }
 }
 
-const METADATA: Metadata<'static> = Metadata::new("relay", Level::INFO, None);
+/// The counters of one metric, one for each pair of values of two labels.
+struct Table<A, B> {
+    counters: Box<[Counter]>,
+    labels: PhantomData<(A, B)>,
+}
 
-fn describe(recorder: &PrometheusRecorder, metric: Metric) {
-    let (name, unit, help) = (KeyName::from_const_str(metric.name()), Some(metric.unit()), metric.help().into());
-    match metric.kind() {
-        Kind::Counter => recorder.describe_counter(name, unit, help),
-        Kind::Gauge => recorder.describe_gauge(name, unit, help),
-        Kind::Histogram => recorder.describe_histogram(name, unit, help),
+impl<A: Label, B: Label> Table<A, B> {
+    fn of(&self, a: A, b: B) -> &Counter {
+        &self.counters[a.index() * B::ALL.len() + b.index()]
     }
 }
 
-fn key(metric: Metric, labels: &[(&'static str, &'static str)]) -> Key {
-    let labels: Vec<_> = labels.iter().map(|&(name, value)| metrics::Label::new(name, value)).collect();
-    Key::from_parts(metric.name(), labels)
+/// A number as a gauge holds it.
+fn whole(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn counter(recorder: &PrometheusRecorder, metric: Metric, labels: &[(&'static str, &'static str)]) -> Counter {
-    recorder.register_counter(&key(metric, labels), &METADATA)
+fn register(registry: &mut Registry, metric: Metric, what: impl registry::Metric) {
+    // The library ends each HELP with a full stop, and each counter's name with `_total`, by itself.
+    let name = metric.name().trim_end_matches("_total");
+    registry.register(name, metric.help().trim_end_matches('.'), what);
 }
 
-fn gauge(recorder: &PrometheusRecorder, metric: Metric, labels: &[(&'static str, &'static str)]) -> Gauge {
-    recorder.register_gauge(&key(metric, labels), &METADATA)
+fn single<M: registry::Metric + Default + Clone>(registry: &mut Registry, metric: Metric) -> M {
+    let handle = M::default();
+    register(registry, metric, handle.clone());
+    handle
 }
 
-fn histogram(recorder: &PrometheusRecorder, metric: Metric) -> Histogram {
-    recorder.register_histogram(&key(metric, &[]), &METADATA)
+fn histogram(registry: &mut Registry, metric: Metric) -> Histogram {
+    let handle = Histogram::new(SECONDS.iter().copied());
+    register(registry, metric, handle.clone());
+    handle
 }
 
-fn gauges<L: Label>(recorder: &PrometheusRecorder, metric: Metric) -> Family<L, Gauge> {
-    Family::new(|value: L| gauge(recorder, metric, &[(L::NAME, value.value())]))
+fn series<L: Label, M>(registry: &mut Registry, metric: Metric) -> Series<L, M>
+where
+    M: Default + Clone,
+    Family<One<L>, M>: registry::Metric,
+    One<L>: EncodeLabelSet,
+{
+    let family = Family::<One<L>, M>::default();
+    let handles = L::ALL.iter().map(|value| family.get_or_create_owned(&One(*value))).collect();
+    register(registry, metric, family);
+    Series { handles, label: PhantomData }
 }
 
-fn counters<L: Label>(
-    recorder: &PrometheusRecorder,
-    metric: Metric,
-    outer: Option<(&'static str, &'static str)>,
-) -> Family<L, Counter> {
-    Family::new(|value: L| {
-        let mut labels: Vec<_> = outer.into_iter().collect();
-        labels.push((L::NAME, value.value()));
-        counter(recorder, metric, &labels)
-    })
-}
-
-/// One family for each value of an outer label.
-fn families<O: Label, L: Label>(recorder: &PrometheusRecorder, metric: Metric) -> Vec<Family<L, Counter>> {
-    O::ALL.iter().map(|outer| counters(recorder, metric, Some((O::NAME, outer.value())))).collect()
+fn table<A: Label, B: Label>(registry: &mut Registry, metric: Metric) -> Table<A, B> {
+    let family = Family::<Two<A, B>, Counter>::default();
+    let pairs = A::ALL.iter().flat_map(|a| B::ALL.iter().map(|b| Two(*a, *b)));
+    let counters = pairs.map(|pair| family.get_or_create_owned(&pair)).collect();
+    register(registry, metric, family);
+    Table { counters, labels: PhantomData }
 }
 
 /// The resident set of this process; `None` where the kernel does not tell.

@@ -78,7 +78,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::metrics::labels::{InviteOutcome, WipeReason};
+    use crate::domain::WipeReason;
+    use crate::metrics::labels::InviteOutcome;
 
     #[test]
     fn what_was_counted_is_read_back_by_label_and_in_sum() {

@@ -7,7 +7,8 @@ use std::fmt::Write;
 
 use super::readiness::Readiness;
 use crate::clock;
-use crate::metrics::labels::{InstanceState, InviteOutcome, Label, PushOutcome, RegistrationOutcome, WipeReason};
+use crate::domain::{InstanceState, PushOutcome, WipeReason};
+use crate::metrics::labels::{InviteOutcome, Label, RegistrationOutcome};
 use crate::metrics::reading::Reading;
 use crate::metrics::{Metric, Metrics};
 
@@ -86,12 +87,12 @@ fn readiness_rows(readiness: &Readiness) -> Vec<Row> {
 }
 
 fn by_label<L: Label>(reading: &Reading, metric: Metric) -> Vec<Row> {
-    let row = |value: &L| Row::new(value.value(), count(reading.value(metric, &[(L::NAME, value.value())])));
+    let row = |value: &L| Row::new(value.word(), count(reading.value(metric, &[(L::NAME, value.word())])));
     L::ALL.iter().map(row).collect()
 }
 
 fn call_rows(reading: &Reading) -> Vec<Row> {
-    let mut rows = vec![Row::new("waiting now", count(reading.value(Metric::CallsHeld, &[])))];
+    let mut rows = vec![Row::new("waiting now", count(reading.value(Metric::CallsWaiting, &[])))];
     rows.extend(by_label::<InviteOutcome>(reading, Metric::Invites));
     rows.push(Row::new("device attached, 99 % within", within(reading, Metric::Wake)));
     rows

@@ -40,8 +40,8 @@ use crate::vault::{Keyring, KeyringError, StoreError, Vault};
 
 /// What the calls that are being set up get to end in when the drain begins; then they are ended.
 pub const CALLS_DRAIN: Duration = Duration::from_secs(10);
-/// How often histograms are folded, and the certificate's end is looked at.
-const UPKEEP: Duration = Duration::from_secs(5);
+/// How often the end of the certificate in use is looked at.
+const LOOK_AT_CERTIFICATE: Duration = Duration::from_secs(5);
 
 /// Why a relay cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -142,7 +142,7 @@ impl Relay {
             metrics: metrics.clone(),
             resolver: resolver.clone(),
             tls: ClientTls::new(config.upstream.ca_file.as_deref())?,
-            return_after: config.upstream.return_after,
+            failback_interval: config.upstream.failback_interval,
             udp: doors.udp.clone(),
             early_ringing: config.call.early_ringing,
             subscribe: config.messages.subscribe_voicemail,
@@ -321,18 +321,17 @@ impl Opened {
             true => store.pass(Check::Store),
             false => store.fail(Check::Store, "the store does not answer"),
         };
-        let upkeep = async move {
-            let mut ticks = interval(UPKEEP);
+        let certificate = async move {
+            let mut ticks = interval(LOOK_AT_CERTIFICATE);
             loop {
                 ticks.tick().await;
-                metrics.upkeep();
                 metrics.certificate_ends(tls.expiry());
             }
         };
         vec![
             tokio::spawn(self.enrollment.clone().keep_ownership(told)),
             tokio::spawn(self.tls.clone().watch()),
-            tokio::spawn(upkeep),
+            tokio::spawn(certificate),
         ]
     }
 }

@@ -138,13 +138,13 @@ pub struct Counts {
 }
 
 impl Vault {
-    /// Seals a message for [`Self::keep`].
+    /// Seals a message for [`Self::put_item`].
     pub fn seal_message(&self, instance: InstanceId, message: &Message) -> SealedItem {
         let visit = |sink: Sink<'_>| visit_message(message, sink);
         self.seal_item(instance, Collection::Messages, message.id.to_bytes(), &visit)
     }
 
-    /// Seals a missed call for [`Self::keep`].
+    /// Seals a missed call for [`Self::put_item`].
     pub fn seal_missed_call(&self, instance: InstanceId, missed: &MissedCall) -> SealedItem {
         let visit = |sink: Sink<'_>| visit_missed_call(missed, sink);
         self.seal_item(instance, Collection::MissedCalls, missed.call.to_bytes(), &visit)

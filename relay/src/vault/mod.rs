@@ -27,12 +27,13 @@ use std::time::Duration;
 use sip::id::InstanceId;
 
 use crate::clock::{DAY_S, unix_now};
+use crate::domain::WipeReason;
 use crate::secret::{Aor, PushToken, SecretKey};
 use record::{Account, Record, Storable, StoredRecord};
 
 pub use keyring::{EPOCH_S, KEY_LIFETIME_S, Keyring, KeyringError};
 pub use lookup::{AorKey, GroupKey, Lookup};
-pub use receipt::{Receipt, ReceiptError, WipeReason, verify_receipt};
+pub use receipt::{Receipt, ReceiptError, verify_receipt};
 pub use seal::{SealError, Sealed};
 pub use store::{AwayReason, Fence, LEASE, Lease, OPERATION_LIMIT, Placed, Settings, StoreError, Stored};
 

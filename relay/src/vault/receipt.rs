@@ -21,42 +21,7 @@ use sip::id::InstanceId;
 
 use super::keyring::Keyring;
 use crate::clock::rfc3339;
-
-/// Why an instance ended; also the label of `sipwake_wipes_total`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum WipeReason {
-    /// The device said so.
-    Disabled,
-    /// Its time was over.
-    Expired,
-    /// The push service no longer knows the token.
-    PushTokenGone,
-    /// The SIP server refused the credentials.
-    RefusedUpstream,
-    /// The same app, AOR and push token were enabled again.
-    Replaced,
-    /// The operator said so.
-    Operator,
-}
-
-impl WipeReason {
-    /// Every reason, in the contract's order.
-    pub const ALL: [Self; 6] =
-        [Self::Disabled, Self::Expired, Self::PushTokenGone, Self::RefusedUpstream, Self::Replaced, Self::Operator];
-
-    /// The contract's word for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Disabled => "disabled",
-            Self::Expired => "expired",
-            Self::PushTokenGone => "push-token-gone",
-            Self::RefusedUpstream => "refused-upstream",
-            Self::Replaced => "replaced",
-            Self::Operator => "operator",
-        }
-    }
-}
+use crate::domain::{WipeReason, Word as _};
 
 /// A signed statement that an instance was wiped; its JSON is the contract's.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -91,7 +56,7 @@ pub fn verify_receipt(receipt: &Receipt, public_key: &[u8; 32]) -> Result<(), Re
 impl Receipt {
     fn signed_text(&self) -> String {
         let Self { instance, wiped_at, reason, unregistered, signature: _ } = self;
-        format!("sipwake receipt 1\n{instance}\n{wiped_at}\n{}\n{unregistered}\n", reason.as_str())
+        format!("sipwake receipt 1\n{instance}\n{wiped_at}\n{}\n{unregistered}\n", reason.word())
     }
 }
 
@@ -164,7 +129,7 @@ mod tests {
     #[test]
     fn a_reason_is_one_word_for_metrics_and_for_json() {
         for reason in WipeReason::ALL {
-            assert_eq!(serde_json::to_value(reason).expect("JSON"), reason.as_str());
+            assert_eq!(serde_json::to_value(reason).expect("JSON"), reason.word());
         }
     }
 }

@@ -28,7 +28,7 @@ use bytes::Bytes;
 use crate::auth::Credentials;
 use crate::id::{CallId, InstanceId, MessageId};
 
-/// One device's attempt to attach, while its proof is checked.
+/// A REGISTER at the edge whose proof is being verified, as the endpoint numbered it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VerificationId(pub u64);
 
@@ -50,12 +50,12 @@ impl fmt::Debug for Proof {
     }
 }
 
-/// A call that waits for its device.
+/// A call that waits for a device.
 #[derive(Clone)]
 pub struct IncomingCall {
-    /// The call.
+    /// The identifier that the push carries, and by which the app asks for the call's state.
     pub call: CallId,
-    /// Whom it is for.
+    /// The device to wake.
     pub instance: InstanceId,
     /// The caller's URI; `sip:anonymous@anonymous.invalid` when privacy was asked for (RFC 3323).
     pub from: Box<str>,
@@ -107,7 +107,7 @@ impl fmt::Debug for InboundMessage {
 /// How a call stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CallState {
-    /// Held; the device is being woken.
+    /// The caller waits; the device is being woken.
     Waking,
     /// The caller hears ringing.
     Ringing,

@@ -28,11 +28,6 @@ impl Refusals {
         self.0.push(response.clone());
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// The best of them and its status, for the caller, unless the relay's own answer with the status `own` is better.
     /// `invite` and `tag`: what an answer in place of a 503 is composed from.
     pub fn best(&self, own: Option<u16>, invite: &Message, tag: &str) -> Option<(u16, Bytes)> {

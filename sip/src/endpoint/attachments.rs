@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::core::OfflinePeer;
-use super::{Endpoint, Event, Output, Proof, ServerOwner, Source, Timer, VerificationId};
+use super::{EdgeRegister, Endpoint, Event, Output, Proof, ServerOwner, Source, Timer, VerificationId};
 use crate::edge::admission::{Admission, Nonces, Replay};
 use crate::flow::{Side, Transport};
 use crate::id::{BranchId, FlowId, InstanceId};
@@ -146,27 +146,30 @@ impl Endpoint {
         let to = register.to().and_then(|to| to.uri.user.and_then(InstanceId::parse));
         let instance = match from {
             Some(instance) if to == Some(instance) => instance,
-            Some(_) => return self.refuse(now, reply, &register, 403),
+            Some(_) => return self.refuse_register(now, reply, &register, EdgeRegister::Refused),
             None => return self.on_forwarded_register(now, source, reply, register),
         };
         let own = [&*self.core.settings.edge, &*self.core.settings.edge_websocket];
         let state = self.attachments.flows.entry(source.flow).or_default();
-        let Some(replay) = state.replay_of(instance) else { return self.refuse(now, reply, &register, 403) };
+        let Some(replay) = state.replay_of(instance) else {
+            return self.refuse_register(now, reply, &register, EdgeRegister::Limited);
+        };
         let md5_alone = self.devices.is_challenged(instance);
         let admission = self.attachments.nonces.check(now, &register, instance, source.flow, replay, &own, md5_alone);
         self.devices.set_challenged(instance, matches!(admission, Admission::Challenge { .. }));
         match admission {
-            Admission::Forbidden => self.on_failed_proof(now, source, reply, &register, 403),
-            Admission::OtherResource => self.on_failed_proof(now, source, reply, &register, 400),
+            Admission::Forbidden => self.on_failed_proof(now, source, reply, &register, EdgeRegister::Refused, 403),
+            Admission::OtherResource => self.on_failed_proof(now, source, reply, &register, EdgeRegister::Refused, 400),
             Admission::Challenge { challenges } => self.challenge(now, reply, &register, &challenges),
             Admission::Verify(_) if !self.devices.knows(instance) => {
-                self.on_failed_proof(now, source, reply, &register, 403);
+                self.on_failed_proof(now, source, reply, &register, EdgeRegister::Unknown, 403);
             }
             Admission::Verify(proof) => self.verify_device(source, reply, register, instance, proof),
         }
     }
 
     fn challenge(&mut self, now: Instant, reply: FlowId, register: &Message, challenges: &[String]) {
+        self.core.event(Event::EdgeRegister(EdgeRegister::Challenged));
         let tag = self.core.random.tag();
         let response = Composer::response(register, 401, Composer::reason(401), Some(&tag));
         let response =
@@ -176,6 +179,7 @@ impl Endpoint {
 
     fn verify_device(&mut self, source: Source, reply: FlowId, register: Message, instance: InstanceId, proof: Proof) {
         let Ok(server) = self.core.transactions.open(&register, reply, ServerOwner::Nobody) else {
+            self.core.event(Event::EdgeRegister(EdgeRegister::Limited));
             return self.busy(reply, &register);
         };
         let verification = VerificationId(self.attachments.next);
@@ -186,7 +190,21 @@ impl Endpoint {
         self.core.event(Event::VerifyDevice { verification, instance, proof });
     }
 
-    fn on_failed_proof(&mut self, now: Instant, source: Source, reply: FlowId, register: &Message, status: u16) {
+    fn refuse_register(&mut self, now: Instant, reply: FlowId, register: &Message, outcome: EdgeRegister) {
+        self.core.event(Event::EdgeRegister(outcome));
+        self.refuse(now, reply, register, 403);
+    }
+
+    fn on_failed_proof(
+        &mut self,
+        now: Instant,
+        source: Source,
+        reply: FlowId,
+        register: &Message,
+        outcome: EdgeRegister,
+        status: u16,
+    ) {
+        self.core.event(Event::EdgeRegister(outcome));
         self.refuse(now, reply, register, status);
         self.count_failure(source.flow);
     }

@@ -23,26 +23,26 @@ use crate::id::{BindingId, CallId, FlowId, InstanceId, MessageId, UpstreamId};
 use crate::message::Message;
 pub use crate::registration::RegistrationFailure;
 
-/// A device's share in a binding, which is registered and kept. Of several devices with one binding the first tells what
-/// is registered; the others name the same account.
+/// A device's share in a binding, which is registered and refreshed until its last device is unbound. Of several devices
+/// with one binding the first tells what is registered; the others name the same account.
 #[derive(Clone)]
 pub struct NewBinding {
     /// The opaque user of its Contact.
     pub binding: BindingId,
-    /// A device that its calls are for.
+    /// The device; it gets the calls of the binding once it is proven.
     pub instance: InstanceId,
     /// The address of record, with its scheme.
     pub aor: Box<str>,
     /// The Request-URI of REGISTER: the registrar, without a user.
     pub registrar: Box<str>,
-    /// Where requests go.
+    /// The SIP server or outbound proxy that requests are sent to; [`Output::Dial`] asks for a flow to it.
     pub upstream: UpstreamId,
     /// `+sip.instance`, a UUID.
     pub sip_instance: [u8; 16],
     /// Whether to register at once; `false` keeps the device silent (the app is in the foreground).
     pub register: bool,
-    /// The SIP server has accepted this device's credentials before. One that has not proven itself gets no call: a binding
-    /// that stands is registered again with its credentials first.
+    /// Whether the SIP server has accepted this device's credentials before. A device that is not proven gets no call: the
+    /// binding is registered again with its credentials first.
     pub proven: bool,
 }
 
@@ -58,9 +58,9 @@ pub enum Input {
     /// A whole message, from a stream's framer or a datagram. Bytes that are [`crate::message::Malformed`] never get
     /// here: their stream is closed, their datagram dropped.
     Received {
-        /// Where it came from.
+        /// The flow, and the address behind it.
         source: Source,
-        /// The message.
+        /// One whole message, its body included.
         message: Message,
     },
     /// A double CRLF came; the endpoint answers it.
@@ -69,40 +69,40 @@ pub enum Input {
     Pong(FlowId),
     /// A datagram for which [`super::Endpoint::is_stun`] is true.
     Stun {
-        /// Where it came from.
+        /// The datagram flow of the peer that sent it.
         flow: FlowId,
-        /// The datagram.
+        /// The whole datagram.
         bytes: Bytes,
     },
     /// The flow that [`Output::Dial`] asked for is open. For UDP: its address is known.
     Dialled {
-        /// The upstream it leads to.
+        /// The upstream of the [`Output::Dial`] that is answered.
         upstream: UpstreamId,
-        /// The flow.
+        /// The stream, or for UDP the address to send to.
         flow: FlowId,
-        /// Its transport.
+        /// What Via, Contact and Record-Route on it name.
         transport: Transport,
     },
-    /// The flow that is told of next leads to another address than the one that [`Output::Dial`] was to avoid: whom that one
-    /// turned away need not wait for its back-off (RFC 3263 §4.3).
+    /// The next [`Input::Dialled`] of this upstream leads to another address than the one that [`Output::Dial`] was to avoid:
+    /// a binding that was turned away there need not wait for its back-off (RFC 3263 §4.3).
     UpstreamAddressChanged(UpstreamId),
-    /// A flow to an address that is better than the one in use is open: to be tried, and moved to when somebody answers there.
-    /// Ends with [`Event::FailbackProbed`].
+    /// A flow to a better address than the one in use is open (RFC 3263 §4.3). The endpoint probes it with OPTIONS and moves to
+    /// it when the SIP server answers there; ends with [`Event::FailbackProbed`].
     FailbackDialled {
-        /// The upstream it leads to.
+        /// The upstream that the address belongs to.
         upstream: UpstreamId,
-        /// The flow.
+        /// The stream, or for UDP the address to send to.
         flow: FlowId,
-        /// Its transport.
+        /// What Via, Contact and Record-Route on it name.
         transport: Transport,
     },
     /// The flow that [`Output::Dial`] asked for could not be opened; the endpoint backs off and asks again.
     DialFailed(UpstreamId),
     /// All addresses that an upstream's names resolve to: requests from them are believed. Replaces the earlier set.
     Addresses {
-        /// The upstream.
+        /// An upstream that a binding or a push binding uses; others are ignored.
         upstream: UpstreamId,
-        /// Its addresses.
+        /// Of every record, also those that are not dialled; ports do not matter.
         addresses: Arc<[IpAddr]>,
     },
     /// A stream ended or broke, whoever closed it.
@@ -111,9 +111,9 @@ pub enum Input {
     Bind(Box<NewBinding>),
     /// This device leaves its binding; ends with [`Event::Unbound`]. The last one has it unregistered, within `deadline`.
     Unbind {
-        /// The device.
+        /// A device of [`Input::Bind`]; one that is not known is [`Event::Unbound`] at once.
         instance: InstanceId,
-        /// How long the SIP server may take to confirm.
+        /// How long the SIP server may take to confirm, counted from now.
         deadline: Duration,
     },
     /// Another node serves this device from now on: forget it, and say nothing to its SIP server when it was the last of its
@@ -129,22 +129,23 @@ pub enum Input {
     Authorization {
         /// The binding that was challenged.
         binding: BindingId,
-        /// Whose credentials answer.
+        /// The instance that [`Event::Challenged`] named; an answer for another one is ignored.
         instance: InstanceId,
         /// The value of the Authorization header.
         authorization: Option<String>,
     },
     /// The answer to [`Event::VerifyDevice`].
     DeviceVerified {
-        /// The knock.
+        /// The number in the event.
         verification: VerificationId,
-        /// Whether the proof was right.
+        /// Whether the proof is right; 200 or 403.
         granted: bool,
     },
     /// A SIP server holds a call for this device and sends its INVITE when the device is awake: [`Event::Wake`] follows,
-    /// unless the device was woken for it before or its budget is spent. The INVITE takes the name of the announced call.
+    /// unless the device was woken for it before or its budget is spent. The next INVITE to the binding takes the identifier of
+    /// this call.
     ExpectCall {
-        /// The device.
+        /// The device to wake; its binding expects the INVITE.
         instance: InstanceId,
         /// The caller, as the server names it; may be empty.
         from: Box<str>,
@@ -153,51 +154,50 @@ pub enum Input {
     },
     /// The caller shall hear ringing: a push was accepted, or a device says that it rings.
     Ring {
-        /// The call.
+        /// A call that [`Event::Wake`] named; a call that has ended is ignored.
         call: CallId,
-        /// The device.
+        /// The device that rings, or whose push was accepted.
         instance: InstanceId,
     },
     /// A device declines without a flow: 603, and no other device rings on.
     Decline(CallId),
-    /// Ask the account's server how the mailbox stands, and to say so whenever it changes (RFC 3842), for as long as the
-    /// binding lives.
+    /// Subscribe to the mailbox of a binding (RFC 3842) until the binding ends: [`Event::Mailbox`] now and at each change.
     Subscribe(BindingId),
     /// The answer to [`Event::SubscriptionChallenged`], as [`Input::Authorization`].
     SubscriptionAuthorization {
-        /// The binding.
+        /// The binding that was challenged.
         binding: BindingId,
-        /// The value of the Authorization header.
+        /// The value of the Authorization header; `None` ends the subscription.
         authorization: Option<String>,
     },
     /// The call cannot reach this device (the push was refused for good): 480 at once, unless another device may answer.
     DeviceUnreachable {
-        /// The call.
+        /// A call that [`Event::Wake`] named.
         call: CallId,
-        /// The device.
+        /// The device; it counts again when it attaches by itself.
         instance: InstanceId,
     },
     /// The answer to [`Event::StoreMessage`].
     MessageStored {
-        /// The MESSAGE.
+        /// The request in the event.
         request: MessageRequestId,
-        /// Whose copy.
+        /// The device that the copy is for.
         instance: InstanceId,
-        /// What the store did.
+        /// What the store did; the sender gets 202, 480 or 503.
         outcome: StoreOutcome,
     },
     /// The process is about to end: every call without a final answer gets 480, and no device rings on.
     EndCalls,
     /// The answer to [`Event::RouteNeeded`].
     Route {
-        /// The REGISTER.
+        /// The number in the event.
         register: ForwardedRegisterId,
-        /// Where it goes, or the status that refuses it: 403, 503, 555, …
+        /// Where it is forwarded to, or the status that refuses it: 403, 503, 555, …
         route: Result<RegisterRoute, u16>,
     },
-    /// Keep a registration that passed through an earlier run of this relay.
+    /// Keep a push binding that an earlier run of this relay has stored.
     RestorePushBinding(Box<RestoredPushBinding>),
-    /// Forget a registration that passed through: its push token is dead. Ends with [`Event::PushBindingEnded`].
+    /// Forget a push binding: its push token is dead. Ends with [`Event::PushBindingEnded`].
     RemovePushBinding(InstanceId),
 }
 
@@ -230,7 +230,7 @@ pub enum Poll {
 pub enum Output {
     /// Send these bytes on this flow. When the flow is gone, answer [`Input::Closed`].
     Send {
-        /// The flow.
+        /// The stream, or the address of a datagram.
         flow: FlowId,
         /// One message, or a keep-alive.
         bytes: Bytes,
@@ -239,14 +239,14 @@ pub enum Output {
     /// open, or on one that is opened for it. Nothing is answered; what comes by the stream is [`Input::Received`]. When
     /// there is no such stream, the request is lost, and sent again as a datagram.
     SendLarge {
-        /// The peer.
+        /// The address that the datagram would have gone to.
         peer: SocketAddr,
-        /// One request.
+        /// One request, its Via rewritten to TCP.
         bytes: Bytes,
     },
     /// Resolve this upstream and open a flow; answer [`Input::Addresses`] and [`Input::Dialled`], or [`Input::DialFailed`].
     Dial {
-        /// The upstream.
+        /// An upstream that [`Input::Bind`] or [`Input::Route`] named.
         upstream: UpstreamId,
         /// The flow that was silent or broke: try another address first.
         avoid: Option<FlowId>,
@@ -263,9 +263,9 @@ pub enum Event {
     /// The SIP server wants a digest for a REGISTER of this binding; answer with [`Input::Authorization`]. One REGISTER may need
     /// several, one after the other: its registrar's and a proxy's.
     Challenged {
-        /// The binding.
+        /// The binding that is being registered.
         binding: BindingId,
-        /// Whose credentials are to answer.
+        /// The device whose credentials are to answer.
         instance: InstanceId,
         /// The challenge: first the topmost that is supported (RFC 8760 §2.4); when the answer is `None`, the next one that
         /// the same response offers, until there is none.
@@ -279,9 +279,9 @@ pub enum Event {
     },
     /// As [`Event::Challenged`], for a SUBSCRIBE; answer with [`Input::SubscriptionAuthorization`].
     SubscriptionChallenged {
-        /// The binding.
+        /// The binding whose mailbox is subscribed to; the credentials of any of its devices will do.
         binding: BindingId,
-        /// The challenge.
+        /// As in [`Event::Challenged`].
         challenge: Challenge,
         /// The count of answers with this nonce, this one included.
         nc: u32,
@@ -292,9 +292,9 @@ pub enum Event {
     },
     /// The binding is registered; also after each refresh.
     Registered {
-        /// The binding.
+        /// The binding; the event concerns all its [callable instances](super::Endpoint::callable_instances).
         binding: BindingId,
-        /// Whose credentials were accepted; it stands for all its [members](super::Endpoint::callable_instances).
+        /// The device whose credentials were accepted.
         instance: InstanceId,
         /// The lifetime that the SIP server granted.
         expires: Duration,
@@ -303,43 +303,43 @@ pub enum Event {
     },
     /// An upstream's SIP server says where it sees this relay (RFC 3581, RFC 8489); told when it changes.
     PublicAddress {
-        /// The upstream.
+        /// The SIP server that said so.
         upstream: UpstreamId,
-        /// The address.
+        /// The public side of this relay's socket, behind whatever NAT there is.
         address: SocketAddr,
     },
     /// The flow of [`Input::FailbackDialled`] is in use now, or was let go.
     FailbackProbed {
-        /// The upstream.
+        /// The upstream of the probed flow.
         upstream: UpstreamId,
-        /// Whether it is in use now.
+        /// Whether it is in use now; else it was let go.
         moved: bool,
     },
-    /// A registration attempt failed. One that is refused ends for this device, which must be unbound; then the credentials of
-    /// another one are tried, if the binding has one. While the binding [stands](super::Endpoint::is_registered) all the same, it
-    /// was the credentials of one more device that were tried.
+    /// A registration attempt failed. After [`RegistrationFailure::Refused`] this device must be unbound; then the endpoint tries
+    /// the credentials of another device of the binding. When the binding is [registered](super::Endpoint::is_registered) all
+    /// the same, the attempt was to check the credentials of a joining device.
     RegistrationFailed {
-        /// The binding.
+        /// The binding of the attempt.
         binding: BindingId,
-        /// Whose credentials were to be used.
+        /// The device whose credentials were to be used.
         instance: InstanceId,
-        /// What it means.
+        /// Whether the account is refused, or the attempt is repeated.
         failure: RegistrationFailure,
     },
     /// The device is gone from this endpoint, after [`Input::Unbind`] or [`Input::Release`].
     Unbound {
-        /// The device.
+        /// The device of [`Input::Unbind`] or [`Input::Release`].
         instance: InstanceId,
         /// Whether the SIP server confirmed, or had no registration to end.
         confirmed: bool,
-        /// The binding stands on, for other devices.
+        /// Whether other devices keep the binding.
         shared: bool,
     },
     /// A device wants to attach; answer with [`Input::DeviceVerified`].
     VerifyDevice {
-        /// The knock.
+        /// For the answer.
         verification: VerificationId,
-        /// Who it says it is.
+        /// The instance that From, To and the proof name.
         instance: InstanceId,
         /// Its proof, for the method REGISTER and an empty body.
         proof: Proof,
@@ -348,58 +348,59 @@ pub enum Event {
     Attached(InstanceId),
     /// A device has no flow any more.
     Detached(InstanceId),
-    /// A call is held: wake this device. At most once for a call and a device.
+    /// A call waits: wake this device. At most once for a call and a device.
     Wake(Box<IncomingCall>),
-    /// A call is offered to a device that is attached; no push is needed. A [`Event::Wake`] may follow if it is silent.
+    /// A call is forked to a device that is attached; no push is needed. An [`Event::Wake`] follows if the device leaves it
+    /// without any response.
     Forked(Box<IncomingCall>),
-    /// The INVITE of an announced call has come; its device was woken before, and is not woken again.
+    /// The INVITE of a call has come that [`Input::ExpectCall`] announced; its device is not woken again.
     ExpectedCallArrived(Box<IncomingCall>),
     /// A call's state changed for one of its devices. After [`CallState::is_final`] nothing follows for this device.
     Call {
-        /// The call.
+        /// The identifier that the push carried.
         call: CallId,
-        /// Whom it is for.
+        /// The device for which the state has changed.
         instance: InstanceId,
-        /// The new state.
+        /// How the call stands for this device now.
         state: CallState,
         /// When a device came for it: from the INVITE's arrival to its attachment. Told once.
         woke_after: Option<Duration>,
     },
     /// The caller has its final answer; told once for a call, after the last [`Event::Call`] of each device.
     Ended {
-        /// The call.
+        /// The identifier that the pushes carried.
         call: CallId,
         /// How it ended: answered when any device did.
         state: CallState,
     },
     /// A call has ended that nobody answered; told once for each device that was to get it and did not decline it.
     Missed {
-        /// The call.
+        /// The call as its push told it; `wait` means nothing any more.
         call: Box<IncomingCall>,
         /// [`CallState::Cancelled`] or [`CallState::TimedOut`].
         state: CallState,
     },
-    /// A MESSAGE is to be kept for a device; answer with [`Input::MessageStored`].
+    /// A MESSAGE is to be stored for a device; answer with [`Input::MessageStored`].
     StoreMessage(Box<InboundMessage>),
-    /// A device has taken a MESSAGE after all that is kept for it: it is to be kept no longer.
+    /// A device has answered a MESSAGE after it was stored: the stored copy is to be discarded.
     DiscardMessage {
-        /// Whose.
+        /// The device that it was stored for.
         instance: InstanceId,
-        /// Which.
+        /// The identifier that [`Event::StoreMessage`] gave it.
         message: MessageId,
     },
-    /// A MESSAGE has ended without being kept.
+    /// A MESSAGE has ended without being stored.
     MessageEnded {
-        /// Whom it was for.
+        /// The device that it was for; the first one of the binding when it was refused for all.
         instance: InstanceId,
-        /// How.
+        /// Who took or refused it.
         end: MessageEnd,
     },
     /// The account's server says how the mailbox stands (RFC 3842); also when nothing has changed.
     Mailbox {
-        /// Whose.
+        /// One device of the binding; the event comes for each.
         instance: InstanceId,
-        /// How it stands.
+        /// Counts of messages, by class.
         mailbox: Box<Mailbox>,
     },
     /// An INVITE was answered without becoming a call.
@@ -407,22 +408,50 @@ pub enum Event {
         /// The status: 403 wrong source, 404 unknown Contact, 480 over the rate, 482, 483, …
         status: u16,
     },
+    /// A request was refused before it reached a binding; an INVITE also with [`Event::InviteRefused`].
+    RequestRefused(RequestRefusal),
+    /// A device's REGISTER was answered without [`Event::VerifyDevice`].
+    EdgeRegister(EdgeRegister),
     /// A device registers through this relay (RFC 8599); answer with [`Input::Route`].
     RouteNeeded(Box<RouteRequest>),
-    /// A way that [`Input::Route`] or [`Input::RestorePushBinding`] gave is not used any more; once for each.
+    /// One reference to an upstream that [`Input::Route`] or [`Input::RestorePushBinding`] gave is used no more; once for each.
     UpstreamReleased(UpstreamId),
-    /// A SIP server has accepted a registration that passed through, or its refresh.
+    /// A SIP server has accepted a forwarded REGISTER that asks for pushes, or its refresh.
     PushBindingAccepted(Box<PushBinding>),
-    /// A registration that passed through is no more.
+    /// A push binding is no more.
     PushBindingEnded {
-        /// Which one.
+        /// The instance of its [`PushBinding`].
         instance: InstanceId,
-        /// Why.
+        /// Who ended it.
         end: PushBindingEnd,
     },
-    /// The device of a registration that passed through is to register again: because that ends soon (RFC 8599 §5.5), or
-    /// because a request other than a call waits for it (§6.2.3).
+    /// The device of a push binding is to register again: because the binding ends soon (RFC 8599 §5.5), or because a request
+    /// other than a call waits for it (§6.2.3).
     RefreshNeeded(InstanceId),
+}
+
+/// Why a request was refused before it reached a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestRefusal {
+    /// 403: it did not come from the account's own SIP server.
+    WrongSource,
+    /// 404: its Request-URI names nobody here.
+    Unknown,
+    /// 405, or 403 for a device: its method is not served outside a dialog.
+    Method,
+}
+
+/// How a device's REGISTER ended that no proof was verified for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EdgeRegister {
+    /// 401: it showed no credentials, or none over a fresh nonce.
+    Challenged,
+    /// 403: its From, To and credentials do not name the same instance.
+    Refused,
+    /// 403: no such instance is served here.
+    Unknown,
+    /// 403 or 503: its flow carries as many instances as it may, or the endpoint is full.
+    Limited,
 }
 
 /// How a MESSAGE ended that is not kept.
@@ -457,7 +486,7 @@ pub struct Counts {
     pub attached: usize,
     /// Streams of which something is known.
     pub flows: usize,
-    /// Devices whose proof is being verified.
+    /// REGISTERs whose proof the shell is verifying.
     pub verifications: usize,
     /// Calls, those that have just ended included.
     pub calls: usize,
@@ -465,7 +494,7 @@ pub struct Counts {
     pub messages: usize,
     /// Transactions of both kinds, and what is kept for them.
     pub transactions: usize,
-    /// Registrations that passed through.
+    /// Push bindings (RFC 8599).
     pub push_bindings: usize,
     /// REGISTERs on their way, and requests that wait for a device.
     pub waiting: usize,

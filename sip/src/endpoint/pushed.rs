@@ -8,13 +8,13 @@ use std::time::Duration;
 use crate::edge::push_proxy::{PushContact, PushRequest};
 use crate::id::{InstanceId, UpstreamId};
 
-/// One REGISTER on its way.
+/// A REGISTER that is being forwarded, as the endpoint numbered it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ForwardedRegisterId(pub u64);
 
-/// A REGISTER whose way is not known yet.
+/// A REGISTER whose route is not known yet.
 pub struct RouteRequest {
-    /// Which one; for [`super::Input::Route`].
+    /// The number for the answer, [`super::Input::Route`].
     pub register: ForwardedRegisterId,
     /// The address of record.
     pub aor: Box<str>,
@@ -22,14 +22,14 @@ pub struct RouteRequest {
     pub registrar: Box<str>,
     /// The Route that is left when ours is taken off: the SIP server's own outbound proxy.
     pub proxy: Option<Box<str>>,
-    /// What it asks for.
+    /// What it asks of the push proxy.
     pub push: PushRequest,
 }
 
-/// Where a REGISTER goes.
+/// Where a REGISTER is forwarded to.
 #[derive(Clone, Debug)]
 pub struct RegisterRoute {
-    /// Its SIP server.
+    /// The SIP server, with one reference that [`super::Event::UpstreamReleased`] gives back.
     pub upstream: UpstreamId,
     /// The Request-URI of that server.
     pub registrar: Box<str>,
@@ -39,7 +39,7 @@ pub struct RegisterRoute {
 
 /// A registration that its SIP server has accepted, as the shell must know it to push for it and to keep it over a restart.
 pub struct PushBinding {
-    /// Its name.
+    /// A keyed hash of its AOR and push parameters: the same after a restart and on every node; also its PURR (RFC 8599 §6.2.1).
     pub instance: InstanceId,
     /// The address of record.
     pub aor: Box<str>,
@@ -61,7 +61,7 @@ pub struct PushBinding {
 pub struct RestoredPushBinding {
     /// What the earlier run was told; `expires` is what is left.
     pub registration: PushBinding,
-    /// Its SIP server.
+    /// The SIP server, with one reference that [`super::Event::UpstreamReleased`] gives back.
     pub upstream: UpstreamId,
     /// The Request-URI of that server.
     pub upstream_registrar: Box<str>,

@@ -21,7 +21,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::{ClientOwner, Endpoint, Event, ServerOwner, Source};
+use super::{ClientOwner, Endpoint, Event, RequestRefusal, ServerOwner, Source};
 use crate::edge::call::Call;
 use crate::edge::{forward, push_proxy};
 use crate::flow::Side;
@@ -133,15 +133,18 @@ impl Endpoint {
             return self.on_dialog_request(now, source, reply, &request, token, ours);
         }
         if source.side == Side::Device {
+            self.core.event(Event::RequestRefused(RequestRefusal::Method));
             return self.refuse(now, reply, &request, 403);
         }
         if let Some(instance) = push_proxy::own_path(&self.core.token_key, &request) {
             return self.on_path_request(now, source, reply, request, instance);
         }
         let Some(binding) = request.request_uri().and_then(|uri| self.binding_of(uri, &source)) else {
+            self.core.event(Event::RequestRefused(RequestRefusal::Unknown));
             return self.refuse_stranger(&source, &request, 404);
         };
         if !self.is_trusted(binding, &source) {
+            self.core.event(Event::RequestRefused(RequestRefusal::WrongSource));
             return self.refuse_stranger(&source, &request, 403);
         }
         let in_dialog = request.to().is_some_and(|to| to.tag().is_some());
@@ -156,6 +159,7 @@ impl Endpoint {
             Some(Method::Message) => self.on_message_request(now, reply, request, binding),
             Some(Method::Notify) => self.on_notify(now, reply, &request, binding),
             _ => {
+                self.core.event(Event::RequestRefused(RequestRefusal::Method));
                 let tag = self.core.random.tag();
                 let response = Composer::response(&request, 405, Composer::reason(405), Some(&tag));
                 self.respond_once(now, reply, &request, 405, response.header(Name::Allow, ALLOW).finish());

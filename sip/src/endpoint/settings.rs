@@ -26,13 +26,13 @@ pub struct Settings {
     pub upstream_tcp: Box<str>,
     /// Likewise over TLS.
     pub upstream_tls: Box<str>,
-    /// Requested registration lifetime.
+    /// The registration lifetime that REGISTER asks for; 5 s to 24 h, other values are clamped.
     pub register_expires: Duration,
-    /// How long a call is held for its device; then 480.
+    /// How long a call waits for its device; then 480.
     pub ring_timeout: Duration,
     /// How long a device may ring; then 408.
     pub answer_timeout: Duration,
-    /// Every other wait.
+    /// All waits of the protocol; tests scale them with [`Timing::scaled`].
     pub timing: Timing,
     /// Limits of one message.
     pub limits: Limits,

@@ -54,9 +54,9 @@ pub enum Side {
 pub struct Source {
     /// The flow; answers go back by it.
     pub flow: FlowId,
-    /// The door.
+    /// Whether a device or a SIP server is at its other end.
     pub side: Side,
-    /// The transport.
+    /// What the socket speaks; decides what Via and Record-Route name.
     pub transport: Transport,
     /// The peer's address, as the socket tells it.
     pub peer: SocketAddr,

@@ -58,7 +58,7 @@ use crate::random::Random;
 use crate::timers::Armed;
 use crate::timing::BackOff;
 
-pub use challenges::{CHALLENGES_MAX, Challenger};
+pub use challenges::Challenger;
 use challenges::{Challenges, Verdict};
 use grant::RegistrarInfo;
 use request::RegisterRequest;
@@ -69,14 +69,14 @@ pub use request::RequestContext;
 pub enum RegistrationFailure {
     /// The SIP server refuses this account; it is not tried again.
     Refused {
-        /// Its status.
+        /// The status of its response; 401 and 407 when the credentials are refused.
         status: u16,
     },
     /// No answer, no connection, or a failure of the server; it is tried again after this long.
     Retry {
-        /// The status, if there was an answer.
+        /// The status of the response; `None` when there was none, or no flow.
         status: Option<u16>,
-        /// The wait.
+        /// From now to the next attempt, at least the Retry-After of the response.
         after: Duration,
     },
 }

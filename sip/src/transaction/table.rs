@@ -349,6 +349,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
     }
 
     /// Whether a server transaction still waits for its final answer.
+    #[cfg(test)]
     pub fn is_pending(&self, id: ServerId) -> bool {
         self.servers.get(&id).is_some_and(|server| server.machine.is_pending())
     }
@@ -356,11 +357,6 @@ impl<C: Copy, S: Copy> Table<C, S> {
     /// How many transactions of either kind run.
     pub fn len(&self) -> usize {
         self.clients.len() + self.servers.len()
-    }
-
-    /// Whether none runs.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// How many deadlines are set.

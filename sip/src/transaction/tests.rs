@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Arrival, Expired, Full, Table, Timing};
+use super::table::Full;
+use super::{Arrival, Expired, Table, Timing};
 use crate::id::{BranchId, FlowId, ShardTag};
 use crate::message::{Composer, Limits, Message, Method, Name};
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sip::endpoint::*;
-use sip::id::{CallId, FlowId, ShardTag};
+use sip::id::{CallId, FlowId, InstanceId, ShardTag};
 use sip::message::Name;
 
 use crate::world::{self, SDP, World, seconds, server_address};
@@ -664,4 +664,40 @@ fn nothing_that_goes_in_or_comes_out_shows_a_secret_or_a_person_when_it_is_print
     for text in printed {
         assert!(!text.contains("hidden") && !text.is_empty(), "{text}");
     }
+}
+
+#[test]
+fn each_refusal_says_why_and_each_register_at_the_edge_how_it_ended() {
+    let mut world = World::registered();
+    let (server, device) = (world.upstream, world.device(1));
+    let stranger = Source { flow: FlowId::Stream(66), peer: "203.0.113.9:5060".parse().unwrap(), ..server };
+    let text = |world: &World, method: &str, call_id: &str| {
+        world.invite_text(call_id).replace("INVITE", method).replace(SDP, "").replace(&SDP.len().to_string(), "0")
+    };
+    let unknown = text(&world, "INVITE", "a").replace(&world.binding.to_string(), "nobody");
+    world.receive(server, &unknown);
+    let invite = text(&world, "INVITE", "b");
+    world.receive(stranger, &invite);
+    for (source, call_id) in [(server, "c"), (device, "d")] {
+        let publish = text(&world, "PUBLISH", call_id);
+        world.receive(source, &publish);
+    }
+    let refusals = world.events.iter().filter_map(|event| match event {
+        Event::RequestRefused(refusal) => Some(*refusal),
+        _ => None,
+    });
+    let refusals: Vec<_> = refusals.collect();
+    use RequestRefusal::{Method, Unknown, WrongSource};
+    assert_eq!(refusals, [Unknown, WrongSource, Method, Method]);
+
+    world.attach(1);
+    world.instance = InstanceId::new(0x3333 << 64, ShardTag(0));
+    world.attach(2);
+    let outcomes = world.events.iter().filter_map(|event| match event {
+        Event::EdgeRegister(outcome) => Some(*outcome),
+        _ => None,
+    });
+    let outcomes: Vec<_> = outcomes.collect();
+    use EdgeRegister::Challenged;
+    assert_eq!(outcomes, [Challenged, Challenged, EdgeRegister::Unknown]);
 }

@@ -224,7 +224,7 @@ impl World {
             Event::Forked(_) => self.stats.offered_at_once += 1,
             Event::Call { call, state, .. } => self.judge_call_state(call, state),
             Event::FailbackProbed { .. } | Event::Attached(_) | Event::Detached(_) | Event::Ended { .. } => {}
-            Event::PublicAddress { .. } => {}
+            Event::PublicAddress { .. } | Event::RequestRefused(_) | Event::EdgeRegister(_) => {}
             // Nobody announces calls here.
             Event::ExpectedCallArrived(_) => {}
             Event::InviteRefused { .. } => self.stats.invites_refused += 1,
@@ -337,6 +337,8 @@ fn event_kind(event: &Event) -> String {
     match event {
         Event::Challenged { nc, .. } => format!("challenged {nc}"),
         Event::Registered { expires, refresh, .. } => format!("registered {expires:?} {refresh}"),
+        Event::RequestRefused(why) => format!("request refused {why:?}"),
+        Event::EdgeRegister(outcome) => format!("edge register {outcome:?}"),
         Event::PublicAddress { upstream, address } => format!("public {} {address}", upstream.0),
         Event::FailbackProbed { upstream, moved } => format!("tried {} {moved}", upstream.0),
         Event::RegistrationFailed { failure, .. } => format!("failed {failure:?}"),

@@ -36,7 +36,7 @@ allow_addresses = []
 domains = ["*"]
 register_expires = "600s"
 name_servers = []
-return_after = "60s"
+failback_interval = "60s"
 allow_md5 = true
 registrations_per_second = 2000
 [store]
@@ -170,7 +170,7 @@ fn every_problem_is_told_at_once_with_its_place() {
         domains = ["exa mple.com"]
         register_expires = "25h"
         name_servers = ["dns.example"]
-        return_after = "2h"
+        failback_interval = "2h"
         allow_md5 = "no"
         registrations_per_second = 0
         [store]
@@ -211,7 +211,7 @@ fn every_problem_is_told_at_once_with_its_place() {
         "upstream.domains",
         "upstream.register_expires",
         "upstream.name_servers",
-        "upstream.return_after",
+        "upstream.failback_interval",
         "upstream.allow_md5",
         "upstream.registrations_per_second",
         "store.url",

@@ -24,7 +24,9 @@ const SIP: &[(&str, u8)] = &[
 const RELAY: &[(&str, u8)] = &[
     ("clock", 0),
     ("config", 0),
+    ("domain", 0),
     ("metrics", 0),
+    ("random", 0),
     ("secret", 0),
     ("vault", 1),
     ("push", 1),

@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use relay::domain::Word as _;
 use relay::vault::{Keyring, Receipt, verify_receipt};
 use serde_json::{Value, json};
 use tests::api_client::{ApiClient, Instance};
@@ -287,7 +288,7 @@ impl World {
         let answer = self.api.disable(instance).await.unwrap();
         assert_eq!(answer.status, 200, "{}", answer.text());
         let receipt: Receipt = serde_json::from_value(answer.json()).unwrap();
-        assert_eq!((receipt.instance.as_str(), receipt.reason.as_str()), (instance.id.as_str(), "disabled"));
+        assert_eq!((receipt.instance.as_str(), receipt.reason.word()), (instance.id.as_str(), "disabled"));
         assert_eq!(receipt.unregistered, unregistered);
         let keyring = Keyring::open(&self.authority.directory().join("keyring")).unwrap();
         verify_receipt(&receipt, &keyring.receipt_public_key()).unwrap();

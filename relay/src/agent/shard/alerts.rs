@@ -22,7 +22,7 @@ use crate::agent::delivery::{deliver, outcome_of};
 use crate::agent::tables::timeline::What;
 use crate::agent::{ShardInput, Shared};
 use crate::clock::unix_now;
-use crate::metrics::labels::WipeReason;
+use crate::domain::WipeReason;
 use crate::push::{Event, Push, Verdict};
 use crate::vault::record::{PushTarget, WakeFor};
 

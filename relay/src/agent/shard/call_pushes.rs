@@ -134,7 +134,7 @@ impl Shard {
             call.waiting = waiting;
         }
         let after = self.calls.is_waiting(id);
-        self.shared.metrics.calls_held(i32::from(after) - i32::from(before));
+        self.shared.metrics.calls_waiting(i32::from(after) - i32::from(before));
     }
 
     /// The push service has spoken.

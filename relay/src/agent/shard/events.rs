@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{CallState, Event, IncomingCall, Input, RegistrationFailure};
+use sip::endpoint::{CallState, EdgeRegister, Event, IncomingCall, Input, RegistrationFailure, RequestRefusal};
 use sip::id::{BindingId, CallId, InstanceId};
 
 use super::Shard;
@@ -12,7 +12,8 @@ use crate::agent::digest::{self, Challenged, Unanswerable};
 use crate::agent::request::FirstRegistration;
 use crate::agent::tables::timeline::What;
 use crate::clock::unix_now;
-use crate::metrics::labels::{AdmissionOutcome, InstanceState, InviteOutcome, RegistrationOutcome, WipeReason};
+use crate::domain::{InstanceState, WipeReason};
+use crate::metrics::labels::{EdgeRegisterOutcome, InviteOutcome, RegistrationOutcome, SipRefusal};
 use crate::vault::Sealed;
 use crate::vault::record::{Provider, PushBindingRecord, Record, StoredRecord};
 
@@ -47,10 +48,10 @@ impl Shard {
                 let checked =
                     self.with_record(instance, |record| digest::verify_device(instance, &record.secret, &proof));
                 let granted = checked.unwrap_or(false);
-                self.shared.metrics.admission(match checked {
-                    Some(true) => AdmissionOutcome::Attached,
-                    Some(false) => AdmissionOutcome::Refused,
-                    None => AdmissionOutcome::Unknown,
+                self.shared.metrics.edge_register(match checked {
+                    Some(true) => EdgeRegisterOutcome::Attached,
+                    Some(false) => EdgeRegisterOutcome::Refused,
+                    None => EdgeRegisterOutcome::Unknown,
                 });
                 self.next.push_back(Input::DeviceVerified { verification, granted });
             }
@@ -87,6 +88,17 @@ impl Shard {
             Event::PushBindingAccepted(registration) => self.on_push_binding(*registration),
             Event::PushBindingEnded { instance, end } => self.on_push_binding_ended(instance, end),
             Event::RefreshNeeded(instance) => self.refresh(instance),
+            Event::RequestRefused(reason) => self.shared.metrics.sip_refused(match reason {
+                RequestRefusal::WrongSource => SipRefusal::WrongSource,
+                RequestRefusal::Unknown => SipRefusal::Unknown,
+                RequestRefusal::Method => SipRefusal::Method,
+            }),
+            Event::EdgeRegister(outcome) => self.shared.metrics.edge_register(match outcome {
+                EdgeRegister::Challenged => EdgeRegisterOutcome::Challenged,
+                EdgeRegister::Refused => EdgeRegisterOutcome::Refused,
+                EdgeRegister::Unknown => EdgeRegisterOutcome::Unknown,
+                EdgeRegister::Limited => EdgeRegisterOutcome::Limited,
+            }),
             Event::InviteRefused { status } => self.shared.metrics.invite(match status {
                 404 => InviteOutcome::Unknown,
                 403 => InviteOutcome::WrongSource,

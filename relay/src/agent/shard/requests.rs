@@ -16,7 +16,7 @@ use crate::agent::request::{
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::instances::Row;
 use crate::agent::tables::timeline::What;
-use crate::metrics::labels::InstanceState;
+use crate::domain::InstanceState;
 use crate::vault::{Fence, Sealed};
 
 impl Shard {

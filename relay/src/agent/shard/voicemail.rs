@@ -8,7 +8,7 @@ use sip::id::InstanceId;
 use super::Shard;
 use super::alerts::{AlertContent, KEPT_ALERT_LIFE_S};
 use crate::agent::tables::timeline::What;
-use crate::metrics::labels::MailboxNotice;
+use crate::metrics::labels::MwiNotify;
 use crate::push::Event;
 
 impl Shard {
@@ -17,7 +17,7 @@ impl Shard {
         let known = self.instances.get(instance).and_then(|row| row.activity.as_ref()?.mailbox.as_deref());
         let holds = mailbox.waiting || mailbox.new.is_some_and(|new| new > 0);
         let changed = known.map_or(holds, |known| *known != *mailbox);
-        self.shared.metrics.mailbox(if changed { MailboxNotice::Changed } else { MailboxNotice::Unchanged });
+        self.shared.metrics.mwi_notify(if changed { MwiNotify::Changed } else { MwiNotify::Unchanged });
         if known.is_none() && !changed && mailbox.old.unwrap_or(0) == 0 {
             // An empty mailbox is what nothing known means.
             return;

@@ -24,7 +24,8 @@ use crate::agent::erasures;
 use crate::agent::request::WipeDone;
 use crate::agent::tables::instances::Ending;
 use crate::clock::{DAY_S, unix_now};
-use crate::metrics::labels::{InstanceState, RegistrationOutcome, WipeReason};
+use crate::domain::{InstanceState, WipeReason};
+use crate::metrics::labels::RegistrationOutcome;
 use crate::push::Event;
 
 /// How long a SIP server may take to confirm an unregistration.

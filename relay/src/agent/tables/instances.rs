@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::lease::{self, LeaseExpiry};
 use super::timeline::Activity;
 use crate::agent::digest::Unanswerable;
-use crate::metrics::labels::{InstanceState, WipeReason};
+use crate::domain::{InstanceState, WipeReason};
 use crate::vault::record::Reminder;
 use crate::vault::{AorKey, Fence, Sealed};
 

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use sip::endpoint::{CallState, Mailbox};
 use sip::id::CallId;
 
-use crate::metrics::labels::{MessageOutcome, PushOutcome, PushProvider};
+use crate::domain::{MessageOutcome, PushOutcome, PushProvider};
 use crate::push;
 
 /// Steps that are known of one instance.

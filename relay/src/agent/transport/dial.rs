@@ -43,7 +43,7 @@ pub(crate) struct Dialler(Arc<Inner>);
 struct Inner {
     resolver: Resolver,
     tls: ClientTls,
-    return_after: Duration,
+    failback_interval: Duration,
     upstreams: Upstreams,
     shards: Shards,
     metrics: Metrics,
@@ -55,7 +55,7 @@ struct Inner {
 impl Dialler {
     pub(crate) fn new(
         (resolver, tls): (Resolver, ClientTls),
-        return_after: Duration,
+        failback_interval: Duration,
         upstreams: Upstreams,
         shards: Shards,
         metrics: Metrics,
@@ -63,7 +63,7 @@ impl Dialler {
         Self(Arc::new(Inner {
             resolver,
             tls,
-            return_after,
+            failback_interval,
             upstreams,
             shards,
             metrics,
@@ -74,7 +74,7 @@ impl Dialler {
 
     /// What became of the better flow that a shard was offered.
     pub(crate) fn tried(&self, shard: usize, upstream: UpstreamId, moved: bool) {
-        let (now, first) = (Instant::now(), self.0.return_after);
+        let (now, first) = (Instant::now(), self.0.failback_interval);
         self.0.upstreams.targets(upstream, |targets| targets.tried(shard, moved, now, first));
         tracing::info!(upstream = upstream.0, moved, "a better address of a SIP server was tried");
     }
@@ -171,7 +171,7 @@ impl Inner {
                 return false;
             }
         };
-        let (now, first) = (Instant::now(), self.return_after);
+        let (now, first) = (Instant::now(), self.failback_interval);
         let ordered = self.upstreams.targets(upstream, |targets| {
             for candidate in candidates.iter().filter(|candidate| Some(candidate.address) == avoid) {
                 targets.failed(place_of(candidate), now, first);
@@ -182,7 +182,7 @@ impl Inner {
             if let Some(stream) = self.connect(upstream, &route, candidate).await {
                 self.upstreams.targets(upstream, |targets| targets.leads(shard, candidate, Instant::now()));
                 if self.upstreams.targets(upstream, |targets| targets.is_second_best(&candidates)) == Some(true) {
-                    self.upstreams.look_by(upstream, Instant::now() + self.return_after);
+                    self.upstreams.look_by(upstream, Instant::now() + self.failback_interval);
                 }
                 let (flow, transport) = self.begin(shard, stream, candidate).await;
                 if avoid.is_some_and(|avoid| avoid != candidate.address) {
@@ -209,7 +209,7 @@ impl Inner {
             }
         }
         if self.upstreams.targets(upstream, |targets| targets.is_second_best(candidates)) == Some(true) {
-            self.upstreams.look_by(upstream, Instant::now() + self.return_after);
+            self.upstreams.look_by(upstream, Instant::now() + self.failback_interval);
         }
     }
 
@@ -265,7 +265,7 @@ impl Inner {
             Ok(stream) => Some(Opened::Stream(stream)),
             Err(error) => {
                 tracing::info!(upstream = upstream.0, %error, "a SIP server cannot be reached");
-                let (now, first) = (Instant::now(), self.return_after);
+                let (now, first) = (Instant::now(), self.failback_interval);
                 self.upstreams.targets(upstream, |targets| targets.failed(place_of(&candidate), now, first));
                 None
             }

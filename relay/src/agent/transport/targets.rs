@@ -7,7 +7,7 @@
 //! | that did not answer when it was tried as the better one | away |
 //!
 //! One that is away is dialled only after all others, and is not tried as the better one: the first time for the setting
-//! `upstream.return_after`, twice as long each time that it fails again, up to [`AWAY_MAX`]; it starts anew once it has
+//! `upstream.failback_interval`, twice as long each time that it fails again, up to [`AWAY_MAX`]; it starts anew once it has
 //! served for [`SETTLED`]. After that time it may be tried; it is dialled like the others again once it has answered.
 //!
 //! A flow is left for another address only when that one is better by DNS's own word: a lower rank, which is a transport or

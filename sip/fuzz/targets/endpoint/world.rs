@@ -32,6 +32,8 @@ pub struct World {
     endpoint: Endpoint,
     began: Instant,
     now: Instant,
+    /// When the endpoint wants to be called next, as the last drain said.
+    deadline: Option<Instant>,
     oracle: Oracle,
     manners: Manners,
     outputs: DefaultHasher,
@@ -91,6 +93,7 @@ impl World {
             endpoint: Endpoint::new(now, settings, [3; 32]),
             began: now,
             now,
+            deadline: None,
             oracle: Oracle::default(),
             manners: Manners {
                 dials: does(0),
@@ -155,7 +158,7 @@ impl World {
     pub fn advance(&mut self, by: Duration) {
         let until = self.now + by;
         let mut at_once = 0;
-        while let Some(at) = self.endpoint.poll_timeout().filter(|at| *at <= until) {
+        while let Some(at) = self.deadline.filter(|at| *at <= until) {
             at_once = if at > self.now { 0 } else { at_once + 1 };
             assert!(at_once < AT_ONCE_MAX, "timeouts that never end");
             self.now = at.max(self.now);
@@ -457,7 +460,14 @@ impl World {
     }
 
     fn drain(&mut self) {
-        while let Some(output) = self.endpoint.poll_output() {
+        loop {
+            let output = match self.endpoint.poll() {
+                Poll::Output(output) => output,
+                Poll::Until(deadline) => {
+                    self.deadline = deadline;
+                    break;
+                }
+            };
             self.tell("out", &output);
             match output {
                 Output::Send { flow, bytes } => self.on_send(flow, &bytes),

@@ -86,7 +86,6 @@ impl Endpoint {
 
     pub(in crate::endpoint) fn on_end_calls(&mut self, now: Instant) {
         self.end_all_expected();
-        #[expect(clippy::disallowed_methods, reason = "sorted before anything is sent")]
         for call in self.calls.open() {
             self.end_call(now, call, CallState::TimedOut, 480);
         }

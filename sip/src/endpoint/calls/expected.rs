@@ -37,7 +37,10 @@ impl Endpoint {
             return;
         }
         let known = earlier.map(|call| call.id());
-        if self.calls.is_busy(instance) || !self.devices.spend_call(now, instance) {
+        // The devices that its INVITE would be for, and no other.
+        let callable = self.callable_instances(binding).contains(&instance)
+            || self.push_bindings.instance_of(binding) == Some(instance);
+        if !callable || self.calls.is_busy(instance) || !self.devices.spend_call(now, instance) {
             return;
         }
         let call = known.unwrap_or_else(|| self.expect_invite(now, binding));

@@ -107,6 +107,10 @@ impl Endpoint {
         for instance in announced.rang.iter().copied() {
             self.on_ring(now, call, instance);
         }
+        // A device that is not called any more (its app has come to the foreground) stops ringing.
+        for instance in announced.woken.iter().copied().filter(|woken| !instances.contains(woken)) {
+            self.core.event(Event::Call { call, instance, state: CallState::TimedOut, woke_after: None });
+        }
     }
 
     /// Offers every call that waits for this instance to the flow it came by.

@@ -7,7 +7,7 @@
 //! | `answers` | what devices and callers say afterwards, and how a call ends |
 //!
 //! A call is for all instances of its binding that are callable: it is forked to those that are attached, the others are
-//! woken, and the first that answers has it (RFC 3261 §16.7). Its machine is [`crate::edge::call`].
+//! woken, and the first that answers has it (RFC 3261 §16.7). Its machine is `crate::edge::call`.
 //!
 //! Invariant: every INVITE that becomes a call ends with exactly one final answer, and with one final
 //! [`CallState`](super::CallState) for each of its devices; each of them is woken at most once. A binding has at most one
@@ -134,6 +134,7 @@ impl Calls {
     }
 
     fn sorted(&self, which: impl Fn(&Call) -> bool) -> Vec<CallId> {
+        #[expect(clippy::disallowed_methods, reason = "sorted before anybody sees it")]
         let mut calls: Vec<CallId> = self.rows.iter().filter(|(_, call)| which(call)).map(|(id, _)| *id).collect();
         calls.sort_unstable();
         calls

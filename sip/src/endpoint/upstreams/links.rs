@@ -29,7 +29,7 @@ use crate::registration::{RegistrationFailure, Turn};
 const FAILURES_MAX: u8 = 16;
 
 impl Endpoint {
-    /// Whether a datagram on the upstream socket is STUN and goes to [`super::Input::Stun`].
+    /// Whether a datagram on the upstream socket is STUN and goes to [`Input::Stun`](crate::endpoint::Input::Stun).
     pub fn is_stun(datagram: &[u8]) -> bool {
         stun::is_stun(datagram)
     }

@@ -249,3 +249,32 @@ fn a_trial_that_moves_to_another_flow_leaves_nobody_unregistered() {
     world.grant(600);
     assert!(matches!(world.events.last(), Some(Event::Registered { instance, .. }) if *instance == device(1)));
 }
+
+#[test]
+fn an_expected_call_wakes_no_device_that_has_not_proven_itself() {
+    let mut world = trial();
+    let expect =
+        |number| Input::ExpectCall { instance: device(number), from: "sip:bob@example.com".into(), name: None };
+    world.input(expect(2));
+    assert!(world.wakes().is_empty() && !world.endpoint.expects_call(device(2)));
+    world.input(expect(1));
+    assert_eq!(world.wakes().iter().map(|wake| wake.instance).collect::<Vec<_>>(), [device(1)]);
+}
+
+#[test]
+fn a_device_whose_app_comes_to_the_foreground_before_an_expected_call_stops_ringing() {
+    let mut world = devices(2);
+    for number in [1, 2] {
+        world.input(Input::ExpectCall { instance: device(number), from: "sip:bob@example.com".into(), name: None });
+    }
+    world.input(Input::Suspend(device(2)));
+    world.invite("a");
+    let ended = |number| {
+        let state = world.events.iter().rev().find_map(|event| match event {
+            Event::Call { instance, state, .. } if *instance == device(number) => Some(*state),
+            _ => None,
+        });
+        state.is_some_and(CallState::is_final)
+    };
+    assert_eq!((ended(1), ended(2)), (false, true));
+}

@@ -46,8 +46,8 @@ async fn counts_are_pushed_when_they_change_and_shown() -> Outcome {
     assert_eq!(voicemail().await?, json!({"waiting": false, "new": 0, "old": 10}));
     let told = words(&steps(&scene, &instance).await?);
     assert_eq!(told.iter().filter(|word| *word == "voicemail").count(), 2, "{told:?}");
-    scene.await_metric("sipwake_mailbox_notices_total{notice=\"changed\"}", 2.0).await?;
-    scene.await_metric("sipwake_mailbox_notices_total{notice=\"unchanged\"}", 2.0).await?;
+    scene.await_metric("sipwake_mwi_notifies_total{notice=\"changed\"}", 2.0).await?;
+    scene.await_metric("sipwake_mwi_notifies_total{notice=\"unchanged\"}", 2.0).await?;
     scene.content()
 }
 

@@ -57,7 +57,7 @@ async fn three_devices_share_one_contact_and_the_first_that_answers_has_the_call
     assert_eq!((phone.invited(), tablet.invited(), late.invited()), (1, 1, 0));
     assert_eq!((scene.apns.count(), scene.fcm.count()), (2, 2), "each is woken once");
     scene.await_metric("sipwake_invites_total{outcome=\"answered\"}", 1.0).await?;
-    scene.await_metric("sipwake_calls_held", 0.0).await?;
+    scene.await_metric("sipwake_calls_waiting", 0.0).await?;
     scene.content_with(&[&caller], &[&phone, &tablet, &late])
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use relay::domain::Word as _;
 use relay::vault::{Keyring, Receipt, verify_receipt};
 use serde_json::json;
 use tests::redis_server::RedisServer;
@@ -35,7 +36,7 @@ async fn the_receipt_of_a_wipe_verifies_with_the_public_key_and_not_when_it_is_a
     assert_eq!(answer.status, 200);
     let receipt: Receipt = serde_json::from_slice(&answer.body).unwrap();
     assert_eq!(
-        (receipt.instance.as_str(), receipt.reason.as_str(), receipt.unregistered),
+        (receipt.instance.as_str(), receipt.reason.word(), receipt.unregistered),
         (&*instance.id, "disabled", true)
     );
     let mut keys: Vec<String> = answer.json().as_object().unwrap().keys().cloned().collect();

@@ -19,7 +19,7 @@ const DOMAIN: &str = "example.test";
 
 /// A scene whose relay asks this name server, and tries again after a second.
 async fn scene(dns: &Dns, transports: &[Transport]) -> Result<Scene, Missed> {
-    let lines = format!("name_servers = [\"{}\"]\nreturn_after = \"1s\"\n", dns.address());
+    let lines = format!("name_servers = [\"{}\"]\nfailback_interval = \"1s\"\n", dns.address());
     Scene::with(|setup| {
         setup.transports = transports.to_vec();
         setup.upstream = lines;
