@@ -57,7 +57,11 @@ impl Endpoint {
         token: FlowToken,
         ours: usize,
     ) {
-        if request.to().is_none_or(|to| to.tag().is_none()) || !self.may_use(&source, &token) {
+        let may_use = self.may_use(&source, &token);
+        if !may_use && source.side == Side::Upstream {
+            return self.refuse_stranger(&source, request, 403);
+        }
+        if !may_use || request.to().is_none_or(|to| to.tag().is_none()) {
             return self.refuse(now, reply, request, 403);
         }
         if let Err(stop) = forward::check(request, &self.core.settings.own_addresses()) {

@@ -7,7 +7,7 @@
 //! | 401, 407 | back to the device: the digest is between the two |
 //! | 2xx, pushes asked for | `push_bindings` keeps it; back with Feature-Caps |
 //! | 2xx, no more pushes or `expires=0` | forgotten |
-//! | 403, 404, 410, 604 | forgotten |
+//! | 403, 404, 410, 604 | forgotten, if its device is attached by the same flow; else it runs out |
 //! | silence, no flow | 504 |
 //!
 //! Invariant: nothing is kept of a REGISTER that its SIP server has not accepted. A flow has at most [`REGISTERS_PER_FLOW`]
@@ -22,8 +22,8 @@ use super::push_bindings::{Accepted, CONTACTS_PER_AOR, REGISTRATIONS_MAX};
 use super::pushed::{ForwardedRegisterId, PushBindingEnd, RegisterRoute, RouteRequest};
 use super::{ClientOwner, Endpoint, Event, Output, ServerOwner, Side, Source, Timer, Transport};
 use crate::edge::forward;
-use crate::edge::push_proxy::{self, PushRequest, RegisterIntent};
-use crate::id::{BranchId, FlowId, UpstreamId};
+use crate::edge::push_proxy::{self, PushContact, PushRequest, RegisterIntent};
+use crate::id::{BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method, Name, Uri};
 use crate::transaction::ServerId;
 
@@ -94,7 +94,8 @@ impl Endpoint {
         if let Err(stop) = forward::check(&register, &self.core.settings.own_addresses()) {
             return self.refuse(now, reply, &register, stop.status());
         }
-        let intent = match push_proxy::read(&register) {
+        let own_routes = self.own_routes(&register);
+        let intent = match push_proxy::read(&register, own_routes) {
             Ok(intent) => intent,
             Err(status) => return self.refuse(now, reply, &register, status),
         };
@@ -111,7 +112,6 @@ impl Endpoint {
         };
         let id = ForwardedRegisterId(self.registers.next);
         self.registers.next += 1;
-        let own_routes = self.own_routes(&register);
         let proxy: Option<Box<str>> = register.route(own_routes).map(|route| route.uri.text.into());
         let registrar: Box<str> = register.request_uri().unwrap_or_default().into();
         let route = RouteRequest {
@@ -148,12 +148,12 @@ impl Endpoint {
             return matches!(intent.push_request, PushRequest::Query(_))
                 || !self.push_bindings.known_as(intent).is_empty();
         };
-        let (instance, _) = push_proxy::identify(&self.core.token_key, &intent.aor, push);
+        let instance = push_proxy::identify(&self.core.token_key, &intent.aor, &intent.server, push);
         let replaces = !self.push_bindings.known_as(intent).is_empty();
         let room = self.attachments.carried_by(source.flow, instance) < INSTANCES_PER_FLOW;
         room && (self.push_bindings.knows(instance)
             || replaces
-            || self.push_bindings.contacts_of(&intent.aor) < CONTACTS_PER_AOR)
+            || self.push_bindings.contacts_of(intent) < CONTACTS_PER_AOR)
     }
 
     /// The shell has found the route of a REGISTER, or the status that refuses it.
@@ -192,7 +192,8 @@ impl Endpoint {
             edit = edit.pop(Name::Route);
         }
         if let PushRequest::Push(push) = &register.intent.push_request {
-            let (instance, _) = push_proxy::identify(&self.core.token_key, &register.intent.aor, push);
+            let RegisterIntent { aor, server, .. } = &register.intent;
+            let instance = push_proxy::identify(&self.core.token_key, aor, server, push);
             let path = push_proxy::path(&self.core.token_key, instance, sent_by, register.intent.outbound);
             edit = edit.prepend(Name::Path, path).append(Name::FeatureCaps, push_proxy::serves(&push.provider));
             // A registrar may refuse a Path that the device says nothing of (RFC 3327 §5.3), and it is for the device.
@@ -281,10 +282,13 @@ impl Endpoint {
                     self.remove_push_binding(now, instance, PushBindingEnd::Unregistered);
                 }
             }
-            // Whoever knows its push token may end it; nobody else can name it.
+            // A stranger who knows the push token can have its own server refuse him, too: only the flow that is attached
+            // to it ends a registration so. Any other one runs out.
             (PushRequest::Push(push), 403 | 404 | 410 | 604) => {
-                let (instance, _) = push_proxy::identify(&self.core.token_key, &register.intent.aor, push);
-                self.remove_push_binding(now, instance, PushBindingEnd::Refused);
+                let instance = self.instance_of(&register, push);
+                if self.attachments.is_attached_by(instance, &register.source) {
+                    self.remove_push_binding(now, instance, PushBindingEnd::Refused);
+                }
             }
             _ => {}
         }
@@ -294,13 +298,19 @@ impl Endpoint {
         }
     }
 
+    /// The registration that a REGISTER asks pushes for.
+    fn instance_of(&self, register: &ForwardedRegister, push: &PushContact) -> InstanceId {
+        let RegisterIntent { aor, server, .. } = &register.intent;
+        push_proxy::identify(&self.core.token_key, aor, server, push)
+    }
+
     /// The response as the device gets it.
     fn back(&self, register: &ForwardedRegister, status: u16, response: &Message) -> bytes::Bytes {
         let mut edit = response.edit().pop(Name::Via);
         if (200..300).contains(&status) {
             match (&register.intent.push_request, &register.route) {
                 (PushRequest::Push(push), _) => {
-                    let (instance, _) = push_proxy::identify(&self.core.token_key, &register.intent.aor, push);
+                    let instance = self.instance_of(register, push);
                     let value = push_proxy::feature_caps(&register.intent, push, instance);
                     edit = edit.append(Name::FeatureCaps, value);
                 }
