@@ -7,7 +7,7 @@
 //! | BackingOff | – | → Up | – | – | – | dial → Dialling |
 //! | Up | begin, in turn | – | – | dial → Dialling | → BackingOff | – |
 //!
-//! A registration begins when it is its turn: [`Pace`] lets so many begin in a second, whatever made them want to: a
+//! A registration begins when it is its turn: `Pace` lets so many begin in a second, whatever made them want to: a
 //! restart, a lost flow, a device that goes to sleep. Those that stand and those that end go first.
 //!
 //! Invariant: an upstream has at most one flow and one dial under way; a binding that wants a flow is begun when it is up.
