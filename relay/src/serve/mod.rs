@@ -1,7 +1,7 @@
 //! A whole relay in one process: wiring, listeners, drain.
 //!
 //! ```text
-//! config ─ TLS, DNS, push keys, keyring, store ─ listeners ─ agent ─ enrollment ─ api, operator
+//! config ─ TLS, DNS, push keys, keyring, store ─ listeners ─ agent ─ service ─ api, operator
 //! ```
 //!
 //! Invariant: a relay that has started is reachable on every address that [`Running`] names. A drain ends within
@@ -24,7 +24,6 @@ use tokio::time::interval;
 use crate::agent::{self, Agent, Reminded};
 use crate::api::{self, Api};
 use crate::config::{self, Config, HostPort, Tls};
-use crate::enrollment::{self, Enrollment, Services};
 use crate::metrics::Metrics;
 use crate::metrics::labels::{self, HandshakeOutcome};
 use crate::net::drain::{Drain, Trigger, drain};
@@ -37,6 +36,7 @@ use crate::net::udp::Udp;
 use crate::operator::Operator;
 use crate::operator::readiness::{Check, Readiness};
 use crate::push::{AppPush, PushService, SetupError, apns, fcm};
+use crate::service::{self, Service, Services};
 use crate::vault::{Keyring, KeyringError, StoreError, Vault};
 
 /// What the calls that are being set up get to end in when the drain begins; then they are ended.
@@ -152,7 +152,7 @@ impl Relay {
             reminded,
             end: ending.clone(),
         });
-        let enrollment = Enrollment::new(enrollment::Ground {
+        let service = Service::new(service::Dependencies {
             agent: agent.clone(),
             vault: vault.clone(),
             metrics: metrics.clone(),
@@ -163,7 +163,7 @@ impl Relay {
             services: services(&config.apps, push_is_printed),
             drain: stopping.clone(),
         });
-        let running = Opened { config, public_edge, metrics, agent, vault, enrollment, reminders, tls, development_ca };
+        let running = Opened { config, public_edge, metrics, agent, vault, service, reminders, tls, development_ca };
         Ok(running.serve(listeners, (stop, stopping), (end, ending)))
     }
 }
@@ -295,7 +295,7 @@ struct Opened {
     metrics: Metrics,
     agent: Agent,
     vault: Vault,
-    enrollment: Enrollment,
+    service: Service,
     reminders: mpsc::UnboundedReceiver<Reminded>,
     tls: Arc<ServerTls>,
     development_ca: Option<String>,
@@ -316,10 +316,10 @@ impl Opened {
             self.agent.open_upstream(listener);
         }
         self.agent.receive_datagrams(end.1);
-        let api_routes = Api::new(api_settings(&self.config), self.enrollment.clone(), self.metrics.clone()).router();
+        let api_routes = Api::new(api_settings(&self.config), self.service.clone(), self.metrics.clone()).router();
         let token = &self.config.operator.token;
         let operator_routes =
-            Operator::new(token, self.enrollment.clone(), self.metrics.clone(), readiness.clone()).router();
+            Operator::new(token, self.service.clone(), self.metrics.clone(), readiness.clone()).router();
         let https = [
             tokio::spawn(https::serve(api, api_routes, stop.1.clone())),
             tokio::spawn(https::serve(operator, operator_routes, stop.1)),
@@ -328,7 +328,7 @@ impl Opened {
             readiness.pass(check);
         }
         let mut chores = self.chores(&readiness);
-        chores.push(tokio::spawn(self.enrollment.write_down_reminders(self.reminders)));
+        chores.push(tokio::spawn(self.service.write_down_reminders(self.reminders)));
         Running {
             edge: edge_at,
             websocket: websocket_at,
@@ -365,7 +365,7 @@ impl Opened {
             }
         };
         vec![
-            tokio::spawn(self.enrollment.clone().keep_ownership(told)),
+            tokio::spawn(self.service.clone().keep_ownership(told)),
             tokio::spawn(self.tls.clone().watch()),
             tokio::spawn(certificate),
         ]
