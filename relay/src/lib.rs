@@ -11,6 +11,7 @@
 //! | 0 | [`metrics`] | every metric's name, in one enum |
 //! | 0 | `random` | random bytes from the system |
 //! | 0 | [`secret`] | types that cannot print and are wiped on drop |
+//! | 0 | [`timing`] | the waits that nobody configures |
 //! | 1 | [`vault`] | the ephemeral credential store |
 //! | 1 | [`push`] | APNs, FCM, payload, verdicts |
 //! | 1 | [`net`] | listen, dial, resolve, TLS and its reload; knows bytes, not SIP |
@@ -38,4 +39,5 @@ pub mod secret;
 pub mod serve;
 pub mod service;
 pub mod softphone;
+pub mod timing;
 pub mod vault;

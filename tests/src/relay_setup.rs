@@ -91,6 +91,8 @@ pub struct Setup {
     pub further: String,
     /// `RUST_LOG`
     pub log: String,
+    /// By how much the waits are shortened that nobody configures; 1 is real time.
+    pub timing: f64,
     /// Further variables of the environment.
     pub environment: Vec<(String, String)>,
     /// The address on which devices reach it; an IPv6 address in brackets.
@@ -149,6 +151,7 @@ impl Setup {
             apps,
             further: String::new(),
             log: text("info,relay=debug,sip=debug,sipwake=debug"),
+            timing: 1.0,
             environment: Vec::new(),
             edge_ip: text("127.0.0.1"),
             ports: Ports::default(),

@@ -23,6 +23,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::secret::{ApiKey, SecretText};
+use crate::timing::Timing;
 
 pub use problem::{Problem, Problems};
 pub(crate) use values::host as canonical_host;
@@ -53,6 +54,8 @@ pub struct Config {
     pub apps: Vec<App>,
     /// The SIP servers that may ask for a wake; ids and keys are unique.
     pub sip_servers: Vec<SipServer>,
+    /// The waits that nobody configures; no key of the file sets them.
+    pub timing: Timing,
     /// What is allowed but should be said at start-up: a place and what it means.
     pub cautions: Vec<Problem>,
 }

@@ -82,6 +82,7 @@ pub(super) fn read(
         messages: messages(&mut root),
         apps: apps(&mut root, profile),
         sip_servers: sip_servers(&mut root),
+        timing: Timing::of_this_process(),
         cautions: Vec::new(),
         edge,
     };

@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sip::endpoint::{Settings, Timing, UpstreamPolicy};
+use sip::endpoint::{Settings, UpstreamPolicy};
 use sip::id::ShardTag;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -144,6 +144,7 @@ impl Relay {
             resolver: resolver.clone(),
             tls: ClientTls::new(config.upstream.ca_file.as_deref())?,
             failback_interval: config.upstream.failback_interval,
+            connection_timing: config.timing.connection,
             udp: listeners.udp.clone(),
             early_ringing: config.call.early_ringing,
             subscribe: config.messages.subscribe_voicemail,
@@ -444,7 +445,7 @@ fn endpoint_settings(
         answer_timeout: config.call.answer_timeout,
         limits: sip::message::Limits::default(),
         token_key: *vault.flow_token_key().expose(),
-        timing: Timing::default(),
+        timing: config.timing.sip,
         message_bytes: config.messages.max_body,
         upstream: UpstreamPolicy {
             allow_md5: upstream.allow_md5,

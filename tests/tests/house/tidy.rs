@@ -28,6 +28,7 @@ const RELAY: &[(&str, u8)] = &[
     ("metrics", 0),
     ("random", 0),
     ("secret", 0),
+    ("timing", 0),
     ("vault", 1),
     ("push", 1),
     ("net", 1),

@@ -8,6 +8,7 @@ use crate::agent::Shards;
 use crate::agent::transport::connections::Connection;
 use crate::metrics::Metrics;
 use crate::net::listen::{Accepted, Listener};
+use crate::timing::ConnectionTiming;
 
 /// Whom a listener is for.
 #[derive(Clone, Copy)]
@@ -21,7 +22,13 @@ pub(crate) enum ListenerKind {
 }
 
 /// Serves what is accepted until the listener ends; connections live on.
-pub(crate) async fn serve(mut listener: Listener, kind: ListenerKind, shards: Shards, metrics: Metrics) {
+pub(crate) async fn serve(
+    mut listener: Listener,
+    kind: ListenerKind,
+    timing: ConnectionTiming,
+    shards: Shards,
+    metrics: Metrics,
+) {
     let side = match kind {
         ListenerKind::Edge | ListenerKind::Websocket => Side::Device,
         ListenerKind::Upstream => Side::Upstream,
@@ -32,7 +39,7 @@ pub(crate) async fn serve(mut listener: Listener, kind: ListenerKind, shards: Sh
             ListenerKind::Edge | ListenerKind::Upstream if stream.is_tls() => Transport::Tls,
             ListenerKind::Edge | ListenerKind::Upstream => Transport::Tcp,
         };
-        let connection = Connection::accepted(side, transport, peer, shards.clone(), metrics.clone());
+        let connection = Connection::accepted(side, transport, peer, timing, shards.clone(), metrics.clone());
         tokio::spawn(connection.serve(stream));
     }
 }
