@@ -159,10 +159,10 @@ impl Inner {
     }
 
     async fn store_again(&self, id: InstanceId) {
-        let Ok(standing) = self.look_as_relay(id).await else { return };
+        let Ok(status) = self.look_as_relay(id).await else { return };
         let vault = &self.dependencies.vault;
-        let Ok(lookup) = vault.open_lent(id, &standing.sealed, |record| vault.lookup_of(record)) else { return };
-        let put = self.dependencies.vault.put(id, &standing.sealed, standing.expires_at, &lookup, Fence::NEW);
+        let Ok(lookup) = vault.open_lent(id, &status.sealed, |record| vault.lookup_of(record)) else { return };
+        let put = self.dependencies.vault.put(id, &status.sealed, status.expires_at, &lookup, Fence::NEW);
         match self.timed(StoreOperation::Put, put).await {
             Ok(placed) => {
                 let stored = |reply| Request::Stored { id, sealed: None, fence: placed.fence, reply };
