@@ -81,6 +81,11 @@ impl Shard {
         life_s: u64,
         content: AlertContent,
     ) {
+        let ending = self.instances.get(instance).and_then(|row| row.ending.as_ref());
+        if ending.is_some_and(|ending| ending.reason == Some(WipeReason::PushTokenGone)) {
+            // Nobody is there any more.
+            return;
+        }
         let AlertContent { call, from, name, extra } = content;
         let now = unix_now();
         let edge = self.shared.edge.clone();
