@@ -1,6 +1,7 @@
 //! One function for each route: who asks, what is asked, the use case, the answer.
 //!
-//! Invariant: the order is always limit, key, body, use case; a refusal at one step says nothing about the next.
+//! Invariant: the order is always key, body, limit, use case; a refusal at one step says nothing about the next. A key is
+//! looked at whatever its address has failed at; only wrong ones are slowed down.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -12,14 +13,14 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use sip::id::{CallId, InstanceId};
 
+use super::ApiService;
 use super::access::{Admitted, bearer};
 use super::enable_body::Rules;
 use super::problem::{FieldError, Problem, ProblemType};
 use super::{Api, OPENAPI, device_body, enable_body, intake, json, peer, views};
 use crate::clock::unix_now;
-use crate::enrollment::UseCases;
-use crate::enrollment::types::{AccessError, CallError, ChangeError, EnableError, Refusal, RegistrationState};
 use crate::secret::InstanceSecret;
+use crate::service::types::{AccessError, CallError, ChangeError, EnableError, Refusal, RegistrationState};
 
 const WANT_APP_KEY: &str = "Send the app's key as Authorization: Bearer KEY.";
 const WANT_SECRET: &str = "Send the instance's secret as Authorization: Bearer SECRET.";
@@ -29,7 +30,7 @@ const STORE_AWAY_RETRY_S: u64 = 5;
 pub(super) const FULL_RETRY_S: u64 = 30;
 
 /// `POST /v1/instances`
-pub async fn enable<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+pub async fn enable<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let from = peer(&request);
     let app = admit_app(&api, &request, from)?;
     let (parts, body) = request.into_parts();
@@ -40,7 +41,7 @@ pub async fn enable<E: UseCases>(State(api): State<Api<E>>, request: Request) ->
     let now = Instant::now();
     api.0.enables_by_address.take(from, now).map_err(too_many)?;
     api.0.enables_by_app.take(app.id.clone(), now).map_err(too_many)?;
-    let enabled = api.0.use_cases.enable(&app.id, wish).await.map_err(enable_problem)?;
+    let enabled = api.0.service.enable(&app.id, wish).await.map_err(enable_problem)?;
     let status = match enabled.registration.state {
         RegistrationState::Registered => StatusCode::CREATED,
         _ => StatusCode::ACCEPTED,
@@ -53,22 +54,22 @@ pub async fn enable<E: UseCases>(State(api): State<Api<E>>, request: Request) ->
 }
 
 /// `GET /v1/instances/{id}`
-pub async fn read<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
-    let asker = Asker::of(&api, &request)?;
-    let view = asker.judge(&api, api.0.use_cases.read(asker.id, &asker.secret).await)?;
+pub async fn read<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+    let asker = Asker::of(&request)?;
+    let view = asker.judge(&api, api.0.service.read(asker.id, &asker.secret).await)?;
     Ok(answer(StatusCode::OK, &views::view(&view)))
 }
 
 /// `PATCH /v1/instances/{id}`
-pub async fn change<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
-    let asker = Asker::of(&api, &request)?;
+pub async fn change<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+    let asker = Asker::of(&request)?;
     // The secret is checked before the body is taken in: a stranger learns nothing and costs nothing.
-    asker.judge(&api, api.0.use_cases.read(asker.id, &asker.secret).await)?;
+    asker.judge(&api, api.0.service.read(asker.id, &asker.secret).await)?;
     let (parts, body) = request.into_parts();
     let body = intake::take(&parts.headers, body, intake::JSON_OR_MERGE_PATCH).await?;
     let change = json::parse(&body).and_then(|tree| device_body::read_change(&tree, api.0.lifetime, unix_now()))?;
     drop(body);
-    let view = match api.0.use_cases.change(asker.id, &asker.secret, change).await {
+    let view = match api.0.service.change(asker.id, &asker.secret, change).await {
         Err(ChangeError::ProviderNotConfigured { alert }) => return Err(provider_not_configured(alert)),
         Err(ChangeError::Access(error)) => asker.judge(&api, Err(error))?,
         Ok(view) => view,
@@ -77,17 +78,17 @@ pub async fn change<E: UseCases>(State(api): State<Api<E>>, request: Request) ->
 }
 
 /// `DELETE /v1/instances/{id}`
-pub async fn disable<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
-    let asker = Asker::of(&api, &request)?;
-    let receipt = asker.judge(&api, api.0.use_cases.disable(asker.id, &asker.secret).await)?;
+pub async fn disable<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+    let asker = Asker::of(&request)?;
+    let receipt = asker.judge(&api, api.0.service.disable(asker.id, &asker.secret).await)?;
     Ok(answer(StatusCode::OK, &views::receipt(&receipt)))
 }
 
 /// `GET /v1/instances/{id}/calls/{call}`
-pub async fn call<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
-    let (asker, call) = (Asker::of(&api, &request)?, call_of(&request));
+pub async fn call<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+    let (asker, call) = (Asker::of(&request)?, call_of(&request));
     let outcome = match call {
-        Some(call) => api.0.use_cases.call(asker.id, &asker.secret, call).await,
+        Some(call) => api.0.service.call(asker.id, &asker.secret, call).await,
         None => asker.no_such_call(&api).await,
     };
     let view = asker.judge_call(&api, outcome)?;
@@ -95,10 +96,10 @@ pub async fn call<E: UseCases>(State(api): State<Api<E>>, request: Request) -> R
 }
 
 /// `POST /v1/instances/{id}/calls/{call}/progress`
-pub async fn progress<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
-    let (asker, call) = (Asker::of(&api, &request)?, call_of(&request));
+pub async fn progress<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+    let (asker, call) = (Asker::of(&request)?, call_of(&request));
     let outcome = match call {
-        Some(call) => api.0.use_cases.progress(asker.id, &asker.secret, call).await,
+        Some(call) => api.0.service.progress(asker.id, &asker.secret, call).await,
         None => asker.no_such_call(&api).await,
     };
     asker.judge_call(&api, outcome)?;
@@ -106,10 +107,10 @@ pub async fn progress<E: UseCases>(State(api): State<Api<E>>, request: Request) 
 }
 
 /// `POST /v1/instances/{id}/calls/{call}/decline`
-pub async fn decline<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
-    let (asker, call) = (Asker::of(&api, &request)?, call_of(&request));
+pub async fn decline<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+    let (asker, call) = (Asker::of(&request)?, call_of(&request));
     let outcome = match call {
-        Some(call) => api.0.use_cases.decline(asker.id, &asker.secret, call).await,
+        Some(call) => api.0.service.decline(asker.id, &asker.secret, call).await,
         None => asker.no_such_call(&api).await,
     };
     asker.judge_call(&api, outcome)?;
@@ -123,8 +124,6 @@ pub async fn openapi() -> Response {
 
 /// The App whose key `request` shows.
 fn admit_app<'a, E>(api: &'a Api<E>, request: &Request, from: IpAddr) -> Result<&'a Admitted, Problem> {
-    let now = Instant::now();
-    api.0.failures.look(&from, now).map_err(too_many)?;
     let shown = bearer(request.headers(), WANT_APP_KEY)?;
     api.0.apps.admit(shown).ok_or_else(|| failed(api, from, WANT_APP_KEY))
 }
@@ -139,9 +138,8 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    pub(super) fn of<E>(api: &Api<E>, request: &Request) -> Result<Self, Problem> {
+    pub(super) fn of(request: &Request) -> Result<Self, Problem> {
         let from = peer(request);
-        api.0.failures.look(&from, Instant::now()).map_err(too_many)?;
         let secret = InstanceSecret::new(bearer(request.headers(), WANT_SECRET)?);
         let id = segment(request, 3).and_then(InstanceId::parse).ok_or_else(unknown_instance)?;
         Ok(Self { id, secret, from })
@@ -169,8 +167,8 @@ impl Asker {
     }
 
     /// What a call id that cannot be one is answered: as an unknown call, but only to who holds the secret.
-    async fn no_such_call<E: UseCases, T>(&self, api: &Api<E>) -> Result<T, CallError> {
-        api.0.use_cases.read(self.id, &self.secret).await?;
+    async fn no_such_call<E: ApiService, T>(&self, api: &Api<E>) -> Result<T, CallError> {
+        api.0.service.read(self.id, &self.secret).await?;
         Err(CallError::UnknownCall)
     }
 }
@@ -194,9 +192,16 @@ pub(super) fn answer(status: StatusCode, body: &Value) -> Response {
 }
 
 pub(super) fn failed<E>(api: &Api<E>, from: IpAddr, what: &'static str) -> Problem {
-    // The answer is 401 either way; a bucket that runs empty here refuses the next request.
-    let _ = api.0.failures.take(from, Instant::now());
-    Problem::unauthorized(what, true)
+    match api.0.failures.owe(from, Instant::now()) {
+        Ok(()) => Problem::unauthorized(what, true),
+        Err(wait_s) => too_many_failures(what, wait_s),
+    }
+}
+
+/// What a wrong key is answered whose address has shown too many.
+pub(crate) fn too_many_failures(what: &'static str, wait_s: u64) -> Problem {
+    let detail = format!("{what} Too many wrong ones came from your address; a right one is served at any time.");
+    Problem::new(ProblemType::TooManyRequests, detail).retry_after(wait_s)
 }
 
 pub(super) fn too_many(wait_s: u64) -> Problem {

@@ -1,4 +1,7 @@
-//! How often an address or an App may ask: token buckets in memory.
+//! How often an address or an App may ask, and how often an address may be wrong: token buckets in memory.
+//!
+//! Failures are counted after a key was found wrong, and nowhere before: what an address has failed at is no reason to
+//! refuse the right key that comes from it, because many people share an address (carrier NAT, load balancers).
 //!
 //! Invariant: a table holds at most [`MAX_BUCKETS`] buckets. When it is full and none of them is idle, newcomers share
 //! one bucket, so that a crowd of addresses cannot take memory or outrun the limit by its size.
@@ -11,6 +14,9 @@ use std::time::{Duration, Instant};
 
 /// The most buckets of one table; about 5 MB.
 pub const MAX_BUCKETS: usize = 65_536;
+
+/// The longest pause that wrong keys lead to, in seconds; the address is as good as new after it.
+const LONGEST_PAUSE_S: u32 = 300;
 
 /// How often a full table is searched for idle buckets, at most.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -35,7 +41,7 @@ pub struct Limits {
     pub wake_per_server: Rate,
     /// Wakes of one AOR, whoever asks: each may be a push.
     pub wake_per_aor: Rate,
-    /// Wrong keys and secrets from one address (IPv6: one /64).
+    /// Wrong keys and secrets from one address (IPv6: one /64). Right ones are served at any rate.
     pub failures_per_address: Rate,
 }
 
@@ -78,6 +84,16 @@ impl<K: Eq + Hash> Buckets<K> {
 
     /// Takes one token of `key`; the error is how many seconds to wait (at least 1).
     pub fn take(&self, key: K, now: Instant) -> Result<(), u64> {
+        self.with_bucket(key, now, Bucket::take)
+    }
+
+    /// Takes one token of `key`, or, where there is none, puts one second more on the wait; the error is how many seconds
+    /// that is by now (at least 1, at most [`LONGEST_PAUSE_S`]).
+    pub fn owe(&self, key: K, now: Instant) -> Result<(), u64> {
+        self.with_bucket(key, now, Bucket::owe)
+    }
+
+    fn with_bucket<T>(&self, key: K, now: Instant, work: impl FnOnce(&mut Bucket, Rate, Instant) -> T) -> T {
         let rate = self.rate;
         let mut table = self.lock();
         let table = &mut *table;
@@ -91,17 +107,7 @@ impl<K: Eq + Hash> Buckets<K> {
         } else {
             &mut table.newcomers
         };
-        bucket.take(rate, now)
-    }
-
-    /// Whether `key` has a token left, without taking it.
-    pub fn look(&self, key: &K, now: Instant) -> Result<(), u64> {
-        let table = self.lock();
-        match table.buckets.get(key) {
-            Some(bucket) => bucket.wait(self.rate, now),
-            None if table.buckets.len() >= MAX_BUCKETS => table.newcomers.wait(self.rate, now),
-            None => Ok(()),
-        }
+        work(bucket, rate, now)
     }
 
     fn lock(&self) -> MutexGuard<'_, Table<K>> {
@@ -130,6 +136,15 @@ impl Bucket {
         *self = Self { tokens: self.level(rate, now) - 1.0, filled_at: now };
         Ok(())
     }
+
+    fn owe(&mut self, rate: Rate, now: Instant) -> Result<(), u64> {
+        self.take(rate, now).map_err(|wait_s| {
+            let deepest = 1.0 - f64::from(LONGEST_PAUSE_S) * f64::from(rate.per_second);
+            let tokens = (self.level(rate, now) - f64::from(rate.per_second)).max(deepest);
+            *self = Self { tokens, filled_at: now };
+            wait_s
+        })
+    }
 }
 
 /// What an address is counted as: IPv4 by itself, IPv6 by its /64, IPv4-mapped IPv6 as IPv4.
@@ -154,10 +169,24 @@ mod tests {
             assert_eq!(buckets.take("a", start), Ok(()));
         }
         assert_eq!(buckets.take("a", start), Err(1));
-        assert_eq!(buckets.look(&"a", start), Err(1));
         assert_eq!(buckets.take("b", start), Ok(()), "another key is not concerned");
         assert_eq!(buckets.take("a", start + Duration::from_millis(101)), Ok(()));
         assert_eq!(buckets.take("a", start + Duration::from_millis(102)), Err(1));
+    }
+
+    #[test]
+    fn each_failure_beyond_the_burst_makes_the_pause_longer_up_to_a_limit() {
+        let failures = Buckets::new(RATE);
+        let start = Instant::now();
+        for _ in 0..3 {
+            assert_eq!(failures.owe("a", start), Ok(()));
+        }
+        let pauses: Vec<_> = (0..400).map(|_| failures.owe("a", start).unwrap_err()).collect();
+        assert_eq!(pauses[..4], [1, 2, 3, 4]);
+        assert!(pauses.is_sorted());
+        assert_eq!(pauses[399], u64::from(LONGEST_PAUSE_S));
+        assert_eq!(failures.owe("b", start), Ok(()), "another address is not concerned");
+        assert_eq!(failures.owe("a", start + Duration::from_secs(300)), Ok(()), "who waits is heard again");
     }
 
     #[test]

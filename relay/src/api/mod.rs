@@ -37,12 +37,14 @@ mod wake;
 pub mod wake_body;
 
 use access::{App, Apps, SipServer, SipServers};
+pub(crate) use handlers::too_many_failures;
+
 use connection::{EndConnection, Peer};
 use device_body::LifetimeRange;
 use limits::{Buckets, Limits};
 
-use crate::enrollment::UseCases;
 use crate::metrics::{Metrics, UNMATCHED};
+use crate::service::{AppService, DeviceService, SipServerService};
 
 /// The description of this API (OpenAPI 3.1).
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -63,7 +65,7 @@ pub struct Settings {
 pub struct Api<E>(Arc<Inner<E>>);
 
 struct Inner<E> {
-    use_cases: E,
+    service: E,
     metrics: Metrics,
     apps: Apps,
     sip_servers: SipServers,
@@ -83,11 +85,16 @@ impl<E> Clone for Api<E> {
     }
 }
 
-impl<E: UseCases> Api<E> {
-    /// An API over `use_cases` that counts in `metrics`.
-    pub fn new(settings: Settings, use_cases: E, metrics: Metrics) -> Self {
+/// What the API asks the use cases for.
+pub trait ApiService: AppService + DeviceService + SipServerService {}
+
+impl<E: AppService + DeviceService + SipServerService> ApiService for E {}
+
+impl<E: ApiService> Api<E> {
+    /// An API over `service` that counts in `metrics`.
+    pub fn new(settings: Settings, service: E, metrics: Metrics) -> Self {
         Self(Arc::new(Inner {
-            use_cases,
+            service,
             metrics,
             apps: Apps::new(settings.apps),
             sip_servers: SipServers::new(settings.sip_servers),
@@ -216,7 +223,7 @@ impl Endpoint {
     }
 }
 
-fn method_router<E: UseCases>(endpoint: Endpoint) -> MethodRouter<Api<E>> {
+fn method_router<E: ApiService>(endpoint: Endpoint) -> MethodRouter<Api<E>> {
     match endpoint {
         Endpoint::Enable => routing::post(handlers::enable::<E>),
         Endpoint::Read => routing::get(handlers::read::<E>),
@@ -238,7 +245,7 @@ fn method_router<E: UseCases>(endpoint: Endpoint) -> MethodRouter<Api<E>> {
 }
 
 /// Counts each request, and sets what every answer has.
-async fn observe<E: UseCases>(State(api): State<Api<E>>, request: Request, next: Next) -> Response {
+async fn observe<E: ApiService>(State(api): State<Api<E>>, request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let matched = request.extensions().get::<MatchedPath>();
     let route = matched.map_or(UNMATCHED, |path| template_of(path.as_str()));

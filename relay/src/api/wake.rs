@@ -1,6 +1,6 @@
 //! `POST /v1/wake`: a SIP server that holds a call has the devices of its callee woken.
 //!
-//! Invariant: as everywhere here: limit, key, body, use case. No AOR is kept or logged.
+//! Invariant: as everywhere here: key, body, limit, use case. No AOR is kept or logged.
 
 use std::hash::BuildHasher;
 use std::time::Instant;
@@ -11,19 +11,18 @@ use axum::response::Response;
 use serde_json::json;
 use sip::message::Uri;
 
+use super::ApiService;
 use super::access::{AdmittedServer, bearer};
 use super::handlers::{FULL_RETRY_S, answer, failed, too_many};
 use super::problem::{Problem, ProblemType};
 use super::{Api, intake, json as body_json, peer, wake_body};
-use crate::enrollment::UseCases;
-use crate::enrollment::types::{Wake, WakeError};
+use crate::service::types::{Wake, WakeError};
 
 const WANT_SERVER_KEY: &str = "Send the SIP server's key as Authorization: Bearer KEY.";
 
 /// `POST /v1/wake`
-pub async fn wake<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+pub async fn wake<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let from = peer(&request);
-    api.0.failures.look(&from, Instant::now()).map_err(too_many)?;
     let shown = bearer(request.headers(), WANT_SERVER_KEY)?;
     let server = api.0.sip_servers.admit(shown).ok_or_else(|| failed(&api, from, WANT_SERVER_KEY))?;
     let (parts, body) = request.into_parts();
@@ -34,7 +33,7 @@ pub async fn wake<E: UseCases>(State(api): State<Api<E>>, request: Request) -> R
     let now = Instant::now();
     api.0.wakes_by_server.take(server.id.clone(), now).map_err(too_many)?;
     api.0.wakes_by_aor.take(api.0.aor_hash.hash_one(wish.aor.expose()), now).map_err(too_many)?;
-    let awake = api.0.use_cases.wake(wish).await.map_err(problem)?;
+    let awake = api.0.service.wake(wish).await.map_err(problem)?;
     Ok(answer(StatusCode::OK, &json!({"awake": awake.awake, "known": awake.known})))
 }
 

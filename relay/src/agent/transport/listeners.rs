@@ -7,7 +7,6 @@ use sip::endpoint::{Side, Transport};
 use crate::agent::Shards;
 use crate::agent::transport::connections::Connection;
 use crate::metrics::Metrics;
-use crate::metrics::labels;
 use crate::net::listen::{Accepted, Listener};
 use crate::timing::ConnectionTiming;
 
@@ -30,10 +29,9 @@ pub(crate) async fn serve(
     shards: Shards,
     metrics: Metrics,
 ) {
-    let (side, label) = match kind {
-        ListenerKind::Edge => (Side::Device, labels::Listener::Edge),
-        ListenerKind::Websocket => (Side::Device, labels::Listener::Websocket),
-        ListenerKind::Upstream => (Side::Upstream, labels::Listener::Upstream),
+    let side = match kind {
+        ListenerKind::Edge | ListenerKind::Websocket => Side::Device,
+        ListenerKind::Upstream => Side::Upstream,
     };
     while let Some(Accepted { stream, peer, .. }) = listener.accept().await {
         let transport = match kind {
@@ -42,11 +40,6 @@ pub(crate) async fn serve(
             ListenerKind::Edge | ListenerKind::Upstream => Transport::Tcp,
         };
         let connection = Connection::accepted(side, transport, peer, timing, shards.clone(), metrics.clone());
-        let metrics = metrics.clone();
-        tokio::spawn(async move {
-            metrics.connections(label, 1);
-            connection.serve(stream).await;
-            metrics.connections(label, -1);
-        });
+        tokio::spawn(connection.serve(stream));
     }
 }

@@ -20,7 +20,7 @@ impl Inner {
     /// How an instance stands, for who has its secret.
     pub(super) async fn look(&self, id: InstanceId, proof: &InstanceSecret) -> Result<InstanceStatus, AccessError> {
         let who = Principal::Device(proof.clone());
-        match self.ground.agent.ask(id, |reply| Request::Look { id, who, reply }).await {
+        match self.dependencies.agent.ask(id, |reply| Request::Look { id, who, reply }).await {
             Some(Ok(standing)) => Ok(standing),
             Some(Err(denied)) => Err(self.denied(id, denied).await),
             None => Err(AccessError::StoreAway),
@@ -28,7 +28,7 @@ impl Inner {
     }
 
     pub(super) async fn look_as_relay(&self, id: InstanceId) -> Result<InstanceStatus, OperatorError> {
-        let answer = self.ground.agent.ask(id, |reply| Request::Look { id, who: Principal::Relay, reply }).await;
+        let answer = self.dependencies.agent.ask(id, |reply| Request::Look { id, who: Principal::Relay, reply }).await;
         answer.ok_or(OperatorError::StoreAway)?.map_err(|_| OperatorError::Unknown)
     }
 
@@ -37,7 +37,7 @@ impl Inner {
     pub(super) async fn denied(&self, id: InstanceId, denied: Denied) -> AccessError {
         match denied {
             Denied::Forbidden => AccessError::Forbidden,
-            Denied::Unknown => match self.ground.vault.load(id).await {
+            Denied::Unknown => match self.dependencies.vault.load(id).await {
                 Ok(None) => AccessError::Unknown,
                 Ok(Some(_)) | Err(_) => AccessError::StoreAway,
             },
@@ -69,7 +69,7 @@ impl Inner {
     pub(super) async fn list(&self, after: Option<InstanceId>, limit: usize) -> Page {
         // One more than asked for tells whether a further page follows.
         let asked = limit + 1;
-        let answers = self.ground.agent.ask_all(|reply| Request::List { after, limit: asked, reply }).await;
+        let answers = self.dependencies.agent.ask_all(|reply| Request::List { after, limit: asked, reply }).await;
         let mut standings: Vec<InstanceStatus> = answers.into_iter().flatten().collect();
         standings.sort_unstable_by_key(|standing| standing.id);
         let more = standings.len() > limit;
@@ -80,7 +80,7 @@ impl Inner {
 
     pub(super) async fn export(&self, id: InstanceId) -> Result<Export, OperatorError> {
         let standing = self.look_as_relay(id).await?;
-        let calls = self.ground.agent.ask(id, |reply| Request::Calls { id, reply }).await.unwrap_or_default();
+        let calls = self.dependencies.agent.ask(id, |reply| Request::Calls { id, reply }).await.unwrap_or_default();
         let calls: Vec<(CallId, CallView)> = calls.iter().map(|(id, call)| (*id, call_view(call))).collect();
         let export = self.with_record(&standing, |record| Export {
             listed: listed(&standing, record),
@@ -99,7 +99,7 @@ impl Inner {
         wish: CallRequest,
     ) -> Result<CallView, CallError> {
         let who = Principal::Device(proof.clone());
-        match self.ground.agent.ask(id, |reply| Request::Call { id, who, call, wish, reply }).await {
+        match self.dependencies.agent.ask(id, |reply| Request::Call { id, who, call, wish, reply }).await {
             Some(Ok(call)) => Ok(call_view(&call)),
             Some(Err(CallDenied::Denied(denied))) => Err(self.denied(id, denied).await.into()),
             Some(Err(CallDenied::UnknownCall)) => Err(CallError::UnknownCall),
@@ -109,7 +109,7 @@ impl Inner {
     }
 
     pub(super) fn with_record<T>(&self, standing: &InstanceStatus, work: impl FnOnce(&Record) -> T) -> Option<T> {
-        self.ground.vault.open_lent(standing.id, &standing.sealed, work).ok()
+        self.dependencies.vault.open_lent(standing.id, &standing.sealed, work).ok()
     }
 }
 

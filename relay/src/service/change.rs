@@ -33,7 +33,7 @@ impl Inner {
         proof: &InstanceSecret,
         change: Change,
     ) -> Result<View, ChangeError> {
-        let _turn = self.changing.take(id).await;
+        let _guard = self.changing.lock_key(id).await;
         let standing = self.look(id, proof).await?;
         let foreground = change.presence.map(|presence| presence == Presence::Foreground);
         let changed = self.changed(&standing, |record| {
@@ -48,7 +48,7 @@ impl Inner {
     /// is of no interest any more.
     pub(super) async fn write_down_reminders(self: Arc<Self>, mut sent: mpsc::UnboundedReceiver<Reminded>) {
         while let Some(Reminded { id, expires_at, reminder }) = sent.recv().await {
-            let _turn = self.changing.take(id).await;
+            let _guard = self.changing.lock_key(id).await;
             let Ok(standing) = self.look_as_relay(id).await else { continue };
             if standing.expires_at != expires_at {
                 continue;
@@ -74,11 +74,11 @@ impl Inner {
         let (id, Changed { sealed, lookup, lease }) = (standing.id, changed);
         let fence = self.store_change(id, &sealed, lease.expires_at, &lookup, standing.fence).await?;
         let replace = |reply| Request::Replace { id, sealed, lease, fence, foreground, reply };
-        match self.ground.agent.ask(id, replace).await {
+        match self.dependencies.agent.ask(id, replace).await {
             Some(Ok(standing)) => self.view(&standing).ok_or(AccessError::Unknown.into()),
             Some(Err(_)) => {
                 // It ended meanwhile; what was just stored goes with it.
-                self.ground.agent.erase(id, lookup);
+                self.dependencies.agent.erase(id, lookup);
                 Err(AccessError::Unknown.into())
             }
             None => Err(AccessError::StoreAway.into()),
@@ -90,7 +90,7 @@ impl Inner {
         standing: &InstanceStatus,
         change: impl FnOnce(&mut Record) -> Result<(), ChangeError>,
     ) -> Result<Changed, ChangeError> {
-        let vault = &self.ground.vault;
+        let vault = &self.dependencies.vault;
         let (sealed, (lookup, lease)) = vault.reseal(standing.id, &standing.sealed, |record| {
             change(record)?;
             Ok::<_, ChangeError>((vault.lookup_of(record), LeaseExpiry::of(record)))
@@ -106,12 +106,12 @@ impl Inner {
         lookup: &Lookup,
         fence: Fence,
     ) -> Result<Fence, ChangeError> {
-        let put = self.ground.vault.put(id, sealed, expires_at, lookup, fence);
+        let put = self.dependencies.vault.put(id, sealed, expires_at, lookup, fence);
         match self.timed(StoreOperation::Put, put).await {
             // Another instance with the very token that this one now has: that device was set up twice.
             Ok(placed) => {
                 if let Some(displaced) = placed.displaced {
-                    self.ground.agent.erase(displaced, *lookup);
+                    self.dependencies.agent.erase(displaced, *lookup);
                 }
                 Ok(placed.fence)
             }
@@ -123,7 +123,7 @@ impl Inner {
     /// Whether the App has the push services that a change names.
     fn check_services(&self, record: &Record, change: &Change) -> Result<(), ChangeError> {
         let none = Services { apns: false, fcm: false };
-        let services = self.ground.services.get(&record.app).copied().unwrap_or(none);
+        let services = self.dependencies.services.get(&record.app).copied().unwrap_or(none);
         let served = |target: &PushTarget| match target.provider {
             Provider::ApnsProduction | Provider::ApnsSandbox => services.apns,
             Provider::Fcm => services.fcm,

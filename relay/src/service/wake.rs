@@ -14,20 +14,20 @@ use crate::agent::request::{DevicesFound, Request};
 impl Inner {
     pub(super) async fn wake(&self, wish: Wake) -> Result<Awake, WakeError> {
         let Wake { aor, from, name, wait } = wish;
-        if self.ground.drain.has_begun() {
+        if self.dependencies.drain.has_begun() {
             return Err(WakeError::Draining);
         }
         let host = Uri::parse(aor.expose()).map(|uri| uri.host).ok_or(WakeError::DomainNotAllowed)?;
-        if !self.ground.domains.allow(host) {
+        if !self.dependencies.domains.allow(host) {
             return Err(WakeError::DomainNotAllowed);
         }
-        let key = self.ground.vault.aor_key(&aor);
+        let key = self.dependencies.vault.aor_key(&aor);
         let (arrivals, mut arrived) = mpsc::unbounded_channel();
         let announce = |reply| {
             let (from, name, arrivals) = (from.clone(), name.clone(), arrivals.clone());
             Request::ExpectCall { aor: key, from, name, arrivals, reply }
         };
-        let found = self.ground.agent.ask_all(announce).await;
+        let found = self.dependencies.agent.ask_all(announce).await;
         // From here on the devices alone hold it: when none of them can come any more, the wait ends.
         drop(arrivals);
         let DevicesFound { known, attached } = found.into_iter().fold(DevicesFound::default(), |sum, found| {
