@@ -19,6 +19,7 @@ use sip::id::{CallId, InstanceId};
 
 use super::Shard;
 use crate::agent::delivery::{deliver, outcome_of};
+use crate::agent::tables::instances::EndKind;
 use crate::agent::tables::timeline::What;
 use crate::agent::{ShardInput, Shared};
 use crate::clock::unix_now;
@@ -82,7 +83,7 @@ impl Shard {
         content: AlertContent,
     ) {
         let ending = self.instances.get(instance).and_then(|row| row.ending.as_ref());
-        if ending.is_some_and(|ending| ending.reason == Some(WipeReason::PushTokenGone)) {
+        if ending.is_some_and(|ending| ending.kind == EndKind::Wiped(WipeReason::PushTokenGone)) {
             // Nobody is there any more.
             return;
         }
@@ -131,7 +132,7 @@ impl Shard {
         if self.push_bindings.knows(instance) {
             self.next.push_back(Input::RemovePushBinding(instance));
         } else {
-            self.begin_wipe(instance, Some(WipeReason::PushTokenGone), None);
+            self.end(instance, EndKind::Wiped(WipeReason::PushTokenGone), None);
         }
         true
     }
