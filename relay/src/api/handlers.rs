@@ -55,14 +55,14 @@ pub async fn enable<E: UseCases>(State(api): State<Api<E>>, request: Request) ->
 
 /// `GET /v1/instances/{id}`
 pub async fn read<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
-    let asker = Asker::of(&api, &request)?;
+    let asker = Asker::of(&request)?;
     let view = asker.judge(&api, api.0.use_cases.read(asker.id, &asker.secret).await)?;
     Ok(answer(StatusCode::OK, &views::view(&view)))
 }
 
 /// `PATCH /v1/instances/{id}`
 pub async fn change<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
-    let asker = Asker::of(&api, &request)?;
+    let asker = Asker::of(&request)?;
     // The secret is checked before the body is taken in: a stranger learns nothing and costs nothing.
     asker.judge(&api, api.0.use_cases.read(asker.id, &asker.secret).await)?;
     let (parts, body) = request.into_parts();
@@ -79,14 +79,14 @@ pub async fn change<E: UseCases>(State(api): State<Api<E>>, request: Request) ->
 
 /// `DELETE /v1/instances/{id}`
 pub async fn disable<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
-    let asker = Asker::of(&api, &request)?;
+    let asker = Asker::of(&request)?;
     let receipt = asker.judge(&api, api.0.use_cases.disable(asker.id, &asker.secret).await)?;
     Ok(answer(StatusCode::OK, &views::receipt(&receipt)))
 }
 
 /// `GET /v1/instances/{id}/calls/{call}`
 pub async fn call<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
-    let (asker, call) = (Asker::of(&api, &request)?, call_of(&request));
+    let (asker, call) = (Asker::of(&request)?, call_of(&request));
     let outcome = match call {
         Some(call) => api.0.use_cases.call(asker.id, &asker.secret, call).await,
         None => asker.no_such_call(&api).await,
@@ -97,7 +97,7 @@ pub async fn call<E: UseCases>(State(api): State<Api<E>>, request: Request) -> R
 
 /// `POST /v1/instances/{id}/calls/{call}/progress`
 pub async fn progress<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
-    let (asker, call) = (Asker::of(&api, &request)?, call_of(&request));
+    let (asker, call) = (Asker::of(&request)?, call_of(&request));
     let outcome = match call {
         Some(call) => api.0.use_cases.progress(asker.id, &asker.secret, call).await,
         None => asker.no_such_call(&api).await,
@@ -108,7 +108,7 @@ pub async fn progress<E: UseCases>(State(api): State<Api<E>>, request: Request) 
 
 /// `POST /v1/instances/{id}/calls/{call}/decline`
 pub async fn decline<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
-    let (asker, call) = (Asker::of(&api, &request)?, call_of(&request));
+    let (asker, call) = (Asker::of(&request)?, call_of(&request));
     let outcome = match call {
         Some(call) => api.0.use_cases.decline(asker.id, &asker.secret, call).await,
         None => asker.no_such_call(&api).await,
@@ -138,7 +138,7 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    pub(super) fn of<E>(api: &Api<E>, request: &Request) -> Result<Self, Problem> {
+    pub(super) fn of(request: &Request) -> Result<Self, Problem> {
         let from = peer(request);
         let secret = InstanceSecret::new(bearer(request.headers(), WANT_SECRET)?);
         let id = segment(request, 3).and_then(InstanceId::parse).ok_or_else(unknown_instance)?;

@@ -8,6 +8,7 @@
 //! [`CALLS_DRAIN`] and the HTTPS listener's own limit; it unregisters nothing: another process takes the bindings over.
 
 pub mod check;
+mod clock_watch;
 
 use std::collections::HashMap;
 use std::io;
@@ -331,6 +332,7 @@ impl Opened {
         vec![
             tokio::spawn(self.enrollment.clone().keep_ownership(told)),
             tokio::spawn(self.tls.clone().watch()),
+            tokio::spawn(clock_watch::watch(self.vault.clone(), readiness.clone())),
             tokio::spawn(certificate),
         ]
     }
