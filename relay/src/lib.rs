@@ -11,11 +11,12 @@
 //! | 0 | [`metrics`] | every metric's name, in one enum |
 //! | 0 | `random` | random bytes from the system |
 //! | 0 | [`secret`] | types that cannot print and are wiped on drop |
+//! | 0 | [`timing`] | the waits that nobody configures |
 //! | 1 | [`vault`] | the ephemeral credential store |
 //! | 1 | [`push`] | APNs, FCM, payload, verdicts |
 //! | 1 | [`net`] | listen, dial, resolve, TLS and its reload; knows bytes, not SIP |
 //! | 2 | [`agent`] | drives the Endpoint shards, and joins them to the network, the vault and the push services |
-//! | 3 | [`enrollment`] | the use cases: enable, renew, resume, take over, wipe |
+//! | 3 | [`service`] | the use cases, by who asks: app, device, operator, SIP server |
 //! | 4 | [`api`] | HTTPS for apps and SIP servers |
 //! | 4 | [`operator`] | health, metrics, status page |
 //! | 5 | [`serve`] | a whole relay: wiring and drain |
@@ -29,7 +30,6 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;
-pub mod enrollment;
 pub mod metrics;
 pub mod net;
 pub mod operator;
@@ -37,5 +37,7 @@ pub mod push;
 mod random;
 pub mod secret;
 pub mod serve;
+pub mod service;
 pub mod softphone;
+pub mod timing;
 pub mod vault;

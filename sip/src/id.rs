@@ -113,7 +113,7 @@ identifier!(
     "b"
 );
 identifier!(
-    /// A call that is offered to a device. Shown as `c_…`.
+    /// A call for one or more devices. Shown as `c_…`.
     CallId,
     "c_"
 );

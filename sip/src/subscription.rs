@@ -39,7 +39,7 @@ const BEGIN_WITHIN_MS: (u64, u64) = (1_000, 20_000);
 /// Record-Routes that are kept of one dialog; with more the server is not asked again.
 const ROUTES_MAX: usize = 16;
 
-/// What the endpoint does next.
+/// The next action of the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Nothing.
@@ -150,11 +150,11 @@ impl Subscription {
     /// Writes the SUBSCRIBE; `service_route` leads the first one (RFC 3608 §6.1).
     pub fn compose(&mut self, binding: BindingId, head: &RequestContext<'_>, service_route: &[Box<str>]) -> Bytes {
         self.cseq += 1;
-        let letter = self.letter(binding, head, service_route, EXPIRES);
-        let State::Asking { answers, .. } = &self.state else { return letter.finish() };
+        let request = self.request(binding, head, service_route, EXPIRES);
+        let State::Asking { answers, .. } = &self.state else { return request.finish() };
         answers
             .iter()
-            .fold(letter, |letter, (challenger, value)| letter.header(challenger.credentials_header(), value))
+            .fold(request, |request, (challenger, value)| request.header(challenger.credentials_header(), value))
             .finish()
     }
 
@@ -162,7 +162,7 @@ impl Subscription {
     pub fn compose_end(&mut self, binding: BindingId, head: &RequestContext<'_>) -> Option<Bytes> {
         self.dialog.as_ref()?;
         self.cseq += 1;
-        Some(self.letter(binding, head, &[], 0).finish())
+        Some(self.request(binding, head, &[], 0).finish())
     }
 
     /// It was sent with this branch.
@@ -264,7 +264,7 @@ impl Subscription {
         };
     }
 
-    fn letter(
+    fn request(
         &self,
         binding: BindingId,
         head: &RequestContext<'_>,
@@ -278,10 +278,10 @@ impl Subscription {
         let to = self.dialog.as_ref().map_or_else(|| format!("<{aor}>"), |dialog| dialog.to.to_string());
         let routes = self.dialog.as_ref().map_or(service_route, |dialog| &dialog.routes[..]);
         let via = format!("SIP/2.0/{} {local};branch={}{rport}", transport.via(), head.branch);
-        let letter =
+        let request =
             Composer::request(Method::Subscribe, self.uri()).header(Name::Via, via).header(Name::MaxForwards, 70);
-        let letter = routes.iter().fold(letter, |letter, route| letter.header(Name::Route, route));
-        letter
+        let request = routes.iter().fold(request, |request, route| request.header(Name::Route, route));
+        request
             .header(Name::From, format_args!("<{aor}>;tag={epoch}"))
             .header(Name::To, to)
             .header(Name::CallId, call_id_of(binding, epoch))

@@ -9,16 +9,16 @@
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
-use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_2048_8192_SHA256, RsaKeyPair, UnparsedPublicKey};
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper::Method;
 use relay::push::fcm::Settings;
+use rustls_pki_types::PrivatePkcs8KeyDer;
+use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -125,7 +125,7 @@ impl Fcm {
         let mut file = PathBuf::new();
         let (server, google) = Server::start(authority, |port| {
             let token_uri = format!("{}/token", http2::endpoint(port));
-            let account = service_account(key, &token_uri);
+            let account = service_account(&token_uri);
             file = authority.write(&format!("fcm-{port}.json"), &account);
             Arc::new(Google {
                 token_uri,
@@ -249,25 +249,20 @@ impl Fcm {
     }
 }
 
-/// The service account's key, made once for the process: making one takes half a second.
-fn signing_key() -> &'static RsaKeyPair {
-    static KEY: OnceLock<RsaKeyPair> = OnceLock::new();
-    KEY.get_or_init(|| RsaKeyPair::generate(KeySize::Rsa2048).expect("an RSA key can be made"))
+/// The service account's key as PEM, worth nothing anywhere: making one takes half a second.
+const KEY: &str = include_str!("fcm-key.pem");
+
+fn signing_key() -> RsaKeyPair {
+    let der = PrivatePkcs8KeyDer::from_pem_slice(KEY.as_bytes()).expect("the key is PEM");
+    RsaKeyPair::from_pkcs8(der.secret_pkcs8_der()).expect("the key is RSA")
 }
 
-fn service_account(key: &RsaKeyPair, token_uri: &str) -> String {
-    let der = AsDer::<Pkcs8V1Der>::as_der(key).expect("an RSA key has a PKCS#8 form");
-    let mut pem = String::from("-----BEGIN PRIVATE KEY-----\n");
-    for line in STANDARD.encode(der.as_ref()).as_bytes().chunks(64) {
-        pem.extend(line.iter().map(|&byte| char::from(byte)));
-        pem.push('\n');
-    }
-    pem.push_str("-----END PRIVATE KEY-----\n");
+fn service_account(token_uri: &str) -> String {
     let account = json!({
         "type": "service_account",
         "project_id": PROJECT,
         "private_key_id": KEY_ID,
-        "private_key": pem,
+        "private_key": KEY,
         "client_email": EMAIL,
         "client_id": "100000000000000000000",
         "auth_uri": "https://accounts.google.com/o/oauth2/auth",

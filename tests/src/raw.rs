@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use crate::authority::Authority;
 
 /// How long connecting and one write may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(40);
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}

@@ -91,6 +91,8 @@ pub struct Setup {
     pub further: String,
     /// `RUST_LOG`
     pub log: String,
+    /// By how much the waits are shortened that nobody configures; 1 is real time.
+    pub timing: f64,
     /// Further variables of the environment.
     pub environment: Vec<(String, String)>,
     /// The address on which devices reach it; an IPv6 address in brackets.
@@ -149,6 +151,7 @@ impl Setup {
             apps,
             further: String::new(),
             log: text("info,relay=debug,sip=debug,sipwake=debug"),
+            timing: 1.0,
             environment: Vec::new(),
             edge_ip: text("127.0.0.1"),
             ports: Ports::default(),
@@ -161,11 +164,21 @@ impl Setup {
     /// # Panics
     /// When the key cannot be written.
     pub fn sip_server(&mut self, id: &str, domains: &[&str]) -> String {
+        // `example.test` has no address: the stand-ins are known by theirs.
+        self.sip_server_at(id, domains, &["127.0.0.1"])
+    }
+
+    /// As [`Self::sip_server`], with other hosts whose registrations it may wake.
+    ///
+    /// # Panics
+    /// When the key cannot be written.
+    pub fn sip_server_at(&mut self, id: &str, domains: &[&str], registrars: &[&str]) -> String {
         let key = format!("server-{}{}", token(), token());
         let file = self.authority.directory().join(format!("{id}-key"));
         std::fs::write(&file, &key).expect("the authority's directory can be written");
         // Writing to a String cannot fail.
         let _ = writeln!(self.further, "\n[[sip_server]]\nid = {id:?}\nkey_file = {file:?}\ndomains = {domains:?}");
+        let _ = writeln!(self.further, "registrars = {registrars:?}");
         key
     }
 

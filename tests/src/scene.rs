@@ -23,7 +23,7 @@ use crate::wire::Transport;
 use crate::{apns, fcm};
 
 /// How long a step may take that is expected at once; generous, because many tests share a machine.
-pub const SOON: Duration = Duration::from_secs(10);
+pub const SOON: Duration = Duration::from_secs(20);
 /// How often a condition is looked at that cannot be awaited.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// The APNs token of Alice's first device.

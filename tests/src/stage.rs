@@ -8,6 +8,7 @@ use std::time::Duration;
 use hyper::Version;
 use relay::config::Config;
 use relay::serve::{Relay, Running};
+use relay::timing::Timing;
 use serde_json::{Value, json};
 
 use crate::api_client::{Answer, ApiClient, Instance};
@@ -20,8 +21,8 @@ use crate::scratch::Scratch;
 use crate::wire::Transport;
 use crate::{apns, fcm};
 
-/// The most that one step of a story or a test may take.
-pub const STEP: Duration = Duration::from_secs(5);
+/// The most that one step of a story or a test may take; generous, because many tests share a machine.
+pub const STEP: Duration = Duration::from_secs(20);
 
 /// Everything that takes part.
 pub struct Stage {
@@ -57,8 +58,9 @@ impl Stage {
         let mut setup = Setup::new(&authority, vec![app(&authority, &apns, &fcm)]);
         adjust(&mut setup);
         let scratch = Scratch::new();
-        let config =
+        let mut config =
             Config::load(&setup.write(&scratch)).map_err(|it| Missed::new("a configuration", it.to_string()))?;
+        config.timing = Timing::scaled(setup.timing);
         let relay = Relay::start(config).await.map_err(|error| Missed::new("a relay", error.to_string()))?;
         let key = setup.apps.first().map(|app| app.api_key.as_str());
         let api = ApiClient::new(relay.api, Version::HTTP_2, &authority, key);

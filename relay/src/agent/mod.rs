@@ -44,6 +44,7 @@ use crate::net::resolve::Resolver;
 use crate::net::tls::ClientTls;
 use crate::net::udp::Udp;
 use crate::push::{PushService, Verdict};
+use crate::timing::ConnectionTiming;
 use crate::vault::Vault;
 use crate::vault::record::Reminder;
 use erasures::Erasures;
@@ -180,6 +181,8 @@ pub struct Dependencies {
     pub tls: ClientTls,
     /// How long an address that failed is left alone at first, and how often a better one is looked for.
     pub failback_interval: Duration,
+    /// The waits of connections for SIP.
+    pub connection_timing: ConnectionTiming,
     /// The upstream UDP socket, where UDP is in use.
     pub udp: Option<Udp>,
     /// When the caller first hears ringing.
@@ -211,6 +214,7 @@ struct Shared {
     /// What pushes name.
     edge: Box<str>,
     udp: Option<Udp>,
+    connection_timing: ConnectionTiming,
     shards: Shards,
     upstreams: Upstreams,
     dialler: Dialler,
@@ -237,6 +241,7 @@ impl Agent {
         let dialler = Dialler::new(
             (dependencies.resolver, dependencies.tls),
             dependencies.failback_interval,
+            dependencies.connection_timing,
             upstreams.clone(),
             shards.clone(),
             metrics.clone(),
@@ -253,6 +258,7 @@ impl Agent {
             answer_timeout: endpoint.answer_timeout,
             edge: endpoint.edge.clone(),
             udp: dependencies.udp,
+            connection_timing: dependencies.connection_timing,
             shards,
             upstreams,
             dialler,
@@ -278,6 +284,7 @@ impl Agent {
         tokio::spawn(listeners::serve(
             listener,
             listeners::ListenerKind::Edge,
+            self.0.connection_timing,
             self.0.shards.clone(),
             self.0.metrics.clone(),
         ));
@@ -288,6 +295,7 @@ impl Agent {
         tokio::spawn(listeners::serve(
             listener,
             listeners::ListenerKind::Websocket,
+            self.0.connection_timing,
             self.0.shards.clone(),
             self.0.metrics.clone(),
         ));
@@ -298,6 +306,7 @@ impl Agent {
         tokio::spawn(listeners::serve(
             listener,
             listeners::ListenerKind::Upstream,
+            self.0.connection_timing,
             self.0.shards.clone(),
             self.0.metrics.clone(),
         ));

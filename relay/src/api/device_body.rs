@@ -5,8 +5,8 @@
 
 use super::json::{At, Errors, Json};
 use super::problem::Problem;
-use crate::enrollment::types::{Change, Field};
 use crate::secret::PushToken;
+use crate::service::types::{Change, Field};
 use crate::vault::record::{Presence, Provider, PushTarget, WakeFor};
 
 /// The hexadecimal digits of an APNs token: 64 today, and Apple says that it may grow.

@@ -6,8 +6,8 @@ use super::device_body::{self, LifetimeRange};
 use super::json::{At, Errors, Fields, Json};
 use super::problem::Problem;
 use super::sip_uri::{MAX_URI, SipUri};
-use crate::enrollment::types::Enable;
 use crate::secret::{Aor, Ha1Text, Password};
+use crate::service::types::Enable;
 use crate::vault::record::{Account, Device, Proof, Provider, WakeFor};
 
 /// The longest user name of a digest, in characters.

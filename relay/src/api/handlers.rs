@@ -13,14 +13,14 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use sip::id::{CallId, InstanceId};
 
+use super::ApiService;
 use super::access::{Admitted, bearer};
 use super::enable_body::Rules;
 use super::problem::{FieldError, Problem, ProblemType};
-use super::{Api, OPENAPI, device_body, enable_body, intake, json, peer, views};
+use super::{Api, OPENAPI, body, device_body, enable_body, json, peer, views};
 use crate::clock::unix_now;
-use crate::enrollment::UseCases;
-use crate::enrollment::types::{AccessError, CallError, ChangeError, EnableError, Refusal, RegistrationState};
 use crate::secret::InstanceSecret;
+use crate::service::types::{AccessError, CallError, ChangeError, EnableError, Refusal, RegistrationState};
 
 const WANT_APP_KEY: &str = "Send the app's key as Authorization: Bearer KEY.";
 const WANT_SECRET: &str = "Send the instance's secret as Authorization: Bearer SECRET.";
@@ -30,18 +30,18 @@ const STORE_AWAY_RETRY_S: u64 = 5;
 pub(super) const FULL_RETRY_S: u64 = 30;
 
 /// `POST /v1/instances`
-pub async fn enable<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+pub async fn enable<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let from = peer(&request);
     let app = admit_app(&api, &request, from)?;
     let (parts, body) = request.into_parts();
-    let body = intake::take(&parts.headers, body, intake::JSON).await?;
+    let body = body::take(&parts.headers, body, body::JSON).await?;
     let rules = Rules { lifetime: api.0.lifetime, apns: app.apns, fcm: app.fcm, now: unix_now() };
     let wish = json::parse(&body).and_then(|tree| enable_body::read(&tree, &rules))?;
     drop(body);
     let now = Instant::now();
     api.0.enables_by_address.take(from, now).map_err(too_many)?;
     api.0.enables_by_app.take(app.id.clone(), now).map_err(too_many)?;
-    let enabled = api.0.use_cases.enable(&app.id, wish).await.map_err(enable_problem)?;
+    let enabled = api.0.service.enable(&app.id, wish).await.map_err(enable_problem)?;
     let status = match enabled.registration.state {
         RegistrationState::Registered => StatusCode::CREATED,
         _ => StatusCode::ACCEPTED,
@@ -54,22 +54,22 @@ pub async fn enable<E: UseCases>(State(api): State<Api<E>>, request: Request) ->
 }
 
 /// `GET /v1/instances/{id}`
-pub async fn read<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+pub async fn read<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let asker = Asker::of(&request)?;
-    let view = asker.judge(&api, api.0.use_cases.read(asker.id, &asker.secret).await)?;
+    let view = asker.judge(&api, api.0.service.read(asker.id, &asker.secret).await)?;
     Ok(answer(StatusCode::OK, &views::view(&view)))
 }
 
 /// `PATCH /v1/instances/{id}`
-pub async fn change<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+pub async fn change<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let asker = Asker::of(&request)?;
     // The secret is checked before the body is taken in: a stranger learns nothing and costs nothing.
-    asker.judge(&api, api.0.use_cases.read(asker.id, &asker.secret).await)?;
+    asker.judge(&api, api.0.service.read(asker.id, &asker.secret).await)?;
     let (parts, body) = request.into_parts();
-    let body = intake::take(&parts.headers, body, intake::JSON_OR_MERGE_PATCH).await?;
+    let body = body::take(&parts.headers, body, body::JSON_OR_MERGE_PATCH).await?;
     let change = json::parse(&body).and_then(|tree| device_body::read_change(&tree, api.0.lifetime, unix_now()))?;
     drop(body);
-    let view = match api.0.use_cases.change(asker.id, &asker.secret, change).await {
+    let view = match api.0.service.change(asker.id, &asker.secret, change).await {
         Err(ChangeError::ProviderNotConfigured { alert }) => return Err(provider_not_configured(alert)),
         Err(ChangeError::Access(error)) => asker.judge(&api, Err(error))?,
         Ok(view) => view,
@@ -78,17 +78,17 @@ pub async fn change<E: UseCases>(State(api): State<Api<E>>, request: Request) ->
 }
 
 /// `DELETE /v1/instances/{id}`
-pub async fn disable<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+pub async fn disable<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let asker = Asker::of(&request)?;
-    let receipt = asker.judge(&api, api.0.use_cases.disable(asker.id, &asker.secret).await)?;
+    let receipt = asker.judge(&api, api.0.service.disable(asker.id, &asker.secret).await)?;
     Ok(answer(StatusCode::OK, &views::receipt(&receipt)))
 }
 
 /// `GET /v1/instances/{id}/calls/{call}`
-pub async fn call<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+pub async fn call<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let (asker, call) = (Asker::of(&request)?, call_of(&request));
     let outcome = match call {
-        Some(call) => api.0.use_cases.call(asker.id, &asker.secret, call).await,
+        Some(call) => api.0.service.call(asker.id, &asker.secret, call).await,
         None => asker.no_such_call(&api).await,
     };
     let view = asker.judge_call(&api, outcome)?;
@@ -96,10 +96,10 @@ pub async fn call<E: UseCases>(State(api): State<Api<E>>, request: Request) -> R
 }
 
 /// `POST /v1/instances/{id}/calls/{call}/progress`
-pub async fn progress<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+pub async fn progress<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let (asker, call) = (Asker::of(&request)?, call_of(&request));
     let outcome = match call {
-        Some(call) => api.0.use_cases.progress(asker.id, &asker.secret, call).await,
+        Some(call) => api.0.service.progress(asker.id, &asker.secret, call).await,
         None => asker.no_such_call(&api).await,
     };
     asker.judge_call(&api, outcome)?;
@@ -107,10 +107,10 @@ pub async fn progress<E: UseCases>(State(api): State<Api<E>>, request: Request) 
 }
 
 /// `POST /v1/instances/{id}/calls/{call}/decline`
-pub async fn decline<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+pub async fn decline<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let (asker, call) = (Asker::of(&request)?, call_of(&request));
     let outcome = match call {
-        Some(call) => api.0.use_cases.decline(asker.id, &asker.secret, call).await,
+        Some(call) => api.0.service.decline(asker.id, &asker.secret, call).await,
         None => asker.no_such_call(&api).await,
     };
     asker.judge_call(&api, outcome)?;
@@ -167,8 +167,8 @@ impl Asker {
     }
 
     /// What a call id that cannot be one is answered: as an unknown call, but only to who holds the secret.
-    async fn no_such_call<E: UseCases, T>(&self, api: &Api<E>) -> Result<T, CallError> {
-        api.0.use_cases.read(self.id, &self.secret).await?;
+    async fn no_such_call<E: ApiService, T>(&self, api: &Api<E>) -> Result<T, CallError> {
+        api.0.service.read(self.id, &self.secret).await?;
         Err(CallError::UnknownCall)
     }
 }

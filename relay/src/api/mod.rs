@@ -21,14 +21,14 @@ use axum::response::Response;
 use axum::routing::{self, MethodFilter, MethodRouter};
 
 pub mod access;
+pub mod body;
 pub mod connection;
 pub mod device_body;
+mod device_handlers;
+pub mod device_views;
 pub mod enable_body;
 mod handlers;
-pub mod intake;
 pub mod json;
-mod kept_handlers;
-pub mod kept_views;
 pub mod limits;
 pub mod problem;
 pub mod sip_uri;
@@ -43,8 +43,8 @@ use connection::{EndConnection, Peer};
 use device_body::LifetimeRange;
 use limits::{Buckets, Limits};
 
-use crate::enrollment::UseCases;
 use crate::metrics::{Metrics, UNMATCHED};
+use crate::service::{AppService, DeviceService, SipServerService};
 
 /// The description of this API (OpenAPI 3.1).
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -65,7 +65,7 @@ pub struct Settings {
 pub struct Api<E>(Arc<Inner<E>>);
 
 struct Inner<E> {
-    use_cases: E,
+    service: E,
     metrics: Metrics,
     apps: Apps,
     sip_servers: SipServers,
@@ -85,11 +85,16 @@ impl<E> Clone for Api<E> {
     }
 }
 
-impl<E: UseCases> Api<E> {
-    /// An API over `use_cases` that counts in `metrics`.
-    pub fn new(settings: Settings, use_cases: E, metrics: Metrics) -> Self {
+/// What the API asks the use cases for.
+pub trait ApiService: AppService + DeviceService + SipServerService {}
+
+impl<E: AppService + DeviceService + SipServerService> ApiService for E {}
+
+impl<E: ApiService> Api<E> {
+    /// An API over `service` that counts in `metrics`.
+    pub fn new(settings: Settings, service: E, metrics: Metrics) -> Self {
         Self(Arc::new(Inner {
-            use_cases,
+            service,
             metrics,
             apps: Apps::new(settings.apps),
             sip_servers: SipServers::new(settings.sip_servers),
@@ -218,7 +223,7 @@ impl Endpoint {
     }
 }
 
-fn method_router<E: UseCases>(endpoint: Endpoint) -> MethodRouter<Api<E>> {
+fn method_router<E: ApiService>(endpoint: Endpoint) -> MethodRouter<Api<E>> {
     match endpoint {
         Endpoint::Enable => routing::post(handlers::enable::<E>),
         Endpoint::Read => routing::get(handlers::read::<E>),
@@ -228,19 +233,19 @@ fn method_router<E: UseCases>(endpoint: Endpoint) -> MethodRouter<Api<E>> {
         Endpoint::Progress => routing::post(handlers::progress::<E>),
         Endpoint::Decline => routing::post(handlers::decline::<E>),
         Endpoint::Wake => routing::post(wake::wake::<E>),
-        Endpoint::Messages => routing::get(kept_handlers::messages::<E>),
-        Endpoint::ForgetMessage => routing::delete(kept_handlers::forget_message::<E>),
-        Endpoint::MissedCalls => routing::get(kept_handlers::missed_calls::<E>),
-        Endpoint::ForgetMissedCall => routing::delete(kept_handlers::forget_missed_call::<E>),
-        Endpoint::Timeline => routing::get(kept_handlers::timeline::<E>),
-        Endpoint::Export => routing::get(kept_handlers::export::<E>),
-        Endpoint::Test => routing::post(kept_handlers::test::<E>),
+        Endpoint::Messages => routing::get(device_handlers::messages::<E>),
+        Endpoint::ForgetMessage => routing::delete(device_handlers::forget_message::<E>),
+        Endpoint::MissedCalls => routing::get(device_handlers::missed_calls::<E>),
+        Endpoint::ForgetMissedCall => routing::delete(device_handlers::forget_missed_call::<E>),
+        Endpoint::Timeline => routing::get(device_handlers::timeline::<E>),
+        Endpoint::Export => routing::get(device_handlers::export::<E>),
+        Endpoint::Test => routing::post(device_handlers::test::<E>),
         Endpoint::OpenApi => routing::get(handlers::openapi),
     }
 }
 
 /// Counts each request, and sets what every answer has.
-async fn observe<E: UseCases>(State(api): State<Api<E>>, request: Request, next: Next) -> Response {
+async fn observe<E: ApiService>(State(api): State<Api<E>>, request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let matched = request.extensions().get::<MatchedPath>();
     let route = matched.map_or(UNMATCHED, |path| template_of(path.as_str()));

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::clock::rfc3339;
 use crate::domain::Word as _;
-use crate::enrollment::types::{
+use crate::service::types::{
     CallState, CallView, EdgeAddress, Enabled, Export, InstanceState, Listed, Page, Receipt, Registration,
     RegistrationState, Tested, View,
 };

@@ -11,29 +11,30 @@ use axum::response::Response;
 use serde_json::json;
 use sip::message::Uri;
 
+use super::ApiService;
 use super::access::{AdmittedServer, bearer};
 use super::handlers::{FULL_RETRY_S, answer, failed, too_many};
 use super::problem::{Problem, ProblemType};
-use super::{Api, intake, json as body_json, peer, wake_body};
-use crate::enrollment::UseCases;
-use crate::enrollment::types::{Wake, WakeError};
+use super::{Api, body, json as body_json, peer, wake_body};
+use crate::service::types::{Wake, WakeError};
 
 const WANT_SERVER_KEY: &str = "Send the SIP server's key as Authorization: Bearer KEY.";
 
 /// `POST /v1/wake`
-pub async fn wake<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+pub async fn wake<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let from = peer(&request);
     let shown = bearer(request.headers(), WANT_SERVER_KEY)?;
     let server = api.0.sip_servers.admit(shown).ok_or_else(|| failed(&api, from, WANT_SERVER_KEY))?;
     let (parts, body) = request.into_parts();
-    let body = intake::take(&parts.headers, body, intake::JSON).await?;
-    let wish = body_json::parse(&body).and_then(|tree| wake_body::read(&tree))?;
+    let body = body::take(&parts.headers, body, body::JSON).await?;
+    let mut wish = body_json::parse(&body).and_then(|tree| wake_body::read(&tree))?;
+    wish.registrars = server.registrars.clone();
     drop(body);
     check_domain(server, &wish)?;
     let now = Instant::now();
     api.0.wakes_by_server.take(server.id.clone(), now).map_err(too_many)?;
     api.0.wakes_by_aor.take(api.0.aor_hash.hash_one(wish.aor.expose()), now).map_err(too_many)?;
-    let awake = api.0.use_cases.wake(wish).await.map_err(problem)?;
+    let awake = api.0.service.wake(wish).await.map_err(problem)?;
     Ok(answer(StatusCode::OK, &json!({"awake": awake.awake, "known": awake.known})))
 }
 
@@ -50,7 +51,7 @@ fn problem(error: WakeError) -> Problem {
         ),
         WakeError::Unknown => Problem::new(
             ProblemType::UnknownAor,
-            "No app has enabled push for this address here, or its lease has ended: go on as without a relay.",
+            "No app has enabled push for this address here by a SIP server that serves its domain (sip_server.registrars names others), or its lease has ended: go on as without a relay.",
         ),
         WakeError::NoneInTime => Problem::new(
             ProblemType::NoDeviceInTime,

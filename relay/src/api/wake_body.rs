@@ -2,13 +2,14 @@
 //!
 //! Invariant: every error of a body is reported in one answer; none repeats a value.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::json::{At, Errors, Json};
 use super::problem::Problem;
 use super::sip_uri::SipUri;
-use crate::enrollment::types::Wake;
 use crate::secret::Aor;
+use crate::service::types::Wake;
 
 /// How long a SIP server may wait for a device, and how long it waits when it does not say, in milliseconds.
 const WAIT_MS: (u64, u64, u64) = (1, 30_000, 20_000);
@@ -33,7 +34,8 @@ fn wake(body: &Json, errors: &mut Errors) -> Option<Wake> {
     let call = body.get("call").and_then(|at| at.object(&["from", "name"], errors));
     let mut caller = |key| call.as_ref()?.get(key)?.text(1, MAX_CALLER, errors).map(Into::into);
     let (from, name) = (caller("from"), caller("name"));
-    Some(Wake { aor: aor?, from: from.unwrap_or_default(), name, wait: Duration::from_millis(wait_ms?) })
+    let wait = Duration::from_millis(wait_ms?);
+    Some(Wake { aor: aor?, from: from.unwrap_or_default(), name, wait, registrars: Arc::default() })
 }
 
 fn aor(at: &At, errors: &mut Errors) -> Option<Aor> {

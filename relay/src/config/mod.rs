@@ -23,6 +23,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::secret::{ApiKey, SecretText};
+use crate::timing::Timing;
 
 pub use problem::{Problem, Problems};
 pub(crate) use values::host as canonical_host;
@@ -53,6 +54,8 @@ pub struct Config {
     pub apps: Vec<App>,
     /// The SIP servers that may ask for a wake; ids and keys are unique.
     pub sip_servers: Vec<SipServer>,
+    /// The waits that nobody configures; no key of the file sets them.
+    pub timing: Timing,
     /// What is allowed but should be said at start-up: a place and what it means.
     pub cautions: Vec<Problem>,
 }
@@ -239,6 +242,8 @@ pub struct SipServer {
     pub key: ApiKey,
     /// The SIP domains whose accounts it may wake.
     pub domains: DomainRules,
+    /// Hosts whose registrations it may wake beside those that serve the AOR's own domain; as [`HostPort::host`] is written.
+    pub registrars: Vec<Box<str>>,
 }
 
 impl Config {

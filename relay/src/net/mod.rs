@@ -11,6 +11,7 @@ pub mod listen;
 mod naptr;
 pub mod reach;
 pub mod resolve;
+mod slots;
 mod srv;
 pub mod stream;
 pub mod tls;

@@ -1,6 +1,6 @@
 //! One connection, plain or TLS, accepted or dialled.
 //!
-//! Invariant: an accepted stream holds its place in its listener's limits until it is dropped, so that nobody has to
+//! Invariant: an accepted stream holds its slot in its listener's limits until it is dropped, so that nobody has to
 //! remember to give it back.
 
 use std::io;
@@ -12,13 +12,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
-use super::listen::Place;
+use super::slots::Slot;
 
 /// A connected stream of bytes.
 #[derive(Debug)]
 pub struct Stream {
     kind: Kind,
-    _place: Option<Place>,
+    _slot: Option<Slot>,
 }
 
 #[derive(Debug)]
@@ -28,12 +28,12 @@ enum Kind {
 }
 
 impl Stream {
-    pub(super) fn plain(stream: TcpStream, place: Option<Place>) -> Self {
-        Self { kind: Kind::Plain(stream), _place: place }
+    pub(super) fn plain(stream: TcpStream, slot: Option<Slot>) -> Self {
+        Self { kind: Kind::Plain(stream), _slot: slot }
     }
 
-    pub(super) fn tls(stream: impl Into<TlsStream<TcpStream>>, place: Option<Place>) -> Self {
-        Self { kind: Kind::Tls(Box::new(stream.into())), _place: place }
+    pub(super) fn tls(stream: impl Into<TlsStream<TcpStream>>, slot: Option<Slot>) -> Self {
+        Self { kind: Kind::Tls(Box::new(stream.into())), _slot: slot }
     }
 
     /// Whether the bytes are encrypted.

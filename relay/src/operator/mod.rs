@@ -28,10 +28,10 @@ use crate::api::limits::{Buckets, Limits, counted_as};
 use crate::api::problem::{self, Problem, ProblemType};
 use crate::api::too_many_failures;
 use crate::api::views;
-use crate::enrollment::UseCases;
-use crate::enrollment::types::OperatorError;
 use crate::metrics::{Metrics, UNMATCHED};
 use crate::secret::ApiKey;
+use crate::service::OperatorService;
+use crate::service::types::OperatorError;
 
 /// How many instances a page has when `limit` is not named.
 const DEFAULT_PAGE: usize = 100;
@@ -45,7 +45,7 @@ pub struct Operator<E>(Arc<Inner<E>>);
 
 struct Inner<E> {
     token: KeyDigest,
-    use_cases: E,
+    service: E,
     metrics: Metrics,
     readiness: Readiness,
     failures: Buckets<IpAddr>,
@@ -108,12 +108,12 @@ impl Endpoint {
     }
 }
 
-impl<E: UseCases> Operator<E> {
+impl<E: OperatorService> Operator<E> {
     /// A listener's state for who shows `token`.
-    pub fn new(token: &ApiKey, use_cases: E, metrics: Metrics, readiness: Readiness) -> Self {
+    pub fn new(token: &ApiKey, service: E, metrics: Metrics, readiness: Readiness) -> Self {
         Self(Arc::new(Inner {
             token: KeyDigest::of(token.expose()),
-            use_cases,
+            service,
             metrics,
             readiness,
             failures: Buckets::new(Limits::default().failures_per_address),
@@ -147,7 +147,7 @@ impl<E: UseCases> Operator<E> {
     }
 }
 
-fn method_router<E: UseCases>(endpoint: Endpoint) -> MethodRouter<Operator<E>> {
+fn method_router<E: OperatorService>(endpoint: Endpoint) -> MethodRouter<Operator<E>> {
     match endpoint {
         Endpoint::Health => routing::get(health),
         Endpoint::Ready => routing::get(ready::<E>),
@@ -161,7 +161,7 @@ fn method_router<E: UseCases>(endpoint: Endpoint) -> MethodRouter<Operator<E>> {
 }
 
 /// Lets in who shows the token, counts, and sets what every answer has.
-async fn guard<E: UseCases>(State(operator): State<Operator<E>>, request: Request, next: Next) -> Response {
+async fn guard<E: OperatorService>(State(operator): State<Operator<E>>, request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let matched = request.extensions().get::<MatchedPath>();
     let endpoint = matched.and_then(|path| Endpoint::ALL.iter().find(|endpoint| endpoint.template() == path.as_str()));
@@ -184,7 +184,7 @@ async fn health() -> Response {
     answer(&json!({"status": "ok"}))
 }
 
-async fn ready<E: UseCases>(State(operator): State<Operator<E>>) -> Result<Response, Problem> {
+async fn ready<E: OperatorService>(State(operator): State<Operator<E>>) -> Result<Response, Problem> {
     let readiness = &operator.0.readiness;
     let (checks, warnings) = (readiness.to_json(), readiness.warnings());
     if readiness.is_ready() {
@@ -200,12 +200,12 @@ async fn ready<E: UseCases>(State(operator): State<Operator<E>>) -> Result<Respo
     Err(if warnings.is_empty() { problem } else { problem.with("warnings", json!(warnings)) })
 }
 
-async fn metrics<E: UseCases>(State(operator): State<Operator<E>>) -> Response {
+async fn metrics<E: OperatorService>(State(operator): State<Operator<E>>) -> Response {
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     ([(CONTENT_TYPE, kind)], operator.0.metrics.render()).into_response()
 }
 
-async fn status_page<E: UseCases>(State(operator): State<Operator<E>>) -> Response {
+async fn status_page<E: OperatorService>(State(operator): State<Operator<E>>) -> Response {
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
         (CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::CONTENT_SECURITY_POLICY)),
@@ -213,24 +213,27 @@ async fn status_page<E: UseCases>(State(operator): State<Operator<E>>) -> Respon
     (headers, page::render(&operator.0.metrics, &operator.0.readiness)).into_response()
 }
 
-async fn list<E: UseCases>(State(operator): State<Operator<E>>, request: Request) -> Result<Response, Problem> {
+async fn list<E: OperatorService>(State(operator): State<Operator<E>>, request: Request) -> Result<Response, Problem> {
     let (after, limit) = paging(request.uri().query().unwrap_or_default())?;
-    let page = operator.0.use_cases.list(after, limit).await.map_err(refusal)?;
+    let page = operator.0.service.list(after, limit).await.map_err(refusal)?;
     Ok(answer(&views::page(&page)))
 }
 
-async fn show<E: UseCases>(State(operator): State<Operator<E>>, request: Request) -> Result<Response, Problem> {
-    let listed = operator.0.use_cases.show(instance(&request)?).await.map_err(refusal)?;
+async fn show<E: OperatorService>(State(operator): State<Operator<E>>, request: Request) -> Result<Response, Problem> {
+    let listed = operator.0.service.show(instance(&request)?).await.map_err(refusal)?;
     Ok(answer(&views::listed(&listed)))
 }
 
-async fn wipe<E: UseCases>(State(operator): State<Operator<E>>, request: Request) -> Result<Response, Problem> {
-    let receipt = operator.0.use_cases.wipe(instance(&request)?).await.map_err(refusal)?;
+async fn wipe<E: OperatorService>(State(operator): State<Operator<E>>, request: Request) -> Result<Response, Problem> {
+    let receipt = operator.0.service.wipe(instance(&request)?).await.map_err(refusal)?;
     Ok(answer(&views::receipt(&receipt)))
 }
 
-async fn export<E: UseCases>(State(operator): State<Operator<E>>, request: Request) -> Result<Response, Problem> {
-    let export = operator.0.use_cases.export(instance(&request)?).await.map_err(refusal)?;
+async fn export<E: OperatorService>(
+    State(operator): State<Operator<E>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let export = operator.0.service.export(instance(&request)?).await.map_err(refusal)?;
     Ok(answer(&views::export(&export)))
 }
 

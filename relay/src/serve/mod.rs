@@ -1,7 +1,7 @@
 //! A whole relay in one process: wiring, listeners, drain.
 //!
 //! ```text
-//! config ─ TLS, DNS, push keys, keyring, store ─ listeners ─ agent ─ enrollment ─ api, operator
+//! config ─ TLS, DNS, push keys, keyring, store ─ listeners ─ agent ─ service ─ api, operator
 //! ```
 //!
 //! Invariant: a relay that has started is reachable on every address that [`Running`] names. A drain ends within
@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sip::endpoint::{Settings, Timing, UpstreamPolicy};
+use sip::endpoint::{Settings, UpstreamPolicy};
 use sip::id::ShardTag;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -25,11 +25,11 @@ use tokio::time::interval;
 use crate::agent::{self, Agent, Reminded};
 use crate::api::{self, Api};
 use crate::config::{self, Config, HostPort, Tls};
-use crate::enrollment::{self, Enrollment, Services};
 use crate::metrics::Metrics;
+use crate::metrics::labels::{self, HandshakeOutcome};
 use crate::net::drain::{Drain, Trigger, drain};
 use crate::net::https;
-use crate::net::listen::{Limits, Listener, Security};
+use crate::net::listen::{Limits, Listener, ListenerEvent, Security};
 use crate::net::reach::Reach;
 use crate::net::resolve::{ResolveError, Resolver};
 use crate::net::tls::{ClientTls, ServerTls, TlsError};
@@ -37,6 +37,7 @@ use crate::net::udp::Udp;
 use crate::operator::Operator;
 use crate::operator::readiness::{Check, Readiness};
 use crate::push::{AppPush, PushService, SetupError, apns, fcm};
+use crate::service::{self, Service, Services};
 use crate::vault::{Keyring, KeyringError, StoreError, Vault};
 
 /// What the calls that are being set up get to end in when the drain begins; then they are ended.
@@ -119,14 +120,14 @@ impl Relay {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let (stop, stopping) = drain();
         let (end, ending) = drain();
+        let metrics = Metrics::new();
         let (tls, development_ca) = server_tls(&config.tls)?;
-        let doors = Doors::open(&config, &tls, &stopping, &ending).await?;
-        let public_edge = named(&config.edge.public, doors.edge.local_address());
-        let public_websocket = doors.websocket.as_ref().map(|listener| {
+        let listeners = Listeners::open(&config, &tls, &metrics, &stopping, &ending).await?;
+        let public_edge = named(&config.edge.public, listeners.edge.local_address());
+        let public_websocket = listeners.websocket.as_ref().map(|listener| {
             let port = listener.local_address().port();
             named(&HostPort { port, host: config.edge.public.host.clone() }, listener.local_address())
         });
-        let metrics = Metrics::new();
         let keyring = match &config.store.keyring {
             Some(path) => Keyring::open(path)?,
             None => Keyring::ephemeral(),
@@ -144,15 +145,16 @@ impl Relay {
             resolver: resolver.clone(),
             tls: ClientTls::new(config.upstream.ca_file.as_deref())?,
             failback_interval: config.upstream.failback_interval,
-            udp: doors.udp.clone(),
+            connection_timing: config.timing.connection,
+            udp: listeners.udp.clone(),
             early_ringing: config.call.early_ringing,
             subscribe: config.messages.subscribe_voicemail,
-            endpoint: endpoint_settings(&config, &doors, &public_edge, public_websocket.as_deref(), &vault),
+            endpoint: endpoint_settings(&config, &listeners, &public_edge, public_websocket.as_deref(), &vault),
             shards: std::thread::available_parallelism().map_or(1, Into::into),
             reminded,
             end: ending.clone(),
         });
-        let enrollment = Enrollment::new(enrollment::Ground {
+        let service = Service::new(service::Dependencies {
             agent: agent.clone(),
             vault: vault.clone(),
             metrics: metrics.clone(),
@@ -163,8 +165,8 @@ impl Relay {
             services: services(&config.apps, push_is_printed),
             drain: stopping.clone(),
         });
-        let running = Opened { config, public_edge, metrics, agent, vault, enrollment, reminders, tls, development_ca };
-        Ok(running.serve(doors, (stop, stopping), (end, ending)))
+        let running = Opened { config, public_edge, metrics, agent, vault, service, reminders, tls, development_ca };
+        Ok(running.serve(listeners, (stop, stopping), (end, ending)))
     }
 }
 
@@ -207,7 +209,7 @@ impl Drop for Running {
 }
 
 /// Every socket, bound.
-struct Doors {
+struct Listeners {
     edge: Listener,
     websocket: Option<Listener>,
     api: Listener,
@@ -217,16 +219,35 @@ struct Doors {
     udp: Option<Udp>,
 }
 
-impl Doors {
-    /// The edge and the upstream doors stay open while a drain waits for calls: a phone that was woken must get in.
-    async fn open(config: &Config, tls: &ServerTls, stopping: &Drain, ending: &Drain) -> Result<Self, StartError> {
+impl Listeners {
+    /// The edge and the upstream listeners stay open while a drain waits for calls: a phone that was woken must get in.
+    async fn open(
+        config: &Config,
+        tls: &ServerTls,
+        metrics: &Metrics,
+        stopping: &Drain,
+        ending: &Drain,
+    ) -> Result<Self, StartError> {
+        let binder = Binder(metrics);
         let sip = || Security::Tls(tls.config(&[]));
         let https = || Security::Tls(tls.config(https::ALPN));
         let upstream = &config.upstream;
-        let mut doors = Self {
-            edge: bind("edge.listen", config.edge.listen, sip(), Limits::DEVICES, ending).await?,
-            api: bind("api.listen", config.api.listen, https(), Limits::HTTPS, stopping).await?,
-            operator: bind("operator.listen", config.operator.listen, https(), Limits::HTTPS, stopping).await?,
+        let mut listeners = Self {
+            edge: binder
+                .bind(("edge.listen", labels::Listener::Edge), config.edge.listen, sip(), Limits::DEVICES, ending)
+                .await?,
+            api: binder
+                .bind(("api.listen", labels::Listener::Api), config.api.listen, https(), Limits::HTTPS, stopping)
+                .await?,
+            operator: binder
+                .bind(
+                    ("operator.listen", labels::Listener::Operator),
+                    config.operator.listen,
+                    https(),
+                    Limits::HTTPS,
+                    stopping,
+                )
+                .await?,
             websocket: None,
             tls: None,
             tcp: None,
@@ -234,22 +255,38 @@ impl Doors {
         };
         if let Some(address) = config.edge.websocket {
             let security = Security::WebSocket(tls.config(&[]));
-            doors.websocket = Some(bind("edge.websocket", address, security, Limits::DEVICES, ending).await?);
+            listeners.websocket = Some(
+                binder
+                    .bind(("edge.websocket", labels::Listener::Websocket), address, security, Limits::DEVICES, ending)
+                    .await?,
+            );
         }
         if upstream.transports.tls {
-            let listener = bind("upstream.tls_listen", upstream.tls_listen, sip(), Limits::SIP_SERVERS, ending).await?;
-            doors.tls = Some(listener);
+            let listener = binder
+                .bind(
+                    ("upstream.tls_listen", labels::Listener::Upstream),
+                    upstream.tls_listen,
+                    sip(),
+                    Limits::SIP_SERVERS,
+                    ending,
+                )
+                .await?;
+            listeners.tls = Some(listener);
         }
         if upstream.transports.tcp {
             let (address, limits) = (upstream.tcp_listen, Limits::SIP_SERVERS);
-            doors.tcp = Some(bind("upstream.tcp_listen", address, Security::Plain, limits, ending).await?);
+            listeners.tcp = Some(
+                binder
+                    .bind(("upstream.tcp_listen", labels::Listener::Upstream), address, Security::Plain, limits, ending)
+                    .await?,
+            );
         }
         if upstream.transports.udp {
             let address = upstream.udp_listen;
             let failed = |why| StartError::Listen { setting: "upstream.udp_listen", address, why };
-            doors.udp = Some(Udp::bind(address).await.map_err(failed)?);
+            listeners.udp = Some(Udp::bind(address).await.map_err(failed)?);
         }
-        Ok(doors)
+        Ok(listeners)
     }
 }
 
@@ -260,16 +297,16 @@ struct Opened {
     metrics: Metrics,
     agent: Agent,
     vault: Vault,
-    enrollment: Enrollment,
+    service: Service,
     reminders: mpsc::UnboundedReceiver<Reminded>,
     tls: Arc<ServerTls>,
     development_ca: Option<String>,
 }
 
 impl Opened {
-    fn serve(self, doors: Doors, stop: (Trigger, Drain), end: (Trigger, Drain)) -> Running {
+    fn serve(self, listeners: Listeners, stop: (Trigger, Drain), end: (Trigger, Drain)) -> Running {
         let readiness = Readiness::default();
-        let Doors { edge, websocket, api, operator, tls, tcp, udp } = doors;
+        let Listeners { edge, websocket, api, operator, tls, tcp, udp } = listeners;
         let local = |listener: &Option<Listener>| listener.as_ref().map(Listener::local_address);
         let (edge_at, api_at, operator_at) = (edge.local_address(), api.local_address(), operator.local_address());
         let (upstream_tls, upstream_tcp, websocket_at) = (local(&tls), local(&tcp), local(&websocket));
@@ -281,10 +318,10 @@ impl Opened {
             self.agent.open_upstream(listener);
         }
         self.agent.receive_datagrams(end.1);
-        let api_routes = Api::new(api_settings(&self.config), self.enrollment.clone(), self.metrics.clone()).router();
+        let api_routes = Api::new(api_settings(&self.config), self.service.clone(), self.metrics.clone()).router();
         let token = &self.config.operator.token;
         let operator_routes =
-            Operator::new(token, self.enrollment.clone(), self.metrics.clone(), readiness.clone()).router();
+            Operator::new(token, self.service.clone(), self.metrics.clone(), readiness.clone()).router();
         let https = [
             tokio::spawn(https::serve(api, api_routes, stop.1.clone())),
             tokio::spawn(https::serve(operator, operator_routes, stop.1)),
@@ -293,7 +330,7 @@ impl Opened {
             readiness.pass(check);
         }
         let mut chores = self.chores(&readiness);
-        chores.push(tokio::spawn(self.enrollment.write_down_reminders(self.reminders)));
+        chores.push(tokio::spawn(self.service.write_down_reminders(self.reminders)));
         Running {
             edge: edge_at,
             websocket: websocket_at,
@@ -330,7 +367,7 @@ impl Opened {
             }
         };
         vec![
-            tokio::spawn(self.enrollment.clone().keep_ownership(told)),
+            tokio::spawn(self.service.clone().keep_ownership(told)),
             tokio::spawn(self.tls.clone().watch()),
             tokio::spawn(clock_watch::watch(self.vault.clone(), readiness.clone())),
             tokio::spawn(certificate),
@@ -338,15 +375,30 @@ impl Opened {
     }
 }
 
-async fn bind(
-    setting: &'static str,
-    address: SocketAddr,
-    security: Security,
-    limits: Limits,
-    drain: &Drain,
-) -> Result<Listener, StartError> {
-    let bound = Listener::bind(address, security, limits, drain.clone()).await;
-    bound.map_err(|why| StartError::Listen { setting, address, why })
+/// Binds the listeners of one relay, which count what happens at them.
+struct Binder<'a>(&'a Metrics);
+
+impl Binder<'_> {
+    async fn bind(
+        &self,
+        (setting, listener): (&'static str, labels::Listener),
+        address: SocketAddr,
+        security: Security,
+        limits: Limits,
+        drain: &Drain,
+    ) -> Result<Listener, StartError> {
+        let metrics = self.0.clone();
+        let observe = move |event| match event {
+            ListenerEvent::Opened => metrics.connections(listener, 1),
+            ListenerEvent::Closed => metrics.connections(listener, -1),
+            ListenerEvent::HandshakeCompleted => metrics.handshake(listener, HandshakeOutcome::Completed),
+            ListenerEvent::HandshakeFailed => metrics.handshake(listener, HandshakeOutcome::Failed),
+            ListenerEvent::HandshakeTimedOut => metrics.handshake(listener, HandshakeOutcome::TimedOut),
+            ListenerEvent::Limited => metrics.handshake(listener, HandshakeOutcome::Limited),
+        };
+        let bound = Listener::bind_observed(address, security, limits, drain.clone(), observe).await;
+        bound.map_err(|why| StartError::Listen { setting, address, why })
+    }
 }
 
 /// Asks the name servers that the operator named, else the system's.
@@ -372,7 +424,13 @@ fn named(public: &HostPort, listener: SocketAddr) -> Box<str> {
     HostPort { host: public.host.clone(), port }.to_string().into()
 }
 
-fn endpoint_settings(config: &Config, doors: &Doors, edge: &str, websocket: Option<&str>, vault: &Vault) -> Settings {
+fn endpoint_settings(
+    config: &Config,
+    listeners: &Listeners,
+    edge: &str,
+    websocket: Option<&str>,
+    vault: &Vault,
+) -> Settings {
     let upstream = &config.upstream;
     let at = |bound: Option<SocketAddr>, configured: SocketAddr| -> Box<str> {
         format!("{}:{}", upstream.public_host, bound.unwrap_or(configured).port()).into()
@@ -381,15 +439,15 @@ fn endpoint_settings(config: &Config, doors: &Doors, edge: &str, websocket: Opti
         tag: ShardTag(0),
         edge: edge.into(),
         edge_websocket: websocket.unwrap_or(edge).into(),
-        upstream_udp: at(doors.udp.as_ref().map(Udp::local_address), upstream.udp_listen),
-        upstream_tcp: at(doors.tcp.as_ref().map(Listener::local_address), upstream.tcp_listen),
-        upstream_tls: at(doors.tls.as_ref().map(Listener::local_address), upstream.tls_listen),
+        upstream_udp: at(listeners.udp.as_ref().map(Udp::local_address), upstream.udp_listen),
+        upstream_tcp: at(listeners.tcp.as_ref().map(Listener::local_address), upstream.tcp_listen),
+        upstream_tls: at(listeners.tls.as_ref().map(Listener::local_address), upstream.tls_listen),
         register_expires: upstream.register_expires,
         ring_timeout: config.call.ring_timeout,
         answer_timeout: config.call.answer_timeout,
         limits: sip::message::Limits::default(),
         token_key: *vault.flow_token_key().expose(),
-        timing: Timing::default(),
+        timing: config.timing.sip,
         message_bytes: config.messages.max_body,
         upstream: UpstreamPolicy {
             allow_md5: upstream.allow_md5,
@@ -442,6 +500,7 @@ fn api_settings(config: &Config) -> api::Settings {
         id: server.id.clone(),
         key: server.key.clone(),
         domains: server.domains.clone(),
+        registrars: server.registrars.clone().into(),
     };
     let lifetime = config.lifetime;
     api::Settings {

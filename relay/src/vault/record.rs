@@ -8,7 +8,6 @@ use crate::secret::{Aor, Ha1Text, InstanceSecret, Password, PushToken};
 
 /// What a sealed record is of.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "it lives on the stack for the moment that it is open")]
 pub enum StoredRecord {
     /// A lent account.
     Lent(Record),

@@ -1,4 +1,4 @@
-//! What a device's REGISTER must show: a digest over a fresh nonce of ours, or a bearer token (RFC 7616, RFC 8898).
+//! The proof in a device's REGISTER: a digest over a fresh nonce of ours, or a bearer token (RFC 7616, RFC 8898).
 //!
 //! Nonces are not stored: each carries its time, its number and a MAC that binds it to the flow it was given on. What is
 //! stored, for a device on a flow, is the highest count seen with each of its latest nonces, so that an answer counts once.
@@ -31,7 +31,7 @@ const NONCES_REMEMBERED: usize = 4;
 /// Ports that a URI need not name (RFC 3261 §19.1.2).
 const DEFAULT_PORTS: [u16; 2] = [5060, 5061];
 
-/// What admission remembers of one device on one flow.
+/// The counts of the latest nonces of one device on one flow.
 #[derive(Debug, Default)]
 pub struct Replay {
     /// The latest nonces that were answered, by number, and the highest count seen with each.
@@ -40,7 +40,7 @@ pub struct Replay {
     forgotten: u64,
 }
 
-/// What a REGISTER without or with a wrong proof is answered.
+/// The decision about a REGISTER at the edge.
 #[derive(Debug)]
 pub enum Admission {
     /// 401 with these challenges.
@@ -50,7 +50,7 @@ pub enum Admission {
     },
     /// Let the shell verify this.
     Verify(Proof),
-    /// 403: it says it is somebody whom its proof does not name.
+    /// 403: its From and its proof name different instances.
     Forbidden,
     /// 400: its proof is for another resource than its Request-URI (RFC 7616 §3.4.6).
     OtherResource,

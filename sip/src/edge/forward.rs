@@ -1,4 +1,4 @@
-//! What a proxy changes in a message on its way (RFC 3261 §16.3, §16.6, §16.7; RFC 3581; RFC 5658).
+//! The changes that a proxy makes in a message (RFC 3261 §16.3, §16.6, §16.7; RFC 3581; RFC 5658).
 //!
 //! Invariant: Via, Record-Route, Route, Max-Forwards and the Request-URI are all that changes; every other header and the
 //! body leave byte for byte as they came.
@@ -22,7 +22,7 @@ pub struct SentBy<'a> {
 /// Why a request is not forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// 482: it has been here before, on the same way.
+    /// 482: it has been here before, with the same Request-URI and Route.
     Loop,
     /// 483: Max-Forwards is zero.
     TooManyHops,
@@ -31,7 +31,7 @@ pub enum Stop {
 }
 
 impl Stop {
-    /// The status that tells it.
+    /// The status of the response.
     pub fn status(self) -> u16 {
         match self {
             Self::Loop => 482,
@@ -81,7 +81,7 @@ pub fn record_route<'a>(edit: Edit<'a>, token: &str, device: SentBy<'_>, upstrea
     edit.prepend(Name::RecordRoute, route(upstream)).prepend(Name::RecordRoute, route(device))
 }
 
-/// The signed way that the top of the Route header names, and how many of its values are ours.
+/// The flow token at the top of the Route header, and how many of its values are ours.
 pub fn own_route(request: &Message, key: &TokenKey) -> Option<(FlowToken, usize)> {
     let call_id = request.call_id()?;
     let signed = |index| request.route(index).and_then(|route| key.open(route.uri.user?, call_id));
@@ -94,8 +94,8 @@ pub fn forward_response(response: &Message, from: Side) -> Bytes {
     strip_asserted_identity(response.edit().pop(Name::Via), from).finish()
 }
 
-/// Leaves out what is not believed of this side: a device does not assert who it is, its SIP server does (RFC 3325 §5).
-/// What it would like to be (P-Preferred-Identity) is the SIP server's to judge.
+/// Removes the identity that a device asserts: only its SIP server may assert one (RFC 3325 §5).
+/// P-Preferred-Identity passes, for the SIP server to judge.
 pub fn strip_asserted_identity(edit: Edit<'_>, from: Side) -> Edit<'_> {
     match from {
         Side::Device => edit.remove(Name::PAssertedIdentity),
@@ -151,7 +151,7 @@ pub fn end_late_answer(answer: &Message, sent_by: SentBy<'_>, ack: BranchId, bye
     Some((compose(Method::Ack, ack, number), compose(Method::Bye, bye, number.saturating_add(1))))
 }
 
-/// Whom a request is from, as the device may know it. It came from the account's own SIP server, so its
+/// The caller of a request, as the device may know it. It came from the account's own SIP server, so its
 /// P-Asserted-Identity is believed before its From (RFC 3325 §9.1); a private caller is anonymous here too (RFC 3323 §4.1.1.3,
 /// §4.2), whether it says so by Privacy or by an anonymous From.
 pub fn caller(request: &Message) -> (Box<str>, Option<Box<str>>) {
@@ -224,7 +224,7 @@ pub fn answered_elsewhere(cancel: &Message) -> bool {
     })
 }
 
-/// What makes a way the same way again (RFC 3261 §16.6.8): eight hexadecimal digits over the Request-URI and Route.
+/// The loop detection mark (RFC 3261 §16.6.8): eight hexadecimal digits over the Request-URI and Route.
 fn loop_mark(request: &Message) -> String {
     let mut hash = Sha256::new();
     hash.update(request.request_uri().unwrap_or_default());

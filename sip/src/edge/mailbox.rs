@@ -1,4 +1,4 @@
-//! What a voicemail server says of a mailbox: `application/simple-message-summary` (RFC 3842 §5).
+//! The state of a voicemail box, as its server reports it: `application/simple-message-summary` (RFC 3842 §5).
 //!
 //! ```text
 //! Messages-Waiting: yes

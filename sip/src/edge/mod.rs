@@ -32,7 +32,7 @@ use crate::id::{CallId, InstanceId, MessageId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VerificationId(pub u64);
 
-/// What a device shows to prove itself.
+/// The proof that a device sends with its REGISTER.
 pub enum Proof {
     /// A digest over a nonce that this endpoint made and has found fresh; what is left is to verify the response.
     Digest(Box<Credentials>),
@@ -79,11 +79,11 @@ pub struct MessageRequestId(pub u64);
 /// A MESSAGE that is to be kept for a device (RFC 3428).
 #[derive(Clone)]
 pub struct InboundMessage {
-    /// The one on its way that it is a copy of.
+    /// The request that it is a copy of.
     pub request: MessageRequestId,
     /// Its name: the same when the same MESSAGE (Call-ID, CSeq, From tag) comes again for the same device.
     pub message: MessageId,
-    /// Whom it is for.
+    /// The device that it is for.
     pub instance: InstanceId,
     /// The sender's URI, at most 1,024 bytes; `sip:anonymous@anonymous.invalid` when privacy was asked for (RFC 3323).
     pub from: Box<str>,

@@ -24,18 +24,18 @@ use crate::message::Message;
 use crate::timing::EdgeTiming;
 use crate::transaction::ServerId;
 
-/// What the store did with a copy.
+/// The store's answer for one copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreOutcome {
-    /// It has it.
+    /// The store has the copy.
     Stored,
-    /// It keeps no more for this device.
+    /// The store takes no more for this device.
     Full,
-    /// It does not answer.
+    /// The store does not answer.
     Unavailable,
 }
 
-/// What the sender is told.
+/// The final response to the sender.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FinalResponse {
     /// A device's own answer.
@@ -62,7 +62,7 @@ struct Copy {
     instance: InstanceId,
     message: MessageId,
     state: State,
-    /// The offer that may still be answered.
+    /// The client transaction that may still be answered.
     branch: Option<BranchId>,
     /// The device has taken it, after it was given to the store.
     taken: bool,
@@ -131,7 +131,7 @@ impl PendingMessage {
         None
     }
 
-    /// An offer will not be answered any more: the copy that the store must have, if it has not been given it.
+    /// A copy that was sent will not be answered any more: gives it for the store, if the store does not have it.
     pub fn on_lost(&mut self, now: Instant, branch: BranchId) -> Option<(InstanceId, MessageId)> {
         let copy = self.copies.iter_mut().find(|copy| copy.branch == Some(branch))?;
         copy.branch = None;
@@ -168,12 +168,12 @@ impl PendingMessage {
     pub fn on_stored(&mut self, instance: InstanceId, outcome: StoreOutcome) -> Option<(InstanceId, MessageId)> {
         let waiting = |copy: &&mut Copy| copy.instance == instance && matches!(copy.state, State::Storing);
         let copy = self.copies.iter_mut().find(waiting)?;
-        // What the device has is delivered, whatever the store says.
+        // A copy that the device has taken is delivered, whatever the store says.
         copy.state = State::Stored(if copy.taken { StoreOutcome::Stored } else { outcome });
         (copy.taken && outcome == StoreOutcome::Stored).then_some((copy.instance, copy.message))
     }
 
-    /// What the sender is told, once: when all copies have ended. Take [`Self::request`] before [`Self::close`].
+    /// The final response, once: when all copies have ended. Take [`Self::request`] before [`Self::close`].
     pub fn response(&self) -> Option<FinalResponse> {
         let open = |copy: &Copy| matches!(copy.state, State::Sent | State::Storing);
         if self.request.is_none() || self.copies.iter().any(open) {

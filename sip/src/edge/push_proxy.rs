@@ -10,8 +10,9 @@
 //! | `pn-provider` alone, with or without a value | §4.1.5 | which services there are |
 //! | none of them, or `expires=0` | §4.1.2 | for no pushes any more |
 //!
-//! A registration is named by a keyed hash of its AOR and its `pn-*` parameters: the same after a restart, on every node
-//! that shares the key, and of no use to find either. Its name is also its PURR (§6.2.1).
+//! A registration is named by a keyed hash of its SIP server (registrar and proxy), its AOR and its `pn-*` parameters: the
+//! same after a restart, on every node that shares the key, and of no use to find any of them. Its name is also its PURR
+//! (§6.2.1). Whoever registers the same AOR at a server of his own has other names, and changes nothing of Alice's.
 //!
 //! Invariant: nothing here is a secret of the account. A Path or a PURR is believed only when its MAC, or the name that
 //! it is, is one that this key makes; no `Debug` here shows a push token or an AOR.
@@ -37,9 +38,9 @@ pub const REFRESH_BEFORE_S: u32 = 180;
 const RENEW_BEFORE_MAX: Duration = Duration::from_secs(3600);
 /// The longest `pn-param` or `pn-prid`, in bytes, escapes resolved.
 const VALUE_MAX: usize = 4096;
-/// What a Contact's lifetime is when nobody names one, in seconds.
+/// The lifetime of a Contact when nobody names one, in seconds.
 const EXPIRES_DEFAULT: u32 = 3600;
-/// What a Path's MAC is bound to, so that no other token passes for one.
+/// The purpose that a Path's MAC is bound to, so that no other token passes for one.
 const PATH: &[u8] = b"sipwake path 1";
 
 /// Where a push service finds a device, as its Contact says it (RFC 8599 §8.7).
@@ -47,7 +48,7 @@ const PATH: &[u8] = b"sipwake path 1";
 pub struct PushContact {
     /// The service: `apns`, `fcm`, …
     pub provider: Box<str>,
-    /// What the service needs beside the device's name: the application (§10, §11).
+    /// The application, where the service needs it beside the device's name (§10, §11).
     pub param: Option<Box<str>>,
     /// The device's name at the service, escapes resolved.
     pub prid: Box<str>,
@@ -59,7 +60,7 @@ impl fmt::Debug for PushContact {
     }
 }
 
-/// What a REGISTER asks of a push proxy.
+/// The request that a REGISTER makes of a push proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PushRequest {
     /// Pushes, for this registration.
@@ -75,9 +76,11 @@ pub enum PushRequest {
 pub struct RegisterIntent {
     /// The address of record: scheme, user and host in one spelling.
     pub aor: Box<str>,
-    /// What tells the AOR's devices apart: `+sip.instance`, else the Contact's URI without `pn-*`; empty for `*`.
+    /// The SIP server that it goes to, as [`server_of`] spells it.
+    pub server: Box<str>,
+    /// The key that tells the AOR's devices apart: `+sip.instance`, else the Contact's URI without `pn-*`; empty for `*`.
     pub contact: Box<str>,
-    /// What it asks for.
+    /// The request that its `pn-*` parameters make.
     pub push_request: PushRequest,
     /// For how long, in seconds.
     pub expires: u32,
@@ -102,13 +105,23 @@ impl fmt::Debug for RegisterIntent {
 /// The status that answers a REGISTER which cannot be served: 400 or 416.
 pub type Unfit = u16;
 
-/// Reads a REGISTER.
+/// Reads a REGISTER, whose Route has `own_routes` values of this relay on top.
 ///
 /// # Errors
-/// 416 when the AOR is not one of SIP; 400 when a Contact is broken, when there is not exactly one (RFC 8599 §4.1.1), or
+/// 416 when the AOR or the registrar is not one of SIP; 403 when more than one Route follows ours, for then it is not the
+/// proxy named first that says who answers; 400 when a Contact is broken, when there is not exactly one (RFC 8599 §4.1.1), or
 /// when a `pn-*` parameter has no form.
-pub fn read(register: &Message) -> Result<RegisterIntent, Unfit> {
+pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unfit> {
     let aor = register.to().and_then(|to| aor_of(&to.uri)).ok_or(416_u16)?;
+    if register.elements(Name::Route).count() > own_routes + 1 {
+        return Err(403);
+    }
+    let proxy = register.route(own_routes);
+    if proxy.is_none() && register.elements(Name::Route).count() > own_routes {
+        return Err(400);
+    }
+    let proxy = proxy.as_ref().map(|proxy| proxy.uri.text);
+    let server = server_of(register.request_uri().unwrap_or_default(), proxy).ok_or(416_u16)?;
     let proves = register.has(Name::Authorization) || register.has(Name::ProxyAuthorization);
     let header = register.number(Name::Expires);
     let contacts = register.contacts().ok_or(400_u16)?;
@@ -121,6 +134,7 @@ pub fn read(register: &Message) -> Result<RegisterIntent, Unfit> {
         let (push_request, contact, uri) = (PushRequest::Nothing, nobody(), nobody());
         return Ok(RegisterIntent {
             aor,
+            server,
             contact,
             push_request,
             expires: 0,
@@ -135,6 +149,7 @@ pub fn read(register: &Message) -> Result<RegisterIntent, Unfit> {
     let push_request = if expires == 0 { PushRequest::Nothing } else { push_request(&contact.uri)? };
     Ok(RegisterIntent {
         aor,
+        server,
         contact: contact_key(contact),
         push_request,
         expires,
@@ -212,12 +227,55 @@ impl RegisterIntent {
     }
 }
 
-/// The name of a registration, on the shard of its AOR, and that of its binding.
-pub fn identify(key: &TokenKey, aor: &str, push: &PushContact) -> (InstanceId, BindingId) {
-    let parts = [aor, &push.provider, push.param.as_deref().unwrap_or_default(), &push.prid];
-    let tag = tag_of(aor);
-    let bits = |purpose| u128::from_be_bytes(key.name(purpose, &parts.map(str::as_bytes)));
-    (InstanceId::new(bits("sipwake push instance 1"), tag), BindingId::new(bits("sipwake push binding 1"), tag))
+/// The SIP server that a REGISTER goes to, in one spelling: its Request-URI, and the Route that is left when ours is taken
+/// off. All of both counts: by a user, a `maddr`, a port or a header of a URI somebody else may answer. `None`: one of them
+/// is not a URI of SIP.
+pub fn server_of(registrar: &str, proxy: Option<&str>) -> Option<Box<str>> {
+    let (registrar, proxy) = (spelling(registrar)?, proxy.map(spelling));
+    match proxy {
+        Some(proxy) => Some(format!("{registrar} by {}", proxy?).into()),
+        None => Some(registrar.into()),
+    }
+}
+
+/// A URI with its host, its parameters and their order in one spelling (RFC 3261 §19.1.4).
+fn spelling(uri: &str) -> Option<String> {
+    let uri = Uri::parse(uri)?;
+    let scheme = match uri.scheme {
+        Scheme::Sip => "sip:",
+        Scheme::Sips => "sips:",
+        Scheme::Other => return None,
+    };
+    let rest = &uri.text[scheme.len()..];
+    // The user with its password, as written.
+    let user = rest.find('@').filter(|_| uri.user.is_some()).map_or("", |at| &rest[..=at]);
+    let port = uri.port.map(|port| format!(":{port}")).unwrap_or_default();
+    let named = |(name, value): (&str, Option<&str>)| match (name.to_ascii_lowercase(), value) {
+        (name, None) => format!(";{name}"),
+        (name, Some(value)) if name == "transport" || name == "maddr" => {
+            format!(";{name}={}", value.to_ascii_lowercase())
+        }
+        // What a server makes of another parameter is its own affair, and letters may count in it.
+        (name, Some(value)) => format!(";{name}={value}"),
+    };
+    let mut params: Vec<String> = uri.params.iter().map(named).filter(|param| param != ";lr").collect();
+    params.sort_unstable();
+    let headers = uri.headers.map(|headers| format!("?{headers}")).unwrap_or_default();
+    let host = uri.host.trim_end_matches('.').to_ascii_lowercase();
+    Some(format!("{scheme}{user}{host}{port}{}{headers}", params.concat()))
+}
+
+/// The name of a registration, on the shard of its AOR. `server`: as [`server_of`] spells it.
+pub fn identify(key: &TokenKey, aor: &str, server: &str, push: &PushContact) -> InstanceId {
+    let parts = [server, aor, &push.provider, push.param.as_deref().unwrap_or_default(), &push.prid];
+    let bits = key.name("sipwake push instance 2", &parts.map(str::as_bytes));
+    InstanceId::new(u128::from_be_bytes(bits), tag_of(aor))
+}
+
+/// The binding of a registration, on the same shard.
+pub fn binding_of(key: &TokenKey, instance: InstanceId) -> BindingId {
+    let bits = key.name("sipwake push binding 2", &[&instance.to_bytes()]);
+    BindingId::new(u128::from_be_bytes(bits), instance.tag())
 }
 
 /// The shard of the AOR that a REGISTER names; `None` when it names none.
@@ -287,7 +345,7 @@ mod tests {
     }
 
     fn push_request(contact: &str) -> Result<PushRequest, Unfit> {
-        read(&register(contact, "")).map(|intent| intent.push_request)
+        read(&register(contact, ""), 0).map(|intent| intent.push_request)
     }
 
     fn push(provider: &str, param: Option<&str>, prid: &str) -> PushContact {
@@ -311,25 +369,57 @@ mod tests {
         ] {
             assert_eq!(push_request(broken), Err(400), "{broken}");
         }
-        assert_eq!(read(&register("*", "Expires: 0\r\n")).map(|intent| intent.contact), Ok("".into()));
+        assert_eq!(read(&register("*", "Expires: 0\r\n"), 0).map(|intent| intent.contact), Ok("".into()));
     }
 
     #[test]
-    fn a_registration_is_known_again_by_its_aor_and_its_push_parameters_alone() {
+    fn a_registration_is_known_again_by_its_server_its_aor_and_its_push_parameters() {
         let key = TokenKey::new([7; 32]);
-        let intent = read(&register("<sip:a@h;pn-provider=fcm;pn-param=p;pn-prid=t>", "")).unwrap();
-        assert_eq!(&*intent.aor, "sip:alice@example.com");
+        let intent = read(&register("<sip:a@h;pn-provider=fcm;pn-param=p;pn-prid=t>", ""), 0).unwrap();
+        assert_eq!((&*intent.aor, &*intent.server), ("sip:alice@example.com", "sip:example.com"));
         let PushRequest::Push(contact) = &intent.push_request else { panic!("{intent:?}") };
-        let (instance, binding) = identify(&key, &intent.aor, contact);
-        assert_eq!(identify(&key, &intent.aor, contact), (instance, binding));
-        assert_ne!(instance.to_bytes(), binding.to_bytes());
+        let instance = identify(&key, &intent.aor, &intent.server, contact);
+        assert_eq!(identify(&key, &intent.aor, &intent.server, contact), instance);
+        assert_ne!(instance.to_bytes(), binding_of(&key, instance).to_bytes());
         assert_eq!(Some(instance.tag()), shard_of(&register("<sip:a@h>", "")));
         for other in [push("fcm", Some("p"), "u"), push("fcm", Some("q"), "t"), push("fc", Some("mp"), "t")] {
-            assert_ne!(identify(&key, &intent.aor, &other).0, instance);
+            assert_ne!(identify(&key, &intent.aor, &intent.server, &other), instance);
         }
-        assert_ne!(identify(&key, "sip:bob@example.com", contact).0, instance);
-        assert_ne!(identify(&TokenKey::new([8; 32]), &intent.aor, contact).0, instance);
+        assert_ne!(identify(&key, "sip:bob@example.com", &intent.server, contact), instance);
+        assert_ne!(identify(&key, &intent.aor, "sip:example.org", contact), instance);
+        assert_ne!(identify(&TokenKey::new([8; 32]), &intent.aor, &intent.server, contact), instance);
         assert!(!format!("{intent:?}").contains("alice") && !format!("{intent:?}").contains("prid"));
+    }
+
+    #[test]
+    fn a_server_is_known_by_all_of_its_registrar_and_its_proxy() {
+        let of = |registrar, proxy| server_of(registrar, proxy).unwrap();
+        let plain = of("sip:example.com;transport=tls;x=1", Some("sip:proxy.example.com;lr"));
+        assert_eq!(plain, of("SIP:Example.COM.;X=1;Transport=TLS", Some("sip:PROXY.example.com")));
+        for (registrar, proxy) in [
+            ("sip:example.com;transport=tls;x=1", None),
+            ("sip:example.com;transport=tls;x=1", Some("sip:proxy.example.org;lr")),
+            ("sip:example.com;transport=tls;x=1", Some("sip:proxy.example.com:5070;lr")),
+            ("sip:example.com;transport=tls;x=1", Some("sip:proxy.example.com;lr;maddr=192.0.2.66")),
+            ("sip:example.com;transport=tls;x=1", Some("sip:mallory@proxy.example.com;lr")),
+            ("sip:example.com;transport=tls;x=1", Some("sips:proxy.example.com;lr")),
+            ("sip:example.com;transport=tls;x=2", Some("sip:proxy.example.com;lr")),
+            ("sip:example.com;transport=tcp;x=1", Some("sip:proxy.example.com;lr")),
+            ("sip:example.com:5060;transport=tls;x=1", Some("sip:proxy.example.com;lr")),
+            ("sip:example.com;transport=tls;x=1?Route=%3Csip:evil%3E", Some("sip:proxy.example.com;lr")),
+        ] {
+            assert_ne!(of(registrar, proxy), plain, "{registrar} {proxy:?}");
+        }
+        assert_eq!((server_of("tel:1", None), server_of("sip:a", Some("mailto:x@y"))), (None, None));
+    }
+
+    #[test]
+    fn a_register_by_more_than_one_proxy_of_others_is_not_taken() {
+        let routed =
+            |routes: &str| read(&register("<sip:a@h;pn-provider=fcm;pn-prid=t>", &format!("Route: {routes}\r\n")), 1);
+        assert!(routed("<sip:relay;lr>, <sip:p;lr>").is_ok_and(|intent| intent.server.ends_with(" by sip:p")));
+        assert_eq!(routed("<sip:relay;lr>, <sip:p;lr>, <sip:evil;lr>"), Err(403));
+        assert_eq!(routed("<sip:relay;lr>, <sip:p;lr>\r\nRoute: <sip:evil;lr>"), Err(403));
     }
 
     #[test]
@@ -356,7 +446,7 @@ mod tests {
     #[test]
     fn a_2xx_grants_to_our_contact_among_many() {
         let contact = "<sip:a@h:9;pn-provider=fcm;pn-prid=t>;+sip.instance=\"<urn:uuid:1>\"";
-        let intent = read(&register(contact, "Expires: 900\r\n")).unwrap();
+        let intent = read(&register(contact, "Expires: 900\r\n"), 0).unwrap();
         let granted = |contacts: &str| {
             let text = format!("SIP/2.0 200 OK\r\n{contacts}\r\n");
             intent.granted(&Message::parse(&text.into(), &Limits::default()).unwrap()).as_secs()

@@ -43,7 +43,7 @@ pub(super) struct Attached {
     pub(super) expires_at: Instant,
 }
 
-/// What is known of a flow from a device.
+/// One flow of devices.
 #[derive(Debug, Default)]
 struct DeviceFlow {
     instances: Vec<(InstanceId, Replay)>,
@@ -125,7 +125,7 @@ impl Attachments {
 }
 
 impl DeviceFlow {
-    /// What admission remembers of an instance by this flow; `None` when the flow carries as many others as it may.
+    /// The last nonce and count of an instance on this flow; `None` when the flow carries as many others as it may.
     fn replay_of(&mut self, instance: InstanceId) -> Option<&mut Replay> {
         let known = self.instances.iter().position(|(known, _)| *known == instance);
         if known.is_none() {
@@ -314,14 +314,14 @@ impl Endpoint {
     }
 }
 
-/// What a REGISTER of a device asks for.
+/// The request that the Contact of a device's REGISTER makes.
 enum ContactRequest {
-    /// What is registered.
+    /// No Contact: tell the registered one.
     Query,
-    /// Nothing more.
+    /// `expires=0` or `*`: remove it.
     Remove,
     /// To be reached at `contact` for `expires` seconds.
     Bind { contact: Box<str>, expires: u32 },
-    /// A Contact that is none.
+    /// A Contact that does not parse.
     Malformed,
 }

@@ -143,7 +143,7 @@ impl Endpoint {
         instance: InstanceId,
         authorization: Option<String>,
     ) {
-        // Who was asked may have left meanwhile.
+        // The device that was asked may have left meanwhile.
         let Some(registration) = self.bindings.get_mut(binding).filter(|it| it.instance == instance) else { return };
         let step = registration.answer(authorization);
         self.carry_out(now, binding, step);
@@ -185,7 +185,7 @@ impl Endpoint {
         }
     }
 
-    /// What a 2xx says of the flow that it came by.
+    /// Reads Flow-Timer and the public address from a 2xx.
     fn on_granted(&mut self, now: Instant, binding: BindingId, response: &Message) {
         let Some(id) = self.bindings.get(binding).map(|registration| registration.upstream) else { return };
         if let Some(interval) = flow_timer(response) {

@@ -1,4 +1,4 @@
-//! What every room of the endpoint uses: its settings, randomness, deadlines, transactions and outputs.
+//! The core that every room of the endpoint uses: its settings, randomness, deadlines, transactions and outputs.
 //!
 //! Invariant: nothing leaves an endpoint but by [`Core::outputs`], and in the order in which it was made.
 
@@ -60,15 +60,15 @@ pub(super) enum Timer {
     PushBinding(InstanceId),
 }
 
-/// Whom a client transaction's outcome concerns.
+/// The owner of a client transaction, which its outcome concerns.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ClientOwner {
     Register(BindingId),
-    /// Somebody at a better address is asked for.
+    /// OPTIONS to a better address.
     FailbackProbe(UpstreamId),
     Leg(CallId),
     Subscribe(BindingId),
-    /// A MESSAGE that is offered to a device.
+    /// A MESSAGE that was sent to a device.
     Message(MessageRequestId),
     /// A request that is forwarded inside a dialog.
     Forwarded(ServerId),
@@ -78,7 +78,7 @@ pub(super) enum ClientOwner {
     Nobody,
 }
 
-/// Whom a server transaction's CANCEL concerns.
+/// The owner of a server transaction, which a CANCEL concerns.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ServerOwner {
     Call(CallId),

@@ -1,6 +1,6 @@
 //! Requests inside a dialog, in both directions (RFC 3261 §16, statefully, except ACK).
 //!
-//! What opens the way is the signed token in the Route that this relay itself put there. It names the device and the SIP
+//! A request is let through by the signed token in the Route that this relay itself put there. It names the device and the SIP
 //! server's flow; no state of a dialog is kept, so a dialog costs nothing and outlives a change of the device's flow.
 //!
 //! A request for a peer that is away for a moment waits in [`super::parked`].
@@ -20,7 +20,7 @@ use crate::transaction::ServerId;
 
 /// Where a request of a dialog goes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Way {
+pub(super) struct NextHop {
     pub(super) flow: FlowId,
     /// The side that it leads to.
     pub(super) side: Side,
@@ -32,7 +32,7 @@ pub(super) struct Way {
 /// The requests inside dialogs that are forwarded and not answered.
 #[derive(Debug, Default)]
 pub(super) struct DialogForwarding {
-    /// What each is answered when nobody else answers it, with its status.
+    /// The response to each when nobody else answers it, with its status.
     failures: HashMap<ServerId, (u16, bytes::Bytes)>,
 }
 
@@ -57,14 +57,18 @@ impl Endpoint {
         token: FlowToken,
         ours: usize,
     ) {
-        if request.to().is_none_or(|to| to.tag().is_none()) || !self.may_use(&source, &token) {
+        let may_use = self.may_use(&source, &token);
+        if !may_use && source.side == Side::Upstream {
+            return self.refuse_stranger(&source, request, 403);
+        }
+        if !may_use || request.to().is_none_or(|to| to.tag().is_none()) {
             return self.refuse(now, reply, request, 403);
         }
         if let Err(stop) = forward::check(request, &self.core.settings.own_addresses()) {
             return self.refuse(now, reply, request, stop.status());
         }
-        match self.way(&source, &token) {
-            Some(way) => self.forward(now, reply, request, ours, way),
+        match self.next_hop(&source, &token) {
+            Some(hop) => self.forward(now, reply, request, ours, hop),
             None => {
                 if source.side == Side::Upstream && push_proxy::purr(request) == Some(token.instance) {
                     self.wake_for_request(now, token.instance);
@@ -74,16 +78,16 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn forward(&mut self, now: Instant, reply: FlowId, request: &Message, ours: usize, way: Way) {
+    pub(super) fn forward(&mut self, now: Instant, reply: FlowId, request: &Message, ours: usize, hop: NextHop) {
         let branch = self.core.branch();
         // A request other than INVITE is never answered 408 (RFC 4320 §4.2).
         let status = if request.method() == Some(Method::Invite) { 408 } else { 480 };
         if let Some(server) = self.open_forwarded(now, reply, request, ServerOwner::Forwarded(branch), status) {
-            self.send_forwarded(now, server, branch, request, ours, way);
+            self.send_forwarded(now, server, branch, request, ours, hop);
         }
     }
 
-    /// Sends a request on its way, `ours` values of its Route taken off.
+    /// Forwards a request, `ours` values of its Route taken off.
     pub(super) fn send_forwarded(
         &mut self,
         now: Instant,
@@ -91,14 +95,14 @@ impl Endpoint {
         branch: BranchId,
         request: &Message,
         ours: usize,
-        way: Way,
+        hop: NextHop,
     ) {
         let method = request.method().unwrap_or(Method::Other);
-        let bytes = self.forwarded_bytes(request, ours, &way, branch);
-        if self.core.transactions.send(now, branch, method, bytes, way.flow, ClientOwner::Forwarded(server)).is_err() {
+        let bytes = self.forwarded_bytes(request, ours, &hop, branch);
+        if self.core.transactions.send(now, branch, method, bytes, hop.flow, ClientOwner::Forwarded(server)).is_err() {
             return self.on_forwarded_silence(now, server);
         }
-        self.attachments.note_forwarded(way.flow, way.device, branch);
+        self.attachments.note_forwarded(hop.flow, hop.device, branch);
     }
 
     /// An ACK to a 2xx: passed on without a transaction (RFC 3261 §16.6, §17.1.1.3).
@@ -107,15 +111,15 @@ impl Endpoint {
         if !self.may_use(&source, &token) || forward::check(ack, &self.core.settings.own_addresses()).is_err() {
             return;
         }
-        let Some(way) = self.way(&source, &token) else { return };
+        let Some(hop) = self.next_hop(&source, &token) else { return };
         let branch = self.core.branch();
-        let bytes = self.forwarded_bytes(ack, ours, &way, branch);
-        self.core.send(way.flow, bytes);
+        let bytes = self.forwarded_bytes(ack, ours, &hop, branch);
+        self.core.send(hop.flow, bytes);
     }
 
-    fn forwarded_bytes(&self, request: &Message, ours: usize, way: &Way, branch: BranchId) -> bytes::Bytes {
-        let mut edit = forward::forward_request(request, self.core.settings.sent_by(way.side, way.transport), branch);
-        if way.side == Side::Upstream {
+    fn forwarded_bytes(&self, request: &Message, ours: usize, hop: &NextHop, branch: BranchId) -> bytes::Bytes {
+        let mut edit = forward::forward_request(request, self.core.settings.sent_by(hop.side, hop.transport), branch);
+        if hop.side == Side::Upstream {
             edit = forward::strip_asserted_identity(edit, Side::Device);
         }
         for _ in 0..ours {
@@ -124,7 +128,7 @@ impl Endpoint {
         edit.finish()
     }
 
-    /// Whether the sender is one of the two ends of the token's way.
+    /// Whether the sender is one of the two ends that the token names.
     fn may_use(&self, source: &Source, token: &FlowToken) -> bool {
         match source.side {
             Side::Device => self.attachments.is_attached_by(token.instance, source),
@@ -135,28 +139,28 @@ impl Endpoint {
         }
     }
 
-    /// Where a request goes from here: the other end of the token's way.
-    fn way(&self, source: &Source, token: &FlowToken) -> Option<Way> {
+    /// The next hop of a request: the other end that the token names.
+    fn next_hop(&self, source: &Source, token: &FlowToken) -> Option<NextHop> {
         match source.side {
-            Side::Upstream => self.way_to_device(token.instance),
+            Side::Upstream => self.hop_to_device(token.instance),
             Side::Device => {
                 let transport = self.flows.transport_of(token.upstream);
                 let (side, device) = (Side::Upstream, token.instance);
-                let here = transport.map(|transport| Way { flow: token.upstream, side, transport, device });
+                let here = transport.map(|transport| NextHop { flow: token.upstream, side, transport, device });
                 // The stream that the INVITE came by is gone: by the binding's own flow instead.
-                here.or_else(|| self.way_to_server(self.upstream_of(self.devices.binding_of(device)?)?, device))
+                here.or_else(|| self.hop_to_server(self.upstream_of(self.devices.binding_of(device)?)?, device))
             }
         }
     }
 
-    pub(super) fn way_to_server(&self, id: UpstreamId, device: InstanceId) -> Option<Way> {
+    pub(super) fn hop_to_server(&self, id: UpstreamId, device: InstanceId) -> Option<NextHop> {
         let (flow, transport) = self.upstreams.flow(id)?;
-        Some(Way { flow, side: Side::Upstream, transport, device })
+        Some(NextHop { flow, side: Side::Upstream, transport, device })
     }
 
-    pub(super) fn way_to_device(&self, device: InstanceId) -> Option<Way> {
+    pub(super) fn hop_to_device(&self, device: InstanceId) -> Option<NextHop> {
         let attached = self.attachments.get(device)?;
-        Some(Way { flow: attached.flow, side: Side::Device, transport: attached.transport, device })
+        Some(NextHop { flow: attached.flow, side: Side::Device, transport: attached.transport, device })
     }
 
     pub(super) fn on_forwarded_response(&mut self, now: Instant, server: ServerId, from: Side, response: &Message) {

@@ -1,17 +1,17 @@
-//! REGISTERs on their way through, from a device to its own SIP server and back (RFC 3327, RFC 8599 §5.6.1).
+//! REGISTERs that are forwarded from a device to its own SIP server (RFC 3327, RFC 8599 §5.6.1).
 //!
 //! | REGISTER | from here |
 //! | --- | --- |
-//! | comes | the shell is asked for its way: 403, 555, or an upstream |
-//! | has its way | on the upstream's flow, with our Path, `Supported: path` and Feature-Caps; dialled first where there is none |
+//! | comes | the shell is asked for its route: 403, 555, or an upstream |
+//! | has its route | on the upstream's flow, with our Path, `Supported: path` and Feature-Caps; dialled first where there is none |
 //! | 401, 407 | back to the device: the digest is between the two |
 //! | 2xx, pushes asked for | `push_bindings` keeps it; back with Feature-Caps |
 //! | 2xx, no more pushes or `expires=0` | forgotten |
-//! | 403, 404, 410, 604 | forgotten |
+//! | 403, 404, 410, 604 | forgotten, if its device is attached by the same flow; else it runs out |
 //! | silence, no flow | 504 |
 //!
 //! Invariant: nothing is kept of a REGISTER that its SIP server has not accepted. A flow has at most [`REGISTERS_PER_FLOW`]
-//! of them under way and [`BURST`] at once; every way that the shell gave is given back once, by [`Event::UpstreamReleased`].
+//! of them under way and [`BURST`] at once; every upstream that the shell gave is given back once, by [`Event::UpstreamReleased`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -22,8 +22,8 @@ use super::push_bindings::{Accepted, CONTACTS_PER_AOR, REGISTRATIONS_MAX};
 use super::pushed::{ForwardedRegisterId, PushBindingEnd, RegisterRoute, RouteRequest};
 use super::{ClientOwner, Endpoint, Event, Output, ServerOwner, Side, Source, Timer, Transport};
 use crate::edge::forward;
-use crate::edge::push_proxy::{self, PushRequest, RegisterIntent};
-use crate::id::{BranchId, FlowId, UpstreamId};
+use crate::edge::push_proxy::{self, PushContact, PushRequest, RegisterIntent};
+use crate::id::{BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method, Name, Uri};
 use crate::transaction::ServerId;
 
@@ -37,10 +37,10 @@ pub const QUOTA_VIOLATIONS_MAX: u8 = 40;
 pub const REGISTERS_MAX: usize = 20_000;
 /// SIP servers that are dialled at once because of a REGISTER, on one shard; one for a further one is answered 503.
 pub const DIALS_MAX: usize = 64;
-/// What a device that goes too fast is told to wait, in seconds.
+/// The Retry-After of a device that sends too many, in seconds.
 const RETRY_AFTER_S: u32 = 10;
 
-/// What is under way.
+/// The REGISTERs that are under way.
 #[derive(Default)]
 pub(super) struct ForwardedRegisters {
     under_way: BTreeMap<ForwardedRegisterId, ForwardedRegister>,
@@ -76,11 +76,11 @@ pub(super) struct ForwardedRegister {
     proxy: Option<Box<str>>,
     /// How many of its Routes are ours.
     own_routes: usize,
-    way: Option<RegisterRoute>,
+    route: Option<RegisterRoute>,
     branch: Option<BranchId>,
 }
 
-/// What is known of a flow that REGISTERs came by.
+/// The quota of one flow that REGISTERs came by.
 struct FlowQuota {
     budget: u8,
     refilled: Instant,
@@ -94,7 +94,8 @@ impl Endpoint {
         if let Err(stop) = forward::check(&register, &self.core.settings.own_addresses()) {
             return self.refuse(now, reply, &register, stop.status());
         }
-        let intent = match push_proxy::read(&register) {
+        let own_routes = self.own_routes(&register);
+        let intent = match push_proxy::read(&register, own_routes) {
             Ok(intent) => intent,
             Err(status) => return self.refuse(now, reply, &register, status),
         };
@@ -111,10 +112,9 @@ impl Endpoint {
         };
         let id = ForwardedRegisterId(self.registers.next);
         self.registers.next += 1;
-        let own_routes = self.own_routes(&register);
         let proxy: Option<Box<str>> = register.route(own_routes).map(|route| route.uri.text.into());
         let registrar: Box<str> = register.request_uri().unwrap_or_default().into();
-        let way = RouteRequest {
+        let route = RouteRequest {
             register: id,
             aor: intent.aor.clone(),
             registrar: registrar.clone(),
@@ -135,40 +135,39 @@ impl Endpoint {
             registrar,
             proxy,
             own_routes,
-            way: None,
+            route: None,
             branch: None,
         };
         self.registers.under_way.insert(id, row);
-        self.core.event(Event::RouteNeeded(Box::new(way)));
+        self.core.event(Event::RouteNeeded(Box::new(route)));
     }
 
-    /// Whether a REGISTER may travel on: it asks for pushes, or about them, or ends what asked for them. Nothing else is
-    /// this relay's business.
+    /// Whether a REGISTER may be forwarded: it asks for pushes, or about them, or ends a push binding. No other REGISTER is.
     fn may_pass(&self, source: &Source, intent: &RegisterIntent) -> bool {
         let PushRequest::Push(push) = &intent.push_request else {
             return matches!(intent.push_request, PushRequest::Query(_))
                 || !self.push_bindings.known_as(intent).is_empty();
         };
-        let (instance, _) = push_proxy::identify(&self.core.token_key, &intent.aor, push);
+        let instance = push_proxy::identify(&self.core.token_key, &intent.aor, &intent.server, push);
         let replaces = !self.push_bindings.known_as(intent).is_empty();
         let room = self.attachments.carried_by(source.flow, instance) < INSTANCES_PER_FLOW;
         room && (self.push_bindings.knows(instance)
             || replaces
-            || self.push_bindings.contacts_of(&intent.aor) < CONTACTS_PER_AOR)
+            || self.push_bindings.contacts_of(intent) < CONTACTS_PER_AOR)
     }
 
-    /// The shell has found the way of a REGISTER, or the status that refuses it.
-    pub(super) fn on_route(&mut self, now: Instant, id: ForwardedRegisterId, way: Result<RegisterRoute, u16>) {
-        let way = match way {
-            Ok(way) => way,
+    /// The shell has found the route of a REGISTER, or the status that refuses it.
+    pub(super) fn on_route(&mut self, now: Instant, id: ForwardedRegisterId, route: Result<RegisterRoute, u16>) {
+        let route = match route {
+            Ok(route) => route,
             Err(status) => return self.end_register(now, id, status),
         };
-        let upstream = way.upstream;
+        let upstream = route.upstream;
         let Some(register) = self.registers.under_way.get_mut(&id) else {
             return self.core.event(Event::UpstreamReleased(upstream));
         };
-        let registrar = way.registrar.clone();
-        register.way = Some(way);
+        let registrar = route.registrar.clone();
+        register.route = Some(route);
         self.join_transit(now, upstream, registrar);
         if !self.upstreams.may_register_now(now, upstream) {
             return self.end_register(now, id, 503);
@@ -193,7 +192,8 @@ impl Endpoint {
             edit = edit.pop(Name::Route);
         }
         if let PushRequest::Push(push) = &register.intent.push_request {
-            let (instance, _) = push_proxy::identify(&self.core.token_key, &register.intent.aor, push);
+            let RegisterIntent { aor, server, .. } = &register.intent;
+            let instance = push_proxy::identify(&self.core.token_key, aor, server, push);
             let path = push_proxy::path(&self.core.token_key, instance, sent_by, register.intent.outbound);
             edit = edit.prepend(Name::Path, path).append(Name::FeatureCaps, push_proxy::serves(&push.provider));
             // A registrar may refuse a Path that the device says nothing of (RFC 3327 §5.3), and it is for the device.
@@ -223,7 +223,7 @@ impl Endpoint {
     }
 
     fn registers_to(&self, upstream: UpstreamId, waiting: bool) -> Vec<ForwardedRegisterId> {
-        let to = |register: &ForwardedRegister| register.way.as_ref().is_some_and(|way| way.upstream == upstream);
+        let to = |register: &ForwardedRegister| register.route.as_ref().is_some_and(|route| route.upstream == upstream);
         let theirs = self.registers.under_way.iter().filter(|(_, it)| to(it) && it.branch.is_none() == waiting);
         theirs.map(|(id, _)| *id).collect()
     }
@@ -232,7 +232,7 @@ impl Endpoint {
     /// no dialler from those that answer.
     fn dials_for_others(&self, upstream: UpstreamId) -> usize {
         let waiting = self.registers.under_way.values().filter(|register| register.branch.is_none());
-        let others = waiting.filter_map(|register| register.way.as_ref().map(|way| way.upstream));
+        let others = waiting.filter_map(|register| register.route.as_ref().map(|route| route.upstream));
         others.filter(|other| *other != upstream).collect::<BTreeSet<_>>().len()
     }
 
@@ -271,10 +271,10 @@ impl Endpoint {
         match (&register.intent.push_request, status) {
             (PushRequest::Push(push), 200..300) => {
                 let (push, expires) = (push.clone(), register.intent.granted(response));
-                let ForwardedRegister { source, intent, registrar, proxy, way: Some(way), .. } = register else {
+                let ForwardedRegister { source, intent, registrar, proxy, route: Some(route), .. } = register else {
                     return;
                 };
-                let accepted = Accepted { source, intent, push, registrar, proxy, upstream: way.upstream, expires };
+                let accepted = Accepted { source, intent, push, registrar, proxy, upstream: route.upstream, expires };
                 return self.on_accepted(now, accepted);
             }
             (PushRequest::Nothing, 200..300) => {
@@ -282,10 +282,13 @@ impl Endpoint {
                     self.remove_push_binding(now, instance, PushBindingEnd::Unregistered);
                 }
             }
-            // Whoever knows its push token may end it; nobody else can name it.
+            // A stranger who knows the push token can have its own server refuse him, too: only the flow that is attached
+            // to it ends a registration so. Any other one runs out.
             (PushRequest::Push(push), 403 | 404 | 410 | 604) => {
-                let (instance, _) = push_proxy::identify(&self.core.token_key, &register.intent.aor, push);
-                self.remove_push_binding(now, instance, PushBindingEnd::Refused);
+                let instance = self.instance_of(&register, push);
+                if self.attachments.is_attached_by(instance, &register.source) {
+                    self.remove_push_binding(now, instance, PushBindingEnd::Refused);
+                }
             }
             _ => {}
         }
@@ -295,19 +298,25 @@ impl Endpoint {
         }
     }
 
+    /// The registration that a REGISTER asks pushes for.
+    fn instance_of(&self, register: &ForwardedRegister, push: &PushContact) -> InstanceId {
+        let RegisterIntent { aor, server, .. } = &register.intent;
+        push_proxy::identify(&self.core.token_key, aor, server, push)
+    }
+
     /// The response as the device gets it.
     fn back(&self, register: &ForwardedRegister, status: u16, response: &Message) -> bytes::Bytes {
         let mut edit = response.edit().pop(Name::Via);
         if (200..300).contains(&status) {
-            match (&register.intent.push_request, &register.way) {
+            match (&register.intent.push_request, &register.route) {
                 (PushRequest::Push(push), _) => {
-                    let (instance, _) = push_proxy::identify(&self.core.token_key, &register.intent.aor, push);
+                    let instance = self.instance_of(register, push);
                     let value = push_proxy::feature_caps(&register.intent, push, instance);
                     edit = edit.append(Name::FeatureCaps, value);
                 }
-                (PushRequest::Query(one), Some(way)) => {
+                (PushRequest::Query(one), Some(route)) => {
                     let wanted = |service: &&&str| one.as_deref().is_none_or(|one| one == **service);
-                    for service in way.services.iter().filter(wanted) {
+                    for service in route.services.iter().filter(wanted) {
                         edit = edit.append(Name::FeatureCaps, push_proxy::serves(service));
                     }
                 }
@@ -338,10 +347,10 @@ impl Endpoint {
         Some(register)
     }
 
-    /// Gives the way of a REGISTER back.
+    /// Gives the upstream of a REGISTER back.
     fn leave(&mut self, register: &ForwardedRegister) {
-        if let Some(way) = &register.way {
-            self.leave_transit(way.upstream, None);
+        if let Some(route) = &register.route {
+            self.leave_transit(route.upstream, None);
         }
     }
 

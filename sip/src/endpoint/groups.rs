@@ -1,20 +1,20 @@
-//! The devices that share a binding, and whose credentials speak for it.
+//! The devices that share a binding, and whose credentials register it.
 //!
 //! One account on several devices has one Contact at its SIP server, which a contact limit of one allows; each device has
-//! credentials of its own. One of them speaks: its credentials answer the challenges.
+//! credentials of its own. The credentials of one of them, the owner, answer the challenges.
 //!
-//! | a device | the speaker | follows |
+//! | a device | the owner of the credentials in use | follows |
 //! | --- | --- | --- |
 //! | joins, proven | stays | it gets the next call |
-//! | joins, not proven | is put aside | a trial: the binding is registered again with the new one's credentials, which begin without a nonce |
-//! | a trial is accepted | the new one | it gets calls from now on |
-//! | a trial is refused | the one before | the new one is told, and must be unbound; the binding stands as it stood |
-//! | a trial fails otherwise | the one before | tried again after the next success |
-//! | the speaker is refused | stays | it is told and must be unbound; then another device speaks |
-//! | the speaker leaves, or its app comes to the foreground | another device, proven if there is one | |
+//! | joins, not proven | is suspended | a check: the binding is registered again with the joining device's credentials, which begin without a nonce |
+//! | passes its check | is that device | it gets calls from now on |
+//! | is refused in its check | is the one before | the refusal is reported and the device must be unbound; the binding goes on as before |
+//! | fails its check otherwise | is the one before | the check is repeated after the next success |
+//! | owns the credentials and is refused | stays | the refusal is reported; unbinding the device makes another one the owner |
+//! | owns the credentials and leaves, or its app comes to the foreground | is another device, proven if there is one | |
 //! | the last one leaves | stays | the binding is unregistered |
 //!
-//! Invariant: who has not proven its credentials gets no call. Credentials that were refused are offered no second time.
+//! Invariant: a device that has not proven its credentials gets no call. Refused credentials are sent no second time.
 //! A binding is registered while one of its devices wants it to be.
 
 use std::collections::BTreeMap;
@@ -46,7 +46,7 @@ struct Group {
     check: Option<Box<CredentialCheck>>,
 }
 
-/// The credentials of the speaker are being tried.
+/// The credentials of a joining device are being checked.
 #[derive(Debug)]
 struct CredentialCheck {
     suspended: SuspendedAuth,
@@ -68,7 +68,7 @@ impl Endpoint {
         members
     }
 
-    /// All instances that share a binding: its speaker first, those included that have not proven themselves.
+    /// All instances that share a binding, proven or not: the owner of the credentials in use first.
     pub fn all_instances(&self, binding: BindingId) -> Vec<InstanceId> {
         let credential_owner = self.bindings.get(binding).map(|registration| registration.instance);
         let others = self.groups.0.get(&binding).map(|group| &group.others[..]).unwrap_or_default();
@@ -89,7 +89,7 @@ impl Endpoint {
             self.core.event(Event::Unbound { instance: last, confirmed: false, shared: true });
             let goal = if self.devices.is_in_background(instance) { Goal::Registered } else { Goal::Silent };
             return self.redirect(now, binding, |registration| {
-                // What follows is what the new goal wants.
+                // The new goal decides the next step.
                 let _ = registration.set_credential_owner(instance);
                 registration.aim(goal)
             });
@@ -140,7 +140,7 @@ impl Endpoint {
         self.settle_group(now, binding);
     }
 
-    /// The SIP server has accepted the speaker's credentials; who that is.
+    /// The SIP server has accepted the credentials in use; gives their owner.
     pub(super) fn prove(&mut self, binding: BindingId) -> Option<InstanceId> {
         let instance = self.bindings.get(binding)?.instance;
         self.devices.set_proven(instance, true);
@@ -150,12 +150,12 @@ impl Endpoint {
         Some(instance)
     }
 
-    /// An attempt has failed. When it was a trial, what follows for the binding.
+    /// An attempt has failed. When it was a check, gives what follows for the binding.
     pub(super) fn end_check(&mut self, binding: BindingId, failure: RegistrationFailure) -> Option<Step> {
         let registration = self.bindings.get(binding)?;
         let tried = registration.instance;
         let step = self.restore_owner(binding)?;
-        // Who was refused is in no list any more, and is not tried again before the shell lets it go.
+        // A refused device is in no list any more, so it is not checked again before the shell unbinds it.
         if matches!(failure, RegistrationFailure::Retry { .. }) {
             self.groups.0.entry(binding).or_default().others.push(tried);
         }
@@ -204,7 +204,7 @@ impl Endpoint {
     fn leave_others(&mut self, binding: BindingId, instance: InstanceId) {
         let Some(group) = self.groups.0.get_mut(&binding) else { return };
         group.others.retain(|other| *other != instance);
-        // Nobody is left to go back to: who is tried speaks for the binding now.
+        // No owner is left to go back to: the device in its check is the owner now.
         if group.check.as_ref().is_some_and(|check| check.suspended.instance == instance) {
             group.check = None;
         }
@@ -213,8 +213,8 @@ impl Endpoint {
         }
     }
 
-    /// After a change: somebody speaks who may, the binding is registered or silent as its devices want it, and who has yet
-    /// to prove itself does.
+    /// After a change: a device in the background owns the credentials in use, the binding is registered or silent as its
+    /// devices want it, and a device that is not proven is checked.
     fn settle_group(&mut self, now: Instant, binding: BindingId) {
         let Some(registration) = self.bindings.get(binding).filter(|it| it.goal() != Goal::Gone) else { return };
         let credential_owner = registration.instance;
@@ -226,12 +226,12 @@ impl Endpoint {
         self.check_next(now, binding);
     }
 
-    /// Another device speaks in place of one whose app is in the foreground.
+    /// The credentials of another device replace those of one whose app is in the foreground.
     fn hand_over_ownership(&mut self, now: Instant, binding: BindingId, credential_owner: InstanceId) {
         let Some(next) = self.next_credential_owner(binding).filter(|next| self.devices.is_in_background(*next)) else {
             return;
         };
-        // What stands goes on standing by the credentials that were accepted, until others have been.
+        // The registration goes on with the credentials that were accepted, until others have been.
         let proven = self.devices.is_proven(next);
         if self.is_registered(binding) && !proven {
             return;
@@ -243,7 +243,7 @@ impl Endpoint {
         self.redirect(now, binding, |registration| registration.set_credential_owner(next));
     }
 
-    /// Who is to speak when the speaker does no longer: rather one that has proven itself, and is in the background.
+    /// The device whose credentials are used next: preferably one that is proven, then one in the background.
     fn next_credential_owner(&self, binding: BindingId) -> Option<InstanceId> {
         let group = self.groups.0.get(&binding)?;
         let rank =
@@ -272,7 +272,7 @@ impl Endpoint {
         }
     }
 
-    /// Ends a trial without success: the one before speaks again.
+    /// Ends a check without success: the credentials in use before are used again.
     fn restore_owner(&mut self, binding: BindingId) -> Option<Step> {
         let flow = self.flow_to_server(binding);
         let group = self.groups.0.get_mut(&binding)?;

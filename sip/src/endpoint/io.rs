@@ -1,4 +1,4 @@
-//! What goes into an endpoint and what comes out of it.
+//! The inputs and outputs of an endpoint.
 //!
 //! Invariant: no type here holds a credential of an account: a challenge goes out, its answer comes in.
 
@@ -53,7 +53,7 @@ impl fmt::Debug for NewBinding {
     }
 }
 
-/// What the shell tells an endpoint.
+/// An event outside that the shell tells an endpoint.
 pub enum Input {
     /// A whole message, from a stream's framer or a datagram. Bytes that are [`crate::message::Malformed`] never get
     /// here: their stream is closed, their datagram dropped.
@@ -80,7 +80,7 @@ pub enum Input {
         upstream: UpstreamId,
         /// The stream, or for UDP the address to send to.
         flow: FlowId,
-        /// What Via, Contact and Record-Route on it name.
+        /// The transport that Via, Contact and Record-Route on it name.
         transport: Transport,
     },
     /// The next [`Input::Dialled`] of this upstream leads to another address than the one that [`Output::Dial`] was to avoid:
@@ -93,7 +93,7 @@ pub enum Input {
         upstream: UpstreamId,
         /// The stream, or for UDP the address to send to.
         flow: FlowId,
-        /// What Via, Contact and Record-Route on it name.
+        /// The transport that Via, Contact and Record-Route on it name.
         transport: Transport,
     },
     /// The flow that [`Output::Dial`] asked for could not be opened; the endpoint backs off and asks again.
@@ -183,7 +183,7 @@ pub enum Input {
         request: MessageRequestId,
         /// The device that the copy is for.
         instance: InstanceId,
-        /// What the store did; the sender gets 202, 480 or 503.
+        /// The store's answer; the sender gets 202, 480 or 503.
         outcome: StoreOutcome,
     },
     /// The process is about to end: every call without a final answer gets 480, and no device rings on.
@@ -215,7 +215,7 @@ impl fmt::Debug for Input {
     }
 }
 
-/// What [`Endpoint::poll`](super::Endpoint::poll) gives.
+/// The result of [`Endpoint::poll`](super::Endpoint::poll).
 #[derive(Debug)]
 pub enum Poll {
     /// Do this, and poll again.
@@ -225,7 +225,7 @@ pub enum Poll {
     Until(Option<Instant>),
 }
 
-/// What an endpoint wants done.
+/// An action that the shell must take.
 #[derive(Debug)]
 pub enum Output {
     /// Send these bytes on this flow. When the flow is gone, answer [`Input::Closed`].
@@ -393,7 +393,7 @@ pub enum Event {
     MessageEnded {
         /// The device that it was for; the first one of the binding when it was refused for all.
         instance: InstanceId,
-        /// Who took or refused it.
+        /// Whether the device took it, or why it was refused.
         end: MessageEnd,
     },
     /// The account's server says how the mailbox stands (RFC 3842); also when nothing has changed.
@@ -422,7 +422,7 @@ pub enum Event {
     PushBindingEnded {
         /// The instance of its [`PushBinding`].
         instance: InstanceId,
-        /// Who ended it.
+        /// Whether the device, its SIP server, time or the shell ended it.
         end: PushBindingEnd,
     },
     /// The device of a push binding is to register again: because the binding ends soon (RFC 8599 §5.5), or because a request

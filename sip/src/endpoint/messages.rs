@@ -1,4 +1,4 @@
-//! MESSAGEs outside a dialog (RFC 3428): offered to the device that is attached, else given to the store.
+//! MESSAGEs outside a dialog (RFC 3428): sent to the device that is attached, else given to the store.
 //!
 //! Invariant: every MESSAGE gets exactly one final answer, within `no_response` and `store` of
 //! [`EdgeTiming`](crate::timing::EdgeTiming), which is far less than its sender waits (RFC 3261 §17.1.2.2). One that
@@ -17,7 +17,7 @@ use crate::message::{Composer, Message, Method, Name};
 
 /// MESSAGEs on their way at once; a further one is answered 503.
 pub const MESSAGES_MAX: usize = 10_000;
-/// How long a sender is asked to wait that was refused for now, in seconds.
+/// The Retry-After of a sender that was refused for now, in seconds.
 const RETRY_AFTER: u32 = 30;
 /// The most that is kept of a sender's URI and of a media type, in bytes, and of a display name, in characters.
 const FROM_BYTES: usize = 1024;
@@ -68,7 +68,7 @@ impl Endpoint {
         }
     }
 
-    /// What a MESSAGE is answered that goes neither to a device nor to the store.
+    /// The answer to a MESSAGE that goes neither to a device nor to the store.
     fn refusal_of(&mut self, now: Instant, request: &Message, members: &[InstanceId]) -> Option<(u16, MessageEnd)> {
         let media = request.text(Name::ContentType).unwrap_or_default();
         let media = media.split(';').next().unwrap_or_default().trim();
@@ -92,11 +92,11 @@ impl Endpoint {
         if stored_only && (media.len() > TYPE_BYTES || request.values_written("Content-Encoding").any(coded)) {
             return Some((415, MessageEnd::Unfit));
         }
-        // Who is not there cannot take what is worth nothing later.
+        // A device without a flow cannot take a MESSAGE that expires at once.
         if stored_only && request.number(Name::Expires) == Some(0) {
             return Some((480, MessageEnd::Unfit));
         }
-        // Each device pays, whichever of them still can.
+        // Each device with a budget left is charged.
         let mut granted = false;
         for instance in members {
             granted |= self.devices.spend_message(now, *instance);
@@ -238,7 +238,7 @@ impl Endpoint {
     }
 }
 
-/// What a MESSAGE is called for a device: the same whenever it comes again, and of no use to guess it.
+/// The identifier of a MESSAGE for a device: the same whenever it comes again, and unpredictable.
 fn name_of(key: &crate::flow::TokenKey, request: &Message, instance: InstanceId) -> MessageId {
     let from = request.from().and_then(|from| from.tag().map(str::to_owned)).unwrap_or_default();
     let number = request.cseq().map_or(0, |(number, _)| number);

@@ -4,7 +4,7 @@
 //! One mutation ([`Endpoint::handle`] or [`Endpoint::handle_timeout`]), then [`Endpoint::poll`] until it gives
 //! [`Poll::Until`], which says when to call [`Endpoint::handle_timeout`]; then the next mutation. `now` never goes back.
 //!
-//! # Who owns what
+//! # Owners
 //! State has owners with private fields; what concerns several of them is done here, in `impl Endpoint`.
 //!
 //! | room | owner | what it holds |
@@ -77,7 +77,7 @@ use parked::ParkedRequests;
 use subscriptions::Subscriptions;
 use upstreams::Upstreams;
 
-/// One shard's SIP: registrations, held calls, attached devices.
+/// One shard's SIP: registrations, calls, attached devices.
 #[derive(Debug)]
 pub struct Endpoint {
     core: Core,
@@ -159,7 +159,7 @@ impl Endpoint {
             }
             Input::EndCalls => self.on_end_calls(now),
             Input::Route { register, route } => self.on_route(now, register, route),
-            Input::RestorePushBinding(adopted) => self.on_restore_push_binding(now, *adopted),
+            Input::RestorePushBinding(restored) => self.on_restore_push_binding(now, *restored),
             Input::RemovePushBinding(instance) => self.remove_push_binding(now, instance, PushBindingEnd::Removed),
         }
         self.core.flush();
@@ -198,7 +198,7 @@ impl Endpoint {
         self.core.flush();
     }
 
-    /// What is to be done, one thing after the other; at the end, until when nothing is.
+    /// The next output; when there is none, the next deadline.
     pub fn poll(&mut self) -> Poll {
         if let Some(output) = self.core.outputs.pop_front() {
             return Poll::Output(output);
@@ -229,7 +229,7 @@ impl Endpoint {
         own.or_else(|| passing().filter(|_| message.method() == Some(crate::message::Method::Register)))
     }
 
-    /// How many calls are held or being set up; what a drain waits for.
+    /// How many calls wait for their final answer; a shutdown waits until there are none.
     pub fn open_calls(&self) -> usize {
         self.calls.open().len()
     }

@@ -14,7 +14,7 @@ use crate::message::{Composer, Message, Method, Name};
 pub(super) const PACKAGE: &str = "message-summary";
 /// The largest body of a NOTIFY, in bytes; a larger one is answered 413.
 const NOTIFY_BYTES: usize = 8 * 1024;
-/// How long a server is asked to wait that tells too much, in seconds.
+/// The Retry-After of a server that sends too many, in seconds.
 const RETRY_AFTER: u32 = 30;
 
 impl Endpoint {
@@ -38,7 +38,7 @@ impl Endpoint {
             return 489;
         }
         let members = self.callable_instances(binding);
-        // Each device pays, whichever of them still can.
+        // Each device with a budget left is charged.
         let mut granted = false;
         for instance in &members {
             granted |= self.devices.spend_notify(now, *instance);
@@ -65,7 +65,7 @@ impl Endpoint {
         200
     }
 
-    /// What a registered user agent says of itself (RFC 3261 §11.2). What a device takes inside a dialog passes to it.
+    /// Answers OPTIONS as a registered user agent (RFC 3261 §11.2). OPTIONS inside a dialog passes to the device.
     pub(super) fn answer_options(&mut self, now: Instant, reply: FlowId, request: &Message) {
         let tag = self.core.random.tag();
         let response = Composer::response(request, 200, Composer::reason(200), Some(&tag))

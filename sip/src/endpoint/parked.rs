@@ -8,7 +8,7 @@
 //! | a device had answered an INVITE | its 2xx may come again by the new flow, for the ACK was lost (RFC 3261 §13.3.1.4) | – | – |
 //! | a waiting INVITE is cancelled | 487 | – | – |
 //!
-//! What finds the dialog again is its signed token: it names the device, and not the flow that it had (RFC 5626 §5.3).
+//! The dialog is found again by its signed token, which names the device, and not the flow that it had (RFC 5626 §5.3).
 //!
 //! Invariant: at most [`WAITING_PER_DEVICE`] requests wait for a device and [`WAITING_PER_SERVER`] for a SIP server; an INVITE for no longer than a device may take to
 //! answer, another request for no longer than [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked), because its sender gives up at 64·T1 and must not be told
@@ -117,7 +117,7 @@ impl Endpoint {
         }
     }
 
-    /// Keeps what was sent on a flow for the next one; not the offer of a call, which is cancelled and made anew.
+    /// Parks what was sent on a flow for the next one; not a forked call, which is cancelled and forked anew.
     fn park_sent(&mut self, now: Instant, instance: InstanceId, branch: BranchId) -> bool {
         let progress = self.core.transactions.progress(branch);
         let of_dialog = matches!(progress, Some((ClientOwner::Forwarded(_), _) | (ClientOwner::Leg(_), false)));
@@ -132,19 +132,19 @@ impl Endpoint {
     /// The peer is back: what waits goes to its flow, in the order in which it came.
     pub(super) fn send_parked(&mut self, now: Instant, who: OfflinePeer) {
         for waiting in self.parked.0.remove(&who).unwrap_or_default() {
-            let way = match (who, &waiting.what) {
-                (OfflinePeer::Device(device), _) => self.way_to_device(device),
-                (OfflinePeer::Server(id), What::Unsent { device, .. }) => self.way_to_server(id, *device),
+            let hop = match (who, &waiting.what) {
+                (OfflinePeer::Device(device), _) => self.hop_to_device(device),
+                (OfflinePeer::Server(id), What::Unsent { device, .. }) => self.hop_to_server(id, *device),
                 (OfflinePeer::Server(_), What::Sent) => None,
             };
-            match (way, waiting.what) {
-                (Some(way), What::Unsent { server, request, ours, .. }) => {
+            match (hop, waiting.what) {
+                (Some(hop), What::Unsent { server, request, ours, .. }) => {
                     self.core.transactions.adopt(server, ServerOwner::Forwarded(waiting.branch));
-                    self.send_forwarded(now, server, waiting.branch, &request, ours, way);
+                    self.send_forwarded(now, server, waiting.branch, &request, ours, hop);
                 }
-                (Some(way), What::Sent) => {
-                    self.core.transactions.carry(waiting.branch, way.flow);
-                    self.attachments.note_forwarded(way.flow, way.device, waiting.branch);
+                (Some(hop), What::Sent) => {
+                    self.core.transactions.carry(waiting.branch, hop.flow);
+                    self.attachments.note_forwarded(hop.flow, hop.device, waiting.branch);
                 }
                 (None, what) => self.give_up_one(now, Parked { what, ..waiting }),
             }

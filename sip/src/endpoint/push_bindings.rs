@@ -1,12 +1,13 @@
 //! Registrations that passed through to their own SIP server, and are pushed for (RFC 8599).
 //!
-//! A request that comes back by our Path is a call like any other: held, pushed, offered to the flow that the device
-//! registers on; its Request-URI stays as it came. What is no INVITE waits in [`super::parked`].
+//! An INVITE that comes back by our Path is a call like any other: it waits, is pushed, and is forked to the flow that the
+//! device registers on; its Request-URI stays as it came. What is no INVITE waits in [`super::parked`].
 //!
 //! [`super::forwarded_registers`] brings them; a device that has registered is attached by its flow until the end that was granted.
 //!
-//! Invariant: nobody is pushed but for a request from the registration's own SIP server, or because it ends soon. What its
-//! SIP server does not know any more is not kept here.
+//! Invariant: nobody is pushed but for a request from the registration's own SIP server, or because it ends soon. A row
+//! belongs to one SIP server, registrar and proxy: what another one accepts neither finds it, nor changes it, nor attaches
+//! a device to it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -21,7 +22,7 @@ use crate::edge::push_proxy::{self, PushContact, RENEW_BEFORE, RegisterIntent};
 use crate::id::{BindingId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Message, Method, Name};
 
-/// Registrations of one AOR; a further one is answered 403.
+/// Registrations of one AOR at one SIP server; a further one is answered 403.
 pub const CONTACTS_PER_AOR: usize = 16;
 /// Registrations on one shard; a further one is answered 503.
 pub const REGISTRATIONS_MAX: usize = 500_000;
@@ -44,15 +45,21 @@ pub(super) struct Accepted {
 pub(super) struct PushBindings {
     rows: HashMap<InstanceId, Row>,
     bindings: HashMap<BindingId, InstanceId>,
-    /// AOR and device.
-    contacts: BTreeMap<(Box<str>, Box<str>), InstanceId>,
+    contacts: BTreeMap<ContactKey, InstanceId>,
+}
+
+/// A device of an AOR at a SIP server.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct ContactKey {
+    server: Box<str>,
+    aor: Box<str>,
+    contact: Box<str>,
 }
 
 struct Row {
     binding: BindingId,
     upstream: UpstreamId,
-    aor: Box<str>,
-    contact: Box<str>,
+    key: ContactKey,
     expires_at: Instant,
     /// When its device is pushed to refresh it.
     renew_at: Option<Instant>,
@@ -88,17 +95,31 @@ impl PushBindings {
         self.rows.get(self.bindings.get(&binding)?).map(|row| row.upstream)
     }
 
+    /// The registrations that a REGISTER is about: that of its device, or all of the AOR; at its own SIP server alone.
     pub(super) fn known_as(&self, intent: &RegisterIntent) -> Vec<InstanceId> {
         if intent.contact.is_empty() {
-            let of_aor = self.contacts.range((intent.aor.clone(), "".into())..);
-            return of_aor.take_while(|((aor, _), _)| *aor == intent.aor).map(|(_, instance)| *instance).collect();
+            return self.of_aor(&intent.server, &intent.aor).collect();
         }
-        self.contacts.get(&(intent.aor.clone(), intent.contact.clone())).copied().into_iter().collect()
+        let RegisterIntent { server, aor, contact, .. } = intent.clone();
+        self.contacts.get(&ContactKey { server, aor, contact }).copied().into_iter().collect()
     }
 
-    pub(super) fn contacts_of(&self, aor: &str) -> usize {
-        let of_aor = self.contacts.range((Box::from(aor), "".into())..);
-        of_aor.take_while(|((other, _), _)| **other == *aor).take(CONTACTS_PER_AOR).count()
+    /// How many registrations an AOR has at a SIP server, at most [`CONTACTS_PER_AOR`].
+    pub(super) fn contacts_of(&self, intent: &RegisterIntent) -> usize {
+        self.of_aor(&intent.server, &intent.aor).take(CONTACTS_PER_AOR).count()
+    }
+
+    fn of_aor<'a>(&'a self, server: &'a str, aor: &'a str) -> impl Iterator<Item = InstanceId> + 'a {
+        let first = ContactKey { server: server.into(), aor: aor.into(), contact: "".into() };
+        let same = move |key: &ContactKey| *key.server == *server && *key.aor == *aor;
+        self.contacts.range(first..).take_while(move |(key, _)| same(key)).map(|(_, instance)| *instance)
+    }
+
+    /// Forgets which device a row is of, unless another row is of it by now.
+    fn forget_contact(&mut self, key: &ContactKey, instance: InstanceId) {
+        if self.contacts.get(key) == Some(&instance) {
+            self.contacts.remove(key);
+        }
     }
 }
 
@@ -106,7 +127,7 @@ impl Endpoint {
     /// A SIP server has accepted a registration that asks for pushes.
     pub(super) fn on_accepted(&mut self, now: Instant, accepted: Accepted) {
         let Accepted { source, intent, push, registrar, proxy, upstream, expires } = accepted;
-        let (instance, binding) = push_proxy::identify(&self.core.token_key, &intent.aor, &push);
+        let instance = push_proxy::identify(&self.core.token_key, &intent.aor, &intent.server, &push);
         for other in self.push_bindings.known_as(&intent).into_iter().filter(|other| *other != instance) {
             self.remove_push_binding(now, other, PushBindingEnd::Replaced);
         }
@@ -124,7 +145,7 @@ impl Endpoint {
             expires,
             refreshes_itself: intent.refreshes_itself,
         };
-        self.write_down(now, binding, upstream, &registration);
+        self.write_down(now, upstream, &registration, intent.server);
         self.core.event(Event::PushBindingAccepted(Box::new(registration)));
         let expires_at = now + expires;
         if self.attachments.carry(source.flow, instance) {
@@ -136,22 +157,31 @@ impl Endpoint {
     }
 
     /// A registration of an earlier run.
-    pub(super) fn on_restore_push_binding(&mut self, now: Instant, adopted: RestoredPushBinding) {
-        let RestoredPushBinding { registration, upstream, upstream_registrar } = adopted;
-        let (instance, binding) = push_proxy::identify(&self.core.token_key, &registration.aor, &registration.push);
+    pub(super) fn on_restore_push_binding(&mut self, now: Instant, restored: RestoredPushBinding) {
+        let RestoredPushBinding { registration, upstream, upstream_registrar } = restored;
+        let instance = registration.instance;
         self.join_transit(now, upstream, upstream_registrar);
-        if self.push_bindings.knows(instance) || instance != registration.instance || registration.expires.is_zero() {
+        let server = push_proxy::server_of(&registration.registrar, registration.proxy.as_deref());
+        let Some(server) = server.filter(|_| !self.push_bindings.knows(instance) && !registration.expires.is_zero())
+        else {
             return self.leave_transit(upstream, None);
+        };
+        let (aor, contact) = (registration.aor.clone(), registration.contact.clone());
+        if self.push_bindings.contacts.contains_key(&ContactKey { server: server.clone(), aor, contact }) {
+            self.leave_transit(upstream, None);
+            return self.core.event(Event::PushBindingEnded { instance, end: PushBindingEnd::Replaced });
         }
-        self.write_down(now, binding, upstream, &registration);
+        self.write_down(now, upstream, &registration, server);
         // So that its addresses are known, and its requests believed.
         self.want_transit_flow(upstream);
     }
 
-    /// Writes a registration down, or its new life. The way that it came by is the row's from now on.
-    fn write_down(&mut self, now: Instant, binding: BindingId, upstream: UpstreamId, registration: &PushBinding) {
+    /// Stores a push binding, or its refresh. The upstream reference of its REGISTER is the row's from now on.
+    fn write_down(&mut self, now: Instant, upstream: UpstreamId, registration: &PushBinding, server: Box<str>) {
         let PushBinding { instance, aor, contact, expires, refreshes_itself, .. } = registration;
         let (instance, expires) = (*instance, *expires);
+        let binding = push_proxy::binding_of(&self.core.token_key, instance);
+        let key = ContactKey { server, aor: aor.clone(), contact: contact.clone() };
         let before = match refreshes_itself {
             true => RENEW_BEFORE.min(expires / 4),
             false => push_proxy::renew_before(expires),
@@ -160,19 +190,18 @@ impl Endpoint {
         let row = Row {
             binding,
             upstream,
-            aor: aor.clone(),
-            contact: contact.clone(),
+            key: key.clone(),
             expires_at,
             renew_at: Some(expires_at - before),
             renewed: false,
             woken_at: None,
         };
         if let Some(earlier) = self.push_bindings.rows.insert(instance, row) {
-            self.push_bindings.contacts.remove(&(earlier.aor, earlier.contact));
+            self.push_bindings.forget_contact(&earlier.key, instance);
             self.leave_transit(earlier.upstream, None);
         }
         self.push_bindings.bindings.insert(binding, instance);
-        self.push_bindings.contacts.insert((aor.clone(), contact.clone()), instance);
+        self.push_bindings.contacts.insert(key, instance);
         if !self.devices.knows(instance) {
             self.add_device(now, instance, binding);
         }
@@ -216,7 +245,7 @@ impl Endpoint {
     pub(super) fn remove_push_binding(&mut self, now: Instant, instance: InstanceId, end: PushBindingEnd) {
         let Some(row) = self.push_bindings.rows.remove(&instance) else { return };
         self.push_bindings.bindings.remove(&row.binding);
-        self.push_bindings.contacts.remove(&(row.aor, row.contact));
+        self.push_bindings.forget_contact(&row.key, instance);
         self.remove_device(now, instance);
         self.leave_transit(row.upstream, Some(instance));
         self.core.event(Event::PushBindingEnded { instance, end });
@@ -242,10 +271,10 @@ impl Endpoint {
         let Some(binding) = self.push_bindings.rows.get(&instance).map(|row| row.binding) else {
             // A registrar of RFC 5626 takes the binding for dead and tries another one (§5.3 there).
             let outbound = request.route(0).is_some_and(|route| route.uri.params.get("ob").is_some());
-            return self.refuse_call(now, reply, &request, if outbound { 430 } else { 404 });
+            return self.refuse_stranger(&source, &request, if outbound { 430 } else { 404 });
         };
         if !self.is_trusted(binding, &source) {
-            return self.refuse_call(now, reply, &request, 403);
+            return self.refuse_stranger(&source, &request, 403);
         }
         if request.to().is_some_and(|to| to.tag().is_some()) {
             return self.refuse(now, reply, &request, 481);
@@ -264,8 +293,8 @@ impl Endpoint {
             Some(Method::Options) if !attached => self.answer_options(now, reply, &request),
             _ => match forward::check(&request, &self.core.settings.own_addresses()) {
                 Err(stop) => self.refuse(now, reply, &request, stop.status()),
-                Ok(()) => match self.way_to_device(instance) {
-                    Some(way) => self.forward(now, reply, &request, 1, way),
+                Ok(()) => match self.hop_to_device(instance) {
+                    Some(hop) => self.forward(now, reply, &request, 1, hop),
                     None => {
                         self.wake_for_request(now, instance);
                         self.park(now, reply, &request, Side::Upstream, instance, 1);

@@ -22,7 +22,7 @@ pub struct RouteRequest {
     pub registrar: Box<str>,
     /// The Route that is left when ours is taken off: the SIP server's own outbound proxy.
     pub proxy: Option<Box<str>>,
-    /// What it asks of the push proxy.
+    /// The request that it makes of the push proxy.
     pub push: PushRequest,
 }
 
@@ -43,13 +43,13 @@ pub struct PushBinding {
     pub instance: InstanceId,
     /// The address of record.
     pub aor: Box<str>,
-    /// What tells the AOR's devices apart.
+    /// The key that tells the AOR's devices apart.
     pub contact: Box<str>,
     /// The Request-URI of its REGISTER.
     pub registrar: Box<str>,
     /// The Route of its REGISTER beyond ours.
     pub proxy: Option<Box<str>>,
-    /// Whom to push to.
+    /// The push service and the device's name there.
     pub push: PushContact,
     /// How long it lives from now on.
     pub expires: Duration,
@@ -59,7 +59,7 @@ pub struct PushBinding {
 
 /// A registration that an earlier run of this relay left behind.
 pub struct RestoredPushBinding {
-    /// What the earlier run was told; `expires` is what is left.
+    /// The push binding as the earlier run was told of it; `expires` is the rest of its lifetime.
     pub registration: PushBinding,
     /// The SIP server, with one reference that [`super::Event::UpstreamReleased`] gives back.
     pub upstream: UpstreamId,
@@ -82,7 +82,7 @@ pub enum PushBindingEnd {
     Removed,
 }
 
-// What is in them names people and their devices.
+// Their fields name people and devices.
 impl fmt::Debug for RouteRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RouteRequest")

@@ -1,4 +1,4 @@
-//! What a message from the network is, and who deals with it.
+//! Every message from the network, and the room that deals with it.
 //!
 //! | from | message | goes to |
 //! | --- | --- | --- |
@@ -14,7 +14,8 @@
 //! | SIP server | NOTIFY to a binding | `notify` |
 //! | SIP server | another method | 405; an unknown Contact 404; a wrong source 403 |
 //!
-//! Invariant: every request but ACK gets exactly one final answer.
+//! Invariant: every request but ACK gets exactly one final answer. What is refused before its sender is believed leaves
+//! nothing here and makes nobody a target: one answer (RFC 3261 §8.2.7), to where the request came from, and hardly larger.
 
 use std::time::Instant;
 
@@ -27,6 +28,10 @@ use crate::flow::Side;
 use crate::id::{BranchId, FlowId};
 use crate::message::{Composer, Fault, Message, Method, Name};
 use crate::transaction::Arrival;
+
+/// An answer to a sender that is not believed is at most so many times as large as its request, in halves; else it is not
+/// sent, because a datagram's sender may be somebody else than it says.
+const REFLECTED_HALVES_MAX: usize = 3;
 
 /// The methods that are served outside a dialog or in one.
 pub(super) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE, NOTIFY";
@@ -80,7 +85,7 @@ impl Endpoint {
         let method = request.method().unwrap_or(Method::Other);
         if let Err(fault) = request.check() {
             if method != Method::Ack {
-                self.refuse_broken(&source, &request, fault);
+                self.refuse_broken(source.flow, &request, fault);
             }
             return;
         }
@@ -93,10 +98,10 @@ impl Endpoint {
             Arrival::CancelElsewhere(owner) if self.may_cancel(&source, owner) => {
                 self.on_cancel(now, reply, &request, owner);
             }
-            Arrival::CancelElsewhere(_) => self.refuse(now, reply, &request, 481),
+            Arrival::CancelElsewhere(_) => self.refuse_stranger(&source, &request, 481),
             Arrival::New => match (method, source.side) {
                 (Method::Ack, _) => self.on_dialog_ack(source, &request),
-                (Method::Cancel, _) => self.refuse(now, reply, &request, 481),
+                (Method::Cancel, _) => self.refuse_stranger(&source, &request, 481),
                 (Method::Register, Side::Device) => self.on_device_register(now, source, reply, request),
                 _ => self.on_new_request(now, source, reply, request),
             },
@@ -136,11 +141,11 @@ impl Endpoint {
         }
         let Some(binding) = request.request_uri().and_then(|uri| self.binding_of(uri, &source)) else {
             self.core.event(Event::RequestRefused(RequestRefusal::Unknown));
-            return self.refuse_call(now, reply, &request, 404);
+            return self.refuse_stranger(&source, &request, 404);
         };
         if !self.is_trusted(binding, &source) {
             self.core.event(Event::RequestRefused(RequestRefusal::WrongSource));
-            return self.refuse_call(now, reply, &request, 403);
+            return self.refuse_stranger(&source, &request, 403);
         }
         let in_dialog = request.to().is_some_and(|to| to.tag().is_some());
         match request.method() {
@@ -160,6 +165,33 @@ impl Endpoint {
                 self.respond_once(now, reply, &request, 405, response.header(Name::Allow, ALLOW).finish());
             }
         }
+    }
+
+    /// Answers a sender that is not known to be the SIP server of what it asks for.
+    pub(super) fn refuse_stranger(&mut self, source: &Source, request: &Message, status: u16) {
+        let tag = self.stateless_tag(request);
+        let response = Composer::response(request, status, Composer::reason(status), Some(&tag)).finish();
+        self.send_reflected(source.flow, request, response);
+        if request.method() == Some(Method::Invite) {
+            self.core.event(Event::InviteRefused { status });
+        }
+    }
+
+    fn send_reflected(&mut self, flow: FlowId, request: &Message, response: Bytes) {
+        let asked = request.head().len() + request.body().len();
+        if flow.is_reliable() || response.len() * 2 <= asked * REFLECTED_HALVES_MAX {
+            self.core.send(flow, response);
+        }
+    }
+
+    /// A To tag that is the same each time a request comes, without anything being remembered of it (RFC 3261 §8.2.7).
+    fn stateless_tag(&self, request: &Message) -> String {
+        let from = request.from().and_then(|from| from.tag().map(str::to_owned)).unwrap_or_default();
+        let branch = request.via().and_then(|via| via.branch().map(str::to_owned)).unwrap_or_default();
+        let parts =
+            [request.call_id().unwrap_or_default(), &from, &branch, request.text(Name::CSeq).unwrap_or_default()];
+        let name = self.core.token_key.name("sipwake stateless tag 1", &parts.map(str::as_bytes));
+        format!("{:016x}", u128::from_be_bytes(name) as u64)
     }
 
     /// Answers with a status alone.
@@ -201,14 +233,14 @@ impl Endpoint {
     }
 
     /// 400 (or 505) without a transaction, from what can be copied of a broken request.
-    fn refuse_broken(&mut self, source: &Source, request: &Message, fault: Fault) {
+    fn refuse_broken(&mut self, flow: FlowId, request: &Message, fault: Fault) {
         if !request.has(Name::Via) {
             return;
         }
         let status = if fault == Fault::Version { 505 } else { 400 };
-        let tag = self.core.random.tag();
+        let tag = self.stateless_tag(request);
         let response = Composer::response(request, status, &fault.to_string(), Some(&tag)).finish();
-        self.core.send(reply_flow(source, request), response);
+        self.send_reflected(flow, request, response);
     }
 }
 

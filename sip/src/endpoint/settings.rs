@@ -1,4 +1,4 @@
-//! What an endpoint is told once, when it is made.
+//! The settings of an endpoint.
 //!
 //! Invariant: the key of the flow tokens is not printed.
 
@@ -11,7 +11,7 @@ use crate::id::ShardTag;
 use crate::message::Limits;
 pub use crate::timing::Timing;
 
-/// What an endpoint is told once.
+/// The settings of an endpoint; fixed for its life.
 #[derive(Clone)]
 pub struct Settings {
     /// A tag of this endpoint's own shard, for identifiers that no binding gives a tag to.

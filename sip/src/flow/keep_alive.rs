@@ -33,7 +33,7 @@ pub struct KeepAlive {
     reliable: bool,
 }
 
-/// What a keep-alive wants.
+/// The next action of a keep-alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pulse {
     /// Nothing yet.
@@ -83,7 +83,7 @@ impl KeepAlive {
             self.period = wanted;
             self.plan(now, random);
         }
-        // Who sends Flow-Timer answers keep-alives (RFC 5626 §4.4); over UDP only STUN has an answer.
+        // A server that sends Flow-Timer answers keep-alives (RFC 5626 §4.4); over UDP only STUN has an answer.
         self.answers |= self.reliable;
     }
 

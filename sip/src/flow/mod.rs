@@ -6,7 +6,7 @@
 //! | [`large`] | what is too large for a datagram (RFC 3261 §18.1.1) |
 //! | [`stun`] | what pings over UDP look like (RFC 8489) |
 //!
-//! Invariant: what a token says is believed only when its MAC is right for the Call-ID of the request that carries it;
+//! Invariant: a token is accepted only when its MAC is right for the Call-ID of the request that carries it;
 //! so a token opens one dialog's way and no other.
 
 pub mod keep_alive;
@@ -56,7 +56,7 @@ pub struct Source {
     pub flow: FlowId,
     /// Whether a device or a SIP server is at its other end.
     pub side: Side,
-    /// What the socket speaks; decides what Via and Record-Route name.
+    /// The transport of the socket, which Via and Record-Route name.
     pub transport: Transport,
     /// The peer's address, as the socket tells it.
     pub peer: SocketAddr,
@@ -84,7 +84,7 @@ impl Transport {
     }
 }
 
-/// The way of one dialog: from the SIP server's flow to a device, and back.
+/// The two ends of one dialog: the SIP server's flow and a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowToken {
     /// The device.

@@ -1,4 +1,4 @@
-//! What a SIP server asked for and how it is answered: the challenges of its registrar and of the proxies before it.
+//! The challenges that a binding answers: its registrar's, and those of the proxies before it.
 //!
 //! | a challenge for | known in this attempt | follows |
 //! | --- | --- | --- |
@@ -10,7 +10,7 @@
 //! An answer that was right once is carried from then on with a rising count, so that a refresh is one round trip (RFC
 //! 7616 §3.6); the nonce that a 2xx names for the next time takes its place (RFC 7616 §3.5).
 //!
-//! Invariant: at most [`CHALLENGES_MAX`] challenges are kept; credentials that were refused are offered no second time.
+//! Invariant: at most [`CHALLENGES_MAX`] challenges are kept; refused credentials are sent no second time.
 
 use crate::auth::{Challenge, Hash};
 use crate::message::{Message, Name};
@@ -21,7 +21,7 @@ pub const CHALLENGES_MAX: usize = 3;
 /// stale).
 pub const STALE_MAX: u8 = 3;
 
-/// Who asks.
+/// The sender of a challenge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Challenger {
     /// The registrar, by 401.
@@ -48,7 +48,7 @@ impl Challenger {
     }
 }
 
-/// What follows from a 401 or 407.
+/// The consequence of a 401 or 407.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Answer; the challenges of the same response that may be answered instead, when there is no credential for the first.
@@ -104,7 +104,7 @@ impl Challenges {
         Some((&key.challenge, key.nc))
     }
 
-    /// Who asked for the one at `index`.
+    /// The sender of the challenge at `index`.
     pub fn challenger(&self, index: usize) -> Option<Challenger> {
         self.0.get(index).map(|key| key.challenger)
     }

@@ -1,4 +1,4 @@
-//! What a registrar's 2xx says: for how long, and beside that.
+//! Reading a registrar's 2xx: the granted lifetime, and what comes with it.
 //!
 //! | header | RFC | what is taken from it |
 //! | --- | --- | --- |
@@ -24,7 +24,7 @@ pub const LIST_MAX: usize = 16;
 /// Bytes of one entry; a longer one is left out.
 pub const ENTRY_BYTES: usize = 512;
 
-/// What a registrar tells of a binding beside its lifetime. Empty for most.
+/// GRUUs and Service-Route of a binding. Empty for most.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub(crate) struct RegistrarInfo {
     /// URIs that reach this binding from anywhere (RFC 5627 §3.1, §3.2): a public and a temporary GRUU, or none.

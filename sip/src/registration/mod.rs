@@ -20,7 +20,7 @@
 //! | 3xx whose Contact is the registrar itself | Asking, once | it moved nowhere |
 //! | 3xx, 408, 423, 429, 430, 439, 480, 5xx | BackingOff | at least Retry-After; the wait grows with each failure in a row |
 //! | silence | BackingOff | likewise |
-//! | any other, such as 403 and 404 | Refused | never again: who repeats a refusal is banned, and the user with it |
+//! | any other, such as 403 and 404 | Refused | never again: a server may ban an address that repeats a refused request |
 //!
 //! A 3xx to another place is not followed: an address that a message names is one that the operator has not allowed, and
 //! the account itself is where a user says that the registrar has moved.
@@ -37,7 +37,7 @@
 //! does not wait.
 //!
 //! Invariant: at most one REGISTER of a binding is under way; CSeq rises and Call-ID stays for the life of the process;
-//! credentials that were refused are not offered again. A challenge is answered by the shell; no credential comes here.
+//! refused credentials are not sent again. A challenge is answered by the shell; no credential comes here.
 
 pub mod challenges;
 pub mod grant;
@@ -88,7 +88,7 @@ const EXPIRES_MIN: Duration = Duration::from_secs(5);
 /// The longest Retry-After that is honoured.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
-/// What a binding is meant to be.
+/// The state that a binding is to reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Goal {
     /// Registered.
@@ -118,7 +118,7 @@ enum State {
     Refused,
 }
 
-/// What one attempt has been through.
+/// The detours that one attempt has taken.
 #[derive(Clone, Copy, Debug, Default)]
 struct Attempt {
     /// A 423 was followed.
@@ -133,13 +133,13 @@ struct Asking {
     attempt: Attempt,
     /// Which challenge is with the shell.
     at: usize,
-    /// What may be answered in place of the challenge that came last.
+    /// Other challenges of the last response, which may be answered instead.
     others: Vec<Challenge>,
     /// Answers to those before it.
     answers: Vec<(Challenger, String)>,
 }
 
-/// What the endpoint does next for a binding.
+/// The next action of the endpoint for a binding.
 #[derive(Debug)]
 pub enum Step {
     /// Nothing.
@@ -179,7 +179,7 @@ pub enum Turn {
     First,
 }
 
-/// What a response is judged by.
+/// The rules by which a response is read.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'a> {
     /// The hashes that a digest may be made with.
@@ -190,7 +190,7 @@ pub struct Terms<'a> {
     pub back_off: BackOff,
 }
 
-/// What is put aside while the credentials of another member are tried.
+/// The state of a registration while the credentials of a joining device are checked.
 #[derive(Debug)]
 pub struct SuspendedAuth {
     /// Whose credentials answered until then.
@@ -220,7 +220,7 @@ pub struct Registration {
     goal: Goal,
     state: State,
     challenges: Challenges,
-    /// What the registrar told beside the lifetime; `None` for most.
+    /// GRUUs and Service-Route; `None` for most.
     info: Option<Box<RegistrarInfo>>,
     cseq: u32,
     /// Tells it from earlier registrations of the same Contact in the Call-ID.
@@ -284,7 +284,7 @@ impl Registration {
         &self.aor
     }
 
-    /// What it is meant to be.
+    /// The state that it is to reach.
     pub fn goal(&self) -> Goal {
         self.goal
     }
@@ -326,7 +326,7 @@ impl Registration {
         }
     }
 
-    /// From now on this member's credentials answer. They begin without a nonce: who has a wrong password offers it once.
+    /// From now on this device's credentials answer. They begin without a nonce, so that a wrong password is sent once.
     pub fn set_credential_owner(&mut self, instance: InstanceId) -> Step {
         self.instance = instance;
         self.challenges.clear();
@@ -427,7 +427,7 @@ impl Registration {
             State::Asking(asking) => &asking.answers[..],
             _ => &[],
         };
-        let letter = RegisterRequest {
+        let request = RegisterRequest {
             binding: self.binding,
             aor: &self.aor,
             cseq: self.cseq,
@@ -437,7 +437,7 @@ impl Registration {
             outbound: self.outbound,
             answers,
         };
-        letter.write(head)
+        request.write(head)
     }
 
     /// The REGISTER was sent with this branch.

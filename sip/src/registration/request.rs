@@ -12,7 +12,7 @@ use crate::flow::Transport;
 use crate::id::{BindingId, BranchId};
 use crate::message::{Composer, Method, Name};
 
-/// What the endpoint adds.
+/// The parts of a request that the endpoint adds.
 #[derive(Debug)]
 pub struct RequestContext<'a> {
     /// Request-URI.
@@ -27,7 +27,7 @@ pub struct RequestContext<'a> {
     pub epoch: &'a str,
 }
 
-/// What the binding adds.
+/// The parts of a REGISTER that the binding adds.
 pub(super) struct RegisterRequest<'a> {
     pub(super) binding: BindingId,
     pub(super) aor: &'a str,
@@ -50,7 +50,7 @@ impl RegisterRequest<'_> {
         let rport = if transport == Transport::Udp { ";rport" } else { "" };
         let via = format!("SIP/2.0/{} {local};branch={}{rport}", transport.via(), head.branch);
         let supported = if self.outbound { "path, outbound, gruu" } else { "path, gruu" };
-        let letter = Composer::request(Method::Register, head.registrar)
+        let request = Composer::request(Method::Register, head.registrar)
             .header(Name::Via, via)
             .header(Name::MaxForwards, 70)
             .header(Name::From, format_args!("<{aor}>;tag={epoch}"))
@@ -63,7 +63,7 @@ impl RegisterRequest<'_> {
             .header(Name::UserAgent, concat!("sipwake/", env!("CARGO_PKG_VERSION")));
         let answers = self.answers.iter();
         answers
-            .fold(letter, |letter, (challenger, value)| letter.header(challenger.credentials_header(), value))
+            .fold(request, |request, (challenger, value)| request.header(challenger.credentials_header(), value))
             .finish()
     }
 

@@ -277,6 +277,8 @@ impl<C: Copy, S: Copy> Table<C, S> {
             }
             machine => {
                 if machine.on_again() && !server.last.is_empty() {
+                    // A datagram's sender may be made up: a copy of a request makes nobody else a target.
+                    let flow = if flow.is_reliable() { flow } else { server.flow };
                     self.transmits.push_back(Transmit { flow, bytes: server.last.clone(), again: true });
                 }
             }

@@ -11,5 +11,6 @@ mod presence;
 mod push_proxy;
 mod registration;
 mod regressions;
+mod strangers;
 mod subscription;
 mod world;

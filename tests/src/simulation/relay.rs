@@ -57,7 +57,7 @@ impl Relay {
             key[..8].copy_from_slice(&seed.to_be_bytes());
             Endpoint::new(start, settings, key)
         };
-        Self { due: vec![None; shards.into()], shards: (0..shards).map(shard).collect(), start }
+        Self { due: vec![None; shards], shards: (0..shards).map(shard).collect(), start }
     }
 
     /// When a shard wants to be asked next, and which.

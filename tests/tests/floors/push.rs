@@ -13,7 +13,7 @@ use tests::authority::Authority;
 use tests::fcm::{self, Fcm, TokenAnswer};
 
 const APP: &str = apns::BUNDLE;
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
 
 /// Both stand-ins and a service that leads to them.
 struct Stage {

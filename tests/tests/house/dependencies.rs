@@ -5,6 +5,7 @@
 //!
 //! Invariant: a key of `deny.toml` that is not held here fails; so nothing in that file is only written.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -72,7 +73,7 @@ fn every_dependency_has_a_licence_that_may_be_used() {
 }
 
 #[test]
-fn no_banned_crate_is_compiled_and_cryptography_has_one_version() {
+fn no_banned_krateis_compiled_and_cryptography_has_one_version() {
     let bans = rules().bans;
     assert_eq!(bans.multiple_versions, "allow", "what else it says is held by cargo-deny alone");
     let dependencies = dependencies();
@@ -110,6 +111,18 @@ fn every_dependency_comes_from_a_known_registry_with_its_checksum() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_fuzz_workspaces_lock_the_versions_of_the_product() {
+    let product = locked("Cargo.lock");
+    for krate in ["sip", "relay"] {
+        let place = format!("{krate}/fuzz");
+        let own = locked(&format!("{place}/Cargo.lock"));
+        let names: BTreeSet<&String> = product.iter().map(|(name, _)| name).collect();
+        let other: Vec<_> = own.difference(&product).filter(|(name, _)| names.contains(name)).collect();
+        assert!(other.is_empty(), "{place} locks other versions than the product; `cargo update` there: {other:?}");
+    }
 }
 
 #[test]
@@ -215,6 +228,14 @@ fn dependency(line: &str) -> Dependency {
     let name = words.next().expect("a name").to_owned();
     let version = words.next().and_then(|it| it.strip_prefix('v')).expect("a version").to_owned();
     Dependency { name, version, license: license.to_owned() }
+}
+
+/// The packages of a lock file, with their versions.
+fn locked(path: &str) -> BTreeSet<(String, String)> {
+    let lock: toml::Table = read(path).parse().expect("a lock file");
+    let text = |value: &toml::Value| value.as_str().unwrap_or_default().to_owned();
+    let packages = lock["package"].as_array().expect("packages");
+    packages.iter().map(|package| (text(&package["name"]), text(&package["version"]))).collect()
 }
 
 fn rules() -> Rules {

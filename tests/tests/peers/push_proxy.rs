@@ -14,12 +14,8 @@ use tests::relay_setup::Setup;
 use tests::scene::FCM_TOKEN;
 use tests::sipp::{Scenario, Sipp};
 use tests::wire::Transport;
-use tokio::sync::Semaphore;
 
 const SOON: std::time::Duration = std::time::Duration::from_secs(20);
-
-/// Worlds that run at once; each is several processes.
-static WORLDS: Semaphore = Semaphore::const_new(2);
 
 struct World {
     kamailio: Kamailio,
@@ -34,7 +30,7 @@ struct World {
 
 impl World {
     async fn over(transport: Transport) -> Result<Self, Missed> {
-        let permit = WORLDS.acquire().await.expect("the semaphore is never closed");
+        let permit = super::world::turn().await;
         let authority = Authority::new();
         let (user, password) = (format!("alice-{}", token()), format!("pass-{}", token()));
         let settings = kamailio::Settings {

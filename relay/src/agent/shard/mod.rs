@@ -67,7 +67,7 @@ pub(crate) struct Shard {
     pub(crate) unreachable: HashSet<UpstreamId>,
     /// What the endpoint is told next.
     pub(crate) next: VecDeque<Input>,
-    flows: HashMap<FlowId, (Writer, SocketAddr)>,
+    pub(crate) flows: HashMap<FlowId, (Writer, SocketAddr)>,
 }
 
 impl Shard {

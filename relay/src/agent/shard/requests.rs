@@ -46,8 +46,8 @@ impl Shard {
             Request::Call { id, who, call, wish, reply } => {
                 let _ = reply.send(self.call(id, &who, call, wish));
             }
-            Request::ExpectCall { aor, from, name, arrivals, reply } => {
-                let _ = reply.send(self.expect_call(aor, &from, name.as_deref(), &arrivals));
+            Request::ExpectCall { aor, servers, from, name, arrivals, reply } => {
+                let _ = reply.send(self.expect_call(aor, &servers, &from, name.as_deref(), &arrivals));
             }
             Request::Calls { id, reply } => {
                 let _ = reply.send(self.calls.all_of(id));
@@ -103,11 +103,11 @@ impl Shard {
         if !members.contains(&id) || !self.endpoint.is_registered(binding) {
             return;
         }
-        let standing = |other: &InstanceId| {
+        let status = |other: &InstanceId| {
             let row = self.instances.get(*other).filter(|row| row.state == InstanceState::Registered)?;
             Some((row.status, row.registered_until))
         };
-        let Some((status, until)) = members.iter().filter(|other| **other != id).find_map(standing) else { return };
+        let Some((status, until)) = members.iter().filter(|other| **other != id).find_map(status) else { return };
         self.set_state(id, InstanceState::Registered);
         if let Some(row) = self.instances.get_mut(id) {
             (row.status, row.registered_until) = (status, until);

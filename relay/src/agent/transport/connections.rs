@@ -5,7 +5,7 @@
 //!
 //! Invariant: a shard that was sent anything from a connection is sent [`Input::Closed`] when it ends, after the last
 //! message. A connection that no shard can write on any more ends. What a peer does not read is bounded: past
-//! [`DEVICE_QUEUE`] or [`SERVER_QUEUE`] messages, or [`WRITE_PATIENCE`], the connection ends. A message that is malformed
+//! [`DEVICE_QUEUE`] or [`SERVER_QUEUE`] messages, or [`ConnectionTiming::write`], the connection ends. A message that is malformed
 //! ends its connection, and never reaches a shard. A WebSocket is told why it is closed, where it still reads.
 
 use std::net::SocketAddr;
@@ -28,15 +28,12 @@ use crate::agent::Shards;
 use crate::agent::transport::framing::{Broken, Came, Framing};
 use crate::metrics::Metrics;
 use crate::net::websocket::{CLOSE_GOING_AWAY, CLOSE_NORMAL};
+use crate::timing::ConnectionTiming;
 
 /// Messages that wait for one device to read; with one more the connection ends.
 const DEVICE_QUEUE: usize = 64;
 /// Likewise for a SIP server, whose one connection carries all of its bindings.
 const SERVER_QUEUE: usize = 4_096;
-/// How long one write may take; then the connection ends.
-const WRITE_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a connection may stay without a single valid message after it was accepted.
-const SILENCE: Duration = Duration::from_secs(30);
 /// How long a connection may stay without a byte from its peer: longer than any phone waits to refresh.
 const IDLE: Duration = Duration::from_secs(2 * 3_600);
 /// Bytes read at once, on the stack.
@@ -97,6 +94,7 @@ enum Ending {
 /// A connection that is open and not yet served.
 pub(crate) struct Connection {
     source: Source,
+    timing: ConnectionTiming,
     /// The one strong way to write, until a shard has it: a connection that no shard knows any more ends.
     writer: Option<Writer>,
     again: mpsc::WeakSender<Outgoing>,
@@ -120,25 +118,27 @@ impl Connection {
         side: Side,
         transport: Transport,
         peer: SocketAddr,
+        timing: ConnectionTiming,
         shards: Shards,
         metrics: Metrics,
     ) -> Self {
-        Self::new(Source { flow: next_flow(), side, transport, peer }, shards, metrics)
+        Self::new(Source { flow: next_flow(), side, transport, peer }, timing, shards, metrics)
     }
 
     /// A connection toward a SIP server that `shard` asked for, and that is told of [`Self::writer`] by its dialler.
     pub(crate) fn dialled(
         transport: Transport,
         peer: SocketAddr,
+        timing: ConnectionTiming,
         shard: usize,
         shards: Shards,
         metrics: Metrics,
     ) -> Self {
         let source = Source { flow: next_flow(), side: Side::Upstream, transport, peer };
-        Self { told: 1 << shard, home: Some(shard), proven: true, ..Self::new(source, shards, metrics) }
+        Self { told: 1 << shard, home: Some(shard), proven: true, ..Self::new(source, timing, shards, metrics) }
     }
 
-    fn new(source: Source, shards: Shards, metrics: Metrics) -> Self {
+    fn new(source: Source, timing: ConnectionTiming, shards: Shards, metrics: Metrics) -> Self {
         let (queue, outgoing) = mpsc::channel(match source.side {
             Side::Device => DEVICE_QUEUE,
             Side::Upstream => SERVER_QUEUE,
@@ -150,7 +150,7 @@ impl Connection {
             Transport::Tls | Transport::Tcp | Transport::Udp => Framing::stream(limits),
         };
         let (told, home, proven) = (0, None, false);
-        Self { source, writer, again, abort, outgoing, shards, metrics, limits, framing, told, home, proven }
+        Self { source, timing, writer, again, abort, outgoing, shards, metrics, limits, framing, told, home, proven }
     }
 
     /// Its name.
@@ -171,9 +171,9 @@ impl Connection {
             Ending::Echo(bytes) => Some(bytes),
         };
         if let Some(last) = last {
-            let _ = timeout(WRITE_PATIENCE, stream.write_all(&last)).await;
+            let _ = timeout(self.timing.write, stream.write_all(&last)).await;
         }
-        let _ = timeout(WRITE_PATIENCE, stream.shutdown()).await;
+        let _ = timeout(self.timing.write, stream.shutdown()).await;
         drop(stream);
         for shard in (0..self.shards.len()).filter(|shard| self.told & 1 << shard != 0) {
             self.shards.send(shard, ShardInput::sip(Input::Closed(self.source.flow))).await;
@@ -181,7 +181,7 @@ impl Connection {
     }
 
     async fn exchange(&mut self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Ending {
-        let silence = tokio::time::sleep(SILENCE);
+        let silence = tokio::time::sleep(self.timing.silence);
         tokio::pin!(silence);
         let mut heard = Instant::now();
         loop {
@@ -224,12 +224,12 @@ impl Connection {
                 Outgoing::End => return Err(Ending::ActivityView(CLOSE_NORMAL)),
             };
             let mut whole = head.chain(bytes);
-            if !matches!(timeout(WRITE_PATIENCE, stream.write_all_buf(&mut whole)).await, Ok(Ok(()))) {
+            if !matches!(timeout(self.timing.write, stream.write_all_buf(&mut whole)).await, Ok(Ok(()))) {
                 return Err(Ending::Silent);
             }
             next = self.outgoing.try_recv().ok();
         }
-        match timeout(WRITE_PATIENCE, stream.flush()).await {
+        match timeout(self.timing.write, stream.flush()).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(Ending::Silent),
         }

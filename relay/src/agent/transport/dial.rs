@@ -26,6 +26,7 @@ use crate::net::resolve::{Candidate, ResolveError, Resolver};
 use crate::net::stream::Stream;
 use crate::net::tls::ClientTls;
 use crate::net::{self, dial};
+use crate::timing::ConnectionTiming;
 
 /// Dials under way at once.
 const DIALS: usize = 256;
@@ -44,6 +45,7 @@ struct Inner {
     resolver: Resolver,
     tls: ClientTls,
     failback_interval: Duration,
+    connection_timing: ConnectionTiming,
     upstreams: Upstreams,
     shards: Shards,
     metrics: Metrics,
@@ -56,6 +58,7 @@ impl Dialler {
     pub(crate) fn new(
         (resolver, tls): (Resolver, ClientTls),
         failback_interval: Duration,
+        connection_timing: ConnectionTiming,
         upstreams: Upstreams,
         shards: Shards,
         metrics: Metrics,
@@ -64,6 +67,7 @@ impl Dialler {
             resolver,
             tls,
             failback_interval,
+            connection_timing,
             upstreams,
             shards,
             metrics,
@@ -117,8 +121,14 @@ impl Dialler {
             let Ok(turn) = it.turns.acquire().await else { return };
             let Ok(stream) = dial::tcp(peer).await else { return };
             drop(turn);
-            let mut connection =
-                Connection::dialled(Transport::Tcp, peer, shard, it.shards.clone(), it.metrics.clone());
+            let mut connection = Connection::dialled(
+                Transport::Tcp,
+                peer,
+                it.connection_timing,
+                shard,
+                it.shards.clone(),
+                it.metrics.clone(),
+            );
             let flow = connection.flow();
             let Some(writer) = connection.writer() else { return };
             it.shards.send(shard, ShardInput::Flow { flow, writer: writer.clone(), peer }).await;
@@ -282,7 +292,8 @@ impl Inner {
         };
         let Opened::Stream(stream) = opened else { return (FlowId::Datagram(peer), transport) };
         let metrics = self.metrics.clone();
-        let mut connection = Connection::dialled(transport, peer, shard, self.shards.clone(), metrics.clone());
+        let mut connection =
+            Connection::dialled(transport, peer, self.connection_timing, shard, self.shards.clone(), metrics.clone());
         let flow = connection.flow();
         if let Some(writer) = connection.writer() {
             self.shards.send(shard, ShardInput::Flow { flow, writer, peer }).await;

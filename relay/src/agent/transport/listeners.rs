@@ -7,8 +7,8 @@ use sip::endpoint::{Side, Transport};
 use crate::agent::Shards;
 use crate::agent::transport::connections::Connection;
 use crate::metrics::Metrics;
-use crate::metrics::labels;
 use crate::net::listen::{Accepted, Listener};
+use crate::timing::ConnectionTiming;
 
 /// Whom a listener is for.
 #[derive(Clone, Copy)]
@@ -22,11 +22,16 @@ pub(crate) enum ListenerKind {
 }
 
 /// Serves what is accepted until the listener ends; connections live on.
-pub(crate) async fn serve(mut listener: Listener, kind: ListenerKind, shards: Shards, metrics: Metrics) {
-    let (side, label) = match kind {
-        ListenerKind::Edge => (Side::Device, labels::Listener::Edge),
-        ListenerKind::Websocket => (Side::Device, labels::Listener::Websocket),
-        ListenerKind::Upstream => (Side::Upstream, labels::Listener::Upstream),
+pub(crate) async fn serve(
+    mut listener: Listener,
+    kind: ListenerKind,
+    timing: ConnectionTiming,
+    shards: Shards,
+    metrics: Metrics,
+) {
+    let side = match kind {
+        ListenerKind::Edge | ListenerKind::Websocket => Side::Device,
+        ListenerKind::Upstream => Side::Upstream,
     };
     while let Some(Accepted { stream, peer, .. }) = listener.accept().await {
         let transport = match kind {
@@ -34,12 +39,7 @@ pub(crate) async fn serve(mut listener: Listener, kind: ListenerKind, shards: Sh
             ListenerKind::Edge | ListenerKind::Upstream if stream.is_tls() => Transport::Tls,
             ListenerKind::Edge | ListenerKind::Upstream => Transport::Tcp,
         };
-        let connection = Connection::accepted(side, transport, peer, shards.clone(), metrics.clone());
-        let metrics = metrics.clone();
-        tokio::spawn(async move {
-            metrics.connections(label, 1);
-            connection.serve(stream).await;
-            metrics.connections(label, -1);
-        });
+        let connection = Connection::accepted(side, transport, peer, timing, shards.clone(), metrics.clone());
+        tokio::spawn(connection.serve(stream));
     }
 }

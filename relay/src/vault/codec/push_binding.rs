@@ -26,7 +26,9 @@ impl Storable for PushBindingRecord {
     }
 
     fn found_by(&self) -> (Cow<'_, str>, &Aor, &PushToken) {
-        (Cow::Owned(format!("rfc8599 {}", self.app)), &self.aor, &self.prid)
+        // The same token at another SIP server is another registration, and takes nothing over.
+        let proxy = self.proxy.as_deref().unwrap_or_default();
+        (Cow::Owned(format!("rfc8599 {} {} {proxy}", self.app, self.registrar)), &self.aor, &self.prid)
     }
 }
 

@@ -388,7 +388,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_jumps_to_and_fro_fills_no_file() {
-        let place = file::tests::Place::new();
+        let place = file::tests::TempFolder::new();
         let keyring = Keyring::open_at(&place.keyring(), START).expect("made");
         for jump in 0..500 {
             let off = if jump % 2 == 0 { 40 * DAY_S } else { 0 };
@@ -400,7 +400,7 @@ mod tests {
 
     #[test]
     fn a_keyring_is_the_same_when_it_is_opened_again() {
-        let place = file::tests::Place::new();
+        let place = file::tests::TempFolder::new();
         let one = Keyring::open_at(&place.keyring(), START).expect("made");
         let two = Keyring::open_at(&place.keyring(), START).expect("opened");
         assert_eq!(one.index_key().expose(), two.index_key().expose());
@@ -412,7 +412,7 @@ mod tests {
 
     #[test]
     fn what_one_process_does_to_the_file_the_other_takes_over() {
-        let place = file::tests::Place::new();
+        let place = file::tests::TempFolder::new();
         let one = Keyring::open_at(&place.keyring(), START).expect("made");
         let two = Keyring::open_at(&place.keyring(), START).expect("opened");
         let (first, _) = one.current(Reading::steady(START));

@@ -24,12 +24,12 @@ pub(super) fn read(keyring: &Path) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::file::tests::Place;
+    use super::super::file::tests::TempFolder;
     use super::*;
 
     #[test]
     fn what_is_written_last_is_read_and_what_is_damaged_is_not() {
-        let place = Place::new();
+        let place = TempFolder::new();
         std::fs::create_dir_all(place.keyring().parent().expect("a folder")).expect("made");
         assert_eq!(read(&place.keyring()), None);
         for now in [1_795_000_000, 1_795_000_060] {

@@ -82,7 +82,7 @@ impl Target {
     }
 }
 
-/// What a leg's response means for the caller.
+/// The consequence of a leg's response for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Nothing.
@@ -140,7 +140,7 @@ impl Invite {
     }
 }
 
-/// What was known of an expected call when its INVITE came.
+/// The devices of an expected call at the moment when its INVITE came.
 #[derive(Debug)]
 pub struct Announced {
     /// The devices that were woken for it.
@@ -298,7 +298,7 @@ impl Call {
         std::mem::take(&mut self.changes)
     }
 
-    /// What the shell is told of it for one of its devices.
+    /// The call as the shell is told of it for one of its devices.
     pub fn describe(&self, now: Instant, instance: InstanceId) -> IncomingCall {
         IncomingCall {
             call: self.id,
@@ -326,13 +326,13 @@ impl Call {
         (!std::mem::replace(&mut target.attached, true)).then(|| now.saturating_duration_since(self.arrived))
     }
 
-    /// Whether to offer the call to a device by this flow: it still waits for it, and it was not offered to it there before.
+    /// Whether to fork the call to a device by this flow: it waits for the device, and was not forked to it there before.
     pub fn wants(&mut self, instance: InstanceId, flow: FlowId) -> bool {
         let forked = self.legs.iter().any(|leg| leg.instance == instance && leg.flow == flow);
         !forked && self.open(instance).is_some()
     }
 
-    /// Notes an offer. Legs on other flows of the same device are over: it moved.
+    /// Notes a new leg. Legs on other flows of the same device are over: it moved.
     pub fn forked(&mut self, branch: BranchId, instance: InstanceId, flow: FlowId) -> Vec<BranchId> {
         let moved = self.end_legs(|leg| leg.instance == instance);
         self.legs.push(Leg { branch, instance, flow, phase: Phase::Sent });
@@ -352,14 +352,14 @@ impl Call {
         Some(self.invite()?.last_provisional.repeat_at().map_or(next, |at| at.min(next)))
     }
 
-    /// The caller was told `response`, a provisional one above 100.
+    /// `response`, a provisional one above 100, was sent to the caller.
     pub fn record(&mut self, now: Instant, status: u16, message: Option<&Message>, response: &Bytes) {
         if let Stage::Waiting(invite) = &mut self.stage {
             invite.last_provisional.record(now, status, message, response);
         }
     }
 
-    /// What the caller is told when it has heard nothing for [`EdgeTiming::provisional_interval`].
+    /// The provisional response that is due when the caller has got none for [`EdgeTiming::provisional_interval`].
     pub fn repeat(&mut self, now: Instant) -> Option<(u16, Bytes)> {
         match &mut self.stage {
             Stage::Waiting(invite) if !self.state.is_final() => {
@@ -369,7 +369,7 @@ impl Call {
         }
     }
 
-    /// The devices that have left an offer without any response for [`EdgeTiming::no_response`], and were not woken.
+    /// The devices that have left the INVITE without any response for [`EdgeTiming::no_response`], and were not woken.
     pub fn silent(&self, now: Instant) -> Vec<InstanceId> {
         let due = self.arrived + self.timing.no_response <= now;
         let alive = |instance| self.legs.iter().any(|leg| leg.instance == instance && leg.phase == Phase::Alive);
@@ -493,7 +493,7 @@ impl Call {
         Some(self.end_legs(|_| true))
     }
 
-    /// Whether the deadline has come, and then the status that tells it: 408 when a device rang, 480 when none came, 487
+    /// Whether the deadline has come, and then the status of the answer: 408 when a device rang, 480 when none came, 487
     /// when the caller had given up.
     pub fn on_deadline(&self, now: Instant) -> Option<u16> {
         let alive = self.legs.iter().any(|leg| leg.phase == Phase::Alive);
@@ -579,7 +579,7 @@ impl Call {
         if self.state.is_given_up() {
             return self.after_a_loss();
         }
-        // 482: the device takes the second offer for a copy of the first (RFC 3261 §8.2.2.2); it may still come back.
+        // 482: the device takes the second leg for a copy of the first (RFC 3261 §8.2.2.2); it may still come back.
         if self.state.is_final() || status == 482 || self.has_live_leg(instance) && status < 600 {
             return Outcome::Ignore;
         }
@@ -600,7 +600,7 @@ impl Call {
         Outcome::Fail
     }
 
-    /// Nobody is left that may answer, and a device has refused: whom no push reached has only missed the call.
+    /// No device is left that may answer, and one has refused: a device that no push reached has only missed the call.
     fn end_refused(&mut self) {
         self.state = CallState::Declined;
         for target in self.targets.iter_mut().filter(|target| !target.state.is_final()) {

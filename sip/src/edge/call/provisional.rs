@@ -1,7 +1,9 @@
-//! What the caller heard last of a call that it waits for, and when it hears of it again.
+//! The last provisional response of a call, and when it is repeated.
 //!
-//! Invariant: while the caller waits it is told each [`provisional_interval`](crate::timing::EdgeTiming::provisional_interval) that the call lives (RFC 3261 §13.3.1.1), unless it wants
-//! provisional responses reliably.
+//! Invariant: a waiting caller gets a provisional response each [`EdgeTiming::provisional_interval`] (RFC 3261 §13.3.1.1),
+//! unless it wants provisional responses reliably.
+//!
+//! [`EdgeTiming::provisional_interval`]: crate::timing::EdgeTiming::provisional_interval
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +11,7 @@ use bytes::Bytes;
 
 use crate::message::{Composer, Message, Name};
 
-/// What the caller heard last, and when it hears of the call again.
+/// The last provisional response, and when the next one is due.
 #[derive(Debug)]
 pub(super) struct LastProvisional {
     /// `None` where only a device can speak: the caller wants provisional responses reliably (RFC 3262).
@@ -40,7 +42,7 @@ impl LastProvisional {
         self.repeat_at
     }
 
-    /// The caller was told `response`, a provisional one above 100.
+    /// `response`, a provisional one above 100, was sent to the caller.
     pub(super) fn record(&mut self, now: Instant, status: u16, message: Option<&Message>, response: &Bytes) {
         let reliable = message.filter(|message| message.lists(Name::Require, "100rel"));
         self.what = match reliable {
@@ -53,7 +55,7 @@ impl LastProvisional {
         self.repeat_at = self.repeat_at.map(|_| now + self.interval);
     }
 
-    /// What the caller is told when it has heard nothing for [`provisional_interval`](crate::timing::EdgeTiming::provisional_interval).
+    /// The response that is due when the caller has got none for `EdgeTiming::provisional_interval`.
     pub(super) fn repeat(&mut self, now: Instant, invite: &Message, own_tag: &str) -> Option<(u16, Bytes)> {
         self.repeat_at.filter(|at| *at <= now)?;
         self.repeat_at = Some(now + self.interval);

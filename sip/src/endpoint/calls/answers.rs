@@ -1,4 +1,4 @@
-//! What devices and callers say of a call after its INVITE, and how it ends.
+//! A call after its INVITE: the answers of devices, the CANCEL of its caller, and its end.
 //!
 //! Invariant: a caller gets exactly one final answer; a 2xx that nobody waits for is ended with ACK and BYE.
 

@@ -97,7 +97,7 @@ impl Endpoint {
         if forked {
             self.core.later(now, self.core.settings.timing.edge.no_response, Timer::Call(call));
         } else if !full_time {
-            // Who comes later than its push said finds nothing.
+            // A device that comes later than its push said finds nothing.
             let wait = announced.until.saturating_duration_since(now);
             if let Some(row) = self.calls.get_mut(call) {
                 row.wait_until(announced.until);
@@ -113,14 +113,14 @@ impl Endpoint {
         }
     }
 
-    /// Offers every call that waits for this instance to the flow it came by.
+    /// Forks every call that waits for this instance to the flow that it has come by.
     pub(in crate::endpoint) fn fork_waiting(&mut self, now: Instant, instance: InstanceId) {
         for call in self.calls.waiting_for(instance) {
             self.fork_to(now, call, instance);
         }
     }
 
-    /// Offers a call to a device's flow; whether the device is attached.
+    /// Forks a call to a device's flow; whether the device is attached.
     fn fork_to(&mut self, now: Instant, call: CallId, instance: InstanceId) -> bool {
         let branch = self.core.branch();
         let Some(row) = self.calls.get_mut(call) else { return false };
@@ -134,7 +134,7 @@ impl Endpoint {
         let token = FlowToken { instance, upstream: invite.source.flow };
         let token = self.core.token_key.sign(&token, invite.message.call_id().unwrap_or_default());
         let edit = forward::forward_request(&invite.message, device, branch);
-        // What came back by a Path names its device itself (RFC 8599 §5.6.2).
+        // A request that came back by our Path names its device itself (RFC 8599 §5.6.2).
         let edit = if self.push_bindings.knows(instance) { edit } else { edit.request_uri(&*attached.contact) };
         let bytes = forward::record_route(edit, &token, device, upstream).finish();
         let flow = attached.flow;

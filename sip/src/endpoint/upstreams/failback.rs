@@ -1,14 +1,14 @@
 //! Going back to a better address of a SIP server, after a worse one had to do (RFC 3263 §4.3).
 //!
-//! | trial | a better flow is open | it answers OPTIONS | it does not, or answers 408, 430 or 5xx | it breaks |
+//! | probe | a better flow is open | it answers OPTIONS | it does not, or answers 408, 430 or 5xx | it breaks |
 //! | --- | --- | --- | --- | --- |
-//! | none | ask OPTIONS → asked; while no flow is up and none is dialled, move at once | – | – | – |
-//! | asked | refuse it | move, told so → none | let it go, told so → none | told so → none |
+//! | none | send OPTIONS → sent; while no flow is up and none is dialled, move at once | – | – | – |
+//! | sent | close it | move, report it → none | close it, report it → none | report it → none |
 //!
 //! A move registers every member anew, each in its turn, on the better flow. The old one stays open as long as a call that
 //! came by it may need an answer, and its requests are believed until then, so no call is lost on the way.
 //!
-//! Invariant: a flow that has not answered never takes the place of one that works; one upstream has one trial at a time.
+//! Invariant: a flow that has not answered never takes the place of one that works; one upstream has one probe at a time.
 
 use std::time::Instant;
 
@@ -85,7 +85,7 @@ impl Endpoint {
         }
     }
 
-    /// Whether the flow that has ended was one on trial.
+    /// Whether the flow that has ended was being probed.
     pub(in crate::endpoint) fn lost_probe(&mut self, id: UpstreamId, flow: FlowId) -> bool {
         let probe = self.upstreams.get_mut(id).and_then(|upstream| upstream.probe.take_if(|it| it.flow == flow));
         let Some(probe) = probe else { return false };
@@ -94,7 +94,7 @@ impl Endpoint {
         true
     }
 
-    /// Whether a flow is on trial: what comes by it says nothing of the one in use.
+    /// Whether a flow is being probed: what comes by it says nothing of the one in use.
     pub(in crate::endpoint) fn is_probe(&self, id: UpstreamId, flow: FlowId) -> bool {
         self.upstreams.get(id).and_then(|upstream| upstream.probe.as_ref()).is_some_and(|probe| probe.flow == flow)
     }
@@ -118,7 +118,7 @@ impl Endpoint {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let Some(probe) = upstream.probe.take_if(|probe| probe.branch == branch) else { return };
         let Link::Up { flow: old, .. } = upstream.link else { return self.reject_failback(id, probe.flow) };
-        // So that those who want a flow wait for the better one.
+        // Bindings that want a flow wait for the better one.
         upstream.link = Link::Dialling;
         upstream.replaced = Some(old);
         let members: Vec<_> = upstream.members.iter().copied().collect();

@@ -7,7 +7,7 @@
 //! | BackingOff | – | → Up | – | – | – | dial → Dialling |
 //! | Up | begin, in turn | – | – | dial → Dialling | → BackingOff | – |
 //!
-//! A registration begins when it is its turn: [`Pace`] lets so many begin in a second, whatever made them want to: a
+//! A registration begins when it is its turn: `Pace` lets so many begin in a second, whatever made them want to: a
 //! restart, a lost flow, a device that goes to sleep. Those that stand and those that end go first.
 //!
 //! Invariant: an upstream has at most one flow and one dial under way; a binding that wants a flow is begun when it is up.
@@ -167,7 +167,7 @@ impl Endpoint {
         upstream.losses = if settled { 0 } else { (upstream.losses + 1).min(FAILURES_MAX) };
         let wait =
             (upstream.losses > 1).then(|| back_off(upstream.losses - 1, &timing.back_off, &mut self.core.random));
-        // So that those who want another flow wait for what is decided below.
+        // Bindings that want another flow wait for the decision below.
         upstream.link = Link::Dialling;
         self.fail_registers(now, id, false);
         let Some(upstream) = self.upstreams.get_mut(id) else { return };

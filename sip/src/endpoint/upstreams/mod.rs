@@ -45,9 +45,9 @@ struct Upstream {
     heard_at: Option<Instant>,
     /// Where the SIP server sees this relay.
     public: Option<SocketAddr>,
-    /// What STUN said of it by this flow.
+    /// The public address as STUN reported it on this flow.
     mapped: Option<SocketAddr>,
-    /// Whom the address that is to be avoided turned away, or left without an answer.
+    /// The binding that was refused or left unanswered at the address that is avoided now.
     turned_away: Option<BindingId>,
     /// A better flow that is being tried.
     probe: Option<FailbackProbe>,
@@ -114,7 +114,7 @@ impl Pace {
     }
 }
 
-/// A better flow that is being asked whether anybody is there.
+/// A flow to a better address on which OPTIONS was sent.
 #[derive(Debug)]
 struct FailbackProbe {
     flow: FlowId,
@@ -203,6 +203,11 @@ impl Upstreams {
 }
 
 impl Endpoint {
+    /// The flow by which the bindings of a SIP server are registered; `None` while none is up.
+    pub fn flow_to(&self, id: UpstreamId) -> Option<FlowId> {
+        self.upstreams.flow(id).map(|(flow, _)| flow)
+    }
+
     pub(super) fn join_upstream(&mut self, now: Instant, id: UpstreamId, registrar: Box<str>, binding: BindingId) {
         let per_second = self.core.settings.upstream.registrations_per_second;
         let upstream = self.upstreams.rows.entry(id).or_insert_with(|| Upstream::new(now, registrar, per_second));
@@ -225,7 +230,7 @@ impl Endpoint {
         }
     }
 
-    /// A guest wants a flow: one is opened unless that is under way.
+    /// A transit reference wants a flow: one is dialled unless that is under way.
     pub(super) fn want_transit_flow(&mut self, id: UpstreamId) {
         if self.upstreams.get(id).is_some_and(|upstream| matches!(upstream.link, Link::Down)) {
             self.dial(id, None);

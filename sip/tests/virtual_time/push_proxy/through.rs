@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use sip::endpoint::*;
-use sip::id::{FlowId, InstanceId};
+use sip::id::{FlowId, InstanceId, UpstreamId};
 use sip::message::{Message, Name};
 
 use crate::world::{REGISTRAR, World, server_address};
@@ -19,12 +19,15 @@ pub struct Through {
     cseq: u32,
     /// What the shell says to a REGISTER: its way, or a status.
     pub verdict: Result<(), u16>,
+    /// The number that the shell has for the SIP server of the next REGISTER.
+    pub server: UpstreamId,
 }
 
 /// A REGISTER of Alice's phone.
 #[derive(Clone)]
 pub struct Register {
     pub flow: u64,
+    pub uri: &'static str,
     pub to: &'static str,
     pub contact: String,
     pub expires: u32,
@@ -35,7 +38,7 @@ impl Register {
     pub fn by(flow: u64) -> Self {
         let contact = format!("<sip:alice@10.0.0.5:{flow}{PN}>;+sip.instance=\"<urn:uuid:1>\"");
         let headers = "Supported: path\r\n".into();
-        Self { flow, to: "sip:alice@example.com", contact, expires: 600, headers }
+        Self { flow, uri: "sip:example.com", to: "sip:alice@example.com", contact, expires: 600, headers }
     }
 
     pub fn contact(self, contact: &str) -> Self {
@@ -58,16 +61,16 @@ impl Through {
     }
 
     pub fn over(upstream: FlowId) -> Self {
-        Self { world: World::new(upstream), cseq: 0, verdict: Ok(()) }
+        Self { world: World::new(upstream), cseq: 0, verdict: Ok(()), server: REGISTRAR }
     }
 
     /// Sends a REGISTER and lets the shell answer for its way.
     pub fn register(&mut self, register: &Register) {
         self.cseq += 1;
         let (cseq, source) = (self.cseq, self.world.device(register.flow));
-        let Register { flow, to, contact, expires, headers } = register;
+        let Register { flow, uri, to, contact, expires, headers } = register;
         let text = format!(
-            "REGISTER sip:example.com SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:9;branch=z9hG4bKd{flow}.{cseq};rport\r\n\
+            "REGISTER {uri} SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:9;branch=z9hG4bKd{flow}.{cseq};rport\r\n\
              Max-Forwards: 70\r\nRoute: <sip:relay.test:5061;transport=tls;lr>\r\n\
              From: <{to}>;tag=d\r\nTo: <{to}>\r\nCall-ID: reg{flow}\r\nCSeq: {cseq} REGISTER\r\n\
              Contact: {contact}\r\nExpires: {expires}\r\n{headers}Content-Length: 0\r\n\r\n"
@@ -84,14 +87,14 @@ impl Through {
         let Some(passage) = asked else { return };
         self.world.events.retain(|event| !matches!(event, Event::RouteNeeded(_)));
         let way = self.verdict.map(|()| RegisterRoute {
-            upstream: REGISTRAR,
+            upstream: self.server,
             registrar: "sip:example.com".into(),
             services: SERVICES.to_vec(),
         });
         if way.is_ok() {
             let addresses: std::sync::Arc<[IpAddr]> = [server_address().ip()].into();
             self.world.input(Input::Route { register: passage, route: way });
-            self.world.input(Input::Addresses { upstream: REGISTRAR, addresses });
+            self.world.input(Input::Addresses { upstream: self.server, addresses });
         } else {
             self.world.input(Input::Route { register: passage, route: way });
         }

@@ -158,7 +158,8 @@ async fn one_message_a_frame_is_answered_and_anything_else_closes_with_its_reaso
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_websocket_that_is_slow_silent_or_never_reads_harms_nobody() {
-    let stage = Stage::start().await;
+    // `doors` waits for silence to end, and `streams` for a write, in real time.
+    let stage = Stage::start_with(|setup| setup.timing = 0.2).await;
     // Slow: each byte of a frame by itself is heard all the same.
     let mut slow = websocket(&stage).await;
     for byte in frame(0x81, options("slow", "").as_bytes()) {

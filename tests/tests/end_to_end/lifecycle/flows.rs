@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sip::message::Name;
 use tests::registrar::Settings;
+use tests::relay_setup::Setup;
 use tests::scene::{SOON, Scene};
 use tests::wire::Transport;
 
@@ -12,10 +13,16 @@ use super::registrations::rings;
 
 /// Keep-alives go at least this often when the server promises Flow-Timer: 15, and a dead flow is known 10 s later.
 const PULSE: Duration = Duration::from_secs(90);
+/// A fifth of real time.
+const FAST: f64 = 0.2;
 
-async fn a_dead_flow_is_replaced_over(transport: Transport) -> Outcome {
-    let impatient = |settings: &mut Settings| settings.flow_timer = Some(15);
-    let mut scene = Scene::between(impatient, |setup| setup.transports = vec![Transport::Tls, transport]).await?;
+async fn a_dead_flow_is_replaced_over(transport: Transport, timing: f64) -> Outcome {
+    let impatient = |settings: &mut Settings| settings.flow_timer = Some((15.0 * timing) as u32);
+    let change = |setup: &mut Setup| {
+        setup.transports = vec![Transport::Tls, transport];
+        setup.timing = timing;
+    };
+    let mut scene = Scene::between(impatient, change).await?;
     scene.transport = transport;
     let instance = scene.enable().await?;
     let aor = scene.aor();
@@ -37,17 +44,17 @@ async fn a_dead_flow_is_replaced_over(transport: Transport) -> Outcome {
 
 #[tokio::test]
 async fn a_server_that_stops_answering_stun_over_udp_is_noticed_and_registered_at_anew() -> Outcome {
-    a_dead_flow_is_replaced_over(Transport::Udp).await
+    a_dead_flow_is_replaced_over(Transport::Udp, FAST).await
 }
 
 #[tokio::test]
 async fn a_server_that_stops_answering_pings_over_tcp_is_noticed_and_registered_at_anew() -> Outcome {
-    a_dead_flow_is_replaced_over(Transport::Tcp).await
+    a_dead_flow_is_replaced_over(Transport::Tcp, FAST).await
 }
 
 #[tokio::test]
 async fn a_server_that_stops_answering_pings_over_tls_is_noticed_and_registered_at_anew() -> Outcome {
-    a_dead_flow_is_replaced_over(Transport::Tls).await
+    a_dead_flow_is_replaced_over(Transport::Tls, 1.0).await
 }
 
 /// A server on UDP whose challenge makes the answer too large for a datagram; the transports of its REGISTERs.

@@ -8,7 +8,7 @@ use hyper::Request;
 use relay::api::Endpoint;
 use relay::api::limits::{Limits, Rate};
 use relay::api::problem::ProblemType;
-use relay::enrollment::types::{EnableError, Field, Refusal};
+use relay::service::types::{EnableError, Field, Refusal};
 use relay::vault::record::Presence;
 use serde_json::{Value, json};
 

@@ -17,12 +17,12 @@ use relay::api::limits::Limits;
 use relay::api::{Api, Settings};
 use relay::config::DomainRules;
 use relay::domain::{MessageOutcome, PushOutcome, PushProvider};
-use relay::enrollment::UseCases;
-use relay::enrollment::types::*;
 use relay::metrics::Metrics;
 use relay::push::Event;
 use relay::secret::Aor;
 use relay::secret::{ApiKey, InstanceSecret};
+use relay::service::types::*;
+use relay::service::{AppService, DeviceService, OperatorService, SipServerService};
 use relay::vault::items::{Counts, Message, MissedCall};
 use relay::vault::record::{Presence, Provider, WakeFor};
 use serde_json::Value;
@@ -200,7 +200,7 @@ fn listed() -> Listed {
     }
 }
 
-impl UseCases for Scripted {
+impl AppService for Scripted {
     async fn enable(&self, app: &str, wish: Enable) -> Result<Enabled, EnableError> {
         let (refuse, slow) = self.with(|script| (script.refuse, script.slow));
         if let Some(error) = refuse {
@@ -216,7 +216,9 @@ impl UseCases for Scripted {
             edge: edge(),
         })
     }
+}
 
+impl DeviceService for Scripted {
     async fn read(&self, id: InstanceId, proof: &InstanceSecret) -> Result<View, AccessError> {
         self.admit(id, proof).map(|()| view())
     }
@@ -255,16 +257,6 @@ impl UseCases for Scripted {
 
     async fn decline(&self, id: InstanceId, proof: &InstanceSecret, call: CallId) -> Result<(), CallError> {
         self.progress(id, proof, call).await
-    }
-
-    async fn wake(&self, wish: Wake) -> Result<Awake, WakeError> {
-        let user = wish.aor.expose().trim_start_matches("sip:").split('@').next().unwrap_or_default().to_owned();
-        self.with(|script| script.woken.push(wish));
-        match user.as_str() {
-            "alice" => Ok(Awake { awake: 1, known: 2 }),
-            "asleep" => Err(WakeError::NoneInTime),
-            _ => Err(WakeError::Unknown),
-        }
     }
 
     async fn messages(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Vec<Message>, AccessError> {
@@ -319,7 +311,21 @@ impl UseCases for Scripted {
             (_, wait_s) => Err(TestError::TooSoon { wait_s }),
         }
     }
+}
 
+impl SipServerService for Scripted {
+    async fn wake(&self, wish: Wake) -> Result<Awake, WakeError> {
+        let user = wish.aor.expose().trim_start_matches("sip:").split('@').next().unwrap_or_default().to_owned();
+        self.with(|script| script.woken.push(wish));
+        match user.as_str() {
+            "alice" => Ok(Awake { awake: 1, known: 2 }),
+            "asleep" => Err(WakeError::NoneInTime),
+            _ => Err(WakeError::Unknown),
+        }
+    }
+}
+
+impl OperatorService for Scripted {
     async fn list(&self, after: Option<InstanceId>, limit: usize) -> Result<Page, OperatorError> {
         self.admit_operator(instance())?;
         match after {
@@ -371,7 +377,8 @@ impl Door {
         let app = App { id: "com.example.phone".into(), key: ApiKey::new(APP_KEY), apns: true, fcm: true };
         let lifetime = LifetimeRange { min_s: 259_200, default_s: 432_000, max_s: 518_400 };
         let domains = DomainRules::parse(&["example.com".to_owned()]).unwrap();
-        let server = SipServer { id: "pbx-1".into(), key: ApiKey::new(SERVER_KEY), domains };
+        let server =
+            SipServer { id: "pbx-1".into(), key: ApiKey::new(SERVER_KEY), domains, registrars: Arc::default() };
         let settings = Settings { apps: vec![app], sip_servers: vec![server], lifetime, limits };
         let api = Api::new(settings, script.clone(), metrics.clone());
         Self { script, metrics, ask: Ask::new(TowerToHyperService::new(api.router())) }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use relay::net::dial;
 use relay::net::drain::{self, Trigger};
-use relay::net::listen::Happened::{Closed, HandshakeCompleted, HandshakeFailed, Limited, Opened};
+use relay::net::listen::ListenerEvent::{Closed, HandshakeCompleted, HandshakeFailed, Limited, Opened};
 use relay::net::listen::{Accepted, Limits, Listener, Security};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -43,14 +43,14 @@ const FIRST_REGISTRATION: Duration = Duration::from_secs(10);
 
 impl Inner {
     pub(super) async fn enable(self: Arc<Self>, app: Box<str>, wish: Enable) -> Result<Enabled, EnableError> {
-        if self.ground.drain.has_begun() {
+        if self.dependencies.drain.has_begun() {
             return Err(EnableError::Draining);
         }
         let route = self.route(&wish.account).await?;
-        let lookup = self.ground.vault.lookup(&app, &wish.account.aor, &wish.device.call_push.token);
-        let _turn = self.enabling.take(lookup).await;
+        let lookup = self.dependencies.vault.lookup(&app, &wish.account.aor, &wish.device.call_push.token);
+        let _guard = self.enabling.lock_key(lookup).await;
         // Also the proof that the store answers, before anything is done that would have to be undone.
-        let earlier = self.timed(StoreOperation::Load, self.ground.vault.find(&lookup)).await?;
+        let earlier = self.timed(StoreOperation::Load, self.dependencies.vault.find(&lookup)).await?;
         let (new, secret) = self.new_instance(app, wish, route);
         let (id, mut sealed, expires_at) = (new.id, new.sealed.clone(), new.lease.expires_at);
         let registration = self.first_registration(new).await?;
@@ -58,21 +58,23 @@ impl Inner {
         if unproven {
             sealed = self.unproven(id, sealed);
         }
-        let put = self.ground.vault.put(id, &sealed, expires_at, &lookup, Fence::NEW);
+        let put = self.dependencies.vault.put(id, &sealed, expires_at, &lookup, Fence::NEW);
         let placed = match self.timed(StoreOperation::Put, put).await {
             Ok(placed) => placed,
             Err(error) => {
-                self.ground.agent.tell(id, Request::Abandon(id)).await;
+                self.dependencies.agent.tell(id, Request::Abandon(id)).await;
                 // The store may have taken it, and only its answer was lost.
-                self.ground.agent.erase(id, lookup);
+                self.dependencies.agent.erase(id, lookup);
                 return Err(error.into());
             }
         };
         let fence = placed.fence;
         let other = unproven.then_some(sealed);
-        if self.ground.agent.ask(id, |reply| Request::Stored { id, sealed: other, fence, reply }).await != Some(true) {
+        if self.dependencies.agent.ask(id, |reply| Request::Stored { id, sealed: other, fence, reply }).await
+            != Some(true)
+        {
             // It ended while it was being stored: its push token is dead, or the server took its word back.
-            self.ground.agent.erase(id, lookup);
+            self.dependencies.agent.erase(id, lookup);
             return Err(EnableError::UpstreamRefused { status: 480, reason: Refusal::Other });
         }
         for earlier in [earlier, placed.displaced].into_iter().flatten() {
@@ -84,8 +86,8 @@ impl Inner {
 
     /// Where a device connects.
     pub(super) fn edge_of(&self, id: InstanceId) -> EdgeAddress {
-        let proxy = format!("sip:{};transport=tls", self.ground.edge).into();
-        let websocket = self.ground.websocket.as_ref().map(|host| format!("wss://{host}/").into());
+        let proxy = format!("sip:{};transport=tls", self.dependencies.edge).into();
+        let websocket = self.dependencies.websocket.as_ref().map(|host| format!("wss://{host}/").into());
         EdgeAddress { proxy, websocket, username: id, realm: EDGE_REALM }
     }
 
@@ -97,7 +99,7 @@ impl Inner {
             instance: id,
             aor: record.account.aor.expose().into(),
             registrar,
-            upstream: self.ground.agent.upstreams().acquire(route),
+            upstream: self.dependencies.agent.upstreams().acquire(route),
             sip_instance: record.sip_instance,
             register: record.presence == Presence::Background,
             proven: record.proven,
@@ -113,8 +115,8 @@ impl Inner {
         let began = Instant::now();
         let answer = work.await;
         match &answer {
-            Err(StoreError::Away(_)) => self.ground.metrics.store_error(operation),
-            _ => self.ground.metrics.store_answered(began.elapsed()),
+            Err(StoreError::Away(_)) => self.dependencies.metrics.store_error(operation),
+            _ => self.dependencies.metrics.store_answered(began.elapsed()),
         }
         answer
     }
@@ -123,11 +125,11 @@ impl Inner {
     /// again later: that is no reason to refuse.
     async fn route(&self, account: &Account) -> Result<Route, EnableError> {
         let aor = Uri::parse(account.aor.expose()).ok_or(EnableError::UpstreamNotFound)?;
-        if !self.ground.domains.allow(aor.host) {
+        if !self.dependencies.domains.allow(aor.host) {
             return Err(EnableError::DomainNotAllowed);
         }
         let route = Route::of(account)?;
-        match self.ground.resolver.resolve(&route.target(), 0).await {
+        match self.dependencies.resolver.resolve(&route.target(), 0).await {
             Ok(_) | Err(ResolveError::Timeout | ResolveError::Unavailable) => Ok(route),
             Err(ResolveError::NotAllowed(_)) => Err(EnableError::AddressNotAllowed),
             Err(ResolveError::NoUsableTransport) => Err(EnableError::TransportNotAllowed),
@@ -138,7 +140,7 @@ impl Inner {
     fn new_instance(&self, app: Box<str>, wish: Enable, route: Route) -> (NewInstance, InstanceSecret) {
         let now = latest_now();
         // Devices of one account live on one shard.
-        let group = self.ground.vault.group(&app, &wish.account);
+        let group = self.dependencies.vault.group(&app, &wish.account);
         let id = InstanceId::new(u128::from_be_bytes(random::bytes()), group.tag());
         let secret = new_secret();
         let record = Record {
@@ -148,7 +150,7 @@ impl Inner {
             wake_for: wish.wake_for,
             secret: secret.clone(),
             binding: group.binding(),
-            sip_instance: self.ground.vault.sip_instance(group),
+            sip_instance: self.dependencies.vault.sip_instance(group),
             // As it is stored when the SIP server has accepted it.
             proven: true,
             created_at: now,
@@ -157,15 +159,15 @@ impl Inner {
             reminded: lease::skipped(now + wish.lifetime_s, now),
         };
         let (lease, fence) = (LeaseExpiry::of(&record), Fence::NEW);
-        let sealed: Sealed = self.ground.vault.seal(id, &record);
+        let sealed: Sealed = self.dependencies.vault.seal(id, &record);
         let binding = NewBinding { proven: false, ..self.binding_of(id, &record, route) };
-        let aor = self.ground.vault.aor_key(&record.account.aor);
+        let aor = self.dependencies.vault.aor_key(&record.account.aor);
         (NewInstance { id, sealed, lease, aor, fence, binding }, secret)
     }
 
     /// The same record, as of one whose credentials the SIP server has not accepted yet.
     fn unproven(&self, id: InstanceId, sealed: Sealed) -> Sealed {
-        let unproven = self.ground.vault.reseal(id, &sealed, |record| {
+        let unproven = self.dependencies.vault.reseal(id, &sealed, |record| {
             record.proven = false;
             Ok::<_, SealError>(())
         });
@@ -176,7 +178,7 @@ impl Inner {
     async fn first_registration(&self, new: NewInstance) -> Result<Registration, EnableError> {
         let (first, outcome) = oneshot::channel();
         let id = new.id;
-        self.ground.agent.tell(id, Request::Bind { new: Box::new(new), first: Some(first) }).await;
+        self.dependencies.agent.tell(id, Request::Bind { new: Box::new(new), first: Some(first) }).await;
         let pending = |state, status| Ok(Registration { state, status, expires_in_s: None });
         match timeout(FIRST_REGISTRATION, outcome).await {
             Ok(Ok(FirstRegistration::Registered { expires })) => Ok(Registration {
@@ -198,7 +200,7 @@ impl Inner {
         tokio::spawn(async move {
             if self.wipe(earlier, Principal::Relay, WipeReason::Replaced).await.is_err() {
                 // Another node's: the record goes, and its owner lets go when it misses it.
-                self.ground.agent.erase(earlier, lookup);
+                self.dependencies.agent.erase(earlier, lookup);
             }
         });
     }

@@ -16,14 +16,14 @@ impl Inner {
         who: Principal,
         reason: WipeReason,
     ) -> Result<Receipt, AccessError> {
-        let done = match self.ground.agent.ask(id, |reply| Request::Wipe { id, who, reason, reply }).await {
+        let done = match self.dependencies.agent.ask(id, |reply| Request::Wipe { id, who, reason, reply }).await {
             Some(Ok(done)) => done,
             Some(Err(denied)) => return Err(self.denied(id, denied).await),
             None => return Err(AccessError::StoreAway),
         };
         // The shard ends what it began; an error means that this never was an instance of its own.
         let WipeDone { wiped_at, reason, unregistered } = done.await.map_err(|_| AccessError::Unknown)?;
-        let signed = self.ground.vault.receipt(id, wiped_at, reason, unregistered);
+        let signed = self.dependencies.vault.receipt(id, wiped_at, reason, unregistered);
         Ok(Receipt { instance: id, wiped_at, reason, unregistered, signature: signed.signature.into() })
     }
 }

@@ -1,52 +1,22 @@
-//! The use cases: enable, read, renew, disable; a call's state, progress, decline; what is kept beside calls, the timeline,
-//! the export and the test push; and the operator's view.
+//! What a device asks with its instance's secret.
 //!
-//! Floor 4 (`api`, `operator`) speaks to [`UseCases`] alone, so that it can be tried against a stand-in.
-//!
-//! Invariant: nothing that a use case gives back holds a secret, except the instance's own secret in the answer to its
-//! enabling.
+//! Invariant: a future may be dropped at any await; what was begun then still ends, or nothing of it is kept.
 
-use std::collections::HashMap;
 use std::future::Future;
-use std::sync::Arc;
 
 use sip::id::{CallId, InstanceId, MessageId};
-use tokio::sync::mpsc;
 
+use super::Service;
+use super::types::{
+    AccessError, CallError, CallView, Change, ChangeError, OwnExport, Receipt, TestError, Tested, Timeline, View,
+};
 use crate::agent::request::{CallRequest, Principal};
-use crate::agent::{Agent, Reminded};
-use crate::config::DomainRules;
 use crate::domain::WipeReason;
-use crate::metrics::Metrics;
-use crate::net::drain::Drain;
-use crate::net::resolve::Resolver;
 use crate::secret::InstanceSecret;
 use crate::vault::items::{Message, MissedCall};
-use crate::vault::{Lookup, Vault};
 
-mod beside;
-mod change;
-mod enable;
-mod resume;
-mod turns;
-pub mod types;
-mod views;
-mod wake;
-mod wipe;
-
-use turns::Turns;
-
-use types::{
-    AccessError, Awake, CallError, CallView, Change, ChangeError, Enable, EnableError, Enabled, Export, Listed,
-    OperatorError, OwnExport, Page, Receipt, TestError, Tested, Timeline, View, Wake, WakeError,
-};
-
-/// What apps, devices and operators can ask of the relay. Futures are `Send` and may be dropped at any await; what was
-/// begun then still ends (an enabling is completed or nothing of it is kept).
-pub trait UseCases: Clone + Send + Sync + 'static {
-    /// Registers the account once, seals it and keeps it; or keeps nothing.
-    fn enable(&self, app: &str, wish: Enable) -> impl Future<Output = Result<Enabled, EnableError>> + Send;
-
+/// What a device asks with its instance's secret.
+pub trait DeviceService: Clone + Send + Sync + 'static {
     /// The state of an instance.
     fn read(&self, id: InstanceId, proof: &InstanceSecret) -> impl Future<Output = Result<View, AccessError>> + Send;
 
@@ -89,8 +59,6 @@ pub trait UseCases: Clone + Send + Sync + 'static {
         call: CallId,
     ) -> impl Future<Output = Result<(), CallError>> + Send;
 
-    /// Wakes the devices of an AOR for a call that its SIP server holds, and waits for the first of them.
-    fn wake(&self, wish: Wake) -> impl Future<Output = Result<Awake, WakeError>> + Send;
     /// The messages that are kept for the device, oldest first.
     fn messages(
         &self,
@@ -137,86 +105,12 @@ pub trait UseCases: Clone + Send + Sync + 'static {
 
     /// Sends a test push; its result stands in the timeline.
     fn test(&self, id: InstanceId, proof: &InstanceSecret) -> impl Future<Output = Result<Tested, TestError>> + Send;
-
-    /// At most `limit` (1 to 1000) instances of this node in the order of their ids, those after `after` alone.
-    fn list(&self, after: Option<InstanceId>, limit: usize)
-    -> impl Future<Output = Result<Page, OperatorError>> + Send;
-
-    /// One instance, as an operator may see it.
-    fn show(&self, id: InstanceId) -> impl Future<Output = Result<Listed, OperatorError>> + Send;
-
-    /// Unregisters and wipes on the operator's word.
-    fn wipe(&self, id: InstanceId) -> impl Future<Output = Result<Receipt, OperatorError>> + Send;
-
-    /// What is held about one instance; secrets, AOR and tokens left out.
-    fn export(&self, id: InstanceId) -> impl Future<Output = Result<Export, OperatorError>> + Send;
 }
 
-/// The use cases of this relay; cheap to clone.
-#[derive(Clone)]
-pub struct Enrollment(Arc<Inner>);
-
-/// What the use cases stand on.
-pub struct Ground {
-    /// The agent, with its shards.
-    pub agent: Agent,
-    /// The store.
-    pub vault: Vault,
-    /// The metrics.
-    pub metrics: Metrics,
-    /// DNS and the address policy.
-    pub resolver: Resolver,
-    /// The SIP domains that accounts may belong to.
-    pub domains: DomainRules,
-    /// `host:port` of the edge, as devices are told.
-    pub edge: Box<str>,
-    /// `host:port` of the edge's WebSocket listener, where there is one.
-    pub websocket: Option<Box<str>>,
-    /// The push services of each App.
-    pub services: HashMap<Box<str>, Services>,
-    /// When it begins, nothing is enabled any more.
-    pub drain: Drain,
-}
-
-/// Which push services an App has at this relay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Services {
-    /// Apple's.
-    pub apns: bool,
-    /// Google's.
-    pub fcm: bool,
-}
-
-struct Inner {
-    ground: Ground,
-    /// One enabling at a time for the same app, AOR and push token.
-    enabling: Turns<Lookup>,
-    /// One change at a time for an instance.
-    changing: Turns<InstanceId>,
-}
-
-impl Enrollment {
-    /// The use cases over an agent that runs.
-    pub fn new(ground: Ground) -> Self {
-        Self(Arc::new(Inner { ground, enabling: Turns::default(), changing: Turns::default() }))
-    }
-
-    /// Writes down which reminders of a lease's end the agent has sent, so that a restart does not repeat them.
-    pub async fn write_down_reminders(self, sent: mpsc::UnboundedReceiver<Reminded>) {
-        self.0.write_down_reminders(sent).await;
-    }
-}
-
-impl UseCases for Enrollment {
-    async fn enable(&self, app: &str, wish: Enable) -> Result<Enabled, EnableError> {
-        let (it, app) = (self.0.clone(), app.into());
-        // In a task of its own: an app that hangs up leaves no half of an enabling.
-        tokio::spawn(async move { it.enable(app, wish).await }).await.unwrap_or(Err(EnableError::Draining))
-    }
-
+impl DeviceService for Service {
     async fn read(&self, id: InstanceId, proof: &InstanceSecret) -> Result<View, AccessError> {
-        let standing = self.0.look(id, proof).await?;
-        self.0.whole_view(&standing).await.ok_or(AccessError::Unknown)
+        let status = self.0.look(id, proof).await?;
+        self.0.whole_view(&status).await.ok_or(AccessError::Unknown)
     }
 
     async fn change(&self, id: InstanceId, proof: &InstanceSecret, change: Change) -> Result<View, ChangeError> {
@@ -239,10 +133,6 @@ impl UseCases for Enrollment {
 
     async fn decline(&self, id: InstanceId, proof: &InstanceSecret, call: CallId) -> Result<(), CallError> {
         self.0.call(id, proof, call, CallRequest::Decline).await.map(drop)
-    }
-
-    async fn wake(&self, wish: Wake) -> Result<Awake, WakeError> {
-        self.0.wake(wish).await
     }
 
     async fn messages(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Vec<Message>, AccessError> {
@@ -281,25 +171,5 @@ impl UseCases for Enrollment {
 
     async fn test(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Tested, TestError> {
         self.0.test(id, proof).await
-    }
-
-    async fn list(&self, after: Option<InstanceId>, limit: usize) -> Result<Page, OperatorError> {
-        Ok(self.0.list(after, limit).await)
-    }
-
-    async fn show(&self, id: InstanceId) -> Result<Listed, OperatorError> {
-        let standing = self.0.look_as_relay(id).await?;
-        self.0.listed(&standing).ok_or(OperatorError::Unknown)
-    }
-
-    async fn wipe(&self, id: InstanceId) -> Result<Receipt, OperatorError> {
-        self.0.wipe(id, Principal::Relay, WipeReason::Operator).await.map_err(|error| match error {
-            AccessError::StoreAway => OperatorError::StoreAway,
-            AccessError::Unknown | AccessError::Forbidden => OperatorError::Unknown,
-        })
-    }
-
-    async fn export(&self, id: InstanceId) -> Result<Export, OperatorError> {
-        self.0.export(id).await
     }
 }

@@ -33,32 +33,32 @@ impl Inner {
         proof: &InstanceSecret,
         change: Change,
     ) -> Result<View, ChangeError> {
-        let _turn = self.changing.take(id).await;
-        let standing = self.look(id, proof).await?;
+        let _guard = self.changing.lock_key(id).await;
+        let status = self.look(id, proof).await?;
         let foreground = change.presence.map(|presence| presence == Presence::Foreground);
-        let changed = self.changed(&standing, |record| {
+        let changed = self.changed(&status, |record| {
             self.check_services(record, &change)?;
             apply(record, change);
             Ok(())
         })?;
-        self.put_change(&standing, changed, foreground).await
+        self.put_change(&status, changed, foreground).await
     }
 
     /// Writes down which reminders were sent, until the drain's end; one whose instance was renewed or has ended meanwhile
     /// is of no interest any more.
     pub(super) async fn write_down_reminders(self: Arc<Self>, mut sent: mpsc::UnboundedReceiver<Reminded>) {
         while let Some(Reminded { id, expires_at, reminder }) = sent.recv().await {
-            let _turn = self.changing.take(id).await;
-            let Ok(standing) = self.look_as_relay(id).await else { continue };
-            if standing.expires_at != expires_at {
+            let _guard = self.changing.lock_key(id).await;
+            let Ok(status) = self.look_as_relay(id).await else { continue };
+            if status.expires_at != expires_at {
                 continue;
             }
-            let changed = self.changed(&standing, |record| {
+            let changed = self.changed(&status, |record| {
                 record.reminded = Some(reminder);
                 Ok(())
             });
             let Ok(changed) = changed else { continue };
-            if self.put_change(&standing, changed, None).await.is_err() {
+            if self.put_change(&status, changed, None).await.is_err() {
                 tracing::warn!(instance = %id, "a reminder could not be written down; a restart may repeat it");
             }
         }
@@ -67,18 +67,18 @@ impl Inner {
     /// Stores a changed record, then tells the shard.
     async fn put_change(
         &self,
-        standing: &InstanceStatus,
+        status: &InstanceStatus,
         changed: Changed,
         foreground: Option<bool>,
     ) -> Result<View, ChangeError> {
-        let (id, Changed { sealed, lookup, lease }) = (standing.id, changed);
-        let fence = self.store_change(id, &sealed, lease.expires_at, &lookup, standing.fence).await?;
+        let (id, Changed { sealed, lookup, lease }) = (status.id, changed);
+        let fence = self.store_change(id, &sealed, lease.expires_at, &lookup, status.fence).await?;
         let replace = |reply| Request::Replace { id, sealed, lease, fence, foreground, reply };
-        match self.ground.agent.ask(id, replace).await {
-            Some(Ok(standing)) => self.view(&standing).ok_or(AccessError::Unknown.into()),
+        match self.dependencies.agent.ask(id, replace).await {
+            Some(Ok(status)) => self.view(&status).ok_or(AccessError::Unknown.into()),
             Some(Err(_)) => {
                 // It ended meanwhile; what was just stored goes with it.
-                self.ground.agent.erase(id, lookup);
+                self.dependencies.agent.erase(id, lookup);
                 Err(AccessError::Unknown.into())
             }
             None => Err(AccessError::StoreAway.into()),
@@ -87,11 +87,11 @@ impl Inner {
 
     fn changed(
         &self,
-        standing: &InstanceStatus,
+        status: &InstanceStatus,
         change: impl FnOnce(&mut Record) -> Result<(), ChangeError>,
     ) -> Result<Changed, ChangeError> {
-        let vault = &self.ground.vault;
-        let (sealed, (lookup, lease)) = vault.reseal(standing.id, &standing.sealed, |record| {
+        let vault = &self.dependencies.vault;
+        let (sealed, (lookup, lease)) = vault.reseal(status.id, &status.sealed, |record| {
             change(record)?;
             Ok::<_, ChangeError>((vault.lookup_of(record), LeaseExpiry::of(record)))
         })?;
@@ -106,12 +106,12 @@ impl Inner {
         lookup: &Lookup,
         fence: Fence,
     ) -> Result<Fence, ChangeError> {
-        let put = self.ground.vault.put(id, sealed, expires_at, lookup, fence);
+        let put = self.dependencies.vault.put(id, sealed, expires_at, lookup, fence);
         match self.timed(StoreOperation::Put, put).await {
             // Another instance with the very token that this one now has: that device was set up twice.
             Ok(placed) => {
                 if let Some(displaced) = placed.displaced {
-                    self.ground.agent.erase(displaced, *lookup);
+                    self.dependencies.agent.erase(displaced, *lookup);
                 }
                 Ok(placed.fence)
             }
@@ -123,7 +123,7 @@ impl Inner {
     /// Whether the App has the push services that a change names.
     fn check_services(&self, record: &Record, change: &Change) -> Result<(), ChangeError> {
         let none = Services { apns: false, fcm: false };
-        let services = self.ground.services.get(&record.app).copied().unwrap_or(none);
+        let services = self.dependencies.services.get(&record.app).copied().unwrap_or(none);
         let served = |target: &PushTarget| match target.provider {
             Provider::ApnsProduction | Provider::ApnsSandbox => services.apns,
             Provider::Fcm => services.fcm,

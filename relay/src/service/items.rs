@@ -15,14 +15,14 @@ use crate::vault::record::Proof;
 
 impl Inner {
     /// An instance with what is kept for it.
-    pub(super) async fn whole_view(&self, standing: &InstanceStatus) -> Option<View> {
-        let kept = self.ground.vault.item_counts(standing.id).await.ok();
-        self.view(standing).map(|view| View { kept, ..view })
+    pub(super) async fn whole_view(&self, status: &InstanceStatus) -> Option<View> {
+        let kept = self.dependencies.vault.item_counts(status.id).await.ok();
+        self.view(status).map(|view| View { kept, ..view })
     }
 
     pub(super) async fn messages(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Vec<Message>, AccessError> {
         self.look(id, proof).await?;
-        self.ground.vault.messages(id).await.map_err(away)
+        self.dependencies.vault.messages(id).await.map_err(away)
     }
 
     pub(super) async fn forget_message(
@@ -32,7 +32,7 @@ impl Inner {
         message: MessageId,
     ) -> Result<bool, AccessError> {
         self.look(id, proof).await?;
-        self.ground.vault.remove_message(id, message).await.map_err(away)
+        self.dependencies.vault.remove_message(id, message).await.map_err(away)
     }
 
     pub(super) async fn missed_calls(
@@ -41,7 +41,7 @@ impl Inner {
         proof: &InstanceSecret,
     ) -> Result<Vec<MissedCall>, AccessError> {
         self.look(id, proof).await?;
-        self.ground.vault.missed_calls(id).await.map_err(away)
+        self.dependencies.vault.missed_calls(id).await.map_err(away)
     }
 
     pub(super) async fn forget_missed_call(
@@ -51,24 +51,24 @@ impl Inner {
         call: CallId,
     ) -> Result<bool, AccessError> {
         self.look(id, proof).await?;
-        self.ground.vault.remove_missed_call(id, call).await.map_err(away)
+        self.dependencies.vault.remove_missed_call(id, call).await.map_err(away)
     }
 
     pub(super) async fn timeline(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Timeline, AccessError> {
-        let standing = self.look(id, proof).await?;
+        let status = self.look(id, proof).await?;
         let ActivityView { steps, .. } = self.told(id, proof).await?;
-        let created_at = self.with_record(&standing, |record| record.created_at).ok_or(AccessError::Unknown)?;
+        let created_at = self.with_record(&status, |record| record.created_at).ok_or(AccessError::Unknown)?;
         Ok(Timeline { created_at, steps })
     }
 
     pub(super) async fn own_export(&self, id: InstanceId, proof: &InstanceSecret) -> Result<OwnExport, AccessError> {
-        let standing = self.look(id, proof).await?;
+        let status = self.look(id, proof).await?;
         let ActivityView { steps, .. } = self.told(id, proof).await?;
-        let calls = self.ground.agent.ask(id, |reply| Request::Calls { id, reply }).await.unwrap_or_default();
-        let messages = self.ground.vault.messages(id).await.map_err(away)?;
-        let missed_calls = self.ground.vault.missed_calls(id).await.map_err(away)?;
-        let view = self.whole_view(&standing).await.ok_or(AccessError::Unknown)?;
-        let export = self.with_record(&standing, |record| OwnExport {
+        let calls = self.dependencies.agent.ask(id, |reply| Request::Calls { id, reply }).await.unwrap_or_default();
+        let messages = self.dependencies.vault.messages(id).await.map_err(away)?;
+        let missed_calls = self.dependencies.vault.missed_calls(id).await.map_err(away)?;
+        let view = self.whole_view(&status).await.ok_or(AccessError::Unknown)?;
+        let export = self.with_record(&status, |record| OwnExport {
             app: record.app.clone(),
             aor: record.account.aor.clone(),
             auth_username: record.account.auth_username.clone(),
@@ -89,7 +89,7 @@ impl Inner {
 
     pub(super) async fn test(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Tested, TestError> {
         let who = Principal::Device(proof.clone());
-        match self.ground.agent.ask(id, |reply| Request::Test { id, who, reply }).await {
+        match self.dependencies.agent.ask(id, |reply| Request::Test { id, who, reply }).await {
             Some(Ok(tested)) => Ok(tested),
             Some(Err(TestDenied::Denied(denied))) => Err(self.denied(id, denied).await.into()),
             Some(Err(TestDenied::NoTarget)) => Err(TestError::NoTarget),
@@ -100,7 +100,7 @@ impl Inner {
 
     async fn told(&self, id: InstanceId, proof: &InstanceSecret) -> Result<ActivityView, AccessError> {
         let who = Principal::Device(proof.clone());
-        match self.ground.agent.ask(id, |reply| Request::Activity { id, who, reply }).await {
+        match self.dependencies.agent.ask(id, |reply| Request::Activity { id, who, reply }).await {
             Some(Ok(told)) => Ok(told),
             Some(Err(denied)) => Err(self.denied(id, denied).await),
             None => Err(AccessError::StoreAway),

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::OwnedMutexGuard;
 
-/// Turns for keys of one kind.
-pub(super) struct Turns<K>(Mutex<HashMap<K, Waiting>>);
+/// KeyedMutex for keys of one kind.
+pub(super) struct KeyedMutex<K>(Mutex<HashMap<K, Waiting>>);
 
 struct Waiting {
     turn: Arc<tokio::sync::Mutex<()>>,
@@ -17,22 +17,22 @@ struct Waiting {
     count: usize,
 }
 
-/// The turn of one key; the next begins when it is dropped.
-pub(super) struct Turn<'a, K: Eq + Hash + Copy> {
-    turns: &'a Turns<K>,
+/// One key, locked until this is dropped.
+pub(super) struct KeyedGuard<'a, K: Eq + Hash + Copy> {
+    mutex: &'a KeyedMutex<K>,
     key: K,
     held: Option<OwnedMutexGuard<()>>,
 }
 
-impl<K> Default for Turns<K> {
+impl<K> Default for KeyedMutex<K> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<K: Eq + Hash + Copy> Turns<K> {
-    /// Waits until nobody has the turn of `key`.
-    pub(super) async fn take(&self, key: K) -> Turn<'_, K> {
+impl<K: Eq + Hash + Copy> KeyedMutex<K> {
+    /// Locks `key`, when nobody else has.
+    pub(super) async fn lock_key(&self, key: K) -> KeyedGuard<'_, K> {
         let turn = {
             let mut waiting = self.lock();
             let entry = waiting.entry(key).or_insert_with(|| Waiting { turn: Arc::default(), count: 0 });
@@ -40,7 +40,7 @@ impl<K: Eq + Hash + Copy> Turns<K> {
             entry.turn.clone()
         };
         // Made before the wait, so that a wait that is given up is counted back.
-        let mut mine = Turn { turns: self, key, held: None };
+        let mut mine = KeyedGuard { mutex: self, key, held: None };
         mine.held = Some(turn.lock_owned().await);
         mine
     }
@@ -51,9 +51,9 @@ impl<K: Eq + Hash + Copy> Turns<K> {
     }
 }
 
-impl<K: Eq + Hash + Copy> Drop for Turn<'_, K> {
+impl<K: Eq + Hash + Copy> Drop for KeyedGuard<'_, K> {
     fn drop(&mut self) {
-        let mut waiting = self.turns.lock();
+        let mut waiting = self.mutex.lock();
         self.held = None;
         if let Some(entry) = waiting.get_mut(&self.key) {
             entry.count -= 1;
@@ -70,15 +70,15 @@ mod tests {
 
     #[tokio::test]
     async fn the_second_of_one_key_waits_and_another_key_does_not() {
-        let turns = Turns::default();
-        let first = turns.take(1).await;
-        let other = turns.take(2).await;
-        let mut second = Box::pin(turns.take(1));
+        let mutex = KeyedMutex::default();
+        let first = mutex.lock_key(1).await;
+        let other = mutex.lock_key(2).await;
+        let mut second = Box::pin(mutex.lock_key(1));
         let waits = futures_poll(&mut second).await;
         assert!(waits.is_none());
         drop((first, other));
         drop(second.await);
-        assert!(turns.lock().is_empty());
+        assert!(mutex.lock().is_empty());
     }
 
     /// Polls once.

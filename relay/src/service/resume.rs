@@ -27,7 +27,7 @@ const RESUMED_PER_SECOND: u32 = 1_000;
 /// How often the sealing keys are looked after.
 const TEND_KEYS: Duration = Duration::from_secs(600);
 
-impl super::Enrollment {
+impl super::Service {
     /// Holds the node's lease and resumes what is its own or was left behind, until the drain. `told` hears after each
     /// renewal whether the store answers.
     pub async fn keep_ownership(self, told: impl Fn(bool)) {
@@ -41,15 +41,15 @@ impl super::Enrollment {
             tokio::select! {
                 _ = ticks.tick() => {}
                 _ = keys.tick() => {
-                    if let Err(error) = it.ground.vault.tend_keys() {
+                    if let Err(error) = it.dependencies.vault.tend_keys() {
                         tracing::warn!(%error, "the keyring could not be looked after");
                     }
                     continue;
                 }
-                () = it.ground.drain.begun() => return,
+                () = it.dependencies.drain.begun() => return,
             }
-            let held = it.timed(StoreOperation::Lease, it.ground.vault.hold_lease()).await;
-            it.ground.metrics.store_up(held.is_ok());
+            let held = it.timed(StoreOperation::Lease, it.dependencies.vault.hold_lease()).await;
+            it.dependencies.metrics.store_up(held.is_ok());
             told(held.is_ok());
             match held {
                 Ok(Lease::Held) => it.resume().await,
@@ -72,8 +72,8 @@ impl Inner {
     /// Claims until nothing is left, at the pace of registrations.
     async fn resume(self: &Arc<Self>) {
         let mut resumed = 0;
-        while !self.ground.drain.has_begun() {
-            let batch = match self.timed(StoreOperation::Claim, self.ground.vault.claim(BATCH)).await {
+        while !self.dependencies.drain.has_begun() {
+            let batch = match self.timed(StoreOperation::Claim, self.dependencies.vault.claim(BATCH)).await {
                 Ok(batch) if batch.is_empty() => break,
                 Ok(batch) => batch,
                 Err(error) => {
@@ -99,14 +99,14 @@ impl Inner {
             Lent(NewBinding, LeaseExpiry, AorKey),
             PushBinding(Option<KnownPushBinding>),
         }
-        let vault = &self.ground.vault;
+        let vault = &self.dependencies.vault;
         let opened = vault.open_record(id, &sealed, |record| match record {
             StoredRecord::Lent(record) => Route::of(&record.account).ok().map(|route| {
                 let aor = vault.aor_key(&record.account.aor);
                 Opened::Lent(self.binding_of(id, record, route), LeaseExpiry::of(record), aor)
             }),
             StoredRecord::PushBinding(record) => {
-                let upstreams = self.ground.agent.upstreams();
+                let upstreams = self.dependencies.agent.upstreams();
                 Some(Opened::PushBinding(KnownPushBinding::of(id, sealed.clone(), fence, record, upstreams)))
             }
         });
@@ -115,7 +115,7 @@ impl Inner {
             // One that is over, or leads nowhere, is left to its TTL.
             Some(Opened::PushBinding(None)) => return false,
             Some(Opened::PushBinding(Some(known))) => {
-                self.ground.agent.tell(id, Request::Adopt(Box::new(known))).await;
+                self.dependencies.agent.tell(id, Request::Adopt(Box::new(known))).await;
                 return true;
             }
             None => {
@@ -125,7 +125,7 @@ impl Inner {
             }
         };
         let new = NewInstance { id, sealed, lease, aor, fence, binding };
-        self.ground.agent.tell(id, Request::Bind { new: Box::new(new), first: None }).await;
+        self.dependencies.agent.tell(id, Request::Bind { new: Box::new(new), first: None }).await;
         true
     }
 
@@ -135,11 +135,11 @@ impl Inner {
     /// nobody wiped them all in that time. Then they are stored again from what is sealed in memory. A node that itself
     /// stood still for a lease has no such excuse, and lets go.
     async fn look_up_all(&self, may_be_empty: bool) {
-        let ids: Vec<InstanceId> = self.ground.agent.ask_all(Request::Ids).await.into_iter().flatten().collect();
+        let ids: Vec<InstanceId> = self.dependencies.agent.ask_all(Request::Ids).await.into_iter().flatten().collect();
         tracing::warn!(instances = ids.len(), "the lease of this node had lapsed; each instance is looked up again");
         let (mut lost, mut missing, mut found) = (Vec::new(), Vec::new(), false);
         for id in ids {
-            match self.ground.vault.load(id).await {
+            match self.dependencies.vault.load(id).await {
                 Ok(Some(stored)) if stored.owned => found = true,
                 Ok(Some(_)) | Err(StoreError::Malformed) => lost.push(id),
                 Ok(None) => missing.push(id),
@@ -154,20 +154,20 @@ impl Inner {
             return;
         }
         for id in lost.into_iter().chain(missing) {
-            self.ground.agent.tell(id, Request::Release(id)).await;
+            self.dependencies.agent.tell(id, Request::Release(id)).await;
         }
     }
 
     async fn store_again(&self, id: InstanceId) {
-        let Ok(standing) = self.look_as_relay(id).await else { return };
-        let vault = &self.ground.vault;
-        let Ok(lookup) = vault.open_lent(id, &standing.sealed, |record| vault.lookup_of(record)) else { return };
-        let put = self.ground.vault.put(id, &standing.sealed, standing.expires_at, &lookup, Fence::NEW);
+        let Ok(status) = self.look_as_relay(id).await else { return };
+        let vault = &self.dependencies.vault;
+        let Ok(lookup) = vault.open_lent(id, &status.sealed, |record| vault.lookup_of(record)) else { return };
+        let put = self.dependencies.vault.put(id, &status.sealed, status.expires_at, &lookup, Fence::NEW);
         match self.timed(StoreOperation::Put, put).await {
             Ok(placed) => {
                 let stored = |reply| Request::Stored { id, sealed: None, fence: placed.fence, reply };
-                if self.ground.agent.ask(id, stored).await != Some(true) {
-                    self.ground.agent.erase(id, lookup);
+                if self.dependencies.agent.ask(id, stored).await != Some(true) {
+                    self.dependencies.agent.erase(id, lookup);
                 }
             }
             Err(error) => tracing::warn!(instance = %id, %error, "a record could not be written again"),

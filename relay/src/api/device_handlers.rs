@@ -7,26 +7,26 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use sip::id::MessageId;
 
+use super::ApiService;
 use super::handlers::{Asker, answer, call_of, segment, too_many, unknown_call};
 use super::problem::{Problem, ProblemType};
-use super::{Api, kept_views, views};
-use crate::enrollment::UseCases;
-use crate::enrollment::types::TestError;
+use super::{Api, device_views, views};
+use crate::service::types::TestError;
 
 /// `GET /v1/instances/{id}/messages`
-pub async fn messages<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+pub async fn messages<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let asker = Asker::of(&request)?;
-    let messages = asker.judge(&api, api.0.use_cases.messages(asker.id, &asker.secret).await)?;
-    Ok(answer(StatusCode::OK, &kept_views::messages(&messages)))
+    let messages = asker.judge(&api, api.0.service.messages(asker.id, &asker.secret).await)?;
+    Ok(answer(StatusCode::OK, &device_views::messages(&messages)))
 }
 
 /// `DELETE /v1/instances/{id}/messages/{message}`
-pub async fn forget_message<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+pub async fn forget_message<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let (asker, message) = (Asker::of(&request)?, segment(&request, 5).and_then(MessageId::parse));
     let forgotten = match message {
-        Some(message) => api.0.use_cases.forget_message(asker.id, &asker.secret, message).await,
+        Some(message) => api.0.service.forget_message(asker.id, &asker.secret, message).await,
         // As an unknown message, but only to who holds the secret.
-        None => api.0.use_cases.read(asker.id, &asker.secret).await.map(|_| false),
+        None => api.0.service.read(asker.id, &asker.secret).await.map(|_| false),
     };
     match asker.judge(&api, forgotten)? {
         true => Ok(StatusCode::NO_CONTENT.into_response()),
@@ -35,18 +35,21 @@ pub async fn forget_message<E: UseCases>(State(api): State<Api<E>>, request: Req
 }
 
 /// `GET /v1/instances/{id}/missed-calls`
-pub async fn missed_calls<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+pub async fn missed_calls<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let asker = Asker::of(&request)?;
-    let missed = asker.judge(&api, api.0.use_cases.missed_calls(asker.id, &asker.secret).await)?;
-    Ok(answer(StatusCode::OK, &kept_views::missed_calls(&missed)))
+    let missed = asker.judge(&api, api.0.service.missed_calls(asker.id, &asker.secret).await)?;
+    Ok(answer(StatusCode::OK, &device_views::missed_calls(&missed)))
 }
 
 /// `DELETE /v1/instances/{id}/missed-calls/{call}`
-pub async fn forget_missed_call<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+pub async fn forget_missed_call<E: ApiService>(
+    State(api): State<Api<E>>,
+    request: Request,
+) -> Result<Response, Problem> {
     let (asker, call) = (Asker::of(&request)?, call_of(&request));
     let forgotten = match call {
-        Some(call) => api.0.use_cases.forget_missed_call(asker.id, &asker.secret, call).await,
-        None => api.0.use_cases.read(asker.id, &asker.secret).await.map(|_| false),
+        Some(call) => api.0.service.forget_missed_call(asker.id, &asker.secret, call).await,
+        None => api.0.service.read(asker.id, &asker.secret).await.map(|_| false),
     };
     match asker.judge(&api, forgotten)? {
         true => Ok(StatusCode::NO_CONTENT.into_response()),
@@ -55,23 +58,23 @@ pub async fn forget_missed_call<E: UseCases>(State(api): State<Api<E>>, request:
 }
 
 /// `GET /v1/instances/{id}/timeline`
-pub async fn timeline<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+pub async fn timeline<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let asker = Asker::of(&request)?;
-    let timeline = asker.judge(&api, api.0.use_cases.timeline(asker.id, &asker.secret).await)?;
-    Ok(answer(StatusCode::OK, &kept_views::timeline(asker.id, &timeline)))
+    let timeline = asker.judge(&api, api.0.service.timeline(asker.id, &asker.secret).await)?;
+    Ok(answer(StatusCode::OK, &device_views::timeline(asker.id, &timeline)))
 }
 
 /// `GET /v1/instances/{id}/export`
-pub async fn export<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+pub async fn export<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let asker = Asker::of(&request)?;
-    let export = asker.judge(&api, api.0.use_cases.own_export(asker.id, &asker.secret).await)?;
-    Ok(answer(StatusCode::OK, &kept_views::export(&export)))
+    let export = asker.judge(&api, api.0.service.own_export(asker.id, &asker.secret).await)?;
+    Ok(answer(StatusCode::OK, &device_views::export(&export)))
 }
 
 /// `POST /v1/instances/{id}/test`
-pub async fn test<E: UseCases>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+pub async fn test<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let asker = Asker::of(&request)?;
-    match api.0.use_cases.test(asker.id, &asker.secret).await {
+    match api.0.service.test(asker.id, &asker.secret).await {
         Ok(tested) => Ok(answer(StatusCode::ACCEPTED, &views::tested(tested))),
         Err(TestError::Access(error)) => asker.judge(&api, Err(error)),
         Err(TestError::TooSoon { wait_s }) => Err(too_many(wait_s)),

@@ -1,0 +1,102 @@
+//! The use cases, by who asks.
+//!
+//! | who | trait | room |
+//! | --- | --- | --- |
+//! | an app, with its key | [`AppService`] | `apps` |
+//! | a device, with its instance's secret | [`DeviceService`] | `devices` |
+//! | a SIP server, with its key | [`SipServerService`] | `sip_servers` |
+//! | an operator, with the operator token | [`OperatorService`] | `operators` |
+//!
+//! Floor 4 (`api`, `operator`) speaks to these traits alone, so that it can be tried against a stand-in.
+//!
+//! Invariant: nothing that a use case gives back holds a secret, except the instance's own secret in the answer to its
+//! enabling.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sip::id::InstanceId;
+use tokio::sync::mpsc;
+
+use crate::agent::{Agent, Reminded};
+use crate::config::DomainRules;
+use crate::metrics::Metrics;
+use crate::net::drain::Drain;
+use crate::net::resolve::Resolver;
+use crate::vault::{Lookup, Vault};
+
+mod apps;
+mod change;
+mod devices;
+mod enable;
+mod items;
+mod keyed_mutex;
+mod operators;
+mod resume;
+mod sip_servers;
+pub mod types;
+mod views;
+mod wake;
+mod wipe;
+
+pub use apps::AppService;
+pub use devices::DeviceService;
+pub use operators::OperatorService;
+pub use sip_servers::SipServerService;
+
+use keyed_mutex::KeyedMutex;
+
+/// The use cases of this relay; cheap to clone.
+#[derive(Clone)]
+pub struct Service(Arc<Inner>);
+
+/// What the use cases stand on.
+pub struct Dependencies {
+    /// The agent, with its shards.
+    pub agent: Agent,
+    /// The store.
+    pub vault: Vault,
+    /// The metrics.
+    pub metrics: Metrics,
+    /// DNS and the address policy.
+    pub resolver: Resolver,
+    /// The SIP domains that accounts may belong to.
+    pub domains: DomainRules,
+    /// `host:port` of the edge, as devices are told.
+    pub edge: Box<str>,
+    /// `host:port` of the edge's WebSocket listener, where there is one.
+    pub websocket: Option<Box<str>>,
+    /// The push services of each App.
+    pub services: HashMap<Box<str>, Services>,
+    /// When it begins, nothing is enabled any more.
+    pub drain: Drain,
+}
+
+/// Which push services an App has at this relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Services {
+    /// Apple's.
+    pub apns: bool,
+    /// Google's.
+    pub fcm: bool,
+}
+
+struct Inner {
+    dependencies: Dependencies,
+    /// One enabling at a time for the same app, AOR and push token.
+    enabling: KeyedMutex<Lookup>,
+    /// One change at a time for an instance.
+    changing: KeyedMutex<InstanceId>,
+}
+
+impl Service {
+    /// The use cases over an agent that runs.
+    pub fn new(dependencies: Dependencies) -> Self {
+        Self(Arc::new(Inner { dependencies, enabling: KeyedMutex::default(), changing: KeyedMutex::default() }))
+    }
+
+    /// Writes down which reminders of a lease's end the agent has sent, so that a restart does not repeat them.
+    pub async fn write_down_reminders(self, sent: mpsc::UnboundedReceiver<Reminded>) {
+        self.0.write_down_reminders(sent).await;
+    }
+}

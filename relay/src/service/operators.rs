@@ -1,0 +1,50 @@
+//! What an operator asks with the operator token.
+//!
+//! Invariant: a future may be dropped at any await; what was begun then still ends, or nothing of it is kept.
+
+use std::future::Future;
+
+use sip::id::InstanceId;
+
+use super::Service;
+use super::types::{AccessError, Export, Listed, OperatorError, Page, Receipt};
+use crate::agent::request::Principal;
+use crate::domain::WipeReason;
+
+/// What an operator asks with the operator token.
+pub trait OperatorService: Clone + Send + Sync + 'static {
+    /// At most `limit` (1 to 1000) instances of this node in the order of their ids, those after `after` alone.
+    fn list(&self, after: Option<InstanceId>, limit: usize)
+    -> impl Future<Output = Result<Page, OperatorError>> + Send;
+
+    /// One instance, as an operator may see it.
+    fn show(&self, id: InstanceId) -> impl Future<Output = Result<Listed, OperatorError>> + Send;
+
+    /// Unregisters and wipes on the operator's word.
+    fn wipe(&self, id: InstanceId) -> impl Future<Output = Result<Receipt, OperatorError>> + Send;
+
+    /// What is held about one instance; secrets, AOR and tokens left out.
+    fn export(&self, id: InstanceId) -> impl Future<Output = Result<Export, OperatorError>> + Send;
+}
+
+impl OperatorService for Service {
+    async fn list(&self, after: Option<InstanceId>, limit: usize) -> Result<Page, OperatorError> {
+        Ok(self.0.list(after, limit).await)
+    }
+
+    async fn show(&self, id: InstanceId) -> Result<Listed, OperatorError> {
+        let status = self.0.look_as_relay(id).await?;
+        self.0.listed(&status).ok_or(OperatorError::Unknown)
+    }
+
+    async fn wipe(&self, id: InstanceId) -> Result<Receipt, OperatorError> {
+        self.0.wipe(id, Principal::Relay, WipeReason::Operator).await.map_err(|error| match error {
+            AccessError::StoreAway => OperatorError::StoreAway,
+            AccessError::Unknown | AccessError::Forbidden => OperatorError::Unknown,
+        })
+    }
+
+    async fn export(&self, id: InstanceId) -> Result<Export, OperatorError> {
+        self.0.export(id).await
+    }
+}

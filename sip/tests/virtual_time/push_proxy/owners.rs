@@ -1,0 +1,167 @@
+//! A registration belongs to the SIP server that accepted it: what another one accepts changes nothing of it.
+
+use sip::endpoint::*;
+use sip::id::UpstreamId;
+use sip::message::Name;
+
+use super::through::{PN, Register, Through};
+use crate::world::REGISTRAR;
+
+/// The server of a stranger, which says 200 to whatever he registers.
+const EVIL: UpstreamId = UpstreamId(66);
+
+/// The ways by which a REGISTER for Alice may come to another server than hers.
+fn ways() -> Vec<(&'static str, Register)> {
+    let by = |uri, header: &str| {
+        let register = Register { uri, ..Register::by(66) };
+        if header.is_empty() { register } else { register.header(header) }
+    };
+    vec![
+        ("his registrar", by("sip:evil.test", "")),
+        ("his proxy", by("sip:example.com", "Route: <sip:evil.test;lr>")),
+        ("hers by his port", by("sip:example.com:6666", "")),
+        ("hers by maddr", by("sip:example.com;maddr=203.0.113.6", "")),
+        ("hers by another transport", by("sip:example.com;transport=tcp", "")),
+        ("hers by a user", by("sip:mallory@example.com", "")),
+        ("hers by a header", by("sip:example.com?Route=%3Csip:evil.test%3E", "")),
+        ("a secure one", by("sips:example.com", "")),
+    ]
+}
+
+/// What he registers, and for how long.
+fn claims() -> Vec<(&'static str, String, u32)> {
+    vec![
+        ("everything away", "*".into(), 0),
+        ("her device away", format!("<sip:alice@10.0.0.5:1{PN}>;+sip.instance=\"<urn:uuid:1>\""), 0),
+        ("her device without pushes", "<sip:x@evil.test>;+sip.instance=\"<urn:uuid:1>\"".into(), 600),
+        (
+            "her device with his token",
+            "<sip:x@evil.test;pn-provider=fcm;pn-param=project;pn-prid=his>;+sip.instance=\"<urn:uuid:1>\"".into(),
+            600,
+        ),
+        ("her token", format!("<sip:x@evil.test{PN}>;+sip.instance=\"<urn:uuid:66>\""), 600),
+        ("all of hers", format!("<sip:alice@10.0.0.5:1{PN}>;+sip.instance=\"<urn:uuid:1>\""), 600),
+    ]
+}
+
+#[test]
+fn what_another_server_accepts_neither_ends_a_registration_nor_gets_its_calls() {
+    for (way, register) in ways() {
+        for (claim, contact, expires) in claims() {
+            let (mut through, path) = Through::asleep();
+            through.server = EVIL;
+            let his = Register { contact, expires, ..register.clone() };
+            let before = through.world.count("REGISTER");
+            through.register(&his);
+            if through.world.count("REGISTER") > before {
+                through.accept(expires);
+            }
+            assert_eq!(through.ends(), [], "{way}, {claim}");
+            through.world.sent.clear();
+            through.call("c1", &path);
+            assert_eq!(through.world.wakes().len(), 1, "{way}, {claim}: her phone is woken");
+            assert_eq!(through.world.count("INVITE"), 0, "{way}, {claim}: he gets no call of hers");
+            through.server = REGISTRAR;
+            through.registered(&Register::by(2));
+            assert_eq!(through.world.count("INVITE"), 1, "{way}, {claim}: she does");
+        }
+    }
+}
+
+#[test]
+fn what_another_server_refuses_ends_nothing() {
+    for (way, register) in ways() {
+        for status in [403, 404, 410, 604] {
+            let mut through = Through::new();
+            through.registered(&Register::by(1));
+            through.server = EVIL;
+            // Even by her own connection.
+            through.register(&Register { flow: 1, ..register.clone() });
+            let (source, register) = (through.world.upstream, through.world.last("REGISTER"));
+            through.world.reply(source, &register, status, &[], "");
+            assert_eq!(through.ends(), [], "{way}, {status}");
+        }
+    }
+}
+
+#[test]
+fn a_stranger_whom_her_own_server_refuses_ends_nothing() {
+    for status in [403, 404, 410, 604] {
+        let (mut through, path) = Through::asleep();
+        through.register(&Register::by(66).header("Authorization: Digest username=\"alice\""));
+        let (source, register) = (through.world.upstream, through.world.last("REGISTER"));
+        through.world.reply(source, &register, status, &[], "");
+        assert_eq!(through.ends(), [], "{status}");
+        through.call("c1", &path);
+        assert_eq!(through.world.wakes().len(), 1);
+    }
+}
+
+#[test]
+fn a_stranger_cannot_use_up_the_registrations_of_an_aor() {
+    let mut through = Through::new();
+    through.server = EVIL;
+    for number in 0..16 {
+        let contact = format!("<sip:x@h;pn-provider=fcm;pn-prid=t{number}>;+sip.instance=\"<urn:uuid:{number}9>\"");
+        through.registered(&Register { uri: "sip:evil.test", ..Register::by(60 + number).contact(&contact) });
+    }
+    through.server = REGISTRAR;
+    through.registered(&Register::by(1));
+    assert_eq!(through.world.count("REGISTER 403"), 0);
+    assert_eq!(through.world.endpoint.counts().push_bindings, 17);
+}
+
+#[test]
+fn a_second_proxy_behind_her_own_is_not_asked() {
+    let (mut through, _) = Through::asleep();
+    let detour = "Route: <sip:proxy.example.com;lr>, <sip:evil.test;lr>";
+    through.register(&Register::by(66).header(detour));
+    assert_eq!((through.world.count("REGISTER"), through.world.count("REGISTER 403")), (0, 1));
+}
+
+#[test]
+fn each_server_has_its_own_path_and_purr_and_the_same_server_in_another_spelling_has_hers() {
+    let mut through = Through::new();
+    let hers = through.registered(&Register::by(1));
+    let instance = through.instance();
+    through.registered(&Register { uri: "sip:Example.COM", ..Register::by(2) });
+    assert_eq!(through.instance(), instance);
+    through.server = EVIL;
+    let his = through.registered(&Register { uri: "sip:evil.test", ..Register::by(66) });
+    assert_ne!(his.text(Name::Path), hers.text(Name::Path));
+    assert_ne!(through.instance(), instance);
+    let purr = through.world.last("REGISTER 200").text(Name::FeatureCaps).unwrap().to_owned();
+    assert!(!purr.contains(&instance.to_string()));
+}
+
+/// A registration that an earlier version named otherwise runs on, until its device registers again.
+#[test]
+fn a_restored_registration_keeps_its_name_until_its_device_registers_again() {
+    let (mut through, _) = Through::asleep();
+    through.registered(&Register::by(1));
+    let before = through.world.events.iter().find_map(|event| match event {
+        Event::PushBindingAccepted(it) => Some((it.aor.clone(), it.contact.clone(), it.push.clone())),
+        _ => None,
+    });
+    let (aor, contact, push) = before.unwrap();
+    let mut through = Through::new();
+    let old = sip::id::InstanceId::new(7 << 64, sip::id::ShardTag(9));
+    let registration = PushBinding {
+        instance: old,
+        aor,
+        contact,
+        registrar: "sip:example.com".into(),
+        proxy: None,
+        push,
+        expires: std::time::Duration::from_secs(600),
+        refreshes_itself: false,
+    };
+    let upstream_registrar = "sip:example.com".into();
+    let restored = RestoredPushBinding { registration, upstream: REGISTRAR, upstream_registrar };
+    through.world.input(Input::RestorePushBinding(Box::new(restored)));
+    assert_eq!(through.world.endpoint.counts().push_bindings, 1);
+    through.registered(&Register::by(1));
+    assert_eq!(through.ends(), [PushBindingEnd::Replaced]);
+    assert_eq!(through.world.endpoint.counts().push_bindings, 1);
+    assert_ne!(through.instance(), old);
+}

@@ -1,0 +1,95 @@
+//! What comes by UDP from somebody who is not believed: one answer, to where it came from, and nothing kept.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::world::World;
+use sip::endpoint::*;
+use sip::id::FlowId;
+
+fn stranger(peer: &str) -> Source {
+    let peer: SocketAddr = peer.parse().unwrap();
+    Source { flow: FlowId::Datagram(peer), side: Side::Upstream, transport: Transport::Udp, peer }
+}
+
+fn request(method: &str, uri: &str, branch: &str, further: &str) -> String {
+    format!(
+        "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/UDP 203.0.113.9:4444;branch=z9hG4bK{branch}\r\nFrom: <sip:x@y>;tag=1\r\n\
+         To: <sip:u@relay.test>\r\nCall-ID: {branch}\r\nCSeq: 1 {method}\r\nMax-Forwards: 70\r\n{further}\r\n"
+    )
+}
+
+/// Everything that the endpoint says to one request in two minutes, and how large that is beside the request.
+fn answers(world: &mut World, source: Source, text: &str) -> Vec<(FlowId, String)> {
+    world.sent.clear();
+    let quiet = world.endpoint.counts();
+    world.receive(source, text);
+    assert_eq!(world.endpoint.counts(), quiet, "nothing is kept");
+    world.advance(Duration::from_secs(120));
+    // The relay's own REGISTERs go on meanwhile.
+    world.sent.retain(|sent| !sent.message.is_request());
+    let all: usize = world.sent.iter().map(|sent| sent.message.to_bytes().len()).sum();
+    assert!(all * 2 <= text.len() * 3, "{all} bytes for {}: {text}", text.len());
+    world.sent.iter().map(|sent| (sent.flow, String::from_utf8(sent.message.to_bytes().to_vec()).unwrap())).collect()
+}
+
+#[test]
+fn what_a_stranger_is_refused_comes_once_to_where_it_came_from() {
+    let mut world = World::registered();
+    let source = stranger("198.51.100.66:33333");
+    let known = format!("sip:{}@relay.test", world.binding);
+    let none = "sip:00000000000000000000000000@relay.test".to_owned();
+    for (n, method) in (0..).zip(["INVITE", "OPTIONS", "MESSAGE", "NOTIFY", "REGISTER", "SUBSCRIBE", "CANCEL", "FOO"]) {
+        for (m, uri) in [&known, &none].into_iter().enumerate() {
+            for (r, via) in ["", ";rport", ";rport=9", ";maddr=203.0.113.8", ";received=203.0.113.8"].iter().enumerate()
+            {
+                let text = request(method, uri, &format!("{n}.{m}.{r}"), "");
+                let text = text.replacen("\r\nFrom", &format!("{via}\r\nFrom"), 1);
+                let got = answers(&mut world, source, &text);
+                assert_eq!(got.len(), 1, "{text}");
+                assert_eq!(got[0].0, source.flow, "{text}");
+                assert!(got[0].1.starts_with("SIP/2.0 4"), "{}", got[0].1);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_broken_request_is_answered_to_where_it_came_from_and_a_tiny_one_not_at_all() {
+    let mut world = World::registered();
+    let source = stranger("198.51.100.66:33333");
+    let text = request("INVITE", "sip:u@relay.test", "b", "").replace("CSeq: 1 INVITE", "CSeq: 1 BYE");
+    let got = answers(&mut world, source, &text);
+    assert_eq!(got.len(), 1);
+    assert_eq!(got[0].0, source.flow);
+    let tiny = "A sip:a SIP/2.0\r\nVia: SIP/2.0/UDP h\r\n\r\n";
+    assert!(answers(&mut world, source, tiny).is_empty(), "its answer would be twice as large");
+}
+
+#[test]
+fn a_refused_invite_gets_the_same_answer_again_and_its_ack_is_swallowed() {
+    let mut world = World::registered();
+    let source = stranger("198.51.100.66:33333");
+    let text = request("INVITE", "sip:u@relay.test", "once", "");
+    let first = answers(&mut world, source, &text);
+    let again = answers(&mut world, source, &text);
+    assert_eq!(first, again, "To tag and all");
+    let other = answers(&mut world, source, &request("INVITE", "sip:u@relay.test", "other", ""));
+    let tag = |text: &str| text.split("relay.test>;tag=").nth(1).map(|rest| rest[..16].to_owned()).unwrap();
+    assert_ne!(tag(&first[0].1), tag(&other[0].1));
+    assert!(answers(&mut world, source, &request("ACK", "sip:u@relay.test", "once", "")).is_empty());
+    let refused = world.events.iter().filter(|event| matches!(event, Event::InviteRefused { status: 404 })).count();
+    assert_eq!(refused, 3);
+}
+
+#[test]
+fn a_copy_of_a_servers_request_makes_nobody_a_target() {
+    let peer: SocketAddr = "192.0.2.10:5060".parse().unwrap();
+    let mut world = World::registered_with(FlowId::Datagram(peer), |_| {});
+    world.invite("call-1");
+    let victim = stranger("203.0.113.9:53");
+    world.sent.clear();
+    let text = world.invite_text("call-1");
+    world.receive(victim, &text);
+    assert!(world.sent.iter().all(|sent| sent.flow != victim.flow), "{:?}", world.sent);
+}
