@@ -84,11 +84,7 @@ async fn a_phone_that_is_attached_gets_the_call_at_once_and_a_dead_one_gets_the_
     assert_eq!(world.pushes(), 0);
 
     phone.kill().await.unwrap();
-    let caller = world.call(Scenario::CallerHangsUp);
-    let call = world.next_call_push(&instance).await;
-    let phone = world.wake(&instance).await;
-    phone.await_rung(1, SOON).await.unwrap();
-    phone.accept().await.unwrap();
+    let (caller, call, phone) = world.answered(&instance, Scenario::CallerHangsUp).await;
     caller.finish(SOON).await.unwrap();
     assert_eq!(world.call_state(&instance, &call).await, "answered");
     assert_eq!(world.pushes(), 1);
@@ -101,11 +97,7 @@ async fn a_phone_whose_connection_is_open_but_silent_gets_the_push() {
     let instance = world.enable().await;
     let frozen = world.wake(&instance).await;
     frozen.freeze();
-    let caller = world.call(Scenario::CallerHangsUp);
-    let call = world.next_call_push(&instance).await;
-    let phone = world.wake(&instance).await;
-    phone.await_rung(1, SOON).await.unwrap();
-    phone.accept().await.unwrap();
+    let (caller, call, phone) = world.answered(&instance, Scenario::CallerHangsUp).await;
     caller.finish(SOON).await.unwrap();
     assert_eq!(world.call_state(&instance, &call).await, "answered");
     assert_eq!(world.pushes(), 1);

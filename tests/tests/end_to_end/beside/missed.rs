@@ -11,8 +11,7 @@ async fn a_call_that_was_given_up_is_told_and_remembered_until_it_is_deleted() -
     let instance = scene.enable_as(&wish(&scene)).await?;
     let caller = scene.call()?;
     let call = text(&scene.push().await?["call"]);
-    caller.cancel().await?;
-    caller.expect(487, SOON).await?;
+    scene.cancel(&caller).await?;
     let push = alert(&scene, "missed-call").await?;
     assert_eq!(
         (text(&push["call"]), &push["from"], &push["name"]),

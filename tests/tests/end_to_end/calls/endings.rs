@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tests::api_client::Instance;
-use tests::scene::{SOON, Scene, text};
+use tests::scene::{Ringing, SOON, Scene, text};
 
 use super::Outcome;
 
@@ -24,8 +24,7 @@ async fn a_cancelled_call_never_rings_the_phone_that_wakes_late() -> Outcome {
     let caller = scene.call()?;
     let push = scene.push().await?;
     scene.await_state(&instance, &push, "ringing").await?;
-    caller.cancel().await?;
-    caller.expect(487, SOON).await?;
+    scene.cancel(&caller).await?;
     scene.await_state(&instance, &push, "cancelled").await?;
     comes_late_and_is_not_rung(&scene, &instance).await?;
     assert_eq!(scene.apns.requests(), 1);
@@ -36,10 +35,7 @@ async fn a_cancelled_call_never_rings_the_phone_that_wakes_late() -> Outcome {
 async fn a_call_that_is_cancelled_while_the_phone_rings_stops_ringing() -> Outcome {
     let scene = Scene::start().await?;
     let instance = scene.enable().await?;
-    let caller = scene.call()?;
-    let push = scene.push().await?;
-    let phone = scene.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
+    let Ringing { caller, push, phone, call } = scene.rings(&instance).await?;
     call.ring();
     caller.expect(180, SOON).await?;
     caller.cancel().await?;
@@ -101,8 +97,7 @@ async fn a_call_that_the_phone_declines_is_answered_as_it_says() -> Outcome {
     let instance = scene.enable().await?;
     let phone = scene.wake(&instance).await?;
     for status in [486, 603, 488] {
-        let caller = scene.call()?;
-        let call = phone.next_invite(SOON).await?;
+        let (caller, call) = scene.rings_at(&phone).await?;
         call.ring();
         call.decline(status);
         caller.expect(status, SOON).await?;
@@ -126,10 +121,7 @@ async fn a_call_that_rings_and_is_never_answered_ends_at_the_answer_timeout() ->
     })
     .await?;
     let instance = scene.enable().await?;
-    let caller = scene.call()?;
-    let push = scene.push().await?;
-    let phone = scene.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
+    let Ringing { caller, push, phone, call } = scene.rings(&instance).await?;
     call.ring();
     caller.expect(180, SOON).await?;
     caller.expect(408, SOON).await?;

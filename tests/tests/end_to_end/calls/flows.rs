@@ -23,8 +23,7 @@ async fn a_phone_whose_flow_is_silent_gets_the_push_after_two_seconds() -> Outco
     let phone = scene.wake(&instance).await?;
     let call = phone.next_invite(SOON).await?;
     scene.answer(&caller, &call).await?;
-    call.hang_up(SOON).await?;
-    caller.expect_bye(SOON).await?;
+    scene.phone_hangs_up(&caller, &call).await?;
     assert_eq!((asleep.invited(), scene.apns.count()), (0, 1));
     scene.content_with(&[&caller], &[&phone])
 }
@@ -34,8 +33,7 @@ async fn a_phone_that_answers_on_its_flow_in_time_gets_no_push() -> Outcome {
     let scene = Scene::start().await?;
     let instance = scene.enable().await?;
     let phone = scene.wake(&instance).await?;
-    let caller = scene.call()?;
-    let call = phone.next_invite(SOON).await?;
+    let (caller, call) = scene.rings_at(&phone).await?;
     call.leg().respond(100, &[], None);
     // Longer than the relay waits for a sign of life: the deadline passes on the relay's side while the call rings here.
     assert!(scene.apns.next_push(Duration::from_millis(2_500)).await.is_none());
@@ -79,8 +77,7 @@ async fn a_phone_that_loses_its_flow_while_it_rings_is_offered_the_call_again() 
     let phone = scene.wake(&instance).await?;
     let call = phone.next_invite(SOON).await?;
     scene.answer(&caller, &call).await?;
-    caller.bye(SOON).await?;
-    call.expect_bye(SOON).await?;
+    scene.hang_up(&caller, &call).await?;
     assert_eq!(scene.apns.count(), 1, "never a second push for one call");
     scene.content_with(&[&caller], &[&phone])
 }
@@ -91,19 +88,11 @@ async fn a_call_whose_phone_changed_its_network_is_hung_up_from_either_side() ->
     let instance = scene.enable().await?;
     let mut phone = scene.wake(&instance).await?;
     for caller_ends in [true, false] {
-        let caller = scene.call()?;
-        let call = phone.next_invite(SOON).await?;
-        scene.answer(&caller, &call).await?;
+        let (caller, call) = scene.answered_at(&phone).await?;
         phone.drop_connection();
         phone = scene.wake(&instance).await?;
         let call = phone.take_over(&call);
-        if caller_ends {
-            caller.bye(SOON).await?;
-            call.expect_bye(SOON).await?;
-        } else {
-            call.hang_up(SOON).await?;
-            caller.expect_bye(SOON).await?;
-        }
+        scene.end(caller_ends, &caller, &call).await?;
         scene.content_with(&[&caller], &[&phone])?;
     }
     Ok(())
@@ -122,9 +111,7 @@ async fn a_caller_who_hangs_up_while_the_phone_is_away_is_answered_when_it_comes
     let scene = Scene::start().await?;
     let instance = scene.enable().await?;
     let phone = scene.wake(&instance).await?;
-    let caller = scene.call()?;
-    let call = phone.next_invite(SOON).await?;
-    scene.answer(&caller, &call).await?;
+    let (caller, call) = scene.answered_at(&phone).await?;
     phone.drop_connection();
     scene.await_metric("sipwake_edge_flows", 0.0).await?;
     let bye = caller.leg().send("BYE", &[], None);
@@ -139,9 +126,7 @@ async fn a_bye_that_was_lost_with_a_flow_comes_by_the_next_one() -> Outcome {
     let scene = Scene::start().await?;
     let instance = scene.enable().await?;
     let phone = scene.wake(&instance).await?;
-    let caller = scene.call()?;
-    let call = phone.next_invite(SOON).await?;
-    scene.answer(&caller, &call).await?;
+    let (caller, call) = scene.answered_at(&phone).await?;
     phone.fall_silent();
     let bye = caller.leg().send("BYE", &[], None);
     // The relay's answer about its metrics comes after it has taken the BYE, sent before.

@@ -93,8 +93,7 @@ async fn a_caller_who_asks_for_privacy_is_anonymous_in_the_push() -> Outcome {
         let push = scene.push().await?;
         assert_eq!(push["from"], "sip:anonymous@anonymous.invalid");
         assert!(!push.to_string().to_lowercase().contains("bob"), "{push}");
-        caller.cancel().await?;
-        caller.expect(487, SOON).await?;
+        scene.cancel(&caller).await?;
     }
     scene.content()
 }
@@ -110,8 +109,7 @@ async fn a_push_names_whom_the_accounts_server_asserts_and_not_whom_the_caller_s
     let caller = scene.registrar.call(&scene.aor(), &options)?;
     let push = scene.push().await?;
     assert_eq!((push["from"].as_str(), push["name"].as_str()), (Some("sip:+4930123@example.test"), Some("Mallory")));
-    caller.cancel().await?;
-    caller.expect(487, SOON).await?;
+    scene.cancel(&caller).await?;
     scene.content_with(&[&caller], &[])
 }
 
@@ -125,8 +123,7 @@ async fn a_callers_name_cannot_break_or_mislead_the_push() -> Outcome {
     assert_eq!(push["name"], "Bo\"b evil {}</x>");
     let from = text(&push["from"]);
     assert!(!from.contains(['\r', '\n']), "{from:?}");
-    caller.cancel().await?;
-    caller.expect(487, SOON).await?;
+    scene.cancel(&caller).await?;
     let long = format!("\"{}\" <sip:bob@example.test>", "\u{1f4de}".repeat(3_000));
     let caller = scene.registrar.call(&scene.aor(), &CallOptions::default().from(&long))?;
     scene.push().await?;
@@ -145,8 +142,7 @@ async fn an_fcm_push_is_the_contracts_and_says_when_the_call_has_ended() -> Outc
     let caller_of = json!({"from": "sip:bob@example.test", "name": "Bob"});
     is_the_push(&push.payload, "call", &instance.id, 30, caller_of, edge);
     caller.expect(180, SOON).await?;
-    caller.cancel().await?;
-    caller.expect(487, SOON).await?;
+    scene.cancel(&caller).await?;
     let ended = loop {
         let push = scene.fcm.next_push(SOON).await.ok_or_else(|| tests::board::Missed::new("a push", "call-ended"))?;
         if push.payload["event"] != "missed-call" {
@@ -195,8 +191,7 @@ async fn an_iphone_is_never_sent_a_voip_push_that_is_no_call() -> Outcome {
     let instance = scene.enable().await?;
     let cancelled = scene.call()?;
     scene.push().await?;
-    cancelled.cancel().await?;
-    cancelled.expect(487, SOON).await?;
+    scene.cancel(&cancelled).await?;
     let declined = scene.call()?;
     let push = scene.push().await?;
     scene.api.decline(&instance, &text(&push["call"])).await?;
@@ -260,8 +255,7 @@ async fn any_sign_of_an_android_phone_or_the_end_of_its_call_stands_for_the_seco
     let second = push_of_a_call(&scene).await?;
     assert_eq!((second["event"].as_str(), text(&second["call"])), (Some("call"), call));
     assert_eq!(scene.relay.metric("sipwake_push_resends_total").await, Some(1.0));
-    silent.cancel().await?;
-    silent.expect(487, SOON).await?;
+    scene.cancel(&silent).await?;
     scene.content()
 }
 

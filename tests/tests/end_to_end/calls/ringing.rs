@@ -28,8 +28,7 @@ async fn ringing_immediately_does_not_wait_for_the_push_service() -> Outcome {
     assert!(rang_after(&caller) < Some(Duration::from_millis(2_500)));
     let push = scene.push().await?;
     scene.await_state(&instance, &push, "ringing").await?;
-    caller.cancel().await?;
-    caller.expect(487, SOON).await?;
+    scene.cancel(&caller).await?;
     scene.content_with(&[&caller], &[])
 }
 
@@ -44,8 +43,7 @@ async fn ringing_after_the_push_was_accepted_waits_for_the_push_service() -> Out
     caller.expect(180, SOON).await?;
     assert!(rang_after(&caller) >= Some(Duration::from_millis(1_200)));
     scene.await_state(&instance, &push, "ringing").await?;
-    caller.cancel().await?;
-    caller.expect(487, SOON).await?;
+    scene.cancel(&caller).await?;
     scene.content_with(&[&caller], &[])
 }
 

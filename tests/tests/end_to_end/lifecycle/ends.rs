@@ -180,8 +180,7 @@ async fn a_new_push_token_takes_the_place_of_the_old_one_in_the_store_too() -> O
     let caller = scene.call()?;
     let push = scene.apns.next_push(SOON).await.map(|push| push.token);
     assert_eq!(push.as_deref(), Some(OTHER_TOKEN));
-    caller.cancel().await?;
-    caller.expect(487, SOON).await?;
+    scene.cancel(&caller).await?;
     // With the new token it is the same device; with the old one another.
     let again = scene.enable_as(&scene.wish(OTHER_TOKEN)).await?;
     scene.await_gone(&instance).await?;

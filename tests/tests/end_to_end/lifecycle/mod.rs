@@ -115,7 +115,7 @@ async fn a_token_that_the_push_service_calls_gone_wipes_the_instance() -> Outcom
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_ends_with_its_lease() -> Outcome {
-    let stage = Stage::with(|setup| setup.lifetime = ["1s", "1s", "6d"].map(str::to_owned)).await?;
+    let stage = Stage::with(|setup| setup.lifetime = ["1s", "4s", "6d"].map(str::to_owned)).await?;
     let instance = stage.enabled(&stage.wish(Transport::Tls, "token-of-a-short-lease")).await?;
     stage.await_gone(&instance, STEP).await?;
     contacts(&stage, 0).await

@@ -61,8 +61,7 @@ async fn a_call_that_crosses_a_switch_is_pushed_and_handed_over() -> Outcome {
         let phone = scene.wake(&instance).await?;
         let call = phone.next_invite(SOON).await?;
         scene.answer(&caller, &call).await?;
-        caller.bye(SOON).await?;
-        call.expect_bye(SOON).await?;
+        scene.hang_up(&caller, &call).await?;
         phone.unregister(SOON).await?;
         scene.content_with(&[&caller], &[&phone])?;
         let contacts = if presence == "background" { 1 } else { 0 };

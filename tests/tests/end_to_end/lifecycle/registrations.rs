@@ -80,14 +80,9 @@ async fn a_sip_server_that_restarts_empty_over(transport: Transport) -> Outcome 
     rings(&scene, &instance).await
 }
 
-#[tokio::test]
-async fn a_sip_server_that_restarts_empty_gets_its_registrations_again_over_tls() -> Outcome {
-    a_sip_server_that_restarts_empty_over(Transport::Tls).await
-}
-
-#[tokio::test]
-async fn a_sip_server_that_restarts_empty_gets_its_registrations_again_over_udp() -> Outcome {
-    a_sip_server_that_restarts_empty_over(Transport::Udp).await
+plays! { a_sip_server_that_restarts_empty_over:
+    fn a_sip_server_that_restarts_empty_gets_its_registrations_again_over_tls(Transport::Tls);
+    fn a_sip_server_that_restarts_empty_gets_its_registrations_again_over_udp(Transport::Udp);
 }
 
 #[tokio::test]
@@ -111,8 +106,7 @@ async fn a_connection_that_the_sip_server_drops_is_made_again_at_once_for_all_it
     let caller = scene.registrar.call_contact(&aor, &all[0].uri, &all[0].flow, &tests::caller::CallOptions::default());
     scene.push().await?;
     assert_eq!(scene.api.read(&instance).await?.json()["registration"]["state"], "registered");
-    caller.cancel().await?;
-    caller.expect(487, SOON).await?;
+    scene.cancel(&caller).await?;
     scene.content_with(&[&caller], &[])
 }
 
