@@ -74,6 +74,16 @@ impl Scene {
         Self::with(|_| {}).await
     }
 
+    /// With the contract's defaults, and push enabled for Alice's iPhone.
+    ///
+    /// # Errors
+    /// [`Missed`] when something does not start, or for another answer than 201.
+    pub async fn enabled() -> Result<(Self, Instance), Missed> {
+        let scene = Self::start().await?;
+        let instance = scene.enable().await?;
+        Ok((scene, instance))
+    }
+
     /// With another transport toward the SIP server.
     ///
     /// # Errors
@@ -223,13 +233,21 @@ impl Scene {
         phone::Settings::new(&instance.edge_over(self.edge), &instance.id, &instance.secret, Some(&self.authority))
     }
 
+    /// Bob calls Alice's sleeping iPhone, which is pushed.
+    ///
+    /// # Errors
+    /// [`Missed`] when no push comes.
+    pub async fn call_and_push(&self) -> Result<(Caller, Value), Missed> {
+        let caller = self.call()?;
+        Ok((caller, self.push().await?))
+    }
+
     /// Bob calls Alice's sleeping iPhone, whose push wakes it: her phone has the INVITE.
     ///
     /// # Errors
     /// [`Missed`] when it does not get that far.
     pub async fn rings(&self, instance: &Instance) -> Result<Ringing, Missed> {
-        let caller = self.call()?;
-        let push = self.push().await?;
+        let (caller, push) = self.call_and_push().await?;
         let phone = self.wake(instance).await?;
         let call = phone.next_invite(SOON).await?;
         Ok(Ringing { caller, push, phone, call })

@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use crate::api_client::{Answer, ApiClient, Instance};
 use crate::authority::Authority;
 use crate::board::Missed;
-use crate::phone::{self, Phone};
+use crate::caller::{CallOptions, Caller};
+use crate::phone::{self, IncomingCall, Phone};
 use crate::registrar::{self, Registrar};
 use crate::relay_setup::{App, Setup};
 use crate::scratch::Scratch;
@@ -117,6 +118,20 @@ impl Stage {
     pub async fn wake(&self, instance: &Instance) -> Result<Phone, Missed> {
         let settings = phone::Settings::new(&instance.edge, &instance.id, &instance.secret, Some(&self.authority));
         Phone::registered(settings, STEP).await
+    }
+
+    /// A call wakes the device of an instance, which answers: the caller, the phone and its side of the call.
+    ///
+    /// # Errors
+    /// [`Missed`] when it does not get that far.
+    pub async fn answered(&self, instance: &Instance) -> Result<(Caller, Phone, IncomingCall), Missed> {
+        let caller = self.registrar.call(&self.aor(), &CallOptions::default())?;
+        self.push("call").await?;
+        let phone = self.wake(instance).await?;
+        let call = phone.next_invite(STEP).await?;
+        call.answer();
+        caller.answered(STEP).await?;
+        Ok((caller, phone, call))
     }
 
     /// The next push through FCM, which must be of this event.

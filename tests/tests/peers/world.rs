@@ -247,6 +247,18 @@ impl World {
         push["call"].as_str().unwrap().to_owned()
     }
 
+    /// The next two pushes go to the device with this token and to the one with the account's own.
+    pub async fn both_are_pushed(&self, other_token: &str) {
+        let mut woken = Vec::new();
+        for _ in 0..2 {
+            woken.push(self.apns.next_push(SOON).await.unwrap().token);
+        }
+        let mut both = [other_token.to_owned(), self.push_token.clone()];
+        both.sort_unstable();
+        woken.sort_unstable();
+        assert_eq!(woken, both);
+    }
+
     /// How many pushes came that were taken.
     pub fn pushes(&self) -> u64 {
         self.apns.count() + self.fcm.count()

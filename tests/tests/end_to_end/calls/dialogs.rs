@@ -54,8 +54,7 @@ plays! { holds_and_resumes_over:
 
 #[tokio::test]
 async fn a_call_that_outlives_the_wipe_of_its_instance_can_still_be_hung_up() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     let phone = scene.wake(&instance).await?;
     let (caller, call) = scene.answered_at(&phone).await?;
     assert_eq!(scene.api.disable(&instance).await?.status, 200);
@@ -65,8 +64,7 @@ async fn a_call_that_outlives_the_wipe_of_its_instance_can_still_be_hung_up() ->
 
 #[tokio::test]
 async fn a_phone_may_send_nothing_outside_its_own_calls() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     let phone = scene.wake(&instance).await?;
     for method in ["INVITE", "MESSAGE", "OPTIONS", "BYE", "SUBSCRIBE"] {
         let answer = phone.request(method, "sip:bob@example.test", SOON).await?;

@@ -198,8 +198,7 @@ async fn a_device_that_joins_while_the_server_is_slow_gets_no_call_before_it_has
     scene.registrar.script(&scene.aor(), &[Behaviour::RetryAfter(1), Behaviour::Accept]);
     let answer = scene.api.enable(&scene.wish(OTHER_TOKEN)).await?;
     assert_eq!((answer.status, &answer.json()["registration"]["status"]), (202, &json!(503)), "{}", answer.text());
-    let caller = scene.call()?;
-    scene.push().await?;
+    let (caller, _) = scene.call_and_push().await?;
     scene.cancel(&caller).await?;
     assert_eq!(scene.apns.count(), 1);
     // With the next refresh it proves itself.

@@ -60,8 +60,7 @@ fn passed_unchanged(message: &Message) {
 
 #[tokio::test]
 async fn media_and_headers_that_the_relay_does_not_know_pass_to_the_byte() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     let mut options = CallOptions::default().body("application/sdp", OFFER);
     options.headers = STRANGE.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let caller = scene.registrar.call(&scene.aor(), &options)?;
@@ -86,8 +85,7 @@ async fn media_and_headers_that_the_relay_does_not_know_pass_to_the_byte() -> Ou
 
 #[tokio::test]
 async fn a_body_that_is_no_sdp_passes_to_the_byte() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     let body =
         "--x\r\nContent-Type: application/sdp\r\n\r\nv=0\r\n--x\r\nContent-Type: application/pidf+xml\r\n\r\n<a/>--x--";
     let options = CallOptions::default().body("multipart/mixed;boundary=x", body);
@@ -102,8 +100,7 @@ async fn a_body_that_is_no_sdp_passes_to_the_byte() -> Outcome {
 
 #[tokio::test]
 async fn a_phone_that_is_attached_gets_the_call_at_once_and_no_push() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     let phone = scene.wake(&instance).await?;
     for _ in 0..3 {
         let (caller, call) = scene.rings_at(&phone).await?;

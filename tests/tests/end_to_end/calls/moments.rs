@@ -11,8 +11,7 @@ use super::Outcome;
 
 #[tokio::test]
 async fn two_calls_at_once_for_one_phone_both_reach_it() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     let options = |name: &str| CallOptions::default().from(&format!("<sip:{name}@example.test>"));
     let first = scene.registrar.call(&scene.aor(), &options("bob"))?;
     let second = scene.registrar.call(&scene.aor(), &options("carol"))?;
@@ -33,8 +32,7 @@ async fn two_calls_at_once_for_one_phone_both_reach_it() -> Outcome {
 
 #[tokio::test]
 async fn a_second_call_during_the_first_reaches_the_phone_without_a_push() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     let Ringing { caller: first, phone, .. } = scene.answered(&instance).await?;
     let (second, waiting) = scene.answered_at(&phone).await?;
     first.bye(SOON).await?;
@@ -72,8 +70,7 @@ plays! { a_call_in_the_moment_of_a_refresh_over:
 
 #[tokio::test]
 async fn a_phone_that_comes_before_the_push_is_answered_gets_the_call_once() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     scene.apns.answer_all(Some(tests::apns::Answer::Slow(Duration::from_secs(1))));
     let Ringing { caller, push, phone, .. } = scene.answered(&instance).await?;
     scene.await_state(&instance, &push, "answered").await?;

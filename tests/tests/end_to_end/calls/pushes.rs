@@ -64,11 +64,9 @@ async fn a_voip_push_is_the_contracts_and_is_sent_once() -> Outcome {
 
 #[tokio::test]
 async fn a_push_that_the_service_could_not_take_is_tried_again_and_taken_once() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     scene.apns.answer_with(TOKEN, [apns::Answer::Unavailable { retry_after: None }, apns::Answer::ServerError]);
-    let caller = scene.call()?;
-    scene.push().await?;
+    let (caller, _) = scene.call_and_push().await?;
     caller.expect(180, SOON).await?;
     let phone = scene.wake(&instance).await?;
     let call = phone.next_invite(SOON).await?;
@@ -187,13 +185,10 @@ async fn an_android_phone_is_told_that_a_call_has_ended_unless_it_answered_it() 
 
 #[tokio::test]
 async fn an_iphone_is_never_sent_a_voip_push_that_is_no_call() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
-    let cancelled = scene.call()?;
-    scene.push().await?;
+    let (scene, instance) = Scene::enabled().await?;
+    let (cancelled, _) = scene.call_and_push().await?;
     scene.cancel(&cancelled).await?;
-    let declined = scene.call()?;
-    let push = scene.push().await?;
+    let (declined, push) = scene.call_and_push().await?;
     scene.api.decline(&instance, &text(&push["call"])).await?;
     declined.expect(603, SOON).await?;
     scene.api.disable(&instance).await?;
@@ -263,8 +258,7 @@ async fn any_sign_of_an_android_phone_or_the_end_of_its_call_stands_for_the_seco
 async fn an_iphone_that_gives_no_sign_is_not_pushed_again() -> Outcome {
     let scene = Scene::with(|setup| setup.ring_timeout = "7s".to_owned()).await?;
     scene.enable().await?;
-    let caller = scene.call()?;
-    scene.push().await?;
+    let (caller, _) = scene.call_and_push().await?;
     caller.expect(480, SOON * 2).await?;
     assert_eq!(scene.apns.requests(), 1, "seven seconds later");
     assert_eq!(scene.relay.metric("sipwake_push_resends_total").await, Some(0.0));

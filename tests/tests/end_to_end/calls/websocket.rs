@@ -17,8 +17,7 @@ async fn each_side_hangs_up_over(upstream: Transport) -> Outcome {
     let scene = scene_over(upstream).await?;
     let instance = scene.enable().await?;
     for caller_ends in [true, false] {
-        let caller = scene.call()?;
-        let push = scene.push().await?;
+        let (caller, push) = scene.call_and_push().await?;
         let phone = scene.wake(&instance).await?;
         assert_eq!(phone.flow().transport(), Transport::Wss);
         let call = phone.next_invite(SOON).await?;

@@ -19,8 +19,7 @@ async fn say(scene: &Scene, instance: &Instance, presence: &str) -> Outcome {
 
 #[tokio::test]
 async fn ten_quick_changes_of_presence_end_in_the_last_one() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     let aor = scene.aor();
     scene.registrar.behave(&aor, Behaviour::Slow(Duration::from_millis(300)));
     for (last, contacts, state) in [("background", 1, "active"), ("foreground", 0, "foreground")] {
@@ -46,8 +45,7 @@ async fn ten_quick_changes_of_presence_end_in_the_last_one() -> Outcome {
 
 #[tokio::test]
 async fn a_call_that_crosses_a_switch_is_pushed_and_handed_over() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     let aor = scene.aor();
     let contact = scene.registrar.await_contacts(&aor, 1, SOON).await?.remove(0);
     scene.registrar.behave(&aor, Behaviour::Slow(Duration::from_secs(3)));
