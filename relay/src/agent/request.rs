@@ -8,10 +8,10 @@ use sip::id::{CallId, InstanceId, UpstreamId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agent::tables::calls::Call;
-pub use crate::agent::tables::instances::{FirstRegistration, WipeDone};
+pub use crate::agent::tables::instances::{Denied, EndKind, FirstRegistration, WipeDone, WipeWaiter};
 pub use crate::agent::tables::lease::LeaseExpiry;
 use crate::agent::tables::timeline::Step;
-use crate::domain::{InstanceState, WipeReason};
+use crate::domain::InstanceState;
 use crate::secret::InstanceSecret;
 use crate::vault::record::Provider;
 use crate::vault::{AorKey, Fence, Sealed};
@@ -37,10 +37,6 @@ pub enum Request {
         /// The answer.
         reply: oneshot::Sender<bool>,
     },
-    /// Unregister and forget an instance that never was in the store.
-    Abandon(InstanceId),
-    /// Forget an instance that another node has taken over.
-    Release(InstanceId),
     /// How an instance stands.
     Look {
         /// The instance.
@@ -65,16 +61,16 @@ pub enum Request {
         /// The answer: how it stands now.
         reply: oneshot::Sender<Result<InstanceStatus, Denied>>,
     },
-    /// Unregister and wipe.
-    Wipe {
+    /// End an instance.
+    End {
         /// The instance.
         id: InstanceId,
         /// Who asks.
         who: Principal,
-        /// Why.
-        reason: WipeReason,
-        /// The answer, when all is done.
-        reply: oneshot::Sender<Result<oneshot::Receiver<WipeDone>, Denied>>,
+        /// How it ends.
+        kind: EndKind,
+        /// The answer, when all is done; `None`: nobody waits.
+        reply: Option<WipeWaiter>,
     },
     /// A call's state; with a wish, after it was tried.
     Call {
@@ -259,15 +255,6 @@ pub enum TestDenied {
         /// How long to wait, in seconds.
         wait_s: u64,
     },
-}
-
-/// Why a shard refuses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Denied {
-    /// It has no such instance.
-    Unknown,
-    /// The proof is wrong.
-    Forbidden,
 }
 
 /// Why a call's state is not told.

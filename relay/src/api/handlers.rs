@@ -17,7 +17,7 @@ use super::ApiService;
 use super::access::{Admitted, bearer};
 use super::enable_body::Rules;
 use super::problem::{FieldError, Problem, ProblemType};
-use super::{Api, OPENAPI, device_body, enable_body, intake, json, peer, views};
+use super::{Api, OPENAPI, body, device_body, enable_body, json, peer, views};
 use crate::clock::unix_now;
 use crate::secret::InstanceSecret;
 use crate::service::types::{AccessError, CallError, ChangeError, EnableError, Refusal, RegistrationState};
@@ -34,7 +34,7 @@ pub async fn enable<E: ApiService>(State(api): State<Api<E>>, request: Request) 
     let from = peer(&request);
     let app = admit_app(&api, &request, from)?;
     let (parts, body) = request.into_parts();
-    let body = intake::take(&parts.headers, body, intake::JSON).await?;
+    let body = body::take(&parts.headers, body, body::JSON).await?;
     let rules = Rules { lifetime: api.0.lifetime, apns: app.apns, fcm: app.fcm, now: unix_now() };
     let wish = json::parse(&body).and_then(|tree| enable_body::read(&tree, &rules))?;
     drop(body);
@@ -66,7 +66,7 @@ pub async fn change<E: ApiService>(State(api): State<Api<E>>, request: Request) 
     // The secret is checked before the body is taken in: a stranger learns nothing and costs nothing.
     asker.judge(&api, api.0.service.read(asker.id, &asker.secret).await)?;
     let (parts, body) = request.into_parts();
-    let body = intake::take(&parts.headers, body, intake::JSON_OR_MERGE_PATCH).await?;
+    let body = body::take(&parts.headers, body, body::JSON_OR_MERGE_PATCH).await?;
     let change = json::parse(&body).and_then(|tree| device_body::read_change(&tree, api.0.lifetime, unix_now()))?;
     drop(body);
     let view = match api.0.service.change(asker.id, &asker.secret, change).await {

@@ -21,14 +21,14 @@ use axum::response::Response;
 use axum::routing::{self, MethodFilter, MethodRouter};
 
 pub mod access;
+pub mod body;
 pub mod connection;
 pub mod device_body;
+mod device_handlers;
+pub mod device_views;
 pub mod enable_body;
 mod handlers;
-pub mod intake;
 pub mod json;
-mod kept_handlers;
-pub mod kept_views;
 pub mod limits;
 pub mod problem;
 pub mod sip_uri;
@@ -233,13 +233,13 @@ fn method_router<E: ApiService>(endpoint: Endpoint) -> MethodRouter<Api<E>> {
         Endpoint::Progress => routing::post(handlers::progress::<E>),
         Endpoint::Decline => routing::post(handlers::decline::<E>),
         Endpoint::Wake => routing::post(wake::wake::<E>),
-        Endpoint::Messages => routing::get(kept_handlers::messages::<E>),
-        Endpoint::ForgetMessage => routing::delete(kept_handlers::forget_message::<E>),
-        Endpoint::MissedCalls => routing::get(kept_handlers::missed_calls::<E>),
-        Endpoint::ForgetMissedCall => routing::delete(kept_handlers::forget_missed_call::<E>),
-        Endpoint::Timeline => routing::get(kept_handlers::timeline::<E>),
-        Endpoint::Export => routing::get(kept_handlers::export::<E>),
-        Endpoint::Test => routing::post(kept_handlers::test::<E>),
+        Endpoint::Messages => routing::get(device_handlers::messages::<E>),
+        Endpoint::ForgetMessage => routing::delete(device_handlers::forget_message::<E>),
+        Endpoint::MissedCalls => routing::get(device_handlers::missed_calls::<E>),
+        Endpoint::ForgetMissedCall => routing::delete(device_handlers::forget_missed_call::<E>),
+        Endpoint::Timeline => routing::get(device_handlers::timeline::<E>),
+        Endpoint::Export => routing::get(device_handlers::export::<E>),
+        Endpoint::Test => routing::post(device_handlers::test::<E>),
         Endpoint::OpenApi => routing::get(handlers::openapi),
     }
 }

@@ -15,7 +15,7 @@ use super::ApiService;
 use super::access::{AdmittedServer, bearer};
 use super::handlers::{FULL_RETRY_S, answer, failed, too_many};
 use super::problem::{Problem, ProblemType};
-use super::{Api, intake, json as body_json, peer, wake_body};
+use super::{Api, body, json as body_json, peer, wake_body};
 use crate::service::types::{Wake, WakeError};
 
 const WANT_SERVER_KEY: &str = "Send the SIP server's key as Authorization: Bearer KEY.";
@@ -26,7 +26,7 @@ pub async fn wake<E: ApiService>(State(api): State<Api<E>>, request: Request) ->
     let shown = bearer(request.headers(), WANT_SERVER_KEY)?;
     let server = api.0.sip_servers.admit(shown).ok_or_else(|| failed(&api, from, WANT_SERVER_KEY))?;
     let (parts, body) = request.into_parts();
-    let body = intake::take(&parts.headers, body, intake::JSON).await?;
+    let body = body::take(&parts.headers, body, body::JSON).await?;
     let wish = body_json::parse(&body).and_then(|tree| wake_body::read(&tree))?;
     drop(body);
     check_domain(server, &wish)?;

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::https::Https;
 use super::{CommandError, key_from, password};
 use crate::secret::InstanceSecret;
-use crate::softphone::{Softphone, Who, Wish};
+use crate::softphone::{Answering, Identity, Softphone};
 
 /// Be a phone: lend an account to a relay, wait for calls, answer or decline them, and take the account back
 ///
@@ -96,9 +96,9 @@ enum OnCall {
 pub async fn run(device: Device) -> Result<(), CommandError> {
     let https = Https::new(&device.api, device.ca.as_deref())?;
     let key = key_from(&device.app_key_file)?;
-    let wish = device.body()?;
-    let enabled = https.ask("POST", "/v1/instances", key.expose(), Some(&wish)).await;
-    drop(wish);
+    let answering = device.body()?;
+    let enabled = https.ask("POST", "/v1/instances", key.expose(), Some(&answering)).await;
+    drop(answering);
     let enabled = enabled?;
     let instance = Instance::read(&enabled).ok_or(CommandError::NotARelay)?;
     say(&format!("enabled {} until {}", instance.who.user, text(&enabled["expires_at"])));
@@ -121,7 +121,7 @@ pub async fn run(device: Device) -> Result<(), CommandError> {
 
 /// An instance, as the answer to enabling names it.
 struct Instance {
-    who: Who,
+    who: Identity,
     port: u16,
 }
 
@@ -129,7 +129,7 @@ impl Instance {
     fn read(enabled: &Value) -> Option<Self> {
         let edge = enabled["edge"]["proxy"].as_str()?;
         let uri = Uri::parse(edge)?;
-        let who = Who {
+        let who = Identity {
             edge: edge.to_owned(),
             host: uri.host.to_owned(),
             user: enabled["edge"]["username"].as_str()?.to_owned(),
@@ -175,14 +175,14 @@ impl Device {
         let edge = format!("{}:{}", instance.who.host, instance.port);
         let mut phone = Softphone::register(instance.who, stream).await?;
         say(&format!("attached to {edge}"));
-        let wish = Wish {
+        let answering = Answering {
             answer: self.on_call == OnCall::Answer,
             ring: Duration::from_secs(self.ring),
             talk: self.talk.map(Duration::from_secs),
             calls: self.calls,
             wait: self.wait.map(Duration::from_secs),
         };
-        let taken = phone.take_calls(&wish, say).await;
+        let taken = phone.take_calls(&answering, say).await;
         // The lease ends anyway.
         let _ = phone.unregister().await;
         Ok(taken?)

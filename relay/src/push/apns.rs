@@ -81,7 +81,7 @@ pub(super) enum Environment {
 }
 
 /// A push, ready to be tried.
-pub(super) struct Parcel {
+pub(super) struct PreparedPush {
     environment: Environment,
     voip: bool,
     request: Request,
@@ -128,7 +128,12 @@ impl Apns {
     }
 
     /// Puts a push into the form of a request; the verdict when it cannot be one.
-    pub(super) fn parcel(&self, environment: Environment, token: &PushToken, push: &Push) -> Result<Parcel, Verdict> {
+    pub(super) fn prepared(
+        &self,
+        environment: Environment,
+        token: &PushToken,
+        push: &Push,
+    ) -> Result<PreparedPush, Verdict> {
         if push.event == Event::CallEnded {
             return Err(Verdict::Refused { reason: "CallEndedIsForFcmAlone" });
         }
@@ -141,13 +146,13 @@ impl Apns {
         let body = payload::apns(push).map_err(too_large)?;
         let headers = headers(&self.bundle, push).ok_or(Verdict::Refused { reason: "BadTopic" })?;
         let request = Request { path: format!("/3/device/{token}"), headers, body };
-        Ok(Parcel { environment, voip: push.event == Event::Call, request })
+        Ok(PreparedPush { environment, voip: push.event == Event::Call, request })
     }
 
     /// Tries once; a stale provider token is replaced and the push sent again within this one try.
-    pub(super) async fn attempt(&self, parcel: &mut Parcel, deadline: Instant) -> Attempt {
-        let until = if parcel.voip { deadline } else { deadline.min(Instant::now() + ATTEMPT_TIMEOUT) };
-        let channel = match parcel.environment {
+    pub(super) async fn attempt(&self, prepared: &mut PreparedPush, deadline: Instant) -> Attempt {
+        let until = if prepared.voip { deadline } else { deadline.min(Instant::now() + ATTEMPT_TIMEOUT) };
+        let channel = match prepared.environment {
             Environment::Production => &self.production,
             Environment::Sandbox => &self.sandbox,
         };
@@ -155,11 +160,11 @@ impl Apns {
         let Some(mut pass) = self.signer.pass(SystemTime::now()) else { return cannot_sign };
         let mut resigned = false;
         loop {
-            parcel.request.headers.insert(AUTHORIZATION, pass.header.clone());
-            let answer = match channel.send(&parcel.request, until).await {
+            prepared.request.headers.insert(AUTHORIZATION, pass.header.clone());
+            let answer = match channel.send(&prepared.request, until).await {
                 Ok(answer) => answer,
                 Err(Failure::Unsent { after }) => return Attempt::Again { after },
-                Err(Failure::Unconfirmed) if parcel.voip => return Attempt::Done(Verdict::Unconfirmed),
+                Err(Failure::Unconfirmed) if prepared.voip => return Attempt::Done(Verdict::Unconfirmed),
                 Err(Failure::Unconfirmed) => return Attempt::Again { after: None },
             };
             match classify(&answer) {

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::backoff::Backoff;
 use super::endpoint::{DialError, Dialled, Endpoint};
-use super::flight::{Flight, Worth};
+use super::single_flight::{Freshness, SingleFlight};
 
 /// Requests on one connection at once; the service's own limit, when lower, is kept by `h2`.
 const MAX_STREAMS: usize = 1_000;
@@ -43,7 +43,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Channel {
     label: Box<str>,
     endpoint: Arc<Endpoint>,
-    flight: Arc<Flight<Arc<Connection>, ()>>,
+    flight: Arc<SingleFlight<Arc<Connection>, ()>>,
     /// Whether a new connection carries one request alone until [`Answer::proves`] says otherwise.
     cautious: bool,
     under_way: AtomicUsize,
@@ -103,7 +103,7 @@ impl Channel {
         Self {
             label: label.into(),
             endpoint: Arc::new(endpoint),
-            flight: Flight::new(DIAL_BACKOFF),
+            flight: SingleFlight::new(DIAL_BACKOFF),
             cautious,
             under_way: AtomicUsize::new(0),
         }
@@ -133,8 +133,8 @@ impl Channel {
         }
     }
 
-    fn place(&self) -> Result<Place<'_>, Failure> {
-        let place = Place(&self.under_way);
+    fn place(&self) -> Result<QueueSlot<'_>, Failure> {
+        let place = QueueSlot(&self.under_way);
         if self.under_way.fetch_add(1, Ordering::Relaxed) >= MAX_UNDER_WAY {
             return Err(Failure::Unsent { after: None });
         }
@@ -143,17 +143,17 @@ impl Channel {
 
     /// A connection and the right to one stream on it.
     async fn admit(&self) -> Result<(Arc<Connection>, OwnedSemaphorePermit), Failure> {
-        let worth = |connection: &Arc<Connection>| match connection.line.is_retired() {
-            false => Worth::Good,
-            true => Worth::Spent,
+        let freshness = |connection: &Arc<Connection>| match connection.line.is_retired() {
+            false => Freshness::Good,
+            true => Freshness::Spent,
         };
         // Twice in a row a connection may end between being made and being used; more often is a failure.
         for _ in 0..3 {
             let connection = self
                 .flight
-                .get(worth, || make(Arc::clone(&self.endpoint), self.label.clone(), self.cautious), ())
+                .get(freshness, || make(Arc::clone(&self.endpoint), self.label.clone(), self.cautious), ())
                 .await
-                .map_err(|grounded| Failure::Unsent { after: Some(grounded.after) })?;
+                .map_err(|cooling_down| Failure::Unsent { after: Some(cooling_down.after) })?;
             if let Ok(permit) = Arc::clone(&connection.line.gate).acquire_owned().await {
                 return Ok((connection, permit));
             }
@@ -163,9 +163,9 @@ impl Channel {
 }
 
 /// A place among the requests under way, given back when dropped.
-struct Place<'a>(&'a AtomicUsize);
+struct QueueSlot<'a>(&'a AtomicUsize);
 
-impl Drop for Place<'_> {
+impl Drop for QueueSlot<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

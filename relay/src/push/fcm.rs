@@ -23,9 +23,9 @@ use tokio::time::{Instant, timeout_at};
 use super::apns::Attempt;
 use super::connection::{Answer, Channel, Request};
 use super::endpoint::{Endpoint, trust};
-use super::flight::Grounded;
 use super::oauth::{AccessToken, Denial, ServiceAccount, Tokens};
 use super::setup::Problem;
+use super::single_flight::CoolingDown;
 use super::{Event, Push, Verdict, payload};
 use crate::secret::PushToken;
 
@@ -57,7 +57,7 @@ pub(super) struct Fcm {
 }
 
 /// A push, ready to be tried.
-pub(super) struct Parcel(Request);
+pub(super) struct PreparedPush(Request);
 
 impl Fcm {
     /// Reads the service account and prepares the connections; nothing is dialled before the first push.
@@ -82,7 +82,7 @@ impl Fcm {
     }
 
     /// Puts a push into the form of a request; the verdict when it cannot be one.
-    pub(super) fn parcel(&self, token: &PushToken, push: &Push) -> Result<Parcel, Verdict> {
+    pub(super) fn prepared(&self, token: &PushToken, push: &Push) -> Result<PreparedPush, Verdict> {
         let token = token.expose();
         if token.is_empty() || token.len() > LONGEST_TOKEN {
             return Err(Verdict::Refused { reason: "InvalidToken" });
@@ -100,24 +100,24 @@ impl Fcm {
         let body = serde_json::to_vec(&Envelope { message }).unwrap_or_default();
         let mut headers = HeaderMap::with_capacity(2);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Ok(Parcel(Request { path: self.path.clone(), headers, body: Bytes::from(body) }))
+        Ok(PreparedPush(Request { path: self.path.clone(), headers, body: Bytes::from(body) }))
     }
 
     /// Tries once; an access token that FCM no longer takes is replaced and the push sent again within this one try.
-    pub(super) async fn attempt(&self, parcel: &mut Parcel, deadline: Instant) -> Attempt {
+    pub(super) async fn attempt(&self, prepared: &mut PreparedPush, deadline: Instant) -> Attempt {
         let until = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
         let mut refused: Option<AccessToken> = None;
         loop {
             let token = match timeout_at(until, self.tokens.get(refused.as_ref())).await {
                 Err(_) => return Attempt::Again { after: None },
-                Ok(Err(Grounded { why: Denial::Away, after })) => return Attempt::Again { after: Some(after) },
-                Ok(Err(Grounded { why: Denial::Refused, .. })) => {
+                Ok(Err(CoolingDown { why: Denial::Away, after })) => return Attempt::Again { after: Some(after) },
+                Ok(Err(CoolingDown { why: Denial::Refused, .. })) => {
                     return Attempt::Done(Verdict::Refused { reason: "ServiceAccountRefused" });
                 }
                 Ok(Ok(token)) => token,
             };
-            parcel.0.headers.insert(AUTHORIZATION, token.header.clone());
-            let answer = match self.channel.send(&parcel.0, until).await {
+            prepared.0.headers.insert(AUTHORIZATION, token.header.clone());
+            let answer = match self.channel.send(&prepared.0, until).await {
                 Ok(answer) => answer,
                 Err(super::connection::Failure::Unsent { after }) => return Attempt::Again { after },
                 // An app that sees a call twice knows it by its id.

@@ -8,7 +8,6 @@ mod backoff;
 mod connection;
 mod endpoint;
 pub mod fcm;
-mod flight;
 mod jwt;
 mod oauth;
 mod payload;
@@ -16,6 +15,7 @@ mod provider_token;
 mod rfc8599;
 mod service;
 mod setup;
+mod single_flight;
 
 use std::time::Duration;
 

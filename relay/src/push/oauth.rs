@@ -18,9 +18,9 @@ use zeroize::Zeroizing;
 
 use super::backoff::Backoff;
 use super::connection::{Channel, Request};
-use super::flight::{Flight, Grounded, Worth};
 use super::jwt;
 use super::setup::Problem;
+use super::single_flight::{CoolingDown, Freshness, SingleFlight};
 
 const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
 /// The body up to the assertion (RFC 7523 §2.1), form-encoded.
@@ -47,7 +47,7 @@ pub(super) struct ServiceAccount {
 pub(super) struct Tokens {
     account: Arc<ServiceAccount>,
     channel: Arc<Channel>,
-    flight: Arc<Flight<AccessToken, Denial>>,
+    flight: Arc<SingleFlight<AccessToken, Denial>>,
 }
 
 /// A bearer token, as a header value.
@@ -143,24 +143,24 @@ impl<'de> Deserialize<'de> for Hidden {
 impl Tokens {
     /// Tokens for `account`, fetched over `channel`, which leads to its `token_uri`.
     pub(super) fn new(account: Arc<ServiceAccount>, channel: Arc<Channel>) -> Self {
-        Self { account, channel, flight: Flight::new(BACKOFF) }
+        Self { account, channel, flight: SingleFlight::new(BACKOFF) }
     }
 
     /// A token that serves now. `refused` is one that FCM no longer takes, whatever its age.
-    pub(super) async fn get(&self, refused: Option<&AccessToken>) -> Result<AccessToken, Grounded<Denial>> {
+    pub(super) async fn get(&self, refused: Option<&AccessToken>) -> Result<AccessToken, CoolingDown<Denial>> {
         let refused = refused.map(|token| token.made_at);
-        let worth = |token: &AccessToken| {
+        let freshness = |token: &AccessToken| {
             let now = Instant::now();
             if refused.is_some_and(|refused| token.made_at <= refused) || now >= token.ends_at {
-                Worth::Spent
+                Freshness::Spent
             } else if now >= token.renew_at {
-                Worth::Ageing
+                Freshness::Ageing
             } else {
-                Worth::Good
+                Freshness::Good
             }
         };
         let make = || exchange(Arc::clone(&self.account), Arc::clone(&self.channel));
-        self.flight.get(worth, make, Denial::Away).await
+        self.flight.get(freshness, make, Denial::Away).await
     }
 }
 

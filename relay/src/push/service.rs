@@ -84,7 +84,7 @@ impl PushService {
         let started = Instant::now();
         let (verdict, attempts) = match &*self.0 {
             Mode::Printed => (print(app, target, push), 1),
-            Mode::Sent(apps) => match Errand::new(apps.get(app), target, push) {
+            Mode::Sent(apps) => match DeliveryRun::new(apps.get(app), target, push) {
                 Ok(errand) => errand.run(started + left(push.deadline)).await,
                 Err(verdict) => (verdict, 0),
             },
@@ -113,25 +113,25 @@ fn build(id: &str, settings: &AppPush, signers: &mut Signers, problems: &mut Vec
 }
 
 /// One push on its way through one service.
-enum Errand<'a> {
-    Apns(&'a Apns, apns::Parcel),
-    Fcm(&'a Fcm, fcm::Parcel),
+enum DeliveryRun<'a> {
+    Apns(&'a Apns, apns::PreparedPush),
+    Fcm(&'a Fcm, fcm::PreparedPush),
 }
 
-impl<'a> Errand<'a> {
+impl<'a> DeliveryRun<'a> {
     fn new(app: Option<&'a App>, target: &PushTarget, push: &Push) -> Result<Self, Verdict> {
         let app = app.ok_or(Verdict::Refused { reason: "UnknownApp" })?;
         let absent = Verdict::Refused { reason: "ServiceNotConfigured" };
         let apple = |environment, token: &PushToken| {
             let apns = app.apns.as_ref().ok_or(absent.clone())?;
-            Ok(Self::Apns(apns, apns.parcel(environment, token, push)?))
+            Ok(Self::Apns(apns, apns.prepared(environment, token, push)?))
         };
         match target.provider {
             Provider::ApnsProduction => apple(Environment::Production, &target.token),
             Provider::ApnsSandbox => apple(Environment::Sandbox, &target.token),
             Provider::Fcm => {
                 let fcm = app.fcm.as_ref().ok_or(absent.clone())?;
-                Ok(Self::Fcm(fcm, fcm.parcel(&target.token, push)?))
+                Ok(Self::Fcm(fcm, fcm.prepared(&target.token, push)?))
             }
         }
     }
@@ -145,8 +145,8 @@ impl<'a> Errand<'a> {
             }
             attempts += 1;
             let attempt = match &mut self {
-                Self::Apns(apns, parcel) => apns.attempt(parcel, deadline).await,
-                Self::Fcm(fcm, parcel) => fcm.attempt(parcel, deadline).await,
+                Self::Apns(apns, prepared) => apns.attempt(prepared, deadline).await,
+                Self::Fcm(fcm, prepared) => fcm.attempt(prepared, deadline).await,
             };
             let after = match attempt {
                 Attempt::Done(verdict) => return (verdict, attempts),

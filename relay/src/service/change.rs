@@ -34,14 +34,14 @@ impl Inner {
         change: Change,
     ) -> Result<View, ChangeError> {
         let _guard = self.changing.lock_key(id).await;
-        let standing = self.look(id, proof).await?;
+        let status = self.look(id, proof).await?;
         let foreground = change.presence.map(|presence| presence == Presence::Foreground);
-        let changed = self.changed(&standing, |record| {
+        let changed = self.changed(&status, |record| {
             self.check_services(record, &change)?;
             apply(record, change);
             Ok(())
         })?;
-        self.put_change(&standing, changed, foreground).await
+        self.put_change(&status, changed, foreground).await
     }
 
     /// Writes down which reminders were sent, until the drain's end; one whose instance was renewed or has ended meanwhile
@@ -49,16 +49,16 @@ impl Inner {
     pub(super) async fn write_down_reminders(self: Arc<Self>, mut sent: mpsc::UnboundedReceiver<Reminded>) {
         while let Some(Reminded { id, expires_at, reminder }) = sent.recv().await {
             let _guard = self.changing.lock_key(id).await;
-            let Ok(standing) = self.look_as_relay(id).await else { continue };
-            if standing.expires_at != expires_at {
+            let Ok(status) = self.look_as_relay(id).await else { continue };
+            if status.expires_at != expires_at {
                 continue;
             }
-            let changed = self.changed(&standing, |record| {
+            let changed = self.changed(&status, |record| {
                 record.reminded = Some(reminder);
                 Ok(())
             });
             let Ok(changed) = changed else { continue };
-            if self.put_change(&standing, changed, None).await.is_err() {
+            if self.put_change(&status, changed, None).await.is_err() {
                 tracing::warn!(instance = %id, "a reminder could not be written down; a restart may repeat it");
             }
         }
@@ -67,15 +67,15 @@ impl Inner {
     /// Stores a changed record, then tells the shard.
     async fn put_change(
         &self,
-        standing: &InstanceStatus,
+        status: &InstanceStatus,
         changed: Changed,
         foreground: Option<bool>,
     ) -> Result<View, ChangeError> {
-        let (id, Changed { sealed, lookup, lease }) = (standing.id, changed);
-        let fence = self.store_change(id, &sealed, lease.expires_at, &lookup, standing.fence).await?;
+        let (id, Changed { sealed, lookup, lease }) = (status.id, changed);
+        let fence = self.store_change(id, &sealed, lease.expires_at, &lookup, status.fence).await?;
         let replace = |reply| Request::Replace { id, sealed, lease, fence, foreground, reply };
         match self.dependencies.agent.ask(id, replace).await {
-            Some(Ok(standing)) => self.view(&standing).ok_or(AccessError::Unknown.into()),
+            Some(Ok(status)) => self.view(&status).ok_or(AccessError::Unknown.into()),
             Some(Err(_)) => {
                 // It ended meanwhile; what was just stored goes with it.
                 self.dependencies.agent.erase(id, lookup);
@@ -87,11 +87,11 @@ impl Inner {
 
     fn changed(
         &self,
-        standing: &InstanceStatus,
+        status: &InstanceStatus,
         change: impl FnOnce(&mut Record) -> Result<(), ChangeError>,
     ) -> Result<Changed, ChangeError> {
         let vault = &self.dependencies.vault;
-        let (sealed, (lookup, lease)) = vault.reseal(standing.id, &standing.sealed, |record| {
+        let (sealed, (lookup, lease)) = vault.reseal(status.id, &status.sealed, |record| {
             change(record)?;
             Ok::<_, ChangeError>((vault.lookup_of(record), LeaseExpiry::of(record)))
         })?;

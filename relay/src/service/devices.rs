@@ -109,8 +109,8 @@ pub trait DeviceService: Clone + Send + Sync + 'static {
 
 impl DeviceService for Service {
     async fn read(&self, id: InstanceId, proof: &InstanceSecret) -> Result<View, AccessError> {
-        let standing = self.0.look(id, proof).await?;
-        self.0.whole_view(&standing).await.ok_or(AccessError::Unknown)
+        let status = self.0.look(id, proof).await?;
+        self.0.whole_view(&status).await.ok_or(AccessError::Unknown)
     }
 
     async fn change(&self, id: InstanceId, proof: &InstanceSecret, change: Change) -> Result<View, ChangeError> {

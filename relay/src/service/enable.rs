@@ -27,7 +27,7 @@ use zeroize::Zeroizing;
 use super::Inner;
 use super::types::{EdgeAddress, Enable, EnableError, Enabled, Refusal, Registration, RegistrationState, WipeReason};
 use crate::agent::Unanswerable;
-use crate::agent::request::{FirstRegistration, LeaseExpiry, NewInstance, Principal, Request};
+use crate::agent::request::{EndKind, FirstRegistration, LeaseExpiry, NewInstance, Principal, Request};
 use crate::agent::tables::lease;
 use crate::agent::transport::upstreams::{NoRoute, Route};
 use crate::clock::unix_now;
@@ -62,7 +62,10 @@ impl Inner {
         let placed = match self.timed(StoreOperation::Put, put).await {
             Ok(placed) => placed,
             Err(error) => {
-                self.dependencies.agent.tell(id, Request::Abandon(id)).await;
+                self.dependencies
+                    .agent
+                    .tell(id, Request::End { id, who: Principal::Relay, kind: EndKind::NeverOurs, reply: None })
+                    .await;
                 // The store may have taken it, and only its answer was lost.
                 self.dependencies.agent.erase(id, lookup);
                 return Err(error.into());

@@ -15,9 +15,9 @@ use crate::vault::record::Proof;
 
 impl Inner {
     /// An instance with what is kept for it.
-    pub(super) async fn whole_view(&self, standing: &InstanceStatus) -> Option<View> {
-        let kept = self.dependencies.vault.item_counts(standing.id).await.ok();
-        self.view(standing).map(|view| View { kept, ..view })
+    pub(super) async fn whole_view(&self, status: &InstanceStatus) -> Option<View> {
+        let kept = self.dependencies.vault.item_counts(status.id).await.ok();
+        self.view(status).map(|view| View { kept, ..view })
     }
 
     pub(super) async fn messages(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Vec<Message>, AccessError> {
@@ -55,20 +55,20 @@ impl Inner {
     }
 
     pub(super) async fn timeline(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Timeline, AccessError> {
-        let standing = self.look(id, proof).await?;
+        let status = self.look(id, proof).await?;
         let ActivityView { steps, .. } = self.told(id, proof).await?;
-        let created_at = self.with_record(&standing, |record| record.created_at).ok_or(AccessError::Unknown)?;
+        let created_at = self.with_record(&status, |record| record.created_at).ok_or(AccessError::Unknown)?;
         Ok(Timeline { created_at, steps })
     }
 
     pub(super) async fn own_export(&self, id: InstanceId, proof: &InstanceSecret) -> Result<OwnExport, AccessError> {
-        let standing = self.look(id, proof).await?;
+        let status = self.look(id, proof).await?;
         let ActivityView { steps, .. } = self.told(id, proof).await?;
         let calls = self.dependencies.agent.ask(id, |reply| Request::Calls { id, reply }).await.unwrap_or_default();
         let messages = self.dependencies.vault.messages(id).await.map_err(away)?;
         let missed_calls = self.dependencies.vault.missed_calls(id).await.map_err(away)?;
-        let view = self.whole_view(&standing).await.ok_or(AccessError::Unknown)?;
-        let export = self.with_record(&standing, |record| OwnExport {
+        let view = self.whole_view(&status).await.ok_or(AccessError::Unknown)?;
+        let export = self.with_record(&status, |record| OwnExport {
             app: record.app.clone(),
             aor: record.account.aor.clone(),
             auth_username: record.account.auth_username.clone(),

@@ -33,8 +33,8 @@ impl OperatorService for Service {
     }
 
     async fn show(&self, id: InstanceId) -> Result<Listed, OperatorError> {
-        let standing = self.0.look_as_relay(id).await?;
-        self.0.listed(&standing).ok_or(OperatorError::Unknown)
+        let status = self.0.look_as_relay(id).await?;
+        self.0.listed(&status).ok_or(OperatorError::Unknown)
     }
 
     async fn wipe(&self, id: InstanceId) -> Result<Receipt, OperatorError> {

@@ -14,7 +14,7 @@ use sip::id::InstanceId;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::Inner;
-use crate::agent::request::{KnownPushBinding, LeaseExpiry, NewInstance, Request};
+use crate::agent::request::{EndKind, KnownPushBinding, LeaseExpiry, NewInstance, Principal, Request};
 use crate::agent::transport::upstreams::Route;
 use crate::metrics::labels::StoreOperation;
 use crate::vault::record::StoredRecord;
@@ -154,15 +154,18 @@ impl Inner {
             return;
         }
         for id in lost.into_iter().chain(missing) {
-            self.dependencies.agent.tell(id, Request::Release(id)).await;
+            self.dependencies
+                .agent
+                .tell(id, Request::End { id, who: Principal::Relay, kind: EndKind::HandedOver, reply: None })
+                .await;
         }
     }
 
     async fn store_again(&self, id: InstanceId) {
-        let Ok(standing) = self.look_as_relay(id).await else { return };
+        let Ok(status) = self.look_as_relay(id).await else { return };
         let vault = &self.dependencies.vault;
-        let Ok(lookup) = vault.open_lent(id, &standing.sealed, |record| vault.lookup_of(record)) else { return };
-        let put = self.dependencies.vault.put(id, &standing.sealed, standing.expires_at, &lookup, Fence::NEW);
+        let Ok(lookup) = vault.open_lent(id, &status.sealed, |record| vault.lookup_of(record)) else { return };
+        let put = self.dependencies.vault.put(id, &status.sealed, status.expires_at, &lookup, Fence::NEW);
         match self.timed(StoreOperation::Put, put).await {
             Ok(placed) => {
                 let stored = |reply| Request::Stored { id, sealed: None, fence: placed.fence, reply };

@@ -21,7 +21,7 @@ impl Inner {
     pub(super) async fn look(&self, id: InstanceId, proof: &InstanceSecret) -> Result<InstanceStatus, AccessError> {
         let who = Principal::Device(proof.clone());
         match self.dependencies.agent.ask(id, |reply| Request::Look { id, who, reply }).await {
-            Some(Ok(standing)) => Ok(standing),
+            Some(Ok(status)) => Ok(status),
             Some(Err(denied)) => Err(self.denied(id, denied).await),
             None => Err(AccessError::StoreAway),
         }
@@ -44,26 +44,26 @@ impl Inner {
         }
     }
 
-    pub(super) fn view(&self, standing: &InstanceStatus) -> Option<View> {
-        self.with_record(standing, |record| View {
-            instance: standing.id,
-            state: state(standing),
-            registration: registration(standing),
+    pub(super) fn view(&self, status: &InstanceStatus) -> Option<View> {
+        self.with_record(status, |record| View {
+            instance: status.id,
+            state: state(status),
+            registration: registration(status),
             created_at: record.created_at,
-            expires_at: standing.expires_at,
+            expires_at: status.expires_at,
             label: record.device.label.clone(),
             call_push: record.device.call_push.provider,
             alert_push: record.device.alert_push.as_ref().map(|target| target.provider),
             wake_for: record.wake_for,
             presence: record.presence,
-            edge: self.edge_of(standing.id),
-            voicemail: standing.mailbox.as_deref().map(voicemail),
+            edge: self.edge_of(status.id),
+            voicemail: status.mailbox.as_deref().map(voicemail),
             kept: None,
         })
     }
 
-    pub(super) fn listed(&self, standing: &InstanceStatus) -> Option<Listed> {
-        self.with_record(standing, |record| listed(standing, record))
+    pub(super) fn listed(&self, status: &InstanceStatus) -> Option<Listed> {
+        self.with_record(status, |record| listed(status, record))
     }
 
     pub(super) async fn list(&self, after: Option<InstanceId>, limit: usize) -> Page {
@@ -71,19 +71,19 @@ impl Inner {
         let asked = limit + 1;
         let answers = self.dependencies.agent.ask_all(|reply| Request::List { after, limit: asked, reply }).await;
         let mut standings: Vec<InstanceStatus> = answers.into_iter().flatten().collect();
-        standings.sort_unstable_by_key(|standing| standing.id);
+        standings.sort_unstable_by_key(|status| status.id);
         let more = standings.len() > limit;
         standings.truncate(limit);
         let next = standings.last().map(|last| last.id).filter(|_| more);
-        Page { instances: standings.iter().filter_map(|standing| self.listed(standing)).collect(), next }
+        Page { instances: standings.iter().filter_map(|status| self.listed(status)).collect(), next }
     }
 
     pub(super) async fn export(&self, id: InstanceId) -> Result<Export, OperatorError> {
-        let standing = self.look_as_relay(id).await?;
+        let status = self.look_as_relay(id).await?;
         let calls = self.dependencies.agent.ask(id, |reply| Request::Calls { id, reply }).await.unwrap_or_default();
         let calls: Vec<(CallId, CallView)> = calls.iter().map(|(id, call)| (*id, call_view(call))).collect();
-        let export = self.with_record(&standing, |record| Export {
-            listed: listed(&standing, record),
+        let export = self.with_record(&status, |record| Export {
+            listed: listed(&status, record),
             wake_for: record.wake_for,
             presence: record.presence,
             calls,
@@ -108,8 +108,8 @@ impl Inner {
         }
     }
 
-    pub(super) fn with_record<T>(&self, standing: &InstanceStatus, work: impl FnOnce(&Record) -> T) -> Option<T> {
-        self.dependencies.vault.open_lent(standing.id, &standing.sealed, work).ok()
+    pub(super) fn with_record<T>(&self, status: &InstanceStatus, work: impl FnOnce(&Record) -> T) -> Option<T> {
+        self.dependencies.vault.open_lent(status.id, &status.sealed, work).ok()
     }
 }
 
@@ -118,21 +118,21 @@ fn voicemail(mailbox: &Mailbox) -> Voicemail {
     Voicemail { waiting, new, old, urgent }
 }
 
-fn listed(standing: &InstanceStatus, record: &Record) -> Listed {
+fn listed(status: &InstanceStatus, record: &Record) -> Listed {
     Listed {
-        instance: standing.id,
+        instance: status.id,
         app: record.app.clone(),
-        state: state(standing),
-        registration: registration(standing),
+        state: state(status),
+        registration: registration(status),
         created_at: record.created_at,
-        expires_at: standing.expires_at,
+        expires_at: status.expires_at,
         call_push: record.device.call_push.provider,
         alert_push: record.device.alert_push.as_ref().map(|target| target.provider),
     }
 }
 
-fn state(standing: &InstanceStatus) -> InstanceState {
-    match standing.state {
+fn state(status: &InstanceStatus) -> InstanceState {
+    match status.state {
         crate::domain::InstanceState::Foreground => InstanceState::Foreground,
         crate::domain::InstanceState::Ending => InstanceState::Ending,
         crate::domain::InstanceState::Registered
@@ -141,8 +141,8 @@ fn state(standing: &InstanceStatus) -> InstanceState {
     }
 }
 
-fn registration(standing: &InstanceStatus) -> Registration {
-    let state = match standing.state {
+fn registration(status: &InstanceStatus) -> Registration {
+    let state = match status.state {
         crate::domain::InstanceState::Registered => RegistrationState::Registered,
         crate::domain::InstanceState::Registering => RegistrationState::Registering,
         crate::domain::InstanceState::Retrying => RegistrationState::Retrying,
@@ -150,9 +150,9 @@ fn registration(standing: &InstanceStatus) -> Registration {
             RegistrationState::Unregistered
         }
     };
-    let left = standing.registered_until.saturating_sub(unix_now());
+    let left = status.registered_until.saturating_sub(unix_now());
     let expires_in_s = u32::try_from(left).ok().filter(|_| state == RegistrationState::Registered);
-    Registration { state, status: standing.status, expires_in_s }
+    Registration { state, status: status.status, expires_in_s }
 }
 
 pub(super) fn call_view(call: &Call) -> CallView {

@@ -78,7 +78,7 @@ impl Call {
         request.call_id() == self.invite.call_id()
     }
 
-    /// Who calls, as the From has it.
+    /// Identity calls, as the From has it.
     pub(super) fn caller(&self) -> String {
         let Some(from) = self.invite.from() else { return "somebody".to_owned() };
         let text = match from.name() {

@@ -60,7 +60,7 @@ pub enum PhoneError {
 }
 
 /// What is to be done with calls.
-pub(super) struct Wish {
+pub(super) struct Answering {
     /// Answer; else decline.
     pub answer: bool,
     /// How long to ring before.
@@ -73,8 +73,8 @@ pub(super) struct Wish {
     pub wait: Option<Duration>,
 }
 
-/// Who the device is.
-pub(super) struct Who {
+/// Identity the device is.
+pub(super) struct Identity {
     /// `sip:host:port;transport=tls`
     pub edge: String,
     /// `host` of the edge.
@@ -89,7 +89,7 @@ pub(super) struct Who {
 
 /// A device on its line.
 pub(super) struct Softphone {
-    who: Who,
+    who: Identity,
     stream: Stream,
     local: SocketAddr,
     framer: Framer,
@@ -104,7 +104,7 @@ pub(super) struct Softphone {
 
 impl Softphone {
     /// Registers over `stream`, which leads to the edge.
-    pub(super) async fn register(who: Who, stream: Stream) -> Result<Self, PhoneError> {
+    pub(super) async fn register(who: Identity, stream: Stream) -> Result<Self, PhoneError> {
         let now = Instant::now();
         let local = stream.local_address().map_err(PhoneError::Lost)?;
         let framer = Framer::new(Limits::default());
@@ -121,10 +121,10 @@ impl Softphone {
     }
 
     /// Takes calls until as many were as asked. `say` is told each step.
-    pub(super) async fn take_calls(&mut self, wish: &Wish, say: impl Fn(&str)) -> Result<(), PhoneError> {
+    pub(super) async fn take_calls(&mut self, answering: &Answering, say: impl Fn(&str)) -> Result<(), PhoneError> {
         let mut call: Option<Call> = None;
         let mut done = 0;
-        let mut waits_until = wish.wait.map(|wait| Instant::now() + wait);
+        let mut waits_until = answering.wait.map(|wait| Instant::now() + wait);
         loop {
             let due = match &call {
                 Some(call) => call.due(),
@@ -139,14 +139,14 @@ impl Softphone {
                 },
             };
             let ended = match message {
-                Some(message) => self.on_message(&mut call, message, wish, &say).await?,
-                None => self.on_time(&mut call, wish, waits_until, &say).await?,
+                Some(message) => self.on_message(&mut call, message, answering, &say).await?,
+                None => self.on_time(&mut call, answering, waits_until, &say).await?,
             };
             if let Some(as_asked) = ended {
                 call = None;
                 done += u32::from(as_asked);
-                waits_until = wish.wait.map(|wait| Instant::now() + wait);
-                if wish.calls > 0 && done >= wish.calls {
+                waits_until = answering.wait.map(|wait| Instant::now() + wait);
+                if answering.calls > 0 && done >= answering.calls {
                     return Ok(());
                 }
             }
@@ -158,7 +158,7 @@ impl Softphone {
         &mut self,
         call: &mut Option<Call>,
         message: Message,
-        wish: &Wish,
+        answering: &Answering,
         say: &impl Fn(&str),
     ) -> Result<Option<bool>, PhoneError> {
         let Some(method) = message.method() else {
@@ -178,7 +178,7 @@ impl Softphone {
             (Method::Invite, Some(call)) => self.on_invite_again(call, &message).await?,
             (Method::Invite, None) if busy => self.respond(&message, 486, &token()).await?,
             (Method::Invite, None) => {
-                let new = Call::new(message, token(), Instant::now() + wish.ring);
+                let new = Call::new(message, token(), Instant::now() + answering.ring);
                 say(&format!("call from {}", new.caller()));
                 self.respond(&new.invite, 180, &new.tag).await?;
                 *call = Some(new);
@@ -186,7 +186,7 @@ impl Softphone {
             (Method::Ack, Some(call)) => match &mut call.phase {
                 Phase::Declined => {
                     say("declined");
-                    return Ok(Some(!wish.answer));
+                    return Ok(Some(!answering.answer));
                 }
                 Phase::Answered { unacknowledged, .. } => *unacknowledged = None,
                 _ => {}
@@ -201,7 +201,7 @@ impl Softphone {
             (Method::Bye, Some(call)) => {
                 self.respond(&message, 200, &call.tag).await?;
                 say("the caller hung up");
-                return Ok(Some(wish.answer));
+                return Ok(Some(answering.answer));
             }
             (Method::Options, _) => self.respond(&message, 200, &token()).await?,
             (Method::Bye | Method::Cancel, _) => self.respond(&message, 481, &token()).await?,
@@ -227,7 +227,7 @@ impl Softphone {
     async fn on_time(
         &mut self,
         call: &mut Option<Call>,
-        wish: &Wish,
+        answering: &Answering,
         waits_until: Option<Instant>,
         say: &impl Fn(&str),
     ) -> Result<Option<bool>, PhoneError> {
@@ -242,11 +242,11 @@ impl Softphone {
             };
         };
         match &mut call.phase {
-            Phase::Ringing(until) if *until <= now && wish.answer => {
+            Phase::Ringing(until) if *until <= now && answering.answer => {
                 let answer = self.answer_to(&call.invite, &call.tag);
                 self.write(&answer).await?;
                 say("answered");
-                let until = wish.talk.map(|talk| now + talk);
+                let until = answering.talk.map(|talk| now + talk);
                 call.phase = Phase::Answered { unacknowledged: Some(Unacknowledged::new(answer, now)), until };
             }
             Phase::Ringing(until) if *until <= now => {
@@ -319,7 +319,7 @@ impl Softphone {
 
     fn compose(&mut self, expires: u32, authorization: Option<&str>) -> Bytes {
         self.cseq += 1;
-        let Who { edge, host, user, .. } = &self.who;
+        let Identity { edge, host, user, .. } = &self.who;
         Composer::request(Method::Register, edge)
             .header(Name::Via, self.via())
             .header(Name::MaxForwards, 70)
@@ -336,7 +336,7 @@ impl Softphone {
     fn credentials(&self, response: &Message) -> Option<String> {
         let values = response.values(Name::WwwAuthenticate).filter_map(|value| std::str::from_utf8(value).ok());
         let challenge = Challenge::topmost_supported(values, &[Hash::Sha256, Hash::Sha512_256, Hash::Md5])?;
-        let Who { edge, user, realm, secret, .. } = &self.who;
+        let Identity { edge, user, realm, secret, .. } = &self.who;
         if *challenge.realm != **realm {
             return None;
         }

@@ -52,16 +52,39 @@ pub(crate) struct Row {
     pub activity: Option<Box<Activity>>,
 }
 
-/// An instance that is being unregistered and erased.
+/// How an instance ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndKind {
+    /// It is unregistered, erased from the store and receipted.
+    Wiped(WipeReason),
+    /// It is unregistered and forgotten: it never was in the store.
+    NeverOurs,
+    /// It is forgotten without a word to its SIP server: another node serves it.
+    HandedOver,
+}
+
+/// Why a shard refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// It has no such instance.
+    Unknown,
+    /// The proof is wrong.
+    Forbidden,
+}
+
+/// Who waits for the end of an instance. One that ends in another way than by a wipe is unknown.
+pub type WipeWaiter = oneshot::Sender<Result<WipeDone, Denied>>;
+
+/// An instance that is ending.
 pub(crate) struct Ending {
-    /// Why; `None`: it never was one (its first registration was refused, or it belongs to another node).
-    pub reason: Option<WipeReason>,
-    /// What the SIP server said, once the endpoint has let go.
+    /// How.
+    pub kind: EndKind,
+    /// Whether the SIP server confirmed, once the endpoint has let go.
     pub unbound: Option<bool>,
-    /// The store has been asked to erase it.
+    /// The store was asked to erase it, or has nothing of it.
     pub erased: bool,
-    /// Those who wait for the end.
-    pub waiters: Vec<oneshot::Sender<WipeDone>>,
+    /// Those who wait for the end of a wipe.
+    pub waiters: Vec<WipeWaiter>,
 }
 
 /// How a first registration went.

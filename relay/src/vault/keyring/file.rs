@@ -267,9 +267,9 @@ pub(super) mod tests {
     const START: u64 = 1_795_000_000;
 
     /// A directory of its own, removed at the end.
-    pub(in crate::vault) struct Place(PathBuf);
+    pub(in crate::vault) struct TempFolder(PathBuf);
 
-    impl Place {
+    impl TempFolder {
         pub(in crate::vault) fn new() -> Self {
             Self(std::env::temp_dir().join(format!("sipwake-keyring-{}", hex(&random::bytes::<8>()))))
         }
@@ -279,7 +279,7 @@ pub(super) mod tests {
         }
     }
 
-    impl Drop for Place {
+    impl Drop for TempFolder {
         fn drop(&mut self) {
             let _ = std::fs::remove_dir_all(&self.0);
         }
@@ -291,7 +291,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_keyring_is_made_for_its_owner_alone() {
-        let place = Place::new();
+        let place = TempFolder::new();
         Keyring::open_at(&place.keyring(), START).expect("made");
         assert_eq!(mode(&place.keyring()), 0o600);
         assert_eq!(mode(place.keyring().parent().expect("a directory")), 0o700);
@@ -300,7 +300,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_keyring_that_others_may_read_is_refused_with_the_remedy() {
-        let place = Place::new();
+        let place = TempFolder::new();
         let path = place.keyring();
         Keyring::open_at(&path, START).expect("made");
         for exposed in [0o640, 0o604, 0o666] {
@@ -313,7 +313,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_damaged_keyring_is_refused_and_left_as_it_is() {
-        let place = Place::new();
+        let place = TempFolder::new();
         let path = place.keyring();
         Keyring::open_at(&path, START).expect("made");
         let whole = std::fs::read_to_string(&path).expect("text");
@@ -335,7 +335,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_destroyed_key_is_in_no_file_and_its_old_bytes_are_overwritten() {
-        let place = Place::new();
+        let place = TempFolder::new();
         let path = place.keyring();
         let keyring = Keyring::open_at(&path, START).expect("made");
         let (_, key) = keyring.current(START);
@@ -352,7 +352,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_a_crash_left_behind_does_not_stop_the_next_change() {
-        let place = Place::new();
+        let place = TempFolder::new();
         let path = place.keyring();
         let keyring = Keyring::open_at(&path, START).expect("made");
         std::fs::write(beside(&path, "new"), "half a keyr").expect("written");

@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_keyring_is_the_same_when_it_is_opened_again() {
-        let place = file::tests::Place::new();
+        let place = file::tests::TempFolder::new();
         let one = Keyring::open_at(&place.keyring(), START).expect("made");
         let two = Keyring::open_at(&place.keyring(), START).expect("opened");
         assert_eq!(one.index_key().expose(), two.index_key().expose());
@@ -295,7 +295,7 @@ mod tests {
 
     #[test]
     fn what_one_process_does_to_the_file_the_other_takes_over() {
-        let place = file::tests::Place::new();
+        let place = file::tests::TempFolder::new();
         let one = Keyring::open_at(&place.keyring(), START).expect("made");
         let two = Keyring::open_at(&place.keyring(), START).expect("opened");
         let (first, _) = one.current(START);

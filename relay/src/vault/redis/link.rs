@@ -15,12 +15,12 @@ use redis::{
 };
 use tokio::time::{Instant, timeout_at};
 
-use super::place::Place;
+use super::client::RedisClient;
 use crate::vault::store::{AwayReason, StoreError};
 
 pub(super) struct Link {
     /// Held while connecting.
-    place: tokio::sync::Mutex<Place>,
+    client: tokio::sync::Mutex<RedisClient>,
     current: Mutex<Current>,
     limit: Duration,
     is_cluster: bool,
@@ -57,9 +57,9 @@ impl Question for ScriptInvocation<'_> {
 }
 
 impl Link {
-    pub fn new(place: Place, limit: Duration) -> Self {
-        let is_cluster = matches!(place, Place::Cluster(_));
-        Self { place: tokio::sync::Mutex::new(place), current: Mutex::default(), limit, is_cluster }
+    pub fn new(client: RedisClient, limit: Duration) -> Self {
+        let is_cluster = matches!(client, RedisClient::Cluster(_));
+        Self { client: tokio::sync::Mutex::new(client), current: Mutex::default(), limit, is_cluster }
     }
 
     /// Whether this is a Cluster, where no one node knows all keys.
@@ -111,11 +111,11 @@ impl Link {
             return Ok(open);
         }
         timeout_at(deadline, async {
-            let mut place = self.place.lock().await;
+            let mut client = self.client.lock().await;
             if let Some(open) = self.open_connection() {
                 return Ok(open);
             }
-            let connection = connect(&mut place, self.limit).await.map_err(|error| Failure::of(&error).error)?;
+            let connection = connect(&mut client, self.limit).await.map_err(|error| Failure::of(&error).error)?;
             let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
             current.generation += 1;
             current.connection = Some(connection.clone());
@@ -131,12 +131,14 @@ impl Link {
     }
 }
 
-async fn connect(place: &mut Place, limit: Duration) -> RedisResult<Connection> {
+async fn connect(client: &mut RedisClient, limit: Duration) -> RedisResult<Connection> {
     let config = AsyncConnectionConfig::new().set_connection_timeout(Some(limit)).set_response_timeout(Some(limit));
-    match place {
-        Place::One(client) => client.get_multiplexed_async_connection_with_config(&config).await.map(Connection::One),
-        Place::Sentinel(client) => client.get_async_connection_with_config(&config).await.map(Connection::One),
-        Place::Cluster(client) => client.get_async_connection().await.map(Connection::Cluster),
+    match client {
+        RedisClient::One(client) => {
+            client.get_multiplexed_async_connection_with_config(&config).await.map(Connection::One)
+        }
+        RedisClient::Sentinel(client) => client.get_async_connection_with_config(&config).await.map(Connection::One),
+        RedisClient::Cluster(client) => client.get_async_connection().await.map(Connection::Cluster),
     }
 }
 

@@ -15,9 +15,9 @@
 //! crash in between leaves a name without a record, never a record without a name. Every key has a TTL.
 
 mod claim;
+mod client;
 mod items;
 mod link;
-mod place;
 mod scripts;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,8 +31,8 @@ use super::lookup::Lookup;
 use super::seal::Sealed;
 use super::store::{Fence, Owner, Placed, Settings, StoreError, Stored};
 use claim::Claims;
+use client::RedisClient;
 use link::Link;
-use place::Place;
 use scripts::{Erased, SCRIPTS};
 
 /// How long a hint outlives the last addition to it: the longest life of a record, and a day.
@@ -55,8 +55,8 @@ pub(super) struct RedisStore {
 impl RedisStore {
     /// Reads the URL; connects when first asked something.
     pub fn open(url: &str, settings: &Settings) -> Result<Self, StoreError> {
-        let place = Place::read(url, settings.ca.as_deref())?;
-        Ok(Self::on(Arc::new(Link::new(place, settings.operation_limit)), settings.lease))
+        let client = RedisClient::read(url, settings.ca.as_deref())?;
+        Ok(Self::on(Arc::new(Link::new(client, settings.operation_limit)), settings.lease))
     }
 
     /// The same store over the same connection, for another node.

@@ -15,7 +15,7 @@ use super::backoff::Backoff;
 
 /// What a value that was made is still worth.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Worth {
+pub(super) enum Freshness {
     /// Use it.
     Good,
     /// Use it, and start making the next one.
@@ -26,7 +26,7 @@ pub(super) enum Worth {
 
 /// The last making failed, and the next may not start yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Grounded<E> {
+pub(super) struct CoolingDown<E> {
     /// Why it failed.
     pub(super) why: E,
     /// When the next may start, from now.
@@ -34,10 +34,10 @@ pub(super) struct Grounded<E> {
 }
 
 /// The place where the value is kept and the making is joined.
-pub(super) struct Flight<T, E> {
+pub(super) struct SingleFlight<T, E> {
     backoff: Backoff,
     state: Mutex<State<T, E>>,
-    landed: Notify,
+    done: Notify,
 }
 
 struct State<T, E> {
@@ -45,70 +45,70 @@ struct State<T, E> {
     under_way: bool,
     failures: u32,
     /// Why the last making failed, and before when no other starts.
-    grounded: Option<(E, Instant)>,
+    cooling_down: Option<(E, Instant)>,
 }
 
 enum Look<T, E> {
     Have(T),
     Start { then: Option<T> },
     Wait,
-    Grounded(Grounded<E>),
+    CoolingDown(CoolingDown<E>),
 }
 
-impl<T: Clone + Send + 'static, E: Copy + Send + 'static> Flight<T, E> {
+impl<T: Clone + Send + 'static, E: Copy + Send + 'static> SingleFlight<T, E> {
     pub(super) fn new(backoff: Backoff) -> Arc<Self> {
-        let state = State { value: None, under_way: false, failures: 0, grounded: None };
-        Arc::new(Self { backoff, state: Mutex::new(state), landed: Notify::new() })
+        let state = State { value: None, under_way: false, failures: 0, cooling_down: None };
+        Arc::new(Self { backoff, state: Mutex::new(state), done: Notify::new() })
     }
 
     /// The value, made by `make` when there is none that `worth` calls good. `fallback` is the reason given when the
     /// making itself was lost (its task was stopped).
     pub(super) async fn get<F>(
         self: &Arc<Self>,
-        worth: impl Fn(&T) -> Worth,
+        freshness: impl Fn(&T) -> Freshness,
         make: impl Fn() -> F,
         fallback: E,
-    ) -> Result<T, Grounded<E>>
+    ) -> Result<T, CoolingDown<E>>
     where
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
         loop {
-            let landed = self.landed.notified();
-            tokio::pin!(landed);
-            landed.as_mut().enable();
-            match self.look(&worth) {
+            let done = self.done.notified();
+            tokio::pin!(done);
+            done.as_mut().enable();
+            match self.look(&freshness) {
                 Look::Have(value) => return Ok(value),
-                Look::Grounded(grounded) => return Err(grounded),
-                Look::Wait => landed.await,
+                Look::CoolingDown(cooling_down) => return Err(cooling_down),
+                Look::Wait => done.await,
                 Look::Start { then } => {
-                    let landing = Landing { flight: Arc::clone(self), outcome: Err(fallback) };
-                    tokio::spawn(land(landing, make()));
+                    let guard = FlightGuard { flight: Arc::clone(self), outcome: Err(fallback) };
+                    tokio::spawn(finish(guard, make()));
                     match then {
                         Some(value) => return Ok(value),
-                        None => landed.await,
+                        None => done.await,
                     }
                 }
             }
         }
     }
 
-    fn look(&self, worth: &impl Fn(&T) -> Worth) -> Look<T, E> {
+    fn look(&self, freshness: &impl Fn(&T) -> Freshness) -> Look<T, E> {
         let mut state = self.lock();
-        let judged = state.value.as_ref().map(|value| (worth(value), value.clone()));
+        let judged = state.value.as_ref().map(|value| (freshness(value), value.clone()));
         let then = match judged {
-            Some((Worth::Good, value)) => return Look::Have(value),
-            Some((Worth::Ageing, value)) => Some(value),
-            Some((Worth::Spent, _)) | None => {
+            Some((Freshness::Good, value)) => return Look::Have(value),
+            Some((Freshness::Ageing, value)) => Some(value),
+            Some((Freshness::Spent, _)) | None => {
                 state.value = None;
                 None
             }
         };
         let now = Instant::now();
-        let grounded = state.grounded.filter(|(_, until)| *until > now);
-        match (then, state.under_way, grounded) {
+        let cooling_down = state.cooling_down.filter(|(_, until)| *until > now);
+        match (then, state.under_way, cooling_down) {
             (Some(value), true, _) | (Some(value), false, Some(_)) => Look::Have(value),
             (None, true, _) => Look::Wait,
-            (None, false, Some((why, until))) => Look::Grounded(Grounded { why, after: until - now }),
+            (None, false, Some((why, until))) => Look::CoolingDown(CoolingDown { why, after: until - now }),
             (then, false, None) => {
                 state.under_way = true;
                 Look::Start { then }
@@ -121,20 +121,20 @@ impl<T: Clone + Send + 'static, E: Copy + Send + 'static> Flight<T, E> {
     }
 }
 
-async fn land<T: Clone + Send + 'static, E: Copy + Send + 'static>(
-    mut landing: Landing<T, E>,
+async fn finish<T: Clone + Send + 'static, E: Copy + Send + 'static>(
+    mut guard: FlightGuard<T, E>,
     make: impl Future<Output = Result<T, E>>,
 ) {
-    landing.outcome = make.await;
+    guard.outcome = make.await;
 }
 
 /// Ends a making when it is dropped, so that one whose task was stopped ends too.
-struct Landing<T: Clone + Send + 'static, E: Copy + Send + 'static> {
-    flight: Arc<Flight<T, E>>,
+struct FlightGuard<T: Clone + Send + 'static, E: Copy + Send + 'static> {
+    flight: Arc<SingleFlight<T, E>>,
     outcome: Result<T, E>,
 }
 
-impl<T: Clone + Send + 'static, E: Copy + Send + 'static> Drop for Landing<T, E> {
+impl<T: Clone + Send + 'static, E: Copy + Send + 'static> Drop for FlightGuard<T, E> {
     fn drop(&mut self) {
         let mut state = self.flight.lock();
         state.under_way = false;
@@ -142,15 +142,15 @@ impl<T: Clone + Send + 'static, E: Copy + Send + 'static> Drop for Landing<T, E>
             Ok(value) => {
                 state.value = Some(value.clone());
                 state.failures = 0;
-                state.grounded = None;
+                state.cooling_down = None;
             }
             Err(why) => {
                 state.failures = state.failures.saturating_add(1);
-                state.grounded = Some((*why, Instant::now() + self.flight.backoff.pause(state.failures)));
+                state.cooling_down = Some((*why, Instant::now() + self.flight.backoff.pause(state.failures)));
             }
         }
         drop(state);
-        self.flight.landed.notify_waiters();
+        self.flight.done.notify_waiters();
     }
 }
 
@@ -166,7 +166,7 @@ mod tests {
 
     #[tokio::test]
     async fn many_who_wait_start_one_making() {
-        let flight = Flight::<u32, ()>::new(LONG);
+        let flight = SingleFlight::<u32, ()>::new(LONG);
         let made = Arc::new(AtomicU32::new(0));
         let gate = Arc::new(Notify::new());
         let waiting: Vec<_> = (0..50)
@@ -180,7 +180,7 @@ mod tests {
                             Ok(made.fetch_add(1, Ordering::SeqCst))
                         }
                     };
-                    flight.get(|_| Worth::Good, make, ()).await
+                    flight.get(|_| Freshness::Good, make, ()).await
                 })
             })
             .collect();
@@ -193,29 +193,29 @@ mod tests {
 
     #[tokio::test]
     async fn after_a_failure_nobody_starts_before_the_pause_has_passed() {
-        let flight = Flight::<u32, &str>::new(LONG);
-        let failed = flight.get(|_| Worth::Good, || async { Err("no") }, "lost").await.unwrap_err();
+        let flight = SingleFlight::<u32, &str>::new(LONG);
+        let failed = flight.get(|_| Freshness::Good, || async { Err("no") }, "lost").await.unwrap_err();
         assert_eq!(failed.why, "no");
         assert!(failed.after > HOUR / 3, "{:?}", failed.after);
-        let again = flight.get(|_| Worth::Good, || async { Ok(1) }, "lost").await;
+        let again = flight.get(|_| Freshness::Good, || async { Ok(1) }, "lost").await;
         assert_eq!(again.unwrap_err().why, "no", "it was not tried");
     }
 
     #[tokio::test]
     async fn after_the_pause_the_next_making_starts() {
-        let flight = Flight::<u32, &str>::new(NONE);
+        let flight = SingleFlight::<u32, &str>::new(NONE);
         // Without any pause a failure is tried again at once, until it succeeds.
         let tries = AtomicU32::new(0);
         let make = || {
             let tried = tries.fetch_add(1, Ordering::SeqCst);
             async move { if tried < 3 { Err("no") } else { Ok(tried) } }
         };
-        assert_eq!(flight.get(|_| Worth::Good, make, "lost").await, Ok(3));
+        assert_eq!(flight.get(|_| Freshness::Good, make, "lost").await, Ok(3));
     }
 
     #[tokio::test]
     async fn a_caller_that_gives_up_stops_nobody_else() {
-        let flight = Flight::<u32, ()>::new(LONG);
+        let flight = SingleFlight::<u32, ()>::new(LONG);
         let gate = Arc::new(Notify::new());
         let make = || {
             let gate = Arc::clone(&gate);
@@ -224,20 +224,20 @@ mod tests {
                 Ok(7)
             }
         };
-        let impatient = tokio::time::timeout(Duration::ZERO, flight.get(|_| Worth::Good, make, ())).await;
+        let impatient = tokio::time::timeout(Duration::ZERO, flight.get(|_| Freshness::Good, make, ())).await;
         assert!(impatient.is_err());
         gate.notify_one();
-        assert_eq!(flight.get(|_| Worth::Good, || async { Ok(8) }, ()).await, Ok(7), "the first making went on");
+        assert_eq!(flight.get(|_| Freshness::Good, || async { Ok(8) }, ()).await, Ok(7), "the first making went on");
     }
 
     #[tokio::test]
     async fn an_ageing_value_is_used_while_the_next_is_made() {
-        let flight = Flight::<u32, ()>::new(LONG);
-        assert_eq!(flight.get(|_| Worth::Good, || async { Ok(1) }, ()).await, Ok(1));
-        let ageing = |value: &u32| if *value == 1 { Worth::Ageing } else { Worth::Good };
+        let flight = SingleFlight::<u32, ()>::new(LONG);
+        assert_eq!(flight.get(|_| Freshness::Good, || async { Ok(1) }, ()).await, Ok(1));
+        let ageing = |value: &u32| if *value == 1 { Freshness::Ageing } else { Freshness::Good };
         assert_eq!(flight.get(ageing, || async { Ok(2) }, ()).await, Ok(1));
         // Who wants no ageing one waits for the making that is under way.
-        let spent = |value: &u32| if *value == 1 { Worth::Spent } else { Worth::Good };
+        let spent = |value: &u32| if *value == 1 { Freshness::Spent } else { Freshness::Good };
         assert_eq!(flight.get(spent, || async { Ok(3) }, ()).await, Ok(2));
     }
 }

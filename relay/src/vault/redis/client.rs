@@ -20,13 +20,13 @@ use super::super::store::StoreError;
 const SENTINEL_PORT: u16 = 26_379;
 
 /// What connections are made from.
-pub(super) enum Place {
+pub(super) enum RedisClient {
     One(Box<Client>),
     Sentinel(Box<SentinelClient>),
     Cluster(Box<ClusterClient>),
 }
 
-impl Place {
+impl RedisClient {
     /// Reads `url`; `ca` (PEM) takes the place of the system's roots.
     pub fn read(url: &str, ca: Option<&[u8]>) -> Result<Self, StoreError> {
         let parts = Parts::split(url)?;
@@ -93,16 +93,16 @@ impl<'a> Parts<'a> {
             .map_err(|_| StoreError::Url("has a host, a port, a user or a database that cannot be read"))
     }
 
-    fn one(&self, ca: Option<&[u8]>) -> Result<Place, StoreError> {
+    fn one(&self, ca: Option<&[u8]>) -> Result<RedisClient, StoreError> {
         let info = self.info(self.hosts[0], self.path)?;
         let client = match ca {
             Some(ca) if self.tls => Client::build_with_tls(info, certificates(ca)),
             _ => Client::open(info),
         };
-        client.map(|client| Place::One(Box::new(client))).map_err(|_| BAD_CA)
+        client.map(|client| RedisClient::One(Box::new(client))).map_err(|_| BAD_CA)
     }
 
-    fn sentinel(&self, ca: Option<&[u8]>) -> Result<Place, StoreError> {
+    fn sentinel(&self, ca: Option<&[u8]>) -> Result<RedisClient, StoreError> {
         let (service, db) = self.path.split_once('/').unwrap_or((self.path, ""));
         if service.is_empty() {
             return Err(StoreError::Url("names no service: redis+sentinel://HOST/SERVICE"));
@@ -134,10 +134,10 @@ impl<'a> Parts<'a> {
                     .set_client_to_sentinel_certificates(certificates(ca));
             }
         }
-        builder.build().map(|client| Place::Sentinel(Box::new(client))).map_err(|_| BAD_CA)
+        builder.build().map(|client| RedisClient::Sentinel(Box::new(client))).map_err(|_| BAD_CA)
     }
 
-    fn cluster(&self, ca: Option<&[u8]>) -> Result<Place, StoreError> {
+    fn cluster(&self, ca: Option<&[u8]>) -> Result<RedisClient, StoreError> {
         if !self.path.is_empty() {
             return Err(StoreError::Url("names a database, which a Redis Cluster does not have"));
         }
@@ -149,7 +149,7 @@ impl<'a> Parts<'a> {
                 builder = builder.certs(certificates(ca));
             }
         }
-        builder.build().map(|client| Place::Cluster(Box::new(client))).map_err(|_| BAD_CA)
+        builder.build().map(|client| RedisClient::Cluster(Box::new(client))).map_err(|_| BAD_CA)
     }
 }
 
@@ -181,11 +181,11 @@ mod tests {
         ] {
             let parts = Parts::split(url).expect("split");
             assert_eq!((parts.kind, parts.tls, parts.hosts, parts.path), (kind, tls, hosts, path), "{url}");
-            let place = Place::read(url, None).expect("read");
-            let expected = match place {
-                Place::One(_) => Kind::One,
-                Place::Sentinel(_) => Kind::Sentinel,
-                Place::Cluster(_) => Kind::Cluster,
+            let client = RedisClient::read(url, None).expect("read");
+            let expected = match client {
+                RedisClient::One(_) => Kind::One,
+                RedisClient::Sentinel(_) => Kind::Sentinel,
+                RedisClient::Cluster(_) => Kind::Cluster,
             };
             assert_eq!(kind, expected, "{url}");
         }
@@ -205,11 +205,11 @@ mod tests {
             "redis+sentinel://:hush@a",
             "redis+cluster://:hush@a/1",
         ] {
-            let error = Place::read(url, None).err().unwrap_or_else(|| panic!("{url} was accepted"));
+            let error = RedisClient::read(url, None).err().unwrap_or_else(|| panic!("{url} was accepted"));
             assert!(matches!(error, StoreError::Url(_)), "{url}");
             assert!(!format!("{error} {error:?}").contains("hush"));
         }
-        let not_pem = Place::read("rediss://a", Some(b"hush"));
+        let not_pem = RedisClient::read("rediss://a", Some(b"hush"));
         assert!(matches!(not_pem, Err(StoreError::Url(_))));
     }
 }

@@ -10,14 +10,14 @@ use sip::id::MessageId;
 use super::ApiService;
 use super::handlers::{Asker, answer, call_of, segment, too_many, unknown_call};
 use super::problem::{Problem, ProblemType};
-use super::{Api, kept_views, views};
+use super::{Api, device_views, views};
 use crate::service::types::TestError;
 
 /// `GET /v1/instances/{id}/messages`
 pub async fn messages<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let asker = Asker::of(&request)?;
     let messages = asker.judge(&api, api.0.service.messages(asker.id, &asker.secret).await)?;
-    Ok(answer(StatusCode::OK, &kept_views::messages(&messages)))
+    Ok(answer(StatusCode::OK, &device_views::messages(&messages)))
 }
 
 /// `DELETE /v1/instances/{id}/messages/{message}`
@@ -38,7 +38,7 @@ pub async fn forget_message<E: ApiService>(State(api): State<Api<E>>, request: R
 pub async fn missed_calls<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let asker = Asker::of(&request)?;
     let missed = asker.judge(&api, api.0.service.missed_calls(asker.id, &asker.secret).await)?;
-    Ok(answer(StatusCode::OK, &kept_views::missed_calls(&missed)))
+    Ok(answer(StatusCode::OK, &device_views::missed_calls(&missed)))
 }
 
 /// `DELETE /v1/instances/{id}/missed-calls/{call}`
@@ -61,14 +61,14 @@ pub async fn forget_missed_call<E: ApiService>(
 pub async fn timeline<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let asker = Asker::of(&request)?;
     let timeline = asker.judge(&api, api.0.service.timeline(asker.id, &asker.secret).await)?;
-    Ok(answer(StatusCode::OK, &kept_views::timeline(asker.id, &timeline)))
+    Ok(answer(StatusCode::OK, &device_views::timeline(asker.id, &timeline)))
 }
 
 /// `GET /v1/instances/{id}/export`
 pub async fn export<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let asker = Asker::of(&request)?;
     let export = asker.judge(&api, api.0.service.own_export(asker.id, &asker.secret).await)?;
-    Ok(answer(StatusCode::OK, &kept_views::export(&export)))
+    Ok(answer(StatusCode::OK, &device_views::export(&export)))
 }
 
 /// `POST /v1/instances/{id}/test`
