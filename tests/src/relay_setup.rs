@@ -11,6 +11,7 @@ use crate::digest::token;
 use crate::ports;
 use crate::scratch::Scratch;
 use crate::wire::Transport;
+use crate::{apns, fcm};
 
 /// Where APNs is, and with what the relay signs.
 #[derive(Clone, Debug)]
@@ -55,6 +56,26 @@ impl App {
     /// An app with a key of its own and no push service yet.
     pub fn new(id: &str) -> Self {
         Self { id: id.to_owned(), api_key: format!("app-{}{}", token(), token()), apns: None, fcm: None }
+    }
+
+    /// The app `com.example.phone`, whose pushes go to these stand-ins.
+    pub fn served_by(apns: &apns::Apns, fcm: &fcm::Fcm) -> Self {
+        let (apple, google) = (apns.settings(), fcm.settings());
+        Self {
+            apns: Some(Apns {
+                key_file: apple.key_file,
+                key_id: apns::KEY_ID.to_owned(),
+                team_id: apns::TEAM_ID.to_owned(),
+                endpoint: apns.endpoint(),
+                ca_file: apple.ca_file.unwrap_or_default(),
+            }),
+            fcm: Some(Fcm {
+                service_account_file: google.service_account_file,
+                endpoint: fcm.endpoint(),
+                ca_file: google.ca_file.unwrap_or_default(),
+            }),
+            ..Self::new(apns::BUNDLE)
+        }
     }
 }
 

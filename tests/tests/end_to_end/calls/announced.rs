@@ -45,12 +45,9 @@ async fn a_call_that_was_announced_reaches_the_device_that_came_for_it_without_a
     assert_eq!(push["deadline"], json!(push["sent_at"].as_u64().unwrap_or(0) + 30));
     scene.await_state(&instance, &push, "ringing").await?;
 
-    let caller = scene.call()?;
-    let call = phone.next_invite(SOON).await?;
-    scene.answer(&caller, &call).await?;
+    let (caller, call) = scene.answered_at(&phone).await?;
     scene.await_state(&instance, &push, "answered").await?;
-    caller.bye(SOON).await?;
-    call.expect_bye(SOON).await?;
+    scene.hang_up(&caller, &call).await?;
     assert_eq!(scene.apns.requests(), 1, "one VoIP push for one call");
     scene.content_with(&[&caller], &[&phone])
 }
@@ -82,9 +79,7 @@ async fn a_device_that_is_there_already_is_awake_without_a_push() -> Outcome {
     let phone = scene.wake(&instance).await?;
     let answer = scene.api.wake(&key, &wish(&scene)).await?;
     assert_eq!((answer.status, answer.json()), (200, json!({"awake": 1, "known": 1})));
-    let caller = scene.call()?;
-    let call = phone.next_invite(SOON).await?;
-    scene.answer(&caller, &call).await?;
+    let (caller, _) = scene.answered_at(&phone).await?;
     caller.bye(SOON).await?;
     assert_eq!(scene.apns.requests(), 0);
     scene.content_with(&[&caller], &[&phone])
