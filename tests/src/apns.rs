@@ -8,6 +8,7 @@
 //! call, more than one stream before the first good provider token), is in [`Apns::violations`].
 
 use std::collections::HashSet;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,11 +20,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper::Method;
 use relay::push::apns::Settings;
 use serde_json::Value;
-use tokio::sync::mpsc::UnboundedSender;
 
 use crate::authority::Authority;
 use crate::http2::{Call, Head, Line, Reply, Server, Service};
-use crate::ledger::Ledger;
+use crate::push_inbox::PushInbox;
 
 /// The bundle id that [`Apns::start`] serves.
 pub const BUNDLE: &str = "com.example.phone";
@@ -119,6 +119,14 @@ pub enum Answer {
     ConnectionLost,
 }
 
+impl Deref for Apns {
+    type Target = PushInbox<ReceivedPush, Answer>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.apple.inbox
+    }
+}
+
 impl Apns {
     /// Starts it on a free loopback port, for the bundle [`BUNDLE`].
     pub async fn start(authority: &Authority) -> Self {
@@ -134,7 +142,7 @@ impl Apns {
             public_key: key.public_key_raw().to_vec(),
             good: Mutex::default(),
             rung: Mutex::default(),
-            ledger: Ledger::new(),
+            inbox: PushInbox::new(),
         };
         let mut key_file = PathBuf::new();
         let (server, apple) = Server::start(authority, |port| {
@@ -172,41 +180,6 @@ impl Apns {
         self.settings.key_file.clone()
     }
 
-    /// Scripts the answers to the next pushes to `token`, one each; then it is as without a script.
-    pub fn answer_with(&self, token: &str, answers: impl IntoIterator<Item = Answer>) {
-        self.apple.ledger.answer_with(token, answers);
-    }
-
-    /// What every push without a script of its own gets; `None` accepts again.
-    pub fn answer_all(&self, answer: Option<Answer>) {
-        self.apple.ledger.answer_otherwise(answer);
-    }
-
-    /// Waits for the next push that was taken and that this method has not given yet.
-    pub async fn next_push(&self, within: Duration) -> Option<ReceivedPush> {
-        self.apple.ledger.next(within).await
-    }
-
-    /// Every push that was taken.
-    pub fn pushes(&self) -> Vec<ReceivedPush> {
-        self.apple.ledger.pushes()
-    }
-
-    /// How many pushes were taken.
-    pub fn count(&self) -> u64 {
-        self.apple.ledger.count()
-    }
-
-    /// How many requests arrived, taken or not.
-    pub fn requests(&self) -> u64 {
-        self.apple.ledger.requests()
-    }
-
-    /// Waits until so many requests have arrived; false when they did not.
-    pub async fn wait_for_requests(&self, at_least: u64, within: Duration) -> bool {
-        self.apple.ledger.wait_for_requests(at_least, within).await
-    }
-
     /// How many connections were made.
     pub fn connections(&self) -> usize {
         self.server.connections()
@@ -215,21 +188,6 @@ impl Apns {
     /// Ends every connection with a GOAWAY after which open pushes are still answered.
     pub fn drain(&self) {
         self.server.drain();
-    }
-
-    /// What Apple would have objected to, and what the contract forbids.
-    pub fn violations(&self) -> Vec<String> {
-        self.apple.ledger.violations()
-    }
-
-    /// Keeps no push, only their number (for a load generator), and looks into no payload.
-    pub fn record_only_counts(&self, only: bool) {
-        self.apple.ledger.record_only_counts(only);
-    }
-
-    /// Tells each push taken, by its token and the moment at which it was read as a whole.
-    pub fn notify(&self, listener: UnboundedSender<(String, Instant)>) {
-        self.apple.ledger.notify(listener);
     }
 }
 
@@ -241,7 +199,7 @@ struct Apple {
     good: Mutex<Option<(String, u64)>>,
     /// The calls that were rung by a VoIP push.
     rung: Mutex<HashSet<String>>,
-    ledger: Ledger<ReceivedPush, Answer>,
+    inbox: PushInbox<ReceivedPush, Answer>,
 }
 
 /// What Apple refuses: status and reason.
@@ -250,21 +208,21 @@ type Refusal = (u16, &'static str);
 impl Service for Apple {
     fn opened(&self, line: &Line, others: usize) {
         if others > 0 && !line.proven.load(Ordering::Relaxed) {
-            self.ledger.object("more than one stream before the first good provider token".into());
+            self.inbox.object("more than one stream before the first good provider token".into());
         }
     }
 
     fn answer(&self, call: Call) -> Reply {
-        self.ledger.arrive();
+        self.inbox.arrive();
         let apns_id = header(&call, "apns-id").unwrap_or_default().to_owned();
         let push = match self.check(&call) {
             Ok(push) => push,
             Err((status, reason)) => {
-                self.ledger.object(format!("{status} {reason}"));
+                self.inbox.object(format!("{status} {reason}"));
                 return error(status, reason, apns_id, None);
             }
         };
-        let answer = self.ledger.scripted(push.token).unwrap_or(Answer::Accept);
+        let answer = self.inbox.scripted(push.token).unwrap_or(Answer::Accept);
         if matches!(answer, Answer::Accept | Answer::Slow(_) | Answer::ConnectionLost) {
             self.take(&call, &push);
         }
@@ -364,14 +322,14 @@ impl Apple {
 
     fn take(&self, call: &Call, push: &Checked) {
         let mut payload = Value::Null;
-        if self.ledger.keeps_pushes() {
+        if self.inbox.keeps_pushes() {
             match serde_json::from_slice(&call.body) {
                 Ok(read) => payload = read,
-                Err(_) => self.ledger.object("the payload is not JSON".into()),
+                Err(_) => self.inbox.object("the payload is not JSON".into()),
             }
             self.check_contract(&payload, push.push_type == "voip");
         }
-        self.ledger.take(push.token, || ReceivedPush {
+        self.inbox.take(push.token, || ReceivedPush {
             token: push.token.to_owned(),
             at: call.at,
             payload,
@@ -387,15 +345,15 @@ impl Apple {
 
     fn check_contract(&self, payload: &Value, voip: bool) {
         if !payload["aps"].is_object() {
-            self.ledger.object("the payload has no aps".into());
+            self.inbox.object("the payload has no aps".into());
         }
         if voip != (payload["sipwake"]["event"] == "call") {
-            self.ledger.object("a VoIP push is a call, and a call is a VoIP push".into());
+            self.inbox.object("a VoIP push is a call, and a call is a VoIP push".into());
         }
         if let (true, Some(call)) = (voip, payload["sipwake"]["call"].as_str()) {
             let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
             if !rung.insert(format!("{}/{call}", payload["sipwake"]["instance"])) {
-                self.ledger.object(format!("a second VoIP push for {call}"));
+                self.inbox.object(format!("a second VoIP push for {call}"));
             }
         }
     }

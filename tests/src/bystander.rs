@@ -9,14 +9,14 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::api_client::{ApiClient, Instance};
-use crate::apns::{self, Apns, ReceivedPush};
+use crate::apns::{Apns, ReceivedPush};
 use crate::authority::Authority;
 use crate::caller::{CallOptions, Caller};
 use crate::digest::{Algorithm, token};
 use crate::fcm::Fcm;
 use crate::phone::{self, IncomingCall, Phone};
 use crate::registrar::{self, Registrar};
-use crate::relay_process::{self, App, RelayProcess, Setup};
+use crate::relay_process::{App, RelayProcess, Setup};
 use crate::wire::Transport;
 
 /// How long one step may take.
@@ -82,7 +82,7 @@ impl Stage {
         settings.users = USERS.map(|user| (user.to_owned(), format!("password-{}", token()))).into();
         let registrar = Registrar::start(settings.clone()).await.expect("a registrar");
         let (apns, fcm) = (Apns::start(&authority).await, Fcm::start(&authority).await);
-        let mut setup = Setup::new(&authority, vec![app(&authority, &apns, &fcm)]);
+        let mut setup = Setup::new(&authority, vec![App::served_by(&apns, &fcm)]);
         setup.transports = vec![Transport::Tls, Transport::Tcp, Transport::Udp];
         setup.log = "trace".to_owned();
         change(&mut setup);
@@ -233,21 +233,4 @@ impl Stage {
             }
         }
     }
-}
-
-fn app(authority: &Authority, apns: &Apns, fcm: &Fcm) -> App {
-    let mut app = App::new(apns::BUNDLE);
-    app.apns = Some(relay_process::Apns {
-        key_file: apns.key_file(),
-        key_id: apns::KEY_ID.to_owned(),
-        team_id: apns::TEAM_ID.to_owned(),
-        endpoint: apns.endpoint(),
-        ca_file: authority.ca_file(),
-    });
-    app.fcm = Some(relay_process::Fcm {
-        service_account_file: fcm.service_account_file(),
-        endpoint: fcm.endpoint(),
-        ca_file: authority.ca_file(),
-    });
-    app
 }

@@ -7,6 +7,7 @@
 //! Invariant: what Google would object to, and what the contract forbids, is in [`Fcm::violations`].
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,11 +21,10 @@ use relay::push::fcm::Settings;
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
-use tokio::sync::mpsc::UnboundedSender;
 
 use crate::authority::Authority;
 use crate::http2::{self, Call, Head, Reply, Server, Service};
-use crate::ledger::Ledger;
+use crate::push_inbox::PushInbox;
 
 /// The Firebase project that it serves.
 pub const PROJECT: &str = "sipwake-test";
@@ -118,6 +118,14 @@ pub enum TokenAnswer {
     Unavailable,
 }
 
+impl Deref for Fcm {
+    type Target = PushInbox<ReceivedPush, Answer>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.google.inbox
+    }
+}
+
 impl Fcm {
     /// Starts it on a free loopback port.
     pub async fn start(authority: &Authority) -> Self {
@@ -136,7 +144,7 @@ impl Fcm {
                 exchanges: AtomicU64::new(0),
                 life: AtomicU64::new(3_599),
                 token_answers: Mutex::default(),
-                ledger: Ledger::new(),
+                inbox: PushInbox::new(),
             })
         })
         .await;
@@ -168,16 +176,6 @@ impl Fcm {
         self.settings.service_account_file.clone()
     }
 
-    /// Scripts the answers to the next messages to `token`, one each; then it is as without a script.
-    pub fn answer_with(&self, token: &str, answers: impl IntoIterator<Item = Answer>) {
-        self.google.ledger.answer_with(token, answers);
-    }
-
-    /// What every message without a script of its own gets; `None` accepts again.
-    pub fn answer_all(&self, answer: Option<Answer>) {
-        self.google.ledger.answer_otherwise(answer);
-    }
-
     /// Scripts the answers of the token endpoint, one each; then it grants again.
     pub fn answer_token_with(&self, answers: impl IntoIterator<Item = TokenAnswer>) {
         lock(&self.google.token_answers).extend(answers);
@@ -198,31 +196,6 @@ impl Fcm {
         self.google.exchanges.load(Ordering::Relaxed)
     }
 
-    /// Waits for the next message that was taken and that this method has not given yet.
-    pub async fn next_push(&self, within: Duration) -> Option<ReceivedPush> {
-        self.google.ledger.next(within).await
-    }
-
-    /// Every message that was taken.
-    pub fn pushes(&self) -> Vec<ReceivedPush> {
-        self.google.ledger.pushes()
-    }
-
-    /// How many messages were taken.
-    pub fn count(&self) -> u64 {
-        self.google.ledger.count()
-    }
-
-    /// How many messages arrived, taken or not.
-    pub fn requests(&self) -> u64 {
-        self.google.ledger.requests()
-    }
-
-    /// Waits until so many messages have arrived; false when they did not.
-    pub async fn wait_for_requests(&self, at_least: u64, within: Duration) -> bool {
-        self.google.ledger.wait_for_requests(at_least, within).await
-    }
-
     /// How many connections were made; the token endpoint is on a connection of its own.
     pub fn connections(&self) -> usize {
         self.server.connections()
@@ -231,21 +204,6 @@ impl Fcm {
     /// Ends every connection with a GOAWAY after which open messages are still answered.
     pub fn drain(&self) {
         self.server.drain();
-    }
-
-    /// What Google would have objected to, and what the contract forbids.
-    pub fn violations(&self) -> Vec<String> {
-        self.google.ledger.violations()
-    }
-
-    /// Keeps no message, only their number (for a load generator).
-    pub fn record_only_counts(&self, only: bool) {
-        self.google.ledger.record_only_counts(only);
-    }
-
-    /// Tells each message taken, by its token and the moment at which it was read as a whole.
-    pub fn notify(&self, listener: UnboundedSender<(String, Instant)>) {
-        self.google.ledger.notify(listener);
     }
 }
 
@@ -282,7 +240,7 @@ struct Google {
     exchanges: AtomicU64,
     life: AtomicU64,
     token_answers: Mutex<VecDeque<TokenAnswer>>,
-    ledger: Ledger<ReceivedPush, Answer>,
+    inbox: PushInbox<ReceivedPush, Answer>,
 }
 
 impl Service for Google {
@@ -295,7 +253,7 @@ impl Google {
     fn exchange(&self, call: &Call) -> Reply {
         self.exchanges.fetch_add(1, Ordering::Relaxed);
         if let Err(objection) = self.check_exchange(call) {
-            self.ledger.object(format!("token endpoint: {objection}"));
+            self.inbox.object(format!("token endpoint: {objection}"));
             return oauth_error(400, "invalid_grant");
         }
         let scripted = lock(&self.token_answers).pop_front();
@@ -355,9 +313,9 @@ impl Google {
     }
 
     fn send(&self, call: &Call) -> Reply {
-        self.ledger.arrive();
+        self.inbox.arrive();
         if call.method != Method::POST || call.path != format!("/v1/projects/{PROJECT}/messages:send") {
-            self.ledger.object(format!("{} {}", call.method, call.path));
+            self.inbox.object(format!("{} {}", call.method, call.path));
             return error(404, "NOT_FOUND", "Requested entity was not found.", Vec::new(), None);
         }
         if !self.is_authorised(call) {
@@ -366,17 +324,17 @@ impl Google {
         let message = match read_message(&call.body) {
             Ok(message) => message,
             Err((field, description)) => {
-                self.ledger.object(format!("{field}: {description}"));
+                self.inbox.object(format!("{field}: {description}"));
                 return invalid(field, description);
             }
         };
         for objection in contract(&message) {
-            self.ledger.object(objection.to_owned());
+            self.inbox.object(objection.to_owned());
         }
-        let answer = self.ledger.scripted(&message.token).unwrap_or(Answer::Accept);
+        let answer = self.inbox.scripted(&message.token).unwrap_or(Answer::Accept);
         if matches!(answer, Answer::Accept | Answer::Slow(_) | Answer::ConnectionLost) {
             let token = message.token.clone();
-            self.ledger.take(&token, || ReceivedPush {
+            self.inbox.take(&token, || ReceivedPush {
                 token: message.token,
                 at: call.at,
                 payload: message.payload,
@@ -391,7 +349,7 @@ impl Google {
     fn is_authorised(&self, call: &Call) -> bool {
         let bearer = call.headers.get("authorization").and_then(|value| value.to_str().ok());
         let Some(token) = bearer.and_then(|bearer| bearer.strip_prefix("Bearer ")) else {
-            self.ledger.object("no bearer token".into());
+            self.inbox.object("no bearer token".into());
             return false;
         };
         lock(&self.bearers).get(token).is_some_and(|until| *until > Instant::now())

@@ -24,6 +24,8 @@ use crate::wire::Transport;
 const READY_WITHIN: Duration = Duration::from_secs(20);
 /// How long to wait between two looks at `/readyz`.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often what takes long is looked at, at the least.
+const LOOK_SELDOM: Duration = Duration::from_millis(500);
 
 /// A relay that runs, or ran.
 pub struct RelayProcess {
@@ -242,6 +244,8 @@ impl RelayProcess {
     pub async fn memory_keeps(&self, needles: &[(String, Vec<u8>)], within: Duration) -> std::io::Result<Vec<String>> {
         let deadline = tokio::time::Instant::now() + within;
         let bytes: Vec<&[u8]> = needles.iter().map(|(_, needle)| needle.as_slice()).collect();
+        // Reading all of it takes a while: more and more seldom.
+        let mut pause = LOOK_EVERY;
         loop {
             let there = self.memory_holds(&bytes)?;
             let named = needles.iter().zip(there).filter(|(_, there)| *there);
@@ -249,7 +253,8 @@ impl RelayProcess {
             if held.is_empty() || tokio::time::Instant::now() >= deadline {
                 return Ok(held);
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOOK_SELDOM);
         }
     }
 

@@ -11,6 +11,7 @@ use crate::digest::token;
 use crate::ports;
 use crate::scratch::Scratch;
 use crate::wire::Transport;
+use crate::{apns, fcm};
 
 /// Where APNs is, and with what the relay signs.
 #[derive(Clone, Debug)]
@@ -55,6 +56,26 @@ impl App {
     /// An app with a key of its own and no push service yet.
     pub fn new(id: &str) -> Self {
         Self { id: id.to_owned(), api_key: format!("app-{}{}", token(), token()), apns: None, fcm: None }
+    }
+
+    /// The app `com.example.phone`, whose pushes go to these stand-ins.
+    pub fn served_by(apns: &apns::Apns, fcm: &fcm::Fcm) -> Self {
+        let (apple, google) = (apns.settings(), fcm.settings());
+        Self {
+            apns: Some(Apns {
+                key_file: apple.key_file,
+                key_id: apns::KEY_ID.to_owned(),
+                team_id: apns::TEAM_ID.to_owned(),
+                endpoint: apns.endpoint(),
+                ca_file: apple.ca_file.unwrap_or_default(),
+            }),
+            fcm: Some(Fcm {
+                service_account_file: google.service_account_file,
+                endpoint: fcm.endpoint(),
+                ca_file: google.ca_file.unwrap_or_default(),
+            }),
+            ..Self::new(apns::BUNDLE)
+        }
     }
 }
 
@@ -164,11 +185,21 @@ impl Setup {
     /// # Panics
     /// When the key cannot be written.
     pub fn sip_server(&mut self, id: &str, domains: &[&str]) -> String {
+        // `example.test` has no address: the stand-ins are known by theirs.
+        self.sip_server_at(id, domains, &["127.0.0.1"])
+    }
+
+    /// As [`Self::sip_server`], with other hosts whose registrations it may wake.
+    ///
+    /// # Panics
+    /// When the key cannot be written.
+    pub fn sip_server_at(&mut self, id: &str, domains: &[&str], registrars: &[&str]) -> String {
         let key = format!("server-{}{}", token(), token());
         let file = self.authority.directory().join(format!("{id}-key"));
         std::fs::write(&file, &key).expect("the authority's directory can be written");
         // Writing to a String cannot fail.
         let _ = writeln!(self.further, "\n[[sip_server]]\nid = {id:?}\nkey_file = {file:?}\ndomains = {domains:?}");
+        let _ = writeln!(self.further, "registrars = {registrars:?}");
         key
     }
 

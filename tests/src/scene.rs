@@ -17,7 +17,7 @@ use crate::phone::{self, IncomingCall, Phone};
 use crate::push_phone::{PushPhone, Service};
 use crate::registrar::{self, Registrar};
 use crate::relay_process::RelayProcess;
-use crate::relay_setup::Setup;
+use crate::relay_setup::{App, Setup};
 pub use crate::stage::text;
 use crate::wire::Transport;
 use crate::{apns, fcm};
@@ -53,6 +53,18 @@ pub struct Scene {
     pub edge: Transport,
 }
 
+/// A call that has reached the device that its push has woken.
+pub struct Ringing {
+    /// Bob.
+    pub caller: Caller,
+    /// The push that woke the device.
+    pub push: Value,
+    /// Alice's phone.
+    pub phone: Phone,
+    /// The INVITE, as her phone has it.
+    pub call: IncomingCall,
+}
+
 impl Scene {
     /// With the contract's defaults; TLS toward the SIP server.
     ///
@@ -60,6 +72,16 @@ impl Scene {
     /// [`Missed`] when something does not start.
     pub async fn start() -> Result<Self, Missed> {
         Self::with(|_| {}).await
+    }
+
+    /// With the contract's defaults, and push enabled for Alice's iPhone.
+    ///
+    /// # Errors
+    /// [`Missed`] when something does not start, or for another answer than 201.
+    pub async fn enabled() -> Result<(Self, Instance), Missed> {
+        let scene = Self::start().await?;
+        let instance = scene.enable().await?;
+        Ok((scene, instance))
     }
 
     /// With another transport toward the SIP server.
@@ -104,7 +126,7 @@ impl Scene {
         server(&mut settings);
         let registrar = Registrar::start(settings).await?;
         let (apns, fcm) = (apns::Apns::start(&authority).await, fcm::Fcm::start(&authority).await);
-        let mut setup = Setup::new(&authority, vec![crate::stage::app(&authority, &apns, &fcm)]);
+        let mut setup = Setup::new(&authority, vec![App::served_by(&apns, &fcm)]);
         setup.keyring = Some(authority.directory().join("keyring"));
         change(&mut setup);
         let relay = RelayProcess::start(setup).await?;
@@ -209,6 +231,93 @@ impl Scene {
     /// The device's settings.
     pub fn device(&self, instance: &Instance) -> phone::Settings {
         phone::Settings::new(&instance.edge_over(self.edge), &instance.id, &instance.secret, Some(&self.authority))
+    }
+
+    /// Bob calls Alice's sleeping iPhone, which is pushed.
+    ///
+    /// # Errors
+    /// [`Missed`] when no push comes.
+    pub async fn call_and_push(&self) -> Result<(Caller, Value), Missed> {
+        let caller = self.call()?;
+        Ok((caller, self.push().await?))
+    }
+
+    /// Bob calls Alice's sleeping iPhone, whose push wakes it: her phone has the INVITE.
+    ///
+    /// # Errors
+    /// [`Missed`] when it does not get that far.
+    pub async fn rings(&self, instance: &Instance) -> Result<Ringing, Missed> {
+        let (caller, push) = self.call_and_push().await?;
+        let phone = self.wake(instance).await?;
+        let call = phone.next_invite(SOON).await?;
+        Ok(Ringing { caller, push, phone, call })
+    }
+
+    /// The same, and she answers.
+    ///
+    /// # Errors
+    /// [`Missed`] when it does not get that far.
+    pub async fn answered(&self, instance: &Instance) -> Result<Ringing, Missed> {
+        let ringing = self.rings(instance).await?;
+        self.answer(&ringing.caller, &ringing.call).await?;
+        Ok(ringing)
+    }
+
+    /// Bob calls Alice's phone, which is there.
+    ///
+    /// # Errors
+    /// [`Missed`] when no INVITE reaches it.
+    pub async fn rings_at(&self, phone: &Phone) -> Result<(Caller, IncomingCall), Missed> {
+        let caller = self.call()?;
+        Ok((caller, phone.next_invite(SOON).await?))
+    }
+
+    /// The same, and she answers.
+    ///
+    /// # Errors
+    /// [`Missed`] when it does not get that far.
+    pub async fn answered_at(&self, phone: &Phone) -> Result<(Caller, IncomingCall), Missed> {
+        let (caller, call) = self.rings_at(phone).await?;
+        self.answer(&caller, &call).await?;
+        Ok((caller, call))
+    }
+
+    /// Bob gives up.
+    ///
+    /// # Errors
+    /// [`Missed`] when he does not hear 487.
+    pub async fn cancel(&self, caller: &Caller) -> Result<(), Missed> {
+        caller.cancel().await?;
+        caller.expect(487, SOON).await.map(drop)
+    }
+
+    /// Bob hangs up.
+    ///
+    /// # Errors
+    /// [`Missed`] when he or the device does not hear so.
+    pub async fn hang_up(&self, caller: &Caller, call: &IncomingCall) -> Result<(), Missed> {
+        caller.bye(SOON).await?;
+        call.expect_bye(SOON).await.map(drop)
+    }
+
+    /// Alice hangs up.
+    ///
+    /// # Errors
+    /// [`Missed`] when she or Bob does not hear so.
+    pub async fn phone_hangs_up(&self, caller: &Caller, call: &IncomingCall) -> Result<(), Missed> {
+        call.hang_up(SOON).await?;
+        caller.expect_bye(SOON).await.map(drop)
+    }
+
+    /// One of them hangs up.
+    ///
+    /// # Errors
+    /// [`Missed`] when one of them does not hear so.
+    pub async fn end(&self, caller_ends: bool, caller: &Caller, call: &IncomingCall) -> Result<(), Missed> {
+        match caller_ends {
+            true => self.hang_up(caller, call).await,
+            false => self.phone_hangs_up(caller, call).await,
+        }
     }
 
     /// The device answers, and the caller and the device hear so.

@@ -14,9 +14,10 @@ use serde_json::{Value, json};
 use crate::api_client::{Answer, ApiClient, Instance};
 use crate::authority::Authority;
 use crate::board::Missed;
-use crate::phone::{self, Phone};
+use crate::caller::{CallOptions, Caller};
+use crate::phone::{self, IncomingCall, Phone};
 use crate::registrar::{self, Registrar};
-use crate::relay_setup::{self, App, Setup};
+use crate::relay_setup::{App, Setup};
 use crate::scratch::Scratch;
 use crate::wire::Transport;
 use crate::{apns, fcm};
@@ -55,7 +56,7 @@ impl Stage {
         let users = registrar::Settings { authority: Some(authority.clone()), ..registrar::Settings::default() };
         let registrar = Registrar::start(users).await.map_err(|error| Missed::new("a registrar", error.to_string()))?;
         let (apns, fcm) = (apns::Apns::start(&authority).await, fcm::Fcm::start(&authority).await);
-        let mut setup = Setup::new(&authority, vec![app(&authority, &apns, &fcm)]);
+        let mut setup = Setup::new(&authority, vec![App::served_by(&apns, &fcm)]);
         adjust(&mut setup);
         let scratch = Scratch::new();
         let mut config =
@@ -117,6 +118,20 @@ impl Stage {
     pub async fn wake(&self, instance: &Instance) -> Result<Phone, Missed> {
         let settings = phone::Settings::new(&instance.edge, &instance.id, &instance.secret, Some(&self.authority));
         Phone::registered(settings, STEP).await
+    }
+
+    /// A call wakes the device of an instance, which answers: the caller, the phone and its side of the call.
+    ///
+    /// # Errors
+    /// [`Missed`] when it does not get that far.
+    pub async fn answered(&self, instance: &Instance) -> Result<(Caller, Phone, IncomingCall), Missed> {
+        let caller = self.registrar.call(&self.aor(), &CallOptions::default())?;
+        self.push("call").await?;
+        let phone = self.wake(instance).await?;
+        let call = phone.next_invite(STEP).await?;
+        call.answer();
+        caller.answered(STEP).await?;
+        Ok((caller, phone, call))
     }
 
     /// The next push through FCM, which must be of this event.
@@ -184,22 +199,4 @@ impl Stage {
 /// The text of a JSON string; empty for anything else.
 pub fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
-}
-
-/// The app of both, `com.example.phone`.
-pub fn app(authority: &Authority, apns: &apns::Apns, fcm: &fcm::Fcm) -> App {
-    let mut app = App::new(apns::BUNDLE);
-    app.apns = Some(relay_setup::Apns {
-        key_file: apns.key_file(),
-        key_id: apns::KEY_ID.to_owned(),
-        team_id: apns::TEAM_ID.to_owned(),
-        endpoint: apns.endpoint(),
-        ca_file: authority.ca_file(),
-    });
-    app.fcm = Some(relay_setup::Fcm {
-        service_account_file: fcm.service_account_file(),
-        endpoint: fcm.endpoint(),
-        ca_file: authority.ca_file(),
-    });
-    app
 }

@@ -419,10 +419,7 @@ where
         () = read => {}
         () = write => {}
     }
-    if let Out::Stream { open, .. } = &flow.0.out {
-        open.store(false, Ordering::Release);
-    }
-    handler(Event::Closed(flow));
+    closed(flow, &handler);
 }
 
 /// Reads and writes a WebSocket: each message of SIP in one of its own.
@@ -471,6 +468,11 @@ async fn exchange_messages<S>(
         () = read => {}
         () = write => {}
     }
+    closed(flow, &handler);
+}
+
+/// Says that a connection has ended.
+fn closed(flow: Flow, handler: &Handler) {
     if let Out::Stream { open, .. } = &flow.0.out {
         open.store(false, Ordering::Release);
     }

@@ -3,15 +3,18 @@
 //! Invariant: a command that carries a proof is obeyed only when the proof is the instance's own secret. An answer holds
 //! a record in the sealed form alone.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
 use sip::endpoint::{CallState, Mailbox, NewBinding, PushBinding};
 use sip::id::{CallId, InstanceId, UpstreamId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agent::tables::calls::Call;
-pub use crate::agent::tables::instances::{FirstRegistration, WipeDone};
+pub use crate::agent::tables::instances::{Denied, EndKind, FirstRegistration, WipeDone, WipeWaiter};
 pub use crate::agent::tables::lease::LeaseExpiry;
 use crate::agent::tables::timeline::Step;
-use crate::domain::{InstanceState, WipeReason};
+use crate::domain::InstanceState;
 use crate::secret::InstanceSecret;
 use crate::vault::record::Provider;
 use crate::vault::{AorKey, Fence, Sealed};
@@ -37,10 +40,6 @@ pub enum Request {
         /// The answer.
         reply: oneshot::Sender<bool>,
     },
-    /// Unregister and forget an instance that never was in the store.
-    Abandon(InstanceId),
-    /// Forget an instance that another node has taken over.
-    Release(InstanceId),
     /// How an instance stands.
     Look {
         /// The instance.
@@ -65,16 +64,16 @@ pub enum Request {
         /// The answer: how it stands now.
         reply: oneshot::Sender<Result<InstanceStatus, Denied>>,
     },
-    /// Unregister and wipe.
-    Wipe {
+    /// End an instance.
+    End {
         /// The instance.
         id: InstanceId,
         /// Who asks.
         who: Principal,
-        /// Why.
-        reason: WipeReason,
-        /// The answer, when all is done.
-        reply: oneshot::Sender<Result<oneshot::Receiver<WipeDone>, Denied>>,
+        /// How it ends.
+        kind: EndKind,
+        /// The answer, when all is done; `None`: nobody waits.
+        reply: Option<WipeWaiter>,
     },
     /// A call's state; with a wish, after it was tried.
     Call {
@@ -93,6 +92,8 @@ pub enum Request {
     ExpectCall {
         /// Whose.
         aor: AorKey,
+        /// Whose registrations of it are believed.
+        servers: Servers,
         /// The caller, as the server names it; may be empty.
         from: Box<str>,
         /// The caller's display name.
@@ -162,6 +163,19 @@ pub struct NewInstance {
     pub binding: NewBinding,
 }
 
+/// The SIP servers whose registrations of an AOR are believed: anybody may lend an account that he calls by that AOR, at a
+/// registrar of his own.
+#[derive(Clone, Debug)]
+pub struct Servers {
+    /// The AOR's domain.
+    pub domain: Box<str>,
+    /// Hosts that the operator names beside it.
+    pub registrars: Arc<[Box<str>]>,
+    /// The domain's addresses. `None`: they are not known yet, and only names decide; `Some`: they decide about the
+    /// registrations that no name decided about.
+    pub addresses: Option<Arc<[IpAddr]>>,
+}
+
 /// What a shard has of an account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DevicesFound {
@@ -169,6 +183,8 @@ pub struct DevicesFound {
     pub known: usize,
     /// Those whose device is attached already.
     pub attached: usize,
+    /// Those that only the domain's addresses can decide about; in none of the other numbers.
+    pub undecided: usize,
 }
 
 /// A registration that passed through an earlier run (RFC 8599).
@@ -259,15 +275,6 @@ pub enum TestDenied {
         /// How long to wait, in seconds.
         wait_s: u64,
     },
-}
-
-/// Why a shard refuses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Denied {
-    /// It has no such instance.
-    Unknown,
-    /// The proof is wrong.
-    Forbidden,
 }
 
 /// Why a call's state is not told.

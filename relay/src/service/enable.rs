@@ -28,10 +28,10 @@ use zeroize::Zeroizing;
 use super::Inner;
 use super::types::{EdgeAddress, Enable, EnableError, Enabled, Refusal, Registration, RegistrationState, WipeReason};
 use crate::agent::Unanswerable;
-use crate::agent::request::{FirstRegistration, LeaseExpiry, NewInstance, Principal, Request};
+use crate::agent::request::{EndKind, FirstRegistration, LeaseExpiry, NewInstance, Principal, Request};
 use crate::agent::tables::lease;
 use crate::agent::transport::upstreams::{NoRoute, Route};
-use crate::clock::unix_now;
+use crate::clock::latest_now;
 use crate::limits::guesses::{Attempt, Permit};
 use crate::metrics::labels::StoreOperation;
 use crate::net::resolve::ResolveError;
@@ -72,7 +72,10 @@ impl Inner {
         let placed = match self.timed(StoreOperation::Put, put).await {
             Ok(placed) => placed,
             Err(error) => {
-                self.dependencies.agent.tell(id, Request::Abandon(id)).await;
+                self.dependencies
+                    .agent
+                    .tell(id, Request::End { id, who: Principal::Relay, kind: EndKind::NeverOurs, reply: None })
+                    .await;
                 // The store may have taken it, and only its answer was lost.
                 self.dependencies.agent.erase(id, lookup);
                 return Err(error.into());
@@ -156,7 +159,7 @@ impl Inner {
     }
 
     fn new_instance(&self, app: Box<str>, wish: Enable, route: Route) -> (NewInstance, InstanceSecret) {
-        let now = unix_now();
+        let now = latest_now();
         // Devices of one account live on one shard.
         let group = self.dependencies.vault.group(&app, &wish.account);
         let id = InstanceId::new(u128::from_be_bytes(random::bytes()), group.tag());

@@ -14,7 +14,7 @@ use sip::id::InstanceId;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::Inner;
-use crate::agent::request::{KnownPushBinding, LeaseExpiry, NewInstance, Request};
+use crate::agent::request::{EndKind, KnownPushBinding, LeaseExpiry, NewInstance, Principal, Request};
 use crate::agent::transport::upstreams::Route;
 use crate::metrics::labels::StoreOperation;
 use crate::vault::record::StoredRecord;
@@ -154,7 +154,10 @@ impl Inner {
             return;
         }
         for id in lost.into_iter().chain(missing) {
-            self.dependencies.agent.tell(id, Request::Release(id)).await;
+            self.dependencies
+                .agent
+                .tell(id, Request::End { id, who: Principal::Relay, kind: EndKind::HandedOver, reply: None })
+                .await;
         }
     }
 

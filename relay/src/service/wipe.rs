@@ -7,7 +7,7 @@ use sip::id::InstanceId;
 
 use super::Inner;
 use super::types::{AccessError, Receipt, WipeReason};
-use crate::agent::request::{Principal, Request, WipeDone};
+use crate::agent::request::{EndKind, Principal, Request, WipeDone};
 
 impl Inner {
     pub(super) async fn wipe(
@@ -16,13 +16,13 @@ impl Inner {
         who: Principal,
         reason: WipeReason,
     ) -> Result<Receipt, AccessError> {
-        let done = match self.dependencies.agent.ask(id, |reply| Request::Wipe { id, who, reason, reply }).await {
+        let kind = EndKind::Wiped(reason);
+        let end = |reply| Request::End { id, who, kind, reply: Some(reply) };
+        let WipeDone { wiped_at, reason, unregistered } = match self.dependencies.agent.ask(id, end).await {
             Some(Ok(done)) => done,
             Some(Err(denied)) => return Err(self.denied(id, denied).await),
             None => return Err(AccessError::StoreAway),
         };
-        // The shard ends what it began; an error means that this never was an instance of its own.
-        let WipeDone { wiped_at, reason, unregistered } = done.await.map_err(|_| AccessError::Unknown)?;
         let signed = self.dependencies.vault.receipt(id, wiped_at, reason, unregistered);
         Ok(Receipt { instance: id, wiped_at, reason, unregistered, signature: signed.signature.into() })
     }

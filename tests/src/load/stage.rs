@@ -90,8 +90,8 @@ impl Stage {
 
     /// What the push services would have objected to.
     pub fn violations(&self) -> Vec<String> {
-        let apns = self.apns.iter().flat_map(Apns::violations);
-        apns.chain(self.fcm.iter().flat_map(Fcm::violations)).collect()
+        let apns = self.apns.iter().flat_map(|apns| apns.violations());
+        apns.chain(self.fcm.iter().flat_map(|fcm| fcm.violations())).collect()
     }
 
     /// Connections that the relay made to the push services.

@@ -2,6 +2,18 @@
 //!
 //! Invariant: each test has a relay and stand-ins of its own, on loopback alone; nobody sleeps to synchronise.
 
+/// Tests that are one play with different arguments.
+macro_rules! plays {
+    ($play:ident: $(fn $name:ident($($argument:expr),*);)*) => {
+        $(
+            #[tokio::test]
+            async fn $name() -> Outcome {
+                $play($($argument),*).await
+            }
+        )*
+    };
+}
+
 mod beside;
 mod calls;
 mod command_line;

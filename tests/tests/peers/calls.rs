@@ -7,29 +7,12 @@ use tests::wire::Transport;
 
 use crate::world::{Plan, SOON, World, new_push_token};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_call_over_udp_wakes_the_phone_and_the_caller_ends_it() {
-    ring(Plan::over(Transport::Udp), Scenario::CallerHangsUp).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_call_over_udp_wakes_the_phone_and_the_phone_ends_it() {
-    ring(Plan { provider: "fcm", ..Plan::over(Transport::Udp) }, Scenario::CalleeHangsUp).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_call_over_tls_wakes_the_phone_and_the_caller_ends_it() {
-    ring(Plan::over(Transport::Tls), Scenario::CallerHangsUp).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_call_over_tls_wakes_the_phone_through_fcm_and_the_phone_ends_it() {
-    ring(Plan { provider: "fcm", ..Plan::over(Transport::Tls) }, Scenario::CalleeHangsUp).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_call_over_tcp_wakes_the_phone_and_the_caller_ends_it() {
-    ring(Plan::over(Transport::Tcp), Scenario::CallerHangsUp).await;
+plays! { ring:
+    fn a_call_over_udp_wakes_the_phone_and_the_caller_ends_it(Plan::over(Transport::Udp), Scenario::CallerHangsUp);
+    fn a_call_over_udp_wakes_the_phone_and_the_phone_ends_it(Plan { provider: "fcm", ..Plan::over(Transport::Udp) }, Scenario::CalleeHangsUp);
+    fn a_call_over_tls_wakes_the_phone_and_the_caller_ends_it(Plan::over(Transport::Tls), Scenario::CallerHangsUp);
+    fn a_call_over_tls_wakes_the_phone_through_fcm_and_the_phone_ends_it(Plan { provider: "fcm", ..Plan::over(Transport::Tls) }, Scenario::CalleeHangsUp);
+    fn a_call_over_tcp_wakes_the_phone_and_the_caller_ends_it(Plan::over(Transport::Tcp), Scenario::CallerHangsUp);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,19 +21,10 @@ async fn a_server_that_asks_for_sha_256_is_answered_with_it() {
     ring(plan, Scenario::CalleeHangsUp).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_dials_the_contact_over_tls_reaches_the_relay() {
-    ring(Plan { reach: Reach::Contact, ..Plan::over(Transport::Tls) }, Scenario::CalleeHangsUp).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_dials_the_contact_over_tcp_reaches_the_relay() {
-    ring(Plan { reach: Reach::Contact, ..Plan::over(Transport::Tcp) }, Scenario::CallerHangsUp).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_sends_to_the_contact_over_udp_reaches_the_relay() {
-    ring(Plan { reach: Reach::Contact, ..Plan::over(Transport::Udp) }, Scenario::CallerHangsUp).await;
+plays! { ring:
+    fn a_server_that_dials_the_contact_over_tls_reaches_the_relay(Plan { reach: Reach::Contact, ..Plan::over(Transport::Tls) }, Scenario::CalleeHangsUp);
+    fn a_server_that_dials_the_contact_over_tcp_reaches_the_relay(Plan { reach: Reach::Contact, ..Plan::over(Transport::Tcp) }, Scenario::CallerHangsUp);
+    fn a_server_that_sends_to_the_contact_over_udp_reaches_the_relay(Plan { reach: Reach::Contact, ..Plan::over(Transport::Udp) }, Scenario::CallerHangsUp);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,14 +37,7 @@ async fn a_server_that_takes_one_contact_of_an_account_rings_both_of_its_devices
     assert_eq!(world.location().await.len(), 1);
 
     let caller = world.call(Scenario::CallerHangsUp);
-    let mut woken: Vec<String> = Vec::new();
-    for _ in 0..2 {
-        woken.push(world.apns.next_push(SOON).await.unwrap().token);
-    }
-    let mut both = [first_token, world.push_token.clone()];
-    both.sort_unstable();
-    woken.sort_unstable();
-    assert_eq!(woken, both);
+    world.both_are_pushed(&first_token).await;
     let (phone, tablet) = (world.wake(&first).await, world.wake(&second).await);
     phone.await_rung(1, SOON).await.unwrap();
     tablet.await_rung(1, SOON).await.unwrap();

@@ -1,5 +1,6 @@
 //! Calls that are not answered: cancelled, timed out, declined; and which phone needs a push at all.
 
+use tests::api_client::Instance;
 use tests::sipp::Scenario;
 use tests::wire::Transport;
 
@@ -84,15 +85,7 @@ async fn a_phone_that_is_attached_gets_the_call_at_once_and_a_dead_one_gets_the_
     assert_eq!(world.pushes(), 0);
 
     phone.kill().await.unwrap();
-    let caller = world.call(Scenario::CallerHangsUp);
-    let call = world.next_call_push(&instance).await;
-    let phone = world.wake(&instance).await;
-    phone.await_rung(1, SOON).await.unwrap();
-    phone.accept().await.unwrap();
-    caller.finish(SOON).await.unwrap();
-    assert_eq!(world.call_state(&instance, &call).await, "answered");
-    assert_eq!(world.pushes(), 1);
-    world.end().await;
+    one_push_wakes_the_phone_that_answers(world, &instance).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,15 +94,7 @@ async fn a_phone_whose_connection_is_open_but_silent_gets_the_push() {
     let instance = world.enable().await;
     let frozen = world.wake(&instance).await;
     frozen.freeze();
-    let caller = world.call(Scenario::CallerHangsUp);
-    let call = world.next_call_push(&instance).await;
-    let phone = world.wake(&instance).await;
-    phone.await_rung(1, SOON).await.unwrap();
-    phone.accept().await.unwrap();
-    caller.finish(SOON).await.unwrap();
-    assert_eq!(world.call_state(&instance, &call).await, "answered");
-    assert_eq!(world.pushes(), 1);
-    world.end().await;
+    one_push_wakes_the_phone_that_answers(world, &instance).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,5 +114,14 @@ async fn two_calls_at_once_for_one_phone_both_reach_it() {
         caller.finish(SOON).await.unwrap();
     }
     assert_eq!((phone.rung(), world.pushes()), (2, 2));
+    world.end().await;
+}
+
+/// The first push of this world.
+async fn one_push_wakes_the_phone_that_answers(world: World, instance: &Instance) {
+    let (caller, call, _phone) = world.answered(instance, Scenario::CallerHangsUp).await;
+    caller.finish(SOON).await.unwrap();
+    assert_eq!(world.call_state(instance, &call).await, "answered");
+    assert_eq!(world.pushes(), 1);
     world.end().await;
 }

@@ -7,19 +7,10 @@ use tests::wire::Transport;
 
 use crate::world::{Plan, SOON, World};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_other_call_goes_its_way_over_udp() {
-    every_other_call(Transport::Udp).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn every_other_call_goes_its_way_over_tcp() {
-    every_other_call(Transport::Tcp).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn every_other_call_goes_its_way_over_tls() {
-    every_other_call(Transport::Tls).await;
+plays! { every_other_call:
+    fn every_other_call_goes_its_way_over_udp(Transport::Udp);
+    fn every_other_call_goes_its_way_over_tcp(Transport::Tcp);
+    fn every_other_call_goes_its_way_over_tls(Transport::Tls);
 }
 
 async fn every_other_call(transport: Transport) {

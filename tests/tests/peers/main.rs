@@ -20,6 +20,18 @@
 //!
 //! Invariant: traffic stays on loopback; what is missing on the machine fails a test with the line that installs it.
 
+/// Tests that are one play with different arguments.
+macro_rules! plays {
+    ($play:ident: $(fn $name:ident($($argument:expr),*);)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                $play($($argument),*).await;
+            }
+        )*
+    };
+}
+
 mod beside;
 mod calls;
 mod endings;

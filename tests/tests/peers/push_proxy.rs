@@ -10,7 +10,7 @@ use tests::kamailio::{self, Kamailio, Reach};
 use tests::push_phone::{PushPhone, Service};
 use tests::redis_server::RedisServer;
 use tests::relay_process::RelayProcess;
-use tests::relay_setup::Setup;
+use tests::relay_setup::{App, Setup};
 use tests::scene::FCM_TOKEN;
 use tests::sipp::{Scenario, Sipp};
 use tests::wire::Transport;
@@ -42,7 +42,7 @@ impl World {
         let (kamailio, apns, fcm) =
             tokio::join!(Kamailio::start(settings, &authority), Apns::start(&authority), Fcm::start(&authority));
         let (kamailio, redis) = (kamailio?, RedisServer::start());
-        let mut setup = Setup::new(&authority, vec![tests::stage::app(&authority, &apns, &fcm)]);
+        let mut setup = Setup::new(&authority, vec![App::served_by(&apns, &fcm)]);
         setup.transports = vec![transport];
         setup.store = redis.url();
         setup.keyring = Some(authority.directory().join("keyring"));

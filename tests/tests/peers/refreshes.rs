@@ -7,14 +7,9 @@ use tests::wire::Transport;
 
 use crate::world::{Plan, SOON, World};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn calls_ring_while_the_registration_is_refreshed_again_and_again_over_udp() {
-    calls_ring_during_refreshes(Transport::Udp).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn calls_ring_while_the_registration_is_refreshed_again_and_again_over_tls() {
-    calls_ring_during_refreshes(Transport::Tls).await;
+plays! { calls_ring_during_refreshes:
+    fn calls_ring_while_the_registration_is_refreshed_again_and_again_over_udp(Transport::Udp);
+    fn calls_ring_while_the_registration_is_refreshed_again_and_again_over_tls(Transport::Tls);
 }
 
 #[tokio::test(flavor = "multi_thread")]

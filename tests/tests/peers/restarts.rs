@@ -20,11 +20,7 @@ async fn a_killed_relay_that_returns_registers_its_instances_again_and_the_next_
         world.restart().await;
         world.kamailio.await_location(&world.user, 1, SOON).await.unwrap();
 
-        let caller = world.call(Scenario::CallerHangsUp);
-        world.next_call_push(&instance).await;
-        let phone = world.wake(&instance).await;
-        phone.await_rung(1, SOON).await.unwrap();
-        phone.accept().await.unwrap();
+        let (caller, _, _phone) = world.answered(&instance, Scenario::CallerHangsUp).await;
         caller.finish(SOON).await.unwrap();
         assert_eq!(world.pushes(), 1);
         world.disable(&instance).await;
@@ -46,14 +42,7 @@ async fn two_devices_of_one_account_both_return_after_a_crash_and_both_are_woken
     world.kamailio.await_location(&world.user, 1, SOON).await.unwrap();
 
     let caller = world.call(Scenario::CallerHangsUp);
-    let mut woken: Vec<String> = Vec::new();
-    for _ in 0..2 {
-        woken.push(world.apns.next_push(SOON).await.unwrap().token);
-    }
-    let mut both = [first_token, world.push_token.clone()];
-    both.sort_unstable();
-    woken.sort_unstable();
-    assert_eq!(woken, both);
+    world.both_are_pushed(&first_token).await;
     let phone = world.wake(&second).await;
     phone.await_rung(1, SOON).await.unwrap();
     phone.accept().await.unwrap();
@@ -72,11 +61,7 @@ async fn without_redis_known_accounts_ring_and_enabling_is_503_until_it_returns(
     let instance = world.enable().await;
     let mut redis = world.redis.take().expect("a world with Redis");
     redis.stop();
-    let caller = world.call(Scenario::CallerHangsUp);
-    world.next_call_push(&instance).await;
-    let phone = world.wake(&instance).await;
-    phone.await_rung(1, SOON).await.unwrap();
-    phone.accept().await.unwrap();
+    let (caller, _, _phone) = world.answered(&instance, Scenario::CallerHangsUp).await;
     caller.finish(SOON).await.unwrap();
 
     let mut wish = world.wish();

@@ -9,7 +9,7 @@ use relay::domain::Word as _;
 use relay::vault::{Keyring, Receipt, verify_receipt};
 use serde_json::{Value, json};
 use tests::api_client::{ApiClient, Instance};
-use tests::apns::{self, Apns};
+use tests::apns::Apns;
 use tests::authority::Authority;
 use tests::baresip::{Account, Baresip};
 use tests::digest::{Algorithm, token};
@@ -17,7 +17,7 @@ use tests::fcm::Fcm;
 use tests::kamailio::{self, Kamailio, Located, Manner, Reach};
 use tests::redis_server::RedisServer;
 use tests::relay_process::RelayProcess;
-use tests::relay_setup::{self, App, Setup};
+use tests::relay_setup::{App, Setup};
 use tests::sipp::{Scenario, Sipp};
 use tests::wire::Transport;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -110,7 +110,7 @@ impl World {
         let authority = Authority::new();
         let (user, password) = (format!("alice-{}", token()), format!("pass-{}", token()));
         let (apns, fcm) = tokio::join!(Apns::start(&authority), Fcm::start(&authority));
-        let mut setup = Setup::new(&authority, vec![app(&authority, &apns, &fcm)]);
+        let mut setup = Setup::new(&authority, vec![App::served_by(&apns, &fcm)]);
         let wake = plan.wake.then(|| kamailio::Wake {
             api: ([127, 0, 0, 1], setup.ports.api).into(),
             key: setup.sip_server("kamailio", &["example.test"]),
@@ -247,6 +247,18 @@ impl World {
         push["call"].as_str().unwrap().to_owned()
     }
 
+    /// The next two pushes go to the device with this token and to the one with the account's own.
+    pub async fn both_are_pushed(&self, other_token: &str) {
+        let mut woken = Vec::new();
+        for _ in 0..2 {
+            woken.push(self.apns.next_push(SOON).await.unwrap().token);
+        }
+        let mut both = [other_token.to_owned(), self.push_token.clone()];
+        both.sort_unstable();
+        woken.sort_unstable();
+        assert_eq!(woken, both);
+    }
+
     /// How many pushes came that were taken.
     pub fn pushes(&self) -> u64 {
         self.apns.count() + self.fcm.count()
@@ -259,6 +271,16 @@ impl World {
             panic!("{missed}\n{}", self.relay.log());
         }
         phone
+    }
+
+    /// SIPp calls, and the phone that the push wakes answers: the caller, the call's id, the phone.
+    pub async fn answered(&self, instance: &Instance, scenario: Scenario) -> (Sipp, String, Baresip) {
+        let caller = self.call(scenario);
+        let call = self.next_call_push(instance).await;
+        let phone = self.wake(instance).await;
+        phone.await_rung(1, SOON).await.unwrap();
+        phone.accept().await.unwrap();
+        (caller, call, phone)
     }
 
     /// The instance as a stock client is configured with it.
@@ -388,23 +410,6 @@ pub fn new_push_token(provider: &str) -> String {
             .to_owned(),
         _ => format!("device-{}:{}", token(), token()),
     }
-}
-
-fn app(authority: &Authority, apns: &Apns, fcm: &Fcm) -> App {
-    let mut app = App::new(apns::BUNDLE);
-    app.apns = Some(relay_setup::Apns {
-        key_file: apns.key_file(),
-        key_id: apns::KEY_ID.to_owned(),
-        team_id: apns::TEAM_ID.to_owned(),
-        endpoint: apns.endpoint(),
-        ca_file: authority.ca_file(),
-    });
-    app.fcm = Some(relay_setup::Fcm {
-        service_account_file: fcm.service_account_file(),
-        endpoint: fcm.endpoint(),
-        ca_file: authority.ca_file(),
-    });
-    app
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {

@@ -19,6 +19,7 @@ use sip::id::{CallId, InstanceId};
 
 use super::Shard;
 use crate::agent::delivery::{deliver, outcome_of};
+use crate::agent::tables::instances::EndKind;
 use crate::agent::tables::timeline::What;
 use crate::agent::{ShardInput, Shared};
 use crate::clock::unix_now;
@@ -81,6 +82,11 @@ impl Shard {
         life_s: u64,
         content: AlertContent,
     ) {
+        let ending = self.instances.get(instance).and_then(|row| row.ending.as_ref());
+        if ending.is_some_and(|ending| ending.kind == EndKind::Wiped(WipeReason::PushTokenGone)) {
+            // Nobody is there any more.
+            return;
+        }
         let AlertContent { call, from, name, extra } = content;
         let now = unix_now();
         let edge = self.shared.edge.clone();
@@ -126,7 +132,7 @@ impl Shard {
         if self.push_bindings.knows(instance) {
             self.next.push_back(Input::RemovePushBinding(instance));
         } else {
-            self.begin_wipe(instance, Some(WipeReason::PushTokenGone), None);
+            self.end(instance, EndKind::Wiped(WipeReason::PushTokenGone), None);
         }
         true
     }

@@ -9,7 +9,7 @@ use sip::id::{BindingId, CallId, InstanceId};
 
 use super::Shard;
 use crate::agent::digest::{self, Challenged, Unanswerable};
-use crate::agent::request::FirstRegistration;
+use crate::agent::tables::instances::{EndKind, FirstRegistration};
 use crate::agent::tables::timeline::What;
 use crate::clock::unix_now;
 use crate::domain::{InstanceState, WipeReason};
@@ -224,10 +224,10 @@ impl Shard {
         tracing::info!(instance = %id, status, "the SIP server refused a registration");
         match first {
             Some(first) => {
-                self.abandon(id);
+                self.end(id, EndKind::NeverOurs, None);
                 let _ = first.send(FirstRegistration::Refused { status, unanswerable });
             }
-            None => self.begin_wipe(id, Some(WipeReason::RefusedUpstream), None),
+            None => self.end(id, EndKind::Wiped(WipeReason::RefusedUpstream), None),
         }
     }
 

@@ -9,6 +9,7 @@ use sip::id::{BindingId, CallId, InstanceId};
 use tokio::sync::oneshot;
 
 use super::Shard;
+use super::wipes::refuse;
 use crate::agent::request::{
     CallDenied, CallRequest, Denied, FirstRegistration, InstanceStatus, LeaseExpiry, NewInstance, Principal, Request,
     TestDenied,
@@ -27,27 +28,21 @@ impl Shard {
             Request::Stored { id, sealed, fence, reply } => {
                 let _ = reply.send(self.stored(id, sealed, fence));
             }
-            Request::Abandon(id) => self.abandon(id),
-            Request::Release(id) => self.release(id),
             Request::Look { id, who, reply } => {
                 let _ = reply.send(self.admit(id, &who).and_then(|()| self.status_of(id)));
             }
             Request::Replace { id, sealed, lease, fence, foreground, reply } => {
                 let _ = reply.send(self.replace(id, sealed, lease, fence, foreground));
             }
-            Request::Wipe { id, who, reason, reply } => {
-                let admitted = self.admit(id, &who).map(|()| {
-                    let (waiter, done) = oneshot::channel();
-                    self.begin_wipe(id, Some(reason), Some(waiter));
-                    done
-                });
-                let _ = reply.send(admitted);
-            }
+            Request::End { id, who, kind, reply } => match self.admit(id, &who) {
+                Ok(()) => self.end(id, kind, reply),
+                Err(denied) => refuse(reply, denied),
+            },
             Request::Call { id, who, call, wish, reply } => {
                 let _ = reply.send(self.call(id, &who, call, wish));
             }
-            Request::ExpectCall { aor, from, name, arrivals, reply } => {
-                let _ = reply.send(self.expect_call(aor, &from, name.as_deref(), &arrivals));
+            Request::ExpectCall { aor, servers, from, name, arrivals, reply } => {
+                let _ = reply.send(self.expect_call(aor, &servers, &from, name.as_deref(), &arrivals));
             }
             Request::Calls { id, reply } => {
                 let _ = reply.send(self.calls.all_of(id));

@@ -2,7 +2,7 @@
 //! leaves it, and nothing is unregistered.
 //!
 //! ```text
-//! begin_wipe ──┬── Unbind ─────────────── Unbound ──┐
+//! end ─────────┬── Unbind ─────────────── Unbound ──┐
 //!              └── erase (a task) ─────── Erased ───┴── finish: the row is dropped, the receipt's facts are told
 //! ```
 //!
@@ -16,13 +16,11 @@ use std::time::{Duration, Instant};
 
 use sip::endpoint::Input;
 use sip::id::InstanceId;
-use tokio::sync::oneshot;
 
 use super::Shard;
 use crate::agent::ShardInput;
 use crate::agent::erasures;
-use crate::agent::request::WipeDone;
-use crate::agent::tables::instances::Ending;
+use crate::agent::tables::instances::{Denied, EndKind, Ending, WipeDone, WipeWaiter};
 use crate::clock::{DAY_S, unix_now};
 use crate::domain::{InstanceState, WipeReason};
 use crate::metrics::labels::RegistrationOutcome;
@@ -34,53 +32,40 @@ const UNREGISTER_DEADLINE: Duration = Duration::from_secs(3);
 const END_LIFE_S: u64 = DAY_S;
 
 impl Shard {
-    /// Begins the end of an instance, or joins the one that has begun. `reason`: `None` when it never was stored here.
-    pub(crate) fn begin_wipe(
-        &mut self,
-        id: InstanceId,
-        reason: Option<WipeReason>,
-        waiter: Option<oneshot::Sender<WipeDone>>,
-    ) {
+    /// Begins the end of an instance, or joins the one that has begun.
+    pub(crate) fn end(&mut self, id: InstanceId, kind: EndKind, waiter: Option<WipeWaiter>) {
         let Some(row) = self.instances.get_mut(id) else { return };
         if let Some(ending) = &mut row.ending {
-            // What never was stored here has no receipt: its waiter hears that nobody is there.
-            ending.waiters.extend(waiter.filter(|_| ending.reason.is_some()));
+            match ending.kind {
+                EndKind::Wiped(_) => ending.waiters.extend(waiter),
+                // An instance that is not wiped has no receipt.
+                EndKind::NeverOurs | EndKind::HandedOver => refuse(waiter, Denied::Unknown),
+            }
             return;
         }
-        let erased = reason.is_none();
-        let ending = Ending { reason, unbound: None, erased, waiters: waiter.into_iter().collect() };
+        let erased = !matches!(kind, EndKind::Wiped(_));
+        let ending = Ending { kind, unbound: None, erased, waiters: waiter.into_iter().collect() };
         row.ending = Some(Box::new(ending));
         let (status, unanswerable) = (row.status, row.unanswerable);
-        match reason {
-            Some(WipeReason::RefusedUpstream) => self.tell_registration_lost(id, status, unanswerable),
-            Some(WipeReason::Expired) => self.tell_user(Event::Expired, id, END_LIFE_S, Vec::new()),
-            _ => {}
+        match kind {
+            EndKind::Wiped(WipeReason::RefusedUpstream) => self.tell_registration_lost(id, status, unanswerable),
+            EndKind::Wiped(WipeReason::Expired) => self.tell_user(Event::Expired, id, END_LIFE_S, Vec::new()),
+            EndKind::Wiped(_) | EndKind::NeverOurs | EndKind::HandedOver => {}
         }
         self.set_state(id, InstanceState::Ending);
         self.forget_activity(id);
         if !erased {
             self.erase(id);
         }
-        self.next.push_back(Input::Unbind { instance: id, deadline: UNREGISTER_DEADLINE });
-    }
-
-    /// Unregisters and forgets an instance that was never stored.
-    pub(crate) fn abandon(&mut self, id: InstanceId) {
-        self.begin_wipe(id, None, None);
-    }
-
-    /// Forgets an instance that another node has taken over.
-    pub(crate) fn release(&mut self, id: InstanceId) {
-        let Some(row) = self.instances.get_mut(id).filter(|row| row.ending.is_none()) else { return };
-        row.ending = Some(Box::new(Ending { reason: None, unbound: None, erased: true, waiters: Vec::new() }));
-        self.set_state(id, InstanceState::Ending);
-        self.forget_activity(id);
-        self.next.push_back(Input::Release(id));
+        self.next.push_back(match kind {
+            EndKind::HandedOver => Input::Release(id),
+            EndKind::Wiped(_) | EndKind::NeverOurs => Input::Unbind { instance: id, deadline: UNREGISTER_DEADLINE },
+        });
     }
 
     /// Its lease is over.
     pub(crate) fn expire(&mut self, id: InstanceId) {
-        self.begin_wipe(id, Some(WipeReason::Expired), None);
+        self.end(id, EndKind::Wiped(WipeReason::Expired), None);
         self.settle(Instant::now());
     }
 
@@ -129,12 +114,21 @@ impl Shard {
         }
         self.shared.metrics.instance_leaves(row.state);
         self.shared.upstreams.release(row.upstream);
-        if let Some(Ending { reason: Some(reason), waiters, .. }) = row.ending.map(|ending| *ending) {
+        if let Some(Ending { kind: EndKind::Wiped(reason), waiters, .. }) = row.ending.map(|ending| *ending) {
             self.shared.metrics.wipe(reason);
             tracing::info!(instance = %id, reason = ?reason, unregistered, "wiped");
             for waiter in waiters {
-                let _ = waiter.send(WipeDone { wiped_at: unix_now(), reason, unregistered });
+                // An error means that nobody waits any more.
+                let _ = waiter.send(Ok(WipeDone { wiped_at: unix_now(), reason, unregistered }));
             }
         }
+    }
+}
+
+/// Tells one who waits for a wipe that there will be none.
+pub(crate) fn refuse(waiter: Option<WipeWaiter>, why: Denied) {
+    if let Some(waiter) = waiter {
+        // An error means that nobody waits any more.
+        let _ = waiter.send(Err(why));
     }
 }

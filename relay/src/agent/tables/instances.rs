@@ -52,16 +52,39 @@ pub(crate) struct Row {
     pub activity: Option<Box<Activity>>,
 }
 
-/// An instance that is being unregistered and erased.
+/// How an instance ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndKind {
+    /// It is unregistered, erased from the store and receipted.
+    Wiped(WipeReason),
+    /// It is unregistered and forgotten: it never was in the store.
+    NeverOurs,
+    /// It is forgotten without a word to its SIP server: another node serves it.
+    HandedOver,
+}
+
+/// Why a shard refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// It has no such instance.
+    Unknown,
+    /// The proof is wrong.
+    Forbidden,
+}
+
+/// Who waits for the end of an instance. One that ends in another way than by a wipe is unknown.
+pub type WipeWaiter = oneshot::Sender<Result<WipeDone, Denied>>;
+
+/// An instance that is ending.
 pub(crate) struct Ending {
-    /// Why; `None`: it never was one (its first registration was refused, or it belongs to another node).
-    pub reason: Option<WipeReason>,
-    /// What the SIP server said, once the endpoint has let go.
+    /// How.
+    pub kind: EndKind,
+    /// Whether the SIP server confirmed, once the endpoint has let go.
     pub unbound: Option<bool>,
-    /// The store has been asked to erase it.
+    /// The store was asked to erase it, or has nothing of it.
     pub erased: bool,
-    /// Those who wait for the end.
-    pub waiters: Vec<oneshot::Sender<WipeDone>>,
+    /// Those who wait for the end of a wipe.
+    pub waiters: Vec<WipeWaiter>,
 }
 
 /// How a first registration went.
@@ -147,6 +170,9 @@ pub(crate) enum Due {
     End,
 }
 
+/// How far the clocks of a lease's grantor and of this node may be apart, in seconds.
+const AHEAD_S: u64 = 3_600;
+
 /// All instances of one shard.
 #[derive(Default)]
 pub(crate) struct Instances {
@@ -190,6 +216,16 @@ impl Instances {
             row.expires_at = lease.expires_at;
             row.reminded = lease.reminded;
             self.moments.insert((row.next_moment(), id));
+        }
+    }
+
+    /// Ends leases at `latest` (seconds since 1970) that would end more than [`AHEAD_S`] later: they were granted by a clock
+    /// that was ahead.
+    pub(crate) fn cut_leases(&mut self, latest: u64) {
+        while let Some(&(moment, id)) = self.moments.last()
+            && moment > latest + AHEAD_S
+        {
+            self.set_lease(id, LeaseExpiry { expires_at: latest, reminded: None });
         }
     }
 
@@ -255,6 +291,16 @@ mod tests {
         assert_eq!(instances.pop_due(END), Some((id, Due::End)));
         assert_eq!(instances.pop_due(END), None, "an end is told once");
         assert!(instances.remove(id).is_some());
+    }
+
+    #[test]
+    fn a_lease_that_a_clock_granted_which_was_ahead_ends_like_any_other() {
+        let (mut instances, id) = instances(LeaseExpiry { expires_at: END + 30 * 86_400, reminded: None });
+        instances.cut_leases(END);
+        assert_eq!(instances.pop_due(END - 86_400), Some((id, Due::Reminder(Reminder::Renew))));
+        assert_eq!(instances.pop_due(END), Some((id, Due::End)));
+        instances.cut_leases(END);
+        assert_eq!(instances.pop_due(END), None, "and once");
     }
 
     #[test]

@@ -11,8 +11,7 @@ async fn a_call_that_was_given_up_is_told_and_remembered_until_it_is_deleted() -
     let instance = scene.enable_as(&wish(&scene)).await?;
     let caller = scene.call()?;
     let call = text(&scene.push().await?["call"]);
-    caller.cancel().await?;
-    caller.expect(487, SOON).await?;
+    scene.cancel(&caller).await?;
     let push = alert(&scene, "missed-call").await?;
     assert_eq!(
         (text(&push["call"]), &push["from"], &push["name"]),
@@ -39,8 +38,7 @@ async fn a_call_that_nobody_came_for_is_missed_and_one_that_was_declined_or_answ
     let call = text(&scene.push().await?["call"]);
     assert_eq!(scene.api.decline(&instance, &call).await?.status, 204);
     declined.expect(603, SOON).await?;
-    let elsewhere = scene.call()?;
-    scene.push().await?;
+    let (elsewhere, _) = scene.call_and_push().await?;
     elsewhere.cancel_answered_elsewhere().await?;
     elsewhere.expect(487, SOON).await?;
     let missed = scene.call()?;
@@ -54,10 +52,8 @@ async fn a_call_that_nobody_came_for_is_missed_and_one_that_was_declined_or_answ
 
 #[tokio::test]
 async fn an_instance_with_a_voip_token_alone_gets_no_push_for_a_missed_call_and_finds_it_all_the_same() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
-    let caller = scene.call()?;
-    scene.push().await?;
+    let (scene, instance) = Scene::enabled().await?;
+    let (caller, _) = scene.call_and_push().await?;
     caller.cancel().await?;
     await_kept(&scene, &instance, "missed-calls", 1).await?;
     // The next push is the next call's.

@@ -3,18 +3,14 @@
 use tests::caller::Caller;
 use tests::leg::Leg;
 use tests::phone::{IncomingCall, Phone};
-use tests::scene::{SOON, Scene};
+use tests::scene::{Ringing, SOON, Scene};
 use tests::wire::Transport;
 
 use super::Outcome;
 
 async fn in_a_call(scene: &Scene) -> Result<(Caller, IncomingCall, Phone), tests::board::Missed> {
     let instance = scene.enable().await?;
-    let caller = scene.call()?;
-    scene.push().await?;
-    let phone = scene.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
-    scene.answer(&caller, &call).await?;
+    let Ringing { caller, phone, call, .. } = scene.answered(&instance).await?;
     Ok((caller, call, phone))
 }
 
@@ -51,34 +47,24 @@ async fn holds_and_resumes_over(transport: Transport) -> Outcome {
     scene.content_with(&[&caller], &[&phone])
 }
 
-#[tokio::test]
-async fn hold_resume_and_info_pass_in_both_directions_over_tls() -> Outcome {
-    holds_and_resumes_over(Transport::Tls).await
-}
-
-#[tokio::test]
-async fn hold_resume_and_info_pass_in_both_directions_over_udp() -> Outcome {
-    holds_and_resumes_over(Transport::Udp).await
+plays! { holds_and_resumes_over:
+    fn hold_resume_and_info_pass_in_both_directions_over_tls(Transport::Tls);
+    fn hold_resume_and_info_pass_in_both_directions_over_udp(Transport::Udp);
 }
 
 #[tokio::test]
 async fn a_call_that_outlives_the_wipe_of_its_instance_can_still_be_hung_up() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     let phone = scene.wake(&instance).await?;
-    let caller = scene.call()?;
-    let call = phone.next_invite(SOON).await?;
-    scene.answer(&caller, &call).await?;
+    let (caller, call) = scene.answered_at(&phone).await?;
     assert_eq!(scene.api.disable(&instance).await?.status, 200);
-    call.hang_up(SOON).await?;
-    caller.expect_bye(SOON).await?;
+    scene.phone_hangs_up(&caller, &call).await?;
     scene.content_with(&[&caller], &[&phone])
 }
 
 #[tokio::test]
 async fn a_phone_may_send_nothing_outside_its_own_calls() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     let phone = scene.wake(&instance).await?;
     for method in ["INVITE", "MESSAGE", "OPTIONS", "BYE", "SUBSCRIBE"] {
         let answer = phone.request(method, "sip:bob@example.test", SOON).await?;

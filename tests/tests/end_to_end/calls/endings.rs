@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tests::api_client::Instance;
-use tests::scene::{SOON, Scene, text};
+use tests::scene::{Ringing, SOON, Scene, text};
 
 use super::Outcome;
 
@@ -19,13 +19,10 @@ async fn comes_late_and_is_not_rung(scene: &Scene, instance: &Instance) -> Outco
 
 #[tokio::test]
 async fn a_cancelled_call_never_rings_the_phone_that_wakes_late() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
-    let caller = scene.call()?;
-    let push = scene.push().await?;
+    let (scene, instance) = Scene::enabled().await?;
+    let (caller, push) = scene.call_and_push().await?;
     scene.await_state(&instance, &push, "ringing").await?;
-    caller.cancel().await?;
-    caller.expect(487, SOON).await?;
+    scene.cancel(&caller).await?;
     scene.await_state(&instance, &push, "cancelled").await?;
     comes_late_and_is_not_rung(&scene, &instance).await?;
     assert_eq!(scene.apns.requests(), 1);
@@ -34,12 +31,8 @@ async fn a_cancelled_call_never_rings_the_phone_that_wakes_late() -> Outcome {
 
 #[tokio::test]
 async fn a_call_that_is_cancelled_while_the_phone_rings_stops_ringing() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
-    let caller = scene.call()?;
-    let push = scene.push().await?;
-    let phone = scene.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
+    let (scene, instance) = Scene::enabled().await?;
+    let Ringing { caller, push, phone, call } = scene.rings(&instance).await?;
     call.ring();
     caller.expect(180, SOON).await?;
     caller.cancel().await?;
@@ -52,10 +45,8 @@ async fn a_call_that_is_cancelled_while_the_phone_rings_stops_ringing() -> Outco
 
 #[tokio::test]
 async fn a_call_that_was_answered_elsewhere_says_so() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
-    let caller = scene.call()?;
-    let push = scene.push().await?;
+    let (scene, instance) = Scene::enabled().await?;
+    let (caller, push) = scene.call_and_push().await?;
     caller.cancel_answered_elsewhere().await?;
     caller.expect(487, SOON).await?;
     scene.await_state(&instance, &push, "answered-elsewhere").await?;
@@ -66,8 +57,7 @@ async fn a_call_that_was_answered_elsewhere_says_so() -> Outcome {
 async fn a_call_for_which_no_phone_comes_is_answered_480_at_the_ring_timeout() -> Outcome {
     let scene = Scene::with(|setup| setup.ring_timeout = "2s".to_owned()).await?;
     let instance = scene.enable().await?;
-    let caller = scene.call()?;
-    let push = scene.push().await?;
+    let (caller, push) = scene.call_and_push().await?;
     caller.expect(480, SOON).await?;
     let after = caller.responses().last().map(|(after, _)| *after).unwrap_or_default();
     assert!((Duration::from_millis(1_900)..Duration::from_secs(5)).contains(&after), "{after:?}");
@@ -80,10 +70,8 @@ async fn a_call_for_which_no_phone_comes_is_answered_480_at_the_ring_timeout() -
 
 #[tokio::test]
 async fn a_call_that_is_declined_by_the_app_is_answered_603() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
-    let caller = scene.call()?;
-    let push = scene.push().await?;
+    let (scene, instance) = Scene::enabled().await?;
+    let (caller, push) = scene.call_and_push().await?;
     let id = text(&push["call"]);
     assert_eq!(scene.api.decline(&instance, &id).await?.status, 204);
     caller.expect(603, SOON).await?;
@@ -97,12 +85,10 @@ async fn a_call_that_is_declined_by_the_app_is_answered_603() -> Outcome {
 
 #[tokio::test]
 async fn a_call_that_the_phone_declines_is_answered_as_it_says() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     let phone = scene.wake(&instance).await?;
     for status in [486, 603, 488] {
-        let caller = scene.call()?;
-        let call = phone.next_invite(SOON).await?;
+        let (caller, call) = scene.rings_at(&phone).await?;
         call.ring();
         call.decline(status);
         caller.expect(status, SOON).await?;
@@ -110,8 +96,7 @@ async fn a_call_that_the_phone_declines_is_answered_as_it_says() -> Outcome {
         scene.content_with(&[&caller], &[&phone])?;
     }
     phone.unregister(SOON).await?;
-    let caller = scene.call()?;
-    let push = scene.push().await?;
+    let (caller, push) = scene.call_and_push().await?;
     let phone = scene.wake(&instance).await?;
     phone.next_invite(SOON).await?.decline(486);
     caller.expect(486, SOON).await?;
@@ -126,10 +111,7 @@ async fn a_call_that_rings_and_is_never_answered_ends_at_the_answer_timeout() ->
     })
     .await?;
     let instance = scene.enable().await?;
-    let caller = scene.call()?;
-    let push = scene.push().await?;
-    let phone = scene.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
+    let Ringing { caller, push, phone, call } = scene.rings(&instance).await?;
     call.ring();
     caller.expect(180, SOON).await?;
     caller.expect(408, SOON).await?;
@@ -140,10 +122,8 @@ async fn a_call_that_rings_and_is_never_answered_ends_at_the_answer_timeout() ->
 
 #[tokio::test]
 async fn disabling_while_a_call_is_held_ends_the_call_and_wipes_all() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
-    let caller = scene.call()?;
-    let push = scene.push().await?;
+    let (scene, instance) = Scene::enabled().await?;
+    let (caller, push) = scene.call_and_push().await?;
     let receipt = scene.api.disable(&instance).await?;
     assert_eq!((receipt.status, &receipt.json()["unregistered"]), (200, &serde_json::json!(true)));
     caller.expect(480, SOON).await?;

@@ -11,8 +11,7 @@ use super::Outcome;
 
 #[tokio::test]
 async fn a_phone_whose_flow_is_silent_gets_the_push_after_two_seconds() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     let asleep = scene.wake(&instance).await?;
     asleep.fall_silent();
     let began = Instant::now();
@@ -23,19 +22,16 @@ async fn a_phone_whose_flow_is_silent_gets_the_push_after_two_seconds() -> Outco
     let phone = scene.wake(&instance).await?;
     let call = phone.next_invite(SOON).await?;
     scene.answer(&caller, &call).await?;
-    call.hang_up(SOON).await?;
-    caller.expect_bye(SOON).await?;
+    scene.phone_hangs_up(&caller, &call).await?;
     assert_eq!((asleep.invited(), scene.apns.count()), (0, 1));
     scene.content_with(&[&caller], &[&phone])
 }
 
 #[tokio::test]
 async fn a_phone_that_answers_on_its_flow_in_time_gets_no_push() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     let phone = scene.wake(&instance).await?;
-    let caller = scene.call()?;
-    let call = phone.next_invite(SOON).await?;
+    let (caller, call) = scene.rings_at(&phone).await?;
     call.leg().respond(100, &[], None);
     // Longer than the relay waits for a sign of life: the deadline passes on the relay's side while the call rings here.
     assert!(scene.apns.next_push(Duration::from_millis(2_500)).await.is_none());
@@ -47,8 +43,7 @@ async fn a_phone_that_answers_on_its_flow_in_time_gets_no_push() -> Outcome {
 
 #[tokio::test]
 async fn a_phone_whose_flow_has_broken_gets_the_push_at_once() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     for _ in 0..3 {
         let gone = scene.wake(&instance).await?;
         gone.drop_connection();
@@ -68,10 +63,8 @@ async fn a_phone_whose_flow_has_broken_gets_the_push_at_once() -> Outcome {
 
 #[tokio::test]
 async fn a_phone_that_loses_its_flow_while_it_rings_is_offered_the_call_again() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
-    let caller = scene.call()?;
-    scene.push().await?;
+    let (scene, instance) = Scene::enabled().await?;
+    let (caller, _) = scene.call_and_push().await?;
     let first = scene.wake(&instance).await?;
     first.next_invite(SOON).await?.ring();
     caller.expect(180, SOON).await?;
@@ -79,31 +72,21 @@ async fn a_phone_that_loses_its_flow_while_it_rings_is_offered_the_call_again() 
     let phone = scene.wake(&instance).await?;
     let call = phone.next_invite(SOON).await?;
     scene.answer(&caller, &call).await?;
-    caller.bye(SOON).await?;
-    call.expect_bye(SOON).await?;
+    scene.hang_up(&caller, &call).await?;
     assert_eq!(scene.apns.count(), 1, "never a second push for one call");
     scene.content_with(&[&caller], &[&phone])
 }
 
 #[tokio::test]
 async fn a_call_whose_phone_changed_its_network_is_hung_up_from_either_side() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     let mut phone = scene.wake(&instance).await?;
     for caller_ends in [true, false] {
-        let caller = scene.call()?;
-        let call = phone.next_invite(SOON).await?;
-        scene.answer(&caller, &call).await?;
+        let (caller, call) = scene.answered_at(&phone).await?;
         phone.drop_connection();
         phone = scene.wake(&instance).await?;
         let call = phone.take_over(&call);
-        if caller_ends {
-            caller.bye(SOON).await?;
-            call.expect_bye(SOON).await?;
-        } else {
-            call.hang_up(SOON).await?;
-            caller.expect_bye(SOON).await?;
-        }
+        scene.end(caller_ends, &caller, &call).await?;
         scene.content_with(&[&caller], &[&phone])?;
     }
     Ok(())
@@ -119,12 +102,9 @@ async fn comes_back(scene: &Scene, instance: &Instance, call: &IncomingCall) -> 
 
 #[tokio::test]
 async fn a_caller_who_hangs_up_while_the_phone_is_away_is_answered_when_it_comes_back() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     let phone = scene.wake(&instance).await?;
-    let caller = scene.call()?;
-    let call = phone.next_invite(SOON).await?;
-    scene.answer(&caller, &call).await?;
+    let (caller, call) = scene.answered_at(&phone).await?;
     phone.drop_connection();
     scene.await_metric("sipwake_edge_flows", 0.0).await?;
     let bye = caller.leg().send("BYE", &[], None);
@@ -136,12 +116,9 @@ async fn a_caller_who_hangs_up_while_the_phone_is_away_is_answered_when_it_comes
 
 #[tokio::test]
 async fn a_bye_that_was_lost_with_a_flow_comes_by_the_next_one() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     let phone = scene.wake(&instance).await?;
-    let caller = scene.call()?;
-    let call = phone.next_invite(SOON).await?;
-    scene.answer(&caller, &call).await?;
+    let (caller, call) = scene.answered_at(&phone).await?;
     phone.fall_silent();
     let bye = caller.leg().send("BYE", &[], None);
     // The relay's answer about its metrics comes after it has taken the BYE, sent before.

@@ -52,8 +52,7 @@ async fn three_devices_share_one_contact_and_the_first_that_answers_has_the_call
     assert_eq!((&ended["event"], &ended["call"]), (&json!("call-ended"), &told[2]["call"]));
     // It comes late: the call is no longer its own.
     let late = scene.wake(&devices[2]).await?;
-    caller.bye(SOON).await?;
-    call.expect_bye(SOON).await?;
+    scene.hang_up(&caller, &call).await?;
     assert_eq!((phone.invited(), tablet.invited(), late.invited()), (1, 1, 0));
     assert_eq!((scene.apns.count(), scene.fcm.count()), (2, 2), "each is woken once");
     scene.await_metric("sipwake_invites_total{outcome=\"answered\"}", 1.0).await?;
@@ -164,8 +163,7 @@ async fn an_app_in_the_foreground_is_not_woken_and_the_last_one_unregisters() ->
     assert_eq!(scene.api.change(&phone, &presence("foreground")).await?.status, 200);
     let caller = scene.call()?;
     scene.android_push().await?;
-    caller.cancel().await?;
-    caller.expect(487, SOON).await?;
+    scene.cancel(&caller).await?;
     assert_eq!(scene.apns.count(), 0);
     assert_eq!(scene.api.change(&android, &presence("foreground")).await?.status, 200);
     scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;
@@ -188,8 +186,7 @@ async fn an_instance_that_is_replaced_leaves_no_gap_in_the_registration() -> Out
     assert_eq!((ended, scene.registrar.contacts(&scene.aor()).len()), (0, 1));
     let caller = scene.call()?;
     assert_eq!(scene.push().await?["instance"], new.id.as_str());
-    caller.cancel().await?;
-    caller.expect(487, SOON).await?;
+    scene.cancel(&caller).await?;
     assert_eq!(scene.apns.count(), 1);
     scene.content_with(&[&caller], &[])
 }
@@ -201,10 +198,8 @@ async fn a_device_that_joins_while_the_server_is_slow_gets_no_call_before_it_has
     scene.registrar.script(&scene.aor(), &[Behaviour::RetryAfter(1), Behaviour::Accept]);
     let answer = scene.api.enable(&scene.wish(OTHER_TOKEN)).await?;
     assert_eq!((answer.status, &answer.json()["registration"]["status"]), (202, &json!(503)), "{}", answer.text());
-    let caller = scene.call()?;
-    scene.push().await?;
-    caller.cancel().await?;
-    caller.expect(487, SOON).await?;
+    let (caller, _) = scene.call_and_push().await?;
+    scene.cancel(&caller).await?;
     assert_eq!(scene.apns.count(), 1);
     // With the next refresh it proves itself.
     scene.await_metric("sipwake_instances{state=\"registered\"}", 2.0).await?;
@@ -212,8 +207,7 @@ async fn a_device_that_joins_while_the_server_is_slow_gets_no_call_before_it_has
     for _ in 0..2 {
         scene.push().await?;
     }
-    caller.cancel().await?;
-    caller.expect(487, SOON).await?;
+    scene.cancel(&caller).await?;
     scene.content_with(&[&caller], &[])
 }
 

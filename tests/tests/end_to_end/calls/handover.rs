@@ -20,13 +20,7 @@ async fn each_side_hangs_up_over(transport: Transport) -> Outcome {
         let call = phone.next_invite(SOON).await?;
         scene.answer(&caller, &call).await?;
         scene.await_state(&instance, &push, "answered").await?;
-        if caller_ends {
-            caller.bye(SOON).await?;
-            call.expect_bye(SOON).await?;
-        } else {
-            call.hang_up(SOON).await?;
-            caller.expect_bye(SOON).await?;
-        }
+        scene.end(caller_ends, &caller, &call).await?;
         phone.unregister(SOON).await?;
         scene.content_with(&[&caller], &[&phone])?;
     }
@@ -34,19 +28,10 @@ async fn each_side_hangs_up_over(transport: Transport) -> Outcome {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_woken_phone_answers_and_either_side_hangs_up_over_udp() -> Outcome {
-    each_side_hangs_up_over(Transport::Udp).await
-}
-
-#[tokio::test]
-async fn a_woken_phone_answers_and_either_side_hangs_up_over_tcp() -> Outcome {
-    each_side_hangs_up_over(Transport::Tcp).await
-}
-
-#[tokio::test]
-async fn a_woken_phone_answers_and_either_side_hangs_up_over_tls() -> Outcome {
-    each_side_hangs_up_over(Transport::Tls).await
+plays! { each_side_hangs_up_over:
+    fn a_woken_phone_answers_and_either_side_hangs_up_over_udp(Transport::Udp);
+    fn a_woken_phone_answers_and_either_side_hangs_up_over_tcp(Transport::Tcp);
+    fn a_woken_phone_answers_and_either_side_hangs_up_over_tls(Transport::Tls);
 }
 
 /// SDP as no reader would write it back: odd attributes, bare line feeds, no end of line at the end.
@@ -75,8 +60,7 @@ fn passed_unchanged(message: &Message) {
 
 #[tokio::test]
 async fn media_and_headers_that_the_relay_does_not_know_pass_to_the_byte() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     let mut options = CallOptions::default().body("application/sdp", OFFER);
     options.headers = STRANGE.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let caller = scene.registrar.call(&scene.aor(), &options)?;
@@ -101,8 +85,7 @@ async fn media_and_headers_that_the_relay_does_not_know_pass_to_the_byte() -> Ou
 
 #[tokio::test]
 async fn a_body_that_is_no_sdp_passes_to_the_byte() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     let body =
         "--x\r\nContent-Type: application/sdp\r\n\r\nv=0\r\n--x\r\nContent-Type: application/pidf+xml\r\n\r\n<a/>--x--";
     let options = CallOptions::default().body("multipart/mixed;boundary=x", body);
@@ -117,12 +100,10 @@ async fn a_body_that_is_no_sdp_passes_to_the_byte() -> Outcome {
 
 #[tokio::test]
 async fn a_phone_that_is_attached_gets_the_call_at_once_and_no_push() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     let phone = scene.wake(&instance).await?;
     for _ in 0..3 {
-        let caller = scene.call()?;
-        let call = phone.next_invite(SOON).await?;
+        let (caller, call) = scene.rings_at(&phone).await?;
         call.ring();
         caller.expect(180, SOON).await?;
         scene.answer(&caller, &call).await?;

@@ -4,15 +4,14 @@ use std::time::Duration;
 
 use tests::caller::CallOptions;
 use tests::registrar::Behaviour;
-use tests::scene::{SOON, Scene};
+use tests::scene::{Ringing, SOON, Scene};
 use tests::wire::Transport;
 
 use super::Outcome;
 
 #[tokio::test]
 async fn two_calls_at_once_for_one_phone_both_reach_it() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     let options = |name: &str| CallOptions::default().from(&format!("<sip:{name}@example.test>"));
     let first = scene.registrar.call(&scene.aor(), &options("bob"))?;
     let second = scene.registrar.call(&scene.aor(), &options("carol"))?;
@@ -26,27 +25,18 @@ async fn two_calls_at_once_for_one_phone_both_reach_it() -> Outcome {
     scene.answer(&first, &bobs).await?;
     carols.decline(486);
     second.expect(486, SOON).await?;
-    first.bye(SOON).await?;
-    bobs.expect_bye(SOON).await?;
+    scene.hang_up(&first, &bobs).await?;
     assert_eq!(scene.apns.count(), 2);
     scene.content_with(&[&first, &second], &[&phone])
 }
 
 #[tokio::test]
 async fn a_second_call_during_the_first_reaches_the_phone_without_a_push() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
-    let first = scene.call()?;
-    scene.push().await?;
-    let phone = scene.wake(&instance).await?;
-    let talking = phone.next_invite(SOON).await?;
-    scene.answer(&first, &talking).await?;
-    let second = scene.call()?;
-    let waiting = phone.next_invite(SOON).await?;
-    scene.answer(&second, &waiting).await?;
+    let (scene, instance) = Scene::enabled().await?;
+    let Ringing { caller: first, phone, .. } = scene.answered(&instance).await?;
+    let (second, waiting) = scene.answered_at(&phone).await?;
     first.bye(SOON).await?;
-    waiting.hang_up(SOON).await?;
-    second.expect_bye(SOON).await?;
+    scene.phone_hangs_up(&second, &waiting).await?;
     assert_eq!(scene.apns.count(), 1);
     scene.content_with(&[&first, &second], &[&phone])
 }
@@ -64,11 +54,7 @@ async fn a_call_in_the_moment_of_a_refresh_over(transport: Transport) -> Outcome
     scene.registrar.behave(&aor, Behaviour::Slow(Duration::from_millis(700)));
     // The refresh has come and is not answered yet.
     scene.registrar.await_registers(&aor, before + 1, SOON).await?;
-    let caller = scene.call()?;
-    let push = scene.push().await?;
-    let phone = scene.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
-    scene.answer(&caller, &call).await?;
+    let Ringing { caller, push, phone, .. } = scene.answered(&instance).await?;
     scene.await_state(&instance, &push, "answered").await?;
     caller.bye(SOON).await?;
     let contacts = scene.registrar.await_contacts(&aor, 1, SOON).await?;
@@ -77,26 +63,16 @@ async fn a_call_in_the_moment_of_a_refresh_over(transport: Transport) -> Outcome
     scene.content_with(&[&caller], &[&phone])
 }
 
-#[tokio::test]
-async fn a_call_in_the_very_moment_of_a_refresh_rings_over_tls() -> Outcome {
-    a_call_in_the_moment_of_a_refresh_over(Transport::Tls).await
-}
-
-#[tokio::test]
-async fn a_call_in_the_very_moment_of_a_refresh_rings_over_udp() -> Outcome {
-    a_call_in_the_moment_of_a_refresh_over(Transport::Udp).await
+plays! { a_call_in_the_moment_of_a_refresh_over:
+    fn a_call_in_the_very_moment_of_a_refresh_rings_over_tls(Transport::Tls);
+    fn a_call_in_the_very_moment_of_a_refresh_rings_over_udp(Transport::Udp);
 }
 
 #[tokio::test]
 async fn a_phone_that_comes_before_the_push_is_answered_gets_the_call_once() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     scene.apns.answer_all(Some(tests::apns::Answer::Slow(Duration::from_secs(1))));
-    let caller = scene.call()?;
-    let push = scene.push().await?;
-    let phone = scene.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
-    scene.answer(&caller, &call).await?;
+    let Ringing { caller, push, phone, .. } = scene.answered(&instance).await?;
     scene.await_state(&instance, &push, "answered").await?;
     caller.bye(SOON).await?;
     assert_eq!((phone.invited(), scene.apns.requests()), (1, 1));

@@ -64,11 +64,9 @@ async fn a_voip_push_is_the_contracts_and_is_sent_once() -> Outcome {
 
 #[tokio::test]
 async fn a_push_that_the_service_could_not_take_is_tried_again_and_taken_once() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     scene.apns.answer_with(TOKEN, [apns::Answer::Unavailable { retry_after: None }, apns::Answer::ServerError]);
-    let caller = scene.call()?;
-    scene.push().await?;
+    let (caller, _) = scene.call_and_push().await?;
     caller.expect(180, SOON).await?;
     let phone = scene.wake(&instance).await?;
     let call = phone.next_invite(SOON).await?;
@@ -93,8 +91,7 @@ async fn a_caller_who_asks_for_privacy_is_anonymous_in_the_push() -> Outcome {
         let push = scene.push().await?;
         assert_eq!(push["from"], "sip:anonymous@anonymous.invalid");
         assert!(!push.to_string().to_lowercase().contains("bob"), "{push}");
-        caller.cancel().await?;
-        caller.expect(487, SOON).await?;
+        scene.cancel(&caller).await?;
     }
     scene.content()
 }
@@ -110,8 +107,7 @@ async fn a_push_names_whom_the_accounts_server_asserts_and_not_whom_the_caller_s
     let caller = scene.registrar.call(&scene.aor(), &options)?;
     let push = scene.push().await?;
     assert_eq!((push["from"].as_str(), push["name"].as_str()), (Some("sip:+4930123@example.test"), Some("Mallory")));
-    caller.cancel().await?;
-    caller.expect(487, SOON).await?;
+    scene.cancel(&caller).await?;
     scene.content_with(&[&caller], &[])
 }
 
@@ -125,8 +121,7 @@ async fn a_callers_name_cannot_break_or_mislead_the_push() -> Outcome {
     assert_eq!(push["name"], "Bo\"b evil {}</x>");
     let from = text(&push["from"]);
     assert!(!from.contains(['\r', '\n']), "{from:?}");
-    caller.cancel().await?;
-    caller.expect(487, SOON).await?;
+    scene.cancel(&caller).await?;
     let long = format!("\"{}\" <sip:bob@example.test>", "\u{1f4de}".repeat(3_000));
     let caller = scene.registrar.call(&scene.aor(), &CallOptions::default().from(&long))?;
     scene.push().await?;
@@ -145,8 +140,7 @@ async fn an_fcm_push_is_the_contracts_and_says_when_the_call_has_ended() -> Outc
     let caller_of = json!({"from": "sip:bob@example.test", "name": "Bob"});
     is_the_push(&push.payload, "call", &instance.id, 30, caller_of, edge);
     caller.expect(180, SOON).await?;
-    caller.cancel().await?;
-    caller.expect(487, SOON).await?;
+    scene.cancel(&caller).await?;
     let ended = loop {
         let push = scene.fcm.next_push(SOON).await.ok_or_else(|| tests::board::Missed::new("a push", "call-ended"))?;
         if push.payload["event"] != "missed-call" {
@@ -191,14 +185,10 @@ async fn an_android_phone_is_told_that_a_call_has_ended_unless_it_answered_it() 
 
 #[tokio::test]
 async fn an_iphone_is_never_sent_a_voip_push_that_is_no_call() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
-    let cancelled = scene.call()?;
-    scene.push().await?;
-    cancelled.cancel().await?;
-    cancelled.expect(487, SOON).await?;
-    let declined = scene.call()?;
-    let push = scene.push().await?;
+    let (scene, instance) = Scene::enabled().await?;
+    let (cancelled, _) = scene.call_and_push().await?;
+    scene.cancel(&cancelled).await?;
+    let (declined, push) = scene.call_and_push().await?;
     scene.api.decline(&instance, &text(&push["call"])).await?;
     declined.expect(603, SOON).await?;
     scene.api.disable(&instance).await?;
@@ -260,8 +250,7 @@ async fn any_sign_of_an_android_phone_or_the_end_of_its_call_stands_for_the_seco
     let second = push_of_a_call(&scene).await?;
     assert_eq!((second["event"].as_str(), text(&second["call"])), (Some("call"), call));
     assert_eq!(scene.relay.metric("sipwake_push_resends_total").await, Some(1.0));
-    silent.cancel().await?;
-    silent.expect(487, SOON).await?;
+    scene.cancel(&silent).await?;
     scene.content()
 }
 
@@ -269,8 +258,7 @@ async fn any_sign_of_an_android_phone_or_the_end_of_its_call_stands_for_the_seco
 async fn an_iphone_that_gives_no_sign_is_not_pushed_again() -> Outcome {
     let scene = Scene::with(|setup| setup.ring_timeout = "7s".to_owned()).await?;
     scene.enable().await?;
-    let caller = scene.call()?;
-    scene.push().await?;
+    let (caller, _) = scene.call_and_push().await?;
     caller.expect(480, SOON * 2).await?;
     assert_eq!(scene.apns.requests(), 1, "seven seconds later");
     assert_eq!(scene.relay.metric("sipwake_push_resends_total").await, Some(0.0));

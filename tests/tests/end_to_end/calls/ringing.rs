@@ -28,8 +28,7 @@ async fn ringing_immediately_does_not_wait_for_the_push_service() -> Outcome {
     assert!(rang_after(&caller) < Some(Duration::from_millis(2_500)));
     let push = scene.push().await?;
     scene.await_state(&instance, &push, "ringing").await?;
-    caller.cancel().await?;
-    caller.expect(487, SOON).await?;
+    scene.cancel(&caller).await?;
     scene.content_with(&[&caller], &[])
 }
 
@@ -38,14 +37,12 @@ async fn ringing_after_the_push_was_accepted_waits_for_the_push_service() -> Out
     let scene = scene("after-push-accepted").await?;
     let instance = scene.enable().await?;
     scene.apns.answer_all(Some(Answer::Slow(Duration::from_millis(1_200))));
-    let caller = scene.call()?;
-    let push = scene.push().await?;
+    let (caller, push) = scene.call_and_push().await?;
     scene.await_state(&instance, &push, "waking").await?;
     caller.expect(180, SOON).await?;
     assert!(rang_after(&caller) >= Some(Duration::from_millis(1_200)));
     scene.await_state(&instance, &push, "ringing").await?;
-    caller.cancel().await?;
-    caller.expect(487, SOON).await?;
+    scene.cancel(&caller).await?;
     scene.content_with(&[&caller], &[])
 }
 
@@ -53,8 +50,7 @@ async fn ringing_after_the_push_was_accepted_waits_for_the_push_service() -> Out
 async fn ringing_after_the_device_rings_waits_for_the_device() -> Outcome {
     let scene = scene("after-device-rings").await?;
     let instance = scene.enable().await?;
-    let caller = scene.call()?;
-    let push = scene.push().await?;
+    let (caller, push) = scene.call_and_push().await?;
     scene.await_metric("sipwake_pushes_total{provider=\"apns\",outcome=\"accepted\"}", 1.0).await?;
     let phone = scene.wake(&instance).await?;
     let call = phone.next_invite(SOON).await?;
@@ -72,8 +68,7 @@ async fn ringing_after_the_device_rings_waits_for_the_device() -> Outcome {
 async fn a_device_that_says_it_makes_progress_lets_the_caller_hear_ringing() -> Outcome {
     let scene = scene("after-device-rings").await?;
     let instance = scene.enable().await?;
-    let caller = scene.call()?;
-    let push = scene.push().await?;
+    let (caller, push) = scene.call_and_push().await?;
     scene.await_metric("sipwake_pushes_total{provider=\"apns\",outcome=\"accepted\"}", 1.0).await?;
     assert_eq!(rang_after(&caller), None);
     for _ in 0..2 {

@@ -17,8 +17,7 @@ async fn each_side_hangs_up_over(upstream: Transport) -> Outcome {
     let scene = scene_over(upstream).await?;
     let instance = scene.enable().await?;
     for caller_ends in [true, false] {
-        let caller = scene.call()?;
-        let push = scene.push().await?;
+        let (caller, push) = scene.call_and_push().await?;
         let phone = scene.wake(&instance).await?;
         assert_eq!(phone.flow().transport(), Transport::Wss);
         let call = phone.next_invite(SOON).await?;
@@ -27,13 +26,7 @@ async fn each_side_hangs_up_over(upstream: Transport) -> Outcome {
         for leg in [caller.leg(), call.leg()] {
             assert_eq!(leg.reinvite(SOON).await?.status(), Some(200));
         }
-        if caller_ends {
-            caller.bye(SOON).await?;
-            call.expect_bye(SOON).await?;
-        } else {
-            call.hang_up(SOON).await?;
-            caller.expect_bye(SOON).await?;
-        }
+        scene.end(caller_ends, &caller, &call).await?;
         phone.unregister(SOON).await?;
         scene.content_with(&[&caller], &[&phone])?;
     }
@@ -41,14 +34,9 @@ async fn each_side_hangs_up_over(upstream: Transport) -> Outcome {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_phone_on_a_websocket_answers_and_either_side_hangs_up_with_udp_upstream() -> Outcome {
-    each_side_hangs_up_over(Transport::Udp).await
-}
-
-#[tokio::test]
-async fn a_phone_on_a_websocket_answers_and_either_side_hangs_up_with_tls_upstream() -> Outcome {
-    each_side_hangs_up_over(Transport::Tls).await
+plays! { each_side_hangs_up_over:
+    fn a_phone_on_a_websocket_answers_and_either_side_hangs_up_with_udp_upstream(Transport::Udp);
+    fn a_phone_on_a_websocket_answers_and_either_side_hangs_up_with_tls_upstream(Transport::Tls);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use tests::authority::Authority;
 use tests::relay_process::{RelayProcess, binary};
 use tests::relay_setup::{App, Setup};
 use tests::scratch::Scratch;
-use tests::{apns, fcm, relay_setup};
+use tests::{apns, fcm};
 
 mod device;
 mod instances;
@@ -25,14 +25,7 @@ fn said(output: &Output) -> String {
 /// A configuration that is right, with its push services.
 async fn setup(authority: &Authority) -> (Setup, apns::Apns, fcm::Fcm) {
     let (apns, fcm) = (apns::Apns::start(authority).await, fcm::Fcm::start(authority).await);
-    let mut app = App::new(apns::BUNDLE);
-    app.apns = Some(relay_setup::Apns {
-        key_file: apns.key_file(),
-        key_id: apns::KEY_ID.to_owned(),
-        team_id: apns::TEAM_ID.to_owned(),
-        endpoint: apns.endpoint(),
-        ca_file: authority.ca_file(),
-    });
+    let app = App { fcm: None, ..App::served_by(&apns, &fcm) };
     (Setup::new(authority, vec![app]), apns, fcm)
 }
 

@@ -158,8 +158,7 @@ async fn a_token_that_fcm_calls_unregistered_wipes_the_instance() -> Outcome {
 
 #[tokio::test]
 async fn a_410_that_is_older_than_the_tokens_last_enabling_wipes_nothing() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     scene.apns.answer_with(TOKEN, [apns::Answer::Gone { timestamp: (now() - 3_600) * 1_000 }]);
     let caller = scene.call()?;
     caller.expect(480, SOON).await?;
@@ -180,8 +179,7 @@ async fn a_new_push_token_takes_the_place_of_the_old_one_in_the_store_too() -> O
     let caller = scene.call()?;
     let push = scene.apns.next_push(SOON).await.map(|push| push.token);
     assert_eq!(push.as_deref(), Some(OTHER_TOKEN));
-    caller.cancel().await?;
-    caller.expect(487, SOON).await?;
+    scene.cancel(&caller).await?;
     // With the new token it is the same device; with the old one another.
     let again = scene.enable_as(&scene.wish(OTHER_TOKEN)).await?;
     scene.await_gone(&instance).await?;
@@ -198,8 +196,7 @@ async fn a_new_push_token_takes_the_place_of_the_old_one_in_the_store_too() -> O
 
 #[tokio::test]
 async fn a_wipe_does_not_wait_for_a_sip_server_that_is_silent() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     scene.registrar.behave(&scene.aor(), tests::registrar::Behaviour::Silence);
     let began = std::time::Instant::now();
     let answer = scene.api.disable(&instance).await?;

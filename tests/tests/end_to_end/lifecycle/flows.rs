@@ -42,19 +42,10 @@ async fn a_dead_flow_is_replaced_over(transport: Transport, timing: f64) -> Outc
     rings(&scene, &instance).await
 }
 
-#[tokio::test]
-async fn a_server_that_stops_answering_stun_over_udp_is_noticed_and_registered_at_anew() -> Outcome {
-    a_dead_flow_is_replaced_over(Transport::Udp, FAST).await
-}
-
-#[tokio::test]
-async fn a_server_that_stops_answering_pings_over_tcp_is_noticed_and_registered_at_anew() -> Outcome {
-    a_dead_flow_is_replaced_over(Transport::Tcp, FAST).await
-}
-
-#[tokio::test]
-async fn a_server_that_stops_answering_pings_over_tls_is_noticed_and_registered_at_anew() -> Outcome {
-    a_dead_flow_is_replaced_over(Transport::Tls, 1.0).await
+plays! { a_dead_flow_is_replaced_over:
+    fn a_server_that_stops_answering_stun_over_udp_is_noticed_and_registered_at_anew(Transport::Udp, FAST);
+    fn a_server_that_stops_answering_pings_over_tcp_is_noticed_and_registered_at_anew(Transport::Tcp, FAST);
+    fn a_server_that_stops_answering_pings_over_tls_is_noticed_and_registered_at_anew(Transport::Tls, 1.0);
 }
 
 /// A server on UDP whose challenge makes the answer too large for a datagram; the transports of its REGISTERs.

@@ -13,6 +13,8 @@ use tests::relay_process::RelayProcess;
 use tests::stage::{STEP, Stage, text};
 use tests::wire::Transport;
 
+mod clock;
+mod dead_tokens;
 mod ends;
 mod flows;
 mod ha1;
@@ -42,12 +44,7 @@ async fn an_account_is_registered_over_every_transport_that_the_operator_named()
     for transport in [Transport::Tls, Transport::Tcp, Transport::Udp] {
         let instance = stage.enabled(&stage.wish(transport, "token-of-every-transport")).await?;
         contacts(&stage, 1).await?;
-        let caller = stage.registrar.call(&stage.aor(), &CallOptions::default())?;
-        stage.push("call").await?;
-        let phone = stage.wake(&instance).await?;
-        let call = phone.next_invite(STEP).await?;
-        call.answer();
-        caller.answered(STEP).await?;
+        let (caller, _phone, call) = stage.answered(&instance).await?;
         caller.bye(STEP).await?;
         call.expect_bye(STEP).await?;
         assert_eq!(stage.api.disable(&instance).await.unwrap().status, 200);
@@ -115,7 +112,7 @@ async fn a_token_that_the_push_service_calls_gone_wipes_the_instance() -> Outcom
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_ends_with_its_lease() -> Outcome {
-    let stage = Stage::with(|setup| setup.lifetime = ["1s", "1s", "6d"].map(str::to_owned)).await?;
+    let stage = Stage::with(|setup| setup.lifetime = ["1s", "4s", "6d"].map(str::to_owned)).await?;
     let instance = stage.enabled(&stage.wish(Transport::Tls, "token-of-a-short-lease")).await?;
     stage.await_gone(&instance, STEP).await?;
     contacts(&stage, 0).await
@@ -208,12 +205,7 @@ async fn without_the_store_calls_ring_and_enabling_is_answered_503_until_it_is_b
     let stage = Stage::with(|setup| setup.store = redis.url()).await?;
     let instance = stage.enabled(&stage.wish(Transport::Tls, "token-before-the-outage")).await?;
     redis.stop();
-    let caller = stage.registrar.call(&stage.aor(), &CallOptions::default())?;
-    stage.push("call").await?;
-    let phone = stage.wake(&instance).await?;
-    let call = phone.next_invite(STEP).await?;
-    call.answer();
-    caller.answered(STEP).await?;
+    let _in_call = stage.answered(&instance).await?;
     let answer = stage.api.enable(&stage.wish(Transport::Tls, "token-in-the-outage")).await.unwrap();
     assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());
     await_ready(&stage, 503).await?;

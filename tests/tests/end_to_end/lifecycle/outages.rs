@@ -1,7 +1,7 @@
 //! The store goes away in the middle: what is known goes on, what is new waits, and what was wiped stays wiped.
 
 use tests::redis_server::RedisServer;
-use tests::scene::{OTHER_TOKEN, SOON, Scene, TOKEN};
+use tests::scene::{OTHER_TOKEN, Ringing, SOON, Scene, TOKEN};
 
 use super::registrations::rings;
 use super::{Outcome, records};
@@ -23,11 +23,7 @@ async fn without_redis_known_bindings_ring_enabling_is_503_and_readyz_says_why()
     let kept = records(&redis).len();
     redis.stop();
     for _ in 0..2 {
-        let caller = scene.call()?;
-        scene.push().await?;
-        let phone = scene.wake(&two).await?;
-        let call = phone.next_invite(SOON).await?;
-        scene.answer(&caller, &call).await?;
+        let Ringing { caller, phone, .. } = scene.answered(&two).await?;
         caller.bye(SOON).await?;
         phone.unregister(SOON).await?;
     }

@@ -19,8 +19,7 @@ async fn say(scene: &Scene, instance: &Instance, presence: &str) -> Outcome {
 
 #[tokio::test]
 async fn ten_quick_changes_of_presence_end_in_the_last_one() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     let aor = scene.aor();
     scene.registrar.behave(&aor, Behaviour::Slow(Duration::from_millis(300)));
     for (last, contacts, state) in [("background", 1, "active"), ("foreground", 0, "foreground")] {
@@ -46,8 +45,7 @@ async fn ten_quick_changes_of_presence_end_in_the_last_one() -> Outcome {
 
 #[tokio::test]
 async fn a_call_that_crosses_a_switch_is_pushed_and_handed_over() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     let aor = scene.aor();
     let contact = scene.registrar.await_contacts(&aor, 1, SOON).await?.remove(0);
     scene.registrar.behave(&aor, Behaviour::Slow(Duration::from_secs(3)));
@@ -61,8 +59,7 @@ async fn a_call_that_crosses_a_switch_is_pushed_and_handed_over() -> Outcome {
         let phone = scene.wake(&instance).await?;
         let call = phone.next_invite(SOON).await?;
         scene.answer(&caller, &call).await?;
-        caller.bye(SOON).await?;
-        call.expect_bye(SOON).await?;
+        scene.hang_up(&caller, &call).await?;
         phone.unregister(SOON).await?;
         scene.content_with(&[&caller], &[&phone])?;
         let contacts = if presence == "background" { 1 } else { 0 };

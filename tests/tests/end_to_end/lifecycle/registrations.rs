@@ -80,20 +80,14 @@ async fn a_sip_server_that_restarts_empty_over(transport: Transport) -> Outcome 
     rings(&scene, &instance).await
 }
 
-#[tokio::test]
-async fn a_sip_server_that_restarts_empty_gets_its_registrations_again_over_tls() -> Outcome {
-    a_sip_server_that_restarts_empty_over(Transport::Tls).await
-}
-
-#[tokio::test]
-async fn a_sip_server_that_restarts_empty_gets_its_registrations_again_over_udp() -> Outcome {
-    a_sip_server_that_restarts_empty_over(Transport::Udp).await
+plays! { a_sip_server_that_restarts_empty_over:
+    fn a_sip_server_that_restarts_empty_gets_its_registrations_again_over_tls(Transport::Tls);
+    fn a_sip_server_that_restarts_empty_gets_its_registrations_again_over_udp(Transport::Udp);
 }
 
 #[tokio::test]
 async fn a_connection_that_the_sip_server_drops_is_made_again_at_once_for_all_its_instances() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     scene.enable_as(&scene.wish(OTHER_TOKEN)).await?;
     let aor = scene.aor();
     let before: Vec<u64> = scene.registrar.contacts(&aor).iter().map(|contact| contact.flow.id()).collect();
@@ -111,8 +105,7 @@ async fn a_connection_that_the_sip_server_drops_is_made_again_at_once_for_all_it
     let caller = scene.registrar.call_contact(&aor, &all[0].uri, &all[0].flow, &tests::caller::CallOptions::default());
     scene.push().await?;
     assert_eq!(scene.api.read(&instance).await?.json()["registration"]["state"], "registered");
-    caller.cancel().await?;
-    caller.expect(487, SOON).await?;
+    scene.cancel(&caller).await?;
     scene.content_with(&[&caller], &[])
 }
 
@@ -193,8 +186,7 @@ async fn a_private_address_is_refused_unless_the_operator_lists_it() -> Outcome 
 
 #[tokio::test]
 async fn in_the_foreground_the_app_registers_itself_and_behind_it_the_relay_does_again() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (scene, instance) = Scene::enabled().await?;
     for _ in 0..2 {
         let answer = scene.api.change(&instance, &json!({"presence": "foreground"})).await?;
         assert_eq!((answer.status, &answer.json()["presence"]), (200, &json!("foreground")), "{}", answer.text());

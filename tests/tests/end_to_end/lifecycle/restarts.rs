@@ -87,8 +87,7 @@ async fn a_held_call_is_handed_over_while_the_relay_drains() -> Outcome {
     let redis = RedisServer::start();
     let mut scene = Scene::with(|setup| setup.store = redis.url()).await?;
     let instance = scene.enable().await?;
-    let caller = scene.call()?;
-    scene.push().await?;
+    let (caller, _) = scene.call_and_push().await?;
     let relay = &scene.relay;
     let meanwhile = async {
         relay.await_log("drain", SOON).await?;
@@ -117,8 +116,7 @@ async fn a_held_call_is_handed_over_while_the_relay_drains() -> Outcome {
 async fn a_drain_ends_in_time_although_a_phone_never_comes() -> Outcome {
     let scene = Scene::start().await?;
     scene.enable().await?;
-    let caller = scene.call()?;
-    scene.push().await?;
+    let (caller, _) = scene.call_and_push().await?;
     let exit = scene.relay.terminate(Duration::from_secs(20)).await?;
     assert_eq!(exit.code(), Some(0));
     let last = caller.final_response(SOON).await;

@@ -79,11 +79,9 @@ async fn the_next_server_serves_while_the_best_is_away_and_the_best_again_when_i
     scene.registrar.await_contacts(&aor, 1, SOON * 3).await?;
     // Nothing of them was lost by the move.
     scene.answer(&waiting, &ringing).await?;
-    ringing.hang_up(SOON).await?;
-    waiting.expect_bye(SOON).await?;
+    scene.phone_hangs_up(&waiting, &ringing).await?;
     assert_eq!(talking.leg().reinvite(SOON).await?.status(), Some(200));
-    call.hang_up(SOON).await?;
-    talking.expect_bye(SOON).await?;
+    scene.phone_hangs_up(&talking, &call).await?;
     phone.unregister(SOON).await?;
     scene.content_with(&[&talking, &waiting], &[&phone])?;
     rings(&scene, &instance).await?;

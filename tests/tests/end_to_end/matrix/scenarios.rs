@@ -52,8 +52,7 @@ async fn answered_and_hung_up_by_the_caller(world: &World) -> Outcome {
     let call = phone.next_invite(SOON).await?;
     world.scene.answer(&caller, &call).await?;
     world.told(&push, "answered").await?;
-    caller.bye(SOON).await?;
-    call.expect_bye(SOON).await?;
+    world.scene.hang_up(&caller, &call).await?;
     assert_eq!((world.pushes() - before, phone.invited()), (1, 1), "one push and one INVITE for one call");
     ended(world, &[&caller])?;
     world.sleep(phone).await
@@ -61,8 +60,7 @@ async fn answered_and_hung_up_by_the_caller(world: &World) -> Outcome {
 
 async fn answered_and_hung_up_by_the_device(world: &World) -> Outcome {
     let (caller, _, phone, call) = world.talking().await?;
-    call.hang_up(SOON).await?;
-    caller.expect_bye(SOON).await?;
+    world.scene.phone_hangs_up(&caller, &call).await?;
     ended(world, &[&caller])?;
     world.sleep(phone).await
 }
@@ -81,8 +79,7 @@ async fn declined_by_the_device(world: &World) -> Outcome {
 async fn cancelled_while_the_device_sleeps(world: &World) -> Outcome {
     let caller = world.call()?;
     let push = world.pushed().await?;
-    caller.cancel().await?;
-    caller.expect(487, SOON).await?;
+    world.scene.cancel(&caller).await?;
     world.told(&push, "cancelled").await?;
     ended(world, &[&caller])?;
     world.wakes_in_vain().await
@@ -121,8 +118,7 @@ async fn held_and_resumed(world: &World) -> Outcome {
         offered_anew(from, to, HOLD).await?;
         offered_anew(from, to, RESUME).await?;
     }
-    call.hang_up(SOON).await?;
-    caller.expect_bye(SOON).await?;
+    world.scene.phone_hangs_up(&caller, &call).await?;
     ended(world, &[&caller])?;
     world.sleep(phone).await
 }
@@ -146,8 +142,7 @@ async fn a_second_call(world: &World) -> Outcome {
     world.scene.answer(&second, &waiting).await?;
     first.bye(SOON).await?;
     talking.expect_bye(SOON).await?;
-    waiting.hang_up(SOON).await?;
-    second.expect_bye(SOON).await?;
+    world.scene.phone_hangs_up(&second, &waiting).await?;
     assert_eq!(world.pushes(), before, "the device was there");
     ended(world, &[&first, &second])?;
     world.sleep(phone).await

@@ -44,13 +44,7 @@ async fn each_side_ends_one(scene: Scene) -> Outcome {
         let call = device.next_invite(SOON).await?;
         call.ring();
         scene.answer(&caller, &call).await?;
-        if caller_ends {
-            caller.bye(SOON).await?;
-            call.expect_bye(SOON).await?;
-        } else {
-            call.hang_up(SOON).await?;
-            caller.expect_bye(SOON).await?;
-        }
+        scene.end(caller_ends, &caller, &call).await?;
         scene.content_with(&[&caller], &[&device])?;
         sleep(device);
     }
@@ -97,8 +91,7 @@ async fn a_cancelled_call_never_rings_the_phone_that_wakes_late() -> Outcome {
     scene.await_metric("sipwake_edge_flows", 0.0).await?;
     let caller = scene.call()?;
     assert_eq!(scene.android_push().await?["event"], "call");
-    caller.cancel().await?;
-    caller.expect(487, SOON).await?;
+    scene.cancel(&caller).await?;
     assert_eq!(scene.android_push().await?["event"], "call-ended");
     let (device, _) = phone.wake(SOON).await?;
     device.ping(SOON).await?;
@@ -154,9 +147,7 @@ async fn an_account_that_is_lent_and_one_that_is_not_live_beside_each_other() ->
     let alice = scene.wake(&lent).await?;
     let other = alice.next_invite(SOON).await?;
     scene.answer(&to_alice, &other).await?;
-    to_bob.bye(SOON).await?;
-    call.expect_bye(SOON).await?;
-    other.hang_up(SOON).await?;
-    to_alice.expect_bye(SOON).await?;
+    scene.hang_up(&to_bob, &call).await?;
+    scene.phone_hangs_up(&to_alice, &other).await?;
     scene.content_with(&[&to_bob, &to_alice], &[&device, &alice])
 }

@@ -40,8 +40,7 @@ async fn a_relay_that_was_killed_still_wakes_a_phone_that_lent_nothing() -> Outc
     let (device, _) = phone.wake(SOON).await?;
     let call = device.next_invite(SOON).await?;
     scene.answer(&caller, &call).await?;
-    caller.bye(SOON).await?;
-    call.expect_bye(SOON).await?;
+    scene.hang_up(&caller, &call).await?;
     scene.content_with(&[&caller], &[&device])
 }
 
@@ -77,8 +76,7 @@ async fn a_node_that_comes_back_serves_its_paths_though_another_one_has_their_re
     let (device, _) = phone.wake(SOON).await?;
     let call = device.next_invite(SOON).await?;
     scene.answer(&caller, &call).await?;
-    caller.bye(SOON).await?;
-    call.expect_bye(SOON).await?;
+    scene.hang_up(&caller, &call).await?;
     scene.await_metric(REGISTRATIONS, 1.0).await?;
     scene.content_with(&[&caller], &[&device])
 }

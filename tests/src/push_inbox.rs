@@ -1,4 +1,4 @@
-//! What a stand-in took, what it was told to answer, and what it objected to.
+//! What the stand-in of a push service took, what it was told to answer, and what it objected to.
 //!
 //! Invariant: every operation is cheap whatever was recorded before, so that a load generator can use it; violations
 //! are kept up to [`MAX_VIOLATIONS`] and counted beyond.
@@ -14,8 +14,8 @@ use tokio::sync::mpsc::UnboundedSender;
 /// Violations that are kept in words.
 const MAX_VIOLATIONS: usize = 1_000;
 
-/// The book of one stand-in: pushes of type `P`, scripted answers of type `A`.
-pub(crate) struct Ledger<P, A> {
+/// Pushes of type `P` that were taken, and scripted answers of type `A`.
+pub struct PushInbox<P, A> {
     taken: Mutex<Taken<P>>,
     count: AtomicU64,
     requests: AtomicU64,
@@ -36,7 +36,7 @@ struct Script<A> {
     otherwise: Option<A>,
 }
 
-impl<P: Clone, A: Clone> Ledger<P, A> {
+impl<P: Clone, A: Clone> PushInbox<P, A> {
     pub(crate) fn new() -> Self {
         Self {
             taken: Mutex::new(Taken { pushes: Vec::new(), given: 0 }),
@@ -56,7 +56,8 @@ impl<P: Clone, A: Clone> Ledger<P, A> {
         self.changed.notify_waiters();
     }
 
-    pub(crate) fn requests(&self) -> u64 {
+    /// How many requests arrived, taken or not.
+    pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
@@ -74,15 +75,18 @@ impl<P: Clone, A: Clone> Ledger<P, A> {
         self.changed.notify_waiters();
     }
 
-    pub(crate) fn count(&self) -> u64 {
+    /// How many pushes were taken.
+    pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn pushes(&self) -> Vec<P> {
+    /// Every push that was taken.
+    pub fn pushes(&self) -> Vec<P> {
         lock(&self.taken).pushes.clone()
     }
 
-    pub(crate) async fn next(&self, within: Duration) -> Option<P> {
+    /// Waits for the next push that was taken and that this method has not given yet.
+    pub async fn next_push(&self, within: Duration) -> Option<P> {
         self.wait(within, || {
             let mut taken = lock(&self.taken);
             let next = taken.pushes.get(taken.given).cloned();
@@ -92,11 +96,13 @@ impl<P: Clone, A: Clone> Ledger<P, A> {
         .await
     }
 
-    pub(crate) async fn wait_for_requests(&self, at_least: u64, within: Duration) -> bool {
+    /// Waits until so many requests have arrived; false when they did not.
+    pub async fn wait_for_requests(&self, at_least: u64, within: Duration) -> bool {
         self.wait(within, || (self.requests() >= at_least).then_some(())).await.is_some()
     }
 
-    pub(crate) fn record_only_counts(&self, only: bool) {
+    /// Keeps no push, only their number (for a load generator), and looks into no payload.
+    pub fn record_only_counts(&self, only: bool) {
         self.only_counts.store(only, Ordering::Relaxed);
     }
 
@@ -104,15 +110,18 @@ impl<P: Clone, A: Clone> Ledger<P, A> {
         !self.only_counts.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn notify(&self, listener: UnboundedSender<(String, Instant)>) {
+    /// Tells each push taken, by its token and the moment at which it was read as a whole.
+    pub fn notify(&self, listener: UnboundedSender<(String, Instant)>) {
         *lock(&self.listener) = Some(listener);
     }
 
-    pub(crate) fn answer_with(&self, token: &str, answers: impl IntoIterator<Item = A>) {
+    /// Scripts the answers to the next pushes to `token`, one each; then it is as without a script.
+    pub fn answer_with(&self, token: &str, answers: impl IntoIterator<Item = A>) {
         lock(&self.script).by_token.entry(token.to_owned()).or_default().extend(answers);
     }
 
-    pub(crate) fn answer_otherwise(&self, answer: Option<A>) {
+    /// What every push without a script of its own gets; `None` accepts again.
+    pub fn answer_all(&self, answer: Option<A>) {
         lock(&self.script).otherwise = answer;
     }
 
@@ -133,7 +142,8 @@ impl<P: Clone, A: Clone> Ledger<P, A> {
         }
     }
 
-    pub(crate) fn violations(&self) -> Vec<String> {
+    /// What the service would have objected to, and what the contract forbids.
+    pub fn violations(&self) -> Vec<String> {
         lock(&self.violations).clone()
     }
 
