@@ -86,7 +86,7 @@ impl Through {
         });
         let Some(passage) = asked else { return };
         self.world.events.retain(|event| !matches!(event, Event::RouteNeeded(_)));
-        let way = self.verdict.map(|()| RegisterRoute {
+        let way = self.verdict.map_err(RouteRefusal::from).map(|()| RegisterRoute {
             upstream: self.server,
             registrar: "sip:example.com".into(),
             services: SERVICES.to_vec(),
