@@ -5,7 +5,7 @@
 //!
 //! | floor | module | what it is |
 //! | --- | --- | --- |
-//! | 0 | [`clock`] | the wall clock and RFC 3339 |
+//! | 0 | [`clock`] | the wall clock, when it is believed, and RFC 3339 |
 //! | 0 | [`config`] | typed TOML; every problem reported at once |
 //! | 0 | [`domain`] | the words that API, receipts, timelines and metrics share |
 //! | 0 | [`metrics`] | every metric's name, in one enum |

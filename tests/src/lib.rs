@@ -36,6 +36,7 @@ pub mod scene;
 pub mod scratch;
 pub mod simulation;
 pub mod sipp;
+pub mod skewed_clock;
 pub mod stage;
 pub mod story;
 pub mod wire;

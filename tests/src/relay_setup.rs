@@ -185,11 +185,21 @@ impl Setup {
     /// # Panics
     /// When the key cannot be written.
     pub fn sip_server(&mut self, id: &str, domains: &[&str]) -> String {
+        // `example.test` has no address: the stand-ins are known by theirs.
+        self.sip_server_at(id, domains, &["127.0.0.1"])
+    }
+
+    /// As [`Self::sip_server`], with other hosts whose registrations it may wake.
+    ///
+    /// # Panics
+    /// When the key cannot be written.
+    pub fn sip_server_at(&mut self, id: &str, domains: &[&str], registrars: &[&str]) -> String {
         let key = format!("server-{}{}", token(), token());
         let file = self.authority.directory().join(format!("{id}-key"));
         std::fs::write(&file, &key).expect("the authority's directory can be written");
         // Writing to a String cannot fail.
         let _ = writeln!(self.further, "\n[[sip_server]]\nid = {id:?}\nkey_file = {file:?}\ndomains = {domains:?}");
+        let _ = writeln!(self.further, "registrars = {registrars:?}");
         key
     }
 

@@ -3,6 +3,9 @@
 //! Invariant: a command that carries a proof is obeyed only when the proof is the instance's own secret. An answer holds
 //! a record in the sealed form alone.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
 use sip::endpoint::{CallState, Mailbox, NewBinding, PushBinding};
 use sip::id::{CallId, InstanceId, UpstreamId};
 use tokio::sync::{mpsc, oneshot};
@@ -89,6 +92,8 @@ pub enum Request {
     ExpectCall {
         /// Whose.
         aor: AorKey,
+        /// Whose registrations of it are believed.
+        servers: Servers,
         /// The caller, as the server names it; may be empty.
         from: Box<str>,
         /// The caller's display name.
@@ -158,6 +163,19 @@ pub struct NewInstance {
     pub binding: NewBinding,
 }
 
+/// The SIP servers whose registrations of an AOR are believed: anybody may lend an account that he calls by that AOR, at a
+/// registrar of his own.
+#[derive(Clone, Debug)]
+pub struct Servers {
+    /// The AOR's domain.
+    pub domain: Box<str>,
+    /// Hosts that the operator names beside it.
+    pub registrars: Arc<[Box<str>]>,
+    /// The domain's addresses. `None`: they are not known yet, and only names decide; `Some`: they decide about the
+    /// registrations that no name decided about.
+    pub addresses: Option<Arc<[IpAddr]>>,
+}
+
 /// What a shard has of an account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DevicesFound {
@@ -165,6 +183,8 @@ pub struct DevicesFound {
     pub known: usize,
     /// Those whose device is attached already.
     pub attached: usize,
+    /// Those that only the domain's addresses can decide about; in none of the other numbers.
+    pub undecided: usize,
 }
 
 /// A registration that passed through an earlier run (RFC 8599).

@@ -3,6 +3,8 @@
 //! Invariant: a key is compared by its SHA-256 digest, in the same time whatever differs, against every key there is;
 //! keys are held as digests only.
 
+use std::sync::Arc;
+
 use aws_lc_rs::digest;
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
@@ -83,6 +85,8 @@ pub struct SipServer {
     pub key: ApiKey,
     /// The domains whose devices it may wake.
     pub domains: DomainRules,
+    /// Hosts whose registrations it may wake beside those that serve the AOR's own domain.
+    pub registrars: Arc<[Box<str>]>,
 }
 
 /// The SIP servers, by key.
@@ -95,6 +99,8 @@ pub struct AdmittedServer {
     pub id: Box<str>,
     /// The domains whose devices it may wake.
     pub domains: DomainRules,
+    /// Hosts whose registrations it may wake beside those that serve the AOR's own domain.
+    pub registrars: Arc<[Box<str>]>,
 }
 
 impl SipServers {
@@ -104,6 +110,7 @@ impl SipServers {
             key: KeyDigest::of(server.key.expose()),
             id: server.id,
             domains: server.domains,
+            registrars: server.registrars,
         };
         Self(servers.into_iter().map(hold).collect())
     }

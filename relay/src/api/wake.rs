@@ -27,7 +27,8 @@ pub async fn wake<E: ApiService>(State(api): State<Api<E>>, request: Request) ->
     let server = api.0.sip_servers.admit(shown).ok_or_else(|| failed(&api, from, WANT_SERVER_KEY))?;
     let (parts, body) = request.into_parts();
     let body = body::take(&parts.headers, body, body::JSON).await?;
-    let wish = body_json::parse(&body).and_then(|tree| wake_body::read(&tree))?;
+    let mut wish = body_json::parse(&body).and_then(|tree| wake_body::read(&tree))?;
+    wish.registrars = server.registrars.clone();
     drop(body);
     check_domain(server, &wish)?;
     let now = Instant::now();
@@ -50,7 +51,7 @@ fn problem(error: WakeError) -> Problem {
         ),
         WakeError::Unknown => Problem::new(
             ProblemType::UnknownAor,
-            "No app has enabled push for this address here, or its lease has ended: go on as without a relay.",
+            "No app has enabled push for this address here by a SIP server that serves its domain (sip_server.registrars names others), or its lease has ended: go on as without a relay.",
         ),
         WakeError::NoneInTime => Problem::new(
             ProblemType::NoDeviceInTime,

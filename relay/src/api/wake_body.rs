@@ -2,6 +2,7 @@
 //!
 //! Invariant: every error of a body is reported in one answer; none repeats a value.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::json::{At, Errors, Json};
@@ -33,7 +34,8 @@ fn wake(body: &Json, errors: &mut Errors) -> Option<Wake> {
     let call = body.get("call").and_then(|at| at.object(&["from", "name"], errors));
     let mut caller = |key| call.as_ref()?.get(key)?.text(1, MAX_CALLER, errors).map(Into::into);
     let (from, name) = (caller("from"), caller("name"));
-    Some(Wake { aor: aor?, from: from.unwrap_or_default(), name, wait: Duration::from_millis(wait_ms?) })
+    let wait = Duration::from_millis(wait_ms?);
+    Some(Wake { aor: aor?, from: from.unwrap_or_default(), name, wait, registrars: Arc::default() })
 }
 
 fn aor(at: &At, errors: &mut Errors) -> Option<Aor> {

@@ -242,6 +242,8 @@ pub struct SipServer {
     pub key: ApiKey,
     /// The SIP domains whose accounts it may wake.
     pub domains: DomainRules,
+    /// Hosts whose registrations it may wake beside those that serve the AOR's own domain; as [`HostPort::host`] is written.
+    pub registrars: Vec<Box<str>>,
 }
 
 impl Config {

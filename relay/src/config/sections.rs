@@ -449,6 +449,7 @@ fn sip_servers(root: &mut Reader<'_>) -> Vec<SipServer> {
             id: id(&mut section),
             key: key(&mut section, "key_file", Profile::File),
             domains: domains(&mut section, "is empty, so it could wake nobody"),
+            registrars: registrars(&mut section),
         };
         let taken = servers.iter().map(|other| (&*other.id, &other.key));
         distinct(&section, (&server.id, &server.key), taken, "key_file");
@@ -456,6 +457,21 @@ fn sip_servers(root: &mut Reader<'_>) -> Vec<SipServer> {
         servers.push(server);
     }
     servers
+}
+
+fn registrars(section: &mut Reader<'_>) -> Vec<Box<str>> {
+    let mut hosts = Vec::new();
+    for entry in limited_list(section, "registrars").unwrap_or_default() {
+        match values::host(&entry) {
+            Some(host) => hosts.push(host),
+            None => section.problem(
+                "registrars",
+                format!("holds {entry:?}, which is no host"),
+                "write names or addresses without a port, such as \"sip1.example.net\"",
+            ),
+        }
+    }
+    hosts
 }
 
 /// Reports an id or a key that an earlier section has: a key tells who is calling.

@@ -186,13 +186,18 @@ async fn health() -> Response {
 
 async fn ready<E: OperatorService>(State(operator): State<Operator<E>>) -> Result<Response, Problem> {
     let readiness = &operator.0.readiness;
-    let checks = readiness.to_json();
+    let (checks, warnings) = (readiness.to_json(), readiness.warnings());
     if readiness.is_ready() {
-        return Ok(answer(&json!({"status": "ready", "checks": checks})));
+        let mut body = json!({"status": "ready", "checks": checks});
+        if !warnings.is_empty() {
+            body["warnings"] = json!(warnings);
+        }
+        return Ok(answer(&body));
     }
     let failing = readiness.checks().into_iter().filter_map(|(check, state)| Some((check.name(), state.err()?)));
     let reasons: Vec<_> = failing.map(|(check, why)| format!("{check}: {why}")).collect();
-    Err(Problem::new(ProblemType::NotReady, reasons.join("; ")).with("checks", checks))
+    let problem = Problem::new(ProblemType::NotReady, reasons.join("; ")).with("checks", checks);
+    Err(if warnings.is_empty() { problem } else { problem.with("warnings", json!(warnings)) })
 }
 
 async fn metrics<E: OperatorService>(State(operator): State<Operator<E>>) -> Response {

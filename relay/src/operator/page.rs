@@ -42,6 +42,9 @@ pub fn render(metrics: &Metrics, readiness: &Readiness) -> String {
     page.push_str(headline(readiness));
     let up_s = clock::unix_now() as f64 - reading.value(Metric::StartTime, &[]);
     paragraph(&mut page, &format!("Up for {}; as of {}.", span(up_s), clock::rfc3339(clock::unix_now())));
+    for warning in readiness.warnings() {
+        paragraph(&mut page, &warning);
+    }
     page.push_str("</header><main>");
     section(&mut page, "Readiness", readiness_rows(readiness));
     section(&mut page, "Push instances", by_label::<InstanceState>(&reading, Metric::Instances));

@@ -1,6 +1,7 @@
-//! Whether the relay can do its work, as named checks.
+//! Whether the relay can do its work, as named checks; and what an operator should mend although it can.
 //!
-//! Invariant: a reason is text from the source, so it holds no secret. A check that was never reported is not passed.
+//! Invariant: a reason is text from the source, so it holds no secret. A check that was never reported is not passed. A
+//! warning makes no relay unready.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -39,33 +40,38 @@ impl Check {
 
 /// The checks of one relay; cheap to clone, all clones are one.
 #[derive(Clone)]
-pub struct Readiness(Arc<Mutex<[Result<(), &'static str>; Check::ALL.len()]>>);
+pub struct Readiness(Arc<Mutex<State>>);
+
+struct State {
+    checks: [Result<(), &'static str>; Check::ALL.len()],
+    clock: Option<Box<str>>,
+}
 
 impl Default for Readiness {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new([Err("not started yet"); Check::ALL.len()])))
+        Self(Arc::new(Mutex::new(State { checks: [Err("not started yet"); Check::ALL.len()], clock: None })))
     }
 }
 
 impl Readiness {
     /// `check` is in order.
     pub fn pass(&self, check: Check) {
-        self.lock()[check as usize] = Ok(());
+        self.lock().checks[check as usize] = Ok(());
     }
 
     /// `check` is not in order; `why` in words a person can act on.
     pub fn fail(&self, check: Check, why: &'static str) {
-        self.lock()[check as usize] = Err(why);
+        self.lock().checks[check as usize] = Err(why);
     }
 
     /// Whether every check is in order.
     pub fn is_ready(&self) -> bool {
-        self.lock().iter().all(Result::is_ok)
+        self.lock().checks.iter().all(Result::is_ok)
     }
 
     /// Each check with its state.
     pub fn checks(&self) -> Vec<(Check, Result<(), &'static str>)> {
-        Check::ALL.iter().copied().zip(*self.lock()).collect()
+        Check::ALL.iter().copied().zip(self.lock().checks).collect()
     }
 
     /// The checks as JSON.
@@ -77,7 +83,17 @@ impl Readiness {
         self.checks().into_iter().map(one).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, [Result<(), &'static str>; Check::ALL.len()]> {
+    /// What is the matter with the system's clock, in words a person can act on; `None`: nothing.
+    pub fn warn_of_clock(&self, warning: Option<Box<str>>) {
+        self.lock().clock = warning;
+    }
+
+    /// What is to be mended although the relay does its work.
+    pub fn warnings(&self) -> Vec<Box<str>> {
+        self.lock().clock.iter().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
         // One assignment is all that is ever done under the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

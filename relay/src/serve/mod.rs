@@ -8,6 +8,7 @@
 //! [`CALLS_DRAIN`] and the HTTPS listener's own limit; it unregisters nothing: another process takes the bindings over.
 
 pub mod check;
+mod clock_watch;
 
 use std::collections::HashMap;
 use std::io;
@@ -368,6 +369,7 @@ impl Opened {
         vec![
             tokio::spawn(self.service.clone().keep_ownership(told)),
             tokio::spawn(self.tls.clone().watch()),
+            tokio::spawn(clock_watch::watch(self.vault.clone(), readiness.clone())),
             tokio::spawn(certificate),
         ]
     }
@@ -498,6 +500,7 @@ fn api_settings(config: &Config) -> api::Settings {
         id: server.id.clone(),
         key: server.key.clone(),
         domains: server.domains.clone(),
+        registrars: server.registrars.clone().into(),
     };
     let lifetime = config.lifetime;
     api::Settings {

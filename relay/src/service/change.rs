@@ -13,7 +13,7 @@ use super::{Inner, Services};
 use crate::agent::Reminded;
 use crate::agent::request::{InstanceStatus, LeaseExpiry, Request};
 use crate::agent::tables::lease;
-use crate::clock::unix_now;
+use crate::clock::latest_now;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
 use crate::vault::record::{Presence, Provider, PushTarget, Record};
@@ -148,7 +148,7 @@ fn apply(record: &mut Record, change: Change) {
         Field::Set(target) => record.device.alert_push = Some(target),
     }
     if let Some(lifetime_s) = change.lifetime_s {
-        let now = unix_now();
+        let now = latest_now();
         record.expires_at = now + lifetime_s;
         record.reminded = lease::skipped(record.expires_at, now);
     }

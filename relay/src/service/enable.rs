@@ -30,7 +30,7 @@ use crate::agent::Unanswerable;
 use crate::agent::request::{EndKind, FirstRegistration, LeaseExpiry, NewInstance, Principal, Request};
 use crate::agent::tables::lease;
 use crate::agent::transport::upstreams::{NoRoute, Route};
-use crate::clock::unix_now;
+use crate::clock::latest_now;
 use crate::metrics::labels::StoreOperation;
 use crate::net::resolve::ResolveError;
 use crate::random;
@@ -141,7 +141,7 @@ impl Inner {
     }
 
     fn new_instance(&self, app: Box<str>, wish: Enable, route: Route) -> (NewInstance, InstanceSecret) {
-        let now = unix_now();
+        let now = latest_now();
         // Devices of one account live on one shard.
         let group = self.dependencies.vault.group(&app, &wish.account);
         let id = InstanceId::new(u128::from_be_bytes(random::bytes()), group.tag());

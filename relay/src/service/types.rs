@@ -3,6 +3,7 @@
 //!
 //! Invariant: of the types that go out, only [`Enabled`] holds a secret; no error carries text that a peer chose.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sip::id::{CallId, InstanceId};
@@ -429,6 +430,8 @@ pub struct Wake {
     pub name: Option<Box<str>>,
     /// How long to wait for the first device.
     pub wait: Duration,
+    /// Hosts whose registrations are woken beside those that serve the AOR's own domain: the operator's word.
+    pub registrars: Arc<[Box<str>]>,
 }
 
 /// Devices are awake.

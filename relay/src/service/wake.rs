@@ -1,7 +1,12 @@
 //! Waking the devices of an AOR for a SIP server that holds the call itself.
 //!
-//! Invariant: nothing is kept of the AOR beyond its keyed hash. The answer comes with the first device that is there; the
+//! Invariant: nothing is kept of the AOR beyond its keyed hash. Only registrations at a server that the AOR's domain or the
+//! operator vouches for are counted and woken: whoever lends an account calls it as he likes. The answer comes with the first device that is there; the
 //! others go on waking for the same call.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use sip::message::Uri;
 use tokio::sync::mpsc;
@@ -9,11 +14,15 @@ use tokio::time::timeout;
 
 use super::Inner;
 use super::types::{Awake, Wake, WakeError};
-use crate::agent::request::{DevicesFound, Request};
+use crate::agent::request::{DevicesFound, Request, Servers};
+use crate::net::resolve::Target;
+
+/// How long DNS may take to tell a domain's addresses: a caller waits.
+const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
 
 impl Inner {
     pub(super) async fn wake(&self, wish: Wake) -> Result<Awake, WakeError> {
-        let Wake { aor, from, name, wait } = wish;
+        let Wake { aor, from, name, wait, registrars } = wish;
         if self.dependencies.drain.has_begun() {
             return Err(WakeError::Draining);
         }
@@ -23,16 +32,26 @@ impl Inner {
         }
         let key = self.dependencies.vault.aor_key(&aor);
         let (arrivals, mut arrived) = mpsc::unbounded_channel();
-        let announce = |reply| {
-            let (from, name, arrivals) = (from.clone(), name.clone(), arrivals.clone());
-            Request::ExpectCall { aor: key, from, name, arrivals, reply }
+        let announce = async |servers: &Servers| {
+            let found = self.dependencies.agent.ask_all(|reply| {
+                let (from, name, arrivals) = (from.clone(), name.clone(), arrivals.clone());
+                Request::ExpectCall { aor: key, servers: servers.clone(), from, name, arrivals, reply }
+            });
+            found.await.into_iter().fold(DevicesFound::default(), |sum, found| DevicesFound {
+                known: sum.known + found.known,
+                attached: sum.attached + found.attached,
+                undecided: sum.undecided + found.undecided,
+            })
         };
-        let found = self.dependencies.agent.ask_all(announce).await;
+        let mut servers = Servers { domain: host.into(), registrars, addresses: None };
+        let DevicesFound { mut known, mut attached, undecided } = announce(&servers).await;
+        if undecided > 0 {
+            servers.addresses = Some(self.addresses_of(host).await);
+            let by_address = announce(&servers).await;
+            (known, attached) = (known + by_address.known, attached + by_address.attached);
+        }
         // From here on the devices alone hold it: when none of them can come any more, the wait ends.
         drop(arrivals);
-        let DevicesFound { known, attached } = found.into_iter().fold(DevicesFound::default(), |sum, found| {
-            DevicesFound { known: sum.known + found.known, attached: sum.attached + found.attached }
-        });
         if known == 0 {
             return Err(WakeError::Unknown);
         }
@@ -47,5 +66,14 @@ impl Inner {
             awake += 1;
         }
         Ok(Awake { awake, known })
+    }
+
+    /// Where a domain's SIP servers are, as the source of an INVITE is judged by; empty when that cannot be told in time.
+    async fn addresses_of(&self, domain: &str) -> Arc<[IpAddr]> {
+        let target = Target { host: domain.into(), port: None, transport: None };
+        match timeout(RESOLVE_LIMIT, self.dependencies.resolver.resolve(&target, 0)).await {
+            Ok(Ok(found)) => found.candidates.iter().map(|candidate| candidate.address.ip()).collect(),
+            Ok(Err(_)) | Err(_) => Arc::default(),
+        }
     }
 }

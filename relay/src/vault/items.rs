@@ -18,7 +18,7 @@ use super::codec::{self, Reader};
 use super::seal::{self, Sealed};
 use super::store::StoreError;
 use super::{Store, Vault, lookup};
-use crate::clock::unix_now;
+use crate::clock::{Reading, confirmed_now, unix_now};
 
 /// Messages that are kept for one instance; a further one is refused.
 pub const MESSAGES_MAX: usize = 100;
@@ -232,8 +232,14 @@ impl Vault {
         let mut len = 0;
         visit(&mut |bytes| len += bytes.len());
         let write = |out: &mut Vec<u8>| visit(&mut |bytes| out.extend_from_slice(bytes));
-        let sealed =
-            seal::seal_as(&self.0.keyring, collection.purpose(), &place(instance, item_key), unix_now(), len, write);
+        let sealed = seal::seal_as(
+            &self.0.keyring,
+            collection.purpose(),
+            &place(instance, item_key),
+            Reading::now(),
+            len,
+            write,
+        );
         SealedItem { collection, item_key, order: unix_now().saturating_mul(1_000), sealed }
     }
 
@@ -263,7 +269,7 @@ impl Vault {
 
     /// Takes out what is over.
     fn forget_old<T>(&self, all: &mut Vec<T>, expires_at: fn(&T) -> u64) -> Vec<T> {
-        let now = unix_now();
+        let now = confirmed_now();
         all.extract_if(.., |kept| expires_at(kept) <= now).collect()
     }
 

@@ -14,7 +14,7 @@ use super::items::{Collection, ItemKey, Placement, SealedItem};
 use super::lookup::Lookup;
 use super::seal::Sealed;
 use super::store::{Fence, Owner, Placed, StoreError, Stored};
-use crate::clock::unix_now;
+use crate::clock::confirmed_now;
 
 /// A store that ends with the process. Clones are one store.
 #[derive(Clone, Default)]
@@ -185,7 +185,7 @@ impl MemoryStore {
     /// index names a record that is gone, which every reader takes for what it is.
     fn table(&self) -> MutexGuard<'_, Table> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = unix_now();
+        let now = confirmed_now();
         while let Some(&(expires_at, id)) = table.by_expiry.first()
             && expires_at <= now
         {

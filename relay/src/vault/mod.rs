@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use sip::id::InstanceId;
 
-use crate::clock::{DAY_S, unix_now};
+use crate::clock::{DAY_S, Reading};
 use crate::domain::WipeReason;
 use crate::secret::{Aor, PushToken, SecretKey};
 use record::{Account, Record, Storable, StoredRecord};
@@ -106,7 +106,7 @@ impl Vault {
     /// Seals a record under a key of its own, derived from today's epoch key. What is put with a later expiry than it
     /// was sealed for must be sealed anew: the epoch key is destroyed [`KEY_LIFETIME_S`] after its creation.
     pub fn seal(&self, id: InstanceId, record: &impl Storable) -> Sealed {
-        seal::seal(&self.0.keyring, id, record, unix_now())
+        seal::seal(&self.0.keyring, id, record, Reading::now())
     }
 
     /// Opens what [`Self::seal`] made for the same instance, and gives it to `work` for this moment; what it left on the stack
@@ -198,11 +198,13 @@ impl Vault {
         lookup: &Lookup,
         fence: Fence,
     ) -> Result<Placed, StoreError> {
-        let expires_at = expires_at.min(unix_now() + MAX_LIFETIME_S);
+        let now = Reading::now();
+        let left_s = expires_at.saturating_sub(now.confirmed).min(MAX_LIFETIME_S);
+        let expires_at = expires_at.min(now.latest + MAX_LIFETIME_S);
         let owner = &self.0.owner;
         match &self.0.store {
             Store::Memory(memory) => memory.put(owner, id, sealed, expires_at, lookup, fence),
-            Store::Redis(redis) => redis.put(owner, id, sealed, expires_at, lookup, fence).await,
+            Store::Redis(redis) => redis.put(owner, id, sealed, (expires_at, left_s), lookup, fence).await,
         }
     }
 
@@ -304,7 +306,23 @@ impl Vault {
     /// # Errors
     /// When the keyring's file cannot be read or written; the keys in memory go on serving.
     pub fn tend_keys(&self) -> Result<(), KeyringError> {
-        self.0.keyring.tend(unix_now())
+        self.0.keyring.tend(Reading::now())
+    }
+
+    /// Writes the believed time down, so that a next run under a wrong clock notices.
+    ///
+    /// # Errors
+    /// When the file beside the keyring cannot be written.
+    pub fn note_time(&self, now: u64) -> Result<(), KeyringError> {
+        self.0.keyring.note_time(now)
+    }
+
+    /// What the store's own clock says, in seconds since 1970; `None`: it has none, or does not answer.
+    pub async fn store_time(&self) -> Option<u64> {
+        match &self.0.store {
+            Store::Memory(_) => None,
+            Store::Redis(redis) => redis.time().await.ok(),
+        }
     }
 
     /// A signed statement that this instance was wiped at `wiped_at` (seconds since 1970). `unregistered`: the SIP

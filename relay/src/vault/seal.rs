@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 use super::codec;
 use super::keyring::Keyring;
 use super::record::{Storable, StoredRecord};
+use crate::clock::Reading;
 use crate::random;
 use crate::secret::{SecretKey, with_clean_stack};
 
@@ -70,7 +71,7 @@ pub enum SealError {
     OtherVersion,
 }
 
-pub(super) fn seal(keyring: &Keyring, id: InstanceId, record: &impl Storable, now: u64) -> Sealed {
+pub(super) fn seal(keyring: &Keyring, id: InstanceId, record: &impl Storable, now: Reading) -> Sealed {
     let mut len = 0;
     record.visit(&mut |bytes| len += bytes.len());
     let write = |out: &mut Vec<u8>| record.visit(&mut |bytes| out.extend_from_slice(bytes));
@@ -92,7 +93,7 @@ pub(super) fn seal_as(
     keyring: &Keyring,
     purpose: &'static [u8],
     place: &[u8],
-    now: u64,
+    now: Reading,
     len: usize,
     encode: impl FnOnce(&mut Vec<u8>),
 ) -> Sealed {
@@ -183,7 +184,6 @@ mod tests {
     use sip::id::ShardTag;
 
     use super::*;
-    use crate::clock::unix_now;
     use crate::vault::codec::lent::tests::samples;
     use crate::vault::record::Record;
 
@@ -199,7 +199,7 @@ mod tests {
     fn a_record_opens_for_its_instance_and_for_no_other() {
         let keyring = Keyring::ephemeral();
         for record in samples() {
-            let sealed = seal(&keyring, id(1), &record, unix_now());
+            let sealed = seal(&keyring, id(1), &record, Reading::now());
             assert!(sealed.as_bytes().len() <= 640, "{sealed:?}");
             assert_eq!(unseal(&keyring, id(1), &sealed), Ok(record));
             assert_eq!(unseal(&keyring, id(2), &sealed), Err(SealError::Broken));
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn a_record_with_any_bit_altered_does_not_open() {
         let keyring = Keyring::ephemeral();
-        let sealed = seal(&keyring, id(1), &samples()[0], unix_now());
+        let sealed = seal(&keyring, id(1), &samples()[0], Reading::now());
         for place in 0..sealed.as_bytes().len() {
             let mut altered = sealed.as_bytes().to_vec();
             altered[place] ^= 1;
@@ -225,7 +225,7 @@ mod tests {
     fn the_same_record_never_seals_to_the_same_bytes_and_shows_nothing_in_the_clear() {
         let keyring = Keyring::ephemeral();
         let record = &samples()[0];
-        let (one, two) = (seal(&keyring, id(1), record, unix_now()), seal(&keyring, id(1), record, unix_now()));
+        let (one, two) = (seal(&keyring, id(1), record, Reading::now()), seal(&keyring, id(1), record, Reading::now()));
         assert_ne!(one, two);
         for text in ["alice", "example", "battery", "a5a5a5a5"] {
             assert!(!one.as_bytes().windows(text.len()).any(|window| window == text.as_bytes()), "{text}");

@@ -65,6 +65,7 @@ api_key_file = "app-key"
 id = "pbx-1"
 key_file = "pbx-1"
 domains = ["example.com"]
+registrars = ["SIP1.example.net", "192.0.2.1", "2001:db8::1"]
 "#;
 
 /// Only what has no default.
@@ -117,6 +118,8 @@ fn the_contracts_example_is_read_as_it_stands() {
     assert_eq!(config.sip_servers[0].key.expose(), "secret-pbx-key-0123");
     let domains = &config.sip_servers[0].domains;
     assert!(domains.allow("example.com") && !domains.allow("example.org"));
+    let registrars: Vec<_> = config.sip_servers[0].registrars.iter().map(|host| &**host).collect();
+    assert_eq!(registrars, ["sip1.example.net", "192.0.2.1", "[2001:db8::1]"]);
     assert_eq!(config.store.url.expose(), "redis://:secret-store@localhost/");
     assert_eq!(config.lifetime.default, Duration::from_secs(432_000));
     assert_eq!(config.call.early_ringing, EarlyRinging::AfterPushAccepted);

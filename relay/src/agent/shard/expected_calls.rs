@@ -1,16 +1,19 @@
 //! Waking the devices of an account for a call that its SIP server holds itself.
 //!
 //! Invariant: whoever waits for a device is told when it attaches, or let go when it cannot come any more: it declined, its
-//! push was refused, or the call's time is over. The account is named by its keyed hash alone.
+//! push was refused, or the call's time is over. The account is named by its keyed hash alone. A device is woken only when
+//! its registration is at a server that the AOR's domain, or the operator, vouches for: by the name that the account gives
+//! as next hop, or by the address that its flow leads to.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use sip::endpoint::Input;
-use sip::id::InstanceId;
+use sip::id::{FlowId, InstanceId};
 use tokio::sync::mpsc;
 
 use super::Shard;
-use crate::agent::request::DevicesFound;
+use crate::agent::request::{DevicesFound, Servers};
 use crate::vault::AorKey;
 
 impl Shard {
@@ -18,6 +21,7 @@ impl Shard {
     pub(crate) fn expect_call(
         &mut self,
         aor: AorKey,
+        servers: &Servers,
         from: &str,
         name: Option<&str>,
         arrivals: &mpsc::UnboundedSender<InstanceId>,
@@ -26,6 +30,14 @@ impl Shard {
         for instance in self.instances.of_account(aor) {
             if self.instances.get(instance).is_none_or(|row| row.ending.is_some()) {
                 continue;
+            }
+            match self.is_served(instance, servers) {
+                Some(true) => {}
+                Some(false) => continue,
+                None => {
+                    found.undecided += 1;
+                    continue;
+                }
             }
             found.known += 1;
             if self.attached.contains(&instance) {
@@ -40,6 +52,22 @@ impl Shard {
             }
         }
         found
+    }
+
+    /// Whether an instance is registered at one of these servers, as far as this pass decides it.
+    fn is_served(&self, instance: InstanceId, servers: &Servers) -> Option<bool> {
+        let Some(row) = self.instances.get(instance) else { return Some(false) };
+        let Some(route) = self.shared.upstreams.route(row.upstream) else { return Some(false) };
+        let is_next_hop = |host: &str| host.trim_end_matches('.').eq_ignore_ascii_case(route.verified_domain());
+        let by_name = is_next_hop(&servers.domain) || servers.registrars.iter().any(|host| is_next_hop(host));
+        let Some(addresses) = &servers.addresses else { return by_name.then_some(true) };
+        let peer = self.endpoint.flow_to(row.upstream).and_then(|flow| match flow {
+            FlowId::Datagram(peer) => Some(peer),
+            stream => self.flows.get(&stream).map(|(_, peer)| *peer),
+        });
+        let is_at = |peer: SocketAddr| addresses.iter().any(|known| known.to_canonical() == peer.ip().to_canonical());
+        // Those that a name decided about were woken in the pass before.
+        Some(!by_name && peer.is_some_and(is_at))
     }
 
     /// A device has come.

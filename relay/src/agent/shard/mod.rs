@@ -35,9 +35,10 @@ use crate::agent::shard::push_bindings::PushBindings;
 use crate::agent::tables::calls::Calls;
 use crate::agent::tables::instances::{Due, Instances};
 use crate::agent::transport::connections::Writer;
-use crate::clock::unix_now;
+use crate::clock::{Reading, confirmed_now};
 use crate::net::drain::Drain;
 use crate::random;
+use crate::vault::MAX_LIFETIME_S;
 
 /// Inputs taken from the inbox at once.
 const BATCH: usize = 64;
@@ -66,7 +67,7 @@ pub(crate) struct Shard {
     pub(crate) unreachable: HashSet<UpstreamId>,
     /// What the endpoint is told next.
     pub(crate) next: VecDeque<Input>,
-    flows: HashMap<FlowId, (Writer, SocketAddr)>,
+    pub(crate) flows: HashMap<FlowId, (Writer, SocketAddr)>,
 }
 
 impl Shard {
@@ -180,9 +181,12 @@ impl Shard {
             self.drain(now);
             self.settle(now);
         }
-        let unix = unix_now();
-        self.calls.forget_old(unix);
-        while let Some((id, due)) = self.instances.pop_due(unix) {
+        let reading = Reading::now();
+        self.calls.forget_old(reading.system);
+        if reading.is_steady {
+            self.instances.cut_leases(reading.system + MAX_LIFETIME_S);
+        }
+        while let Some((id, due)) = self.instances.pop_due(reading.confirmed) {
             match due {
                 Due::Reminder(reminder) => self.remind(id, reminder),
                 Due::End => self.expire(id),
@@ -192,7 +196,7 @@ impl Shard {
 
     fn next_deadline(&self) -> Instant {
         let now = Instant::now();
-        let end = self.instances.next_moment().map(|at| now + Duration::from_secs(at.saturating_sub(unix_now())));
+        let end = self.instances.next_moment().map(|at| now + Duration::from_secs(at.saturating_sub(confirmed_now())));
         let nap = now + NAP_MAX;
         [self.due, end].into_iter().flatten().fold(nap, Instant::min)
     }

@@ -24,7 +24,7 @@ use crate::agent::Shared;
 use crate::agent::erasures;
 use crate::agent::request::KnownPushBinding;
 use crate::agent::transport::upstreams::{Route, Upstreams};
-use crate::clock::unix_now;
+use crate::clock::{confirmed_now, unix_now};
 use crate::metrics::labels::StoreOperation;
 use crate::push::{Event, NoAddress};
 use crate::secret::{Aor, PushToken, with_clean_stack};
@@ -83,7 +83,7 @@ impl KnownPushBinding {
         record: &PushBindingRecord,
         upstreams: &Upstreams,
     ) -> Option<Self> {
-        let left = record.expires_at.checked_sub(unix_now()).filter(|left| *left > 0)?;
+        let left = record.expires_at.checked_sub(confirmed_now()).filter(|left| *left > 0)?;
         let route = Route::through(record.aor.expose(), &record.registrar, record.proxy.as_deref()).ok()?;
         let (expires_at, upstream_registrar) = (record.expires_at, route.registrar().into());
         let registration = PushBinding {
@@ -313,7 +313,7 @@ async fn put(
     lookup: &Lookup,
     mut fence: Fence,
 ) -> Fence {
-    while unix_now() < expires_at {
+    while confirmed_now() < expires_at {
         let began = Instant::now();
         match shared.vault.put(id, sealed, expires_at, lookup, fence).await {
             Ok(placed) => {

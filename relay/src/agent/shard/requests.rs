@@ -41,8 +41,8 @@ impl Shard {
             Request::Call { id, who, call, wish, reply } => {
                 let _ = reply.send(self.call(id, &who, call, wish));
             }
-            Request::ExpectCall { aor, from, name, arrivals, reply } => {
-                let _ = reply.send(self.expect_call(aor, &from, name.as_deref(), &arrivals));
+            Request::ExpectCall { aor, servers, from, name, arrivals, reply } => {
+                let _ = reply.send(self.expect_call(aor, &servers, &from, name.as_deref(), &arrivals));
             }
             Request::Calls { id, reply } => {
                 let _ = reply.send(self.calls.all_of(id));

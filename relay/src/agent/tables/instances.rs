@@ -170,6 +170,9 @@ pub(crate) enum Due {
     End,
 }
 
+/// How far the clocks of a lease's grantor and of this node may be apart, in seconds.
+const AHEAD_S: u64 = 3_600;
+
 /// All instances of one shard.
 #[derive(Default)]
 pub(crate) struct Instances {
@@ -213,6 +216,16 @@ impl Instances {
             row.expires_at = lease.expires_at;
             row.reminded = lease.reminded;
             self.moments.insert((row.next_moment(), id));
+        }
+    }
+
+    /// Ends leases at `latest` (seconds since 1970) that would end more than [`AHEAD_S`] later: they were granted by a clock
+    /// that was ahead.
+    pub(crate) fn cut_leases(&mut self, latest: u64) {
+        while let Some(&(moment, id)) = self.moments.last()
+            && moment > latest + AHEAD_S
+        {
+            self.set_lease(id, LeaseExpiry { expires_at: latest, reminded: None });
         }
     }
 
@@ -278,6 +291,16 @@ mod tests {
         assert_eq!(instances.pop_due(END), Some((id, Due::End)));
         assert_eq!(instances.pop_due(END), None, "an end is told once");
         assert!(instances.remove(id).is_some());
+    }
+
+    #[test]
+    fn a_lease_that_a_clock_granted_which_was_ahead_ends_like_any_other() {
+        let (mut instances, id) = instances(LeaseExpiry { expires_at: END + 30 * 86_400, reminded: None });
+        instances.cut_leases(END);
+        assert_eq!(instances.pop_due(END - 86_400), Some((id, Due::Reminder(Reminder::Renew))));
+        assert_eq!(instances.pop_due(END), Some((id, Due::End)));
+        instances.cut_leases(END);
+        assert_eq!(instances.pop_due(END), None, "and once");
     }
 
     #[test]

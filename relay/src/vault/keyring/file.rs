@@ -170,7 +170,7 @@ fn open_options() -> OpenOptions {
     options
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");
     name.push(suffix);
@@ -185,7 +185,7 @@ fn reading(path: &Path) -> impl Fn(io::Error) -> KeyringError {
     |source| KeyringError::Read { path: shown(path), source }
 }
 
-fn writing(path: &Path) -> impl Fn(io::Error) -> KeyringError {
+pub(super) fn writing(path: &Path) -> impl Fn(io::Error) -> KeyringError {
     |source| KeyringError::Write { path: shown(path), source }
 }
 
@@ -260,6 +260,7 @@ pub(super) mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::clock::Reading;
     use crate::random;
     use crate::vault::keyring::{EPOCH_S, KEY_LIFETIME_S, Keyring};
     use crate::vault::lookup::hex;
@@ -338,14 +339,14 @@ pub(super) mod tests {
         let place = TempFolder::new();
         let path = place.keyring();
         let keyring = Keyring::open_at(&path, START).expect("made");
-        let (_, key) = keyring.current(START);
+        let (_, key) = keyring.current(Reading::steady(START));
         let old_bytes = beside(&path, "seen-by-the-test");
         std::fs::hard_link(&path, &old_bytes).expect("linked");
-        keyring.tend(START + EPOCH_S).expect("tended");
+        keyring.tend(Reading::steady(START + EPOCH_S)).expect("tended");
         let overwritten = std::fs::read(&old_bytes).expect("bytes");
         assert!(!overwritten.is_empty() && overwritten.iter().all(|&byte| byte == 0));
         assert!(std::fs::read_to_string(&path).expect("text").contains(&hex(key.expose())), "still needed to open");
-        keyring.tend(START + KEY_LIFETIME_S).expect("tended");
+        keyring.tend(Reading::steady(START + KEY_LIFETIME_S)).expect("tended");
         assert!(!std::fs::read_to_string(&path).expect("text").contains(&hex(key.expose())));
         assert_eq!(mode(&path), 0o600);
     }
@@ -356,7 +357,7 @@ pub(super) mod tests {
         let path = place.keyring();
         let keyring = Keyring::open_at(&path, START).expect("made");
         std::fs::write(beside(&path, "new"), "half a keyr").expect("written");
-        keyring.tend(START + EPOCH_S).expect("tended");
+        keyring.tend(Reading::steady(START + EPOCH_S)).expect("tended");
         assert!(!beside(&path, "new").exists());
     }
 }

@@ -73,16 +73,18 @@ impl RedisStore {
         owner: &Owner,
         id: InstanceId,
         sealed: &Sealed,
-        expires_at: u64,
+        (expires_at, left_s): (u64, u64),
         lookup: &Lookup,
         fence: Fence,
     ) -> Result<Placed, StoreError> {
+        let left_ms = left_s.saturating_mul(1_000).max(1);
         self.index(&owner.node, id).await?;
         let mut put = SCRIPTS.put.key(record_key(id));
         for collection in Collection::ALL {
             put.key(collection_key(id, collection));
         }
         put.arg(sealed.as_bytes()).arg(owner.to_string()).arg(fence.number()).arg(expires_at).arg(lookup.to_string());
+        put.arg(left_ms);
         let (outcome, earlier): (i64, String) = self.link.ask(&put).await?;
         let refused = match outcome {
             scripts::NOT_OWNER => Some(StoreError::NotOwner),
@@ -95,7 +97,7 @@ impl RedisStore {
         }
         let fence = u64::try_from(outcome).map(Fence::from_number).map_err(|_| StoreError::Malformed)?;
         let earlier = Lookup::parse(&earlier);
-        let displaced = self.point(lookup, id, expires_at, earlier != Some(*lookup)).await?;
+        let displaced = self.point(lookup, id, left_ms, earlier != Some(*lookup)).await?;
         if let Some(earlier) = earlier.filter(|earlier| earlier != lookup) {
             self.unpoint(&earlier, id).await?;
         }
@@ -178,17 +180,23 @@ impl RedisStore {
         Ok(asked.elapsed())
     }
 
+    /// The server's own clock, in seconds since 1970.
+    pub async fn time(&self) -> Result<u64, StoreError> {
+        let (seconds, _): (u64, u64) = self.link.ask(&::redis::cmd("TIME")).await?;
+        Ok(seconds)
+    }
+
     /// Makes a lookup name an instance. When it names another, that one is answered and displaced, or, unless `take`,
     /// left alone.
     async fn point(
         &self,
         lookup: &Lookup,
         id: InstanceId,
-        expires_at: u64,
+        left_ms: u64,
         take: bool,
     ) -> Result<Option<InstanceId>, StoreError> {
         let mut point = SCRIPTS.point.key(lookup_key(lookup));
-        let displaced: String = self.link.ask(point.arg(id.to_string()).arg(expires_at).arg(u8::from(take))).await?;
+        let displaced: String = self.link.ask(point.arg(id.to_string()).arg(left_ms).arg(u8::from(take))).await?;
         Ok(InstanceId::parse(&displaced))
     }
 

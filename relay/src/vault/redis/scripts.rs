@@ -45,7 +45,7 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
 });
 
 pub(super) struct Scripts {
-    /// Record, its collections; sealed, owner, fence, expiry in seconds, lookup → fence, earlier lookup.
+    /// Record, its collections; sealed, owner, fence, expiry in seconds, lookup, milliseconds left → fence, earlier lookup.
     pub put: Script,
     /// Record, its collections → [`Erased`].
     pub erase: Script,
@@ -53,7 +53,7 @@ pub(super) struct Scripts {
     pub keep: Script,
     /// Record; owner, ticket, each node whose records may be taken → [`Claimed`].
     pub claim: Script,
-    /// Lookup; instance, expiry in seconds, whether to take it → the instance that it was taken from.
+    /// Lookup; instance, milliseconds left, whether to take it → the instance that it was taken from.
     pub point: Script,
     /// Lookup; instance.
     pub unpoint: Script,
@@ -76,10 +76,10 @@ else
   return {-2, ''}
 end
 redis.call('HSET', KEYS[1], 's', ARGV[1], 'o', ARGV[2], 'f', fence, 'e', ARGV[4], 'l', ARGV[5])
-redis.call('PEXPIREAT', KEYS[1], ARGV[4] .. '000')
+redis.call('PEXPIRE', KEYS[1], ARGV[6])
 local left = redis.call('PTTL', KEYS[1])
 for place = 2, #KEYS do
-  if redis.call('PTTL', KEYS[place]) > left then redis.call('PEXPIREAT', KEYS[place], ARGV[4] .. '000') end
+  if redis.call('PTTL', KEYS[place]) > left then redis.call('PEXPIRE', KEYS[place], ARGV[6]) end
 end
 return {fence, have[3] or ''}
 ";
@@ -133,7 +133,7 @@ const POINT: &str = r"
 local at = redis.call('GET', KEYS[1])
 local other = at and at ~= ARGV[1]
 if other and ARGV[3] == '0' then return '' end
-redis.call('SET', KEYS[1], ARGV[1], 'PXAT', ARGV[2] .. '000')
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return other and at or ''
 ";
 

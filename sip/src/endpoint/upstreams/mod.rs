@@ -203,6 +203,11 @@ impl Upstreams {
 }
 
 impl Endpoint {
+    /// The flow by which the bindings of a SIP server are registered; `None` while none is up.
+    pub fn flow_to(&self, id: UpstreamId) -> Option<FlowId> {
+        self.upstreams.flow(id).map(|(flow, _)| flow)
+    }
+
     pub(super) fn join_upstream(&mut self, now: Instant, id: UpstreamId, registrar: Box<str>, binding: BindingId) {
         let per_second = self.core.settings.upstream.registrations_per_second;
         let upstream = self.upstreams.rows.entry(id).or_insert_with(|| Upstream::new(now, registrar, per_second));

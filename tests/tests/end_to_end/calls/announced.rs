@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 use tests::board::Missed;
 use tests::caller::CallOptions;
+use tests::dns::{Dns, Record};
+use tests::registrar::{Registrar, Settings};
 use tests::scene::{FCM_TOKEN, OTHER_TOKEN, SOON, Scene, TOKEN, text};
+use tests::wire::Transport;
 use tests::{apns, fcm};
 
 use super::Outcome;
@@ -170,4 +173,69 @@ async fn a_device_that_cannot_be_reached_is_not_waited_for() -> Outcome {
     let caller = scene.registrar.call(&scene.aor(), &CallOptions::default())?;
     assert_eq!(scene.push().await?["event"], "call", "a call of its own");
     caller.cancel().await
+}
+
+/// Alice's account, lent by somebody who calls it so at a registrar of his own.
+fn lent_elsewhere(scene: &Scene, stranger: &Registrar, by_proxy: bool) -> Value {
+    let elsewhere = format!("sip:localhost:{};transport=tls", stranger.address(Transport::Tls).port());
+    let mut wish = scene.wish_for(json!({"call_push": {"provider": "fcm", "token": FCM_TOKEN}}));
+    let place = if by_proxy { "outbound_proxy" } else { "registrar" };
+    wish["account"][place] = json!(elsewhere);
+    wish
+}
+
+async fn registrar(scene: &Scene, domain: &str) -> Result<Registrar, Missed> {
+    let certified = Some(vec![domain.to_owned(), "localhost".to_owned(), "127.0.0.1".to_owned()]);
+    let authority = Some(scene.authority.clone());
+    Ok(Registrar::start(Settings { domain: domain.into(), authority, certified, ..Settings::default() }).await?)
+}
+
+#[tokio::test]
+async fn an_account_that_a_stranger_calls_so_at_his_own_registrar_is_neither_woken_nor_counted_nor_told_the_caller()
+-> Outcome {
+    let (scene, key) = scene("30s").await?;
+    let stranger = registrar(&scene, "example.test").await?;
+    let mut body = wish(&scene);
+    body["wait_ms"] = json!(1);
+    for by_proxy in [false, true] {
+        let lent = scene.enable_as(&lent_elsewhere(&scene, &stranger, by_proxy)).await?;
+        assert_eq!(stranger.contacts(&scene.aor()).len(), 1, "it is registered there");
+        let answer = scene.api.wake(&key, &body).await?;
+        assert_eq!((answer.status, answer.problem().as_deref()), (404, Some("unknown-aor")), "{}", answer.text());
+        // Not by being there either.
+        let phone = scene.wake(&lent).await?;
+        assert_eq!(scene.api.wake(&key, &body).await?.status, 404);
+        let own = scene.enable().await?;
+        let answer = scene.api.wake(&key, &body).await?;
+        assert_eq!((answer.status, answer.problem().as_deref()), (504, Some("no-device-in-time")));
+        assert_eq!(scene.push().await?["instance"], own.id.as_str());
+        drop(phone);
+        for instance in [&lent, &own] {
+            assert_eq!(scene.api.disable(instance).await?.status, 200);
+        }
+    }
+    assert_eq!(scene.fcm.requests(), 0, "the stranger's device was told nothing");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_registration_at_an_address_of_the_aors_domain_is_woken_without_being_named() -> Outcome {
+    let dns = Dns::start(vec![Record::address("alices.test", "127.0.0.1")]).await?;
+    let mut key = String::new();
+    let scene = Scene::with(|setup| {
+        setup.upstream = format!("name_servers = [\"{}\"]\n", dns.address());
+        key = setup.sip_server_at("pbx-1", &["*"], &[]);
+    })
+    .await?;
+    for (domain, status) in [("alices.test", 504), ("example.test", 404)] {
+        let server = registrar(&scene, domain).await?;
+        let mut lent = lent_elsewhere(&scene, &server, false);
+        lent["account"]["aor"] = json!(format!("sip:alice@{domain}"));
+        let instance = scene.enable_as(&lent).await?;
+        let body = json!({"aor": format!("sip:alice@{domain}"), "wait_ms": 1});
+        let answer = scene.api.wake(&key, &body).await?;
+        assert_eq!(answer.status, status, "{domain}: {}", answer.text());
+        assert_eq!(scene.api.disable(&instance).await?.status, 200);
+    }
+    Ok(())
 }

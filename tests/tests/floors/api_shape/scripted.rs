@@ -377,7 +377,8 @@ impl Door {
         let app = App { id: "com.example.phone".into(), key: ApiKey::new(APP_KEY), apns: true, fcm: true };
         let lifetime = LifetimeRange { min_s: 259_200, default_s: 432_000, max_s: 518_400 };
         let domains = DomainRules::parse(&["example.com".to_owned()]).unwrap();
-        let server = SipServer { id: "pbx-1".into(), key: ApiKey::new(SERVER_KEY), domains };
+        let server =
+            SipServer { id: "pbx-1".into(), key: ApiKey::new(SERVER_KEY), domains, registrars: Arc::default() };
         let settings = Settings { apps: vec![app], sip_servers: vec![server], lifetime, limits };
         let api = Api::new(settings, script.clone(), metrics.clone());
         Self { script, metrics, ask: Ask::new(TowerToHyperService::new(api.router())) }

@@ -1,9 +1,14 @@
 //! Wall-clock time as the outside sees it: seconds since 1970 and their text form.
 //!
 //! Invariant: the one place that reads the system's wall clock and the one place that writes RFC 3339. What is
-//! scheduled inside the process uses the monotonic clock instead; nothing here schedules.
+//! scheduled inside the process uses the monotonic clock instead; nothing here schedules. What ends for good by the wall
+//! clock ends by [`confirmed_now`], so that a jump of the clock ends nothing.
 
 use std::time::{SystemTime, UNIX_EPOCH};
+
+pub mod watch;
+
+pub use watch::{Reading, confirmed_now, latest_now};
 
 /// Seconds in a day; a leap second is not counted.
 pub const DAY_S: u64 = 86_400;

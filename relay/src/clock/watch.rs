@@ -1,0 +1,298 @@
+//! Which time is believed, when the system's clock jumps.
+//!
+//! The time since boot ([`CLOCK_BOOTTIME`](https://man7.org/linux/man-pages/man2/clock_gettime.2.html): it goes on while the machine
+//! is suspended, and nobody can set it) carries the believed time on from a moment at which the system's clock was
+//! believed. What cannot be undone (the end of a lease, the destruction of a key) asks [`confirmed_now`]: the
+//! earlier of both clocks. What is granted begins at [`latest_now`]: the later of both. Everything else goes by the system's clock at once, so what is told to phones and push
+//! services is right as soon as that clock is.
+//!
+//! | the system's clock, against the believed time | it is believed | until then |
+//! | --- | --- | --- |
+//! | up to [`NOISE_MS`] off | at once, at most [`FOLLOWED_MS`] in [`FOLLOW_EVERY_MS`]: so a clock is disciplined | |
+//! | up to [`STEP_MS`] off, either way | after [`STEP_STEADY_MS`] in which it went at the right pace | nothing ends early |
+//! | further off, either way | after [`JUMP_STEADY_MS`] in which it went at the right pace and the store's clock did not say otherwise | no lease ends, no key is destroyed; an operator is told |
+//! | back where it was | at once | |
+//! | at start: up to [`DOWNTIME_S`] ahead of the last run, and not behind it | at once: the relay was off | |
+//! | at start: anything else | as a jump from where the last run ended | as above |
+//!
+//! A machine that was off for long, or a virtual one that was paused, looks like a jump: then what is over ends
+//! [`JUMP_STEADY_MS`] late, and a store with a clock of its own has forgotten it in time.
+//!
+//! Invariant: [`confirmed_now`] is never ahead of the system's clock, and passes no moment before real time has passed it,
+//! but for a jump that was believed.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use super::{unix_now, unix_now_ms};
+
+/// A difference that means nothing, in milliseconds.
+const NOISE_MS: i64 = 2_000;
+/// The most that the believed time follows the system's clock at once, in milliseconds, and how often.
+const FOLLOWED_MS: i64 = 1_000;
+const FOLLOW_EVERY_MS: i64 = 60_000;
+/// A step as time services make them, in milliseconds, and how long it is to be steady.
+const STEP_MS: i64 = 300_000;
+const STEP_STEADY_MS: i64 = 60_000;
+/// How long a jump is to be steady, in milliseconds: 6 hours, in which somebody is told.
+pub const JUMP_STEADY_MS: i64 = 6 * 3_600_000;
+/// How long a relay may have been off without anybody wondering, in seconds: 1 hour.
+pub const DOWNTIME_S: u64 = 3_600;
+
+/// What [`ANCHOR_MS`] is before the first [`begin`].
+const UNSET: i64 = i64::MIN;
+/// The believed time at boot, in milliseconds since 1970.
+static ANCHOR_MS: AtomicI64 = AtomicI64::new(UNSET);
+static WATCH: Mutex<Option<Watch>> = Mutex::new(None);
+
+/// Both clocks in one moment, in seconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// The system's.
+    pub system: u64,
+    /// The earlier of the system's and the believed one.
+    pub confirmed: u64,
+    /// The later of both.
+    pub latest: u64,
+    /// They are about the same.
+    pub is_steady: bool,
+}
+
+impl Reading {
+    /// A moment in which nobody doubts the clock.
+    pub const fn steady(now: u64) -> Self {
+        Self { system: now, confirmed: now, latest: now, is_steady: true }
+    }
+
+    /// Both clocks now.
+    pub fn now() -> Self {
+        let system = unix_now();
+        match believed_ms() {
+            None => Self::steady(system),
+            Some(believed_ms) => {
+                let believed = (believed_ms / 1_000) as u64;
+                let is_steady = system.abs_diff(believed) * 1_000 <= STEP_MS.unsigned_abs();
+                Self { system, confirmed: system.min(believed), latest: system.max(believed), is_steady }
+            }
+        }
+    }
+}
+
+/// By when something has ended for sure, in seconds since 1970.
+pub fn confirmed_now() -> u64 {
+    Reading::now().confirmed
+}
+
+/// From when something that is granted counts, in seconds since 1970; what a clock grants that was ahead is cut when it is
+/// right again.
+pub fn latest_now() -> u64 {
+    Reading::now().latest
+}
+
+/// The believed time in seconds since 1970, for the next run; `None` before [`begin`].
+pub fn believed_now() -> Option<u64> {
+    believed_ms().map(|believed| (believed / 1_000) as u64)
+}
+
+/// Begins to watch, once in a process. `last_seen`: what an earlier run believed at its end, in seconds since 1970.
+pub fn begin(last_seen: Option<u64>) {
+    let mut watch = lock();
+    if watch.is_none() {
+        let begun = Watch::begin(unix_now_ms() as i64, boot_ms(), last_seen);
+        ANCHOR_MS.store(begun.anchor_ms, Ordering::Relaxed);
+        *watch = Some(begun);
+    }
+}
+
+/// Looks at the clocks; to be called about once a second. `contradicted`: another machine's clock agrees with the believed
+/// time, and not with the system's.
+pub fn look(contradicted: bool) -> Verdict {
+    let mut watch = lock();
+    let Some(watch) = watch.as_mut() else { return Verdict::Steady };
+    let verdict = watch.look(unix_now_ms() as i64, boot_ms(), contradicted);
+    ANCHOR_MS.store(watch.anchor_ms, Ordering::Relaxed);
+    verdict
+}
+
+/// What a look at the clocks showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing is the matter.
+    Steady,
+    /// The system's clock is off by so many milliseconds (ahead: more than 0). `new`: since this look.
+    Jumped {
+        /// How far.
+        by_ms: i64,
+        /// It was not before.
+        new: bool,
+    },
+    /// The system's clock is back where it was.
+    Returned,
+    /// The jump by so many milliseconds is believed from now on.
+    Believed(i64),
+}
+
+/// The rule of the table above, as pure computation: milliseconds in, a verdict out.
+#[derive(Debug)]
+struct Watch {
+    anchor_ms: i64,
+    jump: Option<Jump>,
+    followed_at_ms: i64,
+}
+
+/// A jump that is not believed yet.
+#[derive(Clone, Copy, Debug)]
+struct Jump {
+    off_ms: i64,
+    /// Since when it is steady, in milliseconds since boot.
+    since_ms: i64,
+}
+
+impl Watch {
+    fn begin(system_ms: i64, boot_ms: i64, last_seen: Option<u64>) -> Self {
+        let believed_ms = match last_seen.map(|seen| seen as i64 * 1_000) {
+            Some(seen) if system_ms - seen > DOWNTIME_S as i64 * 1_000 || seen - system_ms > STEP_MS => seen,
+            _ => system_ms,
+        };
+        Self { anchor_ms: believed_ms - boot_ms, jump: None, followed_at_ms: boot_ms }
+    }
+
+    fn look(&mut self, system_ms: i64, boot_ms: i64, contradicted: bool) -> Verdict {
+        let off_ms = system_ms - (self.anchor_ms + boot_ms);
+        if off_ms.abs() <= NOISE_MS {
+            if boot_ms - self.followed_at_ms >= FOLLOW_EVERY_MS {
+                self.anchor_ms += off_ms.clamp(-FOLLOWED_MS, FOLLOWED_MS);
+                self.followed_at_ms = boot_ms;
+            }
+            return if self.jump.take().is_some() { Verdict::Returned } else { Verdict::Steady };
+        }
+        let new = self.jump.is_none();
+        let steady = self.jump.filter(|jump| (off_ms - jump.off_ms).abs() <= NOISE_MS && !contradicted);
+        let jump = steady.unwrap_or(Jump { off_ms, since_ms: boot_ms });
+        let wanted_ms = if off_ms.abs() <= STEP_MS { STEP_STEADY_MS } else { JUMP_STEADY_MS };
+        if boot_ms - jump.since_ms >= wanted_ms {
+            self.anchor_ms += off_ms;
+            self.jump = None;
+            return Verdict::Believed(off_ms);
+        }
+        self.jump = Some(jump);
+        Verdict::Jumped { by_ms: off_ms, new }
+    }
+}
+
+fn believed_ms() -> Option<i64> {
+    let anchor_ms = ANCHOR_MS.load(Ordering::Relaxed);
+    (anchor_ms != UNSET).then(|| (anchor_ms + boot_ms()).max(0))
+}
+
+fn boot_ms() -> i64 {
+    let since = clock_gettime(ClockId::Boottime);
+    since.tv_sec * 1_000 + since.tv_nsec / 1_000_000
+}
+
+fn lock() -> MutexGuard<'static, Option<Watch>> {
+    // A panic between two assignments of numbers leaves nothing broken.
+    WATCH.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START_MS: i64 = 1_795_000_000_000;
+    const BOOT_MS: i64 = 500_000_000;
+    const DAY_MS: i64 = 86_400_000;
+
+    /// A machine whose clocks a test sets.
+    struct Machine {
+        watch: Watch,
+        boot_ms: i64,
+        off_ms: i64,
+    }
+
+    impl Machine {
+        fn new() -> Self {
+            Self { watch: Watch::begin(START_MS, BOOT_MS, None), boot_ms: BOOT_MS, off_ms: 0 }
+        }
+
+        fn system_ms(&self) -> i64 {
+            START_MS + self.boot_ms - BOOT_MS + self.off_ms
+        }
+
+        /// Looks once a second for so long; the verdicts that were not the one before again.
+        fn run(&mut self, for_ms: i64, contradicted: bool) -> Vec<Verdict> {
+            let mut verdicts = Vec::new();
+            for _ in 0..for_ms / 1_000 {
+                self.boot_ms += 1_000;
+                let verdict = self.watch.look(self.system_ms(), self.boot_ms, contradicted);
+                if !matches!(verdict, Verdict::Steady | Verdict::Jumped { new: false, .. }) {
+                    verdicts.push(verdict);
+                }
+            }
+            verdicts
+        }
+
+        /// How far the believed time is from real time.
+        fn error_ms(&self) -> i64 {
+            self.watch.anchor_ms + BOOT_MS - START_MS
+        }
+    }
+
+    #[test]
+    fn a_jump_that_is_taken_back_was_never_believed() {
+        for off_ms in [DAY_MS, 30 * DAY_MS, 365 * DAY_MS, -DAY_MS, -START_MS] {
+            let mut machine = Machine::new();
+            machine.off_ms = off_ms;
+            assert_eq!(machine.run(JUMP_STEADY_MS - 1_000, false), [Verdict::Jumped { by_ms: off_ms, new: true }]);
+            assert_eq!(machine.error_ms(), 0);
+            machine.off_ms = 0;
+            assert_eq!(machine.run(60_000, false), [Verdict::Returned]);
+        }
+    }
+
+    #[test]
+    fn a_jump_that_stays_is_believed_after_six_hours_and_never_while_the_store_says_otherwise() {
+        let mut machine = Machine::new();
+        machine.off_ms = 30 * DAY_MS;
+        assert_eq!(machine.run(3 * JUMP_STEADY_MS, true).len(), 1);
+        assert_eq!(machine.error_ms(), 0);
+        assert_eq!(machine.run(JUMP_STEADY_MS + 1_000, false), [Verdict::Believed(30 * DAY_MS)]);
+        assert_eq!(machine.error_ms(), 30 * DAY_MS);
+    }
+
+    #[test]
+    fn a_step_of_a_time_service_is_believed_after_a_minute() {
+        for off_ms in [4_000, -200_000] {
+            let mut machine = Machine::new();
+            machine.off_ms = off_ms;
+            assert_eq!(machine.run(62_000, false).last(), Some(&Verdict::Believed(off_ms)));
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_disciplined_is_followed_and_one_that_runs_ten_times_too_fast_is_not() {
+        let mut machine = Machine::new();
+        for _ in 0..100 {
+            machine.off_ms += 20;
+            assert_eq!(machine.run(60_000, false), []);
+        }
+        assert!((1_900..=2_000).contains(&machine.error_ms()), "{}", machine.error_ms());
+        let mut machine = Machine::new();
+        for _ in 0..2 * JUMP_STEADY_MS / 1_000 {
+            machine.off_ms += 9_000;
+            machine.run(1_000, false);
+        }
+        assert!(machine.error_ms() < 10_000, "{}", machine.error_ms());
+    }
+
+    #[test]
+    fn a_start_goes_on_from_the_last_run_unless_the_relay_was_just_off_for_a_while() {
+        let seen = START_MS as u64 / 1_000;
+        for (off_s, believed_s) in [(0, 0), (1_800, 1_800), (-60, -60), (30 * 86_400, 0), (-30 * 86_400, 0)] {
+            let watch = Watch::begin(START_MS + off_s * 1_000, BOOT_MS, Some(seen));
+            assert_eq!(watch.anchor_ms + BOOT_MS - START_MS, believed_s * 1_000, "{off_s}");
+        }
+    }
+}

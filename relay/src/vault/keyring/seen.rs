@@ -1,0 +1,44 @@
+//! The last moment that a run saw, in a file beside the keyring: `….clock`, seconds since 1970 and a line feed.
+//!
+//! Invariant: it holds nothing secret; a file that is missing or damaged is as good as none.
+
+use std::path::Path;
+
+use super::KeyringError;
+use super::file::{beside, writing};
+
+/// The longest such file, in bytes.
+const FILE_LIMIT: usize = 32;
+
+/// Puts `now` in the place of whatever was written before.
+pub(super) fn write(keyring: &Path, now: u64) -> Result<(), KeyringError> {
+    let (path, new) = (beside(keyring, "clock"), beside(keyring, "clock.new"));
+    std::fs::write(&new, format!("{now}\n")).and_then(|()| std::fs::rename(&new, &path)).map_err(writing(&path))
+}
+
+/// What was written last.
+pub(super) fn read(keyring: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(beside(keyring, "clock")).ok().filter(|text| text.len() <= FILE_LIMIT)?;
+    text.strip_suffix('\n')?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::file::tests::TempFolder;
+    use super::*;
+
+    #[test]
+    fn what_is_written_last_is_read_and_what_is_damaged_is_not() {
+        let place = TempFolder::new();
+        std::fs::create_dir_all(place.keyring().parent().expect("a folder")).expect("made");
+        assert_eq!(read(&place.keyring()), None);
+        for now in [1_795_000_000, 1_795_000_060] {
+            write(&place.keyring(), now).expect("written");
+            assert_eq!(read(&place.keyring()), Some(now));
+        }
+        for damaged in ["", "1795000000", "179500x000\n", "-1\n"] {
+            std::fs::write(beside(&place.keyring(), "clock"), damaged).expect("written");
+            assert_eq!(read(&place.keyring()), None, "{damaged:?}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The wall clock jumps, under the real process: nothing ends by it before it is believed.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+use tests::api_client::Instance;
+use tests::redis_server::RedisServer;
+use tests::scene::{OTHER_TOKEN, SOON, Scene};
+use tests::skewed_clock::SkewedClock;
+
+use super::Outcome;
+use super::registrations::rings;
+
+const DAY_S: i64 = 86_400;
+
+async fn scene_by(clock: &SkewedClock, redis: &RedisServer) -> Result<Scene, tests::board::Missed> {
+    Scene::with(|setup| {
+        setup.store = redis.url();
+        setup.environment.extend(clock.environment());
+    })
+    .await
+}
+
+async fn await_warning(scene: &Scene, there: bool) -> Outcome {
+    let operator = scene.relay.operator();
+    let look = || async {
+        let answer = operator.get("/readyz").await.ok()?;
+        assert!(answer.status == 200 || answer.text().contains("store"), "{}", answer.text());
+        (answer.text().contains("the system's clock is") == there).then_some(())
+    };
+    scene.until("what /readyz says of the clock", look).await
+}
+
+async fn await_registered(scene: &Scene, instance: &Instance) -> Outcome {
+    let look = || async {
+        let answer = scene.api.read(instance).await.ok()?;
+        (answer.status == 200 && answer.json()["registration"]["state"] == "registered").then_some(())
+    };
+    scene.until("the instance, registered", look).await
+}
+
+/// When each sealing key was made, in the order of the file, in seconds since 1970.
+fn epochs(scene: &Scene) -> Vec<u64> {
+    let keyring = std::fs::read_to_string(scene.relay.setup().keyring.as_ref().expect("a file")).expect("the keyring");
+    let epochs = keyring.lines().filter_map(|line| line.strip_prefix("epoch ")?.split(' ').nth(1)?.parse().ok());
+    epochs.collect()
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_ahead_wipes_nobody_destroys_no_key_and_is_told_to_the_operator() -> Outcome {
+    let (clock, redis) = (SkewedClock::new(), RedisServer::start());
+    let mut scene = scene_by(&clock, &redis).await?;
+    let instance = scene.enable().await?;
+    let first = epochs(&scene);
+    for ahead in [DAY_S, 30 * DAY_S, 365 * DAY_S] {
+        clock.set(ahead);
+        await_warning(&scene, true).await?;
+        scene.relay.await_log("set it right (NTP)", SOON).await?;
+        await_registered(&scene, &instance).await?;
+        clock.set(0);
+        await_warning(&scene, false).await?;
+        rings(&scene, &instance).await?;
+    }
+    // A relay that starts, and stops, under such a clock.
+    clock.set(30 * DAY_S);
+    scene.relay.kill_9().await?;
+    scene.relay.restart().await?;
+    await_warning(&scene, true).await?;
+    await_registered(&scene, &instance).await?;
+    let enabled_ahead = scene.enable_as(&scene.wish(OTHER_TOKEN)).await?;
+    assert!(epochs(&scene).contains(&first[0]), "what was sealed before opens");
+    assert_eq!(scene.relay.terminate(Duration::from_secs(20)).await?.code(), Some(0));
+    // Right again.
+    clock.set(0);
+    scene.relay.restart().await?;
+    for instance in [&instance, &enabled_ahead] {
+        await_registered(&scene, instance).await?;
+        let ends = scene.api.read(instance).await?.json()["expires_at"].as_str().unwrap_or_default().to_owned();
+        assert!(ends <= relay::clock::rfc3339(now() + 6 * DAY_S as u64 + 3_600), "{ends}");
+    }
+    rings(&scene, &instance).await?;
+    assert_eq!(scene.api.change(&instance, &json!({"lifetime_s": 300_000})).await?.status, 200);
+    let epochs = epochs(&scene);
+    assert!(epochs.iter().all(|made_at| *made_at <= now()), "each ends 7 days from now at most: {epochs:?}");
+    assert!(epochs.len() >= 3 && epochs.contains(&first[0]), "{epochs:?}");
+    await_warning(&scene, false).await?;
+    assert_eq!(scene.api.disable(&instance).await?.status, 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_clock_that_went_back_to_1970_costs_nothing_either() -> Outcome {
+    let (clock, redis) = (SkewedClock::new(), RedisServer::start());
+    let mut scene = scene_by(&clock, &redis).await?;
+    let instance = scene.enable().await?;
+    clock.set(-(now() as i64) + 1_000);
+    await_warning(&scene, true).await?;
+    let meanwhile = scene.enable_as(&scene.wish(OTHER_TOKEN)).await?;
+    clock.set(0);
+    await_warning(&scene, false).await?;
+    scene.relay.restart().await?;
+    for instance in [&instance, &meanwhile] {
+        await_registered(&scene, instance).await?;
+    }
+    rings(&scene, &instance).await
+}
