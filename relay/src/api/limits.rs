@@ -8,7 +8,6 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -147,14 +146,6 @@ impl Bucket {
     }
 }
 
-/// What an address is counted as: IPv4 by itself, IPv6 by its /64, IPv4-mapped IPv6 as IPv4.
-pub fn counted_as(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
-        v4 => v4,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,13 +192,5 @@ mod tests {
         assert_eq!(buckets.lock().buckets.len(), MAX_BUCKETS);
         let later = now + Duration::from_secs(1);
         assert!((MAX_BUCKETS..MAX_BUCKETS + 100).all(|key| buckets.take(key, later).is_ok()), "idle ones made room");
-    }
-
-    #[test]
-    fn neighbours_in_one_ipv6_network_count_as_one() {
-        let counted = |text: &str| counted_as(text.parse().unwrap()).to_string();
-        assert_eq!(counted("2001:db8:0:1::7"), counted("2001:db8:0:1:ffff::"));
-        assert_ne!(counted("2001:db8:0:1::7"), counted("2001:db8:0:2::7"));
-        assert_eq!(counted("::ffff:192.0.2.7"), "192.0.2.7");
     }
 }

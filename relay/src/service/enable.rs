@@ -12,6 +12,7 @@
 //! Invariant: the store is known to answer before the account's server is spoken to; what cannot be stored is
 //! unregistered again. An earlier instance of the same app, AOR and push token ends only when the new one is stored.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,7 @@ use crate::agent::request::{EndKind, FirstRegistration, LeaseExpiry, NewInstance
 use crate::agent::tables::lease;
 use crate::agent::transport::upstreams::{NoRoute, Route};
 use crate::clock::latest_now;
+use crate::limits::guesses::{Attempt, Permit};
 use crate::metrics::labels::StoreOperation;
 use crate::net::resolve::ResolveError;
 use crate::random;
@@ -42,18 +44,26 @@ use crate::vault::{Fence, Lookup, SealError, Sealed, StoreError};
 const FIRST_REGISTRATION: Duration = Duration::from_secs(10);
 
 impl Inner {
-    pub(super) async fn enable(self: Arc<Self>, app: Box<str>, wish: Enable) -> Result<Enabled, EnableError> {
+    pub(super) async fn enable(
+        self: Arc<Self>,
+        app: Box<str>,
+        source: IpAddr,
+        wish: Enable,
+    ) -> Result<Enabled, EnableError> {
         if self.dependencies.drain.has_begun() {
             return Err(EnableError::Draining);
         }
         let route = self.route(&wish.account).await?;
+        let permit = self.admit_password(&wish.account, &route, source)?;
         let lookup = self.dependencies.vault.lookup(&app, &wish.account.aor, &wish.device.call_push.token);
         let _guard = self.enabling.lock_key(lookup).await;
         // Also the proof that the store answers, before anything is done that would have to be undone.
         let earlier = self.timed(StoreOperation::Load, self.dependencies.vault.find(&lookup)).await?;
         let (new, secret) = self.new_instance(app, wish, route);
         let (id, mut sealed, expires_at) = (new.id, new.sealed.clone(), new.lease.expires_at);
-        let registration = self.first_registration(new).await?;
+        let registration = self.first_registration(new).await;
+        judge(permit, &registration);
+        let registration = registration?;
         let unproven = registration.state != RegistrationState::Registered;
         if unproven {
             sealed = self.unproven(id, sealed);
@@ -92,6 +102,14 @@ impl Inner {
         let proxy = format!("sip:{};transport=tls", self.dependencies.edge).into();
         let websocket = self.dependencies.websocket.as_ref().map(|host| format!("wss://{host}/").into());
         EdgeAddress { proxy, websocket, username: id, realm: EDGE_REALM }
+    }
+
+    /// Lets a password be tried at its SIP server, unless too many wrong ones were.
+    fn admit_password(&self, account: &Account, route: &Route, source: IpAddr) -> Result<Permit, EnableError> {
+        let (aor, username) = (account.aor.expose(), Some(&*account.auth_username));
+        let attempt = Attempt { aor, username, server: &route.server(), source };
+        let permit = self.dependencies.quotas.try_password(&attempt);
+        permit.map_err(|wait| EnableError::TooManyFailures { retry_after_s: wait.seconds() })
     }
 
     /// What the endpoint is told of an instance.
@@ -221,6 +239,16 @@ impl From<NoRoute> for EnableError {
             NoRoute::NotSip => Self::UpstreamNotFound,
             NoRoute::UnknownTransport => Self::TransportNotAllowed,
         }
+    }
+}
+
+/// Tells what became of a password that was tried.
+fn judge(permit: Permit, registration: &Result<Registration, EnableError>) {
+    let now = Instant::now();
+    match registration {
+        Ok(Registration { state: RegistrationState::Registered, .. }) => permit.accepted(now),
+        Err(EnableError::UpstreamRefused { status: 401 | 403 | 404 | 407 | 604, .. }) => permit.refused(now),
+        _ => drop(permit),
     }
 }
 

@@ -99,6 +99,14 @@ impl Route {
         &self.next_hop.host
     }
 
+    /// The host and the port where requests go: one server, however else its URI is written.
+    pub fn server(&self) -> String {
+        match self.next_hop.port {
+            Some(port) => format!("{}:{port}", self.next_hop.host.trim_end_matches('.')),
+            None => self.next_hop.host.trim_end_matches('.').into(),
+        }
+    }
+
     /// What else to resolve, to know whose requests are trusted.
     pub fn other_targets(&self) -> impl Iterator<Item = Target> {
         self.others.iter().map(Hop::target)

@@ -130,7 +130,7 @@ impl World {
             self.input(Input::RemovePushBinding(instance));
         }
         while let Some(register) = self.registers.pop_front() {
-            self.input(Input::Route { register, route: Err(503) });
+            self.input(Input::Route { register, route: Err(503.into()) });
         }
         while let Some((verification, granted)) = self.verifications.pop_front() {
             self.input(Input::DeviceVerified { verification, granted });

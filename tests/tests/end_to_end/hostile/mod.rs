@@ -6,6 +6,7 @@
 mod doors;
 mod edge;
 mod flood;
+mod guessing;
 mod http2;
 mod https;
 mod registrar;
