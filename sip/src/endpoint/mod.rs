@@ -228,7 +228,7 @@ impl Endpoint {
             return Some(binding.tag());
         }
         let from = message.from()?;
-        let own = from.uri.user.and_then(InstanceId::parse).map(InstanceId::tag);
+        let own = from.user().and_then(InstanceId::parse).map(InstanceId::tag);
         let passing = || crate::edge::push_proxy::shard_of(message);
         own.or_else(|| passing().filter(|_| message.method() == Some(crate::message::Method::Register)))
     }

@@ -53,7 +53,7 @@ use bytes::Bytes;
 use crate::auth::{Challenge, Hash};
 use crate::flow::back_off;
 use crate::id::{BindingId, BranchId, InstanceId, UpstreamId};
-use crate::message::{Message, Name, Uri};
+use crate::message::{Message, Name, Party, Uri};
 use crate::random::Random;
 use crate::timers::Armed;
 use crate::timing::BackOff;
@@ -668,8 +668,8 @@ impl Registration {
 /// Whether a 3xx names the place that it was sent to (RFC 3261 §21.3).
 fn leads_to(response: &Message, registrar: &str) -> bool {
     let Some(registrar) = Uri::parse(registrar) else { return false };
-    let same = |uri: &Uri<'_>| uri.host.eq_ignore_ascii_case(registrar.host) && uri.port == registrar.port;
-    response.contacts().unwrap_or_default().iter().any(|contact| same(&contact.uri))
+    let same = |uri: Uri<'_>| uri.host.eq_ignore_ascii_case(registrar.host) && uri.port == registrar.port;
+    response.contacts().iter().filter_map(Party::uri).any(same)
 }
 
 /// Delta-seconds; a comment and parameters may follow (RFC 3261 §20.33).

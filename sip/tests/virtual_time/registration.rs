@@ -487,3 +487,17 @@ fn a_goal_that_changes_while_a_register_is_under_way_leaves_one_register_under_w
     world.advance(seconds(3600));
     assert_eq!(world.count("REGISTER"), 0);
 }
+
+#[test]
+fn the_count_goes_on_while_the_nonce_is_the_same_also_when_a_challenge_repeats_it() {
+    let mut world = begun();
+    world.respond(401, &[("WWW-Authenticate", MD5)]);
+    assert!(answer(&world.last("REGISTER")).contains("nc=00000001"));
+    world.grant(600);
+    let refresh = world.next_register();
+    assert!(answer(&refresh).contains("nc=00000002"));
+    world.respond(401, &[("WWW-Authenticate", MD5)]);
+    assert!(answer(&world.last("REGISTER")).contains("nc=00000003"), "{}", answer(&world.last("REGISTER")));
+    world.grant(600);
+    assert_eq!(world.failure(), None);
+}
