@@ -161,8 +161,8 @@ impl Guesses {
 
     fn keys(&self, attempt: &Attempt<'_>, source: IpAddr) -> Vec<Key> {
         let server = attempt.server.to_ascii_lowercase();
-        let (user, domain) = split(attempt.aor);
-        let mut names = vec![(user, Some(domain.to_ascii_lowercase()))];
+        let (user, domain) = account(attempt.aor);
+        let mut names = vec![(user, Some(domain))];
         if let Some(username) = attempt.username {
             names.push((plain(username), None));
         }
@@ -296,10 +296,10 @@ impl Budget {
 }
 
 /// The user and the domain of an AOR in one spelling each.
-fn split(aor: &str) -> (String, &str) {
+pub(super) fn account(aor: &str) -> (String, String) {
     let rest = aor.split_once(':').map_or(aor, |(_, rest)| rest);
     let (user, domain) = rest.rsplit_once('@').unwrap_or(("", rest));
-    (plain(user), domain)
+    (plain(user), domain.to_ascii_lowercase())
 }
 
 /// A user name without escapes and in lower case: many servers tell no two such apart.
