@@ -249,6 +249,7 @@ impl Agent {
             upstreams.clone(),
             shards.clone(),
             metrics.clone(),
+            dependencies.quotas.limits(),
         );
         let shared = Arc::new(Shared {
             erasures: Erasures::start(dependencies.vault.clone(), metrics.clone()),

@@ -192,6 +192,10 @@ pub struct Limits {
     pub message_timeout: Duration,
     /// Open connections of one source at a listener for devices, 1 to 1,000,000; a further one is closed at once.
     pub connections_per_source: u32,
+    /// SIP servers that are connected to at once because one source asked for them, 1 to 1,000.
+    pub dials_per_source: u32,
+    /// How long a SIP server may take to be found and connected to, over all of its addresses, 1 s to 10 min.
+    pub dial_timeout: Duration,
     /// Wrong passwords for one account from one source, 1 to 1,000, before its pauses begin.
     pub failures_per_account: u32,
     /// Wrong passwords from one source, 1 to 1,000,000, before only one is let through each second.

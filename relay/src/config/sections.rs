@@ -333,6 +333,8 @@ fn limits(root: &mut Reader<'_>) -> Limits {
     let limits = Limits {
         message_timeout: section.duration("message_timeout", 30 * SECOND, SECOND, 600 * SECOND),
         connections_per_source: section.number("connections_per_source", 20_000, 1, 1_000_000),
+        dials_per_source: section.number("dials_per_source", 16, 1, 1_000),
+        dial_timeout: section.duration("dial_timeout", 30 * SECOND, SECOND, 600 * SECOND),
         failures_per_account: section.number("failures_per_account", 5, 1, 1_000),
         failures_per_source: section.number("failures_per_source", 60, 1, 1_000_000),
     };

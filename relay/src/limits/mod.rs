@@ -3,10 +3,12 @@
 //! | room | what it counts |
 //! | --- | --- |
 //! | [`guesses`] | wrong passwords that were carried to SIP servers |
+//! | [`shares`] | a share for each key of something that many want at once |
 //!
 //! Invariant: a limit is counted for the whole process, whatever shard or listener met it; what it counts is bounded.
 
 pub mod guesses;
+pub mod shares;
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -20,13 +22,20 @@ use guesses::{Attempt, Free, Guesses, Permit, Wait};
 pub struct Quotas {
     metrics: Metrics,
     guesses: Guesses,
+    /// The settings.
+    limits: config::Limits,
 }
 
 impl Quotas {
     /// Nothing counted yet.
     pub fn new(limits: &config::Limits, metrics: Metrics) -> Self {
         let free = Free { per_account: limits.failures_per_account, per_source: limits.failures_per_source };
-        Self { metrics, guesses: Guesses::new(free) }
+        Self { metrics, guesses: Guesses::new(free), limits: *limits }
+    }
+
+    /// The settings.
+    pub fn limits(&self) -> &config::Limits {
+        &self.limits
     }
 
     /// Lets somebody try a password, or says how long he must wait.

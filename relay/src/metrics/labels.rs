@@ -232,6 +232,8 @@ words!(
         HalfMessage = "half-message",
         /// Connections or handshakes of one source, or of a listener: the further one is closed.
         Connections = "connections",
+        /// A SIP server that could not be connected to in time: it is tried again later.
+        Dials = "dials",
         /// Wrong passwords for one account: 429, 503.
         FailuresAccount = "failures-account",
         /// Wrong passwords from one source: 429, 503.

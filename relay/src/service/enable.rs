@@ -59,7 +59,7 @@ impl Inner {
         let _guard = self.enabling.lock_key(lookup).await;
         // Also the proof that the store answers, before anything is done that would have to be undone.
         let earlier = self.timed(StoreOperation::Load, self.dependencies.vault.find(&lookup)).await?;
-        let (new, secret) = self.new_instance(app, wish, route);
+        let (new, secret) = self.new_instance(app, source, wish, route);
         let (id, mut sealed, expires_at) = (new.id, new.sealed.clone(), new.lease.expires_at);
         let registration = self.first_registration(new).await;
         judge(permit, &registration);
@@ -113,14 +113,25 @@ impl Inner {
     }
 
     /// What the endpoint is told of an instance.
-    pub(super) fn binding_of(&self, id: InstanceId, record: &Record, route: Route) -> NewBinding {
+    /// `asked_by`: who asks for it; `None`: it was stored.
+    pub(super) fn binding_of(
+        &self,
+        id: InstanceId,
+        record: &Record,
+        route: Route,
+        asked_by: Option<IpAddr>,
+    ) -> NewBinding {
         let registrar = route.registrar().into();
+        let upstreams = self.dependencies.agent.upstreams();
         NewBinding {
             binding: record.binding,
             instance: id,
             aor: record.account.aor.expose().into(),
             registrar,
-            upstream: self.dependencies.agent.upstreams().acquire(route),
+            upstream: match asked_by {
+                Some(source) => upstreams.acquire_for(source, route),
+                None => upstreams.acquire(route),
+            },
             sip_instance: record.sip_instance,
             register: record.presence == Presence::Background,
             proven: record.proven,
@@ -145,9 +156,12 @@ impl Inner {
     /// The way to the account's server, once it is known to be allowed. A server that cannot be found *now* is tried
     /// again later: that is no reason to refuse.
     async fn route(&self, account: &Account) -> Result<Route, EnableError> {
-        let aor = Uri::parse(account.aor.expose()).ok_or(EnableError::UpstreamNotFound)?;
-        if !self.dependencies.domains.allow(aor.host) {
-            return Err(EnableError::DomainNotAllowed);
+        let named = [Some(account.aor.expose()), account.registrar.as_deref(), account.outbound_proxy.as_deref()];
+        for uri in named.into_iter().flatten() {
+            let uri = Uri::parse(uri).ok_or(EnableError::UpstreamNotFound)?;
+            if !self.dependencies.domains.allow(uri.host) {
+                return Err(EnableError::DomainNotAllowed);
+            }
         }
         let route = Route::of(account)?;
         match self.dependencies.resolver.resolve(&route.target(), 0).await {
@@ -158,7 +172,7 @@ impl Inner {
         }
     }
 
-    fn new_instance(&self, app: Box<str>, wish: Enable, route: Route) -> (NewInstance, InstanceSecret) {
+    fn new_instance(&self, app: Box<str>, source: IpAddr, wish: Enable, route: Route) -> (NewInstance, InstanceSecret) {
         let now = latest_now();
         // Devices of one account live on one shard.
         let group = self.dependencies.vault.group(&app, &wish.account);
@@ -181,7 +195,7 @@ impl Inner {
         };
         let (lease, fence) = (LeaseExpiry::of(&record), Fence::NEW);
         let sealed: Sealed = self.dependencies.vault.seal(id, &record);
-        let binding = NewBinding { proven: false, ..self.binding_of(id, &record, route) };
+        let binding = NewBinding { proven: false, ..self.binding_of(id, &record, route, Some(source)) };
         let aor = self.dependencies.vault.aor_key(&record.account.aor);
         (NewInstance { id, sealed, lease, aor, fence, binding }, secret)
     }

@@ -16,6 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use super::attachments::INSTANCES_PER_FLOW;
@@ -37,8 +38,9 @@ pub const BURST: u8 = 40;
 pub const QUOTA_VIOLATIONS_MAX: u8 = 40;
 /// REGISTERs under way on one shard; a further one is answered 503.
 pub const REGISTERS_MAX: usize = 20_000;
-/// SIP servers that are dialled at once because of a REGISTER, on one shard; one for a further one is answered 503.
-pub const DIALS_MAX: usize = 64;
+/// SIP servers that are dialled at once because of REGISTERs from one address, on one shard; one for a further one is
+/// answered 503.
+pub const DIALS_PER_SOURCE: usize = 16;
 /// The Retry-After of a device that sends too many, in seconds.
 const RETRY_AFTER_S: u32 = 10;
 
@@ -180,7 +182,7 @@ impl Endpoint {
             self.core.event(Event::UpstreamReleased(upstream));
             return self.answer_query(now, id, one.as_deref(), &route.services);
         }
-        let registrar = route.registrar.clone();
+        let (registrar, source) = (route.registrar.clone(), register.source.peer.ip());
         register.route = Some(route);
         self.join_transit(now, upstream, registrar);
         if !self.upstreams.may_register_now(now, upstream) {
@@ -188,7 +190,9 @@ impl Endpoint {
         }
         match self.upstreams.flow(upstream) {
             Some((flow, transport)) => self.send_register_on(now, id, flow, transport),
-            None if self.dials_for_others(upstream) >= DIALS_MAX => self.end_register(now, id, 503, None),
+            None if self.dials_for_others(upstream, source) >= DIALS_PER_SOURCE => {
+                self.end_register(now, id, 503, None);
+            }
             None => {
                 self.core.later(now, self.core.settings.timing.upstream.flow, Timer::ForwardedRegister(id));
                 self.want_transit_flow(upstream);
@@ -217,6 +221,10 @@ impl Endpoint {
     }
 
     fn send_register_on(&mut self, now: Instant, id: ForwardedRegisterId, flow: FlowId, transport: Transport) {
+        let per_second = self.core.settings.upstream.registrations_per_second;
+        if !self.upstreams.may_send_now(now, flow, per_second) {
+            return self.end_register(now, id, 503, None);
+        }
         let branch = self.core.branch();
         let Some(register) = self.registers.under_way.get_mut(&id) else { return };
         register.branch = Some(branch);
@@ -262,12 +270,24 @@ impl Endpoint {
         theirs.map(|(id, _)| *id).collect()
     }
 
-    /// How many SIP servers other than this one REGISTERs wait for: whoever names one after the other that is silent keeps
-    /// no dialler from those that answer.
-    fn dials_for_others(&self, upstream: UpstreamId) -> usize {
-        let waiting = self.registers.under_way.values().filter(|register| register.branch.is_none());
+    /// How many SIP servers other than this one REGISTERs of a source wait for: whoever names one after the other that is
+    /// silent keeps no dialler from those that answer, and takes no place from another source.
+    fn dials_for_others(&self, upstream: UpstreamId, source: IpAddr) -> usize {
+        let same = |register: &&ForwardedRegister| {
+            register.branch.is_none() && register.source.peer.ip().to_canonical() == source.to_canonical()
+        };
+        let waiting = self.registers.under_way.values().filter(same);
         let others = waiting.filter_map(|register| register.route.as_ref().map(|route| route.upstream));
         others.filter(|other| *other != upstream).collect::<BTreeSet<_>>().len()
+    }
+
+    /// A device's connection has ended: what waits for a flow to a SIP server waits for nobody any more.
+    pub(super) fn forget_waiting(&mut self, now: Instant, flow: FlowId) {
+        let theirs = self.registers.under_way.iter();
+        let theirs = theirs.filter(|(_, it)| it.source.flow == flow && it.branch.is_none());
+        for id in theirs.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.end_register(now, id, 504, None);
+        }
     }
 
     pub(super) fn on_forwarded_register_due(&mut self, now: Instant, id: ForwardedRegisterId) {

@@ -74,6 +74,14 @@ pub enum Input {
         /// The whole datagram.
         bytes: Bytes,
     },
+    /// The stream of the next [`Input::Dialled`] or [`Input::FailbackDialled`] leads to this address, at which registrations are
+    /// paced whatever SIP server they are for. A datagram's flow says it by itself.
+    LeadsTo {
+        /// The stream.
+        flow: FlowId,
+        /// The address at its other end.
+        address: IpAddr,
+    },
     /// The flow that [`Output::Dial`] asked for is open. For UDP: its address is known.
     Dialled {
         /// The upstream of the [`Output::Dial`] that is answered.

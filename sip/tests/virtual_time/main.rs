@@ -14,4 +14,5 @@ mod registration;
 mod regressions;
 mod strangers;
 mod subscription;
+mod victims;
 mod world;

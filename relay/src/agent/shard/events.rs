@@ -154,6 +154,7 @@ impl Shard {
     fn on_registered(&mut self, binding: BindingId, expires: Duration, refresh: bool) {
         let outcome = if refresh { RegistrationOutcome::Refreshed } else { RegistrationOutcome::Registered };
         self.shared.metrics.registration(outcome);
+        let mut proves = !refresh;
         for id in self.endpoint.callable_instances(binding) {
             self.set_state(id, InstanceState::Registered);
             self.note(id, None, What::Registered);
@@ -161,6 +162,9 @@ impl Shard {
                 self.next.push_back(Input::Subscribe(binding));
             }
             if let Some(row) = self.instances.get_mut(id) {
+                if std::mem::take(&mut proves) {
+                    self.shared.upstreams.prove(row.upstream);
+                }
                 row.status = 200;
                 row.asked = false;
                 row.registered_until = unix_now() + expires.as_secs();

@@ -167,7 +167,7 @@ impl Shard {
         let route = Route::through(aor, registrar, proxy.as_deref()).map_err(|_| 416_u16)?;
         self.admit_proof(asked, &route.server())?;
         let registrar = route.registrar().into();
-        Ok(RegisterRoute { upstream: self.shared.upstreams.acquire(route), registrar, services })
+        Ok(RegisterRoute { upstream: self.shared.upstreams.acquire_for(asked.source, route), registrar, services })
     }
 
     /// Lets a proof pass to this server, unless too many wrong ones have.
