@@ -21,7 +21,7 @@
 //! | 3xx, 408, 423, 429, 430, 439, 480, 5xx | BackingOff | at least Retry-After; the wait grows with each failure in a row |
 //! | silence | BackingOff | likewise |
 //! | any other to a first registration, such as 403 and 404 | Refused | never again: a server may ban an address that repeats a refused request |
-//! | to one whose credentials were accepted before: refused credentials, 403, 404, 604 | BackingOff twice, then Refused | a server that restarts may know nobody; after [`REFUSED_ONCE`], and then [`REFUSED_TWICE`], it is asked once more |
+//! | to one whose credentials were accepted before: refused credentials, 403, 404, 604 | BackingOff twice, then Refused | a server that restarts may know nobody; after [`BackOff::refused_once`], and then [`BackOff::refused_twice`], it is asked once more |
 //! | to such a one: any other, such as 400, 410 and 477 | BackingOff | only refused credentials end an account |
 //!
 //! A 3xx to another place is not followed: an address that a message names is one that the operator has not allowed, and
@@ -87,10 +87,6 @@ pub enum RegistrationFailure {
 const EXPIRES_MAX: Duration = Duration::from_secs(24 * 3600);
 /// The shortest lifetime that is believed, so that a hostile registrar cannot make the relay spin.
 const EXPIRES_MIN: Duration = Duration::from_secs(5);
-/// How long after the first refusal of an account that was registered it is tried once more; up to a tenth longer.
-pub const REFUSED_ONCE: Duration = Duration::from_secs(600);
-/// How long after the second refusal in a row it is tried for the last time; up to a tenth longer.
-pub const REFUSED_TWICE: Duration = Duration::from_secs(3600);
 /// The longest Retry-After that is honoured.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
@@ -440,7 +436,13 @@ impl Registration {
     }
 
     /// The shell's answer to [`Step::Ask`]; `None`: it has no credential for this challenge.
-    pub fn answer(&mut self, now: Instant, authorization: Option<String>, random: &mut Random) -> Step {
+    pub fn answer(
+        &mut self,
+        now: Instant,
+        authorization: Option<String>,
+        waits: &BackOff,
+        random: &mut Random,
+    ) -> Step {
         let State::Asking(asking) = &mut self.state else { return Step::Nothing };
         match (authorization, self.challenges.challenger(asking.at)) {
             (Some(value), Some(challenger)) => {
@@ -449,7 +451,7 @@ impl Registration {
             }
             _ => {
                 if let Err(status) = self.challenges.skip(asking.at, &mut asking.others) {
-                    return self.credentials_refused(now, status, random);
+                    return self.credentials_refused(now, status, waits, random);
                 }
             }
         }
@@ -519,7 +521,7 @@ impl Registration {
             300..=399 | 408 | 423 | 429 | 430 | 439 | 480 | 500..=599 => {
                 self.retry(now, Some(status), &terms.back_off, retry_after(response), random)
             }
-            403 | 404 | 604 => self.credentials_refused(now, status, random),
+            403 | 404 | 604 => self.credentials_refused(now, status, &terms.back_off, random),
             _ if self.established => self.retry(now, Some(status), &terms.back_off, retry_after(response), random),
             _ => self.refused(status),
         }
@@ -651,7 +653,7 @@ impl Registration {
         let challenger = if status == 401 { Challenger::Registrar } else { Challenger::Proxy };
         match self.challenges.on_challenge(challenger, response, terms.hashes) {
             Verdict::Answer { others } => self.write(attempt, others),
-            Verdict::Refused => self.credentials_refused(now, status, random),
+            Verdict::Refused => self.credentials_refused(now, status, &terms.back_off, random),
             Verdict::Endless => self.retry(now, Some(status), &terms.back_off, None, random),
         }
     }
@@ -699,10 +701,10 @@ impl Registration {
     }
 
     /// The SIP server refuses the credentials. An account that was registered before is tried twice more, far apart.
-    fn credentials_refused(&mut self, now: Instant, status: u16, random: &mut Random) -> Step {
+    fn credentials_refused(&mut self, now: Instant, status: u16, waits: &BackOff, random: &mut Random) -> Step {
         let pause = match self.refusals {
-            0 => REFUSED_ONCE,
-            1 => REFUSED_TWICE,
+            0 => waits.refused_once,
+            1 => waits.refused_twice,
             _ => return self.refused(status),
         };
         if !self.established || self.goal != Goal::Registered {
