@@ -12,6 +12,7 @@
 //! | 0 | `random` | random bytes from the system |
 //! | 0 | [`secret`] | types that cannot print and are wiped on drop |
 //! | 0 | [`timing`] | the waits that nobody configures |
+//! | 1 | [`limits`] | what one source, account or SIP server may take |
 //! | 1 | [`vault`] | the ephemeral credential store |
 //! | 1 | [`push`] | APNs, FCM, payload, verdicts |
 //! | 1 | [`net`] | listen, dial, resolve, TLS and its reload; knows bytes, not SIP |
@@ -30,6 +31,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod limits;
 pub mod metrics;
 pub mod net;
 pub mod operator;

@@ -1,10 +1,10 @@
-//! The waits that nobody configures, as values, so that tests can shorten them.
+//! The waits that nobody configures, as values, so that tests can scale them.
 //!
 //! Invariant: the defaults are what is always in force in a release build; only a debug build reads [`VARIABLE`].
 
 use std::time::Duration;
 
-/// The environment variable by which a test of a debug build shortens every wait: a factor from 0.01 to 1.
+/// The environment variable by which a test of a debug build shortens or lengthens every wait: a factor from 0.01 to 10.
 pub const VARIABLE: &str = "SIPWAKE_TIMING";
 
 /// The waits of one relay.
@@ -23,19 +23,22 @@ pub struct ConnectionTiming {
     pub write: Duration,
     /// How long a connection may stay without a single valid message after it was accepted; 30 s.
     pub silence: Duration,
+    /// How long a message may take from its first byte to its last; 30 s, or what `limits.message_timeout` says.
+    pub message: Duration,
 }
 
 impl Default for ConnectionTiming {
     fn default() -> Self {
-        Self { write: Duration::from_secs(10), silence: Duration::from_secs(30) }
+        Self { write: Duration::from_secs(10), silence: Duration::from_secs(30), message: Duration::from_secs(30) }
     }
 }
 
 impl Timing {
     /// Every default times `factor`, above 0.
     pub fn scaled(factor: f64) -> Self {
-        let ConnectionTiming { write, silence } = ConnectionTiming::default();
-        let connection = ConnectionTiming { write: write.mul_f64(factor), silence: silence.mul_f64(factor) };
+        let ConnectionTiming { write, silence, message } = ConnectionTiming::default();
+        let scaled = |wait: Duration| wait.mul_f64(factor);
+        let connection = ConnectionTiming { write: scaled(write), silence: scaled(silence), message: scaled(message) };
         Self { sip: sip::endpoint::Timing::scaled(factor), connection }
     }
 
@@ -43,7 +46,7 @@ impl Timing {
     pub fn of_this_process() -> Self {
         if cfg!(debug_assertions)
             && let Some(factor) = std::env::var(VARIABLE).ok().and_then(|text| text.parse().ok())
-            && (0.01..=1.0).contains(&factor)
+            && (0.01..=10.0).contains(&factor)
         {
             return Self::scaled(factor);
         }

@@ -26,11 +26,7 @@ fn main() {
         let message = Message::parse(black_box(&invite), &limits).ok()?;
         message.check().ok()?;
         let (from, to) = (message.from()?, message.to()?);
-        Some(
-            black_box((from.name(), from.uri.user, to.uri.user, message.via()?.branch(), message.call_id()?))
-                .1
-                .is_some(),
-        )
+        Some(black_box((from.name(), from.user(), to.user(), message.via()?.branch(), message.call_id()?)).1.is_some())
     });
     measure("edit as a proxy does", || {
         let edit = black_box(&parsed).edit().request_uri("sip:pi_0123456789@192.0.2.7:5061;transport=tls");

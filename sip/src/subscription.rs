@@ -237,7 +237,7 @@ impl Subscription {
         self.failures = 0;
         if self.dialog.is_none() {
             let routes: Vec<Box<str>> = response.elements(Name::RecordRoute).map(Into::into).collect();
-            let target = response.contacts().and_then(|contacts| contacts.first().map(|it| it.uri.text.into()));
+            let target = response.contacts().first().and_then(|it| it.target().map(Into::into));
             let to = response.text(Name::To).filter(|_| response.to().is_some_and(|to| to.tag().is_some()));
             match (target, to) {
                 (Some(target), Some(to)) if routes.len() <= ROUTES_MAX => {

@@ -208,10 +208,11 @@ impl Drop for Baresip {
 }
 
 fn configuration(authority: &Authority, sip: u16, control: u16) -> String {
+    // Its media stay below the ports that `ports` gives to others.
     format!(
         "poll_method epoll\nsip_listen 127.0.0.1:{sip}\nsip_cafile {}\ncall_local_timeout 120\ncall_max_calls 4\n\
          audio_player aubridge,device\naudio_source aubridge,device\naudio_alert aubridge,alert\n\
-         net_interface 127.0.0.1\nmodule_path {MODULES}\nmodule g711.so\nmodule aubridge.so\n\
+         net_interface 127.0.0.1\nrtp_ports 10000-15999\nmodule_path {MODULES}\nmodule g711.so\nmodule aubridge.so\n\
          module_tmp uuid.so\nmodule_tmp account.so\nmodule_app menu.so\nmodule_app ctrl_tcp.so\n\
          ctrl_tcp_listen 127.0.0.1:{control}\n",
         authority.ca_file().display()

@@ -58,7 +58,7 @@ impl Dialog {
 
 /// The URI of the one Contact.
 pub fn contact(message: &Message) -> Option<String> {
-    message.contacts()?.first().map(|contact| contact.uri.text.to_owned())
+    message.contacts().first().and_then(|contact| contact.target().map(str::to_owned))
 }
 
 /// What is wrong with a request, as RFC 3261 §8.1.1, §12 and §16.6 have it; empty when nothing is.
@@ -83,7 +83,7 @@ pub fn faults(request: &Message) -> Vec<String> {
             faults.push("a Record-Route is not a loose router's".to_owned());
         }
     }
-    if request.method() == Some(Method::Invite) && request.contacts().is_none_or(|contacts| contacts.len() != 1) {
+    if request.method() == Some(Method::Invite) && request.contacts().len() != 1 {
         faults.push("an INVITE needs exactly one Contact".to_owned());
     }
     let mut branches: Vec<&str> = request.elements(Name::Via).collect();

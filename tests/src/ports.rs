@@ -8,7 +8,7 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use std::sync::{Mutex, PoisonError};
 
-/// The first port that is given.
+/// The first port that is given; below it are the media of softphones.
 const FIRST: u16 = 16_000;
 /// How many ports there are to give.
 const COUNT: u16 = 16_000;

@@ -441,7 +441,7 @@ impl Inner {
         if let Some(answer) = self.board.read(|state| state.answered.get(&branch).cloned()) {
             return answer.iter().for_each(|answer| flow.send(answer));
         }
-        let aor = request.to().map(|to| aor_of(to.uri.text)).unwrap_or_default();
+        let aor = request.to().and_then(|to| to.target()).map(aor_of).unwrap_or_default();
         self.board.change(|state| {
             if let Err(fault) = request.check() {
                 state.violations.push(format!("REGISTER: {fault}"));
@@ -504,7 +504,7 @@ impl Inner {
 
     fn proven(&self, state: &mut State, aor: &str, flow: &Flow, request: &Message, behaviour: Behaviour) -> Verdict {
         let asked = request.number(Name::Expires).or_else(|| {
-            let contacts = request.contacts()?;
+            let contacts = request.contacts();
             contacts.first()?.params.value("expires")?.parse().ok()
         });
         let mut shortest = self.settings.shortest;

@@ -37,6 +37,7 @@ use sip::id::{CallId, FlowId, InstanceId, ShardTag};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{DomainRules, EarlyRinging};
+use crate::limits::Quotas;
 use crate::metrics::Metrics;
 use crate::net::drain::Drain;
 use crate::net::listen::Listener;
@@ -175,6 +176,8 @@ pub struct Dependencies {
     pub domains: DomainRules,
     /// The metrics.
     pub metrics: Metrics,
+    /// What one source, account or SIP server may take.
+    pub quotas: Quotas,
     /// DNS and the address policy.
     pub resolver: Resolver,
     /// Which SIP servers' certificates are trusted.
@@ -201,6 +204,7 @@ pub struct Dependencies {
 
 /// What the shards share.
 struct Shared {
+    quotas: Quotas,
     vault: Vault,
     push: PushService,
     push_is_printed: bool,
@@ -245,9 +249,11 @@ impl Agent {
             upstreams.clone(),
             shards.clone(),
             metrics.clone(),
+            dependencies.quotas.limits(),
         );
         let shared = Arc::new(Shared {
             erasures: Erasures::start(dependencies.vault.clone(), metrics.clone()),
+            quotas: dependencies.quotas,
             vault: dependencies.vault,
             push: dependencies.push,
             push_is_printed: dependencies.push_is_printed,

@@ -41,7 +41,7 @@ pub async fn enable<E: ApiService>(State(api): State<Api<E>>, request: Request) 
     let now = Instant::now();
     api.0.enables_by_address.take(from, now).map_err(too_many)?;
     api.0.enables_by_app.take(app.id.clone(), now).map_err(too_many)?;
-    let enabled = api.0.service.enable(&app.id, wish).await.map_err(enable_problem)?;
+    let enabled = api.0.service.enable(&app.id, from, wish).await.map_err(enable_problem)?;
     let status = match enabled.registration.state {
         RegistrationState::Registered => StatusCode::CREATED,
         _ => StatusCode::ACCEPTED,
@@ -248,6 +248,11 @@ fn enable_problem(error: EnableError) -> Problem {
         EnableError::UpstreamRefused { status, reason } => {
             Problem::new(ProblemType::UpstreamRefused, refusal_detail(reason)).with("sip_status", status.into())
         }
+        EnableError::TooManyFailures { retry_after_s } => Problem::new(
+            ProblemType::TooManyRequests,
+            "Too many wrong passwords were tried for this account, or from this address. Try again after the seconds that Retry-After names.",
+        )
+        .retry_after(retry_after_s),
         EnableError::StoreAway => store_away(),
         EnableError::TooMany => {
             Problem::new(ProblemType::Full, "Use another relay, or try later.").retry_after(FULL_RETRY_S)

@@ -271,5 +271,5 @@ fn template_of(path: &str) -> &'static str {
 /// Who sent `request`, as the limits count it; without a [`Peer`] all are one.
 fn peer(request: &Request) -> IpAddr {
     let address = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
-    limits::counted_as(address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)))
+    crate::limits::counted_as(address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)))
 }

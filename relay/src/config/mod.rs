@@ -50,6 +50,8 @@ pub struct Config {
     pub call: Call,
     /// SIP MESSAGEs that are kept for a device.
     pub messages: Messages,
+    /// What one source, account or SIP server may take.
+    pub limits: Limits,
     /// The mobile applications served; ids and keys are unique.
     pub apps: Vec<App>,
     /// The SIP servers that may ask for a wake; ids and keys are unique.
@@ -181,6 +183,23 @@ pub struct Messages {
     pub max_body: usize,
     /// Whether the accounts' servers are asked to tell how mailboxes stand (RFC 3842); what they tell unasked is taken anyway.
     pub subscribe_voicemail: bool,
+}
+
+/// `[limits]`: what one source, account or SIP server may take. A source is an IPv4 address or an IPv6 /64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// From the first byte of a SIP message to its last, 1 s to 10 min; then its connection is closed.
+    pub message_timeout: Duration,
+    /// Open connections of one source at a listener for devices, 1 to 1,000,000; a further one is closed at once.
+    pub connections_per_source: u32,
+    /// SIP servers that are connected to at once because one source asked for them, 1 to 1,000.
+    pub dials_per_source: u32,
+    /// How long a SIP server may take to be found and connected to, over all of its addresses, 1 s to 10 min.
+    pub dial_timeout: Duration,
+    /// Wrong passwords for one account from one source, 1 to 1,000, before its pauses begin.
+    pub failures_per_account: u32,
+    /// Wrong passwords from one source, 1 to 1,000,000, before only one is let through each second.
+    pub failures_per_source: u32,
 }
 
 /// When the caller first hears 180.

@@ -80,6 +80,7 @@ pub(super) fn read(
         lifetime: lifetime(&mut root),
         call: call(&mut root),
         messages: messages(&mut root),
+        limits: limits(&mut root),
         apps: apps(&mut root, profile),
         sip_servers: sip_servers(&mut root),
         timing: Timing::of_this_process(),
@@ -325,6 +326,20 @@ fn messages(root: &mut Reader<'_>) -> Messages {
     let subscribe_voicemail = section.flag("subscribe_voicemail", false);
     section.finish();
     Messages { max_body, subscribe_voicemail }
+}
+
+fn limits(root: &mut Reader<'_>) -> Limits {
+    let mut section = section(root, "limits");
+    let limits = Limits {
+        message_timeout: section.duration("message_timeout", 30 * SECOND, SECOND, 600 * SECOND),
+        connections_per_source: section.number("connections_per_source", 20_000, 1, 1_000_000),
+        dials_per_source: section.number("dials_per_source", 16, 1, 1_000),
+        dial_timeout: section.duration("dial_timeout", 30 * SECOND, SECOND, 600 * SECOND),
+        failures_per_account: section.number("failures_per_account", 5, 1, 1_000),
+        failures_per_source: section.number("failures_per_source", 60, 1, 1_000_000),
+    };
+    section.finish();
+    limits
 }
 
 fn call(root: &mut Reader<'_>) -> Call {

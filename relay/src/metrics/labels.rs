@@ -97,6 +97,10 @@ impl Label for SipRefusal {
     const NAME: &'static str = "reason";
 }
 
+impl Label for Limit {
+    const NAME: &'static str = "limit";
+}
+
 impl Label for StoreOperation {
     const NAME: &'static str = "operation";
 }
@@ -219,6 +223,21 @@ words!(
         Unknown = "unknown",
         /// Its method is not served here.
         Method = "method",
+    }
+);
+words!(
+    /// A limit that kept somebody from taking too much.
+    Limit {
+        /// A message that was not whole in time: its connection is closed.
+        HalfMessage = "half-message",
+        /// Connections or handshakes of one source, or of a listener: the further one is closed.
+        Connections = "connections",
+        /// A SIP server that could not be connected to in time: it is tried again later.
+        Dials = "dials",
+        /// Wrong passwords for one account: 429, 503.
+        FailuresAccount = "failures-account",
+        /// Wrong passwords from one source: 429, 503.
+        FailuresSource = "failures-source",
     }
 );
 words!(

@@ -26,8 +26,8 @@ pub mod labels;
 pub mod reading;
 
 use labels::{
-    EdgeRegisterOutcome, HandshakeOutcome, HttpRequest, InviteOutcome, Label, Listener, MissedCallOutcome, MwiNotify,
-    One, RegistrationOutcome, SipRefusal, StoreOperation, Two,
+    EdgeRegisterOutcome, HandshakeOutcome, HttpRequest, InviteOutcome, Label, Limit, Listener, MissedCallOutcome,
+    MwiNotify, One, RegistrationOutcome, SipRefusal, StoreOperation, Two,
 };
 
 /// The upper bounds of the buckets of each histogram of durations, in seconds.
@@ -91,6 +91,7 @@ metrics! {
     MwiNotifies = "sipwake_mwi_notifies_total", Counter, "NOTIFY requests about mailboxes, by whether they said anything new.";
     CallsWaiting = "sipwake_calls_waiting", Gauge, "Calls that wait for their device.";
     SipRefused = "sipwake_sip_refused_total", Counter, "SIP messages dropped or refused before they reached a binding, by reason.";
+    Limits = "sipwake_limits_total", Counter, "Requests, connections and dials refused or ended at a limit, by limit.";
     PushRegistrations = "sipwake_push_registrations", Gauge, "Registrations that passed through the edge and are pushed for (RFC 8599).";
     EdgeFlows = "sipwake_edge_flows", Gauge, "Devices attached at the edge.";
     EdgeRegisters = "sipwake_edge_registers_total", Counter, "REGISTER requests of devices at the edge, by how they ended.";
@@ -132,6 +133,7 @@ struct Handles {
     mwi_notifies: Series<MwiNotify, Counter>,
     calls_waiting: Gauge,
     sip_refused: Series<SipRefusal, Counter>,
+    limits: Series<Limit, Counter>,
     push_registrations: Gauge,
     edge_flows: Gauge,
     edge_registers: Series<EdgeRegisterOutcome, Counter>,
@@ -184,6 +186,7 @@ impl Metrics {
             mwi_notifies: series(r, Metric::MwiNotifies),
             calls_waiting: single(r, Metric::CallsWaiting),
             sip_refused: series(r, Metric::SipRefused),
+            limits: series(r, Metric::Limits),
             push_registrations: single(r, Metric::PushRegistrations),
             edge_flows: single(r, Metric::EdgeFlows),
             edge_registers: series(r, Metric::EdgeRegisters),
@@ -221,6 +224,11 @@ impl Metrics {
     /// A REGISTER to an account's server ended.
     pub fn registration(&self, outcome: RegistrationOutcome) {
         self.0.registrations.of(outcome).inc();
+    }
+
+    /// Somebody met a limit.
+    pub fn limit(&self, limit: Limit) {
+        self.0.limits.of(limit).inc();
     }
 
     /// An INVITE ended.

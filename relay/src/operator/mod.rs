@@ -24,10 +24,11 @@ use readiness::Readiness;
 
 use crate::api::access::{KeyDigest, bearer};
 use crate::api::connection::Peer;
-use crate::api::limits::{Buckets, Limits, counted_as};
+use crate::api::limits::{Buckets, Limits};
 use crate::api::problem::{self, Problem, ProblemType};
 use crate::api::too_many_failures;
 use crate::api::views;
+use crate::limits::counted_as;
 use crate::metrics::{Metrics, UNMATCHED};
 use crate::secret::ApiKey;
 use crate::service::OperatorService;

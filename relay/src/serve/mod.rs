@@ -25,6 +25,7 @@ use tokio::time::interval;
 use crate::agent::{self, Agent, Reminded};
 use crate::api::{self, Api};
 use crate::config::{self, Config, HostPort, Tls};
+use crate::limits::Quotas;
 use crate::metrics::Metrics;
 use crate::metrics::labels::{self, HandshakeOutcome};
 use crate::net::drain::{Drain, Trigger, drain};
@@ -38,6 +39,7 @@ use crate::operator::Operator;
 use crate::operator::readiness::{Check, Readiness};
 use crate::push::{AppPush, PushService, SetupError, apns, fcm};
 use crate::service::{self, Service, Services};
+use crate::timing::ConnectionTiming;
 use crate::vault::{Keyring, KeyringError, StoreError, Vault};
 
 /// What the calls that are being set up get to end in when the drain begins; then they are ended.
@@ -137,7 +139,10 @@ impl Relay {
         let resolver = resolver(&config)?;
         let (push, push_is_printed) = push_service(&config.apps)?;
         let (reminded, reminders) = mpsc::unbounded_channel();
+        let quotas = Quotas::new(&config.limits, metrics.clone());
+        let message = config.limits.message_timeout;
         let agent = Agent::start(agent::Dependencies {
+            quotas: quotas.clone(),
             vault: vault.clone(),
             push,
             push_is_printed,
@@ -146,7 +151,7 @@ impl Relay {
             resolver: resolver.clone(),
             tls: ClientTls::new(config.upstream.ca_file.as_deref())?,
             failback_interval: config.upstream.failback_interval,
-            connection_timing: config.timing.connection,
+            connection_timing: ConnectionTiming { message, ..config.timing.connection },
             udp: listeners.udp.clone(),
             early_ringing: config.call.early_ringing,
             subscribe: config.messages.subscribe_voicemail,
@@ -159,6 +164,7 @@ impl Relay {
             agent: agent.clone(),
             vault: vault.clone(),
             metrics: metrics.clone(),
+            quotas,
             resolver,
             domains: config.upstream.domains.clone(),
             edge: public_edge.clone(),

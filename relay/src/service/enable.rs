@@ -12,6 +12,7 @@
 //! Invariant: the store is known to answer before the account's server is spoken to; what cannot be stored is
 //! unregistered again. An earlier instance of the same app, AOR and push token ends only when the new one is stored.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,7 @@ use crate::agent::request::{EndKind, FirstRegistration, LeaseExpiry, NewInstance
 use crate::agent::tables::lease;
 use crate::agent::transport::upstreams::{NoRoute, Route};
 use crate::clock::latest_now;
+use crate::limits::guesses::{Attempt, Permit};
 use crate::metrics::labels::StoreOperation;
 use crate::net::resolve::ResolveError;
 use crate::random;
@@ -42,18 +44,26 @@ use crate::vault::{Fence, Lookup, SealError, Sealed, StoreError};
 const FIRST_REGISTRATION: Duration = Duration::from_secs(10);
 
 impl Inner {
-    pub(super) async fn enable(self: Arc<Self>, app: Box<str>, wish: Enable) -> Result<Enabled, EnableError> {
+    pub(super) async fn enable(
+        self: Arc<Self>,
+        app: Box<str>,
+        source: IpAddr,
+        wish: Enable,
+    ) -> Result<Enabled, EnableError> {
         if self.dependencies.drain.has_begun() {
             return Err(EnableError::Draining);
         }
         let route = self.route(&wish.account).await?;
+        let permit = self.admit_password(&wish.account, &route, source)?;
         let lookup = self.dependencies.vault.lookup(&app, &wish.account.aor, &wish.device.call_push.token);
         let _guard = self.enabling.lock_key(lookup).await;
         // Also the proof that the store answers, before anything is done that would have to be undone.
         let earlier = self.timed(StoreOperation::Load, self.dependencies.vault.find(&lookup)).await?;
-        let (new, secret) = self.new_instance(app, wish, route);
+        let (new, secret) = self.new_instance(app, source, wish, route);
         let (id, mut sealed, expires_at) = (new.id, new.sealed.clone(), new.lease.expires_at);
-        let registration = self.first_registration(new).await?;
+        let registration = self.first_registration(new).await;
+        judge(permit, &registration);
+        let registration = registration?;
         let unproven = registration.state != RegistrationState::Registered;
         if unproven {
             sealed = self.unproven(id, sealed);
@@ -94,15 +104,34 @@ impl Inner {
         EdgeAddress { proxy, websocket, username: id, realm: EDGE_REALM }
     }
 
+    /// Lets a password be tried at its SIP server, unless too many wrong ones were.
+    fn admit_password(&self, account: &Account, route: &Route, source: IpAddr) -> Result<Permit, EnableError> {
+        let (aor, username) = (account.aor.expose(), Some(&*account.auth_username));
+        let attempt = Attempt { aor, username, server: &route.server(), source };
+        let permit = self.dependencies.quotas.try_password(&attempt);
+        permit.map_err(|wait| EnableError::TooManyFailures { retry_after_s: wait.seconds() })
+    }
+
     /// What the endpoint is told of an instance.
-    pub(super) fn binding_of(&self, id: InstanceId, record: &Record, route: Route) -> NewBinding {
+    /// `asked_by`: who asks for it; `None`: it was stored.
+    pub(super) fn binding_of(
+        &self,
+        id: InstanceId,
+        record: &Record,
+        route: Route,
+        asked_by: Option<IpAddr>,
+    ) -> NewBinding {
         let registrar = route.registrar().into();
+        let upstreams = self.dependencies.agent.upstreams();
         NewBinding {
             binding: record.binding,
             instance: id,
             aor: record.account.aor.expose().into(),
             registrar,
-            upstream: self.dependencies.agent.upstreams().acquire(route),
+            upstream: match asked_by {
+                Some(source) => upstreams.acquire_for(source, route),
+                None => upstreams.acquire(route),
+            },
             sip_instance: record.sip_instance,
             register: record.presence == Presence::Background,
             proven: record.proven,
@@ -127,9 +156,12 @@ impl Inner {
     /// The way to the account's server, once it is known to be allowed. A server that cannot be found *now* is tried
     /// again later: that is no reason to refuse.
     async fn route(&self, account: &Account) -> Result<Route, EnableError> {
-        let aor = Uri::parse(account.aor.expose()).ok_or(EnableError::UpstreamNotFound)?;
-        if !self.dependencies.domains.allow(aor.host) {
-            return Err(EnableError::DomainNotAllowed);
+        let named = [Some(account.aor.expose()), account.registrar.as_deref(), account.outbound_proxy.as_deref()];
+        for uri in named.into_iter().flatten() {
+            let uri = Uri::parse(uri).ok_or(EnableError::UpstreamNotFound)?;
+            if !self.dependencies.domains.allow(uri.host) {
+                return Err(EnableError::DomainNotAllowed);
+            }
         }
         let route = Route::of(account)?;
         match self.dependencies.resolver.resolve(&route.target(), 0).await {
@@ -140,7 +172,7 @@ impl Inner {
         }
     }
 
-    fn new_instance(&self, app: Box<str>, wish: Enable, route: Route) -> (NewInstance, InstanceSecret) {
+    fn new_instance(&self, app: Box<str>, source: IpAddr, wish: Enable, route: Route) -> (NewInstance, InstanceSecret) {
         let now = latest_now();
         // Devices of one account live on one shard.
         let group = self.dependencies.vault.group(&app, &wish.account);
@@ -163,7 +195,7 @@ impl Inner {
         };
         let (lease, fence) = (LeaseExpiry::of(&record), Fence::NEW);
         let sealed: Sealed = self.dependencies.vault.seal(id, &record);
-        let binding = NewBinding { proven: false, ..self.binding_of(id, &record, route) };
+        let binding = NewBinding { proven: false, ..self.binding_of(id, &record, route, Some(source)) };
         let aor = self.dependencies.vault.aor_key(&record.account.aor);
         (NewInstance { id, sealed, lease, aor, fence, binding }, secret)
     }
@@ -221,6 +253,16 @@ impl From<NoRoute> for EnableError {
             NoRoute::NotSip => Self::UpstreamNotFound,
             NoRoute::UnknownTransport => Self::TransportNotAllowed,
         }
+    }
+}
+
+/// Tells what became of a password that was tried.
+fn judge(permit: Permit, registration: &Result<Registration, EnableError>) {
+    let now = Instant::now();
+    match registration {
+        Ok(Registration { state: RegistrationState::Registered, .. }) => permit.accepted(now),
+        Err(EnableError::UpstreamRefused { status: 401 | 403 | 404 | 407 | 604, .. }) => permit.refused(now),
+        _ => drop(permit),
     }
 }
 

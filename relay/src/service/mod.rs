@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 
 use crate::agent::{Agent, Reminded};
 use crate::config::DomainRules;
+use crate::limits::Quotas;
 use crate::metrics::Metrics;
 use crate::net::drain::Drain;
 use crate::net::resolve::Resolver;
@@ -58,6 +59,8 @@ pub struct Dependencies {
     pub vault: Vault,
     /// The metrics.
     pub metrics: Metrics,
+    /// What one source, account or SIP server may take.
+    pub quotas: Quotas,
     /// DNS and the address policy.
     pub resolver: Resolver,
     /// The SIP domains that accounts may belong to.

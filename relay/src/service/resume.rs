@@ -115,7 +115,7 @@ impl Inner {
         let opened = vault.open_record(id, &sealed, |record| match record {
             StoredRecord::Lent(record) => Route::of(&record.account).ok().map(|route| {
                 let aor = vault.aor_key(&record.account.aor);
-                Opened::Lent(self.binding_of(id, record, route), LeaseExpiry::of(record), aor)
+                Opened::Lent(self.binding_of(id, record, route, None), LeaseExpiry::of(record), aor)
             }),
             StoredRecord::PushBinding(record) => {
                 let upstreams = self.dependencies.agent.upstreams();

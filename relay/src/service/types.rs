@@ -268,6 +268,12 @@ pub enum EnableError {
         /// What it means for the account.
         reason: Refusal,
     },
+    /// Too many wrong passwords were tried for this account, or from this address.
+    #[error("too many wrong passwords")]
+    TooManyFailures {
+        /// How long to wait, 1 to 900 seconds.
+        retry_after_s: u64,
+    },
     /// The store does not answer.
     #[error("the store is away")]
     StoreAway,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sip::message::{Composer, Message, Method, Name};
+use sip::message::{Composer, Message, Method, Name, Party};
 use tokio::time::Instant;
 
 /// The first wait for an ACK before a 2xx is sent again, and the longest (RFC 3261 §13.3.1.4).
@@ -82,8 +82,8 @@ impl Call {
     pub(super) fn caller(&self) -> String {
         let Some(from) = self.invite.from() else { return "somebody".to_owned() };
         let text = match from.name() {
-            Some(name) => format!("{} ({name})", from.uri.text),
-            None => from.uri.text.to_owned(),
+            Some(name) => format!("{} ({name})", from.target().unwrap_or("somebody")),
+            None => from.target().unwrap_or("somebody").to_owned(),
         };
         text.chars().filter(|c| !c.is_control()).collect()
     }
@@ -103,8 +103,8 @@ impl Call {
     /// The BYE of this side (RFC 3261 §12.2.1.1, as the callee: the route is that of the INVITE, in its order).
     pub(super) fn bye(&mut self, via: &str) -> Bytes {
         self.cseq += 1;
-        let contacts = self.invite.contacts().unwrap_or_default();
-        let target = contacts.first().map_or("sip:unknown@invalid", |contact| contact.uri.text);
+        let contacts = self.invite.contacts();
+        let target = contacts.first().and_then(Party::target).unwrap_or("sip:unknown@invalid");
         let text = |name: Name| self.invite.text(name).unwrap_or_default();
         let mut bye = Composer::request(Method::Bye, target).header(Name::Via, via).header(Name::MaxForwards, 70);
         for route in self.invite.values(Name::RecordRoute) {

@@ -100,13 +100,14 @@ impl Challenge {
     }
 
     /// Takes the nonce that the value of an `Authentication-Info` names for the next request (RFC 7616 §3.5); whether it
-    /// names one.
+    /// is another one.
     pub fn follow(&mut self, info: &str) -> bool {
         let Ok([Some(nonce)]) = named(info, ["nextnonce"]) else { return false };
         match bounded(nonce, NONCE_BYTES) {
             Ok(nonce) if !nonce.is_empty() => {
+                let changed = nonce != self.nonce;
                 self.nonce = nonce;
-                true
+                changed
             }
             _ => false,
         }

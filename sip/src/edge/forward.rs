@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
+use std::borrow::Cow;
 
 use crate::flow::{FlowToken, Side, Source, TokenKey, Transport};
 use crate::id::BranchId;
@@ -134,8 +135,8 @@ pub fn add_received(request: &Message, source: &Source, limits: &Limits) -> Opti
 
 /// ACK and BYE for a 2xx that comes when the call is over (RFC 3261 §16.7: it must not be left unanswered).
 pub fn end_late_answer(answer: &Message, sent_by: SentBy<'_>, ack: BranchId, bye: BranchId) -> Option<(Bytes, Bytes)> {
-    let contacts = answer.contacts()?;
-    let target = contacts.first()?.uri.text;
+    let contacts = answer.contacts();
+    let target = contacts.first()?.target()?;
     let (number, _) = answer.cseq()?;
     let compose = |method: Method, branch, number| {
         let via = format!("SIP/2.0/{} {};branch={branch}", sent_by.transport.via(), sent_by.host);
@@ -155,15 +156,20 @@ pub fn end_late_answer(answer: &Message, sent_by: SentBy<'_>, ack: BranchId, bye
 /// P-Asserted-Identity is believed before its From (RFC 3325 §9.1); a private caller is anonymous here too (RFC 3323 §4.1.1.3,
 /// §4.2), whether it says so by Privacy or by an anonymous From.
 pub fn caller(request: &Message) -> (Box<str>, Option<Box<str>>) {
-    let Some(from) = request.from().filter(|from| !wants_privacy(request) && !is_anonymous(&from.uri)) else {
-        return ("sip:anonymous@anonymous.invalid".into(), None);
-    };
+    const ANONYMOUS: &str = "sip:anonymous@anonymous.invalid";
+    let from =
+        request.from().filter(|from| !wants_privacy(request) && !from.uri().is_some_and(|uri| is_anonymous(&uri)));
+    let Some(from) = from else { return (ANONYMOUS.into(), None) };
+    let name = || from.name().map(shown);
     match asserted(request) {
-        None => (bare(&from.uri).into(), display(&from)),
+        None => {
+            let address = from.uri().map(|uri| bare(&uri).into());
+            (address.or_else(|| from.target().map(Into::into)).unwrap_or_else(|| ANONYMOUS.into()), name())
+        }
         Some(who) => {
             // The From may say in words who the same caller is.
-            let same = || display(&from).filter(|_| subscriber(&from.uri) == subscriber(&who.uri));
-            (bare(&who.uri).into(), display(&who).or_else(same))
+            let is_same = from.uri().is_some_and(|uri| subscriber(&uri) == subscriber(&who.uri));
+            (bare(&who.uri).into(), who.name().map(shown).or_else(|| name().filter(|_| is_same)))
         }
     }
 }
@@ -192,8 +198,9 @@ fn subscriber<'a>(uri: &Uri<'a>) -> Option<&'a str> {
     if uri.scheme == Scheme::Other { number() } else { uri.user }
 }
 
-fn display(address: &NameAddr<'_>) -> Option<Box<str>> {
-    address.name().map(|name| name.chars().filter(|c| !c.is_control()).collect::<String>().into())
+/// A display name as it is shown: without control characters.
+fn shown(name: Cow<'_, str>) -> Box<str> {
+    name.chars().filter(|c| !c.is_control()).collect::<String>().into()
 }
 
 /// Scheme, user and host of a URI; another scheme as it is.

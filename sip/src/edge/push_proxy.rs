@@ -27,7 +27,7 @@ use sha2::{Digest as _, Sha256};
 use super::forward::SentBy;
 use crate::flow::{TokenKey, Transport};
 use crate::id::{BindingId, InstanceId, ShardTag};
-use crate::message::{Message, Name, NameAddr, Scheme, Uri, unquote};
+use crate::message::{Message, Name, Party, Scheme, Uri, unquote};
 
 /// How long before a registration ends its device is asked to refresh it, at the least (RFC 8599 §5.5).
 pub const RENEW_BEFORE: Duration = Duration::from_secs(120);
@@ -112,7 +112,7 @@ pub type Unfit = u16;
 /// proxy named first that says who answers; 400 when a Contact is broken, when there is not exactly one (RFC 8599 §4.1.1), or
 /// when a `pn-*` parameter has no form.
 pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unfit> {
-    let aor = register.to().and_then(|to| aor_of(&to.uri)).ok_or(416_u16)?;
+    let aor = register.to().and_then(|to| aor_of(&to.uri()?)).ok_or(416_u16)?;
     if register.elements(Name::Route).count() > own_routes + 1 {
         return Err(403);
     }
@@ -124,7 +124,7 @@ pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unf
     let server = server_of(register.request_uri().unwrap_or_default(), proxy).ok_or(416_u16)?;
     let proves = register.has(Name::Authorization) || register.has(Name::ProxyAuthorization);
     let header = register.number(Name::Expires);
-    let contacts = register.contacts().ok_or(400_u16)?;
+    let contacts = register.contacts();
     let [contact] = &contacts[..] else {
         let all = contacts.is_empty() && register.text(Name::Contact) == Some("*") && header == Some(0);
         if !all {
@@ -146,7 +146,7 @@ pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unf
     };
     let own = contact.params.value("expires").map(|value| value.parse().unwrap_or(EXPIRES_DEFAULT));
     let expires = own.or(header).unwrap_or(EXPIRES_DEFAULT);
-    let push_request = if expires == 0 { PushRequest::Nothing } else { push_request(&contact.uri)? };
+    let push_request = if expires == 0 { PushRequest::Nothing } else { push_request(&contact.uri().ok_or(400_u16)?)? };
     Ok(RegisterIntent {
         aor,
         server,
@@ -156,7 +156,7 @@ pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unf
         refreshes_itself: contact.params.get("+sip.pnsreg").is_some(),
         outbound: contact.params.get("reg-id").is_some(),
         proves,
-        uri: contact.uri.text.into(),
+        uri: contact.target().unwrap_or_default().into(),
     })
 }
 
@@ -200,12 +200,12 @@ fn aor_of(uri: &Uri<'_>) -> Option<Box<str>> {
     Some(format!("{scheme}:{}@{}", uri.user?, uri.host.to_ascii_lowercase()).into())
 }
 
-fn contact_key(contact: &NameAddr<'_>) -> Box<str> {
+fn contact_key(contact: &Party<'_>) -> Box<str> {
     match contact.params.value("+sip.instance") {
         Some(instance) => unquote(instance).to_ascii_lowercase().into(),
         None => {
-            let end = contact.uri.text.find(';').unwrap_or(contact.uri.text.len());
-            contact.uri.text[..end].into()
+            let target = contact.target().unwrap_or_default();
+            target.split(';').next().unwrap_or(target).into()
         }
     }
 }
@@ -216,8 +216,8 @@ impl RegisterIntent {
         if self.expires == 0 {
             return Duration::ZERO;
         }
-        let contacts = response.contacts().unwrap_or_default();
-        let same = contacts.iter().find(|contact| contact.uri.text == &*self.uri);
+        let contacts = response.contacts();
+        let same = contacts.iter().find(|contact| contact.target() == Some(&*self.uri));
         let ours = same.or_else(|| contacts.iter().find(|contact| contact_key(contact) == self.contact));
         // A server between that rewrites Contacts: if there is but one, it is meant.
         let ours = ours.or(if let [one] = &contacts[..] { Some(one) } else { None });
@@ -280,7 +280,7 @@ pub fn binding_of(key: &TokenKey, instance: InstanceId) -> BindingId {
 
 /// The shard of the AOR that a REGISTER names; `None` when it names none.
 pub fn shard_of(register: &Message) -> Option<ShardTag> {
-    register.to().and_then(|to| aor_of(&to.uri)).map(|aor| tag_of(&aor))
+    register.to().and_then(|to| aor_of(&to.uri()?)).map(|aor| tag_of(&aor))
 }
 
 /// Eight bits of the AOR's hash: enough for as many shards as there may be, and next to nothing about the AOR.

@@ -142,8 +142,8 @@ impl DeviceFlow {
 impl Endpoint {
     /// A REGISTER at the edge.
     pub(super) fn on_device_register(&mut self, now: Instant, source: Source, reply: FlowId, register: Message) {
-        let from = register.from().and_then(|from| from.uri.user.and_then(InstanceId::parse));
-        let to = register.to().and_then(|to| to.uri.user.and_then(InstanceId::parse));
+        let from = register.from().and_then(|from| from.user().and_then(InstanceId::parse));
+        let to = register.to().and_then(|to| to.user().and_then(InstanceId::parse));
         let instance = match from {
             Some(instance) if to == Some(instance) => instance,
             Some(_) => return self.refuse_register(now, reply, &register, EdgeRegister::Refused),
@@ -255,16 +255,20 @@ impl Endpoint {
 
     fn contact_request(&self, register: &Message) -> ContactRequest {
         let header = register.number(Name::Expires);
-        let Some(contacts) = register.contacts() else { return ContactRequest::Malformed };
-        let Some(contact) = contacts.first() else {
-            let star = register.text(Name::Contact) == Some("*");
-            return if star && header == Some(0) { ContactRequest::Remove } else { ContactRequest::Query };
+        let contacts = register.contacts();
+        let Some((contact, target)) = contacts.first().and_then(|contact| Some((contact, contact.target()?))) else {
+            return match register.text(Name::Contact) {
+                Some("*") if header == Some(0) => ContactRequest::Remove,
+                None if !register.has(Name::Contact) => ContactRequest::Query,
+                // It asks for something that nobody can do; a 200 would be taken for it.
+                _ => ContactRequest::Malformed,
+            };
         };
         let (min, max, default) = EXPIRES;
         let own = contact.params.value("expires").map(|value| value.parse().unwrap_or(default));
         match own.or(header).unwrap_or(default) {
             0 => ContactRequest::Remove,
-            expires => ContactRequest::Bind { contact: contact.uri.text.into(), expires: expires.clamp(min, max) },
+            expires => ContactRequest::Bind { contact: target.into(), expires: expires.clamp(min, max) },
         }
     }
 

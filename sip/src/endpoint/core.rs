@@ -3,6 +3,7 @@
 //! Invariant: nothing leaves an endpoint but by [`Core::outputs`], and in the order in which it was made.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,6 +19,9 @@ use crate::transaction::{ServerId, Table};
 /// for its back-off. Requests that are refused take a quarter of it at most, and are then answered without one.
 pub const TRANSACTIONS_MAX: usize = 200_000;
 
+/// How a REGISTER begins.
+const REGISTER: &[u8] = b"REGISTER ";
+
 /// The small core that the owners of the state stand around.
 #[derive(Debug)]
 pub(super) struct Core {
@@ -30,6 +34,8 @@ pub(super) struct Core {
     pub(super) outputs: VecDeque<Output>,
     pub(super) timers: Timers<Timer>,
     pub(super) transactions: Table<ClientOwner, ServerOwner>,
+    /// The addresses to which a REGISTER was sent again since they were looked at last.
+    pub(super) sent_again: Vec<IpAddr>,
 }
 
 /// Whose deadline it is.
@@ -105,6 +111,7 @@ impl Core {
             random,
             outputs: VecDeque::new(),
             timers: Timers::default(),
+            sent_again: Vec::new(),
             transactions: Table::new(TRANSACTIONS_MAX, settings.timing.transaction, settings.limits),
             settings,
         }
@@ -112,6 +119,12 @@ impl Core {
 
     pub(super) fn flush(&mut self) {
         while let Some(transmit) = self.transactions.poll_transmit() {
+            if let FlowId::Datagram(peer) = transmit.flow
+                && transmit.again
+                && transmit.bytes.starts_with(REGISTER)
+            {
+                self.sent_again.push(peer.ip());
+            }
             let large = match transmit.flow {
                 // Where TCP does not work, what is sent again goes by UDP after all (RFC 3261 §18.1.1).
                 FlowId::Datagram(peer) if self.settings.upstream.allow_tcp && !transmit.again => {

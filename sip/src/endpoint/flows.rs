@@ -40,6 +40,7 @@ impl Endpoint {
     pub(super) fn on_closed(&mut self, now: Instant, flow: FlowId) {
         self.flows.upstream.remove(&flow);
         self.registers.forget_quota(flow);
+        self.forget_waiting(now, flow);
         self.on_upstream_closed(now, flow);
         self.on_device_flow_closed(now, flow);
     }

@@ -2,7 +2,8 @@
 //!
 //! | REGISTER | from here |
 //! | --- | --- |
-//! | comes | the shell is asked for its route: 403, 555, or an upstream |
+//! | comes | the shell is asked for its route: 403, 503, 555, or an upstream |
+//! | asks which push services there are | 200 from here: it travels nowhere |
 //! | has its route | on the upstream's flow, with our Path, `Supported: path` and Feature-Caps; dialled first where there is none |
 //! | 401, 407 | back to the device: the digest is between the two |
 //! | 2xx, pushes asked for | `push_bindings` keeps it; back with Feature-Caps |
@@ -15,12 +16,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use super::attachments::INSTANCES_PER_FLOW;
 use super::push_bindings::{Accepted, CONTACTS_PER_AOR, REGISTRATIONS_MAX};
-use super::pushed::{ForwardedRegisterId, PushBindingEnd, RegisterRoute, RouteRequest};
+use super::pushed::{CarriedProof, ForwardedRegisterId, PushBindingEnd, RegisterRoute, RouteRefusal, RouteRequest};
 use super::{ClientOwner, Endpoint, Event, Output, ServerOwner, Side, Source, Timer, Transport};
+use crate::auth::Credentials;
 use crate::edge::forward;
 use crate::edge::push_proxy::{self, PushContact, PushRequest, RegisterIntent};
 use crate::id::{BranchId, FlowId, InstanceId, UpstreamId};
@@ -35,8 +38,9 @@ pub const BURST: u8 = 40;
 pub const QUOTA_VIOLATIONS_MAX: u8 = 40;
 /// REGISTERs under way on one shard; a further one is answered 503.
 pub const REGISTERS_MAX: usize = 20_000;
-/// SIP servers that are dialled at once because of a REGISTER, on one shard; one for a further one is answered 503.
-pub const DIALS_MAX: usize = 64;
+/// SIP servers that are dialled at once because of REGISTERs from one address, on one shard; one for a further one is
+/// answered 503.
+pub const DIALS_PER_SOURCE: usize = 16;
 /// The Retry-After of a device that sends too many, in seconds.
 const RETRY_AFTER_S: u32 = 10;
 
@@ -120,6 +124,8 @@ impl Endpoint {
             registrar: registrar.clone(),
             proxy: proxy.clone(),
             push: intent.push_request.clone(),
+            source: source.peer.ip(),
+            proof: intent.proves.then(|| carried_proof(&register)),
         };
         if let Some(quota) = self.registers.quotas.get_mut(&source.flow) {
             quota.under_way += 1;
@@ -156,25 +162,37 @@ impl Endpoint {
             || self.push_bindings.contacts_of(intent) < CONTACTS_PER_AOR)
     }
 
-    /// The shell has found the route of a REGISTER, or the status that refuses it.
-    pub(super) fn on_route(&mut self, now: Instant, id: ForwardedRegisterId, route: Result<RegisterRoute, u16>) {
+    /// The shell has found the route of a REGISTER, or why it has none.
+    pub(super) fn on_route(
+        &mut self,
+        now: Instant,
+        id: ForwardedRegisterId,
+        route: Result<RegisterRoute, RouteRefusal>,
+    ) {
         let route = match route {
             Ok(route) => route,
-            Err(status) => return self.end_register(now, id, status),
+            Err(RouteRefusal { status, retry_after_s }) => return self.end_register(now, id, status, retry_after_s),
         };
         let upstream = route.upstream;
         let Some(register) = self.registers.under_way.get_mut(&id) else {
             return self.core.event(Event::UpstreamReleased(upstream));
         };
-        let registrar = route.registrar.clone();
+        if let PushRequest::Query(one) = &register.intent.push_request {
+            let one = one.clone();
+            self.core.event(Event::UpstreamReleased(upstream));
+            return self.answer_query(now, id, one.as_deref(), &route.services);
+        }
+        let (registrar, source) = (route.registrar.clone(), register.source.peer.ip());
         register.route = Some(route);
         self.join_transit(now, upstream, registrar);
         if !self.upstreams.may_register_now(now, upstream) {
-            return self.end_register(now, id, 503);
+            return self.end_register(now, id, 503, None);
         }
         match self.upstreams.flow(upstream) {
             Some((flow, transport)) => self.send_register_on(now, id, flow, transport),
-            None if self.dials_for_others(upstream) >= DIALS_MAX => self.end_register(now, id, 503),
+            None if self.dials_for_others(upstream, source) >= DIALS_PER_SOURCE => {
+                self.end_register(now, id, 503, None);
+            }
             None => {
                 self.core.later(now, self.core.settings.timing.upstream.flow, Timer::ForwardedRegister(id));
                 self.want_transit_flow(upstream);
@@ -182,7 +200,31 @@ impl Endpoint {
         }
     }
 
+    /// Tells a device which services there are (RFC 8599 §4.1.5). Its SIP server is not asked: it has no part in the answer,
+    /// and nobody without an account here shall have it asked. Nothing is registered by it, and no Contact is in the answer.
+    fn answer_query(&mut self, now: Instant, id: ForwardedRegisterId, one: Option<&str>, services: &[&str]) {
+        let Some(register) = self.take_register(id) else { return };
+        let tag = self.core.random.tag();
+        let response = Composer::response(&register.request, 200, Composer::reason(200), Some(&tag));
+        let wanted = services.iter().filter(|service| one.is_none_or(|one| one == **service));
+        let response =
+            wanted.fold(response, |response, service| response.header(Name::FeatureCaps, push_proxy::serves(service)));
+        self.core.transactions.respond(now, register.server, 200, response.finish());
+        self.judged(id, &register, None);
+    }
+
+    /// Tells the shell what became of the proof that a REGISTER carried.
+    fn judged(&mut self, register: ForwardedRegisterId, row: &ForwardedRegister, accepted: Option<bool>) {
+        if row.intent.proves {
+            self.core.event(Event::ProofJudged { register, accepted });
+        }
+    }
+
     fn send_register_on(&mut self, now: Instant, id: ForwardedRegisterId, flow: FlowId, transport: Transport) {
+        let per_second = self.core.settings.upstream.registrations_per_second;
+        if !self.upstreams.may_send_now(now, flow, per_second) {
+            return self.end_register(now, id, 503, None);
+        }
         let branch = self.core.branch();
         let Some(register) = self.registers.under_way.get_mut(&id) else { return };
         register.branch = Some(branch);
@@ -203,7 +245,7 @@ impl Endpoint {
         }
         let owner = ClientOwner::ForwardedRegister(id);
         if self.core.transactions.send(now, branch, Method::Register, edit.finish(), flow, owner).is_err() {
-            self.end_register(now, id, 503);
+            self.end_register(now, id, 503, None);
         }
     }
 
@@ -218,7 +260,7 @@ impl Endpoint {
     /// There is no flow to a SIP server. `waiting`: what waits for one ends; else what was sent by the one there was.
     pub(super) fn fail_registers(&mut self, now: Instant, upstream: UpstreamId, waiting: bool) {
         for id in self.registers_to(upstream, waiting) {
-            self.end_register(now, id, 504);
+            self.end_register(now, id, 504, None);
         }
     }
 
@@ -228,17 +270,29 @@ impl Endpoint {
         theirs.map(|(id, _)| *id).collect()
     }
 
-    /// How many SIP servers other than this one REGISTERs wait for: whoever names one after the other that is silent keeps
-    /// no dialler from those that answer.
-    fn dials_for_others(&self, upstream: UpstreamId) -> usize {
-        let waiting = self.registers.under_way.values().filter(|register| register.branch.is_none());
+    /// How many SIP servers other than this one REGISTERs of a source wait for: whoever names one after the other that is
+    /// silent keeps no dialler from those that answer, and takes no place from another source.
+    fn dials_for_others(&self, upstream: UpstreamId, source: IpAddr) -> usize {
+        let same = |register: &&ForwardedRegister| {
+            register.branch.is_none() && register.source.peer.ip().to_canonical() == source.to_canonical()
+        };
+        let waiting = self.registers.under_way.values().filter(same);
         let others = waiting.filter_map(|register| register.route.as_ref().map(|route| route.upstream));
         others.filter(|other| *other != upstream).collect::<BTreeSet<_>>().len()
     }
 
+    /// A device's connection has ended: what waits for a flow to a SIP server waits for nobody any more.
+    pub(super) fn forget_waiting(&mut self, now: Instant, flow: FlowId) {
+        let theirs = self.registers.under_way.iter();
+        let theirs = theirs.filter(|(_, it)| it.source.flow == flow && it.branch.is_none());
+        for id in theirs.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.end_register(now, id, 504, None);
+        }
+    }
+
     pub(super) fn on_forwarded_register_due(&mut self, now: Instant, id: ForwardedRegisterId) {
         if self.registers.under_way.get(&id).is_some_and(|register| register.branch.is_none()) {
-            self.end_register(now, id, 504);
+            self.end_register(now, id, 504, None);
         }
     }
 
@@ -246,6 +300,7 @@ impl Endpoint {
     pub(super) fn on_forwarded_register_timeout(&mut self, now: Instant, id: ForwardedRegisterId) {
         if let Some(register) = self.take_register(id) {
             self.core.transactions.give_up(now, register.server);
+            self.judged(id, &register, None);
             self.leave(&register);
         }
     }
@@ -268,6 +323,7 @@ impl Endpoint {
         self.core.transactions.respond(now, server, status, bytes);
         self.core.flush();
         let failed = register.intent.proves && is_failed_proof(status, response);
+        self.judged(id, &register, failed.then_some(false).or((200..300).contains(&status).then_some(true)));
         match (&register.intent.push_request, status) {
             (PushRequest::Push(push), 200..300) => {
                 let (push, expires) = (push.clone(), register.intent.granted(response));
@@ -307,35 +363,24 @@ impl Endpoint {
     /// The response as the device gets it.
     fn back(&self, register: &ForwardedRegister, status: u16, response: &Message) -> bytes::Bytes {
         let mut edit = response.edit().pop(Name::Via);
-        if (200..300).contains(&status) {
-            match (&register.intent.push_request, &register.route) {
-                (PushRequest::Push(push), _) => {
-                    let instance = self.instance_of(register, push);
-                    let value = push_proxy::feature_caps(&register.intent, push, instance);
-                    edit = edit.append(Name::FeatureCaps, value);
-                }
-                (PushRequest::Query(one), Some(route)) => {
-                    let wanted = |service: &&&str| one.as_deref().is_none_or(|one| one == **service);
-                    for service in route.services.iter().filter(wanted) {
-                        edit = edit.append(Name::FeatureCaps, push_proxy::serves(service));
-                    }
-                }
-                _ => {}
-            }
+        if let (PushRequest::Push(push), 200..300) = (&register.intent.push_request, status) {
+            let instance = self.instance_of(register, push);
+            edit = edit.append(Name::FeatureCaps, push_proxy::feature_caps(&register.intent, push, instance));
         }
         edit.finish()
     }
 
     /// Ends a REGISTER with an answer of the relay's own.
-    fn end_register(&mut self, now: Instant, id: ForwardedRegisterId, status: u16) {
+    fn end_register(&mut self, now: Instant, id: ForwardedRegisterId, status: u16, retry_after_s: Option<u32>) {
         let Some(register) = self.take_register(id) else { return };
         if let Some(branch) = register.branch {
             self.core.transactions.abandon(branch);
         }
         let tag = self.core.random.tag();
         let response = Composer::response(&register.request, status, Composer::reason(status), Some(&tag));
-        let wait = (status == 503).then_some(RETRY_AFTER_S);
+        let wait = retry_after_s.or((status == 503).then_some(RETRY_AFTER_S));
         self.core.transactions.respond(now, register.server, status, response.maybe(Name::RetryAfter, wait).finish());
+        self.judged(id, &register, None);
         self.leave(&register);
     }
 
@@ -392,6 +437,13 @@ impl Endpoint {
             self.core.outputs.push_back(Output::Close(flow));
         }
     }
+}
+
+/// The proof that a REGISTER carries for its SIP server.
+fn carried_proof(register: &Message) -> CarriedProof {
+    let values = register.values(Name::Authorization).chain(register.values(Name::ProxyAuthorization));
+    let mut read = values.filter_map(|value| Credentials::parse(std::str::from_utf8(value).ok()?));
+    CarriedProof { username: read.next().map(|credentials| credentials.username) }
 }
 
 /// Whether a response says that the proof in its request was wrong, and not merely old.

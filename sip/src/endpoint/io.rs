@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::pushed::{
-    ForwardedRegisterId, PushBinding, PushBindingEnd, RegisterRoute, RestoredPushBinding, RouteRequest,
+    ForwardedRegisterId, PushBinding, PushBindingEnd, RegisterRoute, RestoredPushBinding, RouteRefusal, RouteRequest,
 };
 use crate::auth::Challenge;
 pub use crate::edge::admission::EDGE_REALM;
@@ -73,6 +73,14 @@ pub enum Input {
         flow: FlowId,
         /// The whole datagram.
         bytes: Bytes,
+    },
+    /// The stream of the next [`Input::Dialled`] or [`Input::FailbackDialled`] leads to this address, at which registrations are
+    /// paced whatever SIP server they are for. A datagram's flow says it by itself.
+    LeadsTo {
+        /// The stream.
+        flow: FlowId,
+        /// The address at its other end.
+        address: IpAddr,
     },
     /// The flow that [`Output::Dial`] asked for is open. For UDP: its address is known.
     Dialled {
@@ -193,7 +201,7 @@ pub enum Input {
         /// The number in the event.
         register: ForwardedRegisterId,
         /// Where it is forwarded to, or the status that refuses it: 403, 503, 555, …
-        route: Result<RegisterRoute, u16>,
+        route: Result<RegisterRoute, RouteRefusal>,
     },
     /// Keep a push binding that an earlier run of this relay has stored.
     RestorePushBinding(Box<RestoredPushBinding>),
@@ -414,6 +422,13 @@ pub enum Event {
     EdgeRegister(EdgeRegister),
     /// A device registers through this relay (RFC 8599); answer with [`Input::Route`].
     RouteNeeded(Box<RouteRequest>),
+    /// The outcome of a proof that [`Event::RouteNeeded`] told of; once for each.
+    ProofJudged {
+        /// The REGISTER that carried it.
+        register: ForwardedRegisterId,
+        /// Whether its SIP server took it; `None` when nothing was said about it.
+        accepted: Option<bool>,
+    },
     /// One reference to an upstream that [`Input::Route`] or [`Input::RestorePushBinding`] gave is used no more; once for each.
     UpstreamReleased(UpstreamId),
     /// A SIP server has accepted a forwarded REGISTER that asks for pushes, or its refresh.

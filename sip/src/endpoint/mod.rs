@@ -129,6 +129,7 @@ impl Endpoint {
             Input::Ping(source) => self.on_ping(source),
             Input::Pong(flow) => self.on_sign_of_life(now, flow, true),
             Input::Stun { flow, bytes } => self.on_stun(now, flow, &bytes),
+            Input::LeadsTo { flow, address } => self.upstreams.note_address(flow, address),
             Input::Dialled { upstream, flow, transport } => self.on_dialled(now, upstream, flow, transport),
             Input::UpstreamAddressChanged(upstream) => self.on_address_changed(now, upstream),
             Input::FailbackDialled { upstream, flow, transport } => {
@@ -196,6 +197,9 @@ impl Endpoint {
             }
         }
         self.core.flush();
+        for address in std::mem::take(&mut self.core.sent_again) {
+            self.upstreams.charge(now, address);
+        }
     }
 
     /// The next output; when there is none, the next deadline.
@@ -224,7 +228,7 @@ impl Endpoint {
             return Some(binding.tag());
         }
         let from = message.from()?;
-        let own = from.uri.user.and_then(InstanceId::parse).map(InstanceId::tag);
+        let own = from.user().and_then(InstanceId::parse).map(InstanceId::tag);
         let passing = || crate::edge::push_proxy::shard_of(message);
         own.or_else(|| passing().filter(|_| message.method() == Some(crate::message::Method::Register)))
     }

@@ -3,6 +3,7 @@
 //! Invariant: what names people and their devices is not printed.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::edge::push_proxy::{PushContact, PushRequest};
@@ -24,6 +25,31 @@ pub struct RouteRequest {
     pub proxy: Option<Box<str>>,
     /// The request that it makes of the push proxy.
     pub push: PushRequest,
+    /// The address of its sender.
+    pub source: IpAddr,
+    /// The proof that it carries for its SIP server; [`super::Event::ProofJudged`] tells what became of it.
+    pub proof: Option<CarriedProof>,
+}
+
+/// A proof that passes through to its SIP server, without what would help to guess a password.
+pub struct CarriedProof {
+    /// The user name of the digest, where it is one.
+    pub username: Option<Box<str>>,
+}
+
+/// Why a REGISTER is not forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteRefusal {
+    /// The status of the answer: 403, 503, 555, …
+    pub status: u16,
+    /// How long its sender waits before it comes again, in seconds.
+    pub retry_after_s: Option<u32>,
+}
+
+impl From<u16> for RouteRefusal {
+    fn from(status: u16) -> Self {
+        Self { status, retry_after_s: None }
+    }
 }
 
 /// Where a REGISTER is forwarded to.
@@ -39,7 +65,7 @@ pub struct RegisterRoute {
 
 /// A registration that its SIP server has accepted, as the shell must know it to push for it and to keep it over a restart.
 pub struct PushBinding {
-    /// A keyed hash of its AOR and push parameters: the same after a restart and on every node; also its PURR (RFC 8599 §6.2.1).
+    /// A keyed hash of its SIP server, AOR and push parameters: the same after a restart and on every node; also its PURR (RFC 8599 §6.2.1).
     pub instance: InstanceId,
     /// The address of record.
     pub aor: Box<str>,

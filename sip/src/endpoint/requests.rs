@@ -99,6 +99,10 @@ impl Endpoint {
                 self.on_cancel(now, reply, &request, owner);
             }
             Arrival::CancelElsewhere(_) => self.refuse_stranger(&source, &request, 481),
+            Arrival::CancelTooLate => {
+                let response = self.cancel_taken(&request);
+                self.send_reflected(source.flow, &request, response);
+            }
             Arrival::New => match (method, source.side) {
                 (Method::Ack, _) => self.on_dialog_ack(source, &request),
                 (Method::Cancel, _) => self.refuse_stranger(&source, &request, 481),
@@ -116,8 +120,15 @@ impl Endpoint {
         source.side == Side::Upstream && binding.is_some_and(|binding| self.is_trusted(binding, source))
     }
 
+    /// 200 to a CANCEL, with the To tag of the responses to its INVITE (RFC 3261 §9.2, §16.10).
+    fn cancel_taken(&mut self, cancel: &Message) -> Bytes {
+        let tag = self.core.transactions.to_tag_for(cancel).unwrap_or_else(|| self.core.random.tag());
+        Composer::response(cancel, 200, Composer::reason(200), Some(&tag)).finish()
+    }
+
     fn on_cancel(&mut self, now: Instant, reply: FlowId, cancel: &Message, owner: ServerOwner) {
-        self.refuse(now, reply, cancel, 200);
+        let response = self.cancel_taken(cancel);
+        self.respond_once(now, reply, cancel, 200, response);
         match owner {
             ServerOwner::Call(call) => self.on_call_cancelled(now, call, cancel),
             ServerOwner::Forwarded(branch) => {

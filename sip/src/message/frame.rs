@@ -56,6 +56,11 @@ impl Framer {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// Whether a message or a keep-alive has begun that is not whole yet.
+    pub fn is_partial(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
     /// The next frame, or `None` until more bytes come.
     ///
     /// # Errors

@@ -104,7 +104,11 @@ pub(super) fn is_quoted(text: &str) -> bool {
 
 /// The index of the first `wanted`, an ASCII character, outside quotes.
 pub(super) fn find_unquoted(text: &str, wanted: u8) -> Option<usize> {
-    let bytes = text.as_bytes();
+    find_unquoted_byte(text.as_bytes(), wanted)
+}
+
+/// As [`find_unquoted`], of bytes that may be no text.
+pub(super) fn find_unquoted_byte(bytes: &[u8], wanted: u8) -> Option<usize> {
     let mut at = 0;
     loop {
         at += memchr2(wanted, b'"', &bytes[at..])?;

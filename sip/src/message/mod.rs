@@ -22,6 +22,7 @@ mod method;
 mod name;
 mod params;
 mod parse;
+mod party;
 mod uri;
 mod via;
 
@@ -40,6 +41,7 @@ pub use limits::Limits;
 pub use method::Method;
 pub use name::Name;
 pub use params::{Params, unquote};
+pub use party::Party;
 pub use uri::{Scheme, Uri};
 pub use via::Via;
 
@@ -89,6 +91,8 @@ pub struct Message {
     body: Bytes,
     /// What is wrong with `Content-Length`; the body is then empty, because where it ends would be a guess.
     length_fault: Option<Fault>,
+    /// A line of the head has a colon and no header's name before it.
+    odd_line: bool,
 }
 
 /// Why bytes are not a SIP message at all. Such bytes get no answer.
@@ -100,7 +104,7 @@ pub enum Malformed {
     NoEnd,
     /// The first line is neither a request line nor a status line.
     StartLine,
-    /// A line of the head is no header field, or ends with a bare CR or LF.
+    /// A line of the head ends with a bare CR or LF, or the first one is folded.
     HeaderLine,
     /// More fields than [`Limits::headers`].
     TooManyHeaders,
@@ -233,25 +237,20 @@ impl Message {
         self.element(Name::Via, 0).and_then(Via::parse)
     }
 
-    /// The From address.
-    pub fn from(&self) -> Option<NameAddr<'_>> {
-        self.text(Name::From).and_then(NameAddr::parse)
+    /// The From address; `None` when there is none.
+    pub fn from(&self) -> Option<Party<'_>> {
+        self.values(Name::From).next().map(Party::read)
     }
 
-    /// The To address.
-    pub fn to(&self) -> Option<NameAddr<'_>> {
-        self.text(Name::To).and_then(NameAddr::parse)
+    /// The To address; `None` when there is none.
+    pub fn to(&self) -> Option<Party<'_>> {
+        self.values(Name::To).next().map(Party::read)
     }
 
-    /// The Contact addresses; empty when there are none or only `*`, `None` when one is broken.
-    pub fn contacts(&self) -> Option<Vec<NameAddr<'_>>> {
-        let mut contacts = Vec::new();
-        for value in self.values(Name::Contact) {
-            for element in split_list(std::str::from_utf8(value).ok()?).filter(|element| *element != "*") {
-                contacts.push(NameAddr::parse(element)?);
-            }
-        }
-        Some(contacts)
+    /// The Contact addresses that lead somewhere, judged one by one (RFC 3261 §16.3 step 1); `*` is none of them.
+    pub fn contacts(&self) -> Vec<Party<'_>> {
+        let contacts = self.elements(Name::Contact).map(|element| Party::read(element.as_bytes()));
+        contacts.filter(|contact| contact.target().is_some()).collect()
     }
 
     /// The route at `index` of the Route header, from the top.

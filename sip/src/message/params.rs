@@ -20,6 +20,11 @@ impl<'a> Params<'a> {
         (text.is_empty() || text.starts_with(';') && params.iter().all(is_sound)).then_some(params)
     }
 
+    /// Takes the text behind an element as it is: empty, or beginning with `;`. Parameters that are none read as odd names.
+    pub(super) fn loose(text: &'a str) -> Self {
+        Self(text)
+    }
+
     /// Each parameter with its value, if it has one.
     pub fn iter(self) -> impl Iterator<Item = (&'a str, Option<&'a str>)> {
         let mut rest = self.0;

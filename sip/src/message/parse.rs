@@ -19,7 +19,8 @@ pub(super) fn message(bytes: &Bytes, limits: &Limits) -> Result<Message, Malform
     let first = line_end(&head, 0).map_err(|_| Malformed::StartLine)?;
     let start = start_line(&head[..first])?;
     let fields = header_fields(&head, first + 2, limits)?;
-    let mut message = Message { head, start, fields, body: Bytes::new(), length_fault: None };
+    let odd_line = fields.iter().any(|field| field.is_odd(&head));
+    let mut message = Message { head, start, fields, body: Bytes::new(), length_fault: None, odd_line };
     let rest = bytes.len() - end;
     match content_length(&message) {
         Ok(length) if length.unwrap_or(rest) <= rest => message.body = bytes.slice(end..end + length.unwrap_or(rest)),
@@ -103,7 +104,11 @@ fn header_fields(head: &[u8], mut at: usize, limits: &Limits) -> Result<Vec<Fiel
         if fields.len() == limits.headers {
             return Err(Malformed::TooManyHeaders);
         }
-        let field = header_field(head, at, end).ok_or(Malformed::HeaderLine)?;
+        // What begins with white space and follows the start line is folded onto it, or hides a header: neither is let pass.
+        if fields.is_empty() && is_lws(head[at]) {
+            return Err(Malformed::HeaderLine);
+        }
+        let field = header_field(head, at, end).unwrap_or_else(|| odd_line(at, end));
         if field.name == Name::Via {
             vias += count_elements(field.value.of(head));
             if vias > limits.vias {
@@ -154,6 +159,20 @@ fn header_field(head: &[u8], start: usize, end: usize) -> Option<Field> {
     })
 }
 
+/// A line that is no header field: it has no name, and passes as it is.
+fn odd_line(start: usize, end: usize) -> Field {
+    let none = Span::new(start, start);
+    Field { name: Name::Other, line: Span::new(start, end + 2), written: none, value: Span::new(start, end) }
+}
+
+impl Field {
+    /// Whether the line may read as a header to others: it has a colon, and before it no name.
+    fn is_odd(&self, head: &[u8]) -> bool {
+        let nameless = self.name == Name::Other && self.written.of(head).is_empty();
+        nameless && memchr(b':', self.value.of(head)).is_some()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,25 +206,28 @@ mod tests {
 
     #[test]
     fn a_line_that_some_readers_would_split_is_malformed() {
-        for line in [
-            "To\u{b}: x",
-            "To : x\u{0}\rX: y",
-            "To: x\nX: y",
-            "To: x\r X: y",
-            " To: x",
-            "To x",
-            ": x",
-            "T o: x",
-            "To\r\n : x",
-            "T\u{f6}: x",
-            "To\u{c}: x",
-            "\"To\": x",
-            "(To): x",
-        ] {
+        for line in ["To : x\u{0}\rX: y", "To: x\nX: y", "To: x\r X: y", " To: x", "\tTo: x"] {
             assert_eq!(parse(format!("{BARE}{line}\r\n\r\n")).err(), Some(Malformed::HeaderLine), "{line:?}");
         }
         assert_eq!(parse(format!("{BARE}To: x\r\n")).err(), Some(Malformed::NoEnd));
         assert_eq!(parse(format!("{BARE}To: x\n\n")).err(), Some(Malformed::NoEnd));
+    }
+
+    #[test]
+    fn a_line_without_a_colon_passes_as_it_is() {
+        for line in ["To x", ">world", "@", "\u{7}", "Subject"] {
+            let text = format!("{BARE}Subject: hello\r\n{line}\r\nTo: x\r\n\r\n");
+            let message = parse(&text).unwrap();
+            assert_eq!((message.to_bytes(), message.odd_line), (text.into(), false), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_others_may_read_as_a_header_is_a_fault() {
+        let lines = ["To\u{b}: x", ": x", "T o: x", "To\r\n : x", "T\u{f6}: x", "To\u{c}: x", "\"To\": x", "(To): x"];
+        for line in lines {
+            assert!(parse(format!("{BARE}{line}\r\n\r\n")).unwrap().odd_line, "{line:?}");
+        }
     }
 
     #[test]

@@ -76,6 +76,17 @@ struct KnownChallenge {
     asked: u8,
 }
 
+impl KnownChallenge {
+    /// Another challenge takes the place of this one. The count goes on while the nonce is the same, also when a challenge
+    /// repeats it (RFC 7616 §3.4).
+    fn take(&mut self, challenge: Challenge) {
+        if challenge.nonce != self.challenge.nonce || challenge.realm != self.challenge.realm {
+            self.nc = 0;
+        }
+        self.challenge = challenge;
+    }
+}
+
 impl Challenges {
     /// How many there are.
     pub fn len(&self) -> usize {
@@ -123,7 +134,7 @@ impl Challenges {
         if others.is_empty() {
             return Err(key.challenger.status());
         }
-        (key.challenge, key.nc) = (others.remove(0), 0);
+        key.take(others.remove(0));
         Ok(())
     }
 
@@ -167,7 +178,8 @@ impl Challenges {
         if key.asked >= STALE_MAX {
             return Verdict::Endless;
         }
-        (key.challenge, key.nc, key.asked) = (first, 0, key.asked + 1);
+        key.take(first);
+        key.asked += 1;
         Verdict::Answer { others: offered }
     }
 

@@ -17,7 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::id::BindingId;
-use crate::message::{Message, Name, NameAddr, unquote};
+use crate::message::{Message, Name, NameAddr, Party, Uri, Via, unquote};
 
 /// Entries of one list that are kept.
 pub const LIST_MAX: usize = 16;
@@ -36,8 +36,8 @@ pub(crate) struct RegistrarInfo {
 impl RegistrarInfo {
     /// Reads a 2xx to a REGISTER of `binding`.
     pub(super) fn read(binding: BindingId, response: &Message) -> Self {
-        let contacts = response.contacts().unwrap_or_default();
-        let ours = own(&contacts, binding);
+        let contacts = response.contacts();
+        let ours = own(&contacts, binding, response);
         let gruu = |name| {
             let value = ours.and_then(|contact| contact.params.value(name)).map(unquote);
             value.filter(|uri| uri.len() <= ENTRY_BYTES && crate::message::Uri::parse(uri).is_some()).map(Into::into)
@@ -68,8 +68,8 @@ impl fmt::Debug for RegistrarInfo {
 
 /// The lifetime that a 2xx grants to the Contact of `binding` (RFC 3261 §10.2.4); `asked` when it names none, in seconds.
 pub(super) fn lifetime(binding: BindingId, response: &Message, asked: u32) -> Duration {
-    let contacts = response.contacts().unwrap_or_default();
-    let param = own(&contacts, binding).and_then(|contact| contact.params.value("expires"));
+    let contacts = response.contacts();
+    let param = own(&contacts, binding, response).and_then(|contact| contact.params.value("expires"));
     let seconds = param.and_then(|value| unquote(value).parse().ok()).or_else(|| response.number(Name::Expires));
     Duration::from_secs(u64::from(seconds.unwrap_or(asked)))
 }
@@ -87,9 +87,18 @@ pub fn flow_timer(response: &Message) -> Option<Duration> {
     response.number(Name::FlowTimer).filter(|seconds| *seconds > 0).map(|seconds| Duration::from_secs(seconds.into()))
 }
 
-fn own<'m, 'a>(contacts: &'m [NameAddr<'a>], binding: BindingId) -> Option<&'m NameAddr<'a>> {
+/// The Contact that the REGISTER had, among all that a registrar names: by its user, host and port (RFC 3261 §10.2.4, §19.1.4);
+/// where none is the same, as behind a server that rewrites hosts, by its user alone. An older one of an earlier host has
+/// the same user. The REGISTER named our host in its Via, too, and the response brings that back.
+fn own<'m, 'a>(contacts: &'m [Party<'a>], binding: BindingId, response: &Message) -> Option<&'m Party<'a>> {
     let text = binding.to_string();
-    contacts.iter().find(|contact| contact.uri.user == Some(text.as_str()))
+    let via = response.via();
+    let ours = |contact: &&Party<'_>| contact.user() == Some(text.as_str());
+    let same = |contact: &&Party<'_>| {
+        let same_host = |uri: Uri<'_>, via: &Via<'_>| uri.host.eq_ignore_ascii_case(via.host) && uri.port == via.port;
+        ours(contact) && contact.uri().zip(via.as_ref()).is_some_and(|(uri, via)| same_host(uri, via))
+    };
+    contacts.iter().find(same).or_else(|| contacts.iter().find(ours))
 }
 
 #[cfg(test)]

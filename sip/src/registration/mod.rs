@@ -20,7 +20,9 @@
 //! | 3xx whose Contact is the registrar itself | Asking, once | it moved nowhere |
 //! | 3xx, 408, 423, 429, 430, 439, 480, 5xx | BackingOff | at least Retry-After; the wait grows with each failure in a row |
 //! | silence | BackingOff | likewise |
-//! | any other, such as 403 and 404 | Refused | never again: a server may ban an address that repeats a refused request |
+//! | any other to a first registration, such as 403 and 404 | Refused | never again: a server may ban an address that repeats a refused request |
+//! | to one whose credentials were accepted before: refused credentials, 403, 404, 604 | BackingOff twice, then Refused | a server that restarts may know nobody; after [`REFUSED_ONCE`], and then [`REFUSED_TWICE`], it is asked once more |
+//! | to such a one: any other, such as 400, 410 and 477 | BackingOff | only refused credentials end an account |
 //!
 //! A 3xx to another place is not followed: an address that a message names is one that the operator has not allowed, and
 //! the account itself is where a user says that the registrar has moved.
@@ -53,7 +55,7 @@ use bytes::Bytes;
 use crate::auth::{Challenge, Hash};
 use crate::flow::back_off;
 use crate::id::{BindingId, BranchId, InstanceId, UpstreamId};
-use crate::message::{Message, Name, Uri};
+use crate::message::{Message, Name, Party, Uri};
 use crate::random::Random;
 use crate::timers::Armed;
 use crate::timing::BackOff;
@@ -85,6 +87,10 @@ pub enum RegistrationFailure {
 const EXPIRES_MAX: Duration = Duration::from_secs(24 * 3600);
 /// The shortest lifetime that is believed, so that a hostile registrar cannot make the relay spin.
 const EXPIRES_MIN: Duration = Duration::from_secs(5);
+/// How long after the first refusal of an account that was registered it is tried once more; up to a tenth longer.
+pub const REFUSED_ONCE: Duration = Duration::from_secs(600);
+/// How long after the second refusal in a row it is tried for the last time; up to a tenth longer.
+pub const REFUSED_TWICE: Duration = Duration::from_secs(3600);
 /// The longest Retry-After that is honoured.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
@@ -199,6 +205,9 @@ pub struct SuspendedAuth {
     state: State,
     was_registered: bool,
     was_maybe_bound: bool,
+    was_established: bool,
+    refusals: u8,
+    paused_until: Option<Instant>,
 }
 
 /// The registration of one binding.
@@ -228,6 +237,12 @@ pub struct Registration {
     /// Requested lifetime in seconds.
     expires: u32,
     failures: u8,
+    /// The SIP server has accepted the credentials in use before, in this run or an earlier one.
+    established: bool,
+    /// Refusals of the credentials in a row, of an account that is established.
+    refusals: u8,
+    /// Refused credentials are not shown again before.
+    paused_until: Option<Instant>,
     /// The server may hold a Contact of ours.
     maybe_bound: bool,
     /// The last attempt succeeded.
@@ -273,10 +288,19 @@ impl Registration {
             generation,
             expires: expires.clamp(EXPIRES_MIN, EXPIRES_MAX).as_secs() as u32,
             failures: 0,
+            established: false,
+            refusals: 0,
+            paused_until: None,
             maybe_bound: false,
             registered: false,
             outbound: true,
         }
+    }
+
+    /// The SIP server has accepted these credentials in an earlier run.
+    #[must_use]
+    pub fn established(self) -> Self {
+        Self { established: true, ..self }
     }
 
     /// The address of record.
@@ -318,8 +342,13 @@ impl Registration {
         if goal != Goal::Gone && matches!(self.state, State::Sent { .. }) {
             return Step::Nothing;
         }
-        self.state = State::Waiting;
-        if goal == Goal::Registered || self.maybe_bound {
+        self.state = match self.paused_until.filter(|_| goal == Goal::Registered) {
+            Some(until) => State::BackingOff { until },
+            None => State::Waiting,
+        };
+        if self.paused_until.is_some() && goal == Goal::Registered {
+            Step::Nothing
+        } else if goal == Goal::Registered || self.maybe_bound {
             Step::WantFlow
         } else {
             Step::Unregistered { confirmed: true }
@@ -327,9 +356,11 @@ impl Registration {
     }
 
     /// From now on this device's credentials answer. They begin without a nonce, so that a wrong password is sent once.
-    pub fn set_credential_owner(&mut self, instance: InstanceId) -> Step {
+    /// `proven`: the SIP server has accepted them before.
+    pub fn set_credential_owner(&mut self, instance: InstanceId, proven: bool) -> Step {
         self.instance = instance;
         self.challenges.clear();
+        (self.established, self.refusals, self.paused_until) = (proven, 0, None);
         match self.state {
             State::Asking(_) | State::Sent { .. } | State::Refused => {
                 self.state = State::Waiting;
@@ -352,6 +383,9 @@ impl Registration {
             state: std::mem::replace(&mut self.state, State::Waiting),
             was_registered: self.registered,
             was_maybe_bound: self.maybe_bound,
+            was_established: std::mem::take(&mut self.established),
+            refusals: std::mem::take(&mut self.refusals),
+            paused_until: self.paused_until.take(),
         };
         (suspended, Step::WantFlow)
     }
@@ -361,6 +395,8 @@ impl Registration {
     pub fn resume_credentials(&mut self, suspended: SuspendedAuth, moved: bool) -> Step {
         (self.instance, self.challenges) = (suspended.instance, suspended.challenges);
         (self.registered, self.maybe_bound) = (suspended.was_registered, suspended.was_maybe_bound);
+        self.established = suspended.was_established;
+        (self.refusals, self.paused_until) = (suspended.refusals, suspended.paused_until);
         self.state = if moved { State::Waiting } else { suspended.state };
         if self.wants_flow() { Step::WantFlow } else { Step::Nothing }
     }
@@ -404,7 +440,7 @@ impl Registration {
     }
 
     /// The shell's answer to [`Step::Ask`]; `None`: it has no credential for this challenge.
-    pub fn answer(&mut self, authorization: Option<String>) -> Step {
+    pub fn answer(&mut self, now: Instant, authorization: Option<String>, random: &mut Random) -> Step {
         let State::Asking(asking) = &mut self.state else { return Step::Nothing };
         match (authorization, self.challenges.challenger(asking.at)) {
             (Some(value), Some(challenger)) => {
@@ -413,7 +449,7 @@ impl Registration {
             }
             _ => {
                 if let Err(status) = self.challenges.skip(asking.at, &mut asking.others) {
-                    return self.refused(status);
+                    return self.credentials_refused(now, status, random);
                 }
             }
         }
@@ -483,6 +519,8 @@ impl Registration {
             300..=399 | 408 | 423 | 429 | 430 | 439 | 480 | 500..=599 => {
                 self.retry(now, Some(status), &terms.back_off, retry_after(response), random)
             }
+            403 | 404 | 604 => self.credentials_refused(now, status, random),
+            _ if self.established => self.retry(now, Some(status), &terms.back_off, retry_after(response), random),
             _ => self.refused(status),
         }
     }
@@ -512,7 +550,8 @@ impl Registration {
     /// Another server is there than the one that turned it away: it waits no longer.
     pub fn on_address_changed(&mut self) -> Step {
         match self.state {
-            State::BackingOff { .. } => {
+            // Another address of the same server would ban as well who shows it refused credentials again.
+            State::BackingOff { .. } if self.paused_until.is_none() => {
                 self.state = State::Waiting;
                 Step::WantFlow
             }
@@ -535,6 +574,7 @@ impl Registration {
             return Step::Nothing;
         }
         self.state = State::Waiting;
+        self.paused_until = None;
         Step::WantFlow
     }
 
@@ -583,7 +623,7 @@ impl Registration {
         }
         let expires = granted.clamp(EXPIRES_MIN, EXPIRES_MAX);
         let refresh = std::mem::replace(&mut self.registered, true);
-        self.failures = 0;
+        (self.failures, self.established, self.refusals, self.paused_until) = (0, true, 0, None);
         // Early enough for a second try, and never the same moment for all.
         let millis = expires.as_millis() as u64;
         let refresh_at = now + Duration::from_millis(random.between(millis * 70 / 100, millis * 85 / 100));
@@ -611,7 +651,7 @@ impl Registration {
         let challenger = if status == 401 { Challenger::Registrar } else { Challenger::Proxy };
         match self.challenges.on_challenge(challenger, response, terms.hashes) {
             Verdict::Answer { others } => self.write(attempt, others),
-            Verdict::Refused => self.refused(status),
+            Verdict::Refused => self.credentials_refused(now, status, random),
             Verdict::Endless => self.retry(now, Some(status), &terms.back_off, None, random),
         }
     }
@@ -646,11 +686,36 @@ impl Registration {
             self.registered = false;
             return Step::Unregistered { confirmed: false };
         }
+        if status.is_some() {
+            // Refusals count in a row.
+            self.refusals = 0;
+        }
+        self.paused_until = None;
         self.failures = self.failures.saturating_add(1);
         let after = back_off(self.failures, timing, random).max(retry_after.unwrap_or_default());
         self.state = State::BackingOff { until: now + after };
         self.registered = false;
         Step::Failed(RegistrationFailure::Retry { status, after })
+    }
+
+    /// The SIP server refuses the credentials. An account that was registered before is tried twice more, far apart.
+    fn credentials_refused(&mut self, now: Instant, status: u16, random: &mut Random) -> Step {
+        let pause = match self.refusals {
+            0 => REFUSED_ONCE,
+            1 => REFUSED_TWICE,
+            _ => return self.refused(status),
+        };
+        if !self.established || self.goal != Goal::Registered {
+            return self.refused(status);
+        }
+        self.refusals += 1;
+        self.challenges.clear();
+        let millis = pause.as_millis() as u64;
+        let after = Duration::from_millis(random.between(millis, millis * 11 / 10));
+        self.state = State::BackingOff { until: now + after };
+        self.paused_until = Some(now + after);
+        (self.registered, self.maybe_bound) = (false, false);
+        Step::Failed(RegistrationFailure::Retry { status: Some(status), after })
     }
 
     fn refused(&mut self, status: u16) -> Step {
@@ -668,8 +733,8 @@ impl Registration {
 /// Whether a 3xx names the place that it was sent to (RFC 3261 §21.3).
 fn leads_to(response: &Message, registrar: &str) -> bool {
     let Some(registrar) = Uri::parse(registrar) else { return false };
-    let same = |uri: &Uri<'_>| uri.host.eq_ignore_ascii_case(registrar.host) && uri.port == registrar.port;
-    response.contacts().unwrap_or_default().iter().any(|contact| same(&contact.uri))
+    let same = |uri: Uri<'_>| uri.host.eq_ignore_ascii_case(registrar.host) && uri.port == registrar.port;
+    response.contacts().iter().filter_map(Party::uri).any(same)
 }
 
 /// Delta-seconds; a comment and parameters may follow (RFC 3261 §20.33).

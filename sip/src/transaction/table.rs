@@ -47,6 +47,8 @@ pub enum Arrival<S> {
     /// Likewise, but by another flow than the request: whoever knows the request's branch may have sent it, or the same
     /// sender after its connection broke.
     CancelElsewhere(S),
+    /// A CANCEL for a transaction that has its final answer already: it changes nothing (RFC 3261 §9.2).
+    CancelTooLate,
     /// An ACK with the branch of an INVITE that was answered 2xx: it travels on (RFC 6026 §7.1).
     AckOfAccepted,
 }
@@ -257,13 +259,25 @@ impl<C: Copy, S: Copy> Table<C, S> {
             return self.on_known_request(now, id, method, flow);
         }
         if method == Method::Cancel {
-            let invite = self.by_key.get(server_key(request, "INVITE").as_str()).and_then(|id| self.servers.get(id));
-            if let Some(server) = invite.filter(|server| server.machine.is_pending()) {
-                let same = server.flow == flow;
-                return if same { Arrival::Cancel(server.owner) } else { Arrival::CancelElsewhere(server.owner) };
-            }
+            return match self.cancelled(request) {
+                None => Arrival::New,
+                Some(server) if !server.machine.is_pending() => Arrival::CancelTooLate,
+                Some(server) if server.flow == flow => Arrival::Cancel(server.owner),
+                Some(server) => Arrival::CancelElsewhere(server.owner),
+            };
         }
         Arrival::New
+    }
+
+    /// The To tag of the responses of the INVITE that a CANCEL names, which that of its own response should be (RFC 3261 §9.2).
+    pub fn to_tag_for(&self, cancel: &Message) -> Option<String> {
+        let last = Message::parse(&self.cancelled(cancel)?.last, &self.limits).ok()?;
+        last.to()?.tag().map(str::to_owned)
+    }
+
+    /// The transaction that a CANCEL is for.
+    fn cancelled(&self, cancel: &Message) -> Option<&Server<S>> {
+        self.servers.get(self.by_key.get(server_key(cancel, "INVITE").as_str())?)
     }
 
     fn on_known_request(&mut self, now: Instant, id: ServerId, method: Method, flow: FlowId) -> Arrival<S> {

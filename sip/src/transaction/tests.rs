@@ -181,7 +181,8 @@ fn a_cancel_finds_a_pending_invite_of_its_own_branch_and_flow() {
     let stranger = request("CANCEL", "SIP/2.0/UDP peer;branch=z9hG4bK2");
     assert!(matches!(table.on_request(now, &stranger, UDP()), Arrival::New));
     table.respond(now, id, 486, answer(&invite, 486).to_bytes());
-    assert!(matches!(table.on_request(now, &cancel, UDP()), Arrival::New), "answered before");
+    assert!(matches!(table.on_request(now, &cancel, UDP()), Arrival::CancelTooLate), "answered before");
+    assert_eq!(table.to_tag_for(&cancel).as_deref(), answer(&invite, 486).to().unwrap().tag());
 }
 
 #[test]

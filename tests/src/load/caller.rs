@@ -281,8 +281,8 @@ impl Caller {
 
     /// A request in the dialog that an answer made (RFC 3261 §12.2.1.1).
     fn in_dialog(&self, method: &str, cseq: u32, number: u32, answer: &Message) -> Bytes {
-        let contacts = answer.contacts().unwrap_or_default();
-        let target = contacts.first().map(|contact| contact.uri.text).unwrap_or_default();
+        let contacts = answer.contacts();
+        let target = contacts.first().and_then(|it| it.target()).unwrap_or_default();
         let mut routes: Vec<&str> = answer.elements(Name::RecordRoute).collect();
         routes.reverse();
         let routes: String = routes.iter().map(|route| format!("Route: {route}\r\n")).collect();

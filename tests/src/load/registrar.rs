@@ -64,7 +64,7 @@ impl Registrar {
 
     /// The answer to a REGISTER.
     pub fn answer(&self, register: &Message, way: &Way) -> Bytes {
-        let user = register.to().and_then(|to| to.uri.user.and_then(accounts::of_user));
+        let user = register.to().and_then(|to| to.user().and_then(accounts::of_user));
         let Some(number) = user.filter(|number| (*number as usize) < self.accounts.len()) else {
             self.done.refused.add();
             return respond(register, 404).finish();
@@ -109,7 +109,7 @@ impl Registrar {
     }
 
     fn bind(&self, register: &Message, number: u32, way: &Way) -> Bytes {
-        let contacts = register.contacts().unwrap_or_default();
+        let contacts = register.contacts();
         let contact = contacts.first();
         let expires = contact.and_then(|contact| contact.params.value("expires")?.parse().ok());
         let expires = expires.or_else(|| register.number(Name::Expires)).unwrap_or(0);
@@ -121,7 +121,7 @@ impl Registrar {
                 respond(register, 200).finish()
             }
             Some(contact) => {
-                let uri = contact.uri.text.to_owned();
+                let uri = contact.target().unwrap_or_default().to_owned();
                 let granted = self.grant.load(Ordering::Relaxed);
                 let line = format!("<{uri}>;expires={granted}");
                 account.register(Some(Contact { uri, way: way.clone() }));

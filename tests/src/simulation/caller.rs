@@ -212,10 +212,7 @@ impl World {
             routes.reverse();
             let routes = routes.iter().filter(|route| !route.contains(&host));
             call.dialog = Dialog {
-                target: message
-                    .contacts()
-                    .and_then(|all| all.first().map(|it| it.uri.text.to_owned()))
-                    .unwrap_or_default(),
+                target: message.contacts().first().and_then(|it| it.target().map(str::to_owned)).unwrap_or_default(),
                 routes: routes.map(|route| format!("Route: {route}\r\n")).collect(),
                 to: message.text(Name::To).unwrap_or_default().to_owned(),
             };

@@ -220,7 +220,7 @@ impl World {
 
     fn judge_register(&mut self, register: &Message) {
         let now = self.agenda.now();
-        let contact = register.contacts().and_then(|all| all.first().and_then(|it| BindingId::parse(it.uri.user?)));
+        let contact = register.contacts().first().and_then(|it| BindingId::parse(it.user()?));
         let Some(lease) = contact.and_then(|binding| self.oracle.leases.get_mut(&binding)) else {
             return self.wrong("a REGISTER for no binding".to_owned());
         };

@@ -386,7 +386,7 @@ impl World {
         let Some(credentials) = register.text(Name::Authorization).and_then(Credentials::parse) else {
             return Digest::Absent;
         };
-        let slot = register.to().and_then(|to| slot_of(to.uri.user?));
+        let slot = register.to().and_then(|to| slot_of(to.user()?));
         let Some(slot) = slot else { return Digest::Wrong };
         let password = self.slots[slot].password.clone();
         let ha1 = self.ha1(slot, credentials.algorithm.hash, &password);
@@ -452,12 +452,12 @@ pub fn slot_of(user: &str) -> Option<usize> {
 }
 
 fn read_place(register: &Message) -> Option<(usize, Place)> {
-    let slot = slot_of(register.to()?.uri.user?)?;
-    let contacts = register.contacts()?;
+    let slot = slot_of(register.to()?.user()?)?;
+    let contacts = register.contacts();
     let contact = contacts.first()?;
     let place = Place {
-        contact: contact.uri.text.to_owned(),
-        binding: contact.uri.user?.to_owned(),
+        contact: contact.target()?.to_owned(),
+        binding: contact.user()?.to_owned(),
         instance: contact.params.value("+sip.instance").map(str::to_owned),
         stream: None,
         expires_at: 0,

@@ -232,9 +232,10 @@ impl World {
             Event::StoreMessage(_) | Event::DiscardMessage { .. } | Event::MessageEnded { .. } => {}
             // No phone here registers through the relay.
             Event::RouteNeeded(asked) => {
-                self.tell_soon(shard, MS, Input::Route { register: asked.register, route: Err(403) })
+                self.tell_soon(shard, MS, Input::Route { register: asked.register, route: Err(403.into()) })
             }
-            Event::UpstreamReleased(_)
+            Event::ProofJudged { .. }
+            | Event::UpstreamReleased(_)
             | Event::PushBindingAccepted(_)
             | Event::PushBindingEnded { .. }
             | Event::RefreshNeeded(_) => {}
@@ -359,6 +360,7 @@ fn event_kind(event: &Event) -> String {
         Event::MessageEnded { end, .. } => format!("page ended {end:?}"),
         Event::Mailbox { mailbox, .. } => format!("{mailbox:?}"),
         Event::RouteNeeded(asked) => format!("way {:?}", asked.register),
+        Event::ProofJudged { register, accepted } => format!("proof {register:?} {accepted:?}"),
         Event::UpstreamReleased(upstream) => format!("left {}", upstream.0),
         Event::PushBindingAccepted(registration) => format!("proxied {}", registration.instance),
         Event::PushBindingEnded { instance, end } => format!("proxied {instance} {end:?}"),

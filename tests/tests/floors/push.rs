@@ -280,7 +280,7 @@ async fn a_silent_apns_delays_neither_fcm_nor_another_app() {
     let to_google = service.deliver(APP, &google(1), &call(60, 20)).await;
     let to_other = service.deliver("com.example.other", &apple(1), &call(61, 20)).await;
     assert_eq!((to_google.verdict, to_other.verdict), (Verdict::Accepted, Verdict::Accepted));
-    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_millis(3_500), "{:?}", started.elapsed());
     for one in stuck {
         let delivery = one.await.unwrap();
         assert!(delivery.elapsed < Duration::from_secs(6), "ended by its deadline: {:?}", delivery.elapsed);

@@ -23,7 +23,7 @@ use tests::wire::Transport;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// The most that one step may take; the machine may be busy with other tests.
-pub const SOON: Duration = Duration::from_secs(15);
+pub const SOON: Duration = Duration::from_secs(30);
 
 /// Worlds that run at once; each is half a dozen processes, which mostly wait.
 static WORLDS: Semaphore = Semaphore::const_new(8);

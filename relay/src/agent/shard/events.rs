@@ -84,6 +84,7 @@ impl Shard {
             Event::Call { call, instance, state, woke_after } => self.on_call(call, instance, state, woke_after),
             Event::Ended { call, state } => self.on_call_ended(call, state),
             Event::RouteNeeded(asked) => self.on_route_needed(&asked),
+            Event::ProofJudged { register, accepted } => self.on_proof_judged(register, accepted),
             Event::UpstreamReleased(upstream) => self.shared.upstreams.release(upstream),
             Event::PushBindingAccepted(registration) => self.on_push_binding(*registration),
             Event::PushBindingEnded { instance, end } => self.on_push_binding_ended(instance, end),
@@ -153,6 +154,7 @@ impl Shard {
     fn on_registered(&mut self, binding: BindingId, expires: Duration, refresh: bool) {
         let outcome = if refresh { RegistrationOutcome::Refreshed } else { RegistrationOutcome::Registered };
         self.shared.metrics.registration(outcome);
+        let mut proves = !refresh;
         for id in self.endpoint.callable_instances(binding) {
             self.set_state(id, InstanceState::Registered);
             self.note(id, None, What::Registered);
@@ -160,6 +162,9 @@ impl Shard {
                 self.next.push_back(Input::Subscribe(binding));
             }
             if let Some(row) = self.instances.get_mut(id) {
+                if std::mem::take(&mut proves) {
+                    self.shared.upstreams.prove(row.upstream);
+                }
                 row.status = 200;
                 row.asked = false;
                 row.registered_until = unix_now() + expires.as_secs();

@@ -23,7 +23,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{Endpoint, Input, Output, Poll, Settings};
+use sip::endpoint::{Endpoint, ForwardedRegisterId, Input, Output, Poll, Settings};
 use sip::id::{CallId, FlowId, InstanceId, UpstreamId};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -36,6 +36,7 @@ use crate::agent::tables::calls::Calls;
 use crate::agent::tables::instances::{Due, Instances};
 use crate::agent::transport::connections::Writer;
 use crate::clock::{Reading, confirmed_now};
+use crate::limits::guesses::Permit;
 use crate::net::drain::Drain;
 use crate::random;
 use crate::vault::MAX_LIFETIME_S;
@@ -67,6 +68,8 @@ pub(crate) struct Shard {
     pub(crate) unreachable: HashSet<UpstreamId>,
     /// What the endpoint is told next.
     pub(crate) next: VecDeque<Input>,
+    /// Proofs that are on their way through to a SIP server.
+    pub(crate) permits: HashMap<ForwardedRegisterId, Permit>,
     pub(crate) flows: HashMap<FlowId, (Writer, SocketAddr)>,
 }
 
@@ -87,6 +90,7 @@ impl Shard {
             arrivals: HashMap::new(),
             unreachable: HashSet::new(),
             next: VecDeque::new(),
+            permits: HashMap::new(),
             flows: HashMap::new(),
         }
     }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sip::endpoint::{
-    Input, PushBinding, PushBindingEnd, PushContact, PushRequest, RegisterRoute, RestoredPushBinding, RouteRequest,
-    Side,
+    ForwardedRegisterId, Input, PushBinding, PushBindingEnd, PushContact, PushRequest, RegisterRoute,
+    RestoredPushBinding, RouteRefusal, RouteRequest, Side,
 };
 use sip::id::InstanceId;
 use sip::message::Uri;
@@ -25,6 +25,7 @@ use crate::agent::erasures;
 use crate::agent::request::KnownPushBinding;
 use crate::agent::transport::upstreams::{Route, Upstreams};
 use crate::clock::{confirmed_now, unix_now};
+use crate::limits::guesses::Attempt;
 use crate::metrics::labels::StoreOperation;
 use crate::push::{Event, NoAddress};
 use crate::secret::{Aor, PushToken, with_clean_stack};
@@ -140,17 +141,17 @@ impl Shard {
     /// A device registers through this relay: may it, and where to?
     pub(crate) fn on_route_needed(&mut self, asked: &RouteRequest) {
         let way = self.route_of(asked);
-        if let Err(status) = way {
+        if let Err(RouteRefusal { status, .. }) = way {
             tracing::info!(status, "a registration may not pass");
         }
         self.next.push_back(Input::Route { register: asked.register, route: way });
     }
 
-    fn route_of(&self, asked: &RouteRequest) -> Result<RegisterRoute, u16> {
+    fn route_of(&mut self, asked: &RouteRequest) -> Result<RegisterRoute, RouteRefusal> {
         let RouteRequest { aor, registrar, proxy, push, .. } = asked;
         let allowed = |uri: &str| Uri::parse(uri).is_some_and(|uri| self.shared.domains.allow(uri.host));
         if ![Some(aor), Some(registrar), proxy.as_ref()].into_iter().flatten().all(|uri| allowed(uri)) {
-            return Err(403);
+            return Err(403.into());
         }
         let services = self.shared.push.providers();
         match push {
@@ -160,12 +161,35 @@ impl Shard {
                     NoAddress::Malformed => 400,
                 })?;
             }
-            PushRequest::Query(Some(one)) if !services.contains(&&**one) => return Err(555),
+            PushRequest::Query(Some(one)) if !services.contains(&&**one) => return Err(555.into()),
             PushRequest::Query(_) | PushRequest::Nothing => {}
         }
         let route = Route::through(aor, registrar, proxy.as_deref()).map_err(|_| 416_u16)?;
+        self.admit_proof(asked, &route.server())?;
         let registrar = route.registrar().into();
-        Ok(RegisterRoute { upstream: self.shared.upstreams.acquire(route), registrar, services })
+        Ok(RegisterRoute { upstream: self.shared.upstreams.acquire_for(asked.source, route), registrar, services })
+    }
+
+    /// Lets a proof pass to this server, unless too many wrong ones have.
+    fn admit_proof(&mut self, asked: &RouteRequest, server: &str) -> Result<(), RouteRefusal> {
+        let Some(proof) = &asked.proof else { return Ok(()) };
+        let attempt = Attempt { aor: &asked.aor, username: proof.username.as_deref(), server, source: asked.source };
+        let permit = self.shared.quotas.try_password(&attempt).map_err(|wait| RouteRefusal {
+            status: 503,
+            retry_after_s: Some(u32::try_from(wait.seconds()).unwrap_or(u32::MAX)),
+        })?;
+        self.permits.insert(asked.register, permit);
+        Ok(())
+    }
+
+    /// A proof that passed has been judged, or never will be.
+    pub(crate) fn on_proof_judged(&mut self, register: ForwardedRegisterId, accepted: Option<bool>) {
+        let Some(permit) = self.permits.remove(&register) else { return };
+        match accepted {
+            Some(true) => permit.accepted(Instant::now()),
+            Some(false) => permit.refused(Instant::now()),
+            None => drop(permit),
+        }
     }
 
     /// A SIP server has accepted a registration, or its refresh: it is kept from now on.

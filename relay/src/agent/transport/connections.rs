@@ -5,7 +5,8 @@
 //!
 //! Invariant: a shard that was sent anything from a connection is sent [`Input::Closed`] when it ends, after the last
 //! message. A connection that no shard can write on any more ends. What a peer does not read is bounded: past
-//! [`DEVICE_QUEUE`] or [`SERVER_QUEUE`] messages, or [`ConnectionTiming::write`], the connection ends. A message that is malformed
+//! [`DEVICE_QUEUE`] or [`SERVER_QUEUE`] messages, or [`ConnectionTiming::write`], the connection ends. A message that has begun is
+//! whole within [`ConnectionTiming::message`], however its bytes drip, or its connection ends. A message that is malformed
 //! ends its connection, and never reaches a shard. A WebSocket is told why it is closed, where it still reads.
 
 use std::net::SocketAddr;
@@ -27,7 +28,8 @@ use crate::agent::ShardInput;
 use crate::agent::Shards;
 use crate::agent::transport::framing::{Broken, Came, Framing};
 use crate::metrics::Metrics;
-use crate::net::websocket::{CLOSE_GOING_AWAY, CLOSE_NORMAL};
+use crate::metrics::labels::Limit;
+use crate::net::websocket::{CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_POLICY};
 use crate::timing::ConnectionTiming;
 
 /// Messages that wait for one device to read; with one more the connection ends.
@@ -110,6 +112,8 @@ pub(crate) struct Connection {
     home: Option<usize>,
     /// Whether a valid message came.
     proven: bool,
+    /// When the message began that is not whole yet.
+    partial_since: Option<Instant>,
 }
 
 impl Connection {
@@ -149,8 +153,22 @@ impl Connection {
             Transport::Wss => Framing::websocket(limits),
             Transport::Tls | Transport::Tcp | Transport::Udp => Framing::stream(limits),
         };
-        let (told, home, proven) = (0, None, false);
-        Self { source, timing, writer, again, abort, outgoing, shards, metrics, limits, framing, told, home, proven }
+        Self {
+            source,
+            timing,
+            writer,
+            again,
+            abort,
+            outgoing,
+            shards,
+            metrics,
+            limits,
+            framing,
+            told: 0,
+            home: None,
+            proven: false,
+            partial_since: None,
+        }
     }
 
     /// Its name.
@@ -184,6 +202,8 @@ impl Connection {
         let silence = tokio::time::sleep(self.timing.silence);
         tokio::pin!(silence);
         let mut heard = Instant::now();
+        let half = tokio::time::sleep(self.timing.message);
+        tokio::pin!(half);
         loop {
             tokio::select! {
                 biased;
@@ -198,10 +218,18 @@ impl Connection {
                     if read.is_err() {
                         return Ending::Silent;
                     }
+                    let began = self.partial_since;
                     if let Err(ending) = self.deliver(stream).await {
                         return ending;
                     }
                     heard = Instant::now();
+                    if let Some(since) = self.partial_since.filter(|since| Some(*since) != began) {
+                        half.as_mut().reset((since + self.timing.message).into());
+                    }
+                }
+                () = &mut half, if self.partial_since.is_some() => {
+                    self.metrics.limit(Limit::HalfMessage);
+                    return Ending::ActivityView(CLOSE_POLICY);
                 }
                 () = &mut silence => {
                     let until = heard + IDLE;
@@ -241,7 +269,10 @@ impl Connection {
         loop {
             let frame = match self.framing.next() {
                 Err(broken) => return Err(self.refused(broken)),
-                Ok(None) => return Ok(()),
+                Ok(None) => {
+                    self.partial_since = self.framing.is_partial().then(|| self.partial_since.unwrap_or(at));
+                    return Ok(());
+                }
                 Ok(Some(Came::Frame(frame))) => frame,
                 Ok(Some(Came::Control(bytes))) => {
                     self.write(stream, Outgoing::Control(bytes)).await?;
@@ -249,6 +280,7 @@ impl Connection {
                 }
                 Ok(Some(Came::End(bytes))) => return Err(Ending::Echo(bytes)),
             };
+            self.partial_since = None;
             let (shard, input) = match frame {
                 Frame::Message(bytes) => {
                     let Ok(message) = Message::parse(&bytes, &self.limits) else {

@@ -1,7 +1,12 @@
 //! Opening flows toward SIP servers, and knowing their addresses.
 //!
+//! A connection is opened in three shares: of who asked for the SIP server, of the address, and of all. So nobody who names
+//! silent servers, one after the other or under many names, keeps the diallers from others. UDP opens nothing and waits for
+//! nobody.
+//!
 //! Invariant: every [`Output::Dial`](sip::endpoint::Output::Dial) is answered once: with a flow, or with
-//! [`Input::DialFailed`]. At most [`DIALS`] are under way; the others wait for their turn. A shard hears of an upstream's
+//! [`Input::DialFailed`], within `limits.dial_timeout` and as soon as nobody wants the flow any more. At most [`DIALS`] and
+//! [`DIALS_PROVEN`] connections are being opened; the others wait for their turn. A shard hears of an upstream's
 //! addresses before it hears of its flow. A better flow is offered ([`Input::FailbackDialled`]) once; what becomes of it is told by
 //! [`Dialler::tried`].
 
@@ -14,13 +19,17 @@ use bytes::Bytes;
 use sip::endpoint::{Input, Transport};
 use sip::id::{FlowId, UpstreamId};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::agent::ShardInput;
 use crate::agent::Shards;
 use crate::agent::transport::connections::{Connection, Writer};
 use crate::agent::transport::targets::place_of;
-use crate::agent::transport::upstreams::{Route, Upstreams};
+use crate::agent::transport::upstreams::{DialShare, Route, Upstreams};
+use crate::config;
+use crate::limits::shares::Shares;
 use crate::metrics::Metrics;
+use crate::metrics::labels::Limit;
 use crate::net::drain::Drain;
 use crate::net::resolve::{Candidate, ResolveError, Resolver};
 use crate::net::stream::Stream;
@@ -28,8 +37,16 @@ use crate::net::tls::ClientTls;
 use crate::net::{self, dial};
 use crate::timing::ConnectionTiming;
 
-/// Dials under way at once.
-const DIALS: usize = 256;
+/// Connections that are being opened at once.
+const DIALS: usize = 192;
+/// Likewise, kept for SIP servers at which accounts are registered.
+const DIALS_PROVEN: usize = 64;
+/// Likewise to one address and port, whatever names lead there.
+const DIALS_PER_ADDRESS: usize = 8;
+/// SIP servers whose names are being resolved again at once.
+const REFRESHES: usize = 256;
+/// How often a dial looks whether anybody still wants it.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Names are not resolved again before this, whatever their TTL.
 const RESOLVE_AGAIN_MIN: Duration = Duration::from_secs(30);
 /// How soon names are resolved again that could not be.
@@ -50,6 +67,11 @@ struct Inner {
     shards: Shards,
     metrics: Metrics,
     turns: Semaphore,
+    turns_proven: Semaphore,
+    by_source: Shares<IpAddr>,
+    by_address: Shares<SocketAddr>,
+    refreshes: Semaphore,
+    dial_timeout: Duration,
     /// Streams for what is too large for a datagram, beside the UDP that reaches these servers.
     large: Mutex<HashMap<SocketAddr, Writer>>,
 }
@@ -62,6 +84,7 @@ impl Dialler {
         upstreams: Upstreams,
         shards: Shards,
         metrics: Metrics,
+        limits: &config::Limits,
     ) -> Self {
         Self(Arc::new(Inner {
             resolver,
@@ -72,6 +95,11 @@ impl Dialler {
             shards,
             metrics,
             turns: Semaphore::new(DIALS),
+            turns_proven: Semaphore::new(DIALS_PROVEN),
+            by_source: Shares::new(limits.dials_per_source as usize),
+            by_address: Shares::new(DIALS_PER_ADDRESS),
+            refreshes: Semaphore::new(REFRESHES),
+            dial_timeout: limits.dial_timeout,
             large: Mutex::default(),
         }))
     }
@@ -87,9 +115,13 @@ impl Dialler {
     pub(crate) fn dial(&self, shard: usize, upstream: UpstreamId, avoid: Option<SocketAddr>) {
         let it = self.0.clone();
         tokio::spawn(async move {
-            let opened = match it.turns.acquire().await {
-                Ok(_turn) => it.open(shard, upstream, avoid).await,
-                Err(_) => false,
+            let opened = tokio::select! {
+                opened = timeout(it.dial_timeout, it.open(shard, upstream, avoid)) => opened.unwrap_or_else(|_| {
+                    it.metrics.limit(Limit::Dials);
+                    tracing::info!(upstream = upstream.0, "a SIP server took too long to be connected to");
+                    false
+                }),
+                () = it.unwanted(upstream) => false,
             };
             if !opened {
                 it.shards.send(shard, ShardInput::sip(Input::DialFailed(upstream))).await;
@@ -118,9 +150,10 @@ impl Dialler {
         }
         let it = self.0.clone();
         tokio::spawn(async move {
+            let share = it.by_address.take(peer).await;
             let Ok(turn) = it.turns.acquire().await else { return };
             let Ok(stream) = dial::tcp(peer).await else { return };
-            drop(turn);
+            drop((share, turn));
             let mut connection = Connection::dialled(
                 Transport::Tcp,
                 peer,
@@ -152,7 +185,7 @@ impl Dialler {
             for (upstream, route) in self.0.upstreams.take_stale(Instant::now()) {
                 let it = self.0.clone();
                 tokio::spawn(async move {
-                    let Ok(_turn) = it.turns.acquire().await else { return };
+                    let Ok(_turn) = it.refreshes.acquire().await else { return };
                     match it.learn(upstream, &route).await {
                         Ok(candidates) => it.offer_better(upstream, &route, &candidates).await,
                         Err(error) => {
@@ -223,6 +256,14 @@ impl Inner {
         }
     }
 
+    /// Ends when nobody uses an upstream any more.
+    async fn unwanted(&self, upstream: UpstreamId) {
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        while self.upstreams.route(upstream).is_some() {
+            looks.tick().await;
+        }
+    }
+
     /// Resolves an upstream's next hop and tells the shards that use it; the addresses to dial, best first. Its other
     /// names follow in a task of their own: a registration does not wait for them.
     async fn learn(self: &Arc<Self>, upstream: UpstreamId, route: &Arc<Route>) -> Result<Vec<Candidate>, ResolveError> {
@@ -266,6 +307,21 @@ impl Inner {
 
     /// The way to an address: a stream, or nothing to open for UDP. `None`: it failed, and is away for now.
     async fn connect(&self, upstream: UpstreamId, route: &Route, candidate: Candidate) -> Option<Opened> {
+        if candidate.transport == net::Transport::Udp {
+            return Some(Opened::Udp);
+        }
+        // Who waits for a silent address holds nothing that others of its source could use.
+        let _address = self.by_address.take(candidate.address).await;
+        let share = self.upstreams.dial_share(upstream)?;
+        let _source = match share {
+            DialShare::Of(source) => Some(self.by_source.take(source).await),
+            DialShare::Proven => None,
+        };
+        let _turn = match self.turns.try_acquire() {
+            Ok(turn) => turn,
+            Err(_) if share == DialShare::Proven => self.turns_proven.acquire().await.ok()?,
+            Err(_) => self.turns.acquire().await.ok()?,
+        };
         let opened = match candidate.transport {
             net::Transport::Udp => return Some(Opened::Udp),
             net::Transport::Tcp => dial::tcp(candidate.address).await,
@@ -297,6 +353,7 @@ impl Inner {
         let flow = connection.flow();
         if let Some(writer) = connection.writer() {
             self.shards.send(shard, ShardInput::Flow { flow, writer, peer }).await;
+            self.shards.send(shard, ShardInput::sip(Input::LeadsTo { flow, address: peer.ip() })).await;
         }
         tokio::spawn(async move {
             metrics.upstream_flows(1);

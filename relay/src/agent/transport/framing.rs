@@ -75,6 +75,14 @@ impl Framing {
         }
     }
 
+    /// Whether a message has begun that is not whole yet.
+    pub(crate) fn is_partial(&self) -> bool {
+        match self {
+            Self::Stream(framer) => framer.is_partial(),
+            Self::WebSocket(reader) => reader.is_partial(),
+        }
+    }
+
     /// What stands before a message that is sent; often nothing.
     pub(crate) fn head_of(&self, message: &[u8]) -> Bytes {
         match self {

@@ -4,7 +4,7 @@
 //! flow; a number is never used again, and an upstream that no binding uses is forgotten.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -12,6 +12,7 @@ use sip::id::UpstreamId;
 use sip::message::{Scheme, Uri};
 
 use crate::agent::transport::targets::Targets;
+use crate::limits::counted_as;
 use crate::net::Transport;
 use crate::net::resolve::Target;
 use crate::vault::record::Account;
@@ -99,6 +100,14 @@ impl Route {
         &self.next_hop.host
     }
 
+    /// The host and the port where requests go: one server, however else its URI is written.
+    pub fn server(&self) -> String {
+        match self.next_hop.port {
+            Some(port) => format!("{}:{port}", self.next_hop.host.trim_end_matches('.')),
+            None => self.next_hop.host.trim_end_matches('.').into(),
+        }
+    }
+
     /// What else to resolve, to know whose requests are trusted.
     pub fn other_targets(&self) -> impl Iterator<Item = Target> {
         self.others.iter().map(Hop::target)
@@ -157,16 +166,38 @@ struct Entry {
     stale_at: Option<Instant>,
     /// The addresses of the names beside the next hop's, as they were resolved last.
     others: Arc<[IpAddr]>,
+    /// Who asked for it last, as the limits count it.
+    asked_by: IpAddr,
+    /// An account has been registered at it.
+    proven: bool,
+}
+
+/// Whose share a dial takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DialShare {
+    /// The room that is kept for SIP servers at which accounts are registered.
+    Proven,
+    /// That of who asked for it.
+    Of(IpAddr),
 }
 
 impl Upstreams {
-    /// The number of a route, for one more binding.
+    /// The number of a route, for one more binding that was registered there before.
     pub fn acquire(&self, route: Route) -> UpstreamId {
+        let id = self.acquire_for(IpAddr::V4(Ipv4Addr::UNSPECIFIED), route);
+        self.prove(id);
+        id
+    }
+
+    /// The number of a route, for one more binding that somebody asks for.
+    pub fn acquire_for(&self, asked_by: IpAddr, route: Route) -> UpstreamId {
+        let asked_by = counted_as(asked_by);
         let mut table = self.lock();
         let table = &mut *table;
         if let Some(id) = table.numbers.get(&route).copied() {
             if let Some(entry) = table.entries.get_mut(&id) {
                 entry.bindings += 1;
+                entry.asked_by = asked_by;
             }
             return id;
         }
@@ -175,7 +206,16 @@ impl Upstreams {
         table.numbers.insert(route.clone(), id);
         table.entries.insert(
             id,
-            Entry { route, bindings: 1, shards: 0, targets: Targets::default(), stale_at: None, others: Arc::new([]) },
+            Entry {
+                route,
+                bindings: 1,
+                shards: 0,
+                targets: Targets::default(),
+                stale_at: None,
+                others: Arc::new([]),
+                asked_by,
+                proven: false,
+            },
         );
         id
     }
@@ -195,6 +235,20 @@ impl Upstreams {
     /// The route behind a number; `None` when no binding uses it any more.
     pub(crate) fn route(&self, id: UpstreamId) -> Option<Arc<Route>> {
         self.lock().entries.get(&id).map(|entry| entry.route.clone())
+    }
+
+    /// An account has been registered at it.
+    pub(crate) fn prove(&self, id: UpstreamId) {
+        if let Some(entry) = self.lock().entries.get_mut(&id) {
+            entry.proven = true;
+        }
+    }
+
+    /// Whose share a dial of it takes; `None` when no binding uses it any more.
+    pub(crate) fn dial_share(&self, id: UpstreamId) -> Option<DialShare> {
+        let table = self.lock();
+        let entry = table.entries.get(&id)?;
+        Some(if entry.proven { DialShare::Proven } else { DialShare::Of(entry.asked_by) })
     }
 
     /// A shard dials it, and wants to hear of its addresses from now on.

@@ -99,6 +99,11 @@ impl Reader {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// Whether a message has begun that is not whole yet.
+    pub fn is_partial(&self) -> bool {
+        self.fragments.is_some() || !self.buffer.is_empty()
+    }
+
     /// What comes next, or `None` until more bytes come.
     ///
     /// # Errors

@@ -171,6 +171,14 @@ pub struct Call {
 }
 
 impl Call {
+    /// Whether a request is a copy of this call's INVITE that came by another way (RFC 3261 §8.2.2.2).
+    pub fn is_merged_with(&self, request: &Message) -> bool {
+        let Some(invite) = self.invite() else { return false };
+        let tag = |message: &Message| message.from().and_then(|from| from.tag().map(str::to_owned));
+        let same = invite.message.call_id() == request.call_id() && invite.message.cseq() == request.cseq();
+        same && !self.is_closed() && tag(&invite.message) == tag(request)
+    }
+
     /// A call whose INVITE is expected within `wait`; no device is woken for it yet.
     pub fn expected(now: Instant, timing: EdgeTiming, wait: Duration, id: CallId, binding: BindingId) -> Self {
         Self {

@@ -25,12 +25,17 @@ impl Endpoint {
         if let Err(stop) = forward::check(&invite, &self.core.settings.own_addresses()) {
             return self.refuse_call(now, reply, &invite, stop.status());
         }
+        let mut callees = self.callable_instances(binding);
+        callees.extend(self.push_bindings.instance_of(binding));
+        if self.calls.is_merged(&callees, &invite) {
+            return self.refuse_call(now, reply, &invite, 482);
+        }
         let expected = self.calls.expected_for(now, binding).map(|call| (call.id(), call.state()));
         if expected.is_some_and(|(_, state)| state == CallState::Declined) {
             self.calls.forget_expected(binding);
             return self.refuse_call(now, reply, &invite, 603);
         }
-        let instances = match self.callable(now, binding) {
+        let instances = match self.callable(now, binding, callees) {
             Ok(instances) => instances,
             Err(status) => return self.refuse_call(now, reply, &invite, status),
         };
@@ -65,13 +70,16 @@ impl Endpoint {
         }
     }
 
-    /// The members of a binding that may get one more call; one that was woken for it before has already
+    /// Those of the `instances` of a binding that may get one more call; one that was woken for it before has already
     /// consumed its call budget.
-    fn callable(&mut self, now: Instant, binding: BindingId) -> Result<Vec<InstanceId>, u16> {
+    fn callable(
+        &mut self,
+        now: Instant,
+        binding: BindingId,
+        mut instances: Vec<InstanceId>,
+    ) -> Result<Vec<InstanceId>, u16> {
         let mut status = 480;
         let expected = self.calls.expected_for(now, binding).map(Call::id);
-        let mut instances = self.callable_instances(binding);
-        instances.extend(self.push_bindings.instance_of(binding));
         instances.retain(|instance| {
             let busy = self.calls.is_busy(*instance);
             status = if busy { 486 } else { status };

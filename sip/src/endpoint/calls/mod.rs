@@ -17,6 +17,7 @@ mod answers;
 mod expected;
 mod invites;
 
+use crate::message::Message;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -59,6 +60,12 @@ impl Calls {
     /// The calls that wait for an instance, in the order in which they came.
     pub(super) fn waiting_for(&self, instance: InstanceId) -> Vec<CallId> {
         self.waiting.get(&instance).cloned().unwrap_or_default()
+    }
+
+    /// Whether an INVITE to these instances is a copy of one that already waits for them.
+    fn is_merged(&self, instances: &[InstanceId], invite: &Message) -> bool {
+        let calls = instances.iter().filter_map(|instance| self.waiting.get(instance)).flatten();
+        calls.filter_map(|call| self.rows.get(call)).any(|call| call.is_merged_with(invite))
     }
 
     /// Whether an instance has as many calls as it may have.

@@ -7,8 +7,9 @@
 //! | BackingOff | – | → Up | – | – | – | dial → Dialling |
 //! | Up | begin, in turn | – | – | dial → Dialling | → BackingOff | – |
 //!
-//! A registration begins when it is its turn: `Pace` lets so many begin in a second, whatever made them want to: a
-//! restart, a lost flow, a device that goes to sleep. Those that stand and those that end go first.
+//! A registration begins when it is its turn: `pace` lets so many begin in a second at a SIP server, and at the address that
+//! is dialled, whatever made them want to: a restart, a lost flow, a device that goes to sleep. Those that stand and those
+//! that end go first.
 //!
 //! Invariant: an upstream has at most one flow and one dial under way; a binding that wants a flow is begun when it is up.
 //! One binding's misfortune (a request left unanswered, a 503) moves no flow by which others are registered and heard.
@@ -62,26 +63,47 @@ impl Endpoint {
     }
 
     pub(in crate::endpoint) fn on_pace_due(&mut self, now: Instant, id: UpstreamId) {
-        if let Some(upstream) = self.upstreams.get_mut(id) {
-            upstream.pace.armed = false;
-            self.take_turns(now, id);
+        let address = self.upstreams.flow(id).and_then(|(flow, _)| self.upstreams.address_of(flow));
+        let Some(upstream) = self.upstreams.rows.get_mut(&id) else { return };
+        if let (Some((count, place)), Some(address)) = (upstream.reserved, address)
+            && let Some(moved) = self.upstreams.paces.moved(now, address, place)
+        {
+            upstream.reserved = Some((count, moved));
+            return self.core.timers.set(moved.at, Timer::Pace(id));
         }
+        upstream.pacing = false;
+        let reserved = upstream.reserved.take().map_or(0, |(count, _)| count);
+        self.begin_turns(now, id, reserved);
+        self.take_turns(now, id);
     }
 
     /// Begins those whose turn it is.
     fn take_turns(&mut self, now: Instant, id: UpstreamId) {
-        let Some(upstream) = self.upstreams.get_mut(id) else { return };
-        if upstream.pace.armed {
-            return;
+        let per_second = self.core.settings.upstream.registrations_per_second;
+        let address = self.upstreams.flow(id).and_then(|(flow, _)| self.upstreams.address_of(flow));
+        let servers = self.upstreams.rows.len();
+        let Some(upstream) = self.upstreams.rows.get_mut(&id).filter(|upstream| !upstream.pacing) else { return };
+        let (granted, mut next) = upstream.pace.take(now, upstream.urgent.len() + upstream.queue.len());
+        let mut begun = granted;
+        if let Some(address) = address.filter(|_| granted > 0) {
+            let at_address = self.upstreams.paces.reserve(now, address, granted, per_second, servers);
+            begun = at_address.now;
+            upstream.reserved = at_address.later.map(|place| (granted - begun, place));
+            next = at_address.later.map(|place| place.at).or(next);
         }
-        let (granted, next) = upstream.pace.take(now, upstream.urgent.len() + upstream.queue.len());
-        let turns: Vec<_> = std::iter::from_fn(|| upstream.urgent.pop_front().or_else(|| upstream.queue.pop_front()))
-            .take(granted)
-            .collect();
         if let Some(at) = next {
-            upstream.pace.armed = true;
+            upstream.pacing = true;
             self.core.timers.set(at, Timer::Pace(id));
         }
+        self.begin_turns(now, id, begun);
+    }
+
+    /// Begins the next so many.
+    fn begin_turns(&mut self, now: Instant, id: UpstreamId, count: usize) {
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        let turns: Vec<_> = std::iter::from_fn(|| upstream.urgent.pop_front().or_else(|| upstream.queue.pop_front()))
+            .take(count)
+            .collect();
         for binding in turns {
             let Some(registration) = self.bindings.get_mut(binding) else { continue };
             registration.turn = Turn::None;
@@ -151,6 +173,7 @@ impl Endpoint {
 
     /// A stream has ended; nothing happens here when it led to no SIP server.
     pub(in crate::endpoint) fn on_upstream_closed(&mut self, now: Instant, flow: FlowId) {
+        self.upstreams.addresses.remove(&flow);
         if let Some(id) = self.upstreams.links.remove(&flow)
             && !self.lost_probe(id, flow)
         {

@@ -3,6 +3,7 @@
 //! | room | what it holds |
 //! | --- | --- |
 //! | `links` | a flow is dialled, comes up, carries REGISTERs in turn, breaks |
+//! | `pace` | how many registrations may begin in a second, at a SIP server and at an address |
 //! | `failback` | going back to a better address of a SIP server |
 //!
 //! Bindings of one registrar share one flow.
@@ -12,17 +13,19 @@
 
 mod failback;
 mod links;
+mod pace;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::core::Timer;
 use super::{Endpoint, Event, Output, Source, Transport};
 use crate::flow::KeepAlive;
 use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::registration::{Registration, Turn};
+use pace::{Pace, Paces, Place};
 
 /// The SIP servers of one endpoint.
 #[derive(Debug, Default)]
@@ -30,6 +33,10 @@ pub(super) struct Upstreams {
     rows: BTreeMap<UpstreamId, Upstream>,
     /// Dialled streams and where they lead.
     links: HashMap<FlowId, UpstreamId>,
+    /// The addresses that dialled streams lead to.
+    addresses: HashMap<FlowId, IpAddr>,
+    /// How many may begin at each address.
+    paces: Paces,
 }
 
 /// A registrar or outbound proxy, and the flow to it.
@@ -62,6 +69,10 @@ struct Upstream {
     urgent: VecDeque<BindingId>,
     queue: VecDeque<BindingId>,
     pace: Pace,
+    /// A timer is set for those whose turn comes later.
+    pacing: bool,
+    /// How many have their place at the address when the timer fires, and which.
+    reserved: Option<(usize, Place)>,
     /// Dials that failed, in a row.
     failures: u8,
     /// Flows that did not settle, in a row.
@@ -79,39 +90,6 @@ enum Link {
     Dialling,
     BackingOff,
     Up { flow: FlowId, keep_alive: KeepAlive, since: Instant },
-}
-
-/// How many may begin: a burst at once, and then as many as the policy says in a second.
-#[derive(Debug)]
-struct Pace {
-    interval: Duration,
-    burst: u32,
-    /// When the next one would be due if none came early.
-    due: Instant,
-    /// A timer is set.
-    armed: bool,
-}
-
-impl Pace {
-    fn new(now: Instant, per_second: u32) -> Self {
-        let rate = per_second.max(1);
-        Self { interval: Duration::from_secs(1) / rate, burst: (rate / 100).clamp(1, 20), due: now, armed: false }
-    }
-
-    /// How many of `waiting` may begin now; and when the next ones may, if any is left.
-    fn take(&mut self, now: Instant, waiting: usize) -> (usize, Option<Instant>) {
-        let ahead = self.interval * (self.burst - 1);
-        let mut granted = 0;
-        while granted < waiting && self.due <= now + ahead {
-            self.due = self.due.max(now) + self.interval;
-            granted += 1;
-        }
-        let left = waiting - granted;
-        // A whole burst at a time, so that a long queue costs few timers.
-        let batch = u32::try_from(left).unwrap_or(u32::MAX).min(self.burst);
-        let next = (left > 0).then(|| (self.due + self.interval * (batch - 1)).checked_sub(ahead).unwrap_or(now));
-        (granted, next.map(|at| at.max(now)))
-    }
 }
 
 /// A flow to a better address on which OPTIONS was sent.
@@ -174,6 +152,28 @@ impl Upstreams {
     /// Whether one more REGISTER may go to this SIP server now.
     pub(super) fn may_register_now(&mut self, now: Instant, id: UpstreamId) -> bool {
         self.rows.get_mut(&id).is_some_and(|upstream| upstream.pace.take(now, 1).0 == 1)
+    }
+
+    /// Whether one more REGISTER may go by this flow now: its address may be another SIP server's, too.
+    pub(super) fn may_send_now(&mut self, now: Instant, flow: FlowId, per_second: u32) -> bool {
+        self.address_of(flow).is_none_or(|address| self.paces.take_one(now, address, per_second))
+    }
+
+    /// A stream that will be told of as dialled leads to this address.
+    pub(super) fn note_address(&mut self, flow: FlowId, address: IpAddr) {
+        self.addresses.insert(flow, address);
+    }
+
+    /// A REGISTER was sent again to this address.
+    pub(super) fn charge(&mut self, now: Instant, address: IpAddr) {
+        self.paces.charge(now, address);
+    }
+
+    fn address_of(&self, flow: FlowId) -> Option<IpAddr> {
+        match flow {
+            FlowId::Datagram(peer) => Some(peer.ip()),
+            stream => self.addresses.get(&stream).copied(),
+        }
     }
 
     /// All addresses of a SIP server; requests from them are believed.
@@ -289,6 +289,8 @@ impl Upstream {
             urgent: VecDeque::new(),
             queue: VecDeque::new(),
             pace: Pace::new(now, per_second),
+            pacing: false,
+            reserved: None,
             failures: 0,
             losses: 0,
             moved_at: None,

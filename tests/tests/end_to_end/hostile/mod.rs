@@ -3,9 +3,11 @@
 //!
 //! Invariant: loopback alone; each attack is bounded in count and in time.
 
+mod dialling;
 mod doors;
 mod edge;
 mod flood;
+mod guessing;
 mod http2;
 mod https;
 mod registrar;

@@ -262,7 +262,7 @@ async fn a_hostile_registrar_gets_few_requests_and_nothing_else_from_the_relay()
 async fn lent_to(stage: &Stage, villain: &Villain) -> (Lent, Flow, String) {
     let lent = stage.lend_as(&villain.wish(stage)).await;
     let (flow, register) = villain.seen.read(|seen| seen.last().cloned()).unwrap();
-    let contact = register.contacts().unwrap()[0].uri.text.to_owned();
+    let contact = register.contacts()[0].target().unwrap().to_owned();
     (lent, flow, contact)
 }
 

@@ -10,7 +10,7 @@ use tests::digest::token;
 use tests::raw::{ELSEWHERE, Raw, datagrams, statuses};
 use tests::wire::Transport;
 use tokio::net::UdpSocket;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// The listeners that are streams, by name; whether each is TLS.
 fn listeners(stage: &Stage) -> [(&'static str, SocketAddr, bool); 3] {
@@ -257,4 +257,31 @@ async fn half_a_message_on_many_connections_costs_what_one_message_may() {
     // 180 halves of 60,000 bytes, twice for the growth of a buffer, beside what anything costs.
     stage.unharmed_within(tests::bystander::GROWTH / 2).await;
     drop(held);
+}
+
+/// A connection that has proven itself gets no more time for a message than any other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_never_becomes_whole_ends_its_connection_and_a_quiet_connection_lives() {
+    let stage = Stage::start_with(|setup| setup.further.push_str("\n[limits]\nmessage_timeout = \"2s\"\n")).await;
+    for (listener, address, tls) in listeners(&stage) {
+        let mut quiet = open(&stage, ELSEWHERE, address, tls).await;
+        let mut dripping = open(&stage, ELSEWHERE, address, tls).await;
+        for raw in [&mut quiet, &mut dripping] {
+            raw.send(options(&token(), "Content-Length: 0\r\n", "")).await;
+            assert!(raw.await_text("SIP/2.0 4", SOON).await, "{listener}");
+        }
+        dripping.send("OPTIONS sip:a SIP/2.0\r\nX: ").await;
+        let dripped = async {
+            while dripping.send("y").await && !dripping.has_ended() {
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        timeout(SOON, dripped).await.unwrap_or_else(|_| panic!("{listener} waits for ever"));
+        // What is whole is served, however long the connection is idle between.
+        quiet.send(options(&token(), "Content-Length: 0\r\n", "")).await;
+        assert!(!quiet.has_ended(), "{listener}");
+    }
+    let ended = stage.relay.metric("sipwake_limits_total{limit=\"half-message\"}").await;
+    assert_eq!(ended, Some(3.0));
+    stage.unharmed().await;
 }

@@ -126,7 +126,7 @@ async fn an_account_with_awkward_names_writes_no_header_of_its_own() {
         for register in seen {
             let head = String::from_utf8_lossy(register.request.head()).into_owned();
             assert!(!head.contains("\nX-Injected"), "{head}");
-            assert_eq!(register.request.to().unwrap().uri.text, aor);
+            assert_eq!(register.request.to().unwrap().target(), Some(aor));
         }
     }
     assert_eq!(stage.registrar.violations(), Vec::<String>::new());

@@ -203,7 +203,7 @@ async fn a_wipe_does_not_wait_for_a_sip_server_that_is_silent() -> Outcome {
     let began = std::time::Instant::now();
     let answer = scene.api.disable(&instance).await?;
     assert_eq!((answer.status, &answer.json()["unregistered"]), (200, &json!(false)));
-    assert!(began.elapsed() < Duration::from_secs(6));
+    assert!(began.elapsed() < Duration::from_secs(15));
     assert_eq!(scene.api.read(&instance).await?.status, 404);
     Ok(())
 }

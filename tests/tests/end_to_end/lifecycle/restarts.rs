@@ -132,7 +132,7 @@ async fn a_relay_without_calls_drains_at_once() -> Outcome {
     let began = std::time::Instant::now();
     let exit = scene.relay.terminate(Duration::from_secs(20)).await?;
     assert_eq!(exit.code(), Some(0));
-    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(began.elapsed() < Duration::from_secs(9));
     assert_eq!(scene.registrar.contacts(&scene.aor()).len(), 1);
     Ok(())
 }

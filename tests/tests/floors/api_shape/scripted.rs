@@ -203,7 +203,7 @@ fn listed() -> Listed {
 }
 
 impl AppService for Scripted {
-    async fn enable(&self, app: &str, wish: Enable) -> Result<Enabled, EnableError> {
+    async fn enable(&self, app: &str, _source: std::net::IpAddr, wish: Enable) -> Result<Enabled, EnableError> {
         let (refuse, slow) = self.with(|script| (script.refuse, script.slow));
         if let Some(error) = refuse {
             return Err(error);

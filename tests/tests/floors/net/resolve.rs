@@ -258,7 +258,7 @@ async fn no_such_name_and_no_answer_are_told_apart() {
     dns.silence(true);
     let begin = Instant::now();
     assert_eq!(ask(&resolver, target("silent.example", None, None)).await, Err(ResolveError::Timeout));
-    assert!(begin.elapsed() <= RESOLVE_TIMEOUT + Duration::from_secs(1));
+    assert!(begin.elapsed() <= RESOLVE_TIMEOUT + Duration::from_secs(3));
 }
 
 #[tokio::test]
@@ -269,7 +269,7 @@ async fn localhost_and_the_hosts_file_need_no_name_server() {
     assert!(found.contains(&"tls 127.0.0.1:5061".to_owned()), "{found:?}");
     let found = ask(&resolver, target("LOCALHOST", Some(5070), Some(Tls))).await.unwrap();
     assert!(found.contains(&"tls 127.0.0.1:5070".to_owned()), "{found:?}");
-    assert!(begin.elapsed() < Duration::from_millis(500));
+    assert!(begin.elapsed() < Duration::from_secs(1));
 }
 
 #[tokio::test]

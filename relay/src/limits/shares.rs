@@ -1,0 +1,85 @@
+//! A share for each key of something that many want at once.
+//!
+//! Invariant: of one key at most so many hold a share; the others wait in the order in which they came. A key that nobody
+//! holds or waits for is forgotten.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Keys that are remembered before those that are over are looked for.
+const SPARE: usize = 64;
+
+/// The shares of all keys.
+pub struct Shares<K> {
+    each: usize,
+    table: Mutex<Table<K>>,
+}
+
+struct Table<K> {
+    rows: BTreeMap<K, Weak<Semaphore>>,
+    /// How many rows there may be before those that are over go.
+    sweep_at: usize,
+}
+
+/// A share that is held; given back when dropped.
+pub struct Share(#[expect(dead_code, reason = "held, not read")] Option<OwnedSemaphorePermit>);
+
+impl<K: Ord> Shares<K> {
+    /// `each`: how many of one key at once, at least one.
+    pub fn new(each: usize) -> Self {
+        Self { each: each.max(1), table: Mutex::new(Table { rows: BTreeMap::new(), sweep_at: SPARE }) }
+    }
+
+    /// Waits for a share.
+    pub async fn take(&self, key: K) -> Share {
+        let semaphore = self.semaphore(key);
+        // It is never closed.
+        Share(semaphore.acquire_owned().await.ok())
+    }
+
+    fn semaphore(&self, key: K) -> Arc<Semaphore> {
+        let mut table = self.lock();
+        if table.rows.len() >= table.sweep_at {
+            table.rows.retain(|_, semaphore| semaphore.strong_count() > 0);
+            table.sweep_at = table.rows.len() * 2 + SPARE;
+        }
+        if let Some(known) = table.rows.get(&key).and_then(Weak::upgrade) {
+            return known;
+        }
+        let fresh = Arc::new(Semaphore::new(self.each));
+        table.rows.insert(key, Arc::downgrade(&fresh));
+        fresh
+    }
+
+    // A panic while the lock was held leaves a whole table behind: each change is one statement.
+    fn lock(&self) -> MutexGuard<'_, Table<K>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_key_takes_nothing_from_another_and_leaves_nothing() {
+        let shares = Shares::new(2);
+        let held = [shares.take("a").await, shares.take("a").await];
+        let soon = Duration::from_millis(20);
+        assert!(timeout(soon, shares.take("a")).await.is_err());
+        assert!(timeout(soon, shares.take("b")).await.is_ok());
+        drop(held);
+        assert!(timeout(soon, shares.take("a")).await.is_ok());
+        let keys: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
+        for key in &keys {
+            drop(shares.take(key.as_str()).await);
+        }
+        assert!(shares.lock().rows.len() <= SPARE + 1);
+    }
+}

@@ -1,0 +1,181 @@
+//! How many registrations may begin in a second: at one SIP server, and at one address, whatever names lead there.
+//!
+//! A SIP server is paced by its row; so is the address that its flow leads to, which many names may share. A REGISTER that
+//! is sent again counts at its address like one that begins: an address that answers nothing gets little.
+//!
+//! Invariant: whoever is not granted at once has a place, and keeps it, so that many who wait cost a timer each; what is sent
+//! again meanwhile moves all places back alike. A place that is not used is lost.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// How far a REGISTER that is sent again may move an address's turn: as long as one REGISTER is repeated.
+const DEBT_MAX: Duration = Duration::from_secs(32);
+/// Addresses that are remembered beyond one for each SIP server, before those at rest are forgotten.
+const ADDRESSES_SPARE: usize = 64;
+
+/// A burst at once, and then as many as the policy says in a second.
+#[derive(Debug)]
+pub(super) struct Pace {
+    interval: Duration,
+    burst: u32,
+    /// When the next one would be due if none came early.
+    due: Instant,
+    /// By how much all places were moved back since the beginning.
+    moved_back: Duration,
+}
+
+/// What is granted at an address.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Granted {
+    /// So many may begin now.
+    pub(super) now: usize,
+    /// The others have their place at this time.
+    pub(super) later: Option<Place>,
+}
+
+/// A place among those who wait at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// When its turn comes.
+    pub(super) at: Instant,
+    moved_back: Duration,
+}
+
+impl Pace {
+    pub(super) fn new(now: Instant, per_second: u32) -> Self {
+        let rate = per_second.max(1);
+        Self {
+            interval: Duration::from_secs(1) / rate,
+            burst: (rate / 100).clamp(1, 20),
+            due: now,
+            moved_back: Duration::ZERO,
+        }
+    }
+
+    /// How many of `waiting` may begin now; and when the next ones may, if any is left.
+    pub(super) fn take(&mut self, now: Instant, waiting: usize) -> (usize, Option<Instant>) {
+        let granted = self.take_now(now, waiting);
+        let left = waiting - granted;
+        // A whole burst at a time, so that a long queue costs few timers.
+        let batch = u32::try_from(left).unwrap_or(u32::MAX).min(self.burst);
+        let next =
+            (left > 0).then(|| (self.due + self.interval * (batch - 1)).checked_sub(self.ahead()).unwrap_or(now));
+        (granted, next.map(|at| at.max(now)))
+    }
+
+    fn take_now(&mut self, now: Instant, waiting: usize) -> usize {
+        let ahead = self.ahead();
+        let mut granted = 0;
+        while granted < waiting && self.due <= now + ahead {
+            self.due = self.due.max(now) + self.interval;
+            granted += 1;
+        }
+        granted
+    }
+
+    fn reserve(&mut self, now: Instant, waiting: usize) -> Granted {
+        let granted = self.take_now(now, waiting);
+        let left = u32::try_from(waiting - granted).unwrap_or(u32::MAX);
+        let later = (left > 0).then(|| {
+            self.due += self.interval * left;
+            let at = (self.due - self.interval).checked_sub(self.ahead()).unwrap_or(now).max(now);
+            Place { at, moved_back: self.moved_back }
+        });
+        Granted { now: granted, later }
+    }
+
+    fn charge(&mut self, now: Instant) {
+        self.due = (self.due.max(now) + self.interval).min((now + DEBT_MAX).max(self.due));
+        self.moved_back += self.interval;
+    }
+
+    fn ahead(&self) -> Duration {
+        self.interval * (self.burst - 1)
+    }
+}
+
+/// The addresses that flows lead to.
+#[derive(Debug, Default)]
+pub(super) struct Paces {
+    rows: BTreeMap<IpAddr, Pace>,
+}
+
+impl Paces {
+    /// Lets some of those begin that wait for one SIP server, and gives the others a place; `servers`: how many SIP servers
+    /// there are.
+    pub(super) fn reserve(
+        &mut self,
+        now: Instant,
+        address: IpAddr,
+        waiting: usize,
+        per_second: u32,
+        servers: usize,
+    ) -> Granted {
+        if self.rows.len() > servers + ADDRESSES_SPARE {
+            self.rows.retain(|_, pace| pace.due > now);
+        }
+        self.rows.entry(address.to_canonical()).or_insert_with(|| Pace::new(now, per_second)).reserve(now, waiting)
+    }
+
+    /// Where a place is now, if it was moved back since it was given.
+    pub(super) fn moved(&self, now: Instant, address: IpAddr, place: Place) -> Option<Place> {
+        let pace = self.rows.get(&address.to_canonical())?;
+        let by = pace.moved_back.saturating_sub(place.moved_back);
+        (!by.is_zero()).then(|| Place { at: now.max(place.at) + by, moved_back: pace.moved_back })
+    }
+
+    /// Whether one may begin at this address now.
+    pub(super) fn take_one(&mut self, now: Instant, address: IpAddr, per_second: u32) -> bool {
+        let pace = self.rows.entry(address.to_canonical()).or_insert_with(|| Pace::new(now, per_second));
+        pace.take_now(now, 1) == 1
+    }
+
+    /// A REGISTER was sent again to this address.
+    pub(super) fn charge(&mut self, now: Instant, address: IpAddr) {
+        if let Some(pace) = self.rows.get_mut(&address.to_canonical()) {
+            pace.charge(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_who_wait_at_one_address_have_each_their_place() {
+        let (mut paces, now) = (Paces::default(), Instant::now());
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        let mut places: Vec<Duration> = (0..41)
+            .map(|_| match paces.reserve(now, address, 1, 10, 1) {
+                Granted { now: 1, later: None } => Duration::ZERO,
+                Granted { now: 0, later: Some(place) } => place.at - now,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        places.sort_unstable();
+        assert_eq!(places.len(), 41);
+        assert_eq!(places[40], Duration::from_secs(4), "ten in a second");
+        let mapped: IpAddr = "::ffff:192.0.2.1".parse().unwrap();
+        assert_eq!(paces.reserve(now, mapped, 1, 10, 1).now, 0, "the same address");
+        let other: IpAddr = "192.0.2.2".parse().unwrap();
+        assert_eq!(paces.reserve(now, other, 1, 10, 1), Granted { now: 1, later: None });
+    }
+
+    #[test]
+    fn what_is_sent_again_counts() {
+        let (mut paces, now) = (Paces::default(), Instant::now());
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        assert!(paces.take_one(now, address, 10));
+        let place = paces.reserve(now, address, 1, 10, 1).later.unwrap();
+        assert_eq!(paces.moved(now, address, place), None);
+        for _ in 0..10 {
+            paces.charge(now, address);
+        }
+        assert_eq!(paces.moved(now, address, place).unwrap().at, place.at + Duration::from_secs(1));
+        assert!(!paces.take_one(now + Duration::from_millis(1100), address, 10));
+        assert!(paces.take_one(now + Duration::from_millis(1200), address, 10));
+    }
+}

@@ -1,0 +1,158 @@
+//! From, To and Contact as they come: read as far as they can be (RFC 3261 §20.10, §20.20, §20.39), and never refused.
+//!
+//! The relay passes these headers on and needs little of them: a tag, a name to show, an address to compare. So an address
+//! that breaks its grammar is odd and not an error.
+//!
+//! | the value | what is read |
+//! | --- | --- |
+//! | a `<` outside quotes | the URI up to its `>`; parameters behind it |
+//! | a quote that is never closed | the last `<scheme:…>` that only parameters follow |
+//! | no angle brackets | the URI up to the first `;`; parameters behind it |
+//!
+//! Invariant: a tag inside a display name or inside a URI is none. What is read is a view of the bytes as they came.
+
+use std::borrow::Cow;
+
+use super::grammar::{Class, all, find_unquoted_byte, is_quoted, trim, trim_bytes};
+use super::{Params, Uri, unquote};
+
+/// An address in From, To or Contact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Party<'a> {
+    display: &'a [u8],
+    target: &'a [u8],
+    /// The parameters behind the address.
+    pub params: Params<'a>,
+}
+
+impl<'a> Party<'a> {
+    /// Reads what can be read.
+    pub fn read(value: &'a [u8]) -> Self {
+        let value = trim_bytes(value);
+        let (display, target, rest) = match angle_brackets(value) {
+            Some((open, close)) => (trim_bytes(&value[..open]), &value[open + 1..close], &value[close + 1..]),
+            None => {
+                let end = memchr::memchr(b';', value).unwrap_or(value.len());
+                (&value[..0], trim_bytes(&value[..end]), &value[end..])
+            }
+        };
+        let params = find_unquoted_byte(rest, b';').map_or(&rest[..0], |at| &rest[at..]);
+        Self { display, target, params: Params::loose(std::str::from_utf8(params).unwrap_or_default()) }
+    }
+
+    /// The tag (RFC 3261 §19.3): not empty, and without white space or control characters.
+    pub fn tag(&self) -> Option<&'a str> {
+        let sound = |tag: &&str| !tag.is_empty() && !tag.contains(|c: char| c.is_whitespace() || c.is_control());
+        self.params.value("tag").filter(sound)
+    }
+
+    /// The URI, where it is one.
+    pub fn uri(&self) -> Option<Uri<'a>> {
+        std::str::from_utf8(self.target).ok().and_then(Uri::parse)
+    }
+
+    /// The user of the URI.
+    pub fn user(&self) -> Option<&'a str> {
+        self.uri()?.user
+    }
+
+    /// The address as written, where it can stand as a Request-URI: a scheme, and no white space, control character or angle
+    /// bracket. It need not be a URI that [`Uri::parse`] takes apart.
+    pub fn target(&self) -> Option<&'a str> {
+        let text = std::str::from_utf8(self.target).ok()?;
+        let (scheme, rest) = text.split_once(':')?;
+        let legible = |b: u8| b > b' ' && !matches!(b, b'<' | b'>' | 0x7f);
+        (is_scheme(scheme) && !rest.is_empty() && text.bytes().all(legible)).then_some(text)
+    }
+
+    /// The display name without quotes and escapes, each control character as a space; bytes that are no text as U+FFFD.
+    pub fn name(&self) -> Option<Cow<'a, str>> {
+        let text = String::from_utf8_lossy(self.display);
+        let name: String = match is_quoted(trim(&text)) {
+            true => unquote(trim(&text)).into_owned(),
+            // A quote that belongs to no pair says nothing.
+            false => text.replace('"', ""),
+        };
+        let name: String = name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let name = name.trim();
+        (!name.is_empty()).then(|| Cow::Owned(name.to_owned()))
+    }
+}
+
+/// The angle brackets around the URI.
+fn angle_brackets(value: &[u8]) -> Option<(usize, usize)> {
+    if let Some(open) = find_unquoted_byte(value, b'<')
+        && let Some(length) = memchr::memchr(b'>', &value[open..])
+    {
+        return Some((open, open + length));
+    }
+    // A quote was left open: the last brackets that hold a URI and that only parameters follow.
+    memchr::memrchr_iter(b'<', value).find_map(|open| {
+        let close = open + memchr::memchr(b'>', &value[open..])?;
+        let scheme = value[open + 1..close].split(|b| *b == b':').next().filter(|it| it.len() < close - open - 1)?;
+        let behind = trim_bytes(&value[close + 1..]);
+        let last = behind.is_empty() || behind.starts_with(b";");
+        (last && std::str::from_utf8(scheme).is_ok_and(is_scheme)).then_some((open, close))
+    })
+}
+
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic()) && all(text.as_bytes(), Class::Host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(value: &str) -> (Option<String>, Option<&str>, Option<&str>) {
+        let party = Party::read(value.as_bytes());
+        (party.name().map(Cow::into_owned), party.target(), party.tag())
+    }
+
+    #[test]
+    fn what_is_sound_is_read_whole() {
+        let bob = Some("Bob <b> \"B\"".to_owned());
+        assert_eq!(read("\"Bob <b> \\\"B\\\"\"<sip:bob@h;lr>;tag=1"), (bob, Some("sip:bob@h;lr"), Some("1")));
+        assert_eq!(read("sip:bob@h;tag=2"), (None, Some("sip:bob@h"), Some("2")));
+        assert_eq!(read(" <tel:+1> ; x=\"a;tag=no\" ; TAG = 3 "), (None, Some("tel:+1"), Some("3")));
+    }
+
+    #[test]
+    fn what_is_odd_is_read_as_far_as_it_goes() {
+        let name = |name: &str| Some(name.to_owned());
+        for (value, expected) in [
+            ("\"\"unknown\"\" <sip:u@h>", (name("unknown"), Some("sip:u@h"), None)),
+            ("\"John \"Duke\" W\" <sip:u@h>;tag=1", (name("John Duke W"), Some("sip:u@h"), Some("1"))),
+            ("<sip:@192.0.2.1>;tag=1", (None, Some("sip:@192.0.2.1"), Some("1"))),
+            ("<sip:x@h;x-tiu=\"VGhd==\">", (None, Some("sip:x@h;x-tiu=\"VGhd==\""), None)),
+            ("\"open <sip:u@h>;tag=1", (name("open"), Some("sip:u@h"), Some("1"))),
+            ("<sip:u@h>x;tag=1", (None, Some("sip:u@h"), Some("1"))),
+            ("<sip:u@h>;tag=", (None, Some("sip:u@h"), None)),
+            ("<sip:u@h>;tag", (None, Some("sip:u@h"), None)),
+            ("<sip:u@h>;;tag=1;x=\"y", (None, Some("sip:u@h"), Some("1"))),
+            ("<unknown>;tag=1", (None, None, Some("1"))),
+            ("<>;tag=1", (None, None, Some("1"))),
+            ("", (None, None, None)),
+            ("*", (None, None, None)),
+            ("anonymous", (None, None, None)),
+            ("< sip:u@h >;tag=1", (None, None, Some("1"))),
+        ] {
+            assert_eq!(read(value), expected, "{value}");
+        }
+        let latin = Party::read(b"Jos\xe9 <sip:u@h>;tag=1");
+        assert_eq!((latin.name().as_deref(), latin.tag()), (Some("Jos\u{fffd}"), Some("1")));
+    }
+
+    #[test]
+    fn a_tag_inside_a_name_or_a_uri_is_none() {
+        for value in [
+            "\"<sip:evil@h>;tag=evil\" <sip:u@h>",
+            "<sip:u@h;tag=evil>",
+            "\"a\\\"<sip:evil@h>;tag=evil\" <sip:u@h>",
+            "\"x\" ;tag=evil <sip:u@h>",
+            "<sip:u@h?To=x;tag=evil>",
+        ] {
+            assert_eq!(Party::read(value.as_bytes()).tag(), None, "{value}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Odd but real peers: what the relay does not need decides nothing (RFC 3261 §8.1.3, §8.2.2.2, §9.2, §16.3, §16.10).
+
+use std::time::Duration;
+
+use sip::endpoint::CallState;
+use sip::message::{Message, Name};
+
+use crate::world::World;
+
+/// The INVITE of the world with one line of its head in another form.
+fn with_line(world: &World, call_id: &str, name: &str, line: &str) -> String {
+    let text = world.invite_text(call_id);
+    let lines: Vec<&str> = text.split("\r\n").collect();
+    let at = lines.iter().position(|line| line.starts_with(name)).expect("a line of this name");
+    let mut lines = lines;
+    lines[at] = line;
+    lines.join("\r\n")
+}
+
+const ODD: &[(&str, &str)] = &[
+    ("To", "To: \"\"unknown\"\" <sip:alice@example.com>"),
+    ("To", "To: \"alice <sip:alice@example.com>"),
+    ("To", "To: <sip:alice@example.com>;tag="),
+    ("To", "To: alice"),
+    ("From", "From: \"John \"Duke\" W\" <sip:bob@example.com>;tag=1"),
+    ("From", "From: <sip:@192.0.2.1>;tag=1"),
+    ("From", "From: <>;tag=1"),
+    ("From", "From: anonymous;tag=1"),
+    ("From", "From:"),
+    ("Contact", "Contact: <sip:x@h;x-tiu=\"VGhd==\">"),
+    ("Contact", "Contact: Lastname, Firstname <sip:x@h>"),
+    ("Contact", "Contact: <sip:x@192.0.2.10:5060transport=udp>"),
+    ("Contact", "Contact: \"open <sip:x@h>"),
+    ("X-Odd", "Subject: hello\r\n>world"),
+    ("X-Odd", "no colon in this line"),
+    ("X-Odd", "P-Asserted-Identity: \"broken"),
+];
+
+#[test]
+fn an_invite_with_odd_headers_rings_and_reaches_the_device_as_it_came() {
+    for (number, (name, line)) in ODD.iter().enumerate() {
+        let mut world = World::registered();
+        let (source, text) = (world.upstream, with_line(&world, "odd", name, line));
+        world.receive(source, &text);
+        assert_eq!(world.wakes().len(), 1, "{line}: {:?}", world.descriptions());
+        world.attach(number as u64 + 1);
+        let forked = world.last("INVITE");
+        let bytes = forked.to_bytes();
+        let passed = bytes.windows(line.len()).any(|window| window == line.as_bytes());
+        assert!(passed, "{line}: {}", String::from_utf8_lossy(&bytes));
+    }
+}
+
+#[test]
+fn a_line_that_others_may_read_as_a_header_is_answered_400_and_wakes_nobody() {
+    for line in ["To\u{b}: x", "T o: x", ": x", "(To): x"] {
+        let mut world = World::registered();
+        let (source, text) = (world.upstream, with_line(&world, "odd", "X-Odd", line));
+        world.receive(source, &text);
+        assert_eq!((world.count("INVITE 400"), world.wakes().len()), (1, 0), "{line:?}");
+    }
+}
+
+#[test]
+fn a_response_of_a_device_passes_however_odd_its_headers_are() {
+    for odd in [
+        "To: \"\"alice\"\" <sip:alice@example.com>;tag=phone",
+        "To: \"alice <sip:alice@example.com>;tag=phone",
+        "From: Jos\u{e9}, the \"Duke <sip:bob@example.com>;tag=bob",
+    ] {
+        let mut world = World::registered();
+        world.attach(1);
+        world.invite("odd");
+        let invite = world.last("INVITE");
+        let mut text = String::from("SIP/2.0 200 OK\r\n");
+        for name in [Name::Via, Name::RecordRoute, Name::From, Name::To, Name::CallId, Name::CSeq] {
+            let written = odd.split(':').next().unwrap_or_default();
+            if format!("{name}") == written {
+                text += &format!("{odd}\r\n");
+                continue;
+            }
+            for value in invite.values(name) {
+                text += &format!("{name}: {}\r\n", String::from_utf8_lossy(value));
+            }
+        }
+        text += "Contact: <sip:phone@10.0.0.5;x-tiu=\"VGhd==\">\r\nContent-Length: 0\r\n\r\n";
+        let device = world.device(1);
+        world.receive(device, &text);
+        assert_eq!(world.count("INVITE 200"), 1, "{odd}: {:?}", world.descriptions());
+        assert_eq!(world.final_states(), [CallState::Answered], "{odd}");
+    }
+}
+
+#[test]
+fn a_contact_of_another_device_that_is_none_costs_no_registration() {
+    let mut world = World::new(World::registered().upstream.flow);
+    world.bind();
+    let register = world.last("REGISTER");
+    let ours = register.text(Name::Contact).unwrap().split(';').next().unwrap_or_default();
+    let contact = format!("{ours}>;expires=300, <sip:al@192.0.2.10:5060transport=udp>;expires=3600").replace(">>", ">");
+    world.respond(200, &[("Contact", &contact)]);
+    assert_eq!(world.count("REGISTER"), 1);
+    world.advance(Duration::from_secs(300));
+    assert!(world.count("REGISTER") > 1, "the lifetime is that of our own Contact: {:?}", world.descriptions());
+}
+
+#[test]
+fn an_older_contact_of_ours_at_another_host_does_not_set_the_lifetime() {
+    let mut world = World::new(World::registered().upstream.flow);
+    world.bind();
+    let register = world.last("REGISTER");
+    let ours = register.text(Name::Contact).unwrap().split('>').next().unwrap_or_default().to_owned() + ">";
+    let older = format!("<sip:{}@earlier.test:5070>;expires=7200", world.binding);
+    world.respond(200, &[("Contact", &format!("{older}, {ours};expires=60"))]);
+    world.advance(Duration::from_secs(60));
+    assert!(world.count("REGISTER") > 1, "{:?}", world.descriptions());
+}
+
+#[test]
+fn an_invite_that_comes_by_two_branches_is_one_call_and_one_push() {
+    let mut world = World::registered();
+    let (source, text) = (world.upstream, world.invite_text("merged"));
+    world.receive(source, &text);
+    world.receive(source, &text.replace("z9hG4bKserver.merged", "z9hG4bKother.merged"));
+    assert_eq!((world.wakes().len(), world.count("INVITE 482")), (1, 1), "{:?}", world.descriptions());
+    // Another caller with the same Call-ID is another call.
+    let other = text.replace("z9hG4bKserver.merged", "z9hG4bKthird.merged").replace("tag=bob", "tag=carol");
+    world.receive(source, &other);
+    assert_eq!(world.wakes().len(), 2);
+}
+
+#[test]
+fn a_cancel_that_comes_after_the_final_response_is_200_with_the_tag_of_the_call() {
+    let mut world = World::registered();
+    world.invite("late");
+    world.advance(Duration::from_secs(31));
+    let refused = world.last("INVITE 480");
+    let (source, head) = (world.upstream, world.head("late", "CANCEL", 1, ""));
+    world.receive(source, &format!("CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{head}\r\n", world.binding));
+    let answer = world.last("CANCEL 200");
+    let tag = |message: &Message| message.to().and_then(|to| to.tag().map(str::to_owned));
+    assert!(tag(&answer).is_some());
+    assert_eq!(tag(&answer), tag(&refused));
+}
