@@ -98,7 +98,7 @@ enum ShardInput {
     /// What became of an alert push.
     AlertEnded(Box<shard::alerts::AlertEnded>),
     /// The store was asked to erase this instance.
-    Erased(InstanceId),
+    Erased(InstanceId, request::Erasure),
     /// The store has done what it was asked about a registration that passed through.
     PushBindingStored {
         /// Which one.
@@ -348,8 +348,18 @@ impl Agent {
     }
 
     /// Has the store erase an instance, again and again until it has.
-    pub fn erase(&self, id: InstanceId, lookup: crate::vault::Lookup) {
-        self.0.erasures.later(id, lookup);
+    pub fn erase(&self, id: InstanceId, lookup: impl Into<Option<crate::vault::Lookup>>) {
+        self.0.erasures.later(id, lookup.into());
+    }
+
+    /// Has what waits to be erased leave the store, as far as it answers; what does not is gone on with by the next run.
+    pub async fn flush_erasures(&self) {
+        /// How long a store may take that has just come back.
+        const FLUSH: Duration = Duration::from_secs(2);
+        let left = self.0.erasures.flush(FLUSH).await;
+        if left > 0 {
+            tracing::warn!(left, "the store is away; the next run erases what is left");
+        }
     }
 
     /// Waits until no call waits for its device or is being set up, at most `patience`; those that are left are ended.

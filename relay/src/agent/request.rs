@@ -11,7 +11,7 @@ use sip::id::{CallId, InstanceId, UpstreamId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agent::tables::calls::Call;
-pub use crate::agent::tables::instances::{Denied, EndKind, FirstRegistration, WipeDone, WipeWaiter};
+pub use crate::agent::tables::instances::{Denied, EndKind, Erasure, FirstRegistration, WipeDone, WipeWaiter};
 pub use crate::agent::tables::lease::LeaseExpiry;
 use crate::agent::tables::timeline::Step;
 use crate::domain::InstanceState;

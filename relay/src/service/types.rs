@@ -427,6 +427,15 @@ pub struct Export {
     pub calls: Vec<(CallId, CallView)>,
 }
 
+/// How a wipe stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wiped {
+    /// Nothing is left.
+    Done(Receipt),
+    /// Memory is wiped and the SIP server was told; the store is away, and what it holds is erased as soon as it is back.
+    Wiping,
+}
+
 /// What a SIP server asks for that holds a call itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Wake {

@@ -37,6 +37,8 @@ impl Inner {
     pub(super) async fn denied(&self, id: InstanceId, denied: Denied) -> AccessError {
         match denied {
             Denied::Forbidden => AccessError::Forbidden,
+            // It was wiped; what a store still holds that is away does not count.
+            Denied::Unknown if self.dependencies.vault.tombstones().look(id).is_some() => AccessError::Unknown,
             Denied::Unknown => match self.dependencies.vault.load(id).await {
                 Ok(None) => AccessError::Unknown,
                 Ok(Some(_)) | Err(_) => AccessError::StoreAway,

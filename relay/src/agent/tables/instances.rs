@@ -87,8 +87,8 @@ pub(crate) struct Ending {
     pub kind: EndKind,
     /// Whether the SIP server confirmed, once the endpoint has let go.
     pub unbound: Option<bool>,
-    /// The store was asked to erase it, or has nothing of it.
-    pub erased: bool,
+    /// What the store has of it; `None`: it has not said yet.
+    pub erasure: Option<Erasure>,
     /// Those who wait for the end of a wipe.
     pub waiters: Vec<WipeWaiter>,
 }
@@ -118,12 +118,23 @@ pub enum FirstRegistration {
 /// A wipe is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WipeDone {
-    /// When, in seconds since 1970.
-    pub wiped_at: u64,
     /// Why.
     pub reason: WipeReason,
     /// Whether the SIP server confirmed.
     pub unregistered: bool,
+    /// What the store has of it.
+    pub erasure: Erasure,
+}
+
+/// What a store has of an instance that is wiped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Erasure {
+    /// Nothing is left.
+    Done,
+    /// The store is away; a durable tombstone has it erased by this run or the next.
+    Pending,
+    /// The store is away, and the tombstone could not be made durable: if the process dies now, the instance comes back.
+    Unsure,
 }
 
 impl Row {
