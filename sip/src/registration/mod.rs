@@ -32,6 +32,7 @@
 //! | [`challenges`] | the challenges that are answered |
 //! | [`request`] | the REGISTER as it is written |
 //! | [`grant`] | what a 2xx says |
+//! | `step` | its goals, and the steps that lead there |
 //!
 //! When the app comes to the foreground or goes to the background while a REGISTER is under way, its answer is waited for
 //! (RFC 3261 §10.2) and then the next one is sent, if the goal is another one by then: however fast the goals change, the
@@ -44,6 +45,7 @@
 pub mod challenges;
 pub mod grant;
 pub mod request;
+mod step;
 #[cfg(test)]
 mod tests;
 
@@ -65,23 +67,7 @@ use challenges::{Challenges, Verdict};
 use grant::RegistrarInfo;
 use request::RegisterRequest;
 pub use request::RequestContext;
-
-/// Why a registration attempt failed, by what follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RegistrationFailure {
-    /// The SIP server refuses this account; it is not tried again.
-    Refused {
-        /// The status of its response; 401 and 407 when the credentials are refused.
-        status: u16,
-    },
-    /// No answer, no connection, or a failure of the server; it is tried again after this long.
-    Retry {
-        /// The status of the response; `None` when there was none, or no flow.
-        status: Option<u16>,
-        /// From now to the next attempt, at least the Retry-After of the response.
-        after: Duration,
-    },
-}
+pub use step::{Goal, RegistrationFailure, Step, Turn};
 
 /// The longest registration lifetime that is asked for or believed; a registrar that grants more is refreshed at this.
 const EXPIRES_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -89,17 +75,6 @@ const EXPIRES_MAX: Duration = Duration::from_secs(24 * 3600);
 const EXPIRES_MIN: Duration = Duration::from_secs(5);
 /// The longest Retry-After that is honoured.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
-
-/// The state that a binding is to reach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Goal {
-    /// Registered.
-    Registered,
-    /// Unregistered, but kept: the app is in the foreground.
-    Silent,
-    /// Unregistered and forgotten.
-    Gone,
-}
 
 #[derive(Debug)]
 enum State {
@@ -139,46 +114,6 @@ struct Asking {
     others: Vec<Challenge>,
     /// Answers to those before it.
     answers: Vec<(Challenger, String)>,
-}
-
-/// The next action of the endpoint for a binding.
-#[derive(Debug)]
-pub enum Step {
-    /// Nothing.
-    Nothing,
-    /// It wants its flow: dial the upstream unless it is up.
-    WantFlow,
-    /// Compose and send a REGISTER; then call [`Registration::sent`].
-    Send,
-    /// Ask the shell for a digest with [`Registration::challenge`].
-    Ask,
-    /// The registration stands.
-    Registered {
-        /// For how long.
-        expires: Duration,
-        /// Whether it stood before.
-        refresh: bool,
-        /// Whether its GRUUs are others than before.
-        renamed: bool,
-    },
-    /// The attempt failed.
-    Failed(RegistrationFailure),
-    /// The SIP server has no registration of it any more.
-    Unregistered {
-        /// Whether the server said so.
-        confirmed: bool,
-    },
-}
-
-/// A place in the line of those that want to register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Turn {
-    /// It does not wait.
-    None,
-    /// It waits.
-    Waiting,
-    /// It waits before those that only wait.
-    First,
 }
 
 /// The rules by which a response is read.
