@@ -5,7 +5,7 @@
 //! be told to fail in every way that Apple does.
 //!
 //! Invariant: what Apple would object to, and what the contract forbids (a VoIP push that is no call, two for one
-//! call, more than one stream before the first good provider token), is in [`Apns::violations`].
+//! call, more than one stream before the first good provider token), is in [`PushInbox::violations`].
 
 use std::collections::HashSet;
 use std::ops::Deref;

@@ -4,7 +4,7 @@
 //! Android priority and ttl, token form), answers with Google's JSON error shape, and can be told to fail in every way
 //! that Google does.
 //!
-//! Invariant: what Google would object to, and what the contract forbids, is in [`Fcm::violations`].
+//! Invariant: what Google would object to, and what the contract forbids, is in [`PushInbox::violations`].
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Deref;

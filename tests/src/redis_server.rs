@@ -1,7 +1,7 @@
 //! A real redis-server for one test.
 //!
 //! Invariant: it listens on loopback alone, on a port of its own, keeps nothing on disk but in a directory of its own,
-//! and is killed when it is dropped. It starts empty, also after [`RedisServer::restart`]. A missing redis-server fails
+//! and is killed when it is dropped. It starts empty, also after [`RedisServer::restart`] unless it is durable. A missing redis-server fails
 //! the test, with the way to install it.
 
 use std::io;
@@ -29,6 +29,7 @@ pub struct RedisServer {
     place: PathBuf,
     process: Option<Child>,
     ca: Option<Vec<u8>>,
+    durable: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,6 +44,14 @@ impl RedisServer {
     /// One that speaks plain TCP.
     pub fn start() -> Self {
         Self::start_as(Mode::Plain)
+    }
+
+    /// One that has on disk what it was told, and has it again after [`Self::restart`].
+    pub fn start_durable() -> Self {
+        let mut server = Self::start();
+        server.durable = true;
+        server.restart();
+        server
     }
 
     /// One that speaks only TLS, for `localhost`, with a certificate of [`Self::ca`].
@@ -71,7 +80,7 @@ impl RedisServer {
         let place = std::env::temp_dir().join(format!("sipwake-redis-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&place).expect("a directory for redis-server");
         let ca = (mode == Mode::Tls).then(|| write_certificates(&place));
-        let mut server = Self { port: 0, mode, place, process: None, ca };
+        let mut server = Self { port: 0, mode, place, process: None, ca, durable: false };
         for _ in 0..PORT_ATTEMPTS {
             server.port = free_port();
             if server.run() {
@@ -102,7 +111,7 @@ impl RedisServer {
         self.ca.as_deref()
     }
 
-    /// Kills it, as a crash would; what it held is lost.
+    /// Kills it, as a crash would; what it held is lost unless it is durable.
     pub fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
@@ -110,7 +119,7 @@ impl RedisServer {
         }
     }
 
-    /// Starts it again, empty, on the same port.
+    /// Starts it again on the same port, empty unless it is durable.
     pub fn restart(&mut self) {
         self.stop();
         wait_until("redis-server is back on its port", || self.run());
@@ -174,7 +183,9 @@ impl RedisServer {
         };
         if !matches!(self.mode, Mode::Sentinel { .. }) {
             // Uncompressed, so that a test sees in a DUMP what is there.
-            command.args(["--save", "", "--appendonly", "no", "--rdbcompression", "no"]);
+            let append_only = if self.durable { "yes" } else { "no" };
+            command.args(["--save", "", "--appendonly", append_only, "--appendfsync", "always"]);
+            command.args(["--rdbcompression", "no"]);
         }
         if self.mode == Mode::Cluster {
             // The bus port is the port and 10,000 unless told; free ports may be too high for that.

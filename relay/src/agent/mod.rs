@@ -98,7 +98,7 @@ enum ShardInput {
     /// What became of an alert push.
     AlertEnded(Box<shard::alerts::AlertEnded>),
     /// The store was asked to erase this instance.
-    Erased(InstanceId),
+    Erased(InstanceId, request::Erasure),
     /// The store has done what it was asked about a registration that passed through.
     PushBindingStored {
         /// Which one.
@@ -192,6 +192,8 @@ pub struct Dependencies {
     pub early_ringing: EarlyRinging,
     /// Whether the SIP servers are asked to tell how mailboxes stand.
     pub subscribe: bool,
+    /// How long a registration is lost before its user is told.
+    pub lost_notice: Duration,
     /// What each endpoint is told; the tag is set for each, and the node's pace is divided among them.
     pub endpoint: Settings,
     /// How many shards; 1 to 128.
@@ -213,6 +215,7 @@ struct Shared {
     early_ringing: EarlyRinging,
     /// Whether the SIP servers are asked to tell how mailboxes stand.
     subscribe: bool,
+    lost_notice: Duration,
     /// How long a device may ring.
     answer_timeout: Duration,
     /// What pushes name.
@@ -261,6 +264,7 @@ impl Agent {
             metrics,
             early_ringing: dependencies.early_ringing,
             subscribe: dependencies.subscribe,
+            lost_notice: dependencies.lost_notice,
             answer_timeout: endpoint.answer_timeout,
             edge: endpoint.edge.clone(),
             udp: dependencies.udp,
@@ -344,8 +348,18 @@ impl Agent {
     }
 
     /// Has the store erase an instance, again and again until it has.
-    pub fn erase(&self, id: InstanceId, lookup: crate::vault::Lookup) {
-        self.0.erasures.later(id, lookup);
+    pub fn erase(&self, id: InstanceId, lookup: impl Into<Option<crate::vault::Lookup>>) {
+        self.0.erasures.later(id, lookup.into());
+    }
+
+    /// Has what waits to be erased leave the store, as far as it answers; what does not is gone on with by the next run.
+    pub async fn flush_erasures(&self) {
+        /// How long a store may take that has just come back.
+        const FLUSH: Duration = Duration::from_secs(2);
+        let left = self.0.erasures.flush(FLUSH).await;
+        if left > 0 {
+            tracing::warn!(left, "the store is away; the next run erases what is left");
+        }
     }
 
     /// Waits until no call waits for its device or is being set up, at most `patience`; those that are left are ended.

@@ -11,7 +11,7 @@ use sip::id::{CallId, InstanceId, UpstreamId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agent::tables::calls::Call;
-pub use crate::agent::tables::instances::{Denied, EndKind, FirstRegistration, WipeDone, WipeWaiter};
+pub use crate::agent::tables::instances::{Denied, EndKind, Erasure, FirstRegistration, WipeDone, WipeWaiter};
 pub use crate::agent::tables::lease::LeaseExpiry;
 use crate::agent::tables::timeline::Step;
 use crate::domain::InstanceState;
@@ -244,6 +244,8 @@ pub struct InstanceStatus {
     pub status: Option<u16>,
     /// Until when its registration stands, in seconds since 1970; 0: it does not.
     pub registered_until: u64,
+    /// Since when its registration has been lost, in seconds since 1970, once its user was told.
+    pub failing_since: Option<u64>,
     /// When it ends, in seconds since 1970.
     pub expires_at: u64,
     /// How its mailbox stands, once the SIP server has told.

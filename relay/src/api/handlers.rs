@@ -20,7 +20,7 @@ use super::problem::{FieldError, Problem, ProblemType};
 use super::{Api, OPENAPI, body, device_body, enable_body, json, peer, views};
 use crate::clock::unix_now;
 use crate::secret::InstanceSecret;
-use crate::service::types::{AccessError, CallError, ChangeError, EnableError, Refusal, RegistrationState};
+use crate::service::types::{AccessError, CallError, ChangeError, EnableError, Refusal, RegistrationState, Wiped};
 
 const WANT_APP_KEY: &str = "Send the app's key as Authorization: Bearer KEY.";
 const WANT_SECRET: &str = "Send the instance's secret as Authorization: Bearer SECRET.";
@@ -80,8 +80,9 @@ pub async fn change<E: ApiService>(State(api): State<Api<E>>, request: Request) 
 /// `DELETE /v1/instances/{id}`
 pub async fn disable<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let asker = Asker::of(&request)?;
-    let receipt = asker.judge(&api, api.0.service.disable(asker.id, &asker.secret).await)?;
-    Ok(answer(StatusCode::OK, &views::receipt(&receipt)))
+    let wiped = asker.judge(&api, api.0.service.disable(asker.id, &asker.secret).await)?;
+    let status = if wiped == Wiped::Wiping { StatusCode::ACCEPTED } else { StatusCode::OK };
+    Ok(answer(status, &views::wiped(&wiped)))
 }
 
 /// `GET /v1/instances/{id}/calls/{call}`

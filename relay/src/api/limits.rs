@@ -137,11 +137,10 @@ impl Bucket {
     }
 
     fn owe(&mut self, rate: Rate, now: Instant) -> Result<(), u64> {
-        self.take(rate, now).map_err(|wait_s| {
+        self.take(rate, now).inspect_err(|_| {
             let deepest = 1.0 - f64::from(LONGEST_PAUSE_S) * f64::from(rate.per_second);
             let tokens = (self.level(rate, now) - f64::from(rate.per_second)).max(deepest);
             *self = Self { tokens, filled_at: now };
-            wait_s
         })
     }
 }

@@ -9,7 +9,7 @@ use crate::clock::rfc3339;
 use crate::domain::Word as _;
 use crate::service::types::{
     CallState, CallView, EdgeAddress, Enabled, Export, InstanceState, Listed, Page, Receipt, Registration,
-    RegistrationState, Tested, View,
+    RegistrationState, Tested, View, Wiped,
 };
 use crate::vault::record::{Presence, Provider, WakeFor};
 
@@ -61,6 +61,14 @@ pub fn tested(tested: Tested) -> Value {
     let mut value = provider(tested.provider);
     value["target"] = if tested.alert { "alert_push" } else { "call_push" }.into();
     value
+}
+
+/// The receipt of a wipe, or that it is under way.
+pub fn wiped(wiped: &Wiped) -> Value {
+    match wiped {
+        Wiped::Done(receipt) => self::receipt(receipt),
+        Wiped::Wiping => json!({"state": "wiping"}),
+    }
 }
 
 /// The receipt of a wipe.
@@ -134,7 +142,7 @@ fn instance_state(state: InstanceState) -> &'static str {
     }
 }
 
-/// `status` and `expires_in_s` are left out where there is none.
+/// `status`, `expires_in_s` and `failing_since` are left out where there is none.
 fn registration(registration: &Registration) -> Value {
     let state = match registration.state {
         RegistrationState::Registered => "registered",
@@ -148,6 +156,9 @@ fn registration(registration: &Registration) -> Value {
     }
     if let Some(seconds) = registration.expires_in_s {
         value["expires_in_s"] = seconds.into();
+    }
+    if let Some(since) = registration.failing_since {
+        value["failing_since"] = rfc3339(since).into();
     }
     value
 }

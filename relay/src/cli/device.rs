@@ -114,7 +114,12 @@ pub async fn run(device: Device) -> Result<(), CommandError> {
     };
     let receipt = https.ask("DELETE", &path, secret.expose(), None).await;
     if let Ok(receipt) = &receipt {
-        say(&format!("disabled: wiped {}, unregistered: {}", text(&receipt["wiped_at"]), receipt["unregistered"]));
+        say(&match receipt["state"].as_str() {
+            Some(state) => format!("disabled: {state}; the relay's store is away, and the receipt comes later"),
+            None => {
+                format!("disabled: wiped {}, unregistered: {}", text(&receipt["wiped_at"]), receipt["unregistered"])
+            }
+        });
     }
     attended.and(receipt.map(drop))
 }

@@ -37,7 +37,7 @@ enum Action {
         #[command(flatten)]
         at: At,
     },
-    /// Unregister and wipe one instance; prints the signed receipt
+    /// Unregister and wipe one instance; prints the signed receipt, or "wiping" while the store is away
     Wipe {
         /// Its id: pi_…
         id: String,

@@ -32,7 +32,7 @@ use crate::limits::counted_as;
 use crate::metrics::{Metrics, UNMATCHED};
 use crate::secret::ApiKey;
 use crate::service::OperatorService;
-use crate::service::types::OperatorError;
+use crate::service::types::{OperatorError, Wiped};
 
 /// How many instances a page has when `limit` is not named.
 const DEFAULT_PAGE: usize = 100;
@@ -226,8 +226,12 @@ async fn show<E: OperatorService>(State(operator): State<Operator<E>>, request: 
 }
 
 async fn wipe<E: OperatorService>(State(operator): State<Operator<E>>, request: Request) -> Result<Response, Problem> {
-    let receipt = operator.0.service.wipe(instance(&request)?).await.map_err(refusal)?;
-    Ok(answer(&views::receipt(&receipt)))
+    let wiped = operator.0.service.wipe(instance(&request)?).await.map_err(refusal)?;
+    let mut response = answer(&views::wiped(&wiped));
+    if wiped == Wiped::Wiping {
+        *response.status_mut() = StatusCode::ACCEPTED;
+    }
+    Ok(response)
 }
 
 async fn export<E: OperatorService>(

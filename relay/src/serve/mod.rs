@@ -135,6 +135,7 @@ impl Relay {
             None => Keyring::ephemeral(),
         };
         let vault = Vault::open(config.store.url.expose(), keyring, &public_edge)?;
+        vault.keep_tombstones()?;
         let resolver = resolver(&config)?;
         let (push, push_is_printed) = push_service(&config.apps)?;
         let (reminded, reminders) = mpsc::unbounded_channel();
@@ -154,6 +155,7 @@ impl Relay {
             udp: listeners.udp.clone(),
             early_ringing: config.call.early_ringing,
             subscribe: config.messages.subscribe_voicemail,
+            lost_notice: config.timing.lost_notice.0,
             endpoint: endpoint_settings(&config, &listeners, &public_edge, public_websocket.as_deref(), &vault),
             shards: std::thread::available_parallelism().map_or(1, Into::into),
             reminded,
@@ -187,6 +189,7 @@ impl Running {
             let _ = https.await;
         }
         self.agent.wait_for_calls(CALLS_DRAIN).await;
+        self.agent.flush_erasures().await;
         if let Err(error) = self.vault.release_lease().await {
             tracing::warn!(%error, "the lease could not be given up; others wait until it runs out");
         }

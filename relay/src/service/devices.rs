@@ -8,7 +8,7 @@ use sip::id::{CallId, InstanceId, MessageId};
 
 use super::Service;
 use super::types::{
-    AccessError, CallError, CallView, Change, ChangeError, OwnExport, Receipt, TestError, Tested, Timeline, View,
+    AccessError, CallError, CallView, Change, ChangeError, OwnExport, TestError, Tested, Timeline, View, Wiped,
 };
 use crate::agent::request::{CallRequest, Principal};
 use crate::domain::WipeReason;
@@ -33,7 +33,7 @@ pub trait DeviceService: Clone + Send + Sync + 'static {
         &self,
         id: InstanceId,
         proof: &InstanceSecret,
-    ) -> impl Future<Output = Result<Receipt, AccessError>> + Send;
+    ) -> impl Future<Output = Result<Wiped, AccessError>> + Send;
 
     /// The state of a call that was offered to the instance's device.
     fn call(
@@ -119,7 +119,7 @@ impl DeviceService for Service {
         change.await.unwrap_or(Err(ChangeError::Access(AccessError::StoreAway)))
     }
 
-    async fn disable(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Receipt, AccessError> {
+    async fn disable(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Wiped, AccessError> {
         self.0.wipe(id, Principal::Device(proof.clone()), WipeReason::Disabled).await
     }
 

@@ -7,7 +7,7 @@ use std::future::Future;
 use sip::id::InstanceId;
 
 use super::Service;
-use super::types::{AccessError, Export, Listed, OperatorError, Page, Receipt};
+use super::types::{AccessError, Export, Listed, OperatorError, Page, Wiped};
 use crate::agent::request::Principal;
 use crate::domain::WipeReason;
 
@@ -21,7 +21,7 @@ pub trait OperatorService: Clone + Send + Sync + 'static {
     fn show(&self, id: InstanceId) -> impl Future<Output = Result<Listed, OperatorError>> + Send;
 
     /// Unregisters and wipes on the operator's word.
-    fn wipe(&self, id: InstanceId) -> impl Future<Output = Result<Receipt, OperatorError>> + Send;
+    fn wipe(&self, id: InstanceId) -> impl Future<Output = Result<Wiped, OperatorError>> + Send;
 
     /// What is held about one instance; secrets, AOR and tokens left out.
     fn export(&self, id: InstanceId) -> impl Future<Output = Result<Export, OperatorError>> + Send;
@@ -37,7 +37,7 @@ impl OperatorService for Service {
         self.0.listed(&status).ok_or(OperatorError::Unknown)
     }
 
-    async fn wipe(&self, id: InstanceId) -> Result<Receipt, OperatorError> {
+    async fn wipe(&self, id: InstanceId) -> Result<Wiped, OperatorError> {
         self.0.wipe(id, Principal::Relay, WipeReason::Operator).await.map_err(|error| match error {
             AccessError::StoreAway => OperatorError::StoreAway,
             AccessError::Unknown | AccessError::Forbidden => OperatorError::Unknown,

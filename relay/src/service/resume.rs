@@ -52,6 +52,12 @@ impl super::Service {
             let held = it.timed(StoreOperation::Lease, it.dependencies.vault.hold_lease()).await;
             it.dependencies.metrics.store_up(held.is_ok());
             told(held.is_ok());
+            if was_away && held.is_ok() {
+                // What it holds may be older than a wipe.
+                for (id, lookup) in it.dependencies.vault.tombstones().erased() {
+                    it.dependencies.agent.erase(id, lookup);
+                }
+            }
             match held {
                 Ok(Lease::Held) => it.resume().await,
                 Ok(Lease::Lapsed) => {
@@ -96,6 +102,12 @@ impl Inner {
     /// Binds a claimed instance; whether it could be opened.
     async fn take_over(&self, stored: Stored) -> bool {
         let Stored { id, sealed, fence, .. } = stored;
+        // Before anything else: the store may have come back with what it had before a wipe.
+        if let Some(lookup) = self.dependencies.vault.tombstones().forbids(id) {
+            tracing::warn!(instance = %id, "a record that was wiped is in the store again; it is erased");
+            self.dependencies.agent.erase(id, lookup);
+            return false;
+        }
         enum Opened {
             Lent(NewBinding, LeaseExpiry, AorKey, Place),
             PushBinding(Option<KnownPushBinding>),
@@ -165,6 +177,9 @@ impl Inner {
 
     async fn store_again(&self, id: InstanceId) {
         let Ok(status) = self.look_as_relay(id).await else { return };
+        if self.dependencies.vault.tombstones().look(id).is_some() {
+            return;
+        }
         let vault = &self.dependencies.vault;
         let Ok(lookup) = vault.open_lent(id, &status.sealed, |record| vault.lookup_of(record)) else { return };
         let put = self.dependencies.vault.put(id, &status.sealed, status.expires_at, &lookup, Fence::NEW);

@@ -82,6 +82,8 @@ pub struct Registration {
     pub status: Option<u16>,
     /// How many seconds the server will keep it; `None` unless registered.
     pub expires_in_s: Option<u32>,
+    /// Since when it has been lost, in seconds since 1970, once the user was told.
+    pub failing_since: Option<u64>,
 }
 
 /// The states of a registration.
@@ -429,6 +431,15 @@ pub struct Export {
     pub presence: Presence,
     /// Its calls that are still known.
     pub calls: Vec<(CallId, CallView)>,
+}
+
+/// How a wipe stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wiped {
+    /// Nothing is left.
+    Done(Receipt),
+    /// Memory is wiped and the SIP server was told; the store is away, and what it holds is erased as soon as it is back.
+    Wiping,
 }
 
 /// What a SIP server asks for that holds a call itself.

@@ -37,6 +37,8 @@ impl Inner {
     pub(super) async fn denied(&self, id: InstanceId, denied: Denied) -> AccessError {
         match denied {
             Denied::Forbidden => AccessError::Forbidden,
+            // It was wiped; what a store still holds that is away does not count.
+            Denied::Unknown if self.dependencies.vault.tombstones().look(id).is_some() => AccessError::Unknown,
             Denied::Unknown => match self.dependencies.vault.load(id).await {
                 Ok(None) => AccessError::Unknown,
                 Ok(Some(_)) | Err(_) => AccessError::StoreAway,
@@ -152,7 +154,7 @@ fn registration(status: &InstanceStatus) -> Registration {
     };
     let left = status.registered_until.saturating_sub(unix_now());
     let expires_in_s = u32::try_from(left).ok().filter(|_| state == RegistrationState::Registered);
-    Registration { state, status: status.status, expires_in_s }
+    Registration { state, status: status.status, expires_in_s, failing_since: status.failing_since }
 }
 
 pub(super) fn call_view(call: &Call) -> CallView {

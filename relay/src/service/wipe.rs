@@ -1,29 +1,67 @@
 //! Ending an instance on somebody's word, with a receipt.
 //!
-//! Invariant: a receipt is signed when the instance is out of memory and the store was asked to erase it. A store that
-//! was away then is asked until it does (the TTL is the backstop), and the receipt does not wait for that.
+//! | the store | the answer | asked again |
+//! | --- | --- | --- |
+//! | has erased it | the receipt | the receipt, for a day |
+//! | is away | that it is being wiped, once its tombstone is durable | the same, or the receipt when the store has erased it |
+//! | is away, and the tombstone cannot be written | that the store is away | it is tried again |
+//!
+//! Invariant: a receipt is signed when nothing is left of the instance, in memory or in the store, and not before.
 
 use sip::id::InstanceId;
 
 use super::Inner;
-use super::types::{AccessError, Receipt, WipeReason};
-use crate::agent::request::{EndKind, Principal, Request, WipeDone};
+use super::types::{AccessError, Receipt, WipeReason, Wiped};
+use crate::agent::request::{Denied, EndKind, Erasure, Principal, Request, WipeDone};
+use crate::clock::unix_now;
+use crate::vault::Tombstone;
 
 impl Inner {
-    pub(super) async fn wipe(
-        &self,
-        id: InstanceId,
-        who: Principal,
-        reason: WipeReason,
-    ) -> Result<Receipt, AccessError> {
+    pub(super) async fn wipe(&self, id: InstanceId, who: Principal, reason: WipeReason) -> Result<Wiped, AccessError> {
+        let shown = match &who {
+            Principal::Device(secret) => Some(self.dependencies.vault.wipe_proof(id, secret)),
+            Principal::Relay => None,
+        };
         let kind = EndKind::Wiped(reason);
         let end = |reply| Request::End { id, who, kind, reply: Some(reply) };
-        let WipeDone { wiped_at, reason, unregistered } = match self.dependencies.agent.ask(id, end).await {
+        let WipeDone { reason, unregistered, erasure } = match self.dependencies.agent.ask(id, end).await {
             Some(Ok(done)) => done,
-            Some(Err(denied)) => return Err(self.denied(id, denied).await),
+            Some(Err(denied)) => return self.wiped_before(id, shown, denied).await,
             None => return Err(AccessError::StoreAway),
         };
+        let wiped_at = self.dependencies.vault.tombstones().look(id).and_then(|tombstone| tombstone.wiped_at);
+        match (wiped_at, erasure) {
+            (Some(wiped_at), _) => Ok(Wiped::Done(self.receipt(id, wiped_at, reason, unregistered))),
+            // Its tombstone had no room, and the store needs none.
+            (None, Erasure::Done) => Ok(Wiped::Done(self.receipt(id, unix_now(), reason, unregistered))),
+            (None, Erasure::Pending) => Ok(Wiped::Wiping),
+            (None, Erasure::Unsure) => Err(AccessError::StoreAway),
+        }
+    }
+
+    /// An instance that is not here may have been wiped: then its tombstone knows how that stands.
+    async fn wiped_before(
+        &self,
+        id: InstanceId,
+        shown: Option<[u8; 16]>,
+        denied: Denied,
+    ) -> Result<Wiped, AccessError> {
+        let tombstone = self.dependencies.vault.tombstones().look(id).filter(|_| denied == Denied::Unknown);
+        let Some(tombstone) = tombstone else { return Err(self.denied(id, denied).await) };
+        if shown.is_some_and(|shown| !tombstone.is_of(&shown)) {
+            return Err(AccessError::Forbidden);
+        }
+        match tombstone {
+            Tombstone { wiped_at: None, .. } => Ok(Wiped::Wiping),
+            Tombstone { wiped_at: Some(wiped_at), reason, unregistered, .. } if tombstone.receipt_is_kept() => {
+                Ok(Wiped::Done(self.receipt(id, wiped_at, reason, unregistered)))
+            }
+            Tombstone { .. } => Err(AccessError::Unknown),
+        }
+    }
+
+    fn receipt(&self, id: InstanceId, wiped_at: u64, reason: WipeReason, unregistered: bool) -> Receipt {
         let signed = self.dependencies.vault.receipt(id, wiped_at, reason, unregistered);
-        Ok(Receipt { instance: id, wiped_at, reason, unregistered, signature: signed.signature.into() })
+        Receipt { instance: id, wiped_at, reason, unregistered, signature: signed.signature.into() }
     }
 }

@@ -11,7 +11,7 @@ use aws_lc_rs::hmac;
 use sip::id::{BindingId, ShardTag};
 
 use super::record::Account;
-use crate::secret::{Aor, PushToken, SecretKey, with_clean_stack};
+use crate::secret::{Aor, InstanceSecret, PushToken, SecretKey, with_clean_stack};
 
 /// The keyed hash of app, AOR and push token: 16 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,6 +105,11 @@ pub(super) fn sip_instance(key: &SecretKey, node: &str, group: GroupKey) -> [u8;
 /// Where something of an instance lies that is kept beside its record: tells neither what it is nor whose.
 pub(super) fn item_key(key: &SecretKey, instance: &[u8; 16], kind: &[u8], name: &[u8; 16]) -> [u8; 16] {
     keyed_hash(key, "sipwake slot 1", &[instance, kind, name])
+}
+
+/// By what a device is known that was wiped: tells nothing of its secret, which is 256 random bits.
+pub(super) fn wipe_proof(key: &SecretKey, instance: &[u8; 16], secret: &InstanceSecret) -> [u8; 16] {
+    keyed_hash(key, "sipwake wipe 1", &[instance, secret.expose().as_bytes()])
 }
 
 /// HMAC-SHA256 over the purpose and the parts, each with its length before it, so that no two lists look alike.

@@ -19,16 +19,17 @@ pub mod record;
 mod redis;
 mod seal;
 mod store;
+mod tombstones;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sip::id::InstanceId;
 
 use crate::clock::{DAY_S, Reading};
 use crate::domain::WipeReason;
-use crate::secret::{Aor, PushToken, SecretKey};
+use crate::secret::{Aor, InstanceSecret, PushToken, SecretKey};
 use record::{Account, Record, Storable, StoredRecord};
 
 pub use keyring::{EPOCH_S, KEY_LIFETIME_S, Keyring, KeyringError};
@@ -36,6 +37,8 @@ pub use lookup::{AorKey, GroupKey, Lookup};
 pub use receipt::{Receipt, ReceiptError, verify_receipt};
 pub use seal::{SealError, Sealed};
 pub use store::{AwayReason, Fence, LEASE, Lease, OPERATION_LIMIT, Placed, Settings, StoreError, Stored};
+
+pub use tombstones::{NotWritten, Tombstone, Tombstones};
 
 use memory::MemoryStore;
 use redis::RedisStore;
@@ -55,6 +58,7 @@ struct Inner {
     /// Whether this run has ever held its lease.
     leased: AtomicBool,
     store: Store,
+    tombstones: OnceLock<Tombstones>,
 }
 
 enum Store {
@@ -89,7 +93,14 @@ impl Vault {
     }
 
     fn assemble(keyring: Keyring, node: &str, settings: Settings, store: Store) -> Self {
-        Self(Arc::new(Inner { keyring, owner: Owner::of(node), settings, leased: AtomicBool::new(false), store }))
+        Self(Arc::new(Inner {
+            keyring,
+            owner: Owner::of(node),
+            settings,
+            leased: AtomicBool::new(false),
+            store,
+            tombstones: OnceLock::new(),
+        }))
     }
 
     /// The same store and keyring as another process called `node` would see them; so a restart of a node, or a second
@@ -238,8 +249,43 @@ impl Vault {
     pub async fn erase(&self, id: InstanceId, lookup: &Lookup) -> Result<bool, StoreError> {
         match &self.0.store {
             Store::Memory(memory) => Ok(memory.erase(id)),
-            Store::Redis(redis) => redis.erase(&self.0.owner, id, lookup).await,
+            Store::Redis(redis) => redis.erase(&self.0.owner, id, Some(lookup)).await,
         }
+    }
+
+    /// As [`Self::erase`], when the lookup may be unknown: the record names it.
+    ///
+    /// # Errors
+    /// As [`Self::erase`].
+    pub async fn erase_all_of(&self, id: InstanceId, lookup: Option<Lookup>) -> Result<bool, StoreError> {
+        match &self.0.store {
+            Store::Memory(memory) => Ok(memory.erase(id)),
+            Store::Redis(redis) => redis.erase(&self.0.owner, id, lookup.as_ref()).await,
+        }
+    }
+
+    /// Has tombstones outlive the process: reads those of an earlier run from beside the keyring. Before this, or with a store
+    /// in memory, they are in memory alone.
+    ///
+    /// # Errors
+    /// When their file cannot be read or written.
+    pub fn keep_tombstones(&self) -> Result<(), KeyringError> {
+        if let (Store::Redis(_), Some(keyring)) = (&self.0.store, self.0.keyring.path()) {
+            let tombstones = Tombstones::open(keyring, &self.0.owner.node)?;
+            // An error means that they were asked for before: then those stay.
+            let _ = self.0.tombstones.set(tombstones);
+        }
+        Ok(())
+    }
+
+    /// What was wiped and must not come back.
+    pub fn tombstones(&self) -> &Tombstones {
+        self.0.tombstones.get_or_init(Tombstones::in_memory)
+    }
+
+    /// By what a device is known, once its record is gone, that shows this secret.
+    pub fn wipe_proof(&self, id: InstanceId, secret: &InstanceSecret) -> [u8; 16] {
+        lookup::wipe_proof(&self.0.keyring.index_key(), &id.to_bytes(), secret)
     }
 
     /// Takes over up to `batch` (at least 1) records that nobody looks after: those of an earlier run of this node,

@@ -104,7 +104,7 @@ impl Endpoint {
             self.bindings.next_generation(),
             new.register,
         );
-        self.bindings.insert(registration);
+        self.bindings.insert(if new.proven { registration.established() } else { registration });
         if new.register {
             self.carry_out(now, new.binding, Step::WantFlow);
         }
@@ -145,7 +145,8 @@ impl Endpoint {
     ) {
         // The device that was asked may have left meanwhile.
         let Some(registration) = self.bindings.get_mut(binding).filter(|it| it.instance == instance) else { return };
-        let step = registration.answer(authorization);
+        let waits = self.core.settings.timing.upstream.back_off;
+        let step = registration.answer(now, authorization, &waits, &mut self.core.random);
         self.carry_out(now, binding, step);
     }
 

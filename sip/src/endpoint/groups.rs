@@ -88,9 +88,10 @@ impl Endpoint {
             let last = registration.instance;
             self.core.event(Event::Unbound { instance: last, confirmed: false, shared: true });
             let goal = if self.devices.is_in_background(instance) { Goal::Registered } else { Goal::Silent };
+            let proven = self.devices.is_proven(instance);
             return self.redirect(now, binding, |registration| {
                 // The new goal decides the next step.
-                let _ = registration.set_credential_owner(instance);
+                let _ = registration.set_credential_owner(instance, proven);
                 registration.aim(goal)
             });
         }
@@ -194,7 +195,8 @@ impl Endpoint {
         let Some(next) = self.next_credential_owner(binding) else { return false };
         self.leave_others(binding, next);
         let wanted = self.is_wanted(binding) || self.devices.is_in_background(next);
-        self.redirect(now, binding, |registration| match registration.set_credential_owner(next) {
+        let proven = self.devices.is_proven(next);
+        self.redirect(now, binding, |registration| match registration.set_credential_owner(next, proven) {
             _ if !wanted => registration.aim(Goal::Silent),
             step => step,
         });
@@ -240,7 +242,8 @@ impl Endpoint {
             group.others.retain(|other| *other != next);
             group.others.push(credential_owner);
         }
-        self.redirect(now, binding, |registration| registration.set_credential_owner(next));
+        let proven = self.devices.is_proven(next);
+        self.redirect(now, binding, |registration| registration.set_credential_owner(next, proven));
     }
 
     /// The device whose credentials are used next: preferably one that is proven, then one in the background.

@@ -20,7 +20,9 @@
 //! | 3xx whose Contact is the registrar itself | Asking, once | it moved nowhere |
 //! | 3xx, 408, 423, 429, 430, 439, 480, 5xx | BackingOff | at least Retry-After; the wait grows with each failure in a row |
 //! | silence | BackingOff | likewise |
-//! | any other, such as 403 and 404 | Refused | never again: a server may ban an address that repeats a refused request |
+//! | any other to a first registration, such as 403 and 404 | Refused | never again: a server may ban an address that repeats a refused request |
+//! | to one whose credentials were accepted before: refused credentials, 403, 404, 604 | BackingOff twice, then Refused | a server that restarts may know nobody; after [`BackOff::refused_once`], and then [`BackOff::refused_twice`], it is asked once more |
+//! | to such a one: any other, such as 400, 410 and 477 | BackingOff | only refused credentials end an account |
 //!
 //! A 3xx to another place is not followed: an address that a message names is one that the operator has not allowed, and
 //! the account itself is where a user says that the registrar has moved.
@@ -30,6 +32,7 @@
 //! | [`challenges`] | the challenges that are answered |
 //! | [`request`] | the REGISTER as it is written |
 //! | [`grant`] | what a 2xx says |
+//! | `step` | its goals, and the steps that lead there |
 //!
 //! When the app comes to the foreground or goes to the background while a REGISTER is under way, its answer is waited for
 //! (RFC 3261 §10.2) and then the next one is sent, if the goal is another one by then: however fast the goals change, the
@@ -42,6 +45,7 @@
 pub mod challenges;
 pub mod grant;
 pub mod request;
+mod step;
 #[cfg(test)]
 mod tests;
 
@@ -63,23 +67,7 @@ use challenges::{Challenges, Verdict};
 use grant::RegistrarInfo;
 use request::RegisterRequest;
 pub use request::RequestContext;
-
-/// Why a registration attempt failed, by what follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RegistrationFailure {
-    /// The SIP server refuses this account; it is not tried again.
-    Refused {
-        /// The status of its response; 401 and 407 when the credentials are refused.
-        status: u16,
-    },
-    /// No answer, no connection, or a failure of the server; it is tried again after this long.
-    Retry {
-        /// The status of the response; `None` when there was none, or no flow.
-        status: Option<u16>,
-        /// From now to the next attempt, at least the Retry-After of the response.
-        after: Duration,
-    },
-}
+pub use step::{Goal, RegistrationFailure, Step, Turn};
 
 /// The longest registration lifetime that is asked for or believed; a registrar that grants more is refreshed at this.
 const EXPIRES_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -87,17 +75,6 @@ const EXPIRES_MAX: Duration = Duration::from_secs(24 * 3600);
 const EXPIRES_MIN: Duration = Duration::from_secs(5);
 /// The longest Retry-After that is honoured.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
-
-/// The state that a binding is to reach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Goal {
-    /// Registered.
-    Registered,
-    /// Unregistered, but kept: the app is in the foreground.
-    Silent,
-    /// Unregistered and forgotten.
-    Gone,
-}
 
 #[derive(Debug)]
 enum State {
@@ -139,46 +116,6 @@ struct Asking {
     answers: Vec<(Challenger, String)>,
 }
 
-/// The next action of the endpoint for a binding.
-#[derive(Debug)]
-pub enum Step {
-    /// Nothing.
-    Nothing,
-    /// It wants its flow: dial the upstream unless it is up.
-    WantFlow,
-    /// Compose and send a REGISTER; then call [`Registration::sent`].
-    Send,
-    /// Ask the shell for a digest with [`Registration::challenge`].
-    Ask,
-    /// The registration stands.
-    Registered {
-        /// For how long.
-        expires: Duration,
-        /// Whether it stood before.
-        refresh: bool,
-        /// Whether its GRUUs are others than before.
-        renamed: bool,
-    },
-    /// The attempt failed.
-    Failed(RegistrationFailure),
-    /// The SIP server has no registration of it any more.
-    Unregistered {
-        /// Whether the server said so.
-        confirmed: bool,
-    },
-}
-
-/// A place in the line of those that want to register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Turn {
-    /// It does not wait.
-    None,
-    /// It waits.
-    Waiting,
-    /// It waits before those that only wait.
-    First,
-}
-
 /// The rules by which a response is read.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'a> {
@@ -199,6 +136,9 @@ pub struct SuspendedAuth {
     state: State,
     was_registered: bool,
     was_maybe_bound: bool,
+    was_established: bool,
+    refusals: u8,
+    paused_until: Option<Instant>,
 }
 
 /// The registration of one binding.
@@ -228,6 +168,12 @@ pub struct Registration {
     /// Requested lifetime in seconds.
     expires: u32,
     failures: u8,
+    /// The SIP server has accepted the credentials in use before, in this run or an earlier one.
+    established: bool,
+    /// Refusals of the credentials in a row, of an account that is established.
+    refusals: u8,
+    /// Refused credentials are not shown again before.
+    paused_until: Option<Instant>,
     /// The server may hold a Contact of ours.
     maybe_bound: bool,
     /// The last attempt succeeded.
@@ -273,10 +219,19 @@ impl Registration {
             generation,
             expires: expires.clamp(EXPIRES_MIN, EXPIRES_MAX).as_secs() as u32,
             failures: 0,
+            established: false,
+            refusals: 0,
+            paused_until: None,
             maybe_bound: false,
             registered: false,
             outbound: true,
         }
+    }
+
+    /// The SIP server has accepted these credentials in an earlier run.
+    #[must_use]
+    pub fn established(self) -> Self {
+        Self { established: true, ..self }
     }
 
     /// The address of record.
@@ -318,8 +273,13 @@ impl Registration {
         if goal != Goal::Gone && matches!(self.state, State::Sent { .. }) {
             return Step::Nothing;
         }
-        self.state = State::Waiting;
-        if goal == Goal::Registered || self.maybe_bound {
+        self.state = match self.paused_until.filter(|_| goal == Goal::Registered) {
+            Some(until) => State::BackingOff { until },
+            None => State::Waiting,
+        };
+        if self.paused_until.is_some() && goal == Goal::Registered {
+            Step::Nothing
+        } else if goal == Goal::Registered || self.maybe_bound {
             Step::WantFlow
         } else {
             Step::Unregistered { confirmed: true }
@@ -327,9 +287,11 @@ impl Registration {
     }
 
     /// From now on this device's credentials answer. They begin without a nonce, so that a wrong password is sent once.
-    pub fn set_credential_owner(&mut self, instance: InstanceId) -> Step {
+    /// `proven`: the SIP server has accepted them before.
+    pub fn set_credential_owner(&mut self, instance: InstanceId, proven: bool) -> Step {
         self.instance = instance;
         self.challenges.clear();
+        (self.established, self.refusals, self.paused_until) = (proven, 0, None);
         match self.state {
             State::Asking(_) | State::Sent { .. } | State::Refused => {
                 self.state = State::Waiting;
@@ -352,6 +314,9 @@ impl Registration {
             state: std::mem::replace(&mut self.state, State::Waiting),
             was_registered: self.registered,
             was_maybe_bound: self.maybe_bound,
+            was_established: std::mem::take(&mut self.established),
+            refusals: std::mem::take(&mut self.refusals),
+            paused_until: self.paused_until.take(),
         };
         (suspended, Step::WantFlow)
     }
@@ -361,6 +326,8 @@ impl Registration {
     pub fn resume_credentials(&mut self, suspended: SuspendedAuth, moved: bool) -> Step {
         (self.instance, self.challenges) = (suspended.instance, suspended.challenges);
         (self.registered, self.maybe_bound) = (suspended.was_registered, suspended.was_maybe_bound);
+        self.established = suspended.was_established;
+        (self.refusals, self.paused_until) = (suspended.refusals, suspended.paused_until);
         self.state = if moved { State::Waiting } else { suspended.state };
         if self.wants_flow() { Step::WantFlow } else { Step::Nothing }
     }
@@ -404,7 +371,13 @@ impl Registration {
     }
 
     /// The shell's answer to [`Step::Ask`]; `None`: it has no credential for this challenge.
-    pub fn answer(&mut self, authorization: Option<String>) -> Step {
+    pub fn answer(
+        &mut self,
+        now: Instant,
+        authorization: Option<String>,
+        waits: &BackOff,
+        random: &mut Random,
+    ) -> Step {
         let State::Asking(asking) = &mut self.state else { return Step::Nothing };
         match (authorization, self.challenges.challenger(asking.at)) {
             (Some(value), Some(challenger)) => {
@@ -413,7 +386,7 @@ impl Registration {
             }
             _ => {
                 if let Err(status) = self.challenges.skip(asking.at, &mut asking.others) {
-                    return self.refused(status);
+                    return self.credentials_refused(now, status, waits, random);
                 }
             }
         }
@@ -483,6 +456,8 @@ impl Registration {
             300..=399 | 408 | 423 | 429 | 430 | 439 | 480 | 500..=599 => {
                 self.retry(now, Some(status), &terms.back_off, retry_after(response), random)
             }
+            403 | 404 | 604 => self.credentials_refused(now, status, &terms.back_off, random),
+            _ if self.established => self.retry(now, Some(status), &terms.back_off, retry_after(response), random),
             _ => self.refused(status),
         }
     }
@@ -512,7 +487,8 @@ impl Registration {
     /// Another server is there than the one that turned it away: it waits no longer.
     pub fn on_address_changed(&mut self) -> Step {
         match self.state {
-            State::BackingOff { .. } => {
+            // Another address of the same server would ban as well who shows it refused credentials again.
+            State::BackingOff { .. } if self.paused_until.is_none() => {
                 self.state = State::Waiting;
                 Step::WantFlow
             }
@@ -535,6 +511,7 @@ impl Registration {
             return Step::Nothing;
         }
         self.state = State::Waiting;
+        self.paused_until = None;
         Step::WantFlow
     }
 
@@ -583,7 +560,7 @@ impl Registration {
         }
         let expires = granted.clamp(EXPIRES_MIN, EXPIRES_MAX);
         let refresh = std::mem::replace(&mut self.registered, true);
-        self.failures = 0;
+        (self.failures, self.established, self.refusals, self.paused_until) = (0, true, 0, None);
         // Early enough for a second try, and never the same moment for all.
         let millis = expires.as_millis() as u64;
         let refresh_at = now + Duration::from_millis(random.between(millis * 70 / 100, millis * 85 / 100));
@@ -611,7 +588,7 @@ impl Registration {
         let challenger = if status == 401 { Challenger::Registrar } else { Challenger::Proxy };
         match self.challenges.on_challenge(challenger, response, terms.hashes) {
             Verdict::Answer { others } => self.write(attempt, others),
-            Verdict::Refused => self.refused(status),
+            Verdict::Refused => self.credentials_refused(now, status, &terms.back_off, random),
             Verdict::Endless => self.retry(now, Some(status), &terms.back_off, None, random),
         }
     }
@@ -646,11 +623,36 @@ impl Registration {
             self.registered = false;
             return Step::Unregistered { confirmed: false };
         }
+        if status.is_some() {
+            // Refusals count in a row.
+            self.refusals = 0;
+        }
+        self.paused_until = None;
         self.failures = self.failures.saturating_add(1);
         let after = back_off(self.failures, timing, random).max(retry_after.unwrap_or_default());
         self.state = State::BackingOff { until: now + after };
         self.registered = false;
         Step::Failed(RegistrationFailure::Retry { status, after })
+    }
+
+    /// The SIP server refuses the credentials. An account that was registered before is tried twice more, far apart.
+    fn credentials_refused(&mut self, now: Instant, status: u16, waits: &BackOff, random: &mut Random) -> Step {
+        let pause = match self.refusals {
+            0 => waits.refused_once,
+            1 => waits.refused_twice,
+            _ => return self.refused(status),
+        };
+        if !self.established || self.goal != Goal::Registered {
+            return self.refused(status);
+        }
+        self.refusals += 1;
+        self.challenges.clear();
+        let millis = pause.as_millis() as u64;
+        let after = Duration::from_millis(random.between(millis, millis * 11 / 10));
+        self.state = State::BackingOff { until: now + after };
+        self.paused_until = Some(now + after);
+        (self.registered, self.maybe_bound) = (false, false);
+        Step::Failed(RegistrationFailure::Retry { status: Some(status), after })
     }
 
     fn refused(&mut self, status: u16) -> Step {

@@ -10,7 +10,12 @@ use crate::message::Limits;
 const CHALLENGE: &str = "Digest realm=\"a\", nonce=\"1\"";
 const TERMS: Terms<'static> =
     Terms { hashes: &[Hash::Md5, Hash::Sha256], registrar: "sip:example.com", back_off: BACK_OFF };
-const BACK_OFF: BackOff = BackOff { base: Duration::from_secs(30), max: Duration::from_secs(1800) };
+const BACK_OFF: BackOff = BackOff {
+    base: Duration::from_secs(30),
+    max: Duration::from_secs(1800),
+    refused_once: Duration::from_secs(600),
+    refused_twice: Duration::from_secs(3600),
+};
 
 struct Walk {
     now: Instant,
@@ -59,6 +64,10 @@ impl Walk {
             State::BackingOff { .. } => "BackingOff",
             State::Refused => "Refused",
         }
+    }
+
+    fn answer(&mut self) -> Step {
+        self.registration.answer(self.now, Some("Digest x".into()), &BACK_OFF, &mut self.random)
     }
 
     fn send(&mut self) -> Message {
@@ -116,7 +125,7 @@ fn a_registration_walks_every_row_of_its_table() {
         let mut walk = Walk::to(state);
         assert_eq!((step(&walk.registration.begin()), walk.state()), flow_up, "{state}, flow up");
         let mut walk = Walk::to(state);
-        assert_eq!(step(&walk.registration.answer(Some("Digest x".into()))), answer, "{state}, answer");
+        assert_eq!(step(&walk.answer()), answer, "{state}, answer");
         let mut walk = Walk::to(state);
         let later = walk.now + Duration::from_secs(3600);
         assert_eq!(step(&walk.registration.on_deadline(later)), timer, "{state}, timer");
@@ -217,14 +226,14 @@ fn a_goal_that_changes_while_a_register_is_under_way_is_followed_after_its_answe
         assert_eq!(walk.respond(status, &headers), "WantFlow", "{status} to what is not wanted any more");
         assert_eq!(step(&walk.registration.begin()), again);
         if again == "Ask" {
-            assert_eq!(step(&walk.registration.answer(Some("Digest x".into()))), "Send");
+            assert_eq!(step(&walk.answer()), "Send");
         }
         assert_eq!(walk.send().number(Name::Expires), Some(0));
         assert_eq!(step(&walk.registration.aim(Goal::Registered)), "Nothing");
         assert_eq!(walk.respond(200, &[]), "WantFlow", "{status}: it is unregistered, and wanted again");
         assert_eq!(step(&walk.registration.begin()), again);
         if again == "Ask" {
-            walk.registration.answer(Some("Digest x".into()));
+            walk.answer();
         }
         assert_eq!(walk.send().number(Name::Expires), Some(600));
         assert_eq!(walk.respond(200, &[]), "Registered");

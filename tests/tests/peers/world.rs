@@ -229,7 +229,8 @@ impl World {
             "apns" => self.apns.next_push(SOON).await.map(|push| (push.token, push.payload["sipwake"].clone())),
             _ => self.fcm.next_push(SOON).await.map(|push| (push.token, push.payload)),
         };
-        let (token, payload) = push.unwrap_or_else(|| panic!("no push came\n{}", self.relay.log()));
+        let (token, payload) =
+            push.unwrap_or_else(|| panic!("no push came\n{}\n{}", self.kamailio.output(), self.relay.log()));
         assert_eq!(token, self.push_token);
         payload
     }
@@ -319,7 +320,8 @@ impl World {
         assert_eq!(receipt.unregistered, unregistered);
         let keyring = Keyring::open(&self.authority.directory().join("keyring")).unwrap();
         verify_receipt(&receipt, &keyring.receipt_public_key()).unwrap();
-        assert_eq!(self.api.disable(instance).await.unwrap().status, 404);
+        let again = self.api.disable(instance).await.unwrap();
+        assert_eq!((again.status, again.json()), (200, answer.json()), "the receipt, for a day");
         assert_eq!(self.api.read(instance).await.unwrap().status, 404);
     }
 

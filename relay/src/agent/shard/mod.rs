@@ -168,7 +168,7 @@ impl Shard {
             }
             ShardInput::MessageStored(stored) => self.on_message_stored(*stored),
             ShardInput::AlertEnded(ended) => self.on_alert_ended(&ended),
-            ShardInput::Erased(id) => self.on_erased(id),
+            ShardInput::Erased(id, erasure) => self.on_erased(id, erasure),
             ShardInput::PushBindingStored { id, fence } => self.on_push_binding_stored(id, fence),
             ShardInput::PushBindingFound(found) => self.on_push_binding_found(found.0, found.1),
             ShardInput::Request(command) => self.on_request(*command),
@@ -192,6 +192,7 @@ impl Shard {
         while let Some((id, due)) = self.instances.pop_due(reading.confirmed) {
             match due {
                 Due::Reminder(reminder) => self.remind(id, reminder),
+                Due::Lost { since } => self.tell_registration_failing(id, since),
                 Due::End => self.expire(id),
             }
         }

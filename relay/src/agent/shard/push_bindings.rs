@@ -264,7 +264,7 @@ impl Shard {
             let fence = match wanted {
                 Some((sealed, expires_at)) => put(&shared, id, &sealed, expires_at, &lookup, fence).await,
                 None => {
-                    while !erasures::erase(&shared.vault, &shared.metrics, id, &lookup).await {
+                    while !erasures::erase(&shared.vault, &shared.metrics, id, Some(lookup)).await {
                         tokio::time::sleep(STORE_AGAIN).await;
                     }
                     Fence::NEW
@@ -380,7 +380,7 @@ async fn put(
             }
             // The device had registered through another node, or an earlier run of this one, and is here now.
             Err(StoreError::NotOwner) => {
-                while !erasures::erase(&shared.vault, &shared.metrics, id, lookup).await {
+                while !erasures::erase(&shared.vault, &shared.metrics, id, Some(*lookup)).await {
                     tokio::time::sleep(STORE_AGAIN).await;
                 }
                 fence = Fence::NEW;

@@ -3,31 +3,37 @@
 //!
 //! ```text
 //! end ─────────┬── Unbind ─────────────── Unbound ──┐
-//!              └── erase (a task) ─────── Erased ───┴── finish: the row is dropped, the receipt's facts are told
+//!              └── tombstone, then erase ─ Erased ──┴── finish: the row is dropped, the receipt's facts are told
 //! ```
 //!
 //! The sealed record stays in the row until the SIP server has answered or [`UNREGISTER_DEADLINE`] is over, because a
 //! challenge to the unregistration needs it; the store forgets it at once.
 //!
 //! Invariant: whatever begins a wipe ends it: nothing is waited for longer than its deadline. A store that is away is
-//! asked again by `erasures`, and the row does not wait for that.
+//! asked again by `erasures`, and the row does not wait for that. Whoever waits is told what the store has when the row is
+//! dropped, after the wipe's tombstone was made durable.
 
 use std::time::{Duration, Instant};
 
 use sip::endpoint::Input;
 use sip::id::InstanceId;
+use tokio::time::timeout;
 
 use super::Shard;
 use crate::agent::ShardInput;
 use crate::agent::erasures;
-use crate::agent::tables::instances::{Denied, EndKind, Ending, WipeDone, WipeWaiter};
-use crate::clock::{DAY_S, unix_now};
+use crate::agent::tables::instances::{Denied, EndKind, Ending, Erasure, Row, WipeDone, WipeWaiter};
+use crate::clock::DAY_S;
 use crate::domain::{InstanceState, WipeReason};
 use crate::metrics::labels::RegistrationOutcome;
 use crate::push::Event;
+use crate::vault::Tombstone;
+use crate::vault::record::Record;
 
 /// How long a SIP server may take to confirm an unregistration.
 const UNREGISTER_DEADLINE: Duration = Duration::from_secs(3);
+/// How long a disk may take to write a tombstone; then the store erases without it, and nobody is promised anything.
+const WRITE_LIMIT: Duration = Duration::from_secs(1);
 /// How long it is worth telling that a lease has ended, in seconds: phones are off at night.
 const END_LIFE_S: u64 = DAY_S;
 
@@ -43,8 +49,8 @@ impl Shard {
             }
             return;
         }
-        let erased = !matches!(kind, EndKind::Wiped(_));
-        let ending = Ending { kind, unbound: None, erased, waiters: waiter.into_iter().collect() };
+        let erasure = (!matches!(kind, EndKind::Wiped(_))).then_some(Erasure::Done);
+        let ending = Ending { kind, unbound: None, erasure, waiters: waiter.into_iter().collect() };
         row.ending = Some(Box::new(ending));
         let (status, unanswerable) = (row.status, row.unanswerable);
         match kind {
@@ -54,8 +60,8 @@ impl Shard {
         }
         self.set_state(id, InstanceState::Ending);
         self.forget_activity(id);
-        if !erased {
-            self.erase(id);
+        if let EndKind::Wiped(reason) = kind {
+            self.erase(id, reason);
         }
         self.next.push_back(match kind {
             EndKind::HandedOver => Input::Release(id),
@@ -81,33 +87,44 @@ impl Shard {
         self.finish(id);
     }
 
-    pub(crate) fn on_erased(&mut self, id: InstanceId) {
+    pub(crate) fn on_erased(&mut self, id: InstanceId, erasure: Erasure) {
         if let Some(ending) = self.instances.get_mut(id).and_then(|row| row.ending.as_mut()) {
-            ending.erased = true;
+            ending.erasure = Some(erasure);
         }
         self.finish(id);
     }
 
-    /// Has the store erase the record; once now, and again and again when it is away.
-    fn erase(&self, id: InstanceId) {
-        let Some(lookup) = self.with_record(id, |record| self.shared.vault.lookup_of(record)) else {
-            // Its key is gone, and with it every way to read what the store holds until the TTL.
-            self.shared.shards.offer(self.index, ShardInput::Erased(id));
-            return;
+    /// Raises the tombstone and has the store erase the record; once now, and again and again when it is away.
+    fn erase(&self, id: InstanceId, reason: WipeReason) {
+        let vault = &self.shared.vault;
+        let facts =
+            |record: &Record| (vault.lookup_of(record), record.expires_at, vault.wipe_proof(id, &record.secret));
+        // One whose key is gone is erased as well, by its id alone.
+        let (lookup, ends_at, proof) = match self.with_record(id, facts) {
+            Some((lookup, ends_at, proof)) => (Some(lookup), ends_at, Some(proof)),
+            None => (None, self.instances.get(id).map_or(0, Row::expires_at), None),
         };
+        let tombstone = Tombstone { lookup, ends_at, reason, proof, unregistered: false, wiped_at: None };
+        let written = vault.tombstones().raise(id, tombstone);
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
-            if !erasures::erase(&shared.vault, &shared.metrics, id, &lookup).await {
-                shared.erasures.later(id, lookup);
-            }
-            shared.shards.send(shard, ShardInput::Erased(id)).await;
+            // First, so that whatever dies now, what is erased has a tombstone, and with it a receipt.
+            let is_written = matches!(timeout(WRITE_LIMIT, written).await, Ok(Ok(())));
+            let erasure = match erasures::erase(&shared.vault, &shared.metrics, id, lookup).await {
+                true => Erasure::Done,
+                false => {
+                    shared.erasures.later(id, lookup);
+                    if is_written { Erasure::Pending } else { Erasure::Unsure }
+                }
+            };
+            shared.shards.send(shard, ShardInput::Erased(id, erasure)).await;
         });
     }
 
     /// Drops the row when both sides have let go.
     fn finish(&mut self, id: InstanceId) {
         let Some(ending) = self.instances.get(id).and_then(|row| row.ending.as_ref()) else { return };
-        let Some(unregistered) = ending.unbound.filter(|_| ending.erased) else { return };
+        let (Some(unregistered), Some(erasure)) = (ending.unbound, ending.erasure) else { return };
         let Some(row) = self.instances.remove(id) else { return };
         if self.attached.remove(&id) {
             self.shared.metrics.edge_flows(-1);
@@ -116,10 +133,11 @@ impl Shard {
         self.shared.upstreams.release(row.upstream);
         if let Some(Ending { kind: EndKind::Wiped(reason), waiters, .. }) = row.ending.map(|ending| *ending) {
             self.shared.metrics.wipe(reason);
-            tracing::info!(instance = %id, reason = ?reason, unregistered, "wiped");
+            tracing::info!(instance = %id, reason = ?reason, unregistered, store = ?erasure, "wiped");
+            self.shared.vault.tombstones().note_unregistered(id, unregistered);
             for waiter in waiters {
                 // An error means that nobody waits any more.
-                let _ = waiter.send(Ok(WipeDone { wiped_at: unix_now(), reason, unregistered }));
+                let _ = waiter.send(Ok(WipeDone { reason, unregistered, erasure }));
             }
         }
     }

@@ -170,7 +170,7 @@ fn open_options() -> OpenOptions {
     options
 }
 
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(in crate::vault) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");
     name.push(suffix);
@@ -181,11 +181,11 @@ fn shown(path: &Path) -> Box<str> {
     path.display().to_string().into()
 }
 
-fn reading(path: &Path) -> impl Fn(io::Error) -> KeyringError {
+pub(in crate::vault) fn reading(path: &Path) -> impl Fn(io::Error) -> KeyringError {
     |source| KeyringError::Read { path: shown(path), source }
 }
 
-pub(super) fn writing(path: &Path) -> impl Fn(io::Error) -> KeyringError {
+pub(in crate::vault) fn writing(path: &Path) -> impl Fn(io::Error) -> KeyringError {
     |source| KeyringError::Write { path: shown(path), source }
 }
 

@@ -32,6 +32,9 @@ use crate::secret::{SecretKey, with_clean_stack};
 use file::{Stamp, locked};
 
 pub use file::KeyringError;
+#[cfg(test)]
+pub(super) use file::tests::TempFolder;
+pub(super) use file::{beside, reading, writing};
 
 /// How long a key seals, in seconds: 1 day.
 pub const EPOCH_S: u64 = DAY_S;
@@ -189,6 +192,11 @@ impl Keyring {
             }
             find()
         })
+    }
+
+    /// The file; `None`: in memory alone.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.0.path.as_deref()
     }
 
     pub(super) fn index_key(&self) -> SecretKey {

@@ -133,15 +133,17 @@ impl RedisStore {
         }
     }
 
-    pub async fn erase(&self, owner: &Owner, id: InstanceId, lookup: &Lookup) -> Result<bool, StoreError> {
+    pub async fn erase(&self, owner: &Owner, id: InstanceId, lookup: Option<&Lookup>) -> Result<bool, StoreError> {
         let mut erase = SCRIPTS.erase.key(record_key(id));
         for collection in Collection::ALL {
             erase.key(collection_key(id, collection));
         }
         let (existed, owned_by, earlier): Erased = self.link.ask(&erase).await?;
         // The secret is gone; what follows are names, and is the same when it is done twice.
-        self.unpoint(lookup, id).await?;
-        if let Some(earlier) = Lookup::parse(&earlier).filter(|earlier| earlier != lookup) {
+        if let Some(lookup) = lookup {
+            self.unpoint(lookup, id).await?;
+        }
+        if let Some(earlier) = Lookup::parse(&earlier).filter(|earlier| Some(earlier) != lookup) {
             self.unpoint(&earlier, id).await?;
         }
         self.unindex(&owner.node, id).await?;

@@ -432,7 +432,7 @@ impl World {
     fn routed(&mut self, register: ForwardedRegisterId, well: bool) {
         let upstream = UpstreamId(1);
         let route = RegisterRoute { upstream, registrar: "sip:example.com".into(), services: vec!["apns", "fcm"] };
-        self.input(Input::Route { register, route: if well { Ok(route) } else { Err(403) } });
+        self.input(Input::Route { register, route: if well { Ok(route) } else { Err(403.into()) } });
         self.addresses(upstream, true);
     }
 

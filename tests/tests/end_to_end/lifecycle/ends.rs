@@ -69,7 +69,8 @@ async fn an_instance_that_expires_is_unregistered_wiped_and_unknown() -> Outcome
     let instance = scene.enable_as(&scene.wish_for(device)).await?;
     nothing_is_left(&scene, &redis, "expired").await?;
     assert_eq!(scene.api.read(&instance).await?.status, 404);
-    assert_eq!(scene.api.disable(&instance).await?.status, 404);
+    let receipt = scene.api.disable(&instance).await?;
+    assert_eq!((receipt.status, &receipt.json()["reason"]), (200, &json!("expired")));
     assert!(scene.wake(&instance).await.is_err());
     let push = scene.push().await?;
     assert_eq!((push["event"].as_str(), push["instance"].as_str()), (Some("expired"), Some(&*instance.id)));
@@ -114,7 +115,8 @@ async fn an_instance_that_is_enabled_again_replaces_the_earlier_one_everywhere()
         assert_ne!(later.id, earlier.id);
         scene.await_gone(&earlier).await?;
         scene.await_metric("sipwake_wipes_total{reason=\"replaced\"}", f64::from(round)).await?;
-        assert_eq!(scene.api.disable(&earlier).await?.status, 404);
+        let receipt = scene.api.disable(&earlier).await?;
+        assert_eq!((receipt.status, &receipt.json()["reason"]), (200, &json!("replaced")));
         assert!(scene.wake(&earlier).await.is_err(), "its secret opens nothing any more");
         assert_eq!(scene.registrar.await_contacts(&scene.aor(), 1, SOON).await?.len(), 1);
         assert_eq!(records(&redis).len(), alone);

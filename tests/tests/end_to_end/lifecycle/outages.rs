@@ -63,12 +63,14 @@ async fn a_wipe_while_redis_does_not_answer_is_completed_when_it_does() -> Outco
     assert!(!records(&redis).is_empty());
     redis.freeze();
     let answer = scene.api.disable(&instance).await?;
-    assert_eq!((answer.status, &answer.json()["unregistered"]), (200, &serde_json::json!(true)), "{}", answer.text());
+    assert_eq!((answer.status, answer.json()), (202, serde_json::json!({"state": "wiping"})), "{}", answer.text());
     scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;
     assert!(scene.wake(&instance).await.is_err());
     redis.thaw();
     scene.until("an empty store", || async { records(&redis).is_empty().then_some(()) }).await?;
     assert_eq!(scene.api.read(&instance).await?.status, 404);
+    let answer = scene.api.disable(&instance).await?;
+    assert_eq!((answer.status, &answer.json()["unregistered"]), (200, &serde_json::json!(true)), "{}", answer.text());
     // It does not come back by itself either.
     await_readiness(&scene, 200).await?;
     assert_eq!(scene.registrar.contacts(&scene.aor()).len(), 0);

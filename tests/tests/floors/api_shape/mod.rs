@@ -166,6 +166,15 @@ async fn disabling_gives_a_receipt_once() {
 }
 
 #[tokio::test]
+async fn a_wipe_that_waits_for_the_store_is_202_without_a_receipt() {
+    let door = Door::new();
+    door.script.with(|script| script.wiping = true);
+    let answer = door.ask.of("DELETE", &instance_path(), SECRET, "").await;
+    assert_eq!((answer.status, answer.json()), (202, json!({"state": "wiping"})));
+    assert!(answer.ends_connection, "the request carried the secret of what is wiped");
+}
+
+#[tokio::test]
 async fn a_call_can_be_asked_rung_and_declined_until_it_is_over() {
     let door = Door::new();
     let call = path_of(Endpoint::Call);

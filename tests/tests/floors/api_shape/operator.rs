@@ -120,6 +120,14 @@ async fn an_instance_is_exported_and_wiped_on_the_operators_word() {
 }
 
 #[tokio::test]
+async fn an_operators_wipe_that_waits_for_the_store_is_202_without_a_receipt() {
+    let desk = Desk::new();
+    desk.script.with(|script| script.wiping = true);
+    let answer = desk.ask.of("POST", &path_of(Endpoint::Wipe), TOKEN, "").await;
+    assert_eq!((answer.status, answer.json()), (202, json!({"state": "wiping"})));
+}
+
+#[tokio::test]
 async fn guesses_of_the_token_are_slowed_down_and_the_operator_at_the_same_address_is_let_in() {
     let desk = Desk::new();
     let mut statuses = Vec::new();

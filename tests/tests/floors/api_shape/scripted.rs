@@ -70,6 +70,8 @@ pub struct Script {
     pub slow: bool,
     /// The store does not answer.
     pub store_away: bool,
+    /// A wipe waits for the store.
+    pub wiping: bool,
     /// The instance was wiped.
     pub wiped: bool,
     /// The App has no provider for a changed token.
@@ -111,7 +113,12 @@ impl Scripted {
 
 /// The registration of every answer.
 pub fn registration() -> Registration {
-    Registration { state: RegistrationState::Registered, status: Some(200), expires_in_s: Some(600) }
+    Registration {
+        state: RegistrationState::Registered,
+        status: Some(200),
+        expires_in_s: Some(600),
+        failing_since: None,
+    }
 }
 
 fn edge() -> EdgeAddress {
@@ -207,7 +214,12 @@ impl AppService for Scripted {
             return Err(error);
         }
         self.with(|script| script.enabled.push((app.to_owned(), wish)));
-        let registering = Registration { state: RegistrationState::Registering, status: None, expires_in_s: None };
+        let registering = Registration {
+            state: RegistrationState::Registering,
+            status: None,
+            expires_in_s: None,
+            failing_since: None,
+        };
         Ok(Enabled {
             instance: instance(),
             secret: InstanceSecret::new(SECRET),
@@ -232,10 +244,10 @@ impl DeviceService for Scripted {
         Ok(view())
     }
 
-    async fn disable(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Receipt, AccessError> {
+    async fn disable(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Wiped, AccessError> {
         self.admit(id, proof)?;
         self.with(|script| script.wiped = true);
-        Ok(receipt(WipeReason::Disabled))
+        Ok(if self.with(|script| script.wiping) { Wiped::Wiping } else { Wiped::Done(receipt(WipeReason::Disabled)) })
     }
 
     async fn call(&self, id: InstanceId, proof: &InstanceSecret, call: CallId) -> Result<CallView, CallError> {
@@ -338,10 +350,10 @@ impl OperatorService for Scripted {
         self.admit_operator(id).map(|()| listed())
     }
 
-    async fn wipe(&self, id: InstanceId) -> Result<Receipt, OperatorError> {
+    async fn wipe(&self, id: InstanceId) -> Result<Wiped, OperatorError> {
         self.admit_operator(id)?;
         self.with(|script| script.wiped = true);
-        Ok(receipt(WipeReason::Operator))
+        Ok(if self.with(|script| script.wiping) { Wiped::Wiping } else { Wiped::Done(receipt(WipeReason::Operator)) })
     }
 
     async fn export(&self, id: InstanceId) -> Result<Export, OperatorError> {

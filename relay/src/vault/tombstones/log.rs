@@ -1,0 +1,251 @@
+//! The file of a node's tombstones: `….wiped-NODE` beside the keyring, a line for each thing that happened.
+//!
+//! ```text
+//! wipe INSTANCE LOOKUP|- ENDS_AT REASON PROOF|-
+//! unregistered INSTANCE
+//! erased INSTANCE WIPED_AT
+//! ```
+//!
+//! Invariant: a line is appended and synced before it is said to be written; several that wait are synced at once. A line
+//! that cannot be read is left out and said, so that half a line costs no other. The file is written anew, by a rename, when
+//! most of it is about what is over.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sip::id::InstanceId;
+use tokio::sync::oneshot;
+
+use super::{Table, Tombstone, retain_live};
+use crate::domain::{WipeReason, Word as _};
+use crate::vault::keyring::{KeyringError, beside as named_beside, reading, writing};
+use crate::vault::lookup::{Lookup, hex, unhex};
+
+/// Lines beyond those that count, after which the file is written anew.
+const SURPLUS_MAX: usize = 20_000;
+
+/// Something that is written down.
+pub(super) enum Line {
+    /// It is to be wiped.
+    Wipe(InstanceId, Tombstone),
+    /// The SIP server has confirmed.
+    Unregistered(InstanceId),
+    /// The store has nothing left of it.
+    Erased(InstanceId, u64),
+}
+
+/// The way to the thread that writes; it ends with the last clone.
+pub(super) struct Log(Sender<Order>);
+
+enum Order {
+    Append(Line, Option<oneshot::Sender<bool>>),
+    #[cfg(test)]
+    Break,
+}
+
+/// Tells one version of a file from another.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp(u64, u64, i64, i64);
+
+impl Log {
+    /// Writes `table` anew to `path`, and appends from then on.
+    pub(super) fn open(path: PathBuf, table: Arc<Mutex<Table>>) -> Result<Self, KeyringError> {
+        let file = write_anew(&path, &table).map_err(writing(&path))?;
+        let lines = table.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let (orders, waiting) = mpsc::channel();
+        let writer = Writer { path, table, file, lines, torn: false };
+        let spawned = std::thread::Builder::new().name("tombstones".to_owned()).spawn(move || writer.run(&waiting));
+        spawned
+            .map_err(|error| KeyringError::Write { path: "the thread that writes tombstones".into(), source: error })?;
+        Ok(Self(orders))
+    }
+
+    /// Appends a line; `written` hears when it is durable, or that it is not.
+    pub(super) fn append(&self, line: Line, written: Option<oneshot::Sender<bool>>) {
+        // An error means that the thread has ended; who waits hears of it by the dropped sender.
+        let _ = self.0.send(Order::Append(line, written));
+    }
+
+    #[cfg(test)]
+    pub(super) fn break_for_test(&self) {
+        self.0.send(Order::Break).expect("the thread runs");
+    }
+}
+
+struct Writer {
+    path: PathBuf,
+    table: Arc<Mutex<Table>>,
+    file: File,
+    lines: usize,
+    /// The last line may be half there.
+    torn: bool,
+}
+
+impl Writer {
+    fn run(mut self, waiting: &Receiver<Order>) {
+        while let Ok(first) = waiting.recv() {
+            let (mut text, mut written) = (String::new(), Vec::new());
+            for order in std::iter::once(first).chain(waiting.try_iter()) {
+                match order {
+                    Order::Append(line, who) => {
+                        text.push_str(&line.to_text());
+                        self.lines += 1;
+                        written.extend(who);
+                    }
+                    #[cfg(test)]
+                    Order::Break => self.file = File::open("/dev/null").expect("there"),
+                }
+            }
+            let outcome = self.append(&text, !written.is_empty());
+            if let Err(error) = &outcome {
+                tracing::error!(%error, path = %self.path.display(), "a wipe could not be written down; see that there is room");
+            }
+            for who in written {
+                let _ = who.send(outcome.is_ok());
+            }
+            self.tidy_up();
+        }
+    }
+
+    fn append(&mut self, text: &str, sync: bool) -> io::Result<()> {
+        let begin = if std::mem::replace(&mut self.torn, true) { "\n" } else { "" };
+        self.file.write_all(format!("{begin}{text}").as_bytes())?;
+        self.torn = false;
+        if sync { self.file.sync_data() } else { Ok(()) }
+    }
+
+    fn tidy_up(&mut self) {
+        let count = {
+            let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.lines <= table.len() * 3 + SURPLUS_MAX {
+                return;
+            }
+            retain_live(&mut table);
+            table.len()
+        };
+        match write_anew(&self.path, &self.table) {
+            Ok(file) => (self.file, self.lines, self.torn) = (file, count, false),
+            Err(error) => tracing::warn!(%error, "the file of tombstones could not be written anew"),
+        }
+    }
+}
+
+/// Where the tombstones of `node` are.
+pub(super) fn path(keyring: &Path, node: &str) -> PathBuf {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' || c == '-' { c } else { '_' };
+    named_beside(keyring, &format!("wiped-{}", node.chars().map(plain).collect::<String>()))
+}
+
+/// The files of all nodes that share the directory.
+pub(super) fn beside(keyring: &Path) -> Vec<(PathBuf, Stamp)> {
+    let directory = keyring.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let begin = named_beside(keyring, "wiped-");
+    let begin = begin.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let ours = entries.filter(|entry| {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        name.starts_with(&begin) && !name.ends_with(".new")
+    });
+    ours.filter_map(|entry| {
+        let found = entry.metadata().ok()?;
+        Some((entry.path(), Stamp(found.ino(), found.len(), found.mtime(), found.mtime_nsec())))
+    })
+    .collect()
+}
+
+/// Reads a file; an absent one holds nothing.
+pub(super) fn read(path: &Path) -> Result<Table, KeyringError> {
+    let text = match std::fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HashMap::new()),
+        outcome => outcome.map_err(reading(path))?,
+    };
+    let (mut table, mut unreadable) = (HashMap::new(), 0);
+    for line in String::from_utf8_lossy(&text).lines().filter(|line| !line.is_empty()) {
+        match Line::parse(line) {
+            Some(Line::Wipe(id, tombstone)) => drop(table.insert(id, tombstone)),
+            Some(Line::Unregistered(id)) => {
+                if let Some(tombstone) = table.get_mut(&id) {
+                    tombstone.unregistered = true;
+                }
+            }
+            Some(Line::Erased(id, wiped_at)) => {
+                if let Some(tombstone) = table.get_mut(&id) {
+                    tombstone.wiped_at = Some(wiped_at);
+                }
+            }
+            None => unreadable += 1,
+        }
+    }
+    if unreadable > 0 {
+        tracing::warn!(unreadable, path = %path.display(), "lines of this file cannot be read and are left out");
+    }
+    Ok(table)
+}
+
+fn write_anew(path: &Path, table: &Mutex<Table>) -> io::Result<File> {
+    let mut text = String::new();
+    for (id, tombstone) in &*table.lock().unwrap_or_else(PoisonError::into_inner) {
+        text.push_str(&Line::Wipe(*id, tombstone.clone()).to_text());
+        if tombstone.unregistered {
+            text.push_str(&Line::Unregistered(*id).to_text());
+        }
+        if let Some(wiped_at) = tombstone.wiped_at {
+            text.push_str(&Line::Erased(*id, wiped_at).to_text());
+        }
+    }
+    let new = named_beside(path, "new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&new, path)?;
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
+    OpenOptions::new().append(true).open(path)
+}
+
+impl Line {
+    fn to_text(&self) -> String {
+        match self {
+            Self::Wipe(id, Tombstone { lookup, ends_at, reason, proof, .. }) => {
+                let lookup = lookup.map_or_else(|| "-".to_owned(), |lookup| lookup.to_string());
+                let proof = proof.map_or_else(|| "-".to_owned(), |proof| hex(&proof));
+                format!("wipe {id} {lookup} {ends_at} {} {proof}\n", reason.word())
+            }
+            Self::Unregistered(id) => format!("unregistered {id}\n"),
+            Self::Erased(id, wiped_at) => format!("erased {id} {wiped_at}\n"),
+        }
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split(' ');
+        let mut word = || words.next();
+        let (kind, id) = (word()?, InstanceId::parse(word()?)?);
+        let line = match kind {
+            "wipe" => {
+                let (lookup, ends_at) = (optional(word()?, Lookup::parse)?, word()?.parse().ok()?);
+                let reason = word()?;
+                let reason = WipeReason::ALL.iter().copied().find(|known| known.word() == reason)?;
+                let proof = optional(word()?, |text| {
+                    let mut proof = [0; 16];
+                    unhex(text.as_bytes(), &mut proof).then_some(proof)
+                })?;
+                Self::Wipe(id, Tombstone { lookup, ends_at, reason, proof, unregistered: false, wiped_at: None })
+            }
+            "unregistered" => Self::Unregistered(id),
+            "erased" => Self::Erased(id, word()?.parse().ok()?),
+            _ => return None,
+        };
+        word().is_none().then_some(line)
+    }
+}
+
+/// `-` or something; `None` when it is neither.
+fn optional<T>(text: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
+    if text == "-" { Some(None) } else { parse(text).map(Some) }
+}

@@ -1,0 +1,363 @@
+//! What was wiped and must not come back: a tombstone for each wipe, until the record would have ended anyway.
+//!
+//! ```text
+//! raise ── durable ──┬── erased from the store ── a receipt, for a day ── forgotten with the record's own end
+//!                    └── the store is away ────── 202, asked again; every start goes on with it
+//! ```
+//!
+//! A store may be away when an instance is wiped, and it may come back with data that is older than a wipe: from its
+//! append-only file, or a snapshot. So a tombstone is written and synced to a file beside the keyring before anybody is
+//! told that an instance was, or will be, wiped; and a record that is claimed while its tombstone stands is erased, and
+//! not registered. A store in memory needs no file: it ends with the process.
+//!
+//! Invariant: a tombstone holds an instance's id, its lookup, its end, the reason, and a keyed hash by which the device is
+//! known that asks for the receipt; nothing of it opens or names an account. There are at most [`TOMBSTONES_MAX`]: then
+//! those go first that were erased longest ago, and never one that is not erased.
+
+mod log;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sip::id::InstanceId;
+use subtle::ConstantTimeEq;
+use tokio::sync::oneshot;
+
+use super::keyring::KeyringError;
+use super::lookup::Lookup;
+use crate::clock::{DAY_S, confirmed_now, unix_now};
+use crate::domain::WipeReason;
+use log::{Line, Log};
+
+/// Tombstones of one node, about 150 bytes each in memory and in the file.
+pub const TOMBSTONES_MAX: usize = 200_000;
+/// How long a receipt can be fetched again, in seconds.
+pub const RECEIPT_LIFE_S: u64 = DAY_S;
+/// How often the files of other nodes that share the directory are looked at, at most.
+const PEERS_EVERY: Duration = Duration::from_secs(1);
+
+/// The tombstones of one node; cheap to clone.
+#[derive(Clone)]
+pub struct Tombstones(Arc<Inner>);
+
+struct Inner {
+    table: Arc<Mutex<Table>>,
+    log: Option<Log>,
+    peers: Mutex<Peers>,
+}
+
+type Table = HashMap<InstanceId, Tombstone>;
+
+/// A wipe that was decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tombstone {
+    /// Under which name the record is found, as far as it could be opened.
+    pub lookup: Option<Lookup>,
+    /// When the record would have ended, in seconds since 1970.
+    pub ends_at: u64,
+    /// Why it was wiped.
+    pub reason: WipeReason,
+    /// The keyed hash of the instance's secret; `None`: nobody can show it any more.
+    pub proof: Option<[u8; 16]>,
+    /// Whether the SIP server confirmed.
+    pub unregistered: bool,
+    /// When the store had nothing left of it, in seconds since 1970; `None`: not yet.
+    pub wiped_at: Option<u64>,
+}
+
+/// The tombstone could not be made durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the tombstone could not be written")]
+pub struct NotWritten;
+
+impl Tombstones {
+    /// Without a file: for a store that ends with the process.
+    pub fn in_memory() -> Self {
+        Self(Arc::new(Inner { table: Arc::default(), log: None, peers: Mutex::default() }))
+    }
+
+    /// Reads those of an earlier run of `node`, from the file beside `keyring`, and goes on with it.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn open(keyring: &Path, node: &str) -> Result<Self, KeyringError> {
+        let path = log::path(keyring, node);
+        let mut table = log::read(&path)?;
+        retain_live(&mut table);
+        let table = Arc::new(Mutex::new(table));
+        let log = Log::open(path.clone(), table.clone())?;
+        let peers = Mutex::new(Peers { keyring: Some((keyring.to_owned(), path)), ..Peers::default() });
+        Ok(Self(Arc::new(Inner { table, log: Some(log), peers })))
+    }
+
+    /// Raises one: it is honoured from now on, and durable when the future has ended well.
+    pub fn raise(&self, id: InstanceId, tombstone: Tombstone) -> impl Future<Output = Result<(), NotWritten>> + use<> {
+        let line = Line::Wipe(id, tombstone.clone());
+        let has_room = {
+            let mut table = self.table();
+            let has_room = make_room(&mut table);
+            if has_room {
+                table.insert(id, tombstone);
+            }
+            has_room
+        };
+        let (written, outcome) = oneshot::channel();
+        let in_memory = self.0.log.is_none();
+        if let Some(log) = self.0.log.as_ref().filter(|_| has_room) {
+            log.append(line, Some(written));
+        }
+        async move {
+            match has_room && (in_memory || outcome.await == Ok(true)) {
+                true => Ok(()),
+                false => Err(NotWritten),
+            }
+        }
+    }
+
+    /// The SIP server has answered the unregistration, or was silent too long.
+    pub fn note_unregistered(&self, id: InstanceId, unregistered: bool) {
+        if let Some(tombstone) = self.table().get_mut(&id)
+            && unregistered
+        {
+            tombstone.unregistered = true;
+            self.append(Line::Unregistered(id));
+        }
+    }
+
+    /// The store has nothing left of it.
+    pub fn note_erased(&self, id: InstanceId) {
+        if let Some(tombstone) = self.table().get_mut(&id).filter(|tombstone| tombstone.wiped_at.is_none()) {
+            let wiped_at = unix_now();
+            tombstone.wiped_at = Some(wiped_at);
+            self.append(Line::Erased(id, wiped_at));
+        }
+    }
+
+    /// The tombstone of an instance that this node wiped.
+    pub fn look(&self, id: InstanceId) -> Option<Tombstone> {
+        self.table().get(&id).cloned()
+    }
+
+    /// Whether a record that was claimed is to be erased and not registered, and its lookup. Asks the files of other nodes in
+    /// the same directory, too: their instances are taken over here.
+    pub fn forbids(&self, id: InstanceId) -> Option<Option<Lookup>> {
+        let own = self.table().get(&id).map(|tombstone| tombstone.lookup);
+        own.or_else(|| self.0.peers.lock().unwrap_or_else(PoisonError::into_inner).forbids(id))
+    }
+
+    /// Those that are still to be erased.
+    pub fn pending(&self) -> Vec<(InstanceId, Option<Lookup>)> {
+        let table = self.table();
+        let pending = table.iter().filter(|(_, tombstone)| tombstone.wiped_at.is_none());
+        let mut pending: Vec<_> = pending.map(|(id, tombstone)| (*id, tombstone.lookup)).collect();
+        pending.sort_unstable_by_key(|(id, _)| *id);
+        pending
+    }
+
+    /// Those that were erased and whose record could still live: a store that was away may have come back with it.
+    pub fn erased(&self) -> Vec<(InstanceId, Option<Lookup>)> {
+        let (table, now) = (self.table(), confirmed_now());
+        let erased = table.iter().filter(|(_, tombstone)| tombstone.wiped_at.is_some() && tombstone.ends_at > now);
+        let mut erased: Vec<_> = erased.map(|(id, tombstone)| (*id, tombstone.lookup)).collect();
+        erased.sort_unstable_by_key(|(id, _)| *id);
+        erased
+    }
+
+    fn append(&self, line: Line) {
+        if let Some(log) = &self.0.log {
+            log.append(line, None);
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // A panic between two assignments leaves whole tombstones behind.
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tombstone {
+    /// Whether what a device shows is what it was admitted by, in constant time.
+    pub fn is_of(&self, shown: &[u8; 16]) -> bool {
+        self.proof.is_some_and(|proof| proof.ct_eq(shown).into())
+    }
+
+    /// Whether its receipt can still be fetched.
+    pub fn receipt_is_kept(&self) -> bool {
+        self.wiped_at.is_none_or(|wiped_at| confirmed_now() < wiped_at.saturating_add(RECEIPT_LIFE_S))
+    }
+
+    /// Until when it stands; one that is not erased stands until it is.
+    fn stands_until(&self) -> u64 {
+        self.wiped_at.map_or(u64::MAX, |wiped_at| self.ends_at.max(wiped_at.saturating_add(RECEIPT_LIFE_S)))
+    }
+}
+
+/// Takes out those that are over.
+fn retain_live(table: &mut Table) {
+    let now = confirmed_now();
+    table.retain(|_, tombstone| tombstone.stands_until() > now);
+}
+
+/// Whether one more has room, after those were taken out that are over, or were erased longest ago.
+fn make_room(table: &mut Table) -> bool {
+    if table.len() < TOMBSTONES_MAX {
+        return true;
+    }
+    retain_live(table);
+    if table.len() >= TOMBSTONES_MAX {
+        let mut erased: Vec<_> = table.iter().filter_map(|(id, stone)| Some((stone.wiped_at?, *id))).collect();
+        erased.sort_unstable();
+        // A tenth at once, so that a full table is not searched for each.
+        for (_, id) in erased.into_iter().take(TOMBSTONES_MAX / 10) {
+            table.remove(&id);
+        }
+    }
+    table.len() < TOMBSTONES_MAX
+}
+
+/// What other nodes wiped whose files lie beside ours.
+#[derive(Default)]
+struct Peers {
+    keyring: Option<(PathBuf, PathBuf)>,
+    looked_at: Option<Instant>,
+    files: HashMap<PathBuf, (log::Stamp, Table)>,
+}
+
+impl Peers {
+    fn forbids(&mut self, id: InstanceId) -> Option<Option<Lookup>> {
+        if self.looked_at.is_none_or(|at| at.elapsed() >= PEERS_EVERY) {
+            self.looked_at = Some(Instant::now());
+            self.read();
+        }
+        self.files.values().find_map(|(_, table)| table.get(&id).map(|tombstone| tombstone.lookup))
+    }
+
+    fn read(&mut self) {
+        let Some((keyring, own)) = &self.keyring else { return };
+        for (path, stamp) in log::beside(keyring) {
+            if path == *own || self.files.get(&path).is_some_and(|(known, _)| *known == stamp) {
+                continue;
+            }
+            match log::read(&path) {
+                Ok(table) => drop(self.files.insert(path, (stamp, table))),
+                Err(error) => tracing::warn!(%error, "what another node wiped cannot be read"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sip::id::ShardTag;
+
+    use super::*;
+    use crate::vault::keyring::TempFolder;
+
+    fn id(number: u128) -> InstanceId {
+        InstanceId::new(number << 32, ShardTag(1))
+    }
+
+    fn tombstone() -> Tombstone {
+        Tombstone {
+            lookup: Lookup::parse("00112233445566778899aabbccddeeff"),
+            ends_at: unix_now() + 3 * DAY_S,
+            reason: WipeReason::Disabled,
+            proof: Some([7; 16]),
+            unregistered: false,
+            wiped_at: None,
+        }
+    }
+
+    fn folder() -> TempFolder {
+        let folder = TempFolder::new();
+        std::fs::create_dir_all(folder.keyring().parent().expect("a folder")).expect("made");
+        folder
+    }
+
+    #[tokio::test]
+    async fn a_tombstone_is_there_after_a_crash_and_so_is_what_became_of_it() {
+        let folder = folder();
+        let stones = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened");
+        for number in 1..=3 {
+            stones.raise(id(number), tombstone()).await.expect("written");
+        }
+        stones.note_unregistered(id(1), true);
+        stones.note_erased(id(1));
+        // What is written with a sync takes along what was written before it.
+        stones.raise(id(4), Tombstone { lookup: None, proof: None, ..tombstone() }).await.expect("written");
+        let again = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened again");
+        assert_eq!(again.look(id(1)), stones.look(id(1)));
+        assert!(again.look(id(1)).is_some_and(|stone| stone.unregistered && stone.wiped_at.is_some()));
+        assert_eq!(again.look(id(4)), stones.look(id(4)));
+        let lookup = tombstone().lookup;
+        assert_eq!(again.pending(), [(id(2), lookup), (id(3), lookup), (id(4), None)]);
+        assert_eq!(again.forbids(id(1)), Some(lookup), "a store may come back with what it had before");
+        assert_eq!(again.forbids(id(5)), None);
+    }
+
+    #[tokio::test]
+    async fn half_a_line_that_a_crash_left_behind_costs_no_other() {
+        use std::io::Write as _;
+        let folder = folder();
+        let path = log::path(&folder.keyring(), "relay1:5061");
+        let stones = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened");
+        stones.raise(id(1), tombstone()).await.expect("written");
+        drop(stones);
+        std::fs::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .expect("there")
+            .write_all(b"wipe pi_aaaa")
+            .expect("written");
+        let again = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened again");
+        assert_eq!(again.pending().len(), 1);
+        again.raise(id(2), tombstone()).await.expect("written");
+        assert_eq!(Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened").pending().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_another_node_wiped_is_not_taken_over() {
+        let folder = folder();
+        let one = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened");
+        let two = Tombstones::open(&folder.keyring(), "relay2:5061").expect("opened");
+        one.raise(id(1), tombstone()).await.expect("written");
+        assert_eq!(two.look(id(1)), None);
+        assert_eq!(two.forbids(id(1)), Some(tombstone().lookup));
+    }
+
+    #[tokio::test]
+    async fn one_that_is_over_is_forgotten_and_one_that_is_not_erased_never() {
+        let folder = folder();
+        let stones = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened");
+        stones.raise(id(1), Tombstone { ends_at: 5, ..tombstone() }).await.expect("written");
+        stones.append(Line::Erased(id(1), 1_000));
+        stones.raise(id(2), Tombstone { ends_at: 5, ..tombstone() }).await.expect("written");
+        let again = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened again");
+        assert_eq!((again.look(id(1)), again.pending().len()), (None, 1));
+    }
+
+    #[tokio::test]
+    async fn a_full_table_lets_go_of_what_was_erased_longest_ago() {
+        let stones = Tombstones::in_memory();
+        for number in 0..TOMBSTONES_MAX as u128 {
+            let wiped_at = (number % 2 == 0).then(|| unix_now() + number as u64);
+            stones.table().insert(id(number + 1), Tombstone { wiped_at, ..tombstone() });
+        }
+        stones.raise(id(u64::MAX.into()), tombstone()).await.expect("it has room");
+        assert!(stones.look(id(1)).is_none() && stones.look(id(2)).is_some());
+        assert_eq!(stones.pending().len(), TOMBSTONES_MAX / 2 + 1, "none that is not erased was let go");
+    }
+
+    #[tokio::test]
+    async fn a_tombstone_that_cannot_be_written_is_no_promise() {
+        let folder = folder();
+        let path = log::path(&folder.keyring(), "relay1:5061");
+        let stones = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened");
+        stones.0.log.as_ref().expect("a log").break_for_test();
+        assert_eq!(stones.raise(id(1), tombstone()).await, Err(NotWritten));
+        assert!(stones.look(id(1)).is_some(), "it is honoured as long as the process lives");
+        assert!(path.exists());
+    }
+}
