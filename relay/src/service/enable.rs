@@ -110,7 +110,7 @@ impl Inner {
     /// Lets a password be tried at its SIP server, unless too many wrong ones were.
     fn admit_password(&self, account: &Account, route: &Route, source: IpAddr) -> Result<Permit, EnableError> {
         let (aor, username) = (account.aor.expose(), Some(&*account.auth_username));
-        let attempt = Attempt { aor, username, server: &route.server(), source };
+        let attempt = Attempt { aor, username, server: &route.server(), source, renews: false };
         let permit = self.dependencies.quotas.try_password(&attempt);
         permit.map_err(|wait| EnableError::TooManyFailures { retry_after_s: wait.seconds() })
     }

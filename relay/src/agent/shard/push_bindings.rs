@@ -198,7 +198,13 @@ impl Shard {
     /// Lets a proof pass to this server, unless too many wrong ones have.
     fn admit_proof(&mut self, asked: &RouteRequest, server: &str) -> Result<(), RouteRefusal> {
         let Some(proof) = &asked.proof else { return Ok(()) };
-        let attempt = Attempt { aor: &asked.aor, username: proof.username.as_deref(), server, source: asked.source };
+        let attempt = Attempt {
+            aor: &asked.aor,
+            username: proof.username.as_deref(),
+            server,
+            source: asked.source,
+            renews: asked.renews,
+        };
         let permit = self.shared.quotas.try_password(&attempt).map_err(|wait| RouteRefusal {
             status: 503,
             retry_after_s: Some(u32::try_from(wait.seconds()).unwrap_or(u32::MAX)),
