@@ -185,17 +185,21 @@ impl Inner {
     /// The way to the account's server, once it is known to be allowed. A server that cannot be found *now* is tried
     /// again later: that is no reason to refuse.
     async fn route(&self, account: &Account) -> Result<Route, EnableError> {
-        let named = [Some(account.aor.expose()), account.registrar.as_deref(), account.outbound_proxy.as_deref()];
-        for uri in named.into_iter().flatten() {
+        let aor = Uri::parse(account.aor.expose()).ok_or(EnableError::UpstreamNotFound)?;
+        if !self.dependencies.domains.allow(aor.host) {
+            return Err(EnableError::DomainNotAllowed);
+        }
+        let mut foreign = false;
+        for uri in [&account.registrar, &account.outbound_proxy].into_iter().flatten() {
             let uri = Uri::parse(uri).ok_or(EnableError::UpstreamNotFound)?;
-            if !self.dependencies.domains.allow(uri.host) {
-                return Err(EnableError::DomainNotAllowed);
-            }
+            // An inside address is the operator's to list by itself, under upstream.allow_addresses.
+            foreign |= !is_inside(uri.host) && !self.dependencies.domains.allow(uri.host);
         }
         let route = Route::of(account)?;
         match self.dependencies.resolver.resolve(&route.target(), 0).await {
-            Ok(_) | Err(ResolveError::Timeout | ResolveError::Unavailable) => Ok(route),
             Err(ResolveError::NotAllowed(_)) => Err(EnableError::AddressNotAllowed),
+            _ if foreign => Err(EnableError::DomainNotAllowed),
+            Ok(_) | Err(ResolveError::Timeout | ResolveError::Unavailable) => Ok(route),
             Err(ResolveError::NoUsableTransport) => Err(EnableError::TransportNotAllowed),
             Err(ResolveError::NotAHost | ResolveError::NoSuchDomain) => Err(EnableError::UpstreamNotFound),
         }
@@ -290,6 +294,16 @@ impl From<NoRoute> for EnableError {
             NoRoute::NotSip => Self::UpstreamNotFound,
             NoRoute::UnknownTransport => Self::TransportNotAllowed,
         }
+    }
+}
+
+/// Whether a host is written as an address that nobody reaches from outside: private, loopback or link-local.
+fn is_inside(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    match host.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
+        Ok(IpAddr::V4(ip)) => ip.is_private() || ip.is_loopback() || ip.is_link_local(),
+        Ok(IpAddr::V6(ip)) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+        Err(_) => false,
     }
 }
 
