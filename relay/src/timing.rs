@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-/// The environment variable by which a test of a debug build shortens or lengthens every wait: a factor from 0.01 to 10.
+/// The environment variable by which a test of a debug build shortens or lengthens every wait: a factor from 0.01 to 10. A second
+/// one behind a space, from 0.0001 to 10, is for the waits of minutes: those after refusals, and until a user is told.
 pub const VARIABLE: &str = "SIPWAKE_TIMING";
 
 /// The waits of one relay.
@@ -14,6 +15,18 @@ pub struct Timing {
     pub sip: sip::endpoint::Timing,
     /// Those of its connections.
     pub connection: ConnectionTiming,
+    /// How long a registration is lost before its user is told of it; 10 min.
+    pub lost_notice: LostNotice,
+}
+
+/// How long a registration is lost before its user is told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LostNotice(pub Duration);
+
+impl Default for LostNotice {
+    fn default() -> Self {
+        Self(Duration::from_secs(600))
+    }
 }
 
 /// The waits of a connection for SIP.
@@ -39,18 +52,32 @@ impl Timing {
         let ConnectionTiming { write, silence, message } = ConnectionTiming::default();
         let scaled = |wait: Duration| wait.mul_f64(factor);
         let connection = ConnectionTiming { write: scaled(write), silence: scaled(silence), message: scaled(message) };
-        Self { sip: sip::endpoint::Timing::scaled(factor), connection }
+        let lost_notice = LostNotice(scaled(LostNotice::default().0));
+        Self { sip: sip::endpoint::Timing::scaled(factor), connection, lost_notice }
+    }
+
+    /// With the waits of minutes at their default times `factor`, above 0.
+    #[must_use]
+    pub fn with_minutes_scaled(mut self, factor: f64) -> Self {
+        let default = sip::endpoint::Timing::default().upstream.back_off;
+        let waits = &mut self.sip.upstream.back_off;
+        waits.refused_once = default.refused_once.mul_f64(factor);
+        waits.refused_twice = default.refused_twice.mul_f64(factor);
+        self.lost_notice = LostNotice(LostNotice::default().0.mul_f64(factor));
+        self
     }
 
     /// The defaults; in a debug build, what [`VARIABLE`] makes of them.
     pub fn of_this_process() -> Self {
-        if cfg!(debug_assertions)
-            && let Some(factor) = std::env::var(VARIABLE).ok().and_then(|text| text.parse().ok())
-            && (0.01..=10.0).contains(&factor)
-        {
-            return Self::scaled(factor);
+        if !cfg!(debug_assertions) {
+            return Self::default();
         }
-        Self::default()
+        let text = std::env::var(VARIABLE).unwrap_or_default();
+        let mut factors = text.split(' ').map(|factor| factor.parse::<f64>().ok());
+        let all = factors.next().flatten().filter(|factor| (0.01..=10.0).contains(factor));
+        let minutes = factors.next().flatten().filter(|factor| (0.0001..=10.0).contains(factor));
+        let timing = all.map_or_else(Self::default, Self::scaled);
+        minutes.map_or(timing, |factor| timing.with_minutes_scaled(factor))
     }
 }
 

@@ -46,6 +46,11 @@ impl<K> Timers<K> {
         self.heap.len()
     }
 
+    /// Forgets the deadlines that mean nothing any more.
+    pub fn retain(&mut self, mut counts: impl FnMut(Instant, &K) -> bool) {
+        self.heap.retain(|Reverse(entry)| counts(entry.at, &entry.key));
+    }
+
     /// Takes one deadline that is due at `now`.
     pub fn pop_due(&mut self, now: Instant) -> Option<K> {
         if self.next()? > now {
@@ -66,6 +71,11 @@ impl Armed {
         let at = deadline.filter(|at| self.0.is_none_or(|armed| *at < armed))?;
         self.0 = Some(at);
         Some(at)
+    }
+
+    /// Whether the timer for this moment is the one that counts.
+    pub fn is_at(self, at: Instant) -> bool {
+        self.0 == Some(at)
     }
 
     /// A timer fires; whether it is the one that counts.

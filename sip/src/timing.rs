@@ -76,6 +76,10 @@ pub struct BackOff {
     pub base: Duration,
     /// The bound that no number of failures exceeds; 30 min.
     pub max: Duration,
+    /// How long after the first refusal of an account that was registered it is tried once more; up to a tenth longer; 10 min.
+    pub refused_once: Duration,
+    /// How long after the second refusal in a row it is tried for the last time; up to a tenth longer; 60 min.
+    pub refused_twice: Duration,
 }
 
 impl Default for EdgeTiming {
@@ -117,7 +121,12 @@ impl Default for KeepAliveTiming {
 
 impl Default for BackOff {
     fn default() -> Self {
-        Self { base: Duration::from_secs(30), max: Duration::from_secs(1800) }
+        Self {
+            base: Duration::from_secs(30),
+            max: Duration::from_secs(1800),
+            refused_once: Duration::from_secs(600),
+            refused_twice: Duration::from_secs(3600),
+        }
     }
 }
 
@@ -148,7 +157,12 @@ impl Timing {
                     pong: of(keep_alive.pong),
                     stun_resend: of(keep_alive.stun_resend),
                 },
-                back_off: BackOff { base: of(back_off.base), max: of(back_off.max) },
+                back_off: BackOff {
+                    base: of(back_off.base),
+                    max: of(back_off.max),
+                    refused_once: of(back_off.refused_once),
+                    refused_twice: of(back_off.refused_twice),
+                },
                 flow: of(upstream.flow),
                 settled: of(upstream.settled),
                 replaced: of(upstream.replaced),

@@ -349,7 +349,7 @@ fn spawn(setup: &Setup, scratch: &Scratch, config: &Path) -> Result<Child, Misse
     // Each relay would read all roots of the system, which no test has a certificate of.
     let roots = scratch.file("unused-root.pem", include_str!("unused-root.pem"));
     command.env("SSL_CERT_FILE", roots).env_remove("SSL_CERT_DIR");
-    command.env(relay::timing::VARIABLE, setup.timing.to_string());
+    command.env(relay::timing::VARIABLE, format!("{} {}", setup.timing, setup.minutes));
     command.env("RUST_LOG", &setup.log).env("NO_COLOR", "1").envs(setup.environment.iter().cloned());
     Child::spawn(command, "(built by cargo)")
 }

@@ -114,6 +114,8 @@ pub struct Setup {
     pub log: String,
     /// By how much the waits are shortened that nobody configures; 1 is real time.
     pub timing: f64,
+    /// What the waits of minutes are multiplied with: those after refusals, and until a user is told of a loss.
+    pub minutes: f64,
     /// Further variables of the environment.
     pub environment: Vec<(String, String)>,
     /// The address on which devices reach it; an IPv6 address in brackets.
@@ -173,6 +175,7 @@ impl Setup {
             further: String::new(),
             log: text("info,relay=debug,sip=debug,sipwake=debug"),
             timing: 1.0,
+            minutes: 1.0,
             environment: Vec::new(),
             edge_ip: text("127.0.0.1"),
             ports: Ports::default(),

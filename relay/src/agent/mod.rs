@@ -192,6 +192,8 @@ pub struct Dependencies {
     pub early_ringing: EarlyRinging,
     /// Whether the SIP servers are asked to tell how mailboxes stand.
     pub subscribe: bool,
+    /// How long a registration is lost before its user is told.
+    pub lost_notice: Duration,
     /// What each endpoint is told; the tag is set for each, and the node's pace is divided among them.
     pub endpoint: Settings,
     /// How many shards; 1 to 128.
@@ -213,6 +215,7 @@ struct Shared {
     early_ringing: EarlyRinging,
     /// Whether the SIP servers are asked to tell how mailboxes stand.
     subscribe: bool,
+    lost_notice: Duration,
     /// How long a device may ring.
     answer_timeout: Duration,
     /// What pushes name.
@@ -261,6 +264,7 @@ impl Agent {
             metrics,
             early_ringing: dependencies.early_ringing,
             subscribe: dependencies.subscribe,
+            lost_notice: dependencies.lost_notice,
             answer_timeout: endpoint.answer_timeout,
             edge: endpoint.edge.clone(),
             udp: dependencies.udp,

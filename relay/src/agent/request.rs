@@ -239,6 +239,8 @@ pub struct InstanceStatus {
     pub status: Option<u16>,
     /// Until when its registration stands, in seconds since 1970; 0: it does not.
     pub registered_until: u64,
+    /// Since when its registration has been lost, in seconds since 1970, once its user was told.
+    pub failing_since: Option<u64>,
     /// When it ends, in seconds since 1970.
     pub expires_at: u64,
     /// How its mailbox stands, once the SIP server has told.

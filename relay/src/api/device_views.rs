@@ -108,6 +108,8 @@ fn step(step: &Step) -> Value {
             }
             value["retry_in_s"] = after_s.into();
         }
+        What::RegistrationFailing { status: Some(status) } => value["status"] = status.into(),
+        What::RegistrationFailing { status: None } | What::RegistrationRestored => {}
         What::PushSent { event, provider } => {
             value["event"] = event.name().into();
             value["provider"] = provider.word().into();
@@ -143,6 +145,8 @@ fn word(what: What) -> &'static str {
     match what {
         What::Registered => "registered",
         What::RegistrationRetry { .. } => "registration-retry",
+        What::RegistrationFailing { .. } => "registration-failing",
+        What::RegistrationRestored => "registration-restored",
         What::Foreground => "foreground",
         What::Background => "background",
         What::Invite => "invite",

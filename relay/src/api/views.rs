@@ -142,7 +142,7 @@ fn instance_state(state: InstanceState) -> &'static str {
     }
 }
 
-/// `status` and `expires_in_s` are left out where there is none.
+/// `status`, `expires_in_s` and `failing_since` are left out where there is none.
 fn registration(registration: &Registration) -> Value {
     let state = match registration.state {
         RegistrationState::Registered => "registered",
@@ -156,6 +156,9 @@ fn registration(registration: &Registration) -> Value {
     }
     if let Some(seconds) = registration.expires_in_s {
         value["expires_in_s"] = seconds.into();
+    }
+    if let Some(since) = registration.failing_since {
+        value["failing_since"] = rfc3339(since).into();
     }
     value
 }

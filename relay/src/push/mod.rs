@@ -44,6 +44,10 @@ pub enum Event {
     Expiring,
     /// The lease has ended.
     Expired,
+    /// The registration has been lost for long: the user should know.
+    RegistrationFailing,
+    /// The registration is back, silently.
+    RegistrationRestored,
     /// The SIP server no longer accepts the registration.
     RegistrationLost,
     /// The app asked for a test.
@@ -62,6 +66,8 @@ impl Event {
             Event::Renew => "renew",
             Event::Expiring => "expiring",
             Event::Expired => "expired",
+            Event::RegistrationFailing => "registration-failing",
+            Event::RegistrationRestored => "registration-restored",
             Event::RegistrationLost => "registration-lost",
             Event::Test => "test",
         }
@@ -96,7 +102,7 @@ impl Push {
     /// more.
     pub fn is_silent(&self) -> bool {
         match self.event {
-            Event::Renew => true,
+            Event::Renew | Event::RegistrationRestored => true,
             Event::Voicemail => self.extra.iter().any(|(key, value)| *key == "waiting" && *value == false),
             _ => false,
         }

@@ -80,12 +80,13 @@ fn aps(push: &Push) -> Value {
     let title = match push.event {
         Event::Call | Event::CallEnded => return serde_json::json!({}),
         _ if push.is_silent() => return serde_json::json!({"content-available": 1}),
-        Event::Renew => return serde_json::json!({"content-available": 1}),
+        Event::Renew | Event::RegistrationRestored => return serde_json::json!({"content-available": 1}),
         Event::Message => "New message",
         Event::Voicemail => "New voicemail",
         Event::MissedCall => "Missed call",
         Event::Expiring => "Calls will soon stop reaching this phone. Open the app to keep them.",
         Event::Expired => "Calls no longer reach this phone. Open the app to receive them again.",
+        Event::RegistrationFailing => "Calls do not reach this phone at the moment. Open the app to see why.",
         Event::RegistrationLost => "The phone server refuses this phone. Open the app to check the account.",
         Event::Test => "Test push",
     };

@@ -155,6 +155,7 @@ impl Relay {
             udp: listeners.udp.clone(),
             early_ringing: config.call.early_ringing,
             subscribe: config.messages.subscribe_voicemail,
+            lost_notice: config.timing.lost_notice.0,
             endpoint: endpoint_settings(&config, &listeners, &public_edge, public_websocket.as_deref(), &vault),
             shards: std::thread::available_parallelism().map_or(1, Into::into),
             reminded,

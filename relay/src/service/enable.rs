@@ -214,12 +214,13 @@ impl Inner {
         let (first, outcome) = oneshot::channel();
         let id = new.id;
         self.dependencies.agent.tell(id, Request::Bind { new: Box::new(new), first: Some(first) }).await;
-        let pending = |state, status| Ok(Registration { state, status, expires_in_s: None });
+        let pending = |state, status| Ok(Registration { state, status, expires_in_s: None, failing_since: None });
         match timeout(FIRST_REGISTRATION, outcome).await {
             Ok(Ok(FirstRegistration::Registered { expires })) => Ok(Registration {
                 state: RegistrationState::Registered,
                 status: Some(200),
                 expires_in_s: u32::try_from(expires.as_secs()).ok(),
+                failing_since: None,
             }),
             Ok(Ok(FirstRegistration::Refused { status, unanswerable })) => {
                 Err(EnableError::UpstreamRefused { status, reason: refusal(status, unanswerable) })

@@ -82,6 +82,8 @@ pub struct Registration {
     pub status: Option<u16>,
     /// How many seconds the server will keep it; `None` unless registered.
     pub expires_in_s: Option<u32>,
+    /// Since when it has been lost, in seconds since 1970, once the user was told.
+    pub failing_since: Option<u64>,
 }
 
 /// The states of a registration.

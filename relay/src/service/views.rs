@@ -154,7 +154,7 @@ fn registration(status: &InstanceStatus) -> Registration {
     };
     let left = status.registered_until.saturating_sub(unix_now());
     let expires_in_s = u32::try_from(left).ok().filter(|_| state == RegistrationState::Registered);
-    Registration { state, status: status.status, expires_in_s }
+    Registration { state, status: status.status, expires_in_s, failing_since: status.failing_since }
 }
 
 pub(super) fn call_view(call: &Call) -> CallView {

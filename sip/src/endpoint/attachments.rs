@@ -279,7 +279,9 @@ impl Endpoint {
     }
 
     pub(super) fn attach(&mut self, now: Instant, instance: InstanceId, attached: Attached) {
-        self.core.timers.set(attached.expires_at, Timer::Device(instance));
+        if let Some(at) = self.devices.arm(instance, attached.expires_at) {
+            self.core.timers.set(at, Timer::Device(instance));
+        }
         let flow = attached.flow;
         let earlier = self.attachments.attached.insert(instance, attached);
         if earlier.as_ref().is_none_or(|earlier| earlier.flow != flow) {
@@ -299,8 +301,14 @@ impl Endpoint {
     }
 
     pub(super) fn on_device_due(&mut self, now: Instant, instance: InstanceId) {
-        if self.attachments.attached.get(&instance).is_some_and(|attached| attached.expires_at <= now) {
+        if !self.devices.fires(now, instance) {
+            return;
+        }
+        let Some(expires_at) = self.attachments.get(instance).map(|attached| attached.expires_at) else { return };
+        if expires_at <= now {
             self.detach(now, instance);
+        } else if let Some(at) = self.devices.arm(instance, expires_at) {
+            self.core.timers.set(at, Timer::Device(instance));
         }
     }
 

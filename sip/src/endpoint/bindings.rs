@@ -145,7 +145,8 @@ impl Endpoint {
     ) {
         // The device that was asked may have left meanwhile.
         let Some(registration) = self.bindings.get_mut(binding).filter(|it| it.instance == instance) else { return };
-        let step = registration.answer(now, authorization, &mut self.core.random);
+        let waits = self.core.settings.timing.upstream.back_off;
+        let step = registration.answer(now, authorization, &waits, &mut self.core.random);
         self.carry_out(now, binding, step);
     }
 

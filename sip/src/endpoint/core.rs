@@ -19,6 +19,9 @@ use crate::transaction::{ServerId, Table};
 /// for its back-off. Requests that are refused take a quarter of it at most, and are then answered without one.
 pub const TRANSACTIONS_MAX: usize = 200_000;
 
+/// Deadlines, beyond twice those that count, before stale ones are looked for; about 400 KB.
+pub(super) const TIMERS_SPARE: usize = 4_096;
+
 /// How a REGISTER begins.
 const REGISTER: &[u8] = b"REGISTER ";
 
@@ -33,6 +36,8 @@ pub(super) struct Core {
     pub(super) epoch: String,
     pub(super) outputs: VecDeque<Output>,
     pub(super) timers: Timers<Timer>,
+    /// How many deadlines there may be before those that mean nothing any more are looked for.
+    pub(super) sweep_timers_at: usize,
     pub(super) transactions: Table<ClientOwner, ServerOwner>,
     /// The addresses to which a REGISTER was sent again since they were looked at last.
     pub(super) sent_again: Vec<IpAddr>,
@@ -111,6 +116,7 @@ impl Core {
             random,
             outputs: VecDeque::new(),
             timers: Timers::default(),
+            sweep_timers_at: TIMERS_SPARE,
             sent_again: Vec::new(),
             transactions: Table::new(TRANSACTIONS_MAX, settings.timing.transaction, settings.limits),
             settings,

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::Endpoint;
 use crate::id::{BindingId, InstanceId};
+use crate::timers::Armed;
 
 /// Calls that one device may get at once, and then one more each second; a further one is answered 480, unpushed.
 const CALLS_BURST: u8 = 20;
@@ -34,6 +35,8 @@ struct Device {
     foreground: bool,
     /// The SIP server has accepted its credentials.
     proven: bool,
+    /// The one timer for the end of its registration at the edge, however often it registers.
+    armed: Armed,
 }
 
 impl Devices {
@@ -47,6 +50,21 @@ impl Devices {
 
     pub(super) fn binding_of(&self, instance: InstanceId) -> Option<BindingId> {
         self.rows.get(&instance).map(|device| device.binding)
+    }
+
+    /// Whether, and for when, a timer must be set for the end of a device's registration at the edge.
+    pub(super) fn arm(&mut self, instance: InstanceId, expires_at: Instant) -> Option<Instant> {
+        self.rows.get_mut(&instance)?.armed.must_set(Some(expires_at))
+    }
+
+    /// Whether the timer of a device for this moment counts.
+    pub(super) fn is_armed(&self, instance: InstanceId, at: Instant) -> bool {
+        self.rows.get(&instance).is_some_and(|device| device.armed.is_at(at))
+    }
+
+    /// A timer of a device fires; whether it is the one that counts.
+    pub(super) fn fires(&mut self, now: Instant, instance: InstanceId) -> bool {
+        self.rows.get_mut(&instance).is_some_and(|device| device.armed.fires(now))
     }
 
     /// Whether the SIP server has accepted the device's own credentials.
@@ -118,7 +136,17 @@ impl Endpoint {
 impl Device {
     fn new(now: Instant, binding: BindingId) -> Self {
         let (calls, messages, notifies) = (CALLS_BURST, MESSAGES_BURST, NOTIFIES_BURST);
-        Self { binding, calls, messages, notifies, refilled: now, challenged: false, foreground: false, proven: false }
+        Self {
+            binding,
+            calls,
+            messages,
+            notifies,
+            refilled: now,
+            challenged: false,
+            foreground: false,
+            proven: false,
+            armed: Armed::default(),
+        }
     }
 
     /// Adds to each budget what it has earned since.

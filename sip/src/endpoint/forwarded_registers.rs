@@ -64,7 +64,12 @@ impl ForwardedRegisters {
         self.under_way.len()
     }
 
-    /// A flow has ended; a REGISTER that came by it goes on, and its answer reaches nobody.
+    /// Whether a REGISTER is under way.
+    pub(super) fn knows(&self, register: ForwardedRegisterId) -> bool {
+        self.under_way.contains_key(&register)
+    }
+
+    /// A flow has ended; a REGISTER that was sent on goes on, and its answer reaches nobody.
     pub(super) fn forget_quota(&mut self, flow: FlowId) {
         self.quotas.remove(&flow);
     }

@@ -67,7 +67,7 @@ use crate::transaction::Expired;
 use attachments::Attachments;
 use bindings::Bindings;
 use calls::Calls;
-use core::{ClientOwner, Core, ServerOwner, Timer};
+use core::{ClientOwner, Core, ServerOwner, TIMERS_SPARE, Timer};
 use devices::Devices;
 use dialogs::DialogForwarding;
 use flows::FlowTable;
@@ -164,6 +164,23 @@ impl Endpoint {
             Input::RemovePushBinding(instance) => self.remove_push_binding(now, instance, PushBindingEnd::Removed),
         }
         self.core.flush();
+        self.forget_stale_timers();
+    }
+
+    /// Frees what deadlines of devices and REGISTERs have left behind that are gone, when it has become the larger part.
+    fn forget_stale_timers(&mut self) {
+        if self.core.timers.pending() < self.core.sweep_timers_at {
+            return;
+        }
+        let Self { core, devices, push_bindings, registers, upstreams, .. } = self;
+        core.timers.retain(|at, timer| match timer {
+            Timer::Device(instance) => devices.is_armed(*instance, at),
+            Timer::PushBinding(instance) => push_bindings.is_armed(*instance, at),
+            Timer::ForwardedRegister(register) => registers.knows(*register),
+            Timer::Upstream(upstream) | Timer::Pace(upstream) => upstreams.registrar(*upstream).is_some(),
+            _ => true,
+        });
+        core.sweep_timers_at = core.timers.pending() * 2 + TIMERS_SPARE;
     }
 
     /// Fires what is due at `now`.

@@ -21,6 +21,7 @@ use crate::edge::forward;
 use crate::edge::push_proxy::{self, PushContact, RENEW_BEFORE, RegisterIntent};
 use crate::id::{BindingId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Message, Method, Name};
+use crate::timers::Armed;
 
 /// Registrations of one AOR at one SIP server; a further one is answered 403.
 pub const CONTACTS_PER_AOR: usize = 16;
@@ -67,6 +68,14 @@ struct Row {
     renewed: bool,
     /// When its device was called back last for a request that is no call.
     woken_at: Option<Instant>,
+    /// The one timer for all of it, however often it is refreshed.
+    armed: Armed,
+}
+
+impl Row {
+    fn deadline(&self) -> Instant {
+        self.renew_at.map_or(self.expires_at, |at| at.min(self.expires_at))
+    }
 }
 
 impl fmt::Debug for PushBindings {
@@ -83,6 +92,11 @@ impl PushBindings {
     /// Whether a registration is known.
     pub(super) fn knows(&self, instance: InstanceId) -> bool {
         self.rows.contains_key(&instance)
+    }
+
+    /// Whether the timer of a registration for this moment counts.
+    pub(super) fn is_armed(&self, instance: InstanceId, at: Instant) -> bool {
+        self.rows.get(&instance).is_some_and(|row| row.armed.is_at(at))
     }
 
     /// The registration behind a binding.
@@ -195,6 +209,7 @@ impl Endpoint {
             renew_at: Some(expires_at - before),
             renewed: false,
             woken_at: None,
+            armed: self.push_bindings.rows.get(&instance).map(|earlier| earlier.armed).unwrap_or_default(),
         };
         if let Some(earlier) = self.push_bindings.rows.insert(instance, row) {
             self.push_bindings.forget_contact(&earlier.key, instance);
@@ -205,25 +220,33 @@ impl Endpoint {
         if !self.devices.knows(instance) {
             self.add_device(now, instance, binding);
         }
-        self.core.timers.set(expires_at - before, Timer::PushBinding(instance));
-        self.core.timers.set(expires_at, Timer::PushBinding(instance));
+        self.arm_push_binding(instance);
+    }
+
+    fn arm_push_binding(&mut self, instance: InstanceId) {
+        let Some(row) = self.push_bindings.rows.get_mut(&instance) else { return };
+        let deadline = row.deadline();
+        if let Some(at) = row.armed.must_set(Some(deadline)) {
+            self.core.timers.set(at, Timer::PushBinding(instance));
+        }
     }
 
     /// A registration is to be refreshed, or is over.
     pub(super) fn on_push_binding_due(&mut self, now: Instant, instance: InstanceId) {
         let Some(row) = self.push_bindings.rows.get_mut(&instance) else { return };
+        if !row.armed.fires(now) {
+            return;
+        }
         if row.expires_at <= now {
             return self.remove_push_binding(now, instance, PushBindingEnd::Expired);
         }
         if row.renew_at.is_none_or(|at| at > now) {
-            return;
+            return self.arm_push_binding(instance);
         }
         // A push may be lost: once more, half-way to the end.
         let again = (!std::mem::replace(&mut row.renewed, true)).then(|| now + (row.expires_at - now) / 2);
         row.renew_at = again;
-        if let Some(at) = again {
-            self.core.timers.set(at, Timer::PushBinding(instance));
-        }
+        self.arm_push_binding(instance);
         self.core.event(Event::RefreshNeeded(instance));
     }
 

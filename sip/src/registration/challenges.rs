@@ -134,6 +134,8 @@ impl Challenges {
         if others.is_empty() {
             return Err(key.challenger.status());
         }
+        // The count that was not used with the nonce is that of the next challenge, if its nonce is the same.
+        key.nc = key.nc.saturating_sub(1);
         key.take(others.remove(0));
         Ok(())
     }

@@ -21,7 +21,7 @@
 //! | 3xx, 408, 423, 429, 430, 439, 480, 5xx | BackingOff | at least Retry-After; the wait grows with each failure in a row |
 //! | silence | BackingOff | likewise |
 //! | any other to a first registration, such as 403 and 404 | Refused | never again: a server may ban an address that repeats a refused request |
-//! | to one whose credentials were accepted before: refused credentials, 403, 404, 604 | BackingOff twice, then Refused | a server that restarts may know nobody; after [`REFUSED_ONCE`], and then [`REFUSED_TWICE`], it is asked once more |
+//! | to one whose credentials were accepted before: refused credentials, 403, 404, 604 | BackingOff twice, then Refused | a server that restarts may know nobody; after [`BackOff::refused_once`], and then [`BackOff::refused_twice`], it is asked once more |
 //! | to such a one: any other, such as 400, 410 and 477 | BackingOff | only refused credentials end an account |
 //!
 //! A 3xx to another place is not followed: an address that a message names is one that the operator has not allowed, and
@@ -32,6 +32,7 @@
 //! | [`challenges`] | the challenges that are answered |
 //! | [`request`] | the REGISTER as it is written |
 //! | [`grant`] | what a 2xx says |
+//! | `step` | its goals, and the steps that lead there |
 //!
 //! When the app comes to the foreground or goes to the background while a REGISTER is under way, its answer is waited for
 //! (RFC 3261 §10.2) and then the next one is sent, if the goal is another one by then: however fast the goals change, the
@@ -44,6 +45,7 @@
 pub mod challenges;
 pub mod grant;
 pub mod request;
+mod step;
 #[cfg(test)]
 mod tests;
 
@@ -65,45 +67,14 @@ use challenges::{Challenges, Verdict};
 use grant::RegistrarInfo;
 use request::RegisterRequest;
 pub use request::RequestContext;
-
-/// Why a registration attempt failed, by what follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RegistrationFailure {
-    /// The SIP server refuses this account; it is not tried again.
-    Refused {
-        /// The status of its response; 401 and 407 when the credentials are refused.
-        status: u16,
-    },
-    /// No answer, no connection, or a failure of the server; it is tried again after this long.
-    Retry {
-        /// The status of the response; `None` when there was none, or no flow.
-        status: Option<u16>,
-        /// From now to the next attempt, at least the Retry-After of the response.
-        after: Duration,
-    },
-}
+pub use step::{Goal, RegistrationFailure, Step, Turn};
 
 /// The longest registration lifetime that is asked for or believed; a registrar that grants more is refreshed at this.
 const EXPIRES_MAX: Duration = Duration::from_secs(24 * 3600);
 /// The shortest lifetime that is believed, so that a hostile registrar cannot make the relay spin.
 const EXPIRES_MIN: Duration = Duration::from_secs(5);
-/// How long after the first refusal of an account that was registered it is tried once more; up to a tenth longer.
-pub const REFUSED_ONCE: Duration = Duration::from_secs(600);
-/// How long after the second refusal in a row it is tried for the last time; up to a tenth longer.
-pub const REFUSED_TWICE: Duration = Duration::from_secs(3600);
 /// The longest Retry-After that is honoured.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
-
-/// The state that a binding is to reach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Goal {
-    /// Registered.
-    Registered,
-    /// Unregistered, but kept: the app is in the foreground.
-    Silent,
-    /// Unregistered and forgotten.
-    Gone,
-}
 
 #[derive(Debug)]
 enum State {
@@ -143,46 +114,6 @@ struct Asking {
     others: Vec<Challenge>,
     /// Answers to those before it.
     answers: Vec<(Challenger, String)>,
-}
-
-/// The next action of the endpoint for a binding.
-#[derive(Debug)]
-pub enum Step {
-    /// Nothing.
-    Nothing,
-    /// It wants its flow: dial the upstream unless it is up.
-    WantFlow,
-    /// Compose and send a REGISTER; then call [`Registration::sent`].
-    Send,
-    /// Ask the shell for a digest with [`Registration::challenge`].
-    Ask,
-    /// The registration stands.
-    Registered {
-        /// For how long.
-        expires: Duration,
-        /// Whether it stood before.
-        refresh: bool,
-        /// Whether its GRUUs are others than before.
-        renamed: bool,
-    },
-    /// The attempt failed.
-    Failed(RegistrationFailure),
-    /// The SIP server has no registration of it any more.
-    Unregistered {
-        /// Whether the server said so.
-        confirmed: bool,
-    },
-}
-
-/// A place in the line of those that want to register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Turn {
-    /// It does not wait.
-    None,
-    /// It waits.
-    Waiting,
-    /// It waits before those that only wait.
-    First,
 }
 
 /// The rules by which a response is read.
@@ -440,7 +371,13 @@ impl Registration {
     }
 
     /// The shell's answer to [`Step::Ask`]; `None`: it has no credential for this challenge.
-    pub fn answer(&mut self, now: Instant, authorization: Option<String>, random: &mut Random) -> Step {
+    pub fn answer(
+        &mut self,
+        now: Instant,
+        authorization: Option<String>,
+        waits: &BackOff,
+        random: &mut Random,
+    ) -> Step {
         let State::Asking(asking) = &mut self.state else { return Step::Nothing };
         match (authorization, self.challenges.challenger(asking.at)) {
             (Some(value), Some(challenger)) => {
@@ -449,7 +386,7 @@ impl Registration {
             }
             _ => {
                 if let Err(status) = self.challenges.skip(asking.at, &mut asking.others) {
-                    return self.credentials_refused(now, status, random);
+                    return self.credentials_refused(now, status, waits, random);
                 }
             }
         }
@@ -519,7 +456,7 @@ impl Registration {
             300..=399 | 408 | 423 | 429 | 430 | 439 | 480 | 500..=599 => {
                 self.retry(now, Some(status), &terms.back_off, retry_after(response), random)
             }
-            403 | 404 | 604 => self.credentials_refused(now, status, random),
+            403 | 404 | 604 => self.credentials_refused(now, status, &terms.back_off, random),
             _ if self.established => self.retry(now, Some(status), &terms.back_off, retry_after(response), random),
             _ => self.refused(status),
         }
@@ -651,7 +588,7 @@ impl Registration {
         let challenger = if status == 401 { Challenger::Registrar } else { Challenger::Proxy };
         match self.challenges.on_challenge(challenger, response, terms.hashes) {
             Verdict::Answer { others } => self.write(attempt, others),
-            Verdict::Refused => self.credentials_refused(now, status, random),
+            Verdict::Refused => self.credentials_refused(now, status, &terms.back_off, random),
             Verdict::Endless => self.retry(now, Some(status), &terms.back_off, None, random),
         }
     }
@@ -699,10 +636,10 @@ impl Registration {
     }
 
     /// The SIP server refuses the credentials. An account that was registered before is tried twice more, far apart.
-    fn credentials_refused(&mut self, now: Instant, status: u16, random: &mut Random) -> Step {
+    fn credentials_refused(&mut self, now: Instant, status: u16, waits: &BackOff, random: &mut Random) -> Step {
         let pause = match self.refusals {
-            0 => REFUSED_ONCE,
-            1 => REFUSED_TWICE,
+            0 => waits.refused_once,
+            1 => waits.refused_twice,
             _ => return self.refused(status),
         };
         if !self.established || self.goal != Goal::Registered {

@@ -10,7 +10,12 @@ use crate::message::Limits;
 const CHALLENGE: &str = "Digest realm=\"a\", nonce=\"1\"";
 const TERMS: Terms<'static> =
     Terms { hashes: &[Hash::Md5, Hash::Sha256], registrar: "sip:example.com", back_off: BACK_OFF };
-const BACK_OFF: BackOff = BackOff { base: Duration::from_secs(30), max: Duration::from_secs(1800) };
+const BACK_OFF: BackOff = BackOff {
+    base: Duration::from_secs(30),
+    max: Duration::from_secs(1800),
+    refused_once: Duration::from_secs(600),
+    refused_twice: Duration::from_secs(3600),
+};
 
 struct Walk {
     now: Instant,
@@ -62,7 +67,7 @@ impl Walk {
     }
 
     fn answer(&mut self) -> Step {
-        self.registration.answer(self.now, Some("Digest x".into()), &mut self.random)
+        self.registration.answer(self.now, Some("Digest x".into()), &BACK_OFF, &mut self.random)
     }
 
     fn send(&mut self) -> Message {

@@ -60,3 +60,25 @@ fn a_proof_for_another_resource_is_refused() {
     }
     assert_eq!((world.count("REGISTER 200"), world.count("REGISTER 400")), (spellings.len(), 4));
 }
+
+#[test]
+fn a_device_has_one_timer_however_often_it_registers() {
+    let mut world = World::registered();
+    let user = world.instance.to_string();
+    register_with(&mut world, 1, "sip:relay.test", "Digest");
+    let challenge = last_challenge(&world);
+    let before = world.endpoint.counts().timers;
+    for nc in 1..=2_000 {
+        let value = world::answer(&challenge, &user, world::SECRET, "sip:relay.test", nc, "c");
+        register_with(&mut world, nc + 1, "sip:relay.test", &value);
+    }
+    assert_eq!(world.count("REGISTER 200"), 2_000);
+    // What was answered over a stream is over at once.
+    world.advance(std::time::Duration::from_millis(1));
+    assert!(world.endpoint.counts().timers <= before + 2, "{} timers", world.endpoint.counts().timers);
+    // And it is still detached in time: 600 s after the last one.
+    world.advance(std::time::Duration::from_secs(599));
+    assert_eq!(world.endpoint.counts().attached, 1);
+    world.advance(std::time::Duration::from_secs(2));
+    assert_eq!(world.endpoint.counts().attached, 0);
+}

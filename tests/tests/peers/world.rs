@@ -229,7 +229,8 @@ impl World {
             "apns" => self.apns.next_push(SOON).await.map(|push| (push.token, push.payload["sipwake"].clone())),
             _ => self.fcm.next_push(SOON).await.map(|push| (push.token, push.payload)),
         };
-        let (token, payload) = push.unwrap_or_else(|| panic!("no push came\n{}", self.relay.log()));
+        let (token, payload) =
+            push.unwrap_or_else(|| panic!("no push came\n{}\n{}", self.kamailio.output(), self.relay.log()));
         assert_eq!(token, self.push_token);
         payload
     }

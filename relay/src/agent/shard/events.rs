@@ -157,6 +157,9 @@ impl Shard {
         let mut proves = !refresh;
         for id in self.endpoint.callable_instances(binding) {
             self.set_state(id, InstanceState::Registered);
+            if self.instances.set_not_lost(id) {
+                self.tell_registration_restored(id);
+            }
             self.note(id, None, What::Registered);
             if !refresh && self.shared.subscribe && self.with_record(id, |it| it.wake_for.voicemail) == Some(true) {
                 self.next.push_back(Input::Subscribe(binding));
@@ -239,8 +242,12 @@ impl Shard {
         let Some(row) = self.instances.get_mut(id).filter(|row| row.state != InstanceState::Foreground) else { return };
         row.registered_until = 0;
         row.status = status.unwrap_or(row.status);
-        let first = row.first.take();
+        let (first, registered_before) = (row.first.take(), row.registered_at > 0);
         self.set_state(id, InstanceState::Retrying);
+        if registered_before || self.with_record(id, |record| record.proven) == Some(true) {
+            let now = unix_now();
+            self.instances.set_lost(id, now, now + self.shared.lost_notice.as_secs());
+        }
         let after_s = u32::try_from(after.as_secs()).unwrap_or(u32::MAX);
         self.note(id, None, What::RegistrationRetry { status, after_s });
         if let Some(first) = first {

@@ -193,6 +193,7 @@ impl Shard {
         while let Some((id, due)) = self.instances.pop_due(reading.confirmed) {
             match due {
                 Due::Reminder(reminder) => self.remind(id, reminder),
+                Due::Lost { since } => self.tell_registration_failing(id, since),
                 Due::End => self.expire(id),
             }
         }

@@ -11,6 +11,7 @@ use super::alerts::AlertContent;
 use crate::agent::Reminded;
 use crate::agent::digest::Unanswerable;
 use crate::agent::tables::lease;
+use crate::agent::tables::timeline::What;
 use crate::clock::{DAY_S, unix_now};
 use crate::push::Event;
 use crate::vault::record::Reminder;
@@ -36,6 +37,31 @@ impl Shard {
         self.tell_user(Event::RegistrationLost, id, LOST_LIFE_S, said);
     }
 
+    /// The registration has been lost for long, for whatever cause: the user should know that no call comes.
+    pub(crate) fn tell_registration_failing(&mut self, id: InstanceId, since: u64) {
+        let Some(row) = self.instances.get(id).filter(|row| row.ending.is_none()) else { return };
+        let (status, unanswerable, unreachable) =
+            (row.status, row.unanswerable, self.unreachable.contains(&row.upstream));
+        let why = match status {
+            _ if unreachable => "the SIP server cannot be reached",
+            0 | 200 => "the SIP server does not answer",
+            _ => reason(status, unanswerable),
+        };
+        let mut said = vec![("reason", why.into()), ("since", since.into())];
+        if !matches!(status, 0 | 200) && !unreachable {
+            said.push(("status", status.into()));
+        }
+        tracing::info!(instance = %id, status, "a registration has been lost for long");
+        self.note(id, None, What::RegistrationFailing { status: Some(status).filter(|it| !matches!(it, 0 | 200)) });
+        self.tell_user(Event::RegistrationFailing, id, LOST_LIFE_S, said);
+    }
+
+    /// The registration is back, after its user was told of the loss.
+    pub(crate) fn tell_registration_restored(&mut self, id: InstanceId) {
+        self.note(id, None, What::RegistrationRestored);
+        self.tell_user(Event::RegistrationRestored, id, LOST_LIFE_S, Vec::new());
+    }
+
     /// Tells the user, by the alert target, that something happened to the lease; worth delivering for `life_s` seconds.
     pub(crate) fn tell_user(
         &mut self,
@@ -58,6 +84,7 @@ fn reason(status: u16, unanswerable: Option<Unanswerable>) -> &'static str {
         (None, 403) => "the SIP server forbids this account to register",
         (None, 404 | 410 | 604) => "the SIP server does not know this account",
         (None, 300..=399) => "the SIP server has moved to another address",
+        (None, 408 | 500..=599) => "the SIP server is in trouble",
         (None, _) => "the SIP server refused the registration",
     }
 }

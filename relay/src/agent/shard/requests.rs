@@ -136,6 +136,7 @@ impl Shard {
         match foreground {
             Some(true) if !is_foreground => {
                 self.set_state(id, InstanceState::Foreground);
+                self.instances.set_not_lost(id);
                 self.note(id, None, What::Foreground);
                 self.next.push_back(Input::Suspend(id));
             }
@@ -188,6 +189,7 @@ impl Shard {
             state: row.state,
             status: Some(row.status).filter(|status| *status != 0),
             registered_until: if registered { row.registered_until } else { 0 },
+            failing_since: row.failing_since(),
             expires_at: row.expires_at(),
             mailbox: row.activity.as_ref().and_then(|activity| activity.mailbox.clone()),
         })

@@ -34,6 +34,12 @@ pub(crate) struct Row {
     pub registered_at: u32,
     /// Until when its registration stands, in seconds since 1970.
     pub registered_until: u64,
+    /// Since when its registration has been lost, in seconds since 1970; 0: it is not.
+    lost_since: u32,
+    /// When its user is to be told of the loss; 0: never, or that was done.
+    tell_lost_at: u32,
+    /// Its user was told of the loss.
+    lost_told: bool,
     /// Where its requests go.
     pub upstream: UpstreamId,
     /// The SIP status of the last answer; 0 before the first.
@@ -151,6 +157,9 @@ impl Row {
             aor,
             registered_at: 0,
             registered_until: 0,
+            lost_since: 0,
+            tell_lost_at: 0,
+            lost_told: false,
             upstream,
             status: 0,
             state,
@@ -167,8 +176,14 @@ impl Row {
         self.expires_at
     }
 
+    /// Since when its registration has been lost, in seconds since 1970, once its user was told.
+    pub(crate) fn failing_since(&self) -> Option<u64> {
+        self.lost_told.then_some(self.lost_since.into())
+    }
+
     fn next_moment(&self) -> u64 {
-        lease::next(self.expires_at, self.reminded)
+        let lease = lease::next(self.expires_at, self.reminded);
+        if self.tell_lost_at == 0 { lease } else { lease.min(self.tell_lost_at.into()) }
     }
 }
 
@@ -177,6 +192,11 @@ impl Row {
 pub(crate) enum Due {
     /// This reminder is to be sent; it counts as sent from now on.
     Reminder(Reminder),
+    /// Its registration has been lost for long: its user is to be told, once.
+    Lost {
+        /// Since when, in seconds since 1970.
+        since: u64,
+    },
     /// It has ended.
     End,
 }
@@ -230,6 +250,25 @@ impl Instances {
         }
     }
 
+    /// Its registration is lost, if it was not before; its user is to be told at `tell_at`. Both are in seconds since 1970.
+    pub(crate) fn set_lost(&mut self, id: InstanceId, since: u64, tell_at: u64) {
+        let Some(row) = self.rows.get_mut(&id).filter(|row| row.lost_since == 0) else { return };
+        self.moments.remove(&(row.next_moment(), id));
+        let small = |at: u64| u32::try_from(at).unwrap_or(u32::MAX);
+        (row.lost_since, row.tell_lost_at, row.lost_told) = (small(since), small(tell_at), false);
+        self.moments.insert((row.next_moment(), id));
+    }
+
+    /// Its registration stands, or nobody wants one; whether its user had been told of the loss.
+    pub(crate) fn set_not_lost(&mut self, id: InstanceId) -> bool {
+        let Some(row) = self.rows.get_mut(&id).filter(|row| row.lost_since != 0) else { return false };
+        self.moments.remove(&(row.next_moment(), id));
+        let told = row.lost_told;
+        (row.lost_since, row.tell_lost_at, row.lost_told) = (0, 0, false);
+        self.moments.insert((row.next_moment(), id));
+        told
+    }
+
     /// Ends leases at `latest` (seconds since 1970) that would end more than [`AHEAD_S`] later: they were granted by a clock
     /// that was ahead.
     pub(crate) fn cut_leases(&mut self, latest: u64) {
@@ -253,6 +292,11 @@ impl Instances {
         }
         self.moments.remove(&(moment, id));
         let Some(row) = self.rows.get_mut(&id).filter(|row| row.expires_at > now) else { return Some((id, Due::End)) };
+        if row.tell_lost_at != 0 && u64::from(row.tell_lost_at) <= now {
+            (row.tell_lost_at, row.lost_told) = (0, true);
+            self.moments.insert((row.next_moment(), id));
+            return Some((id, Due::Lost { since: row.lost_since.into() }));
+        }
         let reminder = lease::due(row.expires_at, row.reminded, now)?;
         row.reminded = Some(reminder);
         self.moments.insert((row.next_moment(), id));
@@ -302,6 +346,23 @@ mod tests {
         assert_eq!(instances.pop_due(END), Some((id, Due::End)));
         assert_eq!(instances.pop_due(END), None, "an end is told once");
         assert!(instances.remove(id).is_some());
+    }
+
+    #[test]
+    fn a_registration_that_is_lost_for_long_is_told_once_and_one_that_comes_back_in_time_is_not() {
+        let (mut instances, id) = instances(LeaseExpiry { expires_at: END, reminded: None });
+        let begun = END - 200_000;
+        instances.set_lost(id, begun, begun + 600);
+        instances.set_lost(id, begun + 30, begun + 630);
+        assert!(!instances.set_not_lost(id), "nobody was told");
+        assert_eq!(instances.pop_due(begun + 700), None);
+        instances.set_lost(id, begun + 1_000, begun + 1_600);
+        assert_eq!(instances.next_moment(), Some(begun + 1_600));
+        assert_eq!(instances.pop_due(begun + 1_600), Some((id, Due::Lost { since: begun + 1_000 })));
+        assert_eq!(instances.pop_due(begun + 5_000), None, "once");
+        assert_eq!(instances.get(id).and_then(Row::failing_since), Some(begun + 1_000));
+        assert!(instances.set_not_lost(id));
+        assert_eq!(instances.pop_due(END - 86_400), Some((id, Due::Reminder(Reminder::Renew))), "the lease goes on");
     }
 
     #[test]

@@ -46,6 +46,13 @@ pub enum What {
         /// When, in seconds.
         after_s: u32,
     },
+    /// The registration has been lost for long; the user is told.
+    RegistrationFailing {
+        /// The status of the last response, if there was one.
+        status: Option<u16>,
+    },
+    /// The registration is back, after the user was told.
+    RegistrationRestored,
     /// The app registers by itself from now on; the relay unregisters.
     Foreground,
     /// The relay registers from now on.

@@ -103,3 +103,42 @@ fn the_shards_of_a_register_its_path_and_its_aor_are_one() {
     let invite = sip::message::Message::parse(&invite.into(), &sip::message::Limits::default()).unwrap();
     assert_eq!(Endpoint::shard_of(&invite), shard);
 }
+
+/// Whoever has a server of his own that says 200 to everything can register and unregister as often as he likes.
+#[test]
+fn registrations_that_come_and_go_leave_no_timers() {
+    let mut through = Through::new();
+    // Somebody else keeps the SIP server known.
+    through.world.bind();
+    through.world.grant(3600);
+    for round in 0..6_000 {
+        let flow = 1 + round / 20;
+        through.registered(&Register::by(flow));
+        through.registered(&Register::by(flow).expires(0));
+        through.world.sent.clear();
+        through.world.events.clear();
+        through.world.advance(std::time::Duration::from_millis(5));
+        through.world.input(Input::Closed(FlowId::Stream(flow)));
+    }
+    // Transactions are over by then, and registrations would not be.
+    through.advance(40);
+    let counts = through.world.endpoint.counts();
+    assert_eq!(counts.push_bindings, 0);
+    assert!(counts.timers < 5_000, "{} timers", counts.timers);
+    let mut through = Through::new();
+    // Somebody else keeps the SIP server known.
+    through.world.bind();
+    through.world.grant(3600);
+    for round in 0..6_000 {
+        through.registered(&Register::by(1 + round / 20));
+        through.world.sent.clear();
+        through.world.events.clear();
+        through.world.advance(std::time::Duration::from_millis(5));
+        through.world.input(Input::Closed(FlowId::Stream(1 + round / 20)));
+    }
+    // Transactions are over by then, and registrations would not be.
+    through.advance(40);
+    let counts = through.world.endpoint.counts();
+    assert_eq!(counts.push_bindings, 1);
+    assert!(counts.timers < 5_000, "{} timers", counts.timers);
+}

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tests::api_client::Instance;
 use tests::board::Missed;
 use tests::redis_server::RedisServer;
+use tests::registrar::Behaviour;
 use tests::relay_setup::Setup;
 use tests::scene::{FCM_TOKEN, OTHER_TOKEN, SOON, Scene, TOKEN};
 use tests::{apns, fcm};
@@ -153,16 +154,57 @@ async fn a_restart_repeats_no_reminder_and_forgets_none() -> Outcome {
 
 #[tokio::test]
 async fn a_registration_that_is_lost_is_told_with_the_status_and_why() -> Outcome {
-    let scene = Scene::with(|setup| setup.register_expires = "5s".to_owned()).await?;
+    let scene = Scene::with(|setup| {
+        setup.register_expires = "5s".to_owned();
+        setup.minutes = 0.001;
+    })
+    .await?;
     let alert = json!({"provider": "apns", "token": OTHER_TOKEN});
     let device = json!({"call_push": {"provider": "apns", "token": TOKEN}, "alert_push": alert});
     let instance = scene.enable_as(&scene.wish_for(device)).await?;
     scene.registrar.change_password("alice", "changed");
-    let push = apple(&scene).await?;
-    assert_eq!((push.token.as_str(), push.push_type.as_str()), (OTHER_TOKEN, "alert"));
-    let said = &push.payload["sipwake"];
-    assert_eq!((&said["event"], &said["instance"]), (&json!("registration-lost"), &json!(instance.id)));
-    assert_eq!((&said["status"], &said["reason"]), (&json!(401), &json!("the SIP server refused the password")));
+    for event in ["registration-failing", "registration-lost"] {
+        let push = apple(&scene).await?;
+        assert_eq!((push.token.as_str(), push.push_type.as_str()), (OTHER_TOKEN, "alert"));
+        let said = &push.payload["sipwake"];
+        assert_eq!((&said["event"], &said["instance"]), (&json!(event), &json!(instance.id)));
+        assert_eq!((&said["status"], &said["reason"]), (&json!(401), &json!("the SIP server refused the password")));
+    }
     scene.await_gone(&instance).await?;
+    scene.content()
+}
+
+#[tokio::test]
+async fn a_registration_that_fails_for_long_is_told_once_and_again_when_it_is_back() -> Outcome {
+    let scene = Scene::with(|setup| {
+        setup.register_expires = "5s".to_owned();
+        setup.minutes = 0.001;
+    })
+    .await?;
+    let alert = json!({"provider": "apns", "token": OTHER_TOKEN});
+    let device = json!({"call_push": {"provider": "apns", "token": TOKEN}, "alert_push": alert});
+    let instance = scene.enable_as(&scene.wish_for(device)).await?;
+    let begun = now();
+    // What a server says that has lost its memory: no reason to end an account.
+    scene.registrar.behave(&scene.aor(), Behaviour::RetryAfter(3));
+    let push = apple(&scene).await?;
+    let said = &push.payload["sipwake"];
+    assert_eq!(
+        (push.push_type.as_str(), &said["event"], &said["status"]),
+        ("alert", &json!("registration-failing"), &json!(503))
+    );
+    assert!(said["since"].as_u64().is_some_and(|since| (begun..=now()).contains(&since)), "{said}");
+    let registration = scene.api.read(&instance).await?.json()["registration"].clone();
+    assert_eq!(registration["state"], "retrying");
+    assert!(registration["failing_since"].is_string(), "{registration}");
+    scene.registrar.behave(&scene.aor(), Behaviour::Accept);
+    let push = apple(&scene).await?;
+    let event = push.payload["sipwake"]["event"].clone();
+    assert_eq!((push.push_type.as_str(), event), ("background", json!("registration-restored")));
+    let registration = scene.api.read(&instance).await?.json()["registration"].clone();
+    assert_eq!((&registration["state"], &registration["failing_since"]), (&json!("registered"), &Value::Null));
+    let timeline = scene.api.of("GET", &instance, "/timeline").await?.text();
+    assert!(timeline.contains("registration-failing") && timeline.contains("registration-restored"), "{timeline}");
+    assert_eq!(scene.apns.requests(), 2, "each is told once");
     scene.content()
 }

@@ -110,8 +110,12 @@ async fn a_connection_that_the_sip_server_drops_is_made_again_at_once_for_all_it
 }
 
 #[tokio::test]
-async fn a_password_that_was_changed_ends_the_instance_after_one_attempt() -> Outcome {
-    let scene = Scene::with(|setup| setup.register_expires = "5s".to_owned()).await?;
+async fn a_password_that_was_changed_ends_the_instance_after_three_attempts_far_apart() -> Outcome {
+    let scene = Scene::with(|setup| {
+        setup.register_expires = "5s".to_owned();
+        setup.minutes = 0.001;
+    })
+    .await?;
     let alert = json!({"provider": "apns", "token": OTHER_TOKEN});
     let device = json!({"call_push": {"provider": "apns", "token": TOKEN}, "alert_push": alert});
     let instance = scene.enable_as(&scene.wish_for(device)).await?;
@@ -120,15 +124,15 @@ async fn a_password_that_was_changed_ends_the_instance_after_one_attempt() -> Ou
     scene.registrar.change_password("alice", "changed");
     scene.await_gone(&instance).await?;
     scene.await_metric("sipwake_wipes_total{reason=\"refused-upstream\"}", 1.0).await?;
-    let push = scene.apns.next_push(SOON).await.ok_or_else(|| Missed::new("a push to the alert token", ""))?;
-    assert_eq!(
-        (push.token.as_str(), push.payload["sipwake"]["event"].as_str()),
-        (OTHER_TOKEN, Some("registration-lost"))
-    );
-    // The refresh used the nonce it had, which the server no longer knew; then its new one, once.
+    for event in ["registration-failing", "registration-lost"] {
+        let push = scene.apns.next_push(SOON).await.ok_or_else(|| Missed::new("a push to the alert token", ""))?;
+        assert_eq!((push.token.as_str(), push.payload["sipwake"]["event"].as_str()), (OTHER_TOKEN, Some(event)));
+    }
+    // The refresh used the nonce it had, which the server no longer knew; then its new one. Each further attempt begins
+    // without a nonce.
     let after = scene.registrar.registers(&aor).split_off(seen);
     let answered: Vec<_> = after.iter().map(|seen| seen.request.text(Name::Authorization).is_some()).collect();
-    assert_eq!(answered, [true, true], "one attempt, answering one fresh challenge");
+    assert_eq!(answered, [true, true, false, true, false, true], "three attempts, each answering one fresh challenge");
     let nonce = |at: usize| {
         let text = after[at].request.text(Name::Authorization).unwrap_or_default().to_owned();
         tests::digest::Fields::parse(&text).and_then(|fields| fields.get("nonce").map(str::to_owned))
@@ -138,8 +142,12 @@ async fn a_password_that_was_changed_ends_the_instance_after_one_attempt() -> Ou
 }
 
 #[tokio::test]
-async fn an_account_that_is_forbidden_later_is_wiped_at_the_next_refresh() -> Outcome {
-    let scene = Scene::with(|setup| setup.register_expires = "5s".to_owned()).await?;
+async fn an_account_that_is_forbidden_three_times_in_a_row_is_wiped() -> Outcome {
+    let scene = Scene::with(|setup| {
+        setup.register_expires = "5s".to_owned();
+        setup.minutes = 0.001;
+    })
+    .await?;
     let instance = scene.enable().await?;
     scene.registrar.behave(&scene.aor(), Behaviour::Refuse(403));
     scene.await_gone(&instance).await?;

@@ -113,7 +113,12 @@ impl Scripted {
 
 /// The registration of every answer.
 pub fn registration() -> Registration {
-    Registration { state: RegistrationState::Registered, status: Some(200), expires_in_s: Some(600) }
+    Registration {
+        state: RegistrationState::Registered,
+        status: Some(200),
+        expires_in_s: Some(600),
+        failing_since: None,
+    }
 }
 
 fn edge() -> EdgeAddress {
@@ -209,7 +214,12 @@ impl AppService for Scripted {
             return Err(error);
         }
         self.with(|script| script.enabled.push((app.to_owned(), wish)));
-        let registering = Registration { state: RegistrationState::Registering, status: None, expires_in_s: None };
+        let registering = Registration {
+            state: RegistrationState::Registering,
+            status: None,
+            expires_in_s: None,
+            failing_since: None,
+        };
         Ok(Enabled {
             instance: instance(),
             secret: InstanceSecret::new(SECRET),

@@ -1,0 +1,73 @@
+//! The goals of a registration, and the steps that lead there.
+//!
+//! Invariant: a step is one action of the endpoint; nothing here holds state.
+
+use std::time::Duration;
+
+/// Why a registration attempt failed, by what follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegistrationFailure {
+    /// The SIP server refuses this account; it is not tried again.
+    Refused {
+        /// The status of its response; 401 and 407 when the credentials are refused.
+        status: u16,
+    },
+    /// No answer, no connection, or a failure of the server; it is tried again after this long.
+    Retry {
+        /// The status of the response; `None` when there was none, or no flow.
+        status: Option<u16>,
+        /// From now to the next attempt, at least the Retry-After of the response.
+        after: Duration,
+    },
+}
+
+/// The state that a binding is to reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// Registered.
+    Registered,
+    /// Unregistered, but kept: the app is in the foreground.
+    Silent,
+    /// Unregistered and forgotten.
+    Gone,
+}
+
+/// The next action of the endpoint for a binding.
+#[derive(Debug)]
+pub enum Step {
+    /// Nothing.
+    Nothing,
+    /// It wants its flow: dial the upstream unless it is up.
+    WantFlow,
+    /// Compose and send a REGISTER; then call [`Registration::sent`].
+    Send,
+    /// Ask the shell for a digest with [`Registration::challenge`].
+    Ask,
+    /// The registration stands.
+    Registered {
+        /// For how long.
+        expires: Duration,
+        /// Whether it stood before.
+        refresh: bool,
+        /// Whether its GRUUs are others than before.
+        renamed: bool,
+    },
+    /// The attempt failed.
+    Failed(RegistrationFailure),
+    /// The SIP server has no registration of it any more.
+    Unregistered {
+        /// Whether the server said so.
+        confirmed: bool,
+    },
+}
+
+/// A place in the line of those that want to register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Turn {
+    /// It does not wait.
+    None,
+    /// It waits.
+    Waiting,
+    /// It waits before those that only wait.
+    First,
+}
