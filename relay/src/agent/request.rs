@@ -15,6 +15,7 @@ pub use crate::agent::tables::instances::{Denied, EndKind, Erasure, FirstRegistr
 pub use crate::agent::tables::lease::LeaseExpiry;
 use crate::agent::tables::timeline::Step;
 use crate::domain::InstanceState;
+use crate::limits::holdings::Place;
 use crate::secret::InstanceSecret;
 use crate::vault::record::Provider;
 use crate::vault::{AorKey, Fence, Sealed};
@@ -161,6 +162,8 @@ pub struct NewInstance {
     pub fence: Fence,
     /// What the endpoint is told.
     pub binding: NewBinding,
+    /// Where it counts.
+    pub place: Place,
 }
 
 /// The SIP servers whose registrations of an AOR are believed: anybody may lend an account that he calls by that AOR, at a
@@ -203,6 +206,8 @@ pub struct KnownPushBinding {
     pub upstream: UpstreamId,
     /// The Request-URI of that server.
     pub upstream_registrar: Box<str>,
+    /// Where its requests go: host and port.
+    pub server: String,
 }
 
 /// Who asks.

@@ -253,6 +253,16 @@ fn enable_problem(error: EnableError) -> Problem {
             "Too many wrong passwords were tried for this account, or from this address. Try again after the seconds that Retry-After names.",
         )
         .retry_after(retry_after_s),
+        EnableError::TooManyOfAccount => Problem::new(
+            ProblemType::TooManyRequests,
+            "This account has as many instances as it may (limits.instances_per_account): disable push on a device that is not in use.",
+        )
+        .retry_after(FULL_RETRY_S),
+        EnableError::TooManyOfAsker => Problem::new(
+            ProblemType::TooManyRequests,
+            "This app, or this address, has as many instances as it may (limits.instances_per_app, limits.instances_per_source).",
+        )
+        .retry_after(FULL_RETRY_S),
         EnableError::StoreAway => store_away(),
         EnableError::TooMany => {
             Problem::new(ProblemType::Full, "Use another relay, or try later.").retry_after(FULL_RETRY_S)

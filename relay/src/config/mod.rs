@@ -196,6 +196,20 @@ pub struct Limits {
     pub dials_per_source: u32,
     /// How long a SIP server may take to be found and connected to, over all of its addresses, 1 s to 10 min.
     pub dial_timeout: Duration,
+    /// Instances of this node, 1 to 100,000,000; a further one is answered 503.
+    pub instances_per_node: u32,
+    /// Instances of one App on this node, 1 to 100,000,000; a further one is answered 429.
+    pub instances_per_app: u32,
+    /// Instances of one account at its SIP server, over all Apps, 1 to 10,000; a further one is answered 429.
+    pub instances_per_account: u32,
+    /// Instances that one source has enabled on this node, 1 to 100,000,000; a further one is answered 429.
+    pub instances_per_source: u32,
+    /// Registrations that passed through this node (RFC 8599), 1 to 10,000,000; a further one is answered 503.
+    pub registrations_per_node: u32,
+    /// Of these, at one SIP server, 1 to 10,000,000; a further one is answered 503.
+    pub registrations_per_server: u32,
+    /// Of these, from one source, 1 to 10,000,000; a further one is answered 503.
+    pub registrations_per_source: u32,
     /// Wrong passwords for one account from one source, 1 to 1,000, before its pauses begin.
     pub failures_per_account: u32,
     /// Wrong passwords from one source, 1 to 1,000,000, before only one is let through each second.

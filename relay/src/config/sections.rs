@@ -335,6 +335,13 @@ fn limits(root: &mut Reader<'_>) -> Limits {
         connections_per_source: section.number("connections_per_source", 20_000, 1, 1_000_000),
         dials_per_source: section.number("dials_per_source", 16, 1, 1_000),
         dial_timeout: section.duration("dial_timeout", 30 * SECOND, SECOND, 600 * SECOND),
+        instances_per_node: section.number("instances_per_node", 2_000_000, 1, 100_000_000),
+        instances_per_app: section.number("instances_per_app", 2_000_000, 1, 100_000_000),
+        instances_per_account: section.number("instances_per_account", 32, 1, 10_000),
+        instances_per_source: section.number("instances_per_source", 500_000, 1, 100_000_000),
+        registrations_per_node: section.number("registrations_per_node", 500_000, 1, 10_000_000),
+        registrations_per_server: section.number("registrations_per_server", 200_000, 1, 10_000_000),
+        registrations_per_source: section.number("registrations_per_source", 1_000, 1, 10_000_000),
         failures_per_account: section.number("failures_per_account", 5, 1, 1_000),
         failures_per_source: section.number("failures_per_source", 60, 1, 1_000_000),
     };

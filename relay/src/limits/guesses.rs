@@ -6,7 +6,8 @@
 //! | account at a server, whoever asks | four times as many | pauses of 1 s, doubled up to 30 s; a source whose proof was right within the hour is let past |
 //! | source, whichever accounts | `limits.failures_per_source` | one each second, and pauses of up to 60 s |
 //!
-//! An account is both the AOR and the user name that proves it; a server is the host and port where requests go, without what
+//! A REGISTER that renews what is kept here is counted apart: a stranger who does not know the device cannot keep its owner
+//! waiting. An account is both the AOR and the user name that proves it; a server is the host and port where requests go, without what
 //! can be spelt in many ways. A right proof forgets the failures of its source; an hour without a failure forgets all.
 //!
 //! Invariant: an attempt that is under way counts as a failure until it has ended, so that many at once are no way around.
@@ -58,6 +59,8 @@ pub struct Attempt<'a> {
     pub server: &'a str,
     /// Who asks.
     pub source: IpAddr,
+    /// It renews a registration that is kept here, and so knows more than a stranger does.
+    pub renews: bool,
 }
 
 /// Why an attempt must wait.
@@ -136,11 +139,11 @@ impl Guesses {
         let keys = self.keys(attempt, source);
         let mut table = self.lock();
         table.sweep(now, self.0.free);
+        let known = keys.iter().any(|key| key.own && table.entries.get(&key.hash).is_some_and(|entry| entry.right));
         let budget = table.sources.get_mut(&source).map(|budget| budget.fill(now, self.0.free));
-        if let Some(budget) = budget.filter(|budget| budget.is_spent(self.0.free)) {
+        if let Some(budget) = budget.filter(|budget| !known && !attempt.renews && budget.is_spent(self.0.free)) {
             return Err(Wait { after: budget.wait(), by_source: true });
         }
-        let known = keys.iter().any(|key| key.own && table.entries.get(&key.hash).is_some_and(|entry| entry.right));
         for key in keys.iter().filter(|key| key.own || !known) {
             let Some(entry) = table.entries.get(&key.hash) else { continue };
             if let Some(after) = entry.wait(now, self.0.free.of(key.own)) {
@@ -161,13 +164,16 @@ impl Guesses {
 
     fn keys(&self, attempt: &Attempt<'_>, source: IpAddr) -> Vec<Key> {
         let server = attempt.server.to_ascii_lowercase();
-        let (user, domain) = split(attempt.aor);
-        let mut names = vec![(user, Some(domain.to_ascii_lowercase()))];
+        let (user, domain) = account(attempt.aor);
+        let mut names = vec![(user, Some(domain))];
         if let Some(username) = attempt.username {
             names.push((plain(username), None));
         }
         let keys = names.iter().flat_map(|name| {
-            let whose = |own: bool| Key { hash: self.0.hash.hash_one((&server, name, own.then_some(source))), own };
+            let whose = |own: bool| Key {
+                hash: self.0.hash.hash_one((&server, name, own.then_some(source), attempt.renews)),
+                own,
+            };
             [whose(true), whose(false)]
         });
         keys.collect()
@@ -296,10 +302,10 @@ impl Budget {
 }
 
 /// The user and the domain of an AOR in one spelling each.
-fn split(aor: &str) -> (String, &str) {
+pub(super) fn account(aor: &str) -> (String, String) {
     let rest = aor.split_once(':').map_or(aor, |(_, rest)| rest);
     let (user, domain) = rest.rsplit_once('@').unwrap_or(("", rest));
-    (plain(user), domain)
+    (plain(user), domain.to_ascii_lowercase())
 }
 
 /// A user name without escapes and in lower case: many servers tell no two such apart.
@@ -324,7 +330,7 @@ mod tests {
     }
 
     fn attempt<'a>(aor: &'a str, source: &str) -> Attempt<'a> {
-        Attempt { aor, username: None, server: "example.com", source: source.parse().unwrap() }
+        Attempt { aor, username: None, server: "example.com", source: source.parse().unwrap(), renews: false }
     }
 
     /// How many of so many wrong proofs, one after the other, begin within a time.
@@ -397,6 +403,20 @@ mod tests {
         let end = start + Duration::from_secs(60);
         assert!(guesses.admit(&attempt("sip:bob@example.com", "192.0.2.9"), end).is_ok());
         assert!(guesses.admit(&attempt("sip:u1@example.com", "192.0.2.1"), end + Duration::from_secs(120)).is_ok());
+    }
+
+    #[test]
+    fn a_stranger_keeps_no_owner_waiting_who_renews_what_is_kept_here() {
+        let (guesses, start) = (guesses(), Instant::now());
+        let crowd = |n| ("sip:alice@example.com".to_owned(), format!("10.{}.{}.1", n / 256 % 256, n % 256));
+        wrong(&guesses, start, 60, crowd);
+        wrong(&guesses, start, 60, |n| (format!("sip:u{n}@example.com"), "192.0.2.1".to_owned()));
+        let end = start + Duration::from_secs(60);
+        let renewal = Attempt { renews: true, ..attempt("sip:alice@example.com", "192.0.2.1") };
+        assert!(guesses.admit(&renewal, end).is_ok(), "by the address of one who guesses, even");
+        // Nor is it a way around: who knows the device has no more than his own.
+        let begun = (0..100).filter(|_| guesses.admit(&renewal, end).map(|it| it.refused(end)).is_ok()).count();
+        assert_eq!(begun, 5);
     }
 
     #[test]

@@ -232,6 +232,20 @@ words!(
         HalfMessage = "half-message",
         /// Connections or handshakes of one source, or of a listener: the further one is closed.
         Connections = "connections",
+        /// Instances of this node: 503.
+        InstancesNode = "instances-node",
+        /// Instances of one App: 429.
+        InstancesApp = "instances-app",
+        /// Instances of one account at its SIP server: 429.
+        InstancesAccount = "instances-account",
+        /// Instances that one source has enabled: 429.
+        InstancesSource = "instances-source",
+        /// Registrations that passed through this node (RFC 8599): 503.
+        RegistrationsNode = "registrations-node",
+        /// Registrations that passed through to one SIP server: 503.
+        RegistrationsServer = "registrations-server",
+        /// Registrations that passed through from one source: 503.
+        RegistrationsSource = "registrations-source",
         /// A SIP server that could not be connected to in time: it is tried again later.
         Dials = "dials",
         /// Wrong passwords for one account: 429, 503.

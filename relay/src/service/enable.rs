@@ -32,8 +32,10 @@ use crate::agent::request::{EndKind, FirstRegistration, LeaseExpiry, NewInstance
 use crate::agent::tables::lease;
 use crate::agent::transport::upstreams::{NoRoute, Route};
 use crate::clock::latest_now;
+use crate::limits::InstanceOf;
 use crate::limits::guesses::{Attempt, Permit};
-use crate::metrics::labels::StoreOperation;
+use crate::limits::holdings::Place;
+use crate::metrics::labels::{Limit, StoreOperation};
 use crate::net::resolve::ResolveError;
 use crate::random;
 use crate::secret::{InstanceSecret, with_clean_stack};
@@ -59,7 +61,8 @@ impl Inner {
         let _guard = self.enabling.lock_key(lookup).await;
         // Also the proof that the store answers, before anything is done that would have to be undone.
         let earlier = self.timed(StoreOperation::Load, self.dependencies.vault.find(&lookup)).await?;
-        let (new, secret) = self.new_instance(app, source, wish, route);
+        let place = self.place_instance(&app, &wish.account, &route, source, earlier.is_some())?;
+        let (new, secret) = self.new_instance(app, source, wish, route, place);
         let (id, mut sealed, expires_at) = (new.id, new.sealed.clone(), new.lease.expires_at);
         let registration = self.first_registration(new).await;
         judge(permit, &registration);
@@ -107,9 +110,35 @@ impl Inner {
     /// Lets a password be tried at its SIP server, unless too many wrong ones were.
     fn admit_password(&self, account: &Account, route: &Route, source: IpAddr) -> Result<Permit, EnableError> {
         let (aor, username) = (account.aor.expose(), Some(&*account.auth_username));
-        let attempt = Attempt { aor, username, server: &route.server(), source };
+        let attempt = Attempt { aor, username, server: &route.server(), source, renews: false };
         let permit = self.dependencies.quotas.try_password(&attempt);
         permit.map_err(|wait| EnableError::TooManyFailures { retry_after_s: wait.seconds() })
+    }
+
+    /// Room for one more instance. One that takes an earlier one's place, which ends then, has it.
+    fn place_instance(
+        &self,
+        app: &str,
+        account: &Account,
+        route: &Route,
+        source: IpAddr,
+        replaces: bool,
+    ) -> Result<Place, EnableError> {
+        let instance = InstanceOf { app, aor: account.aor.expose(), server: &route.server() };
+        if replaces {
+            return Ok(self.dependencies.quotas.count_instance(&instance));
+        }
+        self.dependencies.quotas.place_instance(&instance, source).map_err(|limit| match limit {
+            Limit::InstancesNode => EnableError::TooMany,
+            Limit::InstancesAccount => EnableError::TooManyOfAccount,
+            _ => EnableError::TooManyOfAsker,
+        })
+    }
+
+    /// The place of an instance that was stored.
+    pub(super) fn count_instance(&self, record: &Record, route: &Route) -> Place {
+        let (app, aor) = (&*record.app, record.account.aor.expose());
+        self.dependencies.quotas.count_instance(&InstanceOf { app, aor, server: &route.server() })
     }
 
     /// What the endpoint is told of an instance.
@@ -172,7 +201,14 @@ impl Inner {
         }
     }
 
-    fn new_instance(&self, app: Box<str>, source: IpAddr, wish: Enable, route: Route) -> (NewInstance, InstanceSecret) {
+    fn new_instance(
+        &self,
+        app: Box<str>,
+        source: IpAddr,
+        wish: Enable,
+        route: Route,
+        place: Place,
+    ) -> (NewInstance, InstanceSecret) {
         let now = latest_now();
         // Devices of one account live on one shard.
         let group = self.dependencies.vault.group(&app, &wish.account);
@@ -197,7 +233,7 @@ impl Inner {
         let sealed: Sealed = self.dependencies.vault.seal(id, &record);
         let binding = NewBinding { proven: false, ..self.binding_of(id, &record, route, Some(source)) };
         let aor = self.dependencies.vault.aor_key(&record.account.aor);
-        (NewInstance { id, sealed, lease, aor, fence, binding }, secret)
+        (NewInstance { id, sealed, lease, aor, fence, binding, place }, secret)
     }
 
     /// The same record, as of one whose credentials the SIP server has not accepted yet.

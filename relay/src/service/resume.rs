@@ -16,6 +16,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use super::Inner;
 use crate::agent::request::{EndKind, KnownPushBinding, LeaseExpiry, NewInstance, Principal, Request};
 use crate::agent::transport::upstreams::Route;
+use crate::limits::holdings::Place;
 use crate::metrics::labels::StoreOperation;
 use crate::vault::record::StoredRecord;
 use crate::vault::{AorKey, Fence, LEASE, Lease, StoreError, Stored};
@@ -127,22 +128,23 @@ impl Inner {
             return false;
         }
         enum Opened {
-            Lent(NewBinding, LeaseExpiry, AorKey),
+            Lent(NewBinding, LeaseExpiry, AorKey, Place),
             PushBinding(Option<KnownPushBinding>),
         }
         let vault = &self.dependencies.vault;
         let opened = vault.open_record(id, &sealed, |record| match record {
             StoredRecord::Lent(record) => Route::of(&record.account).ok().map(|route| {
                 let aor = vault.aor_key(&record.account.aor);
-                Opened::Lent(self.binding_of(id, record, route, None), LeaseExpiry::of(record), aor)
+                let place = self.count_instance(record, &route);
+                Opened::Lent(self.binding_of(id, record, route, None), LeaseExpiry::of(record), aor, place)
             }),
             StoredRecord::PushBinding(record) => {
                 let upstreams = self.dependencies.agent.upstreams();
                 Some(Opened::PushBinding(KnownPushBinding::of(id, sealed.clone(), fence, record, upstreams)))
             }
         });
-        let (binding, lease, aor) = match opened.ok().flatten() {
-            Some(Opened::Lent(binding, lease, aor)) => (binding, lease, aor),
+        let (binding, lease, aor, place) = match opened.ok().flatten() {
+            Some(Opened::Lent(binding, lease, aor, place)) => (binding, lease, aor, place),
             // One that is over, or leads nowhere, is left to its TTL.
             Some(Opened::PushBinding(None)) => return false,
             Some(Opened::PushBinding(Some(known))) => {
@@ -155,7 +157,7 @@ impl Inner {
                 return false;
             }
         };
-        let new = NewInstance { id, sealed, lease, aor, fence, binding };
+        let new = NewInstance { id, sealed, lease, aor, fence, binding, place };
         self.dependencies.agent.tell(id, Request::Bind { new: Box::new(new), first: None }).await;
         true
     }

@@ -276,6 +276,12 @@ pub enum EnableError {
         /// How long to wait, 1 to 900 seconds.
         retry_after_s: u64,
     },
+    /// This account has as many instances as it may.
+    #[error("this account has as many instances as it may")]
+    TooManyOfAccount,
+    /// The App, or the address that asks, has as many instances as it may.
+    #[error("the app or its address has as many instances as it may")]
+    TooManyOfAsker,
     /// The store does not answer.
     #[error("the store is away")]
     StoreAway,

@@ -130,6 +130,7 @@ impl Endpoint {
             proxy: proxy.clone(),
             push: intent.push_request.clone(),
             source: source.peer.ip(),
+            renews: self.renews(&intent),
             proof: intent.proves.then(|| carried_proof(&register)),
         };
         if let Some(quota) = self.registers.quotas.get_mut(&source.flow) {
@@ -165,6 +166,16 @@ impl Endpoint {
         room && (self.push_bindings.knows(instance)
             || replaces
             || self.push_bindings.contacts_of(intent) < CONTACTS_PER_AOR)
+    }
+
+    /// Whether a REGISTER is about a registration that is known here.
+    fn renews(&self, intent: &RegisterIntent) -> bool {
+        let known = |push| {
+            let instance = push_proxy::identify(&self.core.token_key, &intent.aor, &intent.server, push);
+            self.push_bindings.knows(instance)
+        };
+        matches!(&intent.push_request, PushRequest::Push(push) if known(push))
+            || !self.push_bindings.known_as(intent).is_empty()
     }
 
     /// The shell has found the route of a REGISTER, or why it has none.
@@ -215,14 +226,13 @@ impl Endpoint {
         let response =
             wanted.fold(response, |response, service| response.header(Name::FeatureCaps, push_proxy::serves(service)));
         self.core.transactions.respond(now, register.server, 200, response.finish());
-        self.judged(id, &register, None);
+        self.ended(id, &register, None);
     }
 
-    /// Tells the shell what became of the proof that a REGISTER carried.
-    fn judged(&mut self, register: ForwardedRegisterId, row: &ForwardedRegister, accepted: Option<bool>) {
-        if row.intent.proves {
-            self.core.event(Event::ProofJudged { register, accepted });
-        }
+    /// Tells the shell that a REGISTER has ended, and what became of the proof that it carried.
+    fn ended(&mut self, register: ForwardedRegisterId, row: &ForwardedRegister, proof: Option<bool>) {
+        let proof = proof.filter(|_| row.intent.proves);
+        self.core.event(Event::RegisterEnded { register, proof });
     }
 
     fn send_register_on(&mut self, now: Instant, id: ForwardedRegisterId, flow: FlowId, transport: Transport) {
@@ -305,7 +315,7 @@ impl Endpoint {
     pub(super) fn on_forwarded_register_timeout(&mut self, now: Instant, id: ForwardedRegisterId) {
         if let Some(register) = self.take_register(id) {
             self.core.transactions.give_up(now, register.server);
-            self.judged(id, &register, None);
+            self.ended(id, &register, None);
             self.leave(&register);
         }
     }
@@ -328,7 +338,7 @@ impl Endpoint {
         self.core.transactions.respond(now, server, status, bytes);
         self.core.flush();
         let failed = register.intent.proves && is_failed_proof(status, response);
-        self.judged(id, &register, failed.then_some(false).or((200..300).contains(&status).then_some(true)));
+        self.ended(id, &register, failed.then_some(false).or((200..300).contains(&status).then_some(true)));
         match (&register.intent.push_request, status) {
             (PushRequest::Push(push), 200..300) => {
                 let (push, expires) = (push.clone(), register.intent.granted(response));
@@ -385,7 +395,7 @@ impl Endpoint {
         let response = Composer::response(&register.request, status, Composer::reason(status), Some(&tag));
         let wait = retry_after_s.or((status == 503).then_some(RETRY_AFTER_S));
         self.core.transactions.respond(now, register.server, status, response.maybe(Name::RetryAfter, wait).finish());
-        self.judged(id, &register, None);
+        self.ended(id, &register, None);
         self.leave(&register);
     }
 

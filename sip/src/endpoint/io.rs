@@ -422,12 +422,12 @@ pub enum Event {
     EdgeRegister(EdgeRegister),
     /// A device registers through this relay (RFC 8599); answer with [`Input::Route`].
     RouteNeeded(Box<RouteRequest>),
-    /// The outcome of a proof that [`Event::RouteNeeded`] told of; once for each.
-    ProofJudged {
-        /// The REGISTER that carried it.
+    /// A REGISTER that [`Event::RouteNeeded`] told of has ended; once for each, before what follows from it.
+    RegisterEnded {
+        /// Which one.
         register: ForwardedRegisterId,
-        /// Whether its SIP server took it; `None` when nothing was said about it.
-        accepted: Option<bool>,
+        /// Whether its SIP server took the proof that it carried; `None` when there was none, or nothing was said about it.
+        proof: Option<bool>,
     },
     /// One reference to an upstream that [`Input::Route`] or [`Input::RestorePushBinding`] gave is used no more; once for each.
     UpstreamReleased(UpstreamId),

@@ -158,6 +158,7 @@ impl Endpoint {
             push,
             expires,
             refreshes_itself: intent.refreshes_itself,
+            source: Some(source.peer.ip()),
         };
         self.write_down(now, upstream, &registration, intent.server);
         self.core.event(Event::PushBindingAccepted(Box::new(registration)));

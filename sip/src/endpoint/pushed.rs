@@ -27,7 +27,9 @@ pub struct RouteRequest {
     pub push: PushRequest,
     /// The address of its sender.
     pub source: IpAddr,
-    /// The proof that it carries for its SIP server; [`super::Event::ProofJudged`] tells what became of it.
+    /// Whether it renews a registration that is known here, or takes its place.
+    pub renews: bool,
+    /// The proof that it carries for its SIP server; [`super::Event::RegisterEnded`] tells what became of it.
     pub proof: Option<CarriedProof>,
 }
 
@@ -81,6 +83,8 @@ pub struct PushBinding {
     pub expires: Duration,
     /// The device refreshes it by itself.
     pub refreshes_itself: bool,
+    /// The address that its REGISTER came from; `None` for one of an earlier run.
+    pub source: Option<IpAddr>,
 }
 
 /// A registration that an earlier run of this relay left behind.

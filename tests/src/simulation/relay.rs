@@ -234,7 +234,7 @@ impl World {
             Event::RouteNeeded(asked) => {
                 self.tell_soon(shard, MS, Input::Route { register: asked.register, route: Err(403.into()) })
             }
-            Event::ProofJudged { .. }
+            Event::RegisterEnded { .. }
             | Event::UpstreamReleased(_)
             | Event::PushBindingAccepted(_)
             | Event::PushBindingEnded { .. }
@@ -360,7 +360,7 @@ fn event_kind(event: &Event) -> String {
         Event::MessageEnded { end, .. } => format!("page ended {end:?}"),
         Event::Mailbox { mailbox, .. } => format!("{mailbox:?}"),
         Event::RouteNeeded(asked) => format!("way {:?}", asked.register),
-        Event::ProofJudged { register, accepted } => format!("proof {register:?} {accepted:?}"),
+        Event::RegisterEnded { register, proof } => format!("register ended {register:?} {proof:?}"),
         Event::UpstreamReleased(upstream) => format!("left {}", upstream.0),
         Event::PushBindingAccepted(registration) => format!("proxied {}", registration.instance),
         Event::PushBindingEnded { instance, end } => format!("proxied {instance} {end:?}"),

@@ -84,7 +84,7 @@ impl Shard {
             Event::Call { call, instance, state, woke_after } => self.on_call(call, instance, state, woke_after),
             Event::Ended { call, state } => self.on_call_ended(call, state),
             Event::RouteNeeded(asked) => self.on_route_needed(&asked),
-            Event::ProofJudged { register, accepted } => self.on_proof_judged(register, accepted),
+            Event::RegisterEnded { register, proof } => self.on_register_ended(register, proof),
             Event::UpstreamReleased(upstream) => self.shared.upstreams.release(upstream),
             Event::PushBindingAccepted(registration) => self.on_push_binding(*registration),
             Event::PushBindingEnded { instance, end } => self.on_push_binding_ended(instance, end),

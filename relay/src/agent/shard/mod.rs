@@ -31,12 +31,11 @@ use tokio::time::sleep_until;
 
 use crate::agent::ShardInput;
 use crate::agent::Shared;
-use crate::agent::shard::push_bindings::PushBindings;
+use crate::agent::shard::push_bindings::{Passing, PushBindings};
 use crate::agent::tables::calls::Calls;
 use crate::agent::tables::instances::{Due, Instances};
 use crate::agent::transport::connections::Writer;
 use crate::clock::{Reading, confirmed_now};
-use crate::limits::guesses::Permit;
 use crate::net::drain::Drain;
 use crate::random;
 use crate::vault::MAX_LIFETIME_S;
@@ -68,8 +67,8 @@ pub(crate) struct Shard {
     pub(crate) unreachable: HashSet<UpstreamId>,
     /// What the endpoint is told next.
     pub(crate) next: VecDeque<Input>,
-    /// Proofs that are on their way through to a SIP server.
-    pub(crate) permits: HashMap<ForwardedRegisterId, Permit>,
+    /// REGISTERs that are on their way through to a SIP server.
+    pub(crate) passing: HashMap<ForwardedRegisterId, Passing>,
     pub(crate) flows: HashMap<FlowId, (Writer, SocketAddr)>,
 }
 
@@ -90,7 +89,7 @@ impl Shard {
             arrivals: HashMap::new(),
             unreachable: HashSet::new(),
             next: VecDeque::new(),
-            permits: HashMap::new(),
+            passing: HashMap::new(),
             flows: HashMap::new(),
         }
     }

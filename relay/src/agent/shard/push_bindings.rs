@@ -25,7 +25,8 @@ use crate::agent::erasures;
 use crate::agent::request::KnownPushBinding;
 use crate::agent::transport::upstreams::{Route, Upstreams};
 use crate::clock::{confirmed_now, unix_now};
-use crate::limits::guesses::Attempt;
+use crate::limits::guesses::{Attempt, Permit};
+use crate::limits::holdings::Place;
 use crate::metrics::labels::StoreOperation;
 use crate::push::{Event, NoAddress};
 use crate::secret::{Aor, PushToken, with_clean_stack};
@@ -34,6 +35,8 @@ use crate::vault::{Fence, Lookup, Sealed, StoreError};
 
 /// How soon a record is written again that the store did not take.
 const STORE_AGAIN: Duration = Duration::from_secs(2);
+/// How long a device waits whose registration meets a limit, in seconds.
+const FULL_RETRY_S: u32 = 60;
 /// How long a push for a refresh may take to reach its device.
 const REFRESH_LIFE_S: u64 = 60;
 
@@ -62,6 +65,17 @@ struct Row {
     busy: bool,
     /// What it is being asked for is not the newest.
     stale: bool,
+    /// Where it counts, as long as there is this row.
+    _place: Place,
+}
+
+/// What a REGISTER holds that is on its way through.
+#[derive(Default)]
+pub(crate) struct Passing {
+    /// To try its proof.
+    permit: Option<Permit>,
+    /// For the registration that it asks for.
+    place: Option<Place>,
 }
 
 impl PushBindings {
@@ -96,9 +110,11 @@ impl KnownPushBinding {
             push: contact_of(record),
             expires: Duration::from_secs(left),
             refreshes_itself: record.refreshes_itself,
+            source: None,
         };
+        let server = route.server();
         let upstream = upstreams.acquire(route);
-        Some(Self { id, sealed, expires_at, fence, registration, upstream, upstream_registrar })
+        Some(Self { id, sealed, expires_at, fence, registration, upstream, upstream_registrar, server })
     }
 }
 
@@ -165,7 +181,16 @@ impl Shard {
             PushRequest::Query(_) | PushRequest::Nothing => {}
         }
         let route = Route::through(aor, registrar, proxy.as_deref()).map_err(|_| 416_u16)?;
-        self.admit_proof(asked, &route.server())?;
+        let server = route.server();
+        if matches!(push, PushRequest::Push(_)) && !asked.renews {
+            let place = self.shared.quotas.place_registration(&server, asked.source);
+            let place = place.map_err(|_| RouteRefusal { status: 503, retry_after_s: Some(FULL_RETRY_S) })?;
+            self.passing.entry(asked.register).or_default().place = Some(place);
+        }
+        if let Err(refusal) = self.admit_proof(asked, &server) {
+            self.passing.remove(&asked.register);
+            return Err(refusal);
+        }
         let registrar = route.registrar().into();
         Ok(RegisterRoute { upstream: self.shared.upstreams.acquire_for(asked.source, route), registrar, services })
     }
@@ -173,19 +198,25 @@ impl Shard {
     /// Lets a proof pass to this server, unless too many wrong ones have.
     fn admit_proof(&mut self, asked: &RouteRequest, server: &str) -> Result<(), RouteRefusal> {
         let Some(proof) = &asked.proof else { return Ok(()) };
-        let attempt = Attempt { aor: &asked.aor, username: proof.username.as_deref(), server, source: asked.source };
+        let attempt = Attempt {
+            aor: &asked.aor,
+            username: proof.username.as_deref(),
+            server,
+            source: asked.source,
+            renews: asked.renews,
+        };
         let permit = self.shared.quotas.try_password(&attempt).map_err(|wait| RouteRefusal {
             status: 503,
             retry_after_s: Some(u32::try_from(wait.seconds()).unwrap_or(u32::MAX)),
         })?;
-        self.permits.insert(asked.register, permit);
+        self.passing.entry(asked.register).or_default().permit = Some(permit);
         Ok(())
     }
 
-    /// A proof that passed has been judged, or never will be.
-    pub(crate) fn on_proof_judged(&mut self, register: ForwardedRegisterId, accepted: Option<bool>) {
-        let Some(permit) = self.permits.remove(&register) else { return };
-        match accepted {
+    /// A REGISTER that passed has ended. If its registration was accepted, that is counted anew within the same turn.
+    pub(crate) fn on_register_ended(&mut self, register: ForwardedRegisterId, proof: Option<bool>) {
+        let Some(permit) = self.passing.remove(&register).and_then(|passing| passing.permit) else { return };
+        match proof {
             Some(true) => permit.accepted(Instant::now()),
             Some(false) => permit.refused(Instant::now()),
             None => drop(permit),
@@ -194,7 +225,9 @@ impl Shard {
 
     /// A SIP server has accepted a registration, or its refresh: it is kept from now on.
     pub(crate) fn on_push_binding(&mut self, registration: PushBinding) {
-        let PushBinding { instance, aor, contact, registrar, proxy, push, expires, refreshes_itself } = registration;
+        let PushBinding { instance, aor, contact, registrar, proxy, push, expires, refreshes_itself, source } =
+            registration;
+        let Ok(route) = Route::through(&aor, &registrar, proxy.as_deref()) else { return };
         let Ok(address) = self.shared.push.address(&push, unix_now()) else { return };
         let expires_at = unix_now() + expires.as_secs();
         let (sealed, lookup) = with_clean_stack(|| {
@@ -216,7 +249,8 @@ impl Shard {
         if !self.push_bindings.knows(instance) {
             self.shared.metrics.push_registrations(1);
         }
-        let fresh = || Row { wanted: None, lookup, fence: Fence::NEW, busy: false, stale: false };
+        let place = || self.shared.quotas.count_registration(&route.server(), source);
+        let fresh = || Row { wanted: None, lookup, fence: Fence::NEW, busy: false, stale: false, _place: place() };
         let row = self.push_bindings.rows.entry(instance).or_insert_with(fresh);
         row.wanted = Some((sealed, expires_at));
         self.tell_store(instance);
@@ -259,7 +293,8 @@ impl Shard {
 
     /// A registration that an earlier run left behind.
     pub(crate) fn adopt(&mut self, new: KnownPushBinding) {
-        let KnownPushBinding { id, sealed, expires_at, fence, registration, upstream, upstream_registrar } = new;
+        let KnownPushBinding { id, sealed, expires_at, fence, registration, upstream, upstream_registrar, server } =
+            new;
         if self.push_bindings.rows.contains_key(&id) {
             self.shared.upstreams.release(upstream);
             return;
@@ -269,7 +304,8 @@ impl Shard {
             self.shared.upstreams.release(upstream);
             return;
         };
-        let row = Row { wanted: Some((sealed, expires_at)), lookup, fence, busy: false, stale: false };
+        let _place = self.shared.quotas.count_registration(&server, None);
+        let row = Row { wanted: Some((sealed, expires_at)), lookup, fence, busy: false, stale: false, _place };
         self.push_bindings.rows.insert(id, row);
         self.shared.metrics.push_registrations(1);
         self.next.push_back(Input::RestorePushBinding(Box::new(RestoredPushBinding {

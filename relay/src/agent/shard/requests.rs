@@ -74,13 +74,13 @@ impl Shard {
     }
 
     fn bind(&mut self, new: NewInstance, first: Option<oneshot::Sender<FirstRegistration>>) {
-        let NewInstance { id, sealed, lease, aor, fence, binding } = new;
+        let NewInstance { id, sealed, lease, aor, fence, binding, place } = new;
         if let Some(row) = self.instances.get_mut(id) {
             row.fence = fence;
             self.shared.upstreams.release(binding.upstream);
             return;
         }
-        let mut row = Row::new(sealed, binding.binding, binding.upstream, fence, lease, aor);
+        let mut row = Row::new(sealed, binding.binding, binding.upstream, fence, lease, aor, place);
         row.first = first;
         if !binding.register {
             row.state = InstanceState::Foreground;

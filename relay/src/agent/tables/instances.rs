@@ -13,6 +13,7 @@ use super::lease::{self, LeaseExpiry};
 use super::timeline::Activity;
 use crate::agent::digest::Unanswerable;
 use crate::domain::{InstanceState, WipeReason};
+use crate::limits::holdings::Place;
 use crate::vault::record::Reminder;
 use crate::vault::{AorKey, Fence, Sealed};
 
@@ -56,6 +57,8 @@ pub(crate) struct Row {
     pub ending: Option<Box<Ending>>,
     /// Its timeline and what comes beside calls, once there is any.
     pub activity: Option<Box<Activity>>,
+    /// Where it counts, as long as there is this row.
+    _place: Place,
 }
 
 /// How an instance ends.
@@ -146,6 +149,7 @@ impl Row {
         fence: Fence,
         lease: LeaseExpiry,
         aor: AorKey,
+        place: Place,
     ) -> Self {
         let state = InstanceState::Registering;
         Self {
@@ -168,6 +172,7 @@ impl Row {
             first: None,
             ending: None,
             activity: None,
+            _place: place,
         }
     }
 
@@ -327,6 +332,7 @@ mod tests {
     use sip::id::ShardTag;
 
     use super::*;
+    use crate::limits::holdings::Holdings;
     use crate::secret::InstanceSecret;
 
     const END: u64 = 1_795_000_000;
@@ -335,7 +341,10 @@ mod tests {
         let (id, binding) = (InstanceId::new(1 << 16, ShardTag(0)), BindingId::new(2 << 16, ShardTag(0)));
         let mut instances = Instances::default();
         let sealed = Sealed::from_bytes(InstanceSecret::new("not opened here").expose().as_bytes().to_vec());
-        instances.insert(id, Row::new(sealed, binding, UpstreamId(1), Fence::NEW, lease, AorKey::FIRST));
+        instances.insert(
+            id,
+            Row::new(sealed, binding, UpstreamId(1), Fence::NEW, lease, AorKey::FIRST, Holdings::default().count(&[])),
+        );
         (instances, id)
     }
 

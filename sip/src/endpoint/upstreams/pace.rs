@@ -15,6 +15,9 @@ const DEBT_MAX: Duration = Duration::from_secs(32);
 /// Addresses that are remembered beyond one for each SIP server, before those at rest are forgotten.
 const ADDRESSES_SPARE: usize = 64;
 
+/// Likewise, when a REGISTER passes through that no SIP server's row is counted for.
+const ADDRESSES_MAX: usize = 4_096;
+
 /// A burst at once, and then as many as the policy says in a second.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -128,6 +131,9 @@ impl Paces {
 
     /// Whether one may begin at this address now.
     pub(super) fn take_one(&mut self, now: Instant, address: IpAddr, per_second: u32) -> bool {
+        if self.rows.len() > ADDRESSES_MAX {
+            self.rows.retain(|_, pace| pace.due > now);
+        }
         let pace = self.rows.entry(address.to_canonical()).or_insert_with(|| Pace::new(now, per_second));
         pace.take_now(now, 1) == 1
     }

@@ -101,10 +101,10 @@ fn a_query_hears_which_services_there_are_and_travels_nowhere() {
 
 /// What became of a proof is told once, however the REGISTER ends.
 #[test]
-fn each_proof_that_passes_is_judged_once() {
+fn each_register_that_passes_ends_once_and_its_proof_is_judged() {
     let judged = |through: &mut Through| {
         let judged = through.world.events.iter().filter_map(|event| match event {
-            Event::ProofJudged { accepted, .. } => Some(*accepted),
+            Event::RegisterEnded { proof, .. } => Some(*proof),
             _ => None,
         });
         let judged: Vec<_> = judged.collect();
@@ -135,7 +135,7 @@ fn each_proof_that_passes_is_judged_once() {
     through.verdict = Ok(());
     through.register(&Register::by(1));
     through.accept(600);
-    assert_eq!(judged(&mut through), [], "no proof");
+    assert_eq!(judged(&mut through), [None], "no proof");
 }
 
 /// §5.6.1.1, §8.1

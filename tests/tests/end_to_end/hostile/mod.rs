@@ -8,6 +8,7 @@ mod doors;
 mod edge;
 mod flood;
 mod guessing;
+mod hoarding;
 mod http2;
 mod https;
 mod registrar;
