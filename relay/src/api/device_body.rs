@@ -44,7 +44,7 @@ fn change(body: &Json, lifetime: LifetimeRange, now: u64, errors: &mut Errors) -
     let mut change = Change::default();
     if let Some(device) = body.get("device").and_then(|at| at.object(&["call_push", "alert_push"], errors)) {
         change.call_push = device.get("call_push").and_then(|at| push_target(&at, now, errors));
-        change.alert_push = match device.get("alert_push") {
+        change.alert_push = match device.get_or_null("alert_push") {
             None => Field::Keep,
             Some(at) if at.is_null() => Field::Clear,
             Some(at) => push_target(&at, now, errors).map_or(Field::Keep, Field::Set),
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_wrong_change_is_refused_with_every_place() {
-        let body = r#"{"device": {"call_push": null, "label": "x"}, "lifetime_s": 301, "presence": "asleep",
+        let body = r#"{"device": {"call_push": 7, "label": "x"}, "lifetime_s": 301, "presence": "asleep",
             "wake_for": [], "account": {}}"#;
         let problem = read(body).unwrap_err();
         let places: Vec<_> = problem.errors().map(|error| error["pointer"].as_str().unwrap()).collect();

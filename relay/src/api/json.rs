@@ -20,7 +20,7 @@ pub enum Json {
     Null,
     /// `true` or `false`
     Bool,
-    /// A number from 0 to 2⁶⁴−1 without fraction or exponent.
+    /// A whole number from 0 to 2⁶⁴−1, however it is written: `432000.0` is one, too (RFC 8259 §6).
     Whole(u64),
     /// Any other number.
     Number,
@@ -32,8 +32,9 @@ pub enum Json {
     Object(Vec<(Zeroizing<String>, Json)>),
 }
 
-/// Reads a body; nesting is limited to 128 levels.
+/// Reads a body; nesting is limited to 128 levels. A byte order mark before it is skipped (RFC 8259 §8.1).
 pub fn parse(body: &[u8]) -> Result<Json, Problem> {
+    let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
     serde_json::from_slice(body).map_err(|error| {
         let detail = format!(
             "Send one JSON object in UTF-8; it breaks off at line {}, column {}.",
@@ -158,8 +159,13 @@ impl<'a> At<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// The value of `key`, if the object has it.
+    /// The value of `key`, if the object has it; `null` is its absence.
     pub fn get(&self, key: &'static str) -> Option<At<'a>> {
+        self.get_or_null(key).filter(|at| !at.is_null())
+    }
+
+    /// The value of `key`, if the object has it, where `null` says something.
+    pub fn get_or_null(&self, key: &'static str) -> Option<At<'a>> {
         let (_, value) = self.entries.iter().find(|(name, _)| name.as_str() == key)?;
         Some(At { value, pointer: self.pointer_to(key) })
     }
@@ -220,8 +226,11 @@ impl<'de> Visitor<'de> for Tree {
         Ok(Json::Number)
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Json, E> {
-        Ok(Json::Number)
+    fn visit_f64<E>(self, number: f64) -> Result<Json, E> {
+        /// Up to here each whole number is one of its own.
+        const EXACT: f64 = (1_u64 << 53) as f64;
+        let whole = number.fract() == 0.0 && (0.0..=EXACT).contains(&number);
+        Ok(if whole { Json::Whole(number as u64) } else { Json::Number })
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Json, E> {
@@ -269,8 +278,30 @@ mod tests {
     }
 
     #[test]
+    fn json_is_read_as_clients_write_it() {
+        let json =
+            parse("\u{feff}{\"a\": null, \"b\": 432000.0, \"c\": 4.32e5, \"d\": 1.5, \"e\": -1.0}".as_bytes()).unwrap();
+        let mut errors = Errors::default();
+        let fields = At::root(&json).object(&["a", "b", "c", "d", "e"], &mut errors).unwrap();
+        assert!(fields.get("a").is_none() && fields.get_or_null("a").is_some());
+        let whole = |key, errors: &mut Errors| fields.get(key).unwrap().whole(0, 500_000, errors);
+        assert_eq!(["b", "c", "d", "e"].map(|key| whole(key, &mut errors)), [Some(432_000), Some(432_000), None, None]);
+        assert_eq!(errors.0.len(), 2);
+    }
+
+    #[test]
     fn what_is_not_json_is_refused_with_its_place_alone() {
-        for body in ["", "{", "nul", "{\"a\": \"hunter2", "{\"a\":1} x", "\u{feff}{}", "[1,]", "{\"a\": \"\\ud800\"}"] {
+        for body in [
+            "",
+            "{",
+            "nul",
+            "{\"a\": \"hunter2",
+            "{\"a\":1} x",
+            "\u{feff}",
+            "{}\u{feff}",
+            "[1,]",
+            "{\"a\": \"\\ud800\"}",
+        ] {
             let problem = parse(body.as_bytes()).err().unwrap();
             assert_eq!(problem.kind(), ProblemType::MalformedJson, "{body}");
             assert!(!format!("{problem:?}").contains("hunter2"));

@@ -205,10 +205,20 @@ impl ErrorStatus {
     }
 }
 
-/// What an answer means; where the body did not come, the status alone decides.
+/// A message that was taken: `projects/PROJECT/messages/ID`.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Taken {
+    name: String,
+}
+
+/// What an answer means; where the body of an error did not come, the status alone decides.
 fn classify(answer: &Answer) -> Meaning {
     if answer.status.is_success() {
-        return Meaning::Settled(Attempt::Done(Verdict::Accepted));
+        // What has taken a message names it; a page of somebody between does not.
+        let named = serde_json::from_slice::<Taken>(&answer.body).is_ok_and(|taken| !taken.name.is_empty());
+        let attempt = if named { Attempt::Done(Verdict::Accepted) } else { Attempt::Again { after: None } };
+        return Meaning::Settled(attempt);
     }
     let body: ErrorBody = serde_json::from_slice(&answer.body).unwrap_or_default();
     let refused = |reason| Meaning::Settled(Attempt::Done(Verdict::Refused { reason }));
@@ -259,7 +269,12 @@ mod tests {
             {"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": [{"field": "message.token"}]},
         ]}});
         for (answer, meaning) in [
-            (answer(200, String::new()), Meaning::Settled(Attempt::Done(Verdict::Accepted))),
+            (
+                answer(200, r#"{"name": "projects/p/messages/1"}"#.to_owned()),
+                Meaning::Settled(Attempt::Done(Verdict::Accepted)),
+            ),
+            (answer(200, String::new()), Meaning::Settled(Attempt::Again { after: None })),
+            (answer(200, "<html>".to_owned()), Meaning::Settled(Attempt::Again { after: None })),
             (fcm_error(404, "NOT_FOUND", "UNREGISTERED"), gone),
             (fcm_error(403, "PERMISSION_DENIED", "SENDER_ID_MISMATCH"), refused("SENDER_ID_MISMATCH")),
             (fcm_error(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED"), again()),

@@ -2,12 +2,14 @@
 //!
 //! Invariant: the outcome is valid JSON within the service's limit, whatever the caller called itself: characters
 //! that are invisible, break lines or turn the reading direction are left out of `from` and `name`, and these two are
-//! shortened, at a character's border, when the whole would be too large. Absent members are absent, not null.
+//! cut to [`NAME_MAX`] and [`FROM_MAX`] graphemes, and shortened further when the whole would be too large. Absent members are absent, not null.
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::Value;
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
+use unicode_segmentation::UnicodeSegmentation as _;
 
 use super::{Event, Push};
 
@@ -17,6 +19,11 @@ pub(super) const VOIP_LIMIT: usize = 5_120;
 pub(super) const ALERT_LIMIT: usize = 4_096;
 /// The most that FCM takes, in bytes of all data keys and values.
 pub(super) const FCM_LIMIT: usize = 4_096;
+
+/// The longest `name`, in graphemes: what a person sees as one character each; the rest is cut off.
+const NAME_MAX: usize = 100;
+/// The longest `from`, likewise.
+const FROM_MAX: usize = 255;
 
 /// The key that holds the object.
 pub(super) const KEY: &str = "sipwake";
@@ -95,8 +102,8 @@ fn aps(push: &Push) -> Value {
 
 /// Encodes `push` within `limit` bytes, shortening the name and then the address of the caller.
 fn fit(push: &Push, limit: usize, encode: impl Fn(&Object) -> Vec<u8>) -> Result<Vec<u8>, Oversized> {
-    let mut name = push.name.as_deref().map(visible).filter(|text| !text.is_empty());
-    let mut from = push.from.as_deref().map(visible).filter(|text| !text.is_empty());
+    let mut name = push.name.as_deref().map(|name| visible(name, NAME_MAX)).filter(|text| !text.is_empty());
+    let mut from = push.from.as_deref().map(|from| visible(from, FROM_MAX)).filter(|text| !text.is_empty());
     loop {
         let bytes = encode(&Object {
             v: 1,
@@ -125,23 +132,27 @@ fn fit(push: &Push, limit: usize, encode: impl Fn(&Object) -> Vec<u8>) -> Result
     }
 }
 
-/// Takes characters off the end until at least `excess` bytes of JSON are gone, or all.
+/// Takes graphemes off the end until at least `excess` bytes of JSON are gone, or all.
 fn shorten(text: &mut String, excess: usize) {
     let mut gone = 0;
     while gone < excess {
-        let Some(last) = text.pop() else { return };
+        let Some((start, last)) = text.grapheme_indices(true).next_back() else { return };
         // Only these two are escaped: control characters are no longer there.
-        gone += last.len_utf8() + usize::from(matches!(last, '"' | '\\'));
+        gone += last.len() + last.matches(['"', '\\']).count();
+        text.truncate(start);
     }
 }
 
-/// `text` without what a screen does not show or is misled by.
-fn visible(text: &str) -> String {
-    let hostile = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-    };
-    text.chars().filter(|&c| !hostile(c)).collect()
+/// `text` without what a screen does not show or is misled by: control characters, format characters (Unicode Cf, those that
+/// turn the reading direction among them), line and paragraph separators; cut to `most` graphemes.
+fn visible(text: &str, most: usize) -> String {
+    use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator};
+    let hostile = |c: char| matches!(c.general_category(), Control | Format | LineSeparator | ParagraphSeparator);
+    let mut text: String = text.chars().filter(|&c| !hostile(c)).collect();
+    if let Some((end, _)) = text.grapheme_indices(true).nth(most) {
+        text.truncate(end);
+    }
+    text
 }
 
 fn encode(value: &impl Serialize) -> Vec<u8> {
@@ -233,14 +244,24 @@ mod tests {
             for unit in ["a", "é", "漢", "🦀", "\"", "\\", "\"é"] {
                 let long = Push { name: Some(unit.repeat(6_000).into()), ..push(event) };
                 let size = length(&long);
-                assert!(size <= limit && size > limit - 8, "{unit:?} {event:?}: {size} of {limit}");
+                assert!(size <= limit, "{unit:?} {event:?}: {size} of {limit}");
                 let body = parsed(fcm(&long).unwrap().as_bytes());
                 assert_eq!(body["from"], "sip:bob@example.com", "the name gives way first");
+                assert_eq!(body["name"].as_str().unwrap().graphemes(true).count(), NAME_MAX);
             }
+            let name = format!("Zoe{}, the e\u{301}", "\u{301}".repeat(6_000));
+            let body = parsed(fcm(&Push { name: Some(name.into()), ..push(event) }).unwrap().as_bytes());
+            assert_eq!(body["name"], "Zo", "a grapheme is kept whole, or not at all");
             let long = Push { from: Some("é".repeat(6_000).into()), ..push(event) };
             assert!(length(&long) <= limit);
-            assert!(parsed(fcm(&long).unwrap().as_bytes()).get("name").is_none());
         }
+    }
+
+    #[test]
+    fn no_format_character_of_any_kind_is_shown() {
+        let name = "\u{200b}B\u{200d}o\u{ad}b\u{2066}\u{202e}\u{feff}\u{600}\u{e0001}\u{e0041}\u{110bd}\u{2028}\u{7f}";
+        let body = parsed(fcm(&Push { name: Some(name.into()), ..push(Event::Call) }).unwrap().as_bytes());
+        assert_eq!(body["name"], "Bob");
     }
 
     #[test]

@@ -135,20 +135,31 @@ struct Tokens<'a> {
 }
 
 impl<'a> Tokens<'a> {
+    /// Reads a `pn-prid`. Empty members, and tokens of services that are not known, are passed over; of several tokens one
+    /// without a label is for the one service that no other is for.
     fn read(prid: &'a str) -> Option<Self> {
         let mut tokens = Self { only: None, voip: None, remote: None };
-        for part in prid.split('&') {
-            let (token, kind) = part.split_once(':').map_or((part, None), |(token, kind)| (token, Some(kind)));
+        let (mut members, mut unlabelled) = (0, None);
+        for member in prid.split('&').filter(|member| !member.is_empty()) {
+            let (token, label) = member.split_once(':').map_or((member, None), |(token, label)| (token, Some(label)));
             if !(64..=200).contains(&token.len()) || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
                 return None;
             }
-            let place = match kind {
-                None if !prid.contains('&') => &mut tokens.only,
-                Some("voip") => &mut tokens.voip,
-                Some("remote") => &mut tokens.remote,
-                _ => return None,
-            };
-            *place = Some(token);
+            members += 1;
+            match label.filter(|label| !label.is_empty()) {
+                Some("voip") => tokens.voip = Some(token),
+                Some("remote") => tokens.remote = Some(token),
+                Some(_) => members -= 1,
+                None => unlabelled = Some(token),
+            }
+        }
+        match (unlabelled, tokens.voip, tokens.remote) {
+            (Some(token), None, None) if members == 1 => tokens.only = Some(token),
+            (Some(token), None, Some(_)) => tokens.voip = Some(token),
+            (Some(token), Some(_), None) => tokens.remote = Some(token),
+            // Which is which cannot be told.
+            (Some(_), None, None) | (Some(_), Some(_), Some(_)) | (None, None, None) => return None,
+            (None, ..) => {}
         }
         Some(tokens)
     }
@@ -180,10 +191,26 @@ mod tests {
     }
 
     #[test]
+    fn a_label_that_is_missing_is_that_of_the_one_service_left() {
+        let own = |text: &str| text.to_owned();
+        let both = Ok((own(A), Some(own(B))));
+        for prid in [
+            format!("{A}:voip&{B}"),
+            format!("{A}&{B}:remote"),
+            format!("{A}:voip&&{B}:remote&"),
+            format!("{A}:voip&{B}:"),
+            format!("{A}:voip&{A}:odd&{B}:remote"),
+        ] {
+            assert_eq!(address("apns", "TEAM.com.example.voip&remote", &prid), both, "{prid}");
+        }
+        assert_eq!(address("apns", "TEAM.com.example.voip", &format!("&{A}:voip&")), Ok((own(A), None)));
+    }
+
+    #[test]
     fn what_is_no_address_is_told_apart() {
         assert_eq!(address("webpush", "x", "y"), Err(NoAddress::NotServed));
         assert_eq!(address("apns", "no-team", A), Err(NoAddress::NotServed));
-        for broken in ["x", &A[..63], &format!("{A}&{B}"), &format!("{A}:odd"), &format!("{A}:voip&")] {
+        for broken in ["x", &A[..63], &format!("{A}&{B}"), &format!("{A}:odd"), "&", ""] {
             assert_eq!(address("apns", "TEAM.com.example", broken), Err(NoAddress::Malformed), "{broken}");
         }
     }

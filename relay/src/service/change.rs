@@ -28,7 +28,7 @@ struct Changed {
 
 impl Inner {
     pub(super) async fn change(
-        &self,
+        self: &Arc<Self>,
         id: InstanceId,
         proof: &InstanceSecret,
         change: Change,
@@ -66,7 +66,7 @@ impl Inner {
 
     /// Stores a changed record, then tells the shard.
     async fn put_change(
-        &self,
+        self: &Arc<Self>,
         status: &InstanceStatus,
         changed: Changed,
         foreground: Option<bool>,
@@ -99,7 +99,7 @@ impl Inner {
     }
 
     async fn store_change(
-        &self,
+        self: &Arc<Self>,
         id: InstanceId,
         sealed: &Sealed,
         expires_at: u64,
@@ -111,7 +111,7 @@ impl Inner {
             // Another instance with the very token that this one now has: that device was set up twice.
             Ok(placed) => {
                 if let Some(displaced) = placed.displaced {
-                    self.dependencies.agent.erase(displaced, *lookup);
+                    self.clone().replace(displaced, *lookup);
                 }
                 Ok(placed.fence)
             }

@@ -272,10 +272,10 @@ impl Inner {
     }
 
     /// Ends the instance that a new one replaces, in the background: its app has its answer already.
-    fn replace(self: Arc<Self>, earlier: InstanceId, lookup: Lookup) {
+    pub(super) fn replace(self: Arc<Self>, earlier: InstanceId, lookup: Lookup) {
         tokio::spawn(async move {
             if self.wipe(earlier, Principal::Relay, WipeReason::Replaced).await.is_err() {
-                // Another node's: the record goes, and its owner lets go when it misses it.
+                // Another node's: the record goes, and its owner is told to let go.
                 self.dependencies.agent.erase(earlier, lookup);
             }
         });

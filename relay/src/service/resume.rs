@@ -58,6 +58,9 @@ impl super::Service {
                     it.dependencies.agent.erase(id, lookup);
                 }
             }
+            if held.is_ok() {
+                it.let_go_of_ended().await;
+            }
             match held {
                 Ok(Lease::Held) => it.resume().await,
                 Ok(Lease::Lapsed) => {
@@ -76,6 +79,22 @@ impl super::Service {
 }
 
 impl Inner {
+    /// Unregisters and forgets what another node has ended: its account was enabled again there, or wiped.
+    async fn let_go_of_ended(&self) {
+        // A store that is away tells them with the next lease.
+        let Ok(ended) = self.dependencies.vault.ended_elsewhere().await else { return };
+        if ended.is_empty() {
+            return;
+        }
+        tracing::info!(instances = ended.len(), "another node has ended instances of this one");
+        for id in &ended {
+            let end = Request::End { id: *id, who: Principal::Relay, kind: EndKind::NeverOurs, reply: None };
+            self.dependencies.agent.tell(*id, end).await;
+        }
+        // They are told again, and then there is nothing to let go of.
+        let _ = self.dependencies.vault.forget_ended(&ended).await;
+    }
+
     /// Claims until nothing is left, at the pace of registrations.
     async fn resume(self: &Arc<Self>) {
         let mut resumed = 0;

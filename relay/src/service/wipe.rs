@@ -52,7 +52,10 @@ impl Inner {
             return Err(AccessError::Forbidden);
         }
         match tombstone {
-            Tombstone { wiped_at: None, .. } => Ok(Wiped::Wiping),
+            Tombstone { wiped_at: None, .. } => {
+                let written = self.dependencies.vault.tombstones().ensure_durable(id).await;
+                written.map(|()| Wiped::Wiping).map_err(|_| AccessError::StoreAway)
+            }
             Tombstone { wiped_at: Some(wiped_at), reason, unregistered, .. } if tombstone.receipt_is_kept() => {
                 Ok(Wiped::Done(self.receipt(id, wiped_at, reason, unregistered)))
             }

@@ -264,6 +264,29 @@ impl Vault {
         }
     }
 
+    /// The instances of this node whose records other nodes have erased: they are to be let go of, and then
+    /// [forgotten](Self::forget_ended).
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn ended_elsewhere(&self) -> Result<Vec<InstanceId>, StoreError> {
+        match &self.0.store {
+            Store::Memory(_) => Ok(Vec::new()),
+            Store::Redis(redis) => redis.ended_elsewhere(&self.0.owner).await,
+        }
+    }
+
+    /// This node has let go of these (at least one).
+    ///
+    /// # Errors
+    /// [`StoreError::Away`]; then they are told again.
+    pub async fn forget_ended(&self, ids: &[InstanceId]) -> Result<(), StoreError> {
+        match &self.0.store {
+            Store::Memory(_) => Ok(()),
+            Store::Redis(redis) => redis.forget_ended(&self.0.owner, ids).await,
+        }
+    }
+
     /// Has tombstones outlive the process: reads those of an earlier run from beside the keyring. Before this, or with a store
     /// in memory, they are in memory alone.
     ///

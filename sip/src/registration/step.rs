@@ -39,9 +39,9 @@ pub enum Step {
     Nothing,
     /// It wants its flow: dial the upstream unless it is up.
     WantFlow,
-    /// Compose and send a REGISTER; then call [`Registration::sent`].
+    /// Compose and send a REGISTER; then call [`Registration::sent`](super::Registration::sent).
     Send,
-    /// Ask the shell for a digest with [`Registration::challenge`].
+    /// Ask the shell for a digest with [`Registration::challenge`](super::Registration::challenge).
     Ask,
     /// The registration stands.
     Registered {

@@ -127,7 +127,7 @@ fn setup(
     };
     setup.store = redis.map_or("memory:".to_owned(), RedisServer::url);
     setup.register_expires = format!("{LONG_GRANT}s");
-    setup.domains = vec![DOMAIN.to_owned()];
+    setup.domains = vec![DOMAIN.to_owned(), "127.0.0.1".to_owned(), "localhost".to_owned()];
     setup.log = plan.relay_log.clone();
     setup
 }

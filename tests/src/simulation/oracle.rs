@@ -25,9 +25,9 @@ const REGISTERS_PER_HOUR_WELL: u32 = 120;
 const DIALS_PER_HOUR: u32 = 400;
 /// The longest back-off, two transactions that time out, and some seconds.
 const BACK_OFF: At = 30 * MINUTE + 2 * 32 * S + 20 * S;
-/// Answers with one wrong password that a server may see: one to the nonce that is used again, one to a fresh one, and
-/// one when the app comes back from the foreground, where a refusal is told to nobody.
-const WRONG_MAX: u32 = 3;
+/// Answers with one wrong password that a server may see: one to the nonce that is used again, one to a fresh one in each of
+/// three attempts, and one when the app comes back from the foreground, where a refusal is told to nobody.
+const WRONG_MAX: u32 = 5;
 
 /// What is looked at later.
 #[derive(Clone, Debug)]

@@ -420,6 +420,10 @@ async fn after_an_erase_no_key_of_the_instance_is_left_in_redis() {
     assert_eq!(put, Err(StoreError::Gone));
     let (lookup, _) = enable(&b, 2, "bob").await;
     assert_eq!(b.erase(id(2), &lookup).await, Ok(true), "by its owner");
+    // Its owner is told, so that it lets go; what it erases itself is no news to it.
+    assert_eq!((a.ended_elsewhere().await, b.ended_elsewhere().await), (Ok(vec![]), Ok(vec![id(1)])));
+    assert_eq!(b.forget_ended(&[id(1)]).await, Ok(()));
+    assert_eq!(b.ended_elsewhere().await, Ok(vec![]));
     let left: Vec<_> = bench.server().keys().into_iter().filter(|key| !is_a_nodes_own(key)).collect();
     assert_eq!(left, Vec::<String>::new());
 }

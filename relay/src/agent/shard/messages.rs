@@ -28,6 +28,8 @@ pub(crate) struct MessageStored {
     from: Box<str>,
     name: Option<Box<str>>,
     outcome: Result<Placement, StoreError>,
+    /// Its user is told of it.
+    told: bool,
 }
 
 impl Shard {
@@ -53,18 +55,18 @@ impl Shard {
             };
             self.shared.vault.seal_message(instance, &message)
         });
-        let (from, name) = (page.from.clone(), page.name.clone());
+        let (from, name, told) = (page.from.clone(), page.name.clone(), !is_notification(page));
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
             let outcome = keep(&shared, instance, &item).await;
-            let stored = MessageStored { page: request, instance, message, from, name, outcome };
+            let stored = MessageStored { page: request, instance, message, from, name, outcome, told };
             shared.shards.send(shard, ShardInput::MessageStored(Box::new(stored))).await;
         });
     }
 
     /// The store has spoken.
     pub(crate) fn on_message_stored(&mut self, stored: MessageStored) {
-        let MessageStored { page, instance, message, from, name, outcome } = stored;
+        let MessageStored { page, instance, message, from, name, outcome, told } = stored;
         let (kept, outcome) = match outcome {
             Ok(Placement::Kept) => (StoreOutcome::Stored, MessageOutcome::Kept),
             Ok(Placement::Known) => (StoreOutcome::Stored, MessageOutcome::Repeated),
@@ -74,7 +76,7 @@ impl Shard {
         self.shared.metrics.message(outcome);
         self.note(instance, None, What::Message { outcome });
         self.next.push_back(Input::MessageStored { request: page, instance, outcome: kept });
-        if outcome == MessageOutcome::Kept {
+        if outcome == MessageOutcome::Kept && told {
             let extra = vec![("message", message.to_string().into())];
             let content = AlertContent { from: Some(from), name, extra, ..AlertContent::default() };
             self.send_alert(instance, Event::Message, KEPT_ALERT_LIFE_S, content, |wake_for| wake_for.message);
@@ -107,6 +109,15 @@ impl Shard {
             self.note(instance, None, What::Message { outcome });
         }
     }
+}
+
+/// Whether a MESSAGE only tells its sender's app that another one was delivered or displayed (RFC 5438 §7), itself or within
+/// CPIM (RFC 3862): it is kept for the app, and is no new message for the user.
+fn is_notification(message: &InboundMessage) -> bool {
+    const IMDN: &[u8] = b"message/imdn+xml";
+    let media = message.content_type.split(';').next().unwrap_or_default().trim();
+    let within = || message.body.windows(IMDN.len()).any(|part| part.eq_ignore_ascii_case(IMDN));
+    media.as_bytes().eq_ignore_ascii_case(IMDN) || media.eq_ignore_ascii_case("message/cpim") && within()
 }
 
 /// Has the store keep something, and counts how that went.

@@ -7,6 +7,7 @@
 //! | `sipwake:c:{pi_…}` | hash | likewise, of each missed call | the record's, at most |
 //! | `sipwake:l:<hex>` | string | the instance that has this lookup | the record's |
 //! | `sipwake:n:<node>` | set | the instances of a node; may hold more, so only a hint | [`INDEX_TTL`] after the last addition |
+//! | `sipwake:ended:<node>` | set | the node's instances that another node has ended, until it has let go of them | [`ENDED_TTL`] |
 //! | `sipwake:nodes` | set | the nodes there may be; a hint | [`INDEX_TTL`] |
 //! | `sipwake:lease:<node>` | string | the run that holds the node's lease, or `-`: released | the lease |
 //!
@@ -33,10 +34,14 @@ use super::store::{Fence, Owner, Placed, Settings, StoreError, Stored};
 use claim::Claims;
 use client::RedisClient;
 use link::Link;
-use scripts::{Erased, SCRIPTS};
+use scripts::{ERASE_GONE, ERASE_OTHERS, Erased, SCRIPTS};
 
 /// How long a hint outlives the last addition to it: the longest life of a record, and a day.
 const INDEX_TTL: Duration = Duration::from_secs(MAX_LIFETIME_S + 86_400);
+
+/// How long a node may take to hear that another one has ended an instance of it. One that hears nothing for a lease has lost
+/// it, and looks all of its instances up.
+const ENDED_TTL: Duration = Duration::from_secs(600);
 
 /// How often a node puts its name among the nodes anew.
 const ENLIST_EVERY: Duration = Duration::from_secs(3_600);
@@ -134,11 +139,13 @@ impl RedisStore {
     }
 
     pub async fn erase(&self, owner: &Owner, id: InstanceId, lookup: Option<&Lookup>) -> Result<bool, StoreError> {
-        let mut erase = SCRIPTS.erase.key(record_key(id));
-        for collection in Collection::ALL {
-            erase.key(collection_key(id, collection));
+        let (mut outcome, owned_by, earlier) = self.try_erase(owner, id, false).await?;
+        let other = Owner::parse(&owned_by).filter(|other| other.node != owner.node);
+        if let Some(other) = other.as_ref().filter(|_| outcome == ERASE_OTHERS) {
+            // First, so that whatever dies now, its owner hears of it.
+            self.add(&ended_key(&other.node), &id.to_string(), ENDED_TTL).await?;
+            (outcome, ..) = self.try_erase(owner, id, true).await?;
         }
-        let (existed, owned_by, earlier): Erased = self.link.ask(&erase).await?;
         // The secret is gone; what follows are names, and is the same when it is done twice.
         if let Some(lookup) = lookup {
             self.unpoint(lookup, id).await?;
@@ -147,10 +154,34 @@ impl RedisStore {
             self.unpoint(&earlier, id).await?;
         }
         self.unindex(&owner.node, id).await?;
-        if let Some(other) = Owner::parse(&owned_by).filter(|other| other.node != owner.node) {
+        if let Some(other) = other {
             self.unindex(&other.node, id).await?;
         }
-        Ok(existed)
+        Ok(outcome != ERASE_GONE)
+    }
+
+    async fn try_erase(&self, owner: &Owner, id: InstanceId, others: bool) -> Result<Erased, StoreError> {
+        let mut erase = SCRIPTS.erase.key(record_key(id));
+        for collection in Collection::ALL {
+            erase.key(collection_key(id, collection));
+        }
+        self.link.ask(erase.arg(&*owner.node).arg(u8::from(others))).await
+    }
+
+    /// The instances of this node that other nodes have ended.
+    pub async fn ended_elsewhere(&self, owner: &Owner) -> Result<Vec<InstanceId>, StoreError> {
+        let names: Vec<String> = self.link.ask(::redis::cmd("SMEMBERS").arg(ended_key(&owner.node))).await?;
+        Ok(names.iter().filter_map(|name| InstanceId::parse(name)).collect())
+    }
+
+    /// This node has let go of them.
+    pub async fn forget_ended(&self, owner: &Owner, ids: &[InstanceId]) -> Result<(), StoreError> {
+        let mut forget = ::redis::cmd("SREM");
+        forget.arg(ended_key(&owner.node));
+        for id in ids {
+            forget.arg(id.to_string());
+        }
+        self.link.ask(&forget).await
     }
 
     pub async fn claim(&self, owner: &Owner, batch: usize) -> Result<Vec<Stored>, StoreError> {
@@ -165,7 +196,7 @@ impl RedisStore {
         let kept = earlier.as_deref() == Some(&owner.run);
         let enlisted = *self.enlisted.lock().unwrap_or_else(PoisonError::into_inner);
         if !kept || enlisted.is_none_or(|at| at.elapsed() >= ENLIST_EVERY) {
-            self.add(NODES_KEY, &owner.node).await?;
+            self.add(NODES_KEY, &owner.node, INDEX_TTL).await?;
             *self.enlisted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
         Ok(kept)
@@ -208,15 +239,15 @@ impl RedisStore {
     }
 
     async fn index(&self, node: &str, id: InstanceId) -> Result<(), StoreError> {
-        self.add(&node_key(node), &id.to_string()).await
+        self.add(&node_key(node), &id.to_string(), INDEX_TTL).await
     }
 
     async fn unindex(&self, node: &str, id: InstanceId) -> Result<(), StoreError> {
         self.link.ask(::redis::cmd("SREM").arg(node_key(node)).arg(id.to_string())).await
     }
 
-    async fn add(&self, set: &str, member: &str) -> Result<(), StoreError> {
-        self.link.ask(SCRIPTS.add.key(set).arg(member).arg(millis(INDEX_TTL))).await
+    async fn add(&self, set: &str, member: &str, ttl: Duration) -> Result<(), StoreError> {
+        self.link.ask(SCRIPTS.add.key(set).arg(member).arg(millis(ttl))).await
     }
 }
 
@@ -245,6 +276,10 @@ fn lookup_key(lookup: &Lookup) -> String {
 
 fn node_key(node: &str) -> String {
     format!("sipwake:n:{node}")
+}
+
+fn ended_key(node: &str) -> String {
+    format!("sipwake:ended:{node}")
 }
 
 fn lease_key(node: &str) -> String {

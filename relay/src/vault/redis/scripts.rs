@@ -12,8 +12,12 @@ pub(super) const NOT_OWNER: i64 = -1;
 /// What [`Scripts::put`] answers in place of a fence: there is no record to update.
 pub(super) const GONE: i64 = -2;
 
-/// What [`Scripts::erase`] answers: whether there was a record, its owner, its lookup.
-pub(super) type Erased = (bool, String, String);
+/// What [`Scripts::erase`] answers: one of the outcomes below, the owner, the lookup.
+pub(super) type Erased = (u8, String, String);
+/// There was no record.
+pub(super) const ERASE_GONE: u8 = 0;
+/// Nothing was erased: another node owns it, and is to be told first.
+pub(super) const ERASE_OTHERS: u8 = 2;
 
 /// What [`Scripts::claim`] answers: one of the outcomes below, the earlier owner, sealed, expiry, fence.
 pub(super) type Claimed = (u8, String, Vec<u8>, u64, u64);
@@ -47,7 +51,7 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
 pub(super) struct Scripts {
     /// Record, its collections; sealed, owner, fence, expiry in seconds, lookup, milliseconds left → fence, earlier lookup.
     pub put: Script,
-    /// Record, its collections → [`Erased`].
+    /// Record, its collections; the node, whether another node's is erased as well → [`Erased`].
     pub erase: Script,
     /// Record, one of its collections; item key, order and sealed, limit, whether the oldest goes at the limit → an outcome above.
     pub keep: Script,
@@ -86,6 +90,7 @@ return {fence, have[3] or ''}
 
 const ERASE: &str = r"
 local have = redis.call('HMGET', KEYS[1], 'o', 'l')
+if ARGV[2] == '0' and have[1] and string.match(have[1], '^(.*)#[^#]*$') ~= ARGV[1] then return {2, have[1], have[2] or ''} end
 for place = 2, #KEYS do redis.call('DEL', KEYS[place]) end
 return {redis.call('DEL', KEYS[1]), have[1] or '', have[2] or ''}
 ";

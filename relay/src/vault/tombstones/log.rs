@@ -98,12 +98,16 @@ impl Writer {
                         written.extend(who);
                     }
                     #[cfg(test)]
-                    Order::Break => self.file = File::open("/dev/null").expect("there"),
+                    Order::Break => self.file = File::open(&self.path).expect("there"),
                 }
             }
             let outcome = self.append(&text, !written.is_empty());
             if let Err(error) = &outcome {
                 tracing::error!(%error, path = %self.path.display(), "a wipe could not be written down; see that there is room");
+                // Whatever is the matter with this descriptor, the next line begins with a new one.
+                if let Ok(file) = OpenOptions::new().append(true).open(&self.path) {
+                    self.file = file;
+                }
             }
             for who in written {
                 let _ = who.send(outcome.is_ok());
@@ -113,10 +117,23 @@ impl Writer {
     }
 
     fn append(&mut self, text: &str, sync: bool) -> io::Result<()> {
+        self.follow()?;
         let begin = if std::mem::replace(&mut self.torn, true) { "\n" } else { "" };
         self.file.write_all(format!("{begin}{text}").as_bytes())?;
         self.torn = false;
         if sync { self.file.sync_data() } else { Ok(()) }
+    }
+
+    /// Goes on in the file that is there now: another process of this node may have written it anew, or somebody removed it.
+    fn follow(&mut self) -> io::Result<()> {
+        let open = self.file.metadata()?;
+        match std::fs::metadata(&self.path) {
+            Ok(found) if (found.ino(), found.dev()) == (open.ino(), open.dev()) => {}
+            Ok(_) => self.file = OpenOptions::new().append(true).open(&self.path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.file = write_anew(&self.path, &self.table)?,
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     fn tidy_up(&mut self) {
@@ -235,7 +252,7 @@ impl Line {
                     let mut proof = [0; 16];
                     unhex(text.as_bytes(), &mut proof).then_some(proof)
                 })?;
-                Self::Wipe(id, Tombstone { lookup, ends_at, reason, proof, unregistered: false, wiped_at: None })
+                Self::Wipe(id, Tombstone { is_durable: true, ..Tombstone::new(lookup, ends_at, reason, proof) })
             }
             "unregistered" => Self::Unregistered(id),
             "erased" => Self::Erased(id, word()?.parse().ok()?),

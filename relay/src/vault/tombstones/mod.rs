@@ -65,6 +65,8 @@ pub struct Tombstone {
     pub unregistered: bool,
     /// When the store had nothing left of it, in seconds since 1970; `None`: not yet.
     pub wiped_at: Option<u64>,
+    /// It is in the file, synced.
+    is_durable: bool,
 }
 
 /// The tombstone could not be made durable.
@@ -94,7 +96,6 @@ impl Tombstones {
 
     /// Raises one: it is honoured from now on, and durable when the future has ended well.
     pub fn raise(&self, id: InstanceId, tombstone: Tombstone) -> impl Future<Output = Result<(), NotWritten>> + use<> {
-        let line = Line::Wipe(id, tombstone.clone());
         let has_room = {
             let mut table = self.table();
             let has_room = make_room(&mut table);
@@ -103,16 +104,39 @@ impl Tombstones {
             }
             has_room
         };
+        self.write(id, has_room)
+    }
+
+    /// Writes one again unless it is durable.
+    pub fn ensure_durable(&self, id: InstanceId) -> impl Future<Output = Result<(), NotWritten>> + use<> {
+        self.write(id, true)
+    }
+
+    fn write(&self, id: InstanceId, has_room: bool) -> impl Future<Output = Result<(), NotWritten>> + use<> {
+        let tombstone = self.look(id).filter(|_| has_room);
         let (written, outcome) = oneshot::channel();
-        let in_memory = self.0.log.is_none();
-        if let Some(log) = self.0.log.as_ref().filter(|_| has_room) {
-            log.append(line, Some(written));
-        }
-        async move {
-            match has_room && (in_memory || outcome.await == Ok(true)) {
-                true => Ok(()),
-                false => Err(NotWritten),
+        let is_durable = match (&tombstone, &self.0.log) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(tombstone), Some(log)) => {
+                if !tombstone.is_durable {
+                    log.append(Line::Wipe(id, tombstone.clone()), Some(written));
+                }
+                tombstone.is_durable
             }
+        };
+        let table = self.0.table.clone();
+        async move {
+            if is_durable {
+                return Ok(());
+            }
+            if outcome.await != Ok(true) {
+                return Err(NotWritten);
+            }
+            if let Some(tombstone) = table.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&id) {
+                tombstone.is_durable = true;
+            }
+            Ok(())
         }
     }
 
@@ -178,6 +202,11 @@ impl Tombstones {
 }
 
 impl Tombstone {
+    /// Of a wipe that begins.
+    pub fn new(lookup: Option<Lookup>, ends_at: u64, reason: WipeReason, proof: Option<[u8; 16]>) -> Self {
+        Self { lookup, ends_at, reason, proof, unregistered: false, wiped_at: None, is_durable: false }
+    }
+
     /// Whether what a device shows is what it was admitted by, in constant time.
     pub fn is_of(&self, shown: &[u8; 16]) -> bool {
         self.proof.is_some_and(|proof| proof.ct_eq(shown).into())
@@ -207,10 +236,13 @@ fn make_room(table: &mut Table) -> bool {
     }
     retain_live(table);
     if table.len() >= TOMBSTONES_MAX {
-        let mut erased: Vec<_> = table.iter().filter_map(|(id, stone)| Some((stone.wiped_at?, *id))).collect();
+        let now = confirmed_now();
+        // Those first whose record is over, so that only a receipt is lost.
+        let order = |(id, stone): (&InstanceId, &Tombstone)| Some((stone.ends_at > now, stone.wiped_at?, *id));
+        let mut erased: Vec<_> = table.iter().filter_map(order).collect();
         erased.sort_unstable();
         // A tenth at once, so that a full table is not searched for each.
-        for (_, id) in erased.into_iter().take(TOMBSTONES_MAX / 10) {
+        for (_, _, id) in erased.into_iter().take(TOMBSTONES_MAX / 10) {
             table.remove(&id);
         }
     }
@@ -260,14 +292,8 @@ mod tests {
     }
 
     fn tombstone() -> Tombstone {
-        Tombstone {
-            lookup: Lookup::parse("00112233445566778899aabbccddeeff"),
-            ends_at: unix_now() + 3 * DAY_S,
-            reason: WipeReason::Disabled,
-            proof: Some([7; 16]),
-            unregistered: false,
-            wiped_at: None,
-        }
+        let lookup = Lookup::parse("00112233445566778899aabbccddeeff");
+        Tombstone::new(lookup, unix_now() + 3 * DAY_S, WipeReason::Disabled, Some([7; 16]))
     }
 
     fn folder() -> TempFolder {
@@ -357,6 +383,8 @@ mod tests {
         let stones = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened");
         stones.0.log.as_ref().expect("a log").break_for_test();
         assert_eq!(stones.raise(id(1), tombstone()).await, Err(NotWritten));
+        assert_eq!(stones.ensure_durable(id(1)).await, Ok(()), "the file is opened anew, and it is tried again");
+        assert_eq!(Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened").pending().len(), 1);
         assert!(stones.look(id(1)).is_some(), "it is honoured as long as the process lives");
         assert!(path.exists());
     }

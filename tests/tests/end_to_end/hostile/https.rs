@@ -278,7 +278,8 @@ async fn without_a_listed_network_loopback_is_refused_by_name_and_by_number() {
     let only_tls = |setup: &mut Setup| {
         setup.allow_addresses = Vec::new();
         setup.transports = vec![Transport::Tls];
-        setup.domains = vec!["example.test".to_owned()];
+        let hosts = ["example.test", "127.0.0.1", "localhost", "*.localhost", "[::1]", "[::ffff:127.0.0.1]"];
+        setup.domains = hosts.map(str::to_owned).to_vec();
     };
     let stage = Stage::start_alone(only_tls).await;
     let trap = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();

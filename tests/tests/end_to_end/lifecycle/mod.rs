@@ -19,6 +19,7 @@ mod ends;
 mod flows;
 mod ha1;
 mod lease;
+mod nodes;
 mod outages;
 mod policy;
 mod presence;

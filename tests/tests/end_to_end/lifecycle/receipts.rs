@@ -89,6 +89,26 @@ async fn what_was_being_wiped_when_the_relay_ended_is_erased_by_the_next_and_not
 }
 
 #[tokio::test]
+async fn a_drain_erases_what_is_still_to_be_erased_when_the_store_answers_again() -> Outcome {
+    let redis = RedisServer::start();
+    let scene = scene(&redis).await?;
+    let instance = scene.enable().await?;
+    redis.freeze();
+    assert_eq!(scene.api.disable(&instance).await?.status, 202);
+    let relay = &scene.relay;
+    let thaw = async {
+        let draining = relay.await_log("drain", SOON).await;
+        redis.thaw();
+        draining
+    };
+    let (exit, draining) = tokio::join!(relay.terminate(Duration::from_secs(20)), thaw);
+    draining?;
+    assert_eq!(exit?.code(), Some(0));
+    assert_eq!(records(&redis), Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_store_that_comes_back_with_what_it_had_before_a_receipt_brings_nobody_back() -> Outcome {
     let redis = RedisServer::start();
     let mut scene = scene(&redis).await?;
