@@ -1,10 +1,12 @@
-//! SIP URIs as an account names them (RFC 3261 §19.1), parsed strictly.
+//! SIP URIs as an account names them (RFC 3261 §19.1): read by [`Uri`], and then held to a policy.
 //!
 //! Invariant: what passes holds no header, no password and no parameter but those named here, and nothing that could end
 //! a SIP header field; so it may be put into one. The written form has scheme, host and parameters in lower case.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
+
+use sip::message::{Scheme, Uri};
 
 /// The longest URI, in characters.
 pub const MAX_URI: usize = 255;
@@ -58,30 +60,29 @@ impl SipUri {
         String::from_utf8(plain).ok().filter(|user| !user.chars().any(char::is_control))
     }
 
+    /// Reads with the one reader of URIs there is, and then asks more than that does.
     fn parse(text: &str) -> Result<Self, &'static str> {
         if text.len() > MAX_URI {
             return Err("expected at most 255 characters");
         }
-        let (scheme, rest) = text.split_once(':').ok_or("expected a URI that begins with sip: or sips:")?;
-        let secure = match scheme.to_ascii_lowercase().as_str() {
-            "sip" => false,
-            "sips" => true,
-            _ => return Err("expected a URI that begins with sip: or sips:"),
-        };
-        let (user, rest) = match rest.rsplit_once('@') {
-            Some((user, rest)) => (Some(check_user(user)?), rest),
-            None => (None, rest),
-        };
-        if rest.contains('?') {
+        let (scheme, rest) = text.split_once(':').unwrap_or_default();
+        if !["sip", "sips"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+            return Err("expected a URI that begins with sip: or sips:");
+        }
+        let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+        check_port(place.split(';').next().unwrap_or(place))?;
+        let uri = Uri::parse(text).ok_or("expected a URI such as sip:user@host or sip:host:5061;transport=tls")?;
+        if uri.headers.is_some() {
             return Err("expected a URI without headers");
         }
-        let (place, params) = rest.split_once(';').map_or((rest, None), |(place, params)| (place, Some(params)));
-        let (host, port) = split_port(place)?;
-        let mut uri = Self { secure, user, host: check_host(host)?, port, transport: None, loose: false };
-        for param in params.into_iter().flat_map(|params| params.split(';')) {
-            uri.take_param(param)?;
+        // The reader leaves a password out; here it is one character too many.
+        let user = rest.rsplit_once('@').map(|(user, _)| check_user(user)).transpose()?;
+        let secure = uri.scheme == Scheme::Sips;
+        let mut own = Self { secure, user, host: check_host(uri.host)?, port: uri.port, transport: None, loose: false };
+        for param in uri.params.as_str().split(';').skip(1) {
+            own.take_param(param)?;
         }
-        Ok(uri)
+        Ok(own)
     }
 
     fn take_param(&mut self, param: &str) -> Result<(), &'static str> {
@@ -143,16 +144,13 @@ fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).map(|value| value as u8)
 }
 
-fn split_port(place: &str) -> Result<(&str, Option<u16>), &'static str> {
-    let colon = match place.rfind(']') {
-        Some(end) => place[end..].find(':').map(|colon| end + colon),
-        None => place.find(':'),
-    };
-    let Some(colon) = colon else { return Ok((place, None)) };
-    let digits = &place[colon + 1..];
+/// A port is written in one way: without leading zeros.
+fn check_port(place: &str) -> Result<(), &'static str> {
+    let behind_address = place.rfind(']').map_or(place, |end| &place[end..]);
+    let Some((_, digits)) = behind_address.split_once(':') else { return Ok(()) };
     let canonical = !digits.starts_with('0') && digits.bytes().all(|byte| byte.is_ascii_digit());
     match digits.parse::<u16>() {
-        Ok(port) if canonical => Ok((&place[..colon], Some(port))),
+        Ok(_) if canonical => Ok(()),
         _ => Err("expected a port from 1 to 65535"),
     }
 }

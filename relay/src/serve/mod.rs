@@ -27,7 +27,7 @@ use crate::api::{self, Api};
 use crate::config::{self, Config, HostPort, Tls};
 use crate::limits::Quotas;
 use crate::metrics::Metrics;
-use crate::metrics::labels::{self, HandshakeOutcome};
+use crate::metrics::labels::{self, HandshakeOutcome, Limit};
 use crate::net::drain::{Drain, Trigger, drain};
 use crate::net::https;
 use crate::net::listen::{Limits, Listener, ListenerEvent, Security};
@@ -241,9 +241,11 @@ impl Listeners {
         let sip = || Security::Tls(tls.config(&[]));
         let https = || Security::Tls(tls.config(https::ALPN));
         let upstream = &config.upstream;
+        let connections_per_peer = config.limits.connections_per_source as usize;
+        let devices = Limits { connections_per_peer, ..Limits::DEVICES };
         let mut listeners = Self {
             edge: binder
-                .bind(("edge.listen", labels::Listener::Edge), config.edge.listen, sip(), Limits::DEVICES, ending)
+                .bind(("edge.listen", labels::Listener::Edge), config.edge.listen, sip(), devices, ending)
                 .await?,
             api: binder
                 .bind(("api.listen", labels::Listener::Api), config.api.listen, https(), Limits::HTTPS, stopping)
@@ -266,7 +268,7 @@ impl Listeners {
             let security = Security::WebSocket(tls.config(&[]));
             listeners.websocket = Some(
                 binder
-                    .bind(("edge.websocket", labels::Listener::Websocket), address, security, Limits::DEVICES, ending)
+                    .bind(("edge.websocket", labels::Listener::Websocket), address, security, devices, ending)
                     .await?,
             );
         }
@@ -403,7 +405,10 @@ impl Binder<'_> {
             ListenerEvent::HandshakeCompleted => metrics.handshake(listener, HandshakeOutcome::Completed),
             ListenerEvent::HandshakeFailed => metrics.handshake(listener, HandshakeOutcome::Failed),
             ListenerEvent::HandshakeTimedOut => metrics.handshake(listener, HandshakeOutcome::TimedOut),
-            ListenerEvent::Limited => metrics.handshake(listener, HandshakeOutcome::Limited),
+            ListenerEvent::Limited => {
+                metrics.limit(Limit::Connections);
+                metrics.handshake(listener, HandshakeOutcome::Limited);
+            }
         };
         let bound = Listener::bind_observed(address, security, limits, drain.clone(), observe).await;
         bound.map_err(|why| StartError::Listen { setting, address, why })
