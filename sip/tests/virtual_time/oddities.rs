@@ -53,7 +53,8 @@ fn an_invite_with_odd_headers_rings_and_reaches_the_device_as_it_came() {
 
 #[test]
 fn a_line_that_others_may_read_as_a_header_is_answered_400_and_wakes_nobody() {
-    for line in ["To\u{b}: x", "T o: x", ": x", "(To): x"] {
+    for line in ["To\u{b}: x", "T o: x", ": x", "(To): x", "Subject: hello\n>world", "X: a\nTo: x", "X: a\rY", "X: a\n"]
+    {
         let mut world = World::registered();
         let (source, text) = (world.upstream, with_line(&world, "odd", "X-Odd", line));
         world.receive(source, &text);
@@ -102,6 +103,46 @@ fn a_contact_of_another_device_that_is_none_costs_no_registration() {
     assert_eq!(world.count("REGISTER"), 1);
     world.advance(Duration::from_secs(300));
     assert!(world.count("REGISTER") > 1, "the lifetime is that of our own Contact: {:?}", world.descriptions());
+}
+
+#[test]
+fn our_contact_is_found_beside_what_breaks_its_line() {
+    for odd in [
+        "<sip:al@h;x=\"open>;expires=3600, OURS;expires=300",
+        "\"Anne, \"O\" <sip:x@h>;expires=3600, OURS;+sip.instance=\"<urn:uuid:1>\";expires=300",
+        "\"open <sip:x@h>;expires=3600, OURS;expires=300",
+        "OURS;expires=300, \"open <sip:x@h>;expires=3600",
+        "al <sip:al@h, OURS;expires=300",
+        "<>;expires=3600, <unknown:x>, OURS;;expires=300;=",
+        "*, OURS ; expires = \"300\"",
+    ] {
+        let mut world = World::new(World::registered().upstream.flow);
+        world.bind();
+        let register = world.last("REGISTER");
+        let ours = register.text(Name::Contact).unwrap().split('>').next().unwrap_or_default().to_owned() + ">";
+        world.respond(200, &[("Contact", &odd.replace("OURS", &ours)), ("Expires", "3600")]);
+        world.advance(Duration::from_secs(300));
+        assert!(world.count("REGISTER") > 1, "{odd}: {:?}", world.descriptions());
+    }
+}
+
+#[test]
+fn where_hosts_are_rewritten_an_older_contact_of_ours_does_not_set_the_lifetime() {
+    for older in ["EARLIER;expires=7200", "EARLIER;expires=5"] {
+        for first in [true, false] {
+            let mut world = World::new(World::registered().upstream.flow);
+            world.bind();
+            let earlier = format!("<sip:{}@earlier.test:5070>", world.binding);
+            let (older, ours) =
+                (older.replace("EARLIER", &earlier), format!("<sip:{}@nat.test:1024>;expires=300", world.binding));
+            let contacts = if first { format!("{older}, {ours}") } else { format!("{ours}, {older}") };
+            world.respond(200, &[("Contact", &contacts)]);
+            world.advance(Duration::from_secs(60));
+            assert_eq!(world.count("REGISTER"), 1, "{contacts}");
+            world.advance(Duration::from_secs(240));
+            assert!(world.count("REGISTER") > 1, "{contacts}");
+        }
+    }
 }
 
 #[test]
