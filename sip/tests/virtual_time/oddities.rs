@@ -171,6 +171,33 @@ fn an_invite_that_comes_by_two_branches_is_one_call_and_one_push() {
 }
 
 #[test]
+fn a_copy_of_an_invite_that_comes_late_rings_nobody_again() {
+    for end in ["answered", "declined", "cancelled", "timed-out"] {
+        let mut world = World::registered();
+        let (source, text) = (world.upstream, world.invite_text("merged"));
+        world.receive(source, &text);
+        world.attach(1);
+        let (device, invite) = (world.device(1), world.last("INVITE"));
+        match end {
+            "answered" => world.reply(device, &invite, 200, &[("Contact", "<sip:phone@10.0.0.5>")], ""),
+            "declined" => world.reply(device, &invite, 603, &[], ""),
+            "cancelled" => {
+                let head = world.head("merged", "CANCEL", 1, "");
+                world.receive(source, &format!("CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{head}\r\n", world.binding));
+                world.reply(device, &invite, 487, &[], "");
+            }
+            _ => world.advance(Duration::from_secs(151)),
+        }
+        let forked = world.count("INVITE");
+        world.receive(source, &text.replace("z9hG4bKserver.merged", "z9hG4bKother.merged"));
+        // Nobody was found: the server may try again.
+        let expected = if end == "timed-out" { (forked + 1, 0) } else { (forked, 1) };
+        assert_eq!((world.count("INVITE"), world.count("INVITE 482")), expected, "{end}: {:?}", world.descriptions());
+        world.advance(Duration::from_secs(600));
+    }
+}
+
+#[test]
 fn a_cancel_that_comes_after_the_final_response_is_200_with_the_tag_of_the_call() {
     let mut world = World::registered();
     world.invite("late");
