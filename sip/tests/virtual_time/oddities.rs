@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sip::endpoint::CallState;
-use sip::message::{Message, Name};
+use sip::message::{Fault, Limits, Message, Name};
 
 use crate::world::World;
 
@@ -209,4 +209,36 @@ fn a_cancel_that_comes_after_the_final_response_is_200_with_the_tag_of_the_call(
     let tag = |message: &Message| message.to().and_then(|to| to.tag().map(str::to_owned));
     assert!(tag(&answer).is_some());
     assert_eq!(tag(&answer), tag(&refused));
+}
+
+#[test]
+fn an_invite_of_the_field_rings_or_is_answered_400() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/messages/field");
+    let mut rang = 0;
+    for entry in std::fs::read_dir(folder).expect("the fixtures") {
+        let path = entry.expect("a fixture").path();
+        if path.extension().is_none_or(|extension| extension != "dat") {
+            continue;
+        }
+        let mut world = World::registered();
+        let (source, bytes) = (world.upstream, std::fs::read(&path).expect("a fixture"));
+        let Some(rest) = bytes.strip_prefix(b"INVITE sip:alice@relay.test ") else { continue };
+        let invite = [format!("INVITE sip:{}@relay.test:5070 ", world.binding).as_bytes(), rest].concat();
+        let message = Message::parse(&invite.clone().into(), &Limits::default()).expect("a message");
+        let fault = message.check().err();
+        if fault.is_some_and(|fault| fault != Fault::HeaderLine) {
+            // The world takes no answer that repeats a broken CSeq.
+            continue;
+        }
+        world.receive_bytes(source, &invite);
+        if fault.is_some() {
+            assert_eq!((world.count("INVITE 400"), world.wakes().len()), (1, 0), "{path:?}");
+        } else if message.to().is_some_and(|to| to.tag().is_some()) {
+            assert_eq!(world.count("INVITE 481"), 1, "{path:?}");
+        } else {
+            assert_eq!(world.wakes().len(), 1, "{path:?}: {:?}", world.descriptions());
+            rang += 1;
+        }
+    }
+    assert!(rang >= 20, "{rang}");
 }
