@@ -17,6 +17,12 @@ use std::borrow::Cow;
 use super::grammar::{Class, all, find_unquoted_byte, is_quoted, quote_end, trim, trim_bytes};
 use super::{Params, Uri, unquote};
 
+/// Brackets behind a quote that was left open that are looked at, from the last one: so many `<` that are none end the search,
+/// because each is followed to its `>`, and a sender may write thousands.
+const BRACKETS_MAX: usize = 16;
+/// Places that name a user which are looked at, likewise.
+const MENTIONS_MAX: usize = 16;
+
 /// An address in From, To or Contact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Party<'a> {
@@ -96,7 +102,7 @@ pub(super) fn split(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// The addresses in angle brackets that hold `user`, each with what follows up to the next comma.
 pub(super) fn mentions<'a>(value: &'a [u8], user: &str) -> impl Iterator<Item = Party<'a>> {
-    memchr::memmem::find_iter(value, user).filter_map(|at| {
+    memchr::memmem::find_iter(value, user).take(MENTIONS_MAX).filter_map(|at| {
         let open = memchr::memrchr(b'<', &value[..at])?;
         split(&value[open..]).next().map(Party::read)
     })
@@ -128,12 +134,14 @@ fn legible(params: &[u8]) -> &str {
     let (mut start, mut at) = (0, 0);
     while at < params.len() {
         let end = find_unquoted_byte(&params[at + 1..], b';').map_or(params.len(), |length| at + 1 + length);
-        let is_text = std::str::from_utf8(&params[at..end]).is_ok();
-        let row = std::str::from_utf8(&params[start..if is_text { end } else { at }]).unwrap_or_default();
-        if Params::loose(row).get("tag").is_some() {
-            return row;
+        match std::str::from_utf8(&params[at..end]) {
+            Ok(param) if Params::loose(param).get("tag").is_some() => {
+                return std::str::from_utf8(&params[start..end]).unwrap_or_default();
+            }
+            Ok(_) => {}
+            Err(_) => start = end,
         }
-        (start, at) = (if is_text { start } else { end }, end);
+        at = end;
     }
     ""
 }
@@ -146,7 +154,7 @@ fn angle_brackets(value: &[u8]) -> Option<(usize, usize)> {
         return Some((open, open + length));
     }
     // A quote was left open: the last brackets that hold a URI and that only parameters follow.
-    memchr::memrchr_iter(b'<', value).find_map(|open| {
+    memchr::memrchr_iter(b'<', value).take(BRACKETS_MAX).find_map(|open| {
         let close = open + memchr::memchr(b'>', &value[open..])?;
         let scheme = value[open + 1..close].split(|b| *b == b':').next().filter(|it| it.len() < close - open - 1)?;
         let behind = trim_bytes(&value[close + 1..]);
@@ -240,5 +248,25 @@ mod tests {
         ] {
             assert_eq!(Party::read(value.as_bytes()).tag(), None, "{value}");
         }
+    }
+
+    #[test]
+    fn a_long_value_is_read_in_a_time_that_grows_as_it_does() {
+        let begun = std::time::Instant::now();
+        for part in ["<", "<>", "<a:", "\"<", ";a", "\"", "<own", "own", ",", "<sip:own@h;", "a,\"<"] {
+            for tail in ["", ">", ";\u{e9}"] {
+                let mut value = part.repeat(65_536 / part.len()).into_bytes();
+                value.extend_from_slice(tail.as_bytes());
+                // The last letter is cut in two: it is no text.
+                value.truncate(value.len() - usize::from(tail.len() > 1));
+                for _ in 0..4 {
+                    let party = Party::read(&value);
+                    let _ = (party.tag(), party.name(), party.target(), split(&value).map(Party::read).count());
+                    let _ = mentions(&value, "own").count();
+                }
+            }
+        }
+        // 132 times 64 KiB; what grows with the square of the length takes minutes.
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
     }
 }
