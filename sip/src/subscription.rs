@@ -20,7 +20,7 @@ use bytes::Bytes;
 use crate::auth::{Challenge, Hash};
 use crate::flow::{Transport, back_off};
 use crate::id::{BindingId, BranchId};
-use crate::message::{Composer, Message, Method, Name};
+use crate::message::{Composer, Message, Method, Name, NameAddr};
 use crate::random::Random;
 use crate::registration::RequestContext;
 use crate::registration::challenges::{Challenger, Challenges, Verdict};
@@ -278,9 +278,16 @@ impl Subscription {
         let to = self.dialog.as_ref().map_or_else(|| format!("<{aor}>"), |dialog| dialog.to.to_string());
         let routes = self.dialog.as_ref().map_or(service_route, |dialog| &dialog.routes[..]);
         let via = format!("SIP/2.0/{} {local};branch={}{rport}", transport.via(), head.branch);
-        let request =
-            Composer::request(Method::Subscribe, self.uri()).header(Name::Via, via).header(Name::MaxForwards, 70);
-        let request = routes.iter().fold(request, |request, route| request.header(Name::Route, route));
+        // A strict router that comes first is the Request-URI, and the target the last of Route (RFC 3261 §12.2.1.1).
+        let strict = routes.first().and_then(|route| NameAddr::parse(route)).filter(NameAddr::is_strict_router);
+        let uri = strict.as_ref().map_or_else(|| self.uri(), NameAddr::request_uri);
+        let request = Composer::request(Method::Subscribe, uri).header(Name::Via, via).header(Name::MaxForwards, 70);
+        let behind = routes.iter().skip(usize::from(strict.is_some()));
+        let request = behind.fold(request, |request, route| request.header(Name::Route, route));
+        let request = match strict {
+            Some(_) => request.header(Name::Route, format_args!("<{}>", self.uri())),
+            None => request,
+        };
         request
             .header(Name::From, format_args!("<{aor}>;tag={epoch}"))
             .header(Name::To, to)

@@ -141,16 +141,18 @@ impl<'a> Tokens<'a> {
         let mut tokens = Self { only: None, voip: None, remote: None };
         let (mut members, mut unlabelled) = (0, None);
         for member in prid.split('&').filter(|member| !member.is_empty()) {
-            let (token, label) = member.split_once(':').map_or((member, None), |(token, label)| (token, Some(label)));
+            let (token, label) = member.split_once(':').unwrap_or((member, ""));
+            if token.is_empty() || !matches!(label, "" | "voip" | "remote") {
+                continue;
+            }
             if !(64..=200).contains(&token.len()) || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
                 return None;
             }
             members += 1;
-            match label.filter(|label| !label.is_empty()) {
-                Some("voip") => tokens.voip = Some(token),
-                Some("remote") => tokens.remote = Some(token),
-                Some(_) => members -= 1,
-                None => unlabelled = Some(token),
+            match label {
+                "voip" => tokens.voip = Some(token),
+                "remote" => tokens.remote = Some(token),
+                _ => unlabelled = Some(token),
             }
         }
         match (unlabelled, tokens.voip, tokens.remote) {
@@ -200,6 +202,7 @@ mod tests {
             format!("{A}:voip&&{B}:remote&"),
             format!("{A}:voip&{B}:"),
             format!("{A}:voip&{A}:odd&{B}:remote"),
+            format!("{A}:voip&x:odd:y&{B}&:"),
         ] {
             assert_eq!(address("apns", "TEAM.com.example.voip&remote", &prid), both, "{prid}");
         }

@@ -90,6 +90,29 @@ pub fn own_route(request: &Message, key: &TokenKey) -> Option<(FlowToken, usize)
     Some((token, 1 + usize::from(signed(1).is_some())))
 }
 
+/// Takes our `ours` values off the Route of a request that is forwarded. Where a strict router comes next, one without `lr`,
+/// its URI becomes the Request-URI, and the Request-URI the last value of Route (RFC 3261 §16.6 step 6).
+pub fn take_route<'a>(edit: Edit<'a>, request: &'a Message, ours: usize) -> Edit<'a> {
+    let edit = (0..ours).fold(edit, |edit, _| edit.pop(Name::Route));
+    let Some(next) = request.route(ours).filter(NameAddr::is_strict_router) else { return edit };
+    let target = format!("<{}>", request.request_uri().unwrap_or_default());
+    edit.pop(Name::Route).request_uri(next.request_uri()).append(Name::Route, target)
+}
+
+/// A request that a strict router has sent, as a loose one would have: its Request-URI is what this relay put into
+/// Record-Route, and its target is the last value of Route (RFC 3261 §16.4). `None`: it is none.
+pub fn from_strict_router(request: &Message, key: &TokenKey, limits: &Limits) -> Option<Message> {
+    request.to()?.tag()?;
+    let own = request.request_uri()?;
+    key.open(Uri::parse(own)?.user?, request.call_id()?)?;
+    let mut routes: Vec<&str> = request.elements(Name::Route).collect();
+    let target = NameAddr::parse(routes.pop()?)?;
+    let edit = request.edit().request_uri(target.request_uri()).remove(Name::Route);
+    let edit = edit.append(Name::Route, format!("<{own}>"));
+    let bytes = routes.into_iter().fold(edit, |edit, route| edit.append(Name::Route, route)).finish();
+    Message::parse(&bytes, limits).ok()
+}
+
 /// A response on its way back: our Via taken off, and what the side that it came from may not say.
 pub fn forward_response(response: &Message, from: Side) -> Bytes {
     strip_asserted_identity(response.edit().pop(Name::Via), from).finish()

@@ -8,7 +8,8 @@
 //!
 //! Of the message classes only voice is voicemail; the others, and headers of single messages, are passed over.
 //!
-//! Invariant: a text is read as a whole or not at all; what is kept of it is bounded by [`ACCOUNT_BYTES`].
+//! Invariant: of a text whose state or counts cannot be read nothing is read; its other lines decide nothing. What is kept of
+//! it is bounded by [`ACCOUNT_BYTES`].
 
 use std::fmt;
 
@@ -37,7 +38,7 @@ pub struct Mailbox {
 impl Mailbox {
     /// Reads a body.
     pub fn parse(body: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(body).ok()?;
+        let text = String::from_utf8_lossy(body);
         let mut lines = text.lines().map(|line| line.trim_end_matches('\r'));
         let (name, status) = field(lines.find(|line| !line.trim().is_empty())?)?;
         let waiting = match status {
@@ -51,7 +52,7 @@ impl Mailbox {
         let mut mailbox = Self { waiting, ..Self::default() };
         // An empty line begins the headers of single messages.
         for line in lines.take_while(|line| !line.trim().is_empty()) {
-            let (name, value) = field(line)?;
+            let Some((name, value)) = field(line) else { continue };
             if name.eq_ignore_ascii_case("Voice-Message") {
                 let (new, old, urgent) = counts(value)?;
                 (mailbox.new, mailbox.old, mailbox.urgent) = (Some(new), Some(old), urgent);
@@ -132,6 +133,13 @@ mod tests {
         let mailbox = Mailbox::parse(account.as_bytes()).unwrap();
         assert_eq!(mailbox.account.as_deref(), Some("sip:alice@vmail.example.com"));
         assert!(!format!("{mailbox:?}").contains("alice"));
+        for odd in ["alice", "", "<sip:alice@example.com>", "alice@", "sip:"] {
+            let text = account.replace("sip:alice@vmail.example.com", odd);
+            assert_eq!(Mailbox::parse(text.as_bytes()), Some(told(true, 4, 8, None)), "{odd}");
+        }
+        let odd =
+            b"Messages-Waiting: yes\r\nno header\r\n: 1/0\r\nMessage-Account: sip:Jos\xe9@h\r\nVoice-Message: 4/8\r\n";
+        assert_eq!(Mailbox::parse(odd).map(|it| (it.new, it.old)), Some((Some(4), Some(8))));
         let long = account.replace("alice", &"a".repeat(300));
         assert_eq!(Mailbox::parse(long.as_bytes()).unwrap().account, None);
     }
@@ -148,8 +156,6 @@ mod tests {
             "Messages-Waiting: yes\r\nVoice-Message: -1/0\r\n",
             "Messages-Waiting: yes\r\nVoice-Message: 1/0 (0\r\n",
             "Messages-Waiting: yes\r\nVoice-Message: 1/0 (0)\r\n",
-            "Messages-Waiting: yes\r\nno header\r\n",
-            "Messages-Waiting: yes\r\n: 1/0\r\n",
         ] {
             assert_eq!(Mailbox::parse(text.as_bytes()), None, "{text:?}");
         }

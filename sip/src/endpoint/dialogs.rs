@@ -15,7 +15,7 @@ use super::{ClientOwner, Endpoint, ServerOwner, Side, Source, Transport};
 use crate::edge::{forward, push_proxy};
 use crate::flow::FlowToken;
 use crate::id::{BranchId, FlowId, InstanceId, UpstreamId};
-use crate::message::{Composer, Message, Method, Name};
+use crate::message::{Composer, Message, Method};
 use crate::transaction::ServerId;
 
 /// Where a request of a dialog goes.
@@ -122,10 +122,7 @@ impl Endpoint {
         if hop.side == Side::Upstream {
             edit = forward::strip_asserted_identity(edit, Side::Device);
         }
-        for _ in 0..ours {
-            edit = edit.pop(Name::Route);
-        }
-        edit.finish()
+        forward::take_route(edit, request, ours).finish()
     }
 
     /// Whether the sender is one of the two ends that the token names.

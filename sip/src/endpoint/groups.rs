@@ -80,6 +80,13 @@ impl Endpoint {
         self.bindings.get(binding).is_some_and(|registration| registration.is_registered())
     }
 
+    /// Whether a binding is registered and has the flow that it is registered by: what fails then is another device's joining.
+    pub fn has_its_flow(&self, binding: BindingId) -> bool {
+        self.bindings
+            .get(binding)
+            .is_some_and(|registration| registration.is_registered() && !registration.wants_flow())
+    }
+
     /// One more device for a binding that is there.
     pub(super) fn join(&mut self, now: Instant, instance: InstanceId, binding: BindingId) {
         let Some(registration) = self.bindings.get(binding) else { return };

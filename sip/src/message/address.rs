@@ -52,6 +52,17 @@ impl<'a> NameAddr<'a> {
         self.params.value("tag").filter(|tag| !tag.is_empty())
     }
 
+    /// As a value of Route: whether it names a strict router (RFC 3261 §12.2.1.1). Without angle brackets, `lr` stands behind
+    /// the URI.
+    pub fn is_strict_router(&self) -> bool {
+        self.uri.params.get("lr").is_none() && self.params.get("lr").is_none()
+    }
+
+    /// The URI as Request-URI: without headers, which may not stand there (RFC 3261 §19.1.1).
+    pub fn request_uri(&self) -> &'a str {
+        self.uri.text.split('?').next().unwrap_or(self.uri.text)
+    }
+
     /// The display name without quotes and escapes, each control character as a space.
     pub fn name(&self) -> Option<Cow<'a, str>> {
         let name = self.display.map(unquote).filter(|name| !name.is_empty())?;

@@ -3,6 +3,7 @@
 //! | header | of a request | of a response |
 //! | --- | --- | --- |
 //! | Via, CSeq, `Content-Length` | there, and sound | likewise |
+//! | each line | ends with CRLF alone; without a name before its colon it is refused | ends with CRLF alone |
 //! | Call-ID | there once, and sound | – |
 //! | From, To | there once | – |
 //! | Max-Forwards | at most once, and sound | – |
@@ -31,7 +32,7 @@ pub enum Fault {
     RequestUri,
     /// More than one space between the parts of the request line, or spaces behind it.
     StartLine,
-    /// A line with a colon and no header's name before it: some would read a header there.
+    /// A line with a colon and no header's name before it, or with a bare CR or LF: some would read a header there.
     HeaderLine,
     /// A SIP version other than 2.0.
     Version,
@@ -61,8 +62,11 @@ impl fmt::Display for Fault {
 
 /// See [`Message::check`].
 pub(super) fn message(message: &Message) -> Result<(), Fault> {
+    start(message)?;
+    if message.is_torn {
+        return Err(Fault::HeaderLine);
+    }
     if message.is_request() {
-        start(message)?;
         request(message)?;
     }
     via(message)?;

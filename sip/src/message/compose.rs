@@ -10,7 +10,7 @@ use std::io::Write as _;
 use bytes::Bytes;
 
 use super::grammar::{is_token, is_token_byte};
-use super::{Message, Method, Name};
+use super::{Message, Method, Name, Span};
 
 /// A message that is being written, line by line.
 #[derive(Debug)]
@@ -45,17 +45,17 @@ impl Composer {
         for field in &request.fields {
             match field.name {
                 Name::Via | Name::From | Name::CallId | Name::CSeq => {
-                    out.extend_from_slice(field.line.of(&request.head));
+                    push_copy(&mut out, request, field.line);
                 }
-                Name::Timestamp if status == 100 => out.extend_from_slice(field.line.of(&request.head)),
-                Name::RecordRoute if record_routes => out.extend_from_slice(field.line.of(&request.head)),
+                Name::Timestamp if status == 100 => push_copy(&mut out, request, field.line),
+                Name::RecordRoute if record_routes => push_copy(&mut out, request, field.line),
                 Name::To => {
                     let tagged = request.to().is_some_and(|to| to.tag().is_some());
                     match to_tag.filter(|_| !tagged && status > 100) {
-                        None => out.extend_from_slice(field.line.of(&request.head)),
+                        None => push_copy(&mut out, request, field.line),
                         Some(tag) => {
                             out.extend_from_slice(b"To: ");
-                            out.extend_from_slice(field.value.of(&request.head));
+                            push_copy(&mut out, request, field.value);
                             out.extend_from_slice(b";tag=");
                             out.extend(tag.bytes().filter(|b| is_token_byte(*b)));
                             out.extend_from_slice(b"\r\n");
@@ -150,7 +150,7 @@ impl Composer {
     /// Copies all lines of a header from another message, byte for byte.
     pub fn copy(mut self, name: Name, from: &Message) -> Self {
         for field in from.fields.iter().filter(|field| field.name == name && is_free(name)) {
-            self.out.extend_from_slice(field.line.of(&from.head));
+            push_copy(&mut self.out, from, field.line);
         }
         self
     }
@@ -200,6 +200,21 @@ fn push_named(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Writes a part of a head as it came. Of a torn one, which is only ever refused, each bare CR and LF as a space: what some
+/// readers would take for a line of its own is none in the answer.
+fn push_copy(out: &mut Vec<u8>, message: &Message, part: Span) {
+    let bytes = part.of(&message.head);
+    if !message.is_torn {
+        return out.extend_from_slice(bytes);
+    }
+    let is_bare = |at: usize| match bytes[at] {
+        b'\r' => bytes.get(at + 1) != Some(&b'\n'),
+        b'\n' => at == 0 || bytes[at - 1] != b'\r',
+        _ => false,
+    };
+    out.extend((0..bytes.len()).map(|at| if is_bare(at) { b' ' } else { bytes[at] }));
+}
+
 /// Writes text, each control character as a space.
 fn push_text(out: &mut Vec<u8>, text: &[u8]) {
     out.extend(text.iter().map(|b| if b.is_ascii_control() && *b != b'\t' { b' ' } else { *b }));
@@ -236,6 +251,24 @@ mod tests {
         assert_eq!((trying.has(Name::RecordRoute), trying.text(Name::Timestamp)), (false, Some("54")));
         let refused = parse(&Composer::response(&invite("<sip:c@d>;tag=old"), 603, "Decline", Some("t")).finish());
         assert_eq!((refused.to().unwrap().tag(), refused.has(Name::RecordRoute)), (Some("old"), false));
+    }
+
+    #[test]
+    fn what_some_readers_would_split_is_one_line_in_an_answer() {
+        for torn in
+            ["<sip:c@d>\nEvil: 1", "<sip:c@d>\rEvil: 1", "x\n\rEvil: 1", "<sip:c@d>\r\r\n \n", "\n<sip:c@d>;tag=\n"]
+        {
+            let request = invite(torn);
+            assert_eq!(request.check(), Err(crate::message::Fault::HeaderLine), "{torn:?}");
+            for answer in [
+                Composer::response(&request, 400, "Bad", Some("t")),
+                Composer::request(Method::Message, "sip:a@b").copy(Name::To, &request),
+            ] {
+                let answer = parse(&answer.finish());
+                assert!(!answer.is_torn, "{torn:?}");
+                assert_eq!(answer.values_written("Evil").count(), 0, "{torn:?}");
+            }
+        }
     }
 
     #[test]

@@ -120,7 +120,7 @@ pub(super) fn find_unquoted_byte(bytes: &[u8], wanted: u8) -> Option<usize> {
 }
 
 /// The index behind the quoted string that begins at `open`; `None` when it is left open.
-fn quote_end(bytes: &[u8], open: usize) -> Option<usize> {
+pub(super) fn quote_end(bytes: &[u8], open: usize) -> Option<usize> {
     let mut at = open + 1;
     loop {
         at += memchr2(b'"', b'\\', bytes.get(at..)?)?;

@@ -93,6 +93,8 @@ pub struct Message {
     length_fault: Option<Fault>,
     /// A line of the head has a colon and no header's name before it.
     odd_line: bool,
+    /// Some readers would cut the head into other lines.
+    is_torn: bool,
 }
 
 /// Why bytes are not a SIP message at all. Such bytes get no answer.
@@ -249,8 +251,19 @@ impl Message {
 
     /// The Contact addresses that lead somewhere, judged one by one (RFC 3261 §16.3 step 1); `*` is none of them.
     pub fn contacts(&self) -> Vec<Party<'_>> {
-        let contacts = self.elements(Name::Contact).map(|element| Party::read(element.as_bytes()));
+        let contacts = self.values(Name::Contact).flat_map(party::split).map(Party::read);
         contacts.filter(|contact| contact.target().is_some()).collect()
+    }
+
+    /// The Contact addresses with this user, also where what stands beside them in their line is too broken to tell where one
+    /// ends and the next begins. `user`: one that nobody writes by chance.
+    pub fn contacts_of(&self, user: &str) -> Vec<Party<'_>> {
+        let is_own = |contact: &Party<'_>| contact.user() == Some(user);
+        let own: Vec<_> = self.contacts().into_iter().filter(is_own).collect();
+        if !own.is_empty() {
+            return own;
+        }
+        self.values(Name::Contact).flat_map(|value| party::mentions(value, user)).filter(is_own).collect()
     }
 
     /// The route at `index` of the Route header, from the top.

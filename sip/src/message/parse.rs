@@ -1,7 +1,8 @@
 //! Bytes to [`Message`]: the start line, the header lines, the body's length.
 //!
 //! Invariant: each byte of the head belongs to exactly one line, and writing the lines one after the other gives the
-//! head again. A bare CR or LF, which some readers take for the end of a line and some do not, is refused.
+//! head again. A head that some readers would cut into other lines, at a bare CR or LF or because white space begins its first
+//! one, is marked, and [`Message::check`] fails.
 
 use bytes::Bytes;
 use memchr::{memchr, memchr2, memmem, memrchr};
@@ -16,11 +17,12 @@ pub(super) fn message(bytes: &Bytes, limits: &Limits) -> Result<Message, Malform
     }
     let end = memmem::find(bytes, b"\r\n\r\n").ok_or(Malformed::NoEnd)? + 4;
     let head = bytes.slice(..end);
-    let first = line_end(&head, 0).map_err(|_| Malformed::StartLine)?;
+    let (first, is_torn) = line_end(&head, 0).filter(|(_, is_torn)| !is_torn).ok_or(Malformed::StartLine)?;
     let start = start_line(&head[..first])?;
-    let fields = header_fields(&head, first + 2, limits)?;
-    let odd_line = fields.iter().any(|field| field.is_odd(&head));
-    let mut message = Message { head, start, fields, body: Bytes::new(), length_fault: None, odd_line };
+    let mut message =
+        Message { head, start, fields: Vec::new(), body: Bytes::new(), length_fault: None, odd_line: false, is_torn };
+    header_fields(&mut message, first + 2, limits)?;
+    message.odd_line = message.fields.iter().any(|field| field.is_odd(&message.head));
     let rest = bytes.len() - end;
     match content_length(&message) {
         Ok(length) if length.unwrap_or(rest) <= rest => message.body = bytes.slice(end..end + length.unwrap_or(rest)),
@@ -90,34 +92,41 @@ fn strip_version(line: &[u8]) -> Option<&[u8]> {
     version.eq_ignore_ascii_case(b"SIP/2.0").then_some(rest)
 }
 
-fn header_fields(head: &[u8], mut at: usize, limits: &Limits) -> Result<Vec<Field>, Malformed> {
-    let mut fields = Vec::with_capacity(limits.headers.min(24));
+fn header_fields(message: &mut Message, mut at: usize, limits: &Limits) -> Result<(), Malformed> {
+    let head = message.head.clone();
+    message.fields.reserve(limits.headers.min(24));
     let mut vias = 0;
+    // White space behind the start line is folded onto it, or hides a header.
+    message.is_torn |= is_lws(head[at]) && head[at] != b'\r';
     loop {
-        let mut end = line_end(head, at)?;
+        let mut end = next_line(message, &head, at)?;
         if end == at {
-            return Ok(fields);
+            return Ok(());
         }
         while matches!(head.get(end + 2), Some(b' ' | b'\t')) {
-            end = line_end(head, end + 2)?;
+            end = next_line(message, &head, end + 2)?;
         }
-        if fields.len() == limits.headers {
+        if message.fields.len() == limits.headers {
             return Err(Malformed::TooManyHeaders);
         }
-        // What begins with white space and follows the start line is folded onto it, or hides a header: neither is let pass.
-        if fields.is_empty() && is_lws(head[at]) {
-            return Err(Malformed::HeaderLine);
-        }
-        let field = header_field(head, at, end).unwrap_or_else(|| odd_line(at, end));
+        let field = header_field(&head, at, end).unwrap_or_else(|| odd_line(at, end));
         if field.name == Name::Via {
-            vias += count_elements(field.value.of(head));
+            vias += count_elements(field.value.of(&head));
             if vias > limits.vias {
                 return Err(Malformed::TooManyVias);
             }
         }
-        fields.push(field);
+        message.fields.push(field);
         at = end + 2;
     }
+}
+
+/// The index of the CRLF that ends the line at `from`; a bare CR or LF before it marks the message.
+fn next_line(message: &mut Message, head: &[u8], from: usize) -> Result<usize, Malformed> {
+    // The head ends with an empty line, so each line has its end.
+    let (end, is_torn) = line_end(head, from).ok_or(Malformed::NoEnd)?;
+    message.is_torn |= is_torn;
+    Ok(end)
 }
 
 /// How many elements a list has; one that is not UTF-8 counts as one, as no typed view reads it.
@@ -128,10 +137,17 @@ fn count_elements(value: &[u8]) -> usize {
     std::str::from_utf8(value).map_or(1, |value| split_list(value).count())
 }
 
-/// The index of the CRLF that ends the line at `from`.
-fn line_end(head: &[u8], from: usize) -> Result<usize, Malformed> {
-    let at = from + memchr2(b'\r', b'\n', head.get(from..).unwrap_or_default()).ok_or(Malformed::HeaderLine)?;
-    if head[at..].starts_with(b"\r\n") { Ok(at) } else { Err(Malformed::HeaderLine) }
+/// The index of the CRLF that ends the line at `from`, and whether a bare CR or LF stands before it.
+fn line_end(head: &[u8], from: usize) -> Option<(usize, bool)> {
+    let (mut at, mut is_torn) = (from, false);
+    loop {
+        at += memchr2(b'\r', b'\n', head.get(at..)?)?;
+        if head[at..].starts_with(b"\r\n") {
+            return Some((at, is_torn));
+        }
+        is_torn = true;
+        at += 1;
+    }
 }
 
 fn header_field(head: &[u8], start: usize, end: usize) -> Option<Field> {
@@ -205,10 +221,18 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_some_readers_would_split_is_malformed() {
-        for line in ["To : x\u{0}\rX: y", "To: x\nX: y", "To: x\r X: y", " To: x", "\tTo: x"] {
-            assert_eq!(parse(format!("{BARE}{line}\r\n\r\n")).err(), Some(Malformed::HeaderLine), "{line:?}");
+    fn a_line_that_some_readers_would_split_is_a_fault() {
+        let lines =
+            ["To : x\u{0}\rX: y", "To: x\nX: y", "To: x\r X: y", " To: x", "\tTo: x", "To: x\n", "\nTo: x", "To: x\r"];
+        for line in lines {
+            let text = format!("{BARE}{line}\r\n\r\n");
+            let message = parse(&text).unwrap();
+            assert_eq!((message.to_bytes(), message.is_torn), (text.into(), true), "{line:?}");
+            assert_eq!(message.check(), Err(super::super::Fault::HeaderLine), "{line:?}");
+            let response = parse(format!("SIP/2.0 200 OK\r\n{line}\r\n\r\n")).unwrap();
+            assert_eq!(response.check(), Err(super::super::Fault::HeaderLine), "{line:?}");
         }
+        assert!(!parse(BARE.to_owned() + "\r\n").unwrap().is_torn);
         assert_eq!(parse(format!("{BARE}To: x\r\n")).err(), Some(Malformed::NoEnd));
         assert_eq!(parse(format!("{BARE}To: x\n\n")).err(), Some(Malformed::NoEnd));
     }

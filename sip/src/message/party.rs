@@ -7,14 +7,21 @@
 //! | --- | --- |
 //! | a `<` outside quotes | the URI up to its `>`; parameters behind it |
 //! | a quote that is never closed | the last `<scheme:…>` that only parameters follow |
-//! | no angle brackets | the URI up to the first `;`; parameters behind it |
+//! | no angle brackets | the URI up to the first `;` outside quotes, a quoted name before it left out; parameters behind it |
+//! | parameters that are no text | those before or behind the bytes in doubt that hold a tag |
 //!
 //! Invariant: a tag inside a display name or inside a URI is none. What is read is a view of the bytes as they came.
 
 use std::borrow::Cow;
 
-use super::grammar::{Class, all, find_unquoted_byte, is_quoted, trim, trim_bytes};
+use super::grammar::{Class, all, find_unquoted_byte, is_quoted, quote_end, trim, trim_bytes};
 use super::{Params, Uri, unquote};
+
+/// Brackets behind a quote that was left open that are looked at, from the last one: so many `<` that are none end the search,
+/// because each is followed to its `>`, and a sender may write thousands.
+const BRACKETS_MAX: usize = 16;
+/// Places that name a user which are looked at, likewise.
+const MENTIONS_MAX: usize = 16;
 
 /// An address in From, To or Contact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,12 +39,13 @@ impl<'a> Party<'a> {
         let (display, target, rest) = match angle_brackets(value) {
             Some((open, close)) => (trim_bytes(&value[..open]), &value[open + 1..close], &value[close + 1..]),
             None => {
-                let end = memchr::memchr(b';', value).unwrap_or(value.len());
-                (&value[..0], trim_bytes(&value[..end]), &value[end..])
+                let name = if value.starts_with(b"\"") { quote_end(value, 0).unwrap_or(value.len()) } else { 0 };
+                let end = find_unquoted_byte(value, b';').unwrap_or(value.len());
+                (&value[..name], trim_bytes(&value[name..end]), &value[end..])
             }
         };
         let params = find_unquoted_byte(rest, b';').map_or(&rest[..0], |at| &rest[at..]);
-        Self { display, target, params: Params::loose(std::str::from_utf8(params).unwrap_or_default()) }
+        Self { display, target, params: Params::loose(legible(params)) }
     }
 
     /// The tag (RFC 3261 §19.3): not empty, and without white space or control characters.
@@ -79,6 +87,65 @@ impl<'a> Party<'a> {
     }
 }
 
+/// Splits a list of addresses at commas outside quotes and angle brackets; empty elements are left out. No URI has a `>` in
+/// it, so the first one closes the brackets, whatever quotes stand between.
+pub(super) fn split(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(value);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let end = element_end(text);
+        rest = text.get(end + 1..);
+        Some(trim_bytes(&text[..end]))
+    })
+    .filter(|element| !element.is_empty())
+}
+
+/// The addresses in angle brackets that hold `user`, each with what follows up to the next comma.
+pub(super) fn mentions<'a>(value: &'a [u8], user: &str) -> impl Iterator<Item = Party<'a>> {
+    memchr::memmem::find_iter(value, user).take(MENTIONS_MAX).filter_map(|at| {
+        let open = memchr::memrchr(b'<', &value[..at])?;
+        split(&value[open..]).next().map(Party::read)
+    })
+}
+
+/// The index of the comma that ends the first element, or the length.
+fn element_end(text: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(found) = memchr::memchr3(b',', b'"', b'<', &text[at..]) {
+        at += found;
+        let behind = match text[at] {
+            b',' => return at,
+            b'"' => quote_end(text, at),
+            _ => memchr::memchr(b'>', &text[at..]).map(|length| at + length + 1),
+        };
+        match behind {
+            Some(behind) => at = behind,
+            None => break,
+        }
+    }
+    text.len()
+}
+
+/// Parameters as text: all of them, or the first in a row that are text and have a tag among them.
+fn legible(params: &[u8]) -> &str {
+    if let Ok(text) = std::str::from_utf8(params) {
+        return text;
+    }
+    let (mut start, mut at) = (0, 0);
+    while at < params.len() {
+        let end = find_unquoted_byte(&params[at + 1..], b';').map_or(params.len(), |length| at + 1 + length);
+        match std::str::from_utf8(&params[at..end]) {
+            Ok(param) if Params::loose(param).get("tag").is_some() => {
+                return std::str::from_utf8(&params[start..end]).unwrap_or_default();
+            }
+            Ok(_) => {}
+            Err(_) => start = end,
+        }
+        at = end;
+    }
+    ""
+}
+
 /// The angle brackets around the URI.
 fn angle_brackets(value: &[u8]) -> Option<(usize, usize)> {
     if let Some(open) = find_unquoted_byte(value, b'<')
@@ -87,7 +154,7 @@ fn angle_brackets(value: &[u8]) -> Option<(usize, usize)> {
         return Some((open, open + length));
     }
     // A quote was left open: the last brackets that hold a URI and that only parameters follow.
-    memchr::memrchr_iter(b'<', value).find_map(|open| {
+    memchr::memrchr_iter(b'<', value).take(BRACKETS_MAX).find_map(|open| {
         let close = open + memchr::memchr(b'>', &value[open..])?;
         let scheme = value[open + 1..close].split(|b| *b == b':').next().filter(|it| it.len() < close - open - 1)?;
         let behind = trim_bytes(&value[close + 1..]);
@@ -135,12 +202,36 @@ mod tests {
             ("", (None, None, None)),
             ("*", (None, None, None)),
             ("anonymous", (None, None, None)),
+            ("\"A. G. Bell\" sip:agb@h;tag=1", (name("A. G. Bell"), Some("sip:agb@h"), Some("1"))),
+            ("\"Sami\\\" <sip:u@h>;tag=1", (name("Sami\\"), Some("sip:u@h"), Some("1"))),
             ("< sip:u@h >;tag=1", (None, None, Some("1"))),
         ] {
             assert_eq!(read(value), expected, "{value}");
         }
         let latin = Party::read(b"Jos\xe9 <sip:u@h>;tag=1");
         assert_eq!((latin.name().as_deref(), latin.tag()), (Some("Jos\u{fffd}"), Some("1")));
+        for value in [
+            &b"<sip:u@h>;x=\xe9;tag=1"[..],
+            b"<sip:u@h>;tag=1;x=\xe9",
+            b"<sip:u@h>;x=\"\xe9;tag=evil\";tag=1",
+            b"<sip:u@h>;\xe9;y;tag=1;z=\xe9",
+        ] {
+            assert_eq!(Party::read(value).tag(), Some("1"), "{}", String::from_utf8_lossy(value));
+        }
+    }
+
+    #[test]
+    fn a_list_is_judged_one_by_one() {
+        let targets =
+            |value: &'static [u8]| -> Vec<_> { split(value).filter_map(|it| Party::read(it).target()).collect() };
+        assert_eq!(targets(b"Lastname, Firstname <sip:x@h>"), ["sip:x@h"]);
+        assert_eq!(targets(b"\"A, B\" <sip:a,b@h>;q=1, , <sip:c@h>"), ["sip:a,b@h", "sip:c@h"]);
+        assert_eq!(targets(b"<sip:a@h;x=\"open>;expires=1, <sip:c@h>"), ["sip:a@h;x=\"open", "sip:c@h"]);
+        assert_eq!(targets(b"\"Jos\xe9\" <sip:a@h>, <sip:b@h\xe9>, <sip:c@h>"), ["sip:a@h", "sip:c@h"]);
+        assert_eq!(targets(b"*"), [""; 0]);
+        let broken = b"\"Anne, \"O\" <sip:x@h>;expires=1, <sip:own@h>;+sip.instance=\"<urn:uuid:1>\";expires=9";
+        let own: Vec<_> = mentions(broken, "own").map(|it| (it.user(), it.params.value("expires"))).collect();
+        assert_eq!(own, [(Some("own"), Some("9"))]);
     }
 
     #[test]
@@ -151,8 +242,31 @@ mod tests {
             "\"a\\\"<sip:evil@h>;tag=evil\" <sip:u@h>",
             "\"x\" ;tag=evil <sip:u@h>",
             "<sip:u@h?To=x;tag=evil>",
+            "\"a;tag=evil;\" sip:u@h",
+            "\"a;tag=evil",
+            "\"a;tag=evil <sip:u@h>",
         ] {
             assert_eq!(Party::read(value.as_bytes()).tag(), None, "{value}");
         }
+    }
+
+    #[test]
+    fn a_long_value_is_read_in_a_time_that_grows_as_it_does() {
+        let begun = std::time::Instant::now();
+        for part in ["<", "<>", "<a:", "\"<", ";a", "\"", "<own", "own", ",", "<sip:own@h;", "a,\"<"] {
+            for tail in ["", ">", ";\u{e9}"] {
+                let mut value = part.repeat(65_536 / part.len()).into_bytes();
+                value.extend_from_slice(tail.as_bytes());
+                // The last letter is cut in two: it is no text.
+                value.truncate(value.len() - usize::from(tail.len() > 1));
+                for _ in 0..4 {
+                    let party = Party::read(&value);
+                    let _ = (party.tag(), party.name(), party.target(), split(&value).map(Party::read).count());
+                    let _ = mentions(&value, "own").count();
+                }
+            }
+        }
+        // 132 times 64 KiB; what grows with the square of the length takes minutes.
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
     }
 }

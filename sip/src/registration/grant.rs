@@ -17,7 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::id::BindingId;
-use crate::message::{Message, Name, NameAddr, Party, Uri, Via, unquote};
+use crate::message::{Message, Name, NameAddr, Party, unquote};
 
 /// Entries of one list that are kept.
 pub const LIST_MAX: usize = 16;
@@ -36,8 +36,7 @@ pub(crate) struct RegistrarInfo {
 impl RegistrarInfo {
     /// Reads a 2xx to a REGISTER of `binding`.
     pub(super) fn read(binding: BindingId, response: &Message) -> Self {
-        let contacts = response.contacts();
-        let ours = own(&contacts, binding, response);
+        let ours = own(response, binding, u32::MAX);
         let gruu = |name| {
             let value = ours.and_then(|contact| contact.params.value(name)).map(unquote);
             value.filter(|uri| uri.len() <= ENTRY_BYTES && crate::message::Uri::parse(uri).is_some()).map(Into::into)
@@ -68,9 +67,7 @@ impl fmt::Debug for RegistrarInfo {
 
 /// The lifetime that a 2xx grants to the Contact of `binding` (RFC 3261 §10.2.4); `asked` when it names none, in seconds.
 pub(super) fn lifetime(binding: BindingId, response: &Message, asked: u32) -> Duration {
-    let contacts = response.contacts();
-    let param = own(&contacts, binding, response).and_then(|contact| contact.params.value("expires"));
-    let seconds = param.and_then(|value| unquote(value).parse().ok()).or_else(|| response.number(Name::Expires));
+    let seconds = own(response, binding, asked).as_ref().and_then(expires).or_else(|| response.number(Name::Expires));
     Duration::from_secs(u64::from(seconds.unwrap_or(asked)))
 }
 
@@ -87,18 +84,24 @@ pub fn flow_timer(response: &Message) -> Option<Duration> {
     response.number(Name::FlowTimer).filter(|seconds| *seconds > 0).map(|seconds| Duration::from_secs(seconds.into()))
 }
 
-/// The Contact that the REGISTER had, among all that a registrar names: by its user, host and port (RFC 3261 §10.2.4, §19.1.4);
-/// where none is the same, as behind a server that rewrites hosts, by its user alone. An older one of an earlier host has
-/// the same user. The REGISTER named our host in its Via, too, and the response brings that back.
-fn own<'m, 'a>(contacts: &'m [Party<'a>], binding: BindingId, response: &Message) -> Option<&'m Party<'a>> {
-    let text = binding.to_string();
+/// The Contact that the REGISTER had, among all that a registrar names: by its user, host, port and transport (RFC 3261
+/// §10.2.4, §19.1.4). Where none is the same, as behind a server that rewrites hosts, it is the one of our user that lasts
+/// longest, but not longer than `asked`: an older one of an earlier host has the same user, and less time left or another
+/// time altogether. The REGISTER named our host in its Via, too, and the response brings that back.
+fn own(response: &Message, binding: BindingId, asked: u32) -> Option<Party<'_>> {
     let via = response.via();
-    let ours = |contact: &&Party<'_>| contact.user() == Some(text.as_str());
-    let same = |contact: &&Party<'_>| {
-        let same_host = |uri: Uri<'_>, via: &Via<'_>| uri.host.eq_ignore_ascii_case(via.host) && uri.port == via.port;
-        ours(contact) && contact.uri().zip(via.as_ref()).is_some_and(|(uri, via)| same_host(uri, via))
+    let sameness = |contact: &Party<'_>| {
+        let Some((uri, via)) = contact.uri().zip(via.as_ref()) else { return (false, false) };
+        let same_place = uri.host.eq_ignore_ascii_case(via.host) && uri.port == via.port;
+        let transport = uri.transport().unwrap_or("udp");
+        (same_place, same_place && transport.eq_ignore_ascii_case(via.transport))
     };
-    contacts.iter().find(same).or_else(|| contacts.iter().find(ours))
+    let rank = |contact: &Party<'_>| (sameness(contact), expires(contact).filter(|seconds| *seconds <= asked));
+    response.contacts_of(&binding.to_string()).into_iter().max_by_key(rank)
+}
+
+fn expires(contact: &Party<'_>) -> Option<u32> {
+    unquote(contact.params.value("expires")?).parse().ok()
 }
 
 #[cfg(test)]

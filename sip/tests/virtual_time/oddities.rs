@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sip::endpoint::CallState;
-use sip::message::{Message, Name};
+use sip::message::{Fault, Limits, Message, Name};
 
 use crate::world::World;
 
@@ -53,7 +53,8 @@ fn an_invite_with_odd_headers_rings_and_reaches_the_device_as_it_came() {
 
 #[test]
 fn a_line_that_others_may_read_as_a_header_is_answered_400_and_wakes_nobody() {
-    for line in ["To\u{b}: x", "T o: x", ": x", "(To): x"] {
+    for line in ["To\u{b}: x", "T o: x", ": x", "(To): x", "Subject: hello\n>world", "X: a\nTo: x", "X: a\rY", "X: a\n"]
+    {
         let mut world = World::registered();
         let (source, text) = (world.upstream, with_line(&world, "odd", "X-Odd", line));
         world.receive(source, &text);
@@ -105,6 +106,46 @@ fn a_contact_of_another_device_that_is_none_costs_no_registration() {
 }
 
 #[test]
+fn our_contact_is_found_beside_what_breaks_its_line() {
+    for odd in [
+        "<sip:al@h;x=\"open>;expires=3600, OURS;expires=300",
+        "\"Anne, \"O\" <sip:x@h>;expires=3600, OURS;+sip.instance=\"<urn:uuid:1>\";expires=300",
+        "\"open <sip:x@h>;expires=3600, OURS;expires=300",
+        "OURS;expires=300, \"open <sip:x@h>;expires=3600",
+        "al <sip:al@h, OURS;expires=300",
+        "<>;expires=3600, <unknown:x>, OURS;;expires=300;=",
+        "*, OURS ; expires = \"300\"",
+    ] {
+        let mut world = World::new(World::registered().upstream.flow);
+        world.bind();
+        let register = world.last("REGISTER");
+        let ours = register.text(Name::Contact).unwrap().split('>').next().unwrap_or_default().to_owned() + ">";
+        world.respond(200, &[("Contact", &odd.replace("OURS", &ours)), ("Expires", "3600")]);
+        world.advance(Duration::from_secs(300));
+        assert!(world.count("REGISTER") > 1, "{odd}: {:?}", world.descriptions());
+    }
+}
+
+#[test]
+fn where_hosts_are_rewritten_an_older_contact_of_ours_does_not_set_the_lifetime() {
+    for older in ["EARLIER;expires=7200", "EARLIER;expires=5"] {
+        for first in [true, false] {
+            let mut world = World::new(World::registered().upstream.flow);
+            world.bind();
+            let earlier = format!("<sip:{}@earlier.test:5070>", world.binding);
+            let (older, ours) =
+                (older.replace("EARLIER", &earlier), format!("<sip:{}@nat.test:1024>;expires=300", world.binding));
+            let contacts = if first { format!("{older}, {ours}") } else { format!("{ours}, {older}") };
+            world.respond(200, &[("Contact", &contacts)]);
+            world.advance(Duration::from_secs(60));
+            assert_eq!(world.count("REGISTER"), 1, "{contacts}");
+            world.advance(Duration::from_secs(240));
+            assert!(world.count("REGISTER") > 1, "{contacts}");
+        }
+    }
+}
+
+#[test]
 fn an_older_contact_of_ours_at_another_host_does_not_set_the_lifetime() {
     let mut world = World::new(World::registered().upstream.flow);
     world.bind();
@@ -130,6 +171,33 @@ fn an_invite_that_comes_by_two_branches_is_one_call_and_one_push() {
 }
 
 #[test]
+fn a_copy_of_an_invite_that_comes_late_rings_nobody_again() {
+    for end in ["answered", "declined", "cancelled", "timed-out"] {
+        let mut world = World::registered();
+        let (source, text) = (world.upstream, world.invite_text("merged"));
+        world.receive(source, &text);
+        world.attach(1);
+        let (device, invite) = (world.device(1), world.last("INVITE"));
+        match end {
+            "answered" => world.reply(device, &invite, 200, &[("Contact", "<sip:phone@10.0.0.5>")], ""),
+            "declined" => world.reply(device, &invite, 603, &[], ""),
+            "cancelled" => {
+                let head = world.head("merged", "CANCEL", 1, "");
+                world.receive(source, &format!("CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{head}\r\n", world.binding));
+                world.reply(device, &invite, 487, &[], "");
+            }
+            _ => world.advance(Duration::from_secs(151)),
+        }
+        let forked = world.count("INVITE");
+        world.receive(source, &text.replace("z9hG4bKserver.merged", "z9hG4bKother.merged"));
+        // Nobody was found: the server may try again.
+        let expected = if end == "timed-out" { (forked + 1, 0) } else { (forked, 1) };
+        assert_eq!((world.count("INVITE"), world.count("INVITE 482")), expected, "{end}: {:?}", world.descriptions());
+        world.advance(Duration::from_secs(600));
+    }
+}
+
+#[test]
 fn a_cancel_that_comes_after_the_final_response_is_200_with_the_tag_of_the_call() {
     let mut world = World::registered();
     world.invite("late");
@@ -141,4 +209,36 @@ fn a_cancel_that_comes_after_the_final_response_is_200_with_the_tag_of_the_call(
     let tag = |message: &Message| message.to().and_then(|to| to.tag().map(str::to_owned));
     assert!(tag(&answer).is_some());
     assert_eq!(tag(&answer), tag(&refused));
+}
+
+#[test]
+fn an_invite_of_the_field_rings_or_is_answered_400() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/messages/field");
+    let mut rang = 0;
+    for entry in std::fs::read_dir(folder).expect("the fixtures") {
+        let path = entry.expect("a fixture").path();
+        if path.extension().is_none_or(|extension| extension != "dat") {
+            continue;
+        }
+        let mut world = World::registered();
+        let (source, bytes) = (world.upstream, std::fs::read(&path).expect("a fixture"));
+        let Some(rest) = bytes.strip_prefix(b"INVITE sip:alice@relay.test ") else { continue };
+        let invite = [format!("INVITE sip:{}@relay.test:5070 ", world.binding).as_bytes(), rest].concat();
+        let message = Message::parse(&invite.clone().into(), &Limits::default()).expect("a message");
+        let fault = message.check().err();
+        if fault.is_some_and(|fault| fault != Fault::HeaderLine) {
+            // The world takes no answer that repeats a broken CSeq.
+            continue;
+        }
+        world.receive_bytes(source, &invite);
+        if fault.is_some() {
+            assert_eq!((world.count("INVITE 400"), world.wakes().len()), (1, 0), "{path:?}");
+        } else if message.to().is_some_and(|to| to.tag().is_some()) {
+            assert_eq!(world.count("INVITE 481"), 1, "{path:?}");
+        } else {
+            assert_eq!(world.wakes().len(), 1, "{path:?}: {:?}", world.descriptions());
+            rang += 1;
+        }
+    }
+    assert!(rang >= 20, "{rang}");
 }

@@ -293,6 +293,19 @@ fn a_summary_becomes_a_mailbox_and_another_event_is_489() {
 }
 
 #[test]
+fn a_summary_is_taken_whatever_its_to_and_its_account_look_like() {
+    let body = "Messages-Waiting: yes\r\nMessage-Account: 1000\r\nVoice-Message: 2/1\r\n";
+    let headers = "Event: message-summary\r\nContent-Type: application/simple-message-summary\r\n";
+    for to in ["1000", "1000@example.com", "<1000@example.com>", "\"\"x\"\" <sip:1000@h>", ""] {
+        let mut world = World::registered();
+        let source = world.upstream;
+        let text = world.out_of_dialog("NOTIFY", "n1", headers, body);
+        world.receive(source, &text.replace("To: <sip:alice@example.com>", &format!("To: {to}")));
+        assert_eq!((world.answered("NOTIFY").status(), world.mailboxes().len()), (Some(200), 1), "{to}");
+    }
+}
+
+#[test]
 fn options_is_answered_as_a_registered_user_agent_would() {
     let mut world = World::registered();
     let text = world.out_of_dialog("OPTIONS", "o1", "", "");

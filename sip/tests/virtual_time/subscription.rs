@@ -117,3 +117,19 @@ fn a_notify_of_no_subscription_is_481_and_one_that_ends_it_is_heard() {
     world.advance(Duration::from_secs(500));
     assert_eq!(world.count("SUBSCRIBE"), asked);
 }
+
+#[test]
+fn a_subscription_by_a_strict_router_has_its_target_as_last_route() {
+    // RFC 3261 §12.2.1.1: the first of the route set, without lr, is the Request-URI.
+    let (mut world, first) = subscribed();
+    let made = [
+        ("Contact", "<sip:vm@192.0.2.33>"),
+        ("Expires", "600"),
+        ("Record-Route", "<sip:192.0.2.11;lr>, <sip:192.0.2.10>"),
+    ];
+    reply(&mut world, &first, 200, &made);
+    world.advance(Duration::from_secs(520));
+    let refresh = world.last("SUBSCRIBE");
+    assert_eq!(refresh.request_uri(), Some("sip:192.0.2.10"));
+    assert_eq!(refresh.elements(Name::Route).collect::<Vec<_>>(), ["<sip:192.0.2.11;lr>", "<sip:vm@192.0.2.33>"]);
+}

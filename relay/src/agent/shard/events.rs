@@ -197,8 +197,9 @@ impl Shard {
                     None => RegistrationOutcome::TimedOut,
                 });
                 tracing::debug!(%instance, status, after_s = after.as_secs(), "a registration is tried again later");
-                // While the binding stands, it was the joining of one more device that failed.
-                let stands = self.endpoint.is_registered(binding);
+                // While the binding stands, it was the joining of one more device that failed; without its flow it stands for
+                // none of them.
+                let stands = self.endpoint.has_its_flow(binding);
                 let all = if stands { vec![instance] } else { self.endpoint.all_instances(binding) };
                 for id in all {
                     self.on_retried(id, status, after);

@@ -55,7 +55,8 @@ impl Shard {
             };
             self.shared.vault.seal_message(instance, &message)
         });
-        let (from, name, told) = (page.from.clone(), page.name.clone(), !is_notification(page));
+        let (from, name, told) =
+            (page.from.clone(), page.name.clone(), !is_notification(&page.content_type, &page.body));
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
             let outcome = keep(&shared, instance, &item).await;
@@ -113,11 +114,18 @@ impl Shard {
 
 /// Whether a MESSAGE only tells its sender's app that another one was delivered or displayed (RFC 5438 §7), itself or within
 /// CPIM (RFC 3862): it is kept for the app, and is no new message for the user.
-fn is_notification(message: &InboundMessage) -> bool {
-    const IMDN: &[u8] = b"message/imdn+xml";
-    let media = message.content_type.split(';').next().unwrap_or_default().trim();
-    let within = || message.body.windows(IMDN.len()).any(|part| part.eq_ignore_ascii_case(IMDN));
-    media.as_bytes().eq_ignore_ascii_case(IMDN) || media.eq_ignore_ascii_case("message/cpim") && within()
+fn is_notification(content_type: &str, body: &[u8]) -> bool {
+    let is = |value: &str, media: &str| {
+        value.split(';').next().is_some_and(|value| value.trim().eq_ignore_ascii_case(media))
+    };
+    // A person may write of it, too: it is a header that says so.
+    let says_so = |line: &[u8]| {
+        let line = String::from_utf8_lossy(line);
+        let field = line.split_once(':').filter(|(name, _)| name.trim().eq_ignore_ascii_case("Content-Type"));
+        field.is_some_and(|(_, value)| is(value, "message/imdn+xml"))
+    };
+    let within = || body.split(|byte| *byte == b'\n').any(says_so);
+    is(content_type, "message/imdn+xml") || is(content_type, "message/cpim") && within()
 }
 
 /// Has the store keep something, and counts how that went.
@@ -130,4 +138,26 @@ pub(crate) async fn keep(shared: &Shared, instance: InstanceId, item: &SealedIte
         Err(_) => shared.metrics.store_error(StoreOperation::Put),
     }
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tells_of_a_delivery_is_no_new_message_and_what_a_person_writes_is_one() {
+        let asking = "NS: imdn <urn:ietf:params:imdn>\r\nimdn.Disposition-Notification: display\r\n\r\n";
+        let cpim = |media: &str, text: &str| format!("{asking}Content-Type: {media}\r\n\r\n{text}");
+        for (content_type, body, expected) in [
+            ("message/imdn+xml", String::new(), true),
+            ("Message/IMDN+XML; charset=utf-8", String::new(), true),
+            ("message/cpim", cpim("message/imdn+xml", "<imdn/>"), true),
+            ("message/CPIM", cpim(" Message/imdn+xml ;charset=utf-8", "<imdn/>"), true),
+            ("message/cpim", cpim("text/plain", "my phone shows message/imdn+xml to me"), false),
+            ("text/plain", "Content-Type: message/imdn+xml".to_owned(), false),
+            ("", String::new(), false),
+        ] {
+            assert_eq!(is_notification(content_type, body.as_bytes()), expected, "{content_type}: {body}");
+        }
+    }
 }

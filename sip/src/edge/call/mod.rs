@@ -34,6 +34,7 @@ pub mod provisional;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 
 use super::refusals::Refusals;
 use super::{CallState, IncomingCall};
@@ -151,6 +152,23 @@ pub struct Announced {
     pub until: Instant,
 }
 
+/// What the copies of one INVITE have in common, whatever way each came: Call-ID, CSeq and From tag (RFC 3261 §8.2.2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct InviteMark([u8; 16]);
+
+impl InviteMark {
+    /// The mark of an INVITE.
+    pub fn of(invite: &Message) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(invite.call_id().unwrap_or_default());
+        hash.update(format!("\n{:?}\n", invite.cseq()));
+        hash.update(invite.from().and_then(|from| from.tag()).unwrap_or_default());
+        let mut mark = [0; 16];
+        mark.copy_from_slice(&hash.finalize()[..16]);
+        Self(mark)
+    }
+}
+
 /// One call, from its announcement or its INVITE to its final answer.
 #[derive(Debug)]
 pub struct Call {
@@ -168,15 +186,19 @@ pub struct Call {
     arrived: Instant,
     deadline: Instant,
     answered_by: Option<BranchId>,
+    mark: Option<InviteMark>,
 }
 
 impl Call {
-    /// Whether a request is a copy of this call's INVITE that came by another way (RFC 3261 §8.2.2.2).
-    pub fn is_merged_with(&self, request: &Message) -> bool {
-        let Some(invite) = self.invite() else { return false };
-        let tag = |message: &Message| message.from().and_then(|from| from.tag().map(str::to_owned));
-        let same = invite.message.call_id() == request.call_id() && invite.message.cseq() == request.cseq();
-        same && !self.is_closed() && tag(&invite.message) == tag(request)
+    /// Whether an INVITE of this mark is a copy of this call's that came by another way. A call that found nobody may be tried
+    /// again.
+    pub fn is_merged_with(&self, mark: InviteMark) -> bool {
+        self.mark == Some(mark) && !(self.is_closed() && self.state == CallState::TimedOut)
+    }
+
+    /// The mark of its INVITE, when that has come.
+    pub fn mark(&self) -> Option<InviteMark> {
+        self.mark
     }
 
     /// A call whose INVITE is expected within `wait`; no device is woken for it yet.
@@ -195,6 +217,7 @@ impl Call {
             arrived: now,
             deadline: now + wait,
             answered_by: None,
+            mark: None,
         }
     }
 
@@ -216,6 +239,7 @@ impl Call {
         let target = |instance| Target { woken: woken(instance), ..Target::new(instance) };
         self.targets = instances.iter().copied().map(target).collect();
         (self.from, self.name) = super::forward::caller(&invite.message);
+        self.mark = Some(InviteMark::of(&invite.message));
         (self.state, self.arrived, self.deadline) = (CallState::Waking, now, now + wait);
         self.stage = Stage::Waiting(Box::new(invite));
         announced

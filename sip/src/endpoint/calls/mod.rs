@@ -21,7 +21,7 @@ use crate::message::Message;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::edge::call::{Announced, Call, Invite};
+use crate::edge::call::{Announced, Call, Invite, InviteMark};
 use crate::id::{BindingId, CallId, InstanceId};
 use crate::timing::EdgeTiming;
 
@@ -36,6 +36,8 @@ pub(super) struct Calls {
     waiting: HashMap<InstanceId, Vec<CallId>>,
     /// The call that the next INVITE to a binding is taken for.
     expected: HashMap<BindingId, CallId>,
+    /// The calls whose INVITEs have a mark: one, or one for each binding that a server has forked it to.
+    marked: HashMap<InviteMark, Vec<CallId>>,
 }
 
 impl Calls {
@@ -49,7 +51,7 @@ impl Calls {
 
     /// Rows of all tables, for counts.
     pub(super) fn len(&self) -> usize {
-        self.rows.len() + self.waiting.len()
+        self.rows.len() + self.waiting.len() + self.marked.len()
     }
 
     /// Calls whose caller waits for its final answer.
@@ -62,10 +64,12 @@ impl Calls {
         self.waiting.get(&instance).cloned().unwrap_or_default()
     }
 
-    /// Whether an INVITE to these instances is a copy of one that already waits for them.
+    /// Whether an INVITE to these instances is a copy of one that has come to one of them, and whose transaction is not over
+    /// (RFC 3261 §8.2.2.2). The same INVITE to somebody else's devices is a call of its own.
     fn is_merged(&self, instances: &[InstanceId], invite: &Message) -> bool {
-        let calls = instances.iter().filter_map(|instance| self.waiting.get(instance)).flatten();
-        calls.filter_map(|call| self.rows.get(call)).any(|call| call.is_merged_with(invite))
+        let mark = InviteMark::of(invite);
+        let calls = self.marked.get(&mark).into_iter().flatten().filter_map(|call| self.rows.get(call));
+        calls.filter(|call| call.is_merged_with(mark)).any(|call| call.instances().any(|it| instances.contains(&it)))
     }
 
     /// Whether an instance has as many calls as it may have.
@@ -119,6 +123,9 @@ impl Calls {
         }
         let call = self.rows.entry(id).or_insert_with(|| Call::expected(now, timing, wait, id, binding));
         let announced = call.arrive(now, wait, instances, invite);
+        if let Some(mark) = call.mark() {
+            self.marked.entry(mark).or_default().push(id);
+        }
         for instance in instances {
             self.waiting.entry(*instance).or_default().push(id);
         }
@@ -137,7 +144,13 @@ impl Calls {
 
     /// Nothing more can come for a call.
     pub(super) fn forget(&mut self, call: CallId) {
-        self.rows.remove(&call);
+        let Some(mark) = self.rows.remove(&call).and_then(|row| row.mark()) else { return };
+        if let Some(calls) = self.marked.get_mut(&mark) {
+            calls.retain(|other| *other != call);
+            if calls.is_empty() {
+                self.marked.remove(&mark);
+            }
+        }
     }
 
     fn sorted(&self, which: impl Fn(&Call) -> bool) -> Vec<CallId> {

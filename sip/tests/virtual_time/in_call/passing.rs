@@ -276,3 +276,73 @@ fn what_a_device_sends_outside_a_dialog_is_403_and_an_ack_is_nothing() {
     world.advance(seconds(60));
     assert_eq!(world.descriptions(), [""; 0]);
 }
+
+fn swapped(request: &[u8], pairs: &[(&str, &str)]) -> Vec<u8> {
+    let mut text = String::from_utf8(request.to_vec()).expect("text");
+    for (old, new) in pairs {
+        assert!(text.contains(old), "{old}: {text}");
+        text = text.replacen(old, new, 1);
+    }
+    text.into_bytes()
+}
+
+#[test]
+fn a_strict_router_gets_its_own_uri_as_request_uri_and_the_target_as_last_route() {
+    // RFC 3261 §16.6 step 6.
+    for (written, is_strict) in [
+        ("<sip:192.0.2.10;lr>", false),
+        ("<sip:192.0.2.10>", true),
+        ("<sip:192.0.2.10;transport=udp?X=y>", true),
+        ("sip:192.0.2.10;lr", false),
+        ("sip:192.0.2.10", true),
+        ("\"A, B\" <sip:192.0.2.10>;lr2", true),
+    ] {
+        let mut world = World::registered();
+        let dialog = Dialog::begin(&mut world, "call-1", 200, &[]);
+        let next = format!("{written}, <sip:192.0.2.11;lr>");
+        for (cseq, method) in [(1, "ACK"), (2, "INFO"), (3, "BYE")] {
+            let request = dialog.request(End::Device, method, cseq, "", b"x");
+            let device = world.device(1);
+            world.receive_bytes(device, &swapped(&request, &[("<sip:192.0.2.10;lr>", &next)]));
+            let forwarded = world.last(method);
+            let routes: Vec<_> = forwarded.elements(Name::Route).collect();
+            let rest = "<sip:192.0.2.11;lr>";
+            if is_strict {
+                let uri = if written.contains("udp") { "sip:192.0.2.10;transport=udp" } else { "sip:192.0.2.10" };
+                assert_eq!(forwarded.request_uri(), Some(uri), "{method} {written}");
+                assert_eq!(routes, [rest, "<sip:bob@192.0.2.77>"], "{method} {written}");
+            } else {
+                assert_eq!(forwarded.request_uri(), Some("sip:bob@192.0.2.77"), "{method} {written}");
+                assert_eq!(routes, [written, rest], "{method} {written}");
+            }
+            assert_unharmed(&request, &forwarded);
+        }
+    }
+}
+
+#[test]
+fn what_a_strict_router_sends_reaches_the_device_with_its_target() {
+    // RFC 3261 §16.4: it has put our Record-Route into the Request-URI.
+    let mut world = World::registered();
+    let dialog = Dialog::begin(&mut world, "call-1", 200, &[]);
+    for (cseq, method) in [(1, "ACK"), (2, "INFO"), (3, "BYE")] {
+        let request = dialog.request(End::Caller, method, cseq, "", b"x");
+        let text = String::from_utf8(request.clone()).unwrap();
+        let target = "sip:phone1@10.0.0.5:9999;transport=tls";
+        let first = text.split("Route: <").nth(1).unwrap().split('>').next().unwrap();
+        let strict = swapped(
+            &request,
+            &[
+                (&format!(" {target} "), &format!(" {first} ")),
+                (&format!("Route: <{first}>\r\n"), ""),
+                ("Max-", &format!("Route: <{target}>\r\nMax-")),
+            ],
+        );
+        let upstream = world.upstream;
+        world.receive_bytes(upstream, &strict);
+        let forwarded = world.last(method);
+        assert_eq!(world.sent.last().unwrap().flow, FlowId::Stream(1), "{method}");
+        assert_eq!((forwarded.request_uri(), forwarded.has(Name::Route)), (Some(target), false), "{method}");
+        assert_unharmed(&request, &forwarded);
+    }
+}

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tests::api_client::Instance;
 use tests::board::Missed;
 use tests::redis_server::RedisServer;
-use tests::registrar::Behaviour;
+use tests::registrar::{Behaviour, Registrar, Settings};
 use tests::relay_setup::Setup;
 use tests::scene::{FCM_TOKEN, OTHER_TOKEN, SOON, Scene, TOKEN};
 use tests::{apns, fcm};
@@ -206,5 +206,33 @@ async fn a_registration_that_fails_for_long_is_told_once_and_again_when_it_is_ba
     let timeline = scene.api.of("GET", &instance, "/timeline").await?.text();
     assert!(timeline.contains("registration-failing") && timeline.contains("registration-restored"), "{timeline}");
     assert_eq!(scene.apns.requests(), 2, "each is told once");
+    scene.content()
+}
+
+#[tokio::test]
+async fn a_sip_server_that_cannot_be_reached_is_told_to_each_device_of_the_account() -> Outcome {
+    let mut scene = Scene::with(|setup| {
+        setup.minutes = 0.001;
+    })
+    .await?;
+    let mut tokens = ["1", "2"].map(|number| (format!("c{number}").repeat(32), format!("a{number}").repeat(32)));
+    for (call, alert) in &tokens {
+        let target = |token: &str| json!({"provider": "apns", "token": token});
+        let wish = scene.wish_for(json!({"call_push": target(call), "alert_push": target(alert)}));
+        scene.enable_as(&wish).await?;
+    }
+    // Another one at another address: nobody listens at the old one.
+    scene.registrar = Registrar::start(Settings::default()).await?;
+    let mut told = Vec::new();
+    for _ in &tokens {
+        let push = apple(&scene).await?;
+        let said = &push.payload["sipwake"];
+        assert_eq!((&said["event"], &said["status"]), (&json!("registration-failing"), &Value::Null), "{said}");
+        assert_eq!(said["reason"], "the SIP server cannot be reached");
+        told.push(push.token);
+    }
+    told.sort_unstable();
+    tokens.sort_unstable();
+    assert_eq!(told, tokens.map(|(_, alert)| alert));
     scene.content()
 }
