@@ -105,7 +105,7 @@ impl Oracle {
             let new = Invite { flow, answer: None, lost: false };
             let invite = self.invites.entry(key).or_insert(new);
             // The same bytes, long after the end, are another INVITE.
-            if invite.answer.as_ref().is_some_and(|(.., at)| now - *at > REMEMBERED) {
+            if invite.answer.as_ref().is_some_and(|(_, tag, at)| tag.is_empty() || now - *at >= REMEMBERED) {
                 invite.answer = None;
             }
             assert!(invite.answer.is_none(), "no provisional response after the final one");
@@ -113,8 +113,17 @@ impl Oracle {
         }
         let Some(invite) = self.invites.get_mut(&key) else { return };
         let tag = message.to().and_then(|to| to.tag().map(str::to_owned)).unwrap_or_default();
+        // A sender that is not believed is answered without state (RFC 3261 §8.2.7); when its next copy comes, it may be. Devices
+        // say it in other words.
+        if matches!(message.reason(), Some("Forbidden" | "Not Found")) {
+            invite.answer.get_or_insert((status, String::new(), now));
+            return;
+        }
         match &invite.answer {
-            Some((first, first_tag, at)) if now - *at <= REMEMBERED => {
+            Some((_, first_tag, _)) if first_tag.is_empty() => invite.answer = Some((status, tag, now)),
+            // Behind the device that answered something may fork: each 2xx passes (RFC 3261 §13.2.2.4, §16.7 step 5).
+            Some((first, ..)) if *first < 300 && status < 300 => {}
+            Some((first, first_tag, at)) if now - *at < REMEMBERED => {
                 assert_eq!((*first, first_tag), (status, &tag), "one final answer");
             }
             _ => invite.answer = Some((status, tag, now)),
