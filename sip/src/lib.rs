@@ -7,6 +7,7 @@
 //! | --- | --- | --- |
 //! | 0 | [`message`] | bytes ⇄ [`message::Message`]; lossless headers, lazy typed views; framing of streams; limits |
 //! | 0 | [`id`] | 128-bit identifiers and the shard that each names |
+//! | 0 | [`bucket`] | a token bucket: a burst at once, and then one at each interval |
 //! | 1 | [`auth`] | digest: challenge, HA1, answer, verification (RFC 7616, RFC 8760) |
 //! | 1 | `transaction` | the four machines of RFC 3261 §17 with RFC 6026 and RFC 4320 |
 //! | 1 | [`timing`] | every wait of the protocol, as settings |
@@ -121,6 +122,7 @@
 #![warn(clippy::iter_over_hash_type)]
 
 pub mod auth;
+pub mod bucket;
 mod edge;
 pub mod endpoint;
 mod flow;

@@ -11,23 +11,17 @@ use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use sip::bucket::Bucket;
+pub use sip::bucket::Rate;
+
 /// The most buckets of one table; about 5 MB.
 pub const MAX_BUCKETS: usize = 65_536;
 
-/// The longest pause that wrong keys lead to, in seconds; the address is as good as new after it.
-const LONGEST_PAUSE_S: u32 = 300;
+/// The longest pause that wrong keys lead to; the address is as good as new after it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// How often a full table is searched for idle buckets, at most.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-
-/// A rate: what flows in, and how much is kept for a burst.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    /// Tokens for each second; at least 1.
-    pub per_second: u32,
-    /// The most tokens kept; at least 1.
-    pub burst: u32,
-}
 
 /// The limits of the API. At a limit the answer is 429 with `Retry-After`.
 #[derive(Clone, Copy, Debug)]
@@ -47,11 +41,11 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            enable_per_app: Rate { per_second: 5_000, burst: 10_000 },
-            enable_per_address: Rate { per_second: 5_000, burst: 10_000 },
-            wake_per_server: Rate { per_second: 2_000, burst: 4_000 },
-            wake_per_aor: Rate { per_second: 1, burst: 10 },
-            failures_per_address: Rate { per_second: 10, burst: 50 },
+            enable_per_app: Rate::per_second(5_000, 10_000),
+            enable_per_address: Rate::per_second(5_000, 10_000),
+            wake_per_server: Rate::per_second(2_000, 4_000),
+            wake_per_aor: Rate::per_second(1, 10),
+            failures_per_address: Rate::per_second(10, 50),
         }
     }
 }
@@ -68,45 +62,44 @@ struct Table<K> {
     swept_at: Instant,
 }
 
-struct Bucket {
-    tokens: f64,
-    filled_at: Instant,
-}
-
 impl<K: Eq + Hash> Buckets<K> {
     /// An empty table.
     pub fn new(rate: Rate) -> Self {
         let now = Instant::now();
-        let table = Table { buckets: HashMap::new(), newcomers: Bucket::full(rate, now), swept_at: now };
+        let table = Table { buckets: HashMap::new(), newcomers: Bucket::full(now), swept_at: now };
         Self { rate, table: Mutex::new(table) }
     }
 
     /// Takes one token of `key`; the error is how many seconds to wait (at least 1).
     pub fn take(&self, key: K, now: Instant) -> Result<(), u64> {
-        self.with_bucket(key, now, Bucket::take)
+        self.with_bucket(key, now, |bucket| bucket.take(now, self.rate).map_err(whole_seconds))
     }
 
     /// Takes one token of `key`, or, where there is none, puts one second more on the wait; the error is how many seconds
-    /// that is by now (at least 1, at most [`LONGEST_PAUSE_S`]).
+    /// that is by now (at least 1, at most [`LONGEST_PAUSE`]).
     pub fn owe(&self, key: K, now: Instant) -> Result<(), u64> {
-        self.with_bucket(key, now, Bucket::owe)
+        let second = Duration::from_secs(1).as_nanos() / self.rate.interval.as_nanos().max(1);
+        let second = u32::try_from(second).unwrap_or(u32::MAX).max(1);
+        self.with_bucket(key, now, |bucket| {
+            let taken = bucket.take(now, self.rate);
+            taken.inspect_err(|_| bucket.owe_at_most(now, self.rate, second, LONGEST_PAUSE)).map_err(whole_seconds)
+        })
     }
 
-    fn with_bucket<T>(&self, key: K, now: Instant, work: impl FnOnce(&mut Bucket, Rate, Instant) -> T) -> T {
-        let rate = self.rate;
+    fn with_bucket<T>(&self, key: K, now: Instant, work: impl FnOnce(&mut Bucket) -> T) -> T {
         let mut table = self.lock();
         let table = &mut *table;
         let may_sweep = now.saturating_duration_since(table.swept_at) >= SWEEP_EVERY;
         if may_sweep && table.buckets.len() >= MAX_BUCKETS && !table.buckets.contains_key(&key) {
             table.swept_at = now;
-            table.buckets.retain(|_, bucket| bucket.level(rate, now) < f64::from(rate.burst));
+            table.buckets.retain(|_, bucket| !bucket.is_full(now));
         }
         let bucket = if table.buckets.len() < MAX_BUCKETS || table.buckets.contains_key(&key) {
-            table.buckets.entry(key).or_insert_with(|| Bucket::full(rate, now))
+            table.buckets.entry(key).or_insert_with(|| Bucket::full(now))
         } else {
             &mut table.newcomers
         };
-        work(bucket, rate, now)
+        work(bucket)
     }
 
     fn lock(&self) -> MutexGuard<'_, Table<K>> {
@@ -115,41 +108,16 @@ impl<K: Eq + Hash> Buckets<K> {
     }
 }
 
-impl Bucket {
-    fn full(rate: Rate, now: Instant) -> Self {
-        Self { tokens: f64::from(rate.burst), filled_at: now }
-    }
-
-    fn level(&self, rate: Rate, now: Instant) -> f64 {
-        let since = now.saturating_duration_since(self.filled_at).as_secs_f64();
-        (self.tokens + since * f64::from(rate.per_second)).min(f64::from(rate.burst))
-    }
-
-    fn wait(&self, rate: Rate, now: Instant) -> Result<(), u64> {
-        let missing = 1.0 - self.level(rate, now);
-        if missing <= 0.0 { Ok(()) } else { Err((missing / f64::from(rate.per_second.max(1))).ceil().max(1.0) as u64) }
-    }
-
-    fn take(&mut self, rate: Rate, now: Instant) -> Result<(), u64> {
-        self.wait(rate, now)?;
-        *self = Self { tokens: self.level(rate, now) - 1.0, filled_at: now };
-        Ok(())
-    }
-
-    fn owe(&mut self, rate: Rate, now: Instant) -> Result<(), u64> {
-        self.take(rate, now).inspect_err(|_| {
-            let deepest = 1.0 - f64::from(LONGEST_PAUSE_S) * f64::from(rate.per_second);
-            let tokens = (self.level(rate, now) - f64::from(rate.per_second)).max(deepest);
-            *self = Self { tokens, filled_at: now };
-        })
-    }
+/// A wait as `Retry-After` tells it.
+fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_millis().div_ceil(1000).max(1) as u64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const RATE: Rate = Rate { per_second: 10, burst: 3 };
+    const RATE: Rate = Rate { burst: 3, interval: Duration::from_millis(100) };
 
     #[test]
     fn a_burst_passes_then_the_rate_holds() {
@@ -174,7 +142,7 @@ mod tests {
         let pauses: Vec<_> = (0..400).map(|_| failures.owe("a", start).unwrap_err()).collect();
         assert_eq!(pauses[..4], [1, 2, 3, 4]);
         assert!(pauses.is_sorted());
-        assert_eq!(pauses[399], u64::from(LONGEST_PAUSE_S));
+        assert_eq!(pauses[399], LONGEST_PAUSE.as_secs());
         assert_eq!(failures.owe("b", start), Ok(()), "another address is not concerned");
         assert_eq!(failures.owe("a", start + Duration::from_secs(300)), Ok(()), "who waits is heard again");
     }

@@ -19,6 +19,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use sip::bucket::{Bucket, Rate};
+
 use super::counted_as;
 
 /// The most keys that are remembered, about 10 MB; at the limit those that are at rest go, and then newcomers wait a second.
@@ -33,10 +35,10 @@ const ACCOUNT_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::f
 const ACCOUNT_SHARE: u32 = 4;
 /// Attempts for an account that may be under way at once while none has failed.
 const UNDER_WAY: u32 = 64;
-/// What a source gets back of its failures.
-const SOURCE_PER_SECOND: f64 = 1.0;
-/// The most failures that a source can be in debt with.
-const SOURCE_DEBT: f64 = 60.0;
+/// How soon a source gets one of its failures back.
+const SOURCE_EVERY: Duration = Duration::from_secs(1);
+/// The longest pause of a source.
+const SOURCE_DEBT: Duration = Duration::from_secs(60);
 /// What somebody is told to wait who may try as soon as another attempt has ended.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -108,8 +110,7 @@ struct Entry {
 }
 
 struct Budget {
-    left: f64,
-    filled_at: Instant,
+    failures: Bucket,
     under_way: u32,
 }
 
@@ -138,11 +139,11 @@ impl Guesses {
         let source = counted_as(attempt.source);
         let keys = self.keys(attempt, source);
         let mut table = self.lock();
-        table.sweep(now, self.0.free);
+        table.sweep(now);
         let known = keys.iter().any(|key| key.own && table.entries.get(&key.hash).is_some_and(|entry| entry.right));
-        let budget = table.sources.get_mut(&source).map(|budget| budget.fill(now, self.0.free));
-        if let Some(budget) = budget.filter(|budget| !known && !attempt.renews && budget.is_spent(self.0.free)) {
-            return Err(Wait { after: budget.wait(), by_source: true });
+        let budget = table.sources.get(&source).filter(|_| !known && !attempt.renews);
+        if let Some(after) = budget.and_then(|budget| budget.wait(now, self.0.free.of_source())) {
+            return Err(Wait { after, by_source: true });
         }
         for key in keys.iter().filter(|key| key.own || !known) {
             let Some(entry) = table.entries.get(&key.hash) else { continue };
@@ -156,7 +157,7 @@ impl Guesses {
         for key in &keys {
             table.entries.entry(key.hash).or_default().under_way += 1;
         }
-        let full = Budget { left: f64::from(self.0.free.per_source), filled_at: now, under_way: 0 };
+        let full = Budget { failures: Bucket::full(now), under_way: 0 };
         table.sources.entry(source).or_insert(full).under_way += 1;
         drop(table);
         Ok(Permit { guesses: self.clone(), keys, source })
@@ -206,8 +207,7 @@ impl Permit {
             }
         }
         if let Some(budget) = table.sources.get_mut(&self.source) {
-            let budget = budget.fill(now, free);
-            budget.left = (budget.left - 1.0).max(-SOURCE_DEBT);
+            budget.failures.owe_at_most(now, free.of_source(), 1, SOURCE_DEBT);
         }
     }
 }
@@ -233,11 +233,15 @@ impl Free {
     fn of(self, own: bool) -> u32 {
         if own { self.per_account } else { self.per_account.saturating_mul(ACCOUNT_SHARE) }
     }
+
+    fn of_source(self) -> Rate {
+        Rate { burst: self.per_source, interval: SOURCE_EVERY }
+    }
 }
 
 impl Table {
     /// Forgets what is at rest, at most once a second.
-    fn sweep(&mut self, now: Instant, free: Free) {
+    fn sweep(&mut self, now: Instant) {
         let crowded = self.entries.len() >= ENTRIES_MAX / 2 || self.sources.len() >= ENTRIES_MAX / 2;
         let every = if crowded { SOON } else { REMEMBERED };
         if self.swept_at.is_some_and(|at| now.saturating_duration_since(at) < every) {
@@ -245,10 +249,7 @@ impl Table {
         }
         self.swept_at = Some(now);
         self.entries.retain(|_, entry| entry.under_way > 0 || !entry.is_old(now));
-        self.sources.retain(|_, budget| {
-            let budget = budget.fill(now, free);
-            budget.under_way > 0 || budget.left < f64::from(free.per_source)
-        });
+        self.sources.retain(|_, budget| budget.under_way > 0 || !budget.failures.is_full(now));
     }
 }
 
@@ -283,21 +284,14 @@ impl Entry {
 }
 
 impl Budget {
-    fn fill(&mut self, now: Instant, free: Free) -> &mut Self {
-        let since = now.saturating_duration_since(self.filled_at).as_secs_f64();
-        self.left = (self.left + since * SOURCE_PER_SECOND).min(f64::from(free.per_source));
-        self.filled_at = now;
-        self
-    }
-
-    /// Whether no attempt may begin. What is under way counts from the half on: before, nothing speaks against the source.
-    fn is_spent(&self, free: Free) -> bool {
-        let suspect = self.left < f64::from(free.per_source) / 2.0;
-        self.left < 1.0 || suspect && f64::from(self.under_way) >= self.left
-    }
-
-    fn wait(&self) -> Duration {
-        Duration::from_secs_f64(((1.0 - self.left) / SOURCE_PER_SECOND).max(1.0))
+    /// How long an attempt must wait; `None`: it may begin. What is under way counts from the half on: before, nothing speaks
+    /// against the source.
+    fn wait(&self, now: Instant, rate: Rate) -> Option<Duration> {
+        let left = self.failures.level(now, rate);
+        if left == 0 {
+            return Some((self.failures.when(now, rate, 1) - now).max(SOON));
+        }
+        (left < rate.burst / 2 && self.under_way >= left).then_some(SOON)
     }
 }
 

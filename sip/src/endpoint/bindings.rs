@@ -87,7 +87,7 @@ impl Bindings {
 
 impl Endpoint {
     pub(super) fn on_bind(&mut self, now: Instant, new: NewBinding) {
-        self.add_device(now, new.instance, new.binding);
+        self.add_device(new.instance, new.binding);
         self.devices.set_foreground(new.instance, !new.register);
         self.devices.set_proven(new.instance, new.proven);
         if self.bindings.contains(new.binding) {

@@ -3,18 +3,20 @@
 //! Invariant: a device is sent no more calls, MESSAGEs and NOTIFYs than its budgets allow, whoever sends them.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Endpoint;
+use crate::bucket::{Bucket, Rate};
 use crate::id::{BindingId, InstanceId};
 use crate::timers::Armed;
 
-/// Calls that one device may get at once, and then one more each second; a further one is answered 480, unpushed.
-const CALLS_BURST: u8 = 20;
-/// MESSAGEs that one device may get at once, and then one more each second; a further one is answered 480.
-const MESSAGES_BURST: u8 = 60;
+/// Calls that one device may get; a further one is answered 480, unpushed.
+const CALLS: Rate = Rate { burst: 20, interval: Duration::from_secs(1) };
+/// MESSAGEs that one device may get; a further one is answered 480.
+const MESSAGES: Rate = Rate { burst: 60, interval: Duration::from_secs(1) };
 /// NOTIFYs likewise.
-const NOTIFIES_BURST: u8 = 20;
+const NOTIFIES: Rate = Rate { burst: 20, interval: Duration::from_secs(1) };
+
 /// The instances of one endpoint.
 #[derive(Debug, Default)]
 pub(super) struct Devices {
@@ -25,10 +27,8 @@ pub(super) struct Devices {
 #[derive(Debug)]
 struct Device {
     binding: BindingId,
-    calls: u8,
-    messages: u8,
-    notifies: u8,
-    refilled: Instant,
+    /// Most devices are sent nothing most of the time: theirs are full, and not there.
+    budgets: Option<Box<Budgets>>,
     /// Its last challenge has no answer yet.
     challenged: bool,
     /// Its app registers by itself.
@@ -37,6 +37,14 @@ struct Device {
     proven: bool,
     /// The one timer for the end of its registration at the edge, however often it registers.
     armed: Armed,
+}
+
+/// What one device may still be sent.
+#[derive(Debug)]
+struct Budgets {
+    calls: Bucket,
+    messages: Bucket,
+    notifies: Bucket,
 }
 
 impl Devices {
@@ -102,23 +110,37 @@ impl Devices {
 
     /// Takes one call from a device's budget; whether there was one.
     pub(super) fn spend_call(&mut self, now: Instant, instance: InstanceId) -> bool {
-        self.rows.get_mut(&instance).is_some_and(|device| spend(&mut device.refill(now).calls))
+        self.spend(now, instance, CALLS, |budgets| &mut budgets.calls)
     }
 
     /// Takes one MESSAGE from a device's budget; whether there was one.
     pub(super) fn spend_message(&mut self, now: Instant, instance: InstanceId) -> bool {
-        self.rows.get_mut(&instance).is_some_and(|device| spend(&mut device.refill(now).messages))
+        self.spend(now, instance, MESSAGES, |budgets| &mut budgets.messages)
     }
 
     /// Takes one NOTIFY from a device's budget; whether there was one.
     pub(super) fn spend_notify(&mut self, now: Instant, instance: InstanceId) -> bool {
-        self.rows.get_mut(&instance).is_some_and(|device| spend(&mut device.refill(now).notifies))
+        self.spend(now, instance, NOTIFIES, |budgets| &mut budgets.notifies)
+    }
+
+    fn spend(
+        &mut self,
+        now: Instant,
+        instance: InstanceId,
+        rate: Rate,
+        of: impl FnOnce(&mut Budgets) -> &mut Bucket,
+    ) -> bool {
+        let Some(device) = self.rows.get_mut(&instance) else { return false };
+        let full = Bucket::full(now);
+        let budgets =
+            device.budgets.get_or_insert_with(|| Box::new(Budgets { calls: full, messages: full, notifies: full }));
+        of(budgets).take(now, rate).is_ok()
     }
 }
 
 impl Endpoint {
-    pub(super) fn add_device(&mut self, now: Instant, instance: InstanceId, binding: BindingId) {
-        self.devices.rows.insert(instance, Device::new(now, binding));
+    pub(super) fn add_device(&mut self, instance: InstanceId, binding: BindingId) {
+        self.devices.rows.insert(instance, Device::new(binding));
     }
 
     /// The instance is wiped: it leaves its calls; a dialog that stands may still be hung up by the flow that carries it.
@@ -134,38 +156,7 @@ impl Endpoint {
 }
 
 impl Device {
-    fn new(now: Instant, binding: BindingId) -> Self {
-        let (calls, messages, notifies) = (CALLS_BURST, MESSAGES_BURST, NOTIFIES_BURST);
-        Self {
-            binding,
-            calls,
-            messages,
-            notifies,
-            refilled: now,
-            challenged: false,
-            foreground: false,
-            proven: false,
-            armed: Armed::default(),
-        }
+    fn new(binding: BindingId) -> Self {
+        Self { binding, budgets: None, challenged: false, foreground: false, proven: false, armed: Armed::default() }
     }
-
-    /// Adds to each budget what it has earned since.
-    fn refill(&mut self, now: Instant) -> &mut Self {
-        let earned = now.saturating_duration_since(self.refilled).as_secs();
-        if earned > 0 {
-            let add = |budget: u8, burst: u8| u64::from(budget).saturating_add(earned).min(u64::from(burst)) as u8;
-            self.calls = add(self.calls, CALLS_BURST);
-            self.messages = add(self.messages, MESSAGES_BURST);
-            self.notifies = add(self.notifies, NOTIFIES_BURST);
-            self.refilled = now;
-        }
-        self
-    }
-}
-
-/// Takes one; whether there was one.
-fn spend(budget: &mut u8) -> bool {
-    let granted = *budget > 0;
-    *budget = budget.saturating_sub(1);
-    granted
 }

@@ -12,18 +12,19 @@
 //! | silence, no flow | 504 |
 //!
 //! Invariant: nothing is kept of a REGISTER that its SIP server has not accepted. A flow has at most [`REGISTERS_PER_FLOW`]
-//! of them under way and [`BURST`] at once; every upstream that the shell gave is given back once, by [`Event::UpstreamReleased`].
+//! of them under way and [`REGISTERS`] at once; every upstream that the shell gave is given back once, by [`Event::UpstreamReleased`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::attachments::INSTANCES_PER_FLOW;
 use super::push_bindings::{Accepted, CONTACTS_PER_AOR, REGISTRATIONS_MAX};
 use super::pushed::{CarriedProof, ForwardedRegisterId, PushBindingEnd, RegisterRoute, RouteRefusal, RouteRequest};
 use super::{ClientOwner, Endpoint, Event, Output, ServerOwner, Side, Source, Timer, Transport};
 use crate::auth::Credentials;
+use crate::bucket::{Bucket, Rate};
 use crate::edge::forward;
 use crate::edge::push_proxy::{self, PushContact, PushRequest, RegisterIntent};
 use crate::id::{BranchId, FlowId, InstanceId, UpstreamId};
@@ -32,8 +33,8 @@ use crate::transaction::ServerId;
 
 /// REGISTERs of one flow that may be under way; a further one is answered 503.
 pub const REGISTERS_PER_FLOW: u8 = 8;
-/// REGISTERs that one flow may send at once, and then one more every two seconds; a further one is answered 503.
-pub const BURST: u8 = 40;
+/// REGISTERs that one flow may send; a further one is answered 503.
+pub const REGISTERS: Rate = Rate { burst: 40, interval: Duration::from_secs(2) };
 /// Of those 503, so many until the flow is closed.
 pub const QUOTA_VIOLATIONS_MAX: u8 = 40;
 /// REGISTERs under way on one shard; a further one is answered 503.
@@ -91,8 +92,7 @@ pub(super) struct ForwardedRegister {
 
 /// The quota of one flow that REGISTERs came by.
 struct FlowQuota {
-    budget: u8,
-    refilled: Instant,
+    budget: Bucket,
     violations: u8,
     under_way: u8,
 }
@@ -430,15 +430,9 @@ impl Endpoint {
 
     /// Takes one REGISTER from a flow's budget; whether there was one.
     fn spend_quota(&mut self, now: Instant, flow: FlowId) -> bool {
-        let fresh = || FlowQuota { budget: BURST, refilled: now, violations: 0, under_way: 0 };
+        let fresh = || FlowQuota { budget: Bucket::full(now), violations: 0, under_way: 0 };
         let quota = self.registers.quotas.entry(flow).or_insert_with(fresh);
-        let earned = now.saturating_duration_since(quota.refilled).as_secs() / 2;
-        if earned > 0 {
-            quota.budget = u64::from(quota.budget).saturating_add(earned).min(u64::from(BURST)) as u8;
-            quota.refilled = now;
-        }
-        let granted = quota.budget > 0 && quota.under_way < REGISTERS_PER_FLOW;
-        quota.budget = quota.budget.saturating_sub(1);
+        let granted = quota.budget.take(now, REGISTERS).is_ok() && quota.under_way < REGISTERS_PER_FLOW;
         quota.violations = if granted { quota.violations } else { quota.violations.saturating_add(1) };
         granted
     }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const SIP: &[(&str, u8)] = &[
     ("message", 0),
     ("id", 0),
+    ("bucket", 0),
     ("random", 0),
     ("timers", 0),
     ("auth", 1),

@@ -2,20 +2,20 @@
 //!
 //! Invariant: a test push goes where alerts go, and never to a VoIP token.
 
+use std::time::{Duration, Instant};
+
+use sip::bucket::{Bucket, Rate};
 use sip::id::InstanceId;
 
 use super::Shard;
 use super::alerts::AlertContent;
 use crate::agent::request::{TestDenied, Tested};
-use crate::clock::unix_now;
 use crate::push::Event;
 
 /// How long a test push is tried, in seconds.
 const TEST_LIFE_S: u64 = 30;
-/// Test pushes that a device may ask for at once; a further one is refused.
-const TESTS_BURST: u8 = 3;
-/// How soon one more may be asked for, in seconds.
-const TEST_EVERY_S: u64 = 10;
+/// Test pushes that a device may ask for; a further one is refused, with the wait until the next.
+const TESTS: Rate = Rate { burst: 3, interval: Duration::from_secs(10) };
 
 impl Shard {
     /// The device asks for a push.
@@ -25,17 +25,12 @@ impl Shard {
             record.device.alert_target().map(|target| Tested { alert, provider: target.provider })
         });
         let tested = target.flatten().ok_or(TestDenied::NoTarget)?;
-        let now = unix_now();
+        let now = Instant::now();
         let activity = self.activity(instance).ok_or(TestDenied::NoTarget)?;
-        let (left, since) = activity.tests.unwrap_or((TESTS_BURST, now));
-        let earned = now.saturating_sub(since) / TEST_EVERY_S;
-        let left = u64::from(left).saturating_add(earned).min(u64::from(TESTS_BURST)) as u8;
-        let since = if earned > 0 { now } else { since };
-        let Some(rest) = left.checked_sub(1) else {
-            activity.tests = Some((left, since));
-            return Err(TestDenied::TooSoon { wait_s: TEST_EVERY_S.saturating_sub(now.saturating_sub(since)).max(1) });
-        };
-        activity.tests = Some((rest, since));
+        let tests = activity.tests.get_or_insert_with(|| Bucket::full(now));
+        tests
+            .take(now, TESTS)
+            .map_err(|wait| TestDenied::TooSoon { wait_s: wait.as_millis().div_ceil(1000) as u64 })?;
         self.send_alert(instance, Event::Test, TEST_LIFE_S, AlertContent::default(), |_| true);
         Ok(tested)
     }

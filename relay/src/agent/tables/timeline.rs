@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 
+use sip::bucket::Bucket;
 use sip::endpoint::{CallState, Mailbox};
 use sip::id::CallId;
 
@@ -106,8 +107,8 @@ pub(crate) struct Activity {
     steps: VecDeque<Step>,
     /// How the mailbox stands, as the SIP server last told.
     pub mailbox: Option<Box<Mailbox>>,
-    /// Test pushes that may be asked for, and when they were counted, in seconds since 1970.
-    pub tests: Option<(u8, u64)>,
+    /// Test pushes that may be asked for; none was yet when absent.
+    pub tests: Option<Bucket>,
     /// Alert pushes that are under way; they end with the instance.
     pub alerts: tokio::task::JoinSet<()>,
 }

@@ -1,6 +1,7 @@
 //! A call after its INVITE: the answers of devices, the CANCEL of its caller, and its end.
 //!
-//! Invariant: a caller gets exactly one final answer; a 2xx that nobody waits for is ended with ACK and BYE.
+//! Invariant: a caller gets exactly one final answer, and after a 2xx each further 2xx of that device, behind which something
+//! may fork (RFC 3261 §16.7 step 5); a 2xx that nobody waits for is ended with ACK and BYE.
 
 use std::time::Instant;
 

@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use crate::bucket::{Bucket, Rate};
+
 /// How far a REGISTER that is sent again may move an address's turn: as long as one REGISTER is repeated.
 const DEBT_MAX: Duration = Duration::from_secs(32);
 /// Addresses that are remembered beyond one for each SIP server, before those at rest are forgotten.
@@ -21,10 +23,8 @@ const ADDRESSES_MAX: usize = 4_096;
 /// A burst at once, and then as many as the policy says in a second.
 #[derive(Debug)]
 pub(super) struct Pace {
-    interval: Duration,
-    burst: u32,
-    /// When the next one would be due if none came early.
-    due: Instant,
+    rate: Rate,
+    bucket: Bucket,
     /// By how much all places were moved back since the beginning.
     moved_back: Duration,
 }
@@ -48,13 +48,8 @@ pub(super) struct Place {
 
 impl Pace {
     pub(super) fn new(now: Instant, per_second: u32) -> Self {
-        let rate = per_second.max(1);
-        Self {
-            interval: Duration::from_secs(1) / rate,
-            burst: (rate / 100).clamp(1, 20),
-            due: now,
-            moved_back: Duration::ZERO,
-        }
+        let rate = Rate::per_second(per_second, (per_second / 100).clamp(1, 20));
+        Self { rate, bucket: Bucket::full(now), moved_back: Duration::ZERO }
     }
 
     /// How many of `waiting` may begin now; and when the next ones may, if any is left.
@@ -62,40 +57,32 @@ impl Pace {
         let granted = self.take_now(now, waiting);
         let left = waiting - granted;
         // A whole burst at a time, so that a long queue costs few timers.
-        let batch = u32::try_from(left).unwrap_or(u32::MAX).min(self.burst);
-        let next =
-            (left > 0).then(|| (self.due + self.interval * (batch - 1)).checked_sub(self.ahead()).unwrap_or(now));
-        (granted, next.map(|at| at.max(now)))
+        let batch = u32::try_from(left).unwrap_or(u32::MAX).min(self.rate.burst);
+        (granted, (left > 0).then(|| self.bucket.when(now, self.rate, batch)))
     }
 
     fn take_now(&mut self, now: Instant, waiting: usize) -> usize {
-        let ahead = self.ahead();
-        let mut granted = 0;
-        while granted < waiting && self.due <= now + ahead {
-            self.due = self.due.max(now) + self.interval;
-            granted += 1;
-        }
-        granted
+        (0..waiting).take_while(|_| self.bucket.take(now, self.rate).is_ok()).count()
     }
 
     fn reserve(&mut self, now: Instant, waiting: usize) -> Granted {
         let granted = self.take_now(now, waiting);
         let left = u32::try_from(waiting - granted).unwrap_or(u32::MAX);
         let later = (left > 0).then(|| {
-            self.due += self.interval * left;
-            let at = (self.due - self.interval).checked_sub(self.ahead()).unwrap_or(now).max(now);
+            let at = self.bucket.when(now, self.rate, left);
+            self.bucket.owe(now, self.rate, left);
             Place { at, moved_back: self.moved_back }
         });
         Granted { now: granted, later }
     }
 
     fn charge(&mut self, now: Instant) {
-        self.due = (self.due.max(now) + self.interval).min((now + DEBT_MAX).max(self.due));
-        self.moved_back += self.interval;
+        self.bucket.owe_at_most(now, self.rate, 1, DEBT_MAX);
+        self.moved_back += self.rate.interval;
     }
 
-    fn ahead(&self) -> Duration {
-        self.interval * (self.burst - 1)
+    fn is_at_rest(&self, now: Instant) -> bool {
+        self.bucket.is_full(now)
     }
 }
 
@@ -117,7 +104,7 @@ impl Paces {
         servers: usize,
     ) -> Granted {
         if self.rows.len() > servers + ADDRESSES_SPARE {
-            self.rows.retain(|_, pace| pace.due > now);
+            self.rows.retain(|_, pace| !pace.is_at_rest(now));
         }
         self.rows.entry(address.to_canonical()).or_insert_with(|| Pace::new(now, per_second)).reserve(now, waiting)
     }
@@ -132,7 +119,7 @@ impl Paces {
     /// Whether one may begin at this address now.
     pub(super) fn take_one(&mut self, now: Instant, address: IpAddr, per_second: u32) -> bool {
         if self.rows.len() > ADDRESSES_MAX {
-            self.rows.retain(|_, pace| pace.due > now);
+            self.rows.retain(|_, pace| !pace.is_at_rest(now));
         }
         let pace = self.rows.entry(address.to_canonical()).or_insert_with(|| Pace::new(now, per_second));
         pace.take_now(now, 1) == 1

@@ -330,7 +330,7 @@ async fn an_invalid_body_is_answered_with_all_of_its_errors_at_once() {
 
 #[tokio::test]
 async fn wrong_keys_wait_longer_and_longer_and_right_ones_from_their_address_are_always_served() {
-    let limits = Limits { failures_per_address: Rate { per_second: 1, burst: 3 }, ..Limits::default() };
+    let limits = Limits { failures_per_address: Rate::per_second(1, 3), ..Limits::default() };
     let door = Door::limited(limits);
     let (enable, wake) = (enable_body().to_string(), json!({"aor": "sip:alice@example.com"}).to_string());
     let path = instance_path();
@@ -360,7 +360,7 @@ async fn wrong_keys_wait_longer_and_longer_and_right_ones_from_their_address_are
 
 #[tokio::test]
 async fn enablings_are_limited_by_address_and_by_app() {
-    let (wide, narrow) = (Rate { per_second: 1000, burst: 1000 }, Rate { per_second: 1, burst: 1 });
+    let (wide, narrow) = (Rate::per_second(1000, 1000), Rate::per_second(1, 1));
     let wide_open = Limits { failures_per_address: wide, ..Limits::default() };
     for (limits, other_passes) in [
         (Limits { enable_per_app: wide, enable_per_address: narrow, ..wide_open }, true),

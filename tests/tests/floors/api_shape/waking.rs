@@ -46,7 +46,7 @@ async fn each_way_to_find_nobody_has_its_status() {
 
 #[tokio::test]
 async fn wakes_are_limited_by_address_of_record_and_by_sip_server() {
-    let (wide, narrow) = (Rate { per_second: 1000, burst: 1000 }, Rate { per_second: 1, burst: 1 });
+    let (wide, narrow) = (Rate::per_second(1000, 1000), Rate::per_second(1, 1));
     for (limits, other_passes) in [
         (Limits { wake_per_aor: narrow, wake_per_server: wide, ..Limits::default() }, true),
         (Limits { wake_per_aor: wide, wake_per_server: narrow, ..Limits::default() }, false),
