@@ -19,6 +19,7 @@ use super::seal::{self, Sealed};
 use super::store::StoreError;
 use super::{Store, Vault, lookup};
 use crate::clock::{Reading, confirmed_now, unix_now};
+use crate::secret::with_clean_stack;
 
 /// Messages that are kept for one instance; a further one is refused.
 pub const MESSAGES_MAX: usize = 100;
@@ -138,16 +139,22 @@ pub struct Counts {
 }
 
 impl Vault {
-    /// Seals a message for [`Self::put_item`].
-    pub fn seal_message(&self, instance: InstanceId, message: &Message) -> SealedItem {
-        let visit = |sink: Sink<'_>| visit_message(message, sink);
-        self.seal_item(instance, Collection::Messages, message.id.to_bytes(), &visit)
+    /// Seals what `make` makes, for [`Self::put_item`]; what that left on the stack is overwritten.
+    pub fn seal_message(&self, instance: InstanceId, make: impl FnOnce() -> Message) -> SealedItem {
+        with_clean_stack(|| {
+            let message = make();
+            let visit = |sink: Sink<'_>| visit_message(&message, sink);
+            self.seal_item(instance, Collection::Messages, message.id.to_bytes(), &visit)
+        })
     }
 
-    /// Seals a missed call for [`Self::put_item`].
-    pub fn seal_missed_call(&self, instance: InstanceId, missed: &MissedCall) -> SealedItem {
-        let visit = |sink: Sink<'_>| visit_missed_call(missed, sink);
-        self.seal_item(instance, Collection::MissedCalls, missed.call.to_bytes(), &visit)
+    /// Likewise a missed call.
+    pub fn seal_missed_call(&self, instance: InstanceId, make: impl FnOnce() -> MissedCall) -> SealedItem {
+        with_clean_stack(|| {
+            let missed = make();
+            let visit = |sink: Sink<'_>| visit_missed_call(&missed, sink);
+            self.seal_item(instance, Collection::MissedCalls, missed.call.to_bytes(), &visit)
+        })
     }
 
     /// Keeps it until the instance ends; may be called again with the same item.

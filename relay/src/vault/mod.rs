@@ -29,7 +29,7 @@ use sip::id::InstanceId;
 
 use crate::clock::{DAY_S, Reading};
 use crate::domain::WipeReason;
-use crate::secret::{Aor, InstanceSecret, PushToken, SecretKey};
+use crate::secret::{Aor, InstanceSecret, PushToken, SecretKey, with_clean_stack};
 use record::{Account, Record, Storable, StoredRecord};
 
 pub use keyring::{EPOCH_S, KEY_LIFETIME_S, Keyring, KeyringError};
@@ -118,6 +118,14 @@ impl Vault {
     /// was sealed for must be sealed anew: the epoch key is destroyed [`KEY_LIFETIME_S`] after its creation.
     pub fn seal(&self, id: InstanceId, record: &impl Storable) -> Sealed {
         seal::seal(&self.0.keyring, id, record, Reading::now())
+    }
+
+    /// Seals what `make` makes, and names where it is found; what that left on the stack is overwritten.
+    pub fn seal_new<R: Storable>(&self, id: InstanceId, make: impl FnOnce() -> R) -> (Sealed, Lookup) {
+        with_clean_stack(|| {
+            let record = make();
+            (self.seal(id, &record), self.lookup_of(&record))
+        })
     }
 
     /// Opens what [`Self::seal`] made for the same instance, and gives it to `work` for this moment; what it left on the stack

@@ -16,7 +16,6 @@ use crate::clock::unix_now;
 use crate::domain::MessageOutcome;
 use crate::metrics::labels::StoreOperation;
 use crate::push::Event;
-use crate::secret::with_clean_stack;
 use crate::vault::items::{Message, Placement, SealedItem};
 use crate::vault::{StoreError, Vault};
 
@@ -43,17 +42,14 @@ impl Shard {
         let now = unix_now();
         let lasts = page.lasts.map_or(u64::MAX, |lasts| now.saturating_add(lasts.as_secs()));
         let expires_at = row.expires_at().min(lasts);
-        let item = with_clean_stack(|| {
-            let message = Message {
-                id: message,
-                from: page.from.clone(),
-                name: page.name.clone(),
-                content_type: page.content_type.clone(),
-                body: page.body[..].into(),
-                received_at: now,
-                expires_at,
-            };
-            self.shared.vault.seal_message(instance, &message)
+        let item = self.shared.vault.seal_message(instance, || Message {
+            id: message,
+            from: page.from.clone(),
+            name: page.name.clone(),
+            content_type: page.content_type.clone(),
+            body: page.body[..].into(),
+            received_at: now,
+            expires_at,
         });
         let (from, name, told) =
             (page.from.clone(), page.name.clone(), !is_notification(&page.content_type, &page.body));

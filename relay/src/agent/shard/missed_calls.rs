@@ -10,7 +10,6 @@ use super::messages::keep;
 use crate::clock::unix_now;
 use crate::metrics::labels::MissedCallOutcome;
 use crate::push::Event;
-use crate::secret::with_clean_stack;
 use crate::vault::items::MissedCall;
 
 impl Shard {
@@ -19,16 +18,13 @@ impl Shard {
         let instance = missed.instance;
         let Some(row) = self.instances.get(instance).filter(|row| row.ending.is_none()) else { return };
         let (call, expires_at) = (missed.call, row.expires_at());
-        let item = with_clean_stack(|| {
-            let missed = MissedCall {
-                call,
-                from: missed.from.clone(),
-                name: missed.name.clone(),
-                at: unix_now(),
-                expires_at,
-                given_up: state == CallState::Cancelled,
-            };
-            self.shared.vault.seal_missed_call(instance, &missed)
+        let item = self.shared.vault.seal_missed_call(instance, || MissedCall {
+            call,
+            from: missed.from.clone(),
+            name: missed.name.clone(),
+            at: unix_now(),
+            expires_at,
+            given_up: state == CallState::Cancelled,
         });
         let shared = self.shared.clone();
         tokio::spawn(async move {

@@ -29,7 +29,7 @@ use crate::limits::guesses::{Attempt, Permit};
 use crate::limits::holdings::Place;
 use crate::metrics::labels::StoreOperation;
 use crate::push::{Event, NoAddress};
-use crate::secret::{Aor, PushToken, with_clean_stack};
+use crate::secret::{Aor, PushToken};
 use crate::vault::record::PushBindingRecord;
 use crate::vault::{Fence, Lookup, Sealed, StoreError};
 
@@ -230,21 +230,18 @@ impl Shard {
         let Ok(route) = Route::through(&aor, &registrar, proxy.as_deref()) else { return };
         let Ok(address) = self.shared.push.address(&push, unix_now()) else { return };
         let expires_at = unix_now() + expires.as_secs();
-        let (sealed, lookup) = with_clean_stack(|| {
-            let record = PushBindingRecord {
-                app: address.app,
-                aor: Aor::new(&aor),
-                contact,
-                registrar,
-                proxy,
-                provider: push.provider,
-                param: push.param,
-                prid: PushToken::new(&push.prid),
-                refreshes_itself,
-                confirmed_at: unix_now(),
-                expires_at,
-            };
-            (self.shared.vault.seal(instance, &record), self.shared.vault.lookup_of(&record))
+        let (sealed, lookup) = self.shared.vault.seal_new(instance, || PushBindingRecord {
+            app: address.app,
+            aor: Aor::new(&aor),
+            contact,
+            registrar,
+            proxy,
+            provider: push.provider,
+            param: push.param,
+            prid: PushToken::new(&push.prid),
+            refreshes_itself,
+            confirmed_at: unix_now(),
+            expires_at,
         });
         if !self.push_bindings.knows(instance) {
             self.shared.metrics.push_registrations(1);
