@@ -14,10 +14,10 @@ macro_rules! plays {
     };
 }
 
-mod beside;
 mod calls;
 mod command_line;
 mod hostile;
+mod kept;
 mod lifecycle;
 mod load;
 mod matrix;

@@ -32,11 +32,11 @@ macro_rules! plays {
     };
 }
 
-mod beside;
 mod calls;
 mod endings;
 mod forgetting;
 mod in_calls;
+mod kept;
 mod push_proxy;
 mod refreshes;
 mod registrations;

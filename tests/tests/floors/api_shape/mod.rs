@@ -12,8 +12,8 @@ use relay::service::types::{EnableError, Field, Refusal};
 use relay::vault::record::Presence;
 use serde_json::{Value, json};
 
-mod beside;
 mod hostile;
+mod kept;
 mod operator;
 mod scripted;
 mod waking;
