@@ -32,6 +32,11 @@ pub async fn take(
     take_within(BODY_DEADLINE, headers, body, accepted).await
 }
 
+/// Takes in a body of whatever kind, as far as it is not larger and not slower than one that is taken.
+pub(super) async fn take_any(body: Body) -> Result<Zeroizing<Vec<u8>>, Problem> {
+    within(BODY_DEADLINE, collect(body, MAX_BODY)).await
+}
+
 async fn take_within(
     deadline: Duration,
     headers: &HeaderMap,
@@ -44,10 +49,12 @@ async fn take_within(
         return Err(too_large());
     }
     let capacity = declared.map_or(MAX_BODY, |length| length as usize);
-    match tokio::time::timeout(deadline, collect(body, capacity)).await {
-        Ok(body) => body,
-        Err(_) => Err(Problem::new(ProblemType::BodyTooSlow, "Send the whole body within 10 seconds.")),
-    }
+    within(deadline, collect(body, capacity)).await
+}
+
+async fn within<T>(deadline: Duration, taken: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+    let slow = |_| Problem::new(ProblemType::BodyTooSlow, "Send the whole body within 10 seconds.");
+    tokio::time::timeout(deadline, taken).await.map_err(slow)?
 }
 
 async fn collect(mut body: Body, capacity: usize) -> Result<Zeroizing<Vec<u8>>, Problem> {

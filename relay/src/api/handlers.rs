@@ -152,6 +152,7 @@ impl Asker {
             AccessError::Unknown => unknown_instance(),
             AccessError::Forbidden => failed(api, self.from, WANT_SECRET),
             AccessError::StoreAway => store_away(),
+            AccessError::OwnerAway => owner_away(),
         })
     }
 
@@ -217,6 +218,11 @@ fn unknown_instance() -> Problem {
 fn store_away() -> Problem {
     let detail = "Nothing was changed. Try again after the seconds that Retry-After names.";
     Problem::new(ProblemType::StoreAway, detail).retry_after(STORE_AWAY_RETRY_S)
+}
+
+fn owner_away() -> Problem {
+    let detail = "Nothing was changed. Another node takes the instance over within seconds; try again then.";
+    Problem::new(ProblemType::OwnerAway, detail).retry_after(STORE_AWAY_RETRY_S)
 }
 
 fn provider_not_configured(alert: bool) -> Problem {

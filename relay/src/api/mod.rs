@@ -26,6 +26,7 @@ pub mod connection;
 pub mod device_body;
 mod device_handlers;
 pub mod device_views;
+mod elsewhere;
 pub mod enable_body;
 mod handlers;
 pub mod json;
@@ -44,6 +45,7 @@ use device_body::LifetimeRange;
 use limits::{Buckets, Limits};
 
 use crate::metrics::{Metrics, UNMATCHED};
+use crate::service::nodes::{Answering, NodeService};
 use crate::service::{AppService, DeviceService, SipServerService};
 
 /// The description of this API (OpenAPI 3.1).
@@ -86,9 +88,9 @@ impl<E> Clone for Api<E> {
 }
 
 /// What the API asks the use cases for.
-pub trait ApiService: AppService + DeviceService + SipServerService {}
+pub trait ApiService: AppService + DeviceService + NodeService + SipServerService {}
 
-impl<E: AppService + DeviceService + SipServerService> ApiService for E {}
+impl<E: AppService + DeviceService + NodeService + SipServerService> ApiService for E {}
 
 impl<E: ApiService> Api<E> {
     /// An API over `service` that counts in `metrics`.
@@ -117,9 +119,15 @@ impl<E: ApiService> Api<E> {
         router
             .fallback(problem::not_found)
             .method_not_allowed_fallback(problem::method_not_allowed)
+            .layer(middleware::from_fn_with_state(self.clone(), elsewhere::carry::<E>))
             .layer(middleware::from_fn_with_state(self.clone(), observe::<E>))
             .with_state(self.clone())
     }
+}
+
+/// Answers the questions of other nodes by the routes of [`Api::router`].
+pub fn answering(router: Router) -> Answering {
+    elsewhere::answering(router)
 }
 
 /// Every route of the API.

@@ -86,6 +86,8 @@ problems! {
     TooManyRequests = "too-many-requests", 429, "Too many requests";
     /// The store does not answer.
     StoreAway = "store-away", 503, "The relay's store is away";
+    /// The node that looks after the instance has died or is slow; another one takes the instance over within seconds.
+    OwnerAway = "owner-away", 503, "The node that looks after this instance does not answer";
     /// The relay is shutting down.
     Draining = "draining", 503, "The relay is shutting down";
     /// The relay holds as many instances as it may.

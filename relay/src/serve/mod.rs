@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sip::endpoint::{Settings, UpstreamPolicy};
+use sip::endpoint::{ContactHosts, Settings, UpstreamPolicy};
 use sip::id::ShardTag;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -141,6 +141,12 @@ impl Relay {
         let (reminded, reminders) = mpsc::unbounded_channel();
         let quotas = Quotas::new(&config.limits, metrics.clone());
         let message = config.limits.message_timeout;
+        let endpoint = endpoint_settings(&config, &listeners, &public_edge, public_websocket.as_deref(), &vault);
+        vault.say(&service::write_note(&ContactHosts {
+            udp: endpoint.upstream_udp.clone(),
+            tcp: endpoint.upstream_tcp.clone(),
+            tls: endpoint.upstream_tls.clone(),
+        }));
         let agent = Agent::start(agent::Dependencies {
             quotas: quotas.clone(),
             vault: vault.clone(),
@@ -156,7 +162,7 @@ impl Relay {
             early_ringing: config.call.early_ringing,
             subscribe: config.messages.subscribe_voicemail,
             lost_notice: config.timing.lost_notice.0,
-            endpoint: endpoint_settings(&config, &listeners, &public_edge, public_websocket.as_deref(), &vault),
+            endpoint,
             shards: std::thread::available_parallelism().map_or(1, Into::into),
             reminded,
             end: ending.clone(),
@@ -330,6 +336,7 @@ impl Opened {
         }
         self.agent.receive_datagrams(end.1);
         let api_routes = Api::new(api_settings(&self.config), self.service.clone(), self.metrics.clone()).router();
+        let letters = self.service.clone().read_letters(api::answering(api_routes.clone()));
         let token = &self.config.operator.token;
         let operator_routes =
             Operator::new(token, self.service.clone(), self.metrics.clone(), readiness.clone()).router();
@@ -342,6 +349,7 @@ impl Opened {
         }
         let mut chores = self.chores(&readiness);
         chores.push(tokio::spawn(self.service.write_down_reminders(self.reminders)));
+        chores.push(tokio::spawn(letters));
         Running {
             edge: edge_at,
             websocket: websocket_at,

@@ -109,7 +109,10 @@ pub trait DeviceService: Clone + Send + Sync + 'static {
 
 impl DeviceService for Service {
     async fn read(&self, id: InstanceId, proof: &InstanceSecret) -> Result<View, AccessError> {
-        let status = self.0.look(id, proof).await?;
+        let status = match self.0.look(id, proof).await {
+            Err(AccessError::OwnerAway) => self.0.look_at_record(id, proof).await.ok_or(AccessError::OwnerAway)?,
+            looked => looked?,
+        };
         self.0.whole_view(&status).await.ok_or(AccessError::Unknown)
     }
 

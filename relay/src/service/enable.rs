@@ -164,6 +164,7 @@ impl Inner {
             sip_instance: record.sip_instance,
             register: record.presence == Presence::Background,
             proven: record.proven,
+            taken_from: None,
         }
     }
 

@@ -20,8 +20,16 @@ impl Inner {
         self.view(status).map(|view| View { kept, ..view })
     }
 
+    /// Whether somebody may see what is kept for an instance, whoever owns it: the record tells.
+    async fn admit(&self, id: InstanceId, proof: &InstanceSecret) -> Result<(), AccessError> {
+        match self.look(id, proof).await {
+            Ok(_) | Err(AccessError::OwnerAway) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     pub(super) async fn messages(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Vec<Message>, AccessError> {
-        self.look(id, proof).await?;
+        self.admit(id, proof).await?;
         self.dependencies.vault.messages(id).await.map_err(away)
     }
 
@@ -31,7 +39,7 @@ impl Inner {
         proof: &InstanceSecret,
         message: MessageId,
     ) -> Result<bool, AccessError> {
-        self.look(id, proof).await?;
+        self.admit(id, proof).await?;
         self.dependencies.vault.remove_message(id, message).await.map_err(away)
     }
 
@@ -40,7 +48,7 @@ impl Inner {
         id: InstanceId,
         proof: &InstanceSecret,
     ) -> Result<Vec<MissedCall>, AccessError> {
-        self.look(id, proof).await?;
+        self.admit(id, proof).await?;
         self.dependencies.vault.missed_calls(id).await.map_err(away)
     }
 
@@ -50,7 +58,7 @@ impl Inner {
         proof: &InstanceSecret,
         call: CallId,
     ) -> Result<bool, AccessError> {
-        self.look(id, proof).await?;
+        self.admit(id, proof).await?;
         self.dependencies.vault.remove_missed_call(id, call).await.map_err(away)
     }
 
@@ -91,7 +99,7 @@ impl Inner {
         let who = Principal::Device(proof.clone());
         match self.dependencies.agent.ask(id, |reply| Request::Test { id, who, reply }).await {
             Some(Ok(tested)) => Ok(tested),
-            Some(Err(TestDenied::Denied(denied))) => Err(self.denied(id, denied).await.into()),
+            Some(Err(TestDenied::Denied(denied))) => Err(self.denied(id, denied, proof).await.into()),
             Some(Err(TestDenied::NoTarget)) => Err(TestError::NoTarget),
             Some(Err(TestDenied::TooSoon { wait_s })) => Err(TestError::TooSoon { wait_s }),
             None => Err(AccessError::StoreAway.into()),
@@ -102,7 +110,7 @@ impl Inner {
         let who = Principal::Device(proof.clone());
         match self.dependencies.agent.ask(id, |reply| Request::Activity { id, who, reply }).await {
             Some(Ok(told)) => Ok(told),
-            Some(Err(denied)) => Err(self.denied(id, denied).await),
+            Some(Err(denied)) => Err(self.denied(id, denied, proof).await),
             None => Err(AccessError::StoreAway),
         }
     }

@@ -6,6 +6,7 @@
 //! | a device, with its instance's secret | [`DeviceService`] | `devices` |
 //! | a SIP server, with its key | [`SipServerService`] | `sip_servers` |
 //! | an operator, with the operator token | [`OperatorService`] | `operators` |
+//! | another node, by a letter | [`NodeService`](nodes::NodeService) | [`nodes`] |
 //!
 //! Floor 4 (`api`, `operator`) speaks to these traits alone, so that it can be tried against a stand-in.
 //!
@@ -32,6 +33,7 @@ mod devices;
 mod enable;
 mod items;
 mod keyed_mutex;
+pub mod nodes;
 mod operators;
 mod resume;
 mod sip_servers;
@@ -43,6 +45,7 @@ mod wipe;
 pub use apps::AppService;
 pub use devices::DeviceService;
 pub use operators::OperatorService;
+pub use resume::write_note;
 pub use sip_servers::SipServerService;
 
 use keyed_mutex::KeyedMutex;
@@ -90,12 +93,19 @@ struct Inner {
     enabling: KeyedMutex<Lookup>,
     /// One change at a time for an instance.
     changing: KeyedMutex<InstanceId>,
+    /// What other nodes were asked.
+    questions: nodes::Questions,
 }
 
 impl Service {
     /// The use cases over an agent that runs.
     pub fn new(dependencies: Dependencies) -> Self {
-        Self(Arc::new(Inner { dependencies, enabling: KeyedMutex::default(), changing: KeyedMutex::default() }))
+        Self(Arc::new(Inner {
+            dependencies,
+            enabling: KeyedMutex::default(),
+            changing: KeyedMutex::default(),
+            questions: nodes::Questions::default(),
+        }))
     }
 
     /// Writes down which reminders of a lease's end the agent has sent, so that a restart does not repeat them.

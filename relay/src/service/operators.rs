@@ -39,7 +39,7 @@ impl OperatorService for Service {
 
     async fn wipe(&self, id: InstanceId) -> Result<Wiped, OperatorError> {
         self.0.wipe(id, Principal::Relay, WipeReason::Operator).await.map_err(|error| match error {
-            AccessError::StoreAway => OperatorError::StoreAway,
+            AccessError::StoreAway | AccessError::OwnerAway => OperatorError::StoreAway,
             AccessError::Unknown | AccessError::Forbidden => OperatorError::Unknown,
         })
     }

@@ -6,10 +6,11 @@
 //! Invariant: an instance is registered from here only while the store says that this node owns it, as far as the store
 //! can be asked; a store that is away changes nothing for the instances that are here.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sip::endpoint::NewBinding;
+use sip::endpoint::{ContactHosts, NewBinding};
 use sip::id::InstanceId;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
@@ -19,7 +20,7 @@ use crate::agent::transport::upstreams::Route;
 use crate::limits::holdings::Place;
 use crate::metrics::labels::StoreOperation;
 use crate::vault::record::StoredRecord;
-use crate::vault::{AorKey, Fence, LEASE, Lease, StoreError, Stored};
+use crate::vault::{AorKey, Fence, LEASE, Lease, RENEWAL, StoreError, Stored};
 
 /// Instances claimed at once.
 const BATCH: usize = 200;
@@ -33,7 +34,7 @@ impl super::Service {
     /// renewal whether the store answers.
     pub async fn keep_ownership(self, told: impl Fn(bool)) {
         let it = self.0;
-        let mut ticks = interval(LEASE / 3);
+        let mut ticks = interval(RENEWAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut keys = interval(TEND_KEYS);
         let mut was_away = false;
@@ -80,7 +81,7 @@ impl super::Service {
 
 impl Inner {
     /// Unregisters and forgets what another node has ended: its account was enabled again there, or wiped.
-    async fn let_go_of_ended(&self) {
+    pub(super) async fn let_go_of_ended(&self) {
         // A store that is away tells them with the next lease.
         let Ok(ended) = self.dependencies.vault.ended_elsewhere().await else { return };
         if ended.is_empty() {
@@ -97,7 +98,7 @@ impl Inner {
 
     /// Claims until nothing is left, at the pace of registrations.
     async fn resume(self: &Arc<Self>) {
-        let mut resumed = 0;
+        let (mut resumed, mut hosts) = (0, BTreeMap::new());
         while !self.dependencies.drain.has_begun() {
             let batch = match self.timed(StoreOperation::Claim, self.dependencies.vault.claim(BATCH)).await {
                 Ok(batch) if batch.is_empty() => break,
@@ -109,7 +110,11 @@ impl Inner {
             };
             let count = batch.len() as u32;
             for stored in batch {
-                resumed += u32::from(self.take_over(stored).await);
+                let from = match stored.taken_from.clone() {
+                    Some(node) => self.contact_hosts(&mut hosts, node).await,
+                    None => None,
+                };
+                resumed += u32::from(self.take_over(stored, from).await);
             }
             sleep(Duration::from_secs(1) * count / RESUMED_PER_SECOND).await;
         }
@@ -118,8 +123,24 @@ impl Inner {
         }
     }
 
+    /// Where the Contacts of a node lead from which something was claimed.
+    async fn contact_hosts(
+        &self,
+        known: &mut BTreeMap<Arc<str>, Option<Arc<ContactHosts>>>,
+        node: Arc<str>,
+    ) -> Option<Arc<ContactHosts>> {
+        if let Some(known) = known.get(&node) {
+            return known.clone();
+        }
+        // Without it the registrar forgets the Contact when it expires.
+        let note = self.dependencies.vault.note_of(&node).await.ok().flatten();
+        let hosts = note.and_then(|note| read_note(&note)).map(Arc::new);
+        known.insert(node, hosts.clone());
+        hosts
+    }
+
     /// Binds a claimed instance; whether it could be opened.
-    async fn take_over(&self, stored: Stored) -> bool {
+    async fn take_over(&self, stored: Stored, taken_from: Option<Arc<ContactHosts>>) -> bool {
         let Stored { id, sealed, fence, .. } = stored;
         // Before anything else: the store may have come back with what it had before a wipe.
         if let Some(lookup) = self.dependencies.vault.tombstones().forbids(id) {
@@ -136,7 +157,8 @@ impl Inner {
             StoredRecord::Lent(record) => Route::of(&record.account).ok().map(|route| {
                 let aor = vault.aor_key(&record.account.aor);
                 let place = self.count_instance(record, &route);
-                Opened::Lent(self.binding_of(id, record, route, None), LeaseExpiry::of(record), aor, place)
+                let binding = NewBinding { taken_from, ..self.binding_of(id, record, route, None) };
+                Opened::Lent(binding, LeaseExpiry::of(record), aor, place)
             }),
             StoredRecord::PushBinding(record) => {
                 let upstreams = self.dependencies.agent.upstreams();
@@ -212,4 +234,15 @@ impl Inner {
             Err(error) => tracing::warn!(instance = %id, %error, "a record could not be written again"),
         }
     }
+}
+
+/// Where the Contacts of this node lead, as it says to the others.
+pub fn write_note(hosts: &ContactHosts) -> String {
+    let ContactHosts { udp, tcp, tls } = hosts;
+    format!("{udp} {tcp} {tls}")
+}
+
+fn read_note(note: &str) -> Option<ContactHosts> {
+    let mut hosts = note.split(' ').map(Box::from);
+    Some(ContactHosts { udp: hosts.next()?, tcp: hosts.next()?, tls: hosts.next()? })
 }

@@ -336,6 +336,9 @@ pub enum AccessError {
     /// The store does not answer: 503.
     #[error("the store is away")]
     StoreAway,
+    /// The secret is right, but the node that looks after the instance does not answer, or none does yet: 503.
+    #[error("the instance's owner is away")]
+    OwnerAway,
 }
 
 /// Why a change was not made; nothing of it was.

@@ -22,9 +22,25 @@ impl Inner {
         let who = Principal::Device(proof.clone());
         match self.dependencies.agent.ask(id, |reply| Request::Look { id, who, reply }).await {
             Some(Ok(status)) => Ok(status),
-            Some(Err(denied)) => Err(self.denied(id, denied).await),
+            Some(Err(denied)) => Err(self.denied(id, denied, proof).await),
             None => Err(AccessError::StoreAway),
         }
+    }
+
+    /// The same from its record alone, while nobody can say how the registration of an instance stands whose owner is gone.
+    pub(super) async fn look_at_record(&self, id: InstanceId, proof: &InstanceSecret) -> Option<InstanceStatus> {
+        let stored = self.kept_elsewhere(id, proof).await?;
+        Some(InstanceStatus {
+            id,
+            sealed: stored.sealed,
+            fence: stored.fence,
+            state: crate::domain::InstanceState::Retrying,
+            status: None,
+            registered_until: 0,
+            failing_since: None,
+            expires_at: stored.expires_at,
+            mailbox: None,
+        })
     }
 
     pub(super) async fn look_as_relay(&self, id: InstanceId) -> Result<InstanceStatus, OperatorError> {
@@ -32,16 +48,18 @@ impl Inner {
         answer.ok_or(OperatorError::StoreAway)?.map_err(|_| OperatorError::Unknown)
     }
 
-    /// What a denial means to who asked. An instance that is not here may be on its way here, after a restart: then the
-    /// answer is not that there is none.
-    pub(super) async fn denied(&self, id: InstanceId, denied: Denied) -> AccessError {
+    /// What a denial means to who asked. An instance that is not here may be another node's, or on its way here after a
+    /// restart: then the answer is not that there is none.
+    pub(super) async fn denied(&self, id: InstanceId, denied: Denied, proof: &InstanceSecret) -> AccessError {
         match denied {
             Denied::Forbidden => AccessError::Forbidden,
             // It was wiped; what a store still holds that is away does not count.
             Denied::Unknown if self.dependencies.vault.tombstones().look(id).is_some() => AccessError::Unknown,
             Denied::Unknown => match self.dependencies.vault.load(id).await {
                 Ok(None) => AccessError::Unknown,
-                Ok(Some(_)) | Err(_) => AccessError::StoreAway,
+                Ok(Some(stored)) if !self.is_secret_of(&stored, proof) => AccessError::Forbidden,
+                Ok(Some(_)) => AccessError::OwnerAway,
+                Err(_) => AccessError::StoreAway,
             },
         }
     }
@@ -103,7 +121,7 @@ impl Inner {
         let who = Principal::Device(proof.clone());
         match self.dependencies.agent.ask(id, |reply| Request::Call { id, who, call, wish, reply }).await {
             Some(Ok(call)) => Ok(call_view(&call)),
-            Some(Err(CallDenied::Denied(denied))) => Err(self.denied(id, denied).await.into()),
+            Some(Err(CallDenied::Denied(denied))) => Err(self.denied(id, denied, proof).await.into()),
             Some(Err(CallDenied::UnknownCall)) => Err(CallError::UnknownCall),
             Some(Err(CallDenied::Over(state))) => Err(CallError::Over(call_state(state))),
             None => Err(AccessError::StoreAway.into()),

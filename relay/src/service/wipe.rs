@@ -5,6 +5,7 @@
 //! | has erased it | the receipt | the receipt, for a day |
 //! | is away | that it is being wiped, once its tombstone is durable | the same, or the receipt when the store has erased it |
 //! | is away, and the tombstone cannot be written | that the store is away | it is tried again |
+//! | has it, but its owner is gone | the receipt: the record is erased here | the receipt, for a day |
 //!
 //! Invariant: a receipt is signed when nothing is left of the instance, in memory or in the store, and not before.
 
@@ -14,19 +15,26 @@ use super::Inner;
 use super::types::{AccessError, Receipt, WipeReason, Wiped};
 use crate::agent::request::{Denied, EndKind, Erasure, Principal, Request, WipeDone};
 use crate::clock::unix_now;
+use crate::metrics::labels::StoreOperation;
+use crate::secret::InstanceSecret;
 use crate::vault::Tombstone;
 
 impl Inner {
     pub(super) async fn wipe(&self, id: InstanceId, who: Principal, reason: WipeReason) -> Result<Wiped, AccessError> {
-        let shown = match &who {
-            Principal::Device(secret) => Some(self.dependencies.vault.wipe_proof(id, secret)),
+        let proof = match &who {
+            Principal::Device(secret) => Some(secret.clone()),
             Principal::Relay => None,
         };
         let kind = EndKind::Wiped(reason);
         let end = |reply| Request::End { id, who, kind, reply: Some(reply) };
         let WipeDone { reason, unregistered, erasure } = match self.dependencies.agent.ask(id, end).await {
             Some(Ok(done)) => done,
-            Some(Err(denied)) => return self.wiped_before(id, shown, denied).await,
+            Some(Err(denied)) => {
+                return match (self.wiped_before(id, proof.as_ref(), denied).await, proof) {
+                    (Err(AccessError::OwnerAway), Some(proof)) => self.wipe_record(id, &proof, reason).await,
+                    (wiped, _) => wiped,
+                };
+            }
             None => return Err(AccessError::StoreAway),
         };
         let wiped_at = self.dependencies.vault.tombstones().look(id).and_then(|tombstone| tombstone.wiped_at);
@@ -43,11 +51,18 @@ impl Inner {
     async fn wiped_before(
         &self,
         id: InstanceId,
-        shown: Option<[u8; 16]>,
+        proof: Option<&InstanceSecret>,
         denied: Denied,
     ) -> Result<Wiped, AccessError> {
         let tombstone = self.dependencies.vault.tombstones().look(id).filter(|_| denied == Denied::Unknown);
-        let Some(tombstone) = tombstone else { return Err(self.denied(id, denied).await) };
+        let Some(tombstone) = tombstone else {
+            return Err(match proof {
+                Some(proof) => self.denied(id, denied, proof).await,
+                // An operator is answered by the owner of an instance alone.
+                None => AccessError::StoreAway,
+            });
+        };
+        let shown = proof.map(|proof| self.dependencies.vault.wipe_proof(id, proof));
         if shown.is_some_and(|shown| !tombstone.is_of(&shown)) {
             return Err(AccessError::Forbidden);
         }
@@ -61,6 +76,32 @@ impl Inner {
             }
             Tombstone { .. } => Err(AccessError::Unknown),
         }
+    }
+
+    /// Wipes an instance whose owner is gone: nobody is left who could unregister it, and nobody registers it again.
+    async fn wipe_record(
+        &self,
+        id: InstanceId,
+        proof: &InstanceSecret,
+        reason: WipeReason,
+    ) -> Result<Wiped, AccessError> {
+        let stored = self.kept_elsewhere(id, proof).await.ok_or(AccessError::Unknown)?;
+        let vault = &self.dependencies.vault;
+        if vault.holds_lease(&stored.owner).await.unwrap_or(true) {
+            // It is only slow: it knows more, and is to be asked again.
+            return Err(AccessError::OwnerAway);
+        }
+        let lookup = vault.open_lent(id, &stored.sealed, |record| vault.lookup_of(record)).ok();
+        let tombstone = Tombstone::new(lookup, stored.expires_at, reason, Some(vault.wipe_proof(id, proof)));
+        vault.tombstones().raise(id, tombstone).await.map_err(|_| AccessError::StoreAway)?;
+        if self.timed(StoreOperation::Erase, vault.erase_all_of(id, lookup)).await.is_err() {
+            self.dependencies.agent.erase(id, lookup);
+            return Ok(Wiped::Wiping);
+        }
+        vault.tombstones().note_erased(id);
+        self.dependencies.metrics.wipe(reason);
+        tracing::info!(instance = %id, reason = ?reason, "wiped for its owner, which is gone");
+        Ok(Wiped::Done(self.receipt(id, unix_now(), reason, false)))
     }
 
     fn receipt(&self, id: InstanceId, wiped_at: u64, reason: WipeReason, unregistered: bool) -> Receipt {

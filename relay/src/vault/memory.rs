@@ -30,6 +30,8 @@ struct Table {
     lookups: BTreeMap<Lookup, InstanceId>,
     by_expiry: BTreeSet<(u64, InstanceId)>,
     leases: BTreeMap<Arc<str>, Held>,
+    /// What each node says of itself.
+    notes: BTreeMap<Arc<str>, Box<str>>,
 }
 
 struct Entry {
@@ -114,9 +116,10 @@ impl MemoryStore {
             .take(batch);
         let claimed: Vec<_> = orphans
             .map(|(&id, entry)| {
-                entry.owner = owner.clone();
+                let earlier = std::mem::replace(&mut entry.owner, owner.clone());
                 entry.fence = entry.fence.next();
-                entry.stored(owner, id)
+                let taken_from = Some(earlier.node).filter(|node| *node != owner.node);
+                Stored { taken_from, ..entry.stored(owner, id) }
             })
             .collect();
         *cursor = claimed.last().map(|stored| stored.id);
@@ -131,11 +134,24 @@ impl MemoryStore {
         earlier.is_some_and(|earlier| earlier.run == owner.run && earlier.until > now)
     }
 
+    pub fn holds_lease(&self, owner: &Owner) -> bool {
+        let now = Instant::now();
+        self.table().leases.get(&owner.node).is_some_and(|lease| lease.run == owner.run && lease.until > now)
+    }
+
     pub fn release_lease(&self, owner: &Owner) {
         let mut table = self.table();
         if table.leases.get(&owner.node).is_some_and(|lease| lease.run == owner.run) {
             table.leases.remove(&owner.node);
         }
+    }
+
+    pub fn write_note(&self, owner: &Owner, note: &str) {
+        self.table().notes.insert(owner.node.clone(), note.into());
+    }
+
+    pub fn note_of(&self, node: &str) -> Option<Box<str>> {
+        self.table().notes.get(node).cloned()
     }
 
     pub fn put_item(&self, id: InstanceId, item: &SealedItem) -> Result<Placement, StoreError> {
@@ -211,7 +227,14 @@ impl Table {
 
 impl Entry {
     fn stored(&self, owner: &Owner, id: InstanceId) -> Stored {
-        let Self { sealed, expires_at, fence, .. } = self;
-        Stored { id, sealed: sealed.clone(), expires_at: *expires_at, fence: *fence, owned: self.owner == *owner }
+        Stored {
+            id,
+            sealed: self.sealed.clone(),
+            expires_at: self.expires_at,
+            fence: self.fence,
+            owned: self.owner == *owner,
+            owner: self.owner.clone(),
+            taken_from: None,
+        }
     }
 }

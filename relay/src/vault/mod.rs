@@ -12,6 +12,7 @@
 mod codec;
 pub mod items;
 mod keyring;
+pub mod letters;
 mod lookup;
 mod memory;
 mod receipt;
@@ -36,13 +37,14 @@ pub use keyring::{EPOCH_S, KEY_LIFETIME_S, Keyring, KeyringError};
 pub use lookup::{AorKey, GroupKey, Lookup};
 pub use receipt::{Receipt, ReceiptError, verify_receipt};
 pub use seal::{SealError, Sealed};
-pub use store::{AwayReason, Fence, LEASE, Lease, OPERATION_LIMIT, Placed, Settings, StoreError, Stored};
+pub use store::{
+    AwayReason, Fence, LEASE, Lease, OPERATION_LIMIT, Owner, Placed, RENEWAL, Settings, StoreError, Stored,
+};
 
 pub use tombstones::{NotWritten, Tombstone, Tombstones};
 
 use memory::MemoryStore;
 use redis::RedisStore;
-use store::Owner;
 
 /// The longest that a record lives after it was put, in seconds: 6 days.
 pub const MAX_LIFETIME_S: u64 = 6 * DAY_S;
@@ -59,6 +61,10 @@ struct Inner {
     leased: AtomicBool,
     store: Store,
     tombstones: OnceLock<Tombstones>,
+    /// The letters of other nodes that came lately.
+    seen: letters::Seen,
+    /// What this node says of itself to the others.
+    note: OnceLock<Box<str>>,
 }
 
 enum Store {
@@ -100,6 +106,8 @@ impl Vault {
             leased: AtomicBool::new(false),
             store,
             tombstones: OnceLock::new(),
+            seen: letters::Seen::default(),
+            note: OnceLock::new(),
         }))
     }
 
@@ -255,10 +263,7 @@ impl Vault {
     /// # Errors
     /// [`StoreError::Away`].
     pub async fn erase(&self, id: InstanceId, lookup: &Lookup) -> Result<bool, StoreError> {
-        match &self.0.store {
-            Store::Memory(memory) => Ok(memory.erase(id)),
-            Store::Redis(redis) => redis.erase(&self.0.owner, id, Some(lookup)).await,
-        }
+        self.erase_all_of(id, Some(*lookup)).await
     }
 
     /// As [`Self::erase`], when the lookup may be unknown: the record names it.
@@ -268,7 +273,14 @@ impl Vault {
     pub async fn erase_all_of(&self, id: InstanceId, lookup: Option<Lookup>) -> Result<bool, StoreError> {
         match &self.0.store {
             Store::Memory(memory) => Ok(memory.erase(id)),
-            Store::Redis(redis) => redis.erase(&self.0.owner, id, lookup.as_ref()).await,
+            Store::Redis(redis) => {
+                let (existed, owner) = redis.erase(&self.0.owner, id, lookup.as_ref()).await?;
+                if let Some(owner) = owner {
+                    // A letter that is lost delays the news to the owner's next renewal of its lease.
+                    let _ = self.write_letter(&owner, &letters::Letter::Ended).await;
+                }
+                Ok(existed)
+            }
         }
     }
 
@@ -321,8 +333,8 @@ impl Vault {
 
     /// Takes over up to `batch` (at least 1) records that nobody looks after: those of an earlier run of this node,
     /// and those whose owner's lease ran out or was released. Resumes where it left off; an empty answer ends a round,
-    /// and the next call begins another. A node that is missed is believed dead only when its lease has been missing
-    /// for one lease time of watching, so rounds are to be repeated, for instance with each [`Self::hold_lease`].
+    /// and the next call begins another. What died is shared among the nodes that live, by account; another node's share is taken
+    /// only when that node has not. So rounds are to be repeated, for instance with each [`Self::hold_lease`].
     ///
     /// # Errors
     /// [`StoreError::Away`]; what was taken but not answered is answered by the next call.
@@ -334,7 +346,7 @@ impl Vault {
         }
     }
 
-    /// Takes or renews this node's lease; to be called every third of [`LEASE`]. [`Lease::Lapsed`] tells that it had
+    /// Takes or renews this node's lease; to be called every [`RENEWAL`]. [`Lease::Lapsed`] tells that it had
     /// run out, or was taken by a later run: then each record must be loaded, and dropped unless
     /// [`Stored::owned`], before it is registered again.
     ///
@@ -342,11 +354,44 @@ impl Vault {
     /// [`StoreError::Away`]; a node that hears it for a whole [`LEASE`] has lost its lease.
     pub async fn hold_lease(&self) -> Result<Lease, StoreError> {
         let kept = match &self.0.store {
-            Store::Memory(memory) => memory.hold_lease(&self.0.owner, self.0.settings.lease),
-            Store::Redis(redis) => redis.hold_lease(&self.0.owner).await?,
+            Store::Memory(memory) => {
+                if let Some(note) = self.0.note.get() {
+                    memory.write_note(&self.0.owner, note);
+                }
+                memory.hold_lease(&self.0.owner, self.0.settings.lease)
+            }
+            Store::Redis(redis) => redis.hold_lease(&self.0.owner, self.0.note.get().map(|note| &**note)).await?,
         };
         let first = !self.0.leased.swap(true, Ordering::Relaxed);
         Ok(if kept || first { Lease::Held } else { Lease::Lapsed })
+    }
+
+    /// Says something of this node to the others, with its lease from now on. It is nothing of any instance.
+    pub fn say(&self, note: &str) {
+        // Said once in a run.
+        let _ = self.0.note.set(note.into());
+    }
+
+    /// What a node says of itself, or said when it lived.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn note_of(&self, node: &str) -> Result<Option<Box<str>>, StoreError> {
+        match &self.0.store {
+            Store::Memory(memory) => Ok(memory.note_of(node)),
+            Store::Redis(redis) => Ok(redis.note_of(node).await?.map(Into::into)),
+        }
+    }
+
+    /// Whether a run of a node has its lease now.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn holds_lease(&self, owner: &Owner) -> Result<bool, StoreError> {
+        match &self.0.store {
+            Store::Memory(memory) => Ok(memory.holds_lease(owner)),
+            Store::Redis(redis) => redis.holds_lease(owner).await,
+        }
     }
 
     /// Gives up this node's lease, so that others take its records over at once: for a drain before a stop.

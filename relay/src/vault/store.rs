@@ -12,7 +12,10 @@ use super::seal::Sealed;
 use crate::random;
 
 /// How long a node's lease lasts without being renewed.
-pub const LEASE: Duration = Duration::from_secs(10);
+pub const LEASE: Duration = Duration::from_secs(5);
+
+/// How often a node renews its lease: several times within it, so that one answer that is lost costs nothing.
+pub const RENEWAL: Duration = Duration::from_secs(1);
 
 /// The longest that one operation of the store takes, connecting included, before it is [`StoreError::Away`].
 pub const OPERATION_LIMIT: Duration = Duration::from_secs(1);
@@ -72,6 +75,10 @@ pub struct Stored {
     pub fence: Fence,
     /// Whether that owner is this run of this node.
     pub owned: bool,
+    /// Its present owner.
+    pub owner: Owner,
+    /// The other node that it was just claimed from.
+    pub taken_from: Option<Arc<str>>,
 }
 
 /// What a put did.
@@ -128,21 +135,21 @@ pub enum AwayReason {
 
 /// Who looks after a record: a node, and which of its runs.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Owner {
+pub struct Owner {
     /// The node's public edge.
-    pub node: Arc<str>,
+    pub(super) node: Arc<str>,
     /// Sixteen hex digits that no other run has.
-    pub run: Arc<str>,
+    pub(super) run: Arc<str>,
 }
 
 impl Owner {
     /// A run of `node` that begins now.
-    pub fn of(node: &str) -> Self {
+    pub(super) fn of(node: &str) -> Self {
         Self { node: node.into(), run: hex(&random::bytes::<8>()).into() }
     }
 
     /// Reads the text form; `None` for anything else.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let (node, run) = text.rsplit_once('#')?;
         Some(Self { node: node.into(), run: run.into() })
     }

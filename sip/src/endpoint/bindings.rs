@@ -103,7 +103,8 @@ impl Endpoint {
             self.core.settings.register_expires,
             self.bindings.next_generation(),
             new.register,
-        );
+        )
+        .taken_from(new.taken_from);
         self.bindings.insert(if new.proven { registration.established() } else { registration });
         if new.register {
             self.carry_out(now, new.binding, Step::WantFlow);

@@ -21,6 +21,7 @@ pub use crate::edge::{CallState, InboundMessage, IncomingCall, MessageRequestId,
 pub use crate::flow::{Side, Source, Transport};
 use crate::id::{BindingId, CallId, FlowId, InstanceId, MessageId, UpstreamId};
 use crate::message::Message;
+pub use crate::registration::ContactHosts;
 pub use crate::registration::RegistrationFailure;
 
 /// A device's share in a binding, which is registered and refreshed until its last device is unbound. Of several devices
@@ -44,6 +45,8 @@ pub struct NewBinding {
     /// Whether the SIP server has accepted this device's credentials before. A device that is not proven gets no call: the
     /// binding is registered again with its credentials first.
     pub proven: bool,
+    /// The relay that had the binding before, and is gone: its Contact goes with the first REGISTER.
+    pub taken_from: Option<Arc<ContactHosts>>,
 }
 
 impl fmt::Debug for NewBinding {

@@ -17,6 +17,7 @@
 //! | 401, 407 | Asking | until the credentials are refused: see [`challenges`] |
 //! | 423 | Asking, once | with Min-Expires (RFC 3261 §10.2.8) |
 //! | 439 | Asking, once | without outbound (RFC 5626 §11.6) |
+//! | other 4xx, 6xx to a REGISTER that takes another relay's Contact away | Asking, once | without that |
 //! | 3xx whose Contact is the registrar itself | Asking, once | it moved nowhere |
 //! | 3xx, 408, 423, 429, 430, 439, 480, 5xx | BackingOff | at least Retry-After; the wait grows with each failure in a row |
 //! | silence | BackingOff | likewise |
@@ -50,6 +51,7 @@ mod step;
 mod tests;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -66,7 +68,7 @@ pub use challenges::Challenger;
 use challenges::{Challenges, Verdict};
 use grant::RegistrarInfo;
 use request::RegisterRequest;
-pub use request::RequestContext;
+pub use request::{ContactHosts, RequestContext};
 pub use step::{Goal, RegistrationFailure, Step, Turn};
 
 /// The longest registration lifetime that is asked for or believed; a registrar that grants more is refreshed at this.
@@ -180,6 +182,8 @@ pub struct Registration {
     registered: bool,
     /// RFC 5626 is asked for; not any more after a 439.
     outbound: bool,
+    /// The relay that had this registration before, until its Contact is gone.
+    earlier: Option<Arc<ContactHosts>>,
 }
 
 impl fmt::Debug for Registration {
@@ -225,7 +229,14 @@ impl Registration {
             maybe_bound: false,
             registered: false,
             outbound: true,
+            earlier: None,
         }
+    }
+
+    /// Another relay had it before: its Contact goes with the first REGISTER.
+    #[must_use]
+    pub fn taken_from(self, earlier: Option<Arc<ContactHosts>>) -> Self {
+        Self { earlier, ..self }
     }
 
     /// The SIP server has accepted these credentials in an earlier run.
@@ -408,6 +419,7 @@ impl Registration {
             expires: if self.goal == Goal::Registered { self.expires } else { 0 },
             instance: self.sip_instance,
             outbound: self.outbound,
+            earlier: self.earlier.as_deref(),
             answers,
         };
         request.write(head)
@@ -448,6 +460,11 @@ impl Registration {
             }
             439 if self.outbound => {
                 self.outbound = false;
+                self.write(attempt, Vec::new())
+            }
+            400 | 403..=407 | 409..=422 | 424..=428 | 600..=699 if self.earlier.is_some() => {
+                // It may be the second Contact that it does not take.
+                self.earlier = None;
                 self.write(attempt, Vec::new())
             }
             300..=399 if !attempt.redirected && leads_to(response, terms.registrar) => {
@@ -560,6 +577,7 @@ impl Registration {
         }
         let expires = granted.clamp(EXPIRES_MIN, EXPIRES_MAX);
         let refresh = std::mem::replace(&mut self.registered, true);
+        self.earlier = None;
         (self.failures, self.established, self.refusals, self.paused_until) = (0, true, 0, None);
         // Early enough for a second try, and never the same moment for all.
         let millis = expires.as_millis() as u64;

@@ -27,6 +27,27 @@ pub struct RequestContext<'a> {
     pub epoch: &'a str,
 }
 
+/// `host:port` of another relay on each transport, as its Contacts name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContactHosts {
+    /// UDP.
+    pub udp: Box<str>,
+    /// TCP.
+    pub tcp: Box<str>,
+    /// TLS.
+    pub tls: Box<str>,
+}
+
+impl ContactHosts {
+    fn on(&self, transport: Transport) -> &str {
+        match transport {
+            Transport::Udp => &self.udp,
+            Transport::Tcp => &self.tcp,
+            Transport::Tls | Transport::Wss => &self.tls,
+        }
+    }
+}
+
 /// The parts of a REGISTER that the binding adds.
 pub(super) struct RegisterRequest<'a> {
     pub(super) binding: BindingId,
@@ -40,6 +61,8 @@ pub(super) struct RegisterRequest<'a> {
     pub(super) instance: [u8; 16],
     /// Whether to ask for RFC 5626.
     pub(super) outbound: bool,
+    /// Where it was registered by another relay, whose Contact goes.
+    pub(super) earlier: Option<&'a ContactHosts>,
     pub(super) answers: &'a [(Challenger, String)],
 }
 
@@ -68,16 +91,25 @@ impl RegisterRequest<'_> {
     }
 
     fn contact(&self, head: &RequestContext<'_>) -> String {
-        let param = match head.transport {
-            Transport::Udp => String::new(),
-            other => format!(";transport={}", other.param()),
-        };
-        let mut contact = format!("<sip:{}@{}{param}>", self.binding, head.local);
+        let mut contact = self.contact_uri(head.transport, head.local);
         contact += &format!(";+sip.instance=\"<urn:uuid:{}>\"", Uuid(self.instance));
         if self.outbound {
             contact += ";reg-id=1";
         }
-        contact + &format!(";expires={}", self.expires)
+        contact += &format!(";expires={}", self.expires);
+        // Relays behind one name have one Contact.
+        if let Some(host) = self.earlier.map(|hosts| hosts.on(head.transport)).filter(|host| *host != head.local) {
+            contact += &format!(", {};expires=0", self.contact_uri(head.transport, host));
+        }
+        contact
+    }
+
+    fn contact_uri(&self, transport: Transport, host: &str) -> String {
+        let param = match transport {
+            Transport::Udp => String::new(),
+            other => format!(";transport={}", other.param()),
+        };
+        format!("<sip:{}@{host}{param}>", self.binding)
     }
 }
 

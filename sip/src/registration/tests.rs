@@ -303,3 +303,35 @@ fn a_registration_keeps_its_bytes() {
     // Resident for each binding, beside its AOR, its challenge and its place in the tables.
     assert!(size_of::<Registration>() <= 256, "{}", size_of::<Registration>());
 }
+
+#[test]
+fn the_contact_of_a_relay_that_is_gone_goes_with_the_first_register_of_the_next() {
+    let gone = |tls: &str| ContactHosts { udp: "u:1".into(), tcp: "t:1".into(), tls: tls.into() };
+    let taken = |tls| {
+        let mut walk = Walk::to("Waiting");
+        walk.registration = walk.registration.taken_from(Some(gone(tls).into())).established();
+        assert_eq!(step(&walk.registration.begin()), "Send");
+        walk
+    };
+    let contacts = |walk: &mut Walk| walk.send().text(Name::Contact).unwrap().to_owned();
+    let user = BindingId::new(1 << 16, ShardTag(0));
+    let earlier = format!(", <sip:{user}@gone:2;transport=tls>;expires=0");
+    let mut walk = taken("gone:2");
+    assert!(contacts(&mut walk).ends_with(&earlier));
+    assert_eq!(walk.respond(401, &[("WWW-Authenticate", CHALLENGE)]), "Ask");
+    assert_eq!(step(&walk.answer()), "Send");
+    assert!(contacts(&mut walk).ends_with(&earlier), "with the answer, too");
+    assert_eq!(walk.respond(200, &[]), "Registered");
+    let refresh_at = walk.registration.deadline().unwrap();
+    assert_eq!(step(&walk.registration.on_deadline(refresh_at)), "WantFlow");
+    assert_ne!(step(&walk.registration.begin()), "Nothing");
+    assert!(!contacts(&mut walk).contains("gone"), "once");
+
+    let mut walk = taken("gone:2");
+    walk.send();
+    assert_eq!(walk.respond(400, &[]), "Send", "a registrar that takes one Contact only is asked again at once");
+    assert!(!contacts(&mut walk).contains("gone"));
+
+    let mut walk = taken("r:1");
+    assert!(!contacts(&mut walk).contains("expires=0"), "relays behind one name have one Contact");
+}

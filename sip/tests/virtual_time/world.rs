@@ -137,6 +137,7 @@ impl World {
             sip_instance: [0xab; 16],
             register: true,
             proven: false,
+            taken_from: None,
         };
         self.input(Input::Bind(Box::new(new)));
     }

@@ -268,6 +268,7 @@ impl World {
             sip_instance: instance.to_bytes(),
             register: true,
             proven: false,
+            taken_from: None,
         };
         self.tell(tag.shard(self.plan.shards), Input::Bind(Box::new(new)));
         let (end, life) = match self.random.between(0, 9) {

@@ -406,7 +406,7 @@ async fn the_store_gives_a_sign_of_life(bench: &Bench) {
 
 /// The keys that may stay when no instance is left.
 fn is_a_nodes_own(key: &str) -> bool {
-    key == "sipwake:nodes" || key.starts_with("sipwake:lease:")
+    key == "sipwake:nodes" || key.starts_with("sipwake:lease:") || key.starts_with("sipwake:letters:")
 }
 
 #[tokio::test]

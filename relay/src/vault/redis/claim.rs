@@ -8,10 +8,13 @@
 //! | peers | the indexes of the nodes that are believed dead | in each round |
 //! | scan | every record there is: the indexes are hints | in the first round, then every [`SCAN_EVERY`]; not in a Cluster |
 //!
+//! What a dead node leaves is shared among those that live ([`Shares`]); another node's share is taken only
+//! [`GRACE`] of a lease after the death was seen, when that node has not taken it.
+//!
 //! Invariant: a record is taken by one script, which counts the fence on; its node's lease was asked for just before. A
-//! node is believed dead when it released its lease, or when its lease was missing for one lease time, during which
-//! this node's connection did not break: for a Redis that comes back empty has lost the leases of nodes that live.
-//! What was taken is remembered until it is answered, also when a call fails or is given up half-way.
+//! node is believed dead when it released its lease, or when its lease is missing and this node's connection has not broken for
+//! a whole lease: for a Redis that comes back empty, or after a pause, has lost the leases of nodes that live, and they
+//! renew them meanwhile. What was taken is remembered until it is answered, also when a call fails or is given up half-way.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -22,12 +25,16 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use super::scripts::{CLAIM_GONE, CLAIM_LEFT, CLAIM_TAKEN, Claimed, SCRIPTS};
+use super::shares::Shares;
 use super::{NODES_KEY, RECORD_PREFIX, RELEASED, RedisStore, lease_key, node_key, record_id, record_key};
 use crate::vault::seal::Sealed;
 use crate::vault::store::{Fence, Owner, StoreError, Stored};
 
 /// How often all records are looked through, in case an index lost a name.
 const SCAN_EVERY: Duration = Duration::from_secs(600);
+
+/// How long the shares of a dead node are left to those whose they are, in tenths of a lease.
+const GRACE: u32 = 5;
 
 /// How many names are asked for at once, and how many claims are under way at once.
 const WAVE: usize = 256;
@@ -41,9 +48,10 @@ struct Round {
     stage: Stage,
     candidates: VecDeque<Candidate>,
     taken: Vec<Stored>,
-    /// Since when the lease of a node is missing, as seen over the connection of this generation.
-    missing: BTreeMap<Arc<str>, Instant>,
-    generation: u64,
+    /// Since when a node is believed dead.
+    dead_since: BTreeMap<Arc<str>, Instant>,
+    /// Among whom is shared what the dead left.
+    shares: Shares,
     tickets: u64,
     scanned_at: Option<Instant>,
     not_first: bool,
@@ -106,7 +114,11 @@ impl Round {
                 let mut scan = ::redis::cmd("SSCAN");
                 scan.arg(node_key(&node)).arg(cursor).arg("COUNT").arg(WAVE);
                 let (cursor, names): (u64, Vec<String>) = store.link.ask(&scan).await?;
-                self.add(names.iter().filter_map(|name| InstanceId::parse(name)), Some(&node));
+                let waits = self.dead_since.get(&node).is_some_and(|since| since.elapsed() < store.lease * GRACE / 10);
+                let shares = std::mem::take(&mut self.shares);
+                let ours = |id: &InstanceId| !waits || shares.is_of(&owner.node, id.tag());
+                self.add(names.iter().filter_map(|name| InstanceId::parse(name)).filter(ours), Some(&node));
+                self.shares = shares;
                 self.stage = match cursor {
                     0 => self.after_index(store, others),
                     cursor => Stage::Index { node, cursor, others },
@@ -153,9 +165,10 @@ impl Round {
     /// The other nodes that are believed dead; one that left nothing behind is struck off.
     async fn dead_peers(&mut self, store: &RedisStore, owner: &Owner) -> Result<Vec<Arc<str>>, StoreError> {
         let nodes: Vec<String> = store.link.ask(::redis::cmd("SMEMBERS").arg(NODES_KEY)).await?;
-        let mut dead = Vec::new();
+        let (mut dead, mut living) = (Vec::new(), vec![owner.node.clone()]);
         for node in nodes.iter().filter(|node| **node != *owner.node) {
             if !self.is_dead(store, node).await? {
+                living.push(node.as_str().into());
                 continue;
             }
             let has_index: bool = store.link.ask(::redis::cmd("EXISTS").arg(node_key(node))).await?;
@@ -165,23 +178,22 @@ impl Round {
                 let _: u64 = store.link.ask(::redis::cmd("SREM").arg(NODES_KEY).arg(node)).await?;
             }
         }
+        self.shares = Shares::among(living);
         Ok(dead)
     }
 
     async fn is_dead(&mut self, store: &RedisStore, node: &str) -> Result<bool, StoreError> {
         let lease: Option<String> = store.link.ask(::redis::cmd("GET").arg(lease_key(node))).await?;
-        let generation = store.link.generation();
-        if self.generation != generation {
-            self.missing.clear();
-            self.generation = generation;
+        let is_gone = lease.as_deref().is_none_or(|run| run == RELEASED);
+        if !is_gone {
+            self.dead_since.remove(node);
+            return Ok(false);
         }
-        match lease.as_deref() {
-            None => Ok(self.missing.entry(node.into()).or_insert_with(Instant::now).elapsed() >= store.lease),
-            Some(run) => {
-                self.missing.remove(node);
-                Ok(run == RELEASED)
-            }
+        let is_dead = lease.is_some() || store.link.steady_for() >= store.lease;
+        if is_dead {
+            self.dead_since.entry(node.into()).or_insert_with(Instant::now);
         }
+        Ok(is_dead)
     }
 
     /// Tries the first candidates: as many as are still wanted, at most [`WAVE`] at once.
@@ -238,12 +250,14 @@ impl Round {
         }
         self.candidates.drain(..wave);
         self.taken.extend(outcomes.into_iter().filter(|(_, claimed)| claimed.0 == CLAIM_TAKEN).map(
-            |(candidate, (_, _, sealed, expires_at, fence))| Stored {
+            |(candidate, (_, earlier, sealed, expires_at, fence))| Stored {
                 id: candidate.id,
                 sealed: Sealed::from_bytes(sealed),
                 expires_at,
                 fence: Fence::from_number(fence),
                 owned: true,
+                owner: owner.clone(),
+                taken_from: Owner::parse(&earlier).map(|earlier| earlier.node).filter(|node| *node != owner.node),
             },
         ));
         Ok(())

@@ -31,6 +31,8 @@ struct Current {
     connection: Option<Connection>,
     /// How many connections were opened until now.
     generation: u64,
+    /// When this one was.
+    opened_at: Option<Instant>,
 }
 
 #[derive(Clone)]
@@ -67,9 +69,11 @@ impl Link {
         self.is_cluster
     }
 
-    /// Changes with each new connection.
-    pub fn generation(&self) -> u64 {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).generation
+    /// How long the present connection has served without anything going wrong on it.
+    pub fn steady_for(&self) -> Duration {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let opened_at = current.opened_at.filter(|_| current.connection.is_some());
+        opened_at.map_or(Duration::ZERO, |at| at.elapsed())
     }
 
     pub async fn ask<T: FromRedisValue + Send>(&self, question: &impl Question) -> Result<T, StoreError> {
@@ -118,6 +122,7 @@ impl Link {
             let connection = connect(&mut client, self.limit).await.map_err(|error| Failure::of(&error).error)?;
             let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
             current.generation += 1;
+            current.opened_at = Some(Instant::now());
             current.connection = Some(connection.clone());
             Ok((connection, current.generation))
         })

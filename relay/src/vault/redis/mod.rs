@@ -9,6 +9,8 @@
 //! | `sipwake:n:<node>` | set | the instances of a node; may hold more, so only a hint | [`INDEX_TTL`] after the last addition |
 //! | `sipwake:ended:<node>` | set | the node's instances that another node has ended, until it has let go of them | [`ENDED_TTL`] |
 //! | `sipwake:nodes` | set | the nodes there may be; a hint | [`INDEX_TTL`] |
+//! | `sipwake:letters:<node>#<run>` | list | sealed letters of other nodes to this run | [`LETTER_LIFE`](super::letters::LETTER_LIFE) after the last |
+//! | `sipwake:note:<node>` | string | where the node's Contacts lead, for whoever takes them away | [`INDEX_TTL`] |
 //! | `sipwake:lease:<node>` | string | the run that holds the node's lease, or `-`: released | the lease |
 //!
 //! Invariant: what happens to one record happens in one script, and so as a whole. No operation spans two slots of a
@@ -18,8 +20,10 @@
 mod claim;
 mod client;
 mod items;
+mod letters;
 mod link;
 mod scripts;
+mod shares;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,7 +34,7 @@ use super::MAX_LIFETIME_S;
 use super::items::Collection;
 use super::lookup::Lookup;
 use super::seal::Sealed;
-use super::store::{Fence, Owner, Placed, Settings, StoreError, Stored};
+use super::store::{Fence, OPERATION_LIMIT, Owner, Placed, Settings, StoreError, Stored};
 use claim::Claims;
 use client::RedisClient;
 use link::Link;
@@ -52,6 +56,8 @@ const RELEASED: &str = "-";
 /// A store in Redis, as one node sees it.
 pub(super) struct RedisStore {
     link: Arc<Link>,
+    /// For the wait for letters alone.
+    letters: Arc<Link>,
     lease: Duration,
     claims: Claims,
     enlisted: Mutex<Option<Instant>>,
@@ -60,17 +66,24 @@ pub(super) struct RedisStore {
 impl RedisStore {
     /// Reads the URL; connects when first asked something.
     pub fn open(url: &str, settings: &Settings) -> Result<Self, StoreError> {
-        let client = RedisClient::read(url, settings.ca.as_deref())?;
-        Ok(Self::on(Arc::new(Link::new(client, settings.operation_limit)), settings.lease))
+        let link = |limit| {
+            let client = RedisClient::read(url, settings.ca.as_deref())?;
+            Ok(Arc::new(Link::new(client, limit)))
+        };
+        Ok(Self::on(
+            link(settings.operation_limit)?,
+            link(settings.operation_limit.max(OPERATION_LIMIT))?,
+            settings.lease,
+        ))
     }
 
     /// The same store over the same connection, for another node.
     pub fn as_another(&self) -> Self {
-        Self::on(self.link.clone(), self.lease)
+        Self::on(self.link.clone(), self.letters.clone(), self.lease)
     }
 
-    fn on(link: Arc<Link>, lease: Duration) -> Self {
-        Self { link, lease, claims: Claims::default(), enlisted: Mutex::new(None) }
+    fn on(link: Arc<Link>, letters: Arc<Link>, lease: Duration) -> Self {
+        Self { link, letters, lease, claims: Claims::default(), enlisted: Mutex::new(None) }
     }
 
     pub async fn put(
@@ -133,12 +146,20 @@ impl RedisStore {
                 expires_at,
                 fence: Fence::from_number(fence),
                 owned: owned_by == owner.to_string(),
+                owner: Owner::parse(&owned_by).ok_or(StoreError::Malformed)?,
+                taken_from: None,
             })),
             _ => Err(StoreError::Malformed),
         }
     }
 
-    pub async fn erase(&self, owner: &Owner, id: InstanceId, lookup: Option<&Lookup>) -> Result<bool, StoreError> {
+    /// Whether there was a record, and the run of another node that is to hear of its end.
+    pub async fn erase(
+        &self,
+        owner: &Owner,
+        id: InstanceId,
+        lookup: Option<&Lookup>,
+    ) -> Result<(bool, Option<Owner>), StoreError> {
         let (mut outcome, owned_by, earlier) = self.try_erase(owner, id, false).await?;
         let other = Owner::parse(&owned_by).filter(|other| other.node != owner.node);
         if let Some(other) = other.as_ref().filter(|_| outcome == ERASE_OTHERS) {
@@ -154,10 +175,10 @@ impl RedisStore {
             self.unpoint(&earlier, id).await?;
         }
         self.unindex(&owner.node, id).await?;
-        if let Some(other) = other {
+        if let Some(other) = &other {
             self.unindex(&other.node, id).await?;
         }
-        Ok(outcome != ERASE_GONE)
+        Ok((outcome != ERASE_GONE, other))
     }
 
     async fn try_erase(&self, owner: &Owner, id: InstanceId, others: bool) -> Result<Erased, StoreError> {
@@ -189,7 +210,7 @@ impl RedisStore {
     }
 
     /// True when this run held it until now.
-    pub async fn hold_lease(&self, owner: &Owner) -> Result<bool, StoreError> {
+    pub async fn hold_lease(&self, owner: &Owner, note: Option<&str>) -> Result<bool, StoreError> {
         let mut set = ::redis::cmd("SET");
         set.arg(lease_key(&owner.node)).arg(&*owner.run).arg("PX").arg(millis(self.lease)).arg("GET");
         let earlier: Option<String> = self.link.ask(&set).await?;
@@ -197,9 +218,28 @@ impl RedisStore {
         let enlisted = *self.enlisted.lock().unwrap_or_else(PoisonError::into_inner);
         if !kept || enlisted.is_none_or(|at| at.elapsed() >= ENLIST_EVERY) {
             self.add(NODES_KEY, &owner.node, INDEX_TTL).await?;
+            if let Some(note) = note {
+                self.write_note(owner, note).await?;
+            }
             *self.enlisted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
         Ok(kept)
+    }
+
+    /// Says something of this node to the others.
+    async fn write_note(&self, owner: &Owner, note: &str) -> Result<(), StoreError> {
+        let mut set = ::redis::cmd("SET");
+        self.link.ask(set.arg(note_key(&owner.node)).arg(note).arg("PX").arg(millis(INDEX_TTL))).await
+    }
+
+    /// What a node says of itself.
+    pub async fn note_of(&self, node: &str) -> Result<Option<String>, StoreError> {
+        self.link.ask(::redis::cmd("GET").arg(note_key(node))).await
+    }
+
+    pub async fn holds_lease(&self, owner: &Owner) -> Result<bool, StoreError> {
+        let run: Option<String> = self.link.ask(::redis::cmd("GET").arg(lease_key(&owner.node))).await?;
+        Ok(run.as_deref() == Some(&owner.run))
     }
 
     pub async fn release_lease(&self, owner: &Owner) -> Result<(), StoreError> {
@@ -280,6 +320,10 @@ fn node_key(node: &str) -> String {
 
 fn ended_key(node: &str) -> String {
     format!("sipwake:ended:{node}")
+}
+
+fn note_key(node: &str) -> String {
+    format!("sipwake:note:{node}")
 }
 
 fn lease_key(node: &str) -> String {

@@ -46,6 +46,7 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     unpoint: Script::new(UNPOINT),
     release: Script::new(RELEASE),
     add: Script::new(ADD),
+    post: Script::new(POST),
 });
 
 pub(super) struct Scripts {
@@ -65,6 +66,8 @@ pub(super) struct Scripts {
     pub release: Script,
     /// Set; member, milliseconds.
     pub add: Script,
+    /// List; letter, the most letters, milliseconds → whether it was taken.
+    pub post: Script,
 }
 
 const PUT: &str = r"
@@ -156,4 +159,12 @@ const ADD: &str = r"
 redis.call('SADD', KEYS[1], ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return redis.status_reply('OK')
+";
+
+// Of a letter that comes twice its reader takes one.
+const POST: &str = r"
+if redis.call('LLEN', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
+redis.call('RPUSH', KEYS[1], ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return 1
 ";

@@ -181,6 +181,7 @@ impl World {
             sip_instance: [0xab; 16],
             register: true,
             proven,
+            taken_from: None,
         })));
     }
 

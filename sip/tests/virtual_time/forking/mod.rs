@@ -27,6 +27,7 @@ fn join(world: &mut World, number: u64, proven: bool) {
         sip_instance: [0xab; 16],
         register: true,
         proven,
+        taken_from: None,
     };
     world.input(Input::Bind(Box::new(new)));
 }

@@ -1,6 +1,9 @@
 //! Two nodes with one store: what one of them ends, the other lets go of.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
+use tests::api_client::Instance;
 use tests::board::Missed;
 use tests::redis_server::RedisServer;
 use tests::relay_process::RelayProcess;
@@ -47,6 +50,99 @@ async fn a_token_that_another_instance_takes_by_a_change_ends_its_earlier_holder
         assert_eq!(scene.registrar.await_contacts(&scene.aor(), 1, SOON).await?.len(), 1);
         assert_eq!(api.disable(&taker).await?.status, 200);
         scene.until("an empty store", || async { records(&redis).is_empty().then_some(()) }).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn any_node_answers_an_app_for_an_instance_that_another_one_owns() -> Outcome {
+    let redis = RedisServer::start();
+    let (scene, other) = two_nodes(&redis).await?;
+    let instance = scene.enable().await?;
+    let (here, there) = (&scene.api, &other.api());
+    assert_eq!(there.read(&instance).await?.json(), here.read(&instance).await?.json());
+    for rest in ["/timeline", "/export", "/messages", "/missed-calls"] {
+        let (asked, direct) = (there.of("GET", &instance, rest).await?, here.of("GET", &instance, rest).await?);
+        assert_eq!((asked.status, asked.json()), (200, direct.json()), "{rest}");
+    }
+    let (_caller, push) = scene.call_and_push().await?;
+    let call = push["call"].as_str().unwrap_or_default();
+    assert_eq!(there.call(&instance, call).await?.json(), here.call(&instance, call).await?.json());
+    assert_eq!(there.decline(&instance, call).await?.status, 204);
+    assert_eq!(here.call(&instance, call).await?.json()["state"], "declined");
+    let changed = there.change(&instance, &json!({"presence": "foreground"})).await?;
+    assert_eq!((changed.status, &changed.json()["presence"]), (200, &json!("foreground")), "{}", changed.text());
+    scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;
+    let wrong = there.change(&instance, &json!({"presence": "nowhere"})).await?;
+    assert_eq!((wrong.status, wrong.problem().as_deref()), (422, Some("invalid-body")), "the owner's refusal is told");
+    // Who has not its secret learns what he learns from the owner.
+    let stranger = Instance { secret: "x".repeat(43), ..instance.clone() };
+    for rest in ["", "/messages", "/timeline"] {
+        let (asked, direct) = (there.of("GET", &stranger, rest).await?, here.of("GET", &stranger, rest).await?);
+        assert_eq!((asked.status, asked.problem()), (401, direct.problem()), "{rest}");
+    }
+    let receipt = there.disable(&instance).await?;
+    assert_eq!((receipt.status, &receipt.json()["reason"]), (200, &json!("disabled")), "{}", receipt.text());
+    assert_eq!(here.disable(&instance).await?.json(), receipt.json(), "its owner has the same");
+    assert_eq!(there.read(&instance).await?.status, 404);
+    scene.until("an empty store", || async { records(&redis).is_empty().then_some(()) }).await
+}
+
+#[tokio::test]
+async fn an_instance_whose_owner_has_died_is_seen_and_wiped_at_another_node() -> Outcome {
+    let redis = RedisServer::start();
+    let (scene, other) = two_nodes(&redis).await?;
+    let (kept, wiped) = (scene.enable().await?, scene.enable_android().await?);
+    scene.relay.kill_9().await?;
+    let there = other.api();
+    let seen = there.read(&kept).await?;
+    assert_eq!((seen.status, &seen.json()["state"]), (200, &json!("active")), "{}", seen.text());
+    let receipt = there.disable(&wiped).await?;
+    assert_eq!((receipt.status, &receipt.json()["instance"]), (200, &json!(wiped.id)), "{}", receipt.text());
+    assert_eq!(there.disable(&wiped).await?.json(), receipt.json());
+    assert_eq!(there.read(&wiped).await?.status, 404);
+    scene
+        .until("the other one is registered again", || async {
+            let seen = there.read(&kept).await.ok()?.json();
+            (seen["registration"]["state"] == "registered").then_some(())
+        })
+        .await
+}
+
+#[tokio::test]
+async fn what_a_killed_node_leaves_is_shared_and_registered_within_eight_seconds_without_its_contacts() -> Outcome {
+    const ACCOUNTS: usize = 30;
+    let redis = RedisServer::start();
+    let names: Vec<String> = (0..ACCOUNTS).map(|n| format!("u{n}")).collect();
+    let accounts: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "a password of theirs")).collect();
+    let scene = Scene::among(&accounts, |setup| setup.store = redis.url()).await?;
+    let mut others = Vec::new();
+    for _ in 0..2 {
+        let mut setup = scene.relay.setup().clone();
+        setup.ports = Ports::default();
+        others.push(RelayProcess::start(setup).await?);
+    }
+    for name in &names {
+        let mut wish = scene.wish(TOKEN);
+        wish["account"]["aor"] = json!(scene.registrar.aor(name));
+        wish["account"]["auth_username"] = json!(name);
+        wish["account"]["password"] = json!("a password of theirs");
+        scene.enable_as(&wish).await?;
+    }
+    let before: Vec<_> = names.iter().map(|name| scene.registrar.contacts(&scene.registrar.aor(name))).collect();
+    let killed_at = Instant::now();
+    scene.relay.kill_9().await?;
+    let moved = || async {
+        let now = names.iter().map(|name| scene.registrar.contacts(&scene.registrar.aor(name)));
+        let moved = now.zip(&before).filter(|(now, before)| now.len() == 1 && now[0].uri != before[0].uri).count();
+        (moved == ACCOUNTS).then_some(())
+    };
+    scene.until("each account has one Contact, and another than before", moved).await?;
+    let took = killed_at.elapsed();
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    for other in &others {
+        let taken = other.metric("sipwake_instances{state=\"registered\"}").await.unwrap_or_default();
+        assert!((5.0..=25.0).contains(&taken), "{taken} of {ACCOUNTS}");
     }
     Ok(())
 }

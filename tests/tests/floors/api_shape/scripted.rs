@@ -21,8 +21,10 @@ use relay::metrics::Metrics;
 use relay::push::Event;
 use relay::secret::Aor;
 use relay::secret::{ApiKey, InstanceSecret};
+use relay::service::nodes::{Body, NodeService};
 use relay::service::types::*;
 use relay::service::{AppService, DeviceService, OperatorService, SipServerService};
+use relay::vault::Owner;
 use relay::vault::items::{Counts, Message, MissedCall};
 use relay::vault::record::{Presence, Provider, WakeFor};
 use serde_json::Value;
@@ -322,6 +324,16 @@ impl DeviceService for Scripted {
             (_, 0) => Ok(Tested { alert: true, provider: Provider::Fcm }),
             (_, wait_s) => Err(TestError::TooSoon { wait_s }),
         }
+    }
+}
+
+impl NodeService for Scripted {
+    async fn owner_elsewhere(&self, _: InstanceId, _: &InstanceSecret) -> Option<Owner> {
+        None
+    }
+
+    async fn ask_owner(&self, _: &Owner, _: Body) -> Option<Body> {
+        None
     }
 }
 

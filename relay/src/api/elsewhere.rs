@@ -1,0 +1,172 @@
+//! Requests about an instance that another node owns: they are carried to it, and its answer is given as ours.
+//!
+//! What the store alone can answer (kept messages, missed calls) is not carried; nor is what the owner does not answer in time:
+//! then this node answers as far as it can.
+//!
+//! ```text
+//! METHOD PATH            200
+//! authorization: …       content-type: …
+//!                                              then an empty line, and the body
+//! ```
+//!
+//! Invariant: a request is carried once: the owner answers it itself, whoever owns the instance by then.
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, request, response};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http_body_util::BodyExt;
+use tower::Service as _;
+use zeroize::Zeroizing;
+
+use super::handlers::Asker;
+use super::{Api, ApiService, Endpoint, body};
+use crate::service::nodes::{Answering, Body as Letter};
+
+/// Of a request, what its handler reads.
+const ASKED_WITH: [HeaderName; 3] = [AUTHORIZATION, CONTENT_TYPE, CONTENT_ENCODING];
+/// Of an answer, what a client reads.
+const ANSWERED_WITH: [HeaderName; 3] = [CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE];
+
+/// A request that another node has carried here.
+#[derive(Clone, Copy)]
+struct Carried;
+
+/// Has the owner of the instance answer, where that is another node.
+pub(super) async fn carry<E: ApiService>(State(api): State<Api<E>>, request: Request, next: Next) -> Response {
+    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let wants_owner = path.is_some_and(|path| wants_owner(&path)) && request.extensions().get::<Carried>().is_none();
+    let Some(asker) = Asker::of(&request).ok().filter(|_| wants_owner) else { return next.run(request).await };
+    let Some(owner) = api.0.service.owner_elsewhere(asker.id, &asker.secret).await else {
+        return next.run(request).await;
+    };
+    let (parts, body) = request.into_parts();
+    let body = match body::take_any(body).await {
+        Ok(body) => body,
+        Err(problem) => return problem.into_response(),
+    };
+    let answer = api.0.service.ask_owner(&owner, write_request(&parts, &body)).await;
+    match answer.as_deref().and_then(|answer| read_response(answer)) {
+        Some(response) => response,
+        None => {
+            let (mut parts, body) = (parts, Body::from(body.to_vec()));
+            parts.extensions.insert(Carried);
+            next.run(Request::from_parts(parts, body)).await
+        }
+    }
+}
+
+/// How questions of other nodes are answered: by these routes.
+pub(super) fn answering(router: Router) -> Answering {
+    std::sync::Arc::new(move |letter| {
+        let mut router = router.clone();
+        Box::pin(async move {
+            let Some(mut request) = read_request(&letter) else { return Zeroizing::default() };
+            request.extensions_mut().insert(Carried);
+            let response = match router.call(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            };
+            let (parts, body) = response.into_parts();
+            let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+            write_response(&parts, &body)
+        })
+    })
+}
+
+/// Whether the owner alone can answer: the store answers for what it keeps.
+fn wants_owner(path: &str) -> bool {
+    let by_store = [Endpoint::Messages, Endpoint::ForgetMessage, Endpoint::MissedCalls, Endpoint::ForgetMissedCall];
+    path.starts_with(Endpoint::Read.template()) && by_store.iter().all(|endpoint| endpoint.template() != path)
+}
+
+fn write_request(parts: &request::Parts, body: &[u8]) -> Letter {
+    write(format!("{} {}", parts.method, parts.uri.path()), &parts.headers, &ASKED_WITH, body)
+}
+
+fn write_response(parts: &response::Parts, body: &[u8]) -> Letter {
+    write(parts.status.as_u16().to_string(), &parts.headers, &ANSWERED_WITH, body)
+}
+
+fn write(line: String, headers: &HeaderMap, names: &[HeaderName], body: &[u8]) -> Letter {
+    let fields = names.iter().filter_map(|name| Some((name.as_str(), headers.get(name)?.as_bytes())));
+    let room = fields.clone().map(|(name, value)| name.len() + value.len() + 3).sum::<usize>();
+    let mut out = Zeroizing::new(Vec::with_capacity(line.len() + room + 2 + body.len()));
+    out.extend_from_slice(line.as_bytes());
+    for (name, value) in fields {
+        for part in [b"\n", name.as_bytes(), b": ", value] {
+            out.extend_from_slice(part);
+        }
+    }
+    out.extend_from_slice(b"\n\n");
+    out.extend_from_slice(body);
+    out
+}
+
+/// The first line, the fields and the body.
+fn read(letter: &[u8]) -> Option<(&str, HeaderMap, &[u8])> {
+    let end = letter.windows(2).position(|two| two == b"\n\n")?;
+    let mut lines = std::str::from_utf8(&letter[..end]).ok()?.split('\n');
+    let first = lines.next()?;
+    let mut headers = HeaderMap::new();
+    for line in lines {
+        let (name, value) = line.split_once(": ")?;
+        headers.insert(HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?);
+    }
+    Some((first, headers, &letter[end + 2..]))
+}
+
+fn read_request(letter: &[u8]) -> Option<Request> {
+    let (line, headers, body) = read(letter)?;
+    let (method, path) = line.split_once(' ')?;
+    let mut request = Request::builder().method(method).uri(path).body(Body::from(body.to_vec())).ok()?;
+    *request.headers_mut() = headers;
+    request.headers_mut().insert(CONTENT_LENGTH, body.len().into());
+    Some(request)
+}
+
+fn read_response(letter: &[u8]) -> Option<Response> {
+    let (status, headers, body) = read(letter)?;
+    let status: StatusCode = status.parse().ok()?;
+    Some((status, headers, body.to_vec()).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_and_its_answer_read_back() {
+        let asked = Request::builder()
+            .method("PATCH")
+            .uri("/v1/instances/pi_1")
+            .header(AUTHORIZATION, "Bearer s")
+            .header(CONTENT_TYPE, "application/json")
+            .header("cookie", "not carried")
+            .body(())
+            .unwrap();
+        let letter = write_request(&asked.into_parts().0, b"{\n\n}");
+        let request = read_request(&letter).unwrap();
+        assert_eq!((request.method().as_str(), request.uri().path()), ("PATCH", "/v1/instances/pi_1"));
+        assert_eq!(request.headers().len(), 3);
+        assert_eq!(request.headers()[AUTHORIZATION], "Bearer s");
+        assert_eq!(request.headers()[CONTENT_LENGTH], "4");
+        let answered = Response::builder().status(503).header(RETRY_AFTER, "5").body(()).unwrap();
+        let response = read_response(&write_response(&answered.into_parts().0, b"{}")).unwrap();
+        assert_eq!((response.status().as_u16(), &response.headers()[RETRY_AFTER]), (503, &"5".parse().unwrap()));
+        assert!(read_response(b"").is_none() && read_request(b"GET\n\n").is_none(), "what is torn is no answer");
+    }
+
+    #[test]
+    fn what_the_store_keeps_is_not_carried() {
+        let carried = |endpoint: &Endpoint| wants_owner(endpoint.template());
+        let names: Vec<_> = Endpoint::ALL.iter().filter(|endpoint| carried(endpoint)).collect();
+        use Endpoint::{Call, Change, Decline, Disable, Export, Progress, Read, Test, Timeline};
+        assert_eq!(names, [&Read, &Change, &Disable, &Call, &Progress, &Decline, &Timeline, &Export, &Test]);
+    }
+}

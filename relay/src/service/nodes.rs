@@ -1,0 +1,145 @@
+//! Questions between the nodes of one store: an app may ask any node about an instance that another one owns.
+//!
+//! ```text
+//! app ── any node ── the record: is the secret right, whose is it? ── letter ── its owner ── letter ── any node ── app
+//! ```
+//!
+//! What is asked is the app's own request, opaque here: the owner does with it what it would have done had it come directly.
+//!
+//! Invariant: a question is carried for nobody who has not shown the instance's secret; the owner checks it once more. A
+//! question waits at most [`ANSWER_WAIT`]; at most [`ANSWERS_AT_ONCE`] are answered at once.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use sip::id::InstanceId;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{sleep, timeout};
+use zeroize::Zeroizing;
+
+use super::{Inner, Service};
+use crate::agent::request::{Denied, Principal, Request};
+use crate::random;
+use crate::secret::InstanceSecret;
+use crate::vault::letters::{Letter, LetterNumber};
+use crate::vault::{Owner, Stored};
+
+/// How long the owner of an instance may take to answer for it, an unregistration included; then the node that was asked answers
+/// by itself. An owner without a lease is not asked.
+pub const ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// Questions of other nodes that are answered at once; a further one waits.
+const ANSWERS_AT_ONCE: usize = 256;
+/// How soon letters are looked for again in a store that was away.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// What a node asks, or answers, in bytes that only the floor above reads.
+pub type Body = Zeroizing<Vec<u8>>;
+
+/// Answers what another node asks.
+pub type Answering = Arc<dyn Fn(Body) -> Pin<Box<dyn Future<Output = Body> + Send>> + Send + Sync>;
+
+/// The questions of this node that have no answer yet.
+#[derive(Default)]
+pub(super) struct Questions(Mutex<HashMap<LetterNumber, oneshot::Sender<Body>>>);
+
+/// What the API asks about other nodes.
+pub trait NodeService: Clone + Send + Sync + 'static {
+    /// The owner of an instance that is not this node, for who has shown the instance's secret.
+    fn owner_elsewhere(&self, id: InstanceId, proof: &InstanceSecret) -> impl Future<Output = Option<Owner>> + Send;
+
+    /// Asks the owner; `None`: it did not answer within [`ANSWER_WAIT`].
+    fn ask_owner(&self, owner: &Owner, body: Body) -> impl Future<Output = Option<Body>> + Send;
+}
+
+impl NodeService for Service {
+    async fn owner_elsewhere(&self, id: InstanceId, proof: &InstanceSecret) -> Option<Owner> {
+        let it = &self.0;
+        let who = Principal::Device(proof.clone());
+        let look = it.dependencies.agent.ask(id, |reply| Request::Look { id, who, reply }).await?;
+        let Err(Denied::Unknown) = look else { return None };
+        it.kept_elsewhere(id, proof).await.map(|stored| stored.owner)
+    }
+
+    async fn ask_owner(&self, owner: &Owner, body: Body) -> Option<Body> {
+        let (number, (tell, answer)) = (random::bytes(), oneshot::channel());
+        let questions = &self.0.questions;
+        questions.lock().insert(number, tell);
+        let vault = &self.0.dependencies.vault;
+        let ask = Letter::Ask { number, from: vault.owner().clone(), body };
+        let answer = async {
+            vault.holds_lease(owner).await.ok().filter(|holds| *holds)?;
+            vault.write_letter(owner, &ask).await.ok()?;
+            answer.await.ok()
+        };
+        let answer = timeout(ANSWER_WAIT, answer).await.ok().flatten();
+        questions.lock().remove(&number);
+        answer
+    }
+}
+
+impl Service {
+    /// Reads the letters of other nodes and has `answering` answer their questions, until the process ends.
+    pub async fn read_letters(self, answering: Answering) {
+        let it = self.0;
+        let at_once = Arc::new(Semaphore::new(ANSWERS_AT_ONCE));
+        loop {
+            let letter = match it.dependencies.vault.next_letter().await {
+                Ok(Some(letter)) => letter,
+                Ok(None) => continue,
+                // The lease tells of a store that is away.
+                Err(_) => {
+                    sleep(LOOK_AGAIN).await;
+                    continue;
+                }
+            };
+            match letter {
+                Letter::Ended => it.let_go_of_ended().await,
+                Letter::Answer { number, body } => {
+                    if let Some(waiting) = it.questions.lock().remove(&number) {
+                        // An error means that nobody waits any more.
+                        let _ = waiting.send(body);
+                    }
+                }
+                Letter::Ask { number, from, body } => {
+                    // It is never closed.
+                    let Ok(permit) = at_once.clone().acquire_owned().await else { return };
+                    let (it, answering) = (it.clone(), answering.clone());
+                    tokio::spawn(async move {
+                        let answer = Letter::Answer { number, body: answering(body).await };
+                        // Who asked waits no longer than he has said.
+                        let _ = it.dependencies.vault.write_letter(&from, &answer).await;
+                        drop(permit);
+                    });
+                }
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// The record of an instance that another node owns, for who has shown its secret.
+    pub(super) async fn kept_elsewhere(&self, id: InstanceId, proof: &InstanceSecret) -> Option<Stored> {
+        // It was wiped; what a store still holds that was away does not count.
+        if self.dependencies.vault.tombstones().look(id).is_some() {
+            return None;
+        }
+        let stored = self.dependencies.vault.load(id).await.ok()??;
+        (!stored.owned && self.is_secret_of(&stored, proof)).then_some(stored)
+    }
+
+    /// Whether a record's secret is the one that was shown.
+    pub(super) fn is_secret_of(&self, stored: &Stored, proof: &InstanceSecret) -> bool {
+        let same = self.dependencies.vault.open_lent(stored.id, &stored.sealed, |record| record.secret == *proof);
+        same.unwrap_or(false)
+    }
+}
+
+impl Questions {
+    // A panic while the lock was held leaves a whole table behind: each change is one statement.
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<LetterNumber, oneshot::Sender<Body>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,194 @@
+//! Letters between the nodes that share a store, by way of the store: nodes never connect to each other.
+//!
+//! | letter | from | to |
+//! | --- | --- | --- |
+//! | [`Letter::Ask`], [`Letter::Answer`] | the node that an app or a device has asked | the run that owns the instance, and back |
+//! | [`Letter::Ended`] | a node that has ended an instance of another one | its owner |
+//!
+//! A letter is for one run of one node; nobody reads what an earlier run did not. It lies in the store for
+//! [`LETTER_LIFE`] at most.
+//!
+//! Invariant: a letter is sealed with the keyring for the run that it is for, so whoever can read or write the store alone can
+//! neither read nor forge one; one that comes again, or that is older than [`LETTER_AGE_MAX_S`], is not delivered.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use zeroize::Zeroizing;
+
+use super::store::{Owner, StoreError};
+use super::{Store, Vault, seal};
+use crate::clock::{Reading, unix_now};
+use crate::random;
+
+/// How long a letter lies in the store.
+pub(super) const LETTER_LIFE: Duration = Duration::from_secs(10);
+/// Letters that wait for one run; a further one is not taken, and its writer hears that the store is away.
+pub(super) const LETTERS_MAX: usize = 4_096;
+/// How old a letter may be by the clocks of two nodes, in seconds.
+const LETTER_AGE_MAX_S: u64 = 60;
+/// How long the numbers of letters are remembered: longer than a letter is young by any clock that is believed.
+const REMEMBERED: Duration = Duration::from_secs(3 * LETTER_AGE_MAX_S);
+
+const PURPOSE: &[u8] = b"sipwake letter 1";
+
+/// Names a question, so that its answer finds back.
+pub type LetterNumber = [u8; 16];
+
+/// What one node writes to another.
+pub enum Letter {
+    /// Something for the owner of an instance to do.
+    Ask {
+        /// Names the question.
+        number: LetterNumber,
+        /// Where the answer goes.
+        from: Owner,
+        /// What is asked.
+        body: Zeroizing<Vec<u8>>,
+    },
+    /// What came of it.
+    Answer {
+        /// Of which question.
+        number: LetterNumber,
+        /// What came of it.
+        body: Zeroizing<Vec<u8>>,
+    },
+    /// Instances of the reader have ended: [`Vault::ended_elsewhere`] names them.
+    Ended,
+}
+
+/// The numbers of the letters that came within [`REMEMBERED`].
+#[derive(Default)]
+pub(super) struct Seen(Mutex<HashMap<LetterNumber, Instant>>);
+
+impl Letter {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let (kind, number) = match self {
+            Self::Ask { number, .. } => (0, *number),
+            Self::Answer { number, .. } => (1, *number),
+            Self::Ended => (2, random::bytes()),
+        };
+        out.push(kind);
+        out.extend_from_slice(&number);
+        out.extend_from_slice(&unix_now().to_be_bytes());
+        match self {
+            Self::Ask { from, body, .. } => {
+                let from = from.to_string();
+                out.extend_from_slice(&(from.len() as u32).to_be_bytes());
+                out.extend_from_slice(from.as_bytes());
+                out.extend_from_slice(body);
+            }
+            Self::Answer { body, .. } => out.extend_from_slice(body),
+            Self::Ended => {}
+        }
+    }
+
+    /// How many bytes it takes, at most.
+    fn room(&self) -> usize {
+        64 + match self {
+            Self::Ask { from, body, .. } => from.node.len() + from.run.len() + body.len(),
+            Self::Answer { body, .. } => body.len(),
+            Self::Ended => 0,
+        }
+    }
+
+    /// The letter, and what makes it known when it comes again.
+    fn decode(bytes: &[u8]) -> Option<(Self, LetterNumber, u64)> {
+        let (&kind, rest) = bytes.split_first()?;
+        let (number, rest) = rest.split_first_chunk::<16>()?;
+        let (written_at, rest) = rest.split_first_chunk::<8>()?;
+        let letter = match kind {
+            0 => {
+                let (len, rest) = rest.split_first_chunk::<4>()?;
+                let (from, body) = rest.split_at_checked(u32::from_be_bytes(*len) as usize)?;
+                let from = Owner::parse(std::str::from_utf8(from).ok()?)?;
+                Self::Ask { number: *number, from, body: Zeroizing::new(body.to_vec()) }
+            }
+            1 => Self::Answer { number: *number, body: Zeroizing::new(rest.to_vec()) },
+            2 => Self::Ended,
+            _ => return None,
+        };
+        Some((letter, *number, u64::from_be_bytes(*written_at)))
+    }
+}
+
+impl Seen {
+    /// Whether it is the first of its number.
+    fn is_new(&self, number: LetterNumber, now: Instant) -> bool {
+        // Each change is one statement.
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() >= LETTERS_MAX {
+            seen.retain(|_, at| now.saturating_duration_since(*at) < REMEMBERED);
+        }
+        seen.insert(number, now).is_none()
+    }
+}
+
+impl Vault {
+    /// Who this run is, for those who answer it.
+    pub fn owner(&self) -> &Owner {
+        &self.0.owner
+    }
+
+    /// Writes a letter to a run of a node. A store in memory has no other nodes, and takes none.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`], also when too many letters wait for that run.
+    pub async fn write_letter(&self, to: &Owner, letter: &Letter) -> Result<(), StoreError> {
+        let Store::Redis(redis) = &self.0.store else { return Ok(()) };
+        let place = to.to_string();
+        let sealed = seal::seal_as(&self.0.keyring, PURPOSE, place.as_bytes(), Reading::now(), letter.room(), |out| {
+            letter.encode(out)
+        });
+        redis.write_letter(to, sealed.as_bytes()).await
+    }
+
+    /// Waits a moment for the next letter to this run; `None`: there is none yet, or one that is not to be believed.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn next_letter(&self) -> Result<Option<Letter>, StoreError> {
+        let Store::Redis(redis) = &self.0.store else { return std::future::pending().await };
+        let Some(sealed) = redis.next_letter(&self.0.owner).await? else { return Ok(None) };
+        let place = self.0.owner.to_string();
+        let opened = seal::open_as(&self.0.keyring, PURPOSE, place.as_bytes(), &sealed, Letter::decode);
+        let Ok((letter, number, written_at)) = opened else {
+            tracing::warn!("a letter of another node does not open with this keyring; it is dropped");
+            return Ok(None);
+        };
+        let is_young = unix_now().abs_diff(written_at) <= LETTER_AGE_MAX_S;
+        if !is_young {
+            tracing::warn!("a letter of another node is too old, or its clock is off; it is dropped");
+        }
+        // An answer has the number of its question.
+        let first = matches!(letter, Letter::Answer { .. }) || self.0.seen.is_new(number, Instant::now());
+        Ok(Some(letter).filter(|_| is_young && first))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_reads_back_and_a_torn_one_does_not() {
+        let from = Owner::of("relay1.example.net:5061");
+        let letter = Letter::Ask { number: [7; 16], from: from.clone(), body: Zeroizing::new(b"do it".to_vec()) };
+        let mut bytes = Vec::new();
+        letter.encode(&mut bytes);
+        assert!(bytes.len() <= letter.room(), "sealed without a copy");
+        let Some((Letter::Ask { number, from: back, body }, ..)) = Letter::decode(&bytes) else { panic!() };
+        assert_eq!((number, back, body.as_slice()), ([7; 16], from, &b"do it"[..]));
+        for end in 0..bytes.len() - 5 {
+            assert!(Letter::decode(&bytes[..end]).is_none(), "{end}");
+        }
+        assert!(Letter::decode(&[9; 40]).is_none());
+    }
+
+    #[test]
+    fn a_letter_that_comes_again_is_known() {
+        let (seen, now) = (Seen::default(), Instant::now());
+        assert!(seen.is_new([1; 16], now) && !seen.is_new([1; 16], now) && seen.is_new([2; 16], now));
+    }
+}
