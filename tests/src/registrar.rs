@@ -294,6 +294,24 @@ impl Registrar {
     /// # Errors
     /// [`Missed`] when the AOR has no binding with a Path, or nobody listens there.
     pub async fn call_by_path(&self, aor: &str, options: &CallOptions) -> Result<Caller, Missed> {
+        let flow = self.path_flow(aor).await?;
+        self.call_along(aor, &flow, options)
+    }
+
+    /// As [`Self::call`], along any flow of this server.
+    ///
+    /// # Errors
+    /// [`Missed`] when the AOR has no binding.
+    pub fn call_along(&self, aor: &str, flow: &Flow, options: &CallOptions) -> Result<Caller, Missed> {
+        let binding = self.contacts(aor).pop().ok_or_else(|| Missed::new(format!("a contact of {aor}"), ""))?;
+        Ok(self.call_contact(aor, &binding.uri, flow, &by_path(&binding, options)))
+    }
+
+    /// A connection to the first address of the Path of an AOR's newest binding.
+    ///
+    /// # Errors
+    /// [`Missed`] when the AOR has no binding with a Path, or nobody listens there.
+    pub async fn path_flow(&self, aor: &str) -> Result<Flow, Missed> {
         let binding = self.contacts(aor).pop().ok_or_else(|| Missed::new(format!("a contact of {aor}"), ""))?;
         let none = || Missed::new(format!("a Path of {aor}"), binding.path.join(", "));
         let path = binding.path.first().and_then(|path| NameAddr::parse(path)).ok_or_else(none)?;
@@ -308,13 +326,10 @@ impl Registrar {
                 inner.handle(event);
             }
         });
-        let flow = match path.uri.transport() {
-            None | Some("udp") => self.0.udp.flow(address),
-            _ => {
-                wire::connect(address, tls, handler).await.map_err(|error| Missed::new("a Path", error.to_string()))?
-            }
-        };
-        Ok(self.call_contact(aor, &binding.uri, &flow, &by_path(&binding, options)))
+        match path.uri.transport() {
+            None | Some("udp") => Ok(self.0.udp.flow(address)),
+            _ => wire::connect(address, tls, handler).await.map_err(|error| Missed::new("a Path", error.to_string())),
+        }
     }
 
     /// Sends a request for `aor` to any URI along any flow of this server.
@@ -331,6 +346,7 @@ impl Registrar {
                 ],
                 contact: format!("sip:bob@127.0.0.1:5099;c={}", token()),
                 own_route: options.record_route.then(|| route.clone()),
+                forgets_route: options.forgets_route,
             },
             dialog(options, aor, uri),
         );
