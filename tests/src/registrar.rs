@@ -316,20 +316,34 @@ impl Registrar {
         let none = || Missed::new(format!("a Path of {aor}"), binding.path.join(", "));
         let path = binding.path.first().and_then(|path| NameAddr::parse(path)).ok_or_else(none)?;
         let address = format!("{}:{}", path.uri.host, path.uri.port.unwrap_or(5061)).parse().map_err(|_| none())?;
-        let tls = match (path.uri.transport(), &self.0.settings.authority) {
-            (Some("tls"), Some(authority)) => Some((authority.client_config(&[]), path.uri.host)),
-            _ => None,
-        };
+        match path.uri.transport() {
+            None | Some("udp") => Ok(self.0.udp.flow(address)),
+            Some("tls") => self.connect(address, Some(path.uri.host)).await,
+            _ => self.connect(address, None).await,
+        }
+    }
+
+    /// As [`Self::call`], on a TLS connection that is opened to this address.
+    ///
+    /// # Errors
+    /// [`Missed`] when the AOR has no binding, or nobody listens there.
+    pub async fn call_anew(&self, aor: &str, address: SocketAddr, options: &CallOptions) -> Result<Caller, Missed> {
+        let binding = self.contacts(aor).pop().ok_or_else(|| Missed::new(format!("a contact of {aor}"), ""))?;
+        let flow = self.connect(address, Some(&address.ip().to_string())).await?;
+        Ok(self.call_contact(aor, &binding.uri, &flow, options))
+    }
+
+    /// A connection of this server's own; `name` is verified in TLS, for which it is needed.
+    async fn connect(&self, address: SocketAddr, name: Option<&str>) -> Result<Flow, Missed> {
         let inner = Arc::downgrade(&self.0);
         let handler: Handler = Arc::new(move |event| {
             if let Some(inner) = inner.upgrade() {
                 inner.handle(event);
             }
         });
-        match path.uri.transport() {
-            None | Some("udp") => Ok(self.0.udp.flow(address)),
-            _ => wire::connect(address, tls, handler).await.map_err(|error| Missed::new("a Path", error.to_string())),
-        }
+        let authority = self.0.settings.authority.as_ref();
+        let tls = name.zip(authority).map(|(name, authority)| (authority.client_config(&[]), name));
+        wire::connect(address, tls, handler).await.map_err(|error| Missed::new("a connection", error.to_string()))
     }
 
     /// Sends a request for `aor` to any URI along any flow of this server.

@@ -16,6 +16,7 @@
 //! | `delivery` | how a push is sent and its verdict named |
 //! | `digest` | what is computed with a secret |
 //! | `erasures` | what the store still has to erase |
+//! | `ownership` | whether this node is sure of what it owns |
 //!
 //! Invariant: an instance lives on one shard, the one that its id names. Nothing in a shard's loop waits for the store, a
 //! push service, DNS or a peer: what takes time runs in a task and comes back as a [`ShardInput`].
@@ -23,6 +24,7 @@
 mod delivery;
 mod digest;
 mod erasures;
+mod ownership;
 pub mod request;
 mod shard;
 pub(crate) mod tables;
@@ -50,6 +52,7 @@ use crate::timing::ConnectionTiming;
 use crate::vault::Vault;
 use crate::vault::record::Reminder;
 use erasures::Erasures;
+use ownership::Ownership;
 use request::Request;
 use shard::Shard;
 use transport::connections::Writer;
@@ -222,6 +225,7 @@ pub struct Dependencies {
 
 /// What the shards share.
 struct Shared {
+    ownership: Ownership,
     quotas: Quotas,
     vault: Vault,
     push: PushService,
@@ -271,6 +275,7 @@ impl Agent {
             dependencies.quotas.limits(),
         );
         let shared = Arc::new(Shared {
+            ownership: Ownership::default(),
             erasures: Erasures::start(dependencies.vault.clone(), metrics.clone()),
             quotas: dependencies.quotas,
             vault: dependencies.vault,
@@ -361,6 +366,37 @@ impl Agent {
             answers.extend(self.ask_shard(shard, &command).await);
         }
         answers
+    }
+
+    /// The store has spoken of this node's lease, or is away: what is here may be acted on.
+    pub fn be_sure(&self) {
+        self.0.ownership.be_sure(Instant::now());
+    }
+
+    /// Whether this node may have lost its lease without noticing.
+    pub fn is_doubtful(&self) -> bool {
+        self.0.ownership.is_doubtful(Instant::now())
+    }
+
+    /// Something is being taken over here, until [`Self::end_claim`]. The first claim has begun with the agent.
+    pub fn begin_claim(&self) {
+        self.0.ownership.begin_claim();
+    }
+
+    /// It is here, and has met its SIP server. When nothing is being taken over any more, what waits for it is judged.
+    pub async fn end_claim(&self) {
+        if self.0.ownership.end_claim() {
+            for shard in 0..self.0.shards.len() {
+                self.0.shards.send(shard, ShardInput::Request(Box::new(Request::JudgeEarly))).await;
+            }
+        }
+    }
+
+    /// Has nothing registered, or refreshed, from here any more: another node takes it over.
+    pub async fn hand_over(&self) {
+        for shard in 0..self.0.shards.len() {
+            self.0.shards.send(shard, ShardInput::Request(Box::new(Request::HandOver))).await;
+        }
     }
 
     /// Has the store erase an instance, again and again until it has.

@@ -200,6 +200,8 @@ pub enum Input {
     },
     /// The process is about to end: every call without a final answer gets 480, and no device rings on.
     EndCalls,
+    /// Another relay takes all bindings over: none is registered, or refreshed, from here any more. Calls are served on.
+    HandOver,
     /// The answer to [`Event::RouteNeeded`].
     Route {
         /// The number in the event.

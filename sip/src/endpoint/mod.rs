@@ -159,6 +159,7 @@ impl Endpoint {
                 self.on_message_stored(now, request, instance, outcome)
             }
             Input::EndCalls => self.on_end_calls(now),
+            Input::HandOver => self.on_hand_over(),
             Input::Route { register, route } => self.on_route(now, register, route),
             Input::RestorePushBinding(restored) => self.on_restore_push_binding(now, *restored),
             Input::RemovePushBinding(instance) => self.remove_push_binding(now, instance, PushBindingEnd::Removed),
