@@ -283,6 +283,7 @@ impl Phone {
             vias: vec![via(&self.flow, &self.contact)],
             contact: call.invite.request_uri().unwrap_or_default().to_owned(),
             own_route: None,
+            forgets_route: false,
         };
         let leg = Leg::new(self.flow.clone(), appearance, call.leg.dialog());
         let call_id = call.invite.call_id().unwrap_or_default().to_owned();
@@ -548,7 +549,12 @@ fn on_invite(state: &mut State, flow: &Flow, contact: &str, invite: Message) {
         let uri = invite.request_uri().unwrap_or_default();
         state.violations.push(format!("an INVITE to {uri} instead of {contact}"));
     }
-    let appearance = Appearance { vias: vec![via(flow, contact)], contact: contact.to_owned(), own_route: None };
+    let appearance = Appearance {
+        vias: vec![via(flow, contact)],
+        contact: contact.to_owned(),
+        own_route: None,
+        forgets_route: false,
+    };
     let leg = Leg::new(flow.clone(), appearance, Dialog::called(&invite, &token()));
     leg.receive_invite(&invite);
     state.legs.insert(invite.call_id().unwrap_or_default().to_owned(), leg.clone());

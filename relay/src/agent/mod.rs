@@ -34,8 +34,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{Input, Settings};
+use sip::endpoint::{Endpoint, Input, Settings};
 use sip::id::{CallId, FlowId, InstanceId, ShardTag};
+use sip::message::Message;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{DomainRules, EarlyRinging};
@@ -56,6 +57,7 @@ use request::Request;
 use shard::Shard;
 use transport::connections::Writer;
 use transport::dial::Dialler;
+use transport::invite_shards::InviteShards;
 use transport::upstreams::Upstreams;
 use transport::{datagrams, listeners};
 
@@ -148,22 +150,36 @@ pub struct Reminded {
 
 /// The way to every shard; cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Shards(Arc<[mpsc::Sender<ShardInput>]>);
+pub(crate) struct Shards {
+    inboxes: Arc<[mpsc::Sender<ShardInput>]>,
+    invites: InviteShards,
+}
 
 impl Shards {
+    fn new(inboxes: Vec<mpsc::Sender<ShardInput>>) -> Self {
+        let invites = if inboxes.len() > 1 { InviteShards::new() } else { InviteShards::default() };
+        Self { inboxes: inboxes.into(), invites }
+    }
+
     fn len(&self) -> usize {
-        self.0.len()
+        self.inboxes.len()
+    }
+
+    /// The shard that a message is for; `None`: any may answer it.
+    fn of(&self, message: &Message) -> Option<usize> {
+        let transaction = || self.invites.find(&Endpoint::invite_key(message)?);
+        transaction().or_else(|| Endpoint::shard_of(message).map(|tag| tag.shard(self.len())))
     }
 
     /// Tells a shard, when it has room.
     async fn send(&self, shard: usize, input: ShardInput) {
         // An error means that the shard has ended, with the process about to.
-        let _ = self.0[shard].send(input).await;
+        let _ = self.inboxes[shard].send(input).await;
     }
 
     /// Tells a shard if it has room.
     fn offer(&self, shard: usize, input: ShardInput) {
-        let _ = self.0[shard].try_send(input);
+        let _ = self.inboxes[shard].try_send(input);
     }
 }
 
@@ -246,7 +262,7 @@ impl Agent {
         let per_second = endpoint.upstream.registrations_per_second;
         endpoint.upstream.registrations_per_second = (per_second / count as u32).max(1);
         let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(INBOX)).unzip();
-        let shards = Shards(senders.into());
+        let shards = Shards::new(senders);
         let upstreams = Upstreams::default();
         let metrics = dependencies.metrics;
         let dialler = Dialler::new(

@@ -164,7 +164,7 @@ impl Relay {
             subscribe: config.messages.subscribe_voicemail,
             lost_notice: config.timing.lost_notice.0,
             endpoint,
-            shards: std::thread::available_parallelism().map_or(1, Into::into),
+            shards: crate::timing::shards(),
             reminded,
             end: ending.clone(),
         });

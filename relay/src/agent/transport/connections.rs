@@ -17,7 +17,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes};
-use sip::endpoint::{Endpoint, Input, Side, Source, Transport};
+use sip::endpoint::{Input, Side, Source, Transport};
 use sip::id::FlowId;
 use sip::message::{Frame, Limits, Message};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -290,8 +290,7 @@ impl Connection {
                         return Err(self.refused(Broken::NotSip));
                     }
                     self.proven = true;
-                    let tag = Endpoint::shard_of(&message).map(|tag| tag.shard(self.shards.len()));
-                    let shard = tag.unwrap_or_else(|| self.home());
+                    let shard = self.shards.of(&message).unwrap_or_else(|| self.home());
                     self.home.get_or_insert(shard);
                     (shard, Input::Received { source: self.source, message })
                 }
