@@ -368,9 +368,10 @@ impl Agent {
         answers
     }
 
-    /// The store has spoken of this node's lease, or is away: what is here may be acted on.
-    pub fn be_sure(&self) {
-        self.0.ownership.be_sure(Instant::now());
+    /// The store, asked at this time, has spoken of this node's lease, or is away: what is here may be acted on for a lease from
+    /// then on. An answer may have waited for a process that stood still.
+    pub fn be_sure(&self, asked_at: Instant) {
+        self.0.ownership.be_sure(asked_at);
     }
 
     /// Whether this node may have lost its lease without noticing.
