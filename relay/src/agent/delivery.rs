@@ -11,7 +11,17 @@ use crate::vault::record::{Provider, PushTarget};
 
 /// Delivers a push and counts it.
 pub(crate) async fn deliver(shared: &Arc<Shared>, app: &str, target: &PushTarget, push: &Push) -> Verdict {
-    let Delivery { verdict, attempts, elapsed } = shared.push.deliver(app, target, push).await;
+    deliver_copies(shared, app, target, push).await.0
+}
+
+/// Likewise; also how many copies of it the service may have taken.
+pub(crate) async fn deliver_copies(
+    shared: &Arc<Shared>,
+    app: &str,
+    target: &PushTarget,
+    push: &Push,
+) -> (Verdict, u32) {
+    let Delivery { verdict, attempts, copies, elapsed } = shared.push.deliver(app, target, push).await;
     let verdict = match verdict {
         Verdict::BadToken if shared.believes_bad_token(app, target.provider).await => Verdict::Gone { since: None },
         Verdict::BadToken => Verdict::Refused { reason: "BadDeviceToken" },
@@ -25,7 +35,7 @@ pub(crate) async fn deliver(shared: &Arc<Shared>, app: &str, target: &PushTarget
         shared.metrics.push_retry(provider);
     }
     shared.metrics.push(provider, outcome_of(&verdict), elapsed);
-    verdict
+    (verdict, copies)
 }
 
 /// How a push ended, as metrics and timelines name it.

@@ -98,6 +98,8 @@ pub(super) enum Attempt {
         /// How long the service, or our own back-off, asks to wait.
         after: Option<Duration>,
     },
+    /// Nobody knows whether the service has taken it.
+    Lost,
 }
 
 impl Apns {

@@ -50,6 +50,7 @@ pub(super) struct Channel {
 }
 
 /// A POST.
+#[derive(Clone)]
 pub(super) struct Request {
     /// The path, from the slash on.
     pub(super) path: String,
@@ -86,8 +87,9 @@ enum Lost {
 impl Answer {
     /// The seconds of `Retry-After`, when it has that form.
     pub(super) fn retry_after(&self) -> Option<Duration> {
-        let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?;
-        text.trim().parse().ok().map(Duration::from_secs)
+        let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+        let at = || httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok();
+        text.parse().ok().map(Duration::from_secs).or_else(at)
     }
 
     /// Whether the service took our credentials: anything but 403.

@@ -31,7 +31,7 @@ use crate::secret::PushToken;
 
 const SERVICE: &str = "https://fcm.googleapis.com";
 /// How long one try waits for its answer.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest `ttl` that FCM takes: four weeks.
 const LONGEST_TTL: u64 = 28 * 24 * 3_600;
 /// The longest token that is sent, in bytes; Google's are about 150.
@@ -57,6 +57,7 @@ pub(super) struct Fcm {
 }
 
 /// A push, ready to be tried.
+#[derive(Clone)]
 pub(super) struct PreparedPush(Request);
 
 impl Fcm {
@@ -104,8 +105,7 @@ impl Fcm {
     }
 
     /// Tries once; an access token that FCM no longer takes is replaced and the push sent again within this one try.
-    pub(super) async fn attempt(&self, prepared: &mut PreparedPush, deadline: Instant) -> Attempt {
-        let until = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
+    pub(super) async fn attempt(&self, prepared: &mut PreparedPush, until: Instant) -> Attempt {
         let mut refused: Option<AccessToken> = None;
         loop {
             let token = match timeout_at(until, self.tokens.get(refused.as_ref())).await {
@@ -120,8 +120,7 @@ impl Fcm {
             let answer = match self.channel.send(&prepared.0, until).await {
                 Ok(answer) => answer,
                 Err(super::connection::Failure::Unsent { after }) => return Attempt::Again { after },
-                // An app that sees a call twice knows it by its id.
-                Err(super::connection::Failure::Unconfirmed) => return Attempt::Again { after: None },
+                Err(super::connection::Failure::Unconfirmed) => return Attempt::Lost,
             };
             match classify(&answer) {
                 Meaning::Settled(attempt) => return attempt,

@@ -6,6 +6,7 @@
 pub mod apns;
 mod backoff;
 mod connection;
+mod copies;
 mod endpoint;
 pub mod fcm;
 mod jwt;

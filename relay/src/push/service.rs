@@ -13,12 +13,12 @@ use super::apns::{self, Apns, Attempt, Environment, Signers};
 use super::backoff::Backoff;
 use super::fcm::{self, Fcm};
 use super::setup::SetupError;
-use super::{Push, Verdict, payload};
+use super::{Event, Push, Verdict, copies, payload};
 use crate::secret::PushToken;
 use crate::vault::record::{Provider, PushTarget};
 
 /// Between two tries of one push, unless the service asks for more.
-const RETRY: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(8) };
+pub(super) const RETRY: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(8) };
 
 /// The push services of one App.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +37,8 @@ pub struct Delivery {
     pub verdict: Verdict,
     /// How often it was tried; 0 when it never left.
     pub attempts: u32,
+    /// How many copies of it the service may have taken.
+    pub copies: u32,
     /// From the call of [`PushService::deliver`] to the verdict.
     pub elapsed: Duration,
 }
@@ -82,14 +84,21 @@ impl PushService {
     /// grow and that the service may lengthen, until the push's deadline. It may be dropped at any time.
     pub async fn deliver(&self, app: &str, target: &PushTarget, push: &Push) -> Delivery {
         let started = Instant::now();
-        let (verdict, attempts) = match &*self.0 {
-            Mode::Printed => (print(app, target, push), 1),
+        let deadline = started + left(push.deadline);
+        let (verdict, attempts, copies) = match &*self.0 {
+            Mode::Printed => (print(app, target, push), 1, 1),
             Mode::Sent(apps) => match DeliveryRun::new(apps.get(app), target, push) {
-                Ok(errand) => errand.run(started + left(push.deadline)).await,
-                Err(verdict) => (verdict, 0),
+                Ok(DeliveryRun::Fcm(fcm, prepared)) if push.event == Event::Call => {
+                    copies::run(fcm, &prepared, deadline).await
+                }
+                Ok(run) => {
+                    let (verdict, attempts) = run.run(deadline).await;
+                    (verdict, attempts, 1)
+                }
+                Err(verdict) => (verdict, 0, 0),
             },
         };
-        Delivery { verdict, attempts, elapsed: started.elapsed() }
+        Delivery { verdict, attempts, copies, elapsed: started.elapsed() }
     }
 }
 
@@ -163,11 +172,15 @@ impl<'a> DeliveryRun<'a> {
             attempts += 1;
             let attempt = match &mut self {
                 Self::Apns(apns, prepared) => apns.attempt(prepared, deadline).await,
-                Self::Fcm(fcm, prepared) => fcm.attempt(prepared, deadline).await,
+                Self::Fcm(fcm, prepared) => {
+                    fcm.attempt(prepared, deadline.min(Instant::now() + fcm::ATTEMPT_TIMEOUT)).await
+                }
             };
             let after = match attempt {
                 Attempt::Done(verdict) => return (verdict, attempts),
                 Attempt::Again { after } => after,
+                // The device takes an alert that comes twice for one.
+                Attempt::Lost => None,
             };
             let pause = RETRY.pause(attempts).max(after.unwrap_or_default());
             let now = Instant::now();

@@ -42,6 +42,8 @@ impl super::Service {
         let mut keys = interval(TEND_KEYS);
         let mut was_away = false;
         let mut held_at = Instant::now();
+        // Since the lease lapsed the instances are to be looked up; whether the store may have come back empty.
+        let mut unsure: Option<bool> = None;
         let mut resuming: Option<JoinHandle<()>> = None;
         let agent = &it.dependencies.agent;
         loop {
@@ -66,11 +68,18 @@ impl super::Service {
             told(held.is_ok());
             match held {
                 // A lease that is missing before its time was lost with the rest of the store's data.
-                Ok(Lease::Lapsed) => it.look_up_all(was_away || held_at.elapsed() < LEASE).await,
+                Ok(Lease::Lapsed) => unsure = Some(was_away || held_at.elapsed() < LEASE),
                 Ok(Lease::Held) => {}
                 Err(ref error) => tracing::warn!(%error, "the lease of this node could not be renewed"),
             }
-            agent.be_sure(asked_at);
+            if let Some(may_be_empty) = unsure.filter(|_| held.is_ok())
+                && it.look_up_all(may_be_empty).await
+            {
+                unsure = None;
+            }
+            if unsure.is_none() || held.is_err() {
+                agent.be_sure(asked_at);
+            }
             if held.is_ok() {
                 if was_away {
                     // What it holds may be older than a wipe.
@@ -100,17 +109,20 @@ impl Inner {
     /// Unregisters and forgets what another node has ended: its account was enabled again there, or wiped.
     pub(super) async fn let_go_of_ended(&self) {
         // A store that is away tells them with the next lease.
-        let Ok(ended) = self.dependencies.vault.ended_elsewhere().await else { return };
-        if ended.is_empty() {
-            return;
+        while let Ok(ended) = self.dependencies.vault.ended_elsewhere().await {
+            if ended.is_empty() {
+                return;
+            }
+            tracing::info!(instances = ended.len(), "another node has ended instances of this one");
+            for id in &ended {
+                let end = Request::End { id: *id, who: Principal::Relay, kind: EndKind::NeverOurs, reply: None };
+                self.dependencies.agent.tell(*id, end).await;
+            }
+            if self.dependencies.vault.forget_ended(&ended).await.is_err() {
+                // They are told again, and then there is nothing to let go of.
+                return;
+            }
         }
-        tracing::info!(instances = ended.len(), "another node has ended instances of this one");
-        for id in &ended {
-            let end = Request::End { id: *id, who: Principal::Relay, kind: EndKind::NeverOurs, reply: None };
-            self.dependencies.agent.tell(*id, end).await;
-        }
-        // They are told again, and then there is nothing to let go of.
-        let _ = self.dependencies.vault.forget_ended(&ended).await;
     }
 
     /// Claims until nothing is left, at the pace of registrations. The `first` claim has begun with the agent.
@@ -217,10 +229,11 @@ impl Inner {
 
     /// The lease had run out: whatever another node took, or wiped, meanwhile is let go without a word to its SIP server.
     ///
-    /// A store that went away under this node's eyes and has come back with not one of the records has lost its data:
-    /// nobody wiped them all in that time. Then they are stored again from what is sealed in memory. A node that itself
-    /// stood still for a lease has no such excuse, and lets go.
-    async fn look_up_all(&self, may_be_empty: bool) {
+    /// A store that went away under this node's eyes, has come back with not one of the records and
+    /// [cannot vouch](crate::vault::Vault::may_have_lost) for what it was told, has lost its data. Then they are stored again from
+    /// what is sealed in memory. A node that itself stood still for a lease has no such excuse, and lets go. Whether the store
+    /// told all; else it is to be asked again.
+    async fn look_up_all(&self, may_be_empty: bool) -> bool {
         let ids: Vec<InstanceId> = self.dependencies.agent.ask_all(Request::Ids).await.into_iter().flatten().collect();
         tracing::warn!(instances = ids.len(), "the lease of this node had lapsed; each instance is looked up again");
         let (mut lost, mut missing, mut found) = (Vec::new(), Vec::new(), false);
@@ -235,16 +248,22 @@ impl Inner {
                     Ok(Some(stored)) if stored.owned => found = true,
                     Ok(Some(_)) | Err(StoreError::Malformed) => lost.push(id),
                     Ok(None) => missing.push(id),
-                    Err(_) => return,
+                    Err(_) => return false,
                 }
             }
         }
-        if may_be_empty && !found && lost.is_empty() {
+        let is_empty = may_be_empty && !found && lost.is_empty() && !missing.is_empty();
+        let may_have_lost = match is_empty {
+            true => self.dependencies.vault.may_have_lost().await,
+            false => Ok(false),
+        };
+        let Ok(may_have_lost) = may_have_lost else { return false };
+        if may_have_lost {
             tracing::warn!(instances = missing.len(), "the store came back empty; its records are written again");
             for id in missing {
                 self.store_again(id).await;
             }
-            return;
+            return true;
         }
         for id in lost.into_iter().chain(missing) {
             self.dependencies
@@ -252,6 +271,7 @@ impl Inner {
                 .tell(id, Request::End { id, who: Principal::Relay, kind: EndKind::HandedOver, reply: None })
                 .await;
         }
+        true
     }
 
     async fn store_again(&self, id: InstanceId) {

@@ -284,8 +284,8 @@ impl Vault {
         }
     }
 
-    /// The instances of this node whose records other nodes have erased: they are to be let go of, and then
-    /// [forgotten](Self::forget_ended).
+    /// Some instances of this node whose records other nodes have erased: they are to be let go of, and then
+    /// [forgotten](Self::forget_ended); then there may be more.
     ///
     /// # Errors
     /// [`StoreError::Away`].
@@ -427,6 +427,17 @@ impl Vault {
         match &self.0.store {
             Store::Memory(memory) => Ok(memory.holds_lease(owner)),
             Store::Redis(redis) => redis.holds_lease(owner).await,
+        }
+    }
+
+    /// Whether this run misses something in the store that nobody has wiped: the store has lost what it was told, or cannot tell.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn may_have_lost(&self) -> Result<bool, StoreError> {
+        match &self.0.store {
+            Store::Memory(_) => Ok(false),
+            Store::Redis(redis) => redis.may_have_lost(&self.0.owner).await,
         }
     }
 

@@ -408,7 +408,10 @@ async fn the_store_gives_a_sign_of_life(bench: &Bench) {
 
 /// The keys that may stay when no instance is left.
 fn is_a_nodes_own(key: &str) -> bool {
-    key == "sipwake:nodes" || key.starts_with("sipwake:lease:") || key.starts_with("sipwake:letters:")
+    key == "sipwake:nodes"
+        || key.starts_with("sipwake:lease:")
+        || key.starts_with("sipwake:letters:")
+        || key.starts_with("sipwake:mark:")
 }
 
 #[tokio::test]
@@ -610,6 +613,59 @@ async fn a_redis_that_somebody_flushes_does_not_make_nodes_rob_each_other() {
     assert_eq!(a.hold_lease().await, Ok(Lease::Lapsed));
     assert_eq!(claim_all(&b, 10).await, []);
     assert!(load(&a, 1).await.expect("stored").owned);
+}
+
+#[tokio::test]
+async fn a_redis_that_has_lost_what_it_was_told_cannot_vouch_for_it_and_one_that_was_only_away_can() {
+    let bench = Bench::redis();
+    let (a, b) = (bench.node("a"), bench.node("b"));
+    assert_eq!(a.may_have_lost().await, Ok(true), "nothing that was written vouches for it");
+    let (lookup, _) = enable(&a, 1, "alice").await;
+    assert_eq!(a.may_have_lost().await, Ok(false));
+    bench.server().kill_connections();
+    assert_eq!(b.erase(id(1), &lookup).await, Ok(true));
+    assert_eq!(a.may_have_lost().await, Ok(false), "what another node has erased is not lost");
+    enable(&a, 2, "bob").await;
+    bench.server().ask::<()>(&redis::cmd("FLUSHALL"));
+    assert_eq!(a.may_have_lost().await, Ok(true));
+    enable(&a, 3, "carol").await;
+    assert_eq!(a.may_have_lost().await, Ok(false), "it begins anew");
+    // What was claimed is as what was put.
+    a.release_lease().await.expect("asked");
+    a.hold_lease().await.expect("leased");
+    a.release_lease().await.expect("released");
+    claim_until(&b, 1).await;
+    assert_eq!(b.may_have_lost().await, Ok(false));
+}
+
+#[tokio::test]
+async fn a_cluster_vouches_for_nothing() {
+    let bench = Bench::on(RedisServer::start_cluster());
+    enable(&bench.first, 1, "alice").await;
+    assert_eq!(bench.first.may_have_lost().await, Ok(true));
+}
+
+#[tokio::test]
+async fn of_many_instances_that_another_node_has_ended_the_owner_hears_in_several_answers() {
+    const MANY: u128 = 700;
+    let bench = Bench::redis();
+    let (a, b) = (bench.node("a"), bench.node("b"));
+    for number in 1..=MANY {
+        let (lookup, _) = enable(&a, number, &format!("user{number}")).await;
+        assert_eq!(b.erase(id(number), &lookup).await, Ok(true));
+    }
+    let (mut told, mut most) = (BTreeSet::new(), 0);
+    loop {
+        let some = a.ended_elsewhere().await.expect("the store answers");
+        if some.is_empty() {
+            break;
+        }
+        most = most.max(some.len());
+        a.forget_ended(&some).await.expect("forgotten");
+        told.extend(some);
+    }
+    assert_eq!(told, (1..=MANY).map(id).collect());
+    assert!(most < MANY as usize / 2, "{most} in one answer");
 }
 
 #[tokio::test]

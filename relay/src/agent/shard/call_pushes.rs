@@ -17,7 +17,7 @@ use super::push_bindings::contact_of;
 use crate::agent::Pushed;
 use crate::agent::ShardInput;
 use crate::agent::Shared;
-use crate::agent::delivery::{deliver, outcome_of};
+use crate::agent::delivery::{deliver, deliver_copies, outcome_of};
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::timeline::What;
 use crate::clock::unix_now;
@@ -61,9 +61,9 @@ impl Shard {
         let (instance, call) = (call.instance, call.call);
         let push = tokio::spawn(async move {
             shared.metrics.invite_to_push(arrived.elapsed());
-            let verdict = deliver(&shared, &app, &target, &push).await;
+            let (verdict, copies) = deliver_copies(&shared, &app, &target, &push).await;
             let taken = matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed);
-            let resend = target.provider == Provider::Fcm && taken;
+            let resend = target.provider == Provider::Fcm && taken && copies < 2;
             let confirmed_at_ms = target.confirmed_at_ms;
             let pushed = Pushed { instance, call, verdict, resend, second: false, confirmed_at_ms };
             shared.shards.send(shard, ShardInput::Pushed(Box::new(pushed))).await;

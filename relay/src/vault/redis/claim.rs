@@ -116,9 +116,7 @@ impl Round {
             }
             Stage::Index { node, cursor, others } => {
                 let (node, cursor, others) = (node.clone(), *cursor, others.clone());
-                let mut scan = ::redis::cmd("SSCAN");
-                scan.arg(node_key(&node)).arg(cursor).arg("COUNT").arg(WAVE);
-                let (cursor, names): (u64, Vec<String>) = store.link.ask(&scan).await?;
+                let (cursor, names) = store.page_of(&node_key(&node), cursor).await?;
                 let waits = self.dead_since.get(&node).is_some_and(|since| since.elapsed() < store.lease * GRACE / 10);
                 let shares = std::mem::take(&mut self.shares);
                 let ours = |id: &InstanceId| !waits || shares.is_of(&owner.node, id.tag());
@@ -169,7 +167,7 @@ impl Round {
 
     /// The other nodes that are believed dead; one that left nothing behind is struck off.
     async fn dead_peers(&mut self, store: &RedisStore, owner: &Owner) -> Result<Vec<Arc<str>>, StoreError> {
-        let nodes: Vec<String> = store.link.ask(::redis::cmd("SMEMBERS").arg(NODES_KEY)).await?;
+        let nodes = store.nodes().await?;
         let (mut dead, mut living) = (Vec::new(), vec![owner.node.clone()]);
         for node in nodes.iter().filter(|node| **node != *owner.node) {
             if !self.is_dead(store, node).await? {
@@ -248,18 +246,27 @@ impl Round {
         wave: usize,
         outcomes: Vec<(Candidate, Claimed)>,
     ) -> Result<(), StoreError> {
+        let mut taken = Vec::new();
+        let mut misplaced: BTreeMap<&str, Vec<InstanceId>> = BTreeMap::new();
         for (candidate, (outcome, owned_by, ..)) in &outcomes {
             let stays = match *outcome {
                 CLAIM_GONE => None,
                 CLAIM_TAKEN => {
-                    store.index(&owner.node, candidate.id).await?;
+                    taken.push(candidate.id);
                     Some(owner.node.clone())
                 }
                 _ => Owner::parse(owned_by).map(|other| other.node),
             };
             if let Some(index) = candidate.index.as_ref().filter(|index| stays.as_ref() != Some(index)) {
-                store.unindex(index, candidate.id).await?;
+                misplaced.entry(index).or_default().push(candidate.id);
             }
+        }
+        store.index(&owner.node, &taken).await?;
+        for (index, ids) in misplaced {
+            store.unindex(index, &ids).await?;
+        }
+        if !taken.is_empty() {
+            store.mark(owner).await?;
         }
         self.candidates.drain(..wave);
         self.taken.extend(outcomes.into_iter().filter(|(_, claimed)| claimed.0 == CLAIM_TAKEN).map(

@@ -12,6 +12,7 @@
 //! | `sipwake:letters:<node>#<run>` | list | sealed letters of other nodes to this run | [`LETTER_LIFE`](super::letters::LETTER_LIFE) after the last |
 //! | `sipwake:note:<node>` | string | where the node's Contacts lead, for whoever takes them away | [`INDEX_TTL`] |
 //! | `sipwake:memo:<hex>` | string | that this app's pushes were accepted by this environment, key and endpoint; a keyed hash | [`INDEX_TTL`] |
+//! | `sipwake:mark:<node>#<run>` | string | how often this run has written a record; tells a store that has lost something | [`INDEX_TTL`] after the last |
 //! | `sipwake:lease:<node>` | string | the run that holds the node's lease, or `-`: released | the lease |
 //!
 //! Invariant: what happens to one record happens in one script, and so as a whole. No operation spans two slots of a
@@ -23,6 +24,7 @@ mod client;
 mod items;
 mod letters;
 mod link;
+mod marks;
 mod scripts;
 mod shares;
 
@@ -39,6 +41,7 @@ use super::store::{Fence, OPERATION_LIMIT, Owner, Placed, Settings, StoreError, 
 use claim::Claims;
 use client::RedisClient;
 use link::Link;
+use marks::Marked;
 use scripts::{ERASE_GONE, ERASE_OTHERS, Erased, SCRIPTS};
 
 /// How long a hint outlives the last addition to it: the longest life of a record, and a day.
@@ -51,6 +54,9 @@ const ENDED_TTL: Duration = Duration::from_secs(600);
 /// How often a node puts its name among the nodes anew.
 const ENLIST_EVERY: Duration = Duration::from_secs(3_600);
 
+/// How many members of a set are asked for at once, about: no answer grows with the set.
+const PAGE: usize = 256;
+
 /// What a released lease holds in place of a run.
 const RELEASED: &str = "-";
 
@@ -62,6 +68,7 @@ pub(super) struct RedisStore {
     lease: Duration,
     claims: Claims,
     enlisted: Mutex<Option<Instant>>,
+    marked: Marked,
 }
 
 impl RedisStore {
@@ -84,7 +91,7 @@ impl RedisStore {
     }
 
     fn on(link: Arc<Link>, letters: Arc<Link>, lease: Duration) -> Self {
-        Self { link, letters, lease, claims: Claims::default(), enlisted: Mutex::new(None) }
+        Self { link, letters, lease, claims: Claims::default(), enlisted: Mutex::new(None), marked: Marked::default() }
     }
 
     pub async fn put(
@@ -97,7 +104,7 @@ impl RedisStore {
         fence: Fence,
     ) -> Result<Placed, StoreError> {
         let left_ms = left_s.saturating_mul(1_000).max(1);
-        self.index(&owner.node, id).await?;
+        self.index(&owner.node, &[id]).await?;
         let mut put = SCRIPTS.put.key(record_key(id));
         for collection in Collection::ALL {
             put.key(collection_key(id, collection));
@@ -111,10 +118,11 @@ impl RedisStore {
             _ => None,
         };
         if let Some(refused) = refused {
-            self.unindex(&owner.node, id).await?;
+            self.unindex(&owner.node, &[id]).await?;
             return Err(refused);
         }
         let fence = u64::try_from(outcome).map(Fence::from_number).map_err(|_| StoreError::Malformed)?;
+        self.mark(owner).await?;
         let earlier = Lookup::parse(&earlier);
         let displaced = self.point(lookup, id, left_ms, earlier != Some(*lookup)).await?;
         if let Some(earlier) = earlier.filter(|earlier| earlier != lookup) {
@@ -165,7 +173,7 @@ impl RedisStore {
         let other = Owner::parse(&owned_by).filter(|other| other.node != owner.node);
         if let Some(other) = other.as_ref().filter(|_| outcome == ERASE_OTHERS) {
             // First, so that whatever dies now, its owner hears of it.
-            self.add(&ended_key(&other.node), &id.to_string(), ENDED_TTL).await?;
+            self.add(&ended_key(&other.node), [id.to_string()].into_iter(), ENDED_TTL).await?;
             (outcome, ..) = self.try_erase(owner, id, true).await?;
         }
         // The secret is gone; what follows are names, and is the same when it is done twice.
@@ -175,9 +183,9 @@ impl RedisStore {
         if let Some(earlier) = Lookup::parse(&earlier).filter(|earlier| Some(earlier) != lookup) {
             self.unpoint(&earlier, id).await?;
         }
-        self.unindex(&owner.node, id).await?;
+        self.unindex(&owner.node, &[id]).await?;
         if let Some(other) = &other {
-            self.unindex(&other.node, id).await?;
+            self.unindex(&other.node, &[id]).await?;
         }
         Ok((outcome != ERASE_GONE, other))
     }
@@ -190,9 +198,9 @@ impl RedisStore {
         self.link.ask(erase.arg(&*owner.node).arg(u8::from(others))).await
     }
 
-    /// The instances of this node that other nodes have ended.
+    /// Some instances of this node that other nodes have ended; none when there are none.
     pub async fn ended_elsewhere(&self, owner: &Owner) -> Result<Vec<InstanceId>, StoreError> {
-        let names: Vec<String> = self.link.ask(::redis::cmd("SMEMBERS").arg(ended_key(&owner.node))).await?;
+        let names = self.some_of(&ended_key(&owner.node)).await?;
         Ok(names.iter().filter_map(|name| InstanceId::parse(name)).collect())
     }
 
@@ -218,7 +226,7 @@ impl RedisStore {
         let kept = earlier.as_deref() == Some(&owner.run);
         let enlisted = *self.enlisted.lock().unwrap_or_else(PoisonError::into_inner);
         if !kept || enlisted.is_none_or(|at| at.elapsed() >= ENLIST_EVERY) {
-            self.add(NODES_KEY, &owner.node, INDEX_TTL).await?;
+            self.add(NODES_KEY, [owner.node.to_string()].into_iter(), INDEX_TTL).await?;
             if let Some(note) = note {
                 self.write_note(owner, note).await?;
             }
@@ -253,7 +261,7 @@ impl RedisStore {
     }
 
     pub async fn living_peers(&self, owner: &Owner) -> Result<usize, StoreError> {
-        let nodes: Vec<String> = self.link.ask(::redis::cmd("SMEMBERS").arg(NODES_KEY)).await?;
+        let nodes = self.nodes().await?;
         let mut living = 0;
         for node in nodes.iter().filter(|node| **node != *owner.node) {
             let run: Option<String> = self.link.ask(::redis::cmd("GET").arg(lease_key(node))).await?;
@@ -298,16 +306,71 @@ impl RedisStore {
         self.link.ask(SCRIPTS.unpoint.key(lookup_key(lookup)).arg(id.to_string())).await
     }
 
-    async fn index(&self, node: &str, id: InstanceId) -> Result<(), StoreError> {
-        self.add(&node_key(node), &id.to_string(), INDEX_TTL).await
+    async fn index(&self, node: &str, ids: &[InstanceId]) -> Result<(), StoreError> {
+        self.add(&node_key(node), ids.iter().map(InstanceId::to_string), INDEX_TTL).await
     }
 
-    async fn unindex(&self, node: &str, id: InstanceId) -> Result<(), StoreError> {
-        self.link.ask(::redis::cmd("SREM").arg(node_key(node)).arg(id.to_string())).await
+    async fn unindex(&self, node: &str, ids: &[InstanceId]) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let mut remove = ::redis::cmd("SREM");
+        remove.arg(node_key(node));
+        for id in ids {
+            remove.arg(id.to_string());
+        }
+        self.link.ask(&remove).await
     }
 
-    async fn add(&self, set: &str, member: &str, ttl: Duration) -> Result<(), StoreError> {
-        self.link.ask(SCRIPTS.add.key(set).arg(member).arg(millis(ttl))).await
+    async fn add(
+        &self,
+        set: &str,
+        members: impl ExactSizeIterator<Item = String>,
+        ttl: Duration,
+    ) -> Result<(), StoreError> {
+        if members.len() == 0 {
+            return Ok(());
+        }
+        let mut add = SCRIPTS.add.key(set);
+        add.arg(millis(ttl));
+        for member in members {
+            add.arg(member);
+        }
+        self.link.ask(&add).await
+    }
+
+    /// The nodes there may be.
+    async fn nodes(&self) -> Result<Vec<String>, StoreError> {
+        let (mut cursor, mut nodes) = (0, Vec::new());
+        loop {
+            let (next, mut names) = self.page_of(NODES_KEY, cursor).await?;
+            nodes.append(&mut names);
+            cursor = next;
+            if cursor == 0 {
+                // A page may repeat what another one has told.
+                nodes.sort_unstable();
+                nodes.dedup();
+                return Ok(nodes);
+            }
+        }
+    }
+
+    /// About [`PAGE`] members of a set; none when it is empty.
+    async fn some_of(&self, set: &str) -> Result<Vec<String>, StoreError> {
+        let mut cursor = 0;
+        loop {
+            let (next, names) = self.page_of(set, cursor).await?;
+            if next == 0 || !names.is_empty() {
+                return Ok(names);
+            }
+            cursor = next;
+        }
+    }
+
+    /// The members of a set from this cursor on, and the cursor of the next ones.
+    async fn page_of(&self, set: &str, cursor: u64) -> Result<(u64, Vec<String>), StoreError> {
+        let mut scan = ::redis::cmd("SSCAN");
+        self.link.ask(scan.arg(set).arg(cursor).arg("COUNT").arg(PAGE)).await
     }
 }
 

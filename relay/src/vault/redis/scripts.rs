@@ -46,6 +46,7 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     unpoint: Script::new(UNPOINT),
     release: Script::new(RELEASE),
     add: Script::new(ADD),
+    mark: Script::new(MARK),
     post: Script::new(POST),
 });
 
@@ -64,8 +65,10 @@ pub(super) struct Scripts {
     pub unpoint: Script,
     /// Lease; run, what a released lease holds, milliseconds.
     pub release: Script,
-    /// Set; member, milliseconds.
+    /// Set; milliseconds, members.
     pub add: Script,
+    /// Mark; milliseconds → its number. Counted twice when it is run twice, which does no harm.
+    pub mark: Script,
     /// List; letter, the most letters, milliseconds → whether it was taken.
     pub post: Script,
 }
@@ -156,8 +159,8 @@ return redis.status_reply('OK')
 ";
 
 const ADD: &str = r"
-redis.call('SADD', KEYS[1], ARGV[1])
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('SADD', KEYS[1], unpack(ARGV, 2))
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return redis.status_reply('OK')
 ";
 
@@ -167,4 +170,10 @@ if redis.call('LLEN', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
 redis.call('RPUSH', KEYS[1], ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1
+";
+
+const MARK: &str = r"
+local mark = (tonumber(redis.call('GET', KEYS[1])) or 0) + 1
+redis.call('SET', KEYS[1], mark, 'PX', ARGV[1])
+return mark
 ";

@@ -1,0 +1,154 @@
+//! A call's push through a service that may take it twice: FCM, whose app knows a call by its id.
+//!
+//! | the copy that is under way | what follows |
+//! | --- | --- |
+//! | is answered | the answer counts, whichever copy it is of |
+//! | has no answer after [`ATTEMPT_TIMEOUT`] | a second copy goes out; the first one stays open |
+//! | was certainly not taken (503, not sent) | the same copy is tried again, after a pause |
+//! | is lost on the way, taken or not | a second copy goes out after a pause; when there was one, that is the end |
+//!
+//! Invariant: the service may have taken at most [`COPIES_MAX`] copies, however slow it is.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::Verdict;
+use super::apns::Attempt;
+use super::fcm::{ATTEMPT_TIMEOUT, Fcm, PreparedPush};
+use super::service::RETRY;
+
+/// Copies of one call's push that the service may have taken.
+pub(super) const COPIES_MAX: usize = 2;
+
+type Flight<'a> = Pin<Box<dyn Future<Output = Attempt> + Send + 'a>>;
+
+/// Sends until it is settled or `deadline` comes; the verdict, the number of tries, and of copies that may have been taken.
+pub(super) async fn run(fcm: &Fcm, prepared: &PreparedPush, deadline: Instant) -> (Verdict, u32, u32) {
+    let send = || -> Flight<'_> {
+        let mut prepared = prepared.clone();
+        Box::pin(async move { fcm.attempt(&mut prepared, deadline).await })
+    };
+    run_with(send, deadline).await
+}
+
+async fn run_with<'a>(send: impl Fn() -> Flight<'a>, deadline: Instant) -> (Verdict, u32, u32) {
+    let mut flights: Vec<Flight<'a>> = Vec::with_capacity(COPIES_MAX);
+    let (mut attempts, mut lost) = (0, 0);
+    // When the next copy goes out, unless an answer comes before.
+    let mut next_at = Some(Instant::now());
+    loop {
+        let copies = |flights: &[Flight<'a>]| (flights.len() + lost) as u32;
+        if Instant::now() >= deadline {
+            let verdict = if copies(&flights) == 0 { Verdict::TooLate } else { Verdict::Unconfirmed };
+            return (verdict, attempts, copies(&flights));
+        }
+        let next = next_at.filter(|_| flights.len() + lost < COPIES_MAX);
+        let landed = tokio::select! {
+            biased;
+            landed = first(&mut flights), if !flights.is_empty() => Some(landed),
+            () = sleep_until(next.unwrap_or(deadline).min(deadline)) => None,
+        };
+        match landed {
+            None if next.is_some_and(|at| at <= Instant::now()) => {
+                attempts += 1;
+                flights.push(send());
+                next_at = Some(Instant::now() + ATTEMPT_TIMEOUT);
+            }
+            None => {}
+            Some(Attempt::Done(verdict)) => {
+                let taken = u32::from(verdict == Verdict::Accepted);
+                return (verdict, attempts, copies(&flights) + taken);
+            }
+            Some(again) => {
+                let after = match again {
+                    Attempt::Again { after } => after,
+                    Attempt::Lost | Attempt::Done(_) => {
+                        lost += 1;
+                        None
+                    }
+                };
+                let pause = RETRY.pause(attempts).max(after.unwrap_or_default());
+                let at = Instant::now() + pause;
+                if flights.is_empty() && at >= deadline {
+                    let verdict = if lost > 0 { Verdict::Unconfirmed } else { Verdict::Retry { after } };
+                    return (verdict, attempts, lost as u32);
+                }
+                if flights.is_empty() && lost >= COPIES_MAX {
+                    return (Verdict::Unconfirmed, attempts, lost as u32);
+                }
+                next_at = Some(at);
+            }
+        }
+    }
+}
+
+/// What the first of them that lands comes to; it is taken out.
+async fn first(flights: &mut Vec<Flight<'_>>) -> Attempt {
+    poll_fn(|context| {
+        for place in 0..flights.len() {
+            if let Poll::Ready(attempt) = flights[place].as_mut().poll(context) {
+                drop(flights.remove(place));
+                return Poll::Ready(attempt);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Plays one attempt after the other, each with the time that it takes; what is not named never ends.
+    async fn play(script: &[(u64, Attempt)]) -> (Verdict, u32, u32, u64) {
+        let started = Instant::now();
+        let script = RefCell::new(script.iter());
+        let send = || -> Flight<'_> {
+            match script.borrow_mut().next() {
+                Some((seconds, attempt)) => {
+                    let at = Instant::now() + Duration::from_secs(*seconds);
+                    let attempt = match attempt {
+                        Attempt::Done(verdict) => Attempt::Done(verdict.clone()),
+                        Attempt::Again { after } => Attempt::Again { after: *after },
+                        Attempt::Lost => Attempt::Lost,
+                    };
+                    Box::pin(async move {
+                        sleep_until(at).await;
+                        attempt
+                    })
+                }
+                None => Box::pin(std::future::pending()),
+            }
+        };
+        let (verdict, attempts, copies) = run_with(send, started + Duration::from_secs(30)).await;
+        (verdict, attempts, copies, started.elapsed().as_secs())
+    }
+
+    const ACCEPTED: Attempt = Attempt::Done(Verdict::Accepted);
+    const AWAY: Attempt = Attempt::Again { after: None };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_service_gets_two_copies_and_whichever_it_answers_first_counts() {
+        assert_eq!(play(&[(1, ACCEPTED)]).await, (Verdict::Accepted, 1, 1, 1));
+        assert_eq!(play(&[(6, ACCEPTED)]).await, (Verdict::Accepted, 2, 2, 6), "the first one, while a second is out");
+        assert_eq!(play(&[(60, ACCEPTED), (1, ACCEPTED)]).await, (Verdict::Accepted, 2, 2, 6));
+        assert_eq!(play(&[(60, ACCEPTED), (60, ACCEPTED), (0, ACCEPTED)]).await, (Verdict::Unconfirmed, 2, 2, 30));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_not_taken_is_no_copy_and_what_is_lost_is_one() {
+        let (verdict, attempts, copies, _) = play(&[(0, AWAY), (0, AWAY), (0, AWAY), (0, ACCEPTED)]).await;
+        assert_eq!((verdict, attempts, copies), (Verdict::Accepted, 4, 1));
+        let (verdict, attempts, copies, _) = play(&[(0, Attempt::Lost), (0, ACCEPTED)]).await;
+        assert_eq!((verdict, attempts, copies), (Verdict::Accepted, 2, 2));
+        let (verdict, attempts, copies, _) = play(&[(0, Attempt::Lost), (0, Attempt::Lost), (0, ACCEPTED)]).await;
+        assert_eq!((verdict, attempts, copies), (Verdict::Unconfirmed, 2, 2));
+    }
+}

@@ -1,0 +1,68 @@
+//! One of two nodes does not reach the store for a while: what happens meanwhile at the other one stands.
+
+use tests::board::Missed;
+use tests::gate::Gate;
+use tests::redis_server::RedisServer;
+use tests::relay_process::RelayProcess;
+use tests::relay_setup::Ports;
+use tests::scene::{OTHER_TOKEN, SOON, Scene};
+
+use super::{Outcome, records};
+
+/// A scene whose node reaches the store through a door, and a second node that needs none.
+async fn two_nodes(redis: &RedisServer) -> Result<(Scene, RelayProcess, Gate), Missed> {
+    let mut gate = Gate::closed(([127, 0, 0, 1], redis.port()).into());
+    gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+    let store = format!("redis://{}", gate.address());
+    let scene = Scene::between(|server| server.contacts = 2, |setup| setup.store = store).await?;
+    let mut setup = scene.relay.setup().clone();
+    setup.ports = Ports::default();
+    setup.store = redis.url();
+    let other = RelayProcess::start(setup).await?;
+    Ok((scene, other, gate))
+}
+
+async fn await_registered(scene: &Scene, relay: &RelayProcess, count: f64) -> Outcome {
+    let look = || async {
+        let registered = relay.metric("sipwake_instances{state=\"registered\"}").await?;
+        (registered == count).then_some(())
+    };
+    scene.until(&format!("{count} instances that are registered"), look).await
+}
+
+#[tokio::test]
+async fn a_node_that_was_cut_off_brings_nothing_back_that_was_taken_over_and_wiped_meanwhile() -> Outcome {
+    let redis = RedisServer::start();
+    let (scene, other, mut gate) = two_nodes(&redis).await?;
+    let instance = scene.enable().await?;
+    gate.close();
+    await_registered(&scene, &other, 1.0).await?;
+    let receipt = other.api().disable(&instance).await?;
+    assert_eq!(receipt.status, 200, "{}", receipt.text());
+    assert!(records(&redis).is_empty());
+    gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+    // The node lets go of it, though not one of its records is there.
+    scene.await_gone(&instance).await?;
+    assert!(records(&redis).is_empty(), "{:?}", records(&redis));
+    scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;
+    assert_eq!(other.api().disable(&instance).await?.json(), receipt.json());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_that_was_cut_off_writes_again_what_the_store_has_lost_meanwhile() -> Outcome {
+    let redis = RedisServer::start();
+    let (scene, other, mut gate) = two_nodes(&redis).await?;
+    let (one, two) = (scene.enable().await?, scene.enable_as(&scene.wish(OTHER_TOKEN)).await?);
+    let kept = records(&redis).len();
+    gate.close();
+    scene.await_metric("sipwake_store_up", 0.0).await?;
+    redis.ask::<()>(&redis::cmd("FLUSHALL"));
+    gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+    scene.until("the records again", || async { (records(&redis).len() == kept).then_some(()) }).await?;
+    for instance in [&one, &two] {
+        assert_eq!(other.api().read(instance).await?.status, 200);
+        assert_eq!(other.api().disable(instance).await?.status, 200);
+    }
+    scene.until("an empty store", || async { records(&redis).is_empty().then_some(()) }).await
+}
