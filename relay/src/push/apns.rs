@@ -328,6 +328,20 @@ mod tests {
     }
 
     #[test]
+    fn retry_after_is_read_as_seconds_and_as_a_date() {
+        let after = |value: &str| {
+            let mut answer = answer(503, "");
+            answer.headers.insert(RETRY_AFTER, HeaderValue::try_from(value).unwrap());
+            answer.retry_after()
+        };
+        assert_eq!(after(" 7 "), Some(Duration::from_secs(7)));
+        let date = after(&httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(60))).unwrap();
+        assert!((Duration::from_secs(50)..=Duration::from_secs(60)).contains(&date), "{date:?}");
+        assert_eq!(after("Thu, 01 Jan 1970 00:00:00 GMT"), None, "it is over");
+        assert_eq!(after("soon"), None);
+    }
+
+    #[test]
     fn an_apns_id_is_a_random_uuid() {
         let id = uuid();
         assert_eq!(id.len(), 36);

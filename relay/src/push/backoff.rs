@@ -13,6 +13,9 @@ pub(super) struct Backoff {
     pub(super) most: Duration,
 }
 
+/// Between two tries of one push, unless the service asks for more.
+pub(super) const RETRY: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(8) };
+
 impl Backoff {
     /// The pause after `failures` failures in a row (1 for the first), with jitter.
     pub(super) fn pause(self, failures: u32) -> Duration {

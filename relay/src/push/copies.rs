@@ -17,8 +17,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Verdict;
 use super::apns::Attempt;
+use super::backoff::RETRY;
 use super::fcm::{ATTEMPT_TIMEOUT, Fcm, PreparedPush};
-use super::service::RETRY;
 
 /// Copies of one call's push that the service may have taken.
 pub(super) const COPIES_MAX: usize = 2;

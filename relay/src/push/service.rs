@@ -10,15 +10,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::{Instant, sleep};
 
 use super::apns::{self, Apns, Attempt, Environment, Signers};
-use super::backoff::Backoff;
+use super::backoff::RETRY;
 use super::fcm::{self, Fcm};
 use super::setup::SetupError;
 use super::{Event, Push, Verdict, copies, payload};
 use crate::secret::PushToken;
 use crate::vault::record::{Provider, PushTarget};
-
-/// Between two tries of one push, unless the service asks for more.
-pub(super) const RETRY: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(8) };
 
 /// The push services of one App.
 #[derive(Clone, Debug, Default)]
