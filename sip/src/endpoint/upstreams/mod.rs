@@ -142,6 +142,12 @@ impl Upstreams {
         })
     }
 
+    /// Whether an address is one of this SIP server's.
+    pub(super) fn is_address_of(&self, id: UpstreamId, ip: IpAddr) -> bool {
+        let Some(upstream) = self.rows.get(&id) else { return false };
+        upstream.trusted.iter().any(|trusted| trusted.to_canonical() == ip.to_canonical())
+    }
+
     /// The SIP server has answered.
     pub(super) fn note_heard(&mut self, now: Instant, id: UpstreamId) {
         if let Some(upstream) = self.rows.get_mut(&id) {
