@@ -1,12 +1,23 @@
-//! The waits that nobody configures, as values, so that tests can scale them.
+//! The waits that nobody configures, as values, so that tests can scale them; and the number of shards.
 //!
-//! Invariant: the defaults are what is always in force in a release build; only a debug build reads [`VARIABLE`].
+//! Invariant: the defaults are what is always in force in a release build; only a debug build reads [`VARIABLE`] and
+//! [`SHARDS_VARIABLE`].
 
 use std::time::Duration;
 
 /// The environment variable by which a test of a debug build shortens or lengthens every wait: a factor from 0.01 to 10. A second
 /// one behind a space, from 0.0001 to 10, is for the waits of minutes: those after refusals, and until a user is told.
 pub const VARIABLE: &str = "SIPWAKE_TIMING";
+
+/// The environment variable by which a test of a debug build has this many shards, whatever the machine has.
+pub const SHARDS_VARIABLE: &str = "SIPWAKE_SHARDS";
+
+/// How many shards this process has: one for each core; in a debug build, what [`SHARDS_VARIABLE`] says.
+pub fn shards() -> usize {
+    let told = || std::env::var(SHARDS_VARIABLE).ok()?.parse().ok();
+    let told = if cfg!(debug_assertions) { told() } else { None };
+    told.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into))
+}
 
 /// The waits of one relay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -36,6 +36,8 @@ pub struct CallOptions {
     pub body: Option<(String, String)>,
     /// Whether the proxy in front of the caller stays in the path.
     pub record_route: bool,
+    /// Whether its CANCEL and the ACK of a refusal lack the Route of the INVITE, as OpenSIPS has it.
+    pub forgets_route: bool,
 }
 
 impl Default for CallOptions {
@@ -47,6 +49,7 @@ impl Default for CallOptions {
             headers: Vec::new(),
             body: Some(("application/sdp".to_owned(), sdp(1))),
             record_route: true,
+            forgets_route: false,
         }
     }
 }
@@ -133,6 +136,7 @@ impl Caller {
             vias: vec![format!("SIP/2.0/{} {}", transport.via(), flow.local())],
             contact: format!("sip:caller@{};transport={}", flow.local(), transport.param()),
             own_route: None,
+            forgets_route: options.forgets_route,
         };
         let leg = Leg::new(flow.clone(), appearance, dialog(options, target, target));
         let _ = slot.set(leg.clone());

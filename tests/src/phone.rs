@@ -159,6 +159,15 @@ impl Phone {
         Ok(Self { settings, flow, contact, board, _tasks: tasks })
     }
 
+    /// Another account of the same phone, on the same connection.
+    pub fn also(&self, settings: Settings) -> Self {
+        let pn = settings.through.as_ref().map(|through| through.pn.as_str()).unwrap_or_default();
+        let (local, transport) = (self.flow.local(), self.flow.transport().param());
+        let contact = format!("sip:{}@{local};transport={transport}{pn}", settings.username);
+        let (flow, board, _tasks) = (self.flow.clone(), self.board.clone(), self._tasks.clone());
+        Self { settings, flow, contact, board, _tasks }
+    }
+
     /// Connects and registers; the 200 must come `within` the time.
     ///
     /// # Errors
@@ -283,6 +292,7 @@ impl Phone {
             vias: vec![via(&self.flow, &self.contact)],
             contact: call.invite.request_uri().unwrap_or_default().to_owned(),
             own_route: None,
+            forgets_route: false,
         };
         let leg = Leg::new(self.flow.clone(), appearance, call.leg.dialog());
         let call_id = call.invite.call_id().unwrap_or_default().to_owned();
@@ -548,7 +558,12 @@ fn on_invite(state: &mut State, flow: &Flow, contact: &str, invite: Message) {
         let uri = invite.request_uri().unwrap_or_default();
         state.violations.push(format!("an INVITE to {uri} instead of {contact}"));
     }
-    let appearance = Appearance { vias: vec![via(flow, contact)], contact: contact.to_owned(), own_route: None };
+    let appearance = Appearance {
+        vias: vec![via(flow, contact)],
+        contact: contact.to_owned(),
+        own_route: None,
+        forgets_route: false,
+    };
     let leg = Leg::new(flow.clone(), appearance, Dialog::called(&invite, &token()));
     leg.receive_invite(&invite);
     state.legs.insert(invite.call_id().unwrap_or_default().to_owned(), leg.clone());

@@ -294,27 +294,56 @@ impl Registrar {
     /// # Errors
     /// [`Missed`] when the AOR has no binding with a Path, or nobody listens there.
     pub async fn call_by_path(&self, aor: &str, options: &CallOptions) -> Result<Caller, Missed> {
+        let flow = self.path_flow(aor).await?;
+        self.call_along(aor, &flow, options)
+    }
+
+    /// As [`Self::call`], along any flow of this server.
+    ///
+    /// # Errors
+    /// [`Missed`] when the AOR has no binding.
+    pub fn call_along(&self, aor: &str, flow: &Flow, options: &CallOptions) -> Result<Caller, Missed> {
+        let binding = self.contacts(aor).pop().ok_or_else(|| Missed::new(format!("a contact of {aor}"), ""))?;
+        Ok(self.call_contact(aor, &binding.uri, flow, &by_path(&binding, options)))
+    }
+
+    /// A connection to the first address of the Path of an AOR's newest binding.
+    ///
+    /// # Errors
+    /// [`Missed`] when the AOR has no binding with a Path, or nobody listens there.
+    pub async fn path_flow(&self, aor: &str) -> Result<Flow, Missed> {
         let binding = self.contacts(aor).pop().ok_or_else(|| Missed::new(format!("a contact of {aor}"), ""))?;
         let none = || Missed::new(format!("a Path of {aor}"), binding.path.join(", "));
         let path = binding.path.first().and_then(|path| NameAddr::parse(path)).ok_or_else(none)?;
         let address = format!("{}:{}", path.uri.host, path.uri.port.unwrap_or(5061)).parse().map_err(|_| none())?;
-        let tls = match (path.uri.transport(), &self.0.settings.authority) {
-            (Some("tls"), Some(authority)) => Some((authority.client_config(&[]), path.uri.host)),
-            _ => None,
-        };
+        match path.uri.transport() {
+            None | Some("udp") => Ok(self.0.udp.flow(address)),
+            Some("tls") => self.connect(address, Some(path.uri.host)).await,
+            _ => self.connect(address, None).await,
+        }
+    }
+
+    /// As [`Self::call`], on a TLS connection that is opened to this address.
+    ///
+    /// # Errors
+    /// [`Missed`] when the AOR has no binding, or nobody listens there.
+    pub async fn call_anew(&self, aor: &str, address: SocketAddr, options: &CallOptions) -> Result<Caller, Missed> {
+        let binding = self.contacts(aor).pop().ok_or_else(|| Missed::new(format!("a contact of {aor}"), ""))?;
+        let flow = self.connect(address, Some(&address.ip().to_string())).await?;
+        Ok(self.call_contact(aor, &binding.uri, &flow, options))
+    }
+
+    /// A connection of this server's own; `name` is verified in TLS, for which it is needed.
+    async fn connect(&self, address: SocketAddr, name: Option<&str>) -> Result<Flow, Missed> {
         let inner = Arc::downgrade(&self.0);
         let handler: Handler = Arc::new(move |event| {
             if let Some(inner) = inner.upgrade() {
                 inner.handle(event);
             }
         });
-        let flow = match path.uri.transport() {
-            None | Some("udp") => self.0.udp.flow(address),
-            _ => {
-                wire::connect(address, tls, handler).await.map_err(|error| Missed::new("a Path", error.to_string()))?
-            }
-        };
-        Ok(self.call_contact(aor, &binding.uri, &flow, &by_path(&binding, options)))
+        let authority = self.0.settings.authority.as_ref();
+        let tls = name.zip(authority).map(|(name, authority)| (authority.client_config(&[]), name));
+        wire::connect(address, tls, handler).await.map_err(|error| Missed::new("a connection", error.to_string()))
     }
 
     /// Sends a request for `aor` to any URI along any flow of this server.
@@ -331,6 +360,7 @@ impl Registrar {
                 ],
                 contact: format!("sip:bob@127.0.0.1:5099;c={}", token()),
                 own_route: options.record_route.then(|| route.clone()),
+                forgets_route: options.forgets_route,
             },
             dialog(options, aor, uri),
         );

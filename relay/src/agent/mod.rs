@@ -16,6 +16,7 @@
 //! | `delivery` | how a push is sent and its verdict named |
 //! | `digest` | what is computed with a secret |
 //! | `erasures` | what the store still has to erase |
+//! | `ownership` | whether this node is sure of what it owns |
 //!
 //! Invariant: an instance lives on one shard, the one that its id names. Nothing in a shard's loop waits for the store, a
 //! push service, DNS or a peer: what takes time runs in a task and comes back as a [`ShardInput`].
@@ -23,6 +24,7 @@
 mod delivery;
 mod digest;
 mod erasures;
+mod ownership;
 pub mod request;
 mod shard;
 pub(crate) mod tables;
@@ -32,8 +34,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{Input, Settings};
+use sip::endpoint::{Endpoint, Input, Settings};
 use sip::id::{CallId, FlowId, InstanceId, ShardTag};
+use sip::message::Message;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{DomainRules, EarlyRinging};
@@ -49,10 +52,12 @@ use crate::timing::ConnectionTiming;
 use crate::vault::Vault;
 use crate::vault::record::Reminder;
 use erasures::Erasures;
+use ownership::Ownership;
 use request::Request;
 use shard::Shard;
 use transport::connections::Writer;
 use transport::dial::Dialler;
+use transport::invite_shards::InviteShards;
 use transport::upstreams::Upstreams;
 use transport::{datagrams, listeners};
 
@@ -145,22 +150,36 @@ pub struct Reminded {
 
 /// The way to every shard; cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Shards(Arc<[mpsc::Sender<ShardInput>]>);
+pub(crate) struct Shards {
+    inboxes: Arc<[mpsc::Sender<ShardInput>]>,
+    invites: InviteShards,
+}
 
 impl Shards {
+    fn new(inboxes: Vec<mpsc::Sender<ShardInput>>) -> Self {
+        let invites = if inboxes.len() > 1 { InviteShards::new() } else { InviteShards::default() };
+        Self { inboxes: inboxes.into(), invites }
+    }
+
     fn len(&self) -> usize {
-        self.0.len()
+        self.inboxes.len()
+    }
+
+    /// The shard that a message is for; `None`: any may answer it.
+    fn of(&self, message: &Message) -> Option<usize> {
+        let transaction = || self.invites.find(&Endpoint::invite_key(message)?);
+        transaction().or_else(|| Endpoint::shard_of(message).map(|tag| tag.shard(self.len())))
     }
 
     /// Tells a shard, when it has room.
     async fn send(&self, shard: usize, input: ShardInput) {
         // An error means that the shard has ended, with the process about to.
-        let _ = self.0[shard].send(input).await;
+        let _ = self.inboxes[shard].send(input).await;
     }
 
     /// Tells a shard if it has room.
     fn offer(&self, shard: usize, input: ShardInput) {
-        let _ = self.0[shard].try_send(input);
+        let _ = self.inboxes[shard].try_send(input);
     }
 }
 
@@ -206,6 +225,7 @@ pub struct Dependencies {
 
 /// What the shards share.
 struct Shared {
+    ownership: Ownership,
     quotas: Quotas,
     vault: Vault,
     push: PushService,
@@ -242,7 +262,7 @@ impl Agent {
         let per_second = endpoint.upstream.registrations_per_second;
         endpoint.upstream.registrations_per_second = (per_second / count as u32).max(1);
         let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(INBOX)).unzip();
-        let shards = Shards(senders.into());
+        let shards = Shards::new(senders);
         let upstreams = Upstreams::default();
         let metrics = dependencies.metrics;
         let dialler = Dialler::new(
@@ -255,6 +275,7 @@ impl Agent {
             dependencies.quotas.limits(),
         );
         let shared = Arc::new(Shared {
+            ownership: Ownership::default(),
             erasures: Erasures::start(dependencies.vault.clone(), metrics.clone()),
             quotas: dependencies.quotas,
             vault: dependencies.vault,
@@ -345,6 +366,37 @@ impl Agent {
             answers.extend(self.ask_shard(shard, &command).await);
         }
         answers
+    }
+
+    /// The store has spoken of this node's lease, or is away: what is here may be acted on.
+    pub fn be_sure(&self) {
+        self.0.ownership.be_sure(Instant::now());
+    }
+
+    /// Whether this node may have lost its lease without noticing.
+    pub fn is_doubtful(&self) -> bool {
+        self.0.ownership.is_doubtful(Instant::now())
+    }
+
+    /// Something is being taken over here, until [`Self::end_claim`]. The first claim has begun with the agent.
+    pub fn begin_claim(&self) {
+        self.0.ownership.begin_claim();
+    }
+
+    /// It is here, and has met its SIP server. When nothing is being taken over any more, what waits for it is judged.
+    pub async fn end_claim(&self) {
+        if self.0.ownership.end_claim() {
+            for shard in 0..self.0.shards.len() {
+                self.0.shards.send(shard, ShardInput::Request(Box::new(Request::JudgeEarly))).await;
+            }
+        }
+    }
+
+    /// Has nothing registered, or refreshed, from here any more: another node takes it over.
+    pub async fn hand_over(&self) {
+        for shard in 0..self.0.shards.len() {
+            self.0.shards.send(shard, ShardInput::Request(Box::new(Request::HandOver))).await;
+        }
     }
 
     /// Has the store erase an instance, again and again until it has.

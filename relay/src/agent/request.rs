@@ -140,6 +140,17 @@ pub enum Request {
     },
     /// Keep a registration that passed through an earlier run.
     Adopt(Box<KnownPushBinding>),
+    /// What waited for an instance to come here is judged: nothing more comes.
+    JudgeEarly,
+    /// Nothing is registered from here any more: another node takes it over.
+    HandOver,
+    /// Of these, those that are here and wait for the first answer of their SIP server.
+    NotSettled {
+        /// Which.
+        ids: Arc<[InstanceId]>,
+        /// The answer.
+        reply: oneshot::Sender<Vec<InstanceId>>,
+    },
     /// The ids of all instances.
     Ids(oneshot::Sender<Vec<InstanceId>>),
     /// How many calls are held or being set up.

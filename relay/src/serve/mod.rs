@@ -103,6 +103,7 @@ pub struct Running {
     /// What it counts.
     pub metrics: Metrics,
     agent: Agent,
+    service: Service,
     vault: Vault,
     readiness: Readiness,
     stop: Trigger,
@@ -163,7 +164,7 @@ impl Relay {
             subscribe: config.messages.subscribe_voicemail,
             lost_notice: config.timing.lost_notice.0,
             endpoint,
-            shards: std::thread::available_parallelism().map_or(1, Into::into),
+            shards: crate::timing::shards(),
             reminded,
             end: ending.clone(),
         });
@@ -189,6 +190,7 @@ impl Running {
     /// at most [`CALLS_DRAIN`]. Nothing is unregistered.
     pub async fn shutdown(mut self) {
         self.readiness.fail(Check::Serving, "shutting down");
+        self.service.leave().await;
         self.stop.begin();
         for https in &mut self.https {
             // An error means that the task is gone, which is what is waited for.
@@ -348,6 +350,7 @@ impl Opened {
             readiness.pass(check);
         }
         let mut chores = self.chores(&readiness);
+        let service = self.service.clone();
         chores.push(tokio::spawn(self.service.write_down_reminders(self.reminders)));
         chores.push(tokio::spawn(letters));
         Running {
@@ -362,6 +365,7 @@ impl Opened {
             development_ca: self.development_ca,
             metrics: self.metrics,
             agent: self.agent,
+            service,
             vault: self.vault,
             readiness,
             stop: stop.0,

@@ -52,7 +52,7 @@ impl Inner {
         source: IpAddr,
         wish: Enable,
     ) -> Result<Enabled, EnableError> {
-        if self.dependencies.drain.has_begun() {
+        if self.is_leaving() {
             return Err(EnableError::Draining);
         }
         let route = self.route(&wish.account).await?;

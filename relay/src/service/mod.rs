@@ -31,6 +31,7 @@ mod apps;
 mod change;
 mod devices;
 mod enable;
+mod hand_over;
 mod items;
 mod keyed_mutex;
 pub mod nodes;
@@ -95,6 +96,8 @@ struct Inner {
     changing: KeyedMutex<InstanceId>,
     /// What other nodes were asked.
     questions: nodes::Questions,
+    /// How far this node is in handing its instances over.
+    hand_over: hand_over::HandOver,
 }
 
 impl Service {
@@ -105,6 +108,7 @@ impl Service {
             enabling: KeyedMutex::default(),
             changing: KeyedMutex::default(),
             questions: nodes::Questions::default(),
+            hand_over: hand_over::HandOver::default(),
         }))
     }
 

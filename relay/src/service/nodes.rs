@@ -97,6 +97,7 @@ impl Service {
             };
             match letter {
                 Letter::Ended => it.let_go_of_ended().await,
+                Letter::TakenOver(count) => it.hand_over.note_taken(count),
                 Letter::Answer { number, body } => {
                     if let Some(waiting) = it.questions.lock().remove(&number) {
                         // An error means that nobody waits any more.

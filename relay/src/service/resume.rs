@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use sip::endpoint::{ContactHosts, NewBinding};
 use sip::id::InstanceId;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::Inner;
@@ -20,12 +21,14 @@ use crate::agent::transport::upstreams::Route;
 use crate::limits::holdings::Place;
 use crate::metrics::labels::StoreOperation;
 use crate::vault::record::StoredRecord;
-use crate::vault::{AorKey, Fence, LEASE, Lease, RENEWAL, StoreError, Stored};
+use crate::vault::{AorKey, Fence, LEASE, Lease, Owner, RENEWAL, StoreError, Stored};
 
 /// Instances claimed at once.
 const BATCH: usize = 200;
 /// Instances registered again in a second, on the whole node.
 const RESUMED_PER_SECOND: u32 = 1_000;
+/// Instances that are looked up at once.
+const AT_ONCE: usize = 128;
 /// How often the sealing keys are looked after.
 const TEND_KEYS: Duration = Duration::from_secs(600);
 
@@ -39,6 +42,8 @@ impl super::Service {
         let mut keys = interval(TEND_KEYS);
         let mut was_away = false;
         let mut held_at = Instant::now();
+        let mut resuming: Option<JoinHandle<()>> = None;
+        let agent = &it.dependencies.agent;
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
@@ -48,33 +53,44 @@ impl super::Service {
                     }
                     continue;
                 }
-                () = it.dependencies.drain.begun() => return,
+                () = it.dependencies.drain.begun() => break,
+            }
+            if it.is_leaving() {
+                // What is here is served until the end, whoever owns it by now.
+                agent.be_sure();
+                continue;
             }
             let held = it.timed(StoreOperation::Lease, it.dependencies.vault.hold_lease()).await;
             it.dependencies.metrics.store_up(held.is_ok());
             told(held.is_ok());
-            if was_away && held.is_ok() {
-                // What it holds may be older than a wipe.
-                for (id, lookup) in it.dependencies.vault.tombstones().erased() {
-                    it.dependencies.agent.erase(id, lookup);
-                }
-            }
-            if held.is_ok() {
-                it.let_go_of_ended().await;
-            }
             match held {
-                Ok(Lease::Held) => it.resume().await,
-                Ok(Lease::Lapsed) => {
-                    // A lease that is missing before its time was lost with the rest of the store's data.
-                    it.look_up_all(was_away || held_at.elapsed() < LEASE).await;
-                    it.resume().await;
-                }
+                // A lease that is missing before its time was lost with the rest of the store's data.
+                Ok(Lease::Lapsed) => it.look_up_all(was_away || held_at.elapsed() < LEASE).await,
+                Ok(Lease::Held) => {}
                 Err(ref error) => tracing::warn!(%error, "the lease of this node could not be renewed"),
             }
-            was_away = held.is_err();
-            if !was_away {
+            agent.be_sure();
+            if held.is_ok() {
+                if was_away {
+                    // What it holds may be older than a wipe.
+                    for (id, lookup) in it.dependencies.vault.tombstones().erased() {
+                        agent.erase(id, lookup);
+                    }
+                }
+                it.let_go_of_ended().await;
+                // Beside the renewals: it may take longer than a lease.
+                if resuming.as_ref().is_none_or(JoinHandle::is_finished) {
+                    let first = resuming.is_none();
+                    resuming = Some(tokio::spawn(it.clone().resume(first)));
+                }
                 held_at = Instant::now();
             }
+            was_away = held.is_err();
+        }
+        // The drain waits for calls, and they are served.
+        loop {
+            agent.be_sure();
+            ticks.tick().await;
         }
     }
 }
@@ -96,10 +112,10 @@ impl Inner {
         let _ = self.dependencies.vault.forget_ended(&ended).await;
     }
 
-    /// Claims until nothing is left, at the pace of registrations.
-    async fn resume(self: &Arc<Self>) {
+    /// Claims until nothing is left, at the pace of registrations. The `first` claim has begun with the agent.
+    async fn resume(self: Arc<Self>, first: bool) {
         let (mut resumed, mut hosts) = (0, BTreeMap::new());
-        while !self.dependencies.drain.has_begun() {
+        while !self.is_leaving() {
             let batch = match self.timed(StoreOperation::Claim, self.dependencies.vault.claim(BATCH)).await {
                 Ok(batch) if batch.is_empty() => break,
                 Ok(batch) => batch,
@@ -109,14 +125,28 @@ impl Inner {
                 }
             };
             let count = batch.len() as u32;
+            self.dependencies.agent.begin_claim();
+            let mut taken: BTreeMap<Option<Owner>, Vec<InstanceId>> = BTreeMap::new();
             for stored in batch {
-                let from = match stored.taken_from.clone() {
-                    Some(node) => self.contact_hosts(&mut hosts, node).await,
+                let (id, from) = (stored.id, stored.taken_from.clone());
+                let contacts = match &from {
+                    Some(from) => self.contact_hosts(&mut hosts, from.node()).await,
                     None => None,
                 };
-                resumed += u32::from(self.take_over(stored, from).await);
+                if self.take_over(stored, contacts).await {
+                    resumed += 1;
+                    taken.entry(from).or_default().push(id);
+                }
             }
+            for (from, ids) in taken {
+                self.dependencies.agent.begin_claim();
+                tokio::spawn(self.clone().settle(from, ids.into()));
+            }
+            self.dependencies.agent.end_claim().await;
             sleep(Duration::from_secs(1) * count / RESUMED_PER_SECOND).await;
+        }
+        if first {
+            self.dependencies.agent.end_claim().await;
         }
         if resumed > 0 {
             tracing::info!(resumed, "instances are registered again");
@@ -127,15 +157,15 @@ impl Inner {
     async fn contact_hosts(
         &self,
         known: &mut BTreeMap<Arc<str>, Option<Arc<ContactHosts>>>,
-        node: Arc<str>,
+        node: &Arc<str>,
     ) -> Option<Arc<ContactHosts>> {
-        if let Some(known) = known.get(&node) {
+        if let Some(known) = known.get(node) {
             return known.clone();
         }
         // Without it the registrar forgets the Contact when it expires.
-        let note = self.dependencies.vault.note_of(&node).await.ok().flatten();
+        let note = self.dependencies.vault.note_of(node).await.ok().flatten();
         let hosts = note.and_then(|note| read_note(&note)).map(Arc::new);
-        known.insert(node, hosts.clone());
+        known.insert(node.clone(), hosts.clone());
         hosts
     }
 
@@ -193,12 +223,19 @@ impl Inner {
         let ids: Vec<InstanceId> = self.dependencies.agent.ask_all(Request::Ids).await.into_iter().flatten().collect();
         tracing::warn!(instances = ids.len(), "the lease of this node had lapsed; each instance is looked up again");
         let (mut lost, mut missing, mut found) = (Vec::new(), Vec::new(), false);
-        for id in ids {
-            match self.dependencies.vault.load(id).await {
-                Ok(Some(stored)) if stored.owned => found = true,
-                Ok(Some(_)) | Err(StoreError::Malformed) => lost.push(id),
-                Ok(None) => missing.push(id),
-                Err(_) => return,
+        for some in ids.chunks(AT_ONCE) {
+            let mut under_way = JoinSet::new();
+            for id in some.iter().copied() {
+                let vault = self.dependencies.vault.clone();
+                under_way.spawn(async move { (id, vault.load(id).await) });
+            }
+            while let Some(Ok((id, looked_up))) = under_way.join_next().await {
+                match looked_up {
+                    Ok(Some(stored)) if stored.owned => found = true,
+                    Ok(Some(_)) | Err(StoreError::Malformed) => lost.push(id),
+                    Ok(None) => missing.push(id),
+                    Err(_) => return,
+                }
             }
         }
         if may_be_empty && !found && lost.is_empty() {

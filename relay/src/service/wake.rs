@@ -23,7 +23,7 @@ const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
 impl Inner {
     pub(super) async fn wake(&self, wish: Wake) -> Result<Awake, WakeError> {
         let Wake { aor, from, name, wait, registrars } = wish;
-        if self.dependencies.drain.has_begun() {
+        if self.is_leaving() {
             return Err(WakeError::Draining);
         }
         let host = Uri::parse(aor.expose()).map(|uri| uri.host).ok_or(WakeError::DomainNotAllowed)?;

@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | [`Letter::Ask`], [`Letter::Answer`] | the node that an app or a device has asked | the run that owns the instance, and back |
 //! | [`Letter::Ended`] | a node that has ended an instance of another one | its owner |
+//! | [`Letter::TakenOver`] | a node that has registered what another one handed over | that one |
 //!
 //! A letter is for one run of one node; nobody reads what an earlier run did not. It lies in the store for
 //! [`LETTER_LIFE`] at most.
@@ -56,6 +57,8 @@ pub enum Letter {
     },
     /// Instances of the reader have ended: [`Vault::ended_elsewhere`] names them.
     Ended,
+    /// So many instances that the reader handed over are registered by another node.
+    TakenOver(u64),
 }
 
 /// The numbers of the letters that came within [`REMEMBERED`].
@@ -68,6 +71,7 @@ impl Letter {
             Self::Ask { number, .. } => (0, *number),
             Self::Answer { number, .. } => (1, *number),
             Self::Ended => (2, random::bytes()),
+            Self::TakenOver(_) => (3, random::bytes()),
         };
         out.push(kind);
         out.extend_from_slice(&number);
@@ -81,6 +85,7 @@ impl Letter {
             }
             Self::Answer { body, .. } => out.extend_from_slice(body),
             Self::Ended => {}
+            Self::TakenOver(count) => out.extend_from_slice(&count.to_be_bytes()),
         }
     }
 
@@ -89,7 +94,7 @@ impl Letter {
         64 + match self {
             Self::Ask { from, body, .. } => from.node.len() + from.run.len() + body.len(),
             Self::Answer { body, .. } => body.len(),
-            Self::Ended => 0,
+            Self::Ended | Self::TakenOver(_) => 8,
         }
     }
 
@@ -107,6 +112,7 @@ impl Letter {
             }
             1 => Self::Answer { number: *number, body: Zeroizing::new(rest.to_vec()) },
             2 => Self::Ended,
+            3 => Self::TakenOver(u64::from_be_bytes(rest.try_into().ok()?)),
             _ => return None,
         };
         Some((letter, *number, u64::from_be_bytes(*written_at)))

@@ -118,7 +118,7 @@ impl MemoryStore {
             .map(|(&id, entry)| {
                 let earlier = std::mem::replace(&mut entry.owner, owner.clone());
                 entry.fence = entry.fence.next();
-                let taken_from = Some(earlier.node).filter(|node| *node != owner.node);
+                let taken_from = Some(earlier).filter(|earlier| earlier.node != owner.node);
                 Stored { taken_from, ..entry.stored(owner, id) }
             })
             .collect();
@@ -137,6 +137,11 @@ impl MemoryStore {
     pub fn holds_lease(&self, owner: &Owner) -> bool {
         let now = Instant::now();
         self.table().leases.get(&owner.node).is_some_and(|lease| lease.run == owner.run && lease.until > now)
+    }
+
+    pub fn living_peers(&self, owner: &Owner) -> usize {
+        let now = Instant::now();
+        self.table().leases.iter().filter(|(node, lease)| **node != owner.node && lease.until > now).count()
     }
 
     pub fn release_lease(&self, owner: &Owner) {

@@ -366,6 +366,17 @@ impl Vault {
         Ok(if kept || first { Lease::Held } else { Lease::Lapsed })
     }
 
+    /// The other nodes that have their lease.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn living_peers(&self) -> Result<usize, StoreError> {
+        match &self.0.store {
+            Store::Memory(memory) => Ok(memory.living_peers(&self.0.owner)),
+            Store::Redis(redis) => redis.living_peers(&self.0.owner).await,
+        }
+    }
+
     /// Says something of this node to the others, with its lease from now on. It is nothing of any instance.
     pub fn say(&self, note: &str) {
         // Said once in a run.

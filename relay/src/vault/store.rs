@@ -77,8 +77,8 @@ pub struct Stored {
     pub owned: bool,
     /// Its present owner.
     pub owner: Owner,
-    /// The other node that it was just claimed from.
-    pub taken_from: Option<Arc<str>>,
+    /// The run of another node that it was just claimed from.
+    pub taken_from: Option<Owner>,
 }
 
 /// What a put did.
@@ -134,7 +134,7 @@ pub enum AwayReason {
 }
 
 /// Who looks after a record: a node, and which of its runs.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Owner {
     /// The node's public edge.
     pub(super) node: Arc<str>,
@@ -146,6 +146,11 @@ impl Owner {
     /// A run of `node` that begins now.
     pub(super) fn of(node: &str) -> Self {
         Self { node: node.into(), run: hex(&random::bytes::<8>()).into() }
+    }
+
+    /// The node's public edge.
+    pub fn node(&self) -> &Arc<str> {
+        &self.node
     }
 
     /// Reads the text form; `None` for anything else.

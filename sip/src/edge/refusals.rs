@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | a 6xx and others | the 6xx |
 //! | several classes | the lowest |
-//! | several 4xx | 401, 407, 415, 420 or 484, for they help the caller to mend its request; then what a person did; then 480; 408 last |
+//! | several 4xx | 401, 407, 415, 420 or 484, for they help the caller to mend its request; then what a person did; then 480; then 482, which says nothing of anybody; 408 last |
 //! | equal ones | the one that came first |
 //!
 //! A 401 or 407 carries the challenges of all that came (§16.7.7). A 503 speaks of one device and not of this relay: the
@@ -62,7 +62,8 @@ fn rank(status: u16) -> (u16, u8) {
         600.. => (0, 0),
         401 | 407 | 415 | 420 | 484 => (4, 0),
         480 => (4, 2),
-        408 => (4, 3),
+        482 => (4, 3),
+        408 => (4, 4),
         _ => (status / 100, 1),
     }
 }
@@ -104,6 +105,8 @@ mod tests {
             (&[480, 486], None, Some(486)),
             (&[408, 480], None, Some(480)),
             (&[486, 484], None, Some(484)),
+            (&[482, 486], None, Some(486)),
+            (&[408, 482], Some(408), Some(482)),
             (&[500, 404], None, Some(404)),
             (&[404, 302], None, Some(302)),
             (&[302, 603], None, Some(603)),

@@ -31,6 +31,8 @@ pub(super) struct Bindings {
     gruus: BTreeSet<(Box<str>, BindingId)>,
     /// How many registrations there have been, for Call-IDs that no earlier one had.
     generation: u32,
+    /// Another relay registers them from now on.
+    handed_over: bool,
 }
 
 impl Bindings {
@@ -109,6 +111,10 @@ impl Endpoint {
         if new.register {
             self.carry_out(now, new.binding, Step::WantFlow);
         }
+    }
+
+    pub(super) fn on_hand_over(&mut self) {
+        self.bindings.handed_over = true;
     }
 
     pub(super) fn on_unbind_due(&mut self, binding: BindingId) {
@@ -257,7 +263,11 @@ impl Endpoint {
 
     fn ask(&mut self, binding: BindingId) {
         let cnonce = self.core.random.tag();
+        let handed_over = self.bindings.handed_over;
         let Some(registration) = self.bindings.get_mut(binding) else { return };
+        if handed_over && registration.goal() == Goal::Registered {
+            return;
+        }
         let Some(registrar) = self.upstreams.registrar(registration.upstream) else { return };
         let (uri, instance) = (registrar.into(), registration.instance);
         if let Some((challenge, nc)) = registration.challenge() {

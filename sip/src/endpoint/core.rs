@@ -124,6 +124,10 @@ impl Core {
     }
 
     pub(super) fn flush(&mut self) {
+        // Before the response after which a CANCEL or an ACK may come.
+        while let Some(change) = self.transactions.poll_invite() {
+            self.event(Event::InviteTransaction(change));
+        }
         while let Some(transmit) = self.transactions.poll_transmit() {
             if let FlowId::Datagram(peer) = transmit.flow
                 && transmit.again

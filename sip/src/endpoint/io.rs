@@ -23,6 +23,7 @@ use crate::id::{BindingId, CallId, FlowId, InstanceId, MessageId, UpstreamId};
 use crate::message::Message;
 pub use crate::registration::ContactHosts;
 pub use crate::registration::RegistrationFailure;
+pub use crate::transaction::InviteChange;
 
 /// A device's share in a binding, which is registered and refreshed until its last device is unbound. Of several devices
 /// with one binding the first tells what is registered; the others name the same account.
@@ -199,6 +200,8 @@ pub enum Input {
     },
     /// The process is about to end: every call without a final answer gets 480, and no device rings on.
     EndCalls,
+    /// Another relay takes all bindings over: none is registered, or refreshed, from here any more. Calls are served on.
+    HandOver,
     /// The answer to [`Event::RouteNeeded`].
     Route {
         /// The number in the event.
@@ -414,6 +417,9 @@ pub enum Event {
         /// Counts of messages, by class.
         mailbox: Box<Mailbox>,
     },
+    /// The server transaction of an INVITE has begun or is over: [`super::Endpoint::invite_key`] of its CANCEL and of its ACK is
+    /// the same, whatever else these say, and they are for this endpoint. Told before the first response is sent.
+    InviteTransaction(InviteChange),
     /// An INVITE was answered without becoming a call.
     InviteRefused {
         /// The status: 403 wrong source, 404 unknown Contact, 480 over the rate, 482, 483, …

@@ -164,6 +164,7 @@ impl Endpoint {
                 self.on_message_stored(now, request, instance, outcome)
             }
             Input::EndCalls => self.on_end_calls(now),
+            Input::HandOver => self.on_hand_over(),
             Input::Route { register, route } => self.on_route(now, register, route),
             Input::RestorePushBinding(restored) => self.on_restore_push_binding(now, *restored),
             Input::RemovePushBinding(instance) => self.remove_push_binding(now, instance, PushBindingEnd::Removed),
@@ -233,7 +234,14 @@ impl Endpoint {
         Poll::Until(deadlines.into_iter().flatten().min())
     }
 
-    /// The shard that a message belongs to; `None`: any shard may answer it.
+    /// The key of the INVITE whose transaction a CANCEL or an ACK is for (RFC 3261 §9.2, §17.2.3), which
+    /// [`Event::InviteTransaction`] told of by the endpoint that has it; `None` for any other message.
+    pub fn invite_key(message: &Message) -> Option<String> {
+        crate::transaction::invite_key(message)
+    }
+
+    /// The shard that a message belongs to; `None`: any shard may answer it. A CANCEL or an ACK whose [`Self::invite_key`] an
+    /// endpoint told of is for that one instead.
     ///
     /// A response goes by the branch of its topmost Via; a request by its topmost Route, else by the user of its
     /// Request-URI, else by the user of its From (a device's REGISTER), else by the AOR of a REGISTER that passes through.

@@ -25,8 +25,8 @@ use super::{ClientOwner, Endpoint, Event, RequestRefusal, ServerOwner, Source};
 use crate::edge::call::Call;
 use crate::edge::{forward, push_proxy};
 use crate::flow::Side;
-use crate::id::{BranchId, FlowId};
-use crate::message::{Composer, Fault, Message, Method, Name};
+use crate::id::{BindingId, BranchId, FlowId};
+use crate::message::{Composer, Fault, Message, Method, Name, Uri};
 use crate::transaction::Arrival;
 
 /// An answer to a sender that is not believed is at most so many times as large as its request, in halves; else it is not
@@ -194,6 +194,32 @@ impl Endpoint {
         if flow.is_reliable() || response.len() * 2 <= asked * REFLECTED_HALVES_MAX {
             self.core.send(flow, response);
         }
+    }
+
+    /// Whether a SIP server's request is for a Contact that is not here, or not served yet: while bindings are being taken
+    /// over, the shell keeps it back until it can be judged.
+    pub fn is_early(&self, source: &Source, request: &Message) -> bool {
+        let judged = !request.is_request()
+            || source.side != Side::Upstream
+            || request.method() == Some(Method::Ack)
+            || forward::own_route(request, &self.core.token_key).is_some();
+        let user = request.request_uri().and_then(Uri::parse).and_then(|uri| uri.user);
+        let Some(binding) = user.and_then(BindingId::parse).filter(|_| !judged) else { return false };
+        self.upstream_of(binding).is_none_or(|upstream| !self.upstreams.is_known(upstream))
+    }
+
+    /// Answers an INVITE that is [early](Self::is_early) with 100, so that its sender waits.
+    pub fn say_trying(&mut self, source: &Source, invite: &Message) {
+        if invite.method() == Some(Method::Invite) {
+            let response = Composer::response(invite, 100, Composer::reason(100), None).finish();
+            self.send_reflected(source.flow, invite, response);
+        }
+    }
+
+    /// Refuses a request that has stayed early: its sender may try again, or elsewhere.
+    pub fn refuse_early(&mut self, source: &Source, request: &Message) {
+        self.core.event(Event::RequestRefused(RequestRefusal::Unknown));
+        self.refuse_stranger(source, request, 503);
     }
 
     /// A To tag that is the same each time a request comes, without anything being remembered of it (RFC 3261 §8.2.7).

@@ -31,6 +31,15 @@ pub struct Transmit {
     pub again: bool,
 }
 
+/// A server transaction of an INVITE has begun or is over; its CANCEL and its ACK have the same key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InviteChange {
+    /// As [`invite_key`] gives it.
+    pub key: Box<str>,
+    /// Whether it has begun.
+    pub begun: bool,
+}
+
 /// The table is full: the request is answered 503 without a transaction, or not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
@@ -120,6 +129,7 @@ pub struct Table<C, S> {
     by_key: HashMap<Box<str>, ServerId>,
     timers: Timers<Timer>,
     transmits: VecDeque<Transmit>,
+    invites: VecDeque<InviteChange>,
     next_server: u64,
     capacity: usize,
     timing: Timing,
@@ -135,6 +145,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
             by_key: HashMap::new(),
             timers: Timers::default(),
             transmits: VecDeque::new(),
+            invites: VecDeque::new(),
             next_server: 0,
             capacity,
             timing,
@@ -283,6 +294,8 @@ impl<C: Copy, S: Copy> Table<C, S> {
     fn on_known_request(&mut self, now: Instant, id: ServerId, method: Method, flow: FlowId) -> Arrival<S> {
         let Some(server) = self.servers.get_mut(&id) else { return Arrival::Absorbed };
         match &mut server.machine {
+            // A stranger's ACK does not keep a refusal from being sent again.
+            ServerMachine::Invite(_) if method == Method::Ack && !is_same_host(server.flow, flow) => {}
             ServerMachine::Invite(machine) if method == Method::Ack => {
                 if machine.is_accepted() {
                     return Arrival::AckOfAccepted;
@@ -316,6 +329,9 @@ impl<C: Copy, S: Copy> Table<C, S> {
             _ => ServerMachine::Other(OtherServer::new(flow.is_reliable())),
         };
         let key: Box<str> = server_key(request, request.method_text().unwrap_or("?")).into();
+        if matches!(machine, ServerMachine::Invite(_)) {
+            self.invites.push_back(InviteChange { key: key.clone(), begun: true });
+        }
         self.by_key.insert(key.clone(), id);
         self.servers.insert(id, Server { machine, flow, key, last: Bytes::new(), owner, armed: Armed::default() });
         Ok(id)
@@ -381,6 +397,11 @@ impl<C: Copy, S: Copy> Table<C, S> {
     /// The next thing to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         self.transmits.pop_front()
+    }
+
+    /// The next INVITE that a server transaction has begun for, or is over.
+    pub fn poll_invite(&mut self) -> Option<InviteChange> {
+        self.invites.pop_front()
     }
 
     /// When [`Self::poll_expired`] must be asked.
@@ -457,6 +478,9 @@ impl<C: Copy, S: Copy> Table<C, S> {
     fn forget_server(&mut self, id: ServerId) -> Option<S> {
         let server = self.servers.remove(&id)?;
         self.by_key.remove(&server.key);
+        if matches!(server.machine, ServerMachine::Invite(_)) {
+            self.invites.push_back(InviteChange { key: server.key, begun: false });
+        }
         Some(server.owner)
     }
 
@@ -570,6 +594,22 @@ fn own_branch(response: &Message) -> Option<BranchId> {
     BranchId::parse(branch.split_once('.').map_or(branch, |(id, _)| id))
 }
 
+/// Whether a request may be from whoever sent a transaction's INVITE: a datagram comes from the same address again. What
+/// came by a stream is not answered twice, so that its ACK means nothing.
+fn is_same_host(invite: FlowId, flow: FlowId) -> bool {
+    match (invite, flow) {
+        (FlowId::Datagram(invite), FlowId::Datagram(peer)) => invite.ip().to_canonical() == peer.ip().to_canonical(),
+        (FlowId::Datagram(_), FlowId::Stream(_)) => false,
+        (FlowId::Stream(_), _) => true,
+    }
+}
+
+/// The INVITE transaction that a CANCEL or an ACK is for, by branch and sent-by alone (RFC 3261 §9.2, §17.2.3); `None` for
+/// another request.
+pub fn invite_key(request: &Message) -> Option<String> {
+    matches!(request.method()?, Method::Cancel | Method::Ack).then(|| server_key(request, "INVITE"))
+}
+
 /// What makes a request the same request (RFC 3261 §17.2.3).
 fn server_key(request: &Message, method: &str) -> String {
     let mut key = String::with_capacity(96);
@@ -579,8 +619,10 @@ fn server_key(request: &Message, method: &str) -> String {
         Some(branch) => write!(key, "{method} {branch} {}:{}", via.host, via.port.unwrap_or_default()),
         None => write!(
             key,
-            "{method} {} {} {:?} {:?}",
-            via.text,
+            "{method} {} {}:{} {} {:?} {:?}",
+            via.branch().unwrap_or_default(),
+            via.host,
+            via.port.unwrap_or_default(),
             request.call_id().unwrap_or_default(),
             request.cseq().map(|(number, _)| number),
             request.from().and_then(|from| from.tag()),

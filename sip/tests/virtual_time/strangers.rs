@@ -93,3 +93,25 @@ fn a_copy_of_a_servers_request_makes_nobody_a_target() {
     world.receive(victim, &text);
     assert!(world.sent.iter().all(|sent| sent.flow != victim.flow), "{:?}", world.sent);
 }
+
+#[test]
+fn only_the_sender_of_an_invite_acknowledges_its_refusal_whatever_route_its_ack_has() {
+    let peer: SocketAddr = "192.0.2.10:5060".parse().unwrap();
+    let mut world = World::registered_with(FlowId::Datagram(peer), |_| {});
+    let invite = world.invite_text("call-1");
+    world.receive(world.upstream, &invite);
+    let of_invite =
+        |method: &str, uri: &str, head: String| format!("{method} {uri} SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n");
+    let (cancel, ack) = (world.head("call-1", "CANCEL", 1, ""), world.head("call-1", "ACK", 1, ";tag=x"));
+    let own = format!("sip:{}@relay.test:5070", world.binding);
+    world.receive(world.upstream, &of_invite("CANCEL", &own, cancel));
+    let refusals = |world: &World| world.sent.iter().filter(|sent| sent.message.status() == Some(487)).count();
+    assert_eq!(refusals(&world), 1);
+    world.receive(stranger("203.0.113.9:5060"), &of_invite("ACK", &own, ack.clone()));
+    world.advance(Duration::from_secs(2));
+    let again = refusals(&world);
+    assert!(again > 1, "it is sent again until its ACK comes");
+    world.receive(world.upstream, &of_invite("ACK", "sip:somebody@else.test", ack));
+    world.advance(Duration::from_secs(30));
+    assert_eq!(refusals(&world), again);
+}

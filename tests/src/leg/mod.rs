@@ -26,6 +26,8 @@ pub struct Appearance {
     pub contact: String,
     /// The Record-Route of the proxy that stands in this side.
     pub own_route: Option<String>,
+    /// Whether its CANCELs and its ACKs of refusals lack the Route of their INVITE, as OpenSIPS has it.
+    pub forgets_route: bool,
 }
 
 /// One side; cheap to clone.
@@ -111,6 +113,11 @@ impl Leg {
         self.board.read(|state| state.violations.clone())
     }
 
+    /// A request that this side sent, as it was sent.
+    pub fn request_of(&self, sent: &Sent) -> Option<Message> {
+        self.board.read(|state| state.sent.iter().find(|it| it.key == *sent).map(|it| it.request.clone()))
+    }
+
     /// Everything sent and received, one line each, in order.
     pub fn log(&self) -> Vec<String> {
         self.board.read(|state| state.log.clone())
@@ -140,7 +147,7 @@ impl Leg {
             let lines = Lines::request("CANCEL", request.request_uri().unwrap_or_default())
                 .line("Via", request.elements(Name::Via).next().unwrap_or_default())
                 .line("Max-Forwards", "70")
-                .copy(&request, Name::Route)
+                .lines(self.route_again(&request))
                 .copy(&request, Name::From)
                 .copy(&request, Name::To)
                 .copy(&request, Name::CallId)
@@ -413,13 +420,19 @@ impl Leg {
         let ack = Lines::request("ACK", request.request_uri().unwrap_or_default())
             .line("Via", request.elements(Name::Via).next().unwrap_or_default())
             .line("Max-Forwards", "70")
-            .copy(request, Name::Route)
+            .lines(self.route_again(request))
             .copy(request, Name::From)
             .copy(response, Name::To)
             .copy(request, Name::CallId)
             .line("CSeq", &format!("{number} ACK"))
             .finish();
         self.flow.send(&ack);
+    }
+
+    /// The Route of what belongs to the transaction of `request`.
+    fn route_again<'a>(&self, request: &'a Message) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let routes = request.elements(Name::Route).map(|route| ("Route", route));
+        routes.take(if self.appearance.forgets_route { 0 } else { usize::MAX })
     }
 }
 

@@ -10,7 +10,7 @@ use tests::dns::{Dns, Record};
 use tests::fcm::Fcm;
 use tests::kamailio::{self, Kamailio, Reach};
 use tests::linphone::Linphone;
-use tests::push_phone::{PushPhone, Service};
+use tests::push_phone::{PushPhone, Service, sleep};
 use tests::redis_server::RedisServer;
 use tests::relay_process::RelayProcess;
 use tests::relay_setup::{App, Setup};
@@ -18,6 +18,7 @@ use tests::scene::FCM_TOKEN;
 use tests::sipp::{Scenario, Sipp};
 use tests::wire::Transport;
 
+const WOKEN: &str = "sipwake_http_requests_total{route=\"/v1/wake\",status=\"200\"}";
 const SOON: std::time::Duration = std::time::Duration::from_secs(20);
 
 struct World {
@@ -36,28 +37,42 @@ struct World {
     _permit: tokio::sync::SemaphorePermit<'static>,
 }
 
+/// How Kamailio treats calls.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manners {
+    Plain,
+    /// It holds them until the relay has woken a device.
+    HoldsCalls,
+    /// Who calls from its domain must prove who he is; the relay finds it by its domain, and the edge is known by a name.
+    AsksCallers,
+}
+
 impl World {
     async fn over(transport: Transport) -> Result<Self, Missed> {
-        Self::with(transport, false).await
+        Self::of(transport, Manners::Plain).await
     }
 
-    /// `asks_callers`: who calls from Kamailio's domain must prove who he is, and the edge is known by a name.
-    async fn with(transport: Transport, asks_callers: bool) -> Result<Self, Missed> {
+    async fn of(transport: Transport, manners: Manners) -> Result<Self, Missed> {
         let permit = super::world::turn().await;
         let authority = Authority::new();
         let (user, password) = (format!("alice-{}", token()), format!("pass-{}", token()));
         let other = (format!("bob-{}", token()), format!("pass-{}", token()));
+        let (apns, fcm) = tokio::join!(Apns::start(&authority), Fcm::start(&authority));
+        let mut setup = Setup::new(&authority, vec![App::served_by(&apns, &fcm)]);
+        let wake = (manners == Manners::HoldsCalls).then(|| kamailio::Wake {
+            api: ([127, 0, 0, 1], setup.ports.api).into(),
+            key: setup.sip_server("kamailio", &["example.test"]),
+        });
+        let asks_callers = manners == Manners::AsksCallers;
         let settings = kamailio::Settings {
             users: vec![(user.clone(), password.clone()), other.clone()],
             asks_callers,
             algorithm: Algorithm::Md5,
             reach: Reach::Path,
+            wake,
             ..kamailio::Settings::default()
         };
-        let (kamailio, apns, fcm) =
-            tokio::join!(Kamailio::start(settings, &authority), Apns::start(&authority), Fcm::start(&authority));
-        let (kamailio, redis) = (kamailio?, RedisServer::start());
-        let mut setup = Setup::new(&authority, vec![App::served_by(&apns, &fcm)]);
+        let (kamailio, redis) = (Kamailio::start(settings, &authority).await?, RedisServer::start());
         let (service, port) = match transport {
             Transport::Udp => ("_sip._udp", kamailio.address(transport).port()),
             Transport::Tcp => ("_sip._tcp", kamailio.address(transport).port()),
@@ -68,11 +83,11 @@ impl World {
             Record::address("host.example.test", "127.0.0.1"),
         ]);
         let dns = dns.await?;
-        setup.upstream = format!("name_servers = [\"{}\"]\n", dns.address());
         setup.transports = vec![transport];
         setup.store = redis.url();
         setup.keyring = Some(authority.directory().join("keyring"));
         if asks_callers {
+            setup.upstream = format!("name_servers = [\"{}\"]\n", dns.address());
             // Linphone's TLS knows certificates for names alone, not for addresses.
             let public = format!("localhost:{}", setup.ports.edge);
             setup.environment.push(("SIPWAKE_EDGE__PUBLIC".to_owned(), public));
@@ -113,6 +128,15 @@ impl World {
         let located = self.kamailio.await_location(&self.user, 1, SOON).await?;
         assert!(located[0].uri.contains("pn-prid"), "{}", located[0].uri);
         self.stored().await
+    }
+
+    async fn await_asleep(&self) -> Result<(), Missed> {
+        let looking = async {
+            while self.relay.metric("sipwake_edge_flows").await != Some(0.0) {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(SOON, looking).await.map_err(|_| Missed::new("a device that has gone", "it is there"))
     }
 
     async fn stored(&self) -> Result<(), Missed> {
@@ -213,7 +237,7 @@ async fn linphone_calls_baresip_and_baresip_linphone_with_the_edge_as_its_one_pr
 /// A stock softphone whose only proxy is the edge calls out and is called, through a Kamailio that asks every caller for his
 /// credentials. The other side is at Kamailio itself.
 async fn both_ways(transport: Transport) -> Result<(), Missed> {
-    let world = World::with(transport, true).await?;
+    let world = World::of(transport, Manners::AsksCallers).await?;
     let domain = world.kamailio.domain();
     let (bob, password) = &world.other;
     let account = baresip::Account {
@@ -252,5 +276,31 @@ async fn both_ways(transport: Transport) -> Result<(), Missed> {
     baresip.hang_up().await?;
     linphone.await_ended(SOON).await.map_err(told)?;
     assert_eq!(world.fcm.count(), 0, "it was there");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kamailio_holds_a_call_has_a_phone_that_lent_nothing_woken_and_sends_it_without_a_second_push()
+-> Result<(), Missed> {
+    for transport in [Transport::Tls, Transport::Udp] {
+        let world = World::of(transport, Manners::HoldsCalls).await?;
+        world.asleep().await?;
+        for calls in 1..=2 {
+            let caller = world.call(Scenario::CallerHangsUp)?;
+            assert_eq!(world.push().await?["event"], "call");
+            let (device, _) = world.phone.wake(SOON).await?;
+            let call = device.next_invite(SOON).await?;
+            call.ring();
+            call.answer();
+            call.expect_ack(SOON).await?;
+            call.expect_bye(SOON).await?;
+            caller.finish(SOON).await?;
+            assert_eq!((device.violations(), world.fcm.count()), (vec![], calls), "one push for one call");
+            sleep(device);
+            world.await_asleep().await?;
+        }
+        assert!(world.kamailio.output().contains("sipwake answered 200"), "{}", world.kamailio.output());
+        assert_eq!(world.relay.metric(WOKEN).await, Some(2.0));
+    }
     Ok(())
 }

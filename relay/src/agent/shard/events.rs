@@ -100,6 +100,7 @@ impl Shard {
                 EdgeRegister::Unknown => EdgeRegisterOutcome::Unknown,
                 EdgeRegister::Limited => EdgeRegisterOutcome::Limited,
             }),
+            Event::InviteTransaction(change) => self.shared.shards.invites.note(self.index, &change),
             Event::InviteRefused { status } => self.shared.metrics.invite(match status {
                 404 => InviteOutcome::Unknown,
                 403 => InviteOutcome::WrongSource,

@@ -6,6 +6,7 @@
 mod activity;
 pub(crate) mod alerts;
 mod call_pushes;
+mod early;
 mod events;
 mod expected_calls;
 pub(crate) mod messages;
@@ -31,6 +32,7 @@ use tokio::time::sleep_until;
 
 use crate::agent::ShardInput;
 use crate::agent::Shared;
+use crate::agent::shard::early::Early;
 use crate::agent::shard::push_bindings::{Passing, PushBindings};
 use crate::agent::tables::calls::Calls;
 use crate::agent::tables::instances::{Due, Instances};
@@ -42,6 +44,10 @@ use crate::vault::MAX_LIFETIME_S;
 
 /// Inputs taken from the inbox at once.
 const BATCH: usize = 64;
+/// Inputs from the network that are kept while it is in doubt whose the instances are.
+const DOUBTED_MAX: usize = 8 * 1024;
+/// How soon a shard looks again whether the doubt is over.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// The longest sleep: the wall clock may be set, and expiries follow it.
 const NAP_MAX: Duration = Duration::from_secs(30);
 
@@ -70,6 +76,10 @@ pub(crate) struct Shard {
     /// REGISTERs that are on their way through to a SIP server.
     pub(crate) passing: HashMap<ForwardedRegisterId, Passing>,
     pub(crate) flows: HashMap<FlowId, (Writer, SocketAddr)>,
+    /// Requests for what may be on its way here.
+    pub(crate) early: Early,
+    /// What came from the network while this node may own nothing any more.
+    doubted: VecDeque<ShardInput>,
 }
 
 impl Shard {
@@ -91,6 +101,8 @@ impl Shard {
             next: VecDeque::new(),
             passing: HashMap::new(),
             flows: HashMap::new(),
+            early: Early::default(),
+            doubted: VecDeque::new(),
         }
     }
 
@@ -111,10 +123,28 @@ impl Shard {
                 () = sleep_until(wake_at.into()) => {}
                 () = &mut end => return,
             }
-            for input in batch.drain(..) {
-                self.catch_panic(|shard| shard.on_input(input));
+            let doubtful = self.shared.ownership.is_doubtful(Instant::now());
+            if !doubtful {
+                for input in std::mem::take(&mut self.doubted) {
+                    self.catch_panic(|shard| shard.on_input(input));
+                }
             }
-            self.catch_panic(Self::on_time);
+            for input in batch.drain(..) {
+                match input {
+                    ShardInput::Sip { .. } if doubtful => self.doubt(input),
+                    input => self.catch_panic(|shard| shard.on_input(input)),
+                }
+            }
+            if !doubtful {
+                self.catch_panic(Self::on_time);
+            }
+        }
+    }
+
+    /// Keeps what came from the network until it is known whose the instances are. What is too much is lost, and sent again.
+    fn doubt(&mut self, input: ShardInput) {
+        if self.doubted.len() < DOUBTED_MAX {
+            self.doubted.push_back(input);
         }
     }
 
@@ -155,8 +185,12 @@ impl Shard {
                     Input::Dialled { upstream, .. } => drop(self.unreachable.remove(upstream)),
                     _ => {}
                 }
-                if let Some(input) = self.look_up_path(at, input) {
+                let changes = matches!(input, Input::Dialled { .. } | Input::Addresses { .. });
+                if let Some(input) = self.keep_early(at, input).and_then(|input| self.look_up_path(at, input)) {
                     self.drive(at, input);
+                }
+                if changes {
+                    self.judge_early(at);
                 }
                 return;
             }
@@ -175,6 +209,7 @@ impl Shard {
         }
         // What a request or a verdict left to be told.
         self.settle(Instant::now());
+        self.judge_early(Instant::now());
     }
 
     fn on_time(&mut self) {
@@ -183,6 +218,9 @@ impl Shard {
             self.endpoint.handle_timeout(now);
             self.drain(now);
             self.settle(now);
+        }
+        if self.early.due().is_some_and(|due| due <= now) {
+            self.judge_early(now);
         }
         let reading = Reading::now();
         self.calls.forget_old(reading.system);
@@ -202,7 +240,10 @@ impl Shard {
         let now = Instant::now();
         let end = self.instances.next_moment().map(|at| now + Duration::from_secs(at.saturating_sub(confirmed_now())));
         let nap = now + NAP_MAX;
-        [self.due, end].into_iter().flatten().fold(nap, Instant::min)
+        if self.shared.ownership.is_doubtful(now) {
+            return now + LOOK_AGAIN;
+        }
+        [self.due, end, self.early.due()].into_iter().flatten().fold(nap, Instant::min)
     }
 
     /// Does what the endpoint wants done because of what arrived at `at`.

@@ -5,7 +5,7 @@
 //! newest. Nothing in the loop waits for the store; a request for a registration that only the store knows is handed in when it
 //! has answered.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,7 +31,7 @@ use crate::metrics::labels::StoreOperation;
 use crate::push::{Event, NoAddress};
 use crate::secret::{Aor, PushToken};
 use crate::vault::record::PushBindingRecord;
-use crate::vault::{Fence, Lookup, Sealed, StoreError};
+use crate::vault::{AorKey, Fence, Lookup, Sealed, StoreError};
 
 /// How soon a record is written again that the store did not take.
 const STORE_AGAIN: Duration = Duration::from_secs(2);
@@ -49,6 +49,8 @@ const WAITING_MAX: usize = 32;
 #[derive(Default)]
 pub(crate) struct PushBindings {
     rows: HashMap<InstanceId, Row>,
+    /// The rows of each account, which has no other name here.
+    accounts: BTreeSet<(AorKey, InstanceId)>,
     /// What waits until the store has said whether it knows a registration.
     lookups: HashMap<InstanceId, Vec<(Instant, Input)>>,
 }
@@ -59,6 +61,8 @@ pub(crate) type LookedUp = Option<(KnownPushBinding, Arc<[IpAddr]>)>;
 struct Row {
     /// What the store is to have; `None`: nothing.
     wanted: Option<(Sealed, u64)>,
+    /// Under which name its account is found.
+    aor: AorKey,
     lookup: Lookup,
     fence: Fence,
     /// The store is being asked.
@@ -86,6 +90,19 @@ impl PushBindings {
 
     pub(crate) fn sealed(&self, id: InstanceId) -> Option<&Sealed> {
         self.rows.get(&id)?.wanted.as_ref().map(|(sealed, _)| sealed)
+    }
+
+    /// The registrations of an account, in order.
+    pub(crate) fn of_account(&self, aor: AorKey) -> Vec<InstanceId> {
+        let from = (aor, InstanceId::from_bytes([0; 16]));
+        let theirs = self.accounts.range(from..).take_while(|(other, _)| *other == aor).map(|(_, id)| *id);
+        theirs.filter(|id| self.knows(*id)).collect()
+    }
+
+    fn remove(&mut self, id: InstanceId) {
+        if let Some(row) = self.rows.remove(&id) {
+            self.accounts.remove(&(row.aor, id));
+        }
     }
 }
 
@@ -230,9 +247,11 @@ impl Shard {
         let Ok(route) = Route::through(&aor, &registrar, proxy.as_deref()) else { return };
         let Ok(address) = self.shared.push.address(&push, unix_now()) else { return };
         let expires_at = unix_now() + expires.as_secs();
+        let aor = Aor::new(&aor);
+        let account = self.shared.vault.aor_key(&aor);
         let (sealed, lookup) = self.shared.vault.seal_new(instance, || PushBindingRecord {
             app: address.app,
-            aor: Aor::new(&aor),
+            aor,
             contact,
             registrar,
             proxy,
@@ -247,7 +266,16 @@ impl Shard {
             self.shared.metrics.push_registrations(1);
         }
         let place = || self.shared.quotas.count_registration(&route.server(), source);
-        let fresh = || Row { wanted: None, lookup, fence: Fence::NEW, busy: false, stale: false, _place: place() };
+        let fresh = || Row {
+            wanted: None,
+            aor: account,
+            lookup,
+            fence: Fence::NEW,
+            busy: false,
+            stale: false,
+            _place: place(),
+        };
+        self.push_bindings.accounts.insert((account, instance));
         let row = self.push_bindings.rows.entry(instance).or_insert_with(fresh);
         row.wanted = Some((sealed, expires_at));
         self.tell_store(instance);
@@ -284,7 +312,7 @@ impl Shard {
         if row.stale {
             self.tell_store(id);
         } else if row.wanted.is_none() {
-            self.push_bindings.rows.remove(&id);
+            self.push_bindings.remove(id);
         }
     }
 
@@ -302,7 +330,9 @@ impl Shard {
             return;
         };
         let _place = self.shared.quotas.count_registration(&server, None);
-        let row = Row { wanted: Some((sealed, expires_at)), lookup, fence, busy: false, stale: false, _place };
+        let aor = self.shared.vault.aor_key(&Aor::new(&registration.aor));
+        let row = Row { wanted: Some((sealed, expires_at)), aor, lookup, fence, busy: false, stale: false, _place };
+        self.push_bindings.accounts.insert((aor, id));
         self.push_bindings.rows.insert(id, row);
         self.shared.metrics.push_registrations(1);
         self.next.push_back(Input::RestorePushBinding(Box::new(RestoredPushBinding {
@@ -321,7 +351,7 @@ impl Shard {
         if end != PushBindingEnd::Expired {
             self.tell_store(id);
         } else if !row.busy {
-            self.push_bindings.rows.remove(&id);
+            self.push_bindings.remove(id);
         }
     }
 

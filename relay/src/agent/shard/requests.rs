@@ -59,6 +59,15 @@ impl Shard {
                 let _ = reply.send(ids.into_iter().filter_map(|id| self.status_of(id).ok()).collect());
             }
             Request::Adopt(new) => self.adopt(*new),
+            // `on_input` does it after every request.
+            Request::JudgeEarly => {}
+            Request::HandOver => self.drive(Instant::now(), Input::HandOver),
+            Request::NotSettled { ids, reply } => {
+                let waits = |id: &&InstanceId| {
+                    self.instances.get(**id).is_some_and(|row| row.state == InstanceState::Registering)
+                };
+                let _ = reply.send(ids.iter().filter(waits).copied().collect());
+            }
             Request::Ids(reply) => {
                 let _ = reply.send(self.instances.ids());
             }

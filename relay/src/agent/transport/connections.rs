@@ -290,8 +290,7 @@ impl Connection {
                         return Err(self.refused(Broken::NotSip));
                     }
                     self.proven = true;
-                    let tag = Endpoint::shard_of(&message).map(|tag| tag.shard(self.shards.len()));
-                    let shard = tag.unwrap_or_else(|| self.shard_of_sender(&message));
+                    let shard = self.shards.of(&message).unwrap_or_else(|| self.shard_of_sender(&message));
                     self.home.get_or_insert(shard);
                     (shard, Input::Received { source: self.source, message })
                 }

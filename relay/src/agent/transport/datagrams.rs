@@ -38,7 +38,7 @@ fn deliver(datagram: &Datagram, limits: &Limits, shards: &Shards, metrics: &Metr
         metrics.sip_refused(SipRefusal::Malformed);
         return;
     };
-    let shard = Endpoint::shard_of(&message).map_or(0, |tag| tag.shard(shards.len()));
+    let shard = shards.of(&message).unwrap_or(0);
     let source = Source { flow, side: Side::Upstream, transport: Transport::Udp, peer };
     shards.offer(shard, ShardInput::Sip { at: Instant::now(), input: Input::Received { source, message } });
 }

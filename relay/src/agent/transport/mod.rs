@@ -5,16 +5,18 @@
 //! | [`connections`], [`framing`] | one stream connection, and the messages in its bytes |
 //! | [`listeners`] | what devices and SIP servers connect to |
 //! | [`datagrams`] | the upstream UDP socket |
+//! | [`invite_shards`] | which shard has the INVITE that a CANCEL or an ACK is for |
 //! | [`dial`], [`targets`] | opening a flow to a SIP server, and which of its addresses is tried next |
 //! | [`upstreams`] | SIP servers by number |
 //!
 //! Invariant: nothing here knows an instance or a secret. What is read becomes a message for the shard that the message
-//! itself names.
+//! itself names, or that has its transaction.
 
 pub(crate) mod connections;
 pub(crate) mod datagrams;
 pub(crate) mod dial;
 pub(crate) mod framing;
+pub(crate) mod invite_shards;
 pub(crate) mod listeners;
 pub(crate) mod targets;
 pub(crate) mod upstreams;

@@ -257,7 +257,7 @@ impl Round {
                 fence: Fence::from_number(fence),
                 owned: true,
                 owner: owner.clone(),
-                taken_from: Owner::parse(&earlier).map(|earlier| earlier.node).filter(|node| *node != owner.node),
+                taken_from: Owner::parse(&earlier).filter(|earlier| earlier.node != owner.node),
             },
         ));
         Ok(())

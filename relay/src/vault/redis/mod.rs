@@ -242,6 +242,16 @@ impl RedisStore {
         Ok(run.as_deref() == Some(&owner.run))
     }
 
+    pub async fn living_peers(&self, owner: &Owner) -> Result<usize, StoreError> {
+        let nodes: Vec<String> = self.link.ask(::redis::cmd("SMEMBERS").arg(NODES_KEY)).await?;
+        let mut living = 0;
+        for node in nodes.iter().filter(|node| **node != *owner.node) {
+            let run: Option<String> = self.link.ask(::redis::cmd("GET").arg(lease_key(node))).await?;
+            living += usize::from(run.is_some_and(|run| run != RELEASED));
+        }
+        Ok(living)
+    }
+
     pub async fn release_lease(&self, owner: &Owner) -> Result<(), StoreError> {
         let mut release = SCRIPTS.release.key(lease_key(&owner.node));
         self.link.ask(release.arg(&*owner.run).arg(RELEASED).arg(millis(self.lease))).await

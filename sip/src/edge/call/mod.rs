@@ -75,11 +75,13 @@ struct Target {
     attached: bool,
     /// No push reaches it; it counts only while it is attached.
     unreachable: bool,
+    /// It says that it has the INVITE already (482): a push would tell it nothing.
+    has_it: bool,
 }
 
 impl Target {
     fn new(instance: InstanceId) -> Self {
-        Self { instance, state: CallState::Waking, woken: false, attached: false, unreachable: false }
+        Self { instance, state: CallState::Waking, woken: false, attached: false, unreachable: false, has_it: false }
     }
 }
 
@@ -405,7 +407,8 @@ impl Call {
     pub fn silent(&self, now: Instant) -> Vec<InstanceId> {
         let due = self.arrived + self.timing.no_response <= now;
         let alive = |instance| self.legs.iter().any(|leg| leg.instance == instance && leg.phase == Phase::Alive);
-        let silent = self.targets.iter().filter(|target| due && !target.woken && !alive(target.instance));
+        let silent =
+            self.targets.iter().filter(|target| due && !target.woken && !target.has_it && !alive(target.instance));
         silent.map(|target| target.instance).collect()
     }
 
@@ -611,11 +614,18 @@ impl Call {
         if self.state.is_given_up() {
             return self.after_a_loss();
         }
-        // 482: the device takes the second leg for a copy of the first (RFC 3261 §8.2.2.2); it may still come back.
-        if self.state.is_final() || status == 482 || self.has_live_leg(instance) && status < 600 {
+        if self.state.is_final() || self.has_live_leg(instance) && status < 600 {
             return Outcome::Ignore;
         }
+        let legs = self.legs.iter().filter(|leg| leg.instance == instance).count();
         let Some(target) = self.open(instance) else { return Outcome::Ignore };
+        // The device has the INVITE already, or has answered it (RFC 3261 §8.2.2.2). Where it came by this call, it takes the
+        // second leg for a copy of the first, and may still come back; else by another branch of its server's fork, which says
+        // what became of it.
+        target.has_it = status == 482;
+        if target.has_it && legs > 1 {
+            return Outcome::Ignore;
+        }
         target.state = CallState::Declined;
         self.changes.push((instance, CallState::Declined));
         if let Stage::Waiting(invite) = &mut self.stage {

@@ -88,13 +88,13 @@ fn a_call_walks_every_row_of_its_table() {
         (Waking, 200, Outcome::Answer, Answered),
         (Waking, 486, Outcome::Fail, Declined),
         (Waking, 603, Outcome::Fail, Declined),
-        (Waking, 482, Outcome::Ignore, Waking),
+        (Waking, 482, Outcome::Fail, Declined),
         (Ringing, 100, Outcome::Ignore, Ringing),
         (Ringing, 183, Outcome::Pass, Ringing),
         (Ringing, 202, Outcome::Answer, Answered),
         (Ringing, 302, Outcome::Fail, Declined),
         (Ringing, 603, Outcome::Fail, Declined),
-        (Ringing, 482, Outcome::Ignore, Ringing),
+        (Ringing, 482, Outcome::Fail, Declined),
     ] {
         let mut pending = in_state(now, from);
         assert_eq!(pending.on_response(now, branch(1), &response(status), ANSWER), outcome, "{from:?} {status}");

@@ -148,6 +148,12 @@ impl Upstreams {
         upstream.trusted.iter().any(|trusted| trusted.to_canonical() == ip.to_canonical())
     }
 
+    /// Whether it is known by its addresses, so that its requests can be told from others'.
+    pub(super) fn is_known(&self, id: UpstreamId) -> bool {
+        let known = |upstream: &Upstream| matches!(upstream.link, Link::Up { .. }) || !upstream.trusted.is_empty();
+        self.rows.get(&id).is_some_and(known)
+    }
+
     /// The SIP server has answered.
     pub(super) fn note_heard(&mut self, now: Instant, id: UpstreamId) {
         if let Some(upstream) = self.rows.get_mut(&id) {

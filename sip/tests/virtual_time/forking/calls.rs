@@ -2,7 +2,7 @@
 
 use sip::endpoint::CallState::{AnsweredElsewhere, Cancelled, Declined, TimedOut};
 use sip::endpoint::*;
-use sip::id::FlowId;
+use sip::id::{BindingId, FlowId, ShardTag};
 use sip::message::Name;
 
 use super::*;
@@ -307,4 +307,49 @@ fn requests_inside_the_dialog_go_to_the_device_that_answered() {
     );
     assert_eq!(to_device(&world, 2, "BYE").call_id(), Some("call-1"));
     assert_eq!(world.count("BYE"), 1);
+}
+
+/// A server that forks to a stale second Contact of a phone, too: each branch gets its own final answer at once.
+#[test]
+fn a_device_that_has_a_call_already_ends_the_other_branch_of_a_fork_without_a_push() {
+    for first in [486, 180] {
+        let mut world = World::registered();
+        let stale = BindingId::new(0x77 << 64, ShardTag(0));
+        world.bind_another(stale, device(2));
+        world.respond(200, &[("Contact", &format!("<sip:{stale}@relay.test:5070>;expires=600"))]);
+        attach(&mut world, 1);
+        attach(&mut world, 2);
+        world.sent.clear();
+        let (source, text) = (world.upstream, world.invite_text("forked"));
+        world.receive(source, &text);
+        answer(&mut world, 1, first);
+        let other = text.replace("z9hG4bKserver.forked", "z9hG4bKother.forked");
+        world.receive(source, &other.replace(&world.binding.to_string(), &stale.to_string()));
+        answer(&mut world, 2, 482);
+        let expected = if first == 486 { vec![486, 482] } else { vec![482] };
+        assert_eq!(finals(&world), expected, "{:?}", world.descriptions());
+        world.advance(seconds(20));
+        assert!(finals(&world).iter().all(|status| expected.contains(status)), "{:?}", world.descriptions());
+        assert_eq!(world.wakes().len(), 0, "nobody is pushed for it");
+    }
+}
+
+#[test]
+fn a_device_that_takes_its_second_leg_for_a_copy_is_waited_for_without_a_push() {
+    let mut world = devices(1);
+    attach(&mut world, 1);
+    world.invite("call-1");
+    world.input(Input::Closed(FlowId::Stream(1)));
+    let pushes = world.wakes().len();
+    let own = world.instance;
+    world.attach(2);
+    let second = to_device(&world, 2, "INVITE");
+    let source = world.device(2);
+    world.reply(source, &second, 482, &[], "");
+    world.advance(seconds(5));
+    assert_eq!((finals(&world), world.wakes().len()), (vec![], pushes));
+    world.attach(3);
+    assert_eq!(world.instance, own);
+    answer(&mut world, 3, 200);
+    assert_eq!(finals(&world), [200]);
 }

@@ -13,6 +13,7 @@ mod handover;
 mod moments;
 mod pushes;
 mod ringing;
+mod shards;
 mod websocket;
 
 /// What a test comes to: nothing was missed.

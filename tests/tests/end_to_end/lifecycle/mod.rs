@@ -18,6 +18,7 @@ mod dead_tokens;
 mod ends;
 mod flows;
 mod ha1;
+mod hand_over;
 mod lease;
 mod nodes;
 mod outages;
@@ -34,9 +35,10 @@ async fn contacts(stage: &Stage, count: usize) -> Outcome {
     stage.registrar.await_contacts(&stage.aor(), count, STEP).await.map(drop)
 }
 
-/// What the store holds beside the nodes' own leases.
+/// What the store holds beside what the nodes hold there of themselves.
 fn records(redis: &RedisServer) -> Vec<String> {
-    let of_nodes = |key: &String| key == "sipwake:nodes" || key.starts_with("sipwake:lease");
+    const OF_NODES: [&str; 4] = ["sipwake:nodes", "sipwake:lease:", "sipwake:note:", "sipwake:letters:"];
+    let of_nodes = |key: &String| OF_NODES.iter().any(|prefix| key.starts_with(prefix));
     redis.keys().into_iter().filter(|key| !of_nodes(key)).collect()
 }
 

@@ -1,0 +1,77 @@
+//! What this node knows of its own ownership, for every shard to see.
+//!
+//! | state | since | what a shard does |
+//! | --- | --- | --- |
+//! | claiming | the start, and until what was taken over has met its SIP server | requests for what is not here, or not served yet, wait |
+//! | doubtful | the lease was renewed last a whole lease ago: the process stood still | nothing from the network is acted on until the store has spoken |
+//!
+//! A store that is away is no doubt: then a node goes on with what it has.
+//!
+//! Invariant: looking costs two loads of an atomic, and waits for nobody.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use crate::vault::LEASE;
+
+/// What is known.
+pub struct Ownership {
+    /// How many claims are under way; the first one is from the start.
+    claims: AtomicUsize,
+    began: Instant,
+    /// When the store spoke last of the lease, or was found away, in milliseconds since `began`.
+    sure_at: AtomicU64,
+}
+
+impl Default for Ownership {
+    /// Of a node that starts.
+    fn default() -> Self {
+        Self { claims: AtomicUsize::new(1), began: Instant::now(), sure_at: AtomicU64::new(0) }
+    }
+}
+
+impl Ownership {
+    /// Whether something may be on its way here.
+    pub fn is_claiming(&self) -> bool {
+        self.claims.load(Ordering::Relaxed) > 0
+    }
+
+    pub(super) fn begin_claim(&self) {
+        self.claims.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether it was the last one.
+    pub(super) fn end_claim(&self) -> bool {
+        self.claims.fetch_sub(1, Ordering::Relaxed) == 1
+    }
+
+    /// Whether another node may own by now what is here.
+    pub fn is_doubtful(&self, now: Instant) -> bool {
+        let since = now.saturating_duration_since(self.began).as_millis() as u64;
+        since.saturating_sub(self.sure_at.load(Ordering::Relaxed)) > LEASE.as_millis() as u64
+    }
+
+    /// The store has spoken of the lease, or is away.
+    pub(super) fn be_sure(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.began).as_millis() as u64;
+        self.sure_at.store(since, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_node_that_stood_still_for_a_lease_is_in_doubt_until_the_store_has_spoken() {
+        let ownership = Ownership::default();
+        let start = ownership.began;
+        assert!(!ownership.is_doubtful(start + LEASE));
+        let late = start + LEASE + Duration::from_secs(1);
+        assert!(ownership.is_doubtful(late));
+        ownership.be_sure(late);
+        assert!(!ownership.is_doubtful(late + LEASE) && ownership.is_doubtful(late + LEASE * 2));
+    }
+}

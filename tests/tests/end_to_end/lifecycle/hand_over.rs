@@ -1,0 +1,176 @@
+//! A node leaves, restarts or stands still while calls come: none is lost, and none is pushed twice.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use tests::api_client::Instance;
+use tests::board::Missed;
+use tests::caller::{CallOptions, Caller};
+use tests::redis_server::RedisServer;
+use tests::relay_process::RelayProcess;
+use tests::relay_setup::Ports;
+use tests::scene::{SOON, Scene, TOKEN};
+
+use super::Outcome;
+
+const PASSWORD: &str = "a password of theirs";
+/// Few enough that each device's call budget suffices.
+const ACCOUNTS: usize = 10;
+
+/// Some accounts that are lent to the first node of several.
+struct Callees {
+    scene: Scene,
+    aors: Vec<String>,
+    instances: Vec<Instance>,
+}
+
+impl Callees {
+    async fn enabled(redis: &RedisServer) -> Result<Self, Missed> {
+        let names: Vec<String> = (0..ACCOUNTS).map(|n| format!("u{n}")).collect();
+        let accounts: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), PASSWORD)).collect();
+        let scene = Scene::among(&accounts, |setup| setup.store = redis.url()).await?;
+        let (mut aors, mut instances) = (Vec::new(), Vec::new());
+        for name in &names {
+            let mut wish = scene.wish(TOKEN);
+            wish["account"]["aor"] = json!(scene.registrar.aor(name));
+            wish["account"]["auth_username"] = json!(name);
+            wish["account"]["password"] = json!(PASSWORD);
+            instances.push(scene.enable_as(&wish).await?);
+            aors.push(scene.registrar.aor(name));
+        }
+        Ok(Self { scene, aors, instances })
+    }
+
+    async fn second_node(&self) -> Result<RelayProcess, Missed> {
+        let mut setup = self.scene.relay.setup().clone();
+        setup.ports = Ports::default();
+        RelayProcess::start(setup).await
+    }
+
+    /// One call after the other, to one account after the other, until `end`.
+    async fn calls_until(&self, end: impl Future<Output = Outcome>) -> Result<Vec<Call>, Missed> {
+        const EVERY: Duration = Duration::from_millis(60);
+        let (begun, mut calls, mut ticks) = (Instant::now(), Vec::new(), tokio::time::interval(EVERY));
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                ended = &mut end => {
+                    ended?;
+                    return Ok(calls);
+                }
+                _ = ticks.tick() => {
+                    let aor = &self.aors[calls.len() % ACCOUNTS];
+                    calls.push(ring(self.scene.registrar.call(aor, &CallOptions::default())?, begun.elapsed()));
+                }
+            }
+        }
+    }
+
+    /// Each call has rung: its push was accepted. No call was pushed twice.
+    async fn all_rang(&self, calls: Vec<Call>) -> Outcome {
+        let count = calls.len();
+        for call in calls {
+            call.await.map_err(|error| Missed::new("a call", error.to_string()))??;
+        }
+        let mut pushes = BTreeMap::new();
+        while let Some(push) = self.scene.apns.next_push(Duration::from_millis(300)).await {
+            let call = push.payload["sipwake"]["call"].as_str().unwrap_or_default().to_owned();
+            *pushes.entry(call).or_insert(0) += 1;
+        }
+        assert!(pushes.values().all(|count| *count == 1), "{pushes:?}");
+        assert_eq!(pushes.len(), count, "a push for each call");
+        Ok(())
+    }
+}
+
+/// A call that is to ring, and is cancelled then.
+type Call = tokio::task::JoinHandle<Outcome>;
+
+fn ring(caller: Caller, at: Duration) -> Call {
+    tokio::spawn(async move {
+        caller.expect(180, SOON).await.map_err(|missed| {
+            Missed::new("180", format!("the call that began after {at:?} got {:?}: {missed}", caller.responses()))
+        })?;
+        caller.cancel().await?;
+        caller.final_response(SOON).await.map(drop)
+    })
+}
+
+/// A while, in which calls go on coming.
+async fn meanwhile(seconds: f32) {
+    tokio::time::sleep(Duration::from_secs_f32(seconds)).await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_told_to_end_hands_its_instances_over_and_no_call_is_lost() -> Outcome {
+    let redis = RedisServer::start();
+    let callees = Callees::enabled(&redis).await?;
+    let other = callees.second_node().await?;
+    let leaves = async {
+        meanwhile(0.6).await;
+        let status = callees.scene.relay.terminate(SOON).await?;
+        assert!(status.success(), "{status:?}");
+        meanwhile(0.6).await;
+        Ok(())
+    };
+    let calls = callees.calls_until(leaves).await?;
+    callees.all_rang(calls).await?;
+    for (aor, instance) in callees.aors.iter().zip(&callees.instances) {
+        assert_eq!(callees.scene.registrar.contacts(aor).len(), 1, "the Contact of the node that left is gone");
+        assert_eq!(other.api().read(instance).await?.json()["registration"]["state"], "registered");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn calls_that_come_while_a_node_starts_again_wait_for_their_instances() -> Outcome {
+    let redis = RedisServer::start();
+    let mut callees = Callees::enabled(&redis).await?;
+    callees.scene.relay.kill_9().await?;
+    callees.scene.relay.relaunch()?;
+    // The first calls come with the first connection that the new run accepts.
+    let mut calls = Vec::new();
+    for aor in &callees.aors {
+        let relay = callees.scene.relay.upstream(tests::wire::Transport::Tls);
+        let caller = loop {
+            match callees.scene.registrar.call_anew(aor, relay, &CallOptions::default()).await {
+                Ok(caller) => break caller,
+                Err(_) => meanwhile(0.01).await,
+            }
+        };
+        calls.push(ring(caller, Duration::ZERO));
+    }
+    callees.all_rang(calls).await
+}
+
+#[tokio::test]
+async fn a_node_that_stood_still_longer_than_its_lease_pushes_nothing_that_another_one_has_pushed() -> Outcome {
+    let redis = RedisServer::start();
+    let callees = Callees::enabled(&redis).await?;
+    let other = callees.second_node().await?;
+    let pid = Pid::from_raw(callees.scene.relay.pid().cast_signed()).ok_or_else(|| Missed::new("a process", "none"))?;
+    kill_process(pid, Signal::STOP).map_err(|error| Missed::new("SIGSTOP", error.to_string()))?;
+    // Calls wait in its socket, and are not answered; their SIP server calls the other node.
+    let waiting: Vec<Caller> =
+        callees.aors.iter().filter_map(|aor| callees.scene.registrar.call(aor, &CallOptions::default()).ok()).collect();
+    assert_eq!(waiting.len(), ACCOUNTS);
+    callees
+        .scene
+        .until("the other node has all", || async {
+            (other.metric("sipwake_instances{state=\"registered\"}").await == Some(ACCOUNTS as f64)).then_some(())
+        })
+        .await?;
+    kill_process(pid, Signal::CONT).map_err(|error| Missed::new("SIGCONT", error.to_string()))?;
+    for caller in &waiting {
+        let refused = caller.final_response(SOON).await?;
+        assert!(matches!(refused.status(), Some(404 | 480 | 503)), "{refused:?}");
+    }
+    assert!(callees.scene.apns.next_push(Duration::from_millis(300)).await.is_none(), "it owns none of them");
+    let mut calls = Vec::new();
+    for aor in &callees.aors {
+        calls.push(ring(callees.scene.registrar.call(aor, &CallOptions::default())?, Duration::ZERO));
+    }
+    callees.all_rang(calls).await
+}
