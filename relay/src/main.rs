@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
-use relay::cli::{CommandError, device, instances};
+use relay::cli::{CommandError, device, doctor, instances};
 use relay::config::{Config, Problem};
 use relay::secret::ZeroOnFree;
 use relay::serve::check::check;
@@ -56,6 +56,7 @@ enum Command {
         config: PathBuf,
     },
     Device(device::Device),
+    Doctor(doctor::Doctor),
     Instances(instances::Instances),
 }
 
@@ -76,6 +77,10 @@ fn main() -> ExitCode {
         Command::Device(device) => {
             protect_memory();
             ended(runtime.block_on(device::run(device)))
+        }
+        Command::Doctor(doctor) => {
+            protect_memory();
+            ended(runtime.block_on(doctor::run(doctor)))
         }
         Command::Instances(instances) => ended(runtime.block_on(instances::run(instances))),
     }

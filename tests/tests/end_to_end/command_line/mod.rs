@@ -10,6 +10,7 @@ use tests::scratch::Scratch;
 use tests::{apns, fcm};
 
 mod device;
+mod doctor;
 mod instances;
 
 fn sipwake(arguments: &[&str]) -> Output {
@@ -44,6 +45,7 @@ fn bad_usage_is_2_and_an_error_at_the_start_is_1() {
         &["serve", "--help"],
         &["check", "--help"],
         &["device", "--help"],
+        &["doctor", "--help"],
         &["instances", "--help"],
         &["instances", "list", "--help"],
         &["--version"],

@@ -16,6 +16,7 @@ use relay::api::device_body::LifetimeRange;
 use relay::api::limits::Limits;
 use relay::api::{Api, Settings};
 use relay::config::DomainRules;
+use relay::doctor::{Finding, Patient, Report, Verdict};
 use relay::domain::{MessageOutcome, PushOutcome, PushProvider};
 use relay::metrics::Metrics;
 use relay::push::Event;
@@ -23,7 +24,7 @@ use relay::secret::Aor;
 use relay::secret::{ApiKey, InstanceSecret};
 use relay::service::nodes::{Body, NodeService};
 use relay::service::types::*;
-use relay::service::{AppService, DeviceService, OperatorService, SipServerService};
+use relay::service::{AppService, DeviceService, ExamineError, OperatorService, SipServerService};
 use relay::vault::Owner;
 use relay::vault::items::{Counts, Message, MissedCall};
 use relay::vault::record::{Presence, Provider, WakeFor};
@@ -210,6 +211,12 @@ fn listed() -> Listed {
 }
 
 impl AppService for Scripted {
+    async fn examine(&self, _source: std::net::IpAddr, patient: Patient) -> Result<Report, ExamineError> {
+        let verdict = if patient.credentials.is_some() { Verdict::Good } else { Verdict::Bad };
+        let finding = Finding { step: "register", verdict, what: patient.aor.len().to_string(), remedy: None };
+        Ok(Report { findings: vec![finding], proof: None })
+    }
+
     async fn enable(&self, app: &str, _source: std::net::IpAddr, wish: Enable) -> Result<Enabled, EnableError> {
         let (refuse, slow) = self.with(|script| (script.refuse, script.slow));
         if let Some(error) = refuse {
