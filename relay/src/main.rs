@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
-use relay::cli::{CommandError, device, instances};
+use relay::cli::{CommandError, device, instances, trace};
 use relay::config::{Config, Problem};
 use relay::secret::ZeroOnFree;
 use relay::serve::check::check;
@@ -57,6 +57,7 @@ enum Command {
     },
     Device(device::Device),
     Instances(instances::Instances),
+    Trace(trace::Trace),
 }
 
 fn main() -> ExitCode {
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
             ended(runtime.block_on(device::run(device)))
         }
         Command::Instances(instances) => ended(runtime.block_on(instances::run(instances))),
+        Command::Trace(trace) => ended(runtime.block_on(trace::run(trace))),
     }
 }
 

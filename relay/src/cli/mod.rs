@@ -5,6 +5,7 @@
 //! | [`device`] | `sipwake device`: enable, wait, answer or decline, disable |
 //! | `password` | a password that never stands among the arguments |
 //! | [`instances`] | `sipwake instances`: list, show, wipe, export |
+//! | [`trace`] | `sipwake trace`: one instance's SIP for a while, as pcapng |
 //! | `https` | a request to a relay |
 //!
 //! Invariant: a command is a client like any other: it knows of the relay what the contract says, and nothing of the
@@ -14,6 +15,7 @@ pub mod device;
 mod https;
 pub mod instances;
 mod password;
+pub mod trace;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -23,6 +23,7 @@
 //! | `dialogs` | `DialogForwarding` | requests inside a dialog, in both directions |
 //! | [`parked`] | `ParkedRequests` | those of them that wait for a peer without a flow |
 //! | [`messages`] | `Messages` | MESSAGEs outside a dialog |
+//! | `traced` | | what a message says of the instance that it is about |
 //! | `notify` | | NOTIFYs outside a dialog, OPTIONS |
 //! | [`forwarded_registers`] | `ForwardedRegisters` | REGISTERs that are forwarded to another SIP server |
 //! | [`push_bindings`] | `PushBindings` | registrations made by them, whose devices are pushed (RFC 8599) |
@@ -49,6 +50,7 @@ mod pushed;
 mod requests;
 mod settings;
 mod subscriptions;
+mod traced;
 mod upstreams;
 
 use std::time::Instant;
