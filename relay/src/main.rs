@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
-use relay::cli::{CommandError, device, doctor, instances};
+use relay::cli::{CommandError, device, doctor, instances, trace};
 use relay::config::{Config, Problem};
 use relay::secret::ZeroOnFree;
 use relay::serve::check::check;
@@ -58,6 +58,7 @@ enum Command {
     Device(device::Device),
     Doctor(doctor::Doctor),
     Instances(instances::Instances),
+    Trace(trace::Trace),
 }
 
 fn main() -> ExitCode {
@@ -83,6 +84,7 @@ fn main() -> ExitCode {
             ended(runtime.block_on(doctor::run(doctor)))
         }
         Command::Instances(instances) => ended(runtime.block_on(instances::run(instances))),
+        Command::Trace(trace) => ended(runtime.block_on(trace::run(trace))),
     }
 }
 

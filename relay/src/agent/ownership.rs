@@ -19,7 +19,7 @@ pub struct Ownership {
     /// How many claims are under way; the first one is from the start.
     claims: AtomicUsize,
     began: Instant,
-    /// When the store spoke last of the lease, or was found away, in milliseconds since `began`.
+    /// When the store was asked that spoke last of the lease, or was away, in milliseconds since `began`.
     sure_at: AtomicU64,
 }
 
@@ -51,9 +51,9 @@ impl Ownership {
         since.saturating_sub(self.sure_at.load(Ordering::Relaxed)) > LEASE.as_millis() as u64
     }
 
-    /// The store has spoken of the lease, or is away.
-    pub(super) fn be_sure(&self, now: Instant) {
-        let since = now.saturating_duration_since(self.began).as_millis() as u64;
+    /// The store, asked at this time, has spoken of the lease, or is away.
+    pub(super) fn be_sure(&self, asked_at: Instant) {
+        let since = asked_at.saturating_duration_since(self.began).as_millis() as u64;
         self.sure_at.store(since, Ordering::Relaxed);
     }
 }

@@ -35,6 +35,7 @@ pub mod json;
 pub mod limits;
 pub mod problem;
 pub mod sip_uri;
+pub(crate) mod trace;
 pub mod views;
 mod wake;
 pub mod wake_body;
@@ -171,6 +172,12 @@ pub enum Endpoint {
     Export,
     /// Send a test push.
     Test,
+    /// Record the instance's SIP.
+    BeginTrace,
+    /// What was recorded.
+    Trace,
+    /// Erase it.
+    EndTrace,
     /// The description of all this.
     OpenApi,
 }
@@ -194,17 +201,21 @@ impl Endpoint {
         Self::Timeline,
         Self::Export,
         Self::Test,
+        Self::BeginTrace,
+        Self::Trace,
+        Self::EndTrace,
         Self::OpenApi,
     ];
 
     /// The method.
     pub fn method(self) -> Method {
         match self {
-            Self::Enable | Self::Progress | Self::Decline | Self::Test | Self::Wake | Self::Doctor => Method::POST,
+            Self::Enable | Self::Progress | Self::Decline | Self::Test | Self::Wake => Method::POST,
+            Self::Doctor | Self::BeginTrace => Method::POST,
             Self::Read | Self::Call | Self::OpenApi => Method::GET,
-            Self::Messages | Self::MissedCalls | Self::Timeline | Self::Export => Method::GET,
+            Self::Messages | Self::MissedCalls | Self::Timeline | Self::Export | Self::Trace => Method::GET,
             Self::Change => Method::PATCH,
-            Self::Disable | Self::ForgetMessage | Self::ForgetMissedCall => Method::DELETE,
+            Self::Disable | Self::ForgetMessage | Self::ForgetMissedCall | Self::EndTrace => Method::DELETE,
         }
     }
 
@@ -225,6 +236,7 @@ impl Endpoint {
             Self::Timeline => "/v1/instances/{id}/timeline",
             Self::Export => "/v1/instances/{id}/export",
             Self::Test => "/v1/instances/{id}/test",
+            Self::BeginTrace | Self::Trace | Self::EndTrace => "/v1/instances/{id}/trace",
             Self::OpenApi => "/v1/openapi.json",
         }
     }
@@ -234,9 +246,10 @@ impl Endpoint {
     const fn ends_connection(self) -> bool {
         match self {
             Self::Enable | Self::Change | Self::Disable | Self::Doctor => true,
-            Self::Messages | Self::MissedCalls | Self::Export => true,
+            Self::Messages | Self::MissedCalls | Self::Export | Self::Trace => true,
             Self::Read | Self::Call | Self::Progress | Self::Decline | Self::OpenApi => false,
             Self::ForgetMessage | Self::ForgetMissedCall | Self::Timeline | Self::Test | Self::Wake => false,
+            Self::BeginTrace | Self::EndTrace => false,
         }
     }
 }
@@ -259,6 +272,9 @@ fn method_router<E: ApiService>(endpoint: Endpoint) -> MethodRouter<Api<E>> {
         Endpoint::Timeline => routing::get(device_handlers::timeline::<E>),
         Endpoint::Export => routing::get(device_handlers::export::<E>),
         Endpoint::Test => routing::post(device_handlers::test::<E>),
+        Endpoint::BeginTrace => routing::post(trace::begin::<E>),
+        Endpoint::Trace => routing::get(trace::fetch::<E>),
+        Endpoint::EndTrace => routing::delete(trace::end::<E>),
         Endpoint::OpenApi => routing::get(handlers::openapi),
     }
 }

@@ -6,6 +6,7 @@
 //! | [`doctor`] | `sipwake doctor`: what would go wrong with an account |
 //! | `password` | a password that never stands among the arguments |
 //! | [`instances`] | `sipwake instances`: list, show, wipe, export |
+//! | [`trace`] | `sipwake trace`: one instance's SIP for a while, as pcapng |
 //! | `https` | a request to a relay |
 //!
 //! Invariant: a command is a client like any other: it knows of the relay what the contract says, and nothing of the
@@ -16,6 +17,7 @@ pub mod doctor;
 mod https;
 pub mod instances;
 mod password;
+pub mod trace;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -39,6 +39,7 @@ pub mod nodes;
 mod operators;
 mod resume;
 mod sip_servers;
+mod traces;
 pub mod types;
 mod views;
 mod wake;

@@ -57,9 +57,10 @@ impl super::Service {
             }
             if it.is_leaving() {
                 // What is here is served until the end, whoever owns it by now.
-                agent.be_sure();
+                agent.be_sure(Instant::now());
                 continue;
             }
+            let asked_at = Instant::now();
             let held = it.timed(StoreOperation::Lease, it.dependencies.vault.hold_lease()).await;
             it.dependencies.metrics.store_up(held.is_ok());
             told(held.is_ok());
@@ -69,7 +70,7 @@ impl super::Service {
                 Ok(Lease::Held) => {}
                 Err(ref error) => tracing::warn!(%error, "the lease of this node could not be renewed"),
             }
-            agent.be_sure();
+            agent.be_sure(asked_at);
             if held.is_ok() {
                 if was_away {
                     // What it holds may be older than a wipe.
@@ -89,7 +90,7 @@ impl super::Service {
         }
         // The drain waits for calls, and they are served.
         loop {
-            agent.be_sure();
+            agent.be_sure(Instant::now());
             ticks.tick().await;
         }
     }

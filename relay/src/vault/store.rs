@@ -12,10 +12,10 @@ use super::seal::Sealed;
 use crate::random;
 
 /// How long a node's lease lasts without being renewed.
-pub const LEASE: Duration = Duration::from_secs(5);
+pub const LEASE: Duration = Duration::from_secs(4);
 
 /// How often a node renews its lease: several times within it, so that one answer that is lost costs nothing.
-pub const RENEWAL: Duration = Duration::from_secs(1);
+pub const RENEWAL: Duration = Duration::from_millis(800);
 
 /// The longest that one operation of the store takes, connecting included, before it is [`StoreError::Away`].
 pub const OPERATION_LIMIT: Duration = Duration::from_secs(1);

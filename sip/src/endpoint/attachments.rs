@@ -99,6 +99,11 @@ impl Attachments {
         self.flows.entry(flow).or_default();
     }
 
+    /// Whether a flow is a device's.
+    pub(super) fn knows_flow(&self, flow: FlowId) -> bool {
+        self.flows.contains_key(&flow)
+    }
+
     /// How many instances a flow carries beside this one.
     pub(super) fn carried_by(&self, flow: FlowId, beside: InstanceId) -> usize {
         let carried = self.flows.get(&flow).map(|state| &state.instances[..]).unwrap_or_default();

@@ -24,6 +24,7 @@
 //! | [`outgoing`] | `Outgoing` | requests that a device begins, to its own SIP server |
 //! | [`parked`] | `ParkedRequests` | those of them that wait for a peer without a flow |
 //! | [`messages`] | `Messages` | MESSAGEs outside a dialog |
+//! | `traced` | | what a message says of the instance that it is about |
 //! | `notify` | | NOTIFYs outside a dialog, OPTIONS |
 //! | [`forwarded_registers`] | `ForwardedRegisters` | REGISTERs that are forwarded to another SIP server |
 //! | [`push_bindings`] | `PushBindings` | registrations made by them, whose devices are pushed (RFC 8599) |
@@ -51,6 +52,7 @@ mod pushed;
 mod requests;
 mod settings;
 mod subscriptions;
+mod traced;
 mod upstreams;
 
 use std::time::Instant;

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use relay::clock::{DAY_S, unix_now};
 use relay::secret::{Aor, InstanceSecret, Password, PushToken};
+use relay::vault::letters::Letter;
 use relay::vault::record::{Account, Device, Presence, Proof, Provider, PushTarget, Record, WakeFor};
 use relay::vault::{
-    AwayReason, Fence, Keyring, Lease, Lookup, MAX_LIFETIME_S, OPERATION_LIMIT, Settings, StoreError, Stored, Vault,
+    AwayReason, Fence, Keyring, Lease, Lookup, MAX_LIFETIME_S, OPERATION_LIMIT, Owner, Settings, StoreError, Stored,
+    Vault,
 };
 use sip::id::{BindingId, InstanceId, ShardTag};
 use tests::redis_server::RedisServer;
@@ -69,7 +71,7 @@ fn record(user: &str) -> Record {
     let push = |token: &str| PushTarget {
         provider: Provider::ApnsProduction,
         token: PushToken::new(&format!("{token}-{user}")),
-        confirmed_at: 1_795_000_000,
+        confirmed_at_ms: 1_795_000_000,
     };
     Record {
         app: "com.example.phone".into(),
@@ -589,6 +591,49 @@ async fn a_redis_that_was_away_for_long_does_not_make_nodes_rob_each_other() {
     assert_eq!(a.hold_lease().await, Ok(Lease::Lapsed));
     assert_eq!(claim_all(&b, 10).await, []);
     assert!(load(&a, 1).await.expect("stored").owned);
+}
+
+#[tokio::test]
+async fn a_redis_that_somebody_flushes_does_not_make_nodes_rob_each_other() {
+    let bench = Bench::redis();
+    let (a, b) = (bench.node("a"), bench.node("b"));
+    // As long as the connection must have served before a missing lease counts.
+    let until = Instant::now() + LEASE * 2;
+    while Instant::now() < until {
+        a.hold_lease().await.expect("leased");
+        b.hold_lease().await.expect("leased");
+        tokio::time::sleep(LEASE / 10).await;
+    }
+    enable(&a, 1, "alice").await;
+    bench.server().ask::<()>(redis::cmd("DEL").arg("sipwake:lease:a").arg("sipwake:lease:b"));
+    assert_eq!(claim_all(&b, 10).await, [], "missing, but not for long");
+    assert_eq!(a.hold_lease().await, Ok(Lease::Lapsed));
+    assert_eq!(claim_all(&b, 10).await, []);
+    assert!(load(&a, 1).await.expect("stored").owned);
+}
+
+#[tokio::test]
+async fn a_letter_is_for_one_run_is_read_once_and_says_nothing_to_who_reads_the_store() {
+    let bench = Bench::redis();
+    let (a, b) = (bench.node("a"), bench.node("b"));
+    let (earlier, list) = (bench.node("b"), format!("sipwake:letters:{}", b.owner()));
+    let ask = || Letter::Ask { number: [7; 16], from: a.owner().clone(), body: b"hush".to_vec().into() };
+    a.write_letter(b.owner(), &ask()).await.expect("written");
+    let raw: Vec<Vec<u8>> = bench.server().ask(redis::cmd("LRANGE").arg(&list).arg(0).arg(-1));
+    assert!(raw.len() == 1 && !raw[0].windows(4).any(|some| some == b"hush"), "sealed");
+    assert!(bench.server().ask::<i64>(redis::cmd("PTTL").arg(&list)) > 0, "it ends by itself");
+    assert!(earlier.next_letter().await.expect("asked").is_none(), "another run does not see it");
+    let Some(Letter::Ask { from, body, .. }) = b.next_letter().await.expect("asked") else { panic!("a letter") };
+    assert_eq!((&from, body.as_slice()), (a.owner(), &b"hush"[..]));
+    let forge = |letter: &[u8], run: &Owner| {
+        bench.server().ask::<i64>(redis::cmd("RPUSH").arg(format!("sipwake:letters:{run}")).arg(letter))
+    };
+    forge(&raw[0], b.owner());
+    assert!(b.next_letter().await.expect("asked").is_none(), "what comes again is dropped");
+    forge(&raw[0], earlier.owner());
+    assert!(earlier.next_letter().await.expect("asked").is_none(), "it opens for its own reader alone");
+    forge(b"not a letter", b.owner());
+    assert!(b.next_letter().await.expect("asked").is_none());
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ use crate::agent::Shared;
 use crate::agent::erasures;
 use crate::agent::request::KnownPushBinding;
 use crate::agent::transport::upstreams::{Route, Upstreams};
-use crate::clock::{confirmed_now, unix_now};
+use crate::clock::{confirmed_now, unix_now, unix_now_ms};
 use crate::limits::guesses::{Attempt, Permit};
 use crate::limits::holdings::Place;
 use crate::metrics::labels::StoreOperation;
@@ -189,7 +189,7 @@ impl Shard {
         let services = self.shared.push.providers();
         match push {
             PushRequest::Push(contact) => {
-                self.shared.push.address(contact, unix_now()).map_err(|why| match why {
+                self.shared.push.address(contact, unix_now_ms()).map_err(|why| match why {
                     NoAddress::NotServed => 555_u16,
                     NoAddress::Malformed => 400,
                 })?;
@@ -245,7 +245,7 @@ impl Shard {
         let PushBinding { instance, aor, contact, registrar, proxy, push, expires, refreshes_itself, source } =
             registration;
         let Ok(route) = Route::through(&aor, &registrar, proxy.as_deref()) else { return };
-        let Ok(address) = self.shared.push.address(&push, unix_now()) else { return };
+        let Ok(address) = self.shared.push.address(&push, unix_now_ms()) else { return };
         let expires_at = unix_now() + expires.as_secs();
         let aor = Aor::new(&aor);
         let account = self.shared.vault.aor_key(&aor);
@@ -259,7 +259,7 @@ impl Shard {
             param: push.param,
             prid: PushToken::new(&push.prid),
             refreshes_itself,
-            confirmed_at: unix_now(),
+            confirmed_at_ms: unix_now_ms(),
             expires_at,
         });
         if !self.push_bindings.knows(instance) {
@@ -343,6 +343,7 @@ impl Shard {
     }
 
     pub(crate) fn on_push_binding_ended(&mut self, id: InstanceId, end: PushBindingEnd) {
+        self.forget_trace(id);
         let Some(row) = self.push_bindings.rows.get_mut(&id).filter(|row| row.wanted.is_some()) else { return };
         row.wanted = None;
         self.shared.metrics.push_registrations(-1);
@@ -358,7 +359,7 @@ impl Shard {
     /// The device of a registration is to register again.
     pub(crate) fn refresh(&mut self, id: InstanceId) {
         let target = self.with_push_binding(id, |record| {
-            let address = self.shared.push.address(&contact_of(record), record.confirmed_at).ok()?;
+            let address = self.shared.push.address(&contact_of(record), record.confirmed_at_ms).ok()?;
             Some((address.app, address.other?))
         });
         let Some((app, target)) = target.flatten() else {

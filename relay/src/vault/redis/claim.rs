@@ -12,9 +12,9 @@
 //! [`GRACE`] of a lease after the death was seen, when that node has not taken it.
 //!
 //! Invariant: a record is taken by one script, which counts the fence on; its node's lease was asked for just before. A
-//! node is believed dead when it released its lease, or when its lease is missing and this node's connection has not broken for
-//! a whole lease: for a Redis that comes back empty, or after a pause, has lost the leases of nodes that live, and they
-//! renew them meanwhile. What was taken is remembered until it is answered, also when a call fails or is given up half-way.
+//! node is believed dead when it released its lease, or when its lease has been missing for longer than a renewal and this
+//! node's connection has not broken for a whole lease: for a Redis that comes back empty, or after a pause, or that somebody has
+//! flushed, has lost the leases of nodes that live, and they renew them meanwhile. What was taken is remembered until it is answered, also when a call fails or is given up half-way.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -33,6 +33,9 @@ use crate::vault::store::{Fence, Owner, StoreError, Stored};
 /// How often all records are looked through, in case an index lost a name.
 const SCAN_EVERY: Duration = Duration::from_secs(600);
 
+/// How long a lease must be missing, in tenths of a lease: longer than a node that lives takes to renew it.
+const MISSING: u32 = 3;
+
 /// How long the shares of a dead node are left to those whose they are, in tenths of a lease.
 const GRACE: u32 = 5;
 
@@ -48,6 +51,8 @@ struct Round {
     stage: Stage,
     candidates: VecDeque<Candidate>,
     taken: Vec<Stored>,
+    /// Since when the lease of a node is missing.
+    missing_since: BTreeMap<Arc<str>, Instant>,
     /// Since when a node is believed dead.
     dead_since: BTreeMap<Arc<str>, Instant>,
     /// Among whom is shared what the dead left.
@@ -184,14 +189,22 @@ impl Round {
 
     async fn is_dead(&mut self, store: &RedisStore, node: &str) -> Result<bool, StoreError> {
         let lease: Option<String> = store.link.ask(::redis::cmd("GET").arg(lease_key(node))).await?;
-        let is_gone = lease.as_deref().is_none_or(|run| run == RELEASED);
-        if !is_gone {
-            self.dead_since.remove(node);
-            return Ok(false);
+        if lease.is_some() {
+            self.missing_since.remove(node);
         }
-        let is_dead = lease.is_some() || store.link.steady_for() >= store.lease;
+        let is_dead = match lease.as_deref() {
+            Some(run) => run == RELEASED,
+            None => {
+                let missing = self.missing_since.entry(node.into()).or_insert_with(Instant::now).elapsed();
+                // One that has released it before stays dead.
+                self.dead_since.contains_key(node)
+                    || missing >= store.lease * MISSING / 10 && store.link.steady_for() >= store.lease
+            }
+        };
         if is_dead {
             self.dead_since.entry(node.into()).or_insert_with(Instant::now);
+        } else if lease.is_some() {
+            self.dead_since.remove(node);
         }
         Ok(is_dead)
     }

@@ -163,7 +163,7 @@ async fn nobody_is_woken_whom_the_relay_or_the_server_does_not_know_or_may_not_w
 async fn a_device_that_cannot_be_reached_is_not_waited_for() -> Outcome {
     let (scene, key) = scene("30s").await?;
     let instance = scene.enable().await?;
-    scene.apns.answer_with(TOKEN, [apns::Answer::BadDeviceToken]);
+    scene.apns.answer_with(TOKEN, [apns::Answer::Gone { timestamp: u64::MAX }]);
     let answer = scene.api.wake(&key, &wish(&scene)).await?;
     assert_eq!((answer.status, answer.problem().as_deref()), (504, Some("no-device-in-time")));
     scene.await_gone(&instance).await?;

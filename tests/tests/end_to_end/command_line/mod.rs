@@ -12,6 +12,7 @@ use tests::{apns, fcm};
 mod device;
 mod doctor;
 mod instances;
+mod trace;
 
 fn sipwake(arguments: &[&str]) -> Output {
     let binary = binary().expect("the binary is built");
@@ -48,6 +49,7 @@ fn bad_usage_is_2_and_an_error_at_the_start_is_1() {
         &["doctor", "--help"],
         &["instances", "--help"],
         &["instances", "list", "--help"],
+        &["trace", "--help"],
         &["--version"],
     ] {
         assert_eq!(sipwake(arguments).status.code(), Some(0), "{arguments:?}");

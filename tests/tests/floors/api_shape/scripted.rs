@@ -83,6 +83,8 @@ pub struct Script {
     pub no_target: bool,
     /// Seconds that a test push must wait; 0: none.
     pub test_wait_s: u64,
+    /// A trace is being recorded.
+    pub traced: bool,
     /// What was enabled.
     pub enabled: Vec<(String, Enable)>,
     /// What was changed.
@@ -332,6 +334,16 @@ impl DeviceService for Scripted {
             (_, wait_s) => Err(TestError::TooSoon { wait_s }),
         }
     }
+
+    async fn trace(
+        &self,
+        id: InstanceId,
+        proof: &InstanceSecret,
+        wish: TraceRequest,
+    ) -> Result<TraceAnswer, TraceError> {
+        self.admit(id, proof)?;
+        self.traced(wish)
+    }
 }
 
 impl NodeService for Scripted {
@@ -383,6 +395,24 @@ impl OperatorService for Scripted {
             presence: Presence::Background,
             calls: vec![(ringing_call(), CallView { state: CallState::Ringing, deadline: EXPIRES_AT })],
         })
+    }
+
+    async fn trace(&self, id: InstanceId, wish: TraceRequest) -> Result<TraceAnswer, TraceError> {
+        self.admit_operator(id).map_err(|_| AccessError::Unknown)?;
+        self.traced(wish)
+    }
+}
+
+impl Scripted {
+    /// A recording that goes on until it is ended.
+    fn traced(&self, wish: TraceRequest) -> Result<TraceAnswer, TraceError> {
+        let traced = self.with(|script| std::mem::replace(&mut script.traced, wish != TraceRequest::End));
+        match wish {
+            TraceRequest::Begin { for_s } => Ok(TraceAnswer::Begun { until: EXPIRES_AT + for_s }),
+            TraceRequest::Read if traced => Ok(TraceAnswer::File(b"\x0a\x0d\x0d\x0a".to_vec())),
+            TraceRequest::End if traced => Ok(TraceAnswer::Ended),
+            TraceRequest::Read | TraceRequest::End => Err(TraceError::None),
+        }
     }
 }
 
