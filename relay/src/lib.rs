@@ -17,6 +17,7 @@
 //! | 1 | [`push`] | APNs, FCM, payload, verdicts |
 //! | 1 | [`net`] | listen, dial, resolve, TLS and its reload; knows bytes, not SIP |
 //! | 2 | [`agent`] | drives the Endpoint shards, and joins them to the network, the vault and the push services |
+//! | 3 | [`doctor`] | walks an account's path and says in words what would go wrong |
 //! | 3 | [`service`] | the use cases, by who asks: app, device, operator, SIP server |
 //! | 4 | [`api`] | HTTPS for apps and SIP servers |
 //! | 4 | [`operator`] | health, metrics, status page |
@@ -30,6 +31,7 @@ pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod doctor;
 pub mod domain;
 pub mod limits;
 pub mod metrics;

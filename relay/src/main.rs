@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
-use relay::cli::{CommandError, device, instances};
+use relay::cli::{CommandError, device, doctor, instances, trace};
 use relay::config::{Config, Problem};
 use relay::secret::ZeroOnFree;
 use relay::serve::check::check;
@@ -56,7 +56,9 @@ enum Command {
         config: PathBuf,
     },
     Device(device::Device),
+    Doctor(doctor::Doctor),
     Instances(instances::Instances),
+    Trace(trace::Trace),
 }
 
 fn main() -> ExitCode {
@@ -77,7 +79,12 @@ fn main() -> ExitCode {
             protect_memory();
             ended(runtime.block_on(device::run(device)))
         }
+        Command::Doctor(doctor) => {
+            protect_memory();
+            ended(runtime.block_on(doctor::run(doctor)))
+        }
         Command::Instances(instances) => ended(runtime.block_on(instances::run(instances))),
+        Command::Trace(trace) => ended(runtime.block_on(trace::run(trace))),
     }
 }
 

@@ -79,6 +79,8 @@ pub struct Settings {
     pub max_contacts: u32,
     /// How it treats REGISTERs.
     pub manner: Manner,
+    /// Whether a caller of its domain must prove who he is (407).
+    pub asks_callers: bool,
     /// It holds calls until a relay has woken a device.
     pub wake: Option<Wake>,
 }
@@ -102,6 +104,7 @@ impl Default for Settings {
             min_expires: 0,
             max_contacts: 0,
             manner: Manner::Plain,
+            asks_callers: false,
             wake: None,
         }
     }
@@ -301,6 +304,7 @@ fn configuration(settings: &Settings, scratch: &Scratch, authority: &Authority, 
         .replace("@CHALLENGE@", challenge)
         .replace("@AFTER@", &after)
         .replace("@WAKE@", &settings.wake.as_ref().map(|wake| recipe(wake, authority)).unwrap_or_default())
+        .replace("@ASKS_CALLERS@", if settings.asks_callers { "1 == 1" } else { "1 == 0" })
         .replace("@DOMAIN@", &settings.domain)
         .replace("@UDP@", &udp.to_string())
         .replace("@TCP@", &tcp.to_string())

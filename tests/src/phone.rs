@@ -159,6 +159,15 @@ impl Phone {
         Ok(Self { settings, flow, contact, board, _tasks: tasks })
     }
 
+    /// Another account of the same phone, on the same connection.
+    pub fn also(&self, settings: Settings) -> Self {
+        let pn = settings.through.as_ref().map(|through| through.pn.as_str()).unwrap_or_default();
+        let (local, transport) = (self.flow.local(), self.flow.transport().param());
+        let contact = format!("sip:{}@{local};transport={transport}{pn}", settings.username);
+        let (flow, board, _tasks) = (self.flow.clone(), self.board.clone(), self._tasks.clone());
+        Self { settings, flow, contact, board, _tasks }
+    }
+
     /// Connects and registers; the 200 must come `within` the time.
     ///
     /// # Errors

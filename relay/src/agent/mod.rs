@@ -11,6 +11,7 @@
 //! | --- | --- |
 //! | `shard` | the loop around one [`Endpoint`](sip::endpoint::Endpoint), and what it does with each event and request |
 //! | [`tables`] | what a shard remembers: instances, calls, timelines, leases |
+//! | [`trace`] | the SIP of one instance, recorded with consent |
 //! | [`transport`] | connections, listeners, datagrams, dialling, SIP servers |
 //! | [`request`] | what the use cases ask of a shard, and its answers |
 //! | `delivery` | how a push is sent and its verdict named |
@@ -30,6 +31,7 @@ pub mod request;
 mod shard;
 pub(crate) mod tables;
 mod token_doubts;
+pub(crate) mod trace;
 pub(crate) mod transport;
 
 use std::net::SocketAddr;

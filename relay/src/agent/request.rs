@@ -129,6 +129,17 @@ pub enum Request {
         /// The answer: where it goes.
         reply: oneshot::Sender<Result<Tested, TestDenied>>,
     },
+    /// Record the SIP of an instance, or what about the recording.
+    Trace {
+        /// The instance.
+        id: InstanceId,
+        /// Who asks.
+        who: Principal,
+        /// What for.
+        wish: TraceRequest,
+        /// The answer.
+        reply: oneshot::Sender<Result<TraceAnswer, TraceDenied>>,
+    },
     /// At most `limit` instances behind `after`, in the order of their ids.
     List {
         /// Where to go on.
@@ -279,6 +290,45 @@ pub struct Tested {
     pub alert: bool,
     /// The service.
     pub provider: Provider,
+}
+
+/// What is asked about the recording of an instance's SIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TraceRequest {
+    /// Record from now on; what was recorded before is erased.
+    Begin {
+        /// For so many seconds; then all of it is erased.
+        for_s: u64,
+    },
+    /// What has been recorded so far.
+    Read,
+    /// Erase it.
+    End,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TraceAnswer {
+    /// It is recorded.
+    Begun {
+        /// Until then, in seconds since 1970.
+        until: u64,
+    },
+    /// A pcapng file.
+    File(Vec<u8>),
+    /// It is erased.
+    Ended,
+}
+
+/// Why nothing is told of a recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TraceDenied {
+    /// The one who asks may not.
+    Denied(Denied),
+    /// Nothing is recorded.
+    None,
+    /// Too many are recorded at once.
+    TooMany,
 }
 
 /// Why no test push is sent.

@@ -122,6 +122,7 @@ fn step(step: &Step) -> Value {
             }
         }
         What::DeviceAttached { after_ms: Some(after_ms) } => value["after_ms"] = after_ms.into(),
+        What::TraceBegun { by_operator } => value["by"] = if by_operator { "operator" } else { "device" }.into(),
         What::Message { outcome } => value["outcome"] = outcome.word().into(),
         What::Voicemail { new, old } => {
             let counts = [("new", new), ("old", old)];
@@ -135,6 +136,7 @@ fn step(step: &Step) -> Value {
         | What::Invite
         | What::DeviceAttached { after_ms: None }
         | What::DeviceDetached
+        | What::TraceEnded
         | What::Ringing
         | What::CallEnded(_) => {}
     }
@@ -154,6 +156,8 @@ fn word(what: What) -> &'static str {
         What::PushEnded { .. } => "push-ended",
         What::DeviceAttached { .. } => "device-attached",
         What::DeviceDetached => "device-detached",
+        What::TraceBegun { .. } => "trace-begun",
+        What::TraceEnded => "trace-ended",
         What::Ringing => "ringing",
         What::CallEnded(state) => state.as_str(),
         What::Message { .. } => "message",

@@ -11,9 +11,9 @@ use crate::service::types::Enable;
 use crate::vault::record::{Account, Device, Proof, Provider, WakeFor};
 
 /// The longest user name of a digest, in characters.
-const MAX_USERNAME: usize = 128;
+pub(super) const MAX_USERNAME: usize = 128;
 /// The longest password, in characters.
-const MAX_PASSWORD: usize = 256;
+pub(super) const MAX_PASSWORD: usize = 256;
 /// The longest realm, in characters.
 const MAX_REALM: usize = 255;
 /// The longest label of a device, in characters.
@@ -73,7 +73,7 @@ fn account(at: &At, errors: &mut Errors) -> Option<Account> {
     })
 }
 
-fn username_of(aor: &SipUri, fields: &Fields, errors: &mut Errors) -> Option<Box<str>> {
+pub(super) fn username_of(aor: &SipUri, fields: &Fields, errors: &mut Errors) -> Option<Box<str>> {
     match aor.plain_user() {
         Some(user) => Some(user.into()),
         None => errors.add(&fields.pointer_to("auth_username"), "name it: the user of the AOR is not plain text"),
@@ -112,7 +112,11 @@ fn digest(at: &At, digits: usize, errors: &mut Errors) -> Option<Ha1Text> {
     }
 }
 
-fn uri(at: &At, parse: impl FnOnce(&str) -> Result<SipUri, &'static str>, errors: &mut Errors) -> Option<SipUri> {
+pub(super) fn uri(
+    at: &At,
+    parse: impl FnOnce(&str) -> Result<SipUri, &'static str>,
+    errors: &mut Errors,
+) -> Option<SipUri> {
     let text = at.text(1, MAX_URI, errors)?;
     parse(text).map_err(|expected| errors.add::<()>(&at.pointer, expected)).ok()
 }

@@ -124,7 +124,7 @@ pub async fn openapi() -> Response {
 }
 
 /// The App whose key `request` shows.
-fn admit_app<'a, E>(api: &'a Api<E>, request: &Request, from: IpAddr) -> Result<&'a Admitted, Problem> {
+pub(super) fn admit_app<'a, E>(api: &'a Api<E>, request: &Request, from: IpAddr) -> Result<&'a Admitted, Problem> {
     let shown = bearer(request.headers(), WANT_APP_KEY)?;
     api.0.apps.admit(shown).ok_or_else(|| failed(api, from, WANT_APP_KEY))
 }
@@ -233,7 +233,7 @@ fn provider_not_configured(alert: bool) -> Problem {
     }])
 }
 
-fn enable_problem(error: EnableError) -> Problem {
+pub(super) fn enable_problem(error: EnableError) -> Problem {
     match error {
         EnableError::DomainNotAllowed => Problem::new(
             ProblemType::DomainNotAllowed,

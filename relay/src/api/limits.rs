@@ -30,6 +30,10 @@ pub struct Limits {
     pub enable_per_app: Rate,
     /// Enablings from one address (IPv6: one /64).
     pub enable_per_address: Rate,
+    /// Examinations by one App.
+    pub examine_per_app: Rate,
+    /// Examinations from one address (IPv6: one /64): each sends a few requests to a SIP server.
+    pub examine_per_address: Rate,
     /// Wakes by one SIP server.
     pub wake_per_server: Rate,
     /// Wakes of one AOR, whoever asks: each may be a push.
@@ -43,6 +47,8 @@ impl Default for Limits {
         Self {
             enable_per_app: Rate::per_second(5_000, 10_000),
             enable_per_address: Rate::per_second(5_000, 10_000),
+            examine_per_app: Rate::per_second(2, 20),
+            examine_per_address: Rate { burst: 5, interval: Duration::from_secs(5) },
             wake_per_server: Rate::per_second(2_000, 4_000),
             wake_per_aor: Rate::per_second(1, 10),
             failures_per_address: Rate::per_second(10, 50),

@@ -26,6 +26,8 @@ pub mod connection;
 pub mod device_body;
 mod device_handlers;
 pub mod device_views;
+mod doctor;
+pub mod doctor_body;
 mod elsewhere;
 pub mod enable_body;
 mod handlers;
@@ -33,6 +35,7 @@ pub mod json;
 pub mod limits;
 pub mod problem;
 pub mod sip_uri;
+pub(crate) mod trace;
 pub mod views;
 mod wake;
 pub mod wake_body;
@@ -74,6 +77,8 @@ struct Inner<E> {
     lifetime: LifetimeRange,
     enables_by_app: Buckets<Box<str>>,
     enables_by_address: Buckets<IpAddr>,
+    examinations_by_app: Buckets<Box<str>>,
+    examinations_by_address: Buckets<IpAddr>,
     wakes_by_server: Buckets<Box<str>>,
     /// By a hash of the AOR with a key of this process, so that no AOR stays here.
     wakes_by_aor: Buckets<u64>,
@@ -103,6 +108,8 @@ impl<E: ApiService> Api<E> {
             lifetime: settings.lifetime,
             enables_by_app: Buckets::new(settings.limits.enable_per_app),
             enables_by_address: Buckets::new(settings.limits.enable_per_address),
+            examinations_by_app: Buckets::new(settings.limits.examine_per_app),
+            examinations_by_address: Buckets::new(settings.limits.examine_per_address),
             wakes_by_server: Buckets::new(settings.limits.wake_per_server),
             wakes_by_aor: Buckets::new(settings.limits.wake_per_aor),
             aor_hash: RandomState::new(),
@@ -149,6 +156,8 @@ pub enum Endpoint {
     Decline,
     /// A SIP server wakes an AOR's devices.
     Wake,
+    /// Walk an account's path.
+    Doctor,
     /// The messages that are kept.
     Messages,
     /// Forget a message.
@@ -163,6 +172,12 @@ pub enum Endpoint {
     Export,
     /// Send a test push.
     Test,
+    /// Record the instance's SIP.
+    BeginTrace,
+    /// What was recorded.
+    Trace,
+    /// Erase it.
+    EndTrace,
     /// The description of all this.
     OpenApi,
 }
@@ -178,6 +193,7 @@ impl Endpoint {
         Self::Progress,
         Self::Decline,
         Self::Wake,
+        Self::Doctor,
         Self::Messages,
         Self::ForgetMessage,
         Self::MissedCalls,
@@ -185,6 +201,9 @@ impl Endpoint {
         Self::Timeline,
         Self::Export,
         Self::Test,
+        Self::BeginTrace,
+        Self::Trace,
+        Self::EndTrace,
         Self::OpenApi,
     ];
 
@@ -192,10 +211,11 @@ impl Endpoint {
     pub fn method(self) -> Method {
         match self {
             Self::Enable | Self::Progress | Self::Decline | Self::Test | Self::Wake => Method::POST,
+            Self::Doctor | Self::BeginTrace => Method::POST,
             Self::Read | Self::Call | Self::OpenApi => Method::GET,
-            Self::Messages | Self::MissedCalls | Self::Timeline | Self::Export => Method::GET,
+            Self::Messages | Self::MissedCalls | Self::Timeline | Self::Export | Self::Trace => Method::GET,
             Self::Change => Method::PATCH,
-            Self::Disable | Self::ForgetMessage | Self::ForgetMissedCall => Method::DELETE,
+            Self::Disable | Self::ForgetMessage | Self::ForgetMissedCall | Self::EndTrace => Method::DELETE,
         }
     }
 
@@ -208,6 +228,7 @@ impl Endpoint {
             Self::Progress => "/v1/instances/{id}/calls/{call}/progress",
             Self::Decline => "/v1/instances/{id}/calls/{call}/decline",
             Self::Wake => "/v1/wake",
+            Self::Doctor => "/v1/doctor",
             Self::Messages => "/v1/instances/{id}/messages",
             Self::ForgetMessage => "/v1/instances/{id}/messages/{message}",
             Self::MissedCalls => "/v1/instances/{id}/missed-calls",
@@ -215,6 +236,7 @@ impl Endpoint {
             Self::Timeline => "/v1/instances/{id}/timeline",
             Self::Export => "/v1/instances/{id}/export",
             Self::Test => "/v1/instances/{id}/test",
+            Self::BeginTrace | Self::Trace | Self::EndTrace => "/v1/instances/{id}/trace",
             Self::OpenApi => "/v1/openapi.json",
         }
     }
@@ -223,10 +245,11 @@ impl Endpoint {
     /// somebody wrote, and a secret that is about to be wiped.
     const fn ends_connection(self) -> bool {
         match self {
-            Self::Enable | Self::Change | Self::Disable => true,
-            Self::Messages | Self::MissedCalls | Self::Export => true,
+            Self::Enable | Self::Change | Self::Disable | Self::Doctor => true,
+            Self::Messages | Self::MissedCalls | Self::Export | Self::Trace => true,
             Self::Read | Self::Call | Self::Progress | Self::Decline | Self::OpenApi => false,
             Self::ForgetMessage | Self::ForgetMissedCall | Self::Timeline | Self::Test | Self::Wake => false,
+            Self::BeginTrace | Self::EndTrace => false,
         }
     }
 }
@@ -241,6 +264,7 @@ fn method_router<E: ApiService>(endpoint: Endpoint) -> MethodRouter<Api<E>> {
         Endpoint::Progress => routing::post(handlers::progress::<E>),
         Endpoint::Decline => routing::post(handlers::decline::<E>),
         Endpoint::Wake => routing::post(wake::wake::<E>),
+        Endpoint::Doctor => routing::post(doctor::examine::<E>),
         Endpoint::Messages => routing::get(device_handlers::messages::<E>),
         Endpoint::ForgetMessage => routing::delete(device_handlers::forget_message::<E>),
         Endpoint::MissedCalls => routing::get(device_handlers::missed_calls::<E>),
@@ -248,6 +272,9 @@ fn method_router<E: ApiService>(endpoint: Endpoint) -> MethodRouter<Api<E>> {
         Endpoint::Timeline => routing::get(device_handlers::timeline::<E>),
         Endpoint::Export => routing::get(device_handlers::export::<E>),
         Endpoint::Test => routing::post(device_handlers::test::<E>),
+        Endpoint::BeginTrace => routing::post(trace::begin::<E>),
+        Endpoint::Trace => routing::get(trace::fetch::<E>),
+        Endpoint::EndTrace => routing::delete(trace::end::<E>),
         Endpoint::OpenApi => routing::get(handlers::openapi),
     }
 }

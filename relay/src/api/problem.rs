@@ -54,6 +54,8 @@ problems! {
     AddressNotAllowed = "address-not-allowed", 403, "The SIP server's address is not allowed here";
     /// The operator does not offer the SIP transport.
     TransportNotAllowed = "transport-not-allowed", 403, "The SIP transport is not allowed here";
+    /// Nothing is recorded of the instance.
+    NoTrace = "no-trace", 404, "Nothing is recorded of the instance";
     /// No such path.
     NotFound = "not-found", 404, "There is nothing at this path";
     /// No such instance, or it was wiped.

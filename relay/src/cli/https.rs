@@ -59,6 +59,21 @@ impl Https {
         bearer: &str,
         body: Option<&Value>,
     ) -> Result<Value, CommandError> {
+        let bytes = self.ask_bytes(method, path, bearer, body).await?;
+        match bytes.is_empty() {
+            true => Ok(Value::Null),
+            false => serde_json::from_slice(&bytes).map_err(|_| CommandError::NotARelay),
+        }
+    }
+
+    /// Asks; the answer's body as it is, when it is a success.
+    pub(super) async fn ask_bytes(
+        &self,
+        method: &str,
+        path: &str,
+        bearer: &str,
+        body: Option<&Value>,
+    ) -> Result<Bytes, CommandError> {
         let bytes = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
         let mut request = Request::builder().method(method).uri(path).header(HOST, &self.authority);
         request = request.header(AUTHORIZATION, format!("Bearer {bearer}"));
@@ -70,7 +85,7 @@ impl Https {
         timeout(ANSWER_WITHIN, self.exchange(request)).await.map_err(|_| CommandError::Timeout)?
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Value, CommandError> {
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Bytes, CommandError> {
         let stream = connect(&self.tls, &self.host, self.port).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);
@@ -79,14 +94,11 @@ impl Https {
         let body = Limited::new(answer.into_body(), LONGEST).collect().await.map_err(|_| CommandError::NotARelay)?;
         connection.abort();
         let bytes = body.to_bytes();
-        let value = match bytes.is_empty() {
-            true => Value::Null,
-            false => serde_json::from_slice(&bytes).map_err(|_| CommandError::NotARelay)?,
-        };
-        match status.is_success() {
-            true => Ok(value),
-            false => Err(CommandError::Refused { status: status.as_u16(), detail: told(&value) }),
+        if status.is_success() {
+            return Ok(bytes);
         }
+        let problem = serde_json::from_slice(&bytes).map_err(|_| CommandError::NotARelay)?;
+        Err(CommandError::Refused { status: status.as_u16(), detail: told(&problem) })
     }
 }
 

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
@@ -53,8 +54,9 @@ enum Action {
     },
 }
 
+/// Where a relay's operator listener is.
 #[derive(Args)]
-struct At {
+pub(super) struct At {
     /// The relay's operator listener
     #[arg(long, value_name = "URL", default_value = "https://127.0.0.1:9443")]
     operator: String,
@@ -93,23 +95,37 @@ pub async fn run(instances: Instances) -> Result<(), CommandError> {
 }
 
 /// An operator listener, and what is shown to it.
-struct Listener {
+pub(super) struct Listener {
     https: Https,
     token: ApiKey,
 }
 
 impl At {
-    fn open(&self) -> Result<Listener, CommandError> {
+    pub(super) fn open(&self) -> Result<Listener, CommandError> {
         Ok(Listener { https: Https::new(&self.operator, self.ca.as_deref())?, token: key_from(&self.token_file)? })
     }
 }
 
 impl Listener {
-    async fn ask(&self, method: &str, id: &str, rest: &str) -> Result<Value, CommandError> {
-        // An id has no character that would end a part of a path; what is none is unknown to the relay.
-        let id: String = id.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
-        let path = format!("/v1/operator/instances/{id}{rest}");
-        self.https.ask(method, &path, self.token.expose(), None).await
+    /// Asks about an instance; `rest` stands behind its path.
+    pub(super) async fn ask(&self, method: &str, id: &str, rest: &str) -> Result<Value, CommandError> {
+        self.ask_with(method, id, rest, None).await
+    }
+
+    /// The same with a body.
+    pub(super) async fn ask_with(
+        &self,
+        method: &str,
+        id: &str,
+        rest: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, CommandError> {
+        self.https.ask(method, &path_of(id, rest), self.token.expose(), body).await
+    }
+
+    /// What is no JSON.
+    pub(super) async fn fetch(&self, id: &str, rest: &str) -> Result<Bytes, CommandError> {
+        self.https.ask_bytes("GET", &path_of(id, rest), self.token.expose(), None).await
     }
 
     async fn all(&self) -> Result<Vec<Value>, CommandError> {
@@ -127,6 +143,12 @@ impl Listener {
             }
         }
     }
+}
+
+/// An id has no character that would end a part of a path; what is none is unknown to the relay.
+fn path_of(id: &str, rest: &str) -> String {
+    let id: String = id.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+    format!("/v1/operator/instances/{id}{rest}")
 }
 
 fn pretty(value: &Value) -> String {

@@ -3,17 +3,21 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | [`device`] | `sipwake device`: enable, wait, answer or decline, disable |
+//! | [`doctor`] | `sipwake doctor`: what would go wrong with an account |
 //! | `password` | a password that never stands among the arguments |
 //! | [`instances`] | `sipwake instances`: list, show, wipe, export |
+//! | [`trace`] | `sipwake trace`: one instance's SIP for a while, as pcapng |
 //! | `https` | a request to a relay |
 //!
 //! Invariant: a command is a client like any other: it knows of the relay what the contract says, and nothing of the
 //! process's inside. What it was asked for goes to stdout, everything else to stderr. No secret is printed.
 
 pub mod device;
+pub mod doctor;
 mod https;
 pub mod instances;
 mod password;
+pub mod trace;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -75,6 +79,15 @@ pub enum CommandError {
     /// The SIP side of the device.
     #[error("{0}")]
     Phone(#[from] crate::softphone::PhoneError),
+    /// The configuration cannot be used.
+    #[error("{0}")]
+    Configuration(String),
+    /// There can be no examination.
+    #[error("{0}")]
+    NoDoctor(#[from] crate::doctor::NoDoctor),
+    /// Something bad was found.
+    #[error("a call would not come; what is BAD above must be mended")]
+    Unhealthy,
     /// Nothing can be printed.
     #[error("the output is closed: {0}")]
     Output(#[from] io::Error),

@@ -14,7 +14,7 @@ mod environment;
 mod problem;
 mod reader;
 mod sections;
-mod values;
+pub(crate) mod values;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -15,6 +15,7 @@ mod slots;
 mod srv;
 pub mod stream;
 pub mod tls;
+pub mod trail;
 pub mod udp;
 pub mod websocket;
 

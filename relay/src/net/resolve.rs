@@ -400,8 +400,17 @@ impl Resolver {
         }
     }
 
+    /// Which addresses may be dialled.
+    pub(super) fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
     /// One question; `None` when the answer is that there is nothing.
-    async fn lookup(&self, name: Name, kind: RecordType) -> Result<Option<(Vec<RData>, Duration)>, ResolveError> {
+    pub(super) async fn lookup(
+        &self,
+        name: Name,
+        kind: RecordType,
+    ) -> Result<Option<(Vec<RData>, Duration)>, ResolveError> {
         match self.dns.lookup(name, kind).await {
             Ok(lookup) => {
                 let ttl = lookup.valid_until().saturating_duration_since(Instant::now());
@@ -443,10 +452,15 @@ impl Host {
         if let Ok(ip) = bare.parse() {
             return Some(Host::Numeric(ip));
         }
-        let mut name = Name::from_ascii(&*host).ok()?;
-        name.set_fqdn(true);
-        Some(Host::Name(name))
+        dns_name(&host).map(Host::Name)
     }
+}
+
+/// A name as DNS has it; `None` when it is none.
+pub(super) fn dns_name(text: &str) -> Option<Name> {
+    let mut name = Name::from_ascii(text).ok()?;
+    name.set_fqdn(true);
+    Some(name)
 }
 
 fn name_server(address: SocketAddr) -> NameServerConfig {

@@ -32,7 +32,7 @@ use crate::limits::counted_as;
 use crate::metrics::{Metrics, UNMATCHED};
 use crate::secret::ApiKey;
 use crate::service::OperatorService;
-use crate::service::types::{OperatorError, Wiped};
+use crate::service::types::{OperatorError, TraceRequest, Wiped};
 
 /// How many instances a page has when `limit` is not named.
 const DEFAULT_PAGE: usize = 100;
@@ -77,16 +77,37 @@ pub enum Endpoint {
     Wipe,
     /// What is held about one.
     Export,
+    /// Record one's SIP.
+    BeginTrace,
+    /// What was recorded.
+    Trace,
+    /// Erase it.
+    EndTrace,
 }
 
 impl Endpoint {
     /// All of them.
-    pub const ALL: &'static [Self] =
-        &[Self::Health, Self::Ready, Self::Metrics, Self::Page, Self::List, Self::Show, Self::Wipe, Self::Export];
+    pub const ALL: &'static [Self] = &[
+        Self::Health,
+        Self::Ready,
+        Self::Metrics,
+        Self::Page,
+        Self::List,
+        Self::Show,
+        Self::Wipe,
+        Self::Export,
+        Self::BeginTrace,
+        Self::Trace,
+        Self::EndTrace,
+    ];
 
     /// The method.
     pub fn method(self) -> Method {
-        if self == Self::Wipe { Method::POST } else { Method::GET }
+        match self {
+            Self::Wipe | Self::BeginTrace => Method::POST,
+            Self::EndTrace => Method::DELETE,
+            _ => Method::GET,
+        }
     }
 
     /// The path, with its parameters in braces.
@@ -100,6 +121,7 @@ impl Endpoint {
             Self::Show => "/v1/operator/instances/{id}",
             Self::Wipe => "/v1/operator/instances/{id}/wipe",
             Self::Export => "/v1/operator/instances/{id}/export",
+            Self::BeginTrace | Self::Trace | Self::EndTrace => "/v1/operator/instances/{id}/trace",
         }
     }
 
@@ -158,6 +180,9 @@ fn method_router<E: OperatorService>(endpoint: Endpoint) -> MethodRouter<Operato
         Endpoint::Show => routing::get(show::<E>),
         Endpoint::Wipe => routing::post(wipe::<E>),
         Endpoint::Export => routing::get(export::<E>),
+        Endpoint::BeginTrace => routing::post(begin_trace::<E>),
+        Endpoint::Trace => routing::get(trace::<E>),
+        Endpoint::EndTrace => routing::delete(end_trace::<E>),
     }
 }
 
@@ -240,6 +265,26 @@ async fn export<E: OperatorService>(
 ) -> Result<Response, Problem> {
     let export = operator.0.service.export(instance(&request)?).await.map_err(refusal)?;
     Ok(answer(&views::export(&export)))
+}
+
+async fn begin_trace<E: OperatorService>(
+    State(operator): State<Operator<E>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let id = instance(&request)?;
+    let wish = crate::api::trace::read(request).await?;
+    crate::api::trace::answered(operator.0.service.trace(id, wish).await)
+}
+
+async fn trace<E: OperatorService>(State(operator): State<Operator<E>>, request: Request) -> Result<Response, Problem> {
+    crate::api::trace::answered(operator.0.service.trace(instance(&request)?, TraceRequest::Read).await)
+}
+
+async fn end_trace<E: OperatorService>(
+    State(operator): State<Operator<E>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    crate::api::trace::answered(operator.0.service.trace(instance(&request)?, TraceRequest::End).await)
 }
 
 /// `after` and `limit` of a query; neither needs escapes.

@@ -25,6 +25,7 @@ use tokio::time::interval;
 use crate::agent::{self, Agent, Reminded};
 use crate::api::{self, Api};
 use crate::config::{self, Config, HostPort, Tls};
+use crate::doctor::Doctor;
 use crate::limits::Quotas;
 use crate::metrics::Metrics;
 use crate::metrics::labels::{self, HandshakeOutcome, Limit};
@@ -148,6 +149,8 @@ impl Relay {
             tcp: endpoint.upstream_tcp.clone(),
             tls: endpoint.upstream_tls.clone(),
         }));
+        let upstream_tls = ClientTls::new(config.upstream.ca_file.as_deref())?;
+        let doctor = Doctor::of_relay(resolver.clone(), upstream_tls.clone(), &config.upstream);
         let agent = Agent::start(agent::Dependencies {
             quotas: quotas.clone(),
             vault: vault.clone(),
@@ -156,7 +159,7 @@ impl Relay {
             domains: config.upstream.domains.clone(),
             metrics: metrics.clone(),
             resolver: resolver.clone(),
-            tls: ClientTls::new(config.upstream.ca_file.as_deref())?,
+            tls: upstream_tls.clone(),
             failback_interval: config.upstream.failback_interval,
             connection_timing: ConnectionTiming { message, ..config.timing.connection },
             udp: listeners.udp.clone(),
@@ -174,6 +177,7 @@ impl Relay {
             metrics: metrics.clone(),
             quotas,
             resolver,
+            doctor,
             domains: config.upstream.domains.clone(),
             edge: public_edge.clone(),
             websocket: public_websocket,

@@ -4,9 +4,12 @@
 
 use std::future::Future;
 use std::net::IpAddr;
+use std::time::Instant;
 
-use super::Service;
 use super::types::{Enable, EnableError, Enabled};
+use super::{Inner, Service};
+use crate::doctor::{Doctor, Patient, Report};
+use crate::limits::guesses::Attempt;
 
 /// What an app asks with its key.
 pub trait AppService: Clone + Send + Sync + 'static {
@@ -17,6 +20,21 @@ pub trait AppService: Clone + Send + Sync + 'static {
         source: IpAddr,
         wish: Enable,
     ) -> impl Future<Output = Result<Enabled, EnableError>> + Send;
+
+    /// Walks an account's path, and keeps nothing of it.
+    fn examine(&self, source: IpAddr, patient: Patient) -> impl Future<Output = Result<Report, ExamineError>> + Send;
+}
+
+/// Why an account is not examined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExamineError {
+    /// Too many wrong passwords, of this account or from this address.
+    TooManyFailures {
+        /// How long to wait, in seconds.
+        retry_after_s: u64,
+    },
+    /// So many are being examined that this one must wait.
+    Busy,
 }
 
 impl AppService for Service {
@@ -24,5 +42,33 @@ impl AppService for Service {
         let (it, app) = (self.0.clone(), app.into());
         // In a task of its own: an app that hangs up leaves no half of an enabling.
         tokio::spawn(async move { it.enable(app, source, wish).await }).await.unwrap_or(Err(EnableError::Draining))
+    }
+
+    async fn examine(&self, source: IpAddr, patient: Patient) -> Result<Report, ExamineError> {
+        let it = self.0.clone();
+        // Likewise: what was registered is unregistered.
+        tokio::spawn(async move { it.examine(source, patient).await }).await.unwrap_or(Err(ExamineError::Busy))
+    }
+}
+
+impl Inner {
+    async fn examine(&self, source: IpAddr, patient: Patient) -> Result<Report, ExamineError> {
+        let _turn = self.examinations.try_acquire().map_err(|_| ExamineError::Busy)?;
+        let permit = match (&patient.credentials, Doctor::server_of(&patient)) {
+            (Some((username, _)), Some(server)) => {
+                let attempt =
+                    Attempt { aor: &patient.aor, username: Some(username), server: &server, source, renews: false };
+                let permit = self.dependencies.quotas.try_password(&attempt);
+                Some(permit.map_err(|wait| ExamineError::TooManyFailures { retry_after_s: wait.seconds() })?)
+            }
+            _ => None,
+        };
+        let report = self.dependencies.doctor.examine(&patient).await;
+        match (permit, report.proof) {
+            (Some(permit), Some(true)) => permit.accepted(Instant::now()),
+            (Some(permit), Some(false)) => permit.refused(Instant::now()),
+            _ => {}
+        }
+        Ok(report)
     }
 }

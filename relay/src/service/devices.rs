@@ -8,7 +8,8 @@ use sip::id::{CallId, InstanceId, MessageId};
 
 use super::Service;
 use super::types::{
-    AccessError, CallError, CallView, Change, ChangeError, OwnExport, TestError, Tested, Timeline, View, Wiped,
+    AccessError, CallError, CallView, Change, ChangeError, OwnExport, TestError, Tested, Timeline, TraceAnswer,
+    TraceError, TraceRequest, View, Wiped,
 };
 use crate::agent::request::{CallRequest, Principal};
 use crate::domain::WipeReason;
@@ -105,6 +106,14 @@ pub trait DeviceService: Clone + Send + Sync + 'static {
 
     /// Sends a test push; its result stands in the timeline.
     fn test(&self, id: InstanceId, proof: &InstanceSecret) -> impl Future<Output = Result<Tested, TestError>> + Send;
+
+    /// Records the instance's SIP, gives what was recorded, or erases it.
+    fn trace(
+        &self,
+        id: InstanceId,
+        proof: &InstanceSecret,
+        wish: TraceRequest,
+    ) -> impl Future<Output = Result<TraceAnswer, TraceError>> + Send;
 }
 
 impl DeviceService for Service {
@@ -174,5 +183,14 @@ impl DeviceService for Service {
 
     async fn test(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Tested, TestError> {
         self.0.test(id, proof).await
+    }
+
+    async fn trace(
+        &self,
+        id: InstanceId,
+        proof: &InstanceSecret,
+        wish: TraceRequest,
+    ) -> Result<TraceAnswer, TraceError> {
+        self.0.trace(id, proof, wish).await
     }
 }

@@ -17,10 +17,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use sip::id::InstanceId;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::agent::{Agent, Reminded};
 use crate::config::DomainRules;
+use crate::doctor::Doctor;
 use crate::limits::Quotas;
 use crate::metrics::Metrics;
 use crate::net::drain::Drain;
@@ -38,12 +39,13 @@ pub mod nodes;
 mod operators;
 mod resume;
 mod sip_servers;
+mod traces;
 pub mod types;
 mod views;
 mod wake;
 mod wipe;
 
-pub use apps::AppService;
+pub use apps::{AppService, ExamineError};
 pub use devices::DeviceService;
 pub use operators::OperatorService;
 pub use resume::write_note;
@@ -67,6 +69,8 @@ pub struct Dependencies {
     pub quotas: Quotas,
     /// DNS and the address policy.
     pub resolver: Resolver,
+    /// Who examines accounts.
+    pub doctor: Doctor,
     /// The SIP domains that accounts may belong to.
     pub domains: DomainRules,
     /// `host:port` of the edge, as devices are told.
@@ -88,12 +92,17 @@ pub struct Services {
     pub fcm: bool,
 }
 
+/// Accounts that are examined at once; a further one is answered 429.
+const EXAMINATIONS: usize = 16;
+
 struct Inner {
     dependencies: Dependencies,
     /// One enabling at a time for the same app, AOR and push token.
     enabling: KeyedMutex<Lookup>,
     /// One change at a time for an instance.
     changing: KeyedMutex<InstanceId>,
+    /// Examinations at once.
+    examinations: Semaphore,
     /// What other nodes were asked.
     questions: nodes::Questions,
     /// How far this node is in handing its instances over.
@@ -105,6 +114,7 @@ impl Service {
     pub fn new(dependencies: Dependencies) -> Self {
         Self(Arc::new(Inner {
             dependencies,
+            examinations: Semaphore::new(EXAMINATIONS),
             enabling: KeyedMutex::default(),
             changing: KeyedMutex::default(),
             questions: nodes::Questions::default(),

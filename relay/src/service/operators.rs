@@ -7,7 +7,7 @@ use std::future::Future;
 use sip::id::InstanceId;
 
 use super::Service;
-use super::types::{AccessError, Export, Listed, OperatorError, Page, Wiped};
+use super::types::{AccessError, Export, Listed, OperatorError, Page, TraceAnswer, TraceError, TraceRequest, Wiped};
 use crate::agent::request::Principal;
 use crate::domain::WipeReason;
 
@@ -25,6 +25,10 @@ pub trait OperatorService: Clone + Send + Sync + 'static {
 
     /// What is held about one instance; secrets, AOR and tokens left out.
     fn export(&self, id: InstanceId) -> impl Future<Output = Result<Export, OperatorError>> + Send;
+
+    /// Records an instance's SIP, gives what was recorded, or erases it; its user sees so in the timeline.
+    fn trace(&self, id: InstanceId, wish: TraceRequest)
+    -> impl Future<Output = Result<TraceAnswer, TraceError>> + Send;
 }
 
 impl OperatorService for Service {
@@ -46,5 +50,9 @@ impl OperatorService for Service {
 
     async fn export(&self, id: InstanceId) -> Result<Export, OperatorError> {
         self.0.export(id).await
+    }
+
+    async fn trace(&self, id: InstanceId, wish: TraceRequest) -> Result<TraceAnswer, TraceError> {
+        self.0.trace_as_relay(id, wish).await
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use sip::id::{CallId, InstanceId};
 use thiserror::Error;
 
-pub use crate::agent::request::Tested;
+pub use crate::agent::request::{Tested, TraceAnswer, TraceRequest};
 pub use crate::agent::tables::timeline::{Step, What};
 pub use crate::domain::WipeReason;
 use crate::secret::{Aor, InstanceSecret};
@@ -374,6 +374,20 @@ pub enum CallError {
     /// The call has ended, so it cannot ring or be declined: 409.
     #[error("the call is over")]
     Over(CallState),
+}
+
+/// Why a recording was not begun, read or ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum TraceError {
+    /// Who asks may not.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// Nothing is recorded: 404.
+    #[error("nothing is recorded")]
+    None,
+    /// Too many are recorded at once: 429.
+    #[error("too many are recorded at once")]
+    TooMany,
 }
 
 /// Why no test push was sent.

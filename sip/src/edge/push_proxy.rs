@@ -27,7 +27,7 @@ use sha2::{Digest as _, Sha256};
 use super::forward::SentBy;
 use crate::flow::{TokenKey, Transport};
 use crate::id::{BindingId, InstanceId, ShardTag};
-use crate::message::{Message, Name, Party, Scheme, Uri, unquote};
+use crate::message::{Message, Name, NameAddr, Party, Scheme, Uri, unquote};
 
 /// How long before a registration ends its device is asked to refresh it, at the least (RFC 8599 §5.5).
 pub const RENEW_BEFORE: Duration = Duration::from_secs(120);
@@ -40,6 +40,10 @@ const RENEW_BEFORE_MAX: Duration = Duration::from_secs(3600);
 const VALUE_MAX: usize = 4096;
 /// The lifetime of a Contact when nobody names one, in seconds.
 const EXPIRES_DEFAULT: u32 = 3600;
+/// Values of a Service-Route that are kept of one registration; a longer one is as if there were none.
+pub const SERVICE_ROUTES_MAX: usize = 8;
+/// Their bytes, likewise.
+pub const SERVICE_ROUTE_BYTES: usize = 1024;
 /// The purpose that a Path's MAC is bound to, so that no other token passes for one.
 const PATH: &[u8] = b"sipwake path 1";
 
@@ -238,8 +242,23 @@ pub fn server_of(registrar: &str, proxy: Option<&str>) -> Option<Box<str>> {
     }
 }
 
+/// The registrar and the proxy of what [`server_of`] has spelt.
+pub fn server_parts(server: &str) -> (&str, Option<&str>) {
+    server.split_once(" by ").map_or((server, None), |(registrar, proxy)| (registrar, Some(proxy)))
+}
+
+/// The Service-Route of a 2xx (RFC 3608 §6), as it is to be put into Route; empty when there is none, or when it is not one of
+/// SIP's, or longer than [`SERVICE_ROUTES_MAX`] values or [`SERVICE_ROUTE_BYTES`].
+pub fn service_route(response: &Message) -> Box<[Box<str>]> {
+    let values: Vec<&str> = response.elements(Name::ServiceRoute).collect();
+    let fits = values.len() <= SERVICE_ROUTES_MAX
+        && values.iter().map(|value| value.len()).sum::<usize>() <= SERVICE_ROUTE_BYTES;
+    let sound = |value: &&str| NameAddr::parse(value).is_some_and(|route| spelling(route.uri.text).is_some());
+    if fits && values.iter().all(sound) { values.into_iter().map(Into::into).collect() } else { Box::default() }
+}
+
 /// A URI with its host, its parameters and their order in one spelling (RFC 3261 §19.1.4).
-fn spelling(uri: &str) -> Option<String> {
+pub fn spelling(uri: &str) -> Option<String> {
     let uri = Uri::parse(uri)?;
     let scheme = match uri.scheme {
         Scheme::Sip => "sip:",
@@ -281,6 +300,17 @@ pub fn binding_of(key: &TokenKey, instance: InstanceId) -> BindingId {
 /// The shard of the AOR that a REGISTER names; `None` when it names none.
 pub fn shard_of(register: &Message) -> Option<ShardTag> {
     register.to().and_then(|to| aor_of(&to.uri()?)).map(|aor| tag_of(&aor))
+}
+
+/// The shard of the AOR that a request's From names.
+pub fn shard_of_sender(request: &Message) -> Option<ShardTag> {
+    request.from().and_then(|from| aor_of(&from.uri()?)).map(|aor| tag_of(&aor))
+}
+
+/// An address as an AOR is spelt, also without a user; `None` for one that is not of SIP.
+pub fn address_of(uri: &Uri<'_>) -> Option<Box<str>> {
+    let named = aor_of(uri);
+    named.or_else(|| (uri.scheme != Scheme::Other).then(|| format!("sip:{}", uri.host.to_ascii_lowercase()).into()))
 }
 
 /// Eight bits of the AOR's hash: enough for as many shards as there may be, and next to nothing about the AOR.

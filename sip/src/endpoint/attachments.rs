@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::core::OfflinePeer;
+use super::outgoing::INVITES_PER_FLOW;
 use super::{EdgeRegister, Endpoint, Event, Output, Proof, ServerOwner, Source, Timer, VerificationId};
 use crate::edge::admission::{Admission, Nonces, Replay};
 use crate::flow::{Side, Transport};
@@ -50,6 +51,8 @@ struct DeviceFlow {
     failures: u8,
     /// Requests forwarded on it that may still be answered, and for which instance.
     forwarded: Vec<(InstanceId, BranchId)>,
+    /// INVITEs that came by it and went to a SIP server.
+    placed: Vec<BranchId>,
 }
 
 /// A REGISTER whose proof the shell is verifying.
@@ -96,6 +99,11 @@ impl Attachments {
         self.flows.entry(flow).or_default();
     }
 
+    /// Whether a flow is a device's.
+    pub(super) fn knows_flow(&self, flow: FlowId) -> bool {
+        self.flows.contains_key(&flow)
+    }
+
     /// How many instances a flow carries beside this one.
     pub(super) fn carried_by(&self, flow: FlowId, beside: InstanceId) -> usize {
         let carried = self.flows.get(&flow).map(|state| &state.instances[..]).unwrap_or_default();
@@ -114,6 +122,23 @@ impl Attachments {
                 state.forwarded.remove(0);
             }
             state.forwarded.push((instance, branch));
+        }
+    }
+
+    /// The instances that are attached by a flow.
+    pub(super) fn attached_by(&self, flow: FlowId) -> Vec<InstanceId> {
+        let carried = self.flows.get(&flow).map(|state| &state.instances[..]).unwrap_or_default();
+        let here = |instance: &InstanceId| self.attached.get(instance).is_some_and(|attached| attached.flow == flow);
+        carried.iter().map(|(instance, _)| *instance).filter(here).collect()
+    }
+
+    /// Remembers that an INVITE of a flow was sent on.
+    pub(super) fn note_placed(&mut self, flow: FlowId, branch: BranchId) {
+        if let Some(state) = self.flows.get_mut(&flow) {
+            if state.placed.len() >= INVITES_PER_FLOW {
+                state.placed.remove(0);
+            }
+            state.placed.push(branch);
         }
     }
 
@@ -320,6 +345,7 @@ impl Endpoint {
                 self.detach(now, instance);
             }
         }
+        self.give_up_placed(now, state.placed);
         for (instance, branch) in state.forwarded {
             self.lose_forwarded(now, instance, branch);
         }

@@ -14,6 +14,8 @@ use crate::timers::Armed;
 const CALLS: Rate = Rate { burst: 20, interval: Duration::from_secs(1) };
 /// MESSAGEs that one device may get; a further one is answered 480.
 const MESSAGES: Rate = Rate { burst: 60, interval: Duration::from_secs(1) };
+/// Requests that one device may begin; a further one is answered 503.
+const OUTGOING: Rate = Rate { burst: 30, interval: Duration::from_secs(1) };
 /// NOTIFYs likewise.
 const NOTIFIES: Rate = Rate { burst: 20, interval: Duration::from_secs(1) };
 
@@ -45,6 +47,7 @@ struct Budgets {
     calls: Bucket,
     messages: Bucket,
     notifies: Bucket,
+    outgoing: Bucket,
 }
 
 impl Devices {
@@ -123,6 +126,11 @@ impl Devices {
         self.spend(now, instance, NOTIFIES, |budgets| &mut budgets.notifies)
     }
 
+    /// Takes one request that the device begins from its budget; whether there was one.
+    pub(super) fn spend_outgoing(&mut self, now: Instant, instance: InstanceId) -> bool {
+        self.spend(now, instance, OUTGOING, |budgets| &mut budgets.outgoing)
+    }
+
     fn spend(
         &mut self,
         now: Instant,
@@ -132,8 +140,9 @@ impl Devices {
     ) -> bool {
         let Some(device) = self.rows.get_mut(&instance) else { return false };
         let full = Bucket::full(now);
-        let budgets =
-            device.budgets.get_or_insert_with(|| Box::new(Budgets { calls: full, messages: full, notifies: full }));
+        let budgets = device
+            .budgets
+            .get_or_insert_with(|| Box::new(Budgets { calls: full, messages: full, notifies: full, outgoing: full }));
         of(budgets).take(now, rate).is_ok()
     }
 }

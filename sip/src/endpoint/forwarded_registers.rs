@@ -345,7 +345,9 @@ impl Endpoint {
                 let ForwardedRegister { source, intent, registrar, proxy, route: Some(route), .. } = register else {
                     return;
                 };
-                let accepted = Accepted { source, intent, push, registrar, proxy, upstream: route.upstream, expires };
+                let service_route = push_proxy::service_route(response);
+                let upstream = route.upstream;
+                let accepted = Accepted { source, intent, push, registrar, proxy, service_route, upstream, expires };
                 return self.on_accepted(now, accepted);
             }
             (PushRequest::Nothing, 200..300) => {
@@ -415,7 +417,7 @@ impl Endpoint {
     }
 
     /// How many of the topmost Routes name this relay.
-    fn own_routes(&self, request: &Message) -> usize {
+    pub(super) fn own_routes(&self, request: &Message) -> usize {
         let own = self.core.settings.own_addresses();
         let is_own = |uri: &Uri<'_>| {
             own.iter().any(|sent_by| match uri.port {

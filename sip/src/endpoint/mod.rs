@@ -21,8 +21,10 @@
 //! | `attachments` | `Attachments` | REGISTERs at the edge, and which device is attached by which flow |
 //! | [`calls`] | `Calls` | calls: expected, waiting, closed |
 //! | `dialogs` | `DialogForwarding` | requests inside a dialog, in both directions |
+//! | [`outgoing`] | `Outgoing` | requests that a device begins, to its own SIP server |
 //! | [`parked`] | `ParkedRequests` | those of them that wait for a peer without a flow |
 //! | [`messages`] | `Messages` | MESSAGEs outside a dialog |
+//! | `traced` | | what a message says of the instance that it is about |
 //! | `notify` | | NOTIFYs outside a dialog, OPTIONS |
 //! | [`forwarded_registers`] | `ForwardedRegisters` | REGISTERs that are forwarded to another SIP server |
 //! | [`push_bindings`] | `PushBindings` | registrations made by them, whose devices are pushed (RFC 8599) |
@@ -43,12 +45,14 @@ mod groups;
 mod io;
 pub mod messages;
 mod notify;
+pub mod outgoing;
 pub mod parked;
 pub mod push_bindings;
 mod pushed;
 mod requests;
 mod settings;
 mod subscriptions;
+mod traced;
 mod upstreams;
 
 use std::time::Instant;
@@ -73,6 +77,7 @@ use dialogs::DialogForwarding;
 use flows::FlowTable;
 use groups::Groups;
 use messages::Messages;
+use outgoing::Outgoing;
 use parked::ParkedRequests;
 use subscriptions::Subscriptions;
 use upstreams::Upstreams;
@@ -88,6 +93,7 @@ pub struct Endpoint {
     attachments: Attachments,
     flows: FlowTable,
     dialogs: DialogForwarding,
+    outgoing: Outgoing,
     parked: ParkedRequests,
     calls: Calls,
     messages: Messages,
@@ -113,6 +119,7 @@ impl Endpoint {
             attachments: Attachments::new(nonce_key, now),
             flows: FlowTable::default(),
             dialogs: DialogForwarding::default(),
+            outgoing: Outgoing::default(),
             parked: ParkedRequests::default(),
             calls: Calls::default(),
             messages: Messages::default(),
@@ -256,6 +263,12 @@ impl Endpoint {
         let own = from.user().and_then(InstanceId::parse).map(InstanceId::tag);
         let passing = || crate::edge::push_proxy::shard_of(message);
         own.or_else(|| passing().filter(|_| message.method() == Some(crate::message::Method::Register)))
+    }
+
+    /// The shard of the AOR that a request's From names: that of the registration which a device that has registered through
+    /// the relay begins it with. A device may call by another name than it has registered, so this is a hint.
+    pub fn shard_of_sender(request: &Message) -> Option<ShardTag> {
+        crate::edge::push_proxy::shard_of_sender(request)
     }
 
     /// How many calls wait for their final answer; a shutdown waits until there are none.

@@ -20,7 +20,7 @@ use super::{Endpoint, Event, Side, Source, Timer};
 use crate::edge::forward;
 use crate::edge::push_proxy::{self, PushContact, RENEW_BEFORE, RegisterIntent};
 use crate::id::{BindingId, FlowId, InstanceId, UpstreamId};
-use crate::message::{Message, Method, Name};
+use crate::message::{Message, Method, Name, Uri};
 use crate::timers::Armed;
 
 /// Registrations of one AOR at one SIP server; a further one is answered 403.
@@ -35,6 +35,8 @@ pub(super) struct Accepted {
     pub(super) push: PushContact,
     pub(super) registrar: Box<str>,
     pub(super) proxy: Option<Box<str>>,
+    /// The way that its SIP server wants requests to go (RFC 3608).
+    pub(super) service_route: Box<[Box<str>]>,
     /// The upstream that it was sent to, whose reference is handed on.
     pub(super) upstream: UpstreamId,
     /// The lifetime that was granted.
@@ -61,6 +63,8 @@ struct Row {
     binding: BindingId,
     upstream: UpstreamId,
     key: ContactKey,
+    /// The Service-Route of the last 2xx; of one that was restored none, until its device registers again.
+    service_route: Box<[Box<str>]>,
     expires_at: Instant,
     /// When its device is pushed to refresh it.
     renew_at: Option<Instant>,
@@ -109,6 +113,27 @@ impl PushBindings {
         self.rows.get(self.bindings.get(&binding)?).map(|row| row.upstream)
     }
 
+    /// The address of record of a registration.
+    pub(super) fn aor_of(&self, instance: InstanceId) -> Option<&str> {
+        self.rows.get(&instance).map(|row| &*row.key.aor)
+    }
+
+    /// The Routes of what its device sends: the Service-Route of its SIP server, else the proxy that it has registered by.
+    pub(super) fn routes_of(&self, instance: InstanceId) -> Vec<Box<str>> {
+        let Some(row) = self.rows.get(&instance) else { return Vec::new() };
+        let proxy = push_proxy::server_parts(&row.key.server).1.map(|proxy| format!("<{proxy};lr>").into());
+        if row.service_route.is_empty() { proxy.into_iter().collect() } else { row.service_route.to_vec() }
+    }
+
+    /// Whether a host is the domain of a registration, its registrar or its proxy.
+    pub(super) fn is_host_of(&self, instance: InstanceId, host: &str) -> bool {
+        let Some(row) = self.rows.get(&instance) else { return false };
+        let (registrar, proxy) = push_proxy::server_parts(&row.key.server);
+        let named = [Some(&*row.key.aor), Some(registrar), proxy].into_iter().flatten();
+        let host = host.trim_end_matches('.');
+        named.filter_map(Uri::parse).any(|uri| uri.host.trim_end_matches('.').eq_ignore_ascii_case(host))
+    }
+
     /// The registrations that a REGISTER is about: that of its device, or all of the AOR; at its own SIP server alone.
     pub(super) fn known_as(&self, intent: &RegisterIntent) -> Vec<InstanceId> {
         if intent.contact.is_empty() {
@@ -140,7 +165,7 @@ impl PushBindings {
 impl Endpoint {
     /// A SIP server has accepted a registration that asks for pushes.
     pub(super) fn on_accepted(&mut self, now: Instant, accepted: Accepted) {
-        let Accepted { source, intent, push, registrar, proxy, upstream, expires } = accepted;
+        let Accepted { source, intent, push, registrar, proxy, service_route, upstream, expires } = accepted;
         let instance = push_proxy::identify(&self.core.token_key, &intent.aor, &intent.server, &push);
         for other in self.push_bindings.known_as(&intent).into_iter().filter(|other| *other != instance) {
             self.remove_push_binding(now, other, PushBindingEnd::Replaced);
@@ -161,6 +186,9 @@ impl Endpoint {
             source: Some(source.peer.ip()),
         };
         self.write_down(now, upstream, &registration, intent.server);
+        if let Some(row) = self.push_bindings.rows.get_mut(&instance) {
+            row.service_route = service_route;
+        }
         self.core.event(Event::PushBindingAccepted(Box::new(registration)));
         let expires_at = now + expires;
         if self.attachments.carry(source.flow, instance) {
@@ -206,6 +234,7 @@ impl Endpoint {
             binding,
             upstream,
             key: key.clone(),
+            service_route: Box::default(),
             expires_at,
             renew_at: Some(expires_at - before),
             renewed: false,

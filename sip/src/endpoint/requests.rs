@@ -6,7 +6,7 @@
 //! | either | CANCEL of a pending INVITE | the call, or the forwarded INVITE |
 //! | either | ACK, or a request with our signed Route | `dialogs` |
 //! | device | REGISTER | `devices`, or `push_bindings` when it is for a SIP server |
-//! | device | anything else | 403 |
+//! | device | anything else | `outgoing`: to the SIP server that it has registered at, or 403 |
 //! | SIP server | anything with our Path as Route | `push_bindings` |
 //! | SIP server | INVITE to a binding | `calls` |
 //! | SIP server | OPTIONS to a binding | 200, from `notify` |
@@ -146,8 +146,7 @@ impl Endpoint {
             return self.on_dialog_request(now, source, reply, &request, token, ours);
         }
         if source.side == Side::Device {
-            self.core.event(Event::RequestRefused(RequestRefusal::Method));
-            return self.refuse(now, reply, &request, 403);
+            return self.on_outgoing(now, source, reply, &request);
         }
         if let Some(instance) = push_proxy::own_path(&self.core.token_key, &request) {
             return self.on_path_request(now, source, reply, request, instance);

@@ -36,6 +36,7 @@ const RELAY: &[(&str, u8)] = &[
     ("net", 1),
     ("agent", 2),
     ("softphone", 2),
+    ("doctor", 3),
     ("service", 3),
     ("api", 4),
     ("operator", 4),

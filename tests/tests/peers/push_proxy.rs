@@ -3,10 +3,13 @@
 use serde_json::Value;
 use tests::apns::Apns;
 use tests::authority::Authority;
+use tests::baresip::{self, Baresip};
 use tests::board::Missed;
 use tests::digest::{Algorithm, token};
+use tests::dns::{Dns, Record};
 use tests::fcm::Fcm;
 use tests::kamailio::{self, Kamailio, Reach};
+use tests::linphone::Linphone;
 use tests::push_phone::{PushPhone, Service, sleep};
 use tests::redis_server::RedisServer;
 use tests::relay_process::RelayProcess;
@@ -26,41 +29,88 @@ struct World {
     redis: RedisServer,
     phone: PushPhone,
     user: String,
+    password: String,
+    /// Another user of Kamailio, with his password.
+    other: (String, String),
+    authority: Authority,
+    _dns: Dns,
     _permit: tokio::sync::SemaphorePermit<'static>,
+}
+
+/// How Kamailio treats calls.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manners {
+    Plain,
+    /// It holds them until the relay has woken a device.
+    HoldsCalls,
+    /// Who calls from its domain must prove who he is; the relay finds it by its domain, and the edge is known by a name.
+    AsksCallers,
 }
 
 impl World {
     async fn over(transport: Transport) -> Result<Self, Missed> {
-        Self::of(transport, false).await
+        Self::of(transport, Manners::Plain).await
     }
 
-    /// `holds`: Kamailio holds calls until the relay has woken a device.
-    async fn of(transport: Transport, holds: bool) -> Result<Self, Missed> {
+    async fn of(transport: Transport, manners: Manners) -> Result<Self, Missed> {
         let permit = super::world::turn().await;
         let authority = Authority::new();
         let (user, password) = (format!("alice-{}", token()), format!("pass-{}", token()));
+        let other = (format!("bob-{}", token()), format!("pass-{}", token()));
         let (apns, fcm) = tokio::join!(Apns::start(&authority), Fcm::start(&authority));
         let mut setup = Setup::new(&authority, vec![App::served_by(&apns, &fcm)]);
-        let wake = holds.then(|| kamailio::Wake {
+        let wake = (manners == Manners::HoldsCalls).then(|| kamailio::Wake {
             api: ([127, 0, 0, 1], setup.ports.api).into(),
             key: setup.sip_server("kamailio", &["example.test"]),
         });
+        let asks_callers = manners == Manners::AsksCallers;
         let settings = kamailio::Settings {
-            users: vec![(user.clone(), password.clone())],
+            users: vec![(user.clone(), password.clone()), other.clone()],
+            asks_callers,
             algorithm: Algorithm::Md5,
             reach: Reach::Path,
             wake,
             ..kamailio::Settings::default()
         };
         let (kamailio, redis) = (Kamailio::start(settings, &authority).await?, RedisServer::start());
+        let (service, port) = match transport {
+            Transport::Udp => ("_sip._udp", kamailio.address(transport).port()),
+            Transport::Tcp => ("_sip._tcp", kamailio.address(transport).port()),
+            Transport::Tls | Transport::Wss => ("_sips._tcp", kamailio.address(transport).port()),
+        };
+        let dns = Dns::start(vec![
+            Record::srv(&format!("{service}.{}", kamailio.domain()), 0, 0, port, "host.example.test"),
+            Record::address("host.example.test", "127.0.0.1"),
+        ]);
+        let dns = dns.await?;
         setup.transports = vec![transport];
         setup.store = redis.url();
         setup.keyring = Some(authority.directory().join("keyring"));
+        if asks_callers {
+            setup.upstream = format!("name_servers = [\"{}\"]\n", dns.address());
+            // Linphone's TLS knows certificates for names alone, not for addresses.
+            let public = format!("localhost:{}", setup.ports.edge);
+            setup.environment.push(("SIPWAKE_EDGE__PUBLIC".to_owned(), public));
+        }
         let relay = RelayProcess::start(setup).await?;
         let (edge, registrar, aor) = (relay.edge_uri(), kamailio.uri(transport), kamailio.aor(&user));
         let phone = PushPhone::new(&edge, &registrar, &aor, (&user, &password), &authority)
             .woken_by(&Service::Fcm(FCM_TOKEN.to_owned()));
-        Ok(Self { kamailio, fcm, _apns: apns, relay, redis, phone, user, _permit: permit })
+        let _apns = apns;
+        Ok(Self {
+            kamailio,
+            fcm,
+            _apns,
+            relay,
+            redis,
+            phone,
+            user,
+            password,
+            other,
+            authority,
+            _dns: dns,
+            _permit: permit,
+        })
     }
 
     fn call(&self, scenario: Scenario) -> Result<Sipp, Missed> {
@@ -175,10 +225,65 @@ async fn a_relay_that_was_killed_is_found_again_by_kamailios_path() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn linphone_calls_baresip_and_baresip_linphone_with_the_edge_as_its_one_proxy_over_udp() -> Result<(), Missed> {
+    both_ways(Transport::Udp).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn linphone_calls_baresip_and_baresip_linphone_with_the_edge_as_its_one_proxy_over_tls() -> Result<(), Missed> {
+    both_ways(Transport::Tls).await
+}
+
+/// A stock softphone whose only proxy is the edge calls out and is called, through a Kamailio that asks every caller for his
+/// credentials. The other side is at Kamailio itself.
+async fn both_ways(transport: Transport) -> Result<(), Missed> {
+    let world = World::of(transport, Manners::AsksCallers).await?;
+    let domain = world.kamailio.domain();
+    let (bob, password) = &world.other;
+    let account = baresip::Account {
+        aor: world.kamailio.aor(bob),
+        // With it baresip names itself by a GRUU, which this Kamailio gives and does not resolve in a dialog.
+        outbound: false,
+        ..baresip::Account::new(&world.kamailio.uri(Transport::Udp), bob, password)
+    };
+    let baresip = Baresip::start(&account, &world.authority).await?;
+    baresip.await_registered(SOON).await?;
+    let edge = format!("sip:localhost:{};transport=tls", world.relay.setup().ports.edge);
+    let account = baresip::Account {
+        aor: world.kamailio.aor(&world.user),
+        ..baresip::Account::new(&edge, &world.user, &world.password)
+    };
+    let pn = Service::Fcm(FCM_TOKEN.to_owned()).parameters();
+    let linphone = Linphone::start_woken(pn.trim_start_matches(';'), &account, domain, &world.authority)?;
+    linphone.await_registered(SOON).await?;
+    let told = |missed: Missed| {
+        Missed::new(missed.awaited, format!("{}\n{}\n{}", missed.seen, linphone.output(), world.relay.log()))
+    };
+
+    linphone.call(&world.kamailio.aor(bob))?;
+    baresip.await_rung(1, SOON).await.map_err(told)?;
+    baresip.accept().await?;
+    baresip.await_event("CALL_ESTABLISHED", SOON).await?;
+    linphone.await_established(SOON).await.map_err(told)?;
+    linphone.hang_up()?;
+    baresip.await_event("CALL_CLOSED", SOON).await.map_err(told)?;
+    linphone.await_ended(SOON).await?;
+
+    baresip.command("dial", &world.kamailio.aor(&world.user)).await?;
+    linphone.await_incoming(SOON).await.map_err(told)?;
+    linphone.accept()?;
+    baresip.await_event("CALL_ESTABLISHED", SOON).await.map_err(told)?;
+    baresip.hang_up().await?;
+    linphone.await_ended(SOON).await.map_err(told)?;
+    assert_eq!(world.fcm.count(), 0, "it was there");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn kamailio_holds_a_call_has_a_phone_that_lent_nothing_woken_and_sends_it_without_a_second_push()
 -> Result<(), Missed> {
     for transport in [Transport::Tls, Transport::Udp] {
-        let world = World::of(transport, true).await?;
+        let world = World::of(transport, Manners::HoldsCalls).await?;
         world.asleep().await?;
         for calls in 1..=2 {
             let caller = world.call(Scenario::CallerHangsUp)?;

@@ -15,10 +15,11 @@ pub(crate) mod push_bindings;
 mod reminders;
 mod requests;
 mod test_push;
+mod traces;
 mod voicemail;
 mod wipes;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -36,8 +37,9 @@ use crate::agent::shard::early::Early;
 use crate::agent::shard::push_bindings::{Passing, PushBindings};
 use crate::agent::tables::calls::Calls;
 use crate::agent::tables::instances::{Due, Instances};
+use crate::agent::trace::Trace;
 use crate::agent::transport::connections::Writer;
-use crate::clock::{Reading, confirmed_now};
+use crate::clock::{Reading, confirmed_now, unix_now};
 use crate::net::drain::Drain;
 use crate::random;
 use crate::vault::MAX_LIFETIME_S;
@@ -76,6 +78,8 @@ pub(crate) struct Shard {
     /// REGISTERs that are on their way through to a SIP server.
     pub(crate) passing: HashMap<ForwardedRegisterId, Passing>,
     pub(crate) flows: HashMap<FlowId, (Writer, SocketAddr)>,
+    /// What is recorded of instances at this moment.
+    pub(crate) traces: BTreeMap<InstanceId, Trace>,
     /// Requests for what may be on its way here.
     pub(crate) early: Early,
     /// What came from the network while this node may own nothing any more.
@@ -101,6 +105,7 @@ impl Shard {
             next: VecDeque::new(),
             passing: HashMap::new(),
             flows: HashMap::new(),
+            traces: BTreeMap::new(),
             early: Early::default(),
             doubted: VecDeque::new(),
         }
@@ -185,6 +190,9 @@ impl Shard {
                     Input::Dialled { upstream, .. } => drop(self.unreachable.remove(upstream)),
                     _ => {}
                 }
+                if let (Input::Received { source, message }, false) = (&input, self.traces.is_empty()) {
+                    self.trace_in(source, message);
+                }
                 let changes = matches!(input, Input::Dialled { .. } | Input::Addresses { .. });
                 if let Some(input) = self.keep_early(at, input).and_then(|input| self.look_up_path(at, input)) {
                     self.drive(at, input);
@@ -222,6 +230,7 @@ impl Shard {
         if self.early.due().is_some_and(|due| due <= now) {
             self.judge_early(now);
         }
+        self.end_traces();
         let reading = Reading::now();
         self.calls.forget_old(reading.system);
         if reading.is_steady {
@@ -243,7 +252,8 @@ impl Shard {
         if self.shared.ownership.is_doubtful(now) {
             return now + LOOK_AGAIN;
         }
-        [self.due, end, self.early.due()].into_iter().flatten().fold(nap, Instant::min)
+        let trace = self.next_trace_end().map(|at| now + Duration::from_secs(at.saturating_sub(unix_now())));
+        [self.due, end, trace, self.early.due()].into_iter().flatten().fold(nap, Instant::min)
     }
 
     /// Does what the endpoint wants done because of what arrived at `at`.
@@ -256,6 +266,9 @@ impl Shard {
                     return;
                 }
             };
+            if let (Output::Send { flow, bytes }, false) = (&output, self.traces.is_empty()) {
+                self.trace_out(*flow, bytes);
+            }
             match output {
                 Output::Send { flow: FlowId::Datagram(peer), bytes } => {
                     if let Some(udp) = &self.shared.udp {

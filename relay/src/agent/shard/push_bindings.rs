@@ -343,6 +343,7 @@ impl Shard {
     }
 
     pub(crate) fn on_push_binding_ended(&mut self, id: InstanceId, end: PushBindingEnd) {
+        self.forget_trace(id);
         let Some(row) = self.push_bindings.rows.get_mut(&id).filter(|row| row.wanted.is_some()) else { return };
         row.wanted = None;
         self.shared.metrics.push_registrations(-1);

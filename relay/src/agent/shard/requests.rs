@@ -54,6 +54,9 @@ impl Shard {
                 let admitted = self.admit(id, &who).map_err(TestDenied::Denied);
                 let _ = reply.send(admitted.and_then(|()| self.test(id)));
             }
+            Request::Trace { id, who, wish, reply } => {
+                let _ = reply.send(self.trace(id, &who, wish));
+            }
             Request::List { after, limit, reply } => {
                 let ids = self.instances.ids_after(after, limit);
                 let _ = reply.send(ids.into_iter().filter_map(|id| self.status_of(id).ok()).collect());
@@ -176,7 +179,7 @@ impl Shard {
         Ok(*self.calls.of(id, call).unwrap_or(&known))
     }
 
-    fn admit(&self, id: InstanceId, who: &Principal) -> Result<(), Denied> {
+    pub(super) fn admit(&self, id: InstanceId, who: &Principal) -> Result<(), Denied> {
         match who {
             Principal::Relay if self.instances.get(id).is_some() => Ok(()),
             Principal::Relay => Err(Denied::Unknown),

@@ -87,6 +87,13 @@ pub enum What {
     Ringing,
     /// The call ended.
     CallEnded(CallState),
+    /// The instance's SIP is recorded from now on.
+    TraceBegun {
+        /// The operator asked, and not the user.
+        by_operator: bool,
+    },
+    /// What was recorded is erased.
+    TraceEnded,
     /// A message came.
     Message {
         /// What became of it.

@@ -17,7 +17,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes};
-use sip::endpoint::{Input, Side, Source, Transport};
+use sip::endpoint::{Endpoint, Input, Side, Source, Transport};
 use sip::id::FlowId;
 use sip::message::{Frame, Limits, Message};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -290,7 +290,7 @@ impl Connection {
                         return Err(self.refused(Broken::NotSip));
                     }
                     self.proven = true;
-                    let shard = self.shards.of(&message).unwrap_or_else(|| self.home());
+                    let shard = self.shards.of(&message).unwrap_or_else(|| self.shard_of_sender(&message));
                     self.home.get_or_insert(shard);
                     (shard, Input::Received { source: self.source, message })
                 }
@@ -305,6 +305,15 @@ impl Connection {
     fn refused(&self, broken: Broken) -> Ending {
         self.metrics.sip_refused(broken.refusal());
         Ending::ActivityView(broken.code())
+    }
+
+    /// The shard of a request that names nobody here: a device begins it with a registration that passed through by this
+    /// connection, of the AOR in its From or of the only one.
+    fn shard_of_sender(&self, message: &Message) -> usize {
+        let tag =
+            Endpoint::shard_of_sender(message).filter(|_| self.source.side == Side::Device && message.is_request());
+        let shard = tag.map(|tag| tag.shard(self.shards.len())).filter(|shard| self.told & 1 << shard != 0);
+        shard.unwrap_or_else(|| self.home())
     }
 
     fn home(&self) -> usize {

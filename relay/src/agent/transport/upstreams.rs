@@ -55,7 +55,11 @@ impl Route {
         Self::to(account.aor.expose(), account.registrar.as_deref(), account.outbound_proxy.as_deref())
     }
 
-    fn to(aor: &str, registrar: Option<&str>, proxy: Option<&str>) -> Result<Self, NoRoute> {
+    /// The route of an AOR whose registrar and proxy may be named beside it.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn to(aor: &str, registrar: Option<&str>, proxy: Option<&str>) -> Result<Self, NoRoute> {
         let aor = Uri::parse(aor).ok_or(NoRoute::NotSip)?;
         let mut domain = Hop::of(&aor)?;
         // A transport parameter has no meaning in an AOR, and its port is seldom the registrar's.

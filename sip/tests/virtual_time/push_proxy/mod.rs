@@ -2,6 +2,7 @@
 
 mod calls;
 mod limits;
+mod outgoing;
 mod owners;
 mod passing;
 mod renewing;

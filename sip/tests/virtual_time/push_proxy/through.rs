@@ -21,6 +21,8 @@ pub struct Through {
     pub verdict: Result<(), u16>,
     /// The number that the shell has for the SIP server of the next REGISTER.
     pub server: UpstreamId,
+    /// Further headers of the registrar's 2xx.
+    pub says: Vec<(&'static str, &'static str)>,
 }
 
 /// A REGISTER of Alice's phone.
@@ -61,7 +63,7 @@ impl Through {
     }
 
     pub fn over(upstream: FlowId) -> Self {
-        Self { world: World::new(upstream), cseq: 0, verdict: Ok(()), server: REGISTRAR }
+        Self { world: World::new(upstream), cseq: 0, verdict: Ok(()), server: REGISTRAR, says: Vec::new() }
     }
 
     /// Sends a REGISTER and lets the shell answer for its way.
@@ -112,7 +114,7 @@ impl Through {
         let contact = register.contacts().first().map(|it| format!("<{}>;expires={expires}", it.target().unwrap()));
         let contact = contact.filter(|_| expires > 0);
         let path = register.text(Name::Path).map(str::to_owned);
-        let mut headers: Vec<(&str, &str)> = Vec::new();
+        let mut headers: Vec<(&str, &str)> = self.says.clone();
         headers.extend(contact.as_deref().map(|contact| ("Contact", contact)));
         headers.extend(path.as_deref().map(|path| ("Path", path)));
         let source = self.world.upstream;

@@ -10,7 +10,9 @@ use tests::scratch::Scratch;
 use tests::{apns, fcm};
 
 mod device;
+mod doctor;
 mod instances;
+mod trace;
 
 fn sipwake(arguments: &[&str]) -> Output {
     let binary = binary().expect("the binary is built");
@@ -44,8 +46,10 @@ fn bad_usage_is_2_and_an_error_at_the_start_is_1() {
         &["serve", "--help"],
         &["check", "--help"],
         &["device", "--help"],
+        &["doctor", "--help"],
         &["instances", "--help"],
         &["instances", "list", "--help"],
+        &["trace", "--help"],
         &["--version"],
     ] {
         assert_eq!(sipwake(arguments).status.code(), Some(0), "{arguments:?}");

@@ -4,9 +4,11 @@
 //! | --- | --- |
 //! | `calls` | calls over each transport, each service, each end |
 //! | `refusals` | what may not pass, and from whom no call is believed |
+//! | `outgoing` | requests that devices begin, on whatever shard their registration lives |
 //! | `keeping` | restarts, refreshes, dead tokens, and what lies in Redis and in memory |
 //! | `peers` | the same with a real Kamailio and a real SIPp |
 
 mod calls;
 mod keeping;
+mod outgoing;
 mod refusals;

@@ -1,7 +1,9 @@
 //! What may not pass, and from whom no call is believed.
 
+use sip::message::Name;
 use tests::board::Missed;
 use tests::caller::{CallOptions, Caller};
+use tests::phone::Phone;
 use tests::push_phone::{Service, learned, sleep};
 use tests::scene::{FCM_TOKEN, SOON, Scene, TOKEN};
 use tests::wire::Transport;
@@ -62,10 +64,17 @@ async fn the_edge_is_no_open_proxy() -> Outcome {
     let (_, answer) = phone.clone().contact("", "").try_to_register(SOON).await?;
     assert_eq!(answer.status(), Some(403), "a REGISTER that asks for no pushes");
     assert_eq!(scene.registrar.register_count(), 0);
-    // Not even one that is registered may send elsewhere, or out of a dialog at all.
+    // Not even one that is registered may send elsewhere than to its own server, which knows no Carol.
     let (device, _) = phone.wake(SOON).await?;
-    let answer = device.request("INVITE", "sip:carol@example.test", SOON).await?;
-    assert_eq!(answer.status(), Some(403));
+    for (target, status) in [("sip:carol@elsewhere.test", 403), ("sip:127.0.0.2", 403), ("sip:carol@example.test", 404)]
+    {
+        let answer = device.request("MESSAGE", target, SOON).await?;
+        assert_eq!((answer.status(), answer.has(Name::Warning)), (Some(status), status == 403), "{target}");
+    }
+    // A connection that has registered nobody may send nothing at all.
+    let stranger =
+        Phone::connect(device.settings().clone()).await.map_err(|e| Missed::new("a connection", e.to_string()))?;
+    assert_eq!(stranger.request("MESSAGE", "sip:carol@example.test", SOON).await?.status(), Some(403));
     scene.content()
 }
 

@@ -104,3 +104,22 @@ async fn a_test_push_is_202_or_says_why_not() {
     assert_eq!((answer.status, answer.problem().as_str()), (409, "no-alert-target"));
     assert!(answer.json()["detail"].as_str().unwrap().contains("alert_push"));
 }
+
+#[tokio::test]
+async fn a_trace_is_begun_fetched_and_erased_by_who_holds_the_secret() {
+    let door = Door::new();
+    let path = path_of(Endpoint::Trace);
+    assert_eq!(door.ask.of("GET", &path, SECRET, "").await.problem(), "no-trace");
+    for (body, until) in [("{}", "2026-11-27T09:10:00Z"), ("{\"for_s\": 60}", "2026-11-27T09:01:00Z")] {
+        let answer = door.ask.of("POST", &path, SECRET, body).await;
+        assert_eq!((answer.status, answer.json()), (202, json!({"until": until})));
+    }
+    for body in ["{\"for_s\": 0}", "{\"for_s\": 3601}", "{\"for\": 60}"] {
+        assert_eq!(door.ask.of("POST", &path, SECRET, body).await.status, 422, "{body}");
+    }
+    let answer = door.ask.of("GET", &path, SECRET, "").await;
+    assert_eq!((answer.status, answer.header("content-type")), (200, "application/x-pcapng"));
+    assert!(answer.ends_connection);
+    assert_eq!(door.ask.of("DELETE", &path, SECRET, "").await.status, 204);
+    assert_eq!(door.ask.of("DELETE", &path, SECRET, "").await.problem(), "no-trace");
+}

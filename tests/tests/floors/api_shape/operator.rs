@@ -138,3 +138,15 @@ async fn guesses_of_the_token_are_slowed_down_and_the_operator_at_the_same_addre
     assert!(statuses[..50].iter().all(|&status| status == 401));
     assert!(statuses[150..].iter().all(|&status| status == 429));
 }
+
+#[tokio::test]
+async fn an_operator_records_an_instance_and_fetches_and_erases_the_trace() {
+    let desk = Desk::new();
+    let path = path_of(Endpoint::Trace);
+    assert_eq!(desk.ask.of("GET", &path, TOKEN, "").await.problem(), "no-trace");
+    assert_eq!(desk.ask.of("POST", &path, TOKEN, "{\"for_s\": 60}").await.status, 202);
+    let answer = desk.ask.of("GET", &path, TOKEN, "").await;
+    assert_eq!((answer.status, answer.header("content-type")), (200, "application/x-pcapng"));
+    assert_eq!(desk.ask.of("DELETE", &path, TOKEN, "").await.status, 204);
+    assert_eq!(desk.ask.of("POST", &path, "not-the-token", "{}").await.status, 401);
+}

@@ -16,6 +16,7 @@ use relay::api::device_body::LifetimeRange;
 use relay::api::limits::Limits;
 use relay::api::{Api, Settings};
 use relay::config::DomainRules;
+use relay::doctor::{Finding, Patient, Report, Verdict};
 use relay::domain::{MessageOutcome, PushOutcome, PushProvider};
 use relay::metrics::Metrics;
 use relay::push::Event;
@@ -23,7 +24,7 @@ use relay::secret::Aor;
 use relay::secret::{ApiKey, InstanceSecret};
 use relay::service::nodes::{Body, NodeService};
 use relay::service::types::*;
-use relay::service::{AppService, DeviceService, OperatorService, SipServerService};
+use relay::service::{AppService, DeviceService, ExamineError, OperatorService, SipServerService};
 use relay::vault::Owner;
 use relay::vault::items::{Counts, Message, MissedCall};
 use relay::vault::record::{Presence, Provider, WakeFor};
@@ -82,6 +83,8 @@ pub struct Script {
     pub no_target: bool,
     /// Seconds that a test push must wait; 0: none.
     pub test_wait_s: u64,
+    /// A trace is being recorded.
+    pub traced: bool,
     /// What was enabled.
     pub enabled: Vec<(String, Enable)>,
     /// What was changed.
@@ -210,6 +213,12 @@ fn listed() -> Listed {
 }
 
 impl AppService for Scripted {
+    async fn examine(&self, _source: std::net::IpAddr, patient: Patient) -> Result<Report, ExamineError> {
+        let verdict = if patient.credentials.is_some() { Verdict::Good } else { Verdict::Bad };
+        let finding = Finding { step: "register", verdict, what: patient.aor.len().to_string(), remedy: None };
+        Ok(Report { findings: vec![finding], proof: None })
+    }
+
     async fn enable(&self, app: &str, _source: std::net::IpAddr, wish: Enable) -> Result<Enabled, EnableError> {
         let (refuse, slow) = self.with(|script| (script.refuse, script.slow));
         if let Some(error) = refuse {
@@ -325,6 +334,16 @@ impl DeviceService for Scripted {
             (_, wait_s) => Err(TestError::TooSoon { wait_s }),
         }
     }
+
+    async fn trace(
+        &self,
+        id: InstanceId,
+        proof: &InstanceSecret,
+        wish: TraceRequest,
+    ) -> Result<TraceAnswer, TraceError> {
+        self.admit(id, proof)?;
+        self.traced(wish)
+    }
 }
 
 impl NodeService for Scripted {
@@ -376,6 +395,24 @@ impl OperatorService for Scripted {
             presence: Presence::Background,
             calls: vec![(ringing_call(), CallView { state: CallState::Ringing, deadline: EXPIRES_AT })],
         })
+    }
+
+    async fn trace(&self, id: InstanceId, wish: TraceRequest) -> Result<TraceAnswer, TraceError> {
+        self.admit_operator(id).map_err(|_| AccessError::Unknown)?;
+        self.traced(wish)
+    }
+}
+
+impl Scripted {
+    /// A recording that goes on until it is ended.
+    fn traced(&self, wish: TraceRequest) -> Result<TraceAnswer, TraceError> {
+        let traced = self.with(|script| std::mem::replace(&mut script.traced, wish != TraceRequest::End));
+        match wish {
+            TraceRequest::Begin { for_s } => Ok(TraceAnswer::Begun { until: EXPIRES_AT + for_s }),
+            TraceRequest::Read if traced => Ok(TraceAnswer::File(b"\x0a\x0d\x0d\x0a".to_vec())),
+            TraceRequest::End if traced => Ok(TraceAnswer::Ended),
+            TraceRequest::Read | TraceRequest::End => Err(TraceError::None),
+        }
     }
 }
 

@@ -1,0 +1,139 @@
+//! Recording the SIP of instances whose user, or whose operator, asked for it.
+//!
+//! Invariant: a message is looked at only while something is recorded on this shard. Of a device's side only its own flow is
+//! recorded, also where several devices share an account. Who asked stands in the instance's timeline, which is its user's.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use sip::endpoint::{Side, Source, Transport};
+use sip::id::{FlowId, InstanceId};
+use sip::message::{Limits, Message, Method};
+
+use super::Shard;
+use crate::agent::request::{Denied, Principal, TraceAnswer, TraceDenied, TraceRequest};
+use crate::agent::tables::timeline::What;
+use crate::agent::trace::scrub::scrub;
+use crate::agent::trace::{Recorded, Trace};
+use crate::clock::{unix_now, unix_now_ms};
+
+/// Traces that one shard records at once; a further one is refused with 429.
+const TRACES_MAX: usize = 32;
+
+impl Shard {
+    /// Begins, reads or ends the trace of an instance.
+    pub(crate) fn trace(
+        &mut self,
+        id: InstanceId,
+        who: &Principal,
+        wish: TraceRequest,
+    ) -> Result<TraceAnswer, TraceDenied> {
+        // A registration that passed through has no secret: the operator alone asks about it.
+        let passed = matches!(who, Principal::Relay) && self.push_bindings.knows(id);
+        if !passed {
+            self.admit(id, who).map_err(TraceDenied::Denied)?;
+        }
+        self.end_traces();
+        match wish {
+            TraceRequest::Begin { for_s } => {
+                if self.traces.len() >= TRACES_MAX && !self.traces.contains_key(&id) {
+                    return Err(TraceDenied::TooMany);
+                }
+                let until = unix_now().saturating_add(for_s);
+                self.traces.insert(id, Trace::new(until));
+                let by_operator = matches!(who, Principal::Relay);
+                tracing::info!(instance = %id, until, by_operator, "the SIP of this instance is being recorded");
+                self.note(id, None, What::TraceBegun { by_operator });
+                Ok(TraceAnswer::Begun { until })
+            }
+            TraceRequest::Read => {
+                let trace = self.traces.get(&id).ok_or(TraceDenied::None)?;
+                Ok(TraceAnswer::File(trace.file()))
+            }
+            TraceRequest::End => {
+                let ended = self.forget_trace(id);
+                if ended { Ok(TraceAnswer::Ended) } else { Err(TraceDenied::None) }
+            }
+        }
+    }
+
+    /// Erases what was recorded of an instance; whether anything was.
+    pub(crate) fn forget_trace(&mut self, id: InstanceId) -> bool {
+        let ended = self.traces.remove(&id).is_some();
+        if ended {
+            tracing::info!(instance = %id, "the recording of this instance is erased");
+            self.note(id, None, What::TraceEnded);
+        }
+        ended
+    }
+
+    /// Erases what is over.
+    pub(crate) fn end_traces(&mut self) {
+        if self.traces.is_empty() {
+            return;
+        }
+        let now = unix_now();
+        let over: Vec<InstanceId> = self.traces.iter().filter(|(_, it)| it.until <= now).map(|(id, _)| *id).collect();
+        for id in over {
+            self.forget_trace(id);
+        }
+    }
+
+    /// When the next trace is over, in seconds since 1970.
+    pub(crate) fn next_trace_end(&self) -> Option<u64> {
+        self.traces.values().map(|trace| trace.until).min()
+    }
+
+    /// A message came.
+    pub(crate) fn trace_in(&mut self, source: &Source, message: &Message) {
+        self.record(true, source.side, source.flow, Some(source.transport), Some(source.peer), message);
+    }
+
+    /// Bytes are sent.
+    pub(crate) fn trace_out(&mut self, flow: FlowId, bytes: &Bytes) {
+        let Ok(message) = Message::parse(bytes, &Limits::default()) else { return };
+        let side = if self.endpoint.is_device_flow(flow) { Side::Device } else { Side::Upstream };
+        let (transport, peer): (_, Option<SocketAddr>) = match flow {
+            FlowId::Datagram(peer) => (Some(Transport::Udp), Some(peer)),
+            stream => (None, self.flows.get(&stream).map(|(_, peer)| *peer)),
+        };
+        self.record(false, side, flow, transport, peer, &message);
+    }
+
+    fn record(
+        &mut self,
+        came: bool,
+        side: Side,
+        flow: FlowId,
+        transport: Option<Transport>,
+        peer: Option<SocketAddr>,
+        message: &Message,
+    ) {
+        let Some(call_id) = message.call_id() else { return };
+        for (id, trace) in &mut self.traces {
+            let named = self.endpoint.names(message, *id);
+            let own_flow = self.endpoint.device_flow(*id) == Some(flow) || trace.was_seen_on(flow);
+            let is_own = match side {
+                // A flow may carry other instances, too: what is on it is this one's by its Call-ID.
+                Side::Device if named || own_flow && message.method() == Some(Method::Register) => true,
+                Side::Device => own_flow && trace.follows(call_id),
+                Side::Upstream => named || trace.follows(call_id),
+            };
+            if !is_own {
+                continue;
+            }
+            trace.follow(call_id);
+            if side == Side::Device {
+                trace.note_flow(flow);
+            }
+            let (at_us, text) = (unix_now_ms().saturating_mul(1_000), scrub(message));
+            trace.record(Recorded { at_us, came, side, transport, peer, text });
+        }
+    }
+}
+
+impl From<Denied> for TraceDenied {
+    fn from(denied: Denied) -> Self {
+        Self::Denied(denied)
+    }
+}

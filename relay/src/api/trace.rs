@@ -1,0 +1,86 @@
+//! The routes of an instance's trace, for its device and for operators.
+//!
+//! Invariant: what is answered was scrubbed; an answer with a trace ends its connection.
+
+use axum::extract::{Request, State};
+use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::handlers::{Asker, answer, too_many};
+use super::json::{At, Errors};
+use super::problem::{Problem, ProblemType};
+use super::{Api, ApiService, body, json as body_json};
+use crate::clock::rfc3339;
+use crate::service::types::{TraceAnswer, TraceError, TraceRequest};
+
+/// How long a trace records, in seconds: at least, at most, and when nobody says.
+const FOR_S: (u64, u64, u64) = (1, 3_600, 600);
+/// When a further trace may be tried, in seconds.
+const FULL_RETRY_S: u64 = 60;
+
+/// `POST /v1/instances/{id}/trace`
+pub async fn begin<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+    let asker = Asker::of(&request)?;
+    // The secret is checked before the body is taken in, as for a change.
+    asker.judge(&api, api.0.service.read(asker.id, &asker.secret).await)?;
+    let wish = read(request).await?;
+    told(&api, &asker, api.0.service.trace(asker.id, &asker.secret, wish).await)
+}
+
+/// `GET /v1/instances/{id}/trace`
+pub async fn fetch<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+    let asker = Asker::of(&request)?;
+    told(&api, &asker, api.0.service.trace(asker.id, &asker.secret, TraceRequest::Read).await)
+}
+
+/// `DELETE /v1/instances/{id}/trace`
+pub async fn end<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+    let asker = Asker::of(&request)?;
+    told(&api, &asker, api.0.service.trace(asker.id, &asker.secret, TraceRequest::End).await)
+}
+
+fn told<E>(api: &Api<E>, asker: &Asker, outcome: Result<TraceAnswer, TraceError>) -> Result<Response, Problem> {
+    match outcome {
+        Err(TraceError::Access(error)) => asker.judge(api, Err(error)),
+        other => answered(other),
+    }
+}
+
+/// Reads `{"for_s": 600}`.
+pub(crate) async fn read(request: Request) -> Result<TraceRequest, Problem> {
+    let (parts, body) = request.into_parts();
+    let body = body::take(&parts.headers, body, body::JSON).await?;
+    let tree = body_json::parse(&body)?;
+    let mut errors = Errors::default();
+    let (min, max, default) = FOR_S;
+    let for_s = At::root(&tree).object(&["for_s"], &mut errors).and_then(|fields| match fields.get("for_s") {
+        None => Some(default),
+        Some(at) => at.whole(min, max, &mut errors),
+    });
+    errors.into_result(for_s.map(|for_s| TraceRequest::Begin { for_s }))
+}
+
+/// The answer to whoever may ask.
+pub(crate) fn answered(outcome: Result<TraceAnswer, TraceError>) -> Result<Response, Problem> {
+    match outcome {
+        Ok(TraceAnswer::Begun { until }) => Ok(answer(StatusCode::ACCEPTED, &json!({"until": rfc3339(until)}))),
+        Ok(TraceAnswer::File(bytes)) => {
+            let headers = [
+                (CONTENT_TYPE, HeaderValue::from_static("application/x-pcapng")),
+                (CONTENT_DISPOSITION, HeaderValue::from_static("attachment; filename=\"sipwake.pcapng\"")),
+            ];
+            Ok((headers, bytes).into_response())
+        }
+        Ok(TraceAnswer::Ended) => Ok(StatusCode::NO_CONTENT.into_response()),
+        Err(TraceError::Access(_)) => {
+            Err(Problem::new(ProblemType::UnknownInstance, "This node has no such instance."))
+        }
+        Err(TraceError::None) => Err(Problem::new(
+            ProblemType::NoTrace,
+            "Nothing is recorded: begin a trace with POST; it erases itself at the end of its time.",
+        )),
+        Err(TraceError::TooMany) => Err(too_many(FULL_RETRY_S)),
+    }
+}

@@ -1,0 +1,76 @@
+//! `sipwake doctor`: what would go wrong with an account, before anybody lends it.
+//!
+//! Invariant: it goes as a relay with the same configuration goes, from this machine. No password stands among the arguments.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+use sip::message::Uri;
+
+use super::{CommandError, password};
+use crate::config::Config;
+use crate::doctor::{Doctor as Examiner, Patient};
+
+/// Walk an account's path to its SIP server as the relay would, and say what would go wrong and what to do
+///
+/// DNS, connections, certificates, OPTIONS, and REGISTER up to the challenge. With --password-file, or --ask-password for the
+/// standard input, the account is registered, too, and unregistered again. Ends with 1 when a call would not come.
+#[derive(Args)]
+pub struct Doctor {
+    /// The relay's configuration (TOML); without it that of `serve` without one
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The account: sip:user@domain
+    #[arg(long, value_name = "URI")]
+    aor: String,
+    /// The account's registrar, when it is not the AOR's domain
+    #[arg(long, value_name = "URI")]
+    registrar: Option<String>,
+    /// Where requests go instead of the registrar
+    #[arg(long, value_name = "URI")]
+    outbound_proxy: Option<String>,
+    /// The user name for the SIP server's digest, when it is not the AOR's user
+    #[arg(long, value_name = "NAME")]
+    auth_username: Option<String>,
+    /// The file whose first line is the account's password
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// Read the password from the first line of the standard input, which is asked on a terminal
+    #[arg(long, conflicts_with = "password_file")]
+    ask_password: bool,
+    /// Print JSON, as POST /v1/doctor answers
+    #[arg(long)]
+    json: bool,
+}
+
+/// Examines, and prints what was found.
+///
+/// # Errors
+/// [`CommandError`] when something is bad, or nothing could be examined.
+pub async fn run(doctor: Doctor) -> Result<(), CommandError> {
+    let config = match &doctor.config {
+        Some(file) => Config::load(file),
+        None => Config::development(),
+    };
+    let config = config.map_err(|problems| CommandError::Configuration(problems.to_string()))?;
+    let user = Uri::parse(&doctor.aor).and_then(|uri| uri.user.map(str::to_owned)).unwrap_or_default();
+    let username = doctor.auth_username.unwrap_or(user).into_boxed_str();
+    let credentials = match doctor.password_file.is_some() || doctor.ask_password {
+        true => Some((username, password::read(doctor.password_file.as_deref())?)),
+        false => None,
+    };
+    let patient = Patient {
+        aor: doctor.aor.into(),
+        registrar: doctor.registrar.map(Into::into),
+        outbound_proxy: doctor.outbound_proxy.map(Into::into),
+        credentials,
+    };
+    let report = Examiner::new(&config.upstream)?.examine(&patient).await;
+    let mut out = std::io::stdout();
+    match doctor.json {
+        true => writeln!(out, "{}", serde_json::to_string_pretty(&report.to_json()).unwrap_or_default())?,
+        false => write!(out, "{report}")?,
+    }
+    if report.is_healthy() { Ok(()) } else { Err(CommandError::Unhealthy) }
+}

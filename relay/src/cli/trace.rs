@@ -1,0 +1,65 @@
+//! `sipwake trace`: one instance's SIP for a while, as a file that Wireshark opens.
+//!
+//! Invariant: what is written was scrubbed by the relay; when the command ends, the relay's copy is erased.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::CommandError;
+use super::instances::At;
+use crate::config::values::duration;
+
+/// How often the file is written anew.
+const EVERY: Duration = Duration::from_secs(2);
+/// The relay's copy is fetched for the last time so long before it erases itself.
+const BEFORE_THE_END: Duration = Duration::from_secs(1);
+
+/// Record one instance's SIP for a while, scrubbed, as pcapng; ends at the end of its time, or with Ctrl-C
+#[derive(Args)]
+pub struct Trace {
+    /// The instance's id: pi_…
+    id: String,
+    /// How long: 30s, 10m, 1h at most
+    #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = parsed)]
+    time: Duration,
+    /// The file that is written
+    #[arg(long, value_name = "FILE", default_value = "sipwake.pcapng")]
+    output: PathBuf,
+    #[command(flatten)]
+    at: At,
+}
+
+/// Records until the end, and writes what there is every few seconds.
+///
+/// # Errors
+/// [`CommandError`] when the listener is not reached or refuses, or when the file cannot be written.
+pub async fn run(trace: Trace) -> Result<(), CommandError> {
+    let listener = trace.at.open()?;
+    let wish = json!({"for_s": trace.time.as_secs().max(1)});
+    let begun = listener.ask_with("POST", &trace.id, "/trace", Some(&wish)).await?;
+    eprintln!("recording until {} into {}", begun["until"].as_str().unwrap_or("?"), trace.output.display());
+    let end = Instant::now() + trace.time.saturating_sub(BEFORE_THE_END);
+    loop {
+        let over = tokio::select! {
+            () = sleep_until(end) => true,
+            () = sleep(EVERY) => false,
+            _ = tokio::signal::ctrl_c() => true,
+        };
+        let file = listener.fetch(&trace.id, "/trace").await?;
+        std::fs::write(&trace.output, &file).map_err(|why| CommandError::File { file: trace.output.clone(), why })?;
+        if over {
+            break;
+        }
+    }
+    // It may have erased itself by now.
+    drop(listener.ask("DELETE", &trace.id, "/trace").await);
+    Ok(())
+}
+
+fn parsed(text: &str) -> Result<Duration, String> {
+    duration(text).filter(|time| !time.is_zero()).ok_or_else(|| "write a time such as 30s or 10m".to_owned())
+}

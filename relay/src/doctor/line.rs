@@ -1,0 +1,176 @@
+//! One connection to a SIP server, by which it is asked.
+//!
+//! Invariant: one request at a time, each with a transaction of its own; a wait ends within [`ANSWER_WITHIN`]. Nothing that
+//! comes but the awaited response is answered.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use sip::message::{Composer, Frame, Framer, Limits, Message, Method, Name};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UdpSocket;
+use tokio::time::{Instant, timeout_at};
+
+use crate::net::Transport;
+use crate::net::stream::Stream;
+use crate::random;
+
+/// How long a SIP server may take to answer.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(6);
+/// How soon a datagram is sent again, twice as long each time.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Why there is no response.
+#[derive(Debug, thiserror::Error)]
+pub enum LineError {
+    /// The system's word.
+    #[error("the connection broke: {0}")]
+    Broken(#[from] std::io::Error),
+    /// It closed.
+    #[error("it closed the connection")]
+    Closed,
+    /// What came is not SIP.
+    #[error("what it sent is not SIP")]
+    NotSip,
+    /// No response in time.
+    #[error("it did not answer within {} s", ANSWER_WITHIN.as_secs())]
+    Silent,
+}
+
+enum Way {
+    Stream(Box<Stream>, Framer),
+    Datagrams(UdpSocket),
+}
+
+/// The connection.
+pub struct Line {
+    way: Way,
+    transport: Transport,
+    local: SocketAddr,
+    call_id: String,
+    tag: String,
+    cseq: u32,
+}
+
+impl Line {
+    /// By a stream.
+    pub fn by_stream(stream: Stream, transport: Transport) -> Result<Self, LineError> {
+        let local = stream.local_address()?;
+        Ok(Self::new(Way::Stream(Box::new(stream), Framer::new(Limits::default())), transport, local))
+    }
+
+    /// By datagrams to this address, from a socket of its own.
+    pub async fn by_datagrams(peer: SocketAddr) -> Result<Self, LineError> {
+        let any = if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
+        socket.connect(peer).await?;
+        let local = socket.local_addr()?;
+        Ok(Self::new(Way::Datagrams(socket), Transport::Udp, local))
+    }
+
+    fn new(way: Way, transport: Transport, local: SocketAddr) -> Self {
+        Self { way, transport, local, call_id: token(), tag: token(), cseq: 0 }
+    }
+
+    /// The URI by which it is reached, with this user.
+    pub fn contact(&self, user: &str) -> String {
+        format!("sip:{user}@{};transport={}", self.local, self.transport)
+    }
+
+    /// Sends a request of this AOR, and waits for its final response.
+    ///
+    /// # Errors
+    /// [`LineError`] when there is none.
+    pub async fn ask(
+        &mut self,
+        method: Method,
+        uri: &str,
+        aor: &str,
+        headers: &[(Name, String)],
+    ) -> Result<Message, LineError> {
+        self.cseq += 1;
+        let transport = self.transport.to_string().to_ascii_uppercase();
+        let request = Composer::request(method, uri)
+            .header(Name::Via, format_args!("SIP/2.0/{transport} {};branch=z9hG4bK{};rport", self.local, token()))
+            .header(Name::MaxForwards, 70)
+            .header(Name::From, format_args!("<{aor}>;tag={}", self.tag))
+            .header(Name::To, format_args!("<{aor}>"))
+            .header(Name::CallId, &self.call_id)
+            .header(Name::CSeq, format_args!("{} {method}", self.cseq))
+            .header(Name::UserAgent, concat!("sipwake/", env!("CARGO_PKG_VERSION"), " doctor"));
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, value)).finish();
+        let end = Instant::now() + ANSWER_WITHIN;
+        let (mut again, mut wait) = (Instant::now(), AGAIN);
+        self.write(&request).await?;
+        if matches!(self.way, Way::Datagrams(_)) {
+            again += wait;
+        } else {
+            again = end;
+        }
+        loop {
+            match timeout_at(again.min(end), self.read()).await {
+                Ok(message) => {
+                    let message = message?;
+                    let ours = message.call_id() == Some(&self.call_id)
+                        && message.cseq().is_some_and(|(number, of)| number == self.cseq && of == method.as_str());
+                    if ours && message.status().is_some_and(|status| status >= 200) {
+                        return Ok(message);
+                    }
+                }
+                Err(_) if Instant::now() >= end => return Err(LineError::Silent),
+                Err(_) => {
+                    self.write(&request).await?;
+                    wait *= 2;
+                    again = Instant::now() + wait;
+                }
+            }
+        }
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), LineError> {
+        match &mut self.way {
+            Way::Datagrams(socket) => socket.send(bytes).await.map(drop)?,
+            Way::Stream(stream, _) => {
+                stream.write_all(bytes).await?;
+                stream.flush().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next message; may be dropped at any await and asked again.
+    async fn read(&mut self) -> Result<Message, LineError> {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            match &mut self.way {
+                Way::Datagrams(socket) => {
+                    let count = socket.recv(&mut buffer).await?;
+                    let bytes = Bytes::copy_from_slice(&buffer[..count]);
+                    if let Ok(message) = Message::parse(&bytes, &Limits::default()) {
+                        return Ok(message);
+                    }
+                }
+                Way::Stream(stream, framer) => {
+                    match framer.next_frame() {
+                        Err(_) => return Err(LineError::NotSip),
+                        Ok(Some(Frame::Message(bytes))) => {
+                            return Message::parse(&bytes, &Limits::default()).map_err(|_| LineError::NotSip);
+                        }
+                        Ok(Some(Frame::Ping | Frame::Pong)) => continue,
+                        Ok(None) => {}
+                    }
+                    match stream.read(&mut buffer).await? {
+                        0 => return Err(LineError::Closed),
+                        count => framer.push(&buffer[..count]),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// 64 random bits in hex.
+pub(super) fn token() -> String {
+    random::bytes::<8>().iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,504 @@
+//! Walks an account's path to its SIP server as the relay would, and says in words what would go wrong and what to do.
+//!
+//! | step | what is done |
+//! | --- | --- |
+//! | `account` | its domain and URIs are judged as an enabling's are |
+//! | `dns` | every NAPTR, SRV, A and AAAA record is asked for; each address is judged by `upstream.allow_addresses` |
+//! | `connection` | each address is connected to, with the certificate verified as for a call; all of them, not the first alone |
+//! | `options` | OPTIONS by the best connection |
+//! | `register` | REGISTER without a Contact, up to the challenge; with the password: what is registered, then a Contact of its own with a Path, and its end |
+//!
+//! Invariant: nothing is dialled that the relay would not dial. Without a password nothing is changed at the SIP server; with it a
+//! Contact is registered that is taken away again. A password is tried once: a refusal ends the examination.
+
+mod line;
+mod report;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use sip::auth::{Challenge, DigestResponse, Ha1, Hash};
+use sip::message::{Message, Method, Name, Uri};
+
+use crate::agent::transport::upstreams::{NoRoute, Route};
+use crate::config::{DomainRules, Upstream};
+use crate::net::Transport;
+use crate::net::dial::{self, DialError};
+use crate::net::reach::Reach;
+use crate::net::resolve::{Candidate, ResolveError, Resolver};
+use crate::net::tls::{ClientTls, TlsError};
+use crate::secret::{Password, with_clean_stack};
+use line::{Line, LineError, token};
+pub use report::{Finding, Report, Verdict};
+
+/// Addresses that are connected to.
+const CONNECTIONS: usize = 8;
+/// A lifetime below this means many refreshes and, without lending, many pushes, in seconds.
+const SHORT_S: u64 = 120;
+
+/// What the examinations stand on.
+#[derive(Clone)]
+pub struct Doctor {
+    resolver: Resolver,
+    tls: ClientTls,
+    domains: DomainRules,
+    allow_md5: bool,
+    register_expires: Duration,
+}
+
+/// Why there can be no examination.
+#[derive(Debug, thiserror::Error)]
+pub enum NoDoctor {
+    /// No resolver.
+    #[error("the name servers cannot be used: {0}")]
+    Resolver(#[from] ResolveError),
+    /// No trust.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// The account to look at.
+pub struct Patient {
+    /// Its AOR.
+    pub aor: Box<str>,
+    /// Its registrar, if it is not the AOR's domain.
+    pub registrar: Option<Box<str>>,
+    /// Its outbound proxy.
+    pub outbound_proxy: Option<Box<str>>,
+    /// The digest's user and password, if its registration shall be tried.
+    pub credentials: Option<(Box<str>, Password)>,
+}
+
+impl Doctor {
+    /// One who goes as a relay with these settings goes.
+    ///
+    /// # Errors
+    /// [`NoDoctor`] when they cannot be used.
+    pub fn new(upstream: &Upstream) -> Result<Self, NoDoctor> {
+        let reach = Reach::new(&upstream.allow_addresses);
+        let resolver = match upstream.name_servers.is_empty() {
+            true => Resolver::new(reach, upstream.transports)?,
+            false => Resolver::with_nameservers(&upstream.name_servers, reach, upstream.transports)?,
+        };
+        Ok(Self::of_relay(resolver, ClientTls::new(upstream.ca_file.as_deref())?, upstream))
+    }
+
+    /// The same, with what a relay has already.
+    pub fn of_relay(resolver: Resolver, tls: ClientTls, upstream: &Upstream) -> Self {
+        Self {
+            resolver,
+            tls,
+            domains: upstream.domains.clone(),
+            allow_md5: upstream.allow_md5,
+            register_expires: upstream.register_expires,
+        }
+    }
+
+    /// Where an account's requests go, as [`crate::limits`] counts it; `None` when its URIs cannot be used.
+    pub fn server_of(patient: &Patient) -> Option<String> {
+        let route = Route::to(&patient.aor, patient.registrar.as_deref(), patient.outbound_proxy.as_deref());
+        route.ok().map(|route| route.server())
+    }
+
+    /// Examines an account.
+    pub async fn examine(&self, patient: &Patient) -> Report {
+        let mut report = Report::default();
+        if let Some(route) = self.look_at_account(patient, &mut report)
+            && let Some(candidates) = self.look_at_names(&route, &mut report).await
+            && let Some(line) = self.look_at_connections(&route, &candidates, &mut report).await
+        {
+            self.look_at_server(line, &route, patient, &mut report).await;
+        }
+        report
+    }
+
+    fn look_at_account(&self, patient: &Patient, report: &mut Report) -> Option<Route> {
+        const STEP: &str = "account";
+        let Patient { aor, registrar, outbound_proxy, .. } = patient;
+        let route = match Route::to(aor, registrar.as_deref(), outbound_proxy.as_deref()) {
+            Ok(route) => route,
+            Err(error) => {
+                let remedy = match error {
+                    NoRoute::NotSip => "write sip:user@domain, and sip:host;transport=tls for a registrar or a proxy",
+                    _ => "name a transport among tls, tcp and udp, or none",
+                };
+                report.bad(STEP, "one of its URIs cannot be used", remedy);
+                return None;
+            }
+        };
+        for (what, uri) in
+            [("AOR", Some(aor)), ("registrar", registrar.as_ref()), ("outbound proxy", outbound_proxy.as_ref())]
+        {
+            let Some(uri) = uri.and_then(|uri| Uri::parse(uri)) else { continue };
+            if !self.domains.allow(uri.host) {
+                let what = format!("the host of its {what}, {}, is not served by this relay", uri.host);
+                report.bad(STEP, what, "the operator can add it to upstream.domains");
+            }
+        }
+        if report.is_healthy() {
+            report.good(STEP, format!("requests go to {} for {}", route.server(), route.registrar()));
+            return Some(route);
+        }
+        None
+    }
+
+    async fn look_at_names(&self, route: &Route, report: &mut Report) -> Option<Vec<Candidate>> {
+        const STEP: &str = "dns";
+        for asked in self.resolver.trail(&route.target()).await {
+            match &asked.answer {
+                Ok(records) if records.is_empty() => report.note(STEP, format!("{}: none", asked.question), ""),
+                Ok(records) => report.good(STEP, format!("{}: {}", asked.question, records.join(", "))),
+                Err(error) => report.note(STEP, format!("{}: {error}", asked.question), "the relay asks again"),
+            }
+            for address in asked.forbidden {
+                report.note(
+                    STEP,
+                    address,
+                    "the operator can list its network in upstream.allow_addresses, if it is meant",
+                );
+            }
+        }
+        match self.resolver.resolve(&route.target(), 0).await {
+            Ok(found) => {
+                let order: Vec<String> =
+                    found.candidates.iter().map(|it| format!("{} {}", it.transport, it.address)).collect();
+                report.good(STEP, format!("dialled in this order: {}", order.join(", ")));
+                Some(found.candidates)
+            }
+            Err(error) => {
+                let remedy = match error {
+                    ResolveError::NotAllowed(_) => "the operator can list the network in upstream.allow_addresses",
+                    ResolveError::NotAHost => "write a host name or a numeric address in its usual form",
+                    ResolveError::NoSuchDomain => {
+                        "publish SRV or A records for the domain, or name the registrar's host"
+                    }
+                    ResolveError::NoUsableTransport => {
+                        "publish a record for a transport that upstream.transports names, or let the operator add one"
+                    }
+                    ResolveError::Timeout | ResolveError::Unavailable => {
+                        "look at the name servers (upstream.name_servers, or the system's)"
+                    }
+                };
+                report.bad(STEP, error.to_string(), remedy);
+                None
+            }
+        }
+    }
+
+    /// Connects to each address; the first connection that stands.
+    async fn look_at_connections(&self, route: &Route, candidates: &[Candidate], report: &mut Report) -> Option<Line> {
+        const STEP: &str = "connection";
+        let domain = route.verified_domain();
+        let mut best = None;
+        for candidate in candidates.iter().take(CONNECTIONS) {
+            let Candidate { address, transport, .. } = *candidate;
+            let opened = match transport {
+                Transport::Udp => Line::by_datagrams(address).await,
+                Transport::Tcp => match dial::tcp(address).await {
+                    Ok(stream) => Line::by_stream(stream, transport),
+                    Err(error) => {
+                        report.note(STEP, format!("tcp: {error}"), remedy_of(&error, domain));
+                        continue;
+                    }
+                },
+                Transport::Tls => match dial::tls(address, &self.tls, domain).await {
+                    Ok(stream) => Line::by_stream(stream, transport),
+                    Err(error) => {
+                        report.note(STEP, format!("tls: {error}"), remedy_of(&error, domain));
+                        continue;
+                    }
+                },
+            };
+            match opened {
+                Ok(line) => {
+                    let how = match transport {
+                        Transport::Tls => format!("; its certificate is valid for {domain}"),
+                        Transport::Tcp => " in the clear".to_owned(),
+                        Transport::Udp => ": datagrams leave; whether they arrive, OPTIONS tells".to_owned(),
+                    };
+                    report.good(STEP, format!("{transport} {address}{how}"));
+                    best = best.or(Some(line));
+                }
+                Err(error) => report.note(STEP, format!("{transport} {address}: {error}"), ""),
+            }
+        }
+        if best.is_none() {
+            report.bad(STEP, "none of its addresses can be used", "mend one of them; a call would not come");
+        }
+        best
+    }
+
+    async fn look_at_server(&self, mut line: Line, route: &Route, patient: &Patient, report: &mut Report) {
+        match line.ask(Method::Options, route.registrar(), &patient.aor, &[]).await {
+            Ok(response) => {
+                let told = |name| response.text(name).map(|value| format!("; {name}: {value}")).unwrap_or_default();
+                let more = format!("{}{}{}", told(Name::Server), told(Name::Allow), told(Name::Supported));
+                report.good("options", format!("{}{more}", response.status().unwrap_or_default()));
+            }
+            Err(LineError::Silent) => {
+                report.note(
+                    "options",
+                    "no answer to OPTIONS",
+                    "many servers leave it unanswered from whom they do not know",
+                );
+            }
+            Err(error) => {
+                return report.bad("options", error.to_string(), "look at the SIP server's log, or its firewall");
+            }
+        }
+        let mut registering = Registering { doctor: self, line, route, patient, challenge: None };
+        if let Err(ended) = registering.look(report).await {
+            report.bad("register", ended.0, ended.1);
+        }
+    }
+}
+
+/// The REGISTERs of an examination.
+struct Registering<'a> {
+    doctor: &'a Doctor,
+    line: Line,
+    route: &'a Route,
+    patient: &'a Patient,
+    challenge: Option<(Challenge, Name, u32)>,
+}
+
+/// What went wrong, and what to do.
+struct Ended(String, &'static str);
+
+impl From<LineError> for Ended {
+    fn from(error: LineError) -> Self {
+        Self(error.to_string(), "look at the SIP server's log and its firewall: the relay's REGISTER would be lost too")
+    }
+}
+
+impl Registering<'_> {
+    async fn look(&mut self, report: &mut Report) -> Result<(), Ended> {
+        const STEP: &str = "register";
+        let first = self.send(&[]).await?;
+        match first.status().unwrap_or_default() {
+            401 | 407 => self.look_at_challenge(&first, report)?,
+            status @ 200..300 => report.note(
+                STEP,
+                format!("{status} without credentials"),
+                "whoever reaches this server registers anybody: ask for credentials",
+            ),
+            status => return Err(refused(status, &first)),
+        }
+        if self.patient.credentials.is_none() {
+            report.note(STEP, "not tried any further", "give the password to see it registered");
+            return Ok(());
+        }
+        let before = self.send_authorized(&[]).await?;
+        let status = before.status().unwrap_or_default();
+        report.proof = match status {
+            200..300 => Some(true),
+            401 | 403 | 404 | 407 | 604 => Some(false),
+            _ => None,
+        };
+        if !(200..300).contains(&status) {
+            return Err(refused(status, &before));
+        }
+        report.good(STEP, "the credentials are accepted");
+        let before = contacts(&before);
+        let own = self.line.contact(&format!("doctor-{}", token()));
+        // As the relay registers: with an instance, and a flow (RFC 5626).
+        let instance = format!("urn:uuid:00000000-0000-4000-8000-{}", &token()[..12]);
+        let wanted = self.doctor.register_expires.as_secs();
+        let bind = |expires: u64, path: bool| {
+            let mut headers = vec![
+                (Name::Contact, format!("<{own}>;+sip.instance=\"<{instance}>\";reg-id=1;expires={expires}")),
+                (Name::Expires, expires.to_string()),
+                (Name::Supported, "path, outbound, gruu".to_owned()),
+            ];
+            headers
+                .extend(path.then(|| (Name::Path, format!("<sip:{};lr>", own.split('@').nth(1).unwrap_or_default()))));
+            headers
+        };
+        let mut granted = self.send_authorized(&bind(wanted, true)).await?;
+        if granted.status() == Some(423) {
+            let min = granted.number(Name::MinExpires).map_or(3600, u64::from);
+            report.note(
+                STEP,
+                format!("it grants nothing below {min} s"),
+                "the relay follows; upstream.register_expires may name as much",
+            );
+            granted = self.send_authorized(&bind(min, true)).await?;
+        }
+        let mut keeps_path = true;
+        if granted.status() == Some(420) {
+            keeps_path = false;
+            granted = self.send_authorized(&bind(wanted, false)).await?;
+        }
+        let status = granted.status().unwrap_or_default();
+        if !(200..300).contains(&status) {
+            return Err(Ended(
+                format!("{status} to a further Contact"),
+                "the server may take no more Contacts of this account: raise its limit, or free one",
+            ));
+        }
+        self.look_at_grant(&granted, &own, &before, keeps_path, report);
+        let gone = self.send_authorized(&bind(0, false)).await?;
+        if !gone.status().is_some_and(|status| (200..300).contains(&status)) {
+            let what = "the examination's own Contact could not be taken away";
+            report.note(STEP, what, "it runs out by itself");
+        }
+        Ok(())
+    }
+
+    fn look_at_challenge(&mut self, response: &Message, report: &mut Report) -> Result<(), Ended> {
+        let header = if response.has(Name::WwwAuthenticate) { Name::WwwAuthenticate } else { Name::ProxyAuthenticate };
+        let values = || response.values(header).filter_map(|value| std::str::from_utf8(value).ok());
+        let offered: Vec<Challenge> = values().filter_map(|value| Challenge::parse(value).ok()).collect();
+        let allowed: &[Hash] = match self.doctor.allow_md5 {
+            true => &[Hash::Sha256, Hash::Sha512_256, Hash::Md5],
+            false => &[Hash::Sha256, Hash::Sha512_256],
+        };
+        let Some(challenge) = Challenge::topmost_supported(values(), allowed) else {
+            return Err(Ended(
+                "its challenge is none that this relay answers".to_owned(),
+                "offer SHA-256 (RFC 8760), or let the operator set upstream.allow_md5",
+            ));
+        };
+        let names: Vec<&str> = offered.iter().map(|it| it.algorithm.hash.as_str()).collect();
+        let what = format!("it asks for credentials in the realm {:?} ({})", &*challenge.realm, names.join(", "));
+        match names.iter().all(|name| *name == "MD5") {
+            true => report.note("register", what, "MD5 alone: the server should offer SHA-256, too (RFC 8760)"),
+            false => report.good("register", what),
+        }
+        self.challenge = Some((challenge, header, 0));
+        Ok(())
+    }
+
+    fn look_at_grant(&self, granted: &Message, own: &str, before: &BTreeSet<String>, path: bool, report: &mut Report) {
+        const STEP: &str = "register";
+        let ours = granted
+            .contacts()
+            .iter()
+            .find(|it| it.target() == Some(own))
+            .and_then(|it| it.params.value("expires").and_then(|value| value.trim_matches('"').parse().ok()));
+        let seconds = ours.or(granted.number(Name::Expires).map(u64::from));
+        match seconds {
+            Some(seconds) if seconds < SHORT_S => {
+                report.note(
+                    STEP,
+                    format!("registered for {seconds} s"),
+                    "that is short: each refresh costs, and an app that lends nothing is woken for it",
+                );
+            }
+            Some(seconds) => report.good(STEP, format!("registered for {seconds} s")),
+            None => report.note(
+                STEP,
+                "registered; for how long, the answer does not tell",
+                "list the Contact with its expires",
+            ),
+        }
+        let now = contacts(granted);
+        let lost = before.difference(&now).count();
+        let others = now.iter().filter(|contact| *contact != own).count();
+        if lost > 0 {
+            report.note(
+                STEP,
+                format!("this Contact took the place of {lost} other(s)"),
+                "the server limits the Contacts of an account: a desk phone may be put out by the relay. Devices of one app share the relay's",
+            );
+        }
+        if others > 0 {
+            report.note(
+                STEP,
+                format!("{others} other Contact(s) are registered"),
+                "let the server fork to all of them, so that each device rings",
+            );
+        }
+        match path && granted.has(Name::Path) {
+            true => report.good(
+                STEP,
+                "it keeps Path (RFC 3327): an app can register through the relay and lend nothing (RFC 8599)",
+            ),
+            false => report.note(STEP, "it does not keep Path (RFC 3327)", "lend the account; RFC 8599 needs Path"),
+        }
+        if granted.lists(Name::Require, "outbound") || granted.lists(Name::Supported, "outbound") {
+            report.good(STEP, "it knows flows (RFC 5626)");
+        }
+        if granted.elements(Name::FeatureCaps).any(|value| value.contains("+sip.pns")) {
+            report.note(STEP, "it is a push proxy by itself (RFC 8599)", "");
+        }
+    }
+
+    /// A REGISTER with credentials, again when only its nonce was old.
+    async fn send_authorized(&mut self, headers: &[(Name, String)]) -> Result<Message, Ended> {
+        let response = self.send(headers).await?;
+        let Some((_, header, _)) = self.challenge else { return Ok(response) };
+        let stale = |value: &&str| value.to_ascii_lowercase().replace([' ', '"'], "").contains("stale=true");
+        let values: Vec<&str> = response.elements(header).collect();
+        if matches!(response.status(), Some(401 | 407)) && values.iter().any(stale) {
+            let mut unheard = Report::default();
+            self.look_at_challenge(&response, &mut unheard)?;
+            return Ok(self.send(headers).await?);
+        }
+        Ok(response)
+    }
+
+    async fn send(&mut self, headers: &[(Name, String)]) -> Result<Message, LineError> {
+        let mut headers = headers.to_vec();
+        let (registrar, aor) = (self.route.registrar(), &*self.patient.aor);
+        if let (Some((challenge, header, count)), Some((user, password))) =
+            (&mut self.challenge, &self.patient.credentials)
+        {
+            *count += 1;
+            let (cnonce, nc) = (token(), *count);
+            let answer = with_clean_stack(|| {
+                let ha1 = Ha1::compute(challenge.algorithm.hash, user, &challenge.realm, password.expose());
+                let terms = DigestResponse {
+                    username: user,
+                    method: "REGISTER",
+                    uri: registrar,
+                    cnonce: &cnonce,
+                    nc,
+                    body: b"",
+                };
+                challenge.answer(&ha1, &terms).ok()
+            });
+            let name = match header {
+                Name::ProxyAuthenticate => Name::ProxyAuthorization,
+                _ => Name::Authorization,
+            };
+            headers.extend(answer.map(|answer| (name, answer)));
+        }
+        self.line.ask(Method::Register, registrar, aor, &headers).await
+    }
+}
+
+/// The URIs of the Contacts that an answer lists.
+fn contacts(response: &Message) -> BTreeSet<String> {
+    response.contacts().iter().filter_map(|contact| contact.target().map(str::to_owned)).collect()
+}
+
+fn refused(status: u16, response: &Message) -> Ended {
+    let remedy = match status {
+        401 | 407 => "the user name or the password is wrong, or the realm is another account's",
+        403 => "the account is not allowed to register from here: look at the server's rules for addresses and users",
+        404 | 604 => "the server does not know this address of record",
+        301 | 302 | 305 => "the account has moved: name the server that the answer does as its registrar",
+        423 => "the lifetime is too short for the server",
+        500..600 => "the server cannot serve now: look at its log",
+        _ => "look at the SIP server's log",
+    };
+    let reason = response.text(Name::Warning).map(|warning| format!(" ({warning})")).unwrap_or_default();
+    Ended(format!("REGISTER is answered {status}{reason}"), remedy)
+}
+
+fn remedy_of(error: &DialError, domain: &str) -> String {
+    match error {
+        DialError::Timeout(_) => {
+            "open the firewall for the relay's address, or correct the address and port in DNS".into()
+        }
+        DialError::Unreachable(..) => "nobody listens there: start the server, or correct the port in DNS".into(),
+        DialError::NotTls(..) => {
+            "it does not speak TLS on this port: correct the port, or name the transport that it speaks".into()
+        }
+        DialError::NotTrusted { .. } => format!(
+            "issue a certificate with the subjectAltName {domain} (RFC 5922: no wildcard, no common name), from a CA that the system or upstream.ca_file trusts"
+        ),
+        DialError::NotADomain(_) => "name the server by a domain".into(),
+    }
+}

@@ -1,0 +1,47 @@
+//! The recording of one instance's SIP, for its user or the operator.
+//!
+//! Invariant: nothing of a trace leaves the shard but what was scrubbed.
+
+use sip::id::InstanceId;
+
+use super::Inner;
+use super::types::{AccessError, TraceAnswer, TraceError, TraceRequest};
+use crate::agent::request::{Principal, Request, TraceDenied};
+use crate::secret::InstanceSecret;
+
+impl Inner {
+    /// What the holder of an instance's secret asks.
+    pub(super) async fn trace(
+        &self,
+        id: InstanceId,
+        proof: &InstanceSecret,
+        wish: TraceRequest,
+    ) -> Result<TraceAnswer, TraceError> {
+        match self.ask_trace(id, Principal::Device(proof.clone()), wish).await {
+            Some(Err(TraceDenied::Denied(denied))) => Err(self.denied(id, denied, proof).await.into()),
+            other => judged(other),
+        }
+    }
+
+    /// What an operator asks.
+    pub(super) async fn trace_as_relay(&self, id: InstanceId, wish: TraceRequest) -> Result<TraceAnswer, TraceError> {
+        judged(self.ask_trace(id, Principal::Relay, wish).await)
+    }
+
+    async fn ask_trace(
+        &self,
+        id: InstanceId,
+        who: Principal,
+        wish: TraceRequest,
+    ) -> Option<Result<TraceAnswer, TraceDenied>> {
+        self.dependencies.agent.ask(id, |reply| Request::Trace { id, who, wish, reply }).await
+    }
+}
+
+fn judged(answer: Option<Result<TraceAnswer, TraceDenied>>) -> Result<TraceAnswer, TraceError> {
+    answer.ok_or(AccessError::StoreAway)?.map_err(|denied| match denied {
+        TraceDenied::Denied(_) => AccessError::Unknown.into(),
+        TraceDenied::None => TraceError::None,
+        TraceDenied::TooMany => TraceError::TooMany,
+    })
+}

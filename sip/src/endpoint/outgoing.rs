@@ -1,0 +1,239 @@
+//! Requests that a device begins: the relay is the outbound proxy of a device that has registered through it (RFC 3261 §16,
+//! RFC 5626 §5.3, RFC 8599).
+//!
+//! | the request | goes |
+//! | --- | --- |
+//! | INVITE, MESSAGE, SUBSCRIBE, PUBLISH, OPTIONS, REFER of a domain that is registered by the same flow, to that domain or its SIP server | by the flow of that registration, along its Service-Route (RFC 3608) |
+//! | another From, target, Route or method, or nothing is registered by this flow | nowhere: 403, and a Warning says why |
+//! | more than the device's or its address's budget | nowhere: 503 with Retry-After |
+//! | no flow is up to the SIP server | nowhere: 503, and one is dialled |
+//!
+//! The SIP server asks for credentials (401, 407) and routes, as if the device had come by itself. Requests of the dialogs
+//! that begin so are in [`super::dialogs`].
+//!
+//! Invariant: the next hop is the flow of a registration that the device itself has just now on this connection, and no
+//! address that a message names. What is forwarded names nobody outside that registration's domain and SIP server.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::{ClientOwner, Endpoint, Event, RequestRefusal, ServerOwner, Side, Source};
+use crate::bucket::{Bucket, Rate};
+use crate::edge::{forward, push_proxy};
+use crate::flow::FlowToken;
+use crate::id::{FlowId, InstanceId};
+use crate::message::{Composer, Message, Method, Name, Scheme, Uri};
+
+/// Requests that the devices behind one address may begin, on one shard; a further one is answered 503.
+const PER_ADDRESS: Rate = Rate { burst: 100, interval: Duration::from_millis(100) };
+/// Addresses whose requests are counted at once; the requests of a further one are answered 503.
+pub const ADDRESSES_MAX: usize = 10_000;
+/// The Retry-After of a device that sends too many, in seconds.
+const RETRY_AFTER_S: u32 = 10;
+/// INVITEs of one flow that are cancelled when it ends; of more, the latest.
+pub(super) const INVITES_PER_FLOW: usize = 64;
+
+/// How much the devices behind each address have sent.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    addresses: BTreeMap<IpAddr, Bucket>,
+}
+
+/// Why a request goes nowhere; each is a 403.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// The device's account is lent: the relay is called for it and calls nobody.
+    Lent,
+    NotRegistered,
+    From,
+    Target,
+    Route,
+    Method,
+}
+
+impl Refusal {
+    /// What tells a developer, in the text of a Warning.
+    fn text(self) -> &'static str {
+        match self {
+            Self::Lent => {
+                "this account is lent: the relay takes its calls; to call out, register at your own SIP server and send there"
+            }
+            Self::NotRegistered => {
+                "register through this relay first, by this connection and with pn-provider (RFC 8599)"
+            }
+            Self::From => "the domain of From is not one that is registered by this connection",
+            Self::Target => "the target is neither in the registered domain nor its SIP server",
+            Self::Route => "the Route behind this relay is not the Service-Route of the registration",
+            Self::Method => "this method begins nothing here",
+        }
+    }
+}
+
+impl Outgoing {
+    fn spend(&mut self, now: Instant, address: IpAddr) -> bool {
+        if self.addresses.len() >= ADDRESSES_MAX && !self.addresses.contains_key(&address) {
+            self.addresses.retain(|_, bucket| !bucket.is_full(now));
+            if self.addresses.len() >= ADDRESSES_MAX {
+                return false;
+            }
+        }
+        self.addresses.entry(address).or_insert_with(|| Bucket::full(now)).take(now, PER_ADDRESS).is_ok()
+    }
+}
+
+impl Endpoint {
+    /// A request of a device outside a dialog of ours.
+    pub(super) fn on_outgoing(&mut self, now: Instant, source: Source, reply: FlowId, request: &Message) {
+        let own_routes = self.own_routes(request);
+        let (instance, routes) = match self.judge_outgoing(&source, request, own_routes) {
+            Ok(judged) => judged,
+            Err(why) => return self.refuse_outgoing(now, reply, request, why),
+        };
+        if let Err(stop) = forward::check(request, &self.core.settings.own_addresses()) {
+            return self.refuse(now, reply, request, stop.status());
+        }
+        let granted =
+            self.devices.spend_outgoing(now, instance) && self.outgoing.spend(now, source.peer.ip().to_canonical());
+        let upstream = self.devices.binding_of(instance).and_then(|binding| self.upstream_of(binding));
+        match upstream.and_then(|upstream| self.hop_to_server(upstream, instance)).filter(|_| granted) {
+            Some(hop) => self.send_outgoing(now, source, reply, request, &routes, hop),
+            None => {
+                if let Some(upstream) = upstream.filter(|_| granted) {
+                    self.want_transit_flow(upstream);
+                }
+                let tag = self.core.random.tag();
+                let response = Composer::response(request, 503, Composer::reason(503), Some(&tag));
+                let response = response.header(Name::RetryAfter, RETRY_AFTER_S).finish();
+                self.respond_once(now, reply, request, 503, response);
+            }
+        }
+    }
+
+    fn send_outgoing(
+        &mut self,
+        now: Instant,
+        source: Source,
+        reply: FlowId,
+        request: &Message,
+        routes: &[Box<str>],
+        hop: super::dialogs::NextHop,
+    ) {
+        let method = request.method().unwrap_or(Method::Other);
+        let branch = self.core.branch();
+        // A request other than INVITE is never answered 408 (RFC 4320 §4.2).
+        let status = if method == Method::Invite { 408 } else { 480 };
+        let owner = ServerOwner::Forwarded(branch);
+        let Some(server) = self.open_forwarded(now, reply, request, owner, status) else { return };
+        let (device, upstream) = (
+            self.core.settings.sent_by(Side::Device, source.transport),
+            self.core.settings.sent_by(Side::Upstream, hop.transport),
+        );
+        let mut edit = forward::forward_request(request, upstream, branch);
+        edit = forward::strip_asserted_identity(edit, Side::Device).remove(Name::Route);
+        for route in routes {
+            edit = edit.append(Name::Route, &**route);
+        }
+        if matches!(method, Method::Invite | Method::Subscribe | Method::Refer) {
+            let token = FlowToken { instance: hop.device, upstream: hop.flow };
+            let token = self.core.token_key.sign(&token, request.call_id().unwrap_or_default());
+            // The side that the request goes to has its name on top.
+            edit = forward::record_route(edit, &token, upstream, device);
+        }
+        let bytes = edit.finish();
+        if self.core.transactions.send(now, branch, method, bytes, hop.flow, ClientOwner::Forwarded(server)).is_err() {
+            return self.on_forwarded_silence(now, server);
+        }
+        if method == Method::Invite {
+            self.attachments.note_placed(source.flow, branch);
+        }
+    }
+
+    /// Whose registration a request uses, and the Routes that it goes along.
+    fn judge_outgoing(
+        &self,
+        source: &Source,
+        request: &Message,
+        own_routes: usize,
+    ) -> Result<(InstanceId, Vec<Box<str>>), Refusal> {
+        let attached = self.attachments.attached_by(source.flow);
+        let registered = || attached.iter().copied().filter(|instance| self.push_bindings.knows(*instance));
+        if registered().next().is_none() {
+            return Err(if attached.is_empty() { Refusal::NotRegistered } else { Refusal::Lent });
+        }
+        let begins = matches!(
+            request.method(),
+            Some(
+                Method::Invite
+                    | Method::Message
+                    | Method::Subscribe
+                    | Method::Publish
+                    | Method::Options
+                    | Method::Refer
+            )
+        );
+        if !begins || request.to().is_some_and(|to| to.tag().is_some()) {
+            return Err(Refusal::Method);
+        }
+        let from = request.from().and_then(|from| push_proxy::address_of(&from.uri()?)).ok_or(Refusal::From)?;
+        let same_host = |instance: &InstanceId| {
+            self.push_bindings.aor_of(*instance).is_some_and(|aor| host_of(aor).eq_ignore_ascii_case(host_of(&from)))
+        };
+        // An account may call by another of its names; which, its SIP server judges.
+        let exact = registered().find(|instance| self.push_bindings.aor_of(*instance) == Some(&*from));
+        let instance = exact.or_else(|| registered().find(same_host)).ok_or(Refusal::From)?;
+        let target = request.request_uri().and_then(Uri::parse).ok_or(Refusal::Target)?;
+        if !self.is_target(instance, &target) {
+            return Err(Refusal::Target);
+        }
+        let routes = self.push_bindings.routes_of(instance);
+        let named: Vec<Option<String>> = (own_routes..)
+            .map_while(|index| request.route(index))
+            .map(|route| push_proxy::spelling(route.uri.text))
+            .collect();
+        let all = request.elements(Name::Route).count() == own_routes + named.len();
+        let same = named.iter().zip(&routes).all(|(named, route)| {
+            let uri = route.trim_start_matches('<').split('>').next().unwrap_or_default();
+            named.is_some() && *named == push_proxy::spelling(uri)
+        });
+        // It need not repeat what is known here.
+        let fits = named.is_empty() || all && same && named.len() == routes.len();
+        if fits && all { Ok((instance, routes)) } else { Err(Refusal::Route) }
+    }
+
+    /// Whether a URI is in the domain of a registration, or names its SIP server.
+    fn is_target(&self, instance: InstanceId, target: &Uri<'_>) -> bool {
+        if target.scheme == Scheme::Other {
+            // A number or a service: only the SIP server can say where that is.
+            return true;
+        }
+        let maddr = target.params.value("maddr");
+        let upstream = self.devices.binding_of(instance).and_then(|binding| self.upstream_of(binding));
+        let is_server = |host: &str| {
+            let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+            self.push_bindings.is_host_of(instance, host)
+                || address.is_ok_and(|ip| upstream.is_some_and(|upstream| self.upstreams.is_address_of(upstream, ip)))
+        };
+        is_server(target.host) && maddr.is_none_or(is_server)
+    }
+
+    fn refuse_outgoing(&mut self, now: Instant, reply: FlowId, request: &Message, why: Refusal) {
+        self.core.event(Event::RequestRefused(RequestRefusal::Method));
+        let tag = self.core.random.tag();
+        let warning = format!("399 {} \"{}\"", self.core.settings.edge, why.text());
+        let response = Composer::response(request, 403, Composer::reason(403), Some(&tag));
+        self.respond_once(now, reply, request, 403, response.header(Name::Warning, warning).finish());
+    }
+
+    /// A device's flow has ended: whoever it was calling shall not ring for nobody.
+    pub(super) fn give_up_placed(&mut self, now: Instant, invites: Vec<crate::id::BranchId>) {
+        for branch in invites {
+            self.core.transactions.cancel(now, branch, None);
+        }
+    }
+}
+
+/// The host of an address of record.
+fn host_of(aor: &str) -> &str {
+    aor.rsplit_once('@').map_or(aor, |(_, host)| host)
+}

@@ -1,0 +1,285 @@
+//! Requests that a device begins, with the relay as its outbound proxy (RFC 3261 §16, RFC 5626 §5.3).
+
+use sip::endpoint::*;
+use sip::id::{FlowId, UpstreamId};
+use sip::message::{Message, Name};
+
+use super::through::{Register, Through, values};
+use crate::world::World;
+
+const EDGE: &str = "<sip:relay.test:5061;transport=tls;lr>";
+const SERVICE: &str = "<sip:orig@192.0.2.10;lr>";
+
+/// A request that a device begins.
+#[derive(Clone)]
+struct Begun {
+    flow: u64,
+    method: &'static str,
+    uri: &'static str,
+    from: &'static str,
+    to: &'static str,
+    routes: &'static str,
+    call_id: String,
+}
+
+impl Begun {
+    fn new(method: &'static str) -> Self {
+        let (uri, from) = ("sip:bob@example.com", "<sip:alice@example.com>;tag=a");
+        Self { flow: 1, method, uri, from, to: "<sip:bob@example.com>", routes: EDGE, call_id: "out".to_owned() }
+    }
+
+    fn text(&self, cseq: u32, headers: &str) -> String {
+        let Self { method, uri, from, to, routes, call_id, .. } = self;
+        let key = if *method == "CANCEL" || *method == "ACK" { "INVITE" } else { method };
+        let route = if routes.is_empty() { String::new() } else { format!("Route: {routes}\r\n") };
+        format!(
+            "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:9;branch=z9hG4bK{call_id}.{cseq}.{key}\r\n\
+             Max-Forwards: 70\r\n{route}From: {from}\r\nTo: {to}\r\nCall-ID: {call_id}\r\nCSeq: {cseq} {method}\r\n\
+             Contact: <sip:alice@10.0.0.5:9;transport=tls>\r\n{headers}Content-Length: 0\r\n\r\n"
+        )
+    }
+
+    fn send(&self, world: &mut World) {
+        let (source, text) = (world.device(self.flow), self.text(1, ""));
+        world.receive(source, &text);
+    }
+}
+
+/// Alice's phone is registered by flow 1.
+fn registered(says: &[(&'static str, &'static str)]) -> Through {
+    let mut through = Through::over(FlowId::Stream(99));
+    through.says = says.to_vec();
+    through.registered(&Register::by(1));
+    through.world.sent.clear();
+    through.world.events.clear();
+    through
+}
+
+fn flow_of(world: &World, method: &str) -> FlowId {
+    let sent = world.sent.iter().rev().find(|sent| sent.message.method_text() == Some(method));
+    sent.unwrap_or_else(|| panic!("no {method} among {:?}", world.descriptions())).flow
+}
+
+/// A request in the dialog that a message began or joined, along its Record-Routes.
+fn in_dialog(method: &str, uri: &str, routes: &[String], from: &str, to: &str, via: &str) -> String {
+    format!(
+        "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/TLS {via};branch=z9hG4bKin.{method}\r\nMax-Forwards: 70\r\n\
+         Route: {}\r\nFrom: {from}\r\nTo: {to}\r\nCall-ID: out\r\nCSeq: 9 {method}\r\nContent-Length: 0\r\n\r\n",
+        routes.join(", ")
+    )
+}
+
+#[test]
+fn a_call_out_goes_by_the_flow_of_its_registration_and_its_dialog_both_ways() {
+    let mut through = registered(&[("Service-Route", SERVICE)]);
+    let world = &mut through.world;
+    let call = Begun::new("INVITE");
+    let (device, server) = (world.device(1), world.upstream);
+    world.receive(device, &call.text(1, "P-Asserted-Identity: <sip:boss@example.com>\r\nX-Odd:   as  it came\r\n"));
+    assert_eq!(world.descriptions(), ["INVITE 100", "INVITE"]);
+    let invite = world.last("INVITE");
+    assert_eq!((flow_of(world, "INVITE"), invite.request_uri()), (server.flow, Some("sip:bob@example.com")));
+    assert_eq!(values(&invite, Name::Route), [SERVICE], "our own Route is taken off, the Service-Route is put in");
+    assert!(
+        !invite.has(Name::PAssertedIdentity)
+            && std::str::from_utf8(invite.head()).unwrap().contains("X-Odd:   as  it came")
+    );
+    let routes = values(&invite, Name::RecordRoute);
+    assert!(
+        routes[0].contains("@relay.test:5071;transport=tls") && routes[1].contains("@relay.test:5061;"),
+        "{routes:?}"
+    );
+
+    world.reply(server, &invite, 407, &[("Proxy-Authenticate", "Digest realm=\"example.com\", nonce=\"n\"")], "");
+    assert!(world.last("INVITE 407").has(Name::ProxyAuthenticate), "the digest is between the two");
+    let ack = Begun { method: "ACK", ..call.clone() }.text(1, "");
+    world.receive(device, &ack);
+    world.receive(device, &call.text(2, "Proxy-Authorization: Digest username=\"alice\"\r\n"));
+    let invite = world.last("INVITE");
+    assert!(invite.has(Name::ProxyAuthorization));
+    let routes = values(&invite, Name::RecordRoute);
+    world.reply(server, &invite, 180, &[], "");
+    world.reply(server, &invite, 200, &[("Contact", "<sip:bob@192.0.2.77>")], "");
+    assert_eq!((world.count("INVITE 180"), world.count("INVITE 200")), (1, 1));
+    assert_eq!(world.last("INVITE 200").elements(Name::Via).count(), 1);
+
+    let (alice, bob) = ("<sip:alice@example.com>;tag=a", "<sip:bob@example.com>;tag=peer");
+    let reversed: Vec<String> = routes.iter().rev().cloned().collect();
+    world.receive(device, &in_dialog("ACK", "sip:bob@192.0.2.77", &reversed, alice, bob, "10.0.0.5:9"));
+    assert_eq!((flow_of(world, "ACK"), world.count("ACK")), (server.flow, 2), "one to the 407, one to the 200");
+    assert!(!world.last("ACK").has(Name::Route));
+    world.receive(server, &in_dialog("BYE", "sip:alice@10.0.0.5:9", &routes, bob, alice, "192.0.2.10"));
+    assert_eq!(flow_of(world, "BYE"), device.flow);
+    let bye = world.last("BYE");
+    world.reply(device, &bye, 200, &[], "");
+    assert_eq!(world.count("BYE 200"), 1);
+}
+
+#[test]
+fn every_method_that_may_begin_something_passes_and_its_answer_comes_back() {
+    let mut through = registered(&[]);
+    let world = &mut through.world;
+    for method in ["MESSAGE", "SUBSCRIBE", "PUBLISH", "OPTIONS", "REFER"] {
+        Begun { call_id: method.to_owned(), ..Begun::new(method) }.send(world);
+        let request = world.last(method);
+        assert_eq!(flow_of(world, method), world.upstream.flow, "{method}");
+        assert_eq!(request.has(Name::RecordRoute), matches!(method, "SUBSCRIBE" | "REFER"), "{method}");
+        let server = world.upstream;
+        world.reply(server, &request, 202, &[], "");
+        assert_eq!(world.count(&format!("{method} 202")), 1);
+    }
+}
+
+fn refused(through: &mut Through, begun: &Begun) -> String {
+    through.world.sent.clear();
+    begun.send(&mut through.world);
+    let answer = format!("{} 403", begun.method);
+    assert_eq!(through.world.descriptions(), [answer.as_str()], "{} {} {}", begun.uri, begun.from, begun.routes);
+    through.world.last(&answer).text(Name::Warning).unwrap_or_default().to_owned()
+}
+
+#[test]
+fn what_is_not_for_its_own_sip_server_goes_nowhere_and_a_warning_says_why() {
+    let mut through = registered(&[("Service-Route", SERVICE)]);
+    let cases = [
+        (Begun { flow: 2, ..Begun::new("INVITE") }, "register through this relay first"),
+        (Begun { from: "<sip:alice@elsewhere.example>;tag=a", ..Begun::new("INVITE") }, "domain of From"),
+        (Begun { from: "<tel:+4930123>;tag=a", ..Begun::new("INVITE") }, "domain of From"),
+        (Begun { from: "<sip:alice@example.com.elsewhere.example>;tag=a", ..Begun::new("INVITE") }, "domain of From"),
+        (Begun { uri: "sip:bob@elsewhere.example", ..Begun::new("INVITE") }, "target"),
+        (Begun { uri: "sip:bob@198.51.100.9", ..Begun::new("MESSAGE") }, "target"),
+        (Begun { uri: "sip:bob@example.com;maddr=198.51.100.9", ..Begun::new("INVITE") }, "target"),
+        (Begun { uri: "sip:relay.test:5061", ..Begun::new("OPTIONS") }, "target"),
+        (
+            Begun { routes: "<sip:relay.test:5061;lr>, <sip:elsewhere.example;lr>", ..Begun::new("INVITE") },
+            "Service-Route",
+        ),
+        (
+            Begun {
+                routes: "<sip:relay.test:5061;lr>, <sip:orig@192.0.2.10;lr>, <sip:elsewhere.example;lr>",
+                ..Begun::new("INVITE")
+            },
+            "Service-Route",
+        ),
+        (Begun { routes: "<sip:elsewhere.example;lr>", ..Begun::new("INVITE") }, "Service-Route"),
+        (Begun { routes: "<sip:relay.test:5061;lr>, <<", ..Begun::new("INVITE") }, "Service-Route"),
+        (Begun::new("NOTIFY"), "method"),
+        (Begun::new("INFO"), "method"),
+        (Begun::new("X-NEW"), "method"),
+        (Begun { to: "<sip:bob@example.com>;tag=made-up", ..Begun::new("BYE") }, "method"),
+        (Begun { to: "<sip:bob@example.com>;tag=made-up", ..Begun::new("INVITE") }, "method"),
+    ];
+    for (number, (begun, why)) in cases.into_iter().enumerate() {
+        let warning = refused(&mut through, &Begun { call_id: format!("c{number}"), ..begun });
+        assert!(warning.starts_with("399 relay.test:5061 \"") && warning.contains(why), "{number}: {warning}");
+    }
+    assert!(through.world.sent.iter().all(|sent| sent.message.status().is_some()), "nothing left the relay");
+    for routes in ["", EDGE, SERVICE, "<sip:relay.test:5061;transport=tls;lr>, <sip:orig@192.0.2.10;lr>"] {
+        through.world.sent.clear();
+        Begun { routes, call_id: format!("ok{}", routes.len()), ..Begun::new("INVITE") }.send(&mut through.world);
+        assert_eq!(values(&through.world.last("INVITE"), Name::Route), [SERVICE], "{routes}");
+    }
+    for uri in ["tel:+4930123", "sip:+4930123@example.com;user=phone", "sip:9@192.0.2.10", "sips:bob@EXAMPLE.com."] {
+        Begun { uri, call_id: format!("ok{uri}"), ..Begun::new("INVITE") }.send(&mut through.world);
+        assert_eq!(through.world.last("INVITE").request_uri(), Some(uri));
+    }
+}
+
+#[test]
+fn a_registration_that_is_over_calls_nobody() {
+    let mut through = registered(&[]);
+    through.advance(601);
+    refused(&mut through, &Begun::new("INVITE"));
+    let mut through = registered(&[]);
+    through.registered(&Register::by(1).expires(0));
+    refused(&mut through, &Begun::new("INVITE"));
+    let mut through = registered(&[]);
+    through.world.input(Input::Closed(FlowId::Stream(1)));
+    refused(&mut through, &Begun::new("INVITE"));
+}
+
+/// Each account of a connection calls by its own SIP server.
+#[test]
+fn of_several_registrations_the_one_that_from_names_is_used() {
+    let mut through = registered(&[]);
+    through.server = UpstreamId(7);
+    let bob = "<sip:bob@h;pn-provider=fcm;pn-prid=bobs>;+sip.instance=\"<urn:uuid:2>\"";
+    let mut register = Register { uri: "sip:other.example", to: "sip:bob@other.example", ..Register::by(1) };
+    register.contact = bob.into();
+    through.world.dial = false;
+    through.register(&register);
+    let (flow, transport) = (FlowId::Stream(77), Transport::Tls);
+    through.world.input(Input::Dialled { upstream: UpstreamId(7), flow, transport });
+    let server = through.world.upstream;
+    through.world.upstream = Source { flow, ..server };
+    through.accept(600);
+    through.world.upstream = server;
+    let (from, uri) = ("<sip:bob@other.example>;tag=b", "sip:carol@other.example");
+    Begun { from, uri, call_id: "bobs".into(), ..Begun::new("INVITE") }.send(&mut through.world);
+    assert_eq!(flow_of(&through.world, "INVITE"), flow);
+    Begun::new("INVITE").send(&mut through.world);
+    assert_eq!(flow_of(&through.world, "INVITE"), server.flow);
+    let warning = refused(&mut through, &Begun { from, call_id: "mixed".into(), ..Begun::new("INVITE") });
+    assert!(warning.contains("target"), "{warning}");
+}
+
+#[test]
+fn a_device_whose_account_is_lent_is_told_to_call_out_by_itself() {
+    let mut world = World::registered();
+    world.attach(1);
+    world.sent.clear();
+    Begun::new("INVITE").send(&mut world);
+    assert_eq!(world.descriptions(), ["INVITE 403"]);
+    let warning = world.last("INVITE 403");
+    assert!(warning.text(Name::Warning).is_some_and(|it| it.contains("lent") && it.contains("your own SIP server")));
+}
+
+#[test]
+fn a_caller_who_gives_up_or_is_gone_leaves_nobody_ringing() {
+    for gone in [false, true] {
+        let mut through = registered(&[]);
+        let world = &mut through.world;
+        let call = Begun::new("INVITE");
+        call.send(world);
+        let (invite, server, device): (Message, _, _) = (world.last("INVITE"), world.upstream, world.device(1));
+        world.reply(server, &invite, 180, &[], "");
+        match gone {
+            true => world.input(Input::Closed(FlowId::Stream(1))),
+            false => {
+                world.receive(device, &Begun { method: "CANCEL", ..call }.text(1, ""));
+                assert_eq!(world.count("CANCEL 200"), 1);
+            }
+        }
+        assert_eq!(flow_of(world, "CANCEL"), server.flow);
+        let cancel = world.last("CANCEL");
+        world.reply(server, &cancel, 200, &[], "");
+        world.reply(server, &invite, 487, &[], "");
+        assert_eq!(world.count("INVITE 487"), 1);
+    }
+}
+
+#[test]
+fn a_device_and_its_address_begin_so_much_at_most() {
+    let mut through = registered(&[]);
+    let world = &mut through.world;
+    for number in 0..40 {
+        Begun { call_id: format!("m{number}"), ..Begun::new("MESSAGE") }.send(world);
+    }
+    assert_eq!((world.count("MESSAGE"), world.count("MESSAGE 503")), (30, 10));
+    assert!(world.last("MESSAGE 503").has(Name::RetryAfter));
+    world.advance(crate::world::seconds(5));
+    Begun { call_id: "later".into(), ..Begun::new("MESSAGE") }.send(world);
+    assert_eq!(world.count("MESSAGE"), 31);
+}
+
+#[test]
+fn without_a_flow_to_its_sip_server_a_request_is_503_and_one_is_dialled() {
+    let mut through = registered(&[]);
+    let world = &mut through.world;
+    (world.dial, world.dialled) = (false, 0);
+    let flow = world.upstream.flow;
+    world.input(Input::Closed(flow));
+    Begun::new("INVITE").send(world);
+    assert_eq!(world.count("INVITE 503"), 1);
+    assert!(world.dialled > 0 && world.last("INVITE 503").has(Name::RetryAfter));
+}

@@ -1,0 +1,121 @@
+//! `sipwake trace` and `POST …/trace`: the SIP of one instance, as its user or an operator sees it.
+
+use serde_json::json;
+use tests::board::Missed;
+use tests::scene::{SOON, Scene, TOKEN};
+use tests::scratch::Scratch;
+
+use super::{said, sipwake};
+
+type Outcome = Result<(), Missed>;
+
+/// What must stand in no trace.
+fn assert_scrubbed(file: &[u8], secrets: &[&str]) {
+    let text = String::from_utf8_lossy(file);
+    for secret in secrets {
+        assert!(!text.contains(secret), "{secret} stands in the trace");
+    }
+    for header in ["Authorization:", "a=rtpmap", "o=-", "nonce="] {
+        assert!(!text.contains(header), "{header} stands in the trace");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_records_a_call_of_its_own_and_nobody_elses() -> Outcome {
+    let scene = Scene::among(&[("bob", "builder")], |_| {}).await?;
+    let instance = scene.enable().await?;
+    let path = format!("/v1/instances/{}/trace", instance.id);
+    let ask = async |method: &str, body: Option<&serde_json::Value>| {
+        scene.api.json(method, &path, Some(&instance.secret), body).await.map_err(Missed::from)
+    };
+    assert_eq!(ask("GET", None).await?.problem().as_deref(), Some("no-trace"));
+    let begun = ask("POST", Some(&json!({"for_s": 60}))).await?;
+    assert_eq!(begun.status, 202, "{}", begun.text());
+
+    let ringing = scene.answered(&instance).await?;
+    scene.hang_up(&ringing.caller, &ringing.call).await?;
+    let file = ask("GET", None).await?;
+    assert_eq!(file.status, 200);
+    let text = String::from_utf8_lossy(&file.body).into_owned();
+    for line in [
+        "INVITE sip:",
+        "REGISTER sip:",
+        "SIP/2.0 401 ",
+        "SIP/2.0 180 ",
+        "SIP/2.0 200 ",
+        "ACK sip:",
+        "BYE sip:",
+        "m=audio",
+    ] {
+        assert!(text.contains(line), "{line} is absent");
+    }
+    assert!(text.contains("from the SIP server") && text.contains("to the device"), "both sides");
+    assert_scrubbed(&file.body, &[TOKEN, &instance.secret, "alice@", "bob@", "wonderland"]);
+
+    assert_eq!(ask("DELETE", None).await?.status, 204);
+    assert_eq!(ask("GET", None).await?.problem().as_deref(), Some("no-trace"));
+    let timeline = scene.api.of("GET", &instance, "/timeline").await?;
+    let steps: Vec<_> = timeline.json()["steps"].as_array().cloned().unwrap_or_default();
+    assert!(steps.iter().any(|step| step["step"] == "trace-begun" && step["by"] == "device"), "{steps:?}");
+    assert!(steps.iter().any(|step| step["step"] == "trace-ended"), "{steps:?}");
+
+    // It erases itself.
+    assert_eq!(ask("POST", Some(&json!({"for_s": 1}))).await?.status, 202);
+    scene
+        .until("a trace that is gone", || async {
+            (ask("GET", None).await.ok()?.problem().as_deref() == Some("no-trace")).then_some(())
+        })
+        .await?;
+    scene.content_with(&[&ringing.caller], &[&ringing.phone])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_records_an_instance_into_a_file_and_its_user_sees_that() -> Outcome {
+    let scene = Scene::start().await?;
+    let instance = scene.enable().await?;
+    let files = Scratch::new();
+    let token = files.file("token", &scene.relay.setup().operator_token).display().to_string();
+    let (url, ca) =
+        (format!("https://{}", scene.relay.operator_address()), scene.authority.ca_file().display().to_string());
+    let (output, id) = (files.file("trace.pcapng", "").display().to_string(), instance.id.clone());
+    let written = output.clone();
+    let command = tokio::task::spawn_blocking(move || {
+        let at = ["--operator", &url, "--token-file", &token, "--ca", &ca];
+        sipwake(&[&["trace", &id, "--for", "6s", "--output", &output][..], &at].concat())
+    });
+    let steps = || async { Some(scene.api.of("GET", &instance, "/timeline").await.ok()?.json()["steps"].to_string()) };
+    let begun = || async { steps().await.filter(|steps| steps.contains("trace-begun") && steps.contains("operator")) };
+    scene.until("a step that tells of the operator's trace", begun).await?;
+    let (caller, _) = scene.call_and_push().await?;
+    scene.cancel(&caller).await?;
+    let ended = command.await.map_err(|_| Missed::new("the command", ""))?;
+    assert_eq!(ended.status.code(), Some(0), "{}", said(&ended));
+    let file = std::fs::read(&written)?;
+    let text = String::from_utf8_lossy(&file);
+    assert!(
+        file.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]) && text.contains("INVITE sip:") && text.contains("CANCEL sip:")
+    );
+    assert_scrubbed(&file, &[TOKEN, &instance.secret, "alice@", "bob@"]);
+    let over = || async { steps().await.filter(|steps| steps.contains("trace-ended")) };
+    scene.until("a step that tells of its end", over).await?;
+    assert!(scene.relay.log().contains("is being recorded"), "the log says so");
+    scene.content_with(&[&caller], &[])
+}
+
+/// A trace of one device shows nothing of another one of the same account beside what concerns both.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_shows_the_flow_of_its_own_device_alone() -> Outcome {
+    let scene = Scene::start().await?;
+    let (one, two) = (scene.enable().await?, scene.enable_android().await?);
+    let path = format!("/v1/instances/{}/trace", one.id);
+    assert_eq!(scene.api.json("POST", &path, Some(&one.secret), Some(&json!({}))).await?.status, 202);
+    let other = scene.wake(&two).await?;
+    other.ping(SOON).await?;
+    let (caller, call) = scene.answered_at(&other).await?;
+    scene.hang_up(&caller, &call).await?;
+    let file = scene.api.of("GET", &one, "/trace").await?;
+    let text = String::from_utf8_lossy(&file.body).into_owned();
+    assert!(text.contains("INVITE sip:") && !text.contains("the device"), "{text}");
+    assert!(!text.contains(&two.id));
+    scene.content_with(&[&caller], &[&other])
+}
