@@ -2,14 +2,24 @@
 //!
 //! Invariant: every push of the agent leaves by [`deliver`], so that each is counted once.
 
+use std::sync::Arc;
+
 use super::Shared;
 use crate::domain::{PushOutcome, PushProvider};
 use crate::push::{Delivery, Push, Verdict};
 use crate::vault::record::{Provider, PushTarget};
 
 /// Delivers a push and counts it.
-pub(crate) async fn deliver(shared: &Shared, app: &str, target: &PushTarget, push: &Push) -> Verdict {
+pub(crate) async fn deliver(shared: &Arc<Shared>, app: &str, target: &PushTarget, push: &Push) -> Verdict {
     let Delivery { verdict, attempts, elapsed } = shared.push.deliver(app, target, push).await;
+    let verdict = match verdict {
+        Verdict::BadToken if shared.believes_bad_token(app, target.provider).await => Verdict::Gone { since: None },
+        Verdict::BadToken => Verdict::Refused { reason: "BadDeviceToken" },
+        verdict => verdict,
+    };
+    if verdict == Verdict::Accepted {
+        shared.note_accepted(app, target.provider);
+    }
     let provider = shared.provider(target.provider);
     for _ in 1..attempts {
         shared.metrics.push_retry(provider);
@@ -23,7 +33,7 @@ pub(crate) fn outcome_of(verdict: &Verdict) -> PushOutcome {
     match verdict {
         Verdict::Accepted => PushOutcome::Accepted,
         Verdict::Gone { .. } => PushOutcome::Gone,
-        Verdict::Refused { .. } => PushOutcome::Refused,
+        Verdict::Refused { .. } | Verdict::BadToken => PushOutcome::Refused,
         Verdict::Retry { .. } | Verdict::Unconfirmed => PushOutcome::Failed,
         Verdict::TooLate => PushOutcome::TooLate,
     }

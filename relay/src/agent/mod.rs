@@ -16,6 +16,7 @@
 //! | `delivery` | how a push is sent and its verdict named |
 //! | `digest` | what is computed with a secret |
 //! | `erasures` | what the store still has to erase |
+//! | `token_doubts` | whether APNs is believed that a token is bad |
 //! | `ownership` | whether this node is sure of what it owns |
 //!
 //! Invariant: an instance lives on one shard, the one that its id names. Nothing in a shard's loop waits for the store, a
@@ -28,6 +29,7 @@ mod ownership;
 pub mod request;
 mod shard;
 pub(crate) mod tables;
+mod token_doubts;
 pub(crate) mod transport;
 
 use std::net::SocketAddr;
@@ -55,6 +57,7 @@ use erasures::Erasures;
 use ownership::Ownership;
 use request::Request;
 use shard::Shard;
+use token_doubts::TokenDoubts;
 use transport::connections::Writer;
 use transport::dial::Dialler;
 use transport::invite_shards::InviteShards;
@@ -133,8 +136,8 @@ struct Pushed {
     resend: bool,
     /// It is the second push of this call: only a dead token counts.
     second: bool,
-    /// When the app confirmed the token, in seconds since 1970.
-    confirmed_at: u64,
+    /// When the app confirmed the token, in milliseconds since 1970.
+    confirmed_at_ms: u64,
 }
 
 /// A reminder of a lease's end was sent: the record should say so.
@@ -229,6 +232,7 @@ struct Shared {
     quotas: Quotas,
     vault: Vault,
     push: PushService,
+    token_doubts: TokenDoubts,
     push_is_printed: bool,
     domains: DomainRules,
     metrics: Metrics,
@@ -280,6 +284,7 @@ impl Agent {
             quotas: dependencies.quotas,
             vault: dependencies.vault,
             push: dependencies.push,
+            token_doubts: TokenDoubts::default(),
             push_is_printed: dependencies.push_is_printed,
             domains: dependencies.domains,
             metrics,

@@ -32,22 +32,22 @@ impl LifetimeRange {
     }
 }
 
-/// Reads the body of a change; `now` is the present, in seconds since 1970.
-pub fn read_change(body: &Json, lifetime: LifetimeRange, now: u64) -> Result<Change, Problem> {
+/// Reads the body of a change; `now_ms` is the present, in milliseconds since 1970.
+pub fn read_change(body: &Json, lifetime: LifetimeRange, now_ms: u64) -> Result<Change, Problem> {
     let mut errors = Errors::default();
-    let change = change(body, lifetime, now, &mut errors);
+    let change = change(body, lifetime, now_ms, &mut errors);
     errors.into_result(change)
 }
 
-fn change(body: &Json, lifetime: LifetimeRange, now: u64, errors: &mut Errors) -> Option<Change> {
+fn change(body: &Json, lifetime: LifetimeRange, now_ms: u64, errors: &mut Errors) -> Option<Change> {
     let body = At::root(body).object(&["device", "lifetime_s", "presence", "wake_for"], errors)?;
     let mut change = Change::default();
     if let Some(device) = body.get("device").and_then(|at| at.object(&["call_push", "alert_push"], errors)) {
-        change.call_push = device.get("call_push").and_then(|at| push_target(&at, now, errors));
+        change.call_push = device.get("call_push").and_then(|at| push_target(&at, now_ms, errors));
         change.alert_push = match device.get_or_null("alert_push") {
             None => Field::Keep,
             Some(at) if at.is_null() => Field::Clear,
-            Some(at) => push_target(&at, now, errors).map_or(Field::Keep, Field::Set),
+            Some(at) => push_target(&at, now_ms, errors).map_or(Field::Keep, Field::Set),
         };
     }
     change.lifetime_s = body.get("lifetime_s").and_then(|at| lifetime.read(&at, errors));
@@ -59,7 +59,7 @@ fn change(body: &Json, lifetime: LifetimeRange, now: u64, errors: &mut Errors) -
 }
 
 /// Reads one address of a push service.
-pub fn push_target(at: &At, now: u64, errors: &mut Errors) -> Option<PushTarget> {
+pub fn push_target(at: &At, now_ms: u64, errors: &mut Errors) -> Option<PushTarget> {
     let fields = at.object(&["provider", "token", "environment"], errors)?;
     let apns = fields.require("provider", errors).and_then(|at| at.choice(&[("apns", true), ("fcm", false)], errors));
     let provider = match (apns, fields.get("environment")) {
@@ -71,7 +71,7 @@ pub fn push_target(at: &At, now: u64, errors: &mut Errors) -> Option<PushTarget>
         }
     };
     let token = fields.require("token", errors).and_then(|at| token(&at, apns, errors));
-    Some(PushTarget { provider: provider?, token: token?, confirmed_at: now })
+    Some(PushTarget { provider: provider?, token: token?, confirmed_at_ms: now_ms })
 }
 
 /// A token in its service's form; `apns` is `None` when the service is not known.
@@ -139,7 +139,7 @@ mod tests {
         );
         let token = PushToken::new("new");
         let expected = Change {
-            call_push: Some(PushTarget { provider: Provider::Fcm, token, confirmed_at: 7 }),
+            call_push: Some(PushTarget { provider: Provider::Fcm, token, confirmed_at_ms: 7 }),
             alert_push: Field::Clear,
             lifetime_s: Some(300),
             presence: Some(Presence::Foreground),

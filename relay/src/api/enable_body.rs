@@ -28,7 +28,7 @@ pub struct Rules {
     /// The App has an FCM project.
     pub fcm: bool,
     /// The present, in seconds since 1970.
-    pub now: u64,
+    pub now_ms: u64,
 }
 
 /// Reads an [`Enable`].
@@ -120,7 +120,7 @@ fn uri(at: &At, parse: impl FnOnce(&str) -> Result<SipUri, &'static str>, errors
 fn device(at: &At, rules: &Rules, errors: &mut Errors) -> Option<Device> {
     let fields = at.object(&["call_push", "alert_push", "label"], errors)?;
     let target = |at: &At, errors: &mut Errors| {
-        let target = device_body::push_target(at, rules.now, errors)?;
+        let target = device_body::push_target(at, rules.now_ms, errors)?;
         let (served, service) = match target.provider {
             Provider::Fcm => (rules.fcm, "FCM"),
             Provider::ApnsProduction | Provider::ApnsSandbox => (rules.apns, "APNs"),
@@ -155,7 +155,7 @@ mod tests {
         lifetime: LifetimeRange { min_s: 259_200, default_s: 432_000, max_s: 518_400 },
         apns: true,
         fcm: false,
-        now: 1_795_000_000,
+        now_ms: 1_795_000_000_123,
     };
 
     fn places(body: serde_json::Value) -> Vec<String> {
@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(enable.account.proof, Proof::Password(Password::new("wonder")));
         assert_eq!(enable.lifetime_s, 432_000);
         assert_eq!(enable.device.call_push.provider, Provider::ApnsProduction);
-        assert_eq!(enable.device.call_push.confirmed_at, RULES.now);
+        assert_eq!(enable.device.call_push.confirmed_at_ms, RULES.now_ms);
         assert_eq!(enable.device.call_push.token.expose(), token().to_lowercase());
         assert!(enable.wake_for.call && enable.wake_for.missed_call);
     }

@@ -18,7 +18,7 @@ use super::access::{Admitted, bearer};
 use super::enable_body::Rules;
 use super::problem::{FieldError, Problem, ProblemType};
 use super::{Api, OPENAPI, body, device_body, enable_body, json, peer, views};
-use crate::clock::unix_now;
+use crate::clock::unix_now_ms;
 use crate::secret::InstanceSecret;
 use crate::service::types::{AccessError, CallError, ChangeError, EnableError, Refusal, RegistrationState, Wiped};
 
@@ -35,7 +35,7 @@ pub async fn enable<E: ApiService>(State(api): State<Api<E>>, request: Request) 
     let app = admit_app(&api, &request, from)?;
     let (parts, body) = request.into_parts();
     let body = body::take(&parts.headers, body, body::JSON).await?;
-    let rules = Rules { lifetime: api.0.lifetime, apns: app.apns, fcm: app.fcm, now: unix_now() };
+    let rules = Rules { lifetime: api.0.lifetime, apns: app.apns, fcm: app.fcm, now_ms: unix_now_ms() };
     let wish = json::parse(&body).and_then(|tree| enable_body::read(&tree, &rules))?;
     drop(body);
     let now = Instant::now();
@@ -67,7 +67,7 @@ pub async fn change<E: ApiService>(State(api): State<Api<E>>, request: Request) 
     asker.judge(&api, api.0.service.read(asker.id, &asker.secret).await)?;
     let (parts, body) = request.into_parts();
     let body = body::take(&parts.headers, body, body::JSON_OR_MERGE_PATCH).await?;
-    let change = json::parse(&body).and_then(|tree| device_body::read_change(&tree, api.0.lifetime, unix_now()))?;
+    let change = json::parse(&body).and_then(|tree| device_body::read_change(&tree, api.0.lifetime, unix_now_ms()))?;
     drop(body);
     let view = match api.0.service.change(asker.id, &asker.secret, change).await {
         Err(ChangeError::ProviderNotConfigured { alert }) => return Err(provider_not_configured(alert)),

@@ -81,6 +81,7 @@ metrics! {
     Invites = "sipwake_invites_total", Counter, "INVITE requests from the accounts' servers, by how they ended.";
     Pushes = "sipwake_pushes_total", Counter, "Pushes, by service and by how they ended, retries included.";
     PushRetries = "sipwake_push_retries_total", Counter, "Further attempts at a push, by service.";
+    PushTokensDoubted = "sipwake_push_tokens_doubted_total", Counter, "Tokens that APNs called bad (BadDeviceToken) and that are not believed to be: an operator's mistake wipes nobody.";
     PushResends = "sipwake_push_resends_total", Counter, "Pushes of a call that were sent a second time, because the device gave no sign (FCM alone).";
     PushDuration = "sipwake_push_duration_seconds", Histogram, "From the decision to push until the service's verdict.";
     InviteToPush = "sipwake_invite_to_push_seconds", Histogram, "From an INVITE's arrival until its push is handed to the connection of the service.";
@@ -123,6 +124,7 @@ struct Handles {
     invites: Series<InviteOutcome, Counter>,
     pushes: Table<PushProvider, PushOutcome>,
     push_retries: Series<PushProvider, Counter>,
+    push_tokens_doubted: Series<PushProvider, Counter>,
     push_resends: Counter,
     push_duration: Histogram,
     invite_to_push: Histogram,
@@ -176,6 +178,7 @@ impl Metrics {
             invites: series(r, Metric::Invites),
             pushes: table(r, Metric::Pushes),
             push_retries: series(r, Metric::PushRetries),
+            push_tokens_doubted: series(r, Metric::PushTokensDoubted),
             push_resends: single(r, Metric::PushResends),
             push_duration: histogram(r, Metric::PushDuration),
             invite_to_push: histogram(r, Metric::InviteToPush),
@@ -245,6 +248,11 @@ impl Metrics {
     /// A push is tried once more.
     pub fn push_retry(&self, provider: PushProvider) {
         self.0.push_retries.of(provider).inc();
+    }
+
+    /// A token that APNs calls bad is not believed to be.
+    pub fn push_token_doubted(&self, provider: PushProvider) {
+        self.0.push_tokens_doubted.of(provider).inc();
     }
 
     /// The push of a call is sent a second time.

@@ -68,6 +68,7 @@ impl Signers {
 pub(super) struct Apns {
     bundle: Box<str>,
     team: Box<str>,
+    key_id: Box<str>,
     signer: Arc<Signer>,
     production: Arc<Channel>,
     sandbox: Arc<Channel>,
@@ -119,7 +120,23 @@ impl Apns {
             }
             None => (channel(PRODUCTION, "apns")?, channel(SANDBOX, "apns-sandbox")?),
         };
-        Ok(Self { bundle: app.into(), team: settings.team_id.clone(), signer, production, sandbox })
+        Ok(Self {
+            bundle: app.into(),
+            team: settings.team_id.clone(),
+            key_id: settings.key_id.clone(),
+            signer,
+            production,
+            sandbox,
+        })
+    }
+
+    /// The environment, and by which key and endpoint it is reached.
+    pub(super) fn identity(&self, environment: Environment) -> String {
+        let (kind, channel) = match environment {
+            Environment::Production => ("production", &self.production),
+            Environment::Sandbox => ("sandbox", &self.sandbox),
+        };
+        format!("{kind} {} {} {}", channel.origin(), self.team, self.key_id)
     }
 
     /// Whether it belongs to this team.
@@ -227,8 +244,8 @@ fn classify(answer: &Answer) -> Meaning {
     let done = |verdict| Meaning::Settled(Attempt::Done(verdict));
     match (answer.status.as_u16(), body.reason.as_str()) {
         (200, _) => done(Verdict::Accepted),
-        (410, _) => done(Verdict::Gone { since: body.timestamp.map(|milliseconds| milliseconds / 1_000) }),
-        (400, "BadDeviceToken") => done(Verdict::Gone { since: None }),
+        (410, _) => done(Verdict::Gone { since: body.timestamp }),
+        (400, "BadDeviceToken") => done(Verdict::BadToken),
         (403, "ExpiredProviderToken") => Meaning::TokenExpired,
         (429 | 500..=599, _) => Meaning::Settled(Attempt::Again { after: answer.retry_after() }),
         (_, reason) => done(Verdict::Refused { reason: known(reason) }),
@@ -289,10 +306,10 @@ mod tests {
             (
                 410,
                 r#"{"reason":"Unregistered","timestamp":1795000000123}"#,
-                done(Verdict::Gone { since: Some(1_795_000_000) }),
+                done(Verdict::Gone { since: Some(1_795_000_000_123) }),
             ),
             (410, "", done(Verdict::Gone { since: None })),
-            (400, r#"{"reason":"BadDeviceToken"}"#, done(Verdict::Gone { since: None })),
+            (400, r#"{"reason":"BadDeviceToken"}"#, done(Verdict::BadToken)),
             (400, r#"{"reason":"DeviceTokenNotForTopic"}"#, refused("DeviceTokenNotForTopic")),
             (400, r#"{"reason":"SomethingNew","more":{}}"#, refused("OtherReason")),
             (400, "<html>", refused("OtherReason")),

@@ -97,6 +97,11 @@ impl Answer {
 }
 
 impl Channel {
+    /// Where it leads.
+    pub(super) fn origin(&self) -> &str {
+        self.endpoint.origin()
+    }
+
     /// `label` names the channel in logs. A `cautious` one sends one request alone on each new connection, until the
     /// service has accepted our credentials on it.
     pub(super) fn new(label: String, endpoint: Endpoint, cautious: bool) -> Self {

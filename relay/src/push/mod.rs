@@ -114,11 +114,14 @@ impl Push {
 pub enum Verdict {
     /// The service took it.
     Accepted,
-    /// The token is dead, since the moment (seconds since 1970) that the service named, if it named one: wipe.
+    /// The token is dead, since the moment (milliseconds since 1970) that the service named, if it named one: wipe.
     Gone {
         /// When the service saw the token die.
         since: Option<u64>,
     },
+    /// The service calls the token none of its own (APNs `BadDeviceToken`): it is dead, or the operator has mixed up the
+    /// environments.
+    BadToken,
     /// Not now: the service is overloaded, unreachable or asks to wait.
     Retry {
         /// How long the service asks to wait.
@@ -137,11 +140,11 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Whether the token is dead for an app that confirmed it at `confirmed_at` (seconds since 1970): true for
+    /// Whether the token is dead for an app that confirmed it at `confirmed_at_ms` (milliseconds since 1970): true for
     /// [`Verdict::Gone`], unless the service saw an earlier installation's token die.
-    pub fn token_is_dead(&self, confirmed_at: u64) -> bool {
+    pub fn token_is_dead(&self, confirmed_at_ms: u64) -> bool {
         match self {
-            Verdict::Gone { since } => since.is_none_or(|since| since >= confirmed_at),
+            Verdict::Gone { since } => since.is_none_or(|since| since >= confirmed_at_ms),
             _ => false,
         }
     }

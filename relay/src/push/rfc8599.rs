@@ -41,13 +41,14 @@ pub enum NoAddress {
 }
 
 impl PushService {
-    /// The address that a Contact names, confirmed at `now` (seconds since 1970).
+    /// The address that a Contact names, confirmed at `now_ms` (milliseconds since 1970).
     ///
     /// # Errors
     /// [`NoAddress`].
-    pub fn address(&self, contact: &PushContact, now: u64) -> Result<Address, NoAddress> {
+    pub fn address(&self, contact: &PushContact, now_ms: u64) -> Result<Address, NoAddress> {
         let param = contact.param.as_deref().unwrap_or_default();
-        let target = |provider, token: &str| PushTarget { provider, token: PushToken::new(token), confirmed_at: now };
+        let target =
+            |provider, token: &str| PushTarget { provider, token: PushToken::new(token), confirmed_at_ms: now_ms };
         let apple = |provider| {
             let (app, services) = self.apple_app(param).ok_or(NoAddress::NotServed)?;
             let tokens = Tokens::read(&contact.prid).ok_or(NoAddress::Malformed)?;

@@ -93,6 +93,23 @@ impl PushService {
     }
 }
 
+impl PushService {
+    /// Names the app, its environment and how it is reached, for the same again after a restart; `None` where pushes are
+    /// printed or not configured.
+    pub fn channel(&self, app: &str, provider: Provider) -> Option<String> {
+        let Mode::Sent(apps) = &*self.0 else { return None };
+        let app_id = app;
+        let app = apps.get(app)?;
+        let apns = |environment| app.apns.as_ref().map(|apns| apns.identity(environment));
+        let how = match provider {
+            Provider::ApnsProduction => apns(Environment::Production)?,
+            Provider::ApnsSandbox => apns(Environment::Sandbox)?,
+            Provider::Fcm => return app.fcm.as_ref().map(|_| format!("{app_id} fcm")),
+        };
+        Some(format!("{app_id} {how}"))
+    }
+}
+
 /// Checks what [`PushService::new`] needs for one App, without dialling: reads and tries its keys.
 pub fn check(app: &str, services: &AppPush) -> Vec<SetupError> {
     let mut problems = Vec::new();

@@ -112,6 +112,11 @@ pub(super) fn wipe_proof(key: &SecretKey, instance: &[u8; 16], secret: &Instance
     keyed_hash(key, "sipwake wipe 1", &[instance, secret.expose().as_bytes()])
 }
 
+/// The name of something that is remembered and is nothing of any instance.
+pub(super) fn memo(key: &SecretKey, what: &str) -> String {
+    hex(&keyed_hash(key, "sipwake memo 1", &[what.as_bytes()]))
+}
+
 /// HMAC-SHA256 over the purpose and the parts, each with its length before it, so that no two lists look alike.
 fn keyed_hash(key: &SecretKey, purpose: &str, parts: &[&[u8]]) -> [u8; 16] {
     with_clean_stack(|| {

@@ -30,6 +30,8 @@ struct Table {
     lookups: BTreeMap<Lookup, InstanceId>,
     by_expiry: BTreeSet<(u64, InstanceId)>,
     leases: BTreeMap<Arc<str>, Held>,
+    /// What is remembered beside instances.
+    memos: BTreeSet<Box<str>>,
     /// What each node says of itself.
     notes: BTreeMap<Arc<str>, Box<str>>,
 }
@@ -153,6 +155,14 @@ impl MemoryStore {
 
     pub fn write_note(&self, owner: &Owner, note: &str) {
         self.table().notes.insert(owner.node.clone(), note.into());
+    }
+
+    pub fn remember(&self, name: &str) {
+        self.table().memos.insert(name.into());
+    }
+
+    pub fn remembers(&self, name: &str) -> bool {
+        self.table().memos.contains(name)
     }
 
     pub fn note_of(&self, node: &str) -> Option<Box<str>> {

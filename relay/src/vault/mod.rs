@@ -377,6 +377,31 @@ impl Vault {
         }
     }
 
+    /// Writes down that something has happened that is nothing of any instance, for the runs and nodes of the next week.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn remember(&self, what: &str) -> Result<(), StoreError> {
+        let name = lookup::memo(&self.0.keyring.index_key(), what);
+        match &self.0.store {
+            Store::Memory(memory) => memory.remember(&name),
+            Store::Redis(redis) => redis.remember(&name).await?,
+        }
+        Ok(())
+    }
+
+    /// Whether that was written down.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn remembers(&self, what: &str) -> Result<bool, StoreError> {
+        let name = lookup::memo(&self.0.keyring.index_key(), what);
+        match &self.0.store {
+            Store::Memory(memory) => Ok(memory.remembers(&name)),
+            Store::Redis(redis) => redis.remembers(&name).await,
+        }
+    }
+
     /// Says something of this node to the others, with its lease from now on. It is nothing of any instance.
     pub fn say(&self, note: &str) {
         // Said once in a run.

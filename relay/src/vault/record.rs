@@ -94,8 +94,8 @@ pub struct PushBindingRecord {
     pub prid: PushToken,
     /// The device refreshes it by itself.
     pub refreshes_itself: bool,
-    /// When its device named the push token last, in seconds since 1970.
-    pub confirmed_at: u64,
+    /// When its device named the push token last, in milliseconds since 1970.
+    pub confirmed_at_ms: u64,
     /// When it ends, in seconds since 1970.
     pub expires_at: u64,
 }
@@ -159,8 +159,8 @@ pub struct PushTarget {
     pub provider: Provider,
     /// The service's token for the device.
     pub token: PushToken,
-    /// When the app last said that the token is good, in seconds since 1970: a 410 with an older timestamp is stale.
-    pub confirmed_at: u64,
+    /// When the app last said that the token is good, in milliseconds since 1970: a 410 with an older timestamp is stale.
+    pub confirmed_at_ms: u64,
 }
 
 /// A push service.

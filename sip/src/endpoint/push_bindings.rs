@@ -275,6 +275,11 @@ impl Endpoint {
         self.core.event(Event::PushBindingEnded { instance, end });
     }
 
+    /// The SIP server that a registration was accepted by.
+    pub fn push_binding_upstream(&self, instance: InstanceId) -> Option<UpstreamId> {
+        self.push_bindings.rows.get(&instance).map(|row| row.upstream)
+    }
+
     /// The registration that a request names by our own Path and that is not known here: one that another node, or an earlier
     /// run, may have written down. Whoever asks may adopt it and hand the request in afterwards.
     pub fn unknown_push_binding(&self, request: &Message) -> Option<InstanceId> {

@@ -66,7 +66,7 @@ fn call(number: u32, seconds: u64) -> Push {
 }
 
 fn target(provider: Provider, token: &str) -> PushTarget {
-    PushTarget { provider, token: PushToken::new(token), confirmed_at: 0 }
+    PushTarget { provider, token: PushToken::new(token), confirmed_at_ms: 0 }
 }
 
 fn apple_token(number: u32) -> String {
@@ -146,8 +146,8 @@ async fn each_answer_of_apns_has_its_verdict() {
     let stage = Stage::new().await;
     let refused = |reason| Verdict::Refused { reason };
     let cases = [
-        (Answer::Gone { timestamp: 1_795_000_000_123 }, Verdict::Gone { since: Some(1_795_000_000) }),
-        (Answer::BadDeviceToken, Verdict::Gone { since: None }),
+        (Answer::Gone { timestamp: 1_795_000_000_123 }, Verdict::Gone { since: Some(1_795_000_000_123) }),
+        (Answer::BadDeviceToken, Verdict::BadToken),
         (Answer::DeviceTokenNotForTopic, refused("DeviceTokenNotForTopic")),
         (Answer::InvalidProviderToken, refused("InvalidProviderToken")),
         (Answer::Error { status: 400, reason: "SomethingNew" }, refused("OtherReason")),

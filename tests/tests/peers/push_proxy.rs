@@ -7,7 +7,7 @@ use tests::board::Missed;
 use tests::digest::{Algorithm, token};
 use tests::fcm::Fcm;
 use tests::kamailio::{self, Kamailio, Reach};
-use tests::push_phone::{PushPhone, Service};
+use tests::push_phone::{PushPhone, Service, sleep};
 use tests::redis_server::RedisServer;
 use tests::relay_process::RelayProcess;
 use tests::relay_setup::{App, Setup};
@@ -15,6 +15,7 @@ use tests::scene::FCM_TOKEN;
 use tests::sipp::{Scenario, Sipp};
 use tests::wire::Transport;
 
+const WOKEN: &str = "sipwake_http_requests_total{route=\"/v1/wake\",status=\"200\"}";
 const SOON: std::time::Duration = std::time::Duration::from_secs(20);
 
 struct World {
@@ -30,19 +31,28 @@ struct World {
 
 impl World {
     async fn over(transport: Transport) -> Result<Self, Missed> {
+        Self::of(transport, false).await
+    }
+
+    /// `holds`: Kamailio holds calls until the relay has woken a device.
+    async fn of(transport: Transport, holds: bool) -> Result<Self, Missed> {
         let permit = super::world::turn().await;
         let authority = Authority::new();
         let (user, password) = (format!("alice-{}", token()), format!("pass-{}", token()));
+        let (apns, fcm) = tokio::join!(Apns::start(&authority), Fcm::start(&authority));
+        let mut setup = Setup::new(&authority, vec![App::served_by(&apns, &fcm)]);
+        let wake = holds.then(|| kamailio::Wake {
+            api: ([127, 0, 0, 1], setup.ports.api).into(),
+            key: setup.sip_server("kamailio", &["example.test"]),
+        });
         let settings = kamailio::Settings {
             users: vec![(user.clone(), password.clone())],
             algorithm: Algorithm::Md5,
             reach: Reach::Path,
+            wake,
             ..kamailio::Settings::default()
         };
-        let (kamailio, apns, fcm) =
-            tokio::join!(Kamailio::start(settings, &authority), Apns::start(&authority), Fcm::start(&authority));
-        let (kamailio, redis) = (kamailio?, RedisServer::start());
-        let mut setup = Setup::new(&authority, vec![App::served_by(&apns, &fcm)]);
+        let (kamailio, redis) = (Kamailio::start(settings, &authority).await?, RedisServer::start());
         setup.transports = vec![transport];
         setup.store = redis.url();
         setup.keyring = Some(authority.directory().join("keyring"));
@@ -68,6 +78,15 @@ impl World {
         let located = self.kamailio.await_location(&self.user, 1, SOON).await?;
         assert!(located[0].uri.contains("pn-prid"), "{}", located[0].uri);
         self.stored().await
+    }
+
+    async fn await_asleep(&self) -> Result<(), Missed> {
+        let looking = async {
+            while self.relay.metric("sipwake_edge_flows").await != Some(0.0) {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(SOON, looking).await.map_err(|_| Missed::new("a device that has gone", "it is there"))
     }
 
     async fn stored(&self) -> Result<(), Missed> {
@@ -152,5 +171,31 @@ async fn a_relay_that_was_killed_is_found_again_by_kamailios_path() -> Result<()
     call.expect_ack(SOON).await?;
     call.hang_up(SOON).await?;
     caller.finish(SOON).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kamailio_holds_a_call_has_a_phone_that_lent_nothing_woken_and_sends_it_without_a_second_push()
+-> Result<(), Missed> {
+    for transport in [Transport::Tls, Transport::Udp] {
+        let world = World::of(transport, true).await?;
+        world.asleep().await?;
+        for calls in 1..=2 {
+            let caller = world.call(Scenario::CallerHangsUp)?;
+            assert_eq!(world.push().await?["event"], "call");
+            let (device, _) = world.phone.wake(SOON).await?;
+            let call = device.next_invite(SOON).await?;
+            call.ring();
+            call.answer();
+            call.expect_ack(SOON).await?;
+            call.expect_bye(SOON).await?;
+            caller.finish(SOON).await?;
+            assert_eq!((device.violations(), world.fcm.count()), (vec![], calls), "one push for one call");
+            sleep(device);
+            world.await_asleep().await?;
+        }
+        assert!(world.kamailio.output().contains("sipwake answered 200"), "{}", world.kamailio.output());
+        assert_eq!(world.relay.metric(WOKEN).await, Some(2.0));
+    }
     Ok(())
 }

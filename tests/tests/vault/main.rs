@@ -71,7 +71,7 @@ fn record(user: &str) -> Record {
     let push = |token: &str| PushTarget {
         provider: Provider::ApnsProduction,
         token: PushToken::new(&format!("{token}-{user}")),
-        confirmed_at: 1_795_000_000,
+        confirmed_at_ms: 1_795_000_000,
     };
     Record {
         app: "com.example.phone".into(),

@@ -40,8 +40,8 @@ pub(crate) struct AlertEnded {
     event: Event,
     call: Option<CallId>,
     verdict: Verdict,
-    /// When the app confirmed the token, in seconds since 1970.
-    confirmed_at: u64,
+    /// When the app confirmed the token, in milliseconds since 1970.
+    confirmed_at_ms: u64,
 }
 
 /// What an alert tells beside its event.
@@ -109,24 +109,24 @@ impl Shard {
 
     /// An alert push has ended.
     pub(crate) fn on_alert_ended(&mut self, ended: &AlertEnded) {
-        let AlertEnded { instance, event, call, ref verdict, confirmed_at } = *ended;
+        let AlertEnded { instance, event, call, ref verdict, confirmed_at_ms } = *ended;
         let reason = if let Verdict::Refused { reason } = verdict { Some(*reason) } else { None };
         self.note(instance, call, What::PushEnded { event, outcome: outcome_of(verdict), reason });
-        self.end_dead_token(instance, event, verdict, confirmed_at);
+        self.end_dead_token(instance, event, verdict, confirmed_at_ms);
     }
 
     /// Ends the instance, or the push binding, whose token the service calls gone; whether it does.
     ///
-    /// `confirmed_at`: when the app had confirmed the token that was pushed to. An app that has done so since is believed.
+    /// `confirmed_at_ms`: when the app had confirmed the token that was pushed to. An app that has done so since is believed.
     pub(crate) fn end_dead_token(
         &mut self,
         instance: InstanceId,
         event: Event,
         verdict: &Verdict,
-        confirmed_at: u64,
+        confirmed_at_ms: u64,
     ) -> bool {
-        let confirmed_since = self.confirmed_at(instance, event).unwrap_or(0);
-        if !verdict.token_is_dead(confirmed_since.max(confirmed_at)) {
+        let confirmed_since = self.confirmed_at_ms(instance, event).unwrap_or(0);
+        if !verdict.token_is_dead(confirmed_since.max(confirmed_at_ms)) {
             return false;
         }
         if self.push_bindings.knows(instance) {
@@ -138,11 +138,11 @@ impl Shard {
     }
 
     /// When the app last said that the token which gets this event is good.
-    fn confirmed_at(&self, instance: InstanceId, event: Event) -> Option<u64> {
+    fn confirmed_at_ms(&self, instance: InstanceId, event: Event) -> Option<u64> {
         if self.push_bindings.knows(instance) || matches!(event, Event::Call | Event::CallEnded) {
-            return self.call_target(instance).map(|(_, target)| target.confirmed_at);
+            return self.call_target(instance).map(|(_, target)| target.confirmed_at_ms);
         }
-        self.with_record(instance, |record| record.device.alert_target().map(|target| target.confirmed_at)).flatten()
+        self.with_record(instance, |record| record.device.alert_target().map(|target| target.confirmed_at_ms)).flatten()
     }
 }
 
@@ -151,6 +151,6 @@ async fn send(shared: Arc<Shared>, shard: usize, app: Box<str>, target: PushTarg
     // An error means that the service did not take it in that time: the next alert, if any, has its own.
     let Ok(verdict) = tokio::time::timeout(ALERT_TRIES, deliver(&shared, &app, &target, &push)).await else { return };
     let Push { instance, event, call, .. } = push;
-    let ended = AlertEnded { instance, event, call, verdict, confirmed_at: target.confirmed_at };
+    let ended = AlertEnded { instance, event, call, verdict, confirmed_at_ms: target.confirmed_at_ms };
     shared.shards.send(shard, ShardInput::AlertEnded(Box::new(ended))).await;
 }

@@ -64,13 +64,13 @@ impl Shard {
             let verdict = deliver(&shared, &app, &target, &push).await;
             let taken = matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed);
             let resend = target.provider == Provider::Fcm && taken;
-            let confirmed_at = target.confirmed_at;
-            let pushed = Pushed { instance, call, verdict, resend, second: false, confirmed_at };
+            let confirmed_at_ms = target.confirmed_at_ms;
+            let pushed = Pushed { instance, call, verdict, resend, second: false, confirmed_at_ms };
             shared.shards.send(shard, ShardInput::Pushed(Box::new(pushed))).await;
             if resend && no_sign(&shared, shard, call, instance).await {
                 shared.metrics.push_resend();
                 let verdict = deliver(&shared, &app, &target, &push).await;
-                let pushed = Pushed { instance, call, verdict, resend: false, second: true, confirmed_at };
+                let pushed = Pushed { instance, call, verdict, resend: false, second: true, confirmed_at_ms };
                 shared.shards.send(shard, ShardInput::Pushed(Box::new(pushed))).await;
             }
         });
@@ -86,7 +86,7 @@ impl Shard {
                 record.wake_for.call.then(|| (record.app.clone(), record.device.call_push.clone()))
             }
             StoredRecord::PushBinding(record) => {
-                let address = self.shared.push.address(&contact_of(record), record.confirmed_at).ok()?;
+                let address = self.shared.push.address(&contact_of(record), record.confirmed_at_ms).ok()?;
                 Some((address.app, address.call))
             }
         })
@@ -146,7 +146,7 @@ impl Shard {
         let reason = if let Verdict::Refused { reason } = verdict { Some(*reason) } else { None };
         let what = What::PushEnded { event: Event::Call, outcome: outcome_of(verdict), reason };
         self.note(instance, Some(call), what);
-        if self.end_dead_token(instance, Event::Call, verdict, pushed.confirmed_at) || pushed.second {
+        if self.end_dead_token(instance, Event::Call, verdict, pushed.confirmed_at_ms) || pushed.second {
             return;
         }
         match verdict {
@@ -157,7 +157,11 @@ impl Shard {
             }
             // The service may have taken it: the phone may come.
             Verdict::Unconfirmed => {}
-            Verdict::Gone { .. } | Verdict::Retry { .. } | Verdict::Refused { .. } | Verdict::TooLate => {
+            Verdict::Gone { .. }
+            | Verdict::BadToken
+            | Verdict::Retry { .. }
+            | Verdict::Refused { .. }
+            | Verdict::TooLate => {
                 tracing::info!(%instance, %call, ?verdict, "a call's push was not delivered");
                 if !self.attached.contains(&instance) {
                     self.give_up(call, instance);

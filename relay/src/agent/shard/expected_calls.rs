@@ -1,4 +1,5 @@
-//! Waking the devices of an account for a call that its SIP server holds itself.
+//! Waking the devices of an account for a call that its SIP server holds itself: those that lent it, and those that registered
+//! through the edge (RFC 8599).
 //!
 //! Invariant: whoever waits for a device is told when it attaches, or let go when it cannot come any more: it declined, its
 //! push was refused, or the call's time is over. The account is named by its keyed hash alone. A device is woken only when
@@ -9,7 +10,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use sip::endpoint::Input;
-use sip::id::{FlowId, InstanceId};
+use sip::id::{FlowId, InstanceId, UpstreamId};
 use tokio::sync::mpsc;
 
 use super::Shard;
@@ -27,11 +28,14 @@ impl Shard {
         arrivals: &mpsc::UnboundedSender<InstanceId>,
     ) -> DevicesFound {
         let mut found = DevicesFound::default();
-        for instance in self.instances.of_account(aor) {
-            if self.instances.get(instance).is_none_or(|row| row.ending.is_some()) {
-                continue;
-            }
-            match self.is_served(instance, servers) {
+        let lent = self.instances.of_account(aor).into_iter().filter_map(|instance| {
+            let row = self.instances.get(instance).filter(|row| row.ending.is_none())?;
+            Some((instance, row.upstream))
+        });
+        let passed = self.push_bindings.of_account(aor).into_iter();
+        let passed = passed.filter_map(|instance| Some((instance, self.endpoint.push_binding_upstream(instance)?)));
+        for (instance, upstream) in lent.chain(passed).collect::<Vec<_>>() {
+            match self.is_served(upstream, servers) {
                 Some(true) => {}
                 Some(false) => continue,
                 None => {
@@ -54,14 +58,13 @@ impl Shard {
         found
     }
 
-    /// Whether an instance is registered at one of these servers, as far as this pass decides it.
-    fn is_served(&self, instance: InstanceId, servers: &Servers) -> Option<bool> {
-        let Some(row) = self.instances.get(instance) else { return Some(false) };
-        let Some(route) = self.shared.upstreams.route(row.upstream) else { return Some(false) };
+    /// Whether what is registered at this SIP server is to be woken by these, as far as this pass decides it.
+    fn is_served(&self, upstream: UpstreamId, servers: &Servers) -> Option<bool> {
+        let Some(route) = self.shared.upstreams.route(upstream) else { return Some(false) };
         let is_next_hop = |host: &str| host.trim_end_matches('.').eq_ignore_ascii_case(route.verified_domain());
         let by_name = is_next_hop(&servers.domain) || servers.registrars.iter().any(|host| is_next_hop(host));
         let Some(addresses) = &servers.addresses else { return by_name.then_some(true) };
-        let peer = self.endpoint.flow_to(row.upstream).and_then(|flow| match flow {
+        let peer = self.endpoint.flow_to(upstream).and_then(|flow| match flow {
             FlowId::Datagram(peer) => Some(peer),
             stream => self.flows.get(&stream).map(|(_, peer)| *peer),
         });

@@ -5,7 +5,7 @@
 //! newest. Nothing in the loop waits for the store; a request for a registration that only the store knows is handed in when it
 //! has answered.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,14 +24,14 @@ use crate::agent::Shared;
 use crate::agent::erasures;
 use crate::agent::request::KnownPushBinding;
 use crate::agent::transport::upstreams::{Route, Upstreams};
-use crate::clock::{confirmed_now, unix_now};
+use crate::clock::{confirmed_now, unix_now, unix_now_ms};
 use crate::limits::guesses::{Attempt, Permit};
 use crate::limits::holdings::Place;
 use crate::metrics::labels::StoreOperation;
 use crate::push::{Event, NoAddress};
 use crate::secret::{Aor, PushToken};
 use crate::vault::record::PushBindingRecord;
-use crate::vault::{Fence, Lookup, Sealed, StoreError};
+use crate::vault::{AorKey, Fence, Lookup, Sealed, StoreError};
 
 /// How soon a record is written again that the store did not take.
 const STORE_AGAIN: Duration = Duration::from_secs(2);
@@ -49,6 +49,8 @@ const WAITING_MAX: usize = 32;
 #[derive(Default)]
 pub(crate) struct PushBindings {
     rows: HashMap<InstanceId, Row>,
+    /// The rows of each account, which has no other name here.
+    accounts: BTreeSet<(AorKey, InstanceId)>,
     /// What waits until the store has said whether it knows a registration.
     lookups: HashMap<InstanceId, Vec<(Instant, Input)>>,
 }
@@ -59,6 +61,8 @@ pub(crate) type LookedUp = Option<(KnownPushBinding, Arc<[IpAddr]>)>;
 struct Row {
     /// What the store is to have; `None`: nothing.
     wanted: Option<(Sealed, u64)>,
+    /// Under which name its account is found.
+    aor: AorKey,
     lookup: Lookup,
     fence: Fence,
     /// The store is being asked.
@@ -86,6 +90,19 @@ impl PushBindings {
 
     pub(crate) fn sealed(&self, id: InstanceId) -> Option<&Sealed> {
         self.rows.get(&id)?.wanted.as_ref().map(|(sealed, _)| sealed)
+    }
+
+    /// The registrations of an account, in order.
+    pub(crate) fn of_account(&self, aor: AorKey) -> Vec<InstanceId> {
+        let from = (aor, InstanceId::from_bytes([0; 16]));
+        let theirs = self.accounts.range(from..).take_while(|(other, _)| *other == aor).map(|(_, id)| *id);
+        theirs.filter(|id| self.knows(*id)).collect()
+    }
+
+    fn remove(&mut self, id: InstanceId) {
+        if let Some(row) = self.rows.remove(&id) {
+            self.accounts.remove(&(row.aor, id));
+        }
     }
 }
 
@@ -172,7 +189,7 @@ impl Shard {
         let services = self.shared.push.providers();
         match push {
             PushRequest::Push(contact) => {
-                self.shared.push.address(contact, unix_now()).map_err(|why| match why {
+                self.shared.push.address(contact, unix_now_ms()).map_err(|why| match why {
                     NoAddress::NotServed => 555_u16,
                     NoAddress::Malformed => 400,
                 })?;
@@ -228,11 +245,13 @@ impl Shard {
         let PushBinding { instance, aor, contact, registrar, proxy, push, expires, refreshes_itself, source } =
             registration;
         let Ok(route) = Route::through(&aor, &registrar, proxy.as_deref()) else { return };
-        let Ok(address) = self.shared.push.address(&push, unix_now()) else { return };
+        let Ok(address) = self.shared.push.address(&push, unix_now_ms()) else { return };
         let expires_at = unix_now() + expires.as_secs();
+        let aor = Aor::new(&aor);
+        let account = self.shared.vault.aor_key(&aor);
         let (sealed, lookup) = self.shared.vault.seal_new(instance, || PushBindingRecord {
             app: address.app,
-            aor: Aor::new(&aor),
+            aor,
             contact,
             registrar,
             proxy,
@@ -240,14 +259,23 @@ impl Shard {
             param: push.param,
             prid: PushToken::new(&push.prid),
             refreshes_itself,
-            confirmed_at: unix_now(),
+            confirmed_at_ms: unix_now_ms(),
             expires_at,
         });
         if !self.push_bindings.knows(instance) {
             self.shared.metrics.push_registrations(1);
         }
         let place = || self.shared.quotas.count_registration(&route.server(), source);
-        let fresh = || Row { wanted: None, lookup, fence: Fence::NEW, busy: false, stale: false, _place: place() };
+        let fresh = || Row {
+            wanted: None,
+            aor: account,
+            lookup,
+            fence: Fence::NEW,
+            busy: false,
+            stale: false,
+            _place: place(),
+        };
+        self.push_bindings.accounts.insert((account, instance));
         let row = self.push_bindings.rows.entry(instance).or_insert_with(fresh);
         row.wanted = Some((sealed, expires_at));
         self.tell_store(instance);
@@ -284,7 +312,7 @@ impl Shard {
         if row.stale {
             self.tell_store(id);
         } else if row.wanted.is_none() {
-            self.push_bindings.rows.remove(&id);
+            self.push_bindings.remove(id);
         }
     }
 
@@ -302,7 +330,9 @@ impl Shard {
             return;
         };
         let _place = self.shared.quotas.count_registration(&server, None);
-        let row = Row { wanted: Some((sealed, expires_at)), lookup, fence, busy: false, stale: false, _place };
+        let aor = self.shared.vault.aor_key(&Aor::new(&registration.aor));
+        let row = Row { wanted: Some((sealed, expires_at)), aor, lookup, fence, busy: false, stale: false, _place };
+        self.push_bindings.accounts.insert((aor, id));
         self.push_bindings.rows.insert(id, row);
         self.shared.metrics.push_registrations(1);
         self.next.push_back(Input::RestorePushBinding(Box::new(RestoredPushBinding {
@@ -321,14 +351,14 @@ impl Shard {
         if end != PushBindingEnd::Expired {
             self.tell_store(id);
         } else if !row.busy {
-            self.push_bindings.rows.remove(&id);
+            self.push_bindings.remove(id);
         }
     }
 
     /// The device of a registration is to register again.
     pub(crate) fn refresh(&mut self, id: InstanceId) {
         let target = self.with_push_binding(id, |record| {
-            let address = self.shared.push.address(&contact_of(record), record.confirmed_at).ok()?;
+            let address = self.shared.push.address(&contact_of(record), record.confirmed_at_ms).ok()?;
             Some((address.app, address.other?))
         });
         let Some((app, target)) = target.flatten() else {

@@ -4,7 +4,7 @@
 //! record  = version binding[16] sip_instance[16] flags created_at expires_at app aor auth_username
 //!           [registrar] [outbound_proxy] proof target [target] [label] secret
 //! proof   = password | realm [md5] [sha256] [sha512_256]
-//! target  = provider confirmed_at token
+//! target  = provider confirmed_at_ms token
 //! text    = length bytes          numbers and lengths are LEB128, 7 bits a byte, least significant first
 //! ```
 //! What stands in brackets is there when its bit in `flags` (32 bits, big-endian) is set. `version` is one byte, 1.
@@ -15,7 +15,7 @@ use std::borrow::Cow;
 
 use sip::id::BindingId;
 
-use super::{NotARecord, Reader, number, text};
+use super::{NotARecord, Reader, milliseconds, number, text};
 use crate::secret::{Aor, Ha1Text, InstanceSecret, Password, PushToken};
 use crate::vault::record::{
     Account, Device, Presence, Proof, Provider, PushTarget, Record, Reminder, Storable, WakeFor,
@@ -79,7 +79,7 @@ fn visit(record: &Record, sink: &mut dyn FnMut(&[u8])) {
     }
     for push in std::iter::once(&device.call_push).chain(&device.alert_push) {
         sink(&[provider_code(push.provider)]);
-        number(push.confirmed_at, sink);
+        number(push.confirmed_at_ms, sink);
         text(push.token.expose(), sink);
     }
     if let Some(label) = &device.label {
@@ -216,8 +216,8 @@ impl<'a> Reader<'a> {
             3 => Provider::Fcm,
             _ => return Err(NotARecord),
         };
-        let confirmed_at = self.number()?;
-        Ok(PushTarget { provider, token: PushToken::new(self.text()?), confirmed_at })
+        let confirmed_at_ms = milliseconds(self.number()?);
+        Ok(PushTarget { provider, token: PushToken::new(self.text()?), confirmed_at_ms })
     }
 }
 
@@ -242,12 +242,12 @@ pub(in crate::vault) mod tests {
                 call_push: PushTarget {
                     provider: Provider::ApnsProduction,
                     token: PushToken::new(&"a5".repeat(32)),
-                    confirmed_at: 1_795_000_000,
+                    confirmed_at_ms: 1_795_000_000_123,
                 },
                 alert_push: Some(PushTarget {
                     provider: Provider::ApnsSandbox,
                     token: PushToken::new(&"c7".repeat(32)),
-                    confirmed_at: u64::MAX,
+                    confirmed_at_ms: u64::MAX,
                 }),
                 label: Some("Alice’s phone".into()),
             },

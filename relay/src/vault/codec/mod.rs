@@ -37,6 +37,12 @@ pub(super) fn number(mut value: u64, sink: &mut dyn FnMut(&[u8])) {
     sink(&[value as u8]);
 }
 
+/// A moment in milliseconds since 1970; records of an earlier version had seconds.
+fn milliseconds(value: u64) -> u64 {
+    const SECONDS_END: u64 = 100_000_000_000;
+    if value < SECONDS_END { value * 1_000 } else { value }
+}
+
 /// Reads one part after the other.
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 

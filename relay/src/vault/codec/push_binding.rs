@@ -1,14 +1,14 @@
 //! The record of a push binding (RFC 8599) as bytes. There is no credential in it.
 //!
 //! ```text
-//! record = kind flags confirmed_at expires_at app aor contact registrar [proxy] provider param prid      kind is one byte, 2
+//! record = kind flags confirmed_at_ms expires_at app aor contact registrar [proxy] provider param prid      kind is one byte, 2
 //! ```
 //!
 //! Invariant: that of the [folder](super).
 
 use std::borrow::Cow;
 
-use super::{NotARecord, Reader, number, text};
+use super::{NotARecord, Reader, milliseconds, number, text};
 use crate::secret::{Aor, PushToken};
 use crate::vault::record::{PushBindingRecord, Storable};
 
@@ -39,7 +39,7 @@ fn visit(record: &PushBindingRecord, sink: &mut dyn FnMut(&[u8])) {
         | bit(HAS_PARAM, param.is_some())
         | bit(REFRESHES_ITSELF, record.refreshes_itself);
     sink(&[KIND, flags]);
-    number(record.confirmed_at, sink);
+    number(record.confirmed_at_ms, sink);
     number(record.expires_at, sink);
     for part in [app, aor.expose(), contact, registrar].into_iter().map(|part: &str| part).chain(proxy.as_deref()) {
         text(part, sink);
@@ -60,7 +60,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<PushBindingRecord, NotARecord> {
     }
     // The fields of a struct expression are read in the order in which they stand here: that of the format.
     let record = PushBindingRecord {
-        confirmed_at: rest.number()?,
+        confirmed_at_ms: milliseconds(rest.number()?),
         expires_at: rest.number()?,
         refreshes_itself: flags & REFRESHES_ITSELF != 0,
         app: rest.text()?.into(),
@@ -90,7 +90,7 @@ mod tests {
             param: Some("TEAM.com.example.phone".into()),
             prid: PushToken::new("token"),
             refreshes_itself: true,
-            confirmed_at: 1_795_000_000,
+            confirmed_at_ms: 1_795_000_000_123,
             expires_at: 1_795_432_000,
         };
         [PushBindingRecord { proxy: None, param: None, refreshes_itself: false, ..full.clone() }, full]

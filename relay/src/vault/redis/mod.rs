@@ -11,6 +11,7 @@
 //! | `sipwake:nodes` | set | the nodes there may be; a hint | [`INDEX_TTL`] |
 //! | `sipwake:letters:<node>#<run>` | list | sealed letters of other nodes to this run | [`LETTER_LIFE`](super::letters::LETTER_LIFE) after the last |
 //! | `sipwake:note:<node>` | string | where the node's Contacts lead, for whoever takes them away | [`INDEX_TTL`] |
+//! | `sipwake:memo:<hex>` | string | that this app's pushes were accepted by this environment, key and endpoint; a keyed hash | [`INDEX_TTL`] |
 //! | `sipwake:mark:<node>#<run>` | string | how often this run has written a record; tells a store that has lost something | [`INDEX_TTL`] after the last |
 //! | `sipwake:lease:<node>` | string | the run that holds the node's lease, or `-`: released | the lease |
 //!
@@ -240,6 +241,15 @@ impl RedisStore {
         self.link.ask(set.arg(note_key(&owner.node)).arg(note).arg("PX").arg(millis(INDEX_TTL))).await
     }
 
+    pub async fn remember(&self, name: &str) -> Result<(), StoreError> {
+        let mut set = ::redis::cmd("SET");
+        self.link.ask(set.arg(memo_key(name)).arg(1).arg("PX").arg(millis(INDEX_TTL))).await
+    }
+
+    pub async fn remembers(&self, name: &str) -> Result<bool, StoreError> {
+        self.link.ask(::redis::cmd("EXISTS").arg(memo_key(name))).await
+    }
+
     /// What a node says of itself.
     pub async fn note_of(&self, node: &str) -> Result<Option<String>, StoreError> {
         self.link.ask(::redis::cmd("GET").arg(note_key(node))).await
@@ -393,6 +403,10 @@ fn node_key(node: &str) -> String {
 
 fn ended_key(node: &str) -> String {
     format!("sipwake:ended:{node}")
+}
+
+fn memo_key(name: &str) -> String {
+    format!("sipwake:memo:{name}")
 }
 
 fn note_key(node: &str) -> String {

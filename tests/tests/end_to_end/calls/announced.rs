@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 use tests::board::Missed;
 use tests::caller::CallOptions;
 use tests::dns::{Dns, Record};
+use tests::push_phone::Service;
+use tests::redis_server::RedisServer;
 use tests::registrar::{Registrar, Settings};
 use tests::scene::{FCM_TOKEN, OTHER_TOKEN, SOON, Scene, TOKEN, text};
 use tests::wire::Transport;
@@ -161,7 +163,7 @@ async fn nobody_is_woken_whom_the_relay_or_the_server_does_not_know_or_may_not_w
 async fn a_device_that_cannot_be_reached_is_not_waited_for() -> Outcome {
     let (scene, key) = scene("30s").await?;
     let instance = scene.enable().await?;
-    scene.apns.answer_with(TOKEN, [apns::Answer::BadDeviceToken]);
+    scene.apns.answer_with(TOKEN, [apns::Answer::Gone { timestamp: u64::MAX }]);
     let answer = scene.api.wake(&key, &wish(&scene)).await?;
     assert_eq!((answer.status, answer.problem().as_deref()), (504, Some("no-device-in-time")));
     scene.await_gone(&instance).await?;
@@ -238,4 +240,56 @@ async fn a_registration_at_an_address_of_the_aors_domain_is_woken_without_being_
         assert_eq!(scene.api.disable(&instance).await?.status, 200);
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_that_lent_nothing_is_woken_for_an_announced_call_and_gets_it_without_a_second_push() -> Outcome {
+    let (scene, key) = scene("30s").await?;
+    let phone = scene.push_phone(&Service::Fcm(FCM_TOKEN.to_owned()));
+    let learned = phone.register_and_sleep(SOON).await?;
+    scene.await_metric("sipwake_edge_flows", 0.0).await?;
+    let body = wish(&scene);
+    let (answer, woken) = tokio::join!(scene.api.wake(&key, &body), async {
+        let push = scene.android_push().await?;
+        Ok::<_, Missed>((push, phone.wake(SOON).await?.0))
+    });
+    let ((push, device), answer) = (woken?, answer?);
+    assert_eq!((answer.status, answer.json()), (200, json!({"awake": 1, "known": 1})), "{}", answer.text());
+    assert_eq!((text(&push["event"]), Some(text(&push["instance"]))), ("call".to_owned(), learned.purr));
+    assert_eq!((&push["from"], &push["name"]), (&json!("sip:carol@example.test"), &json!("Carol")));
+    let (caller, call) = scene.answered_at(&device).await?;
+    scene.hang_up(&caller, &call).await?;
+    assert_eq!(scene.fcm.count(), 1, "one push for one call");
+
+    // It is unregistered: nobody is known any more.
+    device.unregister(SOON).await?;
+    let answer = scene.api.wake(&key, &wish(&scene)).await?;
+    assert_eq!((answer.status, answer.problem().as_deref()), (404, Some("unknown-aor")));
+    scene.content_with(&[&caller], &[&device])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_a_phone_that_lent_nothing_is_still_woken_for_an_announced_call() -> Outcome {
+    let redis = RedisServer::start();
+    let mut key = String::new();
+    let mut scene = Scene::with(|setup| {
+        setup.store = redis.url();
+        key = setup.sip_server("pbx-1", &["example.test"]);
+    })
+    .await?;
+    let phone = scene.push_phone(&Service::Fcm(FCM_TOKEN.to_owned()));
+    phone.register_and_sleep(SOON).await?;
+    let stored = || async { redis.keys().iter().any(|key| key.starts_with("sipwake:i:")).then_some(()) };
+    scene.until("a stored record", stored).await?;
+    scene.relay.kill_9().await?;
+    scene.relay.restart().await?;
+    let mut body = wish(&scene);
+    body["wait_ms"] = json!(1);
+    let woken = || async {
+        let answer = scene.api.wake(&key, &body).await.ok()?;
+        (answer.problem().as_deref() == Some("no-device-in-time")).then_some(())
+    };
+    scene.until("a registration that was adopted", woken).await?;
+    assert_eq!(scene.android_push().await?["event"], "call");
+    scene.content()
 }

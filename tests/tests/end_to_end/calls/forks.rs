@@ -142,7 +142,7 @@ async fn a_dead_push_token_wipes_its_own_device_and_the_call_goes_to_the_other()
     let scene = Scene::start().await?;
     let phone = scene.enable().await?;
     let android = scene.enable_android().await?;
-    scene.apns.answer_all(Some(apns::Answer::BadDeviceToken));
+    scene.apns.answer_all(Some(apns::Answer::Gone { timestamp: u64::MAX }));
     let caller = scene.call()?;
     scene.android_push().await?;
     scene.await_gone(&phone).await?;

@@ -100,7 +100,7 @@ async fn a_test_push_goes_to_the_alert_target_and_its_result_is_told() -> Outcom
 async fn a_test_push_to_a_dead_token_ends_the_instance() -> Outcome {
     let scene = Scene::start().await?;
     let instance = scene.enable_as(&wish(&scene)).await?;
-    scene.apns.answer_with(OTHER_TOKEN, [tests::apns::Answer::BadDeviceToken]);
+    scene.apns.answer_with(OTHER_TOKEN, [tests::apns::Answer::Gone { timestamp: u64::MAX }]);
     assert_eq!(scene.api.of("POST", &instance, "/test").await?.status, 202);
     scene.await_gone(&instance).await?;
     scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;

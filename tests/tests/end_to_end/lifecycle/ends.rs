@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use relay::domain::Word as _;
 use relay::vault::{Keyring, Receipt, verify_receipt};
 use serde_json::json;
+use tests::caller::CallOptions;
 use tests::redis_server::RedisServer;
 use tests::scene::{FCM_TOKEN, OTHER_TOKEN, SOON, Scene, TOKEN, text};
 use tests::{apns, fcm};
@@ -130,19 +131,73 @@ async fn an_instance_that_is_enabled_again_replaces_the_earlier_one_everywhere()
 
 #[tokio::test]
 async fn a_token_that_apns_calls_gone_wipes_the_instance() -> Outcome {
-    for answer in [apns::Answer::Gone { timestamp: (now() + 60) * 1_000 }, apns::Answer::BadDeviceToken] {
-        let redis = RedisServer::start();
-        let scene = Scene::with(|setup| setup.store = redis.url()).await?;
-        let instance = scene.enable().await?;
-        scene.apns.answer_with(TOKEN, [answer]);
+    let redis = RedisServer::start();
+    let scene = Scene::with(|setup| setup.store = redis.url()).await?;
+    let instance = scene.enable().await?;
+    scene.apns.answer_with(TOKEN, [apns::Answer::Gone { timestamp: (now() + 60) * 1_000 }]);
+    let caller = scene.call()?;
+    caller.expect(480, SOON).await?;
+    scene.await_gone(&instance).await?;
+    nothing_is_left(&scene, &redis, "push-token-gone").await?;
+    assert_eq!(scene.apns.requests(), 1, "a dead token is not tried again");
+    scene.content_with(&[&caller], &[])
+}
+
+#[tokio::test]
+async fn a_bad_token_wipes_the_instance_where_pushes_were_accepted_also_before_a_restart() -> Outcome {
+    let redis = RedisServer::start();
+    let mut scene = Scene::with(|setup| setup.store = redis.url()).await?;
+    let good = scene.enable().await?;
+    rings(&scene, &good).await?;
+    scene
+        .until("it is written down", || async {
+            redis.keys().iter().any(|key| key.starts_with("sipwake:memo:")).then_some(())
+        })
+        .await?;
+    for restart in [false, true] {
+        if restart {
+            scene.relay.kill_9().await?;
+            scene.relay.restart().await?;
+            scene.api = scene.relay.api();
+            scene.registrar.await_contacts(&scene.aor(), 1, SOON).await?;
+        }
+        let bad = scene.enable_as(&scene.wish(OTHER_TOKEN)).await?;
+        scene.apns.answer_with(OTHER_TOKEN, [apns::Answer::BadDeviceToken]);
         let caller = scene.call()?;
-        caller.expect(480, SOON).await?;
-        scene.await_gone(&instance).await?;
-        nothing_is_left(&scene, &redis, "push-token-gone").await?;
-        assert_eq!(scene.apns.requests(), 1, "a dead token is not tried again");
-        scene.content_with(&[&caller], &[])?;
+        scene.push().await?;
+        scene.await_gone(&bad).await?;
+        assert_eq!(scene.api.read(&good).await?.status, 200);
+        caller.cancel().await?;
+        caller.final_response(SOON).await?;
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn when_apns_calls_every_token_bad_nobody_is_wiped_and_the_operator_hears_of_it() -> Outcome {
+    const DEVICES: usize = 5;
+    let names: Vec<String> = (0..DEVICES).map(|n| format!("u{n}")).collect();
+    let accounts: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "a password of theirs")).collect();
+    let scene = Scene::among(&accounts, |_| {}).await?;
+    scene.apns.answer_all(Some(apns::Answer::BadDeviceToken));
+    let mut instances = Vec::new();
+    for name in &names {
+        let mut wish = scene.wish(TOKEN);
+        wish["account"]["aor"] = json!(scene.registrar.aor(name));
+        wish["account"]["auth_username"] = json!(name);
+        wish["account"]["password"] = json!("a password of theirs");
+        instances.push(scene.enable_as(&wish).await?);
+        let caller = scene.registrar.call(&scene.registrar.aor(name), &CallOptions::default())?;
+        caller.expect(480, SOON).await?;
+    }
+    for instance in &instances {
+        assert_eq!(scene.api.read(instance).await?.json()["registration"]["state"], "registered");
+    }
+    scene.await_metric("sipwake_push_tokens_doubted_total{provider=\"apns\"}", DEVICES as f64).await?;
+    scene.relay.await_log("BadDeviceToken", SOON).await?;
+    scene.apns.answer_all(None);
+    let caller = scene.registrar.call(&scene.registrar.aor("u0"), &CallOptions::default())?;
+    caller.expect(180, SOON).await.map(drop)
 }
 
 #[tokio::test]

@@ -38,8 +38,8 @@ async fn contacts(stage: &Stage, count: usize) -> Outcome {
 
 /// What the store holds beside what the nodes hold there of themselves.
 fn records(redis: &RedisServer) -> Vec<String> {
-    const OF_NODES: [&str; 5] =
-        ["sipwake:nodes", "sipwake:lease:", "sipwake:note:", "sipwake:letters:", "sipwake:mark:"];
+    const OF_NODES: [&str; 6] =
+        ["sipwake:memo:", "sipwake:nodes", "sipwake:lease:", "sipwake:note:", "sipwake:letters:", "sipwake:mark:"];
     let of_nodes = |key: &String| OF_NODES.iter().any(|prefix| key.starts_with(prefix));
     redis.keys().into_iter().filter(|key| !of_nodes(key)).collect()
 }

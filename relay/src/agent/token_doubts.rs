@@ -1,0 +1,192 @@
+//! Whether APNs is believed that a token is bad.
+//!
+//! `BadDeviceToken` says that a token is none, or that it is one of the other environment. The first is the app's end, the
+//! second an operator's mistake that concerns every device at once. So it ends an instance only
+//! - when this app and environment has had a push accepted, in this run or, with the same key and endpoint, in one of the
+//!   last days, and
+//! - while, of what was answered within [`WINDOW`], at most [`BAD_FREE`] answers or one in [`BAD_SHARE`] say so.
+//!
+//! Otherwise the instance lives, its caller is told that it cannot be reached, and the operator hears of it.
+//!
+//! Invariant: nothing here is on the way of a push that has not been answered yet.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Shared;
+use crate::vault::record::Provider;
+
+/// For how long answers are counted, at most.
+const WINDOW: Duration = Duration::from_secs(600);
+/// `BadDeviceToken` within it that are always believed.
+const BAD_FREE: u32 = 2;
+/// Of so many answers one may be `BadDeviceToken`.
+const BAD_SHARE: u32 = 5;
+/// How often it is written down that pushes are accepted.
+const WRITTEN_EVERY: Duration = Duration::from_secs(86_400);
+/// How often the operator is told of one app and environment.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+
+/// What each app and environment has answered lately.
+#[derive(Default)]
+pub(crate) struct TokenDoubts(Mutex<HashMap<(Box<str>, Provider), Row>>);
+
+#[derive(Default)]
+struct Row {
+    /// A push was accepted, in this run or an earlier one.
+    accepted: bool,
+    written_at: Option<Instant>,
+    told_at: Option<Instant>,
+    /// Answers of this half of the window and of the one before: all, and those that said `BadDeviceToken`.
+    halves: [(u32, u32); 2],
+    half_began: Option<Instant>,
+}
+
+impl TokenDoubts {
+    /// A push was accepted; whether that is to be written down.
+    fn note_accepted(&self, app: &str, provider: Provider, now: Instant) -> bool {
+        self.with_row(app, provider, |row| {
+            row.count(now, false);
+            row.accepted = true;
+            let due = row.written_at.is_none_or(|at| now.saturating_duration_since(at) >= WRITTEN_EVERY);
+            if due {
+                row.written_at = Some(now);
+            }
+            due
+        })
+    }
+
+    /// A token was called bad; `None`: whether a push was accepted in an earlier run decides.
+    fn judge(&self, app: &str, provider: Provider, now: Instant) -> Option<bool> {
+        self.with_row(app, provider, |row| {
+            row.count(now, true);
+            let few = row.are_few();
+            (!few || row.accepted).then_some(few)
+        })
+    }
+
+    fn note_accepted_before(&self, app: &str, provider: Provider) {
+        self.with_row(app, provider, |row| row.accepted = true);
+    }
+
+    /// Whether the operator is to be told now.
+    fn tells(&self, app: &str, provider: Provider, now: Instant) -> bool {
+        self.with_row(app, provider, |row| {
+            let due = row.told_at.is_none_or(|at| now.saturating_duration_since(at) >= TOLD_EVERY);
+            if due {
+                row.told_at = Some(now);
+            }
+            due
+        })
+    }
+
+    fn with_row<T>(&self, app: &str, provider: Provider, work: impl FnOnce(&mut Row) -> T) -> T {
+        work(self.lock().entry((app.into(), provider)).or_default())
+    }
+
+    // A panic while the lock was held leaves a whole table behind: only numbers are assigned.
+    fn lock(&self) -> MutexGuard<'_, HashMap<(Box<str>, Provider), Row>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Row {
+    fn count(&mut self, now: Instant, bad: bool) {
+        let began = *self.half_began.get_or_insert(now);
+        match now.saturating_duration_since(began).as_secs() / (WINDOW.as_secs() / 2) {
+            0 => {}
+            1 => (self.halves, self.half_began) = ([(0, 0), self.halves[0]], Some(now)),
+            _ => (self.halves, self.half_began) = ([(0, 0); 2], Some(now)),
+        }
+        self.halves[0].0 += 1;
+        self.halves[0].1 += u32::from(bad);
+    }
+
+    fn are_few(&self) -> bool {
+        let (all, bad) = (self.halves[0].0 + self.halves[1].0, self.halves[0].1 + self.halves[1].1);
+        bad <= BAD_FREE || bad.saturating_mul(BAD_SHARE) <= all
+    }
+}
+
+impl Shared {
+    /// A push was accepted: this app's tokens of this environment are good ones.
+    pub(crate) fn note_accepted(self: &std::sync::Arc<Self>, app: &str, provider: Provider) {
+        if !self.token_doubts.note_accepted(app, provider, Instant::now()) {
+            return;
+        }
+        let Some(channel) = self.push.channel(app, provider) else { return };
+        let shared = self.clone();
+        // What is not written down is learned anew by the next run.
+        tokio::spawn(async move { shared.vault.remember(&channel).await });
+    }
+
+    /// Whether a token that the service calls bad ends its instance. If not, the operator is told.
+    pub(crate) async fn believes_bad_token(&self, app: &str, provider: Provider) -> bool {
+        let now = Instant::now();
+        let believed = match self.token_doubts.judge(app, provider, now) {
+            Some(believed) => believed,
+            None => {
+                let channel = self.push.channel(app, provider);
+                let before = match &channel {
+                    Some(channel) => self.vault.remembers(channel).await.unwrap_or(false),
+                    None => false,
+                };
+                if before {
+                    self.token_doubts.note_accepted_before(app, provider);
+                }
+                before
+            }
+        };
+        if !believed {
+            self.metrics.push_token_doubted(self.provider(provider));
+            if self.token_doubts.tells(app, provider, now) {
+                tracing::error!(
+                    app,
+                    environment = ?provider,
+                    "APNs calls the tokens of this app bad (BadDeviceToken), and none of its pushes, or too few, are accepted: nobody is \
+                     wiped for it; look whether the tokens are of the other environment, or of another app"
+                );
+            }
+        }
+        believed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const APP: (&str, Provider) = ("com.example.phone", Provider::ApnsProduction);
+
+    fn judge(doubts: &TokenDoubts, now: Instant) -> Option<bool> {
+        doubts.judge(APP.0, APP.1, now)
+    }
+
+    #[test]
+    fn nobody_is_believed_before_a_push_was_accepted() {
+        let (doubts, now) = (TokenDoubts::default(), Instant::now());
+        assert_eq!(judge(&doubts, now), None, "an earlier run may know");
+        assert_eq!(judge(&doubts, now), None);
+        assert_eq!(judge(&doubts, now), Some(false), "three of three are too many, whatever an earlier run knew");
+        assert!(
+            doubts.note_accepted(APP.0, APP.1, now) && !doubts.note_accepted(APP.0, APP.1, now),
+            "written once a day"
+        );
+    }
+
+    #[test]
+    fn a_few_among_many_are_believed_and_many_at_once_are_not() {
+        let (doubts, now) = (TokenDoubts::default(), Instant::now());
+        doubts.note_accepted(APP.0, APP.1, now);
+        let outcomes: Vec<_> = (0..5).map(|_| judge(&doubts, now)).collect();
+        assert_eq!(outcomes, [Some(true), Some(true), Some(false), Some(false), Some(false)]);
+        for _ in 0..94 {
+            doubts.note_accepted(APP.0, APP.1, now);
+        }
+        assert_eq!(judge(&doubts, now), Some(true), "six of a hundred");
+        assert_eq!(doubts.judge(APP.0, Provider::ApnsSandbox, now), None, "the other environment is another matter");
+        let later = now + WINDOW * 2;
+        assert_eq!(judge(&doubts, later), Some(true), "what was long ago does not count");
+    }
+}
