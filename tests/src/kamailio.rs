@@ -58,6 +58,8 @@ pub enum Manner {
     Moved,
     /// The first REGISTER whose digest is right is answered 503 with a Retry-After of this many seconds.
     BusyOnce(u32),
+    /// It does not see `+sip.instance`, and tells Contacts apart by their URIs alone.
+    ByUri,
     /// It tells the account's other addresses and the way of its requests (RFC 3608, RFC 7315).
     TellsMore,
 }
@@ -360,6 +362,10 @@ impl Manner {
                      sl_send_reply(\"503\", \"Busy\");\nexit;\n}}"
                 );
                 ("", "", CHALLENGE, busy)
+            }
+            Self::ByUri => {
+                let blind = "subst('/;\\+sip\\.instance=\"[^\"]*\"(;reg-id=[0-9]+)?//g');\nmsg_apply_changes();";
+                ("", "", CHALLENGE, blind.to_owned())
             }
             Self::TellsMore => {
                 let more = "append_to_reply(\"P-Associated-URI: <$tu>, <tel:+4930123>\\r\\n\

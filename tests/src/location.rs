@@ -42,8 +42,9 @@ impl Location {
         all.iter().filter(|binding| binding.expires_at > now).cloned().collect()
     }
 
-    /// Takes what a REGISTER says; `granted` gives the seconds for those that it asks (never called with 0).
-    pub fn update(&mut self, aor: &str, register: &Message, flow: &Flow, granted: impl Fn(u32) -> u32) {
+    /// Takes what a REGISTER says; `granted` gives the seconds for those that it asks (never called with 0). `outbound`: whether
+    /// Contacts are told apart by instance and reg-id (RFC 5626 §6), else by their URIs alone.
+    pub fn update(&mut self, aor: &str, register: &Message, flow: &Flow, outbound: bool, granted: impl Fn(u32) -> u32) {
         let bindings = self.0.entry(aor.to_owned()).or_default();
         let header = register.number(Name::Expires);
         if register.elements(Name::Contact).any(|contact| contact == "*") {
@@ -53,10 +54,10 @@ impl Location {
             let Some(contact) = NameAddr::parse(element) else { continue };
             let instance =
                 contact.params.value("+sip.instance").map(|value| unquote(value).trim_matches(['<', '>']).to_owned());
-            let reg_id = contact.params.value("reg-id").and_then(|value| value.parse().ok());
+            let reg_id = contact.params.value("reg-id").filter(|_| outbound).and_then(|value| value.parse().ok());
             let asked = contact.params.value("expires").and_then(|value| value.parse().ok()).or(header).unwrap_or(3600);
-            let outbound = instance.is_some() && reg_id.is_some();
-            bindings.retain(|known| match outbound {
+            let by_instance = instance.is_some() && reg_id.is_some();
+            bindings.retain(|known| match by_instance {
                 true => known.instance != instance || known.reg_id != reg_id,
                 false => known.uri != contact.uri.text,
             });

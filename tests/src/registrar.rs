@@ -48,6 +48,8 @@ pub struct Settings {
     pub certified: Option<Vec<String>>,
     /// The most Contacts that an AOR may have; a REGISTER that would make more is 403.
     pub contacts: usize,
+    /// Whether it knows RFC 5626; else it tells Contacts apart by their URIs alone.
+    pub outbound: bool,
 }
 
 impl Default for Settings {
@@ -63,6 +65,7 @@ impl Default for Settings {
             flow_timer: None,
             certified: None,
             contacts: usize::MAX,
+            outbound: true,
         }
     }
 }
@@ -556,7 +559,7 @@ impl Inner {
             return Verdict::refused(420, true).with("Unsupported", "path");
         }
         let before = state.location.clone();
-        state.location.update(aor, request, flow, |asked| asked.min(longest));
+        state.location.update(aor, request, flow, self.settings.outbound, |asked| asked.min(longest));
         if state.location.bindings(aor).len() > self.settings.contacts {
             state.location = before;
             return Verdict::refused(403, true);

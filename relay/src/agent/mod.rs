@@ -375,15 +375,15 @@ impl Agent {
         answers
     }
 
-    /// The store, asked at this time, has spoken of this node's lease, or is away: what is here may be acted on for a lease from
+    /// The store, asked at this time [since boot](crate::clock::since_boot), has spoken of this node's lease, or is away: what is here may be acted on for a lease from
     /// then on. An answer may have waited for a process that stood still.
-    pub fn be_sure(&self, asked_at: Instant) {
+    pub fn be_sure(&self, asked_at: Duration) {
         self.0.ownership.be_sure(asked_at);
     }
 
     /// Whether this node may have lost its lease without noticing.
     pub fn is_doubtful(&self) -> bool {
-        self.0.ownership.is_doubtful(Instant::now())
+        self.0.ownership.is_doubtful()
     }
 
     /// Something is being taken over here, until [`Self::end_claim`]. The first claim has begun with the agent.

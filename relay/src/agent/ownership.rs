@@ -7,26 +7,27 @@
 //!
 //! A store that is away is no doubt: then a node goes on with what it has.
 //!
-//! Invariant: looking costs two loads of an atomic, and waits for nobody.
+//! Invariant: looking costs a load of an atomic, and of the clock for the doubt, and waits for nobody.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::Duration;
 
+use crate::clock::since_boot;
 use crate::vault::LEASE;
 
 /// What is known.
 pub struct Ownership {
     /// How many claims are under way; the first one is from the start.
     claims: AtomicUsize,
-    began: Instant,
-    /// When the store was asked that spoke last of the lease, or was away, in milliseconds since `began`.
+    /// When the store was asked that spoke last of the lease, or was away, in milliseconds since boot: a machine that is suspended
+    /// stands still, too.
     sure_at: AtomicU64,
 }
 
 impl Default for Ownership {
     /// Of a node that starts.
     fn default() -> Self {
-        Self { claims: AtomicUsize::new(1), began: Instant::now(), sure_at: AtomicU64::new(0) }
+        Self { claims: AtomicUsize::new(1), sure_at: AtomicU64::new(millis(since_boot())) }
     }
 }
 
@@ -46,32 +47,36 @@ impl Ownership {
     }
 
     /// Whether another node may own by now what is here.
-    pub fn is_doubtful(&self, now: Instant) -> bool {
-        let since = now.saturating_duration_since(self.began).as_millis() as u64;
-        since.saturating_sub(self.sure_at.load(Ordering::Relaxed)) > LEASE.as_millis() as u64
+    pub fn is_doubtful(&self) -> bool {
+        self.is_doubtful_at(since_boot())
     }
 
-    /// The store, asked at this time, has spoken of the lease, or is away.
-    pub(super) fn be_sure(&self, asked_at: Instant) {
-        let since = asked_at.saturating_duration_since(self.began).as_millis() as u64;
-        self.sure_at.store(since, Ordering::Relaxed);
+    fn is_doubtful_at(&self, now: Duration) -> bool {
+        millis(now).saturating_sub(self.sure_at.load(Ordering::Relaxed)) > millis(LEASE)
     }
+
+    /// The store, asked at this time since boot, has spoken of the lease, or is away.
+    pub(super) fn be_sure(&self, asked_at: Duration) {
+        self.sure_at.store(millis(asked_at), Ordering::Relaxed);
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    time.as_millis() as u64
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
     fn a_node_that_stood_still_for_a_lease_is_in_doubt_until_the_store_has_spoken() {
         let ownership = Ownership::default();
-        let start = ownership.began;
-        assert!(!ownership.is_doubtful(start + LEASE));
+        let start = since_boot();
+        assert!(!ownership.is_doubtful() && !ownership.is_doubtful_at(start + LEASE));
         let late = start + LEASE + Duration::from_secs(1);
-        assert!(ownership.is_doubtful(late));
+        assert!(ownership.is_doubtful_at(late));
         ownership.be_sure(late);
-        assert!(!ownership.is_doubtful(late + LEASE) && ownership.is_doubtful(late + LEASE * 2));
+        assert!(!ownership.is_doubtful_at(late + LEASE) && ownership.is_doubtful_at(late + LEASE * 2));
     }
 }

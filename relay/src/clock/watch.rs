@@ -23,6 +23,7 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -188,8 +189,14 @@ fn believed_ms() -> Option<i64> {
 }
 
 fn boot_ms() -> i64 {
+    since_boot().as_millis() as i64
+}
+
+/// The time since boot, which nobody can set, and in which a suspended machine has been suspended.
+pub fn since_boot() -> Duration {
     let since = clock_gettime(ClockId::Boottime);
-    since.tv_sec * 1_000 + since.tv_nsec / 1_000_000
+    // Neither is ever negative.
+    Duration::new(since.tv_sec as u64, since.tv_nsec as u32)
 }
 
 fn lock() -> MutexGuard<'static, Option<Watch>> {

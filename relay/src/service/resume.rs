@@ -8,16 +8,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sip::endpoint::{ContactHosts, NewBinding};
 use sip::id::InstanceId;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::Inner;
 use crate::agent::request::{EndKind, KnownPushBinding, LeaseExpiry, NewInstance, Principal, Request};
 use crate::agent::transport::upstreams::Route;
+use crate::clock::since_boot;
 use crate::limits::holdings::Place;
 use crate::metrics::labels::StoreOperation;
 use crate::vault::record::StoredRecord;
@@ -41,9 +42,10 @@ impl super::Service {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut keys = interval(TEND_KEYS);
         let mut was_away = false;
-        let mut held_at = Instant::now();
+        let mut held_at = since_boot();
         // Since the lease lapsed the instances are to be looked up; whether the store may have come back empty.
         let mut unsure: Option<bool> = None;
+        let mut looking: Option<JoinHandle<bool>> = None;
         let mut resuming: Option<JoinHandle<()>> = None;
         let agent = &it.dependencies.agent;
         loop {
@@ -59,23 +61,32 @@ impl super::Service {
             }
             if it.is_leaving() {
                 // What is here is served until the end, whoever owns it by now.
-                agent.be_sure(Instant::now());
+                agent.be_sure(since_boot());
                 continue;
             }
-            let asked_at = Instant::now();
+            let asked_at = since_boot();
             let held = it.timed(StoreOperation::Lease, it.dependencies.vault.hold_lease()).await;
             it.dependencies.metrics.store_up(held.is_ok());
             told(held.is_ok());
             match held {
                 // A lease that is missing before its time was lost with the rest of the store's data.
-                Ok(Lease::Lapsed) => unsure = Some(was_away || held_at.elapsed() < LEASE),
+                Ok(Lease::Lapsed) => {
+                    unsure = Some(was_away || since_boot().saturating_sub(held_at) < LEASE);
+                    // What was looked up until now may have changed.
+                    if let Some(looking) = looking.take() {
+                        looking.abort();
+                    }
+                }
                 Ok(Lease::Held) => {}
                 Err(ref error) => tracing::warn!(%error, "the lease of this node could not be renewed"),
             }
-            if let Some(may_be_empty) = unsure.filter(|_| held.is_ok())
-                && it.look_up_all(may_be_empty).await
-            {
-                unsure = None;
+            if let Some(may_be_empty) = unsure.filter(|_| held.is_ok()) {
+                // Beside the renewals: it may take longer than a lease.
+                let task = looking.get_or_insert_with(|| tokio::spawn(it.clone().look_up_all(may_be_empty)));
+                if let Ok(ended) = timeout(RENEWAL, task).await {
+                    looking = None;
+                    unsure = unsure.filter(|_| !ended.unwrap_or(false));
+                }
             }
             if unsure.is_none() || held.is_err() {
                 agent.be_sure(asked_at);
@@ -93,13 +104,13 @@ impl super::Service {
                     let first = resuming.is_none();
                     resuming = Some(tokio::spawn(it.clone().resume(first)));
                 }
-                held_at = Instant::now();
+                held_at = asked_at;
             }
             was_away = held.is_err();
         }
         // The drain waits for calls, and they are served.
         loop {
-            agent.be_sure(Instant::now());
+            agent.be_sure(since_boot());
             ticks.tick().await;
         }
     }
@@ -233,7 +244,7 @@ impl Inner {
     /// [cannot vouch](crate::vault::Vault::may_have_lost) for what it was told, has lost its data. Then they are stored again from
     /// what is sealed in memory. A node that itself stood still for a lease has no such excuse, and lets go. Whether the store
     /// told all; else it is to be asked again.
-    async fn look_up_all(&self, may_be_empty: bool) -> bool {
+    async fn look_up_all(self: Arc<Self>, may_be_empty: bool) -> bool {
         let ids: Vec<InstanceId> = self.dependencies.agent.ask_all(Request::Ids).await.into_iter().flatten().collect();
         tracing::warn!(instances = ids.len(), "the lease of this node had lapsed; each instance is looked up again");
         let (mut lost, mut missing, mut found) = (Vec::new(), Vec::new(), false);

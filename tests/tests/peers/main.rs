@@ -37,6 +37,7 @@ mod endings;
 mod forgetting;
 mod in_calls;
 mod kept;
+mod nodes;
 mod push_proxy;
 mod refreshes;
 mod registrations;

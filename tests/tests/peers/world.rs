@@ -17,7 +17,7 @@ use tests::fcm::Fcm;
 use tests::kamailio::{self, Kamailio, Located, Manner, Reach};
 use tests::redis_server::RedisServer;
 use tests::relay_process::RelayProcess;
-use tests::relay_setup::{App, Setup};
+use tests::relay_setup::{App, Ports, Setup};
 use tests::sipp::{Scenario, Sipp};
 use tests::wire::Transport;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -323,6 +323,38 @@ impl World {
         let again = self.api.disable(instance).await.unwrap();
         assert_eq!((again.status, again.json()), (200, answer.json()), "the receipt, for a day");
         assert_eq!(self.api.read(instance).await.unwrap().status, 404);
+    }
+
+    /// Starts a second node with the relay's store and keyring.
+    pub async fn another_node(&self) -> RelayProcess {
+        let mut setup = self.relay.setup().clone();
+        setup.ports = Ports::default();
+        let public = format!("{}:{}", self.plan.edge_host, setup.ports.edge);
+        setup.environment.retain(|(name, _)| name != "SIPWAKE_EDGE__PUBLIC");
+        setup.environment.push(("SIPWAKE_EDGE__PUBLIC".to_owned(), public));
+        RelayProcess::start(setup).await.unwrap()
+    }
+
+    /// Goes on with another node; gives the instance as its device finds it there.
+    pub fn go_on_with(&mut self, other: RelayProcess, instance: &Instance) -> Instance {
+        self.earlier_logs.push(self.relay.log());
+        self.relay = other;
+        self.api = self.relay.api();
+        let edge = format!("sip:{}:{};transport=tls", self.plan.edge_host, self.relay.setup().ports.edge);
+        Instance { edge, ..instance.clone() }
+    }
+
+    /// Waits until Kamailio has one Contact of the account, and not `earlier`.
+    pub async fn await_moved(&self, earlier: &Located) {
+        let until = Instant::now() + SOON;
+        loop {
+            let contacts = self.location().await;
+            if contacts.len() == 1 && contacts[0].uri != earlier.uri {
+                return;
+            }
+            assert!(Instant::now() < until, "{contacts:?}\n{}", self.kamailio.output());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Starts the relay again after its end.

@@ -128,7 +128,7 @@ impl Shard {
                 () = sleep_until(wake_at.into()) => {}
                 () = &mut end => return,
             }
-            let doubtful = self.shared.ownership.is_doubtful(Instant::now());
+            let doubtful = self.shared.ownership.is_doubtful();
             if !doubtful {
                 for input in std::mem::take(&mut self.doubted) {
                     self.catch_panic(|shard| shard.on_input(input));
@@ -249,7 +249,7 @@ impl Shard {
         let now = Instant::now();
         let end = self.instances.next_moment().map(|at| now + Duration::from_secs(at.saturating_sub(confirmed_now())));
         let nap = now + NAP_MAX;
-        if self.shared.ownership.is_doubtful(now) {
+        if self.shared.ownership.is_doubtful() {
             return now + LOOK_AGAIN;
         }
         let trace = self.next_trace_end().map(|at| now + Duration::from_secs(at.saturating_sub(unix_now())));

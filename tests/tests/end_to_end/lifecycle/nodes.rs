@@ -6,6 +6,7 @@ use serde_json::json;
 use tests::api_client::Instance;
 use tests::board::Missed;
 use tests::redis_server::RedisServer;
+use tests::registrar;
 use tests::relay_process::RelayProcess;
 use tests::relay_setup::Ports;
 use tests::scene::{OTHER_TOKEN, SOON, Scene, TOKEN};
@@ -111,11 +112,24 @@ async fn an_instance_whose_owner_has_died_is_seen_and_wiped_at_another_node() ->
 
 #[tokio::test]
 async fn what_a_killed_node_leaves_is_shared_and_registered_within_eight_seconds_without_its_contacts() -> Outcome {
+    what_a_killed_node_leaves(true).await
+}
+
+#[tokio::test]
+async fn a_server_that_knows_contacts_by_their_uris_alone_forgets_those_of_a_killed_node() -> Outcome {
+    what_a_killed_node_leaves(false).await
+}
+
+async fn what_a_killed_node_leaves(outbound: bool) -> Outcome {
     const ACCOUNTS: usize = 30;
     let redis = RedisServer::start();
     let names: Vec<String> = (0..ACCOUNTS).map(|n| format!("u{n}")).collect();
-    let accounts: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "a password of theirs")).collect();
-    let scene = Scene::among(&accounts, |setup| setup.store = redis.url()).await?;
+    let server = |settings: &mut registrar::Settings| {
+        settings.users.extend(names.iter().map(|name| (name.clone(), "a password of theirs".to_owned())));
+        // It forks to as many Contacts as come.
+        (settings.contacts, settings.outbound) = (usize::MAX, outbound);
+    };
+    let scene = Scene::between(server, |setup| setup.store = redis.url()).await?;
     let mut others = Vec::new();
     for _ in 0..2 {
         let mut setup = scene.relay.setup().clone();
