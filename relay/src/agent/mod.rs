@@ -9,7 +9,7 @@
 //!
 //! | room | what it is |
 //! | --- | --- |
-//! | `shard` | the loop around one [`Endpoint`](sip::endpoint::Endpoint), and what it does with each event and request |
+//! | `shard` | the loop around one [`Endpoint`], and what it does with each event and request |
 //! | [`tables`] | what a shard remembers: instances, calls, timelines, leases |
 //! | [`trace`] | the SIP of one instance, recorded with consent |
 //! | [`transport`] | connections, listeners, datagrams, dialling, SIP servers |
