@@ -118,6 +118,11 @@ pub async fn decline<E: ApiService>(State(api): State<Api<E>>, request: Request)
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
+/// `GET /v1/keys`: a JWK Set (RFC 7517) with the Ed25519 key of receipts (RFC 8037).
+pub async fn keys<E: ApiService>(State(api): State<Api<E>>) -> Response {
+    answer(StatusCode::OK, &views::keys(&api.0.receipt_key))
+}
+
 /// `GET /v1/openapi.json`
 pub async fn openapi() -> Response {
     ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], OPENAPI).into_response()

@@ -64,6 +64,8 @@ pub struct Settings {
     pub lifetime: LifetimeRange,
     /// How often who may ask.
     pub limits: Limits,
+    /// The Ed25519 public key that receipts are signed with.
+    pub receipt_key: [u8; 32],
 }
 
 /// The API's state; cheap to clone.
@@ -71,6 +73,7 @@ pub struct Api<E>(Arc<Inner<E>>);
 
 struct Inner<E> {
     service: E,
+    receipt_key: [u8; 32],
     metrics: Metrics,
     apps: Apps,
     sip_servers: SipServers,
@@ -102,6 +105,7 @@ impl<E: ApiService> Api<E> {
     pub fn new(settings: Settings, service: E, metrics: Metrics) -> Self {
         Self(Arc::new(Inner {
             service,
+            receipt_key: settings.receipt_key,
             metrics,
             apps: Apps::new(settings.apps),
             sip_servers: SipServers::new(settings.sip_servers),
@@ -178,6 +182,8 @@ pub enum Endpoint {
     Trace,
     /// Erase it.
     EndTrace,
+    /// The public keys that receipts are signed with.
+    Keys,
     /// The description of all this.
     OpenApi,
 }
@@ -204,6 +210,7 @@ impl Endpoint {
         Self::BeginTrace,
         Self::Trace,
         Self::EndTrace,
+        Self::Keys,
         Self::OpenApi,
     ];
 
@@ -212,7 +219,7 @@ impl Endpoint {
         match self {
             Self::Enable | Self::Progress | Self::Decline | Self::Test | Self::Wake => Method::POST,
             Self::Doctor | Self::BeginTrace => Method::POST,
-            Self::Read | Self::Call | Self::OpenApi => Method::GET,
+            Self::Read | Self::Call | Self::Keys | Self::OpenApi => Method::GET,
             Self::Messages | Self::MissedCalls | Self::Timeline | Self::Export | Self::Trace => Method::GET,
             Self::Change => Method::PATCH,
             Self::Disable | Self::ForgetMessage | Self::ForgetMissedCall | Self::EndTrace => Method::DELETE,
@@ -237,6 +244,7 @@ impl Endpoint {
             Self::Export => "/v1/instances/{id}/export",
             Self::Test => "/v1/instances/{id}/test",
             Self::BeginTrace | Self::Trace | Self::EndTrace => "/v1/instances/{id}/trace",
+            Self::Keys => "/v1/keys",
             Self::OpenApi => "/v1/openapi.json",
         }
     }
@@ -247,7 +255,7 @@ impl Endpoint {
         match self {
             Self::Enable | Self::Change | Self::Disable | Self::Doctor => true,
             Self::Messages | Self::MissedCalls | Self::Export | Self::Trace => true,
-            Self::Read | Self::Call | Self::Progress | Self::Decline | Self::OpenApi => false,
+            Self::Read | Self::Call | Self::Progress | Self::Decline | Self::Keys | Self::OpenApi => false,
             Self::ForgetMessage | Self::ForgetMissedCall | Self::Timeline | Self::Test | Self::Wake => false,
             Self::BeginTrace | Self::EndTrace => false,
         }
@@ -275,6 +283,7 @@ fn method_router<E: ApiService>(endpoint: Endpoint) -> MethodRouter<Api<E>> {
         Endpoint::BeginTrace => routing::post(trace::begin::<E>),
         Endpoint::Trace => routing::get(trace::fetch::<E>),
         Endpoint::EndTrace => routing::delete(trace::end::<E>),
+        Endpoint::Keys => routing::get(handlers::keys::<E>),
         Endpoint::OpenApi => routing::get(handlers::openapi),
     }
 }

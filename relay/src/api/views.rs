@@ -3,6 +3,8 @@
 //! Invariant: the only secret that is ever written is the instance's own, in the answer to its enabling; push tokens,
 //! AORs and credentials have no place in any type here.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use crate::clock::rfc3339;
@@ -12,6 +14,12 @@ use crate::service::types::{
     RegistrationState, Tested, View, Wiped,
 };
 use crate::vault::record::{Presence, Provider, WakeFor};
+
+/// The key that receipts are signed with, as a JWK Set (RFC 7517, RFC 8037).
+pub fn keys(receipt_key: &[u8; 32]) -> Value {
+    let x = URL_SAFE_NO_PAD.encode(receipt_key);
+    json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": "receipt", "x": x}]})
+}
 
 /// The answer to an enabling.
 pub fn enabled(enabled: &Enabled) -> Value {

@@ -6,6 +6,7 @@
 //! | [`doctor`] | `sipwake doctor`: what would go wrong with an account |
 //! | `password` | a password that never stands among the arguments |
 //! | [`instances`] | `sipwake instances`: list, show, wipe, export |
+//! | [`receipt`] | `sipwake receipt`: whether a receipt is a relay's |
 //! | [`trace`] | `sipwake trace`: one instance's SIP for a while, as pcapng |
 //! | `https` | a request to a relay |
 //!
@@ -17,6 +18,7 @@ pub mod doctor;
 mod https;
 pub mod instances;
 mod password;
+pub mod receipt;
 pub mod trace;
 
 use std::io;
@@ -88,6 +90,12 @@ pub enum CommandError {
     /// Something bad was found.
     #[error("a call would not come; what is BAD above must be mended")]
     Unhealthy,
+    /// It is no receipt, or there are no keys.
+    #[error("a receipt, and keys as GET /v1/keys answers, are JSON objects; one of the files is none")]
+    NotAReceipt,
+    /// Nobody of those named has signed it.
+    #[error("none of these keys has signed this receipt: it was altered, or is another relay's")]
+    WrongReceipt,
     /// Nothing can be printed.
     #[error("the output is closed: {0}")]
     Output(#[from] io::Error),

@@ -341,7 +341,8 @@ impl Opened {
             self.agent.open_upstream(listener);
         }
         self.agent.receive_datagrams(end.1);
-        let api_routes = Api::new(api_settings(&self.config), self.service.clone(), self.metrics.clone()).router();
+        let api_routes =
+            Api::new(api_settings(&self.config, &self.vault), self.service.clone(), self.metrics.clone()).router();
         let letters = self.service.clone().read_letters(api::answering(api_routes.clone()));
         let token = &self.config.operator.token;
         let operator_routes =
@@ -518,7 +519,7 @@ fn services(apps: &[config::App], printed: bool) -> HashMap<Box<str>, Services> 
     apps.iter().map(|app| (app.id.clone(), of(app))).collect()
 }
 
-fn api_settings(config: &Config) -> api::Settings {
+fn api_settings(config: &Config, vault: &Vault) -> api::Settings {
     let services = services(&config.apps, config.apps.iter().all(|app| app.apns.is_none() && app.fcm.is_none()));
     let app = |app: &config::App| api::access::App {
         id: app.id.clone(),
@@ -542,5 +543,6 @@ fn api_settings(config: &Config) -> api::Settings {
             max_s: lifetime.max.as_secs(),
         },
         limits: api::limits::Limits::default(),
+        receipt_key: vault.receipt_public_key(),
     }
 }

@@ -12,6 +12,7 @@ use tests::{apns, fcm};
 mod device;
 mod doctor;
 mod instances;
+mod receipt;
 mod trace;
 
 fn sipwake(arguments: &[&str]) -> Output {

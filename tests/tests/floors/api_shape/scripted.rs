@@ -440,7 +440,7 @@ impl Door {
         let domains = DomainRules::parse(&["example.com".to_owned()]).unwrap();
         let server =
             SipServer { id: "pbx-1".into(), key: ApiKey::new(SERVER_KEY), domains, registrars: Arc::default() };
-        let settings = Settings { apps: vec![app], sip_servers: vec![server], lifetime, limits };
+        let settings = Settings { apps: vec![app], sip_servers: vec![server], lifetime, limits, receipt_key: [7; 32] };
         let api = Api::new(settings, script.clone(), metrics.clone());
         Self { script, metrics, ask: Ask::new(TowerToHyperService::new(api.router())) }
     }

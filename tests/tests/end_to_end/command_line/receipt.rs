@@ -1,0 +1,39 @@
+//! `sipwake receipt verify`, as somebody asks who was promised that nothing is left.
+
+use std::process::{Command, Output};
+
+use serde_json::json;
+use tests::board::Missed;
+use tests::relay_process::binary;
+use tests::scene::Scene;
+use tests::scratch::Scratch;
+
+#[tokio::test]
+async fn a_receipt_verifies_against_the_relays_keys_and_not_when_it_was_altered() -> Result<(), Missed> {
+    let (scene, instance) = Scene::enabled().await?;
+    let keys = scene.api.get("/v1/keys").await?;
+    let receipt = scene.api.disable(&instance).await?.json();
+    let scratch = Scratch::new();
+    let keys = scratch.file("keys.json", keys.text());
+    let verify = |receipt: &serde_json::Value| -> Result<Output, Missed> {
+        let file = scratch.file("receipt.json", receipt.to_string());
+        Ok(Command::new(binary()?).args(["receipt", "verify"]).arg(file).arg("--keys").arg(&keys).output()?)
+    };
+    let right = verify(&receipt)?;
+    let said = String::from_utf8_lossy(&right.stdout);
+    assert!(right.status.success() && said.contains(&instance.id) && said.contains("disabled"), "{said}");
+    let mut altered = receipt.clone();
+    altered["reason"] = json!("expired");
+    let wrong = verify(&altered)?;
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("altered"));
+    assert_eq!(verify(&json!({"instance": 1}))?.status.code(), Some(1));
+    // Straight from the relay, too.
+    let api = format!("https://localhost:{}", scene.relay.api_address().port());
+    let ca = scratch.file("ca.pem", scene.authority.ca_pem());
+    let file = scratch.file("receipt.json", receipt.to_string());
+    let mut ask = Command::new(binary()?);
+    ask.args(["receipt", "verify"]).arg(file).args(["--api", &api]).arg("--ca").arg(ca);
+    assert!(ask.output()?.status.success());
+    Ok(())
+}
