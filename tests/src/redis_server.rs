@@ -140,6 +140,14 @@ impl RedisServer {
         command.query(&mut self.connection().expect("redis-server is up")).expect("redis-server answers")
     }
 
+    /// The keys that belong to instances: without what nodes hold of themselves.
+    pub fn instance_keys(&self) -> Vec<String> {
+        const OF_NODES: [&str; 6] =
+            ["sipwake:lease:", "sipwake:letters:", "sipwake:mark:", "sipwake:memo:", "sipwake:nodes", "sipwake:note:"];
+        let is_nodes = |key: &String| OF_NODES.iter().any(|prefix| key.starts_with(prefix));
+        self.keys().into_iter().filter(|key| !is_nodes(key)).collect()
+    }
+
     /// Every key, sorted.
     pub fn keys(&self) -> Vec<String> {
         let mut keys: Vec<String> = self.ask(redis::cmd("KEYS").arg("*"));

@@ -201,7 +201,7 @@ async fn redis_learns_no_name_and_no_secret_and_keeps_nothing_of_a_wiped_instanc
     let (stop, listening) = monitor(redis.port()).await;
     let url = redis.url();
     let stage = Stage::start_alone(move |setup| setup.store = url).await;
-    let before = redis.keys();
+    let before = redis.instance_keys();
     let lent = live(&stage, "mallory", Proof::Digest(Algorithm::Sha256)).await;
     let (keys, lying) = stored(&redis, stage.relay.directory());
     assert!(keys.len() > before.len(), "it is stored: {keys:?}");
@@ -211,7 +211,8 @@ async fn redis_learns_no_name_and_no_secret_and_keeps_nothing_of_a_wiped_instanc
         assert!(memchr::memmem::find(&lying, &bytes).is_none(), "{name} lies in Redis");
     }
     // What a node left of itself, its number and no more, outlives the instances.
-    for key in keys.iter().filter(|key| !before.contains(key) && !key.starts_with("sipwake:n:")) {
+    let of_instances = redis.instance_keys();
+    for key in of_instances.iter().filter(|key| !before.contains(key) && !key.starts_with("sipwake:n:")) {
         let left: i64 = redis.ask(redis::cmd("PTTL").arg(key));
         let six_days = 6 * 24 * 3600 * 1000 + 3_600_000;
         assert!((1..=six_days).contains(&left), "{key} lives {left} ms");
@@ -219,7 +220,7 @@ async fn redis_learns_no_name_and_no_secret_and_keeps_nothing_of_a_wiped_instanc
     wipe(&stage, &lent).await;
     let deadline = tokio::time::Instant::now() + SOON;
     // The words of the AOR's account are gone with it: what is left was there before, or counts nodes.
-    while redis.ask::<i64>(&redis::cmd("DBSIZE")) as usize > before.len() {
+    while redis.instance_keys().len() > before.len() {
         assert!(tokio::time::Instant::now() < deadline, "left: {:?}, before: {before:?}", redis.keys());
         tokio::task::yield_now().await;
     }

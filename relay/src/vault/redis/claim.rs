@@ -6,7 +6,7 @@
 //! | --- | --- | --- |
 //! | own | the index of this node: an earlier run's | in the first round of a run |
 //! | peers | the indexes of the nodes that are believed dead | in each round |
-//! | scan | every record there is: the indexes are hints | in the first round, then every [`SCAN_EVERY`]; not in a Cluster |
+//! | scan | every record there is: the indexes are hints | in the second round, then every [`SCAN_EVERY`]; not in a Cluster |
 //!
 //! What a dead node leaves is shared among those that live ([`Shares`]); another node's share is taken only
 //! [`GRACE`] of a lease after the death was seen, when that node has not taken it.
@@ -117,7 +117,7 @@ impl Round {
             Stage::Index { node, cursor, others } => {
                 let (node, cursor, others) = (node.clone(), *cursor, others.clone());
                 let (cursor, names) = store.page_of(&node_key(&node), cursor).await?;
-                let waits = self.dead_since.get(&node).is_some_and(|since| since.elapsed() < store.lease * GRACE / 10);
+                let waits = self.is_in_grace(store, &node);
                 let shares = std::mem::take(&mut self.shares);
                 let ours = |id: &InstanceId| !waits || shares.is_of(&owner.node, id.tag());
                 self.add(names.iter().filter_map(|name| InstanceId::parse(name)).filter(ours), Some(&node));
@@ -150,11 +150,17 @@ impl Round {
         Ok(false)
     }
 
+    /// Whether what a dead node left is still for those whose share it is.
+    fn is_in_grace(&self, store: &RedisStore, node: &str) -> bool {
+        self.dead_since.get(node).is_some_and(|since| since.elapsed() < store.lease * GRACE / 10)
+    }
+
     fn after_index(&self, store: &RedisStore, mut others: Vec<Arc<str>>) -> Stage {
         if let Some(node) = others.pop() {
             return Stage::Index { node, cursor: 0, others };
         }
-        let due = self.scanned_at.is_none_or(|at| at.elapsed() >= SCAN_EVERY);
+        // Not in the first round, which calls wait for: the index knows all but what a crash has lost from it.
+        let due = self.not_first && self.scanned_at.is_none_or(|at| at.elapsed() >= SCAN_EVERY);
         if due && !store.link.is_cluster() { Stage::Scan { cursor: 0 } } else { Stage::End }
     }
 
@@ -211,6 +217,8 @@ impl Round {
     async fn wave(&mut self, store: &RedisStore, owner: &Owner, batch: usize) -> Result<(), StoreError> {
         let wanted = (batch - self.taken.len()).min(WAVE);
         let wave: Vec<Candidate> = self.candidates.iter().take(wanted).cloned().collect();
+        // Those of an index are our share, or everybody's by now; those of a scan may be another node's share.
+        let is_shared = wave.iter().all(|candidate| candidate.index.is_some());
         let mut takeable = vec![owner.node.clone()];
         // Twice: the first time tells whose the others' are.
         for attempt in 0..2 {
@@ -225,7 +233,7 @@ impl Round {
             strangers.dedup();
             if attempt == 0 {
                 for node in strangers {
-                    if self.is_dead(store, &node).await? {
+                    if self.is_dead(store, &node).await? && (is_shared || !self.is_in_grace(store, &node)) {
                         takeable.push(node);
                     }
                 }

@@ -10,8 +10,8 @@ use tests::redis_server::RedisServer;
 use tests::scene::{FCM_TOKEN, OTHER_TOKEN, SOON, Scene, TOKEN, text};
 use tests::{apns, fcm};
 
+use super::Outcome;
 use super::registrations::rings;
-use super::{Outcome, records};
 
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
@@ -20,7 +20,7 @@ fn now() -> u64 {
 /// Nothing is left of what was there: at the SIP server, in the store, at the API.
 async fn nothing_is_left(scene: &Scene, redis: &RedisServer, reason: &str) -> Outcome {
     scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;
-    scene.until("an empty store", || async { records(redis).is_empty().then_some(()) }).await?;
+    scene.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
     scene.await_metric(&format!("sipwake_wipes_total{{reason=\"{reason}\"}}"), 1.0).await?;
     for state in ["registered", "registering", "retrying", "foreground", "ending"] {
         scene.await_metric(&format!("sipwake_instances{{state=\"{state}\"}}"), 0.0).await?;
@@ -96,8 +96,11 @@ async fn a_renewed_lifetime_keeps_the_instance_beyond_its_first_end() -> Outcome
     assert_eq!(scene.api.read(&kept).await?.json()["expires_at"], until.as_str());
     scene.registrar.await_contacts(&scene.aor(), 1, SOON).await?;
     rings(&scene, &kept).await?;
-    let key =
-        records(&redis).into_iter().find(|key| key.contains(&kept.id)).unwrap_or_else(|| records(&redis)[0].clone());
+    let key = redis
+        .instance_keys()
+        .into_iter()
+        .find(|key| key.contains(&kept.id))
+        .unwrap_or_else(|| redis.instance_keys()[0].clone());
     let ttl: i64 = redis.ask(redis::cmd("TTL").arg(&key));
     assert!((900..=1_100).contains(&ttl), "the store keeps it as long: {key} {ttl}");
     let too_long = scene.api.change(&kept, &json!({"lifetime_s": 518_401})).await?;
@@ -110,7 +113,7 @@ async fn an_instance_that_is_enabled_again_replaces_the_earlier_one_everywhere()
     let redis = RedisServer::start();
     let scene = Scene::with(|setup| setup.store = redis.url()).await?;
     let mut earlier = scene.enable().await?;
-    let alone = records(&redis).len();
+    let alone = redis.instance_keys().len();
     for round in 1..=3 {
         let later = scene.enable().await?;
         assert_ne!(later.id, earlier.id);
@@ -120,7 +123,7 @@ async fn an_instance_that_is_enabled_again_replaces_the_earlier_one_everywhere()
         assert_eq!((receipt.status, &receipt.json()["reason"]), (200, &json!("replaced")));
         assert!(scene.wake(&earlier).await.is_err(), "its secret opens nothing any more");
         assert_eq!(scene.registrar.await_contacts(&scene.aor(), 1, SOON).await?.len(), 1);
-        assert_eq!(records(&redis).len(), alone);
+        assert_eq!(redis.instance_keys().len(), alone);
         rings(&scene, &later).await?;
         earlier = later;
     }
@@ -229,10 +232,10 @@ async fn a_new_push_token_takes_the_place_of_the_old_one_in_the_store_too() -> O
     let redis = RedisServer::start();
     let scene = Scene::with(|setup| setup.store = redis.url()).await?;
     let instance = scene.enable().await?;
-    let alone = records(&redis).len();
+    let alone = redis.instance_keys().len();
     let change = json!({"device": {"call_push": {"provider": "apns", "token": OTHER_TOKEN}}});
     assert_eq!(scene.api.change(&instance, &change).await?.status, 200);
-    assert_eq!(records(&redis).len(), alone);
+    assert_eq!(redis.instance_keys().len(), alone);
     let caller = scene.call()?;
     let push = scene.apns.next_push(SOON).await.map(|push| push.token);
     assert_eq!(push.as_deref(), Some(OTHER_TOKEN));
@@ -247,7 +250,7 @@ async fn a_new_push_token_takes_the_place_of_the_old_one_in_the_store_too() -> O
         assert_eq!(scene.api.disable(instance).await?.status, 200);
         scene.registrar.await_contacts(&scene.aor(), left, SOON).await?;
     }
-    assert_eq!(records(&redis), Vec::<String>::new());
+    assert_eq!(redis.instance_keys(), Vec::<String>::new());
     scene.content()
 }
 

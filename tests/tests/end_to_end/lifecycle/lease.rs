@@ -12,7 +12,7 @@ use tests::relay_setup::Setup;
 use tests::scene::{FCM_TOKEN, OTHER_TOKEN, SOON, Scene, TOKEN};
 use tests::{apns, fcm};
 
-use super::{Outcome, records};
+use super::Outcome;
 
 const HOUR: u64 = 3_600;
 
@@ -128,7 +128,7 @@ async fn a_restart_repeats_no_reminder_and_forgets_none() -> Outcome {
     })
     .await?;
     let sealed = |instance: &Instance| -> Vec<u8> {
-        let keys = records(&redis);
+        let keys = redis.instance_keys();
         let key = keys.iter().find(|key| key.contains(&instance.id)).cloned().unwrap_or_default();
         redis.ask(redis::cmd("HGET").arg(key).arg("s"))
     };

@@ -36,14 +36,6 @@ async fn contacts(stage: &Stage, count: usize) -> Outcome {
     stage.registrar.await_contacts(&stage.aor(), count, STEP).await.map(drop)
 }
 
-/// What the store holds beside what the nodes hold there of themselves.
-fn records(redis: &RedisServer) -> Vec<String> {
-    const OF_NODES: [&str; 6] =
-        ["sipwake:memo:", "sipwake:nodes", "sipwake:lease:", "sipwake:note:", "sipwake:letters:", "sipwake:mark:"];
-    let of_nodes = |key: &String| OF_NODES.iter().any(|prefix| key.starts_with(prefix));
-    redis.keys().into_iter().filter(|key| !of_nodes(key)).collect()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_is_registered_over_every_transport_that_the_operator_named() -> Outcome {
     let stage = Stage::with(|setup| setup.transports = vec![Transport::Tls, Transport::Tcp, Transport::Udp]).await?;
@@ -87,7 +79,7 @@ async fn refused_credentials_are_answered_at_once_and_nothing_is_kept() -> Outco
     assert_eq!((answer.status, answer.problem().as_deref()), (422, Some("upstream-refused")), "{}", answer.text());
     assert!(!answer.text().contains("looking-glass"));
     contacts(&stage, 0).await?;
-    assert_eq!(records(&redis), Vec::<String>::new());
+    assert_eq!(redis.instance_keys(), Vec::<String>::new());
     Ok(())
 }
 
@@ -160,7 +152,7 @@ async fn disabling_ends_a_held_call_and_is_complete_although_the_sip_server_is_s
     let answer = stage.api.disable(&instance).await.unwrap();
     assert_eq!((answer.status, &answer.json()["unregistered"]), (200, &json!(false)), "{}", answer.text());
     caller.expect(480, STEP).await?;
-    assert_eq!(records(&redis), Vec::<String>::new());
+    assert_eq!(redis.instance_keys(), Vec::<String>::new());
     let again = stage.api.disable(&instance).await.unwrap();
     assert_eq!((again.status, again.json()), (200, answer.json()), "the receipt, for a day");
     Ok(())

@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tests::api_client::Instance;
 use tests::board::Missed;
+use tests::caller::CallOptions;
 use tests::redis_server::RedisServer;
 use tests::registrar;
 use tests::relay_process::RelayProcess;
 use tests::relay_setup::Ports;
 use tests::scene::{OTHER_TOKEN, SOON, Scene, TOKEN};
 
-use super::{Outcome, records};
+use super::Outcome;
 
 /// A scene, and a second node with its store and its keyring.
 async fn two_nodes(redis: &RedisServer) -> Result<(Scene, RelayProcess), Missed> {
@@ -27,13 +28,13 @@ async fn an_account_that_is_enabled_again_on_another_node_is_let_go_of_by_the_fi
     let redis = RedisServer::start();
     let (scene, other) = two_nodes(&redis).await?;
     let earlier = scene.enable().await?;
-    let alone = records(&redis).len();
+    let alone = redis.instance_keys().len();
     let later = other.api().enabled(&scene.wish(TOKEN)).await.map_err(|error| Missed::new("201", error.to_string()))?;
     scene.await_gone(&earlier).await?;
     let contacts = scene.registrar.await_contacts(&scene.aor(), 1, SOON).await?;
     assert_eq!(contacts.len(), 1, "the first node has unregistered its Contact");
     assert_eq!(other.api().read(&later).await?.status, 200);
-    scene.until("one record", || async { (records(&redis).len() == alone).then_some(()) }).await
+    scene.until("one record", || async { (redis.instance_keys().len() == alone).then_some(()) }).await
 }
 
 #[tokio::test]
@@ -50,7 +51,7 @@ async fn a_token_that_another_instance_takes_by_a_change_ends_its_earlier_holder
         assert_eq!(api.read(&taker).await?.status, 200);
         assert_eq!(scene.registrar.await_contacts(&scene.aor(), 1, SOON).await?.len(), 1);
         assert_eq!(api.disable(&taker).await?.status, 200);
-        scene.until("an empty store", || async { records(&redis).is_empty().then_some(()) }).await?;
+        scene.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
     }
     Ok(())
 }
@@ -86,7 +87,7 @@ async fn any_node_answers_an_app_for_an_instance_that_another_one_owns() -> Outc
     assert_eq!((receipt.status, &receipt.json()["reason"]), (200, &json!("disabled")), "{}", receipt.text());
     assert_eq!(here.disable(&instance).await?.json(), receipt.json(), "its owner has the same");
     assert_eq!(there.read(&instance).await?.status, 404);
-    scene.until("an empty store", || async { records(&redis).is_empty().then_some(()) }).await
+    scene.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await
 }
 
 #[tokio::test]
@@ -158,5 +159,41 @@ async fn what_a_killed_node_leaves(outbound: bool) -> Outcome {
         let taken = other.metric("sipwake_instances{state=\"registered\"}").await.unwrap_or_default();
         assert!((5.0..=25.0).contains(&taken), "{taken} of {ACCOUNTS}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_rights_that_the_readme_names_are_enough_for_everything_and_no_command_more_is_asked() -> Outcome {
+    let readme = include_str!("../../../../README.md");
+    let line = readme.lines().map(str::trim).find(|line| line.starts_with("~sipwake:* +")).unwrap_or_default();
+    let redis = RedisServer::start();
+    let mut user = redis::cmd("ACL");
+    user.arg("SETUSER").arg("relay").arg("on").arg(">a-long-password").arg("resetchannels");
+    redis.ask::<()>(user.arg(line.split(' ').collect::<Vec<_>>()));
+    let url = redis.url().replace("redis://", "redis://relay:a-long-password@");
+    let scene = Scene::between(|server| server.contacts = 2, |setup| setup.store = url).await?;
+    let mut setup = scene.relay.setup().clone();
+    setup.ports = Ports::default();
+    let other = RelayProcess::start(setup).await?;
+    let instance = scene.enable().await?;
+    let there = other.api();
+    let (caller, push) = scene.call_and_push().await?;
+    assert_eq!(there.decline(&instance, push["call"].as_str().unwrap_or_default()).await?.status, 204);
+    caller.expect(603, SOON).await?;
+    let written = scene.registrar.call(&scene.aor(), &CallOptions::request("MESSAGE").body("text/plain", "hello"))?;
+    written.expect(202, SOON).await?;
+    let kept = there.of("GET", &instance, "/messages").await?.json();
+    let message = kept["messages"][0]["message"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(there.of("DELETE", &instance, &format!("/messages/{message}")).await?.status, 204);
+    assert_eq!(there.change(&instance, &json!({"lifetime_s": 300_000})).await?.status, 200);
+    scene.relay.kill_9().await?;
+    scene
+        .until("the other node has it", || async {
+            (there.read(&instance).await.ok()?.json()["registration"]["state"] == "registered").then_some(())
+        })
+        .await?;
+    assert_eq!(there.disable(&instance).await?.status, 200);
+    let log: Vec<Vec<redis::Value>> = redis.ask(redis::cmd("ACL").arg("LOG"));
+    assert!(log.is_empty(), "denied: {log:?}");
     Ok(())
 }

@@ -3,8 +3,8 @@
 use tests::redis_server::RedisServer;
 use tests::scene::{OTHER_TOKEN, Ringing, SOON, Scene, TOKEN};
 
+use super::Outcome;
 use super::registrations::rings;
-use super::{Outcome, records};
 
 async fn await_readiness(scene: &Scene, status: u16) -> Result<String, tests::board::Missed> {
     let operator = scene.relay.operator();
@@ -20,7 +20,7 @@ async fn without_redis_known_bindings_ring_enabling_is_503_and_readyz_says_why()
     let mut redis = RedisServer::start();
     let scene = Scene::with(|setup| setup.store = redis.url()).await?;
     let (one, two) = (scene.enable().await?, scene.enable_as(&scene.wish(OTHER_TOKEN)).await?);
-    let kept = records(&redis).len();
+    let kept = redis.instance_keys().len();
     redis.stop();
     for _ in 0..2 {
         let Ringing { caller, phone, .. } = scene.answered(&two).await?;
@@ -42,7 +42,7 @@ async fn without_redis_known_bindings_ring_enabling_is_503_and_readyz_says_why()
     await_readiness(&scene, 200).await?;
     scene.await_metric("sipwake_store_up", 1.0).await?;
     // It came back empty: what is known here is written again.
-    scene.until("the records again", || async { (records(&redis).len() == kept).then_some(()) }).await?;
+    scene.until("the records again", || async { (redis.instance_keys().len() == kept).then_some(()) }).await?;
     assert_eq!(scene.api.change(&one, &change).await?.status, 200);
     let three = scene.enable_as(&scene.wish(&TOKEN.replace('a', "b"))).await?;
     scene.registrar.await_contacts(&scene.aor(), 1, SOON).await?;
@@ -51,7 +51,7 @@ async fn without_redis_known_bindings_ring_enabling_is_503_and_readyz_says_why()
         assert_eq!(scene.api.disable(instance).await?.status, 200);
     }
     scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;
-    scene.until("an empty store", || async { records(&redis).is_empty().then_some(()) }).await?;
+    scene.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
     scene.content()
 }
 
@@ -60,14 +60,14 @@ async fn a_wipe_while_redis_does_not_answer_is_completed_when_it_does() -> Outco
     let redis = RedisServer::start();
     let scene = Scene::with(|setup| setup.store = redis.url()).await?;
     let instance = scene.enable().await?;
-    assert!(!records(&redis).is_empty());
+    assert!(!redis.instance_keys().is_empty());
     redis.freeze();
     let answer = scene.api.disable(&instance).await?;
     assert_eq!((answer.status, answer.json()), (202, serde_json::json!({"state": "wiping"})), "{}", answer.text());
     scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;
     assert!(scene.wake(&instance).await.is_err());
     redis.thaw();
-    scene.until("an empty store", || async { records(&redis).is_empty().then_some(()) }).await?;
+    scene.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
     assert_eq!(scene.api.read(&instance).await?.status, 404);
     let answer = scene.api.disable(&instance).await?;
     assert_eq!((answer.status, &answer.json()["unregistered"]), (200, &serde_json::json!(true)), "{}", answer.text());
@@ -96,7 +96,7 @@ async fn an_enabling_that_cannot_be_stored_in_the_end_is_unregistered_again() ->
     redis.thaw();
     scene.registrar.behave(&aor, tests::registrar::Behaviour::Accept);
     scene.registrar.await_contacts(&aor, 0, SOON).await?;
-    scene.until("an empty store", || async { records(&redis).is_empty().then_some(()) }).await?;
+    scene.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
     let instance = scene.enable().await?;
     rings(&scene, &instance).await
 }

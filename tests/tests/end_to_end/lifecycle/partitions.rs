@@ -7,7 +7,7 @@ use tests::relay_process::RelayProcess;
 use tests::relay_setup::Ports;
 use tests::scene::{OTHER_TOKEN, SOON, Scene};
 
-use super::{Outcome, records};
+use super::Outcome;
 
 /// A scene whose node reaches the store through a door, and a second node that needs none.
 async fn two_nodes(redis: &RedisServer) -> Result<(Scene, RelayProcess, Gate), Missed> {
@@ -39,11 +39,11 @@ async fn a_node_that_was_cut_off_brings_nothing_back_that_was_taken_over_and_wip
     await_registered(&scene, &other, 1.0).await?;
     let receipt = other.api().disable(&instance).await?;
     assert_eq!(receipt.status, 200, "{}", receipt.text());
-    assert!(records(&redis).is_empty());
+    assert!(redis.instance_keys().is_empty());
     gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
     // The node lets go of it, though not one of its records is there.
     scene.await_gone(&instance).await?;
-    assert!(records(&redis).is_empty(), "{:?}", records(&redis));
+    assert!(redis.instance_keys().is_empty(), "{:?}", redis.instance_keys());
     scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;
     assert_eq!(other.api().disable(&instance).await?.json(), receipt.json());
     Ok(())
@@ -54,15 +54,15 @@ async fn a_node_that_was_cut_off_writes_again_what_the_store_has_lost_meanwhile(
     let redis = RedisServer::start();
     let (scene, other, mut gate) = two_nodes(&redis).await?;
     let (one, two) = (scene.enable().await?, scene.enable_as(&scene.wish(OTHER_TOKEN)).await?);
-    let kept = records(&redis).len();
+    let kept = redis.instance_keys().len();
     gate.close();
     scene.await_metric("sipwake_store_up", 0.0).await?;
     redis.ask::<()>(&redis::cmd("FLUSHALL"));
     gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
-    scene.until("the records again", || async { (records(&redis).len() == kept).then_some(()) }).await?;
+    scene.until("the records again", || async { (redis.instance_keys().len() == kept).then_some(()) }).await?;
     for instance in [&one, &two] {
         assert_eq!(other.api().read(instance).await?.status, 200);
         assert_eq!(other.api().disable(instance).await?.status, 200);
     }
-    scene.until("an empty store", || async { records(&redis).is_empty().then_some(()) }).await
+    scene.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await
 }

@@ -9,7 +9,7 @@ use tests::board::Missed;
 use tests::redis_server::RedisServer;
 use tests::scene::{SOON, Scene};
 
-use super::{Outcome, records};
+use super::Outcome;
 
 async fn scene(redis: &RedisServer) -> Result<Scene, Missed> {
     Scene::with(|setup| setup.store = redis.url()).await
@@ -31,7 +31,7 @@ async fn await_receipt(scene: &Scene, instance: &Instance) -> Result<Value, Miss
 
 /// Nothing of it is left, and nothing comes back.
 async fn is_gone(scene: &Scene, redis: &RedisServer, instance: &Instance) -> Outcome {
-    scene.until("an empty store", || async { records(redis).is_empty().then_some(()) }).await?;
+    scene.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
     scene.until("404", || async { (scene.api.read(instance).await.ok()?.status == 404).then_some(()) }).await?;
     scene.registrar.await_contacts(&scene.aor(), 0, SOON).await.map(drop)
 }
@@ -76,7 +76,7 @@ async fn what_was_being_wiped_when_the_relay_ended_is_erased_by_the_next_and_not
             scene.relay.kill_9().await?;
         }
         redis.restart();
-        assert!(!records(&redis).is_empty(), "it came back with its data");
+        assert!(!redis.instance_keys().is_empty(), "it came back with its data");
         let registers = scene.registrar.registers(&scene.aor()).len();
         scene.relay.restart().await?;
         is_gone(&scene, &redis, &instance).await?;
@@ -104,7 +104,7 @@ async fn a_drain_erases_what_is_still_to_be_erased_when_the_store_answers_again(
     let (exit, draining) = tokio::join!(relay.terminate(Duration::from_secs(20)), thaw);
     draining?;
     assert_eq!(exit?.code(), Some(0));
-    assert_eq!(records(&redis), Vec::<String>::new());
+    assert_eq!(redis.instance_keys(), Vec::<String>::new());
     Ok(())
 }
 
@@ -114,7 +114,7 @@ async fn a_store_that_comes_back_with_what_it_had_before_a_receipt_brings_nobody
     let mut scene = scene(&redis).await?;
     let instance = scene.enable().await?;
     let had: Vec<(String, Vec<u8>)> =
-        records(&redis).into_iter().map(|key| (key.clone(), redis.ask(redis::cmd("DUMP").arg(&key)))).collect();
+        redis.instance_keys().into_iter().map(|key| (key.clone(), redis.ask(redis::cmd("DUMP").arg(&key)))).collect();
     receipt(&scene, &scene.api.disable(&instance).await?);
     scene.relay.kill_9().await?;
     for (key, value) in &had {

@@ -6,8 +6,8 @@ use serde_json::json;
 use tests::redis_server::RedisServer;
 use tests::scene::{FCM_TOKEN, OTHER_TOKEN, SOON, Scene};
 
+use super::Outcome;
 use super::registrations::rings;
-use super::{Outcome, records};
 
 #[tokio::test]
 async fn after_kill_9_all_live_instances_are_registered_again_and_their_secrets_work() -> Outcome {
@@ -59,7 +59,7 @@ async fn after_kill_9_all_live_instances_are_registered_again_and_their_secrets_
         assert_eq!(scene.api.disable(instance).await?.status, 200);
     }
     scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;
-    assert_eq!(records(&redis), Vec::<String>::new());
+    assert_eq!(redis.instance_keys(), Vec::<String>::new());
     Ok(())
 }
 
@@ -101,7 +101,7 @@ async fn a_held_call_is_handed_over_while_the_relay_drains() -> Outcome {
     assert_eq!(exit?.code(), Some(0));
     let contacts = scene.registrar.contacts(&scene.aor());
     assert_eq!(contacts.len(), 1, "another process takes the binding over");
-    assert!(!records(&redis).is_empty());
+    assert!(!redis.instance_keys().is_empty());
     scene.relay.restart().await?;
     scene
         .until("the instance again", || async {

@@ -90,7 +90,7 @@ async fn redis_and_memory_hold_no_credential_and_no_push_token_in_the_clear() ->
         setup.log = "trace".to_owned();
     })
     .await?;
-    let before = redis.keys().len();
+    let before = redis.instance_keys().len();
     let phone = scene.push_phone(&android());
     let (device, _) = phone.wake(SOON).await?;
     stored(&scene, &redis, 1).await?;
@@ -112,7 +112,7 @@ async fn redis_and_memory_hold_no_credential_and_no_push_token_in_the_clear() ->
     // Taken back, nothing is left; and what passed through goes with its connection, whose buffers held it.
     assert_eq!(device.unregister(SOON).await?.status(), Some(200));
     scene.await_metric(REGISTRATIONS, 0.0).await?;
-    scene.until("an empty store", || async { (redis.keys().len() <= before).then_some(()) }).await?;
+    scene.until("an empty store", || async { (redis.instance_keys().len() <= before).then_some(()) }).await?;
     sleep(device);
     let needles = [("the push token", FCM_TOKEN), ("the digest", response.as_str())];
     let needles = needles.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec()));
