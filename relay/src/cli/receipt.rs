@@ -31,7 +31,7 @@ enum Action {
         /// The relay's keys, as GET /v1/keys answered
         #[arg(long, value_name = "FILE", conflicts_with = "api", required_unless_present = "api")]
         keys: Option<PathBuf>,
-        /// Where to ask the relay for its keys: https://relay1.example.net:8443
+        /// The address of the relay whose keys are asked for, as https URL
         #[arg(long, value_name = "URL")]
         api: Option<String>,
         /// The CA of the relay's certificate, beside the system's
