@@ -2,7 +2,8 @@
 //!
 //! | the copy that is under way | what follows |
 //! | --- | --- |
-//! | is answered | the answer counts, whichever copy it is of |
+//! | is taken, or its token is gone | that counts, whichever copy it is of |
+//! | is refused | that counts, unless another copy is still open: it may be taken yet |
 //! | has no answer after [`ATTEMPT_TIMEOUT`] | a second copy goes out; the first one stays open |
 //! | was certainly not taken (503, not sent) | the same copy is tried again, after a pause |
 //! | is lost on the way, taken or not | a second copy goes out after a pause; when there was one, that is the end |
@@ -37,6 +38,8 @@ pub(super) async fn run(fcm: &Fcm, prepared: &PreparedPush, deadline: Instant) -
 async fn run_with<'a>(send: impl Fn() -> Flight<'a>, deadline: Instant) -> (Verdict, u32, u32) {
     let mut flights: Vec<Flight<'a>> = Vec::with_capacity(COPIES_MAX);
     let (mut attempts, mut lost) = (0, 0);
+    // What one copy was told while the other was open.
+    let mut refusal: Option<Verdict> = None;
     // When the next copy goes out, unless an answer comes before.
     let mut next_at = Some(Instant::now());
     loop {
@@ -59,8 +62,12 @@ async fn run_with<'a>(send: impl Fn() -> Flight<'a>, deadline: Instant) -> (Verd
             }
             None => {}
             Some(Attempt::Done(verdict)) => {
-                let taken = u32::from(verdict == Verdict::Accepted);
-                return (verdict, attempts, copies(&flights) + taken);
+                let taken = verdict == Verdict::Accepted;
+                let decides = taken || matches!(verdict, Verdict::Gone { .. });
+                if decides || flights.is_empty() {
+                    return (verdict, attempts, copies(&flights) + u32::from(taken));
+                }
+                (refusal, next_at) = (Some(verdict), None);
             }
             Some(again) => {
                 let after = match again {
@@ -70,6 +77,9 @@ async fn run_with<'a>(send: impl Fn() -> Flight<'a>, deadline: Instant) -> (Verd
                         None
                     }
                 };
+                if let Some(refusal) = refusal.take_if(|_| flights.is_empty()) {
+                    return (refusal, attempts, lost as u32);
+                }
                 let pause = RETRY.pause(attempts).max(after.unwrap_or_default());
                 let at = Instant::now() + pause;
                 if flights.is_empty() && at >= deadline {
@@ -140,6 +150,17 @@ mod tests {
         assert_eq!(play(&[(6, ACCEPTED)]).await, (Verdict::Accepted, 2, 2, 6), "the first one, while a second is out");
         assert_eq!(play(&[(60, ACCEPTED), (1, ACCEPTED)]).await, (Verdict::Accepted, 2, 2, 6));
         assert_eq!(play(&[(60, ACCEPTED), (60, ACCEPTED), (0, ACCEPTED)]).await, (Verdict::Unconfirmed, 2, 2, 30));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_of_one_copy_waits_for_the_other_and_a_dead_token_does_not() {
+        let refused = || Attempt::Done(Verdict::Refused { reason: "QUOTA_EXCEEDED" });
+        let gone = || Attempt::Done(Verdict::Gone { since: None });
+        assert_eq!(play(&[(1, refused())]).await, (Verdict::Refused { reason: "QUOTA_EXCEEDED" }, 1, 0, 1));
+        assert_eq!(play(&[(9, ACCEPTED), (1, refused())]).await, (Verdict::Accepted, 2, 1, 9));
+        let (verdict, attempts, _, at) = play(&[(9, AWAY), (1, refused())]).await;
+        assert_eq!((verdict, attempts, at), (Verdict::Refused { reason: "QUOTA_EXCEEDED" }, 2, 9));
+        assert_eq!(play(&[(9, ACCEPTED), (1, gone())]).await, (Verdict::Gone { since: None }, 2, 1, 6));
     }
 
     #[tokio::test(start_paused = true)]

@@ -25,6 +25,7 @@ use crate::agent::request::{Denied, Principal, Request};
 use crate::random;
 use crate::secret::InstanceSecret;
 use crate::vault::letters::{Letter, LetterNumber};
+use crate::vault::record::StoredRecord;
 use crate::vault::{Owner, Stored};
 
 /// How long the owner of an instance may take to answer for it, an unregistration included; then the node that was asked answers
@@ -44,6 +45,15 @@ pub type Answering = Arc<dyn Fn(Body) -> Pin<Box<dyn Future<Output = Body> + Sen
 /// The questions of this node that have no answer yet.
 #[derive(Default)]
 pub(super) struct Questions(Mutex<HashMap<LetterNumber, oneshot::Sender<Body>>>);
+
+/// A question that was asked; forgotten when this is dropped.
+struct Asked<'a>(&'a Questions, LetterNumber);
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.0.lock().remove(&self.1);
+    }
+}
 
 /// What the API asks about other nodes.
 pub trait NodeService: Clone + Send + Sync + 'static {
@@ -67,6 +77,8 @@ impl NodeService for Service {
         let (number, (tell, answer)) = (random::bytes(), oneshot::channel());
         let questions = &self.0.questions;
         questions.lock().insert(number, tell);
+        // Also when whoever asked has gone.
+        let _forgotten = Asked(questions, number);
         let vault = &self.0.dependencies.vault;
         let ask = Letter::Ask { number, from: vault.owner().clone(), body };
         let answer = async {
@@ -74,9 +86,7 @@ impl NodeService for Service {
             vault.write_letter(owner, &ask).await.ok()?;
             answer.await.ok()
         };
-        let answer = timeout(ANSWER_WAIT, answer).await.ok().flatten();
-        questions.lock().remove(&number);
-        answer
+        timeout(ANSWER_WAIT, answer).await.ok().flatten()
     }
 }
 
@@ -128,13 +138,14 @@ impl Inner {
             return None;
         }
         let stored = self.dependencies.vault.load(id).await.ok()??;
-        (!stored.owned && self.is_secret_of(&stored, proof)).then_some(stored)
+        (!stored.owned && self.is_secret_of(&stored, proof) == Some(true)).then_some(stored)
     }
 
-    /// Whether a record's secret is the one that was shown.
-    pub(super) fn is_secret_of(&self, stored: &Stored, proof: &InstanceSecret) -> bool {
-        let same = self.dependencies.vault.open_lent(stored.id, &stored.sealed, |record| record.secret == *proof);
-        same.unwrap_or(false)
+    /// Whether a record's secret is the one that was shown; `None`: it does not open with this keyring. A registration that
+    /// passed through has none.
+    pub(super) fn is_secret_of(&self, stored: &Stored, proof: &InstanceSecret) -> Option<bool> {
+        let is_theirs = |record: &StoredRecord| record.lent().is_some_and(|record| record.secret == *proof);
+        self.dependencies.vault.open_record(stored.id, &stored.sealed, is_theirs).ok()
     }
 }
 

@@ -30,6 +30,14 @@ const BATCH: usize = 200;
 const RESUMED_PER_SECOND: u32 = 1_000;
 /// Instances that are looked up at once.
 const AT_ONCE: usize = 128;
+/// What was taken over.
+enum Taken {
+    /// A lent account, which is registered from here.
+    Lent,
+    /// A registration that passed through, whose device registers it.
+    PushBinding,
+}
+
 /// How often the sealing keys are looked after.
 const TEND_KEYS: Duration = Duration::from_secs(600);
 
@@ -157,10 +165,12 @@ impl Inner {
                     Some(from) => self.contact_hosts(&mut hosts, from.node()).await,
                     None => None,
                 };
-                if self.take_over(stored, contacts).await {
-                    resumed += 1;
-                    taken.entry(from).or_default().push(id);
+                match self.take_over(stored, contacts).await {
+                    Some(Taken::Lent) => taken.entry(from).or_default().push(id),
+                    Some(Taken::PushBinding) => {}
+                    None => continue,
                 }
+                resumed += 1;
             }
             for (from, ids) in taken {
                 self.dependencies.agent.begin_claim();
@@ -193,14 +203,14 @@ impl Inner {
         hosts
     }
 
-    /// Binds a claimed instance; whether it could be opened.
-    async fn take_over(&self, stored: Stored, taken_from: Option<Arc<ContactHosts>>) -> bool {
+    /// Binds a claimed instance; `None`: it could not be opened, or is over.
+    async fn take_over(&self, stored: Stored, taken_from: Option<Arc<ContactHosts>>) -> Option<Taken> {
         let Stored { id, sealed, fence, .. } = stored;
         // Before anything else: the store may have come back with what it had before a wipe.
         if let Some(lookup) = self.dependencies.vault.tombstones().forbids(id) {
             tracing::warn!(instance = %id, "a record that was wiped is in the store again; it is erased");
             self.dependencies.agent.erase(id, lookup);
-            return false;
+            return None;
         }
         enum Opened {
             Lent(NewBinding, LeaseExpiry, AorKey, Place),
@@ -222,20 +232,20 @@ impl Inner {
         let (binding, lease, aor, place) = match opened.ok().flatten() {
             Some(Opened::Lent(binding, lease, aor, place)) => (binding, lease, aor, place),
             // One that is over, or leads nowhere, is left to its TTL.
-            Some(Opened::PushBinding(None)) => return false,
+            Some(Opened::PushBinding(None)) => return None,
             Some(Opened::PushBinding(Some(known))) => {
                 self.dependencies.agent.tell(id, Request::Adopt(Box::new(known))).await;
-                return true;
+                return Some(Taken::PushBinding);
             }
             None => {
                 // Nobody can ever read it again: the TTL takes it.
                 tracing::error!(instance = %id, "a stored record does not open with this keyring; it is left to its expiry");
-                return false;
+                return None;
             }
         };
         let new = NewInstance { id, sealed, lease, aor, fence, binding, place };
         self.dependencies.agent.tell(id, Request::Bind { new: Box::new(new), first: None }).await;
-        true
+        Some(Taken::Lent)
     }
 
     /// The lease had run out: whatever another node took, or wiped, meanwhile is let go without a word to its SIP server.

@@ -50,15 +50,23 @@ impl Inner {
 
     /// What a denial means to who asked. An instance that is not here may be another node's, or on its way here after a
     /// restart: then the answer is not that there is none.
-    pub(super) async fn denied(&self, id: InstanceId, denied: Denied, proof: &InstanceSecret) -> AccessError {
+    pub(super) async fn denied(
+        &self,
+        id: InstanceId,
+        denied: Denied,
+        proof: impl Into<Option<&InstanceSecret>>,
+    ) -> AccessError {
         match denied {
             Denied::Forbidden => AccessError::Forbidden,
             // It was wiped; what a store still holds that is away does not count.
             Denied::Unknown if self.dependencies.vault.tombstones().look(id).is_some() => AccessError::Unknown,
             Denied::Unknown => match self.dependencies.vault.load(id).await {
                 Ok(None) => AccessError::Unknown,
-                Ok(Some(stored)) if !self.is_secret_of(&stored, proof) => AccessError::Forbidden,
-                Ok(Some(_)) => AccessError::OwnerAway,
+                // One that does not open here says nothing of a secret.
+                Ok(Some(stored)) => match proof.into().map(|proof| self.is_secret_of(&stored, proof)) {
+                    Some(Some(false)) => AccessError::Forbidden,
+                    None | Some(None | Some(true)) => AccessError::OwnerAway,
+                },
                 Err(_) => AccessError::StoreAway,
             },
         }

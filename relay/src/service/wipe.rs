@@ -56,11 +56,7 @@ impl Inner {
     ) -> Result<Wiped, AccessError> {
         let tombstone = self.dependencies.vault.tombstones().look(id).filter(|_| denied == Denied::Unknown);
         let Some(tombstone) = tombstone else {
-            return Err(match proof {
-                Some(proof) => self.denied(id, denied, proof).await,
-                // An operator is answered by the owner of an instance alone.
-                None => AccessError::StoreAway,
-            });
+            return Err(self.denied(id, denied, proof).await);
         };
         let shown = proof.map(|proof| self.dependencies.vault.wipe_proof(id, proof));
         if shown.is_some_and(|shown| !tombstone.is_of(&shown)) {

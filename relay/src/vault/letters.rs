@@ -6,11 +6,13 @@
 //! | [`Letter::Ended`] | a node that has ended an instance of another one | its owner |
 //! | [`Letter::TakenOver`] | a node that has registered what another one handed over | that one |
 //!
+//! Beside them each node has a note, for whoever takes over what it leaves ([`Vault::say`]).
+//!
 //! A letter is for one run of one node; nobody reads what an earlier run did not. It lies in the store for
 //! [`LETTER_LIFE`] at most.
 //!
 //! Invariant: a letter is sealed with the keyring for the run that it is for, so whoever can read or write the store alone can
-//! neither read nor forge one; one that comes again, or that is older than [`LETTER_AGE_MAX_S`], is not delivered.
+//! neither read nor forge one, nor a note: what it says goes into requests to SIP servers. A letter that comes again, or that is older than [`LETTER_AGE_MAX_S`], is not delivered.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -19,7 +21,7 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use super::store::{Owner, StoreError};
-use super::{Store, Vault, seal};
+use super::{Sealed, Store, Vault, seal};
 use crate::clock::{Reading, unix_now};
 use crate::random;
 
@@ -33,6 +35,7 @@ const LETTER_AGE_MAX_S: u64 = 60;
 const REMEMBERED: Duration = Duration::from_secs(3 * LETTER_AGE_MAX_S);
 
 const PURPOSE: &[u8] = b"sipwake letter 1";
+const NOTE_PURPOSE: &[u8] = b"sipwake note 1";
 
 /// Names a question, so that its answer finds back.
 pub type LetterNumber = [u8; 16];
@@ -63,7 +66,14 @@ pub enum Letter {
 
 /// The numbers of the letters that came within [`REMEMBERED`].
 #[derive(Default)]
-pub(super) struct Seen(Mutex<HashMap<LetterNumber, Instant>>);
+pub(super) struct Seen(Mutex<SeenTable>);
+
+#[derive(Default)]
+struct SeenTable {
+    numbers: HashMap<LetterNumber, Instant>,
+    /// How many there may be before those that are old go.
+    sweep_at: usize,
+}
 
 impl Letter {
     fn encode(&self, out: &mut Vec<u8>) {
@@ -124,10 +134,11 @@ impl Seen {
     fn is_new(&self, number: LetterNumber, now: Instant) -> bool {
         // Each change is one statement.
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.len() >= LETTERS_MAX {
-            seen.retain(|_, at| now.saturating_duration_since(*at) < REMEMBERED);
+        if seen.numbers.len() >= seen.sweep_at {
+            seen.numbers.retain(|_, at| now.saturating_duration_since(*at) < REMEMBERED);
+            seen.sweep_at = seen.numbers.len() * 2 + LETTERS_MAX;
         }
-        seen.insert(number, now).is_none()
+        seen.numbers.insert(number, now).is_none()
     }
 }
 
@@ -170,6 +181,31 @@ impl Vault {
         // An answer has the number of its question.
         let first = matches!(letter, Letter::Answer { .. }) || self.0.seen.is_new(number, Instant::now());
         Ok(Some(letter).filter(|_| is_young && first))
+    }
+}
+
+impl Vault {
+    /// Says something of this node to the others, from its next lease on. It is nothing of any instance.
+    pub fn say(&self, note: &str) {
+        // Said once in a run.
+        let _ = self.0.note.set(note.into());
+    }
+
+    /// What a node says of itself, or said when it lived; `None` where nobody with this keyring has said it.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn note_of(&self, node: &str) -> Result<Option<Box<str>>, StoreError> {
+        let Store::Redis(redis) = &self.0.store else { return Ok(None) };
+        let Some(sealed) = redis.note_of(node).await? else { return Ok(None) };
+        let read = |plain: &[u8]| std::str::from_utf8(plain).ok().map(Box::from);
+        Ok(seal::open_as(&self.0.keyring, NOTE_PURPOSE, node.as_bytes(), &sealed, read).ok())
+    }
+
+    pub(super) fn sealed_note(&self) -> Option<Sealed> {
+        let (note, place) = (self.0.note.get()?.as_bytes(), self.0.owner.node.as_bytes());
+        let write = |out: &mut Vec<u8>| out.extend_from_slice(note);
+        Some(seal::seal_as(&self.0.keyring, NOTE_PURPOSE, place, Reading::now(), note.len(), write))
     }
 }
 

@@ -32,8 +32,6 @@ struct Table {
     leases: BTreeMap<Arc<str>, Held>,
     /// What is remembered beside instances.
     memos: BTreeSet<Box<str>>,
-    /// What each node says of itself.
-    notes: BTreeMap<Arc<str>, Box<str>>,
 }
 
 struct Entry {
@@ -153,20 +151,12 @@ impl MemoryStore {
         }
     }
 
-    pub fn write_note(&self, owner: &Owner, note: &str) {
-        self.table().notes.insert(owner.node.clone(), note.into());
-    }
-
     pub fn remember(&self, name: &str) {
         self.table().memos.insert(name.into());
     }
 
     pub fn remembers(&self, name: &str) -> bool {
         self.table().memos.contains(name)
-    }
-
-    pub fn note_of(&self, node: &str) -> Option<Box<str>> {
-        self.table().notes.get(node).cloned()
     }
 
     pub fn put_item(&self, id: InstanceId, item: &SealedItem) -> Result<Placement, StoreError> {

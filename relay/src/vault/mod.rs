@@ -354,13 +354,8 @@ impl Vault {
     /// [`StoreError::Away`]; a node that hears it for a whole [`LEASE`] has lost its lease.
     pub async fn hold_lease(&self) -> Result<Lease, StoreError> {
         let kept = match &self.0.store {
-            Store::Memory(memory) => {
-                if let Some(note) = self.0.note.get() {
-                    memory.write_note(&self.0.owner, note);
-                }
-                memory.hold_lease(&self.0.owner, self.0.settings.lease)
-            }
-            Store::Redis(redis) => redis.hold_lease(&self.0.owner, self.0.note.get().map(|note| &**note)).await?,
+            Store::Memory(memory) => memory.hold_lease(&self.0.owner, self.0.settings.lease),
+            Store::Redis(redis) => redis.hold_lease(&self.0.owner, || self.sealed_note()).await?,
         };
         let first = !self.0.leased.swap(true, Ordering::Relaxed);
         Ok(if kept || first { Lease::Held } else { Lease::Lapsed })
@@ -399,23 +394,6 @@ impl Vault {
         match &self.0.store {
             Store::Memory(memory) => Ok(memory.remembers(&name)),
             Store::Redis(redis) => redis.remembers(&name).await,
-        }
-    }
-
-    /// Says something of this node to the others, with its lease from now on. It is nothing of any instance.
-    pub fn say(&self, note: &str) {
-        // Said once in a run.
-        let _ = self.0.note.set(note.into());
-    }
-
-    /// What a node says of itself, or said when it lived.
-    ///
-    /// # Errors
-    /// [`StoreError::Away`].
-    pub async fn note_of(&self, node: &str) -> Result<Option<Box<str>>, StoreError> {
-        match &self.0.store {
-            Store::Memory(memory) => Ok(memory.note_of(node)),
-            Store::Redis(redis) => Ok(redis.note_of(node).await?.map(Into::into)),
         }
     }
 

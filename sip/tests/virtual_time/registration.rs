@@ -577,3 +577,119 @@ fn refused_credentials_are_not_shown_sooner_because_the_app_changes_its_presence
     assert_eq!(world.count("REGISTER"), sent, "{:?}", world.descriptions());
     world.next_register();
 }
+
+#[test]
+fn a_binding_registers_through_a_challenge_and_refreshes_before_it_expires() {
+    let mut world = World::new(FlowId::Datagram(server_address()));
+    world.bind();
+    let (source, first) = (world.upstream, world.last("REGISTER"));
+    assert!(first.text(Name::Authorization).is_none());
+    assert!(first.text(Name::Contact).unwrap().contains("+sip.instance=\"<urn:uuid:abababab-abab-"));
+    assert_eq!(first.text(Name::Supported), Some("path, outbound, gruu"));
+    world.reply(source, &first, 401, &[("WWW-Authenticate", MD5)], "");
+    let second = world.last("REGISTER");
+    assert!(second.text(Name::Authorization).unwrap().contains("nc=00000001"));
+    assert_eq!(second.call_id(), first.call_id());
+    assert!(second.cseq().unwrap().0 > first.cseq().unwrap().0);
+    world.grant(600);
+    assert!(
+        matches!(world.events.last(), Some(Event::Registered { refresh: false, expires, .. }) if *expires == seconds(600))
+    );
+    world.sent.clear();
+    let granted_at = world.now;
+    world.advance(seconds(419));
+    assert_eq!(world.count("REGISTER"), 0, "never before 70 % of the lifetime");
+    while world.count("REGISTER") == 0 {
+        assert!(world.now < granted_at + seconds(510), "before 85 % of the lifetime");
+        world.advance(seconds(1));
+    }
+    let refresh = world.last("REGISTER");
+    assert!(
+        refresh.text(Name::Authorization).unwrap().contains("nc=00000002"),
+        "the nonce serves again: one round trip"
+    );
+    world.grant(600);
+    assert!(matches!(world.events.last(), Some(Event::Registered { refresh: true, .. })));
+}
+
+#[test]
+fn refused_credentials_are_tried_once_and_never_again() {
+    let mut world = World::new(FlowId::Datagram(server_address()));
+    world.bind();
+    for _ in 0..2 {
+        let (source, register) = (world.upstream, world.last("REGISTER"));
+        world.reply(source, &register, 401, &[("WWW-Authenticate", MD5)], "");
+    }
+    assert!(matches!(
+        world.events.last(),
+        Some(Event::RegistrationFailed { failure: RegistrationFailure::Refused { status: 401 }, .. })
+    ));
+    world.sent.clear();
+    world.advance(seconds(24 * 3600));
+    assert_eq!(world.count("REGISTER"), 0);
+}
+
+#[test]
+fn a_server_that_changes_its_realm_gets_no_digest_for_the_other() {
+    let mut world = World::new(FlowId::Datagram(server_address()));
+    world.bind();
+    let other = "Digest realm=\"bank.example\", nonce=\"n2\", qop=\"auth\", algorithm=MD5, stale=true";
+    let own = format!("{}, stale=true", MD5.replace("n1", "n3"));
+    let (source, first) = (world.upstream, world.last("REGISTER"));
+    world.reply(source, &first, 401, &[("WWW-Authenticate", MD5)], "");
+    let second = world.last("REGISTER");
+    let both = [("WWW-Authenticate", other), ("WWW-Authenticate", own.as_str())];
+    world.reply(source, &second, 401, &both, "");
+    let third = world.last("REGISTER");
+    assert!(third.text(Name::Authorization).unwrap().contains("realm=\"example.com\", nonce=\"n3\""));
+    world.reply(source, &third, 401, &[("WWW-Authenticate", other)], "");
+    assert!(matches!(
+        world.events.last(),
+        Some(Event::RegistrationFailed { failure: RegistrationFailure::Refused { status: 401 }, .. })
+    ));
+    assert_eq!(world.last("REGISTER").text(Name::CSeq), third.text(Name::CSeq), "no further REGISTER");
+}
+
+#[test]
+fn an_endless_stale_is_answered_three_times_and_then_backed_off_from() {
+    let mut world = World::new(FlowId::Datagram(server_address()));
+    world.bind();
+    let stale = format!("{MD5}, stale=true");
+    for _ in 0..4 {
+        let (source, register) = (world.upstream, world.last("REGISTER"));
+        world.reply(source, &register, 401, &[("WWW-Authenticate", &stale)], "");
+    }
+    assert!(matches!(
+        world.events.last(),
+        Some(Event::RegistrationFailed { failure: RegistrationFailure::Retry { after, .. }, .. }) if *after >= seconds(15)
+    ));
+}
+
+#[test]
+fn an_interval_that_is_too_brief_is_lengthened_once() {
+    let mut world = World::new(FlowId::Datagram(server_address()));
+    world.bind();
+    let (source, register) = (world.upstream, world.last("REGISTER"));
+    world.reply(source, &register, 423, &[("Min-Expires", "1800")], "");
+    let register = world.last("REGISTER");
+    assert_eq!(register.number(Name::Expires), Some(1800));
+    world.reply(source, &register, 423, &[("Min-Expires", "3600")], "");
+    assert!(matches!(
+        world.events.last(),
+        Some(Event::RegistrationFailed { failure: RegistrationFailure::Retry { status: Some(423), .. }, .. })
+    ));
+}
+
+#[test]
+fn a_register_over_udp_is_repeated_and_given_up_after_64_t1() {
+    let mut world = World::new(FlowId::Datagram(server_address()));
+    world.bind();
+    world.advance(seconds(31));
+    assert_eq!(world.count("REGISTER"), 10, "T1 doubling to T2: 0, .5, 1.5, 3.5, 7.5, 11.5, 15.5, 19.5, 23.5, 27.5 s");
+    world.advance(seconds(2));
+    assert!(matches!(
+        world.events.last(),
+        Some(Event::RegistrationFailed { failure: RegistrationFailure::Retry { status: None, .. }, .. })
+    ));
+    assert_eq!(world.dialled, 2, "another address is asked for");
+}

@@ -9,16 +9,15 @@ use std::time::{Duration, Instant};
 
 use relay::clock::{DAY_S, unix_now};
 use relay::secret::{Aor, InstanceSecret, Password, PushToken};
-use relay::vault::letters::Letter;
 use relay::vault::record::{Account, Device, Presence, Proof, Provider, PushTarget, Record, WakeFor};
 use relay::vault::{
-    AwayReason, Fence, Keyring, Lease, Lookup, MAX_LIFETIME_S, OPERATION_LIMIT, Owner, Settings, StoreError, Stored,
-    Vault,
+    AwayReason, Fence, Keyring, Lease, Lookup, MAX_LIFETIME_S, OPERATION_LIMIT, Settings, StoreError, Stored, Vault,
 };
 use sip::id::{BindingId, InstanceId, ShardTag};
 use tests::redis_server::RedisServer;
 
 mod kept;
+mod nodes;
 
 use self::kept::*;
 
@@ -581,118 +580,6 @@ async fn a_redis_that_hangs_is_away_within_the_limit_and_serves_again_when_it_go
     server.thaw();
     until("it answers", async || vault.ping().await.is_ok()).await;
     assert!(load(&vault, 1).await.is_some());
-}
-
-#[tokio::test]
-async fn a_redis_that_was_away_for_long_does_not_make_nodes_rob_each_other() {
-    let bench = Bench::redis();
-    let (a, b) = (bench.node("a"), bench.node("b"));
-    a.hold_lease().await.expect("leased");
-    b.hold_lease().await.expect("leased");
-    enable(&a, 1, "alice").await;
-    assert_eq!(claim_all(&b, 10).await, []);
-    bench.server().ask::<()>(redis::cmd("DEL").arg("sipwake:lease:a").arg("sipwake:lease:b"));
-    bench.server().kill_connections();
-    assert_eq!(claim_all(&b, 10).await, [], "missing, but not for long");
-    assert_eq!(a.hold_lease().await, Ok(Lease::Lapsed));
-    assert_eq!(claim_all(&b, 10).await, []);
-    assert!(load(&a, 1).await.expect("stored").owned);
-}
-
-#[tokio::test]
-async fn a_redis_that_somebody_flushes_does_not_make_nodes_rob_each_other() {
-    let bench = Bench::redis();
-    let (a, b) = (bench.node("a"), bench.node("b"));
-    // As long as the connection must have served before a missing lease counts.
-    let until = Instant::now() + LEASE * 2;
-    while Instant::now() < until {
-        a.hold_lease().await.expect("leased");
-        b.hold_lease().await.expect("leased");
-        tokio::time::sleep(LEASE / 10).await;
-    }
-    enable(&a, 1, "alice").await;
-    bench.server().ask::<()>(redis::cmd("DEL").arg("sipwake:lease:a").arg("sipwake:lease:b"));
-    assert_eq!(claim_all(&b, 10).await, [], "missing, but not for long");
-    assert_eq!(a.hold_lease().await, Ok(Lease::Lapsed));
-    assert_eq!(claim_all(&b, 10).await, []);
-    assert!(load(&a, 1).await.expect("stored").owned);
-}
-
-#[tokio::test]
-async fn a_redis_that_has_lost_what_it_was_told_cannot_vouch_for_it_and_one_that_was_only_away_can() {
-    let bench = Bench::redis();
-    let (a, b) = (bench.node("a"), bench.node("b"));
-    assert_eq!(a.may_have_lost().await, Ok(true), "nothing that was written vouches for it");
-    let (lookup, _) = enable(&a, 1, "alice").await;
-    assert_eq!(a.may_have_lost().await, Ok(false));
-    bench.server().kill_connections();
-    assert_eq!(b.erase(id(1), &lookup).await, Ok(true));
-    assert_eq!(a.may_have_lost().await, Ok(false), "what another node has erased is not lost");
-    enable(&a, 2, "bob").await;
-    bench.server().ask::<()>(&redis::cmd("FLUSHALL"));
-    assert_eq!(a.may_have_lost().await, Ok(true));
-    enable(&a, 3, "carol").await;
-    assert_eq!(a.may_have_lost().await, Ok(false), "it begins anew");
-    // What was claimed is as what was put.
-    a.release_lease().await.expect("asked");
-    a.hold_lease().await.expect("leased");
-    a.release_lease().await.expect("released");
-    claim_until(&b, 1).await;
-    assert_eq!(b.may_have_lost().await, Ok(false));
-}
-
-#[tokio::test]
-async fn a_cluster_vouches_for_nothing() {
-    let bench = Bench::on(RedisServer::start_cluster());
-    enable(&bench.first, 1, "alice").await;
-    assert_eq!(bench.first.may_have_lost().await, Ok(true));
-}
-
-#[tokio::test]
-async fn of_many_instances_that_another_node_has_ended_the_owner_hears_in_several_answers() {
-    const MANY: u128 = 700;
-    let bench = Bench::redis();
-    let (a, b) = (bench.node("a"), bench.node("b"));
-    for number in 1..=MANY {
-        let (lookup, _) = enable(&a, number, &format!("user{number}")).await;
-        assert_eq!(b.erase(id(number), &lookup).await, Ok(true));
-    }
-    let (mut told, mut most) = (BTreeSet::new(), 0);
-    loop {
-        let some = a.ended_elsewhere().await.expect("the store answers");
-        if some.is_empty() {
-            break;
-        }
-        most = most.max(some.len());
-        a.forget_ended(&some).await.expect("forgotten");
-        told.extend(some);
-    }
-    assert_eq!(told, (1..=MANY).map(id).collect());
-    assert!(most < MANY as usize / 2, "{most} in one answer");
-}
-
-#[tokio::test]
-async fn a_letter_is_for_one_run_is_read_once_and_says_nothing_to_who_reads_the_store() {
-    let bench = Bench::redis();
-    let (a, b) = (bench.node("a"), bench.node("b"));
-    let (earlier, list) = (bench.node("b"), format!("sipwake:letters:{}", b.owner()));
-    let ask = || Letter::Ask { number: [7; 16], from: a.owner().clone(), body: b"hush".to_vec().into() };
-    a.write_letter(b.owner(), &ask()).await.expect("written");
-    let raw: Vec<Vec<u8>> = bench.server().ask(redis::cmd("LRANGE").arg(&list).arg(0).arg(-1));
-    assert!(raw.len() == 1 && !raw[0].windows(4).any(|some| some == b"hush"), "sealed");
-    assert!(bench.server().ask::<i64>(redis::cmd("PTTL").arg(&list)) > 0, "it ends by itself");
-    assert!(earlier.next_letter().await.expect("asked").is_none(), "another run does not see it");
-    let Some(Letter::Ask { from, body, .. }) = b.next_letter().await.expect("asked") else { panic!("a letter") };
-    assert_eq!((&from, body.as_slice()), (a.owner(), &b"hush"[..]));
-    let forge = |letter: &[u8], run: &Owner| {
-        bench.server().ask::<i64>(redis::cmd("RPUSH").arg(format!("sipwake:letters:{run}")).arg(letter))
-    };
-    forge(&raw[0], b.owner());
-    assert!(b.next_letter().await.expect("asked").is_none(), "what comes again is dropped");
-    forge(&raw[0], earlier.owner());
-    assert!(earlier.next_letter().await.expect("asked").is_none(), "it opens for its own reader alone");
-    forge(b"not a letter", b.owner());
-    assert!(b.next_letter().await.expect("asked").is_none());
 }
 
 #[tokio::test]

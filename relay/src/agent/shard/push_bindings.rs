@@ -248,7 +248,8 @@ impl Shard {
         let Ok(address) = self.shared.push.address(&push, unix_now_ms()) else { return };
         let expires_at = unix_now() + expires.as_secs();
         let aor = Aor::new(&aor);
-        let account = self.shared.vault.aor_key(&aor);
+        let known = self.push_bindings.rows.get(&instance).map(|row| row.aor);
+        let account = known.unwrap_or_else(|| self.shared.vault.aor_key(&aor));
         let (sealed, lookup) = self.shared.vault.seal_new(instance, || PushBindingRecord {
             app: address.app,
             aor,

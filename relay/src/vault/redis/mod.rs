@@ -10,7 +10,7 @@
 //! | `sipwake:ended:<node>` | set | the node's instances that another node has ended, until it has let go of them | [`ENDED_TTL`] |
 //! | `sipwake:nodes` | set | the nodes there may be; a hint | [`INDEX_TTL`] |
 //! | `sipwake:letters:<node>#<run>` | list | sealed letters of other nodes to this run | [`LETTER_LIFE`](super::letters::LETTER_LIFE) after the last |
-//! | `sipwake:note:<node>` | string | where the node's Contacts lead, for whoever takes them away | [`INDEX_TTL`] |
+//! | `sipwake:note:<node>` | string | sealed: where the node's Contacts lead, for whoever takes them away | [`INDEX_TTL`] |
 //! | `sipwake:memo:<hex>` | string | that this app's pushes were accepted by this environment, key and endpoint; a keyed hash | [`INDEX_TTL`] |
 //! | `sipwake:mark:<node>#<run>` | string | how often this run has written a record; tells a store that has lost something | [`INDEX_TTL`] after the last |
 //! | `sipwake:lease:<node>` | string | the run that holds the node's lease, or `-`: released | the lease |
@@ -218,8 +218,8 @@ impl RedisStore {
         self.claims.claim(self, owner, batch).await
     }
 
-    /// True when this run held it until now.
-    pub async fn hold_lease(&self, owner: &Owner, note: Option<&str>) -> Result<bool, StoreError> {
+    /// True when this run held it until now. `note`: what the node says of itself, asked for when it is written.
+    pub async fn hold_lease(&self, owner: &Owner, note: impl FnOnce() -> Option<Sealed>) -> Result<bool, StoreError> {
         let mut set = ::redis::cmd("SET");
         set.arg(lease_key(&owner.node)).arg(&*owner.run).arg("PX").arg(millis(self.lease)).arg("GET");
         let earlier: Option<String> = self.link.ask(&set).await?;
@@ -227,8 +227,8 @@ impl RedisStore {
         let enlisted = *self.enlisted.lock().unwrap_or_else(PoisonError::into_inner);
         if !kept || enlisted.is_none_or(|at| at.elapsed() >= ENLIST_EVERY) {
             self.add(NODES_KEY, [owner.node.to_string()].into_iter(), INDEX_TTL).await?;
-            if let Some(note) = note {
-                self.write_note(owner, note).await?;
+            if let Some(note) = note() {
+                self.write_note(owner, &note).await?;
             }
             *self.enlisted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
@@ -236,9 +236,9 @@ impl RedisStore {
     }
 
     /// Says something of this node to the others.
-    async fn write_note(&self, owner: &Owner, note: &str) -> Result<(), StoreError> {
+    async fn write_note(&self, owner: &Owner, note: &Sealed) -> Result<(), StoreError> {
         let mut set = ::redis::cmd("SET");
-        self.link.ask(set.arg(note_key(&owner.node)).arg(note).arg("PX").arg(millis(INDEX_TTL))).await
+        self.link.ask(set.arg(note_key(&owner.node)).arg(note.as_bytes()).arg("PX").arg(millis(INDEX_TTL))).await
     }
 
     pub async fn remember(&self, name: &str) -> Result<(), StoreError> {
@@ -251,7 +251,7 @@ impl RedisStore {
     }
 
     /// What a node says of itself.
-    pub async fn note_of(&self, node: &str) -> Result<Option<String>, StoreError> {
+    pub async fn note_of(&self, node: &str) -> Result<Option<Vec<u8>>, StoreError> {
         self.link.ask(::redis::cmd("GET").arg(note_key(node))).await
     }
 

@@ -134,12 +134,8 @@ async fn calls_that_come_while_a_node_starts_again_wait_for_their_instances() ->
     let mut calls = Vec::new();
     for aor in &callees.aors {
         let relay = callees.scene.relay.upstream(tests::wire::Transport::Tls);
-        let caller = loop {
-            match callees.scene.registrar.call_anew(aor, relay, &CallOptions::default()).await {
-                Ok(caller) => break caller,
-                Err(_) => meanwhile(0.01).await,
-            }
-        };
+        let call = || async { callees.scene.registrar.call_anew(aor, relay, &CallOptions::default()).await.ok() };
+        let caller = callees.scene.until("the new run listens", call).await?;
         calls.push(ring(caller, Duration::ZERO));
     }
     callees.all_rang(calls).await

@@ -197,3 +197,26 @@ async fn the_rights_that_the_readme_names_are_enough_for_everything_and_no_comma
     assert!(log.is_empty(), "denied: {log:?}");
     Ok(())
 }
+
+#[tokio::test]
+async fn what_does_not_open_with_a_nodes_keyring_is_no_wrong_secret_and_what_is_not_there_is_not_there() -> Outcome {
+    let redis = RedisServer::start();
+    let scene = Scene::with(|setup| setup.store = redis.url()).await?;
+    let mut setup = scene.relay.setup().clone();
+    setup.ports = Ports::default();
+    setup.keyring = Some(scene.authority.directory().join("another-keyring"));
+    let other = RelayProcess::start(setup).await?;
+    let instance = scene.enable().await?;
+    let answer = other.api().read(&instance).await?;
+    assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("owner-away")), "{}", answer.text());
+    for (relay, id, status) in [
+        (&other, instance.id.as_str(), 503),
+        (&other, "pi_aaaaaaaaaaaaaaaaaaaaaaaaaa", 404),
+        (&scene.relay, "pi_aaaaaaaaaaaaaaaaaaaaaaaaaa", 404),
+    ] {
+        let (path, token) = (format!("/v1/operator/instances/{id}/wipe"), relay.setup().operator_token.as_str());
+        let wiped = relay.operator().json("POST", &path, Some(token), None).await?;
+        assert_eq!(wiped.status, status, "{id}: {}", wiped.text());
+    }
+    Ok(())
+}
