@@ -1,9 +1,6 @@
 //! Requests that come before their instance: while instances are being taken over, a SIP server may call one that is on its way
 //! here. Its request waits, an INVITE with a 100, and is judged when the instance is here or nothing more comes.
 //!
-//! Likewise while it is not known whether this node still owns what it has (it stood still for a lease): nothing from the network is
-//! acted on until the store has answered.
-//!
 //! Invariant: at most [`EARLY_MAX`] requests wait in a shard, none longer than [`EARLY_WAIT`]; they are judged in the order in which
 //! they came. Nobody is told that a Contact is unknown while it may be on its way.
 
