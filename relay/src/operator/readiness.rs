@@ -23,12 +23,14 @@ pub enum Check {
     Serving,
     /// The store is one that may be given accounts.
     StoreKind,
+    /// The system's clock is about the store's.
+    Clock,
 }
 
 impl Check {
     /// All of them.
     pub const ALL: &'static [Self] =
-        &[Self::Store, Self::Edge, Self::Api, Self::Upstream, Self::Serving, Self::StoreKind];
+        &[Self::Store, Self::Edge, Self::Api, Self::Upstream, Self::Serving, Self::StoreKind, Self::Clock];
 
     /// Its name for a person.
     pub const fn name(self) -> &'static str {
@@ -39,6 +41,7 @@ impl Check {
             Self::Upstream => "upstream",
             Self::Serving => "serving",
             Self::StoreKind => "store settings",
+            Self::Clock => "clock",
         }
     }
 }

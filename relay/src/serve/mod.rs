@@ -144,6 +144,7 @@ impl Relay {
         };
         let vault = open_vault(&config.store, keyring, &public_edge)?;
         vault.keep_tombstones()?;
+        clock_watch::begin(&vault).await;
         if config.store.require_ephemeral {
             store_watch::require_ephemeral(&vault).await?;
         }

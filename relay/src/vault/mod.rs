@@ -488,11 +488,11 @@ impl Vault {
         self.0.keyring.note_time(now)
     }
 
-    /// What the store's own clock says, in seconds since 1970; `None`: it has none, or does not answer.
-    pub async fn store_time(&self) -> Option<u64> {
+    /// What the store's own clock says, in milliseconds since 1970; `None`: it has none, or does not answer.
+    pub async fn store_time_ms(&self) -> Option<u64> {
         match &self.0.store {
             Store::Memory(_) => None,
-            Store::Redis(redis) => redis.time().await.ok(),
+            Store::Redis(redis) => redis.time_ms().await.ok(),
         }
     }
 

@@ -282,10 +282,10 @@ impl RedisStore {
         Ok(asked.elapsed())
     }
 
-    /// The server's own clock, in seconds since 1970.
-    pub async fn time(&self) -> Result<u64, StoreError> {
-        let (seconds, _): (u64, u64) = self.link.ask(&::redis::cmd("TIME")).await?;
-        Ok(seconds)
+    /// The server's own clock, in milliseconds since 1970.
+    pub async fn time_ms(&self) -> Result<u64, StoreError> {
+        let (seconds, micros): (u64, u64) = self.link.ask(&::redis::cmd("TIME")).await?;
+        Ok(seconds.saturating_mul(1_000).saturating_add(micros / 1_000))
     }
 
     /// Makes a lookup name an instance. When it names another, that one is answered and displaced, or, unless `take`,
