@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
-use relay::cli::{CommandError, device, doctor, instances, receipt, trace};
+use relay::cli::{CommandError, device, doctor, instances, keys, receipt, trace};
 use relay::config::Config;
 use relay::secret::ZeroOnFree;
 use relay::serve::check::{Findings, check};
@@ -58,6 +58,7 @@ enum Command {
     Device(device::Device),
     Doctor(doctor::Doctor),
     Instances(instances::Instances),
+    Keys(keys::Keys),
     Receipt(receipt::Receipt),
     Trace(trace::Trace),
 }
@@ -85,6 +86,10 @@ fn main() -> ExitCode {
             ended(runtime.block_on(doctor::run(doctor)))
         }
         Command::Instances(instances) => ended(runtime.block_on(instances::run(instances))),
+        Command::Keys(keys) => {
+            protect_memory();
+            ended(keys::run(keys))
+        }
         Command::Receipt(receipt) => ended(runtime.block_on(receipt::run(receipt))),
         Command::Trace(trace) => ended(runtime.block_on(trace::run(trace))),
     }

@@ -6,6 +6,7 @@
 //! | [`doctor`] | `sipwake doctor`: what would go wrong with an account |
 //! | `password` | a password that never stands among the arguments |
 //! | [`instances`] | `sipwake instances`: list, show, wipe, export |
+//! | [`keys`] | `sipwake keys`: the keyring's fingerprint, and rotating it |
 //! | [`receipt`] | `sipwake receipt`: whether a receipt is a relay's |
 //! | [`trace`] | `sipwake trace`: one instance's SIP for a while, as pcapng |
 //! | `https` | a request to a relay |
@@ -17,6 +18,7 @@ pub mod device;
 pub mod doctor;
 mod https;
 pub mod instances;
+pub mod keys;
 mod password;
 pub mod receipt;
 pub mod trace;

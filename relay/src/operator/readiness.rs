@@ -25,12 +25,22 @@ pub enum Check {
     StoreKind,
     /// The system's clock is about the store's.
     Clock,
+    /// The other nodes have the same keyring.
+    Keyring,
 }
 
 impl Check {
     /// All of them.
-    pub const ALL: &'static [Self] =
-        &[Self::Store, Self::Edge, Self::Api, Self::Upstream, Self::Serving, Self::StoreKind, Self::Clock];
+    pub const ALL: &'static [Self] = &[
+        Self::Store,
+        Self::Edge,
+        Self::Api,
+        Self::Upstream,
+        Self::Serving,
+        Self::StoreKind,
+        Self::Clock,
+        Self::Keyring,
+    ];
 
     /// Its name for a person.
     pub const fn name(self) -> &'static str {
@@ -42,6 +52,7 @@ impl Check {
             Self::Serving => "serving",
             Self::StoreKind => "store settings",
             Self::Clock => "clock",
+            Self::Keyring => "keyring",
         }
     }
 }

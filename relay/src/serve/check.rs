@@ -60,7 +60,15 @@ async fn check_store(config: &Config, problems: &mut Vec<Problem>, cautions: &mu
         }
     };
     let answer = match open_vault(&config.store, keyring, &config.edge.public.to_string()) {
-        Ok(vault) => vault.examine().await,
+        Ok(vault) => match vault.examine().await {
+            Ok(faults) => {
+                if let Ok(Some(fault)) = vault.look_at_ring(true).await {
+                    problems.push(Problem::new("store.keyring", fault.to_string(), fault.remedy()));
+                }
+                Ok(faults)
+            }
+            Err(error) => Err(error),
+        },
         Err(error) => Err(error),
     };
     match answer {

@@ -9,6 +9,7 @@
 
 pub mod check;
 mod clock_watch;
+mod keyring_watch;
 mod store_watch;
 
 use std::collections::HashMap;
@@ -407,6 +408,7 @@ impl Opened {
         vec![
             tokio::spawn(self.service.clone().keep_ownership(told)),
             tokio::spawn(self.tls.clone().watch()),
+            tokio::spawn(keyring_watch::watch(self.vault.clone(), readiness.clone())),
             tokio::spawn(clock_watch::watch(self.vault.clone(), readiness.clone())),
             tokio::spawn(store_watch::watch(
                 self.vault.clone(),
