@@ -203,7 +203,7 @@ impl Endpoint {
             || source.side != Side::Upstream
             || request.method() == Some(Method::Ack)
             || forward::own_route(request, &self.core.token_key).is_some();
-        let user = request.request_uri().and_then(Uri::parse).and_then(|uri| uri.user);
+        let user = request.request_uri().and_then(Uri::user_of);
         let Some(binding) = user.and_then(BindingId::parse).filter(|_| !judged) else { return false };
         self.upstream_of(binding).is_none_or(|upstream| !self.upstreams.is_known(upstream))
     }

@@ -40,7 +40,7 @@ pub use frame::{Frame, FrameError, Framer};
 pub use limits::Limits;
 pub use method::Method;
 pub use name::Name;
-pub use params::{Params, unquote};
+pub use params::{Params, is_quoted_text, unquote};
 pub use party::Party;
 pub use uri::{Scheme, Uri};
 pub use via::Via;

@@ -105,6 +105,38 @@ fn a_contact_of_another_device_that_is_none_costs_no_registration() {
     assert!(world.count("REGISTER") > 1, "the lifetime is that of our own Contact: {:?}", world.descriptions());
 }
 
+/// What topology hiding and NAT helpers put onto addresses that are not theirs.
+const PUT_ON: &[&str] = &[";x-tiu=\"VGhd==\"", ";;lr", ";", ";alias=192.0.2.10~5060~1;", "transport=udp", ":0"];
+
+#[test]
+fn a_request_for_our_contact_finds_it_whatever_was_put_onto_it() {
+    for put_on in PUT_ON {
+        for method in ["INVITE", "OPTIONS", "MESSAGE", "NOTIFY"] {
+            let mut world = World::registered();
+            let uri = format!("sip:{}@relay.test:5070", world.binding);
+            let text = world.invite_text("odd").replace("INVITE", method).replace(&uri, &format!("{uri}{put_on}"));
+            let source = world.upstream;
+            world.receive(source, &text);
+            assert_eq!(world.count(&format!("{method} 400")), 0, "{put_on}");
+            assert_eq!(world.count(&format!("{method} 404")), 0, "{put_on}");
+            assert_eq!(world.wakes().len(), usize::from(method == "INVITE"), "{put_on}: {:?}", world.descriptions());
+        }
+    }
+}
+
+#[test]
+fn our_contact_is_known_again_whatever_was_put_onto_it() {
+    for put_on in PUT_ON {
+        let mut world = World::new(World::registered().upstream.flow);
+        world.bind();
+        let register = world.last("REGISTER");
+        let ours = register.text(Name::Contact).unwrap().split('>').next().unwrap_or_default().to_owned();
+        world.respond(200, &[("Contact", &format!("{ours}{put_on}>;expires=300")), ("Expires", "3600")]);
+        world.advance(Duration::from_secs(300));
+        assert!(world.count("REGISTER") > 1, "{put_on}: {:?}", world.descriptions());
+    }
+}
+
 #[test]
 fn our_contact_is_found_beside_what_breaks_its_line() {
     for odd in [
