@@ -10,9 +10,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
 use relay::cli::{CommandError, device, doctor, instances, receipt, trace};
-use relay::config::{Config, Problem};
+use relay::config::Config;
 use relay::secret::ZeroOnFree;
-use relay::serve::check::check;
+use relay::serve::check::{Findings, certificate, check};
 use relay::serve::{Relay, Running};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::Level;
@@ -100,8 +100,11 @@ async fn serve(file: Option<PathBuf>) -> ExitCode {
         Ok(config) => config,
         Err(problems) => return fail(&problems.to_string()),
     };
-    for caution in &config.cautions {
+    for caution in config.cautions.iter().chain(&config.faults) {
         tracing::warn!("{caution}");
+    }
+    for doubt in certificate(&config) {
+        tracing::warn!("tls.certificate: {doubt}; {}", doubt.remedy());
     }
     let apps = config.apps.clone();
     // Before the start, so that a signal that comes during it is not lost.
@@ -136,9 +139,9 @@ async fn check_file(file: PathBuf) -> ExitCode {
         Ok(config) => config,
         Err(problems) => return fail(&problems.to_string()),
     };
-    let mut problems: Vec<Problem> = check(&config).await;
-    for caution in &config.cautions {
-        eprintln!("note: {caution}");
+    let Findings { mut problems, notes } = check(&config).await;
+    for note in &notes {
+        eprintln!("note: {note}");
     }
     if problems.is_empty() {
         println!("{}: all right", file.display());

@@ -100,6 +100,11 @@ impl RelayProcess {
         self.scratch.path()
     }
 
+    /// Its configuration file.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
     /// Sends it a signal, and waits for its end.
     ///
     /// # Errors

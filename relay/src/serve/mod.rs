@@ -7,6 +7,7 @@
 //! Invariant: a relay that has started is reachable on every address that [`Running`] names. A drain ends within
 //! [`CALLS_DRAIN`] and the HTTPS listener's own limit; it unregisters nothing: another process takes the bindings over.
 
+mod beside;
 pub mod check;
 mod clock_watch;
 
