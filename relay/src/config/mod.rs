@@ -311,6 +311,11 @@ impl Config {
         sections::read(text, directory, environment, sections::Profile::File)
     }
 
+    /// Where one connects to reach the operator listener from this machine.
+    pub fn operator_address(&self) -> SocketAddr {
+        values::reachable(self.operator.listen)
+    }
+
     /// What `serve` without a file uses: loopback listeners, a development certificate, the store in memory, one app
     /// without a push service and with a key made on the spot. The environment still overrides.
     pub fn development() -> Result<Config, Problems> {

@@ -2,9 +2,10 @@
 //!
 //! Invariant: it is one only when it shows the very certificate of this configuration and has its key.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use crate::config::Tls;
+use crate::config::values::reachable;
 use crate::net::dial;
 use crate::net::tls::ClientTls;
 
@@ -14,14 +15,4 @@ pub(super) async fn is_ours(tls: &Tls, address: SocketAddr) -> bool {
     let Ok(client) = ClientTls::only(certificate) else { return false };
     // The name decides nothing: the certificate is known.
     dial::tls(reachable(address), &client, "localhost").await.is_ok()
-}
-
-/// Where one connects to reach a listener of this machine.
-pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }

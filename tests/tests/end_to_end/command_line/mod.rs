@@ -22,6 +22,17 @@ fn sipwake(arguments: &[&str]) -> Output {
     command.args(arguments).stdin(Stdio::null()).output().expect("the binary starts")
 }
 
+/// The same, with something on the standard input.
+fn sipwake_hears(arguments: &[&str], input: &str) -> Output {
+    use std::io::Write;
+    let binary = binary().expect("the binary is built");
+    let mut command = Command::new(binary);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary starts");
+    child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("it reads");
+    child.wait_with_output().expect("it ends")
+}
+
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
