@@ -12,7 +12,7 @@ use mimalloc::MiMalloc;
 use relay::cli::{CommandError, device, doctor, instances, keys, receipt, trace};
 use relay::config::Config;
 use relay::secret::ZeroOnFree;
-use relay::serve::check::{Findings, check};
+use relay::serve::check::{Findings, certificate, check};
 use relay::serve::{Relay, Running};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::Level;
@@ -105,8 +105,11 @@ async fn serve(file: Option<PathBuf>) -> ExitCode {
         Ok(config) => config,
         Err(problems) => return fail(&problems.to_string()),
     };
-    for caution in &config.cautions {
+    for caution in config.cautions.iter().chain(&config.faults) {
         tracing::warn!("{caution}");
+    }
+    for doubt in certificate(&config) {
+        tracing::warn!("tls.certificate: {doubt}; {}", doubt.remedy());
     }
     let apps = config.apps.clone();
     // Before the start, so that a signal that comes during it is not lost.
@@ -141,9 +144,9 @@ async fn check_file(file: PathBuf) -> ExitCode {
         Ok(config) => config,
         Err(problems) => return fail(&problems.to_string()),
     };
-    let Findings { mut problems, cautions } = check(&config).await;
-    for caution in config.cautions.iter().chain(&cautions) {
-        eprintln!("note: {caution}");
+    let Findings { mut problems, notes } = check(&config).await;
+    for note in &notes {
+        eprintln!("note: {note}");
     }
     if problems.is_empty() {
         println!("{}: all right", file.display());

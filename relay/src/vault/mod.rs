@@ -37,7 +37,7 @@ use record::{Account, Record, Storable, StoredRecord};
 
 pub use fault::StoreFault;
 pub use keyring::{EPOCH_S, Fingerprint, KEY_LIFETIME_S, Keyring, KeyringError};
-pub use lookup::{AorKey, GroupKey, Lookup};
+pub use lookup::{AorHash, AorKey, GroupKey, Lookup};
 pub use receipt::{Receipt, ReceiptError, verify_receipt};
 pub use seal::{SealError, Sealed};
 pub use store::{
@@ -202,7 +202,12 @@ impl Vault {
 
     /// The name under which the instances of an AOR are found, over all Apps, and which tells nothing of it.
     pub fn aor_key(&self, aor: &Aor) -> AorKey {
-        lookup::aor_key(&self.0.keyring.index_key(), aor)
+        self.aor_key_of(AorHash::of(aor))
+    }
+
+    /// Under which name the devices of an account are found whose AOR has this hash.
+    pub fn aor_key_of(&self, hash: AorHash) -> AorKey {
+        lookup::aor_key(&self.0.keyring.index_key(), hash)
     }
 
     /// What the devices of this account in this app have in common: the same app, AOR, user name, registrar and proxy. They
