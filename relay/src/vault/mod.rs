@@ -239,11 +239,8 @@ impl Vault {
         lookup: &Lookup,
         fence: Fence,
     ) -> Result<Placed, StoreError> {
-        if self.0.settings.require_ephemeral && fence == Fence::NEW && !self.is_ephemeral() {
-            return Err(StoreError::Away(AwayReason::MayPersist));
-        }
-        if fence == Fence::NEW && self.0.ring.is_other() {
-            return Err(StoreError::Away(AwayReason::OtherKeyring));
+        if fence == Fence::NEW {
+            self.takes_new()?;
         }
         let now = Reading::now();
         let left_s = expires_at.saturating_sub(now.confirmed).min(MAX_LIFETIME_S);
@@ -252,6 +249,21 @@ impl Vault {
         match &self.0.store {
             Store::Memory(memory) => memory.put(owner, id, sealed, expires_at, lookup, fence),
             Store::Redis(redis) => redis.put(owner, id, sealed, (expires_at, left_s), lookup, fence).await,
+        }
+    }
+
+    /// Whether a new record may be put.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`] when the store may write to a disk and the operator wants none that does, or when its nodes have another
+    /// keyring.
+    pub fn takes_new(&self) -> Result<(), StoreError> {
+        if self.0.settings.require_ephemeral && !self.is_ephemeral() {
+            return Err(StoreError::Away(AwayReason::MayPersist));
+        }
+        match self.0.ring.is_other() {
+            true => Err(StoreError::Away(AwayReason::OtherKeyring)),
+            false => Ok(()),
         }
     }
 

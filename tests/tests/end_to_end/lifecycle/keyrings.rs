@@ -67,6 +67,7 @@ async fn a_node_with_another_keyring_says_so_and_is_not_ready_until_it_has_that_
     unready.await?;
     let answer = other.api().enable(&scene.wish(OTHER_TOKEN)).await?;
     assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());
+    assert_eq!(scene.registrar.registers(&scene.aor()).len(), 0, "the SIP server was not bothered");
     other.kill_9().await?;
     let check = sipwake(&["check", "--config"], other.config())?;
     let said = String::from_utf8_lossy(&check.stderr).into_owned();
