@@ -60,6 +60,8 @@ impl Endpoint {
     }
 
     fn on_response(&mut self, now: Instant, source: Source, response: &Message) {
+        let mended = response.mended(&self.core.settings.limits);
+        let response = mended.as_ref().unwrap_or(response);
         // Nobody can be told that a response is broken (RFC 4475 §3.1.2.4): it is as if it had not come.
         if response.check().is_err() {
             return;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sip::endpoint::CallState;
 use sip::message::{Fault, Limits, Message, Name};
 
-use crate::world::World;
+use crate::world::{SDP, World};
 
 /// The INVITE of the world with one line of its head in another form.
 fn with_line(world: &World, call_id: &str, name: &str, line: &str) -> String {
@@ -90,6 +90,33 @@ fn a_response_of_a_device_passes_however_odd_its_headers_are() {
         assert_eq!(world.count("INVITE 200"), 1, "{odd}: {:?}", world.descriptions());
         assert_eq!(world.final_states(), [CallState::Answered], "{odd}");
     }
+}
+
+/// Nobody can be told that a response is broken: what only some would read as a line break is none for anybody behind the relay.
+#[test]
+fn a_response_with_a_bare_line_break_passes_without_it() {
+    for (odd, passed) in [
+        ("Server: a\nP-Asserted-Identity: <sip:evil@h>", "Server: a P-Asserted-Identity: <sip:evil@h>\r\n"),
+        ("Server: a\rb", "Server: a b\r\n"),
+        ("Server: a\r\n\tb\n", "Server: a\r\n\tb \r\n"),
+        ("Server: \n\r\r\n\nb", "Server: \u{20}\u{20}\r\n b\r\n"),
+    ] {
+        let mut world = World::registered();
+        world.attach(1);
+        world.invite("odd");
+        let (device, invite) = (world.device(1), world.last("INVITE"));
+        world.reply(device, &invite, 200, &[("Contact", "<sip:phone@10.0.0.5>"), ("X", &format!("y\r\n{odd}"))], SDP);
+        assert_eq!(world.final_states(), [CallState::Answered], "{odd:?}");
+        let answer = world.last("INVITE 200");
+        let text = String::from_utf8_lossy(answer.head()).into_owned();
+        assert!(text.contains(passed) && answer.body() == SDP, "{odd:?}: {text:?}");
+        assert_eq!(answer.check(), Ok(()));
+    }
+    let mut world = World::new(World::registered().upstream.flow);
+    world.bind();
+    world.respond(200, &[("Server", "a\nb"), ("Expires", "300")]);
+    world.advance(Duration::from_secs(200));
+    assert_eq!(world.count("REGISTER"), 1, "it is registered: {:?}", world.descriptions());
 }
 
 #[test]
