@@ -164,6 +164,8 @@ pub struct Store {
     pub client: Option<(PathBuf, SecretText)>,
     /// Whether a store that may write to a disk is refused.
     pub require_ephemeral: bool,
+    /// Whether a password stays when the HA1 that answers its SIP server is known.
+    pub keep_passwords: bool,
     /// The file of the sealing keys, made on first start. `None`, only in development: keys that die with the process.
     pub keyring: Option<PathBuf>,
 }

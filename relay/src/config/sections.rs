@@ -330,9 +330,10 @@ fn store(root: &mut Reader<'_>, profile: Profile) -> Store {
         }
     }
     let require_ephemeral = store.flag("require_ephemeral", false);
+    let keep_passwords = store.flag("keep_passwords", false);
     let url = SecretText::new(url);
     store.finish();
-    Store { url, ca_file, client, require_ephemeral, keyring }
+    Store { url, ca_file, client, require_ephemeral, keep_passwords, keyring }
 }
 
 /// The certificate and key by which the relay shows a Redis who it is: both or none.

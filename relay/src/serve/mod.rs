@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 use tokio::time::interval;
 use zeroize::Zeroizing;
 
-use crate::agent::{self, Agent, Reminded};
+use crate::agent::{self, Agent, RecordNote};
 use crate::api::{self, Api};
 use crate::config::{self, Config, HostPort, Tls};
 use crate::doctor::Doctor;
@@ -152,7 +152,7 @@ impl Relay {
         }
         let resolver = resolver(&config)?;
         let (push, push_is_printed) = push_service(&config.apps)?;
-        let (reminded, reminders) = mpsc::unbounded_channel();
+        let (to_record, record_notes) = mpsc::unbounded_channel();
         let quotas = Quotas::new(&config.limits, metrics.clone());
         let message = config.limits.message_timeout;
         let endpoint = endpoint_settings(&config, &listeners, &public_edge, public_websocket.as_deref(), &vault);
@@ -177,10 +177,11 @@ impl Relay {
             udp: listeners.udp.clone(),
             early_ringing: config.call.early_ringing,
             subscribe: config.messages.subscribe_voicemail,
+            keep_passwords: config.store.keep_passwords,
             lost_notice: config.timing.lost_notice.0,
             endpoint,
             shards: crate::timing::shards(),
-            reminded,
+            record_notes: to_record,
             end: ending.clone(),
         });
         let service = Service::new(service::Dependencies {
@@ -196,7 +197,7 @@ impl Relay {
             services: services(&config.apps, push_is_printed),
             drain: stopping.clone(),
         });
-        let running = Opened { config, public_edge, metrics, agent, vault, service, reminders, tls, development_ca };
+        let running = Opened { config, public_edge, metrics, agent, vault, service, record_notes, tls, development_ca };
         Ok(running.serve(listeners, (stop, stopping), (end, ending)))
     }
 }
@@ -335,7 +336,7 @@ struct Opened {
     agent: Agent,
     vault: Vault,
     service: Service,
-    reminders: mpsc::UnboundedReceiver<Reminded>,
+    record_notes: mpsc::UnboundedReceiver<RecordNote>,
     tls: Arc<ServerTls>,
     development_ca: Option<String>,
 }
@@ -370,7 +371,7 @@ impl Opened {
         }
         let mut chores = self.chores(&readiness);
         let service = self.service.clone();
-        chores.push(tokio::spawn(self.service.write_down_reminders(self.reminders)));
+        chores.push(tokio::spawn(self.service.write_down_notes(self.record_notes)));
         chores.push(tokio::spawn(letters));
         Running {
             edge: edge_at,
