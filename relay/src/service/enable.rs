@@ -65,6 +65,7 @@ impl Inner {
         let lookup = self.dependencies.vault.lookup(&app, &wish.account.aor, &wish.device.call_push.token);
         let _guard = self.enabling.lock_key(lookup).await;
         // Also the proof that the store answers, before anything is done that would have to be undone.
+        self.dependencies.vault.takes_new()?;
         let earlier = self.timed(StoreOperation::Load, self.dependencies.vault.find(&lookup)).await?;
         let place = self.place_instance(&app, &wish.account, &route, source, earlier.is_some())?;
         let (new, secret) = self.new_instance(app, source, wish, route, place);

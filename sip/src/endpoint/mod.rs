@@ -165,7 +165,7 @@ impl Endpoint {
             Input::MessageStored { request, instance, outcome } => {
                 self.on_message_stored(now, request, instance, outcome)
             }
-            Input::EndCalls => self.on_end_calls(now),
+            Input::EndCalls { elsewhere } => self.on_end_calls(now, elsewhere),
             Input::HandOver => self.on_hand_over(),
             Input::Route { register, route } => self.on_route(now, register, route),
             Input::RestorePushBinding(restored) => self.on_restore_push_binding(now, *restored),

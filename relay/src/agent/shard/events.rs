@@ -83,6 +83,8 @@ impl Shard {
             Event::Mailbox { instance, mailbox } => self.on_mailbox(instance, mailbox),
             Event::Call { call, instance, state, woke_after } => self.on_call(call, instance, state, woke_after),
             Event::Ended { call, state } => self.on_call_ended(call, state),
+            Event::DialogBegun { call, instance, dialog } => self.on_dialog_begun(instance, call, dialog),
+            Event::DialogEnded { instance, dialog, by_device } => self.on_dialog_ended(instance, dialog, by_device),
             Event::RouteNeeded(asked) => self.on_route_needed(asked),
             Event::RegisterEnded { register, proof } => self.on_register_ended(register, proof),
             Event::UpstreamReleased(upstream) => self.shared.upstreams.release(upstream),
@@ -285,14 +287,23 @@ impl Shard {
             self.note(instance, Some(id), What::DeviceAttached { after_ms });
         }
         if state != was && !was_final {
-            let what = if state.is_final() { What::CallEnded(state) } else { What::Ringing };
+            let what = if state.is_final() { What::CallEnded(state) } else { What::CallerHearsRinging };
             self.note(instance, Some(id), what);
+        } else if state == CallState::Ringing && !was_final {
+            self.note_device_rings(id, instance);
         }
         if was_final || !state.is_final() {
             return;
         }
         if pushed == Some(Provider::Fcm) && state != CallState::Answered {
             self.tell_call_ended(id, instance);
+        }
+    }
+
+    /// The device itself rings, or says that it does.
+    pub(crate) fn note_device_rings(&mut self, id: CallId, instance: InstanceId) {
+        if self.calls.get_mut(id, instance).is_some_and(|call| !std::mem::replace(&mut call.rings, true)) {
+            self.note(instance, Some(id), What::Ringing);
         }
     }
 
