@@ -179,7 +179,8 @@ impl Inner {
             registrar,
             upstream: match asked_by {
                 Some(source) => upstreams.acquire_for(source, route),
-                None => upstreams.acquire(route),
+                None if record.proven => upstreams.acquire(route),
+                None => upstreams.acquire_kept(route),
             },
             sip_instance: record.sip_instance,
             register: record.presence == Presence::Background,
