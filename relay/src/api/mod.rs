@@ -39,6 +39,7 @@ pub(crate) mod trace;
 pub mod views;
 mod wake;
 pub mod wake_body;
+mod woken;
 
 use access::{App, Apps, SipServer, SipServers};
 pub(crate) use handlers::too_many_failures;
