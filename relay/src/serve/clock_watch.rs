@@ -63,15 +63,15 @@ fn tell(verdict: Verdict, readiness: &Readiness) {
             if new {
                 tracing::warn!("{warning}");
             }
-            readiness.warn_of_clock(Some(warning.into()));
+            readiness.warn_of("clock", vec![warning.into()]);
         }
         Verdict::Returned => {
             tracing::info!("the system's clock is right again; nothing was ended by it");
-            readiness.warn_of_clock(None);
+            readiness.warn_of("clock", Vec::new());
         }
         Verdict::Believed(by_ms) => {
             tracing::warn!(by_s = by_ms / 1_000, "the system's clock is believed now; what is over by it ends");
-            readiness.warn_of_clock(None);
+            readiness.warn_of("clock", Vec::new());
         }
     }
 }

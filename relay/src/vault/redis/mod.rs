@@ -21,6 +21,7 @@
 
 mod claim;
 mod client;
+mod examine;
 mod items;
 mod letters;
 mod link;
@@ -75,7 +76,7 @@ impl RedisStore {
     /// Reads the URL; connects when first asked something.
     pub fn open(url: &str, settings: &Settings) -> Result<Self, StoreError> {
         let link = |limit| {
-            let client = RedisClient::read(url, settings.ca.as_deref())?;
+            let client = RedisClient::read(url, &settings.tls)?;
             Ok(Arc::new(Link::new(client, limit)))
         };
         Ok(Self::on(
