@@ -571,5 +571,6 @@ fn api_settings(config: &Config, vault: &Vault) -> api::Settings {
         },
         limits: api::limits::Limits::default(),
         receipt_key: vault.receipt_public_key(),
+        origins: config.api.origins.clone().into(),
     }
 }

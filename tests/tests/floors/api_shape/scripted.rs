@@ -444,13 +444,24 @@ impl Door {
 
     /// An API with other limits.
     pub fn limited(limits: Limits) -> Self {
+        Self::with(limits, &[])
+    }
+
+    /// An API that pages of these origins may call.
+    pub fn for_pages(origins: &[&str]) -> Self {
+        Self::with(Limits::default(), origins)
+    }
+
+    fn with(limits: Limits, origins: &[&str]) -> Self {
         let (script, metrics) = (Scripted::default(), Metrics::new());
         let app = App { id: "com.example.phone".into(), key: ApiKey::new(APP_KEY), apns: true, fcm: true };
         let lifetime = LifetimeRange { min_s: 259_200, default_s: 432_000, max_s: 518_400 };
         let domains = DomainRules::parse(&["example.com".to_owned()]).unwrap();
         let server =
             SipServer { id: "pbx-1".into(), key: ApiKey::new(SERVER_KEY), domains, registrars: Arc::default() };
-        let settings = Settings { apps: vec![app], sip_servers: vec![server], lifetime, limits, receipt_key: [7; 32] };
+        let origins = origins.iter().map(|origin| (*origin).into()).collect();
+        let settings =
+            Settings { apps: vec![app], sip_servers: vec![server], lifetime, limits, receipt_key: [7; 32], origins };
         let api = Api::new(settings, script.clone(), metrics.clone());
         Self { script, metrics, ask: Ask::new(TowerToHyperService::new(api.router())) }
     }
