@@ -14,8 +14,9 @@
 //! Invariant: nothing is kept of a REGISTER that its SIP server has not accepted. A flow has at most [`REGISTERS_PER_FLOW`]
 //! of them under way and [`REGISTERS`] at once; every upstream that the shell gave is given back once, by [`Event::UpstreamReleased`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::attachments::INSTANCES_PER_FLOW;
@@ -23,8 +24,8 @@ use super::push_bindings::{Accepted, CONTACTS_PER_AOR, REGISTRATIONS_MAX};
 use super::pushed::{CarriedProof, ForwardedRegisterId, PushBindingEnd, RegisterRoute, RouteRefusal, RouteRequest};
 use super::register_turns::Stage;
 use super::{ClientOwner, Endpoint, Event, Output, ServerOwner, Side, Source, Transport};
-use crate::auth::Credentials;
-use crate::bucket::{Bucket, Rate};
+use crate::auth::usernames;
+use crate::bucket::{Bucket, Rate, counted_as};
 use crate::edge::forward;
 use crate::edge::push_proxy::{self, PushContact, PushRequest, RegisterIntent};
 use crate::id::{FlowId, InstanceId, UpstreamId};
@@ -39,6 +40,11 @@ pub const REGISTERS: Rate = Rate { burst: 40, interval: Duration::from_secs(2) }
 pub const QUOTA_VIOLATIONS_MAX: u8 = 40;
 /// REGISTERs under way on one shard; a further one is answered 503.
 pub const REGISTERS_MAX: usize = 20_000;
+/// Of these, from one source (an IPv4 address or an IPv6 /64): whoever has them sent to a server that is silent takes no
+/// room from the others.
+pub const REGISTERS_PER_SOURCE: u32 = 500;
+/// User names in the credentials of one REGISTER; one with more is answered 400.
+pub const USERNAMES_MAX: usize = 4;
 /// The Retry-After of a device that sends too many, in seconds.
 const RETRY_AFTER_S: u32 = 10;
 
@@ -48,6 +54,8 @@ pub(super) struct ForwardedRegisters {
     under_way: BTreeMap<ForwardedRegisterId, ForwardedRegister>,
     next: u64,
     quotas: HashMap<FlowId, FlowQuota>,
+    /// How many are under way from each source.
+    sources: BTreeMap<IpAddr, u32>,
 }
 
 impl fmt::Debug for ForwardedRegisters {
@@ -131,7 +139,13 @@ impl Endpoint {
         if !self.spend_quota(now, source.flow) {
             return self.slow_down(now, source.flow, reply, &register);
         }
-        let full = self.registers.len() >= REGISTERS_MAX || self.push_bindings.len() >= REGISTRATIONS_MAX;
+        let proof = intent.proves.then(|| carried_proof(&register));
+        if proof.as_ref().is_some_and(|proof| proof.usernames.len() > USERNAMES_MAX) {
+            return self.refuse(now, reply, &register, 400);
+        }
+        let from = counted_as(source.peer.ip());
+        let crowded = self.registers.sources.get(&from).is_some_and(|count| *count >= REGISTERS_PER_SOURCE);
+        let full = crowded || self.registers.len() >= REGISTERS_MAX || self.push_bindings.len() >= REGISTRATIONS_MAX;
         let Some(server) = self.core.transactions.open(&register, reply, ServerOwner::Nobody).ok().filter(|_| !full)
         else {
             return self.busy(reply, &register);
@@ -148,11 +162,12 @@ impl Endpoint {
             push: intent.push_request.clone(),
             source: source.peer.ip(),
             renews: self.renews(&intent),
-            proof: intent.proves.then(|| carried_proof(&register)),
+            proof,
         };
         if let Some(quota) = self.registers.quotas.get_mut(&source.flow) {
             quota.under_way += 1;
         }
+        *self.registers.sources.entry(from).or_default() += 1;
         // So that its end is heard of.
         self.attachments.note_flow(source.flow);
         let request = Box::new(register);
@@ -185,8 +200,12 @@ impl Endpoint {
             || self.push_bindings.contacts_of(intent) < CONTACTS_PER_AOR)
     }
 
-    /// Whether a REGISTER is about a registration that is known here.
+    /// Whether a REGISTER is about a registration that is known here, and names its device: whoever takes all of an account
+    /// away may know no more than the account.
     fn renews(&self, intent: &RegisterIntent) -> bool {
+        if intent.contact.is_empty() {
+            return false;
+        }
         let known = |push| {
             let instance = push_proxy::identify(&self.core.token_key, &intent.aor, &intent.server, push);
             self.push_bindings.knows(instance)
@@ -372,6 +391,13 @@ impl Endpoint {
         if let Some(quota) = self.registers.quotas.get_mut(&register.source.flow) {
             quota.under_way = quota.under_way.saturating_sub(1);
         }
+        let from = counted_as(register.source.peer.ip());
+        if let Some(count) = self.registers.sources.get_mut(&from) {
+            *count -= 1;
+            if *count == 0 {
+                self.registers.sources.remove(&from);
+            }
+        }
         Some(register)
     }
 
@@ -419,8 +445,8 @@ impl Endpoint {
 /// The proof that a REGISTER carries for its SIP server.
 fn carried_proof(register: &Message) -> CarriedProof {
     let values = register.values(Name::Authorization).chain(register.values(Name::ProxyAuthorization));
-    let mut read = values.filter_map(|value| Credentials::parse(std::str::from_utf8(value).ok()?));
-    CarriedProof { username: read.next().map(|credentials| credentials.username) }
+    let usernames: BTreeSet<Box<str>> = values.flat_map(usernames).map(Into::into).collect();
+    CarriedProof { usernames: usernames.into_iter().collect() }
 }
 
 /// Whether a response says that the proof in its request was wrong, and not merely old.

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use super::pushed::ForwardedRegisterId;
 use super::upstreams::Place;
 use super::{Endpoint, Timer};
+use crate::bucket::counted_as;
 use crate::id::{BranchId, FlowId, UpstreamId};
 
 /// SIP servers that are dialled at once because of REGISTERs from one address, on one shard; one for a further one is
@@ -142,7 +143,7 @@ impl Endpoint {
     /// silent keeps no dialler from those that answer, and takes no place from another source.
     fn dials_for_others(&self, upstream: UpstreamId, source: IpAddr) -> usize {
         let waiting = self.registers.iter().filter(|(_, it)| matches!(it.stage, Stage::Flow { .. }));
-        let theirs = waiting.filter(|(_, it)| it.source.peer.ip().to_canonical() == source.to_canonical());
+        let theirs = waiting.filter(|(_, it)| counted_as(it.source.peer.ip()) == counted_as(source));
         let others = theirs.filter_map(|(_, it)| it.upstream()).filter(|other| *other != upstream);
         others.collect::<BTreeSet<_>>().len()
     }

@@ -13,6 +13,8 @@
 //! | `sipwake:note:<node>` | string | sealed: where the node's Contacts lead, for whoever takes them away | [`INDEX_TTL`] |
 //! | `sipwake:memo:<hex>` | string | that this app's pushes were accepted by this environment, key and endpoint; a keyed hash | [`INDEX_TTL`] |
 //! | `sipwake:mark:<node>#<run>` | string | how often this run has written a record; tells a store that has lost something | [`INDEX_TTL`] after the last |
+//! | `sipwake:ring`, `sipwake:ring:<hex>:<day>` | string | what tells the keyring of the living nodes from another one: keyed hashes | ten minutes after the last look |
+//! | `sipwake:check:{<hex>}:…` | any | what an examination tries | 5 s |
 //! | `sipwake:lease:<node>` | string | the run that holds the node's lease, or `-`: released | the lease |
 //!
 //! Invariant: what happens to one record happens in one script, and so as a whole. No operation spans two slots of a
@@ -26,6 +28,7 @@ mod items;
 mod letters;
 mod link;
 mod marks;
+mod rings;
 mod scripts;
 mod shares;
 
@@ -283,10 +286,10 @@ impl RedisStore {
         Ok(asked.elapsed())
     }
 
-    /// The server's own clock, in seconds since 1970.
-    pub async fn time(&self) -> Result<u64, StoreError> {
-        let (seconds, _): (u64, u64) = self.link.ask(&::redis::cmd("TIME")).await?;
-        Ok(seconds)
+    /// The server's own clock, in milliseconds since 1970.
+    pub async fn time_ms(&self) -> Result<u64, StoreError> {
+        let (seconds, micros): (u64, u64) = self.link.ask(&::redis::cmd("TIME")).await?;
+        Ok(seconds.saturating_mul(1_000).saturating_add(micros / 1_000))
     }
 
     /// Makes a lookup name an instance. When it names another, that one is answered and displaced, or, unless `take`,
