@@ -32,7 +32,7 @@ impl Call {
         let timer = format!("{SESSION};refresher={refresher}");
         let headers = [("Session-Expires", timer.as_str()), ("Require", "timer")];
         let dialog = Dialog::begin(&mut world, "call-1", 200, &headers);
-        assert_eq!(world.last("INVITE 200").text(Name::from_bytes(b"Session-Expires")), Some(timer.as_str()));
+        assert_eq!(world.last("INVITE 200").text(Name::SessionExpires), Some(timer.as_str()));
         dialog.send(&mut world, End::Caller, "ACK", 1);
         let registers = world.count("REGISTER");
         Self { world, dialog, flow: 1, cseq: 1, registers }
@@ -90,7 +90,7 @@ impl Call {
         self.world.reply(answerer, &forwarded, 200, &[("Session-Expires", &timer), ("Require", "timer")], "");
         let heard = self.world.sent.last().expect("an answer");
         assert_eq!((heard.flow, heard.message.status()), (back.flow, Some(200)), "{method} {}", self.cseq);
-        assert_eq!(heard.message.text(Name::from_bytes(b"Session-Expires")), Some(timer.as_str()));
+        assert_eq!(heard.message.text(Name::SessionExpires), Some(timer.as_str()));
         if method == "INVITE" {
             let ack = self.dialog.request(from, "ACK", self.cseq, "", b"");
             let source = if from == End::Caller { self.world.upstream } else { self.world.device(self.flow) };
