@@ -86,6 +86,8 @@ pub struct Edge {
 pub struct Api {
     /// Where apps connect; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// The origins of web pages that may call it.
+    pub origins: Vec<Box<str>>,
 }
 
 /// `[operator]`: HTTPS, for operators.

@@ -214,7 +214,7 @@ impl Running {
             let _ = https.await;
         }
         // Nobody asks the store for longer than its own time limit; away, it knows of no other node.
-        let elsewhere = self.vault.living_peers().await.is_ok_and(|peers| peers > 0);
+        let elsewhere = self.vault.living_peers().await.is_ok_and(|peers| !peers.is_empty());
         self.agent.wait_for_calls(CALLS_DRAIN, elsewhere).await;
         self.agent.flush_erasures().await;
         if let Err(error) = self.vault.release_lease().await {
@@ -578,5 +578,6 @@ fn api_settings(config: &Config, vault: &Vault) -> api::Settings {
         },
         limits: api::limits::Limits::default(),
         receipt_key: vault.receipt_public_key(),
+        origins: config.api.origins.clone().into(),
     }
 }
