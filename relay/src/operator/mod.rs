@@ -212,18 +212,25 @@ async fn health() -> Response {
 
 async fn ready<E: OperatorService>(State(operator): State<Operator<E>>) -> Result<Response, Problem> {
     let readiness = &operator.0.readiness;
-    let (checks, warnings) = (readiness.to_json(), readiness.warnings());
+    let (checks, warnings, degraded) = (readiness.to_json(), readiness.warnings(), readiness.degraded());
+    let mut further = Vec::new();
+    if !warnings.is_empty() {
+        further.push(("warnings", json!(warnings)));
+    }
+    if !degraded.is_empty() {
+        further.push(("degraded", json!(degraded)));
+    }
     if readiness.is_ready() {
         let mut body = json!({"status": "ready", "checks": checks});
-        if !warnings.is_empty() {
-            body["warnings"] = json!(warnings);
+        for (member, value) in further {
+            body[member] = value;
         }
         return Ok(answer(&body));
     }
     let failing = readiness.checks().into_iter().filter_map(|(check, state)| Some((check.name(), state.err()?)));
     let reasons: Vec<_> = failing.map(|(check, why)| format!("{check}: {why}")).collect();
     let problem = Problem::new(ProblemType::NotReady, reasons.join("; ")).with("checks", checks);
-    Err(if warnings.is_empty() { problem } else { problem.with("warnings", json!(warnings)) })
+    Err(further.into_iter().fold(problem, |problem, (member, value)| problem.with(member, value)))
 }
 
 async fn metrics<E: OperatorService>(State(operator): State<Operator<E>>) -> Response {

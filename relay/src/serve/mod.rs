@@ -8,6 +8,7 @@
 //! [`CALLS_DRAIN`] and the HTTPS listener's own limit; it unregisters nothing: another process takes the bindings over.
 
 pub mod check;
+pub mod check_push;
 mod clock_watch;
 mod store_watch;
 
@@ -149,7 +150,7 @@ impl Relay {
             store_watch::require_ephemeral(&vault).await?;
         }
         let resolver = resolver(&config)?;
-        let (push, push_is_printed) = push_service(&config.apps)?;
+        let (push, push_is_printed) = push_service(&config.apps, &metrics)?;
         let (reminded, reminders) = mpsc::unbounded_channel();
         let quotas = Quotas::new(&config.limits, metrics.clone());
         let message = config.limits.message_timeout;
@@ -164,7 +165,7 @@ impl Relay {
         let agent = Agent::start(agent::Dependencies {
             quotas: quotas.clone(),
             vault: vault.clone(),
-            push,
+            push: push.clone(),
             push_is_printed,
             domains: config.upstream.domains.clone(),
             metrics: metrics.clone(),
@@ -194,7 +195,8 @@ impl Relay {
             services: services(&config.apps, push_is_printed),
             drain: stopping.clone(),
         });
-        let running = Opened { config, public_edge, metrics, agent, vault, service, reminders, tls, development_ca };
+        let running =
+            Opened { config, public_edge, metrics, push, agent, vault, service, reminders, tls, development_ca };
         Ok(running.serve(listeners, (stop, stopping), (end, ending)))
     }
 }
@@ -328,6 +330,7 @@ struct Opened {
     config: Config,
     public_edge: Box<str>,
     metrics: Metrics,
+    push: PushService,
     agent: Agent,
     vault: Vault,
     service: Service,
@@ -339,6 +342,7 @@ struct Opened {
 impl Opened {
     fn serve(self, listeners: Listeners, stop: (Trigger, Drain), end: (Trigger, Drain)) -> Running {
         let readiness = Readiness::default();
+        readiness.ask_push(self.push.clone());
         let Listeners { edge, websocket, api, operator, tls, tcp, udp } = listeners;
         let local = |listener: &Option<Listener>| listener.as_ref().map(Listener::local_address);
         let (edge_at, api_at, operator_at) = (edge.local_address(), api.local_address(), operator.local_address());
@@ -517,12 +521,12 @@ fn endpoint_settings(
 }
 
 /// The push services, and whether pushes are only printed: when no App has any.
-fn push_service(apps: &[config::App]) -> Result<(PushService, bool), StartError> {
+fn push_service(apps: &[config::App], metrics: &Metrics) -> Result<(PushService, bool), StartError> {
     if apps.iter().all(|app| app.apns.is_none() && app.fcm.is_none()) {
         return Ok((PushService::printed(), true));
     }
     let apps = apps.iter().map(|app| (app.id.clone(), push_settings(app))).collect();
-    Ok((PushService::new(apps).map_err(StartError::Push)?, false))
+    Ok((PushService::new(apps, metrics).map_err(StartError::Push)?, false))
 }
 
 fn push_settings(app: &config::App) -> AppPush {
