@@ -11,6 +11,10 @@ use serde_json::{Value, json};
 use crate::clock::rfc3339;
 use crate::push::{self, PushService};
 
+/// What a relay still does whose store is away.
+const STORE_IS_AWAY: &str =
+    "store: the store does not answer; known phones still ring, enabling and changes are answered 503";
+
 /// What must be in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
@@ -30,12 +34,23 @@ pub enum Check {
     Push,
     /// The system's clock is about the store's.
     Clock,
+    /// The other nodes have the same keyring.
+    Keyring,
 }
 
 impl Check {
     /// All of them.
-    pub const ALL: &'static [Self] =
-        &[Self::Store, Self::Edge, Self::Api, Self::Upstream, Self::Serving, Self::StoreKind, Self::Push, Self::Clock];
+    pub const ALL: &'static [Self] = &[
+        Self::Store,
+        Self::Edge,
+        Self::Api,
+        Self::Upstream,
+        Self::Serving,
+        Self::StoreKind,
+        Self::Push,
+        Self::Clock,
+        Self::Keyring,
+    ];
 
     /// Its name for a person.
     pub const fn name(self) -> &'static str {
@@ -48,6 +63,7 @@ impl Check {
             Self::StoreKind => "store settings",
             Self::Push => "push",
             Self::Clock => "clock",
+            Self::Keyring => "keyring",
         }
     }
 }
@@ -59,10 +75,24 @@ pub struct Readiness {
     push: Arc<OnceLock<PushService>>,
 }
 
+/// How a relay stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Everything is in order.
+    Ready,
+    /// Calls are served, and something else is not: the store is away that was there, or a push service takes nothing. 200,
+    /// for a relay that is taken out of service for it would take its phones off the air.
+    Degraded,
+    /// No call can be served: 503.
+    NotReady,
+}
+
 struct State {
     checks: [Result<(), &'static str>; Check::ALL.len()],
     /// By what they are about.
     warnings: BTreeMap<&'static str, Vec<Box<str>>>,
+    /// The store has answered since the start: what it knew is here.
+    store_was_there: bool,
 }
 
 impl Default for Readiness {
@@ -70,14 +100,17 @@ impl Default for Readiness {
         let mut checks = [Err("not started yet"); Check::ALL.len()];
         // What has not been needed is not known to be away.
         checks[Check::Push as usize] = Ok(());
-        Self { state: Arc::new(Mutex::new(State { checks, warnings: BTreeMap::new() })), push: Arc::default() }
+        let state = State { checks, warnings: BTreeMap::new(), store_was_there: false };
+        Self { state: Arc::new(Mutex::new(state)), push: Arc::default() }
     }
 }
 
 impl Readiness {
     /// `check` is in order.
     pub fn pass(&self, check: Check) {
-        self.lock().checks[check as usize] = Ok(());
+        let mut state = self.lock();
+        state.checks[check as usize] = Ok(());
+        state.store_was_there |= check == Check::Store;
     }
 
     /// `check` is not in order; `why` in words a person can act on.
@@ -101,10 +134,36 @@ impl Readiness {
         self.push.get().map(PushService::health).unwrap_or_default()
     }
 
+    /// What a relay still does that is degraded, in one line.
+    pub fn degradation(&self) -> String {
+        let mut parts = Vec::new();
+        if self.lock().checks[Check::Store as usize].is_err() {
+            parts.push(STORE_IS_AWAY.to_owned());
+        }
+        let failing = self.push_services().into_iter().filter(|report| report.state == push::State::Failing);
+        parts.extend(failing.map(|report| {
+            let why = report.reason.map(|(_, why)| why).unwrap_or_default();
+            format!("push: {} takes no push of {}: {why}", report.service, report.app)
+        }));
+        parts.join("; ")
+    }
+
     /// Those that fail, as JSON.
     pub fn degraded(&self) -> Vec<Value> {
         let failing = self.push_services().into_iter().filter(|report| report.state == push::State::Failing);
         failing.map(|report| degraded(&report)).collect()
+    }
+
+    /// How the relay stands.
+    pub fn standing(&self) -> Standing {
+        let store_was_there = self.lock().store_was_there;
+        let mut failing = self.checks().into_iter().filter(|(_, state)| state.is_err()).map(|(check, _)| check);
+        match (failing.next(), failing.next()) {
+            (None, _) if self.degraded().is_empty() => Standing::Ready,
+            (None, _) => Standing::Degraded,
+            (Some(Check::Store), None) if store_was_there => Standing::Degraded,
+            _ => Standing::NotReady,
+        }
     }
 
     /// Each check with its state.
@@ -205,8 +264,15 @@ mod tests {
             readiness.pass(check);
         }
         assert!(readiness.is_ready());
+        assert_eq!(readiness.standing(), Standing::Ready);
         readiness.clone().fail(Check::Store, "no answer within 1 s");
         assert!(!readiness.is_ready());
+        assert_eq!(readiness.standing(), Standing::Degraded);
         assert_eq!(readiness.to_json()[0], json!({"check": "store", "ok": false, "why": "no answer within 1 s"}));
+        readiness.fail(Check::Serving, "shutting down");
+        assert_eq!(readiness.standing(), Standing::NotReady);
+        let fresh = Readiness::default();
+        Check::ALL.iter().skip(1).for_each(|check| fresh.pass(*check));
+        assert_eq!(fresh.standing(), Standing::NotReady, "nobody is known here before the store has answered once");
     }
 }

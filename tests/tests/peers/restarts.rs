@@ -68,12 +68,12 @@ async fn without_redis_known_accounts_ring_and_enabling_is_503_until_it_returns(
     wish["device"]["call_push"]["token"] = new_push_token("apns").into();
     let answer = world.api.enable(&wish).await.unwrap();
     assert_eq!(answer.status, 503, "{}", answer.text());
-    let ready = await_ready_status(&world, 503).await;
+    let ready = await_standing(&world, "degraded").await;
     assert!(ready.contains("store"), "{ready}");
     assert_eq!(world.location().await.len(), 1, "what could not be stored is not left registered");
 
     redis.restart();
-    await_ready_status(&world, 200).await;
+    await_standing(&world, "ready").await;
     world.redis = Some(redis);
     world.push_token = new_push_token("apns");
     world.enable_another().await;
@@ -118,12 +118,12 @@ async fn served(world: &World, port: u16) -> Vec<u8> {
     stream.get_ref().1.peer_certificates().unwrap()[0].as_ref().to_vec()
 }
 
-/// Waits until `/readyz` has this status, and gives its text.
-async fn await_ready_status(world: &World, status: u16) -> String {
+/// Waits until `/readyz` says so with 200, and gives its text.
+async fn await_standing(world: &World, says: &str) -> String {
     let until = std::time::Instant::now() + SOON;
     loop {
         let answer = world.relay.operator().get("/readyz").await.unwrap();
-        if answer.status == status {
+        if answer.status == 200 && answer.json()["status"] == says {
             return answer.text();
         }
         assert!(std::time::Instant::now() < until, "{}", answer.text());

@@ -19,6 +19,7 @@ mod ends;
 mod flows;
 mod ha1;
 mod hand_over;
+mod keyrings;
 mod lease;
 mod nodes;
 mod outages;
@@ -209,10 +210,10 @@ async fn without_the_store_calls_ring_and_enabling_is_answered_503_until_it_is_b
     let _in_call = stage.answered(&instance).await?;
     let answer = stage.api.enable(&stage.wish(Transport::Tls, "token-in-the-outage")).await.unwrap();
     assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());
-    await_ready(&stage, 503).await?;
+    await_ready(&stage, "degraded").await?;
     assert!(stage.operator.get("/readyz").await.unwrap().text().contains("the store does not answer"));
     redis.restart();
-    await_ready(&stage, 200).await?;
+    await_ready(&stage, "ready").await?;
     let later = stage.enabled(&stage.wish(Transport::Tls, "token-after-the-outage")).await?;
     for instance in [&instance, &later] {
         assert_eq!(stage.api.disable(instance).await.unwrap().status, 200);
@@ -220,14 +221,14 @@ async fn without_the_store_calls_ring_and_enabling_is_answered_503_until_it_is_b
     contacts(&stage, 0).await
 }
 
-async fn await_ready(stage: &Stage, status: u16) -> Outcome {
+async fn await_ready(stage: &Stage, says: &str) -> Outcome {
     let look = async {
-        while stage.operator.get("/readyz").await.map_or(0, |answer| answer.status) != status {
+        while stage.operator.get("/readyz").await.is_ok_and(|answer| answer.json()["status"] != says) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     let seen = tokio::time::timeout(Duration::from_secs(20), look).await;
-    seen.map_err(|_| Missed::new(format!("{status} from /readyz"), "something else"))
+    seen.map_err(|_| Missed::new(format!("{says} from /readyz"), "something else"))
 }
 
 #[tokio::test(flavor = "multi_thread")]

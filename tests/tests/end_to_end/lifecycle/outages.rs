@@ -1,18 +1,21 @@
 //! The store goes away in the middle: what is known goes on, what is new waits, and what was wiped stays wiped.
 
 use tests::redis_server::RedisServer;
-use tests::scene::{OTHER_TOKEN, Ringing, SOON, Scene, TOKEN};
+use tests::scene::{OTHER_TOKEN, Ringing, SOON, Scene, TOKEN, text};
 
 use super::Outcome;
 use super::registrations::rings;
 
-async fn await_readiness(scene: &Scene, status: u16) -> Result<String, tests::board::Missed> {
+/// Waits until `/readyz` says so: "ready" and "degraded" are 200, "not-ready" is 503.
+async fn await_readiness(scene: &Scene, says: &str) -> Result<String, tests::board::Missed> {
     let operator = scene.relay.operator();
     let look = || async {
         let answer = operator.get("/readyz").await.ok()?;
-        (answer.status == status).then(|| answer.text())
+        let told = answer.problem().unwrap_or_else(|| text(&answer.json()["status"]));
+        let status = if says == "not-ready" { 503 } else { 200 };
+        (told == says && answer.status == status).then(|| answer.text())
     };
-    scene.until(&format!("{status} from /readyz"), look).await
+    scene.until(&format!("{says} from /readyz"), look).await
 }
 
 #[tokio::test]
@@ -34,12 +37,12 @@ async fn without_redis_known_bindings_ring_enabling_is_503_and_readyz_says_why()
     assert_eq!(scene.api.read(&one).await?.status, 200, "what is here can be read");
     let change = serde_json::json!({"lifetime_s": 300_000});
     assert_eq!(scene.api.change(&one, &change).await?.status, 503, "a change that is not stored is not made");
-    assert!(await_readiness(&scene, 503).await?.contains("store"));
+    assert!(await_readiness(&scene, "degraded").await?.contains("known phones still ring"));
     assert_eq!(scene.relay.operator().get("/healthz").await?.status, 200, "the process serves");
     scene.await_metric("sipwake_store_up", 0.0).await?;
 
     redis.restart();
-    await_readiness(&scene, 200).await?;
+    await_readiness(&scene, "ready").await?;
     scene.await_metric("sipwake_store_up", 1.0).await?;
     // It came back empty: what is known here is written again.
     scene.until("the records again", || async { (redis.instance_keys().len() == kept).then_some(()) }).await?;
@@ -72,7 +75,7 @@ async fn a_wipe_while_redis_does_not_answer_is_completed_when_it_does() -> Outco
     let answer = scene.api.disable(&instance).await?;
     assert_eq!((answer.status, &answer.json()["unregistered"]), (200, &serde_json::json!(true)), "{}", answer.text());
     // It does not come back by itself either.
-    await_readiness(&scene, 200).await?;
+    await_readiness(&scene, "ready").await?;
     assert_eq!(scene.registrar.contacts(&scene.aor()).len(), 0);
     scene.content()
 }
@@ -109,11 +112,11 @@ async fn a_relay_that_starts_before_its_store_becomes_ready_with_it() -> Outcome
     redis.freeze();
     scene.relay.kill_9().await?;
     scene.relay.relaunch()?;
-    assert!(await_readiness(&scene, 503).await?.contains("store"));
+    assert!(await_readiness(&scene, "not-ready").await?.contains("store"));
     let answer = scene.api.read(&instance).await?;
     assert_eq!(answer.status, 503, "it may be there: {}", answer.text());
     redis.thaw();
-    await_readiness(&scene, 200).await?;
+    await_readiness(&scene, "ready").await?;
     scene
         .until("the instance", || async {
             let answer = scene.api.read(&instance).await.ok()?;
