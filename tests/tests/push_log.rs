@@ -39,7 +39,7 @@ async fn the_log_at_trace_level_holds_no_token_and_no_key() {
     let authority = Authority::new();
     let (apns, fcm) = (Apns::start(&authority).await, Fcm::start(&authority).await);
     let app = AppPush { apns: Some(apns.settings()), fcm: Some(fcm.settings()) };
-    let service = PushService::new(vec![(apns::BUNDLE.into(), app)]).unwrap();
+    let service = PushService::new(vec![(apns::BUNDLE.into(), app)], &relay::metrics::Metrics::new()).unwrap();
 
     let (first, second) = ("feed".repeat(16), "beef".repeat(16));
     let third = "cRegistration:APA91bExample".to_owned();

@@ -9,6 +9,7 @@
 
 mod beside;
 pub mod check;
+pub mod check_push;
 mod clock_watch;
 mod keyring_watch;
 mod store_watch;
@@ -151,7 +152,7 @@ impl Relay {
             store_watch::require_ephemeral(&vault).await?;
         }
         let resolver = resolver(&config)?;
-        let (push, push_is_printed) = push_service(&config.apps)?;
+        let (push, push_is_printed) = push_service(&config.apps, &metrics)?;
         let (to_record, record_notes) = mpsc::unbounded_channel();
         let quotas = Quotas::new(&config.limits, metrics.clone());
         let message = config.limits.message_timeout;
@@ -166,7 +167,7 @@ impl Relay {
         let agent = Agent::start(agent::Dependencies {
             quotas: quotas.clone(),
             vault: vault.clone(),
-            push,
+            push: push.clone(),
             push_is_printed,
             domains: config.upstream.domains.clone(),
             metrics: metrics.clone(),
@@ -197,7 +198,8 @@ impl Relay {
             services: services(&config.apps, push_is_printed),
             drain: stopping.clone(),
         });
-        let running = Opened { config, public_edge, metrics, agent, vault, service, record_notes, tls, development_ca };
+        let running =
+            Opened { config, public_edge, metrics, push, agent, vault, service, record_notes, tls, development_ca };
         Ok(running.serve(listeners, (stop, stopping), (end, ending)))
     }
 }
@@ -333,6 +335,7 @@ struct Opened {
     config: Config,
     public_edge: Box<str>,
     metrics: Metrics,
+    push: PushService,
     agent: Agent,
     vault: Vault,
     service: Service,
@@ -344,6 +347,7 @@ struct Opened {
 impl Opened {
     fn serve(self, listeners: Listeners, stop: (Trigger, Drain), end: (Trigger, Drain)) -> Running {
         let readiness = Readiness::default();
+        readiness.ask_push(self.push.clone());
         let Listeners { edge, websocket, api, operator, tls, tcp, udp } = listeners;
         let local = |listener: &Option<Listener>| listener.as_ref().map(Listener::local_address);
         let (edge_at, api_at, operator_at) = (edge.local_address(), api.local_address(), operator.local_address());
@@ -523,12 +527,12 @@ fn endpoint_settings(
 }
 
 /// The push services, and whether pushes are only printed: when no App has any.
-fn push_service(apps: &[config::App]) -> Result<(PushService, bool), StartError> {
+fn push_service(apps: &[config::App], metrics: &Metrics) -> Result<(PushService, bool), StartError> {
     if apps.iter().all(|app| app.apns.is_none() && app.fcm.is_none()) {
         return Ok((PushService::printed(), true));
     }
     let apps = apps.iter().map(|app| (app.id.clone(), push_settings(app))).collect();
-    Ok((PushService::new(apps).map_err(StartError::Push)?, false))
+    Ok((PushService::new(apps, metrics).map_err(StartError::Push)?, false))
 }
 
 fn push_settings(app: &config::App) -> AppPush {
