@@ -139,9 +139,9 @@ async fn check_file(file: PathBuf) -> ExitCode {
         Ok(config) => config,
         Err(problems) => return fail(&problems.to_string()),
     };
-    let Findings { mut problems, notes } = check(&config).await;
-    for note in &notes {
-        eprintln!("note: {note}");
+    let Findings { mut problems, cautions } = check(&config).await;
+    for caution in &cautions {
+        eprintln!("note: {caution}");
     }
     if problems.is_empty() {
         println!("{}: all right", file.display());

@@ -1,18 +1,19 @@
 //! Whether a relay could start: everything that `serve` needs, tried and given back.
 //!
-//! Invariant: nothing is sent to anyone but the store, which is asked for a sign of life, and a relay that holds the addresses;
-//! every problem is found, not only the first. (A keyring that does not exist yet is made, as `serve` would.)
+//! Invariant: nothing is sent to anyone but the store, which is examined with keys of the examination's own, and a relay that
+//! holds the addresses; every problem is found, not only the first. (A keyring that does not exist yet is made, as `serve`
+//! would.)
 
 use std::io::ErrorKind;
 
 use tokio::net::{TcpListener, UdpSocket};
 
-use super::{beside, push_settings};
+use super::{beside, open_vault, push_settings};
 use crate::clock;
 use crate::config::{Config, Problem, Tls};
 use crate::net::tls::{ClientTls, Doubt, ServerTls, doubts};
 use crate::push;
-use crate::vault::{Keyring, Vault};
+use crate::vault::{Keyring, StoreError};
 
 /// What a look at everything gave.
 #[derive(Debug, Default)]
@@ -20,12 +21,12 @@ pub struct Findings {
     /// What a start with this configuration would meet, or what its peers would; empty: all right.
     pub problems: Vec<Problem>,
     /// What is worth saying although it keeps nobody from anything.
-    pub notes: Vec<Problem>,
+    pub cautions: Vec<Problem>,
 }
 
 /// Looks at all that a start with this configuration needs.
 pub async fn check(config: &Config) -> Findings {
-    let mut findings = Findings { problems: config.faults.clone(), notes: config.cautions.clone() };
+    let mut findings = Findings { problems: config.faults.clone(), cautions: config.cautions.clone() };
     let problems = &mut findings.problems;
     check_tls(config, problems);
     for (index, app) in config.apps.iter().enumerate() {
@@ -39,9 +40,9 @@ pub async fn check(config: &Config) -> Findings {
     for doubt in certificate(config) {
         let (what, remedy) = (doubt.to_string(), doubt.remedy());
         let problem = Problem::new("tls.certificate", what, remedy).at_line(config.lines.of("tls.certificate"));
-        if doubt.is_fatal() { findings.problems.push(problem) } else { findings.notes.push(problem) }
+        if doubt.is_fatal() { findings.problems.push(problem) } else { findings.cautions.push(problem) }
     }
-    check_store(config, &mut findings.problems).await;
+    check_store(config, &mut findings).await;
     check_listeners(config, &mut findings).await;
     findings
 }
@@ -71,7 +72,8 @@ fn check_tls(config: &Config, problems: &mut Vec<Problem>) {
     }
 }
 
-async fn check_store(config: &Config, problems: &mut Vec<Problem>) {
+async fn check_store(config: &Config, findings: &mut Findings) {
+    let Findings { problems, cautions } = findings;
     let keyring = match config.store.keyring.as_deref().map(Keyring::open) {
         None => Keyring::ephemeral(),
         Some(Ok(keyring)) => keyring,
@@ -81,13 +83,24 @@ async fn check_store(config: &Config, problems: &mut Vec<Problem>) {
             return problems.push(Problem::new("store.keyring", error.to_string(), remedy).at_line(line));
         }
     };
-    let answer = match Vault::open(config.store.url.expose(), keyring, &config.edge.public.to_string()) {
-        Ok(vault) => vault.ping().await.map(drop),
+    let answer = match open_vault(&config.store, keyring, &config.edge.public.to_string()) {
+        Ok(vault) => vault.examine().await,
         Err(error) => Err(error),
     };
-    if let Err(error) = answer {
-        let remedy = "start the store, or correct its address";
-        problems.push(Problem::new("store.url", error.to_string(), remedy).at_line(config.lines.of("store.url")));
+    match answer {
+        Ok(faults) => {
+            for fault in faults {
+                let is_required = config.store.require_ephemeral && fault.is_persistence();
+                let list = if fault.is_grave() || is_required { &mut *problems } else { &mut *cautions };
+                let place = if is_required { "store.require_ephemeral" } else { "store.url" };
+                list.push(Problem::new(place, fault.to_string(), fault.remedy()).at_line(config.lines.of(place)));
+            }
+        }
+        Err(StoreError::Tls(what)) => problems.push(Problem::new("store", what, "name the PEM files")),
+        Err(error) => {
+            let remedy = "start the store, or correct its address";
+            problems.push(Problem::new("store.url", error.to_string(), remedy).at_line(config.lines.of("store.url")));
+        }
     }
 }
 
@@ -140,7 +153,7 @@ async fn check_listeners(config: &Config, findings: &mut Findings) {
     }
     if !of_a_relay.is_empty() {
         let what = "a relay with this certificate runs and holds these addresses";
-        findings.notes.push(Problem::new(
+        findings.cautions.push(Problem::new(
             &of_a_relay.join(", "),
             what,
             "end it before another one is started with this file",

@@ -51,6 +51,11 @@ pub(super) fn lookup(key: &SecretKey, app: &str, aor: &Aor, token: &PushToken) -
     Lookup(keyed_hash(key, "sipwake lookup 1", &[app.as_bytes(), aor.expose().as_bytes(), token.expose().as_bytes()]))
 }
 
+/// What tells a keyring from another one: the same as long as its index key is.
+pub(super) fn ring(key: &SecretKey) -> [u8; 16] {
+    keyed_hash(key, "sipwake ring 1", &[])
+}
+
 /// The plain hash of an address of record, whatever its scheme: by it an operator asks for an account without naming it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct AorHash([u8; 32]);

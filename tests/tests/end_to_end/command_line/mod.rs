@@ -16,7 +16,7 @@ mod instances;
 mod receipt;
 mod trace;
 
-fn sipwake(arguments: &[&str]) -> Output {
+pub fn sipwake(arguments: &[&str]) -> Output {
     let binary = binary().expect("the binary is built");
     let mut command = Command::new(binary);
     command.args(arguments).stdin(Stdio::null()).output().expect("the binary starts")
@@ -33,7 +33,7 @@ fn sipwake_hears(arguments: &[&str], input: &str) -> Output {
     child.wait_with_output().expect("it ends")
 }
 
-fn said(output: &Output) -> String {
+pub fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 

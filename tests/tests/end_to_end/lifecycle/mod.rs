@@ -28,6 +28,7 @@ mod presence;
 mod receipts;
 mod registrations;
 mod restarts;
+mod store_kind;
 mod targets;
 
 type Outcome = Result<(), Missed>;
