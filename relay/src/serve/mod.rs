@@ -10,6 +10,7 @@
 mod beside;
 pub mod check;
 mod clock_watch;
+mod reload;
 mod store_watch;
 
 use std::collections::HashMap;
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 use sip::endpoint::{ContactHosts, Settings, UpstreamPolicy};
 use sip::id::ShardTag;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::interval;
 use zeroize::Zeroizing;
@@ -41,11 +42,14 @@ use crate::net::resolve::{ResolveError, Resolver};
 use crate::net::tls::{ClientTls, ServerTls, TlsError};
 use crate::net::udp::Udp;
 use crate::operator::Operator;
+use crate::operator::controls::Reloaded;
 use crate::operator::readiness::{Check, Readiness};
 use crate::push::{AppPush, PushService, SetupError, apns, fcm};
 use crate::service::{self, Service, Services};
 use crate::timing::ConnectionTiming;
 use crate::vault::{self, Keyring, KeyringError, StoreError, StoreFault, StoreTls, Vault};
+
+use reload::Reloader;
 
 /// What the calls that are being set up get to end in when the drain begins; then they are ended.
 pub const CALLS_DRAIN: Duration = Duration::from_secs(10);
@@ -118,6 +122,8 @@ pub struct Running {
     end: Trigger,
     https: [JoinHandle<()>; 2],
     chores: Vec<JoinHandle<()>>,
+    reloader: Arc<Reloader>,
+    leave: Arc<Notify>,
 }
 
 impl Relay {
@@ -165,7 +171,7 @@ impl Relay {
         let agent = Agent::start(agent::Dependencies {
             quotas: quotas.clone(),
             vault: vault.clone(),
-            push,
+            push: push.clone(),
             push_is_printed,
             domains: config.upstream.domains.clone(),
             metrics: metrics.clone(),
@@ -195,7 +201,8 @@ impl Relay {
             services: services(&config.apps, push_is_printed),
             drain: stopping.clone(),
         });
-        let running = Opened { config, public_edge, metrics, agent, vault, service, reminders, tls, development_ca };
+        let running =
+            Opened { config, public_edge, metrics, agent, vault, service, reminders, tls, development_ca, push };
         Ok(running.serve(listeners, (stop, stopping), (end, ending)))
     }
 }
@@ -219,6 +226,16 @@ impl Running {
             tracing::warn!(%error, "the lease could not be given up; others wait until it runs out");
         }
         self.end.begin();
+    }
+
+    /// Reads the configuration and its files again, takes what can change, and says what became of it.
+    pub fn reload(&self) -> Reloaded {
+        self.reloader.reload()
+    }
+
+    /// Comes back when an operator has the relay drain.
+    pub async fn asked_to_leave(&self) {
+        self.leave.notified().await;
     }
 
     /// Whether everything that is needed is there.
@@ -337,6 +354,7 @@ struct Opened {
     reminders: mpsc::UnboundedReceiver<Reminded>,
     tls: Arc<ServerTls>,
     development_ca: Option<String>,
+    push: PushService,
 }
 
 impl Opened {
@@ -354,12 +372,24 @@ impl Opened {
             self.agent.open_upstream(listener);
         }
         self.agent.receive_datagrams(end.1);
-        let api_routes =
-            Api::new(api_settings(&self.config, &self.vault), self.service.clone(), self.metrics.clone()).router();
+        let apps_door = Api::new(api_settings(&self.config, &self.vault), self.service.clone(), self.metrics.clone());
+        let api_routes = apps_door.router();
         let letters = self.service.clone().read_letters(api::answering(api_routes.clone()));
         let token = &self.config.operator.token;
-        let operator_routes =
-            Operator::new(token, self.service.clone(), self.metrics.clone(), readiness.clone()).router();
+        let operators_door = Operator::new(token, self.service.clone(), self.metrics.clone(), readiness.clone());
+        let operator_routes = operators_door.router();
+        let controls = operators_door.controls().clone();
+        let reloader = Arc::new(Reloader::new(
+            self.config.clone(),
+            self.tls.clone(),
+            self.push.clone(),
+            apps_door,
+            operators_door,
+            self.vault.clone(),
+        ));
+        let leave = Arc::new(Notify::new());
+        let (reloading, leaving) = (reloader.clone(), leave.clone());
+        controls.connect(Box::new(move || reloading.reload()), Box::new(move || leaving.notify_one()));
         let https = [
             tokio::spawn(https::serve(api, api_routes, stop.1.clone())),
             tokio::spawn(https::serve(operator, operator_routes, stop.1)),
@@ -390,6 +420,8 @@ impl Opened {
             end: end.0,
             https,
             chores,
+            reloader,
+            leave,
         }
     }
 
