@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
-use relay::cli::{CommandError, control, device, doctor, instances, receipt, trace};
+use relay::cli::{CommandError, control, device, doctor, instances, keys, receipt, trace};
 use relay::config::Config;
 use relay::operator::controls::Reloaded;
 use relay::secret::ZeroOnFree;
@@ -61,6 +61,7 @@ enum Command {
     Doctor(doctor::Doctor),
     Instances(instances::Instances),
     Drain(control::Drain),
+    Keys(keys::Keys),
     Receipt(receipt::Receipt),
     Reload(control::Reload),
     Trace(trace::Trace),
@@ -92,6 +93,10 @@ fn main() -> ExitCode {
         Command::Config(config) => ended(control::config(config)),
         Command::Drain(drain) => ended(runtime.block_on(control::drain(drain))),
         Command::Reload(reload) => ended(runtime.block_on(control::reload(reload))),
+        Command::Keys(keys) => {
+            protect_memory();
+            ended(keys::run(keys))
+        }
         Command::Receipt(receipt) => ended(runtime.block_on(receipt::run(receipt))),
         Command::Trace(trace) => ended(runtime.block_on(trace::run(trace))),
     }
@@ -152,9 +157,9 @@ async fn check_file(file: PathBuf) -> ExitCode {
         Ok(config) => config,
         Err(problems) => return fail(&problems.to_string()),
     };
-    let Findings { mut problems, cautions } = check(&config).await;
-    for caution in &cautions {
-        eprintln!("note: {caution}");
+    let Findings { mut problems, notes } = check(&config).await;
+    for note in &notes {
+        eprintln!("note: {note}");
     }
     if problems.is_empty() {
         println!("{}: all right", file.display());

@@ -39,4 +39,5 @@ pub mod sipp;
 pub mod skewed_clock;
 pub mod stage;
 pub mod story;
+pub mod virtual_net;
 pub mod wire;

@@ -6,6 +6,7 @@
 //! | [`device`] | `sipwake device`: enable, wait, answer or decline, disable |
 //! | [`doctor`] | `sipwake doctor`: what would go wrong with an account |
 //! | `password` | a password that never stands among the arguments |
+//! | [`keys`] | `sipwake keys`: the keyring's fingerprint, and rotating it |
 //! | [`instances`] | `sipwake instances`: list, find, show, wipe, export |
 //! | `operator` | where a relay's operator listener is, and how it is asked |
 //! | `question` | what is asked before something that cannot be undone |
@@ -22,6 +23,7 @@ pub mod device;
 pub mod doctor;
 mod https;
 pub mod instances;
+pub mod keys;
 mod operator;
 mod password;
 mod question;

@@ -25,12 +25,22 @@ pub enum Check {
     StoreKind,
     /// The system's clock is about the store's.
     Clock,
+    /// The other nodes have the same keyring.
+    Keyring,
 }
 
 impl Check {
     /// All of them.
-    pub const ALL: &'static [Self] =
-        &[Self::Store, Self::Edge, Self::Api, Self::Upstream, Self::Serving, Self::StoreKind, Self::Clock];
+    pub const ALL: &'static [Self] = &[
+        Self::Store,
+        Self::Edge,
+        Self::Api,
+        Self::Upstream,
+        Self::Serving,
+        Self::StoreKind,
+        Self::Clock,
+        Self::Keyring,
+    ];
 
     /// Its name for a person.
     pub const fn name(self) -> &'static str {
@@ -42,6 +52,7 @@ impl Check {
             Self::Serving => "serving",
             Self::StoreKind => "store settings",
             Self::Clock => "clock",
+            Self::Keyring => "keyring",
         }
     }
 }
@@ -64,16 +75,16 @@ pub enum Standing {
 
 struct State {
     checks: [Result<(), &'static str>; Check::ALL.len()],
-    /// The store has answered since the start: what it knew is here.
-    store_was_there: bool,
     /// By what they are about.
     warnings: BTreeMap<&'static str, Vec<Box<str>>>,
+    /// The store has answered since the start: what it knew is here.
+    store_was_there: bool,
 }
 
 impl Default for Readiness {
     fn default() -> Self {
         let checks = [Err("not started yet"); Check::ALL.len()];
-        Self(Arc::new(Mutex::new(State { checks, store_was_there: false, warnings: BTreeMap::new() })))
+        Self(Arc::new(Mutex::new(State { checks, warnings: BTreeMap::new(), store_was_there: false })))
     }
 }
 

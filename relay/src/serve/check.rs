@@ -1,8 +1,7 @@
 //! Whether a relay could start: everything that `serve` needs, tried and given back.
 //!
-//! Invariant: nothing is sent to anyone but the store, which is examined with keys of the examination's own, and a relay that
-//! holds the addresses; every problem is found, not only the first. (A keyring that does not exist yet is made, as `serve`
-//! would.)
+//! Invariant: nothing is sent to anyone but the store, which is examined with keys of the examination's own, and a relay that holds
+//! the addresses; every problem is found, not only the first. (A keyring that does not exist yet is made, as `serve` would.)
 
 use std::io::ErrorKind;
 
@@ -21,12 +20,12 @@ pub struct Findings {
     /// What a start with this configuration would meet, or what its peers would; empty: all right.
     pub problems: Vec<Problem>,
     /// What is worth saying although it keeps nobody from anything.
-    pub cautions: Vec<Problem>,
+    pub notes: Vec<Problem>,
 }
 
 /// Looks at all that a start with this configuration needs.
 pub async fn check(config: &Config) -> Findings {
-    let mut findings = Findings { problems: config.faults.clone(), cautions: config.cautions.clone() };
+    let mut findings = Findings { problems: config.faults.clone(), notes: config.cautions.clone() };
     let problems = &mut findings.problems;
     check_tls(config, problems);
     for (index, app) in config.apps.iter().enumerate() {
@@ -40,7 +39,7 @@ pub async fn check(config: &Config) -> Findings {
     for doubt in certificate(config) {
         let (what, remedy) = (doubt.to_string(), doubt.remedy());
         let problem = Problem::new("tls.certificate", what, remedy).at_line(config.lines.of("tls.certificate"));
-        if doubt.is_fatal() { findings.problems.push(problem) } else { findings.cautions.push(problem) }
+        if doubt.is_fatal() { findings.problems.push(problem) } else { findings.notes.push(problem) }
     }
     check_store(config, &mut findings).await;
     check_listeners(config, &mut findings).await;
@@ -73,7 +72,7 @@ fn check_tls(config: &Config, problems: &mut Vec<Problem>) {
 }
 
 async fn check_store(config: &Config, findings: &mut Findings) {
-    let Findings { problems, cautions } = findings;
+    let Findings { problems, notes } = findings;
     let keyring = match config.store.keyring.as_deref().map(Keyring::open) {
         None => Keyring::ephemeral(),
         Some(Ok(keyring)) => keyring,
@@ -84,16 +83,25 @@ async fn check_store(config: &Config, findings: &mut Findings) {
         }
     };
     let answer = match open_vault(&config.store, keyring, &config.edge.public.to_string()) {
-        Ok(vault) => vault.examine().await,
+        Ok(vault) => match vault.examine().await {
+            Ok(faults) => {
+                if let Ok(Some(fault)) = vault.look_at_ring(true).await {
+                    problems.push(Problem::new("store.keyring", fault.to_string(), fault.remedy()));
+                }
+                Ok(faults)
+            }
+            Err(error) => Err(error),
+        },
         Err(error) => Err(error),
     };
     match answer {
         Ok(faults) => {
             for fault in faults {
                 let is_required = config.store.require_ephemeral && fault.is_persistence();
-                let list = if fault.is_grave() || is_required { &mut *problems } else { &mut *cautions };
                 let place = if is_required { "store.require_ephemeral" } else { "store.url" };
-                list.push(Problem::new(place, fault.to_string(), fault.remedy()).at_line(config.lines.of(place)));
+                let line = config.lines.of(place);
+                let problem = Problem::new(place, fault.to_string(), fault.remedy()).at_line(line);
+                if fault.is_grave() || is_required { problems.push(problem) } else { notes.push(problem) }
             }
         }
         Err(StoreError::Tls(what)) => problems.push(Problem::new("store", what, "name the PEM files")),
@@ -104,8 +112,6 @@ async fn check_store(config: &Config, findings: &mut Findings) {
     }
 }
 
-/// Each listener's address must be free, or be a running relay's that shows the same certificate: then this one would take
-/// its place.
 async fn check_listeners(config: &Config, findings: &mut Findings) {
     let transports = config.upstream.transports;
     let streams = [
@@ -153,7 +159,7 @@ async fn check_listeners(config: &Config, findings: &mut Findings) {
     }
     if !of_a_relay.is_empty() {
         let what = "a relay with this certificate runs and holds these addresses";
-        findings.cautions.push(Problem::new(
+        findings.notes.push(Problem::new(
             &of_a_relay.join(", "),
             what,
             "end it before another one is started with this file",

@@ -10,6 +10,7 @@
 mod beside;
 pub mod check;
 mod clock_watch;
+mod keyring_watch;
 mod reload;
 mod store_watch;
 
@@ -442,6 +443,7 @@ impl Opened {
         vec![
             tokio::spawn(self.service.clone().keep_ownership(told)),
             tokio::spawn(self.tls.clone().watch()),
+            tokio::spawn(keyring_watch::watch(self.vault.clone(), readiness.clone())),
             tokio::spawn(clock_watch::watch(self.vault.clone(), readiness.clone())),
             tokio::spawn(store_watch::watch(
                 self.vault.clone(),

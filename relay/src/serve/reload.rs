@@ -93,7 +93,7 @@ impl Reloader {
         let access = api_settings(&new, &self.vault);
         self.api.let_in(access.apps, access.sip_servers);
         // What waits for a restart is said each time.
-        let stays = |setting: &Setting| told.needs_restart.iter().any(|place| *place == setting.place);
+        let stays = |setting: &Setting| told.needs_restart.contains(&setting.place);
         let kept: Vec<Setting> = old.settings.iter().filter(|setting| stays(setting)).cloned().collect();
         new.settings.retain(|setting| !stays(setting));
         new.settings.extend(kept);

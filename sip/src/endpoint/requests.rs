@@ -60,6 +60,8 @@ impl Endpoint {
     }
 
     fn on_response(&mut self, now: Instant, source: Source, response: &Message) {
+        let mended = response.mended(&self.core.settings.limits);
+        let response = mended.as_ref().unwrap_or(response);
         // Nobody can be told that a response is broken (RFC 4475 §3.1.2.4): it is as if it had not come.
         if response.check().is_err() {
             return;
@@ -223,7 +225,7 @@ impl Endpoint {
             || source.side != Side::Upstream
             || request.method() == Some(Method::Ack)
             || forward::own_route(request, &self.core.token_key).is_some();
-        let user = request.request_uri().and_then(Uri::parse).and_then(|uri| uri.user);
+        let user = request.request_uri().and_then(Uri::user_of);
         let Some(binding) = user.and_then(BindingId::parse).filter(|_| !judged) else { return false };
         self.upstream_of(binding).is_none_or(|upstream| !self.upstreams.is_known(upstream))
     }

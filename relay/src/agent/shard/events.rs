@@ -85,7 +85,7 @@ impl Shard {
             Event::Ended { call, state } => self.on_call_ended(call, state),
             Event::DialogBegun { call, instance, dialog } => self.on_dialog_begun(instance, call, dialog),
             Event::DialogEnded { instance, dialog, by_device } => self.on_dialog_ended(instance, dialog, by_device),
-            Event::RouteNeeded(asked) => self.on_route_needed(&asked),
+            Event::RouteNeeded(asked) => self.on_route_needed(asked),
             Event::RegisterEnded { register, proof } => self.on_register_ended(register, proof),
             Event::UpstreamReleased(upstream) => self.shared.upstreams.release(upstream),
             Event::PushBindingAccepted(registration) => self.on_push_binding(*registration),
@@ -231,14 +231,12 @@ impl Shard {
         if matches!(status, 401 | 407) && !row.asked {
             row.unanswerable = Some(Unanswerable::Digest);
         }
-        let (first, unanswerable) = (row.first.take(), row.unanswerable);
+        let (first, unanswerable, is_stored) = (row.first.take(), row.unanswerable, row.is_stored);
         tracing::info!(instance = %id, status, "the SIP server refused a registration");
-        match first {
-            Some(first) => {
-                self.end(id, EndKind::NeverOurs, None);
-                let _ = first.send(FirstRegistration::Refused { status, unanswerable });
-            }
-            None => self.end(id, EndKind::Wiped(WipeReason::RefusedUpstream), None),
+        // One whose enabling was answered 202 is in the store although its first registration is under way.
+        self.end(id, if is_stored { EndKind::Wiped(WipeReason::RefusedUpstream) } else { EndKind::NeverOurs }, None);
+        if let Some(first) = first {
+            let _ = first.send(FirstRegistration::Refused { status, unanswerable });
         }
     }
 

@@ -205,22 +205,47 @@ impl Shard {
         }
     }
 
-    /// A device registers through this relay: may it, and where to?
-    pub(crate) fn on_route_needed(&mut self, asked: &RouteRequest) {
-        let way = self.route_of(asked);
-        if let Err(RouteRefusal { status, .. }) = way {
-            tracing::info!(status, "a registration may not pass");
+    /// A device registers through this relay: may it, and where to? A proof is counted by the addresses that it goes to, too, so
+    /// these are looked up first.
+    pub(crate) fn on_route_needed(&mut self, asked: Box<RouteRequest>) {
+        let RouteRequest { aor, registrar, proxy, proof, .. } = &*asked;
+        let route = Route::through(aor, registrar, proxy.as_deref());
+        match (self.may_pass(&asked), route) {
+            (Ok(()), Ok(route)) if proof.is_some() => {
+                let (shared, shard) = (self.shared.clone(), self.index);
+                tokio::spawn(async move {
+                    let addresses = shared.dialler.addresses_of(&route.target()).await;
+                    shared.shards.send(shard, ShardInput::ServerFound(Box::new((*asked, addresses)))).await;
+                });
+            }
+            (may, _) => {
+                let route = may.and_then(|()| self.route_of(&asked, &[]));
+                self.answer_route(&asked, route);
+            }
         }
-        self.next.push_back(Input::Route { register: asked.register, route: way });
     }
 
-    fn route_of(&mut self, asked: &RouteRequest) -> Result<RegisterRoute, RouteRefusal> {
+    /// DNS has said where a REGISTER with a proof goes.
+    pub(crate) fn on_server_found(&mut self, asked: &RouteRequest, addresses: &[IpAddr]) {
+        let route = self.route_of(asked, addresses);
+        self.answer_route(asked, route);
+        self.settle(Instant::now());
+    }
+
+    fn answer_route(&mut self, asked: &RouteRequest, route: Result<RegisterRoute, RouteRefusal>) {
+        if let Err(RouteRefusal { status, .. }) = route {
+            tracing::info!(status, "a registration may not pass");
+        }
+        self.next.push_back(Input::Route { register: asked.register, route });
+    }
+
+    /// Whether a REGISTER is for servers and a push service that are served here.
+    fn may_pass(&self, asked: &RouteRequest) -> Result<(), RouteRefusal> {
         let RouteRequest { aor, registrar, proxy, push, .. } = asked;
         let allowed = |uri: &str| Uri::parse(uri).is_some_and(|uri| self.shared.domains.allow(uri.host));
         if ![Some(aor), Some(registrar), proxy.as_ref()].into_iter().flatten().all(|uri| allowed(uri)) {
             return Err(403.into());
         }
-        let services = self.shared.push.providers();
         match push {
             PushRequest::Push(contact) => {
                 self.shared.push.address(contact, unix_now_ms()).map_err(|why| match why {
@@ -228,9 +253,15 @@ impl Shard {
                     NoAddress::Malformed => 400,
                 })?;
             }
-            PushRequest::Query(Some(one)) if !services.contains(&&**one) => return Err(555.into()),
+            PushRequest::Query(Some(one)) if !self.shared.push.providers().contains(&&**one) => return Err(555.into()),
             PushRequest::Query(_) | PushRequest::Nothing => {}
         }
+        Ok(())
+    }
+
+    fn route_of(&mut self, asked: &RouteRequest, addresses: &[IpAddr]) -> Result<RegisterRoute, RouteRefusal> {
+        let RouteRequest { aor, registrar, proxy, push, .. } = asked;
+        let services = self.shared.push.providers();
         let route = Route::through(aor, registrar, proxy.as_deref()).map_err(|_| 416_u16)?;
         let server = route.server();
         if matches!(push, PushRequest::Push(_)) && !asked.renews {
@@ -238,7 +269,7 @@ impl Shard {
             let place = place.map_err(|_| RouteRefusal { status: 503, retry_after_s: Some(FULL_RETRY_S) })?;
             self.passing.entry(asked.register).or_default().place = Some(place);
         }
-        if let Err(refusal) = self.admit_proof(asked, &server) {
+        if let Err(refusal) = self.admit_proof(asked, &server, addresses) {
             self.passing.remove(&asked.register);
             return Err(refusal);
         }
@@ -247,12 +278,13 @@ impl Shard {
     }
 
     /// Lets a proof pass to this server, unless too many wrong ones have.
-    fn admit_proof(&mut self, asked: &RouteRequest, server: &str) -> Result<(), RouteRefusal> {
+    fn admit_proof(&mut self, asked: &RouteRequest, server: &str, addresses: &[IpAddr]) -> Result<(), RouteRefusal> {
         let Some(proof) = &asked.proof else { return Ok(()) };
         let attempt = Attempt {
             aor: &asked.aor,
-            username: proof.username.as_deref(),
+            usernames: &proof.usernames,
             server,
+            addresses,
             source: asked.source,
             renews: asked.renews,
         };

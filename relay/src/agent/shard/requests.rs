@@ -102,6 +102,7 @@ impl Shard {
             return;
         }
         let mut row = Row::new(sealed, binding.binding, binding.upstream, fence, lease, aor, place);
+        row.is_stored = first.is_none();
         row.first = first;
         if !binding.register {
             row.state = InstanceState::Foreground;
@@ -133,6 +134,7 @@ impl Shard {
     fn stored(&mut self, id: InstanceId, sealed: Option<Sealed>, fence: Fence) -> bool {
         match self.instances.get_mut(id) {
             Some(row) if row.ending.is_none() => {
+                row.is_stored = true;
                 row.fence = fence;
                 row.sealed = sealed.unwrap_or_else(|| row.sealed.clone());
                 true

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use rustix::process::Signal;
 use tests::board::Missed;
 use tests::relay_process::RelayProcess;
 use tests::scene::{SOON, Scene};

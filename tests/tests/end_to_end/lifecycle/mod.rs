@@ -19,6 +19,7 @@ mod ends;
 mod flows;
 mod ha1;
 mod hand_over;
+mod keyrings;
 mod lease;
 mod nodes;
 mod outages;
