@@ -2,6 +2,7 @@
 //!
 //! | room | what it is |
 //! | --- | --- |
+//! | [`control`] | `sipwake reload`, `drain`, `config show` |
 //! | [`device`] | `sipwake device`: enable, wait, answer or decline, disable |
 //! | [`doctor`] | `sipwake doctor`: what would go wrong with an account |
 //! | `password` | a password that never stands among the arguments |
@@ -17,6 +18,7 @@
 //! Invariant: a command is a client like any other: it knows of the relay what the contract says, and nothing of the
 //! process's inside. What it was asked for goes to stdout, everything else to stderr. No secret is printed.
 
+pub mod control;
 pub mod device;
 pub mod doctor;
 mod https;

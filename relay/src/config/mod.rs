@@ -10,6 +10,7 @@
 //!
 #![doc = include_str!("settings.md")]
 
+mod effective;
 mod environment;
 mod lines;
 mod problem;
@@ -27,6 +28,7 @@ use ipnet::IpNet;
 use crate::secret::{ApiKey, SecretText};
 use crate::timing::Timing;
 
+pub use effective::{Origin, Setting};
 pub use lines::Lines;
 pub use problem::{Problem, Problems};
 pub(crate) use values::host as canonical_host;
@@ -68,6 +70,10 @@ pub struct Config {
     pub faults: Vec<Problem>,
     /// Where each setting stands in the file.
     pub lines: Lines,
+    /// Each setting as it is in force.
+    pub settings: Vec<Setting>,
+    /// The file that it was read from.
+    pub source: Option<PathBuf>,
 }
 
 /// `[edge]`: SIP over TLS, for devices.
@@ -308,7 +314,9 @@ impl Config {
             ))
         })?;
         let directory = file.parent().unwrap_or(Path::new(""));
-        Config::read(&text, directory, environment::of_this_process())
+        let mut config = Config::read(&text, directory, environment::of_this_process())?;
+        config.source = Some(file.to_owned());
+        Ok(config)
     }
 
     /// Reads a configuration's text. `directory` is what relative paths are relative to, `environment` the variables

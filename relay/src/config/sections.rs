@@ -72,6 +72,7 @@ pub(super) fn read(
         cautions: RefCell::default(),
         lines: Lines::read(text),
         asked: RefCell::default(),
+        set: RefCell::default(),
         secret_files: RefCell::default(),
     };
     let mut root = Reader::new(&shared, String::new(), table);
@@ -92,12 +93,15 @@ pub(super) fn read(
         cautions: Vec::new(),
         faults: Vec::new(),
         lines: shared.lines.clone(),
+        settings: Vec::new(),
+        source: None,
         edge,
     };
     distinct_listeners(&config, &root);
     distinct_keys(&config, &root);
     root.finish();
     config.cautions = shared.cautions.take();
+    config.settings = settings(&shared);
     let (meant, strays) = environment::strays(&environment, &shared.asked.take());
     config.faults = strays;
     if config.apps.is_empty() && profile == Profile::File {
@@ -114,6 +118,22 @@ pub(super) fn read(
         problems.append(&mut config.faults);
     }
     Problems::some(problems).map_or(Ok(config), Err)
+}
+
+/// Everything that was asked for and is a setting, in the order of the table.
+fn settings(shared: &Shared) -> Vec<Setting> {
+    let set = shared.set.borrow();
+    let one = |place: &String| {
+        let default = effective::default_of(place)?;
+        let variable = shared.origins.iter().find(|(known, _)| known == place);
+        let (value, origin) = match (set.get(place), variable) {
+            (Some(value), Some((_, variable))) => (value.clone(), Origin::Environment(variable.clone())),
+            (Some(value), None) => (value.clone(), Origin::File(shared.lines.of(place))),
+            (None, _) => (default.to_owned(), Origin::Default),
+        };
+        Some(Setting { place: place.clone(), value, origin })
+    };
+    shared.asked.borrow().iter().filter_map(one).collect()
 }
 
 /// A syntax error with its line; the line itself is not repeated.

@@ -12,6 +12,7 @@ pub mod check;
 pub mod check_push;
 mod clock_watch;
 mod keyring_watch;
+mod reload;
 mod store_watch;
 
 use std::collections::HashMap;
@@ -23,7 +24,7 @@ use std::time::Duration;
 
 use sip::endpoint::{ContactHosts, Settings, UpstreamPolicy};
 use sip::id::ShardTag;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::interval;
 use zeroize::Zeroizing;
@@ -43,11 +44,14 @@ use crate::net::resolve::{ResolveError, Resolver};
 use crate::net::tls::{ClientTls, ServerTls, TlsError};
 use crate::net::udp::Udp;
 use crate::operator::Operator;
+use crate::operator::controls::Reloaded;
 use crate::operator::readiness::{Check, Readiness};
 use crate::push::{AppPush, PushService, SetupError, apns, fcm};
 use crate::service::{self, Service, Services};
 use crate::timing::ConnectionTiming;
 use crate::vault::{self, Keyring, KeyringError, StoreError, StoreFault, StoreTls, Vault};
+
+use reload::Reloader;
 
 /// What the calls that are being set up get to end in when the drain begins; then they are ended.
 pub const CALLS_DRAIN: Duration = Duration::from_secs(10);
@@ -120,6 +124,8 @@ pub struct Running {
     end: Trigger,
     https: [JoinHandle<()>; 2],
     chores: Vec<JoinHandle<()>>,
+    reloader: Arc<Reloader>,
+    leave: Arc<Notify>,
 }
 
 impl Relay {
@@ -223,6 +229,16 @@ impl Running {
             tracing::warn!(%error, "the lease could not be given up; others wait until it runs out");
         }
         self.end.begin();
+    }
+
+    /// Reads the configuration and its files again, takes what can change, and says what became of it.
+    pub fn reload(&self) -> Reloaded {
+        self.reloader.reload()
+    }
+
+    /// Comes back when an operator has the relay drain.
+    pub async fn asked_to_leave(&self) {
+        self.leave.notified().await;
     }
 
     /// Whether everything that is needed is there.
@@ -360,12 +376,24 @@ impl Opened {
             self.agent.open_upstream(listener);
         }
         self.agent.receive_datagrams(end.1);
-        let api_routes =
-            Api::new(api_settings(&self.config, &self.vault), self.service.clone(), self.metrics.clone()).router();
+        let apps_door = Api::new(api_settings(&self.config, &self.vault), self.service.clone(), self.metrics.clone());
+        let api_routes = apps_door.router();
         let letters = self.service.clone().read_letters(api::answering(api_routes.clone()));
         let token = &self.config.operator.token;
-        let operator_routes =
-            Operator::new(token, self.service.clone(), self.metrics.clone(), readiness.clone()).router();
+        let operators_door = Operator::new(token, self.service.clone(), self.metrics.clone(), readiness.clone());
+        let operator_routes = operators_door.router();
+        let controls = operators_door.controls().clone();
+        let reloader = Arc::new(Reloader::new(
+            self.config.clone(),
+            self.tls.clone(),
+            (self.push.clone(), self.metrics.clone()),
+            apps_door,
+            operators_door,
+            self.vault.clone(),
+        ));
+        let leave = Arc::new(Notify::new());
+        let (reloading, leaving) = (reloader.clone(), leave.clone());
+        controls.connect(Box::new(move || reloading.reload()), Box::new(move || leaving.notify_one()));
         let https = [
             tokio::spawn(https::serve(api, api_routes, stop.1.clone())),
             tokio::spawn(https::serve(operator, operator_routes, stop.1)),
@@ -396,6 +424,8 @@ impl Opened {
             end: end.0,
             https,
             chores,
+            reloader,
+            leave,
         }
     }
 
