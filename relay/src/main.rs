@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
-use relay::cli::{CommandError, control, device, doctor, instances, keys, receipt, trace};
+use relay::cli::{CommandError, audit, control, device, doctor, instances, keys, receipt, trace};
 use relay::config::Config;
 use relay::operator::controls::Reloaded;
 use relay::secret::ZeroOnFree;
@@ -61,6 +61,8 @@ enum Command {
         push: bool,
     },
     Config(control::Config),
+    Audit(audit::Audit),
+    Report(audit::Report),
     Device(device::Device),
     Doctor(doctor::Doctor),
     Instances(instances::Instances),
@@ -85,6 +87,8 @@ fn main() -> ExitCode {
             runtime.block_on(serve(config))
         }
         Command::Check { config, push } => runtime.block_on(check_file(config, push)),
+        Command::Audit(audit) => ended(audit::run(audit)),
+        Command::Report(report) => ended(audit::report(report)),
         Command::Device(device) => {
             protect_memory();
             ended(runtime.block_on(device::run(device)))

@@ -49,6 +49,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// Where sealed records are kept.
     pub store: Store,
+    /// `[audit]`; `None`: nothing is written down.
+    pub audit: Option<Audit>,
     /// How long a push instance may live.
     pub lifetime: Lifetime,
     /// How long a call waits.
@@ -176,6 +178,15 @@ pub struct Store {
     pub keep_passwords: bool,
     /// The file of the sealing keys, made on first start. `None`, only in development: keys that die with the process.
     pub keyring: Option<PathBuf>,
+}
+
+/// `[audit]`: what was done with the accounts that are lent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audit {
+    /// Where its files are.
+    pub directory: PathBuf,
+    /// How long a day's file is kept, 1 to 366 days.
+    pub keep: Duration,
 }
 
 /// `[lifetime]`: how long a push instance may live; 1 s ≤ min ≤ default ≤ max ≤ 6 days.

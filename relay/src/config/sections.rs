@@ -28,6 +28,9 @@ const USUAL_MIN_LIFETIME: Duration = Duration::from_secs(3 * 86_400);
 const MAX_REGISTER_EXPIRES: Duration = DAY;
 /// The longest that a better SIP server is not looked for.
 const MAX_FAILBACK_INTERVAL: Duration = Duration::from_secs(3_600);
+/// How long the audit trail is kept when the operator names nothing, and at most.
+const USUAL_AUDIT: Duration = Duration::from_secs(30 * 86_400);
+const MAX_AUDIT: Duration = Duration::from_secs(366 * 86_400);
 /// Name servers that can be named.
 const MAX_NAME_SERVERS: usize = 8;
 /// A faster pace is none.
@@ -83,6 +86,7 @@ pub(super) fn read(
         tls: tls(&mut root, profile),
         upstream: upstream(&mut root, profile, &edge),
         store: store(&mut root, profile),
+        audit: audit(&mut root),
         lifetime: lifetime(&mut root),
         call: call(&mut root),
         messages: messages(&mut root),
@@ -375,6 +379,14 @@ fn store_client(store: &mut Reader<'_>) -> Option<(PathBuf, SecretText)> {
         _ => {}
     }
     store.file("client_certificate").zip(store.secret("client_key", 1))
+}
+
+fn audit(root: &mut Reader<'_>) -> Option<Audit> {
+    let mut section = section(root, "audit");
+    let directory = section.path("directory");
+    let keep = section.duration("keep", USUAL_AUDIT, DAY, MAX_AUDIT);
+    section.finish();
+    directory.map(|directory| Audit { directory, keep })
 }
 
 fn lifetime(root: &mut Reader<'_>) -> Lifetime {

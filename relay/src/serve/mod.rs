@@ -31,6 +31,8 @@ use zeroize::Zeroizing;
 
 use crate::agent::{self, Agent, RecordNote};
 use crate::api::{self, Api};
+use crate::audit::{self, Audit, AuditError};
+use crate::clock::DAY_S;
 use crate::config::{self, Config, HostPort, Tls};
 use crate::doctor::Doctor;
 use crate::limits::Quotas;
@@ -79,6 +81,9 @@ pub enum StartError {
     /// The store may keep what was wiped.
     #[error("store.require_ephemeral: {0}; {remedy}", remedy = .0.remedy())]
     NotEphemeral(StoreFault),
+    /// The audit trail.
+    #[error("audit.directory: {0}")]
+    Audit(#[from] AuditError),
     /// A listener's address.
     #[error("{setting}: {address} cannot be listened on: {why}")]
     Listen {
@@ -157,6 +162,7 @@ impl Relay {
         if config.store.require_ephemeral {
             store_watch::require_ephemeral(&vault).await?;
         }
+        let audit = audit(&config, &public_edge)?;
         let resolver = resolver(&config)?;
         let (push, push_is_printed) = push_service(&config.apps, &metrics)?;
         let (to_record, record_notes) = mpsc::unbounded_channel();
@@ -185,6 +191,7 @@ impl Relay {
             early_ringing: config.call.early_ringing,
             subscribe: config.messages.subscribe_voicemail,
             keep_passwords: config.store.keep_passwords,
+            audit: audit.clone(),
             lost_notice: config.timing.lost_notice.0,
             endpoint,
             shards: crate::timing::shards(),
@@ -198,6 +205,7 @@ impl Relay {
             quotas,
             resolver,
             doctor,
+            audit,
             domains: config.upstream.domains.clone(),
             edge: public_edge.clone(),
             websocket: public_websocket,
@@ -498,6 +506,13 @@ fn open_vault(store: &config::Store, keyring: Keyring, node: &str) -> Result<Vau
     let tls = StoreTls { ca: ca.transpose()?, client: client.transpose()? };
     let settings = vault::Settings { tls, require_ephemeral: store.require_ephemeral, ..vault::Settings::default() };
     Vault::open_with(store.url.expose(), keyring, node, settings)
+}
+
+/// The audit trail, where the operator wants one.
+fn audit(config: &Config, node: &str) -> Result<Audit, AuditError> {
+    let Some(config::Audit { directory, keep }) = &config.audit else { return Ok(Audit::default()) };
+    let keep_days = u16::try_from(keep.as_secs() / DAY_S).unwrap_or(u16::MAX);
+    Audit::open(audit::Settings { directory: directory.clone(), keep_days, node: node.into() })
 }
 
 /// Asks the name servers that the operator named, else the system's.

@@ -20,6 +20,7 @@ use crate::agent::Shared;
 use crate::agent::delivery::{deliver, deliver_copies, outcome_of};
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::timeline::What;
+use crate::audit::Act;
 use crate::clock::unix_now;
 use crate::config::EarlyRinging;
 use crate::push::{Departure, Event, Push, Verdict};
@@ -156,6 +157,7 @@ impl Shard {
                 if self.shared.early_ringing == EarlyRinging::AfterPushAccepted {
                     self.next.push_back(Input::Ring { call, instance });
                 }
+                self.audit(instance, Act::Woken);
             }
             // The service may have taken it: the phone may come.
             Verdict::Unconfirmed => {}

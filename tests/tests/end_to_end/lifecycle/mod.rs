@@ -13,6 +13,7 @@ use tests::relay_process::RelayProcess;
 use tests::stage::{STEP, Stage, text};
 use tests::wire::Transport;
 
+mod audit;
 mod clock;
 mod dead_tokens;
 mod ends;
