@@ -120,7 +120,7 @@ enum ShardInput {
     /// What the store knows of a registration that a request named by our Path.
     PushBindingFound(Box<(InstanceId, shard::push_bindings::LookedUp)>),
     /// The addresses of the SIP server of a REGISTER that passes through and carries a proof.
-    ServerFound(Box<(sip::endpoint::RouteRequest, Vec<std::net::IpAddr>)>),
+    ServerFound(Box<(sip::endpoint::RouteRequest, Vec<SocketAddr>)>),
     /// An operator has waited long enough for the store to erase a registration that passed through.
     PushBindingWaited(InstanceId),
     /// From a use case.

@@ -12,7 +12,7 @@
 //! Invariant: the store is known to answer before the account's server is spoken to; what cannot be stored is
 //! unregistered again. An earlier instance of the same app, AOR and push token ends only when the new one is stored.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -134,7 +134,7 @@ impl Inner {
         &self,
         account: &Account,
         route: &Route,
-        addresses: &[IpAddr],
+        addresses: &[SocketAddr],
         source: IpAddr,
     ) -> Result<Permit, EnableError> {
         let (aor, usernames) = (account.aor.expose(), std::slice::from_ref(&account.auth_username));
@@ -214,7 +214,7 @@ impl Inner {
 
     /// The way to the account's server, once it is known to be allowed, and its addresses. A server that cannot be found *now*
     /// is tried again later: that is no reason to refuse.
-    async fn route(&self, account: &Account) -> Result<(Route, Vec<IpAddr>), EnableError> {
+    async fn route(&self, account: &Account) -> Result<(Route, Vec<SocketAddr>), EnableError> {
         let aor = Uri::parse(account.aor.expose()).ok_or(EnableError::UpstreamNotFound)?;
         if !self.dependencies.domains.allow(aor.host) {
             return Err(EnableError::DomainNotAllowed);

@@ -44,7 +44,8 @@ async fn the_audit_trail_tells_what_was_done_and_of_nobody() -> Outcome {
     let instance = scene.enable().await?;
     rings(&scene, &instance).await?;
     let change = json!({"lifetime_s": 300_000, "call_push": {"provider": "apns", "token": OTHER_TOKEN}});
-    assert_eq!(scene.api.change(&instance, &change).await?.status, 200);
+    let changed = scene.api.change(&instance, &change).await?;
+    assert_eq!(changed.status, 200, "{}", changed.text());
     let (operator, token) = (scene.relay.operator(), scene.relay.setup().operator_token.clone());
     for path in ["", "/export"] {
         let path = format!("/v1/operator/instances/{}{path}", instance.id);
