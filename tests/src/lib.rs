@@ -8,6 +8,7 @@ pub mod apns;
 pub mod authority;
 pub mod baresip;
 pub mod board;
+pub mod browser;
 pub mod bystander;
 pub mod caller;
 pub mod child;

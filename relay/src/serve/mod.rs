@@ -28,7 +28,7 @@ use tokio::task::JoinHandle;
 use tokio::time::interval;
 use zeroize::Zeroizing;
 
-use crate::agent::{self, Agent, Reminded};
+use crate::agent::{self, Agent, RecordNote};
 use crate::api::{self, Api};
 use crate::config::{self, Config, HostPort, Tls};
 use crate::doctor::Doctor;
@@ -153,7 +153,7 @@ impl Relay {
         }
         let resolver = resolver(&config)?;
         let (push, push_is_printed) = push_service(&config.apps, &metrics)?;
-        let (reminded, reminders) = mpsc::unbounded_channel();
+        let (to_record, record_notes) = mpsc::unbounded_channel();
         let quotas = Quotas::new(&config.limits, metrics.clone());
         let message = config.limits.message_timeout;
         let endpoint = endpoint_settings(&config, &listeners, &public_edge, public_websocket.as_deref(), &vault);
@@ -178,10 +178,11 @@ impl Relay {
             udp: listeners.udp.clone(),
             early_ringing: config.call.early_ringing,
             subscribe: config.messages.subscribe_voicemail,
+            keep_passwords: config.store.keep_passwords,
             lost_notice: config.timing.lost_notice.0,
             endpoint,
             shards: crate::timing::shards(),
-            reminded,
+            record_notes: to_record,
             end: ending.clone(),
         });
         let service = Service::new(service::Dependencies {
@@ -197,8 +198,7 @@ impl Relay {
             services: services(&config.apps, push_is_printed),
             drain: stopping.clone(),
         });
-        let running =
-            Opened { config, public_edge, metrics, push, agent, vault, service, reminders, tls, development_ca };
+        let running = Opened { config, public_edge, metrics, push, agent, vault, service, record_notes, tls, development_ca };
         Ok(running.serve(listeners, (stop, stopping), (end, ending)))
     }
 }
@@ -215,7 +215,7 @@ impl Running {
             let _ = https.await;
         }
         // Nobody asks the store for longer than its own time limit; away, it knows of no other node.
-        let elsewhere = self.vault.living_peers().await.is_ok_and(|peers| peers > 0);
+        let elsewhere = self.vault.living_peers().await.is_ok_and(|peers| !peers.is_empty());
         self.agent.wait_for_calls(CALLS_DRAIN, elsewhere).await;
         self.agent.flush_erasures().await;
         if let Err(error) = self.vault.release_lease().await {
@@ -338,7 +338,7 @@ struct Opened {
     agent: Agent,
     vault: Vault,
     service: Service,
-    reminders: mpsc::UnboundedReceiver<Reminded>,
+    record_notes: mpsc::UnboundedReceiver<RecordNote>,
     tls: Arc<ServerTls>,
     development_ca: Option<String>,
 }
@@ -374,7 +374,7 @@ impl Opened {
         }
         let mut chores = self.chores(&readiness);
         let service = self.service.clone();
-        chores.push(tokio::spawn(self.service.write_down_reminders(self.reminders)));
+        chores.push(tokio::spawn(self.service.write_down_notes(self.record_notes)));
         chores.push(tokio::spawn(letters));
         Running {
             edge: edge_at,
@@ -581,5 +581,6 @@ fn api_settings(config: &Config, vault: &Vault) -> api::Settings {
         },
         limits: api::limits::Limits::default(),
         receipt_key: vault.receipt_public_key(),
+        origins: config.api.origins.clone().into(),
     }
 }

@@ -13,7 +13,7 @@ use tests::linphone::Linphone;
 use tests::push_phone::{PushPhone, Service, sleep};
 use tests::redis_server::RedisServer;
 use tests::relay_process::RelayProcess;
-use tests::relay_setup::{App, Setup};
+use tests::relay_setup::{App, Ports, Setup};
 use tests::scene::FCM_TOKEN;
 use tests::sipp::{Scenario, Sipp};
 use tests::wire::Transport;
@@ -302,5 +302,33 @@ async fn kamailio_holds_a_call_has_a_phone_that_lent_nothing_woken_and_sends_it_
         assert!(world.kamailio.output().contains("sipwake answered 200"), "{}", world.kamailio.output());
         assert_eq!(world.relay.metric(WOKEN).await, Some(2.0));
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kamailio_asks_one_node_to_wake_a_phone_that_lent_nothing_and_sends_the_call_by_the_path_of_another()
+-> Result<(), Missed> {
+    let mut world = World::of(Transport::Tls, Manners::HoldsCalls).await?;
+    let mut setup = world.relay.setup().clone();
+    setup.ports = Ports::default();
+    let other = RelayProcess::start(setup).await?;
+    world.phone.settings.server = other.edge_uri();
+    world.asleep().await?;
+    let caller = world.call(Scenario::CallerHangsUp)?;
+    let push = world.push().await?;
+    assert_eq!((&push["event"], &push["edge"]), (&"call".into(), &other.edge_address().to_string().into()));
+    let (device, _) = world.phone.wake(SOON).await?;
+    let call = device.next_invite(SOON).await?;
+    call.ring();
+    call.answer();
+    call.expect_ack(SOON).await?;
+    call.expect_bye(SOON).await?;
+    caller.finish(SOON).await?;
+    assert_eq!((device.violations(), world.fcm.count()), (vec![], 1), "one push for one call");
+    assert_eq!(
+        (world.relay.metric(WOKEN).await, other.metric(WOKEN).await),
+        (Some(1.0), Some(1.0)),
+        "asked, and carried"
+    );
     Ok(())
 }

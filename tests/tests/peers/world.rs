@@ -335,6 +335,18 @@ impl World {
         RelayProcess::start(setup).await.unwrap()
     }
 
+    /// Starts a second node and goes on with it; gives the first, which lives on.
+    pub async fn move_to_another_node(&mut self) -> RelayProcess {
+        let other = self.another_node().await;
+        self.api = other.api();
+        std::mem::replace(&mut self.relay, other)
+    }
+
+    /// Ends a node whose log is to be looked through at the end.
+    pub fn keep_log_of(&mut self, node: RelayProcess) {
+        self.earlier_logs.push(node.log());
+    }
+
     /// Goes on with another node; gives the instance as its device finds it there.
     pub fn go_on_with(&mut self, other: RelayProcess, instance: &Instance) -> Instance {
         self.earlier_logs.push(self.relay.log());

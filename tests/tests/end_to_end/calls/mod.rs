@@ -5,6 +5,7 @@
 use tests::board::Missed;
 
 mod announced;
+mod announced_elsewhere;
 mod dialogs;
 mod endings;
 mod flows;

@@ -37,15 +37,19 @@ async fn stage(transport: Transport) -> Result<(Scene, Vec<Account>), Missed> {
     .await?;
     scene.transport = transport;
     let (edge, registrar) = (scene.relay.edge_uri(), scene.registrar.uri(transport));
-    let mut woken = Vec::new();
-    for account in accounts {
+    // All at once, at a server that no shard has a flow to.
+    let woken = accounts.iter().map(async |account| {
         let aor = scene.registrar.aor(account.0);
         let service = Service::Fcm(format!("token-of-{}", account.0));
-        let phone = PushPhone::new(&edge, &registrar, &aor, account, &scene.authority).woken_by(&service);
-        // So many at once at a SIP server that is new may be told to come again.
-        let phone = scene.until("a registration", || async { Some(phone.wake(SOON).await.ok()?.0) }).await?;
-        woken.push(Account { aor, phone });
-    }
+        let phone = PushPhone::new(&edge, &registrar, &aor, *account, &scene.authority).woken_by(&service);
+        let phone = phone
+            .wake(SOON)
+            .await
+            .map_err(|missed| Missed::new(missed.awaited, format!("{}\n{}", missed.seen, scene.relay.log())))?
+            .0;
+        Ok::<_, Missed>(Account { aor, phone })
+    });
+    let woken = try_join_all(woken).await?;
     Ok((scene, woken))
 }
 

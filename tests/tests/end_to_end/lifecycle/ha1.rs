@@ -1,8 +1,13 @@
 //! Accounts of which the relay never sees the password: `ha1` in its place (RFC 7616 §3.4.2).
 
+use relay::vault::record::Proof;
+use relay::vault::{Keyring, Vault};
 use serde_json::{Value, json};
+use sip::id::InstanceId;
 use tests::digest::Algorithm;
-use tests::scene::{SOON, Scene, TOKEN};
+use tests::redis_server::RedisServer;
+use tests::registrar::Behaviour;
+use tests::scene::{OTHER_TOKEN, SOON, Scene, TOKEN};
 
 use super::Outcome;
 use super::registrations::rings;
@@ -47,4 +52,76 @@ async fn an_ha1_of_another_realm_answers_no_challenge() -> Outcome {
     assert_eq!((answer.status, answer.problem().as_deref()), (422, Some("upstream-refused")), "{}", answer.text());
     assert_eq!(scene.registrar.registers(&scene.aor()).len(), 1, "nothing is sent that cannot be right");
     scene.content()
+}
+
+/// What is stored of an account as its proof.
+async fn stored_proof(scene: &Scene, redis: &RedisServer, id: &str) -> Proof {
+    let keyring = Keyring::open(scene.relay.setup().keyring.as_deref().expect("a file")).expect("the keyring");
+    let vault = Vault::open(&redis.url(), keyring, "a-look").expect("opened");
+    let id = InstanceId::parse(id).expect("an id");
+    let stored = vault.load(id).await.expect("the store answers").expect("a record");
+    vault.open_lent(id, &stored.sealed, |record| record.account.proof.clone()).expect("it opens")
+}
+
+#[tokio::test]
+async fn a_password_is_never_stored_once_its_server_has_asked_and_what_is_stored_answers_for_it() -> Outcome {
+    let redis = RedisServer::start();
+    let mut scene = Scene::with(|setup| setup.store = redis.url()).await?;
+    let instance = scene.enable().await?;
+    let Proof::Derived(all) = stored_proof(&scene, &redis, &instance.id).await else { panic!("it is the password") };
+    assert_eq!(all.len(), 1);
+    assert_eq!(&*all[0].realm, "example.test");
+    assert!(all[0].sha256.is_some() && all[0].md5.is_none() && all[0].sha512_256.is_none(), "what was asked for alone");
+    scene.relay.kill_9().await?;
+    scene.relay.restart().await?;
+    scene.registrar.await_registers(&scene.aor(), 4, SOON).await?;
+    rings(&scene, &instance).await?;
+    assert_eq!(scene.api.disable(&instance).await?.status, 200);
+    scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;
+    scene.content()
+}
+
+#[tokio::test]
+async fn a_password_whose_server_was_slow_gives_way_when_it_has_asked() -> Outcome {
+    let redis = RedisServer::start();
+    let scene = Scene::with(|setup| setup.store = redis.url()).await?;
+    scene.registrar.script(&scene.aor(), &[Behaviour::Refuse(503), Behaviour::Accept]);
+    let instance = scene.api.enabled(&scene.wish(TOKEN)).await?;
+    let gave_way =
+        || async { matches!(stored_proof(&scene, &redis, &instance.id).await, Proof::Derived(_)).then_some(()) };
+    scene.until("the password gives way", gave_way).await?;
+    rings(&scene, &instance).await
+}
+
+#[tokio::test]
+async fn a_server_whose_realm_wanders_ends_the_lease_with_a_word_to_its_user_unless_passwords_are_kept() -> Outcome {
+    for keeps in [false, true] {
+        let redis = RedisServer::start();
+        let scene = Scene::with(|setup| {
+            (setup.store, setup.register_expires) = (redis.url(), "5s".to_owned());
+            setup.store_lines = format!("keep_passwords = {keeps}");
+            setup.minutes = 0.001;
+        })
+        .await?;
+        let wish = scene.wish_for(json!({
+            "call_push": {"provider": "apns", "token": TOKEN}, "alert_push": {"provider": "apns", "token": OTHER_TOKEN},
+        }));
+        let instance = scene.enable_as(&wish).await?;
+        assert_eq!(stored_proof(&scene, &redis, &instance.id).await.is_password(), keeps);
+        scene.registrar.change_realm("wandered.test");
+        if keeps {
+            scene.registrar.await_registers(&scene.aor(), 4, SOON).await?;
+            rings(&scene, &instance).await?;
+            continue;
+        }
+        let told = || async {
+            let pushes = scene.apns.pushes();
+            pushes.iter().any(|push| push.payload["sipwake"]["event"] == "registration-lost").then_some(())
+        };
+        scene.until("the user is told", told).await?;
+        let gone = || async { (scene.api.read(&instance).await.ok()?.status == 404).then_some(()) };
+        scene.until("the instance is gone", gone).await?;
+        scene.until("nothing is left", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
+    }
+    Ok(())
 }

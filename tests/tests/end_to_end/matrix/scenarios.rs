@@ -5,7 +5,7 @@
 use memchr::memmem;
 use sip::message::Name;
 use tests::board::Missed;
-use tests::caller::Caller;
+use tests::caller::{CallOptions, Caller};
 use tests::leg::Leg;
 use tests::scene::SOON;
 
@@ -38,6 +38,9 @@ pub async fn every_call(cell: Cell) -> Outcome {
         cancelled_while_the_device_rings
         answered_elsewhere
         held_and_resumed
+        with_large_bodies
+        moved_in_a_call
+        answered_by_one_of_two_devices
         a_second_call
     }
     nobody_comes(&world, &in_vain).await
@@ -132,6 +135,76 @@ async fn offered_anew(from: &Leg, to: &Leg, offer: &str) -> Outcome {
     assert_eq!(&request.body()[..], offer.as_bytes());
     assert!(memmem::find(request.head(), b"\r\nX-Inside:   as it came ;\r\n").is_some());
     to.expect_request("ACK", SOON).await.map(drop)
+}
+
+/// An offer as a browser makes it: keys, fingerprints and a crowd of candidates, `bytes` long at least.
+fn large(bytes: usize) -> String {
+    let mut sdp = String::from(
+        "v=0\r\no=- 4611733055 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0\r\na=ice-options:trickle\r\n\
+         m=audio 9 UDP/TLS/RTP/SAVPF 111 63 9 0 8 13 110 126\r\nc=IN IP4 0.0.0.0\r\na=rtcp-mux\r\n\
+         a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:d0RmdmcmVCspeEc3QGZiNWpVLFJhQX1cfHAwJSoj\r\n",
+    );
+    for number in 0.. {
+        if sdp.len() >= bytes {
+            break;
+        }
+        sdp += &format!(
+            "a=candidate:{number} 1 udp 2113937151 2001:db8:{number:x}::7 {} typ host generation 0 ufrag x network-cost 999\r\n",
+            40_000 + number
+        );
+    }
+    sdp
+}
+
+async fn with_large_bodies(world: &World) -> Outcome {
+    let (offer, answer) = (large(6_000), large(8_000));
+    let options = CallOptions::default().body("application/sdp", &offer);
+    let caller = world.scene.registrar.call(&world.scene.aor(), &options)?;
+    world.pushed().await?;
+    let phone = world.wake().await?;
+    let call = phone.next_invite(SOON).await?;
+    assert_eq!(&call.invite().body()[..], offer.as_bytes());
+    call.leg().respond(200, &[], Some(("application/sdp", &answer)));
+    assert_eq!(&caller.answered(SOON).await?.body()[..], answer.as_bytes());
+    call.expect_ack(SOON).await?;
+    offered_anew(caller.leg(), call.leg(), &large(4_000)).await?;
+    offered_anew(call.leg(), caller.leg(), &large(8_000)).await?;
+    world.scene.hang_up(&caller, &call).await?;
+    ended(world, &[&caller])?;
+    world.sleep(phone).await
+}
+
+async fn moved_in_a_call(world: &World) -> Outcome {
+    let (caller, _, before, earlier) = world.talking().await?;
+    before.drop_connection();
+    world.scene.await_metric("sipwake_edge_flows", 0.0).await?;
+    let phone = world.wake_over(world.other_edge()).await?;
+    let call = phone.take_over(&earlier);
+    offered_anew(caller.leg(), call.leg(), HOLD).await?;
+    offered_anew(call.leg(), caller.leg(), RESUME).await?;
+    world.scene.hang_up(&caller, &call).await?;
+    ended(world, &[&caller])?;
+    world.sleep(phone).await
+}
+
+async fn answered_by_one_of_two_devices(world: &World) -> Outcome {
+    // The SIP server itself forks to devices that lent nothing: to the relay these are calls of their own.
+    let Some(other) = world.lend_by_another_device().await? else { return Ok(()) };
+    let caller = world.call()?;
+    world.pushed().await?;
+    assert_eq!(world.scene.android_push().await?["event"], "call");
+    let (phone, second) = (world.wake().await?, world.scene.wake(&other).await?);
+    let (call, lost) = (phone.next_invite(SOON).await?, second.next_invite(SOON).await?);
+    lost.ring();
+    world.scene.answer(&caller, &call).await?;
+    lost.expect_cancel(SOON).await?;
+    lost.expect_ack(SOON).await?;
+    world.scene.hang_up(&caller, &call).await?;
+    ended(world, &[&caller])?;
+    world.scene.content_with(&[], &[&second])?;
+    second.drop_connection();
+    assert_eq!(world.scene.api.disable(&other).await?.status, 200);
+    world.sleep(phone).await
 }
 
 async fn a_second_call(world: &World) -> Outcome {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tests::api_client::Instance;
 use tests::board::Missed;
 use tests::caller::{CallOptions, Caller};
-use tests::phone::{IncomingCall, Phone};
+use tests::phone::{self, IncomingCall, Phone};
 use tests::push_phone::{PushPhone, Service};
 use tests::scene::{OTHER_TOKEN, SOON, Scene, TOKEN};
 use tests::wire::Transport;
@@ -118,6 +118,39 @@ impl World {
         match &self.alice {
             Alice::Lent(instance) => self.scene.wake(instance).await,
             Alice::Own(phone) => phone.wake(SOON).await.map(|(phone, _)| phone),
+        }
+    }
+
+    /// The other door of devices.
+    pub fn other_edge(&self) -> Transport {
+        if self.cell.device == Transport::Wss { Transport::Tls } else { Transport::Wss }
+    }
+
+    /// Alice's device wakes, and comes by this door.
+    pub async fn wake_over(&self, edge: Transport) -> Result<Phone, Missed> {
+        let scene = &self.scene;
+        match &self.alice {
+            Alice::Lent(it) => {
+                let server = it.edge_over(edge);
+                let settings = phone::Settings::new(&server, &it.id, &it.secret, Some(&scene.authority));
+                Phone::registered(settings, SOON).await
+            }
+            Alice::Own(phone) => {
+                let mut phone = phone.clone();
+                phone.settings.server = match edge {
+                    Transport::Wss => format!("sip:{};transport=ws", scene.relay.websocket_address()),
+                    _ => scene.relay.edge_uri(),
+                };
+                phone.wake(SOON).await.map(|(phone, _)| phone)
+            }
+        }
+    }
+
+    /// Another device of Alice, an Android phone, lends the account, too; `None`: nothing is lent here.
+    pub async fn lend_by_another_device(&self) -> Result<Option<Instance>, Missed> {
+        match &self.alice {
+            Alice::Lent(_) => self.scene.enable_android().await.map(Some),
+            Alice::Own(_) => Ok(None),
         }
     }
 
