@@ -198,7 +198,8 @@ impl Relay {
             services: services(&config.apps, push_is_printed),
             drain: stopping.clone(),
         });
-        let running = Opened { config, public_edge, metrics, push, agent, vault, service, record_notes, tls, development_ca };
+        let running =
+            Opened { config, public_edge, metrics, push, agent, vault, service, record_notes, tls, development_ca };
         Ok(running.serve(listeners, (stop, stopping), (end, ending)))
     }
 }
