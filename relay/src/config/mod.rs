@@ -245,6 +245,12 @@ pub struct Limits {
     pub registrations_per_server: u32,
     /// Of these, from one source, 1 to 10,000,000; a further one is answered 503.
     pub registrations_per_source: u32,
+    /// Pushes of one device in a minute, 2 to 10,000; alerts are left out from half of it on, a further call is answered 480.
+    pub pushes_per_device: u32,
+    /// Calls of one caller that are pushed to one device in a minute, 1 to 10,000; a further one is answered 480.
+    pub pushes_per_caller: u32,
+    /// Pushes of one App in a day, 10 to 4,000,000,000; alerts are left out from nine tenths on, a further call is 480.
+    pub pushes_per_app: u32,
     /// Wrong passwords for one account from one source, 1 to 1,000, before its pauses begin.
     pub failures_per_account: u32,
     /// Wrong passwords from one source, 1 to 1,000,000, before only one is let through each second.

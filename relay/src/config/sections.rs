@@ -431,6 +431,9 @@ fn limits(root: &mut Reader<'_>) -> Limits {
         registrations_per_node: section.number("registrations_per_node", 500_000, 1, 10_000_000),
         registrations_per_server: section.number("registrations_per_server", 200_000, 1, 10_000_000),
         registrations_per_source: section.number("registrations_per_source", 1_000, 1, 10_000_000),
+        pushes_per_device: section.number("pushes_per_device", 120, 2, 10_000),
+        pushes_per_caller: section.number("pushes_per_caller", 60, 1, 10_000),
+        pushes_per_app: section.number("pushes_per_app", 100_000_000, 10, 4_000_000_000),
         failures_per_account: section.number("failures_per_account", 5, 1, 1_000),
         failures_per_source: section.number("failures_per_source", 60, 1, 1_000_000),
     };

@@ -52,6 +52,13 @@ impl Shard {
             self.give_up(call.call, call.instance);
             return;
         };
+        if let Err(limit) = self.budgets.take_call(Instant::now(), &app, call.instance, &call.from) {
+            self.shared.quotas.met(limit);
+            tracing::info!(instance = %call.instance, call = %call.call, ?limit, "a call is not pushed");
+            self.track_call(call, None);
+            self.give_up(call.call, call.instance);
+            return;
+        }
         self.track_call(call, Some(target.provider));
         let provider = self.shared.provider(target.provider);
         self.note(call.instance, Some(call.call), What::PushSent { event: Event::Call, provider });

@@ -267,3 +267,37 @@ async fn an_iphone_that_gives_no_sign_is_not_pushed_again() -> Outcome {
     assert_eq!(scene.relay.metric("sipwake_push_resends_total").await, Some(0.0));
     scene.content_with(&[&caller], &[])
 }
+
+#[tokio::test]
+async fn one_caller_causes_so_many_pushes_of_a_device_in_a_minute_and_another_still_gets_through() -> Outcome {
+    let scene = Scene::with(|setup| setup.further.push_str("\n[limits]\npushes_per_caller = 2\n")).await?;
+    scene.enable().await?;
+    for _ in 0..2 {
+        let (caller, _) = scene.call_and_push().await?;
+        scene.cancel(&caller).await?;
+    }
+    let caller = scene.call()?;
+    caller.expect(480, SOON).await?;
+    scene.await_metric("sipwake_limits_total{limit=\"pushes-caller\"}", 1.0).await?;
+    assert_eq!(scene.apns.requests(), 2);
+    let carol = CallOptions::default().from("\"Carol\" <sip:carol@example.test>");
+    let caller = scene.registrar.call(&scene.aor(), &carol)?;
+    caller.expect(180, SOON).await?;
+    assert_eq!(scene.apns.requests(), 3);
+    scene.cancel(&caller).await
+}
+
+#[tokio::test]
+async fn calls_that_are_given_up_at_once_cause_one_push_each_at_most_and_leave_none_behind() -> Outcome {
+    let scene = Scene::with(|setup| setup.further.push_str("\n[limits]\npushes_per_device = 10\n")).await?;
+    scene.enable().await?;
+    for _ in 0..15 {
+        let caller = scene.call()?;
+        // An error: it was refused before.
+        drop(caller.cancel().await);
+        caller.final_response(SOON).await?;
+    }
+    // One more flows in each 6 s.
+    assert!((1..=12).contains(&scene.apns.requests()), "{}", scene.apns.requests());
+    scene.content()
+}
