@@ -196,6 +196,9 @@ impl Guesses {
             keys.push(key(&server, &user, Some(source), false));
             keys.extend(addresses.iter().map(|address| key(address, &user, Some(source), false)));
         }
+        // A server that is named by its address has it as its name, too: each failure counts once.
+        keys.sort_unstable_by_key(|key| key.hash);
+        keys.dedup_by_key(|key| key.hash);
         keys
     }
 

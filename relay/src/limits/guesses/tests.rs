@@ -193,3 +193,17 @@ fn who_fills_the_table_keeps_nobody_waiting_and_has_no_guessing_forgotten() {
     assert!(guesses.admit(&attempt("sip:bob@example.com", "192.0.2.3"), now).is_ok());
     assert!(guesses.admit(&attempt("sip:alice@example.com", "192.0.2.1"), now).is_err(), "she is still guarded");
 }
+
+#[test]
+fn a_server_that_is_named_by_its_address_counts_a_failure_once() {
+    let (guesses, now) = (guesses(), Instant::now());
+    let addresses = ["192.0.2.9:5061".parse().unwrap()];
+    let usernames = ["alice".into()];
+    let server = "192.0.2.9:5061";
+    for failure in 0..5 {
+        let attempt =
+            Attempt { server, addresses: &addresses, usernames: &usernames, ..attempt("sip:alice@h", "192.0.2.1") };
+        let permit = guesses.admit(&attempt, now).unwrap_or_else(|wait| panic!("{failure}: {wait:?}"));
+        permit.refused(now);
+    }
+}

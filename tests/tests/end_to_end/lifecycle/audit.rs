@@ -43,7 +43,7 @@ async fn the_audit_trail_tells_what_was_done_and_of_nobody() -> Outcome {
     let scene = scene_with(&trail).await?;
     let instance = scene.enable().await?;
     rings(&scene, &instance).await?;
-    let change = json!({"lifetime_s": 300_000, "call_push": {"provider": "apns", "token": OTHER_TOKEN}});
+    let change = json!({"lifetime_s": 300_000, "device": {"call_push": {"provider": "apns", "token": OTHER_TOKEN}}});
     let changed = scene.api.change(&instance, &change).await?;
     assert_eq!(changed.status, 200, "{}", changed.text());
     let (operator, token) = (scene.relay.operator(), scene.relay.setup().operator_token.clone());
