@@ -116,19 +116,17 @@ impl RelayProcess {
 
     /// A client of its API with the key of the first app, over HTTP/2.
     pub fn api(&self) -> ApiClient {
-        self.api_over(Version::HTTP_2)
+        self.setup.api()
     }
 
     /// A client of its API with the key of the first app.
     pub fn api_over(&self, version: Version) -> ApiClient {
-        let key = self.setup.apps.first().map(|app| app.api_key.as_str());
-        ApiClient::new(Setup::at(self.setup.ports.api), version, &self.setup.authority, key)
+        self.setup.api_over(version)
     }
 
     /// A client of its operator listener with the operator's token.
     pub fn operator(&self) -> ApiClient {
-        let token = Some(self.setup.operator_token.as_str());
-        ApiClient::new(Setup::at(self.setup.ports.operator), Version::HTTP_11, &self.setup.authority, token)
+        self.setup.operator()
     }
 
     /// Where its API listens.
@@ -177,12 +175,9 @@ impl RelayProcess {
         }
     }
 
-    /// The value of a metric as `/metrics` prints it, such as `sipwake_store_up` or `sipwake_wipes_total{reason="disabled"}`.
-    /// `None` when it is absent.
+    /// The value of a metric, as [`Setup::metric`] has it.
     pub async fn metric(&self, series: &str) -> Option<f64> {
-        let page = self.operator().get("/metrics").await.ok()?.text();
-        let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
-        line.trim().parse().ok()
+        self.setup.metric(series).await
     }
 
     /// The process id.

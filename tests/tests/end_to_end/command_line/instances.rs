@@ -3,15 +3,14 @@
 use std::process::Output;
 
 use serde_json::{Value, json};
-use tests::board::Missed;
-use tests::scene::{FCM_TOKEN, SOON, Scene, TOKEN};
 use tests::scratch::Scratch;
+use tests::world::{FCM_TOKEN, TOKEN, World};
 
 use super::{said, sipwake};
 
-type Outcome = Result<(), Missed>;
+type Outcome = tests::world::Outcome;
 
-/// The operator of the scene's relay.
+/// The operator of the world's relay.
 struct Operator {
     files: Scratch,
     url: String,
@@ -20,11 +19,11 @@ struct Operator {
 }
 
 impl Operator {
-    fn of(scene: &Scene) -> Self {
+    fn of(world: &World) -> Self {
         let files = Scratch::new();
-        let token = files.file("token", &scene.relay.setup().operator_token).display().to_string();
-        let url = format!("https://{}", scene.relay.operator_address());
-        Self { files, url, ca: scene.authority.ca_file().display().to_string(), token }
+        let token = files.file("token", &world.relay.setup().operator_token).display().to_string();
+        let url = format!("https://{}", world.relay.operator_address());
+        Self { files, url, ca: world.authority.ca_file().display().to_string(), token }
     }
 
     fn runs(&self, action: &[&str]) -> Output {
@@ -46,11 +45,11 @@ impl Operator {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_are_listed_shown_exported_and_wiped_without_telling_whose_they_are() -> Outcome {
-    let scene = Scene::start().await?;
-    let operator = Operator::of(&scene);
+    let world = World::start().await?;
+    let operator = Operator::of(&world);
     assert_eq!(operator.prints(&["list"]).lines().count(), 1, "the columns alone");
     assert_eq!(operator.json(&["list", "--json"]), json!([]));
-    let (one, two) = (scene.enable().await?, scene.enable_android().await?);
+    let (one, two) = (world.enable().await?, world.enable_android().await?);
 
     let table = operator.prints(&["list"]);
     assert_eq!(table.lines().count(), 3, "{table}");
@@ -75,18 +74,18 @@ async fn instances_are_listed_shown_exported_and_wiped_without_telling_whose_the
 
     let receipt = operator.prints(&["wipe", &one.id]);
     assert!(receipt.contains("reason: operator") && receipt.contains("signature: "), "{receipt}");
-    scene.await_gone(&one).await?;
+    world.await_gone(&one).await?;
     // The account's last device: now it is unregistered.
     let receipt = operator.json(&["wipe", &two.id, "--json"]);
     assert_eq!((&receipt["reason"], &receipt["unregistered"]), (&json!("operator"), &json!(true)));
-    scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;
-    scene.content()
+    world.await_contacts(0).await?;
+    world.content()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_operator_gets_wrong_is_said_and_ends_with_1() -> Outcome {
-    let scene = Scene::start().await?;
-    let mut operator = Operator::of(&scene);
+    let world = World::start().await?;
+    let mut operator = Operator::of(&world);
     for (action, why) in [
         (["show", "pi_aaaaaaaaaaaaaaaaaaaaaaaaaa"], "the relay refused with 404: There is no such push instance"),
         (["wipe", "../../healthz"], "the relay refused with 404"),

@@ -2,18 +2,18 @@
 
 use serde_json::{Value, json};
 use tests::digest::Algorithm;
-use tests::scene::{SOON, Scene, TOKEN};
+use tests::world::{SOON, TOKEN, World};
 
 use super::Outcome;
 use super::registrations::rings;
 
 /// The body that enables Alice's account by these HA1s, made for `realm`.
-fn wish(scene: &Scene, realm: &str, algorithms: &[Algorithm]) -> Value {
+fn wish(world: &World, realm: &str, algorithms: &[Algorithm]) -> Value {
     let mut ha1 = json!({"realm": realm});
     for algorithm in algorithms {
         ha1[algorithm.name()] = json!(algorithm.ha1("alice", realm, "wonderland"));
     }
-    let mut wish = scene.wish(TOKEN);
+    let mut wish = world.wish(TOKEN);
     let account = wish["account"].as_object_mut().expect("an account");
     account.remove("password");
     account.insert("ha1".to_owned(), ha1);
@@ -28,23 +28,23 @@ async fn an_account_that_is_lent_as_ha1_registers_refreshes_and_rings() -> Outco
         (&[Algorithm::Sha256], "algorithm=SHA-256"),
         (&[Algorithm::Md5], "algorithm=MD5"),
     ] {
-        let scene = Scene::with(|setup| setup.register_expires = "5s".to_owned()).await?;
-        let instance = scene.enable_as(&wish(&scene, "example.test", algorithms)).await?;
-        let aor = scene.aor();
-        let refresh = scene.registrar.await_registers(&aor, 3, SOON).await?;
+        let world = World::with(|setup| setup.register_expires = "5s".to_owned()).await?;
+        let instance = world.enable_as(&wish(&world, "example.test", algorithms)).await?;
+        let aor = world.aor();
+        let refresh = world.registrar.await_registers(&aor, 3, SOON).await?;
         assert_eq!(refresh.status, Some(200), "in one round trip");
         let digest = refresh.request.text(sip::message::Name::Authorization).unwrap_or_default().to_owned();
         assert!(digest.contains(answered) && digest.contains("nc=00000002"), "{answered}");
-        rings(&scene, &instance).await?;
+        rings(&world, &instance).await?;
     }
     Ok(())
 }
 
 #[tokio::test]
 async fn an_ha1_of_another_realm_answers_no_challenge() -> Outcome {
-    let scene = Scene::start().await?;
-    let answer = scene.api.enable(&wish(&scene, "elsewhere.test", &[Algorithm::Md5, Algorithm::Sha256])).await?;
+    let world = World::start().await?;
+    let answer = world.api.enable(&wish(&world, "elsewhere.test", &[Algorithm::Md5, Algorithm::Sha256])).await?;
     assert_eq!((answer.status, answer.problem().as_deref()), (422, Some("upstream-refused")), "{}", answer.text());
-    assert_eq!(scene.registrar.registers(&scene.aor()).len(), 1, "nothing is sent that cannot be right");
-    scene.content()
+    assert_eq!(world.registrar.registers(&world.aor()).len(), 1, "nothing is sent that cannot be right");
+    world.content()
 }
