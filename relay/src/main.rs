@@ -10,9 +10,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
 use relay::cli::{CommandError, device, doctor, instances, receipt, trace};
-use relay::config::{Config, Problem};
+use relay::config::Config;
 use relay::secret::ZeroOnFree;
-use relay::serve::check::check;
+use relay::serve::check::{Findings, check};
 use relay::serve::{Relay, Running};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::Level;
@@ -136,8 +136,8 @@ async fn check_file(file: PathBuf) -> ExitCode {
         Ok(config) => config,
         Err(problems) => return fail(&problems.to_string()),
     };
-    let mut problems: Vec<Problem> = check(&config).await;
-    for caution in &config.cautions {
+    let Findings { mut problems, cautions } = check(&config).await;
+    for caution in config.cautions.iter().chain(&cautions) {
         eprintln!("note: {caution}");
     }
     if problems.is_empty() {

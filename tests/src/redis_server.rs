@@ -25,25 +25,35 @@ const PORT_ATTEMPTS: usize = 5;
 /// A running redis-server.
 pub struct RedisServer {
     port: u16,
+    /// Where the test itself asks it, in plain TCP; the same port where it speaks no TLS.
+    own_port: u16,
     mode: Mode,
     place: PathBuf,
     process: Option<Child>,
-    ca: Option<Vec<u8>>,
+    tls: Option<Tls>,
     durable: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
-    Plain,
-    Tls,
+    One,
     Cluster,
     Sentinel { master: u16 },
+}
+
+/// The files of a server that speaks TLS.
+#[derive(Clone)]
+struct Tls {
+    ca: Vec<u8>,
+    client: (Vec<u8>, Vec<u8>),
+    /// Whether it wants to know who comes.
+    mutual: bool,
 }
 
 impl RedisServer {
     /// One that speaks plain TCP.
     pub fn start() -> Self {
-        Self::start_as(Mode::Plain)
+        Self::start_as(Mode::One, None)
     }
 
     /// One that has on disk what it was told, and has it again after [`Self::restart`].
@@ -54,35 +64,56 @@ impl RedisServer {
         server
     }
 
-    /// One that speaks only TLS, for `localhost`, with a certificate of [`Self::ca`].
+    /// One that speaks TLS, for `localhost`, with a certificate of [`Self::ca`].
     pub fn start_tls() -> Self {
-        Self::start_as(Mode::Tls)
+        Self::start_as(Mode::One, Some(false))
+    }
+
+    /// One that speaks TLS with those alone that show a certificate of [`Self::client`].
+    pub fn start_mutual_tls() -> Self {
+        Self::start_as(Mode::One, Some(true))
+    }
+
+    /// A Cluster as [`Self::start_cluster`], which speaks TLS as [`Self::start_mutual_tls`].
+    pub fn start_mutual_tls_cluster() -> Self {
+        Self::start_as(Mode::Cluster, Some(true)).with_all_slots()
     }
 
     /// A Redis Cluster of one node that serves all slots, and refuses what spans two.
     pub fn start_cluster() -> Self {
-        let server = Self::start_as(Mode::Cluster);
-        server.ask::<()>(redis::cmd("CLUSTER").arg("ADDSLOTSRANGE").arg(0).arg(16_383));
+        Self::start_as(Mode::Cluster, None).with_all_slots()
+    }
+
+    fn with_all_slots(self) -> Self {
+        self.ask::<()>(redis::cmd("CLUSTER").arg("ADDSLOTSRANGE").arg(0).arg(16_383));
         wait_until("the cluster is complete", || {
-            server.ask::<String>(redis::cmd("CLUSTER").arg("INFO")).contains("cluster_state:ok")
+            self.ask::<String>(redis::cmd("CLUSTER").arg("INFO")).contains("cluster_state:ok")
         });
-        server
+        self
     }
 
-    /// A sentinel that watches this server under the name `main`.
+    /// A sentinel that watches this server under the name `main`, and speaks TLS if this one does.
     pub fn start_sentinel(&self) -> Self {
-        Self::start_as(Mode::Sentinel { master: self.port })
+        let place = directory();
+        if self.tls.is_some() {
+            for file in FILES {
+                std::fs::copy(self.place.join(file), place.join(file)).expect("copied");
+            }
+        }
+        Self::start_in(place, Mode::Sentinel { master: self.port }, self.tls.clone())
     }
 
-    fn start_as(mode: Mode) -> Self {
-        static STARTED: AtomicU32 = AtomicU32::new(0);
-        let number = STARTED.fetch_add(1, Ordering::Relaxed);
-        let place = std::env::temp_dir().join(format!("sipwake-redis-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&place).expect("a directory for redis-server");
-        let ca = (mode == Mode::Tls).then(|| write_certificates(&place));
-        let mut server = Self { port: 0, mode, place, process: None, ca, durable: false };
+    fn start_as(mode: Mode, mutual: Option<bool>) -> Self {
+        let place = directory();
+        let tls = mutual.map(|mutual| write_certificates(&place, mutual));
+        Self::start_in(place, mode, tls)
+    }
+
+    fn start_in(place: PathBuf, mode: Mode, tls: Option<Tls>) -> Self {
+        let mut server = Self { port: 0, own_port: 0, mode, place, process: None, tls, durable: false };
         for _ in 0..PORT_ATTEMPTS {
             server.port = free_port();
+            server.own_port = if server.tls.is_some() { free_port() } else { server.port };
             if server.run() {
                 return server;
             }
@@ -93,11 +124,11 @@ impl RedisServer {
     /// What a vault is opened with.
     pub fn url(&self) -> String {
         let port = self.port;
+        let (scheme, host) = if self.tls.is_some() { ("rediss", "localhost") } else { ("redis", "127.0.0.1") };
         match self.mode {
-            Mode::Plain => format!("redis://127.0.0.1:{port}"),
-            Mode::Tls => format!("rediss://localhost:{port}"),
-            Mode::Cluster => format!("redis+cluster://127.0.0.1:{port}"),
-            Mode::Sentinel { .. } => format!("redis+sentinel://127.0.0.1:{port}/main"),
+            Mode::One => format!("{scheme}://{host}:{port}"),
+            Mode::Cluster => format!("{scheme}+cluster://{host}:{port}"),
+            Mode::Sentinel { .. } => format!("{scheme}+sentinel://{host}:{port}/main"),
         }
     }
 
@@ -108,7 +139,12 @@ impl RedisServer {
 
     /// The CA of a TLS server, in PEM.
     pub fn ca(&self) -> Option<&[u8]> {
-        self.ca.as_deref()
+        self.tls.as_ref().map(|tls| &*tls.ca)
+    }
+
+    /// A certificate and key of the CA, in PEM, that a TLS server knows.
+    pub fn client(&self) -> Option<&(Vec<u8>, Vec<u8>)> {
+        self.tls.as_ref().map(|tls| &tls.client)
     }
 
     /// Kills it, as a crash would; what it held is lost unless it is durable.
@@ -135,15 +171,22 @@ impl RedisServer {
         self.signal(Signal::CONT);
     }
 
-    /// Asks it something over a connection of the test's own (not for a TLS server).
+    /// Asks it something over a connection of the test's own.
     pub fn ask<T: FromRedisValue>(&self, command: &Cmd) -> T {
         command.query(&mut self.connection().expect("redis-server is up")).expect("redis-server answers")
     }
 
     /// The keys that belong to instances: without what nodes hold of themselves.
     pub fn instance_keys(&self) -> Vec<String> {
-        const OF_NODES: [&str; 6] =
-            ["sipwake:lease:", "sipwake:letters:", "sipwake:mark:", "sipwake:memo:", "sipwake:nodes", "sipwake:note:"];
+        const OF_NODES: [&str; 7] = [
+            "sipwake:check:",
+            "sipwake:lease:",
+            "sipwake:letters:",
+            "sipwake:mark:",
+            "sipwake:memo:",
+            "sipwake:nodes",
+            "sipwake:note:",
+        ];
         let is_nodes = |key: &String| OF_NODES.iter().any(|prefix| key.starts_with(prefix));
         self.keys().into_iter().filter(|key| !is_nodes(key)).collect()
     }
@@ -161,7 +204,7 @@ impl RedisServer {
     }
 
     fn connection(&self) -> redis::RedisResult<Connection> {
-        redis::Client::open(format!("redis://127.0.0.1:{}", self.port))?.get_connection()
+        redis::Client::open(format!("redis://127.0.0.1:{}", self.own_port))?.get_connection()
     }
 
     fn signal(&self, signal: Signal) {
@@ -178,17 +221,12 @@ impl RedisServer {
             std::fs::write(&config, format!("sentinel monitor main 127.0.0.1 {master} 1\n")).expect("a configuration");
             command.arg(config).arg("--sentinel");
         }
-        let port = self.port.to_string();
-        command.args(["--bind", "127.0.0.1", "--daemonize", "no"]);
-        match self.mode {
-            Mode::Tls => command.args(["--port", "0", "--tls-port", &port, "--tls-auth-clients", "no"]).args([
-                "--tls-cert-file",
-                "leaf.pem",
-                "--tls-key-file",
-                "leaf.key",
-            ]),
-            _ => command.args(["--port", &port]),
-        };
+        command.args(["--bind", "127.0.0.1", "--daemonize", "no", "--port", &self.own_port.to_string()]);
+        if let Some(tls) = &self.tls {
+            command.args(["--tls-port", &self.port.to_string(), "--tls-replication", "yes"]);
+            command.args(["--tls-auth-clients", if tls.mutual { "yes" } else { "no" }]);
+            command.args(["--tls-ca-cert-file", "ca.pem", "--tls-cert-file", "leaf.pem", "--tls-key-file", "leaf.key"]);
+        }
         if !matches!(self.mode, Mode::Sentinel { .. }) {
             // Uncompressed, so that a test sees in a DUMP what is there.
             let append_only = if self.durable { "yes" } else { "no" };
@@ -199,6 +237,9 @@ impl RedisServer {
             // The bus port is the port and 10,000 unless told; free ports may be too high for that.
             let bus = free_port().to_string();
             command.args(["--cluster-enabled", "yes", "--cluster-port", &bus]);
+            if self.tls.is_some() {
+                command.args(["--tls-cluster", "yes"]);
+            }
         }
         let mut process = match command.spawn() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -223,9 +264,6 @@ impl RedisServer {
     }
 
     fn answers(&self) -> bool {
-        if self.mode == Mode::Tls {
-            return std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok();
-        }
         let ping = |mut connection: Connection| redis::cmd("PING").query::<String>(&mut connection);
         self.connection().and_then(ping).is_ok()
     }
@@ -251,17 +289,36 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Writes a certificate for `localhost` and its key; its CA, in PEM.
-fn write_certificates(place: &Path) -> Vec<u8> {
+/// What [`write_certificates`] writes.
+const FILES: [&str; 3] = ["ca.pem", "leaf.pem", "leaf.key"];
+
+fn directory() -> PathBuf {
+    static STARTED: AtomicU32 = AtomicU32::new(0);
+    let number = STARTED.fetch_add(1, Ordering::Relaxed);
+    let place = std::env::temp_dir().join(format!("sipwake-redis-{}-{number}", std::process::id()));
+    std::fs::create_dir_all(&place).expect("a directory for redis-server");
+    place
+}
+
+/// Writes a CA, a certificate for `localhost` and its key; and makes one for a client.
+fn write_certificates(place: &Path, mutual: bool) -> Tls {
     let ca_key = KeyPair::generate().expect("a key");
     let mut ca = CertificateParams::new([]).expect("parameters");
+    // OpenSSL takes a certificate for self-signed whose names are both the same.
+    ca.distinguished_name.push(rcgen::DnType::CommonName, "a CA of the tests");
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca_certificate = ca.self_signed(&ca_key).expect("a CA");
+    let ca_certificate = ca.self_signed(&ca_key).expect("a CA").pem();
     let issuer = Issuer::new(ca, ca_key);
-    let leaf_key = KeyPair::generate().expect("a key");
-    let leaf = CertificateParams::new(["localhost".to_owned()]).expect("parameters");
-    let leaf = leaf.signed_by(&leaf_key, &issuer).expect("a certificate");
-    std::fs::write(place.join("leaf.pem"), leaf.pem()).expect("written");
-    std::fs::write(place.join("leaf.key"), leaf_key.serialize_pem()).expect("written");
-    ca_certificate.pem().into_bytes()
+    let issue = |names: &[&str]| {
+        let key = KeyPair::generate().expect("a key");
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let certificate = CertificateParams::new(names).expect("parameters").signed_by(&key, &issuer);
+        (certificate.expect("a certificate").pem(), key.serialize_pem())
+    };
+    let (leaf, key) = issue(&["localhost", "127.0.0.1"]);
+    for (file, text) in FILES.iter().zip([&ca_certificate, &leaf, &key]) {
+        std::fs::write(place.join(file), text).expect("written");
+    }
+    let (client, client_key) = issue(&["relay.example.net"]);
+    Tls { ca: ca_certificate.into_bytes(), client: (client.into_bytes(), client_key.into_bytes()), mutual }
 }

@@ -95,6 +95,19 @@ impl RelayProcess {
         ready.ok_or_else(|| self.child.missed("readiness"))
     }
 
+    /// Its configuration.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// [`Missed`] when it has not by then.
+    pub async fn exit(&self, within: Duration) -> Result<ExitStatus, Missed> {
+        self.child.exit(within).await
+    }
+
     /// The directory that it runs in, with its configuration and all that it writes.
     pub fn directory(&self) -> &Path {
         self.scratch.path()

@@ -93,6 +93,8 @@ pub struct Setup {
     pub store: String,
     /// The keyring; a file of this relay alone unless told.
     pub keyring: Option<PathBuf>,
+    /// Lines of `[store]` besides.
+    pub store_lines: String,
     /// `call.ring_timeout`
     pub ring_timeout: String,
     /// `call.answer_timeout`
@@ -166,6 +168,7 @@ impl Setup {
             transports: vec![Transport::Tls],
             store: text("memory:"),
             keyring: None,
+            store_lines: String::new(),
             ring_timeout: text("30s"),
             answer_timeout: text("120s"),
             early_ringing: text("after-push-accepted"),
@@ -228,7 +231,7 @@ impl Setup {
              [upstream]\ntransports = {transports:?}\nudp_listen = \"127.0.0.1:{udp}\"\n\
              tcp_listen = \"127.0.0.1:{tcp}\"\ntls_listen = \"127.0.0.1:{tls}\"\npublic_host = \"127.0.0.1\"\n\
              ca_file = {:?}\nallow_addresses = {:?}\ndomains = {:?}\nregister_expires = {:?}\n{}\n\
-             [store]\nurl = {:?}\nkeyring = {keyring:?}\n\n\
+             [store]\nurl = {:?}\nkeyring = {keyring:?}\n{}\n\n\
              [lifetime]\nmin = {shortest:?}\ndefault = {usual:?}\nmax = {longest:?}\n\n\
              [call]\nring_timeout = {:?}\nanswer_timeout = {:?}\nearly_ringing = {:?}\n",
             issued.certificate_file,
@@ -239,6 +242,7 @@ impl Setup {
             self.register_expires,
             self.upstream,
             self.store,
+            self.store_lines,
             self.ring_timeout,
             self.answer_timeout,
             self.early_ringing,

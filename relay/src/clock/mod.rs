@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub mod watch;
 
-pub use watch::{Reading, confirmed_now, latest_now, since_boot};
+pub use watch::{Reading, confirmed_now, latest_now, shared_now, since_boot};
 
 /// Seconds in a day; a leap second is not counted.
 pub const DAY_S: u64 = 86_400;

@@ -18,7 +18,11 @@
 //! A machine that was off for long, or a virtual one that was paused, looks like a jump: then what is over ends
 //! [`JUMP_STEADY_MS`] late, and a store with a clock of its own has forgotten it in time.
 //!
-//! Invariant: [`confirmed_now`] is never ahead of the system's clock, and passes no moment before real time has passed it,
+//! **The nodes of a relay share a clock**: the system's, as long as it is within [`STORE_OFF_MAX_MS`] of the store's, and else the store's
+//! ([`store_says`]). What is granted, sealed and ended goes by it, so that it ends on every node at the same time, and the table
+//! above holds for it in place of the system's clock. What others judge (push services, certificates) goes by the system's.
+//!
+//! Invariant: [`confirmed_now`] is never ahead of the shared clock, and passes no moment before real time has passed it,
 //! but for a jump that was believed.
 
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -27,7 +31,7 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{unix_now, unix_now_ms};
+use super::unix_now_ms;
 
 /// A difference that means nothing, in milliseconds.
 const NOISE_MS: i64 = 2_000;
@@ -42,18 +46,23 @@ pub const JUMP_STEADY_MS: i64 = 6 * 3_600_000;
 /// How long a relay may have been off without anybody wondering, in seconds: 1 hour.
 pub const DOWNTIME_S: u64 = 3_600;
 
-/// What [`ANCHOR_MS`] is before the first [`begin`].
+/// How far the system's clock may be from the store's, in milliseconds: 30 s. Past it the store's is the shared one.
+pub const STORE_OFF_MAX_MS: i64 = 30_000;
+
+/// What [`ANCHOR_MS`] is before the first [`begin`], and [`STORE_ANCHOR_MS`] while the system's clock is right.
 const UNSET: i64 = i64::MIN;
 /// The believed time at boot, in milliseconds since 1970.
 static ANCHOR_MS: AtomicI64 = AtomicI64::new(UNSET);
+/// The store's time at boot, in milliseconds since 1970.
+static STORE_ANCHOR_MS: AtomicI64 = AtomicI64::new(UNSET);
 static WATCH: Mutex<Option<Watch>> = Mutex::new(None);
 
 /// Both clocks in one moment, in seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
-    /// The system's.
+    /// The shared one.
     pub system: u64,
-    /// The earlier of the system's and the believed one.
+    /// The earlier of the shared and the believed one.
     pub confirmed: u64,
     /// The later of both.
     pub latest: u64,
@@ -69,7 +78,7 @@ impl Reading {
 
     /// Both clocks now.
     pub fn now() -> Self {
-        let system = unix_now();
+        let system = shared_now();
         match believed_ms() {
             None => Self::steady(system),
             Some(believed_ms) => {
@@ -97,22 +106,52 @@ pub fn believed_now() -> Option<u64> {
     believed_ms().map(|believed| (believed / 1_000) as u64)
 }
 
+/// The time that the nodes of a relay share, in seconds since 1970.
+pub fn shared_now() -> u64 {
+    (shared_ms() / 1_000) as u64
+}
+
+fn shared_ms() -> i64 {
+    match STORE_ANCHOR_MS.load(Ordering::Relaxed) {
+        UNSET => unix_now_ms() as i64,
+        anchor_ms => (anchor_ms + boot_ms()).max(0),
+    }
+}
+
+/// The store's clock says `store_ms` (milliseconds since 1970). How far the system's is ahead of it, in milliseconds, when that is
+/// more than [`STORE_OFF_MAX_MS`]: then the store's is the shared one from now on.
+pub fn store_says(store_ms: u64) -> Option<i64> {
+    let (store_ms, boot_ms) = (store_ms as i64, boot_ms());
+    let off_ms = unix_now_ms() as i64 - store_ms;
+    let is_off = off_ms.abs() > STORE_OFF_MAX_MS;
+    STORE_ANCHOR_MS.store(if is_off { store_ms - boot_ms } else { UNSET }, Ordering::Relaxed);
+    if let Some(watch) = lock().as_mut()
+        && !std::mem::replace(&mut watch.has_heard_store, true)
+        && is_off
+    {
+        // Nothing has passed yet but the start, by a clock that was wrong.
+        *watch = Watch { has_heard_store: true, ..Watch::begin(store_ms, boot_ms, watch.last_seen) };
+        ANCHOR_MS.store(watch.anchor_ms, Ordering::Relaxed);
+    }
+    is_off.then_some(off_ms)
+}
+
 /// Begins to watch, once in a process. `last_seen`: what an earlier run believed at its end, in seconds since 1970.
 pub fn begin(last_seen: Option<u64>) {
     let mut watch = lock();
     if watch.is_none() {
-        let begun = Watch::begin(unix_now_ms() as i64, boot_ms(), last_seen);
+        let begun = Watch::begin(shared_ms(), boot_ms(), last_seen);
         ANCHOR_MS.store(begun.anchor_ms, Ordering::Relaxed);
         *watch = Some(begun);
     }
 }
 
-/// Looks at the clocks; to be called about once a second. `contradicted`: another machine's clock agrees with the believed
-/// time, and not with the system's.
+/// Looks at the clocks; to be called about once a second. `contradicted`: one of the system's and the store's clock agrees with the
+/// believed time, and the shared one does not.
 pub fn look(contradicted: bool) -> Verdict {
     let mut watch = lock();
     let Some(watch) = watch.as_mut() else { return Verdict::Steady };
-    let verdict = watch.look(unix_now_ms() as i64, boot_ms(), contradicted);
+    let verdict = watch.look(shared_ms(), boot_ms(), contradicted);
     ANCHOR_MS.store(watch.anchor_ms, Ordering::Relaxed);
     verdict
 }
@@ -141,6 +180,9 @@ struct Watch {
     anchor_ms: i64,
     jump: Option<Jump>,
     followed_at_ms: i64,
+    /// What it began with.
+    last_seen: Option<u64>,
+    has_heard_store: bool,
 }
 
 /// A jump that is not believed yet.
@@ -157,7 +199,13 @@ impl Watch {
             Some(seen) if system_ms - seen > DOWNTIME_S as i64 * 1_000 || seen - system_ms > STEP_MS => seen,
             _ => system_ms,
         };
-        Self { anchor_ms: believed_ms - boot_ms, jump: None, followed_at_ms: boot_ms }
+        Self {
+            anchor_ms: believed_ms - boot_ms,
+            jump: None,
+            followed_at_ms: boot_ms,
+            last_seen,
+            has_heard_store: false,
+        }
     }
 
     fn look(&mut self, system_ms: i64, boot_ms: i64, contradicted: bool) -> Verdict {

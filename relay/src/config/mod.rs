@@ -150,6 +150,12 @@ pub struct Transports {
 pub struct Store {
     /// `memory:` or a Redis URL; secret because it may hold a password.
     pub url: SecretText,
+    /// For `rediss`: the CA's certificates, in PEM, instead of the system's roots.
+    pub ca_file: Option<PathBuf>,
+    /// For a Redis that asks for one: the relay's certificate (PEM, leaf first) and its key.
+    pub client: Option<(PathBuf, SecretText)>,
+    /// Whether a store that may write to a disk is refused.
+    pub require_ephemeral: bool,
     /// The file of the sealing keys, made on first start. `None`, only in development: keys that die with the process.
     pub keyring: Option<PathBuf>,
 }

@@ -295,9 +295,27 @@ fn store(root: &mut Reader<'_>, profile: Profile) -> Store {
         (None, Profile::File) => Some(store.directory().join("secrets/keyring")),
         (None, Profile::Development) => None,
     };
+    let ca_file = store.file("ca_file");
+    let client = store_client(&mut store);
+    for (key, is_set) in [("ca_file", ca_file.is_some()), ("client_certificate", client.is_some())] {
+        if is_set && !url.starts_with("rediss") {
+            store.problem(key, "has no use: store.url speaks no TLS", "write rediss:// (or rediss+…://), or remove it");
+        }
+    }
+    let require_ephemeral = store.flag("require_ephemeral", false);
     let url = SecretText::new(url);
     store.finish();
-    Store { url, keyring }
+    Store { url, ca_file, client, require_ephemeral, keyring }
+}
+
+/// The certificate and key by which the relay shows a Redis who it is: both or none.
+fn store_client(store: &mut Reader<'_>) -> Option<(PathBuf, SecretText)> {
+    match (store.has("client_certificate"), store.has("client_key")) {
+        (true, false) => store.problem("client_key", "is missing", "name the key of store.client_certificate"),
+        (false, true) => store.problem("client_certificate", "is missing", "name the certificate of store.client_key"),
+        _ => {}
+    }
+    store.file("client_certificate").zip(store.secret("client_key", 1))
 }
 
 fn lifetime(root: &mut Reader<'_>) -> Lifetime {

@@ -3,6 +3,7 @@
 //! Invariant: a reason is text from the source, so it holds no secret. A check that was never reported is not passed. A
 //! warning makes no relay unready.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
@@ -20,11 +21,16 @@ pub enum Check {
     Upstream,
     /// The relay is not shutting down.
     Serving,
+    /// The store is one that may be given accounts.
+    StoreKind,
+    /// The system's clock is about the store's.
+    Clock,
 }
 
 impl Check {
     /// All of them.
-    pub const ALL: &'static [Self] = &[Self::Store, Self::Edge, Self::Api, Self::Upstream, Self::Serving];
+    pub const ALL: &'static [Self] =
+        &[Self::Store, Self::Edge, Self::Api, Self::Upstream, Self::Serving, Self::StoreKind, Self::Clock];
 
     /// Its name for a person.
     pub const fn name(self) -> &'static str {
@@ -34,6 +40,8 @@ impl Check {
             Self::Api => "api listener",
             Self::Upstream => "upstream",
             Self::Serving => "serving",
+            Self::StoreKind => "store settings",
+            Self::Clock => "clock",
         }
     }
 }
@@ -44,12 +52,14 @@ pub struct Readiness(Arc<Mutex<State>>);
 
 struct State {
     checks: [Result<(), &'static str>; Check::ALL.len()],
-    clock: Option<Box<str>>,
+    /// By what they are about.
+    warnings: BTreeMap<&'static str, Vec<Box<str>>>,
 }
 
 impl Default for Readiness {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(State { checks: [Err("not started yet"); Check::ALL.len()], clock: None })))
+        let checks = [Err("not started yet"); Check::ALL.len()];
+        Self(Arc::new(Mutex::new(State { checks, warnings: BTreeMap::new() })))
     }
 }
 
@@ -83,14 +93,14 @@ impl Readiness {
         self.checks().into_iter().map(one).collect()
     }
 
-    /// What is the matter with the system's clock, in words a person can act on; `None`: nothing.
-    pub fn warn_of_clock(&self, warning: Option<Box<str>>) {
-        self.lock().clock = warning;
+    /// All that is the matter with `what`, in words a person can act on; empty: nothing.
+    pub fn warn_of(&self, what: &'static str, warnings: Vec<Box<str>>) {
+        self.lock().warnings.insert(what, warnings);
     }
 
     /// What is to be mended although the relay does its work.
     pub fn warnings(&self) -> Vec<Box<str>> {
-        self.lock().clock.iter().cloned().collect()
+        self.lock().warnings.values().flatten().cloned().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -1,21 +1,30 @@
 //! Whether a relay could start: everything that `serve` needs, tried and given back.
 //!
-//! Invariant: nothing is sent to anyone but the store, which is asked for a sign of life; every problem is found, not only
+//! Invariant: nothing is sent to anyone but the store, which is examined with keys of the examination's own; every problem is found, not only
 //! the first. (A keyring that does not exist yet is made, as `serve` would.)
 
 use std::net::SocketAddr;
 
 use tokio::net::{TcpListener, UdpSocket};
 
-use super::push_settings;
+use super::{open_vault, push_settings};
 use crate::config::{Config, Problem, Tls};
 use crate::net::tls::{ClientTls, ServerTls};
 use crate::push;
-use crate::vault::{Keyring, Vault};
+use crate::vault::{Keyring, StoreError};
 
-/// All problems that a start with this configuration would meet; empty: none.
-pub async fn check(config: &Config) -> Vec<Problem> {
-    let mut problems = Vec::new();
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// What a start with this configuration would meet; empty: nothing.
+    pub problems: Vec<Problem>,
+    /// What does not keep it from starting, and should be mended.
+    pub cautions: Vec<Problem>,
+}
+
+/// Tries everything that this configuration names.
+pub async fn check(config: &Config) -> Findings {
+    let (mut problems, mut cautions) = (Vec::new(), Vec::new());
     check_tls(config, &mut problems);
     for app in &config.apps {
         for error in push::check(&app.id, &push_settings(app)) {
@@ -24,9 +33,9 @@ pub async fn check(config: &Config) -> Vec<Problem> {
             problems.push(Problem::new(&format!("app {}", error.app), what, remedy));
         }
     }
-    check_store(config, &mut problems).await;
+    check_store(config, &mut problems, &mut cautions).await;
     check_listeners(config, &mut problems).await;
-    problems
+    Findings { problems, cautions }
 }
 
 fn check_tls(config: &Config, problems: &mut Vec<Problem>) {
@@ -41,7 +50,7 @@ fn check_tls(config: &Config, problems: &mut Vec<Problem>) {
     }
 }
 
-async fn check_store(config: &Config, problems: &mut Vec<Problem>) {
+async fn check_store(config: &Config, problems: &mut Vec<Problem>, cautions: &mut Vec<Problem>) {
     let keyring = match config.store.keyring.as_deref().map(Keyring::open) {
         None => Keyring::ephemeral(),
         Some(Ok(keyring)) => keyring,
@@ -50,12 +59,23 @@ async fn check_store(config: &Config, problems: &mut Vec<Problem>) {
             return problems.push(Problem::new("store.keyring", error.to_string(), remedy));
         }
     };
-    let answer = match Vault::open(config.store.url.expose(), keyring, &config.edge.public.to_string()) {
-        Ok(vault) => vault.ping().await.map(drop),
+    let answer = match open_vault(&config.store, keyring, &config.edge.public.to_string()) {
+        Ok(vault) => vault.examine().await,
         Err(error) => Err(error),
     };
-    if let Err(error) = answer {
-        problems.push(Problem::new("store.url", error.to_string(), "start the store, or correct its address"));
+    match answer {
+        Ok(faults) => {
+            for fault in faults {
+                let is_required = config.store.require_ephemeral && fault.is_persistence();
+                let list = if fault.is_grave() || is_required { &mut *problems } else { &mut *cautions };
+                let place = if is_required { "store.require_ephemeral" } else { "store.url" };
+                list.push(Problem::new(place, fault.to_string(), fault.remedy()));
+            }
+        }
+        Err(StoreError::Tls(what)) => problems.push(Problem::new("store", what, "name the PEM files")),
+        Err(error) => {
+            problems.push(Problem::new("store.url", error.to_string(), "start the store, or correct its address"));
+        }
     }
 }
 

@@ -1,44 +1,53 @@
-//! Watching the system's clock: a jump is told to the operator, and so is its remedy.
+//! Watching the clocks: one that jumps, and a system's clock that is not the store's, are told to the operator with the remedy.
 //!
 //! Invariant: while the clock is not believed, the log has said so once and `/readyz` says so; nothing is ended by it
-//! (`clock::watch` has the rule).
+//! (`clock::watch` has the rule). A node whose clock is more than [`STORE_OFF_MAX_MS`] off the store's is not ready, and goes by
+//! the store's.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, interval};
 
-use crate::clock::watch::{self, JUMP_STEADY_MS, Verdict};
-use crate::clock::{rfc3339, unix_now};
-use crate::operator::readiness::Readiness;
+use crate::clock::watch::{self, JUMP_STEADY_MS, STORE_OFF_MAX_MS, Verdict};
+use crate::clock::{rfc3339, shared_now, unix_now};
+use crate::operator::readiness::{Check, Readiness};
 use crate::vault::Vault;
 
 /// How often the clocks are compared.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often the time is written down for the next run, and a store asked for its own while the clock is doubted.
+/// How often the time is written down for the next run.
 const NOTE: Duration = Duration::from_secs(30);
+/// How often the store is asked for its time; with each look while something is wrong.
+const ASK: Duration = Duration::from_secs(10);
 /// How far two machines' clocks may be apart that agree, in seconds.
 const AGREE_S: u64 = 60;
 
+/// Has the store's clock judge the system's before anything is granted by it.
+pub(super) async fn begin(vault: &Vault) {
+    watch::begin(None);
+    if let Some(store_ms) = vault.store_time_ms().await {
+        watch::store_says(store_ms);
+    }
+}
+
 /// Watches for as long as the relay runs.
 pub(super) async fn watch(vault: Vault, readiness: Readiness) {
-    watch::begin(None);
     let mut ticks = interval(LOOK);
     let (mut noted, mut asked): (Option<Instant>, Option<Instant>) = (None, None);
-    let mut contradicted = false;
+    let mut store = Store::default();
+    let mut is_wrong = false;
+    readiness.pass(Check::Clock);
     loop {
         ticks.tick().await;
-        let verdict = watch::look(contradicted);
-        tell(verdict, &readiness);
-        let is_due = |last: Option<Instant>| last.is_none_or(|at| at.elapsed() >= NOTE);
-        match verdict {
-            Verdict::Jumped { .. } if is_due(asked) => {
-                asked = Some(Instant::now());
-                contradicted = contradicts(vault.store_time().await);
-            }
-            Verdict::Jumped { .. } => {}
-            _ => (asked, contradicted) = (None, false),
+        let is_due = |last: Option<Instant>, every| last.is_none_or(|at| at.elapsed() >= every);
+        if is_wrong || store.off_ms.is_some() || is_due(asked, ASK) {
+            asked = Some(Instant::now());
+            store.ask(&vault, &readiness).await;
         }
-        if is_due(noted)
+        let verdict = watch::look(is_wrong && store.contradicts());
+        is_wrong = matches!(verdict, Verdict::Jumped { .. });
+        tell(verdict, &readiness);
+        if is_due(noted, NOTE)
             && let Some(now) = watch::believed_now()
         {
             noted = Some(Instant::now());
@@ -49,10 +58,54 @@ pub(super) async fn watch(vault: Vault, readiness: Readiness) {
     }
 }
 
-/// Whether the store's clock agrees with the believed time and not with the system's.
-fn contradicts(store_time: Option<u64>) -> bool {
-    let agrees = |time: u64| store_time.is_some_and(|store| store.abs_diff(time) <= AGREE_S);
-    watch::believed_now().is_some_and(agrees) && !agrees(unix_now())
+/// What the store's clock has said.
+#[derive(Default)]
+struct Store {
+    /// How far the system's clock is ahead of it, in milliseconds; `None`: not far.
+    off_ms: Option<i64>,
+    /// In seconds since 1970, as it was asked last.
+    now: Option<u64>,
+}
+
+impl Store {
+    /// A store that does not answer changes nothing.
+    async fn ask(&mut self, vault: &Vault, readiness: &Readiness) {
+        let Some(store_ms) = vault.store_time_ms().await else {
+            self.now = None;
+            return;
+        };
+        let (off_ms, was_off) = (watch::store_says(store_ms), self.off_ms.is_some());
+        (self.now, self.off_ms) = (Some(store_ms / 1_000), off_ms);
+        match off_ms {
+            Some(off_ms) => {
+                let way = if off_ms > 0 { "ahead of" } else { "behind" };
+                let warning = format!(
+                    "clock: the system's clock is {} s {way} the store's, by which accounts end on every node: set it right (NTP). The relay is not ready while they are more than {} s apart.",
+                    off_ms.unsigned_abs() / 1_000,
+                    STORE_OFF_MAX_MS / 1_000,
+                );
+                if !was_off {
+                    tracing::error!("{warning}");
+                }
+                readiness.fail(Check::Clock, "the system's clock and the store's are more than 30 s apart");
+                readiness.warn_of("store's clock", vec![warning.into()]);
+            }
+            None => {
+                if was_off {
+                    tracing::info!("the system's clock and the store's agree again");
+                }
+                readiness.pass(Check::Clock);
+                readiness.warn_of("store's clock", Vec::new());
+            }
+        }
+    }
+
+    /// Whether another clock agrees with the believed time, and the shared one does not.
+    fn contradicts(&self) -> bool {
+        let Some(believed) = watch::believed_now() else { return false };
+        let agrees = |time: u64| time.abs_diff(believed) <= AGREE_S;
+        !agrees(shared_now()) && (agrees(unix_now()) || self.now.is_some_and(agrees))
+    }
 }
 
 fn tell(verdict: Verdict, readiness: &Readiness) {
@@ -63,15 +116,15 @@ fn tell(verdict: Verdict, readiness: &Readiness) {
             if new {
                 tracing::warn!("{warning}");
             }
-            readiness.warn_of_clock(Some(warning.into()));
+            readiness.warn_of("clock", vec![warning.into()]);
         }
         Verdict::Returned => {
-            tracing::info!("the system's clock is right again; nothing was ended by it");
-            readiness.warn_of_clock(None);
+            tracing::info!("the clock is right again; nothing was ended by it");
+            readiness.warn_of("clock", Vec::new());
         }
         Verdict::Believed(by_ms) => {
-            tracing::warn!(by_s = by_ms / 1_000, "the system's clock is believed now; what is over by it ends");
-            readiness.warn_of_clock(None);
+            tracing::warn!(by_s = by_ms / 1_000, "the clock is believed now; what is over by it ends");
+            readiness.warn_of("clock", Vec::new());
         }
     }
 }

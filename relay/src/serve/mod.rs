@@ -9,10 +9,12 @@
 
 pub mod check;
 mod clock_watch;
+mod store_watch;
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +23,7 @@ use sip::id::ShardTag;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::interval;
+use zeroize::Zeroizing;
 
 use crate::agent::{self, Agent, Reminded};
 use crate::api::{self, Api};
@@ -41,7 +44,7 @@ use crate::operator::readiness::{Check, Readiness};
 use crate::push::{AppPush, PushService, SetupError, apns, fcm};
 use crate::service::{self, Service, Services};
 use crate::timing::ConnectionTiming;
-use crate::vault::{Keyring, KeyringError, StoreError, Vault};
+use crate::vault::{self, Keyring, KeyringError, StoreError, StoreFault, StoreTls, Vault};
 
 /// What the calls that are being set up get to end in when the drain begins; then they are ended.
 pub const CALLS_DRAIN: Duration = Duration::from_secs(10);
@@ -66,6 +69,9 @@ pub enum StartError {
     /// The store's URL.
     #[error("{0}")]
     Store(#[from] StoreError),
+    /// The store may keep what was wiped.
+    #[error("store.require_ephemeral: {0}; {remedy}", remedy = .0.remedy())]
+    NotEphemeral(StoreFault),
     /// A listener's address.
     #[error("{setting}: {address} cannot be listened on: {why}")]
     Listen {
@@ -136,8 +142,12 @@ impl Relay {
             Some(path) => Keyring::open(path)?,
             None => Keyring::ephemeral(),
         };
-        let vault = Vault::open(config.store.url.expose(), keyring, &public_edge)?;
+        let vault = open_vault(&config.store, keyring, &public_edge)?;
         vault.keep_tombstones()?;
+        clock_watch::begin(&vault).await;
+        if config.store.require_ephemeral {
+            store_watch::require_ephemeral(&vault).await?;
+        }
         let resolver = resolver(&config)?;
         let (push, push_is_printed) = push_service(&config.apps)?;
         let (reminded, reminders) = mpsc::unbounded_channel();
@@ -398,6 +408,11 @@ impl Opened {
             tokio::spawn(self.service.clone().keep_ownership(told)),
             tokio::spawn(self.tls.clone().watch()),
             tokio::spawn(clock_watch::watch(self.vault.clone(), readiness.clone())),
+            tokio::spawn(store_watch::watch(
+                self.vault.clone(),
+                self.config.store.require_ephemeral,
+                readiness.clone(),
+            )),
             tokio::spawn(certificate),
         ]
     }
@@ -430,6 +445,19 @@ impl Binder<'_> {
         let bound = Listener::bind_observed(address, security, limits, drain.clone(), observe).await;
         bound.map_err(|why| StartError::Listen { setting, address, why })
     }
+}
+
+/// The vault in the store that is named; it is not asked anything yet.
+fn open_vault(store: &config::Store, keyring: Keyring, node: &str) -> Result<Vault, StoreError> {
+    let read = |path: &Path, failed| std::fs::read(path).map_err(|_| StoreError::Tls(failed));
+    let ca = store.ca_file.as_deref().map(|path| read(path, "the file of store.ca_file cannot be read"));
+    let client = store.client.as_ref().map(|(certificate, key)| {
+        let certificate = read(certificate, "the file of store.client_certificate cannot be read")?;
+        Ok((certificate, Zeroizing::new(key.expose().as_bytes().to_vec())))
+    });
+    let tls = StoreTls { ca: ca.transpose()?, client: client.transpose()? };
+    let settings = vault::Settings { tls, require_ephemeral: store.require_ephemeral, ..vault::Settings::default() };
+    Vault::open_with(store.url.expose(), keyring, node, settings)
 }
 
 /// Asks the name servers that the operator named, else the system's.

@@ -14,7 +14,7 @@ use sip::id::InstanceId;
 use super::Inner;
 use super::types::{AccessError, Receipt, WipeReason, Wiped};
 use crate::agent::request::{Denied, EndKind, Erasure, Principal, Request, WipeDone};
-use crate::clock::unix_now;
+use crate::clock::shared_now;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
 use crate::vault::Tombstone;
@@ -41,7 +41,7 @@ impl Inner {
         match (wiped_at, erasure) {
             (Some(wiped_at), _) => Ok(Wiped::Done(self.receipt(id, wiped_at, reason, unregistered))),
             // Its tombstone had no room, and the store needs none.
-            (None, Erasure::Done) => Ok(Wiped::Done(self.receipt(id, unix_now(), reason, unregistered))),
+            (None, Erasure::Done) => Ok(Wiped::Done(self.receipt(id, shared_now(), reason, unregistered))),
             (None, Erasure::Pending) => Ok(Wiped::Wiping),
             (None, Erasure::Unsure) => Err(AccessError::StoreAway),
         }
@@ -97,7 +97,7 @@ impl Inner {
         vault.tombstones().note_erased(id);
         self.dependencies.metrics.wipe(reason);
         tracing::info!(instance = %id, reason = ?reason, "wiped for its owner, which is gone");
-        Ok(Wiped::Done(self.receipt(id, unix_now(), reason, false)))
+        Ok(Wiped::Done(self.receipt(id, shared_now(), reason, false)))
     }
 
     fn receipt(&self, id: InstanceId, wiped_at: u64, reason: WipeReason, unregistered: bool) -> Receipt {

@@ -18,7 +18,7 @@ use super::codec::{self, Reader};
 use super::seal::{self, Sealed};
 use super::store::StoreError;
 use super::{Store, Vault, lookup};
-use crate::clock::{Reading, confirmed_now, unix_now};
+use crate::clock::{Reading, confirmed_now, shared_now};
 use crate::secret::with_clean_stack;
 
 /// Messages that are kept for one instance; a further one is refused.
@@ -247,7 +247,7 @@ impl Vault {
             len,
             write,
         );
-        SealedItem { collection, item_key, order: unix_now().saturating_mul(1_000), sealed }
+        SealedItem { collection, item_key, order: shared_now().saturating_mul(1_000), sealed }
     }
 
     async fn open_all<T>(

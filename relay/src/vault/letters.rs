@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 
 use super::store::{Owner, StoreError};
 use super::{Sealed, Store, Vault, seal};
-use crate::clock::{Reading, unix_now};
+use crate::clock::{Reading, shared_now};
 use crate::random;
 
 /// How long a letter lies in the store.
@@ -85,7 +85,7 @@ impl Letter {
         };
         out.push(kind);
         out.extend_from_slice(&number);
-        out.extend_from_slice(&unix_now().to_be_bytes());
+        out.extend_from_slice(&shared_now().to_be_bytes());
         match self {
             Self::Ask { from, body, .. } => {
                 let from = from.to_string();
@@ -174,7 +174,7 @@ impl Vault {
             tracing::warn!("a letter of another node does not open with this keyring; it is dropped");
             return Ok(None);
         };
-        let is_young = unix_now().abs_diff(written_at) <= LETTER_AGE_MAX_S;
+        let is_young = shared_now().abs_diff(written_at) <= LETTER_AGE_MAX_S;
         if !is_young {
             tracing::warn!("a letter of another node is too old, or its clock is off; it is dropped");
         }

@@ -51,6 +51,11 @@ pub(super) fn lookup(key: &SecretKey, app: &str, aor: &Aor, token: &PushToken) -
     Lookup(keyed_hash(key, "sipwake lookup 1", &[app.as_bytes(), aor.expose().as_bytes(), token.expose().as_bytes()]))
 }
 
+/// What tells a keyring from another one: the same as long as its index key is.
+pub(super) fn ring(key: &SecretKey) -> [u8; 16] {
+    keyed_hash(key, "sipwake ring 1", &[])
+}
+
 pub(super) fn aor_key(key: &SecretKey, aor: &Aor) -> AorKey {
     let address = aor.expose().split_once(':').map_or(aor.expose(), |(_, address)| address);
     AorKey(keyed_hash(key, "sipwake aor 1", &[address.as_bytes()]))

@@ -10,6 +10,7 @@
 //! here schedules: due times live with the caller, the TTL is the backstop.
 
 mod codec;
+pub mod fault;
 pub mod items;
 mod keyring;
 pub mod letters;
@@ -33,12 +34,13 @@ use crate::domain::WipeReason;
 use crate::secret::{Aor, InstanceSecret, PushToken, SecretKey, with_clean_stack};
 use record::{Account, Record, Storable, StoredRecord};
 
+pub use fault::StoreFault;
 pub use keyring::{EPOCH_S, KEY_LIFETIME_S, Keyring, KeyringError};
 pub use lookup::{AorKey, GroupKey, Lookup};
 pub use receipt::{Receipt, ReceiptError, verify_receipt};
 pub use seal::{SealError, Sealed};
 pub use store::{
-    AwayReason, Fence, LEASE, Lease, OPERATION_LIMIT, Owner, Placed, RENEWAL, Settings, StoreError, Stored,
+    AwayReason, Fence, LEASE, Lease, OPERATION_LIMIT, Owner, Placed, RENEWAL, Settings, StoreError, StoreTls, Stored,
 };
 
 pub use tombstones::{NotWritten, Tombstone, Tombstones};
@@ -59,6 +61,8 @@ struct Inner {
     settings: Settings,
     /// Whether this run has ever held its lease.
     leased: AtomicBool,
+    /// Whether the store was found to keep nothing on a disk.
+    is_ephemeral: AtomicBool,
     store: Store,
     tombstones: OnceLock<Tombstones>,
     /// The letters of other nodes that came lately.
@@ -88,7 +92,7 @@ impl Vault {
     /// As [`Self::open`], with other limits than the usual ones or a CA of one's own.
     ///
     /// # Errors
-    /// As [`Self::open`]; also [`StoreError::Url`] when the CA is not PEM.
+    /// As [`Self::open`]; also [`StoreError::Tls`] when what [`StoreTls`] holds is not PEM.
     pub fn open_with(url: &str, keyring: Keyring, node: &str, settings: Settings) -> Result<Self, StoreError> {
         let store = if url == "memory:" {
             Store::Memory(MemoryStore::default())
@@ -104,6 +108,7 @@ impl Vault {
             owner: Owner::of(node),
             settings,
             leased: AtomicBool::new(false),
+            is_ephemeral: AtomicBool::new(false),
             store,
             tombstones: OnceLock::new(),
             seen: letters::Seen::default(),
@@ -225,6 +230,9 @@ impl Vault {
         lookup: &Lookup,
         fence: Fence,
     ) -> Result<Placed, StoreError> {
+        if self.0.settings.require_ephemeral && fence == Fence::NEW && !self.is_ephemeral() {
+            return Err(StoreError::Away(AwayReason::MayPersist));
+        }
         let now = Reading::now();
         let left_s = expires_at.saturating_sub(now.confirmed).min(MAX_LIFETIME_S);
         let expires_at = expires_at.min(now.latest + MAX_LIFETIME_S);
@@ -233,6 +241,10 @@ impl Vault {
             Store::Memory(memory) => memory.put(owner, id, sealed, expires_at, lookup, fence),
             Store::Redis(redis) => redis.put(owner, id, sealed, (expires_at, left_s), lookup, fence).await,
         }
+    }
+
+    fn is_ephemeral(&self) -> bool {
+        matches!(self.0.store, Store::Memory(_)) || self.0.is_ephemeral.load(Ordering::Relaxed)
     }
 
     /// The live instance that was last put with this lookup.
@@ -447,6 +459,18 @@ impl Vault {
         }
     }
 
+    /// Everything that is wrong with the store, found by using it; empty: nothing. With [`Settings::require_ephemeral`] it takes
+    /// no new record before an examination has found that it keeps nothing on a disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn examine(&self) -> Result<Vec<StoreFault>, StoreError> {
+        let Store::Redis(redis) = &self.0.store else { return Ok(Vec::new()) };
+        let faults = redis.examine().await?;
+        self.0.is_ephemeral.store(!faults.iter().any(StoreFault::is_persistence), Ordering::Relaxed);
+        Ok(faults)
+    }
+
     /// Makes the keys of a new day and destroys those that are over; to be called at least once an hour. It reads and
     /// writes a small file, now and then.
     ///
@@ -464,11 +488,11 @@ impl Vault {
         self.0.keyring.note_time(now)
     }
 
-    /// What the store's own clock says, in seconds since 1970; `None`: it has none, or does not answer.
-    pub async fn store_time(&self) -> Option<u64> {
+    /// What the store's own clock says, in milliseconds since 1970; `None`: it has none, or does not answer.
+    pub async fn store_time_ms(&self) -> Option<u64> {
         match &self.0.store {
             Store::Memory(_) => None,
-            Store::Redis(redis) => redis.time().await.ok(),
+            Store::Redis(redis) => redis.time_ms().await.ok(),
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sip::id::InstanceId;
+use zeroize::Zeroizing;
 
 use super::lookup::hex;
 use super::seal::Sealed;
@@ -27,13 +28,37 @@ pub struct Settings {
     pub lease: Duration,
     /// The longest that one operation takes; [`OPERATION_LIMIT`].
     pub operation_limit: Duration,
-    /// For `rediss`: the CA's certificates, in PEM, instead of the system's roots.
+    /// For `rediss`.
+    pub tls: StoreTls,
+    /// Whether a store that may write to a disk is given no new record.
+    pub require_ephemeral: bool,
+}
+
+/// How a store is spoken to by TLS: by whom it is vouched for, and as whom the relay comes.
+#[derive(Clone, Default)]
+pub struct StoreTls {
+    /// The CA's certificates, in PEM, instead of the system's roots.
     pub ca: Option<Vec<u8>>,
+    /// The relay's own certificate, leaf first, and its key, in PEM: for a Redis with `tls-auth-clients`.
+    pub client: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,
+}
+
+impl StoreTls {
+    /// Nothing that only TLS has a use for.
+    pub(super) fn is_plain(&self) -> bool {
+        self.ca.is_none() && self.client.is_none()
+    }
+}
+
+impl std::fmt::Debug for StoreTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "StoreTls {{ ca: {}, client: {} }}", self.ca.is_some(), self.client.is_some())
+    }
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { lease: LEASE, operation_limit: OPERATION_LIMIT, ca: None }
+        Self { lease: LEASE, operation_limit: OPERATION_LIMIT, tls: StoreTls::default(), require_ephemeral: false }
     }
 }
 
@@ -114,9 +139,12 @@ pub enum StoreError {
     /// What is stored under this instance's name was not written by this version.
     #[error("the stored record is malformed")]
     Malformed,
-    /// The configuration's URL (or CA) cannot be used: `store.url` is to be corrected.
+    /// The configuration's URL cannot be used: `store.url` is to be corrected.
     #[error("store.url: {0}")]
     Url(&'static str),
+    /// What the configuration names for TLS cannot be used.
+    #[error("store: {0}")]
+    Tls(&'static str),
 }
 
 /// What is the matter with a store that is away.
@@ -131,6 +159,9 @@ pub enum AwayReason {
     /// It answered with an error, of which this is the code: `NOAUTH`, `OOM`, `READONLY`.
     #[error("it refused with {0}")]
     Refused(Box<str>),
+    /// It may write to a disk, and the operator wants none that does.
+    #[error("it may write to a disk, and store.require_ephemeral forbids that")]
+    MayPersist,
 }
 
 /// Who looks after a record: a node, and which of its runs.

@@ -8,10 +8,10 @@ use tests::api_client::Instance;
 use tests::board::Missed;
 use tests::child::Child;
 use tests::digest::token;
-use tests::scene::OTHER_TOKEN;
 use tests::scratch::Scratch;
 use tests::sipp::Scenario;
 use tests::wire::Transport;
+use tests::world::OTHER_TOKEN;
 use tests::world::real::{Plan, SOON};
 
 use crate::{Outcome, World};

@@ -11,11 +11,13 @@ use relay::clock::{DAY_S, unix_now};
 use relay::secret::{Aor, InstanceSecret, Password, PushToken};
 use relay::vault::record::{Account, Device, Presence, Proof, Provider, PushTarget, Record, WakeFor};
 use relay::vault::{
-    AwayReason, Fence, Keyring, Lease, Lookup, MAX_LIFETIME_S, OPERATION_LIMIT, Settings, StoreError, Stored, Vault,
+    AwayReason, Fence, Keyring, Lease, Lookup, MAX_LIFETIME_S, OPERATION_LIMIT, Settings, StoreError, StoreTls, Stored,
+    Vault,
 };
 use sip::id::{BindingId, InstanceId, ShardTag};
 use tests::redis_server::RedisServer;
 
+mod examination;
 mod kept;
 mod nodes;
 
@@ -39,8 +41,7 @@ impl Bench {
     }
 
     fn on(server: RedisServer) -> Self {
-        let settings = Settings { ca: server.ca().map(Into::into), ..settings() };
-        let first = Vault::open_with(&server.url(), Keyring::ephemeral(), "first", settings).expect("opened");
+        let first = open_on(&server, settings());
         Self { first, server: Some(server) }
     }
 
@@ -56,6 +57,17 @@ impl Bench {
     fn server(&self) -> &RedisServer {
         self.server.as_ref().expect("a bench with a server")
     }
+}
+
+fn open_on(server: &RedisServer, settings: Settings) -> Vault {
+    let settings = Settings { tls: tls_of(server), ..settings };
+    Vault::open_with(&server.url(), Keyring::ephemeral(), "first", settings).expect("opened")
+}
+
+/// What a server that speaks TLS wants.
+fn tls_of(server: &RedisServer) -> StoreTls {
+    let client = server.client().map(|(certificate, key)| (certificate.clone(), key.clone().into()));
+    StoreTls { ca: server.ca().map(Into::into), client }
 }
 
 fn settings() -> Settings {

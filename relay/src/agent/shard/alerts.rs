@@ -22,7 +22,7 @@ use crate::agent::delivery::{deliver, outcome_of};
 use crate::agent::tables::instances::EndKind;
 use crate::agent::tables::timeline::What;
 use crate::agent::{ShardInput, Shared};
-use crate::clock::unix_now;
+use crate::clock::shared_now;
 use crate::domain::WipeReason;
 use crate::push::{Event, Push, Verdict};
 use crate::vault::record::{PushTarget, WakeFor};
@@ -88,7 +88,7 @@ impl Shard {
             return;
         }
         let AlertContent { call, from, name, extra } = content;
-        let now = unix_now();
+        let now = shared_now();
         let edge = self.shared.edge.clone();
         let push = Push { event, instance, call, from, name, edge, sent_at: now, deadline: now + life_s, extra };
         let provider = self.shared.provider(target.provider);

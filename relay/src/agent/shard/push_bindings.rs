@@ -24,7 +24,7 @@ use crate::agent::Shared;
 use crate::agent::erasures;
 use crate::agent::request::KnownPushBinding;
 use crate::agent::transport::upstreams::{Route, Upstreams};
-use crate::clock::{confirmed_now, unix_now, unix_now_ms};
+use crate::clock::{confirmed_now, latest_now, unix_now_ms};
 use crate::limits::guesses::{Attempt, Permit};
 use crate::limits::holdings::Place;
 use crate::metrics::labels::StoreOperation;
@@ -246,7 +246,7 @@ impl Shard {
             registration;
         let Ok(route) = Route::through(&aor, &registrar, proxy.as_deref()) else { return };
         let Ok(address) = self.shared.push.address(&push, unix_now_ms()) else { return };
-        let expires_at = unix_now() + expires.as_secs();
+        let expires_at = latest_now() + expires.as_secs();
         let aor = Aor::new(&aor);
         let known = self.push_bindings.rows.get(&instance).map(|row| row.aor);
         let account = known.unwrap_or_else(|| self.shared.vault.aor_key(&aor));

@@ -12,7 +12,7 @@ use crate::agent::Reminded;
 use crate::agent::digest::Unanswerable;
 use crate::agent::tables::lease;
 use crate::agent::tables::timeline::What;
-use crate::clock::{DAY_S, unix_now};
+use crate::clock::{DAY_S, shared_now};
 use crate::push::Event;
 use crate::vault::record::Reminder;
 
@@ -24,7 +24,7 @@ impl Shard {
     pub(crate) fn remind(&mut self, id: InstanceId, reminder: Reminder) {
         let Some(row) = self.instances.get(id).filter(|row| row.ending.is_none()) else { return };
         let expires_at = row.expires_at();
-        let life_s = lease::worth_until(expires_at, reminder).saturating_sub(unix_now());
+        let life_s = lease::worth_until(expires_at, reminder).saturating_sub(shared_now());
         tracing::info!(instance = %id, event = lease::event(reminder).name(), "the lease ends");
         self.tell_user(lease::event(reminder), id, life_s, vec![("expires_at", expires_at.into())]);
         // An error means that nobody writes it down any more: the process ends.

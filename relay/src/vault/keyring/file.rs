@@ -1,13 +1,15 @@
 //! The keyring as a file.
 //!
 //! ```text
-//! sipwake keyring 1
+//! sipwake keyring 2
 //! index KEY
 //! receipt KEY
 //! flow-token KEY
-//! epoch ID CREATED_AT KEY        one line for each, the oldest first
+//! chain DAY ROTATION KEY         the link of that day
+//! epoch ID CREATED_AT KEY        one line for each key that is kept, the oldest first
 //! ```
-//! Keys are 64 hex digits; the id and the time (seconds since 1970) are decimal.
+//! Keys are 64 hex digits; the day (since 1970), the rotation, the id and the time (seconds since 1970) are decimal. Version 1 had
+//! no chain, but a random epoch key for each day; it is read, and written as version 2.
 //!
 //! Invariant: the file is changed only as a whole, by a rename, so that a crash leaves the old one or the new one; then
 //! the old one's bytes are overwritten. It is read and changed under the lock of the file beside it, `….lock`. The
@@ -20,11 +22,13 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
+use super::chain::Chain;
 use super::{Epoch, Keys};
 use crate::secret::SecretKey;
 use crate::vault::lookup::unhex;
 
-const HEADER: &[u8] = b"sipwake keyring 1";
+const HEADER: &[u8] = b"sipwake keyring 2";
+const OLD_HEADER: &[u8] = b"sipwake keyring 1";
 /// The longest line: `epoch`, an id, a time and a key.
 const LINE_LIMIT: usize = 5 + 1 + 10 + 1 + 20 + 1 + 64 + 1;
 /// A file that is longer is no keyring: in bytes, room for some 600 epochs.
@@ -190,14 +194,16 @@ pub(in crate::vault) fn writing(path: &Path) -> impl Fn(io::Error) -> KeyringErr
 }
 
 fn write(keys: &Keys) -> Zeroizing<Vec<u8>> {
-    let Keys { index, receipt, flow_token, epochs } = keys;
-    let mut text = Zeroizing::new(Vec::with_capacity((4 + epochs.len()) * LINE_LIMIT));
+    let Keys { index, receipt, flow_token, chain, epochs, .. } = keys;
+    let mut text = Zeroizing::new(Vec::with_capacity((5 + epochs.len()) * LINE_LIMIT));
     text.extend_from_slice(HEADER);
     text.push(b'\n');
     for (name, key) in [("index ", index), ("receipt ", receipt), ("flow-token ", flow_token)] {
         text.extend_from_slice(name.as_bytes());
         write_key(key, &mut text);
     }
+    text.extend_from_slice(format!("chain {} {} ", chain.day, chain.rotation).as_bytes());
+    write_key(chain.link(), &mut text);
     for Epoch { id, created_at, key } in epochs {
         text.extend_from_slice(format!("epoch {id} {created_at} ").as_bytes());
         write_key(key, &mut text);
@@ -219,7 +225,7 @@ fn parse(text: &[u8]) -> Result<Keys, usize> {
     let mut lines = text.split(|&byte| byte == b'\n').enumerate().map(|(before, line)| (before + 1, line));
     let mut line = || lines.next().unwrap_or((0, b""));
     let (number, header) = line();
-    if header != HEADER {
+    if header != HEADER && header != OLD_HEADER {
         return Err(number);
     }
     let mut named = |name: &[u8]| {
@@ -227,19 +233,35 @@ fn parse(text: &[u8]) -> Result<Keys, usize> {
         line.strip_prefix(name).and_then(parse_key).ok_or(number)
     };
     let (index, receipt, flow_token) = (named(b"index ")?, named(b"receipt ")?, named(b"flow-token ")?);
-    let mut epochs = Vec::new();
+    let chain = match header == HEADER {
+        true => {
+            let (number, line) = line();
+            Some(parse_chain(line).ok_or(number)?)
+        }
+        false => None,
+    };
+    let mut epochs: Vec<Epoch> = Vec::new();
     loop {
         match line() {
             (number, []) if !epochs.is_empty() => {
                 // Only the end may follow the last line feed.
                 return match line() {
-                    (0, _) => Ok(Keys { index, receipt, flow_token, epochs }),
+                    (0, _) => Ok(Keys::of(index, receipt, flow_token, chain, epochs)),
                     _ => Err(number),
                 };
             }
             (number, epoch) => epochs.push(parse_epoch(epoch).ok_or(number)?),
         }
     }
+}
+
+fn parse_chain(line: &[u8]) -> Option<Chain> {
+    let mut fields = line.strip_prefix(b"chain ")?.split(|&byte| byte == b' ');
+    let mut field = || fields.next();
+    let (day, rotation, link) = (field()?, field()?, parse_key(field()?)?);
+    let number = |digits| std::str::from_utf8(digits).ok();
+    let (day, rotation) = (number(day)?.parse().ok()?, number(rotation)?.parse().ok()?);
+    field().is_none().then(|| Chain::of(day, rotation, link))
 }
 
 fn parse_epoch(line: &[u8]) -> Option<Epoch> {
@@ -265,7 +287,8 @@ pub(super) mod tests {
     use crate::vault::keyring::{EPOCH_S, KEY_LIFETIME_S, Keyring};
     use crate::vault::lookup::hex;
 
-    const START: u64 = 1_795_000_000;
+    /// The beginning of a day.
+    const START: u64 = 20_775 * EPOCH_S;
 
     /// A directory of its own, removed at the end.
     pub(in crate::vault) struct TempFolder(PathBuf);
@@ -284,6 +307,12 @@ pub(super) mod tests {
         fn drop(&mut self) {
             let _ = std::fs::remove_dir_all(&self.0);
         }
+    }
+
+    /// Writes a file as a keyring is to be.
+    pub(in crate::vault) fn write_private(path: &Path, text: &str) {
+        std::fs::write(path, text).expect("written");
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
     }
 
     fn mode(path: &Path) -> u32 {
@@ -318,14 +347,15 @@ pub(super) mod tests {
         let path = place.keyring();
         Keyring::open_at(&path, START).expect("made");
         let whole = std::fs::read_to_string(&path).expect("text");
-        let without_epochs = whole.split_inclusive('\n').take(4).collect::<String>();
+        let without_epochs = whole.split_inclusive('\n').take(5).collect::<String>();
         for (damaged, at) in [
             (String::new(), 1),
-            (whole.replace("keyring 1", "keyring 2"), 1),
+            (whole.replace("keyring 2", "keyring 3"), 1),
             (whole.replace("receipt", "receipts"), 3),
-            (whole[..whole.len() - 2].to_owned(), 5),
-            (without_epochs, 5),
-            (format!("{whole}\nmore"), 6),
+            (whole.replace("chain", "chains"), 5),
+            (whole[..whole.len() - 2].to_owned(), 6),
+            (without_epochs, 6),
+            (format!("{whole}\nmore"), 7),
         ] {
             std::fs::write(&path, &damaged).expect("written");
             let error = Keyring::open_at(&path, START).expect_err("refused");

@@ -11,11 +11,11 @@
 
 use redis::cluster::ClusterClient;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
-use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, TlsCertificates, TlsMode};
-use rustls_pki_types::CertificateDer;
+use redis::{Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, TlsCertificates, TlsMode};
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::super::store::StoreError;
+use super::super::store::{StoreError, StoreTls};
 
 const SENTINEL_PORT: u16 = 26_379;
 
@@ -27,16 +27,18 @@ pub(super) enum RedisClient {
 }
 
 impl RedisClient {
-    /// Reads `url`; `ca` (PEM) takes the place of the system's roots.
-    pub fn read(url: &str, ca: Option<&[u8]>) -> Result<Self, StoreError> {
+    /// Reads `url`; `tls` holds for its `rediss` forms.
+    pub fn read(url: &str, tls: &StoreTls) -> Result<Self, StoreError> {
         let parts = Parts::split(url)?;
-        if ca.is_some_and(|ca| !is_pem(ca)) {
-            return Err(BAD_CA);
+        check(tls)?;
+        if !tls.is_plain() && !parts.tls {
+            return Err(StoreError::Url("speaks no TLS, which a CA or a client certificate is for: write rediss"));
         }
+        let tls = (!tls.is_plain()).then(|| certificates(tls));
         match parts.kind {
-            Kind::One => parts.one(ca),
-            Kind::Sentinel => parts.sentinel(ca),
-            Kind::Cluster => parts.cluster(ca),
+            Kind::One => parts.one(tls),
+            Kind::Sentinel => parts.sentinel(tls),
+            Kind::Cluster => parts.cluster(tls),
         }
     }
 }
@@ -93,16 +95,16 @@ impl<'a> Parts<'a> {
             .map_err(|_| StoreError::Url("has a host, a port, a user or a database that cannot be read"))
     }
 
-    fn one(&self, ca: Option<&[u8]>) -> Result<RedisClient, StoreError> {
+    fn one(&self, tls: Option<TlsCertificates>) -> Result<RedisClient, StoreError> {
         let info = self.info(self.hosts[0], self.path)?;
-        let client = match ca {
-            Some(ca) if self.tls => Client::build_with_tls(info, certificates(ca)),
-            _ => Client::open(info),
+        let client = match tls {
+            Some(tls) => Client::build_with_tls(info, tls),
+            None => Client::open(info),
         };
-        client.map(|client| RedisClient::One(Box::new(client))).map_err(|_| BAD_CA)
+        client.map(|client| RedisClient::One(Box::new(client))).map_err(|_| BAD_TLS)
     }
 
-    fn sentinel(&self, ca: Option<&[u8]>) -> Result<RedisClient, StoreError> {
+    fn sentinel(&self, tls: Option<TlsCertificates>) -> Result<RedisClient, StoreError> {
         let (service, db) = self.path.split_once('/').unwrap_or((self.path, ""));
         if service.is_empty() {
             return Err(StoreError::Url("names no service: redis+sentinel://HOST/SERVICE"));
@@ -117,7 +119,7 @@ impl<'a> Parts<'a> {
             })
             .collect::<Result<Vec<ConnectionAddr>, StoreError>>()?;
         let settings = self.info(self.hosts[0], db)?.redis_settings().clone();
-        let usable = |outcome: redis::RedisResult<_>| outcome.map_err(|_| BAD_CA);
+        let usable = |outcome: redis::RedisResult<_>| outcome.map_err(|_| BAD_TLS);
         let mut builder = usable(SentinelClientBuilder::new(sentinels, service, SentinelServerType::Master))?
             .set_client_to_redis_db(settings.db());
         if let Some(username) = settings.username() {
@@ -128,16 +130,15 @@ impl<'a> Parts<'a> {
         }
         if self.tls {
             builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
-            if let Some(ca) = ca {
-                builder = builder
-                    .set_client_to_redis_certificates(certificates(ca))
-                    .set_client_to_sentinel_certificates(certificates(ca));
+            if let Some(tls) = tls {
+                builder =
+                    builder.set_client_to_redis_certificates(tls.clone()).set_client_to_sentinel_certificates(tls);
             }
         }
-        builder.build().map(|client| RedisClient::Sentinel(Box::new(client))).map_err(|_| BAD_CA)
+        builder.build().map(|client| RedisClient::Sentinel(Box::new(client))).map_err(|_| BAD_TLS)
     }
 
-    fn cluster(&self, ca: Option<&[u8]>) -> Result<RedisClient, StoreError> {
+    fn cluster(&self, tls: Option<TlsCertificates>) -> Result<RedisClient, StoreError> {
         if !self.path.is_empty() {
             return Err(StoreError::Url("names a database, which a Redis Cluster does not have"));
         }
@@ -145,24 +146,48 @@ impl<'a> Parts<'a> {
         let mut builder = ClusterClient::builder(nodes).retries(2);
         if self.tls {
             builder = builder.tls(TlsMode::Secure);
-            if let Some(ca) = ca {
-                builder = builder.certs(certificates(ca));
+            if let Some(tls) = tls {
+                builder = builder.certs(tls);
             }
         }
-        builder.build().map(|client| RedisClient::Cluster(Box::new(client))).map_err(|_| BAD_CA)
+        builder.build().map(|client| RedisClient::Cluster(Box::new(client))).map_err(|_| BAD_TLS)
     }
 }
 
-const BAD_CA: StoreError = StoreError::Url("cannot be used with this CA: is it PEM?");
+const BAD_TLS: StoreError = StoreError::Tls("the CA, or the client's certificate and key, cannot be used");
+
+/// Says which of the files is not what it is to be.
+fn check(tls: &StoreTls) -> Result<(), StoreError> {
+    if tls.ca.as_deref().is_some_and(|ca| !is_pem(ca)) {
+        return Err(StoreError::Tls("the CA is no PEM file of certificates"));
+    }
+    let Some((certificate, key)) = &tls.client else { return Ok(()) };
+    if !is_pem(certificate) {
+        return Err(StoreError::Tls("the client's certificate is no PEM file of certificates"));
+    }
+    let Ok(key) = PrivateKeyDer::from_pem_slice(key) else {
+        return Err(StoreError::Tls("the client's key is no PEM file of a private key"));
+    };
+    let chain = CertificateDer::pem_slice_iter(certificate).filter_map(Result::ok).collect();
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    match rustls::sign::CertifiedKey::from_der(chain, key, &provider) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(StoreError::Tls("the client's key and certificate do not belong together")),
+    }
+}
 
 /// Whether it holds at least one certificate, and nothing that only looks like one.
-fn is_pem(ca: &[u8]) -> bool {
-    let mut certificates = CertificateDer::pem_slice_iter(ca).peekable();
+fn is_pem(certificates: &[u8]) -> bool {
+    let mut certificates = CertificateDer::pem_slice_iter(certificates).peekable();
     certificates.peek().is_some() && certificates.all(|certificate| certificate.is_ok())
 }
 
-fn certificates(ca: &[u8]) -> TlsCertificates {
-    TlsCertificates { client_tls: None, root_cert: Some(ca.to_vec()) }
+fn certificates(tls: &StoreTls) -> TlsCertificates {
+    let client = |(certificate, key): &(Vec<u8>, zeroize::Zeroizing<Vec<u8>>)| ClientTlsConfig {
+        client_cert: certificate.clone(),
+        client_key: key.to_vec(),
+    };
+    TlsCertificates { client_tls: tls.client.as_ref().map(client), root_cert: tls.ca.clone() }
 }
 
 #[cfg(test)]
@@ -181,7 +206,7 @@ mod tests {
         ] {
             let parts = Parts::split(url).expect("split");
             assert_eq!((parts.kind, parts.tls, parts.hosts, parts.path), (kind, tls, hosts, path), "{url}");
-            let client = RedisClient::read(url, None).expect("read");
+            let client = RedisClient::read(url, &StoreTls::default()).expect("read");
             let expected = match client {
                 RedisClient::One(_) => Kind::One,
                 RedisClient::Sentinel(_) => Kind::Sentinel,
@@ -205,11 +230,15 @@ mod tests {
             "redis+sentinel://:hush@a",
             "redis+cluster://:hush@a/1",
         ] {
-            let error = RedisClient::read(url, None).err().unwrap_or_else(|| panic!("{url} was accepted"));
+            let error =
+                RedisClient::read(url, &StoreTls::default()).err().unwrap_or_else(|| panic!("{url} was accepted"));
             assert!(matches!(error, StoreError::Url(_)), "{url}");
             assert!(!format!("{error} {error:?}").contains("hush"));
         }
-        let not_pem = RedisClient::read("rediss://a", Some(b"hush"));
-        assert!(matches!(not_pem, Err(StoreError::Url(_))));
+        let ca = |ca: &[u8]| StoreTls { ca: Some(ca.into()), client: None };
+        assert!(matches!(RedisClient::read("rediss://a", &ca(b"hush")), Err(StoreError::Tls(_))));
+        let client = Some((b"hush".to_vec(), b"hush".to_vec().into()));
+        let not_pem = RedisClient::read("rediss://a", &StoreTls { ca: None, client });
+        assert!(matches!(not_pem, Err(StoreError::Tls(_))));
     }
 }

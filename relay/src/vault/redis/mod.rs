@@ -21,6 +21,7 @@
 
 mod claim;
 mod client;
+mod examine;
 mod items;
 mod letters;
 mod link;
@@ -75,7 +76,7 @@ impl RedisStore {
     /// Reads the URL; connects when first asked something.
     pub fn open(url: &str, settings: &Settings) -> Result<Self, StoreError> {
         let link = |limit| {
-            let client = RedisClient::read(url, settings.ca.as_deref())?;
+            let client = RedisClient::read(url, &settings.tls)?;
             Ok(Arc::new(Link::new(client, limit)))
         };
         Ok(Self::on(
@@ -281,10 +282,10 @@ impl RedisStore {
         Ok(asked.elapsed())
     }
 
-    /// The server's own clock, in seconds since 1970.
-    pub async fn time(&self) -> Result<u64, StoreError> {
-        let (seconds, _): (u64, u64) = self.link.ask(&::redis::cmd("TIME")).await?;
-        Ok(seconds)
+    /// The server's own clock, in milliseconds since 1970.
+    pub async fn time_ms(&self) -> Result<u64, StoreError> {
+        let (seconds, micros): (u64, u64) = self.link.ask(&::redis::cmd("TIME")).await?;
+        Ok(seconds.saturating_mul(1_000).saturating_add(micros / 1_000))
     }
 
     /// Makes a lookup name an instance. When it names another, that one is answered and displaced, or, unless `take`,

@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 
 use super::keyring::KeyringError;
 use super::lookup::Lookup;
-use crate::clock::{DAY_S, confirmed_now, unix_now};
+use crate::clock::{DAY_S, confirmed_now, shared_now};
 use crate::domain::WipeReason;
 use log::{Line, Log};
 
@@ -153,7 +153,7 @@ impl Tombstones {
     /// The store has nothing left of it.
     pub fn note_erased(&self, id: InstanceId) {
         if let Some(tombstone) = self.table().get_mut(&id).filter(|tombstone| tombstone.wiped_at.is_none()) {
-            let wiped_at = unix_now();
+            let wiped_at = shared_now();
             tombstone.wiped_at = Some(wiped_at);
             self.append(Line::Erased(id, wiped_at));
         }
@@ -293,7 +293,7 @@ mod tests {
 
     fn tombstone() -> Tombstone {
         let lookup = Lookup::parse("00112233445566778899aabbccddeeff");
-        Tombstone::new(lookup, unix_now() + 3 * DAY_S, WipeReason::Disabled, Some([7; 16]))
+        Tombstone::new(lookup, shared_now() + 3 * DAY_S, WipeReason::Disabled, Some([7; 16]))
     }
 
     fn folder() -> TempFolder {
@@ -368,7 +368,7 @@ mod tests {
     async fn a_full_table_lets_go_of_what_was_erased_longest_ago() {
         let stones = Tombstones::in_memory();
         for number in 0..TOMBSTONES_MAX as u128 {
-            let wiped_at = (number % 2 == 0).then(|| unix_now() + number as u64);
+            let wiped_at = (number % 2 == 0).then(|| shared_now() + number as u64);
             stones.table().insert(id(number + 1), Tombstone { wiped_at, ..tombstone() });
         }
         stones.raise(id(u64::MAX.into()), tombstone()).await.expect("it has room");

@@ -15,13 +15,13 @@ mod instances;
 mod receipt;
 mod trace;
 
-fn sipwake(arguments: &[&str]) -> Output {
+pub fn sipwake(arguments: &[&str]) -> Output {
     let binary = binary().expect("the binary is built");
     let mut command = Command::new(binary);
     command.args(arguments).stdin(Stdio::null()).output().expect("the binary starts")
 }
 
-fn said(output: &Output) -> String {
+pub fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 

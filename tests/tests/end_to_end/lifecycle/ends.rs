@@ -11,7 +11,6 @@ use tests::world::{FCM_TOKEN, OTHER_TOKEN, SOON, TOKEN, World, text};
 use tests::{apns, fcm};
 
 use super::Outcome;
-use super::registrations::rings;
 
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
@@ -95,7 +94,7 @@ async fn a_renewed_lifetime_keeps_the_instance_beyond_its_first_end() -> Outcome
     world.await_gone(&lost).await?;
     assert_eq!(world.api.read(&kept).await?.json()["expires_at"], until.as_str());
     world.await_contacts(1).await?;
-    rings(&world, &kept).await?;
+    world.whole_call(&kept).await?;
     let key = redis
         .instance_keys()
         .into_iter()
@@ -124,7 +123,7 @@ async fn an_instance_that_is_enabled_again_replaces_the_earlier_one_everywhere()
         assert!(world.wake(&earlier).await.is_err(), "its secret opens nothing any more");
         assert_eq!(world.await_contacts(1).await?.len(), 1);
         assert_eq!(redis.instance_keys().len(), alone);
-        rings(&world, &later).await?;
+        world.whole_call(&later).await?;
         earlier = later;
     }
     assert_eq!(world.api.disable(&earlier).await?.status, 200);
@@ -151,7 +150,7 @@ async fn a_bad_token_wipes_the_instance_where_pushes_were_accepted_also_before_a
     let redis = RedisServer::start();
     let mut world = World::with(|setup| setup.store = redis.url()).await?;
     let good = world.enable().await?;
-    rings(&world, &good).await?;
+    world.whole_call(&good).await?;
     world
         .until("it is written down", || async {
             redis.keys().iter().any(|key| key.starts_with("sipwake:memo:")).then_some(())
@@ -224,7 +223,7 @@ async fn a_410_that_is_older_than_the_tokens_last_enabling_wipes_nothing() -> Ou
     caller.expect(480, SOON).await?;
     assert_eq!(world.api.read(&instance).await?.status, 200);
     world.await_contacts(1).await?;
-    rings(&world, &instance).await
+    world.whole_call(&instance).await
 }
 
 #[tokio::test]

@@ -9,7 +9,6 @@ use tests::wire::Transport;
 use tests::world::{SOON, World};
 
 use super::Outcome;
-use super::registrations::rings;
 
 /// Keep-alives go at least this often when the server promises Flow-Timer: 15, and a dead flow is known 10 s later.
 const PULSE: Duration = Duration::from_secs(90);
@@ -39,7 +38,7 @@ async fn a_dead_flow_is_replaced_over(transport: Transport, timing: f64) -> Outc
     assert_eq!(via.params.get("rport").is_some(), transport == Transport::Udp, "RFC 3581");
     assert_eq!(again.request.call_id(), before[0].request.call_id(), "the same binding");
     world.registrar.await_contacts(&aor, 1, SOON).await?;
-    rings(&world, &instance).await
+    world.whole_call(&instance).await
 }
 
 plays! { a_dead_flow_is_replaced_over:
@@ -59,7 +58,7 @@ async fn with_a_large_answer(transports: &[Transport]) -> Result<Vec<Transport>,
         let via = register.request.elements(Name::Via).next().unwrap_or_default().to_owned();
         assert!(via.contains(register.flow.transport().via()), "{via}");
     }
-    rings(&world, &instance).await?;
+    world.whole_call(&instance).await?;
     Ok(registers.iter().map(|register| register.flow.transport()).collect())
 }
 

@@ -5,7 +5,6 @@ use tests::digest::Algorithm;
 use tests::world::{SOON, TOKEN, World};
 
 use super::Outcome;
-use super::registrations::rings;
 
 /// The body that enables Alice's account by these HA1s, made for `realm`.
 fn wish(world: &World, realm: &str, algorithms: &[Algorithm]) -> Value {
@@ -35,7 +34,7 @@ async fn an_account_that_is_lent_as_ha1_registers_refreshes_and_rings() -> Outco
         assert_eq!(refresh.status, Some(200), "in one round trip");
         let digest = refresh.request.text(sip::message::Name::Authorization).unwrap_or_default().to_owned();
         assert!(digest.contains(answered) && digest.contains("nc=00000002"), "{answered}");
-        rings(&world, &instance).await?;
+        world.whole_call(&instance).await?;
     }
     Ok(())
 }

@@ -24,6 +24,7 @@ mod presence;
 mod receipts;
 mod registrations;
 mod restarts;
+mod store_kind;
 mod targets;
 
 type Outcome = tests::world::Outcome;

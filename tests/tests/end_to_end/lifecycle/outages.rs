@@ -4,7 +4,6 @@ use tests::redis_server::RedisServer;
 use tests::world::{Ringing, SOON, TOKEN, World};
 
 use super::Outcome;
-use super::registrations::rings;
 
 async fn await_readiness(world: &World, status: u16) -> Result<String, tests::board::Missed> {
     let operator = world.relay.operator();
@@ -46,7 +45,7 @@ async fn without_redis_known_bindings_ring_enabling_is_503_and_readyz_says_why()
     assert_eq!(world.api.change(&one, &change).await?.status, 200);
     let three = world.enable_as(&world.wish(&TOKEN.replace('a', "b"))).await?;
     world.await_contacts(1).await?;
-    rings(&world, &three).await?;
+    world.whole_call(&three).await?;
     for instance in [&one, &two, &three] {
         assert_eq!(world.api.disable(instance).await?.status, 200);
     }
@@ -98,7 +97,7 @@ async fn an_enabling_that_cannot_be_stored_in_the_end_is_unregistered_again() ->
     world.registrar.await_contacts(&aor, 0, SOON).await?;
     world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
     let instance = world.enable().await?;
-    rings(&world, &instance).await
+    world.whole_call(&instance).await
 }
 
 #[tokio::test]
@@ -120,7 +119,7 @@ async fn a_relay_that_starts_before_its_store_becomes_ready_with_it() -> Outcome
             (answer.status == 200 && answer.json()["registration"]["state"] == "registered").then_some(())
         })
         .await?;
-    rings(&world, &instance).await?;
+    world.whole_call(&instance).await?;
     redis.stop();
     Ok(())
 }

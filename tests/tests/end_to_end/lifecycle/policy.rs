@@ -8,7 +8,6 @@ use tests::redis_server::RedisServer;
 use tests::world::{OTHER_TOKEN, SOON, TOKEN, World, text};
 
 use super::Outcome;
-use super::registrations::rings;
 
 #[tokio::test]
 async fn where_md5_is_refused_a_server_that_knows_nothing_else_is_refused_in_words() -> Outcome {
@@ -24,14 +23,14 @@ async fn where_md5_is_refused_a_server_that_knows_nothing_else_is_refused_in_wor
     assert_eq!(registers.len(), 1, "nothing was sent that was made with MD5");
     // One that knows better is asked with that.
     let world = World::with(|setup| setup.upstream = "allow_md5 = false\n".to_owned()).await?;
-    rings(&world, &world.enable().await?).await
+    world.whole_call(&world.enable().await?).await
 }
 
 #[tokio::test]
 async fn a_server_that_knows_md5_alone_is_served_unless_the_operator_refuses_it() -> Outcome {
     let md5 = |settings: &mut tests::registrar::Settings| settings.algorithms = vec![Algorithm::Md5];
     let world = World::between(md5, |_| {}).await?;
-    rings(&world, &world.enable().await?).await
+    world.whole_call(&world.enable().await?).await
 }
 
 #[tokio::test]

@@ -4,27 +4,12 @@ use std::time::Duration;
 
 use serde_json::json;
 use sip::message::Name;
-use tests::api_client::Instance;
 use tests::board::Missed;
 use tests::registrar::Behaviour;
 use tests::wire::Transport;
-use tests::world::{OTHER_TOKEN, SOON, TOKEN, World, text};
+use tests::world::{OTHER_TOKEN, SOON, TOKEN, World};
 
 use super::Outcome;
-
-/// Bob calls, the device wakes and answers, Bob hangs up.
-pub async fn rings(world: &World, instance: &Instance) -> Outcome {
-    let caller = world.call()?;
-    // The account's other devices are woken, too.
-    while text(&world.push().await?["instance"]) != instance.id {}
-    let phone = world.wake(instance).await?;
-    let call = phone.next_invite(SOON).await?;
-    world.answer(&caller, &call).await?;
-    caller.bye(SOON).await?;
-    call.expect_bye(SOON).await?;
-    phone.unregister(SOON).await?;
-    world.content()
-}
 
 #[tokio::test]
 async fn a_registration_is_refreshed_before_it_expires_with_the_same_contact() -> Outcome {
@@ -42,7 +27,7 @@ async fn a_registration_is_refreshed_before_it_expires_with_the_same_contact() -
     let number = |at: usize| registers[at].request.cseq().map(|(number, _)| number);
     assert!((1..registers.len()).all(|at| number(at) > number(at - 1)), "CSeq grows");
     assert!(registers.iter().all(|it| it.request.call_id() == registers[0].request.call_id()), "Call-ID stays");
-    rings(&world, &instance).await
+    world.whole_call(&instance).await
 }
 
 #[tokio::test]
@@ -54,7 +39,7 @@ async fn a_sip_server_that_grants_less_than_was_asked_is_refreshed_in_its_time()
     assert_eq!(instance.answer["registration"]["expires_in_s"], 5);
     let seen = world.registrar.registers(&aor).len();
     world.registrar.await_registers(&aor, seen + 1, SOON).await?;
-    rings(&world, &instance).await
+    world.whole_call(&instance).await
 }
 
 #[tokio::test]
@@ -63,7 +48,7 @@ async fn an_interval_that_the_sip_server_finds_too_brief_is_lengthened() -> Outc
     world.registrar.behave(&world.aor(), Behaviour::MinExpires(400));
     let instance = world.enable().await?;
     assert_eq!(instance.answer["registration"]["expires_in_s"], 400);
-    rings(&world, &instance).await
+    world.whole_call(&instance).await
 }
 
 async fn a_sip_server_that_restarts_empty_over(transport: Transport) -> Outcome {
@@ -77,7 +62,7 @@ async fn a_sip_server_that_restarts_empty_over(transport: Transport) -> Outcome 
     world.registrar.forget();
     world.registrar.drop_flows();
     world.await_contacts(1).await?;
-    rings(&world, &instance).await
+    world.whole_call(&instance).await
 }
 
 plays! { a_sip_server_that_restarts_empty_over:
@@ -171,7 +156,7 @@ async fn an_account_that_the_sip_server_refuses_is_answered_422_with_its_status(
     world.await_metric("sipwake_instances{state=\"registered\"}", 0.0).await?;
     world.registrar.behave(&world.aor(), Behaviour::Accept);
     let instance = world.enable().await?;
-    rings(&world, &instance).await
+    world.whole_call(&instance).await
 }
 
 #[tokio::test]
@@ -204,7 +189,7 @@ async fn in_the_foreground_the_app_registers_itself_and_behind_it_the_relay_does
         let answer = world.api.change(&instance, &json!({"presence": "background"})).await?;
         assert_eq!(answer.status, 200);
         world.await_contacts(1).await?;
-        rings(&world, &instance).await?;
+        world.whole_call(&instance).await?;
     }
     Ok(())
 }

@@ -7,7 +7,6 @@ use tests::redis_server::RedisServer;
 use tests::world::{FCM_TOKEN, OTHER_TOKEN, SOON, World};
 
 use super::Outcome;
-use super::registrations::rings;
 
 #[tokio::test]
 async fn after_kill_9_all_live_instances_are_registered_again_and_their_secrets_work() -> Outcome {
@@ -79,7 +78,7 @@ async fn after_kill_9_no_stale_contact_is_left_beside_the_new_one() -> Outcome {
         .await?;
     let after = world.contacts();
     assert_eq!((after.len(), &after[0].instance), (1, &before[0].instance));
-    rings(&world, &instance).await
+    world.whole_call(&instance).await
 }
 
 #[tokio::test]
@@ -109,7 +108,7 @@ async fn a_held_call_is_handed_over_while_the_relay_drains() -> Outcome {
             contacts.iter().any(|contact| contact.flow.is_open()).then_some(())
         })
         .await?;
-    rings(&world, &instance).await
+    world.whole_call(&instance).await
 }
 
 #[tokio::test]

@@ -13,7 +13,6 @@ use tests::wire::Transport;
 use tests::world::{SOON, TOKEN, World};
 
 use super::Outcome;
-use super::registrations::rings;
 
 const DOMAIN: &str = "example.test";
 
@@ -86,7 +85,7 @@ async fn the_next_server_serves_while_the_best_is_away_and_the_best_again_when_i
     world.watch_caller(&talking);
     world.watch_caller(&waiting);
     world.content()?;
-    rings(&world, &instance).await?;
+    world.whole_call(&instance).await?;
     // It goes away again: the second one has the account at once, and rings the phone.
     second.forget();
     best.close();
@@ -122,7 +121,7 @@ async fn a_server_that_cannot_be_trusted_or_says_503_is_passed_over() -> Outcome
     world.registrar.await_contacts(&world.aor(), 1, SOON * 3).await?;
     assert_eq!(wildcard.register_count(), 0, "nothing is said to whom is not trusted");
     assert!(busy.registers(&world.aor()).iter().filter(|it| it.proven).count() <= 2, "it is not asked again and again");
-    rings(&world, &instance).await
+    world.whole_call(&instance).await
 }
 
 #[tokio::test]
@@ -139,7 +138,7 @@ async fn a_server_that_is_silent_on_udp_is_left_for_the_next_one() -> Outcome {
     let instance = world.api.enabled(&by_domain()).await?;
     // 32 s of silence (RFC 3261 §17.1.2.2, Timer F), and then at once.
     world.registrar.await_contacts(&world.aor(), 1, SOON * 9).await?;
-    rings(&world, &instance).await?;
+    world.whole_call(&instance).await?;
     // The silent one is asked whether it is back, and until it answers nothing changes.
     let asked = async {
         let mut space = [0; 4_096];
@@ -151,7 +150,7 @@ async fn a_server_that_is_silent_on_udp_is_left_for_the_next_one() -> Outcome {
         }
     };
     tokio::time::timeout(SOON * 3, asked).await.expect("it is asked")?;
-    rings(&world, &instance).await
+    world.whole_call(&instance).await
 }
 
 #[tokio::test]
@@ -163,14 +162,14 @@ async fn an_account_is_served_over_ipv6_by_number_and_by_name() -> Outcome {
     let mut wish = world.wish(TOKEN);
     wish["account"]["registrar"] = json!(format!("sip:[::1]:{};transport=tls", v6.address().port()));
     let instance = world.enable_as(&wish).await?;
-    rings(&world, &instance).await?;
+    world.whole_call(&instance).await?;
     assert_eq!(world.api.disable(&instance).await?.status, 200);
     // By AAAA, as an outbound proxy and as a `sips:` account; the certificate is for the name.
     let mut wish = by_domain();
     wish["account"]["outbound_proxy"] = json!(format!("sip:{DOMAIN}:{};transport=tls", v6.address().port()));
     wish["account"]["registrar"] = json!(format!("sip:{DOMAIN}"));
     let instance = world.enable_as(&wish).await?;
-    rings(&world, &instance).await?;
+    world.whole_call(&instance).await?;
     assert_eq!(world.api.disable(&instance).await?.status, 200);
     // Nobody there at a port that is free: told as what it is.
     let mut wish = by_domain();
@@ -187,7 +186,7 @@ async fn a_device_reaches_an_edge_that_listens_on_ipv6_by_tls_and_by_websocket()
     assert!(instance.edge.starts_with("sip:[::1]:"), "{}", instance.edge);
     for edge in [Transport::Tls, Transport::Wss] {
         world.edge = edge;
-        rings(&world, &instance).await?;
+        world.whole_call(&instance).await?;
     }
     Ok(())
 }

@@ -1,0 +1,55 @@
+//! Watching what kind of store it is: one that keeps on a disk what was wiped, throws accounts away or refuses commands is told
+//! to the operator, with its consequence.
+//!
+//! Invariant: each fault is logged once while it lasts, and stands in `/readyz` as long.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::StartError;
+use crate::operator::readiness::{Check, Readiness};
+use crate::vault::{StoreFault, Vault};
+
+/// How often the store is examined: its settings may change while it runs, and another one may take its place.
+const EVERY: Duration = Duration::from_secs(60);
+/// How soon a store that did not answer is examined again.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// Looks before anything is stored. A store that does not answer is looked at when it does.
+pub(super) async fn require_ephemeral(vault: &Vault) -> Result<(), StartError> {
+    let faults = vault.examine().await.unwrap_or_default();
+    faults.into_iter().find(StoreFault::is_persistence).map_or(Ok(()), |fault| Err(StartError::NotEphemeral(fault)))
+}
+
+/// Watches for as long as the relay runs.
+pub(super) async fn watch(vault: Vault, require_ephemeral: bool, readiness: Readiness) {
+    let mut known: Vec<StoreFault> = Vec::new();
+    if !require_ephemeral {
+        // What a store is like that does not answer is another question.
+        readiness.pass(Check::StoreKind);
+    }
+    loop {
+        let Ok(faults) = vault.examine().await else {
+            sleep(AGAIN).await;
+            continue;
+        };
+        for fault in faults.iter().filter(|fault| !known.contains(fault)) {
+            match fault.is_grave() || require_ephemeral && fault.is_persistence() {
+                true => tracing::error!(remedy = fault.remedy(), "store: {fault}"),
+                false => tracing::warn!(remedy = fault.remedy(), "store: {fault}"),
+            }
+        }
+        match faults.iter().find(|fault| fault.is_grave() || require_ephemeral && fault.is_persistence()) {
+            Some(fault) if fault.is_grave() => {
+                readiness.fail(Check::StoreKind, "the store refuses what the relay needs")
+            }
+            Some(_) => readiness.fail(Check::StoreKind, "the store may write to a disk (store.require_ephemeral)"),
+            None => readiness.pass(Check::StoreKind),
+        }
+        let words = |fault: &StoreFault| format!("store: {fault}; {}", fault.remedy()).into();
+        readiness.warn_of("store", faults.iter().map(words).collect());
+        known = faults;
+        sleep(EVERY).await;
+    }
+}

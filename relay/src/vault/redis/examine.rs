@@ -1,0 +1,259 @@
+//! What kind of Redis it is: whether it forgets, whether it keeps what it is given, and whether the relay's user may do all
+//! that a relay does.
+//!
+//! Invariant: each command and each script that the store uses is run on keys of this examination alone, which end after
+//! [`SCRATCH_TTL`] when they are not removed. An answer that is no verdict on a right (the server is loading, or out of memory)
+//! is that the store is away.
+
+use std::time::Duration;
+
+use redis::{Cmd, Value, cmd};
+
+use super::scripts::SCRIPTS;
+use super::{RedisStore, millis};
+use crate::random;
+use crate::vault::fault::StoreFault;
+use crate::vault::lookup::hex;
+use crate::vault::store::{AwayReason, StoreError};
+
+/// How long what an examination wrote lasts at most.
+const SCRATCH_TTL: Duration = Duration::from_secs(5);
+
+impl RedisStore {
+    /// Everything that is wrong with it; empty: nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn examine(&self) -> Result<Vec<StoreFault>, StoreError> {
+        let scratch = Scratch::new();
+        let mut faults = self.try_commands(&scratch).await?;
+        if faults.is_empty() {
+            faults = self.try_scripts(&scratch).await?;
+        }
+        self.look_at_settings(&mut faults).await?;
+        Ok(faults)
+    }
+
+    async fn try_commands(&self, scratch: &Scratch) -> Result<Vec<StoreFault>, StoreError> {
+        let mut faults = Vec::new();
+        for (name, command) in scratch.commands() {
+            let answer = self.link.ask::<Value>(&command).await.map(drop);
+            faults.extend(verdict(name, answer)?);
+        }
+        Ok(faults)
+    }
+
+    /// Each script as a whole: that its commands are granted one by one does not say that it may be run.
+    async fn try_scripts(&self, scratch: &Scratch) -> Result<Vec<StoreFault>, StoreError> {
+        const NAME: &str = "EVALSHA";
+        let (ttl, key) = (millis(SCRATCH_TTL), |of: &str| scratch.key(of));
+        let (record, messages, calls) = (key("script-i"), key("script-m"), key("script-c"));
+        let (lookup, lease, set, mark, list) =
+            (key("script-l"), key("script-lease"), key("script-set"), key("script-mark"), key("script-list"));
+        let (one, other) = ("check-one#1", "check-other#1");
+        let mut put = SCRIPTS.put.key(&record);
+        put.key(&messages).key(&calls).arg("-").arg(one).arg(0).arg(0).arg("-").arg(ttl);
+        let mut keep = SCRIPTS.keep.key(&record);
+        keep.key(&messages).arg("-").arg("00000000-").arg(1).arg(1);
+        let mut keep_again = SCRIPTS.keep.key(&record);
+        keep_again.key(&messages).arg("+").arg("00000001-").arg(1).arg(1);
+        let mut claim = SCRIPTS.claim.key(&record);
+        claim.arg(other).arg(1).arg("check-one");
+        let mut erase = SCRIPTS.erase.key(&record);
+        erase.key(&messages).key(&calls).arg("check-other").arg(1);
+        let mut point = SCRIPTS.point.key(&lookup);
+        point.arg("-").arg(ttl).arg(1);
+        let mut unpoint = SCRIPTS.unpoint.key(&lookup);
+        unpoint.arg("-");
+        let mut release = SCRIPTS.release.key(&lease);
+        release.arg("-").arg("-").arg(ttl);
+        let mut add = SCRIPTS.add.key(&set);
+        add.arg(ttl).arg("-");
+        let mut count = SCRIPTS.mark.key(&mark);
+        count.arg(ttl);
+        let mut post = SCRIPTS.post.key(&list);
+        post.arg("-").arg(1).arg(ttl);
+        let scripts = [put, keep, keep_again, claim, erase, point, unpoint, release, add, count, post];
+        let mut faults = Vec::new();
+        for script in &scripts {
+            let answer = self.link.ask::<Value>(script).await.map(drop);
+            faults.extend(verdict(NAME, answer)?);
+        }
+        faults.dedup();
+        Ok(faults)
+    }
+
+    async fn look_at_settings(&self, faults: &mut Vec<StoreFault>) -> Result<(), StoreError> {
+        let setting = async |name: &str| {
+            let answer = allowed(self.link.ask::<Value>(cmd("CONFIG").arg("GET").arg(name)).await)?;
+            Ok::<_, StoreError>(answer.map(|answer| settings_of(&answer)))
+        };
+        let told = async |section: &str, field: &str| {
+            let answer = allowed(self.link.ask::<Value>(cmd("INFO").arg(section)).await)?;
+            Ok::<_, StoreError>(answer.map(|answer| fields_of(&answer, field)).filter(|values| !values.is_empty()))
+        };
+        let append_only = match told("persistence", "aof_enabled").await? {
+            Some(values) => Some(values.iter().any(|value| value == "1")),
+            None => setting("appendonly").await?.map(|values| values.iter().any(|value| value == "yes")),
+        };
+        let snapshots = setting("save").await?.map(|values| values.iter().any(|value| !value.is_empty()));
+        let policy = match told("memory", "maxmemory_policy").await? {
+            Some(values) => Some(values),
+            None => setting("maxmemory-policy").await?,
+        };
+        if append_only == Some(true) {
+            faults.push(StoreFault::AppendOnlyFile);
+        }
+        if snapshots == Some(true) {
+            faults.push(StoreFault::Snapshots);
+        }
+        if append_only.is_none() || snapshots.is_none() || policy.is_none() {
+            faults.push(StoreFault::Unreadable);
+        }
+        // All keys have a TTL: each policy but this one evicts them.
+        if let Some(evicts) = policy.iter().flatten().find(|policy| *policy != "noeviction") {
+            faults.push(StoreFault::Evicts(evicts.as_str().into()));
+        }
+        Ok(())
+    }
+}
+
+/// The keys of one examination, in one slot of a Cluster.
+struct Scratch(String);
+
+impl Scratch {
+    fn new() -> Self {
+        Self(hex(&random::bytes::<8>()))
+    }
+
+    fn key(&self, of: &str) -> String {
+        format!("sipwake:check:{{{}}}:{of}", self.0)
+    }
+
+    /// Each command that the store uses by itself or in a script, in an order in which what is made is removed.
+    fn commands(&self) -> Vec<(&'static str, Cmd)> {
+        let (ttl, key) = (millis(SCRATCH_TTL), |of: &str| self.key(of));
+        let on = |name: &'static str, key: String| {
+            let mut command = cmd(name);
+            command.arg(key);
+            command
+        };
+        let with = |mut command: Cmd, args: &[&str]| {
+            command.arg(args);
+            command
+        };
+        let lasting = |of: &str| with(on("PEXPIRE", key(of)), &[&ttl.to_string()]);
+        let mut load = cmd("SCRIPT");
+        load.arg("LOAD").arg("return 1");
+        vec![
+            ("PING", cmd("PING")),
+            ("TIME", cmd("TIME")),
+            ("SET", with(on("SET", key("s")), &["1", "PX", &ttl.to_string(), "GET"])),
+            ("GET", on("GET", key("s"))),
+            ("EXISTS", on("EXISTS", key("s"))),
+            ("PTTL", on("PTTL", key("s"))),
+            ("HSET", with(on("HSET", key("h")), &["a", "1", "b", "2"])),
+            ("PEXPIRE", lasting("h")),
+            ("HGET", with(on("HGET", key("h")), &["a"])),
+            ("HMGET", with(on("HMGET", key("h")), &["a", "b"])),
+            ("HGETALL", on("HGETALL", key("h"))),
+            ("HLEN", on("HLEN", key("h"))),
+            ("HINCRBY", with(on("HINCRBY", key("h")), &["a", "1"])),
+            ("HDEL", with(on("HDEL", key("h")), &["b"])),
+            ("SADD", with(on("SADD", key("set")), &["a"])),
+            ("PEXPIRE", lasting("set")),
+            ("SSCAN", with(on("SSCAN", key("set")), &["0", "COUNT", "1"])),
+            ("SREM", with(on("SREM", key("set")), &["a"])),
+            ("RPUSH", with(on("RPUSH", key("list")), &["a"])),
+            ("PEXPIRE", lasting("list")),
+            ("LLEN", on("LLEN", key("list"))),
+            ("BLPOP", with(on("BLPOP", key("list")), &["0.1"])),
+            ("SCAN", with(cmd("SCAN"), &["0", "MATCH", &key("*"), "COUNT", "1"])),
+            ("SCRIPT LOAD", load),
+            ("DEL", on("DEL", key("s"))),
+            ("DEL", on("DEL", key("h"))),
+        ]
+    }
+}
+
+/// What an answer says of the right to ask; an error when it says nothing.
+fn verdict(name: &'static str, answer: Result<(), StoreError>) -> Result<Option<StoreFault>, StoreError> {
+    match answer {
+        Err(StoreError::Away(AwayReason::Refused(code))) if &*code == "NOPERM" => Ok(Some(StoreFault::Forbidden(name))),
+        // An older Redis says so of what is missing in a script.
+        Err(StoreError::Away(AwayReason::Refused(code))) if &*code == "ERR" => match name {
+            "EVALSHA" => Ok(Some(StoreFault::Forbidden(name))),
+            _ => Ok(Some(StoreFault::Unknown(name))),
+        },
+        answer => answer.map(|()| None),
+    }
+}
+
+/// The answer; `None` when it may not be asked for.
+fn allowed(answer: Result<Value, StoreError>) -> Result<Option<Value>, StoreError> {
+    match answer {
+        Err(StoreError::Away(AwayReason::Refused(code))) if matches!(&*code, "NOPERM" | "ERR") => Ok(None),
+        answer => answer.map(Some),
+    }
+}
+
+/// The values of a `CONFIG GET` of one setting, one for each server that answered.
+fn settings_of(answer: &Value) -> Vec<String> {
+    match answer {
+        Value::Array(items) => match items.as_slice() {
+            [name, value] if text(name).is_some() => text(value).into_iter().collect(),
+            items => items.iter().flat_map(settings_of).collect(),
+        },
+        Value::Map(entries) => {
+            let of = |(_, value): &(Value, Value)| match text(value) {
+                Some(value) => vec![value],
+                // Of a Cluster: the server's address, and its answer.
+                None => settings_of(value),
+            };
+            entries.iter().flat_map(of).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The values of a field of `INFO`, one for each server that answered.
+fn fields_of(answer: &Value, field: &str) -> Vec<String> {
+    match answer {
+        Value::Array(items) => items.iter().flat_map(|item| fields_of(item, field)).collect(),
+        Value::Map(entries) => entries.iter().flat_map(|(_, value)| fields_of(value, field)).collect(),
+        value => {
+            let text = text(value).unwrap_or_default();
+            let values = text.lines().filter_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+            values.map(|value| value.trim().to_owned()).collect()
+        }
+    }
+}
+
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8(bytes.clone()).ok(),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text.clone()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.into())
+    }
+
+    #[test]
+    fn one_server_and_many_are_read_alike() {
+        let one = Value::Array(vec![bulk("save"), bulk("3600 1")]);
+        let map = Value::Map(vec![(bulk("save"), bulk(""))]);
+        assert_eq!((settings_of(&one), settings_of(&map)), (vec!["3600 1".to_owned()], vec![String::new()]));
+        let cluster = Value::Map(vec![(bulk("127.0.0.1:1"), one.clone()), (bulk("127.0.0.1:2"), map)]);
+        assert_eq!(settings_of(&cluster), ["3600 1", ""]);
+        let info = bulk("# Memory\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\n");
+        assert_eq!(fields_of(&info, "maxmemory_policy"), ["noeviction"]);
+        assert_eq!(fields_of(&Value::Map(vec![(bulk("127.0.0.1:1"), info)]), "maxmemory_policy"), ["noeviction"]);
+    }
+}

@@ -1,0 +1,76 @@
+//! A Redis that keeps, evicts or forbids: the operator hears of it before and while the relay runs.
+
+use std::time::Duration;
+
+use tests::redis_server::RedisServer;
+use tests::relay_process::RelayProcess;
+use tests::relay_setup::Ports;
+use tests::world::{SOON, TOKEN, World};
+
+use super::Outcome;
+use crate::command_line::{said, sipwake};
+
+#[tokio::test]
+async fn a_redis_that_keeps_or_evicts_is_named_by_check_and_readyz_and_one_that_forbids_makes_unready() -> Outcome {
+    let redis = RedisServer::start_durable();
+    redis.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("maxmemory-policy").arg("allkeys-lru"));
+    let world = World::with(|setup| setup.store = redis.url()).await?;
+    let warned = world.until("the warnings in /readyz", || async {
+        let text = world.relay.operator().get("/readyz").await.ok().filter(|answer| answer.status == 200)?.text();
+        ["append-only", "allkeys-lru"].iter().all(|word| text.contains(word)).then_some(text)
+    });
+    assert!(warned.await?.contains("\"ready\""));
+    let log = world.relay.log();
+    assert_eq!(log.matches("append-only").count(), 1, "{log}");
+    let check = sipwake(&["check", "--config", world.relay.config().to_str().unwrap_or_default()]);
+    for words in ["note: store.url: Redis writes an append-only file", "note: store.url: Redis evicts"] {
+        assert!(said(&check).contains(words), "{}", said(&check));
+    }
+
+    let mut setup = world.relay.setup().clone();
+    setup.ports = Ports::default();
+    redis.ask::<()>(redis::cmd("ACL").arg("SETUSER").arg("few").arg(&[
+        "on",
+        ">a-long-password",
+        "~*",
+        "+@all",
+        "-hincrby",
+    ]));
+    setup.store = redis.url().replace("redis://", "redis://few:a-long-password@");
+    let other = RelayProcess::launch(setup)?;
+    let unready = world.until("not ready, and why", || async {
+        let answer = other.operator().get("/readyz").await.ok().filter(|answer| answer.status == 503)?.text();
+        answer.contains("the store refuses").then_some(answer)
+    });
+    unready.await?;
+    assert!(other.log().contains("may not use HINCRBY"), "{}", other.log());
+    world.content()
+}
+
+#[tokio::test]
+async fn with_require_ephemeral_no_account_lies_where_a_disk_keeps_it() -> Outcome {
+    let redis = RedisServer::start_durable();
+    let world = World::start().await?;
+    let mut setup = world.relay.setup().clone();
+    (setup.ports, setup.store) = (Ports::default(), redis.url());
+    setup.store_lines = "require_ephemeral = true".to_owned();
+    let refused = RelayProcess::launch(setup.clone())?;
+    let ended = refused.exit(Duration::from_secs(10)).await?;
+    assert_eq!(ended.code(), Some(1), "{}", refused.log());
+    assert!(refused.log().contains("store.require_ephemeral: Redis writes an append-only file"), "{}", refused.log());
+
+    // One that does not answer at the start, and keeps what it is told when it does.
+    redis.freeze();
+    let relay = RelayProcess::launch(setup)?;
+    relay.await_log("serving", SOON).await?;
+    redis.thaw();
+    let unready = world.until("not ready, and why", || async {
+        let answer = relay.operator().get("/readyz").await.ok().filter(|answer| answer.status == 503)?.text();
+        answer.contains("store.require_ephemeral").then_some(())
+    });
+    unready.await?;
+    let answer = relay.api().enable(&world.wish(TOKEN)).await?;
+    assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());
+    assert_eq!(redis.instance_keys(), [] as [String; 0]);
+    Ok(())
+}

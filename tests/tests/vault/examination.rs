@@ -1,0 +1,129 @@
+//! What kind of store it is: each fault of a real Redis is found and named.
+
+use relay::vault::{AwayReason, Fence, Keyring, Settings, StoreError, StoreFault, StoreTls, Vault};
+use tests::redis_server::RedisServer;
+
+use super::{Bench, id, open_on, record, settings, tls_of};
+
+async fn faults_of(server: &RedisServer) -> Vec<StoreFault> {
+    let vault = open_on(server, settings());
+    vault.examine().await.expect("examined")
+}
+
+fn set(server: &RedisServer, setting: &str, value: &str) {
+    server.ask::<()>(redis::cmd("CONFIG").arg("SET").arg(setting).arg(value));
+}
+
+#[tokio::test]
+async fn a_store_that_forgets_has_no_fault_and_an_examination_leaves_nothing_behind() {
+    assert_eq!(Bench::memory().first.examine().await, Ok(Vec::new()));
+    let (one, cluster) = (RedisServer::start(), RedisServer::start_cluster());
+    let sentinel = one.start_sentinel();
+    for (name, server) in [("one", &one), ("cluster", &cluster), ("sentinel", &sentinel)] {
+        assert_eq!(faults_of(server).await, [], "{name}");
+    }
+    for server in [&one, &cluster] {
+        let keys = server.keys();
+        let lasting = keys.iter().filter(|key| server.ask::<i64>(redis::cmd("PTTL").arg(key)) < 0).count();
+        assert_eq!(lasting, 0, "{keys:?}");
+        assert!(keys.iter().all(|key| key.starts_with("sipwake:check:")), "{keys:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_keeps_or_throws_away_is_named_with_its_consequence() {
+    for server in [RedisServer::start(), RedisServer::start_cluster()] {
+        set(&server, "appendonly", "yes");
+        assert_eq!(faults_of(&server).await, [StoreFault::AppendOnlyFile]);
+        set(&server, "appendonly", "no");
+        set(&server, "save", "900 1");
+        assert_eq!(faults_of(&server).await, [StoreFault::Snapshots]);
+        set(&server, "save", "");
+        for policy in ["allkeys-lru", "volatile-ttl", "allkeys-random"] {
+            set(&server, "maxmemory-policy", policy);
+            assert_eq!(faults_of(&server).await, [StoreFault::Evicts(policy.into())]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_right_that_is_missing_is_named() {
+    let readme = include_str!("../../../README.md");
+    let line = readme.lines().map(str::trim).find(|line| line.starts_with("~sipwake:* +")).unwrap_or_default();
+    let server = RedisServer::start();
+    let url = server.url().replace("redis://", "redis://relay:a-long-password@");
+    let granted: Vec<&str> = line.split(' ').filter(|word| word.starts_with('+')).collect();
+    assert!(granted.len() > 20, "{line}");
+    for missing in granted.iter().copied().chain(["+nothing"]) {
+        let mut user = redis::cmd("ACL");
+        user.arg("SETUSER").arg("relay").arg("reset").arg("on").arg(">a-long-password");
+        user.arg(line.split(' ').filter(|word| *word != missing).collect::<Vec<_>>());
+        server.ask::<()>(&user);
+        let vault = Vault::open_with(&url, Keyring::ephemeral(), "first", settings()).expect("opened");
+        let faults = vault.examine().await.expect("examined");
+        let named = missing.trim_start_matches('+').replace('|', " ").to_uppercase();
+        match missing {
+            "+nothing" => assert_eq!(faults, []),
+            "+info" | "+config|get" => assert!(faults.is_empty() || faults == [StoreFault::Unreadable], "{faults:?}"),
+            _ => assert!(
+                faults.iter().any(|fault| matches!(fault, StoreFault::Forbidden(name) if *name == named)),
+                "{missing}: {faults:?}"
+            ),
+        }
+        assert_eq!(faults.iter().any(StoreFault::is_grave), !["+nothing", "+info", "+config|get"].contains(&missing));
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_must_forget_gets_no_account_before_it_is_known_to() {
+    let server = RedisServer::start();
+    let vault = open_on(&server, Settings { require_ephemeral: true, ..settings() });
+    let record = record("alice");
+    let (sealed, lookup) = (vault.seal(id(1), &record), vault.lookup_of(&record));
+    let put = async || vault.put(id(1), &sealed, u64::MAX, &lookup, Fence::NEW).await;
+    assert_eq!(put().await, Err(StoreError::Away(AwayReason::MayPersist)), "nobody has looked");
+    set(&server, "appendonly", "yes");
+    assert_eq!(vault.examine().await, Ok(vec![StoreFault::AppendOnlyFile]));
+    assert_eq!(put().await, Err(StoreError::Away(AwayReason::MayPersist)));
+    set(&server, "appendonly", "no");
+    assert_eq!(vault.examine().await, Ok(Vec::new()));
+    assert!(put().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_redis_that_asks_for_a_certificate_gets_one_wherever_it_stands() {
+    let (one, cluster) = (RedisServer::start_mutual_tls(), RedisServer::start_mutual_tls_cluster());
+    let sentinel = one.start_sentinel();
+    for (name, server) in [("one", &one), ("cluster", &cluster), ("sentinel", &sentinel)] {
+        let vault = open_on(server, settings());
+        assert!(vault.ping().await.is_ok(), "{name}");
+        let without = Settings { tls: StoreTls { client: None, ..tls_of(server) }, ..settings() };
+        let vault = Vault::open_with(&server.url(), Keyring::ephemeral(), "first", without).expect("opened");
+        assert!(vault.ping().await.is_err(), "{name} lets in who shows nothing");
+    }
+}
+
+#[test]
+fn what_is_no_certificate_or_not_the_keys_is_said() {
+    let server = RedisServer::start_mutual_tls();
+    let (other, tls) = (RedisServer::start_mutual_tls(), tls_of(&server));
+    let (certificate, key) = tls.client.clone().expect("a client");
+    let others_key = tls_of(&other).client.expect("a client").1;
+    for tls in [
+        StoreTls { ca: Some(b"hush".to_vec()), client: None },
+        StoreTls { client: Some((b"hush".to_vec(), key.clone())), ..tls.clone() },
+        StoreTls { client: Some((certificate.clone(), b"hush".to_vec().into())), ..tls.clone() },
+        StoreTls { client: Some((certificate, others_key)), ..tls },
+    ] {
+        let opened = Vault::open_with(&server.url(), Keyring::ephemeral(), "first", Settings { tls, ..settings() });
+        let error = opened.err().expect("refused");
+        assert!(matches!(error, StoreError::Tls(_)) && !format!("{error} {error:?}").contains("hush"), "{error}");
+    }
+    let plain = Vault::open_with(
+        "redis://localhost",
+        Keyring::ephemeral(),
+        "first",
+        Settings { tls: tls_of(&server), ..settings() },
+    );
+    assert!(matches!(plain.err(), Some(StoreError::Url(_))));
+}
