@@ -26,6 +26,7 @@ pub mod phone;
 pub mod ports;
 pub mod push_inbox;
 pub mod push_phone;
+pub mod push_services;
 pub mod raw;
 pub mod redis_server;
 pub mod registrar;

@@ -133,8 +133,19 @@ impl<N: Node + Sync> World<Registrar, N> {
     /// # Errors
     /// [`Missed`] when it does not go so.
     pub async fn rings_on(&self, device: &impl Device) -> Outcome {
-        let Ringing { caller, phone, call, .. } = self.answered(device).await?;
-        self.hang_up(&caller, &call).await?;
+        let caller = self.call_for(device)?;
+        self.push_for(device).await?;
+        self.talks(&caller, device).await
+    }
+
+    /// The device wakes for a call that waits and answers it, Bob hangs up, the device unregisters.
+    ///
+    /// # Errors
+    /// [`Missed`] when it does not go so, or the device objects to anything.
+    pub async fn talks(&self, caller: &Caller, device: &impl Device) -> Outcome {
+        let (phone, call) = self.wake_to_call(device).await?;
+        self.answer(caller, &call).await?;
+        self.hang_up(caller, &call).await?;
         let gone = phone.unregister(SOON).await?;
         match (gone.status(), phone.violations().is_empty()) {
             (Some(200), true) => Ok(()),

@@ -14,6 +14,7 @@ mod lending;
 mod pushes;
 pub mod real;
 pub mod secrets;
+pub mod stock;
 
 use std::future::Future;
 use std::io;
@@ -408,4 +409,10 @@ impl From<io::Error> for Missed {
 /// The text of a JSON string; empty for anything else.
 pub fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
+}
+
+/// Registrations of 5 s, and a thousandth of the waits of minutes: what a user is told after an hour comes in seconds.
+pub fn hasty(setup: &mut Setup) {
+    setup.register_expires = "5s".to_owned();
+    setup.minutes = 0.001;
 }

@@ -2,6 +2,8 @@
 //! once, redirections, a busy moment, other Contacts of the account.
 
 use serde_json::{Value, json};
+use tests::api_client::Instance;
+use tests::board::Missed;
 use tests::digest::Fields;
 use tests::kamailio::Manner;
 use tests::wire::Transport;
@@ -30,6 +32,32 @@ fn field<'a>(digest: &'a Option<Fields>, name: &str) -> &'a str {
     digest.as_ref().and_then(|digest| digest.get(name)).unwrap_or_default()
 }
 
+/// An account that is registered at a Kamailio that has asked for credentials.
+struct Registered {
+    world: World,
+    instance: Instance,
+    /// The URI of its Contact.
+    contact: String,
+    /// The digest of each REGISTER so far.
+    asked: Vec<Option<Fields>>,
+}
+
+impl Registered {
+    /// At a Kamailio of this manner, after so many REGISTERs.
+    async fn after(manner: Manner, registers: usize) -> Result<Self, Missed> {
+        let (world, instance) = World::real_and_lent(plan(manner)).await?;
+        let contact = world.location().await?[0].uri.clone();
+        let asked = digests(&world, registers).await;
+        Ok(Self { world, instance, contact, asked })
+    }
+
+    /// It has kept its Contact; push ends, and the world.
+    async fn end(self) -> Outcome {
+        same_contact(&self.world, &self.contact).await?;
+        self.world.farewell(&self.instance).await
+    }
+}
+
 /// One Contact of ours, the same as before.
 async fn same_contact(world: &World, uri: &str) -> Outcome {
     let contacts = world.location().await?;
@@ -40,65 +68,59 @@ async fn same_contact(world: &World, uri: &str) -> Outcome {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_and_a_registrar_that_both_ask_are_both_answered_and_a_refresh_is_one_round_trip() -> Outcome {
     // RFC 3261 §22.3: 407 of the proxy's realm and 401 of the registrar's in one registration.
-    let (world, instance) = World::real_and_lent(plan(Manner::ProxyAsksToo)).await?;
-    let contact = world.location().await?[0].uri.clone();
-    let asked = digests(&world, 5).await;
+    let it = Registered::after(Manner::ProxyAsksToo, 5).await?;
+    let asked = &it.asked;
     assert!(asked[..2].iter().all(Option::is_none), "neither answer is known before it is asked for");
     // The third REGISTER carried both; the fourth and the fifth are refreshes, with rising counts.
     let counts: Vec<&str> = asked[2..5].iter().map(|it| field(it, "nc")).collect();
     assert_eq!(counts, ["00000001", "00000002", "00000003"]);
-    same_contact(&world, &contact).await?;
-    world.farewell(&instance).await
+    it.end().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_challenge_that_nobody_knows_is_passed_over_for_the_one_below_it() -> Outcome {
     // RFC 8760 §2.4.
-    let (world, instance) = World::real_and_lent(plan(Manner::OddChallengeFirst)).await?;
-    let asked = digests(&world, 2).await;
+    let it = Registered::after(Manner::OddChallengeFirst, 2).await?;
+    let asked = &it.asked;
     assert_ne!(field(&asked[1], "nonce"), "odd");
-    world.farewell(&instance).await
+    it.end().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nonces_that_are_counted_are_used_again_with_a_count_that_rises() -> Outcome {
     // RFC 7616 §3.4: Kamailio refuses a count that it has seen.
-    let (world, instance) = World::real_and_lent(plan(Manner::CountsNonces)).await?;
-    let contact = world.location().await?[0].uri.clone();
-    let asked = digests(&world, 5).await;
+    let it = Registered::after(Manner::CountsNonces, 5).await?;
+    let asked = &it.asked;
     assert!(asked[0].is_none());
     let nonce = field(&asked[1], "nonce");
     for (at, digest) in asked[1..5].iter().enumerate() {
         assert_eq!((field(digest, "nonce"), field(digest, "nc")), (nonce, format!("{:08x}", at + 1).as_str()));
     }
-    same_contact(&world, &contact).await?;
-    world.farewell(&instance).await
+    it.end().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nonces_that_are_used_once_are_replaced_whenever_they_are_stale() -> Outcome {
     // RFC 7616 §3.3: stale, with the next nonce; the registration stands all the while.
-    let (world, instance) = World::real_and_lent(plan(Manner::OneTimeNonces)).await?;
-    let contact = world.location().await?[0].uri.clone();
-    let asked = digests(&world, 6).await;
+    let it = Registered::after(Manner::OneTimeNonces, 6).await?;
+    let asked = &it.asked;
     // First, its challenge answered; then each refresh with the old nonce and the new one.
     let nonces: Vec<&str> = asked[1..6].iter().map(|it| field(it, "nonce")).collect();
     assert_eq!(nonces[0], nonces[1]);
     assert_ne!(nonces[1], nonces[2]);
     assert_eq!(nonces[2], nonces[3]);
     assert_ne!(nonces[3], nonces[4]);
-    same_contact(&world, &contact).await?;
-    world.farewell(&instance).await
+    it.end().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_qop_is_answered_in_its_own_way() -> Outcome {
     // RFC 7616 §3.4, for servers of RFC 2069.
-    let (world, instance) = World::real_and_lent(plan(Manner::WithoutQop)).await?;
-    let asked = digests(&world, 3).await;
+    let it = Registered::after(Manner::WithoutQop, 3).await?;
+    let asked = &it.asked;
     assert_eq!((field(&asked[1], "qop"), field(&asked[1], "nc")), ("", ""));
     assert_eq!(field(&asked[2], "nonce"), field(&asked[1], "nonce"), "a refresh is one round trip here, too");
-    world.farewell(&instance).await
+    it.end().await
 }
 
 #[tokio::test(flavor = "multi_thread")]

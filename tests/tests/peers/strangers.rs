@@ -17,7 +17,7 @@ async fn linphone_as_the_phone_is_woken_answers_and_hangs_up() -> Outcome {
     for (nth, scenario) in [Scenario::CalleeHangsUp, Scenario::CallerHangsUp].into_iter().enumerate() {
         let caller = world.sipp_calls(scenario)?;
         let push = world.next_call_push(&instance).await?;
-        let phone = Linphone::start(&tests::world::real::stock_account(&instance), "sipwake", &world.authority)?;
+        let phone = Linphone::start(&tests::world::stock::stock_account(&instance), "sipwake", &world.authority)?;
         phone.await_registered(SOON).await?;
         phone.await_incoming(SOON).await?;
         phone.accept().unwrap();

@@ -42,8 +42,7 @@ async fn holds_and_resumes_over(transport: Transport) -> Outcome {
         passes(from, to, "MESSAGE", ("text/plain", "hello, in the call")).await?;
         passes(from, to, "REFER", ("text/plain", "")).await?;
     }
-    call.hang_up(SOON).await?;
-    caller.expect_bye(SOON).await?;
+    world.phone_hangs_up(&caller, &call).await?;
     world.content()
 }
 
@@ -55,9 +54,8 @@ plays! { holds_and_resumes_over:
 #[tokio::test]
 async fn a_call_that_outlives_the_wipe_of_its_instance_can_still_be_hung_up() -> Outcome {
     let (world, instance) = World::lent().await?;
-    let phone = world.wake(&instance).await?;
-    let (caller, call) = world.answered_at(&phone).await?;
-    assert_eq!(world.api.disable(&instance).await?.status, 200);
+    let Ringing { caller, phone: _phone, call, .. } = world.answered(&instance).await?;
+    world.disable(&instance).await?;
     world.phone_hangs_up(&caller, &call).await?;
     world.content()
 }

@@ -7,13 +7,9 @@ use tests::world::{Ringing, SOON, World, text};
 
 use super::Outcome;
 
-/// A device that comes now is let in and not rung.
-async fn comes_late_and_is_not_rung(world: &World, instance: &Instance) -> Outcome {
-    let phone = world.wake(instance).await?;
-    // The pong comes after whatever followed the registration.
-    phone.ping(SOON).await?;
-    assert_eq!(phone.invited(), 0);
-    phone.unregister(SOON).await?;
+/// A device that comes now is let in, is not rung, and leaves.
+async fn comes_late_and_is_not_rung(world: &World, alice: &Instance) -> Outcome {
+    world.wakes_in_vain(alice).await?.unregister(SOON).await?;
     world.content()
 }
 
@@ -26,19 +22,15 @@ async fn a_cancelled_call_never_rings_the_phone_that_wakes_late() -> Outcome {
     world.await_state(&instance, &push, "cancelled").await?;
     comes_late_and_is_not_rung(&world, &instance).await?;
     assert_eq!(world.apns.requests(), 1);
-    world.content()
+    Ok(())
 }
 
 #[tokio::test]
 async fn a_call_that_is_cancelled_while_the_phone_rings_stops_ringing() -> Outcome {
     let (world, instance) = World::lent().await?;
     let Ringing { caller, push, phone: _phone, call } = world.rings(&instance).await?;
-    call.ring();
-    caller.expect(180, SOON).await?;
-    caller.cancel().await?;
-    call.expect_cancel(SOON).await?;
-    caller.expect(487, SOON).await?;
-    call.expect_ack(SOON).await?;
+    world.ring(&caller, &call).await?;
+    world.cancel_ringing(&caller, &call).await?;
     world.await_state(&instance, &push, "cancelled").await?;
     world.content()
 }
@@ -55,8 +47,7 @@ async fn a_call_that_was_answered_elsewhere_says_so() -> Outcome {
 
 #[tokio::test]
 async fn a_call_for_which_no_phone_comes_is_answered_480_at_the_ring_timeout() -> Outcome {
-    let world = World::with(|setup| setup.ring_timeout = "2s".to_owned()).await?;
-    let instance = world.enable().await?;
+    let (world, instance) = World::lent_with(|setup| setup.ring_timeout = "2s".to_owned()).await?;
     let (caller, push) = world.call_and_push().await?;
     caller.expect(480, SOON).await?;
     let after = caller.responses().last().map(|(after, _)| *after).unwrap_or_default();
@@ -65,22 +56,20 @@ async fn a_call_for_which_no_phone_comes_is_answered_480_at_the_ring_timeout() -
     world.await_state(&instance, &push, "timed-out").await?;
     comes_late_and_is_not_rung(&world, &instance).await?;
     assert_eq!(world.apns.requests(), 1);
-    world.content()
+    Ok(())
 }
 
 #[tokio::test]
 async fn a_call_that_is_declined_by_the_app_is_answered_603() -> Outcome {
     let (world, instance) = World::lent().await?;
     let (caller, push) = world.call_and_push().await?;
-    let id = text(&push["call"]);
-    assert_eq!(world.api.decline(&instance, &id).await?.status, 204);
-    caller.expect(603, SOON).await?;
+    world.decline(&caller, &instance, &push).await?;
     world.await_state(&instance, &push, "declined").await?;
+    let id = text(&push["call"]);
     assert_eq!(world.api.decline(&instance, &id).await?.status, 204, "again is no error");
     assert_eq!(world.api.progress(&instance, &id).await?.status, 409, "it is over");
     assert_eq!(world.api.decline(&instance, "c_unknown").await?.status, 404);
-    comes_late_and_is_not_rung(&world, &instance).await?;
-    world.content()
+    comes_late_and_is_not_rung(&world, &instance).await
 }
 
 #[tokio::test]
@@ -90,9 +79,7 @@ async fn a_call_that_the_phone_declines_is_answered_as_it_says() -> Outcome {
     for status in [486, 603, 488] {
         let (caller, call) = world.rings_at(&phone).await?;
         call.ring();
-        call.decline(status);
-        caller.expect(status, SOON).await?;
-        call.expect_ack(SOON).await?;
+        world.refuse(&caller, &call, status).await?;
         world.content()?;
     }
     phone.unregister(SOON).await?;
@@ -105,15 +92,13 @@ async fn a_call_that_the_phone_declines_is_answered_as_it_says() -> Outcome {
 
 #[tokio::test]
 async fn a_call_that_rings_and_is_never_answered_ends_at_the_answer_timeout() -> Outcome {
-    let world = World::with(|setup| {
+    let (world, instance) = World::lent_with(|setup| {
         setup.ring_timeout = "4s".to_owned();
         setup.answer_timeout = "4s".to_owned();
     })
     .await?;
-    let instance = world.enable().await?;
     let Ringing { caller, push, phone: _phone, call } = world.rings(&instance).await?;
-    call.ring();
-    caller.expect(180, SOON).await?;
+    world.ring(&caller, &call).await?;
     caller.expect(408, SOON).await?;
     call.expect_cancel(SOON).await?;
     world.await_state(&instance, &push, "timed-out").await?;

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use tests::api_client::Instance;
-use tests::board::Missed;
+use tests::caller::Caller;
+use tests::leg::Sent;
 use tests::phone::{IncomingCall, Phone};
-use tests::world::{SOON, World};
+use tests::world::{Ringing, SOON, World};
 
 use super::Outcome;
 
@@ -22,8 +23,7 @@ async fn a_phone_whose_flow_is_silent_gets_the_push_after_two_seconds() -> Outco
     let push = world.apns.next_push(SOON).await;
     let after = push.map(|push| push.at.duration_since(began)).unwrap_or_default();
     assert!((Duration::from_millis(1_900)..Duration::from_secs(15)).contains(&after), "{after:?}");
-    let phone = world.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
+    let (_phone, call) = world.wake_to_call(&instance).await?;
     world.answer(&caller, &call).await?;
     world.phone_hangs_up(&caller, &call).await?;
     assert_eq!((asleep.invited(), world.apns.count()), (0, 1));
@@ -32,8 +32,7 @@ async fn a_phone_whose_flow_is_silent_gets_the_push_after_two_seconds() -> Outco
 
 #[tokio::test]
 async fn a_phone_that_answers_on_its_flow_in_time_gets_no_push() -> Outcome {
-    let world = World::with(|setup| setup.timing = SLOW).await?;
-    let instance = world.enable().await?;
+    let (world, instance) = World::lent_with(|setup| setup.timing = SLOW).await?;
     let phone = world.wake(&instance).await?;
     let (caller, call) = world.rings_at(&phone).await?;
     call.leg().respond(100, &[], None);
@@ -47,8 +46,7 @@ async fn a_phone_that_answers_on_its_flow_in_time_gets_no_push() -> Outcome {
 
 #[tokio::test]
 async fn a_phone_whose_flow_has_broken_gets_the_push_at_once() -> Outcome {
-    let world = World::with(|setup| setup.timing = SLOW).await?;
-    let instance = world.enable().await?;
+    let (world, instance) = World::lent_with(|setup| setup.timing = SLOW).await?;
     for _ in 0..3 {
         let gone = world.wake(&instance).await?;
         gone.drop_connection();
@@ -57,10 +55,7 @@ async fn a_phone_whose_flow_has_broken_gets_the_push_at_once() -> Outcome {
         let push = world.apns.next_push(SOON).await;
         let after = push.map(|push| push.at.duration_since(began));
         assert!(after.is_some_and(|after| after < Duration::from_secs(7)), "{after:?}");
-        let phone = world.wake(&instance).await?;
-        let call = phone.next_invite(SOON).await?;
-        world.answer(&caller, &call).await?;
-        caller.bye(SOON).await?;
+        world.talks(&caller, &instance).await?;
         world.content()?;
     }
     Ok(())
@@ -74,8 +69,7 @@ async fn a_phone_that_loses_its_flow_while_it_rings_is_offered_the_call_again() 
     first.next_invite(SOON).await?.ring();
     caller.expect(180, SOON).await?;
     first.drop_connection();
-    let phone = world.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
+    let (_phone, call) = world.wake_to_call(&instance).await?;
     world.answer(&caller, &call).await?;
     world.hang_up(&caller, &call).await?;
     assert_eq!(world.apns.count(), 1, "never a second push for one call");
@@ -97,42 +91,42 @@ async fn a_call_whose_phone_changed_its_network_is_hung_up_from_either_side() ->
     Ok(())
 }
 
-/// The phone comes back: its call goes on by a new connection, which is there before anything can come by it.
-async fn comes_back(world: &World, instance: &Instance, call: &IncomingCall) -> Result<(Phone, IncomingCall), Missed> {
+/// The phone comes back: its call goes on by a new connection, which is there before anything can come by it. The BYE that the
+/// caller has sent meanwhile reaches it, and is answered.
+async fn comes_back_to_a_bye(
+    world: &World,
+    instance: &Instance,
+    caller: &Caller,
+    bye: &Sent,
+    call: &IncomingCall,
+) -> Outcome {
     let phone = Phone::connect(world.device(instance)).await?;
+    world.watch_phone(&phone);
     let call = phone.take_over(call);
     assert_eq!(phone.register(SOON).await?.status(), Some(200));
-    Ok((phone, call))
+    call.expect_bye(SOON).await?;
+    assert_eq!(caller.leg().final_response(bye, SOON).await?.status(), Some(200));
+    world.content()
 }
 
 #[tokio::test]
 async fn a_caller_who_hangs_up_while_the_phone_is_away_is_answered_when_it_comes_back() -> Outcome {
     let (world, instance) = World::lent().await?;
-    let phone = world.wake(&instance).await?;
-    let (caller, call) = world.answered_at(&phone).await?;
+    let Ringing { caller, phone, call, .. } = world.answered(&instance).await?;
     phone.drop_connection();
-    world.await_metric("sipwake_edge_flows", 0.0).await?;
+    world.await_all_asleep().await?;
     let bye = caller.leg().send("BYE", &[], None);
-    let (phone, call) = comes_back(&world, &instance, &call).await?;
-    call.expect_bye(SOON).await?;
-    assert_eq!(caller.leg().final_response(&bye, SOON).await?.status(), Some(200));
-    world.watch_phone(&phone);
-    world.content()
+    comes_back_to_a_bye(&world, &instance, &caller, &bye, &call).await
 }
 
 #[tokio::test]
 async fn a_bye_that_was_lost_with_a_flow_comes_by_the_next_one() -> Outcome {
     let (world, instance) = World::lent().await?;
-    let phone = world.wake(&instance).await?;
-    let (caller, call) = world.answered_at(&phone).await?;
+    let Ringing { caller, phone, call, .. } = world.answered(&instance).await?;
     phone.fall_silent();
     let bye = caller.leg().send("BYE", &[], None);
     // The relay's answer about its metrics comes after it has taken the BYE, sent before.
     world.await_metric("sipwake_edge_flows", 1.0).await?;
     phone.drop_connection();
-    let (phone, call) = comes_back(&world, &instance, &call).await?;
-    call.expect_bye(SOON).await?;
-    assert_eq!(caller.leg().final_response(&bye, SOON).await?.status(), Some(200));
-    world.watch_phone(&phone);
-    world.content()
+    comes_back_to_a_bye(&world, &instance, &caller, &bye, &call).await
 }

@@ -1,9 +1,10 @@
 //! One account on several devices, at a SIP server that takes one Contact of it: all are woken, and one answers.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::api_client::Instance;
 use tests::apns;
-use tests::redis_server::RedisServer;
+use tests::board::Missed;
+use tests::caller::Caller;
 use tests::registrar::Behaviour;
 use tests::world::{FCM_TOKEN, OTHER_TOKEN, SOON, World};
 
@@ -12,7 +13,7 @@ use super::Outcome;
 const ELSEWHERE: &[u8] = b"Call completed elsewhere";
 
 /// Alice's iPhone, her tablet and her Android phone.
-async fn three(world: &World) -> Result<[Instance; 3], tests::board::Missed> {
+async fn three(world: &World) -> Result<[Instance; 3], Missed> {
     let phone = world.enable().await?;
     let tablet = world.enable_other().await?;
     let android = world.enable_android().await?;
@@ -20,11 +21,15 @@ async fn three(world: &World) -> Result<[Instance; 3], tests::board::Missed> {
     Ok([phone, tablet, android])
 }
 
+/// Alice's iPhone and her Android phone.
+async fn two() -> Result<(World, Instance, Instance), Missed> {
+    let (world, phone) = World::lent().await?;
+    let android = world.enable_android().await?;
+    Ok((world, phone, android))
+}
+
 /// The pushes of one call for these three, in their order.
-async fn pushes(
-    world: &World,
-    [phone, tablet, _]: &[Instance; 3],
-) -> Result<[serde_json::Value; 3], tests::board::Missed> {
+async fn pushes(world: &World, [phone, tablet, _]: &[Instance; 3]) -> Result<[Value; 3], Missed> {
     let (a, b, android) = (world.push().await?, world.push().await?, world.android_push().await?);
     let (a, b) = if a["instance"] == phone.id.as_str() { (a, b) } else { (b, a) };
     assert_eq!((a["instance"].as_str(), b["instance"].as_str()), (Some(&*phone.id), Some(&*tablet.id)));
@@ -32,16 +37,21 @@ async fn pushes(
     Ok([a, b, android])
 }
 
-#[tokio::test]
-async fn three_devices_share_one_contact_and_the_first_that_answers_has_the_call() -> Outcome {
+/// A call of Bob's for the three, which sleep: each has its push.
+async fn three_called() -> Result<(World, [Instance; 3], Caller, [Value; 3]), Missed> {
     let world = World::start().await?;
     let devices = three(&world).await?;
     let caller = world.call()?;
     let told = pushes(&world, &devices).await?;
+    Ok((world, devices, caller, told))
+}
+
+#[tokio::test]
+async fn three_devices_share_one_contact_and_the_first_that_answers_has_the_call() -> Outcome {
+    let (world, devices, caller, told) = three_called().await?;
     let (phone, tablet) = (world.wake(&devices[0]).await?, world.wake(&devices[1]).await?);
     let (call, ringing) = (phone.next_invite(SOON).await?, tablet.next_invite(SOON).await?);
-    ringing.ring();
-    caller.expect(180, SOON).await?;
+    world.ring(&caller, &ringing).await?;
     world.answer(&caller, &call).await?;
     let cancel = ringing.expect_cancel(SOON).await?;
     assert!(memchr::memmem::find(cancel.head(), ELSEWHERE).is_some(), "the tablet shows no missed call");
@@ -62,15 +72,11 @@ async fn three_devices_share_one_contact_and_the_first_that_answers_has_the_call
 
 #[tokio::test]
 async fn who_is_busy_leaves_the_call_to_the_others_and_who_declines_by_the_api_ends_it_for_all() -> Outcome {
-    let world = World::start().await?;
-    let devices = three(&world).await?;
-    let caller = world.call()?;
-    let told = pushes(&world, &devices).await?;
+    let (world, devices, caller, told) = three_called().await?;
     let phone = world.wake(&devices[0]).await?;
     phone.next_invite(SOON).await?.decline(486);
     world.await_state(&devices[0], &told[0], "declined").await?;
-    let tablet = world.wake(&devices[1]).await?;
-    let ringing = tablet.next_invite(SOON).await?;
+    let (_tablet, ringing) = world.wake_to_call(&devices[1]).await?;
     ringing.ring();
     world.await_state(&devices[1], &told[1], "ringing").await?;
     let call = told[2]["call"].as_str().unwrap_or_default();
@@ -99,25 +105,18 @@ async fn a_wrong_password_of_a_second_device_is_422_after_one_attempt_and_the_fi
     let offered = seen[before..].iter().filter(|it| it.request.text(sip::message::Name::Authorization).is_some());
     assert_eq!(offered.count(), 1, "nobody is banned for it");
     world.await_metric("sipwake_instances{state=\"registered\"}", 1.0).await?;
-    let caller = world.call()?;
-    assert_eq!(world.push().await?["instance"], first.id.as_str());
-    let phone = world.wake(&first).await?;
-    let call = phone.next_invite(SOON).await?;
-    world.answer(&caller, &call).await?;
-    caller.bye(SOON).await?;
+    world.rings_on(&first).await?;
     assert_eq!(world.apns.count(), 1);
     // With the right one it joins, in the same Contact.
     let second = world.enable_other().await?;
     assert_eq!(world.registrar.contacts(&aor).len(), 1);
-    assert_eq!(world.api.disable(&second).await?.status, 200);
+    world.disable(&second).await?;
     world.content()
 }
 
 #[tokio::test]
 async fn a_device_that_is_wiped_leaves_the_contact_to_the_other_and_the_last_one_takes_it_along() -> Outcome {
-    let world = World::start().await?;
-    let phone = world.enable().await?;
-    let android = world.enable_android().await?;
+    let (world, phone, android) = two().await?;
     let before = world.contacts();
     let answer = world.api.disable(&phone).await?;
     assert_eq!((answer.status, &answer.json()["unregistered"]), (200, &json!(false)), "the Contact stays");
@@ -125,10 +124,7 @@ async fn a_device_that_is_wiped_leaves_the_contact_to_the_other_and_the_last_one
     assert_eq!((after.len(), &after[0].uri), (1, &before[0].uri));
     let caller = world.call()?;
     let push = world.android_push().await?;
-    let device = world.wake(&android).await?;
-    let call = device.next_invite(SOON).await?;
-    world.answer(&caller, &call).await?;
-    caller.bye(SOON).await?;
+    world.talks(&caller, &android).await?;
     world.await_state(&android, &push, "answered").await?;
     assert_eq!(world.apns.count(), 0);
     let answer = world.api.disable(&android).await?;
@@ -139,26 +135,19 @@ async fn a_device_that_is_wiped_leaves_the_contact_to_the_other_and_the_last_one
 
 #[tokio::test]
 async fn a_dead_push_token_wipes_its_own_device_and_the_call_goes_to_the_other() -> Outcome {
-    let world = World::start().await?;
-    let phone = world.enable().await?;
-    let android = world.enable_android().await?;
+    let (world, phone, android) = two().await?;
     world.apns.answer_all(Some(apns::Answer::Gone { timestamp: u64::MAX }));
     let caller = world.call()?;
     world.android_push().await?;
     world.await_gone(&phone).await?;
-    let device = world.wake(&android).await?;
-    let call = device.next_invite(SOON).await?;
-    world.answer(&caller, &call).await?;
-    caller.bye(SOON).await?;
+    world.talks(&caller, &android).await?;
     assert_eq!(world.contacts().len(), 1);
     world.content()
 }
 
 #[tokio::test]
 async fn an_app_in_the_foreground_is_not_woken_and_the_last_one_unregisters() -> Outcome {
-    let world = World::start().await?;
-    let phone = world.enable().await?;
-    let android = world.enable_android().await?;
+    let (world, phone, android) = two().await?;
     let presence = |value: &str| json!({"presence": value});
     assert_eq!(world.api.change(&phone, &presence("foreground")).await?.status, 200);
     let caller = world.call()?;
@@ -221,11 +210,11 @@ async fn a_password_that_is_changed_ends_those_that_have_the_old_one_after_three
     let (one, two) = (world.enable().await?, world.enable_other().await?);
     let aor = world.aor();
     world.registrar.change_password("alice", "looking glass");
-    let mut wish = world.wish_for(json!({"call_push": {"provider": "fcm", "token": FCM_TOKEN}}));
+    let mut wish = world.android_wish(FCM_TOKEN);
     wish["account"]["password"] = "looking glass".into();
     let android = world.enable_as(&wish).await?;
     let joined = world.registrar.registers(&aor).len();
-    assert_eq!(world.api.disable(&android).await?.status, 200);
+    world.disable(&android).await?;
     for gone in [&one, &two] {
         world.await_gone(gone).await?;
     }
@@ -238,8 +227,7 @@ async fn a_password_that_is_changed_ends_those_that_have_the_old_one_after_three
 
 #[tokio::test]
 async fn after_kill_9_the_devices_of_an_account_share_their_contact_again_and_all_are_woken() -> Outcome {
-    let redis = RedisServer::start();
-    let mut world = World::with(|setup| setup.store = redis.url()).await?;
+    let (mut world, _redis) = World::on_redis(|_| {}).await?;
     let devices = three(&world).await?;
     let before = world.contacts();
     world.relay.kill_9().await?;
@@ -250,13 +238,12 @@ async fn after_kill_9_the_devices_of_an_account_share_their_contact_again_and_al
     assert_eq!((&after[0].uri, &after[0].instance), (&before[0].uri, &before[0].instance));
     let caller = world.call()?;
     let told = pushes(&world, &devices).await?;
-    let android = world.wake(&devices[2]).await?;
-    let call = android.next_invite(SOON).await?;
+    let (_android, call) = world.wake_to_call(&devices[2]).await?;
     world.answer(&caller, &call).await?;
     world.await_state(&devices[0], &told[0], "answered-elsewhere").await?;
     caller.bye(SOON).await?;
     for device in &devices {
-        assert_eq!(world.api.disable(device).await?.status, 200);
+        world.disable(device).await?;
     }
     world.await_contacts(0).await?;
     world.content()

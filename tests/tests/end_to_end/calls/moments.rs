@@ -42,12 +42,7 @@ async fn a_second_call_during_the_first_reaches_the_phone_without_a_push() -> Ou
 }
 
 async fn a_call_in_the_moment_of_a_refresh_over(transport: Transport) -> Outcome {
-    let mut world = World::with(|setup| {
-        setup.register_expires = "5s".to_owned();
-        setup.transports = vec![Transport::Tls, Transport::Udp];
-    })
-    .await?;
-    world.transport = transport;
+    let world = World::over_with(transport, |setup| setup.register_expires = "5s".to_owned()).await?;
     let instance = world.enable().await?;
     let aor = world.aor();
     let before = world.registrar.registers(&aor).len();

@@ -23,6 +23,14 @@ async fn push_of_a_call(world: &World) -> Result<Value, tests::board::Missed> {
     }
 }
 
+/// The push of a call with these options, which is given up.
+async fn push_of(world: &World, options: &CallOptions) -> Result<Value, tests::board::Missed> {
+    let caller = world.call_with(options)?;
+    let push = world.push().await?;
+    world.cancel(&caller).await?;
+    Ok(push)
+}
+
 /// The object must be exactly this one; its moments are checked and taken from it.
 fn is_the_push(push: &Value, event: &str, instance: &str, life_s: u64, caller: Value, edge: u16) {
     let (sent, deadline) = (push["sent_at"].as_u64().unwrap_or(0), push["deadline"].as_u64().unwrap_or(0));
@@ -42,11 +50,10 @@ fn is_the_push(push: &Value, event: &str, instance: &str, life_s: u64, caller: V
 
 #[tokio::test]
 async fn a_voip_push_is_the_contracts_and_is_sent_once() -> Outcome {
-    let world = World::with(|setup| setup.ring_timeout = "25s".to_owned()).await?;
-    let instance = world.enable().await?;
+    let (world, instance) = World::lent_with(|setup| setup.ring_timeout = "25s".to_owned()).await?;
     let edge = world.relay.setup().ports.edge;
     let caller = world.call()?;
-    let push = world.apns.next_push(SOON).await.ok_or_else(|| tests::board::Missed::new("a push", ""))?;
+    let push = world.apple_push().await?;
     assert_eq!(push.token, TOKEN);
     assert_eq!(push.topic, format!("{}.voip", apns::BUNDLE));
     assert_eq!((push.push_type.as_str(), push.priority, push.expiration), ("voip", 10, 0));
@@ -54,10 +61,7 @@ async fn a_voip_push_is_the_contracts_and_is_sent_once() -> Outcome {
     assert_eq!(push.payload.as_object().map(serde_json::Map::len), Some(2), "nothing but aps and sipwake");
     let caller_of = json!({"from": "sip:bob@example.test", "name": "Bob"});
     is_the_push(&push.payload["sipwake"], "call", &instance.id, 25, caller_of, edge);
-    let phone = world.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
-    world.answer(&caller, &call).await?;
-    caller.bye(SOON).await?;
+    world.talks(&caller, &instance).await?;
     assert_eq!(world.apns.requests(), 1);
     world.content()
 }
@@ -68,18 +72,14 @@ async fn a_push_that_the_service_could_not_take_is_tried_again_and_taken_once() 
     world.apns.answer_with(TOKEN, [apns::Answer::Unavailable { retry_after: None }, apns::Answer::ServerError]);
     let (caller, _) = world.call_and_push().await?;
     caller.expect(180, SOON).await?;
-    let phone = world.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
-    world.answer(&caller, &call).await?;
-    caller.bye(SOON).await?;
+    world.talks(&caller, &instance).await?;
     assert_eq!((world.apns.requests(), world.apns.count()), (3, 1));
     world.content()
 }
 
 #[tokio::test]
 async fn a_caller_who_asks_for_privacy_is_anonymous_in_the_push() -> Outcome {
-    let world = World::start().await?;
-    world.enable().await?;
+    let (world, _) = World::lent().await?;
     for options in [
         CallOptions::default().private("\"Bob\" <sip:bob@example.test>"),
         CallOptions::default().header("Privacy", "user;id"),
@@ -87,11 +87,9 @@ async fn a_caller_who_asks_for_privacy_is_anonymous_in_the_push() -> Outcome {
             .header("Privacy", "header")
             .header("Remote-Party-ID", "<sip:bob@example.test>;privacy=full"),
     ] {
-        let caller = world.call_with(&options)?;
-        let push = world.push().await?;
+        let push = push_of(&world, &options).await?;
         assert_eq!(push["from"], "sip:anonymous@anonymous.invalid");
         assert!(!push.to_string().to_lowercase().contains("bob"), "{push}");
-        world.cancel(&caller).await?;
     }
     world.content()
 }
@@ -99,29 +97,23 @@ async fn a_caller_who_asks_for_privacy_is_anonymous_in_the_push() -> Outcome {
 #[tokio::test]
 async fn a_push_names_whom_the_accounts_server_asserts_and_not_whom_the_caller_says() -> Outcome {
     // RFC 3325 §9.1.
-    let world = World::start().await?;
-    world.enable().await?;
+    let (world, _) = World::lent().await?;
     let options = CallOptions::default()
         .from("\"Your bank\" <sip:bank@example.test>")
         .header("P-Asserted-Identity", "\"Mallory\" <sip:+4930123@example.test;user=phone>");
-    let caller = world.call_with(&options)?;
-    let push = world.push().await?;
+    let push = push_of(&world, &options).await?;
     assert_eq!((push["from"].as_str(), push["name"].as_str()), (Some("sip:+4930123@example.test"), Some("Mallory")));
-    world.cancel(&caller).await?;
     world.content()
 }
 
 #[tokio::test]
 async fn a_callers_name_cannot_break_or_mislead_the_push() -> Outcome {
-    let world = World::start().await?;
-    world.enable().await?;
+    let (world, _) = World::lent().await?;
     let name = "\"Bo\\\"b \u{202e}evil\u{2028} {}</x>\" <sip:bob%0d%0aX@example.test>";
-    let caller = world.call_with(&CallOptions::default().from(name))?;
-    let push = world.push().await?;
+    let push = push_of(&world, &CallOptions::default().from(name)).await?;
     assert_eq!(push["name"], "Bo\"b evil {}</x>");
     let from = text(&push["from"]);
     assert!(!from.contains(['\r', '\n']), "{from:?}");
-    world.cancel(&caller).await?;
     let long = format!("\"{}\" <sip:bob@example.test>", "\u{1f4de}".repeat(3_000));
     let caller = world.call_with(&CallOptions::default().from(&long))?;
     world.push().await?;
@@ -135,14 +127,14 @@ async fn an_fcm_push_is_the_contracts_and_says_when_the_call_has_ended() -> Outc
     let instance = world.enable_android().await?;
     let edge = world.relay.setup().ports.edge;
     let caller = world.call()?;
-    let push = world.fcm.next_push(SOON).await.ok_or_else(|| tests::board::Missed::new("a push", ""))?;
+    let push = world.google_push().await?;
     assert_eq!((push.token.as_str(), push.priority.as_str(), push.ttl.as_str()), (FCM_TOKEN, "HIGH", "0s"));
     let caller_of = json!({"from": "sip:bob@example.test", "name": "Bob"});
     is_the_push(&push.payload, "call", &instance.id, 30, caller_of, edge);
     caller.expect(180, SOON).await?;
     world.cancel(&caller).await?;
     let ended = loop {
-        let push = world.fcm.next_push(SOON).await.ok_or_else(|| tests::board::Missed::new("a push", "call-ended"))?;
+        let push = world.google_push().await?;
         if push.payload["event"] != "missed-call" {
             break push;
         }
@@ -171,8 +163,7 @@ async fn an_android_phone_is_told_that_a_call_has_ended_unless_it_answered_it() 
 
     let answered = world.call()?;
     push_of_a_call(&world).await?;
-    let phone = world.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
+    let (phone, call) = world.wake_to_call(&instance).await?;
     world.answer(&answered, &call).await?;
     answered.bye(SOON).await?;
     phone.unregister(SOON).await?;
@@ -202,16 +193,13 @@ async fn an_android_phone_that_gives_no_sign_is_pushed_once_more_with_the_same_p
     let world = World::start().await?;
     let instance = world.enable_android().await?;
     let caller = world.call()?;
-    let first = world.fcm.next_push(SOON).await.ok_or_else(|| tests::board::Missed::new("a push", ""))?;
-    let second = world.fcm.next_push(SOON * 2).await.ok_or_else(|| tests::board::Missed::new("a second push", ""))?;
+    let first = world.google_push().await?;
+    let second = world.google_push().await?;
     assert!(second.at - first.at >= std::time::Duration::from_millis(4_900), "not before five seconds");
     assert_eq!((&second.payload, &second.token), (&first.payload, &first.token), "the same to the byte");
     assert_eq!((second.priority.as_str(), second.ttl.as_str()), ("HIGH", "0s"));
     assert_eq!(world.relay.metric("sipwake_push_resends_total").await, Some(1.0));
-    let phone = world.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
-    world.answer(&caller, &call).await?;
-    caller.bye(SOON).await?;
+    world.talks(&caller, &instance).await?;
     assert_eq!(world.fcm.requests(), 2, "once more, not again and again");
     world.content()
 }

@@ -2,15 +2,26 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+use tests::api_client::Instance;
 use tests::apns::Answer;
+use tests::board::Missed;
 use tests::caller::Caller;
 use tests::world::{SOON, World, text};
 
 use super::Outcome;
 
-async fn world(early_ringing: &str) -> Result<World, tests::board::Missed> {
-    let world = World::with(|setup| setup.early_ringing = early_ringing.to_owned()).await?;
-    Ok(world)
+/// Alice's iPhone sleeps, and `call.early_ringing` is this.
+async fn lent(early_ringing: &str) -> Result<(World, Instance), Missed> {
+    World::lent_with(|setup| setup.early_ringing = early_ringing.to_owned()).await
+}
+
+/// The push of a call of Bob's, which the push service has accepted; he has heard nothing yet.
+async fn pushed(world: &World) -> Result<(Caller, Value), Missed> {
+    let (caller, push) = world.call_and_push().await?;
+    world.await_metric("sipwake_pushes_total{provider=\"apns\",outcome=\"accepted\"}", 1.0).await?;
+    assert_eq!(rang_after(&caller), None);
+    Ok((caller, push))
 }
 
 /// When the first 180 came.
@@ -20,45 +31,39 @@ fn rang_after(caller: &Caller) -> Option<Duration> {
 
 #[tokio::test]
 async fn ringing_immediately_does_not_wait_for_the_push_service() -> Outcome {
-    let world = world("immediately").await?;
-    let instance = world.enable().await?;
+    let (world, alice) = lent("immediately").await?;
     world.apns.answer_all(Some(Answer::Slow(Duration::from_secs(3))));
     let caller = world.call()?;
     caller.expect(180, SOON).await?;
     assert!(rang_after(&caller) < Some(Duration::from_millis(2_500)));
     let push = world.push().await?;
-    world.await_state(&instance, &push, "ringing").await?;
+    world.await_state(&alice, &push, "ringing").await?;
     world.cancel(&caller).await?;
     world.content()
 }
 
 #[tokio::test]
 async fn ringing_after_the_push_was_accepted_waits_for_the_push_service() -> Outcome {
-    let world = world("after-push-accepted").await?;
-    let instance = world.enable().await?;
+    let (world, alice) = lent("after-push-accepted").await?;
     world.apns.answer_all(Some(Answer::Slow(Duration::from_millis(1_200))));
     let (caller, push) = world.call_and_push().await?;
-    world.await_state(&instance, &push, "waking").await?;
+    world.await_state(&alice, &push, "waking").await?;
     caller.expect(180, SOON).await?;
     assert!(rang_after(&caller) >= Some(Duration::from_millis(1_200)));
-    world.await_state(&instance, &push, "ringing").await?;
+    world.await_state(&alice, &push, "ringing").await?;
     world.cancel(&caller).await?;
     world.content()
 }
 
 #[tokio::test]
 async fn ringing_after_the_device_rings_waits_for_the_device() -> Outcome {
-    let world = world("after-device-rings").await?;
-    let instance = world.enable().await?;
-    let (caller, push) = world.call_and_push().await?;
-    world.await_metric("sipwake_pushes_total{provider=\"apns\",outcome=\"accepted\"}", 1.0).await?;
-    let phone = world.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
-    world.await_state(&instance, &push, "waking").await?;
+    let (world, alice) = lent("after-device-rings").await?;
+    let (caller, push) = pushed(&world).await?;
+    let (_phone, call) = world.wake_to_call(&alice).await?;
+    world.await_state(&alice, &push, "waking").await?;
     assert_eq!(rang_after(&caller), None);
-    call.ring();
-    caller.expect(180, SOON).await?;
-    world.await_state(&instance, &push, "ringing").await?;
+    world.ring(&caller, &call).await?;
+    world.await_state(&alice, &push, "ringing").await?;
     world.answer(&caller, &call).await?;
     caller.bye(SOON).await?;
     world.content()
@@ -66,21 +71,17 @@ async fn ringing_after_the_device_rings_waits_for_the_device() -> Outcome {
 
 #[tokio::test]
 async fn a_device_that_says_it_makes_progress_lets_the_caller_hear_ringing() -> Outcome {
-    let world = world("after-device-rings").await?;
-    let instance = world.enable().await?;
-    let (caller, push) = world.call_and_push().await?;
-    world.await_metric("sipwake_pushes_total{provider=\"apns\",outcome=\"accepted\"}", 1.0).await?;
-    assert_eq!(rang_after(&caller), None);
+    let (world, alice) = lent("after-device-rings").await?;
+    let (caller, push) = pushed(&world).await?;
     for _ in 0..2 {
-        assert_eq!(world.api.progress(&instance, &text(&push["call"])).await?.status, 204);
+        assert_eq!(world.api.progress(&alice, &text(&push["call"])).await?.status, 204);
     }
     caller.expect(180, SOON).await?;
-    world.await_state(&instance, &push, "ringing").await?;
-    let phone = world.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
+    world.await_state(&alice, &push, "ringing").await?;
+    let (_phone, call) = world.wake_to_call(&alice).await?;
     world.answer(&caller, &call).await?;
     assert_eq!(caller.responses().iter().filter(|(_, status)| *status == 180).count(), 1, "ringing is said once");
-    assert_eq!(world.api.progress(&instance, &text(&push["call"])).await?.status, 409, "it is answered");
+    assert_eq!(world.api.progress(&alice, &text(&push["call"])).await?.status, 409, "it is answered");
     caller.bye(SOON).await?;
     world.content()
 }

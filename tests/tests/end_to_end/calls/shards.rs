@@ -27,7 +27,7 @@ struct Account {
     phone: Phone,
 }
 
-async fn stage(transport: Transport) -> Result<(World, Vec<Account>), Missed> {
+async fn eight_shards(transport: Transport) -> Result<(World, Vec<Account>), Missed> {
     let accounts: Vec<(&str, &str)> = USERS.iter().map(|user| (*user, "password")).collect();
     let mut world = World::among(&accounts, |setup| {
         setup.transports = vec![Transport::Tls, transport];
@@ -62,13 +62,12 @@ fn call(world: &World, aor: &str, flow: Option<&Flow>) -> Result<Caller, Missed>
 
 /// Each account has one call cancelled and one refused; `shared`: all by one connection, whichever shard they are for.
 async fn cancels_and_refusals_pass(transport: Transport, shared: bool) -> Outcome {
-    let (world, accounts) = stage(transport).await?;
+    let (world, accounts) = eight_shards(transport).await?;
     let flow = if shared { Some(world.registrar.path_flow(&accounts[0].aor).await?) } else { None };
     let played = accounts.iter().map(async |account| {
         let cancelled = call(&world, &account.aor, flow.as_ref())?;
         let ringing = account.phone.next_invite(SOON).await?;
-        ringing.ring();
-        cancelled.expect(180, SOON).await?;
+        world.ring(&cancelled, &ringing).await?;
         world.cancel(&cancelled).await?;
         ringing.expect_cancel(SOON).await?;
         let refused = call(&world, &account.aor, flow.as_ref())?;
@@ -103,14 +102,13 @@ async fn a_cancel_and_an_ack_without_route_find_their_call_on_any_shard_by_one_t
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_strangers_cancel_touches_nobodys_call_though_it_knows_its_branch() -> Outcome {
-    let (world, accounts) = stage(Transport::Udp).await?;
+    let (world, accounts) = eight_shards(Transport::Udp).await?;
     let stranger = raw::datagrams(ELSEWHERE).await?;
     let relay = ("127.0.0.1", world.relay.setup().ports.udp);
     for account in &accounts[..4] {
         let caller = call(&world, &account.aor, None)?;
         let ringing = account.phone.next_invite(SOON).await?;
-        ringing.ring();
-        caller.expect(180, SOON).await?;
+        world.ring(&caller, &ringing).await?;
         let invite = caller.leg().request_of(&caller.first()).ok_or_else(|| Missed::new("an INVITE", "none"))?;
         let mut answer = [0; 2_048];
         stranger.send_to(&cancel_of(&invite), relay).await?;

@@ -6,32 +6,16 @@ use tests::wire::Transport;
 use tests::world::{SOON, World};
 
 use super::Outcome;
+use super::handover::each_side_hangs_up;
 
-async fn scene_over(upstream: Transport) -> Result<World, tests::board::Missed> {
+async fn over_wss(upstream: Transport) -> Result<World, tests::board::Missed> {
     let mut world = World::over(upstream).await?;
     world.edge = Transport::Wss;
     Ok(world)
 }
 
 async fn each_side_hangs_up_over(upstream: Transport) -> Outcome {
-    let world = scene_over(upstream).await?;
-    let instance = world.enable().await?;
-    for caller_ends in [true, false] {
-        let (caller, push) = world.call_and_push().await?;
-        let phone = world.wake(&instance).await?;
-        assert_eq!(phone.flow().transport(), Transport::Wss);
-        let call = phone.next_invite(SOON).await?;
-        world.answer(&caller, &call).await?;
-        world.await_state(&instance, &push, "answered").await?;
-        for leg in [caller.leg(), call.leg()] {
-            assert_eq!(leg.reinvite(SOON).await?.status(), Some(200));
-        }
-        world.end(caller_ends, &caller, &call).await?;
-        phone.unregister(SOON).await?;
-        world.content()?;
-    }
-    assert_eq!(world.apns.count(), 2, "one push for each call");
-    Ok(())
+    each_side_hangs_up(over_wss(upstream).await?).await
 }
 
 plays! { each_side_hangs_up_over:
@@ -41,11 +25,10 @@ plays! { each_side_hangs_up_over:
 
 #[tokio::test]
 async fn a_phone_on_a_websocket_sees_names_of_rfc_7118_and_the_server_none_of_them() -> Outcome {
-    let world = scene_over(Transport::Tls).await?;
+    let world = over_wss(Transport::Tls).await?;
     let instance = world.enable().await?;
     let caller = world.call()?;
-    let phone = world.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
+    let (phone, call) = world.wake_to_call(&instance).await?;
     let invite = call.invite();
     let own = format!("127.0.0.1:{}", world.relay.setup().ports.websocket);
     let via = invite.via().expect("a Via").text.to_owned();
@@ -62,7 +45,7 @@ async fn a_phone_on_a_websocket_sees_names_of_rfc_7118_and_the_server_none_of_th
 
 #[tokio::test]
 async fn keep_alives_of_both_kinds_and_a_token_do_on_a_websocket_what_they_do_on_tls() -> Outcome {
-    let world = scene_over(Transport::Tls).await?;
+    let world = over_wss(Transport::Tls).await?;
     let instance = world.enable().await?;
     let phone =
         Phone::registered(tests::phone::Settings { proof: Proof::Bearer, ..world.device(&instance) }, SOON).await?;

@@ -71,8 +71,7 @@ async fn a_user_records_a_call_of_its_own_and_nobody_elses() -> Outcome {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_records_an_instance_into_a_file_and_its_user_sees_that() -> Outcome {
-    let world = World::start().await?;
-    let instance = world.enable().await?;
+    let (world, instance) = World::lent().await?;
     let files = Scratch::new();
     let token = files.file("token", &world.relay.setup().operator_token).display().to_string();
     let (url, ca) =

@@ -2,24 +2,23 @@
 
 use serde_json::json;
 use tests::caller::CallOptions;
-use tests::redis_server::RedisServer;
 use tests::wire::Transport;
 use tests::world::{FCM_TOKEN, SOON, World, text};
 
-use super::{Outcome, alert, await_kept, kept, wish, write};
+use super::{Outcome, await_kept, write};
 
 #[tokio::test]
 async fn a_message_to_a_sleeping_phone_is_202_pushed_fetched_and_deleted() -> Outcome {
     for transport in [Transport::Tls, Transport::Udp, Transport::Tcp] {
         let world = World::over(transport).await?;
-        let instance = world.enable_as(&wish(&world)).await?;
+        let instance = world.enable_as(&world.wish_with_alerts()).await?;
         let caller = write(&world, "Grüße, bis gleich")?;
         caller.expect(202, SOON).await?;
-        let push = alert(&world, "message").await?;
+        let push = world.alert("message").await?;
         let id = text(&push["message"]);
         assert_eq!((&push["from"], &push["name"]), (&json!("sip:bob@example.test"), &json!("Bob")));
         assert!(id.starts_with("m_") && push.get("call").is_none() && !push.to_string().contains("gleich"), "{push}");
-        let messages = kept(&world, &instance, "messages").await?;
+        let messages = world.kept(&instance, "messages").await?;
         let [message] = &messages[..] else { panic!("{messages:?}") };
         assert_eq!((&message["body"], &message["encoding"]), (&json!("Grüße, bis gleich"), &json!("utf-8")));
         assert_eq!((&message["content_type"], text(&message["message"])), (&json!("text/plain"), id.clone()));
@@ -29,7 +28,7 @@ async fn a_message_to_a_sleeping_phone_is_202_pushed_fetched_and_deleted() -> Ou
         assert_eq!(world.api.of("DELETE", &instance, &path).await?.status, 204);
         let again = world.api.of("DELETE", &instance, &path).await?;
         assert_eq!((again.status, again.problem().as_deref()), (404, Some("unknown-message")));
-        assert_eq!(kept(&world, &instance, "messages").await?, Vec::<serde_json::Value>::new());
+        assert_eq!(world.kept(&instance, "messages").await?, Vec::<serde_json::Value>::new());
         world.await_metric("sipwake_messages_total{outcome=\"kept\"}", 1.0).await?;
         assert_eq!(world.apns.requests(), 1);
         world.content()?;
@@ -40,19 +39,19 @@ async fn a_message_to_a_sleeping_phone_is_202_pushed_fetched_and_deleted() -> Ou
 #[tokio::test]
 async fn a_message_to_an_attached_phone_goes_on_its_flow_and_is_neither_kept_nor_pushed() -> Outcome {
     let world = World::start().await?;
-    let instance = world.enable_as(&wish(&world)).await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
     let phone = world.wake(&instance).await?;
     let caller = write(&world, "hello, phone")?;
     let came = phone.next_request("MESSAGE", SOON).await?;
     assert_eq!(&came.body()[..], b"hello, phone");
     caller.expect(200, SOON).await?;
-    assert_eq!(kept(&world, &instance, "messages").await?.len(), 0);
+    assert_eq!(world.kept(&instance, "messages").await?.len(), 0);
     world.await_metric("sipwake_messages_total{outcome=\"delivered\"}", 1.0).await?;
     // When it has left, the next one is kept.
     phone.unregister(SOON).await?;
     write(&world, "hello, later")?.expect(202, SOON).await?;
-    alert(&world, "message").await?;
-    assert_eq!(kept(&world, &instance, "messages").await?.len(), 1);
+    world.alert("message").await?;
+    assert_eq!(world.kept(&instance, "messages").await?.len(), 1);
     assert_eq!(world.apns.requests(), 1);
     world.content()
 }
@@ -60,21 +59,19 @@ async fn a_message_to_an_attached_phone_goes_on_its_flow_and_is_neither_kept_nor
 #[tokio::test]
 async fn a_message_to_a_phone_that_is_out_of_reach_without_knowing_is_kept_instead() -> Outcome {
     let world = World::start().await?;
-    let instance = world.enable_as(&wish(&world)).await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
     let phone = world.wake(&instance).await?;
     phone.fall_silent();
     write(&world, "are you there?")?.expect(202, SOON).await?;
-    alert(&world, "message").await?;
-    assert_eq!(kept(&world, &instance, "messages").await?[0]["body"], "are you there?");
+    world.alert("message").await?;
+    assert_eq!(world.kept(&instance, "messages").await?[0]["body"], "are you there?");
     Ok(())
 }
 
 #[tokio::test]
 async fn a_message_waits_for_a_store_that_is_away_at_its_own_server_and_survives_a_restart() -> Outcome {
-    let redis = RedisServer::start();
-    let url = redis.url();
-    let mut world = World::with(move |setup| setup.store = url).await?;
-    let instance = world.enable_as(&wish(&world)).await?;
+    let (mut world, redis) = World::on_redis(|_| {}).await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
     redis.freeze();
     let refused = write(&world, "not yet")?.final_response(SOON).await?;
     assert_eq!(refused.status(), Some(503));
@@ -84,11 +81,11 @@ async fn a_message_waits_for_a_store_that_is_away_at_its_own_server_and_survives
     redis.thaw();
     let keeps = || async { write(&world, "now").ok()?.expect(202, SOON).await.ok().map(drop) };
     world.until("202", keeps).await?;
-    alert(&world, "message").await?;
+    world.alert("message").await?;
     world.relay.restart().await?;
     let messages = await_kept(&world, &instance, "messages", 1).await?;
     assert_eq!(messages[0]["body"], "now");
-    assert_eq!(world.api.disable(&instance).await?.status, 200);
+    world.disable(&instance).await?;
     world
         .until("an empty store", || async {
             let left = redis.keys().into_iter().any(|key| key.contains(&instance.id));
@@ -104,14 +101,14 @@ async fn a_phone_on_fcm_is_told_by_its_one_token_and_one_that_does_not_want_it_i
     write(&world, "hello, Android")?.expect(202, SOON).await?;
     let push = world.android_push().await?;
     assert_eq!((&push["event"], &push["from"]), (&json!("message"), &json!("sip:bob@example.test")));
-    assert_eq!(kept(&world, &instance, "messages").await?.len(), 1);
+    assert_eq!(world.kept(&instance, "messages").await?.len(), 1);
     let change = json!({"wake_for": ["call"]});
     assert_eq!(world.api.change(&instance, &change).await?.status, 200);
     write(&world, "silently")?.expect(202, SOON).await?;
-    assert_eq!(kept(&world, &instance, "messages").await?.len(), 2, "kept all the same");
+    assert_eq!(world.kept(&instance, "messages").await?.len(), 2, "kept all the same");
     // A test push comes next: nothing was sent before it.
     assert_eq!(world.api.of("POST", &instance, "/test").await?.status, 202);
-    let push = world.fcm.next_push(SOON).await.expect("a push");
+    let push = world.google_push().await?;
     assert_eq!((push.payload["event"].as_str(), push.token.as_str()), (Some("test"), FCM_TOKEN));
     world.content()
 }
@@ -119,16 +116,16 @@ async fn a_phone_on_fcm_is_told_by_its_one_token_and_one_that_does_not_want_it_i
 #[tokio::test]
 async fn a_composing_notice_is_dropped_a_private_sender_is_anonymous_and_a_large_body_is_413() -> Outcome {
     let world = World::with(|setup| setup.further += "\n[messages]\nmax_body = \"100B\"\n").await?;
-    let instance = world.enable_as(&wish(&world)).await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
     let call = |options: &CallOptions| world.call_with(options);
     let composing = CallOptions::request("MESSAGE").body("application/im-iscomposing+xml", "<isComposing/>");
     call(&composing)?.expect(200, SOON).await?;
     call(&CallOptions::request("MESSAGE").body("text/plain", &"x".repeat(101)))?.expect(413, SOON).await?;
     let private = CallOptions::request("MESSAGE").body("text/plain", "guess who").private("<sip:bob@example.test>");
     call(&private)?.expect(202, SOON).await?;
-    let push = alert(&world, "message").await?;
+    let push = world.alert("message").await?;
     assert_eq!((&push["from"], push.get("name")), (&json!("sip:anonymous@anonymous.invalid"), None));
-    let messages = kept(&world, &instance, "messages").await?;
+    let messages = world.kept(&instance, "messages").await?;
     assert_eq!((messages.len(), &messages[0]["from"]), (1, &push["from"]));
     for outcome in ["composing", "too-large", "kept"] {
         world.await_metric(&format!("sipwake_messages_total{{outcome=\"{outcome}\"}}"), 1.0).await?;

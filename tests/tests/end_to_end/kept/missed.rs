@@ -3,16 +3,16 @@
 use serde_json::json;
 use tests::world::{SOON, World, text};
 
-use super::{Outcome, alert, await_kept, kept, wish};
+use super::{Outcome, await_kept};
 
 #[tokio::test]
 async fn a_call_that_was_given_up_is_told_and_remembered_until_it_is_deleted() -> Outcome {
     let world = World::start().await?;
-    let instance = world.enable_as(&wish(&world)).await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
     let caller = world.call()?;
     let call = text(&world.push().await?["call"]);
     world.cancel(&caller).await?;
-    let push = alert(&world, "missed-call").await?;
+    let push = world.alert("missed-call").await?;
     assert_eq!(
         (text(&push["call"]), &push["from"], &push["name"]),
         (call.clone(), &json!("sip:bob@example.test"), &json!("Bob"))
@@ -25,7 +25,7 @@ async fn a_call_that_was_given_up_is_told_and_remembered_until_it_is_deleted() -
     let path = format!("/missed-calls/{call}");
     assert_eq!(world.api.of("DELETE", &instance, &path).await?.status, 204);
     assert_eq!(world.api.of("DELETE", &instance, &path).await?.status, 404);
-    assert_eq!(kept(&world, &instance, "missed-calls").await?.len(), 0);
+    assert_eq!(world.kept(&instance, "missed-calls").await?.len(), 0);
     assert_eq!(world.apns.requests(), 2, "one VoIP push for the call, one alert for its end");
     world.content()
 }
@@ -33,7 +33,7 @@ async fn a_call_that_was_given_up_is_told_and_remembered_until_it_is_deleted() -
 #[tokio::test]
 async fn a_call_that_nobody_came_for_is_missed_and_one_that_was_declined_or_answered_elsewhere_is_not() -> Outcome {
     let world = World::with(|setup| setup.ring_timeout = "2s".to_owned()).await?;
-    let instance = world.enable_as(&wish(&world)).await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
     let declined = world.call()?;
     let call = text(&world.push().await?["call"]);
     assert_eq!(world.api.decline(&instance, &call).await?.status, 204);
@@ -44,7 +44,7 @@ async fn a_call_that_nobody_came_for_is_missed_and_one_that_was_declined_or_answ
     let missed = world.call()?;
     let call = text(&world.push().await?["call"]);
     missed.expect(480, SOON).await?;
-    assert_eq!(text(&alert(&world, "missed-call").await?["call"]), call);
+    assert_eq!(text(&world.alert("missed-call").await?["call"]), call);
     let kept = await_kept(&world, &instance, "missed-calls", 1).await?;
     assert_eq!((text(&kept[0]["call"]), text(&kept[0]["state"])), (call, "timed-out".to_owned()));
     world.content()

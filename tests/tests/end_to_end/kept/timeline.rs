@@ -5,20 +5,17 @@ use tests::caller::CallOptions;
 use tests::registrar::Behaviour;
 use tests::world::{OTHER_TOKEN, SOON, TOKEN, World, text};
 
-use super::{Outcome, alert, await_kept, steps, wish, words, write};
+use super::{Outcome, await_kept, steps, words, write};
 
 #[tokio::test]
 async fn a_call_is_told_step_by_step() -> Outcome {
     let world = World::start().await?;
-    let instance = world.enable_as(&wish(&world)).await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
     assert_eq!(words(&steps(&world, &instance).await?), ["enabled", "registered"]);
     let caller = world.call()?;
     let call = text(&world.push().await?["call"]);
     caller.expect(180, SOON).await?;
-    let phone = world.wake(&instance).await?;
-    let incoming = phone.next_invite(SOON).await?;
-    world.answer(&caller, &incoming).await?;
-    caller.bye(SOON).await?;
+    world.talks(&caller, &instance).await?;
     let look =
         || async { steps(&world, &instance).await.ok().filter(|steps| words(steps).contains(&"answered".into())) };
     let told = world.until("the end of the call", look).await?;
@@ -40,7 +37,7 @@ async fn a_call_is_told_step_by_step() -> Outcome {
 #[tokio::test]
 async fn a_registration_that_fails_and_a_push_that_is_refused_say_why() -> Outcome {
     let world = World::with(|setup| setup.register_expires = "60s".to_owned()).await?;
-    let instance = world.enable_as(&wish(&world)).await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
     world.apns.answer_with(TOKEN, [tests::apns::Answer::Error { status: 400, reason: "BadTopic" }]);
     let caller = world.call()?;
     caller.expect(480, SOON).await?;
@@ -55,7 +52,7 @@ async fn a_registration_that_fails_and_a_push_that_is_refused_say_why() -> Outco
         if presence == "background" {
             world.registrar.behave(&world.aor(), Behaviour::RetryAfter(30));
         }
-        assert_eq!(world.api.change(&instance, &json!({"presence": presence})).await?.status, 200);
+        world.change(&instance, json!({"presence": presence})).await?;
         world.await_contacts(0).await?;
     }
     let look = || async {
@@ -73,11 +70,11 @@ async fn a_registration_that_fails_and_a_push_that_is_refused_say_why() -> Outco
 #[tokio::test]
 async fn a_test_push_goes_to_the_alert_target_and_its_result_is_told() -> Outcome {
     let world = World::start().await?;
-    let instance = world.enable_as(&wish(&world)).await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
     let answer = world.api.of("POST", &instance, "/test").await?;
     let expected = json!({"target": "alert_push", "provider": "apns", "environment": "production"});
     assert_eq!((answer.status, answer.json()), (202, expected));
-    alert(&world, "test").await?;
+    world.alert("test").await?;
     let look = || async {
         let steps = steps(&world, &instance).await.ok()?;
         steps.into_iter().find(|step| step["step"] == "push-ended" && step["event"] == "test")
@@ -99,7 +96,7 @@ async fn a_test_push_goes_to_the_alert_target_and_its_result_is_told() -> Outcom
 #[tokio::test]
 async fn a_test_push_to_a_dead_token_ends_the_instance() -> Outcome {
     let world = World::start().await?;
-    let instance = world.enable_as(&wish(&world)).await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
     world.apns.answer_with(OTHER_TOKEN, [tests::apns::Answer::Gone { timestamp: u64::MAX }]);
     assert_eq!(world.api.of("POST", &instance, "/test").await?.status, 202);
     world.await_gone(&instance).await?;
@@ -110,7 +107,7 @@ async fn a_test_push_to_a_dead_token_ends_the_instance() -> Outcome {
 #[tokio::test]
 async fn the_export_holds_what_is_held_and_no_secret() -> Outcome {
     let world = World::start().await?;
-    let instance = world.enable_as(&wish(&world)).await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
     write(&world, "for the export")?.expect(202, SOON).await?;
     let caller = world.call()?;
     caller.cancel().await?;

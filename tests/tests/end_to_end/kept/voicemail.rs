@@ -6,7 +6,7 @@ use tests::board::Missed;
 use tests::caller::CallOptions;
 use tests::world::{OTHER_TOKEN, SOON, World};
 
-use super::{Outcome, alert, steps, wish, words};
+use super::{Outcome, steps, words};
 
 async fn notify(world: &World, event: &str, body: &str) -> Result<Message, Missed> {
     let options = CallOptions::request("NOTIFY").header("Event", event).header("Subscription-State", "active");
@@ -27,19 +27,19 @@ async fn told(world: &World, voice: &str) -> Outcome {
 #[tokio::test]
 async fn counts_are_pushed_when_they_change_and_shown() -> Outcome {
     let world = World::start().await?;
-    let instance = world.enable_as(&wish(&world)).await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
     let voicemail = || async { Ok::<Value, Missed>(world.api.read(&instance).await?.json()["voicemail"].clone()) };
     told(&world, "0/0").await?;
     assert_eq!(voicemail().await?, Value::Null, "an empty mailbox is nothing to tell");
     told(&world, "2/8 (1/2)").await?;
-    let push = alert(&world, "voicemail").await?;
+    let push = world.alert("voicemail").await?;
     let counts = ["new", "old", "urgent", "waiting", "account"].map(|key| push[key].clone());
     assert_eq!(counts, [json!(2), json!(8), json!(1), json!(true), json!("sip:alice@vm.test")]);
     assert_eq!(voicemail().await?, json!({"waiting": true, "new": 2, "old": 8, "urgent": 1}));
     // The same again is nothing new; that all were heard is, and shows the user nothing.
     told(&world, "2/8 (1/2)").await?;
     told(&world, "0/10").await?;
-    let emptied = world.apns.next_push(SOON).await.ok_or_else(|| Missed::new("a push", "none"))?;
+    let emptied = world.apple_push().await?;
     assert_eq!((emptied.token.as_str(), emptied.push_type.as_str()), (OTHER_TOKEN, "background"));
     assert_eq!(emptied.payload["aps"], json!({"content-available": 1}));
     assert_eq!(emptied.payload["sipwake"]["new"], 0);
@@ -54,7 +54,7 @@ async fn counts_are_pushed_when_they_change_and_shown() -> Outcome {
 #[tokio::test]
 async fn who_does_not_want_voicemail_is_not_pushed_and_what_is_not_understood_is_refused() -> Outcome {
     let world = World::start().await?;
-    let mut wish = wish(&world);
+    let mut wish = world.wish_with_alerts();
     wish["wake_for"] = json!(["call", "message"]);
     let instance = world.enable_as(&wish).await?;
     told(&world, "1/0").await?;

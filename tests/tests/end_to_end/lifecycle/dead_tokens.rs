@@ -20,7 +20,7 @@ where
     let world = World::with(|setup| setup.lifetime = ["1s", "5d", "6d"].map(str::to_owned)).await?;
     let world = std::sync::Arc::new(world);
     world.fcm.answer_with(FCM_TOKEN, answers.iter().cloned());
-    let mut wish = world.wish_for(json!({"call_push": {"provider": "fcm", "token": FCM_TOKEN}}));
+    let mut wish = world.android_wish(FCM_TOKEN);
     wish["lifetime_s"] = json!(lifetime_s);
     let instance = world.enable_as(&wish).await?;
     meet(world.clone()).await?;

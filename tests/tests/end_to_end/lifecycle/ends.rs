@@ -29,9 +29,7 @@ async fn nothing_is_left(world: &World, redis: &RedisServer, reason: &str) -> Ou
 
 #[tokio::test]
 async fn the_receipt_of_a_wipe_verifies_with_the_public_key_and_not_when_it_is_altered() -> Outcome {
-    let redis = RedisServer::start();
-    let world = World::with(|setup| setup.store = redis.url()).await?;
-    let instance = world.enable().await?;
+    let (world, redis, instance) = World::lent_on_redis().await?;
     let answer = world.api.disable(&instance).await?;
     assert_eq!(answer.status, 200);
     let receipt: Receipt = serde_json::from_slice(&answer.body).unwrap();
@@ -58,15 +56,8 @@ async fn the_receipt_of_a_wipe_verifies_with_the_public_key_and_not_when_it_is_a
 
 #[tokio::test]
 async fn an_instance_that_expires_is_unregistered_wiped_and_unknown() -> Outcome {
-    let redis = RedisServer::start();
-    let world = World::with(|setup| {
-        setup.store = redis.url();
-        setup.lifetime = ["1s", "2s", "6d"].map(str::to_owned);
-    })
-    .await?;
-    let alert = json!({"provider": "apns", "token": OTHER_TOKEN});
-    let device = json!({"call_push": {"provider": "apns", "token": TOKEN}, "alert_push": alert});
-    let instance = world.enable_as(&world.wish_for(device)).await?;
+    let (world, redis) = World::on_redis(|setup| setup.lifetime = ["1s", "2s", "6d"].map(str::to_owned)).await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
     nothing_is_left(&world, &redis, "expired").await?;
     assert_eq!(world.api.read(&instance).await?.status, 404);
     let receipt = world.api.disable(&instance).await?;
@@ -79,16 +70,10 @@ async fn an_instance_that_expires_is_unregistered_wiped_and_unknown() -> Outcome
 
 #[tokio::test]
 async fn a_renewed_lifetime_keeps_the_instance_beyond_its_first_end() -> Outcome {
-    let redis = RedisServer::start();
-    let world = World::with(|setup| {
-        setup.store = redis.url();
-        setup.lifetime = ["1s", "3s", "6d"].map(str::to_owned);
-    })
-    .await?;
+    let (world, redis) = World::on_redis(|setup| setup.lifetime = ["1s", "3s", "6d"].map(str::to_owned)).await?;
     let (kept, lost) = (world.enable().await?, world.enable_other().await?);
-    let answer = world.api.change(&kept, &json!({"lifetime_s": 1_000})).await?;
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    let until = text(&answer.json()["expires_at"]);
+    let changed = world.change(&kept, json!({"lifetime_s": 1_000})).await?;
+    let until = text(&changed["expires_at"]);
     assert!(until > text(&kept.answer["expires_at"]), "{until}");
     // The other one, enabled after it, ends: so would this one have.
     world.await_gone(&lost).await?;
@@ -109,8 +94,7 @@ async fn a_renewed_lifetime_keeps_the_instance_beyond_its_first_end() -> Outcome
 
 #[tokio::test]
 async fn an_instance_that_is_enabled_again_replaces_the_earlier_one_everywhere() -> Outcome {
-    let redis = RedisServer::start();
-    let world = World::with(|setup| setup.store = redis.url()).await?;
+    let (world, redis) = World::on_redis(|_| {}).await?;
     let mut earlier = world.enable().await?;
     let alone = redis.instance_keys().len();
     for round in 1..=3 {
@@ -126,16 +110,14 @@ async fn an_instance_that_is_enabled_again_replaces_the_earlier_one_everywhere()
         world.whole_call(&later).await?;
         earlier = later;
     }
-    assert_eq!(world.api.disable(&earlier).await?.status, 200);
+    world.disable(&earlier).await?;
     nothing_is_left(&world, &redis, "disabled").await?;
     world.content()
 }
 
 #[tokio::test]
 async fn a_token_that_apns_calls_gone_wipes_the_instance() -> Outcome {
-    let redis = RedisServer::start();
-    let world = World::with(|setup| setup.store = redis.url()).await?;
-    let instance = world.enable().await?;
+    let (world, redis, instance) = World::lent_on_redis().await?;
     world.apns.answer_with(TOKEN, [apns::Answer::Gone { timestamp: (now() + 60) * 1_000 }]);
     let caller = world.call()?;
     caller.expect(480, SOON).await?;
@@ -147,8 +129,7 @@ async fn a_token_that_apns_calls_gone_wipes_the_instance() -> Outcome {
 
 #[tokio::test]
 async fn a_bad_token_wipes_the_instance_where_pushes_were_accepted_also_before_a_restart() -> Outcome {
-    let redis = RedisServer::start();
-    let mut world = World::with(|setup| setup.store = redis.url()).await?;
+    let (mut world, redis) = World::on_redis(|_| {}).await?;
     let good = world.enable().await?;
     world.whole_call(&good).await?;
     world
@@ -204,8 +185,7 @@ async fn when_apns_calls_every_token_bad_nobody_is_wiped_and_the_operator_hears_
 
 #[tokio::test]
 async fn a_token_that_fcm_calls_unregistered_wipes_the_instance() -> Outcome {
-    let redis = RedisServer::start();
-    let world = World::with(|setup| setup.store = redis.url()).await?;
+    let (world, redis) = World::on_redis(|_| {}).await?;
     let instance = world.enable_android().await?;
     world.fcm.answer_with(FCM_TOKEN, [fcm::Answer::Unregistered]);
     let caller = world.call()?;
@@ -228,9 +208,7 @@ async fn a_410_that_is_older_than_the_tokens_last_enabling_wipes_nothing() -> Ou
 
 #[tokio::test]
 async fn a_new_push_token_takes_the_place_of_the_old_one_in_the_store_too() -> Outcome {
-    let redis = RedisServer::start();
-    let world = World::with(|setup| setup.store = redis.url()).await?;
-    let instance = world.enable().await?;
+    let (world, redis, instance) = World::lent_on_redis().await?;
     let alone = redis.instance_keys().len();
     let change = json!({"device": {"call_push": {"provider": "apns", "token": OTHER_TOKEN}}});
     assert_eq!(world.api.change(&instance, &change).await?.status, 200);
@@ -246,7 +224,7 @@ async fn a_new_push_token_takes_the_place_of_the_old_one_in_the_store_too() -> O
     let other = world.enable().await?;
     world.await_metric("sipwake_instances{state=\"registered\"}", 2.0).await?;
     for (left, instance) in [(1, &again), (0, &other)] {
-        assert_eq!(world.api.disable(instance).await?.status, 200);
+        world.disable(instance).await?;
         world.await_contacts(left).await?;
     }
     assert_eq!(redis.instance_keys(), Vec::<String>::new());

@@ -9,7 +9,7 @@ use tests::board::Missed;
 use tests::redis_server::RedisServer;
 use tests::registrar::{Behaviour, Registrar, Settings};
 use tests::relay_setup::Setup;
-use tests::world::{FCM_TOKEN, OTHER_TOKEN, SOON, TOKEN, World};
+use tests::world::{FCM_TOKEN, OTHER_TOKEN, SOON, TOKEN, World, hasty};
 use tests::{apns, fcm};
 
 use super::Outcome;
@@ -80,7 +80,7 @@ async fn half_a_day_and_an_hour_before_its_end_the_user_sees_that_a_lease_ends()
 async fn an_android_phone_is_told_by_its_one_token_without_waking_it_from_doze() -> Outcome {
     let world = World::with(any_lifetime).await?;
     for (hours, event, next_h) in [(24, "renew", 12), (12, "expiring", 1), (1, "expiring", 0)] {
-        let mut wish = world.wish_for(json!({"call_push": {"provider": "fcm", "token": FCM_TOKEN}}));
+        let mut wish = world.android_wish(FCM_TOKEN);
         wish["lifetime_s"] = json!(hours * HOUR + 2);
         let instance = world.enable_as(&wish).await?;
         let push = google(&world).await?;
@@ -108,13 +108,11 @@ async fn an_iphone_without_an_alert_token_is_never_sent_a_reminder_as_a_voip_pus
 async fn a_lease_that_is_renewed_is_not_said_to_end_and_is_reminded_of_its_new_end() -> Outcome {
     let world = World::with(any_lifetime).await?;
     let (renewed, _) = iphone(&world, 1, 1, 10).await?;
-    let answer = world.api.change(&renewed, &json!({"lifetime_s": 3 * 24 * HOUR})).await?;
-    assert_eq!(answer.status, 200, "{}", answer.text());
+    world.change(&renewed, json!({"lifetime_s": 3 * 24 * HOUR})).await?;
     let (_, other) = iphone(&world, 2, 1, 10).await?;
     assert_eq!(apple(&world).await?.token, other, "due after the renewed one would have been");
     assert_eq!(world.apns.requests(), 1);
-    let answer = world.api.change(&renewed, &json!({"lifetime_s": 12 * HOUR + 2})).await?;
-    assert_eq!(answer.status, 200, "{}", answer.text());
+    world.change(&renewed, json!({"lifetime_s": 12 * HOUR + 2})).await?;
     is_reminder(&apple(&world).await?.payload["sipwake"], "expiring", &renewed, 1);
     world.content()
 }
@@ -154,14 +152,8 @@ async fn a_restart_repeats_no_reminder_and_forgets_none() -> Outcome {
 
 #[tokio::test]
 async fn a_registration_that_is_lost_is_told_with_the_status_and_why() -> Outcome {
-    let world = World::with(|setup| {
-        setup.register_expires = "5s".to_owned();
-        setup.minutes = 0.001;
-    })
-    .await?;
-    let alert = json!({"provider": "apns", "token": OTHER_TOKEN});
-    let device = json!({"call_push": {"provider": "apns", "token": TOKEN}, "alert_push": alert});
-    let instance = world.enable_as(&world.wish_for(device)).await?;
+    let world = World::with(hasty).await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
     world.registrar.change_password("alice", "changed");
     for event in ["registration-failing", "registration-lost"] {
         let push = apple(&world).await?;
@@ -176,14 +168,8 @@ async fn a_registration_that_is_lost_is_told_with_the_status_and_why() -> Outcom
 
 #[tokio::test]
 async fn a_registration_that_fails_for_long_is_told_once_and_again_when_it_is_back() -> Outcome {
-    let world = World::with(|setup| {
-        setup.register_expires = "5s".to_owned();
-        setup.minutes = 0.001;
-    })
-    .await?;
-    let alert = json!({"provider": "apns", "token": OTHER_TOKEN});
-    let device = json!({"call_push": {"provider": "apns", "token": TOKEN}, "alert_push": alert});
-    let instance = world.enable_as(&world.wish_for(device)).await?;
+    let world = World::with(hasty).await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
     let begun = now();
     // What a server says that has lost its memory: no reason to end an account.
     world.registrar.behave(&world.aor(), Behaviour::RetryAfter(3));

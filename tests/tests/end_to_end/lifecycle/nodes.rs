@@ -200,8 +200,7 @@ async fn the_rights_that_the_readme_names_are_enough_for_everything_and_no_comma
 
 #[tokio::test]
 async fn what_does_not_open_with_a_nodes_keyring_is_no_wrong_secret_and_what_is_not_there_is_not_there() -> Outcome {
-    let redis = RedisServer::start();
-    let world = World::with(|setup| setup.store = redis.url()).await?;
+    let (world, _redis) = World::on_redis(|_| {}).await?;
     let mut setup = world.relay.setup().clone();
     setup.ports = Ports::default();
     setup.keyring = Some(world.authority.directory().join("another-keyring"));

@@ -1,6 +1,5 @@
 //! The store goes away in the middle: what is known goes on, what is new waits, and what was wiped stays wiped.
 
-use tests::redis_server::RedisServer;
 use tests::world::{Ringing, SOON, TOKEN, World};
 
 use super::Outcome;
@@ -16,8 +15,7 @@ async fn await_readiness(world: &World, status: u16) -> Result<String, tests::bo
 
 #[tokio::test]
 async fn without_redis_known_bindings_ring_enabling_is_503_and_readyz_says_why() -> Outcome {
-    let mut redis = RedisServer::start();
-    let world = World::with(|setup| setup.store = redis.url()).await?;
+    let (world, mut redis) = World::on_redis(|_| {}).await?;
     let (one, two) = (world.enable().await?, world.enable_other().await?);
     let kept = redis.instance_keys().len();
     redis.stop();
@@ -47,7 +45,7 @@ async fn without_redis_known_bindings_ring_enabling_is_503_and_readyz_says_why()
     world.await_contacts(1).await?;
     world.whole_call(&three).await?;
     for instance in [&one, &two, &three] {
-        assert_eq!(world.api.disable(instance).await?.status, 200);
+        world.disable(instance).await?;
     }
     world.await_contacts(0).await?;
     world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
@@ -56,9 +54,7 @@ async fn without_redis_known_bindings_ring_enabling_is_503_and_readyz_says_why()
 
 #[tokio::test]
 async fn a_wipe_while_redis_does_not_answer_is_completed_when_it_does() -> Outcome {
-    let redis = RedisServer::start();
-    let world = World::with(|setup| setup.store = redis.url()).await?;
-    let instance = world.enable().await?;
+    let (world, redis, instance) = World::lent_on_redis().await?;
     assert!(!redis.instance_keys().is_empty());
     redis.freeze();
     let answer = world.api.disable(&instance).await?;
@@ -78,8 +74,7 @@ async fn a_wipe_while_redis_does_not_answer_is_completed_when_it_does() -> Outco
 
 #[tokio::test]
 async fn an_enabling_that_cannot_be_stored_in_the_end_is_unregistered_again() -> Outcome {
-    let redis = RedisServer::start();
-    let world = World::with(|setup| setup.store = redis.url()).await?;
+    let (world, redis) = World::on_redis(|_| {}).await?;
     let aor = world.aor();
     world.registrar.behave(&aor, tests::registrar::Behaviour::Slow(std::time::Duration::from_millis(800)));
     let wish = world.wish(TOKEN);
@@ -102,9 +97,7 @@ async fn an_enabling_that_cannot_be_stored_in_the_end_is_unregistered_again() ->
 
 #[tokio::test]
 async fn a_relay_that_starts_before_its_store_becomes_ready_with_it() -> Outcome {
-    let mut redis = RedisServer::start();
-    let mut world = World::with(|setup| setup.store = redis.url()).await?;
-    let instance = world.enable().await?;
+    let (mut world, mut redis, instance) = World::lent_on_redis().await?;
     redis.freeze();
     world.relay.kill_9().await?;
     world.relay.relaunch()?;

@@ -56,8 +56,7 @@ async fn a_call_that_crosses_a_switch_is_pushed_and_handed_over() -> Outcome {
         world.registrar.await_registers(&aor, registers + 1, SOON).await?;
         let caller = world.registrar.call_contact(&aor, &contact.uri, &contact.flow, &CallOptions::default());
         assert_eq!(text(&world.push().await?["instance"]), instance.id, "{presence}");
-        let phone = world.wake(&instance).await?;
-        let call = phone.next_invite(SOON).await?;
+        let (phone, call) = world.wake_to_call(&instance).await?;
         world.answer(&caller, &call).await?;
         world.hang_up(&caller, &call).await?;
         phone.unregister(SOON).await?;

@@ -4,17 +4,15 @@ use std::time::Duration;
 
 use serde_json::json;
 use sip::message::Name;
-use tests::board::Missed;
 use tests::registrar::Behaviour;
 use tests::wire::Transport;
-use tests::world::{OTHER_TOKEN, SOON, TOKEN, World};
+use tests::world::{OTHER_TOKEN, SOON, TOKEN, World, hasty};
 
 use super::Outcome;
 
 #[tokio::test]
 async fn a_registration_is_refreshed_before_it_expires_with_the_same_contact() -> Outcome {
-    let world = World::with(|setup| setup.register_expires = "5s".to_owned()).await?;
-    let instance = world.enable().await?;
+    let (world, instance) = World::lent_with(|setup| setup.register_expires = "5s".to_owned()).await?;
     let aor = world.aor();
     let (first, seen) = (world.registrar.contacts(&aor), world.registrar.registers(&aor).len());
     let refresh = world.registrar.await_registers(&aor, seen + 1, SOON).await?;
@@ -52,12 +50,7 @@ async fn an_interval_that_the_sip_server_finds_too_brief_is_lengthened() -> Outc
 }
 
 async fn a_sip_server_that_restarts_empty_over(transport: Transport) -> Outcome {
-    let mut world = World::with(|setup| {
-        setup.register_expires = "5s".to_owned();
-        setup.transports = vec![Transport::Tls, transport];
-    })
-    .await?;
-    world.transport = transport;
+    let world = World::over_with(transport, |setup| setup.register_expires = "5s".to_owned()).await?;
     let instance = world.enable().await?;
     world.registrar.forget();
     world.registrar.drop_flows();
@@ -97,21 +90,15 @@ async fn a_connection_that_the_sip_server_drops_is_made_again_at_once_for_all_it
 
 #[tokio::test]
 async fn a_password_that_was_changed_ends_the_instance_after_three_attempts_far_apart() -> Outcome {
-    let world = World::with(|setup| {
-        setup.register_expires = "5s".to_owned();
-        setup.minutes = 0.001;
-    })
-    .await?;
-    let alert = json!({"provider": "apns", "token": OTHER_TOKEN});
-    let device = json!({"call_push": {"provider": "apns", "token": TOKEN}, "alert_push": alert});
-    let instance = world.enable_as(&world.wish_for(device)).await?;
+    let world = World::with(hasty).await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
     let aor = world.aor();
     let seen = world.registrar.registers(&aor).len();
     world.registrar.change_password("alice", "changed");
     world.await_gone(&instance).await?;
     world.await_metric("sipwake_wipes_total{reason=\"refused-upstream\"}", 1.0).await?;
     for event in ["registration-failing", "registration-lost"] {
-        let push = world.apns.next_push(SOON).await.ok_or_else(|| Missed::new("a push to the alert token", ""))?;
+        let push = world.apple_push().await?;
         assert_eq!((push.token.as_str(), push.payload["sipwake"]["event"].as_str()), (OTHER_TOKEN, Some(event)));
     }
     // The refresh used the nonce it had, which the server no longer knew; then its new one. Each further attempt begins
@@ -129,12 +116,7 @@ async fn a_password_that_was_changed_ends_the_instance_after_three_attempts_far_
 
 #[tokio::test]
 async fn an_account_that_is_forbidden_three_times_in_a_row_is_wiped() -> Outcome {
-    let world = World::with(|setup| {
-        setup.register_expires = "5s".to_owned();
-        setup.minutes = 0.001;
-    })
-    .await?;
-    let instance = world.enable().await?;
+    let (world, instance) = World::lent_with(hasty).await?;
     world.registrar.behave(&world.aor(), Behaviour::Refuse(403));
     world.await_gone(&instance).await?;
     world.await_metric("sipwake_wipes_total{reason=\"refused-upstream\"}", 1.0).await?;
@@ -186,8 +168,7 @@ async fn in_the_foreground_the_app_registers_itself_and_behind_it_the_relay_does
         assert_eq!((answer.status, &answer.json()["presence"]), (200, &json!("foreground")), "{}", answer.text());
         world.await_contacts(0).await?;
         assert_eq!(world.api.read(&instance).await?.json()["state"], "foreground");
-        let answer = world.api.change(&instance, &json!({"presence": "background"})).await?;
-        assert_eq!(answer.status, 200);
+        world.change(&instance, json!({"presence": "background"})).await?;
         world.await_contacts(1).await?;
         world.whole_call(&instance).await?;
     }

@@ -3,22 +3,20 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tests::redis_server::RedisServer;
 use tests::world::{FCM_TOKEN, OTHER_TOKEN, SOON, World};
 
 use super::Outcome;
 
 #[tokio::test]
 async fn after_kill_9_all_live_instances_are_registered_again_and_their_secrets_work() -> Outcome {
-    let redis = RedisServer::start();
-    let mut world = World::with(|setup| setup.store = redis.url()).await?;
+    let (mut world, redis) = World::on_redis(|_| {}).await?;
     let one = world.enable().await?;
-    let android = world.wish_for(json!({"call_push": {"provider": "fcm", "token": FCM_TOKEN}}));
+    let android = world.android_wish(FCM_TOKEN);
     let two = world.enable_as(&android).await?;
     let away = world.enable_other().await?;
     let gone = world.enable_as(&world.wish(&OTHER_TOKEN.replace('0', "f"))).await?;
-    assert_eq!(world.api.change(&away, &json!({"presence": "foreground"})).await?.status, 200);
-    assert_eq!(world.api.disable(&gone).await?.status, 200);
+    world.change(&away, json!({"presence": "foreground"})).await?;
+    world.disable(&gone).await?;
     // Those of one account share a Contact.
     world.await_contacts(1).await?;
     for _ in 0..2 {
@@ -43,8 +41,7 @@ async fn after_kill_9_all_live_instances_are_registered_again_and_their_secrets_
         let caller = world.call()?;
         let (push, _) = (world.push().await?, world.android_push().await?);
         assert_eq!(push["instance"], one.id.as_str());
-        let phone = world.wake(instance).await?;
-        let call = phone.next_invite(SOON).await?;
+        let (phone, call) = world.wake_to_call(instance).await?;
         world.answer(&caller, &call).await?;
         caller.bye(SOON).await?;
         // It has been told that the other one answered.
@@ -55,7 +52,7 @@ async fn after_kill_9_all_live_instances_are_registered_again_and_their_secrets_
         world.content()?;
     }
     for instance in [&one, &two, &away] {
-        assert_eq!(world.api.disable(instance).await?.status, 200);
+        world.disable(instance).await?;
     }
     world.await_contacts(0).await?;
     assert_eq!(redis.instance_keys(), Vec::<String>::new());
@@ -64,9 +61,7 @@ async fn after_kill_9_all_live_instances_are_registered_again_and_their_secrets_
 
 #[tokio::test]
 async fn after_kill_9_no_stale_contact_is_left_beside_the_new_one() -> Outcome {
-    let redis = RedisServer::start();
-    let mut world = World::with(|setup| setup.store = redis.url()).await?;
-    let instance = world.enable().await?;
+    let (mut world, _redis, instance) = World::lent_on_redis().await?;
     let before = world.contacts();
     world.relay.kill_9().await?;
     world.relay.restart().await?;
@@ -83,15 +78,12 @@ async fn after_kill_9_no_stale_contact_is_left_beside_the_new_one() -> Outcome {
 
 #[tokio::test]
 async fn a_held_call_is_handed_over_while_the_relay_drains() -> Outcome {
-    let redis = RedisServer::start();
-    let mut world = World::with(|setup| setup.store = redis.url()).await?;
-    let instance = world.enable().await?;
+    let (mut world, redis, instance) = World::lent_on_redis().await?;
     let (caller, _) = world.call_and_push().await?;
     let relay = &world.relay;
     let meanwhile = async {
         relay.await_log("drain", SOON).await?;
-        let phone = world.wake(&instance).await?;
-        let call = phone.next_invite(SOON).await?;
+        let (_phone, call) = world.wake_to_call(&instance).await?;
         world.answer(&caller, &call).await?;
         world.content()
     };

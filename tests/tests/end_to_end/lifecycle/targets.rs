@@ -72,8 +72,7 @@ async fn the_next_server_serves_while_the_best_is_away_and_the_best_again_when_i
     world.answer(&talking, &call).await?;
     let waiting = second.call(&aor, &CallOptions::default())?;
     let ringing = phone.next_invite(SOON).await?;
-    ringing.ring();
-    waiting.expect(180, SOON).await?;
+    world.ring(&waiting, &ringing).await?;
     best.open()?;
     world.registrar.await_contacts(&aor, 1, SOON * 3).await?;
     // Nothing of them was lost by the move.
@@ -92,10 +91,7 @@ async fn the_next_server_serves_while_the_best_is_away_and_the_best_again_when_i
     second.await_contacts(&aor, 1, SOON * 3).await?;
     let caller = second.call(&aor, &CallOptions::default())?;
     world.push().await?;
-    let phone = world.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
-    world.answer(&caller, &call).await?;
-    caller.bye(SOON).await?;
+    world.talks(&caller, &instance).await?;
     assert_eq!(second.violations(), Vec::<String>::new());
     world.watch_caller(&caller);
     world.content()
@@ -163,14 +159,14 @@ async fn an_account_is_served_over_ipv6_by_number_and_by_name() -> Outcome {
     wish["account"]["registrar"] = json!(format!("sip:[::1]:{};transport=tls", v6.address().port()));
     let instance = world.enable_as(&wish).await?;
     world.whole_call(&instance).await?;
-    assert_eq!(world.api.disable(&instance).await?.status, 200);
+    world.disable(&instance).await?;
     // By AAAA, as an outbound proxy and as a `sips:` account; the certificate is for the name.
     let mut wish = by_domain();
     wish["account"]["outbound_proxy"] = json!(format!("sip:{DOMAIN}:{};transport=tls", v6.address().port()));
     wish["account"]["registrar"] = json!(format!("sip:{DOMAIN}"));
     let instance = world.enable_as(&wish).await?;
     world.whole_call(&instance).await?;
-    assert_eq!(world.api.disable(&instance).await?.status, 200);
+    world.disable(&instance).await?;
     // Nobody there at a port that is free: told as what it is.
     let mut wish = by_domain();
     wish["account"]["registrar"] = json!(format!("sip:[::1]:{};transport=tls", ports::free()));
@@ -181,8 +177,7 @@ async fn an_account_is_served_over_ipv6_by_number_and_by_name() -> Outcome {
 
 #[tokio::test]
 async fn a_device_reaches_an_edge_that_listens_on_ipv6_by_tls_and_by_websocket() -> Outcome {
-    let mut world = World::with(|setup| setup.edge_ip = "[::1]".to_owned()).await?;
-    let instance = world.enable().await?;
+    let (mut world, instance) = World::lent_with(|setup| setup.edge_ip = "[::1]".to_owned()).await?;
     assert!(instance.edge.starts_with("sip:[::1]:"), "{}", instance.edge);
     for edge in [Transport::Tls, Transport::Wss] {
         world.edge = edge;

@@ -1,7 +1,6 @@
 //! A call to a phone that lent nothing: it sleeps, is pushed, refreshes its registration, and gets the call.
 
 use tests::apns;
-use tests::board::Missed;
 use tests::caller::CallOptions;
 use tests::push_phone::{Service, sleep};
 use tests::wire::Transport;
@@ -35,13 +34,12 @@ async fn each_side_ends_one(world: World) -> Outcome {
     let learned = phone.register_and_sleep(SOON).await?;
     assert_eq!((learned.services, learned.refresh_before_s), (vec!["fcm".to_owned()], None));
     for caller_ends in [true, false] {
-        world.await_metric("sipwake_edge_flows", 0.0).await?;
+        world.await_all_asleep().await?;
         let caller = world.call()?;
         let push = world.android_push().await?;
         assert_eq!((text(&push["event"]), Some(text(&push["instance"]))), ("call".to_owned(), learned.purr.clone()));
         caller.expect(180, SOON).await?;
-        let device = world.wake(&phone).await?;
-        let call = device.next_invite(SOON).await?;
+        let (device, call) = world.wake_to_call(&phone).await?;
         call.ring();
         world.answer(&caller, &call).await?;
         world.end(caller_ends, &caller, &call).await?;
@@ -59,19 +57,18 @@ async fn an_iphone_gets_one_voip_push_for_a_call_and_none_for_anything_else() ->
     let learned = phone.register_and_sleep(SOON).await?;
     assert_eq!(learned.services, ["apns"]);
     let caller = world.call()?;
-    let push = world.apns.next_push(SOON).await.ok_or_else(|| Missed::new("a push", "none"))?;
+    let push = world.apple_push().await?;
     let topic = format!("{}.voip", apns::BUNDLE);
     assert_eq!((push.token.as_str(), push.topic.as_str(), push.push_type.as_str()), (TOKEN, topic.as_str(), "voip"));
-    let device = world.wake(&phone).await?;
-    let call = device.next_invite(SOON).await?;
+    let (device, call) = world.wake_to_call(&phone).await?;
     call.decline(603);
     caller.expect(603, SOON).await?;
     sleep(device);
-    world.await_metric("sipwake_edge_flows", 0.0).await?;
+    world.await_all_asleep().await?;
     // A MESSAGE waits for its phone as well, which is asked to come without being told of a call.
     let message = CallOptions::request("MESSAGE").body("text/plain", "hello");
     let message = world.call_with(&message)?;
-    let push = world.apns.next_push(SOON).await.ok_or_else(|| Missed::new("a push", "none"))?;
+    let push = world.apple_push().await?;
     let seen = (push.token.as_str(), push.topic.as_str(), push.push_type.as_str());
     assert_eq!(seen, (OTHER_TOKEN, apns::BUNDLE, "background"));
     assert_eq!(push.payload["sipwake"]["event"], "renew");
@@ -88,7 +85,7 @@ async fn a_cancelled_call_never_rings_the_phone_that_wakes_late() -> Outcome {
     let world = World::start().await?;
     let phone = world.push_phone(&android());
     phone.register_and_sleep(SOON).await?;
-    world.await_metric("sipwake_edge_flows", 0.0).await?;
+    world.await_all_asleep().await?;
     let caller = world.call()?;
     assert_eq!(world.android_push().await?["event"], "call");
     world.cancel(&caller).await?;
@@ -104,7 +101,7 @@ async fn a_phone_that_does_not_come_is_480() -> Outcome {
     let world = World::with(|setup| setup.ring_timeout = "2s".to_owned()).await?;
     let phone = world.push_phone(&android());
     phone.register_and_sleep(SOON).await?;
-    world.await_metric("sipwake_edge_flows", 0.0).await?;
+    world.await_all_asleep().await?;
     let caller = world.call()?;
     caller.expect(180, SOON).await?;
     caller.expect(480, SOON).await?;
@@ -120,8 +117,7 @@ async fn a_phone_that_is_awake_gets_its_calls_without_a_push() -> Outcome {
         let call = device.next_invite(SOON).await?;
         call.ring();
         world.answer(caller, &call).await?;
-        caller.bye(SOON).await?;
-        call.expect_bye(SOON).await?;
+        world.hang_up(&caller, &call).await?;
     }
     assert_eq!(world.fcm.count(), 0);
     world.watch_phone(&device);
@@ -138,15 +134,13 @@ async fn an_account_that_is_lent_and_one_that_is_not_live_beside_each_other() ->
         tests::push_phone::PushPhone::new(&edge, &registrar, &world.registrar.aor("bob"), bob, &world.authority)
             .woken_by(&android());
     phone.register_and_sleep(SOON).await?;
-    world.await_metric("sipwake_edge_flows", 0.0).await?;
+    world.await_all_asleep().await?;
     let to_bob = world.call_to(&world.registrar.aor("bob"), &CallOptions::default())?;
-    let device = world.wake(&phone).await?;
-    let call = device.next_invite(SOON).await?;
+    let (_device, call) = world.wake_to_call(&phone).await?;
     world.answer(&to_bob, &call).await?;
     let to_alice = world.call()?;
     assert_eq!(text(&world.push().await?["instance"]), lent.id);
-    let alice = world.wake(&lent).await?;
-    let other = alice.next_invite(SOON).await?;
+    let (_alice, other) = world.wake_to_call(&lent).await?;
     world.answer(&to_alice, &other).await?;
     world.hang_up(&to_bob, &call).await?;
     world.phone_hangs_up(&to_alice, &other).await?;

@@ -19,9 +19,7 @@ const REGISTRATIONS: &str = "sipwake_push_registrations";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_was_killed_still_wakes_a_phone_that_lent_nothing() -> Outcome {
-    let redis = RedisServer::start();
-    let url = redis.url();
-    let mut world = World::with(move |setup| setup.store = url).await?;
+    let (mut world, redis) = World::on_redis(|_| {}).await?;
     let phone = world.push_phone(&android());
     let learned = phone.register_and_sleep(SOON).await?;
     stored(&world, &redis, 1).await?;
@@ -37,8 +35,7 @@ async fn a_relay_that_was_killed_still_wakes_a_phone_that_lent_nothing() -> Outc
         .await?;
     let push = world.android_push().await?;
     assert_eq!((text(&push["event"]), Some(text(&push["instance"]))), ("call".to_owned(), learned.purr));
-    let device = world.wake(&phone).await?;
-    let call = device.next_invite(SOON).await?;
+    let (_device, call) = world.wake_to_call(&phone).await?;
     world.answer(&caller, &call).await?;
     world.hang_up(&caller, &call).await?;
     world.watch_caller(&caller);
@@ -48,9 +45,7 @@ async fn a_relay_that_was_killed_still_wakes_a_phone_that_lent_nothing() -> Outc
 /// While a node is away another one takes its records over; but the SIP servers go on calling by the Path that names it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_comes_back_serves_its_paths_though_another_one_has_their_records() -> Outcome {
-    let redis = RedisServer::start();
-    let url = redis.url();
-    let mut world = World::with(move |setup| setup.store = url).await?;
+    let (mut world, redis) = World::on_redis(|_| {}).await?;
     let phone = world.push_phone(&android());
     phone.register_and_sleep(SOON).await?;
     stored(&world, &redis, 1).await?;
@@ -74,8 +69,7 @@ async fn a_node_that_comes_back_serves_its_paths_though_another_one_has_their_re
         (push["event"] == "call").then_some(push)
     });
     assert_eq!(pushed.await?["edge"], world.relay.edge_address().to_string());
-    let device = world.wake(&phone).await?;
-    let call = device.next_invite(SOON).await?;
+    let (_device, call) = world.wake_to_call(&phone).await?;
     world.answer(&caller, &call).await?;
     world.hang_up(&caller, &call).await?;
     world.await_metric(REGISTRATIONS, 1.0).await?;
@@ -85,10 +79,7 @@ async fn a_node_that_comes_back_serves_its_paths_though_another_one_has_their_re
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_and_memory_hold_no_credential_and_no_push_token_in_the_clear() -> Outcome {
-    let redis = RedisServer::start();
-    let url = redis.url();
-    let world = World::with(move |setup| {
-        setup.store = url;
+    let (world, redis) = World::on_redis(|setup| {
         setup.log = "trace".to_owned();
     })
     .await?;
@@ -151,7 +142,7 @@ async fn a_sleeping_phone_is_pushed_in_time_to_refresh_and_never_by_voip() -> Ou
     let phone = world.push_phone(&Service::Apns(TOKEN.to_owned(), OTHER_TOKEN.to_owned()));
     phone.register_and_sleep(SOON).await?;
     for _ in 0..2 {
-        let push = world.apns.next_push(SOON * 2).await.ok_or_else(|| Missed::new("a push", "none"))?;
+        let push = world.apple_push().await?;
         let seen = (push.token.as_str(), push.topic.as_str(), push.push_type.as_str());
         assert_eq!(seen, (OTHER_TOKEN, apns::BUNDLE, "background"));
         assert_eq!(push.payload["sipwake"]["event"], "renew");
@@ -163,9 +154,7 @@ async fn a_sleeping_phone_is_pushed_in_time_to_refresh_and_never_by_voip() -> Ou
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registration_that_nobody_refreshes_is_forgotten_at_its_end() -> Outcome {
-    let redis = RedisServer::start();
-    let url = redis.url();
-    let world = World::with(move |setup| setup.store = url).await?;
+    let (world, redis) = World::on_redis(|_| {}).await?;
     world.registrar.behave(&world.aor(), Behaviour::Grant(4));
     // A VoIP token alone: Apple takes no push for it but a call's.
     world.push_phone(&Service::ApnsVoip(TOKEN.to_owned())).register_and_sleep(SOON).await?;
@@ -181,7 +170,7 @@ async fn a_dead_push_token_ends_the_registration() -> Outcome {
     let world = World::start().await?;
     world.fcm.answer_with(FCM_TOKEN, [Answer::Unregistered]);
     world.push_phone(&android()).register_and_sleep(SOON).await?;
-    world.await_metric("sipwake_edge_flows", 0.0).await?;
+    world.await_all_asleep().await?;
     let caller = world.call()?;
     caller.expect(480, SOON).await?;
     world.await_metric(REGISTRATIONS, 0.0).await?;

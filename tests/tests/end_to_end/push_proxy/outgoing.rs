@@ -28,7 +28,7 @@ const USERS: [(&str, &str); 16] = [
     ("af", "p"),
 ];
 
-async fn stage() -> Result<(World, Vec<PushPhone>), Missed> {
+async fn eight_shards() -> Result<(World, Vec<PushPhone>), Missed> {
     let world = World::among(&USERS, |setup| {
         setup.environment.push(("SIPWAKE_SHARDS".to_owned(), "8".to_owned()));
     })
@@ -57,7 +57,7 @@ async fn is_proxied(phone: &Phone) -> Outcome {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_calls_out_on_whatever_shard_its_registration_lives_and_by_another_of_its_names() -> Outcome {
-    let (world, phones) = stage().await?;
+    let (world, phones) = eight_shards().await?;
     for phone in &phones {
         let (device, _) = world.until("a registration", || async { phone.wake(SOON).await.ok() }).await?;
         is_proxied(&device).await?;
@@ -71,7 +71,7 @@ async fn a_device_calls_out_on_whatever_shard_its_registration_lives_and_by_anot
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_accounts_of_one_connection_each_call_out_by_their_own_registration() -> Outcome {
-    let (world, phones) = stage().await?;
+    let (world, phones) = eight_shards().await?;
     let (first, others) = phones.split_first().expect("there are some");
     let (device, _) = world.until("a registration", || async { first.wake(SOON).await.ok() }).await?;
     let mut accounts = vec![device];

@@ -98,7 +98,7 @@ async fn a_path_that_is_forged_or_comes_from_elsewhere_wakes_nobody() -> Outcome
     let world = World::over(Transport::Udp).await?;
     let phone = world.push_phone(&android());
     phone.register_and_sleep(SOON).await?;
-    world.await_metric("sipwake_edge_flows", 0.0).await?;
+    world.await_all_asleep().await?;
     let binding = world.contacts().pop().ok_or_else(|| Missed::new("a contact", "none"))?;
     let path = binding.path.join(", ");
     let forged: String =
