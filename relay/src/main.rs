@@ -9,10 +9,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
-use relay::cli::{CommandError, device, doctor, instances, receipt, trace};
+use relay::cli::{CommandError, device, doctor, instances, keys, receipt, trace};
 use relay::config::Config;
 use relay::secret::ZeroOnFree;
-use relay::serve::check::{Findings, check};
+use relay::serve::check::{Findings, certificate, check};
 use relay::serve::{Relay, Running};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::Level;
@@ -58,6 +58,7 @@ enum Command {
     Device(device::Device),
     Doctor(doctor::Doctor),
     Instances(instances::Instances),
+    Keys(keys::Keys),
     Receipt(receipt::Receipt),
     Trace(trace::Trace),
 }
@@ -85,6 +86,10 @@ fn main() -> ExitCode {
             ended(runtime.block_on(doctor::run(doctor)))
         }
         Command::Instances(instances) => ended(runtime.block_on(instances::run(instances))),
+        Command::Keys(keys) => {
+            protect_memory();
+            ended(keys::run(keys))
+        }
         Command::Receipt(receipt) => ended(runtime.block_on(receipt::run(receipt))),
         Command::Trace(trace) => ended(runtime.block_on(trace::run(trace))),
     }
@@ -100,8 +105,11 @@ async fn serve(file: Option<PathBuf>) -> ExitCode {
         Ok(config) => config,
         Err(problems) => return fail(&problems.to_string()),
     };
-    for caution in &config.cautions {
+    for caution in config.cautions.iter().chain(&config.faults) {
         tracing::warn!("{caution}");
+    }
+    for doubt in certificate(&config) {
+        tracing::warn!("tls.certificate: {doubt}; {}", doubt.remedy());
     }
     let apps = config.apps.clone();
     // Before the start, so that a signal that comes during it is not lost.
@@ -136,9 +144,9 @@ async fn check_file(file: PathBuf) -> ExitCode {
         Ok(config) => config,
         Err(problems) => return fail(&problems.to_string()),
     };
-    let Findings { mut problems, cautions } = check(&config).await;
-    for caution in config.cautions.iter().chain(&cautions) {
-        eprintln!("note: {caution}");
+    let Findings { mut problems, notes } = check(&config).await;
+    for note in &notes {
+        eprintln!("note: {note}");
     }
     if problems.is_empty() {
         println!("{}: all right", file.display());

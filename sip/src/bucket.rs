@@ -5,6 +5,7 @@
 //!
 //! Invariant: within any time at most its burst and one for each interval of it are granted.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 /// What a bucket holds, and how it fills.
@@ -81,6 +82,14 @@ impl Bucket {
     }
 }
 
+/// What an address is counted as: IPv4 by itself, IPv6 by its /64, IPv4-mapped IPv6 as IPv4.
+pub fn counted_as(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        v4 => v4,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,5 +142,13 @@ mod tests {
         let free = Rate { burst: 1, interval: Duration::ZERO };
         let mut bucket = Bucket::full(now);
         assert!((0..1000).all(|_| bucket.take(now, free).is_ok()));
+    }
+
+    #[test]
+    fn neighbours_in_one_ipv6_network_count_as_one() {
+        let counted = |text: &str| counted_as(text.parse().unwrap()).to_string();
+        assert_eq!(counted("2001:db8:0:1::7"), counted("2001:db8:0:1:ffff::"));
+        assert_ne!(counted("2001:db8:0:1::7"), counted("2001:db8:0:2::7"));
+        assert_eq!(counted("::ffff:192.0.2.7"), "192.0.2.7");
     }
 }

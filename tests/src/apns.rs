@@ -24,6 +24,7 @@ use serde_json::Value;
 use crate::authority::Authority;
 use crate::http2::{Call, Head, Line, Reply, Server, Service};
 use crate::push_inbox::PushInbox;
+use crate::virtual_net::VirtualNet;
 
 /// The bundle id that [`Apns::start`] serves.
 pub const BUNDLE: &str = "com.example.phone";
@@ -115,6 +116,21 @@ pub enum Answer {
     RefusedStream,
     /// A GOAWAY that leaves this push out, after which the connection closes: not processed.
     GoAway,
+    /// Any answer, header by header.
+    Http {
+        /// The HTTP status.
+        status: u16,
+        /// Headers beside those of every answer.
+        headers: Vec<(&'static str, String)>,
+        /// The body.
+        body: String,
+    },
+    /// 200: taken, then a GOAWAY that leaves out what came after.
+    AcceptAndGoAway,
+    /// RST_STREAM with this error code: whether it was taken nobody says. It is not counted as taken.
+    Reset(u32),
+    /// The connection falls silent for good, without being closed.
+    Freeze,
     /// The push is taken, and the connection is cut instead of an answer.
     ConnectionLost,
 }
@@ -135,21 +151,22 @@ impl Apns {
 
     /// Starts it for another bundle.
     pub async fn start_for(authority: &Authority, bundle: &str) -> Self {
-        let key = rcgen::KeyPair::generate().expect("a P-256 key can be made");
-        let apple = Apple {
-            bundle: bundle.to_owned(),
-            p8_pem: key.serialize_pem(),
-            public_key: key.public_key_raw().to_vec(),
-            good: Mutex::default(),
-            rung: Mutex::default(),
-            inbox: PushInbox::new(),
-        };
+        let apple = Apple::new(bundle);
         let mut key_file = PathBuf::new();
-        let (server, apple) = Server::start(authority, |port| {
-            key_file = authority.write(&format!("apns-{port}.p8"), &apple.p8_pem);
-            Arc::new(apple)
-        })
-        .await;
+        let (server, apple) = Server::start(authority, |port| apple.placed(authority, port, &mut key_file)).await;
+        Self::new(authority, server, apple, key_file)
+    }
+
+    /// Starts it in a network of this process.
+    pub fn start_within(net: &VirtualNet, authority: &Authority, bundle: &str) -> Self {
+        let apple = Apple::new(bundle);
+        let mut key_file = PathBuf::new();
+        let place = |port| apple.placed(authority, port, &mut key_file);
+        let (server, apple) = Server::start_within(net, authority, place);
+        Self::new(authority, server, apple, key_file)
+    }
+
+    fn new(authority: &Authority, server: Server, apple: Arc<Apple>, key_file: PathBuf) -> Self {
         let settings = Settings {
             key_file,
             key_id: KEY_ID.into(),
@@ -158,6 +175,11 @@ impl Apns {
             ca_file: Some(authority.ca_file()),
         };
         Self { apple, server: Arc::new(server), settings }
+    }
+
+    /// The port of its endpoint.
+    pub fn port(&self) -> u16 {
+        self.server.port()
     }
 
     /// `https://localhost:port`
@@ -188,6 +210,16 @@ impl Apns {
     /// Ends every connection with a GOAWAY after which open pushes are still answered.
     pub fn drain(&self) {
         self.server.drain();
+    }
+
+    /// Lets every connection that is open fall silent for good, without closing it.
+    pub fn freeze(&self) {
+        self.server.freeze();
+    }
+
+    /// How many streams a client may open at once on connections made from now on.
+    pub fn allow_streams(&self, limit: usize) {
+        self.server.allow_streams(limit);
     }
 }
 
@@ -222,8 +254,8 @@ impl Service for Apple {
                 return error(status, reason, apns_id, None);
             }
         };
-        let answer = self.inbox.scripted(push.token).unwrap_or(Answer::Accept);
-        if matches!(answer, Answer::Accept | Answer::Slow(_) | Answer::ConnectionLost) {
+        let answer = self.inbox.scripted(push.token, call.line.number).unwrap_or(Answer::Accept);
+        if matches!(answer, Answer::Accept | Answer::Slow(_) | Answer::AcceptAndGoAway | Answer::ConnectionLost) {
             self.take(&call, &push);
         }
         reply(answer, apns_id)
@@ -241,6 +273,24 @@ struct Checked<'a> {
 }
 
 impl Apple {
+    fn new(bundle: &str) -> Self {
+        let key = rcgen::KeyPair::generate().expect("a P-256 key can be made");
+        Self {
+            bundle: bundle.to_owned(),
+            p8_pem: key.serialize_pem(),
+            public_key: key.public_key_raw().to_vec(),
+            good: Mutex::default(),
+            rung: Mutex::default(),
+            inbox: PushInbox::new(),
+        }
+    }
+
+    /// Behind a port, with its key in a file.
+    fn placed(self, authority: &Authority, port: u16, key_file: &mut PathBuf) -> Arc<Self> {
+        *key_file = authority.write(&format!("apns-{}-{port}.p8", self.bundle), &self.p8_pem);
+        Arc::new(self)
+    }
+
     fn check<'a>(&self, call: &'a Call) -> Result<Checked<'a>, Refusal> {
         if call.method != Method::POST {
             return Err((405, "MethodNotAllowed"));
@@ -381,6 +431,11 @@ fn reply(answer: Answer, apns_id: String) -> Reply {
     match answer {
         Answer::Accept => Reply::Whole(accepted(apns_id), String::new()),
         Answer::Slow(delay) => Reply::Slow(delay, accepted(apns_id), String::new()),
+        Answer::AcceptAndGoAway => Reply::LastWord(accepted(apns_id), String::new()),
+        Answer::Http { status, headers, body } => {
+            let headers = headers.into_iter().chain([("apns-id", apns_id)]).collect();
+            Reply::Whole(Head { status, headers }, body)
+        }
         Answer::Gone { timestamp } => {
             let body = serde_json::json!({"reason": "Unregistered", "timestamp": timestamp}).to_string();
             Reply::Whole(Head { status: 410, headers: vec![("apns-id", apns_id)] }, body)
@@ -397,6 +452,8 @@ fn reply(answer: Answer, apns_id: String) -> Reply {
         Answer::Stall => Reply::Silence,
         Answer::RefusedStream => Reply::RefuseStream,
         Answer::GoAway => Reply::GoAway,
+        Answer::Reset(code) => Reply::Reset(code.into()),
+        Answer::Freeze => Reply::Freeze,
         Answer::ConnectionLost => Reply::Cut,
     }
 }

@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 use crate::authority::Authority;
 use crate::http2::{self, Call, Head, Reply, Server, Service};
 use crate::push_inbox::PushInbox;
+use crate::virtual_net::VirtualNet;
 
 /// The Firebase project that it serves.
 pub const PROJECT: &str = "sipwake-test";
@@ -103,6 +104,21 @@ pub enum Answer {
     RefusedStream,
     /// A GOAWAY that leaves this message out, after which the connection closes: not processed.
     GoAway,
+    /// Any answer, header by header.
+    Http {
+        /// The HTTP status.
+        status: u16,
+        /// Headers beside those of every answer.
+        headers: Vec<(&'static str, String)>,
+        /// The body.
+        body: String,
+    },
+    /// 200: taken, then a GOAWAY that leaves out what came after.
+    AcceptAndGoAway,
+    /// RST_STREAM with this error code: whether it was taken nobody says. It is not counted as taken.
+    Reset(u32),
+    /// The connection falls silent for good, without being closed.
+    Freeze,
     /// The message is taken, and the connection is cut instead of an answer.
     ConnectionLost,
 }
@@ -116,6 +132,8 @@ pub enum TokenAnswer {
     InvalidGrant,
     /// 503.
     Unavailable,
+    /// Nothing.
+    Stall,
 }
 
 impl Deref for Fcm {
@@ -129,30 +147,22 @@ impl Deref for Fcm {
 impl Fcm {
     /// Starts it on a free loopback port.
     pub async fn start(authority: &Authority) -> Self {
-        let key = signing_key();
         let mut file = PathBuf::new();
-        let (server, google) = Server::start(authority, |port| {
-            let token_uri = format!("{}/token", http2::endpoint(port));
-            let account = service_account(&token_uri);
-            file = authority.write(&format!("fcm-{port}.json"), &account);
-            Arc::new(Google {
-                token_uri,
-                account,
-                public_key: key.public_key().as_ref().to_vec(),
-                bearers: Mutex::default(),
-                issued: AtomicU64::new(0),
-                exchanges: AtomicU64::new(0),
-                life: AtomicU64::new(3_599),
-                token_answers: Mutex::default(),
-                inbox: PushInbox::new(),
-            })
-        })
-        .await;
-        let settings = Settings {
-            service_account_file: file,
-            endpoint: Some(server.endpoint().into()),
-            ca_file: Some(authority.ca_file()),
-        };
+        let (server, google) = Server::start(authority, |port| Google::placed(authority, port, &mut file)).await;
+        Self::new(authority, server, google, file)
+    }
+
+    /// Starts it in a network of this process.
+    pub fn start_within(net: &VirtualNet, authority: &Authority) -> Self {
+        let mut file = PathBuf::new();
+        let place = |port| Google::placed(authority, port, &mut file);
+        let (server, google) = Server::start_within(net, authority, place);
+        Self::new(authority, server, google, file)
+    }
+
+    fn new(authority: &Authority, server: Server, google: Arc<Google>, service_account_file: PathBuf) -> Self {
+        let endpoint = Some(server.endpoint().into());
+        let settings = Settings { service_account_file, endpoint, ca_file: Some(authority.ca_file()) };
         Self { google, server: Arc::new(server), settings }
     }
 
@@ -205,6 +215,16 @@ impl Fcm {
     pub fn drain(&self) {
         self.server.drain();
     }
+
+    /// Lets every connection that is open fall silent for good, without closing it.
+    pub fn freeze(&self) {
+        self.server.freeze();
+    }
+
+    /// How many streams a client may open at once on connections made from now on.
+    pub fn allow_streams(&self, limit: usize) {
+        self.server.allow_streams(limit);
+    }
 }
 
 /// The service account's key as PEM, worth nothing anywhere: making one takes half a second.
@@ -250,6 +270,24 @@ impl Service for Google {
 }
 
 impl Google {
+    /// Behind a port, with its service account in a file.
+    fn placed(authority: &Authority, port: u16, file: &mut PathBuf) -> Arc<Self> {
+        let token_uri = format!("{}/token", http2::endpoint(port));
+        let account = service_account(&token_uri);
+        *file = authority.write(&format!("fcm-{port}.json"), &account);
+        Arc::new(Self {
+            token_uri,
+            account,
+            public_key: signing_key().public_key().as_ref().to_vec(),
+            bearers: Mutex::default(),
+            issued: AtomicU64::new(0),
+            exchanges: AtomicU64::new(0),
+            life: AtomicU64::new(3_599),
+            token_answers: Mutex::default(),
+            inbox: PushInbox::new(),
+        })
+    }
+
     fn exchange(&self, call: &Call) -> Reply {
         self.exchanges.fetch_add(1, Ordering::Relaxed);
         if let Err(objection) = self.check_exchange(call) {
@@ -260,6 +298,7 @@ impl Google {
         match scripted {
             Some(TokenAnswer::InvalidGrant) => oauth_error(400, "invalid_grant"),
             Some(TokenAnswer::Unavailable) => oauth_error(503, "temporarily_unavailable"),
+            Some(TokenAnswer::Stall) => Reply::Silence,
             Some(TokenAnswer::Slow(delay)) => {
                 let (head, body) = self.grant();
                 Reply::Slow(delay, head, body)
@@ -331,8 +370,8 @@ impl Google {
         for objection in contract(&message) {
             self.inbox.object(objection.to_owned());
         }
-        let answer = self.inbox.scripted(&message.token).unwrap_or(Answer::Accept);
-        if matches!(answer, Answer::Accept | Answer::Slow(_) | Answer::ConnectionLost) {
+        let answer = self.inbox.scripted(&message.token, call.line.number).unwrap_or(Answer::Accept);
+        if matches!(answer, Answer::Accept | Answer::Slow(_) | Answer::AcceptAndGoAway | Answer::ConnectionLost) {
             let token = message.token.clone();
             self.inbox.take(&token, || ReceivedPush {
                 token: message.token,
@@ -417,6 +456,11 @@ fn reply(answer: Answer) -> Reply {
     match answer {
         Answer::Accept => Reply::Whole(json_head(200), name()),
         Answer::Slow(delay) => Reply::Slow(delay, json_head(200), name()),
+        Answer::AcceptAndGoAway => Reply::LastWord(json_head(200), name()),
+        Answer::Http { status, headers, body } => {
+            let headers = headers.into_iter().chain(json_head(status).headers).collect();
+            Reply::Whole(Head { status, headers }, body)
+        }
         Answer::Unregistered => fcm_error(404, "NOT_FOUND", "UNREGISTERED", None),
         Answer::SenderIdMismatch => fcm_error(403, "PERMISSION_DENIED", "SENDER_ID_MISMATCH", None),
         Answer::QuotaExceeded { retry_after } => fcm_error(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED", retry_after),
@@ -434,6 +478,8 @@ fn reply(answer: Answer) -> Reply {
         Answer::Stall => Reply::Silence,
         Answer::RefusedStream => Reply::RefuseStream,
         Answer::GoAway => Reply::GoAway,
+        Answer::Reset(code) => Reply::Reset(code.into()),
+        Answer::Freeze => Reply::Freeze,
         Answer::ConnectionLost => Reply::Cut,
     }
 }

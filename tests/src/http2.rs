@@ -15,8 +15,9 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use relay::push::ByteStream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
@@ -24,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::authority::Authority;
+use crate::virtual_net::VirtualNet;
 
 /// How long a client may take for its TLS handshake, or to close after a GOAWAY.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -47,6 +49,7 @@ pub(crate) struct Line {
     /// Whether a request with good credentials came over it.
     pub(crate) proven: AtomicBool,
     open: AtomicUsize,
+    frozen: Arc<AtomicBool>,
 }
 
 /// A whole request.
@@ -73,6 +76,12 @@ pub(crate) enum Reply {
     RefuseStream,
     /// A GOAWAY that leaves this stream out; then the connection closes.
     GoAway,
+    /// A whole answer, then a GOAWAY that leaves out what came after this stream; the connection closes.
+    LastWord(Head, String),
+    /// RST_STREAM with this reason: whether it was processed nobody says.
+    Reset(h2::Reason),
+    /// The connection falls silent for good: nothing is read nor written any more, and nothing is closed.
+    Freeze,
     /// The connection is cut.
     Cut,
 }
@@ -86,9 +95,19 @@ pub(crate) struct Head {
 /// A running server.
 pub(crate) struct Server {
     port: u16,
-    connections: Arc<AtomicUsize>,
+    state: Arc<State>,
     drain: watch::Sender<()>,
-    accepting: AbortHandle,
+    accepting: Option<AbortHandle>,
+}
+
+/// What all connections of a server share.
+#[derive(Default)]
+struct State {
+    connections: AtomicUsize,
+    /// Streams that a client may open at once, beyond which nothing is promised; 0: a thousand.
+    streams: AtomicUsize,
+    /// Each connection's switch.
+    frozen: Mutex<Vec<Arc<AtomicBool>>>,
 }
 
 impl Server {
@@ -99,13 +118,51 @@ impl Server {
     ) -> (Self, Arc<S>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free loopback port");
         let port = listener.local_addr().expect("a bound listener has an address").port();
+        let (mut server, service, accept) = Self::new(authority, port, service);
+        let task = async move {
+            let mut open = JoinSet::new();
+            loop {
+                tokio::select! {
+                    accepted = listener.accept() => {
+                        let Ok((tcp, _)) = accepted else { continue };
+                        let _ = tcp.set_nodelay(true);
+                        open.spawn(accept(Box::new(tcp)));
+                    }
+                    Some(_) = open.join_next(), if !open.is_empty() => {}
+                }
+            }
+        };
+        server.accepting = Some(tokio::spawn(task).abort_handle());
+        (server, service)
+    }
+
+    /// Starts one in a network that exists in this process alone.
+    pub(crate) fn start_within<S: Service>(
+        net: &VirtualNet,
+        authority: &Authority,
+        service: impl FnOnce(u16) -> Arc<S>,
+    ) -> (Self, Arc<S>) {
+        let port = net.free_port();
+        let (server, service, accept) = Self::new(authority, port, service);
+        net.listen(port, move |stream| drop(tokio::spawn(accept(stream))));
+        (server, service)
+    }
+
+    fn new<S: Service>(
+        authority: &Authority,
+        port: u16,
+        service: impl FnOnce(u16) -> Arc<S>,
+    ) -> (Self, Arc<S>, impl Fn(Box<dyn ByteStream>) -> Accepting + Send + Sync + 'static) {
         let service = service(port);
         let acceptor = TlsAcceptor::from(authority.server_config(crate::authority::LOOPBACK, &[b"h2"]));
-        let connections = Arc::new(AtomicUsize::new(0));
+        let state = Arc::<State>::default();
         let (drain, drained) = watch::channel(());
-        let task = accept(listener, acceptor, Arc::clone(&service), Arc::clone(&connections), drained);
-        let accepting = tokio::spawn(task).abort_handle();
-        (Self { port, connections, drain, accepting }, service)
+        let server = Self { port, state: Arc::clone(&state), drain, accepting: None };
+        let accepted = Arc::clone(&service);
+        let accept = move |stream| -> Accepting {
+            Box::pin(serve(stream, acceptor.clone(), Arc::clone(&accepted), Arc::clone(&state), drained.clone()))
+        };
+        (server, service, accept)
     }
 
     /// `https://localhost:port`
@@ -113,45 +170,50 @@ impl Server {
         endpoint(self.port)
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// How many connections completed their handshakes.
     pub(crate) fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
+        self.state.connections.load(Ordering::Relaxed)
     }
 
     /// Ends every connection in good manners: GOAWAY, after which open streams are still answered.
     pub(crate) fn drain(&self) {
         let _ = self.drain.send(());
     }
+
+    /// Lets every connection that is open fall silent for good, without closing it.
+    pub(crate) fn freeze(&self) {
+        for switch in &*lock(&self.state.frozen) {
+            switch.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// How many streams a client may open at once on connections made from now on.
+    pub(crate) fn allow_streams(&self, limit: usize) {
+        self.state.streams.store(limit, Ordering::Relaxed);
+    }
+}
+
+/// A connection that is being served.
+type Accepting = Pin<Box<dyn Future<Output = Option<()>> + Send>>;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.accepting.abort();
+        if let Some(accepting) = &self.accepting {
+            accepting.abort();
+        }
     }
 }
 
 pub(crate) fn endpoint(port: u16) -> String {
     format!("https://localhost:{port}")
-}
-
-async fn accept<S: Service>(
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-    service: Arc<S>,
-    connections: Arc<AtomicUsize>,
-    drained: watch::Receiver<()>,
-) {
-    let mut open = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => {
-                let Ok((tcp, _)) = accepted else { continue };
-                let _ = tcp.set_nodelay(true);
-                open.spawn(serve(tcp, acceptor.clone(), Arc::clone(&service), Arc::clone(&connections), drained.clone()));
-            }
-            Some(_) = open.join_next(), if !open.is_empty() => {}
-        }
-    }
 }
 
 /// How a stream ends its connection.
@@ -161,20 +223,26 @@ enum End {
 }
 
 async fn serve<S: Service>(
-    tcp: TcpStream,
+    tcp: Box<dyn ByteStream>,
     acceptor: TlsAcceptor,
     service: Arc<S>,
-    connections: Arc<AtomicUsize>,
+    state: Arc<State>,
     mut drained: watch::Receiver<()>,
 ) -> Option<()> {
     drained.mark_unchanged();
     let tls = timeout(PATIENCE, acceptor.accept(tcp)).await.ok()?.ok()?;
-    let io = SharedIo(Arc::new(Mutex::new(tls)));
+    let frozen = Arc::<AtomicBool>::default();
+    lock(&state.frozen).push(Arc::clone(&frozen));
+    let io = SharedIo { tls: Arc::new(Mutex::new(tls)), frozen: Arc::clone(&frozen) };
     let mut builder = h2::server::Builder::new();
-    builder.max_concurrent_streams(1_000).initial_connection_window_size(16 * 1024 * 1024);
+    let streams = match state.streams.load(Ordering::Relaxed) {
+        0 => 1_000,
+        limit => limit as u32,
+    };
+    builder.max_concurrent_streams(streams).initial_connection_window_size(16 * 1024 * 1024);
     let mut connection = builder.handshake::<_, Bytes>(io.clone()).await.ok()?;
-    let number = connections.fetch_add(1, Ordering::Relaxed) + 1;
-    let line = Arc::new(Line { number, proven: AtomicBool::new(false), open: AtomicUsize::new(0) });
+    let number = state.connections.fetch_add(1, Ordering::Relaxed) + 1;
+    let line = Arc::new(Line { number, proven: AtomicBool::new(false), open: AtomicUsize::new(0), frozen });
     let (ends, mut ended) = mpsc::unbounded_channel();
     let mut streams = JoinSet::new();
     loop {
@@ -230,6 +298,7 @@ async fn stream<S: Service>(
         }
     }
     let path = head.uri.path().to_owned();
+    let frozen = Arc::clone(&line.frozen);
     let call = Call { method: head.method, path, headers: head.headers, body: body.into(), at, line };
     let reply = service.answer(call);
     match reply {
@@ -249,6 +318,20 @@ async fn stream<S: Service>(
         }
         Reply::GoAway => {
             let _ = ends.send(End::GoAway { last: u32::from(respond.stream_id()).saturating_sub(2) });
+            std::future::pending().await
+        }
+        Reply::LastWord(head, body) => {
+            let last = u32::from(respond.stream_id());
+            let done = whole(open, respond, head, body);
+            let _ = ends.send(End::GoAway { last });
+            done
+        }
+        Reply::Reset(reason) => {
+            respond.send_reset(reason);
+            Some(())
+        }
+        Reply::Freeze => {
+            frozen.store(true, Ordering::Relaxed);
             std::future::pending().await
         }
         Reply::Cut => {
@@ -280,11 +363,18 @@ fn response(head: Head) -> Option<Response<()>> {
 
 /// The TLS stream, still at hand when `h2` is done with it: `h2` cannot be told to leave a stream out of a GOAWAY.
 #[derive(Clone)]
-struct SharedIo(Arc<Mutex<TlsStream<TcpStream>>>);
+struct SharedIo {
+    tls: Arc<Mutex<TlsStream<Box<dyn ByteStream>>>>,
+    frozen: Arc<AtomicBool>,
+}
 
 impl SharedIo {
-    fn lock(&self) -> MutexGuard<'_, TlsStream<TcpStream>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Polls the stream; one that is frozen is never ready again.
+    fn poll<T>(&self, work: impl FnOnce(Pin<&mut TlsStream<Box<dyn ByteStream>>>) -> Poll<T>) -> Poll<T> {
+        if self.frozen.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
+        work(Pin::new(&mut *lock(&self.tls)))
     }
 
     /// Writes a GOAWAY (RFC 9113 §6.8), closes this side and waits for the other.
@@ -303,20 +393,20 @@ impl SharedIo {
 
 impl AsyncRead for SharedIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.lock()).poll_read(cx, buf)
+        self.poll(|tls| tls.poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for SharedIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.lock()).poll_write(cx, buf)
+        self.poll(|tls| tls.poll_write(cx, buf))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.lock()).poll_flush(cx)
+        self.poll(|tls| tls.poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.lock()).poll_shutdown(cx)
+        self.poll(|tls| tls.poll_shutdown(cx))
     }
 }

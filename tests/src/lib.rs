@@ -38,5 +38,6 @@ pub mod simulation;
 pub mod sipp;
 pub mod skewed_clock;
 pub mod story;
+pub mod virtual_net;
 pub mod wire;
 pub mod world;

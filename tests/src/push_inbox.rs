@@ -33,6 +33,7 @@ struct Taken<P> {
 
 struct Script<A> {
     by_token: HashMap<String, VecDeque<A>>,
+    by_connection: HashMap<usize, A>,
     otherwise: Option<A>,
 }
 
@@ -45,7 +46,7 @@ impl<P: Clone, A: Clone> PushInbox<P, A> {
             changed: Notify::new(),
             only_counts: AtomicBool::new(false),
             listener: Mutex::new(None),
-            script: Mutex::new(Script { by_token: HashMap::new(), otherwise: None }),
+            script: Mutex::new(Script { by_token: HashMap::new(), by_connection: HashMap::new(), otherwise: None }),
             violations: Mutex::new(Vec::new()),
         }
     }
@@ -125,14 +126,19 @@ impl<P: Clone, A: Clone> PushInbox<P, A> {
         lock(&self.script).otherwise = answer;
     }
 
+    /// What every push without a script of its own gets on this connection (1 is the first).
+    pub fn answer_on(&self, connection: usize, answer: A) {
+        lock(&self.script).by_connection.insert(connection, answer);
+    }
+
     /// The scripted answer to this request, if there is one.
-    pub(crate) fn scripted(&self, token: &str) -> Option<A> {
+    pub(crate) fn scripted(&self, token: &str, connection: usize) -> Option<A> {
         let mut script = lock(&self.script);
-        if script.by_token.is_empty() {
+        if script.by_token.is_empty() && script.by_connection.is_empty() {
             return script.otherwise.clone();
         }
         let next = script.by_token.get_mut(token).and_then(VecDeque::pop_front);
-        next.or_else(|| script.otherwise.clone())
+        next.or_else(|| script.by_connection.get(&connection).cloned()).or_else(|| script.otherwise.clone())
     }
 
     pub(crate) fn object(&self, violation: String) {

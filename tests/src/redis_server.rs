@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::skewed_clock::SkewedClock;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use redis::{Cmd, Connection, FromRedisValue};
 use rustix::process::{Pid, Signal, kill_process};
@@ -32,6 +33,7 @@ pub struct RedisServer {
     process: Option<Child>,
     tls: Option<Tls>,
     durable: bool,
+    environment: Vec<(String, String)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,6 +56,11 @@ impl RedisServer {
     /// One that speaks plain TCP.
     pub fn start() -> Self {
         Self::start_as(Mode::One, None)
+    }
+
+    /// One whose wall clock is this one.
+    pub fn start_by(clock: &SkewedClock) -> Self {
+        Self::start_in(directory(), Mode::One, None, clock.environment())
     }
 
     /// One that has on disk what it was told, and has it again after [`Self::restart`].
@@ -100,17 +107,17 @@ impl RedisServer {
                 std::fs::copy(self.place.join(file), place.join(file)).expect("copied");
             }
         }
-        Self::start_in(place, Mode::Sentinel { master: self.port }, self.tls.clone())
+        Self::start_in(place, Mode::Sentinel { master: self.port }, self.tls.clone(), Vec::new())
     }
 
     fn start_as(mode: Mode, mutual: Option<bool>) -> Self {
         let place = directory();
         let tls = mutual.map(|mutual| write_certificates(&place, mutual));
-        Self::start_in(place, mode, tls)
+        Self::start_in(place, mode, tls, Vec::new())
     }
 
-    fn start_in(place: PathBuf, mode: Mode, tls: Option<Tls>) -> Self {
-        let mut server = Self { port: 0, own_port: 0, mode, place, process: None, tls, durable: false };
+    fn start_in(place: PathBuf, mode: Mode, tls: Option<Tls>, environment: Vec<(String, String)>) -> Self {
+        let mut server = Self { port: 0, own_port: 0, mode, place, process: None, tls, durable: false, environment };
         for _ in 0..PORT_ATTEMPTS {
             server.port = free_port();
             server.own_port = if server.tls.is_some() { free_port() } else { server.port };
@@ -178,7 +185,7 @@ impl RedisServer {
 
     /// The keys that belong to instances: without what nodes hold of themselves.
     pub fn instance_keys(&self) -> Vec<String> {
-        const OF_NODES: [&str; 7] = [
+        const OF_NODES: [&str; 8] = [
             "sipwake:check:",
             "sipwake:lease:",
             "sipwake:letters:",
@@ -186,6 +193,7 @@ impl RedisServer {
             "sipwake:memo:",
             "sipwake:nodes",
             "sipwake:note:",
+            "sipwake:ring",
         ];
         let is_nodes = |key: &String| OF_NODES.iter().any(|prefix| key.starts_with(prefix));
         self.keys().into_iter().filter(|key| !is_nodes(key)).collect()
@@ -215,6 +223,7 @@ impl RedisServer {
     /// Starts the process and waits until it answers; false when it ends instead, as it does when the port is taken.
     fn run(&mut self) -> bool {
         let mut command = Command::new("redis-server");
+        command.envs(self.environment.iter().cloned());
         command.current_dir(&self.place).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         if let Mode::Sentinel { master } = self.mode {
             let config = self.place.join("sentinel.conf");

@@ -95,11 +95,6 @@ impl RelayProcess {
         ready.ok_or_else(|| self.child.missed("readiness"))
     }
 
-    /// Its configuration.
-    pub fn config(&self) -> &Path {
-        &self.config
-    }
-
     /// Waits until it has ended by itself.
     ///
     /// # Errors
@@ -111,6 +106,11 @@ impl RelayProcess {
     /// The directory that it runs in, with its configuration and all that it writes.
     pub fn directory(&self) -> &Path {
         self.scratch.path()
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> &Path {
+        &self.config
     }
 
     /// Sends it a signal, and waits for its end.

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -24,4 +25,19 @@ int clock_gettime(clockid_t id, struct timespec *now) {
   int failed = (int)syscall(SYS_clock_gettime, id, now);
   if (!failed && off && (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE)) now->tv_sec += *off;
   return failed;
+}
+
+int gettimeofday(struct timeval *now, void *zone) {
+  struct timespec exact;
+  (void)zone;
+  int failed = clock_gettime(CLOCK_REALTIME, &exact);
+  if (!failed && now) *now = (struct timeval){exact.tv_sec, exact.tv_nsec / 1000};
+  return failed;
+}
+
+time_t time(time_t *at) {
+  struct timespec exact;
+  if (clock_gettime(CLOCK_REALTIME, &exact)) return -1;
+  if (at) *at = exact.tv_sec;
+  return exact.tv_sec;
 }

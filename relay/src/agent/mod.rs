@@ -118,6 +118,10 @@ enum ShardInput {
     },
     /// What the store knows of a registration that a request named by our Path.
     PushBindingFound(Box<(InstanceId, shard::push_bindings::LookedUp)>),
+    /// The addresses of the SIP server of a REGISTER that passes through and carries a proof.
+    ServerFound(Box<(sip::endpoint::RouteRequest, Vec<std::net::IpAddr>)>),
+    /// An operator has waited long enough for the store to erase a registration that passed through.
+    PushBindingWaited(InstanceId),
     /// From a use case.
     Request(Box<Request>),
 }
@@ -423,7 +427,7 @@ impl Agent {
     }
 
     /// Waits until no call waits for its device or is being set up, at most `patience`; those that are left are ended.
-    pub async fn wait_for_calls(&self, patience: Duration) {
+    pub async fn wait_for_calls(&self, patience: Duration, elsewhere: bool) {
         const LOOK_AGAIN: Duration = Duration::from_millis(100);
         /// What the last answers get to leave the connections' queues in.
         const LEAVING: Duration = Duration::from_millis(200);
@@ -433,7 +437,7 @@ impl Agent {
             }
         };
         if tokio::time::timeout(patience, quiet).await.is_err() {
-            let ended: usize = self.ask_all(Request::EndCalls).await.into_iter().sum();
+            let ended: usize = self.ask_all(|reply| Request::EndCalls { elsewhere, reply }).await.into_iter().sum();
             tracing::warn!(ended, "the drain ended calls that were being set up");
             tokio::time::sleep(LEAVING).await;
         }

@@ -149,6 +149,13 @@ pub enum Request {
         /// The answer.
         reply: oneshot::Sender<Vec<InstanceStatus>>,
     },
+    /// The instances of an account, however they came here, in order.
+    OfAccount {
+        /// Whose.
+        aor: AorKey,
+        /// The answer.
+        reply: oneshot::Sender<Vec<InstanceStatus>>,
+    },
     /// Keep a registration that passed through an earlier run.
     Adopt(Box<KnownPushBinding>),
     /// What waited for an instance to come here is judged: nothing more comes.
@@ -167,7 +174,12 @@ pub enum Request {
     /// How many calls are held or being set up.
     OpenCalls(oneshot::Sender<usize>),
     /// End every call that has no final answer yet; how many there were.
-    EndCalls(oneshot::Sender<usize>),
+    EndCalls {
+        /// Another node can take them.
+        elsewhere: bool,
+        /// The answer.
+        reply: oneshot::Sender<usize>,
+    },
 }
 
 /// An instance to bind.

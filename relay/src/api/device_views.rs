@@ -122,6 +122,7 @@ fn step(step: &Step) -> Value {
             }
         }
         What::DeviceAttached { after_ms: Some(after_ms) } => value["after_ms"] = after_ms.into(),
+        What::HungUp { by_device } => value["by"] = if by_device { "device" } else { "caller" }.into(),
         What::TraceBegun { by_operator } => value["by"] = if by_operator { "operator" } else { "device" }.into(),
         What::Message { outcome } => value["outcome"] = outcome.word().into(),
         What::Voicemail { new, old } => {
@@ -137,6 +138,7 @@ fn step(step: &Step) -> Value {
         | What::DeviceAttached { after_ms: None }
         | What::DeviceDetached
         | What::TraceEnded
+        | What::CallerHearsRinging
         | What::Ringing
         | What::CallEnded(_) => {}
     }
@@ -158,7 +160,9 @@ fn word(what: What) -> &'static str {
         What::DeviceDetached => "device-detached",
         What::TraceBegun { .. } => "trace-begun",
         What::TraceEnded => "trace-ended",
+        What::CallerHearsRinging => "caller-hears-ringing",
         What::Ringing => "ringing",
+        What::HungUp { .. } => "ended",
         What::CallEnded(state) => state.as_str(),
         What::Message { .. } => "message",
         What::Voicemail { .. } => "voicemail",

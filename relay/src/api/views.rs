@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use crate::clock::rfc3339;
 use crate::domain::Word as _;
 use crate::service::types::{
-    CallState, CallView, EdgeAddress, Enabled, Export, InstanceState, Listed, Page, Receipt, Registration,
-    RegistrationState, Tested, View, Wiped,
+    CallState, CallView, EdgeAddress, Enabled, Export, InstanceKind, InstanceState, Listed, Page, Receipt,
+    Registration, RegistrationState, Tested, View, Wiped,
 };
 use crate::vault::record::{Presence, Provider, WakeFor};
 
@@ -112,6 +112,10 @@ pub fn call_state(state: CallState) -> &'static str {
 pub fn listed(listed: &Listed) -> Value {
     json!({
         "instance": listed.instance.to_string(),
+        "kind": match listed.kind {
+            InstanceKind::Lent => "lent",
+            InstanceKind::Passed => "passed-through",
+        },
         "app": listed.app,
         "state": instance_state(listed.state),
         "registration": registration(&listed.registration),
@@ -120,6 +124,11 @@ pub fn listed(listed: &Listed) -> Value {
         "call_push": provider(listed.call_push),
         "alert_push": listed.alert_push.map(provider),
     })
+}
+
+/// What was found of an account.
+pub fn found(found: &[Listed]) -> Value {
+    json!({"instances": found.iter().map(listed).collect::<Vec<_>>()})
 }
 
 /// A part of the operator's list.
@@ -131,8 +140,10 @@ pub fn page(page: &Page) -> Value {
 /// What is held about an instance, as an operator may have it.
 pub fn export(export: &Export) -> Value {
     let mut whole = listed(&export.listed);
-    whole["wake_for"] = wake_for(export.wake_for);
-    whole["presence"] = presence(export.presence).into();
+    if let Some((events, stands)) = export.wishes {
+        whole["wake_for"] = wake_for(events);
+        whole["presence"] = presence(stands).into();
+    }
     let calls = export.calls.iter().map(|(id, view)| {
         let mut one = call(view);
         one["call"] = id.to_string().into();

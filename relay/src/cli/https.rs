@@ -2,6 +2,7 @@
 //!
 //! Invariant: the relay's certificate is verified, always; what was shown to it is in no error.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -44,6 +45,12 @@ impl Https {
         }
         let (host, port) = (authority.host().to_owned(), authority.port_u16().unwrap_or(443));
         Ok(Self { authority: authority.to_string(), host, port, tls: ClientTls::new(ca)? })
+    }
+
+    /// A relay of this machine, verified as `tls` does it.
+    pub(super) fn at(address: SocketAddr, tls: ClientTls) -> Self {
+        let (host, port) = (address.ip().to_string(), address.port());
+        Self { authority: address.to_string(), host, port, tls }
     }
 
     /// A TLS connection to a host of the same relay.

@@ -1,23 +1,26 @@
 //! `sipwake instances`: the operator's view, through the operator listener.
 //!
-//! Invariant: it shows what the listener tells, which is nothing of whose an instance is.
+//! Invariant: it shows what the listener tells, which is nothing of whose an instance is. An AOR is read from the standard
+//! input and leaves this process as its hash alone. What cannot be undone is asked about before.
 
-use std::fmt::Write as _;
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::io::{self, BufRead, IsTerminal, Write as _};
 
-use bytes::Bytes;
-use clap::{Args, Subcommand};
-use serde_json::Value;
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
-use super::https::Https;
-use super::{CommandError, key_from};
-use crate::secret::ApiKey;
+use super::CommandError;
+use super::operator::{At, Listener};
+use super::question::{confirm, is_attended};
+use super::table::{cell, lines, pretty, table};
+use crate::api::sip_uri::SipUri;
+use crate::secret::Aor;
+use crate::vault::AorHash;
 
 /// How many instances are asked for at once.
 const PAGE: usize = 1_000;
 
-/// Look at a relay's push instances, or wipe one
+/// Look at a relay's push instances, or wipe some
 #[derive(Args)]
 pub struct Instances {
     #[command(subcommand)]
@@ -26,8 +29,24 @@ pub struct Instances {
 
 #[derive(Subcommand)]
 enum Action {
-    /// All instances of this node
+    /// The instances of this node
     List {
+        #[command(flatten)]
+        which: Which,
+        /// Those in this state alone
+        #[arg(long, value_enum)]
+        state: Option<State>,
+        /// Those of this push service alone
+        #[arg(long, value_enum)]
+        push: Option<Push>,
+        /// Those that came here in this way alone
+        #[arg(long, value_enum)]
+        kind: Option<Kind>,
+        #[command(flatten)]
+        at: At,
+    },
+    /// The instances of one account, whose AOR is the first line of the standard input; only its hash leaves this command
+    Find {
         #[command(flatten)]
         at: At,
     },
@@ -38,10 +57,19 @@ enum Action {
         #[command(flatten)]
         at: At,
     },
-    /// Unregister and wipe one instance; prints the signed receipt, or "wiping" while the store is away
+    /// Unregister and wipe instances; prints each signed receipt, or "wiping" while the store is away
     Wipe {
-        /// Its id: pi_…
-        id: String,
+        /// Their ids: pi_…
+        #[arg(required_unless_present_any = ["app", "domain", "aor"], conflicts_with_all = ["app", "domain", "aor"])]
+        ids: Vec<String>,
+        #[command(flatten)]
+        which: Which,
+        /// Those of one account, whose AOR is the first line of the standard input
+        #[arg(long, conflicts_with_all = ["app", "domain"])]
+        aor: bool,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         at: At,
     },
@@ -54,21 +82,36 @@ enum Action {
     },
 }
 
-/// Where a relay's operator listener is.
 #[derive(Args)]
-pub(super) struct At {
-    /// The relay's operator listener
-    #[arg(long, value_name = "URL", default_value = "https://127.0.0.1:9443")]
-    operator: String,
-    /// The file with the operator's token
-    #[arg(long, value_name = "FILE")]
-    token_file: PathBuf,
-    /// A CA that vouches for the relay's certificate, beside the system's (PEM)
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
-    /// Print JSON instead of a table
-    #[arg(long)]
-    json: bool,
+struct Which {
+    /// Those of this App alone
+    #[arg(long, value_name = "ID")]
+    app: Option<String>,
+    /// Those of accounts of this SIP domain alone
+    #[arg(long, value_name = "DOMAIN")]
+    domain: Option<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum State {
+    Registered,
+    Registering,
+    Retrying,
+    Unregistered,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Push {
+    Apns,
+    Fcm,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Kind {
+    /// An app lent its account
+    Lent,
+    /// Its device registered through the edge (RFC 8599)
+    PassedThrough,
 }
 
 /// Does what was asked, and prints it.
@@ -76,165 +119,157 @@ pub(super) struct At {
 /// # Errors
 /// [`CommandError`] when the listener is not reached or refuses.
 pub async fn run(instances: Instances) -> Result<(), CommandError> {
-    let printed = match instances.action {
-        Action::List { at } => {
-            let all = at.open()?.all().await?;
-            if at.json { pretty(&Value::from(all)) } else { table(&all) }
+    match instances.action {
+        Action::List { which, state, push, kind, at } => {
+            let mut all = all(&at.open()?, &which).await?;
+            all.retain(|one| {
+                is(state, &one["registration"]["state"])
+                    && is(push, &one["call_push"]["provider"])
+                    && is(kind, &one["kind"])
+            });
+            print(&if at.json { pretty(&Value::from(all)) } else { listed(&all) })
+        }
+        Action::Find { at } => {
+            let found = find(&at.open()?).await?;
+            print(&if at.json { pretty(&Value::from(found)) } else { listed(&found) })
         }
         Action::Show { id, at } => {
             let one = at.open()?.ask("GET", &id, "").await?;
-            if at.json { pretty(&one) } else { lines(&one) }
+            print(&if at.json { pretty(&one) } else { lines(&one) })
         }
-        Action::Wipe { id, at } => {
-            let receipt = at.open()?.ask("POST", &id, "/wipe").await?;
-            if at.json { pretty(&receipt) } else { lines(&receipt) }
+        Action::Wipe { ids, which, aor, yes, at } => wipe(ids, &which, aor, yes, &at).await,
+        Action::Export { id, at } => print(&pretty(&at.open()?.ask("GET", &id, "/export").await?)),
+    }
+}
+
+fn print(text: &str) -> Result<(), CommandError> {
+    io::stdout().write_all(text.as_bytes()).map_err(CommandError::Output)
+}
+
+/// Whether a member is what was asked for, if anything was.
+fn is<V: ValueEnum>(wanted: Option<V>, member: &Value) -> bool {
+    let name = |wanted: V| wanted.to_possible_value().map(|value| value.get_name().to_owned());
+    wanted.and_then(name).is_none_or(|name| member.as_str() == Some(name.as_str()))
+}
+
+async fn all(listener: &Listener, which: &Which) -> Result<Vec<Value>, CommandError> {
+    let mut all = Vec::new();
+    let mut filter = String::new();
+    for (key, value) in [("app", &which.app), ("domain", &which.domain)] {
+        if let Some(value) = value {
+            let harmless = |c: char| c.is_ascii_alphanumeric() || "-._[]:".contains(c);
+            if value.is_empty() || !value.chars().all(harmless) {
+                return Err(CommandError::NoSuchFilter(key));
+            }
+            filter += &format!("&{key}={value}");
         }
-        Action::Export { id, at } => pretty(&at.open()?.ask("GET", &id, "/export").await?),
+    }
+    let mut path = format!("/instances?limit={PAGE}{filter}");
+    loop {
+        let mut page = listener.call("GET", &path, None).await?;
+        all.extend(instances(&mut page)?);
+        match page["next"].as_str() {
+            Some(next) => path = format!("/instances?limit={PAGE}&after={next}{filter}"),
+            None => return Ok(all),
+        }
+    }
+}
+
+fn instances(answer: &mut Value) -> Result<Vec<Value>, CommandError> {
+    match answer["instances"].take() {
+        Value::Array(instances) => Ok(instances),
+        _ => Err(CommandError::NotARelay),
+    }
+}
+
+/// Asks by the hash of the AOR that stands on the standard input.
+async fn find(listener: &Listener) -> Result<Vec<Value>, CommandError> {
+    let mut line = Zeroizing::new(String::with_capacity(512));
+    if io::stdin().is_terminal() {
+        eprint!("AOR of the account (sip:user@domain): ");
+        io::stderr().flush()?;
+    }
+    io::stdin().lock().read_line(&mut line)?;
+    let typed = line.trim();
+    let whole = match typed.contains(':') && typed.starts_with("sip") {
+        true => Zeroizing::new(typed.to_owned()),
+        false => Zeroizing::new(format!("sip:{typed}")),
     };
-    std::io::stdout().write_all(printed.as_bytes()).map_err(CommandError::Output)
+    let uri = SipUri::address_of_record(&whole).map_err(CommandError::NotAnAor)?;
+    let hash = AorHash::of(&Aor::new(&uri.to_string()));
+    let mut answer = listener.call("POST", "/instances/find", Some(&json!({"aor_sha256": hash.to_hex()}))).await?;
+    instances(&mut answer)
 }
 
-/// An operator listener, and what is shown to it.
-pub(super) struct Listener {
-    https: Https,
-    token: ApiKey,
-}
-
-impl At {
-    pub(super) fn open(&self) -> Result<Listener, CommandError> {
-        Ok(Listener { https: Https::new(&self.operator, self.ca.as_deref())?, token: key_from(&self.token_file)? })
+async fn wipe(ids: Vec<String>, which: &Which, aor: bool, yes: bool, at: &At) -> Result<(), CommandError> {
+    let listener = at.open()?;
+    let chosen = if aor {
+        Some(find(&listener).await?)
+    } else if ids.is_empty() {
+        Some(all(&listener, which).await?)
+    } else {
+        None
+    };
+    let single = chosen.is_none() && ids.len() == 1;
+    let ids: Vec<String> = match &chosen {
+        Some(chosen) => chosen.iter().map(|one| cell(&one["instance"])).collect(),
+        None => ids,
+    };
+    if ids.is_empty() {
+        eprintln!("there is none: nothing was wiped");
+        return Ok(());
     }
-}
-
-impl Listener {
-    /// Asks about an instance; `rest` stands behind its path.
-    pub(super) async fn ask(&self, method: &str, id: &str, rest: &str) -> Result<Value, CommandError> {
-        self.ask_with(method, id, rest, None).await
+    // A program that names one instance means it.
+    if !single || is_attended() {
+        let whose = match (&which.app, &which.domain) {
+            (Some(app), Some(domain)) => format!(" of the app {app} at {domain}"),
+            (Some(app), None) => format!(" of the app {app}"),
+            (None, Some(domain)) => format!(" of the domain {domain}"),
+            (None, None) if aor => " of this account".to_owned(),
+            (None, None) => String::new(),
+        };
+        let many = if ids.len() == 1 { "1 instance".to_owned() } else { format!("{} instances", ids.len()) };
+        confirm(&format!("{many}{whose} will be unregistered and wiped; their users hear no more calls."), yes)?;
     }
-
-    /// The same with a body.
-    pub(super) async fn ask_with(
-        &self,
-        method: &str,
-        id: &str,
-        rest: &str,
-        body: Option<&Value>,
-    ) -> Result<Value, CommandError> {
-        self.https.ask(method, &path_of(id, rest), self.token.expose(), body).await
-    }
-
-    /// What is no JSON.
-    pub(super) async fn fetch(&self, id: &str, rest: &str) -> Result<Bytes, CommandError> {
-        self.https.ask_bytes("GET", &path_of(id, rest), self.token.expose(), None).await
-    }
-
-    async fn all(&self) -> Result<Vec<Value>, CommandError> {
-        let mut all = Vec::new();
-        let mut path = format!("/v1/operator/instances?limit={PAGE}");
-        loop {
-            let mut page = self.https.ask("GET", &path, self.token.expose(), None).await?;
-            match page["instances"].take() {
-                Value::Array(instances) => all.extend(instances),
-                _ => return Err(CommandError::NotARelay),
+    let mut failed = 0;
+    for (index, id) in ids.iter().enumerate() {
+        match listener.ask("POST", id, "/wipe").await {
+            Ok(receipt) if single => print(&if at.json { pretty(&receipt) } else { lines(&receipt) })?,
+            Ok(receipt) if at.json => print(&format!("{receipt}\n"))?,
+            Ok(receipt) => {
+                let stands = if receipt["signature"].is_string() { "wiped" } else { "wiping" };
+                let left = if receipt["unregistered"] == true { "unregistered" } else { "not unregistered" };
+                print(&format!("{id}  {stands}  {left}  {}\n", cell(&receipt["signature"])))?;
             }
-            match page["next"].as_str() {
-                Some(next) => path = format!("/v1/operator/instances?limit={PAGE}&after={next}"),
-                None => return Ok(all),
+            Err(error) if single => return Err(error),
+            Err(error) => {
+                failed += 1;
+                eprintln!("{id}: {error}");
             }
         }
+        if !single && (index + 1) % 100 == 0 {
+            eprintln!("{} of {}", index + 1, ids.len());
+        }
     }
+    if !single {
+        eprintln!("{} of {} wiped", ids.len() - failed, ids.len());
+    }
+    if failed == 0 { Ok(()) } else { Err(CommandError::NotAll(failed)) }
 }
 
-/// An id has no character that would end a part of a path; what is none is unknown to the relay.
-fn path_of(id: &str, rest: &str) -> String {
-    let id: String = id.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
-    format!("/v1/operator/instances/{id}{rest}")
-}
-
-fn pretty(value: &Value) -> String {
-    format!("{value:#}\n")
-}
-
-/// A line for each instance, below the columns' names.
-fn table(all: &[Value]) -> String {
-    let mut rows = vec![["INSTANCE", "APP", "STATE", "REGISTRATION", "PUSH", "EXPIRES"].map(str::to_owned)];
-    rows.extend(all.iter().map(|one| {
+fn listed(all: &[Value]) -> String {
+    let columns = ["INSTANCE", "APP", "KIND", "STATE", "REGISTRATION", "PUSH", "EXPIRES"];
+    let row = |one: &Value| {
         let registration = [cell(&one["registration"]["state"]), cell(&one["registration"]["status"])];
         [
             cell(&one["instance"]),
             cell(&one["app"]),
+            cell(&one["kind"]),
             cell(&one["state"]),
             registration.join(" ").trim_end().to_owned(),
             cell(&one["call_push"]["provider"]),
             cell(&one["expires_at"]),
         ]
-    }));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
-    let mut text = String::new();
-    for row in &rows {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        text += cells.join("  ").trim_end();
-        text.push('\n');
-    }
-    text
-}
-
-/// A line for each member, nested ones by their path.
-fn lines(value: &Value) -> String {
-    fn write(text: &mut String, path: &str, value: &Value) {
-        match value {
-            Value::Object(members) => {
-                for (key, value) in members {
-                    let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                    write(text, &path, value);
-                }
-            }
-            Value::Null => {}
-            value => drop(writeln!(text, "{path}: {}", cell(value))),
-        }
-    }
-    let mut text = String::new();
-    write(&mut text, "", value);
-    text
-}
-
-/// A value without quotes, and without what a terminal would take for a command.
-fn cell(value: &Value) -> String {
-    let text = match value {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        Value::Array(list) => list.iter().map(cell).collect::<Vec<_>>().join(", "),
-        other => other.to_string(),
     };
-    text.chars().filter(|c| !c.is_control()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_table_has_a_line_for_each_instance_and_no_control_character() {
-        let one = json!({
-            "instance": "pi_a", "app": "com.example.phone\u{1b}[2J", "state": "active",
-            "registration": {"state": "registered", "status": 200}, "call_push": {"provider": "fcm"},
-            "expires_at": "2026-11-27T09:00:00Z",
-        });
-        let text = table(&[one]);
-        let rows: Vec<&str> = text.lines().collect();
-        assert_eq!(rows.len(), 2);
-        assert!(rows[0].starts_with("INSTANCE  APP"));
-        assert!(rows[1].contains("registered 200") && rows[1].ends_with("2026-11-27T09:00:00Z"));
-        assert!(!text.contains('\u{1b}'));
-        assert_eq!(table(&[]).lines().count(), 1);
-    }
-
-    #[test]
-    fn one_instance_is_told_member_by_member() {
-        let one = json!({"instance": "pi_a", "alert_push": null, "registration": {"state": "retrying", "status": 503}});
-        assert_eq!(lines(&one), "instance: pi_a\nregistration.state: retrying\nregistration.status: 503\n");
-    }
+    table(columns, all.iter().map(row))
 }

@@ -5,8 +5,12 @@
 //! | [`device`] | `sipwake device`: enable, wait, answer or decline, disable |
 //! | [`doctor`] | `sipwake doctor`: what would go wrong with an account |
 //! | `password` | a password that never stands among the arguments |
-//! | [`instances`] | `sipwake instances`: list, show, wipe, export |
+//! | [`keys`] | `sipwake keys`: the keyring's fingerprint, and rotating it |
+//! | [`instances`] | `sipwake instances`: list, find, show, wipe, export |
+//! | `operator` | where a relay's operator listener is, and how it is asked |
+//! | `question` | what is asked before something that cannot be undone |
 //! | [`receipt`] | `sipwake receipt`: whether a receipt is a relay's |
+//! | `table` | what a relay tells, as a person reads it |
 //! | [`trace`] | `sipwake trace`: one instance's SIP for a while, as pcapng |
 //! | `https` | a request to a relay |
 //!
@@ -17,8 +21,12 @@ pub mod device;
 pub mod doctor;
 mod https;
 pub mod instances;
+pub mod keys;
+mod operator;
 mod password;
+mod question;
 pub mod receipt;
+mod table;
 pub mod trace;
 
 use std::io;
@@ -96,6 +104,21 @@ pub enum CommandError {
     /// Nobody of those named has signed it.
     #[error("none of these keys has signed this receipt: it was altered, or is another relay's")]
     WrongReceipt,
+    /// Nobody named the operator's token.
+    #[error("no token: name a --token-file, or the --config of a relay on this machine")]
+    NoToken,
+    /// Nobody said yes.
+    #[error("{0} Nothing was done: nobody said yes (--yes says so beforehand)")]
+    NotConfirmed(String),
+    /// The AOR is none.
+    #[error("the first line of the standard input is no AOR: {0}")]
+    NotAnAor(&'static str),
+    /// A filter that cannot be sent.
+    #[error("--{0} holds characters that none can have")]
+    NoSuchFilter(&'static str),
+    /// Some were not wiped.
+    #[error("{0} could not be wiped; the others were")]
+    NotAll(usize),
     /// Nothing can be printed.
     #[error("the output is closed: {0}")]
     Output(#[from] io::Error),

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::CommandError;
-use super::instances::At;
+use super::operator::At;
 use crate::config::values::duration;
 
 /// How often the file is written anew.

@@ -3,14 +3,17 @@
 //! `SIPWAKE_CALL__RING_TIMEOUT` sets `call.ring_timeout`; `SIPWAKE_APP__0__APNS__KEY_FILE` sets
 //! `app[0].apns.key_file`. A list is written with commas or as a TOML array.
 //!
-//! Invariant: a variable whose name begins with `SIPWAKE_` and holds two underscores in a row names a setting or is
-//! a problem; any other variable is none of ours (a cluster adds `SIPWAKE_PORT` and the like by itself).
+//! Invariant: a variable whose name begins with `SIPWAKE_` names a setting, is one of [`OTHERS`], or is one that a cluster
+//! adds by itself for a service `sipwake` (`SIPWAKE_PORT=tcp://…`); every other one is said. No value is repeated.
 
 use toml::{Table, Value};
 
 use super::problem::Problem;
 
 const PREFIX: &str = "SIPWAKE_";
+
+/// Variables of ours that are no settings: those of debug builds and of the tests. One that ends in `_` is a beginning.
+const OTHERS: [&str; 5] = ["SIPWAKE_TIMING", "SIPWAKE_SHARDS", "SIPWAKE_BINARY", "SIPWAKE_SIM_", "SIPWAKE_TEST_"];
 
 /// Tables in an array that a variable may reach, so that a large index cannot make a large array.
 const MAX_INDEX: usize = 64;
@@ -26,15 +29,9 @@ pub(super) fn of_this_process() -> Vec<(String, String)> {
 pub(super) type Origins = Vec<(String, String)>;
 
 /// Writes the overrides into `root`.
-pub(super) fn apply(
-    root: &mut Table,
-    variables: impl IntoIterator<Item = (String, String)>,
-    problems: &mut Vec<Problem>,
-) -> Origins {
-    let mut ours: Vec<_> = variables
-        .into_iter()
-        .filter(|(name, _)| name.strip_prefix(PREFIX).is_some_and(|rest| rest.contains("__")))
-        .collect();
+pub(super) fn apply(root: &mut Table, variables: &[(String, String)], problems: &mut Vec<Problem>) -> Origins {
+    let is_ours = |name: &str| name.strip_prefix(PREFIX).is_some_and(|rest| rest.contains("__"));
+    let mut ours: Vec<_> = variables.iter().filter(|(name, _)| is_ours(name)).cloned().collect();
     ours.sort();
     let mut origins = Origins::new();
     for (name, value) in ours {
@@ -49,6 +46,52 @@ pub(super) fn apply(
         }
     }
     origins
+}
+
+/// The variables that begin like ours and set nothing: those that are a setting but for an underscore, and the others.
+pub(super) fn strays(variables: &[(String, String)], settings: &[String]) -> (Vec<Problem>, Vec<Problem>) {
+    let flat = |place: &str| place.replace(['.', '['], "_").replace(']', "").to_ascii_uppercase();
+    let (mut meant, mut others) = (Vec::new(), Vec::new());
+    for (name, value) in variables {
+        let Some(rest) = name.strip_prefix(PREFIX).filter(|rest| !rest.contains("__")) else { continue };
+        if is_another(name) || is_of_a_cluster(rest, value) {
+            continue;
+        }
+        let setting = settings.iter().find(|place| flat(place) == rest.to_ascii_uppercase());
+        match setting {
+            Some(place) => {
+                let right = place.replace(['.', '['], "__").replace(']', "").to_ascii_uppercase();
+                let remedy = format!("write {PREFIX}{right}, with two underscores between the parts");
+                meant.push(Problem::new(name, "sets nothing", remedy));
+            }
+            None => {
+                let remedy = "remove it, or write SIPWAKE_SECTION__KEY, with two underscores between the parts";
+                others.push(Problem::new(name, "names no setting", remedy));
+            }
+        }
+    }
+    (meant, others)
+}
+
+fn is_another(name: &str) -> bool {
+    OTHERS.iter().any(|other| if other.ends_with('_') { name.starts_with(other) } else { name == *other })
+}
+
+/// What Kubernetes sets in each container for a service whose name begins with `sipwake`.
+fn is_of_a_cluster(rest: &str, value: &str) -> bool {
+    let rest = format!("_{rest}");
+    let address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    let of_a_port = |kind: &str| {
+        let Some((_, port)) = rest.rsplit_once("_PORT_") else { return false };
+        let digits = port.split('_').next().is_some_and(|digits| digits.parse::<u16>().is_ok());
+        digits && port.contains(kind)
+    };
+    rest.ends_with("_SERVICE_HOST")
+        || rest.ends_with("_SERVICE_PORT")
+        || rest.contains("_SERVICE_PORT_")
+        || (rest.ends_with("_PORT") && address)
+        || ["_TCP", "_UDP", "_SCTP"].iter().any(|kind| of_a_port(kind))
+        || rest.rsplit_once("_PORT_").is_some_and(|(_, port)| matches!(port, "PROTO" | "ADDR" | "PORT"))
 }
 
 /// Sets the value at `path`, making tables on the way; gives back its place, or `None` when the path leads nowhere.

@@ -11,8 +11,10 @@
 #![doc = include_str!("settings.md")]
 
 mod environment;
+mod lines;
 mod problem;
 mod reader;
+mod secret_files;
 mod sections;
 pub(crate) mod values;
 
@@ -25,6 +27,7 @@ use ipnet::IpNet;
 use crate::secret::{ApiKey, SecretText};
 use crate::timing::Timing;
 
+pub use lines::Lines;
 pub use problem::{Problem, Problems};
 pub(crate) use values::host as canonical_host;
 pub use values::{DomainRules, HostPort};
@@ -60,6 +63,11 @@ pub struct Config {
     pub timing: Timing,
     /// What is allowed but should be said at start-up: a place and what it means.
     pub cautions: Vec<Problem>,
+    /// What `check` refuses although `serve` goes on with a warning: it runs nobody off the air, and is most likely not
+    /// what was meant.
+    pub faults: Vec<Problem>,
+    /// Where each setting stands in the file.
+    pub lines: Lines,
 }
 
 /// `[edge]`: SIP over TLS, for devices.
@@ -307,6 +315,11 @@ impl Config {
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Config, Problems> {
         sections::read(text, directory, environment, sections::Profile::File)
+    }
+
+    /// Where one connects to reach the operator listener from this machine.
+    pub fn operator_address(&self) -> SocketAddr {
+        values::reachable(self.operator.listen)
     }
 
     /// What `serve` without a file uses: loopback listeners, a development certificate, the store in memory, one app

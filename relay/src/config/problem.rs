@@ -14,18 +14,28 @@ pub struct Problem {
     pub what: String,
     /// What to do about it.
     pub remedy: String,
+    /// Its line in the configuration file, or that of its section; counted from 1.
+    pub line: Option<usize>,
 }
 
 impl Problem {
     /// A problem at `place`.
     pub fn new(place: &str, what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { place: place.to_owned(), what: what.into(), remedy: remedy.into() }
+        Self { place: place.to_owned(), what: what.into(), remedy: remedy.into(), line: None }
+    }
+
+    /// The same, with its line.
+    #[must_use]
+    pub fn at_line(mut self, line: Option<usize>) -> Self {
+        self.line = line;
+        self
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}; {}", self.place, self.what, self.remedy)
+        write!(f, "{}: {}; {}", self.place, self.what, self.remedy)?;
+        self.line.map_or(Ok(()), |line| write!(f, " (line {line})"))
     }
 }
 

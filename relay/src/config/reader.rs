@@ -11,7 +11,9 @@ use toml::{Table, Value};
 use zeroize::Zeroizing;
 
 use super::environment::Origins;
+use super::lines::Lines;
 use super::problem::Problem;
+use super::secret_files::{Held, SecretFiles};
 use super::values;
 use crate::secret::SecretText;
 
@@ -28,6 +30,12 @@ pub(super) struct Shared {
     pub problems: RefCell<Vec<Problem>>,
     /// What is allowed but should be said.
     pub cautions: RefCell<Vec<Problem>>,
+    /// Where each setting stands in the file.
+    pub lines: Lines,
+    /// The places that were asked for.
+    pub asked: RefCell<Vec<String>>,
+    /// The files that hold secrets, so far.
+    pub secret_files: RefCell<SecretFiles>,
 }
 
 /// One table of the configuration.
@@ -58,13 +66,13 @@ impl<'a> Reader<'a> {
 
     /// Reports what is wrong with `key`.
     pub fn problem(&self, key: &str, what: impl Into<String>, remedy: impl Into<String>) {
-        let problem = Problem::new(&self.place(key), what, remedy);
+        let problem = Problem::new(&self.place(key), what, remedy).at_line(self.line(key));
         self.shared.problems.borrow_mut().push(problem);
     }
 
     /// Says what `key` means although it is allowed.
     pub fn caution(&self, key: &str, what: impl Into<String>, remedy: impl Into<String>) {
-        let caution = Problem::new(&self.place(key), what, remedy);
+        let caution = Problem::new(&self.place(key), what, remedy).at_line(self.line(key));
         self.shared.cautions.borrow_mut().push(caution);
     }
 
@@ -76,6 +84,7 @@ impl<'a> Reader<'a> {
     /// Marks `key` as known although nobody reads it now.
     pub fn known(&mut self, key: &'static str) {
         self.asked.push(key);
+        self.shared.asked.borrow_mut().push(format!("{}{key}", self.prefix));
     }
 
     /// What relative paths are relative to.
@@ -157,10 +166,24 @@ impl<'a> Reader<'a> {
     }
 
     /// A secret file that must be there, for who reads it again: its path, and its content to be looked at.
-    pub fn required_secret_file(&mut self, key: &'static str, remedy: &str) -> Option<(PathBuf, SecretText)> {
+    pub fn required_secret_file(
+        &mut self,
+        key: &'static str,
+        held: Held,
+        remedy: &str,
+    ) -> Option<(PathBuf, SecretText)> {
         self.require(key, remedy);
         let path = self.path(key)?;
+        self.holds(key, &path, held);
         Some((path.clone(), self.secret_at(key, &path, 1)?))
+    }
+
+    /// Notes that the file holds a secret, and reports one that holds another already.
+    pub fn holds(&self, key: &str, path: &Path, held: Held) {
+        let taken = self.shared.secret_files.borrow_mut().take(&self.place(key), path, held);
+        if let Some(other) = taken {
+            self.problem(key, format!("is the file of {other}, too"), "give each secret a file of its own");
+        }
     }
 
     /// A text read by `parse`; `default` when absent or wrong (the latter is reported, with what is `wanted`).
@@ -266,6 +289,7 @@ impl<'a> Reader<'a> {
     /// The content of a secret file, without its trailing line break; at least `min` characters.
     pub fn secret(&mut self, key: &'static str, min: usize) -> Option<SecretText> {
         let path = self.path(key)?;
+        self.holds(key, &path, Held::Token);
         self.secret_at(key, &path, min)
     }
 
@@ -318,7 +342,7 @@ impl<'a> Reader<'a> {
     }
 
     fn take(&mut self, key: &'static str) -> Option<Value> {
-        self.asked.push(key);
+        self.known(key);
         self.table.remove(key)
     }
 
@@ -326,6 +350,14 @@ impl<'a> Reader<'a> {
         let place = format!("{}{key}", self.prefix);
         let origin = self.shared.origins.iter().find(|(known, _)| *known == place);
         origin.map(|(_, variable)| &**variable)
+    }
+
+    /// Its line in the file; none when it came from the environment.
+    fn line(&self, key: &str) -> Option<usize> {
+        match self.origin(key) {
+            Some(_) => None,
+            None => self.shared.lines.of(&format!("{}{key}", self.prefix)),
+        }
     }
 
     fn place(&self, key: &str) -> String {

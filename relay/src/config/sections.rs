@@ -12,6 +12,7 @@ use toml::Table;
 
 use super::problem::{Problem, Problems};
 use super::reader::{Reader, Shared};
+use super::secret_files::Held;
 use super::values::{self, DomainRules, HostPort};
 use super::*;
 use crate::random;
@@ -62,12 +63,16 @@ pub(super) fn read(
 ) -> Result<Config, Problems> {
     let mut table = text.parse::<Table>().map_err(|error| Problems::one(syntax(text, &error)))?;
     let mut problems = Vec::new();
-    let origins = environment::apply(&mut table, environment, &mut problems);
+    let environment: Vec<(String, String)> = environment.into_iter().collect();
+    let origins = environment::apply(&mut table, &environment, &mut problems);
     let shared = Shared {
         directory: directory.to_owned(),
         origins,
         problems: RefCell::new(problems),
         cautions: RefCell::default(),
+        lines: Lines::read(text),
+        asked: RefCell::default(),
+        secret_files: RefCell::default(),
     };
     let mut root = Reader::new(&shared, String::new(), table);
     let edge = edge(&mut root, profile);
@@ -85,18 +90,35 @@ pub(super) fn read(
         sip_servers: sip_servers(&mut root),
         timing: Timing::of_this_process(),
         cautions: Vec::new(),
+        faults: Vec::new(),
+        lines: shared.lines.clone(),
         edge,
     };
     distinct_listeners(&config, &root);
+    distinct_keys(&config, &root);
     root.finish();
     config.cautions = shared.cautions.take();
-    Problems::some(shared.problems.take()).map_or(Ok(config), Err)
+    let (meant, strays) = environment::strays(&environment, &shared.asked.take());
+    config.faults = strays;
+    if config.apps.is_empty() && profile == Profile::File {
+        let what = "is missing: no app can enable push, and no device can register through the edge";
+        config.faults.push(Problem::new(
+            "app",
+            what,
+            "add an [[app]] with id, api_key_file, and [app.apns] or [app.fcm]",
+        ));
+    }
+    let mut problems = shared.problems.take();
+    problems.extend(meant);
+    if !problems.is_empty() {
+        problems.append(&mut config.faults);
+    }
+    Problems::some(problems).map_or(Ok(config), Err)
 }
 
 /// A syntax error with its line; the line itself is not repeated.
 fn syntax(text: &str, error: &toml::de::Error) -> Problem {
-    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-    let line = before.matches('\n').count() + 1;
+    let line = lines::line(text, error.span().map_or(0, |span| span.start));
     Problem::new(&format!("line {line}"), format!("is not TOML: {}", error.message()), "see https://toml.io")
 }
 
@@ -145,6 +167,7 @@ fn tls(root: &mut Reader<'_>, profile: Profile) -> Tls {
     } else {
         let certificate = tls.required_file("certificate", "name the PEM file of the certificate chain, leaf first");
         let key = tls.required_file("key", "name the PEM file of the certificate's private key");
+        tls.holds("key", &key, Held::TlsKey);
         Tls::Files { certificate, key }
     };
     tls.finish();
@@ -290,7 +313,11 @@ fn store(root: &mut Reader<'_>, profile: Profile) -> Store {
         let what = "is \"memory:\": a restart forgets every push instance";
         store.caution("url", what, "name a Redis for anything but a trial");
     }
-    let keyring = match (store.path("keyring"), profile) {
+    let keyring = store.path("keyring");
+    if let Some(path) = &keyring {
+        store.holds("keyring", path, Held::Keyring);
+    }
+    let keyring = match (keyring, profile) {
         (Some(path), _) => Some(path),
         (None, Profile::File) => Some(store.directory().join("secrets/keyring")),
         (None, Profile::Development) => None,
@@ -417,9 +444,6 @@ fn apps(root: &mut Reader<'_>, profile: Profile) -> Vec<App> {
         section.finish();
         apps.push(app);
     }
-    if apps.is_empty() {
-        root.caution("app", "is missing: no app can enable push", "add an [[app]]");
-    }
     apps
 }
 
@@ -429,7 +453,7 @@ fn apns(mut apns: Reader<'_>) -> Apns {
         valid.then(|| text.into())
     };
     let wanted = "the ten letters and digits that Apple gave";
-    let key = apns.required_secret_file("key_file", "name the .p8 file of the provider key");
+    let key = apns.required_secret_file("key_file", Held::ApnsKey, "name the .p8 file of the provider key");
     if key.as_ref().is_some_and(|(_, key)| !key.expose().contains("-----BEGIN PRIVATE KEY-----")) {
         apns.problem("key_file", "holds no PKCS #8 private key in PEM", "name the .p8 file as Apple gave it");
     }
@@ -446,7 +470,11 @@ fn apns(mut apns: Reader<'_>) -> Apns {
 }
 
 fn fcm(mut fcm: Reader<'_>) -> Fcm {
-    let account = fcm.required_secret_file("service_account_file", "name the JSON file of the service account");
+    let account = fcm.required_secret_file(
+        "service_account_file",
+        Held::ServiceAccount,
+        "name the JSON file of the service account",
+    );
     if account.as_ref().is_some_and(|(_, account)| !is_service_account(account.expose())) {
         let what = "is not a service account's JSON with project_id, client_email, private_key and token_uri";
         fcm.problem("service_account_file", what, "name the file as Google gave it");
@@ -527,6 +555,26 @@ fn distinct<'a>(
         }
         if key == other_key && !key.expose().is_empty() {
             section.problem(key_setting, format!("holds the key that {other_id:?} has"), "give each its own key");
+        }
+    }
+}
+
+/// Reports a key that opens two kinds of doors: the operator's, an app's, a SIP server's.
+fn distinct_keys(config: &Config, root: &Reader<'_>) {
+    let set = |key: &ApiKey| !key.expose().is_empty();
+    let remedy = "give each its own, for example from: openssl rand -hex 32";
+    let operator = &config.operator.token;
+    for (index, app) in config.apps.iter().enumerate() {
+        if set(operator) && app.api_key == *operator {
+            root.problem(&format!("app[{index}].api_key_file"), "holds the operator's token", remedy);
+        }
+    }
+    for (index, server) in config.sip_servers.iter().enumerate() {
+        let place = format!("sip_server[{index}].key_file");
+        if set(operator) && server.key == *operator {
+            root.problem(&place, "holds the operator's token", remedy);
+        } else if let Some(app) = config.apps.iter().find(|app| set(&app.api_key) && app.api_key == server.key) {
+            root.problem(&place, format!("holds the key of the app {:?}", app.id), remedy);
         }
     }
 }

@@ -36,6 +36,16 @@ enum DomainRule {
     Below(Box<str>),
 }
 
+/// Where one connects to reach a listener of this machine.
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
 impl DomainRules {
     /// Whether an account of `domain` (any case, a trailing dot allowed) is served.
     pub fn allow(&self, domain: &str) -> bool {

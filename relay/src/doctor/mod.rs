@@ -15,6 +15,7 @@ mod line;
 mod report;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use sip::auth::{Challenge, DigestResponse, Ha1, Hash};
@@ -94,10 +95,11 @@ impl Doctor {
         }
     }
 
-    /// Where an account's requests go, as [`crate::limits`] counts it; `None` when its URIs cannot be used.
-    pub fn server_of(patient: &Patient) -> Option<String> {
-        let route = Route::to(&patient.aor, patient.registrar.as_deref(), patient.outbound_proxy.as_deref());
-        route.ok().map(|route| route.server())
+    /// Where an account's requests go, by name and by address, as [`crate::limits`] counts it; `None` when its URIs cannot be used.
+    pub async fn server_of(&self, patient: &Patient) -> Option<(String, Vec<IpAddr>)> {
+        let route = Route::to(&patient.aor, patient.registrar.as_deref(), patient.outbound_proxy.as_deref()).ok()?;
+        let found = self.resolver.resolve(&route.target(), 0).await;
+        Some((route.server(), found.map(|found| found.addresses()).unwrap_or_default()))
     }
 
     /// Examines an account.

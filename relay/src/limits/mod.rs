@@ -13,8 +13,10 @@ pub mod holdings;
 pub mod shares;
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
+
+pub use sip::bucket::counted_as;
 
 use crate::config;
 use crate::metrics::Metrics;
@@ -119,26 +121,5 @@ impl Quotas {
         self.guesses.admit(attempt, std::time::Instant::now()).inspect_err(|wait| {
             self.metrics.limit(if wait.by_source { Limit::FailuresSource } else { Limit::FailuresAccount });
         })
-    }
-}
-
-/// What an address is counted as: IPv4 by itself, IPv6 by its /64, IPv4-mapped IPv6 as IPv4.
-pub fn counted_as(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
-        v4 => v4,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn neighbours_in_one_ipv6_network_count_as_one() {
-        let counted = |text: &str| counted_as(text.parse().unwrap()).to_string();
-        assert_eq!(counted("2001:db8:0:1::7"), counted("2001:db8:0:1:ffff::"));
-        assert_ne!(counted("2001:db8:0:1::7"), counted("2001:db8:0:2::7"));
-        assert_eq!(counted("::ffff:192.0.2.7"), "192.0.2.7");
     }
 }

@@ -85,6 +85,18 @@ pub struct Resolution {
 }
 
 impl Resolution {
+    /// The target's addresses, best first, each once.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let mut addresses = Vec::new();
+        for candidate in &self.candidates {
+            let ip = candidate.address.ip();
+            if !addresses.contains(&ip) {
+                addresses.push(ip);
+            }
+        }
+        addresses
+    }
+
     /// Whether `ip` is one of the target's addresses.
     pub fn holds(&self, ip: IpAddr) -> bool {
         self.candidates.iter().any(|candidate| candidate.address.ip() == ip.to_canonical())

@@ -20,10 +20,12 @@ use sip::id::InstanceId;
 pub mod page;
 pub mod readiness;
 
-use readiness::Readiness;
+use readiness::{Readiness, Standing};
 
 use crate::api::access::{KeyDigest, bearer};
+use crate::api::body;
 use crate::api::connection::Peer;
+use crate::api::json::{self as body_json, At, Errors, Json};
 use crate::api::limits::{Buckets, Limits};
 use crate::api::problem::{self, Problem, ProblemType};
 use crate::api::too_many_failures;
@@ -32,12 +34,16 @@ use crate::limits::counted_as;
 use crate::metrics::{Metrics, UNMATCHED};
 use crate::secret::ApiKey;
 use crate::service::OperatorService;
-use crate::service::types::{OperatorError, TraceRequest, Wiped};
+use crate::service::types::{OperatorError, TraceRequest, Which, Wiped};
+use crate::vault::AorHash;
 
 /// How many instances a page has when `limit` is not named.
 const DEFAULT_PAGE: usize = 100;
 /// The most instances of a page.
 const MAX_PAGE: usize = 1000;
+/// What a relay still does whose store is away.
+pub const DEGRADED: &str =
+    "store: the store does not answer; known phones still ring, enabling and changes are answered 503";
 /// The advice to a request without the right token.
 const WANT_TOKEN: &str = "Send the operator's token as Authorization: Bearer TOKEN.";
 
@@ -71,6 +77,8 @@ pub enum Endpoint {
     Page,
     /// The instances of this node, page by page.
     List,
+    /// The instances of an account, named by its hash.
+    Find,
     /// One instance.
     Show,
     /// Wipe one.
@@ -93,6 +101,7 @@ impl Endpoint {
         Self::Metrics,
         Self::Page,
         Self::List,
+        Self::Find,
         Self::Show,
         Self::Wipe,
         Self::Export,
@@ -104,7 +113,7 @@ impl Endpoint {
     /// The method.
     pub fn method(self) -> Method {
         match self {
-            Self::Wipe | Self::BeginTrace => Method::POST,
+            Self::Find | Self::Wipe | Self::BeginTrace => Method::POST,
             Self::EndTrace => Method::DELETE,
             _ => Method::GET,
         }
@@ -118,6 +127,7 @@ impl Endpoint {
             Self::Metrics => "/metrics",
             Self::Page => "/",
             Self::List => "/v1/operator/instances",
+            Self::Find => "/v1/operator/instances/find",
             Self::Show => "/v1/operator/instances/{id}",
             Self::Wipe => "/v1/operator/instances/{id}/wipe",
             Self::Export => "/v1/operator/instances/{id}/export",
@@ -177,6 +187,7 @@ fn method_router<E: OperatorService>(endpoint: Endpoint) -> MethodRouter<Operato
         Endpoint::Metrics => routing::get(metrics::<E>),
         Endpoint::Page => routing::get(status_page::<E>),
         Endpoint::List => routing::get(list::<E>),
+        Endpoint::Find => routing::post(find::<E>),
         Endpoint::Show => routing::get(show::<E>),
         Endpoint::Wipe => routing::post(wipe::<E>),
         Endpoint::Export => routing::get(export::<E>),
@@ -213,8 +224,12 @@ async fn health() -> Response {
 async fn ready<E: OperatorService>(State(operator): State<Operator<E>>) -> Result<Response, Problem> {
     let readiness = &operator.0.readiness;
     let (checks, warnings) = (readiness.to_json(), readiness.warnings());
-    if readiness.is_ready() {
-        let mut body = json!({"status": "ready", "checks": checks});
+    let mut body = match readiness.standing() {
+        Standing::Ready => json!({"status": "ready", "checks": checks}),
+        Standing::Degraded => json!({"status": "degraded", "detail": DEGRADED, "checks": checks}),
+        Standing::NotReady => Value::Null,
+    };
+    if !body.is_null() {
         if !warnings.is_empty() {
             body["warnings"] = json!(warnings);
         }
@@ -240,9 +255,32 @@ async fn status_page<E: OperatorService>(State(operator): State<Operator<E>>) ->
 }
 
 async fn list<E: OperatorService>(State(operator): State<Operator<E>>, request: Request) -> Result<Response, Problem> {
-    let (after, limit) = paging(request.uri().query().unwrap_or_default())?;
-    let page = operator.0.service.list(after, limit).await.map_err(refusal)?;
+    let (after, limit, which) = paging(request.uri().query().unwrap_or_default())?;
+    let page = operator.0.service.list(after, limit, which).await.map_err(refusal)?;
     Ok(answer(&views::page(&page)))
+}
+
+async fn find<E: OperatorService>(State(operator): State<Operator<E>>, request: Request) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let taken = body::take(&parts.headers, body, body::JSON).await?;
+    let hash = find_body(&body_json::parse(&taken)?)?;
+    let found = operator.0.service.find(hash).await.map_err(refusal)?;
+    Ok(answer(&views::found(&found)))
+}
+
+/// `{"aor_sha256": "64 hex digits"}`
+fn find_body(body: &Json) -> Result<AorHash, Problem> {
+    let mut errors = Errors::default();
+    let object = At::root(body).object(&["aor_sha256"], &mut errors);
+    let hash = object.and_then(|body| {
+        let at = body.require("aor_sha256", &mut errors)?;
+        let hash = match at.value {
+            Json::Text(text) => AorHash::parse(text),
+            _ => None,
+        };
+        hash.or_else(|| errors.add(&at.pointer, "expected 64 hex digits: SHA-256 of user@host"))
+    });
+    errors.into_result(hash)
 }
 
 async fn show<E: OperatorService>(State(operator): State<Operator<E>>, request: Request) -> Result<Response, Problem> {
@@ -287,23 +325,25 @@ async fn end_trace<E: OperatorService>(
     crate::api::trace::answered(operator.0.service.trace(instance(&request)?, TraceRequest::End).await)
 }
 
-/// `after` and `limit` of a query; neither needs escapes.
-fn paging(query: &str) -> Result<(Option<InstanceId>, usize), Problem> {
+/// `after`, `limit`, `app` and `domain` of a query; none needs escapes.
+fn paging(query: &str) -> Result<(Option<InstanceId>, usize, Which), Problem> {
     let wrong = || {
-        let detail = "Use after=pi_… (the next of the page before) and limit=1 to 1000, and nothing else.";
+        let detail = "Use after=pi_… (the next of the page before), limit=1 to 1000, app=ID and domain=example.com, and nothing else.";
         Problem::new(ProblemType::BadRequest, detail)
     };
-    let (mut after, mut limit) = (None, DEFAULT_PAGE);
+    let (mut after, mut limit, mut which) = (None, DEFAULT_PAGE, Which::default());
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=').ok_or_else(wrong)? {
             ("after", id) => after = Some(InstanceId::parse(id).ok_or_else(wrong)?),
             ("limit", count) => {
                 limit = count.parse().ok().filter(|count| (1..=MAX_PAGE).contains(count)).ok_or_else(wrong)?;
             }
+            ("app", app) if !app.is_empty() => which.app = Some(app.into()),
+            ("domain", domain) if !domain.is_empty() => which.domain = Some(domain.to_ascii_lowercase().into()),
             _ => return Err(wrong()),
         }
     }
-    Ok((after, limit))
+    Ok((after, limit, which))
 }
 
 fn instance(request: &Request) -> Result<InstanceId, Problem> {

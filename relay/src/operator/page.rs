@@ -73,7 +73,7 @@ impl Row {
 }
 
 fn headline(readiness: &Readiness) -> &'static str {
-    if readiness.is_ready() {
+    if readiness.standing() != super::readiness::Standing::NotReady {
         "<p class=\"good\">Ready: a call can wake its phone.</p>"
     } else {
         "<p class=\"bad\">Not ready.</p>"

@@ -25,12 +25,22 @@ pub enum Check {
     StoreKind,
     /// The system's clock is about the store's.
     Clock,
+    /// The other nodes have the same keyring.
+    Keyring,
 }
 
 impl Check {
     /// All of them.
-    pub const ALL: &'static [Self] =
-        &[Self::Store, Self::Edge, Self::Api, Self::Upstream, Self::Serving, Self::StoreKind, Self::Clock];
+    pub const ALL: &'static [Self] = &[
+        Self::Store,
+        Self::Edge,
+        Self::Api,
+        Self::Upstream,
+        Self::Serving,
+        Self::StoreKind,
+        Self::Clock,
+        Self::Keyring,
+    ];
 
     /// Its name for a person.
     pub const fn name(self) -> &'static str {
@@ -42,6 +52,7 @@ impl Check {
             Self::Serving => "serving",
             Self::StoreKind => "store settings",
             Self::Clock => "clock",
+            Self::Keyring => "keyring",
         }
     }
 }
@@ -50,23 +61,39 @@ impl Check {
 #[derive(Clone)]
 pub struct Readiness(Arc<Mutex<State>>);
 
+/// How a relay stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Everything is in order.
+    Ready,
+    /// Calls are served, and something else is not: the store is away that was there. 200, for a relay that is taken out of
+    /// service for it would take its phones off the air.
+    Degraded,
+    /// No call can be served: 503.
+    NotReady,
+}
+
 struct State {
     checks: [Result<(), &'static str>; Check::ALL.len()],
     /// By what they are about.
     warnings: BTreeMap<&'static str, Vec<Box<str>>>,
+    /// The store has answered since the start: what it knew is here.
+    store_was_there: bool,
 }
 
 impl Default for Readiness {
     fn default() -> Self {
         let checks = [Err("not started yet"); Check::ALL.len()];
-        Self(Arc::new(Mutex::new(State { checks, warnings: BTreeMap::new() })))
+        Self(Arc::new(Mutex::new(State { checks, warnings: BTreeMap::new(), store_was_there: false })))
     }
 }
 
 impl Readiness {
     /// `check` is in order.
     pub fn pass(&self, check: Check) {
-        self.lock().checks[check as usize] = Ok(());
+        let mut state = self.lock();
+        state.checks[check as usize] = Ok(());
+        state.store_was_there |= check == Check::Store;
     }
 
     /// `check` is not in order; `why` in words a person can act on.
@@ -77,6 +104,19 @@ impl Readiness {
     /// Whether every check is in order.
     pub fn is_ready(&self) -> bool {
         self.lock().checks.iter().all(Result::is_ok)
+    }
+
+    /// How the relay stands.
+    pub fn standing(&self) -> Standing {
+        let state = self.lock();
+        let serves = |check: &Check| state.checks[*check as usize].is_ok();
+        match Check::ALL.iter().all(serves) {
+            true => Standing::Ready,
+            false if state.store_was_there && Check::ALL.iter().filter(|check| **check != Check::Store).all(serves) => {
+                Standing::Degraded
+            }
+            false => Standing::NotReady,
+        }
     }
 
     /// Each check with its state.
@@ -122,8 +162,15 @@ mod tests {
             readiness.pass(check);
         }
         assert!(readiness.is_ready());
+        assert_eq!(readiness.standing(), Standing::Ready);
         readiness.clone().fail(Check::Store, "no answer within 1 s");
         assert!(!readiness.is_ready());
+        assert_eq!(readiness.standing(), Standing::Degraded);
         assert_eq!(readiness.to_json()[0], json!({"check": "store", "ok": false, "why": "no answer within 1 s"}));
+        readiness.fail(Check::Serving, "shutting down");
+        assert_eq!(readiness.standing(), Standing::NotReady);
+        let fresh = Readiness::default();
+        Check::ALL.iter().skip(1).for_each(|check| fresh.pass(*check));
+        assert_eq!(fresh.standing(), Standing::NotReady, "nobody is known here before the store has answered once");
     }
 }

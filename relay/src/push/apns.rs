@@ -19,8 +19,10 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::connection::{Answer, Channel, Failure, Request};
+use super::connection::{Answer, Bearing, Channel, Failure, Patience, Request};
 use super::endpoint::{Endpoint, trust};
+use super::line::LineFate;
+use super::network::Network;
 use super::provider_token::Signer;
 use super::setup::Problem;
 use super::{Event, Push, Verdict, payload};
@@ -104,7 +106,12 @@ pub(super) enum Attempt {
 
 impl Apns {
     /// Reads the key and prepares the connections; nothing is dialled before the first push.
-    pub(super) fn new(app: &str, settings: &Settings, signers: &mut Signers) -> Result<Self, Problem> {
+    pub(super) fn new(
+        app: &str,
+        settings: &Settings,
+        signers: &mut Signers,
+        network: &Arc<dyn Network>,
+    ) -> Result<Self, Problem> {
         let signer = signers.get(&settings.key_file, &settings.key_id, &settings.team_id)?;
         for header in [app.to_owned(), format!("{app}.voip")] {
             let bad = |_| Problem::Setting { setting: "id", wanted: "the App's bundle id" };
@@ -112,7 +119,7 @@ impl Apns {
         }
         let tls = trust(settings.ca_file.as_deref())?;
         let channel = |url: &str, kind: &str| {
-            let endpoint = Endpoint::new(url, "endpoint", Arc::clone(&tls))?;
+            let endpoint = Endpoint::new(url, "endpoint", Arc::clone(&tls), Arc::clone(network))?;
             Ok(Arc::new(Channel::new(format!("{app}/{kind}"), endpoint, true)))
         };
         let (production, sandbox) = match &settings.endpoint {
@@ -180,15 +187,12 @@ impl Apns {
         let mut resigned = false;
         loop {
             prepared.request.headers.insert(AUTHORIZATION, pass.header.clone());
-            let answer = match channel.send(&prepared.request, until).await {
-                Ok(answer) => answer,
+            match channel.send(&prepared.request, Patience { until, stays: prepared.voip }, classify).await {
                 Err(Failure::Unsent { after }) => return Attempt::Again { after },
                 Err(Failure::Unconfirmed) if prepared.voip => return Attempt::Done(Verdict::Unconfirmed),
                 Err(Failure::Unconfirmed) => return Attempt::Again { after: None },
-            };
-            match classify(&answer) {
-                Meaning::Settled(attempt) => return attempt,
-                Meaning::TokenExpired => match self.signer.pass_instead_of(&pass, SystemTime::now()) {
+                Ok(Meaning::Settled(attempt)) => return attempt,
+                Ok(Meaning::TokenExpired) => match self.signer.pass_instead_of(&pass, SystemTime::now()) {
                     Some(next) if !resigned => {
                         pass = next;
                         resigned = true;
@@ -240,17 +244,21 @@ struct ErrorBody {
     timestamp: Option<u64>,
 }
 
-/// What an answer means; where the body did not come, the status alone decides.
-fn classify(answer: &Answer) -> Meaning {
+/// What an answer means, for its push and for the line; where the body did not come, the status alone decides.
+fn classify(answer: &Answer) -> (Meaning, Bearing) {
     let body: ErrorBody = serde_json::from_slice(&answer.body).unwrap_or_default();
     let done = |verdict| Meaning::Settled(Attempt::Done(verdict));
+    let again = || Meaning::Settled(Attempt::Again { after: answer.retry_after() });
+    let bearing = answer.bearing();
+    let ending = Bearing { line: LineFate::Ending, proves: false };
     match (answer.status.as_u16(), body.reason.as_str()) {
-        (200, _) => done(Verdict::Accepted),
-        (410, _) => done(Verdict::Gone { since: body.timestamp }),
-        (400, "BadDeviceToken") => done(Verdict::BadToken),
-        (403, "ExpiredProviderToken") => Meaning::TokenExpired,
-        (429 | 500..=599, _) => Meaning::Settled(Attempt::Again { after: answer.retry_after() }),
-        (_, reason) => done(Verdict::Refused { reason: known(reason) }),
+        (200, _) => (done(Verdict::Accepted), bearing),
+        (410, _) => (done(Verdict::Gone { since: body.timestamp }), bearing),
+        (400, "BadDeviceToken") => (done(Verdict::BadToken), bearing),
+        (400, "IdleTimeout") | (503, "Shutdown") => (again(), ending),
+        (403, "ExpiredProviderToken") => (Meaning::TokenExpired, bearing),
+        (408 | 421 | 429 | 500..=599, _) => (again(), bearing),
+        (_, reason) => (done(Verdict::Refused { reason: known(reason) }), bearing),
     }
 }
 
@@ -268,7 +276,6 @@ const REASONS: &[&str] = &[
     "DeviceTokenNotForTopic",
     "DuplicateHeaders",
     "Forbidden",
-    "IdleTimeout",
     "InvalidProviderToken",
     "InvalidPushType",
     "MethodNotAllowed",
@@ -323,7 +330,7 @@ mod tests {
             (503, "", again()),
             (302, "", refused("OtherReason")),
         ] {
-            assert_eq!(classify(&answer(status, body)), meaning, "{status} {body}");
+            assert_eq!(classify(&answer(status, body)).0, meaning, "{status} {body}");
         }
     }
 

@@ -6,45 +6,44 @@
 //!
 //! Invariant: [`Failure::Unsent`] means that the service certainly did not process the request; everything else that
 //! went wrong after the request left is [`Failure::Unconfirmed`]. Each wait ends at the caller's `until`. At most
-//! [`MAX_STREAMS`] requests are on the connection and [`MAX_UNDER_WAY`] at the channel; one more is turned away.
+//! [`MAX_UNDER_WAY`] requests are at the channel; one more is turned away.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use hyper::header::RETRY_AFTER;
 use hyper::{HeaderMap, Method, StatusCode};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::backoff::Backoff;
-use super::endpoint::{DialError, Dialled, Endpoint};
+use super::dial::{DialError, Driven};
+use super::endpoint::Endpoint;
+use super::line::{ASK_AFTER, Ancestry, Line, LineFate};
 use super::single_flight::{Freshness, SingleFlight};
 
-/// Requests on one connection at once; the service's own limit, when lower, is kept by `h2`.
-const MAX_STREAMS: usize = 1_000;
 /// Requests that wait for or are on the connection; above it a request is turned away at once.
 const MAX_UNDER_WAY: usize = 20_000;
 /// Between two dials that fail.
 const DIAL_BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_secs(5) };
-/// A connection on which nothing was heard for so long after a request gets no further ones.
-const SUSPECT_AFTER: Duration = Duration::from_secs(3);
 /// How long the body may come after the head of an answer.
 const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// The largest body of an answer, in bytes; of a larger one nothing is used.
 const MAX_BODY: usize = 64 * 1024;
-/// How often a silent connection is probed, and how long the answer may take.
-const PING_EVERY: Duration = Duration::from_secs(60);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a line that has fallen silent is kept for what is under way on it.
+const LINGER: Duration = Duration::from_secs(180);
 
 /// The connection to one endpoint on behalf of one App.
 pub(super) struct Channel {
-    label: Box<str>,
+    label: Arc<str>,
     endpoint: Arc<Endpoint>,
     flight: Arc<SingleFlight<Arc<Connection>, ()>>,
-    /// Whether a new connection carries one request alone until [`Answer::proves`] says otherwise.
+    ancestry: Arc<Ancestry>,
+    /// Whether a new connection carries one request alone until [`Bearing::proves`] says otherwise.
     cautious: bool,
     under_way: AtomicUsize,
 }
@@ -58,12 +57,29 @@ pub(super) struct Request {
     pub(super) body: Bytes,
 }
 
+/// How long a request waits, and for what.
+#[derive(Clone, Copy)]
+pub(super) struct Patience {
+    pub(super) until: Instant,
+    /// Whether it waits for its answer on a line that has fallen silent: one that must not be sent twice.
+    pub(super) stays: bool,
+}
+
 /// What came back.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     /// Empty also when it did not come in time or was too large.
     pub(super) body: Bytes,
+}
+
+/// What an answer means beside what it means for its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bearing {
+    /// For the line that it came by.
+    pub(super) line: LineFate,
+    /// Whether the service took our credentials.
+    pub(super) proves: bool,
 }
 
 /// Why nothing came back.
@@ -85,16 +101,22 @@ enum Lost {
 }
 
 impl Answer {
-    /// The seconds of `Retry-After`, when it has that form.
+    /// How long `Retry-After` asks to wait: seconds, or a date (RFC 9110 §10.2.3).
     pub(super) fn retry_after(&self) -> Option<Duration> {
         let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
         let at = || httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok();
         text.parse().ok().map(Duration::from_secs).or_else(at)
     }
 
-    /// Whether the service took our credentials: anything but 403.
-    fn proves(&self) -> bool {
-        self.status != StatusCode::FORBIDDEN
+    /// What its status alone means for the line: a fault of the service may stick to the host behind it.
+    pub(super) fn bearing(&self) -> Bearing {
+        let line = match self.status.as_u16() {
+            // Request Timeout and Misdirected Request: another connection is what they ask for (RFC 9110 §15.5.9, §15.5.20).
+            408 | 421 => LineFate::Ending,
+            500..=599 => LineFate::Faulty,
+            _ => LineFate::Good,
+        };
+        Bearing { line, proves: self.status != StatusCode::FORBIDDEN && line == LineFate::Good }
     }
 }
 
@@ -111,6 +133,7 @@ impl Channel {
             label: label.into(),
             endpoint: Arc::new(endpoint),
             flight: SingleFlight::new(DIAL_BACKOFF),
+            ancestry: Arc::default(),
             cautious,
             under_way: AtomicUsize::new(0),
         }
@@ -121,18 +144,28 @@ impl Channel {
         self.endpoint.path()
     }
 
-    /// Sends `request` and waits for the whole answer, until `until`. When the connection ends under the request and
-    /// the service certainly left it out, it goes once more over a fresh one.
-    pub(super) async fn send(&self, request: &Request, until: Instant) -> Result<Answer, Failure> {
+    /// Sends `request`, waits for the whole answer and has it read: what it means for the request, and for the channel.
+    /// When the connection ends under the request and the service certainly left it out, it goes once more over a fresh
+    /// one.
+    pub(super) async fn send<M>(
+        &self,
+        request: &Request,
+        patience: Patience,
+        read: impl Fn(&Answer) -> (M, Bearing),
+    ) -> Result<M, Failure> {
         let _place = self.place()?;
         let mut moved = false;
         loop {
-            let (connection, _permit) = match timeout_at(until, self.admit()).await {
+            let (connection, _permit) = match timeout_at(patience.until, self.admit()).await {
                 Ok(admitted) => admitted?,
                 Err(_) => return Err(Failure::Unsent { after: None }),
             };
-            match connection.exchange(&self.endpoint, request, until).await {
-                Ok(answer) => return Ok(answer),
+            match connection.exchange(&self.endpoint, request, patience).await {
+                Ok(answer) => {
+                    let (meaning, bearing) = read(&answer);
+                    connection.line.answered(bearing.line, bearing.proves);
+                    return Ok(meaning);
+                }
                 Err(Lost::Ending) if !moved => moved = true,
                 Err(Lost::Ending | Lost::Refused) => return Err(Failure::Unsent { after: None }),
                 Err(Lost::Unknown) => return Err(Failure::Unconfirmed),
@@ -150,18 +183,24 @@ impl Channel {
 
     /// A connection and the right to one stream on it.
     async fn admit(&self) -> Result<(Arc<Connection>, OwnedSemaphorePermit), Failure> {
-        let freshness = |connection: &Arc<Connection>| match connection.line.is_retired() {
-            false => Freshness::Good,
-            true => Freshness::Spent,
+        let freshness = |connection: &Arc<Connection>| match &connection.line {
+            line if line.is_retired() => Freshness::Spent,
+            line if line.is_tired() => Freshness::Ageing,
+            _ => Freshness::Good,
+        };
+        let make = || {
+            let (endpoint, label, ancestry) =
+                (Arc::clone(&self.endpoint), Arc::clone(&self.label), Arc::clone(&self.ancestry));
+            make(endpoint, label, ancestry, self.cautious)
         };
         // Twice in a row a connection may end between being made and being used; more often is a failure.
         for _ in 0..3 {
             let connection = self
                 .flight
-                .get(freshness, || make(Arc::clone(&self.endpoint), self.label.clone(), self.cautious), ())
+                .get(freshness, make, ())
                 .await
                 .map_err(|cooling_down| Failure::Unsent { after: Some(cooling_down.after) })?;
-            if let Ok(permit) = Arc::clone(&connection.line.gate).acquire_owned().await {
+            if let Some(permit) = connection.line.admit().await {
                 return Ok((connection, permit));
             }
         }
@@ -183,57 +222,9 @@ struct Connection {
     line: Arc<Line>,
 }
 
-/// What a connection's users and its driver share.
-struct Line {
-    /// One permit for each stream that may be open; closed when the connection gets no further requests.
-    gate: Arc<Semaphore>,
-    proven: AtomicBool,
-    opened: Instant,
-    /// When something was last heard, in milliseconds since `opened`.
-    heard: AtomicU64,
-}
-
-impl Line {
-    fn new(cautious: bool) -> Arc<Self> {
-        Arc::new(Self {
-            gate: Arc::new(Semaphore::new(if cautious { 1 } else { MAX_STREAMS })),
-            proven: AtomicBool::new(!cautious),
-            opened: Instant::now(),
-            heard: AtomicU64::new(0),
-        })
-    }
-
-    fn retire(&self) {
-        self.gate.close();
-    }
-
-    fn is_retired(&self) -> bool {
-        self.gate.is_closed()
-    }
-
-    fn age(&self, moment: Instant) -> u64 {
-        u64::try_from(moment.saturating_duration_since(self.opened).as_millis()).unwrap_or(u64::MAX)
-    }
-
-    fn hear(&self) {
-        self.heard.fetch_max(self.age(Instant::now()), Ordering::Relaxed);
-    }
-
-    fn heard_since(&self, moment: Instant) -> bool {
-        self.heard.load(Ordering::Relaxed) > self.age(moment)
-    }
-
-    /// Opens the gate for all once the service has accepted our credentials.
-    fn prove(&self) {
-        if !self.proven.swap(true, Ordering::Relaxed) {
-            self.gate.add_permits(MAX_STREAMS - 1);
-        }
-    }
-}
-
 impl Connection {
-    async fn exchange(&self, endpoint: &Endpoint, request: &Request, until: Instant) -> Result<Answer, Lost> {
-        let (response, sent) = match self.post(endpoint, request, until).await {
+    async fn exchange(&self, endpoint: &Endpoint, request: &Request, patience: Patience) -> Result<Answer, Lost> {
+        let (response, sent) = match self.post(endpoint, request, patience.until).await {
             Ok(posted) => posted,
             Err(lost) => {
                 if matches!(lost, Lost::Ending) {
@@ -242,17 +233,12 @@ impl Connection {
                 return Err(lost);
             }
         };
-        match self.await_head(response, sent, until).await {
+        match self.await_head(response, sent, patience).await {
             Ok(response) => {
-                self.line.hear();
                 let (head, body) = response.into_parts();
-                let body_until = until.min(Instant::now() + BODY_TIMEOUT);
+                let body_until = patience.until.min(Instant::now() + BODY_TIMEOUT);
                 let body = timeout_at(body_until, read_body(body)).await.ok().flatten().unwrap_or_default();
-                let answer = Answer { status: head.status, headers: head.headers, body };
-                if answer.proves() {
-                    self.line.prove();
-                }
-                Ok(answer)
+                Ok(Answer { status: head.status, headers: head.headers, body })
             }
             Err(error) => Err(self.classify(error)),
         }
@@ -281,23 +267,24 @@ impl Connection {
         Ok((response, Instant::now()))
     }
 
-    /// Waits for the head of the answer. On the way, a connection that stays silent gets no further requests.
+    /// Waits for the head of the answer. On the way the line is suspected, when it is silent.
     async fn await_head(
         &self,
         mut response: ResponseFuture,
         sent: Instant,
-        until: Instant,
+        patience: Patience,
     ) -> Result<hyper::Response<h2::RecvStream>, Option<h2::Error>> {
-        let suspect = until.min(sent + SUSPECT_AFTER);
-        if let Ok(outcome) = timeout_at(suspect, &mut response).await {
+        let Patience { until, stays } = patience;
+        if let Ok(outcome) = timeout_at(until.min(sent + ASK_AFTER), &mut response).await {
             return outcome.map_err(Some);
         }
-        if !self.line.heard_since(sent) {
-            self.line.retire();
-        }
-        match timeout_at(until, response).await {
-            Ok(outcome) => outcome.map_err(Some),
-            Err(_) => Err(None),
+        self.line.suspect();
+        tokio::select! {
+            outcome = timeout_at(until, response) => match outcome {
+                Ok(outcome) => outcome.map_err(Some),
+                Err(_) => Err(None),
+            },
+            () = self.line.silence(), if !stays => Err(None),
         }
     }
 
@@ -328,13 +315,20 @@ async fn read_body(mut stream: h2::RecvStream) -> Option<Bytes> {
     Some(whole.into())
 }
 
-async fn make(endpoint: Arc<Endpoint>, label: Box<str>, cautious: bool) -> Result<Arc<Connection>, ()> {
-    match endpoint.dial().await {
-        Ok((sender, connection)) => {
+async fn make(
+    endpoint: Arc<Endpoint>,
+    label: Arc<str>,
+    ancestry: Arc<Ancestry>,
+    cautious: bool,
+) -> Result<Arc<Connection>, ()> {
+    sleep(ancestry.pause()).await;
+    match endpoint.dialler().dial().await {
+        Ok(((sender, connection), address)) => {
             tracing::debug!(channel = %label, "connected to the push service");
-            let line = Line::new(cautious);
-            tokio::spawn(drive((sender.clone(), connection), Arc::clone(&line), label));
-            Ok(Arc::new(Connection { sender, line }))
+            let line = Line::new(cautious, ancestry);
+            let made = Arc::new(Connection { sender, line: Arc::clone(&line) });
+            tokio::spawn(drive(connection, Arc::downgrade(&made), line, (endpoint, address), label));
+            Ok(made)
         }
         Err(error) => {
             report(&label, &error);
@@ -347,28 +341,40 @@ fn report(label: &str, error: &DialError) {
     tracing::warn!(channel = %label, %error, "the push service cannot be reached");
 }
 
-/// Drives a connection until it ends, and probes it: one that does not answer a PING is given up.
-async fn drive((sender, mut connection): Dialled, line: Arc<Line>, label: Box<str>) {
+/// Drives a connection until it ends, and watches it. One that has fallen silent is driven on for what is under way.
+async fn drive(
+    mut connection: Driven,
+    made: Weak<Connection>,
+    line: Arc<Line>,
+    (endpoint, address): (Arc<Endpoint>, SocketAddr),
+    label: Arc<str>,
+) {
+    let pings = connection.ping_pong();
     // The driver must not keep the connection open by itself.
-    drop(sender);
-    let mut pings = connection.ping_pong();
-    let probe = async {
-        let Some(pings) = pings.as_mut() else { return std::future::pending().await };
-        loop {
-            sleep(PING_EVERY).await;
-            match timeout(PING_TIMEOUT, pings.ping(h2::Ping::opaque())).await {
-                Ok(Ok(_)) => line.hear(),
-                Ok(Err(_)) | Err(_) => return,
-            }
+    let limit = || made.upgrade().map(|made| made.sender.current_max_send_streams());
+    let watch = async {
+        match pings {
+            Some(mut pings) => line.watch(&mut pings, limit).await,
+            None => std::future::pending().await,
         }
     };
-    tokio::select! {
+    let silent = tokio::select! {
         outcome = &mut connection => {
             if let Err(error) = outcome {
                 tracing::debug!(channel = %label, %error, "the connection to the push service ended");
             }
+            false
         }
-        () = probe => tracing::warn!(channel = %label, "the push service fell silent: connecting anew"),
-    }
+        () = watch => true,
+    };
     line.retire();
+    if line.was_poor() {
+        endpoint.dialler().demote(address);
+    }
+    drop(endpoint);
+    if silent {
+        tracing::warn!(channel = %label, "the push service fell silent: connecting anew");
+        // Whatever comes of it, the line takes no further requests.
+        let _ = timeout(LINGER, connection).await;
+    }
 }

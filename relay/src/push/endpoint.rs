@@ -1,63 +1,34 @@
-//! Where a push service is, whom to trust there, and how to dial it: TCP, TLS, HTTP/2.
+//! Where a push service is, and whom to trust there.
 //!
-//! Invariant: nothing but TLS 1.2 or 1.3 with a certificate for the endpoint's own name, and nothing but HTTP/2 in it.
-//! Small writes leave at once (TCP_NODELAY).
+//! Invariant: nothing but an `https` origin, dialled with TLS 1.2 or 1.3 and a certificate for its own name.
 
-use std::io;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
-use bytes::Bytes;
 use hyper::Uri;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
+use super::dial::Dialler;
+use super::network::Network;
 use super::setup::Problem;
 
-/// How long one address may take to accept the connection.
-const TCP_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long name, addresses and both handshakes may take together.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// One `https` origin and the trust it is dialled with.
+/// One `https` origin and how it is dialled.
 pub(super) struct Endpoint {
-    host: Box<str>,
-    port: u16,
-    name: ServerName<'static>,
     origin: Box<str>,
     path: Box<str>,
-    tls: Arc<ClientConfig>,
-}
-
-/// A freshly made HTTP/2 connection: the handle to send with, and what must be driven.
-pub(super) type Dialled = (h2::client::SendRequest<Bytes>, h2::client::Connection<TlsStream<TcpStream>, Bytes>);
-
-/// Why a dial failed.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum DialError {
-    #[error("its name does not resolve: {0}")]
-    Name(#[source] io::Error),
-    #[error("no address accepts the connection: {0}")]
-    Tcp(#[source] io::Error),
-    #[error("the TLS handshake failed: {0}")]
-    Tls(#[source] io::Error),
-    #[error("it does not speak HTTP/2")]
-    NotHttp2,
-    #[error("the HTTP/2 handshake failed: {0}")]
-    Http2(#[source] h2::Error),
-    #[error("it did not answer in time")]
-    Timeout,
+    dialler: Dialler,
 }
 
 impl Endpoint {
     /// Reads an `https` URL with a host, perhaps a port and perhaps a path; `setting` is its name in an error.
-    pub(super) fn new(url: &str, setting: &'static str, tls: Arc<ClientConfig>) -> Result<Self, Problem> {
+    pub(super) fn new(
+        url: &str,
+        setting: &'static str,
+        tls: Arc<ClientConfig>,
+        network: Arc<dyn Network>,
+    ) -> Result<Self, Problem> {
         let bad = || Problem::Setting { setting, wanted: "an https:// URL with a host" };
         let uri: Uri = url.parse().map_err(|_| bad())?;
         if uri.scheme_str() != Some("https") || uri.authority().is_none_or(|authority| authority.as_str().contains('@'))
@@ -71,8 +42,9 @@ impl Endpoint {
             true => format!("https://[{host}]:{port}"),
             false => format!("https://{host}:{port}"),
         };
-        let path = uri.path().trim_end_matches('/');
-        Ok(Self { host: host.into(), port, name, origin: origin.into(), path: path.into(), tls })
+        let path = uri.path().trim_end_matches('/').into();
+        let dialler = Dialler::new(host, port, name, tls, network);
+        Ok(Self { origin: origin.into(), path, dialler })
     }
 
     /// `https://host:port`
@@ -85,35 +57,8 @@ impl Endpoint {
         &self.path
     }
 
-    /// Connects, in at most [`DIAL_TIMEOUT`].
-    pub(super) async fn dial(&self) -> Result<Dialled, DialError> {
-        timeout(DIAL_TIMEOUT, self.dial_unbounded()).await.unwrap_or(Err(DialError::Timeout))
-    }
-
-    async fn dial_unbounded(&self) -> Result<Dialled, DialError> {
-        let tcp = self.dial_tcp().await?;
-        let tls = TlsConnector::from(Arc::clone(&self.tls));
-        let stream = tls.connect(self.name.clone(), tcp).await.map_err(DialError::Tls)?;
-        if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
-            return Err(DialError::NotHttp2);
-        }
-        h2::client::Builder::new().enable_push(false).handshake(stream).await.map_err(DialError::Http2)
-    }
-
-    async fn dial_tcp(&self) -> Result<TcpStream, DialError> {
-        let addresses = tokio::net::lookup_host((&*self.host, self.port)).await.map_err(DialError::Name)?;
-        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-        for address in addresses {
-            match timeout(TCP_TIMEOUT, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => {
-                    stream.set_nodelay(true).map_err(DialError::Tcp)?;
-                    return Ok(stream);
-                }
-                Ok(Err(error)) => last = error,
-                Err(_) => last = io::ErrorKind::TimedOut.into(),
-            }
-        }
-        Err(DialError::Tcp(last))
+    pub(super) fn dialler(&self) -> &Dialler {
+        &self.dialler
     }
 }
 
@@ -149,12 +94,18 @@ fn system_roots() -> &'static [CertificateDer<'static>] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::push::network::System;
 
     fn endpoint(url: &str) -> Result<Endpoint, Problem> {
         let roots = RootCertStore::empty();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        Endpoint::new(url, "endpoint", Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+        Endpoint::new(
+            url,
+            "endpoint",
+            Arc::new(builder.with_root_certificates(roots).with_no_client_auth()),
+            Arc::new(System),
+        )
     }
 
     #[test]

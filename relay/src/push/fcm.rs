@@ -21,8 +21,9 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
 use super::apns::Attempt;
-use super::connection::{Answer, Channel, Request};
+use super::connection::{Answer, Bearing, Channel, Failure, Patience, Request};
 use super::endpoint::{Endpoint, trust};
+use super::network::Network;
 use super::oauth::{AccessToken, Denial, ServiceAccount, Tokens};
 use super::setup::Problem;
 use super::single_flight::CoolingDown;
@@ -62,11 +63,12 @@ pub(super) struct PreparedPush(Request);
 
 impl Fcm {
     /// Reads the service account and prepares the connections; nothing is dialled before the first push.
-    pub(super) fn new(app: &str, settings: &Settings) -> Result<Self, Problem> {
+    pub(super) fn new(app: &str, settings: &Settings, network: &Arc<dyn Network>) -> Result<Self, Problem> {
         let account = Arc::new(ServiceAccount::read(&settings.service_account_file)?);
         let tls = trust(settings.ca_file.as_deref())?;
-        let endpoint = Endpoint::new(settings.endpoint.as_deref().unwrap_or(SERVICE), "endpoint", Arc::clone(&tls))?;
-        let oauth = Endpoint::new(&account.token_uri, "token_uri", tls)?;
+        let dialled = |url: &str, setting| Endpoint::new(url, setting, Arc::clone(&tls), Arc::clone(network));
+        let endpoint = dialled(settings.endpoint.as_deref().unwrap_or(SERVICE), "endpoint")?;
+        let oauth = dialled(&account.token_uri, "token_uri")?;
         let path = format!("{}/v1/projects/{}/messages:send", endpoint.path(), account.project_id);
         let oauth = Arc::new(Channel::new(format!("{app}/fcm-oauth"), oauth, false));
         Ok(Self {
@@ -117,15 +119,12 @@ impl Fcm {
                 Ok(Ok(token)) => token,
             };
             prepared.0.headers.insert(AUTHORIZATION, token.header.clone());
-            let answer = match self.channel.send(&prepared.0, until).await {
-                Ok(answer) => answer,
-                Err(super::connection::Failure::Unsent { after }) => return Attempt::Again { after },
-                Err(super::connection::Failure::Unconfirmed) => return Attempt::Lost,
-            };
-            match classify(&answer) {
-                Meaning::Settled(attempt) => return attempt,
-                Meaning::TokenRefused if refused.is_none() => refused = Some(token),
-                Meaning::TokenRefused => return Attempt::Done(Verdict::Refused { reason: "UNAUTHENTICATED" }),
+            match self.channel.send(&prepared.0, Patience { until, stays: false }, classify).await {
+                Err(Failure::Unsent { after }) => return Attempt::Again { after },
+                Err(Failure::Unconfirmed) => return Attempt::Lost,
+                Ok(Meaning::Settled(attempt)) => return attempt,
+                Ok(Meaning::TokenRefused) if refused.is_none() => refused = Some(token),
+                Ok(Meaning::TokenRefused) => return Attempt::Done(Verdict::Refused { reason: "UNAUTHENTICATED" }),
             }
         }
     }
@@ -211,8 +210,13 @@ struct Taken {
     name: String,
 }
 
-/// What an answer means; where the body of an error did not come, the status alone decides.
-fn classify(answer: &Answer) -> Meaning {
+/// What an answer means, for its message and for the line.
+fn classify(answer: &Answer) -> (Meaning, Bearing) {
+    (meaning(answer), answer.bearing())
+}
+
+/// Where the body of an error did not come, the status alone decides.
+fn meaning(answer: &Answer) -> Meaning {
     if answer.status.is_success() {
         // What has taken a message names it; a page of somebody between does not.
         let named = serde_json::from_slice::<Taken>(&answer.body).is_ok_and(|taken| !taken.name.is_empty());
@@ -230,7 +234,7 @@ fn classify(answer: &Answer) -> Meaning {
         ("INVALID_ARGUMENT", _) if body.error.is_about_the_token() => refused("InvalidToken"),
         ("INVALID_ARGUMENT", _) => refused("INVALID_ARGUMENT"),
         (_, 401) => Meaning::TokenRefused,
-        (_, 429 | 500..=599) => again(),
+        (_, 408 | 421 | 429 | 500..=599) => again(),
         (_, 403) => refused("PERMISSION_DENIED"),
         (_, 404) => refused("NOT_FOUND"),
         (_, 400) => refused("INVALID_ARGUMENT"),
@@ -288,7 +292,7 @@ mod tests {
             (answer(418, String::new()), refused("OtherReason")),
         ] {
             let status = answer.status;
-            assert_eq!(classify(&answer), meaning, "{status}");
+            assert_eq!(super::meaning(&answer), meaning, "{status}");
         }
     }
 }

@@ -7,9 +7,12 @@ pub mod apns;
 mod backoff;
 mod connection;
 mod copies;
+mod dial;
 mod endpoint;
 pub mod fcm;
 mod jwt;
+mod line;
+mod network;
 mod oauth;
 mod payload;
 mod provider_token;
@@ -22,6 +25,7 @@ use std::time::Duration;
 
 use sip::id::{CallId, InstanceId};
 
+pub use network::{ByteStream, Network, Opening};
 pub use rfc8599::{Address, NoAddress};
 pub use service::{AppPush, Delivery, PushService, check};
 pub use setup::{Problem, SetupError};

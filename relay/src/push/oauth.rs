@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::backoff::Backoff;
-use super::connection::{Channel, Request};
+use super::connection::{Answer, Bearing, Channel, Patience, Request};
 use super::jwt;
 use super::setup::Problem;
 use super::single_flight::{CoolingDown, Freshness, SingleFlight};
@@ -173,14 +173,22 @@ async fn exchange(account: Arc<ServiceAccount>, channel: Arc<Channel>) -> Result
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
     let body = Bytes::from_owner(Form(form));
     let request = Request { path: channel.base_path().to_owned(), headers, body };
-    let answer = channel.send(&request, Instant::now() + EXCHANGE_TIMEOUT).await.map_err(|_| Denial::Away)?;
+    let patience = Patience { until: Instant::now() + EXCHANGE_TIMEOUT, stays: false };
+    channel.send(&request, patience, read).await.unwrap_or(Err(Denial::Away))
+}
+
+/// What the token endpoint says, to whoever wants a token and of the line.
+fn read(answer: &Answer) -> (Result<AccessToken, Denial>, Bearing) {
     let status = answer.status;
-    if !status.is_success() {
-        let away = status.is_server_error() || status.as_u16() == 429;
+    let outcome = match status.as_u16() {
+        200..=299 => read_token(&answer.body).ok_or(Denial::Away),
+        408 | 421 | 429 | 500..=599 => Err(Denial::Away),
+        _ => Err(Denial::Refused),
+    };
+    if outcome.is_err() {
         tracing::warn!(%status, "the OAuth endpoint gives no access token");
-        return Err(if away { Denial::Away } else { Denial::Refused });
     }
-    read_token(&answer.body).ok_or(Denial::Away)
+    (outcome, answer.bearing())
 }
 
 struct Form(jwt::SecretBytes);

@@ -62,9 +62,11 @@ struct Object<'a> {
     from: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<&'a str>,
-    edge: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    edge: Option<&'a str>,
     sent_at: u64,
-    deadline: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deadline: Option<u64>,
     #[serde(flatten)]
     extra: Extra<'a>,
 }
@@ -104,6 +106,8 @@ fn aps(push: &Push) -> Value {
 fn fit(push: &Push, limit: usize, encode: impl Fn(&Object) -> Vec<u8>) -> Result<Vec<u8>, Oversized> {
     let mut name = push.name.as_deref().map(|name| visible(name, NAME_MAX)).filter(|text| !text.is_empty());
     let mut from = push.from.as_deref().map(|from| visible(from, FROM_MAX)).filter(|text| !text.is_empty());
+    // What tells that a call is over is no call: there is nowhere to connect to, and nothing to be in time for.
+    let calls = push.event != Event::CallEnded;
     loop {
         let bytes = encode(&Object {
             v: 1,
@@ -112,9 +116,9 @@ fn fit(push: &Push, limit: usize, encode: impl Fn(&Object) -> Vec<u8>) -> Result
             call: push.call.map(|call| call.to_string()),
             from: from.as_deref(),
             name: name.as_deref(),
-            edge: &push.edge,
+            edge: calls.then_some(&*push.edge),
             sent_at: push.sent_at,
-            deadline: push.deadline,
+            deadline: calls.then_some(push.deadline),
             extra: Extra(&push.extra),
         });
         let excess = match bytes.len().checked_sub(limit) {

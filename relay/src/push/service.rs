@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::apns::{self, Apns, Attempt, Environment, Signers};
 use super::backoff::RETRY;
 use super::fcm::{self, Fcm};
+use super::network::{Network, System};
 use super::setup::SetupError;
 use super::{Event, Push, Verdict, copies, payload};
 use crate::secret::PushToken;
@@ -62,11 +63,19 @@ impl PushService {
     /// # Errors
     /// Every service that cannot be set up, each with its reason.
     pub fn new(apps: Vec<(Box<str>, AppPush)>) -> Result<Self, Vec<SetupError>> {
+        Self::over(Arc::new(System), apps)
+    }
+
+    /// As [`Self::new`], over another network than the system's.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn over(network: Arc<dyn Network>, apps: Vec<(Box<str>, AppPush)>) -> Result<Self, Vec<SetupError>> {
         let mut signers = Signers::default();
         let mut problems = Vec::new();
         let mut ready = HashMap::with_capacity(apps.len());
         for (id, settings) in apps {
-            let app = build(&id, &settings, &mut signers, &mut problems);
+            let app = build(&id, &settings, (&mut signers, &network), &mut problems);
             ready.insert(id, app);
         }
         if problems.is_empty() { Ok(Self(Arc::new(Mode::Sent(ready)))) } else { Err(problems) }
@@ -119,18 +128,24 @@ impl PushService {
 /// Checks what [`PushService::new`] needs for one App, without dialling: reads and tries its keys.
 pub fn check(app: &str, services: &AppPush) -> Vec<SetupError> {
     let mut problems = Vec::new();
-    build(app, services, &mut Signers::default(), &mut problems);
+    let network: Arc<dyn Network> = Arc::new(System);
+    build(app, services, (&mut Signers::default(), &network), &mut problems);
     problems
 }
 
-fn build(id: &str, settings: &AppPush, signers: &mut Signers, problems: &mut Vec<SetupError>) -> App {
+fn build(
+    id: &str,
+    settings: &AppPush,
+    (signers, network): (&mut Signers, &Arc<dyn Network>),
+    problems: &mut Vec<SetupError>,
+) -> App {
     let mut app = App::default();
     let mut note = |service, problem| problems.push(SetupError { app: id.into(), service, problem });
     if let Some(settings) = &settings.apns {
-        app.apns = Apns::new(id, settings, signers).map_err(|problem| note("apns", problem)).ok();
+        app.apns = Apns::new(id, settings, signers, network).map_err(|problem| note("apns", problem)).ok();
     }
     if let Some(settings) = &settings.fcm {
-        app.fcm = Fcm::new(id, settings).map_err(|problem| note("fcm", problem)).ok();
+        app.fcm = Fcm::new(id, settings, network).map_err(|problem| note("fcm", problem)).ok();
     }
     app
 }

@@ -1,41 +1,60 @@
 //! Whether a relay could start: everything that `serve` needs, tried and given back.
 //!
-//! Invariant: nothing is sent to anyone but the store, which is examined with keys of the examination's own; every problem is found, not only
-//! the first. (A keyring that does not exist yet is made, as `serve` would.)
+//! Invariant: nothing is sent to anyone but the store, which is examined with keys of the examination's own, and a relay that holds
+//! the addresses; every problem is found, not only the first. (A keyring that does not exist yet is made, as `serve` would.)
 
-use std::net::SocketAddr;
+use std::io::ErrorKind;
 
 use tokio::net::{TcpListener, UdpSocket};
 
-use super::{open_vault, push_settings};
+use super::{beside, open_vault, push_settings};
+use crate::clock;
 use crate::config::{Config, Problem, Tls};
-use crate::net::tls::{ClientTls, ServerTls};
+use crate::net::tls::{ClientTls, Doubt, ServerTls, doubts};
 use crate::push;
 use crate::vault::{Keyring, StoreError};
 
-/// What was found.
+/// What a look at everything gave.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// What a start with this configuration would meet; empty: nothing.
+    /// What a start with this configuration would meet, or what its peers would; empty: all right.
     pub problems: Vec<Problem>,
-    /// What does not keep it from starting, and should be mended.
-    pub cautions: Vec<Problem>,
+    /// What is worth saying although it keeps nobody from anything.
+    pub notes: Vec<Problem>,
 }
 
-/// Tries everything that this configuration names.
+/// Looks at all that a start with this configuration needs.
 pub async fn check(config: &Config) -> Findings {
-    let (mut problems, mut cautions) = (Vec::new(), Vec::new());
-    check_tls(config, &mut problems);
-    for app in &config.apps {
+    let mut findings = Findings { problems: config.faults.clone(), notes: config.cautions.clone() };
+    let problems = &mut findings.problems;
+    check_tls(config, problems);
+    for (index, app) in config.apps.iter().enumerate() {
         for error in push::check(&app.id, &push_settings(app)) {
             let remedy = "name the file and the ids as the push service gave them";
             let what = format!("{}: {}", error.service, error.problem);
-            problems.push(Problem::new(&format!("app {}", error.app), what, remedy));
+            let line = config.lines.of(&format!("app[{index}].{}", error.service));
+            problems.push(Problem::new(&format!("app {}", error.app), what, remedy).at_line(line));
         }
     }
-    check_store(config, &mut problems, &mut cautions).await;
-    check_listeners(config, &mut problems).await;
-    Findings { problems, cautions }
+    for doubt in certificate(config) {
+        let (what, remedy) = (doubt.to_string(), doubt.remedy());
+        let problem = Problem::new("tls.certificate", what, remedy).at_line(config.lines.of("tls.certificate"));
+        if doubt.is_fatal() { findings.problems.push(problem) } else { findings.notes.push(problem) }
+    }
+    check_store(config, &mut findings).await;
+    check_listeners(config, &mut findings).await;
+    findings
+}
+
+/// What those who connect would have against the certificate: devices and apps by the name of `edge.public`, SIP servers by
+/// that of `upstream.public_host`.
+pub fn certificate(config: &Config) -> Vec<Doubt> {
+    let Tls::Files { certificate, .. } = &config.tls else { return Vec::new() };
+    let mut hosts = vec![&*config.edge.public.host];
+    if config.upstream.transports.tls && config.upstream.public_host != config.edge.public.host {
+        hosts.push(&config.upstream.public_host);
+    }
+    doubts(certificate, &hosts, config.upstream.ca_file.as_deref(), clock::unix_now()).unwrap_or_default()
 }
 
 fn check_tls(config: &Config, problems: &mut Vec<Problem>) {
@@ -43,43 +62,57 @@ fn check_tls(config: &Config, problems: &mut Vec<Problem>) {
         && let Err(error) = ServerTls::load(certificate, key)
     {
         let remedy = "name a PEM chain (leaf first) and the leaf's private key";
-        problems.push(Problem::new("tls", error.to_string(), remedy));
+        problems.push(Problem::new("tls", error.to_string(), remedy).at_line(config.lines.of("tls.certificate")));
     }
     if let Err(error) = ClientTls::new(config.upstream.ca_file.as_deref()) {
-        problems.push(Problem::new("upstream.ca_file", error.to_string(), "name a PEM file of CA certificates"));
+        let line = config.lines.of("upstream.ca_file");
+        let remedy = "name a PEM file of CA certificates";
+        problems.push(Problem::new("upstream.ca_file", error.to_string(), remedy).at_line(line));
     }
 }
 
-async fn check_store(config: &Config, problems: &mut Vec<Problem>, cautions: &mut Vec<Problem>) {
+async fn check_store(config: &Config, findings: &mut Findings) {
+    let Findings { problems, notes } = findings;
     let keyring = match config.store.keyring.as_deref().map(Keyring::open) {
         None => Keyring::ephemeral(),
         Some(Ok(keyring)) => keyring,
         Some(Err(error)) => {
             let remedy = "make the file readable and writable for the relay's user alone";
-            return problems.push(Problem::new("store.keyring", error.to_string(), remedy));
+            let line = config.lines.of("store.keyring");
+            return problems.push(Problem::new("store.keyring", error.to_string(), remedy).at_line(line));
         }
     };
     let answer = match open_vault(&config.store, keyring, &config.edge.public.to_string()) {
-        Ok(vault) => vault.examine().await,
+        Ok(vault) => match vault.examine().await {
+            Ok(faults) => {
+                if let Ok(Some(fault)) = vault.look_at_ring(true).await {
+                    problems.push(Problem::new("store.keyring", fault.to_string(), fault.remedy()));
+                }
+                Ok(faults)
+            }
+            Err(error) => Err(error),
+        },
         Err(error) => Err(error),
     };
     match answer {
         Ok(faults) => {
             for fault in faults {
                 let is_required = config.store.require_ephemeral && fault.is_persistence();
-                let list = if fault.is_grave() || is_required { &mut *problems } else { &mut *cautions };
                 let place = if is_required { "store.require_ephemeral" } else { "store.url" };
-                list.push(Problem::new(place, fault.to_string(), fault.remedy()));
+                let line = config.lines.of(place);
+                let problem = Problem::new(place, fault.to_string(), fault.remedy()).at_line(line);
+                if fault.is_grave() || is_required { problems.push(problem) } else { notes.push(problem) }
             }
         }
         Err(StoreError::Tls(what)) => problems.push(Problem::new("store", what, "name the PEM files")),
         Err(error) => {
-            problems.push(Problem::new("store.url", error.to_string(), "start the store, or correct its address"));
+            let remedy = "start the store, or correct its address";
+            problems.push(Problem::new("store.url", error.to_string(), remedy).at_line(config.lines.of("store.url")));
         }
     }
 }
 
-async fn check_listeners(config: &Config, problems: &mut Vec<Problem>) {
+async fn check_listeners(config: &Config, findings: &mut Findings) {
     let transports = config.upstream.transports;
     let streams = [
         ("edge.listen", config.edge.listen, true),
@@ -91,22 +124,45 @@ async fn check_listeners(config: &Config, problems: &mut Vec<Problem>) {
     ];
     // Held until all are tried, so that two settings with one address are found.
     let mut held = Vec::new();
+    let mut failed = Vec::new();
     for (setting, address, used) in streams {
         if used {
             match TcpListener::bind(address).await {
                 Ok(listener) => held.push(listener),
-                Err(error) => problems.push(cannot_listen(setting, address, &error)),
+                Err(error) => failed.push((setting, address, error)),
             }
         }
     }
     if transports.udp
         && let Err(error) = UdpSocket::bind(config.upstream.udp_listen).await
     {
-        problems.push(cannot_listen("upstream.udp_listen", config.upstream.udp_listen, &error));
+        failed.push(("upstream.udp_listen", config.upstream.udp_listen, error));
     }
-}
-
-fn cannot_listen(setting: &str, address: SocketAddr, error: &std::io::Error) -> Problem {
-    let what = format!("{address} cannot be listened on: {error}");
-    Problem::new(setting, what, "stop what uses it, or name another address")
+    let mut of_a_relay = Vec::new();
+    // Whether a relay runs here is told by its operator listener; what it holds in the clear cannot be asked.
+    let runs = beside::is_ours(&config.tls, config.operator.listen).await;
+    for (setting, address, error) in failed {
+        let in_use = error.kind() == ErrorKind::AddrInUse;
+        let clear = matches!(setting, "upstream.tcp_listen" | "upstream.udp_listen");
+        if runs && in_use && (clear || beside::is_ours(&config.tls, address).await) {
+            of_a_relay.push(setting);
+            continue;
+        }
+        let (what, remedy) = match in_use {
+            true => (format!("{address} is in use by another program"), "stop what uses it, or name another address"),
+            false => {
+                let remedy = "name an address of this machine, and a port that the relay's user may open";
+                (format!("{address} cannot be listened on: {error}"), remedy)
+            }
+        };
+        findings.problems.push(Problem::new(setting, what, remedy).at_line(config.lines.of(setting)));
+    }
+    if !of_a_relay.is_empty() {
+        let what = "a relay with this certificate runs and holds these addresses";
+        findings.notes.push(Problem::new(
+            &of_a_relay.join(", "),
+            what,
+            "end it before another one is started with this file",
+        ));
+    }
 }

@@ -7,8 +7,10 @@
 //! Invariant: a relay that has started is reachable on every address that [`Running`] names. A drain ends within
 //! [`CALLS_DRAIN`] and the HTTPS listener's own limit; it unregisters nothing: another process takes the bindings over.
 
+mod beside;
 pub mod check;
 mod clock_watch;
+mod keyring_watch;
 mod store_watch;
 
 use std::collections::HashMap;
@@ -210,7 +212,9 @@ impl Running {
             // An error means that the task is gone, which is what is waited for.
             let _ = https.await;
         }
-        self.agent.wait_for_calls(CALLS_DRAIN).await;
+        // Nobody asks the store for longer than its own time limit; away, it knows of no other node.
+        let elsewhere = self.vault.living_peers().await.is_ok_and(|peers| peers > 0);
+        self.agent.wait_for_calls(CALLS_DRAIN, elsewhere).await;
         self.agent.flush_erasures().await;
         if let Err(error) = self.vault.release_lease().await {
             tracing::warn!(%error, "the lease could not be given up; others wait until it runs out");
@@ -407,6 +411,7 @@ impl Opened {
         vec![
             tokio::spawn(self.service.clone().keep_ownership(told)),
             tokio::spawn(self.tls.clone().watch()),
+            tokio::spawn(keyring_watch::watch(self.vault.clone(), readiness.clone())),
             tokio::spawn(clock_watch::watch(self.vault.clone(), readiness.clone())),
             tokio::spawn(store_watch::watch(
                 self.vault.clone(),

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::types::{Enable, EnableError, Enabled};
 use super::{Inner, Service};
-use crate::doctor::{Doctor, Patient, Report};
+use crate::doctor::{Patient, Report};
 use crate::limits::guesses::Attempt;
 
 /// What an app asks with its key.
@@ -54,10 +54,15 @@ impl AppService for Service {
 impl Inner {
     async fn examine(&self, source: IpAddr, patient: Patient) -> Result<Report, ExamineError> {
         let _turn = self.examinations.try_acquire().map_err(|_| ExamineError::Busy)?;
-        let permit = match (&patient.credentials, Doctor::server_of(&patient)) {
-            (Some((username, _)), Some(server)) => {
-                let attempt =
-                    Attempt { aor: &patient.aor, username: Some(username), server: &server, source, renews: false };
+        let server = match &patient.credentials {
+            Some(_) => self.dependencies.doctor.server_of(&patient).await,
+            None => None,
+        };
+        let permit = match (&patient.credentials, server) {
+            (Some((username, _)), Some((server, addresses))) => {
+                let (aor, usernames) = (&*patient.aor, std::slice::from_ref(username));
+                let (server, addresses) = (&*server, &*addresses);
+                let attempt = Attempt { aor, usernames, server, addresses, source, renews: false };
                 let permit = self.dependencies.quotas.try_password(&attempt);
                 Some(permit.map_err(|wait| ExamineError::TooManyFailures { retry_after_s: wait.seconds() })?)
             }

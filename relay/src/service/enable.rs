@@ -44,6 +44,11 @@ use crate::vault::{Fence, Lookup, SealError, Sealed, StoreError};
 
 /// How long an enabling waits for the first registration; then it is answered 202.
 const FIRST_REGISTRATION: Duration = Duration::from_secs(10);
+/// How long after that a password that was not judged yet counts as one under way.
+const LATE_VERDICT: Duration = Duration::from_secs(120);
+
+/// What becomes of a first registration.
+type Outcome = oneshot::Receiver<FirstRegistration>;
 
 impl Inner {
     pub(super) async fn enable(
@@ -55,17 +60,21 @@ impl Inner {
         if self.is_leaving() {
             return Err(EnableError::Draining);
         }
-        let route = self.route(&wish.account).await?;
-        let permit = self.admit_password(&wish.account, &route, source)?;
+        let (route, addresses) = self.route(&wish.account).await?;
+        let permit = self.admit_password(&wish.account, &route, &addresses, source)?;
         let lookup = self.dependencies.vault.lookup(&app, &wish.account.aor, &wish.device.call_push.token);
         let _guard = self.enabling.lock_key(lookup).await;
         // Also the proof that the store answers, before anything is done that would have to be undone.
+        self.dependencies.vault.takes_new()?;
         let earlier = self.timed(StoreOperation::Load, self.dependencies.vault.find(&lookup)).await?;
         let place = self.place_instance(&app, &wish.account, &route, source, earlier.is_some())?;
         let (new, secret) = self.new_instance(app, source, wish, route, place);
         let (id, mut sealed, expires_at) = (new.id, new.sealed.clone(), new.lease.expires_at);
-        let registration = self.first_registration(new).await;
-        judge(permit, &registration);
+        let (registration, later) = self.first_registration(new).await;
+        match later {
+            None => judge(permit, &registration),
+            Some(later) => drop(tokio::spawn(judge_later(permit, later))),
+        }
         let registration = registration?;
         let unproven = registration.state != RegistrationState::Registered;
         if unproven {
@@ -108,9 +117,15 @@ impl Inner {
     }
 
     /// Lets a password be tried at its SIP server, unless too many wrong ones were.
-    fn admit_password(&self, account: &Account, route: &Route, source: IpAddr) -> Result<Permit, EnableError> {
-        let (aor, username) = (account.aor.expose(), Some(&*account.auth_username));
-        let attempt = Attempt { aor, username, server: &route.server(), source, renews: false };
+    fn admit_password(
+        &self,
+        account: &Account,
+        route: &Route,
+        addresses: &[IpAddr],
+        source: IpAddr,
+    ) -> Result<Permit, EnableError> {
+        let (aor, usernames) = (account.aor.expose(), std::slice::from_ref(&account.auth_username));
+        let attempt = Attempt { aor, usernames, server: &route.server(), addresses, source, renews: false };
         let permit = self.dependencies.quotas.try_password(&attempt);
         permit.map_err(|wait| EnableError::TooManyFailures { retry_after_s: wait.seconds() })
     }
@@ -183,9 +198,9 @@ impl Inner {
         answer
     }
 
-    /// The way to the account's server, once it is known to be allowed. A server that cannot be found *now* is tried
-    /// again later: that is no reason to refuse.
-    async fn route(&self, account: &Account) -> Result<Route, EnableError> {
+    /// The way to the account's server, once it is known to be allowed, and its addresses. A server that cannot be found *now*
+    /// is tried again later: that is no reason to refuse.
+    async fn route(&self, account: &Account) -> Result<(Route, Vec<IpAddr>), EnableError> {
         let aor = Uri::parse(account.aor.expose()).ok_or(EnableError::UpstreamNotFound)?;
         if !self.dependencies.domains.allow(aor.host) {
             return Err(EnableError::DomainNotAllowed);
@@ -200,7 +215,8 @@ impl Inner {
         match self.dependencies.resolver.resolve(&route.target(), 0).await {
             Err(ResolveError::NotAllowed(_)) => Err(EnableError::AddressNotAllowed),
             _ if foreign => Err(EnableError::DomainNotAllowed),
-            Ok(_) | Err(ResolveError::Timeout | ResolveError::Unavailable) => Ok(route),
+            Ok(found) => Ok((route, found.addresses())),
+            Err(ResolveError::Timeout | ResolveError::Unavailable) => Ok((route, Vec::new())),
             Err(ResolveError::NoUsableTransport) => Err(EnableError::TransportNotAllowed),
             Err(ResolveError::NotAHost | ResolveError::NoSuchDomain) => Err(EnableError::UpstreamNotFound),
         }
@@ -250,13 +266,14 @@ impl Inner {
         unproven.map_or(sealed, |(unproven, ())| unproven)
     }
 
-    /// Registers once. A refusal is an error, and then the shard has forgotten the instance already.
-    async fn first_registration(&self, new: NewInstance) -> Result<Registration, EnableError> {
-        let (first, outcome) = oneshot::channel();
+    /// Registers once. A refusal is an error, and then the shard has forgotten the instance already. What the SIP server says
+    /// later than anybody waits for comes by what stands beside it.
+    async fn first_registration(&self, new: NewInstance) -> (Result<Registration, EnableError>, Option<Outcome>) {
+        let (first, mut outcome) = oneshot::channel();
         let id = new.id;
         self.dependencies.agent.tell(id, Request::Bind { new: Box::new(new), first: Some(first) }).await;
         let pending = |state, status| Ok(Registration { state, status, expires_in_s: None, failing_since: None });
-        match timeout(FIRST_REGISTRATION, outcome).await {
+        let registration = match timeout(FIRST_REGISTRATION, &mut outcome).await {
             Ok(Ok(FirstRegistration::Registered { expires })) => Ok(Registration {
                 state: RegistrationState::Registered,
                 status: Some(200),
@@ -268,8 +285,9 @@ impl Inner {
             }
             Ok(Ok(FirstRegistration::Failed { status })) => pending(RegistrationState::Retrying, status),
             Ok(Err(_)) => Err(EnableError::Draining),
-            Err(_) => pending(RegistrationState::Registering, None),
-        }
+            Err(_) => return (pending(RegistrationState::Registering, None), Some(outcome)),
+        };
+        (registration, None)
     }
 
     /// Ends the instance that a new one replaces, in the background: its app has its answer already.
@@ -313,9 +331,24 @@ fn judge(permit: Permit, registration: &Result<Registration, EnableError>) {
     let now = Instant::now();
     match registration {
         Ok(Registration { state: RegistrationState::Registered, .. }) => permit.accepted(now),
-        Err(EnableError::UpstreamRefused { status: 401 | 403 | 404 | 407 | 604, .. }) => permit.refused(now),
+        Err(EnableError::UpstreamRefused { status, .. }) if is_wrong_password(*status) => permit.refused(now),
         _ => drop(permit),
     }
+}
+
+/// Likewise of one that its SIP server judges when nobody waits any more: however long a password waits for its turn, it counts.
+async fn judge_later(permit: Permit, outcome: Outcome) {
+    match timeout(LATE_VERDICT, outcome).await {
+        Ok(Ok(FirstRegistration::Registered { .. })) => permit.accepted(Instant::now()),
+        Ok(Ok(FirstRegistration::Refused { status, .. })) if is_wrong_password(status) => {
+            permit.refused(Instant::now());
+        }
+        _ => drop(permit),
+    }
+}
+
+fn is_wrong_password(status: u16) -> bool {
+    matches!(status, 401 | 403 | 404 | 407 | 604)
 }
 
 fn refusal(status: u16, unanswerable: Option<Unanswerable>) -> Refusal {

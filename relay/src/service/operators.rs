@@ -7,15 +7,26 @@ use std::future::Future;
 use sip::id::InstanceId;
 
 use super::Service;
-use super::types::{AccessError, Export, Listed, OperatorError, Page, TraceAnswer, TraceError, TraceRequest, Wiped};
+use super::types::{
+    AccessError, Export, Listed, OperatorError, Page, TraceAnswer, TraceError, TraceRequest, Which, Wiped,
+};
 use crate::agent::request::Principal;
 use crate::domain::WipeReason;
+use crate::vault::AorHash;
 
 /// What an operator asks with the operator token.
 pub trait OperatorService: Clone + Send + Sync + 'static {
-    /// At most `limit` (1 to 1000) instances of this node in the order of their ids, those after `after` alone.
-    fn list(&self, after: Option<InstanceId>, limit: usize)
-    -> impl Future<Output = Result<Page, OperatorError>> + Send;
+    /// Of at most `limit` (1 to 1000) instances of this node in the order of their ids, those after `after` alone, the ones
+    /// asked for.
+    fn list(
+        &self,
+        after: Option<InstanceId>,
+        limit: usize,
+        which: Which,
+    ) -> impl Future<Output = Result<Page, OperatorError>> + Send;
+
+    /// The instances of an account on this node.
+    fn find(&self, aor: AorHash) -> impl Future<Output = Result<Vec<Listed>, OperatorError>> + Send;
 
     /// One instance, as an operator may see it.
     fn show(&self, id: InstanceId) -> impl Future<Output = Result<Listed, OperatorError>> + Send;
@@ -32,8 +43,12 @@ pub trait OperatorService: Clone + Send + Sync + 'static {
 }
 
 impl OperatorService for Service {
-    async fn list(&self, after: Option<InstanceId>, limit: usize) -> Result<Page, OperatorError> {
-        Ok(self.0.list(after, limit).await)
+    async fn list(&self, after: Option<InstanceId>, limit: usize, which: Which) -> Result<Page, OperatorError> {
+        Ok(self.0.list(after, limit, &which).await)
+    }
+
+    async fn find(&self, aor: AorHash) -> Result<Vec<Listed>, OperatorError> {
+        Ok(self.0.find(aor).await)
     }
 
     async fn show(&self, id: InstanceId) -> Result<Listed, OperatorError> {

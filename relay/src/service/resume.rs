@@ -39,7 +39,7 @@ enum Taken {
 }
 
 /// How often the sealing keys are looked after.
-const TEND_KEYS: Duration = Duration::from_secs(600);
+const TEND_KEYS: Duration = Duration::from_secs(10);
 
 impl super::Service {
     /// Holds the node's lease and resumes what is its own or was left behind, until the drain. `told` hears after each

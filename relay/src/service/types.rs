@@ -412,13 +412,15 @@ pub enum TestError {
 pub struct Listed {
     /// Which one.
     pub instance: InstanceId,
+    /// How it came here.
+    pub kind: InstanceKind,
     /// The App's id, as the operator configured it.
     pub app: Box<str>,
     /// Whether it works.
     pub state: InstanceState,
     /// How its registration stands.
     pub registration: Registration,
-    /// When it was enabled, in seconds since 1970.
+    /// When it was enabled, in seconds since 1970; of one that passed through, when its device registered last.
     pub created_at: u64,
     /// When it ends, in seconds since 1970.
     pub expires_at: u64,
@@ -426,6 +428,24 @@ pub struct Listed {
     pub call_push: Provider,
     /// Where everything else goes.
     pub alert_push: Option<Provider>,
+}
+
+/// How an instance came here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstanceKind {
+    /// An app lent its account.
+    Lent,
+    /// Its device registered through the edge (RFC 8599); no credential is held.
+    Passed,
+}
+
+/// Which instances an operator asks for; what is `None` does not matter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Which {
+    /// Those of this App.
+    pub app: Option<Box<str>>,
+    /// Those whose AOR is of this domain; in lower case.
+    pub domain: Option<Box<str>>,
 }
 
 /// A part of the list of instances.
@@ -442,10 +462,8 @@ pub struct Page {
 pub struct Export {
     /// The instance.
     pub listed: Listed,
-    /// Which events wake the device.
-    pub wake_for: WakeFor,
-    /// Whether the app registers by itself.
-    pub presence: Presence,
+    /// Which events wake the device, and whether the app registers by itself; of an account that was lent.
+    pub wishes: Option<(WakeFor, Presence)>,
     /// Its calls that are still known.
     pub calls: Vec<(CallId, CallView)>,
 }

@@ -7,14 +7,15 @@ use sip::id::{CallId, InstanceId};
 
 use super::Inner;
 use super::types::{
-    AccessError, CallError, CallState, CallView, Export, InstanceState, Listed, OperatorError, Page, Registration,
-    RegistrationState, View, Voicemail,
+    AccessError, CallError, CallState, CallView, Export, InstanceKind, InstanceState, Listed, OperatorError, Page,
+    Registration, RegistrationState, View, Voicemail, Which,
 };
 use crate::agent::Call;
 use crate::agent::request::{CallDenied, CallRequest, Denied, InstanceStatus, Principal, Request};
 use crate::clock::unix_now;
-use crate::secret::InstanceSecret;
-use crate::vault::record::Record;
+use crate::secret::{Aor, InstanceSecret};
+use crate::vault::AorHash;
+use crate::vault::record::{Device, Provider, Record, StoredRecord};
 
 impl Inner {
     /// How an instance stands, for who has its secret.
@@ -91,10 +92,23 @@ impl Inner {
     }
 
     pub(super) fn listed(&self, status: &InstanceStatus) -> Option<Listed> {
-        self.with_record(status, |record| listed(status, record))
+        self.listed_if(status, &Which::default())
     }
 
-    pub(super) async fn list(&self, after: Option<InstanceId>, limit: usize) -> Page {
+    /// The same, when it is one of those.
+    fn listed_if(&self, status: &InstanceStatus, which: &Which) -> Option<Listed> {
+        let look = |record: &StoredRecord| is_one_of(which, record).then(|| listed(status, record));
+        self.dependencies.vault.open_record(status.id, &status.sealed, look).ok().flatten()
+    }
+
+    /// The instances of an account on this node.
+    pub(super) async fn find(&self, aor: AorHash) -> Vec<Listed> {
+        let aor = self.dependencies.vault.aor_key_of(aor);
+        let answers = self.dependencies.agent.ask_all(|reply| Request::OfAccount { aor, reply }).await;
+        answers.iter().flatten().filter_map(|status| self.listed(status)).collect()
+    }
+
+    pub(super) async fn list(&self, after: Option<InstanceId>, limit: usize, which: &Which) -> Page {
         // One more than asked for tells whether a further page follows.
         let asked = limit + 1;
         let answers = self.dependencies.agent.ask_all(|reply| Request::List { after, limit: asked, reply }).await;
@@ -103,20 +117,19 @@ impl Inner {
         let more = standings.len() > limit;
         standings.truncate(limit);
         let next = standings.last().map(|last| last.id).filter(|_| more);
-        Page { instances: standings.iter().filter_map(|status| self.listed(status)).collect(), next }
+        Page { instances: standings.iter().filter_map(|status| self.listed_if(status, which)).collect(), next }
     }
 
     pub(super) async fn export(&self, id: InstanceId) -> Result<Export, OperatorError> {
         let status = self.look_as_relay(id).await?;
         let calls = self.dependencies.agent.ask(id, |reply| Request::Calls { id, reply }).await.unwrap_or_default();
         let calls: Vec<(CallId, CallView)> = calls.iter().map(|(id, call)| (*id, call_view(call))).collect();
-        let export = self.with_record(&status, |record| Export {
+        let export = self.dependencies.vault.open_record(id, &status.sealed, |record| Export {
             listed: listed(&status, record),
-            wake_for: record.wake_for,
-            presence: record.presence,
+            wishes: record.lent().map(|record| (record.wake_for, record.presence)),
             calls,
         });
-        export.ok_or(OperatorError::Unknown)
+        export.map_err(|_| OperatorError::Unknown)
     }
 
     pub(super) async fn call(
@@ -146,17 +159,50 @@ fn voicemail(mailbox: &Mailbox) -> Voicemail {
     Voicemail { waiting, new, old, urgent }
 }
 
-fn listed(status: &InstanceStatus, record: &Record) -> Listed {
+fn listed(status: &InstanceStatus, record: &StoredRecord) -> Listed {
+    let (kind, app, created_at, call_push, alert_push) = match record {
+        StoredRecord::Lent(record) => {
+            let Device { call_push, alert_push, .. } = &record.device;
+            let alert_push = alert_push.as_ref().map(|target| target.provider);
+            (InstanceKind::Lent, &record.app, record.created_at, call_push.provider, alert_push)
+        }
+        StoredRecord::PushBinding(record) => {
+            let provider = match &*record.provider {
+                "fcm" => Provider::Fcm,
+                "apns.dev" => Provider::ApnsSandbox,
+                _ => Provider::ApnsProduction,
+            };
+            (InstanceKind::Passed, &record.app, record.confirmed_at_ms / 1_000, provider, None)
+        }
+    };
     Listed {
         instance: status.id,
-        app: record.app.clone(),
+        kind,
+        app: app.clone(),
         state: state(status),
         registration: registration(status),
-        created_at: record.created_at,
+        created_at,
         expires_at: status.expires_at,
-        call_push: record.device.call_push.provider,
-        alert_push: record.device.alert_push.as_ref().map(|target| target.provider),
+        call_push,
+        alert_push,
     }
+}
+
+fn is_one_of(which: &Which, record: &StoredRecord) -> bool {
+    let (app, aor) = match record {
+        StoredRecord::Lent(record) => (&record.app, &record.account.aor),
+        StoredRecord::PushBinding(record) => (&record.app, &record.aor),
+    };
+    let domain = |aor: &Aor| {
+        let host = aor.expose().rsplit_once('@').map_or("", |(_, host)| host);
+        let end = match host.strip_prefix('[') {
+            Some(_) => host.find(']').map_or(host.len(), |end| end + 1),
+            None => host.find([':', ';', '?', '>']).unwrap_or(host.len()),
+        };
+        host[..end].to_ascii_lowercase()
+    };
+    which.app.as_ref().is_none_or(|wanted| wanted == app)
+        && which.domain.as_ref().is_none_or(|wanted| **wanted == *domain(aor))
 }
 
 fn state(status: &InstanceStatus) -> InstanceState {

@@ -374,7 +374,7 @@ impl Softphone {
                     self.write(b"\r\n").await?;
                     continue;
                 }
-                Ok(Some(Frame::Pong)) => continue,
+                Ok(Some(Frame::Pong | Frame::TooLong(_))) => continue,
                 Ok(None) => {}
                 Err(FrameError::TooLong | FrameError::ContentLength | FrameError::NotSip) => {
                     return Err(PhoneError::NotSip);

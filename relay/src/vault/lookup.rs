@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use aws_lc_rs::hmac;
+use aws_lc_rs::{digest, hmac};
 
 use sip::id::{BindingId, ShardTag};
 
@@ -56,9 +56,39 @@ pub(super) fn ring(key: &SecretKey) -> [u8; 16] {
     keyed_hash(key, "sipwake ring 1", &[])
 }
 
-pub(super) fn aor_key(key: &SecretKey, aor: &Aor) -> AorKey {
-    let address = aor.expose().split_once(':').map_or(aor.expose(), |(_, address)| address);
-    AorKey(keyed_hash(key, "sipwake aor 1", &[address.as_bytes()]))
+/// The plain hash of an address of record, whatever its scheme: by it an operator asks for an account without naming it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct AorHash([u8; 32]);
+
+impl AorHash {
+    /// SHA-256 of `user@host[:port]` as a checked AOR writes it.
+    pub fn of(aor: &Aor) -> Self {
+        let address = aor.expose().split_once(':').map_or(aor.expose(), |(_, address)| address);
+        let mut hash = [0; 32];
+        with_clean_stack(|| hash.copy_from_slice(digest::digest(&digest::SHA256, address.as_bytes()).as_ref()));
+        Self(hash)
+    }
+
+    /// Reads the 64 hex digits that [`Self::to_hex`] writes.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut hash = [0; 32];
+        unhex(text.as_bytes(), &mut hash).then_some(Self(hash))
+    }
+
+    /// In lower-case hex.
+    pub fn to_hex(self) -> String {
+        hex(&self.0)
+    }
+}
+
+impl fmt::Debug for AorHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AorHash(..)")
+    }
+}
+
+pub(super) fn aor_key(key: &SecretKey, aor: AorHash) -> AorKey {
+    AorKey(keyed_hash(key, "sipwake aor 2", &[&aor.0]))
 }
 
 /// The keyed hash of what the devices of one account in one app have in common: 16 bytes. It is shown as the user of
@@ -193,10 +223,13 @@ mod tests {
 
     #[test]
     fn an_address_has_one_key_whatever_its_scheme() {
-        let of = |key: &SecretKey, aor| aor_key(key, &Aor::new(aor));
+        let of = |key: &SecretKey, aor| aor_key(key, AorHash::of(&Aor::new(aor)));
         assert!(of(&key(1), "sip:a@b") == of(&key(1), "sips:a@b"));
         assert!(of(&key(1), "sip:a@b") != of(&key(1), "sip:a@c"));
         assert!(of(&key(1), "sip:a@b") != of(&key(2), "sip:a@b"));
+        let hash = AorHash::of(&Aor::new("sip:a@b"));
+        assert_eq!(AorHash::parse(&hash.to_hex()), Some(hash));
+        assert_eq!((AorHash::parse("ab"), format!("{hash:?}").as_str()), (None, "AorHash(..)"));
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod memory;
 mod receipt;
 pub mod record;
 mod redis;
+mod ring;
 mod seal;
 mod store;
 mod tombstones;
@@ -35,12 +36,13 @@ use crate::secret::{Aor, InstanceSecret, PushToken, SecretKey, with_clean_stack}
 use record::{Account, Record, Storable, StoredRecord};
 
 pub use fault::StoreFault;
-pub use keyring::{EPOCH_S, KEY_LIFETIME_S, Keyring, KeyringError};
-pub use lookup::{AorKey, GroupKey, Lookup};
+pub use keyring::{EPOCH_S, Fingerprint, KEY_LIFETIME_S, Keyring, KeyringError};
+pub use lookup::{AorHash, AorKey, GroupKey, Lookup};
 pub use receipt::{Receipt, ReceiptError, verify_receipt};
 pub use seal::{SealError, Sealed};
 pub use store::{
-    AwayReason, Fence, LEASE, Lease, OPERATION_LIMIT, Owner, Placed, RENEWAL, Settings, StoreError, StoreTls, Stored,
+    AwayReason, Fence, LEASE, Lease, OPERATION_LIMIT, Owner, Placed, RENEWAL, RingFault, Settings, StoreError,
+    StoreTls, Stored,
 };
 
 pub use tombstones::{NotWritten, Tombstone, Tombstones};
@@ -63,6 +65,7 @@ struct Inner {
     leased: AtomicBool,
     /// Whether the store was found to keep nothing on a disk.
     is_ephemeral: AtomicBool,
+    ring: ring::RingState,
     store: Store,
     tombstones: OnceLock<Tombstones>,
     /// The letters of other nodes that came lately.
@@ -109,6 +112,7 @@ impl Vault {
             settings,
             leased: AtomicBool::new(false),
             is_ephemeral: AtomicBool::new(false),
+            ring: ring::RingState::default(),
             store,
             tombstones: OnceLock::new(),
             seen: letters::Seen::default(),
@@ -198,7 +202,12 @@ impl Vault {
 
     /// The name under which the instances of an AOR are found, over all Apps, and which tells nothing of it.
     pub fn aor_key(&self, aor: &Aor) -> AorKey {
-        lookup::aor_key(&self.0.keyring.index_key(), aor)
+        self.aor_key_of(AorHash::of(aor))
+    }
+
+    /// Under which name the devices of an account are found whose AOR has this hash.
+    pub fn aor_key_of(&self, hash: AorHash) -> AorKey {
+        lookup::aor_key(&self.0.keyring.index_key(), hash)
     }
 
     /// What the devices of this account in this app have in common: the same app, AOR, user name, registrar and proxy. They
@@ -230,8 +239,8 @@ impl Vault {
         lookup: &Lookup,
         fence: Fence,
     ) -> Result<Placed, StoreError> {
-        if self.0.settings.require_ephemeral && fence == Fence::NEW && !self.is_ephemeral() {
-            return Err(StoreError::Away(AwayReason::MayPersist));
+        if fence == Fence::NEW {
+            self.takes_new()?;
         }
         let now = Reading::now();
         let left_s = expires_at.saturating_sub(now.confirmed).min(MAX_LIFETIME_S);
@@ -240,6 +249,21 @@ impl Vault {
         match &self.0.store {
             Store::Memory(memory) => memory.put(owner, id, sealed, expires_at, lookup, fence),
             Store::Redis(redis) => redis.put(owner, id, sealed, (expires_at, left_s), lookup, fence).await,
+        }
+    }
+
+    /// Whether a new record may be put.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`] when the store may write to a disk and the operator wants none that does, or when its nodes have another
+    /// keyring.
+    pub fn takes_new(&self) -> Result<(), StoreError> {
+        if self.0.settings.require_ephemeral && !self.is_ephemeral() {
+            return Err(StoreError::Away(AwayReason::MayPersist));
+        }
+        match self.0.ring.is_other() {
+            true => Err(StoreError::Away(AwayReason::OtherKeyring)),
+            false => Ok(()),
         }
     }
 
@@ -354,7 +378,8 @@ impl Vault {
         let batch = batch.max(1);
         match &self.0.store {
             Store::Memory(memory) => Ok(memory.claim(&self.0.owner, batch)),
-            Store::Redis(redis) => redis.claim(&self.0.owner, batch).await,
+            Store::Redis(redis) if self.may_take().await? => redis.claim(&self.0.owner, batch).await,
+            Store::Redis(_) => Ok(Vec::new()),
         }
     }
 

@@ -162,6 +162,50 @@ pub enum AwayReason {
     /// It may write to a disk, and the operator wants none that does.
     #[error("it may write to a disk, and store.require_ephemeral forbids that")]
     MayPersist,
+    /// The nodes that use it have another keyring.
+    #[error("its other nodes use another keyring")]
+    OtherKeyring,
+}
+
+/// What is wrong with a node's keyring, beside those of the nodes that live.
+#[derive(thiserror::Error, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RingFault {
+    /// It is another one.
+    #[error(
+        "the other nodes of this store use another keyring; nothing is taken over and no account is taken with this one"
+    )]
+    Other,
+    /// It was a copy, and is none any more.
+    #[error(
+        "this copy of the keyring has parted from the other nodes'; nothing is taken over and no account is taken with it"
+    )]
+    Parted,
+    /// Something was mixed into the others' alone.
+    #[error(
+        "the other nodes' keyring was rotated, and this copy was not; nothing is taken over and no account is taken with it"
+    )]
+    Behind,
+}
+
+impl RingFault {
+    /// In short, for a check.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Other => "the other nodes use another keyring",
+            Self::Parted => "this copy of the keyring has parted from the others",
+            Self::Behind => "the others' keyring was rotated, and this copy was not",
+        }
+    }
+
+    /// What to do about it.
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::Other | Self::Parted => "put their keyring in its place",
+            Self::Behind => {
+                "run `sipwake keys rotate` with the same entropy on the same day, or put their keyring in its place"
+            }
+        }
+    }
 }
 
 /// Who looks after a record: a node, and which of its runs.

@@ -117,6 +117,41 @@ impl fmt::Debug for Credentials {
     }
 }
 
+/// Every user name that an `Authorization` or `Proxy-Authorization` holds, however odd or broken it is: whoever reads it takes one
+/// of these. That of RFC 7616's `username*` is without its character set, its escapes unresolved.
+pub fn usernames(value: &[u8]) -> Vec<String> {
+    const NAME: &[u8] = b"username";
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.!~*'%".contains(&byte);
+    let mut found = Vec::new();
+    for at in 0..value.len() {
+        let begins = at == 0 || !is_word(value[at - 1]);
+        let named = value.get(at..at + NAME.len()).is_some_and(|name| name.eq_ignore_ascii_case(NAME));
+        if !(begins && named) {
+            continue;
+        }
+        let rest = &value[at + NAME.len()..];
+        let (is_extended, rest) = rest.strip_prefix(b"*").map_or((false, rest), |rest| (true, rest));
+        let Some(written) = rest.trim_ascii_start().strip_prefix(b"=").map(<[u8]>::trim_ascii_start) else { continue };
+        let end = match written.strip_prefix(b"\"") {
+            Some(inner) => {
+                let mut escaped = false;
+                let close = inner.iter().position(|byte| {
+                    let closes = *byte == b'"' && !escaped;
+                    escaped = *byte == b'\\' && !escaped;
+                    closes
+                });
+                close.map_or(written.len(), |close| close + 2)
+            }
+            None => written.iter().position(|b| *b == b',' || b.is_ascii_whitespace()).unwrap_or(written.len()),
+        };
+        let text = String::from_utf8_lossy(&written[..end]);
+        let text = crate::message::unquote(&text);
+        let name = if is_extended { text.splitn(3, '\'').last().unwrap_or_default() } else { &text };
+        found.push(name.trim_matches('"').to_owned());
+    }
+    found
+}
+
 /// The token of a `Bearer` value (RFC 8898 §2.1.1); `None` for another scheme, or one that is no `b64token`.
 pub fn bearer(value: &str) -> Option<&str> {
     let token = strip_scheme(value, "Bearer")?;

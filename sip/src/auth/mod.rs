@@ -19,7 +19,7 @@ mod hash;
 mod response;
 
 pub use challenge::{Challenge, ChallengeError, Qop, challenge_value};
-pub use credentials::{Credentials, bearer};
+pub use credentials::{Credentials, bearer, usernames};
 pub use digest::Protection;
 pub use hash::{Algorithm, Ha1, Hash};
 pub use response::{DigestResponse, DigestResponseError};

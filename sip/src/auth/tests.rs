@@ -395,3 +395,22 @@ mod properties {
         }
     }
 }
+
+#[test]
+fn every_user_name_of_credentials_is_found_whatever_they_look_like() {
+    for (value, names) in [
+        (&b"Digest username=\"alice\", realm=\"r\""[..], &["alice"][..]),
+        (b"Digest realm=\"r\",username = alice,uri=\"x\"", &["alice"]),
+        (b"Digest USERNAME=\r\n \"al\\ice\"", &["alice"]),
+        (b"Digest username=\"decoy\", x=\"\xff\", username=\"alice\"", &["decoy", "alice"]),
+        (b"Digest username=\"decoy\", nonce=n, Digest username=\"alice\"", &["decoy", "alice"]),
+        (b"Digest username*=UTF-8''%61lice, username=\"x\"", &["%61lice", "x"]),
+        (b"Digest username=\"alice@example.com", &["alice@example.com"]),
+        (b"Digest username=\"a\\\"b\"", &["a\"b"]),
+        (b"Digest nousername=\"x\", realm=\"r\"", &[]),
+        (b"Bearer username", &[]),
+        (b"", &[]),
+    ] {
+        assert_eq!(usernames(value), names, "{}", String::from_utf8_lossy(value));
+    }
+}

@@ -93,7 +93,7 @@ impl Nonces {
         let agent = register.text(Name::UserAgent).unwrap_or_default();
         let md5_alone = md5_alone || MD5_ALONE.iter().any(|known| agent.starts_with(known));
         let hashes = if md5_alone { &[Hash::Md5][..] } else { &[Hash::Sha256, Hash::Md5][..] };
-        let Some(value) = register.text(Name::Authorization) else {
+        let Some(value) = own_proof(register) else {
             return self.challenge(now, flow, false, hashes);
         };
         if let Some(token) = bearer(value) {
@@ -172,6 +172,15 @@ impl Replay {
         }
         number > self.forgotten
     }
+}
+
+/// The credentials that are for this relay: a client may send those for other realms beside them (RFC 3261 §22.3).
+fn own_proof(register: &Message) -> Option<&str> {
+    let values = || register.values(Name::Authorization).filter_map(|value| std::str::from_utf8(value).ok());
+    let is_own = |value: &&str| {
+        bearer(value).is_some() || Credentials::parse(value).is_some_and(|it| it.realm.as_ref() == EDGE_REALM)
+    };
+    values().find(is_own).or_else(|| values().next())
 }
 
 /// Whether the `uri` of a digest means what the REGISTER asks for. Clients write it with and without the port, the

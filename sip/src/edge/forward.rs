@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use crate::flow::{FlowToken, Side, Source, TokenKey, Transport};
 use crate::id::BranchId;
-use crate::message::{Composer, Edit, Limits, Message, Method, Name, NameAddr, Scheme, Uri};
+use crate::message::{Composer, Edit, Limits, Message, Method, Name, NameAddr, Party, Scheme, Uri};
 
 /// How a name of this relay is written in one direction.
 #[derive(Clone, Copy, Debug)]
@@ -106,8 +106,8 @@ pub fn from_strict_router(request: &Message, key: &TokenKey, limits: &Limits) ->
     let own = request.request_uri()?;
     key.open(Uri::parse(own)?.user?, request.call_id()?)?;
     let mut routes: Vec<&str> = request.elements(Name::Route).collect();
-    let target = NameAddr::parse(routes.pop()?)?;
-    let edit = request.edit().request_uri(target.request_uri()).remove(Name::Route);
+    let target = Party::read(routes.pop()?.as_bytes()).target()?.split('?').next()?;
+    let edit = request.edit().request_uri(target).remove(Name::Route);
     let edit = edit.append(Name::Route, format!("<{own}>"));
     let bytes = routes.into_iter().fold(edit, |edit, route| edit.append(Name::Route, route)).finish();
     Message::parse(&bytes, limits).ok()

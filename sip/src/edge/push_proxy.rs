@@ -27,7 +27,7 @@ use sha2::{Digest as _, Sha256};
 use super::forward::SentBy;
 use crate::flow::{TokenKey, Transport};
 use crate::id::{BindingId, InstanceId, ShardTag};
-use crate::message::{Message, Name, NameAddr, Party, Scheme, Uri, unquote};
+use crate::message::{Message, Name, NameAddr, Party, Scheme, Uri, is_quoted_text, unquote};
 
 /// How long before a registration ends its device is asked to refresh it, at the least (RFC 8599 §5.5).
 pub const RENEW_BEFORE: Duration = Duration::from_secs(120);
@@ -113,10 +113,13 @@ pub type Unfit = u16;
 ///
 /// # Errors
 /// 416 when the AOR or the registrar is not one of SIP; 403 when more than one Route follows ours, for then it is not the
-/// proxy named first that says who answers; 400 when a Contact is broken, when there is not exactly one (RFC 8599 §4.1.1), or
-/// when a `pn-*` parameter has no form.
+/// proxy named first that says who answers; 400 when To can be read in two ways, when a Route or a Contact is broken, when
+/// there is not exactly one Contact (RFC 8599 §4.1.1), or when a `pn-*` parameter has no form.
 pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unfit> {
-    let aor = register.to().and_then(|to| aor_of(&to.uri()?)).ok_or(416_u16)?;
+    let aor = address_of_record(register)?;
+    if register.values(Name::Route).any(|route| std::str::from_utf8(route).is_err()) {
+        return Err(400);
+    }
     if register.elements(Name::Route).count() > own_routes + 1 {
         return Err(403);
     }
@@ -164,6 +167,26 @@ pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unf
     })
 }
 
+/// The AOR that a REGISTER is for. Its SIP server says whether it may be registered, so that server must read the same one in
+/// To: there is one address, however odd what stands beside it may be.
+fn address_of_record(register: &Message) -> Result<Box<str>, Unfit> {
+    let value = register.values(Name::To).next().unwrap_or_default();
+    let count = |byte| memchr::memchr_iter(byte, value).count();
+    let alone = match (count(b'<'), count(b'>')) {
+        (0, 0) => !value.iter().any(|byte| matches!(byte, b',' | b'"' | b'?')),
+        (1, 1) => {
+            let name = value.split(|byte| *byte == b'<').next().unwrap_or_default();
+            // Some take what begins with a scheme for the address.
+            !name.contains(&b':') || std::str::from_utf8(name).is_ok_and(is_quoted_text)
+        }
+        _ => false,
+    };
+    if !alone {
+        return Err(400);
+    }
+    register.to().and_then(|to| aor_of(&to.uri()?)).ok_or(416)
+}
+
 fn push_request(uri: &Uri<'_>) -> Result<PushRequest, Unfit> {
     let value = |name| uri.params.value(name).map(|value| resolved(value).ok_or(400_u16)).transpose();
     let Some(provider) = uri.params.get("pn-provider") else { return Ok(PushRequest::Nothing) };
@@ -205,8 +228,9 @@ fn aor_of(uri: &Uri<'_>) -> Option<Box<str>> {
 }
 
 fn contact_key(contact: &Party<'_>) -> Box<str> {
-    match contact.params.value("+sip.instance") {
-        Some(instance) => unquote(instance).to_ascii_lowercase().into(),
+    let instance = contact.params.value("+sip.instance").map(unquote).filter(|instance| !instance.is_empty());
+    match instance {
+        Some(instance) => instance.to_ascii_lowercase().into(),
         None => {
             let target = contact.target().unwrap_or_default();
             target.split(';').next().unwrap_or(target).into()

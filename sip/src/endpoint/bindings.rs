@@ -321,7 +321,7 @@ impl Endpoint {
     /// `gr`), or by a name that its registrar gave it (RFC 5627 §6.2). What one registrar calls a binding, another cannot
     /// take: of several with one name, the one whose server asks is meant.
     pub(super) fn binding_of(&self, request_uri: &str, source: &Source) -> Option<BindingId> {
-        let user = Uri::parse(request_uri).and_then(|uri| uri.user).and_then(BindingId::parse);
+        let user = Uri::user_of(request_uri).and_then(BindingId::parse);
         let known = user.filter(|binding| self.bindings.contains(*binding));
         known.or_else(|| {
             let mut named = self.bindings.named(request_uri);

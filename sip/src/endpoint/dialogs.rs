@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use super::{ClientOwner, Endpoint, ServerOwner, Side, Source, Transport};
+use super::{ClientOwner, DialogMark, Endpoint, Event, ServerOwner, Side, Source, Transport};
 use crate::edge::{forward, push_proxy};
 use crate::flow::FlowToken;
 use crate::id::{BranchId, FlowId, InstanceId, UpstreamId};
@@ -66,6 +66,12 @@ impl Endpoint {
         }
         if let Err(stop) = forward::check(request, &self.core.settings.own_addresses()) {
             return self.refuse(now, reply, request, stop.status());
+        }
+        if request.method() == Some(Method::Bye)
+            && let Some(dialog) = request.call_id().map(DialogMark::of)
+        {
+            let by_device = source.side == Side::Device;
+            self.core.event(Event::DialogEnded { instance: token.instance, dialog, by_device });
         }
         match self.next_hop(&source, &token) {
             Some(hop) => self.forward(now, reply, request, ours, hop),

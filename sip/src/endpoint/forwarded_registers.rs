@@ -23,8 +23,8 @@ use super::attachments::INSTANCES_PER_FLOW;
 use super::push_bindings::{Accepted, CONTACTS_PER_AOR, REGISTRATIONS_MAX};
 use super::pushed::{CarriedProof, ForwardedRegisterId, PushBindingEnd, RegisterRoute, RouteRefusal, RouteRequest};
 use super::{ClientOwner, Endpoint, Event, Output, ServerOwner, Side, Source, Timer, Transport};
-use crate::auth::Credentials;
-use crate::bucket::{Bucket, Rate};
+use crate::auth::usernames;
+use crate::bucket::{Bucket, Rate, counted_as};
 use crate::edge::forward;
 use crate::edge::push_proxy::{self, PushContact, PushRequest, RegisterIntent};
 use crate::id::{BranchId, FlowId, InstanceId, UpstreamId};
@@ -39,6 +39,11 @@ pub const REGISTERS: Rate = Rate { burst: 40, interval: Duration::from_secs(2) }
 pub const QUOTA_VIOLATIONS_MAX: u8 = 40;
 /// REGISTERs under way on one shard; a further one is answered 503.
 pub const REGISTERS_MAX: usize = 20_000;
+/// Of these, from one source (an IPv4 address or an IPv6 /64): whoever has them sent to a server that is silent takes no
+/// room from the others.
+pub const REGISTERS_PER_SOURCE: u32 = 500;
+/// User names in the credentials of one REGISTER; one with more is answered 400.
+pub const USERNAMES_MAX: usize = 4;
 /// SIP servers that are dialled at once because of REGISTERs from one address, on one shard; one for a further one is
 /// answered 503.
 pub const DIALS_PER_SOURCE: usize = 16;
@@ -51,6 +56,8 @@ pub(super) struct ForwardedRegisters {
     under_way: BTreeMap<ForwardedRegisterId, ForwardedRegister>,
     next: u64,
     quotas: HashMap<FlowId, FlowQuota>,
+    /// How many are under way from each source.
+    sources: BTreeMap<IpAddr, u32>,
 }
 
 impl fmt::Debug for ForwardedRegisters {
@@ -114,7 +121,13 @@ impl Endpoint {
         if !self.spend_quota(now, source.flow) {
             return self.slow_down(now, source.flow, reply, &register);
         }
-        let full = self.registers.len() >= REGISTERS_MAX || self.push_bindings.len() >= REGISTRATIONS_MAX;
+        let proof = intent.proves.then(|| carried_proof(&register));
+        if proof.as_ref().is_some_and(|proof| proof.usernames.len() > USERNAMES_MAX) {
+            return self.refuse(now, reply, &register, 400);
+        }
+        let from = counted_as(source.peer.ip());
+        let crowded = self.registers.sources.get(&from).is_some_and(|count| *count >= REGISTERS_PER_SOURCE);
+        let full = crowded || self.registers.len() >= REGISTERS_MAX || self.push_bindings.len() >= REGISTRATIONS_MAX;
         let Some(server) = self.core.transactions.open(&register, reply, ServerOwner::Nobody).ok().filter(|_| !full)
         else {
             return self.busy(reply, &register);
@@ -131,11 +144,12 @@ impl Endpoint {
             push: intent.push_request.clone(),
             source: source.peer.ip(),
             renews: self.renews(&intent),
-            proof: intent.proves.then(|| carried_proof(&register)),
+            proof,
         };
         if let Some(quota) = self.registers.quotas.get_mut(&source.flow) {
             quota.under_way += 1;
         }
+        *self.registers.sources.entry(from).or_default() += 1;
         // So that its end is heard of.
         self.attachments.note_flow(source.flow);
         let request = Box::new(register);
@@ -168,8 +182,12 @@ impl Endpoint {
             || self.push_bindings.contacts_of(intent) < CONTACTS_PER_AOR)
     }
 
-    /// Whether a REGISTER is about a registration that is known here.
+    /// Whether a REGISTER is about a registration that is known here, and names its device: whoever takes all of an account
+    /// away may know no more than the account.
     fn renews(&self, intent: &RegisterIntent) -> bool {
+        if intent.contact.is_empty() {
+            return false;
+        }
         let known = |push| {
             let instance = push_proxy::identify(&self.core.token_key, &intent.aor, &intent.server, push);
             self.push_bindings.knows(instance)
@@ -289,7 +307,7 @@ impl Endpoint {
     /// silent keeps no dialler from those that answer, and takes no place from another source.
     fn dials_for_others(&self, upstream: UpstreamId, source: IpAddr) -> usize {
         let same = |register: &&ForwardedRegister| {
-            register.branch.is_none() && register.source.peer.ip().to_canonical() == source.to_canonical()
+            register.branch.is_none() && counted_as(register.source.peer.ip()) == counted_as(source)
         };
         let waiting = self.registers.under_way.values().filter(same);
         let others = waiting.filter_map(|register| register.route.as_ref().map(|route| route.upstream));
@@ -406,6 +424,13 @@ impl Endpoint {
         if let Some(quota) = self.registers.quotas.get_mut(&register.source.flow) {
             quota.under_way = quota.under_way.saturating_sub(1);
         }
+        let from = counted_as(register.source.peer.ip());
+        if let Some(count) = self.registers.sources.get_mut(&from) {
+            *count -= 1;
+            if *count == 0 {
+                self.registers.sources.remove(&from);
+            }
+        }
         Some(register)
     }
 
@@ -453,8 +478,8 @@ impl Endpoint {
 /// The proof that a REGISTER carries for its SIP server.
 fn carried_proof(register: &Message) -> CarriedProof {
     let values = register.values(Name::Authorization).chain(register.values(Name::ProxyAuthorization));
-    let mut read = values.filter_map(|value| Credentials::parse(std::str::from_utf8(value).ok()?));
-    CarriedProof { username: read.next().map(|credentials| credentials.username) }
+    let usernames: BTreeSet<Box<str>> = values.flat_map(usernames).map(Into::into).collect();
+    CarriedProof { usernames: usernames.into_iter().collect() }
 }
 
 /// Whether a response says that the proof in its request was wrong, and not merely old.

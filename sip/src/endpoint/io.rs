@@ -199,7 +199,10 @@ pub enum Input {
         outcome: StoreOutcome,
     },
     /// The process is about to end: every call without a final answer gets 480, and no device rings on.
-    EndCalls,
+    EndCalls {
+        /// Another node can take the call: the caller's server hears 503 with Retry-After, and tries it again; else 480.
+        elsewhere: bool,
+    },
     /// Another relay takes all bindings over: none is registered, or refreshed, from here any more. Calls are served on.
     HandOver,
     /// The answer to [`Event::RouteNeeded`].
@@ -269,6 +272,19 @@ pub enum Output {
     Close(FlowId),
     /// Something happened that the shell must know.
     Event(Event),
+}
+
+/// By what a dialog is known after its call is over: a hash of its Call-ID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DialogMark(u64);
+
+impl DialogMark {
+    /// Of this Call-ID.
+    pub fn of(call_id: &str) -> Self {
+        use sha2::{Digest as _, Sha256};
+        let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(Sha256::digest(call_id));
+        Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
 }
 
 /// Something that happened.
@@ -369,7 +385,8 @@ pub enum Event {
     Forked(Box<IncomingCall>),
     /// The INVITE of a call has come that [`Input::ExpectCall`] announced; its device is not woken again.
     ExpectedCallArrived(Box<IncomingCall>),
-    /// A call's state changed for one of its devices. After [`CallState::is_final`] nothing follows for this device.
+    /// A call's state changed for one of its devices; [`CallState::Ringing`] comes once more when the device itself rings.
+    /// After [`CallState::is_final`] nothing follows for this device.
     Call {
         /// The identifier that the push carried.
         call: CallId,
@@ -379,6 +396,24 @@ pub enum Event {
         state: CallState,
         /// When a device came for it: from the INVITE's arrival to its attachment. Told once.
         woke_after: Option<Duration>,
+    },
+    /// A device has answered a call, and the two talk.
+    DialogBegun {
+        /// The call.
+        call: CallId,
+        /// The device.
+        instance: InstanceId,
+        /// By what [`Event::DialogEnded`] tells of it.
+        dialog: DialogMark,
+    },
+    /// One side of a dialog of this device has sent BYE; the dialog may have begun before anybody remembers.
+    DialogEnded {
+        /// The device.
+        instance: InstanceId,
+        /// Which of its dialogs.
+        dialog: DialogMark,
+        /// The device hung up, and not the other side.
+        by_device: bool,
     },
     /// The caller has its final answer; told once for a call, after the last [`Event::Call`] of each device.
     Ended {

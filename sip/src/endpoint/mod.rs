@@ -165,7 +165,7 @@ impl Endpoint {
             Input::MessageStored { request, instance, outcome } => {
                 self.on_message_stored(now, request, instance, outcome)
             }
-            Input::EndCalls => self.on_end_calls(now),
+            Input::EndCalls { elsewhere } => self.on_end_calls(now, elsewhere),
             Input::HandOver => self.on_hand_over(),
             Input::Route { register, route } => self.on_route(now, register, route),
             Input::RestorePushBinding(restored) => self.on_restore_push_binding(now, *restored),
@@ -255,8 +255,8 @@ impl Endpoint {
         if let Some(tag) = message.route(0).and_then(|route| TokenKey::tag_of(route.uri.user?)) {
             return Some(tag);
         }
-        let uri = message.request_uri().and_then(crate::message::Uri::parse);
-        if let Some(binding) = uri.and_then(|uri| uri.user).and_then(BindingId::parse) {
+        let user = message.request_uri().and_then(crate::message::Uri::user_of);
+        if let Some(binding) = user.and_then(BindingId::parse) {
             return Some(binding.tag());
         }
         let from = message.from()?;

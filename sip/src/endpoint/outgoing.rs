@@ -19,13 +19,13 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::{ClientOwner, Endpoint, Event, RequestRefusal, ServerOwner, Side, Source};
-use crate::bucket::{Bucket, Rate};
+use crate::bucket::{Bucket, Rate, counted_as};
 use crate::edge::{forward, push_proxy};
 use crate::flow::FlowToken;
 use crate::id::{FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name, Scheme, Uri};
 
-/// Requests that the devices behind one address may begin, on one shard; a further one is answered 503.
+/// Requests that the devices behind one address (IPv6: one /64) may begin, on one shard; a further one is answered 503.
 const PER_ADDRESS: Rate = Rate { burst: 100, interval: Duration::from_millis(100) };
 /// Addresses whose requests are counted at once; the requests of a further one are answered 503.
 pub const ADDRESSES_MAX: usize = 10_000;
@@ -94,7 +94,7 @@ impl Endpoint {
             return self.refuse(now, reply, request, stop.status());
         }
         let granted =
-            self.devices.spend_outgoing(now, instance) && self.outgoing.spend(now, source.peer.ip().to_canonical());
+            self.devices.spend_outgoing(now, instance) && self.outgoing.spend(now, counted_as(source.peer.ip()));
         let upstream = self.devices.binding_of(instance).and_then(|binding| self.upstream_of(binding));
         match upstream.and_then(|upstream| self.hop_to_server(upstream, instance)).filter(|_| granted) {
             Some(hop) => self.send_outgoing(now, source, reply, request, &routes, hop),

@@ -35,8 +35,8 @@ pub struct RouteRequest {
 
 /// A proof that passes through to its SIP server, without what would help to guess a password.
 pub struct CarriedProof {
-    /// The user name of the digest, where it is one.
-    pub username: Option<Box<str>>,
+    /// The user names of all credentials in it, each once.
+    pub usernames: Vec<Box<str>>,
 }
 
 /// Why a REGISTER is not forwarded.

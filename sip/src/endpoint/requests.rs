@@ -10,6 +10,7 @@
 //! | SIP server | anything with our Path as Route | `push_bindings` |
 //! | SIP server | INVITE to a binding | `calls` |
 //! | SIP server | OPTIONS to a binding | 200, from `notify` |
+//! | SIP server | OPTIONS to the relay itself | 200: a ping |
 //! | SIP server | MESSAGE to a binding | `pages` |
 //! | SIP server | NOTIFY to a binding | `notify` |
 //! | SIP server | another method | 405; an unknown Contact 404; a wrong source 403 |
@@ -36,6 +37,15 @@ const REFLECTED_HALVES_MAX: usize = 3;
 /// The methods that are served outside a dialog or in one.
 pub(super) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE, NOTIFY";
 
+/// Whether a request only asks whether somebody is there: OPTIONS outside a dialog whose Request-URI names a host and no user.
+/// Monitors and dispatchers send it (`keepalive`, `ds_ping`).
+fn is_ping(request: &Message) -> bool {
+    let names_host = |uri: Uri<'_>| uri.user.is_none_or(str::is_empty) && !uri.host.is_empty();
+    let to_a_host = request.request_uri().and_then(Uri::parse).is_some_and(names_host);
+    let in_dialog = request.to().is_some_and(|to| to.tag().is_some());
+    request.method() == Some(Method::Options) && to_a_host && !in_dialog
+}
+
 impl Endpoint {
     pub(super) fn on_message(&mut self, now: Instant, source: Source, message: Message) {
         self.on_sign_of_life(now, source.flow, false);
@@ -50,6 +60,8 @@ impl Endpoint {
     }
 
     fn on_response(&mut self, now: Instant, source: Source, response: &Message) {
+        let mended = response.mended(&self.core.settings.limits);
+        let response = mended.as_ref().unwrap_or(response);
         // Nobody can be told that a response is broken (RFC 4475 §3.1.2.4): it is as if it had not come.
         if response.check().is_err() {
             return;
@@ -151,6 +163,9 @@ impl Endpoint {
         if let Some(instance) = push_proxy::own_path(&self.core.token_key, &request) {
             return self.on_path_request(now, source, reply, request, instance);
         }
+        if is_ping(&request) {
+            return self.answer_ping(&source, &request);
+        }
         let Some(binding) = request.request_uri().and_then(|uri| self.binding_of(uri, &source)) else {
             self.core.event(Event::RequestRefused(RequestRefusal::Unknown));
             return self.refuse_stranger(&source, &request, 404);
@@ -189,6 +204,13 @@ impl Endpoint {
         }
     }
 
+    /// 200 to a ping of anybody (RFC 3261 §11.2), as to a stranger: without state, and hardly larger than the request.
+    fn answer_ping(&mut self, source: &Source, request: &Message) {
+        let tag = self.stateless_tag(request);
+        let response = Composer::response(request, 200, Composer::reason(200), Some(&tag));
+        self.send_reflected(source.flow, request, response.header(Name::Allow, ALLOW).finish());
+    }
+
     fn send_reflected(&mut self, flow: FlowId, request: &Message, response: Bytes) {
         let asked = request.head().len() + request.body().len();
         if flow.is_reliable() || response.len() * 2 <= asked * REFLECTED_HALVES_MAX {
@@ -203,7 +225,7 @@ impl Endpoint {
             || source.side != Side::Upstream
             || request.method() == Some(Method::Ack)
             || forward::own_route(request, &self.core.token_key).is_some();
-        let user = request.request_uri().and_then(Uri::parse).and_then(|uri| uri.user);
+        let user = request.request_uri().and_then(Uri::user_of);
         let Some(binding) = user.and_then(BindingId::parse).filter(|_| !judged) else { return false };
         self.upstream_of(binding).is_none_or(|upstream| !self.upstreams.is_known(upstream))
     }

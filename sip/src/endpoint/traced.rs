@@ -15,7 +15,7 @@ impl Endpoint {
         let is_own = |user: Option<&str>| user.and_then(BindingId::parse).is_some_and(|own| Some(own) == binding);
         let key = &self.core.token_key;
         message.from().and_then(|from| from.user().and_then(InstanceId::parse)) == Some(instance)
-            || message.request_uri().and_then(Uri::parse).is_some_and(|uri| is_own(uri.user))
+            || message.request_uri().is_some_and(|uri| is_own(Uri::user_of(uri)))
             || message.is_request() && message.contacts().iter().any(|contact| is_own(contact.user()))
             || push_proxy::own_path(key, message) == Some(instance)
             || forward::own_route(message, key).is_some_and(|(token, _)| token.instance == instance)

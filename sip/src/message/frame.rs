@@ -15,6 +15,8 @@ use super::{Limits, Name, parse};
 pub enum Frame {
     /// One whole message, for [`super::Message::parse`].
     Message(Bytes),
+    /// The head of a message beyond [`Limits::message_bytes`], whose body is passed over.
+    TooLong(Bytes),
     /// A double CRLF: the peer wants a [`Frame::Pong`] back.
     Ping,
     /// A single CRLF: the answer to a ping.
@@ -24,13 +26,16 @@ pub enum Frame {
 /// Why a stream cannot be read on; it is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameError {
-    /// A message beyond [`Limits::message_bytes`].
+    /// A head beyond [`Limits::message_bytes`], or a body beyond [`PASSED_OVER_MAX`].
     TooLong,
     /// `Content-Length` is missing, repeated or no length.
     ContentLength,
-    /// The first byte of a message cannot begin one, or a line of its head ends with a bare LF: this is not SIP.
+    /// The first byte of a message cannot begin one, or some would end its head at a bare LF: this is not SIP.
     NotSip,
 }
+
+/// Bytes of a message that are read and passed over, because it is too long; a stream with a longer one is given up.
+pub const PASSED_OVER_MAX: usize = 1024 * 1024;
 
 /// Cuts one stream.
 #[derive(Debug)]
@@ -40,6 +45,8 @@ pub struct Framer {
     searched: usize,
     /// The whole length, once the head is complete.
     length: Option<usize>,
+    /// How much of a message that is too long is still to come.
+    passed_over: usize,
     /// A single CRLF was just seen: another one completes a ping.
     half_ping: bool,
     limits: Limits,
@@ -48,7 +55,7 @@ pub struct Framer {
 impl Framer {
     /// A framer for a new stream.
     pub fn new(limits: Limits) -> Self {
-        Self { buffer: BytesMut::new(), searched: 0, length: None, half_ping: false, limits }
+        Self { buffer: BytesMut::new(), searched: 0, length: None, passed_over: 0, half_ping: false, limits }
     }
 
     /// Adds bytes that were read.
@@ -58,7 +65,7 @@ impl Framer {
 
     /// Whether a message or a keep-alive has begun that is not whole yet.
     pub fn is_partial(&self) -> bool {
-        !self.buffer.is_empty()
+        !self.buffer.is_empty() || self.passed_over > 0
     }
 
     /// The next frame, or `None` until more bytes come.
@@ -66,6 +73,12 @@ impl Framer {
     /// # Errors
     /// [`FrameError`] when the stream must be closed.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
+        let here = self.passed_over.min(self.buffer.len());
+        self.buffer.advance(here);
+        self.passed_over -= here;
+        if self.passed_over > 0 {
+            return Ok(None);
+        }
         if self.length.is_none() && self.searched == 0 {
             if let Some(frame) = self.keep_alive() {
                 return Ok(Some(frame));
@@ -87,6 +100,12 @@ impl Framer {
                 None => return Ok(None),
             },
         };
+        if length > self.limits.message_bytes {
+            let head = self.buffer.split_to(self.searched).freeze();
+            self.passed_over = length - self.searched;
+            (self.length, self.searched) = (None, 0);
+            return Ok(Some(Frame::TooLong(head)));
+        }
         if self.buffer.len() < length {
             return Ok(None);
         }
@@ -121,7 +140,7 @@ impl Framer {
         };
         let head = from + at + 4;
         let body = content_length(&self.buffer[..head])?;
-        if head.saturating_add(body) > self.limits.message_bytes {
+        if head > self.limits.message_bytes || body > PASSED_OVER_MAX {
             return Err(FrameError::TooLong);
         }
         self.searched = head;
@@ -130,14 +149,16 @@ impl Framer {
     }
 }
 
-/// The one `Content-Length` of a head, in its long or compact form.
+/// The one `Content-Length` of a head, in its long or compact form. A line may end with a bare LF, as some peers and callers
+/// write it, where all who read it find the same length and the same end.
 fn content_length(head: &[u8]) -> Result<usize, FrameError> {
     let mut found = None;
-    let mut at = 0;
+    let (mut at, mut is_whole) = (0, true);
     while let Some(end) = memchr(b'\n', &head[at..]) {
         let line = &head[at..at + end];
         at += end + 1;
-        if !line.ends_with(b"\r") {
+        let begins_whole = std::mem::replace(&mut is_whole, line.ends_with(b"\r"));
+        if at < head.len() && matches!(line, b"" | b"\r") {
             return Err(FrameError::NotSip);
         }
         // Most lines are told apart by their first letter.
@@ -152,7 +173,8 @@ fn content_length(head: &[u8]) -> Result<usize, FrameError> {
         }
         // A folded length is legal and never seen; it reads as broken, and the stream is given up.
         let value = parse::length(super::grammar::trim_bytes(&line[colon + 1..])).ok_or(FrameError::ContentLength)?;
-        if found.replace(value).is_some() || matches!(head.get(at), Some(b' ' | b'\t')) {
+        let in_doubt = !begins_whole || !is_whole || matches!(head.get(at), Some(b' ' | b'\t'));
+        if found.replace(value).is_some() || in_doubt {
             return Err(FrameError::ContentLength);
         }
     }
@@ -233,10 +255,26 @@ mod tests {
         ] {
             assert_eq!(with_length(lines), Err(FrameError::ContentLength), "{lines:?}");
         }
-        for lines in ["X: y\nContent-Length: 4", "Content-Length: 4\nX: y"] {
+        for lines in [
+            "X: y\nContent-Length: 4",
+            "Content-Length: 4\nX: y",
+            "X: y\nl: 5\r\nContent-Length: 4",
+            "X: y\nContent-Length: 4\r\nl: 4",
+            "Content-Length: 4\r\nX: y\nl: 4",
+        ] {
+            assert_eq!(with_length(lines), Err(FrameError::ContentLength), "{lines:?}");
+        }
+        for lines in ["l: 4\r\nX: y\n", "l: 4\r\nX: y\n\nZ: y", "l: 4\r\nX: y\n\r\nZ: y", "\nl: 4"] {
             assert_eq!(with_length(lines), Err(FrameError::NotSip), "{lines:?}");
         }
-        for lines in ["l:4", "Content-Length :\t0004 ", "CONTENT-length: 4", "X: y\r\n l: 9\r\nL: 4"] {
+        for lines in [
+            "X: y\nZ: y\r\nl: 4",
+            "l: 4\r\nX: y\nZ: y",
+            "l:4",
+            "Content-Length :\t0004 ",
+            "CONTENT-length: 4",
+            "X: y\r\n l: 9\r\nL: 4",
+        ] {
             assert_eq!(with_length(lines).map(|frames| frames.len()), Ok(1), "{lines:?}");
         }
     }
@@ -299,6 +337,14 @@ mod tests {
         assert_eq!(framer.next_frame(), Ok(Some(message(INVITE))));
         let mut framer = Framer::new(Limits { message_bytes: INVITE.len() - 1, ..limits });
         framer.push(&INVITE[..INVITE.len() - 4]);
-        assert_eq!(framer.next_frame(), Err(FrameError::TooLong), "its length tells it before its body comes");
+        let head = Frame::TooLong(Bytes::from_static(&INVITE[..INVITE.len() - 4]));
+        assert_eq!(framer.next_frame(), Ok(Some(head)), "its length tells it before its body comes");
+        assert_eq!((framer.next_frame(), framer.is_partial(), framer.buffer.len()), (Ok(None), true, 0));
+        framer.push(b"bo");
+        framer.push(&[b"dy", &INVITE[..INVITE.len() - 7]].concat());
+        assert_eq!((framer.next_frame(), framer.passed_over), (Ok(None), 0), "another one has begun");
+        let length = INVITE.len() + PASSED_OVER_MAX;
+        let beyond = format!("INVITE sip:a@b SIP/2.0\r\nl: {length}\r\n\r\n");
+        assert_eq!(fed(&[beyond.as_bytes()]), Err(FrameError::TooLong));
     }
 }

@@ -36,11 +36,11 @@ pub use address::NameAddr;
 pub use check::Fault;
 pub use compose::Composer;
 pub use edit::Edit;
-pub use frame::{Frame, FrameError, Framer};
+pub use frame::{Frame, FrameError, Framer, PASSED_OVER_MAX};
 pub use limits::Limits;
 pub use method::Method;
 pub use name::Name;
-pub use params::{Params, unquote};
+pub use params::{Params, is_quoted_text, unquote};
 pub use party::Party;
 pub use uri::{Scheme, Uri};
 pub use via::Via;
@@ -132,6 +132,45 @@ impl Message {
     /// The first [`Fault`], for the 400 that answers a request.
     pub fn check(&self) -> Result<(), Fault> {
         check::message(self)
+    }
+
+    /// The answer, 400 or 513, to a request that [`Self::parse`] does not take because it is beyond a limit, or whose body was
+    /// passed over because it is too long; `None` for what is no request or cannot be answered. `bytes`: its head at least.
+    pub fn refusal(bytes: &Bytes, limits: &Limits) -> Option<Bytes> {
+        const WIDER: usize = 16;
+        let Limits { message_bytes, headers, vias } = *limits;
+        let wider = Limits { message_bytes, headers: headers * WIDER, vias: vias * WIDER };
+        let request = Self::parse(bytes, &wider).ok().filter(|it| it.is_request() && it.via().is_some())?;
+        let status = if Self::parse(bytes, limits).is_ok() { 513 } else { 400 };
+        let tag = format!("{:08x}", request.head.len());
+        let answered = request.method() != Some(Method::Ack);
+        answered.then(|| Composer::response(&request, status, Composer::reason(status), Some(&tag)).finish())
+    }
+
+    /// A response without the line breaks in it that only some readers see: each is a space from then on. `None`: there are none.
+    /// A request is never read so, because its sender can be told.
+    pub fn mended(&self, limits: &Limits) -> Option<Self> {
+        if !self.is_torn || self.is_request() {
+            return None;
+        }
+        let mut head = self.head.to_vec();
+        let end = head.len() - 4;
+        let mut at = 0;
+        while at < end {
+            let is_break = head[at..].starts_with(b"\r\n");
+            // White space behind the first line would be folded onto it, or hide a header.
+            let is_folded_first = is_break && !head[..at].contains(&b'\n') && is_lws(head[at + 2]);
+            match head[at] {
+                b'\r' if is_break && !is_folded_first => at += 2,
+                b'\r' | b'\n' => {
+                    head[at] = b' ';
+                    at += 1;
+                }
+                _ => at += 1,
+            }
+        }
+        head.extend_from_slice(&self.body);
+        Self::parse(&head.into(), limits).ok()
     }
 
     /// Whether this is a request.

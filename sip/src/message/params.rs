@@ -81,6 +81,11 @@ pub fn unquote(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// Whether a text is one quoted string, white space around it aside.
+pub fn is_quoted_text(text: &str) -> bool {
+    is_quoted(trim(text))
+}
+
 /// A name and a value that cannot be taken for another structure: no white space, control character, quote or angle
 /// bracket outside a quoted string that is closed.
 fn is_sound((name, value): (&str, Option<&str>)) -> bool {

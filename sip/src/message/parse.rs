@@ -305,6 +305,28 @@ mod tests {
     }
 
     #[test]
+    fn a_request_beyond_a_limit_is_answered_and_nothing_else_is() {
+        let via = "Via: SIP/2.0/TCP h;branch=z9hG4bK1\r\n";
+        let refused = |text: &str| {
+            let answer = Message::refusal(&Bytes::copy_from_slice(text.as_bytes()), &Limits::default());
+            answer.map(|bytes| parse(&bytes).map(|answer| answer.status()).unwrap_or_default())
+        };
+        let odd = "X: y\r\n".repeat(200);
+        assert_eq!(refused(&format!("{BARE}{via}{odd}CSeq: 1 OPTIONS\r\n\r\n")), Some(Some(400)));
+        assert_eq!(refused(&format!("{BARE}{via}{}\r\n", via.repeat(39))), Some(None), "as many Vias as it had");
+        assert_eq!(refused(&format!("{BARE}{via}Content-Length: 99999\r\n\r\n")), Some(Some(513)), "its head alone");
+        for none in [
+            format!("ACK sip:a@b SIP/2.0\r\n{via}{odd}\r\n"),
+            format!("SIP/2.0 200 OK\r\n{via}{odd}\r\n"),
+            format!("{BARE}{odd}\r\n"),
+            format!("GET / HTTP/1.1\r\n{via}{odd}\r\n"),
+            format!("{BARE}{via}{}\r\n", odd.repeat(20)),
+        ] {
+            assert_eq!(refused(&none), None, "{}", &none[..30]);
+        }
+    }
+
+    #[test]
     fn a_body_is_as_long_as_it_says_or_else_left_out() {
         let body = |lines: &str| parse(format!("{BARE}{lines}\r\nabcdef")).unwrap();
         assert_eq!(body("").body(), "abcdef");

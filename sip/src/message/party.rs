@@ -61,7 +61,7 @@ impl<'a> Party<'a> {
 
     /// The user of the URI.
     pub fn user(&self) -> Option<&'a str> {
-        self.uri()?.user
+        std::str::from_utf8(self.target).ok().and_then(Uri::user_of)
     }
 
     /// The address as written, where it can stand as a Request-URI: a scheme, and no white space, control character or angle

@@ -75,6 +75,23 @@ impl<'a> Uri<'a> {
         Some(Self { scheme: known, user, host, port, params: Params::parse(params)?, headers, text })
     }
 
+    /// The user of a SIP URI, also of one that breaks its grammar behind the user: what somebody has put onto an address of ours
+    /// on the way does not hide whose it is.
+    pub fn user_of(text: &'a str) -> Option<&'a str> {
+        let (scheme, rest) = text.split_once(':')?;
+        let known = scheme.eq_ignore_ascii_case("sip") || scheme.eq_ignore_ascii_case("sips");
+        let user = rest.split_once('@').filter(|_| known)?.0;
+        Some(user.split_once(':').map_or(user, |(user, _password)| user)).filter(|user| !user.is_empty())
+    }
+
+    /// Whether a request may have it as its target although it breaks its grammar: it has a scheme, and nothing in it is taken
+    /// for the end of it. One with headers behind `?` is none.
+    pub(super) fn is_legible(text: &str) -> bool {
+        let scheme = text.split_once(':').filter(|(_, rest)| !rest.is_empty()).map(|(scheme, _)| scheme);
+        let plain = |b: u8| b > b' ' && !matches!(b, b'<' | b'>' | b'?' | 0x7f);
+        scheme.is_some_and(is_scheme) && text.bytes().all(plain)
+    }
+
     /// The `transport` parameter as written.
     pub fn transport(&self) -> Option<&'a str> {
         self.params.value("transport")
@@ -179,6 +196,28 @@ mod tests {
             "sip:a@[:::::]",
         ] {
             assert_eq!(Uri::parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_user_is_read_whatever_stands_behind_it() {
+        for text in ["sip:u@h;x=\"y\"", "SIP:u:pw@h;;", "sips:u@", "sip:u@h:0;lr", "sip:u@h@h"] {
+            assert_eq!(Uri::user_of(text), Some("u"), "{text}");
+        }
+        for text in ["sip:h;x=\"u\"", "tel:u@h", "sip:@h", "sip::pw@h", "u@h"] {
+            assert_eq!(Uri::user_of(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_target_may_break_its_grammar_and_end_nowhere_else() {
+        for text in ["sip:a@h;x=\"y\"", "sip:@h", "sip:a@h;;lr", "sip:a@h\u{f6}st", "sip:2001:db8::10", "x:y"] {
+            assert!(Uri::is_legible(text), "{text}");
+        }
+        for text in
+            ["", "sip", "sip:", ":a", "<sip:a@h>", "sip:a b", "sip:a\tb", "sip:a\r\nb", "sip:a;;?X=y", "s p:a", "*"]
+        {
+            assert!(!Uri::is_legible(text), "{text}");
         }
     }
 

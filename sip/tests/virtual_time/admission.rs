@@ -61,6 +61,22 @@ fn a_proof_for_another_resource_is_refused() {
     assert_eq!((world.count("REGISTER 200"), world.count("REGISTER 400")), (spellings.len(), 4));
 }
 
+/// RFC 3261 §22.3: a client sends the credentials of every realm that it knows.
+#[test]
+fn credentials_for_another_realm_beside_its_own_keep_no_device_out() {
+    let mut world = World::registered();
+    let user = world.instance.to_string();
+    let other = "Digest username=\"alice\", realm=\"example.com\", nonce=\"n\", uri=\"sip:relay.test\", \
+                 response=\"00000000000000000000000000000000\"";
+    for (n, is_first) in [(0, true), (1, false)] {
+        register_with(&mut world, 2 * n, "sip:relay.test", "Digest");
+        let own = world::answer(&last_challenge(&world), &user, world::SECRET, "sip:relay.test", 1, "c");
+        let (one, two) = if is_first { (own.as_str(), other) } else { (other, own.as_str()) };
+        register_with(&mut world, 2 * n + 1, "sip:relay.test", &format!("{one}\r\nAuthorization: {two}"));
+        assert_eq!(world.count("REGISTER 200"), n as usize + 1);
+    }
+}
+
 #[test]
 fn a_device_has_one_timer_however_often_it_registers() {
     let mut world = World::registered();

@@ -151,7 +151,11 @@ fn a_device_that_is_wiped_or_a_process_that_ends_leaves_no_announced_call() {
         announced(&mut world);
         assert!(world.endpoint.expects_call(world.instance));
         let instance = world.instance;
-        world.input(if end { Input::EndCalls } else { Input::Unbind { instance, deadline: seconds(3) } });
+        world.input(if end {
+            Input::EndCalls { elsewhere: false }
+        } else {
+            Input::Unbind { instance, deadline: seconds(3) }
+        });
         assert_eq!(world.final_states(), [CallState::TimedOut]);
         assert_eq!(world.endpoint.counts().calls, 0);
     }

@@ -82,6 +82,19 @@ fn ack_and_bye_from_the_caller_reach_the_device_and_its_answer_comes_back() {
     let (device, bye) = (world.device(1), world.last("BYE"));
     world.reply(device, &bye, 200, &[], "");
     assert_eq!(world.last("BYE 200").elements(Name::Via).count(), 2);
+    let call = world.wakes()[0].call;
+    assert_eq!(dialogs(&world), [(Some(call), world.instance, false), (None, world.instance, false)]);
+}
+
+/// The begins and ends of dialogs that were told, all of the same one: the call of a begin, and whether the device hung up.
+fn dialogs(world: &World) -> Vec<(Option<CallId>, InstanceId, bool)> {
+    let mark = DialogMark::of("call-1");
+    let told = world.events.iter().filter_map(|event| match event {
+        Event::DialogBegun { call, instance, dialog } => Some((*dialog, (Some(*call), *instance, false))),
+        Event::DialogEnded { instance, dialog, by_device } => Some((*dialog, (None, *instance, *by_device))),
+        _ => None,
+    });
+    told.inspect(|(dialog, _)| assert_eq!(*dialog, mark)).map(|(_, told)| told).collect()
 }
 
 fn device_bye(ok: &sip::message::Message, call_id: &str) -> String {
@@ -105,6 +118,7 @@ fn a_bye_from_the_device_goes_to_the_sip_server_and_nowhere_else() {
     let source = world.upstream;
     world.reply(source, &bye, 200, &[], "");
     assert_eq!(world.count("BYE 200"), 1);
+    assert_eq!(dialogs(&world).last(), Some(&(None, world.instance, true)));
 
     world.sent.clear();
     world.receive(device, &device_bye(&ok, "call-2"));
@@ -342,11 +356,20 @@ fn the_end_of_the_process_ends_the_calls_that_ring_and_those_that_wait() {
     let (device, invite) = (world.device(1), world.last("INVITE"));
     world.reply(device, &invite, 180, &[], "");
     world.invite("offered");
-    world.input(Input::EndCalls);
+    world.input(Input::EndCalls { elsewhere: false });
     assert_eq!((world.count("INVITE 480"), world.count("CANCEL")), (2, 1));
     assert_eq!((world.final_states(), world.endpoint.open_calls()), (vec![CallState::TimedOut; 2], 0));
-    world.input(Input::EndCalls);
+    world.input(Input::EndCalls { elsewhere: false });
     assert_eq!(world.count("INVITE 480"), 2);
+}
+
+#[test]
+fn the_calls_of_a_process_that_ends_go_to_another_node_where_there_is_one() {
+    let mut world = World::registered();
+    world.invite("waiting");
+    world.input(Input::EndCalls { elsewhere: true });
+    assert_eq!((world.count("INVITE 503"), world.count("INVITE 480")), (1, 0));
+    assert_eq!(world.last("INVITE 503").text(Name::RetryAfter), Some("1"));
 }
 
 #[test]

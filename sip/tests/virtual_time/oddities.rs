@@ -5,7 +5,7 @@ use std::time::Duration;
 use sip::endpoint::CallState;
 use sip::message::{Fault, Limits, Message, Name};
 
-use crate::world::World;
+use crate::world::{SDP, World};
 
 /// The INVITE of the world with one line of its head in another form.
 fn with_line(world: &World, call_id: &str, name: &str, line: &str) -> String {
@@ -92,6 +92,33 @@ fn a_response_of_a_device_passes_however_odd_its_headers_are() {
     }
 }
 
+/// Nobody can be told that a response is broken: what only some would read as a line break is none for anybody behind the relay.
+#[test]
+fn a_response_with_a_bare_line_break_passes_without_it() {
+    for (odd, passed) in [
+        ("Server: a\nP-Asserted-Identity: <sip:evil@h>", "Server: a P-Asserted-Identity: <sip:evil@h>\r\n"),
+        ("Server: a\rb", "Server: a b\r\n"),
+        ("Server: a\r\n\tb\n", "Server: a\r\n\tb \r\n"),
+        ("Server: \n\r\r\n\nb", "Server: \u{20}\u{20}\r\n b\r\n"),
+    ] {
+        let mut world = World::registered();
+        world.attach(1);
+        world.invite("odd");
+        let (device, invite) = (world.device(1), world.last("INVITE"));
+        world.reply(device, &invite, 200, &[("Contact", "<sip:phone@10.0.0.5>"), ("X", &format!("y\r\n{odd}"))], SDP);
+        assert_eq!(world.final_states(), [CallState::Answered], "{odd:?}");
+        let answer = world.last("INVITE 200");
+        let text = String::from_utf8_lossy(answer.head()).into_owned();
+        assert!(text.contains(passed) && answer.body() == SDP, "{odd:?}: {text:?}");
+        assert_eq!(answer.check(), Ok(()));
+    }
+    let mut world = World::new(World::registered().upstream.flow);
+    world.bind();
+    world.respond(200, &[("Server", "a\nb"), ("Expires", "300")]);
+    world.advance(Duration::from_secs(200));
+    assert_eq!(world.count("REGISTER"), 1, "it is registered: {:?}", world.descriptions());
+}
+
 #[test]
 fn a_contact_of_another_device_that_is_none_costs_no_registration() {
     let mut world = World::new(World::registered().upstream.flow);
@@ -103,6 +130,38 @@ fn a_contact_of_another_device_that_is_none_costs_no_registration() {
     assert_eq!(world.count("REGISTER"), 1);
     world.advance(Duration::from_secs(300));
     assert!(world.count("REGISTER") > 1, "the lifetime is that of our own Contact: {:?}", world.descriptions());
+}
+
+/// What topology hiding and NAT helpers put onto addresses that are not theirs.
+const PUT_ON: &[&str] = &[";x-tiu=\"VGhd==\"", ";;lr", ";", ";alias=192.0.2.10~5060~1;", "transport=udp", ":0"];
+
+#[test]
+fn a_request_for_our_contact_finds_it_whatever_was_put_onto_it() {
+    for put_on in PUT_ON {
+        for method in ["INVITE", "OPTIONS", "MESSAGE", "NOTIFY"] {
+            let mut world = World::registered();
+            let uri = format!("sip:{}@relay.test:5070", world.binding);
+            let text = world.invite_text("odd").replace("INVITE", method).replace(&uri, &format!("{uri}{put_on}"));
+            let source = world.upstream;
+            world.receive(source, &text);
+            assert_eq!(world.count(&format!("{method} 400")), 0, "{put_on}");
+            assert_eq!(world.count(&format!("{method} 404")), 0, "{put_on}");
+            assert_eq!(world.wakes().len(), usize::from(method == "INVITE"), "{put_on}: {:?}", world.descriptions());
+        }
+    }
+}
+
+#[test]
+fn our_contact_is_known_again_whatever_was_put_onto_it() {
+    for put_on in PUT_ON {
+        let mut world = World::new(World::registered().upstream.flow);
+        world.bind();
+        let register = world.last("REGISTER");
+        let ours = register.text(Name::Contact).unwrap().split('>').next().unwrap_or_default().to_owned();
+        world.respond(200, &[("Contact", &format!("{ours}{put_on}>;expires=300")), ("Expires", "3600")]);
+        world.advance(Duration::from_secs(300));
+        assert!(world.count("REGISTER") > 1, "{put_on}: {:?}", world.descriptions());
+    }
 }
 
 #[test]

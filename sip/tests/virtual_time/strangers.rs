@@ -67,6 +67,26 @@ fn a_broken_request_is_answered_to_where_it_came_from_and_a_tiny_one_not_at_all(
 }
 
 #[test]
+fn a_ping_is_answered_to_anybody_without_state_and_one_for_a_name_is_not() {
+    let mut world = World::registered();
+    for source in [world.upstream, stranger("198.51.100.66:33333")] {
+        for uri in ["sip:relay.test", "sip:relay.test:5071;transport=tls", "sip:192.0.2.1:5070"] {
+            let answered = answers(&mut world, source, &request("OPTIONS", uri, "ping", ""));
+            assert_eq!(answered.len(), 1, "{uri}");
+            assert!(
+                answered[0].1.starts_with("SIP/2.0 200 ") && answered[0].1.contains("\r\nAllow: INVITE"),
+                "{answered:?}"
+            );
+        }
+        let unknown = answers(&mut world, source, &request("OPTIONS", "sip:u@relay.test", "other", ""));
+        assert!(unknown[0].1.starts_with("SIP/2.0 404 "), "{unknown:?}");
+        let other = answers(&mut world, source, &request("MESSAGE", "sip:relay.test", "message", ""));
+        assert!(other[0].1.starts_with("SIP/2.0 404 "), "{other:?}");
+    }
+    assert!(world.events.iter().all(|event| !matches!(event, Event::Wake(_))));
+}
+
+#[test]
 fn a_refused_invite_gets_the_same_answer_again_and_its_ack_is_swallowed() {
     let mut world = World::registered();
     let source = stranger("198.51.100.66:33333");

@@ -227,7 +227,7 @@ impl World {
             Event::PublicAddress { .. } | Event::RequestRefused(_) | Event::EdgeRegister(_) => {}
             // Nobody announces calls here.
             Event::ExpectedCallArrived(_) => {}
-            Event::InviteTransaction(_) => {}
+            Event::InviteTransaction(_) | Event::DialogBegun { .. } | Event::DialogEnded { .. } => {}
             Event::InviteRefused { .. } => self.stats.invites_refused += 1,
             Event::Missed { .. } | Event::Mailbox { .. } | Event::SubscriptionChallenged { .. } => {}
             Event::StoreMessage(_) | Event::DiscardMessage { .. } | Event::MessageEnded { .. } => {}
@@ -353,6 +353,8 @@ fn event_kind(event: &Event) -> String {
         Event::Forked(call) => format!("offered {}", call.call),
         Event::Call { call, state, woke_after, .. } => format!("call {call} {state:?} {woke_after:?}"),
         Event::Ended { call, state } => format!("ended {call} {state:?}"),
+        Event::DialogBegun { call, .. } => format!("dialog {call}"),
+        Event::DialogEnded { by_device, .. } => format!("dialog ended {by_device}"),
         Event::InviteTransaction(change) => format!("invite {}", change.begun),
         Event::InviteRefused { status } => format!("refused {status}"),
         Event::SubscriptionChallenged { nc, .. } => format!("subscription challenged {nc}"),

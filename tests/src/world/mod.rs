@@ -275,17 +275,19 @@ impl<S: SipServer, N: Node> World<S, N> {
         self.await_metric("sipwake_edge_flows", 0.0).await
     }
 
-    /// Waits until the relay answers this to `/readyz`; gives what it says beside.
+    /// Waits until `/readyz` says so: "ready" and "degraded" are 200, "not-ready" is 503. Gives what it says beside.
     ///
     /// # Errors
     /// [`Missed`] when it does not.
-    pub async fn await_readiness(&self, status: u16) -> Result<String, Missed> {
+    pub async fn await_readiness(&self, says: &str) -> Result<String, Missed> {
         let operator = self.relay.setup().operator();
+        let status = if says == "not-ready" { 503 } else { 200 };
         let look = || async {
-            let answer = operator.get("/readyz").await.ok()?;
-            (answer.status == status).then(|| answer.text())
+            let answer = operator.get("/readyz").await.ok().filter(|answer| answer.status == status)?;
+            let told = answer.problem().unwrap_or_else(|| text(&answer.json()["status"]));
+            (told == says).then(|| answer.text())
         };
-        self.until(&format!("{status} from /readyz"), look).await
+        self.until(&format!("{says} from /readyz"), look).await
     }
 
     /// Waits until `look` finds something that cannot be awaited otherwise.

@@ -68,17 +68,26 @@ domains = ["example.com"]
 registrars = ["SIP1.example.net", "192.0.2.1", "2001:db8::1"]
 "#;
 
-/// Only what has no default.
+/// Only what has no default, and no app.
+const LEAST: &str = r#"
+edge.public = "relay1.example.net"
+operator.token_file = "operator-token"
+tls = { certificate = "relay.pem", key = "relay.key" }
+"#;
+
+/// The same with an app.
 const SMALL: &str = r#"
 edge.public = "relay1.example.net"
 operator.token_file = "operator-token"
 tls = { certificate = "relay.pem", key = "relay.key" }
+app = [{ id = "small", api_key_file = "small-key", fcm = { service_account_file = "fcm.json" } }]
 "#;
 
 fn files() -> Scratch {
     let scratch = Scratch::new();
     scratch.file("operator-token", "secret-operator-token\n");
     scratch.file("app-key", "secret-app-key-0123\r\n");
+    scratch.file("small-key", "secret-of-the-small-app");
     scratch.file("pbx-1", "secret-pbx-key-0123");
     scratch.file("AuthKey.p8", APNS_KEY);
     scratch.file("fcm.json", FCM_ACCOUNT);
@@ -133,7 +142,7 @@ fn the_contracts_example_is_read_as_it_stands() {
 #[test]
 fn what_is_left_out_has_the_contracts_default() {
     let scratch = files();
-    let config = read_with(&scratch, SMALL, &[]).unwrap_or_else(|problems| panic!("{problems}"));
+    let config = read_with(&scratch, LEAST, &[]).unwrap_or_else(|problems| panic!("{problems}"));
     let listeners = [config.edge.listen, config.api.listen, config.operator.listen].map(|address| address.to_string());
     assert_eq!(listeners, ["0.0.0.0:5061", "0.0.0.0:8443", "127.0.0.1:9443"]);
     let upstream = &config.upstream;
@@ -187,7 +196,7 @@ fn every_problem_is_told_at_once_with_its_place() {
         id = "com.example phone"
         api_key_file = "short"
           [app.apns]
-          key_file = "app-key"
+          key_file = "pbx-1"
           key_id = "ABC"
           endpoint = "http://127.0.0.1"
         [[app]]
@@ -275,6 +284,7 @@ fn an_empty_or_short_key_is_refused_and_a_trailing_line_break_is_no_part_of_it()
 #[test]
 fn the_environment_wins_over_the_file_and_is_named_when_it_is_wrong() {
     let scratch = files();
+    scratch.file("pbx-2", "secret-other-pbx-key");
     let variables = [
         ("SIPWAKE_EDGE__LISTEN", "127.0.0.1:0"),
         ("SIPWAKE_UPSTREAM__TRANSPORTS", "tls, udp"),
@@ -282,7 +292,7 @@ fn the_environment_wins_over_the_file_and_is_named_when_it_is_wrong() {
         ("SIPWAKE_CALL__RING_TIMEOUT", "5s"),
         ("SIPWAKE_APP__0__ID", "com.example.other"),
         ("SIPWAKE_SIP_SERVER__1__ID", "pbx-2"),
-        ("SIPWAKE_SIP_SERVER__1__KEY_FILE", "operator-token"),
+        ("SIPWAKE_SIP_SERVER__1__KEY_FILE", "pbx-2"),
         ("SIPWAKE_PORT", "tcp://10.0.0.1:80"),
         ("PATH", "/bin"),
     ];
@@ -362,7 +372,7 @@ fn durations_have_bounds_and_an_order() {
     assert_eq!(short.lifetime.min, Duration::from_secs(2));
     assert_eq!(short.lifetime.max, Duration::from_secs(43_200));
     let cautions: Vec<_> = short.cautions.iter().map(|caution| &*caution.place).collect();
-    for place in ["lifetime.min", "upstream.register_expires", "store.url", "app"] {
+    for place in ["lifetime.min", "upstream.register_expires", "store.url"] {
         assert!(cautions.contains(&place), "{cautions:?}");
     }
 }
@@ -399,9 +409,86 @@ fn a_key_belongs_to_one_app_and_to_one_sip_server() {
         key_file = "pbx-1"
     "#;
     assert_eq!(
-        places(read(&format!("{SMALL}\n{twice}"))),
+        places(read(&format!("{LEAST}\n{twice}"))),
         ["app[1].id", "app[1].api_key_file", "sip_server[1].key_file"]
     );
+}
+
+#[test]
+fn one_file_holds_one_secret_and_one_key_opens_one_kind_of_door() {
+    let scratch = files();
+    scratch.file("copy", "secret-operator-token");
+    scratch.file("other-app", "secret-of-the-other-app");
+    let one = |extra: &str| problem(read_with(&scratch, &format!("{LEAST}\n{extra}"), &[]));
+    let app = |file: &str| {
+        format!("[[app]]\nid = \"one\"\napi_key_file = \"{file}\"\nfcm.service_account_file = \"fcm.json\"")
+    };
+    for file in ["operator-token", "copy"] {
+        assert!(one(&app(file)).starts_with("app[0].api_key_file: holds the operator's token; "), "{file}");
+    }
+    let server = |file: &str| format!("{}\n[[sip_server]]\nid = \"pbx\"\nkey_file = \"{file}\"", app("app-key"));
+    assert!(one(&server("copy")).starts_with("sip_server[0].key_file: holds the operator's token"));
+    assert!(one(&server("app-key")).starts_with("sip_server[0].key_file: holds the key of the app \"one\""));
+    let told = one(&app("fcm.json"));
+    assert!(told.starts_with("app[0].fcm.service_account_file: is the file of app[0].api_key_file, too"), "{told}");
+    scratch.file("relay.key", "a key that is long enough");
+    std::os::unix::fs::symlink(scratch.path().join("relay.key"), scratch.path().join("link")).unwrap();
+    let told = one(&app("link"));
+    assert!(told.starts_with("app[0].api_key_file: is the file of tls.key, too"), "{told}");
+    // What a service gave for several apps may be named by each.
+    let both = format!("{}\n{}", app("app-key"), app("other-app").replace("\"one\"", "\"two\""));
+    assert!(read_with(&scratch, &format!("{LEAST}\n{both}"), &[]).is_ok());
+}
+
+#[test]
+fn a_variable_that_sets_nothing_is_told_and_what_a_cluster_adds_is_not() {
+    let scratch = files();
+    let with = |name: &str, value: &str| read_with(&scratch, FULL, &[(name, value)]);
+    for (name, right) in [
+        ("SIPWAKE_EDGE_PUBLIC", "SIPWAKE_EDGE__PUBLIC"),
+        ("SIPWAKE_CALL_RING_TIMEOUT", "SIPWAKE_CALL__RING_TIMEOUT"),
+        ("SIPWAKE_APP_0_API_KEY_FILE", "SIPWAKE_APP__0__API_KEY_FILE"),
+    ] {
+        let told = problem(with(name, "secret-value"));
+        assert!(told.starts_with(&format!("{name}: sets nothing; write {right},")), "{told}");
+        assert!(!told.contains("secret-value"), "{told}");
+    }
+    for name in ["SIPWAKE_TYPO", "SIPWAKE_", "SIPWAKE_PORT"] {
+        let config = with(name, "1").unwrap_or_else(|problems| panic!("{problems}"));
+        assert_eq!(config.faults.len(), 1, "{name}");
+        assert_eq!(config.faults[0].place, name);
+    }
+    for (name, value) in [
+        ("SIPWAKE_PORT", "tcp://10.0.0.1:5061"),
+        ("SIPWAKE_SERVICE_HOST", "10.0.0.1"),
+        ("SIPWAKE_SERVICE_PORT", "5061"),
+        ("SIPWAKE_SERVICE_PORT_EDGE", "5061"),
+        ("SIPWAKE_PORT_5061_TCP", "tcp://10.0.0.1:5061"),
+        ("SIPWAKE_PORT_5061_TCP_PROTO", "tcp"),
+        ("SIPWAKE_PORT_5061_TCP_ADDR", "10.0.0.1"),
+        ("SIPWAKE_REDIS_PORT_6379_TCP_PORT", "6379"),
+        ("SIPWAKE_TIMING", "1"),
+        ("SIPWAKE_SIM_SEED", "1"),
+        ("SIPWAK_TYPO", "1"),
+    ] {
+        assert!(with(name, value).unwrap().faults.is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn a_problem_names_its_line_and_an_empty_file_is_told_all_that_is_missing() {
+    let told = problem(read(&format!("{SMALL}\n[call]\n\nring_timeout = \"soon\"\n")));
+    assert!(told.ends_with("(line 9)"), "{told}");
+    let told = problem(read(&format!("{SMALL}\n[call]\n\nringtimeout = \"5s\"\n")));
+    assert!(told.ends_with("(line 9)"), "{told}");
+    let told = problem(read_with(&files(), SMALL, &[("SIPWAKE_CALL__RING_TIMEOUT", "soon")]));
+    assert!(!told.contains("line"), "{told}");
+    let empty = places(read(""));
+    for place in ["edge.public", "operator.token_file", "tls.certificate", "tls.key", "app"] {
+        assert!(empty.iter().any(|told| told == place), "{place}: {empty:?}");
+    }
+    let config = read(LEAST).unwrap();
+    assert_eq!(config.faults.iter().map(|fault| &*fault.place).collect::<Vec<_>>(), ["app"]);
 }
 
 #[test]

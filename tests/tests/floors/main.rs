@@ -6,3 +6,4 @@ mod api_shape;
 mod config;
 mod net;
 mod push;
+mod push_faults;

@@ -60,12 +60,12 @@ async fn without_redis_known_accounts_ring_and_enabling_is_503_until_it_returns(
 
     let answer = world.api.enable(&world.new_wish()).await?;
     assert_eq!(answer.status, 503, "{}", answer.text());
-    let ready = world.await_readiness(503).await?;
+    let ready = world.await_readiness("degraded").await?;
     assert!(ready.contains("store"), "{ready}");
     assert_eq!(world.location().await?.len(), 1, "what could not be stored is not left registered");
 
     redis.restart();
-    world.await_readiness(200).await?;
+    world.await_readiness("ready").await?;
     world.registrar.redis = Some(redis);
     world.lend_another().await?;
     assert_eq!(world.location().await?.len(), 1, "the devices of one account share a Contact");

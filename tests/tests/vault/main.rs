@@ -20,6 +20,7 @@ use tests::redis_server::RedisServer;
 mod examination;
 mod kept;
 mod nodes;
+mod rings;
 
 use self::kept::*;
 
@@ -426,6 +427,7 @@ fn is_a_nodes_own(key: &str) -> bool {
         || key.starts_with("sipwake:lease:")
         || key.starts_with("sipwake:letters:")
         || key.starts_with("sipwake:mark:")
+        || key.starts_with("sipwake:ring")
 }
 
 #[tokio::test]

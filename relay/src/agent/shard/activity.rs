@@ -2,11 +2,12 @@
 //!
 //! Invariant: an instance to which nothing happens but that its registration is refreshed has no activity.
 
+use sip::endpoint::DialogMark;
 use sip::id::{CallId, InstanceId};
 
 use super::Shard;
 use crate::agent::request::ActivityView;
-use crate::agent::tables::timeline::{Activity, STEPS_OF_SHARD, Step, What};
+use crate::agent::tables::timeline::{Activity, DIALOGS, STEPS_OF_SHARD, Step, What};
 use crate::clock::unix_now_ms;
 
 impl Shard {
@@ -36,6 +37,25 @@ impl Shard {
         if let Some(activity) = self.activity(instance) {
             let more = activity.note(now, call, what, room);
             self.steps += more;
+        }
+    }
+
+    /// An answered call goes on as a dialog.
+    pub(crate) fn on_dialog_begun(&mut self, instance: InstanceId, call: CallId, dialog: DialogMark) {
+        let Some(activity) = self.activity(instance) else { return };
+        activity.dialogs.push_back((dialog, call));
+        if activity.dialogs.len() > DIALOGS {
+            activity.dialogs.pop_front();
+        }
+    }
+
+    /// Somebody hung up.
+    pub(crate) fn on_dialog_ended(&mut self, instance: InstanceId, dialog: DialogMark, by_device: bool) {
+        let Some(row) = self.instances.get_mut(instance) else { return };
+        let Some(activity) = row.activity.as_mut() else { return };
+        let Some(at) = activity.dialogs.iter().position(|(known, _)| *known == dialog) else { return };
+        if let Some((_, call)) = activity.dialogs.remove(at) {
+            self.note(instance, Some(call), What::HungUp { by_device });
         }
     }
 

@@ -117,7 +117,8 @@ impl Shard {
             Some(known) => known.pushed = known.pushed.or(pushed),
             None => {
                 let (state, deadline) = (CallState::Waking, unix_now() + call.wait.as_secs());
-                let call = Call { state, deadline, pushed, waiting: false, unreachable: false, sign: false };
+                let call =
+                    Call { state, deadline, pushed, waiting: false, unreachable: false, sign: false, rings: false };
                 self.calls.remember(id, instance, call);
             }
         }

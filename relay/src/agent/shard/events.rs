@@ -83,7 +83,9 @@ impl Shard {
             Event::Mailbox { instance, mailbox } => self.on_mailbox(instance, mailbox),
             Event::Call { call, instance, state, woke_after } => self.on_call(call, instance, state, woke_after),
             Event::Ended { call, state } => self.on_call_ended(call, state),
-            Event::RouteNeeded(asked) => self.on_route_needed(&asked),
+            Event::DialogBegun { call, instance, dialog } => self.on_dialog_begun(instance, call, dialog),
+            Event::DialogEnded { instance, dialog, by_device } => self.on_dialog_ended(instance, dialog, by_device),
+            Event::RouteNeeded(asked) => self.on_route_needed(asked),
             Event::RegisterEnded { register, proof } => self.on_register_ended(register, proof),
             Event::UpstreamReleased(upstream) => self.shared.upstreams.release(upstream),
             Event::PushBindingAccepted(registration) => self.on_push_binding(*registration),
@@ -229,14 +231,12 @@ impl Shard {
         if matches!(status, 401 | 407) && !row.asked {
             row.unanswerable = Some(Unanswerable::Digest);
         }
-        let (first, unanswerable) = (row.first.take(), row.unanswerable);
+        let (first, unanswerable, is_stored) = (row.first.take(), row.unanswerable, row.is_stored);
         tracing::info!(instance = %id, status, "the SIP server refused a registration");
-        match first {
-            Some(first) => {
-                self.end(id, EndKind::NeverOurs, None);
-                let _ = first.send(FirstRegistration::Refused { status, unanswerable });
-            }
-            None => self.end(id, EndKind::Wiped(WipeReason::RefusedUpstream), None),
+        // One whose enabling was answered 202 is in the store although its first registration is under way.
+        self.end(id, if is_stored { EndKind::Wiped(WipeReason::RefusedUpstream) } else { EndKind::NeverOurs }, None);
+        if let Some(first) = first {
+            let _ = first.send(FirstRegistration::Refused { status, unanswerable });
         }
     }
 
@@ -287,14 +287,23 @@ impl Shard {
             self.note(instance, Some(id), What::DeviceAttached { after_ms });
         }
         if state != was && !was_final {
-            let what = if state.is_final() { What::CallEnded(state) } else { What::Ringing };
+            let what = if state.is_final() { What::CallEnded(state) } else { What::CallerHearsRinging };
             self.note(instance, Some(id), what);
+        } else if state == CallState::Ringing && !was_final {
+            self.note_device_rings(id, instance);
         }
         if was_final || !state.is_final() {
             return;
         }
         if pushed == Some(Provider::Fcm) && state != CallState::Answered {
             self.tell_call_ended(id, instance);
+        }
+    }
+
+    /// The device itself rings, or says that it does.
+    pub(crate) fn note_device_rings(&mut self, id: CallId, instance: InstanceId) {
+        if self.calls.get_mut(id, instance).is_some_and(|call| !std::mem::replace(&mut call.rings, true)) {
+            self.note(instance, Some(id), What::Ringing);
         }
     }
 

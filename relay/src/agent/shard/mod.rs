@@ -213,6 +213,8 @@ impl Shard {
             ShardInput::Erased(id, erasure) => self.on_erased(id, erasure),
             ShardInput::PushBindingStored { id, fence } => self.on_push_binding_stored(id, fence),
             ShardInput::PushBindingFound(found) => self.on_push_binding_found(found.0, found.1),
+            ShardInput::ServerFound(found) => self.on_server_found(&found.0, &found.1),
+            ShardInput::PushBindingWaited(id) => self.on_push_binding_waited(id),
             ShardInput::Request(command) => self.on_request(*command),
         }
         // What a request or a verdict left to be told.

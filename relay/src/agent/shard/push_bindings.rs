@@ -19,12 +19,14 @@ use sip::message::Uri;
 
 use super::Shard;
 use super::alerts::AlertContent;
+use super::wipes::refuse;
 use crate::agent::ShardInput;
 use crate::agent::Shared;
 use crate::agent::erasures;
-use crate::agent::request::KnownPushBinding;
+use crate::agent::request::{Denied, EndKind, Erasure, InstanceStatus, KnownPushBinding, WipeDone, WipeWaiter};
 use crate::agent::transport::upstreams::{Route, Upstreams};
 use crate::clock::{confirmed_now, latest_now, unix_now_ms};
+use crate::domain::{InstanceState, WipeReason};
 use crate::limits::guesses::{Attempt, Permit};
 use crate::limits::holdings::Place;
 use crate::metrics::labels::StoreOperation;
@@ -35,6 +37,8 @@ use crate::vault::{AorKey, Fence, Lookup, Sealed, StoreError};
 
 /// How soon a record is written again that the store did not take.
 const STORE_AGAIN: Duration = Duration::from_secs(2);
+/// How long an operator waits for the store to erase a registration; then it is said that it is being wiped.
+const WAIT_FOR_STORE: Duration = Duration::from_secs(2);
 /// How long a device waits whose registration meets a limit, in seconds.
 const FULL_RETRY_S: u32 = 60;
 /// How long a push for a refresh may take to reach its device.
@@ -71,6 +75,8 @@ struct Row {
     stale: bool,
     /// Where it counts, as long as there is this row.
     _place: Place,
+    /// Who waits until the store has erased it.
+    waiters: Vec<WipeWaiter>,
 }
 
 /// What a REGISTER holds that is on its way through.
@@ -97,6 +103,34 @@ impl PushBindings {
         let from = (aor, InstanceId::from_bytes([0; 16]));
         let theirs = self.accounts.range(from..).take_while(|(other, _)| *other == aor).map(|(_, id)| *id);
         theirs.filter(|id| self.knows(*id)).collect()
+    }
+
+    /// At most `limit` ids behind `after`, in no order.
+    pub(crate) fn ids_after(&self, after: Option<InstanceId>, limit: usize) -> Vec<InstanceId> {
+        let known = self.rows.iter().filter(|(_, row)| row.wanted.is_some()).map(|(id, _)| *id);
+        let mut ids: Vec<_> = known.filter(|id| after.is_none_or(|after| *id > after)).collect();
+        if ids.len() > limit {
+            ids.select_nth_unstable(limit);
+            ids.truncate(limit);
+        }
+        ids
+    }
+
+    /// How a registration stands: the SIP server has accepted it until its end.
+    pub(crate) fn status_of(&self, id: InstanceId) -> Option<InstanceStatus> {
+        let row = self.rows.get(&id)?;
+        let (sealed, expires_at) = row.wanted.clone()?;
+        Some(InstanceStatus {
+            id,
+            sealed,
+            fence: row.fence,
+            state: InstanceState::Registered,
+            status: Some(200),
+            registered_until: expires_at,
+            failing_since: None,
+            expires_at,
+            mailbox: None,
+        })
     }
 
     fn remove(&mut self, id: InstanceId) {
@@ -171,22 +205,47 @@ impl Shard {
         }
     }
 
-    /// A device registers through this relay: may it, and where to?
-    pub(crate) fn on_route_needed(&mut self, asked: &RouteRequest) {
-        let way = self.route_of(asked);
-        if let Err(RouteRefusal { status, .. }) = way {
-            tracing::info!(status, "a registration may not pass");
+    /// A device registers through this relay: may it, and where to? A proof is counted by the addresses that it goes to, too, so
+    /// these are looked up first.
+    pub(crate) fn on_route_needed(&mut self, asked: Box<RouteRequest>) {
+        let RouteRequest { aor, registrar, proxy, proof, .. } = &*asked;
+        let route = Route::through(aor, registrar, proxy.as_deref());
+        match (self.may_pass(&asked), route) {
+            (Ok(()), Ok(route)) if proof.is_some() => {
+                let (shared, shard) = (self.shared.clone(), self.index);
+                tokio::spawn(async move {
+                    let addresses = shared.dialler.addresses_of(&route.target()).await;
+                    shared.shards.send(shard, ShardInput::ServerFound(Box::new((*asked, addresses)))).await;
+                });
+            }
+            (may, _) => {
+                let route = may.and_then(|()| self.route_of(&asked, &[]));
+                self.answer_route(&asked, route);
+            }
         }
-        self.next.push_back(Input::Route { register: asked.register, route: way });
     }
 
-    fn route_of(&mut self, asked: &RouteRequest) -> Result<RegisterRoute, RouteRefusal> {
+    /// DNS has said where a REGISTER with a proof goes.
+    pub(crate) fn on_server_found(&mut self, asked: &RouteRequest, addresses: &[IpAddr]) {
+        let route = self.route_of(asked, addresses);
+        self.answer_route(asked, route);
+        self.settle(Instant::now());
+    }
+
+    fn answer_route(&mut self, asked: &RouteRequest, route: Result<RegisterRoute, RouteRefusal>) {
+        if let Err(RouteRefusal { status, .. }) = route {
+            tracing::info!(status, "a registration may not pass");
+        }
+        self.next.push_back(Input::Route { register: asked.register, route });
+    }
+
+    /// Whether a REGISTER is for servers and a push service that are served here.
+    fn may_pass(&self, asked: &RouteRequest) -> Result<(), RouteRefusal> {
         let RouteRequest { aor, registrar, proxy, push, .. } = asked;
         let allowed = |uri: &str| Uri::parse(uri).is_some_and(|uri| self.shared.domains.allow(uri.host));
         if ![Some(aor), Some(registrar), proxy.as_ref()].into_iter().flatten().all(|uri| allowed(uri)) {
             return Err(403.into());
         }
-        let services = self.shared.push.providers();
         match push {
             PushRequest::Push(contact) => {
                 self.shared.push.address(contact, unix_now_ms()).map_err(|why| match why {
@@ -194,9 +253,15 @@ impl Shard {
                     NoAddress::Malformed => 400,
                 })?;
             }
-            PushRequest::Query(Some(one)) if !services.contains(&&**one) => return Err(555.into()),
+            PushRequest::Query(Some(one)) if !self.shared.push.providers().contains(&&**one) => return Err(555.into()),
             PushRequest::Query(_) | PushRequest::Nothing => {}
         }
+        Ok(())
+    }
+
+    fn route_of(&mut self, asked: &RouteRequest, addresses: &[IpAddr]) -> Result<RegisterRoute, RouteRefusal> {
+        let RouteRequest { aor, registrar, proxy, push, .. } = asked;
+        let services = self.shared.push.providers();
         let route = Route::through(aor, registrar, proxy.as_deref()).map_err(|_| 416_u16)?;
         let server = route.server();
         if matches!(push, PushRequest::Push(_)) && !asked.renews {
@@ -204,7 +269,7 @@ impl Shard {
             let place = place.map_err(|_| RouteRefusal { status: 503, retry_after_s: Some(FULL_RETRY_S) })?;
             self.passing.entry(asked.register).or_default().place = Some(place);
         }
-        if let Err(refusal) = self.admit_proof(asked, &server) {
+        if let Err(refusal) = self.admit_proof(asked, &server, addresses) {
             self.passing.remove(&asked.register);
             return Err(refusal);
         }
@@ -213,12 +278,13 @@ impl Shard {
     }
 
     /// Lets a proof pass to this server, unless too many wrong ones have.
-    fn admit_proof(&mut self, asked: &RouteRequest, server: &str) -> Result<(), RouteRefusal> {
+    fn admit_proof(&mut self, asked: &RouteRequest, server: &str, addresses: &[IpAddr]) -> Result<(), RouteRefusal> {
         let Some(proof) = &asked.proof else { return Ok(()) };
         let attempt = Attempt {
             aor: &asked.aor,
-            username: proof.username.as_deref(),
+            usernames: &proof.usernames,
             server,
+            addresses,
             source: asked.source,
             renews: asked.renews,
         };
@@ -275,6 +341,7 @@ impl Shard {
             busy: false,
             stale: false,
             _place: place(),
+            waiters: Vec::new(),
         };
         self.push_bindings.accounts.insert((account, instance));
         let row = self.push_bindings.rows.entry(instance).or_insert_with(fresh);
@@ -313,7 +380,32 @@ impl Shard {
         if row.stale {
             self.tell_store(id);
         } else if row.wanted.is_none() {
+            answer(&mut row.waiters, Erasure::Done);
             self.push_bindings.remove(id);
+        }
+    }
+
+    /// An operator ends a registration: nothing is left of it here, and its device is pushed no more until it registers again.
+    /// The relay has registered nothing, and so unregisters nothing.
+    pub(crate) fn end_push_binding(&mut self, id: InstanceId, kind: EndKind, waiter: Option<WipeWaiter>) {
+        let EndKind::Wiped(reason) = kind else { return refuse(waiter, Denied::Unknown) };
+        if let Some(row) = self.push_bindings.rows.get_mut(&id) {
+            row.waiters.extend(waiter);
+        }
+        self.shared.metrics.wipe(reason);
+        tracing::info!(instance = %id, ?reason, "a registration that passed through is wiped");
+        self.drive(Instant::now(), Input::RemovePushBinding(id));
+        let (shards, shard) = (self.shared.shards.clone(), self.index);
+        tokio::spawn(async move {
+            tokio::time::sleep(WAIT_FOR_STORE).await;
+            shards.send(shard, ShardInput::PushBindingWaited(id)).await;
+        });
+    }
+
+    /// Whoever waits for the store to erase a registration has waited long enough: it is asked on.
+    pub(crate) fn on_push_binding_waited(&mut self, id: InstanceId) {
+        if let Some(row) = self.push_bindings.rows.get_mut(&id) {
+            answer(&mut row.waiters, Erasure::Pending);
         }
     }
 
@@ -332,7 +424,16 @@ impl Shard {
         };
         let _place = self.shared.quotas.count_registration(&server, None);
         let aor = self.shared.vault.aor_key(&Aor::new(&registration.aor));
-        let row = Row { wanted: Some((sealed, expires_at)), aor, lookup, fence, busy: false, stale: false, _place };
+        let row = Row {
+            wanted: Some((sealed, expires_at)),
+            aor,
+            lookup,
+            fence,
+            busy: false,
+            stale: false,
+            _place,
+            waiters: Vec::new(),
+        };
         self.push_bindings.accounts.insert((aor, id));
         self.push_bindings.rows.insert(id, row);
         self.shared.metrics.push_registrations(1);
@@ -368,6 +469,14 @@ impl Shard {
             return;
         };
         self.send_alert_to(app, target, id, Event::Renew, REFRESH_LIFE_S, AlertContent::default());
+    }
+}
+
+/// Tells those who wait for an end.
+fn answer(waiters: &mut Vec<WipeWaiter>, erasure: Erasure) {
+    for waiter in waiters.drain(..) {
+        // An error means that nobody waits any more.
+        let _ = waiter.send(Ok(WipeDone { reason: WipeReason::Operator, unregistered: false, erasure }));
     }
 }
 

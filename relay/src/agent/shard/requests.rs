@@ -35,6 +35,7 @@ impl Shard {
                 let _ = reply.send(self.replace(id, sealed, lease, fence, foreground));
             }
             Request::End { id, who, kind, reply } => match self.admit(id, &who) {
+                Ok(()) if self.push_bindings.knows(id) => self.end_push_binding(id, kind, reply),
                 Ok(()) => self.end(id, kind, reply),
                 Err(denied) => refuse(reply, denied),
             },
@@ -58,8 +59,16 @@ impl Shard {
                 let _ = reply.send(self.trace(id, &who, wish));
             }
             Request::List { after, limit, reply } => {
-                let ids = self.instances.ids_after(after, limit);
-                let _ = reply.send(ids.into_iter().filter_map(|id| self.status_of(id).ok()).collect());
+                let mut ids = self.instances.ids_after(after, limit);
+                ids.extend(self.push_bindings.ids_after(after, limit));
+                ids.sort_unstable();
+                ids.truncate(limit);
+                let _ = reply.send(self.statuses(ids));
+            }
+            Request::OfAccount { aor, reply } => {
+                let mut ids = self.instances.of_account(aor);
+                ids.extend(self.push_bindings.of_account(aor));
+                let _ = reply.send(self.statuses(ids));
             }
             Request::Adopt(new) => self.adopt(*new),
             // `on_input` does it after every request.
@@ -77,9 +86,9 @@ impl Shard {
             Request::OpenCalls(reply) => {
                 let _ = reply.send(self.endpoint.open_calls());
             }
-            Request::EndCalls(reply) => {
+            Request::EndCalls { elsewhere, reply } => {
                 let open = self.endpoint.open_calls();
-                self.drive(Instant::now(), Input::EndCalls);
+                self.drive(Instant::now(), Input::EndCalls { elsewhere });
                 let _ = reply.send(open);
             }
         }
@@ -93,6 +102,7 @@ impl Shard {
             return;
         }
         let mut row = Row::new(sealed, binding.binding, binding.upstream, fence, lease, aor, place);
+        row.is_stored = first.is_none();
         row.first = first;
         if !binding.register {
             row.state = InstanceState::Foreground;
@@ -124,6 +134,7 @@ impl Shard {
     fn stored(&mut self, id: InstanceId, sealed: Option<Sealed>, fence: Fence) -> bool {
         match self.instances.get_mut(id) {
             Some(row) if row.ending.is_none() => {
+                row.is_stored = true;
                 row.fence = fence;
                 row.sealed = sealed.unwrap_or_else(|| row.sealed.clone());
                 true
@@ -173,7 +184,10 @@ impl Shard {
             CallRequest::Look => {}
             CallRequest::Decline if known.state == CallState::Declined => {}
             _ if known.state.is_final() => return Err(CallDenied::Over(known.state)),
-            CallRequest::Ring => self.drive(Instant::now(), Input::Ring { call, instance: id }),
+            CallRequest::Ring => {
+                self.drive(Instant::now(), Input::Ring { call, instance: id });
+                self.note_device_rings(call, id);
+            }
             CallRequest::Decline => self.drive(Instant::now(), Input::Decline(call)),
         }
         Ok(*self.calls.of(id, call).unwrap_or(&known))
@@ -181,7 +195,7 @@ impl Shard {
 
     pub(super) fn admit(&self, id: InstanceId, who: &Principal) -> Result<(), Denied> {
         match who {
-            Principal::Relay if self.instances.get(id).is_some() => Ok(()),
+            Principal::Relay if self.instances.get(id).is_some() || self.push_bindings.knows(id) => Ok(()),
             Principal::Relay => Err(Denied::Unknown),
             Principal::Device(shown) => match self.with_record(id, |record| record.secret == *shown) {
                 None => Err(Denied::Unknown),
@@ -191,7 +205,14 @@ impl Shard {
         }
     }
 
+    fn statuses(&self, ids: Vec<InstanceId>) -> Vec<InstanceStatus> {
+        ids.into_iter().filter_map(|id| self.status_of(id).ok()).collect()
+    }
+
     fn status_of(&self, id: InstanceId) -> Result<InstanceStatus, Denied> {
+        if let Some(passed) = self.push_bindings.status_of(id) {
+            return Ok(passed);
+        }
         let row = self.instances.get(id).ok_or(Denied::Unknown)?;
         let registered = row.state == InstanceState::Registered;
         Ok(InstanceStatus {

@@ -31,6 +31,8 @@ pub struct Call {
     pub unreachable: bool,
     /// The device has shown since it was pushed that it lives: it came, rang, declined or asked how the call stands.
     pub sign: bool,
+    /// The device has said that it rings.
+    pub rings: bool,
 }
 
 type Key = (CallId, InstanceId);
@@ -112,7 +114,15 @@ mod tests {
     use super::*;
 
     fn call(deadline: u64) -> Call {
-        Call { state: CallState::Waking, deadline, pushed: None, waiting: true, unreachable: false, sign: false }
+        Call {
+            state: CallState::Waking,
+            deadline,
+            pushed: None,
+            waiting: true,
+            unreachable: false,
+            sign: false,
+            rings: false,
+        }
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub(crate) struct Row {
     pub asked: bool,
     /// Those who wait for the outcome of the first registration.
     pub first: Option<oneshot::Sender<FirstRegistration>>,
+    /// The store has it: whoever enabled it was told so, or will be.
+    pub is_stored: bool,
     /// Its end, once that has begun.
     pub ending: Option<Box<Ending>>,
     /// Its timeline and what comes beside calls, once there is any.
@@ -170,6 +172,7 @@ impl Row {
             unanswerable: None,
             asked: false,
             first: None,
+            is_stored: true,
             ending: None,
             activity: None,
             _place: place,

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use sip::bucket::Bucket;
-use sip::endpoint::{CallState, Mailbox};
+use sip::endpoint::{CallState, DialogMark, Mailbox};
 use sip::id::CallId;
 
 use crate::domain::{MessageOutcome, PushOutcome, PushProvider};
@@ -17,6 +17,8 @@ use crate::push;
 
 /// Steps that are known of one instance.
 pub const STEPS_MAX: usize = 256;
+/// Dialogs that are known of one instance; of more the end is not told.
+pub const DIALOGS: usize = 8;
 /// Steps that are known of all instances of one shard: 40 MB.
 pub const STEPS_OF_SHARD: usize = 500_000;
 
@@ -83,10 +85,17 @@ pub enum What {
     },
     /// It left.
     DeviceDetached,
-    /// The caller hears ringing.
+    /// The caller hears ringing; the device need not be there.
+    CallerHearsRinging,
+    /// The device rings.
     Ringing,
-    /// The call ended.
+    /// The call was answered, or ended without.
     CallEnded(CallState),
+    /// One side of an answered call hung up.
+    HungUp {
+        /// The device, and not the other side.
+        by_device: bool,
+    },
     /// The instance's SIP is recorded from now on.
     TraceBegun {
         /// The operator asked, and not the user.
@@ -114,6 +123,8 @@ pub(crate) struct Activity {
     steps: VecDeque<Step>,
     /// How the mailbox stands, as the SIP server last told.
     pub mailbox: Option<Box<Mailbox>>,
+    /// The dialogs of answered calls that nobody has ended yet, as far as is known; the latest [`DIALOGS`].
+    pub dialogs: VecDeque<(DialogMark, CallId)>,
     /// Test pushes that may be asked for; none was yet when absent.
     pub tests: Option<Bucket>,
     /// Alert pushes that are under way; they end with the instance.

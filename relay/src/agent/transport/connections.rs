@@ -6,8 +6,8 @@
 //! Invariant: a shard that was sent anything from a connection is sent [`Input::Closed`] when it ends, after the last
 //! message. A connection that no shard can write on any more ends. What a peer does not read is bounded: past
 //! [`DEVICE_QUEUE`] or [`SERVER_QUEUE`] messages, or [`ConnectionTiming::write`], the connection ends. A message that has begun is
-//! whole within [`ConnectionTiming::message`], however its bytes drip, or its connection ends. A message that is malformed
-//! ends its connection, and never reaches a shard. A WebSocket is told why it is closed, where it still reads.
+//! whole within [`ConnectionTiming::message`], however its bytes drip, or its connection ends. A message that is malformed or too
+//! long never reaches a shard; it ends its connection where its end is in doubt, or where nothing sound has come before. A WebSocket is told why it is closed, where it still reads.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf as _, Bytes};
 use sip::endpoint::{Endpoint, Input, Side, Source, Transport};
 use sip::id::FlowId;
-use sip::message::{Frame, Limits, Message};
+use sip::message::{Frame, FrameError, Limits, Message};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
@@ -282,9 +282,14 @@ impl Connection {
             };
             self.partial_since = None;
             let (shard, input) = match frame {
+                Frame::TooLong(head) => {
+                    self.pass_over(stream, &head, Broken::Stream(FrameError::TooLong)).await?;
+                    continue;
+                }
                 Frame::Message(bytes) => {
                     let Ok(message) = Message::parse(&bytes, &self.limits) else {
-                        return Err(self.refused(Broken::NotSip));
+                        self.pass_over(stream, &bytes, Broken::NotSip).await?;
+                        continue;
                     };
                     if !self.framing.is_whole(bytes.len(), message.head().len() + message.body().len()) {
                         return Err(self.refused(Broken::NotSip));
@@ -299,6 +304,24 @@ impl Connection {
             };
             self.tell(shard).await;
             self.shards.send(shard, ShardInput::Sip { at, input }).await;
+        }
+    }
+
+    /// Refuses a message whose end is known, though it is none for a shard. Many share a SIP server's connection, and one of them,
+    /// or a caller behind it, must not end it for all: it goes on once a sound message came by it.
+    async fn pass_over(
+        &mut self,
+        stream: &mut (impl AsyncWrite + Unpin),
+        bytes: &Bytes,
+        broken: Broken,
+    ) -> Result<(), Ending> {
+        let ending = self.refused(broken);
+        if !self.proven {
+            return Err(ending);
+        }
+        match Message::refusal(bytes, &self.limits) {
+            Some(answer) => self.write(stream, Outgoing::Bytes(answer)).await,
+            None => Ok(()),
         }
     }
 

@@ -31,7 +31,7 @@ use crate::limits::shares::Shares;
 use crate::metrics::Metrics;
 use crate::metrics::labels::Limit;
 use crate::net::drain::Drain;
-use crate::net::resolve::{Candidate, ResolveError, Resolver};
+use crate::net::resolve::{Candidate, ResolveError, Resolver, Target};
 use crate::net::stream::Stream;
 use crate::net::tls::ClientTls;
 use crate::net::{self, dial};
@@ -127,6 +127,12 @@ impl Dialler {
                 it.shards.send(shard, ShardInput::sip(Input::DialFailed(upstream))).await;
             }
         });
+    }
+
+    /// The addresses that requests to a target go to, as far as they resolve now.
+    pub(crate) async fn addresses_of(&self, target: &Target) -> Vec<IpAddr> {
+        let found = self.0.resolver.resolve(target, 0).await;
+        found.map(|found| found.addresses()).unwrap_or_default()
     }
 
     /// The addresses of an upstream's names, as far as they resolve now.

@@ -5,7 +5,9 @@
 //! sessions by server name). No client certificate is ever sent, and no verification can be switched off.
 
 mod development;
+mod doubts;
 mod identity;
+mod pinned;
 mod validity;
 
 use std::fs;
@@ -25,6 +27,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
+pub use doubts::{Doubt, doubts};
 use identity::SipIdentity;
 
 /// How often the files are looked at; a change is in use at most this much later.
@@ -42,7 +45,7 @@ pub enum TlsError {
     #[error("{0} holds no {1} in PEM")]
     Empty(PathBuf, &'static str),
     /// The certificate and the key cannot be used, or not together.
-    #[error("{certificate} and {key} cannot be used together: {why}")]
+    #[error("{} and {} cannot be used together: {why}", certificate.display(), key.display())]
     Unusable {
         /// The chain.
         certificate: PathBuf,
@@ -168,10 +171,11 @@ impl Files {
         let chain = certificates(&self.certificate)?;
         let key =
             PrivateKeyDer::from_pem_file(&self.key).map_err(|error| pem_error(&self.key, "private key", error))?;
-        certified(chain, key).map_err(|error| TlsError::Unusable {
+        let again = key.clone_key();
+        certified(chain.clone(), key).map_err(|error| TlsError::Unusable {
             certificate: self.certificate.clone(),
             key: self.key.clone(),
-            why: error.to_string(),
+            why: why_not_together(&error, &chain, again),
         })
     }
 }
@@ -211,6 +215,21 @@ impl ClientTls {
         Ok(Self(Arc::new(config)))
     }
 
+    /// Trusts whoever shows the first certificate of this file and has its key, and nobody else: the relay's own listeners.
+    ///
+    /// # Errors
+    /// [`TlsError`] when the file holds no certificate.
+    pub fn only(certificate: &Path) -> Result<Self, TlsError> {
+        let leaf = certificates(certificate)?.swap_remove(0);
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .expect("aws-lc-rs has cipher suites for TLS 1.2 and 1.3")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(pinned::Pinned::new(leaf)))
+            .with_no_client_auth();
+        Ok(Self(Arc::new(config)))
+    }
+
     pub(super) fn config(&self) -> Arc<ClientConfig> {
         self.0.clone()
     }
@@ -232,6 +251,20 @@ fn provider() -> Arc<CryptoProvider> {
 /// The chain and its key, checked to belong together.
 fn certified(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<CertifiedKey, rustls::Error> {
     CertifiedKey::from_der(chain, key, &default_provider())
+}
+
+/// Why a chain and a key are no pair, in words of an operator.
+fn why_not_together(error: &rustls::Error, chain: &[CertificateDer<'static>], key: PrivateKeyDer<'static>) -> String {
+    let fits = |leaf: &CertificateDer<'static>| certified(vec![leaf.clone()], key.clone_key()).is_ok();
+    match error {
+        rustls::Error::InconsistentKeys(_) => match chain.iter().skip(1).position(fits) {
+            Some(index) => format!("the key is that of certificate {} in the file; put that one first", index + 2),
+            None => "the key is another certificate's".to_owned(),
+        },
+        rustls::Error::InvalidCertificate(_) => "the first certificate cannot be read".to_owned(),
+        _ => "the key is none that TLS can use (RSA of 2048 bits or more, ECDSA on P-256, P-384 or P-521, or Ed25519)"
+            .to_owned(),
+    }
 }
 
 /// All certificates of a PEM file; at least one.

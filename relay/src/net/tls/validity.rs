@@ -10,6 +10,12 @@ const GENERALIZED_TIME: u8 = 0x18;
 
 /// The end of validity in seconds since 1970; `None` when the bytes are no certificate.
 pub(super) fn not_after(certificate: &[u8]) -> Option<u64> {
+    Some(period(certificate)?.1)
+}
+
+/// The begin (0 when it lies before 1970) and the end of validity in seconds since 1970; `None` when the bytes are no
+/// certificate.
+pub(super) fn period(certificate: &[u8]) -> Option<(u64, u64)> {
     let (certificate, _) = element(certificate, SEQUENCE)?;
     let (mut body, _) = element(certificate, SEQUENCE)?;
     if body.first() == Some(&VERSION) {
@@ -20,8 +26,9 @@ pub(super) fn not_after(certificate: &[u8]) -> Option<u64> {
         (_, body) = any(body)?;
     }
     let (validity, _) = element(body, SEQUENCE)?;
-    let (_, not_after) = any(validity)?;
-    time(*not_after.first()?, any(not_after)?.0)
+    let (begin, end) = any(validity)?;
+    let not_before = time(*validity.first()?, begin).unwrap_or(0);
+    Some((not_before, time(*end.first()?, any(end)?.0)?))
 }
 
 /// The content of the element with this tag, and what follows it.

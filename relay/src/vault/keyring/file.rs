@@ -17,7 +17,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -141,6 +141,13 @@ fn replace_file(path: &Path, text: &[u8]) -> io::Result<Stamp> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         opened => Some(opened?),
     };
+    if let Some(old) = &old {
+        // A command that root runs must not take the file from the relay's user.
+        let (was, is) = (old.metadata()?, new.metadata()?);
+        if (was.uid(), was.gid()) != (is.uid(), is.gid()) {
+            fchown(&new, Some(was.uid()), Some(was.gid()))?;
+        }
+    }
     std::fs::rename(&new_path, path)?;
     let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;

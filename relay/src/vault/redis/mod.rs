@@ -13,6 +13,8 @@
 //! | `sipwake:note:<node>` | string | sealed: where the node's Contacts lead, for whoever takes them away | [`INDEX_TTL`] |
 //! | `sipwake:memo:<hex>` | string | that this app's pushes were accepted by this environment, key and endpoint; a keyed hash | [`INDEX_TTL`] |
 //! | `sipwake:mark:<node>#<run>` | string | how often this run has written a record; tells a store that has lost something | [`INDEX_TTL`] after the last |
+//! | `sipwake:ring`, `sipwake:ring:<hex>:<day>` | string | what tells the keyring of the living nodes from another one: keyed hashes | ten minutes after the last look |
+//! | `sipwake:check:{<hex>}:…` | any | what an examination tries | 5 s |
 //! | `sipwake:lease:<node>` | string | the run that holds the node's lease, or `-`: released | the lease |
 //!
 //! Invariant: what happens to one record happens in one script, and so as a whole. No operation spans two slots of a
@@ -26,6 +28,7 @@ mod items;
 mod letters;
 mod link;
 mod marks;
+mod rings;
 mod scripts;
 mod shares;
 

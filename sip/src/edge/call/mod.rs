@@ -77,11 +77,21 @@ struct Target {
     unreachable: bool,
     /// It says that it has the INVITE already (482): a push would tell it nothing.
     has_it: bool,
+    /// It has said that it rings.
+    rings: bool,
 }
 
 impl Target {
     fn new(instance: InstanceId) -> Self {
-        Self { instance, state: CallState::Waking, woken: false, attached: false, unreachable: false, has_it: false }
+        Self {
+            instance,
+            state: CallState::Waking,
+            woken: false,
+            attached: false,
+            unreachable: false,
+            has_it: false,
+            rings: false,
+        }
     }
 }
 
@@ -412,6 +422,12 @@ impl Call {
         silent.map(|target| target.instance).collect()
     }
 
+    /// The device that answered.
+    pub fn answered_by(&self) -> Option<InstanceId> {
+        let answered = self.targets.iter().find(|target| target.state == CallState::Answered);
+        answered.map(|target| target.instance)
+    }
+
     /// A device, or its push service, says that it will ring; whether the caller shall hear it now.
     pub fn ring(&mut self, instance: InstanceId) -> bool {
         let Some(target) = self.open(instance) else { return false };
@@ -422,6 +438,17 @@ impl Call {
         let first = self.state == CallState::Waking;
         self.state = CallState::Ringing;
         first
+    }
+
+    /// The device itself rings, whatever the caller has heard before: told once.
+    fn device_rings(&mut self, instance: InstanceId) {
+        let Some(target) = self.targets.iter_mut().find(|target| target.instance == instance && !target.rings) else {
+            return;
+        };
+        target.rings = true;
+        if target.state == CallState::Ringing {
+            self.changes.push((instance, CallState::Ringing));
+        }
     }
 
     /// A response on a leg. `answer_wait`: how long a ringing device may take from now on.
@@ -447,6 +474,7 @@ impl Call {
                 }
                 self.state = CallState::Ringing;
                 self.ring(instance);
+                self.device_rings(instance);
                 if first {
                     self.deadline = self.deadline.max(now + answer_wait);
                 }

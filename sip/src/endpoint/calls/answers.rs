@@ -5,10 +5,10 @@
 
 use std::time::Instant;
 
-use crate::edge::call::{Invite, Outcome};
+use crate::edge::call::{Call, Invite, Outcome};
 use crate::edge::forward;
 use crate::endpoint::core::{ClientOwner, Timer};
-use crate::endpoint::{CallState, Endpoint, Event, Side, Transport};
+use crate::endpoint::{CallState, DialogMark, Endpoint, Event, Side, Transport};
 use crate::id::{BranchId, CallId, FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name};
 
@@ -16,6 +16,8 @@ use crate::message::{Composer, Message, Method, Name};
 const ANSWERED_ELSEWHERE: &str = "SIP;cause=200;text=\"Call completed elsewhere\"";
 /// Likewise when another one has declined for all.
 const DECLINED_ELSEWHERE: &str = "SIP;cause=603;text=\"Declined elsewhere\"";
+/// When a caller's server may try a call again that another node takes, in seconds.
+const ELSEWHERE_AFTER_S: u32 = 1;
 
 impl Endpoint {
     pub(in crate::endpoint) fn on_call_due(&mut self, now: Instant, call: CallId) {
@@ -85,10 +87,10 @@ impl Endpoint {
         }
     }
 
-    pub(in crate::endpoint) fn on_end_calls(&mut self, now: Instant) {
+    pub(in crate::endpoint) fn on_end_calls(&mut self, now: Instant, elsewhere: bool) {
         self.end_all_expected();
         for call in self.calls.open() {
-            self.end_call(now, call, CallState::TimedOut, 480);
+            self.end_call(now, call, CallState::TimedOut, if elsewhere { 503 } else { 480 });
         }
     }
 
@@ -202,7 +204,11 @@ impl Endpoint {
     fn answer_call(&mut self, now: Instant, call: CallId, status: u16) {
         let Some(row) = self.calls.get(call) else { return };
         let compose = |invite: &Invite| {
-            Composer::response(&invite.message, status, Composer::reason(status), Some(&invite.tag)).finish()
+            let response = Composer::response(&invite.message, status, Composer::reason(status), Some(&invite.tag));
+            match status {
+                503 => response.header(Name::RetryAfter, ELSEWHERE_AFTER_S).finish(),
+                _ => response.finish(),
+            }
         };
         if let Some(response) = row.invite().map(compose) {
             self.close_call(now, call, status, response);
@@ -215,12 +221,16 @@ impl Endpoint {
         let Some(row) = self.calls.get_mut(call) else { return };
         let Some(server) = row.server() else { return };
         let again = row.is_closed();
+        let dialog = row.invite().and_then(|invite| invite.message.call_id()).map(DialogMark::of);
         row.close();
         let (state, instances): (_, Vec<_>) = (row.state(), row.instances().collect());
         self.core.transactions.respond(now, server, status, response);
         self.tell_changes(call);
         if again {
             return;
+        }
+        if let (Some(instance), Some(dialog)) = (self.calls.get(call).and_then(Call::answered_by), dialog) {
+            self.core.event(Event::DialogBegun { call, instance, dialog });
         }
         self.core.event(Event::Ended { call, state });
         for instance in instances {

@@ -6,3 +6,4 @@ mod leg;
 mod passing;
 mod patience;
 mod reunion;
+mod targets;

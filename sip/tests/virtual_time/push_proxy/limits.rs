@@ -1,5 +1,6 @@
 //! What a device cannot make of the relay: a flooder, an open proxy, a memory hog.
 
+use sip::endpoint::forwarded_registers::REGISTERS_PER_SOURCE;
 use sip::endpoint::*;
 use sip::id::FlowId;
 
@@ -141,4 +142,67 @@ fn registrations_that_come_and_go_leave_no_timers() {
     let counts = through.world.endpoint.counts();
     assert_eq!(counts.push_bindings, 1);
     assert!(counts.timers < 5_000, "{} timers", counts.timers);
+}
+
+/// Whoever has REGISTERs sent to a silent server of his own takes their room from nobody else.
+#[test]
+fn registers_that_a_silent_server_keeps_are_so_many_of_one_source() {
+    let mut through = Through::new();
+    let mut send = |number: u64, address: &str| {
+        let source = Source { peer: address.parse().unwrap(), ..through.world.device(number / 8 + 1) };
+        let text = format!(
+            "REGISTER sip:silent.test SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:9;branch=z9hG4bKs{number}\r\n\
+             From: <sip:m@h>;tag=d\r\nTo: <sip:u{number}@silent.test>\r\nCall-ID: {number}\r\nCSeq: 1 REGISTER\r\n\
+             Contact: <sip:x@h;pn-provider=fcm;pn-prid=t{number}>\r\nExpires: 600\r\n\r\n"
+        );
+        through.world.receive(source, &text);
+        through.world.endpoint.counts().waiting
+    };
+    let neighbours = ["[2001:db8::1]:9", "[2001:db8::2]:9", "[2001:db8::ffff:1]:9"];
+    let held = (0..3_000).map(|number| send(number, neighbours[number as usize % 3])).last();
+    assert_eq!(held, Some(REGISTERS_PER_SOURCE as usize));
+    assert_eq!(send(9_000, "192.0.2.66:9"), REGISTERS_PER_SOURCE as usize + 1, "somebody else's");
+    let asked = std::mem::take(&mut through.world.events);
+    for event in asked {
+        if let Event::RouteNeeded(asked) = event {
+            through.world.input(Input::Route { register: asked.register, route: Err(RouteRefusal::from(403)) });
+        }
+    }
+    assert_eq!(through.world.endpoint.counts().waiting, 0);
+}
+
+/// A proof is counted by each name that its server may read in it, and as a renewal only from who names the device.
+#[test]
+fn all_user_names_of_a_proof_are_told_and_a_star_renews_nothing() {
+    let mut through = Through::new();
+    through.registered(&Register::by(1));
+    let mut number = 0;
+    let mut asked = |register: &Register, headers: &[&str]| {
+        let register = headers.iter().fold(register.clone(), |register, header| register.header(header));
+        number += 1;
+        through.world.events.clear();
+        let source = through.world.device(register.flow);
+        let Register { to, contact, expires, headers, .. } = register;
+        let text = format!(
+            "REGISTER sip:example.com SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:9;branch=z9hG4bKp{number}\r\nFrom: <{to}>;tag=d\r\n\
+             To: <{to}>\r\nCall-ID: e\r\nCSeq: 1 REGISTER\r\nContact: {contact}\r\nExpires: {expires}\r\n{headers}\r\n"
+        );
+        through.world.receive(source, &text);
+        let asked = through.world.events.iter().find_map(|event| match event {
+            Event::RouteNeeded(it) => Some((it.renews, it.proof.as_ref().map(|proof| proof.usernames.join(" ")))),
+            _ => None,
+        });
+        asked.ok_or_else(|| through.world.count("REGISTER 400"))
+    };
+    let stranger = Register::by(66).contact("*").expires(0);
+    let (decoy, hers) =
+        ("Authorization: Digest username=\"decoy\", x=\"y\"", "Authorization: Digest username=\"alice\"");
+    assert_eq!(asked(&stranger, &[hers]), Ok((false, Some("alice".into()))));
+    assert_eq!(asked(&Register::by(1), &[hers]), Ok((true, Some("alice".into()))));
+    assert_eq!(asked(&stranger, &[decoy, hers]), Ok((false, Some("alice decoy".into()))));
+    let proxy = "Proxy-Authorization: Digest realm=r, username*=UTF-8''al%69ce";
+    assert_eq!(asked(&stranger, &[decoy, hers, proxy]), Ok((false, Some("al%69ce alice decoy".into()))));
+    let crowd: Vec<String> = (0..5).map(|n| format!("Authorization: Digest username=\"u{n}\"")).collect();
+    let crowd: Vec<&str> = crowd.iter().map(String::as_str).collect();
+    assert_eq!(asked(&stranger, &crowd), Err(1), "so many are nobody's");
 }

@@ -119,6 +119,92 @@ fn a_second_proxy_behind_her_own_is_not_asked() {
     assert_eq!((through.world.count("REGISTER"), through.world.count("REGISTER 403")), (0, 1));
 }
 
+/// A REGISTER of his, which her own server accepts because it reads his own address of record in it, is not hers here.
+#[test]
+fn an_address_of_record_that_can_be_read_in_two_ways_is_nobodys() {
+    for to in [
+        "\"<sip:alice@example.com>\" <sip:mallory@example.com>",
+        "\"<sip:mallory@example.com>\" <sip:alice@example.com>",
+        "\"\"<sip:alice@example.com>\" <sip:mallory@example.com>",
+        "\"\\\"<sip:alice@example.com>\" <sip:mallory@example.com>",
+        "sip:mallory@example.com;x=<sip:alice@example.com>",
+        "\"x\" sip:mallory@example.com;x=<sip:alice@example.com>",
+        "<sip:alice@example.com>, <sip:mallory@example.com>",
+        "<sip:alice@example.com> <sip:mallory@example.com>",
+        "<sip:alice@example.com>;x=\"<sip:mallory@example.com>\"",
+        "<sip:alice@example.com;x=<sip:mallory@example.com>",
+        "sip:alice@example.com, sip:mallory@example.com",
+        "\"sip:alice@example.com\" sip:mallory@example.com",
+        "sip:alice@example.com?x=sip:mallory@example.com",
+    ] {
+        let (mut through, path) = Through::asleep();
+        let source = through.world.device(66);
+        for (cseq, contact, expires) in
+            [(1, "*", 0), (2, "<sip:x@h;pn-provider=fcm;pn-prid=his>;+sip.instance=\"<urn:uuid:1>\"", 600)]
+        {
+            let text = format!(
+                "REGISTER sip:example.com SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:9;branch=z9hG4bKe{cseq}\r\nFrom: <sip:m@h>;tag=d\r\n\
+                 To: {to}\r\nCall-ID: e\r\nCSeq: {cseq} REGISTER\r\nContact: {contact}\r\nExpires: {expires}\r\n\r\n"
+            );
+            through.world.receive(source, &text);
+        }
+        let asked = through.world.events.iter().any(|event| matches!(event, Event::RouteNeeded(_)));
+        assert_eq!(
+            (asked, through.world.count("REGISTER 400")),
+            (false, 2),
+            "{to}: {:?}",
+            through.world.descriptions()
+        );
+        through.call("c1", &path);
+        assert_eq!(through.world.wakes().len(), 1, "{to}");
+    }
+}
+
+/// What stands beside the one address decides nothing.
+#[test]
+fn an_odd_address_of_record_that_can_be_read_in_one_way_is_taken() {
+    for to in [
+        "\"\"Alice\"\" <sip:alice@example.com>",
+        "\"Alice, \"A\" W\" <sip:alice@example.com>",
+        "\"Alice: home\" <sip:alice@example.com>",
+        "Alice, W <sip:alice@example.com;user=phone>",
+        "\"open <sip:alice@example.com>",
+        "sip:alice@EXAMPLE.com",
+    ] {
+        let mut through = Through::new();
+        let hers = through.registered(&Register::by(1)).text(Name::Path).unwrap().to_owned();
+        let plain = "To: <sip:alice@example.com>";
+        let again = through.registered(&Register::by(2).line(plain, &format!("To: {to}")));
+        assert_eq!(again.text(Name::Path), Some(&*hers), "{to}");
+    }
+}
+
+/// A Route that the relay cannot read may lead her proxy on to somebody else's server.
+#[test]
+fn a_route_that_is_no_text_goes_nowhere() {
+    let (mut through, _) = Through::asleep();
+    let source = through.world.device(66);
+    let head = "REGISTER sip:example.com SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:9;branch=z9hG4bKe\r\nFrom: <sip:m@h>;tag=d\r\n\
+                To: <sip:alice@example.com>\r\nCall-ID: e\r\nCSeq: 1 REGISTER\r\nContact: *\r\nExpires: 0\r\nRoute: ";
+    let bytes = [head.as_bytes(), b"\xff <sip:evil.test;lr>\r\n\r\n"].concat();
+    through.world.receive_bytes(source, &bytes);
+    assert_eq!(through.world.count("REGISTER 400"), 1);
+}
+
+/// A phone whose instance id is empty is told apart by its address, and takes no other one's place.
+#[test]
+fn an_empty_instance_id_is_none() {
+    let mut through = Through::new();
+    through.registered(&Register::by(1));
+    for (expires, contact) in [(600, ";pn-provider=fcm;pn-prid=other"), (0, "")] {
+        let contact = format!("<sip:alice@10.0.0.6{contact}>;+sip.instance=\"\"");
+        through.registered(&Register { expires, ..Register::by(2).contact(&contact) });
+        assert!(!through.ends().contains(&PushBindingEnd::Replaced), "{expires}");
+        assert!(through.world.endpoint.counts().push_bindings >= 1, "{expires}");
+    }
+    assert_eq!(through.ends(), [PushBindingEnd::Unregistered], "its own, and no other");
+}
+
 #[test]
 fn each_server_has_its_own_path_and_purr_and_the_same_server_in_another_spelling_has_hers() {
     let mut through = Through::new();

@@ -34,13 +34,15 @@ pub struct Register {
     pub contact: String,
     pub expires: u32,
     pub headers: String,
+    /// A line of it, and what stands in its place.
+    pub odd: Option<(String, String)>,
 }
 
 impl Register {
     pub fn by(flow: u64) -> Self {
         let contact = format!("<sip:alice@10.0.0.5:{flow}{PN}>;+sip.instance=\"<urn:uuid:1>\"");
         let headers = "Supported: path\r\n".into();
-        Self { flow, uri: "sip:example.com", to: "sip:alice@example.com", contact, expires: 600, headers }
+        Self { flow, uri: "sip:example.com", to: "sip:alice@example.com", contact, expires: 600, headers, odd: None }
     }
 
     pub fn contact(self, contact: &str) -> Self {
@@ -49,6 +51,10 @@ impl Register {
 
     pub fn expires(self, expires: u32) -> Self {
         Self { expires, ..self }
+    }
+
+    pub fn line(self, line: &str, odd: &str) -> Self {
+        Self { odd: Some((line.into(), odd.into())), ..self }
     }
 
     pub fn header(self, header: &str) -> Self {
@@ -70,14 +76,15 @@ impl Through {
     pub fn register(&mut self, register: &Register) {
         self.cseq += 1;
         let (cseq, source) = (self.cseq, self.world.device(register.flow));
-        let Register { flow, uri, to, contact, expires, headers } = register;
+        let Register { flow, uri, to, contact, expires, headers, odd } = register;
         let text = format!(
             "REGISTER {uri} SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:9;branch=z9hG4bKd{flow}.{cseq};rport\r\n\
              Max-Forwards: 70\r\nRoute: <sip:relay.test:5061;transport=tls;lr>\r\n\
              From: <{to}>;tag=d\r\nTo: <{to}>\r\nCall-ID: reg{flow}\r\nCSeq: {cseq} REGISTER\r\n\
              Contact: {contact}\r\nExpires: {expires}\r\n{headers}Content-Length: 0\r\n\r\n"
         );
-        self.world.receive(source, &text);
+        let odd = odd.as_ref().map(|(line, odd)| text.replace(&format!("\r\n{line}\r\n"), &format!("\r\n{odd}\r\n")));
+        self.world.receive(source, &odd.unwrap_or(text));
         self.show_way();
     }
 

@@ -3,10 +3,12 @@
 use std::process::Output;
 
 use serde_json::{Value, json};
+use tests::board::Missed;
+use tests::push_phone::Service;
 use tests::scratch::Scratch;
-use tests::world::{FCM_TOKEN, TOKEN, World};
+use tests::world::{FCM_TOKEN, SOON, TOKEN, World};
 
-use super::{said, sipwake};
+use super::{said, sipwake, sipwake_hears};
 
 type Outcome = tests::world::Outcome;
 
@@ -80,6 +82,114 @@ async fn instances_are_listed_shown_exported_and_wiped_without_telling_whose_the
     assert_eq!((&receipt["reason"], &receipt["unregistered"]), (&json!("operator"), &json!(true)));
     world.await_contacts(0).await?;
     world.content()
+}
+
+/// A registration that passed through (RFC 8599), on its phone that sleeps.
+async fn passed_through(world: &World) -> Result<String, Missed> {
+    let phone = world.push_phone(&Service::Fcm(FCM_TOKEN.to_owned()));
+    let learned = phone.register_and_sleep(SOON).await?;
+    learned.purr.ok_or_else(|| Missed::new("a PURR", "none"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_that_passed_through_is_seen_and_wiped_like_any_other() -> Outcome {
+    let world = World::between(|server| server.contacts = 2, |_| {}).await?;
+    let operator = Operator::of(&world);
+    let (lent, passed) = (world.enable().await?.id, passed_through(&world).await?);
+    let listed = operator.json(&["list", "--json"]);
+    let kinds = |all: &Value| {
+        let one = |one: &Value| (one["instance"].as_str().unwrap_or_default().to_owned(), one["kind"].clone());
+        all.as_array().into_iter().flatten().map(one).collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let expected = [(lent.clone(), json!("lent")), (passed.clone(), json!("passed-through"))];
+    assert_eq!(kinds(&listed), expected.into_iter().collect());
+    let alone =
+        operator.json(&["list", "--kind", "passed-through", "--push", "fcm", "--state", "registered", "--json"]);
+    assert!(kinds(&alone).into_keys().eq([passed.clone()]));
+    let shown = operator.json(&["show", &passed, "--json"]);
+    assert_eq!((&shown["app"], &shown["registration"]["state"]), (&json!("com.example.phone"), &json!("registered")));
+    let export = operator.json(&["export", &passed]);
+    assert_eq!((&export["instance"], &export["kind"]), (&json!(passed), &json!("passed-through")));
+    assert!(!export.to_string().contains("alice") && !export.to_string().contains(FCM_TOKEN));
+
+    let receipt = operator.json(&["wipe", &passed, "--json"]);
+    assert_eq!((&receipt["reason"], &receipt["unregistered"]), (&json!("operator"), &json!(false)));
+    assert!(receipt["signature"].is_string(), "{receipt}");
+    assert_eq!(kinds(&operator.json(&["list", "--json"])).into_keys().collect::<Vec<_>>(), [lent]);
+    world.await_metric("sipwake_push_registrations", 0.0).await?;
+    assert!(said(&operator.runs(&["show", &passed])).contains("404"));
+    world.content()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_is_found_by_the_aor_which_never_leaves_the_command_and_is_wiped_once_somebody_says_yes() -> Outcome {
+    let world = World::between(|server| server.contacts = 2, |setup| setup.log = "trace".to_owned()).await?;
+    let operator = Operator::of(&world);
+    let (one, two, passed) =
+        (world.enable().await?.id, world.enable_android().await?.id, passed_through(&world).await?);
+    let at = ["--operator", &operator.url, "--token-file", &operator.token, "--ca", &operator.ca];
+    let hears = |action: &[&str], input: &str| sipwake_hears(&[&["instances"], action, &at].concat(), input);
+    let aor = world.aor();
+    let mut all = [one.clone(), two.clone(), passed.clone()];
+    all.sort();
+    for input in [aor.clone(), format!("{aor}\n"), aor.replace("sip:", "")] {
+        let found = hears(&["find", "--json"], &input);
+        assert_eq!(found.status.code(), Some(0), "{}", said(&found));
+        let found: Value = serde_json::from_slice(&found.stdout).unwrap_or_default();
+        let mut ids: Vec<_> =
+            found.as_array().into_iter().flatten().map(|one| one["instance"].as_str().unwrap_or_default()).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, all, "{input}");
+    }
+    let nobody = hears(&["find"], "sip:nobody@example.test");
+    assert_eq!((nobody.status.code(), nobody.stdout.iter().filter(|byte| **byte == b'\n').count()), (Some(0), 1));
+    let wrong = hears(&["find"], "no address\n");
+    assert!(wrong.status.code() == Some(1) && said(&wrong).contains("no AOR"), "{}", said(&wrong));
+    assert!(!world.relay.log().contains("alice"), "the log knows nobody");
+
+    // Nobody is there to be asked, and nobody said yes: nothing is done.
+    for action in
+        [&["wipe", "--app", "com.example.phone"][..], &["wipe", "--domain", "example.test"], &["wipe", &one, &two]]
+    {
+        let refused = operator.runs(action);
+        assert_eq!(refused.status.code(), Some(1), "{action:?}");
+        assert!(said(&refused).contains("nobody said yes"), "{}", said(&refused));
+    }
+    assert_eq!(operator.json(&["list", "--json"]).as_array().map(Vec::len), Some(3));
+    assert!(said(&operator.runs(&["wipe", "--app", "com.example.other", "--yes"])).contains("nothing was wiped"));
+    assert!(said(&operator.runs(&["wipe", "--domain", "example.org", "--yes"])).contains("nothing was wiped"));
+    assert_eq!(
+        operator
+            .json(&["list", "--domain", "Example.test", "--app", "com.example.phone", "--json"])
+            .as_array()
+            .map(Vec::len),
+        Some(3)
+    );
+
+    let wiped = hears(&["wipe", "--aor", "--yes", "--json"], &aor);
+    assert_eq!(wiped.status.code(), Some(0), "{}", said(&wiped));
+    assert!(said(&wiped).contains("3 of 3 wiped"), "{}", said(&wiped));
+    let receipts: Vec<Value> =
+        String::from_utf8_lossy(&wiped.stdout).lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert_eq!(receipts.len(), 3);
+    assert!(receipts.iter().all(|receipt| receipt["reason"] == "operator" && receipt["signature"].is_string()));
+    assert_eq!(operator.json(&["list", "--json"]), json!([]));
+    world.content()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_the_relays_machine_its_configuration_is_enough() -> Outcome {
+    let world = World::start().await?;
+    let one = world.enable().await?.id;
+    let config = world.relay.config().display().to_string();
+    let listed = sipwake(&["instances", "list", "--config", &config]);
+    assert_eq!(listed.status.code(), Some(0), "{}", said(&listed));
+    assert!(String::from_utf8_lossy(&listed.stdout).contains(&one));
+    let nameless =
+        sipwake(&["instances", "list", "--operator", &format!("https://{}", world.relay.operator_address())]);
+    assert_eq!(nameless.status.code(), Some(1));
+    assert!(said(&nameless).contains("no token: name a --token-file"), "{}", said(&nameless));
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ use tests::relay_setup::{App, Setup};
 use tests::scratch::Scratch;
 use tests::{apns, fcm};
 
+mod check;
 mod device;
 mod doctor;
 mod instances;
@@ -19,6 +20,17 @@ pub fn sipwake(arguments: &[&str]) -> Output {
     let binary = binary().expect("the binary is built");
     let mut command = Command::new(binary);
     command.args(arguments).stdin(Stdio::null()).output().expect("the binary starts")
+}
+
+/// The same, with something on the standard input.
+fn sipwake_hears(arguments: &[&str], input: &str) -> Output {
+    use std::io::Write;
+    let binary = binary().expect("the binary is built");
+    let mut command = Command::new(binary);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary starts");
+    child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("it reads");
+    child.wait_with_output().expect("it ends")
 }
 
 pub fn said(output: &Output) -> String {
@@ -55,29 +67,6 @@ fn bad_usage_is_2_and_an_error_at_the_start_is_1() {
     ] {
         assert_eq!(sipwake(arguments).status.code(), Some(0), "{arguments:?}");
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn check_finds_every_problem_with_its_place_and_remedy() {
-    let authority = Authority::new();
-    let (mut setup, _apns, _fcm) = setup(&authority).await;
-    let scratch = Scratch::new();
-    let file = setup.write(&scratch);
-    let right = sipwake(&["check", "--config", file.to_str().unwrap()]);
-    assert_eq!(right.status.code(), Some(0), "{}", said(&right));
-
-    let taken = std::net::TcpListener::bind(("127.0.0.1", setup.ports.api)).unwrap();
-    setup.store = "redis://127.0.0.1:1".to_owned();
-    if let Some(apns) = &mut setup.apps[0].apns {
-        apns.key_file = scratch.file("broken.p8", "-----BEGIN PRIVATE KEY-----\nnone\n-----END PRIVATE KEY-----\n");
-    }
-    let file = setup.write(&scratch);
-    let wrong = sipwake(&["check", "--config", file.to_str().unwrap()]);
-    assert_eq!(wrong.status.code(), Some(1));
-    for place in ["api.listen", "store.url", "app com.example.phone"] {
-        assert!(said(&wrong).contains(&format!("error: {place}: ")), "{place}: {}", said(&wrong));
-    }
-    drop(taken);
 }
 
 #[tokio::test(flavor = "multi_thread")]

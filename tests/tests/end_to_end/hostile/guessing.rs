@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use sip::message::Name;
+use tests::phone::Phone;
 use tests::push_phone::{PushPhone, Service, learned};
 use tests::world::{FCM_TOKEN, SOON, TOKEN, World};
 
@@ -102,4 +103,27 @@ async fn a_query_for_push_services_travels_nowhere_with_or_without_a_proof() -> 
     assert_eq!(answer.status(), Some(200));
     assert_eq!(world.registrar.register_count(), 0);
     world.content()
+}
+
+/// One account with a decoy before it, by one address of record after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decoy_before_the_proof_lets_nobody_guess_faster() -> Outcome {
+    let world = World::start().await?;
+    let (mut seen, mut limited) = (0, 0);
+    for n in 0..40 {
+        let mut phone = guesser(&world, "guess");
+        phone.settings.aor = world.aor().replace("alice", &format!("x{n}"));
+        let connected = Phone::connect(phone.settings.clone()).await.expect("a connection");
+        let proof = format!(
+            "Digest username=\"decoy{n}\", realm=\"elsewhere\", nonce=\"n\", uri=\"sip:x\", response=\"{:032x}\"\r\n\
+             Authorization: Digest username=\"alice\", realm=\"r\", nonce=\"n\", uri=\"sip:x\", response=\"{:032x}\"",
+            n, n
+        );
+        match connected.register_once(Some(proof), 300, SOON).await?.status() {
+            Some(503) => limited += 1,
+            _ => seen += 1,
+        }
+    }
+    assert!(seen <= 8 && limited >= 32, "{seen} were carried, {limited} were told to wait");
+    Ok(())
 }

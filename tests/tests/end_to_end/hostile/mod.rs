@@ -3,6 +3,7 @@
 //!
 //! Invariant: loopback alone; each attack is bounded in count and in time.
 
+mod callers;
 mod dialling;
 mod doors;
 mod edge;

@@ -16,15 +16,24 @@ async fn a_call_is_told_step_by_step() -> Outcome {
     let call = text(&world.push().await?["call"]);
     caller.expect(180, SOON).await?;
     world.talks(&caller, &instance).await?;
-    let look =
-        || async { steps(&world, &instance).await.ok().filter(|steps| words(steps).contains(&"answered".into())) };
+    let look = || async { steps(&world, &instance).await.ok().filter(|steps| words(steps).contains(&"ended".into())) };
     let told = world.until("the end of the call", look).await?;
     let of_call: Vec<_> = told.iter().filter(|step| step["call"] == call.as_str()).cloned().collect();
     assert_eq!(
         words(&of_call),
-        ["invite", "push-sent", "push-ended", "ringing", "device-attached", "answered"],
+        [
+            "invite",
+            "push-sent",
+            "push-ended",
+            "caller-hears-ringing",
+            "device-attached",
+            "ringing",
+            "answered",
+            "ended"
+        ],
         "{told:?}"
     );
+    assert_eq!(of_call[7]["by"], json!("caller"));
     assert_eq!((&of_call[1]["provider"], &of_call[2]["outcome"]), (&json!("apns"), &json!("accepted")));
     assert!(of_call[4]["after_ms"].is_u64(), "{}", of_call[4]);
     let times: Vec<_> = told.iter().map(|step| text(&step["at"])).collect();

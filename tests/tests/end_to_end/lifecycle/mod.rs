@@ -15,6 +15,7 @@ mod ends;
 mod flows;
 mod ha1;
 mod hand_over;
+mod keyrings;
 mod lease;
 mod nodes;
 mod outages;
@@ -187,9 +188,9 @@ async fn without_the_store_calls_ring_and_enabling_is_answered_503_until_it_is_b
     let _in_call = world.answered(&instance).await?;
     let answer = world.api.enable(&world.android_wish("token-in-the-outage")).await?;
     assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());
-    assert!(world.await_readiness(503).await?.contains("the store does not answer"));
+    assert!(world.await_readiness("degraded").await?.contains("the store does not answer"));
     redis.restart();
-    world.await_readiness(200).await?;
+    world.await_readiness("ready").await?;
     let later = world.enable_as(&world.android_wish("token-after-the-outage")).await?;
     for instance in [&instance, &later] {
         world.disable(instance).await?;

@@ -204,7 +204,8 @@ async fn what_does_not_open_with_a_nodes_keyring_is_no_wrong_secret_and_what_is_
     let mut setup = world.relay.setup().clone();
     setup.ports = Ports::default();
     setup.keyring = Some(world.authority.directory().join("another-keyring"));
-    let other = RelayProcess::start(setup).await?;
+    let other = RelayProcess::launch(setup)?;
+    other.await_log("serving", SOON).await?;
     let instance = world.enable().await?;
     let answer = other.api().read(&instance).await?;
     assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("owner-away")), "{}", answer.text());

@@ -4,15 +4,6 @@ use tests::world::{Ringing, SOON, TOKEN, World};
 
 use super::Outcome;
 
-async fn await_readiness(world: &World, status: u16) -> Result<String, tests::board::Missed> {
-    let operator = world.relay.operator();
-    let look = || async {
-        let answer = operator.get("/readyz").await.ok()?;
-        (answer.status == status).then(|| answer.text())
-    };
-    world.until(&format!("{status} from /readyz"), look).await
-}
-
 #[tokio::test]
 async fn without_redis_known_bindings_ring_enabling_is_503_and_readyz_says_why() -> Outcome {
     let (world, mut redis) = World::on_redis(|_| {}).await?;
@@ -31,12 +22,12 @@ async fn without_redis_known_bindings_ring_enabling_is_503_and_readyz_says_why()
     assert_eq!(world.api.read(&one).await?.status, 200, "what is here can be read");
     let change = serde_json::json!({"lifetime_s": 300_000});
     assert_eq!(world.api.change(&one, &change).await?.status, 503, "a change that is not stored is not made");
-    assert!(await_readiness(&world, 503).await?.contains("store"));
+    assert!(world.await_readiness("degraded").await?.contains("known phones still ring"));
     assert_eq!(world.relay.operator().get("/healthz").await?.status, 200, "the process serves");
     world.await_metric("sipwake_store_up", 0.0).await?;
 
     redis.restart();
-    await_readiness(&world, 200).await?;
+    world.await_readiness("ready").await?;
     world.await_metric("sipwake_store_up", 1.0).await?;
     // It came back empty: what is known here is written again.
     world.until("the records again", || async { (redis.instance_keys().len() == kept).then_some(()) }).await?;
@@ -67,7 +58,7 @@ async fn a_wipe_while_redis_does_not_answer_is_completed_when_it_does() -> Outco
     let answer = world.api.disable(&instance).await?;
     assert_eq!((answer.status, &answer.json()["unregistered"]), (200, &serde_json::json!(true)), "{}", answer.text());
     // It does not come back by itself either.
-    await_readiness(&world, 200).await?;
+    world.await_readiness("ready").await?;
     assert_eq!(world.contacts().len(), 0);
     world.content()
 }
@@ -101,11 +92,11 @@ async fn a_relay_that_starts_before_its_store_becomes_ready_with_it() -> Outcome
     redis.freeze();
     world.relay.kill_9().await?;
     world.relay.relaunch()?;
-    assert!(await_readiness(&world, 503).await?.contains("store"));
+    assert!(world.await_readiness("not-ready").await?.contains("store"));
     let answer = world.api.read(&instance).await?;
     assert_eq!(answer.status, 503, "it may be there: {}", answer.text());
     redis.thaw();
-    await_readiness(&world, 200).await?;
+    world.await_readiness("ready").await?;
     world
         .until("the instance", || async {
             let answer = world.api.read(&instance).await.ok()?;

@@ -169,3 +169,35 @@ async fn await_settled(world: &World, instance: &Instance) -> Outcome {
     let look = || async { (world.api.read(instance).await.ok()?.status != 503).then_some(()) };
     world.until("200 or 404", look).await
 }
+
+/// The app has its 202 by then: a refusal that comes later ends an instance that is in the store.
+#[tokio::test]
+async fn a_refusal_that_comes_after_the_202_wipes_what_was_stored() -> Outcome {
+    let redis = RedisServer::start_durable();
+    let world = World::with(|setup| {
+        setup.store = redis.url();
+        setup.environment.push(("SIPWAKE_UPSTREAM__REGISTRATIONS_PER_SECOND".to_owned(), "1".to_owned()));
+    })
+    .await?;
+    let mut enabling = tokio::task::JoinSet::new();
+    for n in 0..40 {
+        let (api, mut wish) = (world.relay.api(), world.wish(&format!("{n:064x}")));
+        wish["account"]["aor"] = json!(world.aor().replace("alice", &format!("nobody{n}")));
+        wish["account"]["auth_username"] = json!(format!("nobody{n}"));
+        enabling.spawn(async move { api.enable(&wish).await });
+    }
+    let mut late = Vec::new();
+    while let Some(answer) = enabling.join_next().await {
+        let answer = answer.expect("no panic")?;
+        if answer.status == 202 {
+            late.push(Instance::new(&json!({}), answer.json()));
+        }
+    }
+    assert!(!late.is_empty(), "some must wait for their turn");
+    for instance in &late {
+        is_gone(&world, &redis, instance).await?;
+        let said = receipt(&world, &world.api.disable(instance).await?);
+        assert_eq!(said["reason"], json!("refused-upstream"));
+    }
+    Ok(())
+}

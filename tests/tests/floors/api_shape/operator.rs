@@ -61,8 +61,12 @@ async fn readiness_says_what_is_missing() {
     assert_eq!(desk.ask.of("GET", "/readyz", "", "").await.status, 200);
     desk.readiness.fail(Check::Store, "Redis does not answer");
     let answer = desk.ask.of("GET", "/readyz", "", "").await;
+    assert_eq!((answer.status, &answer.json()["status"]), (200, &json!("degraded")), "known phones ring");
+    assert!(answer.json()["detail"].as_str().unwrap_or_default().contains("enabling and changes are answered 503"));
+    desk.readiness.fail(Check::Serving, "shutting down");
+    let answer = desk.ask.of("GET", "/readyz", "", "").await;
     assert_eq!(answer.status, 503);
-    assert_eq!(answer.json()["detail"], "store: Redis does not answer");
+    assert_eq!(answer.json()["detail"], "store: Redis does not answer; serving: shutting down");
     assert_eq!(answer.json()["checks"][0], json!({"check": "store", "ok": false, "why": "Redis does not answer"}));
     assert_eq!(desk.ask.of("GET", "/healthz", "", "").await.status, 200, "it still serves");
 }
@@ -88,7 +92,7 @@ async fn instances_are_listed_page_by_page() {
     let desk = Desk::new();
     let id = instance().to_string();
     let one = json!({
-        "instance": id, "app": "com.example.phone", "state": "active",
+        "instance": id, "kind": "lent", "app": "com.example.phone", "state": "active",
         "registration": {"state": "registered", "status": 200, "expires_in_s": 600},
         "created_at": "2026-11-22T09:00:00Z", "expires_at": "2026-11-27T09:00:00Z",
         "call_push": {"provider": "apns", "environment": "sandbox"}, "alert_push": null,
@@ -97,11 +101,30 @@ async fn instances_are_listed_page_by_page() {
     assert_eq!((list.status, list.json()), (200, json!({"instances": [one], "next": id})));
     let rest = desk.ask.of("GET", &format!("/v1/operator/instances?after={id}&limit=1"), TOKEN, "").await;
     assert_eq!(rest.json(), json!({"instances": [], "next": null}));
-    for query in ["limit=0", "limit=1001", "limit=x", "after=x", "limit", "offset=3"] {
+    let chosen = desk.ask.of("GET", "/v1/operator/instances?app=com.example.phone&domain=Example.com", TOKEN, "").await;
+    assert_eq!(chosen.json()["instances"], json!([one]));
+    for query in ["limit=0", "limit=1001", "limit=x", "after=x", "limit", "offset=3", "app=", "domain="] {
         let answer = desk.ask.of("GET", &format!("/v1/operator/instances?{query}"), TOKEN, "").await;
         assert_eq!((answer.status, answer.problem().as_str()), (400, "bad-request"), "{query}");
     }
     assert_eq!(desk.ask.of("GET", &path_of(Endpoint::Show), TOKEN, "").await.json(), one);
+}
+
+#[tokio::test]
+async fn an_account_is_found_by_the_hash_of_its_aor_and_by_nothing_else() {
+    let desk = Desk::new();
+    // printf alice@example.com | sha256sum
+    let hash = "ff8d9819fc0e12bf0d24892e45987e249a28dce836a85cad60e28eaaa8c6d976";
+    let find = async |body: &str| desk.ask.of("POST", "/v1/operator/instances/find", TOKEN, body).await;
+    let found = find(&json!({"aor_sha256": hash}).to_string()).await;
+    assert_eq!((found.status, &found.json()["instances"][0]["instance"]), (200, &json!(instance().to_string())));
+    let nobody = find(&json!({"aor_sha256": "0".repeat(64)}).to_string()).await;
+    assert_eq!((nobody.status, nobody.json()), (200, json!({"instances": []})));
+    for wrong in
+        [json!({}), json!({"aor_sha256": "ff"}), json!({"aor_sha256": 7}), json!({"aor": "sip:alice@example.com"})]
+    {
+        assert_eq!(find(&wrong.to_string()).await.status, 422, "{wrong}");
+    }
 }
 
 #[tokio::test]

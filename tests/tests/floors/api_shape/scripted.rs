@@ -25,9 +25,9 @@ use relay::secret::{ApiKey, InstanceSecret};
 use relay::service::nodes::{Body, NodeService};
 use relay::service::types::*;
 use relay::service::{AppService, DeviceService, ExamineError, OperatorService, SipServerService};
-use relay::vault::Owner;
 use relay::vault::items::{Counts, Message, MissedCall};
 use relay::vault::record::{Presence, Provider, WakeFor};
+use relay::vault::{AorHash, Owner};
 use serde_json::Value;
 use sip::id::{CallId, InstanceId, MessageId, ShardTag};
 
@@ -202,6 +202,7 @@ fn receipt(reason: WipeReason) -> Receipt {
 fn listed() -> Listed {
     Listed {
         instance: instance(),
+        kind: InstanceKind::Lent,
         app: "com.example.phone".into(),
         state: InstanceState::Active,
         registration: registration(),
@@ -369,12 +370,19 @@ impl SipServerService for Scripted {
 }
 
 impl OperatorService for Scripted {
-    async fn list(&self, after: Option<InstanceId>, limit: usize) -> Result<Page, OperatorError> {
+    async fn list(&self, after: Option<InstanceId>, limit: usize, which: Which) -> Result<Page, OperatorError> {
         self.admit_operator(instance())?;
+        let wanted = Which { app: Some("com.example.phone".into()), domain: Some("example.com".into()) };
         match after {
+            _ if which != Which::default() && which != wanted => Ok(Page::default()),
             Some(_) => Ok(Page::default()),
             None => Ok(Page { instances: vec![listed()], next: (limit == 1).then(instance) }),
         }
+    }
+
+    async fn find(&self, aor: AorHash) -> Result<Vec<Listed>, OperatorError> {
+        self.admit_operator(instance())?;
+        Ok(if aor == AorHash::of(&Aor::new("sip:alice@example.com")) { vec![listed()] } else { Vec::new() })
     }
 
     async fn show(&self, id: InstanceId) -> Result<Listed, OperatorError> {
@@ -391,8 +399,10 @@ impl OperatorService for Scripted {
         self.admit_operator(id)?;
         Ok(Export {
             listed: listed(),
-            wake_for: WakeFor { call: true, message: false, voicemail: false, missed_call: false },
-            presence: Presence::Background,
+            wishes: Some((
+                WakeFor { call: true, message: false, voicemail: false, missed_call: false },
+                Presence::Background,
+            )),
             calls: vec![(ringing_call(), CallView { state: CallState::Ringing, deadline: EXPIRES_AT })],
         })
     }

@@ -1,0 +1,133 @@
+//! `sipwake keys`: what may be shown of a keyring, and mixing something into it.
+//!
+//! Invariant: no key is printed, nor anything that one follows from.
+
+use std::io::{Read as _, Write as _};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::CommandError;
+use crate::clock::{DAY_S, Reading, rfc3339};
+use crate::config::Config;
+use crate::random;
+use crate::vault::{Fingerprint, Keyring};
+
+/// The least that is mixed in, in bytes: fewer can be guessed.
+const ENTROPY_MIN: usize = 16;
+/// The most, in bytes.
+const ENTROPY_MAX: u64 = 64 * 1024;
+
+/// Show what tells a keyring from another one, and rotate it
+#[derive(Args)]
+pub struct Keys {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Print the keyring's fingerprint; the same on each node of a store
+    Show {
+        #[command(flatten)]
+        place: Place,
+        /// JSON instead of lines
+        #[arg(long)]
+        json: bool,
+    },
+    /// Mix something in that nobody can know who had the file until now; what was sealed before opens until its end
+    Rotate {
+        #[command(flatten)]
+        place: Place,
+        /// What is mixed in, 16 bytes at least (`-`: the standard input): with the same on the same day (UTC) copies of the keyring
+        /// on other machines stay alike. Without it: random bytes, and copies are to be replaced by this file
+        #[arg(long, value_name = "FILE")]
+        entropy: Option<PathBuf>,
+    },
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Place {
+    /// The relay's configuration file, which names the keyring
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The keyring
+    #[arg(long, value_name = "FILE")]
+    keyring: Option<PathBuf>,
+}
+
+impl Place {
+    fn open(self) -> Result<Keyring, CommandError> {
+        let path = match (self.keyring, self.config) {
+            (Some(keyring), _) => Some(keyring),
+            (None, Some(file)) => {
+                let loaded =
+                    Config::load(&file).map_err(|problems| CommandError::Configuration(problems.to_string()))?;
+                loaded.store.keyring
+            }
+            (None, None) => None,
+        };
+        let path = path.filter(|path| path.exists());
+        let path = path.ok_or_else(|| CommandError::Configuration("there is no such keyring yet".to_owned()))?;
+        Keyring::open(&path).map_err(|error| CommandError::Configuration(error.to_string()))
+    }
+}
+
+/// Does what is asked.
+///
+/// # Errors
+/// [`CommandError`] when the keyring, or what is to be mixed in, cannot be used.
+pub fn run(keys: Keys) -> Result<(), CommandError> {
+    match keys.action {
+        Action::Show { place, json } => show(&place.open()?, json),
+        Action::Rotate { place, entropy } => {
+            let keyring = place.open()?;
+            let (bytes, note) = match entropy {
+                Some(file) => (read(file)?, "Do the same with the copies of the keyring today (UTC)."),
+                None => {
+                    let bytes = Zeroizing::new(random::bytes::<32>().to_vec());
+                    (bytes, "Copies of this keyring on other machines are now to be replaced by it.")
+                }
+            };
+            keyring.mix(&bytes, Reading::now()).map_err(|error| CommandError::Configuration(error.to_string()))?;
+            show(&keyring, false)?;
+            eprintln!("{note} A relay that runs takes it over within 10 s.");
+            Ok(())
+        }
+    }
+}
+
+fn show(keyring: &Keyring, json: bool) -> Result<(), CommandError> {
+    let Fingerprint { ring, day, rotation, chain } = keyring.fingerprint(Reading::now());
+    let (ring, chain) = (hex(&ring), hex(&chain));
+    let day = rfc3339(u64::from(day) * DAY_S)[..10].to_owned();
+    let mut out = std::io::stdout();
+    if json {
+        writeln!(out, "{}", json!({"ring": ring, "day": day, "rotation": rotation, "chain": chain}))?;
+    } else {
+        writeln!(out, "keyring      {ring}\nrotation     {rotation}\nkey of today {chain} ({day})")?;
+    }
+    Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn read(file: PathBuf) -> Result<Zeroizing<Vec<u8>>, CommandError> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(ENTROPY_MAX as usize));
+    let read = match file.as_os_str() == "-" {
+        true => std::io::stdin().take(ENTROPY_MAX).read_to_end(&mut bytes),
+        false => std::fs::File::open(&file).and_then(|opened| opened.take(ENTROPY_MAX).read_to_end(&mut bytes)),
+    };
+    read.map_err(|why| CommandError::File { file, why })?;
+    if bytes.len() < ENTROPY_MIN {
+        let what =
+            format!("what is to be mixed in has fewer than {ENTROPY_MIN} bytes; for example: openssl rand -hex 32");
+        return Err(CommandError::Configuration(what));
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,123 @@
+//! The operator listener, as the command line asks it.
+//!
+//! What is not said is taken from the configuration of a relay on this machine: where it listens, the token, and its
+//! certificate, which is then trusted as it is.
+//!
+//! Invariant: the relay is verified, always: by a CA, or by the very certificate that its configuration names. The token is
+//! in no error.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use clap::Args;
+use serde_json::Value;
+
+use super::https::Https;
+use super::{CommandError, key_from};
+use crate::config::{Config, Tls};
+use crate::net::tls::ClientTls;
+use crate::secret::ApiKey;
+
+/// Where a configuration is looked for that nobody names.
+const CONFIGURATIONS: [&str; 2] = ["relay.toml", "/etc/sipwake/relay.toml"];
+/// Where the listener is that nobody names.
+const USUAL: &str = "https://127.0.0.1:9443";
+
+/// Where a relay's operator listener is.
+#[derive(Args)]
+pub(super) struct At {
+    /// The relay's operator listener [default: that of the configuration, else https://127.0.0.1:9443]
+    #[arg(long, value_name = "URL")]
+    operator: Option<String>,
+    /// The file with the operator's token [default: that of the configuration]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// A CA that vouches for the relay's certificate, beside the system's (PEM)
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// The configuration of a relay on this machine [default: relay.toml, /etc/sipwake/relay.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// An operator listener, and what is shown to it.
+pub(super) struct Listener {
+    https: Https,
+    token: ApiKey,
+}
+
+impl At {
+    pub(super) fn open(&self) -> Result<Listener, CommandError> {
+        let needed = self.operator.is_none() || self.token_file.is_none();
+        let config = match &self.config {
+            Some(file) => Some(read(file)?),
+            None if needed => CONFIGURATIONS.iter().map(Path::new).find(|file| file.exists()).map(read).transpose()?,
+            None => None,
+        };
+        let https = match (&self.operator, &config) {
+            (None, Some(config)) if self.ca.is_none() => of_this_machine(config)?,
+            (None, Some(config)) => Https::new(&format!("https://{}", config.operator_address()), self.ca.as_deref())?,
+            (address, _) => Https::new(address.as_deref().unwrap_or(USUAL), self.ca.as_deref())?,
+        };
+        let token = match (&self.token_file, config) {
+            (Some(file), _) => key_from(file)?,
+            (None, Some(config)) => config.operator.token,
+            (None, None) => return Err(CommandError::NoToken),
+        };
+        Ok(Listener { https, token })
+    }
+}
+
+fn read(file: &Path) -> Result<Config, CommandError> {
+    Config::load(file).map_err(|problems| CommandError::Configuration(problems.to_string()))
+}
+
+fn of_this_machine(config: &Config) -> Result<Https, CommandError> {
+    let tls = match &config.tls {
+        Tls::Files { certificate, .. } => ClientTls::only(certificate)?,
+        Tls::Development => ClientTls::new(None)?,
+    };
+    Ok(Https::at(config.operator_address(), tls))
+}
+
+impl Listener {
+    /// Asks for what is below `/v1/operator`.
+    pub(super) async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, CommandError> {
+        self.https.ask(method, &format!("/v1/operator{path}"), self.token.expose(), body).await
+    }
+
+    /// Asks for any path, and takes what is no JSON.
+    pub(super) async fn get(&self, path: &str) -> Result<Bytes, CommandError> {
+        self.https.ask_bytes("GET", path, self.token.expose(), None).await
+    }
+
+    /// Asks about an instance; `rest` stands behind its path.
+    pub(super) async fn ask(&self, method: &str, id: &str, rest: &str) -> Result<Value, CommandError> {
+        self.ask_with(method, id, rest, None).await
+    }
+
+    /// The same with a body.
+    pub(super) async fn ask_with(
+        &self,
+        method: &str,
+        id: &str,
+        rest: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, CommandError> {
+        self.call(method, &path_of(id, rest), body).await
+    }
+
+    /// What is no JSON.
+    pub(super) async fn fetch(&self, id: &str, rest: &str) -> Result<Bytes, CommandError> {
+        self.get(&format!("/v1/operator{}", path_of(id, rest))).await
+    }
+}
+
+/// An id has no character that would end a part of a path; what is none is unknown to the relay.
+fn path_of(id: &str, rest: &str) -> String {
+    let id: String = id.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+    format!("/instances/{id}{rest}")
+}

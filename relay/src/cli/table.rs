@@ -1,0 +1,77 @@
+//! What a relay tells, as a person reads it: a table, or a line for each member.
+//!
+//! Invariant: nothing that a terminal would take for a command is printed.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+/// JSON for a program, indented for a person who looks on.
+pub(super) fn pretty(value: &Value) -> String {
+    format!("{value:#}\n")
+}
+
+/// A line for each row, below the columns' names.
+pub(super) fn table<const N: usize>(columns: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let rows: Vec<[String; N]> = std::iter::once(columns.map(str::to_owned)).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        text += cells.join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// A line for each member, nested ones by their path.
+pub(super) fn lines(value: &Value) -> String {
+    fn write(text: &mut String, path: &str, value: &Value) {
+        match value {
+            Value::Object(members) => {
+                for (key, value) in members {
+                    let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                    write(text, &path, value);
+                }
+            }
+            Value::Null => {}
+            value => drop(writeln!(text, "{path}: {}", cell(value))),
+        }
+    }
+    let mut text = String::new();
+    write(&mut text, "", value);
+    text
+}
+
+/// A value without quotes, and without what a terminal would take for a command.
+pub(super) fn cell(value: &Value) -> String {
+    let text = match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(list) => list.iter().map(cell).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    };
+    text.chars().filter(|c| !c.is_control()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_table_is_aligned_and_has_no_control_character() {
+        let row = |value: &str| [cell(&json!(value)), cell(&json!(200))];
+        let text = table(["NAME", "STATUS"], [row("com.example.phone\u{1b}[2J"), row("a")]);
+        assert_eq!(text, "NAME                  STATUS\ncom.example.phone[2J  200\na                     200\n");
+        assert_eq!(table(["NAME"], []).lines().count(), 1);
+    }
+
+    #[test]
+    fn one_thing_is_told_member_by_member() {
+        let one = json!({"instance": "pi_a", "alert_push": null, "registration": {"state": "retrying", "status": 503}});
+        assert_eq!(lines(&one), "instance: pi_a\nregistration.state: retrying\nregistration.status: 503\n");
+    }
+}

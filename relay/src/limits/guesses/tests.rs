@@ -1,0 +1,195 @@
+//! What guessing meets, in virtual time.
+
+use super::*;
+
+fn guesses() -> Guesses {
+    Guesses::new(Free { per_account: 5, per_source: 60 })
+}
+
+fn attempt<'a>(aor: &'a str, source: &str) -> Attempt<'a> {
+    let source = source.parse().unwrap();
+    Attempt { aor, usernames: &[], server: "example.com", addresses: &[], source, renews: false }
+}
+
+/// How many of so many wrong proofs, one after the other, begin within a time.
+fn wrong(guesses: &Guesses, start: Instant, seconds: u64, of: impl Fn(u64) -> (String, String)) -> usize {
+    let mut begun = 0;
+    for n in 0..seconds * 100 {
+        let now = start + Duration::from_millis(n * 10);
+        let (aor, source) = of(n);
+        if let Ok(permit) = guesses.admit(&attempt(&aor, &source), now) {
+            permit.refused(now);
+            begun += 1;
+        }
+    }
+    begun
+}
+
+#[test]
+fn two_hundred_wrong_passwords_for_one_account_are_six_in_a_second_and_a_dozen_in_an_hour() {
+    let now = Instant::now();
+    let one = |_| ("sip:alice@example.com".to_owned(), "192.0.2.1".to_owned());
+    assert_eq!(wrong(&guesses(), now, 1, one), 5);
+    let hour = wrong(&guesses(), now, 3600, one);
+    assert!((12..20).contains(&hour), "{hour}");
+}
+
+#[test]
+fn many_at_once_are_no_way_around() {
+    let (guesses, now) = (guesses(), Instant::now());
+    let begun: Vec<_> =
+        (0..200).filter_map(|_| guesses.admit(&attempt("sip:alice@example.com", "192.0.2.1"), now).ok()).collect();
+    assert_eq!(begun.len(), 5);
+    for permit in begun {
+        permit.refused(now);
+    }
+    assert!(guesses.admit(&attempt("sip:alice@example.com", "192.0.2.1"), now).is_err());
+}
+
+#[test]
+fn an_account_spelt_in_many_ways_is_one() {
+    let (guesses, now) = (guesses(), Instant::now());
+    let spellings =
+        ["sip:alice@example.com", "sips:ALICE@Example.Com", "sip:%61lice@example.com", "sip:al%69ce@example.com"];
+    let begun = wrong(&guesses, now, 1, |n| (spellings[n as usize % 4].to_owned(), "192.0.2.1".to_owned()));
+    assert_eq!(begun, 5);
+    let bob = ["bob".into()];
+    let named = |aor| Attempt { usernames: &bob, ..attempt(aor, "192.0.2.2") };
+    let aors: Vec<String> = (0..50).map(|n| format!("sip:x{n}@example.com")).collect();
+    let begun = aors.iter().filter(|aor| guesses.admit(&named(aor), now).map(|it| it.refused(now)).is_ok()).count();
+    assert_eq!(begun, 5, "one user name under many addresses");
+}
+
+#[test]
+fn a_crowd_of_sources_guesses_one_account_slowly_and_its_owner_is_let_past() {
+    let (guesses, start) = (guesses(), Instant::now());
+    guesses.admit(&attempt("sip:alice@example.com", "198.51.100.1"), start).ok().unwrap().accepted(start);
+    let crowd = |n| ("sip:alice@example.com".to_owned(), format!("10.{}.{}.1", n / 256 % 256, n % 256));
+    let begun = wrong(&guesses, start, 600, crowd);
+    assert!((20..50).contains(&begun), "{begun}");
+    let end = start + Duration::from_secs(600);
+    assert!(guesses.admit(&attempt("sip:alice@example.com", "198.51.100.1"), end).is_ok(), "the owner");
+    let wait = guesses.admit(&attempt("sip:alice@example.com", "198.51.100.2"), end).err().unwrap();
+    assert!(wait.after <= ACCOUNT_PAUSE.1 && !wait.by_source, "anybody else waits {wait:?} at most");
+}
+
+#[test]
+fn a_source_that_tries_many_accounts_is_slowed_down_and_others_are_not() {
+    let (guesses, start) = (guesses(), Instant::now());
+    let spray = |n| (format!("sip:u{n}@example.com"), "192.0.2.1".to_owned());
+    let begun = wrong(&guesses, start, 60, spray);
+    assert!((60..=125).contains(&begun), "{begun}");
+    let end = start + Duration::from_secs(60);
+    assert!(guesses.admit(&attempt("sip:bob@example.com", "192.0.2.9"), end).is_ok());
+    assert!(guesses.admit(&attempt("sip:u1@example.com", "192.0.2.1"), end + Duration::from_secs(120)).is_ok());
+}
+
+#[test]
+fn a_stranger_keeps_no_owner_waiting_who_renews_what_is_kept_here() {
+    let (guesses, start) = (guesses(), Instant::now());
+    let crowd = |n| ("sip:alice@example.com".to_owned(), format!("10.{}.{}.1", n / 256 % 256, n % 256));
+    wrong(&guesses, start, 60, crowd);
+    wrong(&guesses, start, 60, |n| (format!("sip:u{n}@example.com"), "192.0.2.1".to_owned()));
+    let end = start + Duration::from_secs(60);
+    let renewal = Attempt { renews: true, ..attempt("sip:alice@example.com", "192.0.2.1") };
+    assert!(guesses.admit(&renewal, end).is_ok(), "by the address of one who guesses, even");
+    // Nor is it a way around: who knows the device has no more than his own.
+    let begun = (0..100).filter(|_| guesses.admit(&renewal, end).map(|it| it.refused(end)).is_ok()).count();
+    assert_eq!(begun, 5);
+}
+
+#[test]
+fn right_proofs_are_never_slowed_down_and_leave_little() {
+    let (guesses, now) = (guesses(), Instant::now());
+    for n in 0..1000 {
+        let aor = format!("sip:u{n}@example.com");
+        let permit = guesses.admit(&attempt(&aor, "192.0.2.1"), now).ok().unwrap();
+        permit.accepted(now);
+    }
+    for _ in 0..3 {
+        for _ in 0..4 {
+            guesses.admit(&attempt("sip:alice@example.com", "192.0.2.1"), now).ok().unwrap().refused(now);
+        }
+        guesses.admit(&attempt("sip:alice@example.com", "192.0.2.1"), now).ok().unwrap().accepted(now);
+    }
+    let later = now + REMEMBERED;
+    drop(guesses.admit(&attempt("sip:x@example.com", "192.0.2.2"), later));
+    assert!(guesses.lock().entries.len() <= 2, "an hour later all is forgotten");
+}
+
+#[test]
+fn one_user_is_one_whatever_stands_beside_him() {
+    let (guesses, now) = (guesses(), Instant::now());
+    let begun = (0..50).filter(|n| {
+        let aor = format!("sip:x{n}@example.com");
+        let names = match n % 3 {
+            0 => vec!["bob".into()],
+            1 => vec!["BOB".into()],
+            _ => vec![format!("decoy{n}").into(), "b%6fb".into()],
+        };
+        let attempt = Attempt { usernames: &names, ..attempt(&aor, "192.0.2.2") };
+        guesses.admit(&attempt, now).map(|it| it.refused(now)).is_ok()
+    });
+    assert_eq!(begun.count(), 5);
+}
+
+#[test]
+fn a_user_with_one_domain_after_the_other_is_slowed_down() {
+    let (guesses, now) = (guesses(), Instant::now());
+    let begun = (0..50).filter(|n| {
+        let (aor, names) = (format!("sip:x{n}@example.com"), [format!("bob@h{n}.test").into()]);
+        let attempt = Attempt { usernames: &names, ..attempt(&aor, "192.0.2.2") };
+        guesses.admit(&attempt, now).map(|it| it.refused(now)).is_ok()
+    });
+    assert_eq!(begun.count(), 20);
+    let (aor, names) = ("sip:bob@h1.test", ["bob@h1.test".into()]);
+    let owner = Attempt { usernames: &names, ..attempt(aor, "192.0.2.3") };
+    assert!(guesses.admit(&owner, now).is_ok(), "from elsewhere");
+}
+
+#[test]
+fn a_right_proof_beside_it_forgets_no_failure() {
+    let (guesses, now) = (guesses(), Instant::now());
+    let (hers, both) = (["alice".into()], ["alice".into(), "mallory".into()]);
+    for _ in 0..5 {
+        let guess = Attempt { usernames: &hers, ..attempt("sip:mallory@example.com", "192.0.2.2") };
+        guesses.admit(&guess, now).ok().unwrap().refused(now);
+    }
+    let later = now + SOURCE_PAUSE.0;
+    let own = Attempt { usernames: &both, ..attempt("sip:mallory@example.com", "192.0.2.2") };
+    guesses.admit(&own, later).ok().unwrap().accepted(later);
+    let guess = Attempt { usernames: &hers, ..attempt("sip:mallory@example.com", "192.0.2.2") };
+    guesses.admit(&guess, later).ok().unwrap().refused(later);
+    assert!(guesses.admit(&guess, later).is_err());
+}
+
+#[test]
+fn many_names_of_one_server_are_one() {
+    let (guesses, now) = (guesses(), Instant::now());
+    let addresses = ["192.0.2.10".parse().unwrap(), "::ffff:192.0.2.11".parse().unwrap()];
+    let begun = (0..50).filter(|n| {
+        let server = format!("n{n}.test");
+        let addresses = if n % 2 == 0 { &addresses[..] } else { &addresses[1..] };
+        let attempt = Attempt { server: &server, addresses, ..attempt("sip:alice@example.com", "192.0.2.2") };
+        guesses.admit(&attempt, now).map(|it| it.refused(now)).is_ok()
+    });
+    assert_eq!(begun.count(), 5);
+}
+
+/// Whoever has a server of his own that says 200, or 403, to everything.
+#[test]
+fn who_fills_the_table_keeps_nobody_waiting_and_has_no_guessing_forgotten() {
+    let (guesses, now) = (guesses(), Instant::now());
+    for _ in 0..5 {
+        guesses.admit(&attempt("sip:alice@example.com", "192.0.2.1"), now).ok().unwrap().refused(now);
+    }
+    for n in 0..ENTRIES_MAX as u64 {
+        let (aor, source) = (format!("sip:u{n}@mallory.test"), format!("10.{}.{}.1", n / 256 % 256, n % 256));
+        let own = Attempt { server: "mallory.test", ..attempt(&aor, &source) };
+        let Ok(permit) = guesses.admit(&own, now) else { panic!("{n}") };
+        if n % 2 == 0 { permit.accepted(now) } else { permit.refused(now) }
+    }
+    assert!(guesses.lock().entries.len() <= ENTRIES_MAX);
+    assert!(guesses.admit(&attempt("sip:bob@example.com", "192.0.2.3"), now).is_ok());
+    assert!(guesses.admit(&attempt("sip:alice@example.com", "192.0.2.1"), now).is_err(), "she is still guarded");
+}

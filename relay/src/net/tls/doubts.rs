@@ -1,0 +1,138 @@
+//! What would make those who connect refuse the relay's certificate, found before they do.
+//!
+//! Invariant: it looks and changes nothing. Whether a phone trusts the CA is the phone's to say; what no client can take
+//! is [`Doubt::is_fatal`].
+
+use std::fmt;
+use std::path::Path;
+
+use rustls::RootCertStore;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+
+use super::{TlsError, certificates, server_name, validity};
+
+/// A certificate that ends within this many seconds is said: 14 days.
+const SOON_S: u64 = 14 * 86_400;
+/// The names that are repeated when none fits.
+const NAMES_SHOWN: usize = 5;
+
+/// What is wrong with a certificate, or will be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Doubt {
+    /// It has ended; the date, and its place in the chain counted from 1.
+    Ended(String, usize),
+    /// Its time has not come.
+    NotYet(String, usize),
+    /// It ends within [`SOON_S`].
+    EndsSoon(String),
+    /// It does not name this host, but others.
+    DoesNotName(String, Vec<String>),
+    /// It is a CA's own.
+    IsCa,
+    /// It is not for servers.
+    NotForServers,
+    /// No root of this machine vouches for it.
+    NobodyVouches,
+}
+
+impl Doubt {
+    /// Whether no client can take it; else it is worth saying.
+    pub fn is_fatal(&self) -> bool {
+        !matches!(self, Self::EndsSoon(_) | Self::NobodyVouches)
+    }
+
+    /// What to do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Ended(..) | Self::EndsSoon(_) => "renew it; the relay takes the new files within 5 s",
+            Self::NotYet(..) => "wait, or look at this machine's clock",
+            Self::DoesNotName(..) => "have one issued for this name, or write the name that it has",
+            Self::IsCa => "put the relay's own certificate first, and name its key",
+            Self::NotForServers => "have one issued with the extended key usage serverAuth",
+            Self::NobodyVouches => {
+                "add the intermediate certificates behind the leaf, or see that phones, apps and SIP servers trust its CA"
+            }
+        }
+    }
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let which = |place: &usize| match place {
+            1 => "the certificate".to_owned(),
+            place => format!("certificate {place} of the chain"),
+        };
+        match self {
+            Self::Ended(when, place) => write!(f, "{} has expired: it ended on {when}", which(place)),
+            Self::NotYet(when, place) => write!(f, "{} is not valid before {when}", which(place)),
+            Self::EndsSoon(when) => write!(f, "the certificate ends soon, on {when}"),
+            Self::DoesNotName(host, names) if names.is_empty() => {
+                write!(f, "the certificate does not name {host}; it names nobody")
+            }
+            Self::DoesNotName(host, names) => {
+                write!(f, "the certificate does not name {host}; it names {}", names.join(", "))
+            }
+            Self::IsCa => f.write_str("the first certificate is a CA's"),
+            Self::NotForServers => f.write_str("the certificate is not for servers"),
+            Self::NobodyVouches => f.write_str("no root of this machine vouches for the certificate"),
+        }
+    }
+}
+
+/// What stands against the chain in the file (leaf first) at `now`, in seconds since 1970, for who connects to one of `hosts`
+/// (bracketed when IPv6). `ca_file` is trusted beside the system's roots.
+///
+/// # Errors
+/// [`TlsError`] when the file holds no certificate.
+pub fn doubts(chain: &Path, hosts: &[&str], ca_file: Option<&Path>, now: u64) -> Result<Vec<Doubt>, TlsError> {
+    let chain = certificates(chain)?;
+    let mut doubts = Vec::new();
+    for (index, certificate) in chain.iter().enumerate() {
+        let Some((not_before, not_after)) = validity::period(certificate) else { continue };
+        let day = |at: u64| crate::clock::rfc3339(at);
+        if not_after <= now {
+            doubts.push(Doubt::Ended(day(not_after), index + 1));
+        } else if not_before > now {
+            doubts.push(Doubt::NotYet(day(not_before), index + 1));
+        } else if index == 0 && not_after - now < SOON_S {
+            doubts.push(Doubt::EndsSoon(day(not_after)));
+        }
+    }
+    if let Some(leaf) = chain.first().and_then(|leaf| EndEntityCert::try_from(leaf).ok()) {
+        for host in hosts {
+            let fits = |name| leaf.verify_is_valid_for_subject_name(&name).is_ok();
+            if !server_name(host).is_some_and(fits) {
+                doubts.push(Doubt::DoesNotName((*host).to_owned(), names(&leaf)));
+            }
+        }
+        let dated = doubts.iter().any(|doubt| matches!(doubt, Doubt::Ended(..) | Doubt::NotYet(..)));
+        doubts.extend(if dated { None } else { unvouched(&leaf, &chain[1..], ca_file, now) });
+    }
+    Ok(doubts)
+}
+
+/// The first names of a certificate.
+fn names(leaf: &EndEntityCert<'_>) -> Vec<String> {
+    let names = leaf.valid_dns_names().chain(leaf.valid_uri_names());
+    names.take(NAMES_SHOWN).map(str::to_owned).collect()
+}
+
+/// Why no path leads from the leaf to a root of this machine, or to a certificate that is sent along.
+fn unvouched(leaf: &EndEntityCert<'_>, sent: &[CertificateDer<'_>], ca_file: Option<&Path>, now: u64) -> Option<Doubt> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots.add_parsable_certificates(ca_file.and_then(|file| certificates(file).ok()).unwrap_or_default());
+    roots
+        .roots
+        .extend(sent.iter().filter_map(|certificate| Some(anchor_from_trusted_cert(certificate).ok()?.to_owned())));
+    let algorithms = default_provider().signature_verification_algorithms.all;
+    let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now));
+    match leaf.verify_for_usage(algorithms, &roots.roots, sent, now, KeyUsage::server_auth(), None, None) {
+        Ok(_) => None,
+        Err(webpki::Error::CaUsedAsEndEntity) => Some(Doubt::IsCa),
+        Err(webpki::Error::RequiredEkuNotFoundContext(_)) => Some(Doubt::NotForServers),
+        Err(_) => Some(Doubt::NobodyVouches),
+    }
+}

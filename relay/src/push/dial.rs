@@ -1,0 +1,245 @@
+//! Dialling a push service: whole handshakes, TCP and TLS, raced over the addresses of its name (RFC 8305).
+//!
+//! | moment | what is begun |
+//! | --- | --- |
+//! | at once | the first address; those that were mute or whose lines died young come last |
+//! | each [`NEXT_AFTER`], or when one fails | the next address |
+//! | [`AGAIN_AFTER`] after the last one | once more each that has said nothing yet |
+//!
+//! Invariant: the first whole handshake wins and the others are dropped; a dial ends within [`DIAL_TIMEOUT`]. Nothing but
+//! TLS with a certificate for the service's own name, and nothing but HTTP/2 in it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::network::{ByteStream, Network};
+
+/// How long an address may take before the next one is tried beside it (RFC 8305 §5).
+const NEXT_AFTER: Duration = Duration::from_millis(250);
+/// How long all addresses may be silent before each is tried a second time.
+const AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// How long name, addresses and both handshakes may take together.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the resolver may take while the addresses of the last time are known.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Addresses of one name that are dialled.
+const ADDRESSES_MAX: usize = 8;
+
+/// A freshly made HTTP/2 connection: the handle to send with, and what must be driven.
+pub(super) type Dialled = (h2::client::SendRequest<Bytes>, Driven);
+
+/// What must be driven for anything to happen on a connection.
+pub(super) type Driven = h2::client::Connection<TlsStream<Box<dyn ByteStream>>, Bytes>;
+
+/// Why a dial failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DialError {
+    #[error("its name does not resolve: {0}")]
+    Name(#[source] io::Error),
+    #[error("no address accepts the connection: {0}")]
+    Tcp(#[source] io::Error),
+    #[error("the TLS handshake failed: {0}")]
+    Tls(#[source] io::Error),
+    #[error("it does not speak HTTP/2")]
+    NotHttp2,
+    #[error("the HTTP/2 handshake failed: {0}")]
+    Http2(#[source] h2::Error),
+    #[error("it did not answer in time")]
+    Timeout,
+}
+
+/// Where to dial, and what earlier dials have shown.
+pub(super) struct Dialler {
+    host: Box<str>,
+    port: u16,
+    name: ServerName<'static>,
+    tls: Arc<ClientConfig>,
+    network: Arc<dyn Network>,
+    memory: Mutex<Memory>,
+}
+
+#[derive(Default)]
+struct Memory {
+    /// What the name resolved to the last time.
+    addresses: Vec<SocketAddr>,
+    /// Those that are dialled last.
+    poor: Vec<SocketAddr>,
+}
+
+impl Dialler {
+    pub(super) fn new(
+        host: &str,
+        port: u16,
+        name: ServerName<'static>,
+        tls: Arc<ClientConfig>,
+        network: Arc<dyn Network>,
+    ) -> Self {
+        Self { host: host.into(), port, name, tls, network, memory: Mutex::default() }
+    }
+
+    /// Connects; also to which address.
+    pub(super) async fn dial(&self) -> Result<(Dialled, SocketAddr), DialError> {
+        timeout(DIAL_TIMEOUT, self.race()).await.unwrap_or(Err(DialError::Timeout))
+    }
+
+    /// Dials this address last: its line fell silent or died young.
+    pub(super) fn demote(&self, address: SocketAddr) {
+        let mut memory = self.memory();
+        if !memory.poor.contains(&address) {
+            memory.poor.push(address);
+        }
+    }
+
+    async fn race(&self) -> Result<(Dialled, SocketAddr), DialError> {
+        let mut waiting: VecDeque<_> = self.addresses().await?.into();
+        let mut open: JoinSet<(SocketAddr, Result<Dialled, DialError>)> = JoinSet::new();
+        let mut silent: Vec<SocketAddr> = Vec::new();
+        let mut worst: Option<DialError> = None;
+        let mut repeated = false;
+        loop {
+            if let Some(address) = waiting.pop_front() {
+                silent.push(address);
+                open.spawn(handshake(address, self.network.connect(address), self.name.clone(), Arc::clone(&self.tls)));
+            }
+            let more = !waiting.is_empty() || !repeated;
+            let pause = if waiting.is_empty() { AGAIN_AFTER } else { NEXT_AFTER };
+            tokio::select! {
+                Some(ended) = open.join_next() => {
+                    // A handshake neither panics nor is stopped while its race goes on.
+                    let Ok((address, outcome)) = ended else { return Err(worst.unwrap_or(DialError::Timeout)) };
+                    silent.retain(|other| *other != address);
+                    match outcome {
+                        Ok(dialled) => {
+                            self.remember(address, &silent);
+                            return Ok((dialled, address));
+                        }
+                        Err(error) => worst = Some(more_telling(worst, error)),
+                    }
+                    if open.is_empty() && waiting.is_empty() {
+                        return Err(worst.unwrap_or(DialError::Timeout));
+                    }
+                }
+                () = sleep_until(Instant::now() + pause), if more => {
+                    if waiting.is_empty() {
+                        repeated = true;
+                        waiting.extend(std::mem::take(&mut silent));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The addresses in the order in which they are dialled. A resolver that is away does not matter while those of the
+    /// last time are known.
+    async fn addresses(&self) -> Result<Vec<SocketAddr>, DialError> {
+        let known = self.memory().addresses.clone();
+        let resolving = self.network.resolve(&self.host, self.port);
+        let found = match known.is_empty() {
+            true => resolving.await,
+            false => timeout(RESOLVE_TIMEOUT, resolving).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+        };
+        let found = match found {
+            Ok(found) if !found.is_empty() => found,
+            Ok(_) if known.is_empty() => return Err(DialError::Name(io::ErrorKind::AddrNotAvailable.into())),
+            Err(error) if known.is_empty() => return Err(DialError::Name(error)),
+            _ => known,
+        };
+        let mut memory = self.memory();
+        memory.poor.retain(|address| found.contains(address));
+        let mut ordered = interleaved(&found);
+        ordered.truncate(ADDRESSES_MAX);
+        ordered.sort_by_key(|address| memory.poor.contains(address));
+        memory.addresses = found;
+        Ok(ordered)
+    }
+
+    fn remember(&self, good: SocketAddr, silent: &[SocketAddr]) {
+        let mut memory = self.memory();
+        // The good one stays where it is: whether its line lives is not known yet.
+        let new: Vec<_> =
+            silent.iter().filter(|address| **address != good && !memory.poor.contains(address)).copied().collect();
+        memory.poor.extend(new);
+        if memory.poor.len() >= memory.addresses.len() {
+            // When all are poor, none is.
+            memory.poor.clear();
+        }
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn handshake(
+    address: SocketAddr,
+    connecting: super::network::Opening<Box<dyn ByteStream>>,
+    name: ServerName<'static>,
+    tls: Arc<ClientConfig>,
+) -> (SocketAddr, Result<Dialled, DialError>) {
+    let whole = async {
+        let tcp = connecting.await.map_err(DialError::Tcp)?;
+        let stream = TlsConnector::from(tls).connect(name, tcp).await.map_err(DialError::Tls)?;
+        if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+            return Err(DialError::NotHttp2);
+        }
+        h2::client::Builder::new().enable_push(false).handshake(stream).await.map_err(DialError::Http2)
+    };
+    (address, whole.await)
+}
+
+/// The families of addresses in turn, the first one's first (RFC 8305 §4).
+fn interleaved(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (one, other): (Vec<SocketAddr>, Vec<SocketAddr>) =
+        addresses.iter().partition(|address| address.is_ipv6() == first_is_v6);
+    let mut mixed = Vec::with_capacity(addresses.len());
+    for place in 0..one.len().max(other.len()) {
+        mixed.extend(one.get(place).copied());
+        mixed.extend(other.get(place).copied());
+    }
+    mixed
+}
+
+/// Of two errors the one that says more: who was reached and refused says more than who was not.
+fn more_telling(known: Option<DialError>, new: DialError) -> DialError {
+    match known {
+        Some(known @ (DialError::Tls(_) | DialError::NotHttp2 | DialError::Http2(_)))
+            if matches!(new, DialError::Tcp(_) | DialError::Timeout) =>
+        {
+            known
+        }
+        _ => new,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_of_addresses_take_turns() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let mixed = interleaved(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"].map(address));
+        assert_eq!(mixed, ["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"].map(address));
+        assert_eq!(interleaved(&[]), []);
+    }
+
+    #[test]
+    fn a_handshake_that_was_refused_says_more_than_an_address_that_was_not_reached() {
+        let tcp = || DialError::Tcp(io::ErrorKind::ConnectionRefused.into());
+        assert!(matches!(more_telling(Some(DialError::NotHttp2), tcp()), DialError::NotHttp2));
+        assert!(matches!(more_telling(Some(tcp()), DialError::NotHttp2), DialError::NotHttp2));
+        assert!(matches!(more_telling(None, DialError::Timeout), DialError::Timeout));
+    }
+}

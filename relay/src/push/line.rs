@@ -1,0 +1,350 @@
+//! The state of one connection to a push service: whether a request may go over it.
+//!
+//! | state | a new request | it ends with |
+//! | --- | --- | --- |
+//! | good | goes; if nothing was heard for [`IDLE_AFTER`], the line is asked first | a request unanswered for [`ASK_AFTER`], or one that finds the line idle: it is asked |
+//! | asked: a PING is out | is held | its ACK, or any answer: good. Neither within the line's patience: silent |
+//! | silent | goes elsewhere; what is under way may still be answered | never |
+//! | retired | likewise | never |
+//!
+//! A line's patience is [`PATIENCE_MIN`], or four of its round trips; one that has never said anything gets
+//! [`PATIENCE_MAX`], for its service may be slow in all it does.
+//!
+//! Invariant: the state is one atomic, and a request over a good line takes no lock here but that of the semaphore of its
+//! stream. A line that is not good lets nobody go, and wakes all who are held when it is decided.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use h2::{Ping, PingPong};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::backoff::Backoff;
+
+/// Requests on one connection at once; the service's own limit, when lower, is kept as well.
+const MAX_STREAMS: usize = 1_000;
+/// Streams that `h2` opens before the service has told its limit.
+const STREAMS_BEFORE_SETTINGS: usize = 100;
+/// A request that is unanswered for so long, while nothing else is heard, has the line asked.
+pub(super) const ASK_AFTER: Duration = Duration::from_millis(250);
+/// While requests are unanswered the line is asked again, at first after [`ASK_AFTER`], and at most so rarely.
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(1);
+/// A line on which nothing was heard for so long is asked before a request goes over it.
+const IDLE_AFTER: Duration = Duration::from_secs(2);
+/// How often an idle line is asked, so that what stands between keeps it open and a dead one is found.
+const ASK_IDLE_EVERY: Duration = Duration::from_secs(30);
+/// The least and the most that an ACK may take.
+const PATIENCE_MIN: Duration = Duration::from_millis(500);
+const PATIENCE_MAX: Duration = Duration::from_secs(5);
+/// A line that ends earlier, with fewer good answers than [`FEW_ANSWERS`], has died young.
+const YOUNG: Duration = Duration::from_secs(10);
+const FEW_ANSWERS: u32 = 100;
+/// Before the next dial, when lines die young one after the other: of those that served, and of those that did not.
+const AFTER_SHORT_SERVICE: Backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_millis(500) };
+const AFTER_NO_SERVICE: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(5) };
+
+const GOOD: u8 = 0;
+const ASKED: u8 = 1;
+const RETIRED: u8 = 2;
+const SILENT: u8 = 3;
+
+/// What an answer means for the line that it came by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LineFate {
+    /// Nothing: it goes on.
+    Good,
+    /// The fault may stick to this line: the next try goes over a fresh one. A line that has served others meanwhile is
+    /// only replaced once its successor is there.
+    Faulty,
+    /// The service gives this line up.
+    Ending,
+}
+
+/// One connection, as its users and its driver share it.
+pub(super) struct Line {
+    /// One permit for each stream that may be open; closed when the line takes no further requests.
+    gate: Arc<Semaphore>,
+    streams: Mutex<Streams>,
+    granted: AtomicUsize,
+    state: AtomicU8,
+    /// Told when the state changes.
+    changed: Notify,
+    /// Tells the driver to look at the line.
+    look: Notify,
+    opened: Instant,
+    /// When something was last heard, and what an ACK takes; in milliseconds, the first since `opened`. 0: nothing yet.
+    heard: AtomicU64,
+    round_trip: AtomicU64,
+    /// The service has taken our credentials on it.
+    proven: AtomicBool,
+    /// A successor is wanted.
+    tired: AtomicBool,
+    good: AtomicU32,
+    faults_in_a_row: AtomicU32,
+    ancestry: Arc<Ancestry>,
+}
+
+struct Streams {
+    granted: usize,
+    /// The service's own limit.
+    limit: usize,
+}
+
+/// How the lines before have ended.
+#[derive(Default)]
+pub(super) struct Ancestry(Mutex<Ends>);
+
+#[derive(Default)]
+struct Ends {
+    young: u32,
+    served: bool,
+    last: Option<Instant>,
+}
+
+impl Ancestry {
+    /// How long the next dial waits.
+    pub(super) fn pause(&self) -> Duration {
+        let ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Once is no pattern: a service restarts now and then.
+        let (Some(last), 2..) = (ends.last, ends.young) else { return Duration::ZERO };
+        let steps = if ends.served { AFTER_SHORT_SERVICE } else { AFTER_NO_SERVICE };
+        steps.pause(ends.young - 1).saturating_sub(last.elapsed())
+    }
+
+    fn note_end(&self, lived: Duration, good: u32) {
+        let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let young = lived < YOUNG && good < FEW_ANSWERS;
+        ends.young = if young { ends.young.saturating_add(1) } else { 0 };
+        ends.served = good > 0;
+        ends.last = Some(Instant::now());
+    }
+}
+
+impl Line {
+    /// A `cautious` one carries one request alone until the service has taken our credentials.
+    pub(super) fn new(cautious: bool, ancestry: Arc<Ancestry>) -> Arc<Self> {
+        let granted = if cautious { 1 } else { STREAMS_BEFORE_SETTINGS };
+        Arc::new(Self {
+            gate: Arc::new(Semaphore::new(granted)),
+            streams: Mutex::new(Streams { granted, limit: STREAMS_BEFORE_SETTINGS }),
+            granted: AtomicUsize::new(granted),
+            state: AtomicU8::new(GOOD),
+            changed: Notify::new(),
+            look: Notify::new(),
+            opened: Instant::now(),
+            heard: AtomicU64::new(0),
+            round_trip: AtomicU64::new(0),
+            proven: AtomicBool::new(!cautious),
+            tired: AtomicBool::new(false),
+            good: AtomicU32::new(0),
+            faults_in_a_row: AtomicU32::new(0),
+            ancestry,
+        })
+    }
+
+    /// The right to one stream, once the line is known to be good. `None`: it takes no further requests.
+    pub(super) async fn admit(&self) -> Option<OwnedSemaphorePermit> {
+        let permit = Arc::clone(&self.gate).acquire_owned().await.ok()?;
+        while self.state.load(Ordering::Acquire) != GOOD || self.is_idle() {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            match self.state.load(Ordering::Acquire) {
+                GOOD if !self.is_idle() => break,
+                GOOD => self.ask(),
+                ASKED => changed.await,
+                _ => return None,
+            }
+        }
+        Some(permit)
+    }
+
+    /// A request has been unanswered for [`ASK_AFTER`].
+    pub(super) fn suspect(&self) {
+        match self.heard_within(ASK_AFTER) {
+            true => self.look.notify_one(),
+            false => self.ask(),
+        }
+    }
+
+    fn ask(&self) {
+        if self.state.compare_exchange(GOOD, ASKED, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            self.look.notify_one();
+        }
+    }
+
+    /// Waits until the line has fallen silent.
+    pub(super) async fn silence(&self) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.state.load(Ordering::Acquire) == SILENT {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// An answer came, which means this for the line; `proves`: our credentials were taken.
+    pub(super) fn answered(&self, fate: LineFate, proves: bool) {
+        self.hear();
+        if proves && !self.proven.swap(true, Ordering::Relaxed) {
+            self.resize(None);
+        }
+        match fate {
+            LineFate::Good => {
+                self.good.fetch_add(1, Ordering::Relaxed);
+                self.faults_in_a_row.store(0, Ordering::Relaxed);
+            }
+            LineFate::Faulty => {
+                let again = self.faults_in_a_row.fetch_add(1, Ordering::Relaxed) > 0;
+                match self.good.load(Ordering::Relaxed) {
+                    0 => self.retire(),
+                    // One that serves others well is not replaced more than once a second.
+                    _ if again || self.opened.elapsed() >= Duration::from_secs(1) => {
+                        self.tired.store(true, Ordering::Relaxed);
+                    }
+                    _ => {}
+                }
+            }
+            LineFate::Ending => self.retire(),
+        }
+    }
+
+    /// Lets no further request go; what is under way goes on.
+    pub(super) fn retire(&self) {
+        self.end(RETIRED);
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.gate.is_closed()
+    }
+
+    /// Whether a successor is wanted while it still serves.
+    pub(super) fn is_tired(&self) -> bool {
+        self.tired.load(Ordering::Relaxed)
+    }
+
+    /// Whether it died young, or has never answered well.
+    pub(super) fn was_poor(&self) -> bool {
+        self.state.load(Ordering::Acquire) == SILENT || self.good.load(Ordering::Relaxed) == 0
+    }
+
+    /// Asks the line by PING whenever that is due, until it has fallen silent or ended. `limit` tells how many streams the
+    /// service allows.
+    pub(super) async fn watch(&self, pings: &mut PingPong, limit: impl Fn() -> Option<usize>) {
+        let mut pause = ASK_AFTER;
+        loop {
+            if self.ping(pings).await.is_none() {
+                return;
+            }
+            self.resize(limit());
+            // Until there is a reason to ask again.
+            loop {
+                let wait = if self.open_streams() == 0 { ASK_IDLE_EVERY } else { pause };
+                tokio::select! {
+                    () = self.look.notified() => pause = ASK_AFTER,
+                    () = sleep(wait) => pause = (pause * 2).min(ASK_AGAIN_MAX),
+                }
+                if self.state.load(Ordering::Acquire) != GOOD || !self.heard_within(wait.min(pause)) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// One PING and its ACK. `None`: the line has ended, or is silent.
+    async fn ping(&self, pings: &mut PingPong) -> Option<()> {
+        let asked = Instant::now();
+        let pong = pings.ping(Ping::opaque());
+        tokio::pin!(pong);
+        loop {
+            let waiting_since = Instant::now();
+            match timeout(self.patience(), &mut pong).await {
+                Ok(Ok(_)) => {
+                    self.note_round_trip(asked.elapsed());
+                    self.hear();
+                    return Some(());
+                }
+                Ok(Err(_)) => return None,
+                // Answers come, though no ACK: that is no silence.
+                Err(_) if self.heard_since(waiting_since) => {}
+                Err(_) => {
+                    self.end(SILENT);
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn end(&self, state: u8) {
+        self.gate.close();
+        let ended = self.state.fetch_max(state, Ordering::AcqRel);
+        if ended < RETIRED {
+            self.ancestry.note_end(self.opened.elapsed(), self.good.load(Ordering::Relaxed));
+        }
+        self.changed.notify_waiters();
+    }
+
+    fn hear(&self) {
+        self.heard.fetch_max(self.age(Instant::now()).max(1), Ordering::Relaxed);
+        if self.state.load(Ordering::Acquire) == ASKED
+            && self.state.compare_exchange(ASKED, GOOD, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        {
+            self.changed.notify_waiters();
+        }
+    }
+
+    fn note_round_trip(&self, took: Duration) {
+        let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let known = self.round_trip.load(Ordering::Relaxed);
+        let smoothed = if known == 0 { took } else { (known * 3 + took) / 4 };
+        self.round_trip.store(smoothed.max(1), Ordering::Relaxed);
+    }
+
+    fn patience(&self) -> Duration {
+        match (self.heard.load(Ordering::Relaxed), self.round_trip.load(Ordering::Relaxed)) {
+            (0, _) => PATIENCE_MAX,
+            (_, round_trip) => Duration::from_millis(round_trip.saturating_mul(4)).clamp(PATIENCE_MIN, PATIENCE_MAX),
+        }
+    }
+
+    /// A new line has just been spoken to, in its handshakes: it is not idle.
+    fn is_idle(&self) -> bool {
+        !self.heard_within(IDLE_AFTER)
+    }
+
+    fn heard_within(&self, period: Duration) -> bool {
+        let silent = self.age(Instant::now()).saturating_sub(self.heard.load(Ordering::Relaxed));
+        Duration::from_millis(silent) < period
+    }
+
+    fn heard_since(&self, moment: Instant) -> bool {
+        self.heard.load(Ordering::Relaxed) > self.age(moment)
+    }
+
+    fn age(&self, moment: Instant) -> u64 {
+        u64::try_from(moment.saturating_duration_since(self.opened).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn open_streams(&self) -> usize {
+        self.granted.load(Ordering::Relaxed).saturating_sub(self.gate.available_permits())
+    }
+
+    /// Opens the gate for as many streams as the service allows, once it has accepted our credentials.
+    fn resize(&self, limit: Option<usize>) {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.limit = limit.map_or(streams.limit, |limit| limit.clamp(1, MAX_STREAMS));
+        let wanted = if self.proven.load(Ordering::Relaxed) { streams.limit } else { 1 };
+        if wanted > streams.granted {
+            self.gate.add_permits(wanted - streams.granted);
+            streams.granted = wanted;
+        } else {
+            streams.granted -= self.gate.forget_permits(streams.granted - wanted);
+        }
+        self.granted.store(streams.granted, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,44 @@
+//! A caller behind the SIP server, which passes on what it writes.
+
+use tests::board::Missed;
+use tests::wire::Transport;
+use tests::world::World;
+
+/// What a caller writes comes by the one connection that all accounts of the server have: it ends none of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_much_or_torn_costs_its_sender_an_answer_and_nobody_the_connection() -> Result<(), Missed> {
+    for transport in [Transport::Tls, Transport::Tcp] {
+        let mut world = World::with(|setup| setup.transports = vec![Transport::Tls, Transport::Tcp]).await?;
+        world.transport = transport;
+        world.enable().await?;
+        let aor = world.aor();
+        let binding = world.registrar.contacts(&aor)[0].clone();
+        let head = |n: usize, more: &str, length: usize| {
+            format!(
+                "INVITE {} SIP/2.0\r\nVia: SIP/2.0/TLS 127.0.0.1:5099;branch=z9hG4bKodd{n}\r\nMax-Forwards: 70\r\n\
+                 From: <sip:bob@example.test>;tag=odd\r\nTo: <{aor}>\r\nCall-ID: odd{n}\r\nCSeq: 1 INVITE\r\n\
+                 Contact: <sip:bob@127.0.0.1>\r\n{more}Content-Length: {length}\r\n\r\n",
+                binding.uri
+            )
+        };
+        for (n, (more, body)) in [
+            ("X-Odd: y\r\n".repeat(200), 0),
+            (String::new(), 100_000),
+            ("Subject: a\nb\r\n".to_owned(), 0),
+            ("Subject: a\rb\r\n".to_owned(), 0),
+            ("Odd Name: y\r\n".to_owned(), 0),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let text = head(n, &more, body) + &"x".repeat(body);
+            binding.flow.send(&text.into());
+        }
+        let (caller, _) = world.call_and_push().await?;
+        assert_eq!(world.registrar.registers(&aor).len(), 2, "{transport:?}: nobody registered again");
+        assert_eq!(world.apns.count(), 1, "{transport:?}: nobody was woken by the others");
+        assert!(world.registrar.contacts(&aor)[0].flow.is_open(), "{transport:?}");
+        caller.cancel().await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! Nodes with copies of a keyring, over days; and a node with another one.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use tests::board::Missed;
+use tests::redis_server::RedisServer;
+use tests::relay_process::{RelayProcess, binary};
+use tests::relay_setup::Ports;
+use tests::scratch::Scratch;
+use tests::skewed_clock::SkewedClock;
+use tests::world::{OTHER_TOKEN, SOON, World};
+
+use super::Outcome;
+
+const DAY_S: i64 = 86_400;
+
+#[tokio::test]
+async fn what_a_node_has_sealed_days_later_opens_at_another_that_has_a_copy_of_its_keyring() -> Outcome {
+    let (clock, scratch) = (SkewedClock::new(), Scratch::new());
+    let redis = RedisServer::start_by(&clock);
+    let mut world = World::with(|setup| {
+        setup.store = redis.url();
+        setup.environment.extend(clock.environment());
+    })
+    .await?;
+    let copy = scratch.path().join("keyring");
+    std::fs::copy(world.relay.setup().keyring.as_ref().expect("a file"), &copy)?;
+    let mut setup = world.relay.setup().clone();
+    (setup.ports, setup.keyring) = (Ports::default(), Some(copy));
+    let mut other = RelayProcess::start(setup).await?;
+    world.relay.kill_9().await?;
+    other.kill_9().await?;
+    for day in 1..=3 {
+        clock.set(day * DAY_S);
+        // Both day by day, so that both have made a key of that day before they meet.
+        world.relay.restart().await?;
+        other.restart().await?;
+        if day < 3 {
+            world.relay.kill_9().await?;
+            other.kill_9().await?;
+        }
+    }
+    let instance = world.enable_other().await?;
+    world.relay.kill_9().await?;
+    let taken = world.until("the other node has it", || async {
+        let answer = other.api().read(&instance).await.ok()?.json();
+        (answer["registration"]["state"] == "registered").then_some(())
+    });
+    taken.await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_with_another_keyring_says_so_and_is_not_ready_until_it_has_that_of_the_others() -> Outcome {
+    let (redis, scratch) = (RedisServer::start(), Scratch::new());
+    let world = World::with(|setup| setup.store = redis.url()).await?;
+    let mut setup = world.relay.setup().clone();
+    let keyring = scratch.path().join("another");
+    (setup.ports, setup.keyring) = (Ports::default(), Some(keyring.clone()));
+    let mut other = RelayProcess::launch(setup)?;
+    let unready = world.until("not ready, and why", || async {
+        let answer = other.operator().get("/readyz").await.ok().filter(|answer| answer.status == 503)?.text();
+        answer.contains("the other nodes use another keyring").then_some(())
+    });
+    unready.await?;
+    let answer = other.api().enable(&world.wish(OTHER_TOKEN)).await?;
+    assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());
+    assert_eq!(world.registrar.registers(&world.aor()).len(), 0, "the SIP server was not bothered");
+    other.kill_9().await?;
+    let check = sipwake(&["check", "--config"], other.config())?;
+    let said = String::from_utf8_lossy(&check.stderr).into_owned();
+    assert!(!check.status.success() && said.contains("error: store.keyring: the other nodes"), "{said}");
+    std::fs::copy(world.relay.setup().keyring.as_ref().expect("a file"), &keyring)?;
+    other.restart().await?;
+    assert_eq!(other.api().enable(&world.wish(OTHER_TOKEN)).await?.status, 201);
+    other.await_log("serving", SOON).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_command_shows_and_rotates_a_keyring_and_prints_no_key() -> Outcome {
+    let (world, instance) = World::lent().await?;
+    let scratch = Scratch::new();
+    let keyring = world.relay.setup().keyring.clone().expect("a file");
+    let copy = scratch.path().join("copy");
+    std::fs::copy(&keyring, &copy)?;
+    let show = |file: &Path| -> Result<String, Missed> {
+        Ok(String::from_utf8_lossy(&sipwake(&["keys", "show", "--json", "--keyring"], file)?.stdout).into_owned())
+    };
+    let before = show(&keyring)?;
+    assert_eq!(before, show(&copy)?);
+    let shown: serde_json::Value = serde_json::from_str(&before).unwrap_or_default();
+    assert_eq!(shown["rotation"], 0, "{before}");
+    let text = std::fs::read_to_string(&keyring)?;
+    for word in text.split_ascii_whitespace().filter(|word| word.len() == 64) {
+        assert!(!before.contains(&word[..16]), "{before}");
+    }
+    let entropy = scratch.file("entropy", "sixteen throws of a die and more");
+    for file in [&keyring, &copy] {
+        let entropy = entropy.to_str().unwrap_or_default();
+        let rotated = sipwake(&["keys", "rotate", "--entropy", entropy, "--keyring"], file)?;
+        assert!(rotated.status.success(), "{}", String::from_utf8_lossy(&rotated.stderr));
+    }
+    assert_eq!(show(&keyring)?, show(&copy)?);
+    assert_ne!(show(&keyring)?, before);
+    world.whole_call(&instance).await?;
+    let few = scratch.file("few", "few");
+    let refused = sipwake(&["keys", "rotate", "--entropy", few.to_str().unwrap_or_default(), "--keyring"], &copy)?;
+    assert_eq!(refused.status.code(), Some(1));
+    let by_config = sipwake(&["keys", "show", "--json", "--config"], world.relay.config())?;
+    assert_eq!(String::from_utf8_lossy(&by_config.stdout), show(&keyring)?);
+    world.disable(&instance).await?;
+    Ok(())
+}
+
+fn sipwake(arguments: &[&str], file: &Path) -> Result<Output, Missed> {
+    Ok(Command::new(binary()?).args(arguments).arg(file).stdin(Stdio::null()).output()?)
+}

@@ -1,0 +1,195 @@
+//! The connections to a push service: when one is asked, given up, replaced, and dialled.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use relay::push::Verdict;
+use tests::apns::Answer;
+use tests::fcm;
+use tests::virtual_net::Mood;
+use tokio::time::{Instant, sleep};
+
+use super::{World, apple, apple_token, google};
+
+const MS: Duration = Duration::from_millis(1);
+
+fn accepted(deliveries: &[relay::push::Delivery]) -> usize {
+    deliveries.iter().filter(|delivery| delivery.verdict == Verdict::Accepted).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_service_keeps_its_connection_and_every_call() {
+    for (answer, calls, gap) in [(3_500, 20, 10), (3_000, 200, 20), (2_500, 20, 10)] {
+        let world = World::new();
+        world.apns.answer_all(Some(Answer::Slow(answer * MS)));
+        let deliveries = world.ring_each(gap * MS, 1, calls, apple).await.ended().await;
+        assert_eq!(accepted(&deliveries), calls as usize, "answers after {answer} ms");
+        assert_eq!(world.apns.connections(), 1, "answers after {answer} ms");
+        world.assert_clean();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_falls_silent_loses_what_it_had_and_no_later_call() {
+    let world = World::new();
+    let mut deliveries = world.ring_each(100 * MS, 1, 10, apple).await.ended().await;
+    world.apns.freeze();
+    deliveries.extend(world.ring_each(100 * MS, 11, 50, apple).await.ended().await);
+    let lost = deliveries.iter().filter(|delivery| delivery.verdict == Verdict::Unconfirmed).count();
+    assert!(lost <= 3, "of 10 calls a second, those within the first quarter: {lost}");
+    assert_eq!(accepted(&deliveries) + lost, 60);
+    assert_eq!(world.apns.connections(), 2);
+    let slowest = deliveries.iter().filter(|it| it.verdict == Verdict::Accepted).map(|it| it.elapsed).max().unwrap();
+    assert!(slowest < 1_000 * MS, "what was held went on in time: {slowest:?}");
+    world.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_asked_before_a_call_goes_over_it() {
+    for idle in [3, 25, 400] {
+        let world = World::new();
+        assert_eq!(world.ring(apple(1), 1).await.verdict, Verdict::Accepted);
+        sleep(Duration::from_secs(idle)).await;
+        assert_eq!(world.apns.connections(), 1, "an idle connection is kept");
+        world.apns.freeze();
+        let delivery = world.ring(apple(2), 2).await;
+        assert_eq!((delivery.verdict, world.apns.connections()), (Verdict::Accepted, 2), "after {idle} s");
+        assert!(delivery.elapsed < 1_000 * MS, "{:?}", delivery.elapsed);
+        world.assert_clean();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_of_fcm_leaves_a_silent_connection_for_its_second_copy() {
+    let world = World::new();
+    assert_eq!(world.ring(google(1), 1).await.verdict, Verdict::Accepted);
+    world.fcm.freeze();
+    let delivery = world.ring(google(2), 2).await;
+    assert_eq!((delivery.verdict, delivery.copies), (Verdict::Accepted, 2));
+    assert!(delivery.elapsed < 2_000 * MS, "{:?}", delivery.elapsed);
+    world.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fault_that_sticks_to_a_connection_is_left_with_it() {
+    let sticky = |status: u16, reason: &str| Answer::Http {
+        status,
+        headers: Vec::new(),
+        body: format!("{{\"reason\":\"{reason}\"}}"),
+    };
+    for (status, reason) in [
+        (500, "InternalServerError"),
+        (502, ""),
+        (503, "ServiceUnavailable"),
+        (503, "Shutdown"),
+        (400, "IdleTimeout"),
+        (421, ""),
+        (408, ""),
+    ] {
+        let world = World::new();
+        world.apns.answer_on(1, sticky(status, reason));
+        let delivery = world.ring(apple(1), 1).await;
+        assert_eq!((delivery.verdict, delivery.attempts), (Verdict::Accepted, 2), "{status} {reason}");
+        assert_eq!(world.apns.connections(), 2, "{status} {reason}");
+        assert!(delivery.elapsed < 500 * MS, "{:?}", delivery.elapsed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_serves_is_kept_over_a_single_fault_and_replaced_by_the_way_when_it_sticks() {
+    let world = World::new();
+    let warm = world.ring_each(10 * MS, 1, 200, apple).await.ended().await;
+    assert_eq!(accepted(&warm), 200);
+    world.apns.answer_on(1, Answer::ServerError);
+    let deliveries = world.ring_each(10 * MS, 201, 200, apple).await.ended().await;
+    assert_eq!(accepted(&deliveries), 200);
+    assert_eq!(world.apns.connections(), 2);
+    assert!(deliveries.iter().all(|delivery| delivery.attempts <= 3), "within three tries");
+    world.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_ends_each_connection_after_one_push_is_not_dialled_for_each() {
+    let world = World::new();
+    world.apns.answer_all(Some(Answer::AcceptAndGoAway));
+    let deliveries = world.ring_each(20 * MS, 1, 600, apple).await.ended().await;
+    let (taken, dialled) = (accepted(&deliveries), world.apns.connections());
+    assert!(dialled <= 120, "{dialled} connections for 600 calls");
+    assert!(taken >= 60 && taken + 5 >= dialled, "{taken} calls by {dialled} connections");
+    // It is well again: one connection for all, and no pause any more.
+    world.apns.answer_all(None);
+    let first = world.ring(apple(1_000), 1_000).await;
+    assert!(first.elapsed < 1_000 * MS, "{:?}", first.elapsed);
+    let later = world.ring_each(20 * MS, 1_001, 100, apple).await.ended().await;
+    assert_eq!((accepted(&later), world.apns.connections()), (100, dialled + 1));
+    world.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mute_service_is_given_few_connections() {
+    let world = World::new();
+    world.apns.answer_all(Some(Answer::Freeze));
+    let deliveries = world.ring_each(100 * MS, 1, 50, apple).await.ended().await;
+    assert_eq!(accepted(&deliveries), 0);
+    assert!(world.apns.connections() <= 14, "{}", world.apns.connections());
+    world.apns.answer_all(None);
+    assert_eq!(world.ring(apple(100), 100).await.verdict, Verdict::Accepted);
+    world.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
+async fn dialling_races_whole_handshakes_over_the_addresses() {
+    let address = |last| IpAddr::V4(Ipv4Addr::new(192, 0, 2, last));
+    for bad in [Mood::Mute, Mood::MuteAfterConnect, Mood::Refuses] {
+        let world = World::new();
+        world.net.place(world.apns.port(), &[(address(1), bad), (address(2), bad), (address(3), Mood::Serves)]);
+        let delivery = world.ring(apple(1), 1).await;
+        assert_eq!(delivery.verdict, Verdict::Accepted, "{bad:?}");
+        assert!(delivery.elapsed < 600 * MS, "{bad:?}: {:?}", delivery.elapsed);
+        // The next dial begins with the address that was well.
+        world.apns.drain();
+        sleep(50 * MS).await;
+        let delivery = world.ring(apple(2), 2).await;
+        assert!(delivery.elapsed < 20 * MS || bad == Mood::Refuses, "{bad:?}: {:?}", delivery.elapsed);
+        assert_eq!(world.apns.connections(), 2, "{bad:?}");
+        world.assert_clean();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resolver_that_is_away_does_not_matter_once_the_service_was_found() {
+    let world = World::new();
+    assert_eq!(world.ring(apple(1), 1).await.verdict, Verdict::Accepted);
+    world.net.resolver_is_away(true);
+    world.apns.drain();
+    sleep(50 * MS).await;
+    let delivery = world.ring(apple(2), 2).await;
+    assert_eq!(delivery.verdict, Verdict::Accepted);
+    assert!(delivery.elapsed < 1_500 * MS, "{:?}", delivery.elapsed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_streams_are_opened_than_the_service_allows() {
+    let world = World::new();
+    world.apns.allow_streams(1);
+    world.apns.answer_all(Some(Answer::Slow(100 * MS)));
+    let began = Instant::now();
+    let deliveries = world.ring_each(MS, 1, 50, apple).await.ended().await;
+    assert_eq!((accepted(&deliveries), world.apns.connections()), (50, 1));
+    assert!(began.elapsed() >= 5_000 * MS, "one after the other: {:?}", began.elapsed());
+    // Those that wait for a stream have left nothing behind when the connection is lost.
+    world.apns.answer_with(&apple_token(100), [Answer::ConnectionLost]);
+    let deliveries = world.ring_each(MS, 100, 20, apple).await.ended().await;
+    let lost = deliveries.iter().filter(|delivery| delivery.verdict == Verdict::Unconfirmed).count();
+    assert_eq!((lost, accepted(&deliveries)), (1, 19));
+    world.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_message_service_gets_two_copies_and_one_connection() {
+    let world = World::new();
+    world.fcm.answer_all(Some(fcm::Answer::Slow(6_000 * MS)));
+    let delivery = world.ring(google(1), 1).await;
+    assert_eq!((delivery.verdict, delivery.copies, world.fcm.requests()), (Verdict::Accepted, 2, 2));
+    assert_eq!(world.fcm.connections(), 2, "one for messages, one for the token endpoint");
+}

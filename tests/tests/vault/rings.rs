@@ -1,0 +1,80 @@
+//! Keyrings of several nodes: one that is another's takes over nothing and takes nothing.
+
+use relay::clock::Reading;
+use relay::vault::{AwayReason, Fence, Keyring, RingFault, StoreError, Vault};
+use tests::redis_server::RedisServer;
+use tests::scratch::Scratch;
+
+use super::{claim_all, claim_until, enable, id, record, settings};
+
+/// A node of its own machine: with a copy of the keyring.
+fn node(server: &RedisServer, name: &str, keyring: &Keyring) -> Vault {
+    Vault::open_with(&server.url(), keyring.clone(), name, settings()).expect("opened")
+}
+
+fn copy_of(scratch: &Scratch, keyring: &std::path::Path, name: &str) -> Keyring {
+    let file = scratch.path().join(name);
+    std::fs::copy(keyring, &file).expect("copied");
+    Keyring::open(&file).expect("opened")
+}
+
+async fn put_new(vault: &Vault, number: u128) -> Result<(), StoreError> {
+    let record = record("bob");
+    let (sealed, lookup) = (vault.seal(id(number), &record), vault.lookup_of(&record));
+    vault.put(id(number), &sealed, u64::MAX, &lookup, Fence::NEW).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_node_with_another_keyring_takes_nothing_over_and_takes_nothing() {
+    let server = RedisServer::start();
+    let (a, b) = (node(&server, "a", &Keyring::ephemeral()), node(&server, "b", &Keyring::ephemeral()));
+    assert_eq!(a.compare_ring().await, Ok(None));
+    assert_eq!(b.look_at_ring(true).await, Ok(Some(RingFault::Other)));
+    a.hold_lease().await.expect("leased");
+    enable(&a, 1, "alice").await;
+    a.release_lease().await.expect("released");
+    assert_eq!(claim_all(&b, 10).await, [], "which it could not open");
+    assert_eq!(put_new(&b, 2).await, Err(StoreError::Away(AwayReason::OtherKeyring)));
+    // Nobody who has the first one lives any more.
+    server.ask::<()>(redis::cmd("DEL").arg("sipwake:ring"));
+    assert_eq!(b.compare_ring().await, Ok(None));
+    assert_eq!(put_new(&b, 2).await, Ok(()));
+    assert_eq!(a.compare_ring().await, Ok(Some(RingFault::Other)));
+}
+
+#[tokio::test]
+async fn copies_are_one_keyring_until_something_is_mixed_into_one_of_them() {
+    let (server, scratch) = (RedisServer::start(), Scratch::new());
+    let file = scratch.path().join("keyring");
+    let first = Keyring::open(&file).expect("made");
+    let (second, third) = (copy_of(&scratch, &file, "second"), copy_of(&scratch, &file, "third"));
+    let (a, b, c) = (node(&server, "a", &first), node(&server, "b", &second), node(&server, "c", &third));
+    for node in [&a, &b, &c] {
+        assert_eq!(node.compare_ring().await, Ok(None));
+        node.hold_lease().await.expect("leased");
+    }
+    enable(&a, 1, "alice").await;
+    a.release_lease().await.expect("released");
+    assert_eq!(claim_until(&b, 1).await.len(), 1, "a copy takes over what the other had");
+
+    second.mix(b"rolled a die sixteen times", Reading::now()).expect("mixed");
+    assert_eq!(b.compare_ring().await, Ok(None), "who has rotated is ahead");
+    assert_eq!(a.compare_ring().await, Ok(Some(RingFault::Behind)));
+    assert_eq!(put_new(&a, 2).await, Err(StoreError::Away(AwayReason::OtherKeyring)));
+    third.mix(b"something else altogether", Reading::now()).expect("mixed");
+    assert_eq!(c.compare_ring().await, Ok(Some(RingFault::Parted)));
+    first.mix(b"rolled a die sixteen times", Reading::now()).expect("mixed");
+    assert_eq!(a.compare_ring().await, Ok(None));
+    assert_eq!(put_new(&a, 2).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_file_that_is_shared_is_rotated_for_all() {
+    let (server, scratch) = (RedisServer::start(), Scratch::new());
+    let file = scratch.path().join("keyring");
+    let (one, two) = (Keyring::open(&file).expect("made"), Keyring::open(&file).expect("opened"));
+    let (a, b) = (node(&server, "a", &one), node(&server, "b", &two));
+    assert_eq!((a.compare_ring().await, b.compare_ring().await), (Ok(None), Ok(None)));
+    one.mix(b"sixteen bytes or more", Reading::now()).expect("mixed");
+    assert_eq!((a.compare_ring().await, b.compare_ring().await), (Ok(None), Ok(None)));
+}
