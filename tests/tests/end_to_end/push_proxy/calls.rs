@@ -117,7 +117,7 @@ async fn a_phone_that_is_awake_gets_its_calls_without_a_push() -> Outcome {
         let call = device.next_invite(SOON).await?;
         call.ring();
         world.answer(caller, &call).await?;
-        world.hang_up(&caller, &call).await?;
+        world.hang_up(caller, &call).await?;
     }
     assert_eq!(world.fcm.count(), 0);
     world.watch_phone(&device);
