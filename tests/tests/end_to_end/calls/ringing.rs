@@ -29,6 +29,13 @@ fn rang_after(caller: &Caller) -> Option<Duration> {
     caller.responses().iter().find(|(_, status)| *status == 180).map(|(after, _)| *after)
 }
 
+/// The call rings, as the device is told; Bob gives up.
+async fn rings_until_given_up(world: &World, alice: &Instance, caller: &Caller, push: &Value) -> Outcome {
+    world.await_state(alice, push, "ringing").await?;
+    world.cancel(caller).await?;
+    world.content()
+}
+
 #[tokio::test]
 async fn ringing_immediately_does_not_wait_for_the_push_service() -> Outcome {
     let (world, alice) = lent("immediately").await?;
@@ -37,9 +44,7 @@ async fn ringing_immediately_does_not_wait_for_the_push_service() -> Outcome {
     caller.expect(180, SOON).await?;
     assert!(rang_after(&caller) < Some(Duration::from_millis(2_500)));
     let push = world.push().await?;
-    world.await_state(&alice, &push, "ringing").await?;
-    world.cancel(&caller).await?;
-    world.content()
+    rings_until_given_up(&world, &alice, &caller, &push).await
 }
 
 #[tokio::test]
@@ -50,9 +55,7 @@ async fn ringing_after_the_push_was_accepted_waits_for_the_push_service() -> Out
     world.await_state(&alice, &push, "waking").await?;
     caller.expect(180, SOON).await?;
     assert!(rang_after(&caller) >= Some(Duration::from_millis(1_200)));
-    world.await_state(&alice, &push, "ringing").await?;
-    world.cancel(&caller).await?;
-    world.content()
+    rings_until_given_up(&world, &alice, &caller, &push).await
 }
 
 #[tokio::test]
