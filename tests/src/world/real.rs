@@ -1,6 +1,6 @@
 //! A world whose SIP server is a real Kamailio; its callers and phones are in [`stock`](super::stock).
 //!
-//! Invariant: so many worlds run at once as [`WORLDS`] says, for each is several processes; [`World::end`] looks through
+//! Invariant: so many worlds run at once as `WORLDS` says, for each is several processes; [`World::end`] looks through
 //! everything that the relay logged, at the level trace.
 
 use std::ops::Deref;
