@@ -13,6 +13,7 @@ use relay::cli::{CommandError, device, doctor, instances, keys, receipt, trace};
 use relay::config::Config;
 use relay::secret::ZeroOnFree;
 use relay::serve::check::{Findings, certificate, check};
+use relay::serve::check_push::check_push;
 use relay::serve::{Relay, Running};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::Level;
@@ -54,6 +55,9 @@ enum Command {
         /// The configuration file (TOML)
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Ask the push services, too, whether they take the keys; no device gets a push
+        #[arg(long)]
+        push: bool,
     },
     Device(device::Device),
     Doctor(doctor::Doctor),
@@ -76,7 +80,7 @@ fn main() -> ExitCode {
             raise_open_files();
             runtime.block_on(serve(config))
         }
-        Command::Check { config } => runtime.block_on(check_file(config)),
+        Command::Check { config, push } => runtime.block_on(check_file(config, push)),
         Command::Device(device) => {
             protect_memory();
             ended(runtime.block_on(device::run(device)))
@@ -139,7 +143,7 @@ async fn serve(file: Option<PathBuf>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-async fn check_file(file: PathBuf) -> ExitCode {
+async fn check_file(file: PathBuf, push: bool) -> ExitCode {
     let config = match Config::load(&file) {
         Ok(config) => config,
         Err(problems) => return fail(&problems.to_string()),
@@ -147,6 +151,11 @@ async fn check_file(file: PathBuf) -> ExitCode {
     let Findings { mut problems, notes } = check(&config).await;
     for note in &notes {
         eprintln!("note: {note}");
+    }
+    if push {
+        let (refused, taken) = check_push(&config).await;
+        taken.iter().for_each(|line| println!("{line}"));
+        problems.extend(refused);
     }
     if problems.is_empty() {
         println!("{}: all right", file.display());

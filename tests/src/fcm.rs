@@ -363,7 +363,9 @@ impl Google {
         let message = match read_message(&call.body) {
             Ok(message) => message,
             Err((field, description)) => {
-                self.inbox.object(format!("{field}: {description}"));
+                if !is_trial(&call.body) {
+                    self.inbox.object(format!("{field}: {description}"));
+                }
                 return invalid(field, description);
             }
         };
@@ -395,6 +397,11 @@ impl Google {
     }
 }
 
+/// Whether a message is only to be validated.
+fn is_trial(body: &[u8]) -> bool {
+    serde_json::from_slice::<Value>(body).is_ok_and(|body| body["validate_only"] == true)
+}
+
 struct ReadMessage {
     token: String,
     payload: Value,
@@ -406,7 +413,8 @@ struct ReadMessage {
 fn read_message(body: &[u8]) -> Result<ReadMessage, (&'static str, &'static str)> {
     let body: Value = serde_json::from_slice(body).map_err(|_| ("body", "Invalid JSON payload received."))?;
     let message = body["message"].as_object().ok_or(("message", "Recipient of the message is not set."))?;
-    if body.as_object().is_none_or(|body| body.len() > 1) {
+    let known = |key: &String| matches!(key.as_str(), "message" | "validate_only");
+    if body.as_object().is_none_or(|body| !body.keys().all(known)) {
         return Err(("body", "Unknown name"));
     }
     if message.keys().any(|key| !matches!(key.as_str(), "token" | "data" | "android")) {
@@ -434,6 +442,10 @@ fn read_message(body: &[u8]) -> Result<ReadMessage, (&'static str, &'static str)
     }
     if ttl.strip_suffix('s').and_then(|seconds| seconds.parse::<f64>().ok()).is_none() {
         return Err(("message.android.ttl", "Illegal duration format; duration must end with 's'"));
+    }
+    if body["validate_only"] == true {
+        // It was looked at, and found to be for nobody.
+        return Err(("message.token", "The registration token is not a valid FCM registration token"));
     }
     Ok(ReadMessage { token: token.into(), payload, priority: priority.into(), ttl: ttl.into() })
 }

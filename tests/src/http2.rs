@@ -257,7 +257,7 @@ async fn serve<S: Service>(
                 End::Cut => return None,
                 End::GoAway { last } => {
                     let mut left_out = Vec::new();
-                    let flush = async { while let Some(accepted) = connection.accept().await { left_out.push(accepted) } };
+                    let flush = async { while let Some(Ok(accepted)) = connection.accept().await { left_out.push(accepted) } };
                     let _ = timeout(FLUSH, flush).await;
                     drop(connection);
                     return io.go_away(last).await.ok();

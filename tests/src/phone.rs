@@ -297,7 +297,7 @@ impl Phone {
     pub fn take_over(&self, call: &IncomingCall) -> IncomingCall {
         let appearance = Appearance {
             vias: vec![via(&self.flow, &self.contact)],
-            contact: call.invite.request_uri().unwrap_or_default().to_owned(),
+            contact: call.leg.contact().to_owned(),
             own_route: None,
             forgets_route: false,
         };

@@ -1,5 +1,6 @@
 //! Both push services as stand-ins, and the relay's own sender that leads to them: for tests of delivery without a relay.
 
+use relay::metrics::Metrics;
 use relay::push::{AppPush, PushService};
 
 use crate::apns::{Apns, BUNDLE};
@@ -26,7 +27,7 @@ impl PushServices {
         let authority = Authority::new();
         let (apns, fcm) = (Apns::start(&authority).await, Fcm::start(&authority).await);
         let app = AppPush { apns: Some(apns.settings()), fcm: Some(fcm.settings()) };
-        let service = PushService::new(vec![(BUNDLE.into(), app)]).expect("the settings are good");
+        let service = PushService::new(vec![(BUNDLE.into(), app)], &Metrics::new()).expect("the settings are good");
         Self { apns, fcm, service, _authority: authority }
     }
 

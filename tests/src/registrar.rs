@@ -140,6 +140,8 @@ struct State {
     pings: HashMap<u64, u32>,
     /// Passwords that were changed since the start.
     passwords: HashMap<String, String>,
+    /// The realm of the digest, when it is no longer the domain.
+    realm: Option<String>,
     violations: Vec<String>,
 }
 
@@ -222,6 +224,14 @@ impl Registrar {
     pub fn change_password(&self, user: &str, password: &str) {
         self.0.board.change(|state| {
             state.passwords.insert(user.to_owned(), password.to_owned());
+            state.nonces.clear();
+        });
+    }
+
+    /// Asks for digests in another realm from now on; nonces that were given out are forgotten.
+    pub fn change_realm(&self, realm: &str) {
+        self.0.board.change(|state| {
+            state.realm = Some(realm.to_owned());
             state.nonces.clear();
         });
     }
@@ -599,7 +609,8 @@ impl Inner {
         }
         nonce.truncate(self.settings.nonce_length);
         state.nonces.insert(nonce.clone(), 0);
-        let (realm, stale) = (&self.settings.domain, if stale { ", stale=true" } else { "" });
+        let (realm, stale) =
+            (state.realm.as_ref().unwrap_or(&self.settings.domain), if stale { ", stale=true" } else { "" });
         for algorithm in &self.settings.algorithms {
             let name = algorithm.name();
             let value = format!("Digest realm=\"{realm}\", nonce=\"{nonce}\", algorithm={name}, qop=\"auth\"{stale}");
@@ -616,8 +627,10 @@ impl Inner {
         let wrong = |what: &str| Some(format!("REGISTER {aor}: {what}"));
         let algorithm = fields.algorithm().filter(|a| self.settings.algorithms.contains(a));
         let algorithm = algorithm.ok_or_else(|| wrong("an algorithm that was not offered"))?;
-        if field("realm")? != self.settings.domain {
-            return Err(wrong("another realm"));
+        let realm = state.realm.as_ref().unwrap_or(&self.settings.domain);
+        if field("realm")? != realm {
+            // Whoever was challenged in the one before is challenged again.
+            return Err(if state.realm.is_some() { None } else { wrong("another realm") });
         }
         if Some(uri) != request.request_uri() {
             return Err(wrong("the digest's uri is not the Request-URI"));
@@ -633,7 +646,7 @@ impl Inner {
         let owner = aor.split('@').next() == Some(user);
         let password = state.passwords.get(user).or_else(|| self.settings.users.get(user));
         let password = password.filter(|_| owner).ok_or(None)?;
-        let ha1 = algorithm.ha1(user, &self.settings.domain, password);
+        let ha1 = algorithm.ha1(user, state.realm.as_ref().unwrap_or(&self.settings.domain), password);
         let expected = algorithm.response(&ha1, "REGISTER", uri, nonce, Some((nc, cnonce)));
         if field("response")? == expected { Ok(()) } else { Err(None) }
     }

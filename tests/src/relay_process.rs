@@ -389,6 +389,13 @@ fn find_or_build() -> Result<PathBuf, Missed> {
     if built.is_some_and(|built| built >= sources) {
         return Ok(binary);
     }
+    // Elsewhere cargo would build everything anew, and put it where nobody looks for it.
+    if !is_within_target(directory) {
+        return Err(failed(format!(
+            "{} lies in no target folder, where it could be built: name a built one by SIPWAKE_BINARY",
+            own.display()
+        )));
+    }
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "-p", "relay", "--bin", "sipwake"]).current_dir(house);
     if directory.ends_with("release") {
@@ -405,6 +412,12 @@ fn find_or_build() -> Result<PathBuf, Missed> {
     Ok(binary)
 }
 
+/// Whether a directory lies in one that cargo builds into: called `target`, or with the mark that cargo leaves in one of any name.
+fn is_within_target(directory: &Path) -> bool {
+    let mut above = directory.ancestors().skip(1);
+    above.any(|folder| folder.ends_with("target") || folder.join(".rustc_info.json").is_file())
+}
+
 /// When the newest file below a directory was changed.
 fn newest(directory: &Path) -> SystemTime {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
@@ -418,6 +431,19 @@ fn newest(directory: &Path) -> SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_binary_is_built_within_a_folder_of_cargos_alone() {
+        let scratch = Scratch::new();
+        let elsewhere = scratch.path().join("copied/debug");
+        assert!(!is_within_target(&elsewhere));
+        assert!(is_within_target(&scratch.path().join("target/debug")));
+        std::fs::create_dir(scratch.path().join("copied")).unwrap();
+        scratch.file("copied/.rustc_info.json", "{}");
+        assert!(is_within_target(&elsewhere));
+        let own = std::env::current_exe().unwrap();
+        assert!(is_within_target(own.parent().unwrap()), "{}", own.display());
+    }
 
     #[test]
     fn what_stands_in_memory_is_found_and_what_does_not_is_not() {

@@ -6,22 +6,24 @@ use std::sync::Arc;
 
 use super::Shared;
 use crate::domain::{PushOutcome, PushProvider};
-use crate::push::{Delivery, Push, Verdict};
+use crate::push::{Delivery, Departure, Push, Verdict};
 use crate::vault::record::{Provider, PushTarget};
 
 /// Delivers a push and counts it.
 pub(crate) async fn deliver(shared: &Arc<Shared>, app: &str, target: &PushTarget, push: &Push) -> Verdict {
-    deliver_copies(shared, app, target, push).await.0
+    deliver_copies(shared, app, target, push, &Departure::unmeasured()).await.0
 }
 
-/// Likewise; also how many copies of it the service may have taken.
+/// Likewise; also how many copies of it the service may have taken. `departure` is told when it leaves.
 pub(crate) async fn deliver_copies(
     shared: &Arc<Shared>,
     app: &str,
     target: &PushTarget,
     push: &Push,
+    departure: &Departure<'_>,
 ) -> (Verdict, u32) {
-    let Delivery { verdict, attempts, copies, elapsed } = shared.push.deliver(app, target, push).await;
+    let delivery = shared.push.deliver_measured(app, target, push, departure).await;
+    let Delivery { verdict, attempts, copies, elapsed } = delivery;
     let verdict = match verdict {
         Verdict::BadToken if shared.believes_bad_token(app, target.provider).await => Verdict::Gone { since: None },
         Verdict::BadToken => Verdict::Refused { reason: "BadDeviceToken" },
@@ -34,7 +36,9 @@ pub(crate) async fn deliver_copies(
     for _ in 1..attempts {
         shared.metrics.push_retry(provider);
     }
-    shared.metrics.push(provider, outcome_of(&verdict), elapsed);
+    let outcome = outcome_of(&verdict);
+    shared.metrics.push(provider, outcome, elapsed);
+    shared.push.count(app, target.provider, outcome);
     (verdict, copies)
 }
 

@@ -7,8 +7,8 @@ use sip::auth::{Challenge, DigestResponse, Ha1, Hash};
 use sip::endpoint::{EDGE_REALM, Proof as DeviceProof};
 use sip::id::InstanceId;
 
-use crate::secret::InstanceSecret;
-use crate::vault::record::{Proof, Record};
+use crate::secret::{Ha1Text, InstanceSecret};
+use crate::vault::record::{Ha1s, Proof, REALMS_MAX, Record};
 
 /// Why a SIP server's challenge has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,22 +45,94 @@ fn ha1_for(record: &Record, challenge: &Challenge) -> Result<Ha1, Unanswerable> 
         Proof::Password(password) => {
             Ok(Ha1::compute(hash, &record.account.auth_username, &challenge.realm, password.expose()))
         }
-        Proof::Ha1 { realm, .. } if *realm != challenge.realm => Err(Unanswerable::Realm),
-        Proof::Ha1 { md5, sha256, sha512_256, .. } => {
-            let given = match hash {
-                Hash::Md5 => md5,
-                Hash::Sha256 => sha256,
-                Hash::Sha512_256 => sha512_256,
-            };
-            let text = given.as_ref().ok_or(Unanswerable::Algorithm)?;
-            Ha1::from_hex(hash, text.expose()).ok_or(Unanswerable::Algorithm)
+        Proof::Ha1(ha1s) => from(std::slice::from_ref(ha1s), challenge, hash),
+        Proof::Derived(all) => from(all, challenge, hash),
+    }
+}
+
+fn from(all: &[Ha1s], challenge: &Challenge, hash: Hash) -> Result<Ha1, Unanswerable> {
+    let ha1s = all.iter().find(|ha1s| *ha1s.realm == *challenge.realm).ok_or(Unanswerable::Realm)?;
+    let text = of(ha1s, hash).ok_or(Unanswerable::Algorithm)?;
+    Ha1::from_hex(hash, text.expose()).ok_or(Unanswerable::Algorithm)
+}
+
+fn of(ha1s: &Ha1s, hash: Hash) -> Option<&Ha1Text> {
+    match hash {
+        Hash::Md5 => ha1s.md5.as_ref(),
+        Hash::Sha256 => ha1s.sha256.as_ref(),
+        Hash::Sha512_256 => ha1s.sha512_256.as_ref(),
+    }
+}
+
+/// What a SIP server asked for, and was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    realm: Box<str>,
+    hash: Hash,
+}
+
+impl Asked {
+    /// What was asked in this challenge.
+    pub(crate) fn of(challenge: &Challenge) -> Self {
+        Self { realm: (&*challenge.realm).into(), hash: challenge.algorithm.hash }
+    }
+}
+
+/// Has a password give way to what answers the same challenges again, and no other; `false`: it stays, for there is none, or nothing
+/// was asked.
+pub fn give_up_password(record: &mut Record, asked: &[Asked]) -> bool {
+    let Proof::Password(password) = &record.account.proof else { return false };
+    let mut all: Vec<Ha1s> = Vec::new();
+    for Asked { realm, hash } in asked.iter().take(REALMS_MAX) {
+        let ha1 = Ha1::compute(*hash, &record.account.auth_username, realm, password.expose());
+        let text = Some(Ha1Text::new(ha1.expose()));
+        let place = all.iter().position(|ha1s| ha1s.realm == *realm).unwrap_or(all.len());
+        if place == all.len() {
+            all.push(Ha1s { realm: realm.clone(), md5: None, sha256: None, sha512_256: None });
+        }
+        match hash {
+            Hash::Md5 => all[place].md5 = text,
+            Hash::Sha256 => all[place].sha256 = text,
+            Hash::Sha512_256 => all[place].sha512_256 = text,
         }
     }
+    if all.is_empty() {
+        return false;
+    }
+    record.account.proof = Proof::Derived(all);
+    true
 }
 
 /// Whether two records of one account would answer a challenge alike.
 pub(crate) fn same_credentials(one: &Record, other: &Record) -> bool {
-    one.account.auth_username == other.account.auth_username && one.account.proof == other.account.proof
+    let is_same = match (&one.account.proof, &other.account.proof) {
+        (Proof::Password(_), Proof::Derived(all)) => is_of(one, all),
+        (Proof::Derived(all), Proof::Password(_)) => is_of(other, all),
+        // They may have been asked for different things: what both have is compared.
+        (Proof::Derived(all), Proof::Derived(others)) => {
+            let same = |ha1s: &Ha1s| others.iter().any(|other| is_alike(ha1s, other));
+            all.iter().any(same)
+        }
+        (one, other) => one == other,
+    };
+    is_same && one.account.auth_username == other.account.auth_username
+}
+
+/// Whether these HA1s are of the password of this record.
+fn is_of(record: &Record, all: &[Ha1s]) -> bool {
+    let mut of_password = record.clone();
+    let asked = |ha1s: &Ha1s| {
+        let hashes = [Hash::Md5, Hash::Sha256, Hash::Sha512_256].into_iter().filter(|hash| of(ha1s, *hash).is_some());
+        hashes.map(|hash| Asked { realm: ha1s.realm.clone(), hash }).collect::<Vec<_>>()
+    };
+    let asked: Vec<_> = all.iter().flat_map(asked).collect();
+    give_up_password(&mut of_password, &asked) && matches!(of_password.account.proof, Proof::Derived(own) if own == all)
+}
+
+/// Whether two sets for one realm have an HA1 in common.
+fn is_alike(one: &Ha1s, other: &Ha1s) -> bool {
+    let shared = |hash| of(one, hash).zip(of(other, hash)).is_some_and(|(one, other)| one == other);
+    one.realm == other.realm && [Hash::Md5, Hash::Sha256, Hash::Sha512_256].into_iter().any(shared)
 }
 
 /// Whether what a device shows at the edge proves that it is this instance's.
@@ -129,16 +201,38 @@ mod tests {
     #[test]
     fn an_ha1_answers_its_realm_and_its_algorithm_alone() {
         let ha1 = Ha1::compute(Hash::Sha256, "alice", "example.com", "wonderland");
-        let record = record(Proof::Ha1 {
+        let record = record(Proof::Ha1(Ha1s {
             realm: "example.com".into(),
             md5: None,
             sha256: Some(Ha1Text::new(ha1.expose())),
             sha512_256: None,
-        });
+        }));
         let credentials = Credentials::parse(&answered(&record, "example.com", Hash::Sha256).unwrap()).unwrap();
         assert!(credentials.verify(&ha1, "REGISTER", b""));
         assert_eq!(answered(&record, "evil.example", Hash::Sha256), Err(Unanswerable::Realm));
         assert_eq!(answered(&record, "example.com", Hash::Md5), Err(Unanswerable::Algorithm));
+    }
+
+    #[test]
+    fn a_password_gives_way_to_what_answers_the_same_again_and_nothing_else() {
+        let with_password = record(Proof::Password(Password::new("wonderland")));
+        let asked = |realm: &str, hash| Asked { realm: realm.into(), hash };
+        let challenges = [asked("example.com", Hash::Sha256), asked("proxy", Hash::Md5)];
+        let mut derived = with_password.clone();
+        assert!(!give_up_password(&mut derived, &[]) && derived == with_password, "nothing was asked");
+        assert!(give_up_password(&mut derived, &challenges));
+        assert!(!give_up_password(&mut derived, &challenges), "there is none any more");
+        for (realm, hash) in [("example.com", Hash::Sha256), ("proxy", Hash::Md5)] {
+            assert_eq!(answered(&derived, realm, hash), answered(&with_password, realm, hash));
+        }
+        assert_eq!(answered(&derived, "example.com", Hash::Md5), Err(Unanswerable::Algorithm));
+        assert_eq!(answered(&derived, "elsewhere", Hash::Sha256), Err(Unanswerable::Realm));
+        // Who has the same password is known by it, whatever is left of it.
+        let (mut other, mut third) = (with_password.clone(), record(Proof::Password(Password::new("underland"))));
+        assert!(same_credentials(&derived, &with_password) && same_credentials(&with_password, &derived));
+        assert!(!same_credentials(&derived, &third));
+        assert!(give_up_password(&mut other, &challenges[..1]) && same_credentials(&derived, &other));
+        assert!(give_up_password(&mut third, &challenges) && !same_credentials(&derived, &third));
     }
 
     #[test]

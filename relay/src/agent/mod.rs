@@ -66,7 +66,7 @@ use transport::invite_shards::InviteShards;
 use transport::upstreams::Upstreams;
 use transport::{datagrams, listeners};
 
-pub use digest::Unanswerable;
+pub use digest::{Asked, Unanswerable, give_up_password};
 pub use tables::calls::Call;
 
 /// Inputs that wait for one shard; with more, their senders wait (streams, use cases) or they are dropped (datagrams).
@@ -157,6 +157,20 @@ pub struct Reminded {
     pub reminder: Reminder,
 }
 
+/// What happened on a shard that an instance's record is to say.
+#[derive(Clone, Debug)]
+pub enum RecordNote {
+    /// A reminder of the lease's end was sent.
+    Reminded(Reminded),
+    /// A SIP server has accepted a password, and this is what it had asked for.
+    Accepted {
+        /// The instance.
+        id: InstanceId,
+        /// What was asked.
+        asked: Vec<Asked>,
+    },
+}
+
 /// The way to every shard; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Shards {
@@ -220,6 +234,8 @@ pub struct Dependencies {
     pub early_ringing: EarlyRinging,
     /// Whether the SIP servers are asked to tell how mailboxes stand.
     pub subscribe: bool,
+    /// Whether a password stays when what it answers with is known.
+    pub keep_passwords: bool,
     /// How long a registration is lost before its user is told.
     pub lost_notice: Duration,
     /// What each endpoint is told; the tag is set for each, and the node's pace is divided among them.
@@ -227,7 +243,7 @@ pub struct Dependencies {
     /// How many shards; 1 to 128.
     pub shards: usize,
     /// Where the agent tells which reminders it has sent.
-    pub reminded: mpsc::UnboundedSender<Reminded>,
+    pub record_notes: mpsc::UnboundedSender<RecordNote>,
     /// When everything ends, after the drain.
     pub end: Drain,
 }
@@ -245,6 +261,7 @@ struct Shared {
     early_ringing: EarlyRinging,
     /// Whether the SIP servers are asked to tell how mailboxes stand.
     subscribe: bool,
+    keep_passwords: bool,
     lost_notice: Duration,
     /// How long a device may ring.
     answer_timeout: Duration,
@@ -256,7 +273,7 @@ struct Shared {
     upstreams: Upstreams,
     dialler: Dialler,
     erasures: Erasures,
-    reminded: mpsc::UnboundedSender<Reminded>,
+    record_notes: mpsc::UnboundedSender<RecordNote>,
 }
 
 /// The agent of one relay; cheap to clone.
@@ -296,6 +313,7 @@ impl Agent {
             metrics,
             early_ringing: dependencies.early_ringing,
             subscribe: dependencies.subscribe,
+            keep_passwords: dependencies.keep_passwords,
             lost_notice: dependencies.lost_notice,
             answer_timeout: endpoint.answer_timeout,
             edge: endpoint.edge.clone(),
@@ -304,7 +322,7 @@ impl Agent {
             shards,
             upstreams,
             dialler,
-            reminded: dependencies.reminded,
+            record_notes: dependencies.record_notes,
         });
         for (index, inbox) in inboxes.into_iter().enumerate() {
             let settings = Settings { tag: ShardTag(index as u16), ..endpoint.clone() };

@@ -140,6 +140,7 @@ impl Shared {
         };
         if !believed {
             self.metrics.push_token_doubted(self.provider(provider));
+            self.push.note_doubted_tokens(app, provider);
             if self.token_doubts.tells(app, provider, now) {
                 tracing::error!(
                     app,

@@ -9,6 +9,8 @@
 //!                                              then an empty line, and the body
 //! ```
 //!
+//! A wake (`wake`) is carried to every node, and answered by each in the same way.
+//!
 //! Invariant: a request is carried once: the owner answers it itself, whoever owns the instance by then.
 
 use axum::Router;
@@ -26,16 +28,26 @@ use zeroize::Zeroizing;
 
 use super::handlers::Asker;
 use super::{Api, ApiService, Endpoint, body};
-use crate::service::nodes::{Answering, Body as Letter};
+use crate::service::nodes::{Answering, Body as Letter, Tell};
 
 /// Of a request, what its handler reads.
 const ASKED_WITH: [HeaderName; 3] = [AUTHORIZATION, CONTENT_TYPE, CONTENT_ENCODING];
 /// Of an answer, what a client reads.
 const ANSWERED_WITH: [HeaderName; 3] = [CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE];
 
-/// A request that another node has carried here.
-#[derive(Clone, Copy)]
-struct Carried;
+/// A request that another node has carried here, or that this one answers as if it owned what it is about.
+#[derive(Clone)]
+pub(super) struct Carried(Option<Tell>);
+
+impl Carried {
+    /// Gives an answer before the last one.
+    pub async fn tell_early(&self, response: Response) {
+        if let Some(tell) = &self.0 {
+            // An error means that nobody waits any more.
+            let _ = tell.send(written(response).await);
+        }
+    }
+}
 
 /// Has the owner of the instance answer, where that is another node.
 pub(super) async fn carry<E: ApiService>(State(api): State<Api<E>>, request: Request, next: Next) -> Response {
@@ -55,7 +67,7 @@ pub(super) async fn carry<E: ApiService>(State(api): State<Api<E>>, request: Req
         Some(response) => response,
         None => {
             let (mut parts, body) = (parts, Body::from(body.to_vec()));
-            parts.extensions.insert(Carried);
+            parts.extensions.insert(Carried(None));
             next.run(Request::from_parts(parts, body)).await
         }
     }
@@ -63,20 +75,29 @@ pub(super) async fn carry<E: ApiService>(State(api): State<Api<E>>, request: Req
 
 /// How questions of other nodes are answered: by these routes.
 pub(super) fn answering(router: Router) -> Answering {
-    std::sync::Arc::new(move |letter| {
+    std::sync::Arc::new(move |letter, tell| {
         let mut router = router.clone();
         Box::pin(async move {
-            let Some(mut request) = read_request(&letter) else { return Zeroizing::default() };
-            request.extensions_mut().insert(Carried);
+            let Some(mut request) = read_request(&letter) else {
+                // What is no answer is better than a wait for one.
+                let _ = tell.send(Zeroizing::default());
+                return;
+            };
+            request.extensions_mut().insert(Carried(Some(tell.clone())));
             let response = match router.call(request).await {
                 Ok(response) => response,
                 Err(never) => match never {},
             };
-            let (parts, body) = response.into_parts();
-            let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-            write_response(&parts, &body)
+            // An error means that nobody waits any more.
+            let _ = tell.send(written(response).await);
         })
     })
+}
+
+async fn written(response: Response) -> Letter {
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    write_response(&parts, &body)
 }
 
 /// Whether the owner alone can answer: the store answers for what it keeps.
@@ -85,7 +106,7 @@ fn wants_owner(path: &str) -> bool {
     path.starts_with(Endpoint::Read.template()) && by_store.iter().all(|endpoint| endpoint.template() != path)
 }
 
-fn write_request(parts: &request::Parts, body: &[u8]) -> Letter {
+pub(super) fn write_request(parts: &request::Parts, body: &[u8]) -> Letter {
     write(format!("{} {}", parts.method, parts.uri.path()), &parts.headers, &ASKED_WITH, body)
 }
 
@@ -128,6 +149,12 @@ fn read_request(letter: &[u8]) -> Option<Request> {
     *request.headers_mut() = headers;
     request.headers_mut().insert(CONTENT_LENGTH, body.len().into());
     Some(request)
+}
+
+/// Of an answer, what is read at this node.
+pub(super) fn status_and_body(letter: &[u8]) -> Option<(StatusCode, &[u8])> {
+    let (status, _, body) = read(letter)?;
+    Some((status.parse().ok()?, body))
 }
 
 fn read_response(letter: &[u8]) -> Option<Response> {

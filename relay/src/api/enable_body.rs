@@ -8,7 +8,7 @@ use super::problem::Problem;
 use super::sip_uri::{MAX_URI, SipUri};
 use crate::secret::{Aor, Ha1Text, Password};
 use crate::service::types::Enable;
-use crate::vault::record::{Account, Device, Proof, Provider, WakeFor};
+use crate::vault::record::{Account, Device, Ha1s, Proof, Provider, WakeFor};
 
 /// The longest user name of a digest, in characters.
 pub(super) const MAX_USERNAME: usize = 128;
@@ -99,7 +99,7 @@ fn ha1(at: &At, errors: &mut Errors) -> Option<Proof> {
     if md5.is_none() && sha256.is_none() && sha512_256.is_none() {
         return errors.add(fields.pointer(), "at least one of MD5, SHA-256 and SHA-512-256 is required");
     }
-    Some(Proof::Ha1 { realm: realm?.into(), md5, sha256, sha512_256 })
+    Some(Proof::Ha1(Ha1s { realm: realm?.into(), md5, sha256, sha512_256 }))
 }
 
 /// One HA1 of `digits` hexadecimal digits, in lower case.
@@ -204,7 +204,10 @@ mod tests {
         let enable = read(&json::parse(body.to_string().as_bytes()).unwrap(), &RULES).unwrap();
         let md5 = Some(Ha1Text::new(&"0a".repeat(16)));
         let sha256 = Some(Ha1Text::new(&"b".repeat(64)));
-        assert_eq!(enable.account.proof, Proof::Ha1 { realm: "example.com".into(), md5, sha256, sha512_256: None });
+        assert_eq!(
+            enable.account.proof,
+            Proof::Ha1(Ha1s { realm: "example.com".into(), md5, sha256, sha512_256: None })
+        );
         assert_eq!(enable.account.registrar.as_deref(), Some("sip:example.com;transport=tls"));
         assert_eq!(enable.device.call_push.provider, Provider::ApnsSandbox);
         assert!(enable.wake_for.call && !enable.wake_for.message);

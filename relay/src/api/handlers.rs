@@ -25,7 +25,7 @@ use crate::service::types::{AccessError, CallError, ChangeError, EnableError, Re
 const WANT_APP_KEY: &str = "Send the app's key as Authorization: Bearer KEY.";
 const WANT_SECRET: &str = "Send the instance's secret as Authorization: Bearer SECRET.";
 /// How long a client waits before it asks a relay again whose store is away, in seconds.
-const STORE_AWAY_RETRY_S: u64 = 5;
+pub(super) const STORE_AWAY_RETRY_S: u64 = 5;
 /// How long a client waits before it asks a full or draining relay again, in seconds.
 pub(super) const FULL_RETRY_S: u64 = 30;
 

@@ -23,6 +23,7 @@ use axum::routing::{self, MethodFilter, MethodRouter};
 pub mod access;
 pub mod body;
 pub mod connection;
+pub mod cross_origin;
 pub mod device_body;
 mod device_handlers;
 pub mod device_views;
@@ -39,11 +40,13 @@ pub(crate) mod trace;
 pub mod views;
 mod wake;
 pub mod wake_body;
+mod woken;
 
 use access::{App, Apps, SipServer, SipServers};
 pub(crate) use handlers::too_many_failures;
 
 use connection::{EndConnection, Peer};
+use cross_origin::Origins;
 use device_body::LifetimeRange;
 use limits::{Buckets, Limits};
 
@@ -66,6 +69,8 @@ pub struct Settings {
     pub limits: Limits,
     /// The Ed25519 public key that receipts are signed with.
     pub receipt_key: [u8; 32],
+    /// The web pages that may call.
+    pub origins: Origins,
 }
 
 /// The API's state; cheap to clone.
@@ -74,6 +79,7 @@ pub struct Api<E>(Arc<Inner<E>>);
 struct Inner<E> {
     service: E,
     receipt_key: [u8; 32],
+    origins: Origins,
     metrics: Metrics,
     apps: Apps,
     sip_servers: SipServers,
@@ -106,6 +112,7 @@ impl<E: ApiService> Api<E> {
         Self(Arc::new(Inner {
             service,
             receipt_key: settings.receipt_key,
+            origins: settings.origins,
             metrics,
             apps: Apps::new(settings.apps),
             sip_servers: SipServers::new(settings.sip_servers),
@@ -131,6 +138,7 @@ impl<E: ApiService> Api<E> {
             .fallback(problem::not_found)
             .method_not_allowed_fallback(problem::method_not_allowed)
             .layer(middleware::from_fn_with_state(self.clone(), elsewhere::carry::<E>))
+            .layer(middleware::from_fn_with_state(self.0.origins.clone(), cross_origin::allow))
             .layer(middleware::from_fn_with_state(self.clone(), observe::<E>))
             .with_state(self.clone())
     }

@@ -1,24 +1,42 @@
-//! `POST /v1/wake`: a SIP server that holds a call has the devices of its callee woken.
+//! `POST /v1/wake`: a SIP server that holds a call has the devices of its callee woken, at whatever node they are.
 //!
-//! Invariant: as everywhere here: key, body, limit, use case. No AOR is kept or logged.
+//! ```text
+//! SIP server ── any node ──┬── its own devices
+//!                          └── letter ── every other node: key, domain, limits, its own devices ── letter: how many it wakes
+//!                                                                                              └── letter: one has come, or none
+//! ```
+//!
+//! Invariant: as everywhere here: key, body, limit, use case; at each node by its own configuration. No AOR is kept or logged.
 
 use std::hash::BuildHasher;
-use std::time::Instant;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde_json::json;
+use serde_json::{Value, json};
 use sip::message::Uri;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{sleep_until, timeout};
 
-use super::ApiService;
 use super::access::{AdmittedServer, bearer};
-use super::handlers::{FULL_RETRY_S, answer, failed, too_many};
+use super::elsewhere::{self, Carried};
+use super::handlers::{FULL_RETRY_S, STORE_AWAY_RETRY_S, answer, failed, too_many};
 use super::problem::{Problem, ProblemType};
-use super::{Api, body, json as body_json, peer, wake_body};
-use crate::service::types::{Wake, WakeError};
+use super::woken::{Tally, Word};
+use super::{Api, ApiService, body, json as body_json, peer, wake_body};
+use crate::service::nodes::Body as Letter;
+use crate::service::types::{Awake, Expected, Wake, WakeError};
+use crate::vault::Owner;
 
 const WANT_SERVER_KEY: &str = "Send the SIP server's key as Authorization: Bearer KEY.";
+
+/// How long another node may take to say which devices it has, DNS included.
+const FIRST_WORD: Duration = Duration::from_secs(3);
+/// How long the answer waits for what other nodes know, once a device is awake: a caller waits.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// `POST /v1/wake`
 pub async fn wake<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
@@ -29,18 +47,143 @@ pub async fn wake<E: ApiService>(State(api): State<Api<E>>, request: Request) ->
     let body = body::take(&parts.headers, body, body::JSON).await?;
     let mut wish = body_json::parse(&body).and_then(|tree| wake_body::read(&tree))?;
     wish.registrars = server.registrars.clone();
-    drop(body);
     check_domain(server, &wish)?;
     let now = Instant::now();
     api.0.wakes_by_server.take(server.id.clone(), now).map_err(too_many)?;
     api.0.wakes_by_aor.take(api.0.aor_hash.hash_one(wish.aor.expose()), now).map_err(too_many)?;
-    let awake = api.0.service.wake(wish).await.map_err(problem)?;
-    Ok(answer(StatusCode::OK, &json!({"awake": awake.awake, "known": awake.known})))
+    let awake = match parts.extensions.get::<Carried>() {
+        Some(carried) => {
+            drop(body);
+            at_this_node(&api, wish, carried).await
+        }
+        None => {
+            let letter = elsewhere::write_request(&parts, &body);
+            drop(body);
+            at_all_nodes(&api, wish, letter).await
+        }
+    };
+    let Awake { awake, known } = awake.map_err(problem)?;
+    Ok(answer(StatusCode::OK, &json!({"awake": awake, "known": known})))
 }
 
 fn check_domain(server: &AdmittedServer, wish: &Wake) -> Result<(), Problem> {
     let allowed = Uri::parse(wish.aor.expose()).is_some_and(|aor| server.domains.allow(aor.host));
     if allowed { Ok(()) } else { Err(problem(WakeError::DomainNotAllowed)) }
+}
+
+/// For another node: how many are woken is told before they come.
+async fn at_this_node<E: ApiService>(api: &Api<E>, wish: Wake, carried: &Carried) -> Result<Awake, WakeError> {
+    let wait = wish.wait;
+    let mut expected = api.0.service.expect(wish).await?;
+    let known = expected.known;
+    if expected.awake == 0 {
+        carried.tell_early(answer(StatusCode::ACCEPTED, &json!({"known": known}))).await;
+    }
+    let awake = first_of(&mut expected, wait).await.ok_or(WakeError::NoneInTime)?;
+    Ok(Awake { awake, known })
+}
+
+/// How many are awake with the first that comes.
+async fn first_of(expected: &mut Expected, wait: Duration) -> Option<usize> {
+    if expected.awake == 0 {
+        timeout(wait, expected.arrivals.recv()).await.ok()??;
+        expected.awake = 1;
+    }
+    while expected.arrivals.try_recv().is_ok() {
+        expected.awake += 1;
+    }
+    Some(expected.awake)
+}
+
+async fn at_all_nodes<E: ApiService>(api: &Api<E>, wish: Wake, letter: Letter) -> Result<Awake, WakeError> {
+    let (until, wait) = (tokio::time::Instant::now() + wish.wait, wish.wait);
+    let (tell, mut words) = mpsc::unbounded_channel();
+    // They end with this call.
+    let mut asked = JoinSet::new();
+    asked.spawn(ask_all(api.clone(), letter, tell.clone()));
+    // What this node refuses, no other one is waited for.
+    let mut expected = match api.0.service.expect(wish).await {
+        Ok(expected) => expected,
+        Err(WakeError::Unknown) => Expected { known: 0, awake: 0, arrivals: mpsc::unbounded_channel().1 },
+        Err(refused) => return Err(refused),
+    };
+    let mut tally = Tally::default();
+    tally.hear(Word::Found { known: expected.known, awake: expected.awake });
+    if expected.known > 0 && expected.awake == 0 {
+        asked.spawn(async move {
+            let came = first_of(&mut expected, wait).await;
+            // An error means that the answer was given.
+            let _ = tell.send(came.map_or(Word::Nobody, Word::Came));
+        });
+    }
+    let mut until = until;
+    let mut was_awake = false;
+    loop {
+        if let Some(answer) = tally.answer() {
+            return answer;
+        }
+        if tally.is_awake() && !was_awake {
+            was_awake = true;
+            until = tokio::time::Instant::now() + LAST_WORDS;
+        }
+        // As long as nothing is known, each node is heard: the words of all come within their own time.
+        tokio::select! {
+            word = words.recv() => match word {
+                Some(word) => tally.hear(word),
+                None => return tally.answer_now(),
+            },
+            () = sleep_until(until), if tally.is_known() => return tally.answer_now(),
+        }
+    }
+}
+
+/// Asks every other node.
+async fn ask_all<E: ApiService>(api: Api<E>, letter: Letter, tell: mpsc::UnboundedSender<Word>) {
+    let others = api.0.service.others().await;
+    // An error means that the answer was given, here as below.
+    let _ = tell.send(Word::Others(others.as_ref().map(Vec::len)));
+    let mut asked = JoinSet::new();
+    for node in others.into_iter().flatten() {
+        asked.spawn(ask_one(api.clone(), node, letter.clone(), tell.clone()));
+    }
+    asked.join_all().await;
+}
+
+async fn ask_one<E: ApiService>(api: Api<E>, node: Owner, letter: Letter, tell: mpsc::UnboundedSender<Word>) {
+    let mut has_spoken = false;
+    let heard = |answer: Letter| {
+        let word = word_of(&answer, has_spoken);
+        has_spoken = true;
+        let _ = tell.send(word);
+        if matches!(word, Word::Found { awake: 0, known: 1.. }) {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
+    };
+    api.0.service.ask(&node, letter, FIRST_WORD, heard).await;
+    if !has_spoken {
+        let _ = tell.send(Word::Silent);
+    }
+}
+
+/// What an answer of [`at_this_node`] says; one that `has_spoken` has told how many devices it wakes.
+fn word_of(answer: &[u8], has_spoken: bool) -> Word {
+    let Some((status, body)) = elsewhere::status_and_body(answer) else {
+        return if has_spoken { Word::Nobody } else { Word::Silent };
+    };
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    let count = |name: &str| body[name].as_u64().and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+    let (known, awake) = (count("known"), count("awake"));
+    match status {
+        StatusCode::ACCEPTED => Word::Found { known, awake: 0 },
+        StatusCode::OK if has_spoken => Word::Came(awake),
+        StatusCode::OK => Word::Found { known, awake },
+        _ if has_spoken => Word::Nobody,
+        // The key wakes nobody there.
+        StatusCode::NOT_FOUND | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Word::Found { known: 0, awake: 0 },
+        _ => Word::Silent,
+    }
 }
 
 fn problem(error: WakeError) -> Problem {
@@ -57,6 +200,11 @@ fn problem(error: WakeError) -> Problem {
             ProblemType::NoDeviceInTime,
             "Its devices were woken and none came: go on as if nobody answered.",
         ),
+        WakeError::OthersSilent => Problem::new(
+            ProblemType::OwnerAway,
+            "Another node may have its devices and does not answer: go on as without a relay.",
+        )
+        .retry_after(STORE_AWAY_RETRY_S),
         WakeError::Draining => Problem::new(ProblemType::Draining, "Ask another relay.").retry_after(FULL_RETRY_S),
     }
 }

@@ -86,6 +86,8 @@ pub struct Edge {
 pub struct Api {
     /// Where apps connect; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// The origins of web pages that may call it.
+    pub origins: Vec<Box<str>>,
 }
 
 /// `[operator]`: HTTPS, for operators.
@@ -164,6 +166,8 @@ pub struct Store {
     pub client: Option<(PathBuf, SecretText)>,
     /// Whether a store that may write to a disk is refused.
     pub require_ephemeral: bool,
+    /// Whether a password stays when the HA1 that answers its SIP server is known.
+    pub keep_passwords: bool,
     /// The file of the sealing keys, made on first start. `None`, only in development: keys that die with the process.
     pub keyring: Option<PathBuf>,
 }

@@ -77,7 +77,7 @@ pub(super) fn read(
     let mut root = Reader::new(&shared, String::new(), table);
     let edge = edge(&mut root, profile);
     let mut config = Config {
-        api: Api { listen: listener(&mut root, "api", profile, 8443) },
+        api: api(&mut root, profile),
         operator: operator(&mut root, profile),
         tls: tls(&mut root, profile),
         upstream: upstream(&mut root, profile, &edge),
@@ -152,11 +152,22 @@ fn operator(root: &mut Reader<'_>, profile: Profile) -> Operator {
     Operator { listen, token }
 }
 
-fn listener(root: &mut Reader<'_>, name: &'static str, profile: Profile, port: u16) -> SocketAddr {
-    let mut section = section(root, name);
-    let listen = address(&mut section, "listen", profile, port);
-    section.finish();
-    listen
+fn api(root: &mut Reader<'_>, profile: Profile) -> Api {
+    let mut api = section(root, "api");
+    let listen = address(&mut api, "listen", profile, 8443);
+    let mut origins = Vec::new();
+    for entry in limited_list(&mut api, "origins").unwrap_or_default() {
+        match values::page_origin(&entry) {
+            Some(origin) => origins.push(origin),
+            None => api.problem(
+                "origins",
+                format!("holds {entry:?}, which is no origin of a web page"),
+                "write scheme and host, such as \"https://phone.example.com\"; http for localhost alone",
+            ),
+        }
+    }
+    api.finish();
+    Api { listen, origins }
 }
 
 fn tls(root: &mut Reader<'_>, profile: Profile) -> Tls {
@@ -330,9 +341,10 @@ fn store(root: &mut Reader<'_>, profile: Profile) -> Store {
         }
     }
     let require_ephemeral = store.flag("require_ephemeral", false);
+    let keep_passwords = store.flag("keep_passwords", false);
     let url = SecretText::new(url);
     store.finish();
-    Store { url, ca_file, client, require_ephemeral, keyring }
+    Store { url, ca_file, client, require_ephemeral, keep_passwords, keyring }
 }
 
 /// The certificate and key by which the relay shows a Redis who it is: both or none.

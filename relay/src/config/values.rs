@@ -171,6 +171,20 @@ pub(super) fn https_origin(text: &str) -> Option<Box<str>> {
     (port != 0).then(|| format!("https://{host}:{port}").into())
 }
 
+/// The origin of a web page, as browsers write it: `https://host[:port]`; `http` only where a browser trusts it, on its own machine.
+pub(super) fn page_origin(text: &str) -> Option<Box<str>> {
+    let (scheme, authority) = text.split_once("://")?;
+    let default_port = match scheme {
+        "https" => 443,
+        "http" => 80,
+        _ => return None,
+    };
+    let HostPort { host, port } = host_port(&authority.to_ascii_lowercase(), default_port)?;
+    let is_own = matches!(&*host, "localhost" | "127.0.0.1" | "[::1]");
+    let port_text = if port == default_port { String::new() } else { format!(":{port}") };
+    (port != 0 && (scheme == "https" || is_own)).then(|| format!("{scheme}://{host}{port_text}").into())
+}
+
 /// Whether `text` is a host name (RFC 1123): at most 253 characters, labels of letters, digits, hyphens and (as
 /// seen in practice) underscores; the last label not numeric, so that no odd spelling of an address is a name.
 fn is_host_name(text: &str) -> bool {
@@ -191,6 +205,23 @@ fn is_host_name(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_origin_is_as_a_browser_writes_it_and_no_wildcard() {
+        for (text, origin) in [
+            ("https://phone.example.com", "https://phone.example.com"),
+            ("https://Phone.Example.com:443", "https://phone.example.com"),
+            ("https://phone.example.com:8443", "https://phone.example.com:8443"),
+            ("http://localhost:8000", "http://localhost:8000"),
+            ("http://127.0.0.1:80", "http://127.0.0.1"),
+        ] {
+            assert_eq!(page_origin(text).as_deref(), Some(origin), "{text}");
+        }
+        for text in ["*", "null", "phone.example.com", "http://phone.example.com", "https://a/", "https://*.a.com", ""]
+        {
+            assert_eq!(page_origin(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn a_duration_is_a_number_and_its_unit() {

@@ -39,6 +39,19 @@ impl<K: Ord> Shares<K> {
         Share(semaphore.acquire_owned().await.ok())
     }
 
+    /// The share of the first of these keys that has one free; else waits for one of the first. There is one key at least.
+    pub async fn take_any(&self, keys: Vec<K>) -> Option<Share>
+    where
+        K: Clone,
+    {
+        let free = keys.iter().find_map(|key| self.semaphore(key.clone()).try_acquire_owned().ok());
+        match (free, keys.into_iter().next()) {
+            (Some(permit), _) => Some(Share(Some(permit))),
+            (None, Some(first)) => Some(self.take(first).await),
+            (None, None) => None,
+        }
+    }
+
     fn semaphore(&self, key: K) -> Arc<Semaphore> {
         let mut table = self.lock();
         if table.rows.len() >= table.sweep_at {
@@ -74,6 +87,8 @@ mod tests {
         let soon = Duration::from_millis(20);
         assert!(timeout(soon, shares.take("a")).await.is_err());
         assert!(timeout(soon, shares.take("b")).await.is_ok());
+        assert!(timeout(soon, shares.take_any(vec!["a", "b"])).await.is_ok_and(|share| share.is_some()));
+        assert!(timeout(soon, shares.take_any(vec!["a"])).await.is_err());
         drop(held);
         assert!(timeout(soon, shares.take("a")).await.is_ok());
         let keys: Vec<String> = (0..1000).map(|n| n.to_string()).collect();

@@ -1,7 +1,7 @@
 //! The labels of the metrics, and the values that they take.
 //!
-//! Invariant: every label value is a word of the [domain](crate::domain) or of this file, or a route template or HTTP
-//! status from a fixed table; so no series can name a person, an address or a token, and the number of series is known
+//! Invariant: every label value is a word of the [domain](crate::domain) or of this file, an app's id of the configuration, or a
+//! route template or HTTP status from a fixed table; so no series can name a person, an address or a token, and the number of series is known
 //! beforehand.
 
 use std::fmt;
@@ -34,6 +34,31 @@ impl<A: Label, B: Label> EncodeLabelSet for Two<A, B> {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
         One(self.0).encode(encoder)?;
         One(self.1).encode(encoder)
+    }
+}
+
+/// A push service of an app of the configuration, and perhaps another label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct OfApp<L> {
+    pub provider: &'static str,
+    pub app: Box<str>,
+    pub label: Option<L>,
+}
+
+impl EncodeLabelSet for OfApp<()> {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        (PushProvider::NAME, self.provider).encode(encoder.encode_label())?;
+        ("app", &*self.app).encode(encoder.encode_label())
+    }
+}
+
+impl<L: Label> EncodeLabelSet for OfApp<L> {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        (PushProvider::NAME, self.provider).encode(encoder.encode_label())?;
+        if let Some(label) = self.label {
+            One(label).encode(encoder)?;
+        }
+        ("app", &*self.app).encode(encoder.encode_label())
     }
 }
 

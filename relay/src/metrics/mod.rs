@@ -20,14 +20,14 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{self, Registry};
 
 use crate::clock;
-use crate::domain::{InstanceState, MessageOutcome, PushOutcome, PushProvider, WipeReason};
+use crate::domain::{InstanceState, MessageOutcome, PushOutcome, PushProvider, WipeReason, Word};
 
 pub mod labels;
 pub mod reading;
 
 use labels::{
     EdgeRegisterOutcome, HandshakeOutcome, HttpRequest, InviteOutcome, Label, Limit, Listener, MissedCallOutcome,
-    MwiNotify, One, RegistrationOutcome, SipRefusal, StoreOperation, Two,
+    MwiNotify, OfApp, One, RegistrationOutcome, SipRefusal, StoreOperation, Two,
 };
 
 /// The upper bounds of the buckets of each histogram of durations, in seconds.
@@ -83,8 +83,13 @@ metrics! {
     PushRetries = "sipwake_push_retries_total", Counter, "Further attempts at a push, by service.";
     PushTokensDoubted = "sipwake_push_tokens_doubted_total", Counter, "Tokens that APNs called bad (BadDeviceToken) and that are not believed to be: an operator's mistake wipes nobody.";
     PushResends = "sipwake_push_resends_total", Counter, "Pushes of a call that were sent a second time, because the device gave no sign (FCM alone).";
+    AppPushes = "sipwake_app_pushes_total", Counter, "Pushes, by service, by how they ended and by app.";
+    PushServiceUp = "sipwake_push_service_up", Gauge, "1 while a push service takes the pushes of an app, or has not been needed yet, else 0.";
+    PushServiceWaiting = "sipwake_push_service_waiting", Gauge, "Pushes that wait for a push service, by app.";
+    PushServiceAccepted = "sipwake_push_service_last_accepted_seconds", Gauge, "When a push service last took a push of an app, in seconds since 1970; 0: not yet.";
+    CallPushesUnsent = "sipwake_call_pushes_unsent_total", Counter, "Pushes of calls that never left: no connection, or the call ended first.";
     PushDuration = "sipwake_push_duration_seconds", Histogram, "From the decision to push until the service's verdict.";
-    InviteToPush = "sipwake_invite_to_push_seconds", Histogram, "From an INVITE's arrival until its push is handed to the connection of the service.";
+    InviteToPush = "sipwake_invite_to_push_seconds", Histogram, "From an INVITE's arrival until its push leaves by a connection to the service that may carry it.";
     Wake = "sipwake_wake_seconds", Histogram, "From an INVITE's arrival until its device is attached.";
     Wipes = "sipwake_wipes_total", Counter, "Instances wiped, by reason.";
     Messages = "sipwake_messages_total", Counter, "MESSAGE requests from the accounts' servers, by how they ended.";
@@ -126,6 +131,11 @@ struct Handles {
     push_retries: Series<PushProvider, Counter>,
     push_tokens_doubted: Series<PushProvider, Counter>,
     push_resends: Counter,
+    app_pushes: Family<OfApp<PushOutcome>, Counter>,
+    push_service_up: Family<OfApp<()>, Gauge>,
+    push_service_waiting: Family<OfApp<()>, Gauge>,
+    push_service_accepted: Family<OfApp<()>, Gauge>,
+    call_pushes_unsent: Counter,
     push_duration: Histogram,
     invite_to_push: Histogram,
     wake: Histogram,
@@ -180,6 +190,11 @@ impl Metrics {
             push_retries: series(r, Metric::PushRetries),
             push_tokens_doubted: series(r, Metric::PushTokensDoubted),
             push_resends: single(r, Metric::PushResends),
+            app_pushes: family(r, Metric::AppPushes),
+            push_service_up: family(r, Metric::PushServiceUp),
+            push_service_waiting: family(r, Metric::PushServiceWaiting),
+            push_service_accepted: family(r, Metric::PushServiceAccepted),
+            call_pushes_unsent: single(r, Metric::CallPushesUnsent),
             push_duration: histogram(r, Metric::PushDuration),
             invite_to_push: histogram(r, Metric::InviteToPush),
             wake: histogram(r, Metric::Wake),
@@ -260,7 +275,29 @@ impl Metrics {
         self.0.push_resends.inc();
     }
 
-    /// The push of an INVITE was handed to the service's connection, `after` the INVITE came.
+    /// The push of a call ended without having left.
+    pub fn call_push_unsent(&self) {
+        self.0.call_pushes_unsent.inc();
+    }
+
+    /// The series of one push service of one app. Both come from the configuration, which bounds them.
+    pub fn push_service(&self, app: &str, provider: &'static str) -> PushServiceSeries {
+        let of = |gauges: &Family<OfApp<()>, Gauge>| {
+            gauges.get_or_create_owned(&OfApp { provider, app: app.into(), label: None })
+        };
+        let pushes = |outcome: &PushOutcome| {
+            let label = Some(*outcome);
+            self.0.app_pushes.get_or_create_owned(&OfApp { provider, app: app.into(), label })
+        };
+        PushServiceSeries {
+            up: of(&self.0.push_service_up),
+            waiting: of(&self.0.push_service_waiting),
+            last_accepted: of(&self.0.push_service_accepted),
+            pushes: PushOutcome::ALL.iter().map(pushes).collect(),
+        }
+    }
+
+    /// The push of an INVITE left by the service's connection, `after` the INVITE came.
     pub fn invite_to_push(&self, after: Duration) {
         self.0.invite_to_push.observe(after.as_secs_f64());
     }
@@ -373,6 +410,24 @@ impl Metrics {
     }
 }
 
+/// What is counted of one push service of one app.
+pub struct PushServiceSeries {
+    /// 1 unless it fails.
+    pub up: Gauge,
+    /// Pushes that wait for it.
+    pub waiting: Gauge,
+    /// When it last took one, in seconds since 1970; 0: not yet.
+    pub last_accepted: Gauge,
+    pushes: Box<[Counter]>,
+}
+
+impl PushServiceSeries {
+    /// A push through it ended so.
+    pub fn push(&self, outcome: PushOutcome) {
+        self.pushes[outcome.index()].inc();
+    }
+}
+
 /// The handles of one metric, one for each value of a label.
 struct Series<L, H> {
     handles: Box<[H]>,
@@ -432,6 +487,16 @@ where
     Series { handles, label: PhantomData }
 }
 
+fn family<L, M>(registry: &mut Registry, metric: Metric) -> Family<OfApp<L>, M>
+where
+    M: Default + Clone,
+    Family<OfApp<L>, M>: registry::Metric + Default,
+{
+    let family = Family::default();
+    register(registry, metric, Family::clone(&family));
+    family
+}
+
 fn table<A: Label, B: Label>(registry: &mut Registry, metric: Metric) -> Table<A, B> {
     let family = Family::<Two<A, B>, Counter>::default();
     let pairs = A::ALL.iter().flat_map(|a| B::ALL.iter().map(|b| Two(*a, *b)));
@@ -473,7 +538,9 @@ mod tests {
 
     #[test]
     fn every_metric_is_there_from_the_first_scrape_with_help_and_type() {
-        let text = Metrics::new().render();
+        let metrics = Metrics::new();
+        drop(metrics.push_service("com.example.phone", "apns"));
+        let text = metrics.render();
         for metric in Metric::ALL {
             let name = metric.name();
             let kind = match metric.kind() {

@@ -41,9 +41,6 @@ use crate::vault::AorHash;
 const DEFAULT_PAGE: usize = 100;
 /// The most instances of a page.
 const MAX_PAGE: usize = 1000;
-/// What a relay still does whose store is away.
-pub const DEGRADED: &str =
-    "store: the store does not answer; known phones still ring, enabling and changes are answered 503";
 /// The advice to a request without the right token.
 const WANT_TOKEN: &str = "Send the operator's token as Authorization: Bearer TOKEN.";
 
@@ -223,22 +220,29 @@ async fn health() -> Response {
 
 async fn ready<E: OperatorService>(State(operator): State<Operator<E>>) -> Result<Response, Problem> {
     let readiness = &operator.0.readiness;
-    let (checks, warnings) = (readiness.to_json(), readiness.warnings());
+    let (checks, warnings, degraded) = (readiness.to_json(), readiness.warnings(), readiness.degraded());
+    let mut further = Vec::new();
+    if !warnings.is_empty() {
+        further.push(("warnings", json!(warnings)));
+    }
+    if !degraded.is_empty() {
+        further.push(("degraded", json!(degraded)));
+    }
     let mut body = match readiness.standing() {
         Standing::Ready => json!({"status": "ready", "checks": checks}),
-        Standing::Degraded => json!({"status": "degraded", "detail": DEGRADED, "checks": checks}),
-        Standing::NotReady => Value::Null,
-    };
-    if !body.is_null() {
-        if !warnings.is_empty() {
-            body["warnings"] = json!(warnings);
+        Standing::Degraded => json!({"status": "degraded", "detail": readiness.degradation(), "checks": checks}),
+        Standing::NotReady => {
+            let failing =
+                readiness.checks().into_iter().filter_map(|(check, state)| Some((check.name(), state.err()?)));
+            let reasons: Vec<_> = failing.map(|(check, why)| format!("{check}: {why}")).collect();
+            let problem = Problem::new(ProblemType::NotReady, reasons.join("; ")).with("checks", checks);
+            return Err(further.into_iter().fold(problem, |problem, (member, value)| problem.with(member, value)));
         }
-        return Ok(answer(&body));
+    };
+    for (member, value) in further {
+        body[member] = value;
     }
-    let failing = readiness.checks().into_iter().filter_map(|(check, state)| Some((check.name(), state.err()?)));
-    let reasons: Vec<_> = failing.map(|(check, why)| format!("{check}: {why}")).collect();
-    let problem = Problem::new(ProblemType::NotReady, reasons.join("; ")).with("checks", checks);
-    Err(if warnings.is_empty() { problem } else { problem.with("warnings", json!(warnings)) })
+    Ok(answer(&body))
 }
 
 async fn metrics<E: OperatorService>(State(operator): State<Operator<E>>) -> Response {

@@ -11,6 +11,7 @@ use crate::domain::{InstanceState, PushOutcome, WipeReason};
 use crate::metrics::labels::{InviteOutcome, Label, RegistrationOutcome};
 use crate::metrics::reading::Reading;
 use crate::metrics::{Metric, Metrics};
+use crate::push;
 
 /// The policy that the page is sent with: its own style and nothing else.
 pub const CONTENT_SECURITY_POLICY: &str =
@@ -51,6 +52,10 @@ pub fn render(metrics: &Metrics, readiness: &Readiness) -> String {
     section(&mut page, "Registrations", by_label::<RegistrationOutcome>(&reading, Metric::Registrations));
     section(&mut page, "Calls", call_rows(&reading));
     section(&mut page, "Pushes", push_rows(&reading));
+    let services = readiness.push_services();
+    if !services.is_empty() {
+        section(&mut page, "Push services", services.iter().map(service_row).collect());
+    }
     section(&mut page, "Wipes", by_label::<WipeReason>(&reading, Metric::Wipes));
     section(&mut page, "Devices and connections", connection_rows(&reading));
     section(&mut page, "Store", store_rows(&reading));
@@ -106,6 +111,24 @@ fn push_rows(reading: &Reading) -> Vec<Row> {
     rows.push(Row::new("INVITE to push, 99 % within", within(reading, Metric::InviteToPush)));
     rows.push(Row::new("service's answer, 99 % within", within(reading, Metric::PushDuration)));
     rows
+}
+
+fn service_row(report: &push::Report) -> Row {
+    let since = |seconds: u64| clock::rfc3339(seconds);
+    let value = match (report.state, &report.reason) {
+        (push::State::Failing, Some((reason, why))) => {
+            let waiting = report.waiting;
+            format!("fails since {}: {why} [{reason}]; {waiting} pushes wait", since(report.since))
+        }
+        (push::State::Unknown, _) => "not needed yet".to_owned(),
+        _ if report.last_accepted == 0 => "well".to_owned(),
+        _ => format!("well; last push {}", since(report.last_accepted)),
+    };
+    let good = match report.state {
+        push::State::Unknown => None,
+        state => Some(state == push::State::Well),
+    };
+    Row { what: format!("{} {}", report.app, report.service), value, good }
 }
 
 fn connection_rows(reading: &Reading) -> Vec<Row> {

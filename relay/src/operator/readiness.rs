@@ -4,9 +4,16 @@
 //! warning makes no relay unready.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde_json::{Value, json};
+
+use crate::clock::rfc3339;
+use crate::push::{self, PushService};
+
+/// What a relay still does whose store is away.
+const STORE_IS_AWAY: &str =
+    "store: the store does not answer; known phones still ring, enabling and changes are answered 503";
 
 /// What must be in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +30,8 @@ pub enum Check {
     Serving,
     /// The store is one that may be given accounts.
     StoreKind,
+    /// At least one app can be pushed.
+    Push,
     /// The system's clock is about the store's.
     Clock,
     /// The other nodes have the same keyring.
@@ -38,6 +47,7 @@ impl Check {
         Self::Upstream,
         Self::Serving,
         Self::StoreKind,
+        Self::Push,
         Self::Clock,
         Self::Keyring,
     ];
@@ -51,6 +61,7 @@ impl Check {
             Self::Upstream => "upstream",
             Self::Serving => "serving",
             Self::StoreKind => "store settings",
+            Self::Push => "push",
             Self::Clock => "clock",
             Self::Keyring => "keyring",
         }
@@ -59,15 +70,18 @@ impl Check {
 
 /// The checks of one relay; cheap to clone, all clones are one.
 #[derive(Clone)]
-pub struct Readiness(Arc<Mutex<State>>);
+pub struct Readiness {
+    state: Arc<Mutex<State>>,
+    push: Arc<OnceLock<PushService>>,
+}
 
 /// How a relay stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// Everything is in order.
     Ready,
-    /// Calls are served, and something else is not: the store is away that was there. 200, for a relay that is taken out of
-    /// service for it would take its phones off the air.
+    /// Calls are served, and something else is not: the store is away that was there, or a push service takes nothing. 200,
+    /// for a relay that is taken out of service for it would take its phones off the air.
     Degraded,
     /// No call can be served: 503.
     NotReady,
@@ -83,8 +97,11 @@ struct State {
 
 impl Default for Readiness {
     fn default() -> Self {
-        let checks = [Err("not started yet"); Check::ALL.len()];
-        Self(Arc::new(Mutex::new(State { checks, warnings: BTreeMap::new(), store_was_there: false })))
+        let mut checks = [Err("not started yet"); Check::ALL.len()];
+        // What has not been needed is not known to be away.
+        checks[Check::Push as usize] = Ok(());
+        let state = State { checks, warnings: BTreeMap::new(), store_was_there: false };
+        Self { state: Arc::new(Mutex::new(state)), push: Arc::default() }
     }
 }
 
@@ -103,25 +120,59 @@ impl Readiness {
 
     /// Whether every check is in order.
     pub fn is_ready(&self) -> bool {
-        self.lock().checks.iter().all(Result::is_ok)
+        self.checks().iter().all(|(_, state)| state.is_ok())
+    }
+
+    /// These push services are asked how they stand from now on.
+    pub fn ask_push(&self, push: PushService) {
+        // Once: a relay has one of them.
+        let _ = self.push.set(push);
+    }
+
+    /// How each push service of each app stands.
+    pub fn push_services(&self) -> Vec<push::Report> {
+        self.push.get().map(PushService::health).unwrap_or_default()
+    }
+
+    /// What a relay still does that is degraded, in one line.
+    pub fn degradation(&self) -> String {
+        let mut parts = Vec::new();
+        if self.lock().checks[Check::Store as usize].is_err() {
+            parts.push(STORE_IS_AWAY.to_owned());
+        }
+        let failing = self.push_services().into_iter().filter(|report| report.state == push::State::Failing);
+        parts.extend(failing.map(|report| {
+            let why = report.reason.map(|(_, why)| why).unwrap_or_default();
+            format!("push: {} takes no push of {}: {why}", report.service, report.app)
+        }));
+        parts.join("; ")
+    }
+
+    /// Those that fail, as JSON.
+    pub fn degraded(&self) -> Vec<Value> {
+        let failing = self.push_services().into_iter().filter(|report| report.state == push::State::Failing);
+        failing.map(|report| degraded(&report)).collect()
     }
 
     /// How the relay stands.
     pub fn standing(&self) -> Standing {
-        let state = self.lock();
-        let serves = |check: &Check| state.checks[*check as usize].is_ok();
-        match Check::ALL.iter().all(serves) {
-            true => Standing::Ready,
-            false if state.store_was_there && Check::ALL.iter().filter(|check| **check != Check::Store).all(serves) => {
-                Standing::Degraded
-            }
-            false => Standing::NotReady,
+        let store_was_there = self.lock().store_was_there;
+        let mut failing = self.checks().into_iter().filter(|(_, state)| state.is_err()).map(|(check, _)| check);
+        match (failing.next(), failing.next()) {
+            (None, _) if self.degraded().is_empty() => Standing::Ready,
+            (None, _) => Standing::Degraded,
+            (Some(Check::Store), None) if store_was_there => Standing::Degraded,
+            _ => Standing::NotReady,
         }
     }
 
     /// Each check with its state.
     pub fn checks(&self) -> Vec<(Check, Result<(), &'static str>)> {
-        Check::ALL.iter().copied().zip(self.lock().checks).collect()
+        let mut checks = self.lock().checks;
+        if no_app_can_be_pushed(&self.push_services()) {
+            checks[Check::Push as usize] = Err("every push service of every app fails: `degraded` says why");
+        }
+        Check::ALL.iter().copied().zip(checks).collect()
     }
 
     /// The checks as JSON.
@@ -145,13 +196,64 @@ impl Readiness {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // One assignment is all that is ever done under the lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn degraded(report: &push::Report) -> Value {
+    let time = |seconds: u64| if seconds == 0 { Value::Null } else { json!(rfc3339(seconds)) };
+    let (reason, why) = report.reason.clone().unwrap_or_default();
+    json!({
+        "app": report.app, "service": report.service, "since": time(report.since), "reason": reason, "why": why,
+        "last_accepted": time(report.last_accepted), "waiting": report.waiting,
+    })
+}
+
+/// Whether calls of no app can be pushed. A service that has not been needed may be well; of Apple's two environments the
+/// one that is not used says nothing.
+fn no_app_can_be_pushed(services: &[push::Report]) -> bool {
+    let fails = |report: &push::Report| report.state == push::State::Failing;
+    let is_apple = |report: &push::Report| report.service.starts_with("apns");
+    let can = |report: &push::Report| {
+        let unused = report.state == push::State::Unknown && is_apple(report);
+        let twin = |other: &&push::Report| other.app == report.app && is_apple(other) && fails(other);
+        !(fails(report) || unused && services.iter().any(|other| twin(&other)))
+    };
+    !services.is_empty() && !services.iter().any(can)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_relay_is_unready_when_no_app_can_be_pushed_and_not_when_one_can() {
+        use push::State::{Failing, Unknown, Well};
+        let services = |rows: &[(&str, &'static str, push::State)]| -> Vec<_> {
+            let report = |(app, service, state): &(&str, &'static str, push::State)| push::Report {
+                app: (*app).into(),
+                service,
+                state: *state,
+                since: 0,
+                reason: None,
+                last_accepted: 0,
+                waiting: 0,
+            };
+            rows.iter().map(report).collect()
+        };
+        for (rows, none) in [
+            (&[][..], false),
+            (&[("a", "apns", Unknown)], false),
+            (&[("a", "apns", Failing)], true),
+            (&[("a", "apns", Failing), ("a", "apns-sandbox", Unknown)], true),
+            (&[("a", "apns", Failing), ("a", "apns-sandbox", Well)], false),
+            (&[("a", "apns", Failing), ("a", "fcm", Unknown)], false),
+            (&[("a", "apns", Failing), ("b", "apns", Well)], false),
+            (&[("a", "apns", Failing), ("a", "fcm", Failing), ("b", "fcm", Failing)], true),
+        ] {
+            assert_eq!(no_app_can_be_pushed(&services(rows)), none, "{rows:?}");
+        }
+    }
 
     #[test]
     fn a_relay_is_ready_when_every_check_was_passed() {

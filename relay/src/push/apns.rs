@@ -19,11 +19,16 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use serde::Deserialize;
 use tokio::time::Instant;
 
+use super::backoff::Backoff;
 use super::connection::{Answer, Bearing, Channel, Failure, Patience, Request};
+use super::departure::Departure;
 use super::endpoint::{Endpoint, trust};
+use super::health::{Note, Record, Trouble};
 use super::line::LineFate;
 use super::network::Network;
 use super::provider_token::Signer;
+use super::reasons;
+use super::rest::RestFor;
 use super::setup::Problem;
 use super::{Event, Push, Verdict, payload};
 use crate::random;
@@ -34,6 +39,9 @@ const SANDBOX: &str = "https://api.sandbox.push.apple.com:443";
 
 /// How long a push that may be repeated waits for its answer. A call's waits until its deadline.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long Apple is left alone that sees too many provider tokens of one key.
+const TOKEN_UPDATES: Backoff = Backoff { first: Duration::from_secs(5), most: Duration::from_secs(60) };
 
 /// How to reach APNs for one App.
 #[derive(Clone, Debug)]
@@ -90,6 +98,13 @@ pub(super) struct PreparedPush {
     request: Request,
 }
 
+impl PreparedPush {
+    /// Where it goes.
+    pub(super) fn environment(&self) -> Environment {
+        self.environment
+    }
+}
+
 /// What one try came to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Attempt {
@@ -111,6 +126,7 @@ impl Apns {
         settings: &Settings,
         signers: &mut Signers,
         network: &Arc<dyn Network>,
+        record: impl Fn(&'static str) -> Arc<Record>,
     ) -> Result<Self, Problem> {
         let signer = signers.get(&settings.key_file, &settings.key_id, &settings.team_id)?;
         for header in [app.to_owned(), format!("{app}.voip")] {
@@ -118,9 +134,9 @@ impl Apns {
             HeaderValue::try_from(header).map_err(bad)?;
         }
         let tls = trust(settings.ca_file.as_deref())?;
-        let channel = |url: &str, kind: &str| {
+        let channel = |url: &str, kind: &'static str| {
             let endpoint = Endpoint::new(url, "endpoint", Arc::clone(&tls), Arc::clone(network))?;
-            Ok(Arc::new(Channel::new(format!("{app}/{kind}"), endpoint, true)))
+            Ok(Arc::new(Channel::new(format!("{app}/{kind}"), endpoint, true, record(kind))))
         };
         let (production, sandbox) = match &settings.endpoint {
             Some(url) => {
@@ -141,11 +157,31 @@ impl Apns {
 
     /// The environment, and by which key and endpoint it is reached.
     pub(super) fn identity(&self, environment: Environment) -> String {
-        let (kind, channel) = match environment {
-            Environment::Production => ("production", &self.production),
-            Environment::Sandbox => ("sandbox", &self.sandbox),
+        let kind = match environment {
+            Environment::Production => "production",
+            Environment::Sandbox => "sandbox",
         };
-        format!("{kind} {} {} {}", channel.origin(), self.team, self.key_id)
+        format!("{kind} {} {} {}", self.channel(environment).origin(), self.team, self.key_id)
+    }
+
+    /// How it stands there.
+    pub(super) fn record(&self, environment: Environment) -> &Arc<Record> {
+        self.channel(environment).record()
+    }
+
+    /// Every record: one where both environments are one service.
+    pub(super) fn records(&self) -> Vec<&Arc<Record>> {
+        match Arc::ptr_eq(&self.production, &self.sandbox) {
+            true => vec![self.production.record()],
+            false => vec![self.production.record(), self.sandbox.record()],
+        }
+    }
+
+    fn channel(&self, environment: Environment) -> &Channel {
+        match environment {
+            Environment::Production => &self.production,
+            Environment::Sandbox => &self.sandbox,
+        }
     }
 
     /// Whether it belongs to this team.
@@ -176,18 +212,23 @@ impl Apns {
     }
 
     /// Tries once; a stale provider token is replaced and the push sent again within this one try.
-    pub(super) async fn attempt(&self, prepared: &mut PreparedPush, deadline: Instant) -> Attempt {
+    pub(super) async fn attempt(
+        &self,
+        prepared: &mut PreparedPush,
+        deadline: Instant,
+        departure: &Departure<'_>,
+    ) -> Attempt {
         let until = if prepared.voip { deadline } else { deadline.min(Instant::now() + ATTEMPT_TIMEOUT) };
-        let channel = match prepared.environment {
-            Environment::Production => &self.production,
-            Environment::Sandbox => &self.sandbox,
+        let channel = self.channel(prepared.environment);
+        let Some(mut pass) = self.signer.pass(SystemTime::now()) else {
+            channel.record().trouble(Trouble::grave("CannotSign"), "");
+            return Attempt::Done(Verdict::Refused { reason: "CannotSign" });
         };
-        let cannot_sign = Attempt::Done(Verdict::Refused { reason: "CannotSign" });
-        let Some(mut pass) = self.signer.pass(SystemTime::now()) else { return cannot_sign };
+        let patience = Patience { until, stays: prepared.voip, departure };
         let mut resigned = false;
         loop {
             prepared.request.headers.insert(AUTHORIZATION, pass.header.clone());
-            match channel.send(&prepared.request, Patience { until, stays: prepared.voip }, classify).await {
+            match channel.send(&prepared.request, patience, classify).await {
                 Err(Failure::Unsent { after }) => return Attempt::Again { after },
                 Err(Failure::Unconfirmed) if prepared.voip => return Attempt::Done(Verdict::Unconfirmed),
                 Err(Failure::Unconfirmed) => return Attempt::Again { after: None },
@@ -197,7 +238,10 @@ impl Apns {
                         pass = next;
                         resigned = true;
                     }
-                    _ => return Attempt::Done(Verdict::Refused { reason: "ExpiredProviderToken" }),
+                    _ => {
+                        channel.record().trouble(Trouble::grave("ExpiredProviderToken"), "");
+                        return Attempt::Done(Verdict::Refused { reason: "ExpiredProviderToken" });
+                    }
                 },
             }
         }
@@ -244,52 +288,43 @@ struct ErrorBody {
     timestamp: Option<u64>,
 }
 
-/// What an answer means, for its push and for the line; where the body did not come, the status alone decides.
+/// What an answer means, for its push and for the channel; where the body did not come, the status alone decides.
 fn classify(answer: &Answer) -> (Meaning, Bearing) {
     let body: ErrorBody = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let (status, reason) = (answer.status.as_u16(), body.reason.as_str());
     let done = |verdict| Meaning::Settled(Attempt::Done(verdict));
-    let again = || Meaning::Settled(Attempt::Again { after: answer.retry_after() });
+    let meaning = match (status, reason) {
+        (200, _) => done(Verdict::Accepted),
+        (410, _) => done(Verdict::Gone { since: body.timestamp }),
+        (400, "BadDeviceToken") => done(Verdict::BadToken),
+        (403, "ExpiredProviderToken") => Meaning::TokenExpired,
+        (400, "IdleTimeout") | (408 | 421 | 425 | 429 | 500..=599, _) => {
+            Meaning::Settled(Attempt::Again { after: answer.retry_after() })
+        }
+        (_, reason) => done(Verdict::Refused { reason: reasons::of_apns(reason) }),
+    };
     let bearing = answer.bearing();
-    let ending = Bearing { line: LineFate::Ending, proves: false };
-    match (answer.status.as_u16(), body.reason.as_str()) {
-        (200, _) => (done(Verdict::Accepted), bearing),
-        (410, _) => (done(Verdict::Gone { since: body.timestamp }), bearing),
-        (400, "BadDeviceToken") => (done(Verdict::BadToken), bearing),
-        (400, "IdleTimeout") | (503, "Shutdown") => (again(), ending),
-        (403, "ExpiredProviderToken") => (Meaning::TokenExpired, bearing),
-        (408 | 421 | 429 | 500..=599, _) => (again(), bearing),
-        (_, reason) => (done(Verdict::Refused { reason: known(reason) }), bearing),
-    }
-}
-
-/// The reasons for which APNs refuses a push; a word that is not here is told as `OtherReason`.
-const REASONS: &[&str] = &[
-    "BadCertificate",
-    "BadCertificateEnvironment",
-    "BadCollapseId",
-    "BadEnvironmentKeyIdInToken",
-    "BadExpirationDate",
-    "BadMessageId",
-    "BadPath",
-    "BadPriority",
-    "BadTopic",
-    "DeviceTokenNotForTopic",
-    "DuplicateHeaders",
-    "Forbidden",
-    "InvalidProviderToken",
-    "InvalidPushType",
-    "MethodNotAllowed",
-    "MissingDeviceToken",
-    "MissingProviderToken",
-    "MissingTopic",
-    "PayloadEmpty",
-    "PayloadTooLarge",
-    "TopicDisallowed",
-    "UnrelatedKeyIdInToken",
-];
-
-fn known(reason: &str) -> &'static str {
-    REASONS.iter().find(|known| **known == reason).copied().unwrap_or("OtherReason")
+    let bearing = match (status, reason) {
+        (400, "IdleTimeout") | (503, "Shutdown") => Bearing { line: LineFate::Ending, proves: false, ..bearing },
+        // The token is used on: a new one is what Apple objects to.
+        (429, "TooManyProviderTokenUpdates") => Bearing {
+            proves: false,
+            rest: Some(answer.retry_after().map_or(RestFor::Growing(TOKEN_UPDATES), RestFor::Asked)),
+            note: Note::Trouble(Trouble::grave("TooManyProviderTokenUpdates")),
+            ..bearing
+        },
+        (410, _) => Bearing { note: Note::Well, ..bearing },
+        (400, "BadTopic" | "MissingTopic" | "TopicDisallowed" | "BadEnvironmentKeyIdInToken" | "BadPath") => {
+            Bearing { note: Note::Trouble(Trouble::grave(reasons::of_apns(reason))), ..bearing }
+        }
+        (400, "DeviceTokenNotForTopic") => {
+            Bearing { note: Note::Trouble(Trouble::light("DeviceTokenNotForTopic")), ..bearing }
+        }
+        (403, "ExpiredProviderToken") => bearing,
+        (403 | 404, _) => Bearing { note: Note::Trouble(Trouble::grave(reasons::of_apns(reason))), ..bearing },
+        _ => bearing,
+    };
+    (meaning, bearing)
 }
 
 #[cfg(test)]

@@ -7,14 +7,14 @@ use std::time::Duration;
 use crate::random;
 
 /// Pauses that double from `first` up to `most`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Backoff {
     pub(super) first: Duration,
     pub(super) most: Duration,
 }
 
 /// Between two tries of one push, unless the service asks for more.
-pub(super) const RETRY: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(8) };
+pub(super) const RETRY: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(5) };
 
 impl Backoff {
     /// The pause after `failures` failures in a row (1 for the first), with jitter.
@@ -22,6 +22,14 @@ impl Backoff {
         let doublings = failures.saturating_sub(1).min(16);
         let step = self.first.saturating_mul(1 << doublings).min(self.most);
         step.mul_f64(0.5 + jitter() / 2.0)
+    }
+
+    /// Likewise, or what was asked for where that is known; a wish for less than the first steps is none.
+    pub(super) fn pause_or(self, failures: u32, asked: Option<Duration>) -> Duration {
+        match asked {
+            Some(asked) => asked.max(self.pause(failures.min(2))),
+            None => self.pause(failures),
+        }
     }
 }
 

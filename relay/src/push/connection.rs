@@ -21,9 +21,12 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::backoff::Backoff;
+use super::departure::Departure;
 use super::dial::{DialError, Driven};
 use super::endpoint::Endpoint;
+use super::health::{Note, Record, Trouble};
 use super::line::{ASK_AFTER, Ancestry, Line, LineFate};
+use super::rest::{Rest, RestFor};
 use super::single_flight::{Freshness, SingleFlight};
 
 /// Requests that wait for or are on the connection; above it a request is turned away at once.
@@ -46,6 +49,8 @@ pub(super) struct Channel {
     /// Whether a new connection carries one request alone until [`Bearing::proves`] says otherwise.
     cautious: bool,
     under_way: AtomicUsize,
+    rest: Rest,
+    record: Arc<Record>,
 }
 
 /// A POST.
@@ -59,10 +64,12 @@ pub(super) struct Request {
 
 /// How long a request waits, and for what.
 #[derive(Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct Patience<'a> {
     pub(super) until: Instant,
     /// Whether it waits for its answer on a line that has fallen silent: one that must not be sent twice.
     pub(super) stays: bool,
+    /// Told when it leaves.
+    pub(super) departure: &'a Departure<'a>,
 }
 
 /// What came back.
@@ -80,6 +87,10 @@ pub(super) struct Bearing {
     pub(super) line: LineFate,
     /// Whether the service took our credentials.
     pub(super) proves: bool,
+    /// For all who come later.
+    pub(super) rest: Option<RestFor>,
+    /// For what is told of the service.
+    pub(super) note: Note,
 }
 
 /// Why nothing came back.
@@ -105,18 +116,30 @@ impl Answer {
     pub(super) fn retry_after(&self) -> Option<Duration> {
         let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
         let at = || httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok();
-        text.parse().ok().map(Duration::from_secs).or_else(at)
+        let asked = text.parse().ok().map(Duration::from_secs).or_else(at);
+        // No time is no wish.
+        asked.filter(|asked| !asked.is_zero())
     }
 
-    /// What its status alone means for the line: a fault of the service may stick to the host behind it.
+    /// What its status alone means: a fault of the service may stick to the host behind the line, and a service that is
+    /// overloaded may ask all to wait.
     pub(super) fn bearing(&self) -> Bearing {
-        let line = match self.status.as_u16() {
+        let status = self.status.as_u16();
+        let line = match status {
             // Request Timeout and Misdirected Request: another connection is what they ask for (RFC 9110 §15.5.9, §15.5.20).
             408 | 421 => LineFate::Ending,
             500..=599 => LineFate::Faulty,
             _ => LineFate::Good,
         };
-        Bearing { line, proves: self.status != StatusCode::FORBIDDEN && line == LineFate::Good }
+        let rest = self.retry_after().filter(|_| status == 503).map(RestFor::Asked);
+        let note = match (status, rest) {
+            (200..=299, _) => Note::Accepted,
+            (_, Some(_)) => Note::Trouble(Trouble::light("AskedToWait")),
+            (500..=599, _) => Note::Trouble(Trouble::light("ServerError")),
+            _ => Note::Nothing,
+        };
+        let proves = self.status != StatusCode::FORBIDDEN && line == LineFate::Good;
+        Bearing { line, proves, rest, note }
     }
 }
 
@@ -127,8 +150,8 @@ impl Channel {
     }
 
     /// `label` names the channel in logs. A `cautious` one sends one request alone on each new connection, until the
-    /// service has accepted our credentials on it.
-    pub(super) fn new(label: String, endpoint: Endpoint, cautious: bool) -> Self {
+    /// service has accepted our credentials on it. What happens is noted in `record`.
+    pub(super) fn new(label: String, endpoint: Endpoint, cautious: bool, record: Arc<Record>) -> Self {
         Self {
             label: label.into(),
             endpoint: Arc::new(endpoint),
@@ -136,7 +159,19 @@ impl Channel {
             ancestry: Arc::default(),
             cautious,
             under_way: AtomicUsize::new(0),
+            rest: Rest::default(),
+            record,
         }
+    }
+
+    /// Where it is noted how the service stands.
+    pub(super) fn record(&self) -> &Arc<Record> {
+        &self.record
+    }
+
+    /// Leaves the service alone for a while; one request then asks how it stands.
+    pub(super) fn ground(&self, rest: RestFor) {
+        self.rest.answered(Some(rest));
     }
 
     /// The path of the endpoint's URL.
@@ -150,12 +185,14 @@ impl Channel {
     pub(super) async fn send<M>(
         &self,
         request: &Request,
-        patience: Patience,
+        patience: Patience<'_>,
         read: impl Fn(&Answer) -> (M, Bearing),
     ) -> Result<M, Failure> {
         let _place = self.place()?;
         let mut moved = false;
         loop {
+            let probe = self.rest.leave(patience.until).await;
+            let _probe = probe.map_err(|after| Failure::Unsent { after: Some(after) })?;
             let (connection, _permit) = match timeout_at(patience.until, self.admit()).await {
                 Ok(admitted) => admitted?,
                 Err(_) => return Err(Failure::Unsent { after: None }),
@@ -164,11 +201,18 @@ impl Channel {
                 Ok(answer) => {
                     let (meaning, bearing) = read(&answer);
                     connection.line.answered(bearing.line, bearing.proves);
+                    if bearing.rest.is_some() || matches!(bearing.note, Note::Accepted | Note::Well) {
+                        self.rest.answered(bearing.rest);
+                    }
+                    self.record.note(bearing.note);
                     return Ok(meaning);
                 }
                 Err(Lost::Ending) if !moved => moved = true,
                 Err(Lost::Ending | Lost::Refused) => return Err(Failure::Unsent { after: None }),
-                Err(Lost::Unknown) => return Err(Failure::Unconfirmed),
+                Err(Lost::Unknown) => {
+                    self.record.trouble(Trouble::light("ConnectionLost"), "");
+                    return Err(Failure::Unconfirmed);
+                }
             }
         }
     }
@@ -189,9 +233,14 @@ impl Channel {
             _ => Freshness::Good,
         };
         let make = || {
-            let (endpoint, label, ancestry) =
-                (Arc::clone(&self.endpoint), Arc::clone(&self.label), Arc::clone(&self.ancestry));
-            make(endpoint, label, ancestry, self.cautious)
+            let making = Making {
+                endpoint: Arc::clone(&self.endpoint),
+                label: Arc::clone(&self.label),
+                ancestry: Arc::clone(&self.ancestry),
+                cautious: self.cautious,
+                record: Arc::clone(&self.record),
+            };
+            making.made()
         };
         // Twice in a row a connection may end between being made and being used; more often is a failure.
         for _ in 0..3 {
@@ -223,7 +272,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn exchange(&self, endpoint: &Endpoint, request: &Request, patience: Patience) -> Result<Answer, Lost> {
+    async fn exchange(&self, endpoint: &Endpoint, request: &Request, patience: Patience<'_>) -> Result<Answer, Lost> {
         let (response, sent) = match self.post(endpoint, request, patience.until).await {
             Ok(posted) => posted,
             Err(lost) => {
@@ -233,6 +282,7 @@ impl Connection {
                 return Err(lost);
             }
         };
+        patience.departure.note();
         match self.await_head(response, sent, patience).await {
             Ok(response) => {
                 let (head, body) = response.into_parts();
@@ -272,9 +322,9 @@ impl Connection {
         &self,
         mut response: ResponseFuture,
         sent: Instant,
-        patience: Patience,
+        patience: Patience<'_>,
     ) -> Result<hyper::Response<h2::RecvStream>, Option<h2::Error>> {
-        let Patience { until, stays } = patience;
+        let Patience { until, stays, .. } = patience;
         if let Ok(outcome) = timeout_at(until.min(sent + ASK_AFTER), &mut response).await {
             return outcome.map_err(Some);
         }
@@ -315,30 +365,37 @@ async fn read_body(mut stream: h2::RecvStream) -> Option<Bytes> {
     Some(whole.into())
 }
 
-async fn make(
+/// What a new connection is made of.
+struct Making {
     endpoint: Arc<Endpoint>,
     label: Arc<str>,
     ancestry: Arc<Ancestry>,
     cautious: bool,
-) -> Result<Arc<Connection>, ()> {
-    sleep(ancestry.pause()).await;
-    match endpoint.dialler().dial().await {
-        Ok(((sender, connection), address)) => {
-            tracing::debug!(channel = %label, "connected to the push service");
-            let line = Line::new(cautious, ancestry);
-            let made = Arc::new(Connection { sender, line: Arc::clone(&line) });
-            tokio::spawn(drive(connection, Arc::downgrade(&made), line, (endpoint, address), label));
-            Ok(made)
-        }
-        Err(error) => {
-            report(&label, &error);
-            Err(())
-        }
-    }
+    record: Arc<Record>,
 }
 
-fn report(label: &str, error: &DialError) {
-    tracing::warn!(channel = %label, %error, "the push service cannot be reached");
+impl Making {
+    async fn made(self) -> Result<Arc<Connection>, ()> {
+        sleep(self.ancestry.pause()).await;
+        match self.endpoint.dialler().dial().await {
+            Ok(((sender, connection), address)) => {
+                tracing::debug!(channel = %self.label, "connected to the push service");
+                let line = Line::new(self.cautious, Arc::clone(&self.ancestry));
+                let made = Arc::new(Connection { sender, line: Arc::clone(&line) });
+                tokio::spawn(drive(connection, Arc::downgrade(&made), line, (self, address)));
+                Ok(made)
+            }
+            Err(error) => {
+                self.report(&error);
+                Err(())
+            }
+        }
+    }
+
+    fn report(&self, error: &DialError) {
+        self.record.trouble(Trouble::light("Unreachable"), &error.to_string());
+        tracing::debug!(channel = %self.label, %error, "the push service cannot be reached");
+    }
 }
 
 /// Drives a connection until it ends, and watches it. One that has fallen silent is driven on for what is under way.
@@ -346,22 +403,24 @@ async fn drive(
     mut connection: Driven,
     made: Weak<Connection>,
     line: Arc<Line>,
-    (endpoint, address): (Arc<Endpoint>, SocketAddr),
-    label: Arc<str>,
+    (making, address): (Making, SocketAddr),
 ) {
     let pings = connection.ping_pong();
     // The driver must not keep the connection open by itself.
     let limit = || made.upgrade().map(|made| made.sender.current_max_send_streams());
     let watch = async {
-        match pings {
-            Some(mut pings) => line.watch(&mut pings, limit).await,
-            None => std::future::pending().await,
+        if let Some(mut pings) = pings {
+            line.watch(&mut pings, limit).await;
+        }
+        // A connection that takes no PING any more may still answer what is under way.
+        if !line.is_silent() {
+            std::future::pending::<()>().await;
         }
     };
     let silent = tokio::select! {
         outcome = &mut connection => {
             if let Err(error) = outcome {
-                tracing::debug!(channel = %label, %error, "the connection to the push service ended");
+                tracing::debug!(channel = %making.label, %error, "the connection to the push service ended");
             }
             false
         }
@@ -369,11 +428,11 @@ async fn drive(
     };
     line.retire();
     if line.was_poor() {
-        endpoint.dialler().demote(address);
+        making.endpoint.dialler().demote(address);
     }
-    drop(endpoint);
     if silent {
-        tracing::warn!(channel = %label, "the push service fell silent: connecting anew");
+        making.record.trouble(Trouble::light("Silent"), "");
+        tracing::debug!(channel = %making.label, "the push service fell silent: connecting anew");
         // Whatever comes of it, the line takes no further requests.
         let _ = timeout(LINGER, connection).await;
     }

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | is taken, or its token is gone | that counts, whichever copy it is of |
 //! | is refused | that counts, unless another copy is still open: it may be taken yet |
-//! | has no answer after [`ATTEMPT_TIMEOUT`] | a second copy goes out; the first one stays open |
+//! | has no answer [`ATTEMPT_TIMEOUT`] after it left | a second copy goes out; the first one stays open |
 //! | was certainly not taken (503, not sent) | the same copy is tried again, after a pause |
 //! | is lost on the way, taken or not | a second copy goes out after a pause; when there was one, that is the end |
 //!
@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until};
 use super::Verdict;
 use super::apns::Attempt;
 use super::backoff::RETRY;
+use super::departure::Departure;
 use super::fcm::{ATTEMPT_TIMEOUT, Fcm, PreparedPush};
 
 /// Copies of one call's push that the service may have taken.
@@ -27,21 +28,32 @@ pub(super) const COPIES_MAX: usize = 2;
 type Flight<'a> = Pin<Box<dyn Future<Output = Attempt> + Send + 'a>>;
 
 /// Sends until it is settled or `deadline` comes; the verdict, the number of tries, and of copies that may have been taken.
-pub(super) async fn run(fcm: &Fcm, prepared: &PreparedPush, deadline: Instant) -> (Verdict, u32, u32) {
+pub(super) async fn run(
+    fcm: &Fcm,
+    prepared: &PreparedPush,
+    deadline: Instant,
+    departure: &Departure<'_>,
+) -> (Verdict, u32, u32) {
     let send = || -> Flight<'_> {
         let mut prepared = prepared.clone();
-        Box::pin(async move { fcm.attempt(&mut prepared, deadline).await })
+        Box::pin(async move { fcm.attempt(&mut prepared, deadline, departure).await })
     };
-    run_with(send, deadline).await
+    run_with(send, deadline, departure).await
 }
 
-async fn run_with<'a>(send: impl Fn() -> Flight<'a>, deadline: Instant) -> (Verdict, u32, u32) {
+async fn run_with<'a>(
+    send: impl Fn() -> Flight<'a>,
+    deadline: Instant,
+    departure: &Departure<'_>,
+) -> (Verdict, u32, u32) {
     let mut flights: Vec<Flight<'a>> = Vec::with_capacity(COPIES_MAX);
     let (mut attempts, mut lost) = (0, 0);
     // What one copy was told while the other was open.
     let mut refusal: Option<Verdict> = None;
     // When the next copy goes out, unless an answer comes before.
     let mut next_at = Some(Instant::now());
+    // How many had left when the latest copy was begun, while it has not left yet.
+    let mut waiting_to_leave: Option<u32> = None;
     loop {
         let copies = |flights: &[Flight<'a>]| (flights.len() + lost) as u32;
         if Instant::now() >= deadline {
@@ -52,13 +64,17 @@ async fn run_with<'a>(send: impl Fn() -> Flight<'a>, deadline: Instant) -> (Verd
         let landed = tokio::select! {
             biased;
             landed = first(&mut flights), if !flights.is_empty() => Some(landed),
+            () = departure.beyond(waiting_to_leave.unwrap_or_default()), if waiting_to_leave.is_some() => {
+                (waiting_to_leave, next_at) = (None, Some(Instant::now() + ATTEMPT_TIMEOUT));
+                continue;
+            }
             () = sleep_until(next.unwrap_or(deadline).min(deadline)) => None,
         };
         match landed {
             None if next.is_some_and(|at| at <= Instant::now()) => {
                 attempts += 1;
+                (waiting_to_leave, next_at) = (Some(departure.count()), None);
                 flights.push(send());
-                next_at = Some(Instant::now() + ATTEMPT_TIMEOUT);
             }
             None => {}
             Some(Attempt::Done(verdict)) => {
@@ -67,9 +83,10 @@ async fn run_with<'a>(send: impl Fn() -> Flight<'a>, deadline: Instant) -> (Verd
                 if decides || flights.is_empty() {
                     return (verdict, attempts, copies(&flights) + u32::from(taken));
                 }
-                (refusal, next_at) = (Some(verdict), None);
+                (refusal, next_at, waiting_to_leave) = (Some(verdict), None, None);
             }
             Some(again) => {
+                waiting_to_leave = None;
                 let after = match again {
                     Attempt::Again { after } => after,
                     Attempt::Lost | Attempt::Done(_) => {
@@ -80,7 +97,7 @@ async fn run_with<'a>(send: impl Fn() -> Flight<'a>, deadline: Instant) -> (Verd
                 if let Some(refusal) = refusal.take_if(|_| flights.is_empty()) {
                     return (refusal, attempts, lost as u32);
                 }
-                let pause = RETRY.pause(attempts).max(after.unwrap_or_default());
+                let pause = RETRY.pause_or(attempts, after);
                 let at = Instant::now() + pause;
                 if flights.is_empty() && at >= deadline {
                     let verdict = if lost > 0 { Verdict::Unconfirmed } else { Verdict::Retry { after } };
@@ -120,7 +137,9 @@ mod tests {
     async fn play(script: &[(u64, Attempt)]) -> (Verdict, u32, u32, u64) {
         let started = Instant::now();
         let script = RefCell::new(script.iter());
+        let departure = Departure::unmeasured();
         let send = || -> Flight<'_> {
+            departure.note();
             match script.borrow_mut().next() {
                 Some((seconds, attempt)) => {
                     let at = Instant::now() + Duration::from_secs(*seconds);
@@ -137,7 +156,7 @@ mod tests {
                 None => Box::pin(std::future::pending()),
             }
         };
-        let (verdict, attempts, copies) = run_with(send, started + Duration::from_secs(30)).await;
+        let (verdict, attempts, copies) = run_with(send, started + Duration::from_secs(30), &departure).await;
         (verdict, attempts, copies, started.elapsed().as_secs())
     }
 

@@ -21,10 +21,14 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
 use super::apns::Attempt;
+use super::backoff::Backoff;
 use super::connection::{Answer, Bearing, Channel, Failure, Patience, Request};
+use super::departure::Departure;
 use super::endpoint::{Endpoint, trust};
+use super::health::{Note, Record, Trouble};
 use super::network::Network;
-use super::oauth::{AccessToken, Denial, ServiceAccount, Tokens};
+use super::oauth::{AccessToken, Denial, Refusal, ServiceAccount, Tokens};
+use super::rest::RestFor;
 use super::setup::Problem;
 use super::single_flight::CoolingDown;
 use super::{Event, Push, Verdict, payload};
@@ -33,6 +37,8 @@ use crate::secret::PushToken;
 const SERVICE: &str = "https://fcm.googleapis.com";
 /// How long one try waits for its answer.
 pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long FCM is left alone that takes no fresh access token.
+const GROUNDED: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(5) };
 /// The longest `ttl` that FCM takes: four weeks.
 const LONGEST_TTL: u64 = 28 * 24 * 3_600;
 /// The longest token that is sent, in bytes; Google's are about 150.
@@ -63,20 +69,30 @@ pub(super) struct PreparedPush(Request);
 
 impl Fcm {
     /// Reads the service account and prepares the connections; nothing is dialled before the first push.
-    pub(super) fn new(app: &str, settings: &Settings, network: &Arc<dyn Network>) -> Result<Self, Problem> {
+    pub(super) fn new(
+        app: &str,
+        settings: &Settings,
+        network: &Arc<dyn Network>,
+        record: Arc<Record>,
+    ) -> Result<Self, Problem> {
         let account = Arc::new(ServiceAccount::read(&settings.service_account_file)?);
         let tls = trust(settings.ca_file.as_deref())?;
         let dialled = |url: &str, setting| Endpoint::new(url, setting, Arc::clone(&tls), Arc::clone(network));
         let endpoint = dialled(settings.endpoint.as_deref().unwrap_or(SERVICE), "endpoint")?;
         let oauth = dialled(&account.token_uri, "token_uri")?;
         let path = format!("{}/v1/projects/{}/messages:send", endpoint.path(), account.project_id);
-        let oauth = Arc::new(Channel::new(format!("{app}/fcm-oauth"), oauth, false));
+        let oauth = Arc::new(Channel::new(format!("{app}/fcm-oauth"), oauth, false, Arc::clone(&record)));
         Ok(Self {
             project: account.project_id.clone(),
             path,
-            channel: Channel::new(format!("{app}/fcm"), endpoint, false),
+            channel: Channel::new(format!("{app}/fcm"), endpoint, false, record),
             tokens: Tokens::new(account, oauth),
         })
+    }
+
+    /// How it stands.
+    pub(super) fn record(&self) -> &Arc<Record> {
+        self.channel.record()
     }
 
     /// Whether it is this project's.
@@ -86,6 +102,15 @@ impl Fcm {
 
     /// Puts a push into the form of a request; the verdict when it cannot be one.
     pub(super) fn prepared(&self, token: &PushToken, push: &Push) -> Result<PreparedPush, Verdict> {
+        self.message(token, push, false)
+    }
+
+    /// One that is only validated, to a token that is none.
+    pub(super) fn prepared_trial(&self, push: &Push) -> Result<PreparedPush, Verdict> {
+        self.message(&PushToken::new("sipwake-check-this-is-no-token"), push, true)
+    }
+
+    fn message(&self, token: &PushToken, push: &Push, validate_only: bool) -> Result<PreparedPush, Verdict> {
         let token = token.expose();
         if token.is_empty() || token.len() > LONGEST_TOKEN {
             return Err(Verdict::Refused { reason: "InvalidToken" });
@@ -100,31 +125,47 @@ impl Fcm {
         };
         let message = Message { token, data: Data { sipwake: &object }, android };
         // Writing strings into memory cannot fail.
-        let body = serde_json::to_vec(&Envelope { message }).unwrap_or_default();
+        let body = serde_json::to_vec(&Envelope { validate_only, message }).unwrap_or_default();
         let mut headers = HeaderMap::with_capacity(2);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(PreparedPush(Request { path: self.path.clone(), headers, body: Bytes::from(body) }))
     }
 
-    /// Tries once; an access token that FCM no longer takes is replaced and the push sent again within this one try.
-    pub(super) async fn attempt(&self, prepared: &mut PreparedPush, until: Instant) -> Attempt {
+    /// Tries once; an access token that FCM no longer takes is replaced and the push sent again within this one try. One
+    /// that is refused although it is fresh grounds the channel.
+    pub(super) async fn attempt(
+        &self,
+        prepared: &mut PreparedPush,
+        until: Instant,
+        departure: &Departure<'_>,
+    ) -> Attempt {
         let mut refused: Option<AccessToken> = None;
         loop {
             let token = match timeout_at(until, self.tokens.get(refused.as_ref())).await {
                 Err(_) => return Attempt::Again { after: None },
-                Ok(Err(CoolingDown { why: Denial::Away, after })) => return Attempt::Again { after: Some(after) },
-                Ok(Err(CoolingDown { why: Denial::Refused, .. })) => {
+                Ok(Err(CoolingDown { why: Denial::Refused, tried: true, .. })) => {
                     return Attempt::Done(Verdict::Refused { reason: "ServiceAccountRefused" });
                 }
+                // Somebody else was denied: that is no answer to this one.
+                Ok(Err(CoolingDown { after, .. })) => return Attempt::Again { after: Some(after) },
                 Ok(Ok(token)) => token,
             };
             prepared.0.headers.insert(AUTHORIZATION, token.header.clone());
-            match self.channel.send(&prepared.0, Patience { until, stays: false }, classify).await {
+            match self.channel.send(&prepared.0, Patience { until, stays: false, departure }, classify).await {
                 Err(Failure::Unsent { after }) => return Attempt::Again { after },
                 Err(Failure::Unconfirmed) => return Attempt::Lost,
                 Ok(Meaning::Settled(attempt)) => return attempt,
-                Ok(Meaning::TokenRefused) if refused.is_none() => refused = Some(token),
-                Ok(Meaning::TokenRefused) => return Attempt::Done(Verdict::Refused { reason: "UNAUTHENTICATED" }),
+                Ok(Meaning::TokenRefused) => match self.tokens.refused(&token) {
+                    Refusal::Replace => {
+                        self.channel.ground(RestFor::Probe);
+                        refused = Some(token);
+                    }
+                    Refusal::Ground => {
+                        self.channel.ground(RestFor::Growing(GROUNDED));
+                        self.channel.record().trouble(Trouble::grave("UNAUTHENTICATED"), "");
+                        return Attempt::Again { after: None };
+                    }
+                },
             }
         }
     }
@@ -132,6 +173,8 @@ impl Fcm {
 
 #[derive(Serialize)]
 struct Envelope<'a> {
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    validate_only: bool,
     message: Message<'a>,
 }
 
@@ -210,9 +253,30 @@ struct Taken {
     name: String,
 }
 
-/// What an answer means, for its message and for the line.
+/// What an answer means, for its message and for the channel.
 fn classify(answer: &Answer) -> (Meaning, Bearing) {
-    (meaning(answer), answer.bearing())
+    let meaning = meaning(answer);
+    let bearing = answer.bearing();
+    let note = match &meaning {
+        Meaning::Settled(Attempt::Done(Verdict::Gone { .. })) => Note::Well,
+        Meaning::Settled(Attempt::Done(Verdict::Refused { reason })) => match *reason {
+            "InvalidToken" => Note::Well,
+            "SENDER_ID_MISMATCH" => Note::Trouble(Trouble::light("SENDER_ID_MISMATCH")),
+            // That of a web token's own service.
+            "THIRD_PARTY_AUTH_ERROR" | "PERMISSION_DENIED" | "NOT_FOUND" => Note::Trouble(Trouble::grave(reason)),
+            _ => Note::Nothing,
+        },
+        // A page of somebody between.
+        Meaning::Settled(Attempt::Again { .. }) if answer.status.is_success() => {
+            Note::Trouble(Trouble::light("ServerError"))
+        }
+        _ => bearing.note,
+    };
+    // A quota is the project's, unless it is a device's or a topic's.
+    let quota = answer.status.as_u16() == 429 && !String::from_utf8_lossy(&answer.body).contains("device");
+    let rest = bearing.rest.or_else(|| answer.retry_after().filter(|_| quota).map(RestFor::Asked));
+    let note = if rest.is_some() { Note::Trouble(Trouble::light("AskedToWait")) } else { note };
+    (meaning, Bearing { rest, note, ..bearing })
 }
 
 /// Where the body of an error did not come, the status alone decides.
@@ -234,7 +298,7 @@ fn meaning(answer: &Answer) -> Meaning {
         ("INVALID_ARGUMENT", _) if body.error.is_about_the_token() => refused("InvalidToken"),
         ("INVALID_ARGUMENT", _) => refused("INVALID_ARGUMENT"),
         (_, 401) => Meaning::TokenRefused,
-        (_, 408 | 421 | 429 | 500..=599) => again(),
+        (_, 408 | 421 | 425 | 429 | 500..=599) => again(),
         (_, 403) => refused("PERMISSION_DENIED"),
         (_, 404) => refused("NOT_FOUND"),
         (_, 400) => refused("INVALID_ARGUMENT"),

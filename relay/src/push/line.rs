@@ -181,7 +181,7 @@ impl Line {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self.state.load(Ordering::Acquire) == SILENT {
+            if self.is_silent() {
                 return;
             }
             changed.await;
@@ -223,6 +223,10 @@ impl Line {
         self.gate.is_closed()
     }
 
+    pub(super) fn is_silent(&self) -> bool {
+        self.state.load(Ordering::Acquire) == SILENT
+    }
+
     /// Whether a successor is wanted while it still serves.
     pub(super) fn is_tired(&self) -> bool {
         self.tired.load(Ordering::Relaxed)
@@ -230,7 +234,7 @@ impl Line {
 
     /// Whether it died young, or has never answered well.
     pub(super) fn was_poor(&self) -> bool {
-        self.state.load(Ordering::Acquire) == SILENT || self.good.load(Ordering::Relaxed) == 0
+        self.is_silent() || self.good.load(Ordering::Relaxed) == 0
     }
 
     /// Asks the line by PING whenever that is due, until it has fallen silent or ended. `limit` tells how many streams the

@@ -7,28 +7,36 @@ pub mod apns;
 mod backoff;
 mod connection;
 mod copies;
+mod departure;
 mod dial;
 mod endpoint;
 pub mod fcm;
+mod health;
 mod jwt;
 mod line;
 mod network;
 mod oauth;
 mod payload;
 mod provider_token;
+mod reasons;
+mod rest;
 mod rfc8599;
 mod service;
 mod setup;
 mod single_flight;
+mod trial;
 
 use std::time::Duration;
 
 use sip::id::{CallId, InstanceId};
 
+pub use departure::Departure;
+pub use health::{Report, State};
 pub use network::{ByteStream, Network, Opening};
 pub use rfc8599::{Address, NoAddress};
 pub use service::{AppPush, Delivery, PushService, check};
 pub use setup::{Problem, SetupError};
+pub use trial::Trial;
 
 /// What happened, as the payload's `event`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,7 +4,8 @@
 //! while it still serves. The private key, the assertion and the token are wiped when dropped and never printed.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand::SystemRandom;
@@ -18,6 +19,8 @@ use zeroize::Zeroizing;
 
 use super::backoff::Backoff;
 use super::connection::{Answer, Bearing, Channel, Patience, Request};
+use super::departure::Departure;
+use super::health::{Note, Trouble};
 use super::jwt;
 use super::setup::Problem;
 use super::single_flight::{CoolingDown, Freshness, SingleFlight};
@@ -28,9 +31,11 @@ const FORM: &[u8] = b"grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-
 /// How long an assertion may be used; Google's limit.
 const ASSERTION_LIFE: Duration = Duration::from_secs(3_600);
 /// How long one exchange may take.
-const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two exchanges that fail.
-const BACKOFF: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(60) };
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two exchanges that fail. Calls wait meanwhile.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(5) };
+/// How often a token is replaced because FCM refuses it, whatever its age.
+const REPLACED_EVERY: Duration = Duration::from_secs(60);
 /// The longest life that a token is believed to have.
 const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3_600);
 
@@ -48,13 +53,25 @@ pub(super) struct Tokens {
     account: Arc<ServiceAccount>,
     channel: Arc<Channel>,
     flight: Arc<SingleFlight<AccessToken, Denial>>,
+    /// When one was last replaced because it was refused, and which.
+    replaced: Mutex<Option<(Instant, u64)>>,
+}
+
+/// What follows from FCM's refusal of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Another one is fetched.
+    Replace,
+    /// It was made for such a refusal, a moment ago: another would be refused as well.
+    Ground,
 }
 
 /// A bearer token, as a header value.
 #[derive(Clone)]
 pub(super) struct AccessToken {
     pub(super) header: HeaderValue,
-    made_at: Instant,
+    /// Later ones have higher numbers.
+    serial: u64,
     renew_at: Instant,
     ends_at: Instant,
 }
@@ -143,15 +160,29 @@ impl<'de> Deserialize<'de> for Hidden {
 impl Tokens {
     /// Tokens for `account`, fetched over `channel`, which leads to its `token_uri`.
     pub(super) fn new(account: Arc<ServiceAccount>, channel: Arc<Channel>) -> Self {
-        Self { account, channel, flight: SingleFlight::new(BACKOFF) }
+        Self { account, channel, flight: SingleFlight::new(BACKOFF), replaced: Mutex::default() }
+    }
+
+    /// FCM has refused this one.
+    pub(super) fn refused(&self, token: &AccessToken) -> Refusal {
+        let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        match replaced.filter(|(at, _)| now.saturating_duration_since(*at) < REPLACED_EVERY) {
+            Some((_, serial)) if token.serial > serial => Refusal::Ground,
+            Some(_) => Refusal::Replace,
+            None => {
+                *replaced = Some((now, token.serial));
+                Refusal::Replace
+            }
+        }
     }
 
     /// A token that serves now. `refused` is one that FCM no longer takes, whatever its age.
     pub(super) async fn get(&self, refused: Option<&AccessToken>) -> Result<AccessToken, CoolingDown<Denial>> {
-        let refused = refused.map(|token| token.made_at);
+        let refused = refused.map(|token| token.serial);
         let freshness = |token: &AccessToken| {
             let now = Instant::now();
-            if refused.is_some_and(|refused| token.made_at <= refused) || now >= token.ends_at {
+            if refused.is_some_and(|refused| token.serial <= refused) || now >= token.ends_at {
                 Freshness::Spent
             } else if now >= token.renew_at {
                 Freshness::Ageing
@@ -173,7 +204,8 @@ async fn exchange(account: Arc<ServiceAccount>, channel: Arc<Channel>) -> Result
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
     let body = Bytes::from_owner(Form(form));
     let request = Request { path: channel.base_path().to_owned(), headers, body };
-    let patience = Patience { until: Instant::now() + EXCHANGE_TIMEOUT, stays: false };
+    let departure = Departure::unmeasured();
+    let patience = Patience { until: Instant::now() + EXCHANGE_TIMEOUT, stays: false, departure: &departure };
     channel.send(&request, patience, read).await.unwrap_or(Err(Denial::Away))
 }
 
@@ -185,10 +217,13 @@ fn read(answer: &Answer) -> (Result<AccessToken, Denial>, Bearing) {
         408 | 421 | 429 | 500..=599 => Err(Denial::Away),
         _ => Err(Denial::Refused),
     };
-    if outcome.is_err() {
-        tracing::warn!(%status, "the OAuth endpoint gives no access token");
-    }
-    (outcome, answer.bearing())
+    let note = match &outcome {
+        // Only a push that is taken says that all is well.
+        Ok(_) => Note::Nothing,
+        Err(Denial::Away) => Note::Trouble(Trouble::light("TokenEndpointAway")),
+        Err(Denial::Refused) => Note::Trouble(Trouble::grave("ServiceAccountRefused")),
+    };
+    (outcome, Bearing { note, ..answer.bearing() })
 }
 
 struct Form(jwt::SecretBytes);
@@ -210,5 +245,7 @@ fn read_token(body: &[u8]) -> Option<AccessToken> {
     let life = Duration::from_secs(body.expires_in).min(LONGEST_LIFE);
     let now = Instant::now();
     let header = jwt::bearer(body.access_token.0.as_bytes())?;
-    Some(AccessToken { header, made_at: now, renew_at: now + life.mul_f64(0.8), ends_at: now + life })
+    static SERIAL: AtomicU64 = AtomicU64::new(0);
+    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+    Some(AccessToken { header, serial, renew_at: now + life.mul_f64(0.8), ends_at: now + life })
 }

@@ -11,10 +11,14 @@ use tokio::time::{Instant, sleep};
 
 use super::apns::{self, Apns, Attempt, Environment, Signers};
 use super::backoff::RETRY;
+use super::departure::Departure;
 use super::fcm::{self, Fcm};
+use super::health::{NOT_IN_TIME, Record, Report, Trouble};
 use super::network::{Network, System};
 use super::setup::SetupError;
 use super::{Event, Push, Verdict, copies, payload};
+use crate::domain::PushOutcome;
+use crate::metrics::Metrics;
 use crate::secret::PushToken;
 use crate::vault::record::{Provider, PushTarget};
 
@@ -58,24 +62,28 @@ pub(super) struct App {
 
 impl PushService {
     /// Reads the keys of `apps` (each App's id, which for APNs is its bundle id, and its services). Nothing is dialled
-    /// before the first push.
+    /// before the first push. How each service stands is told by `metrics` as well.
     ///
     /// # Errors
     /// Every service that cannot be set up, each with its reason.
-    pub fn new(apps: Vec<(Box<str>, AppPush)>) -> Result<Self, Vec<SetupError>> {
-        Self::over(Arc::new(System), apps)
+    pub fn new(apps: Vec<(Box<str>, AppPush)>, metrics: &Metrics) -> Result<Self, Vec<SetupError>> {
+        Self::over(Arc::new(System), apps, metrics)
     }
 
     /// As [`Self::new`], over another network than the system's.
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn over(network: Arc<dyn Network>, apps: Vec<(Box<str>, AppPush)>) -> Result<Self, Vec<SetupError>> {
+    pub fn over(
+        network: Arc<dyn Network>,
+        apps: Vec<(Box<str>, AppPush)>,
+        metrics: &Metrics,
+    ) -> Result<Self, Vec<SetupError>> {
         let mut signers = Signers::default();
         let mut problems = Vec::new();
         let mut ready = HashMap::with_capacity(apps.len());
         for (id, settings) in apps {
-            let app = build(&id, &settings, (&mut signers, &network), &mut problems);
+            let app = build(&id, &settings, (&mut signers, &network, metrics), &mut problems);
             ready.insert(id, app);
         }
         if problems.is_empty() { Ok(Self(Arc::new(Mode::Sent(ready)))) } else { Err(problems) }
@@ -89,22 +97,74 @@ impl PushService {
     /// Delivers `push` to `target` of the App `app`: again and again where the contract allows it, with pauses that
     /// grow and that the service may lengthen, until the push's deadline. It may be dropped at any time.
     pub async fn deliver(&self, app: &str, target: &PushTarget, push: &Push) -> Delivery {
+        self.deliver_measured(app, target, push, &Departure::unmeasured()).await
+    }
+
+    /// Likewise; `departure` is told when it leaves.
+    pub async fn deliver_measured(
+        &self,
+        app: &str,
+        target: &PushTarget,
+        push: &Push,
+        departure: &Departure<'_>,
+    ) -> Delivery {
         let started = Instant::now();
         let deadline = started + left(push.deadline);
         let (verdict, attempts, copies) = match &*self.0 {
-            Mode::Printed => (print(app, target, push), 1, 1),
+            Mode::Printed => {
+                departure.note();
+                (print(app, target, push), 1, 1)
+            }
             Mode::Sent(apps) => match DeliveryRun::new(apps.get(app), target, push) {
-                Ok(DeliveryRun::Fcm(fcm, prepared)) if push.event == Event::Call => {
-                    copies::run(fcm, &prepared, deadline).await
-                }
                 Ok(run) => {
-                    let (verdict, attempts) = run.run(deadline).await;
-                    (verdict, attempts, 1)
+                    let record = Arc::clone(run.record());
+                    let _waiting = record.wait();
+                    let ended = run.run(push.event, deadline, departure).await;
+                    if push.event == Event::Call && not_in_time(&ended.0, started) {
+                        record.trouble(Trouble::grave(NOT_IN_TIME), "");
+                    }
+                    ended
                 }
                 Err(verdict) => (verdict, 0, 0),
             },
         };
         Delivery { verdict, attempts, copies, elapsed: started.elapsed() }
+    }
+
+    /// Counts how a push ended for its app.
+    pub fn count(&self, app: &str, provider: Provider, outcome: PushOutcome) {
+        if let Some(record) = self.record(app, provider) {
+            record.count(outcome);
+        }
+    }
+
+    /// The tokens of this app and environment are called bad, and are not believed to be.
+    pub fn note_doubted_tokens(&self, app: &str, provider: Provider) {
+        if let Some(record) = self.record(app, provider) {
+            record.trouble(Trouble::grave("BadDeviceToken"), "");
+        }
+    }
+
+    /// How each service of each app stands, in the order of their names.
+    pub fn health(&self) -> Vec<Report> {
+        let Mode::Sent(apps) = &*self.0 else { return Vec::new() };
+        let of = |app: &App| {
+            let apns = app.apns.iter().flat_map(|apns| apns.records());
+            apns.chain(app.fcm.iter().map(Fcm::record)).map(|record| record.report()).collect::<Vec<_>>()
+        };
+        let mut reports: Vec<_> = apps.values().flat_map(of).collect();
+        reports.sort_by(|one, other| (&one.app, one.service).cmp(&(&other.app, other.service)));
+        reports
+    }
+
+    fn record(&self, app: &str, provider: Provider) -> Option<&Arc<Record>> {
+        let Mode::Sent(apps) = &*self.0 else { return None };
+        let app = apps.get(app)?;
+        match provider {
+            Provider::ApnsProduction => app.apns.as_ref().map(|apns| apns.record(Environment::Production)),
+            Provider::ApnsSandbox => app.apns.as_ref().map(|apns| apns.record(Environment::Sandbox)),
+            Provider::Fcm => app.fcm.as_ref().map(Fcm::record),
+        }
     }
 }
 
@@ -129,29 +189,30 @@ impl PushService {
 pub fn check(app: &str, services: &AppPush) -> Vec<SetupError> {
     let mut problems = Vec::new();
     let network: Arc<dyn Network> = Arc::new(System);
-    build(app, services, (&mut Signers::default(), &network), &mut problems);
+    build(app, services, (&mut Signers::default(), &network, &Metrics::new()), &mut problems);
     problems
 }
 
 fn build(
     id: &str,
     settings: &AppPush,
-    (signers, network): (&mut Signers, &Arc<dyn Network>),
+    (signers, network, metrics): (&mut Signers, &Arc<dyn Network>, &Metrics),
     problems: &mut Vec<SetupError>,
 ) -> App {
     let mut app = App::default();
+    let record = |service| Record::new(id, service, metrics.push_service(id, service));
     let mut note = |service, problem| problems.push(SetupError { app: id.into(), service, problem });
     if let Some(settings) = &settings.apns {
-        app.apns = Apns::new(id, settings, signers, network).map_err(|problem| note("apns", problem)).ok();
+        app.apns = Apns::new(id, settings, signers, network, record).map_err(|problem| note("apns", problem)).ok();
     }
     if let Some(settings) = &settings.fcm {
-        app.fcm = Fcm::new(id, settings, network).map_err(|problem| note("fcm", problem)).ok();
+        app.fcm = Fcm::new(id, settings, network, record("fcm")).map_err(|problem| note("fcm", problem)).ok();
     }
     app
 }
 
 /// One push on its way through one service.
-enum DeliveryRun<'a> {
+pub(super) enum DeliveryRun<'a> {
     Apns(&'a Apns, apns::PreparedPush),
     Fcm(&'a Fcm, fcm::PreparedPush),
 }
@@ -174,8 +235,26 @@ impl<'a> DeliveryRun<'a> {
         }
     }
 
-    /// Tries until it is settled or `deadline` comes; the verdict and the number of tries.
-    async fn run(mut self, deadline: Instant) -> (Verdict, u32) {
+    pub(super) fn record(&self) -> &Arc<Record> {
+        match self {
+            Self::Apns(apns, prepared) => apns.record(prepared.environment()),
+            Self::Fcm(fcm, _) => fcm.record(),
+        }
+    }
+
+    /// Tries until it is settled or `deadline` comes; the verdict, the number of tries, and of copies that may have been
+    /// taken.
+    pub(super) async fn run(self, event: Event, deadline: Instant, departure: &Departure<'_>) -> (Verdict, u32, u32) {
+        match self {
+            Self::Fcm(fcm, prepared) if event == Event::Call => copies::run(fcm, &prepared, deadline, departure).await,
+            run => {
+                let (verdict, attempts) = run.repeated(deadline, departure).await;
+                (verdict, attempts, 1)
+            }
+        }
+    }
+
+    async fn repeated(mut self, deadline: Instant, departure: &Departure<'_>) -> (Verdict, u32) {
         let mut attempts = 0;
         loop {
             if Instant::now() >= deadline {
@@ -183,9 +262,10 @@ impl<'a> DeliveryRun<'a> {
             }
             attempts += 1;
             let attempt = match &mut self {
-                Self::Apns(apns, prepared) => apns.attempt(prepared, deadline).await,
+                Self::Apns(apns, prepared) => apns.attempt(prepared, deadline, departure).await,
                 Self::Fcm(fcm, prepared) => {
-                    fcm.attempt(prepared, deadline.min(Instant::now() + fcm::ATTEMPT_TIMEOUT)).await
+                    let until = deadline.min(Instant::now() + fcm::ATTEMPT_TIMEOUT);
+                    fcm.attempt(prepared, until, departure).await
                 }
             };
             let after = match attempt {
@@ -194,7 +274,7 @@ impl<'a> DeliveryRun<'a> {
                 // The device takes an alert that comes twice for one.
                 Attempt::Lost => None,
             };
-            let pause = RETRY.pause(attempts).max(after.unwrap_or_default());
+            let pause = RETRY.pause_or(attempts, after);
             let now = Instant::now();
             if now >= deadline {
                 return (Verdict::TooLate, attempts);
@@ -204,6 +284,16 @@ impl<'a> DeliveryRun<'a> {
             }
             sleep(pause).await;
         }
+    }
+}
+
+/// Whether a call was not taken although the service had time for it.
+fn not_in_time(verdict: &Verdict, started: Instant) -> bool {
+    const LONG: Duration = Duration::from_secs(5);
+    match verdict {
+        Verdict::Retry { .. } => true,
+        Verdict::TooLate | Verdict::Unconfirmed => started.elapsed() >= LONG,
+        _ => false,
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) struct CoolingDown<E> {
     pub(super) why: E,
     /// When the next may start, from now.
     pub(super) after: Duration,
+    /// Whether the caller waited for a making that failed; else the last one had failed before it came.
+    pub(super) tried: bool,
 }
 
 /// The place where the value is kept and the making is joined.
@@ -72,20 +74,27 @@ impl<T: Clone + Send + 'static, E: Copy + Send + 'static> SingleFlight<T, E> {
     where
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
+        let mut tried = false;
         loop {
             let done = self.done.notified();
             tokio::pin!(done);
             done.as_mut().enable();
             match self.look(&freshness) {
                 Look::Have(value) => return Ok(value),
-                Look::CoolingDown(cooling_down) => return Err(cooling_down),
-                Look::Wait => done.await,
+                Look::CoolingDown(cooling_down) => return Err(CoolingDown { tried, ..cooling_down }),
+                Look::Wait => {
+                    done.await;
+                    tried = true;
+                }
                 Look::Start { then } => {
                     let guard = FlightGuard { flight: Arc::clone(self), outcome: Err(fallback) };
                     tokio::spawn(finish(guard, make()));
                     match then {
                         Some(value) => return Ok(value),
-                        None => done.await,
+                        None => {
+                            done.await;
+                            tried = true;
+                        }
                     }
                 }
             }
@@ -108,7 +117,9 @@ impl<T: Clone + Send + 'static, E: Copy + Send + 'static> SingleFlight<T, E> {
         match (then, state.under_way, cooling_down) {
             (Some(value), true, _) | (Some(value), false, Some(_)) => Look::Have(value),
             (None, true, _) => Look::Wait,
-            (None, false, Some((why, until))) => Look::CoolingDown(CoolingDown { why, after: until - now }),
+            (None, false, Some((why, until))) => {
+                Look::CoolingDown(CoolingDown { why, after: until - now, tried: false })
+            }
             (then, false, None) => {
                 state.under_way = true;
                 Look::Start { then }
@@ -195,10 +206,11 @@ mod tests {
     async fn after_a_failure_nobody_starts_before_the_pause_has_passed() {
         let flight = SingleFlight::<u32, &str>::new(LONG);
         let failed = flight.get(|_| Freshness::Good, || async { Err("no") }, "lost").await.unwrap_err();
-        assert_eq!(failed.why, "no");
+        assert_eq!((failed.why, failed.tried), ("no", true));
         assert!(failed.after > HOUR / 3, "{:?}", failed.after);
         let again = flight.get(|_| Freshness::Good, || async { Ok(1) }, "lost").await;
-        assert_eq!(again.unwrap_err().why, "no", "it was not tried");
+        let again = again.unwrap_err();
+        assert_eq!((again.why, again.tried), ("no", false));
     }
 
     #[tokio::test]

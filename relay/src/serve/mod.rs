@@ -9,6 +9,7 @@
 
 mod beside;
 pub mod check;
+pub mod check_push;
 mod clock_watch;
 mod keyring_watch;
 mod store_watch;
@@ -27,7 +28,7 @@ use tokio::task::JoinHandle;
 use tokio::time::interval;
 use zeroize::Zeroizing;
 
-use crate::agent::{self, Agent, Reminded};
+use crate::agent::{self, Agent, RecordNote};
 use crate::api::{self, Api};
 use crate::config::{self, Config, HostPort, Tls};
 use crate::doctor::Doctor;
@@ -151,8 +152,8 @@ impl Relay {
             store_watch::require_ephemeral(&vault).await?;
         }
         let resolver = resolver(&config)?;
-        let (push, push_is_printed) = push_service(&config.apps)?;
-        let (reminded, reminders) = mpsc::unbounded_channel();
+        let (push, push_is_printed) = push_service(&config.apps, &metrics)?;
+        let (to_record, record_notes) = mpsc::unbounded_channel();
         let quotas = Quotas::new(&config.limits, metrics.clone());
         let message = config.limits.message_timeout;
         let endpoint = endpoint_settings(&config, &listeners, &public_edge, public_websocket.as_deref(), &vault);
@@ -166,7 +167,7 @@ impl Relay {
         let agent = Agent::start(agent::Dependencies {
             quotas: quotas.clone(),
             vault: vault.clone(),
-            push,
+            push: push.clone(),
             push_is_printed,
             domains: config.upstream.domains.clone(),
             metrics: metrics.clone(),
@@ -177,10 +178,11 @@ impl Relay {
             udp: listeners.udp.clone(),
             early_ringing: config.call.early_ringing,
             subscribe: config.messages.subscribe_voicemail,
+            keep_passwords: config.store.keep_passwords,
             lost_notice: config.timing.lost_notice.0,
             endpoint,
             shards: crate::timing::shards(),
-            reminded,
+            record_notes: to_record,
             end: ending.clone(),
         });
         let service = Service::new(service::Dependencies {
@@ -196,7 +198,8 @@ impl Relay {
             services: services(&config.apps, push_is_printed),
             drain: stopping.clone(),
         });
-        let running = Opened { config, public_edge, metrics, agent, vault, service, reminders, tls, development_ca };
+        let running =
+            Opened { config, public_edge, metrics, push, agent, vault, service, record_notes, tls, development_ca };
         Ok(running.serve(listeners, (stop, stopping), (end, ending)))
     }
 }
@@ -213,7 +216,7 @@ impl Running {
             let _ = https.await;
         }
         // Nobody asks the store for longer than its own time limit; away, it knows of no other node.
-        let elsewhere = self.vault.living_peers().await.is_ok_and(|peers| peers > 0);
+        let elsewhere = self.vault.living_peers().await.is_ok_and(|peers| !peers.is_empty());
         self.agent.wait_for_calls(CALLS_DRAIN, elsewhere).await;
         self.agent.flush_erasures().await;
         if let Err(error) = self.vault.release_lease().await {
@@ -332,10 +335,11 @@ struct Opened {
     config: Config,
     public_edge: Box<str>,
     metrics: Metrics,
+    push: PushService,
     agent: Agent,
     vault: Vault,
     service: Service,
-    reminders: mpsc::UnboundedReceiver<Reminded>,
+    record_notes: mpsc::UnboundedReceiver<RecordNote>,
     tls: Arc<ServerTls>,
     development_ca: Option<String>,
 }
@@ -343,6 +347,7 @@ struct Opened {
 impl Opened {
     fn serve(self, listeners: Listeners, stop: (Trigger, Drain), end: (Trigger, Drain)) -> Running {
         let readiness = Readiness::default();
+        readiness.ask_push(self.push.clone());
         let Listeners { edge, websocket, api, operator, tls, tcp, udp } = listeners;
         let local = |listener: &Option<Listener>| listener.as_ref().map(Listener::local_address);
         let (edge_at, api_at, operator_at) = (edge.local_address(), api.local_address(), operator.local_address());
@@ -370,7 +375,7 @@ impl Opened {
         }
         let mut chores = self.chores(&readiness);
         let service = self.service.clone();
-        chores.push(tokio::spawn(self.service.write_down_reminders(self.reminders)));
+        chores.push(tokio::spawn(self.service.write_down_notes(self.record_notes)));
         chores.push(tokio::spawn(letters));
         Running {
             edge: edge_at,
@@ -522,12 +527,12 @@ fn endpoint_settings(
 }
 
 /// The push services, and whether pushes are only printed: when no App has any.
-fn push_service(apps: &[config::App]) -> Result<(PushService, bool), StartError> {
+fn push_service(apps: &[config::App], metrics: &Metrics) -> Result<(PushService, bool), StartError> {
     if apps.iter().all(|app| app.apns.is_none() && app.fcm.is_none()) {
         return Ok((PushService::printed(), true));
     }
     let apps = apps.iter().map(|app| (app.id.clone(), push_settings(app))).collect();
-    Ok((PushService::new(apps).map_err(StartError::Push)?, false))
+    Ok((PushService::new(apps, metrics).map_err(StartError::Push)?, false))
 }
 
 fn push_settings(app: &config::App) -> AppPush {
@@ -577,5 +582,6 @@ fn api_settings(config: &Config, vault: &Vault) -> api::Settings {
         },
         limits: api::limits::Limits::default(),
         receipt_key: vault.receipt_public_key(),
+        origins: config.api.origins.clone().into(),
     }
 }

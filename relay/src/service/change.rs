@@ -10,9 +10,9 @@ use tokio::sync::mpsc;
 
 use super::types::{AccessError, Change, ChangeError, Field, View};
 use super::{Inner, Services};
-use crate::agent::Reminded;
 use crate::agent::request::{InstanceStatus, LeaseExpiry, Request};
 use crate::agent::tables::lease;
+use crate::agent::{Asked, RecordNote, Reminded, give_up_password};
 use crate::clock::latest_now;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
@@ -44,23 +44,46 @@ impl Inner {
         self.put_change(&status, changed, foreground).await
     }
 
-    /// Writes down which reminders were sent, until the drain's end; one whose instance was renewed or has ended meanwhile
+    /// Writes down what happened on the shards, until the drain's end; an instance that was renewed or has ended meanwhile
     /// is of no interest any more.
-    pub(super) async fn write_down_reminders(self: Arc<Self>, mut sent: mpsc::UnboundedReceiver<Reminded>) {
-        while let Some(Reminded { id, expires_at, reminder }) = sent.recv().await {
-            let _guard = self.changing.lock_key(id).await;
-            let Ok(status) = self.look_as_relay(id).await else { continue };
-            if status.expires_at != expires_at {
-                continue;
+    pub(super) async fn write_down_notes(self: Arc<Self>, mut notes: mpsc::UnboundedReceiver<RecordNote>) {
+        while let Some(note) = notes.recv().await {
+            match note {
+                RecordNote::Reminded(reminded) => self.write_down_reminder(reminded).await,
+                RecordNote::Accepted { id, asked } => self.give_up_password(id, &asked).await,
             }
-            let changed = self.changed(&status, |record| {
-                record.reminded = Some(reminder);
-                Ok(())
-            });
-            let Ok(changed) = changed else { continue };
-            if self.put_change(&status, changed, None).await.is_err() {
-                tracing::warn!(instance = %id, "a reminder could not be written down; a restart may repeat it");
-            }
+        }
+    }
+
+    async fn write_down_reminder(self: &Arc<Self>, reminded: Reminded) {
+        let Reminded { id, expires_at, reminder } = reminded;
+        let _guard = self.changing.lock_key(id).await;
+        let Ok(status) = self.look_as_relay(id).await else { return };
+        if status.expires_at != expires_at {
+            return;
+        }
+        let changed = self.changed(&status, |record| {
+            record.reminded = Some(reminder);
+            Ok(())
+        });
+        let Ok(changed) = changed else { return };
+        if self.put_change(&status, changed, None).await.is_err() {
+            tracing::warn!(instance = %id, "a reminder could not be written down; a restart may repeat it");
+        }
+    }
+
+    /// Has the password give way to what it answers with; one that could not be stored gives way at its next challenge.
+    pub(super) async fn give_up_password(self: &Arc<Self>, id: InstanceId, asked: &[Asked]) {
+        let _guard = self.changing.lock_key(id).await;
+        let Ok(status) = self.look_as_relay(id).await else { return };
+        let mut gave_way = false;
+        let changed = self.changed(&status, |record| {
+            gave_way = give_up_password(record, asked);
+            Ok(())
+        });
+        let Ok(changed) = changed else { return };
+        if gave_way && self.put_change(&status, changed, None).await.is_err() {
+            tracing::warn!(instance = %id, "a password could not give way to its HA1");
         }
     }
 

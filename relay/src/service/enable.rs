@@ -31,6 +31,7 @@ use crate::agent::Unanswerable;
 use crate::agent::request::{EndKind, FirstRegistration, LeaseExpiry, NewInstance, Principal, Request};
 use crate::agent::tables::lease;
 use crate::agent::transport::upstreams::{NoRoute, Route};
+use crate::agent::{Asked, give_up_password};
 use crate::clock::latest_now;
 use crate::limits::InstanceOf;
 use crate::limits::guesses::{Attempt, Permit};
@@ -73,12 +74,17 @@ impl Inner {
         let (registration, later) = self.first_registration(new).await;
         match later {
             None => judge(permit, &registration),
-            Some(later) => drop(tokio::spawn(judge_later(permit, later))),
+            Some(later) => drop(tokio::spawn(self.clone().judge_later(id, permit, later))),
         }
-        let registration = registration?;
+        let (registration, asked) = registration?;
         let unproven = registration.state != RegistrationState::Registered;
-        if unproven {
-            sealed = self.unproven(id, sealed);
+        let changed = match unproven {
+            true => Some(self.unproven(id, &sealed)),
+            false if !asked.is_empty() => self.without_password(id, &sealed, &asked),
+            false => None,
+        };
+        if let Some(changed) = &changed {
+            sealed = changed.clone();
         }
         let put = self.dependencies.vault.put(id, &sealed, expires_at, &lookup, Fence::NEW);
         let placed = match self.timed(StoreOperation::Put, put).await {
@@ -94,8 +100,7 @@ impl Inner {
             }
         };
         let fence = placed.fence;
-        let other = unproven.then_some(sealed);
-        if self.dependencies.agent.ask(id, |reply| Request::Stored { id, sealed: other, fence, reply }).await
+        if self.dependencies.agent.ask(id, |reply| Request::Stored { id, sealed: changed, fence, reply }).await
             != Some(true)
         {
             // It ended while it was being stored: its push token is dead, or the server took its word back.
@@ -174,7 +179,8 @@ impl Inner {
             registrar,
             upstream: match asked_by {
                 Some(source) => upstreams.acquire_for(source, route),
-                None => upstreams.acquire(route),
+                None if record.proven => upstreams.acquire(route),
+                None => upstreams.acquire_kept(route),
             },
             sip_instance: record.sip_instance,
             register: record.presence == Presence::Background,
@@ -258,28 +264,42 @@ impl Inner {
     }
 
     /// The same record, as of one whose credentials the SIP server has not accepted yet.
-    fn unproven(&self, id: InstanceId, sealed: Sealed) -> Sealed {
-        let unproven = self.dependencies.vault.reseal(id, &sealed, |record| {
+    fn unproven(&self, id: InstanceId, sealed: &Sealed) -> Sealed {
+        let unproven = self.dependencies.vault.reseal(id, sealed, |record| {
             record.proven = false;
             Ok::<_, SealError>(())
         });
-        unproven.map_or(sealed, |(unproven, ())| unproven)
+        unproven.map_or_else(|_| sealed.clone(), |(unproven, ())| unproven)
+    }
+
+    /// The same record with what answers the SIP server in place of the password, which so is never stored.
+    fn without_password(&self, id: InstanceId, sealed: &Sealed, asked: &[Asked]) -> Option<Sealed> {
+        let given_up = |record: &mut Record| Ok::<_, SealError>(give_up_password(record, asked));
+        let (changed, gave_way) = self.dependencies.vault.reseal(id, sealed, given_up).ok()?;
+        gave_way.then_some(changed)
     }
 
     /// Registers once. A refusal is an error, and then the shard has forgotten the instance already. What the SIP server says
     /// later than anybody waits for comes by what stands beside it.
-    async fn first_registration(&self, new: NewInstance) -> (Result<Registration, EnableError>, Option<Outcome>) {
+    async fn first_registration(
+        &self,
+        new: NewInstance,
+    ) -> (Result<(Registration, Vec<Asked>), EnableError>, Option<Outcome>) {
         let (first, mut outcome) = oneshot::channel();
         let id = new.id;
         self.dependencies.agent.tell(id, Request::Bind { new: Box::new(new), first: Some(first) }).await;
-        let pending = |state, status| Ok(Registration { state, status, expires_in_s: None, failing_since: None });
+        let pending =
+            |state, status| Ok((Registration { state, status, expires_in_s: None, failing_since: None }, Vec::new()));
         let registration = match timeout(FIRST_REGISTRATION, &mut outcome).await {
-            Ok(Ok(FirstRegistration::Registered { expires })) => Ok(Registration {
-                state: RegistrationState::Registered,
-                status: Some(200),
-                expires_in_s: u32::try_from(expires.as_secs()).ok(),
-                failing_since: None,
-            }),
+            Ok(Ok(FirstRegistration::Registered { expires, asked })) => {
+                let registration = Registration {
+                    state: RegistrationState::Registered,
+                    status: Some(200),
+                    expires_in_s: u32::try_from(expires.as_secs()).ok(),
+                    failing_since: None,
+                };
+                Ok((registration, asked))
+            }
             Ok(Ok(FirstRegistration::Refused { status, unanswerable })) => {
                 Err(EnableError::UpstreamRefused { status, reason: refusal(status, unanswerable) })
             }
@@ -288,6 +308,21 @@ impl Inner {
             Err(_) => return (pending(RegistrationState::Registering, None), Some(outcome)),
         };
         (registration, None)
+    }
+
+    /// Tells what became of a password that its SIP server judges when nobody waits any more: however long it waits for its turn, it
+    /// counts.
+    async fn judge_later(self: Arc<Self>, id: InstanceId, permit: Permit, outcome: Outcome) {
+        match timeout(LATE_VERDICT, outcome).await {
+            Ok(Ok(FirstRegistration::Registered { asked, .. })) => {
+                permit.accepted(Instant::now());
+                self.give_up_password(id, &asked).await;
+            }
+            Ok(Ok(FirstRegistration::Refused { status, .. })) if is_wrong_password(status) => {
+                permit.refused(Instant::now());
+            }
+            _ => drop(permit),
+        }
     }
 
     /// Ends the instance that a new one replaces, in the background: its app has its answer already.
@@ -327,22 +362,11 @@ fn is_inside(host: &str) -> bool {
 }
 
 /// Tells what became of a password that was tried.
-fn judge(permit: Permit, registration: &Result<Registration, EnableError>) {
+fn judge(permit: Permit, registration: &Result<(Registration, Vec<Asked>), EnableError>) {
     let now = Instant::now();
     match registration {
-        Ok(Registration { state: RegistrationState::Registered, .. }) => permit.accepted(now),
+        Ok((Registration { state: RegistrationState::Registered, .. }, _)) => permit.accepted(now),
         Err(EnableError::UpstreamRefused { status, .. }) if is_wrong_password(*status) => permit.refused(now),
-        _ => drop(permit),
-    }
-}
-
-/// Likewise of one that its SIP server judges when nobody waits any more: however long a password waits for its turn, it counts.
-async fn judge_later(permit: Permit, outcome: Outcome) {
-    match timeout(LATE_VERDICT, outcome).await {
-        Ok(Ok(FirstRegistration::Registered { .. })) => permit.accepted(Instant::now()),
-        Ok(Ok(FirstRegistration::Refused { status, .. })) if is_wrong_password(status) => {
-            permit.refused(Instant::now());
-        }
         _ => drop(permit),
     }
 }

@@ -53,7 +53,7 @@ impl Service {
         it.hand_over.leaving.store(true, Ordering::Relaxed);
         let (agent, vault) = (&it.dependencies.agent, &it.dependencies.vault);
         let ids = agent.ask_all(Request::Ids).await.into_iter().map(|ids| ids.len() as u64).sum();
-        if ids == 0 || vault.living_peers().await.unwrap_or(0) == 0 {
+        if ids == 0 || vault.living_peers().await.unwrap_or_default().is_empty() {
             return;
         }
         let begun = Instant::now();

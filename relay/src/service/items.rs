@@ -82,7 +82,7 @@ impl Inner {
             auth_username: record.account.auth_username.clone(),
             credential: match record.account.proof {
                 Proof::Password(_) => "password",
-                Proof::Ha1 { .. } => "ha1",
+                Proof::Ha1(_) | Proof::Derived(_) => "ha1",
             },
             registrar: record.account.registrar.clone(),
             outbound_proxy: record.account.outbound_proxy.clone(),

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use sip::id::InstanceId;
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::agent::{Agent, Reminded};
+use crate::agent::{Agent, RecordNote};
 use crate::config::DomainRules;
 use crate::doctor::Doctor;
 use crate::limits::Quotas;
@@ -123,7 +123,7 @@ impl Service {
     }
 
     /// Writes down which reminders of a lease's end the agent has sent, so that a restart does not repeat them.
-    pub async fn write_down_reminders(self, sent: mpsc::UnboundedReceiver<Reminded>) {
-        self.0.write_down_reminders(sent).await;
+    pub async fn write_down_notes(self, notes: mpsc::UnboundedReceiver<RecordNote>) {
+        self.0.write_down_notes(notes).await;
     }
 }

@@ -4,19 +4,21 @@
 //! app ── any node ── the record: is the secret right, whose is it? ── letter ── its owner ── letter ── any node ── app
 //! ```
 //!
-//! What is asked is the app's own request, opaque here: the owner does with it what it would have done had it come directly.
+//! What is asked is the app's own request, opaque here: the owner does with it what it would have done had it come directly. What a
+//! SIP server asks of an address is asked of every node: no index says whose instances an address has.
 //!
-//! Invariant: a question is carried for nobody who has not shown the instance's secret; the owner checks it once more. A
-//! question waits at most [`ANSWER_WAIT`]; at most [`ANSWERS_AT_ONCE`] are answered at once.
+//! Invariant: a question is carried for nobody who has not shown the instance's secret, or the SIP server's key; who answers checks
+//! it once more. A question waits at most [`ANSWER_WAIT`] for its first answer; at most [`ANSWERS_AT_ONCE`] have none at once.
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sip::id::InstanceId;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
@@ -31,7 +33,7 @@ use crate::vault::{Owner, Stored};
 /// How long the owner of an instance may take to answer for it, an unregistration included; then the node that was asked answers
 /// by itself. An owner without a lease is not asked.
 pub const ANSWER_WAIT: Duration = Duration::from_secs(5);
-/// Questions of other nodes that are answered at once; a further one waits.
+/// Questions of other nodes that have no answer yet; a further one waits.
 const ANSWERS_AT_ONCE: usize = 256;
 /// How soon letters are looked for again in a store that was away.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -39,12 +41,15 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// What a node asks, or answers, in bytes that only the floor above reads.
 pub type Body = Zeroizing<Vec<u8>>;
 
-/// Answers what another node asks.
-pub type Answering = Arc<dyn Fn(Body) -> Pin<Box<dyn Future<Output = Body> + Send>> + Send + Sync>;
+/// Takes the answers to one question: one, or an early one and what comes of it.
+pub type Tell = mpsc::UnboundedSender<Body>;
+
+/// Answers what another node asks, until its future ends.
+pub type Answering = Arc<dyn Fn(Body, Tell) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 /// The questions of this node that have no answer yet.
 #[derive(Default)]
-pub(super) struct Questions(Mutex<HashMap<LetterNumber, oneshot::Sender<Body>>>);
+pub(super) struct Questions(Mutex<HashMap<LetterNumber, Tell>>);
 
 /// A question that was asked; forgotten when this is dropped.
 struct Asked<'a>(&'a Questions, LetterNumber);
@@ -62,6 +67,18 @@ pub trait NodeService: Clone + Send + Sync + 'static {
 
     /// Asks the owner; `None`: it did not answer within [`ANSWER_WAIT`].
     fn ask_owner(&self, owner: &Owner, body: Body) -> impl Future<Output = Option<Body>> + Send;
+
+    /// The other nodes that live; `None`: the store is away.
+    fn others(&self) -> impl Future<Output = Option<Vec<Owner>>> + Send;
+
+    /// Asks a node, and gives `heard` each answer until it wants no more, or the first one is not there `within`.
+    fn ask(
+        &self,
+        node: &Owner,
+        body: Body,
+        within: Duration,
+        heard: impl FnMut(Body) -> ControlFlow<()> + Send,
+    ) -> impl Future<Output = ()> + Send;
 }
 
 impl NodeService for Service {
@@ -74,19 +91,51 @@ impl NodeService for Service {
     }
 
     async fn ask_owner(&self, owner: &Owner, body: Body) -> Option<Body> {
-        let (number, (tell, answer)) = (random::bytes(), oneshot::channel());
+        let mut answer = None;
+        let asked = async {
+            if self.0.dependencies.vault.holds_lease(owner).await.is_ok_and(|holds| holds) {
+                let first = |body| {
+                    answer = Some(body);
+                    ControlFlow::Break(())
+                };
+                self.ask(owner, body, ANSWER_WAIT, first).await;
+            }
+        };
+        // Too late is as never.
+        let _ = timeout(ANSWER_WAIT, asked).await;
+        answer
+    }
+
+    async fn others(&self) -> Option<Vec<Owner>> {
+        self.0.dependencies.vault.living_peers().await.ok()
+    }
+
+    async fn ask(
+        &self,
+        node: &Owner,
+        body: Body,
+        within: Duration,
+        mut heard: impl FnMut(Body) -> ControlFlow<()> + Send,
+    ) {
+        let (number, (tell, mut answers)) = (random::bytes(), mpsc::unbounded_channel());
         let questions = &self.0.questions;
         questions.lock().insert(number, tell);
         // Also when whoever asked has gone.
         let _forgotten = Asked(questions, number);
         let vault = &self.0.dependencies.vault;
-        let ask = Letter::Ask { number, from: vault.owner().clone(), body };
-        let answer = async {
-            vault.holds_lease(owner).await.ok().filter(|holds| *holds)?;
-            vault.write_letter(owner, &ask).await.ok()?;
-            answer.await.ok()
+        let first = async {
+            let ask = Letter::Ask { number, from: vault.owner().clone(), body };
+            vault.write_letter(node, &ask).await.ok()?;
+            drop(ask);
+            answers.recv().await
         };
-        timeout(ANSWER_WAIT, answer).await.ok().flatten()
+        let mut answer = timeout(within, first).await.ok().flatten();
+        while let Some(body) = answer {
+            answer = match heard(body) {
+                ControlFlow::Continue(()) => answers.recv().await,
+                ControlFlow::Break(()) => None,
+            };
+        }
     }
 }
 
@@ -109,7 +158,7 @@ impl Service {
                 Letter::Ended => it.let_go_of_ended().await,
                 Letter::TakenOver(count) => it.hand_over.note_taken(count),
                 Letter::Answer { number, body } => {
-                    if let Some(waiting) = it.questions.lock().remove(&number) {
+                    if let Some(waiting) = it.questions.lock().get(&number) {
                         // An error means that nobody waits any more.
                         let _ = waiting.send(body);
                     }
@@ -119,10 +168,18 @@ impl Service {
                     let Ok(permit) = at_once.clone().acquire_owned().await else { return };
                     let (it, answering) = (it.clone(), answering.clone());
                     tokio::spawn(async move {
-                        let answer = Letter::Answer { number, body: answering(body).await };
-                        // Who asked waits no longer than he has said.
-                        let _ = it.dependencies.vault.write_letter(&from, &answer).await;
-                        drop(permit);
+                        let (tell, mut told) = mpsc::unbounded_channel();
+                        let written = async {
+                            let mut until_the_first = Some(permit);
+                            while let Some(body) = told.recv().await {
+                                // Who asked waits no longer than he has said.
+                                let _ =
+                                    it.dependencies.vault.write_letter(&from, &Letter::Answer { number, body }).await;
+                                until_the_first = None;
+                            }
+                            drop(until_the_first);
+                        };
+                        tokio::join!(answering(body, tell), written);
                     });
                 }
             }
@@ -151,7 +208,7 @@ impl Inner {
 
 impl Questions {
     // A panic while the lock was held leaves a whole table behind: each change is one statement.
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<LetterNumber, oneshot::Sender<Body>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<LetterNumber, Tell>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -5,16 +5,16 @@
 use std::future::Future;
 
 use super::Service;
-use super::types::{Awake, Wake, WakeError};
+use super::types::{Expected, Wake, WakeError};
 
 /// What a SIP server asks with its key.
 pub trait SipServerService: Clone + Send + Sync + 'static {
-    /// Wakes the devices of an AOR for a call that its SIP server holds, and waits for the first of them.
-    fn wake(&self, wish: Wake) -> impl Future<Output = Result<Awake, WakeError>> + Send;
+    /// Wakes the devices of an AOR that this node has, for a call that its SIP server holds.
+    fn expect(&self, wish: Wake) -> impl Future<Output = Result<Expected, WakeError>> + Send;
 }
 
 impl SipServerService for Service {
-    async fn wake(&self, wish: Wake) -> Result<Awake, WakeError> {
-        self.0.wake(wish).await
+    async fn expect(&self, wish: Wake) -> Result<Expected, WakeError> {
+        self.0.expect(wish).await
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use sip::id::{CallId, InstanceId};
 use thiserror::Error;
+use tokio::sync::mpsc;
 
 pub use crate::agent::request::{Tested, TraceAnswer, TraceRequest};
 pub use crate::agent::tables::timeline::{Step, What};
@@ -492,6 +493,17 @@ pub struct Wake {
     pub registrars: Arc<[Box<str>]>,
 }
 
+/// Devices that this node wakes.
+#[derive(Debug)]
+pub struct Expected {
+    /// How many there are.
+    pub known: usize,
+    /// How many are attached already.
+    pub awake: usize,
+    /// Names each that comes; ends when none can come any more.
+    pub arrivals: mpsc::UnboundedReceiver<InstanceId>,
+}
+
 /// Devices are awake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Awake {
@@ -507,7 +519,7 @@ pub enum WakeError {
     /// The operator does not serve the AOR's domain: 403.
     #[error("the SIP domain is not allowed here")]
     DomainNotAllowed,
-    /// This node knows no device of the AOR: 404.
+    /// No node knows a device of the AOR: 404.
     #[error("no device of this address")]
     Unknown,
     /// None came in time, or none can come: 504.
@@ -516,6 +528,9 @@ pub enum WakeError {
     /// This node is shutting down: 503.
     #[error("this relay is shutting down")]
     Draining,
+    /// This node knows none, and another one that may know some does not answer: 503.
+    #[error("another node does not answer")]
+    OthersSilent,
 }
 
 /// Why an operator's wish was not fulfilled.

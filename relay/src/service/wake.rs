@@ -1,8 +1,8 @@
-//! Waking the devices of an AOR for a SIP server that holds the call itself.
+//! Waking the devices of an AOR that this node has, for a SIP server that holds the call itself.
 //!
 //! Invariant: nothing is kept of the AOR beyond its keyed hash. Only registrations at a server that the AOR's domain or the
-//! operator vouches for are counted and woken: whoever lends an account calls it as he likes. The answer comes with the first device that is there; the
-//! others go on waking for the same call.
+//! operator vouches for are counted and woken: whoever lends an account calls it as he likes. Whoever stops waiting stops
+//! nobody: the devices go on waking for the same call.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::Inner;
-use super::types::{Awake, Wake, WakeError};
+use super::types::{Expected, Wake, WakeError};
 use crate::agent::request::{DevicesFound, Request, Servers};
 use crate::net::resolve::Target;
 
@@ -21,8 +21,8 @@ use crate::net::resolve::Target;
 const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
 
 impl Inner {
-    pub(super) async fn wake(&self, wish: Wake) -> Result<Awake, WakeError> {
-        let Wake { aor, from, name, wait, registrars } = wish;
+    pub(super) async fn expect(&self, wish: Wake) -> Result<Expected, WakeError> {
+        let Wake { aor, from, name, wait: _, registrars } = wish;
         if self.is_leaving() {
             return Err(WakeError::Draining);
         }
@@ -31,7 +31,7 @@ impl Inner {
             return Err(WakeError::DomainNotAllowed);
         }
         let key = self.dependencies.vault.aor_key(&aor);
-        let (arrivals, mut arrived) = mpsc::unbounded_channel();
+        let (arrivals, arrived) = mpsc::unbounded_channel();
         let announce = async |servers: &Servers| {
             let found = self.dependencies.agent.ask_all(|reply| {
                 let (from, name, arrivals) = (from.clone(), name.clone(), arrivals.clone());
@@ -50,22 +50,11 @@ impl Inner {
             let by_address = announce(&servers).await;
             (known, attached) = (known + by_address.known, attached + by_address.attached);
         }
-        // From here on the devices alone hold it: when none of them can come any more, the wait ends.
-        drop(arrivals);
-        if known == 0 {
-            return Err(WakeError::Unknown);
+        // From here on the devices alone hold the other end: when none of them can come any more, it ends.
+        match known {
+            0 => Err(WakeError::Unknown),
+            known => Ok(Expected { known, awake: attached, arrivals: arrived }),
         }
-        let mut awake = attached;
-        if awake == 0 {
-            match timeout(wait, arrived.recv()).await {
-                Ok(Some(_)) => awake = 1,
-                Ok(None) | Err(_) => return Err(WakeError::NoneInTime),
-            }
-        }
-        while arrived.try_recv().is_ok() {
-            awake += 1;
-        }
-        Ok(Awake { awake, known })
     }
 
     /// Where a domain's SIP servers are, as the source of an INVITE is judged by; empty when that cannot be told in time.

@@ -139,9 +139,11 @@ impl MemoryStore {
         self.table().leases.get(&owner.node).is_some_and(|lease| lease.run == owner.run && lease.until > now)
     }
 
-    pub fn living_peers(&self, owner: &Owner) -> usize {
+    pub fn living_peers(&self, owner: &Owner) -> Vec<Owner> {
         let now = Instant::now();
-        self.table().leases.iter().filter(|(node, lease)| **node != owner.node && lease.until > now).count()
+        let table = self.table();
+        let living = table.leases.iter().filter(|(node, lease)| **node != owner.node && lease.until > now);
+        living.map(|(node, lease)| Owner { node: node.clone(), run: lease.run.clone() }).collect()
     }
 
     pub fn release_lease(&self, owner: &Owner) {

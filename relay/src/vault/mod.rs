@@ -398,11 +398,11 @@ impl Vault {
         Ok(if kept || first { Lease::Held } else { Lease::Lapsed })
     }
 
-    /// The other nodes that have their lease.
+    /// The runs of the other nodes that have their lease.
     ///
     /// # Errors
     /// [`StoreError::Away`].
-    pub async fn living_peers(&self) -> Result<usize, StoreError> {
+    pub async fn living_peers(&self) -> Result<Vec<Owner>, StoreError> {
         match &self.0.store {
             Store::Memory(memory) => Ok(memory.living_peers(&self.0.owner)),
             Store::Redis(redis) => redis.living_peers(&self.0.owner).await,

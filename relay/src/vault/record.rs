@@ -6,6 +6,9 @@ use std::borrow::Cow;
 
 use crate::secret::{Aor, Ha1Text, InstanceSecret, Password, PushToken};
 
+/// Realms of one account whose HA1s are kept at most; the REGISTER of one is asked in one or two.
+pub const REALMS_MAX: usize = 8;
+
 /// What a sealed record is of.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StoredRecord {
@@ -120,17 +123,31 @@ pub struct Account {
 pub enum Proof {
     /// The password itself.
     Password(Password),
-    /// Precomputed HA1s for one realm; at least one is present.
-    Ha1 {
-        /// The realm they were made for; a challenge for another realm is refused.
-        realm: Box<str>,
-        /// For MD5 (RFC 7616).
-        md5: Option<Ha1Text>,
-        /// For SHA-256 (RFC 8760).
-        sha256: Option<Ha1Text>,
-        /// For SHA-512-256 (RFC 8760).
-        sha512_256: Option<Ha1Text>,
-    },
+    /// HA1s that the app has made.
+    Ha1(Ha1s),
+    /// HA1s that this relay has made of a password, of which nothing else is left: for each realm that the SIP server has asked in,
+    /// one at least.
+    Derived(Vec<Ha1s>),
+}
+
+impl Proof {
+    /// Whether it is the password itself.
+    pub fn is_password(&self) -> bool {
+        matches!(self, Self::Password(_))
+    }
+}
+
+/// Precomputed HA1s for one realm; at least one is present.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ha1s {
+    /// The realm they were made for; a challenge for another realm is refused.
+    pub realm: Box<str>,
+    /// For MD5 (RFC 7616).
+    pub md5: Option<Ha1Text>,
+    /// For SHA-256 (RFC 8760).
+    pub sha256: Option<Ha1Text>,
+    /// For SHA-512-256 (RFC 8760).
+    pub sha512_256: Option<Ha1Text>,
 }
 
 /// The device that a push wakes.

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | comes | the shell is asked for its route: 403, 503, 555, or an upstream |
 //! | asks which push services there are | 200 from here: it travels nowhere |
-//! | has its route | on the upstream's flow, with our Path, `Supported: path` and Feature-Caps; dialled first where there is none |
+//! | has its route, and its turn (`register_turns`) | on the upstream's flow, with our Path, `Supported: path` and Feature-Caps |
 //! | 401, 407 | back to the device: the digest is between the two |
 //! | 2xx, pushes asked for | `push_bindings` keeps it; back with Feature-Caps |
 //! | 2xx, no more pushes or `expires=0` | forgotten |
@@ -22,12 +22,13 @@ use std::time::{Duration, Instant};
 use super::attachments::INSTANCES_PER_FLOW;
 use super::push_bindings::{Accepted, CONTACTS_PER_AOR, REGISTRATIONS_MAX};
 use super::pushed::{CarriedProof, ForwardedRegisterId, PushBindingEnd, RegisterRoute, RouteRefusal, RouteRequest};
-use super::{ClientOwner, Endpoint, Event, Output, ServerOwner, Side, Source, Timer, Transport};
+use super::register_turns::Stage;
+use super::{ClientOwner, Endpoint, Event, Output, ServerOwner, Side, Source, Transport};
 use crate::auth::usernames;
 use crate::bucket::{Bucket, Rate, counted_as};
 use crate::edge::forward;
 use crate::edge::push_proxy::{self, PushContact, PushRequest, RegisterIntent};
-use crate::id::{BranchId, FlowId, InstanceId, UpstreamId};
+use crate::id::{FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method, Name, Uri};
 use crate::transaction::ServerId;
 
@@ -44,9 +45,6 @@ pub const REGISTERS_MAX: usize = 20_000;
 pub const REGISTERS_PER_SOURCE: u32 = 500;
 /// User names in the credentials of one REGISTER; one with more is answered 400.
 pub const USERNAMES_MAX: usize = 4;
-/// SIP servers that are dialled at once because of REGISTERs from one address, on one shard; one for a further one is
-/// answered 503.
-pub const DIALS_PER_SOURCE: usize = 16;
 /// The Retry-After of a device that sends too many, in seconds.
 const RETRY_AFTER_S: u32 = 10;
 
@@ -72,6 +70,19 @@ impl ForwardedRegisters {
         self.under_way.len()
     }
 
+    pub(super) fn get(&self, id: ForwardedRegisterId) -> Option<&ForwardedRegister> {
+        self.under_way.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: ForwardedRegisterId) -> Option<&mut ForwardedRegister> {
+        self.under_way.get_mut(&id)
+    }
+
+    /// All that are under way, the earliest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ForwardedRegisterId, &ForwardedRegister)> {
+        self.under_way.iter().map(|(id, register)| (*id, register))
+    }
+
     /// Whether a REGISTER is under way.
     pub(super) fn knows(&self, register: ForwardedRegisterId) -> bool {
         self.under_way.contains_key(&register)
@@ -85,7 +96,7 @@ impl ForwardedRegisters {
 
 /// One REGISTER.
 pub(super) struct ForwardedRegister {
-    source: Source,
+    pub(super) source: Source,
     server: ServerId,
     request: Box<Message>,
     intent: RegisterIntent,
@@ -94,7 +105,14 @@ pub(super) struct ForwardedRegister {
     /// How many of its Routes are ours.
     own_routes: usize,
     route: Option<RegisterRoute>,
-    branch: Option<BranchId>,
+    pub(super) stage: Stage,
+}
+
+impl ForwardedRegister {
+    /// Where it goes, once that is known.
+    pub(super) fn upstream(&self) -> Option<UpstreamId> {
+        self.route.as_ref().map(|route| route.upstream)
+    }
 }
 
 /// The quota of one flow that REGISTERs came by.
@@ -162,7 +180,7 @@ impl Endpoint {
             proxy,
             own_routes,
             route: None,
-            branch: None,
+            stage: Stage::Route,
         };
         self.registers.under_way.insert(id, row);
         self.core.event(Event::RouteNeeded(Box::new(route)));
@@ -216,22 +234,10 @@ impl Endpoint {
             self.core.event(Event::UpstreamReleased(upstream));
             return self.answer_query(now, id, one.as_deref(), &route.services);
         }
-        let (registrar, source) = (route.registrar.clone(), register.source.peer.ip());
+        let registrar = route.registrar.clone();
         register.route = Some(route);
         self.join_transit(now, upstream, registrar);
-        if !self.upstreams.may_register_now(now, upstream) {
-            return self.end_register(now, id, 503, None);
-        }
-        match self.upstreams.flow(upstream) {
-            Some((flow, transport)) => self.send_register_on(now, id, flow, transport),
-            None if self.dials_for_others(upstream, source) >= DIALS_PER_SOURCE => {
-                self.end_register(now, id, 503, None);
-            }
-            None => {
-                self.core.later(now, self.core.settings.timing.upstream.flow, Timer::ForwardedRegister(id));
-                self.want_transit_flow(upstream);
-            }
-        }
+        self.take_register_turn(now, id, upstream);
     }
 
     /// Tells a device which services there are (RFC 8599 §4.1.5). Its SIP server is not asked: it has no part in the answer,
@@ -253,14 +259,16 @@ impl Endpoint {
         self.core.event(Event::RegisterEnded { register, proof });
     }
 
-    fn send_register_on(&mut self, now: Instant, id: ForwardedRegisterId, flow: FlowId, transport: Transport) {
-        let per_second = self.core.settings.upstream.registrations_per_second;
-        if !self.upstreams.may_send_now(now, flow, per_second) {
-            return self.end_register(now, id, 503, None);
-        }
+    pub(super) fn send_register_on(
+        &mut self,
+        now: Instant,
+        id: ForwardedRegisterId,
+        flow: FlowId,
+        transport: Transport,
+    ) {
         let branch = self.core.branch();
         let Some(register) = self.registers.under_way.get_mut(&id) else { return };
-        register.branch = Some(branch);
+        register.stage = Stage::Sent(branch);
         let sent_by = self.core.settings.sent_by(Side::Upstream, transport);
         let mut edit = forward::forward_request(&register.request, sent_by, branch);
         for _ in 0..register.own_routes {
@@ -279,53 +287,6 @@ impl Endpoint {
         let owner = ClientOwner::ForwardedRegister(id);
         if self.core.transactions.send(now, branch, Method::Register, edit.finish(), flow, owner).is_err() {
             self.end_register(now, id, 503, None);
-        }
-    }
-
-    /// A flow to a SIP server is up: what waited for it goes.
-    pub(super) fn send_waiting(&mut self, now: Instant, upstream: UpstreamId) {
-        let Some((flow, transport)) = self.upstreams.flow(upstream) else { return };
-        for id in self.registers_to(upstream, true) {
-            self.send_register_on(now, id, flow, transport);
-        }
-    }
-
-    /// There is no flow to a SIP server. `waiting`: what waits for one ends; else what was sent by the one there was.
-    pub(super) fn fail_registers(&mut self, now: Instant, upstream: UpstreamId, waiting: bool) {
-        for id in self.registers_to(upstream, waiting) {
-            self.end_register(now, id, 504, None);
-        }
-    }
-
-    fn registers_to(&self, upstream: UpstreamId, waiting: bool) -> Vec<ForwardedRegisterId> {
-        let to = |register: &ForwardedRegister| register.route.as_ref().is_some_and(|route| route.upstream == upstream);
-        let theirs = self.registers.under_way.iter().filter(|(_, it)| to(it) && it.branch.is_none() == waiting);
-        theirs.map(|(id, _)| *id).collect()
-    }
-
-    /// How many SIP servers other than this one REGISTERs of a source wait for: whoever names one after the other that is
-    /// silent keeps no dialler from those that answer, and takes no place from another source.
-    fn dials_for_others(&self, upstream: UpstreamId, source: IpAddr) -> usize {
-        let same = |register: &&ForwardedRegister| {
-            register.branch.is_none() && counted_as(register.source.peer.ip()) == counted_as(source)
-        };
-        let waiting = self.registers.under_way.values().filter(same);
-        let others = waiting.filter_map(|register| register.route.as_ref().map(|route| route.upstream));
-        others.filter(|other| *other != upstream).collect::<BTreeSet<_>>().len()
-    }
-
-    /// A device's connection has ended: what waits for a flow to a SIP server waits for nobody any more.
-    pub(super) fn forget_waiting(&mut self, now: Instant, flow: FlowId) {
-        let theirs = self.registers.under_way.iter();
-        let theirs = theirs.filter(|(_, it)| it.source.flow == flow && it.branch.is_none());
-        for id in theirs.map(|(id, _)| *id).collect::<Vec<_>>() {
-            self.end_register(now, id, 504, None);
-        }
-    }
-
-    pub(super) fn on_forwarded_register_due(&mut self, now: Instant, id: ForwardedRegisterId) {
-        if self.registers.under_way.get(&id).is_some_and(|register| register.branch.is_none()) {
-            self.end_register(now, id, 504, None);
         }
     }
 
@@ -406,9 +367,15 @@ impl Endpoint {
     }
 
     /// Ends a REGISTER with an answer of the relay's own.
-    fn end_register(&mut self, now: Instant, id: ForwardedRegisterId, status: u16, retry_after_s: Option<u32>) {
+    pub(super) fn end_register(
+        &mut self,
+        now: Instant,
+        id: ForwardedRegisterId,
+        status: u16,
+        retry_after_s: Option<u32>,
+    ) {
         let Some(register) = self.take_register(id) else { return };
-        if let Some(branch) = register.branch {
+        if let Some(branch) = register.stage.branch() {
             self.core.transactions.abandon(branch);
         }
         let tag = self.core.random.tag();

@@ -26,7 +26,7 @@
 //! | [`messages`] | `Messages` | MESSAGEs outside a dialog |
 //! | `traced` | | what a message says of the instance that it is about |
 //! | `notify` | | NOTIFYs outside a dialog, OPTIONS |
-//! | [`forwarded_registers`] | `ForwardedRegisters` | REGISTERs that are forwarded to another SIP server |
+//! | [`forwarded_registers`], [`register_turns`] | `ForwardedRegisters` | REGISTERs that are forwarded to another SIP server, and when they may go |
 //! | [`push_bindings`] | `PushBindings` | registrations made by them, whose devices are pushed (RFC 8599) |
 //!
 //! Invariant: same settings, seed and inputs give the same outputs. No iteration over a hash map decides anything. What
@@ -49,6 +49,7 @@ pub mod outgoing;
 pub mod parked;
 pub mod push_bindings;
 mod pushed;
+pub mod register_turns;
 mod requests;
 mod settings;
 mod subscriptions;

@@ -25,6 +25,9 @@ use crate::timers::Armed;
 
 /// Registrations of one AOR at one SIP server; a further one is answered 403.
 pub const CONTACTS_PER_AOR: usize = 16;
+/// The longest that one is kept without its device having registered again, as long as anything of it can be kept sealed; a
+/// server that grants more has its device asked to refresh before.
+pub const KEPT_MAX: Duration = Duration::from_secs(6 * 86_400);
 /// Registrations on one shard; a further one is answered 503.
 pub const REGISTRATIONS_MAX: usize = 500_000;
 
@@ -166,6 +169,7 @@ impl Endpoint {
     /// A SIP server has accepted a registration that asks for pushes.
     pub(super) fn on_accepted(&mut self, now: Instant, accepted: Accepted) {
         let Accepted { source, intent, push, registrar, proxy, service_route, upstream, expires } = accepted;
+        let expires = expires.min(KEPT_MAX);
         let instance = push_proxy::identify(&self.core.token_key, &intent.aor, &intent.server, &push);
         for other in self.push_bindings.known_as(&intent).into_iter().filter(|other| *other != instance) {
             self.remove_push_binding(now, other, PushBindingEnd::Replaced);

@@ -6,6 +6,7 @@
 //! | the same, `stale=true` | yes | answer it, at most [`STALE_MAX`] times |
 //! | the same | yes | the credentials are refused (RFC 3261 §22.2) |
 //! | the registrar, in another realm | yes | likewise: a registrar has one realm |
+//! | nothing that can be read | no | nothing was refused |
 //!
 //! An answer that was right once is carried from then on with a rising count, so that a refresh is one round trip (RFC
 //! 7616 §3.6); the nonce that a 2xx names for the next time takes its place (RFC 7616 §3.5).
@@ -56,8 +57,10 @@ pub enum Verdict {
         /// In the server's order (RFC 8760 §2.4).
         others: Vec<Challenge>,
     },
-    /// It cannot be answered, or the answer was wrong.
+    /// The answer was wrong.
     Refused,
+    /// It asks for nothing that can be answered, before anything was answered in this attempt.
+    Unanswerable,
     /// It goes round in circles.
     Endless,
 }
@@ -149,7 +152,8 @@ impl Challenges {
         let values = response.values(name).filter_map(|value| std::str::from_utf8(value).ok());
         let mut offered = Challenge::all_supported(values, allowed);
         if offered.is_empty() {
-            return Verdict::Refused;
+            let answered = self.0.iter().any(|key| key.challenger == challenger && key.asked > 0);
+            return if answered { Verdict::Refused } else { Verdict::Unanswerable };
         }
         // Of several, the one for the realm that was answered in this attempt: a digest of another would be made for
         // somebody else (RFC 7616 §5.8).

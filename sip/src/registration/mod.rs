@@ -15,6 +15,7 @@
 //! | --- | --- | --- |
 //! | 2xx | Registered | with the lifetime that *our* Contact has in it |
 //! | 401, 407 | Asking | until the credentials are refused: see [`challenges`] |
+//! | 401, 407 without a challenge that can be read, to one that was accepted before | BackingOff | no credentials were refused |
 //! | 423 | Asking, once | with Min-Expires (RFC 3261 §10.2.8) |
 //! | 439 | Asking, once | without outbound (RFC 5626 §11.6) |
 //! | other 4xx, 6xx to a REGISTER that takes another relay's Contact away | Asking, once | without that |
@@ -450,7 +451,7 @@ impl Registration {
             return Step::Nothing;
         };
         if goal != self.goal {
-            return self.on_crossed(status, goal, response, terms.hashes);
+            return self.on_crossed(now, status, goal, response, terms, random);
         }
         match status {
             ..300 => self.on_success(now, response, terms, random),
@@ -539,7 +540,15 @@ impl Registration {
     }
 
     /// An answer to what is not wanted any more: it says whether the registrar has a Contact, and what it wants to be shown.
-    fn on_crossed(&mut self, status: u16, asked: Goal, response: &Message, hashes: &[Hash]) -> Step {
+    fn on_crossed(
+        &mut self,
+        now: Instant,
+        status: u16,
+        asked: Goal,
+        response: &Message,
+        terms: &Terms<'_>,
+        random: &mut Random,
+    ) -> Step {
         match status {
             ..300 => {
                 self.challenges.on_success(response);
@@ -548,8 +557,10 @@ impl Registration {
             }
             401 | 407 => {
                 let challenger = if status == 401 { Challenger::Registrar } else { Challenger::Proxy };
-                if let Verdict::Refused = self.challenges.on_challenge(challenger, response, hashes) {
-                    return self.refused(status);
+                match self.challenges.on_challenge(challenger, response, terms.hashes) {
+                    Verdict::Refused => return self.credentials_refused(now, status, &terms.back_off, random),
+                    Verdict::Unanswerable if !self.established => return self.refused(status),
+                    _ => {}
                 }
             }
             _ => {}
@@ -607,6 +618,8 @@ impl Registration {
         match self.challenges.on_challenge(challenger, response, terms.hashes) {
             Verdict::Answer { others } => self.write(attempt, others),
             Verdict::Refused => self.credentials_refused(now, status, &terms.back_off, random),
+            Verdict::Unanswerable if !self.established => self.refused(status),
+            Verdict::Unanswerable => self.retry(now, Some(status), &terms.back_off, retry_after(response), random),
             Verdict::Endless => self.retry(now, Some(status), &terms.back_off, None, random),
         }
     }

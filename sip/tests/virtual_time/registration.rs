@@ -578,6 +578,47 @@ fn refused_credentials_are_not_shown_sooner_because_the_app_changes_its_presence
     world.next_register();
 }
 
+/// Its server's trouble shall not cost a user the account because the app changed its presence at that moment.
+#[test]
+fn a_refusal_that_crosses_a_change_of_presence_is_one_of_three() {
+    let mut world = begun();
+    world.grant(600);
+    let instance = world.instance;
+    world.input(sip::endpoint::Input::Suspend(instance));
+    world.respond(401, &[("WWW-Authenticate", MD5)]);
+    world.input(sip::endpoint::Input::Resume(instance));
+    world.respond(401, &[("WWW-Authenticate", MD5)]);
+    assert!(is_pause(&world, 401, 600), "{:?} {:?}", world.failure(), world.descriptions());
+    world.next_register();
+    world.grant(600);
+}
+
+/// No credentials were refused: none were asked for in a way that anybody could answer.
+#[test]
+fn a_refresh_that_is_challenged_without_a_challenge_ends_no_account() {
+    for challenge in [
+        None,
+        Some("Basic realm=\"r\""),
+        Some("Digest realm=\"r\""),
+        Some("Digest realm=\"r\", nonce=\"n\", algorithm=X"),
+    ] {
+        for (status, name) in [(401, "WWW-Authenticate"), (407, "Proxy-Authenticate")] {
+            let mut world = begun();
+            world.grant(600);
+            for _ in 0..6 {
+                world.next_register();
+                let headers: Vec<_> = challenge.map(|value| (name, value)).into_iter().collect();
+                world.respond(status, &headers);
+                let failure = world.failure();
+                assert!(
+                    matches!(failure, Some(RegistrationFailure::Retry { status: Some(it), .. }) if it == status),
+                    "{challenge:?}: {failure:?}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn a_binding_registers_through_a_challenge_and_refreshes_before_it_expires() {
     let mut world = World::new(FlowId::Datagram(server_address()));

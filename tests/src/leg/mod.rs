@@ -103,6 +103,11 @@ impl Leg {
         self.board.read(|state| state.ended)
     }
 
+    /// The URI of the Contact that it has told the other side.
+    pub fn contact(&self) -> &str {
+        &self.appearance.contact
+    }
+
     /// The flow.
     pub fn flow(&self) -> &Flow {
         &self.flow

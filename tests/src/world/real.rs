@@ -55,8 +55,10 @@ pub struct Plan {
     pub edge_host: &'static str,
     /// The SIP server holds calls until the relay has woken a device.
     pub wake: bool,
-    /// Who calls from the SIP server's domain must prove who he is; the relay finds it by its domain.
+    /// Who calls from the SIP server's domain must prove who he is.
     pub asks_callers: bool,
+    /// The relay finds the SIP server by its domain, which is all that some devices name.
+    pub by_domain: bool,
 }
 
 impl Plan {
@@ -76,6 +78,7 @@ impl Plan {
             edge_host: "127.0.0.1",
             wake: false,
             asks_callers: false,
+            by_domain: false,
         }
     }
 }
@@ -105,6 +108,14 @@ impl World<RealServer> {
     /// # Errors
     /// [`Missed`] when something is not installed or does not start.
     pub async fn real(plan: Plan) -> Result<Self, Missed> {
+        Self::real_with(plan, |_| {}).await
+    }
+
+    /// The same with another configuration.
+    ///
+    /// # Errors
+    /// As [`Self::real`].
+    pub async fn real_with(plan: Plan, change: impl FnOnce(&mut Setup)) -> Result<Self, Missed> {
         let permit = WORLDS.acquire().await.expect("the semaphore is never closed");
         let mut world = Self::around(async |authority, setup| {
             let [(user, password), other] =
@@ -126,8 +137,9 @@ impl World<RealServer> {
             };
             let kamailio = Kamailio::start(settings, authority).await?;
             let redis = plan.redis.then(RedisServer::start);
-            let dns = if plan.asks_callers { Some(names(&kamailio, plan.transport).await?) } else { None };
+            let dns = if plan.by_domain { Some(names(&kamailio, plan.transport).await?) } else { None };
             configure(setup, &plan, redis.as_ref(), dns.as_ref());
+            change(setup);
             let (plan, earlier_logs) = (plan.clone(), Vec::new());
             Ok(RealServer { plan, user, password, other, redis, kamailio, earlier_logs, _dns: dns, _permit: permit })
         })
@@ -247,6 +259,21 @@ impl World<RealServer> {
         setup.ports = Ports::default();
         publish(&mut setup, self.registrar.plan.edge_host);
         RelayProcess::start(setup).await
+    }
+
+    /// Starts a second node and goes on with it; gives the first, which lives on.
+    ///
+    /// # Errors
+    /// As [`Self::another_node`].
+    pub async fn move_to_another_node(&mut self) -> Result<RelayProcess, Missed> {
+        let other = self.another_node().await?;
+        self.api = other.api();
+        Ok(std::mem::replace(&mut self.relay, other))
+    }
+
+    /// Ends a node whose log is to be looked through at the end.
+    pub fn keep_log_of(&mut self, node: RelayProcess) {
+        self.registrar.earlier_logs.push(node.log());
     }
 
     /// Goes on with another node; gives the instance as its device finds it there.

@@ -19,6 +19,7 @@ public = "Relay1.example.net:5061"
 websocket = "0.0.0.0:7443"
 [api]
 listen = "0.0.0.0:8443"
+origins = ["https://phone.example.com", "http://localhost:8000"]
 [operator]
 listen = "127.0.0.1:9443"
 token_file = "operator-token"

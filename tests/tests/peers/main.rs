@@ -32,6 +32,7 @@ macro_rules! plays {
     };
 }
 
+mod browser;
 mod calls;
 mod endings;
 mod forgetting;

@@ -1,5 +1,6 @@
 //! The same with a real Kamailio that keeps Path, and a real SIPp as the caller.
 
+use serde_json::Value;
 use tests::baresip::{self, Baresip};
 use tests::board::Missed;
 use tests::kamailio::Reach;
@@ -25,20 +26,26 @@ fn android() -> Service {
 /// Alice's phone has registered through the relay and sleeps; Kamailio and Redis know of it.
 async fn asleep(world: &World) -> Result<PushPhone, Missed> {
     let phone = world.push_phone(&android());
+    falls_asleep(world, &phone).await?;
+    Ok(phone)
+}
+
+/// The same of a phone that may have another edge.
+async fn falls_asleep(world: &World, phone: &PushPhone) -> Outcome {
     let learned = phone.register_and_sleep(SOON).await?;
     assert_eq!(learned.services, ["fcm"]);
     let located = world.await_location(1).await?;
     assert!(located[0].uri.contains("pn-prid"), "{}", located[0].uri);
     let redis = world.registrar.redis.as_ref().expect("a world with Redis");
     let stored = || async { redis.keys().iter().any(|key| key.starts_with("sipwake:i:")).then_some(()) };
-    world.until("a stored record", stored).await?;
-    Ok(phone)
+    world.until("a stored record", stored).await
 }
 
-/// SIPp calls; the phone that the push wakes answers, and the call ends as the scenario has it.
-async fn ring(world: &World, phone: &PushPhone, scenario: Scenario) -> Outcome {
+/// SIPp calls; the phone that the push wakes answers, and the call ends as the scenario has it. Gives the push.
+async fn ring(world: &World, phone: &PushPhone, scenario: Scenario) -> Result<Value, Missed> {
     let caller = world.sipp_calls(scenario)?;
-    assert_eq!(world.android_push().await?["event"], "call");
+    let push = world.android_push().await?;
+    assert_eq!(push["event"], "call");
     let (device, call) = world.wake_to_call(phone).await?;
     call.ring();
     call.answer();
@@ -49,7 +56,8 @@ async fn ring(world: &World, phone: &PushPhone, scenario: Scenario) -> Outcome {
     }
     world.finished(caller).await?;
     sleep(device);
-    world.content()
+    world.content()?;
+    Ok(push)
 }
 
 async fn rings_over(transport: Transport, scenario: Scenario) -> Outcome {
@@ -85,7 +93,7 @@ async fn a_relay_that_was_killed_is_found_again_by_kamailios_path() -> Outcome {
     world.restart().await?;
     world.relay.await_log("instances are registered again", SOON).await?;
     world.await_metric("sipwake_upstream_flows", 1.0).await?;
-    ring(&world, &phone, Scenario::CalleeHangsUp).await
+    ring(&world, &phone, Scenario::CalleeHangsUp).await.map(drop)
 }
 
 plays! { both_ways:
@@ -97,7 +105,8 @@ plays! { both_ways:
 /// credentials. The other side is at Kamailio itself.
 async fn both_ways(transport: Transport) -> Outcome {
     // Linphone's TLS knows certificates for names alone, not for addresses.
-    let world = World::real(Plan { asks_callers: true, edge_host: "localhost", ..plan(transport) }).await?;
+    let world =
+        World::real(Plan { asks_callers: true, by_domain: true, edge_host: "localhost", ..plan(transport) }).await?;
     let domain = world.registrar.domain();
     let (bob, password) = &world.registrar.other;
     let account = baresip::Account {
@@ -149,5 +158,20 @@ async fn kamailio_holds_a_call_has_a_phone_that_lent_nothing_woken_and_sends_it_
         assert!(told.contains("sipwake answered 200"), "{told}");
         assert_eq!(world.metric(WOKEN).await, Some(2.0));
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kamailio_asks_one_node_to_wake_a_phone_that_lent_nothing_and_sends_the_call_by_the_path_of_another() -> Outcome
+{
+    let world = World::real(Plan { wake: true, ..plan(Transport::Tls) }).await?;
+    let other = world.another_node().await?;
+    let mut phone = world.push_phone(&android());
+    phone.settings.server = other.edge_uri();
+    falls_asleep(&world, &phone).await?;
+    let push = ring(&world, &phone, Scenario::CallerHangsUp).await?;
+    assert_eq!(push["edge"], other.edge_address().to_string());
+    assert_eq!(world.fcm.count(), 1, "one push for one call");
+    assert_eq!((world.metric(WOKEN).await, other.metric(WOKEN).await), (Some(1.0), Some(1.0)), "asked, and carried");
     Ok(())
 }

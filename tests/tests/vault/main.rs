@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use relay::clock::{DAY_S, unix_now};
 use relay::secret::{Aor, InstanceSecret, Password, PushToken};
-use relay::vault::record::{Account, Device, Presence, Proof, Provider, PushTarget, Record, WakeFor};
+use relay::vault::record::{Account, Device, Ha1s, Presence, Proof, Provider, PushTarget, Record, WakeFor};
 use relay::vault::{
     AwayReason, Fence, Keyring, Lease, Lookup, MAX_LIFETIME_S, OPERATION_LIMIT, Settings, StoreError, StoreTls, Stored,
     Vault,
@@ -480,7 +480,8 @@ async fn nothing_is_in_the_clear_in_redis() {
     let (bench, vault) = leased_with_one().await;
     let mut by_ha1 = record("bob");
     let ha1 = relay::secret::Ha1Text::new("5f4dcc3b5aa765d61d8327deb882cf99");
-    by_ha1.account.proof = Proof::Ha1 { realm: "realm.example".into(), md5: Some(ha1), sha256: None, sha512_256: None };
+    by_ha1.account.proof =
+        Proof::Ha1(Ha1s { realm: "realm.example".into(), md5: Some(ha1), sha256: None, sha512_256: None });
     let lookup = vault.lookup_of(&by_ha1);
     vault.put(id(2), &vault.seal(id(2), &by_ha1), by_ha1.expires_at, &lookup, Fence::NEW).await.expect("put");
 

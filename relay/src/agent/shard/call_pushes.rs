@@ -22,7 +22,7 @@ use crate::agent::tables::calls::Call;
 use crate::agent::tables::timeline::What;
 use crate::clock::unix_now;
 use crate::config::EarlyRinging;
-use crate::push::{Event, Push, Verdict};
+use crate::push::{Departure, Event, Push, Verdict};
 use crate::vault::record::{Provider, PushTarget, StoredRecord};
 
 /// How long `call-ended` may take; after it the phone has seen the call's own deadline.
@@ -60,8 +60,9 @@ impl Shard {
         let (shared, shard) = (self.shared.clone(), self.index);
         let (instance, call) = (call.instance, call.call);
         let push = tokio::spawn(async move {
-            shared.metrics.invite_to_push(arrived.elapsed());
-            let (verdict, copies) = deliver_copies(&shared, &app, &target, &push).await;
+            let departure = Departure::of_call(arrived, &shared.metrics);
+            let (verdict, copies) = deliver_copies(&shared, &app, &target, &push, &departure).await;
+            drop(departure);
             let taken = matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed);
             let resend = target.provider == Provider::Fcm && taken && copies < 2;
             let confirmed_at_ms = target.confirmed_at_ms;

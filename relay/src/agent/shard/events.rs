@@ -8,14 +8,15 @@ use sip::endpoint::{CallState, EdgeRegister, Event, IncomingCall, Input, Registr
 use sip::id::{BindingId, CallId, InstanceId};
 
 use super::Shard;
-use crate::agent::digest::{self, Challenged, Unanswerable};
+use crate::agent::RecordNote;
+use crate::agent::digest::{self, Asked, Challenged, Unanswerable};
 use crate::agent::tables::instances::{EndKind, FirstRegistration};
 use crate::agent::tables::timeline::What;
 use crate::clock::unix_now;
 use crate::domain::{InstanceState, WipeReason};
 use crate::metrics::labels::{EdgeRegisterOutcome, InviteOutcome, RegistrationOutcome, SipRefusal};
 use crate::vault::Sealed;
-use crate::vault::record::{Provider, PushBindingRecord, Record, StoredRecord};
+use crate::vault::record::{Provider, PushBindingRecord, REALMS_MAX, Record, StoredRecord};
 
 impl Shard {
     /// `at`: when what the event follows from arrived from the network.
@@ -35,7 +36,9 @@ impl Shard {
                 let authorization = members.into_iter().find_map(answer);
                 self.next.push_back(Input::SubscriptionAuthorization { binding, authorization });
             }
-            Event::Registered { binding, expires, refresh, .. } => self.on_registered(binding, expires, refresh),
+            Event::Registered { binding, instance, expires, refresh } => {
+                self.on_registered(binding, instance, expires, refresh);
+            }
             Event::PublicAddress { upstream, address } => {
                 tracing::info!(upstream = upstream.0, %address, "a SIP server says where it sees this relay");
             }
@@ -145,7 +148,15 @@ impl Shard {
     }
 
     fn answer(&mut self, id: InstanceId, challenged: &Challenged<'_>) -> Option<String> {
-        let answer = self.with_record(id, |record| digest::answer(record, challenged))?;
+        let answer = |record: &Record| (digest::answer(record, challenged), record.account.proof.is_password());
+        let (answer, is_password) = self.with_record(id, answer)?;
+        let lives = self.instances.get(id).is_some_and(|row| row.ending.is_none());
+        if answer.is_ok() && is_password && lives && !self.shared.keep_passwords {
+            let (all, asked) = (self.asked.entry(id).or_default(), Asked::of(challenged.challenge));
+            if !all.contains(&asked) && all.len() < REALMS_MAX {
+                all.push(asked);
+            }
+        }
         if let Some(row) = self.instances.get_mut(id) {
             row.unanswerable = answer.as_ref().err().copied();
             row.asked = true;
@@ -154,10 +165,11 @@ impl Shard {
     }
 
     /// A binding is registered: it is for each of its members.
-    fn on_registered(&mut self, binding: BindingId, expires: Duration, refresh: bool) {
+    fn on_registered(&mut self, binding: BindingId, by: InstanceId, expires: Duration, refresh: bool) {
         let outcome = if refresh { RegistrationOutcome::Refreshed } else { RegistrationOutcome::Registered };
         self.shared.metrics.registration(outcome);
         let mut proves = !refresh;
+        let mut asked = self.asked.remove(&by).filter(|asked| !asked.is_empty());
         for id in self.endpoint.callable_instances(binding) {
             self.set_state(id, InstanceState::Registered);
             if self.instances.set_not_lost(id) {
@@ -175,10 +187,15 @@ impl Shard {
                 row.asked = false;
                 row.registered_until = unix_now() + expires.as_secs();
                 if let Some(first) = row.first.take() {
+                    let asked = if id == by { asked.take().unwrap_or_default() } else { Vec::new() };
                     // Nobody listens any more when the use case took too long; the instance is kept all the same.
-                    let _ = first.send(FirstRegistration::Registered { expires });
+                    let _ = first.send(FirstRegistration::Registered { expires, asked });
                 }
             }
+        }
+        if let Some(asked) = asked {
+            // An error means that nobody writes it down any more: the process ends.
+            let _ = self.shared.record_notes.send(RecordNote::Accepted { id: by, asked });
         }
     }
 

@@ -33,6 +33,7 @@ use tokio::time::sleep_until;
 
 use crate::agent::ShardInput;
 use crate::agent::Shared;
+use crate::agent::digest::Asked;
 use crate::agent::shard::early::Early;
 use crate::agent::shard::push_bindings::{Passing, PushBindings};
 use crate::agent::tables::calls::Calls;
@@ -78,6 +79,8 @@ pub(crate) struct Shard {
     /// REGISTERs that are on their way through to a SIP server.
     pub(crate) passing: HashMap<ForwardedRegisterId, Passing>,
     pub(crate) flows: HashMap<FlowId, (Writer, SocketAddr)>,
+    /// What SIP servers have asked of passwords that they have not accepted yet.
+    pub(crate) asked: HashMap<InstanceId, Vec<Asked>>,
     /// What is recorded of instances at this moment.
     pub(crate) traces: BTreeMap<InstanceId, Trace>,
     /// Requests for what may be on its way here.
@@ -105,6 +108,7 @@ impl Shard {
             next: VecDeque::new(),
             passing: HashMap::new(),
             flows: HashMap::new(),
+            asked: HashMap::new(),
             traces: BTreeMap::new(),
             early: Early::default(),
             doubted: VecDeque::new(),

@@ -164,7 +164,7 @@ impl KnownPushBinding {
             source: None,
         };
         let server = route.server();
-        let upstream = upstreams.acquire(route);
+        let upstream = upstreams.acquire_kept(route);
         Some(Self { id, sealed, expires_at, fence, registration, upstream, upstream_registrar, server })
     }
 }

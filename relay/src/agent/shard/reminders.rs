@@ -8,10 +8,10 @@ use sip::id::InstanceId;
 
 use super::Shard;
 use super::alerts::AlertContent;
-use crate::agent::Reminded;
 use crate::agent::digest::Unanswerable;
 use crate::agent::tables::lease;
 use crate::agent::tables::timeline::What;
+use crate::agent::{RecordNote, Reminded};
 use crate::clock::{DAY_S, shared_now};
 use crate::push::Event;
 use crate::vault::record::Reminder;
@@ -28,7 +28,7 @@ impl Shard {
         tracing::info!(instance = %id, event = lease::event(reminder).name(), "the lease ends");
         self.tell_user(lease::event(reminder), id, life_s, vec![("expires_at", expires_at.into())]);
         // An error means that nobody writes it down any more: the process ends.
-        let _ = self.shared.reminded.send(Reminded { id, expires_at, reminder });
+        let _ = self.shared.record_notes.send(RecordNote::Reminded(Reminded { id, expires_at, reminder }));
     }
 
     /// The SIP server has refused the account: for good, and the user should know why.

@@ -59,6 +59,7 @@ impl Shard {
             EndKind::Wiped(_) | EndKind::NeverOurs | EndKind::HandedOver => {}
         }
         self.set_state(id, InstanceState::Ending);
+        self.asked.remove(&id);
         self.forget_trace(id);
         self.forget_activity(id);
         if let EndKind::Wiped(reason) = kind {

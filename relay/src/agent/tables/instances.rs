@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::lease::{self, LeaseExpiry};
 use super::timeline::Activity;
-use crate::agent::digest::Unanswerable;
+use crate::agent::digest::{Asked, Unanswerable};
 use crate::domain::{InstanceState, WipeReason};
 use crate::limits::holdings::Place;
 use crate::vault::record::Reminder;
@@ -99,12 +99,14 @@ pub(crate) struct Ending {
 }
 
 /// How a first registration went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FirstRegistration {
     /// The SIP server accepted it for this long.
     Registered {
         /// The lifetime that was granted.
         expires: Duration,
+        /// What it had asked of a password, which may give way to the answers.
+        asked: Vec<Asked>,
     },
     /// The SIP server refused it for good; the instance is forgotten.
     Refused {

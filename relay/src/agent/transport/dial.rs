@@ -319,13 +319,14 @@ impl Inner {
         // Who waits for a silent address holds nothing that others of its source could use.
         let _address = self.by_address.take(candidate.address).await;
         let share = self.upstreams.dial_share(upstream)?;
+        let is_proven = share == DialShare::Proven;
         let _source = match share {
-            DialShare::Of(source) => Some(self.by_source.take(source).await),
+            DialShare::Of(sources) => self.by_source.take_any(sources).await,
             DialShare::Proven => None,
         };
         let _turn = match self.turns.try_acquire() {
             Ok(turn) => turn,
-            Err(_) if share == DialShare::Proven => self.turns_proven.acquire().await.ok()?,
+            Err(_) if is_proven => self.turns_proven.acquire().await.ok()?,
             Err(_) => self.turns.acquire().await.ok()?,
         };
         let opened = match candidate.transport {

@@ -4,7 +4,8 @@
 //! flow; a number is never used again, and an upstream that no binding uses is forgotten.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -170,19 +171,22 @@ struct Entry {
     stale_at: Option<Instant>,
     /// The addresses of the names beside the next hop's, as they were resolved last.
     others: Arc<[IpAddr]>,
-    /// Who asked for it last, as the limits count it.
-    asked_by: IpAddr,
+    /// Who asked for it, as the limits count it; the latest [`ASKERS_MAX`].
+    asked_by: Vec<IpAddr>,
     /// An account has been registered at it.
     proven: bool,
 }
 
+/// Sources that are remembered because they asked for one SIP server.
+const ASKERS_MAX: usize = 8;
+
 /// Whose share a dial takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DialShare {
     /// The room that is kept for SIP servers at which accounts are registered.
     Proven,
-    /// That of who asked for it.
-    Of(IpAddr),
+    /// That of one who asked for it: the first of these that has room, so that nobody who asks, too, takes it away.
+    Of(Vec<IpAddr>),
 }
 
 impl Upstreams {
@@ -193,6 +197,14 @@ impl Upstreams {
         id
     }
 
+    /// The number of a route, for one more binding of an earlier run that proves nothing: it has a share of its own.
+    pub fn acquire_kept(&self, route: Route) -> UpstreamId {
+        let mut hasher = DefaultHasher::new();
+        route.next_hop.host.hash(&mut hasher);
+        let own = Ipv6Addr::from_bits(u128::from(hasher.finish()) << 64);
+        self.acquire_for(IpAddr::V6(own), route)
+    }
+
     /// The number of a route, for one more binding that somebody asks for.
     pub fn acquire_for(&self, asked_by: IpAddr, route: Route) -> UpstreamId {
         let asked_by = counted_as(asked_by);
@@ -201,7 +213,9 @@ impl Upstreams {
         if let Some(id) = table.numbers.get(&route).copied() {
             if let Some(entry) = table.entries.get_mut(&id) {
                 entry.bindings += 1;
-                entry.asked_by = asked_by;
+                entry.asked_by.retain(|other| *other != asked_by);
+                entry.asked_by.truncate(ASKERS_MAX - 1);
+                entry.asked_by.insert(0, asked_by);
             }
             return id;
         }
@@ -217,7 +231,7 @@ impl Upstreams {
                 targets: Targets::default(),
                 stale_at: None,
                 others: Arc::new([]),
-                asked_by,
+                asked_by: vec![asked_by],
                 proven: false,
             },
         );
@@ -252,7 +266,7 @@ impl Upstreams {
     pub(crate) fn dial_share(&self, id: UpstreamId) -> Option<DialShare> {
         let table = self.lock();
         let entry = table.entries.get(&id)?;
-        Some(if entry.proven { DialShare::Proven } else { DialShare::Of(entry.asked_by) })
+        Some(if entry.proven { DialShare::Proven } else { DialShare::Of(entry.asked_by.clone()) })
     }
 
     /// A shard dials it, and wants to hear of its addresses from now on.
@@ -369,5 +383,29 @@ mod tests {
         upstreams.release(bob);
         assert!(upstreams.route(bob).is_none());
         assert_ne!(of("carol"), alice, "a number is not used again");
+    }
+
+    #[test]
+    fn who_asks_too_takes_no_share_away_and_what_was_kept_proves_nothing() {
+        let upstreams = Upstreams::default();
+        let asker = |n: u8| IpAddr::from([192, 0, 2, n]);
+        let of = |id| match upstreams.dial_share(id) {
+            Some(DialShare::Of(askers)) => askers,
+            other => panic!("{other:?}"),
+        };
+        let id = upstreams.acquire_for(asker(1), route("sip:alice@example.com", None, None));
+        for n in [2, 3, 2] {
+            upstreams.acquire_for(asker(n), route("sip:alice@example.com", None, None));
+        }
+        assert_eq!(of(id), [asker(2), asker(3), asker(1)]);
+        for n in 10..200 {
+            upstreams.acquire_for(asker(n), route("sip:alice@example.com", None, None));
+        }
+        assert_eq!(of(id).len(), ASKERS_MAX);
+        let kept = |name: &str| upstreams.acquire_kept(route(&format!("sip:alice@{name}"), None, None));
+        let (one, other) = (kept("one.test"), kept("other.test"));
+        assert_ne!(of(one), of(other));
+        upstreams.prove(one);
+        assert_eq!(upstreams.dial_share(one), Some(DialShare::Proven));
     }
 }

@@ -3,7 +3,9 @@
 //! ```text
 //! record  = version binding[16] sip_instance[16] flags created_at expires_at app aor auth_username
 //!           [registrar] [outbound_proxy] proof target [target] [label] secret
-//! proof   = password | realm [md5] [sha256] [sha512_256]
+//! proof   = password | ha1s | count derived…     count and kind are one byte
+//! ha1s    = realm [md5] [sha256] [sha512_256]
+//! derived = kind ha1s                            kind: 1 for MD5, 2 for SHA-256, 4 for SHA-512-256, added up
 //! target  = provider confirmed_at_ms token
 //! text    = length bytes          numbers and lengths are LEB128, 7 bits a byte, least significant first
 //! ```
@@ -18,7 +20,7 @@ use sip::id::BindingId;
 use super::{NotARecord, Reader, milliseconds, number, text};
 use crate::secret::{Aor, Ha1Text, InstanceSecret, Password, PushToken};
 use crate::vault::record::{
-    Account, Device, Presence, Proof, Provider, PushTarget, Record, Reminder, Storable, WakeFor,
+    Account, Device, Ha1s, Presence, Proof, Provider, PushTarget, REALMS_MAX, Record, Reminder, Storable, WakeFor,
 };
 
 /// The version that is written, and the only one that is read; the first byte, which tells it from other records.
@@ -41,7 +43,8 @@ const HAS_SHA512_256: u32 = 1 << 12;
 const REMINDED_SHIFT: u32 = 13;
 const REMINDED: u32 = 3 << REMINDED_SHIFT;
 const PROVEN: u32 = 1 << 15;
-const KNOWN_FLAGS: u32 = (1 << 16) - 1;
+const PROOF_IS_DERIVED: u32 = 1 << 16;
+const KNOWN_FLAGS: u32 = (1 << 17) - 1;
 
 impl Storable for Record {
     fn visit(&self, sink: &mut dyn FnMut(&[u8])) {
@@ -70,10 +73,13 @@ fn visit(record: &Record, sink: &mut dyn FnMut(&[u8])) {
     }
     match &account.proof {
         Proof::Password(password) => text(password.expose(), sink),
-        Proof::Ha1 { realm, md5, sha256, sha512_256 } => {
-            text(realm, sink);
-            for ha1 in [md5, sha256, sha512_256].into_iter().flatten() {
-                text(ha1.expose(), sink);
+        Proof::Ha1(ha1s) => visit_ha1s(ha1s, sink),
+        Proof::Derived(all) => {
+            sink(&[all.len() as u8]);
+            for ha1s in all {
+                let bits = has_ha1s(ha1s).into_iter().enumerate();
+                sink(&[bits.fold(0, |kind, (bit, there)| kind | u8::from(there) << bit)]);
+                visit_ha1s(ha1s, sink);
             }
         }
     }
@@ -88,11 +94,22 @@ fn visit(record: &Record, sink: &mut dyn FnMut(&[u8])) {
     text(secret.expose(), sink);
 }
 
+fn visit_ha1s(Ha1s { realm, md5, sha256, sha512_256 }: &Ha1s, sink: &mut dyn FnMut(&[u8])) {
+    text(realm, sink);
+    for ha1 in [md5, sha256, sha512_256].into_iter().flatten() {
+        text(ha1.expose(), sink);
+    }
+}
+
+fn has_ha1s(Ha1s { md5, sha256, sha512_256, .. }: &Ha1s) -> [bool; 3] {
+    [md5.is_some(), sha256.is_some(), sha512_256.is_some()]
+}
+
 fn flags(record: &Record) -> u32 {
     let Record { account, device, wake_for, presence, reminded, .. } = record;
     let (is_ha1, has_ha1s) = match &account.proof {
-        Proof::Password(_) => (false, [false; 3]),
-        Proof::Ha1 { md5, sha256, sha512_256, .. } => (true, [md5.is_some(), sha256.is_some(), sha512_256.is_some()]),
+        Proof::Password(_) | Proof::Derived(_) => (false, [false; 3]),
+        Proof::Ha1(ha1s) => (true, has_ha1s(ha1s)),
     };
     [
         (WAKE_CALL, wake_for.call),
@@ -109,6 +126,7 @@ fn flags(record: &Record) -> u32 {
         (HAS_SHA256, has_ha1s[1]),
         (HAS_SHA512_256, has_ha1s[2]),
         (PROVEN, record.proven),
+        (PROOF_IS_DERIVED, matches!(account.proof, Proof::Derived(_))),
     ]
     .into_iter()
     .filter(|&(_, set)| set)
@@ -197,16 +215,32 @@ impl<'a> Reader<'a> {
 
     fn proof(&mut self, flags: u32) -> Result<Proof, NotARecord> {
         let ha1s = [HAS_MD5, HAS_SHA256, HAS_SHA512_256].map(|bit| flags & bit != 0);
-        if flags & PROOF_IS_HA1 == 0 {
-            return match ha1s {
-                [false, false, false] => Ok(Proof::Password(Password::new(self.text()?))),
-                _ => Err(NotARecord),
-            };
+        match (flags & PROOF_IS_HA1 != 0, flags & PROOF_IS_DERIVED != 0, ha1s) {
+            (true, false, ha1s) => Ok(Proof::Ha1(self.ha1s(ha1s)?)),
+            (false, false, [false, false, false]) => Ok(Proof::Password(Password::new(self.text()?))),
+            (false, true, [false, false, false]) => {
+                let count = usize::from(self.byte()?);
+                if !(1..=REALMS_MAX).contains(&count) {
+                    return Err(NotARecord);
+                }
+                let mut one = || {
+                    let kind = self.byte()?;
+                    match kind {
+                        1..=7 => self.ha1s([1, 2, 4].map(|bit| kind & bit != 0)),
+                        _ => Err(NotARecord),
+                    }
+                };
+                Ok(Proof::Derived((0..count).map(|_| one()).collect::<Result<_, _>>()?))
+            }
+            _ => Err(NotARecord),
         }
+    }
+
+    fn ha1s(&mut self, there: [bool; 3]) -> Result<Ha1s, NotARecord> {
         let realm = self.text()?.into();
-        let mut ha1 = |present| Ok(self.text_if(present)?.map(Ha1Text::new));
-        let (md5, sha256, sha512_256) = (ha1(ha1s[0])?, ha1(ha1s[1])?, ha1(ha1s[2])?);
-        Ok(Proof::Ha1 { realm, md5, sha256, sha512_256 })
+        let mut ha1 = |there| Ok(self.text_if(there)?.map(Ha1Text::new));
+        let (md5, sha256, sha512_256) = (ha1(there[0])?, ha1(there[1])?, ha1(there[2])?);
+        Ok(Ha1s { realm, md5, sha256, sha512_256 })
     }
 
     fn target(&mut self) -> Result<PushTarget, NotARecord> {
@@ -264,19 +298,22 @@ pub(in crate::vault) mod tests {
         let mut bare = full.clone();
         bare.account.registrar = None;
         bare.account.outbound_proxy = None;
-        bare.account.proof = Proof::Ha1 {
+        let ha1s = Ha1s {
             realm: "example.com".into(),
             md5: Some(Ha1Text::new(&"0f".repeat(16))),
             sha256: None,
             sha512_256: Some(Ha1Text::new(&"1e".repeat(32))),
         };
+        bare.account.proof = Proof::Ha1(ha1s.clone());
         bare.device.call_push.provider = Provider::Fcm;
         bare.device.call_push.token = PushToken::new(&"f".repeat(163));
         bare.device.alert_push = None;
         bare.device.label = None;
         bare.wake_for = WakeFor { call: false, message: true, voicemail: false, missed_call: true };
         bare.presence = Presence::Background;
-        vec![full, bare]
+        let mut derived = full.clone();
+        derived.account.proof = Proof::Derived(vec![ha1s.clone(), Ha1s { realm: "proxy".into(), md5: None, ..ha1s }]);
+        vec![full, bare, derived]
     }
 
     fn encoded(record: &Record) -> Vec<u8> {

@@ -264,12 +264,13 @@ impl RedisStore {
         Ok(run.as_deref() == Some(&owner.run))
     }
 
-    pub async fn living_peers(&self, owner: &Owner) -> Result<usize, StoreError> {
+    pub async fn living_peers(&self, owner: &Owner) -> Result<Vec<Owner>, StoreError> {
         let nodes = self.nodes().await?;
-        let mut living = 0;
+        let mut living = Vec::new();
         for node in nodes.iter().filter(|node| **node != *owner.node) {
             let run: Option<String> = self.link.ask(::redis::cmd("GET").arg(lease_key(node))).await?;
-            living += usize::from(run.is_some_and(|run| run != RELEASED));
+            let run = run.filter(|run| run != RELEASED);
+            living.extend(run.map(|run| Owner { node: node.as_str().into(), run: run.into() }));
         }
         Ok(living)
     }

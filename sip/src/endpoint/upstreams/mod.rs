@@ -18,14 +18,15 @@ mod pace;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::core::Timer;
 use super::{Endpoint, Event, Output, Source, Transport};
 use crate::flow::KeepAlive;
 use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::registration::{Registration, Turn};
-use pace::{Pace, Paces, Place};
+pub(super) use pace::Place;
+use pace::{Pace, Paces};
 
 /// The SIP servers of one endpoint.
 #[derive(Debug, Default)]
@@ -161,14 +162,28 @@ impl Upstreams {
         }
     }
 
-    /// Whether one more REGISTER may go to this SIP server now.
-    pub(super) fn may_register_now(&mut self, now: Instant, id: UpstreamId) -> bool {
-        self.rows.get_mut(&id).is_some_and(|upstream| upstream.pace.take(now, 1).0 == 1)
+    /// When one more REGISTER may go to this SIP server; its turn is kept. `None`: not `within` this time.
+    pub(super) fn register_turn(&mut self, now: Instant, id: UpstreamId, within: Duration) -> Option<Instant> {
+        Some(self.rows.get_mut(&id)?.pace.place(now, within)?.at)
     }
 
-    /// Whether one more REGISTER may go by this flow now: its address may be another SIP server's, too.
-    pub(super) fn may_send_now(&mut self, now: Instant, flow: FlowId, per_second: u32) -> bool {
-        self.address_of(flow).is_none_or(|address| self.paces.take_one(now, address, per_second))
+    /// Likewise by this flow: its address may be another SIP server's, too.
+    pub(super) fn register_place(
+        &mut self,
+        now: Instant,
+        flow: FlowId,
+        per_second: u32,
+        within: Duration,
+    ) -> Option<Place> {
+        match self.address_of(flow) {
+            Some(address) => self.paces.place(now, address, per_second, within),
+            None => Some(Place::at(now)),
+        }
+    }
+
+    /// Where a place at a flow's address is now, if it was moved back since it was given.
+    pub(super) fn moved_place(&self, now: Instant, flow: FlowId, place: Place) -> Option<Place> {
+        self.paces.moved(now, self.address_of(flow)?, place)
     }
 
     /// A stream that will be told of as dialled leads to this address.

@@ -40,10 +40,17 @@ pub(super) struct Granted {
 
 /// A place among those who wait at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(in crate::endpoint) struct Place {
     /// When its turn comes.
-    pub(super) at: Instant,
+    pub(in crate::endpoint) at: Instant,
     moved_back: Duration,
+}
+
+impl Place {
+    /// One that nobody else has a part in.
+    pub(super) fn at(at: Instant) -> Self {
+        Self { at, moved_back: Duration::ZERO }
+    }
 }
 
 impl Pace {
@@ -74,6 +81,15 @@ impl Pace {
             Place { at, moved_back: self.moved_back }
         });
         Granted { now: granted, later }
+    }
+
+    /// A place for one, which may be now; `None`: its turn would not come within this time.
+    pub(super) fn place(&mut self, now: Instant, within: Duration) -> Option<Place> {
+        let at = self.bucket.when(now, self.rate, 1);
+        (at <= now + within).then(|| {
+            self.bucket.owe(now, self.rate, 1);
+            Place { at, moved_back: self.moved_back }
+        })
     }
 
     fn charge(&mut self, now: Instant) {
@@ -116,13 +132,12 @@ impl Paces {
         (!by.is_zero()).then(|| Place { at: now.max(place.at) + by, moved_back: pace.moved_back })
     }
 
-    /// Whether one may begin at this address now.
-    pub(super) fn take_one(&mut self, now: Instant, address: IpAddr, per_second: u32) -> bool {
+    /// A place for one at this address; `None`: not within this time.
+    pub(super) fn place(&mut self, now: Instant, address: IpAddr, per_second: u32, within: Duration) -> Option<Place> {
         if self.rows.len() > ADDRESSES_MAX {
             self.rows.retain(|_, pace| !pace.is_at_rest(now));
         }
-        let pace = self.rows.entry(address.to_canonical()).or_insert_with(|| Pace::new(now, per_second));
-        pace.take_now(now, 1) == 1
+        self.rows.entry(address.to_canonical()).or_insert_with(|| Pace::new(now, per_second)).place(now, within)
     }
 
     /// A REGISTER was sent again to this address.
@@ -161,14 +176,15 @@ mod tests {
     fn what_is_sent_again_counts() {
         let (mut paces, now) = (Paces::default(), Instant::now());
         let address: IpAddr = "192.0.2.1".parse().unwrap();
-        assert!(paces.take_one(now, address, 10));
+        let one = |paces: &mut Paces, at| paces.place(at, address, 10, Duration::ZERO).is_some();
+        assert!(one(&mut paces, now));
         let place = paces.reserve(now, address, 1, 10, 1).later.unwrap();
         assert_eq!(paces.moved(now, address, place), None);
         for _ in 0..10 {
             paces.charge(now, address);
         }
         assert_eq!(paces.moved(now, address, place).unwrap().at, place.at + Duration::from_secs(1));
-        assert!(!paces.take_one(now + Duration::from_millis(1100), address, 10));
-        assert!(paces.take_one(now + Duration::from_millis(1200), address, 10));
+        assert!(!one(&mut paces, now + Duration::from_millis(1100)));
+        assert!(one(&mut paces, now + Duration::from_millis(1200)));
     }
 }

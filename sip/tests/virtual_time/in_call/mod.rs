@@ -6,4 +6,5 @@ mod leg;
 mod passing;
 mod patience;
 mod reunion;
+mod session_timers;
 mod targets;

@@ -1,10 +1,14 @@
 //! What a device cannot make of the relay: a flooder, an open proxy, a memory hog.
 
+use std::time::Duration;
+
 use sip::endpoint::forwarded_registers::REGISTERS_PER_SOURCE;
 use sip::endpoint::*;
 use sip::id::FlowId;
+use sip::message::Name;
 
 use super::through::{Register, Through};
+use crate::world::{World, server_address};
 
 #[test]
 fn ten_thousand_registrations_on_a_flow_reach_nobody_and_close_it() {
@@ -142,6 +146,62 @@ fn registrations_that_come_and_go_leave_no_timers() {
     let counts = through.world.endpoint.counts();
     assert_eq!(counts.push_bindings, 1);
     assert!(counts.timers < 5_000, "{} timers", counts.timers);
+}
+
+/// A world with ten turns in a second at each SIP server and address, and so many phones that register at once by flows of
+/// their own, at a server to which a flow is up after this time.
+fn crowd(phones: u64, dialled: Duration) -> Through {
+    let policy = UpstreamPolicy { registrations_per_second: 10, ..UpstreamPolicy::default() };
+    let flow = FlowId::Stream(7_000);
+    let mut through = Through::over(flow);
+    through.world = World::with_policy(flow, policy);
+    through.world.dial = false;
+    for flow in 1..=phones {
+        let to = &*Box::leak(format!("sip:u{flow}@example.com").into_boxed_str());
+        through.register(&Register { to, ..Register::by(flow) });
+    }
+    through.world.advance(dialled);
+    let upstream = through.server;
+    through.world.input(Input::LeadsTo { flow, address: server_address().ip() });
+    through.world.input(Input::Dialled { upstream, flow, transport: Transport::Tls });
+    through
+}
+
+#[test]
+fn phones_that_register_at_once_at_a_new_server_wait_for_their_turns_and_none_is_sent_away() {
+    for dialled in [0, 150, 2_500].map(Duration::from_millis) {
+        let mut through = crowd(30, dialled);
+        let mut before = through.world.count("REGISTER");
+        for _ in 0..60 {
+            through.world.advance(Duration::from_millis(100));
+            let sent = through.world.count("REGISTER");
+            assert!(sent - before <= 1, "ten in a second: {}", sent - before);
+            before = sent;
+        }
+        assert_eq!((before, through.world.count("REGISTER 503")), (30, 0), "{dialled:?}");
+    }
+}
+
+#[test]
+fn who_would_wait_for_longer_than_a_device_should_is_sent_away_at_once() {
+    let mut through = crowd(60, Duration::ZERO);
+    let away = through.world.count("REGISTER 503");
+    assert!((15..=20).contains(&away), "{away} of sixty, at ten in a second and four seconds");
+    assert!(through.world.last("REGISTER 503").has(Name::RetryAfter));
+    through.advance(5);
+    assert_eq!((through.world.count("REGISTER"), through.world.count("REGISTER 503")), (60 - away, away));
+}
+
+#[test]
+fn a_phone_that_leaves_while_it_waits_for_its_turn_gives_everything_back() {
+    let mut through = crowd(20, Duration::ZERO);
+    for flow in 1..=20 {
+        through.world.input(Input::Closed(FlowId::Stream(flow)));
+    }
+    let sent = through.world.count("REGISTER");
+    through.advance(40);
+    assert!(sent < 5 && through.world.count("REGISTER") == sent, "{sent}");
+    assert_eq!(through.left(), 20, "every way is given back");
 }
 
 /// Whoever has REGISTERs sent to a silent server of his own takes their room from nobody else.

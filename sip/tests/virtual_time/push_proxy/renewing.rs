@@ -41,3 +41,23 @@ fn a_device_that_wakes_by_itself_is_pushed_only_when_it_has_not() {
     through.advance(2);
     assert_eq!(through.refreshes(), 1);
 }
+
+/// What is sealed cannot be opened for longer; a server of a stranger's may grant a hundred years.
+#[test]
+fn a_registration_for_longer_than_anything_is_kept_is_refreshed_before_that_or_over() {
+    const DAY: u64 = 86_400;
+    for granted in [30 * DAY as u32, u32::MAX] {
+        let mut through = Through::new();
+        through.registered(&Register::by(1).expires(granted));
+        through.world.input(sip::endpoint::Input::Closed(sip::id::FlowId::Stream(1)));
+        through.advance(5 * DAY);
+        assert_eq!(through.refreshes(), 0);
+        through.advance(DAY - 60);
+        assert!(through.refreshes() >= 1, "{granted}");
+        through.registered(&Register::by(2).expires(granted));
+        through.advance(6 * DAY - 10);
+        assert_eq!(through.world.endpoint.counts().push_bindings, 1, "{granted}");
+        through.advance(20);
+        assert_eq!(through.world.endpoint.counts().push_bindings, 0, "{granted}");
+    }
+}

@@ -3,6 +3,7 @@
 //! Invariant: each test has a world of its own; nobody sleeps to synchronise.
 
 mod announced;
+mod announced_elsewhere;
 mod dialogs;
 mod endings;
 mod flows;

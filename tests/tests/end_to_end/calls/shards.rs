@@ -36,15 +36,16 @@ async fn eight_shards(transport: Transport) -> Result<(World, Vec<Account>), Mis
     })
     .await?;
     world.transport = transport;
-    let mut woken = Vec::new();
-    for account in accounts {
+    // All at once, at a server that no shard has a flow to.
+    let woken = accounts.iter().map(async |account| {
         let aor = world.registrar.aor(account.0);
         let service = Service::Fcm(format!("token-of-{}", account.0));
-        let phone = world.push_phone_of(account.0, &service);
-        // So many at once at a SIP server that is new may be told to come again.
-        let phone = world.until("a registration", || async { world.wake(&phone).await.ok() }).await?;
-        woken.push(Account { aor, phone });
-    }
+        let phone = world.wake(&world.push_phone_of(account.0, &service)).await;
+        let phone =
+            phone.map_err(|missed| Missed::new(missed.awaited, format!("{}\n{}", missed.seen, world.relay.log())))?;
+        Ok::<_, Missed>(Account { aor, phone })
+    });
+    let woken = try_join_all(woken).await?;
     Ok((world, woken))
 }
 

@@ -1,8 +1,13 @@
 //! Accounts of which the relay never sees the password: `ha1` in its place (RFC 7616 §3.4.2).
 
+use relay::vault::record::Proof;
+use relay::vault::{Keyring, Vault};
 use serde_json::{Value, json};
+use sip::id::InstanceId;
 use tests::digest::Algorithm;
-use tests::world::{SOON, TOKEN, World};
+use tests::redis_server::RedisServer;
+use tests::registrar::Behaviour;
+use tests::world::{SOON, TOKEN, World, hasty};
 
 use super::Outcome;
 
@@ -46,4 +51,67 @@ async fn an_ha1_of_another_realm_answers_no_challenge() -> Outcome {
     assert_eq!((answer.status, answer.problem().as_deref()), (422, Some("upstream-refused")), "{}", answer.text());
     assert_eq!(world.registrar.registers(&world.aor()).len(), 1, "nothing is sent that cannot be right");
     world.content()
+}
+
+/// What is stored of an account as its proof.
+async fn stored_proof(world: &World, redis: &RedisServer, id: &str) -> Proof {
+    let keyring = Keyring::open(world.relay.setup().keyring.as_deref().expect("a file")).expect("the keyring");
+    let vault = Vault::open(&redis.url(), keyring, "a-look").expect("opened");
+    let id = InstanceId::parse(id).expect("an id");
+    let stored = vault.load(id).await.expect("the store answers").expect("a record");
+    vault.open_lent(id, &stored.sealed, |record| record.account.proof.clone()).expect("it opens")
+}
+
+#[tokio::test]
+async fn a_password_is_never_stored_once_its_server_has_asked_and_what_is_stored_answers_for_it() -> Outcome {
+    let (mut world, redis, instance) = World::lent_on_redis().await?;
+    let Proof::Derived(all) = stored_proof(&world, &redis, &instance.id).await else { panic!("it is the password") };
+    assert_eq!(all.len(), 1);
+    assert_eq!(&*all[0].realm, "example.test");
+    assert!(all[0].sha256.is_some() && all[0].md5.is_none() && all[0].sha512_256.is_none(), "what was asked for alone");
+    world.relay.kill_9().await?;
+    world.relay.restart().await?;
+    world.registrar.await_registers(&world.aor(), 4, SOON).await?;
+    world.whole_call(&instance).await?;
+    world.disable(&instance).await?;
+    world.await_contacts(0).await?;
+    world.content()
+}
+
+#[tokio::test]
+async fn a_password_whose_server_was_slow_gives_way_when_it_has_asked() -> Outcome {
+    let (world, redis) = World::on_redis(|_| {}).await?;
+    world.registrar.script(&world.aor(), &[Behaviour::Refuse(503), Behaviour::Accept]);
+    let instance = world.api.enabled(&world.wish(TOKEN)).await?;
+    let gave_way =
+        || async { matches!(stored_proof(&world, &redis, &instance.id).await, Proof::Derived(_)).then_some(()) };
+    world.until("the password gives way", gave_way).await?;
+    world.whole_call(&instance).await
+}
+
+#[tokio::test]
+async fn a_server_whose_realm_wanders_ends_the_lease_with_a_word_to_its_user_unless_passwords_are_kept() -> Outcome {
+    for keeps in [false, true] {
+        let (world, redis) = World::on_redis(|setup| {
+            hasty(setup);
+            setup.store_lines = format!("keep_passwords = {keeps}");
+        })
+        .await?;
+        let instance = world.enable_as(&world.wish_with_alerts()).await?;
+        assert_eq!(stored_proof(&world, &redis, &instance.id).await.is_password(), keeps);
+        world.registrar.change_realm("wandered.test");
+        if keeps {
+            world.registrar.await_registers(&world.aor(), 4, SOON).await?;
+            world.whole_call(&instance).await?;
+            continue;
+        }
+        let told = || async {
+            let pushes = world.apns.pushes();
+            pushes.iter().any(|push| push.payload["sipwake"]["event"] == "registration-lost").then_some(())
+        };
+        world.until("the user is told", told).await?;
+        world.await_gone(&instance).await?;
+        world.until("nothing is left", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
+    }
+    Ok(())
 }

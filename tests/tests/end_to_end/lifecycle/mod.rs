@@ -22,6 +22,7 @@ mod outages;
 mod partitions;
 mod policy;
 mod presence;
+mod push_health;
 mod receipts;
 mod registrations;
 mod restarts;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tests::api_client::Instance;
 use tests::board::Missed;
 use tests::caller::{CallOptions, Caller};
-use tests::phone::Phone;
+use tests::phone::{self, Phone};
 use tests::push_phone::{PushPhone, Service};
 use tests::wire::Transport;
 use tests::world::{Device, Node, OTHER_TOKEN, Outcome, Ringing, SOON, SipServer, TOKEN, World, apple};
@@ -100,6 +100,39 @@ impl Combination {
     /// Pushes that were sent so far, of both accounts.
     pub fn pushes(&self) -> u64 {
         self.world.apns.requests()
+    }
+
+    /// The other door of devices.
+    pub fn other_edge(&self) -> Transport {
+        if self.cell.device == Transport::Wss { Transport::Tls } else { Transport::Wss }
+    }
+
+    /// Alice's device wakes, and comes by this door.
+    pub async fn wake_over(&self, edge: Transport) -> Result<Phone, Missed> {
+        let phone = match &self.alice {
+            Alice::Lent(it) => {
+                let settings = phone::Settings { server: it.edge_over(edge), ..self.world.device(it) };
+                Phone::registered(settings, SOON).await?
+            }
+            Alice::Own(phone) => {
+                let mut phone = phone.clone();
+                phone.settings.server = match edge {
+                    Transport::Wss => format!("sip:{};transport=ws", self.world.relay.websocket_address()),
+                    _ => self.world.relay.edge_uri(),
+                };
+                phone.wake(SOON).await?.0
+            }
+        };
+        self.world.watch_phone(&phone);
+        Ok(phone)
+    }
+
+    /// Another device of Alice, an Android phone, lends the account, too; `None`: nothing is lent here.
+    pub async fn lend_by_another_device(&self) -> Result<Option<Instance>, Missed> {
+        match &self.alice {
+            Alice::Lent(_) => self.world.enable_android().await.map(Some),
+            Alice::Own(_) => Ok(None),
+        }
     }
 
     /// Nobody has an objection; Alice's device falls asleep, and the relay knows.

@@ -9,6 +9,9 @@
 //! | cancelled while the device rings | CANCEL at the device, 487 at the caller |
 //! | answered elsewhere | CANCEL with its Reason at the device, the state `answered-elsewhere` |
 //! | held and resumed | re-INVITEs of both sides, offers and answers to the byte |
+//! | with large bodies | INVITE, 200 and re-INVITEs of both sides with 4 to 8 kB of SRTP and ICE, to the byte |
+//! | moved in a call | a device that loses TLS comes back by WSS, or the other way round: BYE and re-INVITE find it |
+//! | two devices (of a lent account) | both pushed, both rung, one answers, CANCEL at the other |
 //! | a second call | at the device without a push, both hung up by different sides |
 //! | no device | 480 at `ring_timeout`, beside the other calls |
 //!

@@ -5,6 +5,7 @@
 use memchr::memmem;
 use sip::message::Name;
 use tests::board::Missed;
+use tests::caller::CallOptions;
 use tests::leg::Leg;
 use tests::world::{Outcome, Ringing, SOON};
 
@@ -36,6 +37,9 @@ pub async fn every_call(cell: Cell) -> Outcome {
         cancelled_while_the_device_rings
         answered_elsewhere
         held_and_resumed
+        with_large_bodies
+        moved_in_a_call
+        answered_by_one_of_two_devices
         a_second_call
     }
     in_vain.expect(480, SOON * 3).await?;
@@ -116,6 +120,71 @@ async fn offered_anew(from: &Leg, to: &Leg, offer: &str) -> Outcome {
     assert_eq!(&request.body()[..], offer.as_bytes());
     assert!(memmem::find(request.head(), b"\r\nX-Inside:   as it came ;\r\n").is_some());
     to.expect_request("ACK", SOON).await.map(drop)
+}
+
+/// An offer as a browser makes it: keys, fingerprints and a crowd of candidates, `bytes` long at least.
+fn large(bytes: usize) -> String {
+    let mut sdp = String::from(
+        "v=0\r\no=- 4611733055 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0\r\na=ice-options:trickle\r\n\
+         m=audio 9 UDP/TLS/RTP/SAVPF 111 63 9 0 8 13 110 126\r\nc=IN IP4 0.0.0.0\r\na=rtcp-mux\r\n\
+         a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:d0RmdmcmVCspeEc3QGZiNWpVLFJhQX1cfHAwJSoj\r\n",
+    );
+    for number in 0.. {
+        if sdp.len() >= bytes {
+            break;
+        }
+        sdp += &format!(
+            "a=candidate:{number} 1 udp 2113937151 2001:db8:{number:x}::7 {} typ host generation 0 ufrag x network-cost 999\r\n",
+            40_000 + number
+        );
+    }
+    sdp
+}
+
+async fn with_large_bodies(it: &Combination) -> Outcome {
+    let (offer, answer) = (large(6_000), large(8_000));
+    let caller = it.world.call_with(&CallOptions::default().body("application/sdp", &offer))?;
+    it.pushed().await?;
+    let (phone, call) = it.world.wake_to_call(&it.alice).await?;
+    assert_eq!(&call.invite().body()[..], offer.as_bytes());
+    call.leg().respond(200, &[], Some(("application/sdp", &answer)));
+    assert_eq!(&caller.answered(SOON).await?.body()[..], answer.as_bytes());
+    call.expect_ack(SOON).await?;
+    offered_anew(caller.leg(), call.leg(), &large(4_000)).await?;
+    offered_anew(call.leg(), caller.leg(), &large(8_000)).await?;
+    it.world.hang_up(&caller, &call).await?;
+    it.sleep(phone).await
+}
+
+async fn moved_in_a_call(it: &Combination) -> Outcome {
+    let Ringing { caller, phone: before, call: earlier, .. } = it.answered().await?;
+    before.drop_connection();
+    it.world.await_all_asleep().await?;
+    let phone = it.wake_over(it.other_edge()).await?;
+    let call = phone.take_over(&earlier);
+    offered_anew(caller.leg(), call.leg(), HOLD).await?;
+    offered_anew(call.leg(), caller.leg(), RESUME).await?;
+    it.world.hang_up(&caller, &call).await?;
+    it.sleep(phone).await
+}
+
+async fn answered_by_one_of_two_devices(it: &Combination) -> Outcome {
+    // The SIP server itself forks to devices that lent nothing: to the relay these are calls of their own.
+    let Some(other) = it.lend_by_another_device().await? else { return Ok(()) };
+    let caller = it.world.call()?;
+    it.pushed().await?;
+    assert_eq!(it.world.android_push().await?["event"], "call");
+    let (phone, second) = (it.world.wake(&it.alice).await?, it.world.wake(&other).await?);
+    let (call, lost) = (phone.next_invite(SOON).await?, second.next_invite(SOON).await?);
+    lost.ring();
+    it.world.answer(&caller, &call).await?;
+    lost.expect_cancel(SOON).await?;
+    lost.expect_ack(SOON).await?;
+    it.world.hang_up(&caller, &call).await?;
+    it.world.content()?;
+    second.drop_connection();
+    it.world.disable(&other).await?;
+    it.sleep(phone).await
 }
 
 async fn a_second_call(it: &Combination) -> Outcome {

@@ -16,6 +16,7 @@ mod examining;
 mod hostile;
 mod kept;
 mod operator;
+mod pages;
 mod scripted;
 mod waking;
 

@@ -3,7 +3,9 @@
 //! Invariant: every answer holds fixed values, so that a test can write down the whole body it expects.
 
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -30,6 +32,7 @@ use relay::vault::record::{Presence, Provider, WakeFor};
 use relay::vault::{AorHash, Owner};
 use serde_json::Value;
 use sip::id::{CallId, InstanceId, MessageId, ShardTag};
+use tokio::sync::mpsc;
 
 /// The key of the one App.
 pub const APP_KEY: &str = "app-key-1";
@@ -355,15 +358,22 @@ impl NodeService for Scripted {
     async fn ask_owner(&self, _: &Owner, _: Body) -> Option<Body> {
         None
     }
+
+    async fn others(&self) -> Option<Vec<Owner>> {
+        self.with(|script| (!script.store_away).then(Vec::new))
+    }
+
+    async fn ask(&self, _: &Owner, _: Body, _: Duration, _: impl FnMut(Body) -> ControlFlow<()> + Send) {}
 }
 
 impl SipServerService for Scripted {
-    async fn wake(&self, wish: Wake) -> Result<Awake, WakeError> {
+    async fn expect(&self, wish: Wake) -> Result<Expected, WakeError> {
         let user = wish.aor.expose().trim_start_matches("sip:").split('@').next().unwrap_or_default().to_owned();
         self.with(|script| script.woken.push(wish));
         match user.as_str() {
-            "alice" => Ok(Awake { awake: 1, known: 2 }),
-            "asleep" => Err(WakeError::NoneInTime),
+            "alice" => Ok(Expected { known: 2, awake: 1, arrivals: mpsc::unbounded_channel().1 }),
+            // Nobody is left who could come.
+            "asleep" => Ok(Expected { known: 1, awake: 0, arrivals: mpsc::unbounded_channel().1 }),
             _ => Err(WakeError::Unknown),
         }
     }
@@ -444,13 +454,24 @@ impl Door {
 
     /// An API with other limits.
     pub fn limited(limits: Limits) -> Self {
+        Self::with(limits, &[])
+    }
+
+    /// An API that pages of these origins may call.
+    pub fn for_pages(origins: &[&str]) -> Self {
+        Self::with(Limits::default(), origins)
+    }
+
+    fn with(limits: Limits, origins: &[&str]) -> Self {
         let (script, metrics) = (Scripted::default(), Metrics::new());
         let app = App { id: "com.example.phone".into(), key: ApiKey::new(APP_KEY), apns: true, fcm: true };
         let lifetime = LifetimeRange { min_s: 259_200, default_s: 432_000, max_s: 518_400 };
         let domains = DomainRules::parse(&["example.com".to_owned()]).unwrap();
         let server =
             SipServer { id: "pbx-1".into(), key: ApiKey::new(SERVER_KEY), domains, registrars: Arc::default() };
-        let settings = Settings { apps: vec![app], sip_servers: vec![server], lifetime, limits, receipt_key: [7; 32] };
+        let origins = origins.iter().map(|origin| (*origin).into()).collect();
+        let settings =
+            Settings { apps: vec![app], sip_servers: vec![server], lifetime, limits, receipt_key: [7; 32], origins };
         let api = Api::new(settings, script.clone(), metrics.clone());
         Self { script, metrics, ask: Ask::new(TowerToHyperService::new(api.router())) }
     }

@@ -45,6 +45,16 @@ async fn each_way_to_find_nobody_has_its_status() {
 }
 
 #[tokio::test]
+async fn without_the_store_nobody_is_called_unknown_for_another_node_may_have_him() {
+    let door = Door::new();
+    door.script.with(|script| script.store_away = true);
+    let answer = door.ask.of("POST", "/v1/wake", SERVER_KEY, r#"{"aor": "sip:nobody@example.com"}"#).await;
+    assert_eq!((answer.status, answer.problem().as_str()), (503, "owner-away"));
+    assert!(!answer.header("retry-after").is_empty());
+    assert_eq!(door.ask.of("POST", "/v1/wake", SERVER_KEY, ALICE).await.status, 200);
+}
+
+#[tokio::test]
 async fn wakes_are_limited_by_address_of_record_and_by_sip_server() {
     let (wide, narrow) = (Rate::per_second(1000, 1000), Rate::per_second(1, 1));
     for (limits, other_passes) in [

@@ -1,10 +1,15 @@
 //! Push services that misbehave, in virtual time: TLS and HTTP/2 as they are, over streams within this process.
 
+mod isolation;
 mod lines;
+mod rests;
+mod table;
+mod trials;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use relay::metrics::Metrics;
 use relay::push::{AppPush, Delivery, Event, Push, PushService};
 use relay::secret::PushToken;
 use relay::vault::record::{Provider, PushTarget};
@@ -26,16 +31,22 @@ struct World {
     apns: Apns,
     fcm: Fcm,
     service: PushService,
+    metrics: Metrics,
     _authority: Authority,
 }
 
 impl World {
     fn new() -> Self {
-        let (net, authority) = (VirtualNet::new(), Authority::new());
-        let (apns, fcm) = (Apns::start_within(&net, &authority, APP), Fcm::start_within(&net, &authority));
+        Self::within(&Authority::new())
+    }
+
+    fn within(authority: &Authority) -> Self {
+        let net = VirtualNet::new();
+        let (apns, fcm) = (Apns::start_within(&net, authority, APP), Fcm::start_within(&net, authority));
         let app = AppPush { apns: Some(apns.settings()), fcm: Some(fcm.settings()) };
-        let service = PushService::over(Arc::new(net.clone()), vec![(APP.into(), app)]).expect("the settings are good");
-        Self { net, apns, fcm, service, _authority: authority }
+        let (metrics, apps) = (Metrics::new(), vec![(APP.into(), app)]);
+        let service = PushService::over(Arc::new(net.clone()), apps, &metrics).expect("the settings are good");
+        Self { net, apns, fcm, service, metrics, _authority: authority.clone() }
     }
 
     /// Delivers a call's push.

@@ -1,0 +1,158 @@
+//! What the nodes of a store say about the devices of one address, summed up to one answer.
+//!
+//! | a node says | and then |
+//! | --- | --- |
+//! | [`Word::Found`] nobody, or devices that are attached | nothing more |
+//! | [`Word::Found`] devices that are being woken | [`Word::Came`], or [`Word::Nobody`] |
+//! | [`Word::Silent`] | nothing more |
+//!
+//! Invariant: nobody is told that an address is unknown while a node that may know it has not said so.
+
+use crate::service::types::{Awake, WakeError};
+
+/// What a node says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    /// There are so many nodes beside this one; `None`: the store is away, and nobody knows.
+    Others(Option<usize>),
+    /// What it has found.
+    Found {
+        /// How many devices it has.
+        known: usize,
+        /// How many of them are attached.
+        awake: usize,
+    },
+    /// So many devices have come.
+    Came(usize),
+    /// None has come in time, or none can come any more.
+    Nobody,
+    /// It says nothing, or cannot tell.
+    Silent,
+}
+
+/// The sum; of this node alone at first.
+#[derive(Debug)]
+pub(super) struct Tally {
+    known: usize,
+    awake: usize,
+    /// Whether all nodes are counted.
+    counted: bool,
+    /// Nodes that have not said what they have.
+    untold: usize,
+    /// Nodes whose devices may still come.
+    waking: usize,
+    in_doubt: bool,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self { known: 0, awake: 0, counted: false, untold: 1, waking: 0, in_doubt: false }
+    }
+}
+
+impl Tally {
+    pub fn hear(&mut self, word: Word) {
+        match word {
+            Word::Others(count) => {
+                self.counted = true;
+                self.untold += count.unwrap_or(0);
+                self.in_doubt |= count.is_none();
+            }
+            Word::Found { known, awake } => {
+                self.untold = self.untold.saturating_sub(1);
+                self.known += known;
+                self.awake += awake;
+                self.waking += usize::from(known > 0 && awake == 0);
+            }
+            Word::Came(count) => {
+                self.waking = self.waking.saturating_sub(1);
+                self.awake += count;
+            }
+            Word::Nobody => self.waking = self.waking.saturating_sub(1),
+            Word::Silent => {
+                self.untold = self.untold.saturating_sub(1);
+                self.in_doubt = true;
+            }
+        }
+    }
+
+    pub fn is_awake(&self) -> bool {
+        self.awake > 0
+    }
+
+    pub fn is_known(&self) -> bool {
+        self.known > 0
+    }
+
+    /// The answer, once no further word can change it for the better.
+    pub fn answer(&self) -> Option<Result<Awake, WakeError>> {
+        let is_complete = self.counted && self.untold == 0 && (self.waking == 0 || self.is_awake());
+        is_complete.then(|| self.answer_now())
+    }
+
+    /// The answer when no further word is waited for.
+    pub fn answer_now(&self) -> Result<Awake, WakeError> {
+        match (self.awake, self.known) {
+            (0, 0) if self.in_doubt || self.untold > 0 || !self.counted => Err(WakeError::OthersSilent),
+            (0, 0) => Err(WakeError::Unknown),
+            (0, _) => Err(WakeError::NoneInTime),
+            (awake, known) => Ok(Awake { awake, known }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many are awake, and known; `None`: not yet.
+    type Answer = Option<Result<(usize, usize), WakeError>>;
+
+    fn after(words: &[Word]) -> Tally {
+        let mut tally = Tally::default();
+        words.iter().for_each(|word| tally.hear(*word));
+        tally
+    }
+
+    #[test]
+    fn the_answer_is_there_when_no_word_can_better_it() {
+        use Word::{Came, Found, Nobody, Others, Silent};
+        const NONE: Word = Found { known: 0, awake: 0 };
+        const ONE: Word = Found { known: 1, awake: 0 };
+        const THERE: Word = Found { known: 2, awake: 1 };
+        const OTHER: Word = Others(Some(1));
+        const TWO_OTHERS: Word = Others(Some(2));
+        let rows: &[(&[Word], Answer)] = &[
+            (&[NONE], None),
+            (&[NONE, Others(Some(0))], Some(Err(WakeError::Unknown))),
+            (&[NONE, Others(None)], Some(Err(WakeError::OthersSilent))),
+            (&[THERE, Others(None)], Some(Ok((1, 2)))),
+            (&[ONE, Others(None)], None),
+            (&[OTHER, NONE], None),
+            (&[OTHER, NONE, NONE], Some(Err(WakeError::Unknown))),
+            (&[OTHER, NONE, Silent], Some(Err(WakeError::OthersSilent))),
+            (&[OTHER, NONE, ONE], None),
+            (&[OTHER, NONE, ONE, Came(1)], Some(Ok((1, 1)))),
+            (&[OTHER, NONE, ONE, Nobody], Some(Err(WakeError::NoneInTime))),
+            (&[OTHER, Silent, ONE, Nobody], Some(Err(WakeError::NoneInTime))),
+            (&[TWO_OTHERS, ONE, ONE, NONE, Nobody], None),
+            (&[TWO_OTHERS, ONE, ONE, NONE, Nobody, Came(1)], Some(Ok((1, 2)))),
+            (&[TWO_OTHERS, ONE, ONE, NONE, Came(1)], Some(Ok((1, 2)))),
+            (&[TWO_OTHERS, ONE, Came(1)], None),
+            (&[OTHER, THERE], None),
+            (&[OTHER, THERE, Silent], Some(Ok((1, 2)))),
+        ];
+        for (words, expected) in rows {
+            let expected = expected.map(|told| told.map(|(awake, known)| Awake { awake, known }));
+            assert_eq!(after(words).answer(), expected, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn when_the_time_is_over_the_answer_is_what_was_heard() {
+        let there = Word::Found { known: 2, awake: 1 };
+        assert_eq!(after(&[there]).answer_now(), Ok(Awake { awake: 1, known: 2 }));
+        assert_eq!(after(&[Word::Found { known: 1, awake: 0 }]).answer_now(), Err(WakeError::NoneInTime));
+        assert_eq!(after(&[Word::Found { known: 0, awake: 0 }]).answer_now(), Err(WakeError::OthersSilent));
+    }
+}

@@ -1,0 +1,316 @@
+//! How each push service of each app stands: one record, from which metrics, readiness, the status page and the log are
+//! fed.
+//!
+//! | what happened | what it says |
+//! | --- | --- |
+//! | a push was accepted, or a token was called gone | it is well |
+//! | a trouble that the service or the way to it may have by itself (5xx, no connection, silence) | the third in a row: it fails |
+//! | a grave one: credentials or configuration are refused, a call was not taken in its time | it fails |
+//! | what concerns one push alone (its token, its size) | nothing |
+//!
+//! Invariant: a change of state is told once, in words, and at most each [`TELL_EVERY`]; a service that is well costs two
+//! atomic writes for each push. Nothing here holds a token or a credential.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::reasons;
+use crate::clock::{rfc3339, unix_now};
+use crate::domain::PushOutcome;
+use crate::metrics::PushServiceSeries;
+
+/// Light troubles in a row at which a service fails.
+const TROUBLES: u32 = 3;
+/// How often a change of one service is told.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// The reason of a call that was not taken before its caller gave up: what went wrong before it says more.
+pub(super) const NOT_IN_TIME: &str = "NotInTime";
+
+/// What went wrong, by what it says of the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    /// One of the words of [`reasons`].
+    pub(super) reason: &'static str,
+    pub(super) grave: bool,
+}
+
+impl Trouble {
+    pub(super) const fn light(reason: &'static str) -> Self {
+        Self { reason, grave: false }
+    }
+
+    pub(super) const fn grave(reason: &'static str) -> Self {
+        Self { reason, grave: true }
+    }
+}
+
+/// What an answer says of the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Note {
+    /// It took a push.
+    Accepted,
+    /// It and our credentials are well, though this push was not taken.
+    Well,
+    /// Nothing.
+    Nothing,
+    Trouble(Trouble),
+}
+
+/// Where a service stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It has not been needed yet.
+    Unknown,
+    /// It takes pushes.
+    Well,
+    /// It does not.
+    Failing,
+}
+
+impl State {
+    /// Its word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Well => "well",
+            Self::Failing => "failing",
+        }
+    }
+}
+
+/// How one service of one app stands now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The app's id.
+    pub app: Box<str>,
+    /// `apns`, `apns-sandbox`, `fcm`.
+    pub service: &'static str,
+    /// Where it stands.
+    pub state: State,
+    /// Since when, in seconds since 1970; 0 when it has not been needed yet.
+    pub since: u64,
+    /// Why it fails: the service's word, and what it means.
+    pub reason: Option<(&'static str, Box<str>)>,
+    /// When it last took a push, in seconds since 1970; 0: never since this process began.
+    pub last_accepted: u64,
+    /// Pushes that wait for it now.
+    pub waiting: u64,
+}
+
+/// The record of one service of one app.
+pub(super) struct Record {
+    app: Box<str>,
+    service: &'static str,
+    series: PushServiceSeries,
+    /// Troubles since the last push that was taken.
+    troubles: AtomicU32,
+    standing: Mutex<Standing>,
+}
+
+struct Standing {
+    state: State,
+    since: u64,
+    reason: &'static str,
+    detail: Box<str>,
+    /// What was told last, and when.
+    told: Option<(State, Instant)>,
+    to_be_told: bool,
+}
+
+/// A push that waits, counted until it is dropped.
+pub(super) struct Waiting<'a>(&'a Record);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.series.waiting.dec();
+    }
+}
+
+impl Record {
+    pub(super) fn new(app: &str, service: &'static str, series: PushServiceSeries) -> Arc<Self> {
+        // What has not been needed is not known to be away.
+        series.up.set(1);
+        let (state, reason, detail) = (State::Unknown, "", "".into());
+        let standing = Standing { state, since: 0, reason, detail, told: None, to_be_told: false };
+        Arc::new(Self { app: app.into(), service, series, troubles: AtomicU32::new(0), standing: Mutex::new(standing) })
+    }
+
+    /// A push waits for the service.
+    pub(super) fn wait(&self) -> Waiting<'_> {
+        self.series.waiting.inc();
+        Waiting(self)
+    }
+
+    /// A push through the service ended so, whatever was tried.
+    pub(super) fn count(&self, outcome: PushOutcome) {
+        self.series.push(outcome);
+    }
+
+    pub(super) fn note(self: &Arc<Self>, note: Note) {
+        match note {
+            Note::Accepted => {
+                let first = self.series.last_accepted.set(i64::try_from(unix_now()).unwrap_or(i64::MAX)) == 0;
+                self.is_well(first);
+            }
+            Note::Well => self.is_well(false),
+            Note::Nothing => {}
+            Note::Trouble(trouble) => self.trouble(trouble, ""),
+        }
+    }
+
+    /// Something went wrong; `detail` in words of this system, which hold no secret.
+    pub(super) fn trouble(self: &Arc<Self>, trouble: Trouble, detail: &str) {
+        let count = self.troubles.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let mut standing = self.lock();
+        // A grave one says what is to be mended; what follows from it says less.
+        let vague = trouble.reason == NOT_IN_TIME && count > 1;
+        let says_more =
+            !vague && (trouble.grave || standing.state != State::Failing || standing.reason == trouble.reason);
+        if says_more {
+            (standing.reason, standing.detail) = (trouble.reason, detail.into());
+        }
+        if trouble.grave || count >= TROUBLES {
+            self.turn(standing, State::Failing);
+        }
+    }
+
+    pub(super) fn report(&self) -> Report {
+        let standing = self.lock();
+        let failing = standing.state == State::Failing;
+        let number = |value: i64| u64::try_from(value).unwrap_or(0);
+        Report {
+            app: self.app.clone(),
+            service: self.service,
+            state: standing.state,
+            since: standing.since,
+            reason: failing.then(|| (standing.reason, standing.words())),
+            last_accepted: number(self.series.last_accepted.get()),
+            waiting: number(self.series.waiting.get()),
+        }
+    }
+
+    /// What went wrong last, with what it means.
+    pub(super) fn latest(&self) -> Option<(&'static str, Box<str>)> {
+        let standing = self.lock();
+        (!standing.reason.is_empty()).then(|| (standing.reason, standing.words()))
+    }
+
+    fn is_well(self: &Arc<Self>, first: bool) {
+        if self.troubles.load(Ordering::Relaxed) == 0 && !first {
+            return;
+        }
+        self.troubles.store(0, Ordering::Relaxed);
+        self.turn(self.lock(), State::Well);
+    }
+
+    fn turn(self: &Arc<Self>, mut standing: MutexGuard<'_, Standing>, state: State) {
+        if standing.state == state {
+            return;
+        }
+        (standing.state, standing.since) = (state, unix_now());
+        self.series.up.set(i64::from(state != State::Failing));
+        self.tell(standing);
+    }
+
+    /// Tells how it stands, now or when that is due.
+    fn tell(self: &Arc<Self>, mut standing: MutexGuard<'_, Standing>) {
+        let (before, due) = match standing.told {
+            Some((state, at)) => (state, at + TELL_EVERY),
+            None => (State::Unknown, Instant::now()),
+        };
+        let now = Instant::now();
+        if due > now {
+            if !std::mem::replace(&mut standing.to_be_told, true) {
+                let record = Arc::clone(self);
+                tokio::spawn(async move {
+                    sleep_until(due).await;
+                    let mut standing = record.lock();
+                    standing.to_be_told = false;
+                    record.tell(standing);
+                });
+            }
+            return;
+        }
+        if standing.state == before {
+            return;
+        }
+        let since = standing.since;
+        let (app, service) = (&*self.app, self.service);
+        match standing.state {
+            State::Failing => {
+                standing.told = Some((State::Failing, now));
+                let (reason, words) = (standing.reason, standing.words());
+                drop(standing);
+                tracing::warn!(app, service, reason, since = rfc3339(since), "the push service fails: {words}");
+            }
+            // That it is well from the start is no news.
+            State::Well if before == State::Failing => {
+                standing.told = Some((State::Well, now));
+                drop(standing);
+                tracing::warn!(app, service, since = rfc3339(since), "the push service takes pushes again");
+            }
+            State::Well | State::Unknown => {}
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Standing> {
+        // Only whole values are assigned under the lock.
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Standing {
+    fn words(&self) -> Box<str> {
+        match &*self.detail {
+            "" => reasons::words(self.reason).into(),
+            detail => format!("{} ({detail})", reasons::words(self.reason)).into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    fn record() -> Arc<Record> {
+        Record::new("com.example.phone", "apns", Metrics::new().push_service("com.example.phone", "apns"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_fails_with_a_grave_trouble_or_the_third_light_one_and_is_well_with_the_next_push() {
+        let record = record();
+        assert_eq!(record.report().state, State::Unknown);
+        for (count, state) in [(1, State::Unknown), (2, State::Unknown), (3, State::Failing)] {
+            record.note(Note::Trouble(Trouble::light("ServerError")));
+            assert_eq!(record.report().state, state, "{count} in a row");
+        }
+        record.note(Note::Accepted);
+        let report = record.report();
+        assert_eq!((report.state, report.reason), (State::Well, None));
+        assert!(report.last_accepted > 0);
+        for _ in 0..10 {
+            record.note(Note::Trouble(Trouble::light("ServerError")));
+            record.note(Note::Well);
+        }
+        assert_eq!(record.report().state, State::Well, "what passes is no failure");
+        record.trouble(Trouble::grave("InvalidProviderToken"), "");
+        record.note(Note::Trouble(Trouble::light("ServerError")));
+        let (reason, words) = record.report().reason.expect("it fails");
+        assert_eq!(reason, "InvalidProviderToken", "what is to be mended stays");
+        assert!(words.contains("key_id"), "{words}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pushes_that_wait_are_counted_until_they_end() {
+        let record = record();
+        let waiting = (record.wait(), record.wait());
+        assert_eq!(record.report().waiting, 2);
+        drop(waiting);
+        assert_eq!(record.report().waiting, 0);
+    }
+}

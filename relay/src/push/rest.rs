@@ -1,0 +1,188 @@
+//! The one "not before" of a service and app: who asks for a pause is left alone by all, later calls too.
+//!
+//! | state | a request |
+//! | --- | --- |
+//! | none | goes |
+//! | resting | waits, or is told how long when that is longer than it may wait |
+//! | the rest is over | one goes and the others wait for its answer, at most [`PROBE_PATIENCE`]: another rest, or all go |
+//!
+//! Invariant: without a rest a request costs one atomic read; a service that asks for a pause of hours gets [`REST_MAX`].
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use super::backoff::Backoff;
+
+/// The longest rest; then one request asks how it stands.
+pub(super) const REST_MAX: Duration = Duration::from_secs(300);
+
+/// How long others wait for the answer to the one that went first.
+const PROBE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why a channel rests, and how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RestFor {
+    /// The service has named the time.
+    Asked(Duration),
+    /// It has named none: twice as long each time.
+    Growing(Backoff),
+    /// One request goes alone, at once: its answer decides.
+    Probe,
+}
+
+/// The rest of one channel.
+pub(super) struct Rest {
+    began: Instant,
+    /// In milliseconds since `began`, rounded up; 0: none.
+    until: AtomicU64,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    rests_in_a_row: u32,
+    probing: bool,
+}
+
+/// The request whose answer decides; whichever way it ends, the next may go.
+pub(super) struct Probe<'a>(&'a Rest);
+
+impl Default for Rest {
+    fn default() -> Self {
+        let (until, state, changed) = (AtomicU64::new(0), Mutex::default(), Notify::new());
+        Self { began: Instant::now(), until, state, changed }
+    }
+}
+
+impl Rest {
+    /// Waits for leave to go. An error says how long the rest takes when that is beyond `deadline`.
+    pub(super) async fn leave(&self, deadline: Instant) -> Result<Option<Probe<'_>>, Duration> {
+        while let Some(until) = self.until() {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let now = Instant::now();
+            if until >= deadline {
+                return Err(until.saturating_duration_since(now));
+            }
+            if now < until {
+                tokio::select! {
+                    () = sleep_until(until) => {}
+                    () = changed => {}
+                }
+                continue;
+            }
+            {
+                let mut state = self.lock();
+                if !state.probing {
+                    state.probing = true;
+                    return Ok(Some(Probe(self)));
+                }
+            }
+            tokio::select! {
+                () = sleep_until(deadline.min(now + PROBE_PATIENCE)) => return Ok(None),
+                () = changed => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// An answer came: it asks for a rest, or for none.
+    pub(super) fn answered(&self, asked: Option<RestFor>) {
+        let Some(asked) = asked else {
+            if self.until.swap(0, Ordering::AcqRel) != 0 {
+                self.lock().rests_in_a_row = 0;
+                self.changed.notify_waiters();
+            }
+            return;
+        };
+        let mut state = self.lock();
+        let length = match asked {
+            RestFor::Asked(length) => length.min(REST_MAX),
+            RestFor::Probe => Duration::ZERO,
+            // Those who went at the same time are answered at the same time: that is one rest.
+            RestFor::Growing(_) if self.until().is_some_and(|until| until > Instant::now()) => return,
+            RestFor::Growing(steps) => {
+                state.rests_in_a_row = state.rests_in_a_row.saturating_add(1);
+                steps.pause(state.rests_in_a_row)
+            }
+        };
+        drop(state);
+        let until = u64::try_from((self.began.elapsed() + length).as_millis()).unwrap_or(u64::MAX);
+        self.until.fetch_max(until.saturating_add(1), Ordering::AcqRel);
+        self.changed.notify_waiters();
+    }
+
+    fn until(&self) -> Option<Instant> {
+        match self.until.load(Ordering::Acquire) {
+            0 => None,
+            until => Some(self.began + Duration::from_millis(until)),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Probe<'_> {
+    fn drop(&mut self) {
+        self.0.lock().probing = false;
+        self.0.changed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rest_is_kept_by_all_and_one_asks_when_it_is_over() {
+        let (rest, began) = (Rest::default(), Instant::now());
+        assert!(rest.leave(began).await.is_ok_and(|probe| probe.is_none()));
+        rest.answered(Some(RestFor::Asked(10 * SECOND)));
+        let told = rest.leave(began + 5 * SECOND).await.err().expect("it is longer than one may wait");
+        assert!(told >= 10 * SECOND && began.elapsed() < SECOND, "{told:?}");
+        let probe = rest.leave(began + 30 * SECOND).await.expect("it ends in time");
+        assert!(probe.is_some() && began.elapsed() >= 10 * SECOND);
+        let waits = tokio::time::timeout(SECOND, rest.leave(began + 30 * SECOND)).await;
+        assert!(waits.is_err(), "one alone");
+        rest.answered(None);
+        drop(probe);
+        assert!(rest.leave(began).await.is_ok_and(|probe| probe.is_none()), "all go");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_ends_without_an_answer_leaves_the_next_one_in() {
+        let (rest, began) = (Rest::default(), Instant::now());
+        rest.answered(Some(RestFor::Probe));
+        drop(rest.leave(began + SECOND).await.expect("at once"));
+        assert!(rest.leave(began + SECOND).await.is_ok_and(|probe| probe.is_some()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rests_grow_and_answers_of_the_same_moment_are_one() {
+        let steps = Backoff { first: SECOND, most: 60 * SECOND };
+        let rest = Rest::default();
+        let mut total = Duration::ZERO;
+        for _ in 0..5 {
+            for _ in 0..20 {
+                rest.answered(Some(RestFor::Growing(steps)));
+            }
+            let began = Instant::now();
+            assert!(rest.leave(began + 60 * SECOND).await.is_ok_and(|probe| probe.is_some()));
+            assert!(began.elapsed() > total / 2, "{:?}", began.elapsed());
+            total = began.elapsed();
+        }
+        assert!(total >= 8 * SECOND, "{total:?}");
+        rest.answered(Some(RestFor::Asked(REST_MAX * 100)));
+        assert!(rest.leave(Instant::now()).await.is_err_and(|told| told <= REST_MAX + SECOND));
+    }
+}

@@ -1,0 +1,108 @@
+//! What the real services say of our keys, asked with pushes that reach no device.
+//!
+//! | service | what is sent | what says that all is well |
+//! | --- | --- | --- |
+//! | APNs | an alert and a call to a token of zeros, for which Apple looks after the credentials and the topic | `BadDeviceToken` |
+//! | FCM | a message that is only to be validated (`validate_only`), to a token that is none | `INVALID_ARGUMENT` for the token |
+//!
+//! Invariant: no device gets anything; a trial ends within [`TRIAL_TIMEOUT`] for each service.
+
+use std::time::Duration;
+
+use sip::id::{CallId, InstanceId, ShardTag};
+use tokio::time::Instant;
+
+use super::apns::Environment;
+use super::departure::Departure;
+use super::reasons;
+use super::service::{App, DeliveryRun, Mode, PushService};
+use super::{Event, Push, Verdict};
+use crate::clock::unix_now;
+use crate::secret::PushToken;
+
+/// How long one service may take.
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What one service of one app said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trial {
+    /// The app's id.
+    pub app: Box<str>,
+    /// `apns`, `apns-sandbox`, `fcm`.
+    pub service: &'static str,
+    /// The service's word and what it means, when it would take no push of ours.
+    pub problem: Option<(&'static str, Box<str>)>,
+}
+
+impl PushService {
+    /// Asks every service of every app, in the order of their names.
+    pub async fn try_out(&self) -> Vec<Trial> {
+        let Mode::Sent(apps) = &*self.0 else { return Vec::new() };
+        let mut apps: Vec<_> = apps.iter().collect();
+        apps.sort_by_key(|(id, _)| *id);
+        let mut trials = Vec::new();
+        for (id, app) in apps {
+            for runs in runs(app) {
+                trials.push(tried(id, runs).await);
+            }
+        }
+        trials
+    }
+}
+
+/// For each service the pushes that try it out.
+fn runs(app: &App) -> Vec<Vec<DeliveryRun<'_>>> {
+    let mut all = Vec::new();
+    if let Some(apns) = &app.apns {
+        let token = PushToken::new(&"0".repeat(64));
+        let environments = [Environment::Production, Environment::Sandbox];
+        for environment in environments.into_iter().take(apns.records().len()) {
+            let prepared = [Event::Test, Event::Call].map(|event| apns.prepared(environment, &token, &push(event)));
+            // A short push to a token of the right form can be prepared.
+            all.push(prepared.into_iter().flatten().map(|prepared| DeliveryRun::Apns(apns, prepared)).collect());
+        }
+    }
+    if let Some(fcm) = &app.fcm {
+        let prepared = fcm.prepared_trial(&push(Event::Test));
+        all.push(prepared.into_iter().map(|prepared| DeliveryRun::Fcm(fcm, prepared)).collect());
+    }
+    all
+}
+
+async fn tried(app: &str, runs: Vec<DeliveryRun<'_>>) -> Trial {
+    let mut trial = Trial { app: app.into(), service: "", problem: None };
+    for run in runs {
+        let record = std::sync::Arc::clone(run.record());
+        trial.service = record.report().service;
+        let deadline = Instant::now() + TRIAL_TIMEOUT;
+        let (verdict, ..) = run.run(Event::Test, deadline, &Departure::unmeasured()).await;
+        trial.problem = match verdict {
+            Verdict::Accepted | Verdict::Gone { .. } | Verdict::BadToken => None,
+            Verdict::Refused { reason: "InvalidToken" } => None,
+            Verdict::Refused { reason } => Some((reason, reasons::words(reason).into())),
+            Verdict::Retry { .. } | Verdict::TooLate | Verdict::Unconfirmed => {
+                Some(record.latest().unwrap_or_else(|| ("Silent", reasons::words("Silent").into())))
+            }
+        };
+        if trial.problem.is_some() {
+            break;
+        }
+    }
+    trial
+}
+
+fn push(event: Event) -> Push {
+    let now = unix_now();
+    let call = (event == Event::Call).then(|| CallId::new(0, ShardTag(0)));
+    Push {
+        event,
+        instance: InstanceId::new(0, ShardTag(0)),
+        call,
+        from: None,
+        name: None,
+        edge: "".into(),
+        sent_at: now,
+        deadline: now + TRIAL_TIMEOUT.as_secs(),
+        extra: Vec::new(),
+    }
+}

@@ -1,0 +1,233 @@
+//! Services that ask to be left alone, that take no credentials, and how the operator learns of it.
+
+use std::time::Duration;
+
+use relay::metrics::Metric;
+use relay::metrics::reading::Reading;
+use relay::push::{Departure, State, Verdict};
+use tests::apns::Answer;
+use tests::fcm::{self, TokenAnswer};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{APP, World, apple, apple_token, call, google, google_token};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn accepted(deliveries: &[relay::push::Delivery]) -> usize {
+    deliveries.iter().filter(|delivery| delivery.verdict == Verdict::Accepted).count()
+}
+
+/// How the service stands, and the word for why.
+fn standing(world: &World, service: &str) -> (State, &'static str) {
+    let reports = world.service.health();
+    let report = reports.iter().find(|report| report.service == service).expect("it is configured");
+    (report.state, report.reason.as_ref().map_or("", |(reason, _)| *reason))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_service_asks_of_one_call_later_calls_keep_as_well() {
+    for (http_date, attempts) in [(false, 2), (true, 2)] {
+        let world = World::new();
+        let after = match http_date {
+            false => "10".to_owned(),
+            true => httpdate(10),
+        };
+        let busy = Answer::Http { status: 503, headers: vec![("retry-after", after)], body: String::new() };
+        world.apns.answer_with(&apple_token(1), [busy]);
+        let began = Instant::now();
+        let first = tokio::spawn({
+            let service = world.service.clone();
+            async move { service.deliver(APP, &apple(1), &call(1)).await }
+        });
+        sleep(SECOND).await;
+        let later = world.ring_each(100 * MS, 2, 20, apple).await.ended().await;
+        assert_eq!(accepted(&later), 20);
+        assert!(began.elapsed() >= 8 * SECOND, "they were kept back: {:?}", began.elapsed());
+        let first = first.await.expect("a delivery does not panic");
+        assert_eq!((first.verdict, first.attempts), (Verdict::Accepted, attempts));
+        assert_eq!(world.apns.requests(), 22);
+        world.assert_clean();
+    }
+}
+
+fn httpdate(seconds: u64) -> String {
+    // RFC 9110 §5.6.7, by hand: the tests know no calendar beyond this.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is later than 1970");
+    let at = now.as_secs() + seconds;
+    let (days, rest) = (at / 86_400, at % 86_400);
+    let (year, month, day) = civil(days as i64);
+    let names = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let weekday = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"][(days % 7) as usize];
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{weekday}, {day:02} {} {year} {hour:02}:{minute:02}:{second:02} GMT", names[month - 1])
+}
+
+/// The date of a day counted from 1970.
+fn civil(days: i64) -> (i64, usize, i64) {
+    let z = days + 719_468;
+    let (era, day_of_era) = (z.div_euclid(146_097), z.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    (year, month as usize, day_of_year - (153 * shifted + 2) / 5 + 1)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rest_that_is_longer_than_a_call_waits_ends_it_at_once() {
+    let world = World::new();
+    world.fcm.answer_with(&google_token(1), [fcm::Answer::Unavailable { retry_after: Some(120) }]);
+    for number in 1..=20 {
+        let delivery = world.ring(google(number), number).await;
+        assert!(matches!(delivery.verdict, Verdict::Retry { after: Some(after) } if after > 60 * SECOND));
+        assert!(delivery.elapsed < SECOND, "{:?}", delivery.elapsed);
+    }
+    assert_eq!(world.fcm.requests(), 1, "one has asked for all");
+    assert_eq!(standing(&world, "fcm"), (State::Failing, "AskedToWait"));
+    sleep(120 * SECOND).await;
+    assert_eq!(world.ring(google(30), 30).await.verdict, Verdict::Accepted);
+    assert_eq!(standing(&world, "fcm"), (State::Well, ""));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wish_that_concerns_one_device_holds_no_other_back() {
+    let world = World::new();
+    world.apns.answer_with(&apple_token(1), [Answer::TooManyRequests { retry_after: Some(600) }]);
+    assert!(matches!(world.ring(apple(1), 1).await.verdict, Verdict::Retry { .. }));
+    assert_eq!(accepted(&world.ring_each(10 * MS, 2, 20, apple).await.ended().await), 20);
+    assert_eq!(standing(&world, "apns").0, State::Well);
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_provider_tokens_let_the_channel_rest_and_the_operator_know() {
+    let world = World::new();
+    world.apns.answer_all(Some(Answer::Error { status: 429, reason: "TooManyProviderTokenUpdates" }));
+    let deliveries = world.ring_each(50 * MS, 1, 20, apple).await.ended().await;
+    assert_eq!(accepted(&deliveries), 0);
+    assert!(world.apns.requests() <= 8, "{} requests for 20 calls", world.apns.requests());
+    assert_eq!(standing(&world, "apns"), (State::Failing, "TooManyProviderTokenUpdates"));
+    world.apns.answer_all(None);
+    sleep(60 * SECOND).await;
+    assert_eq!(accepted(&world.ring_each(50 * MS, 100, 20, apple).await.ended().await), 20);
+    assert_eq!(standing(&world, "apns"), (State::Well, ""));
+    world.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
+async fn fresh_tokens_that_are_refused_ground_the_channel() {
+    let world = World::new();
+    world.fcm.answer_all(Some(fcm::Answer::Unauthenticated));
+    let deliveries = world.ring_each(50 * MS, 1, 20, google).await.ended().await;
+    assert_eq!(accepted(&deliveries), 0);
+    assert!(world.fcm.token_requests() <= 3, "{} exchanges", world.fcm.token_requests());
+    assert!(world.fcm.requests() <= 40, "{} requests for 20 calls", world.fcm.requests());
+    assert_eq!(standing(&world, "fcm"), (State::Failing, "UNAUTHENTICATED"));
+    // Calls that still wait are taken as soon as the service is well.
+    let calls = world.ring_each(50 * MS, 100, 20, google).await;
+    world.fcm.answer_all(None);
+    let deliveries = timeout(8 * SECOND, calls.ended()).await.expect("within the longest rest");
+    assert_eq!(accepted(&deliveries), 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_wait_for_a_token_endpoint_that_is_away_and_go_when_it_is_back() {
+    let world = World::new();
+    world.fcm.answer_token_with(std::iter::repeat_n(TokenAnswer::Unavailable, 6));
+    let deliveries = world.ring_each(200 * MS, 1, 50, google).await.ended().await;
+    assert_eq!(accepted(&deliveries), 50, "none is refused untried");
+    assert_eq!(world.fcm.token_requests(), 7);
+    let slowest = deliveries.iter().map(|delivery| delivery.elapsed).max().expect("there are some");
+    assert!(slowest < 20 * SECOND, "{slowest:?}");
+    world.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_long_outage_of_the_token_endpoint_the_first_call_waits_5_s_at_most() {
+    let world = World::new();
+    world.fcm.answer_token_with(std::iter::repeat_n(TokenAnswer::Unavailable, 12));
+    // Somebody always asks, until the script has run out.
+    for number in 1.. {
+        drop(timeout(10 * SECOND, world.ring(google(number), number)).await);
+        if world.fcm.token_requests() >= 12 {
+            break;
+        }
+    }
+    let began = Instant::now();
+    assert_eq!(world.ring(google(1), 1_000).await.verdict, Verdict::Accepted);
+    assert!(began.elapsed() <= 6 * SECOND, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_endpoint_that_hangs_is_asked_again() {
+    let world = World::new();
+    world.fcm.answer_token_with([TokenAnswer::Stall]);
+    let delivery = world.ring(google(1), 1).await;
+    assert_eq!(delivery.verdict, Verdict::Accepted);
+    assert!(delivery.elapsed < 7 * SECOND, "{:?}", delivery.elapsed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_account_that_is_refused_is_tried_by_each_call_that_comes_later() {
+    let world = World::new();
+    world.fcm.answer_token_with([TokenAnswer::InvalidGrant]);
+    assert_eq!(world.ring(google(1), 1).await.verdict, Verdict::Refused { reason: "ServiceAccountRefused" });
+    assert_eq!(standing(&world, "fcm"), (State::Failing, "ServiceAccountRefused"));
+    assert_eq!(world.ring(google(2), 2).await.verdict, Verdict::Accepted, "not refused for what another was told");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_operator_learns_which_service_fails_why_and_since_when() {
+    let world = World::new();
+    assert_eq!(standing(&world, "apns"), (State::Unknown, ""));
+    world.apns.answer_all(Some(Answer::InvalidProviderToken));
+    world.ring(apple(1), 1).await;
+    let reports = world.service.health();
+    let apns = reports.iter().find(|report| report.service == "apns").expect("it is configured");
+    let (reason, words) = apns.reason.clone().expect("it fails");
+    assert_eq!((apns.state, reason, &*apns.app), (State::Failing, "InvalidProviderToken", APP));
+    assert!(words.contains("key_id") && apns.since > 0 && apns.last_accepted == 0, "{apns:?}");
+    assert_eq!(standing(&world, "fcm").0, State::Unknown, "the other is another matter");
+    let up =
+        |provider| Reading::of(&world.metrics).value(Metric::PushServiceUp, &[("provider", provider), ("app", APP)]);
+    assert_eq!((up("apns"), up("fcm")), (0.0, 1.0));
+    world.apns.answer_all(None);
+    world.ring(apple(2), 2).await;
+    assert_eq!(standing(&world, "apns"), (State::Well, ""));
+    assert_eq!(up("apns"), 1.0);
+    let accepted = Reading::of(&world.metrics).value(Metric::PushServiceAccepted, &[("provider", "apns")]);
+    assert!(accepted > 1_700_000_000.0, "{accepted}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_cannot_be_reached_is_named_with_what_the_system_says() {
+    let world = World::new();
+    let address = "192.0.2.1".parse().expect("an address");
+    world.net.place(world.apns.port(), &[(address, tests::virtual_net::Mood::Refuses)]);
+    assert!(matches!(world.ring(apple(1), 1).await.verdict, Verdict::Retry { .. } | Verdict::TooLate));
+    let reports = world.service.health();
+    let (reason, words) = reports[0].reason.clone().expect("it fails");
+    assert_eq!((reports[0].service, reason), ("apns", "Unreachable"));
+    assert!(words.contains("refused"), "{words}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_way_from_an_invite_to_its_push_is_measured_when_it_leaves_and_one_that_never_leaves_is_counted() {
+    let world = World::new();
+    let invites = || Reading::of(&world.metrics).count(Metric::InviteToPush);
+    let unsent = || Reading::of(&world.metrics).value(Metric::CallPushesUnsent, &[]);
+    let measured = async |number: u32| {
+        let departure = Departure::of_call(std::time::Instant::now(), &world.metrics);
+        let (target, push) = (apple(number), call(number));
+        timeout(20 * SECOND, world.service.deliver_measured(APP, &target, &push, &departure)).await
+    };
+    drop(measured(1).await);
+    assert_eq!((invites(), unsent()), (1.0, 0.0));
+    let address = "192.0.2.1".parse().expect("an address");
+    world.net.place(world.apns.port(), &[(address, tests::virtual_net::Mood::Mute)]);
+    world.apns.drain();
+    sleep(50 * MS).await;
+    assert!(measured(2).await.is_err(), "it waits for a connection");
+    assert_eq!((invites(), unsent()), (1.0, 1.0));
+}

@@ -1,0 +1,214 @@
+//! Devices in a browser: the page of `relay/examples/browser` in the real Chromium with the real JsSIP, over the WSS edge. Who
+//! calls is another page, whose JsSIP has the edge as its outbound proxy, by way of the real Kamailio.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tests::board::Missed;
+use tests::browser::{Browser, Page, Pages};
+use tests::fcm;
+use tests::gate::Gate;
+use tests::kamailio::Reach;
+use tests::wire::Transport;
+use tests::world::FCM_TOKEN;
+use tests::world::real::Plan;
+
+use crate::{Outcome, World};
+
+/// The most that one step may take: a browser shares the machine with all other tests.
+const SOON: Duration = Duration::from_secs(60);
+
+const PHONE: &str = include_str!("../../../relay/examples/browser/index.html");
+const CALLER: &str = include_str!("../../browser/caller.html");
+
+/// How much sound a page has got, once it has some.
+const HEARS: &str = "(async () => {
+    const stats = await SESSION.connection.getStats();
+    const inbound = [...stats.values()].find((it) => it.type === 'inbound-rtp' && it.kind === 'audio');
+    return !!inbound && inbound.packetsReceived > 20 && inbound.totalAudioEnergy > 0;
+})()";
+
+/// Two pages of one browser; Alice's has lent her account.
+struct Pair {
+    world: World,
+    phone: Page,
+    caller: Page,
+    _pages: Pages,
+}
+
+impl Pair {
+    /// Alice's page has lent her account and sleeps; Bob's is registered.
+    async fn start() -> Result<Self, Missed> {
+        let pages = Pages::serve(&[("/", PHONE), ("/caller", CALLER)]).await?;
+        // JsSIP names its domain alone.
+        let plan = Plan { reach: Reach::Path, provider: "fcm", by_domain: true, ..Plan::over(Transport::Tls) };
+        let origin = ("SIPWAKE_API__ORIGINS".to_owned(), pages.origin());
+        let world = World::real_with(plan, |setup| setup.environment.push(origin)).await?;
+        let browser = Browser::start(&world.relay.certificate_files().1).await?;
+        let (phone, caller) = (
+            browser.open(&format!("{}/", pages.origin())).await?,
+            browser.open(&format!("{}/caller", pages.origin())).await?,
+        );
+        let pair = Self { world, phone, caller, _pages: pages };
+        pair.lend().await?;
+        pair.register_the_caller().await?;
+        Ok(pair)
+    }
+
+    async fn lend(&self) -> Outcome {
+        let (relay, server) = (&self.world.relay, &self.world.registrar);
+        let fields = json!({
+            "api": format!("https://{}", relay.api_address()), "key": relay.setup().apps[0].api_key,
+            "aor": self.world.aor(), "password": server.password, "token": FCM_TOKEN,
+            "registrar": server.uri(Transport::Tls),
+        });
+        let fill =
+            format!("for (const [name, value] of Object.entries({fields})) $('lend').elements[name].value = value");
+        self.phone.run(&fill).await?;
+        self.phone.run("$('lend').requestSubmit()").await?;
+        self.phone
+            .until("$('state').textContent.startsWith('asleep as pi_')", SOON)
+            .await
+            .map_err(|missed| self.told(missed))
+    }
+
+    /// By RFC 8599 through the edge, which is Bob's proxy for what he calls, too.
+    async fn register_the_caller(&self) -> Outcome {
+        let server = &self.world.registrar;
+        let (domain, (user, password)) = (server.domain(), &server.other);
+        let edge = format!("wss://{}/", self.world.relay.websocket_address());
+        let settings = json!({
+            "edge": edge, "aor": server.aor(user), "user": user, "password": password, "realm": domain,
+            "contact": format!("sip:bob@b0b.invalid;transport=ws;pn-provider=fcm;pn-param={};pn-prid=bobs-token", fcm::PROJECT),
+        });
+        self.caller.run(&format!("caller.start({settings})")).await?;
+        self.caller.until("caller.state === 'registered'", SOON).await.map_err(|missed| self.told(missed))
+    }
+
+    fn told(&self, missed: Missed) -> Missed {
+        let World { relay, registrar, .. } = &self.world;
+        Missed::new(missed.awaited, format!("{}\n{}\n{}", missed.seen, relay.log(), registrar.output()))
+    }
+
+    /// Bob calls Alice.
+    async fn calls(&self) -> Outcome {
+        self.caller.run(&format!("caller.call({:?})", self.world.aor())).await.map(drop)
+    }
+
+    /// Bob calls, the push comes to the page of Alice, and it rings.
+    async fn rings(&self) -> Outcome {
+        self.calls().await?;
+        self.pushed("call").await?;
+        self.shows("ringing").await?;
+        self.caller.until("caller.heard.includes(180)", SOON).await
+    }
+
+    /// The next push comes to the page of Alice.
+    async fn pushed(&self, event: &str) -> Outcome {
+        let push = self.world.android_push().await.map_err(|missed| self.told(missed))?;
+        assert_eq!(push["event"], event);
+        // As its service worker would: FCM carries the object as a text.
+        self.phone.run(&format!("phone.onPush({:?})", push.to_string())).await.map(drop)
+    }
+
+    async fn answered(&self) -> Outcome {
+        self.rings().await?;
+        self.phone.run("$('answer').click()").await?;
+        self.shows("talking").await?;
+        self.caller.until("caller.state === 'talking'", SOON).await.map_err(|missed| self.told(missed))?;
+        self.both_hear().await
+    }
+
+    async fn both_hear(&self) -> Outcome {
+        self.phone.until(&HEARS.replace("SESSION", "phone.session"), SOON).await?;
+        self.caller.until(&HEARS.replace("SESSION", "caller.session"), SOON).await
+    }
+
+    async fn shows(&self, state: &str) -> Outcome {
+        let script = format!("$('state').textContent === {state:?}");
+        self.phone.until(&script, SOON).await.map_err(|missed| self.told(missed))
+    }
+
+    async fn hears(&self, state: &str) -> Outcome {
+        let script = format!("caller.state.startsWith({state:?})");
+        let seen = self.caller.until(&script, SOON).await;
+        match seen {
+            Ok(()) => Ok(()),
+            Err(missed) => {
+                let state = self.caller.run("caller.state").await.unwrap_or_default();
+                Err(self.told(Missed::new(missed.awaited, state.to_string())))
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_sleeps_is_pushed_registers_answers_with_sound_both_ways_and_either_side_hangs_up() -> Outcome {
+    let pair = Pair::start().await?;
+    pair.answered().await?;
+    pair.caller.run("caller.session.terminate()").await?;
+    pair.shows("ended (remote)").await?;
+    // It is there still, and rings with no push.
+    pair.calls().await?;
+    pair.shows("ringing").await?;
+    pair.phone.run("$('answer').click()").await?;
+    pair.hears("talking").await?;
+    pair.both_hear().await?;
+    pair.phone.run("$('hangup').click()").await?;
+    pair.hears("ended (remote)").await?;
+    assert_eq!(pair.world.fcm.count(), 1, "one push for one call, and none for a device that is there");
+
+    pair.phone.run("$('end').click()").await?;
+    pair.shows("wiped").await?;
+    pair.world.await_location(0).await?;
+    pair.world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_declines_and_the_caller_hears_so_and_a_caller_who_gives_up_leaves_no_page_ringing() -> Outcome {
+    let pair = Pair::start().await?;
+    pair.rings().await?;
+    pair.phone.run("$('decline').click()").await?;
+    pair.hears("failed: Rejected 603").await?;
+    pair.pushed("call-ended").await?;
+    pair.phone.run("phone.sleep()").await?;
+    pair.world.await_metric("sipwake_edge_flows", 1.0).await?;
+    pair.rings().await?;
+    pair.caller.run("caller.session.terminate()").await?;
+    pair.shows("Canceled").await?;
+    pair.world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_loses_its_socket_in_a_call_comes_back_and_either_side_can_hang_up() -> Outcome {
+    let pair = Pair::start().await?;
+    let mut gate = Gate::closed(pair.world.relay.websocket_address());
+    gate.open()?;
+    pair.phone.run(&format!("phone.lease.edge.websocket = 'wss://{}/'", gate.address())).await?;
+    for by_caller in [true, false] {
+        if by_caller {
+            pair.answered().await?;
+        } else {
+            pair.calls().await?;
+            pair.shows("ringing").await?;
+            pair.phone.run("$('answer').click()").await?;
+            pair.shows("talking").await?;
+            pair.hears("talking").await?;
+        }
+        gate.close();
+        pair.phone.until("!phone.ua.isConnected()", SOON).await?;
+        if by_caller {
+            // It says so while the page is away: what it says waits.
+            pair.caller.run("caller.session.terminate()").await?;
+            gate.open()?;
+            pair.shows("ended (remote)").await?;
+        } else {
+            gate.open()?;
+            pair.phone.until("phone.ua.isRegistered() && phone.ua.isConnected()", SOON).await?;
+            pair.phone.run("$('hangup').click()").await?;
+            pair.hears("ended (remote)").await?;
+        }
+        pair.phone.until("phone.ua.isRegistered() && phone.ua.isConnected()", SOON).await?;
+    }
+    pair.world.end().await
+}
