@@ -13,6 +13,7 @@
 //! | 0 | [`secret`] | types that cannot print and are wiped on drop |
 //! | 0 | [`timing`] | the waits that nobody configures |
 //! | 1 | [`limits`] | what one source, account or SIP server may take |
+//! | 1 | [`audit`] | what was done with the accounts that are lent, for whoever answers for it |
 //! | 1 | [`vault`] | the ephemeral credential store |
 //! | 1 | [`push`] | APNs, FCM, payload, verdicts |
 //! | 1 | [`net`] | listen, dial, resolve, TLS and its reload; knows bytes, not SIP |
@@ -28,6 +29,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -9,8 +9,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
-use relay::cli::{CommandError, device, doctor, instances, keys, receipt, trace};
+use relay::cli::{CommandError, audit, control, device, doctor, instances, keys, receipt, trace};
 use relay::config::Config;
+use relay::operator::controls::Reloaded;
 use relay::secret::ZeroOnFree;
 use relay::serve::check::{Findings, certificate, check};
 use relay::serve::check_push::check_push;
@@ -59,11 +60,16 @@ enum Command {
         #[arg(long)]
         push: bool,
     },
+    Config(control::Config),
+    Audit(audit::Audit),
+    Report(audit::Report),
     Device(device::Device),
     Doctor(doctor::Doctor),
     Instances(instances::Instances),
+    Drain(control::Drain),
     Keys(keys::Keys),
     Receipt(receipt::Receipt),
+    Reload(control::Reload),
     Trace(trace::Trace),
 }
 
@@ -81,6 +87,8 @@ fn main() -> ExitCode {
             runtime.block_on(serve(config))
         }
         Command::Check { config, push } => runtime.block_on(check_file(config, push)),
+        Command::Audit(audit) => ended(audit::run(audit)),
+        Command::Report(report) => ended(audit::report(report)),
         Command::Device(device) => {
             protect_memory();
             ended(runtime.block_on(device::run(device)))
@@ -90,6 +98,9 @@ fn main() -> ExitCode {
             ended(runtime.block_on(doctor::run(doctor)))
         }
         Command::Instances(instances) => ended(runtime.block_on(instances::run(instances))),
+        Command::Config(config) => ended(control::config(config)),
+        Command::Drain(drain) => ended(runtime.block_on(control::drain(drain))),
+        Command::Reload(reload) => ended(runtime.block_on(control::reload(reload))),
         Command::Keys(keys) => {
             protect_memory();
             ended(keys::run(keys))
@@ -117,8 +128,8 @@ async fn serve(file: Option<PathBuf>) -> ExitCode {
     }
     let apps = config.apps.clone();
     // Before the start, so that a signal that comes during it is not lost.
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
         return fail("signals cannot be received");
     };
     let running = match Relay::start(config).await {
@@ -126,16 +137,22 @@ async fn serve(file: Option<PathBuf>) -> ExitCode {
         Err(error) => return fail(&error.to_string()),
     };
     tracing::info!(
-        edge = %running.edge, public_edge = %running.public_edge, api = %running.api, operator = %running.operator,
-        upstream_tls = ?running.upstream_tls, upstream_tcp = ?running.upstream_tcp, upstream_udp = ?running.upstream_udp,
+        edge = %running.edge, public_edge = %running.public_edge, websocket = shown(running.websocket),
+        api = %running.api, operator = %running.operator,
+        upstream_tls = shown(running.upstream_tls), upstream_tcp = shown(running.upstream_tcp),
+        upstream_udp = shown(running.upstream_udp),
         "serving"
     );
     if development {
         say_development(&running, &apps);
     }
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            () = running.asked_to_leave() => break,
+            _ = hangup.recv() => say_reloaded(&running.reload()),
+        }
     }
     tracing::info!("draining");
     running.shutdown().await;
@@ -175,6 +192,25 @@ fn fail(why: &str) -> ExitCode {
         eprintln!("error: {line}");
     }
     ExitCode::FAILURE
+}
+
+/// An address, where there is one.
+fn shown(address: Option<std::net::SocketAddr>) -> Option<tracing::field::DisplayValue<std::net::SocketAddr>> {
+    address.map(tracing::field::display)
+}
+
+/// Says what SIGHUP has changed, and what it could not.
+fn say_reloaded(told: &Reloaded) {
+    for problem in &told.problems {
+        tracing::error!("not reloaded, nothing was changed: {problem}");
+    }
+    if told.problems.is_empty() {
+        let taken = if told.taken.is_empty() { "nothing has changed".to_owned() } else { told.taken.join(", ") };
+        tracing::info!("reloaded: {taken}");
+    }
+    if !told.needs_restart.is_empty() {
+        tracing::warn!("changed in the configuration, and in force after a restart: {}", told.needs_restart.join(", "));
+    }
 }
 
 /// Says what `serve` without a configuration is, and what is needed to use it. The key is of this run alone.

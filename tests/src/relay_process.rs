@@ -113,6 +113,19 @@ impl RelayProcess {
         &self.config
     }
 
+    /// SIGHUP: it reads its files again.
+    pub fn hang_up(&self) {
+        self.child.signal(Signal::HUP);
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// [`Missed`] when it does not end `within` the time.
+    pub async fn ended(&self, within: Duration) -> Result<ExitStatus, Missed> {
+        self.child.exit(within).await
+    }
+
     /// Sends it a signal, and waits for its end.
     ///
     /// # Errors

@@ -43,6 +43,7 @@ use sip::id::{CallId, FlowId, InstanceId, ShardTag};
 use sip::message::Message;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::audit::Audit;
 use crate::config::{DomainRules, EarlyRinging};
 use crate::limits::Quotas;
 use crate::metrics::Metrics;
@@ -119,7 +120,7 @@ enum ShardInput {
     /// What the store knows of a registration that a request named by our Path.
     PushBindingFound(Box<(InstanceId, shard::push_bindings::LookedUp)>),
     /// The addresses of the SIP server of a REGISTER that passes through and carries a proof.
-    ServerFound(Box<(sip::endpoint::RouteRequest, Vec<std::net::IpAddr>)>),
+    ServerFound(Box<(sip::endpoint::RouteRequest, Vec<SocketAddr>)>),
     /// An operator has waited long enough for the store to erase a registration that passed through.
     PushBindingWaited(InstanceId),
     /// From a use case.
@@ -236,6 +237,8 @@ pub struct Dependencies {
     pub subscribe: bool,
     /// Whether a password stays when what it answers with is known.
     pub keep_passwords: bool,
+    /// Where it is written down what was done.
+    pub audit: Audit,
     /// How long a registration is lost before its user is told.
     pub lost_notice: Duration,
     /// What each endpoint is told; the tag is set for each, and the node's pace is divided among them.
@@ -262,6 +265,7 @@ struct Shared {
     /// Whether the SIP servers are asked to tell how mailboxes stand.
     subscribe: bool,
     keep_passwords: bool,
+    pub(crate) audit: Audit,
     lost_notice: Duration,
     /// How long a device may ring.
     answer_timeout: Duration,
@@ -314,6 +318,7 @@ impl Agent {
             early_ringing: dependencies.early_ringing,
             subscribe: dependencies.subscribe,
             keep_passwords: dependencies.keep_passwords,
+            audit: dependencies.audit,
             lost_notice: dependencies.lost_notice,
             answer_timeout: endpoint.answer_timeout,
             edge: endpoint.edge.clone(),

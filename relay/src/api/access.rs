@@ -48,7 +48,7 @@ pub struct App {
 }
 
 /// The Apps, by key.
-pub struct Apps(Vec<Admitted>);
+pub struct Apps(Vec<Arc<Admitted>>);
 
 /// An App whose key was shown.
 pub struct Admitted {
@@ -66,14 +66,14 @@ impl Apps {
     pub fn new(apps: Vec<App>) -> Self {
         let hold =
             |app: App| Admitted { key: KeyDigest::of(app.key.expose()), id: app.id, apns: app.apns, fcm: app.fcm };
-        Self(apps.into_iter().map(hold).collect())
+        Self(apps.into_iter().map(hold).map(Arc::new).collect())
     }
 
     /// The App whose key `shown` is.
-    pub fn admit(&self, shown: &str) -> Option<&Admitted> {
+    pub fn admit(&self, shown: &str) -> Option<Arc<Admitted>> {
         let shown = KeyDigest::of(shown);
         // Every key is compared, so that the time does not tell where in the list the right one is.
-        self.0.iter().fold(None, |found, app| if app.key.fits(&shown) { Some(app) } else { found })
+        self.0.iter().fold(None, |found, app| if app.key.fits(&shown) { Some(app) } else { found }).cloned()
     }
 }
 
@@ -90,7 +90,7 @@ pub struct SipServer {
 }
 
 /// The SIP servers, by key.
-pub struct SipServers(Vec<AdmittedServer>);
+pub struct SipServers(Vec<Arc<AdmittedServer>>);
 
 /// A SIP server whose key was shown.
 pub struct AdmittedServer {
@@ -112,13 +112,13 @@ impl SipServers {
             domains: server.domains,
             registrars: server.registrars,
         };
-        Self(servers.into_iter().map(hold).collect())
+        Self(servers.into_iter().map(hold).map(Arc::new).collect())
     }
 
     /// The SIP server whose key `shown` is.
-    pub fn admit(&self, shown: &str) -> Option<&AdmittedServer> {
+    pub fn admit(&self, shown: &str) -> Option<Arc<AdmittedServer>> {
         let shown = KeyDigest::of(shown);
-        self.0.iter().fold(None, |found, server| if server.key.fits(&shown) { Some(server) } else { found })
+        self.0.iter().fold(None, |found, server| if server.key.fits(&shown) { Some(server) } else { found }).cloned()
     }
 }
 
@@ -158,7 +158,7 @@ mod tests {
     fn each_app_is_found_by_its_own_key_alone() {
         let app = |id: &str, key| App { id: id.into(), key: ApiKey::new(key), apns: true, fcm: false };
         let apps = Apps::new(vec![app("one", "key-1"), app("two", "key-2")]);
-        assert_eq!(apps.admit("key-2").map(|app| &*app.id), Some("two"));
+        assert_eq!(apps.admit("key-2").map(|app| app.id.clone()).as_deref(), Some("two"));
         assert!(apps.admit("key-3").is_none());
         assert!(apps.admit("").is_none());
     }

@@ -4,6 +4,7 @@
 //! looked at whatever its address has failed at; only wrong ones are slowed down.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
@@ -129,9 +130,9 @@ pub async fn openapi() -> Response {
 }
 
 /// The App whose key `request` shows.
-pub(super) fn admit_app<'a, E>(api: &'a Api<E>, request: &Request, from: IpAddr) -> Result<&'a Admitted, Problem> {
+pub(super) fn admit_app<E>(api: &Api<E>, request: &Request, from: IpAddr) -> Result<Arc<Admitted>, Problem> {
     let shown = bearer(request.headers(), WANT_APP_KEY)?;
-    api.0.apps.admit(shown).ok_or_else(|| failed(api, from, WANT_APP_KEY))
+    api.0.apps.load().admit(shown).ok_or_else(|| failed(api, from, WANT_APP_KEY))
 }
 
 /// Who asks about an instance, and with what.

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
@@ -81,8 +82,8 @@ struct Inner<E> {
     receipt_key: [u8; 32],
     origins: Origins,
     metrics: Metrics,
-    apps: Apps,
-    sip_servers: SipServers,
+    apps: ArcSwap<Apps>,
+    sip_servers: ArcSwap<SipServers>,
     lifetime: LifetimeRange,
     enables_by_app: Buckets<Box<str>>,
     enables_by_address: Buckets<IpAddr>,
@@ -114,8 +115,8 @@ impl<E: ApiService> Api<E> {
             receipt_key: settings.receipt_key,
             origins: settings.origins,
             metrics,
-            apps: Apps::new(settings.apps),
-            sip_servers: SipServers::new(settings.sip_servers),
+            apps: ArcSwap::from_pointee(Apps::new(settings.apps)),
+            sip_servers: ArcSwap::from_pointee(SipServers::new(settings.sip_servers)),
             lifetime: settings.lifetime,
             enables_by_app: Buckets::new(settings.limits.enable_per_app),
             enables_by_address: Buckets::new(settings.limits.enable_per_address),
@@ -126,6 +127,12 @@ impl<E: ApiService> Api<E> {
             aor_hash: RandomState::new(),
             failures: Buckets::new(settings.limits.failures_per_address),
         }))
+    }
+
+    /// From now on these Apps and SIP servers are let in, and no others.
+    pub fn let_in(&self, apps: Vec<App>, sip_servers: Vec<SipServer>) {
+        self.0.apps.store(Arc::new(Apps::new(apps)));
+        self.0.sip_servers.store(Arc::new(SipServers::new(sip_servers)));
     }
 
     /// The routes, ready to be served. The listener puts a [`Peer`] into each request's extensions.

@@ -96,6 +96,8 @@ problems! {
     Full = "full", 503, "The relay is full";
     /// Something the relay needs is not there; `checks` lists it.
     NotReady = "not-ready", 503, "The relay is not ready";
+    /// The configuration that was read again has problems; `problems` lists them.
+    NotReloaded = "not-reloaded", 422, "The configuration cannot be used";
     /// No device of the AOR came in time, or none can.
     NoDeviceInTime = "no-device-in-time", 504, "No device came in time";
 }

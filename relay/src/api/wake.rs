@@ -42,12 +42,12 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 pub async fn wake<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let from = peer(&request);
     let shown = bearer(request.headers(), WANT_SERVER_KEY)?;
-    let server = api.0.sip_servers.admit(shown).ok_or_else(|| failed(&api, from, WANT_SERVER_KEY))?;
+    let server = api.0.sip_servers.load().admit(shown).ok_or_else(|| failed(&api, from, WANT_SERVER_KEY))?;
     let (parts, body) = request.into_parts();
     let body = body::take(&parts.headers, body, body::JSON).await?;
     let mut wish = body_json::parse(&body).and_then(|tree| wake_body::read(&tree))?;
     wish.registrars = server.registrars.clone();
-    check_domain(server, &wish)?;
+    check_domain(&server, &wish)?;
     let now = Instant::now();
     api.0.wakes_by_server.take(server.id.clone(), now).map_err(too_many)?;
     api.0.wakes_by_aor.take(api.0.aor_hash.hash_one(wish.aor.expose()), now).map_err(too_many)?;

@@ -130,6 +130,9 @@ fn told(problem: &Value) -> String {
     if let Some(status) = problem["sip_status"].as_u64() {
         told += &format!(" (SIP status {status})");
     }
+    for problem in problem["problems"].as_array().into_iter().flatten() {
+        told += &format!("\n  {}", problem.as_str().unwrap_or_default());
+    }
     for error in problem["errors"].as_array().into_iter().flatten() {
         let part = |member: &str| error[member].as_str().unwrap_or_default();
         told += &format!("\n  {}: {}", part("pointer"), part("detail"));

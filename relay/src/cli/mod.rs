@@ -2,6 +2,8 @@
 //!
 //! | room | what it is |
 //! | --- | --- |
+//! | [`control`] | `sipwake reload`, `drain`, `config show` |
+//! | [`audit`] | `sipwake audit`, `sipwake report`: whether a trail is whole, and what it tells |
 //! | [`device`] | `sipwake device`: enable, wait, answer or decline, disable |
 //! | [`doctor`] | `sipwake doctor`: what would go wrong with an account |
 //! | `password` | a password that never stands among the arguments |
@@ -17,6 +19,8 @@
 //! Invariant: a command is a client like any other: it knows of the relay what the contract says, and nothing of the
 //! process's inside. What it was asked for goes to stdout, everything else to stderr. No secret is printed.
 
+pub mod audit;
+pub mod control;
 pub mod device;
 pub mod doctor;
 mod https;
@@ -119,6 +123,12 @@ pub enum CommandError {
     /// Some were not wiped.
     #[error("{0} could not be wiped; the others were")]
     NotAll(usize),
+    /// A trail is not whole.
+    #[error("{0}")]
+    Trail(#[from] crate::audit::Fault),
+    /// A line that was there is not.
+    #[error("no line of the trail has the chain {0}: it was cut, or made anew")]
+    NotInTrail(String),
     /// Nothing can be printed.
     #[error("the output is closed: {0}")]
     Output(#[from] io::Error),

@@ -10,6 +10,7 @@
 //!
 #![doc = include_str!("settings.md")]
 
+mod effective;
 mod environment;
 mod lines;
 mod problem;
@@ -27,6 +28,7 @@ use ipnet::IpNet;
 use crate::secret::{ApiKey, SecretText};
 use crate::timing::Timing;
 
+pub use effective::{Origin, Setting};
 pub use lines::Lines;
 pub use problem::{Problem, Problems};
 pub(crate) use values::host as canonical_host;
@@ -47,6 +49,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// Where sealed records are kept.
     pub store: Store,
+    /// `[audit]`; `None`: nothing is written down.
+    pub audit: Option<Audit>,
     /// How long a push instance may live.
     pub lifetime: Lifetime,
     /// How long a call waits.
@@ -68,6 +72,10 @@ pub struct Config {
     pub faults: Vec<Problem>,
     /// Where each setting stands in the file.
     pub lines: Lines,
+    /// Each setting as it is in force.
+    pub settings: Vec<Setting>,
+    /// The file that it was read from.
+    pub source: Option<PathBuf>,
 }
 
 /// `[edge]`: SIP over TLS, for devices.
@@ -172,6 +180,15 @@ pub struct Store {
     pub keyring: Option<PathBuf>,
 }
 
+/// `[audit]`: what was done with the accounts that are lent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audit {
+    /// Where its files are.
+    pub directory: PathBuf,
+    /// How long a day's file is kept, 1 to 366 days.
+    pub keep: Duration,
+}
+
 /// `[lifetime]`: how long a push instance may live; 1 s ≤ min ≤ default ≤ max ≤ 6 days.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lifetime {
@@ -228,6 +245,12 @@ pub struct Limits {
     pub registrations_per_server: u32,
     /// Of these, from one source, 1 to 10,000,000; a further one is answered 503.
     pub registrations_per_source: u32,
+    /// Pushes of one device in a minute, 2 to 10,000; alerts are left out from half of it on, a further call is answered 480.
+    pub pushes_per_device: u32,
+    /// Calls of one caller that are pushed to one device in a minute, 1 to 10,000; a further one is answered 480.
+    pub pushes_per_caller: u32,
+    /// Pushes of one App in a day, 10 to 4,000,000,000; alerts are left out from nine tenths on, a further call is 480.
+    pub pushes_per_app: u32,
     /// Wrong passwords for one account from one source, 1 to 1,000, before its pauses begin.
     pub failures_per_account: u32,
     /// Wrong passwords from one source, 1 to 1,000,000, before only one is let through each second.
@@ -308,7 +331,9 @@ impl Config {
             ))
         })?;
         let directory = file.parent().unwrap_or(Path::new(""));
-        Config::read(&text, directory, environment::of_this_process())
+        let mut config = Config::read(&text, directory, environment::of_this_process())?;
+        config.source = Some(file.to_owned());
+        Ok(config)
     }
 
     /// Reads a configuration's text. `directory` is what relative paths are relative to, `environment` the variables

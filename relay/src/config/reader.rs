@@ -4,12 +4,14 @@
 //! with the nearest known name when there is one. A value's text is repeated only by settings that hold no secret.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::{Table, Value};
 use zeroize::Zeroizing;
 
+use super::effective;
 use super::environment::Origins;
 use super::lines::Lines;
 use super::problem::Problem;
@@ -34,6 +36,8 @@ pub(super) struct Shared {
     pub lines: Lines,
     /// The places that were asked for.
     pub asked: RefCell<Vec<String>>,
+    /// What is set, as the file would have it.
+    pub set: RefCell<HashMap<String, String>>,
     /// The files that hold secrets, so far.
     pub secret_files: RefCell<SecretFiles>,
 }
@@ -343,7 +347,13 @@ impl<'a> Reader<'a> {
 
     fn take(&mut self, key: &'static str) -> Option<Value> {
         self.known(key);
-        self.table.remove(key)
+        let value = self.table.remove(key);
+        if let Some(value) = &value {
+            let place = format!("{}{key}", self.prefix);
+            let written = effective::written(&place, value);
+            self.shared.set.borrow_mut().insert(place, written);
+        }
+        value
     }
 
     fn origin(&self, key: &str) -> Option<&str> {

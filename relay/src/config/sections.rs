@@ -28,6 +28,9 @@ const USUAL_MIN_LIFETIME: Duration = Duration::from_secs(3 * 86_400);
 const MAX_REGISTER_EXPIRES: Duration = DAY;
 /// The longest that a better SIP server is not looked for.
 const MAX_FAILBACK_INTERVAL: Duration = Duration::from_secs(3_600);
+/// How long the audit trail is kept when the operator names nothing, and at most.
+const USUAL_AUDIT: Duration = Duration::from_secs(30 * 86_400);
+const MAX_AUDIT: Duration = Duration::from_secs(366 * 86_400);
 /// Name servers that can be named.
 const MAX_NAME_SERVERS: usize = 8;
 /// A faster pace is none.
@@ -72,6 +75,7 @@ pub(super) fn read(
         cautions: RefCell::default(),
         lines: Lines::read(text),
         asked: RefCell::default(),
+        set: RefCell::default(),
         secret_files: RefCell::default(),
     };
     let mut root = Reader::new(&shared, String::new(), table);
@@ -82,6 +86,7 @@ pub(super) fn read(
         tls: tls(&mut root, profile),
         upstream: upstream(&mut root, profile, &edge),
         store: store(&mut root, profile),
+        audit: audit(&mut root),
         lifetime: lifetime(&mut root),
         call: call(&mut root),
         messages: messages(&mut root),
@@ -92,12 +97,15 @@ pub(super) fn read(
         cautions: Vec::new(),
         faults: Vec::new(),
         lines: shared.lines.clone(),
+        settings: Vec::new(),
+        source: None,
         edge,
     };
     distinct_listeners(&config, &root);
     distinct_keys(&config, &root);
     root.finish();
     config.cautions = shared.cautions.take();
+    config.settings = settings(&shared);
     let (meant, strays) = environment::strays(&environment, &shared.asked.take());
     config.faults = strays;
     if config.apps.is_empty() && profile == Profile::File {
@@ -114,6 +122,22 @@ pub(super) fn read(
         problems.append(&mut config.faults);
     }
     Problems::some(problems).map_or(Ok(config), Err)
+}
+
+/// Everything that was asked for and is a setting, in the order of the table.
+fn settings(shared: &Shared) -> Vec<Setting> {
+    let set = shared.set.borrow();
+    let one = |place: &String| {
+        let default = effective::default_of(place)?;
+        let variable = shared.origins.iter().find(|(known, _)| known == place);
+        let (value, origin) = match (set.get(place), variable) {
+            (Some(value), Some((_, variable))) => (value.clone(), Origin::Environment(variable.clone())),
+            (Some(value), None) => (value.clone(), Origin::File(shared.lines.of(place))),
+            (None, _) => (default.to_owned(), Origin::Default),
+        };
+        Some(Setting { place: place.clone(), value, origin })
+    };
+    shared.asked.borrow().iter().filter_map(one).collect()
 }
 
 /// A syntax error with its line; the line itself is not repeated.
@@ -357,6 +381,14 @@ fn store_client(store: &mut Reader<'_>) -> Option<(PathBuf, SecretText)> {
     store.file("client_certificate").zip(store.secret("client_key", 1))
 }
 
+fn audit(root: &mut Reader<'_>) -> Option<Audit> {
+    let mut section = section(root, "audit");
+    let directory = section.path("directory");
+    let keep = section.duration("keep", USUAL_AUDIT, DAY, MAX_AUDIT);
+    section.finish();
+    directory.map(|directory| Audit { directory, keep })
+}
+
 fn lifetime(root: &mut Reader<'_>) -> Lifetime {
     let mut section = section(root, "lifetime");
     let mut bounded = |key, default| section.duration(key, default, SECOND, MAX_LIFETIME);
@@ -399,6 +431,9 @@ fn limits(root: &mut Reader<'_>) -> Limits {
         registrations_per_node: section.number("registrations_per_node", 500_000, 1, 10_000_000),
         registrations_per_server: section.number("registrations_per_server", 200_000, 1, 10_000_000),
         registrations_per_source: section.number("registrations_per_source", 1_000, 1, 10_000_000),
+        pushes_per_device: section.number("pushes_per_device", 120, 2, 10_000),
+        pushes_per_caller: section.number("pushes_per_caller", 60, 1, 10_000),
+        pushes_per_app: section.number("pushes_per_app", 100_000_000, 10, 4_000_000_000),
         failures_per_account: section.number("failures_per_account", 5, 1, 1_000),
         failures_per_source: section.number("failures_per_source", 60, 1, 1_000_000),
     };

@@ -15,7 +15,7 @@ mod line;
 mod report;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use sip::auth::{Challenge, DigestResponse, Ha1, Hash};
@@ -96,7 +96,7 @@ impl Doctor {
     }
 
     /// Where an account's requests go, by name and by address, as [`crate::limits`] counts it; `None` when its URIs cannot be used.
-    pub async fn server_of(&self, patient: &Patient) -> Option<(String, Vec<IpAddr>)> {
+    pub async fn server_of(&self, patient: &Patient) -> Option<(String, Vec<SocketAddr>)> {
         let route = Route::to(&patient.aor, patient.registrar.as_deref(), patient.outbound_proxy.as_deref()).ok()?;
         let found = self.resolver.resolve(&route.target(), 0).await;
         Some((route.server(), found.map(|found| found.addresses()).unwrap_or_default()))

@@ -4,12 +4,15 @@
 //! | --- | --- |
 //! | [`guesses`] | wrong passwords that were carried to SIP servers |
 //! | [`holdings`] | what is kept: instances, registrations that passed through |
+//! | [`pushes`] | the pushes that a device, a caller and an app cause |
 //! | [`shares`] | a share for each key of something that many want at once |
 //!
-//! Invariant: a limit is counted for the whole process, whatever shard or listener met it; what it counts is bounded.
+//! Invariant: a limit is counted for the whole process, whatever shard or listener met it (of pushes each shard has its part); what
+//! it counts is bounded.
 
 pub mod guesses;
 pub mod holdings;
+pub mod pushes;
 pub mod shares;
 
 use std::hash::{BuildHasher as _, RandomState};
@@ -111,7 +114,8 @@ impl Quotas {
         keys
     }
 
-    fn met(&self, limit: Limit) -> Limit {
+    /// Counts that somebody met a limit.
+    pub fn met(&self, limit: Limit) -> Limit {
         self.metrics.limit(limit);
         limit
     }

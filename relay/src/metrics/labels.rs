@@ -271,6 +271,12 @@ words!(
         RegistrationsServer = "registrations-server",
         /// Registrations that passed through from one source: 503.
         RegistrationsSource = "registrations-source",
+        /// Pushes of one device in a minute: an alert is left out, a call is 480.
+        PushesDevice = "pushes-device",
+        /// Calls of one caller at one device in a minute: 480.
+        PushesCaller = "pushes-caller",
+        /// Pushes of one App in a day: an alert is left out, a call is 480.
+        PushesApp = "pushes-app",
         /// A SIP server that could not be connected to in time: it is tried again later.
         Dials = "dials",
         /// Wrong passwords for one account: 429, 503.

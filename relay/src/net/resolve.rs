@@ -86,12 +86,11 @@ pub struct Resolution {
 
 impl Resolution {
     /// The target's addresses, best first, each once.
-    pub fn addresses(&self) -> Vec<IpAddr> {
+    pub fn addresses(&self) -> Vec<SocketAddr> {
         let mut addresses = Vec::new();
-        for candidate in &self.candidates {
-            let ip = candidate.address.ip();
-            if !addresses.contains(&ip) {
-                addresses.push(ip);
+        for Candidate { address, .. } in &self.candidates {
+            if !addresses.contains(address) {
+                addresses.push(*address);
             }
         }
         addresses

@@ -7,19 +7,27 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderValue, Method, StatusCode};
+use axum::http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{self, MethodRouter};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sip::id::InstanceId;
+use zeroize::Zeroizing;
 
+pub mod controls;
 pub mod page;
 pub mod readiness;
 
+use controls::Controls;
 use readiness::{Readiness, Standing};
 
 use crate::api::access::{KeyDigest, bearer};
@@ -41,6 +49,14 @@ use crate::vault::AorHash;
 const DEFAULT_PAGE: usize = 100;
 /// The most instances of a page.
 const MAX_PAGE: usize = 1000;
+/// What a relay still does whose store is away.
+pub const DEGRADED: &str =
+    "store: the store does not answer; known phones still ring, enabling and changes are answered 503";
+/// The challenge to a browser: any user name, and the token as the password.
+const BASIC_CHALLENGE: &str =
+    "Basic realm=\"sipwake operator: any user name, the operator's token as password\", charset=\"UTF-8\"";
+/// The longest Basic credentials that are looked at, in characters.
+const MAX_BASIC: usize = 1024;
 /// The advice to a request without the right token.
 const WANT_TOKEN: &str = "Send the operator's token as Authorization: Bearer TOKEN.";
 
@@ -48,11 +64,12 @@ const WANT_TOKEN: &str = "Send the operator's token as Authorization: Bearer TOK
 pub struct Operator<E>(Arc<Inner<E>>);
 
 struct Inner<E> {
-    token: KeyDigest,
+    token: ArcSwap<KeyDigest>,
     service: E,
     metrics: Metrics,
     readiness: Readiness,
     failures: Buckets<IpAddr>,
+    controls: Controls,
 }
 
 impl<E> Clone for Operator<E> {
@@ -88,6 +105,10 @@ pub enum Endpoint {
     Trace,
     /// Erase it.
     EndTrace,
+    /// Read the configuration and its files again.
+    Reload,
+    /// End, once the calls are over or with other nodes.
+    Drain,
 }
 
 impl Endpoint {
@@ -105,12 +126,14 @@ impl Endpoint {
         Self::BeginTrace,
         Self::Trace,
         Self::EndTrace,
+        Self::Reload,
+        Self::Drain,
     ];
 
     /// The method.
     pub fn method(self) -> Method {
         match self {
-            Self::Find | Self::Wipe | Self::BeginTrace => Method::POST,
+            Self::Find | Self::Wipe | Self::BeginTrace | Self::Reload | Self::Drain => Method::POST,
             Self::EndTrace => Method::DELETE,
             _ => Method::GET,
         }
@@ -126,6 +149,8 @@ impl Endpoint {
             Self::List => "/v1/operator/instances",
             Self::Find => "/v1/operator/instances/find",
             Self::Show => "/v1/operator/instances/{id}",
+            Self::Reload => "/v1/operator/reload",
+            Self::Drain => "/v1/operator/drain",
             Self::Wipe => "/v1/operator/instances/{id}/wipe",
             Self::Export => "/v1/operator/instances/{id}/export",
             Self::BeginTrace | Self::Trace | Self::EndTrace => "/v1/operator/instances/{id}/trace",
@@ -142,12 +167,23 @@ impl<E: OperatorService> Operator<E> {
     /// A listener's state for who shows `token`.
     pub fn new(token: &ApiKey, service: E, metrics: Metrics, readiness: Readiness) -> Self {
         Self(Arc::new(Inner {
-            token: KeyDigest::of(token.expose()),
+            token: ArcSwap::from_pointee(KeyDigest::of(token.expose())),
             service,
             metrics,
             readiness,
             failures: Buckets::new(Limits::default().failures_per_address),
+            controls: Controls::default(),
         }))
+    }
+
+    /// From now on who shows this token is let in, and nobody else.
+    pub fn take_token(&self, token: &ApiKey) {
+        self.0.token.store(Arc::new(KeyDigest::of(token.expose())));
+    }
+
+    /// What an operator can have the relay do.
+    pub fn controls(&self) -> &Controls {
+        &self.0.controls
     }
 
     /// The routes, ready to be served. The listener puts a [`Peer`] into each request's extensions.
@@ -166,8 +202,11 @@ impl<E: OperatorService> Operator<E> {
     fn admit(&self, request: &Request) -> Result<(), Problem> {
         let address = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
         let from = counted_as(address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)));
-        let shown = bearer(request.headers(), WANT_TOKEN)?;
-        if self.0.token.fits(&KeyDigest::of(shown)) {
+        let shown = match basic(request.headers()) {
+            Some(password) => KeyDigest::of(&password),
+            None => KeyDigest::of(bearer(request.headers(), WANT_TOKEN)?),
+        };
+        if self.0.token.load().fits(&shown) {
             return Ok(());
         }
         Err(match self.0.failures.owe(from, Instant::now()) {
@@ -190,6 +229,8 @@ fn method_router<E: OperatorService>(endpoint: Endpoint) -> MethodRouter<Operato
         Endpoint::Export => routing::get(export::<E>),
         Endpoint::BeginTrace => routing::post(begin_trace::<E>),
         Endpoint::Trace => routing::get(trace::<E>),
+        Endpoint::Reload => routing::post(reload::<E>),
+        Endpoint::Drain => routing::post(drain::<E>),
         Endpoint::EndTrace => routing::delete(end_trace::<E>),
     }
 }
@@ -205,12 +246,20 @@ async fn guard<E: OperatorService>(State(operator): State<Operator<E>>, request:
     };
     let mut response = match admitted {
         Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
+        Err(problem) => challenged(problem.into_response()),
     };
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let route = endpoint.map_or(UNMATCHED, |endpoint| endpoint.template());
     operator.0.metrics.http(route, response.status().as_u16(), begun.elapsed());
+    response
+}
+
+/// A browser asks its user for the token when it is challenged by Basic, too.
+fn challenged(mut response: Response) -> Response {
+    if response.status() == StatusCode::UNAUTHORIZED {
+        response.headers_mut().append(WWW_AUTHENTICATE, HeaderValue::from_static(BASIC_CHALLENGE));
+    }
     response
 }
 
@@ -327,6 +376,43 @@ async fn end_trace<E: OperatorService>(
     request: Request,
 ) -> Result<Response, Problem> {
     crate::api::trace::answered(operator.0.service.trace(instance(&request)?, TraceRequest::End).await)
+}
+
+async fn reload<E: OperatorService>(State(operator): State<Operator<E>>) -> Result<Response, Problem> {
+    // It reads files.
+    let controls = operator.0.controls.clone();
+    let told = tokio::task::spawn_blocking(move || controls.reload()).await.ok().flatten();
+    match told {
+        Some(told) if told.problems.is_empty() => Ok(answer(&told.to_json())),
+        Some(told) => Err(Problem::new(
+            ProblemType::NotReloaded,
+            "Nothing was changed. Mend what problems says, and reload again.",
+        )
+        .with("problems", json!(told.problems))),
+        None => Err(Problem::new(ProblemType::NotReady, "The relay is not started yet.")),
+    }
+}
+
+async fn drain<E: OperatorService>(State(operator): State<Operator<E>>) -> Result<Response, Problem> {
+    if !operator.0.controls.drain() {
+        return Err(Problem::new(ProblemType::NotReady, "The relay is not started yet."));
+    }
+    let mut response = answer(&json!({"state": "draining"}));
+    *response.status_mut() = StatusCode::ACCEPTED;
+    Ok(response)
+}
+
+/// The password of Basic credentials (RFC 7617), whatever the user name: what a browser sends.
+fn basic(headers: &HeaderMap) -> Option<Zeroizing<String>> {
+    let mut shown = headers.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (shown.next(), shown.next()) else { return None };
+    let (scheme, credentials) = value.to_str().ok()?.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") || credentials.len() > MAX_BASIC {
+        return None;
+    }
+    let plain = Zeroizing::new(STANDARD.decode(credentials.trim_matches(' ')).ok()?);
+    let (_, password) = std::str::from_utf8(&plain).ok()?.split_once(':')?;
+    Some(Zeroizing::new(password.to_owned()))
 }
 
 /// `after`, `limit`, `app` and `domain` of a query; none needs escapes.

@@ -70,7 +70,7 @@ impl PushService {
 
     /// The values of `pn-provider` that some App here has.
     pub fn providers(&self) -> Vec<&'static str> {
-        let (apple, google) = match &*self.0 {
+        let (apple, google) = match &*self.mode() {
             Mode::Printed => (true, true),
             Mode::Sent(apps) => {
                 (apps.values().any(|app| app.apns.is_some()), apps.values().any(|app| app.fcm.is_some()))
@@ -86,14 +86,14 @@ impl PushService {
             Some((topic, Services::Any)),
             topic.rsplit_once('.').and_then(|(bundle, services)| Some((bundle, Services::read(services)?))),
         ];
-        let served = |bundle: &str| match &*self.0 {
+        let served = |bundle: &str| match &*self.mode() {
             Mode::Printed => true,
             Mode::Sent(apps) => {
                 apps.get(bundle).and_then(|app| app.apns.as_ref()).is_some_and(|apns| apns.is_team(team))
             }
         };
         // The longer reading first where everything is served: `.voip` is no part of a bundle.
-        let printed = matches!(&*self.0, Mode::Printed);
+        let printed = matches!(&*self.mode(), Mode::Printed);
         let mut readings: Vec<_> = readings.into_iter().flatten().collect();
         if printed {
             readings.reverse();
@@ -102,7 +102,7 @@ impl PushService {
     }
 
     fn google_app(&self, project: &str) -> Option<Box<str>> {
-        match &*self.0 {
+        match &*self.mode() {
             Mode::Printed => Some(project.into()),
             // One project may serve several Apps; any of their keys reaches the device, and the choice must stay the same.
             Mode::Sent(apps) => {

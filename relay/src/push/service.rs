@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use tokio::time::{Instant, sleep};
 
 use super::apns::{self, Apns, Attempt, Environment, Signers};
@@ -47,7 +48,7 @@ pub struct Delivery {
 
 /// Delivers pushes; cheap to clone.
 #[derive(Clone)]
-pub struct PushService(pub(super) Arc<Mode>);
+pub struct PushService(Arc<ArcSwap<Mode>>);
 
 pub(super) enum Mode {
     Sent(HashMap<Box<str>, App>),
@@ -86,12 +87,25 @@ impl PushService {
             let app = build(&id, &settings, (&mut signers, &network, metrics), &mut problems);
             ready.insert(id, app);
         }
-        if problems.is_empty() { Ok(Self(Arc::new(Mode::Sent(ready)))) } else { Err(problems) }
+        if problems.is_empty() { Ok(Self::of(Mode::Sent(ready))) } else { Err(problems) }
+    }
+
+    /// Takes the services and keys of another one from now on; what is under way goes on as it began.
+    pub fn become_like(&self, other: &Self) {
+        self.0.store(other.mode());
+    }
+
+    pub(super) fn mode(&self) -> Arc<Mode> {
+        self.0.load_full()
+    }
+
+    fn of(mode: Mode) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(mode)))
     }
 
     /// Prints each push to the log instead of sending it, and calls it accepted: for a relay without a configuration.
     pub fn printed() -> Self {
-        Self(Arc::new(Mode::Printed))
+        Self::of(Mode::Printed)
     }
 
     /// Delivers `push` to `target` of the App `app`: again and again where the contract allows it, with pauses that
@@ -110,7 +124,7 @@ impl PushService {
     ) -> Delivery {
         let started = Instant::now();
         let deadline = started + left(push.deadline);
-        let (verdict, attempts, copies) = match &*self.0 {
+        let (verdict, attempts, copies) = match &*self.mode() {
             Mode::Printed => {
                 departure.note();
                 (print(app, target, push), 1, 1)
@@ -147,7 +161,8 @@ impl PushService {
 
     /// How each service of each app stands, in the order of their names.
     pub fn health(&self) -> Vec<Report> {
-        let Mode::Sent(apps) = &*self.0 else { return Vec::new() };
+        let mode = self.mode();
+        let Mode::Sent(apps) = &*mode else { return Vec::new() };
         let of = |app: &App| {
             let apns = app.apns.iter().flat_map(|apns| apns.records());
             apns.chain(app.fcm.iter().map(Fcm::record)).map(|record| record.report()).collect::<Vec<_>>()
@@ -157,14 +172,16 @@ impl PushService {
         reports
     }
 
-    fn record(&self, app: &str, provider: Provider) -> Option<&Arc<Record>> {
-        let Mode::Sent(apps) = &*self.0 else { return None };
+    fn record(&self, app: &str, provider: Provider) -> Option<Arc<Record>> {
+        let mode = self.mode();
+        let Mode::Sent(apps) = &*mode else { return None };
         let app = apps.get(app)?;
-        match provider {
+        let record = match provider {
             Provider::ApnsProduction => app.apns.as_ref().map(|apns| apns.record(Environment::Production)),
             Provider::ApnsSandbox => app.apns.as_ref().map(|apns| apns.record(Environment::Sandbox)),
             Provider::Fcm => app.fcm.as_ref().map(Fcm::record),
-        }
+        };
+        record.cloned()
     }
 }
 
@@ -172,7 +189,8 @@ impl PushService {
     /// Names the app, its environment and how it is reached, for the same again after a restart; `None` where pushes are
     /// printed or not configured.
     pub fn channel(&self, app: &str, provider: Provider) -> Option<String> {
-        let Mode::Sent(apps) = &*self.0 else { return None };
+        let mode = self.mode();
+        let Mode::Sent(apps) = &*mode else { return None };
         let app_id = app;
         let app = apps.get(app)?;
         let apns = |environment| app.apns.as_ref().map(|apns| apns.identity(environment));

@@ -37,7 +37,8 @@ pub struct Trial {
 impl PushService {
     /// Asks every service of every app, in the order of their names.
     pub async fn try_out(&self) -> Vec<Trial> {
-        let Mode::Sent(apps) = &*self.0 else { return Vec::new() };
+        let mode = self.mode();
+        let Mode::Sent(apps) = &*mode else { return Vec::new() };
         let mut apps: Vec<_> = apps.iter().collect();
         apps.sort_by_key(|(id, _)| *id);
         let mut trials = Vec::new();

@@ -12,6 +12,7 @@ pub mod check;
 pub mod check_push;
 mod clock_watch;
 mod keyring_watch;
+mod reload;
 mod store_watch;
 
 use std::collections::HashMap;
@@ -23,13 +24,15 @@ use std::time::Duration;
 
 use sip::endpoint::{ContactHosts, Settings, UpstreamPolicy};
 use sip::id::ShardTag;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::interval;
 use zeroize::Zeroizing;
 
 use crate::agent::{self, Agent, RecordNote};
 use crate::api::{self, Api};
+use crate::audit::{self, Audit, AuditError};
+use crate::clock::DAY_S;
 use crate::config::{self, Config, HostPort, Tls};
 use crate::doctor::Doctor;
 use crate::limits::Quotas;
@@ -43,11 +46,14 @@ use crate::net::resolve::{ResolveError, Resolver};
 use crate::net::tls::{ClientTls, ServerTls, TlsError};
 use crate::net::udp::Udp;
 use crate::operator::Operator;
+use crate::operator::controls::Reloaded;
 use crate::operator::readiness::{Check, Readiness};
 use crate::push::{AppPush, PushService, SetupError, apns, fcm};
 use crate::service::{self, Service, Services};
 use crate::timing::ConnectionTiming;
 use crate::vault::{self, Keyring, KeyringError, StoreError, StoreFault, StoreTls, Vault};
+
+use reload::Reloader;
 
 /// What the calls that are being set up get to end in when the drain begins; then they are ended.
 pub const CALLS_DRAIN: Duration = Duration::from_secs(10);
@@ -75,6 +81,9 @@ pub enum StartError {
     /// The store may keep what was wiped.
     #[error("store.require_ephemeral: {0}; {remedy}", remedy = .0.remedy())]
     NotEphemeral(StoreFault),
+    /// The audit trail.
+    #[error("audit.directory: {0}")]
+    Audit(#[from] AuditError),
     /// A listener's address.
     #[error("{setting}: {address} cannot be listened on: {why}")]
     Listen {
@@ -120,6 +129,8 @@ pub struct Running {
     end: Trigger,
     https: [JoinHandle<()>; 2],
     chores: Vec<JoinHandle<()>>,
+    reloader: Arc<Reloader>,
+    leave: Arc<Notify>,
 }
 
 impl Relay {
@@ -151,6 +162,7 @@ impl Relay {
         if config.store.require_ephemeral {
             store_watch::require_ephemeral(&vault).await?;
         }
+        let audit = audit(&config, &public_edge)?;
         let resolver = resolver(&config)?;
         let (push, push_is_printed) = push_service(&config.apps, &metrics)?;
         let (to_record, record_notes) = mpsc::unbounded_channel();
@@ -179,6 +191,7 @@ impl Relay {
             early_ringing: config.call.early_ringing,
             subscribe: config.messages.subscribe_voicemail,
             keep_passwords: config.store.keep_passwords,
+            audit: audit.clone(),
             lost_notice: config.timing.lost_notice.0,
             endpoint,
             shards: crate::timing::shards(),
@@ -192,6 +205,7 @@ impl Relay {
             quotas,
             resolver,
             doctor,
+            audit,
             domains: config.upstream.domains.clone(),
             edge: public_edge.clone(),
             websocket: public_websocket,
@@ -223,6 +237,16 @@ impl Running {
             tracing::warn!(%error, "the lease could not be given up; others wait until it runs out");
         }
         self.end.begin();
+    }
+
+    /// Reads the configuration and its files again, takes what can change, and says what became of it.
+    pub fn reload(&self) -> Reloaded {
+        self.reloader.reload()
+    }
+
+    /// Comes back when an operator has the relay drain.
+    pub async fn asked_to_leave(&self) {
+        self.leave.notified().await;
     }
 
     /// Whether everything that is needed is there.
@@ -360,12 +384,24 @@ impl Opened {
             self.agent.open_upstream(listener);
         }
         self.agent.receive_datagrams(end.1);
-        let api_routes =
-            Api::new(api_settings(&self.config, &self.vault), self.service.clone(), self.metrics.clone()).router();
+        let apps_door = Api::new(api_settings(&self.config, &self.vault), self.service.clone(), self.metrics.clone());
+        let api_routes = apps_door.router();
         let letters = self.service.clone().read_letters(api::answering(api_routes.clone()));
         let token = &self.config.operator.token;
-        let operator_routes =
-            Operator::new(token, self.service.clone(), self.metrics.clone(), readiness.clone()).router();
+        let operators_door = Operator::new(token, self.service.clone(), self.metrics.clone(), readiness.clone());
+        let operator_routes = operators_door.router();
+        let controls = operators_door.controls().clone();
+        let reloader = Arc::new(Reloader::new(
+            self.config.clone(),
+            self.tls.clone(),
+            (self.push.clone(), self.metrics.clone()),
+            apps_door,
+            operators_door,
+            self.vault.clone(),
+        ));
+        let leave = Arc::new(Notify::new());
+        let (reloading, leaving) = (reloader.clone(), leave.clone());
+        controls.connect(Box::new(move || reloading.reload()), Box::new(move || leaving.notify_one()));
         let https = [
             tokio::spawn(https::serve(api, api_routes, stop.1.clone())),
             tokio::spawn(https::serve(operator, operator_routes, stop.1)),
@@ -396,6 +432,8 @@ impl Opened {
             end: end.0,
             https,
             chores,
+            reloader,
+            leave,
         }
     }
 
@@ -468,6 +506,13 @@ fn open_vault(store: &config::Store, keyring: Keyring, node: &str) -> Result<Vau
     let tls = StoreTls { ca: ca.transpose()?, client: client.transpose()? };
     let settings = vault::Settings { tls, require_ephemeral: store.require_ephemeral, ..vault::Settings::default() };
     Vault::open_with(store.url.expose(), keyring, node, settings)
+}
+
+/// The audit trail, where the operator wants one.
+fn audit(config: &Config, node: &str) -> Result<Audit, AuditError> {
+    let Some(config::Audit { directory, keep }) = &config.audit else { return Ok(Audit::default()) };
+    let keep_days = u16::try_from(keep.as_secs() / DAY_S).unwrap_or(u16::MAX);
+    Audit::open(audit::Settings { directory: directory.clone(), keep_days, node: node.into() })
 }
 
 /// Asks the name servers that the operator named, else the system's.

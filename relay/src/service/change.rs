@@ -13,6 +13,7 @@ use super::{Inner, Services};
 use crate::agent::request::{InstanceStatus, LeaseExpiry, Request};
 use crate::agent::tables::lease;
 use crate::agent::{Asked, RecordNote, Reminded, give_up_password};
+use crate::audit::{Act, Whose};
 use crate::clock::latest_now;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
@@ -36,12 +37,28 @@ impl Inner {
         let _guard = self.changing.lock_key(id).await;
         let status = self.look(id, proof).await?;
         let foreground = change.presence.map(|presence| presence == Presence::Foreground);
+        let names_token = change.call_push.is_some() || !matches!(change.alert_push, Field::Keep);
+        let acts = [(change.lifetime_s.is_some(), Act::Renewed), (names_token, Act::TokenChanged)];
         let changed = self.changed(&status, |record| {
             self.check_services(record, &change)?;
             apply(record, change);
             Ok(())
         })?;
-        self.put_change(&status, changed, foreground).await
+        let view = self.put_change(&status, changed, foreground).await?;
+        for (_, act) in acts.into_iter().filter(|(done, _)| *done) {
+            self.audit(act, &status);
+        }
+        Ok(view)
+    }
+
+    /// Writes down what was done with an instance, where that is kept.
+    pub(super) fn audit(&self, act: Act, status: &InstanceStatus) {
+        let vault = &self.dependencies.vault;
+        self.dependencies.audit.note(act, || {
+            let of = |record: &Record| (vault.aor_key(&record.account.aor), record.app.clone());
+            let (account, app) = self.with_record(status, of).unzip();
+            Whose { instance: Some(status.id), account, app }
+        });
     }
 
     /// Writes down what happened on the shards, until the drain's end; an instance that was renewed or has ended meanwhile

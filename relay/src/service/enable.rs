@@ -12,7 +12,7 @@
 //! Invariant: the store is known to answer before the account's server is spoken to; what cannot be stored is
 //! unregistered again. An earlier instance of the same app, AOR and push token ends only when the new one is stored.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,7 @@ use crate::agent::request::{EndKind, FirstRegistration, LeaseExpiry, NewInstance
 use crate::agent::tables::lease;
 use crate::agent::transport::upstreams::{NoRoute, Route};
 use crate::agent::{Asked, give_up_password};
+use crate::audit::{Act, Whose};
 use crate::clock::latest_now;
 use crate::limits::InstanceOf;
 use crate::limits::guesses::{Attempt, Permit};
@@ -69,6 +70,8 @@ impl Inner {
         self.dependencies.vault.takes_new()?;
         let earlier = self.timed(StoreOperation::Load, self.dependencies.vault.find(&lookup)).await?;
         let place = self.place_instance(&app, &wish.account, &route, source, earlier.is_some())?;
+        let account = self.dependencies.vault.aor_key(&wish.account.aor);
+        let app_id = app.clone();
         let (new, secret) = self.new_instance(app, source, wish, route, place);
         let (id, mut sealed, expires_at) = (new.id, new.sealed.clone(), new.lease.expires_at);
         let (registration, later) = self.first_registration(new).await;
@@ -111,6 +114,11 @@ impl Inner {
             self.clone().replace(earlier, lookup);
         }
         tracing::info!(instance = %id, state = ?registration.state, "enabled");
+        self.dependencies.audit.note(Act::Enabled, || Whose {
+            instance: Some(id),
+            account: Some(account),
+            app: Some(app_id),
+        });
         Ok(Enabled { instance: id, secret, expires_at, registration, edge: self.edge_of(id) })
     }
 
@@ -126,7 +134,7 @@ impl Inner {
         &self,
         account: &Account,
         route: &Route,
-        addresses: &[IpAddr],
+        addresses: &[SocketAddr],
         source: IpAddr,
     ) -> Result<Permit, EnableError> {
         let (aor, usernames) = (account.aor.expose(), std::slice::from_ref(&account.auth_username));
@@ -206,7 +214,7 @@ impl Inner {
 
     /// The way to the account's server, once it is known to be allowed, and its addresses. A server that cannot be found *now*
     /// is tried again later: that is no reason to refuse.
-    async fn route(&self, account: &Account) -> Result<(Route, Vec<IpAddr>), EnableError> {
+    async fn route(&self, account: &Account) -> Result<(Route, Vec<SocketAddr>), EnableError> {
         let aor = Uri::parse(account.aor.expose()).ok_or(EnableError::UpstreamNotFound)?;
         if !self.dependencies.domains.allow(aor.host) {
             return Err(EnableError::DomainNotAllowed);

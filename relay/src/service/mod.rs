@@ -20,6 +20,7 @@ use sip::id::InstanceId;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::agent::{Agent, RecordNote};
+use crate::audit::Audit;
 use crate::config::DomainRules;
 use crate::doctor::Doctor;
 use crate::limits::Quotas;
@@ -71,6 +72,8 @@ pub struct Dependencies {
     pub resolver: Resolver,
     /// Who examines accounts.
     pub doctor: Doctor,
+    /// Where it is written down what was done.
+    pub audit: Audit,
     /// The SIP domains that accounts may belong to.
     pub domains: DomainRules,
     /// `host:port` of the edge, as devices are told.

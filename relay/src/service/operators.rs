@@ -11,6 +11,7 @@ use super::types::{
     AccessError, Export, Listed, OperatorError, Page, TraceAnswer, TraceError, TraceRequest, Which, Wiped,
 };
 use crate::agent::request::Principal;
+use crate::audit::{Act, Reading, Whose};
 use crate::domain::WipeReason;
 use crate::vault::AorHash;
 
@@ -48,11 +49,15 @@ impl OperatorService for Service {
     }
 
     async fn find(&self, aor: AorHash) -> Result<Vec<Listed>, OperatorError> {
+        let account = Some(self.0.dependencies.vault.aor_key_of(aor));
+        let whose = || Whose { account, ..Whose::default() };
+        self.0.dependencies.audit.note(Act::Read(Reading::Find), whose);
         Ok(self.0.find(aor).await)
     }
 
     async fn show(&self, id: InstanceId) -> Result<Listed, OperatorError> {
         let status = self.0.look_as_relay(id).await?;
+        self.0.audit(Act::Read(Reading::Show), &status);
         self.0.listed(&status).ok_or(OperatorError::Unknown)
     }
 
@@ -64,10 +69,16 @@ impl OperatorService for Service {
     }
 
     async fn export(&self, id: InstanceId) -> Result<Export, OperatorError> {
+        if let Ok(status) = self.0.look_as_relay(id).await {
+            self.0.audit(Act::Read(Reading::Export), &status);
+        }
         self.0.export(id).await
     }
 
     async fn trace(&self, id: InstanceId, wish: TraceRequest) -> Result<TraceAnswer, TraceError> {
+        if let Ok(status) = self.0.look_as_relay(id).await {
+            self.0.audit(Act::Read(Reading::Trace), &status);
+        }
         self.0.trace_as_relay(id, wish).await
     }
 }

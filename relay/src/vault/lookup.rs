@@ -27,6 +27,12 @@ impl AorKey {
     pub(crate) const FIRST: Self = Self([0; 16]);
 }
 
+impl fmt::Display for AorKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
+
 impl fmt::Display for Lookup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex(&self.0))
@@ -168,12 +174,12 @@ fn keyed_hash(key: &SecretKey, purpose: &str, parts: &[&[u8]]) -> [u8; 16] {
 }
 
 /// Lower-case hex of something that is no secret.
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Reads exactly `out.len()` bytes of hex; false, with `out` undefined, for anything else.
-pub(super) fn unhex(text: &[u8], out: &mut [u8]) -> bool {
+pub(crate) fn unhex(text: &[u8], out: &mut [u8]) -> bool {
     let digit = |byte: u8| (byte as char).to_digit(16).map(|digit| digit as u8);
     if text.len() != out.len() * 2 {
         return false;

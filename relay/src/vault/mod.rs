@@ -38,6 +38,7 @@ use record::{Account, Record, Storable, StoredRecord};
 pub use fault::StoreFault;
 pub use keyring::{EPOCH_S, Fingerprint, KEY_LIFETIME_S, Keyring, KeyringError};
 pub use lookup::{AorHash, AorKey, GroupKey, Lookup};
+pub(crate) use lookup::{hex, unhex};
 pub use receipt::{Receipt, ReceiptError, verify_receipt};
 pub use seal::{SealError, Sealed};
 pub use store::{

@@ -50,7 +50,7 @@ pub fn check(request: &Message, own: &[&str]) -> Result<(), Stop> {
     if request.max_forwards() == Some(0) {
         return Err(Stop::TooManyHops);
     }
-    if request.elements(Name::ProxyRequire).next().is_some() {
+    if unknown_to_proxies(request).next().is_some() {
         return Err(Stop::Extension);
     }
     let mark = loop_mark(request);
@@ -62,6 +62,12 @@ pub fn check(request: &Message, own: &[&str]) -> Result<(), Stop> {
         ours && via.branch().and_then(|branch| branch.split_once('.')).is_some_and(|(_, seen)| seen == mark)
     });
     if looped { Err(Stop::Loop) } else { Ok(()) }
+}
+
+/// What a request requires of proxies that this one cannot. `privacy` (RFC 3323 §5) it can: who asks for it is anonymous in all that
+/// the relay says itself, and gateways put it into every call.
+pub fn unknown_to_proxies(request: &Message) -> impl Iterator<Item = &str> {
+    request.elements(Name::ProxyRequire).filter(|option| !option.eq_ignore_ascii_case("privacy"))
 }
 
 /// Begins the forwarded copy of a request: one hop less, our Via on top.

@@ -85,7 +85,10 @@ impl Endpoint {
         if request.body().len() > self.core.settings.message_bytes {
             return Some((413, MessageEnd::TooLarge));
         }
-        if stored_only && (request.elements(Name::Require).next().is_some() || request.has(Name::ProxyRequire)) {
+        if stored_only
+            && (request.elements(Name::Require).next().is_some()
+                || forward::unknown_to_proxies(request).next().is_some())
+        {
             return Some((420, MessageEnd::Unfit));
         }
         let coded = |value: &[u8]| !value.eq_ignore_ascii_case(b"identity");
@@ -109,9 +112,9 @@ impl Endpoint {
         let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
         let response = match status {
             415 => response.extension("Accept-Encoding", "identity"),
-            420 => [Name::Require, Name::ProxyRequire]
-                .into_iter()
-                .flat_map(|name| request.elements(name))
+            420 => request
+                .elements(Name::Require)
+                .chain(forward::unknown_to_proxies(request))
                 .fold(response, |response, option| response.header(Name::Unsupported, option)),
             480 => response.header(Name::RetryAfter, RETRY_AFTER),
             _ => response,

@@ -258,6 +258,9 @@ impl Endpoint {
     pub(super) fn refuse(&mut self, now: Instant, reply: FlowId, request: &Message, status: u16) {
         let tag = self.core.random.tag();
         let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
+        // RFC 3261 §16.3 step 5: what it requires of proxies that this one cannot.
+        let options = forward::unknown_to_proxies(request).filter(|_| status == 420);
+        let response = options.fold(response, |response, option| response.header(Name::Unsupported, option));
         self.respond_once(now, reply, request, status, response.finish());
     }
 

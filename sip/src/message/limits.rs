@@ -2,7 +2,7 @@
 //!
 //! Invariant: each limit has a unit and a stated consequence.
 
-/// Limits of one message. Beyond one of them a datagram is dropped, and a request on a stream is answered 400 or 513.
+/// Limits of one message. Beyond one of them a message is dropped, and a request is answered 400 or 513.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of a whole message, head and body; 65,536 unless told.

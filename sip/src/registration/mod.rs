@@ -34,6 +34,7 @@
 //! | [`challenges`] | the challenges that are answered |
 //! | [`request`] | the REGISTER as it is written |
 //! | [`grant`] | what a 2xx says |
+//! | `refusals` | what is tried again, how often, and what ends |
 //! | `step` | its goals, and the steps that lead there |
 //!
 //! When the app comes to the foreground or goes to the background while a REGISTER is under way, its answer is waited for
@@ -46,6 +47,7 @@
 
 pub mod challenges;
 pub mod grant;
+mod refusals;
 pub mod request;
 mod step;
 #[cfg(test)]
@@ -58,7 +60,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::auth::{Challenge, Hash};
-use crate::flow::back_off;
 use crate::id::{BindingId, BranchId, InstanceId, UpstreamId};
 use crate::message::{Message, Name, Party, Uri};
 use crate::random::Random;
@@ -638,63 +639,6 @@ impl Registration {
         let Some(seconds) = wanted else { return self.retry(now, Some(423), &terms.back_off, None, random) };
         self.expires = seconds;
         self.write(Attempt { lengthened: true, ..attempt }, Vec::new())
-    }
-
-    fn retry(
-        &mut self,
-        now: Instant,
-        status: Option<u16>,
-        timing: &BackOff,
-        retry_after: Option<Duration>,
-        random: &mut Random,
-    ) -> Step {
-        if self.goal != Goal::Registered {
-            self.state = State::Waiting;
-            self.maybe_bound = false;
-            self.registered = false;
-            return Step::Unregistered { confirmed: false };
-        }
-        if status.is_some() {
-            // Refusals count in a row.
-            self.refusals = 0;
-        }
-        self.paused_until = None;
-        self.failures = self.failures.saturating_add(1);
-        let after = back_off(self.failures, timing, random).max(retry_after.unwrap_or_default());
-        self.state = State::BackingOff { until: now + after };
-        self.registered = false;
-        Step::Failed(RegistrationFailure::Retry { status, after })
-    }
-
-    /// The SIP server refuses the credentials. An account that was registered before is tried twice more, far apart.
-    fn credentials_refused(&mut self, now: Instant, status: u16, waits: &BackOff, random: &mut Random) -> Step {
-        let pause = match self.refusals {
-            0 => waits.refused_once,
-            1 => waits.refused_twice,
-            _ => return self.refused(status),
-        };
-        if !self.established || self.goal != Goal::Registered {
-            return self.refused(status);
-        }
-        self.refusals += 1;
-        self.challenges.clear();
-        let millis = pause.as_millis() as u64;
-        let after = Duration::from_millis(random.between(millis, millis * 11 / 10));
-        self.state = State::BackingOff { until: now + after };
-        self.paused_until = Some(now + after);
-        (self.registered, self.maybe_bound) = (false, false);
-        Step::Failed(RegistrationFailure::Retry { status: Some(status), after })
-    }
-
-    fn refused(&mut self, status: u16) -> Step {
-        self.challenges.clear();
-        self.state = State::Refused;
-        self.maybe_bound = false;
-        self.registered = false;
-        match self.goal {
-            Goal::Registered => Step::Failed(RegistrationFailure::Refused { status }),
-            Goal::Silent | Goal::Gone => Step::Unregistered { confirmed: false },
-        }
     }
 }
 

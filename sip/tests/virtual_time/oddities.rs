@@ -132,6 +132,28 @@ fn a_contact_of_another_device_that_is_none_costs_no_registration() {
     assert!(world.count("REGISTER") > 1, "the lifetime is that of our own Contact: {:?}", world.descriptions());
 }
 
+/// RFC 3323 §5: gateways require it of proxies with every call.
+#[test]
+fn privacy_that_is_required_of_proxies_costs_no_call_and_what_is_unknown_is_named() {
+    for (required, unknown) in [
+        ("Proxy-Require: privacy\r\nPrivacy: id", None),
+        ("Proxy-Require: Privacy\r\nPrivacy: none", None),
+        ("Proxy-Require: privacy, holograms", Some("holograms")),
+    ] {
+        for method in ["INVITE", "MESSAGE"] {
+            let mut world = World::registered();
+            world.attach(1);
+            let text = with_line(&world, "odd", "X-Odd", required).replace("INVITE", method);
+            let source = world.upstream;
+            world.receive(source, &text);
+            assert_eq!(world.count(method), usize::from(unknown.is_none()), "{required}: {:?}", world.descriptions());
+            if unknown.is_some() {
+                assert_eq!(world.last(&format!("{method} 420")).text(Name::Unsupported), unknown);
+            }
+        }
+    }
+}
+
 /// What topology hiding and NAT helpers put onto addresses that are not theirs.
 const PUT_ON: &[&str] = &[";x-tiu=\"VGhd==\"", ";;lr", ";", ";alias=192.0.2.10~5060~1;", "transport=udp", ":0"];
 

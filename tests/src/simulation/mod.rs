@@ -12,6 +12,8 @@
 //! | [`oracle`] | what must hold |
 //! | [`world`] | all of them, and the life of the leases |
 //!
+//! Every third call carries bodies of 4 to 8 kB, by UDP in fragments; a device comes by TLS or by WebSocket, and back by the other.
+//!
 //! # The oracle
 //! 1. **No call is lost that a phone could have answered.** A call whose INVITE the relay got has, within 3 s, come to
 //!    its phone, or been pushed, or got its final answer. A phone that is told 200 at the edge while a call waits, and

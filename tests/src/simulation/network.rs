@@ -63,6 +63,10 @@ pub struct Network {
 const LOSS: u64 = 20;
 /// The same on a bad one.
 const LOSS_HEAVY: u64 = 300;
+/// The most of large ones that are lost, in thousandths.
+const LOSS_MAX: u64 = 600;
+/// Bytes of a datagram that travel in one piece.
+const FRAGMENT: u64 = 1_400;
 /// Of 1,000 datagrams, how many come twice.
 const DOUBLED: u64 = 10;
 /// Of 1,000 datagrams, how many are overtaken by later ones.
@@ -203,13 +207,15 @@ impl World {
             Peer::Registrar(number) => (Side::Upstream, registrar_address(number)),
             Peer::Phone(_) => (Side::Device, SocketAddr::from((Ipv4Addr::new(203, 0, 113, 7), 40_000))),
         };
-        let source = Source { flow: FlowId::Stream(flow), side, transport: Transport::Tls, peer };
+        // A device that comes back may come by the other door.
+        let transport = if side == Side::Device && flow.is_multiple_of(3) { Transport::Wss } else { Transport::Tls };
+        let source = Source { flow: FlowId::Stream(flow), side, transport, peer };
         self.receive(shard, source, frame);
     }
 
     /// The relay sends a datagram to a SIP server.
     pub(super) fn datagram_to_registrar(&mut self, number: usize, message: Message) {
-        let (first, second) = self.datagram_delays(number);
+        let (first, second) = self.datagram_delays(number, &message);
         if let Some(delay) = second {
             self.agenda.plan(delay, Happening::DatagramToRegistrar { number, message: message.clone() });
         }
@@ -220,7 +226,7 @@ impl World {
 
     /// A SIP server sends a datagram to the relay.
     pub(super) fn datagram_to_relay(&mut self, number: usize, message: Message) {
-        let (first, second) = self.datagram_delays(number);
+        let (first, second) = self.datagram_delays(number, &message);
         if let Some(delay) = second {
             self.agenda.plan(delay, Happening::DatagramToRelay { number, message: message.clone() });
         }
@@ -241,8 +247,11 @@ impl World {
     }
 
     /// When a datagram and its double arrive; `None`: it is lost, or there is no double.
-    fn datagram_delays(&mut self, number: usize) -> (Option<At>, Option<At>) {
+    fn datagram_delays(&mut self, number: usize, message: &Message) -> (Option<At>, Option<At>) {
         let loss = if self.registrars[number].mood == Mood::Lossy { LOSS_HEAVY } else { LOSS };
+        // A large one comes in fragments, and is lost with one of them.
+        let fragments = 1 + (message.head().len() + message.body().len()) as u64 / FRAGMENT;
+        let loss = (loss * fragments).min(LOSS_MAX);
         let draw = self.random.between(0, 999);
         if draw < loss {
             return (None, None);

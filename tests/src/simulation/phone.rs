@@ -1,6 +1,6 @@
 //! Phones: they sleep, wake for a push or by themselves, answer, decline, ignore, move between networks, and crash.
 //!
-//! A phone that wakes opens a TLS stream to the edge and registers with the instance secret. What it does to a call is
+//! A phone that wakes opens a stream to the edge, by TLS or by WebSocket, and registers with the instance secret. What it does to a call is
 //! drawn when the INVITE comes. In a call it stays awake; else it falls asleep after a while, with a word or without.
 //!
 //! Invariant: a phone rings only for an INVITE on the flow that it has; a 200 is repeated until the ACK comes (RFC 3261
@@ -10,7 +10,7 @@ use sip::auth::Challenge;
 use sip::message::{Composer, Message, Method, Name};
 
 use super::agenda::{At, HOUR, MINUTE, MS, S};
-use super::caller::call_of;
+use super::caller::{body_of, call_of};
 use super::network::{Frame, Peer};
 use super::oracle::Check;
 use super::registrar::sound;
@@ -285,6 +285,9 @@ impl World {
     fn on_offer(&mut self, slot: usize, flow: u64, index: usize, invite: Message) {
         self.watch(slot, || format!("call {index}: the phone gets the INVITE by flow {flow}"));
         self.calls[index].facts.offered.push(flow);
+        if invite.body()[..] != *body_of(index, false).as_bytes() {
+            self.wrong(format!("the offer of call {index} is not its caller's"));
+        }
         self.answer(flow, &invite, 100, "p");
         let phone = &mut self.slots[slot].phone;
         phone.calls.retain(|call| call.call != index && call.stage != Stage::Over);
@@ -444,6 +447,12 @@ impl World {
     fn answer(&mut self, flow: u64, request: &Message, status: u16, tag: &str) {
         let response = Composer::response(request, status, Composer::reason(status), Some(tag));
         let contact = (101..300).contains(&status).then_some("<sip:p@10.0.0.5:5061;transport=tls>");
-        self.send_to_relay(flow, Frame::Message(sound(&response.maybe(Name::Contact, contact).finish())));
+        let response = response.maybe(Name::Contact, contact);
+        let answered = request.method() == Some(Method::Invite) && status == 200;
+        let bytes = match call_of(request).filter(|_| answered) {
+            Some(call) => response.body("application/sdp", body_of(call, true).as_bytes()),
+            None => response.finish(),
+        };
+        self.send_to_relay(flow, Frame::Message(sound(&bytes)));
     }
 }

@@ -40,11 +40,26 @@ fn links_and_paths_lead_somewhere() {
 }
 
 #[test]
+fn every_kept_thing_names_tests_that_exist() {
+    let text = fs::read_to_string(root().join("docs/privacy.md")).expect("docs/privacy.md");
+    let table = text.split("\n## ").find(|section| section.starts_with("Retention")).expect("the table");
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ")).skip(2).collect();
+    assert!(rows.len() > 8, "few rows: {rows:?}");
+    assert_eq!(tests_that_are_missing(&rows), [] as [String; 0]);
+}
+
+#[test]
 fn every_threat_names_tests_that_exist() {
     let text = fs::read_to_string(root().join("SECURITY.md")).expect("SECURITY.md");
     let table = text.split("\n## ").find(|section| section.starts_with("Threats")).expect("the threats");
     let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| **")).collect();
     assert!(rows.len() > 10, "few threats: {rows:?}");
+    let wrong = tests_that_are_missing(&rows);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What the last cell of each row of a table names that is no test, and rows that name none.
+fn tests_that_are_missing(rows: &[&str]) -> Vec<String> {
     let functions = functions();
     let mut wrong = Vec::new();
     for row in rows {
@@ -54,7 +69,7 @@ fn every_threat_names_tests_that_exist() {
         }
         wrong.extend(code(shown).filter(|name| !functions.contains(*name)).map(|name| format!("no such test: {name}")));
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    wrong
 }
 
 /// Every function of the workspace.

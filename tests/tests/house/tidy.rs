@@ -30,6 +30,7 @@ const RELAY: &[(&str, u8)] = &[
     ("random", 0),
     ("secret", 0),
     ("timing", 0),
+    ("audit", 1),
     ("limits", 1),
     ("vault", 1),
     ("push", 1),

@@ -15,7 +15,7 @@
 //! | held and resumed by the caller, and by the device | UDP, TCP, TLS | SIPp's re-INVITEs; baresip's | `in_calls` |
 //! | a second call during the first | UDP, TCP, TLS | baresip, which holds the first | `in_calls` |
 //!
-//! No stock client at hand speaks SIP over secure WebSocket; that door is the stand-ins' alone.
+//! By secure WebSocket comes JsSIP in Chromium (`browser`): answered with sound, either side hangs up, declined, cancelled, a lost socket.
 //! Accounts that are not lent (RFC 8599), with Kamailio and SIPp, are in `push_proxy`; the stand-ins against real peers in `standins`.
 //!
 //! Invariant: traffic stays on loopback; what is missing on the machine fails a test with the line that installs it.

@@ -11,7 +11,7 @@
 //! its instance, whichever push met it. Nothing here is a VoIP push.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sip::endpoint::Input;
@@ -85,6 +85,10 @@ impl Shard {
         let ending = self.instances.get(instance).and_then(|row| row.ending.as_ref());
         if ending.is_some_and(|ending| ending.kind == EndKind::Wiped(WipeReason::PushTokenGone)) {
             // Nobody is there any more.
+            return;
+        }
+        if let Err(limit) = self.budgets.take_alert(Instant::now(), &app, instance) {
+            self.shared.quotas.met(limit);
             return;
         }
         let AlertContent { call, from, name, extra } = content;

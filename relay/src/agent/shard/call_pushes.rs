@@ -20,6 +20,7 @@ use crate::agent::Shared;
 use crate::agent::delivery::{deliver, deliver_copies, outcome_of};
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::timeline::What;
+use crate::audit::Act;
 use crate::clock::unix_now;
 use crate::config::EarlyRinging;
 use crate::push::{Departure, Event, Push, Verdict};
@@ -51,6 +52,13 @@ impl Shard {
             self.give_up(call.call, call.instance);
             return;
         };
+        if let Err(limit) = self.budgets.take_call(Instant::now(), &app, call.instance, &call.from) {
+            self.shared.quotas.met(limit);
+            tracing::info!(instance = %call.instance, call = %call.call, ?limit, "a call is not pushed");
+            self.track_call(call, None);
+            self.give_up(call.call, call.instance);
+            return;
+        }
         self.track_call(call, Some(target.provider));
         let provider = self.shared.provider(target.provider);
         self.note(call.instance, Some(call.call), What::PushSent { event: Event::Call, provider });
@@ -156,6 +164,7 @@ impl Shard {
                 if self.shared.early_ringing == EarlyRinging::AfterPushAccepted {
                     self.next.push_back(Input::Ring { call, instance });
                 }
+                self.audit(instance, Act::Woken);
             }
             // The service may have taken it: the phone may come.
             Verdict::Unconfirmed => {}

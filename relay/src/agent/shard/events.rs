@@ -10,8 +10,9 @@ use sip::id::{BindingId, CallId, InstanceId};
 use super::Shard;
 use crate::agent::RecordNote;
 use crate::agent::digest::{self, Asked, Challenged, Unanswerable};
-use crate::agent::tables::instances::{EndKind, FirstRegistration};
+use crate::agent::tables::instances::{EndKind, FirstRegistration, Row};
 use crate::agent::tables::timeline::What;
+use crate::audit::{Act, Whose};
 use crate::clock::unix_now;
 use crate::domain::{InstanceState, WipeReason};
 use crate::metrics::labels::{EdgeRegisterOutcome, InviteOutcome, RegistrationOutcome, SipRefusal};
@@ -147,6 +148,15 @@ impl Shard {
         }
     }
 
+    /// Writes down what was done with an instance, where that is kept.
+    pub(crate) fn audit(&self, id: InstanceId, act: Act) {
+        self.shared.audit.note(act, || Whose {
+            instance: Some(id),
+            account: self.instances.get(id).map(Row::aor),
+            app: self.with_record(id, |record| record.app.clone()),
+        });
+    }
+
     fn answer(&mut self, id: InstanceId, challenged: &Challenged<'_>) -> Option<String> {
         let answer = |record: &Record| (digest::answer(record, challenged), record.account.proof.is_password());
         let (answer, is_password) = self.with_record(id, answer)?;
@@ -176,6 +186,9 @@ impl Shard {
                 self.tell_registration_restored(id);
             }
             self.note(id, None, What::Registered);
+            if !refresh {
+                self.audit(id, Act::Registered);
+            }
             if !refresh && self.shared.subscribe && self.with_record(id, |it| it.wake_for.voicemail) == Some(true) {
                 self.next.push_back(Input::Subscribe(binding));
             }

@@ -41,6 +41,7 @@ use crate::agent::tables::instances::{Due, Instances};
 use crate::agent::trace::Trace;
 use crate::agent::transport::connections::Writer;
 use crate::clock::{Reading, confirmed_now, unix_now};
+use crate::limits::pushes::PushBudgets;
 use crate::net::drain::Drain;
 use crate::random;
 use crate::vault::MAX_LIFETIME_S;
@@ -66,6 +67,8 @@ pub(crate) struct Shard {
     pub(crate) calls: Calls,
     /// The pushes that are being delivered, or may be sent a second time, for calls that are not over.
     pub(crate) pushes: HashMap<(CallId, InstanceId), AbortHandle>,
+    /// How many more pushes devices, callers and apps may cause.
+    pub(crate) budgets: PushBudgets,
     /// Steps of all timelines.
     pub(crate) steps: usize,
     /// Devices that have a flow.
@@ -92,8 +95,10 @@ pub(crate) struct Shard {
 impl Shard {
     pub(crate) fn new(index: usize, settings: Settings, shared: Arc<Shared>) -> Self {
         let now = Instant::now();
+        let budgets = PushBudgets::new(shared.quotas.limits(), shared.shards.len());
         Self {
             index,
+            budgets,
             shared,
             endpoint: Endpoint::new(now, settings, random::bytes()),
             due: None,

@@ -6,7 +6,7 @@
 //! has answered.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -226,7 +226,7 @@ impl Shard {
     }
 
     /// DNS has said where a REGISTER with a proof goes.
-    pub(crate) fn on_server_found(&mut self, asked: &RouteRequest, addresses: &[IpAddr]) {
+    pub(crate) fn on_server_found(&mut self, asked: &RouteRequest, addresses: &[SocketAddr]) {
         let route = self.route_of(asked, addresses);
         self.answer_route(asked, route);
         self.settle(Instant::now());
@@ -259,7 +259,7 @@ impl Shard {
         Ok(())
     }
 
-    fn route_of(&mut self, asked: &RouteRequest, addresses: &[IpAddr]) -> Result<RegisterRoute, RouteRefusal> {
+    fn route_of(&mut self, asked: &RouteRequest, addresses: &[SocketAddr]) -> Result<RegisterRoute, RouteRefusal> {
         let RouteRequest { aor, registrar, proxy, push, .. } = asked;
         let services = self.shared.push.providers();
         let route = Route::through(aor, registrar, proxy.as_deref()).map_err(|_| 416_u16)?;
@@ -278,7 +278,12 @@ impl Shard {
     }
 
     /// Lets a proof pass to this server, unless too many wrong ones have.
-    fn admit_proof(&mut self, asked: &RouteRequest, server: &str, addresses: &[IpAddr]) -> Result<(), RouteRefusal> {
+    fn admit_proof(
+        &mut self,
+        asked: &RouteRequest,
+        server: &str,
+        addresses: &[SocketAddr],
+    ) -> Result<(), RouteRefusal> {
         let Some(proof) = &asked.proof else { return Ok(()) };
         let attempt = Attempt {
             aor: &asked.aor,

@@ -23,6 +23,7 @@ use super::Shard;
 use crate::agent::ShardInput;
 use crate::agent::erasures;
 use crate::agent::tables::instances::{Denied, EndKind, Ending, Erasure, Row, WipeDone, WipeWaiter};
+use crate::audit::Act;
 use crate::clock::DAY_S;
 use crate::domain::{InstanceState, WipeReason};
 use crate::metrics::labels::RegistrationOutcome;
@@ -127,6 +128,11 @@ impl Shard {
     fn finish(&mut self, id: InstanceId) {
         let Some(ending) = self.instances.get(id).and_then(|row| row.ending.as_ref()) else { return };
         let (Some(unregistered), Some(erasure)) = (ending.unbound, ending.erasure) else { return };
+        match ending.kind {
+            EndKind::Wiped(reason) => self.audit(id, Act::Wiped(reason)),
+            EndKind::HandedOver => self.audit(id, Act::HandedOver),
+            EndKind::NeverOurs => {}
+        }
         let Some(row) = self.instances.remove(id) else { return };
         if self.attached.remove(&id) {
             self.shared.metrics.edge_flows(-1);

@@ -145,6 +145,11 @@ pub enum Erasure {
 }
 
 impl Row {
+    /// Under which name its account is found.
+    pub fn aor(&self) -> AorKey {
+        self.aor
+    }
+
     /// A row that is about to be bound.
     pub(crate) fn new(
         sealed: Sealed,

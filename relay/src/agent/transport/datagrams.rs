@@ -1,7 +1,7 @@
 //! The upstream UDP socket: each datagram to its shard.
 //!
 //! Invariant: a datagram that is no SIP, or whose shard is behind, is dropped and counted; its sender sends it again
-//! (RFC 3261 §17). STUN goes to the shard that asked. Keep-alives of a single or double CRLF are nothing on UDP and are dropped.
+//! (RFC 3261 §17). A request beyond a limit is answered, once, to where it came from. STUN goes to the shard that asked. Keep-alives of a single or double CRLF are nothing on UDP and are dropped.
 
 use std::time::Instant;
 
@@ -19,10 +19,10 @@ use crate::net::udp::{Datagram, Udp};
 /// Receives until the drain is over.
 pub(crate) async fn receive(socket: Udp, shards: Shards, metrics: Metrics, end: Drain) {
     let limits = Limits::default();
-    socket.receive(&end, |datagram| deliver(&datagram, &limits, &shards, &metrics)).await;
+    socket.receive(&end, |datagram| deliver(&datagram, &socket, &limits, &shards, &metrics)).await;
 }
 
-fn deliver(datagram: &Datagram, limits: &Limits, shards: &Shards, metrics: &Metrics) {
+fn deliver(datagram: &Datagram, socket: &Udp, limits: &Limits, shards: &Shards, metrics: &Metrics) {
     if datagram.bytes.iter().all(u8::is_ascii_whitespace) {
         return;
     }
@@ -36,6 +36,12 @@ fn deliver(datagram: &Datagram, limits: &Limits, shards: &Shards, metrics: &Metr
     }
     let Ok(message) = Message::parse(&datagram.bytes, limits) else {
         metrics.sip_refused(SipRefusal::Malformed);
+        // Its sender may be somebody else than it says, and gets no more than was sent in its name.
+        let answer = Message::refusal(&datagram.bytes, limits).filter(|answer| answer.len() <= datagram.bytes.len());
+        if let Some(answer) = answer {
+            // What cannot be sent is lost, as a datagram may be.
+            let _ = socket.try_send(&answer, peer);
+        }
         return;
     };
     let shard = shards.of(&message).unwrap_or(0);

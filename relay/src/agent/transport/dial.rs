@@ -130,7 +130,7 @@ impl Dialler {
     }
 
     /// The addresses that requests to a target go to, as far as they resolve now.
-    pub(crate) async fn addresses_of(&self, target: &Target) -> Vec<IpAddr> {
+    pub(crate) async fn addresses_of(&self, target: &Target) -> Vec<SocketAddr> {
         let found = self.0.resolver.resolve(target, 0).await;
         found.map(|found| found.addresses()).unwrap_or_default()
     }

@@ -18,7 +18,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -66,7 +66,7 @@ pub struct Attempt<'a> {
     /// Where the proof goes: host and port.
     pub server: &'a str,
     /// The addresses behind that name, where they are known: many names may lead to one server.
-    pub addresses: &'a [IpAddr],
+    pub addresses: &'a [SocketAddr],
     /// Who asks.
     pub source: IpAddr,
     /// It renews a registration that is kept here, and so knows more than a stranger does.
@@ -184,7 +184,7 @@ impl Guesses {
         let aor = (aor.0, Some(aor.1));
         let mut keys = vec![key(&server, &aor, Some(source), true), key(&server, &aor, None, false)];
         let addresses: Vec<String> =
-            attempt.addresses.iter().take(ADDRESSES_MAX).map(|ip| ip.to_canonical().to_string()).collect();
+            attempt.addresses.iter().take(ADDRESSES_MAX).map(|to| canonical(*to).to_string()).collect();
         for address in &addresses {
             keys.extend([key(address, &aor, Some(source), true), key(address, &aor, None, false)]);
         }
@@ -338,6 +338,10 @@ impl Budget {
         }
         (left < rate.burst / 2 && self.under_way >= left).then_some(SOON)
     }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// The user and the domain of an AOR in one spelling each.

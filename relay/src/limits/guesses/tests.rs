@@ -166,7 +166,7 @@ fn a_right_proof_beside_it_forgets_no_failure() {
 #[test]
 fn many_names_of_one_server_are_one() {
     let (guesses, now) = (guesses(), Instant::now());
-    let addresses = ["192.0.2.10".parse().unwrap(), "::ffff:192.0.2.11".parse().unwrap()];
+    let addresses = ["192.0.2.10:5061".parse().unwrap(), "[::ffff:192.0.2.11]:5061".parse().unwrap()];
     let begun = (0..50).filter(|n| {
         let server = format!("n{n}.test");
         let addresses = if n % 2 == 0 { &addresses[..] } else { &addresses[1..] };

@@ -255,3 +255,37 @@ async fn an_iphone_that_gives_no_sign_is_not_pushed_again() -> Outcome {
     assert_eq!(world.relay.metric("sipwake_push_resends_total").await, Some(0.0));
     world.content()
 }
+
+#[tokio::test]
+async fn one_caller_causes_so_many_pushes_of_a_device_in_a_minute_and_another_still_gets_through() -> Outcome {
+    let world = World::with(|setup| setup.further.push_str("\n[limits]\npushes_per_caller = 2\n")).await?;
+    world.enable().await?;
+    for _ in 0..2 {
+        let (caller, _) = world.call_and_push().await?;
+        world.cancel(&caller).await?;
+    }
+    let caller = world.call()?;
+    caller.expect(480, SOON).await?;
+    world.await_metric("sipwake_limits_total{limit=\"pushes-caller\"}", 1.0).await?;
+    assert_eq!(world.apns.requests(), 2);
+    let carol = CallOptions::default().from("\"Carol\" <sip:carol@example.test>");
+    let caller = world.registrar.call(&world.aor(), &carol)?;
+    caller.expect(180, SOON).await?;
+    assert_eq!(world.apns.requests(), 3);
+    world.cancel(&caller).await
+}
+
+#[tokio::test]
+async fn calls_that_are_given_up_at_once_cause_one_push_each_at_most_and_leave_none_behind() -> Outcome {
+    let world = World::with(|setup| setup.further.push_str("\n[limits]\npushes_per_device = 10\n")).await?;
+    world.enable().await?;
+    for _ in 0..15 {
+        let caller = world.call()?;
+        // An error: it was refused before.
+        drop(caller.cancel().await);
+        caller.final_response(SOON).await?;
+    }
+    // One more flows in each 6 s.
+    assert!((1..=12).contains(&world.apns.requests()), "{}", world.apns.requests());
+    world.content()
+}

@@ -1,8 +1,10 @@
 //! A caller behind the SIP server, which passes on what it writes.
 
 use tests::board::Missed;
+use tests::raw::{ELSEWHERE, datagrams, statuses};
 use tests::wire::Transport;
-use tests::world::World;
+use tests::world::{SOON, World};
+use tokio::time::timeout;
 
 /// What a caller writes comes by the one connection that all accounts of the server have: it ends none of them.
 #[tokio::test(flavor = "multi_thread")]
@@ -40,5 +42,25 @@ async fn what_is_too_much_or_torn_costs_its_sender_an_answer_and_nobody_the_conn
         assert!(world.registrar.contacts(&aor)[0].flow.is_open(), "{transport:?}");
         caller.cancel().await?;
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_with_too_many_headers_is_answered_by_udp_too_and_with_no_more_than_it_had() -> Result<(), Missed> {
+    let world = World::over(Transport::Udp).await?;
+    let socket = datagrams(ELSEWHERE).await.expect("a socket");
+    let many = "X-Odd: y\r\n".repeat(200);
+    let request = |more: &str| {
+        format!(
+            "OPTIONS sip:nobody@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.66:5099;branch=z9hG4bKmany\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:a@b>\r\nCall-ID: i\r\n\
+             CSeq: 1 OPTIONS\r\n{more}\r\n"
+        )
+    };
+    let sent = request(&many);
+    socket.send_to(sent.as_bytes(), world.relay.upstream(Transport::Udp)).await.expect("sent");
+    let mut space = vec![0; 65_536];
+    let (length, _) = timeout(SOON, socket.recv_from(&mut space)).await.expect("an answer").expect("a datagram");
+    assert_eq!(statuses(&String::from_utf8_lossy(&space[..length])), [400]);
+    assert!(length <= sent.len(), "{length}");
     Ok(())
 }

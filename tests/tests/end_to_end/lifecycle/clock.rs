@@ -14,7 +14,7 @@ use super::Outcome;
 
 const DAY_S: i64 = 86_400;
 
-async fn scene_by(clock: &SkewedClock, redis: &RedisServer) -> Result<World, tests::board::Missed> {
+async fn world_by(clock: &SkewedClock, redis: &RedisServer) -> Result<World, tests::board::Missed> {
     World::with(|setup| {
         setup.store = redis.url();
         setup.environment.extend(clock.environment());
@@ -56,7 +56,7 @@ fn now() -> u64 {
 #[tokio::test]
 async fn a_clock_that_jumps_ahead_wipes_nobody_destroys_no_key_and_is_told_to_the_operator() -> Outcome {
     let (clock, redis) = (SkewedClock::new(), RedisServer::start());
-    let mut world = scene_by(&clock, &redis).await?;
+    let mut world = world_by(&clock, &redis).await?;
     let instance = world.enable().await?;
     let first = epochs(&world);
     for ahead in [DAY_S, 30 * DAY_S, 365 * DAY_S] {
@@ -99,7 +99,7 @@ async fn a_clock_that_jumps_ahead_wipes_nobody_destroys_no_key_and_is_told_to_th
 #[tokio::test]
 async fn a_clock_that_went_back_to_1970_costs_nothing_either() -> Outcome {
     let (clock, redis) = (SkewedClock::new(), RedisServer::start());
-    let mut world = scene_by(&clock, &redis).await?;
+    let mut world = world_by(&clock, &redis).await?;
     let instance = world.enable().await?;
     clock.set(-(now() as i64) + 1_000);
     await_warning(&world, true).await?;

@@ -9,6 +9,7 @@ use tests::registrar::Behaviour;
 use tests::wire::Transport;
 use tests::world::{SOON, World, text};
 
+mod audit;
 mod clock;
 mod dead_tokens;
 mod ends;

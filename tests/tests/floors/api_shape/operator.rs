@@ -49,6 +49,35 @@ async fn health_and_readiness_are_open_and_nothing_else_is() {
     assert!(!desk.script.with(|script| script.wiped));
 }
 
+/// RFC 7617, as a browser sends it.
+fn basic(user: &str, password: &str) -> String {
+    use base64::Engine as _;
+    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}")))
+}
+
+#[tokio::test]
+async fn a_browser_is_asked_for_the_token_as_a_password_and_let_in_with_it_alone() {
+    let desk = Desk::new();
+    let asked = desk.ask.of("GET", "/", "", "").await;
+    let challenges = asked.headers("www-authenticate");
+    assert!(challenges.iter().any(|challenge| challenge.starts_with("Basic realm=")), "{challenges:?}");
+    for (credentials, status) in [
+        (basic("", TOKEN), 200),
+        (basic("anybody", TOKEN), 200),
+        (basic(TOKEN, ""), 401),
+        (basic("anybody", "wrong"), 401),
+        ("Basic !!!".to_owned(), 401),
+        (format!("Basic {}", "A".repeat(4_000)), 401),
+    ] {
+        assert_eq!(desk.ask.with_authorization("GET", "/", &credentials).await.status, status, "{credentials}");
+    }
+    let mut statuses = Vec::new();
+    for _ in 0..200 {
+        statuses.push(desk.ask.with_authorization("GET", "/", &basic("x", "guess")).await.status);
+    }
+    assert!(statuses.last() == Some(&429), "guesses are slowed down like any other");
+}
+
 #[tokio::test]
 async fn readiness_says_what_is_missing() {
     let desk = Desk::new();

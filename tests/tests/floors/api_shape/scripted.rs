@@ -508,6 +508,13 @@ impl Ask {
         self.from("192.0.2.1:4000", method, path, key, body).await
     }
 
+    /// Sends `method path` with this `Authorization`.
+    pub async fn with_authorization(&self, method: &str, path: &str, credentials: &str) -> Answer {
+        let peer: SocketAddr = "192.0.2.1:4000".parse().unwrap();
+        let request = Request::builder().method(method).uri(path).extension(Peer(peer));
+        self.send(request.header("authorization", credentials).body(Full::default()).unwrap()).await
+    }
+
     /// The same, from an address.
     pub async fn from(&self, peer: &str, method: &str, path: &str, key: &str, body: &str) -> Answer {
         let peer: SocketAddr = peer.parse().unwrap();
@@ -553,6 +560,11 @@ impl Answer {
     /// One header field; empty when it is not there.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// All header fields of this name.
+    pub fn headers(&self, name: &str) -> Vec<&str> {
+        self.headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect()
     }
 
     /// The body as JSON.

@@ -1,0 +1,205 @@
+//! The audit trail: what was done with the accounts that are lent, for whoever must answer for it. Off unless the operator names a
+//! directory.
+//!
+//! One line of JSON for each thing that was done, in a file for each day (UTC), `audit-2026-11-27.jsonl`:
+//!
+//! | member | it is |
+//! | --- | --- |
+//! | `seq` | counts the lines of this node, over files and runs |
+//! | `at` | RFC 3339, milliseconds |
+//! | `what` | [`Act`] |
+//! | `instance`, `account`, `app` | whose: the instance's id; a keyed hash of the AOR, the same for all of its devices; the App |
+//! | `why` | of a wipe, its reason; of a reading, what was read |
+//! | `chain` | SHA-256, in hex, of the `chain` of the line before and of this line's other bytes |
+//!
+//! Invariant: nothing is on a line but what the table says: no address, no token, no caller, no source. Writing never holds anybody
+//! up: a line for which there is no room is left out, and the next one counts how many were. A line is written whole or not at
+//! all: what a crash has torn is cut off by the next run, which says so.
+
+mod chain;
+mod files;
+pub mod report;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use sip::id::InstanceId;
+use tokio::sync::mpsc;
+
+use crate::domain::{WipeReason, Word as _};
+use crate::vault::AorKey;
+
+pub use chain::{Fault, verify};
+pub use files::{AuditError, is_day};
+
+/// Lines that wait to be written at most; further ones are left out and counted.
+const QUEUE: usize = 65_536;
+
+/// Act was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// A run of the relay has begun to write.
+    Started,
+    /// Act was half written when the run before it died was cut off.
+    Torn,
+    /// So many lines are missing, for there was no room for them.
+    Lost(u64),
+    /// An account was lent.
+    Enabled,
+    /// Its SIP server has accepted it, and had not before in this run.
+    Registered,
+    /// Its end was moved.
+    Renewed,
+    /// Another push token was named.
+    TokenChanged,
+    /// A push for a call was accepted by the push service.
+    Woken,
+    /// An operator has read something.
+    Read(Reading),
+    /// It was wiped.
+    Wiped(WipeReason),
+    /// Another node has it.
+    HandedOver,
+}
+
+/// Act an operator has read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// Its state.
+    Show,
+    /// Act is held.
+    Export,
+    /// Its SIP.
+    Trace,
+    /// Which instances an account has.
+    Find,
+}
+
+impl Act {
+    /// Its name on the line.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Torn => "torn",
+            Self::Lost(_) => "lost",
+            Self::Enabled => "enabled",
+            Self::Registered => "registered",
+            Self::Renewed => "renewed",
+            Self::TokenChanged => "token-changed",
+            Self::Woken => "woken",
+            Self::Read(_) => "read",
+            Self::Wiped(_) => "wiped",
+            Self::HandedOver => "handed-over",
+        }
+    }
+
+    fn why(self) -> Option<&'static str> {
+        match self {
+            Self::Wiped(reason) => Some(reason.word()),
+            Self::Read(Reading::Show) => Some("show"),
+            Self::Read(Reading::Export) => Some("export"),
+            Self::Read(Reading::Trace) => Some("trace"),
+            Self::Read(Reading::Find) => Some("find"),
+            _ => None,
+        }
+    }
+}
+
+/// Whose it was.
+#[derive(Clone, Default)]
+pub struct Whose {
+    /// The instance.
+    pub instance: Option<InstanceId>,
+    /// Its account.
+    pub account: Option<AorKey>,
+    /// Its App.
+    pub app: Option<Box<str>>,
+}
+
+/// One line to be.
+struct Entry {
+    at_ms: u64,
+    what: Act,
+    whose: Whose,
+}
+
+/// Where the trail is written and how long it is kept.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The directory.
+    pub directory: PathBuf,
+    /// How long a day's file is kept after its day, in days.
+    pub keep_days: u16,
+    /// The node, named on each run's first line.
+    pub node: Box<str>,
+}
+
+/// The way to the trail; cheap to clone, and nothing where there is none.
+#[derive(Clone, Default)]
+pub struct Audit(Option<Arc<Inner>>);
+
+struct Inner {
+    entries: mpsc::Sender<Entry>,
+    lost: AtomicU64,
+}
+
+impl Audit {
+    /// Opens the trail of a node, and goes on where the last run ended. Lines are written by a thread of their own, which ends when
+    /// the last way to it is gone and all is written.
+    ///
+    /// # Errors
+    /// When the directory or its newest file cannot be read or written.
+    pub fn open(settings: Settings) -> Result<Self, AuditError> {
+        let mut trail = files::Trail::open(settings)?;
+        let (entries, mut received) = mpsc::channel(QUEUE);
+        let inner = Arc::new(Inner { entries, lost: AtomicU64::new(0) });
+        let weak = Arc::downgrade(&inner);
+        std::thread::Builder::new()
+            .name("audit".to_owned())
+            .spawn(move || {
+                let mut failing = false;
+                while let Some(first) = received.blocking_recv() {
+                    let mut batch = vec![first];
+                    while let Ok(entry) = received.try_recv() {
+                        batch.push(entry);
+                    }
+                    let lost = weak.upgrade().map_or(0, |inner| inner.lost.swap(0, Ordering::Relaxed));
+                    if lost > 0 {
+                        batch.push(Entry { at_ms: batch[0].at_ms, what: Act::Lost(lost), whose: Whose::default() });
+                    }
+                    let written = trail.write(&batch);
+                    if let Err(error) = &written
+                        && !failing
+                    {
+                        tracing::error!(%error, "the audit trail cannot be written; its lines are lost and counted");
+                    }
+                    failing = written.is_err();
+                    if failing && let Some(inner) = weak.upgrade() {
+                        inner.lost.fetch_add(batch.len() as u64, Ordering::Relaxed);
+                        std::thread::sleep(RETRY);
+                    }
+                }
+            })
+            .map_err(AuditError::Thread)?;
+        Ok(Self(Some(inner)))
+    }
+
+    /// Whether there is one: what a line needs is not made where there is none.
+    pub fn is_kept(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Writes down that something was done.
+    pub fn note(&self, what: Act, whose: impl FnOnce() -> Whose) {
+        let Some(inner) = &self.0 else { return };
+        let entry = Entry { at_ms: crate::clock::unix_now_ms(), what, whose: whose() };
+        if inner.entries.try_send(entry).is_err() {
+            inner.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// How long a trail that cannot be written is left alone.
+const RETRY: Duration = Duration::from_secs(1);

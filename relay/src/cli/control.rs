@@ -1,0 +1,120 @@
+//! `sipwake reload`, `drain` and `config`: what a running relay is told, and what is in force.
+//!
+//! Invariant: what is printed of a configuration holds no secret.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::CommandError;
+use super::operator::At;
+use super::question::{confirm, is_attended};
+use super::table::{cell, pretty, table};
+use crate::config::{Config as Loaded, Origin};
+
+/// Have a running relay read its configuration and the files that it names again; says what changed and what needs a restart
+#[derive(Args)]
+pub struct Reload {
+    #[command(flatten)]
+    at: At,
+}
+
+/// Have a running relay hand its instances over, end its calls in peace, and end
+#[derive(Args)]
+pub struct Drain {
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    at: At,
+}
+
+/// Look at a configuration
+#[derive(Args)]
+pub struct Config {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Each setting as it is in force: its value, and whether that comes from the file, the environment or nowhere; no secret
+    Show {
+        /// The configuration file (TOML)
+        #[arg(long, value_name = "FILE", default_value = "relay.toml")]
+        config: PathBuf,
+        /// Those alone that are set
+        #[arg(long)]
+        set: bool,
+        /// Print JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Reloads, and says what became of it.
+///
+/// # Errors
+/// [`CommandError`] when the listener is not reached, or the configuration cannot be used.
+pub async fn reload(reload: Reload) -> Result<(), CommandError> {
+    let told = reload.at.open()?.call("POST", "/reload", None).await?;
+    let mut out = std::io::stdout();
+    if reload.at.json {
+        return Ok(out.write_all(pretty(&told).as_bytes())?);
+    }
+    let list = |member: &str| {
+        told[member].as_array().map(|list| list.iter().map(cell).collect::<Vec<_>>()).unwrap_or_default()
+    };
+    match list("taken").as_slice() {
+        [] => writeln!(out, "nothing has changed")?,
+        taken => writeln!(out, "taken: {}", taken.join(", "))?,
+    }
+    match list("needs_restart").as_slice() {
+        [] => {}
+        places => writeln!(out, "in force after a restart: {}", places.join(", "))?,
+    }
+    Ok(())
+}
+
+/// Tells a relay to drain.
+///
+/// # Errors
+/// [`CommandError`] when the listener is not reached, or nobody said yes.
+pub async fn drain(drain: Drain) -> Result<(), CommandError> {
+    let listener = drain.at.open()?;
+    // A program that says so means it.
+    if is_attended() {
+        confirm("The relay will end.", drain.yes)?;
+    }
+    let told = listener.call("POST", "/drain", None).await?;
+    let text = if drain.at.json { pretty(&told) } else { format!("{}\n", cell(&told["state"])) };
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
+}
+
+/// Shows a configuration.
+///
+/// # Errors
+/// [`CommandError::Configuration`] with every problem that it has.
+pub fn config(config: Config) -> Result<(), CommandError> {
+    let Action::Show { config, set, json } = config.action;
+    let loaded = Loaded::load(&config).map_err(|problems| CommandError::Configuration(problems.to_string()))?;
+    let shown = loaded.settings.iter().filter(|setting| !set || setting.origin != Origin::Default);
+    let origin = |origin: &Origin| match origin {
+        Origin::File(Some(line)) => format!("line {line}"),
+        Origin::File(None) => "file".to_owned(),
+        Origin::Environment(variable) => variable.clone(),
+        Origin::Default => "default".to_owned(),
+    };
+    let text = if json {
+        let one = |setting: &crate::config::Setting| json!({"setting": setting.place, "value": setting.value, "from": origin(&setting.origin)});
+        pretty(&Value::from(shown.map(one).collect::<Vec<_>>()))
+    } else {
+        let row = |setting: &crate::config::Setting| {
+            [setting.place.clone(), cell(&Value::from(setting.value.as_str())), origin(&setting.origin)]
+        };
+        table(["SETTING", "VALUE", "FROM"], shown.map(row))
+    };
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
+}

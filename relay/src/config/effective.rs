@@ -1,0 +1,96 @@
+//! Every setting as it is in force: its value, and where that comes from.
+//!
+//! Invariant: no secret stands here: files are named and not opened, and of a URL the user and password are left out.
+
+use toml::Value;
+
+/// The table of settings, which has the defaults.
+const TABLE: &str = include_str!("settings.md");
+
+/// One setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// Its place: `call.ring_timeout`, `app[0].id`.
+    pub place: String,
+    /// Its value as the file would have it; the default in words where it is not set.
+    pub value: String,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The file, with its line where it is known.
+    File(Option<usize>),
+    /// A variable of the environment.
+    Environment(String),
+    /// Nobody set it.
+    Default,
+}
+
+/// A value as the file would have it.
+pub(super) fn written(place: &str, value: &Value) -> String {
+    match value {
+        Value::String(url) if place == "store.url" => Value::String(without_credentials(url)).to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// The default of a setting, as the table of settings has it; `None` when it is none of the table's.
+pub(super) fn default_of(place: &str) -> Option<&'static str> {
+    let place = nameless(place);
+    TABLE.lines().find_map(|line| {
+        let mut cells = line.strip_prefix("| ")?.split(" | ");
+        let (names, _, default) = (cells.next()?, cells.next()?, cells.next()?);
+        let mut names = names.split(", ").map(|name| name.trim_matches('`'));
+        let first = names.next()?;
+        let section = first.rsplit_once('.').map_or("", |(section, _)| section);
+        let fits = first == place || names.any(|name| format!("{section}.{name}") == place || name == place);
+        fits.then(|| default.trim_matches('`'))
+    })
+}
+
+/// `app[0].id` as the table has it: `app[].id`.
+fn nameless(place: &str) -> String {
+    let mut out = String::with_capacity(place.len());
+    let mut inside = false;
+    for c in place.chars() {
+        inside = (inside && c != ']') || c == '[';
+        if !inside || c == '[' {
+            out.push(c);
+        }
+    }
+    out
+}
+
+fn without_credentials(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, rest)) => match rest.rsplit_once('@') {
+            Some((_, rest)) => format!("{scheme}://…@{rest}"),
+            None => url.to_owned(),
+        },
+        None => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_setting_of_the_table_has_its_default_and_a_section_has_none() {
+        assert_eq!(default_of("edge.listen"), Some("0.0.0.0:5061"));
+        assert_eq!(default_of("app[3].apns.team_id"), Some("none: must be named"));
+        assert_eq!(default_of("app[12].id"), Some("none: must be named"));
+        assert_eq!((default_of("edge"), default_of("app[0]"), default_of("app")), (None, None, None));
+    }
+
+    #[test]
+    fn a_store_is_shown_without_its_password() {
+        let shown = |url: &str| written("store.url", &Value::String(url.to_owned()));
+        assert_eq!(shown("rediss://relay:secret@redis.example.net/"), "\"rediss://…@redis.example.net/\"");
+        assert_eq!(shown("redis://:p@ss@h"), "\"redis://…@h\"");
+        assert_eq!(shown("memory:"), "\"memory:\"");
+    }
+}

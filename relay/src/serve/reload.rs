@@ -1,0 +1,173 @@
+//! Reading the configuration and the files that it names again, while the relay runs.
+//!
+//! | can change | cannot, and is said |
+//! | --- | --- |
+//! | the certificate and its key, in their files | listeners, public names, the store, limits, times |
+//! | the operator's token; keys of apps and SIP servers | apps that come or go, or get another push service |
+//! | `[[sip_server]]` sections; keys, ids and endpoints of push services | everything else |
+//!
+//! Invariant: a file with a problem changes nothing at all. What was taken is in force when [`Reloader::reload`] comes back.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aws_lc_rs::digest::{SHA256, digest};
+
+use super::{api_settings, push_service};
+use crate::api::Api;
+use crate::config::{Config, Setting};
+use crate::metrics::Metrics;
+use crate::net::tls::ServerTls;
+use crate::operator::Operator;
+use crate::operator::controls::Reloaded;
+use crate::push::PushService;
+use crate::service::Service;
+use crate::vault::Vault;
+
+/// What of a relay can change.
+pub(super) struct Reloader {
+    /// What is in force.
+    running: Mutex<(Config, Fingerprints)>,
+    pub(super) tls: Arc<ServerTls>,
+    pub(super) push: PushService,
+    pub(super) metrics: Metrics,
+    pub(super) api: Api<Service>,
+    pub(super) operator: Operator<Service>,
+    pub(super) vault: Vault,
+}
+
+/// The hashes of the files of push services, by setting.
+type Fingerprints = BTreeMap<String, Option<[u8; 32]>>;
+
+impl Reloader {
+    pub(super) fn new(
+        config: Config,
+        tls: Arc<ServerTls>,
+        (push, metrics): (PushService, Metrics),
+        api: Api<Service>,
+        operator: Operator<Service>,
+        vault: Vault,
+    ) -> Self {
+        let fingerprints = fingerprints(&config);
+        Self { running: Mutex::new((config, fingerprints)), tls, push, metrics, api, operator, vault }
+    }
+
+    /// Reads everything again, takes what can be taken, and says what became of it.
+    pub(super) fn reload(&self) -> Reloaded {
+        // Nothing under the lock can panic half way: what is taken are whole values.
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = Reloaded::default();
+        let Some(file) = running.0.source.clone() else {
+            self.take_certificate(&mut told);
+            return told;
+        };
+        let mut new = match Config::load(&file) {
+            Ok(config) => config,
+            Err(problems) => {
+                return Reloaded { problems: problems.iter().map(ToString::to_string).collect(), ..told };
+            }
+        };
+        let push = match push_service(&new.apps, &self.metrics) {
+            Ok((push, _)) => push,
+            Err(error) => return Reloaded { problems: vec![error.to_string()], ..told },
+        };
+        self.take_certificate(&mut told);
+        if !told.problems.is_empty() {
+            return told;
+        }
+        let (old, was) = &*running;
+        let same_apps = services_of(old) == services_of(&new);
+        let prints = fingerprints(&new);
+        for place in changed(old, &new).into_iter().chain(other_keys(old, &new)).chain(other_files(was, &prints)) {
+            let can = is_reloadable(&place) && (same_apps || !place.starts_with("app["));
+            let list = if can { &mut told.taken } else { &mut told.needs_restart };
+            if !list.contains(&place) {
+                list.push(place);
+            }
+        }
+        self.operator.take_token(&new.operator.token);
+        if !same_apps {
+            new.apps.clone_from(&old.apps);
+        } else {
+            self.push.become_like(&push);
+        }
+        let access = api_settings(&new, &self.vault);
+        self.api.let_in(access.apps, access.sip_servers);
+        // What waits for a restart is said each time.
+        let stays = |setting: &Setting| told.needs_restart.contains(&setting.place);
+        let kept: Vec<Setting> = old.settings.iter().filter(|setting| stays(setting)).cloned().collect();
+        new.settings.retain(|setting| !stays(setting));
+        new.settings.extend(kept);
+        *running = (new, if same_apps { prints } else { was.clone() });
+        told
+    }
+
+    fn take_certificate(&self, told: &mut Reloaded) {
+        match self.tls.reload() {
+            Ok(true) => told.taken.push("tls.certificate".to_owned()),
+            Ok(false) => {}
+            Err(error) => told.problems.push(format!("tls: {error}; the old certificate stays in use")),
+        }
+    }
+}
+
+/// The settings whose values differ, and those that one of the two lacks.
+fn changed(old: &Config, new: &Config) -> Vec<String> {
+    let values = |config: &Config| {
+        let pairs = config.settings.iter().map(|setting| (setting.place.clone(), setting.value.clone()));
+        pairs.collect::<BTreeMap<_, _>>()
+    };
+    let (old, new) = (values(old), values(new));
+    let gone = old.keys().filter(|place| !new.contains_key(*place));
+    let other = new.iter().filter(|(place, value)| old.get(*place) != Some(value)).map(|(place, _)| place);
+    gone.chain(other).cloned().collect()
+}
+
+/// The settings whose files hold another key than they did.
+fn other_keys(old: &Config, new: &Config) -> Vec<String> {
+    let mut places = Vec::new();
+    if old.operator.token != new.operator.token {
+        places.push("operator.token_file".to_owned());
+    }
+    for (index, app) in new.apps.iter().enumerate() {
+        if old.apps.iter().any(|other| other.id == app.id && other.api_key != app.api_key) {
+            places.push(format!("app[{index}].api_key_file"));
+        }
+    }
+    for (index, server) in new.sip_servers.iter().enumerate() {
+        if old.sip_servers.iter().any(|other| other.id == server.id && other.key != server.key) {
+            places.push(format!("sip_server[{index}].key_file"));
+        }
+    }
+    places
+}
+
+fn other_files(old: &Fingerprints, new: &Fingerprints) -> Vec<String> {
+    new.iter().filter(|(place, print)| old.get(*place) != Some(print)).map(|(place, _)| place.clone()).collect()
+}
+
+fn fingerprints(config: &Config) -> Fingerprints {
+    let print = |file: &Path| {
+        let content = std::fs::read(file).map(zeroize::Zeroizing::new).ok()?;
+        digest(&SHA256, &content).as_ref().try_into().ok()
+    };
+    let mut prints = Fingerprints::new();
+    for (index, app) in config.apps.iter().enumerate() {
+        let apns = app.apns.as_ref().map(|apns| ("apns.key_file", &*apns.key_file));
+        let fcm = app.fcm.as_ref().map(|fcm| ("fcm.service_account_file", &*fcm.service_account_file));
+        for (setting, file) in apns.into_iter().chain(fcm) {
+            prints.insert(format!("app[{index}].{setting}"), print(file));
+        }
+    }
+    prints
+}
+
+/// The apps in their order, with which push services each has.
+fn services_of(config: &Config) -> Vec<(&str, bool, bool)> {
+    config.apps.iter().map(|app| (&*app.id, app.apns.is_some(), app.fcm.is_some())).collect()
+}
+
+fn is_reloadable(place: &str) -> bool {
+    place == "operator.token_file" || place.starts_with("sip_server[") || place.starts_with("app[")
+}

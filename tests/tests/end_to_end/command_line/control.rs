@@ -1,0 +1,121 @@
+//! What a running relay is told: reload, by SIGHUP or through the operator listener, and drain; and `config show`.
+
+use std::time::Duration;
+
+use tests::board::Missed;
+use tests::relay_process::RelayProcess;
+use tests::world::{SOON, World};
+
+use super::{said, sipwake};
+
+type Outcome = Result<(), Missed>;
+
+/// Where the relay's configuration has a file of this setting.
+fn file_of(relay: &RelayProcess, setting: &str) -> std::path::PathBuf {
+    let text = std::fs::read_to_string(relay.config()).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{setting} = "))).unwrap_or_default();
+    line.trim_matches('"').into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_takes_new_tokens_and_keys_and_says_what_waits_for_a_restart() -> Outcome {
+    let world = World::start().await?;
+    let relay = &world.relay;
+    let config = relay.config().display().to_string();
+    assert_eq!(relay.operator().get("/metrics").await?.status, 200);
+
+    relay.hang_up();
+    relay.await_log("reloaded: nothing has changed", SOON).await?;
+
+    std::fs::write(file_of(relay, "token_file"), "another-operator-token").unwrap();
+    std::fs::write(file_of(relay, "api_key_file"), "another-key-of-the-app").unwrap();
+    let text = std::fs::read_to_string(relay.config()).unwrap();
+    std::fs::write(relay.config(), text.replace("ring_timeout = \"30s\"", "ring_timeout = \"20s\"")).unwrap();
+    relay.hang_up();
+    let taken = relay.await_log("reloaded: ", SOON).await;
+    let line = relay.await_log("reloaded: operator.token_file, app[0].api_key_file", SOON).await;
+    assert!(line.is_ok(), "{taken:?}: {}", relay.log());
+    relay.await_log("in force after a restart: call.ring_timeout", SOON).await?;
+    assert_eq!(relay.operator().get("/metrics").await?.status, 401, "the old token opens nothing");
+    assert_eq!(world.api.enable(&world.wish(tests::world::TOKEN)).await?.status, 401, "nor does the old key");
+    let table = sipwake(&["instances", "list", "--config", &config]);
+    assert_eq!(table.status.code(), Some(0), "{}", said(&table));
+
+    // The same through the listener; what waits for a restart is said each time.
+    let again = sipwake(&["reload", "--config", &config]);
+    let told = String::from_utf8_lossy(&again.stdout).into_owned();
+    assert_eq!(
+        (again.status.code(), told.as_str()),
+        (Some(0), "nothing has changed\nin force after a restart: call.ring_timeout\n")
+    );
+
+    // A file with a problem changes nothing.
+    let good = std::fs::read_to_string(relay.config()).unwrap();
+    std::fs::write(file_of(relay, "token_file"), "a-third-token-of-the-operator").unwrap();
+    std::fs::write(relay.config(), format!("{good}\n[nonsense]\n")).unwrap();
+    relay.hang_up();
+    relay.await_log("not reloaded, nothing was changed: nonsense: is not a setting", SOON).await?;
+    let token = relay.directory().join("second-token");
+    std::fs::write(&token, "another-operator-token").unwrap();
+    let at = [
+        "--operator",
+        &format!("https://{}", relay.operator_address()),
+        "--ca",
+        &world.authority.ca_file().display().to_string(),
+    ]
+    .map(str::to_owned);
+    let refused =
+        sipwake(&["reload", &at[0], &at[1], &at[2], &at[3], "--token-file", token.to_str().unwrap_or_default()]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("nonsense: is not a setting"), "{}", said(&refused));
+    std::fs::write(relay.config(), good).unwrap();
+    let third =
+        sipwake(&["reload", &at[0], &at[1], &at[2], &at[3], "--token-file", token.to_str().unwrap_or_default()]);
+    assert!(String::from_utf8_lossy(&third.stdout).contains("taken: operator.token_file"), "{}", said(&third));
+    for secret in ["another-operator-token", "a-third-token", "another-key"] {
+        assert!(!relay.log().contains(secret), "{secret}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_has_a_relay_drain_and_it_ends_with_0() -> Outcome {
+    let world = World::start().await?;
+    let config = world.relay.config().display().to_string();
+    let told = sipwake(&["drain", "--config", &config]);
+    assert_eq!(
+        (told.status.code(), String::from_utf8_lossy(&told.stdout).as_ref()),
+        (Some(0), "draining\n"),
+        "{}",
+        said(&told)
+    );
+    assert_eq!(world.relay.ended(Duration::from_secs(15)).await?.code(), Some(0), "{}", world.relay.log());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_is_shown_as_it_is_in_force_and_without_its_secrets() -> Outcome {
+    let world = World::with(|setup| setup.further = "[limits]\ndials_per_source = 7\n".to_owned()).await?;
+    let config = world.relay.config().display().to_string();
+    let shown = sipwake(&["config", "show", "--config", &config]);
+    assert_eq!(shown.status.code(), Some(0), "{}", said(&shown));
+    let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let line = |place: &str| text.lines().find(|line| line.starts_with(place)).unwrap_or_default().to_owned();
+    assert!(
+        line("limits.dials_per_source").contains('7') && line("limits.dials_per_source").contains("line "),
+        "{text}"
+    );
+    assert!(line("upstream.allow_md5").contains("true") && line("upstream.allow_md5").ends_with("default"), "{text}");
+    assert!(line("app[0].id").contains("com.example.phone"), "{text}");
+    let setup = world.relay.setup();
+    for secret in [&setup.operator_token, &setup.apps[0].api_key] {
+        assert!(!text.contains(secret.as_str()), "{text}");
+    }
+    let set = sipwake(&["config", "show", "--set", "--json", "--config", &config]);
+    let set: serde_json::Value = serde_json::from_slice(&set.stdout).unwrap_or_default();
+    assert!(
+        set.as_array().is_some_and(|all| !all.is_empty() && all.iter().all(|one| one["from"] != "default")),
+        "{set}"
+    );
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! The audit trail of a relay: what it tells, and of whom it does not.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use tests::board::Missed;
+use tests::relay_process::binary;
+use tests::scratch::Scratch;
+use tests::world::{OTHER_TOKEN, SOON, TOKEN, World};
+
+use super::Outcome;
+
+async fn world_with(trail: &Path) -> Result<World, Missed> {
+    World::with(|setup| setup.further += &format!("\n[audit]\ndirectory = {trail:?}\nkeep = \"2d\"\n")).await
+}
+
+fn lines(trail: &Path) -> Vec<Value> {
+    let mut files: Vec<_> = std::fs::read_dir(trail).expect("a trail").filter_map(Result::ok).collect();
+    files.sort_by_key(std::fs::DirEntry::path);
+    let text: String = files.iter().map(|file| std::fs::read_to_string(file.path()).expect("text")).collect();
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+/// What was done, with why.
+fn acts(trail: &Path) -> Vec<String> {
+    let act = |line: &Value| match line["why"].as_str() {
+        Some(why) => format!("{}: {why}", line["what"].as_str().unwrap_or_default()),
+        None => line["what"].as_str().unwrap_or_default().to_owned(),
+    };
+    lines(trail).iter().map(act).collect()
+}
+
+fn sipwake(arguments: &[&str]) -> Result<Output, Missed> {
+    Ok(Command::new(binary()?).args(arguments).output()?)
+}
+
+#[tokio::test]
+async fn the_audit_trail_tells_what_was_done_and_of_nobody() -> Outcome {
+    let scratch = Scratch::new();
+    let trail = scratch.path().join("audit");
+    let world = world_with(&trail).await?;
+    let instance = world.enable().await?;
+    world.rings_on(&instance).await?;
+    let change = json!({"lifetime_s": 300_000, "call_push": {"provider": "apns", "token": OTHER_TOKEN}});
+    let changed = world.api.change(&instance, &change).await?;
+    assert_eq!(changed.status, 200, "{}", changed.text());
+    let (operator, token) = (world.relay.operator(), world.relay.setup().operator_token.clone());
+    for path in ["", "/export"] {
+        let path = format!("/v1/operator/instances/{}{path}", instance.id);
+        assert_eq!(operator.json("GET", &path, Some(&token), None).await?.status, 200, "{path}");
+    }
+    assert_eq!(world.api.disable(&instance).await?.status, 200);
+    let done = [
+        "started",
+        "registered",
+        "enabled",
+        "woken",
+        "renewed",
+        "token-changed",
+        "read: show",
+        "read: export",
+        "wiped: disabled",
+    ];
+    let told = || async {
+        let mut acts = acts(&trail);
+        // Both happen at once.
+        if acts.len() > 2 {
+            acts[1..3].sort_by(|one, other| other.cmp(one));
+        }
+        (acts == done).then_some(())
+    };
+    world.until("every act, once", told).await?;
+    let all = lines(&trail);
+    assert!(
+        all[1..].iter().all(|line| line["instance"] == instance.id.as_str() && line["app"] == "com.example.phone"),
+        "{all:?}"
+    );
+    assert!(all[1..].windows(2).all(|two| two[0]["account"] == two[1]["account"]), "one account: {all:?}");
+    let text = format!("{all:?}");
+    for secret in ["alice", "bob", "wonderland", "example.test", TOKEN, OTHER_TOKEN, instance.secret.as_str()] {
+        assert!(!text.contains(secret), "{secret}");
+    }
+    // Another account is another one, and what a crash ends goes on.
+    let mut world = world;
+    world.relay.kill_9().await?;
+    world.relay.restart().await?;
+    world.enable_as(&world.wish(TOKEN)).await?;
+    world
+        .until("the second one", || async {
+            (acts(&trail).last()? == "enabled" || acts(&trail).last()? == "registered").then_some(())
+        })
+        .await?;
+
+    let directory = trail.to_str().unwrap_or_default();
+    let kept = lines(&trail)[3]["chain"].as_str().unwrap_or_default().to_owned();
+    let whole = sipwake(&["audit", "verify", directory, "--has", &kept])?;
+    assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
+    let today = lines(&trail)[0]["at"].as_str().unwrap_or_default()[..10].to_owned();
+    let report = sipwake(&["report", "--from", &today, "--to", &today, "--audit", directory, "--json"])?;
+    let report: Value = serde_json::from_slice(&report.stdout).expect("JSON");
+    assert_eq!((&report["accounts"], &report["instances"]), (&json!(1), &json!({"com.example.phone": 2})), "{report}");
+    assert_eq!((&report["done"]["woken"], &report["done"]["wiped: disabled"]), (&json!(1), &json!(1)), "{report}");
+    assert_eq!(report["trail"]["whole"], true, "{report}");
+
+    // Somebody takes out that he has read.
+    let file = std::fs::read_dir(&trail)?.filter_map(Result::ok).map(|file| file.path()).next().expect("a file");
+    let text = std::fs::read_to_string(&file)?;
+    std::fs::write(&file, text.split_inclusive('\n').filter(|line| !line.contains("export")).collect::<String>())?;
+    let broken = sipwake(&["audit", "verify", directory])?;
+    assert_eq!(broken.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&broken.stderr).contains("does not follow"), "{broken:?}");
+    assert_eq!(sipwake(&["report", "--from", "today", "--to", &today, "--audit", directory])?.status.code(), Some(2));
+    world.registrar.await_contacts(&world.aor(), 1, SOON).await?;
+    Ok(())
+}
