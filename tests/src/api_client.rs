@@ -78,11 +78,32 @@ pub struct Instance {
     pub secret: String,
     /// The edge, as `sip:host:port;transport=tls`.
     pub edge: String,
+    /// The AOR that was asked for.
+    pub aor: String,
+    /// The token for calls that was asked for.
+    pub push_token: String,
+    /// Whether that is one of FCM.
+    pub fcm: bool,
     /// The whole answer.
     pub answer: Value,
 }
 
 impl Instance {
+    /// What came of asking for `body`.
+    pub fn new(body: &Value, answer: Value) -> Self {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let target = &body["device"]["call_push"];
+        Self {
+            id: text(&answer["instance"]),
+            secret: text(&answer["secret"]),
+            edge: text(&answer["edge"]["proxy"]),
+            aor: text(&body["account"]["aor"]),
+            push_token: text(&target["token"]),
+            fcm: target["provider"] == "fcm",
+            answer,
+        }
+    }
+
     /// The edge as a phone dials it by this transport: `sip:host:port;transport=tls`, or `;transport=ws` by secure
     /// WebSocket. Empty when the relay offers none.
     pub fn edge_over(&self, transport: Transport) -> String {
@@ -117,15 +138,8 @@ impl ApiClient {
     /// When no answer comes, or another than 201 or 202.
     pub async fn enabled(&self, body: &Value) -> io::Result<Instance> {
         let answer = self.enable(body).await?;
-        let json = answer.json();
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         match answer.status {
-            201 | 202 => Ok(Instance {
-                id: text(&json["instance"]),
-                secret: text(&json["secret"]),
-                edge: text(&json["edge"]["proxy"]),
-                answer: json,
-            }),
+            201 | 202 => Ok(Instance::new(body, answer.json())),
             status => Err(io::Error::other(format!("enabling was answered {status}: {}", answer.text()))),
         }
     }

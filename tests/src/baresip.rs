@@ -160,6 +160,16 @@ impl Baresip {
         self.child.signal(rustix::process::Signal::CONT);
     }
 
+    /// Waits until it rings for the n-th time, and takes the call.
+    ///
+    /// # Errors
+    /// [`Missed`] when it does not ring, or no call comes of it, `within` the time.
+    pub async fn answer(&self, nth: usize, within: Duration) -> Result<(), Missed> {
+        self.await_rung(nth, within).await?;
+        self.accept().await?;
+        self.await_event("CALL_ESTABLISHED", within).await.map(drop)
+    }
+
     /// Takes the call that rings.
     ///
     /// # Errors

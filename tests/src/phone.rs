@@ -112,6 +112,13 @@ struct State {
     log: Vec<String>,
 }
 
+impl State {
+    fn violations(&self) -> Vec<String> {
+        let calls = self.legs.values().flat_map(Leg::violations);
+        self.violations.iter().cloned().chain(calls).collect()
+    }
+}
+
 impl Phone {
     /// Connects, without registering.
     ///
@@ -337,10 +344,13 @@ impl Phone {
 
     /// What came against the RFCs, in calls and outside.
     pub fn violations(&self) -> Vec<String> {
-        self.board.read(|state| {
-            let calls = state.legs.values().flat_map(Leg::violations);
-            state.violations.iter().cloned().chain(calls).collect()
-        })
+        self.board.read(State::violations)
+    }
+
+    /// Tells [the same](Self::violations), also once the phone is gone.
+    pub fn witness(&self) -> impl Fn() -> Vec<String> + Send + use<> {
+        let board = self.board.clone();
+        move || board.read(State::violations)
     }
 
     async fn register_for(&self, expires: u32, within: Duration) -> Result<Message, Missed> {

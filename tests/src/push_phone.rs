@@ -28,6 +28,13 @@ pub enum Service {
 }
 
 impl Service {
+    /// The token for calls.
+    pub fn call_token(&self) -> &str {
+        match self {
+            Self::ApnsVoip(token) | Self::Apns(token, _) | Self::Fcm(token) => token,
+        }
+    }
+
     /// The parameters of the Contact's URI (RFC 8599 §10, §11), for the stand-ins' App.
     pub fn parameters(&self) -> String {
         let (team, bundle) = (apns::TEAM_ID, apns::BUNDLE);
@@ -47,6 +54,7 @@ impl Service {
 pub struct PushPhone {
     /// How it connects and registers.
     pub settings: phone::Settings,
+    service: Option<Service>,
 }
 
 /// What a 2xx told a phone of the proxy on its way.
@@ -69,12 +77,18 @@ impl PushPhone {
         settings.aor = aor.to_owned();
         settings.through =
             Some(Through { registrar: registrar.to_owned(), pn: String::new(), features: String::new() });
-        Self { settings }
+        Self { settings, service: None }
     }
 
     /// Woken by this service.
-    pub fn woken_by(self, service: &Service) -> Self {
+    pub fn woken_by(mut self, service: &Service) -> Self {
+        self.service = Some(service.clone());
         self.contact(&service.parameters(), "")
+    }
+
+    /// The service that wakes it.
+    pub fn service(&self) -> Option<&Service> {
+        self.service.as_ref()
     }
 
     /// With these parameters of the Contact's URI, and these of the Contact.

@@ -195,6 +195,16 @@ impl Registrar {
         format!("sip:{user}@{}", self.0.settings.domain)
     }
 
+    /// The domain of its accounts.
+    pub fn domain(&self) -> &str {
+        &self.0.settings.domain
+    }
+
+    /// The users whom it knows.
+    pub fn users(&self) -> Vec<String> {
+        self.0.settings.users.keys().cloned().collect()
+    }
+
     /// The password of a user; `None` for one who is not known.
     pub fn password(&self, user: &str) -> Option<String> {
         self.0.settings.users.get(user).cloned()

@@ -142,19 +142,17 @@ impl RelayProcess {
 
     /// A client of its API with the key of the first app, over HTTP/2.
     pub fn api(&self) -> ApiClient {
-        self.api_over(Version::HTTP_2)
+        self.setup.api()
     }
 
     /// A client of its API with the key of the first app.
     pub fn api_over(&self, version: Version) -> ApiClient {
-        let key = self.setup.apps.first().map(|app| app.api_key.as_str());
-        ApiClient::new(Setup::at(self.setup.ports.api), version, &self.setup.authority, key)
+        self.setup.api_over(version)
     }
 
     /// A client of its operator listener with the operator's token.
     pub fn operator(&self) -> ApiClient {
-        let token = Some(self.setup.operator_token.as_str());
-        ApiClient::new(Setup::at(self.setup.ports.operator), Version::HTTP_11, &self.setup.authority, token)
+        self.setup.operator()
     }
 
     /// Where its API listens.
@@ -203,12 +201,9 @@ impl RelayProcess {
         }
     }
 
-    /// The value of a metric as `/metrics` prints it, such as `sipwake_store_up` or `sipwake_wipes_total{reason="disabled"}`.
-    /// `None` when it is absent.
+    /// The value of a metric, as [`Setup::metric`] has it.
     pub async fn metric(&self, series: &str) -> Option<f64> {
-        let page = self.operator().get("/metrics").await.ok()?.text();
-        let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
-        line.trim().parse().ok()
+        self.setup.metric(series).await
     }
 
     /// The process id.
@@ -407,6 +402,13 @@ fn find_or_build() -> Result<PathBuf, Missed> {
     if built.is_some_and(|built| built >= sources) {
         return Ok(binary);
     }
+    // Elsewhere cargo would build everything anew, and put it where nobody looks for it.
+    if !is_within_target(directory) {
+        return Err(failed(format!(
+            "{} lies in no target folder, where it could be built: name a built one by SIPWAKE_BINARY",
+            own.display()
+        )));
+    }
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "-p", "relay", "--bin", "sipwake"]).current_dir(house);
     if directory.ends_with("release") {
@@ -423,6 +425,12 @@ fn find_or_build() -> Result<PathBuf, Missed> {
     Ok(binary)
 }
 
+/// Whether a directory lies in one that cargo builds into: called `target`, or with the mark that cargo leaves in one of any name.
+fn is_within_target(directory: &Path) -> bool {
+    let mut above = directory.ancestors().skip(1);
+    above.any(|folder| folder.ends_with("target") || folder.join(".rustc_info.json").is_file())
+}
+
 /// When the newest file below a directory was changed.
 fn newest(directory: &Path) -> SystemTime {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
@@ -436,6 +444,19 @@ fn newest(directory: &Path) -> SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_binary_is_built_within_a_folder_of_cargos_alone() {
+        let scratch = Scratch::new();
+        let elsewhere = scratch.path().join("copied/debug");
+        assert!(!is_within_target(&elsewhere));
+        assert!(is_within_target(&scratch.path().join("target/debug")));
+        std::fs::create_dir(scratch.path().join("copied")).unwrap();
+        scratch.file("copied/.rustc_info.json", "{}");
+        assert!(is_within_target(&elsewhere));
+        let own = std::env::current_exe().unwrap();
+        assert!(is_within_target(own.parent().unwrap()), "{}", own.display());
+    }
 
     #[test]
     fn what_stands_in_memory_is_found_and_what_does_not_is_not() {

@@ -6,6 +6,9 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use hyper::Version;
+
+use crate::api_client::ApiClient;
 use crate::authority::Authority;
 use crate::digest::token;
 use crate::ports;
@@ -249,6 +252,30 @@ impl Setup {
         }
         text += &self.further;
         scratch.file("sipwake.toml", &text)
+    }
+
+    /// A client of the relay's API with the key of the first app, over HTTP/2.
+    pub fn api(&self) -> ApiClient {
+        self.api_over(Version::HTTP_2)
+    }
+
+    /// A client of the relay's API with the key of the first app.
+    pub fn api_over(&self, version: Version) -> ApiClient {
+        let key = self.apps.first().map(|app| app.api_key.as_str());
+        ApiClient::new(Self::at(self.ports.api), version, &self.authority, key)
+    }
+
+    /// A client of the relay's operator listener with the operator's token.
+    pub fn operator(&self) -> ApiClient {
+        ApiClient::new(Self::at(self.ports.operator), Version::HTTP_11, &self.authority, Some(&self.operator_token))
+    }
+
+    /// The value of a metric as `/metrics` prints it, such as `sipwake_store_up` or `sipwake_wipes_total{reason="disabled"}`.
+    /// `None` when it is absent.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        let page = self.operator().get("/metrics").await.ok()?.text();
+        let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
+        line.trim().parse().ok()
     }
 
     /// The address of a port.

@@ -130,7 +130,34 @@ fn count_messages(text: &str) -> usize {
     text.matches("<recv").count() + text.matches("<send").count() + text.matches("<pause").count() + 1
 }
 
-const INVITE: &str = r#"  <send retrans="500"><![CDATA[
+/// What a request of Carol's has within its dialog, from the Via to the Call-ID.
+macro_rules! in_dialog {
+    () => {
+        r#"Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]
+Max-Forwards: 70
+[routes]
+From: "Carol" <sip:carol@[domain]>;tag=[call_number]
+To: <sip:[service]@[domain]>[peer_tag_param]
+Call-ID: [call_id]
+"#
+    };
+}
+
+/// Her Contact, and her offer or answer of this version.
+macro_rules! with_sdp {
+    ($version:literal) => {
+        concat!(
+            "Contact: <sip:carol@[local_ip]:[local_port]>\nContent-Type: application/sdp\nContent-Length: [len]\n\n",
+            "v=0\no=- 1 ",
+            $version,
+            " IN IP4 [local_ip]\ns=-\nc=IN IP4 [media_ip]\nt=0 0\n",
+            "m=audio [media_port] RTP/AVP 0\na=rtpmap:0 PCMU/8000\n"
+        )
+    };
+}
+
+const INVITE: &str = concat!(
+    r#"  <send retrans="500"><![CDATA[
 
 INVITE sip:[service]@[domain] SIP/2.0
 Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]
@@ -139,33 +166,16 @@ From: "Carol" <sip:carol@[domain]>;tag=[call_number]
 To: <sip:[service]@[domain]>
 Call-ID: [call_id]
 CSeq: 1 INVITE
-Contact: <sip:carol@[local_ip]:[local_port]>
-Content-Type: application/sdp
-Content-Length: [len]
+"#,
+    with_sdp!("1"),
+    "\n]]></send>"
+);
 
-v=0
-o=- 1 1 IN IP4 [local_ip]
-s=-
-c=IN IP4 [media_ip]
-t=0 0
-m=audio [media_port] RTP/AVP 0
-a=rtpmap:0 PCMU/8000
-
-]]></send>"#;
-
-const ACK: &str = r#"  <send><![CDATA[
-
-ACK [next_url] SIP/2.0
-Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]
-Max-Forwards: 70
-[routes]
-From: "Carol" <sip:carol@[domain]>;tag=[call_number]
-To: <sip:[service]@[domain]>[peer_tag_param]
-Call-ID: [call_id]
-CSeq: 1 ACK
-Content-Length: 0
-
-]]></send>"#;
+const ACK: &str = concat!(
+    "  <send><![CDATA[\n\nACK [next_url] SIP/2.0\n",
+    in_dialog!(),
+    "CSeq: 1 ACK\nContent-Length: 0\n\n]]></send>"
+);
 
 const ACK_TO_FAILURE: &str = r#"  <send><![CDATA[
 
@@ -180,23 +190,15 @@ Content-Length: 0
 
 ]]></send>"#;
 
-const BYE: &str = r#"  <send retrans="500"><![CDATA[
-
-BYE [next_url] SIP/2.0
-Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]
-Max-Forwards: 70
-[routes]
-From: "Carol" <sip:carol@[domain]>;tag=[call_number]
-To: <sip:[service]@[domain]>[peer_tag_param]
-Call-ID: [call_id]
-CSeq: 2 BYE
-Content-Length: 0
-
-]]></send>
-  <recv response="200"/>"#;
+const BYE: &str = concat!(
+    "  <send retrans=\"500\"><![CDATA[\n\nBYE [next_url] SIP/2.0\n",
+    in_dialog!(),
+    "CSeq: 2 BYE\nContent-Length: 0\n\n]]></send>\n  <recv response=\"200\"/>"
+);
 
 /// The callee's re-INVITE, the 200 with the mirrored direction, and its ACK.
-const HELD: &str = r#"  <recv request="INVITE"/>
+const HELD: &str = concat!(
+    r#"  <recv request="INVITE"/>
   <send retrans="500"><![CDATA[
 
 SIP/2.0 200 OK
@@ -206,58 +208,18 @@ SIP/2.0 200 OK
 [last_To:]
 [last_Call-ID:]
 [last_CSeq:]
-Contact: <sip:carol@[local_ip]:[local_port]>
-Content-Type: application/sdp
-Content-Length: [len]
+"#,
+    with_sdp!("2"),
+    "\n]]></send>\n  <recv request=\"ACK\"/>\n"
+);
 
-v=0
-o=- 1 2 IN IP4 [local_ip]
-s=-
-c=IN IP4 [media_ip]
-t=0 0
-m=audio [media_port] RTP/AVP 0
-a=rtpmap:0 PCMU/8000
-
-]]></send>
-  <recv request="ACK"/>
-"#;
-
-const REINVITE: &str = r#"  <send retrans="500"><![CDATA[
-
-INVITE [next_url] SIP/2.0
-Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]
-Max-Forwards: 70
-[routes]
-From: "Carol" <sip:carol@[domain]>;tag=[call_number]
-To: <sip:[service]@[domain]>[peer_tag_param]
-Call-ID: [call_id]
-CSeq: @CSEQ@ INVITE
-Contact: <sip:carol@[local_ip]:[local_port]>
-Content-Type: application/sdp
-Content-Length: [len]
-
-v=0
-o=- 1 @CSEQ@ IN IP4 [local_ip]
-s=-
-c=IN IP4 [media_ip]
-t=0 0
-m=audio [media_port] RTP/AVP 0
-a=rtpmap:0 PCMU/8000
-a=@DIRECTION@
-
-]]></send>
-  <recv response="100" optional="true"/>
-  <recv response="200"/>
-  <send><![CDATA[
-
-ACK [next_url] SIP/2.0
-Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]
-Max-Forwards: 70
-[routes]
-From: "Carol" <sip:carol@[domain]>;tag=[call_number]
-To: <sip:[service]@[domain]>[peer_tag_param]
-Call-ID: [call_id]
-CSeq: @CSEQ@ ACK
-Content-Length: 0
-
-]]></send>"#;
+const REINVITE: &str = concat!(
+    "  <send retrans=\"500\"><![CDATA[\n\nINVITE [next_url] SIP/2.0\n",
+    in_dialog!(),
+    "CSeq: @CSEQ@ INVITE\n",
+    with_sdp!("@CSEQ@"),
+    "a=@DIRECTION@\n\n]]></send>\n  <recv response=\"100\" optional=\"true\"/>\n  <recv response=\"200\"/>\n",
+    "  <send><![CDATA[\n\nACK [next_url] SIP/2.0\n",
+    in_dialog!(),
+    "CSeq: @CSEQ@ ACK\nContent-Length: 0\n\n]]></send>"
+);

@@ -322,9 +322,7 @@ pub async fn connect(
     handler: Handler,
 ) -> io::Result<Flow> {
     let connect = async {
-        let stream = TcpStream::connect(remote).await?;
-        stream.set_nodelay(true)?;
-        let local = stream.local_addr()?;
+        let (stream, local) = open(remote).await?;
         Ok(match tls {
             None => serve(stream, Transport::Tcp, local, remote, handler),
             Some((config, name)) => {
@@ -335,6 +333,14 @@ pub async fn connect(
         })
     };
     tokio::time::timeout(CONNECT_WITHIN, connect).await?
+}
+
+/// A TCP connection that sends at once, and its own address.
+async fn open(remote: SocketAddr) -> io::Result<(TcpStream, SocketAddr)> {
+    let stream = TcpStream::connect(remote).await?;
+    stream.set_nodelay(true)?;
+    let local = stream.local_addr()?;
+    Ok((stream, local))
 }
 
 /// Connects to `remote` by WebSocket over TLS, as a browser does, for the subprotocol `sip`; `name` is verified.
@@ -348,9 +354,7 @@ pub async fn connect_websocket(
     handler: Handler,
 ) -> io::Result<Flow> {
     let connect = async {
-        let stream = TcpStream::connect(remote).await?;
-        stream.set_nodelay(true)?;
-        let local = stream.local_addr()?;
+        let (stream, local) = open(remote).await?;
         let host = if name.contains(':') { format!("[{name}]") } else { name.to_owned() };
         let uri = format!("wss://{host}:{}/", remote.port()).parse().map_err(io::Error::other)?;
         let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;

@@ -3,13 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use relay::push::{AppPush, Event, Push, PushService};
+use relay::push::{Event, Push};
 use relay::secret::PushToken;
 use relay::vault::record::{Provider, PushTarget};
 use sip::id::{CallId, InstanceId, ShardTag};
-use tests::apns::{self, Apns};
-use tests::authority::Authority;
-use tests::fcm::Fcm;
+use tests::apns;
+use tests::push_services::PushServices;
 
 /// A place for log lines.
 #[derive(Clone, Default)]
@@ -36,10 +35,8 @@ async fn the_log_at_trace_level_holds_no_token_and_no_key() {
         .with_ansi(false)
         .with_writer(move || writer.clone())
         .init();
-    let authority = Authority::new();
-    let (apns, fcm) = (Apns::start(&authority).await, Fcm::start(&authority).await);
-    let app = AppPush { apns: Some(apns.settings()), fcm: Some(fcm.settings()) };
-    let service = PushService::new(vec![(apns::BUNDLE.into(), app)], &relay::metrics::Metrics::new()).unwrap();
+    let services = PushServices::start().await;
+    let PushServices { apns, fcm, service, .. } = &services;
 
     let (first, second) = ("feed".repeat(16), "beef".repeat(16));
     let third = "cRegistration:APA91bExample".to_owned();

@@ -12,35 +12,17 @@ use sip::id::{CallId, InstanceId, ShardTag};
 use tests::apns::{self, Apns};
 use tests::authority::Authority;
 use tests::fcm::{self, Fcm, TokenAnswer};
+use tests::push_services::PushServices;
 
 const APP: &str = apns::BUNDLE;
 const SOON: Duration = Duration::from_secs(20);
 
-/// Both stand-ins and a service that leads to them.
-struct Stage {
-    apns: Apns,
-    fcm: Fcm,
-    service: PushService,
-    _authority: Authority,
+async fn ring(services: &PushServices, target: &PushTarget) -> Delivery {
+    services.service.deliver(APP, target, &call(1, 20)).await
 }
 
-impl Stage {
-    async fn new() -> Self {
-        let authority = Authority::new();
-        let (apns, fcm) = (Apns::start(&authority).await, Fcm::start(&authority).await);
-        let app = AppPush { apns: Some(apns.settings()), fcm: Some(fcm.settings()) };
-        let service = PushService::new(vec![(APP.into(), app)], &Metrics::new()).expect("the settings are good");
-        Self { apns, fcm, service, _authority: authority }
-    }
-
-    async fn ring(&self, target: &PushTarget) -> Delivery {
-        self.service.deliver(APP, target, &call(1, 20)).await
-    }
-
-    fn assert_clean(&self) {
-        assert_eq!(self.apns.violations(), Vec::<String>::new());
-        assert_eq!(self.fcm.violations(), Vec::<String>::new());
-    }
+fn assert_clean(services: &PushServices) {
+    assert_eq!(services.violations(), Vec::<String>::new());
 }
 
 fn now() -> u64 {
@@ -88,11 +70,11 @@ fn google(number: u32) -> PushTarget {
 
 #[tokio::test]
 async fn a_call_reaches_apns_as_one_voip_push_of_the_contract() {
-    let stage = Stage::new().await;
+    let services = PushServices::start().await;
     let push = call(1, 30);
-    let delivery = stage.service.deliver(APP, &apple(1), &push).await;
+    let delivery = services.service.deliver(APP, &apple(1), &push).await;
     assert_eq!((delivery.verdict, delivery.attempts), (Verdict::Accepted, 1));
-    let received = stage.apns.next_push(SOON).await.expect("it arrives");
+    let received = services.apns.next_push(SOON).await.expect("it arrives");
     assert_eq!(received.token, apple_token(1));
     assert_eq!((received.topic.as_str(), received.push_type.as_str()), ("com.example.phone.voip", "voip"));
     assert_eq!((received.priority, received.expiration), (10, 0));
@@ -102,43 +84,43 @@ async fn a_call_reaches_apns_as_one_voip_push_of_the_contract() {
         "sent_at": push.sent_at, "deadline": push.deadline,
     });
     assert_eq!(received.payload, serde_json::json!({"aps": {}, "sipwake": object}));
-    stage.assert_clean();
+    assert_clean(&services);
 }
 
 #[tokio::test]
 async fn whatever_is_no_call_is_an_alert_and_a_renewal_is_silent() {
-    let stage = Stage::new().await;
+    let services = PushServices::start().await;
     let alerts = [Event::Message, Event::Voicemail, Event::MissedCall, Event::Expiring, Event::Expired, Event::Test];
     for event in alerts.into_iter().chain([Event::RegistrationLost, Event::Renew]) {
         let push = push(event, 60);
         let sandbox = target(Provider::ApnsSandbox, &apple_token(2));
-        assert_eq!(stage.service.deliver(APP, &sandbox, &push).await.verdict, Verdict::Accepted, "{event:?}");
-        let received = stage.apns.next_push(SOON).await.expect("it arrives");
+        assert_eq!(services.service.deliver(APP, &sandbox, &push).await.verdict, Verdict::Accepted, "{event:?}");
+        let received = services.apns.next_push(SOON).await.expect("it arrives");
         let expected = if event == Event::Renew { ("background", 5) } else { ("alert", 10) };
         assert_eq!((received.push_type.as_str(), received.priority), expected, "{event:?}");
         assert_eq!((received.topic.as_str(), received.expiration), (APP, push.deadline));
     }
-    let ended = stage.service.deliver(APP, &apple(2), &push(Event::CallEnded, 60)).await;
+    let ended = services.service.deliver(APP, &apple(2), &push(Event::CallEnded, 60)).await;
     assert!(matches!(ended.verdict, Verdict::Refused { .. }), "never on APNs");
     assert_eq!(ended.attempts, 0);
-    stage.assert_clean();
+    assert_clean(&services);
 }
 
 #[tokio::test]
 async fn a_call_reaches_fcm_at_high_priority_and_the_rest_at_normal() {
-    let stage = Stage::new().await;
+    let services = PushServices::start().await;
     for (event, priority, ttl) in
         [(Event::Call, "HIGH", "0s"), (Event::CallEnded, "NORMAL", "30s"), (Event::Test, "NORMAL", "30s")]
     {
         let mut push = Push { event, ..call(1, 30) };
         push.deadline = push.sent_at + 30;
-        assert_eq!(stage.service.deliver(APP, &google(1), &push).await.verdict, Verdict::Accepted);
-        let received = stage.fcm.next_push(SOON).await.expect("it arrives");
+        assert_eq!(services.service.deliver(APP, &google(1), &push).await.verdict, Verdict::Accepted);
+        let received = services.fcm.next_push(SOON).await.expect("it arrives");
         assert_eq!((received.priority.as_str(), received.ttl.as_str()), (priority, ttl));
         assert_eq!(received.payload["event"], event.name());
         assert_eq!(received.payload["instance"], push.instance.to_string());
     }
-    stage.assert_clean();
+    assert_clean(&services);
 }
 
 #[tokio::test]
@@ -156,12 +138,12 @@ async fn each_answer_of_apns_has_its_verdict() {
         (Answer::Unavailable { retry_after: Some(60) }, Verdict::Retry { after: Some(Duration::from_secs(60)) }),
     ];
     for (number, (answer, verdict)) in (1..).zip(cases) {
-        let (stage, said) = (Stage::new().await, format!("{answer:?}"));
-        stage.apns.answer_with(&apple_token(number), [answer]);
-        let delivery = stage.ring(&apple(number)).await;
+        let (services, said) = (PushServices::start().await, format!("{answer:?}"));
+        services.apns.answer_with(&apple_token(number), [answer]);
+        let delivery = ring(&services, &apple(number)).await;
         assert_eq!((delivery.verdict, delivery.attempts), (verdict, 1), "{said}");
-        assert_eq!(stage.apns.count(), 0);
-        stage.assert_clean();
+        assert_eq!(services.apns.count(), 0);
+        assert_clean(&services);
     }
 }
 
@@ -180,22 +162,22 @@ async fn each_answer_of_fcm_has_its_verdict() {
         (Answer::Unavailable { retry_after: Some(60) }, Verdict::Retry { after: minute }),
     ];
     for (number, (answer, verdict)) in (1..).zip(cases) {
-        let (stage, said) = (Stage::new().await, format!("{answer:?}"));
-        stage.fcm.answer_with(&google_token(number), [answer]);
-        let delivery = stage.ring(&google(number)).await;
+        let (services, said) = (PushServices::start().await, format!("{answer:?}"));
+        services.fcm.answer_with(&google_token(number), [answer]);
+        let delivery = ring(&services, &google(number)).await;
         assert_eq!((delivery.verdict, delivery.attempts), (verdict, 1), "{said}");
-        stage.assert_clean();
+        assert_clean(&services);
     }
-    let stage = Stage::new().await;
+    let services = PushServices::start().await;
     for answer in
         [Answer::Internal, Answer::BadGateway, Answer::QuotaExceeded { retry_after: None }, Answer::RefusedStream]
     {
         let said = format!("{answer:?}");
-        stage.fcm.answer_with(&google_token(100), [answer]);
-        let delivery = stage.ring(&google(100)).await;
+        services.fcm.answer_with(&google_token(100), [answer]);
+        let delivery = ring(&services, &google(100)).await;
         assert_eq!((delivery.verdict, delivery.attempts), (Verdict::Accepted, 2), "{said}: tried again");
     }
-    stage.assert_clean();
+    assert_clean(&services);
 }
 
 #[tokio::test]
@@ -208,52 +190,52 @@ async fn a_stale_410_does_not_kill_a_token_that_was_confirmed_since() {
 
 #[tokio::test]
 async fn a_call_left_out_by_a_goaway_is_sent_once_more_on_a_fresh_connection() {
-    let stage = Stage::new().await;
-    assert_eq!(stage.ring(&apple(1)).await.verdict, Verdict::Accepted);
-    stage.apns.answer_with(&apple_token(2), [apns::Answer::GoAway]);
-    let delivery = stage.service.deliver(APP, &apple(2), &call(2, 20)).await;
+    let services = PushServices::start().await;
+    assert_eq!(ring(&services, &apple(1)).await.verdict, Verdict::Accepted);
+    services.apns.answer_with(&apple_token(2), [apns::Answer::GoAway]);
+    let delivery = services.service.deliver(APP, &apple(2), &call(2, 20)).await;
     assert_eq!((delivery.verdict, delivery.attempts), (Verdict::Accepted, 1));
     assert!(delivery.elapsed < Duration::from_secs(2), "at once: {:?}", delivery.elapsed);
-    assert_eq!((stage.apns.connections(), stage.apns.count(), stage.apns.requests()), (2, 2, 3));
-    stage.assert_clean();
+    assert_eq!((services.apns.connections(), services.apns.count(), services.apns.requests()), (2, 2, 3));
+    assert_clean(&services);
 }
 
 #[tokio::test]
 async fn a_refused_stream_was_not_processed_and_is_sent_again() {
-    let stage = Stage::new().await;
-    stage.apns.answer_with(&apple_token(1), [apns::Answer::RefusedStream]);
-    let delivery = stage.ring(&apple(1)).await;
+    let services = PushServices::start().await;
+    services.apns.answer_with(&apple_token(1), [apns::Answer::RefusedStream]);
+    let delivery = ring(&services, &apple(1)).await;
     assert_eq!((delivery.verdict, delivery.attempts), (Verdict::Accepted, 2));
-    assert_eq!(stage.apns.connections(), 1);
-    stage.assert_clean();
+    assert_eq!(services.apns.connections(), 1);
+    assert_clean(&services);
 }
 
 #[tokio::test]
 async fn a_call_that_apns_may_have_taken_is_never_pushed_again() {
-    let stage = Stage::new().await;
-    stage.apns.answer_with(&apple_token(1), [apns::Answer::ConnectionLost]);
-    let lost = stage.service.deliver(APP, &apple(1), &call(1, 20)).await;
+    let services = PushServices::start().await;
+    services.apns.answer_with(&apple_token(1), [apns::Answer::ConnectionLost]);
+    let lost = services.service.deliver(APP, &apple(1), &call(1, 20)).await;
     assert_eq!((lost.verdict, lost.attempts), (Verdict::Unconfirmed, 1));
-    stage.apns.answer_with(&apple_token(2), [apns::Answer::Stall]);
-    let silent = stage.service.deliver(APP, &apple(2), &call(2, 2)).await;
+    services.apns.answer_with(&apple_token(2), [apns::Answer::Stall]);
+    let silent = services.service.deliver(APP, &apple(2), &call(2, 2)).await;
     assert_eq!((silent.verdict, silent.attempts), (Verdict::Unconfirmed, 1));
     assert!(silent.elapsed < Duration::from_secs(3), "no longer than its deadline: {:?}", silent.elapsed);
     // Were one of them sent again, it would be among these.
-    assert_eq!(stage.service.deliver(APP, &apple(3), &call(3, 20)).await.verdict, Verdict::Accepted);
-    assert_eq!((stage.apns.requests(), stage.apns.count()), (3, 2));
-    stage.assert_clean();
+    assert_eq!(services.service.deliver(APP, &apple(3), &call(3, 20)).await.verdict, Verdict::Accepted);
+    assert_eq!((services.apns.requests(), services.apns.count()), (3, 2));
+    assert_clean(&services);
 }
 
 #[tokio::test]
 async fn an_alert_that_was_lost_on_the_way_is_sent_again_under_the_same_id() {
-    let stage = Stage::new().await;
-    stage.apns.answer_with(&apple_token(1), [apns::Answer::ConnectionLost]);
-    let delivery = stage.service.deliver(APP, &apple(1), &push(Event::Message, 20)).await;
+    let services = PushServices::start().await;
+    services.apns.answer_with(&apple_token(1), [apns::Answer::ConnectionLost]);
+    let delivery = services.service.deliver(APP, &apple(1), &push(Event::Message, 20)).await;
     assert_eq!((delivery.verdict, delivery.attempts), (Verdict::Accepted, 2));
-    let pushes = stage.apns.pushes();
+    let pushes = services.apns.pushes();
     assert_eq!(pushes.len(), 2);
     assert_eq!(pushes[0].apns_id, pushes[1].apns_id);
-    stage.assert_clean();
+    assert_clean(&services);
 }
 
 #[tokio::test]
@@ -295,59 +277,59 @@ async fn a_silent_apns_delays_neither_fcm_nor_another_app() {
 
 #[tokio::test]
 async fn a_stalled_error_body_is_judged_by_its_status() {
-    let stage = Stage::new().await;
+    let services = PushServices::start().await;
     for (number, status, verdict) in
         [(1, 410, Verdict::Gone { since: None }), (2, 400, Verdict::Refused { reason: "OtherReason" })]
     {
-        stage.apns.answer_with(&apple_token(number), [apns::Answer::StalledErrorBody { status }]);
-        let delivery = stage.ring(&apple(number)).await;
+        services.apns.answer_with(&apple_token(number), [apns::Answer::StalledErrorBody { status }]);
+        let delivery = ring(&services, &apple(number)).await;
         assert_eq!(delivery.verdict, verdict);
         assert!(delivery.elapsed < Duration::from_secs(4), "{:?}", delivery.elapsed);
     }
-    stage.fcm.answer_with(&google_token(1), [fcm::Answer::StalledErrorBody { status: 503 }]);
-    let delivery = stage.ring(&google(1)).await;
+    services.fcm.answer_with(&google_token(1), [fcm::Answer::StalledErrorBody { status: 503 }]);
+    let delivery = ring(&services, &google(1)).await;
     assert_eq!((delivery.verdict, delivery.attempts), (Verdict::Accepted, 2));
-    stage.assert_clean();
+    assert_clean(&services);
 }
 
 #[tokio::test]
 async fn a_push_is_tried_again_within_its_deadline_and_never_after() {
-    let stage = Stage::new().await;
-    stage
+    let services = PushServices::start().await;
+    services
         .apns
         .answer_with(&apple_token(1), [apns::Answer::ServerError, apns::Answer::Unavailable { retry_after: Some(1) }]);
-    let delivery = stage.ring(&apple(1)).await;
+    let delivery = ring(&services, &apple(1)).await;
     assert_eq!((delivery.verdict, delivery.attempts), (Verdict::Accepted, 3));
     assert!(delivery.elapsed >= Duration::from_secs(1), "Retry-After is honoured: {:?}", delivery.elapsed);
 
-    stage.fcm.answer_all(Some(fcm::Answer::Unavailable { retry_after: None }));
+    services.fcm.answer_all(Some(fcm::Answer::Unavailable { retry_after: None }));
     let push = call(2, 3);
-    let delivery = stage.service.deliver(APP, &google(2), &push).await;
+    let delivery = services.service.deliver(APP, &google(2), &push).await;
     assert!(matches!(delivery.verdict, Verdict::Retry { .. } | Verdict::TooLate), "{:?}", delivery.verdict);
     assert!(delivery.attempts >= 3, "{}", delivery.attempts);
     assert!(now() <= push.deadline, "it does not outlive its deadline");
-    assert_eq!(stage.fcm.requests(), u64::from(delivery.attempts));
+    assert_eq!(services.fcm.requests(), u64::from(delivery.attempts));
 
     let late = Push { deadline: now() - 1, ..call(3, 0) };
     for target in [apple(3), google(3)] {
-        let delivery = stage.service.deliver(APP, &target, &late).await;
+        let delivery = services.service.deliver(APP, &target, &late).await;
         assert_eq!((delivery.verdict, delivery.attempts), (Verdict::TooLate, 0));
     }
-    assert_eq!(stage.fcm.requests(), u64::from(delivery.attempts), "nothing more was sent");
-    stage.assert_clean();
+    assert_eq!(services.fcm.requests(), u64::from(delivery.attempts), "nothing more was sent");
+    assert_clean(&services);
 }
 
 #[tokio::test]
 async fn a_hostile_display_name_reaches_the_phone_as_harmless_json() {
-    let stage = Stage::new().await;
+    let services = PushServices::start().await;
     let names = ["\"},\"event\":\"test\",\"x\":{\"", "Bob\0\r\nX: y\u{202e}", "🦀\"\\".repeat(9_000).leak(), "\u{7}"];
     for (number, name) in (1..).zip(names) {
         let push = Push { name: Some((*name).into()), from: Some(format!("sip:{name}").into()), ..call(number, 20) };
         for target in [apple(number), google(number)] {
-            assert_eq!(stage.service.deliver(APP, &target, &push).await.verdict, Verdict::Accepted, "{number}");
+            assert_eq!(services.service.deliver(APP, &target, &push).await.verdict, Verdict::Accepted, "{number}");
         }
-        let on_apns = &stage.apns.next_push(SOON).await.unwrap().payload["sipwake"];
-        let on_fcm = &stage.fcm.next_push(SOON).await.unwrap().payload;
+        let on_apns = &services.apns.next_push(SOON).await.unwrap().payload["sipwake"];
+        let on_fcm = &services.fcm.next_push(SOON).await.unwrap().payload;
         for object in [on_apns, on_fcm] {
             assert_eq!((&object["event"], &object["v"]), (&"call".into(), &1.into()));
             assert!(object.get("x").is_none());
@@ -355,46 +337,46 @@ async fn a_hostile_display_name_reaches_the_phone_as_harmless_json() {
             assert!(!shown.chars().any(|c| c.is_control() || c == '\u{202e}'), "{shown:?}");
         }
     }
-    stage.assert_clean();
+    assert_clean(&services);
 }
 
 #[tokio::test]
 async fn an_expired_provider_token_is_signed_anew_once() {
-    let stage = Stage::new().await;
-    assert_eq!(stage.ring(&apple(1)).await.verdict, Verdict::Accepted);
-    let first = stage.apns.next_push(SOON).await.unwrap().provider_token;
-    stage.apns.answer_with(&apple_token(2), [apns::Answer::ExpiredProviderToken]);
-    let delivery = stage.service.deliver(APP, &apple(2), &call(2, 20)).await;
+    let services = PushServices::start().await;
+    assert_eq!(ring(&services, &apple(1)).await.verdict, Verdict::Accepted);
+    let first = services.apns.next_push(SOON).await.unwrap().provider_token;
+    services.apns.answer_with(&apple_token(2), [apns::Answer::ExpiredProviderToken]);
+    let delivery = services.service.deliver(APP, &apple(2), &call(2, 20)).await;
     assert_eq!((delivery.verdict, delivery.attempts), (Verdict::Accepted, 1));
-    let second = stage.apns.next_push(SOON).await.unwrap().provider_token;
+    let second = services.apns.next_push(SOON).await.unwrap().provider_token;
     assert_ne!(first, second);
     // Apple refuses a key whose token changes too often: no third one within 20 minutes.
-    stage.apns.answer_with(&apple_token(3), [apns::Answer::ExpiredProviderToken]);
-    let delivery = stage.service.deliver(APP, &apple(3), &call(3, 20)).await;
+    services.apns.answer_with(&apple_token(3), [apns::Answer::ExpiredProviderToken]);
+    let delivery = services.service.deliver(APP, &apple(3), &call(3, 20)).await;
     assert_eq!(delivery.verdict, Verdict::Refused { reason: "ExpiredProviderToken" });
-    assert_eq!(stage.ring(&apple(4)).await.verdict, Verdict::Accepted);
-    assert_eq!(stage.apns.next_push(SOON).await.unwrap().provider_token, second);
+    assert_eq!(ring(&services, &apple(4)).await.verdict, Verdict::Accepted);
+    assert_eq!(services.apns.next_push(SOON).await.unwrap().provider_token, second);
 }
 
 #[tokio::test]
 async fn fifty_messages_at_once_exchange_one_assertion() {
-    let stage = Stage::new().await;
-    stage.fcm.answer_token_with([TokenAnswer::Slow(Duration::from_millis(100))]);
-    deliver_all(&stage.service, 50, google).await;
-    assert_eq!((stage.fcm.count(), stage.fcm.token_requests()), (50, 1));
-    assert_eq!(stage.fcm.connections(), 2, "one for messages, one for the token endpoint");
-    stage.assert_clean();
+    let services = PushServices::start().await;
+    services.fcm.answer_token_with([TokenAnswer::Slow(Duration::from_millis(100))]);
+    deliver_all(&services.service, 50, google).await;
+    assert_eq!((services.fcm.count(), services.fcm.token_requests()), (50, 1));
+    assert_eq!(services.fcm.connections(), 2, "one for messages, one for the token endpoint");
+    assert_clean(&services);
 }
 
 #[tokio::test]
 async fn fifty_calls_on_a_cold_service_share_one_connection_and_wait_for_the_first_token() {
-    let stage = Stage::new().await;
-    stage.apns.answer_with(&apple_token(1), [apns::Answer::Slow(Duration::from_millis(50))]);
-    deliver_all(&stage.service, 50, apple).await;
-    assert_eq!((stage.apns.count(), stage.apns.connections()), (50, 1));
-    let pushes = stage.apns.pushes();
+    let services = PushServices::start().await;
+    services.apns.answer_with(&apple_token(1), [apns::Answer::Slow(Duration::from_millis(50))]);
+    deliver_all(&services.service, 50, apple).await;
+    assert_eq!((services.apns.count(), services.apns.connections()), (50, 1));
+    let pushes = services.apns.pushes();
     assert!(pushes.iter().all(|push| push.provider_token == pushes[0].provider_token), "one token for all");
-    stage.assert_clean();
+    assert_clean(&services);
 }
 
 async fn deliver_all(service: &PushService, count: u32, target: fn(u32) -> PushTarget) {
@@ -411,59 +393,59 @@ async fn deliver_all(service: &PushService, count: u32, target: fn(u32) -> PushT
 
 #[tokio::test]
 async fn an_access_token_that_is_no_longer_taken_is_replaced_once() {
-    let stage = Stage::new().await;
-    assert_eq!(stage.ring(&google(1)).await.verdict, Verdict::Accepted);
-    stage.fcm.revoke_tokens();
-    let delivery = stage.ring(&google(1)).await;
+    let services = PushServices::start().await;
+    assert_eq!(ring(&services, &google(1)).await.verdict, Verdict::Accepted);
+    services.fcm.revoke_tokens();
+    let delivery = ring(&services, &google(1)).await;
     assert_eq!((delivery.verdict, delivery.attempts), (Verdict::Accepted, 1));
-    assert_eq!(stage.fcm.token_requests(), 2);
+    assert_eq!(services.fcm.token_requests(), 2);
     // One that is refused although it was just made grounds the channel for a while, and is not replaced.
-    stage.fcm.answer_with(&google_token(1), [fcm::Answer::Unauthenticated, fcm::Answer::Unauthenticated]);
-    let delivery = stage.ring(&google(1)).await;
-    assert_eq!((delivery.verdict, delivery.attempts, stage.fcm.token_requests()), (Verdict::Accepted, 3, 2));
+    services.fcm.answer_with(&google_token(1), [fcm::Answer::Unauthenticated, fcm::Answer::Unauthenticated]);
+    let delivery = ring(&services, &google(1)).await;
+    assert_eq!((delivery.verdict, delivery.attempts, services.fcm.token_requests()), (Verdict::Accepted, 3, 2));
     assert!(delivery.elapsed >= Duration::from_millis(500), "{:?}", delivery.elapsed);
-    stage.assert_clean();
+    assert_clean(&services);
 }
 
 #[tokio::test]
 async fn an_access_token_is_renewed_before_it_ends() {
-    let stage = Stage::new().await;
-    stage.fcm.token_life(5);
+    let services = PushServices::start().await;
+    services.fcm.token_life(5);
     let started = Instant::now();
     let mut number = 0;
     // At 80 % of five seconds: messages go on without a pause while the second token is fetched.
-    while stage.fcm.token_requests() < 2 {
+    while services.fcm.token_requests() < 2 {
         assert!(started.elapsed() < SOON, "no second exchange before the end of the first token");
         number += 1;
-        let delivery = stage.service.deliver(APP, &google(number), &call(number, 20)).await;
+        let delivery = services.service.deliver(APP, &google(number), &call(number, 20)).await;
         assert_eq!((delivery.verdict, delivery.attempts), (Verdict::Accepted, 1));
     }
     assert!(started.elapsed() >= Duration::from_secs(4), "{:?}", started.elapsed());
-    stage.assert_clean();
+    assert_clean(&services);
 }
 
 #[tokio::test]
 async fn a_busy_token_endpoint_is_tried_again_and_a_revoked_key_is_not() {
-    let stage = Stage::new().await;
-    stage.fcm.answer_token_with([TokenAnswer::Unavailable]);
-    let delivery = stage.ring(&google(1)).await;
+    let services = PushServices::start().await;
+    services.fcm.answer_token_with([TokenAnswer::Unavailable]);
+    let delivery = ring(&services, &google(1)).await;
     assert_eq!((delivery.verdict, delivery.attempts), (Verdict::Accepted, 2));
-    stage.fcm.revoke_tokens();
-    stage.fcm.answer_token_with([TokenAnswer::InvalidGrant]);
-    assert_eq!(stage.ring(&google(2)).await.verdict, Verdict::Refused { reason: "ServiceAccountRefused" });
+    services.fcm.revoke_tokens();
+    services.fcm.answer_token_with([TokenAnswer::InvalidGrant]);
+    assert_eq!(ring(&services, &google(2)).await.verdict, Verdict::Refused { reason: "ServiceAccountRefused" });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_is_lost_or_doubled_while_the_service_closes_its_connections() {
-    let stage = Stage::new().await;
+    let services = PushServices::start().await;
     let gate = Arc::new(tokio::sync::Semaphore::new(64));
     let mut deliveries = Vec::new();
     for number in 1..=2_000 {
         let permit = Arc::clone(&gate).acquire_owned().await.unwrap();
         if number % 100 == 0 {
-            stage.apns.drain();
+            services.apns.drain();
         }
-        let service = stage.service.clone();
+        let service = services.service.clone();
         deliveries.push(tokio::spawn(async move {
             let delivery = service.deliver(APP, &apple(number), &call(number, 20)).await;
             drop(permit);
@@ -473,9 +455,9 @@ async fn no_call_is_lost_or_doubled_while_the_service_closes_its_connections() {
     for delivery in deliveries {
         assert_eq!(delivery.await.unwrap(), Verdict::Accepted);
     }
-    assert_eq!(stage.apns.count(), 2_000);
-    assert!(stage.apns.connections() > 5, "{}", stage.apns.connections());
-    stage.assert_clean();
+    assert_eq!(services.apns.count(), 2_000);
+    assert!(services.apns.connections() > 5, "{}", services.apns.connections());
+    assert_clean(&services);
 }
 
 #[tokio::test]
@@ -492,17 +474,20 @@ async fn a_service_with_another_name_or_authority_gets_nothing() {
 
 #[tokio::test]
 async fn what_has_no_way_is_refused_without_a_try() {
-    let stage = Stage::new().await;
+    let services = PushServices::start().await;
     let refused = |reason| (Verdict::Refused { reason }, 0);
     let outcome = |delivery: Delivery| (delivery.verdict, delivery.attempts);
-    assert_eq!(outcome(stage.service.deliver("com.example.none", &apple(1), &call(1, 9)).await), refused("UnknownApp"));
+    assert_eq!(
+        outcome(services.service.deliver("com.example.none", &apple(1), &call(1, 9)).await),
+        refused("UnknownApp")
+    );
     let bare = PushService::new(vec![(APP.into(), AppPush::default())], &Metrics::new()).unwrap();
     assert_eq!(outcome(bare.deliver(APP, &google(1), &call(1, 9)).await), refused("ServiceNotConfigured"));
     for token in ["../../1/x".to_owned(), "zz".repeat(40), String::new(), "a".repeat(64) + "?x"] {
         let target = target(Provider::ApnsProduction, &token);
-        assert_eq!(outcome(stage.ring(&target).await), (Verdict::Gone { since: None }, 0), "{token}");
+        assert_eq!(outcome(ring(&services, &target).await), (Verdict::Gone { since: None }, 0), "{token}");
     }
-    assert_eq!(stage.apns.requests(), 0);
+    assert_eq!(services.apns.requests(), 0);
     let printed = PushService::printed().deliver("any", &apple(1), &call(1, 9)).await;
     assert_eq!(printed.verdict, Verdict::Accepted);
 }

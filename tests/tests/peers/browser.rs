@@ -4,19 +4,16 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tests::apns::Apns;
-use tests::authority::Authority;
 use tests::board::Missed;
 use tests::browser::{Browser, Page, Pages};
-use tests::digest::token;
-use tests::dns::{Dns, Record};
-use tests::fcm::{self, Fcm};
+use tests::fcm;
 use tests::gate::Gate;
-use tests::kamailio::{self, Kamailio, Reach};
-use tests::relay_process::RelayProcess;
-use tests::relay_setup::{App, Setup};
-use tests::scene::FCM_TOKEN;
+use tests::kamailio::Reach;
 use tests::wire::Transport;
+use tests::world::FCM_TOKEN;
+use tests::world::real::Plan;
+
+use crate::{Outcome, World};
 
 /// The most that one step may take: a browser shares the machine with all other tests.
 const SOON: Duration = Duration::from_secs(60);
@@ -31,61 +28,39 @@ const HEARS: &str = "(async () => {
     return !!inbound && inbound.packetsReceived > 20 && inbound.totalAudioEnergy > 0;
 })()";
 
-struct World {
-    kamailio: Kamailio,
-    fcm: Fcm,
-    relay: RelayProcess,
+/// Two pages of one browser; Alice's has lent her account.
+struct Pair {
+    world: World,
     phone: Page,
     caller: Page,
-    user: String,
-    _apns: Apns,
-    _dns: Dns,
     _pages: Pages,
-    _permit: tokio::sync::SemaphorePermit<'static>,
 }
 
-impl World {
+impl Pair {
     /// Alice's page has lent her account and sleeps; Bob's is registered.
     async fn start() -> Result<Self, Missed> {
-        let permit = super::world::turn().await;
-        let authority = Authority::new();
-        let (user, password) = (format!("alice-{}", token()), format!("pass-{}", token()));
-        let (other, other_password) = (format!("bob-{}", token()), format!("pass-{}", token()));
-        let (apns, fcm) = tokio::join!(Apns::start(&authority), Fcm::start(&authority));
-        let settings = kamailio::Settings {
-            users: vec![(user.clone(), password.clone()), (other.clone(), other_password.clone())],
-            reach: Reach::Path,
-            ..kamailio::Settings::default()
-        };
-        let kamailio = Kamailio::start(settings, &authority).await?;
         let pages = Pages::serve(&[("/", PHONE), ("/caller", CALLER)]).await?;
-        let mut setup = Setup::new(&authority, vec![App::served_by(&apns, &fcm)]);
-        setup.environment.push(("SIPWAKE_API__ORIGINS".to_owned(), pages.origin()));
         // JsSIP names its domain alone.
-        let dns = Dns::start(vec![
-            Record::srv("_sips._tcp.example.test", 0, 0, kamailio.address(Transport::Tls).port(), "host.example.test"),
-            Record::address("host.example.test", "127.0.0.1"),
-        ]);
-        let dns = dns.await?;
-        setup.upstream = format!("name_servers = [\"{}\"]\n", dns.address());
-        let relay = RelayProcess::start(setup).await?;
-        let browser = Browser::start(&relay.certificate_files().1).await?;
+        let plan = Plan { reach: Reach::Path, provider: "fcm", by_domain: true, ..Plan::over(Transport::Tls) };
+        let origin = ("SIPWAKE_API__ORIGINS".to_owned(), pages.origin());
+        let world = World::real_with(plan, |setup| setup.environment.push(origin)).await?;
+        let browser = Browser::start(&world.relay.certificate_files().1).await?;
         let (phone, caller) = (
             browser.open(&format!("{}/", pages.origin())).await?,
             browser.open(&format!("{}/caller", pages.origin())).await?,
         );
-        let world =
-            Self { kamailio, fcm, relay, phone, caller, user, _apns: apns, _dns: dns, _pages: pages, _permit: permit };
-        world.lend(&password).await?;
-        world.register_the_caller(&other, &other_password).await?;
-        Ok(world)
+        let pair = Self { world, phone, caller, _pages: pages };
+        pair.lend().await?;
+        pair.register_the_caller().await?;
+        Ok(pair)
     }
 
-    async fn lend(&self, password: &str) -> Result<(), Missed> {
+    async fn lend(&self) -> Outcome {
+        let (relay, server) = (&self.world.relay, &self.world.registrar);
         let fields = json!({
-            "api": format!("https://{}", self.relay.api_address()), "key": self.relay.setup().apps[0].api_key,
-            "aor": self.kamailio.aor(&self.user), "password": password, "token": FCM_TOKEN,
-            "registrar": self.kamailio.uri(Transport::Tls),
+            "api": format!("https://{}", relay.api_address()), "key": relay.setup().apps[0].api_key,
+            "aor": self.world.aor(), "password": server.password, "token": FCM_TOKEN,
+            "registrar": server.uri(Transport::Tls),
         });
         let fill =
             format!("for (const [name, value] of Object.entries({fields})) $('lend').elements[name].value = value");
@@ -98,11 +73,12 @@ impl World {
     }
 
     /// By RFC 8599 through the edge, which is Bob's proxy for what he calls, too.
-    async fn register_the_caller(&self, user: &str, password: &str) -> Result<(), Missed> {
-        let domain = self.kamailio.domain();
-        let edge = format!("wss://{}/", self.relay.websocket_address());
+    async fn register_the_caller(&self) -> Outcome {
+        let server = &self.world.registrar;
+        let (domain, (user, password)) = (server.domain(), &server.other);
+        let edge = format!("wss://{}/", self.world.relay.websocket_address());
         let settings = json!({
-            "edge": edge, "aor": self.kamailio.aor(user), "user": user, "password": password, "realm": domain,
+            "edge": edge, "aor": server.aor(user), "user": user, "password": password, "realm": domain,
             "contact": format!("sip:bob@b0b.invalid;transport=ws;pn-provider=fcm;pn-param={};pn-prid=bobs-token", fcm::PROJECT),
         });
         self.caller.run(&format!("caller.start({settings})")).await?;
@@ -110,26 +86,32 @@ impl World {
     }
 
     fn told(&self, missed: Missed) -> Missed {
-        Missed::new(missed.awaited, format!("{}\n{}\n{}", missed.seen, self.relay.log(), self.kamailio.output()))
+        let World { relay, registrar, .. } = &self.world;
+        Missed::new(missed.awaited, format!("{}\n{}\n{}", missed.seen, relay.log(), registrar.output()))
+    }
+
+    /// Bob calls Alice.
+    async fn calls(&self) -> Outcome {
+        self.caller.run(&format!("caller.call({:?})", self.world.aor())).await.map(drop)
     }
 
     /// Bob calls, the push comes to the page of Alice, and it rings.
-    async fn rings(&self) -> Result<(), Missed> {
-        self.caller.run(&format!("caller.call({:?})", self.kamailio.aor(&self.user))).await?;
+    async fn rings(&self) -> Outcome {
+        self.calls().await?;
         self.pushed("call").await?;
         self.shows("ringing").await?;
         self.caller.until("caller.heard.includes(180)", SOON).await
     }
 
     /// The next push comes to the page of Alice.
-    async fn pushed(&self, event: &str) -> Result<(), Missed> {
-        let push = self.fcm.next_push(SOON).await.ok_or_else(|| self.told(Missed::new("a push", "none")))?.payload;
+    async fn pushed(&self, event: &str) -> Outcome {
+        let push = self.world.android_push().await.map_err(|missed| self.told(missed))?;
         assert_eq!(push["event"], event);
         // As its service worker would: FCM carries the object as a text.
         self.phone.run(&format!("phone.onPush({:?})", push.to_string())).await.map(drop)
     }
 
-    async fn answered(&self) -> Result<(), Missed> {
+    async fn answered(&self) -> Outcome {
         self.rings().await?;
         self.phone.run("$('answer').click()").await?;
         self.shows("talking").await?;
@@ -137,27 +119,17 @@ impl World {
         self.both_hear().await
     }
 
-    async fn both_hear(&self) -> Result<(), Missed> {
+    async fn both_hear(&self) -> Outcome {
         self.phone.until(&HEARS.replace("SESSION", "phone.session"), SOON).await?;
         self.caller.until(&HEARS.replace("SESSION", "caller.session"), SOON).await
     }
 
-    /// So many devices are connected; Bob's is one.
-    async fn relay_has_flows(&self, count: f64) -> Result<(), Missed> {
-        let looking = async {
-            while self.relay.metric("sipwake_edge_flows").await != Some(count) {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
-        tokio::time::timeout(SOON, looking).await.map_err(|_| Missed::new(format!("{count} flows"), "others"))
-    }
-
-    async fn shows(&self, state: &str) -> Result<(), Missed> {
+    async fn shows(&self, state: &str) -> Outcome {
         let script = format!("$('state').textContent === {state:?}");
         self.phone.until(&script, SOON).await.map_err(|missed| self.told(missed))
     }
 
-    async fn hears(&self, state: &str) -> Result<(), Missed> {
+    async fn hears(&self, state: &str) -> Outcome {
         let script = format!("caller.state.startsWith({state:?})");
         let seen = self.caller.until(&script, SOON).await;
         match seen {
@@ -171,73 +143,72 @@ impl World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_that_sleeps_is_pushed_registers_answers_with_sound_both_ways_and_either_side_hangs_up()
--> Result<(), Missed> {
-    let world = World::start().await?;
-    world.answered().await?;
-    world.caller.run("caller.session.terminate()").await?;
-    world.shows("ended (remote)").await?;
+async fn a_page_that_sleeps_is_pushed_registers_answers_with_sound_both_ways_and_either_side_hangs_up() -> Outcome {
+    let pair = Pair::start().await?;
+    pair.answered().await?;
+    pair.caller.run("caller.session.terminate()").await?;
+    pair.shows("ended (remote)").await?;
     // It is there still, and rings with no push.
-    world.caller.run(&format!("caller.call({:?})", world.kamailio.aor(&world.user))).await?;
-    world.shows("ringing").await?;
-    world.phone.run("$('answer').click()").await?;
-    world.hears("talking").await?;
-    world.both_hear().await?;
-    world.phone.run("$('hangup').click()").await?;
-    world.hears("ended (remote)").await?;
-    assert_eq!(world.fcm.count(), 1, "one push for one call, and none for a device that is there");
+    pair.calls().await?;
+    pair.shows("ringing").await?;
+    pair.phone.run("$('answer').click()").await?;
+    pair.hears("talking").await?;
+    pair.both_hear().await?;
+    pair.phone.run("$('hangup').click()").await?;
+    pair.hears("ended (remote)").await?;
+    assert_eq!(pair.world.fcm.count(), 1, "one push for one call, and none for a device that is there");
 
-    world.phone.run("$('end').click()").await?;
-    world.shows("wiped").await?;
-    world.kamailio.await_location(&world.user, 0, SOON).await?;
-    Ok(())
+    pair.phone.run("$('end').click()").await?;
+    pair.shows("wiped").await?;
+    pair.world.await_location(0).await?;
+    pair.world.end().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_declines_and_the_caller_hears_so_and_a_caller_who_gives_up_leaves_no_page_ringing() -> Result<(), Missed>
-{
-    let world = World::start().await?;
-    world.rings().await?;
-    world.phone.run("$('decline').click()").await?;
-    world.hears("failed: Rejected 603").await?;
-    world.pushed("call-ended").await?;
-    world.phone.run("phone.sleep()").await?;
-    world.relay_has_flows(1.0).await?;
-    world.rings().await?;
-    world.caller.run("caller.session.terminate()").await?;
-    world.shows("Canceled").await
+async fn a_page_declines_and_the_caller_hears_so_and_a_caller_who_gives_up_leaves_no_page_ringing() -> Outcome {
+    let pair = Pair::start().await?;
+    pair.rings().await?;
+    pair.phone.run("$('decline').click()").await?;
+    pair.hears("failed: Rejected 603").await?;
+    pair.pushed("call-ended").await?;
+    pair.phone.run("phone.sleep()").await?;
+    pair.world.await_metric("sipwake_edge_flows", 1.0).await?;
+    pair.rings().await?;
+    pair.caller.run("caller.session.terminate()").await?;
+    pair.shows("Canceled").await?;
+    pair.world.end().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_that_loses_its_socket_in_a_call_comes_back_and_either_side_can_hang_up() -> Result<(), Missed> {
-    let world = World::start().await?;
-    let mut gate = Gate::closed(world.relay.websocket_address());
+async fn a_page_that_loses_its_socket_in_a_call_comes_back_and_either_side_can_hang_up() -> Outcome {
+    let pair = Pair::start().await?;
+    let mut gate = Gate::closed(pair.world.relay.websocket_address());
     gate.open()?;
-    world.phone.run(&format!("phone.lease.edge.websocket = 'wss://{}/'", gate.address())).await?;
+    pair.phone.run(&format!("phone.lease.edge.websocket = 'wss://{}/'", gate.address())).await?;
     for by_caller in [true, false] {
         if by_caller {
-            world.answered().await?;
+            pair.answered().await?;
         } else {
-            world.caller.run(&format!("caller.call({:?})", world.kamailio.aor(&world.user))).await?;
-            world.shows("ringing").await?;
-            world.phone.run("$('answer').click()").await?;
-            world.shows("talking").await?;
-            world.hears("talking").await?;
+            pair.calls().await?;
+            pair.shows("ringing").await?;
+            pair.phone.run("$('answer').click()").await?;
+            pair.shows("talking").await?;
+            pair.hears("talking").await?;
         }
         gate.close();
-        world.phone.until("!phone.ua.isConnected()", SOON).await?;
+        pair.phone.until("!phone.ua.isConnected()", SOON).await?;
         if by_caller {
             // It says so while the page is away: what it says waits.
-            world.caller.run("caller.session.terminate()").await?;
+            pair.caller.run("caller.session.terminate()").await?;
             gate.open()?;
-            world.shows("ended (remote)").await?;
+            pair.shows("ended (remote)").await?;
         } else {
             gate.open()?;
-            world.phone.until("phone.ua.isRegistered() && phone.ua.isConnected()", SOON).await?;
-            world.phone.run("$('hangup').click()").await?;
-            world.hears("ended (remote)").await?;
+            pair.phone.until("phone.ua.isRegistered() && phone.ua.isConnected()", SOON).await?;
+            pair.phone.run("$('hangup').click()").await?;
+            pair.hears("ended (remote)").await?;
         }
-        world.phone.until("phone.ua.isRegistered() && phone.ua.isConnected()", SOON).await?;
+        pair.phone.until("phone.ua.isRegistered() && phone.ua.isConnected()", SOON).await?;
     }
-    Ok(())
+    pair.world.end().await
 }

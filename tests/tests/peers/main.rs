@@ -25,8 +25,8 @@ macro_rules! plays {
     ($play:ident: $(fn $name:ident($($argument:expr),*);)*) => {
         $(
             #[tokio::test(flavor = "multi_thread")]
-            async fn $name() {
-                $play($($argument),*).await;
+            async fn $name() -> Outcome {
+                $play($($argument),*).await
             }
         )*
     };
@@ -46,4 +46,9 @@ mod restarts;
 mod standins;
 mod strangers;
 mod waking;
-mod world;
+
+pub use tests::world::Outcome;
+use tests::world::real::RealServer;
+
+/// Everything that takes part but the phone and the caller.
+pub type World = tests::world::World<RealServer>;

@@ -4,8 +4,9 @@
 use tests::kamailio::Manner;
 use tests::sipp::Scenario;
 use tests::wire::Transport;
+use tests::world::real::{Plan, SOON};
 
-use crate::world::{Plan, SOON, World};
+use crate::{Outcome, World};
 
 plays! { a_killed_nodes_contact_is_gone_with_the_first_register_of_the_next:
     fn the_next_node_takes_a_killed_ones_contact_away_over_tls(Plan::over(Transport::Tls));
@@ -20,47 +21,42 @@ fn by_uri(transport: Transport) -> Plan {
     Plan { manner: Manner::ByUri, ..Plan::over(transport) }
 }
 
-async fn a_killed_nodes_contact_is_gone_with_the_first_register_of_the_next(plan: Plan) {
-    let mut world = World::start(Plan { redis: true, ..plan }).await;
-    let instance = world.enable().await;
-    let other = world.another_node().await;
-    let earlier = world.location().await.remove(0);
-    assert_eq!(earlier.instance.is_none(), world.plan.manner == Manner::ByUri, "{earlier:?}");
-    world.relay.kill_9().await.unwrap();
-    world.await_moved(&earlier).await;
+async fn a_killed_nodes_contact_is_gone_with_the_first_register_of_the_next(plan: Plan) -> Outcome {
+    let (mut world, instance) = World::real_and_lent(Plan { redis: true, ..plan }).await?;
+    let other = world.another_node().await?;
+    let earlier = world.location().await?.remove(0);
+    assert_eq!(earlier.instance.is_none(), world.registrar.plan.manner == Manner::ByUri, "{earlier:?}");
+    world.relay.kill_9().await?;
+    world.await_moved(&earlier).await?;
 
     let moved = world.go_on_with(other, &instance);
-    let (caller, _, _phone) = world.answered(&moved, Scenario::CallerHangsUp).await;
-    caller.finish(SOON).await.unwrap();
+    world.a_call_is_answered(&moved).await?;
     assert_eq!(world.pushes(), 1);
-    world.disable(&moved).await;
-    world.end().await;
+    world.farewell(&moved).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_leaves_answers_its_last_call_while_the_next_one_has_the_account_already() {
-    let mut world = World::start(Plan { redis: true, ..Plan::over(Transport::Tls) }).await;
-    let instance = world.enable().await;
-    let other = world.another_node().await;
-    let earlier = world.location().await.remove(0);
-    let last = world.call(Scenario::Refused(486));
-    world.next_call_push(&instance).await;
+async fn a_node_that_leaves_answers_its_last_call_while_the_next_one_has_the_account_already() -> Outcome {
+    let (mut world, instance) = World::real_and_lent(Plan { redis: true, ..Plan::over(Transport::Tls) }).await?;
+    let other = world.another_node().await?;
+    let earlier = world.location().await?.remove(0);
+    let last = world.sipp_calls(Scenario::Refused(486))?;
+    world.next_call_push(&instance).await?;
     let leaves = world.relay.terminate(SOON);
     let answers = async {
-        world.await_moved(&earlier).await;
-        let phone = world.wake(&instance).await;
-        phone.await_rung(1, SOON).await.unwrap();
-        phone.hang_up().await.unwrap();
-        last.finish(SOON).await.unwrap();
+        world.await_moved(&earlier).await?;
+        let phone = world.baresip(&instance).await?;
+        phone.await_rung(1, SOON).await?;
+        phone.hang_up().await?;
+        world.finished(last).await.map(drop)
     };
-    let (status, ()) = tokio::join!(leaves, answers);
-    assert!(status.unwrap().success());
+    let (status, answered) = tokio::join!(leaves, answers);
+    answered?;
+    assert!(status?.success());
     assert_eq!(world.pushes(), 1);
 
     let moved = world.go_on_with(other, &instance);
-    let (caller, _, _phone) = world.answered(&moved, Scenario::CallerHangsUp).await;
-    caller.finish(SOON).await.unwrap();
-    assert_eq!((world.pushes(), world.location().await.len()), (2, 1));
-    world.disable(&moved).await;
-    world.end().await;
+    world.a_call_is_answered(&moved).await?;
+    assert_eq!((world.pushes(), world.location().await?.len()), (2, 1));
+    world.farewell(&moved).await
 }

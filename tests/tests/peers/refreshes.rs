@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use tests::sipp::Scenario;
 use tests::wire::Transport;
+use tests::world::real::{Plan, SOON};
 
-use crate::world::{Plan, SOON, World};
+use crate::{Outcome, World};
 
 plays! { calls_ring_during_refreshes:
     fn calls_ring_while_the_registration_is_refreshed_again_and_again_over_udp(Transport::Udp);
@@ -13,21 +14,18 @@ plays! { calls_ring_during_refreshes:
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_finds_a_lifetime_too_brief_gets_the_one_it_wants() {
+async fn a_server_that_finds_a_lifetime_too_brief_gets_the_one_it_wants() -> Outcome {
     let plan = Plan { register_expires: "3s", min_expires: 120, ..Plan::over(Transport::Udp) };
-    let mut world = World::start(plan).await;
-    let instance = world.enable().await;
-    let contacts = world.location().await;
+    let (world, instance) = World::real_and_lent(plan).await?;
+    let contacts = world.location().await?;
     assert!((110..=120).contains(&contacts[0].expires_s), "{contacts:?}");
-    world.disable(&instance).await;
-    world.end().await;
+    world.farewell(&instance).await
 }
 
-async fn calls_ring_during_refreshes(transport: Transport) {
-    let mut world = World::start(Plan { register_expires: "3s", ..Plan::over(transport) }).await;
-    let instance = world.enable().await;
-    let contact = world.location().await[0].uri.clone();
-    let phone = world.wake(&instance).await;
+async fn calls_ring_during_refreshes(transport: Transport) -> Outcome {
+    let (world, instance) = World::real_and_lent(Plan { register_expires: "3s", ..Plan::over(transport) }).await?;
+    let contact = world.location().await?[0].uri.clone();
+    let phone = world.baresip(&instance).await?;
     let began = Instant::now();
     let mut calls = 0;
     // The relay lets a device be called only so often.
@@ -35,15 +33,14 @@ async fn calls_ring_during_refreshes(transport: Transport) {
     // Long enough that the first registration, and the second, would have ended.
     while began.elapsed() < Duration::from_secs(7) {
         pace.tick().await;
-        let caller = world.call(Scenario::Refused(486));
+        let caller = world.sipp_calls(Scenario::Refused(486))?;
         calls += 1;
-        phone.await_rung(calls, SOON).await.unwrap();
-        phone.hang_up().await.unwrap();
-        caller.finish(SOON).await.unwrap();
+        phone.await_rung(calls, SOON).await?;
+        phone.hang_up().await?;
+        world.finished(caller).await?;
     }
-    let contacts = world.location().await;
+    let contacts = world.location().await?;
     assert_eq!(contacts.iter().map(|it| &it.uri).collect::<Vec<_>>(), [&contact], "a refresh is of the same Contact");
     assert_eq!((phone.rung(), world.pushes()), (calls, 0));
-    world.disable(&instance).await;
-    world.end().await;
+    world.farewell(&instance).await
 }

@@ -28,6 +28,14 @@ async fn registrar_that_offers(authority: &Authority, algorithms: &[Algorithm]) 
     Registrar::start(settings).await.unwrap()
 }
 
+/// A registrar with Alice's account.
+async fn bench() -> (Authority, Registrar, String) {
+    let authority = Authority::new();
+    let registrar = registrar(&authority).await;
+    let aor = registrar.aor("alice");
+    (authority, registrar, aor)
+}
+
 fn alice(registrar: &Registrar, transport: Transport, authority: &Authority) -> phone::Settings {
     let aor = registrar.aor("alice");
     phone::Settings { aor, ..phone::Settings::new(&registrar.uri(transport), "alice", "wonderland", Some(authority)) }
@@ -40,9 +48,7 @@ fn nothing_was_wrong(registrar: &Registrar, phone: &Phone) {
 
 #[tokio::test]
 async fn a_call_is_answered_and_ended_from_either_side_over_every_transport() {
-    let authority = Authority::new();
-    let registrar = registrar(&authority).await;
-    let aor = registrar.aor("alice");
+    let (authority, registrar, aor) = bench().await;
     for transport in [Transport::Tls, Transport::Tcp, Transport::Udp] {
         let phone = Phone::registered(alice(&registrar, transport, &authority), SOON).await.unwrap();
         assert_eq!(registrar.contacts(&aor).len(), 1);
@@ -73,9 +79,7 @@ async fn a_call_is_answered_and_ended_from_either_side_over_every_transport() {
 
 #[tokio::test]
 async fn a_call_is_cancelled_or_declined() {
-    let authority = Authority::new();
-    let registrar = registrar(&authority).await;
-    let aor = registrar.aor("alice");
+    let (authority, registrar, aor) = bench().await;
     let phone = Phone::registered(alice(&registrar, Transport::Tls, &authority), SOON).await.unwrap();
 
     let caller = registrar.call(&aor, &CallOptions::default().private("<sip:bob@example.test>")).unwrap();
@@ -101,9 +105,7 @@ async fn a_call_is_cancelled_or_declined() {
 
 #[tokio::test]
 async fn only_the_right_password_registers() {
-    let authority = Authority::new();
-    let registrar = registrar(&authority).await;
-    let aor = registrar.aor("alice");
+    let (authority, registrar, aor) = bench().await;
     for (password, algorithm, expected) in [
         ("wonderland", Algorithm::Md5, 200),
         ("wonderland", Algorithm::Sha256, 200),
@@ -124,9 +126,7 @@ async fn only_the_right_password_registers() {
 
 #[tokio::test]
 async fn the_registrar_behaves_as_it_is_told() {
-    let authority = Authority::new();
-    let registrar = registrar(&authority).await;
-    let aor = registrar.aor("alice");
+    let (authority, registrar, aor) = bench().await;
     let phone = Phone::connect(alice(&registrar, Transport::Udp, &authority)).await.unwrap();
     for (behaviour, expected) in [
         (Behaviour::Refuse(403), 403),

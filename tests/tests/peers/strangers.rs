@@ -6,51 +6,51 @@ use tests::child::Child;
 use tests::linphone::Linphone;
 use tests::sipp::Scenario;
 use tests::wire::Transport;
+use tests::world::real::{Plan, SOON};
 
-use crate::world::{Plan, SOON, World};
+use crate::{Outcome, World};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn linphone_as_the_phone_is_woken_answers_and_hangs_up() {
+async fn linphone_as_the_phone_is_woken_answers_and_hangs_up() -> Outcome {
     // Its TLS knows certificates for names alone, not for addresses.
-    let mut world = World::start(Plan { edge_host: "localhost", ..Plan::over(Transport::Tls) }).await;
-    let instance = world.enable().await;
+    let (world, instance) = World::real_and_lent(Plan { edge_host: "localhost", ..Plan::over(Transport::Tls) }).await?;
     for (nth, scenario) in [Scenario::CalleeHangsUp, Scenario::CallerHangsUp].into_iter().enumerate() {
-        let caller = world.call(scenario);
-        let call = world.next_call_push(&instance).await;
-        let phone = Linphone::start(&World::account(&instance), "sipwake", &world.authority).unwrap();
-        phone.await_registered(SOON).await.unwrap();
-        phone.await_incoming(SOON).await.unwrap();
+        let caller = world.sipp_calls(scenario)?;
+        let push = world.next_call_push(&instance).await?;
+        let phone = Linphone::start(&tests::world::stock::stock_account(&instance), "sipwake", &world.authority)?;
+        phone.await_registered(SOON).await?;
+        phone.await_incoming(SOON).await?;
         phone.accept().unwrap();
-        phone.await_established(SOON).await.unwrap();
+        phone.await_established(SOON).await?;
         if scenario == Scenario::CalleeHangsUp {
             phone.hang_up().unwrap();
         }
         if let Err(missed) = caller.finish(SOON).await {
             panic!("{missed}\n{}", phone.output());
         }
-        assert_eq!(world.call_state(&instance, &call).await, "answered");
+        assert_eq!(world.state(&instance, &push).await?, "answered");
         assert_eq!(world.pushes(), nth as u64 + 1);
     }
-    world.disable(&instance).await;
-    world.end().await;
+    world.farewell(&instance).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_asks_the_account_for_its_options_is_answered_while_the_phone_sleeps() {
+async fn who_asks_the_account_for_its_options_is_answered_while_the_phone_sleeps() -> Outcome {
     for transport in [Transport::Udp, Transport::Tls] {
-        let mut world = World::start(Plan::over(transport)).await;
-        world.enable().await;
-        let server = world.kamailio.address(Transport::Udp);
+        let world = World::real(Plan::over(transport)).await?;
+        world.lend_own().await?;
+        let server = world.registrar.address(Transport::Udp);
         let mut sipsak = Command::new("sipsak");
-        sipsak.args(["-vvv", "-p", &server.to_string(), "-s", &world.kamailio.aor(&world.user)]);
+        sipsak.args(["-vvv", "-p", &server.to_string(), "-s", &world.registrar.aor(&world.registrar.user)]);
         let sipsak = Child::spawn(sipsak, "sipsak").unwrap();
-        sipsak.await_line("SIP/2.0 200", SOON).await.unwrap();
-        let allow = sipsak.await_line("Allow:", SOON).await.unwrap();
+        sipsak.await_line("SIP/2.0 200", SOON).await?;
+        let allow = sipsak.await_line("Allow:", SOON).await?;
         for method in ["INVITE", "ACK", "CANCEL", "BYE", "OPTIONS", "MESSAGE", "NOTIFY"] {
             assert!(allow.contains(method), "{allow}");
         }
-        assert!(sipsak.exit(SOON).await.unwrap().success(), "{}", sipsak.output());
+        assert!(sipsak.exit(SOON).await?.success(), "{}", sipsak.output());
         assert_eq!(world.pushes(), 0, "nobody is woken for a question");
-        world.end().await;
+        world.end().await?;
     }
+    Ok(())
 }

@@ -456,12 +456,18 @@ async fn after_an_erase_no_key_of_the_instance_is_left_in_redis() {
     assert_eq!(left, Vec::<String>::new());
 }
 
-#[tokio::test]
-async fn every_key_in_redis_ends_by_itself() {
+/// A node that holds its lease, with one account.
+async fn leased_with_one() -> (Bench, Vault) {
     let bench = Bench::redis();
     let vault = bench.node("a");
     vault.hold_lease().await.expect("leased");
     enable(&vault, 1, "alice").await;
+    (bench, vault)
+}
+
+#[tokio::test]
+async fn every_key_in_redis_ends_by_itself() {
+    let (bench, _vault) = leased_with_one().await;
     let longest = Duration::from_secs(MAX_LIFETIME_S + DAY_S);
     for key in bench.server().keys() {
         let left: i64 = bench.server().ask(redis::cmd("PTTL").arg(&key));
@@ -471,10 +477,7 @@ async fn every_key_in_redis_ends_by_itself() {
 
 #[tokio::test]
 async fn nothing_is_in_the_clear_in_redis() {
-    let bench = Bench::redis();
-    let vault = bench.node("a");
-    vault.hold_lease().await.expect("leased");
-    enable(&vault, 1, "alice").await;
+    let (bench, vault) = leased_with_one().await;
     let mut by_ha1 = record("bob");
     let ha1 = relay::secret::Ha1Text::new("5f4dcc3b5aa765d61d8327deb882cf99");
     by_ha1.account.proof =

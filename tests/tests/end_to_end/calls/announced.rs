@@ -1,222 +1,244 @@
 //! Calls that the SIP server holds itself: it has the relay wake the devices, and sends the INVITE when one is there.
 
 use serde_json::{Value, json};
+use tests::api_client::Answer;
 use tests::board::Missed;
-use tests::caller::CallOptions;
 use tests::dns::{Dns, Record};
+use tests::phone::Phone;
 use tests::push_phone::Service;
 use tests::redis_server::RedisServer;
 use tests::registrar::{Registrar, Settings};
-use tests::scene::{FCM_TOKEN, OTHER_TOKEN, SOON, Scene, TOKEN, text};
+use tests::relay_setup::Setup;
 use tests::wire::Transport;
+use tests::world::{Device, FCM_TOKEN, SOON, TOKEN, World, text};
 use tests::{apns, fcm};
 
 use super::Outcome;
 
-/// A scene with a SIP server that may wake, and its key.
-async fn scene(ring_timeout: &str) -> Result<(Scene, String), Missed> {
-    let mut key = String::new();
-    let scene = Scene::with(|setup| {
-        setup.ring_timeout = ring_timeout.to_owned();
-        key = setup.sip_server("pbx-1", &["example.test"]);
-    })
-    .await?;
-    Ok((scene, key))
+/// A world whose SIP server holds calls and may wake.
+struct Holding {
+    world: World,
+    key: String,
+    /// What it asks for: Alice, for a call of Carol's.
+    wish: Value,
 }
 
-fn wish(scene: &Scene) -> Value {
-    json!({"aor": scene.aor(), "wait_ms": 15_000, "call": {"from": "sip:carol@example.test", "name": "Carol"}})
+impl Holding {
+    async fn start() -> Result<Self, Missed> {
+        Self::with(|_| {}).await
+    }
+
+    async fn with(change: impl FnOnce(&mut Setup)) -> Result<Self, Missed> {
+        let mut key = String::new();
+        let world = World::with(|setup| {
+            key = setup.sip_server("pbx-1", &["example.test"]);
+            change(setup);
+        })
+        .await?;
+        let call = json!({"from": "sip:carol@example.test", "name": "Carol"});
+        let wish = json!({"aor": world.aor(), "wait_ms": 15_000, "call": call});
+        Ok(Self { world, key, wish })
+    }
+
+    /// Has Alice's devices woken; the answer.
+    async fn ask(&self) -> Result<Answer, Missed> {
+        Ok(self.world.api.wake(&self.key, &self.wish).await?)
+    }
+
+    /// Has Alice's devices woken, and is told that so many of so many are there.
+    async fn is_told(&self, awake: u32, known: u32) -> Outcome {
+        let answer = self.ask().await?;
+        match answer.json() == json!({"awake": awake, "known": known}) && answer.status == 200 {
+            true => Ok(()),
+            false => Err(Missed::new(format!("{awake} of {known} awake"), answer.text())),
+        }
+    }
+
+    /// Has Alice's devices woken, and is told this instead.
+    async fn is_refused(&self, status: u16, problem: &str) -> Outcome {
+        let answer = self.ask().await?;
+        match (answer.status, answer.problem().as_deref()) == (status, Some(problem)) {
+            true => Ok(()),
+            false => Err(Missed::new(format!("{status} {problem}"), format!("{} {}", answer.status, answer.text()))),
+        }
+    }
+
+    /// Has Alice's devices woken; the device that is pushed comes, and is told of as one of so many.
+    async fn wakes(&self, device: &impl Device, known: u32) -> Result<(Value, Phone), Missed> {
+        let (told, woken) = tokio::join!(self.is_told(1, known), async {
+            let push = self.world.push_for(device).await?;
+            Ok::<_, Missed>((push, self.world.wake(device).await?))
+        });
+        told?;
+        woken
+    }
+
+    /// Has Alice's devices woken, none of which comes in time.
+    async fn nobody_comes(&self) -> Outcome {
+        self.is_refused(504, "no-device-in-time").await
+    }
 }
 
 #[tokio::test]
 async fn a_call_that_was_announced_reaches_the_device_that_came_for_it_without_a_second_push() -> Outcome {
-    let (scene, key) = scene("30s").await?;
-    let instance = scene.enable().await?;
-    let body = wish(&scene);
-    let (answer, woken) = tokio::join!(scene.api.wake(&key, &body), async {
-        let push = scene.apns.next_push(SOON).await.ok_or_else(|| Missed::new("a push", ""))?;
-        assert_eq!((push.push_type.as_str(), push.priority, push.expiration), ("voip", 10, 0));
-        let phone = scene.wake(&instance).await?;
-        Ok::<_, Missed>((push.payload["sipwake"].clone(), phone))
-    });
-    let (push, phone) = woken?;
-    let answer = answer?;
-    assert_eq!((answer.status, answer.json()), (200, json!({"awake": 1, "known": 1})), "{}", answer.text());
-    assert_eq!((&push["event"], &push["instance"]), (&json!("call"), &json!(instance.id)));
+    let it = Holding::start().await?;
+    let world = &it.world;
+    let alice = world.enable().await?;
+    let (push, phone) = it.wakes(&alice, 1).await?;
+    let sent = world.apns.pushes().remove(0);
+    assert_eq!((sent.push_type.as_str(), sent.priority, sent.expiration), ("voip", 10, 0));
+    assert_eq!((&push["event"], &push["instance"]), (&json!("call"), &json!(alice.id)));
     assert_eq!((&push["from"], &push["name"]), (&json!("sip:carol@example.test"), &json!("Carol")));
     assert_eq!(push["deadline"], json!(push["sent_at"].as_u64().unwrap_or(0) + 30));
-    scene.await_state(&instance, &push, "ringing").await?;
+    world.await_state(&alice, &push, "ringing").await?;
 
-    let (caller, call) = scene.answered_at(&phone).await?;
-    scene.await_state(&instance, &push, "answered").await?;
-    scene.hang_up(&caller, &call).await?;
-    assert_eq!(scene.apns.requests(), 1, "one VoIP push for one call");
-    scene.content_with(&[&caller], &[&phone])
+    let (caller, call) = world.answered_at(&phone).await?;
+    world.await_state(&alice, &push, "answered").await?;
+    world.hang_up(&caller, &call).await?;
+    assert_eq!(world.apns.requests(), 1, "one VoIP push for one call");
+    world.content()
 }
 
 #[tokio::test]
 async fn an_invite_that_comes_before_the_device_waits_for_it_without_a_second_push() -> Outcome {
-    let (scene, key) = scene("30s").await?;
-    let instance = scene.enable().await?;
-    let mut body = wish(&scene);
-    body["wait_ms"] = json!(1);
-    let answer = scene.api.wake(&key, &body).await?;
-    assert_eq!((answer.status, answer.problem().as_deref()), (504, Some("no-device-in-time")));
-    let push = scene.push().await?;
-    let caller = scene.call()?;
+    let mut it = Holding::start().await?;
+    let alice = it.world.enable().await?;
+    it.wish["wait_ms"] = json!(1);
+    it.nobody_comes().await?;
+    let push = it.world.push().await?;
+    let caller = it.world.call()?;
     caller.expect(180, SOON).await?;
-    let phone = scene.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
-    scene.answer(&caller, &call).await?;
-    scene.await_state(&instance, &push, "answered").await?;
-    caller.bye(SOON).await?;
-    assert_eq!(scene.apns.requests(), 1);
-    scene.content_with(&[&caller], &[&phone])
+    it.world.talks(&caller, &alice).await?;
+    it.world.await_state(&alice, &push, "answered").await?;
+    assert_eq!(it.world.apns.requests(), 1);
+    it.world.content()
 }
 
 #[tokio::test]
 async fn a_device_that_is_there_already_is_awake_without_a_push() -> Outcome {
-    let (scene, key) = scene("30s").await?;
-    let instance = scene.enable().await?;
-    let phone = scene.wake(&instance).await?;
-    let answer = scene.api.wake(&key, &wish(&scene)).await?;
-    assert_eq!((answer.status, answer.json()), (200, json!({"awake": 1, "known": 1})));
-    let (caller, _) = scene.answered_at(&phone).await?;
-    caller.bye(SOON).await?;
-    assert_eq!(scene.apns.requests(), 0);
-    scene.content_with(&[&caller], &[&phone])
+    let it = Holding::start().await?;
+    let alice = it.world.enable().await?;
+    let phone = it.world.wake(&alice).await?;
+    it.is_told(1, 1).await?;
+    let (caller, call) = it.world.answered_at(&phone).await?;
+    it.world.hang_up(&caller, &call).await?;
+    assert_eq!(it.world.apns.requests(), 0);
+    it.world.content()
 }
 
 #[tokio::test]
 async fn an_announced_call_that_never_comes_ends_for_the_phone_too() -> Outcome {
-    let (scene, key) = scene("4s").await?;
-    let instance = scene.enable_android().await?;
-    let body = wish(&scene);
-    let (answer, woken) = tokio::join!(scene.api.wake(&key, &body), async {
-        let push = scene.android_push().await?;
-        Ok::<_, Missed>((push, scene.wake(&instance).await?))
-    });
-    let (push, phone) = woken?;
-    assert_eq!(answer?.status, 200);
-    let ended = scene.android_push().await?;
+    let it = Holding::with(|setup| setup.ring_timeout = "4s".to_owned()).await?;
+    let alice = it.world.enable_android().await?;
+    let (push, phone) = it.wakes(&alice, 1).await?;
+    let ended = it.world.android_push().await?;
     assert_eq!((&ended["event"], &ended["call"]), (&json!("call-ended"), &push["call"]));
-    scene.await_state(&instance, &push, "timed-out").await?;
+    it.world.await_state(&alice, &push, "timed-out").await?;
     assert_eq!(phone.invited(), 0);
-    scene.content_with(&[], &[&phone])
+    it.world.content()
 }
 
 #[tokio::test]
 async fn who_declines_an_announced_call_is_not_waited_for_and_its_invite_is_declined() -> Outcome {
-    let (scene, key) = scene("30s").await?;
-    let instance = scene.enable().await?;
-    let body = wish(&scene);
-    let (answer, declined) = tokio::join!(scene.api.wake(&key, &body), async {
-        let push = scene.push().await?;
-        scene.api.decline(&instance, &text(&push["call"])).await.map_err(Missed::from)
+    let it = Holding::start().await?;
+    let alice = it.world.enable().await?;
+    let (in_vain, declined) = tokio::join!(it.nobody_comes(), async {
+        let push = it.world.push().await?;
+        it.world.api.decline(&alice, &text(&push["call"])).await.map_err(Missed::from)
     });
+    in_vain?;
     assert_eq!(declined?.status, 204);
-    let answer = answer?;
-    assert_eq!((answer.status, answer.problem().as_deref()), (504, Some("no-device-in-time")));
-    let caller = scene.call()?;
+    let caller = it.world.call()?;
     caller.expect(603, SOON).await?;
-    assert_eq!(scene.apns.requests(), 1);
-    scene.content_with(&[&caller], &[])
+    assert_eq!(it.world.apns.requests(), 1);
+    it.world.content()
 }
 
 #[tokio::test]
 async fn every_device_of_the_address_is_woken_and_the_first_that_comes_is_answered() -> Outcome {
-    let (scene, key) = scene("30s").await?;
-    let android = scene.enable_android().await?;
-    let apple = scene.enable().await?;
-    let body = wish(&scene);
-    let (answer, woken) = tokio::join!(scene.api.wake(&key, &body), async {
-        assert_eq!(scene.push().await?["instance"], json!(apple.id));
-        assert_eq!(scene.android_push().await?["instance"], json!(android.id));
-        scene.wake(&android).await
-    });
-    assert_eq!(answer?.json(), json!({"awake": 1, "known": 2}));
-    let phone = woken?;
+    let it = Holding::start().await?;
+    let android = it.world.enable_android().await?;
+    let apple = it.world.enable().await?;
+    let (push, _phone) = it.wakes(&android, 2).await?;
+    assert_eq!(push["instance"], json!(android.id));
+    assert_eq!(it.world.push().await?["instance"], json!(apple.id));
     // The same address, asked for again before the INVITE: nobody is pushed twice.
-    assert_eq!(scene.api.wake(&key, &body).await?.json(), json!({"awake": 1, "known": 2}));
-    assert_eq!((scene.apns.requests(), scene.fcm.requests()), (1, 1));
-    scene.content_with(&[], &[&phone])
+    it.is_told(1, 2).await?;
+    assert_eq!((it.world.apns.requests(), it.world.fcm.requests()), (1, 1));
+    it.world.content()
 }
 
 #[tokio::test]
 async fn nobody_is_woken_whom_the_relay_or_the_server_does_not_know_or_may_not_wake() -> Outcome {
-    let (scene, key) = scene("30s").await?;
-    let instance = scene.enable().await?;
+    let it = Holding::start().await?;
+    let alice = it.world.enable().await?;
     for (aor, key, status) in [
-        ("sip:nobody@example.test", key.as_str(), 404),
-        ("sip:alice@example.org", key.as_str(), 403),
+        ("sip:nobody@example.test", it.key.as_str(), 404),
+        ("sip:alice@example.org", it.key.as_str(), 403),
         ("sip:alice@example.test", "some-other-key-0123456789", 401),
     ] {
-        assert_eq!(scene.api.wake(key, &json!({"aor": aor})).await?.status, status, "{aor}");
+        assert_eq!(it.world.api.wake(key, &json!({"aor": aor})).await?.status, status, "{aor}");
     }
-    assert_eq!(scene.api.disable(&instance).await?.status, 200);
-    assert_eq!(scene.api.wake(&key, &wish(&scene)).await?.status, 404, "it is not kept that there was one");
-    assert_eq!(scene.apns.requests(), 0);
-    scene.content()
+    it.world.disable(&alice).await?;
+    assert_eq!(it.ask().await?.status, 404, "it is not kept that there was one");
+    assert_eq!(it.world.apns.requests(), 0);
+    it.world.content()
 }
 
 #[tokio::test]
 async fn a_device_that_cannot_be_reached_is_not_waited_for() -> Outcome {
-    let (scene, key) = scene("30s").await?;
-    let instance = scene.enable().await?;
-    scene.apns.answer_with(TOKEN, [apns::Answer::Gone { timestamp: u64::MAX }]);
-    let answer = scene.api.wake(&key, &wish(&scene)).await?;
-    assert_eq!((answer.status, answer.problem().as_deref()), (504, Some("no-device-in-time")));
-    scene.await_gone(&instance).await?;
-    let android = scene.enable_android().await?;
-    scene.fcm.answer_with(FCM_TOKEN, [fcm::Answer::Unregistered]);
-    assert_eq!(scene.api.wake(&key, &wish(&scene)).await?.status, 504);
-    scene.await_gone(&android).await?;
-    scene.enable_as(&scene.wish(OTHER_TOKEN)).await?;
-    let caller = scene.registrar.call(&scene.aor(), &CallOptions::default())?;
-    assert_eq!(scene.push().await?["event"], "call", "a call of its own");
+    let it = Holding::start().await?;
+    let iphone = it.world.enable().await?;
+    it.world.apns.answer_with(TOKEN, [apns::Answer::Gone { timestamp: u64::MAX }]);
+    it.nobody_comes().await?;
+    it.world.await_gone(&iphone).await?;
+    let android = it.world.enable_android().await?;
+    it.world.fcm.answer_with(FCM_TOKEN, [fcm::Answer::Unregistered]);
+    it.nobody_comes().await?;
+    it.world.await_gone(&android).await?;
+    it.world.enable_other().await?;
+    let (caller, push) = it.world.call_and_push().await?;
+    assert_eq!(push["event"], "call", "a call of its own");
     caller.cancel().await
 }
 
 /// Alice's account, lent by somebody who calls it so at a registrar of his own.
-fn lent_elsewhere(scene: &Scene, stranger: &Registrar, by_proxy: bool) -> Value {
+fn lent_elsewhere(world: &World, stranger: &Registrar, by_proxy: bool) -> Value {
     let elsewhere = format!("sip:localhost:{};transport=tls", stranger.address(Transport::Tls).port());
-    let mut wish = scene.wish_for(json!({"call_push": {"provider": "fcm", "token": FCM_TOKEN}}));
+    let mut wish = world.android_wish(FCM_TOKEN);
     let place = if by_proxy { "outbound_proxy" } else { "registrar" };
     wish["account"][place] = json!(elsewhere);
     wish
 }
 
-async fn registrar(scene: &Scene, domain: &str) -> Result<Registrar, Missed> {
+async fn registrar(world: &World, domain: &str) -> Result<Registrar, Missed> {
     let certified = Some(vec![domain.to_owned(), "localhost".to_owned(), "127.0.0.1".to_owned()]);
-    let authority = Some(scene.authority.clone());
+    let authority = Some(world.authority.clone());
     Ok(Registrar::start(Settings { domain: domain.into(), authority, certified, ..Settings::default() }).await?)
 }
 
 #[tokio::test]
 async fn an_account_that_a_stranger_calls_so_at_his_own_registrar_is_neither_woken_nor_counted_nor_told_the_caller()
 -> Outcome {
-    let (scene, key) = scene("30s").await?;
-    let stranger = registrar(&scene, "example.test").await?;
-    let mut body = wish(&scene);
-    body["wait_ms"] = json!(1);
+    let mut it = Holding::start().await?;
+    it.wish["wait_ms"] = json!(1);
+    let stranger = registrar(&it.world, "example.test").await?;
     for by_proxy in [false, true] {
-        let lent = scene.enable_as(&lent_elsewhere(&scene, &stranger, by_proxy)).await?;
-        assert_eq!(stranger.contacts(&scene.aor()).len(), 1, "it is registered there");
-        let answer = scene.api.wake(&key, &body).await?;
-        assert_eq!((answer.status, answer.problem().as_deref()), (404, Some("unknown-aor")), "{}", answer.text());
+        let lent = it.world.enable_as(&lent_elsewhere(&it.world, &stranger, by_proxy)).await?;
+        assert_eq!(stranger.contacts(&it.world.aor()).len(), 1, "it is registered there");
+        it.is_refused(404, "unknown-aor").await?;
         // Not by being there either.
-        let phone = scene.wake(&lent).await?;
-        assert_eq!(scene.api.wake(&key, &body).await?.status, 404);
-        let own = scene.enable().await?;
-        let answer = scene.api.wake(&key, &body).await?;
-        assert_eq!((answer.status, answer.problem().as_deref()), (504, Some("no-device-in-time")));
-        assert_eq!(scene.push().await?["instance"], own.id.as_str());
+        let phone = it.world.wake(&lent).await?;
+        it.is_refused(404, "unknown-aor").await?;
+        let own = it.world.enable().await?;
+        it.nobody_comes().await?;
+        assert_eq!(it.world.push().await?["instance"], own.id.as_str());
         drop(phone);
         for instance in [&lent, &own] {
-            assert_eq!(scene.api.disable(instance).await?.status, 200);
+            it.world.disable(instance).await?;
         }
     }
-    assert_eq!(scene.fcm.requests(), 0, "the stranger's device was told nothing");
+    assert_eq!(it.world.fcm.requests(), 0, "the stranger's device was told nothing");
     Ok(())
 }
 
@@ -224,72 +246,56 @@ async fn an_account_that_a_stranger_calls_so_at_his_own_registrar_is_neither_wok
 async fn a_registration_at_an_address_of_the_aors_domain_is_woken_without_being_named() -> Outcome {
     let dns = Dns::start(vec![Record::address("alices.test", "127.0.0.1")]).await?;
     let mut key = String::new();
-    let scene = Scene::with(|setup| {
+    let world = World::with(|setup| {
         setup.upstream = format!("name_servers = [\"{}\"]\n", dns.address());
         key = setup.sip_server_at("pbx-1", &["*"], &[]);
     })
     .await?;
     for (domain, status) in [("alices.test", 504), ("example.test", 404)] {
-        let server = registrar(&scene, domain).await?;
-        let mut lent = lent_elsewhere(&scene, &server, false);
+        let server = registrar(&world, domain).await?;
+        let mut lent = lent_elsewhere(&world, &server, false);
         lent["account"]["aor"] = json!(format!("sip:alice@{domain}"));
-        let instance = scene.enable_as(&lent).await?;
+        let instance = world.enable_as(&lent).await?;
         let body = json!({"aor": format!("sip:alice@{domain}"), "wait_ms": 1});
-        let answer = scene.api.wake(&key, &body).await?;
+        let answer = world.api.wake(&key, &body).await?;
         assert_eq!(answer.status, status, "{domain}: {}", answer.text());
-        assert_eq!(scene.api.disable(&instance).await?.status, 200);
+        world.disable(&instance).await?;
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_phone_that_lent_nothing_is_woken_for_an_announced_call_and_gets_it_without_a_second_push() -> Outcome {
-    let (scene, key) = scene("30s").await?;
-    let phone = scene.push_phone(&Service::Fcm(FCM_TOKEN.to_owned()));
+    let it = Holding::start().await?;
+    let world = &it.world;
+    let phone = world.push_phone(&Service::Fcm(FCM_TOKEN.to_owned()));
     let learned = phone.register_and_sleep(SOON).await?;
-    scene.await_metric("sipwake_edge_flows", 0.0).await?;
-    let body = wish(&scene);
-    let (answer, woken) = tokio::join!(scene.api.wake(&key, &body), async {
-        let push = scene.android_push().await?;
-        Ok::<_, Missed>((push, phone.wake(SOON).await?.0))
-    });
-    let ((push, device), answer) = (woken?, answer?);
-    assert_eq!((answer.status, answer.json()), (200, json!({"awake": 1, "known": 1})), "{}", answer.text());
+    world.await_all_asleep().await?;
+    let (push, device) = it.wakes(&phone, 1).await?;
     assert_eq!((text(&push["event"]), Some(text(&push["instance"]))), ("call".to_owned(), learned.purr));
     assert_eq!((&push["from"], &push["name"]), (&json!("sip:carol@example.test"), &json!("Carol")));
-    let (caller, call) = scene.answered_at(&device).await?;
-    scene.hang_up(&caller, &call).await?;
-    assert_eq!(scene.fcm.count(), 1, "one push for one call");
+    let (caller, call) = world.answered_at(&device).await?;
+    world.hang_up(&caller, &call).await?;
+    assert_eq!(world.fcm.count(), 1, "one push for one call");
 
     // It is unregistered: nobody is known any more.
     device.unregister(SOON).await?;
-    let answer = scene.api.wake(&key, &wish(&scene)).await?;
-    assert_eq!((answer.status, answer.problem().as_deref()), (404, Some("unknown-aor")));
-    scene.content_with(&[&caller], &[&device])
+    it.is_refused(404, "unknown-aor").await?;
+    world.content()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_restart_a_phone_that_lent_nothing_is_still_woken_for_an_announced_call() -> Outcome {
     let redis = RedisServer::start();
-    let mut key = String::new();
-    let mut scene = Scene::with(|setup| {
-        setup.store = redis.url();
-        key = setup.sip_server("pbx-1", &["example.test"]);
-    })
-    .await?;
-    let phone = scene.push_phone(&Service::Fcm(FCM_TOKEN.to_owned()));
+    let mut it = Holding::with(|setup| setup.store = redis.url()).await?;
+    let phone = it.world.push_phone(&Service::Fcm(FCM_TOKEN.to_owned()));
     phone.register_and_sleep(SOON).await?;
     let stored = || async { redis.keys().iter().any(|key| key.starts_with("sipwake:i:")).then_some(()) };
-    scene.until("a stored record", stored).await?;
-    scene.relay.kill_9().await?;
-    scene.relay.restart().await?;
-    let mut body = wish(&scene);
-    body["wait_ms"] = json!(1);
-    let woken = || async {
-        let answer = scene.api.wake(&key, &body).await.ok()?;
-        (answer.problem().as_deref() == Some("no-device-in-time")).then_some(())
-    };
-    scene.until("a registration that was adopted", woken).await?;
-    assert_eq!(scene.android_push().await?["event"], "call");
-    scene.content()
+    it.world.until("a stored record", stored).await?;
+    it.world.relay.kill_9().await?;
+    it.world.relay.restart().await?;
+    it.wish["wait_ms"] = json!(1);
+    it.world.until("a registration that was adopted", || async { it.nobody_comes().await.ok() }).await?;
+    assert_eq!(it.world.android_push().await?["event"], "call");
+    it.world.content()
 }

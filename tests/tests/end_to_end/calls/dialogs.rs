@@ -3,14 +3,14 @@
 use tests::caller::Caller;
 use tests::leg::Leg;
 use tests::phone::{IncomingCall, Phone};
-use tests::scene::{Ringing, SOON, Scene};
 use tests::wire::Transport;
+use tests::world::{Ringing, SOON, World};
 
 use super::Outcome;
 
-async fn in_a_call(scene: &Scene) -> Result<(Caller, IncomingCall, Phone), tests::board::Missed> {
-    let instance = scene.enable().await?;
-    let Ringing { caller, phone, call, .. } = scene.answered(&instance).await?;
+async fn in_a_call(world: &World) -> Result<(Caller, IncomingCall, Phone), tests::board::Missed> {
+    let instance = world.enable().await?;
+    let Ringing { caller, phone, call, .. } = world.answered(&instance).await?;
     Ok((caller, call, phone))
 }
 
@@ -29,8 +29,8 @@ async fn passes(from: &Leg, to: &Leg, method: &str, body: (&str, &str)) -> Outco
 }
 
 async fn holds_and_resumes_over(transport: Transport) -> Outcome {
-    let scene = Scene::over(transport).await?;
-    let (caller, call, phone) = in_a_call(&scene).await?;
+    let world = World::over(transport).await?;
+    let (caller, call, _phone) = in_a_call(&world).await?;
     let hold = ("application/sdp", "v=0\r\nm=audio 49170 RTP/AVP 0\r\na=sendonly\r\n");
     let resume = ("application/sdp", "v=0\r\nm=audio 49170 RTP/AVP 0\r\na=sendrecv\r\n");
     let tone = ("application/dtmf-relay", "Signal=5\r\nDuration=160\r\n");
@@ -42,9 +42,8 @@ async fn holds_and_resumes_over(transport: Transport) -> Outcome {
         passes(from, to, "MESSAGE", ("text/plain", "hello, in the call")).await?;
         passes(from, to, "REFER", ("text/plain", "")).await?;
     }
-    call.hang_up(SOON).await?;
-    caller.expect_bye(SOON).await?;
-    scene.content_with(&[&caller], &[&phone])
+    world.phone_hangs_up(&caller, &call).await?;
+    world.content()
 }
 
 plays! { holds_and_resumes_over:
@@ -54,21 +53,20 @@ plays! { holds_and_resumes_over:
 
 #[tokio::test]
 async fn a_call_that_outlives_the_wipe_of_its_instance_can_still_be_hung_up() -> Outcome {
-    let (scene, instance) = Scene::enabled().await?;
-    let phone = scene.wake(&instance).await?;
-    let (caller, call) = scene.answered_at(&phone).await?;
-    assert_eq!(scene.api.disable(&instance).await?.status, 200);
-    scene.phone_hangs_up(&caller, &call).await?;
-    scene.content_with(&[&caller], &[&phone])
+    let (world, instance) = World::lent().await?;
+    let Ringing { caller, phone: _phone, call, .. } = world.answered(&instance).await?;
+    world.disable(&instance).await?;
+    world.phone_hangs_up(&caller, &call).await?;
+    world.content()
 }
 
 #[tokio::test]
 async fn a_phone_may_send_nothing_outside_its_own_calls() -> Outcome {
-    let (scene, instance) = Scene::enabled().await?;
-    let phone = scene.wake(&instance).await?;
+    let (world, instance) = World::lent().await?;
+    let phone = world.wake(&instance).await?;
     for method in ["INVITE", "MESSAGE", "OPTIONS", "BYE", "SUBSCRIBE"] {
         let answer = phone.request(method, "sip:bob@example.test", SOON).await?;
         assert_eq!(answer.status(), Some(403), "{method}");
     }
-    scene.content_with(&[], &[&phone])
+    world.content()
 }

@@ -3,29 +3,36 @@
 use memchr::memmem;
 use sip::message::Message;
 use tests::caller::CallOptions;
-use tests::scene::{SOON, Scene};
 use tests::wire::Transport;
+use tests::world::{SOON, World};
 
 use super::Outcome;
 
-async fn each_side_hangs_up_over(transport: Transport) -> Outcome {
-    let scene = Scene::over(transport).await?;
-    let instance = scene.enable().await?;
+/// Calls of a sleeping device that each side ends once, over whatever the world has for transports.
+pub async fn each_side_hangs_up(world: World) -> Outcome {
+    let alice = world.enable().await?;
     for caller_ends in [true, false] {
-        let caller = scene.call()?;
+        let caller = world.call()?;
         caller.expect(100, SOON).await?;
-        let push = scene.push().await?;
+        let push = world.push().await?;
         caller.expect(180, SOON).await?;
-        let phone = scene.wake(&instance).await?;
-        let call = phone.next_invite(SOON).await?;
-        scene.answer(&caller, &call).await?;
-        scene.await_state(&instance, &push, "answered").await?;
-        scene.end(caller_ends, &caller, &call).await?;
+        let (phone, call) = world.wake_to_call(&alice).await?;
+        assert_eq!(phone.flow().transport(), world.edge);
+        world.answer(&caller, &call).await?;
+        world.await_state(&alice, &push, "answered").await?;
+        for leg in [caller.leg(), call.leg()] {
+            assert_eq!(leg.reinvite(SOON).await?.status(), Some(200));
+        }
+        world.end(caller_ends, &caller, &call).await?;
         phone.unregister(SOON).await?;
-        scene.content_with(&[&caller], &[&phone])?;
+        world.content()?;
     }
-    assert_eq!(scene.apns.count(), 2, "one push for each call");
+    assert_eq!(world.apns.count(), 2, "one push for each call");
     Ok(())
+}
+
+async fn each_side_hangs_up_over(upstream: Transport) -> Outcome {
+    each_side_hangs_up(World::over(upstream).await?).await
 }
 
 plays! { each_side_hangs_up_over:
@@ -60,13 +67,12 @@ fn passed_unchanged(message: &Message) {
 
 #[tokio::test]
 async fn media_and_headers_that_the_relay_does_not_know_pass_to_the_byte() -> Outcome {
-    let (scene, instance) = Scene::enabled().await?;
+    let (world, instance) = World::lent().await?;
     let mut options = CallOptions::default().body("application/sdp", OFFER);
     options.headers = STRANGE.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let caller = scene.registrar.call(&scene.aor(), &options)?;
-    scene.push().await?;
-    let phone = scene.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
+    let caller = world.call_with(&options)?;
+    world.push().await?;
+    let (_phone, call) = world.wake_to_call(&instance).await?;
     assert_eq!(call.invite().body(), OFFER.as_bytes());
     passed_unchanged(call.invite());
 
@@ -80,36 +86,34 @@ async fn media_and_headers_that_the_relay_does_not_know_pass_to_the_byte() -> Ou
     passed_unchanged(&answer);
     call.expect_ack(SOON).await?;
     caller.bye(SOON).await?;
-    scene.content_with(&[&caller], &[&phone])
+    world.content()
 }
 
 #[tokio::test]
 async fn a_body_that_is_no_sdp_passes_to_the_byte() -> Outcome {
-    let (scene, instance) = Scene::enabled().await?;
+    let (world, instance) = World::lent().await?;
     let body =
         "--x\r\nContent-Type: application/sdp\r\n\r\nv=0\r\n--x\r\nContent-Type: application/pidf+xml\r\n\r\n<a/>--x--";
     let options = CallOptions::default().body("multipart/mixed;boundary=x", body);
-    let caller = scene.registrar.call(&scene.aor(), &options)?;
-    let phone = scene.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
+    let caller = world.call_with(&options)?;
+    let (_phone, call) = world.wake_to_call(&instance).await?;
     assert_eq!(call.invite().body(), body.as_bytes());
-    scene.answer(&caller, &call).await?;
+    world.answer(&caller, &call).await?;
     caller.bye(SOON).await?;
-    scene.content_with(&[&caller], &[&phone])
+    world.content()
 }
 
 #[tokio::test]
 async fn a_phone_that_is_attached_gets_the_call_at_once_and_no_push() -> Outcome {
-    let (scene, instance) = Scene::enabled().await?;
-    let phone = scene.wake(&instance).await?;
+    let (world, instance) = World::lent().await?;
+    let phone = world.wake(&instance).await?;
     for _ in 0..3 {
-        let (caller, call) = scene.rings_at(&phone).await?;
-        call.ring();
-        caller.expect(180, SOON).await?;
-        scene.answer(&caller, &call).await?;
+        let (caller, call) = world.rings_at(&phone).await?;
+        world.ring(&caller, &call).await?;
+        world.answer(&caller, &call).await?;
         caller.bye(SOON).await?;
-        scene.content_with(&[&caller], &[&phone])?;
+        world.content()?;
     }
-    assert_eq!(scene.apns.requests(), 0);
+    assert_eq!(world.apns.requests(), 0);
     Ok(())
 }

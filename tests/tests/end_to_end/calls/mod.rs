@@ -1,8 +1,6 @@
 //! Calls over the real binary, from the SIP server's INVITE to the device's last BYE, with stand-ins at every side.
 //!
-//! Invariant: each test has a scene of its own; nobody sleeps to synchronise.
-
-use tests::board::Missed;
+//! Invariant: each test has a world of its own; nobody sleeps to synchronise.
 
 mod announced;
 mod announced_elsewhere;
@@ -18,4 +16,4 @@ mod shards;
 mod websocket;
 
 /// What a test comes to: nothing was missed.
-type Outcome = Result<(), Missed>;
+type Outcome = tests::world::Outcome;

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use tests::apns;
 use tests::caller::CallOptions;
-use tests::scene::{FCM_TOKEN, SOON, Scene, TOKEN, text};
+use tests::world::{FCM_TOKEN, SOON, TOKEN, World, text};
 
 use super::Outcome;
 
@@ -14,13 +14,21 @@ fn now() -> u64 {
 }
 
 /// The next push on FCM about a call that goes on or has ended; that it was missed is told beside it.
-async fn push_of_a_call(scene: &Scene) -> Result<Value, tests::board::Missed> {
+async fn push_of_a_call(world: &World) -> Result<Value, tests::board::Missed> {
     loop {
-        let push = scene.android_push().await?;
+        let push = world.android_push().await?;
         if push["event"] != "missed-call" {
             return Ok(push);
         }
     }
+}
+
+/// The push of a call with these options, which is given up.
+async fn push_of(world: &World, options: &CallOptions) -> Result<Value, tests::board::Missed> {
+    let caller = world.call_with(options)?;
+    let push = world.push().await?;
+    world.cancel(&caller).await?;
+    Ok(push)
 }
 
 /// The object must be exactly this one; its moments are checked and taken from it.
@@ -42,11 +50,10 @@ fn is_the_push(push: &Value, event: &str, instance: &str, life_s: u64, caller: V
 
 #[tokio::test]
 async fn a_voip_push_is_the_contracts_and_is_sent_once() -> Outcome {
-    let scene = Scene::with(|setup| setup.ring_timeout = "25s".to_owned()).await?;
-    let instance = scene.enable().await?;
-    let edge = scene.relay.setup().ports.edge;
-    let caller = scene.call()?;
-    let push = scene.apns.next_push(SOON).await.ok_or_else(|| tests::board::Missed::new("a push", ""))?;
+    let (world, instance) = World::lent_with(|setup| setup.ring_timeout = "25s".to_owned()).await?;
+    let edge = world.relay.setup().ports.edge;
+    let caller = world.call()?;
+    let push = world.apple_push().await?;
     assert_eq!(push.token, TOKEN);
     assert_eq!(push.topic, format!("{}.voip", apns::BUNDLE));
     assert_eq!((push.push_type.as_str(), push.priority, push.expiration), ("voip", 10, 0));
@@ -54,32 +61,25 @@ async fn a_voip_push_is_the_contracts_and_is_sent_once() -> Outcome {
     assert_eq!(push.payload.as_object().map(serde_json::Map::len), Some(2), "nothing but aps and sipwake");
     let caller_of = json!({"from": "sip:bob@example.test", "name": "Bob"});
     is_the_push(&push.payload["sipwake"], "call", &instance.id, 25, caller_of, edge);
-    let phone = scene.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
-    scene.answer(&caller, &call).await?;
-    caller.bye(SOON).await?;
-    assert_eq!(scene.apns.requests(), 1);
-    scene.content_with(&[&caller], &[&phone])
+    world.talks(&caller, &instance).await?;
+    assert_eq!(world.apns.requests(), 1);
+    world.content()
 }
 
 #[tokio::test]
 async fn a_push_that_the_service_could_not_take_is_tried_again_and_taken_once() -> Outcome {
-    let (scene, instance) = Scene::enabled().await?;
-    scene.apns.answer_with(TOKEN, [apns::Answer::Unavailable { retry_after: None }, apns::Answer::ServerError]);
-    let (caller, _) = scene.call_and_push().await?;
+    let (world, instance) = World::lent().await?;
+    world.apns.answer_with(TOKEN, [apns::Answer::Unavailable { retry_after: None }, apns::Answer::ServerError]);
+    let (caller, _) = world.call_and_push().await?;
     caller.expect(180, SOON).await?;
-    let phone = scene.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
-    scene.answer(&caller, &call).await?;
-    caller.bye(SOON).await?;
-    assert_eq!((scene.apns.requests(), scene.apns.count()), (3, 1));
-    scene.content_with(&[&caller], &[&phone])
+    world.talks(&caller, &instance).await?;
+    assert_eq!((world.apns.requests(), world.apns.count()), (3, 1));
+    world.content()
 }
 
 #[tokio::test]
 async fn a_caller_who_asks_for_privacy_is_anonymous_in_the_push() -> Outcome {
-    let scene = Scene::start().await?;
-    scene.enable().await?;
+    let (world, _) = World::lent().await?;
     for options in [
         CallOptions::default().private("\"Bob\" <sip:bob@example.test>"),
         CallOptions::default().header("Privacy", "user;id"),
@@ -87,62 +87,54 @@ async fn a_caller_who_asks_for_privacy_is_anonymous_in_the_push() -> Outcome {
             .header("Privacy", "header")
             .header("Remote-Party-ID", "<sip:bob@example.test>;privacy=full"),
     ] {
-        let caller = scene.registrar.call(&scene.aor(), &options)?;
-        let push = scene.push().await?;
+        let push = push_of(&world, &options).await?;
         assert_eq!(push["from"], "sip:anonymous@anonymous.invalid");
         assert!(!push.to_string().to_lowercase().contains("bob"), "{push}");
-        scene.cancel(&caller).await?;
     }
-    scene.content()
+    world.content()
 }
 
 #[tokio::test]
 async fn a_push_names_whom_the_accounts_server_asserts_and_not_whom_the_caller_says() -> Outcome {
     // RFC 3325 §9.1.
-    let scene = Scene::start().await?;
-    scene.enable().await?;
+    let (world, _) = World::lent().await?;
     let options = CallOptions::default()
         .from("\"Your bank\" <sip:bank@example.test>")
         .header("P-Asserted-Identity", "\"Mallory\" <sip:+4930123@example.test;user=phone>");
-    let caller = scene.registrar.call(&scene.aor(), &options)?;
-    let push = scene.push().await?;
+    let push = push_of(&world, &options).await?;
     assert_eq!((push["from"].as_str(), push["name"].as_str()), (Some("sip:+4930123@example.test"), Some("Mallory")));
-    scene.cancel(&caller).await?;
-    scene.content_with(&[&caller], &[])
+    world.content()
 }
 
 #[tokio::test]
 async fn a_callers_name_cannot_break_or_mislead_the_push() -> Outcome {
-    let scene = Scene::start().await?;
-    scene.enable().await?;
+    let (world, _) = World::lent().await?;
     let name = "\"Bo\\\"b \u{202e}evil\u{2028} {}</x>\" <sip:bob%0d%0aX@example.test>";
-    let caller = scene.registrar.call(&scene.aor(), &CallOptions::default().from(name))?;
-    let push = scene.push().await?;
+    let push = push_of(&world, &CallOptions::default().from(name)).await?;
     assert_eq!(push["name"], "Bo\"b evil {}</x>");
     let from = text(&push["from"]);
     assert!(!from.contains(['\r', '\n']), "{from:?}");
-    scene.cancel(&caller).await?;
     let long = format!("\"{}\" <sip:bob@example.test>", "\u{1f4de}".repeat(3_000));
-    let caller = scene.registrar.call(&scene.aor(), &CallOptions::default().from(&long))?;
-    scene.push().await?;
+    let caller = world.call_with(&CallOptions::default().from(&long))?;
+    world.push().await?;
     caller.cancel().await?;
-    scene.content()
+    world.content()
 }
 
 #[tokio::test]
 async fn an_fcm_push_is_the_contracts_and_says_when_the_call_has_ended() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable_android().await?;
-    let edge = scene.relay.setup().ports.edge;
-    let caller = scene.call()?;
-    let push = scene.fcm.next_push(SOON).await.ok_or_else(|| tests::board::Missed::new("a push", ""))?;
+    let world = World::start().await?;
+    let instance = world.enable_android().await?;
+    let edge = world.relay.setup().ports.edge;
+    let caller = world.call()?;
+    let push = world.google_push().await?;
     assert_eq!((push.token.as_str(), push.priority.as_str(), push.ttl.as_str()), (FCM_TOKEN, "HIGH", "0s"));
     let caller_of = json!({"from": "sip:bob@example.test", "name": "Bob"});
     is_the_push(&push.payload, "call", &instance.id, 30, caller_of, edge);
     caller.expect(180, SOON).await?;
-    scene.cancel(&caller).await?;
+    world.cancel(&caller).await?;
     let ended = loop {
-        let push = scene.fcm.next_push(SOON).await.ok_or_else(|| tests::board::Missed::new("a push", "call-ended"))?;
+        let push = world.google_push().await?;
         if push.payload["event"] != "missed-call" {
             break push;
         }
@@ -153,151 +145,147 @@ async fn an_fcm_push_is_the_contracts_and_says_when_the_call_has_ended() -> Outc
     let call = &push.payload["call"];
     let expected = json!({"v": 1, "event": "call-ended", "instance": instance.id, "call": call, "sent_at": sent_at});
     assert_eq!(ended.payload, expected);
-    assert_eq!(scene.apns.requests(), 0);
-    scene.content_with(&[&caller], &[])
+    assert_eq!(world.apns.requests(), 0);
+    world.content()
 }
 
 #[tokio::test]
 async fn an_android_phone_is_told_that_a_call_has_ended_unless_it_answered_it() -> Outcome {
-    let scene = Scene::with(|setup| setup.ring_timeout = "3s".to_owned()).await?;
-    let instance = scene.enable_android().await?;
-    let timed_out = scene.call()?;
-    assert_eq!(push_of_a_call(&scene).await?["event"], "call");
+    let world = World::with(|setup| setup.ring_timeout = "3s".to_owned()).await?;
+    let instance = world.enable_android().await?;
+    let timed_out = world.call()?;
+    assert_eq!(push_of_a_call(&world).await?["event"], "call");
     timed_out.expect(480, SOON).await?;
-    assert_eq!(push_of_a_call(&scene).await?["event"], "call-ended");
+    assert_eq!(push_of_a_call(&world).await?["event"], "call-ended");
 
-    let declined = scene.call()?;
-    let push = push_of_a_call(&scene).await?;
-    scene.api.decline(&instance, &text(&push["call"])).await?;
+    let declined = world.call()?;
+    let push = push_of_a_call(&world).await?;
+    world.api.decline(&instance, &text(&push["call"])).await?;
     declined.expect(603, SOON).await?;
-    assert_eq!(push_of_a_call(&scene).await?["event"], "call-ended");
+    assert_eq!(push_of_a_call(&world).await?["event"], "call-ended");
 
-    let answered = scene.call()?;
-    push_of_a_call(&scene).await?;
-    let phone = scene.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
-    scene.answer(&answered, &call).await?;
+    let answered = world.call()?;
+    push_of_a_call(&world).await?;
+    let (phone, call) = world.wake_to_call(&instance).await?;
+    world.answer(&answered, &call).await?;
     answered.bye(SOON).await?;
     phone.unregister(SOON).await?;
     // Whatever the answered call had caused would come before the next call's push.
-    let next = scene.call()?;
-    assert_eq!(push_of_a_call(&scene).await?["event"], "call");
+    let next = world.call()?;
+    assert_eq!(push_of_a_call(&world).await?["event"], "call");
     next.cancel().await?;
-    scene.content_with(&[&answered], &[&phone])
+    world.content()
 }
 
 #[tokio::test]
 async fn an_iphone_is_never_sent_a_voip_push_that_is_no_call() -> Outcome {
-    let (scene, instance) = Scene::enabled().await?;
-    let (cancelled, _) = scene.call_and_push().await?;
-    scene.cancel(&cancelled).await?;
-    let (declined, push) = scene.call_and_push().await?;
-    scene.api.decline(&instance, &text(&push["call"])).await?;
+    let (world, instance) = World::lent().await?;
+    let (cancelled, _) = world.call_and_push().await?;
+    world.cancel(&cancelled).await?;
+    let (declined, push) = world.call_and_push().await?;
+    world.api.decline(&instance, &text(&push["call"])).await?;
     declined.expect(603, SOON).await?;
-    scene.api.disable(&instance).await?;
-    assert!(scene.apns.pushes().iter().all(|push| push.payload["sipwake"]["event"] == "call"));
-    assert_eq!(scene.apns.requests(), 2);
-    scene.content()
+    world.api.disable(&instance).await?;
+    assert!(world.apns.pushes().iter().all(|push| push.payload["sipwake"]["event"] == "call"));
+    assert_eq!(world.apns.requests(), 2);
+    world.content()
 }
 
 #[tokio::test]
 async fn an_android_phone_that_gives_no_sign_is_pushed_once_more_with_the_same_push() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable_android().await?;
-    let caller = scene.call()?;
-    let first = scene.fcm.next_push(SOON).await.ok_or_else(|| tests::board::Missed::new("a push", ""))?;
-    let second = scene.fcm.next_push(SOON * 2).await.ok_or_else(|| tests::board::Missed::new("a second push", ""))?;
+    let world = World::start().await?;
+    let instance = world.enable_android().await?;
+    let caller = world.call()?;
+    let first = world.google_push().await?;
+    let second = world.google_push().await?;
     assert!(second.at - first.at >= std::time::Duration::from_millis(4_900), "not before five seconds");
     assert_eq!((&second.payload, &second.token), (&first.payload, &first.token), "the same to the byte");
     assert_eq!((second.priority.as_str(), second.ttl.as_str()), ("HIGH", "0s"));
-    assert_eq!(scene.relay.metric("sipwake_push_resends_total").await, Some(1.0));
-    let phone = scene.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
-    scene.answer(&caller, &call).await?;
-    caller.bye(SOON).await?;
-    assert_eq!(scene.fcm.requests(), 2, "once more, not again and again");
-    scene.content_with(&[&caller], &[&phone])
+    assert_eq!(world.relay.metric("sipwake_push_resends_total").await, Some(1.0));
+    world.talks(&caller, &instance).await?;
+    assert_eq!(world.fcm.requests(), 2, "once more, not again and again");
+    world.content()
 }
 
 #[tokio::test]
 async fn any_sign_of_an_android_phone_or_the_end_of_its_call_stands_for_the_second_push() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable_android().await?;
+    let world = World::start().await?;
+    let instance = world.enable_android().await?;
     let mut signs = Vec::new();
     for sign in ["asks", "rings", "attaches", "declines", "is cancelled"] {
-        let caller = scene.call()?;
-        let push = push_of_a_call(&scene).await?;
+        let caller = world.call()?;
+        let push = push_of_a_call(&world).await?;
         let call = text(&push["call"]);
         match sign {
-            "asks" => drop(scene.api.call(&instance, &call).await?),
-            "rings" => drop(scene.api.progress(&instance, &call).await?),
+            "asks" => drop(world.api.call(&instance, &call).await?),
+            "rings" => drop(world.api.progress(&instance, &call).await?),
             "attaches" => {
-                let phone = scene.wake(&instance).await?;
+                let phone = world.wake(&instance).await?;
                 phone.next_invite(SOON).await?;
                 phone.unregister(SOON).await?;
             }
             "declines" => {
-                drop(scene.api.decline(&instance, &call).await?);
-                assert_eq!(push_of_a_call(&scene).await?["event"], "call-ended");
+                drop(world.api.decline(&instance, &call).await?);
+                assert_eq!(push_of_a_call(&world).await?["event"], "call-ended");
             }
             _ => {
                 caller.cancel().await?;
-                assert_eq!(push_of_a_call(&scene).await?["event"], "call-ended");
+                assert_eq!(push_of_a_call(&world).await?["event"], "call-ended");
             }
         }
         signs.push(caller);
     }
-    let silent = scene.call()?;
-    let call = text(&push_of_a_call(&scene).await?["call"]);
+    let silent = world.call()?;
+    let call = text(&push_of_a_call(&world).await?["call"]);
     // The last call's second push comes after any that the earlier ones might have had.
-    let second = push_of_a_call(&scene).await?;
+    let second = push_of_a_call(&world).await?;
     assert_eq!((second["event"].as_str(), text(&second["call"])), (Some("call"), call));
-    assert_eq!(scene.relay.metric("sipwake_push_resends_total").await, Some(1.0));
-    scene.cancel(&silent).await?;
-    scene.content()
+    assert_eq!(world.relay.metric("sipwake_push_resends_total").await, Some(1.0));
+    world.cancel(&silent).await?;
+    world.content()
 }
 
 #[tokio::test]
 async fn an_iphone_that_gives_no_sign_is_not_pushed_again() -> Outcome {
-    let scene = Scene::with(|setup| setup.ring_timeout = "7s".to_owned()).await?;
-    scene.enable().await?;
-    let (caller, _) = scene.call_and_push().await?;
+    let world = World::with(|setup| setup.ring_timeout = "7s".to_owned()).await?;
+    world.enable().await?;
+    let (caller, _) = world.call_and_push().await?;
     caller.expect(480, SOON * 2).await?;
-    assert_eq!(scene.apns.requests(), 1, "seven seconds later");
-    assert_eq!(scene.relay.metric("sipwake_push_resends_total").await, Some(0.0));
-    scene.content_with(&[&caller], &[])
+    assert_eq!(world.apns.requests(), 1, "seven seconds later");
+    assert_eq!(world.relay.metric("sipwake_push_resends_total").await, Some(0.0));
+    world.content()
 }
 
 #[tokio::test]
 async fn one_caller_causes_so_many_pushes_of_a_device_in_a_minute_and_another_still_gets_through() -> Outcome {
-    let scene = Scene::with(|setup| setup.further.push_str("\n[limits]\npushes_per_caller = 2\n")).await?;
-    scene.enable().await?;
+    let world = World::with(|setup| setup.further.push_str("\n[limits]\npushes_per_caller = 2\n")).await?;
+    world.enable().await?;
     for _ in 0..2 {
-        let (caller, _) = scene.call_and_push().await?;
-        scene.cancel(&caller).await?;
+        let (caller, _) = world.call_and_push().await?;
+        world.cancel(&caller).await?;
     }
-    let caller = scene.call()?;
+    let caller = world.call()?;
     caller.expect(480, SOON).await?;
-    scene.await_metric("sipwake_limits_total{limit=\"pushes-caller\"}", 1.0).await?;
-    assert_eq!(scene.apns.requests(), 2);
+    world.await_metric("sipwake_limits_total{limit=\"pushes-caller\"}", 1.0).await?;
+    assert_eq!(world.apns.requests(), 2);
     let carol = CallOptions::default().from("\"Carol\" <sip:carol@example.test>");
-    let caller = scene.registrar.call(&scene.aor(), &carol)?;
+    let caller = world.registrar.call(&world.aor(), &carol)?;
     caller.expect(180, SOON).await?;
-    assert_eq!(scene.apns.requests(), 3);
-    scene.cancel(&caller).await
+    assert_eq!(world.apns.requests(), 3);
+    world.cancel(&caller).await
 }
 
 #[tokio::test]
 async fn calls_that_are_given_up_at_once_cause_one_push_each_at_most_and_leave_none_behind() -> Outcome {
-    let scene = Scene::with(|setup| setup.further.push_str("\n[limits]\npushes_per_device = 10\n")).await?;
-    scene.enable().await?;
+    let world = World::with(|setup| setup.further.push_str("\n[limits]\npushes_per_device = 10\n")).await?;
+    world.enable().await?;
     for _ in 0..15 {
-        let caller = scene.call()?;
+        let caller = world.call()?;
         // An error: it was refused before.
         drop(caller.cancel().await);
         caller.final_response(SOON).await?;
     }
     // One more flows in each 6 s.
-    assert!((1..=12).contains(&scene.apns.requests()), "{}", scene.apns.requests());
-    scene.content()
+    assert!((1..=12).contains(&world.apns.requests()), "{}", world.apns.requests());
+    world.content()
 }

@@ -8,10 +8,10 @@ use sip::message::{Message, Name};
 use tests::board::Missed;
 use tests::caller::{CallOptions, Caller};
 use tests::phone::Phone;
-use tests::push_phone::{PushPhone, Service};
+use tests::push_phone::Service;
 use tests::raw::{self, ELSEWHERE};
-use tests::scene::{SOON, Scene};
 use tests::wire::{Flow, Transport};
+use tests::world::{SOON, World};
 
 use super::Outcome;
 
@@ -27,52 +27,51 @@ struct Account {
     phone: Phone,
 }
 
-async fn stage(transport: Transport) -> Result<(Scene, Vec<Account>), Missed> {
+async fn eight_shards(transport: Transport) -> Result<(World, Vec<Account>), Missed> {
     let accounts: Vec<(&str, &str)> = USERS.iter().map(|user| (*user, "password")).collect();
-    let mut scene = Scene::among(&accounts, |setup| {
+    let mut world = World::among(&accounts, |setup| {
         setup.transports = vec![Transport::Tls, transport];
         setup.environment.push(("SIPWAKE_SHARDS".to_owned(), "8".to_owned()));
         setup.timing = TIMING;
     })
     .await?;
-    scene.transport = transport;
-    let (edge, registrar) = (scene.relay.edge_uri(), scene.registrar.uri(transport));
+    world.transport = transport;
     // All at once, at a server that no shard has a flow to.
     let woken = accounts.iter().map(async |account| {
-        let aor = scene.registrar.aor(account.0);
+        let aor = world.registrar.aor(account.0);
         let service = Service::Fcm(format!("token-of-{}", account.0));
-        let phone = PushPhone::new(&edge, &registrar, &aor, *account, &scene.authority).woken_by(&service);
-        let phone = phone
-            .wake(SOON)
-            .await
-            .map_err(|missed| Missed::new(missed.awaited, format!("{}\n{}", missed.seen, scene.relay.log())))?
-            .0;
+        let phone = world.wake(&world.push_phone_of(account.0, &service)).await;
+        let phone =
+            phone.map_err(|missed| Missed::new(missed.awaited, format!("{}\n{}", missed.seen, world.relay.log())))?;
         Ok::<_, Missed>(Account { aor, phone })
     });
     let woken = try_join_all(woken).await?;
-    Ok((scene, woken))
+    Ok((world, woken))
 }
 
-fn call(scene: &Scene, aor: &str, flow: Option<&Flow>) -> Result<Caller, Missed> {
+fn call(world: &World, aor: &str, flow: Option<&Flow>) -> Result<Caller, Missed> {
     let options = CallOptions { forgets_route: true, ..CallOptions::default() };
     match flow {
-        Some(flow) => scene.registrar.call_along(aor, flow, &options),
-        None => scene.registrar.call(aor, &options),
+        Some(flow) => {
+            let caller = world.registrar.call_along(aor, flow, &options)?;
+            world.watch_caller(&caller);
+            Ok(caller)
+        }
+        None => world.call_to(aor, &options),
     }
 }
 
 /// Each account has one call cancelled and one refused; `shared`: all by one connection, whichever shard they are for.
 async fn cancels_and_refusals_pass(transport: Transport, shared: bool) -> Outcome {
-    let (scene, accounts) = stage(transport).await?;
-    let flow = if shared { Some(scene.registrar.path_flow(&accounts[0].aor).await?) } else { None };
+    let (world, accounts) = eight_shards(transport).await?;
+    let flow = if shared { Some(world.registrar.path_flow(&accounts[0].aor).await?) } else { None };
     let played = accounts.iter().map(async |account| {
-        let cancelled = call(&scene, &account.aor, flow.as_ref())?;
+        let cancelled = call(&world, &account.aor, flow.as_ref())?;
         let ringing = account.phone.next_invite(SOON).await?;
-        ringing.ring();
-        cancelled.expect(180, SOON).await?;
-        scene.cancel(&cancelled).await?;
+        world.ring(&cancelled, &ringing).await?;
+        world.cancel(&cancelled).await?;
         ringing.expect_cancel(SOON).await?;
-        let refused = call(&scene, &account.aor, flow.as_ref())?;
+        let refused = call(&world, &account.aor, flow.as_ref())?;
         account.phone.next_invite(SOON).await?.decline(486);
         refused.expect(486, SOON).await?;
         Ok::<_, Missed>([cancelled, refused])
@@ -84,8 +83,7 @@ async fn cancels_and_refusals_pass(transport: Transport, shared: bool) -> Outcom
         let finals = caller.responses().into_iter().filter(|(_, status)| *status >= 200).count();
         assert_eq!(finals, 1, "an ACK ends its refusal: {:?}", caller.responses());
     }
-    let phones: Vec<&Phone> = accounts.iter().map(|account| &account.phone).collect();
-    scene.content_with(&callers.iter().collect::<Vec<_>>(), &phones)
+    world.content()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,25 +103,24 @@ async fn a_cancel_and_an_ack_without_route_find_their_call_on_any_shard_by_one_t
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_strangers_cancel_touches_nobodys_call_though_it_knows_its_branch() -> Outcome {
-    let (scene, accounts) = stage(Transport::Udp).await?;
+    let (world, accounts) = eight_shards(Transport::Udp).await?;
     let stranger = raw::datagrams(ELSEWHERE).await?;
-    let relay = ("127.0.0.1", scene.relay.setup().ports.udp);
+    let relay = ("127.0.0.1", world.relay.setup().ports.udp);
     for account in &accounts[..4] {
-        let caller = call(&scene, &account.aor, None)?;
+        let caller = call(&world, &account.aor, None)?;
         let ringing = account.phone.next_invite(SOON).await?;
-        ringing.ring();
-        caller.expect(180, SOON).await?;
+        world.ring(&caller, &ringing).await?;
         let invite = caller.leg().request_of(&caller.first()).ok_or_else(|| Missed::new("an INVITE", "none"))?;
         let mut answer = [0; 2_048];
         stranger.send_to(&cancel_of(&invite), relay).await?;
         let length =
             tokio::time::timeout(SOON, stranger.recv(&mut answer)).await.map_err(|_| Missed::new("481", ""))??;
         assert_eq!(raw::statuses(&String::from_utf8_lossy(&answer[..length])), [481]);
-        scene.answer(&caller, &ringing).await?;
-        scene.hang_up(&caller, &ringing).await?;
+        world.answer(&caller, &ringing).await?;
+        world.hang_up(&caller, &ringing).await?;
         assert!(caller.responses().iter().all(|(_, status)| *status < 300), "{:?}", caller.responses());
     }
-    scene.content()
+    world.content()
 }
 
 /// A CANCEL with the branch and the sent-by of an INVITE.

@@ -2,36 +2,20 @@
 
 use sip::message::{Name, NameAddr};
 use tests::phone::{Phone, Proof};
-use tests::scene::{SOON, Scene};
 use tests::wire::Transport;
+use tests::world::{SOON, World};
 
 use super::Outcome;
+use super::handover::each_side_hangs_up;
 
-async fn scene_over(upstream: Transport) -> Result<Scene, tests::board::Missed> {
-    let mut scene = Scene::over(upstream).await?;
-    scene.edge = Transport::Wss;
-    Ok(scene)
+async fn over_wss(upstream: Transport) -> Result<World, tests::board::Missed> {
+    let mut world = World::over(upstream).await?;
+    world.edge = Transport::Wss;
+    Ok(world)
 }
 
 async fn each_side_hangs_up_over(upstream: Transport) -> Outcome {
-    let scene = scene_over(upstream).await?;
-    let instance = scene.enable().await?;
-    for caller_ends in [true, false] {
-        let (caller, push) = scene.call_and_push().await?;
-        let phone = scene.wake(&instance).await?;
-        assert_eq!(phone.flow().transport(), Transport::Wss);
-        let call = phone.next_invite(SOON).await?;
-        scene.answer(&caller, &call).await?;
-        scene.await_state(&instance, &push, "answered").await?;
-        for leg in [caller.leg(), call.leg()] {
-            assert_eq!(leg.reinvite(SOON).await?.status(), Some(200));
-        }
-        scene.end(caller_ends, &caller, &call).await?;
-        phone.unregister(SOON).await?;
-        scene.content_with(&[&caller], &[&phone])?;
-    }
-    assert_eq!(scene.apns.count(), 2, "one push for each call");
-    Ok(())
+    each_side_hangs_up(over_wss(upstream).await?).await
 }
 
 plays! { each_side_hangs_up_over:
@@ -41,44 +25,45 @@ plays! { each_side_hangs_up_over:
 
 #[tokio::test]
 async fn a_phone_on_a_websocket_sees_names_of_rfc_7118_and_the_server_none_of_them() -> Outcome {
-    let scene = scene_over(Transport::Tls).await?;
-    let instance = scene.enable().await?;
-    let caller = scene.call()?;
-    let phone = scene.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
+    let world = over_wss(Transport::Tls).await?;
+    let instance = world.enable().await?;
+    let caller = world.call()?;
+    let (phone, call) = world.wake_to_call(&instance).await?;
     let invite = call.invite();
-    let own = format!("127.0.0.1:{}", scene.relay.setup().ports.websocket);
+    let own = format!("127.0.0.1:{}", world.relay.setup().ports.websocket);
     let via = invite.via().expect("a Via").text.to_owned();
     assert!(via.starts_with(&format!("SIP/2.0/WSS {own};")), "{via}");
     let route = invite.elements(Name::RecordRoute).next().and_then(NameAddr::parse).expect("a Record-Route");
     assert_eq!((route.uri.host, route.uri.transport()), ("127.0.0.1", Some("ws")));
-    assert_eq!(route.uri.port, Some(scene.relay.setup().ports.websocket));
+    assert_eq!(route.uri.port, Some(world.relay.setup().ports.websocket));
     assert!(phone.contact().contains(".invalid;transport=ws"), "{}", phone.contact());
     assert_eq!(invite.request_uri(), Some(phone.contact()));
-    scene.answer(&caller, &call).await?;
+    world.answer(&caller, &call).await?;
     caller.bye(SOON).await?;
-    scene.content_with(&[&caller], &[&phone])
+    world.content()
 }
 
 #[tokio::test]
 async fn keep_alives_of_both_kinds_and_a_token_do_on_a_websocket_what_they_do_on_tls() -> Outcome {
-    let scene = scene_over(Transport::Tls).await?;
-    let instance = scene.enable().await?;
+    let world = over_wss(Transport::Tls).await?;
+    let instance = world.enable().await?;
     let phone =
-        Phone::registered(tests::phone::Settings { proof: Proof::Bearer, ..scene.device(&instance) }, SOON).await?;
+        Phone::registered(tests::phone::Settings { proof: Proof::Bearer, ..world.device(&instance) }, SOON).await?;
     for _ in 0..3 {
         phone.ping(SOON).await?;
     }
     // Half a minute without a message is no reason to close a phone that has shown who it is.
-    let caller = scene.call()?;
+    let caller = world.call()?;
     phone.next_invite(SOON).await?.decline(603);
     caller.expect(603, SOON).await?;
     // A later flow of the same device, by TLS, takes its place.
-    let moved = tests::phone::Settings { server: instance.edge_over(Transport::Tls), ..scene.device(&instance) };
+    let moved = tests::phone::Settings { server: instance.edge_over(Transport::Tls), ..world.device(&instance) };
     let moved = Phone::registered(moved, SOON).await?;
-    let caller = scene.call()?;
+    let caller = world.call()?;
     moved.next_invite(SOON).await?.decline(603);
     caller.expect(603, SOON).await?;
     assert_eq!(phone.invited(), 1);
-    scene.content_with(&[&caller], &[&phone, &moved])
+    world.watch_phone(&phone);
+    world.watch_phone(&moved);
+    world.content()
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tests::board::Missed;
 use tests::relay_process::RelayProcess;
-use tests::scene::{SOON, Scene};
+use tests::world::{SOON, World};
 
 use super::{said, sipwake};
 
@@ -19,8 +19,8 @@ fn file_of(relay: &RelayProcess, setting: &str) -> std::path::PathBuf {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sighup_takes_new_tokens_and_keys_and_says_what_waits_for_a_restart() -> Outcome {
-    let scene = Scene::start().await?;
-    let relay = &scene.relay;
+    let world = World::start().await?;
+    let relay = &world.relay;
     let config = relay.config().display().to_string();
     assert_eq!(relay.operator().get("/metrics").await?.status, 200);
 
@@ -37,7 +37,7 @@ async fn sighup_takes_new_tokens_and_keys_and_says_what_waits_for_a_restart() ->
     assert!(line.is_ok(), "{taken:?}: {}", relay.log());
     relay.await_log("in force after a restart: call.ring_timeout", SOON).await?;
     assert_eq!(relay.operator().get("/metrics").await?.status, 401, "the old token opens nothing");
-    assert_eq!(scene.api.enable(&scene.wish(tests::scene::TOKEN)).await?.status, 401, "nor does the old key");
+    assert_eq!(world.api.enable(&world.wish(tests::world::TOKEN)).await?.status, 401, "nor does the old key");
     let table = sipwake(&["instances", "list", "--config", &config]);
     assert_eq!(table.status.code(), Some(0), "{}", said(&table));
 
@@ -61,7 +61,7 @@ async fn sighup_takes_new_tokens_and_keys_and_says_what_waits_for_a_restart() ->
         "--operator",
         &format!("https://{}", relay.operator_address()),
         "--ca",
-        &scene.authority.ca_file().display().to_string(),
+        &world.authority.ca_file().display().to_string(),
     ]
     .map(str::to_owned);
     let refused =
@@ -80,8 +80,8 @@ async fn sighup_takes_new_tokens_and_keys_and_says_what_waits_for_a_restart() ->
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_has_a_relay_drain_and_it_ends_with_0() -> Outcome {
-    let scene = Scene::start().await?;
-    let config = scene.relay.config().display().to_string();
+    let world = World::start().await?;
+    let config = world.relay.config().display().to_string();
     let told = sipwake(&["drain", "--config", &config]);
     assert_eq!(
         (told.status.code(), String::from_utf8_lossy(&told.stdout).as_ref()),
@@ -89,14 +89,14 @@ async fn an_operator_has_a_relay_drain_and_it_ends_with_0() -> Outcome {
         "{}",
         said(&told)
     );
-    assert_eq!(scene.relay.ended(Duration::from_secs(15)).await?.code(), Some(0), "{}", scene.relay.log());
+    assert_eq!(world.relay.ended(Duration::from_secs(15)).await?.code(), Some(0), "{}", world.relay.log());
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_configuration_is_shown_as_it_is_in_force_and_without_its_secrets() -> Outcome {
-    let scene = Scene::with(|setup| setup.further = "[limits]\ndials_per_source = 7\n".to_owned()).await?;
-    let config = scene.relay.config().display().to_string();
+    let world = World::with(|setup| setup.further = "[limits]\ndials_per_source = 7\n".to_owned()).await?;
+    let config = world.relay.config().display().to_string();
     let shown = sipwake(&["config", "show", "--config", &config]);
     assert_eq!(shown.status.code(), Some(0), "{}", said(&shown));
     let text = String::from_utf8_lossy(&shown.stdout).into_owned();
@@ -107,7 +107,7 @@ async fn a_configuration_is_shown_as_it_is_in_force_and_without_its_secrets() ->
     );
     assert!(line("upstream.allow_md5").contains("true") && line("upstream.allow_md5").ends_with("default"), "{text}");
     assert!(line("app[0].id").contains("com.example.phone"), "{text}");
-    let setup = scene.relay.setup();
+    let setup = world.relay.setup();
     for secret in [&setup.operator_token, &setup.apps[0].api_key] {
         assert!(!text.contains(secret.as_str()), "{text}");
     }

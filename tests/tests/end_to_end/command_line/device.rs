@@ -9,11 +9,11 @@ use tests::child::Child;
 use tests::ports;
 use tests::registrar::{self, Registrar};
 use tests::relay_process::binary;
-use tests::scene::{SOON, Scene};
 use tests::scratch::Scratch;
 use tests::wire::Transport;
+use tests::world::{SOON, World};
 
-type Outcome = Result<(), Missed>;
+type Outcome = tests::world::Outcome;
 
 /// A device that is about to be started.
 struct Trial {
@@ -22,15 +22,15 @@ struct Trial {
 }
 
 impl Trial {
-    /// Alice's device at the scene's relay, with her password in a file.
-    fn new(scene: &Scene) -> Result<Self, Missed> {
-        Ok(Self::without_password(scene)?.password("wonderland"))
+    /// Alice's device at the world's relay, with her password in a file.
+    fn new(world: &World) -> Result<Self, Missed> {
+        Ok(Self::without_password(world)?.password("wonderland"))
     }
 
-    fn without_password(scene: &Scene) -> Result<Self, Missed> {
-        let api = format!("https://{}", scene.relay.api_address());
-        let key = &scene.relay.setup().apps[0].api_key;
-        Self::at(&api, scene.authority.ca_file(), key, &scene.registrar, Transport::Tls)
+    fn without_password(world: &World) -> Result<Self, Missed> {
+        let api = format!("https://{}", world.relay.api_address());
+        let key = &world.relay.setup().apps[0].api_key;
+        Self::at(&api, world.authority.ca_file(), key, &world.registrar, Transport::Tls)
     }
 
     fn at(api: &str, ca: PathBuf, key: &str, registrar: &Registrar, transport: Transport) -> Result<Self, Missed> {
@@ -63,68 +63,68 @@ impl Trial {
 }
 
 /// It ended as asked, and nothing is left at the SIP server.
-async fn ended(device: &Child, code: i32, scene: &Scene) -> Outcome {
+async fn ended(device: &Child, code: i32, world: &World) -> Outcome {
     let status = device.exit(SOON * 2).await?;
     assert_eq!(status.code(), Some(code), "{}", device.output());
-    scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;
+    world.await_contacts(0).await?;
     assert!(!device.output().contains("wonderland"), "{}", device.output());
-    scene.content()
+    world.content()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_enables_answers_hangs_up_and_disables() -> Outcome {
-    let scene = Scene::start().await?;
-    let (device, _files) = Trial::new(&scene)?.with(&["--talk", "1"]).start()?;
+    let world = World::start().await?;
+    let (device, _files) = Trial::new(&world)?.with(&["--talk", "1"]).start()?;
     device.await_line("attached to 127.0.0.1", SOON * 2).await?;
-    let caller = scene.call()?;
+    let caller = world.call()?;
     caller.expect(180, SOON).await?;
     let answer = caller.answered(SOON).await?;
     let body = String::from_utf8_lossy(answer.body()).into_owned();
     assert!(body.contains("m=audio 9 ") && body.contains("a=inactive"), "it signals only: {body}");
     caller.expect_bye(SOON).await?;
-    ended(&device, 0, &scene).await?;
+    ended(&device, 0, &world).await?;
     for step in ["enabled pi_", "registration: registered 200", "call from sip:bob@", "answered", "hung up", "disabled"]
     {
         assert!(device.output().contains(step), "{step}: {}", device.output());
     }
-    assert_eq!(scene.fcm.requests(), 0, "it was there");
-    scene.content_with(&[&caller], &[])
+    assert_eq!(world.fcm.requests(), 0, "it was there");
+    world.content()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_sleeps_is_pushed_wakes_and_lets_the_caller_hang_up() -> Outcome {
-    let scene = Scene::start().await?;
-    let trial = Trial::without_password(&scene)?.with(&["--asleep"]);
+    let world = World::start().await?;
+    let trial = Trial::without_password(&world)?.with(&["--asleep"]);
     let (device, _files) = trial.start_listening()?;
     device.say("wonderland")?;
     device.await_line("asleep", SOON * 2).await?;
-    let caller = scene.call()?;
-    assert_eq!(scene.android_push().await?["event"], "call");
+    let caller = world.call()?;
+    assert_eq!(world.android_push().await?["event"], "call");
     device.say("")?;
     caller.answered(SOON).await?;
     caller.bye(SOON).await?;
-    ended(&device, 0, &scene).await?;
+    ended(&device, 0, &world).await?;
     assert!(device.output().contains("the caller hung up"), "{}", device.output());
-    scene.content_with(&[&caller], &[])
+    world.content()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_declines() -> Outcome {
-    let scene = Scene::start().await?;
-    let (device, _files) = Trial::new(&scene)?.with(&["--on-call", "decline", "--ring", "0"]).start()?;
+    let world = World::start().await?;
+    let (device, _files) = Trial::new(&world)?.with(&["--on-call", "decline", "--ring", "0"]).start()?;
     device.await_line("attached", SOON * 2).await?;
-    let caller = scene.call()?;
+    let caller = world.call()?;
     caller.expect(603, SOON).await?;
-    ended(&device, 0, &scene).await?;
-    scene.content_with(&[&caller], &[])
+    ended(&device, 0, &world).await?;
+    world.content()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_goes_wrong_is_said_and_ends_with_1_and_nothing_is_kept() -> Outcome {
-    let scene = Scene::start().await?;
-    let api = format!("https://{}", scene.relay.api_address());
-    let key = scene.relay.setup().apps[0].api_key.clone();
-    let at = |api: &str, key: &str| Trial::at(api, scene.authority.ca_file(), key, &scene.registrar, Transport::Tls);
+    let world = World::start().await?;
+    let api = format!("https://{}", world.relay.api_address());
+    let key = world.relay.setup().apps[0].api_key.clone();
+    let at = |api: &str, key: &str| Trial::at(api, world.authority.ca_file(), key, &world.registrar, Transport::Tls);
     let stranger = tests::authority::Authority::new();
     for (trial, said) in [
         (at(&api, "another-key-0123456789")?.password("wonderland"), "the relay refused with 401"),
@@ -133,34 +133,32 @@ async fn whatever_goes_wrong_is_said_and_ends_with_1_and_nothing_is_kept() -> Ou
         (at("https://127.0.0.1:1", &key)?.password("wonderland"), "127.0.0.1:1 cannot be connected to"),
         (at("http://127.0.0.1", &key)?.password("wonderland"), "is not an address such as https://"),
         (
-            Trial::at(&api, stranger.ca_file(), &key, &scene.registrar, Transport::Tls)?.password("wonderland"),
+            Trial::at(&api, stranger.ca_file(), &key, &world.registrar, Transport::Tls)?.password("wonderland"),
             "the certificate of",
         ),
-        (Trial::new(&scene)?.with(&["--wait", "1"]), "no call came in time"),
+        (Trial::new(&world)?.with(&["--wait", "1"]), "no call came in time"),
     ] {
         let (device, _files) = trial.start()?;
-        let status = device.exit(SOON * 2).await?;
-        assert_eq!(status.code(), Some(1), "{said}: {}", device.output());
+        ended(&device, 1, &world).await?;
         assert!(device.output().contains(said), "{said}: {}", device.output());
         assert!(!device.output().contains("looking-glass"), "{}", device.output());
-        scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;
     }
-    scene.content()
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_for_ever_is_stopped_and_takes_the_account_back() -> Outcome {
-    let scene = Scene::start().await?;
-    let (device, _files) = Trial::new(&scene)?.with(&["--calls", "0"]).start()?;
+    let world = World::start().await?;
+    let (device, _files) = Trial::new(&world)?.with(&["--calls", "0"]).start()?;
     device.await_line("attached", SOON * 2).await?;
     for _ in 0..2 {
-        let caller = scene.call()?;
+        let caller = world.call()?;
         caller.answered(SOON).await?;
         caller.bye(SOON).await?;
     }
     device.await_lines("the caller hung up", 2, SOON).await?;
     device.signal(Signal::TERM);
-    ended(&device, 0, &scene).await
+    ended(&device, 0, &world).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,11 +12,11 @@ use tests::ports;
 use tests::registrar::{self, Behaviour, Registrar};
 use tests::relay_process::binary;
 use tests::relay_setup::Setup;
-use tests::scene::Scene;
 use tests::scratch::Scratch;
 use tests::wire::Transport;
+use tests::world::World;
 
-type Outcome = Result<(), Missed>;
+type Outcome = tests::world::Outcome;
 
 /// A configuration and a SIP server that it leads to.
 struct Ward {
@@ -154,18 +154,18 @@ async fn every_record_on_the_way_to_a_domain_is_told_with_its_verdict() -> Outco
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_asks_the_relay_and_guesses_no_passwords_by_it() -> Outcome {
-    let scene = Scene::start().await?;
-    let key = scene.relay.setup().apps[0].api_key.clone();
+    let world = World::start().await?;
+    let key = world.relay.setup().apps[0].api_key.clone();
     let ask = async |password: &str| {
         let account = json!({
-            "aor": scene.aor(), "auth_username": "alice", "password": password,
-            "registrar": scene.registrar.uri(Transport::Tls),
+            "aor": world.aor(), "auth_username": "alice", "password": password,
+            "registrar": world.registrar.uri(Transport::Tls),
         });
         let body = json!({"account": account});
         // Its rate is another limit, which a test of its own has.
-        scene
+        world
             .until("an examination", || async {
-                let answer = scene.api.json("POST", "/v1/doctor", Some(&key), Some(&body)).await.ok()?;
+                let answer = world.api.json("POST", "/v1/doctor", Some(&key), Some(&body)).await.ok()?;
                 let too_often = answer.status == 429 && answer.text().contains("Come back");
                 (!too_often).then_some(answer)
             })
@@ -173,18 +173,18 @@ async fn an_app_asks_the_relay_and_guesses_no_passwords_by_it() -> Outcome {
     };
     let answer = ask("wonderland").await?;
     assert_eq!((answer.status, &answer.json()["healthy"]), (200, &json!(true)), "{}", answer.text());
-    assert!(scene.registrar.contacts(&scene.aor()).is_empty());
+    assert!(world.contacts().is_empty());
     let refused = |answer: &Answer| answer.status == 200 && answer.json()["healthy"] == false;
     let mut tried = 0;
     while refused(&ask("looking-glass").await?) {
         tried += 1;
         assert!(tried < 12, "guesses go on");
     }
-    let proofs = scene.registrar.registers(&scene.aor());
+    let proofs = world.registrar.registers(&world.aor());
     let wrong = proofs.iter().filter(|it| it.request.has(Name::Authorization) && !it.proven).count();
     assert_eq!(wrong, tried, "each was tried once");
     for secret in ["wonderland", "looking-glass"] {
-        assert!(!scene.relay.log().contains(secret));
+        assert!(!world.relay.log().contains(secret));
     }
-    scene.content()
+    world.content()
 }

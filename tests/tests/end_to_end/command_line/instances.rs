@@ -5,14 +5,14 @@ use std::process::Output;
 use serde_json::{Value, json};
 use tests::board::Missed;
 use tests::push_phone::Service;
-use tests::scene::{FCM_TOKEN, SOON, Scene, TOKEN};
 use tests::scratch::Scratch;
+use tests::world::{FCM_TOKEN, SOON, TOKEN, World};
 
 use super::{said, sipwake, sipwake_hears};
 
-type Outcome = Result<(), Missed>;
+type Outcome = tests::world::Outcome;
 
-/// The operator of the scene's relay.
+/// The operator of the world's relay.
 struct Operator {
     files: Scratch,
     url: String,
@@ -21,11 +21,11 @@ struct Operator {
 }
 
 impl Operator {
-    fn of(scene: &Scene) -> Self {
+    fn of(world: &World) -> Self {
         let files = Scratch::new();
-        let token = files.file("token", &scene.relay.setup().operator_token).display().to_string();
-        let url = format!("https://{}", scene.relay.operator_address());
-        Self { files, url, ca: scene.authority.ca_file().display().to_string(), token }
+        let token = files.file("token", &world.relay.setup().operator_token).display().to_string();
+        let url = format!("https://{}", world.relay.operator_address());
+        Self { files, url, ca: world.authority.ca_file().display().to_string(), token }
     }
 
     fn runs(&self, action: &[&str]) -> Output {
@@ -47,11 +47,11 @@ impl Operator {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_are_listed_shown_exported_and_wiped_without_telling_whose_they_are() -> Outcome {
-    let scene = Scene::start().await?;
-    let operator = Operator::of(&scene);
+    let world = World::start().await?;
+    let operator = Operator::of(&world);
     assert_eq!(operator.prints(&["list"]).lines().count(), 1, "the columns alone");
     assert_eq!(operator.json(&["list", "--json"]), json!([]));
-    let (one, two) = (scene.enable().await?, scene.enable_android().await?);
+    let (one, two) = (world.enable().await?, world.enable_android().await?);
 
     let table = operator.prints(&["list"]);
     assert_eq!(table.lines().count(), 3, "{table}");
@@ -76,26 +76,26 @@ async fn instances_are_listed_shown_exported_and_wiped_without_telling_whose_the
 
     let receipt = operator.prints(&["wipe", &one.id]);
     assert!(receipt.contains("reason: operator") && receipt.contains("signature: "), "{receipt}");
-    scene.await_gone(&one).await?;
+    world.await_gone(&one).await?;
     // The account's last device: now it is unregistered.
     let receipt = operator.json(&["wipe", &two.id, "--json"]);
     assert_eq!((&receipt["reason"], &receipt["unregistered"]), (&json!("operator"), &json!(true)));
-    scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;
-    scene.content()
+    world.await_contacts(0).await?;
+    world.content()
 }
 
 /// A registration that passed through (RFC 8599), on its phone that sleeps.
-async fn passed_through(scene: &Scene) -> Result<String, Missed> {
-    let phone = scene.push_phone(&Service::Fcm(FCM_TOKEN.to_owned()));
+async fn passed_through(world: &World) -> Result<String, Missed> {
+    let phone = world.push_phone(&Service::Fcm(FCM_TOKEN.to_owned()));
     let learned = phone.register_and_sleep(SOON).await?;
     learned.purr.ok_or_else(|| Missed::new("a PURR", "none"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registration_that_passed_through_is_seen_and_wiped_like_any_other() -> Outcome {
-    let scene = Scene::between(|server| server.contacts = 2, |_| {}).await?;
-    let operator = Operator::of(&scene);
-    let (lent, passed) = (scene.enable().await?.id, passed_through(&scene).await?);
+    let world = World::between(|server| server.contacts = 2, |_| {}).await?;
+    let operator = Operator::of(&world);
+    let (lent, passed) = (world.enable().await?.id, passed_through(&world).await?);
     let listed = operator.json(&["list", "--json"]);
     let kinds = |all: &Value| {
         let one = |one: &Value| (one["instance"].as_str().unwrap_or_default().to_owned(), one["kind"].clone());
@@ -116,20 +116,20 @@ async fn a_registration_that_passed_through_is_seen_and_wiped_like_any_other() -
     assert_eq!((&receipt["reason"], &receipt["unregistered"]), (&json!("operator"), &json!(false)));
     assert!(receipt["signature"].is_string(), "{receipt}");
     assert_eq!(kinds(&operator.json(&["list", "--json"])).into_keys().collect::<Vec<_>>(), [lent]);
-    scene.await_metric("sipwake_push_registrations", 0.0).await?;
+    world.await_metric("sipwake_push_registrations", 0.0).await?;
     assert!(said(&operator.runs(&["show", &passed])).contains("404"));
-    scene.content()
+    world.content()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_is_found_by_the_aor_which_never_leaves_the_command_and_is_wiped_once_somebody_says_yes() -> Outcome {
-    let scene = Scene::between(|server| server.contacts = 2, |setup| setup.log = "trace".to_owned()).await?;
-    let operator = Operator::of(&scene);
+    let world = World::between(|server| server.contacts = 2, |setup| setup.log = "trace".to_owned()).await?;
+    let operator = Operator::of(&world);
     let (one, two, passed) =
-        (scene.enable().await?.id, scene.enable_android().await?.id, passed_through(&scene).await?);
+        (world.enable().await?.id, world.enable_android().await?.id, passed_through(&world).await?);
     let at = ["--operator", &operator.url, "--token-file", &operator.token, "--ca", &operator.ca];
     let hears = |action: &[&str], input: &str| sipwake_hears(&[&["instances"], action, &at].concat(), input);
-    let aor = scene.aor();
+    let aor = world.aor();
     let mut all = [one.clone(), two.clone(), passed.clone()];
     all.sort();
     for input in [aor.clone(), format!("{aor}\n"), aor.replace("sip:", "")] {
@@ -145,7 +145,7 @@ async fn a_person_is_found_by_the_aor_which_never_leaves_the_command_and_is_wipe
     assert_eq!((nobody.status.code(), nobody.stdout.iter().filter(|byte| **byte == b'\n').count()), (Some(0), 1));
     let wrong = hears(&["find"], "no address\n");
     assert!(wrong.status.code() == Some(1) && said(&wrong).contains("no AOR"), "{}", said(&wrong));
-    assert!(!scene.relay.log().contains("alice"), "the log knows nobody");
+    assert!(!world.relay.log().contains("alice"), "the log knows nobody");
 
     // Nobody is there to be asked, and nobody said yes: nothing is done.
     for action in
@@ -174,19 +174,19 @@ async fn a_person_is_found_by_the_aor_which_never_leaves_the_command_and_is_wipe
     assert_eq!(receipts.len(), 3);
     assert!(receipts.iter().all(|receipt| receipt["reason"] == "operator" && receipt["signature"].is_string()));
     assert_eq!(operator.json(&["list", "--json"]), json!([]));
-    scene.content()
+    world.content()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_the_relays_machine_its_configuration_is_enough() -> Outcome {
-    let scene = Scene::start().await?;
-    let one = scene.enable().await?.id;
-    let config = scene.relay.config().display().to_string();
+    let world = World::start().await?;
+    let one = world.enable().await?.id;
+    let config = world.relay.config().display().to_string();
     let listed = sipwake(&["instances", "list", "--config", &config]);
     assert_eq!(listed.status.code(), Some(0), "{}", said(&listed));
     assert!(String::from_utf8_lossy(&listed.stdout).contains(&one));
     let nameless =
-        sipwake(&["instances", "list", "--operator", &format!("https://{}", scene.relay.operator_address())]);
+        sipwake(&["instances", "list", "--operator", &format!("https://{}", world.relay.operator_address())]);
     assert_eq!(nameless.status.code(), Some(1));
     assert!(said(&nameless).contains("no token: name a --token-file"), "{}", said(&nameless));
     Ok(())
@@ -194,8 +194,8 @@ async fn on_the_relays_machine_its_configuration_is_enough() -> Outcome {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_operator_gets_wrong_is_said_and_ends_with_1() -> Outcome {
-    let scene = Scene::start().await?;
-    let mut operator = Operator::of(&scene);
+    let world = World::start().await?;
+    let mut operator = Operator::of(&world);
     for (action, why) in [
         (["show", "pi_aaaaaaaaaaaaaaaaaaaaaaaaaa"], "the relay refused with 404: There is no such push instance"),
         (["wipe", "../../healthz"], "the relay refused with 404"),

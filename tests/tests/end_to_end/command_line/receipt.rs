@@ -5,14 +5,14 @@ use std::process::{Command, Output};
 use serde_json::json;
 use tests::board::Missed;
 use tests::relay_process::binary;
-use tests::scene::Scene;
 use tests::scratch::Scratch;
+use tests::world::World;
 
 #[tokio::test]
 async fn a_receipt_verifies_against_the_relays_keys_and_not_when_it_was_altered() -> Result<(), Missed> {
-    let (scene, instance) = Scene::enabled().await?;
-    let keys = scene.api.get("/v1/keys").await?;
-    let receipt = scene.api.disable(&instance).await?.json();
+    let (world, instance) = World::lent().await?;
+    let keys = world.api.get("/v1/keys").await?;
+    let receipt = world.api.disable(&instance).await?.json();
     let scratch = Scratch::new();
     let keys = scratch.file("keys.json", keys.text());
     let verify = |receipt: &serde_json::Value| -> Result<Output, Missed> {
@@ -29,8 +29,8 @@ async fn a_receipt_verifies_against_the_relays_keys_and_not_when_it_was_altered(
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("altered"));
     assert_eq!(verify(&json!({"instance": 1}))?.status.code(), Some(1));
     // Straight from the relay, too.
-    let api = format!("https://localhost:{}", scene.relay.api_address().port());
-    let ca = scratch.file("ca.pem", scene.authority.ca_pem());
+    let api = format!("https://localhost:{}", world.relay.api_address().port());
+    let ca = scratch.file("ca.pem", world.authority.ca_pem());
     let file = scratch.file("receipt.json", receipt.to_string());
     let mut ask = Command::new(binary()?);
     ask.args(["receipt", "verify"]).arg(file).args(["--api", &api]).arg("--ca").arg(ca);

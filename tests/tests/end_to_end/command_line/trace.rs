@@ -2,12 +2,12 @@
 
 use serde_json::json;
 use tests::board::Missed;
-use tests::scene::{SOON, Scene, TOKEN};
 use tests::scratch::Scratch;
+use tests::world::{SOON, TOKEN, World};
 
 use super::{said, sipwake};
 
-type Outcome = Result<(), Missed>;
+type Outcome = tests::world::Outcome;
 
 /// What must stand in no trace.
 fn assert_scrubbed(file: &[u8], secrets: &[&str]) {
@@ -22,18 +22,18 @@ fn assert_scrubbed(file: &[u8], secrets: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_records_a_call_of_its_own_and_nobody_elses() -> Outcome {
-    let scene = Scene::among(&[("bob", "builder")], |_| {}).await?;
-    let instance = scene.enable().await?;
+    let world = World::among(&[("bob", "builder")], |_| {}).await?;
+    let instance = world.enable().await?;
     let path = format!("/v1/instances/{}/trace", instance.id);
     let ask = async |method: &str, body: Option<&serde_json::Value>| {
-        scene.api.json(method, &path, Some(&instance.secret), body).await.map_err(Missed::from)
+        world.api.json(method, &path, Some(&instance.secret), body).await.map_err(Missed::from)
     };
     assert_eq!(ask("GET", None).await?.problem().as_deref(), Some("no-trace"));
     let begun = ask("POST", Some(&json!({"for_s": 60}))).await?;
     assert_eq!(begun.status, 202, "{}", begun.text());
 
-    let ringing = scene.answered(&instance).await?;
-    scene.hang_up(&ringing.caller, &ringing.call).await?;
+    let ringing = world.answered(&instance).await?;
+    world.hang_up(&ringing.caller, &ringing.call).await?;
     let file = ask("GET", None).await?;
     assert_eq!(file.status, 200);
     let text = String::from_utf8_lossy(&file.body).into_owned();
@@ -54,40 +54,39 @@ async fn a_user_records_a_call_of_its_own_and_nobody_elses() -> Outcome {
 
     assert_eq!(ask("DELETE", None).await?.status, 204);
     assert_eq!(ask("GET", None).await?.problem().as_deref(), Some("no-trace"));
-    let timeline = scene.api.of("GET", &instance, "/timeline").await?;
+    let timeline = world.api.of("GET", &instance, "/timeline").await?;
     let steps: Vec<_> = timeline.json()["steps"].as_array().cloned().unwrap_or_default();
     assert!(steps.iter().any(|step| step["step"] == "trace-begun" && step["by"] == "device"), "{steps:?}");
     assert!(steps.iter().any(|step| step["step"] == "trace-ended"), "{steps:?}");
 
     // It erases itself.
     assert_eq!(ask("POST", Some(&json!({"for_s": 1}))).await?.status, 202);
-    scene
+    world
         .until("a trace that is gone", || async {
             (ask("GET", None).await.ok()?.problem().as_deref() == Some("no-trace")).then_some(())
         })
         .await?;
-    scene.content_with(&[&ringing.caller], &[&ringing.phone])
+    world.content()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_records_an_instance_into_a_file_and_its_user_sees_that() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (world, instance) = World::lent().await?;
     let files = Scratch::new();
-    let token = files.file("token", &scene.relay.setup().operator_token).display().to_string();
+    let token = files.file("token", &world.relay.setup().operator_token).display().to_string();
     let (url, ca) =
-        (format!("https://{}", scene.relay.operator_address()), scene.authority.ca_file().display().to_string());
+        (format!("https://{}", world.relay.operator_address()), world.authority.ca_file().display().to_string());
     let (output, id) = (files.file("trace.pcapng", "").display().to_string(), instance.id.clone());
     let written = output.clone();
     let command = tokio::task::spawn_blocking(move || {
         let at = ["--operator", &url, "--token-file", &token, "--ca", &ca];
         sipwake(&[&["trace", &id, "--for", "6s", "--output", &output][..], &at].concat())
     });
-    let steps = || async { Some(scene.api.of("GET", &instance, "/timeline").await.ok()?.json()["steps"].to_string()) };
+    let steps = || async { Some(world.api.of("GET", &instance, "/timeline").await.ok()?.json()["steps"].to_string()) };
     let begun = || async { steps().await.filter(|steps| steps.contains("trace-begun") && steps.contains("operator")) };
-    scene.until("a step that tells of the operator's trace", begun).await?;
-    let (caller, _) = scene.call_and_push().await?;
-    scene.cancel(&caller).await?;
+    world.until("a step that tells of the operator's trace", begun).await?;
+    let (caller, _) = world.call_and_push().await?;
+    world.cancel(&caller).await?;
     let ended = command.await.map_err(|_| Missed::new("the command", ""))?;
     assert_eq!(ended.status.code(), Some(0), "{}", said(&ended));
     let file = std::fs::read(&written)?;
@@ -97,25 +96,25 @@ async fn an_operator_records_an_instance_into_a_file_and_its_user_sees_that() ->
     );
     assert_scrubbed(&file, &[TOKEN, &instance.secret, "alice@", "bob@"]);
     let over = || async { steps().await.filter(|steps| steps.contains("trace-ended")) };
-    scene.until("a step that tells of its end", over).await?;
-    assert!(scene.relay.log().contains("is being recorded"), "the log says so");
-    scene.content_with(&[&caller], &[])
+    world.until("a step that tells of its end", over).await?;
+    assert!(world.relay.log().contains("is being recorded"), "the log says so");
+    world.content()
 }
 
 /// A trace of one device shows nothing of another one of the same account beside what concerns both.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trace_shows_the_flow_of_its_own_device_alone() -> Outcome {
-    let scene = Scene::start().await?;
-    let (one, two) = (scene.enable().await?, scene.enable_android().await?);
+    let world = World::start().await?;
+    let (one, two) = (world.enable().await?, world.enable_android().await?);
     let path = format!("/v1/instances/{}/trace", one.id);
-    assert_eq!(scene.api.json("POST", &path, Some(&one.secret), Some(&json!({}))).await?.status, 202);
-    let other = scene.wake(&two).await?;
+    assert_eq!(world.api.json("POST", &path, Some(&one.secret), Some(&json!({}))).await?.status, 202);
+    let other = world.wake(&two).await?;
     other.ping(SOON).await?;
-    let (caller, call) = scene.answered_at(&other).await?;
-    scene.hang_up(&caller, &call).await?;
-    let file = scene.api.of("GET", &one, "/trace").await?;
+    let (caller, call) = world.answered_at(&other).await?;
+    world.hang_up(&caller, &call).await?;
+    let file = world.api.of("GET", &one, "/trace").await?;
     let text = String::from_utf8_lossy(&file.body).into_owned();
     assert!(text.contains("INVITE sip:") && !text.contains("the device"), "{text}");
     assert!(!text.contains(&two.id));
-    scene.content_with(&[&caller], &[&other])
+    world.content()
 }

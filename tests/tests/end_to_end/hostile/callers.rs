@@ -2,19 +2,19 @@
 
 use tests::board::Missed;
 use tests::raw::{ELSEWHERE, datagrams, statuses};
-use tests::scene::{SOON, Scene};
 use tests::wire::Transport;
+use tests::world::{SOON, World};
 use tokio::time::timeout;
 
 /// What a caller writes comes by the one connection that all accounts of the server have: it ends none of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_much_or_torn_costs_its_sender_an_answer_and_nobody_the_connection() -> Result<(), Missed> {
     for transport in [Transport::Tls, Transport::Tcp] {
-        let mut scene = Scene::with(|setup| setup.transports = vec![Transport::Tls, Transport::Tcp]).await?;
-        scene.transport = transport;
-        scene.enable().await?;
-        let aor = scene.aor();
-        let binding = scene.registrar.contacts(&aor)[0].clone();
+        let mut world = World::with(|setup| setup.transports = vec![Transport::Tls, Transport::Tcp]).await?;
+        world.transport = transport;
+        world.enable().await?;
+        let aor = world.aor();
+        let binding = world.registrar.contacts(&aor)[0].clone();
         let head = |n: usize, more: &str, length: usize| {
             format!(
                 "INVITE {} SIP/2.0\r\nVia: SIP/2.0/TLS 127.0.0.1:5099;branch=z9hG4bKodd{n}\r\nMax-Forwards: 70\r\n\
@@ -36,10 +36,10 @@ async fn what_is_too_much_or_torn_costs_its_sender_an_answer_and_nobody_the_conn
             let text = head(n, &more, body) + &"x".repeat(body);
             binding.flow.send(&text.into());
         }
-        let (caller, _) = scene.call_and_push().await?;
-        assert_eq!(scene.registrar.registers(&aor).len(), 2, "{transport:?}: nobody registered again");
-        assert_eq!(scene.apns.count(), 1, "{transport:?}: nobody was woken by the others");
-        assert!(scene.registrar.contacts(&aor)[0].flow.is_open(), "{transport:?}");
+        let (caller, _) = world.call_and_push().await?;
+        assert_eq!(world.registrar.registers(&aor).len(), 2, "{transport:?}: nobody registered again");
+        assert_eq!(world.apns.count(), 1, "{transport:?}: nobody was woken by the others");
+        assert!(world.registrar.contacts(&aor)[0].flow.is_open(), "{transport:?}");
         caller.cancel().await?;
     }
     Ok(())
@@ -47,7 +47,7 @@ async fn what_is_too_much_or_torn_costs_its_sender_an_answer_and_nobody_the_conn
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_with_too_many_headers_is_answered_by_udp_too_and_with_no_more_than_it_had() -> Result<(), Missed> {
-    let scene = Scene::over(Transport::Udp).await?;
+    let world = World::over(Transport::Udp).await?;
     let socket = datagrams(ELSEWHERE).await.expect("a socket");
     let many = "X-Odd: y\r\n".repeat(200);
     let request = |more: &str| {
@@ -57,7 +57,7 @@ async fn a_request_with_too_many_headers_is_answered_by_udp_too_and_with_no_more
         )
     };
     let sent = request(&many);
-    socket.send_to(sent.as_bytes(), scene.relay.upstream(Transport::Udp)).await.expect("sent");
+    socket.send_to(sent.as_bytes(), world.relay.upstream(Transport::Udp)).await.expect("sent");
     let mut space = vec![0; 65_536];
     let (length, _) = timeout(SOON, socket.recv_from(&mut space)).await.expect("an answer").expect("a datagram");
     assert_eq!(statuses(&String::from_utf8_lossy(&space[..length])), [400]);

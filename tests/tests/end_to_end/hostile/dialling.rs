@@ -3,12 +3,11 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tests::board::Missed;
-use tests::scene::Scene;
+use tests::world::World;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-type Outcome = Result<(), Missed>;
+type Outcome = tests::world::Outcome;
 
 /// Accepts every connection and never says a word.
 async fn silent_server() -> std::net::SocketAddr {
@@ -25,43 +24,43 @@ async fn silent_server() -> std::net::SocketAddr {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn six_hundred_accounts_at_a_silent_server_keep_no_dialler_from_a_user() -> Outcome {
-    let scene = Scene::start().await?;
+    let world = World::start().await?;
     let silent = silent_server().await;
     let mut enablings = JoinSet::new();
     for n in 0..600 {
-        let mut wish = scene.wish(&format!("{n:064x}"));
+        let mut wish = world.wish(&format!("{n:064x}"));
         wish["account"]["aor"] = json!(format!("sip:u{n}@n{n}.example.test"));
         wish["account"]["auth_username"] = json!(format!("u{n}"));
         wish["account"]["registrar"] = json!(format!("sip:{silent};transport=tls"));
         // The relay's HTTPS takes so many handshakes of one address at once: those before are done when this one is.
         if n % 30 == 29 {
-            scene.relay.api().get("/v1/push-instances/none").await?;
+            world.relay.api().get("/v1/push-instances/none").await?;
         }
-        let api = scene.relay.api();
+        let api = world.relay.api();
         enablings.spawn(async move { api.enable(&wish).await.map(|answer| answer.status) });
     }
     // They are all under way, and each waits for ten seconds. What follows waits for no handshake, only for a dialler.
-    scene.api.get("/v1/push-instances/none").await?;
+    world.api.get("/v1/push-instances/none").await?;
     let began = Instant::now();
-    scene.enable().await?;
+    world.enable().await?;
     let took = began.elapsed();
     assert!(took < Duration::from_secs(3), "a user waited for {took:?}");
     while let Some(ended) = enablings.join_next().await {
         let status = ended.unwrap()?;
         assert_eq!(status, 202);
     }
-    scene.content()
+    world.content()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_at_a_registrar_or_proxy_of_a_foreign_domain_is_403() -> Outcome {
-    let scene = Scene::with(|setup| setup.domains = ["127.0.0.1", "example.test"].map(str::to_owned).to_vec()).await?;
+    let world = World::with(|setup| setup.domains = ["127.0.0.1", "example.test"].map(str::to_owned).to_vec()).await?;
     for place in ["registrar", "outbound_proxy"] {
-        let mut wish = scene.wish(tests::scene::TOKEN);
+        let mut wish = world.wish(tests::world::TOKEN);
         wish["account"][place] = json!("sip:8.8.8.8;transport=tls");
-        let answer = scene.api.enable(&wish).await?;
+        let answer = world.api.enable(&wish).await?;
         assert_eq!((answer.status, answer.problem().as_deref()), (403, Some("domain-not-allowed")), "{place}");
     }
-    scene.enable().await?;
-    scene.content()
+    world.enable().await?;
+    world.content()
 }

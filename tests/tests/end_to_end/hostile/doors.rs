@@ -8,22 +8,22 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls_pki_types::ServerName;
-use tests::bystander::{SOON, Stage};
 use tests::raw::{ELSEWHERE, Raw, connect};
 use tests::wire::Transport;
+use tests::world::{Outcome, SOON, World};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
 /// Every TLS listener, by name.
-fn doors(stage: &Stage) -> [(&'static str, SocketAddr); 5] {
+fn doors(world: &World) -> [(&'static str, SocketAddr); 5] {
     [
-        ("edge", stage.relay.edge_address()),
-        ("websocket", stage.relay.websocket_address()),
-        ("upstream", stage.relay.upstream(Transport::Tls)),
-        ("api", stage.relay.api_address()),
-        ("operator", stage.relay.operator_address()),
+        ("edge", world.relay.edge_address()),
+        ("websocket", world.relay.websocket_address()),
+        ("upstream", world.relay.upstream(Transport::Tls)),
+        ("api", world.relay.api_address()),
+        ("operator", world.relay.operator_address()),
     ]
 }
 
@@ -51,11 +51,11 @@ impl AsyncWrite for Trickle {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_tls_is_closed_at_every_tls_listener() {
-    let stage = Stage::start().await;
+async fn what_is_no_tls_is_closed_at_every_tls_listener() -> Outcome {
+    let world = World::attacked().await?;
     let register = "REGISTER sip:relay SIP/2.0\r\nVia: SIP/2.0/TCP 127.0.0.1;branch=z9hG4bKa\r\n\
                     Authorization: Bearer in-the-clear\r\nContent-Length: 0\r\n\r\n";
-    stage.keep_secret("in-the-clear");
+    world.secrets.keep("a secret of the test", "in-the-clear");
     let junk: [(&str, Vec<u8>); 8] = [
         (
             "HTTP in the clear",
@@ -72,16 +72,16 @@ async fn what_is_no_tls_is_closed_at_every_tls_listener() {
         ),
         ("half a record", vec![0x16, 0x03, 0x01, 0x02]),
     ];
-    for (door, address) in doors(&stage) {
+    for (door, address) in doors(&world) {
         for (what, bytes) in &junk {
-            let mut raw = Raw::tcp(ELSEWHERE, address).await.unwrap();
+            let mut raw = Raw::tcp(ELSEWHERE, address).await?;
             raw.send_while_reading(bytes).await;
             raw.finish().await;
             let seen = raw.await_end(SOON).await.unwrap_or_else(|| panic!("{door} left {what} open"));
             assert!(!seen.contains("HTTP/1.1 2") && !seen.contains("SIP/2.0"), "{door} answered {what}: {seen}");
         }
     }
-    stage.unharmed().await;
+    world.unharmed().await
 }
 
 /// What a silent peer does, and within how many seconds it is closed.
@@ -121,46 +121,46 @@ async fn fall_silent(address: SocketAddr, authority: tests::authority::Authority
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_says_nothing_is_closed_in_time_and_delays_nobody() {
-    let stage = Stage::start().await;
+async fn whoever_says_nothing_is_closed_in_time_and_delays_nobody() -> Outcome {
+    let world = World::attacked().await?;
     let mut silent = JoinSet::new();
-    for (door, address) in doors(&stage) {
+    for (door, address) in doors(&world) {
         for silence in [Silence::Connected, Silence::Trickling, Silence::Secured, Silence::HalfAWord] {
-            let authority = stage.authority.clone();
+            let authority = world.authority.clone();
             silent.spawn(async move { (door, silence, fall_silent(address, authority, silence).await) });
         }
     }
-    let tcp = stage.relay.upstream(Transport::Tcp);
-    let authority = stage.authority.clone();
+    let tcp = world.relay.upstream(Transport::Tcp);
+    let authority = world.authority.clone();
     silent.spawn(async move { ("tcp", Silence::Connected, fall_silent(tcp, authority, Silence::Connected).await) });
-    stage.ring_bystander().await;
+    world.rings_on(world.bystander()).await?;
     while let Some(ended) = silent.join_next().await {
         let (door, silence, closed) = ended.unwrap();
         assert!(closed.is_some(), "{door} left {silence:?} open");
     }
-    stage.unharmed().await;
+    world.unharmed().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handshake_and_a_request_one_byte_at_a_time_are_heard_all_the_same() {
-    let stage = Stage::start().await;
+async fn a_handshake_and_a_request_one_byte_at_a_time_are_heard_all_the_same() -> Outcome {
+    let world = World::attacked().await?;
     let requests = [
-        (stage.relay.edge_address(), options("edge"), "SIP/2.0 403"),
-        (stage.relay.upstream(Transport::Tls), options("upstream"), "SIP/2.0 404"),
-        (stage.relay.operator_address(), "GET /healthz HTTP/1.1\r\nHost: relay\r\n\r\n".to_owned(), "HTTP/1.1 200"),
+        (world.relay.edge_address(), options("edge"), "SIP/2.0 403"),
+        (world.relay.upstream(Transport::Tls), options("upstream"), "SIP/2.0 404"),
+        (world.relay.operator_address(), "GET /healthz HTTP/1.1\r\nHost: relay\r\n\r\n".to_owned(), "HTTP/1.1 200"),
     ];
     for (address, request, expected) in requests {
         let alpn: &[&[u8]] = if expected.starts_with("HTTP") { &[b"http/1.1"] } else { &[] };
-        let connector = TlsConnector::from(stage.authority.client_config(alpn));
-        let stream = Trickle(connect(ELSEWHERE, address).await.unwrap());
-        let stream = connector.connect(ServerName::from(address.ip()), stream).await.unwrap();
+        let connector = TlsConnector::from(world.authority.client_config(alpn));
+        let stream = Trickle(connect(ELSEWHERE, address).await?);
+        let stream = connector.connect(ServerName::from(address.ip()), stream).await?;
         let mut raw = Raw::over(stream);
         for byte in request.bytes() {
             assert!(raw.send([byte]).await, "{expected}");
         }
         assert!(raw.await_text(expected, SOON).await, "{expected}: {}", raw.seen());
     }
-    stage.unharmed().await;
+    world.unharmed().await
 }
 
 fn options(user: &str) -> String {
@@ -172,37 +172,37 @@ fn options(user: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_peer_that_hangs_up_halfway_is_let_go() {
-    let stage = Stage::start().await;
-    for (door, address) in doors(&stage) {
+async fn a_peer_that_hangs_up_halfway_is_let_go() -> Outcome {
+    let world = World::attacked().await?;
+    for (door, address) in doors(&world) {
         for half in ["", "OPTIONS sip:x", "GET / HTTP/1.1\r\nHo"] {
-            let mut raw = Raw::tls(ELSEWHERE, address, &stage.authority, &[b"http/1.1"]).await.unwrap();
+            let mut raw = Raw::tls(ELSEWHERE, address, &world.authority, &[b"http/1.1"]).await?;
             raw.send(half).await;
             raw.finish().await;
             assert!(raw.await_end(SOON).await.is_some(), "{door} held on after {half:?}");
         }
     }
     // An application protocol that is not HTTP is refused where HTTP is spoken.
-    for address in [stage.relay.api_address(), stage.relay.operator_address()] {
-        assert!(Raw::tls(ELSEWHERE, address, &stage.authority, &[b"sip", b"foo"]).await.is_err());
+    for address in [world.relay.api_address(), world.relay.operator_address()] {
+        assert!(Raw::tls(ELSEWHERE, address, &world.authority, &[b"sip", b"foo"]).await.is_err());
     }
-    stage.unharmed().await;
+    world.unharmed().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn idle_connections_by_the_thousand_shut_nobody_else_out() {
+async fn idle_connections_by_the_thousand_shut_nobody_else_out() -> Outcome {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
-    let stage = Stage::start().await;
+    let world = World::attacked().await?;
     let mut held = Vec::new();
-    for (_, address) in doors(&stage) {
+    for (_, address) in doors(&world) {
         for _ in 0..1_500 {
-            held.push(connect(ELSEWHERE, address).await.unwrap());
+            held.push(connect(ELSEWHERE, address).await?);
         }
     }
     let mut secured = JoinSet::new();
     for _ in 0..400 {
-        let (address, authority) = (stage.relay.edge_address(), stage.authority.clone());
+        let (address, authority) = (world.relay.edge_address(), world.authority.clone());
         let from = std::net::IpAddr::from([127, 0, 0, 67]);
         secured.spawn(async move { Raw::tls(from, address, &authority, &[]).await });
     }
@@ -211,6 +211,7 @@ async fn idle_connections_by_the_thousand_shut_nobody_else_out() {
     // Over its share an address is closed at once: an unfinished handshake may be 1,024 at the edge, 256 or 64 elsewhere.
     let closed = held.iter().filter(|stream| stream.try_read(&mut [0]).is_ok_and(|length| length == 0)).count();
     assert!(closed > 3_000, "{closed} of 7,500 were closed");
-    stage.unharmed().await;
+    world.unharmed().await?;
     drop((held, secured));
+    Ok(())
 }

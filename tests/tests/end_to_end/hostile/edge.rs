@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use sip::message::{Message, Name};
 use tests::api_client::Instance;
-use tests::bystander::{Lent, SOON, Stage};
-use tests::caller::CallOptions;
 use tests::digest::{Algorithm, Fields, answer, token};
 use tests::phone::{self, Phone, Proof};
 use tests::raw::{ELSEWHERE, Raw};
+use tests::world::{Outcome, SOON, World};
 
 /// The challenge for SHA-256 in a 401.
 fn challenge(response: &Message) -> Fields {
@@ -18,8 +17,8 @@ fn challenge(response: &Message) -> Fields {
     offered.find(|fields| fields.algorithm() == Some(Algorithm::Sha256)).expect("SHA-256 is offered")
 }
 
-async fn connected(stage: &Stage, lent: &Lent) -> Phone {
-    Phone::connect(stage.phone_settings(lent)).await.unwrap()
+async fn connected(world: &World, lent: &Instance) -> Phone {
+    Phone::connect(world.device(lent)).await.unwrap()
 }
 
 async fn once(phone: &Phone, authorization: Option<&str>) -> Option<u16> {
@@ -27,72 +26,75 @@ async fn once(phone: &Phone, authorization: Option<&str>) -> Option<u16> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_recorded_register_opens_nothing_on_its_own_connection_nor_on_another() {
-    let stage = Stage::start().await;
-    let lent = stage.lend("mallory").await;
-    let Instance { id, secret, edge, .. } = &lent.instance;
-    let phone = connected(&stage, &lent).await;
-    let given = challenge(&phone.register_once(None, 300, SOON).await.unwrap());
+async fn a_recorded_register_opens_nothing_on_its_own_connection_nor_on_another() -> Outcome {
+    let world = World::attacked().await?;
+    let lent = world.lend("mallory").await?;
+    let Instance { id, secret, edge, .. } = &lent;
+    let phone = connected(&world, &lent).await;
+    let given = challenge(&phone.register_once(None, 300, SOON).await?);
     let good = answer(&given, id, secret, "REGISTER", edge, 1).unwrap();
     assert_eq!(once(&phone, Some(&good)).await, Some(200));
     assert_eq!(once(&phone, Some(&good)).await, Some(401), "the same count again");
     let second = answer(&given, id, secret, "REGISTER", edge, 2).unwrap();
     assert_eq!(once(&phone, Some(&second)).await, Some(200));
     assert_eq!(once(&phone, Some(&good)).await, Some(401), "an earlier count");
-    let other = connected(&stage, &lent).await;
+    let other = connected(&world, &lent).await;
     let unused = answer(&given, id, secret, "REGISTER", edge, 9).unwrap();
     assert_eq!(once(&other, Some(&unused)).await, Some(401), "the nonce is another connection's");
     let made_up = good.replace(given.get("nonce").unwrap(), "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA");
     assert_eq!(once(&other, Some(&made_up)).await, Some(401), "a nonce that nobody gave");
-    stage.unharmed().await;
+    world.unharmed().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_the_right_secret_of_the_right_instance_attaches() {
-    let stage = Stage::start().await;
-    let lent = stage.lend("mallory").await;
-    let victim = stage.bystander().clone();
-    let own = lent.instance.clone();
+async fn only_the_right_secret_of_the_right_instance_attaches() -> Outcome {
+    let world = World::attacked().await?;
+    let lent = world.lend("mallory").await?;
+    let victim = world.bystander().clone();
+    let own = lent.clone();
     for (what, username, claims, password, proof) in [
         ("a wrong secret", &own.id, &own.id, "wrong", Proof::Digest(Algorithm::Sha256)),
         ("a wrong secret in MD5", &own.id, &own.id, "wrong", Proof::Digest(Algorithm::Md5)),
         ("a wrong token", &own.id, &own.id, "wrong", Proof::Bearer),
-        ("the account's password", &own.id, &own.id, &*stage.password("mallory"), Proof::Digest(Algorithm::Sha256)),
-        ("another's id, own secret", &victim.instance.id, &victim.instance.id, &*own.secret, Proof::Bearer),
-        ("another's From, own user", &own.id, &victim.instance.id, &*own.secret, Proof::Digest(Algorithm::Sha256)),
+        (
+            "the account's password",
+            &own.id,
+            &own.id,
+            &*world.registrar.password("mallory").unwrap(),
+            Proof::Digest(Algorithm::Sha256),
+        ),
+        ("another's id, own secret", &victim.id, &victim.id, &*own.secret, Proof::Bearer),
+        ("another's From, own user", &own.id, &victim.id, &*own.secret, Proof::Digest(Algorithm::Sha256)),
     ] {
         let settings = phone::Settings {
             aor: format!("sip:{claims}@127.0.0.1"),
             username: username.clone(),
             password: password.to_owned(),
             proof,
-            ..stage.phone_settings(&lent)
+            ..world.device(&lent)
         };
-        let phone = Phone::connect(settings).await.unwrap();
-        assert_eq!(phone.register(SOON).await.unwrap().status(), Some(403), "{what}");
+        let phone = Phone::connect(settings).await?;
+        assert_eq!(phone.register(SOON).await?.status(), Some(403), "{what}");
     }
     // Guessing on one connection ends it.
-    let phone = Phone::connect(phone::Settings {
-        password: "wrong".to_owned(),
-        proof: Proof::Bearer,
-        ..stage.phone_settings(&lent)
-    });
-    let phone = phone.await.unwrap();
+    let phone =
+        Phone::connect(phone::Settings { password: "wrong".to_owned(), proof: Proof::Bearer, ..world.device(&lent) });
+    let phone = phone.await?;
     for _ in 0..10 {
         if phone.register(SOON).await.is_err() {
             break;
         }
     }
-    phone.await_closed(SOON).await.unwrap();
-    assert_eq!(stage.relay.metric("sipwake_edge_flows").await, Some(0.0));
-    stage.unharmed().await;
+    phone.await_closed(SOON).await?;
+    assert_eq!(world.relay.metric("sipwake_edge_flows").await, Some(0.0));
+    world.unharmed().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_register_whose_names_differ_is_refused() {
-    let stage = Stage::start().await;
-    let lent = stage.lend("mallory").await;
-    let (own, others) = (&lent.instance, &stage.bystander().instance);
+async fn a_register_whose_names_differ_is_refused() -> Outcome {
+    let world = World::attacked().await?;
+    let lent = world.lend("mallory").await?;
+    let (own, others) = (&lent, &world.bystander());
     for (from, to) in [
         (own.id.as_str(), others.id.as_str()),
         (&others.id, &own.id),
@@ -101,7 +103,7 @@ async fn a_register_whose_names_differ_is_refused() {
         ("pi_zz", "pi_zz"),
         ("", ""),
     ] {
-        let mut raw = Raw::tls(ELSEWHERE, stage.relay.edge_address(), &stage.authority, &[]).await.unwrap();
+        let mut raw = Raw::tls(ELSEWHERE, world.relay.edge_address(), &world.authority, &[]).await?;
         let register = format!(
             "REGISTER sip:127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/TLS 127.0.0.66:5099;branch=z9hG4bK{}\r\n\
              From: <sip:{from}@127.0.0.1>;tag=1\r\nTo: <sip:{to}@127.0.0.1>\r\nCall-ID: {}\r\nCSeq: 1 REGISTER\r\n\
@@ -115,42 +117,42 @@ async fn a_register_whose_names_differ_is_refused() {
         raw.await_text("\r\n\r\n", SOON).await;
         assert!(matches!(raw.statuses()[..], [400 | 403 | 416]), "From {from}, To {to}: {}", raw.seen());
     }
-    stage.unharmed().await;
+    world.unharmed().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_but_a_register_and_its_own_dialogs_comes_in_from_a_device() {
-    let stage = Stage::start().await;
-    let lent = stage.lend("mallory").await;
-    let contact = stage.registrar.contacts(&stage.bystander().aor)[0].uri.clone();
-    let registered = stage.phone(&lent).await;
-    let stranger = Phone::connect(stage.phone_settings(&lent)).await.unwrap();
+async fn nothing_but_a_register_and_its_own_dialogs_comes_in_from_a_device() -> Outcome {
+    let world = World::attacked().await?;
+    let lent = world.lend("mallory").await?;
+    let contact = world.registrar.contacts(&world.bystander().aor)[0].uri.clone();
+    let registered = world.wake(&lent).await?;
+    let stranger = Phone::connect(world.device(&lent)).await?;
     let targets = [
-        stage.bystander().aor.clone(),
+        world.bystander().aor.clone(),
         contact,
-        format!("sip:{}@127.0.0.1", stage.bystander().instance.id),
-        stage.registrar.uri(tests::wire::Transport::Tcp),
+        format!("sip:{}@127.0.0.1", world.bystander().id),
+        world.registrar.uri(tests::wire::Transport::Tcp),
         "sip:+1900123456@gateway.example.test".to_owned(),
         "tel:+1900123456".to_owned(),
     ];
     for phone in [&registered, &stranger] {
         for method in ["INVITE", "MESSAGE", "OPTIONS", "SUBSCRIBE", "NOTIFY", "REFER", "PUBLISH", "BYE", "BREW"] {
             for target in &targets {
-                let refused = phone.request(method, target, SOON).await.unwrap();
+                let refused = phone.request(method, target, SOON).await?;
                 assert_eq!(refused.status(), Some(403), "{method} {target}");
             }
         }
     }
-    assert_eq!(stage.registrar.violations(), Vec::<String>::new());
-    stage.unharmed().await;
+    assert_eq!(world.registrar.violations(), Vec::<String>::new());
+    world.unharmed().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stolen_or_forged_route_leads_nowhere() {
-    let stage = Stage::start().await;
-    let (victim, thief) = (stage.lend("trent").await, stage.lend("mallory").await);
-    let (victim_phone, thief_phone) = (stage.phone(&victim).await, stage.phone(&thief).await);
-    let (caller, call) = stage.answered_call(&victim, &victim_phone).await;
+async fn a_stolen_or_forged_route_leads_nowhere() -> Outcome {
+    let world = World::attacked().await?;
+    let (victim, thief) = (world.lend("trent").await?, world.lend("mallory").await?);
+    let (victim_phone, thief_phone) = (world.wake(&victim).await?, world.wake(&thief).await?);
+    let (caller, call) = world.answered_on(&victim, &victim_phone).await?;
     let dialog = call.leg().dialog();
     let route = dialog.routes.first().expect("the relay stays in the path").clone();
     let token = route.split_once(':').and_then(|(_, rest)| rest.split_once('@')).expect("a token").0.to_owned();
@@ -174,14 +176,14 @@ async fn a_stolen_or_forged_route_leads_nowhere() {
         }
     }
     // What passed would have ended the call before this answer comes.
-    thief_phone.ping(SOON).await.unwrap();
-    victim_phone.ping(SOON).await.unwrap();
+    thief_phone.ping(SOON).await?;
+    victim_phone.ping(SOON).await?;
     assert!(caller.expect_bye(Duration::from_millis(1)).await.is_err(), "a BYE got through");
     assert!(!caller.leg().ended());
-    assert_eq!(caller.reinvite(SOON).await.unwrap().status(), Some(200), "the call stands");
-    call.hang_up(SOON).await.unwrap();
-    caller.expect_bye(SOON).await.unwrap();
-    stage.unharmed().await;
+    assert_eq!(caller.reinvite(SOON).await?.status(), Some(200), "the call stands");
+    call.hang_up(SOON).await?;
+    caller.expect_bye(SOON).await?;
+    world.unharmed().await
 }
 
 /// The route with one character of its token changed.
@@ -205,21 +207,21 @@ fn bye(dialog: &tests::dialog::Dialog, route: &str, number: usize) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_device_that_registers_a_million_ways_holds_one_place() {
-    let stage = Stage::start().await;
-    let lent = stage.lend("mallory").await;
+async fn a_device_that_registers_a_million_ways_holds_one_place() -> Outcome {
+    let world = World::attacked().await?;
+    let lent = world.lend("mallory").await?;
     // Attach, leave, attach again: what succeeded is freed too.
-    let phone = Phone::connect(phone::Settings { proof: Proof::Bearer, ..stage.phone_settings(&lent) }).await.unwrap();
+    let phone = Phone::connect(phone::Settings { proof: Proof::Bearer, ..world.device(&lent) }).await?;
     for _ in 0..500 {
-        assert_eq!(phone.register(SOON).await.unwrap().status(), Some(200));
-        assert_eq!(phone.unregister(SOON).await.unwrap().status(), Some(200));
+        assert_eq!(phone.register(SOON).await?.status(), Some(200));
+        assert_eq!(phone.unregister(SOON).await?.status(), Some(200));
     }
     for _ in 0..40 {
-        let again = phone::Settings { proof: Proof::Bearer, ..stage.phone_settings(&lent) };
-        Phone::registered(again, SOON).await.unwrap();
+        let again = phone::Settings { proof: Proof::Bearer, ..world.device(&lent) };
+        Phone::registered(again, SOON).await?;
     }
     // Ids that nobody has, each on a connection that carries more than it may.
-    let mut raw = Raw::tls(ELSEWHERE, stage.relay.edge_address(), &stage.authority, &[]).await.unwrap();
+    let mut raw = Raw::tls(ELSEWHERE, world.relay.edge_address(), &world.authority, &[]).await?;
     for number in 0..200 {
         let id = format!("pi_{number:026}");
         let register = format!(
@@ -235,8 +237,8 @@ async fn a_device_that_registers_a_million_ways_holds_one_place() {
     raw.finish().await;
     assert!(raw.await_end(SOON).await.is_some());
     assert!(raw.statuses().iter().all(|status| [401, 403].contains(status)), "{:?}", raw.statuses());
-    let caller = stage.registrar.call(&lent.aor, &CallOptions::default()).unwrap();
-    caller.cancel().await.unwrap();
-    caller.expect(487, SOON).await.unwrap();
-    stage.unharmed().await;
+    let caller = world.call_for(&lent)?;
+    caller.cancel().await?;
+    caller.expect(487, SOON).await?;
+    world.unharmed().await
 }

@@ -1,35 +1,34 @@
 //! Whoever wants to keep more here than anybody needs.
 
 use serde_json::json;
-use tests::board::Missed;
 use tests::push_phone::{Service, sleep};
-use tests::scene::{SOON, Scene, TOKEN};
+use tests::world::{SOON, TOKEN, World};
 
-type Outcome = Result<(), Missed>;
+type Outcome = tests::world::Outcome;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_account_has_so_many_instances_and_a_token_again_takes_its_earlier_place() -> Outcome {
-    let scene = Scene::with(|setup| setup.further.push_str("\n[limits]\ninstances_per_account = 5\n")).await?;
+    let world = World::with(|setup| setup.further.push_str("\n[limits]\ninstances_per_account = 5\n")).await?;
     let mut kept = Vec::new();
     for n in 0..9 {
-        let answer = scene.api.enable(&scene.wish(&format!("{n:064x}"))).await?;
+        let answer = world.api.enable(&world.wish(&format!("{n:064x}"))).await?;
         let expected = if n < 5 { 201 } else { 429 };
         assert_eq!(answer.status, expected, "{n}: {}", answer.text());
         if n < 5 {
-            kept.push(scene.wish(&format!("{n:064x}")));
+            kept.push(world.wish(&format!("{n:064x}")));
         } else {
             assert!(answer.headers.contains_key("retry-after"));
         }
     }
     // However its address is written.
-    let mut spelt = scene.wish(TOKEN);
-    spelt["account"]["aor"] = json!(scene.aor().replace("alice", "%61lice"));
-    assert_eq!(scene.api.enable(&spelt).await?.status, 429);
+    let mut spelt = world.wish(TOKEN);
+    spelt["account"]["aor"] = json!(world.aor().replace("alice", "%61lice"));
+    assert_eq!(world.api.enable(&spelt).await?.status, 429);
     for wish in &kept {
-        assert_eq!(scene.api.enable(wish).await?.status, 201, "the same token again");
+        assert_eq!(world.api.enable(wish).await?.status, 201, "the same token again");
     }
-    scene.await_metric("sipwake_limits_total{limit=\"instances-account\"}", 5.0).await?;
-    scene.content()
+    world.await_metric("sipwake_limits_total{limit=\"instances-account\"}", 5.0).await?;
+    world.content()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,10 +36,10 @@ async fn one_address_has_so_many_registrations_that_pass_through_and_renews_them
     let users: Vec<(String, String)> = (0..6).map(|n| (format!("user{n}"), format!("password-{n}-long"))).collect();
     let named: Vec<(&str, &str)> = users.iter().map(|(user, password)| (&**user, &**password)).collect();
     let limits = "\n[limits]\nregistrations_per_source = 4\n";
-    let scene = Scene::among(&named, |setup| setup.further.push_str(limits)).await?;
+    let world = World::among(&named, |setup| setup.further.push_str(limits)).await?;
     let phone_of = |n: usize| {
-        let mut phone = scene.push_phone(&Service::Fcm(format!("fcm-device:{n}")));
-        phone.settings.aor = scene.registrar.aor(&users[n].0);
+        let mut phone = world.push_phone(&Service::Fcm(format!("fcm-device:{n}")));
+        phone.settings.aor = world.registrar.aor(&users[n].0);
         (phone.settings.username, phone.settings.password) = users[n].clone();
         phone
     };
@@ -56,6 +55,6 @@ async fn one_address_has_so_many_registrations_that_pass_through_and_renews_them
             sleep(phone);
         }
     }
-    scene.await_metric("sipwake_push_registrations", 4.0).await?;
-    scene.content()
+    world.await_metric("sipwake_push_registrations", 4.0).await?;
+    world.content()
 }

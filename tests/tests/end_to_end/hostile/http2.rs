@@ -1,7 +1,7 @@
 //! HTTP/2 frames that no client sends, written by hand (RFC 9113 §4, §6).
 
-use tests::bystander::{SOON, Stage};
 use tests::raw::{ELSEWHERE, Raw};
+use tests::world::{Outcome, SOON, World};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
@@ -33,8 +33,8 @@ fn streams(count: u32) -> impl Iterator<Item = u32> {
 }
 
 /// Says all of `pieces`; how many it took before it closed.
-async fn say(stage: &Stage, pieces: impl Iterator<Item = Vec<u8>>) -> (usize, Raw) {
-    let mut raw = Raw::tls(ELSEWHERE, stage.relay.api_address(), &stage.authority, &[b"h2"]).await.unwrap();
+async fn say(world: &World, pieces: impl Iterator<Item = Vec<u8>>) -> (usize, Raw) {
+    let mut raw = Raw::tls(ELSEWHERE, world.relay.api_address(), &world.authority, &[b"h2"]).await.unwrap();
     let mut said = 0;
     if raw.send(opening()).await {
         for piece in pieces {
@@ -48,35 +48,35 @@ async fn say(stage: &Stage, pieces: impl Iterator<Item = Vec<u8>>) -> (usize, Ra
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_that_are_reset_as_fast_as_they_open_end_the_connection() {
-    let stage = Stage::start().await;
+async fn streams_that_are_reset_as_fast_as_they_open_end_the_connection() -> Outcome {
+    let world = World::attacked().await?;
     let rapid = streams(50_000).map(|stream| {
         let head = frame(HEADERS, END_STREAM | END_HEADERS, stream, &get());
         [head, frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())].concat()
     });
-    let (said, mut raw) = say(&stage, rapid).await;
+    let (said, mut raw) = say(&world, rapid).await;
     assert!(said < 50_000 && raw.await_end(SOON).await.is_some(), "{said} streams were opened and reset");
-    stage.unharmed().await;
+    world.unharmed().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn headers_without_an_end_end_the_connection() {
-    let stage = Stage::start().await;
+async fn headers_without_an_end_end_the_connection() -> Outcome {
+    let world = World::attacked().await?;
     // A literal header, never indexed, of 16,000 bytes: 127 + 15,873 in HPACK's integers.
     let piece = [&[0x00, 1, b'x', 0x7f, 0x81, 0x7c][..], &vec![b'y'; 16_000]].concat();
     let begin = std::iter::once(frame(HEADERS, END_STREAM, 1, &get()));
     let endless = begin.chain((0..2_000).map(move |_| frame(CONTINUATION, 0, 1, &piece)));
-    let (said, mut raw) = say(&stage, endless).await;
+    let (said, mut raw) = say(&world, endless).await;
     assert!(said < 1_000 && raw.await_end(SOON).await.is_some(), "{said} pieces were taken");
     let empty = std::iter::once(frame(HEADERS, END_STREAM, 1, &get()));
-    let (said, mut raw) = say(&stage, empty.chain((0..200_000).map(|_| frame(CONTINUATION, 0, 1, &[])))).await;
+    let (said, mut raw) = say(&world, empty.chain((0..200_000).map(|_| frame(CONTINUATION, 0, 1, &[])))).await;
     assert!(said < 200_000 && raw.await_end(SOON).await.is_some(), "{said} empty pieces were taken");
-    stage.unharmed().await;
+    world.unharmed().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn frames_that_break_the_rules_end_the_connection_and_no_other() {
-    let stage = Stage::start().await;
+async fn frames_that_break_the_rules_end_the_connection_and_no_other() -> Outcome {
+    let world = World::attacked().await?;
     let head = |stream| frame(HEADERS, END_STREAM | END_HEADERS, stream, &get());
     let broken: [(&str, Vec<u8>); 10] = [
         ("a frame beyond the size", frame(DATA, 0, 1, &vec![0; 20_000])),
@@ -91,20 +91,20 @@ async fn frames_that_break_the_rules_end_the_connection_and_no_other() {
         ("headers for a frame between headers", [frame(HEADERS, 0, 1, &get()), frame(PING, 0, 0, &[0; 8])].concat()),
     ];
     for (what, bytes) in broken {
-        let (_, mut raw) = say(&stage, std::iter::once(bytes)).await;
+        let (_, mut raw) = say(&world, std::iter::once(bytes)).await;
         raw.finish().await;
         assert!(raw.await_end(SOON).await.is_some(), "{what} left the connection open");
     }
-    stage.unharmed().await;
+    world.unharmed().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pings_and_settings_that_nobody_reads_the_answers_of_take_no_memory() {
-    let stage = Stage::start().await;
+async fn pings_and_settings_that_nobody_reads_the_answers_of_take_no_memory() -> Outcome {
+    let world = World::attacked().await?;
     let flood = frame(PING, 0, 0, &[7; 8]).repeat(1_000);
     let settings = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]).repeat(1_000);
     for burst in [flood, settings] {
-        let mut raw = Raw::tls(ELSEWHERE, stage.relay.api_address(), &stage.authority, &[b"h2"]).await.unwrap();
+        let mut raw = Raw::tls(ELSEWHERE, world.relay.api_address(), &world.authority, &[b"h2"]).await?;
         raw.send(opening()).await;
         for _ in 0..100 {
             let sent = tokio::time::timeout(std::time::Duration::from_millis(500), raw.send(&burst)).await;
@@ -116,7 +116,8 @@ async fn pings_and_settings_that_nobody_reads_the_answers_of_take_no_memory() {
     // Answers that have no window to go through: the requests are bounded, and so is what waits.
     let no_window = std::iter::once(frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]));
     let requests = streams(2_000).map(|stream| frame(HEADERS, END_STREAM | END_HEADERS, stream, &get()));
-    let (_, raw) = say(&stage, no_window.chain(requests)).await;
-    stage.unharmed().await;
+    let (_, raw) = say(&world, no_window.chain(requests)).await;
+    world.unharmed().await?;
     drop(raw);
+    Ok(())
 }

@@ -4,10 +4,10 @@ use bytes::Bytes;
 use hyper::Version;
 use serde_json::{Value, json};
 use tests::api_client::{Answer, ApiClient};
-use tests::bystander::{SOON, Stage};
 use tests::raw::{ELSEWHERE, Raw};
 use tests::relay_process::Setup;
 use tests::wire::Transport;
+use tests::world::{Outcome, SOON, World};
 use tokio::net::TcpListener;
 
 /// Stands in every bad value, so that an echo is seen.
@@ -35,8 +35,8 @@ fn refused(answer: &Answer, expected: u16, what: &str) {
 }
 
 /// Enablings that are wrong in one place each; the rest of the body is right.
-fn wrong_bodies(stage: &Stage) -> Vec<(&'static str, Bytes, u16)> {
-    let right = stage.wish("mallory");
+fn wrong_bodies(world: &World) -> Vec<(&'static str, Bytes, u16)> {
+    let right = world.wish_anew("mallory");
     let with = |pointer: &str, value: Value| {
         let mut body = right.clone();
         let (parent, key) = pointer.rsplit_once('/').unwrap();
@@ -80,10 +80,10 @@ fn wrong_bodies(stage: &Stage) -> Vec<(&'static str, Bytes, u16)> {
     ]
 }
 
-fn wrong_requests(stage: &Stage, other: &str) -> Vec<Wrong> {
-    let key = Some(stage.relay.setup().apps[0].api_key.clone());
-    let (id, secret) = (&stage.bystander().instance.id, Some(stage.bystander().instance.secret.clone()));
-    let right = Bytes::from(stage.wish("mallory").to_string());
+fn wrong_requests(world: &World, other: &str) -> Vec<Wrong> {
+    let key = Some(world.relay.setup().apps[0].api_key.clone());
+    let (id, secret) = (&world.bystander().id, Some(world.bystander().secret.clone()));
+    let right = Bytes::from(world.wish_anew("mallory").to_string());
     let (enable, own) = ("/v1/instances", format!("/v1/instances/{id}"));
     let wrong = |what, method, path: &str, bearer: &Option<String>, media, body: &Bytes, expected| Wrong {
         what,
@@ -120,7 +120,7 @@ fn wrong_requests(stage: &Stage, other: &str) -> Vec<Wrong> {
         wrong("an escaped climb", "GET", "/v1/instances/%2e%2e%2f%00zq7xmark", &secret, None, &empty, 404),
         wrong("an unknown method", "BREW", enable, &key, None, &empty, 405),
     ];
-    for (what, body, expected) in wrong_bodies(stage) {
+    for (what, body, expected) in wrong_bodies(world) {
         all.push(wrong(what, "POST", enable, &key, JSON, &body, expected));
     }
     let changes = [
@@ -136,58 +136,58 @@ fn wrong_requests(stage: &Stage, other: &str) -> Vec<Wrong> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_no_app_should_send_is_refused_as_the_contract_says_and_leaves_nothing() {
-    let stage = Stage::start().await;
-    let other = stage.lend("trent").await;
-    let registers = stage.registrar.register_count();
+async fn what_no_app_should_send_is_refused_as_the_contract_says_and_leaves_nothing() -> Outcome {
+    let world = World::attacked().await?;
+    let other = world.lend("trent").await?;
+    let registers = world.registrar.register_count();
     for version in [Version::HTTP_11, Version::HTTP_2] {
-        let api = stage.relay.api_over(version);
-        for wrong in wrong_requests(&stage, &other.instance.secret) {
+        let api = world.relay.api_over(version);
+        for wrong in wrong_requests(&world, &other.secret) {
             let Wrong { what, method, path, bearer, media, body, expected } = wrong;
             let answer = api.raw(method, &path, bearer.as_deref(), media, body).await;
             let answer = answer.unwrap_or_else(|error| panic!("{what} over {version:?}: {error}"));
             refused(&answer, expected, what);
-            stage.nothing_secret_in(what, &answer.text());
+            world.secrets.assert_none_in(what, &answer.text());
         }
     }
-    assert_eq!(stage.registrar.register_count(), registers, "no SIP server was spoken to");
-    assert_eq!(stage.relay.metric("sipwake_instances{state=\"registered\"}").await, Some(2.0));
-    assert_eq!(stage.api.read(&other.instance).await.unwrap().status, 200);
-    stage.unharmed().await;
+    assert_eq!(world.registrar.register_count(), registers, "no SIP server was spoken to");
+    assert_eq!(world.relay.metric("sipwake_instances{state=\"registered\"}").await, Some(2.0));
+    assert_eq!(world.api.read(&other).await?.status, 200);
+    world.unharmed().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn guessing_secrets_is_slowed_down_and_the_owner_is_still_let_in() {
-    let stage = Stage::start().await;
-    let path = format!("/v1/instances/{}", stage.bystander().instance.id);
-    let api = stage.relay.api();
+async fn guessing_secrets_is_slowed_down_and_the_owner_is_still_let_in() -> Outcome {
+    let world = World::attacked().await?;
+    let path = format!("/v1/instances/{}", world.bystander().id);
+    let api = world.relay.api();
     let mut limited = 0;
-    let owner = stage.bystander().instance.clone();
+    let owner = world.bystander().clone();
     for guess in 0..300 {
-        let answer = api.raw("GET", &path, Some(&format!("{MARK}{guess}")), None, Bytes::new()).await.unwrap();
+        let answer = api.raw("GET", &path, Some(&format!("{MARK}{guess}")), None, Bytes::new()).await?;
         refused(&answer, if answer.status == 429 { 429 } else { 401 }, "a guess");
         if answer.status == 429 {
             assert!(answer.headers.contains_key("retry-after"));
             limited += 1;
         }
         if guess % 10 == 0 {
-            assert_eq!(api.read(&owner).await.unwrap().status, 200, "after {guess} guesses from the same address");
+            assert_eq!(api.read(&owner).await?.status, 200, "after {guess} guesses from the same address");
         }
     }
     assert!(limited > 100, "{limited} of 300 guesses were slowed down");
-    stage.unharmed().await;
+    world.unharmed().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_needs_the_token_for_all_but_the_health() {
-    let stage = Stage::start().await;
-    let setup = stage.relay.setup();
-    let open = ApiClient::new(stage.relay.operator_address(), Version::HTTP_11, &setup.authority, None);
-    assert_eq!(open.get("/healthz").await.unwrap().status, 200);
-    assert_eq!(open.get("/readyz").await.unwrap().status, 200);
+async fn an_operator_needs_the_token_for_all_but_the_health() -> Outcome {
+    let world = World::attacked().await?;
+    let setup = world.relay.setup();
+    let open = ApiClient::new(world.relay.operator_address(), Version::HTTP_11, &setup.authority, None);
+    assert_eq!(open.get("/healthz").await?.status, 200);
+    assert_eq!(open.get("/readyz").await?.status, 200);
     let key = setup.apps[0].api_key.as_str();
-    let secret = stage.bystander().instance.secret.as_str();
-    let of_one = format!("/v1/operator/instances/{}", stage.bystander().instance.id);
+    let secret = world.bystander().secret.as_str();
+    let of_one = format!("/v1/operator/instances/{}", world.bystander().id);
     for (method, path) in [
         ("GET", "/"),
         ("GET", "/metrics"),
@@ -197,12 +197,12 @@ async fn an_operator_needs_the_token_for_all_but_the_health() {
         ("POST", &format!("{of_one}/wipe")),
     ] {
         for shown in [None, Some(MARK), Some(""), Some(key), Some(secret)] {
-            let answer = open.raw(method, path, shown, None, Bytes::new()).await.unwrap();
+            let answer = open.raw(method, path, shown, None, Bytes::new()).await?;
             refused(&answer, 401, path);
-            stage.nothing_secret_in(path, &answer.text());
+            world.secrets.assert_none_in(path, &answer.text());
         }
     }
-    stage.unharmed().await;
+    world.unharmed().await
 }
 
 /// Every way to write an address that the relay may not reach; `{port}` is the trap's.
@@ -246,18 +246,18 @@ const INSIDE: &[(&str, u16)] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_account_makes_the_relay_speak_to_an_inside_address() {
-    let stage = Stage::start_with(|setup| setup.allow_addresses = vec!["127.0.0.1/32".to_owned()]).await;
-    let trap = TcpListener::bind(("127.0.0.2", 0)).await.unwrap();
+async fn no_account_makes_the_relay_speak_to_an_inside_address() -> Outcome {
+    let world = World::attacked_with(|setup| setup.allow_addresses = vec!["127.0.0.1/32".to_owned()]).await?;
+    let trap = TcpListener::bind(("127.0.0.2", 0)).await?;
     let port = trap.local_addr().unwrap().port().to_string();
     for (host, expected) in INSIDE {
         let host = host.replace("{port}", &port);
         // 127.0.0.1 alone is listed, and that is what a name of loopback leads to.
         let loopback_name = host.starts_with("localhost");
         for key in ["registrar", "outbound_proxy"] {
-            let mut wish = stage.wish("mallory");
+            let mut wish = world.wish_anew("mallory");
             wish["account"][key] = json!(format!("sip:{host};transport=tcp"));
-            let answer = stage.api.enable(&wish).await.unwrap();
+            let answer = world.api.enable(&wish).await?;
             if loopback_name {
                 assert!(matches!(answer.status, 202 | 403 | 422), "{host}: {}", answer.text());
                 continue;
@@ -270,24 +270,24 @@ async fn no_account_makes_the_relay_speak_to_an_inside_address() {
     }
     let caught = tokio::time::timeout(std::time::Duration::from_millis(1), trap.accept()).await;
     assert!(caught.is_err(), "the relay dialled an address that it may not");
-    stage.unharmed().await;
+    world.unharmed().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_listed_network_loopback_is_refused_by_name_and_by_number() {
+async fn without_a_listed_network_loopback_is_refused_by_name_and_by_number() -> Outcome {
     let only_tls = |setup: &mut Setup| {
         setup.allow_addresses = Vec::new();
         setup.transports = vec![Transport::Tls];
         let hosts = ["example.test", "127.0.0.1", "localhost", "*.localhost", "[::1]", "[::ffff:127.0.0.1]"];
         setup.domains = hosts.map(str::to_owned).to_vec();
     };
-    let stage = Stage::start_alone(only_tls).await;
-    let trap = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let world = World::attacked_alone(only_tls).await?;
+    let trap = TcpListener::bind(("127.0.0.1", 0)).await?;
     let port = trap.local_addr().unwrap().port();
     for host in ["127.0.0.1", "localhost", "LOCALHOST", "sip.localhost", "[::1]", "[::ffff:127.0.0.1]"] {
-        let mut wish = stage.wish("mallory");
+        let mut wish = world.wish_anew("mallory");
         wish["account"]["registrar"] = json!(format!("sip:{host}:{port};transport=tls"));
-        let answer = stage.api.enable(&wish).await.unwrap();
+        let answer = world.api.enable(&wish).await?;
         refused(&answer, 403, host);
         assert_eq!(answer.problem().as_deref(), Some("address-not-allowed"), "{host}");
     }
@@ -295,21 +295,21 @@ async fn without_a_listed_network_loopback_is_refused_by_name_and_by_number() {
         ("sip:127.0.0.1;transport=udp", "transport-not-allowed"),
         ("sip:127.0.0.1;transport=tcp", "transport-not-allowed"),
     ] {
-        let mut wish = stage.wish("mallory");
+        let mut wish = world.wish_anew("mallory");
         wish["account"]["registrar"] = json!(registrar);
-        let answer = stage.api.enable(&wish).await.unwrap();
+        let answer = world.api.enable(&wish).await?;
         refused(&answer, 403, registrar);
         assert!([Some(problem), Some("address-not-allowed")].contains(&answer.problem().as_deref()), "{registrar}");
     }
     for aor in ["sip:mallory@elsewhere.test", "sip:mallory@example.test.elsewhere.test", "sip:mallory@test"] {
-        let mut wish = stage.wish("mallory");
+        let mut wish = world.wish_anew("mallory");
         wish["account"]["aor"] = json!(aor);
-        let answer = stage.api.enable(&wish).await.unwrap();
+        let answer = world.api.enable(&wish).await?;
         refused(&answer, 403, aor);
         assert_eq!(answer.problem().as_deref(), Some("domain-not-allowed"), "{aor}");
     }
     assert!(tokio::time::timeout(std::time::Duration::from_millis(1), trap.accept()).await.is_err());
-    stage.unharmed().await;
+    world.unharmed().await
 }
 
 /// Requests of HTTP/1.1 whose end, or whose head, is in doubt. None may be answered as two requests with success, and
@@ -347,11 +347,11 @@ fn doubtful() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_whose_end_is_in_doubt_is_not_read_as_two() {
-    let stage = Stage::start().await;
-    for address in [stage.relay.api_address(), stage.relay.operator_address()] {
+async fn a_request_whose_end_is_in_doubt_is_not_read_as_two() -> Outcome {
+    let world = World::attacked().await?;
+    for address in [world.relay.api_address(), world.relay.operator_address()] {
         for (what, bytes) in doubtful() {
-            let mut raw = Raw::tls(ELSEWHERE, address, &stage.authority, &[b"http/1.1"]).await.unwrap();
+            let mut raw = Raw::tls(ELSEWHERE, address, &world.authority, &[b"http/1.1"]).await?;
             raw.send_while_reading(&bytes).await;
             raw.finish().await;
             let seen = raw.await_end(SOON).await.unwrap_or_else(|| panic!("{what} was left open"));
@@ -360,5 +360,5 @@ async fn a_request_whose_end_is_in_doubt_is_not_read_as_two() {
             assert!(statuses.iter().all(|status| (400..600).contains(status)), "{what}: {seen}");
         }
     }
-    stage.unharmed().await;
+    world.unharmed().await
 }

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::json;
 use sip::message::{Message, Method, Name};
+use tests::api_client::Instance;
 use tests::board::Board;
-use tests::bystander::{Lent, SOON, Stage};
+use tests::board::Missed;
 use tests::digest::token;
 use tests::lines::{Lines, sdp};
 use tests::wire::{self, Event, Flow, Handler, Tasks};
+use tests::world::{Outcome, SOON, World};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -25,7 +27,7 @@ struct Villain {
 }
 
 impl Villain {
-    async fn start(stage: &Stage, script: Script) -> Self {
+    async fn start(world: &World, script: Script) -> Self {
         let (tasks, seen) = (Arc::new(Tasks::default()), Board::<Vec<(Flow, Message)>>::default());
         let board = seen.clone();
         let handler: Handler = Arc::new(move |event| {
@@ -43,7 +45,7 @@ impl Villain {
                 script(count, &message).iter().for_each(|bytes| flow.send(bytes));
             }
         });
-        let tls = stage.authority.server_config(&["example.test", "127.0.0.1"], &[]);
+        let tls = world.authority.server_config(&["example.test", "127.0.0.1"], &[]);
         let address = wire::listen(&tasks, Some(tls), handler).await.unwrap();
         Self { uri: format!("sip:{address};transport=tls"), seen, _tasks: tasks }
     }
@@ -53,12 +55,12 @@ impl Villain {
         self.seen.read(|seen| seen.iter().map(|(_, m)| m.clone()).filter(is_register).collect())
     }
 
-    fn wish(&self, stage: &Stage) -> serde_json::Value {
-        let mut wish = stage.wish("mallory");
+    fn wish(&self, world: &World) -> serde_json::Value {
+        let mut wish = world.wish_anew("mallory");
         wish["account"]["registrar"] = json!(self.uri);
         // Each has an AOR of its own, so that none replaces another.
         let user = format!("m{}", token());
-        stage.keep_secret(&format!("{user}@"));
+        world.secrets.keep("a secret of the test", &format!("{user}@"));
         wish["account"]["aor"] = json!(format!("sip:{user}@example.test"));
         wish
     }
@@ -218,26 +220,26 @@ fn scripts(inside: u16) -> Vec<(&'static str, &'static [u16], Script)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hostile_registrar_gets_few_requests_and_nothing_else_from_the_relay() {
-    let stage = Arc::new(Stage::start().await);
-    let trap = TcpListener::bind(("127.0.0.2", 0)).await.unwrap();
+async fn a_hostile_registrar_gets_few_requests_and_nothing_else_from_the_relay() -> Outcome {
+    let world = Arc::new(World::attacked().await?);
+    let trap = TcpListener::bind(("127.0.0.2", 0)).await?;
     let mut enablings = JoinSet::new();
     for (what, expected, script) in scripts(trap.local_addr().unwrap().port()) {
-        let villain = Villain::start(&stage, script).await;
-        let stage = stage.clone();
+        let villain = Villain::start(&world, script).await;
+        let world = world.clone();
         enablings.spawn(async move {
-            let answer = stage.api.enable(&villain.wish(&stage)).await.unwrap();
+            let answer = world.api.enable(&villain.wish(&world)).await.unwrap();
             assert!(expected.contains(&answer.status), "{what}: {} {}", answer.status, answer.text());
-            stage.nothing_secret_in(what, &answer.text());
+            world.secrets.assert_none_in(what, &answer.text());
             (what, villain)
         });
     }
-    stage.ring_bystander().await;
+    world.rings_on(world.bystander()).await?;
     let mut villains = Vec::new();
     while let Some(ended) = enablings.join_next().await {
         villains.push(ended.unwrap());
     }
-    stage.unharmed().await;
+    world.unharmed().await?;
     for (what, villain) in &villains {
         let registers = villain.registers();
         assert!((1..=8).contains(&registers.len()), "{what}: {} REGISTERs", registers.len());
@@ -247,7 +249,7 @@ async fn a_hostile_registrar_gets_few_requests_and_nothing_else_from_the_relay()
             assert_eq!(register.check(), Ok(()), "{what}");
             for value in [Name::Authorization, Name::ProxyAuthorization].iter().filter_map(|name| register.text(*name))
             {
-                stage.keep_secret(value);
+                world.secrets.keep("a secret of the test", value);
                 realms.extend(tests::digest::Fields::parse(value).and_then(|it| it.get("realm").map(str::to_owned)));
             }
         }
@@ -255,23 +257,23 @@ async fn a_hostile_registrar_gets_few_requests_and_nothing_else_from_the_relay()
     }
     let caught = tokio::time::timeout(std::time::Duration::from_millis(1), trap.accept()).await;
     assert!(caught.is_err(), "the relay followed a server to the inside");
-    stage.unharmed().await;
+    world.unharmed().await
 }
 
 /// An instance whose SIP server is scripted here, and the flow that it registered on.
-async fn lent_to(stage: &Stage, villain: &Villain) -> (Lent, Flow, String) {
-    let lent = stage.lend_as(&villain.wish(stage)).await;
+async fn lent_to(world: &World, villain: &Villain) -> Result<(Instance, Flow, String), Missed> {
+    let lent = world.enable_as(&villain.wish(world)).await?;
     let (flow, register) = villain.seen.read(|seen| seen.last().cloned()).unwrap();
     let contact = register.contacts()[0].target().unwrap().to_owned();
-    (lent, flow, contact)
+    Ok((lent, flow, contact))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_challenge_inside_a_call_is_the_devices_and_never_answered_by_the_relay() {
-    let stage = Stage::start().await;
-    let villain = Villain::start(&stage, Box::new(|_, request| vec![granted(request, ";expires=600")])).await;
-    let (lent, flow, contact) = lent_to(&stage, &villain).await;
-    let phone = stage.phone(&lent).await;
+async fn a_challenge_inside_a_call_is_the_devices_and_never_answered_by_the_relay() -> Outcome {
+    let world = World::attacked().await?;
+    let villain = Villain::start(&world, Box::new(|_, request| vec![granted(request, ";expires=600")])).await;
+    let (lent, flow, contact) = lent_to(&world, &villain).await?;
+    let phone = world.wake(&lent).await?;
     let own = format!("sip:{};transport=tls", flow.local());
     let head = |method: &str, to: &str, number: u32| {
         Lines::request(method, &contact)
@@ -284,19 +286,19 @@ async fn a_challenge_inside_a_call_is_the_devices_and_never_answered_by_the_rela
             .line("Contact", &format!("<{own}>"))
     };
     flow.send(&head("INVITE", &format!("<{}>", lent.aor), 1).body("application/sdp", &sdp(1)));
-    let call = phone.next_invite(SOON).await.unwrap();
+    let call = phone.next_invite(SOON).await?;
     call.answer();
     let accepted = villain.seen.wait(SOON, |seen| {
         seen.iter().map(|(_, message)| message.clone()).find(|message| message.status() == Some(200))
     });
-    let accepted = accepted.await.expect("the device's 200");
+    let accepted = accepted.await.unwrap();
     let routes: Vec<String> = accepted.elements(Name::RecordRoute).map(str::to_owned).collect();
     let mut ack = head("ACK", accepted.text(Name::To).unwrap(), 1);
     for route in routes.iter().rev() {
         ack = ack.line("Route", route);
     }
     flow.send(&ack.finish());
-    call.expect_ack(SOON).await.unwrap();
+    call.expect_ack(SOON).await?;
     for (status, method) in [(401, "INFO"), (407, "INVITE"), (407, "BYE")] {
         let body = (method == "INVITE").then(|| sdp(2));
         let sent = call.leg().send(method, &[], body.as_deref().map(|sdp| ("application/sdp", sdp)));
@@ -304,14 +306,14 @@ async fn a_challenge_inside_a_call_is_the_devices_and_never_answered_by_the_rela
             let of = |message: &Message| message.method_text() == Some(method);
             seen.iter().find(|(_, message)| of(message)).cloned()
         });
-        let (flow, request) = came.await.expect("the device's request");
+        let (flow, request) = came.await.unwrap();
         assert!(!request.has(Name::Authorization) && !request.has(Name::ProxyAuthorization));
         flow.send(&challenge(&request, status, REALM));
-        let passed = call.leg().expect(&sent, status, SOON).await.unwrap();
+        let passed = call.leg().expect(&sent, status, SOON).await?;
         let name = if status == 401 { Name::WwwAuthenticate } else { Name::ProxyAuthenticate };
         assert_eq!(passed.text(name), Some(REALM), "as the server wrote it");
     }
-    stage.unharmed().await;
+    world.unharmed().await?;
     let answered = villain.seen.read(|seen| {
         let proves = |m: &Message| m.has(Name::Authorization) || m.has(Name::ProxyAuthorization);
         seen.iter().filter(|(_, message)| proves(message)).count()
@@ -319,4 +321,5 @@ async fn a_challenge_inside_a_call_is_the_devices_and_never_answered_by_the_rela
     assert_eq!(answered, 0, "the relay gave a digest away");
     let byes = villain.seen.read(|seen| seen.iter().filter(|(_, m)| m.method_text() == Some("BYE")).count());
     assert_eq!(byes, 1);
+    Ok(())
 }

@@ -5,25 +5,25 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tests::bystander::{SOON, Stage};
 use tests::digest::token;
 use tests::raw::{ELSEWHERE, Raw, datagrams, statuses};
 use tests::wire::Transport;
+use tests::world::{Outcome, SOON, World};
 use tokio::net::UdpSocket;
 use tokio::time::{sleep, timeout};
 
 /// The listeners that are streams, by name; whether each is TLS.
-fn listeners(stage: &Stage) -> [(&'static str, SocketAddr, bool); 3] {
+fn listeners(world: &World) -> [(&'static str, SocketAddr, bool); 3] {
     [
-        ("edge", stage.relay.edge_address(), true),
-        ("upstream TLS", stage.relay.upstream(Transport::Tls), true),
-        ("upstream TCP", stage.relay.upstream(Transport::Tcp), false),
+        ("edge", world.relay.edge_address(), true),
+        ("upstream TLS", world.relay.upstream(Transport::Tls), true),
+        ("upstream TCP", world.relay.upstream(Transport::Tcp), false),
     ]
 }
 
-async fn open(stage: &Stage, from: IpAddr, address: SocketAddr, tls: bool) -> Raw {
+async fn open(world: &World, from: IpAddr, address: SocketAddr, tls: bool) -> Raw {
     match tls {
-        true => Raw::tls(from, address, &stage.authority, &[]).await.unwrap(),
+        true => Raw::tls(from, address, &world.authority, &[]).await.unwrap(),
         false => Raw::tcp(from, address).await.unwrap(),
     }
 }
@@ -39,8 +39,8 @@ fn options(call_id: &str, length: &str, body: &str) -> String {
 }
 
 /// Says it on a connection of its own, and gives what came back until the relay closed.
-async fn exchange(stage: &Stage, address: SocketAddr, tls: bool, what: &str, bytes: &[u8]) -> String {
-    let mut raw = open(stage, ELSEWHERE, address, tls).await;
+async fn exchange(world: &World, address: SocketAddr, tls: bool, what: &str, bytes: &[u8]) -> String {
+    let mut raw = open(world, ELSEWHERE, address, tls).await;
     say_and_leave(&mut raw, bytes).await.unwrap_or_else(|| panic!("{what} was left open"))
 }
 
@@ -96,16 +96,16 @@ async fn datagrams_until_answered(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_torture_messages_of_rfc_4475_succeed_nowhere_and_harm_nobody() {
-    let stage = Stage::start().await;
+async fn the_torture_messages_of_rfc_4475_succeed_nowhere_and_harm_nobody() -> Outcome {
+    let world = World::attacked().await?;
     let messages = torture();
     assert_eq!(messages.len(), 50 - 1);
-    let pushes = stage.apns.count();
+    let pushes = world.apns.count();
     let server = IpAddr::V4(Ipv4Addr::LOCALHOST);
     for (name, bytes) in &messages {
-        for (listener, address, tls) in listeners(&stage) {
+        for (listener, address, tls) in listeners(&world) {
             for from in [ELSEWHERE, server] {
-                let mut raw = open(&stage, from, address, tls).await;
+                let mut raw = open(&world, from, address, tls).await;
                 let seen = say_and_leave(&mut raw, bytes).await;
                 let seen = seen.unwrap_or_else(|| panic!("{listener} left {name} open"));
                 assert!(statuses(&seen).iter().all(|status| *status >= 400), "{listener}, {name}: {seen}");
@@ -113,19 +113,19 @@ async fn the_torture_messages_of_rfc_4475_succeed_nowhere_and_harm_nobody() {
         }
     }
     for from in [ELSEWHERE, server] {
-        let socket = datagrams(from).await.unwrap();
+        let socket = datagrams(from).await?;
         let all = messages.iter().map(|(_, bytes)| bytes.clone());
-        let seen = datagrams_until_answered(&socket, stage.relay.upstream(Transport::Udp), all).await;
+        let seen = datagrams_until_answered(&socket, world.relay.upstream(Transport::Udp), all).await;
         assert!(seen.iter().flat_map(|text| statuses(text)).all(|status| status >= 400), "{seen:?}");
     }
-    assert_eq!(stage.apns.count(), pushes, "nobody was woken");
-    assert_eq!(stage.registrar.violations(), Vec::<String>::new(), "nothing was passed on");
-    stage.unharmed().await;
+    assert_eq!(world.apns.count(), pushes, "nobody was woken");
+    assert_eq!(world.registrar.violations(), Vec::<String>::new(), "nothing was passed on");
+    world.unharmed().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_length_in_doubt_ends_the_stream_before_what_is_hidden_behind_it() {
-    let stage = Stage::start().await;
+async fn a_length_in_doubt_ends_the_stream_before_what_is_hidden_behind_it() -> Outcome {
+    let world = World::attacked().await?;
     let hidden = options("hidden", "Content-Length: 0\r\n", "");
     let doubtful = [
         "Content-Length: 4294967328\r\n",
@@ -153,27 +153,27 @@ async fn a_length_in_doubt_ends_the_stream_before_what_is_hidden_behind_it() {
         "X: y\nContent-Length: 0\r\n",
         "",
     ];
-    for (listener, address, tls) in listeners(&stage) {
+    for (listener, address, tls) in listeners(&world) {
         for length in doubtful {
             let bytes = options("outer", length, &hidden);
-            let seen = exchange(&stage, address, tls, length, bytes.as_bytes()).await;
+            let seen = exchange(&world, address, tls, length, bytes.as_bytes()).await;
             assert!(!seen.contains("hidden"), "{listener}, {length:?}: {seen}");
             assert!(statuses(&seen).len() <= 1, "{listener}, {length:?}: {seen}");
         }
         // One that is sure, and a body that looks like a request: the body is no request.
         let length = format!("Content-Length: {}\r\n", hidden.len());
-        let seen = exchange(&stage, address, tls, "a body", options("outer", &length, &hidden).as_bytes()).await;
+        let seen = exchange(&world, address, tls, "a body", options("outer", &length, &hidden).as_bytes()).await;
         assert!(!seen.contains("hidden") && statuses(&seen).len() == 1, "{listener}: {seen}");
     }
-    stage.unharmed().await;
+    world.unharmed().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_that_come_together_are_each_answered() {
-    let stage = Stage::start().await;
-    for (listener, address, tls) in listeners(&stage) {
+async fn requests_that_come_together_are_each_answered() -> Outcome {
+    let world = World::attacked().await?;
+    for (listener, address, tls) in listeners(&world) {
         let three: String = (0..3).map(|number| options(&format!("c{number}"), "l: 0\r\n", "")).collect();
-        let mut raw = open(&stage, ELSEWHERE, address, tls).await;
+        let mut raw = open(&world, ELSEWHERE, address, tls).await;
         raw.send(&three).await;
         for number in 0..3 {
             assert!(raw.await_text(&format!("Call-ID: c{number}"), SOON).await, "{listener}: {}", raw.seen());
@@ -181,12 +181,12 @@ async fn requests_that_come_together_are_each_answered() {
         let expected = if listener == "edge" { 403 } else { 404 };
         assert_eq!(raw.statuses(), [expected; 3], "{listener}");
     }
-    stage.unharmed().await;
+    world.unharmed().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_never_ends_and_what_is_too_much_is_cut_off() {
-    let stage = Stage::start().await;
+async fn what_never_ends_and_what_is_too_much_is_cut_off() -> Outcome {
+    let world = World::attacked().await?;
     let whole =
         |headers: &str, body: &str| options("big", &format!("{headers}Content-Length: {}\r\n", body.len()), body);
     let many = |line: &str, count: usize| whole(&line.repeat(count), "");
@@ -209,25 +209,25 @@ async fn what_never_ends_and_what_is_too_much_is_cut_off() {
         ("a response to nothing", b"SIP/2.0 200 OK\r\nCSeq: 1 REGISTER\r\nl: 0\r\n\r\n".repeat(500)),
         ("a million line ends", b"\r\n".repeat(500_000)),
     ];
-    for (listener, address, tls) in listeners(&stage) {
+    for (listener, address, tls) in listeners(&world) {
         for (what, bytes) in &big {
-            let seen = exchange(&stage, address, tls, what, bytes).await;
+            let seen = exchange(&world, address, tls, what, bytes).await;
             assert!(statuses(&seen).iter().all(|status| *status >= 400), "{listener}, {what}: {seen}");
         }
     }
-    let socket = datagrams(ELSEWHERE).await.unwrap();
+    let socket = datagrams(ELSEWHERE).await?;
     let all = big.into_iter().map(|(_, bytes)| bytes[..bytes.len().min(65_000)].to_vec());
-    let seen = datagrams_until_answered(&socket, stage.relay.upstream(Transport::Udp), all).await;
+    let seen = datagrams_until_answered(&socket, world.relay.upstream(Transport::Udp), all).await;
     assert!(seen.iter().flat_map(|text| statuses(text)).all(|status| status >= 400), "{seen:?}");
-    stage.unharmed().await;
+    world.unharmed().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_peer_that_asks_and_never_reads_is_cut_off() {
-    let stage = Stage::start().await;
-    let stage = &stage;
-    let asked = listeners(stage).into_iter().map(|(listener, address, tls)| async move {
-        let mut raw = open(stage, ELSEWHERE, address, tls).await;
+async fn a_peer_that_asks_and_never_reads_is_cut_off() -> Outcome {
+    let world = World::attacked().await?;
+    let world = &world;
+    let asked = listeners(world).into_iter().map(|(listener, address, tls)| async move {
+        let mut raw = open(world, ELSEWHERE, address, tls).await;
         let batch: String = (0..100).map(|number| options(&format!("{number}"), "l: 0\r\n", "")).collect();
         let mut taken = 0;
         // 80,000 answers of 300 bytes are more than the sockets between us hold.
@@ -240,32 +240,33 @@ async fn a_peer_that_asks_and_never_reads_is_cut_off() {
         assert!(taken < 800, "{listener} held all the answers");
     });
     join_all(asked).await;
-    stage.unharmed().await;
+    world.unharmed().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn half_a_message_on_many_connections_costs_what_one_message_may() {
-    let stage = Stage::start().await;
+async fn half_a_message_on_many_connections_costs_what_one_message_may() -> Outcome {
+    let world = World::attacked().await?;
     let mut held = Vec::new();
-    for (_, address, tls) in listeners(&stage) {
+    for (_, address, tls) in listeners(&world) {
         for _ in 0..60 {
-            let mut raw = open(&stage, ELSEWHERE, address, tls).await;
+            let mut raw = open(&world, ELSEWHERE, address, tls).await;
             raw.send(format!("OPTIONS sip:a SIP/2.0\r\nX: {}", "y".repeat(60_000))).await;
             held.push(raw);
         }
     }
     // 180 halves of 60,000 bytes, twice for the growth of a buffer, beside what anything costs.
-    stage.unharmed_within(tests::bystander::GROWTH / 2).await;
+    world.unharmed_within(tests::world::attack::GROWTH / 2).await?;
     drop(held);
+    Ok(())
 }
 
 /// A connection that has proven itself gets no more time for a message than any other.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_never_becomes_whole_ends_its_connection_and_a_quiet_connection_lives() {
-    let stage = Stage::start_with(|setup| setup.further.push_str("\n[limits]\nmessage_timeout = \"2s\"\n")).await;
-    for (listener, address, tls) in listeners(&stage) {
-        let mut quiet = open(&stage, ELSEWHERE, address, tls).await;
-        let mut dripping = open(&stage, ELSEWHERE, address, tls).await;
+async fn a_message_that_never_becomes_whole_ends_its_connection_and_a_quiet_connection_lives() -> Outcome {
+    let world = World::attacked_with(|setup| setup.further.push_str("\n[limits]\nmessage_timeout = \"2s\"\n")).await?;
+    for (listener, address, tls) in listeners(&world) {
+        let mut quiet = open(&world, ELSEWHERE, address, tls).await;
+        let mut dripping = open(&world, ELSEWHERE, address, tls).await;
         for raw in [&mut quiet, &mut dripping] {
             raw.send(options(&token(), "Content-Length: 0\r\n", "")).await;
             assert!(raw.await_text("SIP/2.0 4", SOON).await, "{listener}");
@@ -281,7 +282,7 @@ async fn a_message_that_never_becomes_whole_ends_its_connection_and_a_quiet_conn
         quiet.send(options(&token(), "Content-Length: 0\r\n", "")).await;
         assert!(!quiet.has_ended(), "{listener}");
     }
-    let ended = stage.relay.metric("sipwake_limits_total{limit=\"half-message\"}").await;
+    let ended = world.relay.metric("sipwake_limits_total{limit=\"half-message\"}").await;
     assert_eq!(ended, Some(3.0));
-    stage.unharmed().await;
+    world.unharmed().await
 }

@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 use sip::message::Name;
-use tests::bystander::{Lent, SOON, Stage};
+use tests::api_client::Instance;
+use tests::board::Missed;
 use tests::caller::CallOptions;
+use tests::world::{Outcome, SOON, World, google};
 
 /// Callers that are legal SIP and awkward elsewhere.
 fn awkward() -> Vec<String> {
@@ -48,47 +50,43 @@ fn is_bad(letter: char) -> bool {
 }
 
 /// Rings; gives the call to the device and ends it. The push object, and the From that the device saw.
-async fn ring(stage: &Stage, lent: &Lent, from: &str, fcm: bool) -> Option<(Value, String)> {
-    let caller = stage.registrar.call(&lent.aor, &CallOptions::default().from(from)).unwrap();
-    if caller.leg().any_response(&caller.first(), SOON).await.unwrap() >= 300 {
-        return None;
+async fn ring(world: &World, lent: &Instance, from: &str) -> Result<Option<(Value, String)>, Missed> {
+    let caller = world.call_to(&lent.aor, &CallOptions::default().from(from))?;
+    if caller.leg().any_response(&caller.first(), SOON).await? >= 300 {
+        return Ok(None);
     }
-    let object = match fcm {
-        true => stage.fcm.next_push(SOON).await.expect("an FCM push").payload,
-        false => {
-            let payload = stage.push_for(lent).await.payload;
-            let keys: Vec<_> = payload.as_object().unwrap().keys().cloned().collect();
-            assert_eq!((keys, &payload["aps"]), (vec!["aps".to_owned(), "sipwake".to_owned()], &json!({})), "{from}");
-            payload["sipwake"].clone()
-        }
+    let object = if lent.fcm {
+        world.android_push().await?
+    } else {
+        let payload = world.apple_push().await?.payload;
+        let keys: Vec<_> = payload.as_object().unwrap().keys().cloned().collect();
+        assert_eq!((keys, &payload["aps"]), (vec!["aps".to_owned(), "sipwake".to_owned()], &json!({})), "{from}");
+        payload["sipwake"].clone()
     };
-    let phone = stage.phone(lent).await;
-    let call = phone.next_invite(SOON).await.unwrap();
+    assert_eq!(object["instance"], lent.id.as_str());
+    let (phone, call) = world.wake_to_call(lent).await?;
     let seen = String::from_utf8_lossy(call.invite().values(Name::From).next().unwrap_or_default()).into_owned();
     assert!(!String::from_utf8_lossy(call.invite().head()).contains("\nX-Injected"), "{from}");
     call.decline(603);
-    caller.final_response(SOON).await.unwrap();
-    phone.unregister(SOON).await.unwrap();
+    caller.final_response(SOON).await?;
+    phone.unregister(SOON).await?;
     assert_eq!(phone.violations(), Vec::<String>::new(), "{from}");
-    if fcm {
-        assert_eq!(stage.fcm.next_push(SOON).await.expect("call-ended").payload["event"], "call-ended");
+    if lent.fcm {
+        assert_eq!(world.android_push().await?["event"], "call-ended");
     }
-    Some((object, seen))
+    Ok(Some((object, seen)))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_a_caller_is_called_stays_text_in_the_push_and_in_the_headers() {
-    let stage = Stage::start().await;
-    let apns = stage.lend("mallory").await;
-    let mut wish = stage.wish("trent");
-    wish["device"]["call_push"] = json!({"provider": "fcm", "token": "fcm-token-of-trent"});
-    stage.keep_secret("fcm-token-of-trent");
-    let fcm = stage.lend_as(&wish).await;
+async fn whatever_a_caller_is_called_stays_text_in_the_push_and_in_the_headers() -> Outcome {
+    let world = World::attacked().await?;
+    let apns = world.lend("mallory").await?;
+    let fcm = world.enable_as(&world.wish_of("trent", json!({"call_push": google("fcm-token-of-trent")}))).await?;
     let mut rung = 0;
     // Half of them on each, for a device is called only so often in a burst.
     for (number, from) in awkward().iter().enumerate() {
         let is_fcm = number % 2 == 1;
-        let Some((object, seen)) = ring(&stage, if is_fcm { &fcm } else { &apns }, from, is_fcm).await else {
+        let Some((object, seen)) = ring(&world, if is_fcm { &fcm } else { &apns }, from).await? else {
             continue;
         };
         rung += 1;
@@ -103,25 +101,25 @@ async fn whatever_a_caller_is_called_stays_text_in_the_push_and_in_the_headers()
         assert!(intact.starts_with(&unfolded), "the device sees the caller as he wrote himself: {seen}");
     }
     assert!(rung >= 12, "{rung} of them rang");
-    assert_eq!((stage.apns.violations(), stage.fcm.violations()), (Vec::new(), Vec::new()));
-    stage.unharmed().await;
+    assert_eq!((world.apns.violations(), world.fcm.violations()), (Vec::new(), Vec::new()));
+    world.unharmed().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_account_with_awkward_names_writes_no_header_of_its_own() {
-    let stage = Stage::start().await;
+async fn an_account_with_awkward_names_writes_no_header_of_its_own() -> Outcome {
+    let world = World::attacked().await?;
     for (user, aor) in [
         ("x\"y\\z", "sip:a%22b@example.test"),
         ("x,y=z;q", "sip:a%0d%0aX-Injected%3a%20yes@example.test"),
         ("zo\u{eb}", "sip:a;b=c&d@example.test"),
         ("%0d%0aX-Injected: yes", "sip:a%00b@example.test"),
     ] {
-        let mut wish = stage.wish("mallory");
+        let mut wish = world.wish_anew("mallory");
         wish["account"]["auth_username"] = json!(user);
         wish["account"]["aor"] = json!(aor);
-        let answer = stage.api.enable(&wish).await.unwrap();
+        let answer = world.api.enable(&wish).await?;
         assert!(matches!(answer.status, 422), "{aor}: {}", answer.text());
-        let seen = stage.registrar.registers(aor);
+        let seen = world.registrar.registers(aor);
         assert!(!seen.is_empty(), "{aor}: the registrar was asked");
         for register in seen {
             let head = String::from_utf8_lossy(register.request.head()).into_owned();
@@ -129,6 +127,6 @@ async fn an_account_with_awkward_names_writes_no_header_of_its_own() {
             assert_eq!(register.request.to().unwrap().target(), Some(aor));
         }
     }
-    assert_eq!(stage.registrar.violations(), Vec::<String>::new());
-    stage.unharmed().await;
+    assert_eq!(world.registrar.violations(), Vec::<String>::new());
+    world.unharmed().await
 }

@@ -2,23 +2,23 @@
 
 use std::time::Duration;
 
-use tests::bystander::{SOON, Stage};
 use tests::digest::token;
 use tests::phone::Phone;
 use tests::raw::{ELSEWHERE, Raw};
 use tests::wire::Transport;
+use tests::world::{Outcome, SOON, World};
 
 const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 const REST: &str = "Host: relay\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
 const SIP: &str = "Sec-WebSocket-Protocol: sip\r\n";
 
-async fn tls(stage: &Stage) -> Raw {
-    Raw::tls(ELSEWHERE, stage.relay.websocket_address(), &stage.authority, &[]).await.unwrap()
+async fn tls(world: &World) -> Raw {
+    Raw::tls(ELSEWHERE, world.relay.websocket_address(), &world.authority, &[]).await.unwrap()
 }
 
 /// A WebSocket, open.
-async fn websocket(stage: &Stage) -> Raw {
-    let mut raw = tls(stage).await;
+async fn websocket(world: &World) -> Raw {
+    let mut raw = tls(world).await;
     raw.send(format!("GET / HTTP/1.1\r\n{REST}{KEY}{SIP}Origin: https://anywhere.example\r\n\r\n")).await;
     assert!(raw.await_text("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n", SOON).await, "{}", raw.seen());
     assert!(raw.await_text("\r\n\r\n", SOON).await);
@@ -55,8 +55,8 @@ fn options(call_id: &str, further: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_is_no_handshake_for_sip_is_refused_in_words() {
-    let stage = Stage::start().await;
+async fn a_request_that_is_no_handshake_for_sip_is_refused_in_words() -> Outcome {
+    let world = World::attacked().await?;
     let refused = [
         (format!("GET /ws HTTP/1.1\r\n{REST}{KEY}\r\n"), "HTTP/1.1 400", "Sec-WebSocket-Protocol: sip"),
         (format!("GET / HTTP/1.1\r\n{REST}{KEY}Sec-WebSocket-Protocol: xmpp\r\n\r\n"), "HTTP/1.1 400", "sip"),
@@ -71,7 +71,7 @@ async fn a_request_that_is_no_handshake_for_sip_is_refused_in_words() {
         ),
     ];
     for (request, status, why) in refused {
-        let mut raw = tls(&stage).await;
+        let mut raw = tls(&world).await;
         raw.send(&request).await;
         let seen = raw.await_end(SOON).await.unwrap_or_else(|| panic!("left open: {request}"));
         assert!(seen.starts_with(status) && seen.contains(why), "{request}: {seen}");
@@ -85,25 +85,25 @@ async fn a_request_that_is_no_handshake_for_sip_is_refused_in_words() {
         ("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()),
     ];
     for (what, bytes) in broken {
-        let mut raw = tls(&stage).await;
+        let mut raw = tls(&world).await;
         raw.send_while_reading(&bytes).await;
         let seen = raw.await_end(SOON).await.unwrap_or_else(|| panic!("{what} was left open"));
         assert!(!seen.contains(" 101 ") && !seen.contains("SIP/2.0"), "{what}: {seen}");
     }
     // A client that does not wait for the answer, RFC 6455 §4.1.
-    let mut raw = tls(&stage).await;
+    let mut raw = tls(&world).await;
     let eager =
         [format!("GET / HTTP/1.1\r\n{REST}{KEY}{SIP}\r\n").into_bytes(), frame(0x81, options("eager", "").as_bytes())];
     raw.send(eager.concat()).await;
-    let seen = raw.await_end(SOON).await.expect("left open");
+    let seen = raw.await_end(SOON).await.unwrap();
     assert!(!seen.contains("SIP/2.0"), "{seen}");
-    stage.unharmed().await;
+    world.unharmed().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_message_a_frame_is_answered_and_anything_else_closes_with_its_reason() {
-    let stage = Stage::start().await;
-    let mut raw = websocket(&stage).await;
+async fn one_message_a_frame_is_answered_and_anything_else_closes_with_its_reason() -> Outcome {
+    let world = World::attacked().await?;
+    let mut raw = websocket(&world).await;
     // Text, binary, in fragments with a ping between them, with a length and without one.
     let (first, second) = (options("text", ""), options("binary", "Content-Length: 0\r\n"));
     raw.send(frame(0x81, first.as_bytes())).await;
@@ -144,7 +144,7 @@ async fn one_message_a_frame_is_answered_and_anything_else_closes_with_its_reaso
         ("endless fragments", endless, 1009),
     ];
     for (what, bytes, code) in broken {
-        let mut raw = websocket(&stage).await;
+        let mut raw = websocket(&world).await;
         raw.send_while_reading(&bytes).await;
         if code == 0 {
             raw.send_while_reading(&frame(0x00, &[b'x'; 40_000])).await;
@@ -153,21 +153,21 @@ async fn one_message_a_frame_is_answered_and_anything_else_closes_with_its_reaso
         assert_eq!(close, Some(if code == 0 { 1009 } else { code }), "{what}");
         assert!(!raw.seen().contains("Call-ID: two") && !raw.seen().contains("Call-ID: bare"), "{what}");
     }
-    stage.unharmed().await;
+    world.unharmed().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_websocket_that_is_slow_silent_or_never_reads_harms_nobody() {
+async fn a_websocket_that_is_slow_silent_or_never_reads_harms_nobody() -> Outcome {
     // `doors` waits for silence to end, and `streams` for a write, in real time.
-    let stage = Stage::start_with(|setup| setup.timing = 0.2).await;
+    let world = World::attacked_with(|setup| setup.timing = 0.2).await?;
     // Slow: each byte of a frame by itself is heard all the same.
-    let mut slow = websocket(&stage).await;
+    let mut slow = websocket(&world).await;
     for byte in frame(0x81, options("slow", "").as_bytes()) {
         assert!(slow.send([byte]).await);
     }
     assert!(slow.await_text("Call-ID: slow", SOON).await, "{}", slow.seen());
     // Silent: pings are no message, so it is closed as one that never showed what it wants.
-    let mut silent = websocket(&stage).await;
+    let mut silent = websocket(&world).await;
     let pinged = async {
         while silent.send(frame(0x89, b"still here")).await {
             if silent.await_end(Duration::from_millis(500)).await.is_some() {
@@ -181,12 +181,12 @@ async fn a_websocket_that_is_slow_silent_or_never_reads_harms_nobody() {
     // Half a message on many connections costs what one message may.
     let mut held = Vec::new();
     for _ in 0..60 {
-        let mut raw = websocket(&stage).await;
+        let mut raw = websocket(&world).await;
         raw.send(&frame(0x01, &[b'x'; 60_000])).await;
         held.push(raw);
     }
     // It asks, and never reads the answers.
-    let mut deaf = websocket(&stage).await;
+    let mut deaf = websocket(&world).await;
     let batch =
         (0..100).flat_map(|number| frame(0x81, options(&format!("{number}"), "").as_bytes())).collect::<Vec<_>>();
     let mut taken = 0;
@@ -194,35 +194,37 @@ async fn a_websocket_that_is_slow_silent_or_never_reads_harms_nobody() {
         taken += 1;
     }
     assert!(taken < 800, "the relay held all the answers");
-    let mut pinging = websocket(&stage).await;
+    let mut pinging = websocket(&world).await;
     let batch = frame(0x89, &[b'p'; 125]).repeat(1_000);
     let mut taken = 0;
     while taken < 800 && pinging.send(&batch).await {
         taken += 1;
     }
     assert!(taken < 800, "the relay held all the pongs");
-    stage.unharmed_within(tests::bystander::GROWTH / 2).await;
+    world.unharmed_within(tests::world::attack::GROWTH / 2).await?;
     drop(held);
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn websockets_that_come_and_go_by_the_hundred_leave_nothing_behind() {
-    let stage = Stage::start().await;
-    let lent = stage.lend("mallory").await;
+async fn websockets_that_come_and_go_by_the_hundred_leave_nothing_behind() -> Outcome {
+    let mut world = World::attacked().await?;
+    world.edge = Transport::Wss;
+    let lent = world.lend("mallory").await?;
     for round in 0..200 {
-        let phone = Phone::connect(stage.phone_settings_over(&lent, Transport::Wss)).await.unwrap();
+        let phone = Phone::connect(world.device(&lent)).await?;
         if round % 4 == 0 {
-            assert_eq!(phone.register(SOON).await.unwrap().status(), Some(200));
+            assert_eq!(phone.register(SOON).await?.status(), Some(200));
         }
         // Some leave without a word.
         if round % 2 == 0 {
             phone.drop_connection();
         }
     }
-    let phone = Phone::registered(stage.phone_settings_over(&lent, Transport::Wss), SOON).await.unwrap();
-    let (caller, call) = stage.answered_call(&lent, &phone).await;
-    caller.bye(SOON).await.unwrap();
-    call.expect_bye(SOON).await.unwrap();
+    let phone = world.wake(&lent).await?;
+    let (caller, call) = world.answered_on(&lent, &phone).await?;
+    world.hang_up(&caller, &call).await?;
     assert_eq!(phone.violations(), Vec::<String>::new());
-    stage.unharmed().await;
+    world.edge = Transport::Tls;
+    world.unharmed().await
 }

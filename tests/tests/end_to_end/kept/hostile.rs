@@ -4,9 +4,11 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use serde_json::json;
-use tests::bystander::{Lent, SOON, Stage};
+use tests::api_client::Instance;
+use tests::board::Missed;
 use tests::digest::token;
 use tests::wire::Transport;
+use tests::world::{Outcome, SOON, World};
 
 /// A MESSAGE or NOTIFY with any bytes in it, as the SIP server would send it by UDP.
 fn request(method: &str, contact: &str, headers: &str, body: &[u8]) -> Vec<u8> {
@@ -21,29 +23,29 @@ fn request(method: &str, contact: &str, headers: &str, body: &[u8]) -> Vec<u8> {
 }
 
 /// The status of the answer to one request, from a socket of its own.
-fn status(stage: &Stage, bytes: &[u8]) -> Option<u16> {
+fn status(world: &World, bytes: &[u8]) -> Option<u16> {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     socket.set_read_timeout(Some(SOON)).expect("a timeout");
-    socket.send_to(bytes, ("127.0.0.1", stage.relay.setup().ports.udp)).expect("sent");
+    socket.send_to(bytes, ("127.0.0.1", world.relay.setup().ports.udp)).expect("sent");
     let mut answer = [0; 2048];
     let length = socket.recv(&mut answer).ok()?;
     let text = String::from_utf8_lossy(&answer[..length]).into_owned();
     text.split(' ').nth(1)?.parse().ok()
 }
 
-async fn lend(stage: &Stage) -> (Lent, String) {
-    let mut wish = stage.wish("mallory");
-    wish["account"]["registrar"] = json!(stage.registrar.uri(Transport::Udp));
+async fn lend(world: &World) -> Result<(Instance, String), Missed> {
+    let mut wish = world.wish_anew("mallory");
+    wish["account"]["registrar"] = json!(world.registrar.uri(Transport::Udp));
     wish["device"]["alert_push"] = json!({"provider": "apns", "token": token().repeat(4)});
-    let lent = stage.lend_as(&wish).await;
-    let contact = stage.registrar.contacts(&lent.aor).pop().expect("a contact").uri;
-    (lent, contact)
+    let lent = world.enable_as(&wish).await?;
+    let contact = world.registrar.contacts(&lent.aor).pop().expect("a contact").uri;
+    Ok((lent, contact))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn odd_bodies_are_kept_as_they_came_or_refused_and_nothing_breaks() {
-    let stage = Stage::start().await;
-    let (lent, contact) = lend(&stage).await;
+async fn odd_bodies_are_kept_as_they_came_or_refused_and_nothing_breaks() -> Outcome {
+    let world = World::attacked().await?;
+    let (lent, contact) = lend(&world).await?;
     let huge = vec![b'x'; 17 * 1024];
     let long_type = format!("Content-Type: text/{}\r\n", "x".repeat(400));
     let cases: [(&str, &str, &[u8], u16); 12] = [
@@ -61,28 +63,28 @@ async fn odd_bodies_are_kept_as_they_came_or_refused_and_nothing_breaks() {
         ("NOTIFY", "Event: \u{7f}\r\n", b"", 489),
     ];
     for (method, headers, body, expected) in cases {
-        let answered = status(&stage, &request(method, &contact, headers, body));
+        let answered = status(&world, &request(method, &contact, headers, body));
         assert_eq!(answered, Some(expected), "{method} {headers:?} with {} bytes", body.len());
     }
-    let fetched = stage.relay.api().of("GET", &lent.instance, "/messages").await.unwrap().json();
+    let fetched = world.relay.api().of("GET", &lent, "/messages").await?.json();
     let mut bodies: Vec<(String, String)> = Vec::new();
     for message in fetched["messages"].as_array().unwrap() {
-        bodies.push((tests::stage::text(&message["encoding"]), tests::stage::text(&message["body"])));
+        bodies.push((tests::world::text(&message["encoding"]), tests::world::text(&message["body"])));
     }
     bodies.sort();
     let expected =
         [("base64", "bnVsACBhbmQg//4="), ("base64", "iVBORw=="), ("utf-8", ""), ("utf-8", "From: x\r\n\r\nhello")];
     assert_eq!(bodies, expected.map(|(encoding, body)| (encoding.to_owned(), body.to_owned())));
-    stage.unharmed().await;
+    world.unharmed().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_messages_and_notices_are_bounded_in_the_store_in_pushes_and_in_memory() {
-    let stage = Stage::start().await;
-    let (lent, contact) = lend(&stage).await;
+async fn a_thousand_messages_and_notices_are_bounded_in_the_store_in_pushes_and_in_memory() -> Outcome {
+    let world = World::attacked().await?;
+    let (lent, contact) = lend(&world).await?;
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     socket.set_read_timeout(Some(Duration::from_secs(3))).expect("a timeout");
-    let to = ("127.0.0.1", stage.relay.setup().ports.udp);
+    let to = ("127.0.0.1", world.relay.setup().ports.udp);
     let (mut kept, mut refused, mut answers) = (0, 0, [0; 2048]);
     for round in 0..100 {
         for number in 0..10 {
@@ -103,11 +105,11 @@ async fn a_thousand_messages_and_notices_are_bounded_in_the_store_in_pushes_and_
         }
     }
     assert!((50..=100).contains(&kept) && refused > 1_000, "{kept} kept, {refused} refused");
-    let fetched = stage.relay.api().of("GET", &lent.instance, "/messages").await.unwrap().json();
+    let fetched = world.relay.api().of("GET", &lent, "/messages").await?.json();
     assert_eq!(fetched["messages"].as_array().map(Vec::len), Some(kept));
-    let pushes = stage.apns.pushes().iter().filter(|push| push.push_type != "voip").count();
+    let pushes = world.apns.pushes().iter().filter(|push| push.push_type != "voip").count();
     assert!(pushes <= kept + 100, "{pushes} pushes");
-    let steps = stage.relay.api().of("GET", &lent.instance, "/timeline").await.unwrap().json();
+    let steps = world.relay.api().of("GET", &lent, "/timeline").await?.json();
     assert!(steps["steps"].as_array().is_some_and(|steps| steps.len() <= 257));
-    stage.unharmed().await;
+    world.unharmed().await
 }

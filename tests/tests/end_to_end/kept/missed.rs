@@ -1,65 +1,65 @@
 //! Calls that nobody answered: told once, remembered until fetched, and never for a call that was answered or declined.
 
 use serde_json::json;
-use tests::scene::{SOON, Scene, text};
+use tests::world::{SOON, World, text};
 
-use super::{Outcome, alert, await_kept, kept, wish};
+use super::{Outcome, await_kept};
 
 #[tokio::test]
 async fn a_call_that_was_given_up_is_told_and_remembered_until_it_is_deleted() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable_as(&wish(&scene)).await?;
-    let caller = scene.call()?;
-    let call = text(&scene.push().await?["call"]);
-    scene.cancel(&caller).await?;
-    let push = alert(&scene, "missed-call").await?;
+    let world = World::start().await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let caller = world.call()?;
+    let call = text(&world.push().await?["call"]);
+    world.cancel(&caller).await?;
+    let push = world.alert("missed-call").await?;
     assert_eq!(
         (text(&push["call"]), &push["from"], &push["name"]),
         (call.clone(), &json!("sip:bob@example.test"), &json!("Bob"))
     );
     assert!(push["sent_at"].is_u64(), "{push}");
-    let missed = await_kept(&scene, &instance, "missed-calls", 1).await?;
+    let missed = await_kept(&world, &instance, "missed-calls", 1).await?;
     assert_eq!((text(&missed[0]["call"]), text(&missed[0]["state"])), (call.clone(), "cancelled".to_owned()));
     assert_eq!((&missed[0]["from"], &missed[0]["name"]), (&push["from"], &push["name"]));
-    assert_eq!(scene.api.read(&instance).await?.json()["missed_calls"], 1);
+    assert_eq!(world.api.read(&instance).await?.json()["missed_calls"], 1);
     let path = format!("/missed-calls/{call}");
-    assert_eq!(scene.api.of("DELETE", &instance, &path).await?.status, 204);
-    assert_eq!(scene.api.of("DELETE", &instance, &path).await?.status, 404);
-    assert_eq!(kept(&scene, &instance, "missed-calls").await?.len(), 0);
-    assert_eq!(scene.apns.requests(), 2, "one VoIP push for the call, one alert for its end");
-    scene.content_with(&[&caller], &[])
+    assert_eq!(world.api.of("DELETE", &instance, &path).await?.status, 204);
+    assert_eq!(world.api.of("DELETE", &instance, &path).await?.status, 404);
+    assert_eq!(world.kept(&instance, "missed-calls").await?.len(), 0);
+    assert_eq!(world.apns.requests(), 2, "one VoIP push for the call, one alert for its end");
+    world.content()
 }
 
 #[tokio::test]
 async fn a_call_that_nobody_came_for_is_missed_and_one_that_was_declined_or_answered_elsewhere_is_not() -> Outcome {
-    let scene = Scene::with(|setup| setup.ring_timeout = "2s".to_owned()).await?;
-    let instance = scene.enable_as(&wish(&scene)).await?;
-    let declined = scene.call()?;
-    let call = text(&scene.push().await?["call"]);
-    assert_eq!(scene.api.decline(&instance, &call).await?.status, 204);
+    let world = World::with(|setup| setup.ring_timeout = "2s".to_owned()).await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let declined = world.call()?;
+    let call = text(&world.push().await?["call"]);
+    assert_eq!(world.api.decline(&instance, &call).await?.status, 204);
     declined.expect(603, SOON).await?;
-    let (elsewhere, _) = scene.call_and_push().await?;
+    let (elsewhere, _) = world.call_and_push().await?;
     elsewhere.cancel_answered_elsewhere().await?;
     elsewhere.expect(487, SOON).await?;
-    let missed = scene.call()?;
-    let call = text(&scene.push().await?["call"]);
+    let missed = world.call()?;
+    let call = text(&world.push().await?["call"]);
     missed.expect(480, SOON).await?;
-    assert_eq!(text(&alert(&scene, "missed-call").await?["call"]), call);
-    let kept = await_kept(&scene, &instance, "missed-calls", 1).await?;
+    assert_eq!(text(&world.alert("missed-call").await?["call"]), call);
+    let kept = await_kept(&world, &instance, "missed-calls", 1).await?;
     assert_eq!((text(&kept[0]["call"]), text(&kept[0]["state"])), (call, "timed-out".to_owned()));
-    scene.content_with(&[&declined, &elsewhere, &missed], &[])
+    world.content()
 }
 
 #[tokio::test]
 async fn an_instance_with_a_voip_token_alone_gets_no_push_for_a_missed_call_and_finds_it_all_the_same() -> Outcome {
-    let (scene, instance) = Scene::enabled().await?;
-    let (caller, _) = scene.call_and_push().await?;
+    let (world, instance) = World::lent().await?;
+    let (caller, _) = world.call_and_push().await?;
     caller.cancel().await?;
-    await_kept(&scene, &instance, "missed-calls", 1).await?;
+    await_kept(&world, &instance, "missed-calls", 1).await?;
     // The next push is the next call's.
-    let again = scene.call()?;
-    assert_eq!(scene.push().await?["event"], "call");
+    let again = world.call()?;
+    assert_eq!(world.push().await?["event"], "call");
     again.cancel().await?;
-    assert_eq!(scene.apns.pushes().iter().filter(|push| push.push_type != "voip").count(), 0);
-    scene.content_with(&[&caller, &again], &[])
+    assert_eq!(world.apns.pushes().iter().filter(|push| push.push_type != "voip").count(), 0);
+    world.content()
 }

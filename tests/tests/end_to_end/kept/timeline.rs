@@ -3,24 +3,21 @@
 use serde_json::json;
 use tests::caller::CallOptions;
 use tests::registrar::Behaviour;
-use tests::scene::{OTHER_TOKEN, SOON, Scene, TOKEN, text};
+use tests::world::{OTHER_TOKEN, SOON, TOKEN, World, text};
 
-use super::{Outcome, alert, await_kept, steps, wish, words, write};
+use super::{Outcome, await_kept, steps, words, write};
 
 #[tokio::test]
 async fn a_call_is_told_step_by_step() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable_as(&wish(&scene)).await?;
-    assert_eq!(words(&steps(&scene, &instance).await?), ["enabled", "registered"]);
-    let caller = scene.call()?;
-    let call = text(&scene.push().await?["call"]);
+    let world = World::start().await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    assert_eq!(words(&steps(&world, &instance).await?), ["enabled", "registered"]);
+    let caller = world.call()?;
+    let call = text(&world.push().await?["call"]);
     caller.expect(180, SOON).await?;
-    let phone = scene.wake(&instance).await?;
-    let incoming = phone.next_invite(SOON).await?;
-    scene.answer(&caller, &incoming).await?;
-    caller.bye(SOON).await?;
-    let look = || async { steps(&scene, &instance).await.ok().filter(|steps| words(steps).contains(&"ended".into())) };
-    let told = scene.until("the end of the call", look).await?;
+    world.talks(&caller, &instance).await?;
+    let look = || async { steps(&world, &instance).await.ok().filter(|steps| words(steps).contains(&"ended".into())) };
+    let told = world.until("the end of the call", look).await?;
     let of_call: Vec<_> = told.iter().filter(|step| step["call"] == call.as_str()).cloned().collect();
     assert_eq!(
         words(&of_call),
@@ -43,92 +40,92 @@ async fn a_call_is_told_step_by_step() -> Outcome {
     assert!(times.iter().all(|at| at.len() == 24 && at.ends_with('Z')) && times.is_sorted(), "{times:?}");
     let all = told.iter().map(ToString::to_string).collect::<String>();
     assert!(!all.contains("bob") && !all.contains(&instance.secret) && !all.contains(TOKEN), "{all}");
-    scene.content_with(&[&caller], &[&phone])
+    world.content()
 }
 
 #[tokio::test]
 async fn a_registration_that_fails_and_a_push_that_is_refused_say_why() -> Outcome {
-    let scene = Scene::with(|setup| setup.register_expires = "60s".to_owned()).await?;
-    let instance = scene.enable_as(&wish(&scene)).await?;
-    scene.apns.answer_with(TOKEN, [tests::apns::Answer::Error { status: 400, reason: "BadTopic" }]);
-    let caller = scene.call()?;
+    let world = World::with(|setup| setup.register_expires = "60s".to_owned()).await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    world.apns.answer_with(TOKEN, [tests::apns::Answer::Error { status: 400, reason: "BadTopic" }]);
+    let caller = world.call()?;
     caller.expect(480, SOON).await?;
     let look = || async {
-        let steps = steps(&scene, &instance).await.ok()?;
+        let steps = steps(&world, &instance).await.ok()?;
         steps.into_iter().find(|step| step["step"] == "push-ended" && step["event"] == "call")
     };
-    let refused = scene.until("a push that was refused", look).await?;
+    let refused = world.until("a push that was refused", look).await?;
     assert_eq!((&refused["outcome"], &refused["reason"]), (&json!("refused"), &json!("BadTopic")), "{refused}");
     // The app comes to the foreground and goes; then the SIP server asks to wait.
     for presence in ["foreground", "background"] {
         if presence == "background" {
-            scene.registrar.behave(&scene.aor(), Behaviour::RetryAfter(30));
+            world.registrar.behave(&world.aor(), Behaviour::RetryAfter(30));
         }
-        assert_eq!(scene.api.change(&instance, &json!({"presence": presence})).await?.status, 200);
-        scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;
+        world.change(&instance, json!({"presence": presence})).await?;
+        world.await_contacts(0).await?;
     }
     let look = || async {
-        let steps = steps(&scene, &instance).await.ok()?;
+        let steps = steps(&world, &instance).await.ok()?;
         steps.into_iter().find(|step| step["step"] == "registration-retry")
     };
-    let retry = scene.until("a registration that is tried again", look).await?;
+    let retry = world.until("a registration that is tried again", look).await?;
     assert_eq!((&retry["status"], retry["retry_in_s"].as_u64().is_some_and(|wait| wait >= 30)), (&json!(503), true));
-    let told = words(&steps(&scene, &instance).await?);
+    let told = words(&steps(&world, &instance).await?);
     let at = |word: &str| told.iter().position(|told| told == word);
     assert!(at("foreground") < at("background") && at("background") < at("registration-retry"), "{told:?}");
-    scene.content_with(&[&caller], &[])
+    world.content()
 }
 
 #[tokio::test]
 async fn a_test_push_goes_to_the_alert_target_and_its_result_is_told() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable_as(&wish(&scene)).await?;
-    let answer = scene.api.of("POST", &instance, "/test").await?;
+    let world = World::start().await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let answer = world.api.of("POST", &instance, "/test").await?;
     let expected = json!({"target": "alert_push", "provider": "apns", "environment": "production"});
     assert_eq!((answer.status, answer.json()), (202, expected));
-    alert(&scene, "test").await?;
+    world.alert("test").await?;
     let look = || async {
-        let steps = steps(&scene, &instance).await.ok()?;
+        let steps = steps(&world, &instance).await.ok()?;
         steps.into_iter().find(|step| step["step"] == "push-ended" && step["event"] == "test")
     };
-    assert_eq!(scene.until("the test's result", look).await?["outcome"], "accepted");
+    assert_eq!(world.until("the test's result", look).await?["outcome"], "accepted");
     let limited =
-        || async { scene.api.of("POST", &instance, "/test").await.ok().filter(|answer| answer.status == 429) };
-    let answer = scene.until("429", limited).await?;
+        || async { world.api.of("POST", &instance, "/test").await.ok().filter(|answer| answer.status == 429) };
+    let answer = world.until("429", limited).await?;
     assert!(answer.headers.contains_key("retry-after"), "{}", answer.text());
     // With a VoIP token alone there is nowhere to test, and the reason is said.
     let change = json!({"device": {"alert_push": null}});
-    assert_eq!(scene.api.change(&instance, &change).await?.status, 200);
-    let answer = scene.api.of("POST", &instance, "/test").await?;
+    assert_eq!(world.api.change(&instance, &change).await?.status, 200);
+    let answer = world.api.of("POST", &instance, "/test").await?;
     assert_eq!((answer.status, answer.problem().as_deref()), (409, Some("no-alert-target")), "{}", answer.text());
-    assert_eq!(scene.apns.pushes().iter().filter(|push| push.token == TOKEN).count(), 0, "never a VoIP push");
-    scene.content()
+    assert_eq!(world.apns.pushes().iter().filter(|push| push.token == TOKEN).count(), 0, "never a VoIP push");
+    world.content()
 }
 
 #[tokio::test]
 async fn a_test_push_to_a_dead_token_ends_the_instance() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable_as(&wish(&scene)).await?;
-    scene.apns.answer_with(OTHER_TOKEN, [tests::apns::Answer::Gone { timestamp: u64::MAX }]);
-    assert_eq!(scene.api.of("POST", &instance, "/test").await?.status, 202);
-    scene.await_gone(&instance).await?;
-    scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;
-    scene.content()
+    let world = World::start().await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    world.apns.answer_with(OTHER_TOKEN, [tests::apns::Answer::Gone { timestamp: u64::MAX }]);
+    assert_eq!(world.api.of("POST", &instance, "/test").await?.status, 202);
+    world.await_gone(&instance).await?;
+    world.await_contacts(0).await?;
+    world.content()
 }
 
 #[tokio::test]
 async fn the_export_holds_what_is_held_and_no_secret() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable_as(&wish(&scene)).await?;
-    write(&scene, "for the export")?.expect(202, SOON).await?;
-    let caller = scene.call()?;
+    let world = World::start().await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    write(&world, "for the export")?.expect(202, SOON).await?;
+    let caller = world.call()?;
     caller.cancel().await?;
-    await_kept(&scene, &instance, "missed-calls", 1).await?;
-    scene.registrar.call(&scene.aor(), &CallOptions::request("OPTIONS"))?.expect(200, SOON).await?;
-    let answer = scene.api.of("GET", &instance, "/export").await?;
+    await_kept(&world, &instance, "missed-calls", 1).await?;
+    world.call_with(&CallOptions::request("OPTIONS"))?.expect(200, SOON).await?;
+    let answer = world.api.of("GET", &instance, "/export").await?;
     let export = answer.json();
     assert_eq!(answer.status, 200, "{}", answer.text());
-    assert_eq!(export["account"]["aor"], scene.aor());
+    assert_eq!(export["account"]["aor"], world.aor());
     assert_eq!(export["messages"][0]["body"], "for the export");
     assert_eq!(export["missed_calls"][0]["from"], "sip:bob@example.test");
     assert_eq!(export["calls"][0]["state"], "cancelled");
@@ -136,7 +133,7 @@ async fn the_export_holds_what_is_held_and_no_secret() -> Outcome {
     for secret in ["wonderland", TOKEN, OTHER_TOKEN, &instance.secret] {
         assert!(!answer.text().contains(secret), "{secret}");
     }
-    let other = scene.api.json("GET", &format!("/v1/instances/{}/export", instance.id), Some("wrong"), None).await?;
+    let other = world.api.json("GET", &format!("/v1/instances/{}/export", instance.id), Some("wrong"), None).await?;
     assert_eq!(other.status, 401);
     Ok(())
 }

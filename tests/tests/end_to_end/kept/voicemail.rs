@@ -4,21 +4,21 @@ use serde_json::{Value, json};
 use sip::message::{Message, Name};
 use tests::board::Missed;
 use tests::caller::CallOptions;
-use tests::scene::{OTHER_TOKEN, SOON, Scene};
+use tests::world::{OTHER_TOKEN, SOON, World};
 
-use super::{Outcome, alert, steps, wish, words};
+use super::{Outcome, steps, words};
 
-async fn notify(scene: &Scene, event: &str, body: &str) -> Result<Message, Missed> {
+async fn notify(world: &World, event: &str, body: &str) -> Result<Message, Missed> {
     let options = CallOptions::request("NOTIFY").header("Event", event).header("Subscription-State", "active");
     let options = options.body("application/simple-message-summary", body);
-    scene.registrar.call(&scene.aor(), &options)?.final_response(SOON).await
+    world.call_with(&options)?.final_response(SOON).await
 }
 
-async fn told(scene: &Scene, voice: &str) -> Outcome {
+async fn told(world: &World, voice: &str) -> Outcome {
     let waiting = if voice.starts_with("0/") { "no" } else { "yes" };
     let body =
         format!("Messages-Waiting: {waiting}\r\nMessage-Account: sip:alice@vm.test\r\nVoice-Message: {voice}\r\n");
-    match notify(scene, "message-summary", &body).await?.status() {
+    match notify(world, "message-summary", &body).await?.status() {
         Some(200) => Ok(()),
         other => Err(Missed::new("200 to NOTIFY", format!("{other:?}"))),
     }
@@ -26,48 +26,48 @@ async fn told(scene: &Scene, voice: &str) -> Outcome {
 
 #[tokio::test]
 async fn counts_are_pushed_when_they_change_and_shown() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable_as(&wish(&scene)).await?;
-    let voicemail = || async { Ok::<Value, Missed>(scene.api.read(&instance).await?.json()["voicemail"].clone()) };
-    told(&scene, "0/0").await?;
+    let world = World::start().await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let voicemail = || async { Ok::<Value, Missed>(world.api.read(&instance).await?.json()["voicemail"].clone()) };
+    told(&world, "0/0").await?;
     assert_eq!(voicemail().await?, Value::Null, "an empty mailbox is nothing to tell");
-    told(&scene, "2/8 (1/2)").await?;
-    let push = alert(&scene, "voicemail").await?;
+    told(&world, "2/8 (1/2)").await?;
+    let push = world.alert("voicemail").await?;
     let counts = ["new", "old", "urgent", "waiting", "account"].map(|key| push[key].clone());
     assert_eq!(counts, [json!(2), json!(8), json!(1), json!(true), json!("sip:alice@vm.test")]);
     assert_eq!(voicemail().await?, json!({"waiting": true, "new": 2, "old": 8, "urgent": 1}));
     // The same again is nothing new; that all were heard is, and shows the user nothing.
-    told(&scene, "2/8 (1/2)").await?;
-    told(&scene, "0/10").await?;
-    let emptied = scene.apns.next_push(SOON).await.ok_or_else(|| Missed::new("a push", "none"))?;
+    told(&world, "2/8 (1/2)").await?;
+    told(&world, "0/10").await?;
+    let emptied = world.apple_push().await?;
     assert_eq!((emptied.token.as_str(), emptied.push_type.as_str()), (OTHER_TOKEN, "background"));
     assert_eq!(emptied.payload["aps"], json!({"content-available": 1}));
     assert_eq!(emptied.payload["sipwake"]["new"], 0);
     assert_eq!(voicemail().await?, json!({"waiting": false, "new": 0, "old": 10}));
-    let told = words(&steps(&scene, &instance).await?);
+    let told = words(&steps(&world, &instance).await?);
     assert_eq!(told.iter().filter(|word| *word == "voicemail").count(), 2, "{told:?}");
-    scene.await_metric("sipwake_mwi_notifies_total{notice=\"changed\"}", 2.0).await?;
-    scene.await_metric("sipwake_mwi_notifies_total{notice=\"unchanged\"}", 2.0).await?;
-    scene.content()
+    world.await_metric("sipwake_mwi_notifies_total{notice=\"changed\"}", 2.0).await?;
+    world.await_metric("sipwake_mwi_notifies_total{notice=\"unchanged\"}", 2.0).await?;
+    world.content()
 }
 
 #[tokio::test]
 async fn who_does_not_want_voicemail_is_not_pushed_and_what_is_not_understood_is_refused() -> Outcome {
-    let scene = Scene::start().await?;
-    let mut wish = wish(&scene);
+    let world = World::start().await?;
+    let mut wish = world.wish_with_alerts();
     wish["wake_for"] = json!(["call", "message"]);
-    let instance = scene.enable_as(&wish).await?;
-    told(&scene, "1/0").await?;
-    assert_eq!(scene.api.read(&instance).await?.json()["voicemail"]["new"], 1);
-    let presence = notify(&scene, "presence", "Messages-Waiting: no\r\n").await?;
+    let instance = world.enable_as(&wish).await?;
+    told(&world, "1/0").await?;
+    assert_eq!(world.api.read(&instance).await?.json()["voicemail"]["new"], 1);
+    let presence = notify(&world, "presence", "Messages-Waiting: no\r\n").await?;
     assert_eq!(
         (presence.status(), presence.values_written("Allow-Events").next()),
         (Some(489), Some(&b"message-summary"[..]))
     );
-    assert_eq!(notify(&scene, "message-summary", "nonsense").await?.status(), Some(400));
-    let options = scene.registrar.call(&scene.aor(), &CallOptions::request("OPTIONS"))?;
+    assert_eq!(notify(&world, "message-summary", "nonsense").await?.status(), Some(400));
+    let options = world.call_with(&CallOptions::request("OPTIONS"))?;
     let options = options.expect(200, SOON).await?;
     assert!(options.lists(Name::Allow, "MESSAGE") && options.lists(Name::Allow, "NOTIFY"));
-    assert_eq!(scene.apns.requests(), 0);
-    scene.content()
+    assert_eq!(world.apns.requests(), 0);
+    world.content()
 }

@@ -6,14 +6,13 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 use tests::board::Missed;
 use tests::relay_process::binary;
-use tests::scene::{OTHER_TOKEN, SOON, Scene, TOKEN};
 use tests::scratch::Scratch;
+use tests::world::{OTHER_TOKEN, SOON, TOKEN, World};
 
 use super::Outcome;
-use super::registrations::rings;
 
-async fn scene_with(trail: &Path) -> Result<Scene, Missed> {
-    Scene::with(|setup| setup.further += &format!("\n[audit]\ndirectory = {trail:?}\nkeep = \"2d\"\n")).await
+async fn world_with(trail: &Path) -> Result<World, Missed> {
+    World::with(|setup| setup.further += &format!("\n[audit]\ndirectory = {trail:?}\nkeep = \"2d\"\n")).await
 }
 
 fn lines(trail: &Path) -> Vec<Value> {
@@ -40,18 +39,18 @@ fn sipwake(arguments: &[&str]) -> Result<Output, Missed> {
 async fn the_audit_trail_tells_what_was_done_and_of_nobody() -> Outcome {
     let scratch = Scratch::new();
     let trail = scratch.path().join("audit");
-    let scene = scene_with(&trail).await?;
-    let instance = scene.enable().await?;
-    rings(&scene, &instance).await?;
+    let world = world_with(&trail).await?;
+    let instance = world.enable().await?;
+    world.rings_on(&instance).await?;
     let change = json!({"lifetime_s": 300_000, "device": {"call_push": {"provider": "apns", "token": OTHER_TOKEN}}});
-    let changed = scene.api.change(&instance, &change).await?;
+    let changed = world.api.change(&instance, &change).await?;
     assert_eq!(changed.status, 200, "{}", changed.text());
-    let (operator, token) = (scene.relay.operator(), scene.relay.setup().operator_token.clone());
+    let (operator, token) = (world.relay.operator(), world.relay.setup().operator_token.clone());
     for path in ["", "/export"] {
         let path = format!("/v1/operator/instances/{}{path}", instance.id);
         assert_eq!(operator.json("GET", &path, Some(&token), None).await?.status, 200, "{path}");
     }
-    assert_eq!(scene.api.disable(&instance).await?.status, 200);
+    assert_eq!(world.api.disable(&instance).await?.status, 200);
     let done = [
         "started",
         "registered",
@@ -71,7 +70,7 @@ async fn the_audit_trail_tells_what_was_done_and_of_nobody() -> Outcome {
         }
         (acts == done).then_some(())
     };
-    scene.until("every act, once", told).await?;
+    world.until("every act, once", told).await?;
     let all = lines(&trail);
     assert!(
         all[1..].iter().all(|line| line["instance"] == instance.id.as_str() && line["app"] == "com.example.phone"),
@@ -83,11 +82,11 @@ async fn the_audit_trail_tells_what_was_done_and_of_nobody() -> Outcome {
         assert!(!text.contains(secret), "{secret}");
     }
     // Another account is another one, and what a crash ends goes on.
-    let mut scene = scene;
-    scene.relay.kill_9().await?;
-    scene.relay.restart().await?;
-    scene.enable_as(&scene.wish(TOKEN)).await?;
-    scene
+    let mut world = world;
+    world.relay.kill_9().await?;
+    world.relay.restart().await?;
+    world.enable_as(&world.wish(TOKEN)).await?;
+    world
         .until("the second one", || async {
             (acts(&trail).last()? == "enabled" || acts(&trail).last()? == "registered").then_some(())
         })
@@ -112,6 +111,6 @@ async fn the_audit_trail_tells_what_was_done_and_of_nobody() -> Outcome {
     assert_eq!(broken.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&broken.stderr).contains("does not follow"), "{broken:?}");
     assert_eq!(sipwake(&["report", "--from", "today", "--to", &today, "--audit", directory])?.status.code(), Some(2));
-    scene.registrar.await_contacts(&scene.aor(), 1, SOON).await?;
+    world.registrar.await_contacts(&world.aor(), 1, SOON).await?;
     Ok(())
 }

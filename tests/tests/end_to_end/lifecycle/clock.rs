@@ -7,42 +7,41 @@ use tests::api_client::Instance;
 use tests::redis_server::RedisServer;
 use tests::relay_process::RelayProcess;
 use tests::relay_setup::Ports;
-use tests::scene::{OTHER_TOKEN, SOON, Scene};
 use tests::skewed_clock::SkewedClock;
+use tests::world::{OTHER_TOKEN, SOON, World};
 
 use super::Outcome;
-use super::registrations::rings;
 
 const DAY_S: i64 = 86_400;
 
-async fn scene_by(clock: &SkewedClock, redis: &RedisServer) -> Result<Scene, tests::board::Missed> {
-    Scene::with(|setup| {
+async fn world_by(clock: &SkewedClock, redis: &RedisServer) -> Result<World, tests::board::Missed> {
+    World::with(|setup| {
         setup.store = redis.url();
         setup.environment.extend(clock.environment());
     })
     .await
 }
 
-async fn await_warning(scene: &Scene, there: bool) -> Outcome {
-    let operator = scene.relay.operator();
+async fn await_warning(world: &World, there: bool) -> Outcome {
+    let operator = world.relay.operator();
     let look = || async {
         let answer = operator.get("/readyz").await.ok()?;
         (answer.text().contains("the system's clock is") == there).then_some(())
     };
-    scene.until("what /readyz says of the clock", look).await
+    world.until("what /readyz says of the clock", look).await
 }
 
-async fn await_registered(scene: &Scene, instance: &Instance) -> Outcome {
+async fn await_registered(world: &World, instance: &Instance) -> Outcome {
     let look = || async {
-        let answer = scene.api.read(instance).await.ok()?;
+        let answer = world.api.read(instance).await.ok()?;
         (answer.status == 200 && answer.json()["registration"]["state"] == "registered").then_some(())
     };
-    scene.until("the instance, registered", look).await
+    world.until("the instance, registered", look).await
 }
 
 /// The ids and days of the sealing keys, in the order of the file; a day is told by its first second since 1970.
-fn epochs(scene: &Scene) -> Vec<(u32, u64)> {
-    let keyring = std::fs::read_to_string(scene.relay.setup().keyring.as_ref().expect("a file")).expect("the keyring");
+fn epochs(world: &World) -> Vec<(u32, u64)> {
+    let keyring = std::fs::read_to_string(world.relay.setup().keyring.as_ref().expect("a file")).expect("the keyring");
     let read = |line: &str| {
         let mut fields = line.strip_prefix("epoch ")?.split(' ');
         Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
@@ -57,61 +56,61 @@ fn now() -> u64 {
 #[tokio::test]
 async fn a_clock_that_jumps_ahead_wipes_nobody_destroys_no_key_and_is_told_to_the_operator() -> Outcome {
     let (clock, redis) = (SkewedClock::new(), RedisServer::start());
-    let mut scene = scene_by(&clock, &redis).await?;
-    let instance = scene.enable().await?;
-    let first = epochs(&scene);
+    let mut world = world_by(&clock, &redis).await?;
+    let instance = world.enable().await?;
+    let first = epochs(&world);
     for ahead in [DAY_S, 30 * DAY_S, 365 * DAY_S] {
         clock.set(ahead);
-        await_warning(&scene, true).await?;
-        scene.relay.await_log("set it right (NTP)", SOON).await?;
-        await_registered(&scene, &instance).await?;
+        await_warning(&world, true).await?;
+        world.relay.await_log("set it right (NTP)", SOON).await?;
+        await_registered(&world, &instance).await?;
         clock.set(0);
-        await_warning(&scene, false).await?;
-        rings(&scene, &instance).await?;
+        await_warning(&world, false).await?;
+        world.whole_call(&instance).await?;
     }
     // A relay that starts, and stops, under such a clock.
     clock.set(30 * DAY_S);
-    scene.relay.kill_9().await?;
-    scene.relay.relaunch()?;
-    scene.relay.await_log("serving", SOON).await?;
-    await_warning(&scene, true).await?;
-    await_registered(&scene, &instance).await?;
-    let enabled_ahead = scene.enable_as(&scene.wish(OTHER_TOKEN)).await?;
-    assert!(epochs(&scene).contains(&first[0]), "what was sealed before opens");
-    assert_eq!(scene.relay.terminate(Duration::from_secs(20)).await?.code(), Some(0));
+    world.relay.kill_9().await?;
+    world.relay.relaunch()?;
+    world.relay.await_log("serving", SOON).await?;
+    await_warning(&world, true).await?;
+    await_registered(&world, &instance).await?;
+    let enabled_ahead = world.enable_other().await?;
+    assert!(epochs(&world).contains(&first[0]), "what was sealed before opens");
+    assert_eq!(world.relay.terminate(Duration::from_secs(20)).await?.code(), Some(0));
     // Right again.
     clock.set(0);
-    scene.relay.restart().await?;
+    world.relay.restart().await?;
     for instance in [&instance, &enabled_ahead] {
-        await_registered(&scene, instance).await?;
-        let ends = scene.api.read(instance).await?.json()["expires_at"].as_str().unwrap_or_default().to_owned();
+        await_registered(&world, instance).await?;
+        let ends = world.api.read(instance).await?.json()["expires_at"].as_str().unwrap_or_default().to_owned();
         assert!(ends <= relay::clock::rfc3339(now() + 6 * DAY_S as u64 + 3_600), "{ends}");
     }
-    rings(&scene, &instance).await?;
-    assert_eq!(scene.api.change(&instance, &json!({"lifetime_s": 300_000})).await?.status, 200);
-    let epochs = epochs(&scene);
+    world.whole_call(&instance).await?;
+    world.change(&instance, json!({"lifetime_s": 300_000})).await?;
+    let epochs = epochs(&world);
     assert!(epochs.iter().all(|(_, day)| *day <= now()), "each ends 7 days from now at most: {epochs:?}");
     assert!(epochs.contains(&first[0]), "{epochs:?}");
-    await_warning(&scene, false).await?;
-    assert_eq!(scene.api.disable(&instance).await?.status, 200);
+    await_warning(&world, false).await?;
+    world.disable(&instance).await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn a_clock_that_went_back_to_1970_costs_nothing_either() -> Outcome {
     let (clock, redis) = (SkewedClock::new(), RedisServer::start());
-    let mut scene = scene_by(&clock, &redis).await?;
-    let instance = scene.enable().await?;
+    let mut world = world_by(&clock, &redis).await?;
+    let instance = world.enable().await?;
     clock.set(-(now() as i64) + 1_000);
-    await_warning(&scene, true).await?;
-    let meanwhile = scene.enable_as(&scene.wish(OTHER_TOKEN)).await?;
+    await_warning(&world, true).await?;
+    let meanwhile = world.enable_other().await?;
     clock.set(0);
-    await_warning(&scene, false).await?;
-    scene.relay.restart().await?;
+    await_warning(&world, false).await?;
+    world.relay.restart().await?;
     for instance in [&instance, &meanwhile] {
-        await_registered(&scene, instance).await?;
+        await_registered(&world, instance).await?;
     }
-    rings(&scene, &instance).await
+    world.whole_call(&instance).await
 }
 
 #[tokio::test]
@@ -119,17 +118,17 @@ async fn a_node_whose_clock_is_a_day_off_goes_by_the_stores_and_is_not_ready() -
     for off in [DAY_S, -DAY_S] {
         let (clock, redis) = (SkewedClock::new(), RedisServer::start());
         clock.set(off);
-        let scene = Scene::with(|setup| setup.store = redis.url()).await?;
-        let mut setup = scene.relay.setup().clone();
+        let world = World::with(|setup| setup.store = redis.url()).await?;
+        let mut setup = world.relay.setup().clone();
         setup.ports = Ports::default();
         setup.environment.extend(clock.environment());
         let wrong = RelayProcess::launch(setup)?;
-        let unready = scene.until("not ready, and why", || async {
+        let unready = world.until("not ready, and why", || async {
             let answer = wrong.operator().get("/readyz").await.ok().filter(|answer| answer.status == 503)?.text();
             answer.contains("more than 30 s apart").then_some(answer)
         });
         assert!(unready.await?.contains(if off > 0 { " s ahead of the store" } else { " s behind the store" }));
-        let instance = wrong.api().enabled(&scene.wish(OTHER_TOKEN)).await?;
+        let instance = wrong.api().enabled(&world.wish(OTHER_TOKEN)).await?;
         let told = instance.answer["expires_at"].as_str().unwrap_or_default().to_owned();
         let right = now() + 5 * DAY_S as u64;
         let (least, most) = (relay::clock::rfc3339(right - 60), relay::clock::rfc3339(right + 60));
@@ -138,9 +137,9 @@ async fn a_node_whose_clock_is_a_day_off_goes_by_the_stores_and_is_not_ready() -
         assert!((left / 1_000 - 5 * DAY_S).abs() < 60, "{left}");
         // Another node goes by the same end.
         wrong.kill_9().await?;
-        scene
+        world
             .until("the other node has it", || async {
-                let answer = scene.api.read(&instance).await.ok()?.json();
+                let answer = world.api.read(&instance).await.ok()?.json();
                 (answer["registration"]["state"] == "registered" && answer["expires_at"] == told.as_str()).then_some(())
             })
             .await?;

@@ -5,7 +5,7 @@
 use serde_json::json;
 use tests::caller::CallOptions;
 use tests::fcm::Answer::{self, Accept, Unregistered};
-use tests::scene::{FCM_TOKEN, SOON, Scene};
+use tests::world::{FCM_TOKEN, SOON, World};
 
 use super::Outcome;
 
@@ -13,21 +13,21 @@ const HOUR: u64 = 3_600;
 
 /// An Android phone whose token answers so, and whose lease ends in `lifetime_s` seconds. The instance is gone when `meet` has
 /// had the pushes sent, and no push follows.
-async fn ends<F>(lifetime_s: u64, answers: &[Answer], meet: impl FnOnce(std::sync::Arc<Scene>) -> F) -> Outcome
+async fn ends<F>(lifetime_s: u64, answers: &[Answer], meet: impl FnOnce(std::sync::Arc<World>) -> F) -> Outcome
 where
     F: Future<Output = Outcome>,
 {
-    let scene = Scene::with(|setup| setup.lifetime = ["1s", "5d", "6d"].map(str::to_owned)).await?;
-    let scene = std::sync::Arc::new(scene);
-    scene.fcm.answer_with(FCM_TOKEN, answers.iter().cloned());
-    let mut wish = scene.wish_for(json!({"call_push": {"provider": "fcm", "token": FCM_TOKEN}}));
+    let world = World::with(|setup| setup.lifetime = ["1s", "5d", "6d"].map(str::to_owned)).await?;
+    let world = std::sync::Arc::new(world);
+    world.fcm.answer_with(FCM_TOKEN, answers.iter().cloned());
+    let mut wish = world.android_wish(FCM_TOKEN);
     wish["lifetime_s"] = json!(lifetime_s);
-    let instance = scene.enable_as(&wish).await?;
-    meet(scene.clone()).await?;
-    scene.await_gone(&instance).await?;
-    scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;
-    scene.await_metric("sipwake_wipes_total{reason=\"push-token-gone\"}", 1.0).await?;
-    assert_eq!(scene.fcm.requests(), answers.len() as u64, "a dead token gets nothing more");
+    let instance = world.enable_as(&wish).await?;
+    meet(world.clone()).await?;
+    world.await_gone(&instance).await?;
+    world.await_contacts(0).await?;
+    world.await_metric("sipwake_wipes_total{reason=\"push-token-gone\"}", 1.0).await?;
+    assert_eq!(world.fcm.requests(), answers.len() as u64, "a dead token gets nothing more");
     Ok(())
 }
 
@@ -44,40 +44,40 @@ async fn a_reminder_that_meets_a_dead_token_ends_the_instance() -> Outcome {
 
 #[tokio::test]
 async fn a_message_that_meets_a_dead_token_ends_the_instance() -> Outcome {
-    ends(DAYS, &[Unregistered], |scene| async move {
+    ends(DAYS, &[Unregistered], |world| async move {
         let options = CallOptions::request("MESSAGE").body("text/plain", "hello");
-        scene.registrar.call(&scene.aor(), &options)?.expect(202, SOON).await.map(drop)
+        world.call_with(&options)?.expect(202, SOON).await.map(drop)
     })
     .await
 }
 
 #[tokio::test]
 async fn voicemail_that_meets_a_dead_token_ends_the_instance() -> Outcome {
-    ends(DAYS, &[Unregistered], |scene| async move {
+    ends(DAYS, &[Unregistered], |world| async move {
         let options = CallOptions::request("NOTIFY").header("Event", "message-summary");
         let options = options.header("Subscription-State", "active");
         let body = "Messages-Waiting: yes\r\nVoice-Message: 1/0\r\n";
         let options = options.body("application/simple-message-summary", body);
-        scene.registrar.call(&scene.aor(), &options)?.expect(200, SOON).await.map(drop)
+        world.call_with(&options)?.expect(200, SOON).await.map(drop)
     })
     .await
 }
 
 #[tokio::test]
 async fn a_test_push_that_meets_a_dead_token_ends_the_instance() -> Outcome {
-    let scene = Scene::start().await?;
-    scene.fcm.answer_with(FCM_TOKEN, [Unregistered]);
-    let instance = scene.enable_android().await?;
-    assert_eq!(scene.api.of("POST", &instance, "/test").await?.status, 202);
-    scene.await_gone(&instance).await?;
-    scene.await_metric("sipwake_wipes_total{reason=\"push-token-gone\"}", 1.0).await
+    let world = World::start().await?;
+    world.fcm.answer_with(FCM_TOKEN, [Unregistered]);
+    let instance = world.enable_android().await?;
+    assert_eq!(world.api.of("POST", &instance, "/test").await?.status, 202);
+    world.await_gone(&instance).await?;
+    world.await_metric("sipwake_wipes_total{reason=\"push-token-gone\"}", 1.0).await
 }
 
 #[tokio::test]
 async fn call_ended_that_meets_a_dead_token_ends_the_instance() -> Outcome {
-    ends(DAYS, &[Accept, Unregistered], |scene| async move {
-        let caller = scene.call()?;
-        scene.android_push().await?;
+    ends(DAYS, &[Accept, Unregistered], |world| async move {
+        let caller = world.call()?;
+        world.android_push().await?;
         // That another device has it: a missed call would be told, too.
         caller.cancel_answered_elsewhere().await?;
         caller.expect(487, SOON).await.map(drop)
@@ -87,9 +87,9 @@ async fn call_ended_that_meets_a_dead_token_ends_the_instance() -> Outcome {
 
 #[tokio::test]
 async fn the_second_push_of_a_call_that_meets_a_dead_token_ends_the_instance() -> Outcome {
-    ends(DAYS, &[Accept, Unregistered], |scene| async move {
-        let caller = scene.call()?;
-        scene.android_push().await?;
+    ends(DAYS, &[Accept, Unregistered], |world| async move {
+        let caller = world.call()?;
+        world.android_push().await?;
         caller.expect(480, SOON).await.map(drop)
     })
     .await
@@ -97,15 +97,15 @@ async fn the_second_push_of_a_call_that_meets_a_dead_token_ends_the_instance() -
 
 #[tokio::test]
 async fn a_missed_call_that_meets_a_dead_token_ends_the_instance() -> Outcome {
-    let scene = Scene::start().await?;
+    let world = World::start().await?;
     let alert = json!({"provider": "fcm", "token": "the-token-for-alerts"});
     let device = json!({"call_push": {"provider": "fcm", "token": FCM_TOKEN}, "alert_push": alert});
-    scene.fcm.answer_with("the-token-for-alerts", [Unregistered]);
-    let instance = scene.enable_as(&scene.wish_for(device)).await?;
-    let caller = scene.call()?;
-    scene.android_push().await?;
+    world.fcm.answer_with("the-token-for-alerts", [Unregistered]);
+    let instance = world.enable_as(&world.wish_for(device)).await?;
+    let caller = world.call()?;
+    world.android_push().await?;
     caller.cancel().await?;
     caller.expect(487, SOON).await?;
-    scene.await_gone(&instance).await?;
-    scene.await_metric("sipwake_wipes_total{reason=\"push-token-gone\"}", 1.0).await
+    world.await_gone(&instance).await?;
+    world.await_metric("sipwake_wipes_total{reason=\"push-token-gone\"}", 1.0).await
 }

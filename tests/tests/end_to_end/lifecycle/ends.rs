@@ -7,33 +7,30 @@ use relay::vault::{Keyring, Receipt, verify_receipt};
 use serde_json::json;
 use tests::caller::CallOptions;
 use tests::redis_server::RedisServer;
-use tests::scene::{FCM_TOKEN, OTHER_TOKEN, SOON, Scene, TOKEN, text};
+use tests::world::{FCM_TOKEN, OTHER_TOKEN, SOON, TOKEN, World, text};
 use tests::{apns, fcm};
 
 use super::Outcome;
-use super::registrations::rings;
 
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Nothing is left of what was there: at the SIP server, in the store, at the API.
-async fn nothing_is_left(scene: &Scene, redis: &RedisServer, reason: &str) -> Outcome {
-    scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;
-    scene.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
-    scene.await_metric(&format!("sipwake_wipes_total{{reason=\"{reason}\"}}"), 1.0).await?;
+async fn nothing_is_left(world: &World, redis: &RedisServer, reason: &str) -> Outcome {
+    world.await_contacts(0).await?;
+    world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
+    world.await_metric(&format!("sipwake_wipes_total{{reason=\"{reason}\"}}"), 1.0).await?;
     for state in ["registered", "registering", "retrying", "foreground", "ending"] {
-        scene.await_metric(&format!("sipwake_instances{{state=\"{state}\"}}"), 0.0).await?;
+        world.await_metric(&format!("sipwake_instances{{state=\"{state}\"}}"), 0.0).await?;
     }
     Ok(())
 }
 
 #[tokio::test]
 async fn the_receipt_of_a_wipe_verifies_with_the_public_key_and_not_when_it_is_altered() -> Outcome {
-    let redis = RedisServer::start();
-    let scene = Scene::with(|setup| setup.store = redis.url()).await?;
-    let instance = scene.enable().await?;
-    let answer = scene.api.disable(&instance).await?;
+    let (world, redis, instance) = World::lent_on_redis().await?;
+    let answer = world.api.disable(&instance).await?;
     assert_eq!(answer.status, 200);
     let receipt: Receipt = serde_json::from_slice(&answer.body).unwrap();
     assert_eq!(
@@ -43,7 +40,7 @@ async fn the_receipt_of_a_wipe_verifies_with_the_public_key_and_not_when_it_is_a
     let mut keys: Vec<String> = answer.json().as_object().unwrap().keys().cloned().collect();
     keys.sort_unstable();
     assert_eq!(keys, ["instance", "reason", "signature", "unregistered", "wiped_at"]);
-    let keyring = Keyring::open(scene.relay.setup().keyring.as_deref().unwrap()).unwrap();
+    let keyring = Keyring::open(world.relay.setup().keyring.as_deref().unwrap()).unwrap();
     let public = keyring.receipt_public_key();
     verify_receipt(&receipt, &public).unwrap();
     for altered in [
@@ -53,49 +50,36 @@ async fn the_receipt_of_a_wipe_verifies_with_the_public_key_and_not_when_it_is_a
     ] {
         assert!(verify_receipt(&altered, &public).is_err(), "{altered:?}");
     }
-    nothing_is_left(&scene, &redis, "disabled").await?;
-    scene.content()
+    nothing_is_left(&world, &redis, "disabled").await?;
+    world.content()
 }
 
 #[tokio::test]
 async fn an_instance_that_expires_is_unregistered_wiped_and_unknown() -> Outcome {
-    let redis = RedisServer::start();
-    let scene = Scene::with(|setup| {
-        setup.store = redis.url();
-        setup.lifetime = ["1s", "2s", "6d"].map(str::to_owned);
-    })
-    .await?;
-    let alert = json!({"provider": "apns", "token": OTHER_TOKEN});
-    let device = json!({"call_push": {"provider": "apns", "token": TOKEN}, "alert_push": alert});
-    let instance = scene.enable_as(&scene.wish_for(device)).await?;
-    nothing_is_left(&scene, &redis, "expired").await?;
-    assert_eq!(scene.api.read(&instance).await?.status, 404);
-    let receipt = scene.api.disable(&instance).await?;
+    let (world, redis) = World::on_redis(|setup| setup.lifetime = ["1s", "2s", "6d"].map(str::to_owned)).await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    nothing_is_left(&world, &redis, "expired").await?;
+    assert_eq!(world.api.read(&instance).await?.status, 404);
+    let receipt = world.api.disable(&instance).await?;
     assert_eq!((receipt.status, &receipt.json()["reason"]), (200, &json!("expired")));
-    assert!(scene.wake(&instance).await.is_err());
-    let push = scene.push().await?;
+    assert!(world.wake(&instance).await.is_err());
+    let push = world.push().await?;
     assert_eq!((push["event"].as_str(), push["instance"].as_str()), (Some("expired"), Some(&*instance.id)));
-    scene.content()
+    world.content()
 }
 
 #[tokio::test]
 async fn a_renewed_lifetime_keeps_the_instance_beyond_its_first_end() -> Outcome {
-    let redis = RedisServer::start();
-    let scene = Scene::with(|setup| {
-        setup.store = redis.url();
-        setup.lifetime = ["1s", "3s", "6d"].map(str::to_owned);
-    })
-    .await?;
-    let (kept, lost) = (scene.enable().await?, scene.enable_as(&scene.wish(OTHER_TOKEN)).await?);
-    let answer = scene.api.change(&kept, &json!({"lifetime_s": 1_000})).await?;
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    let until = text(&answer.json()["expires_at"]);
+    let (world, redis) = World::on_redis(|setup| setup.lifetime = ["1s", "3s", "6d"].map(str::to_owned)).await?;
+    let (kept, lost) = (world.enable().await?, world.enable_other().await?);
+    let changed = world.change(&kept, json!({"lifetime_s": 1_000})).await?;
+    let until = text(&changed["expires_at"]);
     assert!(until > text(&kept.answer["expires_at"]), "{until}");
     // The other one, enabled after it, ends: so would this one have.
-    scene.await_gone(&lost).await?;
-    assert_eq!(scene.api.read(&kept).await?.json()["expires_at"], until.as_str());
-    scene.registrar.await_contacts(&scene.aor(), 1, SOON).await?;
-    rings(&scene, &kept).await?;
+    world.await_gone(&lost).await?;
+    assert_eq!(world.api.read(&kept).await?.json()["expires_at"], until.as_str());
+    world.await_contacts(1).await?;
+    world.whole_call(&kept).await?;
     let key = redis
         .instance_keys()
         .into_iter()
@@ -103,73 +87,69 @@ async fn a_renewed_lifetime_keeps_the_instance_beyond_its_first_end() -> Outcome
         .unwrap_or_else(|| redis.instance_keys()[0].clone());
     let ttl: i64 = redis.ask(redis::cmd("TTL").arg(&key));
     assert!((900..=1_100).contains(&ttl), "the store keeps it as long: {key} {ttl}");
-    let too_long = scene.api.change(&kept, &json!({"lifetime_s": 518_401})).await?;
+    let too_long = world.api.change(&kept, &json!({"lifetime_s": 518_401})).await?;
     assert_eq!(too_long.status, 422, "never above six days");
     Ok(())
 }
 
 #[tokio::test]
 async fn an_instance_that_is_enabled_again_replaces_the_earlier_one_everywhere() -> Outcome {
-    let redis = RedisServer::start();
-    let scene = Scene::with(|setup| setup.store = redis.url()).await?;
-    let mut earlier = scene.enable().await?;
+    let (world, redis) = World::on_redis(|_| {}).await?;
+    let mut earlier = world.enable().await?;
     let alone = redis.instance_keys().len();
     for round in 1..=3 {
-        let later = scene.enable().await?;
+        let later = world.enable().await?;
         assert_ne!(later.id, earlier.id);
-        scene.await_gone(&earlier).await?;
-        scene.await_metric("sipwake_wipes_total{reason=\"replaced\"}", f64::from(round)).await?;
-        let receipt = scene.api.disable(&earlier).await?;
+        world.await_gone(&earlier).await?;
+        world.await_metric("sipwake_wipes_total{reason=\"replaced\"}", f64::from(round)).await?;
+        let receipt = world.api.disable(&earlier).await?;
         assert_eq!((receipt.status, &receipt.json()["reason"]), (200, &json!("replaced")));
-        assert!(scene.wake(&earlier).await.is_err(), "its secret opens nothing any more");
-        assert_eq!(scene.registrar.await_contacts(&scene.aor(), 1, SOON).await?.len(), 1);
+        assert!(world.wake(&earlier).await.is_err(), "its secret opens nothing any more");
+        assert_eq!(world.await_contacts(1).await?.len(), 1);
         assert_eq!(redis.instance_keys().len(), alone);
-        rings(&scene, &later).await?;
+        world.whole_call(&later).await?;
         earlier = later;
     }
-    assert_eq!(scene.api.disable(&earlier).await?.status, 200);
-    nothing_is_left(&scene, &redis, "disabled").await?;
-    scene.content()
+    world.disable(&earlier).await?;
+    nothing_is_left(&world, &redis, "disabled").await?;
+    world.content()
 }
 
 #[tokio::test]
 async fn a_token_that_apns_calls_gone_wipes_the_instance() -> Outcome {
-    let redis = RedisServer::start();
-    let scene = Scene::with(|setup| setup.store = redis.url()).await?;
-    let instance = scene.enable().await?;
-    scene.apns.answer_with(TOKEN, [apns::Answer::Gone { timestamp: (now() + 60) * 1_000 }]);
-    let caller = scene.call()?;
+    let (world, redis, instance) = World::lent_on_redis().await?;
+    world.apns.answer_with(TOKEN, [apns::Answer::Gone { timestamp: (now() + 60) * 1_000 }]);
+    let caller = world.call()?;
     caller.expect(480, SOON).await?;
-    scene.await_gone(&instance).await?;
-    nothing_is_left(&scene, &redis, "push-token-gone").await?;
-    assert_eq!(scene.apns.requests(), 1, "a dead token is not tried again");
-    scene.content_with(&[&caller], &[])
+    world.await_gone(&instance).await?;
+    nothing_is_left(&world, &redis, "push-token-gone").await?;
+    assert_eq!(world.apns.requests(), 1, "a dead token is not tried again");
+    world.content()
 }
 
 #[tokio::test]
 async fn a_bad_token_wipes_the_instance_where_pushes_were_accepted_also_before_a_restart() -> Outcome {
-    let redis = RedisServer::start();
-    let mut scene = Scene::with(|setup| setup.store = redis.url()).await?;
-    let good = scene.enable().await?;
-    rings(&scene, &good).await?;
-    scene
+    let (mut world, redis) = World::on_redis(|_| {}).await?;
+    let good = world.enable().await?;
+    world.whole_call(&good).await?;
+    world
         .until("it is written down", || async {
             redis.keys().iter().any(|key| key.starts_with("sipwake:memo:")).then_some(())
         })
         .await?;
     for restart in [false, true] {
         if restart {
-            scene.relay.kill_9().await?;
-            scene.relay.restart().await?;
-            scene.api = scene.relay.api();
-            scene.registrar.await_contacts(&scene.aor(), 1, SOON).await?;
+            world.relay.kill_9().await?;
+            world.relay.restart().await?;
+            world.api = world.relay.api();
+            world.await_contacts(1).await?;
         }
-        let bad = scene.enable_as(&scene.wish(OTHER_TOKEN)).await?;
-        scene.apns.answer_with(OTHER_TOKEN, [apns::Answer::BadDeviceToken]);
-        let caller = scene.call()?;
-        scene.push().await?;
-        scene.await_gone(&bad).await?;
-        assert_eq!(scene.api.read(&good).await?.status, 200);
+        let bad = world.enable_other().await?;
+        world.apns.answer_with(OTHER_TOKEN, [apns::Answer::BadDeviceToken]);
+        let caller = world.call()?;
+        world.push().await?;
+        world.await_gone(&bad).await?;
+        assert_eq!(world.api.read(&good).await?.status, 200);
         caller.cancel().await?;
         caller.final_response(SOON).await?;
     }
@@ -181,87 +161,84 @@ async fn when_apns_calls_every_token_bad_nobody_is_wiped_and_the_operator_hears_
     const DEVICES: usize = 5;
     let names: Vec<String> = (0..DEVICES).map(|n| format!("u{n}")).collect();
     let accounts: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "a password of theirs")).collect();
-    let scene = Scene::among(&accounts, |_| {}).await?;
-    scene.apns.answer_all(Some(apns::Answer::BadDeviceToken));
+    let world = World::among(&accounts, |_| {}).await?;
+    world.apns.answer_all(Some(apns::Answer::BadDeviceToken));
     let mut instances = Vec::new();
     for name in &names {
-        let mut wish = scene.wish(TOKEN);
-        wish["account"]["aor"] = json!(scene.registrar.aor(name));
+        let mut wish = world.wish(TOKEN);
+        wish["account"]["aor"] = json!(world.registrar.aor(name));
         wish["account"]["auth_username"] = json!(name);
         wish["account"]["password"] = json!("a password of theirs");
-        instances.push(scene.enable_as(&wish).await?);
-        let caller = scene.registrar.call(&scene.registrar.aor(name), &CallOptions::default())?;
+        instances.push(world.enable_as(&wish).await?);
+        let caller = world.call_to(&world.registrar.aor(name), &CallOptions::default())?;
         caller.expect(480, SOON).await?;
     }
     for instance in &instances {
-        assert_eq!(scene.api.read(instance).await?.json()["registration"]["state"], "registered");
+        assert_eq!(world.api.read(instance).await?.json()["registration"]["state"], "registered");
     }
-    scene.await_metric("sipwake_push_tokens_doubted_total{provider=\"apns\"}", DEVICES as f64).await?;
-    scene.relay.await_log("BadDeviceToken", SOON).await?;
-    scene.apns.answer_all(None);
-    let caller = scene.registrar.call(&scene.registrar.aor("u0"), &CallOptions::default())?;
+    world.await_metric("sipwake_push_tokens_doubted_total{provider=\"apns\"}", DEVICES as f64).await?;
+    world.relay.await_log("BadDeviceToken", SOON).await?;
+    world.apns.answer_all(None);
+    let caller = world.call_to(&world.registrar.aor("u0"), &CallOptions::default())?;
     caller.expect(180, SOON).await.map(drop)
 }
 
 #[tokio::test]
 async fn a_token_that_fcm_calls_unregistered_wipes_the_instance() -> Outcome {
-    let redis = RedisServer::start();
-    let scene = Scene::with(|setup| setup.store = redis.url()).await?;
-    let instance = scene.enable_android().await?;
-    scene.fcm.answer_with(FCM_TOKEN, [fcm::Answer::Unregistered]);
-    let caller = scene.call()?;
+    let (world, redis) = World::on_redis(|_| {}).await?;
+    let instance = world.enable_android().await?;
+    world.fcm.answer_with(FCM_TOKEN, [fcm::Answer::Unregistered]);
+    let caller = world.call()?;
     caller.expect(480, SOON).await?;
-    scene.await_gone(&instance).await?;
-    nothing_is_left(&scene, &redis, "push-token-gone").await?;
-    scene.content_with(&[&caller], &[])
+    world.await_gone(&instance).await?;
+    nothing_is_left(&world, &redis, "push-token-gone").await?;
+    world.content()
 }
 
 #[tokio::test]
 async fn a_410_that_is_older_than_the_tokens_last_enabling_wipes_nothing() -> Outcome {
-    let (scene, instance) = Scene::enabled().await?;
-    scene.apns.answer_with(TOKEN, [apns::Answer::Gone { timestamp: (now() - 3_600) * 1_000 }]);
-    let caller = scene.call()?;
+    let (world, instance) = World::lent().await?;
+    world.apns.answer_with(TOKEN, [apns::Answer::Gone { timestamp: (now() - 3_600) * 1_000 }]);
+    let caller = world.call()?;
     caller.expect(480, SOON).await?;
-    assert_eq!(scene.api.read(&instance).await?.status, 200);
-    scene.registrar.await_contacts(&scene.aor(), 1, SOON).await?;
-    rings(&scene, &instance).await
+    assert_eq!(world.api.read(&instance).await?.status, 200);
+    world.await_contacts(1).await?;
+    world.whole_call(&instance).await
 }
 
 #[tokio::test]
 async fn a_new_push_token_takes_the_place_of_the_old_one_in_the_store_too() -> Outcome {
-    let redis = RedisServer::start();
-    let scene = Scene::with(|setup| setup.store = redis.url()).await?;
-    let instance = scene.enable().await?;
+    let (world, redis, instance) = World::lent_on_redis().await?;
     let alone = redis.instance_keys().len();
     let change = json!({"device": {"call_push": {"provider": "apns", "token": OTHER_TOKEN}}});
-    assert_eq!(scene.api.change(&instance, &change).await?.status, 200);
+    assert_eq!(world.api.change(&instance, &change).await?.status, 200);
     assert_eq!(redis.instance_keys().len(), alone);
-    let caller = scene.call()?;
-    let push = scene.apns.next_push(SOON).await.map(|push| push.token);
+    let caller = world.call()?;
+    let push = world.apns.next_push(SOON).await.map(|push| push.token);
     assert_eq!(push.as_deref(), Some(OTHER_TOKEN));
-    scene.cancel(&caller).await?;
+    world.cancel(&caller).await?;
     // With the new token it is the same device; with the old one another.
-    let again = scene.enable_as(&scene.wish(OTHER_TOKEN)).await?;
-    scene.await_gone(&instance).await?;
-    scene.registrar.await_contacts(&scene.aor(), 1, SOON).await?;
-    let other = scene.enable().await?;
-    scene.await_metric("sipwake_instances{state=\"registered\"}", 2.0).await?;
+    let again = world.enable_other().await?;
+    world.await_gone(&instance).await?;
+    world.await_contacts(1).await?;
+    let other = world.enable().await?;
+    world.await_metric("sipwake_instances{state=\"registered\"}", 2.0).await?;
     for (left, instance) in [(1, &again), (0, &other)] {
-        assert_eq!(scene.api.disable(instance).await?.status, 200);
-        scene.registrar.await_contacts(&scene.aor(), left, SOON).await?;
+        world.disable(instance).await?;
+        world.await_contacts(left).await?;
     }
     assert_eq!(redis.instance_keys(), Vec::<String>::new());
-    scene.content()
+    world.content()
 }
 
 #[tokio::test]
 async fn a_wipe_does_not_wait_for_a_sip_server_that_is_silent() -> Outcome {
-    let (scene, instance) = Scene::enabled().await?;
-    scene.registrar.behave(&scene.aor(), tests::registrar::Behaviour::Silence);
+    let (world, instance) = World::lent().await?;
+    world.registrar.behave(&world.aor(), tests::registrar::Behaviour::Silence);
     let began = std::time::Instant::now();
-    let answer = scene.api.disable(&instance).await?;
+    let answer = world.api.disable(&instance).await?;
     assert_eq!((answer.status, &answer.json()["unregistered"]), (200, &json!(false)));
     assert!(began.elapsed() < Duration::from_secs(15));
-    assert_eq!(scene.api.read(&instance).await?.status, 404);
+    assert_eq!(world.api.read(&instance).await?.status, 404);
     Ok(())
 }

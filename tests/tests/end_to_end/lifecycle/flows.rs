@@ -5,11 +5,10 @@ use std::time::Duration;
 use sip::message::Name;
 use tests::registrar::Settings;
 use tests::relay_setup::Setup;
-use tests::scene::{SOON, Scene};
 use tests::wire::Transport;
+use tests::world::{SOON, World};
 
 use super::Outcome;
-use super::registrations::rings;
 
 /// Keep-alives go at least this often when the server promises Flow-Timer: 15, and a dead flow is known 10 s later.
 const PULSE: Duration = Duration::from_secs(90);
@@ -22,24 +21,24 @@ async fn a_dead_flow_is_replaced_over(transport: Transport, timing: f64) -> Outc
         setup.transports = vec![Transport::Tls, transport];
         setup.timing = timing;
     };
-    let mut scene = Scene::between(impatient, change).await?;
-    scene.transport = transport;
-    let instance = scene.enable().await?;
-    let aor = scene.aor();
+    let mut world = World::between(impatient, change).await?;
+    world.transport = transport;
+    let instance = world.enable().await?;
+    let aor = world.aor();
     // STUN over UDP, double CRLF on a stream; both are answered.
-    scene.registrar.await_pings(&aor, 1, PULSE).await?;
-    let before = scene.registrar.registers(&aor);
-    scene.registrar.be_deaf(true);
-    let again = scene.registrar.await_registers(&aor, before.len() + 1, PULSE).await?;
-    scene.registrar.be_deaf(false);
+    world.registrar.await_pings(&aor, 1, PULSE).await?;
+    let before = world.registrar.registers(&aor);
+    world.registrar.be_deaf(true);
+    let again = world.registrar.await_registers(&aor, before.len() + 1, PULSE).await?;
+    world.registrar.be_deaf(false);
     if transport != Transport::Udp {
         assert_ne!(again.flow.id(), before[0].flow.id(), "by another connection");
     }
     let via = again.request.via().expect("a Via");
     assert_eq!(via.params.get("rport").is_some(), transport == Transport::Udp, "RFC 3581");
     assert_eq!(again.request.call_id(), before[0].request.call_id(), "the same binding");
-    scene.registrar.await_contacts(&aor, 1, SOON).await?;
-    rings(&scene, &instance).await
+    world.registrar.await_contacts(&aor, 1, SOON).await?;
+    world.whole_call(&instance).await
 }
 
 plays! { a_dead_flow_is_replaced_over:
@@ -51,15 +50,15 @@ plays! { a_dead_flow_is_replaced_over:
 /// A server on UDP whose challenge makes the answer too large for a datagram; the transports of its REGISTERs.
 async fn with_a_large_answer(transports: &[Transport]) -> Result<Vec<Transport>, tests::board::Missed> {
     let wordy = |settings: &mut Settings| settings.nonce_length = 900;
-    let mut scene = Scene::between(wordy, |setup| setup.transports = transports.to_vec()).await?;
-    scene.transport = Transport::Udp;
-    let instance = scene.enable().await?;
-    let registers = scene.registrar.registers(&scene.aor());
+    let mut world = World::between(wordy, |setup| setup.transports = transports.to_vec()).await?;
+    world.transport = Transport::Udp;
+    let instance = world.enable().await?;
+    let registers = world.registrar.registers(&world.aor());
     for register in &registers {
         let via = register.request.elements(Name::Via).next().unwrap_or_default().to_owned();
         assert!(via.contains(register.flow.transport().via()), "{via}");
     }
-    rings(&scene, &instance).await?;
+    world.whole_call(&instance).await?;
     Ok(registers.iter().map(|register| register.flow.transport()).collect())
 }
 

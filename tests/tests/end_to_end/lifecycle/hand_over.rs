@@ -11,7 +11,7 @@ use tests::caller::{CallOptions, Caller};
 use tests::redis_server::RedisServer;
 use tests::relay_process::RelayProcess;
 use tests::relay_setup::Ports;
-use tests::scene::{SOON, Scene, TOKEN};
+use tests::world::{SOON, TOKEN, World};
 
 use super::Outcome;
 
@@ -21,7 +21,7 @@ const ACCOUNTS: usize = 10;
 
 /// Some accounts that are lent to the first node of several.
 struct Callees {
-    scene: Scene,
+    world: World,
     aors: Vec<String>,
     instances: Vec<Instance>,
 }
@@ -30,21 +30,21 @@ impl Callees {
     async fn enabled(redis: &RedisServer) -> Result<Self, Missed> {
         let names: Vec<String> = (0..ACCOUNTS).map(|n| format!("u{n}")).collect();
         let accounts: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), PASSWORD)).collect();
-        let scene = Scene::among(&accounts, |setup| setup.store = redis.url()).await?;
+        let world = World::among(&accounts, |setup| setup.store = redis.url()).await?;
         let (mut aors, mut instances) = (Vec::new(), Vec::new());
         for name in &names {
-            let mut wish = scene.wish(TOKEN);
-            wish["account"]["aor"] = json!(scene.registrar.aor(name));
+            let mut wish = world.wish(TOKEN);
+            wish["account"]["aor"] = json!(world.registrar.aor(name));
             wish["account"]["auth_username"] = json!(name);
             wish["account"]["password"] = json!(PASSWORD);
-            instances.push(scene.enable_as(&wish).await?);
-            aors.push(scene.registrar.aor(name));
+            instances.push(world.enable_as(&wish).await?);
+            aors.push(world.registrar.aor(name));
         }
-        Ok(Self { scene, aors, instances })
+        Ok(Self { world, aors, instances })
     }
 
     async fn second_node(&self) -> Result<RelayProcess, Missed> {
-        let mut setup = self.scene.relay.setup().clone();
+        let mut setup = self.world.relay.setup().clone();
         setup.ports = Ports::default();
         RelayProcess::start(setup).await
     }
@@ -62,7 +62,7 @@ impl Callees {
                 }
                 _ = ticks.tick() => {
                     let aor = &self.aors[calls.len() % ACCOUNTS];
-                    calls.push(ring(self.scene.registrar.call(aor, &CallOptions::default())?, begun.elapsed()));
+                    calls.push(ring(self.world.call_to(aor, &CallOptions::default())?, begun.elapsed()));
                 }
             }
         }
@@ -75,7 +75,7 @@ impl Callees {
             call.await.map_err(|error| Missed::new("a call", error.to_string()))??;
         }
         let mut pushes = BTreeMap::new();
-        while let Some(push) = self.scene.apns.next_push(Duration::from_millis(300)).await {
+        while let Some(push) = self.world.apns.next_push(Duration::from_millis(300)).await {
             let call = push.payload["sipwake"]["call"].as_str().unwrap_or_default().to_owned();
             *pushes.entry(call).or_insert(0) += 1;
         }
@@ -110,7 +110,7 @@ async fn a_node_that_is_told_to_end_hands_its_instances_over_and_no_call_is_lost
     let other = callees.second_node().await?;
     let leaves = async {
         meanwhile(0.6).await;
-        let status = callees.scene.relay.terminate(SOON).await?;
+        let status = callees.world.relay.terminate(SOON).await?;
         assert!(status.success(), "{status:?}");
         meanwhile(0.6).await;
         Ok(())
@@ -118,7 +118,7 @@ async fn a_node_that_is_told_to_end_hands_its_instances_over_and_no_call_is_lost
     let calls = callees.calls_until(leaves).await?;
     callees.all_rang(calls).await?;
     for (aor, instance) in callees.aors.iter().zip(&callees.instances) {
-        assert_eq!(callees.scene.registrar.contacts(aor).len(), 1, "the Contact of the node that left is gone");
+        assert_eq!(callees.world.registrar.contacts(aor).len(), 1, "the Contact of the node that left is gone");
         assert_eq!(other.api().read(instance).await?.json()["registration"]["state"], "registered");
     }
     Ok(())
@@ -128,14 +128,14 @@ async fn a_node_that_is_told_to_end_hands_its_instances_over_and_no_call_is_lost
 async fn calls_that_come_while_a_node_starts_again_wait_for_their_instances() -> Outcome {
     let redis = RedisServer::start();
     let mut callees = Callees::enabled(&redis).await?;
-    callees.scene.relay.kill_9().await?;
-    callees.scene.relay.relaunch()?;
+    callees.world.relay.kill_9().await?;
+    callees.world.relay.relaunch()?;
     // The first calls come with the first connection that the new run accepts.
     let mut calls = Vec::new();
     for aor in &callees.aors {
-        let relay = callees.scene.relay.upstream(tests::wire::Transport::Tls);
-        let call = || async { callees.scene.registrar.call_anew(aor, relay, &CallOptions::default()).await.ok() };
-        let caller = callees.scene.until("the new run listens", call).await?;
+        let relay = callees.world.relay.upstream(tests::wire::Transport::Tls);
+        let call = || async { callees.world.registrar.call_anew(aor, relay, &CallOptions::default()).await.ok() };
+        let caller = callees.world.until("the new run listens", call).await?;
         calls.push(ring(caller, Duration::ZERO));
     }
     callees.all_rang(calls).await
@@ -146,14 +146,14 @@ async fn a_node_that_stood_still_longer_than_its_lease_pushes_nothing_that_anoth
     let redis = RedisServer::start();
     let callees = Callees::enabled(&redis).await?;
     let other = callees.second_node().await?;
-    let pid = Pid::from_raw(callees.scene.relay.pid().cast_signed()).ok_or_else(|| Missed::new("a process", "none"))?;
+    let pid = Pid::from_raw(callees.world.relay.pid().cast_signed()).ok_or_else(|| Missed::new("a process", "none"))?;
     kill_process(pid, Signal::STOP).map_err(|error| Missed::new("SIGSTOP", error.to_string()))?;
     // Calls wait in its socket, and are not answered; their SIP server calls the other node.
     let waiting: Vec<Caller> =
-        callees.aors.iter().filter_map(|aor| callees.scene.registrar.call(aor, &CallOptions::default()).ok()).collect();
+        callees.aors.iter().filter_map(|aor| callees.world.call_to(aor, &CallOptions::default()).ok()).collect();
     assert_eq!(waiting.len(), ACCOUNTS);
     callees
-        .scene
+        .world
         .until("the other node has all", || async {
             (other.metric("sipwake_instances{state=\"registered\"}").await == Some(ACCOUNTS as f64)).then_some(())
         })
@@ -163,10 +163,10 @@ async fn a_node_that_stood_still_longer_than_its_lease_pushes_nothing_that_anoth
         let refused = caller.final_response(SOON).await?;
         assert!(matches!(refused.status(), Some(404 | 480 | 503)), "{refused:?}");
     }
-    assert!(callees.scene.apns.next_push(Duration::from_millis(300)).await.is_none(), "it owns none of them");
+    assert!(callees.world.apns.next_push(Duration::from_millis(300)).await.is_none(), "it owns none of them");
     let mut calls = Vec::new();
     for aor in &callees.aors {
-        calls.push(ring(callees.scene.registrar.call(aor, &CallOptions::default())?, Duration::ZERO));
+        calls.push(ring(callees.world.call_to(aor, &CallOptions::default())?, Duration::ZERO));
     }
     callees.all_rang(calls).await
 }

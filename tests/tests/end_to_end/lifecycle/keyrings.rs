@@ -7,12 +7,11 @@ use tests::board::Missed;
 use tests::redis_server::RedisServer;
 use tests::relay_process::{RelayProcess, binary};
 use tests::relay_setup::Ports;
-use tests::scene::{OTHER_TOKEN, SOON, Scene};
 use tests::scratch::Scratch;
 use tests::skewed_clock::SkewedClock;
+use tests::world::{OTHER_TOKEN, SOON, World};
 
 use super::Outcome;
-use super::registrations::rings;
 
 const DAY_S: i64 = 86_400;
 
@@ -20,31 +19,31 @@ const DAY_S: i64 = 86_400;
 async fn what_a_node_has_sealed_days_later_opens_at_another_that_has_a_copy_of_its_keyring() -> Outcome {
     let (clock, scratch) = (SkewedClock::new(), Scratch::new());
     let redis = RedisServer::start_by(&clock);
-    let mut scene = Scene::with(|setup| {
+    let mut world = World::with(|setup| {
         setup.store = redis.url();
         setup.environment.extend(clock.environment());
     })
     .await?;
     let copy = scratch.path().join("keyring");
-    std::fs::copy(scene.relay.setup().keyring.as_ref().expect("a file"), &copy)?;
-    let mut setup = scene.relay.setup().clone();
+    std::fs::copy(world.relay.setup().keyring.as_ref().expect("a file"), &copy)?;
+    let mut setup = world.relay.setup().clone();
     (setup.ports, setup.keyring) = (Ports::default(), Some(copy));
     let mut other = RelayProcess::start(setup).await?;
-    scene.relay.kill_9().await?;
+    world.relay.kill_9().await?;
     other.kill_9().await?;
     for day in 1..=3 {
         clock.set(day * DAY_S);
         // Both day by day, so that both have made a key of that day before they meet.
-        scene.relay.restart().await?;
+        world.relay.restart().await?;
         other.restart().await?;
         if day < 3 {
-            scene.relay.kill_9().await?;
+            world.relay.kill_9().await?;
             other.kill_9().await?;
         }
     }
-    let instance = scene.enable_as(&scene.wish(OTHER_TOKEN)).await?;
-    scene.relay.kill_9().await?;
-    let taken = scene.until("the other node has it", || async {
+    let instance = world.enable_other().await?;
+    world.relay.kill_9().await?;
+    let taken = world.until("the other node has it", || async {
         let answer = other.api().read(&instance).await.ok()?.json();
         (answer["registration"]["state"] == "registered").then_some(())
     });
@@ -55,36 +54,35 @@ async fn what_a_node_has_sealed_days_later_opens_at_another_that_has_a_copy_of_i
 #[tokio::test]
 async fn a_node_with_another_keyring_says_so_and_is_not_ready_until_it_has_that_of_the_others() -> Outcome {
     let (redis, scratch) = (RedisServer::start(), Scratch::new());
-    let scene = Scene::with(|setup| setup.store = redis.url()).await?;
-    let mut setup = scene.relay.setup().clone();
+    let world = World::with(|setup| setup.store = redis.url()).await?;
+    let mut setup = world.relay.setup().clone();
     let keyring = scratch.path().join("another");
     (setup.ports, setup.keyring) = (Ports::default(), Some(keyring.clone()));
     let mut other = RelayProcess::launch(setup)?;
-    let unready = scene.until("not ready, and why", || async {
+    let unready = world.until("not ready, and why", || async {
         let answer = other.operator().get("/readyz").await.ok().filter(|answer| answer.status == 503)?.text();
         answer.contains("the other nodes use another keyring").then_some(())
     });
     unready.await?;
-    let answer = other.api().enable(&scene.wish(OTHER_TOKEN)).await?;
+    let answer = other.api().enable(&world.wish(OTHER_TOKEN)).await?;
     assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());
-    assert_eq!(scene.registrar.registers(&scene.aor()).len(), 0, "the SIP server was not bothered");
+    assert_eq!(world.registrar.registers(&world.aor()).len(), 0, "the SIP server was not bothered");
     other.kill_9().await?;
     let check = sipwake(&["check", "--config"], other.config())?;
     let said = String::from_utf8_lossy(&check.stderr).into_owned();
     assert!(!check.status.success() && said.contains("error: store.keyring: the other nodes"), "{said}");
-    std::fs::copy(scene.relay.setup().keyring.as_ref().expect("a file"), &keyring)?;
+    std::fs::copy(world.relay.setup().keyring.as_ref().expect("a file"), &keyring)?;
     other.restart().await?;
-    assert_eq!(other.api().enable(&scene.wish(OTHER_TOKEN)).await?.status, 201);
+    assert_eq!(other.api().enable(&world.wish(OTHER_TOKEN)).await?.status, 201);
     other.await_log("serving", SOON).await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn the_command_shows_and_rotates_a_keyring_and_prints_no_key() -> Outcome {
-    let scene = Scene::start().await?;
-    let instance = scene.enable().await?;
+    let (world, instance) = World::lent().await?;
     let scratch = Scratch::new();
-    let keyring = scene.relay.setup().keyring.clone().expect("a file");
+    let keyring = world.relay.setup().keyring.clone().expect("a file");
     let copy = scratch.path().join("copy");
     std::fs::copy(&keyring, &copy)?;
     let show = |file: &Path| -> Result<String, Missed> {
@@ -106,13 +104,13 @@ async fn the_command_shows_and_rotates_a_keyring_and_prints_no_key() -> Outcome 
     }
     assert_eq!(show(&keyring)?, show(&copy)?);
     assert_ne!(show(&keyring)?, before);
-    rings(&scene, &instance).await?;
+    world.whole_call(&instance).await?;
     let few = scratch.file("few", "few");
     let refused = sipwake(&["keys", "rotate", "--entropy", few.to_str().unwrap_or_default(), "--keyring"], &copy)?;
     assert_eq!(refused.status.code(), Some(1));
-    let by_config = sipwake(&["keys", "show", "--json", "--config"], scene.relay.config())?;
+    let by_config = sipwake(&["keys", "show", "--json", "--config"], world.relay.config())?;
     assert_eq!(String::from_utf8_lossy(&by_config.stdout), show(&keyring)?);
-    assert_eq!(scene.api.disable(&instance).await?.status, 200);
+    world.disable(&instance).await?;
     Ok(())
 }
 

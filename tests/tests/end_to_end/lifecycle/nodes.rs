@@ -10,48 +10,48 @@ use tests::redis_server::RedisServer;
 use tests::registrar;
 use tests::relay_process::RelayProcess;
 use tests::relay_setup::Ports;
-use tests::scene::{OTHER_TOKEN, SOON, Scene, TOKEN};
+use tests::world::{OTHER_TOKEN, SOON, TOKEN, World};
 
 use super::Outcome;
 
-/// A scene, and a second node with its store and its keyring.
-async fn two_nodes(redis: &RedisServer) -> Result<(Scene, RelayProcess), Missed> {
-    let scene = Scene::between(|server| server.contacts = 2, |setup| setup.store = redis.url()).await?;
-    let mut setup = scene.relay.setup().clone();
+/// A world, and a second node with its store and its keyring.
+async fn two_nodes(redis: &RedisServer) -> Result<(World, RelayProcess), Missed> {
+    let world = World::between(|server| server.contacts = 2, |setup| setup.store = redis.url()).await?;
+    let mut setup = world.relay.setup().clone();
     setup.ports = Ports::default();
     let other = RelayProcess::start(setup).await?;
-    Ok((scene, other))
+    Ok((world, other))
 }
 
 #[tokio::test]
 async fn an_account_that_is_enabled_again_on_another_node_is_let_go_of_by_the_first() -> Outcome {
     let redis = RedisServer::start();
-    let (scene, other) = two_nodes(&redis).await?;
-    let earlier = scene.enable().await?;
+    let (world, other) = two_nodes(&redis).await?;
+    let earlier = world.enable().await?;
     let alone = redis.instance_keys().len();
-    let later = other.api().enabled(&scene.wish(TOKEN)).await.map_err(|error| Missed::new("201", error.to_string()))?;
-    scene.await_gone(&earlier).await?;
-    let contacts = scene.registrar.await_contacts(&scene.aor(), 1, SOON).await?;
+    let later = other.api().enabled(&world.wish(TOKEN)).await.map_err(|error| Missed::new("201", error.to_string()))?;
+    world.await_gone(&earlier).await?;
+    let contacts = world.await_contacts(1).await?;
     assert_eq!(contacts.len(), 1, "the first node has unregistered its Contact");
     assert_eq!(other.api().read(&later).await?.status, 200);
-    scene.until("one record", || async { (redis.instance_keys().len() == alone).then_some(()) }).await
+    world.until("one record", || async { (redis.instance_keys().len() == alone).then_some(()) }).await
 }
 
 #[tokio::test]
 async fn a_token_that_another_instance_takes_by_a_change_ends_its_earlier_holder_there_or_elsewhere() -> Outcome {
     let redis = RedisServer::start();
-    let (scene, other) = two_nodes(&redis).await?;
-    for api in [&scene.api, &other.api()] {
-        let holder = scene.enable().await?;
+    let (world, other) = two_nodes(&redis).await?;
+    for api in [&world.api, &other.api()] {
+        let holder = world.enable().await?;
         let taker =
-            api.enabled(&scene.wish(OTHER_TOKEN)).await.map_err(|error| Missed::new("201", error.to_string()))?;
+            api.enabled(&world.wish(OTHER_TOKEN)).await.map_err(|error| Missed::new("201", error.to_string()))?;
         let change = json!({"device": {"call_push": {"provider": "apns", "token": TOKEN}}});
         assert_eq!(api.change(&taker, &change).await?.status, 200);
-        scene.await_gone(&holder).await?;
+        world.await_gone(&holder).await?;
         assert_eq!(api.read(&taker).await?.status, 200);
-        assert_eq!(scene.registrar.await_contacts(&scene.aor(), 1, SOON).await?.len(), 1);
+        assert_eq!(world.await_contacts(1).await?.len(), 1);
         assert_eq!(api.disable(&taker).await?.status, 200);
-        scene.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
+        world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
     }
     Ok(())
 }
@@ -59,22 +59,22 @@ async fn a_token_that_another_instance_takes_by_a_change_ends_its_earlier_holder
 #[tokio::test]
 async fn any_node_answers_an_app_for_an_instance_that_another_one_owns() -> Outcome {
     let redis = RedisServer::start();
-    let (scene, other) = two_nodes(&redis).await?;
-    let instance = scene.enable().await?;
-    let (here, there) = (&scene.api, &other.api());
+    let (world, other) = two_nodes(&redis).await?;
+    let instance = world.enable().await?;
+    let (here, there) = (&world.api, &other.api());
     assert_eq!(there.read(&instance).await?.json(), here.read(&instance).await?.json());
     for rest in ["/timeline", "/export", "/messages", "/missed-calls"] {
         let (asked, direct) = (there.of("GET", &instance, rest).await?, here.of("GET", &instance, rest).await?);
         assert_eq!((asked.status, asked.json()), (200, direct.json()), "{rest}");
     }
-    let (_caller, push) = scene.call_and_push().await?;
+    let (_caller, push) = world.call_and_push().await?;
     let call = push["call"].as_str().unwrap_or_default();
     assert_eq!(there.call(&instance, call).await?.json(), here.call(&instance, call).await?.json());
     assert_eq!(there.decline(&instance, call).await?.status, 204);
     assert_eq!(here.call(&instance, call).await?.json()["state"], "declined");
     let changed = there.change(&instance, &json!({"presence": "foreground"})).await?;
     assert_eq!((changed.status, &changed.json()["presence"]), (200, &json!("foreground")), "{}", changed.text());
-    scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;
+    world.await_contacts(0).await?;
     let wrong = there.change(&instance, &json!({"presence": "nowhere"})).await?;
     assert_eq!((wrong.status, wrong.problem().as_deref()), (422, Some("invalid-body")), "the owner's refusal is told");
     // Who has not its secret learns what he learns from the owner.
@@ -87,15 +87,15 @@ async fn any_node_answers_an_app_for_an_instance_that_another_one_owns() -> Outc
     assert_eq!((receipt.status, &receipt.json()["reason"]), (200, &json!("disabled")), "{}", receipt.text());
     assert_eq!(here.disable(&instance).await?.json(), receipt.json(), "its owner has the same");
     assert_eq!(there.read(&instance).await?.status, 404);
-    scene.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await
+    world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await
 }
 
 #[tokio::test]
 async fn an_instance_whose_owner_has_died_is_seen_and_wiped_at_another_node() -> Outcome {
     let redis = RedisServer::start();
-    let (scene, other) = two_nodes(&redis).await?;
-    let (kept, wiped) = (scene.enable().await?, scene.enable_android().await?);
-    scene.relay.kill_9().await?;
+    let (world, other) = two_nodes(&redis).await?;
+    let (kept, wiped) = (world.enable().await?, world.enable_android().await?);
+    world.relay.kill_9().await?;
     let there = other.api();
     let seen = there.read(&kept).await?;
     assert_eq!((seen.status, &seen.json()["state"]), (200, &json!("active")), "{}", seen.text());
@@ -103,7 +103,7 @@ async fn an_instance_whose_owner_has_died_is_seen_and_wiped_at_another_node() ->
     assert_eq!((receipt.status, &receipt.json()["instance"]), (200, &json!(wiped.id)), "{}", receipt.text());
     assert_eq!(there.disable(&wiped).await?.json(), receipt.json());
     assert_eq!(there.read(&wiped).await?.status, 404);
-    scene
+    world
         .until("the other one is registered again", || async {
             let seen = there.read(&kept).await.ok()?.json();
             (seen["registration"]["state"] == "registered").then_some(())
@@ -130,29 +130,29 @@ async fn what_a_killed_node_leaves(outbound: bool) -> Outcome {
         // It forks to as many Contacts as come.
         (settings.contacts, settings.outbound) = (usize::MAX, outbound);
     };
-    let scene = Scene::between(server, |setup| setup.store = redis.url()).await?;
+    let world = World::between(server, |setup| setup.store = redis.url()).await?;
     let mut others = Vec::new();
     for _ in 0..2 {
-        let mut setup = scene.relay.setup().clone();
+        let mut setup = world.relay.setup().clone();
         setup.ports = Ports::default();
         others.push(RelayProcess::start(setup).await?);
     }
     for name in &names {
-        let mut wish = scene.wish(TOKEN);
-        wish["account"]["aor"] = json!(scene.registrar.aor(name));
+        let mut wish = world.wish(TOKEN);
+        wish["account"]["aor"] = json!(world.registrar.aor(name));
         wish["account"]["auth_username"] = json!(name);
         wish["account"]["password"] = json!("a password of theirs");
-        scene.enable_as(&wish).await?;
+        world.enable_as(&wish).await?;
     }
-    let before: Vec<_> = names.iter().map(|name| scene.registrar.contacts(&scene.registrar.aor(name))).collect();
+    let before: Vec<_> = names.iter().map(|name| world.registrar.contacts(&world.registrar.aor(name))).collect();
     let killed_at = Instant::now();
-    scene.relay.kill_9().await?;
+    world.relay.kill_9().await?;
     let moved = || async {
-        let now = names.iter().map(|name| scene.registrar.contacts(&scene.registrar.aor(name)));
+        let now = names.iter().map(|name| world.registrar.contacts(&world.registrar.aor(name)));
         let moved = now.zip(&before).filter(|(now, before)| now.len() == 1 && now[0].uri != before[0].uri).count();
         (moved == ACCOUNTS).then_some(())
     };
-    scene.until("each account has one Contact, and another than before", moved).await?;
+    world.until("each account has one Contact, and another than before", moved).await?;
     let took = killed_at.elapsed();
     assert!(took < Duration::from_secs(8), "{took:?}");
     for other in &others {
@@ -171,23 +171,23 @@ async fn the_rights_that_the_readme_names_are_enough_for_everything_and_no_comma
     user.arg("SETUSER").arg("relay").arg("on").arg(">a-long-password").arg("resetchannels");
     redis.ask::<()>(user.arg(line.split(' ').collect::<Vec<_>>()));
     let url = redis.url().replace("redis://", "redis://relay:a-long-password@");
-    let scene = Scene::between(|server| server.contacts = 2, |setup| setup.store = url).await?;
-    let mut setup = scene.relay.setup().clone();
+    let world = World::between(|server| server.contacts = 2, |setup| setup.store = url).await?;
+    let mut setup = world.relay.setup().clone();
     setup.ports = Ports::default();
     let other = RelayProcess::start(setup).await?;
-    let instance = scene.enable().await?;
+    let instance = world.enable().await?;
     let there = other.api();
-    let (caller, push) = scene.call_and_push().await?;
+    let (caller, push) = world.call_and_push().await?;
     assert_eq!(there.decline(&instance, push["call"].as_str().unwrap_or_default()).await?.status, 204);
     caller.expect(603, SOON).await?;
-    let written = scene.registrar.call(&scene.aor(), &CallOptions::request("MESSAGE").body("text/plain", "hello"))?;
+    let written = world.call_with(&CallOptions::request("MESSAGE").body("text/plain", "hello"))?;
     written.expect(202, SOON).await?;
     let kept = there.of("GET", &instance, "/messages").await?.json();
     let message = kept["messages"][0]["message"].as_str().unwrap_or_default().to_owned();
     assert_eq!(there.of("DELETE", &instance, &format!("/messages/{message}")).await?.status, 204);
     assert_eq!(there.change(&instance, &json!({"lifetime_s": 300_000})).await?.status, 200);
-    scene.relay.kill_9().await?;
-    scene
+    world.relay.kill_9().await?;
+    world
         .until("the other node has it", || async {
             (there.read(&instance).await.ok()?.json()["registration"]["state"] == "registered").then_some(())
         })
@@ -200,20 +200,19 @@ async fn the_rights_that_the_readme_names_are_enough_for_everything_and_no_comma
 
 #[tokio::test]
 async fn what_does_not_open_with_a_nodes_keyring_is_no_wrong_secret_and_what_is_not_there_is_not_there() -> Outcome {
-    let redis = RedisServer::start();
-    let scene = Scene::with(|setup| setup.store = redis.url()).await?;
-    let mut setup = scene.relay.setup().clone();
+    let (world, _redis) = World::on_redis(|_| {}).await?;
+    let mut setup = world.relay.setup().clone();
     setup.ports = Ports::default();
-    setup.keyring = Some(scene.authority.directory().join("another-keyring"));
+    setup.keyring = Some(world.authority.directory().join("another-keyring"));
     let other = RelayProcess::launch(setup)?;
     other.await_log("serving", SOON).await?;
-    let instance = scene.enable().await?;
+    let instance = world.enable().await?;
     let answer = other.api().read(&instance).await?;
     assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("owner-away")), "{}", answer.text());
     for (relay, id, status) in [
         (&other, instance.id.as_str(), 503),
         (&other, "pi_aaaaaaaaaaaaaaaaaaaaaaaaaa", 404),
-        (&scene.relay, "pi_aaaaaaaaaaaaaaaaaaaaaaaaaa", 404),
+        (&world.relay, "pi_aaaaaaaaaaaaaaaaaaaaaaaaaa", 404),
     ] {
         let (path, token) = (format!("/v1/operator/instances/{id}/wipe"), relay.setup().operator_token.as_str());
         let wiped = relay.operator().json("POST", &path, Some(token), None).await?;

@@ -5,46 +5,46 @@ use tests::gate::Gate;
 use tests::redis_server::RedisServer;
 use tests::relay_process::RelayProcess;
 use tests::relay_setup::Ports;
-use tests::scene::{OTHER_TOKEN, SOON, Scene};
+use tests::world::World;
 
 use super::Outcome;
 
-/// A scene whose node reaches the store through a door, and a second node that needs none.
-async fn two_nodes(redis: &RedisServer) -> Result<(Scene, RelayProcess, Gate), Missed> {
+/// A world whose node reaches the store through a door, and a second node that needs none.
+async fn two_nodes(redis: &RedisServer) -> Result<(World, RelayProcess, Gate), Missed> {
     let mut gate = Gate::closed(([127, 0, 0, 1], redis.port()).into());
     gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
     let store = format!("redis://{}", gate.address());
-    let scene = Scene::between(|server| server.contacts = 2, |setup| setup.store = store).await?;
-    let mut setup = scene.relay.setup().clone();
+    let world = World::between(|server| server.contacts = 2, |setup| setup.store = store).await?;
+    let mut setup = world.relay.setup().clone();
     setup.ports = Ports::default();
     setup.store = redis.url();
     let other = RelayProcess::start(setup).await?;
-    Ok((scene, other, gate))
+    Ok((world, other, gate))
 }
 
-async fn await_registered(scene: &Scene, relay: &RelayProcess, count: f64) -> Outcome {
+async fn await_registered(world: &World, relay: &RelayProcess, count: f64) -> Outcome {
     let look = || async {
         let registered = relay.metric("sipwake_instances{state=\"registered\"}").await?;
         (registered == count).then_some(())
     };
-    scene.until(&format!("{count} instances that are registered"), look).await
+    world.until(&format!("{count} instances that are registered"), look).await
 }
 
 #[tokio::test]
 async fn a_node_that_was_cut_off_brings_nothing_back_that_was_taken_over_and_wiped_meanwhile() -> Outcome {
     let redis = RedisServer::start();
-    let (scene, other, mut gate) = two_nodes(&redis).await?;
-    let instance = scene.enable().await?;
+    let (world, other, mut gate) = two_nodes(&redis).await?;
+    let instance = world.enable().await?;
     gate.close();
-    await_registered(&scene, &other, 1.0).await?;
+    await_registered(&world, &other, 1.0).await?;
     let receipt = other.api().disable(&instance).await?;
     assert_eq!(receipt.status, 200, "{}", receipt.text());
     assert!(redis.instance_keys().is_empty());
     gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
     // The node lets go of it, though not one of its records is there.
-    scene.await_gone(&instance).await?;
+    world.await_gone(&instance).await?;
     assert!(redis.instance_keys().is_empty(), "{:?}", redis.instance_keys());
-    scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;
+    world.await_contacts(0).await?;
     assert_eq!(other.api().disable(&instance).await?.json(), receipt.json());
     Ok(())
 }
@@ -52,17 +52,17 @@ async fn a_node_that_was_cut_off_brings_nothing_back_that_was_taken_over_and_wip
 #[tokio::test]
 async fn a_node_that_was_cut_off_writes_again_what_the_store_has_lost_meanwhile() -> Outcome {
     let redis = RedisServer::start();
-    let (scene, other, mut gate) = two_nodes(&redis).await?;
-    let (one, two) = (scene.enable().await?, scene.enable_as(&scene.wish(OTHER_TOKEN)).await?);
+    let (world, other, mut gate) = two_nodes(&redis).await?;
+    let (one, two) = (world.enable().await?, world.enable_other().await?);
     let kept = redis.instance_keys().len();
     gate.close();
-    scene.await_metric("sipwake_store_up", 0.0).await?;
+    world.await_metric("sipwake_store_up", 0.0).await?;
     redis.ask::<()>(&redis::cmd("FLUSHALL"));
     gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
-    scene.until("the records again", || async { (redis.instance_keys().len() == kept).then_some(()) }).await?;
+    world.until("the records again", || async { (redis.instance_keys().len() == kept).then_some(()) }).await?;
     for instance in [&one, &two] {
         assert_eq!(other.api().read(instance).await?.status, 200);
         assert_eq!(other.api().disable(instance).await?.status, 200);
     }
-    scene.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await
+    world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await
 }

@@ -5,33 +5,32 @@ use std::time::{Duration, Instant};
 
 use tests::digest::Algorithm;
 use tests::redis_server::RedisServer;
-use tests::scene::{OTHER_TOKEN, SOON, Scene, TOKEN, text};
+use tests::world::{OTHER_TOKEN, SOON, TOKEN, World, text};
 
 use super::Outcome;
-use super::registrations::rings;
 
 #[tokio::test]
 async fn where_md5_is_refused_a_server_that_knows_nothing_else_is_refused_in_words() -> Outcome {
     let md5 = |settings: &mut tests::registrar::Settings| settings.algorithms = vec![Algorithm::Md5];
-    let scene = Scene::between(md5, |setup| setup.upstream = "allow_md5 = false\n".to_owned()).await?;
-    let answer = scene.api.enable(&scene.wish(TOKEN)).await?;
+    let world = World::between(md5, |setup| setup.upstream = "allow_md5 = false\n".to_owned()).await?;
+    let answer = world.api.enable(&world.wish(TOKEN)).await?;
     let problem = answer.json();
     assert_eq!((answer.status, text(&problem["type"]).as_str()), (422, "urn:sipwake:problem:upstream-refused"));
     assert_eq!(problem["sip_status"], 401);
     let detail = text(&problem["detail"]);
     assert!(detail.contains("SHA-256") && detail.contains("upstream.allow_md5"), "{detail}");
-    let registers = scene.registrar.registers(&scene.aor());
+    let registers = world.registrar.registers(&world.aor());
     assert_eq!(registers.len(), 1, "nothing was sent that was made with MD5");
     // One that knows better is asked with that.
-    let scene = Scene::with(|setup| setup.upstream = "allow_md5 = false\n".to_owned()).await?;
-    rings(&scene, &scene.enable().await?).await
+    let world = World::with(|setup| setup.upstream = "allow_md5 = false\n".to_owned()).await?;
+    world.whole_call(&world.enable().await?).await
 }
 
 #[tokio::test]
 async fn a_server_that_knows_md5_alone_is_served_unless_the_operator_refuses_it() -> Outcome {
     let md5 = |settings: &mut tests::registrar::Settings| settings.algorithms = vec![Algorithm::Md5];
-    let scene = Scene::between(md5, |_| {}).await?;
-    rings(&scene, &scene.enable().await?).await
+    let world = World::between(md5, |_| {}).await?;
+    world.whole_call(&world.enable().await?).await
 }
 
 #[tokio::test]
@@ -44,33 +43,33 @@ async fn a_restart_asks_the_sip_server_no_faster_than_the_operator_says() -> Out
     let further = |server: &mut tests::registrar::Settings| {
         server.users.extend(users.iter().map(|user| (user.clone(), "wonderland".to_owned())));
     };
-    let mut scene = Scene::between(further, |setup| {
+    let mut world = World::between(further, |setup| {
         setup.store = redis.url();
         setup.upstream = format!("registrations_per_second = {PER_SECOND}\n");
     })
     .await?;
     for (number, user) in users.iter().enumerate() {
-        let mut wish = scene.wish(&format!("{number:02x}{}", &OTHER_TOKEN[2..]));
-        wish["account"]["aor"] = scene.registrar.aor(user).into();
+        let mut wish = world.wish(&format!("{number:02x}{}", &OTHER_TOKEN[2..]));
+        wish["account"]["aor"] = world.registrar.aor(user).into();
         wish["account"]["auth_username"] = user.as_str().into();
-        scene.enable_as(&wish).await?;
+        world.enable_as(&wish).await?;
     }
-    let all = |scene: &Scene| -> Vec<tests::registrar::RegisterSeen> {
-        users.iter().flat_map(|user| scene.registrar.registers(&scene.registrar.aor(user))).collect()
+    let all = |world: &World| -> Vec<tests::registrar::RegisterSeen> {
+        users.iter().flat_map(|user| world.registrar.registers(&world.registrar.aor(user))).collect()
     };
-    scene.relay.kill_9().await?;
-    scene.registrar.forget();
+    world.relay.kill_9().await?;
+    world.registrar.forget();
     let began = Instant::now();
-    scene.relay.restart().await?;
+    world.relay.restart().await?;
     for user in &users {
-        scene.registrar.await_contacts(&scene.registrar.aor(user), 1, SOON * 3).await?;
+        world.registrar.await_contacts(&world.registrar.aor(user), 1, SOON * 3).await?;
     }
     // Each core has its share of the pace, and one core has at least its share of the instances: the last of them cannot
     // have begun earlier than this. What a slow machine adds is no fault.
     let shards = available_parallelism().map_or(1, Into::into);
     let (pace, most) = ((PER_SECOND / shards).max(1), INSTANCES.div_ceil(shards));
     let least = Duration::from_secs(1) * (most - 1) as u32 / pace as u32;
-    let last = all(&scene).iter().filter(|it| it.status == Some(200)).map(|it| it.at).max();
+    let last = all(&world).iter().filter(|it| it.status == Some(200)).map(|it| it.at).max();
     let took = last.expect("they are registered").duration_since(began);
     assert!(took >= least, "{INSTANCES} were registered in {took:?}, not in {least:?} or more");
     Ok(())

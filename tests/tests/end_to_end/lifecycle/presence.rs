@@ -7,64 +7,64 @@ use serde_json::json;
 use tests::api_client::Instance;
 use tests::caller::CallOptions;
 use tests::registrar::Behaviour;
-use tests::scene::{SOON, Scene, text};
+use tests::world::{SOON, World, text};
 
 use super::Outcome;
 
-async fn say(scene: &Scene, instance: &Instance, presence: &str) -> Outcome {
-    let answer = scene.api.change(instance, &json!({"presence": presence})).await?;
+async fn say(world: &World, instance: &Instance, presence: &str) -> Outcome {
+    let answer = world.api.change(instance, &json!({"presence": presence})).await?;
     assert_eq!((answer.status, &answer.json()["presence"]), (200, &json!(presence)), "{}", answer.text());
     Ok(())
 }
 
 #[tokio::test]
 async fn ten_quick_changes_of_presence_end_in_the_last_one() -> Outcome {
-    let (scene, instance) = Scene::enabled().await?;
-    let aor = scene.aor();
-    scene.registrar.behave(&aor, Behaviour::Slow(Duration::from_millis(300)));
+    let (world, instance) = World::lent().await?;
+    let aor = world.aor();
+    world.registrar.behave(&aor, Behaviour::Slow(Duration::from_millis(300)));
     for (last, contacts, state) in [("background", 1, "active"), ("foreground", 0, "foreground")] {
-        let before = scene.registrar.registers(&aor).len();
+        let before = world.registrar.registers(&aor).len();
         let other = if last == "background" { "foreground" } else { "background" };
         for change in 0..10 {
-            say(&scene, &instance, if change % 2 == 0 { other } else { last }).await?;
+            say(&world, &instance, if change % 2 == 0 { other } else { last }).await?;
         }
-        scene.registrar.behave(&aor, Behaviour::Accept);
-        scene.registrar.await_contacts(&aor, contacts, SOON).await?;
+        world.registrar.behave(&aor, Behaviour::Accept);
+        world.registrar.await_contacts(&aor, contacts, SOON).await?;
         let settled = || async {
-            let read = scene.api.read(&instance).await.ok()?.json();
+            let read = world.api.read(&instance).await.ok()?.json();
             let registration = if contacts == 1 { "registered" } else { "unregistered" };
             (read["state"] == state && read["registration"]["state"] == registration).then_some(())
         };
-        scene.until(state, settled).await?;
-        assert_eq!(scene.registrar.contacts(&aor).len(), contacts);
-        assert!(scene.registrar.registers(&aor).len() - before <= 10, "never more REGISTERs than changes");
-        scene.registrar.behave(&aor, Behaviour::Slow(Duration::from_millis(300)));
+        world.until(state, settled).await?;
+        assert_eq!(world.registrar.contacts(&aor).len(), contacts);
+        assert!(world.registrar.registers(&aor).len() - before <= 10, "never more REGISTERs than changes");
+        world.registrar.behave(&aor, Behaviour::Slow(Duration::from_millis(300)));
     }
-    scene.content()
+    world.content()
 }
 
 #[tokio::test]
 async fn a_call_that_crosses_a_switch_is_pushed_and_handed_over() -> Outcome {
-    let (scene, instance) = Scene::enabled().await?;
-    let aor = scene.aor();
-    let contact = scene.registrar.await_contacts(&aor, 1, SOON).await?.remove(0);
-    scene.registrar.behave(&aor, Behaviour::Slow(Duration::from_secs(3)));
+    let (world, instance) = World::lent().await?;
+    let aor = world.aor();
+    let contact = world.registrar.await_contacts(&aor, 1, SOON).await?.remove(0);
+    world.registrar.behave(&aor, Behaviour::Slow(Duration::from_secs(3)));
     for presence in ["foreground", "background"] {
-        let registers = scene.registrar.registers(&aor).len();
-        say(&scene, &instance, presence).await?;
+        let registers = world.registrar.registers(&aor).len();
+        say(&world, &instance, presence).await?;
         // The SIP server has the REGISTER and has not answered it; it sends the call to the Contact that it has, or had.
-        scene.registrar.await_registers(&aor, registers + 1, SOON).await?;
-        let caller = scene.registrar.call_contact(&aor, &contact.uri, &contact.flow, &CallOptions::default());
-        assert_eq!(text(&scene.push().await?["instance"]), instance.id, "{presence}");
-        let phone = scene.wake(&instance).await?;
-        let call = phone.next_invite(SOON).await?;
-        scene.answer(&caller, &call).await?;
-        scene.hang_up(&caller, &call).await?;
+        world.registrar.await_registers(&aor, registers + 1, SOON).await?;
+        let caller = world.registrar.call_contact(&aor, &contact.uri, &contact.flow, &CallOptions::default());
+        assert_eq!(text(&world.push().await?["instance"]), instance.id, "{presence}");
+        let (phone, call) = world.wake_to_call(&instance).await?;
+        world.answer(&caller, &call).await?;
+        world.hang_up(&caller, &call).await?;
         phone.unregister(SOON).await?;
-        scene.content_with(&[&caller], &[&phone])?;
+        world.watch_caller(&caller);
+        world.content()?;
         let contacts = if presence == "background" { 1 } else { 0 };
-        scene.registrar.await_contacts(&aor, contacts, SOON * 2).await?;
+        world.registrar.await_contacts(&aor, contacts, SOON * 2).await?;
     }
-    assert_eq!(scene.apns.requests(), 2, "one push for each call");
-    scene.content()
+    assert_eq!(world.apns.requests(), 2, "one push for each call");
+    world.content()
 }

@@ -7,83 +7,83 @@ use serde_json::{Value, json};
 use tests::api_client::{Answer, Instance};
 use tests::board::Missed;
 use tests::redis_server::RedisServer;
-use tests::scene::{SOON, Scene};
+use tests::world::{SOON, World};
 
 use super::Outcome;
 
-async fn scene(redis: &RedisServer) -> Result<Scene, Missed> {
-    Scene::with(|setup| setup.store = redis.url()).await
+async fn world(redis: &RedisServer) -> Result<World, Missed> {
+    World::with(|setup| setup.store = redis.url()).await
 }
 
 /// The receipt in an answer, its signature verified.
-fn receipt(scene: &Scene, answer: &Answer) -> Value {
+fn receipt(world: &World, answer: &Answer) -> Value {
     assert_eq!(answer.status, 200, "{}", answer.text());
     let receipt: Receipt = serde_json::from_value(answer.json()).expect("a receipt");
-    let keyring = Keyring::open(scene.relay.setup().keyring.as_ref().expect("a file")).expect("the keyring");
+    let keyring = Keyring::open(world.relay.setup().keyring.as_ref().expect("a file")).expect("the keyring");
     assert_eq!(verify_receipt(&receipt, &keyring.receipt_public_key()), Ok(()));
     answer.json()
 }
 
-async fn await_receipt(scene: &Scene, instance: &Instance) -> Result<Value, Missed> {
-    let look = || async { scene.api.disable(instance).await.ok().filter(|answer| answer.status == 200) };
-    Ok(receipt(scene, &scene.until("the receipt", look).await?))
+async fn await_receipt(world: &World, instance: &Instance) -> Result<Value, Missed> {
+    let look = || async { world.api.disable(instance).await.ok().filter(|answer| answer.status == 200) };
+    Ok(receipt(world, &world.until("the receipt", look).await?))
 }
 
 /// Nothing of it is left, and nothing comes back.
-async fn is_gone(scene: &Scene, redis: &RedisServer, instance: &Instance) -> Outcome {
-    scene.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
-    scene.until("404", || async { (scene.api.read(instance).await.ok()?.status == 404).then_some(()) }).await?;
-    scene.registrar.await_contacts(&scene.aor(), 0, SOON).await.map(drop)
+async fn is_gone(world: &World, redis: &RedisServer, instance: &Instance) -> Outcome {
+    world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
+    world.until("404", || async { (world.api.read(instance).await.ok()?.status == 404).then_some(()) }).await?;
+    world.await_contacts(0).await.map(drop)
 }
 
 #[tokio::test]
 async fn with_the_store_away_a_wipe_is_202_and_its_receipt_is_signed_when_nothing_is_left() -> Outcome {
     let mut redis = RedisServer::start_durable();
-    let scene = scene(&redis).await?;
-    let instance = scene.enable().await?;
+    let world = world(&redis).await?;
+    let instance = world.enable().await?;
     redis.stop();
     for _ in 0..2 {
-        let answer = scene.api.disable(&instance).await?;
+        let answer = world.api.disable(&instance).await?;
         assert_eq!((answer.status, answer.json()), (202, json!({"state": "wiping"})), "{}", answer.text());
-        scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;
-        assert_eq!(scene.api.read(&instance).await?.status, 404);
+        world.await_contacts(0).await?;
+        assert_eq!(world.api.read(&instance).await?.status, 404);
     }
     let stranger = Instance { secret: "x".repeat(43), ..instance.clone() };
-    assert_eq!(scene.api.disable(&stranger).await?.status, 401, "the receipt is its device's alone");
+    assert_eq!(world.api.disable(&stranger).await?.status, 401, "the receipt is its device's alone");
     let path = format!("/v1/operator/instances/{}/wipe", instance.id);
-    let (operator, token) = (scene.relay.operator(), scene.relay.setup().operator_token.clone());
+    let (operator, token) = (world.relay.operator(), world.relay.setup().operator_token.clone());
     assert_eq!(operator.json("POST", &path, Some(&token), None).await?.status, 202);
     redis.restart();
-    let first = await_receipt(&scene, &instance).await?;
+    let first = await_receipt(&world, &instance).await?;
     assert_eq!((&first["reason"], &first["unregistered"]), (&json!("disabled"), &json!(true)));
-    is_gone(&scene, &redis, &instance).await?;
-    assert_eq!(receipt(&scene, &scene.api.disable(&instance).await?), first, "again: the same");
+    is_gone(&world, &redis, &instance).await?;
+    assert_eq!(receipt(&world, &world.api.disable(&instance).await?), first, "again: the same");
     assert_eq!(operator.json("POST", &path, Some(&token), None).await?.json(), first);
-    scene.content()
+    world.content()
 }
 
 #[tokio::test]
 async fn what_was_being_wiped_when_the_relay_ended_is_erased_by_the_next_and_not_registered() -> Outcome {
     for clean in [false, true] {
         let mut redis = RedisServer::start_durable();
-        let mut scene = scene(&redis).await?;
-        let instance = scene.enable().await?;
+        let mut world = world(&redis).await?;
+        let instance = world.enable().await?;
         redis.stop();
-        assert_eq!(scene.api.disable(&instance).await?.status, 202);
+        assert_eq!(world.api.disable(&instance).await?.status, 202);
         if clean {
-            assert_eq!(scene.relay.terminate(Duration::from_secs(20)).await?.code(), Some(0));
+            assert_eq!(world.relay.terminate(Duration::from_secs(20)).await?.code(), Some(0));
         } else {
-            scene.relay.kill_9().await?;
+            world.relay.kill_9().await?;
         }
         redis.restart();
         assert!(!redis.instance_keys().is_empty(), "it came back with its data");
-        let registers = scene.registrar.registers(&scene.aor()).len();
-        scene.relay.restart().await?;
-        is_gone(&scene, &redis, &instance).await?;
-        await_receipt(&scene, &instance).await?;
-        assert_eq!(scene.registrar.registers(&scene.aor()).len(), registers, "its SIP server heard nothing more of it");
-        let again = scene.enable().await?;
-        assert_eq!(scene.api.read(&again).await?.status, 200, "the account can be lent again");
+        let registers = world.registrar.registers(&world.aor()).len();
+        world.relay.restart().await?;
+        is_gone(&world, &redis, &instance).await?;
+        await_receipt(&world, &instance).await?;
+        assert_eq!(world.registrar.registers(&world.aor()).len(), registers, "its SIP server heard nothing more of it");
+        let again = world.enable().await?;
+        assert_eq!(world.api.read(&again).await?.status, 200, "the account can be lent again");
     }
     Ok(())
 }
@@ -91,11 +91,11 @@ async fn what_was_being_wiped_when_the_relay_ended_is_erased_by_the_next_and_not
 #[tokio::test]
 async fn a_drain_erases_what_is_still_to_be_erased_when_the_store_answers_again() -> Outcome {
     let redis = RedisServer::start();
-    let scene = scene(&redis).await?;
-    let instance = scene.enable().await?;
+    let world = world(&redis).await?;
+    let instance = world.enable().await?;
     redis.freeze();
-    assert_eq!(scene.api.disable(&instance).await?.status, 202);
-    let relay = &scene.relay;
+    assert_eq!(world.api.disable(&instance).await?.status, 202);
+    let relay = &world.relay;
     let thaw = async {
         let draining = relay.await_log("drain", SOON).await;
         redis.thaw();
@@ -111,53 +111,53 @@ async fn a_drain_erases_what_is_still_to_be_erased_when_the_store_answers_again(
 #[tokio::test]
 async fn a_store_that_comes_back_with_what_it_had_before_a_receipt_brings_nobody_back() -> Outcome {
     let redis = RedisServer::start();
-    let mut scene = scene(&redis).await?;
-    let instance = scene.enable().await?;
+    let mut world = world(&redis).await?;
+    let instance = world.enable().await?;
     let had: Vec<(String, Vec<u8>)> =
         redis.instance_keys().into_iter().map(|key| (key.clone(), redis.ask(redis::cmd("DUMP").arg(&key)))).collect();
-    receipt(&scene, &scene.api.disable(&instance).await?);
-    scene.relay.kill_9().await?;
+    receipt(&world, &world.api.disable(&instance).await?);
+    world.relay.kill_9().await?;
     for (key, value) in &had {
         redis.ask::<String>(redis::cmd("RESTORE").arg(key).arg(300_000).arg(value.as_slice()));
     }
-    let registers = scene.registrar.registers(&scene.aor()).len();
-    scene.relay.restart().await?;
-    is_gone(&scene, &redis, &instance).await?;
-    assert_eq!(scene.registrar.registers(&scene.aor()).len(), registers);
+    let registers = world.registrar.registers(&world.aor()).len();
+    world.relay.restart().await?;
+    is_gone(&world, &redis, &instance).await?;
+    assert_eq!(world.registrar.registers(&world.aor()).len(), registers);
     Ok(())
 }
 
 #[tokio::test]
 async fn kill_9_at_every_moment_of_a_wipe_brings_nobody_back_who_was_answered() -> Outcome {
     let redis = RedisServer::start_durable();
-    let mut scene = scene(&redis).await?;
+    let mut world = world(&redis).await?;
     let mut answered = 0;
     for away in [false, true] {
         for after_ms in [0, 1, 3, 7, 15, 40, 150, 1_200, 2_500] {
-            let instance = scene.enable().await?;
+            let instance = world.enable().await?;
             if away {
                 redis.freeze();
             }
-            let api = scene.relay.api();
+            let api = world.relay.api();
             let asked = instance.clone();
             let asking = tokio::spawn(async move { api.disable(&asked).await.map(|answer| answer.status) });
             // This is the moment of the crash.
             tokio::time::sleep(Duration::from_millis(after_ms)).await;
-            scene.relay.kill_9().await?;
+            world.relay.kill_9().await?;
             let promised = matches!(asking.await, Ok(Ok(200 | 202)));
             if away {
                 redis.thaw();
             }
             // Whatever is there afterwards was registered anew.
-            scene.registrar.forget();
-            scene.relay.restart().await?;
+            world.registrar.forget();
+            world.relay.restart().await?;
             if promised {
                 answered += 1;
-                is_gone(&scene, &redis, &instance).await?;
+                is_gone(&world, &redis, &instance).await?;
             }
-            await_settled(&scene, &instance).await?;
-            await_receipt(&scene, &instance).await?;
-            is_gone(&scene, &redis, &instance).await?;
+            await_settled(&world, &instance).await?;
+            await_receipt(&world, &instance).await?;
+            is_gone(&world, &redis, &instance).await?;
         }
     }
     assert!(answered >= 4, "{answered} were answered before the end");
@@ -165,24 +165,24 @@ async fn kill_9_at_every_moment_of_a_wipe_brings_nobody_back_who_was_answered() 
 }
 
 /// Waits until the relay knows whether it has the instance.
-async fn await_settled(scene: &Scene, instance: &Instance) -> Outcome {
-    let look = || async { (scene.api.read(instance).await.ok()?.status != 503).then_some(()) };
-    scene.until("200 or 404", look).await
+async fn await_settled(world: &World, instance: &Instance) -> Outcome {
+    let look = || async { (world.api.read(instance).await.ok()?.status != 503).then_some(()) };
+    world.until("200 or 404", look).await
 }
 
 /// The app has its 202 by then: a refusal that comes later ends an instance that is in the store.
 #[tokio::test]
 async fn a_refusal_that_comes_after_the_202_wipes_what_was_stored() -> Outcome {
     let redis = RedisServer::start_durable();
-    let scene = Scene::with(|setup| {
+    let world = World::with(|setup| {
         setup.store = redis.url();
         setup.environment.push(("SIPWAKE_UPSTREAM__REGISTRATIONS_PER_SECOND".to_owned(), "1".to_owned()));
     })
     .await?;
     let mut enabling = tokio::task::JoinSet::new();
     for n in 0..40 {
-        let (api, mut wish) = (scene.relay.api(), scene.wish(&format!("{n:064x}")));
-        wish["account"]["aor"] = json!(scene.aor().replace("alice", &format!("nobody{n}")));
+        let (api, mut wish) = (world.relay.api(), world.wish(&format!("{n:064x}")));
+        wish["account"]["aor"] = json!(world.aor().replace("alice", &format!("nobody{n}")));
         wish["account"]["auth_username"] = json!(format!("nobody{n}"));
         enabling.spawn(async move { api.enable(&wish).await });
     }
@@ -190,15 +190,13 @@ async fn a_refusal_that_comes_after_the_202_wipes_what_was_stored() -> Outcome {
     while let Some(answer) = enabling.join_next().await {
         let answer = answer.expect("no panic")?;
         if answer.status == 202 {
-            let text = |pointer: &str| answer.json()[pointer].as_str().expect("a text").to_owned();
-            let (id, secret) = (text("instance"), text("secret"));
-            late.push(Instance { id, secret, edge: String::new(), answer: answer.json() });
+            late.push(Instance::new(&json!({}), answer.json()));
         }
     }
     assert!(!late.is_empty(), "some must wait for their turn");
     for instance in &late {
-        is_gone(&scene, &redis, instance).await?;
-        let said = receipt(&scene, &scene.api.disable(instance).await?);
+        is_gone(&world, &redis, instance).await?;
+        let said = receipt(&world, &world.api.disable(instance).await?);
         assert_eq!(said["reason"], json!("refused-upstream"));
     }
     Ok(())

@@ -4,80 +4,58 @@ use std::time::Duration;
 
 use serde_json::json;
 use sip::message::Name;
-use tests::api_client::Instance;
-use tests::board::Missed;
 use tests::registrar::Behaviour;
-use tests::scene::{OTHER_TOKEN, SOON, Scene, TOKEN, text};
 use tests::wire::Transport;
+use tests::world::{OTHER_TOKEN, SOON, TOKEN, World, hasty};
 
 use super::Outcome;
 
-/// Bob calls, the device wakes and answers, Bob hangs up.
-pub async fn rings(scene: &Scene, instance: &Instance) -> Outcome {
-    let caller = scene.call()?;
-    // The account's other devices are woken, too.
-    while text(&scene.push().await?["instance"]) != instance.id {}
-    let phone = scene.wake(instance).await?;
-    let call = phone.next_invite(SOON).await?;
-    scene.answer(&caller, &call).await?;
-    caller.bye(SOON).await?;
-    call.expect_bye(SOON).await?;
-    phone.unregister(SOON).await?;
-    scene.content_with(&[&caller], &[&phone])
-}
-
 #[tokio::test]
 async fn a_registration_is_refreshed_before_it_expires_with_the_same_contact() -> Outcome {
-    let scene = Scene::with(|setup| setup.register_expires = "5s".to_owned()).await?;
-    let instance = scene.enable().await?;
-    let aor = scene.aor();
-    let (first, seen) = (scene.registrar.contacts(&aor), scene.registrar.registers(&aor).len());
-    let refresh = scene.registrar.await_registers(&aor, seen + 1, SOON).await?;
+    let (world, instance) = World::lent_with(|setup| setup.register_expires = "5s".to_owned()).await?;
+    let aor = world.aor();
+    let (first, seen) = (world.registrar.contacts(&aor), world.registrar.registers(&aor).len());
+    let refresh = world.registrar.await_registers(&aor, seen + 1, SOON).await?;
     let early = first[0].expires_at.checked_duration_since(refresh.at);
     assert!(early.is_some_and(|early| early > Duration::from_millis(200)), "before it expires: {early:?}");
     assert!(refresh.at.duration_since(first[0].registered_at) >= Duration::from_secs(3), "and not all the time");
     assert_eq!(refresh.status, Some(200), "with the nonce that was given, without another challenge");
-    assert_eq!(scene.registrar.contacts(&aor)[0].uri, first[0].uri);
-    let registers = scene.registrar.registers(&aor);
+    assert_eq!(world.registrar.contacts(&aor)[0].uri, first[0].uri);
+    let registers = world.registrar.registers(&aor);
     let number = |at: usize| registers[at].request.cseq().map(|(number, _)| number);
     assert!((1..registers.len()).all(|at| number(at) > number(at - 1)), "CSeq grows");
     assert!(registers.iter().all(|it| it.request.call_id() == registers[0].request.call_id()), "Call-ID stays");
-    rings(&scene, &instance).await
+    world.whole_call(&instance).await
 }
 
 #[tokio::test]
 async fn a_sip_server_that_grants_less_than_was_asked_is_refreshed_in_its_time() -> Outcome {
-    let scene = Scene::start().await?;
-    let aor = scene.aor();
-    scene.registrar.behave(&aor, Behaviour::Grant(5));
-    let instance = scene.enable().await?;
+    let world = World::start().await?;
+    let aor = world.aor();
+    world.registrar.behave(&aor, Behaviour::Grant(5));
+    let instance = world.enable().await?;
     assert_eq!(instance.answer["registration"]["expires_in_s"], 5);
-    let seen = scene.registrar.registers(&aor).len();
-    scene.registrar.await_registers(&aor, seen + 1, SOON).await?;
-    rings(&scene, &instance).await
+    let seen = world.registrar.registers(&aor).len();
+    world.registrar.await_registers(&aor, seen + 1, SOON).await?;
+    world.whole_call(&instance).await
 }
 
 #[tokio::test]
 async fn an_interval_that_the_sip_server_finds_too_brief_is_lengthened() -> Outcome {
-    let scene = Scene::with(|setup| setup.register_expires = "60s".to_owned()).await?;
-    scene.registrar.behave(&scene.aor(), Behaviour::MinExpires(400));
-    let instance = scene.enable().await?;
+    let world = World::with(|setup| setup.register_expires = "60s".to_owned()).await?;
+    world.registrar.behave(&world.aor(), Behaviour::MinExpires(400));
+    let instance = world.enable().await?;
     assert_eq!(instance.answer["registration"]["expires_in_s"], 400);
-    rings(&scene, &instance).await
+    world.whole_call(&instance).await
 }
 
 async fn a_sip_server_that_restarts_empty_over(transport: Transport) -> Outcome {
-    let mut scene = Scene::with(|setup| {
-        setup.register_expires = "5s".to_owned();
-        setup.transports = vec![Transport::Tls, transport];
-    })
-    .await?;
-    scene.transport = transport;
-    let instance = scene.enable().await?;
-    scene.registrar.forget();
-    scene.registrar.drop_flows();
-    scene.registrar.await_contacts(&scene.aor(), 1, SOON).await?;
-    rings(&scene, &instance).await
+    let world = World::over_with(transport, |setup| setup.register_expires = "5s".to_owned()).await?;
+    let instance = world.enable().await?;
+    world.registrar.forget();
+    world.registrar.drop_flows();
+    world.await_contacts(1).await?;
+    world.whole_call(&instance).await
 }
 
 plays! { a_sip_server_that_restarts_empty_over:
@@ -87,50 +65,45 @@ plays! { a_sip_server_that_restarts_empty_over:
 
 #[tokio::test]
 async fn a_connection_that_the_sip_server_drops_is_made_again_at_once_for_all_its_instances() -> Outcome {
-    let (scene, instance) = Scene::enabled().await?;
-    scene.enable_as(&scene.wish(OTHER_TOKEN)).await?;
-    let aor = scene.aor();
-    let before: Vec<u64> = scene.registrar.contacts(&aor).iter().map(|contact| contact.flow.id()).collect();
+    let (world, instance) = World::lent().await?;
+    world.enable_other().await?;
+    let aor = world.aor();
+    let before: Vec<u64> = world.registrar.contacts(&aor).iter().map(|contact| contact.flow.id()).collect();
     assert_eq!(before.len(), 1);
-    scene.registrar.drop_flows();
+    world.registrar.drop_flows();
     // Registered for ten minutes: nothing but the loss makes them register again.
-    let all = scene
+    let all = world
         .until("a new connection", || async {
-            let now = scene.registrar.contacts(&aor);
+            let now = world.registrar.contacts(&aor);
             (now.iter().all(|contact| !before.contains(&contact.flow.id()) && contact.flow.is_open())).then_some(now)
         })
         .await?;
     assert_eq!(all.len(), 1, "no stale Contact is left");
-    scene.await_metric("sipwake_instances{state=\"registered\"}", 2.0).await?;
-    let caller = scene.registrar.call_contact(&aor, &all[0].uri, &all[0].flow, &tests::caller::CallOptions::default());
-    scene.push().await?;
-    assert_eq!(scene.api.read(&instance).await?.json()["registration"]["state"], "registered");
-    scene.cancel(&caller).await?;
-    scene.content_with(&[&caller], &[])
+    world.await_metric("sipwake_instances{state=\"registered\"}", 2.0).await?;
+    let caller = world.registrar.call_contact(&aor, &all[0].uri, &all[0].flow, &tests::caller::CallOptions::default());
+    world.push().await?;
+    assert_eq!(world.api.read(&instance).await?.json()["registration"]["state"], "registered");
+    world.cancel(&caller).await?;
+    world.watch_caller(&caller);
+    world.content()
 }
 
 #[tokio::test]
 async fn a_password_that_was_changed_ends_the_instance_after_three_attempts_far_apart() -> Outcome {
-    let scene = Scene::with(|setup| {
-        setup.register_expires = "5s".to_owned();
-        setup.minutes = 0.001;
-    })
-    .await?;
-    let alert = json!({"provider": "apns", "token": OTHER_TOKEN});
-    let device = json!({"call_push": {"provider": "apns", "token": TOKEN}, "alert_push": alert});
-    let instance = scene.enable_as(&scene.wish_for(device)).await?;
-    let aor = scene.aor();
-    let seen = scene.registrar.registers(&aor).len();
-    scene.registrar.change_password("alice", "changed");
-    scene.await_gone(&instance).await?;
-    scene.await_metric("sipwake_wipes_total{reason=\"refused-upstream\"}", 1.0).await?;
+    let world = World::with(hasty).await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let aor = world.aor();
+    let seen = world.registrar.registers(&aor).len();
+    world.registrar.change_password("alice", "changed");
+    world.await_gone(&instance).await?;
+    world.await_metric("sipwake_wipes_total{reason=\"refused-upstream\"}", 1.0).await?;
     for event in ["registration-failing", "registration-lost"] {
-        let push = scene.apns.next_push(SOON).await.ok_or_else(|| Missed::new("a push to the alert token", ""))?;
+        let push = world.apple_push().await?;
         assert_eq!((push.token.as_str(), push.payload["sipwake"]["event"].as_str()), (OTHER_TOKEN, Some(event)));
     }
     // The refresh used the nonce it had, which the server no longer knew; then its new one. Each further attempt begins
     // without a nonce.
-    let after = scene.registrar.registers(&aor).split_off(seen);
+    let after = world.registrar.registers(&aor).split_off(seen);
     let answered: Vec<_> = after.iter().map(|seen| seen.request.text(Name::Authorization).is_some()).collect();
     assert_eq!(answered, [true, true, false, true, false, true], "three attempts, each answering one fresh challenge");
     let nonce = |at: usize| {
@@ -138,72 +111,66 @@ async fn a_password_that_was_changed_ends_the_instance_after_three_attempts_far_
         tests::digest::Fields::parse(&text).and_then(|fields| fields.get("nonce").map(str::to_owned))
     };
     assert_ne!(nonce(0), nonce(1));
-    scene.content()
+    world.content()
 }
 
 #[tokio::test]
 async fn an_account_that_is_forbidden_three_times_in_a_row_is_wiped() -> Outcome {
-    let scene = Scene::with(|setup| {
-        setup.register_expires = "5s".to_owned();
-        setup.minutes = 0.001;
-    })
-    .await?;
-    let instance = scene.enable().await?;
-    scene.registrar.behave(&scene.aor(), Behaviour::Refuse(403));
-    scene.await_gone(&instance).await?;
-    scene.await_metric("sipwake_wipes_total{reason=\"refused-upstream\"}", 1.0).await?;
-    scene.content()
+    let (world, instance) = World::lent_with(hasty).await?;
+    world.registrar.behave(&world.aor(), Behaviour::Refuse(403));
+    world.await_gone(&instance).await?;
+    world.await_metric("sipwake_wipes_total{reason=\"refused-upstream\"}", 1.0).await?;
+    world.content()
 }
 
 #[tokio::test]
 async fn an_account_that_the_sip_server_refuses_is_answered_422_with_its_status() -> Outcome {
-    let scene = Scene::start().await?;
+    let world = World::start().await?;
     for (behaviour, status) in
         [(Behaviour::Refuse(403), 403), (Behaviour::Refuse(404), 404), (Behaviour::AskForever, 401)]
     {
-        scene.registrar.behave(&scene.aor(), behaviour);
-        let answer = scene.api.enable(&scene.wish(TOKEN)).await?;
+        world.registrar.behave(&world.aor(), behaviour);
+        let answer = world.api.enable(&world.wish(TOKEN)).await?;
         assert_eq!((answer.status, answer.problem().as_deref()), (422, Some("upstream-refused")), "{}", answer.text());
         assert!(answer.text().contains(&status.to_string()), "it names the SIP status: {}", answer.text());
     }
-    assert_eq!(scene.registrar.contacts(&scene.aor()).len(), 0);
-    scene.await_metric("sipwake_instances{state=\"registered\"}", 0.0).await?;
-    scene.registrar.behave(&scene.aor(), Behaviour::Accept);
-    let instance = scene.enable().await?;
-    rings(&scene, &instance).await
+    assert_eq!(world.contacts().len(), 0);
+    world.await_metric("sipwake_instances{state=\"registered\"}", 0.0).await?;
+    world.registrar.behave(&world.aor(), Behaviour::Accept);
+    let instance = world.enable().await?;
+    world.whole_call(&instance).await
 }
 
 #[tokio::test]
 async fn a_private_address_is_refused_unless_the_operator_lists_it() -> Outcome {
-    let scene = Scene::with(|setup| setup.allow_addresses = Vec::new()).await?;
+    let world = World::with(|setup| setup.allow_addresses = Vec::new()).await?;
     for registrar in [
-        scene.registrar.uri(Transport::Tls),
+        world.registrar.uri(Transport::Tls),
         "sip:localhost:5061;transport=tls".to_owned(),
         "sip:169.254.169.254:80;transport=tls".to_owned(),
         "sip:[::1]:5061;transport=tls".to_owned(),
         "sip:[::ffff:10.0.0.1]:5061;transport=tls".to_owned(),
     ] {
-        let mut wish = scene.wish(TOKEN);
+        let mut wish = world.wish(TOKEN);
         wish["account"]["registrar"] = json!(registrar);
-        let answer = scene.api.enable(&wish).await?;
+        let answer = world.api.enable(&wish).await?;
         assert_eq!((answer.status, answer.problem().as_deref()), (403, Some("address-not-allowed")), "{registrar}");
     }
-    assert_eq!(scene.registrar.register_count(), 0);
+    assert_eq!(world.registrar.register_count(), 0);
     Ok(())
 }
 
 #[tokio::test]
 async fn in_the_foreground_the_app_registers_itself_and_behind_it_the_relay_does_again() -> Outcome {
-    let (scene, instance) = Scene::enabled().await?;
+    let (world, instance) = World::lent().await?;
     for _ in 0..2 {
-        let answer = scene.api.change(&instance, &json!({"presence": "foreground"})).await?;
+        let answer = world.api.change(&instance, &json!({"presence": "foreground"})).await?;
         assert_eq!((answer.status, &answer.json()["presence"]), (200, &json!("foreground")), "{}", answer.text());
-        scene.registrar.await_contacts(&scene.aor(), 0, SOON).await?;
-        assert_eq!(scene.api.read(&instance).await?.json()["state"], "foreground");
-        let answer = scene.api.change(&instance, &json!({"presence": "background"})).await?;
-        assert_eq!(answer.status, 200);
-        scene.registrar.await_contacts(&scene.aor(), 1, SOON).await?;
-        rings(&scene, &instance).await?;
+        world.await_contacts(0).await?;
+        assert_eq!(world.api.read(&instance).await?.json()["state"], "foreground");
+        world.change(&instance, json!({"presence": "background"})).await?;
+        world.await_contacts(1).await?;
+        world.whole_call(&instance).await?;
     }
     Ok(())
 }

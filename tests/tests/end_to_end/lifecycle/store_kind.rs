@@ -5,7 +5,7 @@ use std::time::Duration;
 use tests::redis_server::RedisServer;
 use tests::relay_process::RelayProcess;
 use tests::relay_setup::Ports;
-use tests::scene::{SOON, Scene, TOKEN};
+use tests::world::{SOON, TOKEN, World};
 
 use super::Outcome;
 use crate::command_line::{said, sipwake};
@@ -14,20 +14,20 @@ use crate::command_line::{said, sipwake};
 async fn a_redis_that_keeps_or_evicts_is_named_by_check_and_readyz_and_one_that_forbids_makes_unready() -> Outcome {
     let redis = RedisServer::start_durable();
     redis.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("maxmemory-policy").arg("allkeys-lru"));
-    let scene = Scene::with(|setup| setup.store = redis.url()).await?;
-    let warned = scene.until("the warnings in /readyz", || async {
-        let text = scene.relay.operator().get("/readyz").await.ok().filter(|answer| answer.status == 200)?.text();
+    let world = World::with(|setup| setup.store = redis.url()).await?;
+    let warned = world.until("the warnings in /readyz", || async {
+        let text = world.relay.operator().get("/readyz").await.ok().filter(|answer| answer.status == 200)?.text();
         ["append-only", "allkeys-lru"].iter().all(|word| text.contains(word)).then_some(text)
     });
     assert!(warned.await?.contains("\"ready\""));
-    let log = scene.relay.log();
+    let log = world.relay.log();
     assert_eq!(log.matches("append-only").count(), 1, "{log}");
-    let check = sipwake(&["check", "--config", scene.relay.config().to_str().unwrap_or_default()]);
+    let check = sipwake(&["check", "--config", world.relay.config().to_str().unwrap_or_default()]);
     for words in ["note: store.url: Redis writes an append-only file", "note: store.url: Redis evicts"] {
         assert!(said(&check).contains(words), "{}", said(&check));
     }
 
-    let mut setup = scene.relay.setup().clone();
+    let mut setup = world.relay.setup().clone();
     setup.ports = Ports::default();
     redis.ask::<()>(redis::cmd("ACL").arg("SETUSER").arg("few").arg(&[
         "on",
@@ -38,20 +38,20 @@ async fn a_redis_that_keeps_or_evicts_is_named_by_check_and_readyz_and_one_that_
     ]));
     setup.store = redis.url().replace("redis://", "redis://few:a-long-password@");
     let other = RelayProcess::launch(setup)?;
-    let unready = scene.until("not ready, and why", || async {
+    let unready = world.until("not ready, and why", || async {
         let answer = other.operator().get("/readyz").await.ok().filter(|answer| answer.status == 503)?.text();
         answer.contains("the store refuses").then_some(answer)
     });
     unready.await?;
     assert!(other.log().contains("may not use HINCRBY"), "{}", other.log());
-    scene.content()
+    world.content()
 }
 
 #[tokio::test]
 async fn with_require_ephemeral_no_account_lies_where_a_disk_keeps_it() -> Outcome {
     let redis = RedisServer::start_durable();
-    let scene = Scene::start().await?;
-    let mut setup = scene.relay.setup().clone();
+    let world = World::start().await?;
+    let mut setup = world.relay.setup().clone();
     (setup.ports, setup.store) = (Ports::default(), redis.url());
     setup.store_lines = "require_ephemeral = true".to_owned();
     let refused = RelayProcess::launch(setup.clone())?;
@@ -64,12 +64,12 @@ async fn with_require_ephemeral_no_account_lies_where_a_disk_keeps_it() -> Outco
     let relay = RelayProcess::launch(setup)?;
     relay.await_log("serving", SOON).await?;
     redis.thaw();
-    let unready = scene.until("not ready, and why", || async {
+    let unready = world.until("not ready, and why", || async {
         let answer = relay.operator().get("/readyz").await.ok().filter(|answer| answer.status == 503)?.text();
         answer.contains("store.require_ephemeral").then_some(())
     });
     unready.await?;
-    let answer = relay.api().enable(&scene.wish(TOKEN)).await?;
+    let answer = relay.api().enable(&world.wish(TOKEN)).await?;
     assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());
     assert_eq!(redis.instance_keys(), [] as [String; 0]);
     Ok(())

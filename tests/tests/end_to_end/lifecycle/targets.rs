@@ -9,18 +9,17 @@ use tests::dns::{Dns, Record};
 use tests::gate::Gate;
 use tests::ports;
 use tests::registrar::{self, Behaviour, Registrar};
-use tests::scene::{SOON, Scene, TOKEN};
 use tests::wire::Transport;
+use tests::world::{SOON, TOKEN, World};
 
 use super::Outcome;
-use super::registrations::rings;
 
 const DOMAIN: &str = "example.test";
 
-/// A scene whose relay asks this name server, and tries again after a second.
-async fn scene(dns: &Dns, transports: &[Transport]) -> Result<Scene, Missed> {
+/// A world whose relay asks this name server, and tries again after a second.
+async fn world(dns: &Dns, transports: &[Transport]) -> Result<World, Missed> {
     let lines = format!("name_servers = [\"{}\"]\nfailback_interval = \"1s\"\n", dns.address());
-    Scene::with(|setup| {
+    World::with(|setup| {
         setup.transports = transports.to_vec();
         setup.upstream = lines;
     })
@@ -36,9 +35,9 @@ fn by_domain() -> Value {
 }
 
 /// Another server of the same domain, with a certificate for these names.
-async fn another(scene: &Scene, names: &[&str]) -> Result<Registrar, Missed> {
+async fn another(world: &World, names: &[&str]) -> Result<Registrar, Missed> {
     let certified = Some(names.iter().map(|name| (*name).to_owned()).collect());
-    let authority = Some(scene.authority.clone());
+    let authority = Some(world.authority.clone());
     Ok(Registrar::start(registrar::Settings { authority, certified, ..registrar::Settings::default() }).await?)
 }
 
@@ -53,9 +52,9 @@ fn host() -> Record {
 #[tokio::test]
 async fn the_next_server_serves_while_the_best_is_away_and_the_best_again_when_it_is_back() -> Outcome {
     let dns = Dns::start(Vec::new()).await?;
-    let scene = scene(&dns, &[Transport::Tls]).await?;
-    let second = another(&scene, &[DOMAIN]).await?;
-    let mut best = Gate::closed(scene.registrar.address(Transport::Tls));
+    let world = world(&dns, &[Transport::Tls]).await?;
+    let second = another(&world, &[DOMAIN]).await?;
+    let mut best = Gate::closed(world.registrar.address(Transport::Tls));
     let service = "_sips._tcp.provider.test";
     dns.set(vec![
         Record::naptr(DOMAIN, 10, 10, "SIPS+D2T", service),
@@ -63,80 +62,79 @@ async fn the_next_server_serves_while_the_best_is_away_and_the_best_again_when_i
         srv(service, 2, second.address(Transport::Tls)),
         host(),
     ]);
-    let aor = scene.aor();
-    let instance = scene.enable_as(&by_domain()).await?;
-    assert_eq!((second.contacts(&aor).len(), scene.registrar.contacts(&aor).len()), (1, 0));
+    let aor = world.aor();
+    let instance = world.enable_as(&by_domain()).await?;
+    assert_eq!((second.contacts(&aor).len(), world.registrar.contacts(&aor).len()), (1, 0));
     // One call is answered and one waits for its phone when the best server comes back.
-    let phone = scene.wake(&instance).await?;
+    let phone = world.wake(&instance).await?;
     let talking = second.call(&aor, &CallOptions::default())?;
     let call = phone.next_invite(SOON).await?;
-    scene.answer(&talking, &call).await?;
+    world.answer(&talking, &call).await?;
     let waiting = second.call(&aor, &CallOptions::default())?;
     let ringing = phone.next_invite(SOON).await?;
-    ringing.ring();
-    waiting.expect(180, SOON).await?;
+    world.ring(&waiting, &ringing).await?;
     best.open()?;
-    scene.registrar.await_contacts(&aor, 1, SOON * 3).await?;
+    world.registrar.await_contacts(&aor, 1, SOON * 3).await?;
     // Nothing of them was lost by the move.
-    scene.answer(&waiting, &ringing).await?;
-    scene.phone_hangs_up(&waiting, &ringing).await?;
+    world.answer(&waiting, &ringing).await?;
+    world.phone_hangs_up(&waiting, &ringing).await?;
     assert_eq!(talking.leg().reinvite(SOON).await?.status(), Some(200));
-    scene.phone_hangs_up(&talking, &call).await?;
+    world.phone_hangs_up(&talking, &call).await?;
     phone.unregister(SOON).await?;
-    scene.content_with(&[&talking, &waiting], &[&phone])?;
-    rings(&scene, &instance).await?;
+    world.watch_caller(&talking);
+    world.watch_caller(&waiting);
+    world.content()?;
+    world.whole_call(&instance).await?;
     // It goes away again: the second one has the account at once, and rings the phone.
     second.forget();
     best.close();
     second.await_contacts(&aor, 1, SOON * 3).await?;
     let caller = second.call(&aor, &CallOptions::default())?;
-    scene.push().await?;
-    let phone = scene.wake(&instance).await?;
-    let call = phone.next_invite(SOON).await?;
-    scene.answer(&caller, &call).await?;
-    caller.bye(SOON).await?;
+    world.push().await?;
+    world.talks(&caller, &instance).await?;
     assert_eq!(second.violations(), Vec::<String>::new());
-    scene.content_with(&[&caller], &[&phone])
+    world.watch_caller(&caller);
+    world.content()
 }
 
 #[tokio::test]
 async fn a_server_that_cannot_be_trusted_or_says_503_is_passed_over() -> Outcome {
     let dns = Dns::start(Vec::new()).await?;
-    let scene = scene(&dns, &[Transport::Tls]).await?;
+    let world = world(&dns, &[Transport::Tls]).await?;
     // RFC 5922: a wildcard is nobody's name, and the name that SRV gave is not the account's.
-    let wildcard = another(&scene, &["*.test", "host.example.test"]).await?;
-    let busy = another(&scene, &[DOMAIN]).await?;
-    busy.behave(&scene.aor(), Behaviour::RetryAfter(600));
+    let wildcard = another(&world, &["*.test", "host.example.test"]).await?;
+    let busy = another(&world, &[DOMAIN]).await?;
+    busy.behave(&world.aor(), Behaviour::RetryAfter(600));
     let service = format!("_sips._tcp.{DOMAIN}");
     dns.set(vec![
         srv(&service, 1, wildcard.address(Transport::Tls)),
         srv(&service, 2, busy.address(Transport::Tls)),
-        srv(&service, 3, scene.registrar.address(Transport::Tls)),
+        srv(&service, 3, world.registrar.address(Transport::Tls)),
         host(),
     ]);
     // It may be answered before the third has been asked.
-    let instance = scene.api.enabled(&by_domain()).await?;
-    scene.registrar.await_contacts(&scene.aor(), 1, SOON * 3).await?;
+    let instance = world.api.enabled(&by_domain()).await?;
+    world.registrar.await_contacts(&world.aor(), 1, SOON * 3).await?;
     assert_eq!(wildcard.register_count(), 0, "nothing is said to whom is not trusted");
-    assert!(busy.registers(&scene.aor()).iter().filter(|it| it.proven).count() <= 2, "it is not asked again and again");
-    rings(&scene, &instance).await
+    assert!(busy.registers(&world.aor()).iter().filter(|it| it.proven).count() <= 2, "it is not asked again and again");
+    world.whole_call(&instance).await
 }
 
 #[tokio::test]
 async fn a_server_that_is_silent_on_udp_is_left_for_the_next_one() -> Outcome {
     let dns = Dns::start(Vec::new()).await?;
-    let scene = scene(&dns, &[Transport::Udp]).await?;
+    let world = world(&dns, &[Transport::Udp]).await?;
     let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await?;
     let service = format!("_sip._udp.{DOMAIN}");
     dns.set(vec![
         srv(&service, 1, silent.local_addr()?),
-        srv(&service, 2, scene.registrar.address(Transport::Udp)),
+        srv(&service, 2, world.registrar.address(Transport::Udp)),
         host(),
     ]);
-    let instance = scene.api.enabled(&by_domain()).await?;
+    let instance = world.api.enabled(&by_domain()).await?;
     // 32 s of silence (RFC 3261 §17.1.2.2, Timer F), and then at once.
-    scene.registrar.await_contacts(&scene.aor(), 1, SOON * 9).await?;
-    rings(&scene, &instance).await?;
+    world.registrar.await_contacts(&world.aor(), 1, SOON * 9).await?;
+    world.whole_call(&instance).await?;
     // The silent one is asked whether it is back, and until it answers nothing changes.
     let asked = async {
         let mut space = [0; 4_096];
@@ -148,43 +146,42 @@ async fn a_server_that_is_silent_on_udp_is_left_for_the_next_one() -> Outcome {
         }
     };
     tokio::time::timeout(SOON * 3, asked).await.expect("it is asked")?;
-    rings(&scene, &instance).await
+    world.whole_call(&instance).await
 }
 
 #[tokio::test]
 async fn an_account_is_served_over_ipv6_by_number_and_by_name() -> Outcome {
     let dns = Dns::start(vec![Record::address(DOMAIN, "::1")]).await?;
-    let scene = scene(&dns, &[Transport::Tls]).await?;
-    let mut v6 = Gate::closed_v6(scene.registrar.address(Transport::Tls));
+    let world = world(&dns, &[Transport::Tls]).await?;
+    let mut v6 = Gate::closed_v6(world.registrar.address(Transport::Tls));
     v6.open()?;
-    let mut wish = scene.wish(TOKEN);
+    let mut wish = world.wish(TOKEN);
     wish["account"]["registrar"] = json!(format!("sip:[::1]:{};transport=tls", v6.address().port()));
-    let instance = scene.enable_as(&wish).await?;
-    rings(&scene, &instance).await?;
-    assert_eq!(scene.api.disable(&instance).await?.status, 200);
+    let instance = world.enable_as(&wish).await?;
+    world.whole_call(&instance).await?;
+    world.disable(&instance).await?;
     // By AAAA, as an outbound proxy and as a `sips:` account; the certificate is for the name.
     let mut wish = by_domain();
     wish["account"]["outbound_proxy"] = json!(format!("sip:{DOMAIN}:{};transport=tls", v6.address().port()));
     wish["account"]["registrar"] = json!(format!("sip:{DOMAIN}"));
-    let instance = scene.enable_as(&wish).await?;
-    rings(&scene, &instance).await?;
-    assert_eq!(scene.api.disable(&instance).await?.status, 200);
+    let instance = world.enable_as(&wish).await?;
+    world.whole_call(&instance).await?;
+    world.disable(&instance).await?;
     // Nobody there at a port that is free: told as what it is.
     let mut wish = by_domain();
     wish["account"]["registrar"] = json!(format!("sip:[::1]:{};transport=tls", ports::free()));
-    let answer = scene.api.enable(&wish).await?;
+    let answer = world.api.enable(&wish).await?;
     assert_eq!((answer.status, &answer.json()["registration"]["state"]), (202, &json!("retrying")));
     Ok(())
 }
 
 #[tokio::test]
 async fn a_device_reaches_an_edge_that_listens_on_ipv6_by_tls_and_by_websocket() -> Outcome {
-    let mut scene = Scene::with(|setup| setup.edge_ip = "[::1]".to_owned()).await?;
-    let instance = scene.enable().await?;
+    let (mut world, instance) = World::lent_with(|setup| setup.edge_ip = "[::1]".to_owned()).await?;
     assert!(instance.edge.starts_with("sip:[::1]:"), "{}", instance.edge);
     for edge in [Transport::Tls, Transport::Wss] {
-        scene.edge = edge;
-        rings(&scene, &instance).await?;
+        world.edge = edge;
+        world.whole_call(&instance).await?;
     }
     Ok(())
 }

@@ -17,19 +17,16 @@
 //!
 //! Which of these real peers show, and over what, stands in `peers/main.rs`.
 //!
-//! Invariant: one test is one combination with a scene of its own; each call leaves the device asleep.
+//! Invariant: one test is one combination with a world of its own; each call leaves the device asleep.
 
+mod combination;
 mod scenarios;
-mod world;
 
-use tests::board::Missed;
 use tests::wire::Transport;
+use tests::world::Outcome;
 
+use self::combination::{Cell, Mode};
 use self::scenarios::every_call;
-use self::world::{Cell, Mode};
-
-/// What a test comes to: nothing was missed.
-type Outcome = Result<(), Missed>;
 
 macro_rules! cells {
     ($($name:ident: $upstream:ident, $device:ident, $mode:ident;)*) => {

@@ -5,21 +5,20 @@
 use memchr::memmem;
 use sip::message::Name;
 use tests::board::Missed;
-use tests::caller::{CallOptions, Caller};
+use tests::caller::CallOptions;
 use tests::leg::Leg;
-use tests::scene::SOON;
+use tests::world::{Outcome, Ringing, SOON};
 
-use super::Outcome;
-use super::world::{Cell, World};
+use super::combination::{Cell, Combination};
 
 const HOLD: &str = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=audio 49170 RTP/AVP 0\r\na=sendonly\r\n";
 const RESUME: &str = "v=0\r\no=- 1 3 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=audio 49170 RTP/AVP 0\r\na=sendrecv\r\n";
 
 macro_rules! play {
-    ($world:expr; $($scenario:ident)*) => {
+    ($it:expr; $($scenario:ident)*) => {
         $(
-            $scenario(&$world).await.map_err(|missed| {
-                Missed::new(format!("{} ({}, {})", missed.awaited, stringify!($scenario), $world.cell), missed.seen)
+            $scenario(&$it).await.map_err(|missed| {
+                Missed::new(format!("{} ({}, {})", missed.awaited, stringify!($scenario), $it.cell), missed.seen)
             })?;
         )*
     };
@@ -27,10 +26,10 @@ macro_rules! play {
 
 /// Plays every call over one combination.
 pub async fn every_call(cell: Cell) -> Outcome {
-    let world = World::start(cell).await?;
-    let in_vain = world.call_nobody()?;
-    world.pushed().await?;
-    play! { world;
+    let it = Combination::start(cell).await?;
+    let in_vain = it.call_nobody()?;
+    it.pushed().await?;
+    play! { it;
         answered_and_hung_up_by_the_caller
         answered_and_hung_up_by_the_device
         declined_by_the_device
@@ -43,87 +42,73 @@ pub async fn every_call(cell: Cell) -> Outcome {
         answered_by_one_of_two_devices
         a_second_call
     }
-    nobody_comes(&world, &in_vain).await
+    in_vain.expect(480, SOON * 3).await?;
+    it.world.content()
 }
 
-async fn answered_and_hung_up_by_the_caller(world: &World) -> Outcome {
-    let before = world.pushes();
-    let caller = world.call()?;
-    let push = world.pushed().await?;
+async fn answered_and_hung_up_by_the_caller(it: &Combination) -> Outcome {
+    let before = it.pushes();
+    let caller = it.world.call()?;
+    let push = it.pushed().await?;
     caller.expect(180, SOON).await?;
-    let phone = world.wake().await?;
-    let call = phone.next_invite(SOON).await?;
-    world.scene.answer(&caller, &call).await?;
-    world.told(&push, "answered").await?;
-    world.scene.hang_up(&caller, &call).await?;
-    assert_eq!((world.pushes() - before, phone.invited()), (1, 1), "one push and one INVITE for one call");
-    ended(world, &[&caller])?;
-    world.sleep(phone).await
+    let (phone, call) = it.world.wake_to_call(&it.alice).await?;
+    it.world.answer(&caller, &call).await?;
+    it.told(&push, "answered").await?;
+    it.world.hang_up(&caller, &call).await?;
+    assert_eq!((it.pushes() - before, phone.invited()), (1, 1), "one push and one INVITE for one call");
+    it.sleep(phone).await
 }
 
-async fn answered_and_hung_up_by_the_device(world: &World) -> Outcome {
-    let (caller, _, phone, call) = world.talking().await?;
-    world.scene.phone_hangs_up(&caller, &call).await?;
-    ended(world, &[&caller])?;
-    world.sleep(phone).await
+async fn answered_and_hung_up_by_the_device(it: &Combination) -> Outcome {
+    let Ringing { caller, phone, call, .. } = it.answered().await?;
+    it.world.phone_hangs_up(&caller, &call).await?;
+    it.sleep(phone).await
 }
 
-async fn declined_by_the_device(world: &World) -> Outcome {
-    let (caller, push, phone, call) = world.rung().await?;
+async fn declined_by_the_device(it: &Combination) -> Outcome {
+    let Ringing { caller, push, phone, call } = it.rings().await?;
     call.ring();
-    call.decline(603);
-    caller.expect(603, SOON).await?;
-    call.expect_ack(SOON).await?;
-    world.told(&push, "declined").await?;
-    ended(world, &[&caller])?;
-    world.sleep(phone).await
+    it.world.refuse(&caller, &call, 603).await?;
+    it.told(&push, "declined").await?;
+    it.sleep(phone).await
 }
 
-async fn cancelled_while_the_device_sleeps(world: &World) -> Outcome {
-    let caller = world.call()?;
-    let push = world.pushed().await?;
-    world.scene.cancel(&caller).await?;
-    world.told(&push, "cancelled").await?;
-    ended(world, &[&caller])?;
-    world.wakes_in_vain().await
+async fn cancelled_while_the_device_sleeps(it: &Combination) -> Outcome {
+    let caller = it.world.call()?;
+    let push = it.pushed().await?;
+    it.world.cancel(&caller).await?;
+    it.told(&push, "cancelled").await?;
+    it.sleep(it.world.wakes_in_vain(&it.alice).await?).await
 }
 
-async fn cancelled_while_the_device_rings(world: &World) -> Outcome {
-    let (caller, push, phone, call) = world.rung().await?;
-    call.ring();
+async fn cancelled_while_the_device_rings(it: &Combination) -> Outcome {
+    let Ringing { caller, push, phone, call } = it.rings().await?;
     // The first 180 may be the relay's own.
-    caller.expect(180, SOON).await?;
-    caller.cancel().await?;
-    call.expect_cancel(SOON).await?;
-    caller.expect(487, SOON).await?;
-    call.expect_ack(SOON).await?;
-    world.told(&push, "cancelled").await?;
-    ended(world, &[&caller])?;
-    world.sleep(phone).await
+    it.world.ring(&caller, &call).await?;
+    it.world.cancel_ringing(&caller, &call).await?;
+    it.told(&push, "cancelled").await?;
+    it.sleep(phone).await
 }
 
-async fn answered_elsewhere(world: &World) -> Outcome {
-    let (caller, push, phone, call) = world.rung().await?;
-    call.ring();
-    caller.expect(180, SOON).await?;
+async fn answered_elsewhere(it: &Combination) -> Outcome {
+    let Ringing { caller, push, phone, call } = it.rings().await?;
+    it.world.ring(&caller, &call).await?;
     caller.cancel_answered_elsewhere().await?;
     let cancel = call.expect_cancel(SOON).await?;
     assert_eq!(cancel.text(Name::Reason), Some("SIP;cause=200;text=\"Call completed elsewhere\""));
     caller.expect(487, SOON).await?;
-    world.told(&push, "answered-elsewhere").await?;
-    ended(world, &[&caller])?;
-    world.sleep(phone).await
+    it.told(&push, "answered-elsewhere").await?;
+    it.sleep(phone).await
 }
 
-async fn held_and_resumed(world: &World) -> Outcome {
-    let (caller, _, phone, call) = world.talking().await?;
+async fn held_and_resumed(it: &Combination) -> Outcome {
+    let Ringing { caller, phone, call, .. } = it.answered().await?;
     for (from, to) in [(caller.leg(), call.leg()), (call.leg(), caller.leg())] {
         offered_anew(from, to, HOLD).await?;
         offered_anew(from, to, RESUME).await?;
     }
-    world.scene.phone_hangs_up(&caller, &call).await?;
-    ended(world, &[&caller])?;
-    world.sleep(phone).await
+    it.world.phone_hangs_up(&caller, &call).await?;
+    it.sleep(phone).await
 }
 
 /// A re-INVITE with this offer reaches the other side to the byte, as do its answer and the ACK.
@@ -156,77 +141,58 @@ fn large(bytes: usize) -> String {
     sdp
 }
 
-async fn with_large_bodies(world: &World) -> Outcome {
+async fn with_large_bodies(it: &Combination) -> Outcome {
     let (offer, answer) = (large(6_000), large(8_000));
-    let options = CallOptions::default().body("application/sdp", &offer);
-    let caller = world.scene.registrar.call(&world.scene.aor(), &options)?;
-    world.pushed().await?;
-    let phone = world.wake().await?;
-    let call = phone.next_invite(SOON).await?;
+    let caller = it.world.call_with(&CallOptions::default().body("application/sdp", &offer))?;
+    it.pushed().await?;
+    let (phone, call) = it.world.wake_to_call(&it.alice).await?;
     assert_eq!(&call.invite().body()[..], offer.as_bytes());
     call.leg().respond(200, &[], Some(("application/sdp", &answer)));
     assert_eq!(&caller.answered(SOON).await?.body()[..], answer.as_bytes());
     call.expect_ack(SOON).await?;
     offered_anew(caller.leg(), call.leg(), &large(4_000)).await?;
     offered_anew(call.leg(), caller.leg(), &large(8_000)).await?;
-    world.scene.hang_up(&caller, &call).await?;
-    ended(world, &[&caller])?;
-    world.sleep(phone).await
+    it.world.hang_up(&caller, &call).await?;
+    it.sleep(phone).await
 }
 
-async fn moved_in_a_call(world: &World) -> Outcome {
-    let (caller, _, before, earlier) = world.talking().await?;
+async fn moved_in_a_call(it: &Combination) -> Outcome {
+    let Ringing { caller, phone: before, call: earlier, .. } = it.answered().await?;
     before.drop_connection();
-    world.scene.await_metric("sipwake_edge_flows", 0.0).await?;
-    let phone = world.wake_over(world.other_edge()).await?;
+    it.world.await_all_asleep().await?;
+    let phone = it.wake_over(it.other_edge()).await?;
     let call = phone.take_over(&earlier);
     offered_anew(caller.leg(), call.leg(), HOLD).await?;
     offered_anew(call.leg(), caller.leg(), RESUME).await?;
-    world.scene.hang_up(&caller, &call).await?;
-    ended(world, &[&caller])?;
-    world.sleep(phone).await
+    it.world.hang_up(&caller, &call).await?;
+    it.sleep(phone).await
 }
 
-async fn answered_by_one_of_two_devices(world: &World) -> Outcome {
+async fn answered_by_one_of_two_devices(it: &Combination) -> Outcome {
     // The SIP server itself forks to devices that lent nothing: to the relay these are calls of their own.
-    let Some(other) = world.lend_by_another_device().await? else { return Ok(()) };
-    let caller = world.call()?;
-    world.pushed().await?;
-    assert_eq!(world.scene.android_push().await?["event"], "call");
-    let (phone, second) = (world.wake().await?, world.scene.wake(&other).await?);
+    let Some(other) = it.lend_by_another_device().await? else { return Ok(()) };
+    let caller = it.world.call()?;
+    it.pushed().await?;
+    assert_eq!(it.world.android_push().await?["event"], "call");
+    let (phone, second) = (it.world.wake(&it.alice).await?, it.world.wake(&other).await?);
     let (call, lost) = (phone.next_invite(SOON).await?, second.next_invite(SOON).await?);
     lost.ring();
-    world.scene.answer(&caller, &call).await?;
+    it.world.answer(&caller, &call).await?;
     lost.expect_cancel(SOON).await?;
     lost.expect_ack(SOON).await?;
-    world.scene.hang_up(&caller, &call).await?;
-    ended(world, &[&caller])?;
-    world.scene.content_with(&[], &[&second])?;
+    it.world.hang_up(&caller, &call).await?;
+    it.world.content()?;
     second.drop_connection();
-    assert_eq!(world.scene.api.disable(&other).await?.status, 200);
-    world.sleep(phone).await
+    it.world.disable(&other).await?;
+    it.sleep(phone).await
 }
 
-async fn a_second_call(world: &World) -> Outcome {
-    let (first, _, phone, talking) = world.talking().await?;
-    let before = world.pushes();
-    let second = world.call()?;
-    let waiting = phone.next_invite(SOON).await?;
-    world.scene.answer(&second, &waiting).await?;
-    first.bye(SOON).await?;
-    talking.expect_bye(SOON).await?;
-    world.scene.phone_hangs_up(&second, &waiting).await?;
-    assert_eq!(world.pushes(), before, "the device was there");
-    ended(world, &[&first, &second])?;
-    world.sleep(phone).await
-}
-
-async fn nobody_comes(world: &World, caller: &Caller) -> Outcome {
-    caller.expect(480, SOON * 3).await?;
-    ended(world, &[caller])
-}
-
-/// The callers have nothing to object to.
-fn ended(world: &World, callers: &[&Caller]) -> Outcome {
-    world.scene.content_with(callers, &[])
+async fn a_second_call(it: &Combination) -> Outcome {
+    let Ringing { caller: first, phone, call: talking, .. } = it.answered().await?;
+    let before = it.pushes();
+    let (second, waiting) = it.world.answered_at(&phone).await?;
+    it.world.hang_up(&first, &talking).await?;
+    it.world.phone_hangs_up(&second, &waiting).await?;
+    assert_eq!(it.pushes(), before, "the device was there");
+    it.sleep(phone).await
 }

@@ -1,13 +1,12 @@
 //! A call to a phone that lent nothing: it sleeps, is pushed, refreshes its registration, and gets the call.
 
 use tests::apns;
-use tests::board::Missed;
 use tests::caller::CallOptions;
 use tests::push_phone::{Service, sleep};
-use tests::scene::{FCM_TOKEN, OTHER_TOKEN, SOON, Scene, TOKEN, text};
 use tests::wire::Transport;
+use tests::world::{FCM_TOKEN, OTHER_TOKEN, SOON, TOKEN, World, text};
 
-type Outcome = Result<(), Missed>;
+type Outcome = tests::world::Outcome;
 
 pub fn android() -> Service {
     Service::Fcm(FCM_TOKEN.to_owned())
@@ -15,139 +14,135 @@ pub fn android() -> Service {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_wakes_a_phone_that_lent_nothing_and_each_side_ends_one() -> Outcome {
-    each_side_ends_one(Scene::start().await?).await
+    each_side_ends_one(World::start().await?).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_come_by_udp_to_a_phone_that_lent_nothing() -> Outcome {
-    each_side_ends_one(Scene::over(Transport::Udp).await?).await
+    each_side_ends_one(World::over(Transport::Udp).await?).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_come_by_tcp_to_a_phone_on_a_websocket_that_lent_nothing() -> Outcome {
-    let mut scene = Scene::over(Transport::Tcp).await?;
-    scene.edge = Transport::Wss;
-    each_side_ends_one(scene).await
+    let mut world = World::over(Transport::Tcp).await?;
+    world.edge = Transport::Wss;
+    each_side_ends_one(world).await
 }
 
-async fn each_side_ends_one(scene: Scene) -> Outcome {
-    let phone = scene.push_phone(&android());
+async fn each_side_ends_one(world: World) -> Outcome {
+    let phone = world.push_phone(&android());
     let learned = phone.register_and_sleep(SOON).await?;
     assert_eq!((learned.services, learned.refresh_before_s), (vec!["fcm".to_owned()], None));
     for caller_ends in [true, false] {
-        scene.await_metric("sipwake_edge_flows", 0.0).await?;
-        let caller = scene.call()?;
-        let push = scene.android_push().await?;
+        world.await_all_asleep().await?;
+        let caller = world.call()?;
+        let push = world.android_push().await?;
         assert_eq!((text(&push["event"]), Some(text(&push["instance"]))), ("call".to_owned(), learned.purr.clone()));
         caller.expect(180, SOON).await?;
-        let (device, _) = phone.wake(SOON).await?;
-        let call = device.next_invite(SOON).await?;
+        let (device, call) = world.wake_to_call(&phone).await?;
         call.ring();
-        scene.answer(&caller, &call).await?;
-        scene.end(caller_ends, &caller, &call).await?;
-        scene.content_with(&[&caller], &[&device])?;
+        world.answer(&caller, &call).await?;
+        world.end(caller_ends, &caller, &call).await?;
+        world.content()?;
         sleep(device);
     }
-    assert_eq!(scene.fcm.count(), 2, "one push for one call");
+    assert_eq!(world.fcm.count(), 2, "one push for one call");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_iphone_gets_one_voip_push_for_a_call_and_none_for_anything_else() -> Outcome {
-    let scene = Scene::start().await?;
-    let phone = scene.push_phone(&Service::Apns(TOKEN.to_owned(), OTHER_TOKEN.to_owned()));
+    let world = World::start().await?;
+    let phone = world.push_phone(&Service::Apns(TOKEN.to_owned(), OTHER_TOKEN.to_owned()));
     let learned = phone.register_and_sleep(SOON).await?;
     assert_eq!(learned.services, ["apns"]);
-    let caller = scene.call()?;
-    let push = scene.apns.next_push(SOON).await.ok_or_else(|| Missed::new("a push", "none"))?;
+    let caller = world.call()?;
+    let push = world.apple_push().await?;
     let topic = format!("{}.voip", apns::BUNDLE);
     assert_eq!((push.token.as_str(), push.topic.as_str(), push.push_type.as_str()), (TOKEN, topic.as_str(), "voip"));
-    let (device, _) = phone.wake(SOON).await?;
-    let call = device.next_invite(SOON).await?;
+    let (device, call) = world.wake_to_call(&phone).await?;
     call.decline(603);
     caller.expect(603, SOON).await?;
     sleep(device);
-    scene.await_metric("sipwake_edge_flows", 0.0).await?;
+    world.await_all_asleep().await?;
     // A MESSAGE waits for its phone as well, which is asked to come without being told of a call.
     let message = CallOptions::request("MESSAGE").body("text/plain", "hello");
-    let message = scene.registrar.call(&scene.aor(), &message)?;
-    let push = scene.apns.next_push(SOON).await.ok_or_else(|| Missed::new("a push", "none"))?;
+    let message = world.call_with(&message)?;
+    let push = world.apple_push().await?;
     let seen = (push.token.as_str(), push.topic.as_str(), push.push_type.as_str());
     assert_eq!(seen, (OTHER_TOKEN, apns::BUNDLE, "background"));
     assert_eq!(push.payload["sipwake"]["event"], "renew");
-    let (device, _) = phone.wake(SOON).await?;
+    let device = world.wake(&phone).await?;
     assert_eq!(device.next_request("MESSAGE", SOON).await?.body().as_ref(), b"hello");
     message.expect(200, SOON).await?;
-    scene.content_with(&[&caller], &[&device])?;
-    assert_eq!(scene.apns.count(), 2);
+    world.content()?;
+    assert_eq!(world.apns.count(), 2);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_call_never_rings_the_phone_that_wakes_late() -> Outcome {
-    let scene = Scene::start().await?;
-    let phone = scene.push_phone(&android());
+    let world = World::start().await?;
+    let phone = world.push_phone(&android());
     phone.register_and_sleep(SOON).await?;
-    scene.await_metric("sipwake_edge_flows", 0.0).await?;
-    let caller = scene.call()?;
-    assert_eq!(scene.android_push().await?["event"], "call");
-    scene.cancel(&caller).await?;
-    assert_eq!(scene.android_push().await?["event"], "call-ended");
-    let (device, _) = phone.wake(SOON).await?;
+    world.await_all_asleep().await?;
+    let caller = world.call()?;
+    assert_eq!(world.android_push().await?["event"], "call");
+    world.cancel(&caller).await?;
+    assert_eq!(world.android_push().await?["event"], "call-ended");
+    let device = world.wake(&phone).await?;
     device.ping(SOON).await?;
     assert_eq!(device.invited(), 0);
-    scene.content_with(&[&caller], &[&device])
+    world.content()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_phone_that_does_not_come_is_480() -> Outcome {
-    let scene = Scene::with(|setup| setup.ring_timeout = "2s".to_owned()).await?;
-    let phone = scene.push_phone(&android());
+    let world = World::with(|setup| setup.ring_timeout = "2s".to_owned()).await?;
+    let phone = world.push_phone(&android());
     phone.register_and_sleep(SOON).await?;
-    scene.await_metric("sipwake_edge_flows", 0.0).await?;
-    let caller = scene.call()?;
+    world.await_all_asleep().await?;
+    let caller = world.call()?;
     caller.expect(180, SOON).await?;
     caller.expect(480, SOON).await?;
-    scene.content_with(&[&caller], &[])
+    world.content()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_phone_that_is_awake_gets_its_calls_without_a_push() -> Outcome {
-    let scene = Scene::start().await?;
-    let (device, _) = scene.push_phone(&android()).wake(SOON).await?;
-    let (first, second) = (scene.call()?, scene.call()?);
+    let world = World::start().await?;
+    let (device, _) = world.push_phone(&android()).wake(SOON).await?;
+    let (first, second) = (world.call()?, world.call()?);
     for caller in [&first, &second] {
         let call = device.next_invite(SOON).await?;
         call.ring();
-        scene.answer(caller, &call).await?;
-        caller.bye(SOON).await?;
-        call.expect_bye(SOON).await?;
+        world.answer(caller, &call).await?;
+        world.hang_up(caller, &call).await?;
     }
-    assert_eq!(scene.fcm.count(), 0);
-    scene.content_with(&[&first, &second], &[&device])
+    assert_eq!(world.fcm.count(), 0);
+    world.watch_phone(&device);
+    world.content()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_that_is_lent_and_one_that_is_not_live_beside_each_other() -> Outcome {
-    let scene = Scene::among(&[("bob", "builder")], |_| {}).await?;
-    let lent = scene.enable().await?;
+    let world = World::among(&[("bob", "builder")], |_| {}).await?;
+    let lent = world.enable().await?;
     let bob = ("bob", "builder");
-    let (edge, registrar) = (scene.relay.edge_uri(), scene.registrar.uri(scene.transport));
+    let (edge, registrar) = (world.relay.edge_uri(), world.registrar.uri(world.transport));
     let phone =
-        tests::push_phone::PushPhone::new(&edge, &registrar, &scene.registrar.aor("bob"), bob, &scene.authority)
+        tests::push_phone::PushPhone::new(&edge, &registrar, &world.registrar.aor("bob"), bob, &world.authority)
             .woken_by(&android());
     phone.register_and_sleep(SOON).await?;
-    scene.await_metric("sipwake_edge_flows", 0.0).await?;
-    let to_bob = scene.registrar.call(&scene.registrar.aor("bob"), &CallOptions::default())?;
-    let (device, _) = phone.wake(SOON).await?;
-    let call = device.next_invite(SOON).await?;
-    scene.answer(&to_bob, &call).await?;
-    let to_alice = scene.call()?;
-    assert_eq!(text(&scene.push().await?["instance"]), lent.id);
-    let alice = scene.wake(&lent).await?;
-    let other = alice.next_invite(SOON).await?;
-    scene.answer(&to_alice, &other).await?;
-    scene.hang_up(&to_bob, &call).await?;
-    scene.phone_hangs_up(&to_alice, &other).await?;
-    scene.content_with(&[&to_bob, &to_alice], &[&device, &alice])
+    world.await_all_asleep().await?;
+    let to_bob = world.call_to(&world.registrar.aor("bob"), &CallOptions::default())?;
+    let (_device, call) = world.wake_to_call(&phone).await?;
+    world.answer(&to_bob, &call).await?;
+    let to_alice = world.call()?;
+    assert_eq!(text(&world.push().await?["instance"]), lent.id);
+    let (_alice, other) = world.wake_to_call(&lent).await?;
+    world.answer(&to_alice, &other).await?;
+    world.hang_up(&to_bob, &call).await?;
+    world.phone_hangs_up(&to_alice, &other).await?;
+    world.content()
 }

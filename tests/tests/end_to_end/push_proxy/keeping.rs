@@ -9,52 +9,48 @@ use tests::redis_server::RedisServer;
 use tests::registrar::Behaviour;
 use tests::relay_process::RelayProcess;
 use tests::relay_setup::Ports;
-use tests::scene::{FCM_TOKEN, OTHER_TOKEN, SOON, Scene, TOKEN, text};
+use tests::world::{FCM_TOKEN, OTHER_TOKEN, SOON, TOKEN, World, text};
 
 use super::calls::android;
 
-type Outcome = Result<(), Missed>;
+type Outcome = tests::world::Outcome;
 
 const REGISTRATIONS: &str = "sipwake_push_registrations";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_was_killed_still_wakes_a_phone_that_lent_nothing() -> Outcome {
-    let redis = RedisServer::start();
-    let url = redis.url();
-    let mut scene = Scene::with(move |setup| setup.store = url).await?;
-    let phone = scene.push_phone(&android());
+    let (mut world, redis) = World::on_redis(|_| {}).await?;
+    let phone = world.push_phone(&android());
     let learned = phone.register_and_sleep(SOON).await?;
-    stored(&scene, &redis, 1).await?;
-    scene.relay.kill_9().await?;
-    scene.relay.restart().await?;
-    scene.await_metric(REGISTRATIONS, 1.0).await?;
+    stored(&world, &redis, 1).await?;
+    world.relay.kill_9().await?;
+    world.relay.restart().await?;
+    world.await_metric(REGISTRATIONS, 1.0).await?;
     // The SIP server's connections are gone, too: it dials the Path. Until the relay knows its addresses again, it is refused.
-    let caller = scene
+    let caller = world
         .until("a call that is believed", || async {
-            let caller = scene.registrar.call_by_path(&scene.aor(), &CallOptions::default()).await.ok()?;
+            let caller = world.registrar.call_by_path(&world.aor(), &CallOptions::default()).await.ok()?;
             caller.expect(180, SOON).await.ok().map(|_| caller)
         })
         .await?;
-    let push = scene.android_push().await?;
+    let push = world.android_push().await?;
     assert_eq!((text(&push["event"]), Some(text(&push["instance"]))), ("call".to_owned(), learned.purr));
-    let (device, _) = phone.wake(SOON).await?;
-    let call = device.next_invite(SOON).await?;
-    scene.answer(&caller, &call).await?;
-    scene.hang_up(&caller, &call).await?;
-    scene.content_with(&[&caller], &[&device])
+    let (_device, call) = world.wake_to_call(&phone).await?;
+    world.answer(&caller, &call).await?;
+    world.hang_up(&caller, &call).await?;
+    world.watch_caller(&caller);
+    world.content()
 }
 
 /// While a node is away another one takes its records over; but the SIP servers go on calling by the Path that names it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_comes_back_serves_its_paths_though_another_one_has_their_records() -> Outcome {
-    let redis = RedisServer::start();
-    let url = redis.url();
-    let mut scene = Scene::with(move |setup| setup.store = url).await?;
-    let phone = scene.push_phone(&android());
+    let (mut world, redis) = World::on_redis(|_| {}).await?;
+    let phone = world.push_phone(&android());
     phone.register_and_sleep(SOON).await?;
-    stored(&scene, &redis, 1).await?;
-    scene.relay.kill_9().await?;
-    let mut setup = scene.relay.setup().clone();
+    stored(&world, &redis, 1).await?;
+    world.relay.kill_9().await?;
+    let mut setup = world.relay.setup().clone();
     setup.ports = Ports::default();
     let other = RelayProcess::start(setup).await?;
     // A node is believed dead after a lease of silence, and another one of watching.
@@ -65,65 +61,62 @@ async fn a_node_that_comes_back_serves_its_paths_though_another_one_has_their_re
         }
     };
     tokio::time::timeout(SOON * 9, again).await.map_err(|_| Missed::new("a takeover", other.log()))?;
-    scene.relay.restart().await?;
-    assert_eq!(scene.relay.metric(REGISTRATIONS).await, Some(0.0));
-    let caller = scene.registrar.call_by_path(&scene.aor(), &CallOptions::default()).await?;
-    let pushed = scene.until("a call's push", || async {
-        let push = scene.fcm.next_push(std::time::Duration::from_secs(1)).await?.payload;
+    world.relay.restart().await?;
+    assert_eq!(world.relay.metric(REGISTRATIONS).await, Some(0.0));
+    let caller = world.registrar.call_by_path(&world.aor(), &CallOptions::default()).await?;
+    let pushed = world.until("a call's push", || async {
+        let push = world.fcm.next_push(std::time::Duration::from_secs(1)).await?.payload;
         (push["event"] == "call").then_some(push)
     });
-    assert_eq!(pushed.await?["edge"], scene.relay.edge_address().to_string());
-    let (device, _) = phone.wake(SOON).await?;
-    let call = device.next_invite(SOON).await?;
-    scene.answer(&caller, &call).await?;
-    scene.hang_up(&caller, &call).await?;
-    scene.await_metric(REGISTRATIONS, 1.0).await?;
-    scene.content_with(&[&caller], &[&device])
+    assert_eq!(pushed.await?["edge"], world.relay.edge_address().to_string());
+    let (_device, call) = world.wake_to_call(&phone).await?;
+    world.answer(&caller, &call).await?;
+    world.hang_up(&caller, &call).await?;
+    world.await_metric(REGISTRATIONS, 1.0).await?;
+    world.watch_caller(&caller);
+    world.content()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_and_memory_hold_no_credential_and_no_push_token_in_the_clear() -> Outcome {
-    let redis = RedisServer::start();
-    let url = redis.url();
-    let scene = Scene::with(move |setup| {
-        setup.store = url;
+    let (world, redis) = World::on_redis(|setup| {
         setup.log = "trace".to_owned();
     })
     .await?;
     let before = redis.instance_keys().len();
-    let phone = scene.push_phone(&android());
-    let (device, _) = phone.wake(SOON).await?;
-    stored(&scene, &redis, 1).await?;
+    let phone = world.push_phone(&android());
+    let device = world.wake(&phone).await?;
+    stored(&world, &redis, 1).await?;
     let told = all_of(&redis);
     for secret in [FCM_TOKEN, "alice", "wonderland", "example.test", "pn-prid"] {
         assert!(memchr::memmem::find(&told, secret.as_bytes()).is_none(), "{secret} lies in Redis");
     }
-    let registers = scene.registrar.registers(&scene.aor());
+    let registers = world.registrar.registers(&world.aor());
     let proof = registers.iter().rev().find_map(|seen| seen.request.text(sip::message::Name::Authorization));
     let response = proof.and_then(|proof| proof.split("response=\"").nth(1)).and_then(|rest| rest.get(..32));
     let response = response.ok_or_else(|| Missed::new("a digest's response", "none"))?.to_owned();
     let ha1 = tests::digest::Algorithm::Sha256.ha1("alice", "example.test", "wonderland");
     let needles = [("the password", "wonderland"), ("the HA1", ha1.as_str())];
     let needles = needles.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec()));
-    assert_eq!(scene.relay.memory_keeps(&needles, SOON).await?, Vec::<String>::new());
+    assert_eq!(world.relay.memory_keeps(&needles, SOON).await?, Vec::<String>::new());
     for secret in ["wonderland", FCM_TOKEN, response.as_str()] {
-        assert!(!scene.relay.log().contains(secret), "{secret} stands in the log");
+        assert!(!world.relay.log().contains(secret), "{secret} stands in the log");
     }
     // Taken back, nothing is left; and what passed through goes with its connection, whose buffers held it.
     assert_eq!(device.unregister(SOON).await?.status(), Some(200));
-    scene.await_metric(REGISTRATIONS, 0.0).await?;
-    scene.until("an empty store", || async { (redis.instance_keys().len() <= before).then_some(()) }).await?;
+    world.await_metric(REGISTRATIONS, 0.0).await?;
+    world.until("an empty store", || async { (redis.instance_keys().len() <= before).then_some(()) }).await?;
     sleep(device);
     let needles = [("the push token", FCM_TOKEN), ("the digest", response.as_str())];
     let needles = needles.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec()));
-    assert_eq!(scene.relay.memory_keeps(&needles, SOON).await?, Vec::<String>::new());
-    scene.content()
+    assert_eq!(world.relay.memory_keeps(&needles, SOON).await?, Vec::<String>::new());
+    world.content()
 }
 
 /// Waits until so many records lie in Redis.
-async fn stored(scene: &Scene, redis: &RedisServer, count: usize) -> Outcome {
+async fn stored(world: &World, redis: &RedisServer, count: usize) -> Outcome {
     let records = || redis.keys().iter().filter(|key| key.starts_with("sipwake:i:")).count();
-    scene.until("a stored record", || async { (records() == count).then_some(()) }).await
+    world.until("a stored record", || async { (records() == count).then_some(()) }).await
 }
 
 /// Every value that lies in Redis, with its key.
@@ -144,46 +137,44 @@ fn all_of(redis: &RedisServer) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sleeping_phone_is_pushed_in_time_to_refresh_and_never_by_voip() -> Outcome {
-    let scene = Scene::start().await?;
-    scene.registrar.behave(&scene.aor(), Behaviour::Grant(20));
-    let phone = scene.push_phone(&Service::Apns(TOKEN.to_owned(), OTHER_TOKEN.to_owned()));
+    let world = World::start().await?;
+    world.registrar.behave(&world.aor(), Behaviour::Grant(20));
+    let phone = world.push_phone(&Service::Apns(TOKEN.to_owned(), OTHER_TOKEN.to_owned()));
     phone.register_and_sleep(SOON).await?;
     for _ in 0..2 {
-        let push = scene.apns.next_push(SOON * 2).await.ok_or_else(|| Missed::new("a push", "none"))?;
+        let push = world.apple_push().await?;
         let seen = (push.token.as_str(), push.topic.as_str(), push.push_type.as_str());
         assert_eq!(seen, (OTHER_TOKEN, apns::BUNDLE, "background"));
         assert_eq!(push.payload["sipwake"]["event"], "renew");
         phone.register_and_sleep(SOON).await?;
     }
-    scene.await_metric(REGISTRATIONS, 1.0).await?;
-    scene.content()
+    world.await_metric(REGISTRATIONS, 1.0).await?;
+    world.content()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registration_that_nobody_refreshes_is_forgotten_at_its_end() -> Outcome {
-    let redis = RedisServer::start();
-    let url = redis.url();
-    let scene = Scene::with(move |setup| setup.store = url).await?;
-    scene.registrar.behave(&scene.aor(), Behaviour::Grant(4));
+    let (world, redis) = World::on_redis(|_| {}).await?;
+    world.registrar.behave(&world.aor(), Behaviour::Grant(4));
     // A VoIP token alone: Apple takes no push for it but a call's.
-    scene.push_phone(&Service::ApnsVoip(TOKEN.to_owned())).register_and_sleep(SOON).await?;
-    stored(&scene, &redis, 1).await?;
-    scene.await_metric(REGISTRATIONS, 0.0).await?;
-    stored(&scene, &redis, 0).await?;
-    assert_eq!(scene.apns.count(), 0);
-    scene.content()
+    world.push_phone(&Service::ApnsVoip(TOKEN.to_owned())).register_and_sleep(SOON).await?;
+    stored(&world, &redis, 1).await?;
+    world.await_metric(REGISTRATIONS, 0.0).await?;
+    stored(&world, &redis, 0).await?;
+    assert_eq!(world.apns.count(), 0);
+    world.content()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_push_token_ends_the_registration() -> Outcome {
-    let scene = Scene::start().await?;
-    scene.fcm.answer_with(FCM_TOKEN, [Answer::Unregistered]);
-    scene.push_phone(&android()).register_and_sleep(SOON).await?;
-    scene.await_metric("sipwake_edge_flows", 0.0).await?;
-    let caller = scene.call()?;
+    let world = World::start().await?;
+    world.fcm.answer_with(FCM_TOKEN, [Answer::Unregistered]);
+    world.push_phone(&android()).register_and_sleep(SOON).await?;
+    world.await_all_asleep().await?;
+    let caller = world.call()?;
     caller.expect(480, SOON).await?;
-    scene.await_metric(REGISTRATIONS, 0.0).await?;
-    let again = scene.registrar.call_by_path(&scene.aor(), &CallOptions::default()).await?;
+    world.await_metric(REGISTRATIONS, 0.0).await?;
+    let again = world.registrar.call_by_path(&world.aor(), &CallOptions::default()).await?;
     assert_eq!(again.final_response(SOON).await?.status(), Some(430), "its Path leads nowhere any more");
     Ok(())
 }

@@ -3,10 +3,10 @@
 use tests::board::Missed;
 use tests::phone::Phone;
 use tests::push_phone::{PushPhone, Service};
-use tests::scene::{SOON, Scene};
 use tests::wire::Transport;
+use tests::world::{SOON, World};
 
-type Outcome = Result<(), Missed>;
+type Outcome = tests::world::Outcome;
 
 /// So many that hardly any shard has none.
 const USERS: [(&str, &str); 16] = [
@@ -28,18 +28,18 @@ const USERS: [(&str, &str); 16] = [
     ("af", "p"),
 ];
 
-async fn stage() -> Result<(Scene, Vec<PushPhone>), Missed> {
-    let scene = Scene::among(&USERS, |setup| {
+async fn eight_shards() -> Result<(World, Vec<PushPhone>), Missed> {
+    let world = World::among(&USERS, |setup| {
         setup.environment.push(("SIPWAKE_SHARDS".to_owned(), "8".to_owned()));
     })
     .await?;
-    let (edge, registrar) = (scene.relay.edge_uri(), scene.registrar.uri(Transport::Tls));
+    let (edge, registrar) = (world.relay.edge_uri(), world.registrar.uri(Transport::Tls));
     let phone = |user: (&str, &str)| {
         let service = Service::Fcm(format!("token-of-{}", user.0));
-        PushPhone::new(&edge, &registrar, &scene.registrar.aor(user.0), user, &scene.authority).woken_by(&service)
+        PushPhone::new(&edge, &registrar, &world.registrar.aor(user.0), user, &world.authority).woken_by(&service)
     };
     let phones = USERS.into_iter().map(phone).collect();
-    Ok((scene, phones))
+    Ok((world, phones))
 }
 
 /// The SIP server gets a request of this account, and not one for a stranger. It answers OPTIONS, and knows no Carol.
@@ -57,33 +57,33 @@ async fn is_proxied(phone: &Phone) -> Outcome {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_calls_out_on_whatever_shard_its_registration_lives_and_by_another_of_its_names() -> Outcome {
-    let (scene, phones) = stage().await?;
+    let (world, phones) = eight_shards().await?;
     for phone in &phones {
-        let (device, _) = scene.until("a registration", || async { phone.wake(SOON).await.ok() }).await?;
+        let (device, _) = world.until("a registration", || async { phone.wake(SOON).await.ok() }).await?;
         is_proxied(&device).await?;
         // Which names an account has, its SIP server knows.
         let mut alias = device.settings().clone();
-        alias.aor = scene.registrar.aor("4930123");
+        alias.aor = world.registrar.aor("4930123");
         is_proxied(&device.also(alias)).await?;
     }
-    scene.content()
+    world.content()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_accounts_of_one_connection_each_call_out_by_their_own_registration() -> Outcome {
-    let (scene, phones) = stage().await?;
+    let (world, phones) = eight_shards().await?;
     let (first, others) = phones.split_first().expect("there are some");
-    let (device, _) = scene.until("a registration", || async { first.wake(SOON).await.ok() }).await?;
+    let (device, _) = world.until("a registration", || async { first.wake(SOON).await.ok() }).await?;
     let mut accounts = vec![device];
     // As many as one connection may carry, with the first.
     for other in others {
         let account = accounts[0].also(other.settings.clone());
         let registered = async || (account.register(SOON).await.ok()?.status() == Some(200)).then_some(());
-        scene.until("a registration", registered).await?;
+        world.until("a registration", registered).await?;
         accounts.push(account);
     }
     for account in &accounts {
         is_proxied(account).await?;
     }
-    scene.content()
+    world.content()
 }

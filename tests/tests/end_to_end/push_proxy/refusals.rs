@@ -5,17 +5,17 @@ use tests::board::Missed;
 use tests::caller::{CallOptions, Caller};
 use tests::phone::Phone;
 use tests::push_phone::{Service, learned, sleep};
-use tests::scene::{FCM_TOKEN, SOON, Scene, TOKEN};
 use tests::wire::Transport;
+use tests::world::{FCM_TOKEN, SOON, TOKEN, World};
 
 use super::calls::android;
 
-type Outcome = Result<(), Missed>;
+type Outcome = tests::world::Outcome;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_or_an_app_that_is_not_served_is_555() -> Outcome {
-    let scene = Scene::start().await?;
-    let phone = scene.push_phone(&android());
+    let world = World::start().await?;
+    let phone = world.push_phone(&android());
     let project = tests::fcm::PROJECT;
     for pn in [
         ";pn-provider=webpush;pn-param=x;pn-prid=y".to_owned(),
@@ -30,13 +30,13 @@ async fn a_service_or_an_app_that_is_not_served_is_555() -> Outcome {
     }
     let odd = ";pn-provider=apns;pn-param=DEF1234567.com.example.phone;pn-prid=short";
     assert_eq!(phone.clone().contact(odd, "").try_to_register(SOON).await?.1.status(), Some(400));
-    assert_eq!(scene.registrar.register_count(), 0, "none of it left the relay");
+    assert_eq!(world.registrar.register_count(), 0, "none of it left the relay");
     let (_, answer) = phone.clone().contact(";pn-provider", "").try_to_register(SOON).await?;
     assert_eq!((answer.status(), learned(&answer).services.join(" ")), (Some(200), "apns apns.dev fcm".to_owned()));
     let served = format!(";pn-provider=fcm;pn-param={project};pn-prid={FCM_TOKEN}");
     let (_, learned) = phone.contact(&served, ";+sip.pnsreg").wake(SOON).await?;
     assert_eq!(learned.refresh_before_s, Some(180));
-    scene.content()
+    world.content()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -45,9 +45,9 @@ async fn the_edge_is_no_open_proxy() -> Outcome {
         setup.domains = ["example.test", "127.0.0.1", "127.0.0.2"].map(str::to_owned).to_vec();
         setup.allow_addresses = vec!["127.0.0.1/32".to_owned()];
     };
-    let scene = Scene::with(change).await?;
-    let phone = scene.push_phone(&android());
-    let port = scene.registrar.address(Transport::Tls).port();
+    let world = World::with(change).await?;
+    let phone = world.push_phone(&android());
+    let port = world.registrar.address(Transport::Tls).port();
     let asked = |registrar: &str, aor: &str| {
         let mut phone = phone.clone();
         phone.settings.aor = aor.to_owned();
@@ -56,16 +56,16 @@ async fn the_edge_is_no_open_proxy() -> Outcome {
         }
         async move { Ok::<_, Missed>(phone.try_to_register(SOON * 3).await?.1.status()) }
     };
-    let own = scene.registrar.uri(Transport::Tls);
+    let own = world.registrar.uri(Transport::Tls);
     assert_eq!(asked(&own, "sip:alice@elsewhere.test").await?, Some(403), "a foreign domain");
     assert_eq!(asked("sip:elsewhere.test", "sip:alice@example.test").await?, Some(403), "a foreign registrar");
     let private = format!("sip:127.0.0.2:{port};transport=tls");
     assert_eq!(asked(&private, "sip:alice@example.test").await?, Some(504), "an address that is not public");
     let (_, answer) = phone.clone().contact("", "").try_to_register(SOON).await?;
     assert_eq!(answer.status(), Some(403), "a REGISTER that asks for no pushes");
-    assert_eq!(scene.registrar.register_count(), 0);
+    assert_eq!(world.registrar.register_count(), 0);
     // Not even one that is registered may send elsewhere than to its own server, which knows no Carol.
-    let (device, _) = phone.wake(SOON).await?;
+    let device = world.wake(&phone).await?;
     for (target, status) in [("sip:carol@elsewhere.test", 403), ("sip:127.0.0.2", 403), ("sip:carol@example.test", 404)]
     {
         let answer = device.request("MESSAGE", target, SOON).await?;
@@ -75,13 +75,13 @@ async fn the_edge_is_no_open_proxy() -> Outcome {
     let stranger =
         Phone::connect(device.settings().clone()).await.map_err(|e| Missed::new("a connection", e.to_string()))?;
     assert_eq!(stranger.request("MESSAGE", "sip:carol@example.test", SOON).await?.status(), Some(403));
-    scene.content()
+    world.content()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_password_is_the_registrars_affair_and_guessing_ends_the_connection() -> Outcome {
-    let scene = Scene::start().await?;
-    let mut phone = scene.push_phone(&android());
+    let world = World::start().await?;
+    let mut phone = world.push_phone(&android());
     phone.settings.password = "guess".to_owned();
     let (device, answer) = phone.try_to_register(SOON).await?;
     assert_eq!(answer.status(), Some(401));
@@ -89,31 +89,31 @@ async fn a_wrong_password_is_the_registrars_affair_and_guessing_ends_the_connect
         assert_eq!(answer.status(), Some(401));
     }
     device.await_closed(SOON).await?;
-    assert_eq!(scene.relay.metric("sipwake_push_registrations").await, Some(0.0));
+    assert_eq!(world.relay.metric("sipwake_push_registrations").await, Some(0.0));
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_path_that_is_forged_or_comes_from_elsewhere_wakes_nobody() -> Outcome {
-    let scene = Scene::over(Transport::Udp).await?;
-    let phone = scene.push_phone(&android());
+    let world = World::over(Transport::Udp).await?;
+    let phone = world.push_phone(&android());
     phone.register_and_sleep(SOON).await?;
-    scene.await_metric("sipwake_edge_flows", 0.0).await?;
-    let binding = scene.registrar.contacts(&scene.aor()).pop().ok_or_else(|| Missed::new("a contact", "none"))?;
+    world.await_all_asleep().await?;
+    let binding = world.contacts().pop().ok_or_else(|| Missed::new("a contact", "none"))?;
     let path = binding.path.join(", ");
     let forged: String =
         path.chars().enumerate().map(|(at, c)| if at == 20 { if c == 'A' { 'B' } else { 'A' } } else { c }).collect();
-    let to = scene.relay.upstream(Transport::Udp);
+    let to = world.relay.upstream(Transport::Udp);
     for (route, status) in [(forged, 404), ("<sip:127.0.0.1:5099;lr>".to_owned(), 404)] {
         let options = CallOptions::default().header("Route", &route);
         let caller = Caller::direct(to, Transport::Udp, None, &binding.uri, &options).await?;
         caller.expect(status, SOON).await?;
     }
-    assert_eq!(scene.fcm.count(), 0);
+    assert_eq!(world.fcm.count(), 0);
     // Its own Path, from an address that is not the SIP server's.
     let answer = from_elsewhere(to, &binding.uri, &path).await?;
     assert!(answer.starts_with("SIP/2.0 403"), "{answer}");
-    assert_eq!(scene.fcm.count(), 0);
+    assert_eq!(world.fcm.count(), 0);
     Ok(())
 }
 
@@ -135,10 +135,10 @@ async fn from_elsewhere(to: std::net::SocketAddr, uri: &str, path: &str) -> Resu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_registrations_on_one_connection_reaches_the_registrar_in_drops() -> Outcome {
-    let scene = Scene::start().await?;
-    let phone = scene.push_phone(&android());
+    let world = World::start().await?;
+    let phone = world.push_phone(&android());
     let device = tests::phone::Phone::connect(phone.settings.clone()).await?;
-    let registrar = scene.registrar.uri(scene.transport);
+    let registrar = world.registrar.uri(world.transport);
     for number in 0..10_000 {
         let aor = format!("sip:u{number}@example.test");
         let pn = Service::Fcm(format!("token-{number}")).parameters();
@@ -152,8 +152,8 @@ async fn a_flood_of_registrations_on_one_connection_reaches_the_registrar_in_dro
     device.await_closed(SOON * 2).await?;
     // As many as a flow may send at once, on each shard.
     let shards = std::thread::available_parallelism().map_or(1, usize::from);
-    assert!(scene.registrar.register_count() <= 40 * shards, "{}", scene.registrar.register_count());
-    let (other, _) = phone.wake(SOON).await?;
+    assert!(world.registrar.register_count() <= 40 * shards, "{}", world.registrar.register_count());
+    let other = world.wake(&phone).await?;
     sleep(other);
     Ok(())
 }

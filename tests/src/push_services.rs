@@ -1,0 +1,38 @@
+//! Both push services as stand-ins, and the relay's own sender that leads to them: for tests of delivery without a relay.
+
+use relay::metrics::Metrics;
+use relay::push::{AppPush, PushService};
+
+use crate::apns::{Apns, BUNDLE};
+use crate::authority::Authority;
+use crate::fcm::Fcm;
+
+/// The stand-ins and the sender.
+pub struct PushServices {
+    /// Apple's.
+    pub apns: Apns,
+    /// Google's.
+    pub fcm: Fcm,
+    /// The relay's sender, for the App [`BUNDLE`].
+    pub service: PushService,
+    _authority: Authority,
+}
+
+impl PushServices {
+    /// Starts both.
+    ///
+    /// # Panics
+    /// When the relay does not take the settings that lead to them.
+    pub async fn start() -> Self {
+        let authority = Authority::new();
+        let (apns, fcm) = (Apns::start(&authority).await, Fcm::start(&authority).await);
+        let app = AppPush { apns: Some(apns.settings()), fcm: Some(fcm.settings()) };
+        let service = PushService::new(vec![(BUNDLE.into(), app)], &Metrics::new()).expect("the settings are good");
+        Self { apns, fcm, service, _authority: authority }
+    }
+
+    /// What the services would have objected to.
+    pub fn violations(&self) -> Vec<String> {
+        [self.apns.violations(), self.fcm.violations()].concat()
+    }
+}

@@ -1,0 +1,99 @@
+//! The pushes that the services took, as the devices get them.
+
+use serde_json::Value;
+
+use super::{Device, Node, OTHER_TOKEN, SOON, SipServer, World};
+use crate::api_client::Instance;
+use crate::apns::BUNDLE;
+use crate::board::Missed;
+use crate::{apns, fcm};
+
+impl<S: SipServer, N: Node> World<S, N> {
+    /// The object of the next push that APNs took.
+    ///
+    /// # Errors
+    /// [`Missed`] when none comes.
+    pub async fn push(&self) -> Result<Value, Missed> {
+        Ok(self.apple_push().await?.payload["sipwake"].clone())
+    }
+
+    /// The object of the next push that FCM took.
+    ///
+    /// # Errors
+    /// [`Missed`] when none comes.
+    pub async fn android_push(&self) -> Result<Value, Missed> {
+        Ok(self.google_push().await?.payload)
+    }
+
+    /// The next push that APNs took, with what belongs to its delivery.
+    ///
+    /// # Errors
+    /// [`Missed`] when none comes.
+    pub async fn apple_push(&self) -> Result<apns::ReceivedPush, Missed> {
+        self.apns.next_push(SOON * 2).await.ok_or_else(|| self.none("a push on APNs"))
+    }
+
+    /// The next push that FCM took, with what belongs to its delivery.
+    ///
+    /// # Errors
+    /// [`Missed`] when none comes.
+    pub async fn google_push(&self) -> Result<fcm::ReceivedPush, Missed> {
+        self.fcm.next_push(SOON * 2).await.ok_or_else(|| self.none("a push on FCM"))
+    }
+
+    /// The next push about a call to this device; what it is told beside, and what others are told, is passed over.
+    ///
+    /// # Errors
+    /// [`Missed`] when none comes.
+    pub async fn push_for(&self, device: &impl Device) -> Result<Value, Missed> {
+        loop {
+            let (token, object) = match device.has_fcm() {
+                true => self.google_push().await.map(|push| (push.token, push.payload))?,
+                false => self.apple_push().await.map(|push| (push.token, push.payload["sipwake"].clone()))?,
+            };
+            if token == device.call_token() && object["event"] == "call" {
+                return Ok(object);
+            }
+        }
+    }
+
+    /// The next push on APNs, which must be an alert of this event, to [`OTHER_TOKEN`].
+    ///
+    /// # Errors
+    /// [`Missed`] when none comes, or another.
+    pub async fn alert(&self, event: &str) -> Result<Value, Missed> {
+        let push = self.apple_push().await?;
+        let told = push.payload["sipwake"].clone();
+        let is_alert = push.token == OTHER_TOKEN && push.topic == BUNDLE && push.push_type == "alert";
+        match is_alert && told["event"] == event {
+            true => Ok(told),
+            false => Err(Missed::new(format!("an alert: {event}"), format!("{push:?}"))),
+        }
+    }
+
+    /// The next pushes on FCM are of these events, each once, in whatever order they arrive.
+    ///
+    /// # Errors
+    /// [`Missed`] when another comes, or none.
+    pub async fn android_pushes(&self, events: &[&str]) -> super::Outcome {
+        let mut awaited = events.to_vec();
+        while !awaited.is_empty() {
+            let push = self.android_push().await?;
+            let Some(at) = awaited.iter().position(|event| push["event"] == *event) else {
+                return Err(Missed::new(format!("pushes: {}", awaited.join(", ")), push.to_string()));
+            };
+            awaited.swap_remove(at);
+        }
+        Ok(())
+    }
+
+    /// What of an instance's own is kept on this shelf: `messages` or `missed-calls`.
+    ///
+    /// # Errors
+    /// [`Missed`] for another answer than 200 with a list.
+    pub async fn kept(&self, instance: &Instance, shelf: &str) -> Result<Vec<Value>, Missed> {
+        let answer = self.api.of("GET", instance, &format!("/{shelf}")).await?;
+        let list = answer.json()[shelf.replace('-', "_")].as_array().cloned().filter(|_| answer.status == 200);
+        list.ok_or_else(|| Missed::new(format!("a list of {shelf}"), answer.text()))
+    }
+}
