@@ -66,6 +66,7 @@ fn no_call_is_lost_that_a_phone_could_have_answered_through_days_of_faults() {
     for (what, count) in [
         ("pushes lost", sum(|report| report.pushes_lost)),
         ("registrations tried again", sum(|report| report.retried)),
+        ("second phones that rang", sum(|report| report.seconds_offered)),
         ("BYEs", sum(|report| report.byes)),
         ("bindings swept", sum(|report| report.swept)),
     ] {

@@ -12,7 +12,9 @@
 //! | [`oracle`] | what must hold |
 //! | [`world`] | all of them, and the life of the leases |
 //!
-//! Every third call carries bodies of 4 to 8 kB, by UDP in fragments; a device comes by TLS or by WebSocket, and back by the other.
+//! Every fourth account has a second phone, which comes and goes, rings, and never answers: whatever it does, the first
+//! one's calls are as if there were none. Every third call carries bodies of 4 to 8 kB, by UDP in fragments; a device comes
+//! by TLS or by WebSocket, and back by the other.
 //!
 //! # The oracle
 //! 1. **No call is lost that a phone could have answered.** A call whose INVITE the relay got has, within 3 s, come to
@@ -109,6 +111,8 @@ pub struct Report {
     pub offered_at_once: u64,
     /// Pushes.
     pub pushes: u64,
+    /// INVITEs that came to the second phone of an account.
+    pub seconds_offered: u64,
     /// Pushes that never arrived.
     pub pushes_lost: u64,
     /// Calls that a phone answered while it could.

@@ -63,6 +63,8 @@ pub struct Facts {
     pub cancelled: Option<At>,
     /// Pushes.
     pub wakes: u32,
+    /// Pushes to a second phone.
+    pub second_wakes: u32,
     /// The caller gave up.
     pub gave_up: bool,
     /// The caller heard 180.
@@ -112,7 +114,9 @@ pub struct Lease {
 pub struct Oracle {
     leases: HashMap<BindingId, Lease>,
     by_instance: HashMap<InstanceId, BindingId>,
-    calls: HashMap<CallId, (usize, Option<CallState>)>,
+    /// The second phones of accounts, until they are unbound.
+    seconds: HashMap<InstanceId, Lease>,
+    calls: HashMap<(CallId, InstanceId), Option<CallState>>,
     dials: BTreeMap<usize, (At, u32)>,
     /// What was broken.
     pub wrongs: Vec<String>,
@@ -131,7 +135,22 @@ impl Oracle {
 
     /// The device's secret.
     pub fn secret(&self, instance: InstanceId) -> Option<String> {
+        if let Some(second) = self.seconds.get(&instance) {
+            return Some(second.secret.clone());
+        }
         self.lease(*self.by_instance.get(&instance)?).map(|lease| lease.secret.clone())
+    }
+
+    /// A second phone joins.
+    pub fn join(&mut self, lease: Lease) {
+        self.seconds.insert(lease.instance, lease);
+    }
+
+    /// Somebody asks for the end of a second phone's part.
+    pub fn part(&mut self, instance: InstanceId) {
+        if let Some(second) = self.seconds.get_mut(&instance) {
+            second.unbinding = Some(0);
+        }
     }
 
     /// A lease begins.
@@ -304,12 +323,22 @@ impl World {
         };
         let slot = self.calls[index].slot;
         self.watch(slot, || format!("call {index}: pushed"));
-        self.calls[index].facts.wakes += 1;
-        if self.calls[index].facts.wakes > 1 {
+        let second = self.oracle.seconds.get(&call.instance).map(|lease| (lease.slot, lease.unbinding.is_none()));
+        let facts = &mut self.calls[index].facts;
+        let wakes = if second.is_some() { &mut facts.second_wakes } else { &mut facts.wakes };
+        *wakes += 1;
+        // A phone that has left and joined again is a new one.
+        if *wakes > 1 && second.is_none() {
             self.wrong(format!("call {index} is pushed twice"));
         }
         if self.calls[index].facts.ended.is_some() {
             self.wrong(format!("call {index} is pushed, and has ended"));
+        }
+        if let Some((slot, stays)) = second {
+            if !stays {
+                self.wrong(format!("call {index} is pushed to a second phone that has left"));
+            }
+            return Some(slot);
         }
         let lease = self.oracle.by_instance.get(&call.instance).copied();
         if !lease.is_some_and(|binding| self.oracle.lives(binding)) {
@@ -318,13 +347,12 @@ impl World {
         Some(slot)
     }
 
-    pub(super) fn judge_call_state(&mut self, call: CallId, state: CallState) {
-        let next = self.oracle.calls.len();
-        let known = self.oracle.calls.entry(call).or_insert((next, None));
-        if let Some(last) = known.1 {
+    pub(super) fn judge_call_state(&mut self, call: CallId, instance: InstanceId, state: CallState) {
+        let known = self.oracle.calls.entry((call, instance)).or_default();
+        if let Some(last) = *known {
             self.wrong(format!("{call} is {} after it was {}", state.as_str(), last.as_str()));
         } else if state.is_final() {
-            known.1 = Some(state);
+            *known = Some(state);
             self.stats.ended += 1;
         }
     }
@@ -363,6 +391,12 @@ impl World {
 
     pub(super) fn judge_unbound(&mut self, instance: InstanceId) {
         let now = self.agenda.now();
+        if let Some(second) = self.oracle.seconds.remove(&instance) {
+            if second.unbinding.is_none() {
+                self.wrong(format!("{instance} is unbound, a second phone, and nobody asked"));
+            }
+            return;
+        }
         let binding = self.oracle.by_instance.get(&instance).copied();
         match binding.and_then(|binding| self.oracle.leases.get_mut(&binding)) {
             Some(lease) if lease.unbinding.is_some() && lease.unbound.is_none() => lease.unbound = Some(now),
@@ -416,6 +450,9 @@ impl World {
         let phone = &self.slots[slot].phone;
         if phone.flow.is_some_and(|flow| self.network.is_alive(flow)) && phone.rings_for(index) {
             self.wrong(format!("call {index} has ended, and the phone of slot {slot} rings on"));
+        }
+        if self.second_rings_for(slot, index) {
+            self.wrong(format!("call {index} has ended, and the second phone of slot {slot} rings on"));
         }
     }
 
@@ -484,6 +521,9 @@ impl World {
     fn sweep(&mut self) {
         let now = self.agenda.now();
         for slot in 0..self.slots.len() {
+            if self.slots[slot].is_second {
+                continue;
+            }
             let number = self.slots[slot].registrar;
             let registrar = &self.registrars[number];
             let bound = BACK_OFF.max(At::from(registrar.nature.longest) * S * 85 / 100 + MINUTE);

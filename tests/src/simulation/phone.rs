@@ -284,7 +284,11 @@ impl World {
 
     fn on_offer(&mut self, slot: usize, flow: u64, index: usize, invite: Message) {
         self.watch(slot, || format!("call {index}: the phone gets the INVITE by flow {flow}"));
-        self.calls[index].facts.offered.push(flow);
+        if self.slots[slot].is_second {
+            self.stats.seconds_offered += 1;
+        } else {
+            self.calls[index].facts.offered.push(flow);
+        }
         if invite.body()[..] != *body_of(index, false).as_bytes() {
             self.wrong(format!("the offer of call {index} is not its caller's"));
         }
@@ -304,6 +308,9 @@ impl World {
         self.answer(flow, &invite, 180, &tag);
         let think = self.random.between(500 * MS, 25 * S);
         let act = match self.random.between(0, 19) {
+            // Whoever has the second one is busy, or lets it ring: the first has the call whenever it answers.
+            0..3 if self.slots[slot].is_second => Act::Decline(486),
+            3..15 if self.slots[slot].is_second => return,
             0..13 => Act::Answer,
             13 => Act::Decline(486),
             14 => Act::Decline(603),
