@@ -70,8 +70,8 @@ pub(super) struct Slot {
     pub(super) lease: Option<Lease>,
     /// The slot of the account's second phone.
     second: Option<usize>,
-    /// It is the account's second phone.
-    pub(super) is_second: bool,
+    /// Of a second phone, the slot of its account.
+    pub(super) first: Option<usize>,
     /// Calls to it that may still be going on.
     pub(super) calls: Vec<usize>,
     /// Digests of what was typed as its password, so that they are computed once.
@@ -86,7 +86,7 @@ impl Slot {
             phone: Phone::default(),
             lease: None,
             second: None,
-            is_second: false,
+            first: None,
             calls: Vec::new(),
             ha1s: Vec::new(),
         }
@@ -111,7 +111,7 @@ pub struct World {
 }
 
 /// Of so many accounts one has a second phone.
-const ACCOUNTS_FOR_A_SECOND: usize = 4;
+const ACCOUNTS_FOR_A_SECOND: usize = 2;
 
 /// Between two calls to one slot, on average.
 const CALLS_EVERY: At = 3 * HOUR;
@@ -169,7 +169,7 @@ impl World {
 
     fn add_second(&mut self, index: usize) {
         let (second, registrar) = (self.slots.len(), self.slots[index].registrar);
-        self.slots.push(Slot { is_second: true, ..Slot::new(registrar, String::new()) });
+        self.slots.push(Slot { first: Some(index), ..Slot::new(registrar, String::new()) });
         self.slots[index].second = Some(second);
         let open = self.random.between(HOUR, 10 * HOUR);
         self.agenda.plan(open, Happening::Phone(second, PhoneDue::Opened));
@@ -313,6 +313,7 @@ impl World {
         self.oracle.part(lease.instance);
         self.phone_forgets(second);
         self.unbind(lease.instance);
+        self.agenda.plan(UNBIND_DEADLINE + S, Happening::Check(Check::Parted(lease.instance)));
     }
 
     fn bind(&mut self, slot: usize, (instance, binding): (InstanceId, BindingId), first: InstanceId) {
@@ -423,10 +424,9 @@ impl World {
         ha1
     }
 
-    /// Whether an account's second phone rings for a call.
-    pub(super) fn second_rings_for(&self, slot: usize, call: usize) -> bool {
-        let second = self.slots[slot].second.map(|second| &self.slots[second].phone);
-        second.is_some_and(|it| it.flow.is_some_and(|flow| self.network.is_alive(flow)) && it.rings_for(call))
+    /// The slots of an account's phones.
+    pub(super) fn phones_of(&self, slot: usize) -> impl Iterator<Item = usize> + use<> {
+        std::iter::once(slot).chain(self.slots[slot].second)
     }
 
     /// Tells what happens to the slot that is watched.
