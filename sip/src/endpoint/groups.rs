@@ -11,7 +11,7 @@
 //! | is refused in its check | is the one before | the refusal is reported and the device must be unbound; the binding goes on as before |
 //! | fails its check otherwise | is the one before | the check is repeated after the next success |
 //! | owns the credentials and is refused | stays | the refusal is reported; unbinding the device makes another one the owner |
-//! | owns the credentials and leaves, or its app comes to the foreground | is another device, proven if there is one | |
+//! | owns the credentials and leaves, or its app comes to the foreground | is another device, proven if there is one | its refusals count on, and a pause goes on |
 //! | the last one leaves | stays | the binding is unregistered |
 //!
 //! Invariant: a device that has not proven its credentials gets no call. Refused credentials are sent no second time.
@@ -43,6 +43,8 @@ impl Groups {
 struct Group {
     /// In the order in which they came.
     others: Vec<InstanceId>,
+    /// How often in a row the credentials of these were refused while they were in use.
+    refusals: BTreeMap<InstanceId, u8>,
     check: Option<Box<CredentialCheck>>,
 }
 
@@ -200,12 +202,13 @@ impl Endpoint {
             return true;
         }
         let Some(next) = self.next_credential_owner(binding) else { return false };
+        let refusals = self.refusals_of(binding, next);
         self.leave_others(binding, next);
         let wanted = self.is_wanted(binding) || self.devices.is_in_background(next);
         let proven = self.devices.is_proven(next);
-        self.redirect(now, binding, |registration| match registration.set_credential_owner(next, proven) {
+        self.redirect(now, binding, |registration| match registration.pass_credentials(next, proven, refusals) {
             _ if !wanted => registration.aim(Goal::Silent),
-            step => step,
+            (_, step) => step,
         });
         true
     }
@@ -213,6 +216,7 @@ impl Endpoint {
     fn leave_others(&mut self, binding: BindingId, instance: InstanceId) {
         let Some(group) = self.groups.0.get_mut(&binding) else { return };
         group.others.retain(|other| *other != instance);
+        group.refusals.remove(&instance);
         // No owner is left to go back to: the device in its check is the owner now.
         if group.check.as_ref().is_some_and(|check| check.suspended.instance == instance) {
             group.check = None;
@@ -245,12 +249,22 @@ impl Endpoint {
         if self.is_registered(binding) && !proven {
             return;
         }
+        let refusals = self.refusals_of(binding, next);
+        let mut before = 0;
+        self.redirect(now, binding, |registration| {
+            let step;
+            (before, step) = registration.pass_credentials(next, proven, refusals);
+            step
+        });
         if let Some(group) = self.groups.0.get_mut(&binding) {
             group.others.retain(|other| *other != next);
             group.others.push(credential_owner);
+            group.refusals.insert(credential_owner, before);
         }
-        let proven = self.devices.is_proven(next);
-        self.redirect(now, binding, |registration| registration.set_credential_owner(next, proven));
+    }
+
+    fn refusals_of(&self, binding: BindingId, instance: InstanceId) -> u8 {
+        self.groups.0.get(&binding).and_then(|group| group.refusals.get(&instance)).copied().unwrap_or_default()
     }
 
     /// The device whose credentials are used next: preferably one that is proven, then one in the background.

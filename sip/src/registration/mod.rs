@@ -314,6 +314,15 @@ impl Registration {
         }
     }
 
+    /// The same for a device that shares the binding: its refusals count on, and a pause goes on, so that nobody shows the
+    /// server refused credentials oftener by going from one device to another. Gives the refusals of the one before.
+    pub fn pass_credentials(&mut self, instance: InstanceId, proven: bool, refusals: u8) -> (u8, Step) {
+        let (before, paused_until) = (self.refusals, self.paused_until);
+        let step = self.set_credential_owner(instance, proven);
+        (self.refusals, self.paused_until) = (refusals, paused_until);
+        (before, step)
+    }
+
     /// Whether another member's credentials can be tried: nothing is under way.
     pub fn may_try_credentials(&self) -> bool {
         self.goal == Goal::Registered && matches!(self.state, State::Registered { .. } | State::BackingOff { .. })

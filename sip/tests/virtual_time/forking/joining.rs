@@ -198,6 +198,39 @@ fn an_app_in_the_foreground_is_not_rung_and_the_binding_is_silent_when_all_are()
     assert_eq!((world.count("REGISTER"), members(&world).len()), (0, 2));
 }
 
+/// The account's password was changed at its SIP server, and its user goes from one device to the other.
+#[test]
+fn refused_credentials_are_not_shown_oftener_because_the_devices_of_an_account_take_turns() {
+    let mut world = devices(2);
+    let (mut shown, mut over) = (0, Vec::new());
+    for second in 0..30_000 {
+        let (turn, moment) = (second / 100, second % 100);
+        if moment == 0 {
+            let (fore, back) = if turn % 2 == 0 { (1, 2) } else { (2, 1) };
+            world.input(Input::Resume(device(back)));
+            world.input(Input::Suspend(device(fore)));
+            if turn % 10 == 9 {
+                world.input(Input::Suspend(device(back)));
+            }
+        }
+        let events = std::mem::take(&mut world.events);
+        for number in (1..=2).filter(|number| events.iter().any(|event| refused(event, *number))) {
+            over.push(number);
+            world.input(Input::Unbind { instance: device(number), deadline: seconds(3) });
+        }
+        world.advance(seconds(1));
+        while world.count("REGISTER") > 0 {
+            let (source, register) = (world.upstream, world.last("REGISTER"));
+            let shows = register.number(Name::Expires) != Some(0);
+            shown += u32::from(shows);
+            world.sent.clear();
+            world.reply(source, &register, if shows { 403 } else { 200 }, &[], "");
+        }
+    }
+    over.sort_unstable();
+    assert_eq!((shown, over), (6, vec![1, 2]), "three times for each device, and then its user is told");
+}
+
 #[test]
 fn a_call_that_crosses_the_unregistration_reaches_the_app_in_the_foreground() {
     let mut world = devices(2);
