@@ -13,7 +13,7 @@ use relay::cli::{CommandError, audit, control, device, doctor, instances, keys, 
 use relay::config::Config;
 use relay::operator::controls::Reloaded;
 use relay::secret::ZeroOnFree;
-use relay::serve::check::{Findings, certificate, check};
+use relay::serve::check::{Findings, certificate, check, push_certificates};
 use relay::serve::check_push::check_push;
 use relay::serve::{Relay, Running};
 use tokio::signal::unix::{SignalKind, signal};
@@ -125,6 +125,9 @@ async fn serve(file: Option<PathBuf>) -> ExitCode {
     }
     for doubt in certificate(&config) {
         tracing::warn!("tls.certificate: {doubt}; {}", doubt.remedy());
+    }
+    for (problem, _) in push_certificates(&config) {
+        tracing::warn!("{problem}");
     }
     let apps = config.apps.clone();
     // Before the start, so that a signal that comes during it is not lost.

@@ -18,6 +18,7 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper::Method;
+use relay::config::ApnsCredentials;
 use relay::push::apns::Settings;
 use serde_json::Value;
 
@@ -39,6 +40,7 @@ pub struct Apns {
     apple: Arc<Apple>,
     server: Arc<Server>,
     settings: Settings,
+    key_file: PathBuf,
 }
 
 /// A push that the stand-in took.
@@ -168,13 +170,20 @@ impl Apns {
 
     fn new(authority: &Authority, server: Server, apple: Arc<Apple>, key_file: PathBuf) -> Self {
         let settings = Settings {
-            key_file,
-            key_id: KEY_ID.into(),
-            team_id: TEAM_ID.into(),
+            credentials: ApnsCredentials::Key {
+                key_file: key_file.clone(),
+                key_id: KEY_ID.into(),
+                team_id: TEAM_ID.into(),
+            },
             endpoint: Some(server.endpoint().into()),
             ca_file: Some(authority.ca_file()),
         };
-        Self { apple, server: Arc::new(server), settings }
+        Self { apple, server: Arc::new(server), settings, key_file }
+    }
+
+    /// Settings that lead a relay here, by the certificate and key of this file.
+    pub fn settings_by(&self, file: PathBuf) -> Settings {
+        Settings { credentials: ApnsCredentials::Certificate { file, team_id: None }, ..self.settings() }
     }
 
     /// The port of its endpoint.
@@ -199,7 +208,7 @@ impl Apns {
 
     /// The signing key's file.
     pub fn key_file(&self) -> PathBuf {
-        self.settings.key_file.clone()
+        self.key_file.clone()
     }
 
     /// How many connections were made.
@@ -239,7 +248,7 @@ type Refusal = (u16, &'static str);
 
 impl Service for Apple {
     fn opened(&self, line: &Line, others: usize) {
-        if others > 0 && !line.proven.load(Ordering::Relaxed) {
+        if others > 0 && line.certificate.is_none() && !line.proven.load(Ordering::Relaxed) {
             self.inbox.object("more than one stream before the first good provider token".into());
         }
     }
@@ -302,10 +311,19 @@ impl Apple {
         if token.len() < 64 || token.len() % 2 == 1 || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err((400, "BadDeviceToken"));
         }
-        let authorization = header(call, "authorization").ok_or((403, "MissingProviderToken"))?;
-        let provider_token = authorization.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("bearer "));
-        let provider_token = provider_token.map(|_| &authorization[7..]).ok_or((403, "MissingProviderToken"))?;
-        self.check_provider_token(provider_token)?;
+        let provider_token = match header(call, "authorization") {
+            None => match &call.line.certificate {
+                None => return Err((403, "MissingProviderToken")),
+                Some(certificate) if self.is_of(certificate) => "",
+                Some(_) => return Err((400, "TopicDisallowed")),
+            },
+            Some(authorization) => {
+                let bearer = authorization.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("bearer "));
+                let token = bearer.map(|_| &authorization[7..]).ok_or((403, "MissingProviderToken"))?;
+                self.check_provider_token(token)?;
+                token
+            }
+        };
         call.line.proven.store(true, Ordering::Relaxed);
         let push_type = header(call, "apns-push-type").ok_or((400, "InvalidPushType"))?;
         let topic = header(call, "apns-topic").ok_or((400, "MissingTopic"))?;
@@ -337,6 +355,11 @@ impl Apple {
         }
         let priority = priority as u8;
         Ok(Checked { token, provider_token, topic, push_type, priority, expiration })
+    }
+
+    /// Whether a certificate is this app's.
+    fn is_of(&self, certificate: &[u8]) -> bool {
+        certificate.windows(self.bundle.len()).any(|part| part == self.bundle.as_bytes())
     }
 
     fn check_provider_token(&self, token: &str) -> Result<(), Refusal> {

@@ -37,6 +37,15 @@ pub struct Issued {
 }
 
 impl Issued {
+    /// Certificate and private key as one PEM text.
+    ///
+    /// # Panics
+    /// When the files are gone.
+    pub fn both(&self) -> String {
+        let read = |path| std::fs::read_to_string(path).expect("the authority lives");
+        read(&self.certificate_file) + &read(&self.key_file)
+    }
+
     /// The private key.
     pub fn key(&self) -> PrivateKeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.key.clone()).into()
@@ -94,9 +103,20 @@ impl Authority {
 
     /// Issues a server certificate for `names` (DNS names and IP addresses).
     pub fn issue(&self, names: &[&str]) -> Issued {
+        self.issue_with(names, |_| {})
+    }
+
+    /// Issues one that ended yesterday.
+    pub fn issue_ended(&self, names: &[&str]) -> Issued {
+        let day = |days: u64| std::time::SystemTime::now() - std::time::Duration::from_secs(days * 86_400);
+        self.issue_with(names, |params| (params.not_before, params.not_after) = (day(366).into(), day(1).into()))
+    }
+
+    fn issue_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Issued {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("the names are DNS names or addresses");
         params.distinguished_name.push(DnType::CommonName, "sipwake test server");
+        change(&mut params);
         let key = KeyPair::generate().expect("a P-256 key can be made");
         let leaf = params.signed_by(&key, &self.0.issuer).expect("a server certificate can be made");
         let serial = self.0.serial.fetch_add(1, Ordering::Relaxed);
@@ -115,12 +135,29 @@ impl Authority {
 
     /// A TLS server for `names` that offers `alpn`, most wanted first.
     pub fn server_config(&self, names: &[&str], alpn: &[&[u8]]) -> Arc<rustls::ServerConfig> {
+        self.server(names, alpn, rustls::server::WebPkiClientVerifier::no_client_auth())
+    }
+
+    /// The same, and it asks its clients for a certificate of this authority; one without is served, too.
+    pub fn server_config_for_clients(&self, names: &[&str], alpn: &[&[u8]]) -> Arc<rustls::ServerConfig> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.certificate().clone()).expect("the CA certificate is one");
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider());
+        self.server(names, alpn, verifier.allow_unauthenticated().build().expect("there is a root"))
+    }
+
+    fn server(
+        &self,
+        names: &[&str],
+        alpn: &[&[u8]],
+        clients: Arc<dyn rustls::server::danger::ClientCertVerifier>,
+    ) -> Arc<rustls::ServerConfig> {
         let issued = self.issue(names);
         let key = issued.key();
         let mut config = rustls::ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .expect("aws-lc-rs serves the default versions")
-            .with_no_client_auth()
+            .with_client_cert_verifier(clients)
             .with_single_cert(issued.chain, key)
             .expect("the key belongs to the certificate");
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();

@@ -16,6 +16,7 @@ use h2::server::SendResponse;
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use relay::push::ByteStream;
+use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -48,6 +49,8 @@ pub(crate) struct Line {
     pub(crate) number: usize,
     /// Whether a request with good credentials came over it.
     pub(crate) proven: AtomicBool,
+    /// The certificate that the client has shown, of the authority.
+    pub(crate) certificate: Option<CertificateDer<'static>>,
     open: AtomicUsize,
     frozen: Arc<AtomicBool>,
 }
@@ -154,7 +157,7 @@ impl Server {
         service: impl FnOnce(u16) -> Arc<S>,
     ) -> (Self, Arc<S>, impl Fn(Box<dyn ByteStream>) -> Accepting + Send + Sync + 'static) {
         let service = service(port);
-        let acceptor = TlsAcceptor::from(authority.server_config(crate::authority::LOOPBACK, &[b"h2"]));
+        let acceptor = TlsAcceptor::from(authority.server_config_for_clients(crate::authority::LOOPBACK, &[b"h2"]));
         let state = Arc::<State>::default();
         let (drain, drained) = watch::channel(());
         let server = Self { port, state: Arc::clone(&state), drain, accepting: None };
@@ -231,6 +234,8 @@ async fn serve<S: Service>(
 ) -> Option<()> {
     drained.mark_unchanged();
     let tls = timeout(PATIENCE, acceptor.accept(tcp)).await.ok()?.ok()?;
+    let certificate =
+        tls.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(|leaf| leaf.clone().into_owned());
     let frozen = Arc::<AtomicBool>::default();
     lock(&state.frozen).push(Arc::clone(&frozen));
     let io = SharedIo { tls: Arc::new(Mutex::new(tls)), frozen: Arc::clone(&frozen) };
@@ -242,7 +247,8 @@ async fn serve<S: Service>(
     builder.max_concurrent_streams(streams).initial_connection_window_size(16 * 1024 * 1024);
     let mut connection = builder.handshake::<_, Bytes>(io.clone()).await.ok()?;
     let number = state.connections.fetch_add(1, Ordering::Relaxed) + 1;
-    let line = Arc::new(Line { number, proven: AtomicBool::new(false), open: AtomicUsize::new(0), frozen });
+    let (proven, open) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let line = Arc::new(Line { number, proven, certificate, open, frozen });
     let (ends, mut ended) = mpsc::unbounded_channel();
     let mut streams = JoinSet::new();
     loop {

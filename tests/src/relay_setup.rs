@@ -25,6 +25,8 @@ pub struct Apns {
     pub key_id: String,
     /// Ten characters.
     pub team_id: String,
+    /// The app's certificate with its key, in place of the `.p8` file.
+    pub certificate_file: Option<PathBuf>,
     /// `https://127.0.0.1:port`
     pub endpoint: String,
     /// Whom the relay trusts for it.
@@ -66,9 +68,10 @@ impl App {
         let (apple, google) = (apns.settings(), fcm.settings());
         Self {
             apns: Some(Apns {
-                key_file: apple.key_file,
+                key_file: apns.key_file(),
                 key_id: apns::KEY_ID.to_owned(),
                 team_id: apns::TEAM_ID.to_owned(),
+                certificate_file: None,
                 endpoint: apns.endpoint(),
                 ca_file: apple.ca_file.unwrap_or_default(),
             }),
@@ -288,11 +291,14 @@ fn write_app(text: &mut String, scratch: &Scratch, index: usize, app: &App) {
     let key_file = scratch.file(&format!("app-key-{index}"), &app.api_key);
     // Writing to a String cannot fail.
     let _ = writeln!(text, "\n[[app]]\nid = {:?}\napi_key_file = {key_file:?}", app.id);
-    if let Some(Apns { key_file, key_id, team_id, endpoint, ca_file }) = &app.apns {
+    if let Some(Apns { key_file, key_id, team_id, certificate_file, endpoint, ca_file }) = &app.apns {
+        let known_by = match certificate_file {
+            Some(file) => format!("certificate_file = {file:?}"),
+            None => format!("key_file = {key_file:?}\nkey_id = {key_id:?}"),
+        };
         let _ = writeln!(
             text,
-            "[app.apns]\nkey_file = {key_file:?}\nkey_id = {key_id:?}\nteam_id = {team_id:?}\n\
-             endpoint = {endpoint:?}\nca_file = {ca_file:?}"
+            "[app.apns]\n{known_by}\nteam_id = {team_id:?}\nendpoint = {endpoint:?}\nca_file = {ca_file:?}"
         );
     }
     if let Some(Fcm { service_account_file, endpoint, ca_file }) = &app.fcm {

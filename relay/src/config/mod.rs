@@ -14,6 +14,7 @@ mod effective;
 mod environment;
 mod lines;
 mod problem;
+mod push_sections;
 mod reader;
 mod secret_files;
 mod sections;
@@ -281,15 +282,32 @@ pub struct App {
     pub fcm: Option<Fcm>,
 }
 
+/// By what Apple knows who pushes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ApnsCredentials {
+    /// A provider key, which signs tokens.
+    Key {
+        /// PKCS #8 in PEM: the `.p8` file.
+        key_file: PathBuf,
+        /// The key's id, ten letters or digits.
+        key_id: Box<str>,
+        /// The team's id, ten letters or digits.
+        team_id: Box<str>,
+    },
+    /// A certificate of the app (mutual TLS).
+    Certificate {
+        /// The certificate, what it was issued with, and its private key, in one PEM file.
+        file: PathBuf,
+        /// The team's id, where devices that register through the edge name it (RFC 8599).
+        team_id: Option<Box<str>>,
+    },
+}
+
 /// `[app.apns]`.
 #[derive(Debug, Clone)]
 pub struct Apns {
-    /// The provider key, PKCS #8 in PEM: the `.p8` file.
-    pub key_file: PathBuf,
-    /// The key's id, ten letters or digits.
-    pub key_id: Box<str>,
-    /// The team's id, ten letters or digits.
-    pub team_id: Box<str>,
+    /// By what Apple knows the relay.
+    pub credentials: ApnsCredentials,
     /// Another APNs, as `https://host[:port]`.
     pub endpoint: Option<Box<str>>,
     /// PEM certificates trusted for `endpoint` beside the system's roots.

@@ -13,6 +13,8 @@ pub(super) enum Held {
     TlsKey,
     /// A provider key of APNs.
     ApnsKey,
+    /// A certificate of APNs with its key.
+    ApnsCertificate,
     /// A service account of FCM.
     ServiceAccount,
     /// The sealing keys.

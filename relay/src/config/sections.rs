@@ -476,8 +476,8 @@ fn apps(root: &mut Reader<'_>, profile: Profile) -> Vec<App> {
         let app = App {
             id: id(&mut section),
             api_key: key(&mut section, "api_key_file", Profile::File),
-            apns: section.section("apns").map(apns),
-            fcm: section.section("fcm").map(fcm),
+            apns: section.section("apns").map(push_sections::apns),
+            fcm: section.section("fcm").map(push_sections::fcm),
         };
         if app.apns.is_none() && app.fcm.is_none() && profile == Profile::File {
             section.problem(
@@ -492,69 +492,6 @@ fn apps(root: &mut Reader<'_>, profile: Profile) -> Vec<App> {
         apps.push(app);
     }
     apps
-}
-
-fn apns(mut apns: Reader<'_>) -> Apns {
-    let ten = |text: &str| {
-        let valid = text.len() == 10 && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        valid.then(|| text.into())
-    };
-    let wanted = "the ten letters and digits that Apple gave";
-    let key = apns.required_secret_file("key_file", Held::ApnsKey, "name the .p8 file of the provider key");
-    if key.as_ref().is_some_and(|(_, key)| !key.expose().contains("-----BEGIN PRIVATE KEY-----")) {
-        apns.problem("key_file", "holds no PKCS #8 private key in PEM", "name the .p8 file as Apple gave it");
-    }
-    let result = Apns {
-        key_file: key.map(|(path, _)| path).unwrap_or_default(),
-        key_id: apns.required_parsed("key_id", wanted, ten).unwrap_or_default(),
-        team_id: apns.required_parsed("team_id", wanted, ten).unwrap_or_default(),
-        endpoint: apns.optional("endpoint", ORIGIN, values::https_origin),
-        ca_file: apns.file("ca_file"),
-    };
-    ca_needs_endpoint(&apns, result.endpoint.is_some(), result.ca_file.is_some());
-    apns.finish();
-    result
-}
-
-fn fcm(mut fcm: Reader<'_>) -> Fcm {
-    let account = fcm.required_secret_file(
-        "service_account_file",
-        Held::ServiceAccount,
-        "name the JSON file of the service account",
-    );
-    if account.as_ref().is_some_and(|(_, account)| !is_service_account(account.expose())) {
-        let what = "is not a service account's JSON with project_id, client_email, private_key and token_uri";
-        fcm.problem("service_account_file", what, "name the file as Google gave it");
-    }
-    let result = Fcm {
-        service_account_file: account.map(|(path, _)| path).unwrap_or_default(),
-        endpoint: fcm.optional("endpoint", ORIGIN, values::https_origin),
-        ca_file: fcm.file("ca_file"),
-    };
-    fcm.finish();
-    result
-}
-
-/// Whether all that is needed is there; reads nothing out, so that no copy of the key is made.
-fn is_service_account(json: &str) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Parts {
-        #[serde(rename = "project_id")]
-        _project: serde::de::IgnoredAny,
-        #[serde(rename = "client_email")]
-        _email: serde::de::IgnoredAny,
-        #[serde(rename = "private_key")]
-        _key: serde::de::IgnoredAny,
-        #[serde(rename = "token_uri")]
-        _token: serde::de::IgnoredAny,
-    }
-    serde_json::from_str::<Parts>(json).is_ok()
-}
-
-fn ca_needs_endpoint(section: &Reader<'_>, endpoint: bool, ca_file: bool) {
-    if ca_file && !endpoint {
-        section.problem("ca_file", "has no endpoint beside it", "remove it, or name the endpoint it is for");
-    }
 }
 
 fn sip_servers(root: &mut Reader<'_>) -> Vec<SipServer> {
@@ -651,7 +588,6 @@ fn distinct_listeners(config: &Config, root: &Reader<'_>) {
 const ADDRESS: &str = "an address and a port, like \"0.0.0.0:5061\" or \"[::]:5061\"";
 const HOST: &str = "a host name or an address, like \"relay1.example.net\"";
 const HOST_PORT: &str = "a host and a port, like \"relay1.example.net:5061\"";
-const ORIGIN: &str = "https://host or https://host:port, without a path";
 
 /// A listener's address; on loopback in development.
 fn address(section: &mut Reader<'_>, key: &'static str, profile: Profile, port: u16) -> SocketAddr {

@@ -1,4 +1,4 @@
-//! Apple's push service: HTTP/2 with a provider token, one connection for each App and environment.
+//! Apple's push service: HTTP/2 with a provider token or a certificate, one connection for each App and environment.
 //!
 //! The package `a2` (now `apns-h2`) was meant to do this. Its client cannot: it leaves the body of an answer out of
 //! its timeout, drops Retry-After and every reason that it does not know, cannot be told to sign anew, cannot tell a
@@ -31,6 +31,7 @@ use super::reasons;
 use super::rest::RestFor;
 use super::setup::Problem;
 use super::{Event, Push, Verdict, payload};
+use crate::config::ApnsCredentials;
 use crate::random;
 use crate::secret::PushToken;
 
@@ -46,12 +47,8 @@ const TOKEN_UPDATES: Backoff = Backoff { first: Duration::from_secs(5), most: Du
 /// How to reach APNs for one App.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The signing key (`.p8`, PKCS#8 PEM) that Apple issued.
-    pub key_file: PathBuf,
-    /// The key's id: 10 characters.
-    pub key_id: Box<str>,
-    /// The team's id: 10 characters.
-    pub team_id: Box<str>,
+    /// By what Apple knows the App.
+    pub credentials: ApnsCredentials,
     /// Another service instead of Apple's two: `https://host:port`.
     pub endpoint: Option<Box<str>>,
     /// CA certificates (PEM) trusted beside the system's.
@@ -77,11 +74,18 @@ impl Signers {
 /// APNs for one App.
 pub(super) struct Apns {
     bundle: Box<str>,
-    team: Box<str>,
-    key_id: Box<str>,
-    signer: Arc<Signer>,
+    team: Option<Box<str>>,
+    known_by: KnownBy,
     production: Arc<Channel>,
     sandbox: Arc<Channel>,
+}
+
+/// What a request shows.
+enum KnownBy {
+    /// A token that this signer makes.
+    Key { signer: Arc<Signer>, key_id: Box<str> },
+    /// Nothing: its connection has shown the certificate of this file.
+    Certificate(PathBuf),
 }
 
 /// Apple's two services.
@@ -128,15 +132,25 @@ impl Apns {
         network: &Arc<dyn Network>,
         record: impl Fn(&'static str) -> Arc<Record>,
     ) -> Result<Self, Problem> {
-        let signer = signers.get(&settings.key_file, &settings.key_id, &settings.team_id)?;
+        let (known_by, team, certificate) = match &settings.credentials {
+            ApnsCredentials::Key { key_file, key_id, team_id } => {
+                let signer = signers.get(key_file, key_id, team_id)?;
+                (KnownBy::Key { signer, key_id: key_id.clone() }, Some(team_id.clone()), None)
+            }
+            ApnsCredentials::Certificate { file, team_id } => {
+                (KnownBy::Certificate(file.clone()), team_id.clone(), Some(file.as_path()))
+            }
+        };
         for header in [app.to_owned(), format!("{app}.voip")] {
             let bad = |_| Problem::Setting { setting: "id", wanted: "the App's bundle id" };
             HeaderValue::try_from(header).map_err(bad)?;
         }
-        let tls = trust(settings.ca_file.as_deref())?;
+        let tls = trust(settings.ca_file.as_deref(), certificate)?;
+        // Apple opens a connection for all at once to who shows a certificate, and to others with the first good token.
+        let cautious = certificate.is_none();
         let channel = |url: &str, kind: &'static str| {
             let endpoint = Endpoint::new(url, "endpoint", Arc::clone(&tls), Arc::clone(network))?;
-            Ok(Arc::new(Channel::new(format!("{app}/{kind}"), endpoint, true, record(kind))))
+            Ok(Arc::new(Channel::new(format!("{app}/{kind}"), endpoint, cautious, record(kind))))
         };
         let (production, sandbox) = match &settings.endpoint {
             Some(url) => {
@@ -145,14 +159,7 @@ impl Apns {
             }
             None => (channel(PRODUCTION, "apns")?, channel(SANDBOX, "apns-sandbox")?),
         };
-        Ok(Self {
-            bundle: app.into(),
-            team: settings.team_id.clone(),
-            key_id: settings.key_id.clone(),
-            signer,
-            production,
-            sandbox,
-        })
+        Ok(Self { bundle: app.into(), team, known_by, production, sandbox })
     }
 
     /// The environment, and by which key and endpoint it is reached.
@@ -161,7 +168,11 @@ impl Apns {
             Environment::Production => "production",
             Environment::Sandbox => "sandbox",
         };
-        format!("{kind} {} {} {}", self.channel(environment).origin(), self.team, self.key_id)
+        let origin = self.channel(environment).origin();
+        match &self.known_by {
+            KnownBy::Key { key_id, .. } => format!("{kind} {origin} {} {key_id}", self.team.as_deref().unwrap_or("")),
+            KnownBy::Certificate(file) => format!("{kind} {origin} {}", file.display()),
+        }
     }
 
     /// How it stands there.
@@ -186,7 +197,7 @@ impl Apns {
 
     /// Whether it belongs to this team.
     pub(super) fn is_team(&self, id: &str) -> bool {
-        *self.team == *id
+        self.team.as_deref() == Some(id)
     }
 
     /// Puts a push into the form of a request; the verdict when it cannot be one.
@@ -220,29 +231,38 @@ impl Apns {
     ) -> Attempt {
         let until = if prepared.voip { deadline } else { deadline.min(Instant::now() + ATTEMPT_TIMEOUT) };
         let channel = self.channel(prepared.environment);
-        let Some(mut pass) = self.signer.pass(SystemTime::now()) else {
-            channel.record().trouble(Trouble::grave("CannotSign"), "");
-            return Attempt::Done(Verdict::Refused { reason: "CannotSign" });
-        };
         let patience = Patience { until, stays: prepared.voip, departure };
+        let signer = match &self.known_by {
+            KnownBy::Key { signer, .. } => Some(signer),
+            KnownBy::Certificate(_) => None,
+        };
+        let refused = |reason| {
+            channel.record().trouble(Trouble::grave(reason), "");
+            Attempt::Done(Verdict::Refused { reason })
+        };
+        let mut pass = match signer.map(|signer| signer.pass(SystemTime::now())) {
+            Some(None) => return refused("CannotSign"),
+            pass => pass.flatten(),
+        };
         let mut resigned = false;
         loop {
-            prepared.request.headers.insert(AUTHORIZATION, pass.header.clone());
+            if let Some(pass) = &pass {
+                prepared.request.headers.insert(AUTHORIZATION, pass.header.clone());
+            }
             match channel.send(&prepared.request, patience, classify).await {
                 Err(Failure::Unsent { after }) => return Attempt::Again { after },
+                Err(Failure::ShutOut { reason }) => return Attempt::Done(Verdict::Refused { reason }),
                 Err(Failure::Unconfirmed) if prepared.voip => return Attempt::Done(Verdict::Unconfirmed),
                 Err(Failure::Unconfirmed) => return Attempt::Again { after: None },
                 Ok(Meaning::Settled(attempt)) => return attempt,
-                Ok(Meaning::TokenExpired) => match self.signer.pass_instead_of(&pass, SystemTime::now()) {
-                    Some(next) if !resigned => {
-                        pass = next;
-                        resigned = true;
+                Ok(Meaning::TokenExpired) => {
+                    let next = signer.zip(pass.as_ref());
+                    let next = next.and_then(|(signer, pass)| signer.pass_instead_of(pass, SystemTime::now()));
+                    match next {
+                        Some(next) if !resigned => (pass, resigned) = (Some(next), true),
+                        _ => return refused("ExpiredProviderToken"),
                     }
-                    _ => {
-                        channel.record().trouble(Trouble::grave("ExpiredProviderToken"), "");
-                        return Attempt::Done(Verdict::Refused { reason: "ExpiredProviderToken" });
-                    }
-                },
+                }
             }
         }
     }

@@ -25,9 +25,10 @@ use super::departure::Departure;
 use super::dial::{DialError, Driven};
 use super::endpoint::Endpoint;
 use super::health::{Note, Record, Trouble};
+use super::identity::Objection;
 use super::line::{ASK_AFTER, Ancestry, Line, LineFate};
 use super::rest::{Rest, RestFor};
-use super::single_flight::{Freshness, SingleFlight};
+use super::single_flight::{CoolingDown, Freshness, SingleFlight};
 
 /// Requests that wait for or are on the connection; above it a request is turned away at once.
 const MAX_UNDER_WAY: usize = 20_000;
@@ -39,12 +40,14 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_BODY: usize = 64 * 1024;
 /// How long a line that has fallen silent is kept for what is under way on it.
 const LINGER: Duration = Duration::from_secs(180);
+/// How long a service that takes no connection with our certificate is not asked again; pushes are refused at once.
+const SHUT_OUT_FOR: Duration = Duration::from_secs(5);
 
 /// The connection to one endpoint on behalf of one App.
 pub(super) struct Channel {
     label: Arc<str>,
     endpoint: Arc<Endpoint>,
-    flight: Arc<SingleFlight<Arc<Connection>, ()>>,
+    flight: Arc<SingleFlight<Arc<Connection>, Option<&'static str>>>,
     ancestry: Arc<Ancestry>,
     /// Whether a new connection carries one request alone until [`Bearing::proves`] says otherwise.
     cautious: bool,
@@ -100,6 +103,11 @@ pub(super) enum Failure {
     Unsent { after: Option<Duration> },
     /// The service may have processed it.
     Unconfirmed,
+    /// The service lets nobody in who shows our certificate.
+    ShutOut {
+        /// One of the words of `reasons`.
+        reason: &'static str,
+    },
 }
 
 enum Lost {
@@ -107,6 +115,8 @@ enum Lost {
     Ending,
     /// Not processed, on a connection that lives.
     Refused,
+    /// Not processed: the connection ends for our certificate.
+    ShutOut(&'static str),
     /// Nobody knows.
     Unknown,
 }
@@ -207,6 +217,7 @@ impl Channel {
                     self.record.note(bearing.note);
                     return Ok(meaning);
                 }
+                Err(Lost::ShutOut(reason)) => return Err(Failure::ShutOut { reason }),
                 Err(Lost::Ending) if !moved => moved = true,
                 Err(Lost::Ending | Lost::Refused) => return Err(Failure::Unsent { after: None }),
                 Err(Lost::Unknown) => {
@@ -228,6 +239,7 @@ impl Channel {
     /// A connection and the right to one stream on it.
     async fn admit(&self) -> Result<(Arc<Connection>, OwnedSemaphorePermit), Failure> {
         let freshness = |connection: &Arc<Connection>| match &connection.line {
+            _ if connection.is_shut_out() => Freshness::Good,
             line if line.is_retired() => Freshness::Spent,
             line if line.is_tired() => Freshness::Ageing,
             _ => Freshness::Good,
@@ -244,12 +256,16 @@ impl Channel {
         };
         // Twice in a row a connection may end between being made and being used; more often is a failure.
         for _ in 0..3 {
-            let connection = self
-                .flight
-                .get(freshness, make, ())
-                .await
-                .map_err(|cooling_down| Failure::Unsent { after: Some(cooling_down.after) })?;
-            if let Some(permit) = connection.line.admit().await {
+            let connection =
+                self.flight.get(freshness, make, None).await.map_err(|CoolingDown { why, after, .. }| match why {
+                    Some(reason) => Failure::ShutOut { reason },
+                    None => Failure::Unsent { after: Some(after) },
+                })?;
+            let permit = connection.line.admit().await;
+            if let Some(reason) = connection.objection.reason() {
+                return Err(Failure::ShutOut { reason });
+            }
+            if let Some(permit) = permit {
                 return Ok((connection, permit));
             }
         }
@@ -268,10 +284,17 @@ impl Drop for QueueSlot<'_> {
 
 struct Connection {
     sender: SendRequest<Bytes>,
+    objection: Objection,
+    made_at: Instant,
     line: Arc<Line>,
 }
 
 impl Connection {
+    /// Whether it tells those who come that the service takes none with our certificate.
+    fn is_shut_out(&self) -> bool {
+        self.objection.reason().is_some() && self.made_at.elapsed() < SHUT_OUT_FOR
+    }
+
     async fn exchange(&self, endpoint: &Endpoint, request: &Request, patience: Patience<'_>) -> Result<Answer, Lost> {
         let (response, sent) = match self.post(endpoint, request, patience.until).await {
             Ok(posted) => posted,
@@ -279,7 +302,7 @@ impl Connection {
                 if matches!(lost, Lost::Ending) {
                     self.line.retire();
                 }
-                return Err(lost);
+                return Err(self.objection.reason().map_or(lost, Lost::ShutOut));
             }
         };
         patience.departure.note();
@@ -346,6 +369,9 @@ impl Connection {
             return Lost::Refused;
         }
         self.line.retire();
+        if let Some(reason) = self.objection.reason() {
+            return Lost::ShutOut(reason);
+        }
         // h2 gives this error only to streams above the GOAWAY's last one (RFC 9113 §6.8): not processed.
         if error.is_remote() && error.is_go_away() { Lost::Ending } else { Lost::Unknown }
     }
@@ -375,32 +401,40 @@ struct Making {
 }
 
 impl Making {
-    async fn made(self) -> Result<Arc<Connection>, ()> {
+    async fn made(self) -> Result<Arc<Connection>, Option<&'static str>> {
         sleep(self.ancestry.pause()).await;
         match self.endpoint.dialler().dial().await {
-            Ok(((sender, connection), address)) => {
+            Ok(((sender, connection, objection), address)) => {
                 tracing::debug!(channel = %self.label, "connected to the push service");
                 let line = Line::new(self.cautious, Arc::clone(&self.ancestry));
-                let made = Arc::new(Connection { sender, line: Arc::clone(&line) });
-                tokio::spawn(drive(connection, Arc::downgrade(&made), line, (self, address)));
+                let made = Arc::new(Connection {
+                    sender,
+                    objection: objection.clone(),
+                    made_at: Instant::now(),
+                    line: Arc::clone(&line),
+                });
+                tokio::spawn(drive((connection, objection), Arc::downgrade(&made), line, (self, address)));
                 Ok(made)
             }
             Err(error) => {
                 self.report(&error);
-                Err(())
+                Err(if let DialError::ShutOut(reason) = error { Some(reason) } else { None })
             }
         }
     }
 
     fn report(&self, error: &DialError) {
-        self.record.trouble(Trouble::light("Unreachable"), &error.to_string());
+        match error {
+            DialError::ShutOut(reason) => self.record.trouble(Trouble::grave(reason), ""),
+            error => self.record.trouble(Trouble::light("Unreachable"), &error.to_string()),
+        }
         tracing::debug!(channel = %self.label, %error, "the push service cannot be reached");
     }
 }
 
 /// Drives a connection until it ends, and watches it. One that has fallen silent is driven on for what is under way.
 async fn drive(
-    mut connection: Driven,
+    (mut connection, objection): (Driven, Objection),
     made: Weak<Connection>,
     line: Arc<Line>,
     (making, address): (Making, SocketAddr),
@@ -427,6 +461,9 @@ async fn drive(
         () = watch => true,
     };
     line.retire();
+    if let Some(reason) = objection.reason() {
+        making.record.trouble(Trouble::grave(reason), "");
+    }
     if line.was_poor() {
         making.endpoint.dialler().demote(address);
     }

@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::identity::{Heard, Objection, objection};
 use super::network::{ByteStream, Network};
 
 /// How long an address may take before the next one is tried beside it (RFC 8305 §5).
@@ -36,11 +37,12 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Addresses of one name that are dialled.
 const ADDRESSES_MAX: usize = 8;
 
-/// A freshly made HTTP/2 connection: the handle to send with, and what must be driven.
-pub(super) type Dialled = (h2::client::SendRequest<Bytes>, Driven);
+/// A freshly made HTTP/2 connection: the handle to send with, what must be driven, and what the service comes to have against
+/// our certificate.
+pub(super) type Dialled = (h2::client::SendRequest<Bytes>, Driven, Objection);
 
 /// What must be driven for anything to happen on a connection.
-pub(super) type Driven = h2::client::Connection<TlsStream<Box<dyn ByteStream>>, Bytes>;
+pub(super) type Driven = h2::client::Connection<Heard<TlsStream<Box<dyn ByteStream>>>, Bytes>;
 
 /// Why a dial failed.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +59,9 @@ pub(super) enum DialError {
     Http2(#[source] h2::Error),
     #[error("it did not answer in time")]
     Timeout,
+    /// One of the words of `reasons`.
+    #[error("it takes no connection with our certificate: {0}")]
+    ShutOut(&'static str),
 }
 
 /// Where to dial, and what earlier dials have shown.
@@ -189,11 +194,17 @@ async fn handshake(
 ) -> (SocketAddr, Result<Dialled, DialError>) {
     let whole = async {
         let tcp = connecting.await.map_err(DialError::Tcp)?;
-        let stream = TlsConnector::from(tls).connect(name, tcp).await.map_err(DialError::Tls)?;
+        let stream = TlsConnector::from(tls).connect(name, tcp).await;
+        let stream = stream.map_err(|error| objection(&error).map_or(DialError::Tls(error), DialError::ShutOut))?;
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(DialError::NotHttp2);
         }
-        h2::client::Builder::new().enable_push(false).handshake(stream).await.map_err(DialError::Http2)
+        let heard = Objection::default();
+        let stream = Heard::new(stream, heard.clone());
+        let made = h2::client::Builder::new().enable_push(false).handshake(stream).await;
+        let told = |error| heard.reason().map_or(DialError::Http2(error), DialError::ShutOut);
+        let (sender, driven) = made.map_err(told)?;
+        Ok((sender, driven, heard))
     };
     (address, whole.await)
 }
@@ -214,7 +225,7 @@ fn interleaved(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
 /// Of two errors the one that says more: who was reached and refused says more than who was not.
 fn more_telling(known: Option<DialError>, new: DialError) -> DialError {
     match known {
-        Some(known @ (DialError::Tls(_) | DialError::NotHttp2 | DialError::Http2(_)))
+        Some(known @ (DialError::Tls(_) | DialError::NotHttp2 | DialError::Http2(_) | DialError::ShutOut(_)))
             if matches!(new, DialError::Tcp(_) | DialError::Timeout) =>
         {
             known

@@ -6,11 +6,13 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use hyper::Uri;
+use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 
 use super::dial::Dialler;
+use super::identity;
 use super::network::Network;
 use super::setup::Problem;
 
@@ -62,8 +64,9 @@ impl Endpoint {
     }
 }
 
-/// A TLS client for HTTP/2 that trusts the system's roots and, beside them, those of `ca_file`.
-pub(super) fn trust(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, Problem> {
+/// A TLS client for HTTP/2 that trusts the system's roots and, beside them, those of `ca_file`. It shows the certificate of
+/// `identity`, a PEM file with the private key in it.
+pub(super) fn trust(ca_file: Option<&Path>, identity: Option<&Path>) -> Result<Arc<ClientConfig>, Problem> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(system_roots().iter().cloned());
     if let Some(path) = ca_file {
@@ -80,7 +83,11 @@ pub(super) fn trust(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, Problem
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     // The provider and the versions are both compiled in.
-    let mut config = builder.map_err(|_| Problem::NoRoots)?.with_root_certificates(roots).with_no_client_auth();
+    let builder = builder.map_err(|_| Problem::NoRoots)?.with_root_certificates(roots);
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some(path) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity::read(path)?))),
+    };
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(config))
 }

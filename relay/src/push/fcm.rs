@@ -76,7 +76,7 @@ impl Fcm {
         record: Arc<Record>,
     ) -> Result<Self, Problem> {
         let account = Arc::new(ServiceAccount::read(&settings.service_account_file)?);
-        let tls = trust(settings.ca_file.as_deref())?;
+        let tls = trust(settings.ca_file.as_deref(), None)?;
         let dialled = |url: &str, setting| Endpoint::new(url, setting, Arc::clone(&tls), Arc::clone(network));
         let endpoint = dialled(settings.endpoint.as_deref().unwrap_or(SERVICE), "endpoint")?;
         let oauth = dialled(&account.token_uri, "token_uri")?;
@@ -153,6 +153,7 @@ impl Fcm {
             prepared.0.headers.insert(AUTHORIZATION, token.header.clone());
             match self.channel.send(&prepared.0, Patience { until, stays: false, departure }, classify).await {
                 Err(Failure::Unsent { after }) => return Attempt::Again { after },
+                Err(Failure::ShutOut { reason }) => return Attempt::Done(Verdict::Refused { reason }),
                 Err(Failure::Unconfirmed) => return Attempt::Lost,
                 Ok(Meaning::Settled(attempt)) => return attempt,
                 Ok(Meaning::TokenRefused) => match self.tokens.refused(&token) {

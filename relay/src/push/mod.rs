@@ -12,6 +12,7 @@ mod dial;
 mod endpoint;
 pub mod fcm;
 mod health;
+mod identity;
 mod jwt;
 mod line;
 mod network;
@@ -32,6 +33,7 @@ use sip::id::{CallId, InstanceId};
 
 pub use departure::Departure;
 pub use health::{Report, State};
+pub use identity::chain;
 pub use network::{ByteStream, Network, Opening};
 pub use rfc8599::{Address, NoAddress};
 pub use service::{AppPush, Delivery, PushService, check};

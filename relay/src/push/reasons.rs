@@ -39,6 +39,15 @@ pub(super) fn words(reason: &str) -> &'static str {
         "BadCertificate" | "BadCertificateEnvironment" => {
             "the certificate is not for this app or environment, or has ended: get a new one from Apple"
         }
+        "CertificateExpired" => {
+            "the service says that the certificate has ended: get a new one from Apple, then reload"
+        }
+        "CertificateRevoked" => {
+            "the service says that the certificate was revoked: get a new one from Apple, then reload"
+        }
+        "CertificateRefused" => {
+            "the service takes no connection with this certificate: name the one that Apple gave for this app"
+        }
         "BadEnvironmentKeyIdInToken" => {
             "the key is for the other environment: name one that is for both, or for this one"
         }
@@ -51,7 +60,8 @@ pub(super) fn words(reason: &str) -> &'static str {
             "Apple sees too many provider tokens of one key: give each relay that is not of this cluster a key of its own"
         }
         "BadTopic" | "MissingTopic" | "TopicDisallowed" => {
-            "the key may not push to this app: app.id must be the app's bundle id, with the VoIP capability"
+            "the key or certificate may not push to this app: app.id must be the app's bundle id, with the VoIP capability; a VoIP \
+             Services certificate is for calls alone"
         }
         "DeviceTokenNotForTopic" => {
             "the tokens are another app's: app.id must be the bundle id of the app that enables push"

@@ -80,6 +80,12 @@ pub enum Problem {
         /// The file.
         path: PathBuf,
     },
+    /// The file of an app's certificate does not hold both, or the key is another one's.
+    #[error("{} does not hold a certificate in PEM form and the private key that belongs to it", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+    },
     /// Nothing to verify the service with.
     #[error("no trusted root certificates: install ca-certificates, or name a ca_file")]
     NoRoots,

@@ -9,8 +9,8 @@ use tokio::net::{TcpListener, UdpSocket};
 
 use super::{beside, open_vault, push_settings};
 use crate::clock;
-use crate::config::{Config, Problem, Tls};
-use crate::net::tls::{ClientTls, Doubt, ServerTls, doubts};
+use crate::config::{ApnsCredentials, Config, Problem, Tls};
+use crate::net::tls::{ClientTls, Doubt, ServerTls, dated, doubts};
 use crate::push;
 use crate::vault::{Keyring, StoreError};
 
@@ -41,6 +41,9 @@ pub async fn check(config: &Config) -> Findings {
         let problem = Problem::new("tls.certificate", what, remedy).at_line(config.lines.of("tls.certificate"));
         if doubt.is_fatal() { findings.problems.push(problem) } else { findings.notes.push(problem) }
     }
+    for (problem, is_fatal) in push_certificates(config) {
+        if is_fatal { findings.problems.push(problem) } else { findings.notes.push(problem) }
+    }
     check_store(config, &mut findings).await;
     check_listeners(config, &mut findings).await;
     findings
@@ -55,6 +58,28 @@ pub fn certificate(config: &Config) -> Vec<Doubt> {
         hosts.push(&config.upstream.public_host);
     }
     doubts(certificate, &hosts, config.upstream.ca_file.as_deref(), clock::unix_now()).unwrap_or_default()
+}
+
+/// What the dates of the certificates say that push services are shown, and whether those take no push for it.
+pub fn push_certificates(config: &Config) -> Vec<(Problem, bool)> {
+    let mut found = Vec::new();
+    for (index, app) in config.apps.iter().enumerate() {
+        let Some(ApnsCredentials::Certificate { file, .. }) = app.apns.as_ref().map(|apns| &apns.credentials) else {
+            continue;
+        };
+        // A file without a certificate is told by `push::check`.
+        let chain = push::chain(file).unwrap_or_default();
+        for doubt in dated(&chain[..chain.len().min(1)], clock::unix_now()) {
+            let place = format!("app[{index}].apns.certificate_file");
+            let remedy = match doubt {
+                Doubt::NotYet(..) => doubt.remedy(),
+                _ => "get a new one from Apple, put it into the file, and reload: sipwake reload, or SIGHUP",
+            };
+            let problem = Problem::new(&place, format!("{}: {doubt}", file.display()), remedy);
+            found.push((problem.at_line(config.lines.of(&place)), doubt.is_fatal()));
+        }
+    }
+    found
 }
 
 fn check_tls(config: &Config, problems: &mut Vec<Problem>) {

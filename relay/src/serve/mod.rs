@@ -584,9 +584,7 @@ fn push_service(apps: &[config::App], metrics: &Metrics) -> Result<(PushService,
 fn push_settings(app: &config::App) -> AppPush {
     AppPush {
         apns: app.apns.as_ref().map(|apns| apns::Settings {
-            key_file: apns.key_file.clone(),
-            key_id: apns.key_id.clone(),
-            team_id: apns.team_id.clone(),
+            credentials: apns.credentials.clone(),
             endpoint: apns.endpoint.clone(),
             ca_file: apns.ca_file.clone(),
         }),

@@ -14,9 +14,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
+use super::check::push_certificates;
 use super::{api_settings, push_service};
 use crate::api::Api;
-use crate::config::{Config, Setting};
+use crate::config::{ApnsCredentials, Config, Setting};
 use crate::metrics::Metrics;
 use crate::net::tls::ServerTls;
 use crate::operator::Operator;
@@ -72,13 +73,21 @@ impl Reloader {
             Ok((push, _)) => push,
             Err(error) => return Reloaded { problems: vec![error.to_string()], ..told },
         };
+        let (old, was) = &*running;
+        let prints = fingerprints(&new);
+        // One that has ended while it was in force keeps nobody from other changes.
+        let is_new = |place: &str| other_files(was, &prints).iter().any(|other| other == place);
+        let unusable =
+            push_certificates(&new).into_iter().filter(|(problem, is_fatal)| *is_fatal && is_new(&problem.place));
+        told.problems.extend(unusable.map(|(problem, _)| problem.to_string()));
+        if !told.problems.is_empty() {
+            return told;
+        }
         self.take_certificate(&mut told);
         if !told.problems.is_empty() {
             return told;
         }
-        let (old, was) = &*running;
         let same_apps = services_of(old) == services_of(&new);
-        let prints = fingerprints(&new);
         for place in changed(old, &new).into_iter().chain(other_keys(old, &new)).chain(other_files(was, &prints)) {
             let can = is_reloadable(&place) && (same_apps || !place.starts_with("app["));
             let list = if can { &mut told.taken } else { &mut told.needs_restart };
@@ -154,7 +163,10 @@ fn fingerprints(config: &Config) -> Fingerprints {
     };
     let mut prints = Fingerprints::new();
     for (index, app) in config.apps.iter().enumerate() {
-        let apns = app.apns.as_ref().map(|apns| ("apns.key_file", &*apns.key_file));
+        let apns = app.apns.as_ref().map(|apns| match &apns.credentials {
+            ApnsCredentials::Key { key_file, .. } => ("apns.key_file", &**key_file),
+            ApnsCredentials::Certificate { file, .. } => ("apns.certificate_file", &**file),
+        });
         let fcm = app.fcm.as_ref().map(|fcm| ("fcm.service_account_file", &*fcm.service_account_file));
         for (setting, file) in apns.into_iter().chain(fcm) {
             prints.insert(format!("app[{index}].{setting}"), print(file));

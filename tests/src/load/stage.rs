@@ -109,6 +109,7 @@ fn setup(
 ) -> Setup {
     let mut app = relay_setup::App::new(crate::apns::BUNDLE);
     app.apns = apns.map(|apns| relay_setup::Apns {
+        certificate_file: None,
         key_file: apns.key_file(),
         key_id: crate::apns::KEY_ID.to_owned(),
         team_id: crate::apns::TEAM_ID.to_owned(),

@@ -547,6 +547,29 @@ fn the_compositions_configuration_is_right() {
 }
 
 #[test]
+fn an_app_is_known_to_apple_by_a_key_or_by_a_certificate_and_not_by_both() {
+    use relay::config::ApnsCredentials;
+    let scratch = files();
+    let pem = "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\nx\n";
+    scratch.file("push.pem", pem);
+    scratch.file("bare.pem", "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n");
+    let key =
+        FULL.lines().filter(|line| ["key_file = \"AuthKey", "key_id"].iter().any(|it| line.trim().starts_with(it)));
+    let key: Vec<&str> = key.collect();
+    assert_eq!(key.len(), 2, "{key:?}");
+    let by_certificate =
+        |file: &str| FULL.replace(key[0], &format!("  certificate_file = \"{file}\"")).replace(key[1], "");
+    let config = read_with(&scratch, &by_certificate("push.pem"), &[]).unwrap_or_else(|problems| panic!("{problems}"));
+    let apns = config.apps[0].apns.as_ref().expect("it is there");
+    assert!(matches!(&apns.credentials, ApnsCredentials::Certificate { team_id: Some(_), .. }), "{apns:?}");
+    let told = read_with(&scratch, &by_certificate("bare.pem"), &[]).expect_err("no key").to_string();
+    assert!(told.contains("app[0].apns.certificate_file") && told.contains("openssl"), "{told}");
+    let both = by_certificate("push.pem").replace("  team_id =", &format!("{}\n{}\n  team_id =", key[0], key[1]));
+    let told = read_with(&scratch, &both, &[]).expect_err("both").to_string();
+    assert!(told.contains("app[0].apns.key_file") && told.contains("not both"), "{told}");
+}
+
+#[test]
 fn the_table_of_settings_names_every_setting() {
     let table = include_str!("../../../relay/src/config/settings.md");
     let mut section = String::new();

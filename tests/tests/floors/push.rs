@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use relay::config::ApnsCredentials;
 use relay::metrics::Metrics;
 use relay::push::{AppPush, Delivery, Event, Problem, Push, PushService, Verdict, check};
 use relay::secret::PushToken;
@@ -497,7 +498,11 @@ async fn the_stand_in_objects_to_what_apple_objects_to() {
     let authority = Authority::new();
     let apns = Apns::start(&authority).await;
     let refused = |reason| Verdict::Refused { reason };
-    let foreign = relay::push::apns::Settings { team_id: "OTHER12345".into(), ..apns.settings() };
+    let key = |key_file, key_id: &str, team_id: &str| {
+        let credentials = ApnsCredentials::Key { key_file, key_id: key_id.into(), team_id: team_id.into() };
+        relay::push::apns::Settings { credentials, ..apns.settings() }
+    };
+    let foreign = key(apns.key_file(), apns::KEY_ID, "OTHER12345");
     let with = |app: &str, settings| {
         PushService::new(vec![(app.into(), AppPush { apns: Some(settings), fcm: None })], &Metrics::new())
     };
@@ -523,9 +528,13 @@ async fn a_check_names_what_is_wrong_with_a_key_and_never_repeats_it() {
     let good = AppPush { apns: Some(apns.settings()), fcm: Some(fcm.settings()) };
     assert!(check(APP, &good).is_empty());
 
+    let key = |key_file: std::path::PathBuf, key_id: &str| {
+        let credentials = ApnsCredentials::Key { key_file, key_id: key_id.into(), team_id: apns::TEAM_ID.into() };
+        relay::push::apns::Settings { credentials, ..apns.settings() }
+    };
     let p8 = |text: &str| {
         let key_file = authority.write("wrong.p8", text);
-        let settings = relay::push::apns::Settings { key_file, ..apns.settings() };
+        let settings = key(key_file, apns::KEY_ID);
         check(APP, &AppPush { apns: Some(settings), fcm: None })
     };
     let account = |text: &str| {
@@ -552,11 +561,11 @@ async fn a_check_names_what_is_wrong_with_a_key_and_never_repeats_it() {
     found.extend(account(&without("client_email")));
     found.extend(account(&without("private_key")));
     found.extend(account(&not_a_key.to_string()));
-    let settings = relay::push::apns::Settings { key_id: "short".into(), ..apns.settings() };
+    let settings = key(apns.key_file(), "short");
     found.extend(check(APP, &AppPush { apns: Some(settings), fcm: None }));
     let settings = relay::push::apns::Settings { endpoint: Some("http://localhost".into()), ..apns.settings() };
     found.extend(check(APP, &AppPush { apns: Some(settings), fcm: None }));
-    let settings = relay::push::apns::Settings { key_file: "/nonexistent/key.p8".into(), ..apns.settings() };
+    let settings = key("/nonexistent/key.p8".into(), apns::KEY_ID);
     found.extend(check(APP, &AppPush { apns: Some(settings), fcm: None }));
 
     assert_eq!(found.len(), 11, "{found:?}");

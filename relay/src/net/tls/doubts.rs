@@ -88,6 +88,22 @@ impl fmt::Display for Doubt {
 /// [`TlsError`] when the file holds no certificate.
 pub fn doubts(chain: &Path, hosts: &[&str], ca_file: Option<&Path>, now: u64) -> Result<Vec<Doubt>, TlsError> {
     let chain = certificates(chain)?;
+    let mut doubts = dated(&chain, now);
+    if let Some(leaf) = chain.first().and_then(|leaf| EndEntityCert::try_from(leaf).ok()) {
+        for host in hosts {
+            let fits = |name| leaf.verify_is_valid_for_subject_name(&name).is_ok();
+            if !server_name(host).is_some_and(fits) {
+                doubts.push(Doubt::DoesNotName((*host).to_owned(), names(&leaf)));
+            }
+        }
+        let untimely = doubts.iter().any(|doubt| matches!(doubt, Doubt::Ended(..) | Doubt::NotYet(..)));
+        doubts.extend(if untimely { None } else { unvouched(&leaf, &chain[1..], ca_file, now) });
+    }
+    Ok(doubts)
+}
+
+/// What the dates of a chain (leaf first) say at `now`, in seconds since 1970.
+pub fn dated(chain: &[CertificateDer<'_>], now: u64) -> Vec<Doubt> {
     let mut doubts = Vec::new();
     for (index, certificate) in chain.iter().enumerate() {
         let Some((not_before, not_after)) = validity::period(certificate) else { continue };
@@ -100,17 +116,7 @@ pub fn doubts(chain: &Path, hosts: &[&str], ca_file: Option<&Path>, now: u64) ->
             doubts.push(Doubt::EndsSoon(day(not_after)));
         }
     }
-    if let Some(leaf) = chain.first().and_then(|leaf| EndEntityCert::try_from(leaf).ok()) {
-        for host in hosts {
-            let fits = |name| leaf.verify_is_valid_for_subject_name(&name).is_ok();
-            if !server_name(host).is_some_and(fits) {
-                doubts.push(Doubt::DoesNotName((*host).to_owned(), names(&leaf)));
-            }
-        }
-        let dated = doubts.iter().any(|doubt| matches!(doubt, Doubt::Ended(..) | Doubt::NotYet(..)));
-        doubts.extend(if dated { None } else { unvouched(&leaf, &chain[1..], ca_file, now) });
-    }
-    Ok(doubts)
+    doubts
 }
 
 /// The first names of a certificate.

@@ -27,7 +27,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
-pub use doubts::{Doubt, doubts};
+pub use doubts::{Doubt, dated, doubts};
 use identity::SipIdentity;
 
 /// How often the files are looked at; a change is in use at most this much later.

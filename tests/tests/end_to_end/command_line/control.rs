@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tests::apns::BUNDLE;
 use tests::board::Missed;
 use tests::relay_process::RelayProcess;
 use tests::world::{SOON, World};
@@ -75,6 +76,49 @@ async fn sighup_takes_new_tokens_and_keys_and_says_what_waits_for_a_restart() ->
     for secret in ["another-operator-token", "a-third-token", "another-key"] {
         assert!(!relay.log().contains(secret), "{secret}");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_takes_a_new_certificate_for_apns_and_leaves_one_that_has_ended() -> Outcome {
+    let mut file = std::path::PathBuf::new();
+    let (world, _alice) = World::lent_with(|setup| {
+        let ended = setup.authority.issue_ended(&[BUNDLE]).both();
+        file = setup.authority.write("push.pem", &ended);
+        for apns in setup.apps.iter_mut().filter_map(|app| app.apns.as_mut()) {
+            apns.certificate_file = Some(file.clone());
+        }
+    })
+    .await?;
+    let relay = &world.relay;
+    let config = relay.config().display().to_string();
+    relay.await_log("app[0].apns.certificate_file", SOON).await?;
+    world.call()?.expect(480, SOON).await?;
+    relay.await_log("CertificateExpired", SOON).await?;
+    let check = sipwake(&["check", "--push", "--config", &config]);
+    assert_eq!(check.status.code(), Some(1));
+    for told in ["error: app[0].apns.certificate_file: ", "the certificate has expired", "get a new one from Apple"] {
+        assert!(said(&check).contains(told), "{told}: {}", said(&check));
+    }
+    assert!(said(&check).contains("apns takes no push: CertificateExpired"), "{}", said(&check));
+
+    world.authority.write("push.pem", &world.authority.issue(&[BUNDLE]).both());
+    relay.hang_up();
+    relay.await_log("reloaded: app[0].apns.certificate_file", SOON).await?;
+    let check = sipwake(&["check", "--push", "--config", &config]);
+    assert_eq!(check.status.code(), Some(0), "{}", said(&check));
+    world.call()?.expect(180, SOON).await?;
+    let pushes = world.apns.pushes();
+    assert!(pushes.iter().any(|push| push.topic == format!("{BUNDLE}.voip")), "{pushes:?}");
+    assert!(pushes.iter().all(|push| push.provider_token.is_empty()));
+
+    // One that has ended changes nothing: the one in force goes on.
+    world.authority.write("push.pem", &world.authority.issue_ended(&[BUNDLE]).both());
+    relay.hang_up();
+    let told = relay.await_log("not reloaded, nothing was changed: app[0].apns.certificate_file", SOON).await?;
+    assert!(told.contains("has expired"), "{told}");
+    world.call()?.expect(180, SOON).await?;
+    assert!(!relay.log().contains("PRIVATE KEY"));
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Push services that misbehave, in virtual time: TLS and HTTP/2 as they are, over streams within this process.
 
+mod certificates;
 mod isolation;
 mod lines;
 mod rests;

@@ -53,7 +53,7 @@ struct Row<A>(A, Outcome, Outcome);
 #[tokio::test(start_paused = true)]
 async fn each_answer_and_fault_of_apns_has_its_consequence_for_call_connection_and_token() {
     let (authority, rows) = (Authority::new(), apns_rows());
-    assert!(rows.len() >= 60, "{}", rows.len());
+    assert!(rows.len() >= 100, "{}", rows.len());
     let mut wrong = Vec::new();
     for Row(answer, for_call, for_alert) in rows {
         for (push, wanted) in [(call(1), for_call), (alert(), for_alert)] {
@@ -77,7 +77,7 @@ async fn each_answer_and_fault_of_apns_has_its_consequence_for_call_connection_a
 #[tokio::test(start_paused = true)]
 async fn each_answer_and_fault_of_fcm_has_its_consequence_for_call_connection_and_token() {
     let (authority, rows) = (Authority::new(), fcm_rows());
-    assert!(rows.len() >= 50, "{}", rows.len());
+    assert!(rows.len() >= 60, "{}", rows.len());
     let mut wrong = Vec::new();
     for Row(answer, for_call, for_alert) in rows {
         for (push, wanted) in [(call(1), for_call), (alert(), for_alert)] {
@@ -194,6 +194,10 @@ fn apns_rows() -> Vec<Row<apns::Answer>> {
         (502, AFRESH),
         (504, AFRESH),
         (520, AFRESH),
+        (407, REFUSED),
+        (451, REFUSED),
+        (505, AFRESH),
+        (599, AFRESH),
     ] {
         let page =
             Answer::Http { status, headers: Vec::new(), body: "<html>A page of somebody between</html>".to_owned() };
