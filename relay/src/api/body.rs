@@ -33,7 +33,7 @@ pub async fn take(
 }
 
 /// Takes in a body of whatever kind, as far as it is not larger and not slower than one that is taken.
-pub(super) async fn take_any(body: Body) -> Result<Zeroizing<Vec<u8>>, Problem> {
+pub(crate) async fn take_any(body: Body) -> Result<Zeroizing<Vec<u8>>, Problem> {
     within(BODY_DEADLINE, collect(body, MAX_BODY)).await
 }
 

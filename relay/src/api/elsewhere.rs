@@ -35,9 +35,12 @@ const ASKED_WITH: [HeaderName; 3] = [AUTHORIZATION, CONTENT_TYPE, CONTENT_ENCODI
 /// Of an answer, what a client reads.
 const ANSWERED_WITH: [HeaderName; 3] = [CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE];
 
+/// Where operators ask.
+const OPERATORS: &str = "/v1/operator/";
+
 /// A request that another node has carried here, or that this one answers as if it owned what it is about.
 #[derive(Clone)]
-pub(super) struct Carried(Option<Tell>);
+pub(crate) struct Carried(Option<Tell>);
 
 impl Carried {
     /// Gives an answer before the last one.
@@ -74,15 +77,16 @@ pub(super) async fn carry<E: ApiService>(State(api): State<Api<E>>, request: Req
 }
 
 /// How questions of other nodes are answered: by these routes.
-pub(super) fn answering(router: Router) -> Answering {
+pub(super) fn answering(apps: Router, operators: Router) -> Answering {
     std::sync::Arc::new(move |letter, tell| {
-        let mut router = router.clone();
+        let (apps, operators) = (apps.clone(), operators.clone());
         Box::pin(async move {
             let Some(mut request) = read_request(&letter) else {
                 // What is no answer is better than a wait for one.
                 let _ = tell.send(Zeroizing::default());
                 return;
             };
+            let mut router = if request.uri().path().starts_with(OPERATORS) { operators } else { apps };
             request.extensions_mut().insert(Carried(Some(tell.clone())));
             let response = match router.call(request).await {
                 Ok(response) => response,
@@ -108,6 +112,12 @@ fn wants_owner(path: &str) -> bool {
 
 pub(super) fn write_request(parts: &request::Parts, body: &[u8]) -> Letter {
     write(format!("{} {}", parts.method, parts.uri.path()), &parts.headers, &ASKED_WITH, body)
+}
+
+/// What an operator asks, whom this node has let in: the letter shows that, and carries no token.
+pub(crate) fn write_operators_request(parts: &request::Parts, body: &[u8]) -> Letter {
+    let path = parts.uri.path_and_query().map_or(parts.uri.path(), |path| path.as_str());
+    write(format!("{} {path}", parts.method), &parts.headers, &ASKED_WITH[1..], body)
 }
 
 fn write_response(parts: &response::Parts, body: &[u8]) -> Letter {
@@ -152,12 +162,12 @@ fn read_request(letter: &[u8]) -> Option<Request> {
 }
 
 /// Of an answer, what is read at this node.
-pub(super) fn status_and_body(letter: &[u8]) -> Option<(StatusCode, &[u8])> {
+pub(crate) fn status_and_body(letter: &[u8]) -> Option<(StatusCode, &[u8])> {
     let (status, _, body) = read(letter)?;
     Some((status.parse().ok()?, body))
 }
 
-fn read_response(letter: &[u8]) -> Option<Response> {
+pub(crate) fn read_response(letter: &[u8]) -> Option<Response> {
     let (status, headers, body) = read(letter)?;
     let status: StatusCode = status.parse().ok()?;
     Some((status, headers, body.to_vec()).into_response())

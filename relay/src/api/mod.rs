@@ -30,7 +30,7 @@ mod device_handlers;
 pub mod device_views;
 mod doctor;
 pub mod doctor_body;
-mod elsewhere;
+pub(crate) mod elsewhere;
 pub mod enable_body;
 mod handlers;
 pub mod json;
@@ -152,8 +152,8 @@ impl<E: ApiService> Api<E> {
 }
 
 /// Answers the questions of other nodes by the routes of [`Api::router`].
-pub fn answering(router: Router) -> Answering {
-    elsewhere::answering(router)
+pub fn answering(apps: Router, operators: Router) -> Answering {
+    elsewhere::answering(apps, operators)
 }
 
 /// Every route of the API.

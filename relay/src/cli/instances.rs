@@ -29,7 +29,7 @@ pub struct Instances {
 
 #[derive(Subcommand)]
 enum Action {
-    /// The instances of this node
+    /// The instances of all nodes of the store
     List {
         #[command(flatten)]
         which: Which,

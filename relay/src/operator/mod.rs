@@ -24,6 +24,7 @@ use sip::id::InstanceId;
 use zeroize::Zeroizing;
 
 pub mod controls;
+mod elsewhere;
 pub mod history;
 pub mod page;
 pub mod readiness;
@@ -212,6 +213,7 @@ impl<E: OperatorService> Operator<E> {
         router
             .fallback(problem::not_found)
             .method_not_allowed_fallback(problem::method_not_allowed)
+            .layer(middleware::from_fn_with_state(self.clone(), elsewhere::carry::<E>))
             .layer(middleware::from_fn_with_state(self.clone(), guard::<E>))
             .with_state(self.clone())
     }
@@ -259,6 +261,8 @@ async fn guard<E: OperatorService>(State(operator): State<Operator<E>>, request:
     let endpoint = matched.and_then(|path| Endpoint::ALL.iter().find(|endpoint| endpoint.template() == path.as_str()));
     let admitted = match endpoint {
         Some(endpoint) if endpoint.is_open() => Ok(()),
+        // Another node has let the operator in.
+        Some(_) if elsewhere::is_carried(&request) => Ok(()),
         _ => operator.admit(&request),
     };
     let mut response = match admitted {
@@ -330,16 +334,26 @@ async fn status_page<E: OperatorService>(State(operator): State<Operator<E>>, re
 
 async fn list<E: OperatorService>(State(operator): State<Operator<E>>, request: Request) -> Result<Response, Problem> {
     let (after, limit, which) = paging(request.uri().query().unwrap_or_default())?;
-    let page = operator.0.service.list(after, limit, which).await.map_err(refusal)?;
-    Ok(answer(&views::page(&page)))
+    let page = views::page(&operator.0.service.list(after, limit, which).await.map_err(refusal)?);
+    if elsewhere::is_carried(&request) {
+        return Ok(answer(&page));
+    }
+    let (mut pages, silent) = elsewhere::others(&operator, &request.into_parts().0, b"").await;
+    pages.push(page);
+    Ok(answer(&elsewhere::one_page(pages, &silent, limit)))
 }
 
 async fn find<E: OperatorService>(State(operator): State<Operator<E>>, request: Request) -> Result<Response, Problem> {
+    let is_carried = elsewhere::is_carried(&request);
     let (parts, body) = request.into_parts();
     let taken = body::take(&parts.headers, body, body::JSON).await?;
     let hash = find_body(&body_json::parse(&taken)?)?;
-    let found = operator.0.service.find(hash).await.map_err(refusal)?;
-    Ok(answer(&views::found(&found)))
+    let found = views::found(&operator.0.service.find(hash).await.map_err(refusal)?);
+    if is_carried {
+        return Ok(answer(&found));
+    }
+    let (others, silent) = elsewhere::others(&operator, &parts, &taken).await;
+    Ok(answer(&elsewhere::all_found(found, others, &silent)))
 }
 
 /// `{"aor_sha256": "64 hex digits"}`
@@ -464,7 +478,9 @@ fn instance(request: &Request) -> Result<InstanceId, Problem> {
 
 fn refusal(error: OperatorError) -> Problem {
     match error {
-        OperatorError::Unknown => Problem::new(ProblemType::UnknownInstance, "This node has no such instance."),
+        OperatorError::Unknown => {
+            Problem::new(ProblemType::UnknownInstance, "No node of this store has such an instance.")
+        }
         OperatorError::StoreAway => {
             Problem::new(ProblemType::StoreAway, "Nothing was changed; /readyz tells more.").retry_after(5)
         }

@@ -386,12 +386,13 @@ impl Opened {
         self.agent.receive_datagrams(end.1);
         let apps_door = Api::new(api_settings(&self.config, &self.vault), self.service.clone(), self.metrics.clone());
         let api_routes = apps_door.router();
-        let letters = self.service.clone().read_letters(api::answering(api_routes.clone()));
         let token = &self.config.operator.token;
         let operators_door = Operator::new(token, self.service.clone(), self.metrics.clone(), readiness.clone());
         operators_door.introduce(&self.public_edge);
         let history = operators_door.history().clone().keep(self.metrics.clone());
         let operator_routes = operators_door.router();
+        let answering = api::answering(api_routes.clone(), operator_routes.clone());
+        let letters = self.service.clone().read_letters(answering);
         let controls = operators_door.controls().clone();
         let reloader = Arc::new(Reloader::new(
             self.config.clone(),

@@ -190,12 +190,18 @@ impl Service {
 impl Inner {
     /// The record of an instance that another node owns, for who has shown its secret.
     pub(super) async fn kept_elsewhere(&self, id: InstanceId, proof: &InstanceSecret) -> Option<Stored> {
+        let stored = self.record_elsewhere(id).await?;
+        (self.is_secret_of(&stored, proof) == Some(true)).then_some(stored)
+    }
+
+    /// The record of an instance that another node owns, for an operator.
+    pub(super) async fn record_elsewhere(&self, id: InstanceId) -> Option<Stored> {
         // It was wiped; what a store still holds that was away does not count.
         if self.dependencies.vault.tombstones().look(id).is_some() {
             return None;
         }
         let stored = self.dependencies.vault.load(id).await.ok()??;
-        (!stored.owned && self.is_secret_of(&stored, proof) == Some(true)).then_some(stored)
+        (!stored.owned).then_some(stored)
     }
 
     /// Whether a record's secret is the one that was shown; `None`: it does not open with this keyring. A registration that

@@ -7,13 +7,14 @@ use std::future::Future;
 use sip::id::InstanceId;
 
 use super::Service;
+use super::nodes::{Body, NodeService};
 use super::types::{
     AccessError, Export, Listed, OperatorError, Page, TraceAnswer, TraceError, TraceRequest, Which, Wiped,
 };
 use crate::agent::request::Principal;
 use crate::audit::{Act, Reading, Whose};
 use crate::domain::WipeReason;
-use crate::vault::AorHash;
+use crate::vault::{AorHash, Owner};
 
 /// What an operator asks with the operator token.
 pub trait OperatorService: Clone + Send + Sync + 'static {
@@ -25,6 +26,21 @@ pub trait OperatorService: Clone + Send + Sync + 'static {
         limit: usize,
         which: Which,
     ) -> impl Future<Output = Result<Page, OperatorError>> + Send;
+
+    /// The owner of an instance that is not this node.
+    fn owner_of(&self, _id: InstanceId) -> impl Future<Output = Option<Owner>> + Send {
+        async { None }
+    }
+
+    /// The other nodes that live; `None`: the store does not say.
+    fn other_nodes(&self) -> impl Future<Output = Option<Vec<Owner>>> + Send {
+        async { Some(Vec::new()) }
+    }
+
+    /// Asks another node; `None`: it does not answer in time.
+    fn ask_node(&self, _node: &Owner, _body: Body) -> impl Future<Output = Option<Body>> + Send {
+        async { None }
+    }
 
     /// The instances of an account on this node.
     fn find(&self, aor: AorHash) -> impl Future<Output = Result<Vec<Listed>, OperatorError>> + Send;
@@ -44,6 +60,21 @@ pub trait OperatorService: Clone + Send + Sync + 'static {
 }
 
 impl OperatorService for Service {
+    async fn owner_of(&self, id: InstanceId) -> Option<Owner> {
+        match self.0.look_as_relay(id).await {
+            Err(OperatorError::Unknown) => self.0.record_elsewhere(id).await.map(|stored| stored.owner),
+            Ok(_) | Err(OperatorError::StoreAway) => None,
+        }
+    }
+
+    async fn other_nodes(&self) -> Option<Vec<Owner>> {
+        self.others().await
+    }
+
+    async fn ask_node(&self, node: &Owner, body: Body) -> Option<Body> {
+        self.ask_owner(node, body).await
+    }
+
     async fn list(&self, after: Option<InstanceId>, limit: usize, which: Which) -> Result<Page, OperatorError> {
         Ok(self.0.list(after, limit, &which).await)
     }
@@ -56,7 +87,7 @@ impl OperatorService for Service {
     }
 
     async fn show(&self, id: InstanceId) -> Result<Listed, OperatorError> {
-        let status = self.0.look_as_relay(id).await?;
+        let status = self.0.look_or_read(id).await?;
         self.0.audit(Act::Read(Reading::Show), &status);
         self.0.listed(&status).ok_or(OperatorError::Unknown)
     }

@@ -14,8 +14,8 @@ use crate::agent::Call;
 use crate::agent::request::{CallDenied, CallRequest, Denied, InstanceStatus, Principal, Request};
 use crate::clock::unix_now;
 use crate::secret::{Aor, InstanceSecret};
-use crate::vault::AorHash;
 use crate::vault::record::{Device, Provider, Record, StoredRecord};
+use crate::vault::{AorHash, Stored};
 
 impl Inner {
     /// How an instance stands, for who has its secret.
@@ -30,18 +30,15 @@ impl Inner {
 
     /// The same from its record alone, while nobody can say how the registration of an instance stands whose owner is gone.
     pub(super) async fn look_at_record(&self, id: InstanceId, proof: &InstanceSecret) -> Option<InstanceStatus> {
-        let stored = self.kept_elsewhere(id, proof).await?;
-        Some(InstanceStatus {
-            id,
-            sealed: stored.sealed,
-            fence: stored.fence,
-            state: crate::domain::InstanceState::Retrying,
-            status: None,
-            registered_until: 0,
-            failing_since: None,
-            expires_at: stored.expires_at,
-            mailbox: None,
-        })
+        self.kept_elsewhere(id, proof).await.map(by_record)
+    }
+
+    /// How an instance stands, for an operator; of one whose owner is gone, what its record says.
+    pub(super) async fn look_or_read(&self, id: InstanceId) -> Result<InstanceStatus, OperatorError> {
+        match self.look_as_relay(id).await {
+            Err(OperatorError::Unknown) => self.record_elsewhere(id).await.map(by_record).ok_or(OperatorError::Unknown),
+            looked => looked,
+        }
     }
 
     pub(super) async fn look_as_relay(&self, id: InstanceId) -> Result<InstanceStatus, OperatorError> {
@@ -121,7 +118,7 @@ impl Inner {
     }
 
     pub(super) async fn export(&self, id: InstanceId) -> Result<Export, OperatorError> {
-        let status = self.look_as_relay(id).await?;
+        let status = self.look_or_read(id).await?;
         let calls = self.dependencies.agent.ask(id, |reply| Request::Calls { id, reply }).await.unwrap_or_default();
         let calls: Vec<(CallId, CallView)> = calls.iter().map(|(id, call)| (*id, call_view(call))).collect();
         let export = self.dependencies.vault.open_record(id, &status.sealed, |record| Export {
@@ -151,6 +148,20 @@ impl Inner {
 
     pub(super) fn with_record<T>(&self, status: &InstanceStatus, work: impl FnOnce(&Record) -> T) -> Option<T> {
         self.dependencies.vault.open_lent(status.id, &status.sealed, work).ok()
+    }
+}
+
+fn by_record(stored: Stored) -> InstanceStatus {
+    InstanceStatus {
+        id: stored.id,
+        sealed: stored.sealed,
+        fence: stored.fence,
+        state: crate::domain::InstanceState::Retrying,
+        status: None,
+        registered_until: 0,
+        failing_since: None,
+        expires_at: stored.expires_at,
+        mailbox: None,
     }
 }
 

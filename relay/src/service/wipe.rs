@@ -18,6 +18,7 @@ use crate::clock::shared_now;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
 use crate::vault::Tombstone;
+use crate::vault::record::Record;
 
 impl Inner {
     pub(super) async fn wipe(&self, id: InstanceId, who: Principal, reason: WipeReason) -> Result<Wiped, AccessError> {
@@ -31,7 +32,7 @@ impl Inner {
             Some(Ok(done)) => done,
             Some(Err(denied)) => {
                 return match (self.wiped_before(id, proof.as_ref(), denied).await, proof) {
-                    (Err(AccessError::OwnerAway), Some(proof)) => self.wipe_record(id, &proof, reason).await,
+                    (Err(AccessError::OwnerAway), proof) => self.wipe_record(id, proof.as_ref(), reason).await,
                     (wiped, _) => wiped,
                 };
             }
@@ -78,17 +79,22 @@ impl Inner {
     async fn wipe_record(
         &self,
         id: InstanceId,
-        proof: &InstanceSecret,
+        proof: Option<&InstanceSecret>,
         reason: WipeReason,
     ) -> Result<Wiped, AccessError> {
-        let stored = self.kept_elsewhere(id, proof).await.ok_or(AccessError::Unknown)?;
+        let stored = match proof {
+            Some(proof) => self.kept_elsewhere(id, proof).await,
+            None => self.record_elsewhere(id).await,
+        };
+        let stored = stored.ok_or(AccessError::Unknown)?;
         let vault = &self.dependencies.vault;
         if vault.holds_lease(&stored.owner).await.unwrap_or(true) {
             // It is only slow: it knows more, and is to be asked again.
             return Err(AccessError::OwnerAway);
         }
-        let lookup = vault.open_lent(id, &stored.sealed, |record| vault.lookup_of(record)).ok();
-        let tombstone = Tombstone::new(lookup, stored.expires_at, reason, Some(vault.wipe_proof(id, proof)));
+        let facts = |record: &Record| (vault.lookup_of(record), vault.wipe_proof(id, &record.secret));
+        let (lookup, proof) = vault.open_lent(id, &stored.sealed, facts).ok().unzip();
+        let tombstone = Tombstone::new(lookup, stored.expires_at, reason, proof);
         vault.tombstones().raise(id, tombstone).await.map_err(|_| AccessError::StoreAway)?;
         if self.timed(StoreOperation::Erase, vault.erase_all_of(id, lookup)).await.is_err() {
             self.dependencies.agent.erase(id, lookup);

@@ -10,8 +10,22 @@ use tests::load::plan::Plan;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let plan = Plan::parse();
+    let mut plan = Plan::parse();
     let json = plan.json;
+    if plan.nodes.is_some() {
+        for said in plan.settle() {
+            eprintln!("{said}");
+        }
+        match tests::load::nodes::run(&plan).await {
+            Ok(report) if json => println!("{:#}", report.to_json()),
+            Ok(report) => print!("{report}"),
+            Err(failure) => {
+                eprintln!("load: {failure}");
+                return ExitCode::FAILURE;
+            }
+        }
+        return ExitCode::SUCCESS;
+    }
     match tests::load::run(plan).await {
         Ok(report) if json => println!("{:#}", report.to_json()),
         Ok(report) => print!("{report}"),

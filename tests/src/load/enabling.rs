@@ -68,6 +68,16 @@ impl App {
         Self { api, key: key.to_owned(), registrar, upstream, push, tls, accounts }
     }
 
+    /// The same app at another relay.
+    pub fn at(&self, api: SocketAddr, authority: &Authority) -> Self {
+        Self::new(self.accounts.clone(), authority, api, &self.key, self.registrar, self.upstream, self.push)
+    }
+
+    /// The accounts.
+    pub fn accounts(&self) -> Accounts {
+        self.accounts.clone()
+    }
+
     /// Enables the accounts of a range.
     ///
     /// # Errors

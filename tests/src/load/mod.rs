@@ -19,6 +19,7 @@
 //! | `accounts`, `enabling` | the app side |
 //! | `exchange`, `registrar`, `caller`, `calls` | the SIP server side |
 //! | `devices` | the device side |
+//! | [`nodes`] | with `--nodes`: take-over and hand-over between several relays |
 //! | `measure`, `report` | numbers, and what is printed of them |
 //!
 //! How to read the report is [`HOW_TO_READ`], which `load --help` prints.
@@ -37,6 +38,7 @@ mod devices;
 mod enabling;
 mod exchange;
 pub mod measure;
+pub mod nodes;
 pub mod plan;
 mod registrar;
 pub mod report;

@@ -16,6 +16,8 @@ pub const MAX_RATE: u32 = 5_000;
 pub const MAX_SECONDS: u32 = 600;
 /// Devices attached at once at most.
 pub const MAX_ATTACHED: u32 = 50_000;
+/// Relays at once at most.
+pub const MAX_NODES: u32 = 5;
 /// Enablings under way at once at most; the relay allows one address 256 handshakes, and 16 addresses share this.
 pub const MAX_CONCURRENCY: u32 = 512;
 /// A whole run at most, whatever it was told.
@@ -119,6 +121,10 @@ pub struct Plan {
     /// Enablings under way at once
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=MAX_CONCURRENCY as i64))]
     pub concurrency: u32,
+    /// So many relays over one Redis: measure how long it takes until what one had is registered by the others, after kill -9 and
+    /// after SIGTERM; no calls are placed
+    #[arg(long, value_parser = clap::value_parser!(u32).range(3..=MAX_NODES as i64))]
+    pub nodes: Option<u32>,
     /// Print JSON instead of the table
     #[arg(long)]
     pub json: bool,
@@ -131,6 +137,10 @@ impl Plan {
     /// Lowers what the other arguments do not allow; each change in words.
     pub fn settle(&mut self) -> Vec<String> {
         let mut said = Vec::new();
+        if self.nodes.is_some() && (self.store != Store::Redis || self.transport != Upstream::Udp) {
+            said.push("several nodes share a Redis, and speak UDP to the SIP server".to_owned());
+            (self.store, self.transport) = (Store::Redis, Upstream::Udp);
+        }
         let most = (self.instances / CALL_INTERVAL.as_secs() as u32).max(1);
         if self.rate > most {
             said.push(format!(

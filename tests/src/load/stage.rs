@@ -126,6 +126,8 @@ fn setup(
         Upstream::Tls => vec![Transport::Tls],
     };
     setup.store = redis.map_or("memory:".to_owned(), RedisServer::url);
+    // Further nodes have it, too.
+    setup.keyring = Some(authority.directory().join("keyring"));
     setup.register_expires = format!("{LONG_GRANT}s");
     setup.domains = vec![DOMAIN.to_owned(), "127.0.0.1".to_owned(), "localhost".to_owned()];
     setup.log = plan.relay_log.clone();

@@ -167,8 +167,11 @@ impl World {
     pub(super) fn caller_receives(&mut self, number: usize, stream: Option<u64>, message: Message) {
         let Some(index) = call_of(&message) else { return };
         if message.is_request() {
-            let answer = respond(&message, 200, &[]);
-            if message.method() == Some(Method::Bye) {
+            let is_bye = message.method() == Some(Method::Bye);
+            // Another phone's BYE than that of the one that answered is for no dialog of the caller's.
+            let of_dialog = || message.text(Name::From) == Some(&*self.calls[index].dialog.to);
+            let answer = respond(&message, if is_bye && !of_dialog() { 481 } else { 200 }, &[]);
+            if is_bye && of_dialog() {
                 self.calls[index].stage = Stage::Over;
                 self.calls[index].facts.caller_hung_up_on = true;
                 self.calls[index].resend = None;
@@ -267,7 +270,7 @@ impl World {
     }
 
     pub(super) fn plan_bye_check(&mut self, index: usize, by_phone: bool) {
-        let flow = self.slots[self.calls[index].slot].phone.flow;
+        let flow = self.winner_of(index).and_then(|slot| self.slots[slot].phone.flow);
         let troubles = self.registrars[self.calls[index].registrar].troubles;
         self.agenda.plan(10 * S, Happening::Check(Check::Bye { call: index, by_phone, flow, troubles }));
     }

@@ -12,7 +12,8 @@
 //! | [`oracle`] | what must hold |
 //! | [`world`] | all of them, and the life of the leases |
 //!
-//! Every third call carries bodies of 4 to 8 kB, by UDP in fragments; a device comes by TLS or by WebSocket, and back by the other.
+//! Every other account has a second phone, which comes and goes, answers, declines, or rings on. Every third call carries
+//! bodies of 4 to 8 kB, by UDP in fragments; a device comes by TLS or by WebSocket, and back by the other.
 //!
 //! # The oracle
 //! 1. **No call is lost that a phone could have answered.** A call whose INVITE the relay got has, within 3 s, come to
@@ -21,21 +22,23 @@
 //!    relay has ended the call, keeps its flow and its lease, and the server is well all the while, the caller gets that
 //!    200 and the phone its ACK, within 36 s (a 200 is repeated for 32 s).
 //! 2. **Each INVITE gets exactly one final answer**, within `ring_timeout` + `answer_timeout` + [`SLACK`]; each call one
-//!    final state, and none after it.
+//!    final state for each phone, and none after it.
 //! 3. **No phone rings for nothing**: no INVITE leaves for a phone after the call has ended for its caller or its lease
 //!    was disabled, and what rings by then is silent [`SLACK`] later.
-//! 4. **At most one push for a call**, none when it has ended, none for a lease that was disabled.
+//! 4. **At most one push for a call** and phone, none when it has ended, none for a lease that was disabled.
 //! 5. **A disabled binding is gone** within its deadline, told once, and no REGISTER leaves for it ever after.
 //! 6. **A live binding is registered** when its server has been well for the longest back-off, or for a refresh of the
 //!    longest lifetime that it grants when that is longer (a server that lost its table on UDP tells nobody).
 //! 7. **CSeq rises** within the one Call-ID of a binding's REGISTERs; a repeated one is the last one, to its branch.
 //! 8. **No server makes the relay spin**: REGISTERs of a binding and dials of a server in an hour are bounded, whatever it
-//!    answers; a wrong password is shown at most three times (to the nonce that is used again, to a fresh one, and
-//!    once more when the app leaves the foreground).
+//!    answers; a wrong password of a phone is shown at most five times (to the nonce that is used again, to a fresh one in
+//!    each of three attempts, and once more when the app leaves the foreground).
 //! 9. **A BYE reaches the other side**, from either, when server and flow stand.
 //! 10. **Nothing is left**: when all leases are disabled and a day has passed, no shard holds a binding, a device, a call,
 //!     a transaction or a timer.
-//! 11. **The same plan gives the same outputs**, byte for byte and microsecond for microsecond.
+//! 11. **One phone has the call**: when both phones of an account answer, the caller gets one 200, and the other phone an
+//!     ACK and a BYE; a phone that is busy or leaves costs the other one nothing.
+//! 12. **The same plan gives the same outputs**, byte for byte and microsecond for microsecond.
 //!
 //! Invariant: what a seed finds it finds again.
 
@@ -109,12 +112,18 @@ pub struct Report {
     pub offered_at_once: u64,
     /// Pushes.
     pub pushes: u64,
+    /// INVITEs that came to the second phone of an account.
+    pub seconds_offered: u64,
     /// Pushes that never arrived.
     pub pushes_lost: u64,
     /// Calls that a phone answered while it could.
     pub answerable: u64,
     /// Those of them that both sides had.
     pub connected: u64,
+    /// Those of them that another phone had answered before.
+    pub too_late: u64,
+    /// Calls that the second phone of an account had.
+    pub seconds_connected: u64,
     /// BYEs that had to arrive.
     pub byes: u64,
     /// Finals of callers: 200, 408, 480, 486, 487, 603, others.

@@ -25,7 +25,7 @@ const REGISTERS_PER_HOUR_WELL: u32 = 120;
 const DIALS_PER_HOUR: u32 = 400;
 /// The longest back-off, two transactions that time out, and some seconds.
 const BACK_OFF: At = 30 * MINUTE + 2 * 32 * S + 20 * S;
-/// Answers with one wrong password that a server may see: one to the nonce that is used again, one to a fresh one in each of
+/// Answers with one wrong password of a phone that a server may see: one to the nonce that is used again, one to a fresh one in each of
 /// three attempts, and one when the app comes back from the foreground, where a refusal is told to nobody.
 const WRONG_MAX: u32 = 5;
 
@@ -46,6 +46,8 @@ pub(super) enum Check {
     Bye { call: usize, by_phone: bool, flow: Option<u64>, troubles: u64 },
     /// The binding is gone.
     Unbound(BindingId),
+    /// The second phone is gone.
+    Parted(InstanceId),
     /// Everything at once, again and again.
     Sweep,
 }
@@ -63,24 +65,33 @@ pub struct Facts {
     pub cancelled: Option<At>,
     /// Pushes.
     pub wakes: u32,
+    /// Pushes to a second phone.
+    pub second_wakes: u32,
     /// The caller gave up.
     pub gave_up: bool,
     /// The caller heard 180.
     pub caller_heard_ringing: bool,
     /// What the caller got.
     pub caller_final: Option<u16>,
-    /// The phone got the INVITE by these flows.
-    pub offered: Vec<u64>,
-    /// The phone answered.
-    pub phone_answered: Option<At>,
-    /// The phone got the ACK.
-    pub phone_acknowledged: bool,
-    /// The phone got a BYE.
-    pub phone_hung_up_on: bool,
+    /// These phones got the INVITE, by these flows.
+    pub offered: Vec<(usize, u64)>,
+    /// These phones declined.
+    pub declined: Vec<usize>,
+    /// Whose 200 by these flows got its ACK.
+    pub acknowledged: Vec<u64>,
+    /// Whose 200 by these flows was followed by a BYE.
+    pub hung_up_on: Vec<u64>,
     /// The caller got a BYE.
     pub caller_hung_up_on: bool,
     /// What the caller's BYE was answered.
     pub bye_status: Option<u16>,
+}
+
+impl Facts {
+    /// Whether the caller's answer is the one that a phone gave by this flow.
+    pub fn is_won_by(&self, flow: u64) -> bool {
+        self.answer.as_ref().is_some_and(|(status, tag)| *status == 200 && *tag == format!("p{flow}"))
+    }
 }
 
 /// What is known of a lease, for ever.
@@ -112,7 +123,9 @@ pub struct Lease {
 pub struct Oracle {
     leases: HashMap<BindingId, Lease>,
     by_instance: HashMap<InstanceId, BindingId>,
-    calls: HashMap<CallId, (usize, Option<CallState>)>,
+    /// The second phones of accounts, until they are unbound.
+    seconds: HashMap<InstanceId, Lease>,
+    calls: HashMap<(CallId, InstanceId), Option<CallState>>,
     dials: BTreeMap<usize, (At, u32)>,
     /// What was broken.
     pub wrongs: Vec<String>,
@@ -131,7 +144,22 @@ impl Oracle {
 
     /// The device's secret.
     pub fn secret(&self, instance: InstanceId) -> Option<String> {
+        if let Some(second) = self.seconds.get(&instance) {
+            return Some(second.secret.clone());
+        }
         self.lease(*self.by_instance.get(&instance)?).map(|lease| lease.secret.clone())
+    }
+
+    /// A second phone joins.
+    pub fn join(&mut self, lease: Lease) {
+        self.seconds.insert(lease.instance, lease);
+    }
+
+    /// Somebody asks for the end of a second phone's part.
+    pub fn part(&mut self, instance: InstanceId) {
+        if let Some(second) = self.seconds.get_mut(&instance) {
+            second.unbinding = Some(0);
+        }
     }
 
     /// A lease begins.
@@ -304,12 +332,22 @@ impl World {
         };
         let slot = self.calls[index].slot;
         self.watch(slot, || format!("call {index}: pushed"));
-        self.calls[index].facts.wakes += 1;
-        if self.calls[index].facts.wakes > 1 {
+        let second = self.oracle.seconds.get(&call.instance).map(|lease| (lease.slot, lease.unbinding.is_none()));
+        let facts = &mut self.calls[index].facts;
+        let wakes = if second.is_some() { &mut facts.second_wakes } else { &mut facts.wakes };
+        *wakes += 1;
+        // A phone that has left and joined again is a new one.
+        if *wakes > 1 && second.is_none() {
             self.wrong(format!("call {index} is pushed twice"));
         }
         if self.calls[index].facts.ended.is_some() {
             self.wrong(format!("call {index} is pushed, and has ended"));
+        }
+        if let Some((slot, stays)) = second {
+            if !stays {
+                self.wrong(format!("call {index} is pushed to a second phone that has left"));
+            }
+            return Some(slot);
         }
         let lease = self.oracle.by_instance.get(&call.instance).copied();
         if !lease.is_some_and(|binding| self.oracle.lives(binding)) {
@@ -318,13 +356,12 @@ impl World {
         Some(slot)
     }
 
-    pub(super) fn judge_call_state(&mut self, call: CallId, state: CallState) {
-        let next = self.oracle.calls.len();
-        let known = self.oracle.calls.entry(call).or_insert((next, None));
-        if let Some(last) = known.1 {
+    pub(super) fn judge_call_state(&mut self, call: CallId, instance: InstanceId, state: CallState) {
+        let known = self.oracle.calls.entry((call, instance)).or_default();
+        if let Some(last) = *known {
             self.wrong(format!("{call} is {} after it was {}", state.as_str(), last.as_str()));
         } else if state.is_final() {
-            known.1 = Some(state);
+            *known = Some(state);
             self.stats.ended += 1;
         }
     }
@@ -347,7 +384,8 @@ impl World {
 
     pub(super) fn judge_wrong_password(&mut self, slot: usize, binding: &str, count: u32) {
         self.watch(slot, || format!("a wrong digest, the {count}th"));
-        if count > WRONG_MAX {
+        // Each phone's password is judged by itself: the relay does not know that it is the other one's, too.
+        if count > WRONG_MAX * self.phones_of(slot).count() as u32 {
             self.wrong(format!("a wrong password is tried {count} times for {binding} of slot {slot}"));
         }
     }
@@ -363,6 +401,12 @@ impl World {
 
     pub(super) fn judge_unbound(&mut self, instance: InstanceId) {
         let now = self.agenda.now();
+        if let Some(second) = self.oracle.seconds.remove(&instance) {
+            if second.unbinding.is_none() {
+                self.wrong(format!("{instance} is unbound, a second phone, and nobody asked"));
+            }
+            return;
+        }
         let binding = self.oracle.by_instance.get(&instance).copied();
         match binding.and_then(|binding| self.oracle.leases.get_mut(&binding)) {
             Some(lease) if lease.unbinding.is_some() && lease.unbound.is_none() => lease.unbound = Some(now),
@@ -372,11 +416,14 @@ impl World {
 
     /// The phone was told 200 at the edge: what waits for it must come.
     pub(super) fn expect_offers(&mut self, slot: usize, flow: u64) {
-        let calls = &self.calls;
-        self.slots[slot].calls.retain(|index| !calls[*index].is_over());
-        for index in self.slots[slot].calls.clone() {
-            let call = &self.calls[index];
-            if call.facts.delivered.is_some() && call.facts.ended.is_none() {
+        let (calls, account) = (&self.calls, self.slots[slot].first.unwrap_or(slot));
+        self.slots[account].calls.retain(|index| !calls[*index].is_over());
+        // Who joins when a call is there already has no part in it.
+        let since = self.slots[slot].lease.as_ref().map_or(At::MAX, |lease| lease.since);
+        for index in self.slots[account].calls.clone() {
+            let facts = &self.calls[index].facts;
+            let waits = facts.ended.is_none() && !facts.declined.contains(&slot);
+            if waits && facts.delivered.is_some_and(|at| slot == account || since < at) {
                 self.agenda.plan(3 * S, Happening::Check(Check::Offered { call: index, flow }));
             }
         }
@@ -399,13 +446,21 @@ impl World {
                     self.wrong(format!("{binding} is not gone when its deadline is over"));
                 }
             }
+            Check::Parted(instance) => {
+                if self.oracle.seconds.contains_key(&instance) {
+                    self.wrong(format!("{instance}, a second phone, is not gone when its deadline is over"));
+                }
+            }
             Check::Sweep => self.sweep(),
         }
     }
 
     fn check_reached(&mut self, index: usize) {
         let call = &self.calls[index];
-        if call.facts.ended.is_none() && call.facts.wakes == 0 && call.facts.offered.is_empty() {
+        if call.facts.ended.is_none()
+            && call.facts.wakes == 0
+            && !call.facts.offered.iter().any(|(slot, _)| *slot == call.slot)
+        {
             let slot = call.slot;
             self.wrong(format!("call {index} of slot {slot} is neither offered nor pushed"));
         }
@@ -413,22 +468,31 @@ impl World {
 
     fn check_quiet(&mut self, index: usize) {
         let slot = self.calls[index].slot;
-        let phone = &self.slots[slot].phone;
-        if phone.flow.is_some_and(|flow| self.network.is_alive(flow)) && phone.rings_for(index) {
-            self.wrong(format!("call {index} has ended, and the phone of slot {slot} rings on"));
+        for slot in self.phones_of(slot) {
+            let phone = &self.slots[slot].phone;
+            if phone.flow.is_some_and(|flow| self.network.is_alive(flow)) && phone.rings_for(index) {
+                self.wrong(format!("call {index} has ended, and the phone of slot {slot} rings on"));
+            }
         }
     }
 
     /// Whether a phone that was attached by `flow` is so still, and its lease lives.
     fn stood(&self, index: usize, flow: u64) -> bool {
-        let phone = &self.slots[self.calls[index].slot].phone;
         let lives = BindingId::parse(&self.calls[index].binding).is_some_and(|binding| self.oracle.lives(binding));
-        phone.flow == Some(flow) && phone.registered && self.network.is_alive(flow) && lives
+        let mut phones = self.phones_of(self.calls[index].slot).map(|slot| &self.slots[slot].phone);
+        lives && self.network.is_alive(flow) && phones.any(|phone| phone.flow == Some(flow) && phone.registered)
+    }
+
+    /// The slot of the phone whose answer the caller has.
+    pub(super) fn winner_of(&self, index: usize) -> Option<usize> {
+        let facts = &self.calls[index].facts;
+        let won = |slot: &usize| self.slots[*slot].phone.answered_by(index).is_some_and(|flow| facts.is_won_by(flow));
+        self.phones_of(self.calls[index].slot).find(won)
     }
 
     fn check_offered(&mut self, index: usize, flow: u64) {
         let facts = &self.calls[index].facts;
-        if facts.ended.is_none() && self.stood(index, flow) && !facts.offered.contains(&flow) {
+        if facts.ended.is_none() && self.stood(index, flow) && !facts.offered.iter().any(|(_, by)| *by == flow) {
             self.wrong(format!("call {index} waits, its phone is attached by flow {flow}, and the INVITE never came"));
         }
     }
@@ -452,10 +516,19 @@ impl World {
             let got = facts.caller_final;
             return self.wrong(format!("call {index} was answered by its phone, and its caller got {got:?}"));
         }
-        if !facts.phone_acknowledged && !facts.phone_hung_up_on {
+        let hung_up_on = facts.hung_up_on.contains(&flow);
+        if !facts.acknowledged.contains(&flow) && !hung_up_on {
             return self.wrong(format!("call {index} was answered by its phone, and the ACK never came"));
         }
-        self.stats.connected += 1;
+        if facts.is_won_by(flow) {
+            let by_second = |(slot, by): &(usize, u64)| *by == flow && self.slots[*slot].first.is_some();
+            self.stats.seconds_connected += u64::from(facts.offered.iter().any(by_second));
+            self.stats.connected += 1;
+        } else if hung_up_on {
+            self.stats.too_late += 1;
+        } else {
+            self.wrong(format!("call {index} was answered by another phone before this one, which was never told"));
+        }
     }
 
     fn check_bye(&mut self, index: usize, by_phone: bool, flow: Option<u64>, troubles: u64) {
@@ -468,9 +541,10 @@ impl World {
         }
         let facts = &self.calls[index].facts;
         let slot = self.calls[index].slot;
+        let phones = self.phones_of(slot).map(|slot| &self.slots[slot].phone);
         let reached = match by_phone {
             true => facts.caller_hung_up_on || self.calls[index].is_over(),
-            false => facts.phone_hung_up_on || self.slots[slot].phone.is_done_with(index),
+            false => phones.filter(|phone| phone.flow == Some(flow)).all(|phone| phone.is_done_with(index)),
         };
         self.stats.byes += 1;
         if !reached {
@@ -484,6 +558,9 @@ impl World {
     fn sweep(&mut self) {
         let now = self.agenda.now();
         for slot in 0..self.slots.len() {
+            if self.slots[slot].first.is_some() {
+                continue;
+            }
             let number = self.slots[slot].registrar;
             let registrar = &self.registrars[number];
             let bound = BACK_OFF.max(At::from(registrar.nature.longest) * S * 85 / 100 + MINUTE);

@@ -99,6 +99,11 @@ impl Phone {
         self.calls.iter().all(|call| call.call != index || call.stage == Stage::Over)
     }
 
+    /// By which flow it got a call.
+    pub fn answered_by(&self, index: usize) -> Option<u64> {
+        self.calls.iter().find(|call| call.call == index).map(|call| call.flow)
+    }
+
     fn call(&mut self, index: usize) -> Option<&mut PhoneCall> {
         self.calls.iter_mut().find(|call| call.call == index)
     }
@@ -242,10 +247,11 @@ impl World {
             (Some(Method::Ack), Some(call)) => self.on_ack(slot, call),
             (Some(Method::Cancel), Some(call)) => self.on_cancel(slot, flow, call, &message),
             (Some(Method::Bye), Some(call)) => {
-                if let Some(call) = self.slots[slot].phone.call(call) {
-                    call.stage = Stage::Over;
+                if let Some(known) = self.slots[slot].phone.call(call) {
+                    known.stage = Stage::Over;
+                    let answered_by = known.flow;
+                    self.calls[call].facts.hung_up_on.push(answered_by);
                 }
-                self.calls[call].facts.phone_hung_up_on = true;
                 self.answer(flow, &message, 200, "p");
             }
             (Some(method), _) => self.wrong(format!("a phone gets a {method} that belongs to no call of its own")),
@@ -284,7 +290,8 @@ impl World {
 
     fn on_offer(&mut self, slot: usize, flow: u64, index: usize, invite: Message) {
         self.watch(slot, || format!("call {index}: the phone gets the INVITE by flow {flow}"));
-        self.calls[index].facts.offered.push(flow);
+        self.stats.seconds_offered += u64::from(self.slots[slot].first.is_some());
+        self.calls[index].facts.offered.push((slot, flow));
         if invite.body()[..] != *body_of(index, false).as_bytes() {
             self.wrong(format!("the offer of call {index} is not its caller's"));
         }
@@ -303,7 +310,15 @@ impl World {
         let invite = call.invite.clone();
         self.answer(flow, &invite, 180, &tag);
         let think = self.random.between(500 * MS, 25 * S);
+        // Now and then all phones of an account are picked up in one moment.
+        let moment = self.calls[index].facts.delivered.filter(|_| index.is_multiple_of(3)).unwrap_or(0) + 12 * S;
+        let think = match moment.checked_sub(self.agenda.now()).filter(|left| *left > 500 * MS) {
+            Some(left) => left + self.random.between(0, 60 * MS),
+            None => think,
+        };
         let act = match self.random.between(0, 19) {
+            0..4 if self.slots[slot].first.is_some() => return,
+            4..6 if self.slots[slot].first.is_some() => Act::Decline(486),
             0..13 => Act::Answer,
             13 => Act::Decline(486),
             14 => Act::Decline(603),
@@ -321,13 +336,13 @@ impl World {
             Act::Answer => {
                 call.stage = Stage::Answered;
                 let at = self.agenda.now();
-                self.calls[index].facts.phone_answered.get_or_insert(at);
                 self.watch(slot, || format!("call {index}: the phone answers"));
                 self.agenda.plan(36 * S, Happening::Check(Check::Answered { call: index, flow, at }));
                 self.answer_again(slot, index, 0);
             }
             Act::Decline(status) => {
                 call.stage = Stage::Over;
+                self.calls[index].facts.declined.push(slot);
                 self.answer(flow, &invite, status, &format!("p{flow}"));
             }
             Act::Move => self.move_phone(slot, flow),
@@ -382,7 +397,12 @@ impl World {
             return;
         };
         call.stage = Stage::Up;
-        self.calls[index].facts.phone_acknowledged = true;
+        let answered_by = call.flow;
+        self.calls[index].facts.acknowledged.push(answered_by);
+        if !self.calls[index].facts.is_won_by(answered_by) {
+            // The relay's BYE follows.
+            return;
+        }
         let talk = self.calls[index].talk;
         self.agenda.plan(talk + 5 * MINUTE, Happening::ForgetPhoneCall(slot, index));
         if !self.calls[index].caller_hangs_up {

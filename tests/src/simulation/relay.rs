@@ -222,7 +222,7 @@ impl World {
             }
             Event::Wake(call) => self.push(shard, &call),
             Event::Forked(_) => self.stats.offered_at_once += 1,
-            Event::Call { call, state, .. } => self.judge_call_state(call, state),
+            Event::Call { call, instance, state, .. } => self.judge_call_state(call, instance, state),
             Event::FailbackProbed { .. } | Event::Attached(_) | Event::Detached(_) | Event::Ended { .. } => {}
             Event::PublicAddress { .. } | Event::RequestRefused(_) | Event::EdgeRegister(_) => {}
             // Nobody announces calls here.

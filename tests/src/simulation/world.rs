@@ -55,19 +55,42 @@ pub(super) enum Life {
     Presence(BindingId),
     /// The password is changed at the server.
     NewPassword,
+    /// A second phone lends the account, too.
+    Join(BindingId),
+    /// The second phone leaves it to the first.
+    Part(BindingId),
 }
 
-/// One account on one phone.
+/// One account on one phone; or the second phone of an account, which has no other part of a slot of its own.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) registrar: usize,
     pub(super) password: String,
     pub(super) phone: Phone,
     pub(super) lease: Option<Lease>,
+    /// The slot of the account's second phone.
+    second: Option<usize>,
+    /// Of a second phone, the slot of its account.
+    pub(super) first: Option<usize>,
     /// Calls to it that may still be going on.
     pub(super) calls: Vec<usize>,
     /// Digests of what was typed as its password, so that they are computed once.
     ha1s: Vec<(Hash, String, Ha1)>,
+}
+
+impl Slot {
+    fn new(registrar: usize, password: String) -> Self {
+        Self {
+            registrar,
+            password,
+            phone: Phone::default(),
+            lease: None,
+            second: None,
+            first: None,
+            calls: Vec::new(),
+            ha1s: Vec::new(),
+        }
+    }
 }
 
 /// Everything.
@@ -86,6 +109,9 @@ pub struct World {
     /// Nothing new begins.
     pub(super) quiet: bool,
 }
+
+/// Of so many accounts one has a second phone.
+const ACCOUNTS_FOR_A_SECOND: usize = 2;
 
 /// Between two calls to one slot, on average.
 const CALLS_EVERY: At = 3 * HOUR;
@@ -120,20 +146,16 @@ impl World {
             let server = if hostile { good + index % (servers - good) } else { index % good };
             world.new_slot(index, server);
         }
+        for index in (0..world.plan.instances).step_by(ACCOUNTS_FOR_A_SECOND) {
+            world.add_second(index);
+        }
         world.agenda.plan(5 * MINUTE, Happening::Check(Check::Sweep));
         world
     }
 
     fn new_slot(&mut self, index: usize, registrar: usize) {
         let password = self.random.tag();
-        self.slots.push(Slot {
-            registrar,
-            password,
-            phone: Phone::default(),
-            lease: None,
-            calls: Vec::new(),
-            ha1s: Vec::new(),
-        });
+        self.slots.push(Slot::new(registrar, password));
         let (enable, call, open) =
             (self.random.between(0, HOUR), self.random.between(0, 6 * HOUR), self.random.between(HOUR, 10 * HOUR));
         self.agenda.plan(enable, Happening::Life(index, Life::Enable));
@@ -143,6 +165,14 @@ impl World {
             let when = self.random.between(HOUR, DAY);
             self.agenda.plan(when, Happening::Life(index, Life::NewPassword));
         }
+    }
+
+    fn add_second(&mut self, index: usize) {
+        let (second, registrar) = (self.slots.len(), self.slots[index].registrar);
+        self.slots.push(Slot { first: Some(index), ..Slot::new(registrar, String::new()) });
+        self.slots[index].second = Some(second);
+        let open = self.random.between(HOUR, 10 * HOUR);
+        self.agenda.plan(open, Happening::Phone(second, PhoneDue::Opened));
     }
 
     /// Runs to the end, or to the first thing that is wrong.
@@ -243,8 +273,67 @@ impl World {
             }
             Life::Presence(binding) if current == Some(binding) => self.change_presence(slot, binding),
             Life::NewPassword => self.slots[slot].password = self.random.tag(),
+            Life::Join(binding) if current == Some(binding) && !self.quiet => {
+                self.join(slot, binding);
+                let later = self.random.between(MINUTE, 12 * HOUR);
+                self.agenda.plan(later, Happening::Life(slot, Life::Part(binding)));
+            }
+            Life::Part(binding) if current == Some(binding) => {
+                self.part(slot);
+                let later = self.random.between(2 * HOUR, 12 * HOUR);
+                self.agenda.plan(later, Happening::Life(slot, Life::Join(binding)));
+            }
             _ => {}
         }
+    }
+
+    /// The second phone lends the account; the two share the binding. It does so only with what the server takes, and not
+    /// while the user is at the first.
+    fn join(&mut self, slot: usize, binding: BindingId) {
+        let Some(second) = self.slots[slot].second.filter(|second| self.slots[*second].lease.is_none()) else { return };
+        let Some(first) = self.oracle.lease(binding) else { return };
+        if first.silent || first.password != self.slots[slot].password {
+            return;
+        }
+        let (first, password) = (first.instance, first.password.clone());
+        let instance = InstanceId::new(self.random.wide(), binding.tag());
+        let now = self.agenda.now();
+        let lease = Lease::new(now, second, (instance, binding), self.random.tag(), password);
+        self.oracle.join(lease.clone());
+        self.slots[second].lease = Some(lease);
+        self.watch(slot, || format!("a second phone joins: {instance}"));
+        self.bind(slot, (instance, binding), first);
+    }
+
+    /// The second phone leaves.
+    fn part(&mut self, slot: usize) {
+        let Some(second) = self.slots[slot].second else { return };
+        let Some(lease) = self.slots[second].lease.take() else { return };
+        self.watch(slot, || format!("the second phone leaves: {}", lease.instance));
+        self.oracle.part(lease.instance);
+        self.phone_forgets(second);
+        self.unbind(lease.instance);
+        self.agenda.plan(UNBIND_DEADLINE + S, Happening::Check(Check::Parted(lease.instance)));
+    }
+
+    fn bind(&mut self, slot: usize, (instance, binding): (InstanceId, BindingId), first: InstanceId) {
+        let new = NewBinding {
+            binding,
+            instance,
+            aor: format!("sip:u{slot}@r.test").into(),
+            registrar: "sip:r.test".into(),
+            upstream: UpstreamId(self.slots[slot].registrar as u32),
+            sip_instance: first.to_bytes(),
+            register: true,
+            proven: false,
+            taken_from: None,
+        };
+        self.tell(binding.tag().shard(self.plan.shards), Input::Bind(Box::new(new)));
+    }
+
+    fn unbind(&mut self, instance: InstanceId) {
+        let deadline = std::time::Duration::from_micros(UNBIND_DEADLINE);
+        self.tell(instance.tag().shard(self.plan.shards), Input::Unbind { instance, deadline });
     }
 
     fn enable(&mut self, slot: usize) {
@@ -258,19 +347,9 @@ impl World {
         self.oracle.begin(lease.clone());
         self.slots[slot].lease = Some(lease);
         self.watch(slot, || format!("enabled: {binding}"));
-        let number = self.slots[slot].registrar;
-        let new = NewBinding {
-            binding,
-            instance,
-            aor: format!("sip:u{slot}@r.test").into(),
-            registrar: "sip:r.test".into(),
-            upstream: UpstreamId(number as u32),
-            sip_instance: instance.to_bytes(),
-            register: true,
-            proven: false,
-            taken_from: None,
-        };
-        self.tell(tag.shard(self.plan.shards), Input::Bind(Box::new(new)));
+        self.bind(slot, (instance, binding), instance);
+        let join = self.random.between(S, 2 * HOUR);
+        self.agenda.plan(join, Happening::Life(slot, Life::Join(binding)));
         let (end, life) = match self.random.between(0, 9) {
             0 => (self.random.between(S, MINUTE), Life::Disable(binding)),
             1..4 => (self.random.between(MINUTE, DAY), Life::Disable(binding)),
@@ -284,12 +363,12 @@ impl World {
     }
 
     fn disable(&mut self, slot: usize) {
+        self.part(slot);
         let Some(lease) = self.slots[slot].lease.take() else { return };
         self.watch(slot, || format!("disabled: {}", lease.binding));
         self.expect_unbound(lease.binding);
         self.phone_forgets(slot);
-        let (instance, deadline) = (lease.instance, std::time::Duration::from_micros(UNBIND_DEADLINE));
-        self.tell(instance.tag().shard(self.plan.shards), Input::Unbind { instance, deadline });
+        self.unbind(lease.instance);
     }
 
     /// The server refused the account: the shell wipes it.
@@ -310,8 +389,11 @@ impl World {
         let (instance, silent) = (lease.instance, !lease.silent);
         self.oracle.silence(now, binding, silent);
         self.watch(slot, || format!("in the foreground: {silent}"));
-        let input = if silent { Input::Suspend(instance) } else { Input::Resume(instance) };
-        self.tell(binding.tag().shard(self.plan.shards), input);
+        let second = self.slots[slot].second.and_then(|second| Some(self.slots[second].lease.as_ref()?.instance));
+        for instance in [Some(instance), second].into_iter().flatten() {
+            let input = if silent { Input::Suspend(instance) } else { Input::Resume(instance) };
+            self.tell(binding.tag().shard(self.plan.shards), input);
+        }
         // Now and then it is gone again before the server has spoken.
         let next = match (silent, self.random.between(0, 4)) {
             (_, 0) => self.random.between(0, S),
@@ -340,6 +422,11 @@ impl World {
         let ha1 = Ha1::compute(hash, &format!("u{slot}"), REALM, password);
         known.push((hash, password.to_owned(), ha1.clone()));
         ha1
+    }
+
+    /// The slots of an account's phones.
+    pub(super) fn phones_of(&self, slot: usize) -> impl Iterator<Item = usize> + use<> {
+        std::iter::once(slot).chain(self.slots[slot].second)
     }
 
     /// Tells what happens to the slot that is watched.

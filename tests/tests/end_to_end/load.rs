@@ -21,3 +21,14 @@ async fn a_small_load_run_comes_to_its_end_and_every_call_is_pushed_once_and_ans
     assert!(json["calling"]["outcome"]["invite_to_push"]["p99_us"].is_number(), "{json:#}");
     assert!(json["limits"].is_array());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_run_over_three_nodes_sees_every_instance_move_twice() {
+    let arguments = "load --instances 30 --nodes 3";
+    let mut plan = Plan::parse_from(arguments.split(' '));
+    plan.settle();
+    let report = tests::load::nodes::run(&plan).await.unwrap_or_else(|why| panic!("{why}"));
+    assert_eq!(report.killed.instances, 10);
+    assert!(report.handed_over.instances >= 10, "its own, and its share of the dead one's");
+    assert!(report.to_string().contains("SIGTERM") && report.to_json()["killed"]["all_ms"].is_number());
+}

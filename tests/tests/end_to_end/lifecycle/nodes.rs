@@ -220,3 +220,73 @@ async fn what_does_not_open_with_a_nodes_keyring_is_no_wrong_secret_and_what_is_
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn an_operator_asks_any_node_of_all_instances_and_wipes_them_wherever_they_are() -> Outcome {
+    let redis = RedisServer::start();
+    let world = World::between(|server| server.contacts = 2, |setup| setup.store = redis.url()).await?;
+    let mut setup = world.relay.setup().clone();
+    // Each node has a token of its own: what another node asks needs none.
+    (setup.ports, setup.operator_token) = (Ports::default(), "a-token-of-the-other-node".to_owned());
+    let other = RelayProcess::start(setup).await?;
+    let (here, there) = (world.enable().await?, other.api().enabled(&world.wish(OTHER_TOKEN)).await?);
+    let asks = async |relay: &RelayProcess, method: &str, path: &str, body: Option<&serde_json::Value>| {
+        let path = format!("/v1/operator/instances{path}");
+        relay.operator().json(method, &path, Some(relay.setup().operator_token.as_str()), body).await
+    };
+    let ids = |page: &serde_json::Value| {
+        let all = page["instances"].as_array().cloned().unwrap_or_default();
+        let mut ids: Vec<String> =
+            all.iter().map(|it| it["instance"].as_str().unwrap_or_default().to_owned()).collect();
+        ids.sort_unstable();
+        ids
+    };
+    let mut both = vec![here.id.clone(), there.id.clone()];
+    both.sort_unstable();
+    let hash = sha256(&world.aor()[4..]);
+    for relay in [&world.relay, &other] {
+        assert_eq!(ids(&asks(relay, "GET", "", None).await?.json()), both);
+        let found = asks(relay, "POST", "/find", Some(&json!({"aor_sha256": hash}))).await?.json();
+        assert_eq!(ids(&found), both, "{found}");
+        for id in &both {
+            let (shown, export) = (
+                asks(relay, "GET", &format!("/{id}"), None).await?,
+                asks(relay, "GET", &format!("/{id}/export"), None).await?,
+            );
+            assert_eq!((shown.status, export.status), (200, 200), "{}", shown.text());
+            assert_eq!(shown.json()["registration"]["state"], "registered", "{}", shown.text());
+        }
+        // Page by page nothing is left out and nothing told twice.
+        let first = asks(relay, "GET", "?limit=1", None).await?.json();
+        let next = first["next"].as_str().unwrap_or_default();
+        let second = asks(relay, "GET", &format!("?limit=1&after={next}"), None).await?.json();
+        let mut paged = [ids(&first), ids(&second)].concat();
+        paged.sort_unstable();
+        assert_eq!(paged, both, "{first} {second}");
+    }
+    let door = world.relay.operator();
+    let stranger = door.json("GET", "/v1/operator/instances", Some("a-token-of-the-other-node"), None);
+    assert_eq!(stranger.await?.status, 401, "what opens the one node's door opens not the other's");
+    // The owner is asked, and unregisters.
+    let wiped = asks(&world.relay, "POST", &format!("/{}/wipe", there.id), None).await?;
+    assert_eq!((wiped.status, &wiped.json()["unregistered"]), (200, &json!(true)), "{}", wiped.text());
+    assert_eq!(other.api().read(&there).await?.status, 404);
+    // One whose owner is gone, before it is taken over.
+    let there = other.api().enabled(&world.wish(OTHER_TOKEN)).await?;
+    other.kill_9().await?;
+    let shown = asks(&world.relay, "GET", &format!("/{}", there.id), None).await?;
+    assert_eq!(shown.status, 200, "{}", shown.text());
+    let gone = world.until("wiped without its owner, or after it", || async {
+        let wiped = asks(&world.relay, "POST", &format!("/{}/wipe", there.id), None).await.ok()?;
+        (wiped.status == 200).then_some(())
+    });
+    gone.await?;
+    assert!(!redis.instance_keys().iter().any(|key| key.contains(&there.id)));
+    assert_eq!(ids(&asks(&world.relay, "GET", "", None).await?.json()), std::slice::from_ref(&here.id));
+    Ok(())
+}
+
+fn sha256(text: &str) -> String {
+    use sha2::Digest as _;
+    sha2::Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
