@@ -93,30 +93,62 @@ impl Browser {
     /// # Errors
     /// [`Missed`] when it does not appear.
     pub async fn open(&self, url: &str) -> Result<Page, Missed> {
+        let page = self.attach(url).await?;
+        page.await_there().await?;
+        Ok(page)
+    }
+
+    /// Opens a page that asks for a user and a password, as a person does: tells them once, and gives up when asked again.
+    /// Gives how often one was asked, too.
+    ///
+    /// # Errors
+    /// [`Missed`] when nothing appears.
+    pub async fn log_in(&self, url: &str, user: &str, password: &str) -> Result<(Page, usize), Missed> {
+        let page = self.attach("about:blank").await?;
+        page.ask("Fetch.enable", json!({"handleAuthRequests": true})).await?;
+        let mut asked = 0;
+        let mut line = self.0.line.lock().await;
+        let opened = line.say(Some(&page.session), "Page.navigate", json!({"url": url})).await?;
+        loop {
+            let told = tokio::time::timeout(ANSWER_WITHIN, line.hear()).await.ok().flatten();
+            let told = told.ok_or_else(|| self.0.child.missed("a page, or to be asked for a password"))?;
+            let request = &told["params"]["requestId"];
+            match told["method"].as_str() {
+                Some("Fetch.requestPaused") => {
+                    line.say(Some(&page.session), "Fetch.continueRequest", json!({"requestId": request})).await?;
+                }
+                Some("Fetch.authRequired") => {
+                    asked += 1;
+                    let answer = match asked {
+                        1 => json!({"response": "ProvideCredentials", "username": user, "password": password}),
+                        _ => json!({"response": "CancelAuth"}),
+                    };
+                    let params = json!({"requestId": request, "authChallengeResponse": answer});
+                    line.say(Some(&page.session), "Fetch.continueWithAuth", params).await?;
+                }
+                _ if told["id"] == opened => break,
+                _ => {}
+            }
+        }
+        drop(line);
+        page.ask("Fetch.disable", json!({})).await?;
+        page.await_there().await?;
+        Ok((page, asked))
+    }
+
+    async fn attach(&self, url: &str) -> Result<Page, Missed> {
         let target = self.ask(None, "Target.createTarget", json!({"url": url})).await?;
         let attach = json!({"targetId": target["targetId"], "flatten": true});
         let session = self.ask(None, "Target.attachToTarget", attach).await?;
-        let page =
-            Page { browser: self.clone(), session: session["sessionId"].as_str().unwrap_or_default().to_owned() };
-        page.until("document.readyState === 'complete' && location.href !== 'about:blank'", ANSWER_WITHIN).await?;
-        Ok(page)
+        Ok(Page { browser: self.clone(), session: session["sessionId"].as_str().unwrap_or_default().to_owned() })
     }
 
     async fn ask(&self, session: Option<&str>, method: &str, params: Value) -> Result<Value, Missed> {
         let mut line = self.0.line.lock().await;
-        line.asked += 1;
-        let id = line.asked;
-        let mut question = json!({"id": id, "method": method, "params": params});
-        if let Some(session) = session {
-            question["sessionId"] = json!(session);
-        }
-        let gone = |what: String| Missed::new(format!("{method} of Chromium"), what);
-        line.socket.send(Message::text(question.to_string())).await.map_err(|error| gone(error.to_string()))?;
+        let id = line.say(session, method, params).await?;
         let answer = async {
             // Events come between; nothing here waits for one.
-            while let Some(Ok(message)) = line.socket.next().await {
-                let Ok(text) = message.to_text() else { continue };
-                let told: Value = serde_json::from_str(text).unwrap_or_default();
+            while let Some(told) = line.hear().await {
                 if told["id"] == id {
                     return Some(told);
                 }
@@ -126,9 +158,33 @@ impl Browser {
         let told = tokio::time::timeout(ANSWER_WITHIN, answer).await.ok().flatten();
         let told = told.ok_or_else(|| self.0.child.missed(&format!("an answer to {method}")))?;
         match told.get("error") {
-            Some(error) => Err(gone(error.to_string())),
+            Some(error) => Err(Missed::new(format!("{method} of Chromium"), error.to_string())),
             None => Ok(told["result"].clone()),
         }
+    }
+}
+
+impl Line {
+    /// Says it; gives the id that the answer will have.
+    async fn say(&mut self, session: Option<&str>, method: &str, params: Value) -> Result<u64, Missed> {
+        self.asked += 1;
+        let mut question = json!({"id": self.asked, "method": method, "params": params});
+        if let Some(session) = session {
+            question["sessionId"] = json!(session);
+        }
+        let said = self.socket.send(Message::text(question.to_string())).await;
+        said.map_err(|error| Missed::new(format!("{method} of Chromium"), error.to_string()))?;
+        Ok(self.asked)
+    }
+
+    /// The next answer or event; `None` when Chromium has hung up.
+    async fn hear(&mut self) -> Option<Value> {
+        while let Some(Ok(message)) = self.socket.next().await {
+            if let Ok(text) = message.to_text() {
+                return Some(serde_json::from_str(text).unwrap_or_default());
+            }
+        }
+        None
     }
 }
 
@@ -152,14 +208,98 @@ impl Page {
     /// [`Missed`] when it is not `within` the time, with what the page shows.
     pub async fn until(&self, script: &str, within: Duration) -> Result<(), Missed> {
         let begun = Instant::now();
-        while self.run(script).await? != json!(true) {
+        // While one page takes the place of another there is none to run it in.
+        let between = |missed: &Missed| missed.seen.contains("execution context") || missed.seen.contains("navigated");
+        loop {
+            match self.run(script).await {
+                Ok(Value::Bool(true)) => return Ok(()),
+                Err(missed) if !between(&missed) => return Err(missed),
+                _ => {}
+            }
             if begun.elapsed() > within {
                 let shows = self.run("document.body ? document.body.innerText : ''").await.unwrap_or_default();
                 return Err(Missed::new(script, shows.to_string()));
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+}
+
+/// What a page is looked at with.
+#[derive(Clone, Copy, Debug)]
+pub struct Screen {
+    /// Its width, in CSS pixels.
+    pub width: u32,
+    /// Its height.
+    pub height: u32,
+    /// The reader prefers a dark page.
+    pub dark: bool,
+}
+
+/// A desk's screen.
+pub const WIDE: Screen = Screen { width: 1280, height: 900, dark: false };
+/// A phone's.
+pub const PHONE: Screen = Screen { width: 390, height: 844, dark: false };
+
+impl Page {
+    /// Looks at the page with another screen from now on.
+    ///
+    /// # Errors
+    /// [`Missed`] when Chromium does not do it.
+    pub async fn look_with(&self, Screen { width, height, dark }: Screen) -> Result<(), Missed> {
+        let metrics = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600});
+        self.ask("Emulation.setDeviceMetricsOverride", metrics).await?;
+        let scheme = if dark { "dark" } else { "light" };
+        let media = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
+        self.ask("Emulation.setEmulatedMedia", media).await.map(drop)
+    }
+
+    /// A picture of the whole page, as a PNG file.
+    ///
+    /// # Errors
+    /// [`Missed`] when none comes.
+    pub async fn picture(&self, file: &Path) -> Result<(), Missed> {
+        let size =
+            self.run("({width: document.documentElement.scrollWidth, height: document.documentElement.scrollHeight})");
+        let size = size.await?;
+        let clip = json!({"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1});
+        let taken = self.ask("Page.captureScreenshot", json!({"captureBeyondViewport": true, "clip": clip})).await?;
+        let png = BASE64.decode(taken["data"].as_str().unwrap_or_default());
+        let png = png.map_err(|error| Missed::new("a picture", error.to_string()))?;
+        Ok(std::fs::write(file, png)?)
+    }
+
+    /// Presses a key that writes nothing, as `Tab`, or `Enter`.
+    ///
+    /// # Errors
+    /// [`Missed`] when Chromium does not do it.
+    pub async fn press(&self, key: &str) -> Result<(), Missed> {
+        let (code, text) = if key == "Enter" { (13, "\r") } else { (9, "") };
+        for kind in ["keyDown", "keyUp"] {
+            let event = json!({"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code, "text": text});
+            self.ask("Input.dispatchKeyEvent", event).await?;
+        }
         Ok(())
+    }
+
+    /// What a screen reader has of the page: each part's role and name.
+    ///
+    /// # Errors
+    /// [`Missed`] when Chromium does not tell.
+    pub async fn heard(&self) -> Result<Vec<(String, String)>, Missed> {
+        let told = self.ask("Accessibility.getFullAXTree", json!({})).await?;
+        let word = |value: &Value| value["value"].as_str().unwrap_or_default().to_owned();
+        let parts = told["nodes"].as_array().cloned().unwrap_or_default();
+        let parts = parts.iter().filter(|part| part["ignored"] != true);
+        Ok(parts.map(|part| (word(&part["role"]), word(&part["name"]))).collect())
+    }
+
+    async fn await_there(&self) -> Result<(), Missed> {
+        self.until("document.readyState === 'complete' && location.href !== 'about:blank'", ANSWER_WITHIN).await
+    }
+
+    async fn ask(&self, method: &str, params: Value) -> Result<Value, Missed> {
+        self.browser.ask(Some(&self.session), method, params).await
     }
 }
 

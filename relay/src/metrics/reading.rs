@@ -26,6 +26,32 @@ impl Reading {
         self.sum(metric.name(), labels)
     }
 
+    /// Keeps the series of these metrics alone.
+    pub fn retain(&mut self, metrics: &[Metric]) {
+        let of = |series: &Series, metric: &Metric| {
+            let rest = series.name.strip_prefix(metric.name());
+            rest.is_some_and(|rest| matches!(rest, "" | "_bucket" | "_count" | "_sum"))
+        };
+        self.series.retain(|series| metrics.iter().any(|metric| of(series, metric)));
+    }
+
+    /// The buckets of a histogram, by their upper bounds in seconds: how many samples are within each.
+    pub fn buckets(&self, metric: Metric) -> Vec<(f64, f64)> {
+        let name = format!("{}_bucket", metric.name());
+        let buckets = self.series.iter().filter(|series| series.name == name).filter_map(|series| {
+            let (_, bound) = series.labels.iter().find(|(label, _)| label == "le")?;
+            Some((bound.parse::<f64>().ok()?, series.value))
+        });
+        let mut buckets: Vec<_> = buckets.collect();
+        buckets.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+        buckets
+    }
+
+    /// How many samples of a histogram are within this bound of a bucket; 0 where there is none such.
+    pub fn bucket(&self, metric: Metric, bound: f64) -> f64 {
+        self.buckets(metric).iter().find(|(other, _)| *other == bound).map_or(0.0, |(_, count)| *count)
+    }
+
     /// How many samples the histogram `metric` holds.
     pub fn count(&self, metric: Metric) -> f64 {
         self.sum(&format!("{}_count", metric.name()), &[])
@@ -38,13 +64,7 @@ impl Reading {
         if wanted <= 0.0 {
             return None;
         }
-        let name = format!("{}_bucket", metric.name());
-        let buckets = self.series.iter().filter(|series| series.name == name);
-        let bounds = buckets.filter(|series| series.value >= wanted).filter_map(|series| {
-            let (_, bound) = series.labels.iter().find(|(label, _)| label == "le")?;
-            bound.parse::<f64>().ok()
-        });
-        bounds.min_by(f64::total_cmp)
+        self.buckets(metric).into_iter().find(|(_, count)| *count >= wanted).map(|(bound, _)| bound)
     }
 
     fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {

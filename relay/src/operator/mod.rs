@@ -4,7 +4,7 @@
 //! an instance is: no AOR, no token, no secret.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -25,10 +25,12 @@ use zeroize::Zeroizing;
 
 pub mod controls;
 mod elsewhere;
+pub mod history;
 pub mod page;
 pub mod readiness;
 
 use controls::Controls;
+use history::History;
 use readiness::{Readiness, Standing};
 
 use crate::api::access::{KeyDigest, bearer};
@@ -71,6 +73,8 @@ struct Inner<E> {
     readiness: Readiness,
     failures: Buckets<IpAddr>,
     controls: Controls,
+    history: History,
+    name: OnceLock<Box<str>>,
 }
 
 impl<E> Clone for Operator<E> {
@@ -174,7 +178,20 @@ impl<E: OperatorService> Operator<E> {
             readiness,
             failures: Buckets::new(Limits::default().failures_per_address),
             controls: Controls::default(),
+            history: History::default(),
+            name: OnceLock::new(),
         }))
+    }
+
+    /// How this node is called; the first name counts.
+    pub fn introduce(&self, name: &str) {
+        // A second name is none: a node is named once.
+        let _ = self.0.name.set(name.into());
+    }
+
+    /// The last hour, which somebody has to keep.
+    pub fn history(&self) -> &History {
+        &self.0.history
     }
 
     /// From now on who shows this token is let in, and nobody else.
@@ -303,12 +320,16 @@ async fn metrics<E: OperatorService>(State(operator): State<Operator<E>>) -> Res
     ([(CONTENT_TYPE, kind)], operator.0.metrics.render()).into_response()
 }
 
-async fn status_page<E: OperatorService>(State(operator): State<Operator<E>>) -> Response {
+async fn status_page<E: OperatorService>(State(operator): State<Operator<E>>, request: Request) -> Response {
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
         (CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::CONTENT_SECURITY_POLICY)),
     ];
-    (headers, page::render(&operator.0.metrics, &operator.0.readiness)).into_response()
+    let inner = &operator.0;
+    let look = page::Look::new(&inner.metrics, &inner.history, &inner.readiness);
+    let view = page::View::of(request.uri().query().unwrap_or_default());
+    let name = inner.name.get().map_or("", |name| &**name);
+    (headers, page::render(name, &look, view)).into_response()
 }
 
 async fn list<E: OperatorService>(State(operator): State<Operator<E>>, request: Request) -> Result<Response, Problem> {

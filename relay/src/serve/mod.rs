@@ -388,6 +388,8 @@ impl Opened {
         let api_routes = apps_door.router();
         let token = &self.config.operator.token;
         let operators_door = Operator::new(token, self.service.clone(), self.metrics.clone(), readiness.clone());
+        operators_door.introduce(&self.public_edge);
+        let history = operators_door.history().clone().keep(self.metrics.clone());
         let operator_routes = operators_door.router();
         let answering = api::answering(api_routes.clone(), operator_routes.clone());
         let letters = self.service.clone().read_letters(answering);
@@ -414,6 +416,7 @@ impl Opened {
         let service = self.service.clone();
         chores.push(tokio::spawn(self.service.write_down_notes(self.record_notes)));
         chores.push(tokio::spawn(letters));
+        chores.push(tokio::spawn(history));
         Running {
             edge: edge_at,
             websocket: websocket_at,

@@ -21,5 +21,6 @@ mod kept;
 mod lifecycle;
 mod load;
 mod matrix;
+mod page;
 mod push_proxy;
 mod smoke;

@@ -1,5 +1,6 @@
 //! The house's own rules: floors, circles, names, dependencies, documents.
 
+mod alerts;
 mod circles;
 mod dependencies;
 mod documents;

@@ -1,0 +1,186 @@
+//! The banner: how the relay stands, in one sentence, and what to do next.
+//!
+//! | state | when |
+//! | --- | --- |
+//! | bad | no call can be served; a push service fails, or took none of at least three pushes in 5 min; the certificate has ended |
+//! | warn | the store is away; a push service took none of fewer pushes, or failed three times in 5 min; more registrations failed than not; the certificate ends soon; anything that `/readyz` warns of |
+//! | good | else |
+//!
+//! Invariant: it is never good while every push of a service fails.
+
+use std::fmt::Write;
+
+use super::Look;
+use super::attention::SPANS;
+use super::html::{Escaped, count, span, time};
+use super::service_name;
+use crate::metrics::Metric;
+use crate::operator::readiness::{Check, Standing};
+use crate::push;
+
+/// Fewer failures than these say nothing about a service.
+const SOME: f64 = 3.0;
+/// A certificate that ends within this many seconds is said.
+const SOON_S: f64 = 14.0 * 86_400.0;
+
+/// How it stands, worst first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum State {
+    Good,
+    Warn,
+    Bad,
+}
+
+/// Something to say: how bad, what, and the next step.
+pub(super) struct Word {
+    pub(super) state: State,
+    pub(super) what: String,
+    pub(super) next: String,
+}
+
+/// All there is to say, worst first.
+pub(super) fn words(look: &Look<'_>) -> Vec<Word> {
+    let mut words = Vec::new();
+    let mut say = |state, what: String, next: &str| words.push(Word { state, what, next: next.to_owned() });
+    let checks = look.readiness.checks();
+    let failing = || checks.iter().filter_map(|(check, state)| Some((*check, state.err()?)));
+    match look.readiness.standing() {
+        Standing::Ready => {}
+        Standing::Degraded => {
+            if failing().any(|(check, _)| check == Check::Store) {
+                say(
+                    State::Warn,
+                    "The store is away: known phones still ring, enabling and changes are answered 503".to_owned(),
+                    "look at Redis and the way to it; the relay goes on by itself when it answers",
+                );
+            }
+        }
+        Standing::NotReady => {
+            // Of push, what is below says more.
+            let others = failing().filter(|(check, _)| *check != Check::Push);
+            let reasons: Vec<_> = others.map(|(check, why)| format!("{}: {why}", check.name())).collect();
+            if !reasons.is_empty() {
+                say(
+                    State::Bad,
+                    format!("Not ready: {}", reasons.join("; ")),
+                    "mend this first, no call can be served before; the log tells more",
+                );
+            }
+        }
+    }
+    for report in &look.services {
+        push_service(look, report, &mut say);
+    }
+    let registrations = |outcomes: &[&'static str]| -> f64 {
+        outcomes.iter().map(|outcome| look.lately(Metric::Registrations, "outcome", outcome)).sum()
+    };
+    let failed = registrations(&["refused", "failed", "timed-out", "unreachable"]);
+    let all = failed + registrations(&["registered", "refreshed"]);
+    if failed >= SOME && failed * 2.0 > all {
+        let what = format!("{} of {} registrations failed in 5 min", count(failed), count(all));
+        say(State::Warn, what, "a SIP server is away or refuses the relay: sipwake doctor --aor tells why");
+    }
+    let left_s = look.reading.value(Metric::CertificateExpiry, &[]);
+    if left_s < 0.0 {
+        say(
+            State::Bad,
+            format!("The certificate ended {} ago", span(-left_s)),
+            "renew it: no phone and no app connects; new files are taken within 5 s",
+        );
+    } else if left_s > 0.0 && left_s < SOON_S {
+        say(
+            State::Warn,
+            format!("The certificate ends in {}", span(left_s)),
+            "renew it; new files are taken within 5 s",
+        );
+    }
+    for warning in look.readiness.warnings() {
+        say(State::Warn, warning.into(), "");
+    }
+    words.sort_by_key(|word| std::cmp::Reverse(word.state));
+    words
+}
+
+fn push_service(look: &Look<'_>, report: &push::Report, say: &mut impl FnMut(State, String, &str)) {
+    let of = |outcome: &'static str| {
+        let labels = [("provider", report.service), ("app", &*report.app), ("outcome", outcome)];
+        let now = look.reading.value(Metric::AppPushes, &labels);
+        (now - look.before(SPANS[0], Metric::AppPushes, &labels)).max(0.0)
+    };
+    let (accepted, refused, late) = (of("accepted"), of("refused"), of("too-late"));
+    let bad = of("failed") + refused + late;
+    let all = bad + accepted + of("gone");
+    let who = format!("{} for {}", service_name(report.service), report.app);
+    let figures = format!("{} of {} pushes failed in 5 min", count(bad), count(all));
+    match (&report.reason, report.state) {
+        (Some((reason, why)), _) => {
+            let since = format!("failing since {}", time(report.since));
+            let what = if bad > 0.0 { format!("{figures}, {since}") } else { since };
+            say(State::Bad, format!("{who}: {what}: {why} [{reason}]"), step(reason, why));
+        }
+        (None, _) if bad == 0.0 || (bad < SOME && accepted > 0.0) => {}
+        (None, push::State::Well) if accepted > 0.0 => {
+            let what = format!("{who}: {figures}; it took a push at {}", time(report.last_accepted));
+            say(State::Warn, what, "see whether it stays so; the log has what went wrong");
+        }
+        (None, _) => {
+            let state = if bad < SOME || accepted > 0.0 { State::Warn } else { State::Bad };
+            let next = match (refused > 0.0, late > 0.0) {
+                (true, _) => "look at the key and the ids of this app: sipwake check --push; the log has its reason",
+                (false, true) => "look at the network to it",
+                (false, false) => "look at DNS and at the network to it; the log names the cause",
+            };
+            say(state, format!("{who}: {figures}"), next);
+        }
+    }
+}
+
+/// What to do about a service's trouble that does not say it by itself.
+fn step(reason: &str, why: &str) -> &'static str {
+    match reason {
+        "Unreachable" if why.contains("resolve") => "look at DNS; calls are pushed as soon as the name resolves",
+        "Unreachable" => "look at the firewall and the network to it; the relay tries again by itself",
+        "Silent" | "ConnectionLost" | "NotInTime" => "look at the network to it and at its status page",
+        "ServerError" | "AskedToWait" | "TokenEndpointAway" => {
+            "look at its status page; the relay tries again by itself"
+        }
+        _ => "mend it in the configuration, then: sipwake check --push, sipwake reload",
+    }
+}
+
+/// Writes the banner.
+pub(super) fn write(page: &mut String, words: &[Word]) {
+    let state = words.first().map_or(State::Good, |word| word.state);
+    let (class, mark, name) = match state {
+        State::Good => ("good", "●", "Ready"),
+        State::Warn => ("warn", "▲", "Look at this"),
+        State::Bad => ("bad", "■", "Calls fail"),
+    };
+    let _ = write!(
+        page,
+        "<div class=\"banner {class}\" role=\"status\"><strong><span aria-hidden=\"true\">{mark}</span> {name}.</strong>"
+    );
+    match words {
+        [] => page.push_str(" A call can wake its phone. Nothing is to be done."),
+        [one] => {
+            let _ = write!(page, " {}.", Escaped(&one.what));
+            next(page, &one.next);
+        }
+        many => {
+            page.push_str("<ul>");
+            for word in many {
+                let _ = write!(page, "<li>{}.", Escaped(&word.what));
+                next(page, &word.next);
+                page.push_str("</li>");
+            }
+            page.push_str("</ul>");
+        }
+    }
+    page.push_str("</div>");
+}
+
+fn next(page: &mut String, step: &str) {
+    if !step.is_empty() {
+        let _ = write!(page, " <em>Next: {}.</em>", Escaped(step));
+    }
+}

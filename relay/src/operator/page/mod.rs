@@ -1,0 +1,357 @@
+//! The status page: one look at the relay, in a browser, on a phone too, at three in the morning.
+//!
+//! | part | what it is |
+//! | --- | --- |
+//! | `banner` | how it stands, in one sentence, with the next step |
+//! | `attention` | what has gone wrong, lately first, and what it means |
+//! | `tables` | everything else, folded away |
+//! | `html` | text, numbers and charts as HTML |
+//!
+//! Invariant: built from the metrics, their last hour and the readiness alone, so it can hold no secret; it loads nothing
+//! and runs nothing, which its content security policy enforces. It asks for itself again each [`REFRESH_S`].
+
+mod attention;
+mod banner;
+mod html;
+mod tables;
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::history::{History, Watched};
+use super::readiness::Readiness;
+use crate::clock;
+use crate::metrics::reading::Reading;
+use crate::metrics::{Metric, Metrics};
+use crate::push;
+use attention::SPANS;
+use html::{Escaped, bound, chart, count, span, time};
+
+/// The policy that the page is sent with: its own style, and a form that leads back to it.
+pub const CONTENT_SECURITY_POLICY: &str =
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+/// How often the page is asked for again, in seconds.
+const REFRESH_S: u32 = 15;
+/// The farthest that a reader's clock is from UTC, in minutes.
+const FARTHEST_MIN: i32 = 14 * 60;
+const STYLE: &str = include_str!("style.css");
+
+/// How the page is looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// Everything is unfolded.
+    pub all: bool,
+    /// It is not asked for again by itself: nothing is read out anew, and what was unfolded stays so.
+    pub still: bool,
+    /// The reader's clock is so many minutes before UTC.
+    pub zone_min: i32,
+}
+
+impl View {
+    /// Reads `all`, `still` and `zone` (minutes) of a query; anything else counts for nothing.
+    pub fn of(query: &str) -> Self {
+        let mut view = Self::default();
+        for pair in query.split('&') {
+            match pair.split_once('=').unwrap_or((pair, "")) {
+                ("all", _) => view.all = true,
+                ("still", _) => view.still = true,
+                ("zone", minutes) => {
+                    let minutes = minutes.replace("%2B", "").parse::<i32>().unwrap_or(0);
+                    view.zone_min = minutes.clamp(-FARTHEST_MIN, FARTHEST_MIN);
+                }
+                _ => {}
+            }
+        }
+        view
+    }
+
+    fn query(self) -> String {
+        let all = if self.all { "&amp;all" } else { "" };
+        let still = if self.still { "&amp;still" } else { "" };
+        format!("?zone={}{all}{still}", self.zone_min)
+    }
+}
+
+/// What there is to look at.
+pub struct Look<'a> {
+    reading: Reading,
+    at: Instant,
+    history: &'a History,
+    readiness: &'a Readiness,
+    services: Vec<push::Report>,
+}
+
+impl<'a> Look<'a> {
+    /// At these, now.
+    pub fn new(metrics: &Metrics, history: &'a History, readiness: &'a Readiness) -> Self {
+        let services = readiness.push_services();
+        Self { reading: Reading::of(metrics), at: Instant::now(), history, readiness, services }
+    }
+
+    fn growth(&self, span: Duration, watched: Watched) -> f64 {
+        self.history.growth((self.at, &self.reading), span, watched)
+    }
+
+    /// How often something happened in the last five minutes.
+    fn lately(&self, metric: Metric, label: &'static str, value: &'static str) -> f64 {
+        let labels = [(label, value)];
+        (self.reading.value(metric, &labels) - self.before(SPANS[0], metric, &labels)).max(0.0)
+    }
+
+    fn before(&self, span: Duration, metric: Metric, labels: &[(&str, &str)]) -> f64 {
+        self.history.before(self.at, span, |reading| reading.value(metric, labels))
+    }
+}
+
+/// The page of the node `name`, as it stands now.
+pub fn render(name: &str, look: &Look<'_>, view: View) -> String {
+    let words = banner::words(look);
+    let mut page = String::with_capacity(32 * 1024);
+    let title =
+        words.first().map_or("ready", |word| if word.state == banner::State::Bad { "calls fail" } else { "look" });
+    let refresh = match view.still {
+        true => String::new(),
+        false => format!("<meta http-equiv=\"refresh\" content=\"{REFRESH_S}\">"),
+    };
+    let _ = write!(
+        page,
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>sipwake {}: {title}</title>\
+         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><meta name=\"robots\" content=\"noindex\">\
+         {refresh}<link rel=\"icon\" href=\"data:,\"><style>{STYLE}</style></head><body>",
+        Escaped(name)
+    );
+    head(&mut page, name, look, view);
+    page.push_str("<main>");
+    banner::write(&mut page, &words);
+    numbers(&mut page, look);
+    attention::write(&mut page, look);
+    charts(&mut page, look);
+    let (open, link, other) = match view.all {
+        true => (" open", "fold everything", View { all: false, ..view }),
+        false => ("", "keep everything unfolded", View { all: true, ..view }),
+    };
+    let _ = write!(
+        page,
+        "<details{open}><summary>Every number</summary><p><a href=\"{}\">{link}</a></p><div class=\"tables\">",
+        other.query()
+    );
+    tables::write(&mut page, look);
+    page.push_str("</div></details></main></body></html>\n");
+    page
+}
+
+/// Whose page it is, and of when.
+fn head(page: &mut String, name: &str, look: &Look<'_>, view: View) {
+    let now = clock::unix_now();
+    let up_s = now as f64 - look.reading.value(Metric::StartTime, &[]);
+    let _ = write!(
+        page,
+        "<header><h1>sipwake {} <span class=\"quiet\">{}</span></h1><p>As of <b>{}</b>",
+        Escaped(name),
+        env!("CARGO_PKG_VERSION"),
+        time(now),
+    );
+    if view.zone_min != 0 {
+        let local = now.saturating_add_signed(i64::from(view.zone_min) * 60);
+        let _ = write!(page, ", <b>{}</b> at your place", time(local).trim_end_matches(" UTC"));
+    }
+    let (when, link, other) = match view.still {
+        true => ("not refreshed".to_owned(), "go on", View { still: false, ..view }),
+        false => (format!("refreshed each {REFRESH_S} s"), "hold", View { still: true, ..view }),
+    };
+    let _ = write!(page, "; up for {}; {when} (<a href=\"{}\">{link}</a>).", span(up_s), other.query());
+    page.push_str(" <form><label>Your clock: UTC <select name=\"zone\">");
+    for minutes in zones() {
+        let chosen = if minutes == view.zone_min { " selected" } else { "" };
+        let (sign, far) = (if minutes < 0 { '-' } else { '+' }, minutes.abs());
+        let _ = write!(page, "<option value=\"{minutes}\"{chosen}>{sign}{:02}:{:02}</option>", far / 60, far % 60);
+    }
+    let all = if view.all { "<input type=\"hidden\" name=\"all\">" } else { "" };
+    let still = if view.still { "<input type=\"hidden\" name=\"still\">" } else { "" };
+    let _ = write!(page, "</select></label> {all}{still}<button>show</button></form></p></header>");
+}
+
+/// The clocks of the world, in minutes before UTC.
+fn zones() -> Vec<i32> {
+    const ODD: [i32; 12] = [-570, -210, -150, 210, 270, 330, 345, 390, 525, 570, 630, 765];
+    let mut zones: Vec<i32> = (-12 * 60..=FARTHEST_MIN).step_by(60).chain(ODD).collect();
+    zones.sort_unstable();
+    zones
+}
+
+/// A push service as a person calls it.
+fn service_name(service: &str) -> &str {
+    match service {
+        "apns" => "APNs",
+        "apns-sandbox" => "APNs sandbox",
+        "fcm" => "FCM",
+        other => other,
+    }
+}
+
+/// The four numbers that tell most.
+fn numbers(page: &mut String, look: &Look<'_>) {
+    let reading = &look.reading;
+    let state = |state| reading.value(Metric::Instances, &[("state", state)]);
+    let passed = reading.value(Metric::PushRegistrations, &[]);
+    let (reached, all) =
+        (state("registered") + passed, reading.value(Metric::Instances, &[]) - state("foreground") + passed);
+    let mut pushes = Vec::new();
+    for (name, provider) in [("APNs", "apns"), ("FCM", "fcm"), ("printed", "printed")] {
+        let ever = reading.value(Metric::Pushes, &[("provider", provider)]);
+        if ever > 0.0 || (provider != "printed" && reading.value(Metric::Pushes, &[]) == 0.0) {
+            let labels = [("provider", provider), ("outcome", "accepted")];
+            let lately = reading.value(Metric::Pushes, &labels) - look.before(SPANS[0], Metric::Pushes, &labels);
+            pushes.push(format!("<b>{}</b> {name}", count(lately.max(0.0))));
+        }
+    }
+    let wake = look.history.within((look.at, reading), SPANS[1], Metric::Wake, 0.9);
+    let _ = write!(
+        page,
+        "<dl class=\"numbers\" aria-label=\"The four numbers\">\
+         <div class=\"card\"><dt>phones reachable</dt><dd><b>{}</b> of {}</dd></div>\
+         <div class=\"card\"><dt>calls waiting now</dt><dd><b>{}</b></dd></div>\
+         <div class=\"card\"><dt>pushes accepted, 5 min</dt><dd>{}</dd></div>\
+         <div class=\"card\"><dt>9 of 10 phones woke within, 1 h</dt><dd><b>{}</b></dd></div></dl>",
+        count(reached),
+        count(all),
+        count(reading.value(Metric::CallsWaiting, &[])),
+        pushes.join(" · "),
+        Escaped(&bound(wake)),
+    );
+}
+
+/// The last hour, drawn.
+fn charts(page: &mut String, look: &Look<'_>) {
+    let line = |value: &dyn Fn(&Reading) -> f64| look.history.minutes((look.at, &look.reading), value);
+    let each_minute = |value: &dyn Fn(&Reading) -> f64| -> Vec<f64> {
+        line(value).windows(2).map(|pair| (pair[1] - pair[0]).max(0.0)).collect()
+    };
+    let outcomes = |reading: &Reading, metric, outcomes: &[&str]| -> f64 {
+        outcomes.iter().map(|outcome| reading.value(metric, &[("outcome", outcome)])).sum()
+    };
+    page.push_str("<section aria-labelledby=\"hour\"><h2 id=\"hour\">The last hour</h2><div class=\"charts\">");
+    let registered = line(&|reading| {
+        reading.value(Metric::Instances, &[("state", "registered")]) + reading.value(Metric::PushRegistrations, &[])
+    });
+    chart(page, "Phones reachable", [&registered, &[]], "");
+    let calls = each_minute(&|reading| reading.value(Metric::Invites, &[]));
+    let missed = each_minute(&|reading| outcomes(reading, Metric::Invites, &["timed-out", "unreachable", "limited"]));
+    chart(page, "Calls a minute", [&calls, &missed], "");
+    let pushed = each_minute(&|reading| outcomes(reading, Metric::Pushes, &["accepted"]));
+    let failed = each_minute(&|reading| outcomes(reading, Metric::Pushes, &["failed", "refused", "too-late"]));
+    chart(page, "Pushes a minute", [&pushed, &failed], "");
+    let registered = each_minute(&|reading| outcomes(reading, Metric::Registrations, &["registered", "refreshed"]));
+    let refused = each_minute(&|reading| {
+        outcomes(reading, Metric::Registrations, &["refused", "failed", "timed-out", "unreachable"])
+    });
+    chart(page, "Registrations a minute", [&registered, &refused], "");
+    page.push_str("</div></section>");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{InstanceState, PushOutcome};
+    use crate::metrics::labels::InviteOutcome;
+    use crate::operator::readiness::Check;
+
+    fn ready() -> Readiness {
+        let readiness = Readiness::default();
+        Check::ALL.iter().for_each(|check| readiness.pass(*check));
+        readiness
+    }
+
+    fn page(metrics: &Metrics, readiness: &Readiness, query: &str) -> String {
+        render("relay<1>:5061", &Look::new(metrics, &History::default(), readiness), View::of(query))
+    }
+
+    #[test]
+    fn the_banner_has_three_states_and_is_never_good_while_every_push_fails() {
+        let (metrics, readiness) = (Metrics::new(), ready());
+        let good = page(&metrics, &readiness, "");
+        assert!(good.contains("banner good") && good.contains("A call can wake its phone"));
+        readiness.fail(Check::Store, "the store does not answer");
+        let warn = page(&metrics, &readiness, "");
+        assert!(warn.contains("banner warn") && warn.contains("known phones still ring"), "{warn}");
+        readiness.pass(Check::Store);
+        let fcm = metrics.push_service("com.example.phone", "fcm");
+        let mut report = push::Report {
+            app: "com.example.phone".into(),
+            service: "fcm",
+            state: push::State::Unknown,
+            since: 0,
+            reason: None,
+            last_accepted: 0,
+            waiting: 0,
+        };
+        let history = History::default();
+        let shown = |report: &push::Report| {
+            let mut look = Look::new(&metrics, &history, &readiness);
+            look.services = vec![report.clone()];
+            render("relay", &look, View::default())
+        };
+        assert!(shown(&report).contains("banner good"));
+        fcm.push(PushOutcome::Failed);
+        let first = shown(&report);
+        assert!(first.contains("banner warn") && first.contains("1 of 1 pushes failed in 5 min"), "{first}");
+        fcm.push(PushOutcome::Failed);
+        fcm.push(PushOutcome::Failed);
+        let bad = shown(&report);
+        assert!(bad.contains("banner bad") && bad.contains("look at DNS"), "{bad}");
+        (report.state, report.since) = (push::State::Failing, 1_795_000_000);
+        report.reason = Some(("Unreachable", "no connection can be made (its name does not resolve: gone)".into()));
+        let bad = shown(&report);
+        let says = "FCM for com.example.phone: 3 of 3 pushes failed in 5 min, failing since 2026-";
+        assert!(bad.contains("banner bad") && bad.contains(says) && bad.contains("Next: look at DNS"), "{bad}");
+        fcm.push(PushOutcome::Accepted);
+        (report.state, report.reason, report.last_accepted) = (push::State::Well, None, 1_795_000_060);
+        let back = shown(&report);
+        assert!(back.contains("banner warn") && back.contains("it took a push at 2026-"), "{back}");
+        readiness.fail(Check::Serving, "shutting down");
+        let bad = page(&metrics, &readiness, "");
+        assert!(bad.contains("banner bad") && bad.contains("serving: shutting down"));
+    }
+
+    #[test]
+    fn only_what_went_wrong_needs_attention_and_zeros_are_grey() {
+        let (metrics, readiness) = (Metrics::new(), ready());
+        assert!(page(&metrics, &readiness, "").contains("Nothing has gone wrong since the start."));
+        metrics.invite(InviteOutcome::Unreachable);
+        for _ in 0..37 {
+            metrics.instance_enters(InstanceState::Registered);
+        }
+        metrics.instance_enters(InstanceState::Retrying);
+        let shown = page(&metrics, &readiness, "");
+        assert!(shown.contains("Calls whose push failed") && !shown.contains("Calls without a phone"));
+        assert!(shown.contains("<b>37</b> of 38"), "{shown}");
+        assert!(shown.contains("<tr class=\"zero\"><th scope=\"row\">ending</th><td>0</td>"));
+    }
+
+    #[test]
+    fn it_loads_nothing_runs_nothing_escapes_and_remembers_how_it_is_looked_at() {
+        let (metrics, readiness) = (Metrics::new(), ready());
+        readiness.warn_of("clock", vec!["the clock <jumped>".into()]);
+        let shown = page(&metrics, &readiness, "zone=-210&all&other=1");
+        assert!(shown.contains("relay&lt;1&gt;:5061") && shown.contains("the clock &lt;jumped&gt;"));
+        assert!(
+            !shown.contains("src=")
+                && !shown.contains("<script")
+                && !shown.contains("http://")
+                && !shown.contains("https://")
+        );
+        assert!(shown.contains("<details open>") && shown.contains("at your place"));
+        assert!(shown.contains("<option value=\"-210\" selected>-03:30</option>"));
+        assert!(!page(&metrics, &readiness, "").contains("<details open>"));
+        assert_eq!(View::of("zone=99999"), View { zone_min: FARTHEST_MIN, ..View::default() });
+        let view = View::of("still&zone=345");
+        assert_eq!(View::of(&view.query().replace("&amp;", "&")[1..]), view);
+        assert!(
+            shown.contains("http-equiv=\"refresh\"") && !page(&metrics, &readiness, "still").contains("http-equiv")
+        );
+        assert_eq!(View::of("zone=x&&="), View::default());
+    }
+}
