@@ -39,7 +39,7 @@ async fn a_push_service_that_fails_is_named_everywhere_and_makes_unready_when_no
         .await_metric("sipwake_app_pushes_total{provider=\"apns\",outcome=\"refused\",app=\"com.example.phone\"}", 1.0)
         .await?;
     let page = world.relay.operator().get("/").await?;
-    assert!(page.text().contains("com.example.phone apns") && page.text().contains("key_id"), "{}", page.text());
+    assert!(page.text().contains("APNs com.example.phone") && page.text().contains("key_id"), "{}", page.text());
 
     let check = sipwake(&["check", "--push", "--config", world.relay.config().to_str().unwrap_or_default()]);
     assert_eq!(check.status.code(), Some(1));
