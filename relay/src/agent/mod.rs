@@ -408,6 +408,11 @@ impl Agent {
         self.0.ownership.be_sure(asked_at);
     }
 
+    /// The lease had lapsed, and what was lost by it has been told: each shard reads that before what waits.
+    pub fn lapsed(&self) {
+        self.0.ownership.lapsed();
+    }
+
     /// Whether this node may have lost its lease without noticing.
     pub fn is_doubtful(&self) -> bool {
         self.0.ownership.is_doubtful()

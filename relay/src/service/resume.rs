@@ -93,7 +93,10 @@ impl super::Service {
                 let task = looking.get_or_insert_with(|| tokio::spawn(it.clone().look_up_all(may_be_empty)));
                 if let Ok(ended) = timeout(RENEWAL, task).await {
                     looking = None;
-                    unsure = unsure.filter(|_| !ended.unwrap_or(false));
+                    if ended.unwrap_or(false) {
+                        unsure = None;
+                        agent.lapsed();
+                    }
                 }
             }
             if unsure.is_none() || held.is_err() {
