@@ -86,6 +86,8 @@ pub(crate) struct Shard {
     pub(crate) asked: HashMap<InstanceId, Vec<Asked>>,
     /// What is recorded of instances at this moment.
     pub(crate) traces: BTreeMap<InstanceId, Trace>,
+    /// What was taken over and waits for the first answer of its SIP server, each with who waits for it.
+    pub(crate) settling: HashMap<InstanceId, mpsc::UnboundedSender<InstanceId>>,
     /// Requests for what may be on its way here.
     pub(crate) early: Early,
     /// What came from the network while this node may own nothing any more.
@@ -119,6 +121,7 @@ impl Shard {
             flows: HashMap::new(),
             asked: HashMap::new(),
             traces: BTreeMap::new(),
+            settling: HashMap::new(),
             early: Early::default(),
             doubted: VecDeque::new(),
             unread: Some(0),

@@ -125,6 +125,25 @@ async fn a_node_that_is_told_to_end_hands_its_instances_over_and_no_call_is_lost
 }
 
 #[tokio::test]
+async fn instances_that_nobody_can_take_hold_up_no_hand_over() -> Outcome {
+    let redis = RedisServer::start();
+    let callees = Callees::enabled(&redis).await?;
+    let other = callees.second_node().await?;
+    let (unreadable, rest) = callees.instances.split_at(3);
+    let key = |instance: &Instance| format!("sipwake:i:{{{}}}", instance.id);
+    redis.ask::<()>(redis::cmd("HSET").arg(key(&unreadable[0])).arg("s").arg("what nobody has sealed"));
+    redis.ask::<()>(redis::cmd("DEL").arg(key(&unreadable[1])));
+    redis.ask::<()>(redis::cmd("HSET").arg(key(&unreadable[2])).arg("e").arg("never"));
+    let begun = Instant::now();
+    assert!(callees.world.relay.terminate(SOON).await?.success());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    for instance in rest {
+        assert_eq!(other.api().read(instance).await?.json()["registration"]["state"], "registered");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn calls_that_come_while_a_node_starts_again_wait_for_their_instances() -> Outcome {
     let redis = RedisServer::start();
     let mut callees = Callees::enabled(&redis).await?;

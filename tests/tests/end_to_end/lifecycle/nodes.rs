@@ -99,6 +99,34 @@ async fn any_node_answers_an_app_for_an_instance_that_another_one_owns() -> Outc
 }
 
 #[tokio::test]
+async fn what_a_node_does_not_know_costs_it_one_look_up_in_the_store() -> Outcome {
+    let redis = RedisServer::start();
+    let (world, other) = two_nodes(&redis).await?;
+    let instance = world.enable().await?;
+    let there = other.api();
+    let unknown = Instance { id: world.enable_android().await?.id, ..instance.clone() };
+    redis.ask::<()>(redis::cmd("DEL").arg(format!("sipwake:i:{{{}}}", unknown.id)));
+    let stranger = Instance { secret: "x".repeat(43), ..instance.clone() };
+    let look_ups = || -> u64 {
+        let stats: String = redis.ask(redis::cmd("INFO").arg("commandstats"));
+        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_hmget:calls=")?.split(',').next());
+        calls.and_then(|calls| calls.parse().ok()).unwrap_or(0)
+    };
+    for (asker, status) in [(&unknown, 404), (&stranger, 401)] {
+        for (method, rest) in [("GET", ""), ("DELETE", ""), ("GET", "/timeline")] {
+            let before = look_ups();
+            assert_eq!(there.of(method, asker, rest).await?.status, status, "{method} {rest}");
+            assert_eq!(look_ups() - before, 1, "{method} {rest} answered {status}");
+        }
+    }
+    let before = look_ups();
+    let (path, token) = (format!("/v1/operator/instances/{}", unknown.id), other.setup().operator_token.as_str());
+    let shown = other.operator().json("GET", &path, Some(token), None).await?;
+    assert_eq!((shown.status, look_ups() - before), (404, 1));
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_instance_whose_owner_has_died_is_seen_and_wiped_at_another_node() -> Outcome {
     let redis = RedisServer::start();
     let (world, other) = two_nodes(&redis).await?;
