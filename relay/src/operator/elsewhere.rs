@@ -36,7 +36,7 @@ pub(super) async fn carry<E: OperatorService>(
     let owner = match operator.0.service.owner_of(id).await {
         Ok(Some(owner)) => owner,
         Ok(None) => return next.run(request).await,
-        Err(error) => return super::refusal(error).into_response(),
+        Err(error) => return super::instances::refusal(error).into_response(),
     };
     let (parts, body) = request.into_parts();
     let body = match body::take_any(body).await {

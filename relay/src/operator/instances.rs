@@ -142,7 +142,7 @@ pub(super) fn instance(request: &Request) -> Result<InstanceId, Problem> {
     id.ok_or_else(|| refusal(OperatorError::Unknown))
 }
 
-fn refusal(error: OperatorError) -> Problem {
+pub(super) fn refusal(error: OperatorError) -> Problem {
     match error {
         OperatorError::Unknown => {
             Problem::new(ProblemType::UnknownInstance, "No node of this store has such an instance.")
