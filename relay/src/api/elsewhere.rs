@@ -27,11 +27,12 @@ use tower::Service as _;
 use zeroize::Zeroizing;
 
 use super::handlers::Asker;
+use super::request_id::REQUEST_ID;
 use super::{Api, ApiService, Endpoint, body};
 use crate::service::nodes::{Answering, Body as Letter, Tell};
 
 /// Of a request, what its handler reads.
-const ASKED_WITH: [HeaderName; 3] = [AUTHORIZATION, CONTENT_TYPE, CONTENT_ENCODING];
+const ASKED_WITH: [HeaderName; 4] = [AUTHORIZATION, CONTENT_TYPE, CONTENT_ENCODING, REQUEST_ID];
 /// Of an answer, what a client reads.
 const ANSWERED_WITH: [HeaderName; 3] = [CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE];
 
