@@ -22,6 +22,7 @@
 //! | 0 | [`clock`] | the wall clock, when it is believed, and RFC 3339 |
 //! | 0 | [`config`] | typed TOML; every problem reported at once |
 //! | 0 | [`domain`] | the words that API, receipts, timelines and metrics share |
+//! | 0 | [`hpke`] | sealing to the public key of a device |
 //! | 0 | [`metrics`] | every metric's name, in one enum |
 //! | 0 | `random` | random bytes from the system |
 //! | 0 | [`secret`] | types that cannot print and are wiped on drop |
@@ -49,6 +50,7 @@ pub mod clock;
 pub mod config;
 pub mod doctor;
 pub mod domain;
+pub mod hpke;
 pub mod limits;
 pub mod metrics;
 pub mod net;

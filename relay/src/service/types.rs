@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 pub use crate::agent::request::{Tested, TraceAnswer, TraceRequest};
 pub use crate::agent::tables::timeline::{Step, What};
 pub use crate::domain::WipeReason;
+use crate::hpke::PublicKey;
 use crate::secret::{Aor, InstanceSecret};
 use crate::vault::SealError;
 use crate::vault::items::{Counts, Message, MissedCall};
@@ -39,6 +40,8 @@ pub struct Change {
     pub call_push: Option<PushTarget>,
     /// Where everything else goes from now on.
     pub alert_push: Field<PushTarget>,
+    /// The key that what names a person is sealed to from now on.
+    pub public_key: Field<PublicKey>,
     /// Renew: seconds from now, within the configured range.
     pub lifetime_s: Option<u64>,
     /// Whether the app registers by itself from now on.
@@ -143,6 +146,8 @@ pub struct View {
     pub call_push: Provider,
     /// Where everything else goes.
     pub alert_push: Option<Provider>,
+    /// The key that what names a person is sealed to.
+    pub public_key: Option<PublicKey>,
     /// Which events wake the device.
     pub wake_for: WakeFor,
     /// Whether the app registers by itself.
@@ -465,6 +470,8 @@ pub struct Export {
     pub listed: Listed,
     /// Which events wake the device, and whether the app registers by itself; of an account that was lent.
     pub wishes: Option<(WakeFor, Presence)>,
+    /// The key that what names a person is sealed to, in pushes.
+    pub public_key: Option<PublicKey>,
     /// Its calls that are still known.
     pub calls: Vec<(CallId, CallView)>,
 }
