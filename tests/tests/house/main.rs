@@ -5,4 +5,6 @@ mod api_reference;
 mod circles;
 mod dependencies;
 mod documents;
+mod metrics_reference;
+mod page;
 mod tidy;
