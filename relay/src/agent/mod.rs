@@ -17,6 +17,7 @@
 //! | `delivery` | how a push is sent and its verdict named |
 //! | `digest` | what is computed with a secret |
 //! | `erasures` | what the store still has to erase |
+//! | [`stories`] | the stories of calls that are over |
 //! | `token_doubts` | whether APNs is believed that a token is bad |
 //! | `ownership` | whether this node is sure of what it owns |
 //!
@@ -29,6 +30,7 @@ mod erasures;
 mod ownership;
 pub mod request;
 mod shard;
+pub mod stories;
 pub(crate) mod tables;
 mod token_doubts;
 pub(crate) mod trace;
@@ -60,6 +62,7 @@ use erasures::Erasures;
 use ownership::Ownership;
 use request::{NewInstance, Request};
 use shard::Shard;
+use stories::Stories;
 use token_doubts::TokenDoubts;
 use transport::connections::Writer;
 use transport::dial::Dialler;
@@ -277,6 +280,7 @@ struct Shared {
     upstreams: Upstreams,
     dialler: Dialler,
     erasures: Erasures,
+    stories: Stories,
     record_notes: mpsc::UnboundedSender<RecordNote>,
 }
 
@@ -321,6 +325,7 @@ impl Agent {
         let shared = Arc::new(Shared {
             ownership: Ownership::default(),
             erasures: Erasures::start(dependencies.vault.clone(), metrics.clone()),
+            stories: Stories::start(dependencies.vault.clone(), metrics.clone()),
             quotas: dependencies.quotas,
             vault: dependencies.vault,
             push: dependencies.push,
@@ -393,6 +398,11 @@ impl Agent {
     /// The numbers of the SIP servers.
     pub fn upstreams(&self) -> &Upstreams {
         &self.0.upstreams
+    }
+
+    /// The stories of calls that are over.
+    pub fn stories(&self) -> &Stories {
+        &self.0.stories
     }
 
     /// Tells the shard of an instance, and gives back its answer; `None` when the shards have ended.

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
+use super::story_views;
 use crate::clock::rfc3339;
 use crate::domain::Word as _;
 use crate::service::types::{
@@ -154,6 +155,7 @@ pub fn export(export: &Export) -> Value {
         one
     });
     whole["calls"] = calls.collect();
+    whole["call_stories"] = export.stories.iter().map(story_views::whole).collect();
     whole
 }
 

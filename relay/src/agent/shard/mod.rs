@@ -14,6 +14,7 @@ mod missed_calls;
 pub(crate) mod push_bindings;
 mod reminders;
 mod requests;
+mod stories;
 mod test_push;
 mod traces;
 mod voicemail;
@@ -36,6 +37,7 @@ use crate::agent::Shared;
 use crate::agent::digest::Asked;
 use crate::agent::shard::early::Early;
 use crate::agent::shard::push_bindings::{Passing, PushBindings};
+use crate::agent::shard::stories::OpenStories;
 use crate::agent::tables::calls::Calls;
 use crate::agent::tables::instances::{Due, Instances};
 use crate::agent::trace::Trace;
@@ -65,6 +67,7 @@ pub(crate) struct Shard {
     pub(crate) instances: Instances,
     pub(crate) push_bindings: PushBindings,
     pub(crate) calls: Calls,
+    pub(crate) stories: OpenStories,
     /// The pushes that are being delivered, or may be sent a second time, for calls that are not over.
     pub(crate) pushes: HashMap<(CallId, InstanceId), AbortHandle>,
     /// How many more pushes devices, callers and apps may cause.
@@ -111,6 +114,7 @@ impl Shard {
             instances: Instances::default(),
             push_bindings: PushBindings::default(),
             calls: Calls::default(),
+            stories: OpenStories::new(),
             steps: 0,
             attached: HashSet::new(),
             pushes: HashMap::new(),
