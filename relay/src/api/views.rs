@@ -45,6 +45,7 @@ pub fn view(view: &View) -> Value {
             "label": view.label,
             "call_push": provider(view.call_push),
             "alert_push": view.alert_push.map(provider),
+            "public_key": view.public_key.map(|key| key.to_string()),
         },
         "wake_for": wake_for(view.wake_for),
         "presence": presence(view.presence),
@@ -144,6 +145,9 @@ pub fn export(export: &Export) -> Value {
     if let Some((events, stands)) = export.wishes {
         whole["wake_for"] = wake_for(events);
         whole["presence"] = presence(stands).into();
+    }
+    if let Some(key) = export.public_key {
+        whole["public_key"] = key.to_string().into();
     }
     let calls = export.calls.iter().map(|(id, view)| {
         let mut one = call(view);

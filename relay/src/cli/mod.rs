@@ -36,6 +36,7 @@ mod operator;
 mod password;
 mod question;
 pub mod receipt;
+mod seal_key;
 pub mod shell;
 pub mod status;
 mod table;
@@ -145,6 +146,15 @@ pub enum CommandError {
     /// A line that was there is not.
     #[error("no line of the trail has the chain {0}: it was cut, or made anew")]
     NotInTrail(String),
+    /// A file without a key.
+    #[error("{} holds no X25519 private key (43 characters of base64url); name a file that is not there, and one is made", .0.display())]
+    NoSealKey(PathBuf),
+    /// What should be a push is none.
+    #[error("this is no push: a push is a JSON object on one line")]
+    NotAPush,
+    /// It cannot be opened.
+    #[error("this push was sealed to another key, or was altered")]
+    SealedToAnother,
     /// Nothing can be printed.
     #[error("the output is closed: {0}")]
     Output(#[from] io::Error),

@@ -15,6 +15,7 @@ use crate::agent::stories::RecentCall;
 pub use crate::agent::tables::timeline::{Step, What};
 pub use crate::domain::WipeReason;
 use crate::domain::story::{Story, StoryOutcome};
+use crate::hpke::PublicKey;
 use crate::secret::{Aor, InstanceSecret};
 use crate::vault::SealError;
 use crate::vault::items::{Counts, Message, MissedCall};
@@ -41,6 +42,8 @@ pub struct Change {
     pub call_push: Option<PushTarget>,
     /// Where everything else goes from now on.
     pub alert_push: Field<PushTarget>,
+    /// The key that what names a person is sealed to from now on.
+    pub public_key: Field<PublicKey>,
     /// Renew: seconds from now, within the configured range.
     pub lifetime_s: Option<u64>,
     /// Whether the app registers by itself from now on.
@@ -157,6 +160,8 @@ pub struct View {
     pub call_push: Provider,
     /// Where everything else goes.
     pub alert_push: Option<Provider>,
+    /// The key that what names a person is sealed to.
+    pub public_key: Option<PublicKey>,
     /// Which events wake the device.
     pub wake_for: WakeFor,
     /// Whether the app registers by itself.
@@ -531,6 +536,8 @@ pub struct Export {
     pub listed: Listed,
     /// Which events wake the device, and whether the app registers by itself; of an account that was lent.
     pub wishes: Option<(WakeFor, Presence)>,
+    /// The key that what names a person is sealed to, in pushes.
+    pub public_key: Option<PublicKey>,
     /// Its calls that are still known.
     pub calls: Vec<(CallId, CallView)>,
     /// The stories of its calls.

@@ -80,6 +80,7 @@ impl Inner {
             label: record.device.label.clone(),
             call_push: record.device.call_push.provider,
             alert_push: record.device.alert_push.as_ref().map(|target| target.provider),
+            public_key: record.device.public_key(),
             wake_for: record.wake_for,
             presence: record.presence,
             edge: self.edge_of(status.id),
@@ -125,6 +126,7 @@ impl Inner {
         let export = self.dependencies.vault.open_record(id, &status.sealed, |record| Export {
             listed: listed(&status, record),
             wishes: record.lent().map(|record| (record.wake_for, record.presence)),
+            public_key: record.lent().and_then(|record| record.device.public_key()),
             calls,
             stories,
         });

@@ -24,4 +24,5 @@ mod matrix;
 mod metrics;
 mod page;
 mod push_proxy;
+mod sealed;
 mod smoke;

@@ -8,8 +8,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The variable that has the page written.
-const REWRITE: &str = "SIPWAKE_REWRITE";
+use super::page::is_current;
 
 /// Fields that would hold whom or what nobody may read in a log.
 const FORBIDDEN: &[&str] = &[
@@ -20,7 +19,7 @@ const FORBIDDEN: &[&str] = &[
 /// What stands above the table.
 const HEAD: &str = "# Logs
 
-Made from the sources; `SIPWAKE_REWRITE=1 cargo test -p tests --test house logs` writes this page.
+Made from the sources; `SIPWAKE_REWRITE=1 cargo test -p tests --test house reference` writes this page.
 
 The relay logs to standard error, a line for each event, as text or with `--log-format json` as JSON. `event` is its stable name, and what a program should look for; the words may change.
 `RUST_LOG` sets the level (`RUST_LOG=relay=debug` tells each step of each call). Nobody is named at any level: no address, number, name, token or credential of a person, of an
@@ -43,7 +42,7 @@ struct Event {
 }
 
 #[test]
-fn each_line_of_the_log_is_an_event_that_is_listed() {
+fn the_reference_of_the_log_names_each_event_of_the_sources() {
     let (events, mut wrong) = events();
     assert!(events.len() > 80, "{} events", events.len());
     let mut rows: BTreeMap<String, (Vec<String>, Vec<String>, Vec<String>)> = BTreeMap::new();
@@ -74,12 +73,7 @@ fn each_line_of_the_log_is_an_event_that_is_listed() {
         let fields: Vec<_> = fields.iter().map(|field| format!("`{field}`")).collect();
         let _ = writeln!(made, "| `{name}` | {} | {} | {} |", levels.join(", "), fields.join(", "), says.join(" · "));
     }
-    let page = root().join("docs/logs.md");
-    if std::env::var_os(REWRITE).is_some() {
-        fs::write(&page, &made).expect("docs/logs.md can be written");
-    }
-    let there = fs::read_to_string(&page).unwrap_or_default();
-    assert!(there == made, "docs/logs.md is stale: {REWRITE}=1 cargo test -p tests --test house logs");
+    is_current("docs/logs.md", made);
 }
 
 /// Every event of the relay's sources, and what is wrong with its form.

@@ -7,4 +7,6 @@ mod dependencies;
 mod documents;
 mod logs;
 mod metrics;
+mod metrics_reference;
+mod page;
 mod tidy;

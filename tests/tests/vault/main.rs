@@ -101,10 +101,8 @@ fn id(number: u128) -> InstanceId {
 }
 
 fn record(user: &str) -> Record {
-    let push = |token: &str| PushTarget {
-        provider: Provider::ApnsProduction,
-        token: PushToken::new(&format!("{token}-{user}")),
-        confirmed_at_ms: 1_795_000_000,
+    let push = |token: &str| {
+        PushTarget::new(Provider::ApnsProduction, PushToken::new(&format!("{token}-{user}")), 1_795_000_000)
     };
     Record {
         app: "com.example.phone".into(),

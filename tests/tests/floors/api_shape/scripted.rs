@@ -148,6 +148,7 @@ fn view() -> View {
         label: Some("Pixel 8".into()),
         call_push: Provider::ApnsProduction,
         alert_push: Some(Provider::Fcm),
+        public_key: None,
         wake_for: WakeFor { call: true, message: false, voicemail: true, missed_call: true },
         presence: Presence::Background,
         edge: edge(),
@@ -414,6 +415,7 @@ impl OperatorService for Scripted {
         self.admit_operator(id)?;
         Ok(Export {
             listed: listed(),
+            public_key: None,
             wishes: Some((
                 WakeFor { call: true, message: false, voicemail: false, missed_call: false },
                 Presence::Background,
