@@ -31,6 +31,7 @@ use axum::routing::{self, MethodRouter};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use sip::id::InstanceId;
 use zeroize::Zeroizing;
 
 mod calls;
@@ -56,7 +57,7 @@ use crate::limits::counted_as;
 use crate::metrics::{Metrics, UNMATCHED};
 use crate::secret::ApiKey;
 use crate::service::OperatorService;
-use crate::service::types::WhichCalls;
+use crate::service::types::{OperatorError, WhichCalls};
 
 /// What a relay still does whose store is away.
 pub const DEGRADED: &str =
@@ -291,9 +292,9 @@ async fn guard<E: OperatorService>(State(operator): State<Operator<E>>, request:
         Some(_) if elsewhere::is_carried(&request) => Ok(()),
         _ => operator.admit(&request),
     };
-    let by = request.method().clone();
+    let (by, carried) = (request.method().clone(), elsewhere::is_carried(&request));
     let (mut response, id) = match admitted {
-        Ok(()) => request_id::numbered(request, next).await,
+        Ok(()) => request_id::numbered(request, next, carried).await,
         Err(problem) => request_id::answered(challenged(problem.into_response())),
     };
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -405,6 +406,22 @@ fn basic(headers: &HeaderMap) -> Option<Zeroizing<String>> {
     let plain = Zeroizing::new(STANDARD.decode(credentials.trim_matches(' ')).ok()?);
     let (_, password) = std::str::from_utf8(&plain).ok()?.split_once(':')?;
     Some(Zeroizing::new(password.to_owned()))
+}
+
+fn instance(request: &Request) -> Result<InstanceId, Problem> {
+    let id = request.uri().path().split('/').nth(4).and_then(InstanceId::parse);
+    id.ok_or_else(|| refusal(OperatorError::Unknown))
+}
+
+fn refusal(error: OperatorError) -> Problem {
+    match error {
+        OperatorError::Unknown => {
+            Problem::new(ProblemType::UnknownInstance, "No node of this store has such an instance.")
+        }
+        OperatorError::StoreAway => {
+            Problem::new(ProblemType::StoreAway, "Nothing was changed; /readyz tells more.").retry_after(5)
+        }
+    }
 }
 
 fn answer(body: &Value) -> Response {
