@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
-use relay::cli::{CommandError, audit, control, device, doctor, instances, keys, receipt, trace};
+use relay::cli::{CommandError, audit, canary, control, device, doctor, instances, keys, receipt, trace};
 use relay::config::Config;
 use relay::operator::controls::Reloaded;
 use relay::secret::ZeroOnFree;
@@ -62,6 +62,7 @@ enum Command {
     },
     Config(control::Config),
     Audit(audit::Audit),
+    Canary(canary::Canary),
     Report(audit::Report),
     Device(device::Device),
     Doctor(doctor::Doctor),
@@ -89,6 +90,10 @@ fn main() -> ExitCode {
         Command::Check { config, push } => runtime.block_on(check_file(config, push)),
         Command::Audit(audit) => ended(audit::run(audit)),
         Command::Report(report) => ended(audit::report(report)),
+        Command::Canary(canary) => {
+            protect_memory();
+            ended(runtime.block_on(canary::run(canary)))
+        }
         Command::Device(device) => {
             protect_memory();
             ended(runtime.block_on(device::run(device)))

@@ -23,12 +23,14 @@ use serde_json::{Value, json};
 use sip::id::InstanceId;
 use zeroize::Zeroizing;
 
+pub mod canary;
 pub mod controls;
 mod elsewhere;
 pub mod history;
 pub mod page;
 pub mod readiness;
 
+use canary::Canaries;
 use controls::Controls;
 use history::History;
 use readiness::{Readiness, Standing};
@@ -74,6 +76,7 @@ struct Inner<E> {
     failures: Buckets<IpAddr>,
     controls: Controls,
     history: History,
+    canaries: Canaries,
     name: OnceLock<Box<str>>,
 }
 
@@ -114,6 +117,8 @@ pub enum Endpoint {
     Reload,
     /// End, once the calls are over or with other nodes.
     Drain,
+    /// Hear of a canary's round.
+    Canary,
 }
 
 impl Endpoint {
@@ -133,12 +138,13 @@ impl Endpoint {
         Self::EndTrace,
         Self::Reload,
         Self::Drain,
+        Self::Canary,
     ];
 
     /// The method.
     pub fn method(self) -> Method {
         match self {
-            Self::Find | Self::Wipe | Self::BeginTrace | Self::Reload | Self::Drain => Method::POST,
+            Self::Find | Self::Wipe | Self::BeginTrace | Self::Reload | Self::Drain | Self::Canary => Method::POST,
             Self::EndTrace => Method::DELETE,
             _ => Method::GET,
         }
@@ -156,6 +162,7 @@ impl Endpoint {
             Self::Show => "/v1/operator/instances/{id}",
             Self::Reload => "/v1/operator/reload",
             Self::Drain => "/v1/operator/drain",
+            Self::Canary => "/v1/operator/canary",
             Self::Wipe => "/v1/operator/instances/{id}/wipe",
             Self::Export => "/v1/operator/instances/{id}/export",
             Self::BeginTrace | Self::Trace | Self::EndTrace => "/v1/operator/instances/{id}/trace",
@@ -179,6 +186,7 @@ impl<E: OperatorService> Operator<E> {
             failures: Buckets::new(Limits::default().failures_per_address),
             controls: Controls::default(),
             history: History::default(),
+            canaries: Canaries::default(),
             name: OnceLock::new(),
         }))
     }
@@ -250,6 +258,7 @@ fn method_router<E: OperatorService>(endpoint: Endpoint) -> MethodRouter<Operato
         Endpoint::Trace => routing::get(trace::<E>),
         Endpoint::Reload => routing::post(reload::<E>),
         Endpoint::Drain => routing::post(drain::<E>),
+        Endpoint::Canary => routing::post(hear_canary::<E>),
         Endpoint::EndTrace => routing::delete(end_trace::<E>),
     }
 }
@@ -326,7 +335,7 @@ async fn status_page<E: OperatorService>(State(operator): State<Operator<E>>, re
         (CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::CONTENT_SECURITY_POLICY)),
     ];
     let inner = &operator.0;
-    let look = page::Look::new(&inner.metrics, &inner.history, &inner.readiness);
+    let look = page::Look::new(&inner.metrics, &inner.history, &inner.readiness, &inner.canaries);
     let view = page::View::of(request.uri().query().unwrap_or_default());
     let name = inner.name.get().map_or("", |name| &**name);
     (headers, page::render(name, &look, view)).into_response()
@@ -435,6 +444,17 @@ async fn drain<E: OperatorService>(State(operator): State<Operator<E>>) -> Resul
     let mut response = answer(&json!({"state": "draining"}));
     *response.status_mut() = StatusCode::ACCEPTED;
     Ok(response)
+}
+
+async fn hear_canary<E: OperatorService>(
+    State(operator): State<Operator<E>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let taken = body::take(&parts.headers, body, body::JSON).await?;
+    let telling = canary::read(&body_json::parse(&taken)?)?;
+    operator.0.canaries.take(telling, &operator.0.metrics)?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// The password of Basic credentials (RFC 7617), whatever the user name: what a browser sends.
