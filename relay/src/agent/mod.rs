@@ -54,6 +54,7 @@ use crate::net::listen::Listener;
 use crate::net::resolve::Resolver;
 use crate::net::tls::ClientTls;
 use crate::net::udp::Udp;
+use crate::otlp::Exporter;
 use crate::push::{PushService, Verdict};
 use crate::timing::ConnectionTiming;
 use crate::vault::Vault;
@@ -242,6 +243,8 @@ pub struct Dependencies {
     pub keep_passwords: bool,
     /// Where it is written down what was done.
     pub audit: Audit,
+    /// Where traces of calls go.
+    pub exporter: Exporter,
     /// How long a registration is lost before its user is told.
     pub lost_notice: Duration,
     /// What each endpoint is told; the tag is set for each, and the node's pace is divided among them.
@@ -269,6 +272,7 @@ struct Shared {
     subscribe: bool,
     keep_passwords: bool,
     pub(crate) audit: Audit,
+    exporter: Exporter,
     lost_notice: Duration,
     /// How long a device may ring.
     answer_timeout: Duration,
@@ -337,6 +341,7 @@ impl Agent {
             subscribe: dependencies.subscribe,
             keep_passwords: dependencies.keep_passwords,
             audit: dependencies.audit,
+            exporter: dependencies.exporter,
             lost_notice: dependencies.lost_notice,
             answer_timeout: endpoint.answer_timeout,
             edge: endpoint.edge.clone(),
@@ -489,7 +494,7 @@ impl Agent {
         const FLUSH: Duration = Duration::from_secs(2);
         let left = self.0.erasures.flush(FLUSH).await;
         if left > 0 {
-            tracing::warn!(left, "the store is away; the next run erases what is left");
+            tracing::warn!(event = "erasures-left", left, "the store is away; the next run erases what is left");
         }
     }
 
@@ -505,7 +510,7 @@ impl Agent {
         };
         if tokio::time::timeout(patience, quiet).await.is_err() {
             let ended: usize = self.ask_all(|reply| Request::EndCalls { elsewhere, reply }).await.into_iter().sum();
-            tracing::warn!(ended, "the drain ended calls that were being set up");
+            tracing::warn!(event = "drain-ended-calls", ended, "the drain ended calls that were being set up");
             tokio::time::sleep(LEAVING).await;
         }
     }

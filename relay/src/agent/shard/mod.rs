@@ -208,6 +208,7 @@ impl Shard {
     fn catch_panic(&mut self, work: impl FnOnce(&mut Self)) {
         if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
             tracing::error!(
+                event = "fault",
                 shard = self.index,
                 "an input met a fault of the relay and was dropped; please report this"
             );
