@@ -9,7 +9,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
-use relay::cli::{CommandError, audit, calls, control, device, doctor, instances, keys, receipt, shell, status, trace};
+use relay::cli::{
+    CommandError, audit, calls, canary, control, device, doctor, instances, keys, receipt, shell, status, trace,
+};
 use relay::config::{Config, Problem};
 use relay::operator::controls::Reloaded;
 use relay::secret::ZeroOnFree;
@@ -66,6 +68,7 @@ enum Command {
     Config(control::Config),
     Audit(audit::Audit),
     Calls(calls::Calls),
+    Canary(canary::Canary),
     Report(audit::Report),
     Device(device::Device),
     Doctor(doctor::Doctor),
@@ -98,6 +101,10 @@ fn main() -> ExitCode {
         Command::Calls(calls) => ended(runtime.block_on(calls::run(calls))),
         Command::Audit(audit) => ended(audit::run(audit)),
         Command::Report(report) => ended(audit::report(report)),
+        Command::Canary(canary) => {
+            protect_memory();
+            ended(runtime.block_on(canary::run(canary)))
+        }
         Command::Device(device) => {
             protect_memory();
             ended(runtime.block_on(device::run(device)))

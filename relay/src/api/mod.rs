@@ -23,6 +23,7 @@ use axum::routing::{self, MethodFilter, MethodRouter};
 
 pub mod access;
 pub mod body;
+pub(crate) mod carried;
 pub mod connection;
 pub mod cross_origin;
 pub mod device_body;
@@ -314,8 +315,8 @@ async fn observe<E: ApiService>(State(api): State<Api<E>>, request: Request, nex
     let ends_connection = Endpoint::ALL
         .iter()
         .any(|endpoint| endpoint.ends_connection() && endpoint.template() == route && endpoint.method() == method);
-    let (by, carried) = (request.method().clone(), request.extensions().get::<elsewhere::Carried>().is_some());
-    let (mut response, id) = request_id::numbered(request, next, carried).await;
+    let by = request.method().clone();
+    let (mut response, id) = request_id::numbered(request, next).await;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if ends_connection {

@@ -10,14 +10,16 @@ use axum::middleware::Next;
 use axum::response::Response;
 use tracing::Instrument as _;
 
+use super::carried::Carried;
 use crate::random;
 use crate::vault::hex;
 
 /// The header.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Has a request answered under its number, which another node has given it when it is `carried`; the number.
-pub(crate) async fn numbered(mut request: Request, next: Next, carried: bool) -> (Response, HeaderValue) {
+/// Has a request answered under its number; the number.
+pub(crate) async fn numbered(mut request: Request, next: Next) -> (Response, HeaderValue) {
+    let carried = request.extensions().get::<Carried>().is_some();
     let given = request.headers().get(REQUEST_ID).filter(|_| carried).cloned();
     let id = given.unwrap_or_else(new);
     request.headers_mut().insert(REQUEST_ID, id.clone());

@@ -45,12 +45,14 @@ pub fn view(view: &View) -> Value {
             "label": view.label,
             "call_push": provider(view.call_push),
             "alert_push": view.alert_push.map(provider),
-            "public_key": view.public_key.map(|key| key.to_string()),
         },
         "wake_for": wake_for(view.wake_for),
         "presence": presence(view.presence),
         "edge": edge(&view.edge),
     });
+    if let Some(key) = view.public_key {
+        value["device"]["public_key"] = key.to_string().into();
+    }
     if let Some(voicemail) = view.voicemail {
         let mut told = json!({"waiting": voicemail.waiting});
         let counts = [("new", voicemail.new), ("old", voicemail.old), ("urgent", voicemail.urgent)];

@@ -7,7 +7,8 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use sip::id::InstanceId;
 
-use super::{Operator, answer, elsewhere, instance, refusal};
+use super::subject::{instance, refusal};
+use super::{Operator, answer, elsewhere};
 use crate::api::body;
 use crate::api::json::{self as body_json, At, Errors, Json};
 use crate::api::problem::{Problem, ProblemType};
