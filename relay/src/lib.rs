@@ -6,6 +6,7 @@
 //! | floor | module | what it is |
 //! | --- | --- | --- |
 //! | 0 | [`clock`] | the wall clock, when it is believed, and RFC 3339 |
+//! | 0 | `cores` | a thread and a runtime for each shard |
 //! | 0 | [`config`] | typed TOML; every problem reported at once |
 //! | 0 | [`domain`] | the words that API, receipts, timelines and metrics share |
 //! | 0 | [`metrics`] | every metric's name, in one enum |
@@ -33,6 +34,7 @@ pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod cores;
 pub mod doctor;
 pub mod domain;
 pub mod limits;

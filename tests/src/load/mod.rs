@@ -18,8 +18,10 @@
 //! | `stage` | the relay and everything around it |
 //! | `accounts`, `enabling` | the app side |
 //! | `exchange`, `registrar`, `caller`, `calls` | the SIP server side |
-//! | `devices` | the device side |
+//! | `devices`, `sessions` | the device side |
 //! | [`nodes`] | with `--nodes`: take-over and hand-over between several relays |
+//! | [`against`] | with `--against`: the same calls against another server |
+//! | [`sweep`] | with `--sweep`: rates up to saturation, as a table and a curve |
 //! | `measure`, `report` | numbers, and what is printed of them |
 //!
 //! How to read the report is [`HOW_TO_READ`], which `load --help` prints.
@@ -32,6 +34,7 @@ use std::time::Duration;
 use crate::board::Missed;
 
 mod accounts;
+pub mod against;
 mod caller;
 mod calls;
 mod devices;
@@ -43,7 +46,9 @@ pub mod plan;
 mod registrar;
 pub mod report;
 mod run;
+mod sessions;
 mod stage;
+pub mod sweep;
 
 pub use run::run;
 

@@ -9,6 +9,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::Failure;
 use super::caller::Round;
+use super::calls::Outcome;
 use super::measure::{Resident, Window};
 use super::plan::{MAX_RUN, Plan, Store};
 use super::report::{Attached, Calling, Enabling, Refreshing, Report, Start};
@@ -235,15 +236,8 @@ async fn place(stage: &Stage, round: Round, whom: Whom) -> Result<Calling, Failu
     if !stage.relay.is_running() {
         return Err(Failure::RelayEnded(log_end(stage)));
     }
-    let allowed = outcome.calls / LOST_CALLS;
-    if outcome.unanswered > allowed {
-        return failed(format!("{} of {} had no final answer", outcome.unanswered, outcome.calls));
-    }
-    if whom != Whom::Attached && outcome.calls - outcome.pushed > allowed {
-        return failed(format!("{} of {} had no push", outcome.calls - outcome.pushed, outcome.calls));
-    }
-    if outcome.pushed_twice > 0 {
-        return failed(format!("{} were pushed twice", outcome.pushed_twice));
+    if let Some(what) = calls_failed(&outcome, whom != Whom::Attached) {
+        return failed(what);
     }
     Ok(Calling {
         rate,
@@ -262,8 +256,23 @@ async fn place(stage: &Stage, round: Round, whom: Whom) -> Result<Calling, Failu
     })
 }
 
+/// What makes a round of calls no result; `pushes`: each of them needs a push.
+pub(super) fn calls_failed(outcome: &Outcome, pushes: bool) -> Option<String> {
+    let allowed = outcome.calls / LOST_CALLS;
+    match () {
+        () if outcome.unanswered > allowed => {
+            Some(format!("{} of {} had no final answer", outcome.unanswered, outcome.calls))
+        }
+        () if pushes && outcome.calls - outcome.pushed > allowed => {
+            Some(format!("{} of {} had no push", outcome.calls - outcome.pushed, outcome.calls))
+        }
+        () if outcome.pushed_twice > 0 => Some(format!("{} were pushed twice", outcome.pushed_twice)),
+        () => None,
+    }
+}
+
 /// The numbers below `count` in an order that looks random and is the same each time.
-fn shuffled(count: u32) -> Vec<u32> {
+pub(super) fn shuffled(count: u32) -> Vec<u32> {
     let mut order: Vec<u32> = (0..count).collect();
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     for place in (1..order.len()).rev() {

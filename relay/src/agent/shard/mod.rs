@@ -20,12 +20,15 @@ mod voicemail;
 mod wipes;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{Endpoint, ForwardedRegisterId, Input, Output, Poll, Settings};
+use bytes::Bytes;
+use sip::endpoint::{Endpoint, ForwardedRegisterId, Input, Output, Poll as Polled, Settings};
 use sip::id::{CallId, FlowId, InstanceId, UpstreamId};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -39,7 +42,7 @@ use crate::agent::shard::push_bindings::{Passing, PushBindings};
 use crate::agent::tables::calls::Calls;
 use crate::agent::tables::instances::{Due, Instances};
 use crate::agent::trace::Trace;
-use crate::agent::transport::connections::Writer;
+use crate::agent::transport::outbox::Writer;
 use crate::clock::{Reading, confirmed_now, unix_now};
 use crate::limits::pushes::PushBudgets;
 use crate::net::drain::Drain;
@@ -90,6 +93,10 @@ pub(crate) struct Shard {
     pub(crate) early: Early,
     /// What came from the network while this node may own nothing any more.
     doubted: VecDeque<ShardInput>,
+    /// What leaves by UDP at the end of this turn.
+    datagrams: Vec<(SocketAddr, Bytes)>,
+    /// Whether a call's push has been handed over in this turn.
+    pub(crate) hurried: bool,
 }
 
 impl Shard {
@@ -117,6 +124,8 @@ impl Shard {
             traces: BTreeMap::new(),
             early: Early::default(),
             doubted: VecDeque::new(),
+            datagrams: Vec::new(),
+            hurried: false,
         }
     }
 
@@ -151,6 +160,14 @@ impl Shard {
             }
             if !doubtful {
                 self.catch_panic(Self::on_time);
+            }
+            if std::mem::take(&mut self.hurried) {
+                // What the caller hears can wait until the push has left.
+                yield_once().await;
+            }
+            if let Some(udp) = &self.shared.udp {
+                // What is lost is sent again (RFC 3261 §17).
+                udp.send_all(self.index, &mut self.datagrams);
             }
         }
     }
@@ -271,8 +288,8 @@ impl Shard {
     fn drain(&mut self, at: Instant) {
         loop {
             let output = match self.endpoint.poll() {
-                Poll::Output(output) => output,
-                Poll::Until(due) => {
+                Polled::Output(output) => output,
+                Polled::Until(due) => {
                     self.due = due;
                     return;
                 }
@@ -281,12 +298,7 @@ impl Shard {
                 self.trace_out(*flow, bytes);
             }
             match output {
-                Output::Send { flow: FlowId::Datagram(peer), bytes } => {
-                    if let Some(udp) = &self.shared.udp {
-                        // What is lost is sent again (RFC 3261 §17).
-                        let _ = udp.try_send(&bytes, peer);
-                    }
-                }
+                Output::Send { flow: FlowId::Datagram(peer), bytes } => self.datagrams.push((peer, bytes)),
                 Output::Send { flow, bytes } => {
                     if !self.flows.get(&flow).is_some_and(|(writer, _)| writer.send(bytes)) {
                         self.flows.remove(&flow);
@@ -310,4 +322,18 @@ impl Shard {
             }
         }
     }
+}
+
+/// Lets what is ready run first.
+async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        // Behind all that is ready on this core, before the system is asked for more.
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
