@@ -7,9 +7,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
-use relay::cli::{CommandError, audit, control, device, doctor, instances, keys, receipt, trace};
+use relay::cli::{CommandError, audit, calls, control, device, doctor, instances, keys, receipt, shell, status, trace};
 use relay::config::Config;
 use relay::operator::controls::Reloaded;
 use relay::secret::ZeroOnFree;
@@ -62,15 +62,20 @@ enum Command {
     },
     Config(control::Config),
     Audit(audit::Audit),
+    Calls(calls::Calls),
     Report(audit::Report),
     Device(device::Device),
     Doctor(doctor::Doctor),
     Instances(instances::Instances),
     Drain(control::Drain),
     Keys(keys::Keys),
+    Nodes(status::Nodes),
     Receipt(receipt::Receipt),
     Reload(control::Reload),
+    Status(status::Status),
     Trace(trace::Trace),
+    Completions(shell::Completions),
+    Man(shell::Man),
 }
 
 fn main() -> ExitCode {
@@ -87,6 +92,7 @@ fn main() -> ExitCode {
             runtime.block_on(serve(config))
         }
         Command::Check { config, push } => runtime.block_on(check_file(config, push)),
+        Command::Calls(calls) => ended(runtime.block_on(calls::run(calls))),
         Command::Audit(audit) => ended(audit::run(audit)),
         Command::Report(report) => ended(audit::report(report)),
         Command::Device(device) => {
@@ -105,6 +111,17 @@ fn main() -> ExitCode {
             protect_memory();
             ended(keys::run(keys))
         }
+        Command::Nodes(nodes) => ended(runtime.block_on(status::nodes(nodes))),
+        Command::Status(wish) => match runtime.block_on(status::status(wish)) {
+            Ok(code) => code,
+            Err(error) => {
+                eprintln!("error: {error}");
+                // A relay that does not answer is as bad as one that says so.
+                ExitCode::from(2)
+            }
+        },
+        Command::Completions(wish) => ended(shell::completions(&wish, Cli::command())),
+        Command::Man(wish) => ended(shell::man(&wish, Cli::command())),
         Command::Receipt(receipt) => ended(runtime.block_on(receipt::run(receipt))),
         Command::Trace(trace) => ended(runtime.block_on(trace::run(trace))),
     }

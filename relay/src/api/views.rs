@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
+use super::story_views;
 use crate::clock::rfc3339;
 use crate::domain::Word as _;
 use crate::service::types::{
@@ -44,6 +45,7 @@ pub fn view(view: &View) -> Value {
             "label": view.label,
             "call_push": provider(view.call_push),
             "alert_push": view.alert_push.map(provider),
+            "public_key": view.public_key.map(|key| key.to_string()),
         },
         "wake_for": wake_for(view.wake_for),
         "presence": presence(view.presence),
@@ -144,12 +146,16 @@ pub fn export(export: &Export) -> Value {
         whole["wake_for"] = wake_for(events);
         whole["presence"] = presence(stands).into();
     }
+    if let Some(key) = export.public_key {
+        whole["public_key"] = key.to_string().into();
+    }
     let calls = export.calls.iter().map(|(id, view)| {
         let mut one = call(view);
         one["call"] = id.to_string().into();
         one
     });
     whole["calls"] = calls.collect();
+    whole["call_stories"] = export.stories.iter().map(story_views::whole).collect();
     whole
 }
 

@@ -2,6 +2,8 @@
 //!
 //! | room | what it is |
 //! | --- | --- |
+//! | [`calls`] | `sipwake calls`: the last calls, and the story of one |
+//! | `colour` | colours on a terminal |
 //! | [`control`] | `sipwake reload`, `drain`, `config show` |
 //! | [`audit`] | `sipwake audit`, `sipwake report`: whether a trail is whole, and what it tells |
 //! | [`device`] | `sipwake device`: enable, wait, answer or decline, disable |
@@ -13,6 +15,8 @@
 //! | `question` | what is asked before something that cannot be undone |
 //! | [`receipt`] | `sipwake receipt`: whether a receipt is a relay's |
 //! | `table` | what a relay tells, as a person reads it |
+//! | [`shell`] | `sipwake completions`, `man` |
+//! | [`status`] | `sipwake status`, `nodes` |
 //! | [`trace`] | `sipwake trace`: one instance's SIP for a while, as pcapng |
 //! | `https` | a request to a relay |
 //!
@@ -20,6 +24,8 @@
 //! process's inside. What it was asked for goes to stdout, everything else to stderr. No secret is printed.
 
 pub mod audit;
+pub mod calls;
+mod colour;
 pub mod control;
 pub mod device;
 pub mod doctor;
@@ -30,6 +36,9 @@ mod operator;
 mod password;
 mod question;
 pub mod receipt;
+mod seal_key;
+pub mod shell;
+pub mod status;
 mod table;
 pub mod trace;
 
@@ -48,6 +57,14 @@ pub enum CommandError {
     /// A file cannot be read.
     #[error("{} cannot be read: {why}", file.display())]
     File {
+        /// The file.
+        file: PathBuf,
+        /// The system's word.
+        why: io::Error,
+    },
+    /// A file cannot be written.
+    #[error("{} cannot be written: {why}", file.display())]
+    NotWritten {
         /// The file.
         file: PathBuf,
         /// The system's word.
@@ -129,6 +146,15 @@ pub enum CommandError {
     /// A line that was there is not.
     #[error("no line of the trail has the chain {0}: it was cut, or made anew")]
     NotInTrail(String),
+    /// A file without a key.
+    #[error("{} holds no X25519 private key (43 characters of base64url); name a file that is not there, and one is made", .0.display())]
+    NoSealKey(PathBuf),
+    /// What should be a push is none.
+    #[error("this is no push: a push is a JSON object on one line")]
+    NotAPush,
+    /// It cannot be opened.
+    #[error("this push was sealed to another key, or was altered")]
+    SealedToAnother,
     /// Nothing can be printed.
     #[error("the output is closed: {0}")]
     Output(#[from] io::Error),

@@ -175,11 +175,11 @@ words!(
     }
 );
 words!(
-    /// What became of the note of a call that nobody answered.
+    /// What became of the note of a call that nobody answered, or of a call's story.
     MissedCallOutcome {
-        /// Kept until the device fetches it.
+        /// Kept.
         Kept = "kept",
-        /// The store did not answer; the push was sent all the same.
+        /// The store did not answer, or there was no room; the push was sent all the same.
         Lost = "lost",
     }
 );

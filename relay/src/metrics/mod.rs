@@ -94,6 +94,7 @@ metrics! {
     Wipes = "sipwake_wipes_total", Counter, "Instances wiped, by reason.";
     Messages = "sipwake_messages_total", Counter, "MESSAGE requests from the accounts' servers, by how they ended.";
     MissedCalls = "sipwake_missed_calls_total", Counter, "Calls that nobody answered, by what became of the note of them.";
+    CallStories = "sipwake_call_stories_total", Counter, "Stories of calls, for each device, by whether they were kept for operators.";
     MwiNotifies = "sipwake_mwi_notifies_total", Counter, "NOTIFY requests about mailboxes, by whether they said anything new.";
     CallsWaiting = "sipwake_calls_waiting", Gauge, "Calls that wait for their device.";
     SipRefused = "sipwake_sip_refused_total", Counter, "SIP messages dropped or refused before they reached a binding, by reason.";
@@ -142,6 +143,7 @@ struct Handles {
     wipes: Series<WipeReason, Counter>,
     messages: Series<MessageOutcome, Counter>,
     missed_calls: Series<MissedCallOutcome, Counter>,
+    call_stories: Series<MissedCallOutcome, Counter>,
     mwi_notifies: Series<MwiNotify, Counter>,
     calls_waiting: Gauge,
     sip_refused: Series<SipRefusal, Counter>,
@@ -201,6 +203,7 @@ impl Metrics {
             wipes: series(r, Metric::Wipes),
             messages: series(r, Metric::Messages),
             missed_calls: series(r, Metric::MissedCalls),
+            call_stories: series(r, Metric::CallStories),
             mwi_notifies: series(r, Metric::MwiNotifies),
             calls_waiting: single(r, Metric::CallsWaiting),
             sip_refused: series(r, Metric::SipRefused),
@@ -320,6 +323,11 @@ impl Metrics {
     /// A call ended that nobody answered.
     pub fn missed_call(&self, outcome: MissedCallOutcome) {
         self.0.missed_calls.of(outcome).inc();
+    }
+
+    /// What became of the story of a call.
+    pub fn call_story(&self, outcome: MissedCallOutcome) {
+        self.0.call_stories.of(outcome).inc();
     }
 
     /// A SIP server said how a mailbox stands.

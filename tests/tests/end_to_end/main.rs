@@ -23,4 +23,5 @@ mod load;
 mod matrix;
 mod page;
 mod push_proxy;
+mod sealed;
 mod smoke;

@@ -27,6 +27,7 @@ const RELAY: &[(&str, u8)] = &[
     ("config", 0),
     ("cores", 0),
     ("domain", 0),
+    ("hpke", 0),
     ("metrics", 0),
     ("random", 0),
     ("secret", 0),

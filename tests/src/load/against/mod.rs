@@ -16,14 +16,14 @@ use serde::Serialize;
 
 use super::Failure;
 use super::accounts::{self, Contact, DOMAIN, Enabled};
-use super::caller::{Caller, Round};
+use super::caller::{Caller, Round, shuffled};
 use super::calls::Outcome;
 use super::devices::Devices;
 use super::exchange::{Desk, Exchange};
 use super::measure::{Clock, Count, Shares, Window};
 use super::plan::{Plan, Upstream};
 use super::registrar::Registrar;
-use super::run::{calls_failed, shuffled};
+use super::run::calls_failed;
 use super::stage::LONG_GRANT;
 use crate::authority::Authority;
 use crate::board::Missed;
