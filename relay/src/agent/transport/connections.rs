@@ -27,6 +27,7 @@ use tokio::time::timeout;
 use crate::agent::ShardInput;
 use crate::agent::Shards;
 use crate::agent::transport::framing::{Broken, Came, Framing};
+use crate::clock;
 use crate::metrics::Metrics;
 use crate::metrics::labels::Limit;
 use crate::net::websocket::{CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_POLICY};
@@ -201,7 +202,7 @@ impl Connection {
     async fn exchange(&mut self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Ending {
         let silence = tokio::time::sleep(self.timing.silence);
         tokio::pin!(silence);
-        let mut heard = Instant::now();
+        let mut heard = clock::now();
         let half = tokio::time::sleep(self.timing.message);
         tokio::pin!(half);
         loop {
@@ -222,7 +223,7 @@ impl Connection {
                     if let Err(ending) = self.deliver(stream).await {
                         return ending;
                     }
-                    heard = Instant::now();
+                    heard = clock::now();
                     if let Some(since) = self.partial_since.filter(|since| Some(*since) != began) {
                         half.as_mut().reset((since + self.timing.message).into());
                     }
@@ -233,7 +234,7 @@ impl Connection {
                 }
                 () = &mut silence => {
                     let until = heard + IDLE;
-                    if !self.proven || until <= Instant::now() {
+                    if !self.proven || until <= clock::now() {
                         return Ending::ActivityView(CLOSE_NORMAL);
                     }
                     silence.as_mut().reset(until.into());
@@ -265,7 +266,7 @@ impl Connection {
 
     /// Hands every whole frame to its shard; an error when the stream is not to be read on.
     async fn deliver(&mut self, stream: &mut (impl AsyncWrite + Unpin)) -> Result<(), Ending> {
-        let at = Instant::now();
+        let at = clock::now();
         loop {
             let frame = match self.framing.next() {
                 Err(broken) => return Err(self.refused(broken)),
