@@ -17,6 +17,7 @@
 //! | `delivery` | how a push is sent and its verdict named |
 //! | `digest` | what is computed with a secret |
 //! | `erasures` | what the store still has to erase |
+//! | [`stories`] | the stories of calls that are over |
 //! | `token_doubts` | whether APNs is believed that a token is bad |
 //! | `ownership` | whether this node is sure of what it owns |
 //!
@@ -29,6 +30,7 @@ mod erasures;
 mod ownership;
 pub mod request;
 mod shard;
+pub mod stories;
 pub(crate) mod tables;
 mod token_doubts;
 pub(crate) mod trace;
@@ -53,6 +55,7 @@ use crate::net::listen::Listener;
 use crate::net::resolve::Resolver;
 use crate::net::tls::ClientTls;
 use crate::net::udp::Udp;
+use crate::otlp::Exporter;
 use crate::push::{PushService, Verdict};
 use crate::timing::ConnectionTiming;
 use crate::vault::Vault;
@@ -61,6 +64,7 @@ use erasures::Erasures;
 use ownership::Ownership;
 use request::{NewInstance, Request};
 use shard::Shard;
+use stories::Stories;
 use token_doubts::TokenDoubts;
 use transport::connections::Writer;
 use transport::dial::Dialler;
@@ -240,6 +244,8 @@ pub struct Dependencies {
     pub keep_passwords: bool,
     /// Where it is written down what was done.
     pub audit: Audit,
+    /// Where traces of calls go.
+    pub exporter: Exporter,
     /// How long a registration is lost before its user is told.
     pub lost_notice: Duration,
     /// What each endpoint is told; the tag is set for each, and the node's pace is divided among them.
@@ -267,6 +273,7 @@ struct Shared {
     subscribe: bool,
     keep_passwords: bool,
     pub(crate) audit: Audit,
+    exporter: Exporter,
     lost_notice: Duration,
     /// How long a device may ring.
     answer_timeout: Duration,
@@ -278,6 +285,7 @@ struct Shared {
     upstreams: Upstreams,
     dialler: Dialler,
     erasures: Erasures,
+    stories: Stories,
     record_notes: mpsc::UnboundedSender<RecordNote>,
 }
 
@@ -322,6 +330,7 @@ impl Agent {
         let shared = Arc::new(Shared {
             ownership: Ownership::default(),
             erasures: Erasures::start(dependencies.vault.clone(), metrics.clone()),
+            stories: Stories::start(dependencies.vault.clone(), metrics.clone()),
             quotas: dependencies.quotas,
             vault: dependencies.vault,
             push: dependencies.push,
@@ -333,6 +342,7 @@ impl Agent {
             subscribe: dependencies.subscribe,
             keep_passwords: dependencies.keep_passwords,
             audit: dependencies.audit,
+            exporter: dependencies.exporter,
             lost_notice: dependencies.lost_notice,
             answer_timeout: endpoint.answer_timeout,
             edge: endpoint.edge.clone(),
@@ -396,6 +406,11 @@ impl Agent {
         &self.0.upstreams
     }
 
+    /// The stories of calls that are over.
+    pub fn stories(&self) -> &Stories {
+        &self.0.stories
+    }
+
     /// Tells the shard of an instance, and gives back its answer; `None` when the shards have ended.
     pub async fn ask<T>(&self, id: InstanceId, command: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
         self.ask_shard(id.tag().shard(self.0.shards.len()), command).await
@@ -438,6 +453,11 @@ impl Agent {
         self.0.ownership.be_sure(asked_at);
     }
 
+    /// The lease had lapsed, and what was lost by it has been told: each shard reads that before what waits.
+    pub fn lapsed(&self) {
+        self.0.ownership.lapsed();
+    }
+
     /// Whether this node may have lost its lease without noticing.
     pub fn is_doubtful(&self) -> bool {
         self.0.ownership.is_doubtful()
@@ -475,7 +495,7 @@ impl Agent {
         const FLUSH: Duration = Duration::from_secs(2);
         let left = self.0.erasures.flush(FLUSH).await;
         if left > 0 {
-            tracing::warn!(left, "the store is away; the next run erases what is left");
+            tracing::warn!(event = "erasures-left", left, "the store is away; the next run erases what is left");
         }
     }
 
@@ -491,7 +511,7 @@ impl Agent {
         };
         if tokio::time::timeout(patience, quiet).await.is_err() {
             let ended: usize = self.ask_all(|reply| Request::EndCalls { elsewhere, reply }).await.into_iter().sum();
-            tracing::warn!(ended, "the drain ended calls that were being set up");
+            tracing::warn!(event = "drain-ended-calls", ended, "the drain ended calls that were being set up");
             tokio::time::sleep(LEAVING).await;
         }
     }

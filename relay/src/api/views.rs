@@ -7,11 +7,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
+use super::story_views;
 use crate::clock::rfc3339;
 use crate::domain::Word as _;
 use crate::service::types::{
     CallState, CallView, EdgeAddress, Enabled, Export, InstanceKind, InstanceState, Listed, Page, Receipt,
-    Registration, RegistrationState, Tested, View, Wiped,
+    Registration, Tested, View, Wiped,
 };
 use crate::vault::record::{Presence, Provider, WakeFor};
 
@@ -49,6 +50,9 @@ pub fn view(view: &View) -> Value {
         "presence": presence(view.presence),
         "edge": edge(&view.edge),
     });
+    if let Some(key) = view.public_key {
+        value["device"]["public_key"] = key.to_string().into();
+    }
     if let Some(voicemail) = view.voicemail {
         let mut told = json!({"waiting": voicemail.waiting});
         let counts = [("new", voicemail.new), ("old", voicemail.old), ("urgent", voicemail.urgent)];
@@ -144,12 +148,16 @@ pub fn export(export: &Export) -> Value {
         whole["wake_for"] = wake_for(events);
         whole["presence"] = presence(stands).into();
     }
+    if let Some(key) = export.public_key {
+        whole["public_key"] = key.to_string().into();
+    }
     let calls = export.calls.iter().map(|(id, view)| {
         let mut one = call(view);
         one["call"] = id.to_string().into();
         one
     });
     whole["calls"] = calls.collect();
+    whole["call_stories"] = export.stories.iter().map(story_views::whole).collect();
     whole
 }
 
@@ -163,12 +171,7 @@ fn instance_state(state: InstanceState) -> &'static str {
 
 /// `status`, `expires_in_s` and `failing_since` are left out where there is none.
 fn registration(registration: &Registration) -> Value {
-    let state = match registration.state {
-        RegistrationState::Registered => "registered",
-        RegistrationState::Registering => "registering",
-        RegistrationState::Retrying => "retrying",
-        RegistrationState::Unregistered => "unregistered",
-    };
+    let state = registration.state.word();
     let mut value = json!({"state": state});
     if let Some(status) = registration.status {
         value["status"] = status.into();

@@ -10,11 +10,11 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use sip::message::Uri;
-use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
 use super::https::Https;
-use super::{CommandError, key_from, password};
+use super::{CommandError, interrupted, key_from, password, seal_key};
+use crate::hpke::PrivateKey;
 use crate::secret::InstanceSecret;
 use crate::softphone::{Answering, Identity, Softphone};
 
@@ -31,11 +31,11 @@ pub struct Device {
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// The file with the App's key
-    #[arg(long, value_name = "FILE")]
-    app_key_file: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "open")]
+    app_key_file: Option<PathBuf>,
     /// The account: sip:user@domain
-    #[arg(long, value_name = "URI")]
-    aor: String,
+    #[arg(long, value_name = "URI", required_unless_present = "open")]
+    aor: Option<String>,
     /// The file whose first line is the account's password; without it the standard input
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
@@ -72,9 +72,16 @@ pub struct Device {
     /// How long to wait for a call, in seconds; without it for ever
     #[arg(long, value_name = "SECONDS")]
     wait: Option<u64>,
-    /// Stay away from the relay until a line comes on the standard input: so that a call has to be pushed
+    /// Stay away from the relay until a line comes on the standard input: so that a call has to be pushed. The line may be the
+    /// push, and is shown then
     #[arg(long)]
     asleep: bool,
+    /// The file with the device's X25519 private key, to whose public half pushes seal who calls; made when it is not there
+    #[arg(long, value_name = "FILE")]
+    seal_key: Option<PathBuf>,
+    /// Open pushes from the standard input with --seal-key, one JSON object on a line, and do nothing else
+    #[arg(long, requires = "seal_key")]
+    open: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -94,9 +101,15 @@ enum OnCall {
 /// # Errors
 /// [`CommandError`] when one of it did not happen.
 pub async fn run(device: Device) -> Result<(), CommandError> {
+    let seal_key = device.seal_key.as_deref().map(seal_key::read_or_make).transpose()?;
+    let (app_key_file, aor) = match (&device.app_key_file, &device.aor) {
+        (Some(file), Some(aor)) if !device.open => (file, aor),
+        // The arguments say that it opens alone, and with which key.
+        _ => return seal_key.as_ref().map_or(Ok(()), open_all),
+    };
     let https = Https::new(&device.api, device.ca.as_deref())?;
-    let key = key_from(&device.app_key_file)?;
-    let answering = device.body()?;
+    let key = key_from(app_key_file)?;
+    let answering = device.body(aor, seal_key.as_ref())?;
     let enabled = https.ask("POST", "/v1/instances", key.expose(), Some(&answering)).await;
     drop(answering);
     let enabled = enabled?;
@@ -106,7 +119,7 @@ pub async fn run(device: Device) -> Result<(), CommandError> {
     say(&format!("registration: {} {}", text(&registration["state"]), registration["status"]));
     let (path, secret) = (format!("/v1/instances/{}", instance.who.user), instance.who.secret.clone());
     let attended = tokio::select! {
-        attended = device.attend(&https, instance) => attended,
+        attended = device.attend(&https, instance, seal_key.as_ref()) => attended,
         () = interrupted() => {
             say("interrupted");
             if device.calls == 0 { Ok(()) } else { Err(crate::softphone::PhoneError::NoCall.into()) }
@@ -125,13 +138,13 @@ pub async fn run(device: Device) -> Result<(), CommandError> {
 }
 
 /// An instance, as the answer to enabling names it.
-struct Instance {
-    who: Identity,
-    port: u16,
+pub(super) struct Instance {
+    pub(super) who: Identity,
+    pub(super) port: u16,
 }
 
 impl Instance {
-    fn read(enabled: &Value) -> Option<Self> {
+    pub(super) fn read(enabled: &Value) -> Option<Self> {
         let edge = enabled["edge"]["proxy"].as_str()?;
         let uri = Uri::parse(edge)?;
         let who = Identity {
@@ -147,10 +160,10 @@ impl Instance {
 
 impl Device {
     /// The body of the enabling; the one place where the password stands in it.
-    fn body(&self) -> Result<Value, CommandError> {
+    fn body(&self, aor: &str, seal_key: Option<&PrivateKey>) -> Result<Value, CommandError> {
         let password = password::read(self.password_file.as_deref())?;
         let mut body = json!({
-            "account": {"aor": self.aor, "password": password.expose()},
+            "account": {"aor": aor, "password": password.expose()},
             "device": {"call_push": {"provider": self.provider.name(), "token": self.push_token}, "label": "sipwake device"},
         });
         let account = &mut body["account"];
@@ -163,6 +176,10 @@ impl Device {
                 account[name] = value.as_str().into();
             }
         }
+        if let Some(public) = seal_key.and_then(PrivateKey::public) {
+            say(&format!("pushes are sealed to {public}"));
+            body["device"]["public_key"] = public.to_string().into();
+        }
         if let Some(lifetime) = self.lifetime {
             body["lifetime_s"] = lifetime.into();
         }
@@ -170,11 +187,19 @@ impl Device {
     }
 
     /// Goes to the edge and takes the calls.
-    async fn attend(&self, https: &Https, instance: Instance) -> Result<(), CommandError> {
+    async fn attend(
+        &self,
+        https: &Https,
+        instance: Instance,
+        seal_key: Option<&PrivateKey>,
+    ) -> Result<(), CommandError> {
         if self.asleep {
             say("asleep: a call is pushed; a line on the standard input wakes this phone");
             // A closed input wakes, too: nothing else could.
-            let _ = tokio::task::spawn_blocking(read_line).await;
+            let line = tokio::task::spawn_blocking(read_line).await.unwrap_or_default();
+            if let (Some(key), true) = (seal_key, line.trim_start().starts_with('{')) {
+                say(&format!("woken by {}", seal_key::opened(key, &line)?));
+            }
         }
         let stream = https.dial(&instance.who.host, instance.port).await?;
         let edge = format!("{}:{}", instance.who.host, instance.port);
@@ -203,20 +228,21 @@ impl Provider {
     }
 }
 
-async fn interrupted() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-}
-
-fn read_line() {
+fn read_line() -> Zeroizing<String> {
     let mut line = Zeroizing::new(String::new());
     let _ = std::io::stdin().lock().read_line(&mut line);
+    line
+}
+
+/// Shows each push of the standard input with what is sealed in it.
+fn open_all(key: &PrivateKey) -> Result<(), CommandError> {
+    for line in std::io::stdin().lock().lines() {
+        let line = Zeroizing::new(line?);
+        if !line.trim().is_empty() {
+            say(&seal_key::opened(key, &line)?.to_string());
+        }
+    }
+    Ok(())
 }
 
 /// One step, as it happens.

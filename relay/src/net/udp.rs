@@ -83,7 +83,7 @@ impl Udp {
                     deliver(Datagram { bytes, peer });
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "a datagram could not be received");
+                    tracing::debug!(event = "datagram-not-received", %error, "a datagram could not be received");
                     sleep(PAUSE).await;
                 }
             }

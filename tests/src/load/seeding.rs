@@ -143,7 +143,8 @@ impl Likeness {
         };
         let group = vault.group(&self.app, &account);
         let secret = format!("{}{}", token(), token());
-        let call_push = PushTarget { provider, token: PushToken::new(&push), confirmed_at_ms: now * 1_000 };
+        let call_push =
+            PushTarget { provider, token: PushToken::new(&push), confirmed_at_ms: now * 1_000, public_key: None };
         let record = Record {
             app: self.app.clone(),
             account,

@@ -21,6 +21,8 @@ mod kept;
 mod lifecycle;
 mod load;
 mod matrix;
+mod metrics;
 mod page;
 mod push_proxy;
+mod sealed;
 mod smoke;

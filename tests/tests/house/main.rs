@@ -1,7 +1,12 @@
 //! The house's own rules: floors, circles, names, dependencies, documents.
 
 mod alerts;
+mod api_reference;
 mod circles;
 mod dependencies;
 mod documents;
+mod logs;
+mod metrics;
+mod metrics_reference;
+mod page;
 mod tidy;

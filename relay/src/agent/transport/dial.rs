@@ -109,7 +109,12 @@ impl Dialler {
     pub(crate) fn tried(&self, shard: usize, upstream: UpstreamId, moved: bool) {
         let (now, first) = (clock::now(), self.0.failback_interval);
         self.0.upstreams.targets(upstream, |targets| targets.tried(shard, moved, now, first));
-        tracing::info!(upstream = upstream.0, moved, "a better address of a SIP server was tried");
+        tracing::info!(
+            event = "failback-tried",
+            upstream = upstream.0,
+            moved,
+            "a better address of a SIP server was tried"
+        );
     }
 
     /// Opens a flow for a shard, in a task of its own; `avoid` has failed, and is tried last.
@@ -119,7 +124,7 @@ impl Dialler {
             let opened = tokio::select! {
                 opened = timeout(it.dial_timeout, it.open(shard, upstream, avoid)) => opened.unwrap_or_else(|_| {
                     it.metrics.limit(Limit::Dials);
-                    tracing::info!(upstream = upstream.0, "a SIP server took too long to be connected to");
+                    tracing::info!(event = "sip-server-slow", upstream = upstream.0, "a SIP server took too long to be connected to");
                     false
                 }),
                 () = it.unwanted(upstream) => false,
@@ -196,7 +201,7 @@ impl Dialler {
                     match it.learn(upstream, &route).await {
                         Ok(candidates) => it.offer_better(upstream, &route, &candidates).await,
                         Err(error) => {
-                            tracing::info!(upstream = upstream.0, %error, "a SIP server has no address now");
+                            tracing::info!(event = "sip-server-without-address", upstream = upstream.0, %error, "a SIP server has no address now");
                         }
                     }
                 });
@@ -217,7 +222,7 @@ impl Inner {
         let candidates = match self.learn(upstream, &route).await {
             Ok(candidates) => candidates,
             Err(error) => {
-                tracing::info!(upstream = upstream.0, %error, "a SIP server has no address");
+                tracing::info!(event = "sip-server-without-address", upstream = upstream.0, %error, "a SIP server has no address");
                 return false;
             }
         };
@@ -338,7 +343,7 @@ impl Inner {
         match opened {
             Ok(stream) => Some(Opened::Stream(stream)),
             Err(error) => {
-                tracing::info!(upstream = upstream.0, %error, "a SIP server cannot be reached");
+                tracing::info!(event = "sip-server-unreachable", upstream = upstream.0, %error, "a SIP server cannot be reached");
                 let (now, first) = (clock::now(), self.failback_interval);
                 self.upstreams.targets(upstream, |targets| targets.failed(place_of(&candidate), now, first));
                 None
