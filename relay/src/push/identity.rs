@@ -87,11 +87,13 @@ pub(super) fn objection(error: &io::Error) -> Option<&'static str> {
 pub(super) struct Heard<S> {
     stream: S,
     objection: Objection,
+    /// What a write met, until all is read that had come before.
+    unwritable: Option<io::Error>,
 }
 
 impl<S> Heard<S> {
     pub(super) fn new(stream: S, objection: Objection) -> Self {
-        Self { stream, objection }
+        Self { stream, objection, unwritable: None }
     }
 
     fn noted<T>(&self, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -103,15 +105,31 @@ impl<S> Heard<S> {
 }
 
 impl<S: AsyncRead + Unpin> Heard<S> {
-    /// A peer that has closed takes nothing more; why it closed is still to be read.
+    /// A peer that has closed takes nothing more; why it closed is still to be read, and may not be there yet.
     fn written<T>(&mut self, context: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if matches!(outcome, Poll::Ready(Err(_))) {
+        match outcome {
+            Poll::Ready(Err(error)) => {
+                self.objection.note(&error);
+                self.unwritable = Some(error);
+                self.last_words(context).map(Err)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Reads what is left of a stream that takes nothing more, to its end; the error of the write.
+    fn last_words(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        loop {
             let mut spare = [0; 512];
             let mut read = ReadBuf::new(&mut spare);
-            let last = Pin::new(&mut self.stream).poll_read(context, &mut read);
-            let _ = self.noted(last);
+            let outcome = std::task::ready!(Pin::new(&mut self.stream).poll_read(context, &mut read));
+            if let Err(error) = &outcome {
+                self.objection.note(error);
+            }
+            if outcome.is_err() || read.filled().is_empty() {
+                return Poll::Ready(self.unwritable.take().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()));
+            }
         }
-        self.noted(outcome)
     }
 }
 
@@ -126,6 +144,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Heard<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.unwritable.is_some() {
+            return this.last_words(context).map(Err);
+        }
         let outcome = Pin::new(&mut this.stream).poll_write(context, bytes);
         this.written(context, outcome)
     }
@@ -136,6 +157,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Heard<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.unwritable.is_some() {
+            return this.last_words(context).map(Err);
+        }
         let outcome = Pin::new(&mut this.stream).poll_write_vectored(context, slices);
         this.written(context, outcome)
     }
@@ -146,6 +170,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Heard<S> {
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.unwritable.is_some() {
+            return this.last_words(context).map(Err);
+        }
         let outcome = Pin::new(&mut this.stream).poll_flush(context);
         this.written(context, outcome)
     }

@@ -9,7 +9,7 @@ use tests::authority::Authority;
 use tests::relay_process::binary;
 use tests::relay_setup::{App, Setup};
 use tests::scratch::Scratch;
-use tests::world::{Outcome, World, text};
+use tests::world::{Outcome, SOON, World, text};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn json_logs_are_an_event_a_line_and_serving_names_every_listener() -> Outcome {
@@ -82,6 +82,8 @@ async fn a_request_has_a_number_in_its_answer_and_its_lines_and_a_call_has_one_i
 
     let caller = world.call()?;
     let call = text(&world.push().await?["call"]);
+    // The service's verdict has come: a call that is cancelled before it waits for none.
+    caller.expect(180, SOON).await?;
     world.cancel(&caller).await?;
     world.relay.await_log("step=\"cancelled\"", Duration::from_secs(10)).await?;
     for step in ["invite", "push-sent", "push-ended", "cancelled"] {
