@@ -58,7 +58,7 @@ use crate::vault::Vault;
 use crate::vault::record::Reminder;
 use erasures::Erasures;
 use ownership::Ownership;
-use request::Request;
+use request::{NewInstance, Request};
 use shard::Shard;
 use token_doubts::TokenDoubts;
 use transport::connections::Writer;
@@ -280,6 +280,19 @@ struct Shared {
     record_notes: mpsc::UnboundedSender<RecordNote>,
 }
 
+/// What the shards are binding.
+pub struct Binding(Vec<oneshot::Receiver<()>>);
+
+impl Binding {
+    /// Waits until they have bound all of it.
+    pub async fn ended(self) {
+        for bound in self.0 {
+            // An error means that the shards have ended.
+            let _ = bound.await;
+        }
+    }
+}
+
 /// The agent of one relay; cheap to clone.
 #[derive(Clone)]
 pub struct Agent(Arc<Shared>);
@@ -393,6 +406,22 @@ impl Agent {
         self.0.shards.send(shard, ShardInput::Request(Box::new(command))).await;
     }
 
+    /// Has the shards bind what was taken over; `settled` hears of each when its SIP server has answered for the first time.
+    pub async fn bind_all(&self, new: Vec<NewInstance>, settled: &mpsc::UnboundedSender<InstanceId>) -> Binding {
+        let mut of_shard: Vec<Vec<NewInstance>> = (0..self.0.shards.len()).map(|_| Vec::new()).collect();
+        for new in new {
+            of_shard[new.id.tag().shard(self.0.shards.len())].push(new);
+        }
+        let mut binding = Vec::new();
+        for (shard, new) in of_shard.into_iter().enumerate().filter(|(_, new)| !new.is_empty()) {
+            let (reply, bound) = oneshot::channel();
+            let take_over = Request::TakeOver { new, settled: settled.clone(), reply };
+            self.0.shards.send(shard, ShardInput::Request(Box::new(take_over))).await;
+            binding.push(bound);
+        }
+        Binding(binding)
+    }
+
     /// Asks every shard, one after the other.
     pub async fn ask_all<T>(&self, command: impl Fn(oneshot::Sender<T>) -> Request) -> Vec<T> {
         let mut answers = Vec::with_capacity(self.0.shards.len());
@@ -406,6 +435,11 @@ impl Agent {
     /// then on. An answer may have waited for a process that stood still.
     pub fn be_sure(&self, asked_at: Duration) {
         self.0.ownership.be_sure(asked_at);
+    }
+
+    /// The lease had lapsed, and what was lost by it has been told: each shard reads that before what waits.
+    pub fn lapsed(&self) {
+        self.0.ownership.lapsed();
     }
 
     /// Whether this node may have lost its lease without noticing.

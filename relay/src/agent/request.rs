@@ -22,13 +22,21 @@ use crate::vault::{AorKey, Fence, Sealed};
 
 /// What a shard is asked.
 pub enum Request {
-    /// Bind an instance: one that is enabled, or one that is resumed. An instance that is there already only takes the
-    /// new fence.
+    /// Bind an instance that is enabled.
     Bind {
         /// The instance.
         new: Box<NewInstance>,
-        /// Where the outcome of the first registration goes; nothing waits when it is `None`.
-        first: Option<oneshot::Sender<FirstRegistration>>,
+        /// Where the outcome of the first registration goes.
+        first: oneshot::Sender<FirstRegistration>,
+    },
+    /// Bind instances that were stored, and are taken over. One that is there already only takes the new fence.
+    TakeOver {
+        /// The instances.
+        new: Vec<NewInstance>,
+        /// Where each is named when its SIP server has answered for the first time, or when it registers none.
+        settled: mpsc::UnboundedSender<InstanceId>,
+        /// The answer, when all are bound.
+        reply: oneshot::Sender<()>,
     },
     /// The record of a new instance is stored; `false` when the instance has ended meanwhile.
     Stored {
@@ -162,13 +170,6 @@ pub enum Request {
     JudgeEarly,
     /// Nothing is registered from here any more: another node takes it over.
     HandOver,
-    /// Of these, those that are here and wait for the first answer of their SIP server.
-    NotSettled {
-        /// Which.
-        ids: Arc<[InstanceId]>,
-        /// The answer.
-        reply: oneshot::Sender<Vec<InstanceId>>,
-    },
     /// The ids of all instances.
     Ids(oneshot::Sender<Vec<InstanceId>>),
     /// How many calls are held or being set up.

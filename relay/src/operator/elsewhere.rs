@@ -33,7 +33,11 @@ pub(super) async fn carry<E: OperatorService>(
     let is_of_one = path.is_some_and(|path| path.starts_with(Endpoint::Show.template()));
     let id = super::instance(&request).ok().filter(|_| is_of_one && !is_carried(&request));
     let Some(id) = id else { return next.run(request).await };
-    let Some(owner) = operator.0.service.owner_of(id).await else { return next.run(request).await };
+    let owner = match operator.0.service.owner_of(id).await {
+        Ok(Some(owner)) => owner,
+        Ok(None) => return next.run(request).await,
+        Err(error) => return super::refusal(error).into_response(),
+    };
     let (parts, body) = request.into_parts();
     let body = match body::take_any(body).await {
         Ok(body) => body,

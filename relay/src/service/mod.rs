@@ -31,6 +31,7 @@ use crate::vault::{Lookup, Vault};
 
 mod apps;
 mod change;
+mod claims;
 mod devices;
 mod enable;
 mod hand_over;
@@ -47,9 +48,9 @@ mod wake;
 mod wipe;
 
 pub use apps::{AppService, ExamineError};
+pub use claims::write_note;
 pub use devices::DeviceService;
 pub use operators::OperatorService;
-pub use resume::write_note;
 pub use sip_servers::SipServerService;
 
 use keyed_mutex::KeyedMutex;

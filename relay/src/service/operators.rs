@@ -14,7 +14,7 @@ use super::types::{
 use crate::agent::request::Principal;
 use crate::audit::{Act, Reading, Whose};
 use crate::domain::WipeReason;
-use crate::vault::{AorHash, Owner};
+use crate::vault::{AorHash, Owner, StoreError};
 
 /// What an operator asks with the operator token.
 pub trait OperatorService: Clone + Send + Sync + 'static {
@@ -27,9 +27,12 @@ pub trait OperatorService: Clone + Send + Sync + 'static {
         which: Which,
     ) -> impl Future<Output = Result<Page, OperatorError>> + Send;
 
-    /// The owner of an instance that is not this node.
-    fn owner_of(&self, _id: InstanceId) -> impl Future<Output = Option<Owner>> + Send {
-        async { None }
+    /// The owner of an instance that is not this node; `None`: this node is to answer, from what it has.
+    ///
+    /// # Errors
+    /// What this node would answer after it had asked the store once more.
+    fn owner_of(&self, _id: InstanceId) -> impl Future<Output = Result<Option<Owner>, OperatorError>> + Send {
+        async { Ok(None) }
     }
 
     /// The other nodes that live; `None`: the store does not say.
@@ -60,10 +63,17 @@ pub trait OperatorService: Clone + Send + Sync + 'static {
 }
 
 impl OperatorService for Service {
-    async fn owner_of(&self, id: InstanceId) -> Option<Owner> {
-        match self.0.look_as_relay(id).await {
-            Err(OperatorError::Unknown) => self.0.record_elsewhere(id).await.map(|stored| stored.owner),
-            Ok(_) | Err(OperatorError::StoreAway) => None,
+    async fn owner_of(&self, id: InstanceId) -> Result<Option<Owner>, OperatorError> {
+        let vault = &self.0.dependencies.vault;
+        let is_here = !matches!(self.0.look_as_relay(id).await, Err(OperatorError::Unknown));
+        if is_here || vault.tombstones().look(id).is_some() {
+            return Ok(None);
+        }
+        match vault.load(id).await {
+            Ok(Some(stored)) => Ok(Some(stored.owner).filter(|_| !stored.owned)),
+            Ok(None) => Err(OperatorError::Unknown),
+            Err(StoreError::Malformed) => Ok(None),
+            Err(_) => Err(OperatorError::StoreAway),
         }
     }
 

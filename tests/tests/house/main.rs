@@ -1,6 +1,7 @@
 //! The house's own rules: floors, circles, names, dependencies, documents.
 
 mod alerts;
+mod api_reference;
 mod circles;
 mod dependencies;
 mod documents;

@@ -145,6 +145,7 @@ impl Shard {
         {
             self.shared.metrics.instance_moves(row.state, state);
             row.state = state;
+            self.note_settled(id);
         }
     }
 

@@ -344,6 +344,20 @@ impl RedisStore {
         self.link.ask(&add).await
     }
 
+    /// Who owns each of these records; not in a Cluster.
+    async fn owners_of(&self, ids: &[InstanceId]) -> Result<Vec<Option<Owner>>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut read = ::redis::pipe();
+        for id in ids {
+            read.hget(record_key(*id), "o");
+        }
+        let owners: Vec<Option<Vec<u8>>> = self.link.ask(&read).await?;
+        let owner = |text: Option<Vec<u8>>| Owner::parse(std::str::from_utf8(&text?).ok()?);
+        Ok(owners.into_iter().map(owner).collect())
+    }
+
     /// The nodes there may be.
     async fn nodes(&self) -> Result<Vec<String>, StoreError> {
         let (mut cursor, mut nodes) = (0, Vec::new());

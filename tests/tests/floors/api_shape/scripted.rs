@@ -352,8 +352,8 @@ impl DeviceService for Scripted {
 }
 
 impl NodeService for Scripted {
-    async fn owner_elsewhere(&self, _: InstanceId, _: &InstanceSecret) -> Option<Owner> {
-        None
+    async fn owner_elsewhere(&self, _: InstanceId, _: &InstanceSecret) -> Result<Option<Owner>, AccessError> {
+        Ok(None)
     }
 
     async fn ask_owner(&self, _: &Owner, _: Body) -> Option<Body> {
