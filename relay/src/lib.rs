@@ -1,4 +1,18 @@
-//! The service around [`sip`]: one binary, `sipwake`.
+//! The service around [`sip`]: one binary, `sipwake`, which keeps a sleeping phone's SIP account registered and rings the phone
+//! by push.
+//!
+//! # The story
+//! 1. **Enable.** An app lends its account by HTTPS ([`api`]). The [`service`] has it registered once, to prove it, and the [`vault`]
+//!    seals it; the answer holds the instance's secret, which is the device's from then on.
+//! 2. **Keep.** The [`agent`] drives one [`sip::Endpoint`] for each shard: it refreshes the registration, answers challenges with what
+//!    the vault opens for that moment, and backs off when the SIP server is away.
+//! 3. **Wake.** An INVITE comes by [`net`]. The endpoint holds it and asks for a wake; [`push`] tells APNs or FCM, and the caller
+//!    hears ringing once the service has accepted. Nothing on this way asks Redis or waits for another core.
+//! 4. **Hand over.** The phone registers at the edge with its secret, and the INVITE goes down its connection. The relay stays in the
+//!    dialog as a proxy; media never comes near it.
+//! 5. **Wipe.** Expiry, `DELETE`, a dead token or a refusal: unregistered, erased, and a receipt is signed when nothing is left.
+//!
+//! [`serve`] wires it up, [`operator`] watches it. The documents for its users are in `docs/`.
 //!
 //! # The floors
 //! Imports point downward only; `tests/tests/house/tidy.rs` enforces it.
@@ -6,16 +20,19 @@
 //! | floor | module | what it is |
 //! | --- | --- | --- |
 //! | 0 | [`clock`] | the wall clock, when it is believed, and RFC 3339 |
+//! | 0 | `cores` | a thread and a runtime for each shard |
 //! | 0 | [`config`] | typed TOML; every problem reported at once |
 //! | 0 | [`domain`] | the words that API, receipts, timelines and metrics share |
 //! | 0 | [`hpke`] | sealing to the public key of a device |
 //! | 0 | [`metrics`] | every metric's name, in one enum |
+//! | 0 | [`outage`] | what goes wrong again and again is said once, then counted |
 //! | 0 | `random` | random bytes from the system |
 //! | 0 | [`secret`] | types that cannot print and are wiped on drop |
 //! | 0 | [`timing`] | the waits that nobody configures |
 //! | 1 | [`limits`] | what one source, account or SIP server may take |
 //! | 1 | [`audit`] | what was done with the accounts that are lent, for whoever answers for it |
 //! | 1 | [`vault`] | the ephemeral credential store |
+//! | 1 | [`otlp`] | traces of calls for a collector of OpenTelemetry |
 //! | 1 | [`push`] | APNs, FCM, Web Push, payload, verdicts |
 //! | 1 | [`net`] | listen, dial, resolve, TLS and its reload; knows bytes, not SIP |
 //! | 2 | [`agent`] | drives the Endpoint shards, and joins them to the network, the vault and the push services |
@@ -34,6 +51,7 @@ pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod cores;
 pub mod doctor;
 pub mod domain;
 pub mod hpke;
@@ -41,6 +59,8 @@ pub mod limits;
 pub mod metrics;
 pub mod net;
 pub mod operator;
+pub mod otlp;
+pub mod outage;
 pub mod push;
 mod random;
 pub mod secret;

@@ -15,6 +15,7 @@ pub use crate::agent::tables::instances::{Denied, EndKind, Erasure, FirstRegistr
 pub use crate::agent::tables::lease::LeaseExpiry;
 use crate::agent::tables::timeline::Step;
 use crate::domain::InstanceState;
+use crate::domain::story::Story;
 use crate::limits::holdings::Place;
 use crate::secret::InstanceSecret;
 use crate::vault::record::Provider;
@@ -118,6 +119,11 @@ pub enum Request {
         id: InstanceId,
         /// The answer.
         reply: oneshot::Sender<Vec<(CallId, Call)>>,
+    },
+    /// The stories of calls that go on.
+    Stories {
+        /// The answer.
+        reply: oneshot::Sender<Vec<Story>>,
     },
     /// What happened to an instance, and how its mailbox stands.
     Activity {

@@ -2,6 +2,8 @@
 //!
 //! | room | what it is |
 //! | --- | --- |
+//! | [`calls`] | `sipwake calls`: the last calls, and the story of one |
+//! | `colour` | colours on a terminal |
 //! | [`control`] | `sipwake reload`, `drain`, `config show` |
 //! | [`audit`] | `sipwake audit`, `sipwake report`: whether a trail is whole, and what it tells |
 //! | [`canary`] | `sipwake canary`: rings a test account end to end, and tells the relay how that went |
@@ -15,6 +17,8 @@
 //! | [`receipt`] | `sipwake receipt`: whether a receipt is a relay's |
 //! | `seal_key` | the key that a device's pushes are sealed to, in a file |
 //! | `table` | what a relay tells, as a person reads it |
+//! | [`shell`] | `sipwake completions`, `man` |
+//! | [`status`] | `sipwake status`, `nodes` |
 //! | [`trace`] | `sipwake trace`: one instance's SIP for a while, as pcapng |
 //! | `https` | a request to a relay |
 //!
@@ -22,7 +26,9 @@
 //! process's inside. What it was asked for goes to stdout, everything else to stderr. No secret is printed.
 
 pub mod audit;
+pub mod calls;
 pub mod canary;
+mod colour;
 pub mod control;
 pub mod device;
 pub mod doctor;
@@ -34,6 +40,8 @@ mod password;
 mod question;
 pub mod receipt;
 mod seal_key;
+pub mod shell;
+pub mod status;
 mod table;
 pub mod trace;
 
@@ -53,6 +61,14 @@ pub enum CommandError {
     /// A file cannot be read.
     #[error("{} cannot be read: {why}", file.display())]
     File {
+        /// The file.
+        file: PathBuf,
+        /// The system's word.
+        why: io::Error,
+    },
+    /// A file cannot be written.
+    #[error("{} cannot be written: {why}", file.display())]
+    NotWritten {
         /// The file.
         file: PathBuf,
         /// The system's word.

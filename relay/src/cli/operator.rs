@@ -20,7 +20,7 @@ use crate::net::tls::ClientTls;
 use crate::secret::ApiKey;
 
 /// Where a configuration is looked for that nobody names.
-const CONFIGURATIONS: [&str; 2] = ["relay.toml", "/etc/sipwake/relay.toml"];
+const CONFIGURATIONS: [&str; 3] = ["relay.toml", "/etc/sipwake/sipwake.toml", "/etc/sipwake/relay.toml"];
 /// Where the listener is that nobody names.
 const USUAL: &str = "https://127.0.0.1:9443";
 
@@ -36,7 +36,7 @@ pub(super) struct At {
     /// A CA that vouches for the relay's certificate, beside the system's (PEM)
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// The configuration of a relay on this machine [default: relay.toml, /etc/sipwake/relay.toml]
+    /// The configuration of a relay on this machine [default: relay.toml, /etc/sipwake/sipwake.toml, /etc/sipwake/relay.toml]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print JSON instead of a table

@@ -19,6 +19,8 @@ pub(super) enum Held {
     ServiceAccount,
     /// A VAPID key of Web Push.
     WebPushKey,
+    /// What a collector of traces is shown.
+    CollectorToken,
     /// The sealing keys.
     Keyring,
 }

@@ -4,6 +4,8 @@
 //!
 //! Invariant: a word is fixed by the contract and names no person, address or token.
 
+pub mod story;
+
 /// An enum whose variants each have a word that is seen outside.
 pub trait Word: Copy + Eq + std::hash::Hash + std::fmt::Debug + Send + Sync + 'static {
     /// Every variant, in the order of [`Word::index`].

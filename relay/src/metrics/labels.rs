@@ -118,6 +118,10 @@ impl Label for MissedCallOutcome {
     const NAME: &'static str = "outcome";
 }
 
+impl Label for TraceOutcome {
+    const NAME: &'static str = "outcome";
+}
+
 impl Label for MwiNotify {
     const NAME: &'static str = "notice";
 }
@@ -203,11 +207,20 @@ words!(
     }
 );
 words!(
-    /// What became of the note of a call that nobody answered.
+    /// What became of the note of a call that nobody answered, or of a call's story.
     MissedCallOutcome {
-        /// Kept until the device fetches it.
+        /// Kept.
         Kept = "kept",
-        /// The store did not answer; the push was sent all the same.
+        /// The store did not answer, or there was no room; the push was sent all the same.
+        Lost = "lost",
+    }
+);
+words!(
+    /// What became of a trace for the collector of `[otlp]`.
+    TraceOutcome {
+        /// The collector took it.
+        Sent = "sent",
+        /// It did not, or there was no room.
         Lost = "lost",
     }
 );

@@ -6,11 +6,12 @@ use std::future::Future;
 
 use sip::id::InstanceId;
 
-use super::Service;
 use super::nodes::{Body, NodeService};
 use super::types::{
-    AccessError, Export, Listed, OperatorError, Page, TraceAnswer, TraceError, TraceRequest, Which, Wiped,
+    AboutNode, AccessError, Export, Listed, OperatorError, Page, ToldCalls, TraceAnswer, TraceError, TraceRequest,
+    Which, WhichCalls, Wiped,
 };
+use super::{Dependencies, Service};
 use crate::agent::request::Principal;
 use crate::audit::{Act, Reading, Whose};
 use crate::domain::WipeReason;
@@ -40,6 +41,16 @@ pub trait OperatorService: Clone + Send + Sync + 'static {
         async { Some(Vec::new()) }
     }
 
+    /// The names of all nodes of the store, this one included, and whether each holds its lease; `None`: the store does not say.
+    fn known_nodes(&self) -> impl Future<Output = Option<Vec<(Box<str>, bool)>>> + Send {
+        async { Some(Vec::new()) }
+    }
+
+    /// What this node says of itself.
+    fn about_node(&self) -> AboutNode {
+        AboutNode::default()
+    }
+
     /// Asks another node; `None`: it does not answer in time.
     fn ask_node(&self, _node: &Owner, _body: Body) -> impl Future<Output = Option<Body>> + Send {
         async { None }
@@ -47,6 +58,9 @@ pub trait OperatorService: Clone + Send + Sync + 'static {
 
     /// The instances of an account on this node.
     fn find(&self, aor: AorHash) -> impl Future<Output = Result<Vec<Listed>, OperatorError>> + Send;
+
+    /// The calls of this node that were asked for, newest first.
+    fn calls(&self, which: WhichCalls) -> impl Future<Output = ToldCalls> + Send;
 
     /// One instance, as an operator may see it.
     fn show(&self, id: InstanceId) -> impl Future<Output = Result<Listed, OperatorError>> + Send;
@@ -81,6 +95,21 @@ impl OperatorService for Service {
         self.others().await
     }
 
+    async fn known_nodes(&self) -> Option<Vec<(Box<str>, bool)>> {
+        self.0.dependencies.vault.known_nodes().await.ok()
+    }
+
+    fn about_node(&self) -> AboutNode {
+        let Dependencies { vault, agent, .. } = &self.0.dependencies;
+        let fingerprint = vault.fingerprint();
+        AboutNode {
+            is_leaving: self.0.is_leaving(),
+            is_doubtful: agent.is_doubtful(),
+            keyring: fingerprint.ring_text(),
+            key_of_today: fingerprint.chain_text(),
+        }
+    }
+
     async fn ask_node(&self, node: &Owner, body: Body) -> Option<Body> {
         self.ask_owner(node, body).await
     }
@@ -94,6 +123,17 @@ impl OperatorService for Service {
         let whose = || Whose { account, ..Whose::default() };
         self.0.dependencies.audit.note(Act::Read(Reading::Find), whose);
         Ok(self.0.find(aor).await)
+    }
+
+    async fn calls(&self, which: WhichCalls) -> ToldCalls {
+        let told = self.0.calls(&which).await;
+        if which.call.is_some() {
+            for story in &told.stories {
+                let whose = || Whose { instance: Some(story.instance), account: None, app: Some(story.app.clone()) };
+                self.0.dependencies.audit.note(Act::Read(Reading::Call), whose);
+            }
+        }
+        told
     }
 
     async fn show(&self, id: InstanceId) -> Result<Listed, OperatorError> {

@@ -11,8 +11,10 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 pub use crate::agent::request::{Tested, TraceAnswer, TraceRequest};
+use crate::agent::stories::RecentCall;
 pub use crate::agent::tables::timeline::{Step, What};
 pub use crate::domain::WipeReason;
+use crate::domain::story::{Story, StoryOutcome};
 use crate::hpke::PublicKey;
 use crate::secret::{Aor, InstanceSecret};
 use crate::vault::SealError;
@@ -101,6 +103,18 @@ pub enum RegistrationState {
     Retrying,
     /// It is not wanted: the app is in the foreground, or the instance is ending.
     Unregistered,
+}
+
+impl RegistrationState {
+    /// The contract's word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Registered => "registered",
+            Self::Registering => "registering",
+            Self::Retrying => "retrying",
+            Self::Unregistered => "unregistered",
+        }
+    }
 }
 
 /// The edge as a device needs it; the password is the instance secret.
@@ -208,6 +222,8 @@ pub struct OwnExport {
     pub messages: Vec<Message>,
     /// The missed calls that are kept.
     pub missed_calls: Vec<MissedCall>,
+    /// The stories of its calls.
+    pub stories: Vec<Story>,
 }
 
 /// The proof of a wipe, signed by the relay.
@@ -463,6 +479,56 @@ pub struct Page {
     pub next: Option<InstanceId>,
 }
 
+/// What a node says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AboutNode {
+    /// It takes nothing on any more.
+    pub is_leaving: bool,
+    /// It may have lost its lease without noticing.
+    pub is_doubtful: bool,
+    /// What tells its keyring from another one.
+    pub keyring: String,
+    /// The same in all copies of a keyring on the same day.
+    pub key_of_today: String,
+}
+
+/// Which calls are told of; all, where nothing is named.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WhichCalls {
+    /// Those that came since then, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// Those of one App.
+    pub app: Option<Box<str>>,
+    /// Those of one instance.
+    pub instance: Option<InstanceId>,
+    /// Those that ended, or stand, like this; empty: all.
+    pub outcomes: Vec<StoryOutcome>,
+    /// One call, for each of its devices.
+    pub call: Option<CallId>,
+    /// The newest so many.
+    pub limit: usize,
+}
+
+impl WhichCalls {
+    /// Whether a call is one of them.
+    pub fn is_one(&self, call: &RecentCall) -> bool {
+        call.at_ms >= self.since_ms
+            && self.app.as_deref().is_none_or(|app| app == &*call.app)
+            && self.instance.is_none_or(|instance| instance == call.instance)
+            && self.call.is_none_or(|wanted| wanted == call.call)
+            && (self.outcomes.is_empty() || self.outcomes.contains(&call.outcome))
+    }
+}
+
+/// What is told of calls.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ToldCalls {
+    /// Newest first.
+    pub stories: Vec<Story>,
+    /// Nothing is missing; else the store did not answer, or not everything of an earlier run has been read yet.
+    pub is_whole: bool,
+}
+
 /// What is held about an instance, with everything left out that tells whose it is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Export {
@@ -474,6 +540,8 @@ pub struct Export {
     pub public_key: Option<PublicKey>,
     /// Its calls that are still known.
     pub calls: Vec<(CallId, CallView)>,
+    /// The stories of its calls.
+    pub stories: Vec<Story>,
 }
 
 /// How a wipe stands.

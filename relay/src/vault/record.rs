@@ -249,6 +249,18 @@ impl Drop for WebPushKeys {
     }
 }
 
+impl Provider {
+    /// Its name in logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ApnsProduction => "apns",
+            Self::ApnsSandbox => "apns-sandbox",
+            Self::Fcm => "fcm",
+            Self::WebPush => "webpush",
+        }
+    }
+}
+
 /// The events that wake a device; a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WakeFor {

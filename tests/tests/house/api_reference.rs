@@ -1,23 +1,19 @@
 //! `docs/api.md` is the description that the relay gives of its API, as a page.
 //!
-//! Invariant: the page is made from `relay/src/api/openapi.json` and from nothing else; one that is stale fails. With
-//! `SIPWAKE_REWRITE=1` the test writes it.
+//! Invariant: the page is made from `relay/src/api/openapi.json` and from nothing else.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::path::{Path, PathBuf};
 
 use relay::api::problem::ProblemType;
 use serde_json::{Map, Value};
 
-/// The variable that has the page written.
-const REWRITE: &str = "SIPWAKE_REWRITE";
+use super::page::{code, is_current, row, section, table};
 
 /// What stands above the tables.
 const HEAD: &str = "# API reference
 
 Made from [openapi.json](../relay/src/api/openapi.json), which every relay answers to `GET /v1/openapi.json`; `SIPWAKE_REWRITE=1 cargo test
--p tests --test house api_reference` writes this page. How the calls go together is told in [App developers](app-developers.md).
+-p tests --test house reference` writes this page. How the calls go together is told in [App developers](app-developers.md).
 
 JSON in and out, over HTTP/1.1 or HTTP/2 and TLS 1.2 or 1.3. A body is at most 16 KiB (413), its media type `application/json` (415), an unknown key is
 422. A time is RFC 3339 in UTC, or seconds since 1970 where it says so. An error is `application/problem+json` (RFC 9457) with a stable `type`.
@@ -26,13 +22,7 @@ JSON in and out, over HTTP/1.1 or HTTP/2 and TLS 1.2 or 1.3. A body is at most 1
 #[test]
 fn the_reference_of_the_api_is_what_the_relay_says_of_it() {
     let description: Value = serde_json::from_str(relay::api::OPENAPI).expect("openapi.json is JSON");
-    let made = reference(&description);
-    let page = root().join("docs/api.md");
-    if std::env::var_os(REWRITE).is_some() {
-        fs::write(&page, &made).expect("docs/api.md can be written");
-    }
-    let there = fs::read_to_string(&page).unwrap_or_default();
-    assert!(there == made, "docs/api.md is stale: {REWRITE}=1 cargo test -p tests --test house api_reference");
+    is_current("docs/api.md", reference(&description));
 }
 
 fn reference(description: &Value) -> String {
@@ -63,11 +53,7 @@ fn reference(description: &Value) -> String {
     for (name, schema) in members(&description["components"]["schemas"]) {
         type_section(&mut page, name, schema);
     }
-    while page.contains("\n\n\n") {
-        page = page.replace("\n\n\n", "\n\n");
-    }
-    page.truncate(page.trim_end().len());
-    page + "\n"
+    page
 }
 
 /// One call: who asks, what is sent, what is answered.
@@ -210,26 +196,4 @@ fn text(value: &Value) -> &str {
 
 fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
-fn code(word: &str) -> String {
-    format!("`{word}`")
-}
-
-fn section(page: &mut String, title: &str) {
-    let _ = writeln!(page, "\n## {title}\n");
-}
-
-fn table(page: &mut String, head: &str) {
-    let _ = writeln!(page, "| {head} |\n|{}", " --- |".repeat(head.split('|').count()));
-}
-
-/// A row; a bar within a cell would end it.
-fn row(page: &mut String, cells: &[&str]) {
-    let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
-    let _ = writeln!(page, "| {} |", cells.join(" | "));
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
 }

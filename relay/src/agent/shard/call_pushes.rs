@@ -5,6 +5,8 @@
 //! in which the INVITE came; the store is not asked. A verdict never ends a call that a device has come for. A push ends
 //! with its call.
 
+use std::future::Future as _;
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use sip::endpoint::{CallState, IncomingCall, Input};
@@ -23,6 +25,8 @@ use crate::agent::tables::timeline::What;
 use crate::audit::Act;
 use crate::clock::unix_now;
 use crate::config::EarlyRinging;
+use crate::domain::Word as _;
+use crate::domain::story::Withheld;
 use crate::push::{Departure, Event, Push, Verdict};
 use crate::vault::record::{Provider, PushTarget, StoredRecord};
 
@@ -32,8 +36,8 @@ const CALL_ENDED_LIFE_S: u64 = 30;
 const SIGN_WITHIN: Duration = Duration::from_secs(5);
 
 impl Shard {
-    /// A call waits for its device: push.
-    pub(crate) fn wake(&mut self, arrived: Instant, call: &IncomingCall) {
+    /// A call waits for its device: push. Why no push is sent, where that is so.
+    pub(crate) fn wake(&mut self, arrived: Instant, call: &IncomingCall) -> Option<Withheld> {
         let now = unix_now();
         let deadline = now + call.wait.as_secs();
         let push = Push {
@@ -50,14 +54,14 @@ impl Shard {
         let Some((app, target)) = self.call_target(call.instance) else {
             self.track_call(call, None);
             self.give_up(call.call, call.instance);
-            return;
+            return Some(Withheld::NoTarget);
         };
         if let Err(limit) = self.budgets.take_call(Instant::now(), &app, call.instance, &call.from) {
             self.shared.quotas.met(limit);
-            tracing::info!(instance = %call.instance, call = %call.call, ?limit, "a call is not pushed");
+            tracing::info!(event = "call-not-pushed", instance = %call.instance, call = %call.call, limit = limit.word(), "a call is not pushed");
             self.track_call(call, None);
             self.give_up(call.call, call.instance);
-            return;
+            return Some(Withheld::Limit);
         }
         self.track_call(call, Some(target.provider));
         let provider = self.shared.provider(target.provider);
@@ -67,7 +71,7 @@ impl Shard {
         }
         let (shared, shard) = (self.shared.clone(), self.index);
         let (instance, call) = (call.instance, call.call);
-        let push = tokio::spawn(async move {
+        let mut push = Box::pin(async move {
             let departure = Departure::of_call(arrived, &shared.metrics);
             let (verdict, copies) = deliver_copies(&shared, &app, &target, &push, &departure).await;
             drop(departure);
@@ -83,7 +87,13 @@ impl Shard {
                 shared.shards.send(shard, ShardInput::Pushed(Box::new(pushed))).await;
             }
         });
-        self.pushes.insert((call, instance), push.abort_handle());
+        // On a connection that stands the request is handed over here and now.
+        let mut context = Context::from_waker(Waker::noop());
+        if push.as_mut().poll(&mut context).is_pending() {
+            self.hurried = true;
+            self.pushes.insert((call, instance), tokio::spawn(push).abort_handle());
+        }
+        None
     }
 
     /// Where an instance's calls go; `None`: nowhere.
@@ -173,7 +183,7 @@ impl Shard {
             | Verdict::Retry { .. }
             | Verdict::Refused { .. }
             | Verdict::TooLate => {
-                tracing::info!(%instance, %call, ?verdict, "a call's push was not delivered");
+                tracing::info!(event = "call-push-failed", %instance, %call, outcome = outcome_of(verdict).word(), reason, "a call's push was not delivered");
                 if !self.attached.contains(&instance) {
                     self.give_up(call, instance);
                 }

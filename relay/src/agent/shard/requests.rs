@@ -55,6 +55,9 @@ impl Shard {
             Request::Calls { id, reply } => {
                 let _ = reply.send(self.calls.all_of(id));
             }
+            Request::Stories { reply } => {
+                let _ = reply.send(self.stories.values().cloned().collect());
+            }
             Request::Activity { id, who, reply } => {
                 let _ = reply.send(self.admit(id, &who).map(|()| self.activity_of(id)));
             }
@@ -118,6 +121,9 @@ impl Shard {
             row.state = InstanceState::Foreground;
         }
         self.shared.metrics.instance_enters(row.state);
+        if row.is_stored {
+            self.shared.stories.recall(id);
+        }
         self.instances.insert(id, row);
         let shared = binding.binding;
         self.drive(Instant::now(), Input::Bind(Box::new(binding)));

@@ -193,7 +193,7 @@ impl Keyring {
         find().or_else(|| {
             let path = self.0.path.as_deref()?;
             if let Err(error) = self.reread_if_changed(path) {
-                tracing::warn!(%error, "the keyring cannot be read again");
+                tracing::warn!(event = "keyring-unreadable", %error, "the keyring cannot be read again");
             }
             find()
         })
@@ -294,6 +294,18 @@ pub struct Fingerprint {
     pub chain: [u8; 8],
 }
 
+impl Fingerprint {
+    /// What tells the keyring from another one, in hex.
+    pub fn ring_text(&self) -> String {
+        crate::vault::lookup::hex(&self.ring)
+    }
+
+    /// What tells the key of today from one into which something else was mixed, in hex.
+    pub fn chain_text(&self) -> String {
+        crate::vault::lookup::hex(&self.chain)
+    }
+}
+
 impl Keys {
     fn new(now: u64) -> Self {
         let (index, receipt, flow_token) = (new_key(), new_key(), new_key());
@@ -349,6 +361,7 @@ impl Keys {
         self.is_old = false;
         if self.is_astray(now) {
             tracing::warn!(
+                event = "keys-led-ahead",
                 day = self.chain.day,
                 "a clock that was ahead has led the sealing keys ahead; they begin anew"
             );

@@ -51,11 +51,13 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
 });
 
 pub(super) struct Scripts {
-    /// Record, its collections; sealed, owner, fence, expiry in seconds, lookup, milliseconds left → fence, earlier lookup.
+    /// Record, its collections; sealed, owner, fence, expiry in seconds, lookup, milliseconds left, milliseconds that what lies in
+    /// the last collection is kept if the record lives so long → fence, earlier lookup.
     pub put: Script,
     /// Record, its collections; the node, whether another node's is erased as well → [`Erased`].
     pub erase: Script,
-    /// Record, one of its collections; item key, order and sealed, limit, whether the oldest goes at the limit → an outcome above.
+    /// Record, one of its collections; item key, order and sealed, limit, whether the oldest goes at the limit, whether it takes an
+    /// earlier one's place, milliseconds that one is kept (0: as long as the record), the least order that is → an outcome above.
     pub keep: Script,
     /// Records, which are one in a Cluster; owner, a ticket for each, each node whose records may be taken → [`Claimed`] of each.
     pub claim: Script,
@@ -91,6 +93,17 @@ local left = redis.call('PTTL', KEYS[1])
 for place = 2, #KEYS do
   if redis.call('PTTL', KEYS[place]) > left then redis.call('PEXPIRE', KEYS[place], ARGV[6]) end
 end
+local life, last = tonumber(ARGV[7] or '0'), KEYS[#KEYS]
+if life > 0 and redis.call('EXISTS', last) == 1 then
+  local time, newest, all = redis.call('TIME'), 0, redis.call('HGETALL', last)
+  for place = 2, #all, 2 do
+    local order = 0
+    for digit = 1, 8 do order = order * 256 + string.byte(all[place], digit) end
+    if order > newest then newest = order end
+  end
+  local more = math.min(left, newest + life - time[1] * 1000)
+  if more > redis.call('PTTL', last) then redis.call('PEXPIRE', last, string.format('%.0f', more)) end
+end
 return {fence, have[3] or ''}
 ";
 
@@ -105,9 +118,19 @@ return {redis.call('DEL', KEYS[1]), have[1] or '', have[2] or ''}
 const KEEP: &str = r"
 local left = redis.call('PTTL', KEYS[1])
 if left <= 0 then return 0 end
+local life = tonumber(ARGV[6])
+if life > 0 then
+  local all = redis.call('HGETALL', KEYS[2])
+  for place = 1, #all, 2 do
+    local order = 0
+    for digit = 1, 8 do order = order * 256 + string.byte(all[place + 1], digit) end
+    if order < tonumber(ARGV[7]) then redis.call('HDEL', KEYS[2], all[place]) end
+  end
+  if life < left then left = life end
+end
 local have = redis.call('HGET', KEYS[2], ARGV[1])
-if have then return have == ARGV[2] and 1 or 2 end
-if redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[3]) then
+if have and (have == ARGV[2] or ARGV[5] == '0') then return have == ARGV[2] and 1 or 2 end
+if not have and redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[3]) then
   if ARGV[4] == '0' then return 3 end
   local all, oldest, least = redis.call('HGETALL', KEYS[2]), nil, nil
   for place = 1, #all, 2 do

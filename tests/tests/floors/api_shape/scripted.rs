@@ -328,6 +328,7 @@ impl DeviceService for Scripted {
             timeline: timeline(),
             messages: vec![kept_message(None, "text/plain", b"hello")],
             missed_calls: vec![missed_call()],
+            stories: Vec::new(),
         })
     }
 
@@ -396,6 +397,10 @@ impl OperatorService for Scripted {
         Ok(if aor == AorHash::of(&Aor::new("sip:alice@example.com")) { vec![listed()] } else { Vec::new() })
     }
 
+    async fn calls(&self, _which: WhichCalls) -> ToldCalls {
+        ToldCalls { stories: Vec::new(), is_whole: true }
+    }
+
     async fn show(&self, id: InstanceId) -> Result<Listed, OperatorError> {
         self.admit_operator(id).map(|()| listed())
     }
@@ -416,6 +421,7 @@ impl OperatorService for Scripted {
                 Presence::Background,
             )),
             calls: vec![(ringing_call(), CallView { state: CallState::Ringing, deadline: EXPIRES_AT })],
+            stories: Vec::new(),
         })
     }
 
