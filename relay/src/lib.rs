@@ -33,7 +33,7 @@
 //! | 1 | [`audit`] | what was done with the accounts that are lent, for whoever answers for it |
 //! | 1 | [`vault`] | the ephemeral credential store |
 //! | 1 | [`otlp`] | traces of calls for a collector of OpenTelemetry |
-//! | 1 | [`push`] | APNs, FCM, payload, verdicts |
+//! | 1 | [`push`] | APNs, FCM, Web Push, payload, verdicts |
 //! | 1 | [`net`] | listen, dial, resolve, TLS and its reload; knows bytes, not SIP |
 //! | 2 | [`agent`] | drives the Endpoint shards, and joins them to the network, the vault and the push services |
 //! | 3 | [`doctor`] | walks an account's path and says in words what would go wrong |

@@ -294,6 +294,34 @@ impl Page {
         Ok(parts.map(|part| (word(&part["role"]), word(&part["name"]))).collect())
     }
 
+    /// Hands a push to the service worker of the page's origin, as the browser's push service does.
+    ///
+    /// # Errors
+    /// [`Missed`] when there is no service worker.
+    pub async fn deliver_push(&self, data: &str) -> Result<(), Missed> {
+        let origin = self.run("location.origin").await?;
+        let registration = {
+            let mut line = self.browser.0.line.lock().await;
+            line.say(Some(&self.session), "ServiceWorker.enable", json!({})).await?;
+            let found = async {
+                while let Some(told) = line.hear().await {
+                    let registrations = told["params"]["registrations"].as_array().cloned().unwrap_or_default();
+                    let live = registrations.into_iter().find(|it| it["isDeleted"] == false);
+                    if let Some(live) = live.filter(|_| told["method"] == "ServiceWorker.workerRegistrationUpdated") {
+                        return Some(live["registrationId"].clone());
+                    }
+                }
+                None
+            };
+            let found = tokio::time::timeout(ANSWER_WITHIN, found).await.ok().flatten();
+            found.ok_or_else(|| self.browser.0.child.missed("a service worker"))?
+        };
+        let push = json!({"origin": origin, "registrationId": registration, "data": data});
+        self.ask("ServiceWorker.deliverPushMessage", push).await?;
+        // So that the registrations are told again the next time.
+        self.ask("ServiceWorker.disable", json!({})).await.map(drop)
+    }
+
     async fn await_there(&self) -> Result<(), Missed> {
         self.until("document.readyState === 'complete' && location.href !== 'about:blank'", ANSWER_WITHIN).await
     }
@@ -326,8 +354,11 @@ impl Pages {
             Missed::new("JsSIP in tests/browser/dist", format!("{error}; it is made by: {MAKE_JSSIP}"))
         })?;
         let own = ("/jssip.js".to_owned(), ("text/javascript", jssip));
-        let html = |(path, page): &(&str, &str)| ((*path).to_owned(), ("text/html; charset=utf-8", (*page).to_owned()));
-        let all: HashMap<String, _> = pages.iter().map(html).chain([own]).collect();
+        let page = |(path, text): &(&str, &str)| {
+            let kind = if path.ends_with(".js") { "text/javascript" } else { "text/html; charset=utf-8" };
+            ((*path).to_owned(), (kind, (*text).to_owned()))
+        };
+        let all: HashMap<String, _> = pages.iter().map(page).chain([own]).collect();
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let all = Arc::new(all);

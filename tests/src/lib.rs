@@ -41,5 +41,6 @@ pub mod sipp;
 pub mod skewed_clock;
 pub mod story;
 pub mod virtual_net;
+pub mod webpush;
 pub mod wire;
 pub mod world;

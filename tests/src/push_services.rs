@@ -26,7 +26,7 @@ impl PushServices {
     pub async fn start() -> Self {
         let authority = Authority::new();
         let (apns, fcm) = (Apns::start(&authority).await, Fcm::start(&authority).await);
-        let app = AppPush { apns: Some(apns.settings()), fcm: Some(fcm.settings()) };
+        let app = AppPush { apns: Some(apns.settings()), fcm: Some(fcm.settings()), ..AppPush::default() };
         let service = PushService::new(vec![(BUNDLE.into(), app)], &Metrics::new()).expect("the settings are good");
         Self { apns, fcm, service, _authority: authority }
     }

@@ -14,6 +14,8 @@ use crate::digest::token;
 use crate::ports;
 use crate::scratch::Scratch;
 use crate::wire::Transport;
+use relay::push::webpush::Settings;
+
 use crate::{apns, fcm};
 
 /// Where APNs is, and with what the relay signs.
@@ -55,12 +57,14 @@ pub struct App {
     pub apns: Option<Apns>,
     /// Its FCM.
     pub fcm: Option<Fcm>,
+    /// Its Web Push.
+    pub webpush: Option<Settings>,
 }
 
 impl App {
     /// An app with a key of its own and no push service yet.
     pub fn new(id: &str) -> Self {
-        Self { id: id.to_owned(), api_key: format!("app-{}{}", token(), token()), apns: None, fcm: None }
+        Self { id: id.to_owned(), api_key: format!("app-{}{}", token(), token()), apns: None, fcm: None, webpush: None }
     }
 
     /// The app `com.example.phone`, whose pushes go to these stand-ins.
@@ -306,5 +310,11 @@ fn write_app(text: &mut String, scratch: &Scratch, index: usize, app: &App) {
             text,
             "[app.fcm]\nservice_account_file = {service_account_file:?}\nendpoint = {endpoint:?}\nca_file = {ca_file:?}"
         );
+    }
+    if let Some(Settings { key_file, subject, ca_file, .. }) = &app.webpush {
+        let _ = writeln!(text, "[app.webpush]\nkey_file = {key_file:?}\nsubject = {subject:?}");
+        if let Some(ca_file) = ca_file {
+            let _ = writeln!(text, "ca_file = {ca_file:?}");
+        }
     }
 }

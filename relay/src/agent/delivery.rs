@@ -60,6 +60,7 @@ impl Shared {
             _ if self.push_is_printed => PushProvider::Printed,
             Provider::ApnsProduction | Provider::ApnsSandbox => PushProvider::Apns,
             Provider::Fcm => PushProvider::Fcm,
+            Provider::WebPush => PushProvider::WebPush,
         }
     }
 }

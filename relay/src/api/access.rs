@@ -45,6 +45,10 @@ pub struct App {
     pub apns: bool,
     /// It has an FCM project here.
     pub fcm: bool,
+    /// It may push by Web Push here.
+    pub webpush: bool,
+    /// The public half of its VAPID key, in base64url.
+    pub webpush_key: Option<Box<str>>,
 }
 
 /// The Apps, by key.
@@ -59,13 +63,23 @@ pub struct Admitted {
     pub apns: bool,
     /// It has an FCM project here.
     pub fcm: bool,
+    /// It may push by Web Push here.
+    pub webpush: bool,
+    /// The public half of its VAPID key, in base64url.
+    pub webpush_key: Option<Box<str>>,
 }
 
 impl Apps {
     /// Holds `apps` by their keys' digests.
     pub fn new(apps: Vec<App>) -> Self {
-        let hold =
-            |app: App| Admitted { key: KeyDigest::of(app.key.expose()), id: app.id, apns: app.apns, fcm: app.fcm };
+        let hold = |app: App| Admitted {
+            key: KeyDigest::of(app.key.expose()),
+            id: app.id,
+            apns: app.apns,
+            fcm: app.fcm,
+            webpush: app.webpush,
+            webpush_key: app.webpush_key,
+        };
         Self(apps.into_iter().map(hold).map(Arc::new).collect())
     }
 
@@ -156,7 +170,14 @@ mod tests {
 
     #[test]
     fn each_app_is_found_by_its_own_key_alone() {
-        let app = |id: &str, key| App { id: id.into(), key: ApiKey::new(key), apns: true, fcm: false };
+        let app = |id: &str, key| App {
+            id: id.into(),
+            key: ApiKey::new(key),
+            apns: true,
+            fcm: false,
+            webpush: false,
+            webpush_key: None,
+        };
         let apps = Apps::new(vec![app("one", "key-1"), app("two", "key-2")]);
         assert_eq!(apps.admit("key-2").map(|app| app.id.clone()).as_deref(), Some("two"));
         assert!(apps.admit("key-3").is_none());

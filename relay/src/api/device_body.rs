@@ -3,17 +3,23 @@
 //!
 //! Invariant: every error of a body is reported in one answer; none repeats a value.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 use super::json::{At, Errors, Json};
 use super::problem::Problem;
 use crate::hpke::PublicKey;
+use crate::push::webpush;
 use crate::secret::PushToken;
 use crate::service::types::{Change, Field};
-use crate::vault::record::{Presence, Provider, PushTarget, WakeFor};
+use crate::vault::record::{Presence, Provider, PushTarget, WakeFor, WebPushKeys};
 
 /// The hexadecimal digits of an APNs token: 64 today, and Apple says that it may grow.
 const APNS_TOKEN_DIGITS: std::ops::RangeInclusive<usize> = 64..=200;
 /// The longest FCM token, in characters.
 const MAX_FCM_TOKEN: usize = 4096;
+/// The longest endpoint of a Web Push subscription, in characters; those of browsers have some hundreds.
+const MAX_ENDPOINT: usize = 2048;
 
 /// The lifetimes that an operator allows, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,20 +72,75 @@ fn change(body: &Json, lifetime: LifetimeRange, now_ms: u64, errors: &mut Errors
     Some(change)
 }
 
+/// The push services, as `provider` names them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Apns,
+    Fcm,
+    WebPush,
+}
+
 /// Reads one address of a push service.
 pub fn push_target(at: &At, now_ms: u64, errors: &mut Errors) -> Option<PushTarget> {
-    let fields = at.object(&["provider", "token", "environment"], errors)?;
-    let apns = fields.require("provider", errors).and_then(|at| at.choice(&[("apns", true), ("fcm", false)], errors));
-    let provider = match (apns, fields.get("environment")) {
-        (Some(false), None) => Some(Provider::Fcm),
-        (Some(false), Some(at)) => errors.add(&at.pointer, "expected no environment: it is for apns alone"),
-        (_, None) => apns.map(|_| Provider::ApnsProduction),
+    const WEB: [&str; 3] = ["endpoint", "p256dh", "auth"];
+    let fields = at.object(&["provider", "token", "environment", "endpoint", "p256dh", "auth"], errors)?;
+    let kinds = [("apns", Kind::Apns), ("fcm", Kind::Fcm), ("webpush", Kind::WebPush)];
+    let kind = fields.require("provider", errors).and_then(|at| at.choice(&kinds, errors));
+    if kind == Some(Kind::WebPush) {
+        for key in ["token", "environment"] {
+            if let Some(at) = fields.get(key) {
+                errors.add::<()>(&at.pointer, format!("expected no {key}: webpush has endpoint, p256dh and auth"));
+            }
+        }
+        let endpoint = fields.require("endpoint", errors).and_then(|at| endpoint(&at, errors));
+        let p256dh = fields.require("p256dh", errors).and_then(|at| bytes::<65>(&at, errors));
+        let p256dh = p256dh.and_then(|key| match webpush::is_key(&key) {
+            true => Some(key),
+            false => errors.add(&fields.pointer_to("p256dh"), "expected an uncompressed point of P-256 (RFC 8291)"),
+        });
+        let auth = fields.require("auth", errors).and_then(|at| bytes::<16>(&at, errors));
+        let target = PushTarget::new(Provider::WebPush, endpoint?, now_ms);
+        return Some(PushTarget { web: Some(Box::new(WebPushKeys { p256dh: p256dh?, auth: auth? })), ..target });
+    }
+    for at in WEB.into_iter().filter_map(|key| fields.get(key)) {
+        errors.add::<()>(&at.pointer, "expected none: it is for webpush alone");
+    }
+    let provider = match (kind, fields.get("environment")) {
+        (Some(Kind::Fcm), None) => Some(Provider::Fcm),
+        (Some(Kind::Fcm), Some(at)) => errors.add(&at.pointer, "expected no environment: it is for apns alone"),
+        (_, None) => kind.map(|_| Provider::ApnsProduction),
         (_, Some(at)) => {
             at.choice(&[("production", Provider::ApnsProduction), ("sandbox", Provider::ApnsSandbox)], errors)
         }
     };
-    let token = fields.require("token", errors).and_then(|at| token(&at, apns, errors));
+    let token = fields.require("token", errors).and_then(|at| token(&at, kind, errors));
     Some(PushTarget::new(provider?, token?, now_ms))
+}
+
+/// The URL that a device is pushed to.
+fn endpoint(at: &At, errors: &mut Errors) -> Option<PushToken> {
+    let Json::Text(text) = at.value else {
+        return errors.add(&at.pointer, "expected a string");
+    };
+    let fits = (1..=MAX_ENDPOINT).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    match fits && webpush::endpoint(text).is_some() {
+        true => Some(PushToken::new(text)),
+        false => {
+            errors.add(&at.pointer, "expected an https:// URL of at most 2048 characters, without user and fragment")
+        }
+    }
+}
+
+/// So many bytes in base64url, as browsers write them.
+fn bytes<const N: usize>(at: &At, errors: &mut Errors) -> Option<[u8; N]> {
+    let Json::Text(text) = at.value else {
+        return errors.add(&at.pointer, "expected a string");
+    };
+    let read = zeroize::Zeroizing::new(URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).unwrap_or_default());
+    match read.as_slice().try_into() {
+        Ok(bytes) => Some(bytes),
+        Err(_) => errors.add(&at.pointer, format!("expected {N} bytes in base64url")),
+    }
 }
 
 /// Reads the key that what names a person is sealed to.
@@ -90,13 +151,13 @@ pub fn public_key(at: &At, errors: &mut Errors) -> Option<PublicKey> {
     PublicKey::read(text).map_err(|bad| errors.add::<()>(&at.pointer, bad.to_string())).ok()
 }
 
-/// A token in its service's form; `apns` is `None` when the service is not known.
-fn token(at: &At, apns: Option<bool>, errors: &mut Errors) -> Option<PushToken> {
+/// A token in its service's form; `kind` is `None` when the service is not known.
+fn token(at: &At, kind: Option<Kind>, errors: &mut Errors) -> Option<PushToken> {
     let Json::Text(text) = at.value else {
         return errors.add(&at.pointer, "expected a string");
     };
-    match apns? {
-        true => {
+    match kind? {
+        Kind::Apns => {
             let fits = APNS_TOKEN_DIGITS.contains(&text.len())
                 && text.len().is_multiple_of(2)
                 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -105,7 +166,7 @@ fn token(at: &At, apns: Option<bool>, errors: &mut Errors) -> Option<PushToken> 
             }
             Some(PushToken::new(&text.to_ascii_lowercase()))
         }
-        false => {
+        Kind::Fcm | Kind::WebPush => {
             let fits = (1..=MAX_FCM_TOKEN).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
             if !fits {
                 return errors.add(&at.pointer, "expected 1 to 4096 visible ASCII characters");

@@ -27,6 +27,8 @@ pub struct Rules {
     pub apns: bool,
     /// The App has an FCM project.
     pub fcm: bool,
+    /// The App has a VAPID key.
+    pub webpush: bool,
     /// The present, in seconds since 1970.
     pub now_ms: u64,
 }
@@ -127,6 +129,7 @@ fn device(at: &At, rules: &Rules, errors: &mut Errors) -> Option<Device> {
         let target = device_body::push_target(at, rules.now_ms, errors)?;
         let (served, service) = match target.provider {
             Provider::Fcm => (rules.fcm, "FCM"),
+            Provider::WebPush => (rules.webpush, "Web Push"),
             Provider::ApnsProduction | Provider::ApnsSandbox => (rules.apns, "APNs"),
         };
         if !served {
@@ -162,6 +165,7 @@ mod tests {
         lifetime: LifetimeRange { min_s: 259_200, default_s: 432_000, max_s: 518_400 },
         apns: true,
         fcm: false,
+        webpush: false,
         now_ms: 1_795_000_000_123,
     };
 

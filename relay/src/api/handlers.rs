@@ -36,7 +36,8 @@ pub async fn enable<E: ApiService>(State(api): State<Api<E>>, request: Request) 
     let app = admit_app(&api, &request, from)?;
     let (parts, body) = request.into_parts();
     let body = body::take(&parts.headers, body, body::JSON).await?;
-    let rules = Rules { lifetime: api.0.lifetime, apns: app.apns, fcm: app.fcm, now_ms: unix_now_ms() };
+    let rules =
+        Rules { lifetime: api.0.lifetime, apns: app.apns, fcm: app.fcm, webpush: app.webpush, now_ms: unix_now_ms() };
     let wish = json::parse(&body).and_then(|tree| enable_body::read(&tree, &rules))?;
     drop(body);
     let now = Instant::now();
@@ -122,6 +123,14 @@ pub async fn decline<E: ApiService>(State(api): State<Api<E>>, request: Request)
 /// `GET /v1/keys`: a JWK Set (RFC 7517) with the Ed25519 key of receipts (RFC 8037).
 pub async fn keys<E: ApiService>(State(api): State<Api<E>>) -> Response {
     answer(StatusCode::OK, &views::keys(&api.0.receipt_key))
+}
+
+/// `GET /v1/webpush-key`: what the app's pages and phones subscribe with (RFC 8292 §4).
+pub async fn webpush_key<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
+    let app = admit_app(&api, &request, peer(&request))?;
+    let none = || Problem::new(ProblemType::NotFound, "This relay has no [app.webpush] configured for this app.");
+    let key = app.webpush_key.as_deref().ok_or_else(none)?;
+    Ok(answer(StatusCode::OK, &serde_json::json!({"public_key": key})))
 }
 
 /// `GET /v1/openapi.json`

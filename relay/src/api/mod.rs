@@ -202,6 +202,8 @@ pub enum Endpoint {
     EndTrace,
     /// The public keys that receipts are signed with.
     Keys,
+    /// The key that an app subscribes to Web Push with.
+    WebPushKey,
     /// The description of all this.
     OpenApi,
 }
@@ -229,6 +231,7 @@ impl Endpoint {
         Self::Trace,
         Self::EndTrace,
         Self::Keys,
+        Self::WebPushKey,
         Self::OpenApi,
     ];
 
@@ -237,7 +240,7 @@ impl Endpoint {
         match self {
             Self::Enable | Self::Progress | Self::Decline | Self::Test | Self::Wake => Method::POST,
             Self::Doctor | Self::BeginTrace => Method::POST,
-            Self::Read | Self::Call | Self::Keys | Self::OpenApi => Method::GET,
+            Self::Read | Self::Call | Self::Keys | Self::WebPushKey | Self::OpenApi => Method::GET,
             Self::Messages | Self::MissedCalls | Self::Timeline | Self::Export | Self::Trace => Method::GET,
             Self::Change => Method::PATCH,
             Self::Disable | Self::ForgetMessage | Self::ForgetMissedCall | Self::EndTrace => Method::DELETE,
@@ -263,6 +266,7 @@ impl Endpoint {
             Self::Test => "/v1/instances/{id}/test",
             Self::BeginTrace | Self::Trace | Self::EndTrace => "/v1/instances/{id}/trace",
             Self::Keys => "/v1/keys",
+            Self::WebPushKey => "/v1/webpush-key",
             Self::OpenApi => "/v1/openapi.json",
         }
     }
@@ -273,7 +277,8 @@ impl Endpoint {
         match self {
             Self::Enable | Self::Change | Self::Disable | Self::Doctor => true,
             Self::Messages | Self::MissedCalls | Self::Export | Self::Trace => true,
-            Self::Read | Self::Call | Self::Progress | Self::Decline | Self::Keys | Self::OpenApi => false,
+            Self::Read | Self::Call | Self::Progress | Self::Decline | Self::Keys | Self::WebPushKey => false,
+            Self::OpenApi => false,
             Self::ForgetMessage | Self::ForgetMissedCall | Self::Timeline | Self::Test | Self::Wake => false,
             Self::BeginTrace | Self::EndTrace => false,
         }
@@ -302,6 +307,7 @@ fn method_router<E: ApiService>(endpoint: Endpoint) -> MethodRouter<Api<E>> {
         Endpoint::Trace => routing::get(trace::fetch::<E>),
         Endpoint::EndTrace => routing::delete(trace::end::<E>),
         Endpoint::Keys => routing::get(handlers::keys::<E>),
+        Endpoint::WebPushKey => routing::get(handlers::webpush_key::<E>),
         Endpoint::OpenApi => routing::get(handlers::openapi),
     }
 }

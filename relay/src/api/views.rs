@@ -198,6 +198,7 @@ fn provider(provider: Provider) -> Value {
         Provider::ApnsProduction => json!({"provider": "apns", "environment": "production"}),
         Provider::ApnsSandbox => json!({"provider": "apns", "environment": "sandbox"}),
         Provider::Fcm => json!({"provider": "fcm"}),
+        Provider::WebPush => json!({"provider": "webpush"}),
     }
 }
 

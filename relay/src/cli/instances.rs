@@ -104,6 +104,7 @@ enum State {
 enum Push {
     Apns,
     Fcm,
+    Webpush,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

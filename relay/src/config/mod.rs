@@ -295,8 +295,10 @@ pub struct App {
     pub api_key: ApiKey,
     /// Its APNs access.
     pub apns: Option<Apns>,
-    /// Its FCM access. In a file one of the two is always there.
+    /// Its FCM access.
     pub fcm: Option<Fcm>,
+    /// Its Web Push access. In a file one of the three is always there.
+    pub webpush: Option<WebPush>,
 }
 
 /// By what Apple knows who pushes.
@@ -339,6 +341,17 @@ pub struct Fcm {
     /// Another FCM, as `https://host[:port]`.
     pub endpoint: Option<Box<str>>,
     /// PEM certificates trusted for `endpoint` and the account's `token_uri` beside the system's roots.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// `[app.webpush]`.
+#[derive(Debug, Clone)]
+pub struct WebPush {
+    /// The VAPID key: P-256, PKCS #8 in PEM.
+    pub key_file: PathBuf,
+    /// Whom push services tell of trouble: `mailto:` or `https:`.
+    pub subject: Box<str>,
+    /// PEM certificates trusted beside the system's roots.
     pub ca_file: Option<PathBuf>,
 }
 

@@ -5,7 +5,7 @@
 use super::reader::Reader;
 use super::secret_files::Held;
 use super::values;
-use super::{Apns, ApnsCredentials, Fcm};
+use super::{Apns, ApnsCredentials, Fcm, WebPush};
 
 const ORIGIN: &str = "https://host or https://host:port, without a path";
 
@@ -79,6 +79,30 @@ pub(super) fn fcm(mut fcm: Reader<'_>) -> Fcm {
     };
     fcm.finish();
     result
+}
+
+/// `[app.webpush]`.
+pub(super) fn webpush(mut webpush: Reader<'_>) -> WebPush {
+    let make = "make one: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out webpush.pem";
+    let key = webpush.required_secret_file("key_file", Held::WebPushKey, make);
+    if key.as_ref().is_some_and(|(_, key)| !key.expose().contains("-----BEGIN PRIVATE KEY-----")) {
+        webpush.problem("key_file", "holds no PKCS #8 private key in PEM", make);
+    }
+    let result = WebPush {
+        key_file: key.map(|(path, _)| path).unwrap_or_default(),
+        subject: webpush.required_parsed("subject", SUBJECT, subject).unwrap_or_default(),
+        ca_file: webpush.file("ca_file"),
+    };
+    webpush.finish();
+    result
+}
+
+const SUBJECT: &str = "mailto: with an address that is read, or an https:// URL";
+
+fn subject(text: &str) -> Option<Box<str>> {
+    let address = text.strip_prefix("mailto:").is_some_and(|address| address.contains('@'));
+    let named = address || text.strip_prefix("https://").is_some_and(|rest| !rest.is_empty());
+    (named && text.len() <= 255 && text.bytes().all(|byte| byte.is_ascii_graphic())).then(|| text.into())
 }
 
 /// Whether all that is needed is there; reads nothing out, so that no copy of the key is made.

@@ -114,7 +114,7 @@ pub(super) fn read(
         config.faults.push(Problem::new(
             "app",
             what,
-            "add an [[app]] with id, api_key_file, and [app.apns] or [app.fcm]",
+            "add an [[app]] with id, api_key_file, and [app.apns], [app.fcm] or [app.webpush]",
         ));
     }
     let mut problems = shared.problems.take();
@@ -486,7 +486,13 @@ fn call(root: &mut Reader<'_>) -> Call {
 fn apps(root: &mut Reader<'_>, profile: Profile) -> Vec<App> {
     if profile == Profile::Development && !root.has("app") {
         root.known("app");
-        return vec![App { id: "com.example.phone".into(), api_key: random_key(), apns: None, fcm: None }];
+        return vec![App {
+            id: "com.example.phone".into(),
+            api_key: random_key(),
+            apns: None,
+            fcm: None,
+            webpush: None,
+        }];
     }
     let mut apps: Vec<App> = Vec::new();
     for mut section in root.sections("app", MAX_ENTRIES) {
@@ -495,12 +501,13 @@ fn apps(root: &mut Reader<'_>, profile: Profile) -> Vec<App> {
             api_key: key(&mut section, "api_key_file", Profile::File),
             apns: section.section("apns").map(push_sections::apns),
             fcm: section.section("fcm").map(push_sections::fcm),
+            webpush: section.section("webpush").map(push_sections::webpush),
         };
-        if app.apns.is_none() && app.fcm.is_none() && profile == Profile::File {
+        if app.apns.is_none() && app.fcm.is_none() && app.webpush.is_none() && profile == Profile::File {
             section.problem(
                 "apns",
-                "is missing, and so is fcm: nothing could wake a phone",
-                "add [app.apns], [app.fcm] or both",
+                "is missing, and so are fcm and webpush: nothing could wake a phone",
+                "add [app.apns], [app.fcm] or [app.webpush]",
             );
         }
         let taken = apps.iter().map(|other| (&*other.id, &other.api_key));

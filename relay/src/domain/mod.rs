@@ -87,6 +87,8 @@ words!(
         Apns = "apns",
         /// Firebase Cloud Messaging.
         Fcm = "fcm",
+        /// Web Push, UnifiedPush among it.
+        WebPush = "webpush",
         /// Printed instead of sent: `serve` without a configuration.
         Printed = "printed",
     }

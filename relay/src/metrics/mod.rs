@@ -488,6 +488,7 @@ impl Metrics {
 }
 
 /// What is counted of one push service of one app.
+#[derive(Clone)]
 pub struct PushServiceSeries {
     /// 1 unless it fails.
     pub up: Gauge,

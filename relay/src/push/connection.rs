@@ -25,13 +25,14 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::backoff::Backoff;
 use super::departure::Departure;
-use super::dial::{DialError, Driven};
+use super::dial::{DialError, Dialler, Driven};
 use super::endpoint::Endpoint;
 use super::health::{Note, Record, Trouble};
 use super::identity::Objection;
 use super::line::{ASK_AFTER, Ancestry, Line, LineFate};
 use super::own_lines::OwnLines;
-use super::rest::{Rest, RestFor};
+use super::reasons::{NOT_ALLOWED, NOT_HTTP2};
+use super::rest::{Probe, Rest, RestFor};
 use super::single_flight::{CoolingDown, Freshness, SingleFlight};
 use crate::cores;
 
@@ -58,6 +59,9 @@ pub(super) struct Channel {
     ancestry: Arc<Ancestry>,
     /// Whether a new connection carries one request alone until [`Bearing::proves`] says otherwise.
     cautious: bool,
+    /// Whether it is of a service that a device has chosen: one that speaks no HTTP/2, or lies where the relay does not go, is
+    /// told as such.
+    any_service: bool,
     under_way: AtomicUsize,
     rest: Rest,
     record: Arc<Record>,
@@ -176,10 +180,33 @@ impl Channel {
             own: OwnLines::new(DIAL_BACKOFF),
             ancestry: Arc::default(),
             cautious,
+            any_service: false,
             under_way: AtomicUsize::new(0),
             rest: Rest::default(),
             record,
         }
+    }
+
+    /// It leads to a service that a device has chosen.
+    pub(super) fn of_any_service(self) -> Self {
+        Self { any_service: true, ..self }
+    }
+
+    /// What an answer by another connection means for all who come later.
+    pub(super) fn heed(&self, bearing: Bearing) {
+        if bearing.rest.is_some() || matches!(bearing.note, Note::Accepted | Note::Well) {
+            self.rest.answered(bearing.rest);
+        }
+        self.record.note(bearing.note);
+    }
+
+    /// Waits for leave to send by another connection, as [`Self::send`] does.
+    pub(super) async fn leave(&self, until: Instant) -> Result<Option<Probe<'_>>, Failure> {
+        self.rest.leave(until).await.map_err(|after| Failure::Unsent { after: Some(after) })
+    }
+
+    pub(super) fn dialler(&self) -> &Dialler {
+        self.endpoint.dialler()
     }
 
     /// Where it is noted how the service stands.
@@ -219,10 +246,7 @@ impl Channel {
                 Ok(answer) => {
                     let (meaning, bearing) = read(&answer);
                     connection.line.answered(bearing.line, bearing.proves);
-                    if bearing.rest.is_some() || matches!(bearing.note, Note::Accepted | Note::Well) {
-                        self.rest.answered(bearing.rest);
-                    }
-                    self.record.note(bearing.note);
+                    self.heed(bearing);
                     return Ok(meaning);
                 }
                 Err(Lost::ShutOut(reason)) => return Err(Failure::ShutOut { reason }),
@@ -252,6 +276,7 @@ impl Channel {
                 label: Arc::clone(&self.label),
                 ancestry: Arc::clone(ancestry),
                 cautious: self.cautious,
+                any_service: self.any_service,
                 record: Arc::clone(&self.record),
             };
             making.made()
@@ -427,6 +452,7 @@ struct Making {
     label: Arc<str>,
     ancestry: Arc<Ancestry>,
     cautious: bool,
+    any_service: bool,
     record: Arc<Record>,
 }
 
@@ -447,6 +473,9 @@ impl Making {
                 tokio::spawn(drive((connection, objection), Arc::downgrade(&made), line, (self, address)));
                 Ok(made)
             }
+            // It concerns who has chosen the service, and says nothing of it.
+            Err(DialError::NotHttp2) if self.any_service => Err(Some(NOT_HTTP2)),
+            Err(error) if self.any_service && error.is_forbidden() => Err(Some(NOT_ALLOWED)),
             Err(error) => {
                 self.report(&error);
                 Err(if let DialError::ShutOut(reason) = error { Some(reason) } else { None })

@@ -1,4 +1,4 @@
-//! A call's push through a service that may take it twice: FCM, whose app knows a call by its id.
+//! A call's push through a service that may take it twice: FCM and Web Push, whose app knows a call by its id.
 //!
 //! | the copy that is under way | what follows |
 //! | --- | --- |
@@ -25,7 +25,7 @@ use super::fcm::{ATTEMPT_TIMEOUT, Fcm, PreparedPush};
 /// Copies of one call's push that the service may have taken.
 pub(super) const COPIES_MAX: usize = 2;
 
-type Flight<'a> = Pin<Box<dyn Future<Output = Attempt> + Send + 'a>>;
+pub(super) type Flight<'a> = Pin<Box<dyn Future<Output = Attempt> + Send + 'a>>;
 
 /// Sends until it is settled or `deadline` comes; the verdict, the number of tries, and of copies that may have been taken.
 pub(super) async fn run(
@@ -41,7 +41,8 @@ pub(super) async fn run(
     run_with(send, deadline, departure).await
 }
 
-async fn run_with<'a>(
+/// The same of any service; `send` begins a copy.
+pub(super) async fn run_with<'a>(
     send: impl Fn() -> Flight<'a>,
     deadline: Instant,
     departure: &Departure<'_>,

@@ -24,7 +24,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::identity::{Heard, Objection, objection};
-use super::network::{ByteStream, Network};
+use super::network::{ByteStream, Network, is_forbidden};
 
 /// How long an address may take before the next one is tried beside it (RFC 8305 §5).
 const NEXT_AFTER: Duration = Duration::from_millis(250);
@@ -34,6 +34,8 @@ const AGAIN_AFTER: Duration = Duration::from_secs(2);
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the resolver may take while the addresses of the last time are known.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long one address may take that is dialled for HTTP/1.1.
+const HTTP1_TIMEOUT: Duration = Duration::from_secs(4);
 /// Addresses of one name that are dialled.
 const ADDRESSES_MAX: usize = 8;
 
@@ -62,6 +64,16 @@ pub(super) enum DialError {
     /// One of the words of `reasons`.
     #[error("it takes no connection with our certificate: {0}")]
     ShutOut(&'static str),
+}
+
+impl DialError {
+    /// Whether no address of the name is one that the relay may talk to.
+    pub(super) fn is_forbidden(&self) -> bool {
+        match self {
+            Self::Name(error) | Self::Tcp(error) => is_forbidden(error),
+            _ => false,
+        }
+    }
 }
 
 /// Where to dial, and what earlier dials have shown.
@@ -96,6 +108,32 @@ impl Dialler {
     /// Connects; also to which address.
     pub(super) async fn dial(&self) -> Result<(Dialled, SocketAddr), DialError> {
         timeout(DIAL_TIMEOUT, self.race()).await.unwrap_or(Err(DialError::Timeout))
+    }
+
+    /// Connects for HTTP/1.1, to one address after the other.
+    pub(super) async fn dial_http1(&self) -> Result<TlsStream<Box<dyn ByteStream>>, DialError> {
+        let mut tls = ClientConfig::clone(&self.tls);
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let connector = TlsConnector::from(Arc::new(tls));
+        let mut last = DialError::Timeout;
+        for address in self.addresses().await? {
+            let connecting = async {
+                let tcp = self.network.connect(address).await.map_err(DialError::Tcp)?;
+                connector.connect(self.name.clone(), tcp).await.map_err(DialError::Tls)
+            };
+            match timeout(HTTP1_TIMEOUT, connecting).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => last = error,
+                Err(_) => {}
+            }
+        }
+        Err(last)
+    }
+
+    /// `host:port`, as a request names it.
+    pub(super) fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.to_string() };
+        if self.port == 443 { host } else { format!("{host}:{}", self.port) }
     }
 
     /// Dials this address last: its line fell silent or died young.

@@ -11,7 +11,8 @@
 //! Invariant: a change of state is told once, in words, and at most each [`TELL_EVERY`]; a service that is well costs two
 //! atomic writes for each push. Nothing here holds a token or a credential.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -87,7 +88,7 @@ impl State {
 pub struct Report {
     /// The app's id.
     pub app: Box<str>,
-    /// `apns`, `apns-sandbox`, `fcm`.
+    /// `apns`, `apns-sandbox`, `fcm`, `webpush`.
     pub service: &'static str,
     /// Where it stands.
     pub state: State,
@@ -101,8 +102,41 @@ pub struct Report {
     pub waiting: u64,
 }
 
+/// Which of many services that stand behind one record are in trouble.
+pub(super) struct Troubled {
+    origins: Mutex<HashSet<Box<str>>>,
+    /// How many there are.
+    known: Arc<AtomicUsize>,
+}
+
+impl Troubled {
+    pub(super) fn new(known: Arc<AtomicUsize>) -> Self {
+        Self { origins: Mutex::default(), known }
+    }
+
+    /// Whether a trouble of this one counts: each counts once until some push is taken, so that one device's service that is away
+    /// is not taken for all of them. The only one counts always.
+    fn counts(&self, origin: &str) -> bool {
+        let mut origins = self.lock();
+        origins.insert(origin.into()) || self.known.load(Ordering::Relaxed) <= 1
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<Box<str>>> {
+        self.origins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One of many services behind one record.
+struct Part {
+    of: Arc<Record>,
+    troubled: Arc<Troubled>,
+    origin: Box<str>,
+}
+
 /// The record of one service of one app.
 pub(super) struct Record {
+    /// What is noted here is told there.
+    part: Option<Part>,
     app: Box<str>,
     service: &'static str,
     series: PushServiceSeries,
@@ -136,7 +170,22 @@ impl Record {
         series.up.set(1);
         let (state, reason, detail) = (State::Unknown, "", "".into());
         let standing = Standing { state, since: 0, reason, detail, told: None, to_be_told: false };
-        Arc::new(Self { app: app.into(), service, series, troubles: AtomicU32::new(0), standing: Mutex::new(standing) })
+        let troubles = AtomicU32::new(0);
+        Arc::new(Self { part: None, app: app.into(), service, series, troubles, standing: Mutex::new(standing) })
+    }
+
+    /// That of one service among many, which is told in `of` and nowhere else.
+    pub(super) fn part_of(of: &Arc<Self>, troubled: &Arc<Troubled>, origin: &str) -> Arc<Self> {
+        let (state, reason, detail) = (State::Unknown, "", "".into());
+        let standing = Standing { state, since: 0, reason, detail, told: None, to_be_told: false };
+        Arc::new(Self {
+            part: Some(Part { of: Arc::clone(of), troubled: Arc::clone(troubled), origin: origin.into() }),
+            app: of.app.clone(),
+            service: of.service,
+            series: of.series.clone(),
+            troubles: AtomicU32::new(0),
+            standing: Mutex::new(standing),
+        })
     }
 
     /// A push waits for the service.
@@ -151,6 +200,10 @@ impl Record {
     }
 
     pub(super) fn note(self: &Arc<Self>, note: Note) {
+        if let (Some(Part { of, troubled, .. }), Note::Accepted | Note::Well) = (&self.part, note) {
+            troubled.lock().clear();
+            return of.note(note);
+        }
         match note {
             Note::Accepted => {
                 let first = self.series.last_accepted.set(i64::try_from(unix_now()).unwrap_or(i64::MAX)) == 0;
@@ -164,6 +217,12 @@ impl Record {
 
     /// Something went wrong; `detail` in words of this system, which hold no secret.
     pub(super) fn trouble(self: &Arc<Self>, trouble: Trouble, detail: &str) {
+        if let Some(Part { of, troubled, origin }) = &self.part {
+            if troubled.counts(origin) {
+                of.trouble(trouble, detail);
+            }
+            return;
+        }
         let count = self.troubles.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let mut standing = self.lock();
         // A grave one says what is to be mended; what follows from it says less.

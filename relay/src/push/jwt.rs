@@ -45,6 +45,11 @@ pub(super) fn bearer(token: &[u8]) -> Option<HeaderValue> {
     let mut text = Zeroizing::new(Vec::with_capacity(b"Bearer ".len() + token.len()));
     text.extend_from_slice(b"Bearer ");
     text.extend_from_slice(token);
+    sensitive(text)
+}
+
+/// The header value `text`, likewise.
+pub(super) fn sensitive(text: SecretBytes) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(Wiped(text))).ok()?;
     value.set_sensitive(true);
     Some(value)

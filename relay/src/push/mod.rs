@@ -28,6 +28,7 @@ mod service;
 mod setup;
 mod single_flight;
 mod trial;
+pub mod webpush;
 
 use std::time::Duration;
 

@@ -41,8 +41,13 @@ pub(super) fn apns(push: &Push, key: Option<&PublicKey>) -> Result<Bytes, Oversi
 
 /// The value of FCM's data entry [`KEY`], likewise.
 pub(super) fn fcm(push: &Push, key: Option<&PublicKey>) -> Result<String, Oversized> {
-    let bytes = fit(push, key, FCM_LIMIT - KEY.len(), |object| encode(object))?;
+    let bytes = object(push, key, FCM_LIMIT - KEY.len())?;
     String::from_utf8(bytes).map_err(|_| Oversized)
+}
+
+/// The object by itself, within `limit` bytes, likewise.
+pub(super) fn object(push: &Push, key: Option<&PublicKey>, limit: usize) -> Result<Vec<u8>, Oversized> {
+    fit(push, key, limit, |object| encode(object))
 }
 
 #[derive(Serialize)]

@@ -2,6 +2,11 @@
 //!
 //! Invariant: a reason is one of the words here, so that no log, metric or answer repeats what a peer has sent.
 
+/// The service offers no HTTP/2; who speaks HTTP/1.1 as well goes on with that.
+pub(super) const NOT_HTTP2: &str = "NotHttp2";
+/// A device's endpoint leads to an address that the relay does not talk to.
+pub(super) const NOT_ALLOWED: &str = "EndpointNotAllowed";
+
 /// The reasons for which APNs refuses a push; a word that is not here is told as `OtherReason`.
 const APNS: &[&str] = &[
     "BadCertificate",
@@ -87,6 +92,12 @@ pub(super) fn words(reason: &str) -> &'static str {
         "ServiceAccountRefused" => {
             "Google refuses the service account: its key was revoked or deleted, or this machine's clock is wrong"
         }
+        "VapidRefused" => {
+            "the push service does not take the app's VAPID key: the app must subscribe with the key of [app.webpush], and this machine's \
+             clock be right"
+        }
+        "Redirected" => "it sends pushes elsewhere, and none is followed",
+        NOT_ALLOWED => "the endpoint leads to an address that upstream.allow_addresses does not list",
         "TokenEndpointAway" => "the service's token endpoint gives no access token",
         "Unreachable" => "no connection can be made",
         "Silent" => "it does not answer",

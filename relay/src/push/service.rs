@@ -12,11 +12,13 @@ use tokio::time::{Instant, sleep};
 
 use super::apns::{self, Apns, Attempt, Environment, Signers};
 use super::backoff::RETRY;
+use super::copies::Flight;
 use super::departure::Departure;
 use super::fcm::{self, Fcm};
 use super::health::{NOT_IN_TIME, Record, Report, Trouble};
 use super::network::{Network, System};
 use super::setup::SetupError;
+use super::webpush::{self, WebPush};
 use super::{Event, Push, Verdict, copies, payload};
 use crate::domain::PushOutcome;
 use crate::metrics::Metrics;
@@ -29,6 +31,8 @@ pub struct AppPush {
     pub apns: Option<apns::Settings>,
     /// Google's, when the App has an Android side.
     pub fcm: Option<fcm::Settings>,
+    /// That of browsers, and of phones without Google.
+    pub webpush: Option<webpush::Settings>,
 }
 
 /// What became of one push.
@@ -58,6 +62,7 @@ pub(super) enum Mode {
 pub(super) struct App {
     pub(super) apns: Option<Apns>,
     pub(super) fcm: Option<Fcm>,
+    pub(super) webpush: Option<WebPush>,
 }
 
 impl PushService {
@@ -164,7 +169,8 @@ impl PushService {
         let Mode::Sent(apps) = &*mode else { return Vec::new() };
         let of = |app: &App| {
             let apns = app.apns.iter().flat_map(|apns| apns.records());
-            apns.chain(app.fcm.iter().map(Fcm::record)).map(|record| record.report()).collect::<Vec<_>>()
+            let others = app.fcm.iter().map(Fcm::record).chain(app.webpush.iter().map(WebPush::record));
+            apns.chain(others).map(|record| record.report()).collect::<Vec<_>>()
         };
         let mut reports: Vec<_> = apps.values().flat_map(of).collect();
         reports.sort_by(|one, other| (&one.app, one.service).cmp(&(&other.app, other.service)));
@@ -179,6 +185,7 @@ impl PushService {
             Provider::ApnsProduction => app.apns.as_ref().map(|apns| apns.record(Environment::Production)),
             Provider::ApnsSandbox => app.apns.as_ref().map(|apns| apns.record(Environment::Sandbox)),
             Provider::Fcm => app.fcm.as_ref().map(Fcm::record),
+            Provider::WebPush => app.webpush.as_ref().map(WebPush::record),
         };
         record.cloned()
     }
@@ -197,6 +204,7 @@ impl PushService {
             Provider::ApnsProduction => apns(Environment::Production)?,
             Provider::ApnsSandbox => apns(Environment::Sandbox)?,
             Provider::Fcm => return app.fcm.as_ref().map(|_| format!("{app_id} fcm")),
+            Provider::WebPush => return app.webpush.as_ref().map(|_| format!("{app_id} webpush")),
         };
         Some(format!("{app_id} {how}"))
     }
@@ -225,6 +233,10 @@ fn build(
     if let Some(settings) = &settings.fcm {
         app.fcm = Fcm::new(id, settings, network, record("fcm")).map_err(|problem| note("fcm", problem)).ok();
     }
+    if let Some(settings) = &settings.webpush {
+        let made = WebPush::new(id, settings, network, record("webpush"));
+        app.webpush = made.map_err(|problem| note("webpush", problem)).ok();
+    }
     app
 }
 
@@ -232,6 +244,7 @@ fn build(
 pub(super) enum DeliveryRun<'a> {
     Apns(&'a Apns, apns::PreparedPush),
     Fcm(&'a Fcm, fcm::PreparedPush),
+    WebPush(&'a WebPush, webpush::PreparedPush),
 }
 
 impl<'a> DeliveryRun<'a> {
@@ -249,6 +262,10 @@ impl<'a> DeliveryRun<'a> {
                 let fcm = app.fcm.as_ref().ok_or(absent.clone())?;
                 Ok(Self::Fcm(fcm, fcm.prepared(target, push)?))
             }
+            Provider::WebPush => {
+                let webpush = app.webpush.as_ref().ok_or(absent.clone())?;
+                Ok(Self::WebPush(webpush, webpush.prepared(target, push)?))
+            }
         }
     }
 
@@ -256,6 +273,7 @@ impl<'a> DeliveryRun<'a> {
         match self {
             Self::Apns(apns, prepared) => apns.record(prepared.environment()),
             Self::Fcm(fcm, _) => fcm.record(),
+            Self::WebPush(webpush, _) => webpush.record(),
         }
     }
 
@@ -264,6 +282,13 @@ impl<'a> DeliveryRun<'a> {
     pub(super) async fn run(self, event: Event, deadline: Instant, departure: &Departure<'_>) -> (Verdict, u32, u32) {
         match self {
             Self::Fcm(fcm, prepared) if event == Event::Call => copies::run(fcm, &prepared, deadline, departure).await,
+            Self::WebPush(webpush, prepared) if event == Event::Call => {
+                let send = || -> Flight<'_> {
+                    let mut prepared = prepared.clone();
+                    Box::pin(async move { webpush.attempt(&mut prepared, deadline, departure).await })
+                };
+                copies::run_with(send, deadline, departure).await
+            }
             run => {
                 let (verdict, attempts) = run.repeated(deadline, departure).await;
                 (verdict, attempts, 1)
@@ -283,6 +308,10 @@ impl<'a> DeliveryRun<'a> {
                 Self::Fcm(fcm, prepared) => {
                     let until = deadline.min(Instant::now() + fcm::ATTEMPT_TIMEOUT);
                     fcm.attempt(prepared, until, departure).await
+                }
+                Self::WebPush(webpush, prepared) => {
+                    let until = deadline.min(Instant::now() + webpush::ATTEMPT_TIMEOUT);
+                    webpush.attempt(prepared, until, departure).await
                 }
             };
             let after = match attempt {

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 pub struct SetupError {
     /// The App's id.
     pub app: Box<str>,
-    /// `apns` or `fcm`.
+    /// `apns`, `fcm` or `webpush`.
     pub service: &'static str,
     /// What is wrong.
     #[source]

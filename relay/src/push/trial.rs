@@ -5,6 +5,8 @@
 //! | APNs | an alert and a call to a token of zeros, for which Apple looks after the credentials and the topic | `BadDeviceToken` |
 //! | FCM | a message that is only to be validated (`validate_only`), to a token that is none | `INVALID_ARGUMENT` for the token |
 //!
+//! Web Push has no service of its own to ask: there the key must sign.
+//!
 //! Invariant: no device gets anything; a trial ends within [`TRIAL_TIMEOUT`] for each service.
 
 use std::time::Duration;
@@ -29,7 +31,7 @@ const TRIAL_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Trial {
     /// The app's id.
     pub app: Box<str>,
-    /// `apns`, `apns-sandbox`, `fcm`.
+    /// `apns`, `apns-sandbox`, `fcm`, `webpush`.
     pub service: &'static str,
     /// The service's word and what it means, when it would take no push of ours.
     pub problem: Option<(&'static str, Box<str>)>,
@@ -47,6 +49,11 @@ impl PushService {
             for runs in runs(app) {
                 trials.push(tried(id, runs).await);
             }
+            trials.extend(app.webpush.as_ref().map(|webpush| Trial {
+                app: id.clone(),
+                service: "webpush",
+                problem: webpush.trial(),
+            }));
         }
         trials
     }

@@ -29,7 +29,7 @@ pub async fn check(config: &Config) -> Findings {
     let problems = &mut findings.problems;
     check_tls(config, problems);
     for (index, app) in config.apps.iter().enumerate() {
-        for error in push::check(&app.id, &push_settings(app)) {
+        for error in push::check(&app.id, &push_settings(app, &config.upstream)) {
             let remedy = "name the file and the ids as the push service gave them";
             let what = format!("{}: {}", error.service, error.problem);
             let line = config.lines.of(&format!("app[{index}].{}", error.service));

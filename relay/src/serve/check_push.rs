@@ -9,7 +9,7 @@ use crate::push::PushService;
 
 /// Each service that would take no push, and a line for each that would.
 pub async fn check_push(config: &Config) -> (Vec<Problem>, Vec<String>) {
-    let apps = config.apps.iter().map(|app| (app.id.clone(), push_settings(app))).collect();
+    let apps = config.apps.iter().map(|app| (app.id.clone(), push_settings(app, &config.upstream))).collect();
     // What cannot be set up is a problem that the check without pushes names.
     let Ok(service) = PushService::new(apps, &Metrics::new()) else { return Default::default() };
     let (mut problems, mut well) = (Vec::new(), Vec::new());

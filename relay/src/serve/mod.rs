@@ -49,7 +49,7 @@ use crate::operator::Operator;
 use crate::operator::controls::Reloaded;
 use crate::operator::readiness::{Check, Readiness};
 use crate::otlp::Exporter;
-use crate::push::{AppPush, PushService, SetupError, apns, fcm};
+use crate::push::{AppPush, PushService, SetupError, apns, fcm, webpush};
 use crate::service::{self, Service, Services};
 use crate::timing::ConnectionTiming;
 use crate::vault::{self, Keyring, KeyringError, StoreError, StoreFault, StoreTls, Vault};
@@ -169,7 +169,7 @@ impl Relay {
         let audit = audit(&config, &public_edge)?;
         let exporter = Exporter::start(config.otlp.as_ref(), &public_edge, &metrics)?;
         let resolver = resolver(&config)?;
-        let (push, push_is_printed) = push_service(&config.apps, &metrics)?;
+        let (push, push_is_printed) = push_service(&config, &metrics)?;
         let (to_record, record_notes) = mpsc::unbounded_channel();
         let quotas = Quotas::new(&config.limits, metrics.clone());
         let message = config.limits.message_timeout;
@@ -585,16 +585,21 @@ fn endpoint_settings(
     }
 }
 
+fn has_none(app: &config::App) -> bool {
+    app.apns.is_none() && app.fcm.is_none() && app.webpush.is_none()
+}
+
 /// The push services, and whether pushes are only printed: when no App has any.
-fn push_service(apps: &[config::App], metrics: &Metrics) -> Result<(PushService, bool), StartError> {
-    if apps.iter().all(|app| app.apns.is_none() && app.fcm.is_none()) {
+fn push_service(config: &Config, metrics: &Metrics) -> Result<(PushService, bool), StartError> {
+    let apps = &config.apps;
+    if apps.iter().all(has_none) {
         return Ok((PushService::printed(), true));
     }
-    let apps = apps.iter().map(|app| (app.id.clone(), push_settings(app))).collect();
+    let apps = apps.iter().map(|app| (app.id.clone(), push_settings(app, &config.upstream))).collect();
     Ok((PushService::new(apps, metrics).map_err(StartError::Push)?, false))
 }
 
-fn push_settings(app: &config::App) -> AppPush {
+fn push_settings(app: &config::App, upstream: &config::Upstream) -> AppPush {
     AppPush {
         apns: app.apns.as_ref().map(|apns| apns::Settings {
             credentials: apns.credentials.clone(),
@@ -606,21 +611,34 @@ fn push_settings(app: &config::App) -> AppPush {
             endpoint: fcm.endpoint.clone(),
             ca_file: fcm.ca_file.clone(),
         }),
+        webpush: app.webpush.as_ref().map(|webpush| webpush::Settings {
+            key_file: webpush.key_file.clone(),
+            subject: webpush.subject.clone(),
+            ca_file: webpush.ca_file.clone(),
+            allow_addresses: upstream.allow_addresses.clone(),
+        }),
     }
 }
 
 fn services(apps: &[config::App], printed: bool) -> HashMap<Box<str>, Services> {
-    let of = |app: &config::App| Services { apns: printed || app.apns.is_some(), fcm: printed || app.fcm.is_some() };
+    let of = |app: &config::App| Services {
+        apns: printed || app.apns.is_some(),
+        fcm: printed || app.fcm.is_some(),
+        webpush: printed || app.webpush.is_some(),
+    };
     apps.iter().map(|app| (app.id.clone(), of(app))).collect()
 }
 
 fn api_settings(config: &Config, vault: &Vault) -> api::Settings {
-    let services = services(&config.apps, config.apps.iter().all(|app| app.apns.is_none() && app.fcm.is_none()));
+    let services = services(&config.apps, config.apps.iter().all(has_none));
     let app = |app: &config::App| api::access::App {
         id: app.id.clone(),
         key: app.api_key.clone(),
         apns: services.get(&app.id).is_some_and(|services| services.apns),
         fcm: services.get(&app.id).is_some_and(|services| services.fcm),
+        webpush: services.get(&app.id).is_some_and(|services| services.webpush),
+        // A key that cannot be read was told when the push services were made.
+        webpush_key: app.webpush.as_ref().and_then(|webpush| webpush::public_key(&webpush.key_file).ok()),
     };
     let sip_server = |server: &config::SipServer| api::access::SipServer {
         id: server.id.clone(),

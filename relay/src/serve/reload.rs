@@ -69,7 +69,7 @@ impl Reloader {
                 return Reloaded { problems: problems.iter().map(ToString::to_string).collect(), ..told };
             }
         };
-        let push = match push_service(&new.apps, &self.metrics) {
+        let push = match push_service(&new, &self.metrics) {
             Ok((push, _)) => push,
             Err(error) => return Reloaded { problems: vec![error.to_string()], ..told },
         };
@@ -168,7 +168,8 @@ fn fingerprints(config: &Config) -> Fingerprints {
             ApnsCredentials::Certificate { file, .. } => ("apns.certificate_file", &**file),
         });
         let fcm = app.fcm.as_ref().map(|fcm| ("fcm.service_account_file", &*fcm.service_account_file));
-        for (setting, file) in apns.into_iter().chain(fcm) {
+        let webpush = app.webpush.as_ref().map(|webpush| ("webpush.key_file", &*webpush.key_file));
+        for (setting, file) in apns.into_iter().chain(fcm).chain(webpush) {
             prints.insert(format!("app[{index}].{setting}"), print(file));
         }
     }
@@ -176,8 +177,9 @@ fn fingerprints(config: &Config) -> Fingerprints {
 }
 
 /// The apps in their order, with which push services each has.
-fn services_of(config: &Config) -> Vec<(&str, bool, bool)> {
-    config.apps.iter().map(|app| (&*app.id, app.apns.is_some(), app.fcm.is_some())).collect()
+fn services_of(config: &Config) -> Vec<(&str, [bool; 3])> {
+    let has = |app: &crate::config::App| [app.apns.is_some(), app.fcm.is_some(), app.webpush.is_some()];
+    config.apps.iter().map(|app| (&*app.id, has(app))).collect()
 }
 
 fn is_reloadable(place: &str) -> bool {

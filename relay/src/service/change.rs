@@ -162,11 +162,12 @@ impl Inner {
 
     /// Whether the App has the push services that a change names.
     fn check_services(&self, record: &Record, change: &Change) -> Result<(), ChangeError> {
-        let none = Services { apns: false, fcm: false };
+        let none = Services { apns: false, fcm: false, webpush: false };
         let services = self.dependencies.services.get(&record.app).copied().unwrap_or(none);
         let served = |target: &PushTarget| match target.provider {
             Provider::ApnsProduction | Provider::ApnsSandbox => services.apns,
             Provider::Fcm => services.fcm,
+            Provider::WebPush => services.webpush,
         };
         if change.call_push.as_ref().is_some_and(|target| !served(target)) {
             return Err(ChangeError::ProviderNotConfigured { alert: false });

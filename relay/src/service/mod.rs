@@ -95,6 +95,8 @@ pub struct Services {
     pub apns: bool,
     /// Google's.
     pub fcm: bool,
+    /// Web Push.
+    pub webpush: bool,
 }
 
 /// Accounts that are examined at once; a further one is answered 429.

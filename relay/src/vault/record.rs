@@ -4,6 +4,8 @@
 
 use std::borrow::Cow;
 
+use zeroize::Zeroize as _;
+
 use crate::hpke::PublicKey;
 use crate::secret::{Aor, Ha1Text, InstanceSecret, Password, PushToken};
 
@@ -156,16 +158,17 @@ pub struct Ha1s {
 pub struct Device {
     /// Where calls go.
     pub call_push: PushTarget,
-    /// Where everything else goes; `None`: to the call target on FCM, nowhere on APNs.
+    /// Where everything else goes; `None`: to the call target, nowhere on APNs.
     pub alert_push: Option<PushTarget>,
     /// What its user calls it; at most 64 characters.
     pub label: Option<Box<str>>,
 }
 
 impl Device {
-    /// Where everything but calls goes: the alert target, or on FCM, where one token serves for both, the call target.
+    /// Where everything but calls goes: the alert target, or on FCM and Web Push, where one token serves for both, the call
+    /// target.
     pub fn alert_target(&self) -> Option<&PushTarget> {
-        let by_call = Some(&self.call_push).filter(|target| target.provider == Provider::Fcm);
+        let by_call = Some(&self.call_push).filter(|target| !target.provider.is_apple());
         self.alert_push.as_ref().or(by_call)
     }
 
@@ -194,12 +197,14 @@ pub struct PushTarget {
     /// The device's key; with one, whatever a push says beside its event is sealed to it. It stands here so that no push can
     /// forget it.
     pub public_key: Option<Box<PublicKey>>,
+    /// What a push is encrypted with, for Web Push; then `token` is the endpoint.
+    pub web: Option<Box<WebPushKeys>>,
 }
 
 impl PushTarget {
     /// One whose device has given no key.
     pub fn new(provider: Provider, token: PushToken, confirmed_at_ms: u64) -> Self {
-        Self { provider, token, confirmed_at_ms, public_key: None }
+        Self { provider, token, confirmed_at_ms, public_key: None, web: None }
     }
 }
 
@@ -212,6 +217,36 @@ pub enum Provider {
     ApnsSandbox,
     /// Firebase Cloud Messaging, HTTP v1.
     Fcm,
+    /// Web Push (RFC 8030), at whichever service the device has subscribed; UnifiedPush is one.
+    WebPush,
+}
+
+impl Provider {
+    /// Whether it is Apple's, in either environment: there a call's push is a VoIP push, which is sent once and carries nothing else.
+    pub fn is_apple(self) -> bool {
+        matches!(self, Self::ApnsProduction | Self::ApnsSandbox)
+    }
+}
+
+/// The keys of a Web Push subscription (RFC 8291 §2).
+#[derive(Clone, PartialEq, Eq)]
+pub struct WebPushKeys {
+    /// The device's public key: an uncompressed point of P-256.
+    pub p256dh: [u8; 65],
+    /// What it and the relay alone know.
+    pub auth: [u8; 16],
+}
+
+impl std::fmt::Debug for WebPushKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl Drop for WebPushKeys {
+    fn drop(&mut self) {
+        self.auth.zeroize();
+    }
 }
 
 impl Provider {
@@ -221,6 +256,7 @@ impl Provider {
             Self::ApnsProduction => "apns",
             Self::ApnsSandbox => "apns-sandbox",
             Self::Fcm => "fcm",
+            Self::WebPush => "webpush",
         }
     }
 }

@@ -143,8 +143,7 @@ impl Likeness {
         };
         let group = vault.group(&self.app, &account);
         let secret = format!("{}{}", token(), token());
-        let call_push =
-            PushTarget { provider, token: PushToken::new(&push), confirmed_at_ms: now * 1_000, public_key: None };
+        let call_push = PushTarget::new(provider, PushToken::new(&push), now * 1_000);
         let record = Record {
             app: self.app.clone(),
             account,

@@ -26,3 +26,4 @@ mod page;
 mod push_proxy;
 mod sealed;
 mod smoke;
+mod webpush;

@@ -570,6 +570,31 @@ fn an_app_is_known_to_apple_by_a_key_or_by_a_certificate_and_not_by_both() {
 }
 
 #[test]
+fn an_app_may_have_web_push_alone_whose_subject_is_one_to_whom_services_can_write() {
+    let scratch = files();
+    scratch.file("webpush.pem", "-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----\n");
+    scratch.file("sec1.pem", "-----BEGIN EC PRIVATE KEY-----\nx\n-----END EC PRIVATE KEY-----\n");
+    let app = |file: &str, subject: &str| {
+        let webpush = format!("webpush = {{ key_file = \"{file}\", subject = \"{subject}\" }}");
+        format!("{LEAST}\n[[app]]\nid = \"one\"\napi_key_file = \"app-key\"\n{webpush}")
+    };
+    for subject in ["mailto:push@example.net", "https://example.net/push"] {
+        let config = read_with(&scratch, &app("webpush.pem", subject), &[]).unwrap_or_else(|told| panic!("{told}"));
+        let webpush = config.apps[0].webpush.as_ref().expect("it is there");
+        assert!(&*webpush.subject == subject && webpush.key_file.ends_with("webpush.pem"), "{webpush:?}");
+    }
+    for (file, subject, place) in [
+        ("webpush.pem", "push@example.net", "app[0].webpush.subject"),
+        ("webpush.pem", "mailto:nobody", "app[0].webpush.subject"),
+        ("webpush.pem", "", "app[0].webpush.subject"),
+        ("sec1.pem", "mailto:push@example.net", "app[0].webpush.key_file"),
+        ("absent.pem", "mailto:push@example.net", "app[0].webpush.key_file"),
+    ] {
+        assert_eq!(places(read_with(&scratch, &app(file, subject), &[])), [place], "{file} {subject}");
+    }
+}
+
+#[test]
 fn the_table_of_settings_names_every_setting() {
     let table = include_str!("../../../relay/src/config/settings.md");
     let mut section = String::new();

@@ -250,8 +250,11 @@ async fn a_silent_apns_delays_neither_fcm_nor_another_app() {
     silent.answer_all(Some(apns::Answer::Stall));
     let service = PushService::new(
         vec![
-            (APP.into(), AppPush { apns: Some(silent.settings()), fcm: Some(google_service.settings()) }),
-            ("com.example.other".into(), AppPush { apns: Some(other.settings()), fcm: None }),
+            (
+                APP.into(),
+                AppPush { apns: Some(silent.settings()), fcm: Some(google_service.settings()), ..AppPush::default() },
+            ),
+            ("com.example.other".into(), AppPush { apns: Some(other.settings()), fcm: None, ..AppPush::default() }),
         ],
         &Metrics::new(),
     )
@@ -466,8 +469,11 @@ async fn a_service_with_another_name_or_authority_gets_nothing() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     let apns = Apns::start(&theirs).await;
     let settings = relay::push::apns::Settings { ca_file: Some(ours.ca_file()), ..apns.settings() };
-    let service =
-        PushService::new(vec![(APP.into(), AppPush { apns: Some(settings), fcm: None })], &Metrics::new()).unwrap();
+    let service = PushService::new(
+        vec![(APP.into(), AppPush { apns: Some(settings), fcm: None, ..AppPush::default() })],
+        &Metrics::new(),
+    )
+    .unwrap();
     let delivery = service.deliver(APP, &apple(1), &call(1, 2)).await;
     assert!(matches!(delivery.verdict, Verdict::Retry { .. } | Verdict::TooLate), "{:?}", delivery.verdict);
     assert_eq!((apns.requests(), apns.connections()), (0, 0));
@@ -504,7 +510,10 @@ async fn the_stand_in_objects_to_what_apple_objects_to() {
     };
     let foreign = key(apns.key_file(), apns::KEY_ID, "OTHER12345");
     let with = |app: &str, settings| {
-        PushService::new(vec![(app.into(), AppPush { apns: Some(settings), fcm: None })], &Metrics::new())
+        PushService::new(
+            vec![(app.into(), AppPush { apns: Some(settings), fcm: None, ..AppPush::default() })],
+            &Metrics::new(),
+        )
     };
     let delivery = with(APP, foreign).unwrap().deliver(APP, &apple(1), &call(1, 9)).await;
     assert_eq!(delivery.verdict, refused("InvalidProviderToken"));
@@ -525,7 +534,7 @@ async fn the_stand_in_objects_to_what_apple_objects_to() {
 async fn a_check_names_what_is_wrong_with_a_key_and_never_repeats_it() {
     let authority = Authority::new();
     let (apns, fcm) = (Apns::start(&authority).await, Fcm::start(&authority).await);
-    let good = AppPush { apns: Some(apns.settings()), fcm: Some(fcm.settings()) };
+    let good = AppPush { apns: Some(apns.settings()), fcm: Some(fcm.settings()), ..AppPush::default() };
     assert!(check(APP, &good).is_empty());
 
     let key = |key_file: std::path::PathBuf, key_id: &str| {
@@ -535,12 +544,12 @@ async fn a_check_names_what_is_wrong_with_a_key_and_never_repeats_it() {
     let p8 = |text: &str| {
         let key_file = authority.write("wrong.p8", text);
         let settings = key(key_file, apns::KEY_ID);
-        check(APP, &AppPush { apns: Some(settings), fcm: None })
+        check(APP, &AppPush { apns: Some(settings), fcm: None, ..AppPush::default() })
     };
     let account = |text: &str| {
         let service_account_file = authority.write("wrong.json", text);
         let settings = relay::push::fcm::Settings { service_account_file, ..fcm.settings() };
-        check(APP, &AppPush { apns: None, fcm: Some(settings) })
+        check(APP, &AppPush { apns: None, fcm: Some(settings), ..AppPush::default() })
     };
     let json: serde_json::Value = serde_json::from_str(fcm.service_account_json()).unwrap();
     let rsa = json["private_key"].as_str().unwrap();
@@ -562,11 +571,11 @@ async fn a_check_names_what_is_wrong_with_a_key_and_never_repeats_it() {
     found.extend(account(&without("private_key")));
     found.extend(account(&not_a_key.to_string()));
     let settings = key(apns.key_file(), "short");
-    found.extend(check(APP, &AppPush { apns: Some(settings), fcm: None }));
+    found.extend(check(APP, &AppPush { apns: Some(settings), fcm: None, ..AppPush::default() }));
     let settings = relay::push::apns::Settings { endpoint: Some("http://localhost".into()), ..apns.settings() };
-    found.extend(check(APP, &AppPush { apns: Some(settings), fcm: None }));
+    found.extend(check(APP, &AppPush { apns: Some(settings), fcm: None, ..AppPush::default() }));
     let settings = key("/nonexistent/key.p8".into(), apns::KEY_ID);
-    found.extend(check(APP, &AppPush { apns: Some(settings), fcm: None }));
+    found.extend(check(APP, &AppPush { apns: Some(settings), fcm: None, ..AppPush::default() }));
 
     assert_eq!(found.len(), 11, "{found:?}");
     assert!(matches!(found[0].problem, Problem::WrongKey { .. }));

@@ -3,12 +3,16 @@
 
 use std::time::Duration;
 
+use relay::push::webpush;
 use serde_json::json;
+use tests::authority::Authority;
 use tests::board::Missed;
 use tests::browser::{Browser, Page, Pages};
 use tests::fcm;
 use tests::gate::Gate;
 use tests::kamailio::Reach;
+use tests::relay_setup::Setup;
+use tests::webpush::{WebPush, application_key};
 use tests::wire::Transport;
 use tests::world::FCM_TOKEN;
 use tests::world::real::Plan;
@@ -19,6 +23,7 @@ use crate::{Outcome, World};
 const SOON: Duration = Duration::from_secs(60);
 
 const PHONE: &str = include_str!("../../../relay/examples/browser/index.html");
+const WORKER: &str = include_str!("../../../relay/examples/browser/push.js");
 const CALLER: &str = include_str!("../../browser/caller.html");
 
 /// How much sound a page has got, once it has some.
@@ -39,27 +44,37 @@ struct Pair {
 impl Pair {
     /// Alice's page has lent her account and sleeps; Bob's is registered.
     async fn start() -> Result<Self, Missed> {
-        let pages = Pages::serve(&[("/", PHONE), ("/caller", CALLER)]).await?;
+        let pair = Self::with(None).await?;
+        pair.lend(FCM_TOKEN).await?;
+        pair.register_the_caller().await?;
+        Ok(pair)
+    }
+
+    /// Alice's page has not lent anything yet; Bob's is not registered.
+    async fn with(webpush: Option<webpush::Settings>) -> Result<Self, Missed> {
+        let pages = Pages::serve(&[("/", PHONE), ("/push.js", WORKER), ("/caller", CALLER)]).await?;
         // JsSIP names its domain alone.
         let plan = Plan { reach: Reach::Path, provider: "fcm", by_domain: true, ..Plan::over(Transport::Tls) };
         let origin = ("SIPWAKE_API__ORIGINS".to_owned(), pages.origin());
-        let world = World::real_with(plan, |setup| setup.environment.push(origin)).await?;
+        let change = |setup: &mut Setup| {
+            setup.environment.push(origin);
+            setup.apps[0].webpush = webpush;
+        };
+        let world = World::real_with(plan, change).await?;
         let browser = Browser::start(&world.relay.certificate_files().1).await?;
         let (phone, caller) = (
             browser.open(&format!("{}/", pages.origin())).await?,
             browser.open(&format!("{}/caller", pages.origin())).await?,
         );
-        let pair = Self { world, phone, caller, _pages: pages };
-        pair.lend().await?;
-        pair.register_the_caller().await?;
-        Ok(pair)
+        Ok(Self { world, phone, caller, _pages: pages })
     }
 
-    async fn lend(&self) -> Outcome {
+    /// By this token of FCM; without one by Web Push.
+    async fn lend(&self, token: &str) -> Outcome {
         let (relay, server) = (&self.world.relay, &self.world.registrar);
         let fields = json!({
             "api": format!("https://{}", relay.api_address()), "key": relay.setup().apps[0].api_key,
-            "aor": self.world.aor(), "password": server.password, "token": FCM_TOKEN,
+            "aor": self.world.aor(), "password": server.password, "token": token,
             "registrar": server.uri(Transport::Tls),
         });
         let fill =
@@ -161,6 +176,56 @@ async fn a_page_that_sleeps_is_pushed_registers_answers_with_sound_both_ways_and
     pair.phone.run("$('end').click()").await?;
     pair.shows("wiped").await?;
     pair.world.await_location(0).await?;
+    pair.world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_subscribed_to_web_push_rings_from_its_service_worker_and_is_told_when_the_call_is_over() -> Outcome
+{
+    let authority = Authority::new();
+    let push_server = WebPush::start(&authority).await;
+    let pair = Pair::with(Some(push_server.settings())).await?;
+    // The push service of Chromium is Google's, and far away: the subscription is one at the stand-in.
+    let device = push_server.subscribe();
+    let target = device.target();
+    let subscription =
+        json!({"endpoint": target["endpoint"], "keys": {"p256dh": target["p256dh"], "auth": target["auth"]}});
+    let subscribes = format!(
+        "PushManager.prototype.subscribe = async (wish) => {{ window.wished = wish; return {{ toJSON: () => ({subscription}) }}; }}"
+    );
+    pair.phone.run(&subscribes).await?;
+    pair.lend("").await?;
+    pair.register_the_caller().await?;
+    let wished = pair.phone.run("[window.wished.applicationServerKey, window.wished.userVisibleOnly]").await?;
+    assert_eq!(wished, json!([application_key(&authority), true]));
+
+    pair.calls().await?;
+    let push = push_server.next_push(SOON).await.ok_or_else(|| pair.told(Missed::new("a push", "none")))?;
+    assert_eq!((&push.payload["event"], push.ttl), (&json!("call"), 0));
+    pair.phone.deliver_push(&push.payload.to_string()).await?;
+    pair.shows("ringing").await?;
+    pair.phone.run("$('answer').click()").await?;
+    pair.shows("talking").await?;
+    pair.hears("talking").await?;
+    pair.both_hear().await?;
+    pair.caller.run("caller.session.terminate()").await?;
+    pair.shows("ended (remote)").await?;
+
+    // A call that is given up before the page has come.
+    pair.phone.run("phone.sleep()").await?;
+    pair.world.await_metric("sipwake_edge_flows", 1.0).await?;
+    pair.calls().await?;
+    let push = push_server.next_push(SOON).await.ok_or_else(|| pair.told(Missed::new("a push", "none")))?;
+    pair.caller.run("caller.session.terminate()").await?;
+    let mut ended = push_server.next_push(SOON).await.ok_or_else(|| pair.told(Missed::new("call-ended", "none")))?;
+    if ended.payload["event"] == "missed-call" {
+        ended = push_server.next_push(SOON).await.ok_or_else(|| pair.told(Missed::new("call-ended", "none")))?;
+    }
+    assert_eq!((&ended.payload["event"], &ended.payload["call"]), (&json!("call-ended"), &push.payload["call"]));
+    pair.phone.run(&format!("phone.call = {}", push.payload["call"])).await?;
+    pair.phone.deliver_push(&ended.payload.to_string()).await?;
+    pair.shows("it is over").await?;
+    assert_eq!(push_server.violations(), Vec::<String>::new());
     pair.world.end().await
 }
 

@@ -5,7 +5,7 @@
 //! | `message`, `voicemail`, `missed-call`, `test` | the alert target, if the device wants the event |
 //! | `renew`, `expiring`, `expired`, `registration-lost` | the alert target |
 //! | `renew` of a push binding (RFC 8599) | its second token |
-//! | `call-ended` | the call target, on FCM alone |
+//! | `call-ended` | the call target, not on APNs |
 //!
 //! Invariant: there is one way to send an alert and one handler of its verdict: a token that the service calls gone ends
 //! its instance, whichever push met it. Nothing here is a VoIP push.

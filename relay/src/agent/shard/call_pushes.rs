@@ -1,6 +1,6 @@
 //! Waking a device: the push for a call, and what its verdict means.
 //!
-//! Invariant: a call is pushed to each of its devices at most once on APNs, and at most twice on FCM, the second time because
+//! Invariant: a call is pushed to each of its devices at most once on APNs, and at most twice elsewhere, the second time because
 //! the device gave no sign (its app tells the two by the call's id). The push is on its way within the same turn of the loop
 //! in which the INVITE came; the store is not asked. A verdict never ends a call that a device has come for. A push ends
 //! with its call.
@@ -32,7 +32,7 @@ use crate::vault::record::{Provider, PushTarget, StoredRecord};
 
 /// How long `call-ended` may take; after it the phone has seen the call's own deadline.
 const CALL_ENDED_LIFE_S: u64 = 30;
-/// How long after FCM took a call's push its device may be silent, before it is sent a second time.
+/// How long after FCM, or a Web Push service, took a call's push its device may be silent, before it is sent a second time.
 const SIGN_WITHIN: Duration = Duration::from_secs(5);
 
 impl Shard {
@@ -76,7 +76,7 @@ impl Shard {
             let (verdict, copies) = deliver_copies(&shared, &app, &target, &push, &departure).await;
             drop(departure);
             let taken = matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed);
-            let resend = target.provider == Provider::Fcm && taken && copies < 2;
+            let resend = !target.provider.is_apple() && taken && copies < 2;
             let confirmed_at_ms = target.confirmed_at_ms;
             let pushed = Pushed { instance, call, verdict, resend, second: false, confirmed_at_ms };
             shared.shards.send(shard, ShardInput::Pushed(Box::new(pushed))).await;
@@ -191,9 +191,9 @@ impl Shard {
         }
     }
 
-    /// Tells a device that was woken that there is nothing to answer any more. Only FCM: a VoIP push must be a call.
+    /// Tells a device that was woken that there is nothing to answer any more. Not on APNs: a VoIP push must be a call.
     pub(crate) fn tell_call_ended(&mut self, call: CallId, instance: InstanceId) {
-        let target = self.call_target(instance).filter(|(_, target)| target.provider == Provider::Fcm);
+        let target = self.call_target(instance).filter(|(_, target)| !target.provider.is_apple());
         let Some((app, target)) = target else { return };
         let content = AlertContent { call: Some(call), ..AlertContent::default() };
         self.send_alert_to(app, target, instance, Event::CallEnded, CALL_ENDED_LIFE_S, content);

@@ -17,7 +17,7 @@ use crate::clock::unix_now;
 use crate::domain::{InstanceState, WipeReason};
 use crate::metrics::labels::{EdgeRegisterOutcome, InviteOutcome, RegistrationOutcome, SipRefusal};
 use crate::vault::Sealed;
-use crate::vault::record::{Provider, PushBindingRecord, REALMS_MAX, Record, StoredRecord};
+use crate::vault::record::{PushBindingRecord, REALMS_MAX, Record, StoredRecord};
 
 impl Shard {
     /// `at`: when what the event follows from arrived from the network.
@@ -332,7 +332,7 @@ impl Shard {
         if was_final || !state.is_final() {
             return;
         }
-        if pushed == Some(Provider::Fcm) && state != CallState::Answered {
+        if pushed.is_some_and(|provider| !provider.is_apple()) && state != CallState::Answered {
             self.tell_call_ended(id, instance);
         }
     }

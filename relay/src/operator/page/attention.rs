@@ -60,6 +60,24 @@ const ROWS: &[Row] = &[
         "outcome" = "too-late";
         "no answer before the call's deadline: look at the network to Google"),
     row!(
+        "Web Push: pushes failed",
+        Pushes,
+        "provider" = "webpush",
+        "outcome" = "failed";
+        "a device's own push service was not reached or had an error of its own"),
+    row!(
+        "Web Push: pushes refused",
+        Pushes,
+        "provider" = "webpush",
+        "outcome" = "refused";
+        "a push service refuses the key or the endpoint lies inside: [app.webpush]"),
+    row!(
+        "Web Push: pushes too late",
+        Pushes,
+        "provider" = "webpush",
+        "outcome" = "too-late";
+        "no answer before the call's deadline"),
+    row!(
         "Push tokens gone",
         Pushes,
         "outcome" = "gone";

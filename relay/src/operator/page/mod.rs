@@ -205,6 +205,7 @@ fn service_name(service: &str) -> &str {
         "apns" => "APNs",
         "apns-sandbox" => "APNs sandbox",
         "fcm" => "FCM",
+        "webpush" => "Web Push",
         other => other,
     }
 }

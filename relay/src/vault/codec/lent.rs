@@ -6,7 +6,7 @@
 //! proof   = password | ha1s | count derived…     count and kind are one byte
 //! ha1s    = realm [md5] [sha256] [sha512_256]
 //! derived = kind ha1s                            kind: 1 for MD5, 2 for SHA-256, 4 for SHA-512-256, added up
-//! target  = provider confirmed_at_ms token
+//! target  = provider confirmed_at_ms token [p256dh[65] auth[16]]    keys: where provider is 4, Web Push
 //! text    = length bytes          numbers and lengths are LEB128, 7 bits a byte, least significant first
 //! ```
 //! What stands in brackets is there when its bit in `flags` (32 bits, big-endian) is set. `version` is one byte, 1.
@@ -22,6 +22,7 @@ use crate::hpke::PublicKey;
 use crate::secret::{Aor, Ha1Text, InstanceSecret, Password, PushToken};
 use crate::vault::record::{
     Account, Device, Ha1s, Presence, Proof, Provider, PushTarget, REALMS_MAX, Record, Reminder, Storable, WakeFor,
+    WebPushKeys,
 };
 
 /// The version that is written, and the only one that is read; the first byte, which tells it from other records.
@@ -89,6 +90,10 @@ fn visit(record: &Record, sink: &mut dyn FnMut(&[u8])) {
         sink(&[provider_code(push.provider)]);
         number(push.confirmed_at_ms, sink);
         text(push.token.expose(), sink);
+        if let Some(keys) = push.web.as_deref().filter(|_| push.provider == Provider::WebPush) {
+            sink(&keys.p256dh);
+            sink(&keys.auth);
+        }
     }
     if let Some(label) = &device.label {
         text(label, sink);
@@ -162,6 +167,7 @@ fn provider_code(provider: Provider) -> u8 {
         Provider::ApnsProduction => 1,
         Provider::ApnsSandbox => 2,
         Provider::Fcm => 3,
+        Provider::WebPush => 4,
     }
 }
 
@@ -257,10 +263,15 @@ impl<'a> Reader<'a> {
             1 => Provider::ApnsProduction,
             2 => Provider::ApnsSandbox,
             3 => Provider::Fcm,
+            4 => Provider::WebPush,
             _ => return Err(NotARecord),
         };
         let confirmed_at_ms = milliseconds(self.number()?);
-        Ok(PushTarget::new(provider, PushToken::new(self.text()?), confirmed_at_ms))
+        let mut target = PushTarget::new(provider, PushToken::new(self.text()?), confirmed_at_ms);
+        if provider == Provider::WebPush {
+            target.web = Some(Box::new(WebPushKeys { p256dh: self.array()?, auth: self.array()? }));
+        }
+        Ok(target)
     }
 }
 
@@ -321,7 +332,16 @@ pub(in crate::vault) mod tests {
         bare.presence = Presence::Background;
         let mut derived = full.clone();
         derived.account.proof = Proof::Derived(vec![ha1s.clone(), Ha1s { realm: "proxy".into(), md5: None, ..ha1s }]);
-        vec![full, bare, derived]
+        let mut web = bare.clone();
+        web.device.call_push = PushTarget {
+            web: Some(Box::new(WebPushKeys { p256dh: [4; 65], auth: [5; 16] })),
+            ..PushTarget::new(
+                Provider::WebPush,
+                PushToken::new("https://push.example.net/wpush/v2/abc"),
+                1_795_000_000_123,
+            )
+        };
+        vec![full, bare, derived, web]
     }
 
     fn encoded(record: &Record) -> Vec<u8> {

@@ -204,7 +204,8 @@ async fn without_the_right_key_every_route_is_401_with_a_challenge() {
         let door = Door::new();
         let (method, path) = (endpoint.method(), path_of(endpoint));
         // The right key of the other kind is as wrong as any.
-        let other = if matches!(endpoint, Endpoint::Enable | Endpoint::Doctor) { SECRET } else { APP_KEY };
+        let apps = matches!(endpoint, Endpoint::Enable | Endpoint::Doctor | Endpoint::WebPushKey);
+        let other = if apps { SECRET } else { APP_KEY };
         for key in ["", "wr0ng-k3y", other] {
             let answer = door.ask.of(method.as_str(), &path, key, &enable_body().to_string()).await;
             assert_eq!((answer.status, answer.problem().as_str()), (401, "unauthorized"), "{endpoint:?} {key}");
@@ -231,8 +232,15 @@ async fn while_the_store_is_away_everything_says_so_and_when_to_come_back() {
     let door = Door::new();
     door.script.with(|script| script.store_away = true);
     for &endpoint in Endpoint::ALL {
-        if matches!(endpoint, Endpoint::Enable | Endpoint::Wake | Endpoint::Doctor | Endpoint::Keys | Endpoint::OpenApi)
-        {
+        if matches!(
+            endpoint,
+            Endpoint::Enable
+                | Endpoint::Wake
+                | Endpoint::Doctor
+                | Endpoint::Keys
+                | Endpoint::WebPushKey
+                | Endpoint::OpenApi
+        ) {
             continue;
         }
         let answer = door.ask.of(endpoint.method().as_str(), &path_of(endpoint), SECRET, "{}").await;

@@ -472,7 +472,14 @@ impl Door {
 
     fn with(limits: Limits, origins: &[&str]) -> Self {
         let (script, metrics) = (Scripted::default(), Metrics::new());
-        let app = App { id: "com.example.phone".into(), key: ApiKey::new(APP_KEY), apns: true, fcm: true };
+        let app = App {
+            id: "com.example.phone".into(),
+            key: ApiKey::new(APP_KEY),
+            apns: true,
+            fcm: true,
+            webpush: false,
+            webpush_key: None,
+        };
         let lifetime = LifetimeRange { min_s: 259_200, default_s: 432_000, max_s: 518_400 };
         let domains = DomainRules::parse(&["example.com".to_owned()]).unwrap();
         let server =

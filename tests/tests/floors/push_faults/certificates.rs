@@ -24,7 +24,7 @@ impl Shown {
         let (net, authority) = (VirtualNet::new(), Authority::new());
         let apns = Apns::start_within(&net, &authority, APP);
         let file = authority.write("push.pem", &certificate(&authority).both());
-        let app = AppPush { apns: Some(apns.settings_by(file)), fcm: None };
+        let app = AppPush { apns: Some(apns.settings_by(file)), fcm: None, ..AppPush::default() };
         let service = PushService::over(Arc::new(net), vec![(APP.into(), app)], &Metrics::new());
         Self { apns, service: service.expect("the certificate is one"), _authority: authority }
     }
@@ -101,7 +101,7 @@ fn a_file_without_the_certificate_or_without_its_key_is_told_before_a_start() {
     let apns = |text: &str| {
         let credentials = ApnsCredentials::Certificate { file: authority.write("push.pem", text), team_id: None };
         let settings = settings::Settings { credentials, endpoint: None, ca_file: Some(authority.ca_file()) };
-        check(APP, &AppPush { apns: Some(settings), fcm: None })
+        check(APP, &AppPush { apns: Some(settings), fcm: None, ..AppPush::default() })
     };
     assert!(apns(&one.both()).is_empty());
     for text in [

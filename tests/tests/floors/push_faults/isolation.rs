@@ -77,7 +77,11 @@ async fn a_service_that_misbehaves_slows_no_other_and_keeps_what_calls_it_can() 
         let net = VirtualNet::new();
         let (own_apns, own_fcm) = (Apns::start_within(&net, &authority, APP), Fcm::start_within(&net, &authority));
         let (apns, fcm) = (Apns::start_within(&net, &authority, OTHER), Fcm::start_within(&net, &authority));
-        let app = |apns: &Apns, fcm: &Fcm| AppPush { apns: Some(apns.settings()), fcm: Some(fcm.settings()) };
+        let app = |apns: &Apns, fcm: &Fcm| AppPush {
+            apns: Some(apns.settings()),
+            fcm: Some(fcm.settings()),
+            ..AppPush::default()
+        };
         let apps = vec![(APP.into(), app(&own_apns, &own_fcm)), (OTHER.into(), app(&apns, &fcm))];
         let service = PushService::over(Arc::new(net.clone()), apps, &Metrics::new()).expect("the settings are good");
         // The others are warm; the service that misbehaves does so from the start.

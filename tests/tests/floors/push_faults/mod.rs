@@ -6,6 +6,7 @@ mod lines;
 mod rests;
 mod table;
 mod trials;
+mod webpush;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -44,7 +45,7 @@ impl World {
     fn within(authority: &Authority) -> Self {
         let net = VirtualNet::new();
         let (apns, fcm) = (Apns::start_within(&net, authority, APP), Fcm::start_within(&net, authority));
-        let app = AppPush { apns: Some(apns.settings()), fcm: Some(fcm.settings()) };
+        let app = AppPush { apns: Some(apns.settings()), fcm: Some(fcm.settings()), ..AppPush::default() };
         let (metrics, apps) = (Metrics::new(), vec![(APP.into(), app)]);
         let service = PushService::over(Arc::new(net.clone()), apps, &metrics).expect("the settings are good");
         Self { net, apns, fcm, service, metrics, _authority: authority.clone() }

@@ -1,0 +1,259 @@
+//! Web Push (RFC 8030, 8291, 8292): browsers, and phones whose pushes come by UnifiedPush, from whichever service they have
+//! subscribed at.
+//!
+//! | answer | what follows |
+//! | --- | --- |
+//! | 2xx | it was taken |
+//! | 404, 410 | the subscription is gone |
+//! | 413, 400 | this push is refused |
+//! | 429, 503 with Retry-After | this service is left alone so long, and the push tried again |
+//! | 408, 421, 425, 429, 5xx | it is tried again; of a call at most two copies go out |
+//! | 401, 403 | the service does not take our key, or the subscription is for another one |
+//! | 3xx | refused: nothing is followed |
+//!
+//! Invariant: what is pushed is encrypted for the device, whatever the service; no endpoint is in any log. A service is reached by
+//! TLS alone, at an address that the operator allows.
+
+mod encryption;
+mod http1;
+mod origins;
+mod vapid;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::{HeaderMap, Uri};
+use ipnet::IpNet;
+use rustls::ClientConfig;
+use tokio::time::Instant;
+
+use self::encryption::{PLAINTEXT_MAX, encrypted};
+use self::origins::{Origin, Origins};
+use self::vapid::Vapid;
+pub use self::vapid::public_key;
+use super::apns::Attempt;
+use super::connection::{Answer, Bearing, Failure, Patience, Request};
+use super::departure::Departure;
+use super::endpoint::trust;
+use super::health::{Note, Record, Trouble};
+use super::network::Network;
+use super::reasons::{self, NOT_HTTP2};
+use super::rest::RestFor;
+use super::setup::Problem;
+use super::{Event, Push, Verdict, payload};
+use crate::net::reach::Reach;
+use crate::secret::PushToken;
+use crate::vault::record::PushTarget;
+
+/// How long one try of what is no call waits for its answer.
+pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest `TTL` that is asked for, in seconds: four weeks.
+const LONGEST_TTL: u64 = 28 * 24 * 3_600;
+
+/// How to push for one App.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The App's VAPID key: P-256, PKCS #8 in PEM.
+    pub key_file: PathBuf,
+    /// Whom a push service tells of trouble: `mailto:` or `https:`.
+    pub subject: Box<str>,
+    /// CA certificates (PEM) trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Networks that endpoints may be in although they are not public.
+    pub allow_addresses: Vec<IpNet>,
+}
+
+/// Web Push for one App.
+pub(super) struct WebPush {
+    vapid: Vapid,
+    origins: Origins,
+}
+
+/// A push, ready to be tried.
+#[derive(Clone)]
+pub(super) struct PreparedPush {
+    origin: Arc<Origin>,
+    request: Request,
+}
+
+/// Whether `text` can be an endpoint: an `https` URL with a host, no user and no fragment.
+pub fn endpoint(text: &str) -> Option<Uri> {
+    let uri: Uri = text.parse().ok()?;
+    let authority = uri.authority()?.as_str();
+    let whole = uri.scheme_str() == Some("https") && !authority.contains('@') && !text.contains('#');
+    let host = uri.host()?.trim_matches(['[', ']']);
+    let named = rustls_pki_types::ServerName::try_from(host).is_ok();
+    (whole && named && uri.port_u16() != Some(0)).then_some(uri)
+}
+
+/// Whether something can be encrypted for a device with this key (`p256dh`, uncompressed).
+pub fn is_key(p256dh: &[u8]) -> bool {
+    encryption::is_point(p256dh)
+}
+
+impl WebPush {
+    /// Reads the key; nothing is dialled before the first push.
+    pub(super) fn new(
+        app: &str,
+        settings: &Settings,
+        network: &Arc<dyn Network>,
+        record: Arc<Record>,
+    ) -> Result<Self, Problem> {
+        let vapid = Vapid::new(&settings.key_file, &settings.subject)?;
+        let mut tls = ClientConfig::clone(&*trust(settings.ca_file.as_deref(), None)?);
+        tls.alpn_protocols.push(b"http/1.1".to_vec());
+        let reach = Reach::new(&settings.allow_addresses);
+        Ok(Self { vapid, origins: Origins::new(app, Arc::new(tls), Arc::clone(network), reach, record) })
+    }
+
+    /// How it stands.
+    pub(super) fn record(&self) -> &Arc<Record> {
+        self.origins.record()
+    }
+
+    /// The reason why its key would show no push as the App's.
+    pub(super) fn trial(&self) -> Option<(&'static str, Box<str>)> {
+        let signed = self.vapid.token("https://push.example.net", std::time::SystemTime::now());
+        signed.is_none().then(|| ("CannotSign", reasons::words("CannotSign").into()))
+    }
+
+    /// Puts a push into the form of a request; the verdict when it cannot be one.
+    pub(super) fn prepared(&self, target: &PushTarget, push: &Push) -> Result<PreparedPush, Verdict> {
+        let refused = |reason| Verdict::Refused { reason };
+        let url = endpoint(PushToken::expose(&target.token)).ok_or(refused("BadEndpoint"))?;
+        let keys = target.web.as_deref().ok_or(refused("BadEndpoint"))?;
+        let object = payload::object(push, target.public_key.as_deref(), PLAINTEXT_MAX);
+        let object = object.map_err(|payload::Oversized| refused("PayloadTooLarge"))?;
+        let body = encrypted(keys, &object).ok_or(refused("CannotEncrypt"))?;
+        let origin = self.origins.of(&url).ok_or(refused("TooManyServices"))?;
+        let path = url.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        Ok(PreparedPush { origin, request: Request { path, headers: headers(push), body: Bytes::from(body) } })
+    }
+
+    /// Tries once.
+    pub(super) async fn attempt(
+        &self,
+        PreparedPush { origin, request }: &mut PreparedPush,
+        until: Instant,
+        departure: &Departure<'_>,
+    ) -> Attempt {
+        let Some(authorization) = origin.authorization(&self.vapid) else {
+            self.record().trouble(Trouble::grave("CannotSign"), "");
+            return Attempt::Done(Verdict::Refused { reason: "CannotSign" });
+        };
+        request.headers.insert(AUTHORIZATION, authorization);
+        let patience = Patience { until, stays: false, departure };
+        let sent = match origin.speaks_http1() {
+            true => by_http1(origin, request, patience).await,
+            false => match origin.channel.send(request, patience, classify).await {
+                Err(Failure::ShutOut { reason: NOT_HTTP2 }) => {
+                    origin.note_http1();
+                    by_http1(origin, request, patience).await
+                }
+                sent => sent,
+            },
+        };
+        match sent {
+            Ok(attempt) => attempt,
+            Err(Failure::Unsent { after }) => Attempt::Again { after },
+            Err(Failure::ShutOut { reason }) => Attempt::Done(Verdict::Refused { reason }),
+            Err(Failure::Unconfirmed) => Attempt::Lost,
+        }
+    }
+}
+
+async fn by_http1(origin: &Origin, request: &Request, patience: Patience<'_>) -> Result<Attempt, Failure> {
+    let channel = &origin.channel;
+    let _probe = channel.leave(patience.until).await?;
+    let answer = http1::post(channel.dialler(), request, patience).await;
+    match answer {
+        Ok(answer) => {
+            let (attempt, bearing) = classify(&answer);
+            channel.heed(bearing);
+            Ok(attempt)
+        }
+        Err(failure) => {
+            if !matches!(failure, Failure::ShutOut { .. }) {
+                channel.record().trouble(Trouble::light("Unreachable"), "");
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// The request's headers, all but the VAPID token. A call is for now or never; what is only for the app need not wake the
+/// radio (RFC 8030 §5.3).
+fn headers(push: &Push) -> HeaderMap {
+    let (ttl, urgency) = match push.event {
+        Event::Call => (0, "high"),
+        _ => {
+            let ttl = push.deadline.saturating_sub(push.sent_at).min(LONGEST_TTL);
+            (ttl, if push.is_silent() { "low" } else { "normal" })
+        }
+    };
+    let mut headers = HeaderMap::with_capacity(6);
+    headers.insert(HeaderName::from_static("ttl"), HeaderValue::from(ttl));
+    headers.insert(HeaderName::from_static("urgency"), HeaderValue::from_static(urgency));
+    headers.insert(CONTENT_ENCODING, HeaderValue::from_static("aes128gcm"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers
+}
+
+/// What an answer means, for its push and for the service.
+fn classify(answer: &Answer) -> (Attempt, Bearing) {
+    let refused = |reason| Attempt::Done(Verdict::Refused { reason });
+    let attempt = match answer.status.as_u16() {
+        200..=299 => Attempt::Done(Verdict::Accepted),
+        404 | 410 => Attempt::Done(Verdict::Gone { since: None }),
+        408 | 421 | 425 | 429 | 500..=599 => Attempt::Again { after: answer.retry_after() },
+        300..=399 => refused("Redirected"),
+        401 | 403 => refused("VapidRefused"),
+        413 => refused("PayloadTooLarge"),
+        _ => refused("OtherReason"),
+    };
+    let bearing = answer.bearing();
+    let bearing = match answer.status.as_u16() {
+        404 | 410 => Bearing { note: Note::Well, ..bearing },
+        401 | 403 => Bearing { note: Note::Trouble(Trouble::light("VapidRefused")), ..bearing },
+        300..=399 => Bearing { note: Note::Trouble(Trouble::light("Redirected")), ..bearing },
+        429 => match answer.retry_after() {
+            Some(asked) => Bearing {
+                rest: Some(RestFor::Asked(asked)),
+                note: Note::Trouble(Trouble::light("AskedToWait")),
+                ..bearing
+            },
+            None => bearing,
+        },
+        _ => bearing,
+    };
+    (attempt, bearing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_an_https_url_without_user_and_fragment() {
+        for good in
+            ["https://push.example.net/a?b=c", "https://[2001:db8::1]:8443/x", "https://192.0.2.1/", "https://h"]
+        {
+            assert!(endpoint(good).is_some(), "{good}");
+        }
+        for bad in [
+            "http://push.example.net/a",
+            "https://user@push.example.net/",
+            "https://h/#x",
+            "https://",
+            "",
+            "/a",
+            "https://h:0/",
+            "wss://h/",
+        ] {
+            assert!(endpoint(bad).is_none(), "{bad}");
+        }
+    }
+}
