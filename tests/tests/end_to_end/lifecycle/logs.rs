@@ -82,6 +82,8 @@ async fn a_request_has_a_number_in_its_answer_and_its_lines_and_a_call_has_one_i
 
     let caller = world.call()?;
     let call = text(&world.push().await?["call"]);
+    // Once the push was taken, and that is known.
+    caller.expect(180, tests::world::SOON).await?;
     world.cancel(&caller).await?;
     world.relay.await_log("step=\"cancelled\"", Duration::from_secs(10)).await?;
     for step in ["invite", "push-sent", "push-ended", "cancelled"] {
