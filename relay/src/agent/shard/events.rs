@@ -8,6 +8,7 @@ use sip::endpoint::{CallState, EdgeRegister, Event, IncomingCall, Input, Registr
 use sip::id::{BindingId, CallId, InstanceId};
 
 use super::Shard;
+use super::stories::How;
 use crate::agent::RecordNote;
 use crate::agent::digest::{self, Asked, Challenged, Unanswerable};
 use crate::agent::tables::instances::{EndKind, FirstRegistration, Row};
@@ -74,13 +75,18 @@ impl Shard {
             }
             Event::Wake(call) => {
                 self.note_invite(&call);
-                let withheld = self.wake(at, &call);
-                self.begin_story(&call, at, withheld);
+                let how = self.wake(at, &call).map_or(How::Pushed, How::Withheld);
+                self.begin_story(call, at, how);
             }
-            Event::Forked(call) | Event::ExpectedCallArrived(call) => {
+            Event::Forked(call) => {
                 self.note_invite(&call);
                 self.track_call(&call, None);
-                self.begin_story(&call, at, None);
+                self.begin_story(call, at, How::Offered);
+            }
+            Event::ExpectedCallArrived(call) => {
+                self.note_invite(&call);
+                self.track_call(&call, None);
+                self.begin_story(call, at, How::Arrived);
             }
             Event::Missed { call, state } => self.on_missed(&call, state),
             Event::StoreMessage(page) => self.store_message(&page),

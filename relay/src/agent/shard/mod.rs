@@ -40,7 +40,7 @@ use crate::agent::Shared;
 use crate::agent::digest::Asked;
 use crate::agent::shard::early::Early;
 use crate::agent::shard::push_bindings::{Passing, PushBindings};
-use crate::agent::shard::stories::OpenStories;
+use crate::agent::shard::stories::{OpenStories, StoriesToBegin};
 use crate::agent::tables::calls::Calls;
 use crate::agent::tables::instances::{Due, Instances};
 use crate::agent::trace::Trace;
@@ -76,6 +76,7 @@ pub(crate) struct Shard {
     pub(crate) push_bindings: PushBindings,
     pub(crate) calls: Calls,
     pub(crate) stories: OpenStories,
+    pub(crate) stories_to_begin: StoriesToBegin,
     /// The pushes that are being delivered, or may be sent a second time, for calls that are not over.
     pub(crate) pushes: HashMap<(CallId, InstanceId), AbortHandle>,
     /// How many more pushes devices, callers and apps may cause.
@@ -127,6 +128,7 @@ impl Shard {
             push_bindings: PushBindings::default(),
             calls: Calls::default(),
             stories: OpenStories::new(),
+            stories_to_begin: StoriesToBegin::new(),
             steps: 0,
             attached: HashSet::new(),
             pushes: HashMap::new(),
@@ -190,6 +192,7 @@ impl Shard {
                 // What the caller hears can wait until the push has left.
                 yield_once().await;
             }
+            self.begin_stories();
             if let Some(udp) = &self.shared.udp {
                 // What is lost is sent again (RFC 3261 §17).
                 udp.send_all(self.index, &mut self.datagrams);

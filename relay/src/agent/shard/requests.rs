@@ -56,6 +56,7 @@ impl Shard {
                 let _ = reply.send(self.calls.all_of(id));
             }
             Request::Stories { reply } => {
+                self.begin_stories();
                 let _ = reply.send(self.stories.values().cloned().collect());
             }
             Request::Activity { id, who, reply } => {

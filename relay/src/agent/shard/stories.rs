@@ -1,6 +1,6 @@
 //! The stories of the calls of a shard, as long as they go on; what is over is handed to `agent::stories`.
 //!
-//! Invariant: a story is begun after its push is on its way, and told in memory alone. It ends with its instance, and is then kept
+//! Invariant: a story is begun after its push has left the shard, or with the next thing that happens to its call, and told in memory alone. It ends with its instance, and is then kept
 //! nowhere. At most [`OPEN_MAX`] are told at once: of a further call there is none.
 
 use std::collections::BTreeMap;
@@ -20,36 +20,67 @@ use crate::vault::record::StoredRecord;
 /// Calls whose story is told at once, each counted for each of its devices; answered ones until somebody hangs up.
 const OPEN_MAX: usize = 20_000;
 
+/// How a call came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum How {
+    /// Its device was pushed.
+    Pushed,
+    /// It was not.
+    Withheld(Withheld),
+    /// Its device is attached, and has its INVITE.
+    Offered,
+    /// Its INVITE came after it was announced.
+    Arrived,
+}
+
+/// Calls whose stories are to begin.
+pub(crate) type StoriesToBegin = Vec<(Box<IncomingCall>, Instant, How)>;
+
 /// The stories that go on, by instance.
 pub(crate) type OpenStories = BTreeMap<(InstanceId, CallId), Story>;
 
 impl Shard {
-    /// A call came at `arrived`; `withheld`: why no push was sent, where that is so.
-    pub(crate) fn begin_story(&mut self, call: &IncomingCall, arrived: Instant, withheld: Option<Withheld>) {
-        let key = (call.instance, call.call);
+    /// A call came at `arrived`: its story begins when there is nothing more urgent.
+    pub(crate) fn begin_story(&mut self, call: Box<IncomingCall>, arrived: Instant, how: How) {
+        self.stories_to_begin.push((call, arrived, how));
+    }
+
+    /// Begins the stories of the calls that have come since the last time.
+    pub(crate) fn begin_stories(&mut self) {
+        for (call, arrived, how) in std::mem::take(&mut self.stories_to_begin) {
+            self.begin(&call, arrived, how);
+        }
+    }
+
+    fn begin(&mut self, call: &IncomingCall, arrived: Instant, how: How) {
+        let (id, instance) = (call.call, call.instance);
+        let key = (instance, id);
         let now = unix_now_ms();
-        let provider = self.calls.of(call.instance, call.call).and_then(|call| call.pushed);
-        if !self.stories.contains_key(&key) {
+        let is_new = !self.stories.contains_key(&key);
+        if is_new {
             if self.stories.len() >= OPEN_MAX {
                 self.shared.metrics.call_story(MissedCallOutcome::Lost);
                 return;
             }
-            let Some(app) = self.app_of(call.instance) else { return };
+            let Some(app) = self.app_of(instance) else { return };
+            tracing::debug!(event = "call-step", call = %id, %instance, step = "invite", "a call goes on");
             let waited = u64::try_from(arrived.elapsed().as_millis()).unwrap_or(0);
-            let (call_id, instance) = (call.call, call.instance);
-            tracing::debug!(event = "call-step", call = %call_id, %instance, step = "invite", "a call goes on");
-            let story = Story::new(call.call, call.instance, &app, &call.from, now.saturating_sub(waited));
-            self.stories.insert(key, story);
+            self.stories.insert(key, Story::new(id, instance, &app, &call.from, now.saturating_sub(waited)));
         }
-        let Some(story) = self.stories.get_mut(&key) else { return };
-        let moment = match (withheld, provider) {
-            (Some(why), _) => Moment::Withheld(why),
-            (None, Some(provider)) => Moment::PushSent(self.shared.provider(provider)),
-            (None, None) => Moment::InviteSent,
+        let moment = match how {
+            How::Pushed => {
+                let pushed = self.calls.of(instance, id).and_then(|call| call.pushed);
+                pushed.map(|provider| Moment::PushSent(self.shared.provider(provider)))
+            }
+            How::Withheld(why) => Some(Moment::Withheld(why)),
+            How::Offered => Some(Moment::InviteSent),
+            // Its story began when the call was announced.
+            How::Arrived => (!is_new).then_some(Moment::Invite),
         };
-        let (call, instance) = (call.call, call.instance);
-        tracing::debug!(event = "call-step", %call, %instance, step = moment.word(), "a call goes on");
-        story.tell(now, moment);
+        if let (Some(moment), Some(story)) = (moment, self.stories.get_mut(&key)) {
+            tracing::debug!(event = "call-step", call = %id, %instance, step = moment.word(), "a call goes on");
+            story.tell(now, moment);
+        }
     }
 
     /// Tells a story what the timeline is told of its call.
@@ -65,6 +96,7 @@ impl Shard {
             What::HungUp { by_device } => Moment::HungUp { by_device },
             _ => return,
         };
+        self.begin_stories();
         let key = (instance, call);
         let Some(story) = self.stories.get_mut(&key) else { return };
         let now = unix_now_ms();
@@ -94,6 +126,7 @@ impl Shard {
 
     /// Forgets the stories of an instance that ends.
     pub(crate) fn forget_stories(&mut self, instance: InstanceId) {
+        self.stories_to_begin.retain(|(call, ..)| call.instance != instance);
         for key in self.stories_of(instance).map(|story| (instance, story.call)).collect::<Vec<_>>() {
             self.stories.remove(&key);
         }
