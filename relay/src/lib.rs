@@ -20,6 +20,7 @@
 //! | floor | module | what it is |
 //! | --- | --- | --- |
 //! | 0 | [`clock`] | the wall clock, when it is believed, and RFC 3339 |
+//! | 0 | `cores` | a thread and a runtime for each shard |
 //! | 0 | [`config`] | typed TOML; every problem reported at once |
 //! | 0 | [`domain`] | the words that API, receipts, timelines and metrics share |
 //! | 0 | [`hpke`] | sealing to the public key of a device |
@@ -50,6 +51,7 @@ pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod cores;
 pub mod doctor;
 pub mod domain;
 pub mod hpke;

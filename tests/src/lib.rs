@@ -24,6 +24,7 @@ pub mod lines;
 pub mod linphone;
 pub mod load;
 pub mod location;
+pub mod long_way;
 pub mod phone;
 pub mod ports;
 pub mod push_inbox;

@@ -85,6 +85,9 @@ pub enum StartError {
     /// The audit trail.
     #[error("audit.directory: {0}")]
     Audit(#[from] AuditError),
+    /// No thread for a core.
+    #[error("the system gives no thread for each core: {0}")]
+    Threads(io::Error),
     /// A listener's address.
     #[error("{setting}: {address} cannot be listened on: {why}")]
     Listen {
@@ -201,6 +204,7 @@ impl Relay {
             record_notes: to_record,
             end: ending.clone(),
         });
+        let agent = agent.map_err(StartError::Threads)?;
         let service = Service::new(service::Dependencies {
             agent: agent.clone(),
             vault: vault.clone(),
@@ -240,6 +244,7 @@ impl Running {
             tracing::warn!(event = "lease-not-released", %error, "the lease could not be given up; others wait until it runs out");
         }
         self.end.begin();
+        self.agent.ended().await;
     }
 
     /// Reads the configuration and its files again, takes what can change, and says what became of it.
@@ -351,7 +356,7 @@ impl Listeners {
         if upstream.transports.udp {
             let address = upstream.udp_listen;
             let failed = |why| StartError::Listen { setting: "upstream.udp_listen", address, why };
-            listeners.udp = Some(Udp::bind(address).await.map_err(failed)?);
+            listeners.udp = Some(agent::bind_datagrams(crate::timing::shards(), address).map_err(failed)?);
         }
         Ok(listeners)
     }

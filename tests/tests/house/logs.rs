@@ -33,6 +33,9 @@ instance its id alone.
 | --- | --- | --- | --- |
 ";
 
+/// The levels, fields and words of one event.
+type Row = (Vec<String>, Vec<String>, Vec<String>);
+
 struct Event {
     name: String,
     level: String,
@@ -45,7 +48,7 @@ struct Event {
 fn the_reference_of_the_log_names_each_event_of_the_sources() {
     let (events, mut wrong) = events();
     assert!(events.len() > 80, "{} events", events.len());
-    let mut rows: BTreeMap<String, (Vec<String>, Vec<String>, Vec<String>)> = BTreeMap::new();
+    let mut rows: BTreeMap<String, Row> = BTreeMap::new();
     for event in events {
         if event.name.is_empty() || !event.name.chars().all(|c| c.is_ascii_lowercase() || c == '-') {
             wrong.push(format!("{}: no event = \"stable-name\"", event.place));

@@ -25,6 +25,7 @@ const SIP: &[(&str, u8)] = &[
 const RELAY: &[(&str, u8)] = &[
     ("clock", 0),
     ("config", 0),
+    ("cores", 0),
     ("domain", 0),
     ("hpke", 0),
     ("metrics", 0),

@@ -5,6 +5,8 @@
 //! in which the INVITE came; the store is not asked. A verdict never ends a call that a device has come for. A push ends
 //! with its call.
 
+use std::future::Future as _;
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use sip::endpoint::{CallState, IncomingCall, Input};
@@ -69,7 +71,7 @@ impl Shard {
         }
         let (shared, shard) = (self.shared.clone(), self.index);
         let (instance, call) = (call.instance, call.call);
-        let push = tokio::spawn(async move {
+        let mut push = Box::pin(async move {
             let departure = Departure::of_call(arrived, &shared.metrics);
             let (verdict, copies) = deliver_copies(&shared, &app, &target, &push, &departure).await;
             drop(departure);
@@ -85,7 +87,12 @@ impl Shard {
                 shared.shards.send(shard, ShardInput::Pushed(Box::new(pushed))).await;
             }
         });
-        self.pushes.insert((call, instance), push.abort_handle());
+        // On a connection that stands the request is handed over here and now.
+        let mut context = Context::from_waker(Waker::noop());
+        if push.as_mut().poll(&mut context).is_pending() {
+            self.hurried = true;
+            self.pushes.insert((call, instance), tokio::spawn(push).abort_handle());
+        }
         None
     }
 

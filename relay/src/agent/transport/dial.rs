@@ -23,7 +23,8 @@ use tokio::time::timeout;
 
 use crate::agent::ShardInput;
 use crate::agent::Shards;
-use crate::agent::transport::connections::{Connection, Writer};
+use crate::agent::transport::connections::Connection;
+use crate::agent::transport::outbox::Writer;
 use crate::agent::transport::targets::place_of;
 use crate::agent::transport::upstreams::{DialShare, Route, Upstreams};
 use crate::clock;
@@ -161,7 +162,7 @@ impl Dialler {
             return;
         }
         let it = self.0.clone();
-        tokio::spawn(async move {
+        self.0.shards.cores.carry(shard, async move {
             let share = it.by_address.take(peer).await;
             let Ok(turn) = it.turns.acquire().await else { return };
             let Ok(stream) = dial::tcp(peer).await else { return };
@@ -359,7 +360,7 @@ impl Inner {
             net::Transport::Tcp => Transport::Tcp,
             net::Transport::Tls => Transport::Tls,
         };
-        let Opened::Stream(stream) = opened else { return (FlowId::Datagram(peer), transport) };
+        let Opened::Stream(mut stream) = opened else { return (FlowId::Datagram(peer), transport) };
         let metrics = self.metrics.clone();
         let mut connection =
             Connection::dialled(transport, peer, self.connection_timing, shard, self.shards.clone(), metrics.clone());
@@ -368,7 +369,10 @@ impl Inner {
             self.shards.send(shard, ShardInput::Flow { flow, writer, peer }).await;
             self.shards.send(shard, ShardInput::sip(Input::LeadsTo { flow, address: peer.ip() })).await;
         }
-        tokio::spawn(async move {
+        self.shards.cores.carry(shard, async move {
+            if let Err(error) = stream.adopt() {
+                tracing::debug!(event = "connection-stays", %error, "a connection stays away from its shard's core");
+            }
             metrics.upstream_flows(1);
             connection.serve(stream).await;
             metrics.upstream_flows(-1);
