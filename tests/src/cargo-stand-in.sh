@@ -6,6 +6,12 @@ unset "${!SIPWAKE_@}"
 case "$*" in
 "build --release" | "build --release --bin sipwake") ;;
 "run --bin demo") exec @DEMO@ ;;
+"run --release --bin load"*)
+    shift 4
+    if [ "${1:-}" = -- ]; then shift; fi
+    # With --help it looks at the options before it, and does not measure.
+    exec @LOAD@ "$@" --help >/dev/null
+    ;;
 "test "*)
     # The last word is a test's name, a suite's or a crate's.
     name="${*: -1}"

@@ -1,7 +1,7 @@
 //! Every page's shell blocks, pasted into one shell from the top of the page to its end, in a checkout of its own.
 //!
 //! Invariant: a block runs as it stands, but for the ports, which are free ones. In the checkout `cargo` is a stand-in, because
-//! what it would build is built, and so is `tests/run`, because it runs this. A line that fails, and a variable that nobody
+//! what it would build is built, and so is `tests/run`, because it runs this; of `load`, which measures for minutes, the options are tried alone. A line that fails, and a variable that nobody
 //! has assigned, fail the page. What a block leaves running ends with its page.
 
 use std::collections::BTreeSet;
@@ -52,6 +52,7 @@ pages! {
     the_page_of_sip_servers_runs_as_it_is_pasted = "docs/sip-servers.md";
     the_page_of_operators_runs_as_it_is_pasted = "docs/operators.md";
     the_page_of_privacy_runs_as_it_is_pasted = "docs/privacy.md";
+    the_page_of_measurements_names_options_that_there_are = "docs/performance.md";
 }
 
 #[test]
@@ -203,7 +204,8 @@ fn checkout() -> Result<Scratch, Missed> {
     program("tests/run", "#!/bin/sh\n");
     let cargo = include_str!("../src/cargo-stand-in.sh");
     let demo = env!("CARGO_BIN_EXE_demo");
-    program("stand-ins/cargo", &cargo.replace("@DEMO@", demo).replace("@ROOT@", &root().display().to_string()));
+    let cargo = cargo.replace("@DEMO@", demo).replace("@LOAD@", env!("CARGO_BIN_EXE_load"));
+    program("stand-ins/cargo", &cargo.replace("@ROOT@", &root().display().to_string()));
     Ok(scratch)
 }
 
