@@ -25,6 +25,33 @@ fn the_reference_of_the_api_is_what_the_relay_says_of_it() {
     is_current("docs/api.md", reference(&description));
 }
 
+#[test]
+fn app_developers_are_told_what_to_do_about_every_problem() {
+    let page = include_str!("../../../docs/app-developers.md");
+    let section =
+        page.split("\n**Errors** ").nth(1).and_then(|rest| rest.split("\n\n|").nth(1)).expect("the table of errors");
+    for kind in ProblemType::ALL {
+        let row = section.lines().find(|line| line.contains(&code(kind.name())));
+        let row = row.unwrap_or_else(|| panic!("{} has no row", kind.name()));
+        assert!(row.contains(&kind.status().to_string()), "{}: {row}", kind.name());
+    }
+}
+
+#[test]
+fn app_developers_are_told_of_every_push_and_of_every_state_of_a_call() {
+    let page = include_str!("../../../docs/app-developers.md");
+    let description: Value = serde_json::from_str(relay::api::OPENAPI).expect("openapi.json is JSON");
+    let schemas = &description["components"]["schemas"];
+    for words in [&schemas["Push"]["properties"]["event"], &schemas["Call"]["properties"]["state"]] {
+        let words: Vec<&str> = words["enum"].as_array().into_iter().flatten().map(text).collect();
+        assert!(words.len() > 5, "{words:?}");
+        // What a call's push says has a section of its own.
+        for word in words.into_iter().filter(|word| *word != "call") {
+            assert!(page.contains(&format!("\n| {} | ", code(word))), "{word} has no row");
+        }
+    }
+}
+
 fn reference(description: &Value) -> String {
     let mut page = HEAD.to_owned();
     section(&mut page, "Who asks");

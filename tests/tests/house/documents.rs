@@ -12,6 +12,9 @@ const MADE: &[&str] = &["certs/dev/"];
 /// Folders whose contents are named in documents by a path.
 const FOLDERS: &[&str] = &["sip/", "relay/", "tests/", "docs/", "docker/", "certs/"];
 
+/// The lines of a screen.
+const SCREEN: usize = 40;
+
 #[test]
 fn links_and_paths_lead_somewhere() {
     let root = root();
@@ -40,22 +43,43 @@ fn links_and_paths_lead_somewhere() {
 }
 
 #[test]
-fn every_kept_thing_names_tests_that_exist() {
-    let text = fs::read_to_string(root().join("docs/privacy.md")).expect("docs/privacy.md");
-    let table = text.split("\n## ").find(|section| section.starts_with("Retention")).expect("the table");
-    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ")).skip(2).collect();
-    assert!(rows.len() > 8, "few rows: {rows:?}");
-    assert_eq!(tests_that_are_missing(&rows), [] as [String; 0]);
+fn the_first_page_is_one_screen_and_every_page_is_found_from_another() {
+    let first = fs::read_to_string(root().join("README.md")).expect("README.md");
+    assert!(first.lines().count() <= SCREEN, "README.md has {} lines", first.lines().count());
+    let mut linked = BTreeSet::new();
+    for document in documents() {
+        let text = fs::read_to_string(&document).expect("a document");
+        let files =
+            links(&text).map(|target| target.split('#').next().unwrap_or_default()).filter(|file| !file.is_empty());
+        let others = files.filter_map(|file| document.parent()?.join(file).canonicalize().ok());
+        linked.extend(others.filter(|other| *other != document));
+    }
+    let pages = documents().into_iter().filter(|it| it.parent().is_some_and(|folder| folder == root().join("docs")));
+    let lost: Vec<PathBuf> = pages.filter(|page| !linked.contains(page)).collect();
+    assert!(lost.is_empty(), "nobody links to {lost:?}");
 }
 
 #[test]
-fn every_threat_names_tests_that_exist() {
+fn every_promise_and_every_kept_thing_names_tests_that_exist() {
+    let text = fs::read_to_string(root().join("docs/privacy.md")).expect("docs/privacy.md");
+    for (heading, few) in [("Promises", 6), ("Retention", 8)] {
+        let table = text.split("\n## ").find(|section| section.starts_with(heading)).expect("the table");
+        let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ")).skip(2).collect();
+        assert!(rows.len() > few, "few rows: {rows:?}");
+        assert_eq!(tests_that_are_missing(&rows), [] as [String; 0]);
+    }
+}
+
+#[test]
+fn every_border_and_every_threat_names_tests_that_exist() {
     let text = fs::read_to_string(root().join("SECURITY.md")).expect("SECURITY.md");
-    let table = text.split("\n## ").find(|section| section.starts_with("Threats")).expect("the threats");
-    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| **")).collect();
-    assert!(rows.len() > 10, "few threats: {rows:?}");
-    let wrong = tests_that_are_missing(&rows);
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    for (heading, few) in [("Borders", 6), ("Threats", 10)] {
+        let table = text.split("\n## ").find(|section| section.starts_with(heading)).expect("the table");
+        let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| **")).collect();
+        assert!(rows.len() > few, "few rows: {rows:?}");
+        let wrong = tests_that_are_missing(&rows);
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
 }
 
 /// What the last cell of each row of a table names that is no test, and rows that name none.
@@ -153,5 +177,6 @@ fn gather(folder: &Path, extension: &str, files: &mut Vec<PathBuf>) {
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    workspace.canonicalize().expect("the workspace")
 }
