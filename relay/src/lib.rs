@@ -25,12 +25,14 @@
 //! | 0 | [`domain`] | the words that API, receipts, timelines and metrics share |
 //! | 0 | [`hpke`] | sealing to the public key of a device |
 //! | 0 | [`metrics`] | every metric's name, in one enum |
+//! | 0 | [`outage`] | what goes wrong again and again is said once, then counted |
 //! | 0 | `random` | random bytes from the system |
 //! | 0 | [`secret`] | types that cannot print and are wiped on drop |
 //! | 0 | [`timing`] | the waits that nobody configures |
 //! | 1 | [`limits`] | what one source, account or SIP server may take |
 //! | 1 | [`audit`] | what was done with the accounts that are lent, for whoever answers for it |
 //! | 1 | [`vault`] | the ephemeral credential store |
+//! | 1 | [`otlp`] | traces of calls for a collector of OpenTelemetry |
 //! | 1 | [`push`] | APNs, FCM, payload, verdicts |
 //! | 1 | [`net`] | listen, dial, resolve, TLS and its reload; knows bytes, not SIP |
 //! | 2 | [`agent`] | drives the Endpoint shards, and joins them to the network, the vault and the push services |
@@ -57,6 +59,8 @@ pub mod limits;
 pub mod metrics;
 pub mod net;
 pub mod operator;
+pub mod otlp;
+pub mod outage;
 pub mod push;
 mod random;
 pub mod secret;

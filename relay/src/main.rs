@@ -9,8 +9,10 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
-use relay::cli::{CommandError, audit, calls, control, device, doctor, instances, keys, receipt, shell, status, trace};
-use relay::config::Config;
+use relay::cli::{
+    CommandError, audit, calls, canary, control, device, doctor, instances, keys, receipt, shell, status, trace,
+};
+use relay::config::{Config, Problem};
 use relay::operator::controls::Reloaded;
 use relay::secret::ZeroOnFree;
 use relay::serve::check::{Findings, certificate, check, push_certificates};
@@ -59,10 +61,14 @@ enum Command {
         /// Ask the push services, too, whether they take the keys; no device gets a push
         #[arg(long)]
         push: bool,
+        /// Print JSON instead of lines
+        #[arg(long)]
+        json: bool,
     },
     Config(control::Config),
     Audit(audit::Audit),
     Calls(calls::Calls),
+    Canary(canary::Canary),
     Report(audit::Report),
     Device(device::Device),
     Doctor(doctor::Doctor),
@@ -91,10 +97,14 @@ fn main() -> ExitCode {
             raise_open_files();
             runtime.block_on(serve(config))
         }
-        Command::Check { config, push } => runtime.block_on(check_file(config, push)),
+        Command::Check { config, push, json } => runtime.block_on(check_file(config, push, json)),
         Command::Calls(calls) => ended(runtime.block_on(calls::run(calls))),
         Command::Audit(audit) => ended(audit::run(audit)),
         Command::Report(report) => ended(audit::report(report)),
+        Command::Canary(canary) => {
+            protect_memory();
+            ended(runtime.block_on(canary::run(canary)))
+        }
         Command::Device(device) => {
             protect_memory();
             ended(runtime.block_on(device::run(device)))
@@ -138,13 +148,13 @@ async fn serve(file: Option<PathBuf>) -> ExitCode {
         Err(problems) => return fail(&problems.to_string()),
     };
     for caution in config.cautions.iter().chain(&config.faults) {
-        tracing::warn!("{caution}");
+        tracing::warn!(event = "configuration-caution", "{caution}");
     }
     for doubt in certificate(&config) {
-        tracing::warn!("tls.certificate: {doubt}; {}", doubt.remedy());
+        tracing::warn!(event = "certificate-doubt", "tls.certificate: {doubt}; {}", doubt.remedy());
     }
     for (problem, _) in push_certificates(&config) {
-        tracing::warn!("{problem}");
+        tracing::warn!(event = "push-certificate-doubt", "{problem}");
     }
     let apps = config.apps.clone();
     // Before the start, so that a signal that comes during it is not lost.
@@ -157,7 +167,7 @@ async fn serve(file: Option<PathBuf>) -> ExitCode {
         Err(error) => return fail(&error.to_string()),
     };
     tracing::info!(
-        edge = %running.edge, public_edge = %running.public_edge, websocket = shown(running.websocket),
+        event = "serving", edge = %running.edge, public_edge = %running.public_edge, websocket = shown(running.websocket),
         api = %running.api, operator = %running.operator,
         upstream_tls = shown(running.upstream_tls), upstream_tcp = shown(running.upstream_tcp),
         upstream_udp = shown(running.upstream_udp),
@@ -174,18 +184,25 @@ async fn serve(file: Option<PathBuf>) -> ExitCode {
             _ = hangup.recv() => say_reloaded(&running.reload()),
         }
     }
-    tracing::info!("draining");
+    tracing::info!(event = "draining", "draining");
     running.shutdown().await;
-    tracing::info!("drained");
+    tracing::info!(event = "drained", "drained");
     ExitCode::SUCCESS
 }
 
-async fn check_file(file: PathBuf, push: bool) -> ExitCode {
+async fn check_file(file: PathBuf, push: bool, json: bool) -> ExitCode {
     let config = match Config::load(&file) {
         Ok(config) => config,
+        Err(problems) if json => return print_findings(problems.iter(), &[], &[]),
         Err(problems) => return fail(&problems.to_string()),
     };
     let Findings { mut problems, notes } = check(&config).await;
+    if json {
+        let (refused, taken) = if push { check_push(&config).await } else { Default::default() };
+        problems.extend(refused);
+        problems.dedup();
+        return print_findings(problems.iter(), &notes, &taken);
+    }
     for note in &notes {
         eprintln!("note: {note}");
     }
@@ -201,6 +218,18 @@ async fn check_file(file: PathBuf, push: bool) -> ExitCode {
     problems.dedup();
     let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
     fail(&lines.join("\n"))
+}
+
+/// What `check` has found, for a program.
+fn print_findings<'a>(problems: impl Iterator<Item = &'a Problem>, notes: &[Problem], taken: &[String]) -> ExitCode {
+    let one = |problem: &Problem| serde_json::json!({"place": problem.place, "what": problem.what, "remedy": problem.remedy, "line": problem.line});
+    let problems: Vec<_> = problems.map(one).collect();
+    let notes: Vec<_> = notes.iter().map(one).collect();
+    println!(
+        "{:#}",
+        serde_json::json!({"ok": problems.is_empty(), "problems": problems, "notes": notes, "push": taken})
+    );
+    if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn ended(outcome: Result<(), CommandError>) -> ExitCode {
@@ -222,14 +251,18 @@ fn shown(address: Option<std::net::SocketAddr>) -> Option<tracing::field::Displa
 /// Says what SIGHUP has changed, and what it could not.
 fn say_reloaded(told: &Reloaded) {
     for problem in &told.problems {
-        tracing::error!("not reloaded, nothing was changed: {problem}");
+        tracing::error!(event = "not-reloaded", "not reloaded, nothing was changed: {problem}");
     }
     if told.problems.is_empty() {
         let taken = if told.taken.is_empty() { "nothing has changed".to_owned() } else { told.taken.join(", ") };
-        tracing::info!("reloaded: {taken}");
+        tracing::info!(event = "reloaded", "reloaded: {taken}");
     }
     if !told.needs_restart.is_empty() {
-        tracing::warn!("changed in the configuration, and in force after a restart: {}", told.needs_restart.join(", "));
+        tracing::warn!(
+            event = "restart-needed",
+            "changed in the configuration, and in force after a restart: {}",
+            told.needs_restart.join(", ")
+        );
     }
 }
 
@@ -268,7 +301,7 @@ fn protect_memory() {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     let forbidden = setrlimit(Resource::Core, none).and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
     if let Err(error) = forbidden {
-        tracing::warn!(%error, "core dumps could not be forbidden");
+        tracing::warn!(event = "dumps-not-forbidden", %error, "core dumps could not be forbidden");
     }
 }
 
@@ -277,6 +310,6 @@ fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        tracing::warn!(%error, "the limit of open files stays as it is");
+        tracing::warn!(event = "open-files-not-raised", %error, "the limit of open files stays as it is");
     }
 }

@@ -11,6 +11,7 @@ pub mod board;
 pub mod browser;
 pub mod caller;
 pub mod child;
+pub mod collector;
 pub mod dialog;
 pub mod digest;
 pub mod dns;

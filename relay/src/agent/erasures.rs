@@ -11,6 +11,7 @@ use sip::id::InstanceId;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
+use crate::clock;
 use crate::metrics::Metrics;
 use crate::metrics::labels::StoreOperation;
 use crate::vault::{Lookup, StoreError, Vault};
@@ -36,7 +37,7 @@ impl Erasures {
         let it = Self { orders, count: watch::Sender::new(0) };
         let left = vault.tombstones().pending();
         if !left.is_empty() {
-            tracing::info!(wipes = left.len(), "wipes of an earlier run are gone on with");
+            tracing::info!(event = "wipes-resumed", wipes = left.len(), "wipes of an earlier run are gone on with");
         }
         for (id, lookup) in left {
             it.later(id, lookup);
@@ -89,7 +90,7 @@ async fn erase_all(
 
 /// Asks the store once; `false` when it did not say that nothing is left.
 pub(crate) async fn erase(vault: &Vault, metrics: &Metrics, id: InstanceId, lookup: Option<Lookup>) -> bool {
-    let began = std::time::Instant::now();
+    let began = clock::now();
     match vault.erase_all_of(id, lookup).await {
         Ok(_) => {
             metrics.store_answered(began.elapsed());
@@ -99,7 +100,7 @@ pub(crate) async fn erase(vault: &Vault, metrics: &Metrics, id: InstanceId, look
         Err(error) => {
             metrics.store_error(StoreOperation::Erase);
             if !matches!(error, StoreError::Away(_)) {
-                tracing::error!(instance = %id, %error, "the store did not erase a record; it is asked again");
+                tracing::error!(event = "erasure-refused", instance = %id, %error, "the store did not erase a record; it is asked again");
             }
             false
         }

@@ -47,6 +47,7 @@ use sip::message::Message;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::audit::Audit;
+use crate::clock;
 use crate::config::{DomainRules, EarlyRinging};
 use crate::cores::Cores;
 use crate::limits::Quotas;
@@ -56,6 +57,7 @@ use crate::net::listen::Listener;
 use crate::net::resolve::Resolver;
 use crate::net::tls::ClientTls;
 use crate::net::udp::Udp;
+use crate::otlp::Exporter;
 use crate::push::{PushService, Verdict};
 use crate::timing::ConnectionTiming;
 use crate::vault::Vault;
@@ -135,7 +137,7 @@ enum ShardInput {
 impl ShardInput {
     /// For the endpoint, now.
     fn sip(input: Input) -> Self {
-        Self::Sip { at: Instant::now(), input }
+        Self::Sip { at: clock::now(), input }
     }
 }
 
@@ -246,6 +248,8 @@ pub struct Dependencies {
     pub keep_passwords: bool,
     /// Where it is written down what was done.
     pub audit: Audit,
+    /// Where traces of calls go.
+    pub exporter: Exporter,
     /// How long a registration is lost before its user is told.
     pub lost_notice: Duration,
     /// What each endpoint is told; the tag is set for each, and the node's pace is divided among them.
@@ -273,6 +277,7 @@ struct Shared {
     subscribe: bool,
     keep_passwords: bool,
     pub(crate) audit: Audit,
+    exporter: Exporter,
     lost_notice: Duration,
     /// How long a device may ring.
     answer_timeout: Duration,
@@ -354,6 +359,7 @@ impl Agent {
             subscribe: dependencies.subscribe,
             keep_passwords: dependencies.keep_passwords,
             audit: dependencies.audit,
+            exporter: dependencies.exporter,
             lost_notice: dependencies.lost_notice,
             answer_timeout: endpoint.answer_timeout,
             edge: endpoint.edge.clone(),
@@ -509,7 +515,7 @@ impl Agent {
         const FLUSH: Duration = Duration::from_secs(2);
         let left = self.0.erasures.flush(FLUSH).await;
         if left > 0 {
-            tracing::warn!(left, "the store is away; the next run erases what is left");
+            tracing::warn!(event = "erasures-left", left, "the store is away; the next run erases what is left");
         }
     }
 
@@ -525,7 +531,7 @@ impl Agent {
         };
         if tokio::time::timeout(patience, quiet).await.is_err() {
             let ended: usize = self.ask_all(|reply| Request::EndCalls { elsewhere, reply }).await.into_iter().sum();
-            tracing::warn!(ended, "the drain ended calls that were being set up");
+            tracing::warn!(event = "drain-ended-calls", ended, "the drain ended calls that were being set up");
             tokio::time::sleep(LEAVING).await;
         }
     }

@@ -15,6 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Shared;
+use crate::clock;
 use crate::vault::record::Provider;
 
 /// For how long answers are counted, at most.
@@ -112,7 +113,7 @@ impl Row {
 impl Shared {
     /// A push was accepted: this app's tokens of this environment are good ones.
     pub(crate) fn note_accepted(self: &std::sync::Arc<Self>, app: &str, provider: Provider) {
-        if !self.token_doubts.note_accepted(app, provider, Instant::now()) {
+        if !self.token_doubts.note_accepted(app, provider, clock::now()) {
             return;
         }
         let Some(channel) = self.push.channel(app, provider) else { return };
@@ -123,7 +124,7 @@ impl Shared {
 
     /// Whether a token that the service calls bad ends its instance. If not, the operator is told.
     pub(crate) async fn believes_bad_token(&self, app: &str, provider: Provider) -> bool {
-        let now = Instant::now();
+        let now = clock::now();
         let believed = match self.token_doubts.judge(app, provider, now) {
             Some(believed) => believed,
             None => {
@@ -143,8 +144,9 @@ impl Shared {
             self.push.note_doubted_tokens(app, provider);
             if self.token_doubts.tells(app, provider, now) {
                 tracing::error!(
+                    event = "push-tokens-doubted",
                     app,
-                    environment = ?provider,
+                    environment = provider.name(),
                     "APNs calls the tokens of this app bad (BadDeviceToken), and none of its pushes, or too few, are accepted: nobody is \
                      wiped for it; look whether the tokens are of the other environment, or of another app"
                 );

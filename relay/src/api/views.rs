@@ -12,7 +12,7 @@ use crate::clock::rfc3339;
 use crate::domain::Word as _;
 use crate::service::types::{
     CallState, CallView, EdgeAddress, Enabled, Export, InstanceKind, InstanceState, Listed, Page, Receipt,
-    Registration, RegistrationState, Tested, View, Wiped,
+    Registration, Tested, View, Wiped,
 };
 use crate::vault::record::{Presence, Provider, WakeFor};
 
@@ -45,12 +45,14 @@ pub fn view(view: &View) -> Value {
             "label": view.label,
             "call_push": provider(view.call_push),
             "alert_push": view.alert_push.map(provider),
-            "public_key": view.public_key.map(|key| key.to_string()),
         },
         "wake_for": wake_for(view.wake_for),
         "presence": presence(view.presence),
         "edge": edge(&view.edge),
     });
+    if let Some(key) = view.public_key {
+        value["device"]["public_key"] = key.to_string().into();
+    }
     if let Some(voicemail) = view.voicemail {
         let mut told = json!({"waiting": voicemail.waiting});
         let counts = [("new", voicemail.new), ("old", voicemail.old), ("urgent", voicemail.urgent)];
@@ -169,12 +171,7 @@ fn instance_state(state: InstanceState) -> &'static str {
 
 /// `status`, `expires_in_s` and `failing_since` are left out where there is none.
 fn registration(registration: &Registration) -> Value {
-    let state = match registration.state {
-        RegistrationState::Registered => "registered",
-        RegistrationState::Registering => "registering",
-        RegistrationState::Retrying => "retrying",
-        RegistrationState::Unregistered => "unregistered",
-    };
+    let state = registration.state.word();
     let mut value = json!({"state": state});
     if let Some(status) = registration.status {
         value["status"] = status.into();

@@ -10,11 +10,10 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use sip::message::Uri;
-use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
 use super::https::Https;
-use super::{CommandError, key_from, password, seal_key};
+use super::{CommandError, interrupted, key_from, password, seal_key};
 use crate::hpke::PrivateKey;
 use crate::secret::InstanceSecret;
 use crate::softphone::{Answering, Identity, Softphone};
@@ -226,17 +225,6 @@ impl Provider {
             Self::Apns => "apns",
             Self::Fcm => "fcm",
         }
-    }
-}
-
-async fn interrupted() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
     }
 }
 

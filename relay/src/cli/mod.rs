@@ -6,6 +6,7 @@
 //! | `colour` | colours on a terminal |
 //! | [`control`] | `sipwake reload`, `drain`, `config show` |
 //! | [`audit`] | `sipwake audit`, `sipwake report`: whether a trail is whole, and what it tells |
+//! | [`canary`] | `sipwake canary`: rings a test account end to end, and tells the relay how that went |
 //! | [`device`] | `sipwake device`: enable, wait, answer or decline, disable |
 //! | [`doctor`] | `sipwake doctor`: what would go wrong with an account |
 //! | `password` | a password that never stands among the arguments |
@@ -14,6 +15,7 @@
 //! | `operator` | where a relay's operator listener is, and how it is asked |
 //! | `question` | what is asked before something that cannot be undone |
 //! | [`receipt`] | `sipwake receipt`: whether a receipt is a relay's |
+//! | `seal_key` | the key that a device's pushes are sealed to, in a file |
 //! | `table` | what a relay tells, as a person reads it |
 //! | [`shell`] | `sipwake completions`, `man` |
 //! | [`status`] | `sipwake status`, `nodes` |
@@ -25,6 +27,7 @@
 
 pub mod audit;
 pub mod calls;
+pub mod canary;
 mod colour;
 pub mod control;
 pub mod device;
@@ -45,6 +48,7 @@ pub mod trace;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
 use crate::net::dial::DialError;
@@ -155,6 +159,20 @@ pub enum CommandError {
     /// It cannot be opened.
     #[error("this push was sealed to another key, or was altered")]
     SealedToAnother,
+    /// No relay was named.
+    #[error("no relay: name its --api, or the --config of a relay on this machine")]
+    NoRelay,
+    /// The App's key is not known.
+    #[error("no key of this app: name an --app-key-file, or the --config of a relay that serves it")]
+    NoAppKey,
+    /// A round was not whole.
+    #[error("{step}: {why}")]
+    Canary {
+        /// The step that failed.
+        step: &'static str,
+        /// Why, in words.
+        why: String,
+    },
     /// Nothing can be printed.
     #[error("the output is closed: {0}")]
     Output(#[from] io::Error),
@@ -165,4 +183,16 @@ fn key_from(file: &Path) -> Result<ApiKey, CommandError> {
     let read = std::fs::read_to_string(file).map(Zeroizing::new);
     let text = read.map_err(|why| CommandError::File { file: file.to_owned(), why })?;
     Ok(ApiKey::new(text.trim()))
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn interrupted() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
 }

@@ -6,6 +6,7 @@
 //! Invariant: the relay is verified, always: by a CA, or by the very certificate that its configuration names. The token is
 //! in no error.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -50,12 +51,24 @@ pub(super) struct Listener {
 }
 
 impl At {
+    /// That of a relay on this machine, where there is one.
+    pub(super) fn configuration(&self) -> Result<Option<Config>, CommandError> {
+        match &self.config {
+            Some(file) => read(file).map(Some),
+            None => CONFIGURATIONS.iter().map(Path::new).find(|file| file.exists()).map(read).transpose(),
+        }
+    }
+
+    /// The CA that was named.
+    pub(super) fn ca(&self) -> Option<&Path> {
+        self.ca.as_deref()
+    }
+
     pub(super) fn open(&self) -> Result<Listener, CommandError> {
         let needed = self.operator.is_none() || self.token_file.is_none();
-        let config = match &self.config {
-            Some(file) => Some(read(file)?),
-            None if needed => CONFIGURATIONS.iter().map(Path::new).find(|file| file.exists()).map(read).transpose()?,
-            None => None,
+        let config = match needed || self.config.is_some() {
+            true => self.configuration()?,
+            false => None,
         };
         let https = match (&self.operator, &config) {
             (None, Some(config)) if self.ca.is_none() => of_this_machine(config)?,
@@ -76,11 +89,16 @@ fn read(file: &Path) -> Result<Config, CommandError> {
 }
 
 fn of_this_machine(config: &Config) -> Result<Https, CommandError> {
+    at_this_machine(config, config.operator_address())
+}
+
+/// A listener of the relay with this configuration, by its very certificate.
+pub(super) fn at_this_machine(config: &Config, address: SocketAddr) -> Result<Https, CommandError> {
     let tls = match &config.tls {
         Tls::Files { certificate, .. } => ClientTls::only(certificate)?,
         Tls::Development => ClientTls::new(None)?,
     };
-    Ok(Https::at(config.operator_address(), tls))
+    Ok(Https::at(address, tls))
 }
 
 impl Listener {

@@ -124,6 +124,28 @@ words!(
     }
 );
 
+words!(
+    /// What a canary waits for, one after the other.
+    CanaryStep {
+        /// The relay took the account, and its SIP server has registered it.
+        Enable = "enable",
+        /// The SIP server took the call, and the relay has it.
+        Invite = "invite",
+        /// The push service took the push.
+        Push = "push",
+        /// The device was let in at the edge.
+        Attach = "attach",
+        /// The call was at the device.
+        Ring = "ring",
+        /// The caller had the device's answer.
+        Answer = "answer",
+        /// The caller hung up.
+        End = "end",
+        /// The account was taken back, with a receipt.
+        Wipe = "wipe",
+    }
+);
+
 impl serde::Serialize for WipeReason {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.word())

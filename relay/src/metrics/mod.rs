@@ -20,15 +20,18 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{self, Registry};
 
 use crate::clock;
-use crate::domain::{InstanceState, MessageOutcome, PushOutcome, PushProvider, WipeReason, Word};
+use crate::domain::{CanaryStep, InstanceState, MessageOutcome, PushOutcome, PushProvider, WipeReason, Word};
 
 pub mod labels;
+mod process;
 pub mod reading;
 
 use labels::{
-    EdgeRegisterOutcome, HandshakeOutcome, HttpRequest, InviteOutcome, Label, Limit, Listener, MissedCallOutcome,
-    MwiNotify, OfApp, One, RegistrationOutcome, SipRefusal, StoreOperation, Two,
+    Canary, CanaryOutcome, EdgeRegisterOutcome, HandshakeOutcome, HttpRequest, InviteOutcome, Label, Limit, Listener,
+    MissedCallOutcome, MwiNotify, OfApp, One, RegistrationOutcome, SipRefusal, StoreOperation, TraceOutcome, Two,
 };
+
+use process::Process;
 
 /// The upper bounds of the buckets of each histogram of durations, in seconds.
 const SECONDS: &[f64] = &[
@@ -87,6 +90,10 @@ metrics! {
     PushServiceUp = "sipwake_push_service_up", Gauge, "1 while a push service takes the pushes of an app, or has not been needed yet, else 0.";
     PushServiceWaiting = "sipwake_push_service_waiting", Gauge, "Pushes that wait for a push service, by app.";
     PushServiceAccepted = "sipwake_push_service_last_accepted_seconds", Gauge, "When a push service last took a push of an app, in seconds since 1970; 0: not yet.";
+    CanaryRounds = "sipwake_canary_rounds_total", Counter, "Rounds that a canary has told of, by app: whole, or the step that failed.";
+    CanaryLastRound = "sipwake_canary_last_round_seconds", Gauge, "When a canary told of a round last, in seconds since 1970, by app.";
+    CanaryLastWhole = "sipwake_canary_last_success_seconds", Gauge, "When a canary's round was whole last, in seconds since 1970, by app; 0: not since the start.";
+    CanarySeconds = "sipwake_canary_seconds", Gauge, "From the INVITE of a canary's last whole round until each step; enable and wipe: how long they took.";
     CallPushesUnsent = "sipwake_call_pushes_unsent_total", Counter, "Pushes of calls that never left: no connection, or the call ended first.";
     PushDuration = "sipwake_push_duration_seconds", Histogram, "From the decision to push until the service's verdict.";
     InviteToPush = "sipwake_invite_to_push_seconds", Histogram, "From an INVITE's arrival until its push leaves by a connection to the service that may carry it.";
@@ -95,6 +102,7 @@ metrics! {
     Messages = "sipwake_messages_total", Counter, "MESSAGE requests from the accounts' servers, by how they ended.";
     MissedCalls = "sipwake_missed_calls_total", Counter, "Calls that nobody answered, by what became of the note of them.";
     CallStories = "sipwake_call_stories_total", Counter, "Stories of calls, for each device, by whether they were kept for operators.";
+    Traces = "sipwake_traces_total", Counter, "Traces of calls for the collector of [otlp], by whether it took them.";
     MwiNotifies = "sipwake_mwi_notifies_total", Counter, "NOTIFY requests about mailboxes, by whether they said anything new.";
     CallsWaiting = "sipwake_calls_waiting", Gauge, "Calls that wait for their device.";
     SipRefused = "sipwake_sip_refused_total", Counter, "SIP messages dropped or refused before they reached a binding, by reason.";
@@ -111,8 +119,13 @@ metrics! {
     HttpRequests = "sipwake_http_requests_total", Counter, "HTTP requests answered, by route template and status.";
     HttpDuration = "sipwake_http_duration_seconds", Histogram, "From an HTTP request's arrival until its answer is ready.";
     CertificateExpiry = "sipwake_certificate_expiry_seconds", Gauge, "Seconds until the TLS certificate in use ends; negative when it has ended, 0 while none is loaded.";
-    ResidentMemory = "sipwake_resident_memory_bytes", Gauge, "Resident memory of this process.";
-    StartTime = "sipwake_start_time_seconds", Gauge, "When this relay started, in seconds since 1970.";
+    Ready = "sipwake_ready", Gauge, "1 while calls can be served (/readyz is 200), else 0.";
+    ResidentMemory = "process_resident_memory_bytes", Gauge, "Resident memory of this process.";
+    VirtualMemory = "process_virtual_memory_bytes", Gauge, "Virtual memory of this process.";
+    CpuTime = "process_cpu_seconds_total", Counter, "Processor time that this process has used, user and system.";
+    OpenDescriptors = "process_open_fds", Gauge, "Open file descriptors of this process.";
+    MaxDescriptors = "process_max_fds", Gauge, "How many file descriptors this process may have.";
+    StartTime = "process_start_time_seconds", Gauge, "When this relay started, in seconds since 1970.";
     Build = "sipwake_build_info", Gauge, "1, with the version that runs.";
 }
 
@@ -136,6 +149,10 @@ struct Handles {
     push_service_up: Family<OfApp<()>, Gauge>,
     push_service_waiting: Family<OfApp<()>, Gauge>,
     push_service_accepted: Family<OfApp<()>, Gauge>,
+    canary_rounds: Family<Canary<CanaryOutcome>, Counter>,
+    canary_last_round: Family<Canary<()>, Gauge>,
+    canary_last_whole: Family<Canary<()>, Gauge>,
+    canary_seconds: Family<Canary<CanaryStep>, Gauge<f64, AtomicU64>>,
     call_pushes_unsent: Counter,
     push_duration: Histogram,
     invite_to_push: Histogram,
@@ -144,6 +161,7 @@ struct Handles {
     messages: Series<MessageOutcome, Counter>,
     missed_calls: Series<MissedCallOutcome, Counter>,
     call_stories: Series<MissedCallOutcome, Counter>,
+    traces: Series<TraceOutcome, Counter>,
     mwi_notifies: Series<MwiNotify, Counter>,
     calls_waiting: Gauge,
     sip_refused: Series<SipRefusal, Counter>,
@@ -162,7 +180,12 @@ struct Handles {
     certificate_expiry: Gauge,
     /// When the certificate in use ends, in seconds since 1970; 0: none is loaded.
     certificate_not_after: AtomicU64,
+    ready: Gauge,
     resident_memory: Gauge,
+    virtual_memory: Gauge,
+    cpu_time: Counter<f64, AtomicU64>,
+    open_descriptors: Gauge,
+    max_descriptors: Gauge,
 }
 
 impl Default for Metrics {
@@ -196,6 +219,10 @@ impl Metrics {
             push_service_up: family(r, Metric::PushServiceUp),
             push_service_waiting: family(r, Metric::PushServiceWaiting),
             push_service_accepted: family(r, Metric::PushServiceAccepted),
+            canary_rounds: family(r, Metric::CanaryRounds),
+            canary_last_round: family(r, Metric::CanaryLastRound),
+            canary_last_whole: family(r, Metric::CanaryLastWhole),
+            canary_seconds: family(r, Metric::CanarySeconds),
             call_pushes_unsent: single(r, Metric::CallPushesUnsent),
             push_duration: histogram(r, Metric::PushDuration),
             invite_to_push: histogram(r, Metric::InviteToPush),
@@ -204,6 +231,7 @@ impl Metrics {
             messages: series(r, Metric::Messages),
             missed_calls: series(r, Metric::MissedCalls),
             call_stories: series(r, Metric::CallStories),
+            traces: series(r, Metric::Traces),
             mwi_notifies: series(r, Metric::MwiNotifies),
             calls_waiting: single(r, Metric::CallsWaiting),
             sip_refused: series(r, Metric::SipRefused),
@@ -221,7 +249,12 @@ impl Metrics {
             http_duration: histogram(r, Metric::HttpDuration),
             certificate_expiry: single(r, Metric::CertificateExpiry),
             certificate_not_after: AtomicU64::new(0),
+            ready: single(r, Metric::Ready),
             resident_memory: single(r, Metric::ResidentMemory),
+            virtual_memory: single(r, Metric::VirtualMemory),
+            cpu_time: single(r, Metric::CpuTime),
+            open_descriptors: single(r, Metric::OpenDescriptors),
+            max_descriptors: single(r, Metric::MaxDescriptors),
             registry,
         }))
     }
@@ -300,6 +333,28 @@ impl Metrics {
         }
     }
 
+    /// A canary of this app has told of a round at `at` (seconds since 1970): the step that failed, and those that were reached,
+    /// with their milliseconds.
+    pub fn canary(&self, app: &str, at: u64, failed: Option<CanaryStep>, steps: &[(CanaryStep, u64)]) {
+        let at = i64::try_from(at).unwrap_or(i64::MAX);
+        let of_app = || Canary { app: app.into(), label: () };
+        for outcome in CanaryOutcome::ALL {
+            // All of them, so that a rate is known from the first one on.
+            let rounds = self.0.canary_rounds.get_or_create_owned(&Canary { app: app.into(), label: *outcome });
+            rounds.inc_by(u64::from(*outcome == CanaryOutcome::of(failed)));
+        }
+        self.0.canary_last_round.get_or_create_owned(&of_app()).set(at);
+        let last_whole = self.0.canary_last_whole.get_or_create_owned(&of_app());
+        if failed.is_some() {
+            return;
+        }
+        last_whole.set(at);
+        for (step, ms) in steps {
+            let seconds = self.0.canary_seconds.get_or_create_owned(&Canary { app: app.into(), label: *step });
+            seconds.set(*ms as f64 / 1_000.0);
+        }
+    }
+
     /// The push of an INVITE left by the service's connection, `after` the INVITE came.
     pub fn invite_to_push(&self, after: Duration) {
         self.0.invite_to_push.observe(after.as_secs_f64());
@@ -323,6 +378,11 @@ impl Metrics {
     /// A call ended that nobody answered.
     pub fn missed_call(&self, outcome: MissedCallOutcome) {
         self.0.missed_calls.of(outcome).inc();
+    }
+
+    /// What became of so many traces.
+    pub fn traces(&self, outcome: TraceOutcome, count: u64) {
+        self.0.traces.of(outcome).inc_by(count);
     }
 
     /// What became of the story of a call.
@@ -403,15 +463,24 @@ impl Metrics {
         self.0.certificate_not_after.store(not_after, Ordering::Relaxed);
     }
 
+    /// Whether calls can be served.
+    pub fn ready(&self, ready: bool) {
+        self.0.ready.set(i64::from(ready));
+    }
+
     /// The Prometheus text exposition, version 0.0.4.
     pub fn render(&self) -> String {
         let not_after = self.0.certificate_not_after.load(Ordering::Relaxed);
         if not_after > 0 {
             self.0.certificate_expiry.set(whole(not_after) - whole(clock::unix_now()));
         }
-        if let Some(bytes) = resident_bytes() {
-            self.0.resident_memory.set(whole(bytes));
-        }
+        let process = Process::read();
+        self.0.resident_memory.set(whole(process.resident_bytes));
+        self.0.virtual_memory.set(whole(process.virtual_bytes));
+        self.0.open_descriptors.set(whole(process.open_descriptors));
+        self.0.max_descriptors.set(whole(process.max_descriptors));
+        // A counter only grows; two scrapes at once may read it in either order.
+        self.0.cpu_time.inc_by((process.cpu_seconds - self.0.cpu_time.get()).max(0.0));
         let mut text = String::new();
         prometheus_text::encode(&mut text, &self.0.registry).expect("a String takes whatever is written to it");
         text
@@ -495,10 +564,11 @@ where
     Series { handles, label: PhantomData }
 }
 
-fn family<L, M>(registry: &mut Registry, metric: Metric) -> Family<OfApp<L>, M>
+fn family<S, M>(registry: &mut Registry, metric: Metric) -> Family<S, M>
 where
+    S: Clone + std::hash::Hash + Eq,
     M: Default + Clone,
-    Family<OfApp<L>, M>: registry::Metric + Default,
+    Family<S, M>: registry::Metric + Default,
 {
     let family = Family::default();
     register(registry, metric, Family::clone(&family));
@@ -511,14 +581,6 @@ fn table<A: Label, B: Label>(registry: &mut Registry, metric: Metric) -> Table<A
     let counters = pairs.map(|pair| family.get_or_create_owned(&pair)).collect();
     register(registry, metric, family);
     Table { counters, labels: PhantomData }
-}
-
-/// The resident set of this process; `None` where the kernel does not tell.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
 }
 
 #[cfg(test)]
@@ -548,6 +610,7 @@ mod tests {
     fn every_metric_is_there_from_the_first_scrape_with_help_and_type() {
         let metrics = Metrics::new();
         drop(metrics.push_service("com.example.phone", "apns"));
+        metrics.canary("com.example.phone", 1, None, &[(CanaryStep::Push, 1)]);
         let text = metrics.render();
         for metric in Metric::ALL {
             let name = metric.name();

@@ -20,7 +20,8 @@ use tokio::task::JoinSet;
 
 use super::{Endpoint, Operator};
 use crate::api::body;
-use crate::api::elsewhere::{Carried, read_response, status_and_body, write_operators_request};
+use crate::api::carried::Carried;
+use crate::api::elsewhere::{read_response, status_and_body, write_operators_request};
 use crate::service::OperatorService;
 
 /// Has the owner of the instance answer, where that is another node.
@@ -31,12 +32,12 @@ pub(super) async fn carry<E: OperatorService>(
 ) -> Response {
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let is_of_one = path.is_some_and(|path| path.starts_with(Endpoint::Show.template()));
-    let id = super::instances::instance(&request).ok().filter(|_| is_of_one && !is_carried(&request));
+    let id = super::subject::instance(&request).ok().filter(|_| is_of_one && !is_carried(&request));
     let Some(id) = id else { return next.run(request).await };
     let owner = match operator.0.service.owner_of(id).await {
         Ok(Some(owner)) => owner,
         Ok(None) => return next.run(request).await,
-        Err(error) => return super::instances::refusal(error).into_response(),
+        Err(error) => return super::subject::refusal(error).into_response(),
     };
     let (parts, body) = request.into_parts();
     let body = match body::take_any(body).await {

@@ -7,13 +7,14 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use sip::id::InstanceId;
 
+use super::subject::{instance, refusal};
 use super::{Operator, answer, elsewhere};
 use crate::api::body;
 use crate::api::json::{self as body_json, At, Errors, Json};
 use crate::api::problem::{Problem, ProblemType};
 use crate::api::views;
 use crate::service::OperatorService;
-use crate::service::types::{OperatorError, TraceRequest, Which, Wiped};
+use crate::service::types::{TraceRequest, Which, Wiped};
 use crate::vault::AorHash;
 
 /// How many instances a page has when `limit` is not named.
@@ -135,20 +136,4 @@ fn paging(query: &str) -> Result<(Option<InstanceId>, usize, Which), Problem> {
         }
     }
     Ok((after, limit, which))
-}
-
-pub(super) fn instance(request: &Request) -> Result<InstanceId, Problem> {
-    let id = request.uri().path().split('/').nth(4).and_then(InstanceId::parse);
-    id.ok_or_else(|| refusal(OperatorError::Unknown))
-}
-
-pub(super) fn refusal(error: OperatorError) -> Problem {
-    match error {
-        OperatorError::Unknown => {
-            Problem::new(ProblemType::UnknownInstance, "No node of this store has such an instance.")
-        }
-        OperatorError::StoreAway => {
-            Problem::new(ProblemType::StoreAway, "Nothing was changed; /readyz tells more.").retry_after(5)
-        }
-    }
 }

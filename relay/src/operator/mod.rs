@@ -3,6 +3,7 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | `calls` | the stories of calls |
+//! | [`canary`] | what the canaries have told |
 //! | [`controls`] | reload and drain |
 //! | `elsewhere` | what other nodes answer |
 //! | [`history`] | the last hour of the metrics |
@@ -10,6 +11,7 @@
 //! | `nodes` | the nodes of the store |
 //! | [`page`] | the status page |
 //! | [`readiness`] | what `/readyz` says |
+//! | `subject` | the instance that a request is about |
 //!
 //! Invariant: `/healthz` and `/readyz` are open, everything else wants the operator's token. Nothing here tells whose
 //! an instance is: no AOR, no token, no secret.
@@ -34,6 +36,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 mod calls;
+pub mod canary;
 pub mod controls;
 mod elsewhere;
 pub mod history;
@@ -41,15 +44,20 @@ mod instances;
 mod nodes;
 pub mod page;
 pub mod readiness;
+mod subject;
 
+use canary::Canaries;
 use controls::Controls;
 use history::History;
 use readiness::{Readiness, Standing};
 
 use crate::api::access::{KeyDigest, bearer};
+use crate::api::body;
 use crate::api::connection::Peer;
+use crate::api::json as body_json;
 use crate::api::limits::{Buckets, Limits};
 use crate::api::problem::{self, Problem, ProblemType};
+use crate::api::request_id;
 use crate::api::too_many_failures;
 use crate::limits::counted_as;
 use crate::metrics::{Metrics, UNMATCHED};
@@ -79,6 +87,7 @@ struct Inner<E> {
     failures: Buckets<IpAddr>,
     controls: Controls,
     history: History,
+    canaries: Canaries,
     name: OnceLock<Box<str>>,
 }
 
@@ -127,6 +136,8 @@ pub enum Endpoint {
     Reload,
     /// End, once the calls are over or with other nodes.
     Drain,
+    /// Hear of a canary's round.
+    Canary,
 }
 
 impl Endpoint {
@@ -150,12 +161,13 @@ impl Endpoint {
         Self::Call,
         Self::Reload,
         Self::Drain,
+        Self::Canary,
     ];
 
     /// The method.
     pub fn method(self) -> Method {
         match self {
-            Self::Find | Self::Wipe | Self::BeginTrace | Self::Reload | Self::Drain => Method::POST,
+            Self::Find | Self::Wipe | Self::BeginTrace | Self::Reload | Self::Drain | Self::Canary => Method::POST,
             Self::EndTrace => Method::DELETE,
             _ => Method::GET,
         }
@@ -177,6 +189,7 @@ impl Endpoint {
             Self::Call => "/v1/operator/calls/{call}",
             Self::Reload => "/v1/operator/reload",
             Self::Drain => "/v1/operator/drain",
+            Self::Canary => "/v1/operator/canary",
             Self::Wipe => "/v1/operator/instances/{id}/wipe",
             Self::Export => "/v1/operator/instances/{id}/export",
             Self::BeginTrace | Self::Trace | Self::EndTrace => "/v1/operator/instances/{id}/trace",
@@ -200,6 +213,7 @@ impl<E: OperatorService> Operator<E> {
             failures: Buckets::new(Limits::default().failures_per_address),
             controls: Controls::default(),
             history: History::default(),
+            canaries: Canaries::default(),
             name: OnceLock::new(),
         }))
     }
@@ -276,6 +290,7 @@ fn method_router<E: OperatorService>(endpoint: Endpoint) -> MethodRouter<Operato
         Endpoint::Reload => routing::post(reload::<E>),
         Endpoint::Drain => routing::post(drain::<E>),
         Endpoint::EndTrace => routing::delete(instances::end_trace::<E>),
+        Endpoint::Canary => routing::post(hear_canary::<E>),
     }
 }
 
@@ -290,14 +305,17 @@ async fn guard<E: OperatorService>(State(operator): State<Operator<E>>, request:
         Some(_) if elsewhere::is_carried(&request) => Ok(()),
         _ => operator.admit(&request),
     };
-    let mut response = match admitted {
-        Ok(()) => next.run(request).await,
-        Err(problem) => challenged(problem.into_response()),
+    let by = request.method().clone();
+    let (mut response, id) = match admitted {
+        Ok(()) => request_id::numbered(request, next).await,
+        Err(problem) => request_id::answered(challenged(problem.into_response())),
     };
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let route = endpoint.map_or(UNMATCHED, |endpoint| endpoint.template());
-    operator.0.metrics.http(route, response.status().as_u16(), begun.elapsed());
+    let (status, took) = (response.status().as_u16(), begun.elapsed());
+    request_id::log(&id, &by, route, status, took);
+    operator.0.metrics.http(route, status, took);
     response
 }
 
@@ -342,6 +360,7 @@ async fn ready<E: OperatorService>(State(operator): State<Operator<E>>) -> Resul
 
 async fn metrics<E: OperatorService>(State(operator): State<Operator<E>>) -> Response {
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    operator.0.metrics.ready(operator.0.readiness.standing() != Standing::NotReady);
     ([(CONTENT_TYPE, kind)], operator.0.metrics.render()).into_response()
 }
 
@@ -353,7 +372,7 @@ async fn status_page<E: OperatorService>(State(operator): State<Operator<E>>, re
     let inner = &operator.0;
     let last = WhichCalls { limit: page::calls::SHOWN, ..WhichCalls::default() };
     let calls = inner.service.calls(last).await;
-    let look = page::Look::new(&inner.metrics, &inner.history, &inner.readiness).with_calls(calls);
+    let look = page::Look::new(&inner.metrics, &inner.history, &inner.readiness, &inner.canaries).with_calls(calls);
     let view = page::View::of(request.uri().query().unwrap_or_default());
     let name = inner.name.get().map_or("", |name| &**name);
     (headers, page::render(name, &look, view)).into_response()
@@ -361,7 +380,7 @@ async fn status_page<E: OperatorService>(State(operator): State<Operator<E>>, re
 
 async fn status<E: OperatorService>(State(operator): State<Operator<E>>) -> Response {
     let inner = &operator.0;
-    let look = page::Look::new(&inner.metrics, &inner.history, &inner.readiness);
+    let look = page::Look::new(&inner.metrics, &inner.history, &inner.readiness, &inner.canaries);
     answer(&page::status(inner.name.get().map_or("", |name| name), &look))
 }
 
@@ -387,6 +406,17 @@ async fn drain<E: OperatorService>(State(operator): State<Operator<E>>) -> Resul
     let mut response = answer(&json!({"state": "draining"}));
     *response.status_mut() = StatusCode::ACCEPTED;
     Ok(response)
+}
+
+async fn hear_canary<E: OperatorService>(
+    State(operator): State<Operator<E>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let taken = body::take(&parts.headers, body, body::JSON).await?;
+    let telling = canary::read(&body_json::parse(&taken)?)?;
+    operator.0.canaries.take(telling, &operator.0.metrics)?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// The password of Basic credentials (RFC 7617), whatever the user name: what a browser sends.

@@ -435,7 +435,7 @@ impl Making {
         sleep(self.ancestry.pause()).await;
         match self.endpoint.dialler().dial().await {
             Ok(((sender, connection, objection), address)) => {
-                tracing::debug!(channel = %self.label, "connected to the push service");
+                tracing::debug!(event = "push-connected", channel = %self.label, "connected to the push service");
                 let line = Line::new(self.cautious, Arc::clone(&self.ancestry));
                 let made = Arc::new(Connection {
                     sender,
@@ -459,7 +459,7 @@ impl Making {
             DialError::ShutOut(reason) => self.record.trouble(Trouble::grave(reason), ""),
             error => self.record.trouble(Trouble::light("Unreachable"), &error.to_string()),
         }
-        tracing::debug!(channel = %self.label, %error, "the push service cannot be reached");
+        tracing::debug!(event = "push-unreachable", channel = %self.label, %error, "the push service cannot be reached");
     }
 }
 
@@ -485,7 +485,7 @@ async fn drive(
     let silent = tokio::select! {
         outcome = &mut connection => {
             if let Err(error) = outcome {
-                tracing::debug!(channel = %making.label, %error, "the connection to the push service ended");
+                tracing::debug!(event = "push-disconnected", channel = %making.label, %error, "the connection to the push service ended");
             }
             false
         }
@@ -500,7 +500,7 @@ async fn drive(
     }
     if silent {
         making.record.trouble(Trouble::light("Silent"), "");
-        tracing::debug!(channel = %making.label, "the push service fell silent: connecting anew");
+        tracing::debug!(event = "push-silent", channel = %making.label, "the push service fell silent: connecting anew");
         // Whatever comes of it, the line takes no further requests.
         let _ = timeout(LINGER, connection).await;
     }

@@ -322,6 +322,12 @@ fn left(deadline: u64) -> Duration {
 
 fn print(app: &str, target: &PushTarget, push: &Push) -> Verdict {
     let text = payload::fcm(push, target.public_key.as_deref()).unwrap_or_default();
-    tracing::warn!(app, provider = ?target.provider, push = text, "printed instead of sent");
+    tracing::warn!(
+        event = "push-printed",
+        app,
+        provider = target.provider.name(),
+        push = text,
+        "printed instead of sent"
+    );
     Verdict::Accepted
 }

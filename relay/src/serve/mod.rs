@@ -48,6 +48,7 @@ use crate::net::udp::Udp;
 use crate::operator::Operator;
 use crate::operator::controls::Reloaded;
 use crate::operator::readiness::{Check, Readiness};
+use crate::otlp::Exporter;
 use crate::push::{AppPush, PushService, SetupError, apns, fcm};
 use crate::service::{self, Service, Services};
 use crate::timing::ConnectionTiming;
@@ -166,6 +167,7 @@ impl Relay {
             store_watch::require_ephemeral(&vault).await?;
         }
         let audit = audit(&config, &public_edge)?;
+        let exporter = Exporter::start(config.otlp.as_ref(), &public_edge, &metrics)?;
         let resolver = resolver(&config)?;
         let (push, push_is_printed) = push_service(&config.apps, &metrics)?;
         let (to_record, record_notes) = mpsc::unbounded_channel();
@@ -195,6 +197,7 @@ impl Relay {
             subscribe: config.messages.subscribe_voicemail,
             keep_passwords: config.store.keep_passwords,
             audit: audit.clone(),
+            exporter,
             lost_notice: config.timing.lost_notice.0,
             endpoint,
             shards: crate::timing::shards(),
@@ -238,7 +241,7 @@ impl Running {
         self.agent.wait_for_calls(CALLS_DRAIN, elsewhere).await;
         self.agent.flush_erasures().await;
         if let Err(error) = self.vault.release_lease().await {
-            tracing::warn!(%error, "the lease could not be given up; others wait until it runs out");
+            tracing::warn!(event = "lease-not-released", %error, "the lease could not be given up; others wait until it runs out");
         }
         self.end.begin();
         self.agent.ended().await;
@@ -408,8 +411,10 @@ impl Opened {
             self.vault.clone(),
         ));
         let leave = Arc::new(Notify::new());
-        let (reloading, leaving) = (reloader.clone(), leave.clone());
-        controls.connect(Box::new(move || reloading.reload()), Box::new(move || leaving.notify_one()));
+        // The reloader has the operator's door, and that its controls: held from there, too, none of them would ever go.
+        let (reloading, leaving) = (Arc::downgrade(&reloader), leave.clone());
+        let reload = move || reloading.upgrade().map(|reloader| reloader.reload()).unwrap_or_default();
+        controls.connect(Box::new(reload), Box::new(move || leaving.notify_one()));
         let https = [
             tokio::spawn(https::serve(api, api_routes, stop.1.clone())),
             tokio::spawn(https::serve(operator, operator_routes, stop.1)),

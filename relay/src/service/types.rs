@@ -105,6 +105,18 @@ pub enum RegistrationState {
     Unregistered,
 }
 
+impl RegistrationState {
+    /// The contract's word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Registered => "registered",
+            Self::Registering => "registering",
+            Self::Retrying => "retrying",
+            Self::Unregistered => "unregistered",
+        }
+    }
+}
+
 /// The edge as a device needs it; the password is the instance secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EdgeAddress {
@@ -495,6 +507,8 @@ pub struct WhichCalls {
     pub call: Option<CallId>,
     /// The newest so many.
     pub limit: usize,
+    /// The answer waits a moment for what an earlier run has kept.
+    pub waits: bool,
 }
 
 impl WhichCalls {

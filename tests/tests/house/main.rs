@@ -5,6 +5,8 @@ mod api_reference;
 mod circles;
 mod dependencies;
 mod documents;
+mod logs;
+mod metrics;
 mod metrics_reference;
 mod page;
 mod tidy;

@@ -23,8 +23,9 @@ use crate::agent::delivery::{deliver, deliver_copies, outcome_of};
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::timeline::What;
 use crate::audit::Act;
-use crate::clock::unix_now;
+use crate::clock::{self, unix_now};
 use crate::config::EarlyRinging;
+use crate::domain::Word as _;
 use crate::domain::story::Withheld;
 use crate::push::{Departure, Event, Push, Verdict};
 use crate::vault::record::{Provider, PushTarget, StoredRecord};
@@ -55,9 +56,9 @@ impl Shard {
             self.give_up(call.call, call.instance);
             return Some(Withheld::NoTarget);
         };
-        if let Err(limit) = self.budgets.take_call(Instant::now(), &app, call.instance, &call.from) {
+        if let Err(limit) = self.budgets.take_call(clock::now(), &app, call.instance, &call.from) {
             self.shared.quotas.met(limit);
-            tracing::info!(instance = %call.instance, call = %call.call, ?limit, "a call is not pushed");
+            tracing::info!(event = "call-not-pushed", instance = %call.instance, call = %call.call, limit = limit.word(), "a call is not pushed");
             self.track_call(call, None);
             self.give_up(call.call, call.instance);
             return Some(Withheld::Limit);
@@ -182,7 +183,7 @@ impl Shard {
             | Verdict::Retry { .. }
             | Verdict::Refused { .. }
             | Verdict::TooLate => {
-                tracing::info!(%instance, %call, ?verdict, "a call's push was not delivered");
+                tracing::info!(event = "call-push-failed", %instance, %call, outcome = outcome_of(verdict).word(), reason, "a call's push was not delivered");
                 if !self.attached.contains(&instance) {
                     self.give_up(call, instance);
                 }

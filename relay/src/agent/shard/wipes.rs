@@ -13,7 +13,7 @@
 //! asked again by `erasures`, and the row does not wait for that. Whoever waits is told what the store has when the row is
 //! dropped, after the wipe's tombstone was made durable.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sip::endpoint::Input;
 use sip::id::InstanceId;
@@ -24,8 +24,8 @@ use crate::agent::ShardInput;
 use crate::agent::erasures;
 use crate::agent::tables::instances::{Denied, EndKind, Ending, Erasure, Row, WipeDone, WipeWaiter};
 use crate::audit::Act;
-use crate::clock::DAY_S;
-use crate::domain::{InstanceState, WipeReason};
+use crate::clock::{self, DAY_S};
+use crate::domain::{InstanceState, WipeReason, Word as _};
 use crate::metrics::labels::RegistrationOutcome;
 use crate::push::Event;
 use crate::vault::Tombstone;
@@ -75,7 +75,7 @@ impl Shard {
     /// Its lease is over.
     pub(crate) fn expire(&mut self, id: InstanceId) {
         self.end(id, EndKind::Wiped(WipeReason::Expired), None);
-        self.settle(Instant::now());
+        self.settle(clock::now());
     }
 
     pub(crate) fn on_unbound(&mut self, id: InstanceId, confirmed: bool, shared: bool) {
@@ -141,7 +141,7 @@ impl Shard {
         self.shared.upstreams.release(row.upstream);
         if let Some(Ending { kind: EndKind::Wiped(reason), waiters, .. }) = row.ending.map(|ending| *ending) {
             self.shared.metrics.wipe(reason);
-            tracing::info!(instance = %id, reason = ?reason, unregistered, store = ?erasure, "wiped");
+            tracing::info!(event = "wiped", instance = %id, reason = reason.word(), unregistered, store = erasure.word(), "wiped");
             self.shared.vault.tombstones().note_unregistered(id, unregistered);
             for waiter in waiters {
                 // An error means that nobody waits any more.

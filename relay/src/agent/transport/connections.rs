@@ -28,6 +28,7 @@ use crate::agent::Shards;
 use crate::agent::transport::framing::{Broken, Came, Framing};
 use crate::agent::transport::outbox::{Found, Outbox, Outgoing, Writer};
 use crate::agent::transport::parcel::Parcel;
+use crate::clock;
 use crate::metrics::Metrics;
 use crate::metrics::labels::Limit;
 use crate::net::stream::Stream;
@@ -167,7 +168,7 @@ impl Connection {
     /// Serves it here until either side ends it. In a box: what is moved into a future is in it twice.
     pub(crate) async fn serve(mut self: Box<Self>, mut stream: Stream) {
         if let Err(error) = stream.adopt() {
-            tracing::debug!(%error, "a connection stays on the runtime that it was opened on");
+            tracing::debug!(event = "connection-stays", %error, "a connection stays away from its shard's core");
         }
         let ending = self.exchange(&mut stream).await;
         self.end(stream, ending).await;
@@ -202,7 +203,7 @@ impl Connection {
         }
         let silence = tokio::time::sleep(self.timing.silence);
         tokio::pin!(silence);
-        let mut heard = Instant::now();
+        let mut heard = clock::now();
         let half = tokio::time::sleep_until((self.partial_since.unwrap_or(heard) + self.timing.message).into());
         tokio::pin!(half);
         loop {
@@ -225,7 +226,7 @@ impl Connection {
                     if let Err(ending) = self.deliver(stream).await {
                         return ending;
                     }
-                    heard = Instant::now();
+                    heard = clock::now();
                     if let Some(since) = self.partial_since.filter(|since| Some(*since) != began) {
                         half.as_mut().reset((since + self.timing.message).into());
                     }
@@ -236,7 +237,7 @@ impl Connection {
                 }
                 () = &mut silence => {
                     let until = heard + IDLE;
-                    if !self.proven || until <= Instant::now() {
+                    if !self.proven || until <= clock::now() {
                         return Ending::ActivityView(CLOSE_NORMAL);
                     }
                     silence.as_mut().reset(until.into());
@@ -279,7 +280,7 @@ impl Connection {
 
     /// Hands every whole frame to its shard; an error when the stream is not to be read on.
     async fn deliver(&mut self, stream: &mut Stream) -> Result<(), Ending> {
-        let at = Instant::now();
+        let at = clock::now();
         loop {
             let frame = match self.framing.next() {
                 Err(broken) => return Err(self.refused(broken)),

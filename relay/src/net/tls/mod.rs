@@ -141,8 +141,14 @@ impl ServerTls {
             ticks.tick().await;
             match self.reload() {
                 Ok(false) => {}
-                Ok(true) => tracing::info!(expires_at = self.expiry(), "the certificate was re-read"),
-                Err(error) => tracing::warn!(%error, "the new certificate is not taken; the old one stays in use"),
+                Ok(true) => tracing::info!(
+                    event = "certificate-taken",
+                    expires_at = self.expiry(),
+                    "the certificate was re-read"
+                ),
+                Err(error) => {
+                    tracing::warn!(event = "certificate-not-taken", %error, "the new certificate is not taken; the old one stays in use")
+                }
             }
         }
     }
@@ -213,7 +219,7 @@ impl ClientTls {
         let mut roots = RootCertStore::empty();
         let native = rustls_native_certs::load_native_certs();
         for error in &native.errors {
-            tracing::warn!(%error, "some of the system's trusted roots cannot be read");
+            tracing::warn!(event = "roots-unreadable", %error, "some of the system's trusted roots cannot be read");
         }
         roots.add_parsable_certificates(native.certs);
         if let Some(path) = ca_file {
@@ -222,7 +228,7 @@ impl ClientTls {
             }
         }
         if roots.is_empty() {
-            tracing::warn!("no roots are trusted: install ca-certificates or set upstream.ca_file");
+            tracing::warn!(event = "no-roots", "no roots are trusted: install ca-certificates or set upstream.ca_file");
         }
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()

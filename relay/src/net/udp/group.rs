@@ -38,7 +38,7 @@ pub(super) fn bind(cores: usize, address: SocketAddr, steering: &Steering) -> io
             sockets.push(joining(address)?);
         }
         if let Err(error) = attach(&sockets[0], steering) {
-            tracing::info!(%error, "the system steers no datagrams: they are handed from core to core");
+            tracing::info!(event = "datagrams-unsteered", %error, "the system steers no datagrams: they are handed from core to core");
         }
     }
     Ok(sockets)

@@ -111,7 +111,7 @@ impl Udp {
             });
             match read {
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                    tracing::debug!(%error, "a datagram could not be received");
+                    tracing::debug!(event = "datagram-not-received", %error, "a datagram could not be received");
                     sleep(PAUSE).await;
                 }
                 _ => {}

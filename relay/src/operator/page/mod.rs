@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::canary::{Canaries, Round};
 use super::history::{History, Watched};
 use super::readiness::Readiness;
 use crate::clock;
@@ -90,14 +91,15 @@ pub struct Look<'a> {
     readiness: &'a Readiness,
     services: Vec<push::Report>,
     calls: ToldCalls,
+    canaries: Vec<(Box<str>, Round)>,
 }
 
 impl<'a> Look<'a> {
     /// At these, now.
-    pub fn new(metrics: &Metrics, history: &'a History, readiness: &'a Readiness) -> Self {
+    pub fn new(metrics: &Metrics, history: &'a History, readiness: &'a Readiness, canaries: &Canaries) -> Self {
         let services = readiness.push_services();
-        let calls = ToldCalls { is_whole: true, ..ToldCalls::default() };
-        Self { reading: Reading::of(metrics), at: Instant::now(), history, readiness, services, calls }
+        let (calls, canaries) = (ToldCalls { is_whole: true, ..ToldCalls::default() }, canaries.rounds());
+        Self { reading: Reading::of(metrics), at: Instant::now(), history, readiness, services, calls, canaries }
     }
 
     /// With these calls.
@@ -288,7 +290,7 @@ fn charts(page: &mut String, look: &Look<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{InstanceState, PushOutcome};
+    use crate::domain::{CanaryStep, InstanceState, PushOutcome};
     use crate::metrics::labels::InviteOutcome;
     use crate::operator::readiness::Check;
 
@@ -299,7 +301,11 @@ mod tests {
     }
 
     fn page(metrics: &Metrics, readiness: &Readiness, query: &str) -> String {
-        render("relay<1>:5061", &Look::new(metrics, &History::default(), readiness), View::of(query))
+        render(
+            "relay<1>:5061",
+            &Look::new(metrics, &History::default(), readiness, &Canaries::default()),
+            View::of(query),
+        )
     }
 
     #[test]
@@ -323,7 +329,7 @@ mod tests {
         };
         let history = History::default();
         let shown = |report: &push::Report| {
-            let mut look = Look::new(&metrics, &history, &readiness);
+            let mut look = Look::new(&metrics, &history, &readiness, &Canaries::default());
             look.services = vec![report.clone()];
             render("relay", &look, View::default())
         };
@@ -347,6 +353,21 @@ mod tests {
         readiness.fail(Check::Serving, "shutting down");
         let bad = page(&metrics, &readiness, "");
         assert!(bad.contains("banner bad") && bad.contains("serving: shutting down"));
+    }
+
+    #[test]
+    fn a_canary_whose_last_round_failed_is_told_with_its_step_and_one_that_rang_is_not() {
+        let (metrics, readiness, history) = (Metrics::new(), ready(), History::default());
+        let shown = |failed: Option<(CanaryStep, Box<str>)>| {
+            let round = Round { at: 1_795_000_000, failed, steps: vec![(CanaryStep::Push, 12)], last_whole: None };
+            let mut look = Look::new(&metrics, &history, &readiness, &Canaries::default());
+            look.canaries = vec![("com.example.phone".into(), round)];
+            render("relay", &look, View::default())
+        };
+        let rang = shown(None);
+        assert!(rang.contains("banner good") && rang.contains("pushed after 12 ms"), "{rang}");
+        let failed = shown(Some((CanaryStep::Attach, "the edge <refused>".into())));
+        assert!(failed.contains("banner bad") && failed.contains("at its step attach: the edge &lt;refused&gt;"));
     }
 
     #[test]
