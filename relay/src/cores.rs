@@ -12,6 +12,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
@@ -67,11 +68,7 @@ impl Cores {
     /// Runs `work` on a core, which waits for it when it ends. What a core that has ended is given is dropped.
     pub(crate) fn carry(&self, core: usize, work: impl Future<Output = ()> + Send + 'static) {
         let way = &self.0[core];
-        let load = Load::of(way.carried.clone());
-        way.handle.spawn(async move {
-            let _load = load;
-            work.await;
-        });
+        way.handle.spawn(Carrying { work: Box::pin(work), _load: Load::of(way.carried.clone()) });
     }
 
     /// Waits until every core has ended.
@@ -103,7 +100,9 @@ fn start(index: usize) -> io::Result<(Way, Core)> {
         HERE.set(Some(index));
         runtime.block_on(async {
             if let Ok(first) = begun.await {
-                first.await;
+                // As a task: what a runtime itself waits for is woken by a write to its event descriptor, even from its own thread.
+                // An error is its panic, which has been told.
+                let _ = tokio::spawn(first).await;
                 // What has not ended by then is dropped with the runtime.
                 let _ = timeout(LINGER, waits_for.gone()).await;
             }
@@ -125,6 +124,20 @@ impl Carried {
             }
             none.await;
         }
+    }
+}
+
+/// Work that is counted. In a box: an async block would hold it twice.
+struct Carrying<F> {
+    work: Pin<Box<F>>,
+    _load: Load,
+}
+
+impl<F: Future<Output = ()>> Future for Carrying<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        self.work.as_mut().poll(context)
     }
 }
 

@@ -30,6 +30,8 @@ use crate::vault::{StoreError, Vault};
 const QUEUE: usize = 8 * 1024;
 /// Stories that are known to a node; with a further one the oldest is known no longer, and stays in the store for its day.
 pub(crate) const RECENT_MAX: usize = 50_000;
+/// Stories gather for so long.
+const GATHER: Duration = Duration::from_millis(50);
 /// The pause after the store did not answer.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Instances that are read anew between two pauses.
@@ -220,6 +222,10 @@ async fn write(mut kept: mpsc::Receiver<Box<Story>>, recent: Arc<Mutex<Recent>>,
         };
         if let Some(outcome) = outcome {
             metrics.call_story(outcome);
+        }
+        if kept.is_empty() {
+            // Those that follow are written together: each that is waited for would wake another core in the middle of calls.
+            sleep(GATHER).await;
         }
     }
 }

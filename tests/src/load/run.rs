@@ -293,7 +293,7 @@ fn log_end(stage: &Stage) -> String {
 }
 
 /// Raises this process's limit of open files, which the relay inherits.
-fn raise_descriptors(needed: u64) -> Result<(), Failure> {
+pub(super) fn raise_descriptors(needed: u64) -> Result<(), Failure> {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= needed) {
         return Ok(());

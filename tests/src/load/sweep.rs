@@ -130,9 +130,9 @@ impl Sweep {
         while us <= slow * 1.001 {
             let (at, right) = (y(us), WIDTH - EDGE);
             // Writing into a string does not fail.
-            let _ = write!(
+            let _ = writeln!(
                 svg,
-                "<path d=\"M{EDGE} {at:.1}H{right}\" stroke=\"#ddd\"/><text x=\"4\" y=\"{:.1}\">{} ms</text>\n",
+                "<path d=\"M{EDGE} {at:.1}H{right}\" stroke=\"#ddd\"/><text x=\"4\" y=\"{:.1}\">{} ms</text>",
                 at + 4.0,
                 us / 1e3
             );
@@ -140,9 +140,9 @@ impl Sweep {
         }
         for step in &self.steps {
             let at = x(step.rate.into());
-            let _ = write!(
+            let _ = writeln!(
                 svg,
-                "<text x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n",
+                "<text x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
                 HEIGHT - EDGE + 18.0,
                 step.rate
             );
@@ -151,10 +151,10 @@ impl Sweep {
             let points: Vec<_> =
                 self.steps.iter().map(|step| format!("{:.1},{:.1}", x(step.rate.into()), y(of(step)))).collect();
             let last = self.steps.last().map_or(0.0, |step| y(of(step)));
-            let _ = write!(
+            let _ = writeln!(
                 svg,
                 "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>\
-                 <text x=\"{}\" y=\"{last:.1}\" fill=\"{colour}\">{name}</text>\n",
+                 <text x=\"{}\" y=\"{last:.1}\" fill=\"{colour}\">{name}</text>",
                 points.join(" "),
                 WIDTH - EDGE + 6.0
             );

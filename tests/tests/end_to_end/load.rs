@@ -47,3 +47,14 @@ async fn a_small_run_over_three_nodes_sees_every_instance_move_twice() {
     assert!(calls.calls > 0 && calls.pushed == calls.calls && calls.pushed_twice == 0, "{calls:?}");
     assert!(report.to_string().contains("SIGTERM") && report.to_json()["killed"]["all_ms"].is_number());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_calls_reach_a_kamailio_that_the_load_generator_starts() {
+    let arguments = "load --instances 40 --rate 10 --seconds 2 --attach 10 --answer --against kamailio";
+    let plan = Plan::parse_from(arguments.split(' '));
+    let found = tests::load::against::run(&plan).await.unwrap_or_else(|why| panic!("{why}"));
+    let (woken, attached) = (&found.woken.outcome, &found.attached.as_ref().unwrap().outcome);
+    assert_eq!((woken.calls, woken.pushed, woken.pushed_twice), (20, 20, 0));
+    assert_eq!((woken.statuses.clone(), attached.pushed), ([(200, 20)].into(), 0));
+    assert!(found.to_string().contains("INVITE → push"), "{found}");
+}

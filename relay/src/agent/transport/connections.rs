@@ -77,6 +77,10 @@ pub(crate) struct Connection {
     told: u128,
     /// The shard that answers what names nobody; that of the first message.
     home: Option<usize>,
+    /// Whether it goes on elsewhere once its shard is known.
+    moves: bool,
+    /// Its first message, which its shard has not heard of yet.
+    unheard: Option<(usize, ShardInput)>,
     /// Whether a valid message came.
     proven: bool,
     /// When the message began that is not whole yet.
@@ -92,8 +96,8 @@ impl Connection {
         timing: ConnectionTiming,
         shards: Shards,
         metrics: Metrics,
-    ) -> Self {
-        Self::new(Source { flow: next_flow(), side, transport, peer }, timing, shards, metrics)
+    ) -> Box<Self> {
+        Box::new(Self::new(Source { flow: next_flow(), side, transport, peer }, timing, shards, metrics))
     }
 
     /// A connection toward a SIP server that `shard` asked for, and that is told of [`Self::writer`] by its dialler.
@@ -104,9 +108,10 @@ impl Connection {
         shard: usize,
         shards: Shards,
         metrics: Metrics,
-    ) -> Self {
+    ) -> Box<Self> {
         let source = Source { flow: next_flow(), side: Side::Upstream, transport, peer };
-        Self { told: 1 << shard, home: Some(shard), proven: true, ..Self::new(source, timing, shards, metrics) }
+        let new = Self::new(source, timing, shards, metrics);
+        Box::new(Self { told: 1 << shard, home: Some(shard), proven: true, ..new })
     }
 
     fn new(source: Source, timing: ConnectionTiming, shards: Shards, metrics: Metrics) -> Self {
@@ -130,6 +135,8 @@ impl Connection {
             framing,
             told: 0,
             home: None,
+            moves: false,
+            unheard: None,
             proven: false,
             partial_since: None,
         }
@@ -146,28 +153,28 @@ impl Connection {
     }
 
     /// Serves it until either side ends it: here until its first message tells its shard, and then on that shard's core.
-    pub(crate) async fn serve_where_it_belongs(mut self, mut stream: Stream) {
-        match self.exchange(&mut stream, true).await {
+    pub(crate) async fn serve_where_it_belongs(mut self: Box<Self>, mut stream: Stream) {
+        self.moves = true;
+        match self.exchange(&mut stream).await {
             Ending::Moves(shard) => {
                 let cores = self.shards.cores.clone();
-                cores.carry(shard, async move {
-                    if let Err(error) = stream.adopt() {
-                        tracing::debug!(event = "connection-stays", %error, "a connection stays away from its shard's core");
-                    }
-                    self.serve(stream).await;
-                });
+                self.moves = false;
+                cores.carry(shard, self.serve(stream));
             }
             ending => self.end(stream, ending).await,
         }
     }
 
-    /// Serves it here until either side ends it.
-    pub(crate) async fn serve(mut self, mut stream: Stream) {
-        let ending = self.exchange(&mut stream, false).await;
+    /// Serves it here until either side ends it. In a box: what is moved into a future is in it twice.
+    pub(crate) async fn serve(mut self: Box<Self>, mut stream: Stream) {
+        if let Err(error) = stream.adopt() {
+            tracing::debug!(event = "connection-stays", %error, "a connection stays away from its shard's core");
+        }
+        let ending = self.exchange(&mut stream).await;
         self.end(stream, ending).await;
     }
 
-    async fn end(self, mut stream: Stream, ending: Ending) {
+    async fn end(self: Box<Self>, mut stream: Stream, ending: Ending) {
         self.outbox.close();
         let last = match ending {
             Ending::Silent | Ending::Moves(_) => None,
@@ -184,8 +191,16 @@ impl Connection {
         }
     }
 
-    /// Reads and writes until it ends, or, if it `may_move`, until its shard is known.
-    async fn exchange(&mut self, stream: &mut Stream, may_move: bool) -> Ending {
+    /// Reads and writes until it ends, or moves.
+    async fn exchange(&mut self, stream: &mut Stream) -> Ending {
+        if let Some((shard, first)) = self.unheard.take() {
+            self.tell(shard).await;
+            self.shards.send(shard, first).await;
+            // What came with it.
+            if let Err(ending) = self.deliver(stream).await {
+                return ending;
+            }
+        }
         let silence = tokio::time::sleep(self.timing.silence);
         tokio::pin!(silence);
         let mut heard = clock::now();
@@ -214,9 +229,6 @@ impl Connection {
                     heard = clock::now();
                     if let Some(since) = self.partial_since.filter(|since| Some(*since) != began) {
                         half.as_mut().reset((since + self.timing.message).into());
-                    }
-                    if let (true, Some(shard)) = (may_move, self.home) {
-                        return Ending::Moves(shard);
                     }
                 }
                 () = &mut half, if self.partial_since.is_some() => {
@@ -305,8 +317,14 @@ impl Connection {
                 Frame::Ping => (self.home(), Input::Ping(self.source)),
                 Frame::Pong => (self.home(), Input::Pong(self.source.flow)),
             };
+            let input = ShardInput::Sip { at, input };
+            if self.moves && self.home.is_some() {
+                // The shard hears of it there, where that wakes nobody else.
+                self.unheard = Some((shard, input));
+                return Err(Ending::Moves(shard));
+            }
             self.tell(shard).await;
-            self.shards.send(shard, ShardInput::Sip { at, input }).await;
+            self.shards.send(shard, input).await;
         }
     }
 

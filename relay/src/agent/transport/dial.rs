@@ -360,7 +360,7 @@ impl Inner {
             net::Transport::Tcp => Transport::Tcp,
             net::Transport::Tls => Transport::Tls,
         };
-        let Opened::Stream(mut stream) = opened else { return (FlowId::Datagram(peer), transport) };
+        let Opened::Stream(stream) = opened else { return (FlowId::Datagram(peer), transport) };
         let metrics = self.metrics.clone();
         let mut connection =
             Connection::dialled(transport, peer, self.connection_timing, shard, self.shards.clone(), metrics.clone());
@@ -370,9 +370,6 @@ impl Inner {
             self.shards.send(shard, ShardInput::sip(Input::LeadsTo { flow, address: peer.ip() })).await;
         }
         self.shards.cores.carry(shard, async move {
-            if let Err(error) = stream.adopt() {
-                tracing::debug!(event = "connection-stays", %error, "a connection stays away from its shard's core");
-            }
             metrics.upstream_flows(1);
             connection.serve(stream).await;
             metrics.upstream_flows(-1);

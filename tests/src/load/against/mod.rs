@@ -23,7 +23,7 @@ use super::exchange::{Desk, Exchange};
 use super::measure::{Clock, Count, Shares, Window};
 use super::plan::{Plan, Upstream};
 use super::registrar::Registrar;
-use super::run::calls_failed;
+use super::run::{calls_failed, raise_descriptors};
 use super::stage::LONG_GRANT;
 use crate::authority::Authority;
 use crate::board::Missed;
@@ -71,6 +71,7 @@ pub struct Calls {
 /// [`Failure`] when it does not start, or calls are lost.
 pub async fn run(plan: &Plan) -> Result<Against, Failure> {
     let fault = |what: &'static str| move |error: std::io::Error| Failure::Stage(Missed::new(what, error.to_string()));
+    raise_descriptors(plan.descriptors())?;
     let (authority, clock) = (Authority::new(), Clock::start());
     let attached_calls = if plan.attach > 0 { plan.attached_rate() * plan.seconds } else { 0 };
     let accounts = accounts::accounts(plan.instances);

@@ -14,11 +14,11 @@ use tokio_rustls::TlsConnector;
 use super::Outcome;
 
 const ONE_WAY: Duration = Duration::from_millis(50);
-/// Calls of which the fastest counts: the others may have waited for the machine.
-const CALLS: usize = 4;
+/// Calls of which the fastest counts, at most: the others have waited for the machine.
+const CALLS: usize = 20;
 
-/// The round trips from the push to the INVITE, for a phone that `comes`.
-async fn round_trips(comes: impl AsyncFn(&World, &Instance, &LongWay) -> Outcome) -> Result<u128, Missed> {
+/// The round trips from the push to the INVITE, for a phone that `comes`; it is asked no more once there were only `few`.
+async fn round_trips(few: u128, comes: impl AsyncFn(&World, &Instance, &LongWay) -> Outcome) -> Result<u128, Missed> {
     let (world, alice) = World::lent().await?;
     let edge = alice.edge.trim_start_matches("sip:").split(';').next().and_then(|edge| edge.parse().ok());
     let edge = edge.ok_or_else(|| Missed::new("the edge's address", &alice.edge))?;
@@ -30,6 +30,9 @@ async fn round_trips(comes: impl AsyncFn(&World, &Instance, &LongWay) -> Outcome
         let woken = Instant::now();
         comes(&world, &alice, &way).await?;
         fewest = fewest.min(way.round_trips(woken.elapsed()));
+        if fewest <= few {
+            break;
+        }
         world.cancel(&caller).await?;
         world.await_all_asleep().await?;
         // One call a second is what a device's budget gives.
@@ -64,7 +67,7 @@ async fn a_woken_phone_has_its_call_after_three_round_trips_with_a_bearer_token(
         }
     };
     // TCP, TLS 1.3, and the REGISTER with the INVITE behind its 200.
-    assert_eq!(round_trips(bearer).await?, 3);
+    assert_eq!(round_trips(3, bearer).await?, 3);
     Ok(())
 }
 
@@ -76,6 +79,6 @@ async fn a_woken_phone_that_is_challenged_has_its_call_after_four_round_trips() 
         phone.drop_connection();
         Ok(())
     };
-    assert_eq!(round_trips(digest).await?, 4);
+    assert_eq!(round_trips(4, digest).await?, 4);
     Ok(())
 }
