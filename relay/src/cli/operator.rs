@@ -52,11 +52,7 @@ pub(super) struct Listener {
 impl At {
     pub(super) fn open(&self) -> Result<Listener, CommandError> {
         let needed = self.operator.is_none() || self.token_file.is_none();
-        let config = match &self.config {
-            Some(file) => Some(read(file)?),
-            None if needed => CONFIGURATIONS.iter().map(Path::new).find(|file| file.exists()).map(read).transpose()?,
-            None => None,
-        };
+        let config = if needed || self.config.is_some() { configuration(self.config.as_deref())? } else { None };
         let https = match (&self.operator, &config) {
             (None, Some(config)) if self.ca.is_none() => of_this_machine(config)?,
             (None, Some(config)) => Https::new(&format!("https://{}", config.operator_address()), self.ca.as_deref())?,
@@ -71,14 +67,20 @@ impl At {
     }
 }
 
+/// The configuration in `file`; without one, where one is looked for that nobody names.
+pub(super) fn configuration(file: Option<&Path>) -> Result<Option<Config>, CommandError> {
+    let file = file.or_else(|| CONFIGURATIONS.iter().map(Path::new).find(|file| file.exists()));
+    file.map(read).transpose()
+}
+
 fn read(file: &Path) -> Result<Config, CommandError> {
     Config::load(file).map_err(|problems| CommandError::Configuration(problems.to_string()))
 }
 
-fn of_this_machine(config: &Config) -> Result<Https, CommandError> {
+pub(super) fn of_this_machine(config: &Config) -> Result<Https, CommandError> {
     let tls = match &config.tls {
         Tls::Files { certificate, .. } => ClientTls::only(certificate)?,
-        Tls::Development => ClientTls::new(None)?,
+        Tls::Development { .. } => ClientTls::new(None)?,
     };
     Ok(Https::at(config.operator_address(), tls))
 }

@@ -114,6 +114,10 @@ impl Label for Listener {
     const NAME: &'static str = "listener";
 }
 
+impl Label for CertificateOrder {
+    const NAME: &'static str = "outcome";
+}
+
 impl Label for HandshakeOutcome {
     const NAME: &'static str = "outcome";
 }
@@ -184,6 +188,15 @@ words!(
     }
 );
 words!(
+    /// How an order of a certificate ended.
+    CertificateOrder {
+        /// It is in use.
+        Issued = "issued",
+        /// The old one stays.
+        Failed = "failed",
+    }
+);
+words!(
     /// What a NOTIFY said of a mailbox.
     MwiNotify {
         /// Something new.
@@ -218,6 +231,8 @@ words!(
         Api = "api",
         /// HTTPS, for operators.
         Operator = "operator",
+        /// For the CA that looks whether a name is this relay's.
+        Acme = "acme",
         /// SIP from the accounts' servers.
         Upstream = "upstream",
     }

@@ -14,6 +14,7 @@ use tokio::time::sleep;
 use zeroize::Zeroize as _;
 
 use super::drain::Drain;
+use crate::systemd::sockets;
 
 /// What the kernel is asked to keep while the loop is busy, in bytes: some thousand registrations. The system may give
 /// less (`net.core.rmem_max`); what does not fit is lost, and sent again by the SIP server.
@@ -40,9 +41,12 @@ pub struct Datagram {
 }
 
 impl Udp {
-    /// Binds `address`; port 0 takes a free one. Fails when the port is taken or not permitted.
+    /// Binds `address`, or takes the socket for it that the service manager has handed over; port 0 takes a free one. Fails when the port is taken or not permitted.
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
-        let socket = UdpSocket::bind(address).await?;
+        let socket = match sockets::datagram(address) {
+            Some(inherited) => UdpSocket::from_std(inherited)?,
+            None => UdpSocket::bind(address).await?,
+        };
         // A smaller buffer works too.
         let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER);
         let local = socket.local_addr()?;

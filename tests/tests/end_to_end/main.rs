@@ -14,6 +14,7 @@ macro_rules! plays {
     };
 }
 
+mod acme;
 mod calls;
 mod command_line;
 mod hostile;
@@ -23,4 +24,5 @@ mod load;
 mod matrix;
 mod page;
 mod push_proxy;
+mod service_manager;
 mod smoke;

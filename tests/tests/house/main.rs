@@ -2,6 +2,8 @@
 
 mod alerts;
 mod circles;
+mod dashboard;
 mod dependencies;
 mod documents;
+mod package;
 mod tidy;

@@ -45,6 +45,7 @@ mod registrations;
 mod restarts;
 mod standins;
 mod strangers;
+mod unconfigured;
 mod waking;
 
 pub use tests::world::Outcome;
