@@ -1,4 +1,18 @@
-//! The service around [`sip`]: one binary, `sipwake`.
+//! The service around [`sip`]: one binary, `sipwake`, which keeps a sleeping phone's SIP account registered and rings the phone
+//! by push.
+//!
+//! # The story
+//! 1. **Enable.** An app lends its account by HTTPS ([`api`]). The [`service`] has it registered once, to prove it, and the [`vault`]
+//!    seals it; the answer holds the instance's secret, which is the device's from then on.
+//! 2. **Keep.** The [`agent`] drives one [`sip::Endpoint`] for each shard: it refreshes the registration, answers challenges with what
+//!    the vault opens for that moment, and backs off when the SIP server is away.
+//! 3. **Wake.** An INVITE comes by [`net`]. The endpoint holds it and asks for a wake; [`push`] tells APNs or FCM, and the caller
+//!    hears ringing once the service has accepted. Nothing on this way asks Redis or waits for another core.
+//! 4. **Hand over.** The phone registers at the edge with its secret, and the INVITE goes down its connection. The relay stays in the
+//!    dialog as a proxy; media never comes near it.
+//! 5. **Wipe.** Expiry, `DELETE`, a dead token or a refusal: unregistered, erased, and a receipt is signed when nothing is left.
+//!
+//! [`serve`] wires it up, [`operator`] watches it. The documents for its users are in `docs/`.
 //!
 //! # The floors
 //! Imports point downward only; `tests/tests/house/tidy.rs` enforces it.
@@ -8,6 +22,7 @@
 //! | 0 | [`clock`] | the wall clock, when it is believed, and RFC 3339 |
 //! | 0 | [`config`] | typed TOML; every problem reported at once |
 //! | 0 | [`domain`] | the words that API, receipts, timelines and metrics share |
+//! | 0 | [`hpke`] | sealing to the public key of a device |
 //! | 0 | [`metrics`] | every metric's name, in one enum |
 //! | 0 | `random` | random bytes from the system |
 //! | 0 | [`systemd`] | what a service manager hands over and wants to hear |
@@ -40,6 +55,7 @@ pub mod config;
 pub mod development;
 pub mod doctor;
 pub mod domain;
+pub mod hpke;
 pub mod limits;
 pub mod metrics;
 pub mod net;

@@ -8,10 +8,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
 use relay::agent::Agent;
-use relay::cli::{CommandError, audit, control, device, doctor, instances, keys, live, receipt, trace};
+use relay::cli::{
+    CommandError, audit, calls, canary, control, device, doctor, instances, keys, live, receipt, shell, status, trace,
+};
 use relay::config::Config;
 use relay::operator::controls::Reloaded;
 use relay::secret::ZeroOnFree;
@@ -78,15 +80,21 @@ enum Command {
     },
     Config(control::Config),
     Audit(audit::Audit),
+    Calls(calls::Calls),
+    Canary(canary::Canary),
     Report(audit::Report),
     Device(device::Device),
     Doctor(doctor::Doctor),
     Instances(instances::Instances),
     Drain(control::Drain),
     Keys(keys::Keys),
+    Nodes(status::Nodes),
     Receipt(receipt::Receipt),
     Reload(control::Reload),
+    Status(status::Status),
     Trace(trace::Trace),
+    Completions(shell::Completions),
+    Man(shell::Man),
 }
 
 fn main() -> ExitCode {
@@ -110,8 +118,13 @@ fn main() -> ExitCode {
         Command::Check { config, ready, .. } => {
             ended(runtime.block_on(live::live(config.as_deref(), ready)).map(|told| println!("{told}")))
         }
+        Command::Calls(calls) => ended(runtime.block_on(calls::run(calls))),
         Command::Audit(audit) => ended(audit::run(audit)),
         Command::Report(report) => ended(audit::report(report)),
+        Command::Canary(canary) => {
+            protect_memory();
+            ended(runtime.block_on(canary::run(canary)))
+        }
         Command::Device(device) => {
             protect_memory();
             ended(runtime.block_on(device::run(device)))
@@ -128,6 +141,17 @@ fn main() -> ExitCode {
             protect_memory();
             ended(keys::run(keys))
         }
+        Command::Nodes(nodes) => ended(runtime.block_on(status::nodes(nodes))),
+        Command::Status(wish) => match runtime.block_on(status::status(wish)) {
+            Ok(code) => code,
+            Err(error) => {
+                eprintln!("error: {error}");
+                // A relay that does not answer is as bad as one that says so.
+                ExitCode::from(2)
+            }
+        },
+        Command::Completions(wish) => ended(shell::completions(&wish, Cli::command())),
+        Command::Man(wish) => ended(shell::man(&wish, Cli::command())),
         Command::Receipt(receipt) => ended(runtime.block_on(receipt::run(receipt))),
         Command::Trace(trace) => ended(runtime.block_on(trace::run(trace))),
     }

@@ -93,6 +93,11 @@ impl Child {
         if said { Ok(()) } else { Err(self.missed("an open input")) }
     }
 
+    /// Closes its standard input.
+    pub fn close_input(&self) {
+        self.input.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.pid.as_raw_nonzero().get().unsigned_abs()

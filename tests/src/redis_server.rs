@@ -139,6 +139,11 @@ impl RedisServer {
         }
     }
 
+    /// Whether it serves the slots of a Cluster.
+    pub fn is_cluster(&self) -> bool {
+        self.mode == Mode::Cluster
+    }
+
     /// The port that it listens on.
     pub fn port(&self) -> u16 {
         self.port

@@ -206,6 +206,13 @@ impl RelayProcess {
         self.setup.metric(series).await
     }
 
+    /// The sum over all series that begin so; `None` while the relay does not answer.
+    pub async fn metric_sum(&self, prefix: &str) -> Option<f64> {
+        let page = self.operator().get("/metrics").await.ok()?.text();
+        let series = page.lines().filter(|line| line.starts_with(prefix));
+        Some(series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.pid()

@@ -44,7 +44,7 @@ async fn the_log_at_trace_level_holds_no_token_and_no_key() {
     fcm.answer_with(&third, [tests::fcm::Answer::Unauthenticated]);
     let targets = [(Provider::ApnsProduction, &first), (Provider::ApnsProduction, &second), (Provider::Fcm, &third)];
     for (provider, token) in targets {
-        let target = PushTarget { provider, token: PushToken::new(token), confirmed_at_ms: 0 };
+        let target = PushTarget::new(provider, PushToken::new(token), 0);
         service.deliver(apns::BUNDLE, &target, &call()).await;
     }
     let received = apns.next_push(Duration::from_secs(5)).await.expect("one was taken");

@@ -158,7 +158,7 @@ mod tests {
     use crate::vault::record::{Account, Device, Presence, Provider, PushTarget, WakeFor};
 
     fn record(proof: Proof) -> Record {
-        let call_push = PushTarget { provider: Provider::Fcm, token: PushToken::new("token"), confirmed_at_ms: 0 };
+        let call_push = PushTarget::new(Provider::Fcm, PushToken::new("token"), 0);
         Record {
             app: "app".into(),
             account: Account {

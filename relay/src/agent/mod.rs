@@ -17,6 +17,7 @@
 //! | `delivery` | how a push is sent and its verdict named |
 //! | `digest` | what is computed with a secret |
 //! | `erasures` | what the store still has to erase |
+//! | [`stories`] | the stories of calls that are over |
 //! | `token_doubts` | whether APNs is believed that a token is bad |
 //! | `ownership` | whether this node is sure of what it owns |
 //!
@@ -29,6 +30,7 @@ mod erasures;
 mod ownership;
 pub mod request;
 mod shard;
+pub mod stories;
 pub(crate) mod tables;
 mod token_doubts;
 pub(crate) mod trace;
@@ -58,8 +60,9 @@ use crate::vault::Vault;
 use crate::vault::record::Reminder;
 use erasures::Erasures;
 use ownership::Ownership;
-use request::Request;
+use request::{NewInstance, Request};
 use shard::Shard;
+use stories::Stories;
 use token_doubts::TokenDoubts;
 use transport::connections::Writer;
 use transport::dial::Dialler;
@@ -277,7 +280,21 @@ struct Shared {
     upstreams: Upstreams,
     dialler: Dialler,
     erasures: Erasures,
+    stories: Stories,
     record_notes: mpsc::UnboundedSender<RecordNote>,
+}
+
+/// What the shards are binding.
+pub struct Binding(Vec<oneshot::Receiver<()>>);
+
+impl Binding {
+    /// Waits until they have bound all of it.
+    pub async fn ended(self) {
+        for bound in self.0 {
+            // An error means that the shards have ended.
+            let _ = bound.await;
+        }
+    }
 }
 
 /// The agent of one relay; cheap to clone.
@@ -308,6 +325,7 @@ impl Agent {
         let shared = Arc::new(Shared {
             ownership: Ownership::default(),
             erasures: Erasures::start(dependencies.vault.clone(), metrics.clone()),
+            stories: Stories::start(dependencies.vault.clone(), metrics.clone()),
             quotas: dependencies.quotas,
             vault: dependencies.vault,
             push: dependencies.push,
@@ -382,6 +400,11 @@ impl Agent {
         &self.0.upstreams
     }
 
+    /// The stories of calls that are over.
+    pub fn stories(&self) -> &Stories {
+        &self.0.stories
+    }
+
     /// Tells the shard of an instance, and gives back its answer; `None` when the shards have ended.
     pub async fn ask<T>(&self, id: InstanceId, command: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
         self.ask_shard(id.tag().shard(self.0.shards.len()), command).await
@@ -391,6 +414,22 @@ impl Agent {
     pub async fn tell(&self, id: InstanceId, command: Request) {
         let shard = id.tag().shard(self.0.shards.len());
         self.0.shards.send(shard, ShardInput::Request(Box::new(command))).await;
+    }
+
+    /// Has the shards bind what was taken over; `settled` hears of each when its SIP server has answered for the first time.
+    pub async fn bind_all(&self, new: Vec<NewInstance>, settled: &mpsc::UnboundedSender<InstanceId>) -> Binding {
+        let mut of_shard: Vec<Vec<NewInstance>> = (0..self.0.shards.len()).map(|_| Vec::new()).collect();
+        for new in new {
+            of_shard[new.id.tag().shard(self.0.shards.len())].push(new);
+        }
+        let mut binding = Vec::new();
+        for (shard, new) in of_shard.into_iter().enumerate().filter(|(_, new)| !new.is_empty()) {
+            let (reply, bound) = oneshot::channel();
+            let take_over = Request::TakeOver { new, settled: settled.clone(), reply };
+            self.0.shards.send(shard, ShardInput::Request(Box::new(take_over))).await;
+            binding.push(bound);
+        }
+        Binding(binding)
     }
 
     /// Asks every shard, one after the other.
@@ -412,6 +451,11 @@ impl Agent {
     /// then on. An answer may have waited for a process that stood still.
     pub fn be_sure(&self, asked_at: Duration) {
         self.0.ownership.be_sure(asked_at);
+    }
+
+    /// The lease had lapsed, and what was lost by it has been told: each shard reads that before what waits.
+    pub fn lapsed(&self) {
+        self.0.ownership.lapsed();
     }
 
     /// Whether this node may have lost its lease without noticing.

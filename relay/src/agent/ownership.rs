@@ -3,7 +3,7 @@
 //! | state | since | what a shard does |
 //! | --- | --- | --- |
 //! | claiming | the start, and until what was taken over has met its SIP server | requests for what is not here, or not served yet, wait |
-//! | doubtful | the lease was renewed last a whole lease ago: the process stood still | nothing from the network is acted on until the store has spoken |
+//! | doubtful | the lease was renewed last a whole lease ago: the process stood still | nothing from the network is acted on until the store has spoken, and the shard has read what it said |
 //!
 //! A store that is away is no doubt: then a node goes on with what it has.
 //!
@@ -22,12 +22,14 @@ pub struct Ownership {
     /// When the store was asked that spoke last of the lease, or was away, in milliseconds since boot: a machine that is suspended
     /// stands still, too.
     sure_at: AtomicU64,
+    /// How often the lease had lapsed and what is here was looked up.
+    lapses: AtomicU64,
 }
 
 impl Default for Ownership {
     /// Of a node that starts.
     fn default() -> Self {
-        Self { claims: AtomicUsize::new(1), sure_at: AtomicU64::new(millis(since_boot())) }
+        Self { claims: AtomicUsize::new(1), sure_at: AtomicU64::new(millis(since_boot())), lapses: AtomicU64::new(0) }
     }
 }
 
@@ -52,12 +54,22 @@ impl Ownership {
     }
 
     fn is_doubtful_at(&self, now: Duration) -> bool {
-        millis(now).saturating_sub(self.sure_at.load(Ordering::Relaxed)) > millis(LEASE)
+        millis(now).saturating_sub(self.sure_at.load(Ordering::Acquire)) > millis(LEASE)
+    }
+
+    /// How often the lease had lapsed: a shard that slept through the doubt sees by it that there was one.
+    pub fn lapses(&self) -> u64 {
+        self.lapses.load(Ordering::Relaxed)
+    }
+
+    /// The lease had lapsed, and each shard was told what it lost.
+    pub(super) fn lapsed(&self) {
+        self.lapses.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The store, asked at this time since boot, has spoken of the lease, or is away.
     pub(super) fn be_sure(&self, asked_at: Duration) {
-        self.sure_at.store(millis(asked_at), Ordering::Relaxed);
+        self.sure_at.store(millis(asked_at), Ordering::Release);
     }
 }
 

@@ -15,6 +15,7 @@ pub use crate::agent::tables::instances::{Denied, EndKind, Erasure, FirstRegistr
 pub use crate::agent::tables::lease::LeaseExpiry;
 use crate::agent::tables::timeline::Step;
 use crate::domain::InstanceState;
+use crate::domain::story::Story;
 use crate::limits::holdings::Place;
 use crate::secret::InstanceSecret;
 use crate::vault::record::Provider;
@@ -22,13 +23,21 @@ use crate::vault::{AorKey, Fence, Sealed};
 
 /// What a shard is asked.
 pub enum Request {
-    /// Bind an instance: one that is enabled, or one that is resumed. An instance that is there already only takes the
-    /// new fence.
+    /// Bind an instance that is enabled.
     Bind {
         /// The instance.
         new: Box<NewInstance>,
-        /// Where the outcome of the first registration goes; nothing waits when it is `None`.
-        first: Option<oneshot::Sender<FirstRegistration>>,
+        /// Where the outcome of the first registration goes.
+        first: oneshot::Sender<FirstRegistration>,
+    },
+    /// Bind instances that were stored, and are taken over. One that is there already only takes the new fence.
+    TakeOver {
+        /// The instances.
+        new: Vec<NewInstance>,
+        /// Where each is named when its SIP server has answered for the first time, or when it registers none.
+        settled: mpsc::UnboundedSender<InstanceId>,
+        /// The answer, when all are bound.
+        reply: oneshot::Sender<()>,
     },
     /// The record of a new instance is stored; `false` when the instance has ended meanwhile.
     Stored {
@@ -111,6 +120,11 @@ pub enum Request {
         /// The answer.
         reply: oneshot::Sender<Vec<(CallId, Call)>>,
     },
+    /// The stories of calls that go on.
+    Stories {
+        /// The answer.
+        reply: oneshot::Sender<Vec<Story>>,
+    },
     /// What happened to an instance, and how its mailbox stands.
     Activity {
         /// The instance.
@@ -162,13 +176,6 @@ pub enum Request {
     JudgeEarly,
     /// Nothing is registered from here any more: another node takes it over.
     HandOver,
-    /// Of these, those that are here and wait for the first answer of their SIP server.
-    NotSettled {
-        /// Which.
-        ids: Arc<[InstanceId]>,
-        /// The answer.
-        reply: oneshot::Sender<Vec<InstanceId>>,
-    },
     /// The ids of all instances.
     Ids(oneshot::Sender<Vec<InstanceId>>),
     /// How many calls are held or being set up.

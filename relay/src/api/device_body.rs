@@ -5,6 +5,7 @@
 
 use super::json::{At, Errors, Json};
 use super::problem::Problem;
+use crate::hpke::PublicKey;
 use crate::secret::PushToken;
 use crate::service::types::{Change, Field};
 use crate::vault::record::{Presence, Provider, PushTarget, WakeFor};
@@ -42,12 +43,19 @@ pub fn read_change(body: &Json, lifetime: LifetimeRange, now_ms: u64) -> Result<
 fn change(body: &Json, lifetime: LifetimeRange, now_ms: u64, errors: &mut Errors) -> Option<Change> {
     let body = At::root(body).object(&["device", "lifetime_s", "presence", "wake_for"], errors)?;
     let mut change = Change::default();
-    if let Some(device) = body.get("device").and_then(|at| at.object(&["call_push", "alert_push"], errors)) {
+    if let Some(device) =
+        body.get("device").and_then(|at| at.object(&["call_push", "alert_push", "public_key"], errors))
+    {
         change.call_push = device.get("call_push").and_then(|at| push_target(&at, now_ms, errors));
         change.alert_push = match device.get_or_null("alert_push") {
             None => Field::Keep,
             Some(at) if at.is_null() => Field::Clear,
             Some(at) => push_target(&at, now_ms, errors).map_or(Field::Keep, Field::Set),
+        };
+        change.public_key = match device.get_or_null("public_key") {
+            None => Field::Keep,
+            Some(at) if at.is_null() => Field::Clear,
+            Some(at) => public_key(&at, errors).map_or(Field::Keep, Field::Set),
         };
     }
     change.lifetime_s = body.get("lifetime_s").and_then(|at| lifetime.read(&at, errors));
@@ -71,7 +79,15 @@ pub fn push_target(at: &At, now_ms: u64, errors: &mut Errors) -> Option<PushTarg
         }
     };
     let token = fields.require("token", errors).and_then(|at| token(&at, apns, errors));
-    Some(PushTarget { provider: provider?, token: token?, confirmed_at_ms: now_ms })
+    Some(PushTarget::new(provider?, token?, now_ms))
+}
+
+/// Reads the key that what names a person is sealed to.
+pub fn public_key(at: &At, errors: &mut Errors) -> Option<PublicKey> {
+    let Json::Text(text) = at.value else {
+        return errors.add(&at.pointer, "expected a string");
+    };
+    PublicKey::read(text).map_err(|bad| errors.add::<()>(&at.pointer, bad.to_string())).ok()
 }
 
 /// A token in its service's form; `apns` is `None` when the service is not known.
@@ -139,8 +155,9 @@ mod tests {
         );
         let token = PushToken::new("new");
         let expected = Change {
-            call_push: Some(PushTarget { provider: Provider::Fcm, token, confirmed_at_ms: 7 }),
+            call_push: Some(PushTarget::new(Provider::Fcm, token, 7)),
             alert_push: Field::Clear,
+            public_key: Field::Keep,
             lifetime_s: Some(300),
             presence: Some(Presence::Foreground),
             wake_for: Some(WakeFor { call: false, message: false, voicemail: true, missed_call: false }),

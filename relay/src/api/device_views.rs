@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sip::id::InstanceId;
 
-use super::views;
+use super::{story_views, views};
 use crate::clock::{rfc3339, rfc3339_ms};
 use crate::domain::Word as _;
 use crate::service::types::{OwnExport, Step, Timeline, What};
@@ -48,6 +48,7 @@ pub fn export(export: &OwnExport) -> Value {
     whole["calls"] = calls.collect();
     whole["messages"] = export.messages.iter().map(message).collect();
     whole["missed_calls"] = export.missed_calls.iter().map(missed_call).collect();
+    whole["call_stories"] = export.stories.iter().map(story_views::whole).collect();
     whole["timeline"] = steps(&export.timeline);
     whole
 }

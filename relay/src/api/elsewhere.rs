@@ -57,8 +57,10 @@ pub(super) async fn carry<E: ApiService>(State(api): State<Api<E>>, request: Req
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let wants_owner = path.is_some_and(|path| wants_owner(&path)) && request.extensions().get::<Carried>().is_none();
     let Some(asker) = Asker::of(&request).ok().filter(|_| wants_owner) else { return next.run(request).await };
-    let Some(owner) = api.0.service.owner_elsewhere(asker.id, &asker.secret).await else {
-        return next.run(request).await;
+    let owner = match asker.judge(&api, api.0.service.owner_elsewhere(asker.id, &asker.secret).await) {
+        Ok(Some(owner)) => owner,
+        Ok(None) => return next.run(request).await,
+        Err(problem) => return problem.into_response(),
     };
     let (parts, body) = request.into_parts();
     let body = match body::take_any(body).await {

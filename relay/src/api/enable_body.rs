@@ -122,7 +122,7 @@ pub(super) fn uri(
 }
 
 fn device(at: &At, rules: &Rules, errors: &mut Errors) -> Option<Device> {
-    let fields = at.object(&["call_push", "alert_push", "label"], errors)?;
+    let fields = at.object(&["call_push", "alert_push", "label", "public_key"], errors)?;
     let target = |at: &At, errors: &mut Errors| {
         let target = device_body::push_target(at, rules.now_ms, errors)?;
         let (served, service) = match target.provider {
@@ -138,8 +138,11 @@ fn device(at: &At, rules: &Rules, errors: &mut Errors) -> Option<Device> {
     let call_push = fields.require("call_push", errors).and_then(|at| target(&at, errors));
     let alert_push = optional(fields.get("alert_push"), |at| target(at, errors));
     let label = optional(fields.get("label"), |at| at.text(0, MAX_LABEL, errors));
+    let public_key = optional(fields.get("public_key"), |at| device_body::public_key(at, errors));
     let label = label?.filter(|label| !label.is_empty());
-    Some(Device { call_push: call_push?, alert_push: alert_push?, label: label.map(Box::from) })
+    let mut device = Device { call_push: call_push?, alert_push: alert_push?, label: label.map(Box::from) };
+    device.set_public_key(public_key?);
+    Some(device)
 }
 
 /// `Some(None)` for a field that is not there, `None` for one that is wrong.

@@ -37,6 +37,7 @@ pub mod json;
 pub mod limits;
 pub mod problem;
 pub mod sip_uri;
+pub mod story_views;
 pub(crate) mod trace;
 pub mod views;
 mod wake;

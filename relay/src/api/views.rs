@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
+use super::story_views;
 use crate::clock::rfc3339;
 use crate::domain::Word as _;
 use crate::service::types::{
@@ -49,6 +50,9 @@ pub fn view(view: &View) -> Value {
         "presence": presence(view.presence),
         "edge": edge(&view.edge),
     });
+    if let Some(key) = view.public_key {
+        value["device"]["public_key"] = key.to_string().into();
+    }
     if let Some(voicemail) = view.voicemail {
         let mut told = json!({"waiting": voicemail.waiting});
         let counts = [("new", voicemail.new), ("old", voicemail.old), ("urgent", voicemail.urgent)];
@@ -144,12 +148,16 @@ pub fn export(export: &Export) -> Value {
         whole["wake_for"] = wake_for(events);
         whole["presence"] = presence(stands).into();
     }
+    if let Some(key) = export.public_key {
+        whole["public_key"] = key.to_string().into();
+    }
     let calls = export.calls.iter().map(|(id, view)| {
         let mut one = call(view);
         one["call"] = id.to_string().into();
         one
     });
     whole["calls"] = calls.collect();
+    whole["call_stories"] = export.stories.iter().map(story_views::whole).collect();
     whole
 }
 

@@ -75,6 +75,8 @@ pub enum Reading {
     Trace,
     /// Which instances an account has.
     Find,
+    /// The story of one of its calls.
+    Call,
 }
 
 impl Act {
@@ -102,6 +104,7 @@ impl Act {
             Self::Read(Reading::Export) => Some("export"),
             Self::Read(Reading::Trace) => Some("trace"),
             Self::Read(Reading::Find) => Some("find"),
+            Self::Read(Reading::Call) => Some("call"),
             _ => None,
         }
     }

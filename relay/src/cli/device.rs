@@ -16,13 +16,13 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use sip::message::Uri;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use super::https::Https;
-use super::{CommandError, key_from, password};
+use super::{CommandError, interrupted, key_from, password, seal_key};
 use crate::development::folder::{APP_KEY, Addresses, CA, Folder, PASSWORD};
+use crate::hpke::PrivateKey;
 use crate::secret::InstanceSecret;
 use crate::softphone::caller::{Called, call};
 use crate::softphone::{Answering, Identity, Softphone};
@@ -95,12 +95,19 @@ pub struct Device {
     /// How long to wait for a call, in seconds; without it for ever
     #[arg(long, value_name = "SECONDS")]
     wait: Option<u64>,
-    /// Stay away from the relay until a line comes on the standard input: so that a call has to be pushed
+    /// Stay away from the relay until a line comes on the standard input: so that a call has to be pushed. The line may be the
+    /// push, and is shown then
     #[arg(long)]
     asleep: bool,
     /// Be no phone: write the account of a stock SIP client into this file, as baresip reads it, and take it back when stopped
     #[arg(long, value_name = "FILE", conflicts_with = "asleep")]
     stock: Option<PathBuf>,
+    /// The file with the device's X25519 private key, to whose public half pushes seal who calls; made when it is not there
+    #[arg(long, value_name = "FILE")]
+    seal_key: Option<PathBuf>,
+    /// Open pushes from the standard input with --seal-key, one JSON object on a line, and do nothing else
+    #[arg(long, requires = "seal_key")]
+    open: bool,
 }
 
 /// What was named, and what the relay without a configuration says of the rest.
@@ -137,10 +144,15 @@ pub async fn run(device: Device) -> Result<(), CommandError> {
     if let Some(to) = &device.call {
         return device.place(to.as_deref()).await;
     }
+    let seal_key = device.seal_key.as_deref().map(seal_key::read_or_make).transpose()?;
+    if device.open {
+        // The arguments say with which key.
+        return seal_key.as_ref().map_or(Ok(()), open_all);
+    }
     let named = device.named()?;
     let https = Https::new(&named.api, named.ca.as_deref())?;
     let key = key_from(&named.app_key_file)?;
-    let answering = device.body(&named.account)?;
+    let answering = device.body(&named.account, seal_key.as_ref())?;
     let enabled = https.ask("POST", "/v1/instances", key.expose(), Some(&answering)).await;
     drop(answering);
     let enabled = enabled?;
@@ -151,7 +163,7 @@ pub async fn run(device: Device) -> Result<(), CommandError> {
     let is_registered = registration["state"] == "registered";
     let (path, secret) = (format!("/v1/instances/{}", instance.who.user), instance.who.secret.clone());
     let attended = tokio::select! {
-        attended = device.attend(&https, instance, is_registered) => attended,
+        attended = device.attend(&https, instance, is_registered, seal_key.as_ref()) => attended,
         // Who stops it wants just this.
         () = interrupted() => {
             say("stopped");
@@ -171,13 +183,13 @@ pub async fn run(device: Device) -> Result<(), CommandError> {
 }
 
 /// An instance, as the answer to enabling names it.
-struct Instance {
-    who: Identity,
-    port: u16,
+pub(super) struct Instance {
+    pub(super) who: Identity,
+    pub(super) port: u16,
 }
 
 impl Instance {
-    fn read(enabled: &Value) -> Option<Self> {
+    pub(super) fn read(enabled: &Value) -> Option<Self> {
         let edge = enabled["edge"]["proxy"].as_str()?;
         let uri = Uri::parse(edge)?;
         let who = Identity {
@@ -257,7 +269,7 @@ impl Device {
     }
 
     /// The body of the enabling; the one place where the password stands in it.
-    fn body(&self, account: &Account) -> Result<Value, CommandError> {
+    fn body(&self, account: &Account, seal_key: Option<&PrivateKey>) -> Result<Value, CommandError> {
         let password = password::read(account.password_file.as_deref())?;
         let (aor, registrar) = (&account.aor, &account.registrar);
         let mut body = json!({
@@ -272,6 +284,10 @@ impl Device {
                 account[name] = value.as_str().into();
             }
         }
+        if let Some(public) = seal_key.and_then(PrivateKey::public) {
+            say(&format!("pushes are sealed to {public}"));
+            body["device"]["public_key"] = public.to_string().into();
+        }
         if let Some(lifetime) = self.lifetime {
             body["lifetime_s"] = lifetime.into();
         }
@@ -279,7 +295,13 @@ impl Device {
     }
 
     /// Goes to the edge and takes the calls.
-    async fn attend(&self, https: &Https, instance: Instance, is_registered: bool) -> Result<(), CommandError> {
+    async fn attend(
+        &self,
+        https: &Https,
+        instance: Instance,
+        is_registered: bool,
+        seal_key: Option<&PrivateKey>,
+    ) -> Result<(), CommandError> {
         if let Some(file) = &self.stock {
             write_account(file, &instance)?;
             say(&format!("the account of a stock client is in {}; stop this command to take it back", file.display()));
@@ -295,17 +317,21 @@ impl Device {
             }
             // A closed input wakes, too: nothing else could.
             let mut line = a_line();
-            if !is_registered {
+            let woken = if is_registered {
+                line.await
+            } else {
                 tokio::select! {
                     registered = await_registered(https, &instance.who) => {
                         registered?;
                         say(ASLEEP);
-                        let _ = line.await;
+                        line.await
                     }
-                    _ = &mut line => {}
+                    woken = &mut line => woken,
                 }
-            } else {
-                let _ = line.await;
+            };
+            let line = woken.unwrap_or_default();
+            if let (Some(key), true) = (seal_key, line.trim_start().starts_with('{')) {
+                say(&format!("woken by {}", seal_key::opened(key, &line)?));
             }
         }
         let stream = https.dial(&instance.who.host, instance.port).await?;
@@ -374,27 +400,27 @@ impl Provider {
     }
 }
 
-async fn interrupted() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-}
-
-/// Told when a line came on the standard input. Its thread waits for nothing but that, and keeps nobody from ending.
-fn a_line() -> oneshot::Receiver<()> {
+/// The line that came on the standard input. Its thread waits for nothing but that, and keeps nobody from ending.
+fn a_line() -> oneshot::Receiver<Zeroizing<String>> {
     let (told, line) = oneshot::channel();
     std::thread::spawn(move || {
         let mut line = Zeroizing::new(String::new());
         let _ = std::io::stdin().lock().read_line(&mut line);
         // Who does not wait any more is not told.
-        let _ = told.send(());
+        let _ = told.send(line);
     });
     line
+}
+
+/// Shows each push of the standard input with what is sealed in it.
+fn open_all(key: &PrivateKey) -> Result<(), CommandError> {
+    for line in std::io::stdin().lock().lines() {
+        let line = Zeroizing::new(line?);
+        if !line.trim().is_empty() {
+            say(&seal_key::opened(key, &line)?.to_string());
+        }
+    }
+    Ok(())
 }
 
 /// One step, as it happens.

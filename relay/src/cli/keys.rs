@@ -101,8 +101,9 @@ pub fn run(keys: Keys) -> Result<(), CommandError> {
 }
 
 fn show(keyring: &Keyring, json: bool) -> Result<(), CommandError> {
-    let Fingerprint { ring, day, rotation, chain } = keyring.fingerprint(Reading::now());
-    let (ring, chain) = (hex(&ring), hex(&chain));
+    let fingerprint = keyring.fingerprint(Reading::now());
+    let (ring, chain) = (fingerprint.ring_text(), fingerprint.chain_text());
+    let Fingerprint { day, rotation, .. } = fingerprint;
     let day = rfc3339(u64::from(day) * DAY_S)[..10].to_owned();
     let mut out = std::io::stdout();
     if json {
@@ -111,10 +112,6 @@ fn show(keyring: &Keyring, json: bool) -> Result<(), CommandError> {
         writeln!(out, "keyring      {ring}\nrotation     {rotation}\nkey of today {chain} ({day})")?;
     }
     Ok(())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn read(file: PathBuf) -> Result<Zeroizing<Vec<u8>>, CommandError> {

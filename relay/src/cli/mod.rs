@@ -2,8 +2,11 @@
 //!
 //! | room | what it is |
 //! | --- | --- |
+//! | [`calls`] | `sipwake calls`: the last calls, and the story of one |
+//! | `colour` | colours on a terminal |
 //! | [`control`] | `sipwake reload`, `drain`, `config show` |
 //! | [`audit`] | `sipwake audit`, `sipwake report`: whether a trail is whole, and what it tells |
+//! | [`canary`] | `sipwake canary`: rings a test account end to end, and tells the relay how that went |
 //! | [`device`] | `sipwake device`: enable, wait, answer or decline, disable |
 //! | [`doctor`] | `sipwake doctor`: what would go wrong with an account |
 //! | `password` | a password that never stands among the arguments |
@@ -13,7 +16,10 @@
 //! | `operator` | where a relay's operator listener is, and how it is asked |
 //! | `question` | what is asked before something that cannot be undone |
 //! | [`receipt`] | `sipwake receipt`: whether a receipt is a relay's |
+//! | `seal_key` | the key that a device's pushes are sealed to, in a file |
 //! | `table` | what a relay tells, as a person reads it |
+//! | [`shell`] | `sipwake completions`, `man` |
+//! | [`status`] | `sipwake status`, `nodes` |
 //! | [`trace`] | `sipwake trace`: one instance's SIP for a while, as pcapng |
 //! | `https` | a request to a relay |
 //!
@@ -21,6 +27,9 @@
 //! process's inside. What it was asked for goes to stdout, everything else to stderr. No secret is printed.
 
 pub mod audit;
+pub mod calls;
+pub mod canary;
+mod colour;
 pub mod control;
 pub mod device;
 pub mod doctor;
@@ -32,12 +41,16 @@ mod operator;
 mod password;
 mod question;
 pub mod receipt;
+mod seal_key;
+pub mod shell;
+pub mod status;
 mod table;
 pub mod trace;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
 use crate::net::dial::DialError;
@@ -50,6 +63,14 @@ pub enum CommandError {
     /// A file cannot be read.
     #[error("{} cannot be read: {why}", file.display())]
     File {
+        /// The file.
+        file: PathBuf,
+        /// The system's word.
+        why: io::Error,
+    },
+    /// A file cannot be written.
+    #[error("{} cannot be written: {why}", file.display())]
+    NotWritten {
         /// The file.
         file: PathBuf,
         /// The system's word.
@@ -140,6 +161,29 @@ pub enum CommandError {
     /// A line that was there is not.
     #[error("no line of the trail has the chain {0}: it was cut, or made anew")]
     NotInTrail(String),
+    /// A file without a key.
+    #[error("{} holds no X25519 private key (43 characters of base64url); name a file that is not there, and one is made", .0.display())]
+    NoSealKey(PathBuf),
+    /// What should be a push is none.
+    #[error("this is no push: a push is a JSON object on one line")]
+    NotAPush,
+    /// It cannot be opened.
+    #[error("this push was sealed to another key, or was altered")]
+    SealedToAnother,
+    /// No relay was named.
+    #[error("no relay: name its --api, or the --config of a relay on this machine")]
+    NoRelay,
+    /// The App's key is not known.
+    #[error("no key of this app: name an --app-key-file, or the --config of a relay that serves it")]
+    NoAppKey,
+    /// A round was not whole.
+    #[error("{step}: {why}")]
+    Canary {
+        /// The step that failed.
+        step: &'static str,
+        /// Why, in words.
+        why: String,
+    },
     /// Nothing can be printed.
     #[error("the output is closed: {0}")]
     Output(#[from] io::Error),
@@ -150,4 +194,16 @@ fn key_from(file: &Path) -> Result<ApiKey, CommandError> {
     let read = std::fs::read_to_string(file).map(Zeroizing::new);
     let text = read.map_err(|why| CommandError::File { file: file.to_owned(), why })?;
     Ok(ApiKey::new(text.trim()))
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn interrupted() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
 }

@@ -6,6 +6,7 @@
 //! Invariant: the relay is verified, always: by a CA, or by the very certificate that its configuration names. The token is
 //! in no error.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -19,7 +20,7 @@ use crate::net::tls::ClientTls;
 use crate::secret::ApiKey;
 
 /// Where a configuration is looked for that nobody names.
-const CONFIGURATIONS: [&str; 2] = ["relay.toml", "/etc/sipwake/relay.toml"];
+const CONFIGURATIONS: [&str; 3] = ["relay.toml", "/etc/sipwake/sipwake.toml", "/etc/sipwake/relay.toml"];
 /// Where the listener is that nobody names.
 const USUAL: &str = "https://127.0.0.1:9443";
 
@@ -35,7 +36,7 @@ pub(super) struct At {
     /// A CA that vouches for the relay's certificate, beside the system's (PEM)
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// The configuration of a relay on this machine [default: relay.toml, /etc/sipwake/relay.toml]
+    /// The configuration of a relay on this machine [default: relay.toml, /etc/sipwake/sipwake.toml, /etc/sipwake/relay.toml]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print JSON instead of a table
@@ -50,9 +51,22 @@ pub(super) struct Listener {
 }
 
 impl At {
+    /// That of a relay on this machine, where there is one.
+    pub(super) fn configuration(&self) -> Result<Option<Config>, CommandError> {
+        configuration(self.config.as_deref())
+    }
+
+    /// The CA that was named.
+    pub(super) fn ca(&self) -> Option<&Path> {
+        self.ca.as_deref()
+    }
+
     pub(super) fn open(&self) -> Result<Listener, CommandError> {
         let needed = self.operator.is_none() || self.token_file.is_none();
-        let config = if needed || self.config.is_some() { configuration(self.config.as_deref())? } else { None };
+        let config = match needed || self.config.is_some() {
+            true => self.configuration()?,
+            false => None,
+        };
         let https = match (&self.operator, &config) {
             (None, Some(config)) if self.ca.is_none() => of_this_machine(config)?,
             (None, Some(config)) => Https::new(&format!("https://{}", config.operator_address()), self.ca.as_deref())?,
@@ -78,11 +92,16 @@ fn read(file: &Path) -> Result<Config, CommandError> {
 }
 
 pub(super) fn of_this_machine(config: &Config) -> Result<Https, CommandError> {
+    at_this_machine(config, config.operator_address())
+}
+
+/// A listener of the relay with this configuration, by its very certificate.
+pub(super) fn at_this_machine(config: &Config, address: SocketAddr) -> Result<Https, CommandError> {
     let tls = match &config.tls {
         Tls::Files { certificate, .. } => ClientTls::only(certificate)?,
         Tls::Development { .. } => ClientTls::new(None)?,
     };
-    Ok(Https::at(config.operator_address(), tls))
+    Ok(Https::at(address, tls))
 }
 
 impl Listener {

@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use super::colour::{Colour, paint};
+
 /// JSON for a program, indented for a person who looks on.
 pub(super) fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
@@ -13,13 +15,22 @@ pub(super) fn pretty(value: &Value) -> String {
 
 /// A line for each row, below the columns' names.
 pub(super) fn table<const N: usize>(columns: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
-    let rows: Vec<[String; N]> = std::iter::once(columns.map(str::to_owned)).chain(rows).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    table_in(columns, rows.into_iter().map(|row| (None, row)))
+}
+
+/// The same, each row in its colour.
+pub(super) fn table_in<const N: usize>(
+    columns: [&str; N],
+    rows: impl IntoIterator<Item = (Option<Colour>, [String; N])>,
+) -> String {
+    let names = (Some(Colour::Faint), columns.map(str::to_owned));
+    let rows: Vec<_> = std::iter::once(names).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|(_, row)| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
     let mut text = String::new();
-    for row in &rows {
+    for (colour, row) in &rows {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        text += cells.join("  ").trim_end();
+        text += &paint(*colour, cells.join("  ").trim_end());
         text.push('\n');
     }
     text

@@ -403,6 +403,11 @@ impl Config {
         values::reachable(self.operator.listen)
     }
 
+    /// Where one connects to reach the API from this machine.
+    pub fn api_address(&self) -> SocketAddr {
+        values::reachable(self.api.listen)
+    }
+
     /// What `serve` without a file uses: loopback listeners, a development certificate, the store in memory, one app
     /// without a push service and with a key made on the spot. The environment still overrides.
     pub fn development() -> Result<Config, Problems> {

@@ -90,9 +90,8 @@ impl Line {
         headers: &[(Name, String)],
     ) -> Result<Message, LineError> {
         self.cseq += 1;
-        let transport = self.transport.to_string().to_ascii_uppercase();
         let request = Composer::request(method, uri)
-            .header(Name::Via, format_args!("SIP/2.0/{transport} {};branch=z9hG4bK{};rport", self.local, token()))
+            .header(Name::Via, self.via(&token()))
             .header(Name::MaxForwards, 70)
             .header(Name::From, format_args!("<{aor}>;tag={}", self.tag))
             .header(Name::To, format_args!("<{aor}>"))
@@ -102,14 +101,14 @@ impl Line {
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, value)).finish();
         let end = Instant::now() + ANSWER_WITHIN;
         let (mut again, mut wait) = (Instant::now(), AGAIN);
-        self.write(&request).await?;
-        if matches!(self.way, Way::Datagrams(_)) {
+        self.send(&request).await?;
+        if self.is_datagrams() {
             again += wait;
         } else {
             again = end;
         }
         loop {
-            match timeout_at(again.min(end), self.read()).await {
+            match timeout_at(again.min(end), self.next()).await {
                 Ok(message) => {
                     let message = message?;
                     let ours = message.call_id() == Some(&self.call_id)
@@ -120,7 +119,7 @@ impl Line {
                 }
                 Err(_) if Instant::now() >= end => return Err(LineError::Silent),
                 Err(_) => {
-                    self.write(&request).await?;
+                    self.send(&request).await?;
                     wait *= 2;
                     again = Instant::now() + wait;
                 }
@@ -128,7 +127,27 @@ impl Line {
         }
     }
 
-    async fn write(&mut self, bytes: &[u8]) -> Result<(), LineError> {
+    /// This end of it.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Whether it is one of datagrams, which get lost.
+    pub fn is_datagrams(&self) -> bool {
+        matches!(self.way, Way::Datagrams(_))
+    }
+
+    /// The Via of a request with this branch, without what marks it as one of RFC 3261.
+    pub fn via(&self, branch: &str) -> String {
+        let transport = self.transport.to_string().to_ascii_uppercase();
+        format!("SIP/2.0/{transport} {};branch=z9hG4bK{branch};rport", self.local)
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// [`LineError`] when it cannot leave.
+    pub async fn send(&mut self, bytes: &[u8]) -> Result<(), LineError> {
         match &mut self.way {
             Way::Datagrams(socket) => socket.send(bytes).await.map(drop)?,
             Way::Stream(stream, _) => {
@@ -140,7 +159,10 @@ impl Line {
     }
 
     /// The next message; may be dropped at any await and asked again.
-    async fn read(&mut self) -> Result<Message, LineError> {
+    ///
+    /// # Errors
+    /// [`LineError`] when none can come any more.
+    pub async fn next(&mut self) -> Result<Message, LineError> {
         let mut buffer = vec![0; 64 * 1024];
         loop {
             match &mut self.way {
@@ -171,6 +193,6 @@ impl Line {
 }
 
 /// 64 random bits in hex.
-pub(super) fn token() -> String {
+pub fn token() -> String {
     random::bytes::<8>().iter().map(|byte| format!("{byte:02x}")).collect()
 }

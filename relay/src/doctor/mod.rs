@@ -29,7 +29,7 @@ use crate::net::reach::Reach;
 use crate::net::resolve::{Candidate, ResolveError, Resolver};
 use crate::net::tls::{ClientTls, TlsError};
 use crate::secret::{Password, with_clean_stack};
-use line::{Line, LineError, token};
+pub use line::{Line, LineError, token};
 pub use report::{Finding, Report, Verdict};
 
 /// Addresses that are connected to.
@@ -56,6 +56,15 @@ pub enum NoDoctor {
     /// No trust.
     #[error(transparent)]
     Tls(#[from] TlsError),
+}
+
+/// Why a connection does not stand.
+#[derive(Debug, thiserror::Error)]
+enum NoLine {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error(transparent)]
+    Line(#[from] LineError),
 }
 
 /// The account to look at.
@@ -194,24 +203,7 @@ impl Doctor {
         let mut best = None;
         for candidate in candidates.iter().take(CONNECTIONS) {
             let Candidate { address, transport, .. } = *candidate;
-            let opened = match transport {
-                Transport::Udp => Line::by_datagrams(address).await,
-                Transport::Tcp => match dial::tcp(address).await {
-                    Ok(stream) => Line::by_stream(stream, transport),
-                    Err(error) => {
-                        report.note(STEP, format!("tcp: {error}"), remedy_of(&error, domain));
-                        continue;
-                    }
-                },
-                Transport::Tls => match dial::tls(address, &self.tls, domain).await {
-                    Ok(stream) => Line::by_stream(stream, transport),
-                    Err(error) => {
-                        report.note(STEP, format!("tls: {error}"), remedy_of(&error, domain));
-                        continue;
-                    }
-                },
-            };
-            match opened {
+            match self.open(candidate, domain).await {
                 Ok(line) => {
                     let how = match transport {
                         Transport::Tls => format!("; its certificate is valid for {domain}"),
@@ -221,13 +213,47 @@ impl Doctor {
                     report.good(STEP, format!("{transport} {address}{how}"));
                     best = best.or(Some(line));
                 }
-                Err(error) => report.note(STEP, format!("{transport} {address}: {error}"), ""),
+                Err(NoLine::Dial(error)) => {
+                    report.note(STEP, format!("{transport}: {error}"), remedy_of(&error, domain));
+                }
+                Err(NoLine::Line(error)) => report.note(STEP, format!("{transport} {address}: {error}"), ""),
             }
         }
         if best.is_none() {
             report.bad(STEP, "none of its addresses can be used", "mend one of them; a call would not come");
         }
         best
+    }
+
+    async fn open(&self, candidate: &Candidate, domain: &str) -> Result<Line, NoLine> {
+        let Candidate { address, transport, .. } = *candidate;
+        Ok(match transport {
+            Transport::Udp => Line::by_datagrams(address).await?,
+            Transport::Tcp => Line::by_stream(dial::tcp(address).await?, transport)?,
+            Transport::Tls => Line::by_stream(dial::tls(address, &self.tls, domain).await?, transport)?,
+        })
+    }
+
+    /// A connection to where an account's requests go, the first that stands.
+    ///
+    /// # Errors
+    /// Why there is none, in words.
+    pub async fn connect(&self, patient: &Patient) -> Result<Line, String> {
+        let mut report = Report::default();
+        let said = |report: &Report| {
+            let bad = report.findings.iter().rfind(|finding| finding.verdict == Verdict::Bad);
+            bad.map_or_else(String::new, |finding| finding.what.clone())
+        };
+        let Some(route) = self.look_at_account(patient, &mut report) else { return Err(said(&report)) };
+        let found = self.resolver.resolve(&route.target(), 0).await.map_err(|error| error.to_string())?;
+        let mut last = "its SIP server has no address".to_owned();
+        for candidate in found.candidates.iter().take(CONNECTIONS) {
+            match self.open(candidate, route.verified_domain()).await {
+                Ok(line) => return Ok(line),
+                Err(error) => last = format!("{}: {error}", candidate.transport),
+            }
+        }
+        Err(last)
     }
 
     async fn look_at_server(&self, mut line: Line, route: &Route, patient: &Patient, report: &mut Report) {

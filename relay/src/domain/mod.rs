@@ -4,6 +4,8 @@
 //!
 //! Invariant: a word is fixed by the contract and names no person, address or token.
 
+pub mod story;
+
 /// An enum whose variants each have a word that is seen outside.
 pub trait Word: Copy + Eq + std::hash::Hash + std::fmt::Debug + Send + Sync + 'static {
     /// Every variant, in the order of [`Word::index`].
@@ -119,6 +121,28 @@ words!(
         Replaced = "replaced",
         /// The operator asked for it.
         Operator = "operator",
+    }
+);
+
+words!(
+    /// What a canary waits for, one after the other.
+    CanaryStep {
+        /// The relay took the account, and its SIP server has registered it.
+        Enable = "enable",
+        /// The SIP server took the call, and the relay has it.
+        Invite = "invite",
+        /// The push service took the push.
+        Push = "push",
+        /// The device was let in at the edge.
+        Attach = "attach",
+        /// The call was at the device.
+        Ring = "ring",
+        /// The caller had the device's answer.
+        Answer = "answer",
+        /// The caller hung up.
+        End = "end",
+        /// The account was taken back, with a receipt.
+        Wipe = "wipe",
     }
 );
 

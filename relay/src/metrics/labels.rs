@@ -1,6 +1,6 @@
 //! The labels of the metrics, and the values that they take.
 //!
-//! Invariant: every label value is a word of the [domain](crate::domain) or of this file, an app's id of the configuration, or a
+//! Invariant: every label value is a word of the [domain](crate::domain) or of this file, an app's id of the configuration or of an operator's canary, or a
 //! route template or HTTP status from a fixed table; so no series can name a person, an address or a token, and the number of series is known
 //! beforehand.
 
@@ -8,7 +8,7 @@ use std::fmt;
 
 use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
 
-use crate::domain::{InstanceState, MessageOutcome, PushOutcome, PushProvider, WipeReason, Word, words};
+use crate::domain::{CanaryStep, InstanceState, MessageOutcome, PushOutcome, PushProvider, WipeReason, Word, words};
 
 /// A label whose values are the words of an enum.
 pub trait Label: Word {
@@ -62,12 +62,40 @@ impl<L: Label> EncodeLabelSet for OfApp<L> {
     }
 }
 
+/// An app that has a canary, and perhaps another label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Canary<L> {
+    pub app: Box<str>,
+    pub label: L,
+}
+
+impl EncodeLabelSet for Canary<()> {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        ("app", &*self.app).encode(encoder.encode_label())
+    }
+}
+
+impl<L: Label> EncodeLabelSet for Canary<L> {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        ("app", &*self.app).encode(encoder.encode_label())?;
+        One(self.label).encode(encoder)
+    }
+}
+
 /// The labels of an HTTP request: the only set whose values are not all known beforehand.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct HttpRequest {
     /// A route template.
     pub route: &'static str,
     pub status: u16,
+}
+
+impl Label for CanaryStep {
+    const NAME: &'static str = "step";
+}
+
+impl Label for CanaryOutcome {
+    const NAME: &'static str = "outcome";
 }
 
 impl Label for InstanceState {
@@ -179,11 +207,11 @@ words!(
     }
 );
 words!(
-    /// What became of the note of a call that nobody answered.
+    /// What became of the note of a call that nobody answered, or of a call's story.
     MissedCallOutcome {
-        /// Kept until the device fetches it.
+        /// Kept.
         Kept = "kept",
-        /// The store did not answer; the push was sent all the same.
+        /// The store did not answer, or there was no room; the push was sent all the same.
         Lost = "lost",
     }
 );
@@ -237,6 +265,46 @@ words!(
         Upstream = "upstream",
     }
 );
+words!(
+    /// How a canary's round ended: whole, or at the step that failed.
+    CanaryOutcome {
+        /// Each step was reached.
+        Whole = "whole",
+        /// The account was not taken, or not registered.
+        Enable = "enable",
+        /// The call did not reach the relay.
+        Invite = "invite",
+        /// The push service did not take the push.
+        Push = "push",
+        /// The device was not let in.
+        Attach = "attach",
+        /// The call did not reach the device.
+        Ring = "ring",
+        /// The answer did not reach the caller.
+        Answer = "answer",
+        /// The call did not end.
+        End = "end",
+        /// The account was not taken back.
+        Wipe = "wipe",
+    }
+);
+
+impl CanaryOutcome {
+    /// That of a round in which this step failed.
+    pub fn of(failed: Option<CanaryStep>) -> Self {
+        match failed {
+            None => Self::Whole,
+            Some(CanaryStep::Enable) => Self::Enable,
+            Some(CanaryStep::Invite) => Self::Invite,
+            Some(CanaryStep::Push) => Self::Push,
+            Some(CanaryStep::Attach) => Self::Attach,
+            Some(CanaryStep::Ring) => Self::Ring,
+            Some(CanaryStep::Answer) => Self::Answer,
+            Some(CanaryStep::End) => Self::End,
+            Some(CanaryStep::Wipe) => Self::Wipe,
+        }
+    }
+}
 words!(
     /// How an inbound TLS handshake ended.
     HandshakeOutcome {

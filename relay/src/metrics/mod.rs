@@ -20,14 +20,14 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{self, Registry};
 
 use crate::clock;
-use crate::domain::{InstanceState, MessageOutcome, PushOutcome, PushProvider, WipeReason, Word};
+use crate::domain::{CanaryStep, InstanceState, MessageOutcome, PushOutcome, PushProvider, WipeReason, Word};
 
 pub mod labels;
 pub mod reading;
 
 use labels::{
-    CertificateOrder, EdgeRegisterOutcome, HandshakeOutcome, HttpRequest, InviteOutcome, Label, Limit, Listener,
-    MissedCallOutcome, MwiNotify, OfApp, One, RegistrationOutcome, SipRefusal, StoreOperation, Two,
+    Canary, CanaryOutcome, CertificateOrder, EdgeRegisterOutcome, HandshakeOutcome, HttpRequest, InviteOutcome, Label,
+    Limit, Listener, MissedCallOutcome, MwiNotify, OfApp, One, RegistrationOutcome, SipRefusal, StoreOperation, Two,
 };
 
 /// The upper bounds of the buckets of each histogram of durations, in seconds.
@@ -87,6 +87,10 @@ metrics! {
     PushServiceUp = "sipwake_push_service_up", Gauge, "1 while a push service takes the pushes of an app, or has not been needed yet, else 0.";
     PushServiceWaiting = "sipwake_push_service_waiting", Gauge, "Pushes that wait for a push service, by app.";
     PushServiceAccepted = "sipwake_push_service_last_accepted_seconds", Gauge, "When a push service last took a push of an app, in seconds since 1970; 0: not yet.";
+    CanaryRounds = "sipwake_canary_rounds_total", Counter, "Rounds that a canary has told of, by app: whole, or the step that failed.";
+    CanaryLastRound = "sipwake_canary_last_round_seconds", Gauge, "When a canary told of a round last, in seconds since 1970, by app.";
+    CanaryLastWhole = "sipwake_canary_last_success_seconds", Gauge, "When a canary's round was whole last, in seconds since 1970, by app; 0: not since the start.";
+    CanarySeconds = "sipwake_canary_seconds", Gauge, "From the INVITE of a canary's last whole round until each step; enable and wipe: how long they took.";
     CallPushesUnsent = "sipwake_call_pushes_unsent_total", Counter, "Pushes of calls that never left: no connection, or the call ended first.";
     PushDuration = "sipwake_push_duration_seconds", Histogram, "From the decision to push until the service's verdict.";
     InviteToPush = "sipwake_invite_to_push_seconds", Histogram, "From an INVITE's arrival until its push leaves by a connection to the service that may carry it.";
@@ -94,6 +98,7 @@ metrics! {
     Wipes = "sipwake_wipes_total", Counter, "Instances wiped, by reason.";
     Messages = "sipwake_messages_total", Counter, "MESSAGE requests from the accounts' servers, by how they ended.";
     MissedCalls = "sipwake_missed_calls_total", Counter, "Calls that nobody answered, by what became of the note of them.";
+    CallStories = "sipwake_call_stories_total", Counter, "Stories of calls, for each device, by whether they were kept for operators.";
     MwiNotifies = "sipwake_mwi_notifies_total", Counter, "NOTIFY requests about mailboxes, by whether they said anything new.";
     CallsWaiting = "sipwake_calls_waiting", Gauge, "Calls that wait for their device.";
     SipRefused = "sipwake_sip_refused_total", Counter, "SIP messages dropped or refused before they reached a binding, by reason.";
@@ -136,6 +141,10 @@ struct Handles {
     push_service_up: Family<OfApp<()>, Gauge>,
     push_service_waiting: Family<OfApp<()>, Gauge>,
     push_service_accepted: Family<OfApp<()>, Gauge>,
+    canary_rounds: Family<Canary<CanaryOutcome>, Counter>,
+    canary_last_round: Family<Canary<()>, Gauge>,
+    canary_last_whole: Family<Canary<()>, Gauge>,
+    canary_seconds: Family<Canary<CanaryStep>, Gauge<f64, AtomicU64>>,
     call_pushes_unsent: Counter,
     push_duration: Histogram,
     invite_to_push: Histogram,
@@ -143,6 +152,7 @@ struct Handles {
     wipes: Series<WipeReason, Counter>,
     messages: Series<MessageOutcome, Counter>,
     missed_calls: Series<MissedCallOutcome, Counter>,
+    call_stories: Series<MissedCallOutcome, Counter>,
     mwi_notifies: Series<MwiNotify, Counter>,
     calls_waiting: Gauge,
     sip_refused: Series<SipRefusal, Counter>,
@@ -196,6 +206,10 @@ impl Metrics {
             push_service_up: family(r, Metric::PushServiceUp),
             push_service_waiting: family(r, Metric::PushServiceWaiting),
             push_service_accepted: family(r, Metric::PushServiceAccepted),
+            canary_rounds: family(r, Metric::CanaryRounds),
+            canary_last_round: family(r, Metric::CanaryLastRound),
+            canary_last_whole: family(r, Metric::CanaryLastWhole),
+            canary_seconds: family(r, Metric::CanarySeconds),
             call_pushes_unsent: single(r, Metric::CallPushesUnsent),
             push_duration: histogram(r, Metric::PushDuration),
             invite_to_push: histogram(r, Metric::InviteToPush),
@@ -203,6 +217,7 @@ impl Metrics {
             wipes: series(r, Metric::Wipes),
             messages: series(r, Metric::Messages),
             missed_calls: series(r, Metric::MissedCalls),
+            call_stories: series(r, Metric::CallStories),
             mwi_notifies: series(r, Metric::MwiNotifies),
             calls_waiting: single(r, Metric::CallsWaiting),
             sip_refused: series(r, Metric::SipRefused),
@@ -300,6 +315,28 @@ impl Metrics {
         }
     }
 
+    /// A canary of this app has told of a round at `at` (seconds since 1970): the step that failed, and those that were reached,
+    /// with their milliseconds.
+    pub fn canary(&self, app: &str, at: u64, failed: Option<CanaryStep>, steps: &[(CanaryStep, u64)]) {
+        let at = i64::try_from(at).unwrap_or(i64::MAX);
+        let of_app = || Canary { app: app.into(), label: () };
+        for outcome in CanaryOutcome::ALL {
+            // All of them, so that a rate is known from the first one on.
+            let rounds = self.0.canary_rounds.get_or_create_owned(&Canary { app: app.into(), label: *outcome });
+            rounds.inc_by(u64::from(*outcome == CanaryOutcome::of(failed)));
+        }
+        self.0.canary_last_round.get_or_create_owned(&of_app()).set(at);
+        let last_whole = self.0.canary_last_whole.get_or_create_owned(&of_app());
+        if failed.is_some() {
+            return;
+        }
+        last_whole.set(at);
+        for (step, ms) in steps {
+            let seconds = self.0.canary_seconds.get_or_create_owned(&Canary { app: app.into(), label: *step });
+            seconds.set(*ms as f64 / 1_000.0);
+        }
+    }
+
     /// The push of an INVITE left by the service's connection, `after` the INVITE came.
     pub fn invite_to_push(&self, after: Duration) {
         self.0.invite_to_push.observe(after.as_secs_f64());
@@ -323,6 +360,11 @@ impl Metrics {
     /// A call ended that nobody answered.
     pub fn missed_call(&self, outcome: MissedCallOutcome) {
         self.0.missed_calls.of(outcome).inc();
+    }
+
+    /// What became of the story of a call.
+    pub fn call_story(&self, outcome: MissedCallOutcome) {
+        self.0.call_stories.of(outcome).inc();
     }
 
     /// A SIP server said how a mailbox stands.
@@ -495,10 +537,11 @@ where
     Series { handles, label: PhantomData }
 }
 
-fn family<L, M>(registry: &mut Registry, metric: Metric) -> Family<OfApp<L>, M>
+fn family<S, M>(registry: &mut Registry, metric: Metric) -> Family<S, M>
 where
+    S: Clone + std::hash::Hash + Eq,
     M: Default + Clone,
-    Family<OfApp<L>, M>: registry::Metric + Default,
+    Family<S, M>: registry::Metric + Default,
 {
     let family = Family::default();
     register(registry, metric, Family::clone(&family));
@@ -548,6 +591,7 @@ mod tests {
     fn every_metric_is_there_from_the_first_scrape_with_help_and_type() {
         let metrics = Metrics::new();
         drop(metrics.push_service("com.example.phone", "apns"));
+        metrics.canary("com.example.phone", 1, None, &[(CanaryStep::Push, 1)]);
         let text = metrics.render();
         for metric in Metric::ALL {
             let name = metric.name();

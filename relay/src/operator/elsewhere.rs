@@ -31,9 +31,13 @@ pub(super) async fn carry<E: OperatorService>(
 ) -> Response {
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let is_of_one = path.is_some_and(|path| path.starts_with(Endpoint::Show.template()));
-    let id = super::instance(&request).ok().filter(|_| is_of_one && !is_carried(&request));
+    let id = super::subject::instance(&request).ok().filter(|_| is_of_one && !is_carried(&request));
     let Some(id) = id else { return next.run(request).await };
-    let Some(owner) = operator.0.service.owner_of(id).await else { return next.run(request).await };
+    let owner = match operator.0.service.owner_of(id).await {
+        Ok(Some(owner)) => owner,
+        Ok(None) => return next.run(request).await,
+        Err(error) => return super::subject::refusal(error).into_response(),
+    };
     let (parts, body) = request.into_parts();
     let body = match body::take_any(body).await {
         Ok(body) => body,
@@ -113,7 +117,7 @@ pub(super) fn all_found(mut own: Value, others: Vec<Value>, silent: &[String]) -
     own
 }
 
-fn name_silent(answer: &mut Value, silent: &[String]) {
+pub(super) fn name_silent(answer: &mut Value, silent: &[String]) {
     if !silent.is_empty() {
         answer["silent"] = json!(silent);
     }

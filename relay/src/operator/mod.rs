@@ -1,4 +1,17 @@
-//! The operators' listener: health, metrics, a status page, and the list of instances.
+//! The operators' listener: health, metrics, a status page, and what an operator asks of instances and calls.
+//!
+//! | room | what it is |
+//! | --- | --- |
+//! | `calls` | the stories of calls |
+//! | [`canary`] | what the canaries have told |
+//! | [`controls`] | reload and drain |
+//! | `elsewhere` | what other nodes answer |
+//! | [`history`] | the last hour of the metrics |
+//! | `instances` | list, find, show, wipe, export, trace |
+//! | `nodes` | the nodes of the store |
+//! | [`page`] | the status page |
+//! | [`readiness`] | what `/readyz` says |
+//! | `subject` | the instance that a request is about |
 //!
 //! Invariant: `/healthz` and `/readyz` are open, everything else wants the operator's token. Nothing here tells whose
 //! an instance is: no AOR, no token, no secret.
@@ -20,15 +33,20 @@ use axum::routing::{self, MethodRouter};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use sip::id::InstanceId;
 use zeroize::Zeroizing;
 
+mod calls;
+pub mod canary;
 pub mod controls;
 mod elsewhere;
 pub mod history;
+mod instances;
+mod nodes;
 pub mod page;
 pub mod readiness;
+mod subject;
 
+use canary::Canaries;
 use controls::Controls;
 use history::History;
 use readiness::{Readiness, Standing};
@@ -36,22 +54,16 @@ use readiness::{Readiness, Standing};
 use crate::api::access::{KeyDigest, bearer};
 use crate::api::body;
 use crate::api::connection::Peer;
-use crate::api::json::{self as body_json, At, Errors, Json};
+use crate::api::json as body_json;
 use crate::api::limits::{Buckets, Limits};
 use crate::api::problem::{self, Problem, ProblemType};
 use crate::api::too_many_failures;
-use crate::api::views;
 use crate::limits::counted_as;
 use crate::metrics::{Metrics, UNMATCHED};
 use crate::secret::ApiKey;
 use crate::service::OperatorService;
-use crate::service::types::{OperatorError, TraceRequest, Which, Wiped};
-use crate::vault::AorHash;
+use crate::service::types::WhichCalls;
 
-/// How many instances a page has when `limit` is not named.
-const DEFAULT_PAGE: usize = 100;
-/// The most instances of a page.
-const MAX_PAGE: usize = 1000;
 /// What a relay still does whose store is away.
 pub const DEGRADED: &str =
     "store: the store does not answer; known phones still ring, enabling and changes are answered 503";
@@ -74,6 +86,7 @@ struct Inner<E> {
     failures: Buckets<IpAddr>,
     controls: Controls,
     history: History,
+    canaries: Canaries,
     name: OnceLock<Box<str>>,
 }
 
@@ -110,10 +123,20 @@ pub enum Endpoint {
     Trace,
     /// Erase it.
     EndTrace,
+    /// What the page says, as JSON.
+    Status,
+    /// The nodes of the store.
+    Nodes,
+    /// The last calls of all nodes.
+    Calls,
+    /// One call, step by step.
+    Call,
     /// Read the configuration and its files again.
     Reload,
     /// End, once the calls are over or with other nodes.
     Drain,
+    /// Hear of a canary's round.
+    Canary,
 }
 
 impl Endpoint {
@@ -131,14 +154,19 @@ impl Endpoint {
         Self::BeginTrace,
         Self::Trace,
         Self::EndTrace,
+        Self::Status,
+        Self::Nodes,
+        Self::Calls,
+        Self::Call,
         Self::Reload,
         Self::Drain,
+        Self::Canary,
     ];
 
     /// The method.
     pub fn method(self) -> Method {
         match self {
-            Self::Find | Self::Wipe | Self::BeginTrace | Self::Reload | Self::Drain => Method::POST,
+            Self::Find | Self::Wipe | Self::BeginTrace | Self::Reload | Self::Drain | Self::Canary => Method::POST,
             Self::EndTrace => Method::DELETE,
             _ => Method::GET,
         }
@@ -154,8 +182,13 @@ impl Endpoint {
             Self::List => "/v1/operator/instances",
             Self::Find => "/v1/operator/instances/find",
             Self::Show => "/v1/operator/instances/{id}",
+            Self::Status => "/v1/operator/status",
+            Self::Nodes => "/v1/operator/nodes",
+            Self::Calls => "/v1/operator/calls",
+            Self::Call => "/v1/operator/calls/{call}",
             Self::Reload => "/v1/operator/reload",
             Self::Drain => "/v1/operator/drain",
+            Self::Canary => "/v1/operator/canary",
             Self::Wipe => "/v1/operator/instances/{id}/wipe",
             Self::Export => "/v1/operator/instances/{id}/export",
             Self::BeginTrace | Self::Trace | Self::EndTrace => "/v1/operator/instances/{id}/trace",
@@ -179,6 +212,7 @@ impl<E: OperatorService> Operator<E> {
             failures: Buckets::new(Limits::default().failures_per_address),
             controls: Controls::default(),
             history: History::default(),
+            canaries: Canaries::default(),
             name: OnceLock::new(),
         }))
     }
@@ -241,16 +275,21 @@ fn method_router<E: OperatorService>(endpoint: Endpoint) -> MethodRouter<Operato
         Endpoint::Ready => routing::get(ready::<E>),
         Endpoint::Metrics => routing::get(metrics::<E>),
         Endpoint::Page => routing::get(status_page::<E>),
-        Endpoint::List => routing::get(list::<E>),
-        Endpoint::Find => routing::post(find::<E>),
-        Endpoint::Show => routing::get(show::<E>),
-        Endpoint::Wipe => routing::post(wipe::<E>),
-        Endpoint::Export => routing::get(export::<E>),
-        Endpoint::BeginTrace => routing::post(begin_trace::<E>),
-        Endpoint::Trace => routing::get(trace::<E>),
+        Endpoint::List => routing::get(instances::list::<E>),
+        Endpoint::Find => routing::post(instances::find::<E>),
+        Endpoint::Show => routing::get(instances::show::<E>),
+        Endpoint::Wipe => routing::post(instances::wipe::<E>),
+        Endpoint::Export => routing::get(instances::export::<E>),
+        Endpoint::BeginTrace => routing::post(instances::begin_trace::<E>),
+        Endpoint::Trace => routing::get(instances::trace::<E>),
+        Endpoint::Status => routing::get(status::<E>),
+        Endpoint::Nodes => routing::get(nodes::list::<E>),
+        Endpoint::Calls => routing::get(calls::list::<E>),
+        Endpoint::Call => routing::get(calls::show::<E>),
         Endpoint::Reload => routing::post(reload::<E>),
         Endpoint::Drain => routing::post(drain::<E>),
-        Endpoint::EndTrace => routing::delete(end_trace::<E>),
+        Endpoint::EndTrace => routing::delete(instances::end_trace::<E>),
+        Endpoint::Canary => routing::post(hear_canary::<E>),
     }
 }
 
@@ -326,91 +365,18 @@ async fn status_page<E: OperatorService>(State(operator): State<Operator<E>>, re
         (CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::CONTENT_SECURITY_POLICY)),
     ];
     let inner = &operator.0;
-    let look = page::Look::new(&inner.metrics, &inner.history, &inner.readiness);
+    let last = WhichCalls { limit: page::calls::SHOWN, ..WhichCalls::default() };
+    let calls = inner.service.calls(last).await;
+    let look = page::Look::new(&inner.metrics, &inner.history, &inner.readiness, &inner.canaries).with_calls(calls);
     let view = page::View::of(request.uri().query().unwrap_or_default());
     let name = inner.name.get().map_or("", |name| &**name);
     (headers, page::render(name, &look, view)).into_response()
 }
 
-async fn list<E: OperatorService>(State(operator): State<Operator<E>>, request: Request) -> Result<Response, Problem> {
-    let (after, limit, which) = paging(request.uri().query().unwrap_or_default())?;
-    let page = views::page(&operator.0.service.list(after, limit, which).await.map_err(refusal)?);
-    if elsewhere::is_carried(&request) {
-        return Ok(answer(&page));
-    }
-    let (mut pages, silent) = elsewhere::others(&operator, &request.into_parts().0, b"").await;
-    pages.push(page);
-    Ok(answer(&elsewhere::one_page(pages, &silent, limit)))
-}
-
-async fn find<E: OperatorService>(State(operator): State<Operator<E>>, request: Request) -> Result<Response, Problem> {
-    let is_carried = elsewhere::is_carried(&request);
-    let (parts, body) = request.into_parts();
-    let taken = body::take(&parts.headers, body, body::JSON).await?;
-    let hash = find_body(&body_json::parse(&taken)?)?;
-    let found = views::found(&operator.0.service.find(hash).await.map_err(refusal)?);
-    if is_carried {
-        return Ok(answer(&found));
-    }
-    let (others, silent) = elsewhere::others(&operator, &parts, &taken).await;
-    Ok(answer(&elsewhere::all_found(found, others, &silent)))
-}
-
-/// `{"aor_sha256": "64 hex digits"}`
-fn find_body(body: &Json) -> Result<AorHash, Problem> {
-    let mut errors = Errors::default();
-    let object = At::root(body).object(&["aor_sha256"], &mut errors);
-    let hash = object.and_then(|body| {
-        let at = body.require("aor_sha256", &mut errors)?;
-        let hash = match at.value {
-            Json::Text(text) => AorHash::parse(text),
-            _ => None,
-        };
-        hash.or_else(|| errors.add(&at.pointer, "expected 64 hex digits: SHA-256 of user@host"))
-    });
-    errors.into_result(hash)
-}
-
-async fn show<E: OperatorService>(State(operator): State<Operator<E>>, request: Request) -> Result<Response, Problem> {
-    let listed = operator.0.service.show(instance(&request)?).await.map_err(refusal)?;
-    Ok(answer(&views::listed(&listed)))
-}
-
-async fn wipe<E: OperatorService>(State(operator): State<Operator<E>>, request: Request) -> Result<Response, Problem> {
-    let wiped = operator.0.service.wipe(instance(&request)?).await.map_err(refusal)?;
-    let mut response = answer(&views::wiped(&wiped));
-    if wiped == Wiped::Wiping {
-        *response.status_mut() = StatusCode::ACCEPTED;
-    }
-    Ok(response)
-}
-
-async fn export<E: OperatorService>(
-    State(operator): State<Operator<E>>,
-    request: Request,
-) -> Result<Response, Problem> {
-    let export = operator.0.service.export(instance(&request)?).await.map_err(refusal)?;
-    Ok(answer(&views::export(&export)))
-}
-
-async fn begin_trace<E: OperatorService>(
-    State(operator): State<Operator<E>>,
-    request: Request,
-) -> Result<Response, Problem> {
-    let id = instance(&request)?;
-    let wish = crate::api::trace::read(request).await?;
-    crate::api::trace::answered(operator.0.service.trace(id, wish).await)
-}
-
-async fn trace<E: OperatorService>(State(operator): State<Operator<E>>, request: Request) -> Result<Response, Problem> {
-    crate::api::trace::answered(operator.0.service.trace(instance(&request)?, TraceRequest::Read).await)
-}
-
-async fn end_trace<E: OperatorService>(
-    State(operator): State<Operator<E>>,
-    request: Request,
-) -> Result<Response, Problem> {
-    crate::api::trace::answered(operator.0.service.trace(instance(&request)?, TraceRequest::End).await)
+async fn status<E: OperatorService>(State(operator): State<Operator<E>>) -> Response {
+    let inner = &operator.0;
+    let look = page::Look::new(&inner.metrics, &inner.history, &inner.readiness, &inner.canaries);
+    answer(&page::status(inner.name.get().map_or("", |name| name), &look))
 }
 
 async fn reload<E: OperatorService>(State(operator): State<Operator<E>>) -> Result<Response, Problem> {
@@ -437,6 +403,17 @@ async fn drain<E: OperatorService>(State(operator): State<Operator<E>>) -> Resul
     Ok(response)
 }
 
+async fn hear_canary<E: OperatorService>(
+    State(operator): State<Operator<E>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let taken = body::take(&parts.headers, body, body::JSON).await?;
+    let telling = canary::read(&body_json::parse(&taken)?)?;
+    operator.0.canaries.take(telling, &operator.0.metrics)?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
 /// The password of Basic credentials (RFC 7617), whatever the user name: what a browser sends.
 fn basic(headers: &HeaderMap) -> Option<Zeroizing<String>> {
     let mut shown = headers.get_all(AUTHORIZATION).iter();
@@ -448,43 +425,6 @@ fn basic(headers: &HeaderMap) -> Option<Zeroizing<String>> {
     let plain = Zeroizing::new(STANDARD.decode(credentials.trim_matches(' ')).ok()?);
     let (_, password) = std::str::from_utf8(&plain).ok()?.split_once(':')?;
     Some(Zeroizing::new(password.to_owned()))
-}
-
-/// `after`, `limit`, `app` and `domain` of a query; none needs escapes.
-fn paging(query: &str) -> Result<(Option<InstanceId>, usize, Which), Problem> {
-    let wrong = || {
-        let detail = "Use after=pi_… (the next of the page before), limit=1 to 1000, app=ID and domain=example.com, and nothing else.";
-        Problem::new(ProblemType::BadRequest, detail)
-    };
-    let (mut after, mut limit, mut which) = (None, DEFAULT_PAGE, Which::default());
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        match pair.split_once('=').ok_or_else(wrong)? {
-            ("after", id) => after = Some(InstanceId::parse(id).ok_or_else(wrong)?),
-            ("limit", count) => {
-                limit = count.parse().ok().filter(|count| (1..=MAX_PAGE).contains(count)).ok_or_else(wrong)?;
-            }
-            ("app", app) if !app.is_empty() => which.app = Some(app.into()),
-            ("domain", domain) if !domain.is_empty() => which.domain = Some(domain.to_ascii_lowercase().into()),
-            _ => return Err(wrong()),
-        }
-    }
-    Ok((after, limit, which))
-}
-
-fn instance(request: &Request) -> Result<InstanceId, Problem> {
-    let id = request.uri().path().split('/').nth(4).and_then(InstanceId::parse);
-    id.ok_or_else(|| refusal(OperatorError::Unknown))
-}
-
-fn refusal(error: OperatorError) -> Problem {
-    match error {
-        OperatorError::Unknown => {
-            Problem::new(ProblemType::UnknownInstance, "No node of this store has such an instance.")
-        }
-        OperatorError::StoreAway => {
-            Problem::new(ProblemType::StoreAway, "Nothing was changed; /readyz tells more.").retry_after(5)
-        }
-    }
 }
 
 fn answer(body: &Value) -> Response {

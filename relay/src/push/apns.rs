@@ -33,7 +33,7 @@ use super::setup::Problem;
 use super::{Event, Push, Verdict, payload};
 use crate::config::ApnsCredentials;
 use crate::random;
-use crate::secret::PushToken;
+use crate::vault::record::PushTarget;
 
 const PRODUCTION: &str = "https://api.push.apple.com:443";
 const SANDBOX: &str = "https://api.sandbox.push.apple.com:443";
@@ -204,19 +204,19 @@ impl Apns {
     pub(super) fn prepared(
         &self,
         environment: Environment,
-        token: &PushToken,
+        target: &PushTarget,
         push: &Push,
     ) -> Result<PreparedPush, Verdict> {
         if push.event == Event::CallEnded {
             return Err(Verdict::Refused { reason: "CallEndedIsForFcmAlone" });
         }
-        let token = token.expose();
+        let token = target.token.expose();
         if token.len() < 64 || token.len() > 200 || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             // What APNs itself calls BadDeviceToken.
             return Err(Verdict::Gone { since: None });
         }
         let too_large = |payload::Oversized| Verdict::Refused { reason: "PayloadTooLarge" };
-        let body = payload::apns(push).map_err(too_large)?;
+        let body = payload::apns(push, target.public_key.as_deref()).map_err(too_large)?;
         let headers = headers(&self.bundle, push).ok_or(Verdict::Refused { reason: "BadTopic" })?;
         let request = Request { path: format!("/3/device/{token}"), headers, body };
         Ok(PreparedPush { environment, voip: push.event == Event::Call, request })

@@ -33,6 +33,7 @@ use super::setup::Problem;
 use super::single_flight::CoolingDown;
 use super::{Event, Push, Verdict, payload};
 use crate::secret::PushToken;
+use crate::vault::record::{Provider, PushTarget};
 
 const SERVICE: &str = "https://fcm.googleapis.com";
 /// How long one try waits for its answer.
@@ -101,21 +102,23 @@ impl Fcm {
     }
 
     /// Puts a push into the form of a request; the verdict when it cannot be one.
-    pub(super) fn prepared(&self, token: &PushToken, push: &Push) -> Result<PreparedPush, Verdict> {
-        self.message(token, push, false)
+    pub(super) fn prepared(&self, target: &PushTarget, push: &Push) -> Result<PreparedPush, Verdict> {
+        self.message(target, push, false)
     }
 
     /// One that is only validated, to a token that is none.
     pub(super) fn prepared_trial(&self, push: &Push) -> Result<PreparedPush, Verdict> {
-        self.message(&PushToken::new("sipwake-check-this-is-no-token"), push, true)
+        let nobody = PushTarget::new(Provider::Fcm, PushToken::new("sipwake-check-this-is-no-token"), 0);
+        self.message(&nobody, push, true)
     }
 
-    fn message(&self, token: &PushToken, push: &Push, validate_only: bool) -> Result<PreparedPush, Verdict> {
-        let token = token.expose();
+    fn message(&self, target: &PushTarget, push: &Push, validate_only: bool) -> Result<PreparedPush, Verdict> {
+        let token = target.token.expose();
         if token.is_empty() || token.len() > LONGEST_TOKEN {
             return Err(Verdict::Refused { reason: "InvalidToken" });
         }
-        let object = payload::fcm(push).map_err(|_| Verdict::Refused { reason: "PayloadTooLarge" })?;
+        let object = payload::fcm(push, target.public_key.as_deref())
+            .map_err(|_| Verdict::Refused { reason: "PayloadTooLarge" })?;
         let android = match push.event {
             Event::Call => Android { priority: "HIGH", ttl: "0s".into() },
             _ => {

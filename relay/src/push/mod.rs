@@ -22,6 +22,7 @@ mod provider_token;
 mod reasons;
 mod rest;
 mod rfc8599;
+pub mod sealed;
 mod service;
 mod setup;
 mod single_flight;

@@ -11,7 +11,8 @@ use serde_json::Value;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 use unicode_segmentation::UnicodeSegmentation as _;
 
-use super::{Event, Push};
+use super::{Event, Push, sealed};
+use crate::hpke::PublicKey;
 
 /// The most that APNs takes for a VoIP push, in bytes of the body.
 pub(super) const VOIP_LIMIT: usize = 5_120;
@@ -32,15 +33,15 @@ pub(super) const KEY: &str = "sipwake";
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Oversized;
 
-/// The body for APNs: the object beside `aps`.
-pub(super) fn apns(push: &Push) -> Result<Bytes, Oversized> {
+/// The body for APNs: the object beside `aps`. What it tells is sealed to `key`, where there is one.
+pub(super) fn apns(push: &Push, key: Option<&PublicKey>) -> Result<Bytes, Oversized> {
     let limit = if push.event == Event::Call { VOIP_LIMIT } else { ALERT_LIMIT };
-    fit(push, limit, |object| encode(&Body { aps: aps(push), sipwake: object })).map(Bytes::from)
+    fit(push, key, limit, |object| encode(&Body { aps: aps(push), sipwake: object })).map(Bytes::from)
 }
 
-/// The value of FCM's data entry [`KEY`].
-pub(super) fn fcm(push: &Push) -> Result<String, Oversized> {
-    let bytes = fit(push, FCM_LIMIT - KEY.len(), |object| encode(object))?;
+/// The value of FCM's data entry [`KEY`], likewise.
+pub(super) fn fcm(push: &Push, key: Option<&PublicKey>) -> Result<String, Oversized> {
+    let bytes = fit(push, key, FCM_LIMIT - KEY.len(), |object| encode(object))?;
     String::from_utf8(bytes).map_err(|_| Oversized)
 }
 
@@ -55,18 +56,31 @@ struct Body<'a> {
 struct Object<'a> {
     v: u8,
     event: &'static str,
-    instance: String,
+    instance: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    call: Option<String>,
+    call: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     from: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    sealed: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     edge: Option<&'a str>,
     sent_at: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     deadline: Option<u64>,
+    #[serde(flatten)]
+    extra: Extra<'a>,
+}
+
+/// What is sealed, where the device has given a key: all that the object says beside what leads the device to its call.
+#[derive(Serialize)]
+struct Told<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
     #[serde(flatten)]
     extra: Extra<'a>,
 }
@@ -102,25 +116,59 @@ fn aps(push: &Push) -> Value {
     serde_json::json!({"alert": {"title": title}, "mutable-content": 1})
 }
 
-/// Encodes `push` within `limit` bytes, shortening the name and then the address of the caller.
-fn fit(push: &Push, limit: usize, encode: impl Fn(&Object) -> Vec<u8>) -> Result<Vec<u8>, Oversized> {
-    let mut name = push.name.as_deref().map(|name| visible(name, NAME_MAX)).filter(|text| !text.is_empty());
-    let mut from = push.from.as_deref().map(|from| visible(from, FROM_MAX)).filter(|text| !text.is_empty());
+/// Encodes `push` within `limit` bytes; what it tells of the caller is shortened, and sealed where there is a key.
+fn fit(
+    push: &Push,
+    key: Option<&PublicKey>,
+    limit: usize,
+    encode_whole: impl Fn(&Object) -> Vec<u8>,
+) -> Result<Vec<u8>, Oversized> {
     // What tells that a call is over is no call: there is nowhere to connect to, and nothing to be in time for.
     let calls = push.event != Event::CallEnded;
-    loop {
-        let bytes = encode(&Object {
+    let (instance, call) = (push.instance.to_string(), push.call.map(|call| call.to_string()));
+    let whole = |from: Option<&str>, name: Option<&str>, extra: &[(&'static str, Value)], sealed: Option<&str>| {
+        encode_whole(&Object {
             v: 1,
             event: push.event.name(),
-            instance: push.instance.to_string(),
-            call: push.call.map(|call| call.to_string()),
-            from: from.as_deref(),
-            name: name.as_deref(),
+            instance: &instance,
+            call: call.as_deref(),
+            from,
+            name,
+            sealed,
             edge: calls.then_some(&*push.edge),
             sent_at: push.sent_at,
             deadline: calls.then_some(push.deadline),
-            extra: Extra(&push.extra),
-        });
+            extra: Extra(extra),
+        })
+    };
+    let Some(key) = key else {
+        return shortened(push, limit, |from, name| whole(from, name, &push.extra, None));
+    };
+    if push.from.is_none() && push.name.is_none() && push.extra.is_empty() {
+        return within(whole(None, None, &[], None), limit);
+    }
+    let around = whole(None, None, &[], Some("")).len();
+    let room = sealed::plaintext_room(limit.saturating_sub(around));
+    let told = shortened(push, room, |from, name| encode(&Told { from, name, extra: Extra(&push.extra) }))?;
+    // Where nothing can be sealed nothing is told, and the device is woken all the same.
+    let sealed = sealed::seal(key, (push.event.name(), &instance, call.as_deref()), told);
+    within(whole(None, None, &[], sealed.as_deref()), limit)
+}
+
+fn within(bytes: Vec<u8>, limit: usize) -> Result<Vec<u8>, Oversized> {
+    if bytes.len() <= limit { Ok(bytes) } else { Err(Oversized) }
+}
+
+/// Encodes the address and the name of the caller within `limit` bytes, shortening the name and then the address.
+fn shortened(
+    push: &Push,
+    limit: usize,
+    encode: impl Fn(Option<&str>, Option<&str>) -> Vec<u8>,
+) -> Result<Vec<u8>, Oversized> {
+    let mut name = push.name.as_deref().map(|name| visible(name, NAME_MAX)).filter(|text| !text.is_empty());
+    let mut from = push.from.as_deref().map(|from| visible(from, FROM_MAX)).filter(|text| !text.is_empty());
+    loop {
+        let bytes = encode(from.as_deref(), name.as_deref());
         let excess = match bytes.len().checked_sub(limit) {
             None | Some(0) => return Ok(bytes),
             Some(excess) => excess,
@@ -169,6 +217,7 @@ mod tests {
     use sip::id::{CallId, InstanceId, ShardTag};
 
     use super::*;
+    use crate::hpke::PrivateKey;
 
     fn push(event: Event) -> Push {
         Push {
@@ -191,14 +240,14 @@ mod tests {
     #[test]
     fn a_call_is_the_object_of_the_contract_beside_an_empty_aps() {
         let push = push(Event::Call);
-        let body = parsed(&apns(&push).unwrap());
+        let body = parsed(&apns(&push, None).unwrap());
         let object = serde_json::json!({
             "v": 1, "event": "call", "instance": push.instance.to_string(), "call": push.call.unwrap().to_string(),
             "from": "sip:bob@example.com", "name": "Bob", "edge": "relay1.example.net:5061",
             "sent_at": 1_795_000_000, "deadline": 1_795_000_030,
         });
         assert_eq!(body, serde_json::json!({"aps": {}, "sipwake": object}));
-        assert_eq!(parsed(fcm(&push).unwrap().as_bytes()), object);
+        assert_eq!(parsed(fcm(&push, None).unwrap().as_bytes()), object);
     }
 
     #[test]
@@ -210,7 +259,7 @@ mod tests {
             extra: vec![("status", 403.into())],
             ..push(Event::RegistrationLost)
         };
-        let object = parsed(fcm(&push).unwrap().as_bytes());
+        let object = parsed(fcm(&push, None).unwrap().as_bytes());
         let mut keys: Vec<_> = object.as_object().unwrap().keys().map(String::as_str).collect();
         keys.sort_unstable();
         assert_eq!(keys, ["deadline", "edge", "event", "instance", "sent_at", "status", "v"]);
@@ -231,7 +280,7 @@ mod tests {
     fn a_hostile_name_is_made_safe() {
         let hostile = "Bob\0\r\n\"},\"event\":\"test\"\u{202e}\u{85}\\%0d%0a";
         let push = Push { name: Some(hostile.into()), ..push(Event::Call) };
-        let body = parsed(&apns(&push).unwrap());
+        let body = parsed(&apns(&push, None).unwrap());
         assert_eq!(body["sipwake"]["event"], "call");
         assert_eq!(body["sipwake"]["name"], "Bob\"},\"event\":\"test\"\\%0d%0a");
     }
@@ -240,21 +289,21 @@ mod tests {
     fn what_is_too_large_is_shortened_name_first_and_never_inside_a_character() {
         type Length = fn(&Push) -> usize;
         let cases: [(Length, usize, Event); 3] = [
-            (|push| apns(push).unwrap().len(), VOIP_LIMIT, Event::Call),
-            (|push| apns(push).unwrap().len(), ALERT_LIMIT, Event::Message),
-            (|push| fcm(push).unwrap().len() + KEY.len(), FCM_LIMIT, Event::Call),
+            (|push| apns(push, None).unwrap().len(), VOIP_LIMIT, Event::Call),
+            (|push| apns(push, None).unwrap().len(), ALERT_LIMIT, Event::Message),
+            (|push| fcm(push, None).unwrap().len() + KEY.len(), FCM_LIMIT, Event::Call),
         ];
         for (length, limit, event) in cases {
             for unit in ["a", "é", "漢", "🦀", "\"", "\\", "\"é"] {
                 let long = Push { name: Some(unit.repeat(6_000).into()), ..push(event) };
                 let size = length(&long);
                 assert!(size <= limit, "{unit:?} {event:?}: {size} of {limit}");
-                let body = parsed(fcm(&long).unwrap().as_bytes());
+                let body = parsed(fcm(&long, None).unwrap().as_bytes());
                 assert_eq!(body["from"], "sip:bob@example.com", "the name gives way first");
                 assert_eq!(body["name"].as_str().unwrap().graphemes(true).count(), NAME_MAX);
             }
             let name = format!("Zoe{}, the e\u{301}", "\u{301}".repeat(6_000));
-            let body = parsed(fcm(&Push { name: Some(name.into()), ..push(event) }).unwrap().as_bytes());
+            let body = parsed(fcm(&Push { name: Some(name.into()), ..push(event) }, None).unwrap().as_bytes());
             assert_eq!(body["name"], "Zo", "a grapheme is kept whole, or not at all");
             let long = Push { from: Some("é".repeat(6_000).into()), ..push(event) };
             assert!(length(&long) <= limit);
@@ -264,14 +313,64 @@ mod tests {
     #[test]
     fn no_format_character_of_any_kind_is_shown() {
         let name = "\u{200b}B\u{200d}o\u{ad}b\u{2066}\u{202e}\u{feff}\u{600}\u{e0001}\u{e0041}\u{110bd}\u{2028}\u{7f}";
-        let body = parsed(fcm(&Push { name: Some(name.into()), ..push(Event::Call) }).unwrap().as_bytes());
+        let body = parsed(fcm(&Push { name: Some(name.into()), ..push(Event::Call) }, None).unwrap().as_bytes());
         assert_eq!(body["name"], "Bob");
+    }
+
+    #[test]
+    fn what_is_sealed_is_nowhere_in_the_clear_and_is_read_by_its_device_alone() {
+        let key = PrivateKey::generate().unwrap();
+        let public = key.public();
+        for event in [Event::Call, Event::Message, Event::Voicemail, Event::MissedCall, Event::RegistrationFailing] {
+            let extra = vec![("account", "sip:bob@example.com".into()), ("new", 2.into())];
+            let push = Push { extra, ..push(event) };
+            let clear = parsed(fcm(&push, None).unwrap().as_bytes());
+            let for_fcm = fcm(&push, public.as_ref()).unwrap();
+            let for_apns = apns(&push, public.as_ref()).unwrap();
+            for body in [for_fcm.as_bytes(), &for_apns] {
+                let text = String::from_utf8_lossy(body).to_lowercase();
+                assert!(!text.contains("bob@") && !text.contains("\"bob"), "{text}");
+            }
+            for object in [parsed(for_fcm.as_bytes()), parsed(&for_apns)["sipwake"].clone()] {
+                let mut keys: Vec<_> = object.as_object().unwrap().keys().map(String::as_str).collect();
+                keys.sort_unstable();
+                assert_eq!(keys, ["call", "deadline", "edge", "event", "instance", "sealed", "sent_at", "v"]);
+                assert_eq!(sealed::opened(&key, &object).unwrap(), clear);
+                assert_eq!(sealed::opened(&PrivateKey::generate().unwrap(), &object), None);
+            }
+        }
+        for event in [Event::CallEnded, Event::Renew, Event::Test] {
+            let push = Push { from: None, name: None, ..push(event) };
+            assert_eq!(fcm(&push, public.as_ref()), fcm(&push, None), "it tells nothing");
+        }
+    }
+
+    #[test]
+    fn what_is_sealed_fits_whatever_the_caller_is_called_and_the_name_gives_way_first() {
+        let key = PrivateKey::generate().unwrap();
+        let public = key.public();
+        for event in [Event::Call, Event::Message] {
+            for unit in ["a", "é", "漢", "🦀", "\"", "\\", "👩‍👩‍👧‍👦"] {
+                let long = Push { name: Some(unit.repeat(6_000).into()), ..push(event) };
+                let limit = if event == Event::Call { VOIP_LIMIT } else { ALERT_LIMIT };
+                let body = apns(&long, public.as_ref()).unwrap();
+                assert!(body.len() <= limit, "{unit}: {}", body.len());
+                let body = fcm(&long, public.as_ref()).unwrap();
+                assert!(body.len() + KEY.len() <= FCM_LIMIT, "{unit}: {}", body.len());
+                let opened = sealed::opened(&key, &parsed(body.as_bytes())).unwrap();
+                assert_eq!(opened["from"], "sip:bob@example.com");
+                assert!(opened["name"].as_str().unwrap().graphemes(true).count() >= 60, "{unit}");
+            }
+        }
+        let large = Push { extra: vec![("reason", "x".repeat(3_500).into())], ..push(Event::Test) };
+        assert_eq!(fcm(&large, public.as_ref()), Err(Oversized));
+        assert!(fcm(&large, None).is_ok());
     }
 
     #[test]
     fn what_cannot_be_shortened_is_refused() {
         let push = Push { extra: vec![("reason", "x".repeat(6_000).into())], ..push(Event::Test) };
-        assert_eq!(apns(&push), Err(Oversized));
-        assert_eq!(fcm(&push), Err(Oversized));
+        assert_eq!(apns(&push, None), Err(Oversized));
+        assert_eq!(fcm(&push, None), Err(Oversized));
     }
 }

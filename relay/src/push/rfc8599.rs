@@ -47,8 +47,7 @@ impl PushService {
     /// [`NoAddress`].
     pub fn address(&self, contact: &PushContact, now_ms: u64) -> Result<Address, NoAddress> {
         let param = contact.param.as_deref().unwrap_or_default();
-        let target =
-            |provider, token: &str| PushTarget { provider, token: PushToken::new(token), confirmed_at_ms: now_ms };
+        let target = |provider, token: &str| PushTarget::new(provider, PushToken::new(token), now_ms);
         let apple = |provider| {
             let (app, services) = self.apple_app(param).ok_or(NoAddress::NotServed)?;
             let tokens = Tokens::read(&contact.prid).ok_or(NoAddress::Malformed)?;

@@ -20,7 +20,6 @@ use super::setup::SetupError;
 use super::{Event, Push, Verdict, copies, payload};
 use crate::domain::PushOutcome;
 use crate::metrics::Metrics;
-use crate::secret::PushToken;
 use crate::vault::record::{Provider, PushTarget};
 
 /// The push services of one App.
@@ -239,16 +238,16 @@ impl<'a> DeliveryRun<'a> {
     fn new(app: Option<&'a App>, target: &PushTarget, push: &Push) -> Result<Self, Verdict> {
         let app = app.ok_or(Verdict::Refused { reason: "UnknownApp" })?;
         let absent = Verdict::Refused { reason: "ServiceNotConfigured" };
-        let apple = |environment, token: &PushToken| {
+        let apple = |environment| {
             let apns = app.apns.as_ref().ok_or(absent.clone())?;
-            Ok(Self::Apns(apns, apns.prepared(environment, token, push)?))
+            Ok(Self::Apns(apns, apns.prepared(environment, target, push)?))
         };
         match target.provider {
-            Provider::ApnsProduction => apple(Environment::Production, &target.token),
-            Provider::ApnsSandbox => apple(Environment::Sandbox, &target.token),
+            Provider::ApnsProduction => apple(Environment::Production),
+            Provider::ApnsSandbox => apple(Environment::Sandbox),
             Provider::Fcm => {
                 let fcm = app.fcm.as_ref().ok_or(absent.clone())?;
-                Ok(Self::Fcm(fcm, fcm.prepared(&target.token, push)?))
+                Ok(Self::Fcm(fcm, fcm.prepared(target, push)?))
             }
         }
     }
@@ -322,7 +321,7 @@ fn left(deadline: u64) -> Duration {
 }
 
 fn print(app: &str, target: &PushTarget, push: &Push) -> Verdict {
-    let text = payload::fcm(push).unwrap_or_default();
+    let text = payload::fcm(push, target.public_key.as_deref()).unwrap_or_default();
     // For the person at the terminal, who is to read and copy it: no event of the log.
     eprintln!("PUSH printed instead of sent (app {app}, {:?}):\n{text}", target.provider);
     Verdict::Accepted

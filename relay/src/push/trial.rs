@@ -19,6 +19,7 @@ use super::service::{App, DeliveryRun, Mode, PushService};
 use super::{Event, Push, Verdict};
 use crate::clock::unix_now;
 use crate::secret::PushToken;
+use crate::vault::record::{Provider, PushTarget};
 
 /// How long one service may take.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -55,10 +56,10 @@ impl PushService {
 fn runs(app: &App) -> Vec<Vec<DeliveryRun<'_>>> {
     let mut all = Vec::new();
     if let Some(apns) = &app.apns {
-        let token = PushToken::new(&"0".repeat(64));
+        let nobody = PushTarget::new(Provider::ApnsProduction, PushToken::new(&"0".repeat(64)), 0);
         let environments = [Environment::Production, Environment::Sandbox];
         for environment in environments.into_iter().take(apns.records().len()) {
-            let prepared = [Event::Test, Event::Call].map(|event| apns.prepared(environment, &token, &push(event)));
+            let prepared = [Event::Test, Event::Call].map(|event| apns.prepared(environment, &nobody, &push(event)));
             // A short push to a token of the right form can be prepared.
             all.push(prepared.into_iter().flatten().map(|prepared| DeliveryRun::Apns(apns, prepared)).collect());
         }

@@ -179,6 +179,11 @@ impl Inner {
 }
 
 fn apply(record: &mut Record, change: Change) {
+    let public_key = match change.public_key {
+        Field::Keep => record.device.public_key(),
+        Field::Clear => None,
+        Field::Set(key) => Some(key),
+    };
     if let Some(target) = change.call_push {
         record.device.call_push = target;
     }
@@ -187,6 +192,7 @@ fn apply(record: &mut Record, change: Change) {
         Field::Clear => record.device.alert_push = None,
         Field::Set(target) => record.device.alert_push = Some(target),
     }
+    record.device.set_public_key(public_key);
     if let Some(lifetime_s) = change.lifetime_s {
         let now = latest_now();
         record.expires_at = now + lifetime_s;

@@ -295,7 +295,7 @@ impl Inner {
     ) -> (Result<(Registration, Vec<Asked>), EnableError>, Option<Outcome>) {
         let (first, mut outcome) = oneshot::channel();
         let id = new.id;
-        self.dependencies.agent.tell(id, Request::Bind { new: Box::new(new), first: Some(first) }).await;
+        self.dependencies.agent.tell(id, Request::Bind { new: Box::new(new), first }).await;
         let pending =
             |state, status| Ok((Registration { state, status, expires_in_s: None, failing_since: None }, Vec::new()));
         let registration = match timeout(FIRST_REGISTRATION, &mut outcome).await {

@@ -2,46 +2,74 @@
 //!
 //! ```text
 //! leave ── nothing is enabled or registered here any more ── the lease is released ── the others claim, and register
-//!       ── they say so by letter ── all are registered elsewhere, or the limit is over ── the drain
+//!       ── they say so by letter ── nobody is waited for any more, or the limit is over ── the drain
 //! ```
+//!
+//! | an instance is waited for until | told by |
+//! | --- | --- |
+//! | another node has registered it | its letter |
+//! | another node has it, and cannot open it | its letter |
+//! | it has ended here | the shards, after [`QUIET`] |
+//! | the store has no record of it, or one that is none | the store, after [`QUIET`] |
+//! | another node has had it for [`LETTER_LOST`] | the store |
+//! | no other node lives | the store, after [`QUIET`] |
 //!
 //! Until the drain calls that come are pushed and answered here as ever: a registrar may send one to the earlier Contact
 //! in the moment before the next node has replaced it.
 //!
-//! Invariant: a node that is alone, or whose store is away, hands nothing over and leaves at once.
+//! Invariant: a node that is alone, or whose store is away, hands nothing over and leaves at once. One instance that nobody can
+//! take holds up no other.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sip::id::InstanceId;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::{Inner, Service};
 use crate::agent::request::Request;
-use crate::vault::Owner;
-use crate::vault::letters::Letter;
+use crate::vault::StoreError;
 
 /// How long the others may take to register what this node hands over; what is not registered by then they go on with.
 pub const HAND_OVER_LIMIT: Duration = Duration::from_secs(30);
-/// How long the SIP servers may take to answer the first REGISTER of what was taken over, until nobody waits for them any more.
-const SETTLE_LIMIT: Duration = Duration::from_secs(10);
-/// How often it is looked whether they have.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How long no letter has come when it is looked whether there is anybody left to wait for.
+const QUIET: Duration = Duration::from_secs(1);
+/// How long another node may have an instance without a word of it, until the word is believed to be lost.
+const LETTER_LOST: Duration = Duration::from_secs(12);
 
 /// How far it is.
 #[derive(Default)]
 pub(super) struct HandOver {
     leaving: AtomicBool,
-    taken: AtomicU64,
+    waiting: Mutex<Waiting>,
     news: Notify,
 }
 
+/// Who is waited for.
+#[derive(Default)]
+struct Waiting {
+    ids: HashSet<InstanceId>,
+    /// How many others have registered.
+    registered: usize,
+}
+
 impl HandOver {
-    pub(super) fn note_taken(&self, count: u64) {
-        self.taken.fetch_add(count, Ordering::Relaxed);
+    /// What another node says of instances of this one.
+    pub(super) fn note_taken(&self, registered: &[InstanceId], left: &[InstanceId]) {
+        let Waiting { ids, registered: count } = &mut *self.waiting();
+        *count += registered.iter().filter(|id| ids.remove(*id)).count();
+        for id in left {
+            ids.remove(id);
+        }
         self.news.notify_one();
+    }
+
+    // A panic while the lock was held leaves a whole set behind: each change is one statement.
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -52,32 +80,25 @@ impl Service {
         let it = &self.0;
         it.hand_over.leaving.store(true, Ordering::Relaxed);
         let (agent, vault) = (&it.dependencies.agent, &it.dependencies.vault);
-        let ids = agent.ask_all(Request::Ids).await.into_iter().map(|ids| ids.len() as u64).sum();
-        if ids == 0 || vault.living_peers().await.unwrap_or_default().is_empty() {
+        let ids = it.instances_here().await;
+        let instances = ids.len();
+        if ids.is_empty() || vault.living_peers().await.unwrap_or_default().is_empty() {
             return;
         }
+        it.hand_over.waiting().ids = ids;
         let begun = Instant::now();
         agent.hand_over().await;
         if let Err(error) = vault.release_lease().await {
             tracing::warn!(%error, "the instances cannot be handed over; the others take them when the lease runs out");
             return;
         }
-        let all_taken = async {
-            while it.hand_over.taken.load(Ordering::Relaxed) < ids {
-                it.hand_over.news.notified().await;
-            }
-        };
-        let in_time = timeout(HAND_OVER_LIMIT, all_taken).await.is_ok();
-        let taken = it.hand_over.taken.load(Ordering::Relaxed);
+        // What is not told by then is told below.
+        let _ = timeout(HAND_OVER_LIMIT, it.wait_for_takers()).await;
         let took_ms = begun.elapsed().as_millis() as u64;
-        match in_time {
-            true => tracing::info!(instances = ids, took_ms, "all instances are registered by other nodes"),
-            false => tracing::warn!(
-                instances = ids,
-                taken,
-                took_ms,
-                "not all instances were registered by other nodes in time"
-            ),
+        let registered = it.hand_over.waiting().registered;
+        match registered == instances {
+            true => tracing::info!(instances, took_ms, "all instances are registered by other nodes"),
+            false => tracing::warn!(instances, registered, took_ms, "not all instances were registered by other nodes"),
         }
     }
 }
@@ -88,20 +109,42 @@ impl Inner {
         self.hand_over.leaving.load(Ordering::Relaxed) || self.dependencies.drain.has_begun()
     }
 
-    /// Waits until the SIP servers of these have answered, ends their claim, and tells the run that they were taken from.
-    pub(super) async fn settle(self: Arc<Self>, from: Option<Owner>, ids: Arc<[InstanceId]>) {
-        let until = Instant::now() + SETTLE_LIMIT;
-        let mut waiting = ids.clone();
-        while !waiting.is_empty() && Instant::now() < until {
-            sleep(LOOK_AGAIN).await;
-            let ask = |reply| Request::NotSettled { ids: waiting.clone(), reply };
-            let left: Vec<InstanceId> = self.dependencies.agent.ask_all(ask).await.into_iter().flatten().collect();
-            waiting = left.into();
+    async fn instances_here(&self) -> HashSet<InstanceId> {
+        self.dependencies.agent.ask_all(Request::Ids).await.into_iter().flatten().collect()
+    }
+
+    async fn wait_for_takers(&self) {
+        let mut heard_at = Instant::now();
+        while !self.hand_over.waiting().ids.is_empty() {
+            match timeout(QUIET, self.hand_over.news.notified()).await {
+                Ok(()) => heard_at = Instant::now(),
+                Err(_) => self.wait_no_longer_in_vain(heard_at.elapsed() >= LETTER_LOST).await,
+            }
         }
-        self.dependencies.agent.end_claim().await;
-        if let Some(from) = from {
-            // One that is not waiting any more does not read it.
-            let _ = self.dependencies.vault.write_letter(&from, &Letter::TakenOver(ids.len() as u64)).await;
+    }
+
+    /// Waits no longer for those of whom nobody can say any more that they are registered.
+    async fn wait_no_longer_in_vain(&self, letters_are_lost: bool) {
+        let here = self.instances_here().await;
+        self.hand_over.waiting().ids.retain(|id| here.contains(id));
+        let vault = &self.dependencies.vault;
+        if vault.living_peers().await.is_ok_and(|peers| peers.is_empty()) {
+            self.hand_over.waiting().ids.clear();
+        }
+        let waiting: Vec<InstanceId> = self.hand_over.waiting().ids.iter().copied().collect();
+        let mut in_vain = Vec::new();
+        self.look_up(&waiting, |id, stored| {
+            let is_in_vain = match stored {
+                Ok(Some(stored)) => !stored.owned && letters_are_lost,
+                Ok(None) | Err(StoreError::Malformed) => true,
+                // It is asked again in a moment.
+                Err(_) => false,
+            };
+            in_vain.extend(is_in_vain.then_some(id));
+        })
+        .await;
+        for id in in_vain {
+            self.hand_over.waiting().ids.remove(&id);
         }
     }
 }

@@ -75,6 +75,7 @@ impl Inner {
         let calls = self.dependencies.agent.ask(id, |reply| Request::Calls { id, reply }).await.unwrap_or_default();
         let messages = self.dependencies.vault.messages(id).await.map_err(away)?;
         let missed_calls = self.dependencies.vault.missed_calls(id).await.map_err(away)?;
+        let stories = self.stories_of(id).await.map_err(away)?;
         let view = self.whole_view(&status).await.ok_or(AccessError::Unknown)?;
         let export = self.with_record(&status, |record| OwnExport {
             app: record.app.clone(),
@@ -91,6 +92,7 @@ impl Inner {
             view,
             messages,
             missed_calls,
+            stories,
         });
         export.ok_or(AccessError::Unknown)
     }

@@ -30,7 +30,9 @@ use crate::net::resolve::Resolver;
 use crate::vault::{Lookup, Vault};
 
 mod apps;
+mod calls;
 mod change;
+mod claims;
 mod devices;
 mod enable;
 mod hand_over;
@@ -47,9 +49,9 @@ mod wake;
 mod wipe;
 
 pub use apps::{AppService, ExamineError};
+pub use claims::write_note;
 pub use devices::DeviceService;
 pub use operators::OperatorService;
-pub use resume::write_note;
 pub use sip_servers::SipServerService;
 
 use keyed_mutex::KeyedMutex;

@@ -22,6 +22,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
+use super::types::AccessError;
 use super::{Inner, Service};
 use crate::agent::request::{Denied, Principal, Request};
 use crate::random;
@@ -62,8 +63,16 @@ impl Drop for Asked<'_> {
 
 /// What the API asks about other nodes.
 pub trait NodeService: Clone + Send + Sync + 'static {
-    /// The owner of an instance that is not this node, for who has shown the instance's secret.
-    fn owner_elsewhere(&self, id: InstanceId, proof: &InstanceSecret) -> impl Future<Output = Option<Owner>> + Send;
+    /// The owner of an instance that is not this node, for who has shown the instance's secret; `None`: this node is to answer, from
+    /// what it has.
+    ///
+    /// # Errors
+    /// What this node would answer after it had asked the store once more.
+    fn owner_elsewhere(
+        &self,
+        id: InstanceId,
+        proof: &InstanceSecret,
+    ) -> impl Future<Output = Result<Option<Owner>, AccessError>> + Send;
 
     /// Asks the owner; `None`: it did not answer within [`ANSWER_WAIT`].
     fn ask_owner(&self, owner: &Owner, body: Body) -> impl Future<Output = Option<Body>> + Send;
@@ -82,12 +91,25 @@ pub trait NodeService: Clone + Send + Sync + 'static {
 }
 
 impl NodeService for Service {
-    async fn owner_elsewhere(&self, id: InstanceId, proof: &InstanceSecret) -> Option<Owner> {
+    async fn owner_elsewhere(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Option<Owner>, AccessError> {
         let it = &self.0;
         let who = Principal::Device(proof.clone());
-        let look = it.dependencies.agent.ask(id, |reply| Request::Look { id, who, reply }).await?;
-        let Err(Denied::Unknown) = look else { return None };
-        it.kept_elsewhere(id, proof).await.map(|stored| stored.owner)
+        let look = it.dependencies.agent.ask(id, |reply| Request::Look { id, who, reply }).await;
+        let is_here = !matches!(look, Some(Err(Denied::Unknown)));
+        if is_here || it.dependencies.vault.tombstones().look(id).is_some() {
+            return Ok(None);
+        }
+        match it.dependencies.vault.load(id).await {
+            Err(_) => Err(AccessError::StoreAway),
+            Ok(None) => Err(AccessError::Unknown),
+            // It is on its way here.
+            Ok(Some(stored)) if stored.owned => Ok(None),
+            Ok(Some(stored)) => match it.is_secret_of(&stored, proof) {
+                Some(true) => Ok(Some(stored.owner)),
+                Some(false) => Err(AccessError::Forbidden),
+                None => Ok(None),
+            },
+        }
     }
 
     async fn ask_owner(&self, owner: &Owner, body: Body) -> Option<Body> {
@@ -156,7 +178,7 @@ impl Service {
             };
             match letter {
                 Letter::Ended => it.let_go_of_ended().await,
-                Letter::TakenOver(count) => it.hand_over.note_taken(count),
+                Letter::TakenOver { registered, left } => it.hand_over.note_taken(&registered, &left),
                 Letter::Answer { number, body } => {
                     if let Some(waiting) = it.questions.lock().get(&number) {
                         // An error means that nobody waits any more.

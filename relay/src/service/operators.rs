@@ -6,15 +6,16 @@ use std::future::Future;
 
 use sip::id::InstanceId;
 
-use super::Service;
 use super::nodes::{Body, NodeService};
 use super::types::{
-    AccessError, Export, Listed, OperatorError, Page, TraceAnswer, TraceError, TraceRequest, Which, Wiped,
+    AboutNode, AccessError, Export, Listed, OperatorError, Page, ToldCalls, TraceAnswer, TraceError, TraceRequest,
+    Which, WhichCalls, Wiped,
 };
+use super::{Dependencies, Service};
 use crate::agent::request::Principal;
 use crate::audit::{Act, Reading, Whose};
 use crate::domain::WipeReason;
-use crate::vault::{AorHash, Owner};
+use crate::vault::{AorHash, Owner, StoreError};
 
 /// What an operator asks with the operator token.
 pub trait OperatorService: Clone + Send + Sync + 'static {
@@ -27,14 +28,27 @@ pub trait OperatorService: Clone + Send + Sync + 'static {
         which: Which,
     ) -> impl Future<Output = Result<Page, OperatorError>> + Send;
 
-    /// The owner of an instance that is not this node.
-    fn owner_of(&self, _id: InstanceId) -> impl Future<Output = Option<Owner>> + Send {
-        async { None }
+    /// The owner of an instance that is not this node; `None`: this node is to answer, from what it has.
+    ///
+    /// # Errors
+    /// What this node would answer after it had asked the store once more.
+    fn owner_of(&self, _id: InstanceId) -> impl Future<Output = Result<Option<Owner>, OperatorError>> + Send {
+        async { Ok(None) }
     }
 
     /// The other nodes that live; `None`: the store does not say.
     fn other_nodes(&self) -> impl Future<Output = Option<Vec<Owner>>> + Send {
         async { Some(Vec::new()) }
+    }
+
+    /// The names of all nodes of the store, this one included, and whether each holds its lease; `None`: the store does not say.
+    fn known_nodes(&self) -> impl Future<Output = Option<Vec<(Box<str>, bool)>>> + Send {
+        async { Some(Vec::new()) }
+    }
+
+    /// What this node says of itself.
+    fn about_node(&self) -> AboutNode {
+        AboutNode::default()
     }
 
     /// Asks another node; `None`: it does not answer in time.
@@ -44,6 +58,9 @@ pub trait OperatorService: Clone + Send + Sync + 'static {
 
     /// The instances of an account on this node.
     fn find(&self, aor: AorHash) -> impl Future<Output = Result<Vec<Listed>, OperatorError>> + Send;
+
+    /// The calls of this node that were asked for, newest first.
+    fn calls(&self, which: WhichCalls) -> impl Future<Output = ToldCalls> + Send;
 
     /// One instance, as an operator may see it.
     fn show(&self, id: InstanceId) -> impl Future<Output = Result<Listed, OperatorError>> + Send;
@@ -60,15 +77,37 @@ pub trait OperatorService: Clone + Send + Sync + 'static {
 }
 
 impl OperatorService for Service {
-    async fn owner_of(&self, id: InstanceId) -> Option<Owner> {
-        match self.0.look_as_relay(id).await {
-            Err(OperatorError::Unknown) => self.0.record_elsewhere(id).await.map(|stored| stored.owner),
-            Ok(_) | Err(OperatorError::StoreAway) => None,
+    async fn owner_of(&self, id: InstanceId) -> Result<Option<Owner>, OperatorError> {
+        let vault = &self.0.dependencies.vault;
+        let is_here = !matches!(self.0.look_as_relay(id).await, Err(OperatorError::Unknown));
+        if is_here || vault.tombstones().look(id).is_some() {
+            return Ok(None);
+        }
+        match vault.load(id).await {
+            Ok(Some(stored)) => Ok(Some(stored.owner).filter(|_| !stored.owned)),
+            Ok(None) => Err(OperatorError::Unknown),
+            Err(StoreError::Malformed) => Ok(None),
+            Err(_) => Err(OperatorError::StoreAway),
         }
     }
 
     async fn other_nodes(&self) -> Option<Vec<Owner>> {
         self.others().await
+    }
+
+    async fn known_nodes(&self) -> Option<Vec<(Box<str>, bool)>> {
+        self.0.dependencies.vault.known_nodes().await.ok()
+    }
+
+    fn about_node(&self) -> AboutNode {
+        let Dependencies { vault, agent, .. } = &self.0.dependencies;
+        let fingerprint = vault.fingerprint();
+        AboutNode {
+            is_leaving: self.0.is_leaving(),
+            is_doubtful: agent.is_doubtful(),
+            keyring: fingerprint.ring_text(),
+            key_of_today: fingerprint.chain_text(),
+        }
     }
 
     async fn ask_node(&self, node: &Owner, body: Body) -> Option<Body> {
@@ -84,6 +123,17 @@ impl OperatorService for Service {
         let whose = || Whose { account, ..Whose::default() };
         self.0.dependencies.audit.note(Act::Read(Reading::Find), whose);
         Ok(self.0.find(aor).await)
+    }
+
+    async fn calls(&self, which: WhichCalls) -> ToldCalls {
+        let told = self.0.calls(&which).await;
+        if which.call.is_some() {
+            for story in &told.stories {
+                let whose = || Whose { instance: Some(story.instance), account: None, app: Some(story.app.clone()) };
+                self.0.dependencies.audit.note(Act::Read(Reading::Call), whose);
+            }
+        }
+        told
     }
 
     async fn show(&self, id: InstanceId) -> Result<Listed, OperatorError> {

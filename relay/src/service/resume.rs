@@ -1,43 +1,23 @@
-//! Ownership: the node's lease, and the instances that nobody looks after.
-//!
-//! After a restart, and when another node has died, instances are claimed in batches and registered again at a bounded
-//! pace ([`RESUMED_PER_SECOND`]), so that a restart is no storm.
+//! Ownership: the node's lease, and what follows when it was lost. What nobody looks after is taken over by `claims`.
 //!
 //! Invariant: an instance is registered from here only while the store says that this node owns it, as far as the store
 //! can be asked; a store that is away changes nothing for the instances that are here.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sip::endpoint::{ContactHosts, NewBinding};
 use sip::id::InstanceId;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::Inner;
-use crate::agent::request::{EndKind, KnownPushBinding, LeaseExpiry, NewInstance, Principal, Request};
-use crate::agent::transport::upstreams::Route;
+use crate::agent::request::{EndKind, Principal, Request};
 use crate::clock::since_boot;
-use crate::limits::holdings::Place;
 use crate::metrics::labels::StoreOperation;
-use crate::vault::record::StoredRecord;
-use crate::vault::{AorKey, Fence, LEASE, Lease, Owner, RENEWAL, StoreError, Stored};
+use crate::vault::{Fence, LEASE, Lease, RENEWAL, StoreError, Stored};
 
-/// Instances claimed at once.
-const BATCH: usize = 200;
-/// Instances registered again in a second, on the whole node.
-const RESUMED_PER_SECOND: u32 = 1_000;
 /// Instances that are looked up at once.
 const AT_ONCE: usize = 128;
-/// What was taken over.
-enum Taken {
-    /// A lent account, which is registered from here.
-    Lent,
-    /// A registration that passed through, whose device registers it.
-    PushBinding,
-}
-
 /// How often the sealing keys are looked after.
 const TEND_KEYS: Duration = Duration::from_secs(10);
 
@@ -93,7 +73,10 @@ impl super::Service {
                 let task = looking.get_or_insert_with(|| tokio::spawn(it.clone().look_up_all(may_be_empty)));
                 if let Ok(ended) = timeout(RENEWAL, task).await {
                     looking = None;
-                    unsure = unsure.filter(|_| !ended.unwrap_or(false));
+                    if ended.unwrap_or(false) {
+                        unsure = None;
+                        agent.lapsed();
+                    }
                 }
             }
             if unsure.is_none() || held.is_err() {
@@ -144,110 +127,6 @@ impl Inner {
         }
     }
 
-    /// Claims until nothing is left, at the pace of registrations. The `first` claim has begun with the agent.
-    async fn resume(self: Arc<Self>, first: bool) {
-        let (mut resumed, mut hosts) = (0, BTreeMap::new());
-        while !self.is_leaving() {
-            let batch = match self.timed(StoreOperation::Claim, self.dependencies.vault.claim(BATCH)).await {
-                Ok(batch) if batch.is_empty() => break,
-                Ok(batch) => batch,
-                Err(error) => {
-                    tracing::warn!(%error, "claiming stopped; it goes on with the next lease");
-                    break;
-                }
-            };
-            let count = batch.len() as u32;
-            self.dependencies.agent.begin_claim();
-            let mut taken: BTreeMap<Option<Owner>, Vec<InstanceId>> = BTreeMap::new();
-            for stored in batch {
-                let (id, from) = (stored.id, stored.taken_from.clone());
-                let contacts = match &from {
-                    Some(from) => self.contact_hosts(&mut hosts, from.node()).await,
-                    None => None,
-                };
-                match self.take_over(stored, contacts).await {
-                    Some(Taken::Lent) => taken.entry(from).or_default().push(id),
-                    Some(Taken::PushBinding) => {}
-                    None => continue,
-                }
-                resumed += 1;
-            }
-            for (from, ids) in taken {
-                self.dependencies.agent.begin_claim();
-                tokio::spawn(self.clone().settle(from, ids.into()));
-            }
-            self.dependencies.agent.end_claim().await;
-            sleep(Duration::from_secs(1) * count / RESUMED_PER_SECOND).await;
-        }
-        if first {
-            self.dependencies.agent.end_claim().await;
-        }
-        if resumed > 0 {
-            tracing::info!(resumed, "instances are registered again");
-        }
-    }
-
-    /// Where the Contacts of a node lead from which something was claimed.
-    async fn contact_hosts(
-        &self,
-        known: &mut BTreeMap<Arc<str>, Option<Arc<ContactHosts>>>,
-        node: &Arc<str>,
-    ) -> Option<Arc<ContactHosts>> {
-        if let Some(known) = known.get(node) {
-            return known.clone();
-        }
-        // Without it the registrar forgets the Contact when it expires.
-        let note = self.dependencies.vault.note_of(node).await.ok().flatten();
-        let hosts = note.and_then(|note| read_note(&note)).map(Arc::new);
-        known.insert(node.clone(), hosts.clone());
-        hosts
-    }
-
-    /// Binds a claimed instance; `None`: it could not be opened, or is over.
-    async fn take_over(&self, stored: Stored, taken_from: Option<Arc<ContactHosts>>) -> Option<Taken> {
-        let Stored { id, sealed, fence, .. } = stored;
-        // Before anything else: the store may have come back with what it had before a wipe.
-        if let Some(lookup) = self.dependencies.vault.tombstones().forbids(id) {
-            tracing::warn!(instance = %id, "a record that was wiped is in the store again; it is erased");
-            self.dependencies.agent.erase(id, lookup);
-            return None;
-        }
-        enum Opened {
-            Lent(NewBinding, LeaseExpiry, AorKey, Place),
-            PushBinding(Option<KnownPushBinding>),
-        }
-        let vault = &self.dependencies.vault;
-        let opened = vault.open_record(id, &sealed, |record| match record {
-            StoredRecord::Lent(record) => Route::of(&record.account).ok().map(|route| {
-                let aor = vault.aor_key(&record.account.aor);
-                let place = self.count_instance(record, &route);
-                let binding = NewBinding { taken_from, ..self.binding_of(id, record, route, None) };
-                Opened::Lent(binding, LeaseExpiry::of(record), aor, place)
-            }),
-            StoredRecord::PushBinding(record) => {
-                let upstreams = self.dependencies.agent.upstreams();
-                Some(Opened::PushBinding(KnownPushBinding::of(id, sealed.clone(), fence, record, upstreams)))
-            }
-        });
-        let (binding, lease, aor, place) = match opened.ok().flatten() {
-            Some(Opened::Lent(binding, lease, aor, place)) => (binding, lease, aor, place),
-            // One that is over, or leads nowhere, is left to its TTL.
-            Some(Opened::PushBinding(None)) => return None,
-            Some(Opened::PushBinding(Some(known))) => {
-                self.dependencies.agent.tell(id, Request::Adopt(Box::new(known))).await;
-                return Some(Taken::PushBinding);
-            }
-            None => {
-                // Nobody can ever read it again: the TTL takes it.
-                tracing::error!(instance = %id, "a stored record does not open with this keyring; it is left to its expiry");
-                return None;
-            }
-        };
-        let new = NewInstance { id, sealed, lease, aor, fence, binding, place };
-        self.dependencies.agent.tell(id, Request::Bind { new: Box::new(new), first: None }).await;
-        Some(Taken::Lent)
-    }
-
     /// The lease had run out: whatever another node took, or wiped, meanwhile is let go without a word to its SIP server.
     ///
     /// A store that went away under this node's eyes, has come back with not one of the records and
@@ -257,21 +136,16 @@ impl Inner {
     async fn look_up_all(self: Arc<Self>, may_be_empty: bool) -> bool {
         let ids: Vec<InstanceId> = self.dependencies.agent.ask_all(Request::Ids).await.into_iter().flatten().collect();
         tracing::warn!(instances = ids.len(), "the lease of this node had lapsed; each instance is looked up again");
-        let (mut lost, mut missing, mut found) = (Vec::new(), Vec::new(), false);
-        for some in ids.chunks(AT_ONCE) {
-            let mut under_way = JoinSet::new();
-            for id in some.iter().copied() {
-                let vault = self.dependencies.vault.clone();
-                under_way.spawn(async move { (id, vault.load(id).await) });
-            }
-            while let Some(Ok((id, looked_up))) = under_way.join_next().await {
-                match looked_up {
-                    Ok(Some(stored)) if stored.owned => found = true,
-                    Ok(Some(_)) | Err(StoreError::Malformed) => lost.push(id),
-                    Ok(None) => missing.push(id),
-                    Err(_) => return false,
-                }
-            }
+        let (mut lost, mut missing, mut found, mut is_away) = (Vec::new(), Vec::new(), false, false);
+        self.look_up(&ids, |id, stored| match stored {
+            Ok(Some(stored)) if stored.owned => found = true,
+            Ok(Some(_)) | Err(StoreError::Malformed) => lost.push(id),
+            Ok(None) => missing.push(id),
+            Err(_) => is_away = true,
+        })
+        .await;
+        if is_away {
+            return false;
         }
         let is_empty = may_be_empty && !found && lost.is_empty() && !missing.is_empty();
         let may_have_lost = match is_empty {
@@ -295,6 +169,28 @@ impl Inner {
         true
     }
 
+    /// Looks instances up in the store, until `told` has heard of all, or once of a store that is away.
+    pub(super) async fn look_up(
+        &self,
+        ids: &[InstanceId],
+        mut told: impl FnMut(InstanceId, Result<Option<Stored>, StoreError>),
+    ) {
+        for some in ids.chunks(AT_ONCE) {
+            let mut under_way = JoinSet::new();
+            for id in some.iter().copied() {
+                let vault = self.dependencies.vault.clone();
+                under_way.spawn(async move { (id, vault.load(id).await) });
+            }
+            while let Some(Ok((id, stored))) = under_way.join_next().await {
+                let is_away = matches!(stored, Err(ref error) if *error != StoreError::Malformed);
+                told(id, stored);
+                if is_away {
+                    return;
+                }
+            }
+        }
+    }
+
     async fn store_again(&self, id: InstanceId) {
         let Ok(status) = self.look_as_relay(id).await else { return };
         if self.dependencies.vault.tombstones().look(id).is_some() {
@@ -313,15 +209,4 @@ impl Inner {
             Err(error) => tracing::warn!(instance = %id, %error, "a record could not be written again"),
         }
     }
-}
-
-/// Where the Contacts of this node lead, as it says to the others.
-pub fn write_note(hosts: &ContactHosts) -> String {
-    let ContactHosts { udp, tcp, tls } = hosts;
-    format!("{udp} {tcp} {tls}")
-}
-
-fn read_note(note: &str) -> Option<ContactHosts> {
-    let mut hosts = note.split(' ').map(Box::from);
-    Some(ContactHosts { udp: hosts.next()?, tcp: hosts.next()?, tls: hosts.next()? })
 }

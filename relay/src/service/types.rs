@@ -11,8 +11,11 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 pub use crate::agent::request::{Tested, TraceAnswer, TraceRequest};
+use crate::agent::stories::RecentCall;
 pub use crate::agent::tables::timeline::{Step, What};
 pub use crate::domain::WipeReason;
+use crate::domain::story::{Story, StoryOutcome};
+use crate::hpke::PublicKey;
 use crate::secret::{Aor, InstanceSecret};
 use crate::vault::SealError;
 use crate::vault::items::{Counts, Message, MissedCall};
@@ -39,6 +42,8 @@ pub struct Change {
     pub call_push: Option<PushTarget>,
     /// Where everything else goes from now on.
     pub alert_push: Field<PushTarget>,
+    /// The key that what names a person is sealed to from now on.
+    pub public_key: Field<PublicKey>,
     /// Renew: seconds from now, within the configured range.
     pub lifetime_s: Option<u64>,
     /// Whether the app registers by itself from now on.
@@ -143,6 +148,8 @@ pub struct View {
     pub call_push: Provider,
     /// Where everything else goes.
     pub alert_push: Option<Provider>,
+    /// The key that what names a person is sealed to.
+    pub public_key: Option<PublicKey>,
     /// Which events wake the device.
     pub wake_for: WakeFor,
     /// Whether the app registers by itself.
@@ -203,6 +210,8 @@ pub struct OwnExport {
     pub messages: Vec<Message>,
     /// The missed calls that are kept.
     pub missed_calls: Vec<MissedCall>,
+    /// The stories of its calls.
+    pub stories: Vec<Story>,
 }
 
 /// The proof of a wipe, signed by the relay.
@@ -458,6 +467,56 @@ pub struct Page {
     pub next: Option<InstanceId>,
 }
 
+/// What a node says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AboutNode {
+    /// It takes nothing on any more.
+    pub is_leaving: bool,
+    /// It may have lost its lease without noticing.
+    pub is_doubtful: bool,
+    /// What tells its keyring from another one.
+    pub keyring: String,
+    /// The same in all copies of a keyring on the same day.
+    pub key_of_today: String,
+}
+
+/// Which calls are told of; all, where nothing is named.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WhichCalls {
+    /// Those that came since then, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// Those of one App.
+    pub app: Option<Box<str>>,
+    /// Those of one instance.
+    pub instance: Option<InstanceId>,
+    /// Those that ended, or stand, like this; empty: all.
+    pub outcomes: Vec<StoryOutcome>,
+    /// One call, for each of its devices.
+    pub call: Option<CallId>,
+    /// The newest so many.
+    pub limit: usize,
+}
+
+impl WhichCalls {
+    /// Whether a call is one of them.
+    pub fn is_one(&self, call: &RecentCall) -> bool {
+        call.at_ms >= self.since_ms
+            && self.app.as_deref().is_none_or(|app| app == &*call.app)
+            && self.instance.is_none_or(|instance| instance == call.instance)
+            && self.call.is_none_or(|wanted| wanted == call.call)
+            && (self.outcomes.is_empty() || self.outcomes.contains(&call.outcome))
+    }
+}
+
+/// What is told of calls.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ToldCalls {
+    /// Newest first.
+    pub stories: Vec<Story>,
+    /// Nothing is missing; else the store did not answer, or not everything of an earlier run has been read yet.
+    pub is_whole: bool,
+}
+
 /// What is held about an instance, with everything left out that tells whose it is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Export {
@@ -465,8 +524,12 @@ pub struct Export {
     pub listed: Listed,
     /// Which events wake the device, and whether the app registers by itself; of an account that was lent.
     pub wishes: Option<(WakeFor, Presence)>,
+    /// The key that what names a person is sealed to, in pushes.
+    pub public_key: Option<PublicKey>,
     /// Its calls that are still known.
     pub calls: Vec<(CallId, CallView)>,
+    /// The stories of its calls.
+    pub stories: Vec<Story>,
 }
 
 /// How a wipe stands.

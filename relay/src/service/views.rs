@@ -80,6 +80,7 @@ impl Inner {
             label: record.device.label.clone(),
             call_push: record.device.call_push.provider,
             alert_push: record.device.alert_push.as_ref().map(|target| target.provider),
+            public_key: record.device.public_key(),
             wake_for: record.wake_for,
             presence: record.presence,
             edge: self.edge_of(status.id),
@@ -121,10 +122,13 @@ impl Inner {
         let status = self.look_or_read(id).await?;
         let calls = self.dependencies.agent.ask(id, |reply| Request::Calls { id, reply }).await.unwrap_or_default();
         let calls: Vec<(CallId, CallView)> = calls.iter().map(|(id, call)| (*id, call_view(call))).collect();
+        let stories = self.stories_of(id).await.map_err(|_| OperatorError::StoreAway)?;
         let export = self.dependencies.vault.open_record(id, &status.sealed, |record| Export {
             listed: listed(&status, record),
             wishes: record.lent().map(|record| (record.wake_for, record.presence)),
+            public_key: record.lent().and_then(|record| record.device.public_key()),
             calls,
+            stories,
         });
         export.map_err(|_| OperatorError::Unknown)
     }

@@ -1,6 +1,6 @@
 //! A softphone that signals and carries no sound: registers at the edge by SIP over TLS, answers or declines, hangs up.
 //!
-//! The command `sipwake device` alone uses it; the process that holds credentials never does.
+//! The commands `sipwake device` and `sipwake canary` alone use it; the process that holds credentials never does.
 //!
 //! Invariant: one call at a time; a second one is busy. Everything runs in the task that asks. It answers a challenge for
 //! its own REGISTER and no other.
@@ -11,7 +11,7 @@ mod dialog;
 use std::collections::VecDeque;
 use std::fmt::Display;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,6 +36,11 @@ const PING: Duration = Duration::from_secs(25);
 const BYE_WITHIN: Duration = Duration::from_secs(10);
 /// Methods that are answered.
 const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS";
+
+/// The offer of a call without sound.
+pub(super) fn offer(address: IpAddr) -> String {
+    sdp(b"", address)
+}
 
 /// Why the device is not on its line, or no call was as asked.
 #[derive(Debug, thiserror::Error)]

@@ -47,7 +47,7 @@ impl StoreFault {
             Self::Snapshots => "set save \"\", or give the relay a Redis of its own",
             Self::Unreadable => "grant +info +config|get, or see to both yourself",
             Self::Evicts(_) => "set maxmemory-policy noeviction, and give it memory enough",
-            Self::Forbidden(_) => "grant what the README names",
+            Self::Forbidden(_) => "grant what docs/operators.md names",
             Self::Unknown(_) => "use Redis 6.2 or later, or Valkey",
         }
     }

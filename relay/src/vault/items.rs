@@ -1,4 +1,5 @@
-//! What is kept for a device beside its record until it fetches it: messages (RFC 3428) and missed calls.
+//! What is kept beside a record: for its device until it fetches it, messages (RFC 3428) and missed calls; for operators, the
+//! [stories](codec::story) of its calls for [`STORY_LIFE_S`].
 //!
 //! ```text
 //! message = 1 id[16] received_at expires_at from flag [name] content_type body
@@ -8,7 +9,8 @@
 //!
 //! Invariant: a store sees an item key, which is a keyed hash, and the [`Sealed`] form: neither who wrote, nor what, nor its
 //! name. What is kept never outlives the record that it lies beside: it is stored only where that record is, in one step,
-//! and erased with it, in one step. At most [`MESSAGES_MAX`] messages and [`MISSED_CALLS_MAX`] missed calls are kept.
+//! and erased with it, in one step. At most [`MESSAGES_MAX`] messages, [`MISSED_CALLS_MAX`] missed calls and [`STORIES_MAX`] stories
+//! are kept. A story goes when it is old: by whoever reads or adds one, and by the TTL of them all.
 
 use std::fmt;
 
@@ -18,13 +20,19 @@ use super::codec::{self, Reader};
 use super::seal::{self, Sealed};
 use super::store::StoreError;
 use super::{Store, Vault, lookup};
-use crate::clock::{Reading, confirmed_now, shared_now};
+use crate::clock::{DAY_S, Reading, confirmed_now, shared_now};
+use crate::domain::story::Story;
 use crate::secret::with_clean_stack;
 
 /// Messages that are kept for one instance; a further one is refused.
 pub const MESSAGES_MAX: usize = 100;
 /// Missed calls that are kept for one instance; with a further one the oldest is forgotten.
 pub const MISSED_CALLS_MAX: usize = 50;
+
+/// Stories that are kept for one instance; with a further one the oldest is forgotten.
+pub const STORIES_MAX: usize = 50;
+/// How long a call's story is kept, in seconds.
+pub const STORY_LIFE_S: u64 = DAY_S;
 
 const VERSION: u8 = 1;
 
@@ -76,20 +84,24 @@ impl fmt::Debug for MissedCall {
     }
 }
 
-/// One of the two kinds of what is kept.
+/// One of the kinds of what is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Collection {
     Messages,
     MissedCalls,
+    Stories,
 }
 
 impl Collection {
-    pub(super) const ALL: [Self; 2] = [Self::Messages, Self::MissedCalls];
+    pub(super) const ALL: [Self; 3] = [Self::Messages, Self::MissedCalls, Self::Stories];
+    /// Those that a device is told the numbers of.
+    pub(super) const OF_DEVICE: [Self; 2] = [Self::Messages, Self::MissedCalls];
 
     fn purpose(self) -> &'static [u8] {
         match self {
             Self::Messages => b"sipwake message 1",
             Self::MissedCalls => b"sipwake missed 1",
+            Self::Stories => b"sipwake story 1",
         }
     }
 
@@ -98,7 +110,18 @@ impl Collection {
         match self {
             Self::Messages => (MESSAGES_MAX, false),
             Self::MissedCalls => (MISSED_CALLS_MAX, true),
+            Self::Stories => (STORIES_MAX, true),
         }
+    }
+
+    /// How long one is kept, in seconds, where that is not as long as the record.
+    pub(super) fn life_s(self) -> Option<u64> {
+        (self == Self::Stories).then_some(STORY_LIFE_S)
+    }
+
+    /// Whether a later one of the same name takes the place of an earlier one.
+    pub(super) fn is_replaced(self) -> bool {
+        self == Self::Stories
     }
 }
 
@@ -157,6 +180,15 @@ impl Vault {
         })
     }
 
+    /// Likewise a call's story, which takes the place of what was kept of that call before.
+    pub fn seal_story(&self, story: &Story) -> SealedItem {
+        with_clean_stack(|| {
+            let expires_at = shared_now().saturating_add(STORY_LIFE_S);
+            let visit = |sink: Sink<'_>| codec::story::visit(story, expires_at, sink);
+            self.seal_item(story.instance, Collection::Stories, story.call.to_bytes(), &visit)
+        })
+    }
+
     /// Keeps it until the instance ends; may be called again with the same item.
     ///
     /// # Errors
@@ -194,6 +226,28 @@ impl Vault {
         }
         all.sort_by_key(|missed| (missed.at, missed.call));
         Ok(all)
+    }
+
+    /// The stories of an instance's calls, oldest first; otherwise as [`Self::messages`].
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn stories(&self, instance: InstanceId) -> Result<Vec<Story>, StoreError> {
+        let read = move |bytes: &[u8]| codec::story::read(instance, bytes);
+        let mut all = self.open_all(instance, Collection::Stories, read).await?;
+        for (old, _) in self.forget_old(&mut all, |(_, expires_at)| *expires_at) {
+            self.remove_story(instance, old.call).await?;
+        }
+        all.sort_by_key(|(story, _)| (story.at_ms, story.call));
+        Ok(all.into_iter().map(|(story, _)| story).collect())
+    }
+
+    /// Forgets a story; whether there was one.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn remove_story(&self, instance: InstanceId, call: CallId) -> Result<bool, StoreError> {
+        self.remove_item(instance, Collection::Stories, call.to_bytes()).await
     }
 
     /// Forgets a message; whether there was one.
@@ -254,7 +308,7 @@ impl Vault {
         &self,
         instance: InstanceId,
         collection: Collection,
-        read: fn(&[u8]) -> Option<T>,
+        read: impl Fn(&[u8]) -> Option<T> + Copy,
     ) -> Result<Vec<T>, StoreError> {
         let all = match &self.0.store {
             Store::Memory(memory) => memory.kept(instance, collection),

@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | [`Letter::Ask`], [`Letter::Answer`] | the node that an app or a device has asked | the run that owns the instance, and back |
 //! | [`Letter::Ended`] | a node that has ended an instance of another one | its owner |
-//! | [`Letter::TakenOver`] | a node that has registered what another one handed over | that one |
+//! | [`Letter::TakenOver`] | a node that has taken what another one handed over | that one |
 //!
 //! Beside them each node has a note, for whoever takes over what it leaves ([`Vault::say`]).
 //!
@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use sip::id::InstanceId;
 use zeroize::Zeroizing;
 
 use super::store::{Owner, StoreError};
@@ -60,8 +61,13 @@ pub enum Letter {
     },
     /// Instances of the reader have ended: [`Vault::ended_elsewhere`] names them.
     Ended,
-    /// So many instances that the reader handed over are registered by another node.
-    TakenOver(u64),
+    /// What became of instances that the reader handed over.
+    TakenOver {
+        /// They are registered by another node.
+        registered: Vec<InstanceId>,
+        /// They are that node's, and cannot be registered there: nobody is to wait for them.
+        left: Vec<InstanceId>,
+    },
 }
 
 /// The numbers of the letters that came within [`REMEMBERED`].
@@ -81,7 +87,7 @@ impl Letter {
             Self::Ask { number, .. } => (0, *number),
             Self::Answer { number, .. } => (1, *number),
             Self::Ended => (2, random::bytes()),
-            Self::TakenOver(_) => (3, random::bytes()),
+            Self::TakenOver { .. } => (3, random::bytes()),
         };
         out.push(kind);
         out.extend_from_slice(&number);
@@ -95,7 +101,12 @@ impl Letter {
             }
             Self::Answer { body, .. } => out.extend_from_slice(body),
             Self::Ended => {}
-            Self::TakenOver(count) => out.extend_from_slice(&count.to_be_bytes()),
+            Self::TakenOver { registered, left } => {
+                out.extend_from_slice(&(registered.len() as u32).to_be_bytes());
+                for id in registered.iter().chain(left) {
+                    out.extend_from_slice(&id.to_bytes());
+                }
+            }
         }
     }
 
@@ -104,7 +115,8 @@ impl Letter {
         64 + match self {
             Self::Ask { from, body, .. } => from.node.len() + from.run.len() + body.len(),
             Self::Answer { body, .. } => body.len(),
-            Self::Ended | Self::TakenOver(_) => 8,
+            Self::Ended => 0,
+            Self::TakenOver { registered, left } => 4 + 16 * (registered.len() + left.len()),
         }
     }
 
@@ -122,7 +134,13 @@ impl Letter {
             }
             1 => Self::Answer { number: *number, body: Zeroizing::new(rest.to_vec()) },
             2 => Self::Ended,
-            3 => Self::TakenOver(u64::from_be_bytes(rest.try_into().ok()?)),
+            3 => {
+                let (registered, ids) = rest.split_first_chunk::<4>()?;
+                let (ids, rest) = ids.as_chunks::<16>();
+                let mut ids = ids.iter().map(|id| InstanceId::from_bytes(*id));
+                let registered = ids.by_ref().take(u32::from_be_bytes(*registered) as usize).collect();
+                rest.is_empty().then(|| Self::TakenOver { registered, left: ids.collect() })?
+            }
             _ => return None,
         };
         Some((letter, *number, u64::from_be_bytes(*written_at)))
@@ -226,6 +244,21 @@ mod tests {
             assert!(Letter::decode(&bytes[..end]).is_none(), "{end}");
         }
         assert!(Letter::decode(&[9; 40]).is_none());
+    }
+
+    #[test]
+    fn what_was_taken_over_reads_back_as_registered_or_left() {
+        let id = |number: u128| InstanceId::new(number << 64, sip::id::ShardTag(1));
+        for (taken, spare) in [(vec![], vec![]), (vec![id(1), id(2)], vec![id(3)]), (vec![], vec![id(4)])] {
+            let mut bytes = Vec::new();
+            let letter = Letter::TakenOver { registered: taken.clone(), left: spare.clone() };
+            letter.encode(&mut bytes);
+            assert!(bytes.len() <= letter.room(), "sealed without a copy");
+            let Some((Letter::TakenOver { registered, left }, ..)) = Letter::decode(&bytes) else { panic!() };
+            assert_eq!((registered, left), (taken, spare));
+            bytes.push(0);
+            assert!(Letter::decode(&bytes).is_none(), "no whole number of names");
+        }
     }
 
     #[test]

@@ -146,6 +146,11 @@ impl MemoryStore {
         living.map(|(node, lease)| Owner { node: node.clone(), run: lease.run.clone() }).collect()
     }
 
+    pub fn known_nodes(&self) -> Vec<(Box<str>, bool)> {
+        let now = Instant::now();
+        self.table().leases.iter().map(|(node, lease)| ((**node).into(), lease.until > now)).collect()
+    }
+
     pub fn release_lease(&self, owner: &Owner) {
         let mut table = self.table();
         if table.leases.get(&owner.node).is_some_and(|lease| lease.run == owner.run) {
@@ -165,8 +170,15 @@ impl MemoryStore {
         let mut table = self.table();
         let entry = table.records.get_mut(&id).ok_or(StoreError::Gone)?;
         let collection = &mut entry.kept.get_or_insert_default()[item.collection as usize];
+        if let Some(life) = item.collection.life_s() {
+            let oldest = item.order.saturating_sub(life.saturating_mul(1_000));
+            collection.retain(|_, (order, _)| *order >= oldest);
+        }
         if let Some((_, sealed)) = collection.get(&item.item_key) {
-            return Ok(if *sealed == item.sealed { Placement::Kept } else { Placement::Known });
+            if *sealed == item.sealed || !item.collection.is_replaced() {
+                return Ok(if *sealed == item.sealed { Placement::Kept } else { Placement::Known });
+            }
+            collection.remove(&item.item_key);
         }
         let (limit, oldest_goes) = item.collection.limit();
         if collection.len() >= limit {
@@ -187,10 +199,10 @@ impl MemoryStore {
         kept.map(|(item_key, (_, sealed))| (*item_key, sealed.clone())).collect()
     }
 
-    pub fn item_counts(&self, id: InstanceId) -> [usize; Collection::ALL.len()] {
+    pub fn item_counts(&self, id: InstanceId) -> [usize; Collection::OF_DEVICE.len()] {
         let table = self.table();
         let kept = table.records.get(&id).and_then(|entry| entry.kept.as_ref());
-        Collection::ALL.map(|collection| kept.map_or(0, |collections| collections[collection as usize].len()))
+        Collection::OF_DEVICE.map(|collection| kept.map_or(0, |collections| collections[collection as usize].len()))
     }
 
     pub fn remove_item(&self, id: InstanceId, collection: Collection, item_key: ItemKey) -> bool {

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 
+use crate::hpke::PublicKey;
 use crate::secret::{Aor, Ha1Text, InstanceSecret, Password, PushToken};
 
 /// Realms of one account whose HA1s are kept at most; the REGISTER of one is asked in one or two.
@@ -167,6 +168,18 @@ impl Device {
         let by_call = Some(&self.call_push).filter(|target| target.provider == Provider::Fcm);
         self.alert_push.as_ref().or(by_call)
     }
+
+    /// The key that what names a person is sealed to, in the pushes of either target.
+    pub fn public_key(&self) -> Option<PublicKey> {
+        self.call_push.public_key.as_deref().copied()
+    }
+
+    /// Seals to this key from now on, or to none.
+    pub fn set_public_key(&mut self, key: Option<PublicKey>) {
+        for target in std::iter::once(&mut self.call_push).chain(&mut self.alert_push) {
+            target.public_key = key.map(Box::new);
+        }
+    }
 }
 
 /// One address of a push service.
@@ -178,6 +191,16 @@ pub struct PushTarget {
     pub token: PushToken,
     /// When the app last said that the token is good, in milliseconds since 1970: a 410 with an older timestamp is stale.
     pub confirmed_at_ms: u64,
+    /// The device's key; with one, whatever a push says beside its event is sealed to it. It stands here so that no push can
+    /// forget it.
+    pub public_key: Option<Box<PublicKey>>,
+}
+
+impl PushTarget {
+    /// One whose device has given no key.
+    pub fn new(provider: Provider, token: PushToken, confirmed_at_ms: u64) -> Self {
+        Self { provider, token, confirmed_at_ms, public_key: None }
+    }
 }
 
 /// A push service.

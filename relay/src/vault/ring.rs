@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use super::keyring::Fingerprint;
 use super::store::{RingFault, StoreError};
 use super::{Store, Vault};
 use crate::clock::Reading;
@@ -32,6 +33,22 @@ impl RingState {
 }
 
 impl Vault {
+    /// What tells this node's keyring from another one.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.0.keyring.fingerprint(Reading::now())
+    }
+
+    /// The names of the nodes that this store has seen within a week, and whether each holds its lease.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn known_nodes(&self) -> Result<Vec<(Box<str>, bool)>, StoreError> {
+        match &self.0.store {
+            Store::Memory(memory) => Ok(memory.known_nodes()),
+            Store::Redis(redis) => redis.known_nodes().await,
+        }
+    }
+
     /// Compares this node's keyring with those of the nodes that live, and has it known to them; to be called a few times a minute.
     ///
     /// # Errors

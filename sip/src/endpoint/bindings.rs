@@ -117,9 +117,9 @@ impl Endpoint {
         self.bindings.handed_over = true;
     }
 
-    pub(super) fn on_unbind_due(&mut self, binding: BindingId) {
+    pub(super) fn on_unbind_due(&mut self, now: Instant, binding: BindingId) {
         if self.bindings.get(binding).is_some_and(|registration| registration.goal() == Goal::Gone) {
-            self.forget_binding(binding, false);
+            self.forget_binding(now, binding, false);
         }
     }
 
@@ -245,7 +245,7 @@ impl Endpoint {
             }
             Step::Unregistered { confirmed } => {
                 if self.bindings.get(binding).is_some_and(|registration| registration.goal() == Goal::Gone) {
-                    return self.forget_binding(binding, confirmed);
+                    return self.forget_binding(now, binding, confirmed);
                 }
             }
         }
@@ -306,14 +306,14 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn forget_binding(&mut self, binding: BindingId, confirmed: bool) {
+    pub(super) fn forget_binding(&mut self, now: Instant, binding: BindingId, confirmed: bool) {
         let Some(registration) = self.bindings.remove(binding) else { return };
         self.subscriptions.forget(binding);
         if let Some(branch) = registration.branch() {
             self.core.transactions.abandon(branch);
         }
         self.groups.remove(binding);
-        self.leave_upstream(registration.upstream, &registration);
+        self.leave_upstream(now, registration.upstream, &registration);
         self.core.event(Event::Unbound { instance: registration.instance, confirmed, shared: false });
     }
 

@@ -137,7 +137,7 @@ impl Endpoint {
             self.core.event(Event::Unbound { instance, confirmed: false, shared: true });
             return self.settle_group(now, binding);
         }
-        self.forget_binding(binding, false);
+        self.forget_binding(now, binding, false);
     }
 
     pub(super) fn on_presence(&mut self, now: Instant, instance: InstanceId, foreground: bool) {

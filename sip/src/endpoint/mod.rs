@@ -197,7 +197,7 @@ impl Endpoint {
         while let Some(timer) = self.core.timers.pop_due(now) {
             match timer {
                 Timer::Binding(binding) => self.on_binding_due(now, binding),
-                Timer::Unbind(binding) => self.on_unbind_due(binding),
+                Timer::Unbind(binding) => self.on_unbind_due(now, binding),
                 Timer::Upstream(upstream) => self.on_upstream_due(now, upstream),
                 Timer::Pace(upstream) => self.on_pace_due(now, upstream),
                 Timer::Device(instance) => self.on_device_due(now, instance),

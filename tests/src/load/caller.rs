@@ -211,19 +211,31 @@ impl Caller {
             return self.on_end(call, self.clock.now(), 480);
         };
         let bytes = self.compose_invite(number, account, &contact.uri);
+        let _ = call.contact.set(contact.clone());
         place.call.store(number + 1, Ordering::Relaxed);
         call.sent.store(self.clock.now(), Ordering::Relaxed);
         contact.way.send(bytes);
     }
 
     fn contact_of(&self, call: &Call) -> Option<Arc<accounts::Contact>> {
-        self.accounts.get(call.account.load(Ordering::Relaxed) as usize)?.contact()
+        call.contact.get().cloned()
     }
 
     fn number_of(&self, message: &Message) -> Option<u32> {
         let (number, run) = message.call_id()?.split_once('.')?;
         number.parse().ok().filter(|_| run == self.run)
     }
+}
+
+/// The numbers below `count` in an order that looks random and is the same each time.
+pub fn shuffled(count: u32) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..count).collect();
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for place in (1..order.len()).rev() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        order.swap(place, ((state >> 33) as usize) % (place + 1));
+    }
+    order
 }
 
 /// What the caller writes.

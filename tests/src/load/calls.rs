@@ -14,12 +14,13 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use serde::Serialize;
 
+use super::accounts::Contact;
 use super::measure::Spread;
 
 /// One call. Moments are nanoseconds of the run's clock; 0 is never.
@@ -43,6 +44,8 @@ pub struct Call {
     pub status: AtomicU16,
     /// How many pushes came for it.
     pub pushes: AtomicU8,
+    /// Where its INVITE went, and what else it says goes: the account may move meanwhile.
+    pub contact: OnceLock<Arc<Contact>>,
     /// The BYE, while one is to be sent.
     pub bye: Mutex<Option<Bytes>>,
 }

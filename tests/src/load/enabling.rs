@@ -186,10 +186,7 @@ impl App {
     }
 
     fn body(&self, number: u32, domain: &str) -> Value {
-        let transport = match self.upstream {
-            Upstream::Udp => "udp",
-            Upstream::Tls => "tls",
-        };
+        let transport = self.upstream.param();
         let user = accounts::user(number);
         let push = match self.push.is_fcm(number) {
             true => json!({"provider": "fcm", "token": accounts::fcm_token(number)}),

@@ -82,6 +82,7 @@ impl Desk {
 /// The SIP server at work.
 pub struct Exchange {
     local: SocketAddr,
+    socket: Option<Arc<UdpSocket>>,
     stop: Arc<AtomicBool>,
     _tasks: Tasks,
 }
@@ -99,6 +100,7 @@ impl Exchange {
     ) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let tasks = Tasks::default();
+        let mut udp = None;
         let local = match upstream {
             Upstream::Udp => {
                 let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -107,6 +109,7 @@ impl Exchange {
                 rustix::net::sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER)?;
                 let local = socket.local_addr()?;
                 let (desk, stopped, socket) = (desk(local), stop.clone(), Arc::new(socket));
+                udp = Some(socket.clone());
                 std::thread::spawn(move || receive(&socket, &desk, &stopped));
                 local
             }
@@ -119,7 +122,12 @@ impl Exchange {
                 local
             }
         };
-        Ok(Self { local, stop, _tasks: tasks })
+        Ok(Self { local, socket: udp, stop, _tasks: tasks })
+    }
+
+    /// A way to a peer that has not been heard of yet; `None` where connections are the peer's to open.
+    pub fn way_to(&self, peer: SocketAddr) -> Option<Way> {
+        Some(Way::Datagram(self.socket.clone()?, peer))
     }
 
     /// Its address.

@@ -110,6 +110,9 @@ fn ticks_to_time(ticks: u64) -> Duration {
     Duration::from_nanos(ticks.saturating_mul(TICK.as_nanos() as u64))
 }
 
+/// How long memory may take to settle.
+pub const SETTLE: Duration = Duration::from_secs(15);
+
 /// Resident bytes of a process: all, and those that are its alone (without the binary's and libraries' pages).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Resident {

@@ -7,6 +7,7 @@
 //!
 //! | phase | what happens |
 //! | --- | --- |
+//! | restart | with more than 20,000 instances, or `--seeded`: the relay starts over a Redis that is full of them, while calls come |
 //! | enable | enablings that are refused (what HTTPS alone costs), a few to warm up, then all, through HTTPS |
 //! | refresh | with `--refresh`: one window with kept nonces, one in which every refresh is challenged |
 //! | ring | calls at a constant rate to sleeping devices; cancelled while they ring, or with `--answer` answered |
@@ -17,14 +18,15 @@
 //! | [`plan`] | arguments and maxima |
 //! | `stage` | the relay and everything around it |
 //! | `accounts`, `enabling` | the app side |
+//! | `seeding`, `restart` | a store that is full before the relay starts |
 //! | `exchange`, `registrar`, `caller`, `calls` | the SIP server side |
 //! | `devices` | the device side |
 //! | [`nodes`] | with `--nodes`: take-over and hand-over between several relays |
-//! | `measure`, `report` | numbers, and what is printed of them |
+//! | `measure`, `report`, `table` | numbers, and what is printed of them |
 //!
 //! How to read the report is [`HOW_TO_READ`], which `load --help` prints.
 //!
-//! Invariant: traffic stays on loopback; time and counts are bounded by [`plan`]'s maxima; a phase that does not come to
+//! Invariant: traffic stays on loopback; time is bounded by [`plan::Plan::bound`], counts by [`plan`]'s maxima; a phase that does not come to
 //! its end is a [`Failure`] in words, and nothing outlives the run.
 
 use std::time::Duration;
@@ -42,14 +44,20 @@ pub mod nodes;
 pub mod plan;
 mod registrar;
 pub mod report;
+mod restart;
 mod run;
+mod seeding;
 mod stage;
+mod table;
 
 pub use run::run;
 
 /// How to read the report; the end of `load --help`.
 pub const HOW_TO_READ: &str = "\
 How to read the report
+  RESTART              from the start of the process over a Redis that holds all records: until all were opened and had their place
+                       in the order of registrations, and until all were registered. Calls come meanwhile; how long one waits that
+                       comes before its account was opened is in its INVITE → push.
   registrations/s      enablings answered, over the time from the first to the last. Each is a TCP connection, a full TLS
                        handshake and an HTTPS request (the relay closes a connection that carried a credential), and a
                        REGISTER that is challenged once.

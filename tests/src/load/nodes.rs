@@ -1,17 +1,22 @@
 //! Several nodes over one Redis: how long it takes until a node that is killed, and then one that is told to end, has its instances
-//! registered by the others.
+//! registered by the others, and how many calls are lost meanwhile.
 //!
 //! Invariant: an instance has moved when the SIP server has a Contact of it that leads to another node than before; nothing is
 //! judged here.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::task::{JoinError, JoinHandle};
 
 use super::Failure;
 use super::accounts::Accounts;
+use super::caller::{Round, shuffled};
+use super::calls::Outcome;
+use super::measure::Spread;
 use super::plan::Plan;
 use super::stage::Stage;
 use crate::relay_process::RelayProcess;
@@ -48,6 +53,8 @@ pub struct Moved {
     pub half: Duration,
     /// Until all were.
     pub all: Duration,
+    /// The calls that came from just before on, to the instances of all nodes.
+    pub calls: Outcome,
 }
 
 /// Runs it.
@@ -55,7 +62,13 @@ pub struct Moved {
 /// # Errors
 /// [`Failure`] when a part does not start, or not all instances move.
 pub async fn run(plan: &Plan) -> Result<Report, Failure> {
-    let stage = Stage::set(plan, 0).await?;
+    let bound = plan.bound();
+    eprintln!("load: this run ends within {} s, with its figures or with what was in their way", bound.as_secs());
+    tokio::time::timeout(bound, phases(plan)).await.map_err(|_| Failure::TooLong(bound))?
+}
+
+async fn phases(plan: &Plan) -> Result<Report, Failure> {
+    let stage = Stage::set(plan, 2 * plan.calls()).await?;
     let mut others = Vec::new();
     let nodes = plan.nodes.unwrap_or(3);
     for _ in 1..nodes {
@@ -67,16 +80,48 @@ pub async fn run(plan: &Plan) -> Result<Report, Failure> {
     enable(plan, &stage, &others, &accounts).await?;
     let killed = others.remove(0);
     let of_killed = of_node(&accounts, &killed);
+    let calls = Calls::begin(plan, &stage, 0).await;
     let begun = Instant::now();
     killed.kill_9().await?;
-    let killed = moved(&accounts, &of_killed, begun).await?;
+    let mut killed = moved(&accounts, &of_killed, begun).await?;
+    killed.calls = calls.ended(&stage).await?;
     let leaving = others.remove(0);
     let of_leaving = of_node(&accounts, &leaving);
+    let calls = Calls::begin(plan, &stage, plan.calls()).await;
     let begun = Instant::now();
     let ends = tokio::spawn(async move { leaving.terminate(MOVED_WITHIN).await.map(|_| begun.elapsed()) });
-    let handed_over = moved(&accounts, &of_leaving, begun).await?;
+    let mut handed_over = moved(&accounts, &of_leaving, begun).await?;
     let ended_after = ends.await.map_err(|error| Failure::RelayEnded(error.to_string()))??;
+    handed_over.calls = calls.ended(&stage).await?;
     Ok(Report { nodes, instances: plan.instances, killed, handed_over, ended_after })
+}
+
+/// Calls at the plan's rate, to the accounts of all nodes.
+struct Calls {
+    numbers: Range<u32>,
+    placing: JoinHandle<Spread>,
+}
+
+impl Calls {
+    /// Begins, and comes back when some are under way.
+    async fn begin(plan: &Plan, stage: &Stage, first: u32) -> Self {
+        /// So long before it happens calls come.
+        const BEFORE: Duration = Duration::from_millis(500);
+        let numbers = first..first + plan.calls();
+        let order = shuffled(plan.instances);
+        let round = Round { numbers: numbers.clone(), order, rate: plan.rate, cancels: true };
+        let caller = stage.caller.clone();
+        let placing = tokio::task::spawn_blocking(move || caller.place(&round));
+        tokio::time::sleep(BEFORE).await;
+        Self { numbers, placing }
+    }
+
+    async fn ended(self, stage: &Stage) -> Result<Outcome, Failure> {
+        let Self { numbers, placing } = self;
+        let failed = |error: JoinError| Failure::Ringing { phase: "calls meanwhile", what: error.to_string() };
+        placing.await.map_err(failed)?;
+        Ok(stage.caller.book.outcome(&numbers))
+    }
 }
 
 /// Each node gets its share of the accounts.
@@ -131,6 +176,7 @@ async fn moved(accounts: &Accounts, before: &[(usize, String)], begun: Instant) 
                 first: first.unwrap_or(now),
                 half: half.unwrap_or(now),
                 all: now,
+                calls: Outcome::default(),
             });
         }
         if now > MOVED_WITHIN {
@@ -143,7 +189,13 @@ async fn moved(accounts: &Accounts, before: &[(usize, String)], begun: Instant) 
 impl Moved {
     fn to_json(&self) -> Value {
         let ms = |time: Duration| time.as_millis() as u64;
-        json!({"instances": self.instances, "first_ms": ms(self.first), "half_ms": ms(self.half), "all_ms": ms(self.all)})
+        json!({
+            "instances": self.instances,
+            "first_ms": ms(self.first),
+            "half_ms": ms(self.half),
+            "all_ms": ms(self.all),
+            "calls": self.calls,
+        })
     }
 }
 
@@ -164,7 +216,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} instances on {} nodes over one Redis", self.instances, self.nodes)?;
         for (what, moved) in [("kill -9", &self.killed), ("SIGTERM", &self.handed_over)] {
-            let Moved { instances, first, half, all } = moved;
+            let Moved { instances, first, half, all, calls } = moved;
             writeln!(
                 f,
                 "  {what}: its {instances} instances were registered by others: the first after {:.2} s, half after {:.2} s, all after {:.2} s",
@@ -172,6 +224,13 @@ impl fmt::Display for Report {
                 half.as_secs_f64(),
                 all.as_secs_f64()
             )?;
+            let lost = calls.calls - calls.pushed;
+            writeln!(
+                f,
+                "  {what}: of {} calls meanwhile {lost} were not pushed, {} twice",
+                calls.calls, calls.pushed_twice
+            )?;
+            writeln!(f, "  {what}: INVITE → push {}; answers by status {:?}", calls.invite_to_push, calls.statuses)?;
         }
         writeln!(f, "  SIGTERM: the process had ended after {:.2} s", self.ended_after.as_secs_f64())
     }

@@ -9,7 +9,16 @@ use clap::{Parser, ValueEnum};
 use serde::Serialize;
 
 /// Instances at most.
-pub const MAX_INSTANCES: u32 = 200_000;
+pub const MAX_INSTANCES: u32 = 1_000_000;
+/// With more instances their records are put into the store before the relay starts, but for [`ENABLED_BESIDE`]: enabling that many
+/// through HTTPS takes minutes of TLS handshakes.
+pub const SEEDED_ABOVE: u32 = 20_000;
+/// Instances that are enabled through HTTPS all the same, to measure that.
+pub const ENABLED_BESIDE: u32 = 1_000;
+/// Registrations in a second that a relay is asked for, where nothing else is said: its own default, and over a full store.
+pub const PACE: (u32, u32) = (2_000, 5_000);
+/// Refreshes in a second that no run goes beyond: with more of them generator and relay do nothing else on two processors.
+pub const MAX_REFRESHES: u32 = 5_000;
 /// Calls in a second at most.
 pub const MAX_RATE: u32 = 5_000;
 /// Seconds of calling (and of each refresh window) at most.
@@ -20,8 +29,14 @@ pub const MAX_ATTACHED: u32 = 50_000;
 pub const MAX_NODES: u32 = 5;
 /// Enablings under way at once at most; the relay allows one address 256 handshakes, and 16 addresses share this.
 pub const MAX_CONCURRENCY: u32 = 512;
-/// A whole run at most, whatever it was told.
-pub const MAX_RUN: Duration = Duration::from_secs(45 * 60);
+/// Enablings in a second that a run is sure of; with fewer it ends.
+const SURE_ENABLINGS: u32 = 25;
+/// Devices attached in a second, likewise.
+const SURE_ATTACHMENTS: u32 = 50;
+/// Records written, and opened, in a second, likewise.
+const SURE_RECORDS: u32 = 1_000;
+/// What each phase has beside.
+const PHASE: u32 = 60;
 /// One instance is called at most this often: the relay's budget for a device is one call a second, and a call must be
 /// over before the next one.
 pub const CALL_INTERVAL: Duration = Duration::from_secs(2);
@@ -36,6 +51,16 @@ pub enum Upstream {
     Udp,
     /// One TLS connection.
     Tls,
+}
+
+impl Upstream {
+    /// As a URI's parameter names it.
+    pub fn param(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tls => "tls",
+        }
+    }
 }
 
 /// Where sealed records lie.
@@ -106,6 +131,14 @@ pub struct Plan {
     /// Attach so many devices that do nothing, measure their bytes, then call them on the flow that they have
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=MAX_ATTACHED as i64))]
     pub attach: u32,
+    /// Put the records into a Redis before the relay starts, and measure how it takes them over; so it is done with more than
+    /// 20,000 instances anyway
+    #[arg(long)]
+    pub seeded: bool,
+    /// Registrations in a second that the relay is asked for (`upstream.registrations_per_second`); 2,000 unless told, 5,000 over
+    /// a seeded store
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub pace: Option<u32>,
     /// Let the registrar grant so many seconds, and measure refreshes: first with a kept nonce, then challenged each time
     #[arg(long, value_name = "GRANT", value_parser = clap::value_parser!(u32).range(10..=3600))]
     pub refresh: Option<u32>,
@@ -122,7 +155,7 @@ pub struct Plan {
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=MAX_CONCURRENCY as i64))]
     pub concurrency: u32,
     /// So many relays over one Redis: measure how long it takes until what one had is registered by the others, after kill -9 and
-    /// after SIGTERM; no calls are placed
+    /// after SIGTERM, and how many calls are lost meanwhile
     #[arg(long, value_parser = clap::value_parser!(u32).range(3..=MAX_NODES as i64))]
     pub nodes: Option<u32>,
     /// Print JSON instead of the table
@@ -141,6 +174,36 @@ impl Plan {
             said.push("several nodes share a Redis, and speak UDP to the SIP server".to_owned());
             (self.store, self.transport) = (Store::Redis, Upstream::Udp);
         }
+        if self.nodes.is_none() && self.instances > SEEDED_ABOVE {
+            self.seeded = true;
+        }
+        if self.seeded && self.store != Store::Redis {
+            said.push(format!(
+                "a Redis is seeded with the records of all but {} instances before the relay starts",
+                self.enabled_by_https()
+            ));
+            self.store = Store::Redis;
+        }
+        if let Some(grant) = self.refresh {
+            let refreshes = self.instances / grant;
+            if refreshes > MAX_REFRESHES {
+                let longer = self.instances.div_ceil(MAX_REFRESHES);
+                said.push(format!(
+                    "the registrar grants {longer} s in place of {grant}: {} instances would refresh {refreshes} times in a second",
+                    self.instances
+                ));
+                self.refresh = Some(longer);
+            }
+            let needed = self.instances / self.refresh.unwrap_or(grant) * 2;
+            if needed > self.pace() {
+                said.push(format!(
+                    "the relay is asked for {needed} registrations/s in place of {}: refreshes need half of them, and with fewer no new \
+                     account would get a turn",
+                    self.pace()
+                ));
+                self.pace = Some(needed);
+            }
+        }
         let most = (self.instances / CALL_INTERVAL.as_secs() as u32).max(1);
         if self.rate > most {
             said.push(format!(
@@ -156,6 +219,55 @@ impl Plan {
             self.attach = self.instances;
         }
         said
+    }
+
+    /// Instances that are enabled through HTTPS; the others are seeded.
+    pub fn enabled_by_https(&self) -> u32 {
+        if self.seeded { ENABLED_BESIDE.min(self.instances / 10) } else { self.instances }
+    }
+
+    /// The first account that is seeded.
+    pub fn first_seeded(&self) -> u32 {
+        self.enabled_by_https()
+    }
+
+    /// Instances that are seeded.
+    pub fn seeded_count(&self) -> u32 {
+        self.instances - self.enabled_by_https()
+    }
+
+    /// Registrations in a second that the relay is asked for.
+    pub fn pace(&self) -> u32 {
+        self.pace.unwrap_or(if self.seeded { PACE.1 } else { PACE.0 })
+    }
+
+    /// The calls while a full store is taken over.
+    pub fn restart_calls(&self) -> u32 {
+        match self.seeded {
+            true => (self.rate * (self.seeded_count() / self.pace() + 1)).min(self.seeded_count()),
+            false => 0,
+        }
+    }
+
+    /// How long it may take until all that was seeded is registered.
+    pub fn restart_within(&self) -> Duration {
+        let seconds = 2 * self.seeded_count() / self.pace() + self.seeded_count() / SURE_RECORDS;
+        Duration::from_secs((PHASE + seconds).into())
+    }
+
+    /// How long the enablings through HTTPS may take.
+    pub fn enabled_within(&self) -> Duration {
+        Duration::from_secs((PHASE + self.enabled_by_https() / SURE_ENABLINGS).into())
+    }
+
+    /// When the run has ended, whatever happens.
+    pub fn bound(&self) -> Duration {
+        let seeding = PHASE + self.seeded_count() / SURE_RECORDS;
+        let refreshing = self.refresh.map_or(0, |grant| 2 * (grant + self.seconds) + PHASE);
+        let attaching = if self.attach > 0 { PHASE + self.attach / SURE_ATTACHMENTS + self.seconds + PHASE } else { 0 };
+        let moving = if self.nodes.is_some() { 4 * PHASE + 2 * self.seconds } else { 0 };
+        let phases = seeding + refreshing + PHASE + self.seconds + attaching + moving;
+        self.enabled_within() + self.restart_within() + Duration::from_secs(phases.into())
     }
 
     /// The calls of one calling phase.
@@ -190,8 +302,23 @@ mod tests {
     }
 
     #[test]
+    fn more_than_can_be_enabled_is_seeded_and_a_pace_that_refreshes_would_use_up_is_raised() {
+        let asked = "load --instances 100000 --rate 500 --seconds 10 --refresh 60 --attach 2000";
+        let mut plan = Plan::parse_from(asked.split(' '));
+        let said = plan.settle();
+        assert!(plan.seeded && plan.store == Store::Redis && said.len() == 1, "{said:?}");
+        assert_eq!((plan.enabled_by_https(), plan.seeded_count(), plan.pace()), (1_000, 99_000, 5_000));
+        assert!(plan.bound() < Duration::from_secs(1_200), "{:?}", plan.bound());
+        let mut plan = Plan::parse_from("load --instances 20000 --refresh 10".split(' '));
+        assert_eq!((plan.settle().len(), plan.pace(), plan.seeded), (1, 4_000, false));
+        let mut plan = Plan::parse_from("load --instances 1000000 --refresh 60".split(' '));
+        plan.settle();
+        assert_eq!((plan.refresh, plan.pace()), (Some(200), 10_000));
+    }
+
+    #[test]
     fn what_exceeds_a_maximum_is_refused() {
-        for wrong in [["--instances", "200001"], ["--rate", "0"], ["--seconds", "601"], ["--refresh", "1"]] {
+        for wrong in [["--instances", "1000001"], ["--rate", "0"], ["--seconds", "601"], ["--refresh", "1"]] {
             assert!(Plan::try_parse_from(["load", wrong[0], wrong[1]]).is_err(), "{wrong:?}");
         }
     }

@@ -16,7 +16,7 @@ use super::plan::Hash;
 use crate::digest::{Algorithm, Fields};
 
 /// The realm of all accounts.
-const REALM: &str = "load";
+pub const REALM: &str = "load";
 
 /// The registrar.
 pub struct Registrar {

@@ -10,6 +10,8 @@ use serde::Serialize;
 use super::calls::Outcome;
 use super::measure::{Resident, Shares, Spread};
 use super::plan::Plan;
+use super::restart::Restarted;
+use super::table::{mib, row};
 
 /// INVITEs that leave later than this, in microseconds at p99, make the load generator the limit.
 const LATE_US: f64 = 5_000.0;
@@ -31,6 +33,8 @@ pub struct Report {
     pub notes: Vec<String>,
     /// The relay's start.
     pub start: Start,
+    /// The start over a full store.
+    pub restarted: Option<Restarted>,
     /// The enable phase.
     pub enabling: Enabling,
     /// The refresh phase.
@@ -155,7 +159,8 @@ pub struct Attached {
 impl Report {
     /// Who kept the figures from being better, phase by phase.
     pub fn limits(&self) -> Vec<String> {
-        let mut said = vec![throughput("enable", &self.enabling.shares)];
+        let mut said: Vec<String> = self.restarted.iter().map(|it| throughput("restart", &it.shares)).collect();
+        said.push(throughput("enable", &self.enabling.shares));
         said.push(latency("ring", &self.calling));
         if let Some(attached) = &self.attached {
             said.push(throughput("attach", &attached.shares));
@@ -239,6 +244,9 @@ impl Display for Report {
             writeln!(f, "  note: {note}")?;
         }
         row(f, "start to ready", format_args!("{:.2} s, {} resident", self.start.ready_s, mib(self.start.resident)))?;
+        if let Some(restarted) = &self.restarted {
+            restarted.write(f)?;
+        }
         self.enabling.write(f)?;
         if let Some(refreshing) = &self.refreshing {
             refreshing.write(f)?;
@@ -377,12 +385,4 @@ impl Display for Spread {
             self.count
         )
     }
-}
-
-fn mib(resident: Resident) -> String {
-    format!("{:.1} MiB", resident.bytes as f64 / f64::from(1 << 20))
-}
-
-fn row(f: &mut Formatter<'_>, what: &str, value: impl Display) -> fmt::Result {
-    writeln!(f, "  {what:<28} {value}")
 }

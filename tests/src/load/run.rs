@@ -8,16 +8,15 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::Failure;
-use super::caller::Round;
-use super::measure::{Resident, Window};
-use super::plan::{MAX_RUN, Plan, Store};
+use super::caller::{Round, shuffled};
+use super::measure::{Resident, SETTLE, Window};
+use super::plan::{Plan, Store};
 use super::report::{Attached, Calling, Enabling, Refreshing, Report, Start};
+use super::restart;
 use super::stage::{LONG_GRANT, Stage};
 
 /// Instances that are enabled before memory is first looked at.
 const WARM_UP: u32 = 64;
-/// How long memory may take to settle.
-const SETTLE: Duration = Duration::from_secs(15);
 /// Enablings that are refused, at least and at most, to measure HTTPS alone.
 const REFUSED: (u32, u32) = (200, 2_000);
 /// How long registrations that were answered 202 may take.
@@ -36,16 +35,23 @@ const LOG_LINES: usize = 12;
 pub async fn run(mut plan: Plan) -> Result<Report, Failure> {
     let notes = plan.settle();
     raise_descriptors(plan.descriptors())?;
-    tokio::time::timeout(MAX_RUN, phases(plan, notes)).await.map_err(|_| Failure::TooLong(MAX_RUN))?
+    let bound = plan.bound();
+    eprintln!("load: this run ends within {} s, with its figures or with what was in their way", bound.as_secs());
+    tokio::time::timeout(bound, phases(plan, notes)).await.map_err(|_| Failure::TooLong(bound))?
 }
 
 async fn phases(plan: Plan, mut notes: Vec<String>) -> Result<Report, Failure> {
     let attached_calls = if plan.attach > 0 { plan.attached_rate() * plan.seconds } else { 0 };
-    let stage = Stage::set(&plan, 1 + plan.calls() + attached_calls).await?;
+    let first_of_restart = 1 + plan.calls() + attached_calls;
+    let stage = Stage::set(&plan, first_of_restart + plan.restart_calls()).await?;
     if cfg!(debug_assertions) {
         notes.push("this is a debug build: its figures say nothing about a release".into());
     }
     let start = Start { ready_s: stage.ready_after.as_secs_f64(), resident: Resident::of(stage.relay.pid()) };
+    let restarted = match plan.seeded {
+        true => Some(restart::watch(&plan, &stage, plan.seeded_count(), first_of_restart).await?),
+        false => None,
+    };
     let enabling = enable(&plan, &stage).await?;
     let refreshing = match plan.refresh {
         Some(grant) => Some(refresh(&plan, &stage, grant).await?),
@@ -68,7 +74,7 @@ async fn phases(plan: Plan, mut notes: Vec<String>) -> Result<Report, Failure> {
     }
     let push_connections = stage.push_connections();
     let release = !cfg!(debug_assertions);
-    Ok(Report { plan, release, notes, start, enabling, refreshing, calling, attached, push_connections })
+    Ok(Report { plan, release, notes, start, restarted, enabling, refreshing, calling, attached, push_connections })
 }
 
 async fn enable(plan: &Plan, stage: &Stage) -> Result<Enabling, Failure> {
@@ -77,9 +83,10 @@ async fn enable(plan: &Plan, stage: &Stage) -> Result<Enabling, Failure> {
         true => Failure::Enabling { reason: error.to_string(), log: log_end(stage) },
         false => Failure::RelayEnded(log_end(stage)),
     };
-    let warm = WARM_UP.min(plan.instances / 2);
+    let all = plan.enabled_by_https();
+    let warm = WARM_UP.min(all / 2);
     app.enable(0..warm, plan.concurrency).await.map_err(fail)?;
-    let count = (plan.instances / 4).clamp(REFUSED.0, REFUSED.1);
+    let count = (all / 4).clamp(REFUSED.0, REFUSED.1);
     app.be_refused(plan.concurrency, plan.concurrency).await.map_err(fail)?;
     let window = Window::open(pid);
     let refused_took = app.be_refused(count, plan.concurrency).await.map_err(fail)?;
@@ -87,19 +94,19 @@ async fn enable(plan: &Plan, stage: &Stage) -> Result<Enabling, Failure> {
     let before = Resident::settled(pid, SETTLE).await;
     let store_before = store_bytes(stage);
     let (window, begun) = (Window::open(pid), Instant::now());
-    let done = app.enable(warm..plan.instances, plan.concurrency).await.map_err(fail)?;
-    let took = begun.elapsed();
-    let wanted = u64::from(plan.instances);
-    let granted = || stage.desk.registrar.done.granted.get();
-    while granted() < wanted && begun.elapsed() < took + REGISTERED_WITHIN {
+    let done = tokio::time::timeout(plan.enabled_within(), app.enable(warm..all, plan.concurrency));
+    let done = done.await.map_err(|_| Failure::TooLong(plan.enabled_within()))?.map_err(fail)?;
+    let (took, wanted, accounts) = (begun.elapsed(), u64::from(all), app.accounts());
+    let registered = || accounts[..all as usize].iter().filter(|it| it.contact().is_some()).count() as u64;
+    while registered() < wanted {
+        if begun.elapsed() > took + REGISTERED_WITHIN {
+            return Err(Failure::Registering { registered: registered(), wanted });
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    if granted() < wanted {
-        return Err(Failure::Registering { registered: granted(), wanted });
     }
     let shares = window.close();
     let after = Resident::settled(pid, SETTLE).await;
-    let enabled = plan.instances - warm;
+    let enabled = all - warm;
     let store = (plan.store == Store::Redis).then(|| store_bytes(stage).saturating_sub(store_before));
     Ok(Enabling {
         enabled,
@@ -260,17 +267,6 @@ async fn place(stage: &Stage, round: Round, whom: Whom) -> Result<Calling, Failu
         first_call: None,
         coming: None,
     })
-}
-
-/// The numbers below `count` in an order that looks random and is the same each time.
-fn shuffled(count: u32) -> Vec<u32> {
-    let mut order: Vec<u32> = (0..count).collect();
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    for place in (1..order.len()).rev() {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        order.swap(place, ((state >> 33) as usize) % (place + 1));
-    }
-    order
 }
 
 /// Bytes that the store's data takes; 0 without one.

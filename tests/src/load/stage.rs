@@ -17,6 +17,7 @@ use super::exchange::{Desk, Exchange};
 use super::measure::{Clock, Count};
 use super::plan::{Plan, PushSide, Store, Upstream};
 use super::registrar::Registrar;
+use super::seeding::{self, Ground};
 use crate::apns::Apns;
 use crate::authority::Authority;
 use crate::board::Missed;
@@ -33,8 +34,12 @@ pub const LONG_GRANT: u32 = 3_600;
 pub struct Stage {
     /// The relay.
     pub relay: RelayProcess,
+    /// When it was started.
+    pub launched_at: Instant,
     /// From its start until it was ready.
     pub ready_after: Duration,
+    /// How long it took to put records into its store before that.
+    pub seeded_in: Duration,
     /// The app.
     pub app: Arc<App>,
     /// The SIP server's desk.
@@ -76,16 +81,36 @@ impl Stage {
         let redis = (plan.store == Store::Redis).then(RedisServer::start);
         let setup = setup(plan, &authority, apns.as_ref(), fcm.as_ref(), redis.as_ref());
         let (ports, key) = (setup.ports, setup.apps[0].api_key.clone());
-        let begun = Instant::now();
+        let mut seeded_in = Duration::ZERO;
+        if plan.seeded {
+            let registrar = format!("sip:{};transport={}", exchange.local(), plan.transport.param());
+            let way = exchange.way_to(([127, 0, 0, 1], ports.udp).into());
+            let ground = Ground { plan, setup: &setup, accounts: &accounts, registrar, way };
+            seeded_in = seeding::seed(&ground, plan.first_seeded()..plan.instances).await?;
+        }
+        let launched_at = Instant::now();
         let relay = RelayProcess::start(setup).await?;
-        let ready_after = begun.elapsed();
+        let ready_after = launched_at.elapsed();
         let at = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
         let (local, caller) = (exchange.local(), desk.caller.clone());
         let app = App::new(accounts.clone(), &authority, at(ports.api), &key, local, plan.transport, plan.push);
         let devices = Arc::new(Devices::new(accounts, caller.clone(), at(ports.edge), &authority));
         hear_pushes(apns.as_ref(), fcm.as_ref(), caller.clone(), plan.answer.then(|| devices.clone()));
         let app = Arc::new(app);
-        Ok(Self { relay, ready_after, app, desk, caller, devices, redis, apns, fcm, _exchange: exchange })
+        Ok(Self {
+            relay,
+            launched_at,
+            ready_after,
+            seeded_in,
+            app,
+            desk,
+            caller,
+            devices,
+            redis,
+            apns,
+            fcm,
+            _exchange: exchange,
+        })
     }
 
     /// What the push services would have objected to.
@@ -130,6 +155,7 @@ fn setup(
     // Further nodes have it, too.
     setup.keyring = Some(authority.directory().join("keyring"));
     setup.register_expires = format!("{LONG_GRANT}s");
+    setup.upstream = format!("registrations_per_second = {}\n", plan.pace());
     setup.domains = vec![DOMAIN.to_owned(), "127.0.0.1".to_owned(), "localhost".to_owned()];
     setup.log = plan.relay_log.clone();
     setup

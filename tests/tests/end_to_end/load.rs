@@ -23,12 +23,27 @@ async fn a_small_load_run_comes_to_its_end_and_every_call_is_pushed_once_and_ans
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_starts_over_seeded_records_registers_them_all_and_loses_no_call_meanwhile() {
+    let arguments = "load --instances 600 --seeded --pace 300 --rate 20 --seconds 1";
+    let report = tests::load::run(Plan::parse_from(arguments.split(' '))).await.unwrap_or_else(|why| panic!("{why}"));
+    let restarted = report.restarted.as_ref().unwrap();
+    let calls = &restarted.outcome;
+    assert_eq!(restarted.instances, 540);
+    assert!(restarted.opened_s < restarted.registered_s, "{restarted:?}");
+    assert!(calls.calls >= 20 && calls.pushed == calls.calls && calls.pushed_twice == 0, "{calls:?}");
+    assert_eq!(report.enabling.enabled, 30);
+    assert!(report.to_string().contains("RESTART"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_small_run_over_three_nodes_sees_every_instance_move_twice() {
-    let arguments = "load --instances 30 --nodes 3";
+    let arguments = "load --instances 30 --nodes 3 --seconds 8";
     let mut plan = Plan::parse_from(arguments.split(' '));
     plan.settle();
     let report = tests::load::nodes::run(&plan).await.unwrap_or_else(|why| panic!("{why}"));
     assert_eq!(report.killed.instances, 10);
     assert!(report.handed_over.instances >= 10, "its own, and its share of the dead one's");
+    let calls = &report.handed_over.calls;
+    assert!(calls.calls > 0 && calls.pushed == calls.calls && calls.pushed_twice == 0, "{calls:?}");
     assert!(report.to_string().contains("SIGTERM") && report.to_json()["killed"]["all_ms"].is_number());
 }

@@ -24,5 +24,6 @@ mod load;
 mod matrix;
 mod page;
 mod push_proxy;
+mod sealed;
 mod service_manager;
 mod smoke;

@@ -50,7 +50,7 @@ fn call(number: u32, seconds: u64) -> Push {
 }
 
 fn target(provider: Provider, token: &str) -> PushTarget {
-    PushTarget { provider, token: PushToken::new(token), confirmed_at_ms: 0 }
+    PushTarget::new(provider, PushToken::new(token), 0)
 }
 
 fn apple_token(number: u32) -> String {

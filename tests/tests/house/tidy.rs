@@ -26,6 +26,7 @@ const RELAY: &[(&str, u8)] = &[
     ("clock", 0),
     ("config", 0),
     ("domain", 0),
+    ("hpke", 0),
     ("metrics", 0),
     ("random", 0),
     ("secret", 0),

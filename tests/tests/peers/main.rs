@@ -34,6 +34,7 @@ macro_rules! plays {
 
 mod browser;
 mod calls;
+mod canary;
 mod endings;
 mod forgetting;
 mod in_calls;

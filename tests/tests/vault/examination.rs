@@ -48,8 +48,8 @@ async fn a_store_that_keeps_or_throws_away_is_named_with_its_consequence() {
 
 #[tokio::test]
 async fn each_right_that_is_missing_is_named() {
-    let readme = include_str!("../../../README.md");
-    let line = readme.lines().map(str::trim).find(|line| line.starts_with("~sipwake:* +")).unwrap_or_default();
+    let page = include_str!("../../../docs/operators.md");
+    let line = page.lines().map(str::trim).find(|line| line.starts_with("~sipwake:* +")).unwrap_or_default();
     let server = RedisServer::start();
     let url = server.url().replace("redis://", "redis://relay:a-long-password@");
     let granted: Vec<&str> = line.split(' ').filter(|word| word.starts_with('+')).collect();

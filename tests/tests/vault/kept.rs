@@ -2,7 +2,8 @@
 //!
 //! Invariant: each function here runs in the conformance suite of `vault.rs`.
 
-use relay::clock::{DAY_S, unix_now};
+use relay::clock::{DAY_S, unix_now, unix_now_ms};
+use relay::domain::story::{Moment, Story};
 use relay::vault::items::{Counts, MESSAGES_MAX, MISSED_CALLS_MAX, Message, MissedCall, Placement};
 use relay::vault::{Fence, StoreError, Vault};
 use sip::id::{CallId, MessageId, ShardTag};
@@ -74,6 +75,49 @@ pub async fn a_message_that_was_kept_is_there_until_it_is_dropped(bench: &Bench)
     assert_eq!(vault.remove_missed_call(id(1), missed(3).call).await, Ok(true));
     assert_eq!(vault.messages(id(1)).await, Ok(vec![message(2)]));
     assert_eq!(vault.missed_calls(id(1)).await, Ok(vec![]));
+}
+
+/// Whoever adds a story takes the old ones away; the TTL takes the last.
+pub async fn a_story_goes_after_a_day_and_with_its_instance(bench: &Bench) {
+    let vault = bench.node("a");
+    let (lookup, fence) = enable(&vault, 1, "alice").await;
+    let of = |number: u128| {
+        let call = CallId::new(number << 64, ShardTag(7));
+        Story::new(call, id(1), "com.example.phone", "sip:bob@sender.example", unix_now_ms() + number as u64)
+    };
+    let (mut one, two) = (of(1), of(2));
+    assert_eq!(vault.put_item(id(1), &vault.seal_story(&one)).await, Ok(Placement::Kept));
+    one.tell(unix_now_ms() + 9, Moment::HungUp { by_device: true });
+    for story in [&one, &two] {
+        assert_eq!(vault.put_item(id(1), &vault.seal_story(story)).await, Ok(Placement::Kept), "in place of the first");
+    }
+    assert_eq!(vault.stories(id(1)).await, Ok(vec![one.clone(), two.clone()]));
+    for needle in ["sender.example", "bob", "com.example.phone"] {
+        assert!(!shows(bench, needle), "{needle} lies in Redis");
+    }
+    if let Some(server) = &bench.server {
+        let key = server.keys().into_iter().find(|key| key.starts_with("sipwake:s:")).unwrap_or_default();
+        let ttl = || server.ask::<i64>(redis::cmd("TTL").arg(&key));
+        assert!((86_000..=86_400).contains(&ttl()), "{}", ttl());
+        // A story whose order is a day and more old goes with the next; the record's renewal brings no day back.
+        let old = [&1_u64.to_be_bytes()[..], b"old"].concat();
+        server.ask::<i64>(redis::cmd("HSET").arg(&key).arg("an item key that is").arg(old));
+        assert_eq!(vault.put_item(id(1), &vault.seal_story(&two)).await, Ok(Placement::Kept));
+        assert_eq!(server.ask::<i64>(redis::cmd("HLEN").arg(&key)), 2);
+        server.ask::<i64>(redis::cmd("EXPIRE").arg(&key).arg(60));
+        let renewed = record("alice");
+        assert!(vault.put(id(1), &vault.seal(id(1), &renewed), renewed.expires_at, &lookup, fence).await.is_ok());
+        assert!(
+            (86_000..=86_400).contains(&ttl()),
+            "a record that is renewed keeps its stories for their day: {}",
+            ttl()
+        );
+    }
+    assert_eq!(vault.remove_story(id(1), two.call).await, Ok(true));
+    assert_eq!(vault.stories(id(1)).await, Ok(vec![one]));
+    vault.erase(id(1), &lookup).await.expect("erased");
+    assert_eq!(vault.stories(id(1)).await, Ok(vec![]));
+    assert_eq!(vault.put_item(id(1), &vault.seal_story(&two)).await, Err(StoreError::Gone));
 }
 
 pub async fn the_same_message_is_kept_once(bench: &Bench) {

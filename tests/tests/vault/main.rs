@@ -22,7 +22,7 @@ mod kept;
 mod nodes;
 mod rings;
 
-use self::kept::*;
+use self::{kept::*, nodes::*, rings::*};
 
 /// The leases of these tests; short, so that a dead node is found soon.
 const LEASE: Duration = Duration::from_millis(400);
@@ -32,18 +32,39 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// A store to be tested, and where it is.
 struct Bench {
     first: Vault,
+    /// The data's server.
     server: Option<RedisServer>,
+    /// Who tells where that is.
+    sentinel: Option<RedisServer>,
 }
 
 impl Bench {
     fn memory() -> Self {
         let first = Vault::open_with("memory:", Keyring::ephemeral(), "first", settings()).expect("opened");
-        Self { first, server: None }
+        Self { first, server: None, sentinel: None }
     }
 
     fn on(server: RedisServer) -> Self {
         let first = open_on(&server, settings());
-        Self { first, server: Some(server) }
+        Self { first, server: Some(server), sentinel: None }
+    }
+
+    async fn behind_sentinel() -> Self {
+        let master = RedisServer::start();
+        let sentinel = master.start_sentinel();
+        let first = open_on(&sentinel, settings());
+        until("the sentinel knows the master", async || first.ping().await.is_ok()).await;
+        Self { first, server: Some(master), sentinel: Some(sentinel) }
+    }
+
+    /// A vault with a keyring of its own.
+    fn open(&self, name: &str, keyring: Keyring) -> Vault {
+        let url = self.sentinel.as_ref().unwrap_or(self.server()).url();
+        Vault::open_with(&url, keyring, name, settings()).expect("opened")
+    }
+
+    fn is_cluster(&self) -> bool {
+        self.server().is_cluster()
     }
 
     fn redis() -> Self {
@@ -80,10 +101,8 @@ fn id(number: u128) -> InstanceId {
 }
 
 fn record(user: &str) -> Record {
-    let push = |token: &str| PushTarget {
-        provider: Provider::ApnsProduction,
-        token: PushToken::new(&format!("{token}-{user}")),
-        confirmed_at_ms: 1_795_000_000,
+    let push = |token: &str| {
+        PushTarget::new(Provider::ApnsProduction, PushToken::new(&format!("{token}-{user}")), 1_795_000_000)
     };
     Record {
         app: "com.example.phone".into(),
@@ -157,25 +176,38 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// Each function named here runs once against each kind of store.
+/// Each function named here runs against each kind of store; those behind the `;` ask the server itself, so that a store in memory
+/// has no part in them.
 macro_rules! conformance {
-    ($($name:ident),* $(,)?) => {
+    ($($name:ident),* $(,)?; $($asks:ident),* $(,)?) => {
         mod in_memory {
             $(#[tokio::test] async fn $name() { super::$name(&super::Bench::memory()).await })*
         }
         mod in_redis {
             $(#[tokio::test] async fn $name() { super::$name(&super::Bench::redis()).await })*
+            $(#[tokio::test] async fn $asks() { super::$asks(&super::Bench::redis()).await })*
         }
-        // On one server, in turn: a Cluster takes seconds to come up.
+        // On one server each, in turn: they take seconds to come up.
         #[tokio::test]
         async fn a_redis_cluster_keeps_the_whole_suite() {
             let bench = Bench::on(RedisServer::start_cluster());
-            $(
-                eprintln!("in a Redis Cluster: {}", stringify!($name));
-                bench.server().ask::<()>(&redis::cmd("FLUSHALL"));
-                $name(&bench).await;
-            )*
+            $(run!("in a Redis Cluster", $name, bench);)*
+            $(run!("in a Redis Cluster", $asks, bench);)*
         }
+        #[tokio::test]
+        async fn a_redis_behind_a_sentinel_keeps_the_whole_suite() {
+            let bench = Bench::behind_sentinel().await;
+            $(run!("behind a Sentinel", $name, bench);)*
+            $(run!("behind a Sentinel", $asks, bench);)*
+        }
+    };
+}
+
+macro_rules! run {
+    ($place:literal, $name:ident, $bench:ident) => {
+        eprintln!("{}: {}", $place, stringify!($name));
+        $bench.server().ask::<()>(&redis::cmd("FLUSHALL"));
+        $name(&$bench).await;
     };
 }
 
@@ -197,12 +229,28 @@ conformance! {
     two_nodes_that_claim_at_once_never_get_the_same_record,
     a_node_hears_that_its_lease_lapsed,
     a_message_that_was_kept_is_there_until_it_is_dropped,
+    a_story_goes_after_a_day_and_with_its_instance,
     the_same_message_is_kept_once,
     what_is_kept_is_bounded_and_of_missed_calls_the_oldest_goes,
     nothing_is_kept_for_an_instance_that_is_not_there,
     what_is_kept_goes_with_its_instance_and_survives_a_change_and_a_claim,
     a_message_that_is_over_is_not_given_out,
-    the_store_gives_a_sign_of_life,
+    the_store_gives_a_sign_of_life;
+    after_an_erase_no_key_of_the_instance_is_left_in_redis,
+    every_key_in_redis_ends_by_itself,
+    nothing_is_in_the_clear_in_redis,
+    a_connection_that_redis_kills_is_replaced_without_anyone_noticing,
+    what_is_no_record_keeps_no_other_from_being_claimed,
+    records_that_an_index_has_lost_are_found,
+    a_redis_that_was_away_for_long_does_not_make_nodes_rob_each_other,
+    a_redis_that_somebody_flushes_does_not_make_nodes_rob_each_other,
+    a_redis_that_has_lost_what_it_was_told_cannot_vouch_for_it_and_one_that_was_only_away_can,
+    of_many_instances_that_another_node_has_ended_the_owner_hears_in_several_answers,
+    a_letter_is_for_one_run_is_read_once_and_says_nothing_to_who_reads_the_store,
+    what_a_node_says_of_itself_is_believed_from_the_node_alone,
+    a_node_with_another_keyring_takes_nothing_over_and_takes_nothing,
+    copies_are_one_keyring_until_something_is_mixed_into_one_of_them,
+    a_file_that_is_shared_is_rotated_for_all,
 }
 
 async fn a_record_that_was_put_is_loaded_and_opens(bench: &Bench) {
@@ -430,9 +478,7 @@ fn is_a_nodes_own(key: &str) -> bool {
         || key.starts_with("sipwake:ring")
 }
 
-#[tokio::test]
-async fn after_an_erase_no_key_of_the_instance_is_left_in_redis() {
-    let bench = Bench::redis();
+async fn after_an_erase_no_key_of_the_instance_is_left_in_redis(bench: &Bench) {
     let (a, b) = (bench.node("a"), bench.node("b"));
     a.hold_lease().await.expect("leased");
     let (lookup, fence) = enable(&a, 1, "alice").await;
@@ -457,17 +503,15 @@ async fn after_an_erase_no_key_of_the_instance_is_left_in_redis() {
 }
 
 /// A node that holds its lease, with one account.
-async fn leased_with_one() -> (Bench, Vault) {
-    let bench = Bench::redis();
+async fn leased_with_one(bench: &Bench) -> Vault {
     let vault = bench.node("a");
     vault.hold_lease().await.expect("leased");
     enable(&vault, 1, "alice").await;
-    (bench, vault)
+    vault
 }
 
-#[tokio::test]
-async fn every_key_in_redis_ends_by_itself() {
-    let (bench, _vault) = leased_with_one().await;
+async fn every_key_in_redis_ends_by_itself(bench: &Bench) {
+    leased_with_one(bench).await;
     let longest = Duration::from_secs(MAX_LIFETIME_S + DAY_S);
     for key in bench.server().keys() {
         let left: i64 = bench.server().ask(redis::cmd("PTTL").arg(&key));
@@ -475,9 +519,8 @@ async fn every_key_in_redis_ends_by_itself() {
     }
 }
 
-#[tokio::test]
-async fn nothing_is_in_the_clear_in_redis() {
-    let (bench, vault) = leased_with_one().await;
+async fn nothing_is_in_the_clear_in_redis(bench: &Bench) {
+    let vault = leased_with_one(bench).await;
     let mut by_ha1 = record("bob");
     let ha1 = relay::secret::Ha1Text::new("5f4dcc3b5aa765d61d8327deb882cf99");
     by_ha1.account.proof =
@@ -507,14 +550,44 @@ async fn nothing_is_in_the_clear_in_redis() {
     }
 }
 
-#[tokio::test]
-async fn a_connection_that_redis_kills_is_replaced_without_anyone_noticing() {
-    let bench = Bench::redis();
+async fn a_connection_that_redis_kills_is_replaced_without_anyone_noticing(bench: &Bench) {
     let vault = bench.node("a");
     enable(&vault, 1, "alice").await;
     for _ in 0..20 {
         assert!(bench.server().kill_connections() >= 1);
         assert!(load(&vault, 1).await.is_some());
+    }
+}
+
+async fn what_is_no_record_keeps_no_other_from_being_claimed(bench: &Bench) {
+    let before = bench.node("a");
+    for number in 0..6 {
+        enable(&before, number, &format!("user{number}")).await;
+    }
+    let (server, key) = (bench.server(), |number: u128| format!("sipwake:i:{{{}}}", id(number)));
+    server.ask::<()>(redis::cmd("DEL").arg(key(0)));
+    server.ask::<()>(redis::cmd("SET").arg(key(0)).arg("not even a hash"));
+    server.ask::<()>(redis::cmd("HDEL").arg(key(1)).arg("s"));
+    server.ask::<()>(redis::cmd("HSET").arg(key(2)).arg("e").arg("never"));
+    server.ask::<()>(redis::cmd("HSET").arg(key(3)).arg("f").arg("the first"));
+    server.ask::<()>(redis::cmd("HSET").arg(key(4)).arg("o").arg(&b"\xff\xfe"[..]));
+    assert_eq!(claim_all(&bench.node("a"), 10).await, [id(5)]);
+}
+
+/// An index is a hint: what it has lost is looked for among all records, some in each round; in a Cluster nobody has them all.
+async fn records_that_an_index_has_lost_are_found(bench: &Bench) {
+    let before = bench.node("a");
+    for number in 0..40 {
+        enable(&before, number, &format!("user{number}")).await;
+    }
+    bench.server().ask::<()>(redis::cmd("DEL").arg("sipwake:n:a"));
+    let after = bench.node("a");
+    after.hold_lease().await.expect("leased");
+    assert_eq!(claim_all(&after, 64).await, [], "the first round believes the index");
+    if !bench.is_cluster() {
+        let mut found = claim_until(&after, 40).await;
+        found.sort_unstable();
+        assert_eq!(found, (0..40).map(id).collect::<Vec<_>>());
     }
 }
 
@@ -629,15 +702,4 @@ async fn redis_over_tls_is_trusted_by_its_ca_alone() {
     a_record_that_was_put_is_loaded_and_opens(&bench).await;
     let stranger = Vault::open(&bench.server().url(), Keyring::ephemeral(), "a").expect("opened");
     assert!(matches!(stranger.ping().await, Err(StoreError::Away(_))));
-}
-
-#[tokio::test]
-async fn redis_is_found_through_its_sentinel() {
-    let master = RedisServer::start();
-    let sentinel = master.start_sentinel();
-    let vault = Vault::open_with(&sentinel.url(), Keyring::ephemeral(), "a", settings()).expect("opened");
-    until("the sentinel knows the master", async || vault.ping().await.is_ok()).await;
-    enable(&vault, 1, "alice").await;
-    assert!(load(&vault, 1).await.is_some());
-    assert!(master.keys().iter().any(|key| key.starts_with("sipwake:i:")));
 }

@@ -2,14 +2,13 @@
 
 use relay::clock::Reading;
 use relay::vault::{AwayReason, Fence, Keyring, RingFault, StoreError, Vault};
-use tests::redis_server::RedisServer;
 use tests::scratch::Scratch;
 
-use super::{claim_all, claim_until, enable, id, record, settings};
+use super::{Bench, claim_all, claim_until, enable, id, record};
 
 /// A node of its own machine: with a copy of the keyring.
-fn node(server: &RedisServer, name: &str, keyring: &Keyring) -> Vault {
-    Vault::open_with(&server.url(), keyring.clone(), name, settings()).expect("opened")
+fn node(bench: &Bench, name: &str, keyring: &Keyring) -> Vault {
+    bench.open(name, keyring.clone())
 }
 
 fn copy_of(scratch: &Scratch, keyring: &std::path::Path, name: &str) -> Keyring {
@@ -24,10 +23,8 @@ async fn put_new(vault: &Vault, number: u128) -> Result<(), StoreError> {
     vault.put(id(number), &sealed, u64::MAX, &lookup, Fence::NEW).await.map(drop)
 }
 
-#[tokio::test]
-async fn a_node_with_another_keyring_takes_nothing_over_and_takes_nothing() {
-    let server = RedisServer::start();
-    let (a, b) = (node(&server, "a", &Keyring::ephemeral()), node(&server, "b", &Keyring::ephemeral()));
+pub async fn a_node_with_another_keyring_takes_nothing_over_and_takes_nothing(bench: &Bench) {
+    let (a, b) = (node(bench, "a", &Keyring::ephemeral()), node(bench, "b", &Keyring::ephemeral()));
     assert_eq!(a.compare_ring().await, Ok(None));
     assert_eq!(b.look_at_ring(true).await, Ok(Some(RingFault::Other)));
     a.hold_lease().await.expect("leased");
@@ -36,19 +33,18 @@ async fn a_node_with_another_keyring_takes_nothing_over_and_takes_nothing() {
     assert_eq!(claim_all(&b, 10).await, [], "which it could not open");
     assert_eq!(put_new(&b, 2).await, Err(StoreError::Away(AwayReason::OtherKeyring)));
     // Nobody who has the first one lives any more.
-    server.ask::<()>(redis::cmd("DEL").arg("sipwake:ring"));
+    bench.server().ask::<()>(redis::cmd("DEL").arg("sipwake:ring"));
     assert_eq!(b.compare_ring().await, Ok(None));
     assert_eq!(put_new(&b, 2).await, Ok(()));
     assert_eq!(a.compare_ring().await, Ok(Some(RingFault::Other)));
 }
 
-#[tokio::test]
-async fn copies_are_one_keyring_until_something_is_mixed_into_one_of_them() {
-    let (server, scratch) = (RedisServer::start(), Scratch::new());
+pub async fn copies_are_one_keyring_until_something_is_mixed_into_one_of_them(bench: &Bench) {
+    let scratch = Scratch::new();
     let file = scratch.path().join("keyring");
     let first = Keyring::open(&file).expect("made");
     let (second, third) = (copy_of(&scratch, &file, "second"), copy_of(&scratch, &file, "third"));
-    let (a, b, c) = (node(&server, "a", &first), node(&server, "b", &second), node(&server, "c", &third));
+    let (a, b, c) = (node(bench, "a", &first), node(bench, "b", &second), node(bench, "c", &third));
     for node in [&a, &b, &c] {
         assert_eq!(node.compare_ring().await, Ok(None));
         node.hold_lease().await.expect("leased");
@@ -68,12 +64,11 @@ async fn copies_are_one_keyring_until_something_is_mixed_into_one_of_them() {
     assert_eq!(put_new(&a, 2).await, Ok(()));
 }
 
-#[tokio::test]
-async fn a_file_that_is_shared_is_rotated_for_all() {
-    let (server, scratch) = (RedisServer::start(), Scratch::new());
+pub async fn a_file_that_is_shared_is_rotated_for_all(bench: &Bench) {
+    let scratch = Scratch::new();
     let file = scratch.path().join("keyring");
     let (one, two) = (Keyring::open(&file).expect("made"), Keyring::open(&file).expect("opened"));
-    let (a, b) = (node(&server, "a", &one), node(&server, "b", &two));
+    let (a, b) = (node(bench, "a", &one), node(bench, "b", &two));
     assert_eq!((a.compare_ring().await, b.compare_ring().await), (Ok(None), Ok(None)));
     one.mix(b"sixteen bytes or more", Reading::now()).expect("mixed");
     assert_eq!((a.compare_ring().await, b.compare_ring().await), (Ok(None), Ok(None)));

@@ -34,6 +34,9 @@ impl Shard {
                 return;
             }
         }
+        if let Some(call) = call {
+            self.tell_story(instance, call, what);
+        }
         if let Some(activity) = self.activity(instance) {
             let more = activity.note(now, call, what, room);
             self.steps += more;
@@ -44,8 +47,9 @@ impl Shard {
     pub(crate) fn on_dialog_begun(&mut self, instance: InstanceId, call: CallId, dialog: DialogMark) {
         let Some(activity) = self.activity(instance) else { return };
         activity.dialogs.push_back((dialog, call));
-        if activity.dialogs.len() > DIALOGS {
-            activity.dialogs.pop_front();
+        let untold = if activity.dialogs.len() > DIALOGS { activity.dialogs.pop_front() } else { None };
+        if let Some((_, call)) = untold {
+            self.end_untold_story(instance, call);
         }
     }
 
@@ -61,6 +65,7 @@ impl Shard {
 
     /// Forgets what is known of an instance beside its record, and ends its pushes.
     pub(crate) fn forget_activity(&mut self, instance: InstanceId) {
+        self.forget_stories(instance);
         if let Some(activity) = self.instances.get_mut(instance).and_then(|row| row.activity.take()) {
             self.steps = self.steps.saturating_sub(activity.len());
         }

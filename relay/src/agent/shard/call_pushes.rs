@@ -23,6 +23,7 @@ use crate::agent::tables::timeline::What;
 use crate::audit::Act;
 use crate::clock::unix_now;
 use crate::config::EarlyRinging;
+use crate::domain::story::Withheld;
 use crate::push::{Departure, Event, Push, Verdict};
 use crate::vault::record::{Provider, PushTarget, StoredRecord};
 
@@ -32,8 +33,8 @@ const CALL_ENDED_LIFE_S: u64 = 30;
 const SIGN_WITHIN: Duration = Duration::from_secs(5);
 
 impl Shard {
-    /// A call waits for its device: push.
-    pub(crate) fn wake(&mut self, arrived: Instant, call: &IncomingCall) {
+    /// A call waits for its device: push. Why no push is sent, where that is so.
+    pub(crate) fn wake(&mut self, arrived: Instant, call: &IncomingCall) -> Option<Withheld> {
         let now = unix_now();
         let deadline = now + call.wait.as_secs();
         let push = Push {
@@ -50,14 +51,14 @@ impl Shard {
         let Some((app, target)) = self.call_target(call.instance) else {
             self.track_call(call, None);
             self.give_up(call.call, call.instance);
-            return;
+            return Some(Withheld::NoTarget);
         };
         if let Err(limit) = self.budgets.take_call(Instant::now(), &app, call.instance, &call.from) {
             self.shared.quotas.met(limit);
             tracing::info!(instance = %call.instance, call = %call.call, ?limit, "a call is not pushed");
             self.track_call(call, None);
             self.give_up(call.call, call.instance);
-            return;
+            return Some(Withheld::Limit);
         }
         self.track_call(call, Some(target.provider));
         let provider = self.shared.provider(target.provider);
@@ -84,6 +85,7 @@ impl Shard {
             }
         });
         self.pushes.insert((call, instance), push.abort_handle());
+        None
     }
 
     /// Where an instance's calls go; `None`: nowhere.

@@ -74,11 +74,13 @@ impl Shard {
             }
             Event::Wake(call) => {
                 self.note_invite(&call);
-                self.wake(at, &call);
+                let withheld = self.wake(at, &call);
+                self.begin_story(&call, at, withheld);
             }
             Event::Forked(call) | Event::ExpectedCallArrived(call) => {
                 self.note_invite(&call);
                 self.track_call(&call, None);
+                self.begin_story(&call, at, None);
             }
             Event::Missed { call, state } => self.on_missed(&call, state),
             Event::StoreMessage(page) => self.store_message(&page),
@@ -145,6 +147,7 @@ impl Shard {
         {
             self.shared.metrics.instance_moves(row.state, state);
             row.state = state;
+            self.note_settled(id);
         }
     }
 

@@ -14,6 +14,7 @@ mod missed_calls;
 pub(crate) mod push_bindings;
 mod reminders;
 mod requests;
+mod stories;
 mod test_push;
 mod traces;
 mod voicemail;
@@ -36,6 +37,7 @@ use crate::agent::Shared;
 use crate::agent::digest::Asked;
 use crate::agent::shard::early::Early;
 use crate::agent::shard::push_bindings::{Passing, PushBindings};
+use crate::agent::shard::stories::OpenStories;
 use crate::agent::tables::calls::Calls;
 use crate::agent::tables::instances::{Due, Instances};
 use crate::agent::trace::Trace;
@@ -65,6 +67,7 @@ pub(crate) struct Shard {
     pub(crate) instances: Instances,
     pub(crate) push_bindings: PushBindings,
     pub(crate) calls: Calls,
+    pub(crate) stories: OpenStories,
     /// The pushes that are being delivered, or may be sent a second time, for calls that are not over.
     pub(crate) pushes: HashMap<(CallId, InstanceId), AbortHandle>,
     /// How many more pushes devices, callers and apps may cause.
@@ -86,10 +89,16 @@ pub(crate) struct Shard {
     pub(crate) asked: HashMap<InstanceId, Vec<Asked>>,
     /// What is recorded of instances at this moment.
     pub(crate) traces: BTreeMap<InstanceId, Trace>,
+    /// What was taken over and waits for the first answer of its SIP server, each with who waits for it.
+    pub(crate) settling: HashMap<InstanceId, mpsc::UnboundedSender<InstanceId>>,
     /// Requests for what may be on its way here.
     pub(crate) early: Early,
     /// What came from the network while this node may own nothing any more.
     doubted: VecDeque<ShardInput>,
+    /// How many inputs are still to be read, since the doubt ended, that may tell what is no longer here. `None`: the doubt lasts.
+    unread: Option<usize>,
+    /// How often this node's lease had lapsed, as far as this shard knows.
+    lapses: u64,
 }
 
 impl Shard {
@@ -105,6 +114,7 @@ impl Shard {
             instances: Instances::default(),
             push_bindings: PushBindings::default(),
             calls: Calls::default(),
+            stories: OpenStories::new(),
             steps: 0,
             attached: HashSet::new(),
             pushes: HashMap::new(),
@@ -115,8 +125,11 @@ impl Shard {
             flows: HashMap::new(),
             asked: HashMap::new(),
             traces: BTreeMap::new(),
+            settling: HashMap::new(),
             early: Early::default(),
             doubted: VecDeque::new(),
+            unread: Some(0),
+            lapses: 0,
         }
     }
 
@@ -137,22 +150,36 @@ impl Shard {
                 () = sleep_until(wake_at.into()) => {}
                 () = &mut end => return,
             }
-            let doubtful = self.shared.ownership.is_doubtful();
-            if !doubtful {
-                for input in std::mem::take(&mut self.doubted) {
-                    self.catch_panic(|shard| shard.on_input(input));
-                }
-            }
+            let doubtful = self.is_in_doubt(batch.len(), inbox.len());
             for input in batch.drain(..) {
                 match input {
                     ShardInput::Sip { .. } if doubtful => self.doubt(input),
                     input => self.catch_panic(|shard| shard.on_input(input)),
                 }
             }
-            if !doubtful {
+            if self.unread == Some(0) {
+                for input in std::mem::take(&mut self.doubted) {
+                    self.catch_panic(|shard| shard.on_input(input));
+                }
                 self.catch_panic(Self::on_time);
             }
         }
+    }
+
+    /// Whether what comes from the network is to wait. What the store has said of the instances stands in the inbox by the time the
+    /// doubt ends; so it is read before anything that waits. `taken` inputs were just read, and `waiting` come after them.
+    fn is_in_doubt(&mut self, taken: usize, waiting: usize) -> bool {
+        // In this order: whoever sees that the doubt is over sees that there was one.
+        let doubtful = self.shared.ownership.is_doubtful();
+        let lapses = self.shared.ownership.lapses();
+        let had_lapsed = std::mem::replace(&mut self.lapses, lapses) != lapses;
+        let was_in_doubt = self.unread.is_none() || had_lapsed;
+        self.unread = match self.unread {
+            _ if doubtful => None,
+            _ if was_in_doubt => Some(waiting),
+            unread => unread.map(|unread| unread.saturating_sub(taken)),
+        };
+        was_in_doubt || self.unread != Some(0) || !self.doubted.is_empty()
     }
 
     /// Keeps what came from the network until it is known whose the instances are. What is too much is lost, and sent again.
@@ -260,7 +287,7 @@ impl Shard {
         let now = Instant::now();
         let end = self.instances.next_moment().map(|at| now + Duration::from_secs(at.saturating_sub(confirmed_now())));
         let nap = now + NAP_MAX;
-        if self.shared.ownership.is_doubtful() {
+        if self.unread != Some(0) || self.shared.ownership.is_doubtful() {
             return now + LOOK_AGAIN;
         }
         let trace = self.next_trace_end().map(|at| now + Duration::from_secs(at.saturating_sub(unix_now())));

@@ -441,6 +441,7 @@ impl Shard {
         };
         self.push_bindings.accounts.insert((aor, id));
         self.push_bindings.rows.insert(id, row);
+        self.shared.stories.recall(id);
         self.shared.metrics.push_registrations(1);
         self.next.push_back(Input::RestorePushBinding(Box::new(RestoredPushBinding {
             registration,
@@ -451,6 +452,7 @@ impl Shard {
 
     pub(crate) fn on_push_binding_ended(&mut self, id: InstanceId, end: PushBindingEnd) {
         self.forget_trace(id);
+        self.forget_stories(id);
         let Some(row) = self.push_bindings.rows.get_mut(&id).filter(|row| row.wanted.is_some()) else { return };
         row.wanted = None;
         self.shared.metrics.push_registrations(-1);

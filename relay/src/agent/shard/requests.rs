@@ -2,11 +2,12 @@
 //!
 //! Invariant: a device's wish is looked at only after its proof was found right, in constant time.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use sip::endpoint::{CallState, Input};
 use sip::id::{BindingId, CallId, InstanceId};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::Shard;
 use super::wipes::refuse;
@@ -24,7 +25,13 @@ impl Shard {
     pub(crate) fn on_request(&mut self, command: Request) {
         // Whoever asked may have gone: an answer that nobody takes is no error.
         match command {
-            Request::Bind { new, first } => self.bind(*new, first),
+            Request::Bind { new, first } => self.bind(*new, Some(first), None),
+            Request::TakeOver { new, settled, reply } => {
+                for new in new {
+                    self.bind(new, None, Some(&settled));
+                }
+                let _ = reply.send(());
+            }
             Request::Stored { id, sealed, fence, reply } => {
                 let _ = reply.send(self.stored(id, sealed, fence));
             }
@@ -47,6 +54,9 @@ impl Shard {
             }
             Request::Calls { id, reply } => {
                 let _ = reply.send(self.calls.all_of(id));
+            }
+            Request::Stories { reply } => {
+                let _ = reply.send(self.stories.values().cloned().collect());
             }
             Request::Activity { id, who, reply } => {
                 let _ = reply.send(self.admit(id, &who).map(|()| self.activity_of(id)));
@@ -74,12 +84,6 @@ impl Shard {
             // `on_input` does it after every request.
             Request::JudgeEarly => {}
             Request::HandOver => self.drive(Instant::now(), Input::HandOver),
-            Request::NotSettled { ids, reply } => {
-                let waits = |id: &&InstanceId| {
-                    self.instances.get(**id).is_some_and(|row| row.state == InstanceState::Registering)
-                };
-                let _ = reply.send(ids.iter().filter(waits).copied().collect());
-            }
             Request::Ids(reply) => {
                 let _ = reply.send(self.instances.ids());
             }
@@ -94,11 +98,20 @@ impl Shard {
         }
     }
 
-    fn bind(&mut self, new: NewInstance, first: Option<oneshot::Sender<FirstRegistration>>) {
+    fn bind(
+        &mut self,
+        new: NewInstance,
+        first: Option<oneshot::Sender<FirstRegistration>>,
+        settled: Option<&mpsc::UnboundedSender<InstanceId>>,
+    ) {
         let NewInstance { id, sealed, lease, aor, fence, binding, place } = new;
+        if let Some(settled) = settled {
+            self.settling.insert(id, settled.clone());
+        }
         if let Some(row) = self.instances.get_mut(id) {
             row.fence = fence;
             self.shared.upstreams.release(binding.upstream);
+            self.note_settled(id);
             return;
         }
         let mut row = Row::new(sealed, binding.binding, binding.upstream, fence, lease, aor, place);
@@ -108,10 +121,27 @@ impl Shard {
             row.state = InstanceState::Foreground;
         }
         self.shared.metrics.instance_enters(row.state);
+        if row.is_stored {
+            self.shared.stories.recall(id);
+        }
         self.instances.insert(id, row);
         let shared = binding.binding;
         self.drive(Instant::now(), Input::Bind(Box::new(binding)));
         self.share_registration(id, shared);
+        if self.instances.get(id).is_none_or(|row| row.state != InstanceState::Registering) {
+            self.note_settled(id);
+        }
+    }
+
+    /// Nobody waits for an instance that was taken over any more: its SIP server has answered, or it registers none.
+    pub(super) fn note_settled(&mut self, id: InstanceId) {
+        let Some(settled) = self.settling.remove(&id) else { return };
+        // An error means that nobody has waited so long.
+        let _ = settled.send(id);
+        if self.settling.is_empty() {
+            // It may have held all that there are.
+            self.settling = HashMap::new();
+        }
     }
 
     /// An instance that joins devices whose binding stands is registered with them at once, when it has proven itself before.

@@ -151,18 +151,32 @@ const ROWS: &[Row] = &[
     row!("Limits met: dials", Limits, "limit" = "dials"; "SIP servers that do not answer a connection"),
 ];
 
-/// Writes the list.
-pub(super) fn write(page: &mut String, look: &Look<'_>) {
-    let mut rows: Vec<([f64; 3], &Row)> = Vec::new();
+/// What has gone wrong: in five minutes, in an hour, since the start; and what it means.
+pub(super) struct Wrong {
+    pub(super) what: &'static str,
+    pub(super) counts: [f64; 3],
+    pub(super) why: &'static str,
+}
+
+/// All that has gone wrong, what happened lately first.
+pub(super) fn rows(look: &Look<'_>) -> Vec<Wrong> {
+    let mut rows: Vec<Wrong> = Vec::new();
     for row in ROWS {
         let (metric, labels) = row.1;
         let total = look.reading.value(metric, labels);
         if total > 0.0 {
             let [short, long] = SPANS.map(|span| look.growth(span, row.1));
-            rows.push(([short, long, total], row));
+            rows.push(Wrong { what: row.0, counts: [short, long, total], why: row.2 });
         }
     }
-    rows.sort_by(|(a, _), (b, _)| (b[0], b[1]).partial_cmp(&(a[0], a[1])).unwrap_or(std::cmp::Ordering::Equal));
+    let lately = |row: &Wrong| (row.counts[0], row.counts[1]);
+    rows.sort_by(|a, b| lately(b).partial_cmp(&lately(a)).unwrap_or(std::cmp::Ordering::Equal));
+    rows
+}
+
+/// Writes the list.
+pub(super) fn write(page: &mut String, look: &Look<'_>) {
+    let rows = rows(look);
     page.push_str("<section aria-labelledby=\"attention\"><h2 id=\"attention\">Needs attention</h2>");
     if rows.is_empty() {
         page.push_str("<p class=\"quiet\">Nothing has gone wrong since the start.</p></section>");
@@ -172,7 +186,7 @@ pub(super) fn write(page: &mut String, look: &Look<'_>) {
         "<table class=\"attention\"><thead><tr><th scope=\"col\">what</th><th scope=\"col\" class=\"n\">5 min</th>",
     );
     page.push_str("<th scope=\"col\" class=\"n\">1 h</th><th scope=\"col\" class=\"n\">since start</th><th scope=\"col\">what it means</th></tr></thead><tbody>");
-    for ([short, long, total], (what, _, why)) in rows {
+    for Wrong { what, counts: [short, long, total], why } in rows {
         let lately = if short > 0.0 { " class=\"bad\"" } else { "" };
         let old = if long > 0.0 { "" } else { " class=\"zero\"" };
         let _ = write!(

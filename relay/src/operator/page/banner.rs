@@ -2,7 +2,7 @@
 //!
 //! | state | when |
 //! | --- | --- |
-//! | bad | no call can be served; a push service fails, or took none of at least three pushes in 5 min; the certificate has ended |
+//! | bad | no call can be served; a canary's last round failed; a push service fails, or took none of at least three pushes in 5 min; the certificate has ended |
 //! | warn | the store is away; a push service took none of fewer pushes, or failed three times in 5 min; more registrations failed than not; the certificate ends soon; anything that `/readyz` warns of |
 //! | good | else |
 //!
@@ -14,6 +14,7 @@ use super::Look;
 use super::attention::SPANS;
 use super::html::{Escaped, count, span, time};
 use super::service_name;
+use crate::domain::Word as _;
 use crate::metrics::Metric;
 use crate::operator::readiness::{Check, Standing};
 use crate::push;
@@ -70,6 +71,20 @@ pub(super) fn words(look: &Look<'_>) -> Vec<Word> {
     }
     for report in &look.services {
         push_service(look, report, &mut say);
+    }
+    for (app, round) in &look.canaries {
+        if let Some((step, why)) = &round.failed {
+            let last = round.last_whole.map_or("since the start".to_owned(), |last| format!("since {}", time(last)));
+            say(
+                State::Bad,
+                format!(
+                    "The canary of {app} failed at {} at its step {}: {why}; none was whole {last}",
+                    time(round.at),
+                    step.word()
+                ),
+                "the step says where a call stops: docs/runbooks.md, CanaryFails",
+            );
+        }
     }
     let registrations = |outcomes: &[&'static str]| -> f64 {
         outcomes.iter().map(|outcome| look.lately(Metric::Registrations, "outcome", outcome)).sum()

@@ -4,15 +4,19 @@
 //! | --- | --- |
 //! | `banner` | how it stands, in one sentence, with the next step |
 //! | `attention` | what has gone wrong, lately first, and what it means |
+//! | [`calls`] | the last calls |
+//! | [`status`] | banner, numbers and attention as JSON |
 //! | `tables` | everything else, folded away |
 //! | `html` | text, numbers and charts as HTML |
 //!
-//! Invariant: built from the metrics, their last hour and the readiness alone, so it can hold no secret; it loads nothing
+//! Invariant: built from the metrics, their last hour, the readiness and the stories of calls alone, so it can hold no secret; it loads nothing
 //! and runs nothing, which its content security policy enforces. It asks for itself again each [`REFRESH_S`].
 
 mod attention;
 mod banner;
+pub(super) mod calls;
 mod html;
+mod status;
 mod tables;
 
 use std::fmt::Write;
@@ -20,14 +24,18 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::canary::{Canaries, Round};
 use super::history::{History, Watched};
 use super::readiness::Readiness;
 use crate::clock;
 use crate::metrics::reading::Reading;
 use crate::metrics::{Metric, Metrics};
 use crate::push;
+use crate::service::types::ToldCalls;
+
 use attention::SPANS;
 use html::{Escaped, bound, chart, count, span, time};
+pub use status::status;
 
 /// The policy that the page is sent with: its own style, and a form that leads back to it.
 pub const CONTENT_SECURITY_POLICY: &str =
@@ -82,13 +90,21 @@ pub struct Look<'a> {
     history: &'a History,
     readiness: &'a Readiness,
     services: Vec<push::Report>,
+    calls: ToldCalls,
+    canaries: Vec<(Box<str>, Round)>,
 }
 
 impl<'a> Look<'a> {
     /// At these, now.
-    pub fn new(metrics: &Metrics, history: &'a History, readiness: &'a Readiness) -> Self {
+    pub fn new(metrics: &Metrics, history: &'a History, readiness: &'a Readiness, canaries: &Canaries) -> Self {
         let services = readiness.push_services();
-        Self { reading: Reading::of(metrics), at: Instant::now(), history, readiness, services }
+        let (calls, canaries) = (ToldCalls { is_whole: true, ..ToldCalls::default() }, canaries.rounds());
+        Self { reading: Reading::of(metrics), at: Instant::now(), history, readiness, services, calls, canaries }
+    }
+
+    /// With these calls.
+    pub fn with_calls(self, calls: ToldCalls) -> Self {
+        Self { calls, ..self }
     }
 
     fn growth(&self, span: Duration, watched: Watched) -> f64 {
@@ -126,8 +142,9 @@ pub fn render(name: &str, look: &Look<'_>, view: View) -> String {
     head(&mut page, name, look, view);
     page.push_str("<main>");
     banner::write(&mut page, &words);
-    numbers(&mut page, look);
+    write_numbers(&mut page, &numbers(look));
     attention::write(&mut page, look);
+    calls::write(&mut page, &look.calls);
     charts(&mut page, look);
     let (open, link, other) = match view.all {
         true => (" open", "fold everything", View { all: false, ..view }),
@@ -193,7 +210,19 @@ fn service_name(service: &str) -> &str {
 }
 
 /// The four numbers that tell most.
-fn numbers(page: &mut String, look: &Look<'_>) {
+struct Numbers {
+    /// Phones that a call reaches, and all that should be.
+    reached: f64,
+    all: f64,
+    /// Calls that wait now.
+    waiting: f64,
+    /// Pushes that each service has accepted in five minutes.
+    pushes: Vec<(&'static str, f64)>,
+    /// Within how many seconds 9 of 10 phones woke in the last hour.
+    wake: Option<f64>,
+}
+
+fn numbers(look: &Look<'_>) -> Numbers {
     let reading = &look.reading;
     let state = |state| reading.value(Metric::Instances, &[("state", state)]);
     let passed = reading.value(Metric::PushRegistrations, &[]);
@@ -205,10 +234,16 @@ fn numbers(page: &mut String, look: &Look<'_>) {
         if ever > 0.0 || (provider != "printed" && reading.value(Metric::Pushes, &[]) == 0.0) {
             let labels = [("provider", provider), ("outcome", "accepted")];
             let lately = reading.value(Metric::Pushes, &labels) - look.before(SPANS[0], Metric::Pushes, &labels);
-            pushes.push(format!("<b>{}</b> {name}", count(lately.max(0.0))));
+            pushes.push((name, lately.max(0.0)));
         }
     }
     let wake = look.history.within((look.at, reading), SPANS[1], Metric::Wake, 0.9);
+    Numbers { reached, all, waiting: reading.value(Metric::CallsWaiting, &[]), pushes, wake }
+}
+
+fn write_numbers(page: &mut String, numbers: &Numbers) {
+    let pushes: Vec<_> =
+        numbers.pushes.iter().map(|(name, lately)| format!("<b>{}</b> {name}", count(*lately))).collect();
     let _ = write!(
         page,
         "<dl class=\"numbers\" aria-label=\"The four numbers\">\
@@ -216,11 +251,11 @@ fn numbers(page: &mut String, look: &Look<'_>) {
          <div class=\"card\"><dt>calls waiting now</dt><dd><b>{}</b></dd></div>\
          <div class=\"card\"><dt>pushes accepted, 5 min</dt><dd>{}</dd></div>\
          <div class=\"card\"><dt>9 of 10 phones woke within, 1 h</dt><dd><b>{}</b></dd></div></dl>",
-        count(reached),
-        count(all),
-        count(reading.value(Metric::CallsWaiting, &[])),
+        count(numbers.reached),
+        count(numbers.all),
+        count(numbers.waiting),
         pushes.join(" · "),
-        Escaped(&bound(wake)),
+        Escaped(&bound(numbers.wake)),
     );
 }
 
@@ -255,7 +290,7 @@ fn charts(page: &mut String, look: &Look<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{InstanceState, PushOutcome};
+    use crate::domain::{CanaryStep, InstanceState, PushOutcome};
     use crate::metrics::labels::InviteOutcome;
     use crate::operator::readiness::Check;
 
@@ -266,7 +301,11 @@ mod tests {
     }
 
     fn page(metrics: &Metrics, readiness: &Readiness, query: &str) -> String {
-        render("relay<1>:5061", &Look::new(metrics, &History::default(), readiness), View::of(query))
+        render(
+            "relay<1>:5061",
+            &Look::new(metrics, &History::default(), readiness, &Canaries::default()),
+            View::of(query),
+        )
     }
 
     #[test]
@@ -290,7 +329,7 @@ mod tests {
         };
         let history = History::default();
         let shown = |report: &push::Report| {
-            let mut look = Look::new(&metrics, &history, &readiness);
+            let mut look = Look::new(&metrics, &history, &readiness, &Canaries::default());
             look.services = vec![report.clone()];
             render("relay", &look, View::default())
         };
@@ -314,6 +353,21 @@ mod tests {
         readiness.fail(Check::Serving, "shutting down");
         let bad = page(&metrics, &readiness, "");
         assert!(bad.contains("banner bad") && bad.contains("serving: shutting down"));
+    }
+
+    #[test]
+    fn a_canary_whose_last_round_failed_is_told_with_its_step_and_one_that_rang_is_not() {
+        let (metrics, readiness, history) = (Metrics::new(), ready(), History::default());
+        let shown = |failed: Option<(CanaryStep, Box<str>)>| {
+            let round = Round { at: 1_795_000_000, failed, steps: vec![(CanaryStep::Push, 12)], last_whole: None };
+            let mut look = Look::new(&metrics, &history, &readiness, &Canaries::default());
+            look.canaries = vec![("com.example.phone".into(), round)];
+            render("relay", &look, View::default())
+        };
+        let rang = shown(None);
+        assert!(rang.contains("banner good") && rang.contains("pushed after 12 ms"), "{rang}");
+        let failed = shown(Some((CanaryStep::Attach, "the edge <refused>".into())));
+        assert!(failed.contains("banner bad") && failed.contains("at its step attach: the edge &lt;refused&gt;"));
     }
 
     #[test]

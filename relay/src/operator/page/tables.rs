@@ -6,10 +6,11 @@ use std::fmt::Write;
 
 use super::html::{Escaped, bound, count, span, time};
 use super::{Look, service_name};
-use crate::domain::{InstanceState, PushOutcome, WipeReason};
+use crate::domain::{CanaryStep, InstanceState, PushOutcome, WipeReason, Word as _};
 use crate::metrics::Metric;
 use crate::metrics::labels::{InviteOutcome, Label, RegistrationOutcome};
 use crate::metrics::reading::Reading;
+use crate::operator::canary::Round;
 use crate::operator::readiness::{Check, Readiness};
 use crate::push;
 
@@ -23,6 +24,9 @@ pub(super) fn write(page: &mut String, look: &Look<'_>) {
     section(page, "Pushes", push_rows(reading));
     if !look.services.is_empty() {
         section(page, "Push services", look.services.iter().map(service_row).collect());
+    }
+    if !look.canaries.is_empty() {
+        section(page, "Canaries", look.canaries.iter().map(|(app, round)| canary_row(app, round)).collect());
     }
     section(page, "Wipes", by_label::<WipeReason>(reading, Metric::Wipes));
     section(page, "Devices and connections", connection_rows(reading));
@@ -85,6 +89,18 @@ fn service_row(report: &push::Report) -> Row {
         state => Some(state == push::State::Well),
     };
     Row { what: format!("{} {}", service_name(report.service), report.app), value, good }
+}
+
+fn canary_row(app: &str, round: &Round) -> Row {
+    let value = match &round.failed {
+        Some((step, why)) => format!("failed at {}: {} ({why})", time(round.at), step.word()),
+        None => {
+            let after = |wanted| round.steps.iter().find(|(step, _)| *step == wanted).map_or(0, |(_, ms)| *ms);
+            let (push, answer) = (after(CanaryStep::Push), after(CanaryStep::Answer));
+            format!("rang at {}; pushed after {push} ms, answered after {answer} ms", time(round.at))
+        }
+    };
+    Row { what: app.to_owned(), value, good: Some(round.failed.is_none()) }
 }
 
 fn connection_rows(reading: &Reading) -> Vec<Row> {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! record  = version binding[16] sip_instance[16] flags created_at expires_at app aor auth_username
-//!           [registrar] [outbound_proxy] proof target [target] [label] secret
+//!           [registrar] [outbound_proxy] proof target [target] [label] [public_key[32]] secret
 //! proof   = password | ha1s | count derived…     count and kind are one byte
 //! ha1s    = realm [md5] [sha256] [sha512_256]
 //! derived = kind ha1s                            kind: 1 for MD5, 2 for SHA-256, 4 for SHA-512-256, added up
@@ -18,6 +18,7 @@ use std::borrow::Cow;
 use sip::id::BindingId;
 
 use super::{NotARecord, Reader, milliseconds, number, text};
+use crate::hpke::PublicKey;
 use crate::secret::{Aor, Ha1Text, InstanceSecret, Password, PushToken};
 use crate::vault::record::{
     Account, Device, Ha1s, Presence, Proof, Provider, PushTarget, REALMS_MAX, Record, Reminder, Storable, WakeFor,
@@ -44,7 +45,8 @@ const REMINDED_SHIFT: u32 = 13;
 const REMINDED: u32 = 3 << REMINDED_SHIFT;
 const PROVEN: u32 = 1 << 15;
 const PROOF_IS_DERIVED: u32 = 1 << 16;
-const KNOWN_FLAGS: u32 = (1 << 17) - 1;
+const HAS_PUBLIC_KEY: u32 = 1 << 17;
+const KNOWN_FLAGS: u32 = (1 << 18) - 1;
 
 impl Storable for Record {
     fn visit(&self, sink: &mut dyn FnMut(&[u8])) {
@@ -91,6 +93,9 @@ fn visit(record: &Record, sink: &mut dyn FnMut(&[u8])) {
     if let Some(label) = &device.label {
         text(label, sink);
     }
+    if let Some(key) = device.public_key() {
+        sink(key.as_bytes());
+    }
     text(secret.expose(), sink);
 }
 
@@ -121,6 +126,7 @@ fn flags(record: &Record) -> u32 {
         (HAS_OUTBOUND_PROXY, account.outbound_proxy.is_some()),
         (HAS_ALERT_PUSH, device.alert_push.is_some()),
         (HAS_LABEL, device.label.is_some()),
+        (HAS_PUBLIC_KEY, device.public_key().is_some()),
         (PROOF_IS_HA1, is_ha1),
         (HAS_MD5, has_ha1s[0]),
         (HAS_SHA256, has_ha1s[1]),
@@ -187,11 +193,14 @@ impl<'a> Reader<'a> {
             outbound_proxy: self.text_if(has(HAS_OUTBOUND_PROXY))?.map(Into::into),
             proof: self.proof(flags)?,
         };
-        let device = Device {
+        let mut device = Device {
             call_push: self.target()?,
             alert_push: has(HAS_ALERT_PUSH).then(|| self.target()).transpose()?,
             label: self.text_if(has(HAS_LABEL))?.map(Into::into),
         };
+        if has(HAS_PUBLIC_KEY) {
+            device.set_public_key(Some(PublicKey::from_bytes(self.array()?)));
+        }
         Ok(Record {
             app,
             account,
@@ -251,7 +260,7 @@ impl<'a> Reader<'a> {
             _ => return Err(NotARecord),
         };
         let confirmed_at_ms = milliseconds(self.number()?);
-        Ok(PushTarget { provider, token: PushToken::new(self.text()?), confirmed_at_ms })
+        Ok(PushTarget::new(provider, PushToken::new(self.text()?), confirmed_at_ms))
     }
 }
 
@@ -274,14 +283,12 @@ pub(in crate::vault) mod tests {
             },
             device: Device {
                 call_push: PushTarget {
-                    provider: Provider::ApnsProduction,
-                    token: PushToken::new(&"a5".repeat(32)),
-                    confirmed_at_ms: 1_795_000_000_123,
+                    public_key: Some(Box::new(PublicKey::from_bytes([9; 32]))),
+                    ..PushTarget::new(Provider::ApnsProduction, PushToken::new(&"a5".repeat(32)), 1_795_000_000_123)
                 },
                 alert_push: Some(PushTarget {
-                    provider: Provider::ApnsSandbox,
-                    token: PushToken::new(&"c7".repeat(32)),
-                    confirmed_at_ms: u64::MAX,
+                    public_key: Some(Box::new(PublicKey::from_bytes([9; 32]))),
+                    ..PushTarget::new(Provider::ApnsSandbox, PushToken::new(&"c7".repeat(32)), u64::MAX)
                 }),
                 label: Some("Alice’s phone".into()),
             },
@@ -305,6 +312,7 @@ pub(in crate::vault) mod tests {
             sha512_256: Some(Ha1Text::new(&"1e".repeat(32))),
         };
         bare.account.proof = Proof::Ha1(ha1s.clone());
+        bare.device.set_public_key(None);
         bare.device.call_push.provider = Provider::Fcm;
         bare.device.call_push.token = PushToken::new(&"f".repeat(163));
         bare.device.alert_push = None;

@@ -9,6 +9,7 @@
 
 pub(super) mod lent;
 mod push_binding;
+pub(super) mod story;
 
 use super::record::StoredRecord;
 

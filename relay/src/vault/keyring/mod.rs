@@ -294,6 +294,18 @@ pub struct Fingerprint {
     pub chain: [u8; 8],
 }
 
+impl Fingerprint {
+    /// What tells the keyring from another one, in hex.
+    pub fn ring_text(&self) -> String {
+        crate::vault::lookup::hex(&self.ring)
+    }
+
+    /// What tells the key of today from one into which something else was mixed, in hex.
+    pub fn chain_text(&self) -> String {
+        crate::vault::lookup::hex(&self.chain)
+    }
+}
+
 impl Keys {
     fn new(now: u64) -> Self {
         let (index, receipt, flow_token) = (new_key(), new_key(), new_key());

@@ -6,7 +6,7 @@
 //! | --- | --- | --- |
 //! | own | the index of this node: an earlier run's | in the first round of a run |
 //! | peers | the indexes of the nodes that are believed dead | in each round |
-//! | scan | every record there is: the indexes are hints | in the second round, then every [`SCAN_EVERY`]; not in a Cluster |
+//! | scan | every record there is: the indexes are hints | from the second round on, [`SCAN_PAGES`] in each, then every [`SCAN_EVERY`]; not in a Cluster |
 //!
 //! What a dead node leaves is shared among those that live ([`Shares`]); another node's share is taken only
 //! [`GRACE`] of a lease after the death was seen, when that node has not taken it.
@@ -16,7 +16,7 @@
 //! node's connection has not broken for a whole lease: for a Redis that comes back empty, or after a pause, or that somebody has
 //! flushed, has lost the leases of nodes that live, and they renew them meanwhile. What was taken is remembered until it is answered, also when a call fails or is given up half-way.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,8 +39,17 @@ const MISSING: u32 = 3;
 /// How long the shares of a dead node are left to those whose they are, in tenths of a lease.
 const GRACE: u32 = 5;
 
+/// How many pages of all keys a round looks through: beside the claims of each round it costs nobody a wait.
+const SCAN_PAGES: usize = 8;
+
+/// Keys in such a page, about.
+const SCAN_PAGE: usize = 1_000;
+
 /// How many names are asked for at once, and how many claims are under way at once.
 const WAVE: usize = 256;
+
+/// How many records one script claims where no slots part them: few enough that Redis stands still for no time that anybody feels.
+const AT_ONCE: usize = 64;
 
 /// The claims of one run of one node.
 #[derive(Default)]
@@ -59,6 +68,8 @@ struct Round {
     shares: Shares,
     tickets: u64,
     scanned_at: Option<Instant>,
+    /// Where the next round goes on with a scan that has begun.
+    scan_from: Option<u64>,
     not_first: bool,
 }
 
@@ -74,6 +85,7 @@ enum Stage {
     },
     Scan {
         cursor: u64,
+        pages: usize,
     },
     End,
 }
@@ -127,18 +139,30 @@ impl Round {
                     cursor => Stage::Index { node, cursor, others },
                 };
             }
-            &Stage::Scan { cursor } => {
+            &Stage::Scan { cursor, pages } => {
                 let mut scan = ::redis::cmd("SCAN");
-                scan.arg(cursor).arg("MATCH").arg(format!("{RECORD_PREFIX}*")).arg("COUNT").arg(WAVE);
+                scan.arg(cursor).arg("MATCH").arg(format!("{RECORD_PREFIX}*")).arg("COUNT").arg(SCAN_PAGE);
                 scan.arg("TYPE").arg("hash");
                 let (cursor, keys): (u64, Vec<String>) = store.link.ask(&scan).await?;
-                self.add(keys.iter().filter_map(|key| record_id(key)), None);
-                self.stage = match cursor {
-                    0 => {
+                let ids: Vec<InstanceId> = keys.iter().filter_map(|key| record_id(key)).collect();
+                let owners = store.owners_of(&ids).await?;
+                let is_left = |owned_by: &Owner| match owned_by.node == owner.node {
+                    true => owned_by.run != owner.run,
+                    false => !self.shares.has(&owned_by.node),
+                };
+                let left: Vec<InstanceId> = ids
+                    .into_iter()
+                    .zip(owners)
+                    .filter_map(|(id, owned_by)| owned_by.filter(is_left).map(|_| id))
+                    .collect();
+                self.add(left.into_iter(), None);
+                (self.scan_from, self.stage) = match (cursor, pages) {
+                    (0, _) => {
                         self.scanned_at = Some(Instant::now());
-                        Stage::End
+                        (None, Stage::End)
                     }
-                    cursor => Stage::Scan { cursor },
+                    (cursor, 0) => (Some(cursor), Stage::End),
+                    (cursor, pages) => (Some(cursor), Stage::Scan { cursor, pages: pages - 1 }),
                 };
             }
             Stage::End => {
@@ -160,8 +184,11 @@ impl Round {
             return Stage::Index { node, cursor: 0, others };
         }
         // Not in the first round, which calls wait for: the index knows all but what a crash has lost from it.
-        let due = self.not_first && self.scanned_at.is_none_or(|at| at.elapsed() >= SCAN_EVERY);
-        if due && !store.link.is_cluster() { Stage::Scan { cursor: 0 } } else { Stage::End }
+        let due = self.scan_from.is_some() || self.scanned_at.is_none_or(|at| at.elapsed() >= SCAN_EVERY);
+        match self.not_first && due && !store.link.is_cluster() {
+            true => Stage::Scan { cursor: self.scan_from.unwrap_or(0), pages: SCAN_PAGES },
+            false => Stage::End,
+        }
     }
 
     fn add(&mut self, ids: impl Iterator<Item = InstanceId>, index: Option<&str>) {
@@ -220,24 +247,26 @@ impl Round {
         // Those of an index are our share, or everybody's by now; those of a scan may be another node's share.
         let is_shared = wave.iter().all(|candidate| candidate.index.is_some());
         let mut takeable = vec![owner.node.clone()];
+        let named = wave.first().and_then(|candidate| candidate.index.clone()).filter(|node| *node != owner.node);
+        if let Some(node) = named
+            && self.is_dead(store, &node).await?
+        {
+            takeable.push(node);
+        }
         // Twice: the first time tells whose the others' are.
         for attempt in 0..2 {
             let outcomes = try_all(store, owner, &wave, &takeable).await?;
-            let strangers = outcomes.iter().filter(|(_, outcome)| outcome.0 == CLAIM_LEFT);
-            let mut strangers: Vec<_> = strangers
-                .filter_map(|(_, outcome)| Owner::parse(&outcome.1))
-                .map(|other| other.node)
-                .filter(|node| *node != owner.node)
-                .collect();
-            strangers.sort_unstable();
-            strangers.dedup();
             if attempt == 0 {
+                let left = outcomes.iter().filter(|(_, outcome)| outcome.0 == CLAIM_LEFT);
+                let strangers: BTreeSet<_> = left.filter_map(|(_, outcome)| Some(owner_in(outcome)?.node)).collect();
+                let known = takeable.len();
                 for node in strangers {
-                    if self.is_dead(store, &node).await? && (is_shared || !self.is_in_grace(store, &node)) {
+                    let may_take = !takeable.contains(&node) && self.is_dead(store, &node).await?;
+                    if may_take && (is_shared || !self.is_in_grace(store, &node)) {
                         takeable.push(node);
                     }
                 }
-                if takeable.len() > 1 {
+                if takeable.len() > known {
                     continue;
                 }
             }
@@ -256,14 +285,14 @@ impl Round {
     ) -> Result<(), StoreError> {
         let mut taken = Vec::new();
         let mut misplaced: BTreeMap<&str, Vec<InstanceId>> = BTreeMap::new();
-        for (candidate, (outcome, owned_by, ..)) in &outcomes {
-            let stays = match *outcome {
+        for (candidate, claimed) in &outcomes {
+            let stays = match claimed.0 {
                 CLAIM_GONE => None,
                 CLAIM_TAKEN => {
                     taken.push(candidate.id);
                     Some(owner.node.clone())
                 }
-                _ => Owner::parse(owned_by).map(|other| other.node),
+                _ => owner_in(claimed).map(|other| other.node),
             };
             if let Some(index) = candidate.index.as_ref().filter(|index| stays.as_ref() != Some(index)) {
                 misplaced.entry(index).or_default().push(candidate.id);
@@ -278,49 +307,58 @@ impl Round {
         }
         self.candidates.drain(..wave);
         self.taken.extend(outcomes.into_iter().filter(|(_, claimed)| claimed.0 == CLAIM_TAKEN).map(
-            |(candidate, (_, earlier, sealed, expires_at, fence))| Stored {
-                id: candidate.id,
-                sealed: Sealed::from_bytes(sealed),
-                expires_at,
-                fence: Fence::from_number(fence),
-                owned: true,
-                owner: owner.clone(),
-                taken_from: Owner::parse(&earlier).filter(|earlier| earlier.node != owner.node),
+            |(candidate, claimed)| {
+                let taken_from = owner_in(&claimed).filter(|earlier| earlier.node != owner.node);
+                let (_, _, sealed, expires_at, fence) = claimed;
+                Stored {
+                    id: candidate.id,
+                    sealed: Sealed::from_bytes(sealed),
+                    expires_at,
+                    fence: Fence::from_number(fence),
+                    owned: true,
+                    owner: owner.clone(),
+                    taken_from,
+                }
             },
         ));
         Ok(())
     }
 }
 
-/// Runs the claim of each candidate, all at once, in the order of the candidates.
+/// The owner that a record had.
+fn owner_in((_, owned_by, ..): &Claimed) -> Option<Owner> {
+    Owner::parse(std::str::from_utf8(owned_by).ok()?)
+}
+
+/// Runs the claims of all candidates at once, in the order of the candidates.
 async fn try_all(
     store: &RedisStore,
     owner: &Owner,
     wave: &[Candidate],
     takeable: &[Arc<str>],
 ) -> Result<Vec<(Candidate, Claimed)>, StoreError> {
+    let at_once = if store.link.is_cluster() { 1 } else { AT_ONCE };
     let mut under_way = JoinSet::new();
-    for (place, candidate) in wave.iter().enumerate() {
-        let (link, candidate) = (Arc::clone(&store.link), candidate.clone());
-        let mut claim = SCRIPTS.claim.key(record_key(candidate.id));
-        claim.arg(owner.to_string()).arg(candidate.ticket);
+    for (place, some) in wave.chunks(at_once).enumerate() {
+        let (link, count) = (Arc::clone(&store.link), some.len());
+        let mut claim = SCRIPTS.claim.prepare_invoke();
+        claim.arg(owner.to_string());
+        for candidate in some {
+            claim.key(record_key(candidate.id)).arg(candidate.ticket);
+        }
         for node in takeable {
             claim.arg(&**node);
         }
         under_way.spawn(async move {
-            let outcome = match link.ask::<Claimed>(&claim).await {
-                // One that cannot be read must not keep the others from being taken.
-                Err(StoreError::Malformed) => Ok((CLAIM_LEFT, String::new(), Vec::new(), 0, 0)),
-                outcome => outcome,
-            };
-            outcome.map(|claimed| (place, candidate, claimed))
+            let claimed = link.ask::<Vec<Claimed>>(&claim).await?;
+            if claimed.len() == count { Ok((place, claimed)) } else { Err(StoreError::Malformed) }
         });
     }
-    let mut outcomes = Vec::with_capacity(wave.len());
+    let mut outcomes = BTreeMap::new();
     while let Some(joined) = under_way.join_next().await {
         // A task ends otherwise only with the runtime.
-        outcomes.push(joined.unwrap_or(Err(StoreError::Away(crate::vault::AwayReason::Unreachable)))?);
+        let (place, claimed) = joined.unwrap_or(Err(StoreError::Away(crate::vault::AwayReason::Unreachable)))?;
+        outcomes.insert(place, claimed);
     }
-    outcomes.sort_unstable_by_key(|(place, ..)| *place);
-    Ok(outcomes.into_iter().map(|(_, candidate, claimed)| (candidate, claimed)).collect())
+    Ok(wave.iter().cloned().zip(outcomes.into_values().flatten()).collect())
 }

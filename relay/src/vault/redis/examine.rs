@@ -54,9 +54,9 @@ impl RedisStore {
         let mut put = SCRIPTS.put.key(&record);
         put.key(&messages).key(&calls).arg("-").arg(one).arg(0).arg(0).arg("-").arg(ttl);
         let mut keep = SCRIPTS.keep.key(&record);
-        keep.key(&messages).arg("-").arg("00000000-").arg(1).arg(1);
+        keep.key(&messages).arg("-").arg("00000000-").arg(1).arg(1).arg(0).arg(0).arg(0);
         let mut keep_again = SCRIPTS.keep.key(&record);
-        keep_again.key(&messages).arg("+").arg("00000001-").arg(1).arg(1);
+        keep_again.key(&messages).arg("+").arg("00000001-").arg(1).arg(1).arg(0).arg(0).arg(0);
         let mut claim = SCRIPTS.claim.key(&record);
         claim.arg(other).arg(1).arg("check-one");
         let mut erase = SCRIPTS.erase.key(&record);

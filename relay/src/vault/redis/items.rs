@@ -19,11 +19,15 @@ impl RedisStore {
         let (limit, oldest_goes) = item.collection.limit();
         let value = [&item.order.to_be_bytes(), item.sealed.as_bytes()].concat();
         let mut keep = SCRIPTS.keep.key(record_key(id));
+        let life_ms = item.collection.life_s().map_or(0, |life| life.saturating_mul(1_000));
         keep.key(collection_key(id, item.collection))
             .arg(&item.item_key)
             .arg(value)
             .arg(limit)
-            .arg(u8::from(oldest_goes));
+            .arg(u8::from(oldest_goes))
+            .arg(u8::from(item.collection.is_replaced()))
+            .arg(life_ms)
+            .arg(item.order.saturating_sub(life_ms));
         match self.link.ask(&keep).await? {
             KEEP_GONE => Err(StoreError::Gone),
             KEEP_DONE => Ok(Placement::Kept),
@@ -43,9 +47,9 @@ impl RedisStore {
         Ok(all.into_iter().filter_map(sound).collect())
     }
 
-    pub async fn item_counts(&self, id: InstanceId) -> Result<[usize; Collection::ALL.len()], StoreError> {
-        let mut counts = [0; Collection::ALL.len()];
-        for (count, collection) in counts.iter_mut().zip(Collection::ALL) {
+    pub async fn item_counts(&self, id: InstanceId) -> Result<[usize; Collection::OF_DEVICE.len()], StoreError> {
+        let mut counts = [0; Collection::OF_DEVICE.len()];
+        for (count, collection) in counts.iter_mut().zip(Collection::OF_DEVICE) {
             *count = self.link.ask(::redis::cmd("HLEN").arg(collection_key(id, collection))).await?;
         }
         Ok(counts)

@@ -52,6 +52,12 @@ impl Question for Cmd {
     }
 }
 
+impl Question for Pipeline {
+    async fn ask<T: FromRedisValue + Send>(&self, on: &mut Connection) -> RedisResult<T> {
+        self.query_async(on).await
+    }
+}
+
 impl Question for ScriptInvocation<'_> {
     async fn ask<T: FromRedisValue + Send>(&self, on: &mut Connection) -> RedisResult<T> {
         self.invoke_async(on).await

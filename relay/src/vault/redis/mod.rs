@@ -5,6 +5,7 @@
 //! | `sipwake:i:{pi_…}` | hash | `s` sealed, `o` owner, `f` fence, `e` expiry, `l` lookup, `c` ticket of the last claim | the record's |
 //! | `sipwake:m:{pi_…}` | hash | by item key: `order[8] sealed`, of each message that is kept | the record's, at most |
 //! | `sipwake:c:{pi_…}` | hash | likewise, of each missed call | the record's, at most |
+//! | `sipwake:s:{pi_…}` | hash | likewise, of each call's story | a day after the last, the record's at most |
 //! | `sipwake:l:<hex>` | string | the instance that has this lookup | the record's |
 //! | `sipwake:n:<node>` | set | the instances of a node; may hold more, so only a hint | [`INDEX_TTL`] after the last addition |
 //! | `sipwake:ended:<node>` | set | the node's instances that another node has ended, until it has let go of them | [`ENDED_TTL`] |
@@ -38,7 +39,7 @@ use std::time::{Duration, Instant};
 use sip::id::InstanceId;
 
 use super::MAX_LIFETIME_S;
-use super::items::Collection;
+use super::items::{Collection, STORY_LIFE_S};
 use super::lookup::Lookup;
 use super::seal::Sealed;
 use super::store::{Fence, OPERATION_LIMIT, Owner, Placed, Settings, StoreError, Stored};
@@ -114,7 +115,7 @@ impl RedisStore {
             put.key(collection_key(id, collection));
         }
         put.arg(sealed.as_bytes()).arg(owner.to_string()).arg(fence.number()).arg(expires_at).arg(lookup.to_string());
-        put.arg(left_ms);
+        put.arg(left_ms).arg(STORY_LIFE_S.saturating_mul(1_000));
         let (outcome, earlier): (i64, String) = self.link.ask(&put).await?;
         let refused = match outcome {
             scripts::NOT_OWNER => Some(StoreError::NotOwner),
@@ -275,6 +276,15 @@ impl RedisStore {
         Ok(living)
     }
 
+    pub async fn known_nodes(&self) -> Result<Vec<(Box<str>, bool)>, StoreError> {
+        let mut known = Vec::new();
+        for node in self.nodes().await? {
+            let run: Option<String> = self.link.ask(::redis::cmd("GET").arg(lease_key(&node))).await?;
+            known.push((node.into(), run.is_some_and(|run| run != RELEASED)));
+        }
+        Ok(known)
+    }
+
     pub async fn release_lease(&self, owner: &Owner) -> Result<(), StoreError> {
         let mut release = SCRIPTS.release.key(lease_key(&owner.node));
         self.link.ask(release.arg(&*owner.run).arg(RELEASED).arg(millis(self.lease))).await
@@ -344,6 +354,20 @@ impl RedisStore {
         self.link.ask(&add).await
     }
 
+    /// Who owns each of these records; not in a Cluster.
+    async fn owners_of(&self, ids: &[InstanceId]) -> Result<Vec<Option<Owner>>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut read = ::redis::pipe();
+        for id in ids {
+            read.hget(record_key(*id), "o");
+        }
+        let owners: Vec<Option<Vec<u8>>> = self.link.ask(&read).await?;
+        let owner = |text: Option<Vec<u8>>| Owner::parse(std::str::from_utf8(&text?).ok()?);
+        Ok(owners.into_iter().map(owner).collect())
+    }
+
     /// The nodes there may be.
     async fn nodes(&self) -> Result<Vec<String>, StoreError> {
         let (mut cursor, mut nodes) = (0, Vec::new());
@@ -390,6 +414,7 @@ fn collection_key(id: InstanceId, collection: Collection) -> String {
     match collection {
         Collection::Messages => format!("sipwake:m:{{{id}}}"),
         Collection::MissedCalls => format!("sipwake:c:{{{id}}}"),
+        Collection::Stories => format!("sipwake:s:{{{id}}}"),
     }
 }
 

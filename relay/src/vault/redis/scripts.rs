@@ -1,7 +1,7 @@
 //! What runs inside Redis: one script for each change that must happen as a whole.
 //!
-//! Invariant: each script touches the keys that it names, which are one, or those of one instance, and does the same when it is run twice with the same
-//! arguments, so that a call whose answer was lost may be repeated.
+//! Invariant: each script touches the keys that it names, which in a Cluster are one, or those of one instance, and does the same when it
+//! is run twice with the same arguments, so that a call whose answer was lost may be repeated.
 
 use std::sync::LazyLock;
 
@@ -19,8 +19,8 @@ pub(super) const ERASE_GONE: u8 = 0;
 /// Nothing was erased: another node owns it, and is to be told first.
 pub(super) const ERASE_OTHERS: u8 = 2;
 
-/// What [`Scripts::claim`] answers: one of the outcomes below, the earlier owner, sealed, expiry, fence.
-pub(super) type Claimed = (u8, String, Vec<u8>, u64, u64);
+/// What [`Scripts::claim`] answers of each record: one of the outcomes below, the earlier owner, sealed, expiry, fence.
+pub(super) type Claimed = (u8, Vec<u8>, Vec<u8>, u64, u64);
 /// There is no such record.
 pub(super) const CLAIM_GONE: u8 = 0;
 /// It has an owner that may keep it.
@@ -51,13 +51,15 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
 });
 
 pub(super) struct Scripts {
-    /// Record, its collections; sealed, owner, fence, expiry in seconds, lookup, milliseconds left → fence, earlier lookup.
+    /// Record, its collections; sealed, owner, fence, expiry in seconds, lookup, milliseconds left, milliseconds that what lies in
+    /// the last collection is kept if the record lives so long → fence, earlier lookup.
     pub put: Script,
     /// Record, its collections; the node, whether another node's is erased as well → [`Erased`].
     pub erase: Script,
-    /// Record, one of its collections; item key, order and sealed, limit, whether the oldest goes at the limit → an outcome above.
+    /// Record, one of its collections; item key, order and sealed, limit, whether the oldest goes at the limit, whether it takes an
+    /// earlier one's place, milliseconds that one is kept (0: as long as the record), the least order that is → an outcome above.
     pub keep: Script,
-    /// Record; owner, ticket, each node whose records may be taken → [`Claimed`].
+    /// Records, which are one in a Cluster; owner, a ticket for each, each node whose records may be taken → [`Claimed`] of each.
     pub claim: Script,
     /// Lookup; instance, milliseconds left, whether to take it → the instance that it was taken from.
     pub point: Script,
@@ -91,6 +93,17 @@ local left = redis.call('PTTL', KEYS[1])
 for place = 2, #KEYS do
   if redis.call('PTTL', KEYS[place]) > left then redis.call('PEXPIRE', KEYS[place], ARGV[6]) end
 end
+local life, last = tonumber(ARGV[7] or '0'), KEYS[#KEYS]
+if life > 0 and redis.call('EXISTS', last) == 1 then
+  local time, newest, all = redis.call('TIME'), 0, redis.call('HGETALL', last)
+  for place = 2, #all, 2 do
+    local order = 0
+    for digit = 1, 8 do order = order * 256 + string.byte(all[place], digit) end
+    if order > newest then newest = order end
+  end
+  local more = math.min(left, newest + life - time[1] * 1000)
+  if more > redis.call('PTTL', last) then redis.call('PEXPIRE', last, string.format('%.0f', more)) end
+end
 return {fence, have[3] or ''}
 ";
 
@@ -105,9 +118,19 @@ return {redis.call('DEL', KEYS[1]), have[1] or '', have[2] or ''}
 const KEEP: &str = r"
 local left = redis.call('PTTL', KEYS[1])
 if left <= 0 then return 0 end
+local life = tonumber(ARGV[6])
+if life > 0 then
+  local all = redis.call('HGETALL', KEYS[2])
+  for place = 1, #all, 2 do
+    local order = 0
+    for digit = 1, 8 do order = order * 256 + string.byte(all[place + 1], digit) end
+    if order < tonumber(ARGV[7]) then redis.call('HDEL', KEYS[2], all[place]) end
+  end
+  if life < left then left = life end
+end
 local have = redis.call('HGET', KEYS[2], ARGV[1])
-if have then return have == ARGV[2] and 1 or 2 end
-if redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[3]) then
+if have and (have == ARGV[2] or ARGV[5] == '0') then return have == ARGV[2] and 1 or 2 end
+if not have and redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[3]) then
   if ARGV[4] == '0' then return 3 end
   local all, oldest, least = redis.call('HGETALL', KEYS[2]), nil, nil
   for place = 1, #all, 2 do
@@ -121,23 +144,31 @@ redis.call('PEXPIRE', KEYS[2], left)
 return 1
 ";
 
-// The ticket tells a repeated call, whose first answer was lost, from one that finds a record already owned.
+// The ticket tells a repeated call, whose first answer was lost, from one that finds a record already owned. What is no record of
+// this version keeps none of the others from being taken.
 const CLAIM: &str = r"
-local have = redis.call('HMGET', KEYS[1], 'o', 's', 'e', 'f', 'c')
-if not (have[1] and have[2] and have[3] and have[4]) then return {0, '', '', 0, 0} end
-if have[1] == ARGV[1] then
-  if have[5] ~= ARGV[2] then return {1, have[1], '', 0, 0} end
-  return {2, have[1], have[2], have[3], have[4]}
-end
-local node = string.match(have[1], '^(.*)#[^#]*$')
-for place = 3, #ARGV do
-  if node == ARGV[place] then
-    local fence = redis.call('HINCRBY', KEYS[1], 'f', 1)
-    redis.call('HSET', KEYS[1], 'o', ARGV[1], 'c', ARGV[2])
-    return {2, have[1], have[2], have[3], fence}
+local function claim(key, owner, ticket)
+  local have = redis.pcall('HMGET', key, 'o', 's', 'e', 'f', 'c')
+  if have.err then return {1, '', '', 0, 0} end
+  if not (have[1] and have[2] and have[3] and have[4]) then return {0, '', '', 0, 0} end
+  local left = {1, have[1], '', 0, 0}
+  if not (string.match(have[3], '^%d+$') and string.match(have[4], '^%d+$')) then return left end
+  if have[1] == owner then
+    return have[5] == ticket and {2, have[1], have[2], have[3], have[4]} or left
   end
+  local node = string.match(have[1], '^(.*)#[^#]*$')
+  for place = #KEYS + 2, #ARGV do
+    if node == ARGV[place] then
+      local fence = redis.call('HINCRBY', key, 'f', 1)
+      redis.call('HSET', key, 'o', owner, 'c', ticket)
+      return {2, have[1], have[2], have[3], fence}
+    end
+  end
+  return left
 end
-return {1, have[1], '', 0, 0}
+local claimed = {}
+for place = 1, #KEYS do claimed[place] = claim(KEYS[place], ARGV[1], ARGV[place + 1]) end
+return claimed
 ";
 
 const POINT: &str = r"

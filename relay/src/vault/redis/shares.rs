@@ -22,6 +22,11 @@ impl Shares {
         Self { living }
     }
 
+    /// Whether this node is one of them.
+    pub fn has(&self, node: &str) -> bool {
+        self.living.iter().any(|living| **living == *node)
+    }
+
     /// Whether what carries this tag is for `node`.
     pub fn is_of(&self, node: &str, tag: ShardTag) -> bool {
         let best = self.living.iter().max_by_key(|living| weight(living, tag));

@@ -253,7 +253,7 @@ impl Endpoint {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         upstream.transit_refs = upstream.transit_refs.saturating_sub(1);
         if upstream.members.is_empty() && upstream.transit_refs == 0 {
-            self.forget_upstream(id, last);
+            self.forget_upstream(id, last, None);
         }
     }
 
@@ -264,20 +264,22 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn leave_upstream(&mut self, id: UpstreamId, registration: &Registration) {
+    pub(super) fn leave_upstream(&mut self, now: Instant, id: UpstreamId, registration: &Registration) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         upstream.members.remove(&registration.binding);
         if registration.counted {
             upstream.registered_count -= 1;
         }
         if upstream.members.is_empty() && upstream.transit_refs == 0 {
-            self.forget_upstream(id, Some(registration.instance));
+            // What its server has sent by now is answered, and may go elsewhere.
+            let crossing = now + self.core.settings.timing.transaction.t4;
+            self.forget_upstream(id, Some(registration.instance), Some(crossing));
         }
     }
 
-    /// Its last binding, of this instance, is gone. While the device is attached the stream stays, for it may carry a call
-    /// that is to be hung up; no longer than the device's own registration, which it cannot renew.
-    fn forget_upstream(&mut self, id: UpstreamId, last: Option<InstanceId>) {
+    /// Its last binding, of this instance, is gone. The stream stays `until` then; and while the device is attached, for it may carry
+    /// a call that is to be hung up: no longer than the device's own registration, which it cannot renew.
+    fn forget_upstream(&mut self, id: UpstreamId, last: Option<InstanceId>, until: Option<Instant>) {
         let gone = self.upstreams.rows.remove(&id);
         if let Some(probe) = gone.as_ref().and_then(|upstream| upstream.probe.as_ref()) {
             self.abandon_probe(probe);
@@ -286,7 +288,8 @@ impl Endpoint {
             && flow.is_reliable()
         {
             self.upstreams.links.remove(&flow);
-            match last.and_then(|last| self.attachments.get(last)).map(|attached| attached.expires_at) {
+            let attached = last.and_then(|last| self.attachments.get(last)).map(|attached| attached.expires_at);
+            match attached.max(until) {
                 Some(until) => self.core.timers.set(until, Timer::Linger(flow)),
                 None => {
                     self.core.flush();

@@ -1,5 +1,6 @@
 //! `sipwake device`, as somebody tries a relay with it.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -104,6 +105,47 @@ async fn it_sleeps_is_pushed_wakes_and_lets_the_caller_hang_up() -> Outcome {
     caller.bye(SOON).await?;
     ended(&device, 0, &world).await?;
     assert!(device.output().contains("the caller hung up"), "{}", device.output());
+    world.content()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_makes_a_key_gives_its_public_half_and_opens_the_push_that_wakes_it() -> Outcome {
+    let world = World::start().await?;
+    let trial = Trial::without_password(&world)?.with(&["--asleep", "--seal-key", "seal.key"]);
+    let (device, files) = trial.start_listening()?;
+    device.say("wonderland")?;
+    device.await_line("pushes are sealed to ", SOON * 2).await?;
+    device.await_line("asleep", SOON * 2).await?;
+    let caller = world.call()?;
+    let push = world.android_push().await?;
+    assert!(push["sealed"].is_string() && push.get("from").is_none(), "{push}");
+    device.say(&push.to_string())?;
+    let woken = device.await_line("woken by ", SOON).await?;
+    assert!(woken.contains("sip:bob@example.test"), "{woken}");
+    caller.answered(SOON).await?;
+    caller.bye(SOON).await?;
+    ended(&device, 0, &world).await?;
+    let file = files.path().join("seal.key");
+    let private = std::fs::read_to_string(&file)?;
+    assert!(!device.output().contains(private.trim()), "the private key stays in its file");
+    assert_eq!(std::fs::metadata(&file)?.permissions().mode() & 0o777, 0o600);
+    // As each service has it, and one that was sealed to somebody else.
+    let apns = serde_json::json!({"aps": {}, "sipwake": push});
+    let fcm = serde_json::json!({"sipwake": push.to_string()});
+    for (line, code, said) in [
+        (apns.to_string(), 0, "\"name\":\"Bob\""),
+        (fcm.to_string(), 0, "\"name\":\"Bob\""),
+        (push.to_string().replace("\"event\":\"call\"", "\"event\":\"test\""), 1, "sealed to another key"),
+        ("hello".to_owned(), 1, "no push"),
+    ] {
+        let mut command = Command::new(binary()?);
+        command.args(["device", "--open", "--seal-key"]).arg(&file);
+        let opening = Child::spawn_listening(command, "(built by cargo)")?;
+        opening.say(&line)?;
+        opening.await_line(said, SOON).await?;
+        opening.close_input();
+        assert_eq!(opening.exit(SOON).await?.code(), Some(code), "{}", opening.output());
+    }
     world.content()
 }
 

@@ -9,12 +9,14 @@ use tests::relay_setup::{App, Setup};
 use tests::scratch::Scratch;
 use tests::{apns, fcm};
 
+mod calls;
 mod check;
 mod control;
 mod device;
 mod doctor;
 mod instances;
 mod receipt;
+mod status;
 mod trace;
 mod unconfigured;
 
@@ -68,6 +70,12 @@ fn bad_usage_is_2_and_an_error_at_the_start_is_1() {
         &["instances", "--help"],
         &["instances", "list", "--help"],
         &["trace", "--help"],
+        &["calls", "--help"],
+        &["calls", "show", "--help"],
+        &["status", "--help"],
+        &["nodes", "--help"],
+        &["completions", "--help"],
+        &["man", "--help"],
         &["--version"],
     ] {
         assert_eq!(sipwake(arguments).status.code(), Some(0), "{arguments:?}");

@@ -125,6 +125,25 @@ async fn a_node_that_is_told_to_end_hands_its_instances_over_and_no_call_is_lost
 }
 
 #[tokio::test]
+async fn instances_that_nobody_can_take_hold_up_no_hand_over() -> Outcome {
+    let redis = RedisServer::start();
+    let callees = Callees::enabled(&redis).await?;
+    let other = callees.second_node().await?;
+    let (unreadable, rest) = callees.instances.split_at(3);
+    let key = |instance: &Instance| format!("sipwake:i:{{{}}}", instance.id);
+    redis.ask::<()>(redis::cmd("HSET").arg(key(&unreadable[0])).arg("s").arg("what nobody has sealed"));
+    redis.ask::<()>(redis::cmd("DEL").arg(key(&unreadable[1])));
+    redis.ask::<()>(redis::cmd("HSET").arg(key(&unreadable[2])).arg("e").arg("never"));
+    let begun = Instant::now();
+    assert!(callees.world.relay.terminate(SOON).await?.success());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    for instance in rest {
+        assert_eq!(other.api().read(instance).await?.json()["registration"]["state"], "registered");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn calls_that_come_while_a_node_starts_again_wait_for_their_instances() -> Outcome {
     let redis = RedisServer::start();
     let mut callees = Callees::enabled(&redis).await?;
@@ -148,6 +167,7 @@ async fn a_node_that_stood_still_longer_than_its_lease_pushes_nothing_that_anoth
     let other = callees.second_node().await?;
     let pid = Pid::from_raw(callees.world.relay.pid().cast_signed()).ok_or_else(|| Missed::new("a process", "none"))?;
     kill_process(pid, Signal::STOP).map_err(|error| Missed::new("SIGSTOP", error.to_string()))?;
+    callees.world.until("each of its threads stands still", || async { stands_still(pid).then_some(()) }).await?;
     // Calls wait in its socket, and are not answered; their SIP server calls the other node.
     let waiting: Vec<Caller> =
         callees.aors.iter().filter_map(|aor| callees.world.call_to(aor, &CallOptions::default()).ok()).collect();
@@ -163,10 +183,18 @@ async fn a_node_that_stood_still_longer_than_its_lease_pushes_nothing_that_anoth
         let refused = caller.final_response(SOON).await?;
         assert!(matches!(refused.status(), Some(404 | 480 | 503)), "{refused:?}");
     }
-    assert!(callees.world.apns.next_push(Duration::from_millis(300)).await.is_none(), "it owns none of them");
+    let pushed = callees.world.apns.next_push(Duration::from_millis(300)).await;
+    assert!(pushed.is_none(), "it owns none of them: {pushed:?}");
     let mut calls = Vec::new();
     for aor in &callees.aors {
         calls.push(ring(callees.world.call_to(aor, &CallOptions::default())?, Duration::ZERO));
     }
     callees.all_rang(calls).await
+}
+
+/// A signal has come when each thread was next scheduled, which takes its time on a busy machine.
+fn stands_still(process: Pid) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", process.as_raw_nonzero())) else { return false };
+    let mut states = threads.flatten().map(|thread| std::fs::read_to_string(thread.path().join("stat")));
+    states.all(|stat| stat.is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))))
 }

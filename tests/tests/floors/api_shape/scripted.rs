@@ -148,6 +148,7 @@ fn view() -> View {
         label: Some("Pixel 8".into()),
         call_push: Provider::ApnsProduction,
         alert_push: Some(Provider::Fcm),
+        public_key: None,
         wake_for: WakeFor { call: true, message: false, voicemail: true, missed_call: true },
         presence: Presence::Background,
         edge: edge(),
@@ -327,6 +328,7 @@ impl DeviceService for Scripted {
             timeline: timeline(),
             messages: vec![kept_message(None, "text/plain", b"hello")],
             missed_calls: vec![missed_call()],
+            stories: Vec::new(),
         })
     }
 
@@ -351,8 +353,8 @@ impl DeviceService for Scripted {
 }
 
 impl NodeService for Scripted {
-    async fn owner_elsewhere(&self, _: InstanceId, _: &InstanceSecret) -> Option<Owner> {
-        None
+    async fn owner_elsewhere(&self, _: InstanceId, _: &InstanceSecret) -> Result<Option<Owner>, AccessError> {
+        Ok(None)
     }
 
     async fn ask_owner(&self, _: &Owner, _: Body) -> Option<Body> {
@@ -395,6 +397,10 @@ impl OperatorService for Scripted {
         Ok(if aor == AorHash::of(&Aor::new("sip:alice@example.com")) { vec![listed()] } else { Vec::new() })
     }
 
+    async fn calls(&self, _which: WhichCalls) -> ToldCalls {
+        ToldCalls { stories: Vec::new(), is_whole: true }
+    }
+
     async fn show(&self, id: InstanceId) -> Result<Listed, OperatorError> {
         self.admit_operator(id).map(|()| listed())
     }
@@ -409,11 +415,13 @@ impl OperatorService for Scripted {
         self.admit_operator(id)?;
         Ok(Export {
             listed: listed(),
+            public_key: None,
             wishes: Some((
                 WakeFor { call: true, message: false, voicemail: false, missed_call: false },
                 Presence::Background,
             )),
             calls: vec![(ringing_call(), CallView { state: CallState::Ringing, deadline: EXPIRES_AT })],
+            stories: Vec::new(),
         })
     }
 

@@ -118,5 +118,5 @@ fn google(number: u32) -> PushTarget {
 }
 
 fn target(provider: Provider, token: &str) -> PushTarget {
-    PushTarget { provider, token: PushToken::new(token), confirmed_at_ms: 0 }
+    PushTarget::new(provider, PushToken::new(token), 0)
 }

@@ -1,0 +1,118 @@
+//! The stories of the calls of a shard, as long as they go on; what is over is handed to `agent::stories`.
+//!
+//! Invariant: a story is begun after its push is on its way, and told in memory alone. It ends with its instance, and is then kept
+//! nowhere. At most [`OPEN_MAX`] are told at once: of a further call there is none.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use sip::endpoint::{CallState, IncomingCall};
+use sip::id::{CallId, InstanceId};
+
+use super::Shard;
+use crate::agent::tables::timeline::What;
+use crate::clock::unix_now_ms;
+use crate::domain::story::{self, Moment, Story, Withheld};
+use crate::metrics::labels::MissedCallOutcome;
+use crate::push::Event;
+use crate::vault::record::StoredRecord;
+
+/// Calls whose story is told at once, each counted for each of its devices; answered ones until somebody hangs up.
+const OPEN_MAX: usize = 20_000;
+
+/// The stories that go on, by instance.
+pub(crate) type OpenStories = BTreeMap<(InstanceId, CallId), Story>;
+
+impl Shard {
+    /// A call came at `arrived`; `withheld`: why no push was sent, where that is so.
+    pub(crate) fn begin_story(&mut self, call: &IncomingCall, arrived: Instant, withheld: Option<Withheld>) {
+        let key = (call.instance, call.call);
+        let now = unix_now_ms();
+        let provider = self.calls.of(call.instance, call.call).and_then(|call| call.pushed);
+        if !self.stories.contains_key(&key) {
+            if self.stories.len() >= OPEN_MAX {
+                self.shared.metrics.call_story(MissedCallOutcome::Lost);
+                return;
+            }
+            let Some(app) = self.app_of(call.instance) else { return };
+            let waited = u64::try_from(arrived.elapsed().as_millis()).unwrap_or(0);
+            let story = Story::new(call.call, call.instance, &app, &call.from, now.saturating_sub(waited));
+            self.stories.insert(key, story);
+        }
+        let Some(story) = self.stories.get_mut(&key) else { return };
+        match (withheld, provider) {
+            (Some(why), _) => story.tell(now, Moment::Withheld(why)),
+            (None, Some(provider)) => story.tell(now, Moment::PushSent(self.shared.provider(provider))),
+            (None, None) => story.tell(now, Moment::InviteSent),
+        }
+    }
+
+    /// Tells a story what the timeline is told of its call.
+    pub(crate) fn tell_story(&mut self, instance: InstanceId, call: CallId, what: What) {
+        let moment = match what {
+            What::PushEnded { event: Event::Call, outcome, reason } => {
+                Moment::PushEnded(outcome, reason.map(story::reason))
+            }
+            What::DeviceAttached { after_ms: Some(_) } => Moment::DeviceAttached,
+            What::CallerHearsRinging => Moment::CallerHearsRinging,
+            What::Ringing => Moment::Ringing,
+            What::CallEnded(state) => Moment::Ended(state),
+            What::HungUp { by_device } => Moment::HungUp { by_device },
+            _ => return,
+        };
+        let key = (instance, call);
+        let Some(story) = self.stories.get_mut(&key) else { return };
+        let now = unix_now_ms();
+        let (came, is_over, is_answered) = (
+            moment == Moment::DeviceAttached,
+            matches!(moment, Moment::Ended(_) | Moment::HungUp { .. }),
+            moment == Moment::Ended(CallState::Answered),
+        );
+        story.tell(now, moment);
+        if came {
+            // The endpoint has sent it in the same turn.
+            story.tell(now, Moment::InviteSent);
+        }
+        if !is_over {
+            return;
+        }
+        // A node that dies in the middle of a call leaves its story up to the answer. Of an answered call of a registration that
+        // passed through nobody tells here when it ends.
+        let kept = if is_answered && self.instances.get(instance).is_some() {
+            Some(story.clone())
+        } else {
+            self.stories.remove(&key)
+        };
+        if let Some(story) = kept {
+            self.shared.stories.keep(story);
+        }
+    }
+
+    /// Forgets the stories of an instance that ends.
+    pub(crate) fn forget_stories(&mut self, instance: InstanceId) {
+        for key in self.stories_of(instance).map(|story| (instance, story.call)).collect::<Vec<_>>() {
+            self.stories.remove(&key);
+        }
+        self.shared.stories.forget(instance);
+    }
+
+    /// Those that go on, of an instance.
+    pub(crate) fn stories_of(&self, instance: InstanceId) -> impl Iterator<Item = &Story> {
+        let (first, last) = (CallId::from_bytes([0; 16]), CallId::from_bytes([0xff; 16]));
+        self.stories.range((instance, first)..=(instance, last)).map(|(_, story)| story)
+    }
+
+    /// An answered call of which nobody will tell the end: there is no room for its dialog.
+    pub(crate) fn end_untold_story(&mut self, instance: InstanceId, call: CallId) {
+        self.stories.remove(&(instance, call));
+    }
+
+    fn app_of(&self, instance: InstanceId) -> Option<Box<str>> {
+        let lent = self.instances.get(instance).filter(|row| row.ending.is_none()).map(|row| &row.sealed);
+        let sealed = lent.or_else(|| self.push_bindings.sealed(instance))?;
+        self.opened(instance, sealed, |record| match record {
+            StoredRecord::Lent(record) => Some(record.app.clone()),
+            StoredRecord::PushBinding(record) => Some(record.app.clone()),
+        })
+    }
+}

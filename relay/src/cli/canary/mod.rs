@@ -1,0 +1,216 @@
+//! `sipwake canary`: rings a test account end to end, on a schedule, and tells the relay how that went.
+//!
+//! It is an app that lends the account, the caller, and the device that comes: it uses the relay from outside, as apps, phones and
+//! SIP servers do. One thing it cannot be is the phone that a push service delivers to. The push goes to a real token, and the
+//! service's own "accepted" stands for its arrival.
+//!
+//! Invariant: no password, key or token stands among the arguments. What it tells the relay names a step and an app, and no
+//! account. Nothing stays lent, unless the process is killed; then the next round replaces it.
+
+mod caller;
+mod round;
+
+use std::cell::RefCell;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use sip::message::Uri;
+use tokio::time::{MissedTickBehavior, interval};
+
+use self::caller::Identity;
+use self::round::{Canary as Rounds, Told};
+use super::https::Https;
+use super::operator::{At, at_this_machine};
+use super::table::pretty;
+use super::{CommandError, interrupted, key_from, password};
+use crate::config::Config;
+use crate::doctor::Doctor;
+use crate::domain::Word as _;
+
+/// Ring a test account end to end, again and again or once, and tell the relay how it went
+///
+/// Lends the account, calls it through its SIP server, waits until the push service has taken the push, comes to the edge as its
+/// device, answers, hangs up, and takes the account back. The relay's metrics (sipwake_canary_*) and its status page have the
+/// result. On the relay's machine its configuration says where API and operator listener are, and has the keys.
+#[derive(Args)]
+pub struct Canary {
+    /// The App whose instance is rung
+    #[arg(long, value_name = "ID")]
+    app: Box<str>,
+    /// The file with the App's key [default: that of the configuration]
+    #[arg(long, value_name = "FILE")]
+    app_key_file: Option<PathBuf>,
+    /// The relay's API [default: that of the configuration, on this machine]
+    #[arg(long, value_name = "URL")]
+    api: Option<String>,
+    /// The account that is lent and called: sip:user@domain. Nobody else should use it
+    #[arg(long, value_name = "URI")]
+    aor: String,
+    /// The file whose first line is its password
+    #[arg(long, value_name = "FILE")]
+    password_file: PathBuf,
+    /// The user name for the SIP server's digest, when it is not the AOR's user
+    #[arg(long, value_name = "NAME")]
+    auth_username: Option<String>,
+    /// The registrar, when it is not the AOR's domain
+    #[arg(long, value_name = "URI")]
+    registrar: Option<Box<str>>,
+    /// Where requests go instead of the registrar
+    #[arg(long, value_name = "URI")]
+    outbound_proxy: Option<Box<str>>,
+    /// The account that calls [default: it calls itself]
+    #[arg(long, value_name = "URI", requires = "caller_password_file")]
+    caller: Option<String>,
+    /// The file whose first line is the caller's password
+    #[arg(long, value_name = "FILE", requires = "caller")]
+    caller_password_file: Option<PathBuf>,
+    /// The caller's user name for the digest, when it is not the AOR's user
+    #[arg(long, value_name = "NAME", requires = "caller")]
+    caller_auth_username: Option<String>,
+    /// The push service
+    #[arg(long, value_enum)]
+    provider: Provider,
+    /// The file with a token of a real device at that service, whose app takes a push for an instance that it does not know
+    #[arg(long, value_name = "FILE")]
+    push_token_file: PathBuf,
+    /// How long a call may take from its INVITE to its end, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=600))]
+    within: u64,
+    /// How often, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(10..=86_400))]
+    every: u64,
+    /// Ring once, and end with 0 when all of it worked
+    #[arg(long, conflicts_with = "every")]
+    once: bool,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Provider {
+    Apns,
+    ApnsSandbox,
+    Fcm,
+}
+
+/// Rings as asked.
+///
+/// # Errors
+/// [`CommandError`] when it cannot ring at all; with `--once` also when a step failed, or the relay could not be told.
+pub async fn run(canary: Canary) -> Result<(), CommandError> {
+    let rounds = canary.rounds()?;
+    if canary.once {
+        let told = canary.ring(&rounds).await?;
+        canary.report(&told).await?;
+        return match told.failed {
+            Some((step, why)) => Err(CommandError::Canary { step: step.word(), why }),
+            None => Ok(()),
+        };
+    }
+    // One for all rounds: a signal that comes between two waits is not lost.
+    let mut stopped = pin!(interrupted());
+    let mut ticks = interval(Duration::from_secs(canary.every));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut stopped => return Ok(()),
+            _ = ticks.tick() => {}
+        }
+        let told = tokio::select! {
+            told = canary.ring(&rounds) => told?,
+            () = &mut stopped => {
+                // What was lent must not stay.
+                let _ = rounds.take_back().await;
+                return Ok(());
+            }
+        };
+        if let Err(error) = canary.report(&told).await {
+            // The relay may be away: then its absence is the alarm, and the next round tries again.
+            tracing::warn!("the relay could not be told: {error}");
+        }
+    }
+}
+
+impl Canary {
+    fn rounds(&self) -> Result<Rounds, CommandError> {
+        let config = self.at.configuration()?;
+        let https = match (&self.api, &config) {
+            (Some(api), _) => Https::new(api, self.at.ca())?,
+            (None, Some(config)) => at_this_machine(config, config.api_address())?,
+            (None, None) => return Err(CommandError::NoRelay),
+        };
+        let configured = config.as_ref().and_then(|config| config.apps.iter().find(|app| app.id == self.app));
+        let key = match (&self.app_key_file, configured) {
+            (Some(file), _) => key_from(file)?,
+            (None, Some(app)) => app.api_key.clone(),
+            (None, None) => return Err(CommandError::NoAppKey),
+        };
+        let config = match config {
+            Some(config) => config,
+            None => Config::development().map_err(|problems| CommandError::Configuration(problems.to_string()))?,
+        };
+        let caller = match (&self.caller, &self.caller_password_file) {
+            (Some(aor), Some(file)) => Some(Identity {
+                aor: aor.clone(),
+                username: username(aor, self.caller_auth_username.as_deref()),
+                password: password::read(Some(file))?,
+            }),
+            _ => None,
+        };
+        let token = key_from(&self.push_token_file)?;
+        let target = match self.provider {
+            Provider::Fcm => json!({"provider": "fcm", "token": token.expose()}),
+            Provider::Apns => json!({"provider": "apns", "token": token.expose()}),
+            Provider::ApnsSandbox => json!({"provider": "apns", "token": token.expose(), "environment": "sandbox"}),
+        };
+        Ok(Rounds {
+            https,
+            key,
+            callee: Identity {
+                aor: self.aor.clone(),
+                username: username(&self.aor, self.auth_username.as_deref()),
+                password: password::read(Some(&self.password_file))?,
+            },
+            caller,
+            registrar: self.registrar.clone(),
+            outbound_proxy: self.outbound_proxy.clone(),
+            target,
+            doctor: Doctor::new(&config.upstream)?,
+            within: Duration::from_secs(self.within),
+            lent: RefCell::default(),
+        })
+    }
+
+    /// One round, which is shown.
+    async fn ring(&self, rounds: &Rounds) -> Result<Told, CommandError> {
+        let told = rounds.round().await;
+        let mut out = std::io::stdout();
+        if self.at.json {
+            out.write_all(pretty(&told.to_json(&self.app)).as_bytes())?;
+        } else {
+            for (step, seconds) in &told.seconds {
+                writeln!(out, "{:<7} {seconds:>8.3} s", step.word())?;
+            }
+            match &told.failed {
+                Some((step, why)) => writeln!(out, "{:<7} FAILED: {why}", step.word())?,
+                None => writeln!(out, "rung, answered and taken back")?,
+            }
+        }
+        out.flush()?;
+        Ok(told)
+    }
+
+    async fn report(&self, told: &Told) -> Result<(), CommandError> {
+        self.at.open()?.call("POST", "/canary", Some(&told.to_json(&self.app))).await.map(drop)
+    }
+}
+
+fn username(aor: &str, named: Option<&str>) -> String {
+    let user = Uri::parse(aor).and_then(|uri| uri.user.map(str::to_owned));
+    named.map(str::to_owned).or(user).unwrap_or_default()
+}

@@ -1,0 +1,367 @@
+//! A call's story: what happened to one call of one device, step by step, for whoever runs the relay.
+//!
+//! Invariant: of the caller it holds what [`Caller::of`] leaves: too little to call back, enough to tell two callers apart.
+
+use std::fmt;
+
+use sip::endpoint::CallState;
+use sip::id::{CallId, InstanceId};
+
+use super::{PushOutcome, PushProvider, words};
+
+/// Steps of one story; further ones are not told.
+pub const STEPS_MAX: usize = 64;
+/// Characters of a push service's reason that are kept.
+const REASON_MAX: usize = 64;
+
+/// What happened to one call of one device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Story {
+    /// The call.
+    pub call: CallId,
+    /// The device that it was for.
+    pub instance: InstanceId,
+    /// Its App.
+    pub app: Box<str>,
+    /// Who called, shortened.
+    pub from: Caller,
+    /// When the INVITE came, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// What happened, in its order.
+    pub steps: Vec<Step>,
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// Milliseconds after the INVITE.
+    pub after_ms: u64,
+    /// What.
+    pub moment: Moment,
+}
+
+/// What happened at one moment of a call.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Moment {
+    /// It came.
+    Invite,
+    /// No push was sent.
+    Withheld(Withheld),
+    /// A push was handed to its service.
+    PushSent(PushProvider),
+    /// The service has spoken, or could not be reached.
+    PushEnded(PushOutcome, Option<Box<str>>),
+    /// The device came for the call.
+    DeviceAttached,
+    /// The INVITE left for the device.
+    InviteSent,
+    /// The caller hears ringing.
+    CallerHearsRinging,
+    /// The device rings.
+    Ringing,
+    /// It is over for this device, or was answered.
+    Ended(CallState),
+    /// A side of the answered call hung up: the device, or the other one.
+    HungUp {
+        /// The device.
+        by_device: bool,
+    },
+}
+
+words!(
+    /// Why no push was sent for a call.
+    Withheld {
+        /// The device wants no calls, or its App no longer has such a push service.
+        NoTarget = "no-target",
+        /// Its account, its App or this caller had too many.
+        Limit = "limit",
+    }
+);
+
+words!(
+    /// How a call ended for one device, or how it stands.
+    StoryOutcome {
+        /// It waits for its device.
+        Waking = "waking",
+        /// The caller hears ringing.
+        Ringing = "ringing",
+        /// The device has answered.
+        Answered = "answered",
+        /// The caller gave up.
+        Cancelled = "cancelled",
+        /// Another device has answered.
+        AnsweredElsewhere = "answered-elsewhere",
+        /// The device declined.
+        Declined = "declined",
+        /// Nobody answered in time.
+        TimedOut = "timed-out",
+        /// No push reached the device.
+        Unreachable = "unreachable",
+    }
+);
+
+impl StoryOutcome {
+    /// Nobody has answered, and nobody wanted it so.
+    pub fn is_missed(self) -> bool {
+        matches!(self, Self::Cancelled | Self::TimedOut | Self::Unreachable)
+    }
+}
+
+/// A caller, shortened when it is made.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Caller(Box<str>);
+
+impl Caller {
+    /// Of a URI: the user part alone, of a number at most its first three and last two characters, of a name the first.
+    pub fn of(uri: &str) -> Self {
+        let rest = uri.split_once(':').map_or(uri, |(_, rest)| rest);
+        let user = match rest.split_once('@') {
+            Some((user, _)) => user,
+            // `tel:`, or a host alone.
+            None if uri.starts_with("tel:") => rest,
+            None => "",
+        };
+        let user: Vec<char> = user.split([';', ':']).next().unwrap_or_default().chars().collect();
+        let digits = user.iter().filter(|c| c.is_ascii_digit()).count();
+        let text = match user.len() {
+            0 => "…".to_owned(),
+            _ if user.iter().collect::<String>().eq_ignore_ascii_case("anonymous") => "anonymous".to_owned(),
+            len if digits * 2 > len && len >= 8 => {
+                user[..3].iter().chain(&['…']).chain(&user[len - 2..]).collect::<String>()
+            }
+            len if digits * 2 > len && len >= 4 => ['…'].iter().chain(&user[len - 2..]).collect::<String>(),
+            _ => [user[0], '…'].iter().collect::<String>(),
+        };
+        Self(text.chars().filter(|c| !c.is_control()).collect::<String>().into())
+    }
+
+    /// As it was kept.
+    pub fn kept(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// What is left.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[caller]")
+    }
+}
+
+impl Story {
+    /// A call that has just come, at this time in milliseconds since 1970.
+    pub fn new(call: CallId, instance: InstanceId, app: &str, from: &str, at_ms: u64) -> Self {
+        let steps = vec![Step { after_ms: 0, moment: Moment::Invite }];
+        Self { call, instance, app: app.into(), from: Caller::of(from), at_ms, steps }
+    }
+
+    /// Adds a step that happens at this time, in milliseconds since 1970.
+    pub fn tell(&mut self, at_ms: u64, moment: Moment) {
+        if self.steps.len() < STEPS_MAX && self.steps.last().is_none_or(|last| last.moment != moment) {
+            self.steps.push(Step { after_ms: at_ms.saturating_sub(self.at_ms), moment });
+        }
+    }
+
+    /// When a step happened that `is` one asked for, in milliseconds after the INVITE.
+    pub fn when(&self, is: impl Fn(&Moment) -> bool) -> Option<u64> {
+        self.steps.iter().find(|step| is(&step.moment)).map(|step| step.after_ms)
+    }
+
+    /// How it ended, or stands.
+    pub fn outcome(&self) -> StoryOutcome {
+        let state = self.steps.iter().rev().find_map(|step| match step.moment {
+            Moment::Ended(state) => Some(state),
+            _ => None,
+        });
+        match state {
+            Some(CallState::Answered) => StoryOutcome::Answered,
+            Some(CallState::Cancelled) => StoryOutcome::Cancelled,
+            Some(CallState::AnsweredElsewhere) => StoryOutcome::AnsweredElsewhere,
+            Some(CallState::Declined) => StoryOutcome::Declined,
+            Some(CallState::TimedOut) if self.failed_push().is_some() && !self.came() => StoryOutcome::Unreachable,
+            Some(CallState::TimedOut) => StoryOutcome::TimedOut,
+            None | Some(CallState::Waking | CallState::Ringing) => {
+                let rings = self.when(|moment| matches!(moment, Moment::CallerHearsRinging)).is_some();
+                if rings { StoryOutcome::Ringing } else { StoryOutcome::Waking }
+            }
+        }
+    }
+
+    /// Why nobody answered, in words; `None` where somebody did, or may yet.
+    pub fn why(&self) -> Option<String> {
+        let ended_ms = self.when(|moment| matches!(moment, Moment::Ended(_)))?;
+        let end = format!("after {}", seconds(ended_ms));
+        Some(match self.outcome() {
+            StoryOutcome::Waking | StoryOutcome::Ringing | StoryOutcome::Answered => return None,
+            StoryOutcome::AnsweredElsewhere => "another device answered".to_owned(),
+            StoryOutcome::Declined => format!("the phone declined {end}"),
+            StoryOutcome::Cancelled => format!("the caller gave up {end}: {}", self.how_far()),
+            StoryOutcome::TimedOut => format!("nobody answered within {}: {}", seconds(ended_ms), self.how_far()),
+            StoryOutcome::Unreachable => self.how_far(),
+        })
+    }
+
+    /// How far a call came that nobody answered.
+    fn how_far(&self) -> String {
+        if let Some(at) = self.when(|moment| matches!(moment, Moment::Ringing)) {
+            return format!("the phone rang from {} on", seconds(at));
+        }
+        if self.came() {
+            return match self.when(|moment| matches!(moment, Moment::DeviceAttached)) {
+                Some(at) => format!("the phone came after {}, got the call and did not ring", seconds(at)),
+                None => "the phone was connected, got the call and did not ring".to_owned(),
+            };
+        }
+        if let Some(why) = self.failed_push() {
+            return why;
+        }
+        match self.when(|moment| matches!(moment, Moment::PushEnded(PushOutcome::Accepted, _))) {
+            Some(at) => format!(
+                "the push service took the push after {}, and the phone did not come; it is off, without network, or does not let the app run",
+                seconds(at)
+            ),
+            None => "the push service had not answered yet".to_owned(),
+        }
+    }
+
+    /// The device was there, or came.
+    fn came(&self) -> bool {
+        self.when(|moment| matches!(moment, Moment::DeviceAttached | Moment::InviteSent)).is_some()
+    }
+
+    /// Why no push reached the device, when none did.
+    fn failed_push(&self) -> Option<String> {
+        let mut failure = None;
+        for step in &self.steps {
+            failure = Some(match &step.moment {
+                Moment::PushEnded(PushOutcome::Accepted, _) => return None,
+                Moment::PushEnded(outcome, reason) => {
+                    let what = match outcome {
+                        PushOutcome::Gone => "the push token is dead: the app is gone from the phone",
+                        PushOutcome::Refused => "the push service refused the push",
+                        PushOutcome::TooLate => "the push service took longer than the call waits",
+                        PushOutcome::Failed | PushOutcome::Accepted => "the push service could not be reached",
+                    };
+                    match reason {
+                        Some(reason) => format!("{what} ({reason})"),
+                        None => what.to_owned(),
+                    }
+                }
+                Moment::Withheld(Withheld::NoTarget) => {
+                    "no push was sent: the device wants none for calls, or its app has no such push service here"
+                        .to_owned()
+                }
+                Moment::Withheld(Withheld::Limit) => {
+                    "no push was sent: too many calls in a short time ([limits], and sipwake_limits_total)".to_owned()
+                }
+                _ => continue,
+            });
+        }
+        failure
+    }
+}
+
+/// A push service's reason, as it is kept.
+pub fn reason(text: &str) -> Box<str> {
+    text.chars().filter(|c| !c.is_control()).take(REASON_MAX).collect::<String>().into()
+}
+
+fn seconds(ms: u64) -> String {
+    if ms < 1_000 { format!("{ms} ms") } else { format!("{}.{} s", ms / 1_000, ms % 1_000 / 100) }
+}
+
+#[cfg(test)]
+mod tests {
+    use sip::id::ShardTag;
+
+    use super::*;
+
+    fn story(moments: &[(u64, Moment)]) -> Story {
+        let (call, instance) = (CallId::new(1 << 16, ShardTag(0)), InstanceId::new(2 << 16, ShardTag(0)));
+        let mut story = Story::new(call, instance, "com.example.phone", "sip:bob@example.com", 1_000);
+        for (after_ms, moment) in moments {
+            story.tell(1_000 + after_ms, moment.clone());
+        }
+        story
+    }
+
+    #[test]
+    fn a_caller_is_shortened_so_that_nobody_could_call_back() {
+        for (uri, short) in [
+            ("sip:bob@example.com", "b…"),
+            ("sip:+4930123456@example.com;user=phone", "+49…56"),
+            ("tel:+4930123456", "+49…56"),
+            ("sip:1234@pbx.example", "…34"),
+            ("sip:12@pbx.example", "1…"),
+            ("sip:anonymous@anonymous.invalid", "anonymous"),
+            ("sip:example.com", "…"),
+            ("sip:bob;x=+4930123456:secret@example.com", "b…"),
+            ("sip:ü-ber@example.com", "ü…"),
+            ("", "…"),
+        ] {
+            assert_eq!(Caller::of(uri).as_str(), short, "{uri}");
+        }
+        assert_eq!(format!("{:?}", Caller::of("sip:bob@example.com")), "[caller]");
+    }
+
+    #[test]
+    fn each_way_to_miss_a_call_has_its_reason_in_words() {
+        use Moment::{DeviceAttached, Ended, InviteSent, PushEnded, PushSent, Ringing};
+        let sent = (1, PushSent(PushProvider::Apns));
+        let accepted = (40, PushEnded(PushOutcome::Accepted, None));
+        let timed_out = (30_000, Ended(CallState::TimedOut));
+        let refused = PushEnded(PushOutcome::Refused, Some(reason("TopicDisallowed")));
+        for (moments, outcome, words) in [
+            (vec![sent.clone(), accepted.clone(), timed_out.clone()], "timed-out", "the phone did not come"),
+            (vec![sent.clone(), (40, refused), timed_out.clone()], "unreachable", "refused the push (TopicDisallowed)"),
+            (
+                vec![sent.clone(), (40, PushEnded(PushOutcome::Gone, None)), timed_out.clone()],
+                "unreachable",
+                "the app is gone",
+            ),
+            (
+                vec![(1, Moment::Withheld(Withheld::Limit)), (2, Ended(CallState::TimedOut))],
+                "unreachable",
+                "too many calls",
+            ),
+            (
+                vec![sent.clone(), accepted.clone(), (2_300, DeviceAttached), (2_301, InviteSent), timed_out.clone()],
+                "timed-out",
+                "nobody answered within 30.0 s: the phone came after 2.3 s, got the call and did not ring",
+            ),
+            (
+                vec![sent.clone(), accepted, (2_300, DeviceAttached), (2_500, Ringing), timed_out],
+                "timed-out",
+                "the phone rang from 2.5 s on",
+            ),
+            (
+                vec![sent, (900, Ended(CallState::Cancelled))],
+                "cancelled",
+                "the caller gave up after 900 ms: the push service had not answered yet",
+            ),
+        ] {
+            let story = story(&moments);
+            assert_eq!(super::super::Word::word(story.outcome()), outcome, "{story:?}");
+            let why = story.why().unwrap_or_default();
+            assert!(why.contains(words), "{why}");
+        }
+        let answered = story(&[(9, Ended(CallState::Answered))]);
+        assert_eq!((answered.outcome(), answered.why()), (StoryOutcome::Answered, None));
+    }
+
+    #[test]
+    fn a_story_has_an_end_of_steps_and_tells_nothing_twice_in_a_row() {
+        let mut story = story(&[]);
+        for at in 0..200 {
+            story.tell(at, Moment::Ringing);
+            story.tell(at, Moment::Ringing);
+            story.tell(at, Moment::DeviceAttached);
+        }
+        assert_eq!(story.steps.len(), STEPS_MAX);
+        assert_eq!(story.steps[1].after_ms, 0, "a clock that was set back");
+    }
+}

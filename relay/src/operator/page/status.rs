@@ -1,0 +1,46 @@
+//! What the page says, for a program and for a terminal.
+//!
+//! Invariant: it says what the page's banner, numbers and list of what needs attention say, by the same functions.
+
+use serde_json::{Value, json};
+
+use super::banner::{self, State};
+use super::html::bound;
+use super::{Look, attention, numbers};
+use crate::clock::rfc3339;
+use crate::clock::unix_now;
+
+/// How the node `name` stands.
+pub fn status(name: &str, look: &Look<'_>) -> Value {
+    let words = banner::words(look);
+    let state = words.first().map_or(State::Good, |word| word.state);
+    let says = words.iter().map(|word| json!({"state": word_of(word.state), "what": word.what, "next": word.next}));
+    let numbers = numbers(look);
+    let attention = attention::rows(look).into_iter().map(|row| {
+        let [short, long, total] = row.counts;
+        json!({"what": row.what, "last_5_min": short, "last_hour": long, "since_start": total, "why": row.why})
+    });
+    json!({
+        "node": name,
+        "version": env!("CARGO_PKG_VERSION"),
+        "at": rfc3339(unix_now()),
+        "state": word_of(state),
+        "says": says.collect::<Vec<_>>(),
+        "numbers": {
+            "phones_reachable": numbers.reached,
+            "phones": numbers.all,
+            "calls_waiting": numbers.waiting,
+            "pushes_accepted_5_min": numbers.pushes.iter().map(|(name, count)| ((*name).to_owned(), json!(count))).collect::<serde_json::Map<_, _>>(),
+            "wake_p90": bound(numbers.wake),
+        },
+        "attention": attention.collect::<Vec<_>>(),
+    })
+}
+
+fn word_of(state: State) -> &'static str {
+    match state {
+        State::Good => "good",
+        State::Warn => "warn",
+        State::Bad => "bad",
+    }
+}

@@ -1,0 +1,24 @@
+//! The instance that a request of an operator is about, and what he hears when there is none.
+
+use axum::extract::Request;
+use sip::id::InstanceId;
+
+use crate::api::problem::{Problem, ProblemType};
+use crate::service::types::OperatorError;
+
+/// As the path names it: `/v1/operator/instances/{id}`.
+pub(super) fn instance(request: &Request) -> Result<InstanceId, Problem> {
+    let id = request.uri().path().split('/').nth(4).and_then(InstanceId::parse);
+    id.ok_or_else(|| refusal(OperatorError::Unknown))
+}
+
+pub(super) fn refusal(error: OperatorError) -> Problem {
+    match error {
+        OperatorError::Unknown => {
+            Problem::new(ProblemType::UnknownInstance, "No node of this store has such an instance.")
+        }
+        OperatorError::StoreAway => {
+            Problem::new(ProblemType::StoreAway, "Nothing was changed; /readyz tells more.").retry_after(5)
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Taking over what nobody looks after: after a restart, and when another node has died or leaves.
+//!
+//! ```text
+//! store ── claimed, a batch ahead ── opened ── bound, some at once ── registered, at the pace of registrations
+//!                                      │                                 └── registered, or its SIP server is silent ─┐
+//!                                      └── cannot be opened ──────────────────────────────────────────────── a letter to whom it was taken from
+//! ```
+//!
+//! How fast registrations begin is for the endpoint to say (`upstream.registrations_per_second`); claiming, opening and binding
+//! go as fast as they can.
+//!
+//! Invariant: a shard is never told more than [`BOUND_AT_ONCE`] instances before it has bound the earlier ones, so that calls go on.
+//! Requests for what may be on its way here wait until its SIP server has answered, or is silent.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sip::endpoint::{ContactHosts, NewBinding};
+use sip::id::InstanceId;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use super::Inner;
+use crate::agent::Binding;
+use crate::agent::request::{KnownPushBinding, LeaseExpiry, NewInstance, Request};
+use crate::agent::transport::upstreams::Route;
+use crate::limits::holdings::Place;
+use crate::metrics::labels::StoreOperation;
+use crate::vault::letters::Letter;
+use crate::vault::record::StoredRecord;
+use crate::vault::{AorKey, Owner, Stored};
+
+/// Instances claimed at once.
+const BATCH: usize = 256;
+/// Instances bound at once; a shard does nothing else meanwhile.
+const BOUND_AT_ONCE: usize = 32;
+/// How long no SIP server has answered for any instance that was taken over, when nobody waits for them any more.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How long answers are gathered for one letter.
+const GATHER: Duration = Duration::from_millis(50);
+/// Instances that one letter names.
+const LETTER_MAX: usize = 1_000;
+
+/// Where the Contacts of other nodes lead, as far as it was asked.
+type Hosts = BTreeMap<Arc<str>, Option<Arc<ContactHosts>>>;
+
+/// What was claimed and waits for the first answer of its SIP server, each with the run that it was taken from.
+#[derive(Default)]
+struct Settling {
+    from: Mutex<HashMap<InstanceId, Option<Owner>>>,
+    claimed_all: AtomicBool,
+}
+
+/// A claimed record, opened.
+enum Opened {
+    /// A lent account, which is registered from here.
+    Lent(Box<NewInstance>),
+    /// A registration that passed through, whose device registers it.
+    PushBinding(Box<KnownPushBinding>),
+    /// It cannot be opened, or is over.
+    Not,
+}
+
+impl Inner {
+    /// Claims until nothing is left. The `first` claim has begun with the agent.
+    pub(super) async fn resume(self: Arc<Self>, first: bool) {
+        let agent = &self.dependencies.agent;
+        let mut batch = self.claim_next().await;
+        if !batch.is_empty() {
+            // What is bound, and then what waits for its SIP server.
+            agent.begin_claim();
+            agent.begin_claim();
+            let (settled, news) = mpsc::unbounded_channel();
+            let settling = Arc::new(Settling::default());
+            tokio::spawn(self.clone().settle(settling.clone(), news));
+            let (mut hosts, mut resumed) = (Hosts::new(), 0);
+            while !batch.is_empty() {
+                let it = self.clone();
+                let next = tokio::spawn(async move { it.claim_next().await });
+                resumed += self.take_over(batch, &mut hosts, &settling, &settled).await;
+                batch = next.await.unwrap_or_default();
+            }
+            settling.claimed_all.store(true, Ordering::Relaxed);
+            agent.end_claim().await;
+            tracing::info!(resumed, "instances were taken over, and are registered again");
+        }
+        if first {
+            agent.end_claim().await;
+        }
+    }
+
+    async fn claim_next(&self) -> Vec<Stored> {
+        if self.is_leaving() {
+            return Vec::new();
+        }
+        let claimed = self.timed(StoreOperation::Claim, self.dependencies.vault.claim(BATCH)).await;
+        claimed
+            .inspect_err(|error| tracing::warn!(%error, "claiming stopped; it goes on with the next lease"))
+            .unwrap_or_default()
+    }
+
+    /// Binds what was claimed; how many.
+    async fn take_over(
+        &self,
+        batch: Vec<Stored>,
+        hosts: &mut Hosts,
+        settling: &Settling,
+        settled: &mpsc::UnboundedSender<InstanceId>,
+    ) -> usize {
+        let agent = &self.dependencies.agent;
+        let (mut taken, mut left): (_, BTreeMap<Owner, Vec<InstanceId>>) = (0, BTreeMap::new());
+        let mut batch = batch.into_iter().peekable();
+        let mut binding: Option<Binding> = None;
+        while batch.peek().is_some() {
+            let mut some = Vec::with_capacity(BOUND_AT_ONCE);
+            for stored in batch.by_ref().take(BOUND_AT_ONCE) {
+                let (id, from) = (stored.id, stored.taken_from.clone());
+                let contacts = match &from {
+                    Some(from) => self.contact_hosts(hosts, from.node()).await,
+                    None => None,
+                };
+                match self.open_claimed(stored, contacts) {
+                    Opened::Lent(new) => {
+                        settling.lock().insert(id, from);
+                        some.push(*new);
+                    }
+                    Opened::PushBinding(known) => {
+                        taken += 1;
+                        agent.tell(id, Request::Adopt(known)).await;
+                    }
+                    Opened::Not => {
+                        if let Some(from) = from {
+                            left.entry(from).or_default().push(id);
+                        }
+                    }
+                }
+            }
+            taken += some.len();
+            // The earlier ones are bound while these are opened.
+            if let Some(earlier) = binding.take() {
+                earlier.ended().await;
+            }
+            binding = Some(agent.bind_all(some, settled).await);
+        }
+        if let Some(last) = binding {
+            last.ended().await;
+        }
+        for (from, left) in left {
+            self.tell_taken(&from, Vec::new(), left).await;
+        }
+        taken
+    }
+
+    /// Waits until the SIP servers of all have answered, tells the runs that they were taken from, and ends the claim.
+    async fn settle(self: Arc<Self>, settling: Arc<Settling>, mut news: mpsc::UnboundedReceiver<InstanceId>) {
+        let mut settled = Vec::new();
+        loop {
+            match timeout(SILENCE, news.recv_many(&mut settled, LETTER_MAX)).await {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(_) if settling.claimed_all.load(Ordering::Relaxed) => break,
+                Err(_) => continue,
+            }
+            sleep(GATHER).await;
+            while let Ok(id) = news.try_recv() {
+                settled.push(id);
+            }
+            for (from, ids) in settling.take(settled.drain(..)) {
+                self.tell_taken(&from, ids, Vec::new()).await;
+            }
+        }
+        self.dependencies.agent.end_claim().await;
+        // They are tried again and again; nobody is to wait for them.
+        let silent: Vec<InstanceId> = settling.lock().keys().copied().collect();
+        for (from, ids) in settling.take(silent.into_iter()) {
+            self.tell_taken(&from, Vec::new(), ids).await;
+        }
+    }
+
+    async fn tell_taken(&self, from: &Owner, registered: Vec<InstanceId>, left: Vec<InstanceId>) {
+        let letter = |registered: &[InstanceId], left: &[InstanceId]| Letter::TakenOver {
+            registered: registered.to_vec(),
+            left: left.to_vec(),
+        };
+        let registered = registered.chunks(LETTER_MAX).map(|some| letter(some, &[]));
+        for letter in registered.chain(left.chunks(LETTER_MAX).map(|some| letter(&[], some))) {
+            // One that is not waiting any more does not read it.
+            let _ = self.dependencies.vault.write_letter(from, &letter).await;
+        }
+    }
+
+    /// Where the Contacts of a node lead from which something was claimed.
+    async fn contact_hosts(&self, known: &mut Hosts, node: &Arc<str>) -> Option<Arc<ContactHosts>> {
+        if let Some(known) = known.get(node) {
+            return known.clone();
+        }
+        // Without it the registrar forgets the Contact when it expires.
+        let note = self.dependencies.vault.note_of(node).await.ok().flatten();
+        let hosts = note.and_then(|note| read_note(&note)).map(Arc::new);
+        known.insert(node.clone(), hosts.clone());
+        hosts
+    }
+
+    fn open_claimed(&self, stored: Stored, taken_from: Option<Arc<ContactHosts>>) -> Opened {
+        let Stored { id, sealed, fence, .. } = stored;
+        // Before anything else: the store may have come back with what it had before a wipe.
+        if let Some(lookup) = self.dependencies.vault.tombstones().forbids(id) {
+            tracing::warn!(instance = %id, "a record that was wiped is in the store again; it is erased");
+            self.dependencies.agent.erase(id, lookup);
+            return Opened::Not;
+        }
+        enum Read {
+            Lent(NewBinding, LeaseExpiry, AorKey, Place),
+            PushBinding(Option<KnownPushBinding>),
+        }
+        let vault = &self.dependencies.vault;
+        let read = vault.open_record(id, &sealed, |record| match record {
+            StoredRecord::Lent(record) => Route::of(&record.account).ok().map(|route| {
+                let aor = vault.aor_key(&record.account.aor);
+                let place = self.count_instance(record, &route);
+                let binding = NewBinding { taken_from, ..self.binding_of(id, record, route, None) };
+                Read::Lent(binding, LeaseExpiry::of(record), aor, place)
+            }),
+            StoredRecord::PushBinding(record) => {
+                let upstreams = self.dependencies.agent.upstreams();
+                Some(Read::PushBinding(KnownPushBinding::of(id, sealed.clone(), fence, record, upstreams)))
+            }
+        });
+        match read.ok().flatten() {
+            Some(Read::Lent(binding, lease, aor, place)) => {
+                Opened::Lent(Box::new(NewInstance { id, sealed, lease, aor, fence, binding, place }))
+            }
+            // One that is over, or leads nowhere, is left to its TTL.
+            Some(Read::PushBinding(None)) => Opened::Not,
+            Some(Read::PushBinding(Some(known))) => Opened::PushBinding(Box::new(known)),
+            None => {
+                // Nobody can ever read it again: the TTL takes it.
+                tracing::error!(instance = %id, "a stored record does not open with this keyring; it is left to its expiry");
+                Opened::Not
+            }
+        }
+    }
+}
+
+impl Settling {
+    /// Takes these from those that wait, by whom they were taken from; what was this node's own is nobody's news.
+    fn take(&self, ids: impl Iterator<Item = InstanceId>) -> BTreeMap<Owner, Vec<InstanceId>> {
+        let mut waiting = self.lock();
+        let mut taken: BTreeMap<Owner, Vec<InstanceId>> = BTreeMap::new();
+        for id in ids {
+            if let Some(from) = waiting.remove(&id).flatten() {
+                taken.entry(from).or_default().push(id);
+            }
+        }
+        taken
+    }
+
+    // A panic while the lock was held leaves a whole table behind: each change is one statement.
+    fn lock(&self) -> MutexGuard<'_, HashMap<InstanceId, Option<Owner>>> {
+        self.from.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where the Contacts of this node lead, as it says to the others.
+pub fn write_note(hosts: &ContactHosts) -> String {
+    let ContactHosts { udp, tcp, tls } = hosts;
+    format!("{udp} {tcp} {tls}")
+}
+
+fn read_note(note: &str) -> Option<ContactHosts> {
+    let mut hosts = note.split(' ').map(Box::from);
+    Some(ContactHosts { udp: hosts.next()?, tcp: hosts.next()?, tls: hosts.next()? })
+}

@@ -1,0 +1,168 @@
+//! `sipwake calls`: what an operator is told of calls, from any node, for a day, and no longer than there is the instance.
+
+use serde_json::{Value, json};
+use tests::caller::CallOptions;
+use tests::redis_server::RedisServer;
+use tests::relay_process::RelayProcess;
+use tests::relay_setup::Ports;
+use tests::world::{Outcome, Ringing, SOON, World, text};
+
+use super::{said, sipwake};
+
+/// What `sipwake calls` prints as JSON, asked of this relay.
+fn calls(relay: &RelayProcess, arguments: &[&str]) -> Vec<Value> {
+    let config = relay.config().display().to_string();
+    let output = sipwake(&[&["calls"], arguments, &["--json", "--config", &config]].concat());
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", said(&output));
+    serde_json::from_slice(&output.stdout).unwrap_or_default()
+}
+
+fn printed(relay: &RelayProcess, arguments: &[&str]) -> String {
+    let config = relay.config().display().to_string();
+    let output = sipwake(&[&["calls"], arguments, &["--config", &config]].concat());
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", said(&output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn steps(call: &Value) -> Vec<String> {
+    call["steps"].as_array().into_iter().flatten().map(|step| text(&step["step"])).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_told_from_its_invite_to_its_end_and_a_missed_one_says_why() -> Outcome {
+    let (world, alice) = World::lent().await?;
+    let caller = world.call_with(&CallOptions::default().from("\"Bob Long\" <sip:+4930123456@example.test>"))?;
+    let push = world.push().await?;
+    let id = text(&push["call"]);
+    let open = calls(&world.relay, &[]);
+    assert_eq!((&open[0]["call"], open.len()), (&push["call"], 1), "one that goes on is told, too: {open:?}");
+    let (phone, call) = world.wake_to_call(&alice).await?;
+    world.ring(&caller, &call).await?;
+    world.answer(&caller, &call).await?;
+    world.hang_up(&caller, &call).await?;
+    let told = world
+        .until("the end of the call", || async {
+            calls(&world.relay, &["show", &id])
+                .pop()
+                .filter(|call| steps(call).last().is_some_and(|last| last == "ended"))
+        })
+        .await?;
+    assert_eq!(
+        steps(&told),
+        [
+            "invite",
+            "push-sent",
+            "push-ended",
+            "caller-hears-ringing",
+            "device-attached",
+            "invite-sent",
+            "ringing",
+            "answered",
+            "ended"
+        ],
+        "{told}"
+    );
+    assert_eq!(
+        (&told["outcome"], &told["from"], &told["app"]),
+        (&json!("answered"), &json!("+49…56"), &json!("com.example.phone"))
+    );
+    assert!(
+        told["why"].is_null() && told["push_accepted_ms"].is_u64() && told["device_attached_ms"].is_u64(),
+        "{told}"
+    );
+    let words = printed(&world.relay, &["show", &id]);
+    for word in ["INVITE came", "push sent by apns", "push accepted", "180 to the caller", "the caller hung up"] {
+        assert!(words.contains(word), "{word}: {words}");
+    }
+
+    drop(phone);
+    world.await_all_asleep().await?;
+
+    // One that nobody answers, and one that no push is taken for.
+    let missed = world.call()?;
+    world.push().await?;
+    missed.expect(180, SOON).await?;
+    world.cancel(&missed).await?;
+    world
+        .apns
+        .answer_with(tests::world::TOKEN, [tests::apns::Answer::Error { status: 400, reason: "TopicDisallowed" }]);
+    world.call()?.expect(480, SOON).await?;
+    let all = world
+        .until("both", || async { Some(calls(&world.relay, &["--outcome", "missed"])).filter(|all| all.len() == 2) })
+        .await?;
+    assert_eq!((&all[0]["outcome"], &all[1]["outcome"]), (&json!("unreachable"), &json!("cancelled")), "newest first");
+    assert!(text(&all[0]["why"]).contains("the push service refused the push (TopicDisallowed)"), "{all:?}");
+    assert!(text(&all[1]["why"]).contains("and the phone did not come"), "{all:?}");
+
+    for (filter, count) in [
+        (&["--hours", "1"][..], 3),
+        (&["--limit", "2"], 2),
+        (&["--outcome", "answered"], 1),
+        (&["--app", "com.example.phone"], 3),
+        (&["--app", "com.example.other"], 0),
+        (&["--instance", &alice.id], 3),
+    ] {
+        assert_eq!(calls(&world.relay, filter).len(), count, "{filter:?}");
+    }
+    let table = printed(&world.relay, &[]);
+    assert!(table.lines().count() == 4 && !table.contains('\u{1b}'), "no colours in a pipe: {table}");
+    let page = world.relay.operator().json("GET", "/?all", Some(&world.relay.setup().operator_token), None).await?;
+    assert!(page.text().contains("Last calls") && page.text().contains("TopicDisallowed"), "{}", page.text());
+    for told in [table, words, page.text(), calls(&world.relay, &[]).iter().map(Value::to_string).collect()] {
+        for secret in ["bob", "Bob", "30123", "alice", &alice.secret, tests::world::TOKEN] {
+            assert!(!told.contains(secret), "{secret}: {told}");
+        }
+    }
+    world.await_metric("sipwake_call_stories_total{outcome=\"kept\"}", 4.0).await?;
+    let config = world.relay.config().display().to_string();
+    let unknown = sipwake(&["calls", "show", "c_aaaaaaaaaaaaaaaaaaaaaaaaaa", "--config", &config]);
+    assert!(unknown.status.code() == Some(1) && said(&unknown).contains("404"), "{}", said(&unknown));
+    assert_eq!(sipwake(&["calls", "--outcome", "lost", "--config", &config]).status.code(), Some(2));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stories_are_sealed_told_by_any_node_also_after_a_restart_and_gone_with_the_instance() -> Outcome {
+    let redis = RedisServer::start();
+    let mut world = World::between(|server| server.contacts = 2, |setup| setup.store = redis.url()).await?;
+    let alice = world.enable().await?;
+    let caller = world.call_with(&CallOptions::default().from("<sip:+4930123456@example.test>"))?;
+    let id = text(&world.push().await?["call"]);
+    world.cancel(&caller).await?;
+    let kept = |key: &String| key.starts_with("sipwake:s:") && key.contains(&alice.id);
+    let key = world.until("a story in Redis", || async { redis.keys().into_iter().find(kept) }).await?;
+    let left: i64 = redis.ask(redis::cmd("TTL").arg(&key));
+    assert!((86_000..=86_400).contains(&left), "{left}");
+    for key in redis.keys() {
+        let lying: Vec<u8> = redis.ask(redis::cmd("DUMP").arg(&key));
+        for needle in ["30123", "+49…56", "com.example.phone", &id] {
+            assert!(memchr::memmem::find(&lying, needle.as_bytes()).is_none(), "{key} shows {needle}");
+        }
+    }
+
+    let mut setup = world.relay.setup().clone();
+    setup.ports = Ports::default();
+    let other = RelayProcess::start(setup).await?;
+    for relay in [&world.relay, &other] {
+        let told = calls(relay, &["show", &id]);
+        assert_eq!((told.len(), &told[0]["outcome"], &told[0]["from"]), (1, &json!("cancelled"), &json!("+49…56")));
+        assert_eq!(calls(relay, &[]).len(), 1);
+    }
+
+    world.relay.kill_9().await?;
+    world.relay.restart().await?;
+    for relay in [&world.relay, &other] {
+        world
+            .until("the same after a restart", || async { Some(calls(relay, &[])).filter(|all| all.len() == 1) })
+            .await?;
+    }
+
+    let Ringing { caller, call, .. } = world.rings(&alice).await?;
+    assert_eq!(world.api.disable(&alice).await?.status, 200);
+    assert!(!redis.keys().iter().any(|key| key.contains(&alice.id)), "{:?}", redis.keys());
+    for relay in [&world.relay, &other] {
+        assert_eq!(calls(relay, &[]), Vec::<Value>::new(), "at once, the one that goes on too");
+    }
+    drop((caller, call));
+    Ok(())
+}
