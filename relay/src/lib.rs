@@ -20,10 +20,12 @@
 //! | floor | module | what it is |
 //! | --- | --- | --- |
 //! | 0 | [`clock`] | the wall clock, when it is believed, and RFC 3339 |
+//! | 0 | `cores` | a thread and a runtime for each shard |
 //! | 0 | [`config`] | typed TOML; every problem reported at once |
 //! | 0 | [`domain`] | the words that API, receipts, timelines and metrics share |
 //! | 0 | [`hpke`] | sealing to the public key of a device |
 //! | 0 | [`metrics`] | every metric's name, in one enum |
+//! | 0 | [`outage`] | what goes wrong again and again is said once, then counted |
 //! | 0 | `random` | random bytes from the system |
 //! | 0 | [`systemd`] | what a service manager hands over and wants to hear |
 //! | 0 | [`secret`] | types that cannot print and are wiped on drop |
@@ -31,6 +33,7 @@
 //! | 1 | [`limits`] | what one source, account or SIP server may take |
 //! | 1 | [`audit`] | what was done with the accounts that are lent, for whoever answers for it |
 //! | 1 | [`vault`] | the ephemeral credential store |
+//! | 1 | [`otlp`] | traces of calls for a collector of OpenTelemetry |
 //! | 1 | [`push`] | APNs, FCM, payload, verdicts |
 //! | 1 | [`net`] | listen, dial, resolve, TLS and its reload; knows bytes, not SIP |
 //! | 2 | [`agent`] | drives the Endpoint shards, and joins them to the network, the vault and the push services |
@@ -52,6 +55,7 @@ pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod cores;
 pub mod development;
 pub mod doctor;
 pub mod domain;
@@ -60,6 +64,8 @@ pub mod limits;
 pub mod metrics;
 pub mod net;
 pub mod operator;
+pub mod otlp;
+pub mod outage;
 pub mod push;
 mod random;
 pub mod secret;

@@ -14,7 +14,7 @@ use relay::agent::Agent;
 use relay::cli::{
     CommandError, audit, calls, canary, control, device, doctor, instances, keys, live, receipt, shell, status, trace,
 };
-use relay::config::Config;
+use relay::config::{Config, Problem};
 use relay::operator::controls::Reloaded;
 use relay::secret::ZeroOnFree;
 use relay::serve::Relay;
@@ -72,11 +72,14 @@ enum Command {
         #[arg(long)]
         push: bool,
         /// Ask the relay of this configuration, which runs on this machine, whether it serves, and check nothing else
-        #[arg(long, conflicts_with = "push")]
+        #[arg(long, conflicts_with_all = ["push", "json"])]
         live: bool,
         /// Likewise, and whether it is ready
-        #[arg(long, conflicts_with = "push")]
+        #[arg(long, conflicts_with_all = ["push", "json"])]
         ready: bool,
+        /// Print JSON instead of lines
+        #[arg(long)]
+        json: bool,
     },
     Config(control::Config),
     Audit(audit::Audit),
@@ -112,8 +115,8 @@ fn main() -> ExitCode {
             raise_open_files();
             runtime.block_on(serve(config, state, with_registrar))
         }
-        Command::Check { config: Some(config), push, live: false, ready: false } => {
-            runtime.block_on(check_file(config, push))
+        Command::Check { config: Some(config), push, json, live: false, ready: false } => {
+            runtime.block_on(check_file(config, push, json))
         }
         Command::Check { config, ready, .. } => {
             ended(runtime.block_on(live::live(config.as_deref(), ready)).map(|told| println!("{told}")))
@@ -175,13 +178,13 @@ async fn serve(file: Option<PathBuf>, state: Option<PathBuf>, registrar: Option<
         }
     }
     for caution in config.cautions.iter().chain(&config.faults) {
-        tracing::warn!("{caution}");
+        tracing::warn!(event = "configuration-caution", "{caution}");
     }
     for doubt in certificate(&config) {
-        tracing::warn!("tls.certificate: {doubt}; {}", doubt.remedy());
+        tracing::warn!(event = "certificate-doubt", "tls.certificate: {doubt}; {}", doubt.remedy());
     }
     for (problem, _) in push_certificates(&config) {
-        tracing::warn!("{problem}");
+        tracing::warn!(event = "push-certificate-doubt", "{problem}");
     }
     // Before the start, so that a signal that comes during it is not lost.
     let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
@@ -193,14 +196,14 @@ async fn serve(file: Option<PathBuf>, state: Option<PathBuf>, registrar: Option<
         Err(error) => return fail(&error.to_string()),
     };
     tracing::info!(
-        edge = %running.edge, public_edge = %running.public_edge, websocket = shown(running.websocket),
+        event = "serving", edge = %running.edge, public_edge = %running.public_edge, websocket = shown(running.websocket),
         api = %running.api, operator = %running.operator,
         upstream_tls = shown(running.upstream_tls), upstream_tcp = shown(running.upstream_tcp),
         upstream_udp = shown(running.upstream_udp),
         "serving"
     );
     for address in sockets::unserved() {
-        tracing::warn!(%address, "a socket was handed over that no setting names; nobody serves it");
+        tracing::warn!(event = "socket-unserved", %address, "a socket was handed over that no setting names; nobody serves it");
     }
     let manager = Arc::new(Notifier::of_environment());
     manager.ready("serves");
@@ -225,11 +228,11 @@ async fn serve(file: Option<PathBuf>, state: Option<PathBuf>, registrar: Option<
             }
         }
     }
-    tracing::info!("draining");
+    tracing::info!(event = "draining", "draining");
     manager.stopping("hands its instances over, and lets calls that are being set up end");
     running.shutdown().await;
     watchdog.abort();
-    tracing::info!("drained");
+    tracing::info!(event = "drained", "drained");
     ExitCode::SUCCESS
 }
 
@@ -242,17 +245,27 @@ async fn stay_alive(manager: Arc<Notifier>, agent: Agent) {
         if agent.answers(every / 2).await {
             manager.alive();
         } else {
-            tracing::error!("a shard does not answer; the service manager is not told that this process is alive");
+            tracing::error!(
+                event = "shard-silent",
+                "a shard does not answer; the service manager is not told that this process is alive"
+            );
         }
     }
 }
 
-async fn check_file(file: PathBuf, push: bool) -> ExitCode {
+async fn check_file(file: PathBuf, push: bool, json: bool) -> ExitCode {
     let config = match Config::load(&file) {
         Ok(config) => config,
+        Err(problems) if json => return print_findings(problems.iter(), &[], &[]),
         Err(problems) => return fail(&problems.to_string()),
     };
     let Findings { mut problems, notes } = check(&config).await;
+    if json {
+        let (refused, taken) = if push { check_push(&config).await } else { Default::default() };
+        problems.extend(refused);
+        problems.dedup();
+        return print_findings(problems.iter(), &notes, &taken);
+    }
     for note in &notes {
         eprintln!("note: {note}");
     }
@@ -268,6 +281,18 @@ async fn check_file(file: PathBuf, push: bool) -> ExitCode {
     problems.dedup();
     let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
     fail(&lines.join("\n"))
+}
+
+/// What `check` has found, for a program.
+fn print_findings<'a>(problems: impl Iterator<Item = &'a Problem>, notes: &[Problem], taken: &[String]) -> ExitCode {
+    let one = |problem: &Problem| serde_json::json!({"place": problem.place, "what": problem.what, "remedy": problem.remedy, "line": problem.line});
+    let problems: Vec<_> = problems.map(one).collect();
+    let notes: Vec<_> = notes.iter().map(one).collect();
+    println!(
+        "{:#}",
+        serde_json::json!({"ok": problems.is_empty(), "problems": problems, "notes": notes, "push": taken})
+    );
+    if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn ended(outcome: Result<(), CommandError>) -> ExitCode {
@@ -296,14 +321,18 @@ fn shown(address: Option<std::net::SocketAddr>) -> Option<tracing::field::Displa
 /// Says what SIGHUP has changed, and what it could not.
 fn say_reloaded(told: &Reloaded) {
     for problem in &told.problems {
-        tracing::error!("not reloaded, nothing was changed: {problem}");
+        tracing::error!(event = "not-reloaded", "not reloaded, nothing was changed: {problem}");
     }
     if told.problems.is_empty() {
         let taken = if told.taken.is_empty() { "nothing has changed".to_owned() } else { told.taken.join(", ") };
-        tracing::info!("reloaded: {taken}");
+        tracing::info!(event = "reloaded", "reloaded: {taken}");
     }
     if !told.needs_restart.is_empty() {
-        tracing::warn!("changed in the configuration, and in force after a restart: {}", told.needs_restart.join(", "));
+        tracing::warn!(
+            event = "restart-needed",
+            "changed in the configuration, and in force after a restart: {}",
+            told.needs_restart.join(", ")
+        );
     }
 }
 
@@ -329,7 +358,7 @@ fn protect_memory() {
     let limited = if getrlimit(Resource::Core).maximum == Some(0) { Ok(()) } else { setrlimit(Resource::Core, none) };
     let forbidden = limited.and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
     if let Err(error) = forbidden {
-        tracing::warn!(%error, "core dumps could not be forbidden");
+        tracing::warn!(event = "dumps-not-forbidden", %error, "core dumps could not be forbidden");
     }
 }
 
@@ -340,6 +369,6 @@ fn raise_open_files() {
     if current != maximum
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
     {
-        tracing::warn!(%error, "the limit of open files stays as it is");
+        tracing::warn!(event = "open-files-not-raised", %error, "the limit of open files stays as it is");
     }
 }

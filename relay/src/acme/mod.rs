@@ -110,6 +110,7 @@ impl Acme {
                     failures = 0;
                     self.metrics.certificate_order(CertificateOrder::Issued);
                     tracing::info!(
+                        event = "certificate-issued",
                         names = self.settings.names.join(" "),
                         expires_at = self.tls.expiry(),
                         "a certificate was issued"
@@ -123,7 +124,7 @@ impl Acme {
                     failures = failures.saturating_add(1);
                     let days = self.tls.expiry().saturating_sub(clock::unix_now()) / 86_400;
                     let again = pause.as_secs();
-                    tracing::warn!(%error, failures, again_in_s = again, days_left = days, "no certificate was issued; the old one stays in use");
+                    tracing::warn!(event = "certificate-not-issued", %error, failures, again_in_s = again, days_left = days, "no certificate was issued; the old one stays in use");
                     told(Some(format!(
                         "acme: no certificate was issued ({failures} times): {error}; the one in use ends in {days} days, tried again in {again} s"
                     )));

@@ -36,7 +36,7 @@ impl Erasures {
         let it = Self { orders, count: watch::Sender::new(0) };
         let left = vault.tombstones().pending();
         if !left.is_empty() {
-            tracing::info!(wipes = left.len(), "wipes of an earlier run are gone on with");
+            tracing::info!(event = "wipes-resumed", wipes = left.len(), "wipes of an earlier run are gone on with");
         }
         for (id, lookup) in left {
             it.later(id, lookup);
@@ -99,7 +99,7 @@ pub(crate) async fn erase(vault: &Vault, metrics: &Metrics, id: InstanceId, look
         Err(error) => {
             metrics.store_error(StoreOperation::Erase);
             if !matches!(error, StoreError::Away(_)) {
-                tracing::error!(instance = %id, %error, "the store did not erase a record; it is asked again");
+                tracing::error!(event = "erasure-refused", instance = %id, %error, "the store did not erase a record; it is asked again");
             }
             false
         }

@@ -36,6 +36,7 @@ mod token_doubts;
 pub(crate) mod trace;
 pub(crate) mod transport;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,6 +48,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::audit::Audit;
 use crate::config::{DomainRules, EarlyRinging};
+use crate::cores::Cores;
 use crate::limits::Quotas;
 use crate::metrics::Metrics;
 use crate::net::drain::Drain;
@@ -54,6 +56,7 @@ use crate::net::listen::Listener;
 use crate::net::resolve::Resolver;
 use crate::net::tls::ClientTls;
 use crate::net::udp::Udp;
+use crate::otlp::Exporter;
 use crate::push::{PushService, Verdict};
 use crate::timing::ConnectionTiming;
 use crate::vault::Vault;
@@ -64,9 +67,9 @@ use request::{NewInstance, Request};
 use shard::Shard;
 use stories::Stories;
 use token_doubts::TokenDoubts;
-use transport::connections::Writer;
 use transport::dial::Dialler;
 use transport::invite_shards::InviteShards;
+use transport::outbox::Writer;
 use transport::upstreams::Upstreams;
 use transport::{datagrams, listeners};
 
@@ -180,12 +183,14 @@ pub enum RecordNote {
 pub(crate) struct Shards {
     inboxes: Arc<[mpsc::Sender<ShardInput>]>,
     invites: InviteShards,
+    /// Where each shard runs, and what belongs to it.
+    cores: Cores,
 }
 
 impl Shards {
-    fn new(inboxes: Vec<mpsc::Sender<ShardInput>>) -> Self {
+    fn new(inboxes: Vec<mpsc::Sender<ShardInput>>, cores: Cores) -> Self {
         let invites = if inboxes.len() > 1 { InviteShards::new() } else { InviteShards::default() };
-        Self { inboxes: inboxes.into(), invites }
+        Self { inboxes: inboxes.into(), invites, cores }
     }
 
     fn len(&self) -> usize {
@@ -242,6 +247,8 @@ pub struct Dependencies {
     pub keep_passwords: bool,
     /// Where it is written down what was done.
     pub audit: Audit,
+    /// Where traces of calls go.
+    pub exporter: Exporter,
     /// How long a registration is lost before its user is told.
     pub lost_notice: Duration,
     /// What each endpoint is told; the tag is set for each, and the node's pace is divided among them.
@@ -269,6 +276,7 @@ struct Shared {
     subscribe: bool,
     keep_passwords: bool,
     pub(crate) audit: Audit,
+    exporter: Exporter,
     lost_notice: Duration,
     /// How long a device may ring.
     answer_timeout: Duration,
@@ -301,16 +309,29 @@ impl Binding {
 #[derive(Clone)]
 pub struct Agent(Arc<Shared>);
 
+/// The sockets for SIP over UDP: one for each of so many shards.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn bind_datagrams(shards: usize, address: SocketAddr) -> io::Result<Udp> {
+    let shards = shards.clamp(1, SHARDS_MAX);
+    Udp::bind_for(shards, address, &transport::steering::steering(shards))
+}
+
 impl Agent {
-    /// Starts the shards, which run until the end that `dependencies` names.
-    pub fn start(dependencies: Dependencies) -> Self {
+    /// Starts the shards, each on a core of its own, which run until the end that `dependencies` names.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(dependencies: Dependencies) -> io::Result<Self> {
         let count = dependencies.shards.clamp(1, SHARDS_MAX);
         // The operator's figure is the node's.
         let mut endpoint = dependencies.endpoint;
         let per_second = endpoint.upstream.registrations_per_second;
         endpoint.upstream.registrations_per_second = (per_second / count as u32).max(1);
         let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(INBOX)).unzip();
-        let shards = Shards::new(senders);
+        let (ways, cores) = Cores::start(count)?;
+        let shards = Shards::new(senders, ways);
         let upstreams = Upstreams::default();
         let metrics = dependencies.metrics;
         let dialler = Dialler::new(
@@ -337,6 +358,7 @@ impl Agent {
             subscribe: dependencies.subscribe,
             keep_passwords: dependencies.keep_passwords,
             audit: dependencies.audit,
+            exporter: dependencies.exporter,
             lost_notice: dependencies.lost_notice,
             answer_timeout: endpoint.answer_timeout,
             edge: endpoint.edge.clone(),
@@ -347,18 +369,21 @@ impl Agent {
             dialler,
             record_notes: dependencies.record_notes,
         });
-        for (index, inbox) in inboxes.into_iter().enumerate() {
+        for (index, (inbox, core)) in inboxes.into_iter().zip(cores).enumerate() {
             let settings = Settings { tag: ShardTag(index as u16), ..endpoint.clone() };
-            tokio::spawn(Shard::new(index, settings, shared.clone()).run(inbox, dependencies.end.clone()));
+            core.begin(Shard::new(index, settings, shared.clone()).run(inbox, dependencies.end.clone()));
         }
         tokio::spawn(shared.dialler.clone().refresh(dependencies.end));
-        Self(shared)
+        Ok(Self(shared))
     }
 
     /// Receives datagrams until `end`.
     pub fn receive_datagrams(&self, end: Drain) {
         if let Some(udp) = self.0.udp.clone() {
-            tokio::spawn(datagrams::receive(udp, self.0.shards.clone(), self.0.metrics.clone(), end));
+            for core in 0..udp.cores() {
+                let (shards, metrics) = (self.0.shards.clone(), self.0.metrics.clone());
+                self.0.shards.cores.carry(core, datagrams::receive(core, udp.clone(), shards, metrics, end.clone()));
+            }
         }
     }
 
@@ -495,7 +520,7 @@ impl Agent {
         const FLUSH: Duration = Duration::from_secs(2);
         let left = self.0.erasures.flush(FLUSH).await;
         if left > 0 {
-            tracing::warn!(left, "the store is away; the next run erases what is left");
+            tracing::warn!(event = "erasures-left", left, "the store is away; the next run erases what is left");
         }
     }
 
@@ -511,9 +536,14 @@ impl Agent {
         };
         if tokio::time::timeout(patience, quiet).await.is_err() {
             let ended: usize = self.ask_all(|reply| Request::EndCalls { elsewhere, reply }).await.into_iter().sum();
-            tracing::warn!(ended, "the drain ended calls that were being set up");
+            tracing::warn!(event = "drain-ended-calls", ended, "the drain ended calls that were being set up");
             tokio::time::sleep(LEAVING).await;
         }
+    }
+
+    /// Waits until every shard has ended, and the connections have said their last words.
+    pub async fn ended(&self) {
+        self.0.shards.cores.ended().await;
     }
 
     async fn ask_shard<T>(&self, shard: usize, command: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {

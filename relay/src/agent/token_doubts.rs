@@ -143,8 +143,9 @@ impl Shared {
             self.push.note_doubted_tokens(app, provider);
             if self.token_doubts.tells(app, provider, now) {
                 tracing::error!(
+                    event = "push-tokens-doubted",
                     app,
-                    environment = ?provider,
+                    environment = provider.name(),
                     "APNs calls the tokens of this app bad (BadDeviceToken), and none of its pushes, or too few, are accepted: nobody is \
                      wiped for it; look whether the tokens are of the other environment, or of another app"
                 );

@@ -26,21 +26,19 @@ use http_body_util::BodyExt;
 use tower::Service as _;
 use zeroize::Zeroizing;
 
+use super::carried::Carried;
 use super::handlers::Asker;
+use super::request_id::REQUEST_ID;
 use super::{Api, ApiService, Endpoint, body};
-use crate::service::nodes::{Answering, Body as Letter, Tell};
+use crate::service::nodes::{Answering, Body as Letter};
 
 /// Of a request, what its handler reads.
-const ASKED_WITH: [HeaderName; 3] = [AUTHORIZATION, CONTENT_TYPE, CONTENT_ENCODING];
+const ASKED_WITH: [HeaderName; 4] = [AUTHORIZATION, CONTENT_TYPE, CONTENT_ENCODING, REQUEST_ID];
 /// Of an answer, what a client reads.
 const ANSWERED_WITH: [HeaderName; 3] = [CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE];
 
 /// Where operators ask.
 const OPERATORS: &str = "/v1/operator/";
-
-/// A request that another node has carried here, or that this one answers as if it owned what it is about.
-#[derive(Clone)]
-pub(crate) struct Carried(Option<Tell>);
 
 impl Carried {
     /// Gives an answer before the last one.

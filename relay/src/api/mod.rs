@@ -23,6 +23,7 @@ use axum::routing::{self, MethodFilter, MethodRouter};
 
 pub mod access;
 pub mod body;
+pub(crate) mod carried;
 pub mod connection;
 pub mod cross_origin;
 pub mod device_body;
@@ -36,6 +37,7 @@ mod handlers;
 pub mod json;
 pub mod limits;
 pub mod problem;
+pub(crate) mod request_id;
 pub mod sip_uri;
 pub mod story_views;
 pub(crate) mod trace;
@@ -313,13 +315,16 @@ async fn observe<E: ApiService>(State(api): State<Api<E>>, request: Request, nex
     let ends_connection = Endpoint::ALL
         .iter()
         .any(|endpoint| endpoint.ends_connection() && endpoint.template() == route && endpoint.method() == method);
-    let mut response = next.run(request).await;
+    let by = request.method().clone();
+    let (mut response, id) = request_id::numbered(request, next).await;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if ends_connection {
         response.extensions_mut().insert(EndConnection);
     }
-    api.0.metrics.http(route, response.status().as_u16(), begun.elapsed());
+    let (status, took) = (response.status().as_u16(), begun.elapsed());
+    request_id::log(&id, &by, route, status, took);
+    api.0.metrics.http(route, status, took);
     response
 }
 

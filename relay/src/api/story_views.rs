@@ -47,7 +47,7 @@ fn step(story: &Story, step: &Step) -> Value {
     let mut value = json!({
         "at": rfc3339_ms(story.at_ms.saturating_add(step.after_ms)),
         "after_ms": step.after_ms,
-        "step": word(&step.moment),
+        "step": step.moment.word(),
     });
     match &step.moment {
         Moment::Withheld(why) => value["reason"] = why.word().into(),
@@ -67,20 +67,4 @@ fn step(story: &Story, step: &Step) -> Value {
         | Moment::Ended(_) => {}
     }
     value
-}
-
-/// The timeline's words, and two of its own.
-fn word(moment: &Moment) -> &'static str {
-    match moment {
-        Moment::Invite => "invite",
-        Moment::Withheld(_) => "push-withheld",
-        Moment::PushSent(_) => "push-sent",
-        Moment::PushEnded(..) => "push-ended",
-        Moment::DeviceAttached => "device-attached",
-        Moment::InviteSent => "invite-sent",
-        Moment::CallerHearsRinging => "caller-hears-ringing",
-        Moment::Ringing => "ringing",
-        Moment::Ended(state) => state.as_str(),
-        Moment::HungUp { .. } => "ended",
-    }
 }

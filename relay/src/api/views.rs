@@ -12,7 +12,7 @@ use crate::clock::rfc3339;
 use crate::domain::Word as _;
 use crate::service::types::{
     CallState, CallView, EdgeAddress, Enabled, Export, InstanceKind, InstanceState, Listed, Page, Receipt,
-    Registration, RegistrationState, Tested, View, Wiped,
+    Registration, Tested, View, Wiped,
 };
 use crate::vault::record::{Presence, Provider, WakeFor};
 
@@ -171,12 +171,7 @@ fn instance_state(state: InstanceState) -> &'static str {
 
 /// `status`, `expires_in_s` and `failing_since` are left out where there is none.
 fn registration(registration: &Registration) -> Value {
-    let state = match registration.state {
-        RegistrationState::Registered => "registered",
-        RegistrationState::Registering => "registering",
-        RegistrationState::Retrying => "retrying",
-        RegistrationState::Unregistered => "unregistered",
-    };
+    let state = registration.state.word();
     let mut value = json!({"state": state});
     if let Some(status) = registration.status {
         value["status"] = status.into();

@@ -22,7 +22,8 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 
 use super::access::{AdmittedServer, bearer};
-use super::elsewhere::{self, Carried};
+use super::carried::Carried;
+use super::elsewhere;
 use super::handlers::{FULL_RETRY_S, STORE_AWAY_RETRY_S, answer, failed, too_many};
 use super::problem::{Problem, ProblemType};
 use super::woken::{Tally, Word};

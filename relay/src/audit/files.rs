@@ -151,7 +151,7 @@ impl Trail {
             if day < oldest
                 && let Err(error) = std::fs::remove_file(&path)
             {
-                tracing::warn!(%error, file = %path.display(), "an old file of the audit trail cannot be deleted");
+                tracing::warn!(event = "audit-not-deleted", %error, file = %path.display(), "an old file of the audit trail cannot be deleted");
             }
         }
     }

@@ -176,7 +176,7 @@ impl Audit {
                     if let Err(error) = &written
                         && !failing
                     {
-                        tracing::error!(%error, "the audit trail cannot be written; its lines are lost and counted");
+                        tracing::error!(event = "audit-not-written", %error, "the audit trail cannot be written; its lines are lost and counted");
                     }
                     failing = written.is_err();
                     if failing && let Some(inner) = weak.upgrade() {

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use serde_json::json;
 
 use super::CommandError;
 use crate::audit::report::{CATEGORIES, PROTECTION, report as report_on, verify_directory};
@@ -26,6 +27,9 @@ enum Action {
         /// A chain that was kept: that line must be in the trail
         #[arg(long, value_name = "CHAIN")]
         has: Option<String>,
+        /// JSON instead of text
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -58,7 +62,7 @@ fn day(text: &str) -> Result<String, &'static str> {
 /// # Errors
 /// [`CommandError`] when it is not whole, or cannot be read.
 pub fn run(audit: Audit) -> Result<(), CommandError> {
-    let Action::Verify { directory, has } = audit.action;
+    let Action::Verify { directory, has, json } = audit.action;
     let (mut lines, mut lost, mut found) = (0_u64, 0, false);
     let chain = verify_directory(&directory, |line| {
         lines += 1;
@@ -70,6 +74,10 @@ pub fn run(audit: Audit) -> Result<(), CommandError> {
     }
     let chain: String = chain.iter().flatten().map(|byte| format!("{byte:02x}")).collect();
     let mut out = std::io::stdout();
+    if json {
+        writeln!(out, "{}", json!({"whole": true, "lines": lines, "lost": lost, "chain": chain}))?;
+        return Ok(());
+    }
     writeln!(out, "whole: {lines} lines, {lost} lost for want of room\nlast chain: {chain}")?;
     Ok(())
 }

@@ -153,6 +153,7 @@ pub async fn run(device: Device) -> Result<(), CommandError> {
     let https = Https::new(&named.api, named.ca.as_deref())?;
     let key = key_from(&named.app_key_file)?;
     let answering = device.body(&named.account, seal_key.as_ref())?;
+    let stopped = interrupted();
     let enabled = https.ask("POST", "/v1/instances", key.expose(), Some(&answering)).await;
     drop(answering);
     let enabled = enabled?;
@@ -165,7 +166,7 @@ pub async fn run(device: Device) -> Result<(), CommandError> {
     let attended = tokio::select! {
         attended = device.attend(&https, instance, is_registered, seal_key.as_ref()) => attended,
         // Who stops it wants just this.
-        () = interrupted() => {
+        () = stopped => {
             say("stopped");
             Ok(())
         }

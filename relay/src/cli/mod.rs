@@ -197,13 +197,14 @@ fn key_from(file: &Path) -> Result<ApiKey, CommandError> {
 }
 
 /// Waits for SIGTERM or SIGINT.
-async fn interrupted() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+fn interrupted() -> impl Future<Output = ()> {
+    // Now, and not when it is first waited for: a signal that comes before shall not be lost.
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async move {
+        let (Ok(mut terminate), Ok(mut interrupt)) = signals else { return std::future::pending().await };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
     }
 }

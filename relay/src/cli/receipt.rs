@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{Args, Subcommand};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::CommandError;
 use super::https::Https;
@@ -37,6 +37,9 @@ enum Action {
         /// The CA of the relay's certificate, beside the system's
         #[arg(long, value_name = "FILE", requires = "api")]
         ca: Option<PathBuf>,
+        /// JSON instead of text
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -45,7 +48,7 @@ enum Action {
 /// # Errors
 /// [`CommandError`] when the receipt is not right, or cannot be checked.
 pub async fn run(receipt: Receipt) -> Result<(), CommandError> {
-    let Action::Verify { file, keys, api, ca } = receipt.action;
+    let Action::Verify { file, keys, api, ca, json } = receipt.action;
     let receipt: Signed = serde_json::from_value(read(&file)?).map_err(|_| CommandError::NotAReceipt)?;
     let keys = match (keys, api) {
         (Some(keys), _) => read(&keys)?,
@@ -57,6 +60,11 @@ pub async fn run(receipt: Receipt) -> Result<(), CommandError> {
         return Err(CommandError::WrongReceipt);
     }
     let Signed { instance, wiped_at, reason, unregistered, .. } = &receipt;
+    if json {
+        let told = json!({"signed": true, "instance": instance, "wiped_at": wiped_at, "reason": reason.word(), "unregistered": unregistered});
+        writeln!(std::io::stdout(), "{told}")?;
+        return Ok(());
+    }
     let registered = if *unregistered { "and unregistered" } else { "not confirmed as unregistered" };
     writeln!(std::io::stdout(), "signed: {instance} was wiped at {wiped_at} ({}), {registered}", reason.word())?;
     Ok(())

@@ -55,6 +55,8 @@ pub struct Config {
     pub store: Store,
     /// `[audit]`; `None`: nothing is written down.
     pub audit: Option<Audit>,
+    /// `[otlp]`; `None`: no traces are sent.
+    pub otlp: Option<Otlp>,
     /// How long a push instance may live.
     pub lifetime: Lifetime,
     /// How long a call waits.
@@ -222,6 +224,21 @@ pub struct Audit {
     pub directory: PathBuf,
     /// How long a day's file is kept, 1 to 366 days.
     pub keep: Duration,
+}
+
+/// `[otlp]`: the collector that traces of calls are sent to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Otlp {
+    /// HTTPS; else plain HTTP, on this machine alone.
+    pub is_tls: bool,
+    /// Its host; in brackets when it is IPv6.
+    pub host: Box<str>,
+    /// Its port.
+    pub port: u16,
+    /// Trusted beside the system's roots.
+    pub ca_file: Option<PathBuf>,
+    /// What it is shown as `Authorization: Bearer`.
+    pub token: Option<ApiKey>,
 }
 
 /// `[lifetime]`: how long a push instance may live; 1 s ≤ min ≤ default ≤ max ≤ 6 days.

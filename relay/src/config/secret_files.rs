@@ -17,6 +17,8 @@ pub(super) enum Held {
     ApnsCertificate,
     /// A service account of FCM.
     ServiceAccount,
+    /// What a collector of traces is shown.
+    CollectorToken,
     /// The sealing keys.
     Keyring,
 }

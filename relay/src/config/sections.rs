@@ -95,6 +95,7 @@ pub(super) fn read(
         upstream,
         store,
         audit: audit(&mut root),
+        otlp: otlp(&mut root),
         lifetime: lifetime(&mut root),
         call: call(&mut root),
         messages: messages(&mut root),
@@ -416,6 +417,22 @@ fn audit(root: &mut Reader<'_>) -> Option<Audit> {
     let keep = section.duration("keep", USUAL_AUDIT, DAY, MAX_AUDIT);
     section.finish();
     directory.map(|directory| Audit { directory, keep })
+}
+
+fn otlp(root: &mut Reader<'_>) -> Option<Otlp> {
+    let mut section = section(root, "otlp");
+    let wanted = "https://host:port, or http:// on this machine (localhost, 127.0.0.1, [::1])";
+    let endpoint = section.optional("endpoint", wanted, values::collector);
+    let ca_file = section.file("ca_file");
+    let token = section.has("token_file").then(|| {
+        section.required_secret_file("token_file", Held::CollectorToken, "name the file with the collector's token")
+    });
+    let token = token.flatten().map(|(_, token)| ApiKey::new(token.expose().trim()));
+    if endpoint.is_none() && (ca_file.is_some() || token.is_some()) {
+        section.problem("endpoint", "is missing", "name the collector, or remove the section");
+    }
+    section.finish();
+    endpoint.map(|(is_tls, HostPort { host, port })| Otlp { is_tls, host, port, ca_file, token })
 }
 
 fn lifetime(root: &mut Reader<'_>) -> Lifetime {

@@ -171,6 +171,17 @@ pub(super) fn https_origin(text: &str) -> Option<Box<str>> {
     (port != 0).then(|| format!("https://{host}:{port}").into())
 }
 
+/// A collector of OTLP over HTTP, and whether by TLS: without it only on this machine.
+pub(super) fn collector(text: &str) -> Option<(bool, HostPort)> {
+    let (is_tls, authority) = match text.strip_prefix("https://") {
+        Some(authority) => (true, authority),
+        None => (false, text.strip_prefix("http://")?),
+    };
+    let place = host_port(authority.strip_suffix('/').unwrap_or(authority), 4318)?;
+    let is_own = matches!(&*place.host, "localhost" | "127.0.0.1" | "[::1]");
+    (place.port != 0 && (is_tls || is_own)).then_some((is_tls, place))
+}
+
 /// The origin of a web page, as browsers write it: `https://host[:port]`; `http` only where a browser trusts it, on its own machine.
 pub(super) fn page_origin(text: &str) -> Option<Box<str>> {
     let (scheme, authority) = text.split_once("://")?;

@@ -100,6 +100,24 @@ words!(
     }
 );
 
+impl Moment {
+    /// The timeline's word for it, or one of its own.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Invite => "invite",
+            Self::Withheld(_) => "push-withheld",
+            Self::PushSent(_) => "push-sent",
+            Self::PushEnded(..) => "push-ended",
+            Self::DeviceAttached => "device-attached",
+            Self::InviteSent => "invite-sent",
+            Self::CallerHearsRinging => "caller-hears-ringing",
+            Self::Ringing => "ringing",
+            Self::Ended(state) => state.as_str(),
+            Self::HungUp { .. } => "ended",
+        }
+    }
+}
+
 impl StoryOutcome {
     /// Nobody has answered, and nobody wanted it so.
     pub fn is_missed(self) -> bool {

@@ -118,6 +118,10 @@ impl Label for MissedCallOutcome {
     const NAME: &'static str = "outcome";
 }
 
+impl Label for TraceOutcome {
+    const NAME: &'static str = "outcome";
+}
+
 impl Label for MwiNotify {
     const NAME: &'static str = "notice";
 }
@@ -222,6 +226,15 @@ words!(
         Issued = "issued",
         /// The old one stays.
         Failed = "failed",
+    }
+);
+words!(
+    /// What became of a trace for the collector of `[otlp]`.
+    TraceOutcome {
+        /// The collector took it.
+        Sent = "sent",
+        /// It did not, or there was no room.
+        Lost = "lost",
     }
 );
 words!(

@@ -23,12 +23,16 @@ use crate::clock;
 use crate::domain::{CanaryStep, InstanceState, MessageOutcome, PushOutcome, PushProvider, WipeReason, Word};
 
 pub mod labels;
+mod process;
 pub mod reading;
 
 use labels::{
     Canary, CanaryOutcome, CertificateOrder, EdgeRegisterOutcome, HandshakeOutcome, HttpRequest, InviteOutcome, Label,
-    Limit, Listener, MissedCallOutcome, MwiNotify, OfApp, One, RegistrationOutcome, SipRefusal, StoreOperation, Two,
+    Limit, Listener, MissedCallOutcome, MwiNotify, OfApp, One, RegistrationOutcome, SipRefusal, StoreOperation,
+    TraceOutcome, Two,
 };
+
+use process::Process;
 
 /// The upper bounds of the buckets of each histogram of durations, in seconds.
 const SECONDS: &[f64] = &[
@@ -99,6 +103,7 @@ metrics! {
     Messages = "sipwake_messages_total", Counter, "MESSAGE requests from the accounts' servers, by how they ended.";
     MissedCalls = "sipwake_missed_calls_total", Counter, "Calls that nobody answered, by what became of the note of them.";
     CallStories = "sipwake_call_stories_total", Counter, "Stories of calls, for each device, by whether they were kept for operators.";
+    Traces = "sipwake_traces_total", Counter, "Traces of calls for the collector of [otlp], by whether it took them.";
     MwiNotifies = "sipwake_mwi_notifies_total", Counter, "NOTIFY requests about mailboxes, by whether they said anything new.";
     CallsWaiting = "sipwake_calls_waiting", Gauge, "Calls that wait for their device.";
     SipRefused = "sipwake_sip_refused_total", Counter, "SIP messages dropped or refused before they reached a binding, by reason.";
@@ -116,8 +121,13 @@ metrics! {
     HttpDuration = "sipwake_http_duration_seconds", Histogram, "From an HTTP request's arrival until its answer is ready.";
     CertificateExpiry = "sipwake_certificate_expiry_seconds", Gauge, "Seconds until the TLS certificate in use ends; negative when it has ended, 0 while none is loaded.";
     CertificateOrders = "sipwake_certificate_orders_total", Counter, "Certificates ordered by ACME, by how it ended.";
-    ResidentMemory = "sipwake_resident_memory_bytes", Gauge, "Resident memory of this process.";
-    StartTime = "sipwake_start_time_seconds", Gauge, "When this relay started, in seconds since 1970.";
+    Ready = "sipwake_ready", Gauge, "1 while calls can be served (/readyz is 200), else 0.";
+    ResidentMemory = "process_resident_memory_bytes", Gauge, "Resident memory of this process.";
+    VirtualMemory = "process_virtual_memory_bytes", Gauge, "Virtual memory of this process.";
+    CpuTime = "process_cpu_seconds_total", Counter, "Processor time that this process has used, user and system.";
+    OpenDescriptors = "process_open_fds", Gauge, "Open file descriptors of this process.";
+    MaxDescriptors = "process_max_fds", Gauge, "How many file descriptors this process may have.";
+    StartTime = "process_start_time_seconds", Gauge, "When this relay started, in seconds since 1970.";
     Build = "sipwake_build_info", Gauge, "1, with the version that runs.";
 }
 
@@ -153,6 +163,7 @@ struct Handles {
     messages: Series<MessageOutcome, Counter>,
     missed_calls: Series<MissedCallOutcome, Counter>,
     call_stories: Series<MissedCallOutcome, Counter>,
+    traces: Series<TraceOutcome, Counter>,
     mwi_notifies: Series<MwiNotify, Counter>,
     calls_waiting: Gauge,
     sip_refused: Series<SipRefusal, Counter>,
@@ -172,7 +183,12 @@ struct Handles {
     certificate_orders: Series<CertificateOrder, Counter>,
     /// When the certificate in use ends, in seconds since 1970; 0: none is loaded.
     certificate_not_after: AtomicU64,
+    ready: Gauge,
     resident_memory: Gauge,
+    virtual_memory: Gauge,
+    cpu_time: Counter<f64, AtomicU64>,
+    open_descriptors: Gauge,
+    max_descriptors: Gauge,
 }
 
 impl Default for Metrics {
@@ -218,6 +234,7 @@ impl Metrics {
             messages: series(r, Metric::Messages),
             missed_calls: series(r, Metric::MissedCalls),
             call_stories: series(r, Metric::CallStories),
+            traces: series(r, Metric::Traces),
             mwi_notifies: series(r, Metric::MwiNotifies),
             calls_waiting: single(r, Metric::CallsWaiting),
             sip_refused: series(r, Metric::SipRefused),
@@ -236,7 +253,12 @@ impl Metrics {
             certificate_expiry: single(r, Metric::CertificateExpiry),
             certificate_orders: series(r, Metric::CertificateOrders),
             certificate_not_after: AtomicU64::new(0),
+            ready: single(r, Metric::Ready),
             resident_memory: single(r, Metric::ResidentMemory),
+            virtual_memory: single(r, Metric::VirtualMemory),
+            cpu_time: single(r, Metric::CpuTime),
+            open_descriptors: single(r, Metric::OpenDescriptors),
+            max_descriptors: single(r, Metric::MaxDescriptors),
             registry,
         }))
     }
@@ -362,6 +384,11 @@ impl Metrics {
         self.0.missed_calls.of(outcome).inc();
     }
 
+    /// What became of so many traces.
+    pub fn traces(&self, outcome: TraceOutcome, count: u64) {
+        self.0.traces.of(outcome).inc_by(count);
+    }
+
     /// What became of the story of a call.
     pub fn call_story(&self, outcome: MissedCallOutcome) {
         self.0.call_stories.of(outcome).inc();
@@ -445,15 +472,24 @@ impl Metrics {
         self.0.certificate_not_after.store(not_after, Ordering::Relaxed);
     }
 
+    /// Whether calls can be served.
+    pub fn ready(&self, ready: bool) {
+        self.0.ready.set(i64::from(ready));
+    }
+
     /// The Prometheus text exposition, version 0.0.4.
     pub fn render(&self) -> String {
         let not_after = self.0.certificate_not_after.load(Ordering::Relaxed);
         if not_after > 0 {
             self.0.certificate_expiry.set(whole(not_after) - whole(clock::unix_now()));
         }
-        if let Some(bytes) = resident_bytes() {
-            self.0.resident_memory.set(whole(bytes));
-        }
+        let process = Process::read();
+        self.0.resident_memory.set(whole(process.resident_bytes));
+        self.0.virtual_memory.set(whole(process.virtual_bytes));
+        self.0.open_descriptors.set(whole(process.open_descriptors));
+        self.0.max_descriptors.set(whole(process.max_descriptors));
+        // A counter only grows; two scrapes at once may read it in either order.
+        self.0.cpu_time.inc_by((process.cpu_seconds - self.0.cpu_time.get()).max(0.0));
         let mut text = String::new();
         prometheus_text::encode(&mut text, &self.0.registry).expect("a String takes whatever is written to it");
         text
@@ -554,14 +590,6 @@ fn table<A: Label, B: Label>(registry: &mut Registry, metric: Metric) -> Table<A
     let counters = pairs.map(|pair| family.get_or_create_owned(&pair)).collect();
     register(registry, metric, family);
     Table { counters, labels: PhantomData }
-}
-
-/// The resident set of this process; `None` where the kernel does not tell.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
 }
 
 #[cfg(test)]

@@ -98,7 +98,7 @@ async fn connection(accepted: Accepted, router: Router, drain: Drain) {
         let end = tokio::select! {
             ended = connection.as_mut() => {
                 // The usual ends: the peer left, or was not heard from.
-                if let Err(error) = ended { tracing::trace!(peer = %peer.0, error, "a connection ended early") }
+                if let Err(error) = ended { tracing::trace!(event = "https-ended-early", peer = %peer.0, error, "a connection ended early") }
                 return;
             }
             () = life.end.notified(), if !ending => true,

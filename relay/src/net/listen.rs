@@ -23,6 +23,7 @@ pub use super::slots::{HANDSHAKE_TIMEOUT, Limits, ListenerEvent};
 use super::slots::{Observer, Slot, Slots};
 use super::stream::Stream;
 use super::websocket::upgrade;
+use crate::outage::Outage;
 use crate::systemd::sockets;
 
 /// The pause after the system refused to accept (out of file descriptors, most often).
@@ -124,11 +125,19 @@ struct Acceptor {
 
 impl Acceptor {
     async fn accept_all(&self, listener: &TcpListener) {
+        let mut outage = Outage::default();
         loop {
             match listener.accept().await {
-                Ok((stream, peer)) => self.admit(stream, peer),
+                Ok((stream, peer)) => {
+                    if let Some(times) = outage.over() {
+                        tracing::warn!(event = "accepted-again", times, "the system accepts connections again");
+                    }
+                    self.admit(stream, peer);
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "the system refuses to accept connections");
+                    if let Some(times) = outage.again() {
+                        tracing::warn!(event = "accept-refused", %error, times, "the system refuses to accept connections");
+                    }
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -139,7 +148,7 @@ impl Acceptor {
     fn admit(&self, stream: TcpStream, peer: SocketAddr) {
         let Some((slot, waiting)) = Slot::take(&self.slots, peer.ip(), self.limits) else {
             (self.slots.observe)(ListenerEvent::Limited);
-            tracing::debug!(%peer, "closed: over the listener's limits");
+            tracing::debug!(event = "closed-at-limit", %peer, "closed: over the listener's limits");
             return;
         };
         let (security, sender, slots) = (self.security.clone(), self.sender.clone(), self.slots.clone());
@@ -179,11 +188,11 @@ async fn handshake(
         }
         Ok(Err(error)) => {
             observe(ListenerEvent::HandshakeFailed);
-            tracing::debug!(%peer, %error, "closed: no TLS handshake");
+            tracing::debug!(event = "closed-without-handshake", %peer, %error, "closed: no TLS handshake");
         }
         Err(_) => {
             observe(ListenerEvent::HandshakeTimedOut);
-            tracing::debug!(%peer, "closed: the TLS handshake took too long");
+            tracing::debug!(event = "closed-slow-handshake", %peer, "closed: the TLS handshake took too long");
         }
     }
     None
@@ -193,8 +202,12 @@ async fn handshake(
 async fn upgraded(stream: Stream, peer: SocketAddr) -> Option<Stream> {
     match timeout(HANDSHAKE_TIMEOUT, upgrade::upgrade(stream)).await {
         Ok(Ok(stream)) => return Some(stream),
-        Ok(Err(error)) => tracing::debug!(%peer, %error, "closed: no WebSocket for SIP"),
-        Err(_) => tracing::debug!(%peer, "closed: the WebSocket handshake took too long"),
+        Ok(Err(error)) => {
+            tracing::debug!(event = "closed-without-websocket", %peer, %error, "closed: no WebSocket for SIP")
+        }
+        Err(_) => {
+            tracing::debug!(event = "closed-slow-websocket", %peer, "closed: the WebSocket handshake took too long")
+        }
     }
     None
 }

@@ -140,7 +140,7 @@ impl Resolver {
     pub fn new(reach: Reach, transports: Transports) -> Result<Self, ResolveError> {
         let config = hickory_resolver::system_conf::read_system_conf().map(|(config, _)| config);
         let config = config.unwrap_or_else(|error| {
-            tracing::warn!(%error, "no name servers are configured: only numeric hosts and the hosts file resolve");
+            tracing::warn!(event = "no-name-servers", %error, "no name servers are configured: only numeric hosts and the hosts file resolve");
             ResolverConfig::from_name_servers(Vec::new())
         });
         Self::with_config(config, reach, transports)

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -57,6 +58,21 @@ impl Stream {
     /// The peer's address. Fails when the connection is gone.
     pub fn peer_address(&self) -> io::Result<SocketAddr> {
         self.tcp().peer_addr()
+    }
+
+    /// Has this runtime, and not the one that it was opened on, hear of what comes. Fails when the system has no
+    /// descriptor to spare; then it stays as it was.
+    pub fn adopt(&mut self) -> io::Result<()> {
+        let other = self.tcp().as_fd().try_clone_to_owned()?;
+        let ours = TcpStream::from_std(other.into())?;
+        match &mut self.kind {
+            Kind::Plain(stream) => *stream = ours,
+            Kind::Tls(stream) => match &mut **stream {
+                TlsStream::Client(stream) => *stream.get_mut().0 = ours,
+                TlsStream::Server(stream) => *stream.get_mut().0 = ours,
+            },
+        }
+        Ok(())
     }
 
     fn tcp(&self) -> &TcpStream {

@@ -20,7 +20,8 @@ use tokio::task::JoinSet;
 
 use super::{Endpoint, Operator};
 use crate::api::body;
-use crate::api::elsewhere::{Carried, read_response, status_and_body, write_operators_request};
+use crate::api::carried::Carried;
+use crate::api::elsewhere::{read_response, status_and_body, write_operators_request};
 use crate::service::OperatorService;
 
 /// Has the owner of the instance answer, where that is another node.

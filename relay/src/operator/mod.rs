@@ -57,6 +57,7 @@ use crate::api::connection::Peer;
 use crate::api::json as body_json;
 use crate::api::limits::{Buckets, Limits};
 use crate::api::problem::{self, Problem, ProblemType};
+use crate::api::request_id;
 use crate::api::too_many_failures;
 use crate::limits::counted_as;
 use crate::metrics::{Metrics, UNMATCHED};
@@ -304,14 +305,17 @@ async fn guard<E: OperatorService>(State(operator): State<Operator<E>>, request:
         Some(_) if elsewhere::is_carried(&request) => Ok(()),
         _ => operator.admit(&request),
     };
-    let mut response = match admitted {
-        Ok(()) => next.run(request).await,
-        Err(problem) => challenged(problem.into_response()),
+    let by = request.method().clone();
+    let (mut response, id) = match admitted {
+        Ok(()) => request_id::numbered(request, next).await,
+        Err(problem) => request_id::answered(challenged(problem.into_response())),
     };
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let route = endpoint.map_or(UNMATCHED, |endpoint| endpoint.template());
-    operator.0.metrics.http(route, response.status().as_u16(), begun.elapsed());
+    let (status, took) = (response.status().as_u16(), begun.elapsed());
+    request_id::log(&id, &by, route, status, took);
+    operator.0.metrics.http(route, status, took);
     response
 }
 
@@ -356,6 +360,7 @@ async fn ready<E: OperatorService>(State(operator): State<Operator<E>>) -> Resul
 
 async fn metrics<E: OperatorService>(State(operator): State<Operator<E>>) -> Response {
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    operator.0.metrics.ready(operator.0.readiness.standing() != Standing::NotReady);
     ([(CONTENT_TYPE, kind)], operator.0.metrics.render()).into_response()
 }
 

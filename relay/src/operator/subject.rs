@@ -1,4 +1,6 @@
 //! The instance that a request of an operator is about, and what he hears when there is none.
+//!
+//! Invariant: the id is taken from the path alone.
 
 use axum::extract::Request;
 use sip::id::InstanceId;

@@ -1,4 +1,7 @@
-//! One multiplexed HTTP/2 connection to one push service, made when it is needed and replaced when it is lost.
+//! The multiplexed HTTP/2 connection to one push service, made when it is needed and replaced when it is lost.
+//!
+//! One is for all. A core that pushes often has one more of its own (`own_lines.rs`), so that its pushes wake no other core; what
+//! cannot leave by that one at once leaves by the one for all.
 //!
 //! It stands on `h2` and not on hyper's client, because whoever sends a call's push must know whether the service may
 //! have taken it: `h2` tells, stream by stream, a request that was refused or that a GOAWAY left out from one that was
@@ -27,8 +30,10 @@ use super::endpoint::Endpoint;
 use super::health::{Note, Record, Trouble};
 use super::identity::Objection;
 use super::line::{ASK_AFTER, Ancestry, Line, LineFate};
+use super::own_lines::OwnLines;
 use super::rest::{Rest, RestFor};
 use super::single_flight::{CoolingDown, Freshness, SingleFlight};
+use crate::cores;
 
 /// Requests that wait for or are on the connection; above it a request is turned away at once.
 const MAX_UNDER_WAY: usize = 20_000;
@@ -47,7 +52,9 @@ const SHUT_OUT_FOR: Duration = Duration::from_secs(5);
 pub(super) struct Channel {
     label: Arc<str>,
     endpoint: Arc<Endpoint>,
-    flight: Arc<SingleFlight<Arc<Connection>, Option<&'static str>>>,
+    /// The connection for all.
+    flight: Arc<Flight>,
+    own: OwnLines<Arc<Connection>, Option<&'static str>>,
     ancestry: Arc<Ancestry>,
     /// Whether a new connection carries one request alone until [`Bearing::proves`] says otherwise.
     cautious: bool,
@@ -166,6 +173,7 @@ impl Channel {
             label: label.into(),
             endpoint: Arc::new(endpoint),
             flight: SingleFlight::new(DIAL_BACKOFF),
+            own: OwnLines::new(DIAL_BACKOFF),
             ancestry: Arc::default(),
             cautious,
             under_way: AtomicUsize::new(0),
@@ -238,29 +246,37 @@ impl Channel {
 
     /// A connection and the right to one stream on it.
     async fn admit(&self) -> Result<(Arc<Connection>, OwnedSemaphorePermit), Failure> {
-        let freshness = |connection: &Arc<Connection>| match &connection.line {
-            _ if connection.is_shut_out() => Freshness::Good,
-            line if line.is_retired() => Freshness::Spent,
-            line if line.is_tired() => Freshness::Ageing,
-            _ => Freshness::Good,
-        };
-        let make = || {
+        let make = |ancestry: &Arc<Ancestry>| {
             let making = Making {
                 endpoint: Arc::clone(&self.endpoint),
                 label: Arc::clone(&self.label),
-                ancestry: Arc::clone(&self.ancestry),
+                ancestry: Arc::clone(ancestry),
                 cautious: self.cautious,
                 record: Arc::clone(&self.record),
             };
             making.made()
         };
+        if let Some(own) = self.own.here() {
+            if let Some(connection) = own.flight.have(freshness)
+                && !connection.is_shut_out()
+                && let Some(permit) = connection.line.try_admit()
+            {
+                return Ok((connection, permit));
+            }
+            // Only beside one that serves: a service that cannot be reached is not dialled from every core.
+            let serves = self.flight.have(freshness).filter(|all| all.line.has_served());
+            if serves.is_some_and(|all| all.core != Some(own.core)) && own.is_wanted(Instant::now()) {
+                own.flight.begin(freshness, || make(&own.ancestry), None);
+            }
+        }
         // Twice in a row a connection may end between being made and being used; more often is a failure.
         for _ in 0..3 {
-            let connection =
-                self.flight.get(freshness, make, None).await.map_err(|CoolingDown { why, after, .. }| match why {
+            let connection = self.flight.get(freshness, || make(&self.ancestry), None).await.map_err(
+                |CoolingDown { why, after, .. }| match why {
                     Some(reason) => Failure::ShutOut { reason },
                     None => Failure::Unsent { after: Some(after) },
-                })?;
+                },
+            )?;
             let permit = connection.line.admit().await;
             if let Some(reason) = connection.objection.reason() {
                 return Err(Failure::ShutOut { reason });
@@ -273,6 +289,16 @@ impl Channel {
     }
 }
 
+/// What a connection is worth.
+fn freshness(connection: &Arc<Connection>) -> Freshness {
+    match &connection.line {
+        _ if connection.is_shut_out() => Freshness::Good,
+        line if line.is_retired() => Freshness::Spent,
+        line if line.is_tired() => Freshness::Ageing,
+        _ => Freshness::Good,
+    }
+}
+
 /// A place among the requests under way, given back when dropped.
 struct QueueSlot<'a>(&'a AtomicUsize);
 
@@ -282,8 +308,12 @@ impl Drop for QueueSlot<'_> {
     }
 }
 
+type Flight = SingleFlight<Arc<Connection>, Option<&'static str>>;
+
 struct Connection {
     sender: SendRequest<Bytes>,
+    /// Where it is driven.
+    core: Option<usize>,
     objection: Objection,
     made_at: Instant,
     line: Arc<Line>,
@@ -405,10 +435,11 @@ impl Making {
         sleep(self.ancestry.pause()).await;
         match self.endpoint.dialler().dial().await {
             Ok(((sender, connection, objection), address)) => {
-                tracing::debug!(channel = %self.label, "connected to the push service");
+                tracing::debug!(event = "push-connected", channel = %self.label, "connected to the push service");
                 let line = Line::new(self.cautious, Arc::clone(&self.ancestry));
                 let made = Arc::new(Connection {
                     sender,
+                    core: cores::here(),
                     objection: objection.clone(),
                     made_at: Instant::now(),
                     line: Arc::clone(&line),
@@ -428,7 +459,7 @@ impl Making {
             DialError::ShutOut(reason) => self.record.trouble(Trouble::grave(reason), ""),
             error => self.record.trouble(Trouble::light("Unreachable"), &error.to_string()),
         }
-        tracing::debug!(channel = %self.label, %error, "the push service cannot be reached");
+        tracing::debug!(event = "push-unreachable", channel = %self.label, %error, "the push service cannot be reached");
     }
 }
 
@@ -454,7 +485,7 @@ async fn drive(
     let silent = tokio::select! {
         outcome = &mut connection => {
             if let Err(error) = outcome {
-                tracing::debug!(channel = %making.label, %error, "the connection to the push service ended");
+                tracing::debug!(event = "push-disconnected", channel = %making.label, %error, "the connection to the push service ended");
             }
             false
         }
@@ -469,7 +500,7 @@ async fn drive(
     }
     if silent {
         making.record.trouble(Trouble::light("Silent"), "");
-        tracing::debug!(channel = %making.label, "the push service fell silent: connecting anew");
+        tracing::debug!(event = "push-silent", channel = %making.label, "the push service fell silent: connecting anew");
         // Whatever comes of it, the line takes no further requests.
         let _ = timeout(LINGER, connection).await;
     }

@@ -245,13 +245,26 @@ impl Record {
                 standing.told = Some((State::Failing, now));
                 let (reason, words) = (standing.reason, standing.words());
                 drop(standing);
-                tracing::warn!(app, service, reason, since = rfc3339(since), "the push service fails: {words}");
+                tracing::warn!(
+                    event = "push-service-fails",
+                    app,
+                    service,
+                    reason,
+                    since = rfc3339(since),
+                    "the push service fails: {words}"
+                );
             }
             // That it is well from the start is no news.
             State::Well if before == State::Failing => {
                 standing.told = Some((State::Well, now));
                 drop(standing);
-                tracing::warn!(app, service, since = rfc3339(since), "the push service takes pushes again");
+                tracing::warn!(
+                    event = "push-service-recovered",
+                    app,
+                    service,
+                    since = rfc3339(since),
+                    "the push service takes pushes again"
+                );
             }
             State::Well | State::Unknown => {}
         }

@@ -161,6 +161,18 @@ impl Line {
         Some(permit)
     }
 
+    /// Likewise, if there is nothing to wait for; a line that may be dead is asked, for those who come later.
+    pub(super) fn try_admit(&self) -> Option<OwnedSemaphorePermit> {
+        let permit = Arc::clone(&self.gate).try_acquire_owned().ok()?;
+        match self.state.load(Ordering::Acquire) {
+            GOOD if !self.is_idle() => Some(permit),
+            _ => {
+                self.ask();
+                None
+            }
+        }
+    }
+
     /// A request has been unanswered for [`ASK_AFTER`].
     pub(super) fn suspect(&self) {
         match self.heard_within(ASK_AFTER) {
@@ -230,6 +242,11 @@ impl Line {
     /// Whether a successor is wanted while it still serves.
     pub(super) fn is_tired(&self) -> bool {
         self.tired.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has answered well.
+    pub(super) fn has_served(&self) -> bool {
+        self.good.load(Ordering::Relaxed) > 0
     }
 
     /// Whether it died young, or has never answered well.

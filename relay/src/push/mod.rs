@@ -17,6 +17,7 @@ mod jwt;
 mod line;
 mod network;
 mod oauth;
+mod own_lines;
 mod payload;
 mod provider_token;
 mod reasons;

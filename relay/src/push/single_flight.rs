@@ -101,6 +101,22 @@ impl<T: Clone + Send + 'static, E: Copy + Send + 'static> SingleFlight<T, E> {
         }
     }
 
+    /// The value, if there is one that `worth` does not call spent. Nothing is waited for.
+    pub(super) fn have(&self, freshness: impl Fn(&T) -> Freshness) -> Option<T> {
+        self.lock().value.as_ref().filter(|value| freshness(value) != Freshness::Spent).cloned()
+    }
+
+    /// Has one made that later callers [have](Self::have), unless there is one that `worth` calls good, or none may be made now.
+    pub(super) fn begin<F>(self: &Arc<Self>, freshness: impl Fn(&T) -> Freshness, make: impl FnOnce() -> F, fallback: E)
+    where
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        if let Look::Start { .. } = self.look(&freshness) {
+            let guard = FlightGuard { flight: Arc::clone(self), outcome: Err(fallback) };
+            tokio::spawn(finish(guard, make()));
+        }
+    }
+
     fn look(&self, freshness: &impl Fn(&T) -> Freshness) -> Look<T, E> {
         let mut state = self.lock();
         let judged = state.value.as_ref().map(|value| (freshness(value), value.clone()));

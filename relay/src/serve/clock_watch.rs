@@ -52,7 +52,7 @@ pub(super) async fn watch(vault: Vault, readiness: Readiness) {
         {
             noted = Some(Instant::now());
             if let Err(error) = vault.note_time(now) {
-                tracing::warn!(%error, "the time could not be written down; a next run under a wrong clock may not notice");
+                tracing::warn!(event = "clock-not-written", %error, "the time could not be written down; a next run under a wrong clock may not notice");
             }
         }
     }
@@ -85,14 +85,14 @@ impl Store {
                     STORE_OFF_MAX_MS / 1_000,
                 );
                 if !was_off {
-                    tracing::error!("{warning}");
+                    tracing::error!(event = "clocks-apart", "{warning}");
                 }
                 readiness.fail(Check::Clock, "the system's clock and the store's are more than 30 s apart");
                 readiness.warn_of("store's clock", vec![warning.into()]);
             }
             None => {
                 if was_off {
-                    tracing::info!("the system's clock and the store's agree again");
+                    tracing::info!(event = "clocks-agree", "the system's clock and the store's agree again");
                 }
                 readiness.pass(Check::Clock);
                 readiness.warn_of("store's clock", Vec::new());
@@ -114,16 +114,20 @@ fn tell(verdict: Verdict, readiness: &Readiness) {
         Verdict::Jumped { by_ms, new } => {
             let warning = warning(by_ms);
             if new {
-                tracing::warn!("{warning}");
+                tracing::warn!(event = "clock-jumped", "{warning}");
             }
             readiness.warn_of("clock", vec![warning.into()]);
         }
         Verdict::Returned => {
-            tracing::info!("the clock is right again; nothing was ended by it");
+            tracing::info!(event = "clock-right-again", "the clock is right again; nothing was ended by it");
             readiness.warn_of("clock", Vec::new());
         }
         Verdict::Believed(by_ms) => {
-            tracing::warn!(by_s = by_ms / 1_000, "the clock is believed now; what is over by it ends");
+            tracing::warn!(
+                event = "clock-believed",
+                by_s = by_ms / 1_000,
+                "the clock is believed now; what is over by it ends"
+            );
             readiness.warn_of("clock", Vec::new());
         }
     }

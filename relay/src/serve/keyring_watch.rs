@@ -27,14 +27,14 @@ pub(super) async fn watch(vault: Vault, readiness: Readiness) {
         match fault {
             Some(fault) => {
                 if known != Some(fault) {
-                    tracing::error!(remedy = fault.remedy(), "store.keyring: {fault}");
+                    tracing::error!(event = "keyring-fault", remedy = fault.remedy(), "store.keyring: {fault}");
                 }
                 readiness.fail(Check::Keyring, fault.word());
                 readiness.warn_of("keyring", vec![format!("store.keyring: {fault}; {}", fault.remedy()).into()]);
             }
             None => {
                 if known.is_some() {
-                    tracing::info!("the keyring is that of the other nodes");
+                    tracing::info!(event = "keyring-agrees", "the keyring is that of the other nodes");
                 }
                 readiness.pass(Check::Keyring);
                 readiness.warn_of("keyring", Vec::new());

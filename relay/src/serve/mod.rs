@@ -50,6 +50,7 @@ use crate::net::udp::Udp;
 use crate::operator::Operator;
 use crate::operator::controls::Reloaded;
 use crate::operator::readiness::{Check, Readiness};
+use crate::otlp::Exporter;
 use crate::push::{AppPush, PushService, SetupError, apns, fcm};
 use crate::service::{self, Service, Services};
 use crate::timing::ConnectionTiming;
@@ -94,6 +95,9 @@ pub enum StartError {
         /// The system's word.
         why: io::Error,
     },
+    /// No thread for a core.
+    #[error("the system gives no thread for each core: {0}")]
+    Threads(io::Error),
     /// A listener's address.
     #[error("{setting}: {address} cannot be listened on: {why}")]
     Listen {
@@ -177,6 +181,7 @@ impl Relay {
             store_watch::require_ephemeral(&vault).await?;
         }
         let audit = audit(&config, &public_edge)?;
+        let exporter = Exporter::start(config.otlp.as_ref(), &public_edge, &metrics)?;
         let resolver = resolver(&config)?;
         let (push, push_is_printed) = push_service(&config.apps, &metrics)?;
         let (to_record, record_notes) = mpsc::unbounded_channel();
@@ -206,12 +211,14 @@ impl Relay {
             subscribe: config.messages.subscribe_voicemail,
             keep_passwords: config.store.keep_passwords,
             audit: audit.clone(),
+            exporter,
             lost_notice: config.timing.lost_notice.0,
             endpoint,
             shards: crate::timing::shards(),
             record_notes: to_record,
             end: ending.clone(),
         });
+        let agent = agent.map_err(StartError::Threads)?;
         let service = Service::new(service::Dependencies {
             agent: agent.clone(),
             vault: vault.clone(),
@@ -248,9 +255,10 @@ impl Running {
         self.agent.wait_for_calls(CALLS_DRAIN, elsewhere).await;
         self.agent.flush_erasures().await;
         if let Err(error) = self.vault.release_lease().await {
-            tracing::warn!(%error, "the lease could not be given up; others wait until it runs out");
+            tracing::warn!(event = "lease-not-released", %error, "the lease could not be given up; others wait until it runs out");
         }
         self.end.begin();
+        self.agent.ended().await;
     }
 
     /// Reads the configuration and its files again, takes what can change, and says what became of it.
@@ -377,7 +385,7 @@ impl Listeners {
         if upstream.transports.udp {
             let address = upstream.udp_listen;
             let failed = |why| StartError::Listen { setting: "upstream.udp_listen", address, why };
-            listeners.udp = Some(Udp::bind(address).await.map_err(failed)?);
+            listeners.udp = Some(agent::bind_datagrams(crate::timing::shards(), address).map_err(failed)?);
         }
         Ok(listeners)
     }

@@ -48,7 +48,7 @@ impl Unconfigured {
                     Ok(folder) => Some(folder),
                     Err(error) if is_named => return Err(error),
                     Err(error) => {
-                        tracing::warn!("nothing is kept for the next start: {error}");
+                        tracing::warn!(event = "state-not-kept", %error, "nothing is kept for the next start");
                         None
                     }
                 }
@@ -81,7 +81,7 @@ impl Unconfigured {
                 sip_server: self.sip_server.as_ref().map(|server| server.address().to_string()),
             };
             if let Err(error) = folder.keep_ca(ca).and_then(|()| folder.say(&addresses)) {
-                tracing::warn!(%error, "sipwake device will not find this relay by itself");
+                tracing::warn!(event = "state-not-kept", %error, "sipwake device will not find this relay by itself");
             }
         }
         eprint!("{}", self.told(running));

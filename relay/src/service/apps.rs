@@ -6,6 +6,8 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::time::Instant;
 
+use tracing::Instrument as _;
+
 use super::types::{Enable, EnableError, Enabled};
 use super::{Inner, Service};
 use crate::doctor::{Patient, Report};
@@ -41,7 +43,8 @@ impl AppService for Service {
     async fn enable(&self, app: &str, source: IpAddr, wish: Enable) -> Result<Enabled, EnableError> {
         let (it, app) = (self.0.clone(), app.into());
         // In a task of its own: an app that hangs up leaves no half of an enabling.
-        tokio::spawn(async move { it.enable(app, source, wish).await }).await.unwrap_or(Err(EnableError::Draining))
+        let enabling = async move { it.enable(app, source, wish).await };
+        tokio::spawn(enabling.in_current_span()).await.unwrap_or(Err(EnableError::Draining))
     }
 
     async fn examine(&self, source: IpAddr, patient: Patient) -> Result<Report, ExamineError> {

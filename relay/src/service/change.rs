@@ -85,7 +85,7 @@ impl Inner {
         });
         let Ok(changed) = changed else { return };
         if self.put_change(&status, changed, None).await.is_err() {
-            tracing::warn!(instance = %id, "a reminder could not be written down; a restart may repeat it");
+            tracing::warn!(event = "reminder-not-written", instance = %id, "a reminder could not be written down; a restart may repeat it");
         }
     }
 
@@ -100,7 +100,7 @@ impl Inner {
         });
         let Ok(changed) = changed else { return };
         if gave_way && self.put_change(&status, changed, None).await.is_err() {
-            tracing::warn!(instance = %id, "a password could not give way to its HA1");
+            tracing::warn!(event = "password-not-replaced", instance = %id, "a password could not give way to its HA1");
         }
     }
 

@@ -84,7 +84,11 @@ impl Inner {
             }
             settling.claimed_all.store(true, Ordering::Relaxed);
             agent.end_claim().await;
-            tracing::info!(resumed, "instances were taken over, and are registered again");
+            tracing::info!(
+                event = "instances-taken-over",
+                resumed,
+                "instances were taken over, and are registered again"
+            );
         }
         if first {
             agent.end_claim().await;
@@ -97,7 +101,7 @@ impl Inner {
         }
         let claimed = self.timed(StoreOperation::Claim, self.dependencies.vault.claim(BATCH)).await;
         claimed
-            .inspect_err(|error| tracing::warn!(%error, "claiming stopped; it goes on with the next lease"))
+            .inspect_err(|error| tracing::warn!(event = "claiming-stopped", %error, "claiming stopped; it goes on with the next lease"))
             .unwrap_or_default()
     }
 
@@ -207,7 +211,7 @@ impl Inner {
         let Stored { id, sealed, fence, .. } = stored;
         // Before anything else: the store may have come back with what it had before a wipe.
         if let Some(lookup) = self.dependencies.vault.tombstones().forbids(id) {
-            tracing::warn!(instance = %id, "a record that was wiped is in the store again; it is erased");
+            tracing::warn!(event = "wiped-record-returned", instance = %id, "a record that was wiped is in the store again; it is erased");
             self.dependencies.agent.erase(id, lookup);
             return Opened::Not;
         }
@@ -237,7 +241,7 @@ impl Inner {
             Some(Read::PushBinding(Some(known))) => Opened::PushBinding(Box::new(known)),
             None => {
                 // Nobody can ever read it again: the TTL takes it.
-                tracing::error!(instance = %id, "a stored record does not open with this keyring; it is left to its expiry");
+                tracing::error!(event = "record-of-another-keyring", instance = %id, "a stored record does not open with this keyring; it is left to its expiry");
                 Opened::Not
             }
         }

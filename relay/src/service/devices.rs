@@ -5,6 +5,7 @@
 use std::future::Future;
 
 use sip::id::{CallId, InstanceId, MessageId};
+use tracing::Instrument as _;
 
 use super::Service;
 use super::types::{
@@ -127,7 +128,7 @@ impl DeviceService for Service {
 
     async fn change(&self, id: InstanceId, proof: &InstanceSecret, change: Change) -> Result<View, ChangeError> {
         let (it, proof) = (self.0.clone(), proof.clone());
-        let change = tokio::spawn(async move { it.change(id, &proof, change).await });
+        let change = tokio::spawn(async move { it.change(id, &proof, change).await }.in_current_span());
         change.await.unwrap_or(Err(ChangeError::Access(AccessError::StoreAway)))
     }
 

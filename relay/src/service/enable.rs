@@ -113,7 +113,7 @@ impl Inner {
         for earlier in [earlier, placed.displaced].into_iter().flatten() {
             self.clone().replace(earlier, lookup);
         }
-        tracing::info!(instance = %id, state = ?registration.state, "enabled");
+        tracing::info!(event = "enabled", instance = %id, state = registration.state.word(), "enabled");
         self.dependencies.audit.note(Act::Enabled, || Whose {
             instance: Some(id),
             account: Some(account),

@@ -89,7 +89,7 @@ impl Service {
         let begun = Instant::now();
         agent.hand_over().await;
         if let Err(error) = vault.release_lease().await {
-            tracing::warn!(%error, "the instances cannot be handed over; the others take them when the lease runs out");
+            tracing::warn!(event = "hand-over-impossible", %error, "the instances cannot be handed over; the others take them when the lease runs out");
             return;
         }
         // What is not told by then is told below.
@@ -97,8 +97,16 @@ impl Service {
         let took_ms = begun.elapsed().as_millis() as u64;
         let registered = it.hand_over.waiting().registered;
         match registered == instances {
-            true => tracing::info!(instances, took_ms, "all instances are registered by other nodes"),
-            false => tracing::warn!(instances, registered, took_ms, "not all instances were registered by other nodes"),
+            true => {
+                tracing::info!(event = "handed-over", instances, took_ms, "all instances are registered by other nodes")
+            }
+            false => tracing::warn!(
+                event = "hand-over-incomplete",
+                instances,
+                registered,
+                took_ms,
+                "not all instances were registered by other nodes"
+            ),
         }
     }
 }

@@ -14,6 +14,7 @@ use super::Inner;
 use crate::agent::request::{EndKind, Principal, Request};
 use crate::clock::since_boot;
 use crate::metrics::labels::StoreOperation;
+use crate::outage::Outage;
 use crate::vault::{Fence, LEASE, Lease, RENEWAL, StoreError, Stored};
 
 /// Instances that are looked up at once.
@@ -29,7 +30,7 @@ impl super::Service {
         let mut ticks = interval(RENEWAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut keys = interval(TEND_KEYS);
-        let mut was_away = false;
+        let (mut was_away, mut outage) = (false, Outage::default());
         let mut held_at = since_boot();
         // Since the lease lapsed the instances are to be looked up; whether the store may have come back empty.
         let mut unsure: Option<bool> = None;
@@ -41,7 +42,7 @@ impl super::Service {
                 _ = ticks.tick() => {}
                 _ = keys.tick() => {
                     if let Err(error) = it.dependencies.vault.tend_keys() {
-                        tracing::warn!(%error, "the keyring could not be looked after");
+                        tracing::warn!(event = "keyring-not-tended", %error, "the keyring could not be looked after");
                     }
                     continue;
                 }
@@ -66,7 +67,20 @@ impl super::Service {
                     }
                 }
                 Ok(Lease::Held) => {}
-                Err(ref error) => tracing::warn!(%error, "the lease of this node could not be renewed"),
+                Err(ref error) => {
+                    if let Some(times) = outage.again() {
+                        tracing::warn!(event = "lease-not-renewed", %error, times, "the lease of this node could not be renewed");
+                    }
+                }
+            }
+            if held.is_ok()
+                && let Some(times) = outage.over()
+            {
+                tracing::warn!(
+                    event = "lease-renewed-again",
+                    times,
+                    "the store answers again, and the lease is renewed"
+                );
             }
             if let Some(may_be_empty) = unsure.filter(|_| held.is_ok()) {
                 // Beside the renewals: it may take longer than a lease.
@@ -115,7 +129,11 @@ impl Inner {
             if ended.is_empty() {
                 return;
             }
-            tracing::info!(instances = ended.len(), "another node has ended instances of this one");
+            tracing::info!(
+                event = "ended-elsewhere",
+                instances = ended.len(),
+                "another node has ended instances of this one"
+            );
             for id in &ended {
                 let end = Request::End { id: *id, who: Principal::Relay, kind: EndKind::NeverOurs, reply: None };
                 self.dependencies.agent.tell(*id, end).await;
@@ -135,7 +153,11 @@ impl Inner {
     /// told all; else it is to be asked again.
     async fn look_up_all(self: Arc<Self>, may_be_empty: bool) -> bool {
         let ids: Vec<InstanceId> = self.dependencies.agent.ask_all(Request::Ids).await.into_iter().flatten().collect();
-        tracing::warn!(instances = ids.len(), "the lease of this node had lapsed; each instance is looked up again");
+        tracing::warn!(
+            event = "lease-lapsed",
+            instances = ids.len(),
+            "the lease of this node had lapsed; each instance is looked up again"
+        );
         let (mut lost, mut missing, mut found, mut is_away) = (Vec::new(), Vec::new(), false, false);
         self.look_up(&ids, |id, stored| match stored {
             Ok(Some(stored)) if stored.owned => found = true,
@@ -154,7 +176,11 @@ impl Inner {
         };
         let Ok(may_have_lost) = may_have_lost else { return false };
         if may_have_lost {
-            tracing::warn!(instances = missing.len(), "the store came back empty; its records are written again");
+            tracing::warn!(
+                event = "store-came-back-empty",
+                instances = missing.len(),
+                "the store came back empty; its records are written again"
+            );
             for id in missing {
                 self.store_again(id).await;
             }
@@ -206,7 +232,9 @@ impl Inner {
                     self.dependencies.agent.erase(id, lookup);
                 }
             }
-            Err(error) => tracing::warn!(instance = %id, %error, "a record could not be written again"),
+            Err(error) => {
+                tracing::warn!(event = "record-not-rewritten", instance = %id, %error, "a record could not be written again")
+            }
         }
     }
 }

@@ -105,6 +105,18 @@ pub enum RegistrationState {
     Unregistered,
 }
 
+impl RegistrationState {
+    /// The contract's word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Registered => "registered",
+            Self::Registering => "registering",
+            Self::Retrying => "retrying",
+            Self::Unregistered => "unregistered",
+        }
+    }
+}
+
 /// The edge as a device needs it; the password is the instance secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EdgeAddress {

@@ -15,6 +15,7 @@ use super::Inner;
 use super::types::{AccessError, Receipt, WipeReason, Wiped};
 use crate::agent::request::{Denied, EndKind, Erasure, Principal, Request, WipeDone};
 use crate::clock::shared_now;
+use crate::domain::Word as _;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
 use crate::vault::Tombstone;
@@ -102,7 +103,7 @@ impl Inner {
         }
         vault.tombstones().note_erased(id);
         self.dependencies.metrics.wipe(reason);
-        tracing::info!(instance = %id, reason = ?reason, "wiped for its owner, which is gone");
+        tracing::info!(event = "wiped-for-another", instance = %id, reason = reason.word(), "wiped for its owner, which is gone");
         Ok(Wiped::Done(self.receipt(id, shared_now(), reason, false)))
     }
 

@@ -5,7 +5,7 @@
 //! [`unserved`]. Without a call of [`adopt`] there are none.
 
 use std::env;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -19,12 +19,7 @@ const FIRST: RawFd = 3;
 const MAX: RawFd = 64;
 
 /// What was handed over and not given out.
-static HELD: Mutex<Vec<Inherited>> = Mutex::new(Vec::new());
-
-enum Inherited {
-    Stream(TcpListener, SocketAddr),
-    Datagram(UdpSocket, SocketAddr),
-}
+static HELD: Mutex<Vec<(TcpListener, SocketAddr)>> = Mutex::new(Vec::new());
 
 /// Takes what the environment says was handed over to this process. Called once, before anything else opens a file.
 pub fn adopt() {
@@ -41,56 +36,28 @@ pub fn adopt() {
     held().extend(sockets);
 }
 
-/// The stream listener for `address`, when it was handed over.
+/// The listener for `address`, when it was handed over.
 pub fn stream(address: SocketAddr) -> Option<TcpListener> {
-    take(|socket| match socket {
-        Inherited::Stream(_, local) => is_for(*local, address),
-        Inherited::Datagram(..) => false,
-    })
-    .and_then(|socket| match socket {
-        Inherited::Stream(listener, _) => Some(listener),
-        Inherited::Datagram(..) => None,
-    })
-}
-
-/// The datagram socket for `address`, when it was handed over.
-pub fn datagram(address: SocketAddr) -> Option<UdpSocket> {
-    take(|socket| match socket {
-        Inherited::Datagram(_, local) => is_for(*local, address),
-        Inherited::Stream(..) => false,
-    })
-    .and_then(|socket| match socket {
-        Inherited::Datagram(socket, _) => Some(socket),
-        Inherited::Stream(..) => None,
-    })
+    let mut held = held();
+    let index = held.iter().position(|(_, local)| is_for(*local, address))?;
+    Some(held.swap_remove(index).0)
 }
 
 /// The addresses of what nobody has asked for: peers that connect there are heard by nobody.
 pub fn unserved() -> Vec<SocketAddr> {
-    let address = |socket: &Inherited| match socket {
-        Inherited::Stream(_, local) | Inherited::Datagram(_, local) => *local,
-    };
-    held().iter().map(address).collect()
+    held().iter().map(|(_, local)| *local).collect()
 }
 
-fn inherited(socket: OwnedFd) -> Option<Inherited> {
+/// Datagrams are not taken over: who has sent one that nobody was there for sends it again, and each core has a socket of its own.
+fn inherited(socket: OwnedFd) -> Option<(TcpListener, SocketAddr)> {
     fcntl_setfd(&socket, FdFlags::CLOEXEC).ok()?;
-    if socket_type(&socket).ok()? == SocketType::DGRAM {
-        let socket = UdpSocket::from(socket);
-        socket.set_nonblocking(true).ok()?;
-        let local = socket.local_addr().ok()?;
-        return Some(Inherited::Datagram(socket, local));
+    if socket_type(&socket).ok()? != SocketType::STREAM {
+        return None;
     }
     let listener = TcpListener::from(socket);
     listener.set_nonblocking(true).ok()?;
     let local = listener.local_addr().ok()?;
-    Some(Inherited::Stream(listener, local))
-}
-
-fn take(is_wanted: impl Fn(&Inherited) -> bool) -> Option<Inherited> {
-    let mut held = held();
-    let index = held.iter().position(is_wanted)?;
-    Some(held.swap_remove(index))
+    Some((listener, local))
 }
 
 /// `[::]:5061` serves `0.0.0.0:5061` as well.
@@ -99,7 +66,7 @@ fn is_for(local: SocketAddr, wanted: SocketAddr) -> bool {
     local == wanted || local.port() == wanted.port() && both_any && (local.is_ipv6() || wanted.is_ipv4())
 }
 
-fn held() -> MutexGuard<'static, Vec<Inherited>> {
+fn held() -> MutexGuard<'static, Vec<(TcpListener, SocketAddr)>> {
     HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -320,7 +320,7 @@ impl Vault {
             match seal::open_as(&self.0.keyring, collection.purpose(), &place, sealed.as_bytes(), read) {
                 Ok(kept) => opened.push(kept),
                 Err(error) => {
-                    tracing::warn!(%instance, %error, "something that was kept does not open and is forgotten");
+                    tracing::warn!(event = "kept-unreadable", %instance, %error, "something that was kept does not open and is forgotten");
                     self.remove_by_key(instance, collection, item_key).await?;
                 }
             }

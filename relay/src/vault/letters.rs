@@ -189,12 +189,18 @@ impl Vault {
         let place = self.0.owner.to_string();
         let opened = seal::open_as(&self.0.keyring, PURPOSE, place.as_bytes(), &sealed, Letter::decode);
         let Ok((letter, number, written_at)) = opened else {
-            tracing::warn!("a letter of another node does not open with this keyring; it is dropped");
+            tracing::warn!(
+                event = "letter-unreadable",
+                "a letter of another node does not open with this keyring; it is dropped"
+            );
             return Ok(None);
         };
         let is_young = shared_now().abs_diff(written_at) <= LETTER_AGE_MAX_S;
         if !is_young {
-            tracing::warn!("a letter of another node is too old, or its clock is off; it is dropped");
+            tracing::warn!(
+                event = "letter-too-old",
+                "a letter of another node is too old, or its clock is off; it is dropped"
+            );
         }
         // An answer has the number of its question.
         let first = matches!(letter, Letter::Answer { .. }) || self.0.seen.is_new(number, Instant::now());

@@ -214,6 +214,17 @@ pub enum Provider {
     Fcm,
 }
 
+impl Provider {
+    /// Its name in logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ApnsProduction => "apns",
+            Self::ApnsSandbox => "apns-sandbox",
+            Self::Fcm => "fcm",
+        }
+    }
+}
+
 /// The events that wake a device; a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WakeFor {

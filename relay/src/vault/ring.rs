@@ -71,7 +71,7 @@ impl Vault {
             Some(_) => {
                 // Another process may just have changed the file.
                 if let Err(error) = keyring.tend(Reading::now()) {
-                    tracing::warn!(%error, "the keyring cannot be read again");
+                    tracing::warn!(event = "keyring-unreadable", %error, "the keyring cannot be read again");
                 }
                 redis.compare_ring(&keyring.fingerprint(Reading::now()), look_only).await
             }

@@ -112,6 +112,19 @@ pub enum PushBindingEnd {
     Removed,
 }
 
+impl PushBindingEnd {
+    /// A word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unregistered => "unregistered",
+            Self::Refused => "refused",
+            Self::Expired => "expired",
+            Self::Replaced => "replaced",
+            Self::Removed => "removed",
+        }
+    }
+}
+
 // Their fields name people and devices.
 impl fmt::Debug for RouteRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -6,6 +6,7 @@ mod endpoint;
 mod flows;
 mod forking;
 mod in_call;
+mod instructions;
 mod oddities;
 mod paging;
 mod presence;

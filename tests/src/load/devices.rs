@@ -1,8 +1,8 @@
 //! The devices: they come over TLS when they are pushed, or stay attached and wait.
 //!
 //! A device connects to the edge, registers with its instance's secret as a bearer token (RFC 8898), answers the INVITE
-//! that follows at once, and hangs on until the caller's BYE. Each connection is a full TLS handshake: a phone that slept
-//! has no session to resume.
+//! that follows at once, and hangs on until the caller's BYE. Each connection is a full TLS handshake, as a phone's is that was
+//! not here for a day; with `--resume` it resumes the session of an earlier one, where there was one.
 //!
 //! Invariant: every wait has a deadline; a device that fails is counted with the first reason in words.
 
@@ -25,6 +25,7 @@ use tokio_rustls::client::TlsStream;
 use super::accounts::{Account, Accounts};
 use super::caller::Caller;
 use super::measure::{Count, Samples};
+use super::sessions::Sessions;
 use crate::authority::Authority;
 
 /// How long each step of a device may take: connecting, being registered, being called, being hung up on.
@@ -53,8 +54,9 @@ pub struct Devices {
 
 impl Devices {
     /// Devices of these accounts, at this edge.
-    pub fn new(accounts: Accounts, caller: Arc<Caller>, edge: SocketAddr, authority: &Authority) -> Self {
-        let tls = TlsConnector::from(full_handshakes(authority, &[]));
+    pub fn new(accounts: Accounts, caller: Arc<Caller>, edge: SocketAddr, authority: &Authority, resume: bool) -> Self {
+        let full = full_handshakes(authority, &[]);
+        let tls = TlsConnector::from(if resume { resumed(&full) } else { full });
         let (coming, attached, failed) = (Samples::default(), AtomicU64::new(0), Count::default());
         Self { accounts, caller, edge, tls, coming, attached, failed, first_failure: Mutex::default() }
     }
@@ -152,6 +154,13 @@ pub fn full_handshakes(authority: &Authority, alpn: &[&[u8]]) -> Arc<rustls::Cli
         .with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     config.resumption = rustls::client::Resumption::disabled();
+    Arc::new(config)
+}
+
+/// The same client, which resumes what it can.
+fn resumed(full: &rustls::ClientConfig) -> Arc<rustls::ClientConfig> {
+    let mut config = full.clone();
+    config.resumption = rustls::client::Resumption::store(Arc::new(Sessions::default()));
     Arc::new(config)
 }
 

@@ -219,7 +219,7 @@ impl Shares {
 
 /// A phase being measured.
 pub struct Window {
-    relay: u32,
+    relay: Vec<u32>,
     ticker: Ticker,
     begun: Instant,
     before: [Duration; 3],
@@ -228,13 +228,19 @@ pub struct Window {
 impl Window {
     /// Begins now, for the relay of this process id.
     pub fn open(relay: u32) -> Self {
-        Self { relay, ticker: Ticker::start(), begun: Instant::now(), before: Self::look(relay) }
+        Self::open_group(vec![relay])
+    }
+
+    /// Begins now, for a server of several processes.
+    pub fn open_group(relay: Vec<u32>) -> Self {
+        let before = Self::look(&relay);
+        Self { relay, ticker: Ticker::start(), begun: Instant::now(), before }
     }
 
     /// Ends now.
     pub fn close(self) -> Shares {
         let wall_s = self.begun.elapsed().as_secs_f64();
-        let after = Self::look(self.relay);
+        let after = Self::look(&self.relay);
         let used = |place: usize| after[place].saturating_sub(self.before[place]).as_secs_f64();
         let (relay_cpu_s, load_cpu_s) = (used(0), used(1));
         Shares {
@@ -247,8 +253,8 @@ impl Window {
         }
     }
 
-    fn look(relay: u32) -> [Duration; 3] {
-        [Usage::of(relay).cpu, Usage::of(std::process::id()).cpu, machine_busy()]
+    fn look(relay: &[u32]) -> [Duration; 3] {
+        [relay.iter().map(|pid| Usage::of(*pid).cpu).sum(), Usage::of(std::process::id()).cpu, machine_busy()]
     }
 }
 

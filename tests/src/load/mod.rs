@@ -20,8 +20,10 @@
 //! | `accounts`, `enabling` | the app side |
 //! | `seeding`, `restart` | a store that is full before the relay starts |
 //! | `exchange`, `registrar`, `caller`, `calls` | the SIP server side |
-//! | `devices` | the device side |
+//! | `devices`, `sessions` | the device side |
 //! | [`nodes`] | with `--nodes`: take-over and hand-over between several relays |
+//! | [`against`] | with `--against`: the same calls against another server |
+//! | [`sweep`] | with `--sweep`: rates up to saturation, as a table and a curve |
 //! | `measure`, `report`, `table` | numbers, and what is printed of them |
 //!
 //! How to read the report is [`HOW_TO_READ`], which `load --help` prints.
@@ -34,6 +36,7 @@ use std::time::Duration;
 use crate::board::Missed;
 
 mod accounts;
+pub mod against;
 mod caller;
 mod calls;
 mod devices;
@@ -47,7 +50,9 @@ pub mod report;
 mod restart;
 mod run;
 mod seeding;
+mod sessions;
 mod stage;
+pub mod sweep;
 mod table;
 
 pub use run::run;

@@ -53,6 +53,14 @@ pub enum Upstream {
     Tls,
 }
 
+/// What the relay is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rival {
+    /// A Kamailio that holds the call, pushes by HTTP/1.1, and sends it on when the device has registered.
+    Kamailio,
+}
+
 impl Upstream {
     /// As a URI's parameter names it.
     pub fn param(self) -> &'static str {
@@ -158,6 +166,15 @@ pub struct Plan {
     /// after SIGTERM, and how many calls are lost meanwhile
     #[arg(long, value_parser = clap::value_parser!(u32).range(3..=MAX_NODES as i64))]
     pub nodes: Option<u32>,
+    /// The same calls against another server, which this run configures and starts
+    #[arg(long, value_enum)]
+    pub against: Option<Rival>,
+    /// Devices resume their TLS sessions, as phones do that were here before
+    #[arg(long)]
+    pub resume: bool,
+    /// Calls at these rates one after the other, as far as the relay and the machine keep up; a table, and a curve in this file
+    #[arg(long, value_name = "SVG", num_args = 0..=1, default_missing_value = "")]
+    pub sweep: Option<std::path::PathBuf>,
     /// Print JSON instead of the table
     #[arg(long)]
     pub json: bool,

@@ -9,6 +9,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::Failure;
 use super::caller::{Round, shuffled};
+use super::calls::Outcome;
 use super::measure::{Resident, SETTLE, Window};
 use super::plan::{Plan, Store};
 use super::report::{Attached, Calling, Enabling, Refreshing, Report, Start};
@@ -242,15 +243,8 @@ async fn place(stage: &Stage, round: Round, whom: Whom) -> Result<Calling, Failu
     if !stage.relay.is_running() {
         return Err(Failure::RelayEnded(log_end(stage)));
     }
-    let allowed = outcome.calls / LOST_CALLS;
-    if outcome.unanswered > allowed {
-        return failed(format!("{} of {} had no final answer", outcome.unanswered, outcome.calls));
-    }
-    if whom != Whom::Attached && outcome.calls - outcome.pushed > allowed {
-        return failed(format!("{} of {} had no push", outcome.calls - outcome.pushed, outcome.calls));
-    }
-    if outcome.pushed_twice > 0 {
-        return failed(format!("{} were pushed twice", outcome.pushed_twice));
+    if let Some(what) = calls_failed(&outcome, whom != Whom::Attached) {
+        return failed(what);
     }
     Ok(Calling {
         rate,
@@ -267,6 +261,21 @@ async fn place(stage: &Stage, round: Round, whom: Whom) -> Result<Calling, Failu
         first_call: None,
         coming: None,
     })
+}
+
+/// What makes a round of calls no result; `pushes`: each of them needs a push.
+pub(super) fn calls_failed(outcome: &Outcome, pushes: bool) -> Option<String> {
+    let allowed = outcome.calls / LOST_CALLS;
+    match () {
+        () if outcome.unanswered > allowed => {
+            Some(format!("{} of {} had no final answer", outcome.unanswered, outcome.calls))
+        }
+        () if pushes && outcome.calls - outcome.pushed > allowed => {
+            Some(format!("{} of {} had no push", outcome.calls - outcome.pushed, outcome.calls))
+        }
+        () if outcome.pushed_twice > 0 => Some(format!("{} were pushed twice", outcome.pushed_twice)),
+        () => None,
+    }
 }
 
 /// Bytes that the store's data takes; 0 without one.

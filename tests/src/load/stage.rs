@@ -94,7 +94,7 @@ impl Stage {
         let at = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
         let (local, caller) = (exchange.local(), desk.caller.clone());
         let app = App::new(accounts.clone(), &authority, at(ports.api), &key, local, plan.transport, plan.push);
-        let devices = Arc::new(Devices::new(accounts, caller.clone(), at(ports.edge), &authority));
+        let devices = Arc::new(Devices::new(accounts, caller.clone(), at(ports.edge), &authority, plan.resume));
         hear_pushes(apns.as_ref(), fcm.as_ref(), caller.clone(), plan.answer.then(|| devices.clone()));
         let app = Arc::new(app);
         Ok(Self {

@@ -22,6 +22,7 @@ mod kept;
 mod lifecycle;
 mod load;
 mod matrix;
+mod metrics;
 mod page;
 mod push_proxy;
 mod sealed;

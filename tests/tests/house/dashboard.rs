@@ -35,7 +35,7 @@ fn expressions(dashboard: &Value) -> Vec<String> {
 /// Every word that may be the name of a metric.
 fn named(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    words.filter(|word| word.starts_with("sipwake_")).collect()
+    words.filter(|word| word.starts_with("sipwake_") || word.starts_with("process_")).collect()
 }
 
 #[test]

@@ -6,6 +6,8 @@ mod circles;
 mod dashboard;
 mod dependencies;
 mod documents;
+mod logs;
+mod metrics;
 mod metrics_reference;
 mod package;
 mod page;

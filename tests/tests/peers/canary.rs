@@ -55,6 +55,10 @@ async fn a_canary_rings_end_to_end_through_a_server_that_asks_its_callers_and_te
         assert_eq!(world.relay.metric(&rounds("whole")).await, Some(1.0));
         let answered = "sipwake_canary_seconds{app=\"com.example.phone\",step=\"answer\"}";
         assert!(world.relay.metric(answered).await.is_some_and(|seconds| seconds > 0.0));
+        for moment in ["sipwake_canary_last_round_seconds", "sipwake_canary_last_success_seconds"] {
+            let series = format!("{moment}{{app=\"com.example.phone\"}}");
+            assert!(world.relay.metric(&series).await.is_some_and(|at| at > 0.0), "{series}");
+        }
         let shown = page(&world).await?;
         assert!(shown.contains("Canaries") && shown.contains("answered after"), "{shown}");
 

@@ -5,6 +5,8 @@
 //! in which the INVITE came; the store is not asked. A verdict never ends a call that a device has come for. A push ends
 //! with its call.
 
+use std::future::Future as _;
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use sip::endpoint::{CallState, IncomingCall, Input};
@@ -23,6 +25,7 @@ use crate::agent::tables::timeline::What;
 use crate::audit::Act;
 use crate::clock::unix_now;
 use crate::config::EarlyRinging;
+use crate::domain::Word as _;
 use crate::domain::story::Withheld;
 use crate::push::{Departure, Event, Push, Verdict};
 use crate::vault::record::{Provider, PushTarget, StoredRecord};
@@ -55,7 +58,7 @@ impl Shard {
         };
         if let Err(limit) = self.budgets.take_call(Instant::now(), &app, call.instance, &call.from) {
             self.shared.quotas.met(limit);
-            tracing::info!(instance = %call.instance, call = %call.call, ?limit, "a call is not pushed");
+            tracing::info!(event = "call-not-pushed", instance = %call.instance, call = %call.call, limit = limit.word(), "a call is not pushed");
             self.track_call(call, None);
             self.give_up(call.call, call.instance);
             return Some(Withheld::Limit);
@@ -68,7 +71,7 @@ impl Shard {
         }
         let (shared, shard) = (self.shared.clone(), self.index);
         let (instance, call) = (call.instance, call.call);
-        let push = tokio::spawn(async move {
+        let mut push = Box::pin(async move {
             let departure = Departure::of_call(arrived, &shared.metrics);
             let (verdict, copies) = deliver_copies(&shared, &app, &target, &push, &departure).await;
             drop(departure);
@@ -84,7 +87,12 @@ impl Shard {
                 shared.shards.send(shard, ShardInput::Pushed(Box::new(pushed))).await;
             }
         });
-        self.pushes.insert((call, instance), push.abort_handle());
+        // On a connection that stands the request is handed over here and now.
+        let mut context = Context::from_waker(Waker::noop());
+        if push.as_mut().poll(&mut context).is_pending() {
+            self.hurried = true;
+            self.pushes.insert((call, instance), tokio::spawn(push).abort_handle());
+        }
         None
     }
 
@@ -175,7 +183,7 @@ impl Shard {
             | Verdict::Retry { .. }
             | Verdict::Refused { .. }
             | Verdict::TooLate => {
-                tracing::info!(%instance, %call, ?verdict, "a call's push was not delivered");
+                tracing::info!(event = "call-push-failed", %instance, %call, outcome = outcome_of(verdict).word(), reason, "a call's push was not delivered");
                 if !self.attached.contains(&instance) {
                     self.give_up(call, instance);
                 }

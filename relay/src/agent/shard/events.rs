@@ -41,7 +41,7 @@ impl Shard {
                 self.on_registered(binding, instance, expires, refresh);
             }
             Event::PublicAddress { upstream, address } => {
-                tracing::info!(upstream = upstream.0, %address, "a SIP server says where it sees this relay");
+                tracing::info!(event = "public-address", upstream = upstream.0, %address, "a SIP server says where it sees this relay");
             }
             Event::FailbackProbed { upstream, moved } => self.shared.dialler.tried(self.index, upstream, moved),
             Event::RegistrationFailed { binding, instance, failure } => {
@@ -136,7 +136,11 @@ impl Shard {
         work: impl FnOnce(&StoredRecord) -> Option<T>,
     ) -> Option<T> {
         let opened = self.shared.vault.open_record(id, sealed, work);
-        opened.inspect_err(|error| tracing::error!(instance = %id, %error, "a record does not open")).ok()?
+        opened
+            .inspect_err(
+                |error| tracing::error!(event = "record-unreadable", instance = %id, %error, "a record does not open"),
+            )
+            .ok()?
     }
 
     /// Moves an instance from one state to another, in the metrics too.
@@ -232,7 +236,7 @@ impl Shard {
                     None if unreachable => RegistrationOutcome::Unreachable,
                     None => RegistrationOutcome::TimedOut,
                 });
-                tracing::debug!(%instance, status, after_s = after.as_secs(), "a registration is tried again later");
+                tracing::debug!(event = "registration-retry", %instance, status, after_s = after.as_secs(), "a registration is tried again later");
                 // While the binding stands, it was the joining of one more device that failed; without its flow it stands for
                 // none of them.
                 let stands = self.endpoint.has_its_flow(binding);
@@ -265,7 +269,7 @@ impl Shard {
             row.unanswerable = Some(Unanswerable::Digest);
         }
         let (first, unanswerable, is_stored) = (row.first.take(), row.unanswerable, row.is_stored);
-        tracing::info!(instance = %id, status, "the SIP server refused a registration");
+        tracing::info!(event = "registration-refused", instance = %id, status, "the SIP server refused a registration");
         // One whose enabling was answered 202 is in the store although its first registration is under way.
         self.end(id, if is_stored { EndKind::Wiped(WipeReason::RefusedUpstream) } else { EndKind::NeverOurs }, None);
         if let Some(first) = first {

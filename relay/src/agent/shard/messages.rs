@@ -86,7 +86,7 @@ impl Shard {
         let vault = self.shared.vault.clone();
         tokio::spawn(async move {
             if let Err(error) = vault.remove_message(instance, message).await {
-                tracing::info!(%instance, %error, "a message that was delivered stays kept");
+                tracing::info!(event = "message-stays-kept", %instance, %error, "a message that was delivered stays kept");
             }
         });
     }

@@ -21,12 +21,15 @@ mod voicemail;
 mod wipes;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{Endpoint, ForwardedRegisterId, Input, Output, Poll, Settings};
+use bytes::Bytes;
+use sip::endpoint::{Endpoint, ForwardedRegisterId, Input, Output, Poll as Polled, Settings};
 use sip::id::{CallId, FlowId, InstanceId, UpstreamId};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -41,7 +44,7 @@ use crate::agent::shard::stories::OpenStories;
 use crate::agent::tables::calls::Calls;
 use crate::agent::tables::instances::{Due, Instances};
 use crate::agent::trace::Trace;
-use crate::agent::transport::connections::Writer;
+use crate::agent::transport::outbox::Writer;
 use crate::clock::{Reading, confirmed_now, unix_now};
 use crate::limits::pushes::PushBudgets;
 use crate::net::drain::Drain;
@@ -54,6 +57,11 @@ const BATCH: usize = 64;
 const DOUBTED_MAX: usize = 8 * 1024;
 /// How soon a shard looks again whether the doubt is over.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Between two looks at the timers, unless something comes: there are some for each call, and few of them mean anything by then.
+const TIMER_STEP: Duration = Duration::from_millis(10);
+/// The longest sleep while messages come. A timer that is set for later than what the runtime sleeps for wakes nobody; one for sooner
+/// costs two system calls.
+const BUSY_NAP: Duration = Duration::from_millis(50);
 /// The longest sleep: the wall clock may be set, and expiries follow it.
 const NAP_MAX: Duration = Duration::from_secs(30);
 
@@ -99,6 +107,10 @@ pub(crate) struct Shard {
     unread: Option<usize>,
     /// How often this node's lease had lapsed, as far as this shard knows.
     lapses: u64,
+    /// What leaves by UDP at the end of this turn.
+    datagrams: Vec<(SocketAddr, Bytes)>,
+    /// Whether a call's push has been handed over in this turn.
+    pub(crate) hurried: bool,
 }
 
 impl Shard {
@@ -130,6 +142,8 @@ impl Shard {
             doubted: VecDeque::new(),
             unread: Some(0),
             lapses: 0,
+            datagrams: Vec::new(),
+            hurried: false,
         }
     }
 
@@ -138,8 +152,13 @@ impl Shard {
         let mut batch = Vec::with_capacity(BATCH);
         let end = end.begun();
         tokio::pin!(end);
+        let (mut busy, mut looked) = (false, Instant::now());
         loop {
-            let wake_at = self.next_deadline();
+            // Deadlines that follow each other closely are met together.
+            let mut wake_at = self.next_deadline().max(looked + TIMER_STEP);
+            if busy {
+                wake_at = wake_at.min(Instant::now() + BUSY_NAP);
+            }
             tokio::select! {
                 biased;
                 count = inbox.recv_many(&mut batch, BATCH) => {
@@ -149,6 +168,10 @@ impl Shard {
                 }
                 () = sleep_until(wake_at.into()) => {}
                 () = &mut end => return,
+            }
+            busy = !batch.is_empty();
+            if !busy {
+                looked = Instant::now();
             }
             let doubtful = self.is_in_doubt(batch.len(), inbox.len());
             for input in batch.drain(..) {
@@ -162,6 +185,14 @@ impl Shard {
                     self.catch_panic(|shard| shard.on_input(input));
                 }
                 self.catch_panic(Self::on_time);
+            }
+            if std::mem::take(&mut self.hurried) {
+                // What the caller hears can wait until the push has left.
+                yield_once().await;
+            }
+            if let Some(udp) = &self.shared.udp {
+                // What is lost is sent again (RFC 3261 §17).
+                udp.send_all(self.index, &mut self.datagrams);
             }
         }
     }
@@ -208,6 +239,7 @@ impl Shard {
     fn catch_panic(&mut self, work: impl FnOnce(&mut Self)) {
         if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
             tracing::error!(
+                event = "fault",
                 shard = self.index,
                 "an input met a fault of the relay and was dropped; please report this"
             );
@@ -298,8 +330,8 @@ impl Shard {
     fn drain(&mut self, at: Instant) {
         loop {
             let output = match self.endpoint.poll() {
-                Poll::Output(output) => output,
-                Poll::Until(due) => {
+                Polled::Output(output) => output,
+                Polled::Until(due) => {
                     self.due = due;
                     return;
                 }
@@ -308,12 +340,7 @@ impl Shard {
                 self.trace_out(*flow, bytes);
             }
             match output {
-                Output::Send { flow: FlowId::Datagram(peer), bytes } => {
-                    if let Some(udp) = &self.shared.udp {
-                        // What is lost is sent again (RFC 3261 §17).
-                        let _ = udp.try_send(&bytes, peer);
-                    }
-                }
+                Output::Send { flow: FlowId::Datagram(peer), bytes } => self.datagrams.push((peer, bytes)),
                 Output::Send { flow, bytes } => {
                     if !self.flows.get(&flow).is_some_and(|(writer, _)| writer.send(bytes)) {
                         self.flows.remove(&flow);
@@ -337,4 +364,18 @@ impl Shard {
             }
         }
     }
+}
+
+/// Lets what is ready run first.
+async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        // Behind all that is ready on this core, before the system is asked for more.
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

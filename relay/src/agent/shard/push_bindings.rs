@@ -26,7 +26,7 @@ use crate::agent::erasures;
 use crate::agent::request::{Denied, EndKind, Erasure, InstanceStatus, KnownPushBinding, WipeDone, WipeWaiter};
 use crate::agent::transport::upstreams::{Route, Upstreams};
 use crate::clock::{confirmed_now, latest_now, unix_now_ms};
-use crate::domain::{InstanceState, WipeReason};
+use crate::domain::{InstanceState, WipeReason, Word as _};
 use crate::limits::guesses::{Attempt, Permit};
 use crate::limits::holdings::Place;
 use crate::metrics::labels::StoreOperation;
@@ -234,7 +234,7 @@ impl Shard {
 
     fn answer_route(&mut self, asked: &RouteRequest, route: Result<RegisterRoute, RouteRefusal>) {
         if let Err(RouteRefusal { status, .. }) = route {
-            tracing::info!(status, "a registration may not pass");
+            tracing::info!(event = "passing-refused", status, "a registration may not pass");
         }
         self.next.push_back(Input::Route { register: asked.register, route });
     }
@@ -398,7 +398,7 @@ impl Shard {
             row.waiters.extend(waiter);
         }
         self.shared.metrics.wipe(reason);
-        tracing::info!(instance = %id, ?reason, "a registration that passed through is wiped");
+        tracing::info!(event = "passed-wiped", instance = %id, reason = reason.word(), "a registration that passed through is wiped");
         self.drive(Instant::now(), Input::RemovePushBinding(id));
         let (shards, shard) = (self.shared.shards.clone(), self.index);
         tokio::spawn(async move {
@@ -456,7 +456,7 @@ impl Shard {
         let Some(row) = self.push_bindings.rows.get_mut(&id).filter(|row| row.wanted.is_some()) else { return };
         row.wanted = None;
         self.shared.metrics.push_registrations(-1);
-        tracing::info!(instance = %id, ?end, "a registration that passed through is forgotten");
+        tracing::info!(event = "passed-forgotten", instance = %id, end = end.as_str(), "a registration that passed through is forgotten");
         // What has expired leaves the store by itself; another node may have it again by now.
         if end != PushBindingEnd::Expired {
             self.tell_store(id);
@@ -472,7 +472,7 @@ impl Shard {
             Some((address.app, address.other?))
         });
         let Some((app, target)) = target.flatten() else {
-            tracing::debug!(instance = %id, "nothing can ask this device to refresh its registration");
+            tracing::debug!(event = "passed-not-refreshed", instance = %id, "nothing can ask this device to refresh its registration");
             return;
         };
         self.send_alert_to(app, target, id, Event::Renew, REFRESH_LIFE_S, AlertContent::default());
@@ -538,7 +538,7 @@ async fn put(
             }
             Err(StoreError::Gone) if fence != Fence::NEW => fence = Fence::NEW,
             Err(error) => {
-                tracing::error!(instance = %id, %error, "the store did not take a registration");
+                tracing::error!(event = "passed-not-kept", instance = %id, %error, "the store did not take a registration");
                 return Fence::NEW;
             }
         }

@@ -25,7 +25,7 @@ impl Shard {
         let Some(row) = self.instances.get(id).filter(|row| row.ending.is_none()) else { return };
         let expires_at = row.expires_at();
         let life_s = lease::worth_until(expires_at, reminder).saturating_sub(shared_now());
-        tracing::info!(instance = %id, event = lease::event(reminder).name(), "the lease ends");
+        tracing::info!(event = "lease-ends", instance = %id, push = lease::event(reminder).name(), "the lease ends");
         self.tell_user(lease::event(reminder), id, life_s, vec![("expires_at", expires_at.into())]);
         // An error means that nobody writes it down any more: the process ends.
         let _ = self.shared.record_notes.send(RecordNote::Reminded(Reminded { id, expires_at, reminder }));
@@ -51,7 +51,7 @@ impl Shard {
         if !matches!(status, 0 | 200) && !unreachable {
             said.push(("status", status.into()));
         }
-        tracing::info!(instance = %id, status, "a registration has been lost for long");
+        tracing::info!(event = "registration-lost", instance = %id, status, "a registration has been lost for long");
         self.note(id, None, What::RegistrationFailing { status: Some(status).filter(|it| !matches!(it, 0 | 200)) });
         self.tell_user(Event::RegistrationFailing, id, LOST_LIFE_S, said);
     }

@@ -36,15 +36,20 @@ impl Shard {
             }
             let Some(app) = self.app_of(call.instance) else { return };
             let waited = u64::try_from(arrived.elapsed().as_millis()).unwrap_or(0);
+            let (call_id, instance) = (call.call, call.instance);
+            tracing::debug!(event = "call-step", call = %call_id, %instance, step = "invite", "a call goes on");
             let story = Story::new(call.call, call.instance, &app, &call.from, now.saturating_sub(waited));
             self.stories.insert(key, story);
         }
         let Some(story) = self.stories.get_mut(&key) else { return };
-        match (withheld, provider) {
-            (Some(why), _) => story.tell(now, Moment::Withheld(why)),
-            (None, Some(provider)) => story.tell(now, Moment::PushSent(self.shared.provider(provider))),
-            (None, None) => story.tell(now, Moment::InviteSent),
-        }
+        let moment = match (withheld, provider) {
+            (Some(why), _) => Moment::Withheld(why),
+            (None, Some(provider)) => Moment::PushSent(self.shared.provider(provider)),
+            (None, None) => Moment::InviteSent,
+        };
+        let (call, instance) = (call.call, call.instance);
+        tracing::debug!(event = "call-step", %call, %instance, step = moment.word(), "a call goes on");
+        story.tell(now, moment);
     }
 
     /// Tells a story what the timeline is told of its call.
@@ -63,6 +68,7 @@ impl Shard {
         let key = (instance, call);
         let Some(story) = self.stories.get_mut(&key) else { return };
         let now = unix_now_ms();
+        tracing::debug!(event = "call-step", %call, %instance, step = moment.word(), "a call goes on");
         let (came, is_over, is_answered) = (
             moment == Moment::DeviceAttached,
             matches!(moment, Moment::Ended(_) | Moment::HungUp { .. }),
@@ -78,12 +84,10 @@ impl Shard {
         }
         // A node that dies in the middle of a call leaves its story up to the answer. Of an answered call of a registration that
         // passed through nobody tells here when it ends.
-        let kept = if is_answered && self.instances.get(instance).is_some() {
-            Some(story.clone())
-        } else {
-            self.stories.remove(&key)
-        };
-        if let Some(story) = kept {
+        if is_answered && self.instances.get(instance).is_some() {
+            self.shared.stories.keep(story.clone());
+        } else if let Some(story) = self.stories.remove(&key) {
+            self.shared.exporter.export(&story);
             self.shared.stories.keep(story);
         }
     }

@@ -42,7 +42,7 @@ impl Shard {
                 let until = unix_now().saturating_add(for_s);
                 self.traces.insert(id, Trace::new(until));
                 let by_operator = matches!(who, Principal::Relay);
-                tracing::info!(instance = %id, until, by_operator, "the SIP of this instance is being recorded");
+                tracing::info!(event = "trace-begun", instance = %id, until, by_operator, "the SIP of this instance is being recorded");
                 self.note(id, None, What::TraceBegun { by_operator });
                 Ok(TraceAnswer::Begun { until })
             }
@@ -61,7 +61,7 @@ impl Shard {
     pub(crate) fn forget_trace(&mut self, id: InstanceId) -> bool {
         let ended = self.traces.remove(&id).is_some();
         if ended {
-            tracing::info!(instance = %id, "the recording of this instance is erased");
+            tracing::info!(event = "trace-ended", instance = %id, "the recording of this instance is erased");
             self.note(id, None, What::TraceEnded);
         }
         ended

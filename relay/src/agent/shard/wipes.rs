@@ -25,7 +25,7 @@ use crate::agent::erasures;
 use crate::agent::tables::instances::{Denied, EndKind, Ending, Erasure, Row, WipeDone, WipeWaiter};
 use crate::audit::Act;
 use crate::clock::DAY_S;
-use crate::domain::{InstanceState, WipeReason};
+use crate::domain::{InstanceState, WipeReason, Word as _};
 use crate::metrics::labels::RegistrationOutcome;
 use crate::push::Event;
 use crate::vault::Tombstone;
@@ -141,7 +141,7 @@ impl Shard {
         self.shared.upstreams.release(row.upstream);
         if let Some(Ending { kind: EndKind::Wiped(reason), waiters, .. }) = row.ending.map(|ending| *ending) {
             self.shared.metrics.wipe(reason);
-            tracing::info!(instance = %id, reason = ?reason, unregistered, store = ?erasure, "wiped");
+            tracing::info!(event = "wiped", instance = %id, reason = reason.word(), unregistered, store = erasure.word(), "wiped");
             self.shared.vault.tombstones().note_unregistered(id, unregistered);
             for waiter in waiters {
                 // An error means that nobody waits any more.

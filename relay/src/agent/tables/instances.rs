@@ -144,6 +144,17 @@ pub enum Erasure {
     Unsure,
 }
 
+impl Erasure {
+    /// Its word in logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Done => "erased",
+            Self::Pending => "pending",
+            Self::Unsure => "unsure",
+        }
+    }
+}
+
 impl Row {
     /// Under which name its account is found.
     pub fn aor(&self) -> AorKey {

@@ -16,19 +16,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use sip::endpoint::{Endpoint, Input, Side, Source, Transport};
 use sip::id::FlowId;
 use sip::message::{Frame, FrameError, Limits, Message};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::sync::{Notify, mpsc};
+use tokio::io::{AsyncRead, AsyncWriteExt as _, ReadBuf};
 use tokio::time::timeout;
 
 use crate::agent::ShardInput;
 use crate::agent::Shards;
 use crate::agent::transport::framing::{Broken, Came, Framing};
+use crate::agent::transport::outbox::{Found, Outbox, Outgoing, Writer};
+use crate::agent::transport::parcel::Parcel;
 use crate::metrics::Metrics;
 use crate::metrics::labels::Limit;
+use crate::net::stream::Stream;
 use crate::net::websocket::{CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_POLICY};
 use crate::timing::ConnectionTiming;
 
@@ -47,42 +49,6 @@ pub(crate) fn next_flow() -> FlowId {
     FlowId::Stream(NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// The way to write on a connection; cheap to clone.
-#[derive(Clone, Debug)]
-pub(crate) struct Writer {
-    queue: mpsc::Sender<Outgoing>,
-    abort: Arc<Notify>,
-}
-
-enum Outgoing {
-    Bytes(Bytes),
-    /// As it is: a frame that carries no message.
-    Control(Bytes),
-    /// Nothing follows: close once all is written.
-    End,
-}
-
-impl Writer {
-    /// Hands bytes over; `false` when the connection has ended, or ends now because its peer does not read.
-    pub(crate) fn send(&self, bytes: Bytes) -> bool {
-        match self.queue.try_send(Outgoing::Bytes(bytes)) {
-            Ok(()) => true,
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                self.abort.notify_one();
-                false
-            }
-        }
-    }
-
-    /// Closes the connection once what was handed over is written.
-    pub(crate) fn close(&self) {
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.queue.try_send(Outgoing::End) {
-            self.abort.notify_one();
-        }
-    }
-}
-
 /// How a connection ends.
 enum Ending {
     /// Its peer is gone, or does not read.
@@ -91,6 +57,8 @@ enum Ending {
     ActivityView(u16),
     /// Its peer has ended it, and this is the last frame.
     Echo(Bytes),
+    /// It does not end: it goes on where its shard is.
+    Moves(usize),
 }
 
 /// A connection that is open and not yet served.
@@ -99,9 +67,7 @@ pub(crate) struct Connection {
     timing: ConnectionTiming,
     /// The one strong way to write, until a shard has it: a connection that no shard knows any more ends.
     writer: Option<Writer>,
-    again: mpsc::WeakSender<Outgoing>,
-    abort: Arc<Notify>,
-    outgoing: mpsc::Receiver<Outgoing>,
+    outbox: Arc<Outbox>,
     shards: Shards,
     metrics: Metrics,
     limits: Limits,
@@ -143,12 +109,11 @@ impl Connection {
     }
 
     fn new(source: Source, timing: ConnectionTiming, shards: Shards, metrics: Metrics) -> Self {
-        let (queue, outgoing) = mpsc::channel(match source.side {
+        let (outbox, writer) = Outbox::new(match source.side {
             Side::Device => DEVICE_QUEUE,
             Side::Upstream => SERVER_QUEUE,
         });
-        let (again, abort, limits) = (queue.downgrade(), Arc::new(Notify::new()), Limits::default());
-        let writer = Some(Writer { queue, abort: abort.clone() });
+        let (writer, limits) = (Some(writer), Limits::default());
         let framing = match source.transport {
             Transport::Wss => Framing::websocket(limits),
             Transport::Tls | Transport::Tcp | Transport::Udp => Framing::stream(limits),
@@ -157,9 +122,7 @@ impl Connection {
             source,
             timing,
             writer,
-            again,
-            abort,
-            outgoing,
+            outbox,
             shards,
             metrics,
             limits,
@@ -178,13 +141,35 @@ impl Connection {
 
     /// The way to write on it; `None` when nobody has it any more.
     pub(crate) fn writer(&mut self) -> Option<Writer> {
-        self.writer.take().or_else(|| Some(Writer { queue: self.again.upgrade()?, abort: self.abort.clone() }))
+        self.writer.take().or_else(|| self.outbox.writer())
     }
 
-    /// Serves it until either side ends it.
-    pub(crate) async fn serve(mut self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
-        let last = match self.exchange(&mut stream).await {
-            Ending::Silent => None,
+    /// Serves it until either side ends it: here until its first message tells its shard, and then on that shard's core.
+    pub(crate) async fn serve_where_it_belongs(mut self, mut stream: Stream) {
+        match self.exchange(&mut stream, true).await {
+            Ending::Moves(shard) => {
+                let cores = self.shards.cores.clone();
+                cores.carry(shard, async move {
+                    if let Err(error) = stream.adopt() {
+                        tracing::debug!(event = "connection-stays", %error, "a connection stays away from its shard's core");
+                    }
+                    self.serve(stream).await;
+                });
+            }
+            ending => self.end(stream, ending).await,
+        }
+    }
+
+    /// Serves it here until either side ends it.
+    pub(crate) async fn serve(mut self, mut stream: Stream) {
+        let ending = self.exchange(&mut stream, false).await;
+        self.end(stream, ending).await;
+    }
+
+    async fn end(self, mut stream: Stream, ending: Ending) {
+        self.outbox.close();
+        let last = match ending {
+            Ending::Silent | Ending::Moves(_) => None,
             Ending::ActivityView(code) => self.framing.farewell(code),
             Ending::Echo(bytes) => Some(bytes),
         };
@@ -198,22 +183,25 @@ impl Connection {
         }
     }
 
-    async fn exchange(&mut self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Ending {
+    /// Reads and writes until it ends, or, if it `may_move`, until its shard is known.
+    async fn exchange(&mut self, stream: &mut Stream, may_move: bool) -> Ending {
         let silence = tokio::time::sleep(self.timing.silence);
         tokio::pin!(silence);
         let mut heard = Instant::now();
-        let half = tokio::time::sleep(self.timing.message);
+        let half = tokio::time::sleep_until((self.partial_since.unwrap_or(heard) + self.timing.message).into());
         tokio::pin!(half);
         loop {
             tokio::select! {
                 biased;
-                () = self.abort.notified() => return Ending::Silent,
-                first = self.outgoing.recv() => {
-                    let Some(first) = first else { return Ending::ActivityView(CLOSE_GOING_AWAY) };
-                    if let Err(ending) = self.write(stream, first).await {
-                        return ending;
+                found = self.outbox.next() => match found {
+                    Found::Overflow => return Ending::Silent,
+                    Found::Nobody => return Ending::ActivityView(CLOSE_GOING_AWAY),
+                    Found::Work => {
+                        if let Err(ending) = self.write(stream, None).await {
+                            return ending;
+                        }
                     }
-                }
+                },
                 read = Read { stream, framing: &mut self.framing } => {
                     if read.is_err() {
                         return Ending::Silent;
@@ -225,6 +213,9 @@ impl Connection {
                     heard = Instant::now();
                     if let Some(since) = self.partial_since.filter(|since| Some(*since) != began) {
                         half.as_mut().reset((since + self.timing.message).into());
+                    }
+                    if let (true, Some(shard)) = (may_move, self.home) {
+                        return Ending::Moves(shard);
                     }
                 }
                 () = &mut half, if self.partial_since.is_some() => {
@@ -242,29 +233,40 @@ impl Connection {
         }
     }
 
-    /// Writes `first` and all that waits behind it.
-    async fn write(&mut self, stream: &mut (impl AsyncWrite + Unpin), first: Outgoing) -> Result<(), Ending> {
-        let mut next = Some(first);
-        while let Some(outgoing) = next {
-            let (head, bytes) = match outgoing {
-                Outgoing::Bytes(bytes) => (self.framing.head_of(&bytes), bytes),
-                Outgoing::Control(bytes) => (Bytes::new(), bytes),
-                Outgoing::End => return Err(Ending::ActivityView(CLOSE_NORMAL)),
-            };
-            let mut whole = head.chain(bytes);
+    /// Writes `first`, if there is one, and all that waits behind it.
+    async fn write(&mut self, stream: &mut Stream, first: Option<Outgoing>) -> Result<(), Ending> {
+        let (mut next, mut ends) = (first.or_else(|| self.outbox.pop()), false);
+        while next.is_some() {
+            let mut whole = Parcel::default();
+            while let Some(outgoing) = next.take() {
+                match outgoing {
+                    Outgoing::Bytes(bytes) => {
+                        whole.add(self.framing.head_of(&bytes));
+                        whole.add(bytes);
+                    }
+                    Outgoing::Control(bytes) => whole.add(bytes),
+                    Outgoing::End => ends = true,
+                }
+                if !ends && whole.has_room() {
+                    next = self.outbox.pop();
+                }
+            }
             if !matches!(timeout(self.timing.write, stream.write_all_buf(&mut whole)).await, Ok(Ok(()))) {
                 return Err(Ending::Silent);
             }
-            next = self.outgoing.try_recv().ok();
+            if !ends {
+                next = self.outbox.pop();
+            }
         }
         match timeout(self.timing.write, stream.flush()).await {
+            Ok(Ok(())) if ends => Err(Ending::ActivityView(CLOSE_NORMAL)),
             Ok(Ok(())) => Ok(()),
             _ => Err(Ending::Silent),
         }
     }
 
     /// Hands every whole frame to its shard; an error when the stream is not to be read on.
-    async fn deliver(&mut self, stream: &mut (impl AsyncWrite + Unpin)) -> Result<(), Ending> {
+    async fn deliver(&mut self, stream: &mut Stream) -> Result<(), Ending> {
         let at = Instant::now();
         loop {
             let frame = match self.framing.next() {
@@ -275,7 +277,7 @@ impl Connection {
                 }
                 Ok(Some(Came::Frame(frame))) => frame,
                 Ok(Some(Came::Control(bytes))) => {
-                    self.write(stream, Outgoing::Control(bytes)).await?;
+                    self.write(stream, Some(Outgoing::Control(bytes))).await?;
                     continue;
                 }
                 Ok(Some(Came::End(bytes))) => return Err(Ending::Echo(bytes)),
@@ -309,18 +311,13 @@ impl Connection {
 
     /// Refuses a message whose end is known, though it is none for a shard. Many share a SIP server's connection, and one of them,
     /// or a caller behind it, must not end it for all: it goes on once a sound message came by it.
-    async fn pass_over(
-        &mut self,
-        stream: &mut (impl AsyncWrite + Unpin),
-        bytes: &Bytes,
-        broken: Broken,
-    ) -> Result<(), Ending> {
+    async fn pass_over(&mut self, stream: &mut Stream, bytes: &Bytes, broken: Broken) -> Result<(), Ending> {
         let ending = self.refused(broken);
         if !self.proven {
             return Err(ending);
         }
         match Message::refusal(bytes, &self.limits) {
-            Some(answer) => self.write(stream, Outgoing::Bytes(answer)).await,
+            Some(answer) => self.write(stream, Some(Outgoing::Bytes(answer))).await,
             None => Ok(()),
         }
     }

@@ -1,4 +1,4 @@
-//! The upstream UDP socket: each datagram to its shard.
+//! The upstream UDP socket of a core: each datagram to its shard.
 //!
 //! Invariant: a datagram that is no SIP, or whose shard is behind, is dropped and counted; its sender sends it again
 //! (RFC 3261 §17). A request beyond a limit is answered, once, to where it came from. STUN goes to the shard that asked. Keep-alives of a single or double CRLF are nothing on UDP and are dropped.
@@ -17,12 +17,16 @@ use crate::net::drain::Drain;
 use crate::net::udp::{Datagram, Udp};
 
 /// Receives until the drain is over.
-pub(crate) async fn receive(socket: Udp, shards: Shards, metrics: Metrics, end: Drain) {
+pub(crate) async fn receive(core: usize, socket: Udp, shards: Shards, metrics: Metrics, end: Drain) {
     let limits = Limits::default();
-    socket.receive(&end, |datagram| deliver(&datagram, &socket, &limits, &shards, &metrics)).await;
+    let take = |datagram: Datagram| deliver(&datagram, (&socket, core), &limits, &shards, &metrics);
+    let received = socket.receive(core, &end, take).await;
+    if let Err(error) = received {
+        tracing::error!(event = "datagrams-unread", %error, "the system lets nobody read datagrams: SIP servers that speak UDP are not heard");
+    }
 }
 
-fn deliver(datagram: &Datagram, socket: &Udp, limits: &Limits, shards: &Shards, metrics: &Metrics) {
+fn deliver(datagram: &Datagram, (socket, core): (&Udp, usize), limits: &Limits, shards: &Shards, metrics: &Metrics) {
     if datagram.bytes.iter().all(u8::is_ascii_whitespace) {
         return;
     }
@@ -40,7 +44,7 @@ fn deliver(datagram: &Datagram, socket: &Udp, limits: &Limits, shards: &Shards, 
         let answer = Message::refusal(&datagram.bytes, limits).filter(|answer| answer.len() <= datagram.bytes.len());
         if let Some(answer) = answer {
             // What cannot be sent is lost, as a datagram may be.
-            let _ = socket.try_send(&answer, peer);
+            let _ = socket.send(core, &answer, peer);
         }
         return;
     };

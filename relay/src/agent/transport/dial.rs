@@ -23,7 +23,8 @@ use tokio::time::timeout;
 
 use crate::agent::ShardInput;
 use crate::agent::Shards;
-use crate::agent::transport::connections::{Connection, Writer};
+use crate::agent::transport::connections::Connection;
+use crate::agent::transport::outbox::Writer;
 use crate::agent::transport::targets::place_of;
 use crate::agent::transport::upstreams::{DialShare, Route, Upstreams};
 use crate::config;
@@ -108,7 +109,12 @@ impl Dialler {
     pub(crate) fn tried(&self, shard: usize, upstream: UpstreamId, moved: bool) {
         let (now, first) = (Instant::now(), self.0.failback_interval);
         self.0.upstreams.targets(upstream, |targets| targets.tried(shard, moved, now, first));
-        tracing::info!(upstream = upstream.0, moved, "a better address of a SIP server was tried");
+        tracing::info!(
+            event = "failback-tried",
+            upstream = upstream.0,
+            moved,
+            "a better address of a SIP server was tried"
+        );
     }
 
     /// Opens a flow for a shard, in a task of its own; `avoid` has failed, and is tried last.
@@ -118,7 +124,7 @@ impl Dialler {
             let opened = tokio::select! {
                 opened = timeout(it.dial_timeout, it.open(shard, upstream, avoid)) => opened.unwrap_or_else(|_| {
                     it.metrics.limit(Limit::Dials);
-                    tracing::info!(upstream = upstream.0, "a SIP server took too long to be connected to");
+                    tracing::info!(event = "sip-server-slow", upstream = upstream.0, "a SIP server took too long to be connected to");
                     false
                 }),
                 () = it.unwanted(upstream) => false,
@@ -155,7 +161,7 @@ impl Dialler {
             return;
         }
         let it = self.0.clone();
-        tokio::spawn(async move {
+        self.0.shards.cores.carry(shard, async move {
             let share = it.by_address.take(peer).await;
             let Ok(turn) = it.turns.acquire().await else { return };
             let Ok(stream) = dial::tcp(peer).await else { return };
@@ -195,7 +201,7 @@ impl Dialler {
                     match it.learn(upstream, &route).await {
                         Ok(candidates) => it.offer_better(upstream, &route, &candidates).await,
                         Err(error) => {
-                            tracing::info!(upstream = upstream.0, %error, "a SIP server has no address now");
+                            tracing::info!(event = "sip-server-without-address", upstream = upstream.0, %error, "a SIP server has no address now");
                         }
                     }
                 });
@@ -216,7 +222,7 @@ impl Inner {
         let candidates = match self.learn(upstream, &route).await {
             Ok(candidates) => candidates,
             Err(error) => {
-                tracing::info!(upstream = upstream.0, %error, "a SIP server has no address");
+                tracing::info!(event = "sip-server-without-address", upstream = upstream.0, %error, "a SIP server has no address");
                 return false;
             }
         };
@@ -337,7 +343,7 @@ impl Inner {
         match opened {
             Ok(stream) => Some(Opened::Stream(stream)),
             Err(error) => {
-                tracing::info!(upstream = upstream.0, %error, "a SIP server cannot be reached");
+                tracing::info!(event = "sip-server-unreachable", upstream = upstream.0, %error, "a SIP server cannot be reached");
                 let (now, first) = (Instant::now(), self.failback_interval);
                 self.upstreams.targets(upstream, |targets| targets.failed(place_of(&candidate), now, first));
                 None
@@ -353,7 +359,7 @@ impl Inner {
             net::Transport::Tcp => Transport::Tcp,
             net::Transport::Tls => Transport::Tls,
         };
-        let Opened::Stream(stream) = opened else { return (FlowId::Datagram(peer), transport) };
+        let Opened::Stream(mut stream) = opened else { return (FlowId::Datagram(peer), transport) };
         let metrics = self.metrics.clone();
         let mut connection =
             Connection::dialled(transport, peer, self.connection_timing, shard, self.shards.clone(), metrics.clone());
@@ -362,7 +368,10 @@ impl Inner {
             self.shards.send(shard, ShardInput::Flow { flow, writer, peer }).await;
             self.shards.send(shard, ShardInput::sip(Input::LeadsTo { flow, address: peer.ip() })).await;
         }
-        tokio::spawn(async move {
+        self.shards.cores.carry(shard, async move {
+            if let Err(error) = stream.adopt() {
+                tracing::debug!(event = "connection-stays", %error, "a connection stays away from its shard's core");
+            }
             metrics.upstream_flows(1);
             connection.serve(stream).await;
             metrics.upstream_flows(-1);

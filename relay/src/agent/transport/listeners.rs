@@ -40,6 +40,6 @@ pub(crate) async fn serve(
             ListenerKind::Edge | ListenerKind::Upstream => Transport::Tcp,
         };
         let connection = Connection::accepted(side, transport, peer, timing, shards.clone(), metrics.clone());
-        tokio::spawn(connection.serve(stream));
+        tokio::spawn(connection.serve_where_it_belongs(stream));
     }
 }

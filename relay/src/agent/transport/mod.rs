@@ -3,8 +3,9 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | [`connections`], [`framing`] | one stream connection, and the messages in its bytes |
+//! | [`outbox`], [`parcel`] | what waits to be written on it, and what is written at once |
 //! | [`listeners`] | what devices and SIP servers connect to |
-//! | [`datagrams`] | the upstream UDP socket |
+//! | [`datagrams`], [`steering`] | the upstream UDP sockets, and which core a datagram is for |
 //! | [`invite_shards`] | which shard has the INVITE that a CANCEL or an ACK is for |
 //! | [`dial`], [`targets`] | opening a flow to a SIP server, and which of its addresses is tried next |
 //! | [`upstreams`] | SIP servers by number |
@@ -18,5 +19,8 @@ pub(crate) mod dial;
 pub(crate) mod framing;
 pub(crate) mod invite_shards;
 pub(crate) mod listeners;
+pub(crate) mod outbox;
+mod parcel;
+pub(crate) mod steering;
 pub(crate) mod targets;
 pub(crate) mod upstreams;

@@ -131,7 +131,7 @@ pub async fn run(canary: Canary) -> Result<(), CommandError> {
         };
         if let Err(error) = canary.report(&told).await {
             // The relay may be away: then its absence is the alarm, and the next round tries again.
-            tracing::warn!("the relay could not be told: {error}");
+            tracing::warn!(event = "canary-not-told", %error, "the relay could not be told of a round");
         }
     }
 }

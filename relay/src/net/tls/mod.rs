@@ -2,13 +2,15 @@
 //!
 //! Invariant: TLS 1.2 and 1.3 only, on one crypto provider, named explicitly. A new certificate that cannot be used
 //! never replaces one that can. A session is resumed only for the very domain it was verified for (rustls keys its
-//! sessions by server name). No client certificate is ever sent, and no verification can be switched off.
+//! sessions by server name), and here with a ticket that a key of the last day has sealed, for a certificate that is still in
+//! use. No client certificate is ever sent, and no verification can be switched off.
 
 mod challenge;
 mod development;
 mod doubts;
 mod identity;
 mod pinned;
+mod tickets;
 mod validity;
 
 use std::fs;
@@ -22,7 +24,7 @@ use arc_swap::ArcSwap;
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
@@ -33,11 +35,15 @@ pub use challenge::{ACME_PROTOCOL, Challenges};
 pub use development::new_ca_key;
 pub use doubts::{Doubt, dated, doubts};
 use identity::SipIdentity;
+use tickets::Tickets;
 
 /// How often the files are looked at; a change is in use at most this much later.
 pub const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 /// Sessions of SIP servers kept for resumption; past it the oldest makes a full handshake again.
 const RESUMED_SESSIONS: usize = 4_096;
+
+/// Tickets that a client gets with a handshake of TLS 1.3: a phone has one connection, and each brings the next ticket.
+const TICKETS: usize = 1;
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +80,7 @@ pub enum TlsError {
 pub struct ServerTls {
     certificate: Arc<Current>,
     files: Option<Files>,
+    tickets: Arc<Tickets>,
 }
 
 impl ServerTls {
@@ -82,14 +89,18 @@ impl ServerTls {
         let files = Files { certificate: certificate.into(), key: key.into(), seen: Mutex::default() };
         files.has_changed();
         let loaded = files.load()?;
-        Ok(Arc::new(Self { certificate: Arc::new(Current::new(loaded)), files: Some(files) }))
+        Ok(Self::new(loaded, Some(files)))
     }
 
     /// A certificate made on the spot for `localhost`, 127.0.0.1 and ::1, valid for 30 days, and the PEM of the CA that
     /// vouches for it: the CA with this key, or one whose key is gone at once.
     pub fn development(ca_key: Option<&SecretText>) -> Result<(Arc<Self>, String), TlsError> {
         let (loaded, ca) = development::certificate(ca_key)?;
-        Ok((Arc::new(Self { certificate: Arc::new(Current::new(loaded)), files: None }), ca))
+        Ok((Self::new(loaded, None), ca))
+    }
+
+    fn new(loaded: CertifiedKey, files: Option<Files>) -> Arc<Self> {
+        Arc::new(Self { certificate: Arc::new(Current::new(loaded)), files, tickets: Arc::new(Tickets::new()) })
     }
 
     /// A server's configuration that offers the application protocols `alpn` in this order; empty offers none.
@@ -100,6 +111,10 @@ impl ServerTls {
             .with_no_client_auth()
             .with_cert_resolver(self.certificate.clone());
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        // The ticket holds the session: nothing of it is kept here.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.ticketer = self.tickets.clone();
+        config.send_tls13_tickets = TICKETS;
         Arc::new(config)
     }
 
@@ -119,6 +134,11 @@ impl ServerTls {
         &self.certificate.challenges
     }
 
+    /// Begins a period of tickets, as twelve hours do: those of the period before the last one are resumed no more.
+    pub fn rotate_tickets(&self) {
+        self.tickets.rotate();
+    }
+
     /// Re-reads the files if they changed since the last look, and says whether a new certificate is in use. Fails,
     /// and keeps the old one, when the new one cannot be used.
     pub fn reload(&self) -> Result<bool, TlsError> {
@@ -126,6 +146,8 @@ impl ServerTls {
             return Ok(false);
         };
         self.certificate.current.store(Arc::new(files.load()?));
+        // Who resumes looks at no certificate: a session of the old one, whose key may be known, is not gone on with.
+        self.tickets.forget();
         Ok(true)
     }
 
@@ -136,8 +158,14 @@ impl ServerTls {
             ticks.tick().await;
             match self.reload() {
                 Ok(false) => {}
-                Ok(true) => tracing::info!(expires_at = self.expiry(), "the certificate was re-read"),
-                Err(error) => tracing::warn!(%error, "the new certificate is not taken; the old one stays in use"),
+                Ok(true) => tracing::info!(
+                    event = "certificate-taken",
+                    expires_at = self.expiry(),
+                    "the certificate was re-read"
+                ),
+                Err(error) => {
+                    tracing::warn!(event = "certificate-not-taken", %error, "the new certificate is not taken; the old one stays in use")
+                }
             }
         }
     }
@@ -211,7 +239,7 @@ impl ClientTls {
         let mut roots = RootCertStore::empty();
         let native = rustls_native_certs::load_native_certs();
         for error in &native.errors {
-            tracing::warn!(%error, "some of the system's trusted roots cannot be read");
+            tracing::warn!(event = "roots-unreadable", %error, "some of the system's trusted roots cannot be read");
         }
         roots.add_parsable_certificates(native.certs);
         if let Some(path) = ca_file {
@@ -220,7 +248,7 @@ impl ClientTls {
             }
         }
         if roots.is_empty() {
-            tracing::warn!("no roots are trusted: install ca-certificates or set upstream.ca_file");
+            tracing::warn!(event = "no-roots", "no roots are trusted: install ca-certificates or set upstream.ca_file");
         }
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()

@@ -10,7 +10,7 @@ use crate::domain::story::{Moment, StoryOutcome};
 use crate::service::types::ToldCalls;
 
 /// How many calls are shown.
-pub(in crate::operator) const SHOWN: usize = 10;
+pub(in crate::operator) const SHOWN: usize = 5;
 
 /// Writes the list.
 pub(super) fn write(page: &mut String, told: &ToldCalls) {
@@ -24,7 +24,7 @@ pub(super) fn write(page: &mut String, told: &ToldCalls) {
         page.push_str("<p class=\"quiet\">None in the last day. Other nodes: sipwake calls.</p></section>");
         return;
     }
-    page.push_str("<table class=\"attention\"><thead><tr>");
+    page.push_str("<table class=\"calls\"><thead><tr>");
     for column in ["came at", "from", "device came after", "outcome", "why"] {
         let _ = write!(page, "<th scope=\"col\">{column}</th>");
     }
@@ -36,13 +36,13 @@ pub(super) fn write(page: &mut String, told: &ToldCalls) {
             StoryOutcome::Answered => " class=\"good\"",
             _ => "",
         };
+        let at = time(story.at_ms / 1_000);
         let came = story.when(|moment| matches!(moment, Moment::DeviceAttached));
         let came = came.map_or_else(|| "–".to_owned(), |ms| format!("{}.{} s", ms / 1_000, ms % 1_000 / 100));
         let _ = write!(
             page,
-            "<tr><th scope=\"row\">{}</th><td data-name=\"from\">{}</td><td data-name=\"device came after\">{came}</td>\
-             <td{class} data-name=\"outcome\">{}</td><td class=\"why\">{}</td></tr>",
-            time(story.at_ms / 1_000),
+            "<tr><th scope=\"row\">{}</th><td>{}</td><td>{came}</td><td{class}>{}</td><td class=\"why\">{}</td></tr>",
+            at.split_once(' ').map_or(&*at, |(_, clock)| clock),
             Escaped(story.from.as_str()),
             outcome.word(),
             Escaped(&story.why().unwrap_or_else(|| story.app.to_string())),

@@ -193,7 +193,7 @@ impl Keyring {
         find().or_else(|| {
             let path = self.0.path.as_deref()?;
             if let Err(error) = self.reread_if_changed(path) {
-                tracing::warn!(%error, "the keyring cannot be read again");
+                tracing::warn!(event = "keyring-unreadable", %error, "the keyring cannot be read again");
             }
             find()
         })
@@ -361,6 +361,7 @@ impl Keys {
         self.is_old = false;
         if self.is_astray(now) {
             tracing::warn!(
+                event = "keys-led-ahead",
                 day = self.chain.day,
                 "a clock that was ahead has led the sealing keys ahead; they begin anew"
             );

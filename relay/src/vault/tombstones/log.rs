@@ -103,7 +103,7 @@ impl Writer {
             }
             let outcome = self.append(&text, !written.is_empty());
             if let Err(error) = &outcome {
-                tracing::error!(%error, path = %self.path.display(), "a wipe could not be written down; see that there is room");
+                tracing::error!(event = "tombstone-not-written", %error, path = %self.path.display(), "a wipe could not be written down; see that there is room");
                 // Whatever is the matter with this descriptor, the next line begins with a new one.
                 if let Ok(file) = OpenOptions::new().append(true).open(&self.path) {
                     self.file = file;
@@ -147,7 +147,9 @@ impl Writer {
         };
         match write_anew(&self.path, &self.table) {
             Ok(file) => (self.file, self.lines, self.torn) = (file, count, false),
-            Err(error) => tracing::warn!(%error, "the file of tombstones could not be written anew"),
+            Err(error) => {
+                tracing::warn!(event = "tombstones-not-rewritten", %error, "the file of tombstones could not be written anew")
+            }
         }
     }
 }
@@ -200,7 +202,7 @@ pub(super) fn read(path: &Path) -> Result<Table, KeyringError> {
         }
     }
     if unreadable > 0 {
-        tracing::warn!(unreadable, path = %path.display(), "lines of this file cannot be read and are left out");
+        tracing::warn!(event = "tombstones-unreadable", unreadable, path = %path.display(), "lines of this file cannot be read and are left out");
     }
     Ok(table)
 }

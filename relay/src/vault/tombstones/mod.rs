@@ -274,7 +274,9 @@ impl Peers {
             }
             match log::read(&path) {
                 Ok(table) => drop(self.files.insert(path, (stamp, table))),
-                Err(error) => tracing::warn!(%error, "what another node wiped cannot be read"),
+                Err(error) => {
+                    tracing::warn!(event = "tombstones-of-another-unreadable", %error, "what another node wiped cannot be read")
+                }
             }
         }
     }

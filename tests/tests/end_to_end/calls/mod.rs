@@ -12,6 +12,7 @@ mod handover;
 mod moments;
 mod pushes;
 mod ringing;
+mod round_trips;
 mod shards;
 mod websocket;
 

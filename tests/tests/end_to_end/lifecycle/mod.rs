@@ -18,6 +18,7 @@ mod ha1;
 mod hand_over;
 mod keyrings;
 mod lease;
+mod logs;
 mod nodes;
 mod outages;
 mod partitions;
@@ -29,6 +30,7 @@ mod registrations;
 mod restarts;
 mod store_kind;
 mod targets;
+mod traces;
 
 type Outcome = tests::world::Outcome;
 

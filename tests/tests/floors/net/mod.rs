@@ -6,5 +6,6 @@ mod authority;
 mod https;
 mod listen;
 mod resolve;
+mod resumption;
 mod tls;
 mod udp;

@@ -12,20 +12,20 @@ const SOON: Duration = Duration::from_secs(10);
 #[tokio::test]
 async fn datagrams_of_every_size_arrive_whole_and_apart() {
     let (trigger, drain) = drain::drain();
-    let receiving = Udp::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let sending = Udp::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let receiving = Udp::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let sending = Udp::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let to = receiving.local_address();
     let (sender, mut received) = mpsc::unbounded_channel();
     let task = tokio::spawn(async move {
-        receiving.receive(&drain, |datagram| sender.send(datagram).unwrap()).await;
+        receiving.receive(0, &drain, |datagram| sender.send(datagram).unwrap()).await.unwrap();
     });
     for size in [0, 1, 4, 1_500, 9_000, 65_507, 3] {
-        sending.send(&vec![size as u8; size], to).await.unwrap();
+        sending.send(0, &vec![size as u8; size], to).unwrap();
         let datagram = timeout(SOON, received.recv()).await.unwrap().unwrap();
         assert_eq!(datagram.peer, sending.local_address());
         assert_eq!(datagram.bytes, vec![size as u8; size]);
     }
-    assert!(sending.send(&vec![0; 65_508], to).await.is_err());
+    assert!(sending.send(0, &vec![0; 65_508], to).is_err());
     trigger.begin();
     timeout(SOON, task).await.unwrap().unwrap();
 }

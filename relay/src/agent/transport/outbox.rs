@@ -1,0 +1,209 @@
+//! What waits to be written on one connection.
+//!
+//! Invariant: an empty outbox holds no memory but its own few words, for tens of thousands of connections wait at once. It holds at most
+//! the messages that it was made for; with one more the connection ends. When nobody can write any more, the connection hears so, and
+//! when the connection is gone, its writers do.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+/// The way to write on a connection; cheap to clone.
+#[derive(Debug)]
+pub(crate) struct Writer(Arc<Outbox>);
+
+/// What is written.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outgoing {
+    Bytes(Bytes),
+    /// As it is: a frame that carries no message.
+    Control(Bytes),
+    /// Nothing follows: close once all is written.
+    End,
+}
+
+/// What a connection finds in its outbox.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Something to [`Outbox::pop`].
+    Work,
+    /// Nothing, and nobody is left who could write.
+    Nobody,
+    /// Its peer does not read: it ends.
+    Overflow,
+}
+
+/// The connection's side.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    inner: Mutex<Inner>,
+    /// How many [`Writer`]s there are.
+    writers: AtomicUsize,
+    /// Told when there is something to find.
+    changed: Notify,
+    room: usize,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    waiting: VecDeque<Outgoing>,
+    overflowed: bool,
+    gone: bool,
+}
+
+impl Outbox {
+    /// For so many messages; with its first writer.
+    pub(super) fn new(room: usize) -> (Arc<Self>, Writer) {
+        let (inner, changed) = (Mutex::default(), Notify::new());
+        let outbox = Arc::new(Self { inner, writers: AtomicUsize::new(1), changed, room });
+        (outbox.clone(), Writer(outbox))
+    }
+
+    /// One more writer, if there is one already.
+    pub(super) fn writer(self: &Arc<Self>) -> Option<Writer> {
+        let more = |count: usize| (count > 0).then_some(count + 1);
+        self.writers.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        Some(Writer(self.clone()))
+    }
+
+    /// Waits until there is something to find. One waits at a time.
+    pub(super) async fn next(&self) -> Found {
+        loop {
+            // What is told after this look is kept for the wait.
+            if let Some(found) = self.look() {
+                return found;
+            }
+            self.changed.notified().await;
+        }
+    }
+
+    /// What is to be written next.
+    pub(super) fn pop(&self) -> Option<Outgoing> {
+        let mut inner = self.lock();
+        let next = inner.waiting.pop_front();
+        if inner.waiting.is_empty() {
+            // Its memory, too.
+            inner.waiting = VecDeque::new();
+        }
+        next
+    }
+
+    /// The connection is gone: writers hear so.
+    pub(super) fn close(&self) {
+        let mut inner = self.lock();
+        inner.gone = true;
+        inner.waiting = VecDeque::new();
+    }
+
+    fn look(&self) -> Option<Found> {
+        let inner = self.lock();
+        match () {
+            () if inner.overflowed => Some(Found::Overflow),
+            () if !inner.waiting.is_empty() => Some(Found::Work),
+            () if self.writers.load(Ordering::Acquire) == 0 => Some(Found::Nobody),
+            () => None,
+        }
+    }
+
+    fn put(&self, outgoing: Outgoing) -> bool {
+        let mut inner = self.lock();
+        if inner.gone || inner.overflowed {
+            return false;
+        }
+        let fits = inner.waiting.len() < self.room;
+        match fits {
+            true => inner.waiting.push_back(outgoing),
+            false => inner.overflowed = true,
+        }
+        let first = inner.waiting.len() == 1;
+        drop(inner);
+        if first || !fits {
+            self.changed.notify_one();
+        }
+        fits
+    }
+
+    // A panic while the lock was held leaves a whole queue behind: each change is one statement.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Writer {
+    /// Hands bytes over; `false` when the connection has ended, or ends now because its peer does not read.
+    pub(crate) fn send(&self, bytes: Bytes) -> bool {
+        self.0.put(Outgoing::Bytes(bytes))
+    }
+
+    /// Closes the connection once what was handed over is written.
+    pub(crate) fn close(&self) {
+        self.0.put(Outgoing::End);
+    }
+}
+
+impl Clone for Writer {
+    fn clone(&self) -> Self {
+        self.0.writers.fetch_add(1, Ordering::Relaxed);
+        Self(self.0.clone())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if self.0.writers.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.changed.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &'static str) -> Bytes {
+        Bytes::from_static(text.as_bytes())
+    }
+
+    #[tokio::test]
+    async fn what_was_handed_over_is_found_at_once_and_in_order_and_then_that_nobody_writes_any_more() {
+        let (outbox, writer) = Outbox::new(4);
+        let other = writer.clone();
+        assert!(writer.send(text("one")) && other.send(text("two")));
+        writer.close();
+        drop((writer, other));
+        assert_eq!(outbox.next().await, Found::Work);
+        let all: Vec<_> = std::iter::from_fn(|| outbox.pop()).collect();
+        assert_eq!(all, [Outgoing::Bytes(text("one")), Outgoing::Bytes(text("two")), Outgoing::End]);
+        assert_eq!(outbox.next().await, Found::Nobody);
+        assert_eq!(outbox.lock().waiting.capacity(), 0);
+        assert!(outbox.writer().is_none());
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_woken_by_the_first_message_and_by_the_last_writer() {
+        let (outbox, writer) = Outbox::new(4);
+        let reader = outbox.clone();
+        let waiting = tokio::spawn(async move { (reader.next().await, reader.pop().is_some(), reader.next().await) });
+        tokio::task::yield_now().await;
+        let second = outbox.writer().unwrap();
+        assert!(second.send(text("one")));
+        drop(writer);
+        tokio::task::yield_now().await;
+        drop(second);
+        assert_eq!(waiting.await.unwrap(), (Found::Work, true, Found::Nobody));
+    }
+
+    #[tokio::test]
+    async fn one_message_too_many_ends_the_connection_and_one_that_is_gone_takes_none() {
+        let (outbox, writer) = Outbox::new(2);
+        assert!(writer.send(text("one")) && writer.send(text("two")));
+        assert!(!writer.send(text("three")));
+        assert_eq!(outbox.next().await, Found::Overflow);
+        let (outbox, writer) = Outbox::new(2);
+        outbox.close();
+        assert!(!writer.send(text("one")));
+    }
+}

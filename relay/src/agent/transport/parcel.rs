@@ -1,0 +1,99 @@
+//! What is written on a connection at once: the messages that wait for it, one after the other.
+//!
+//! Invariant: nothing is copied, and one message alone needs no memory. At most [`ROOM`] bytes are taken in, and the message that
+//! goes beyond: over TLS that is one record, or two.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::{Buf, Bytes};
+
+/// Bytes; as many as a TLS record carries (RFC 8446 §5.1).
+const ROOM: usize = 16 * 1024;
+
+/// Bytes that lie in several places.
+#[derive(Debug, Default)]
+pub(super) struct Parcel {
+    first: Bytes,
+    rest: VecDeque<Bytes>,
+    length: usize,
+}
+
+impl Parcel {
+    /// Adds what is written next.
+    pub(super) fn add(&mut self, bytes: Bytes) {
+        self.length += bytes.len();
+        match () {
+            () if bytes.is_empty() => {}
+            () if self.first.is_empty() => self.first = bytes,
+            () => self.rest.push_back(bytes),
+        }
+    }
+
+    /// Whether one more message is taken in.
+    pub(super) fn has_room(&self) -> bool {
+        self.length < ROOM
+    }
+}
+
+impl Buf for Parcel {
+    fn remaining(&self) -> usize {
+        self.length
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.first
+    }
+
+    fn chunks_vectored<'a>(&'a self, into: &mut [IoSlice<'a>]) -> usize {
+        let parts = std::iter::once(&self.first).chain(&self.rest).filter(|part| !part.is_empty());
+        let filled = into.iter_mut().zip(parts).map(|(slice, part)| *slice = IoSlice::new(part));
+        filled.count()
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        self.length -= count;
+        while count >= self.first.len() && !self.first.is_empty() {
+            count -= self.first.len();
+            self.first = self.rest.pop_front().unwrap_or_default();
+        }
+        self.first.advance(count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_leave_in_their_order_however_they_are_taken() {
+        let parts = ["one", "", "two", "three"];
+        for step in 1..=11 {
+            let mut parcel = Parcel::default();
+            parts.iter().for_each(|part| parcel.add(Bytes::from_static(part.as_bytes())));
+            assert_eq!(parcel.remaining(), 11);
+            let mut slices = [IoSlice::new(&[]); 4];
+            assert_eq!(parcel.chunks_vectored(&mut slices), 3);
+            let mut taken = Vec::new();
+            while parcel.has_remaining() {
+                let count = step.min(parcel.chunk().len());
+                taken.extend_from_slice(&parcel.chunk()[..count]);
+                parcel.advance(count);
+            }
+            assert_eq!(taken, b"onetwothree", "by {step}");
+        }
+        let mut parcel = Parcel::default();
+        parts.iter().for_each(|part| parcel.add(Bytes::from_static(part.as_bytes())));
+        parcel.advance(7);
+        assert_eq!((parcel.chunk(), parcel.remaining()), (&b"hree"[..], 4));
+    }
+
+    #[test]
+    fn a_parcel_is_full_at_a_record() {
+        let mut parcel = Parcel::default();
+        parcel.add(Bytes::from(vec![0; ROOM - 1]));
+        assert!(parcel.has_room());
+        parcel.add(Bytes::from_static(b"x"));
+        assert!(!parcel.has_room());
+    }
+}

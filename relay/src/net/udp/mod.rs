@@ -1,0 +1,125 @@
+//! The UDP sockets toward SIP servers: one for each core, all at one address (`SO_REUSEPORT`).
+//!
+//! A [`Steering`] tells the system which of them a datagram is for; where it tells nothing, or the system takes none, the sender's
+//! address decides.
+//!
+//! Invariant: a datagram that cannot be sent or received never ends the loop: UDP promises nothing, and the layers
+//! above send again. Another process that listens at the address is an error at the start, not a competitor.
+
+mod batch;
+mod group;
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::Interest;
+use tokio::time::sleep;
+
+use super::drain::Drain;
+use batch::Space;
+pub use group::Steering;
+
+/// What the kernel is asked to keep while the loop is busy, in bytes: some thousand registrations. The system may give
+/// less (`net.core.rmem_max`); what does not fit is lost, and sent again by the SIP server.
+const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
+/// The pause after the system failed to receive.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Bound sockets at one address; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Udp {
+    sockets: Arc<[UdpSocket]>,
+    local: SocketAddr,
+}
+
+/// What was received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Datagram {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// Who sent it.
+    pub peer: SocketAddr,
+}
+
+impl Udp {
+    /// Binds `address`, for one core; port 0 takes a free one. Fails when the port is taken or not permitted.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        Self::bind_for(1, address, &Steering::none())
+    }
+
+    /// Likewise with a socket for each of so many cores.
+    pub fn bind_for(cores: usize, address: SocketAddr, steering: &Steering) -> io::Result<Self> {
+        let sockets = group::bind(cores, address, steering)?;
+        for socket in &sockets {
+            socket.set_nonblocking(true)?;
+            // A smaller buffer works too.
+            let _ = rustix::net::sockopt::set_socket_recv_buffer_size(socket, RECEIVE_BUFFER);
+        }
+        let local = sockets[0].local_addr()?;
+        Ok(Self { sockets: sockets.into(), local })
+    }
+
+    /// How many sockets there are.
+    pub fn cores(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// Where it is bound, with the port it got.
+    pub fn local_address(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Sends one datagram without waiting. Fails when the system refuses, as for a datagram over its MTU or an unreachable
+    /// network, and with `WouldBlock` when the kernel's buffer is full.
+    pub fn send(&self, core: usize, bytes: &[u8], to: SocketAddr) -> io::Result<()> {
+        self.of(core).send_to(bytes, to).map(drop)
+    }
+
+    /// Sends datagrams without waiting, by as few calls of the system as it takes. What cannot be sent is lost, as any
+    /// datagram may be, and the others are sent.
+    pub fn send_all(&self, core: usize, datagrams: &mut Vec<(SocketAddr, Bytes)>) {
+        match &datagrams[..] {
+            [] => return,
+            [(to, bytes)] => drop(self.send(core, bytes, *to)),
+            all => batch::send(self.of(core), all),
+        }
+        datagrams.clear();
+    }
+
+    /// Gives each datagram that comes for a core to `deliver` until the drain begins.
+    ///
+    /// # Errors
+    /// When the socket cannot be read from by this runtime.
+    pub async fn receive(&self, core: usize, drain: &Drain, mut deliver: impl FnMut(Datagram)) -> io::Result<()> {
+        let own = self.of(core);
+        let socket = tokio::net::UdpSocket::from_std(own.try_clone()?)?;
+        let mut space = Space::new();
+        let end = drain.begun();
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                ready = socket.readable() => ready?,
+                () = &mut end => return Ok(()),
+            }
+            let read = socket.try_io(Interest::READABLE, || {
+                let all = space.receive(own, &mut deliver)?;
+                // Fewer than there was room for: there are no more, and the system need not be asked.
+                if all { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+            });
+            match read {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                    tracing::debug!(event = "datagram-not-received", %error, "a datagram could not be received");
+                    sleep(PAUSE).await;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn of(&self, core: usize) -> &UdpSocket {
+        &self.sockets[core % self.sockets.len()]
+    }
+}

@@ -1,0 +1,95 @@
+//! What the relay logs: one event a line, JSON for programs, an outage told once, numbers of requests and calls.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use tests::authority::Authority;
+use tests::relay_process::binary;
+use tests::relay_setup::{App, Setup};
+use tests::scratch::Scratch;
+use tests::world::{Outcome, World, text};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_logs_are_an_event_a_line_and_serving_names_every_listener() -> Outcome {
+    let (authority, scratch) = (Authority::new(), Scratch::new());
+    let (apns, fcm) = (tests::apns::Apns::start(&authority).await, tests::fcm::Fcm::start(&authority).await);
+    let setup = Setup::new(&authority, vec![App::served_by(&apns, &fcm)]);
+    let file = setup.write(&scratch);
+    let mut command = Command::new(binary()?);
+    command.args(["serve", "--log-format", "json", "--config"]).arg(file).env("RUST_LOG", "relay=debug,sipwake=debug");
+    let mut relay = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+    let pid = rustix::process::Pid::from_child(&relay);
+    let lines = BufReader::new(relay.stderr.take().expect("a pipe")).lines();
+    let mut told: Vec<Value> = Vec::new();
+    for line in lines.map_while(Result::ok) {
+        let event: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line}"));
+        if event["fields"]["event"] == "serving" {
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        }
+        told.push(event);
+    }
+    assert!(relay.wait().expect("it ends").success());
+    let of = |name: &str| told.iter().find(|line| line["fields"]["event"] == name).map(|line| line["fields"].clone());
+    let serving = of("serving").unwrap_or_default();
+    for listener in ["edge", "websocket", "api", "operator", "upstream_tls"] {
+        assert!(serving[listener].as_str().is_some_and(|at| at.contains(':')), "{listener}: {serving}");
+    }
+    assert!(of("drained").is_some());
+    let ours = told.iter().filter(|line| text(&line["target"]).starts_with("relay"));
+    for line in ours {
+        assert!(line["fields"]["event"].is_string(), "no event: {line}");
+        // Rust's debug form of a variant with fields.
+        assert!(!line["fields"].to_string().contains(" { "), "{line}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_the_store_is_a_line_when_it_begins_and_one_when_it_is_over() -> Outcome {
+    let (world, redis, _alice) = World::lent_on_redis().await?;
+    redis.freeze();
+    world.await_metric("sipwake_store_up", 0.0).await?;
+    // Three renewals later it is as it was.
+    let errors = || world.metric("sipwake_store_errors_total{operation=\"lease\"}");
+    let before = errors().await.unwrap_or(0.0);
+    world
+        .until("three failures more", || async { errors().await.filter(|now| *now >= before + 3.0).map(drop) })
+        .await?;
+    assert_eq!(world.relay.log().matches("lease-not-renewed").count(), 1, "{}", world.relay.log());
+    redis.thaw();
+    world.relay.await_log("lease-renewed-again", Duration::from_secs(20)).await?;
+    world.content()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_has_a_number_in_its_answer_and_its_lines_and_a_call_has_one_in_each_of_its_own() -> Outcome {
+    let world = World::start().await?;
+    let wish = world.wish(tests::world::TOKEN);
+    let answer = world.api.enable(&wish).await?;
+    let number = answer.headers.get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
+    assert!(number.len() == 18 && number.starts_with("r_"), "{number}");
+    let lines = |needle: &str| {
+        world.relay.log().lines().filter(|line| line.contains(needle)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for event in ["event=\"enabled\"", "event=\"http-request\""] {
+        let told = || async { lines(&number).iter().any(|line| line.contains(event)).then_some(()) };
+        world.until(event, told).await?;
+    }
+    let again = world.relay.operator().get("/healthz").await?;
+    assert!(again.headers.contains_key("x-request-id") && again.headers["x-request-id"] != number.as_str());
+
+    let caller = world.call()?;
+    let call = text(&world.push().await?["call"]);
+    world.cancel(&caller).await?;
+    world.relay.await_log("step=\"cancelled\"", Duration::from_secs(10)).await?;
+    for step in ["invite", "push-sent", "push-ended", "cancelled"] {
+        assert!(
+            lines(&call).iter().any(|line| line.contains(&format!("step=\"{step}\""))),
+            "{step}: {:?}",
+            lines(&call)
+        );
+    }
+    Ok(())
+}
