@@ -245,7 +245,7 @@ fn datagram(flow: Flow, bytes: &[u8]) -> Event {
 }
 
 /// The success response to a STUN binding request (RFC 8489 §6.3.1), with XOR-MAPPED-ADDRESS for IPv4.
-pub(crate) fn stun_answer(bytes: &[u8], from: SocketAddr) -> Option<Bytes> {
+pub fn stun_answer(bytes: &[u8], from: SocketAddr) -> Option<Bytes> {
     const COOKIE: u32 = 0x2112_a442;
     let SocketAddr::V4(from) = from else { return None };
     if bytes.len() < 20 || bytes[..2] != [0, 1] || bytes[4..8] != COOKIE.to_be_bytes() {

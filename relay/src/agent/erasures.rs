@@ -11,6 +11,7 @@ use sip::id::InstanceId;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
+use crate::clock;
 use crate::metrics::Metrics;
 use crate::metrics::labels::StoreOperation;
 use crate::vault::{Lookup, StoreError, Vault};
@@ -89,7 +90,7 @@ async fn erase_all(
 
 /// Asks the store once; `false` when it did not say that nothing is left.
 pub(crate) async fn erase(vault: &Vault, metrics: &Metrics, id: InstanceId, lookup: Option<Lookup>) -> bool {
-    let began = std::time::Instant::now();
+    let began = clock::now();
     match vault.erase_all_of(id, lookup).await {
         Ok(_) => {
             metrics.store_answered(began.elapsed());

@@ -47,6 +47,7 @@ use sip::message::Message;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::audit::Audit;
+use crate::clock;
 use crate::config::{DomainRules, EarlyRinging};
 use crate::cores::Cores;
 use crate::limits::Quotas;
@@ -136,7 +137,7 @@ enum ShardInput {
 impl ShardInput {
     /// For the endpoint, now.
     fn sip(input: Input) -> Self {
-        Self::Sip { at: Instant::now(), input }
+        Self::Sip { at: clock::now(), input }
     }
 }
 

@@ -210,14 +210,17 @@ async fn write(mut kept: mpsc::Receiver<Box<Story>>, recent: Arc<Mutex<Recent>>,
                     if vault.tombstones().look(story.instance).is_some() {
                         lock(&recent).forget(story.instance);
                     }
-                    break MissedCallOutcome::Kept;
+                    break Some(MissedCallOutcome::Kept);
                 }
                 Err(StoreError::Away(_)) => sleep(PAUSE).await,
-                // Its instance is gone.
-                Err(_) => break MissedCallOutcome::Lost,
+                // Its instance is gone, and the story is to be.
+                Err(StoreError::Gone) => break None,
+                Err(_) => break Some(MissedCallOutcome::Lost),
             }
         };
-        metrics.call_story(outcome);
+        if let Some(outcome) = outcome {
+            metrics.call_story(outcome);
+        }
     }
 }
 

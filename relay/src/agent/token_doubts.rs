@@ -15,6 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Shared;
+use crate::clock;
 use crate::vault::record::Provider;
 
 /// For how long answers are counted, at most.
@@ -112,7 +113,7 @@ impl Row {
 impl Shared {
     /// A push was accepted: this app's tokens of this environment are good ones.
     pub(crate) fn note_accepted(self: &std::sync::Arc<Self>, app: &str, provider: Provider) {
-        if !self.token_doubts.note_accepted(app, provider, Instant::now()) {
+        if !self.token_doubts.note_accepted(app, provider, clock::now()) {
             return;
         }
         let Some(channel) = self.push.channel(app, provider) else { return };
@@ -123,7 +124,7 @@ impl Shared {
 
     /// Whether a token that the service calls bad ends its instance. If not, the operator is told.
     pub(crate) async fn believes_bad_token(&self, app: &str, provider: Provider) -> bool {
-        let now = Instant::now();
+        let now = clock::now();
         let believed = match self.token_doubts.judge(app, provider, now) {
             Some(believed) => believed,
             None => {

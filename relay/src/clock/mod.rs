@@ -3,8 +3,12 @@
 //! Invariant: the one place that reads the system's wall clock and the one place that writes RFC 3339. What is
 //! scheduled inside the process uses the monotonic clock instead; nothing here schedules. What ends for good by the wall
 //! clock ends by [`confirmed_now`], so that a jump of the clock ends nothing.
+//!
+//! What schedules goes by [`now`], the runtime's own clock, so that a simulation can run whole nodes in its own time
+//! ([`set_virtual`]). Nothing in the service sets that.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::cell::Cell;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub mod watch;
 
@@ -16,14 +20,48 @@ pub const DAY_S: u64 = 86_400;
 /// The last second that [`rfc3339`] writes: the end of the year 9999.
 const LAST_S: u64 = 253_402_300_799;
 
+thread_local! {
+    /// How long the machine of the node that runs on this thread has been up, in a simulation.
+    static VIRTUAL: Cell<Option<Duration>> = const { Cell::new(None) };
+}
+
+/// The monotonic clock of what is scheduled: the runtime's.
+pub fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// In a simulation: how long the machine of the node that runs next on this thread has been up. Its wall clock goes on from the
+/// system's with it.
+pub fn set_virtual(up: Duration) {
+    VIRTUAL.set(Some(up));
+}
+
+fn virtual_up() -> Option<Duration> {
+    VIRTUAL.get()
+}
+
+/// When the first simulated machine was started, by the system's clock.
+fn virtual_epoch() -> Duration {
+    static EPOCH: std::sync::OnceLock<Duration> = std::sync::OnceLock::new();
+    *EPOCH.get_or_init(system_time)
+}
+
+fn system_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn wall_time() -> Duration {
+    virtual_up().map_or_else(system_time, |up| virtual_epoch() + up)
+}
+
 /// Now, in whole seconds since 1970-01-01T00:00:00Z; 0 when the system's clock stands before that.
 pub fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    wall_time().as_secs()
 }
 
 /// Now, in whole milliseconds since 1970-01-01T00:00:00Z; 0 when the system's clock stands before that.
 pub fn unix_now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    wall_time().as_millis() as u64
 }
 
 /// Writes `unix_ms` (milliseconds since 1970) as RFC 3339 in UTC: `2026-11-27T09:00:00.123Z`.

@@ -242,6 +242,9 @@ fn boot_ms() -> i64 {
 
 /// The time since boot, which nobody can set, and in which a suspended machine has been suspended.
 pub fn since_boot() -> Duration {
+    if let Some(up) = super::virtual_up() {
+        return up;
+    }
     let since = clock_gettime(ClockId::Boottime);
     // Neither is ever negative.
     Duration::new(since.tv_sec as u64, since.tv_nsec as u32)

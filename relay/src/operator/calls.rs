@@ -48,7 +48,11 @@ pub(super) async fn show<E: OperatorService>(
         Problem::new(ProblemType::UnknownCall, detail)
     };
     let call = request.uri().path().rsplit('/').next().and_then(CallId::parse).ok_or_else(unknown)?;
-    let told = operator.0.service.calls(WhichCalls { call: Some(call), limit: DEVICES, ..WhichCalls::default() }).await;
+    let told = operator
+        .0
+        .service
+        .calls(WhichCalls { call: Some(call), limit: DEVICES, waits: true, ..WhichCalls::default() })
+        .await;
     let is_carried = elsewhere::is_carried(&request);
     let own = own(&operator, &told, story_views::whole);
     let all = of_all(&operator, request, own, DEVICES).await;
@@ -103,7 +107,7 @@ fn which(query: &str) -> Result<WhichCalls, Problem> {
         );
         Problem::new(ProblemType::BadRequest, detail)
     };
-    let mut which = WhichCalls { limit: DEFAULT_CALLS, ..WhichCalls::default() };
+    let mut which = WhichCalls { limit: DEFAULT_CALLS, waits: true, ..WhichCalls::default() };
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=').ok_or_else(wrong)? {
             ("hours", hours) => {

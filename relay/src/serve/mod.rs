@@ -440,8 +440,10 @@ impl Opened {
             self.vault.clone(),
         ));
         let leave = Arc::new(Notify::new());
-        let (reloading, leaving) = (reloader.clone(), leave.clone());
-        controls.connect(Box::new(move || reloading.reload()), Box::new(move || leaving.notify_one()));
+        // The reloader has the operator's door, and that its controls: held from there, too, none of them would ever go.
+        let (reloading, leaving) = (Arc::downgrade(&reloader), leave.clone());
+        let reload = move || reloading.upgrade().map(|reloader| reloader.reload()).unwrap_or_default();
+        controls.connect(Box::new(reload), Box::new(move || leaving.notify_one()));
         let https = [
             tokio::spawn(https::serve(api, api_routes, stop.1.clone())),
             tokio::spawn(https::serve(operator, operator_routes, stop.1)),

@@ -4,12 +4,12 @@
 
 use std::future::Future;
 use std::net::IpAddr;
-use std::time::Instant;
 
 use tracing::Instrument as _;
 
 use super::types::{Enable, EnableError, Enabled};
 use super::{Inner, Service};
+use crate::clock;
 use crate::doctor::{Patient, Report};
 use crate::limits::guesses::Attempt;
 
@@ -73,8 +73,8 @@ impl Inner {
         };
         let report = self.dependencies.doctor.examine(&patient).await;
         match (permit, report.proof) {
-            (Some(permit), Some(true)) => permit.accepted(Instant::now()),
-            (Some(permit), Some(false)) => permit.refused(Instant::now()),
+            (Some(permit), Some(true)) => permit.accepted(clock::now()),
+            (Some(permit), Some(false)) => permit.refused(clock::now()),
             _ => {}
         }
         Ok(report)

@@ -28,7 +28,7 @@ impl Inner {
     pub(super) async fn calls(&self, which: &WhichCalls) -> ToldCalls {
         let stories = self.dependencies.agent.stories();
         let until = Instant::now() + WAIT_FOR_RECALL;
-        while stories.unread() > 0 && Instant::now() < until {
+        while which.waits && stories.unread() > 0 && Instant::now() < until {
             sleep(LOOK_AGAIN).await;
         }
         let mut is_whole = stories.unread() == 0;

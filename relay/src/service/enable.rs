@@ -14,7 +14,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -33,7 +33,7 @@ use crate::agent::tables::lease;
 use crate::agent::transport::upstreams::{NoRoute, Route};
 use crate::agent::{Asked, give_up_password};
 use crate::audit::{Act, Whose};
-use crate::clock::latest_now;
+use crate::clock::{self, latest_now};
 use crate::limits::InstanceOf;
 use crate::limits::guesses::{Attempt, Permit};
 use crate::limits::holdings::Place;
@@ -203,7 +203,7 @@ impl Inner {
         operation: StoreOperation,
         work: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let began = Instant::now();
+        let began = clock::now();
         let answer = work.await;
         match &answer {
             Err(StoreError::Away(_)) => self.dependencies.metrics.store_error(operation),
@@ -323,11 +323,11 @@ impl Inner {
     async fn judge_later(self: Arc<Self>, id: InstanceId, permit: Permit, outcome: Outcome) {
         match timeout(LATE_VERDICT, outcome).await {
             Ok(Ok(FirstRegistration::Registered { asked, .. })) => {
-                permit.accepted(Instant::now());
+                permit.accepted(clock::now());
                 self.give_up_password(id, &asked).await;
             }
             Ok(Ok(FirstRegistration::Refused { status, .. })) if is_wrong_password(status) => {
-                permit.refused(Instant::now());
+                permit.refused(clock::now());
             }
             _ => drop(permit),
         }
@@ -371,7 +371,7 @@ fn is_inside(host: &str) -> bool {
 
 /// Tells what became of a password that was tried.
 fn judge(permit: Permit, registration: &Result<(Registration, Vec<Asked>), EnableError>) {
-    let now = Instant::now();
+    let now = clock::now();
     match registration {
         Ok((Registration { state: RegistrationState::Registered, .. }, _)) => permit.accepted(now),
         Err(EnableError::UpstreamRefused { status, .. }) if is_wrong_password(*status) => permit.refused(now),

@@ -507,6 +507,8 @@ pub struct WhichCalls {
     pub call: Option<CallId>,
     /// The newest so many.
     pub limit: usize,
+    /// The answer waits a moment for what an earlier run has kept.
+    pub waits: bool,
 }
 
 impl WhichCalls {

@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 
 use super::store::{Owner, StoreError};
 use super::{Sealed, Store, Vault, seal};
-use crate::clock::{Reading, shared_now};
+use crate::clock::{self, Reading, shared_now};
 use crate::random;
 
 /// How long a letter lies in the store.
@@ -203,7 +203,7 @@ impl Vault {
             );
         }
         // An answer has the number of its question.
-        let first = matches!(letter, Letter::Answer { .. }) || self.0.seen.is_new(number, Instant::now());
+        let first = matches!(letter, Letter::Answer { .. }) || self.0.seen.is_new(number, clock::now());
         Ok(Some(letter).filter(|_| is_young && first))
     }
 }

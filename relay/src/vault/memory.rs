@@ -14,7 +14,7 @@ use super::items::{Collection, ItemKey, Placement, SealedItem};
 use super::lookup::Lookup;
 use super::seal::Sealed;
 use super::store::{Fence, Owner, Placed, StoreError, Stored};
-use crate::clock::confirmed_now;
+use crate::clock::{self, confirmed_now};
 
 /// A store that ends with the process. Clones are one store.
 #[derive(Clone, Default)]
@@ -105,7 +105,7 @@ impl MemoryStore {
         let mut table = self.table();
         let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
         let Table { records, leases, .. } = &mut *table;
-        let now = Instant::now();
+        let now = clock::now();
         let is_live = |node: &str| leases.get(node).is_some_and(|lease| lease.until > now);
         let from = cursor.map_or(Unbounded, Excluded);
         let orphans = records
@@ -128,19 +128,19 @@ impl MemoryStore {
 
     /// True when this run held it until now.
     pub fn hold_lease(&self, owner: &Owner, duration: Duration) -> bool {
-        let now = Instant::now();
+        let now = clock::now();
         let lease = Held { run: owner.run.clone(), until: now + duration };
         let earlier = self.table().leases.insert(owner.node.clone(), lease);
         earlier.is_some_and(|earlier| earlier.run == owner.run && earlier.until > now)
     }
 
     pub fn holds_lease(&self, owner: &Owner) -> bool {
-        let now = Instant::now();
+        let now = clock::now();
         self.table().leases.get(&owner.node).is_some_and(|lease| lease.run == owner.run && lease.until > now)
     }
 
     pub fn living_peers(&self, owner: &Owner) -> Vec<Owner> {
-        let now = Instant::now();
+        let now = clock::now();
         let table = self.table();
         let living = table.leases.iter().filter(|(node, lease)| **node != owner.node && lease.until > now);
         living.map(|(node, lease)| Owner { node: node.clone(), run: lease.run.clone() }).collect()

@@ -11,7 +11,7 @@
 //! its instance, whichever push met it. Nothing here is a VoIP push.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use sip::endpoint::Input;
@@ -22,7 +22,7 @@ use crate::agent::delivery::{deliver, outcome_of};
 use crate::agent::tables::instances::EndKind;
 use crate::agent::tables::timeline::What;
 use crate::agent::{ShardInput, Shared};
-use crate::clock::shared_now;
+use crate::clock::{self, shared_now};
 use crate::domain::WipeReason;
 use crate::push::{Event, Push, Verdict};
 use crate::vault::record::{PushTarget, WakeFor};
@@ -87,7 +87,7 @@ impl Shard {
             // Nobody is there any more.
             return;
         }
-        if let Err(limit) = self.budgets.take_alert(Instant::now(), &app, instance) {
+        if let Err(limit) = self.budgets.take_alert(clock::now(), &app, instance) {
             self.shared.quotas.met(limit);
             return;
         }

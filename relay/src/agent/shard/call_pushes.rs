@@ -23,7 +23,7 @@ use crate::agent::delivery::{deliver, deliver_copies, outcome_of};
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::timeline::What;
 use crate::audit::Act;
-use crate::clock::unix_now;
+use crate::clock::{self, unix_now};
 use crate::config::EarlyRinging;
 use crate::domain::Word as _;
 use crate::domain::story::Withheld;
@@ -56,7 +56,7 @@ impl Shard {
             self.give_up(call.call, call.instance);
             return Some(Withheld::NoTarget);
         };
-        if let Err(limit) = self.budgets.take_call(Instant::now(), &app, call.instance, &call.from) {
+        if let Err(limit) = self.budgets.take_call(clock::now(), &app, call.instance, &call.from) {
             self.shared.quotas.met(limit);
             tracing::info!(event = "call-not-pushed", instance = %call.instance, call = %call.call, limit = limit.word(), "a call is not pushed");
             self.track_call(call, None);

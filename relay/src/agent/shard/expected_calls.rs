@@ -7,7 +7,6 @@
 //! as next hop, or by the address that its flow leads to.
 
 use std::net::SocketAddr;
-use std::time::Instant;
 
 use sip::endpoint::Input;
 use sip::id::{FlowId, InstanceId, UpstreamId};
@@ -15,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::Shard;
 use crate::agent::request::{DevicesFound, Servers};
+use crate::clock;
 use crate::vault::AorKey;
 
 impl Shard {
@@ -48,7 +48,7 @@ impl Shard {
                 found.attached += 1;
                 continue;
             }
-            self.drive(Instant::now(), Input::ExpectCall { instance, from: from.into(), name: name.map(Into::into) });
+            self.drive(clock::now(), Input::ExpectCall { instance, from: from.into(), name: name.map(Into::into) });
             if self.endpoint.expects_call(instance) {
                 let waiting = self.arrivals.entry(instance).or_default();
                 waiting.retain(|other| !other.is_closed());

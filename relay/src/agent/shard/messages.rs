@@ -3,8 +3,6 @@
 //! Invariant: what somebody wrote is sealed in the turn of the loop in which it came, and held in no other form; a sender
 //! is told 202 only when the store has it. A push tells of a message and never holds it.
 
-use std::time::Instant;
-
 use sip::endpoint::{InboundMessage, Input, MessageEnd, MessageRequestId, StoreOutcome};
 use sip::id::{InstanceId, MessageId};
 
@@ -12,7 +10,7 @@ use super::Shard;
 use super::alerts::{AlertContent, KEPT_ALERT_LIFE_S};
 use crate::agent::tables::timeline::What;
 use crate::agent::{ShardInput, Shared};
-use crate::clock::unix_now;
+use crate::clock::{self, unix_now};
 use crate::domain::MessageOutcome;
 use crate::metrics::labels::StoreOperation;
 use crate::push::Event;
@@ -126,7 +124,7 @@ fn is_notification(content_type: &str, body: &[u8]) -> bool {
 
 /// Has the store keep something, and counts how that went.
 pub(crate) async fn keep(shared: &Shared, instance: InstanceId, item: &SealedItem) -> Result<Placement, StoreError> {
-    let began = Instant::now();
+    let began = clock::now();
     let vault: &Vault = &shared.vault;
     let outcome = vault.put_item(instance, item).await;
     match &outcome {

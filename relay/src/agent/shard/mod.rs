@@ -45,7 +45,7 @@ use crate::agent::tables::calls::Calls;
 use crate::agent::tables::instances::{Due, Instances};
 use crate::agent::trace::Trace;
 use crate::agent::transport::outbox::Writer;
-use crate::clock::{Reading, confirmed_now, unix_now};
+use crate::clock::{self, Reading, confirmed_now, unix_now};
 use crate::limits::pushes::PushBudgets;
 use crate::net::drain::Drain;
 use crate::random;
@@ -115,7 +115,7 @@ pub(crate) struct Shard {
 
 impl Shard {
     pub(crate) fn new(index: usize, settings: Settings, shared: Arc<Shared>) -> Self {
-        let now = Instant::now();
+        let now = clock::now();
         let budgets = PushBudgets::new(shared.quotas.limits(), shared.shards.len());
         Self {
             index,
@@ -152,12 +152,12 @@ impl Shard {
         let mut batch = Vec::with_capacity(BATCH);
         let end = end.begun();
         tokio::pin!(end);
-        let (mut busy, mut looked) = (false, Instant::now());
+        let (mut busy, mut looked) = (false, clock::now());
         loop {
             // Deadlines that follow each other closely are met together.
             let mut wake_at = self.next_deadline().max(looked + TIMER_STEP);
             if busy {
-                wake_at = wake_at.min(Instant::now() + BUSY_NAP);
+                wake_at = wake_at.min(clock::now() + BUSY_NAP);
             }
             tokio::select! {
                 biased;
@@ -171,7 +171,7 @@ impl Shard {
             }
             busy = !batch.is_empty();
             if !busy {
-                looked = Instant::now();
+                looked = clock::now();
             }
             let doubtful = self.is_in_doubt(batch.len(), inbox.len());
             for input in batch.drain(..) {
@@ -229,7 +229,7 @@ impl Shard {
     /// Tells the endpoint all that waits in [`Self::next`], and does all that follows from what arrived at `at`.
     pub(crate) fn settle(&mut self, at: Instant) {
         while let Some(input) = self.next.pop_front() {
-            self.endpoint.handle(Instant::now(), input);
+            self.endpoint.handle(clock::now(), input);
             self.drain(at);
         }
     }
@@ -245,7 +245,7 @@ impl Shard {
             );
             self.next.clear();
             // What the endpoint wants is asked anew.
-            self.due = Some(Instant::now());
+            self.due = Some(clock::now());
         }
     }
 
@@ -286,12 +286,12 @@ impl Shard {
             ShardInput::Request(command) => self.on_request(*command),
         }
         // What a request or a verdict left to be told.
-        self.settle(Instant::now());
-        self.judge_early(Instant::now());
+        self.settle(clock::now());
+        self.judge_early(clock::now());
     }
 
     fn on_time(&mut self) {
-        let now = Instant::now();
+        let now = clock::now();
         if self.due.is_some_and(|due| due <= now) {
             self.endpoint.handle_timeout(now);
             self.drain(now);
@@ -316,7 +316,7 @@ impl Shard {
     }
 
     fn next_deadline(&self) -> Instant {
-        let now = Instant::now();
+        let now = clock::now();
         let end = self.instances.next_moment().map(|at| now + Duration::from_secs(at.saturating_sub(confirmed_now())));
         let nap = now + NAP_MAX;
         if self.unread != Some(0) || self.shared.ownership.is_doubtful() {

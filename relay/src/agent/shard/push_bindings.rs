@@ -25,7 +25,7 @@ use crate::agent::Shared;
 use crate::agent::erasures;
 use crate::agent::request::{Denied, EndKind, Erasure, InstanceStatus, KnownPushBinding, WipeDone, WipeWaiter};
 use crate::agent::transport::upstreams::{Route, Upstreams};
-use crate::clock::{confirmed_now, latest_now, unix_now_ms};
+use crate::clock::{self, confirmed_now, latest_now, unix_now_ms};
 use crate::domain::{InstanceState, WipeReason, Word as _};
 use crate::limits::guesses::{Attempt, Permit};
 use crate::limits::holdings::Place;
@@ -198,7 +198,7 @@ impl Shard {
             let upstream = new.upstream;
             self.adopt(new);
             self.next.push_back(Input::Addresses { upstream, addresses });
-            self.settle(Instant::now());
+            self.settle(clock::now());
         }
         for (at, input) in self.push_bindings.lookups.remove(&id).unwrap_or_default() {
             self.drive(at, input);
@@ -229,7 +229,7 @@ impl Shard {
     pub(crate) fn on_server_found(&mut self, asked: &RouteRequest, addresses: &[SocketAddr]) {
         let route = self.route_of(asked, addresses);
         self.answer_route(asked, route);
-        self.settle(Instant::now());
+        self.settle(clock::now());
     }
 
     fn answer_route(&mut self, asked: &RouteRequest, route: Result<RegisterRoute, RouteRefusal>) {
@@ -305,8 +305,8 @@ impl Shard {
     pub(crate) fn on_register_ended(&mut self, register: ForwardedRegisterId, proof: Option<bool>) {
         let Some(permit) = self.passing.remove(&register).and_then(|passing| passing.permit) else { return };
         match proof {
-            Some(true) => permit.accepted(Instant::now()),
-            Some(false) => permit.refused(Instant::now()),
+            Some(true) => permit.accepted(clock::now()),
+            Some(false) => permit.refused(clock::now()),
             None => drop(permit),
         }
     }
@@ -399,7 +399,7 @@ impl Shard {
         }
         self.shared.metrics.wipe(reason);
         tracing::info!(event = "passed-wiped", instance = %id, reason = reason.word(), "a registration that passed through is wiped");
-        self.drive(Instant::now(), Input::RemovePushBinding(id));
+        self.drive(clock::now(), Input::RemovePushBinding(id));
         let (shards, shard) = (self.shared.shards.clone(), self.index);
         tokio::spawn(async move {
             tokio::time::sleep(WAIT_FOR_STORE).await;
@@ -489,7 +489,7 @@ fn answer(waiters: &mut Vec<WipeWaiter>, erasure: Erasure) {
 
 /// Looks a registration up that was written down by another node, or by an earlier run.
 async fn look_up(shared: &Shared, id: InstanceId) -> LookedUp {
-    let began = Instant::now();
+    let began = clock::now();
     let stored = match shared.vault.load(id).await {
         Ok(stored) => stored?,
         Err(_) => {
@@ -519,7 +519,7 @@ async fn put(
     mut fence: Fence,
 ) -> Fence {
     while confirmed_now() < expires_at {
-        let began = Instant::now();
+        let began = clock::now();
         match shared.vault.put(id, sealed, expires_at, lookup, fence).await {
             Ok(placed) => {
                 shared.metrics.store_answered(began.elapsed());

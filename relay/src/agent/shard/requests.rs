@@ -3,7 +3,6 @@
 //! Invariant: a device's wish is looked at only after its proof was found right, in constant time.
 
 use std::collections::HashMap;
-use std::time::Instant;
 
 use sip::endpoint::{CallState, Input};
 use sip::id::{BindingId, CallId, InstanceId};
@@ -18,6 +17,7 @@ use crate::agent::request::{
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::instances::Row;
 use crate::agent::tables::timeline::What;
+use crate::clock;
 use crate::domain::InstanceState;
 use crate::vault::{Fence, Sealed};
 
@@ -83,7 +83,7 @@ impl Shard {
             Request::Adopt(new) => self.adopt(*new),
             // `on_input` does it after every request.
             Request::JudgeEarly => {}
-            Request::HandOver => self.drive(Instant::now(), Input::HandOver),
+            Request::HandOver => self.drive(clock::now(), Input::HandOver),
             Request::Ids(reply) => {
                 let _ = reply.send(self.instances.ids());
             }
@@ -92,7 +92,7 @@ impl Shard {
             }
             Request::EndCalls { elsewhere, reply } => {
                 let open = self.endpoint.open_calls();
-                self.drive(Instant::now(), Input::EndCalls { elsewhere });
+                self.drive(clock::now(), Input::EndCalls { elsewhere });
                 let _ = reply.send(open);
             }
         }
@@ -126,7 +126,7 @@ impl Shard {
         }
         self.instances.insert(id, row);
         let shared = binding.binding;
-        self.drive(Instant::now(), Input::Bind(Box::new(binding)));
+        self.drive(clock::now(), Input::Bind(Box::new(binding)));
         self.share_registration(id, shared);
         if self.instances.get(id).is_none_or(|row| row.state != InstanceState::Registering) {
             self.note_settled(id);
@@ -196,7 +196,7 @@ impl Shard {
             Some(false) if is_foreground => {
                 self.set_state(id, InstanceState::Registering);
                 self.note(id, None, What::Background);
-                self.drive(Instant::now(), Input::Resume(id));
+                self.drive(clock::now(), Input::Resume(id));
                 self.share_registration(id, binding);
             }
             _ => {}
@@ -215,10 +215,10 @@ impl Shard {
             CallRequest::Decline if known.state == CallState::Declined => {}
             _ if known.state.is_final() => return Err(CallDenied::Over(known.state)),
             CallRequest::Ring => {
-                self.drive(Instant::now(), Input::Ring { call, instance: id });
+                self.drive(clock::now(), Input::Ring { call, instance: id });
                 self.note_device_rings(call, id);
             }
-            CallRequest::Decline => self.drive(Instant::now(), Input::Decline(call)),
+            CallRequest::Decline => self.drive(clock::now(), Input::Decline(call)),
         }
         Ok(*self.calls.of(id, call).unwrap_or(&known))
     }

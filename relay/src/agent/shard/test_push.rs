@@ -2,7 +2,7 @@
 //!
 //! Invariant: a test push goes where alerts go, and never to a VoIP token.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sip::bucket::{Bucket, Rate};
 use sip::id::InstanceId;
@@ -10,6 +10,7 @@ use sip::id::InstanceId;
 use super::Shard;
 use super::alerts::AlertContent;
 use crate::agent::request::{TestDenied, Tested};
+use crate::clock;
 use crate::push::Event;
 
 /// How long a test push is tried, in seconds.
@@ -25,7 +26,7 @@ impl Shard {
             record.device.alert_target().map(|target| Tested { alert, provider: target.provider })
         });
         let tested = target.flatten().ok_or(TestDenied::NoTarget)?;
-        let now = Instant::now();
+        let now = clock::now();
         let activity = self.activity(instance).ok_or(TestDenied::NoTarget)?;
         let tests = activity.tests.get_or_insert_with(|| Bucket::full(now));
         tests

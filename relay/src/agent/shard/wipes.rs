@@ -13,7 +13,7 @@
 //! asked again by `erasures`, and the row does not wait for that. Whoever waits is told what the store has when the row is
 //! dropped, after the wipe's tombstone was made durable.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sip::endpoint::Input;
 use sip::id::InstanceId;
@@ -24,7 +24,7 @@ use crate::agent::ShardInput;
 use crate::agent::erasures;
 use crate::agent::tables::instances::{Denied, EndKind, Ending, Erasure, Row, WipeDone, WipeWaiter};
 use crate::audit::Act;
-use crate::clock::DAY_S;
+use crate::clock::{self, DAY_S};
 use crate::domain::{InstanceState, WipeReason, Word as _};
 use crate::metrics::labels::RegistrationOutcome;
 use crate::push::Event;
@@ -75,7 +75,7 @@ impl Shard {
     /// Its lease is over.
     pub(crate) fn expire(&mut self, id: InstanceId) {
         self.end(id, EndKind::Wiped(WipeReason::Expired), None);
-        self.settle(Instant::now());
+        self.settle(clock::now());
     }
 
     pub(crate) fn on_unbound(&mut self, id: InstanceId, confirmed: bool, shared: bool) {

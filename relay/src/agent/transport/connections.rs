@@ -28,6 +28,7 @@ use crate::agent::Shards;
 use crate::agent::transport::framing::{Broken, Came, Framing};
 use crate::agent::transport::outbox::{Found, Outbox, Outgoing, Writer};
 use crate::agent::transport::parcel::Parcel;
+use crate::clock;
 use crate::metrics::Metrics;
 use crate::metrics::labels::Limit;
 use crate::net::stream::Stream;
@@ -187,7 +188,7 @@ impl Connection {
     async fn exchange(&mut self, stream: &mut Stream, may_move: bool) -> Ending {
         let silence = tokio::time::sleep(self.timing.silence);
         tokio::pin!(silence);
-        let mut heard = Instant::now();
+        let mut heard = clock::now();
         let half = tokio::time::sleep_until((self.partial_since.unwrap_or(heard) + self.timing.message).into());
         tokio::pin!(half);
         loop {
@@ -210,7 +211,7 @@ impl Connection {
                     if let Err(ending) = self.deliver(stream).await {
                         return ending;
                     }
-                    heard = Instant::now();
+                    heard = clock::now();
                     if let Some(since) = self.partial_since.filter(|since| Some(*since) != began) {
                         half.as_mut().reset((since + self.timing.message).into());
                     }
@@ -224,7 +225,7 @@ impl Connection {
                 }
                 () = &mut silence => {
                     let until = heard + IDLE;
-                    if !self.proven || until <= Instant::now() {
+                    if !self.proven || until <= clock::now() {
                         return Ending::ActivityView(CLOSE_NORMAL);
                     }
                     silence.as_mut().reset(until.into());
@@ -267,7 +268,7 @@ impl Connection {
 
     /// Hands every whole frame to its shard; an error when the stream is not to be read on.
     async fn deliver(&mut self, stream: &mut Stream) -> Result<(), Ending> {
-        let at = Instant::now();
+        let at = clock::now();
         loop {
             let frame = match self.framing.next() {
                 Err(broken) => return Err(self.refused(broken)),

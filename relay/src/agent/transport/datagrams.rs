@@ -3,14 +3,13 @@
 //! Invariant: a datagram that is no SIP, or whose shard is behind, is dropped and counted; its sender sends it again
 //! (RFC 3261 §17). A request beyond a limit is answered, once, to where it came from. STUN goes to the shard that asked. Keep-alives of a single or double CRLF are nothing on UDP and are dropped.
 
-use std::time::Instant;
-
 use sip::endpoint::{Endpoint, Input, Side, Source, Transport};
 use sip::id::FlowId;
 use sip::message::{Limits, Message};
 
 use crate::agent::ShardInput;
 use crate::agent::Shards;
+use crate::clock;
 use crate::metrics::Metrics;
 use crate::metrics::labels::SipRefusal;
 use crate::net::drain::Drain;
@@ -34,7 +33,7 @@ fn deliver(datagram: &Datagram, (socket, core): (&Udp, usize), limits: &Limits, 
     if Endpoint::is_stun(&datagram.bytes) {
         if let Some(tag) = Endpoint::shard_of_stun(&datagram.bytes) {
             let input = Input::Stun { flow, bytes: datagram.bytes.clone() };
-            shards.offer(tag.shard(shards.len()), ShardInput::Sip { at: Instant::now(), input });
+            shards.offer(tag.shard(shards.len()), ShardInput::Sip { at: clock::now(), input });
         }
         return;
     }
@@ -50,5 +49,5 @@ fn deliver(datagram: &Datagram, (socket, core): (&Udp, usize), limits: &Limits, 
     };
     let shard = shards.of(&message).unwrap_or(0);
     let source = Source { flow, side: Side::Upstream, transport: Transport::Udp, peer };
-    shards.offer(shard, ShardInput::Sip { at: Instant::now(), input: Input::Received { source, message } });
+    shards.offer(shard, ShardInput::Sip { at: clock::now(), input: Input::Received { source, message } });
 }

@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use sip::endpoint::{Input, Transport};
@@ -27,6 +27,7 @@ use crate::agent::transport::connections::Connection;
 use crate::agent::transport::outbox::Writer;
 use crate::agent::transport::targets::place_of;
 use crate::agent::transport::upstreams::{DialShare, Route, Upstreams};
+use crate::clock;
 use crate::config;
 use crate::limits::shares::Shares;
 use crate::metrics::Metrics;
@@ -107,7 +108,7 @@ impl Dialler {
 
     /// What became of the better flow that a shard was offered.
     pub(crate) fn tried(&self, shard: usize, upstream: UpstreamId, moved: bool) {
-        let (now, first) = (Instant::now(), self.0.failback_interval);
+        let (now, first) = (clock::now(), self.0.failback_interval);
         self.0.upstreams.targets(upstream, |targets| targets.tried(shard, moved, now, first));
         tracing::info!(
             event = "failback-tried",
@@ -194,7 +195,7 @@ impl Dialler {
                 _ = ticks.tick() => {}
                 () = end.begun() => return,
             }
-            for (upstream, route) in self.0.upstreams.take_stale(Instant::now()) {
+            for (upstream, route) in self.0.upstreams.take_stale(clock::now()) {
                 let it = self.0.clone();
                 tokio::spawn(async move {
                     let Ok(_turn) = it.refreshes.acquire().await else { return };
@@ -226,7 +227,7 @@ impl Inner {
                 return false;
             }
         };
-        let (now, first) = (Instant::now(), self.failback_interval);
+        let (now, first) = (clock::now(), self.failback_interval);
         let ordered = self.upstreams.targets(upstream, |targets| {
             for candidate in candidates.iter().filter(|candidate| Some(candidate.address) == avoid) {
                 targets.failed(place_of(candidate), now, first);
@@ -235,9 +236,9 @@ impl Inner {
         });
         for candidate in ordered.unwrap_or_default() {
             if let Some(stream) = self.connect(upstream, &route, candidate).await {
-                self.upstreams.targets(upstream, |targets| targets.leads(shard, candidate, Instant::now()));
+                self.upstreams.targets(upstream, |targets| targets.leads(shard, candidate, clock::now()));
                 if self.upstreams.targets(upstream, |targets| targets.is_second_best(&candidates)) == Some(true) {
-                    self.upstreams.look_by(upstream, Instant::now() + self.failback_interval);
+                    self.upstreams.look_by(upstream, clock::now() + self.failback_interval);
                 }
                 let (flow, transport) = self.begin(shard, stream, candidate).await;
                 if avoid.is_some_and(|avoid| avoid != candidate.address) {
@@ -253,7 +254,7 @@ impl Inner {
     /// Opens a flow to a better address for each shard whose flow leads to a worse one, and lets its endpoint try it.
     async fn offer_better(&self, upstream: UpstreamId, route: &Route, candidates: &[Candidate]) {
         for shard in 0..self.shards.len() {
-            let now = Instant::now();
+            let now = clock::now();
             let better = self.upstreams.targets(upstream, |targets| targets.better(shard, candidates, now)).flatten();
             if let Some(candidate) = better
                 && let Some(stream) = self.connect(upstream, route, candidate).await
@@ -264,7 +265,7 @@ impl Inner {
             }
         }
         if self.upstreams.targets(upstream, |targets| targets.is_second_best(candidates)) == Some(true) {
-            self.upstreams.look_by(upstream, Instant::now() + self.failback_interval);
+            self.upstreams.look_by(upstream, clock::now() + self.failback_interval);
         }
     }
 
@@ -281,7 +282,7 @@ impl Inner {
     async fn learn(self: &Arc<Self>, upstream: UpstreamId, route: &Arc<Route>) -> Result<Vec<Candidate>, ResolveError> {
         let next_hop = self.resolver.resolve(&route.target(), u64::from(upstream.0)).await;
         let ttl = next_hop.as_ref().map_or(RESOLVE_RETRY, |found| found.ttl).max(RESOLVE_AGAIN_MIN);
-        let (shards, others) = self.upstreams.resolved(upstream, Instant::now() + ttl);
+        let (shards, others) = self.upstreams.resolved(upstream, clock::now() + ttl);
         let candidates = next_hop?.candidates;
         let hop: Vec<IpAddr> = candidates.iter().map(|candidate| candidate.address.ip()).collect();
         self.tell_addresses(upstream, shards, &hop, &others).await;
@@ -344,7 +345,7 @@ impl Inner {
             Ok(stream) => Some(Opened::Stream(stream)),
             Err(error) => {
                 tracing::info!(event = "sip-server-unreachable", upstream = upstream.0, %error, "a SIP server cannot be reached");
-                let (now, first) = (Instant::now(), self.failback_interval);
+                let (now, first) = (clock::now(), self.failback_interval);
                 self.upstreams.targets(upstream, |targets| targets.failed(place_of(&candidate), now, first));
                 None
             }

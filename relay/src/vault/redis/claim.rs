@@ -27,6 +27,7 @@ use tokio::task::JoinSet;
 use super::scripts::{CLAIM_GONE, CLAIM_LEFT, CLAIM_TAKEN, Claimed, SCRIPTS};
 use super::shares::Shares;
 use super::{NODES_KEY, RECORD_PREFIX, RELEASED, RedisStore, lease_key, node_key, record_id, record_key};
+use crate::clock;
 use crate::vault::seal::Sealed;
 use crate::vault::store::{Fence, Owner, StoreError, Stored};
 
@@ -158,7 +159,7 @@ impl Round {
                 self.add(left.into_iter(), None);
                 (self.scan_from, self.stage) = match (cursor, pages) {
                     (0, _) => {
-                        self.scanned_at = Some(Instant::now());
+                        self.scanned_at = Some(clock::now());
                         (None, Stage::End)
                     }
                     (cursor, 0) => (Some(cursor), Stage::End),
@@ -226,14 +227,14 @@ impl Round {
         let is_dead = match lease.as_deref() {
             Some(run) => run == RELEASED,
             None => {
-                let missing = self.missing_since.entry(node.into()).or_insert_with(Instant::now).elapsed();
+                let missing = self.missing_since.entry(node.into()).or_insert_with(clock::now).elapsed();
                 // One that has released it before stays dead.
                 self.dead_since.contains_key(node)
                     || missing >= store.lease * MISSING / 10 && store.link.steady_for() >= store.lease
             }
         };
         if is_dead {
-            self.dead_since.entry(node.into()).or_insert_with(Instant::now);
+            self.dead_since.entry(node.into()).or_insert_with(clock::now);
         } else if lease.is_some() {
             self.dead_since.remove(node);
         }

@@ -43,6 +43,7 @@ use super::items::{Collection, STORY_LIFE_S};
 use super::lookup::Lookup;
 use super::seal::Sealed;
 use super::store::{Fence, OPERATION_LIMIT, Owner, Placed, Settings, StoreError, Stored};
+use crate::clock;
 use claim::Claims;
 use client::RedisClient;
 use link::Link;
@@ -235,7 +236,7 @@ impl RedisStore {
             if let Some(note) = note() {
                 self.write_note(owner, &note).await?;
             }
-            *self.enlisted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            *self.enlisted.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock::now());
         }
         Ok(kept)
     }
@@ -291,7 +292,7 @@ impl RedisStore {
     }
 
     pub async fn ping(&self) -> Result<Duration, StoreError> {
-        let asked = Instant::now();
+        let asked = clock::now();
         let _: String = self.link.ask(&::redis::cmd("PING")).await?;
         Ok(asked.elapsed())
     }

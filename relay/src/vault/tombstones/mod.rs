@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 
 use super::keyring::KeyringError;
 use super::lookup::Lookup;
-use crate::clock::{DAY_S, confirmed_now, shared_now};
+use crate::clock::{self, DAY_S, confirmed_now, shared_now};
 use crate::domain::WipeReason;
 use log::{Line, Log};
 
@@ -260,7 +260,7 @@ struct Peers {
 impl Peers {
     fn forbids(&mut self, id: InstanceId) -> Option<Option<Lookup>> {
         if self.looked_at.is_none_or(|at| at.elapsed() >= PEERS_EVERY) {
-            self.looked_at = Some(Instant::now());
+            self.looked_at = Some(clock::now());
             self.read();
         }
         self.files.values().find_map(|(_, table)| table.get(&id).map(|tombstone| tombstone.lookup))

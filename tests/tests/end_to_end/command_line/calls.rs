@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 use tests::caller::CallOptions;
+use tests::push_phone::Service;
 use tests::redis_server::RedisServer;
 use tests::relay_process::RelayProcess;
 use tests::relay_setup::Ports;
-use tests::world::{Outcome, Ringing, SOON, World, text};
+use tests::world::{FCM_TOKEN, Outcome, Ringing, SOON, World, text};
 
 use super::{said, sipwake};
 
@@ -164,5 +165,26 @@ async fn stories_are_sealed_told_by_any_node_also_after_a_restart_and_gone_with_
         assert_eq!(calls(relay, &[]), Vec::<Value>::new(), "at once, the one that goes on too");
     }
     drop((caller, call));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_of_a_registration_that_passed_through_is_told_like_any_other() -> Outcome {
+    let world = World::start().await?;
+    let phone = world.push_phone(&Service::Fcm(FCM_TOKEN.to_owned()));
+    let purr = phone.register_and_sleep(SOON).await?.purr.unwrap_or_default();
+    let caller = world.call_for(&phone)?;
+    world.android_push().await?;
+    caller.expect(180, SOON).await?;
+    world.cancel(&caller).await?;
+    let told = world.until("the call", || async { calls(&world.relay, &["--outcome", "cancelled"]).pop() }).await?;
+    assert_eq!((&told["instance"], &told["from"]), (&json!(purr), &json!("b…")), "{told}");
+    let id = text(&told["call"]);
+    let shown = world.until("its steps", || async { calls(&world.relay, &["show", &id]).pop() }).await?;
+    assert_eq!(steps(&shown), ["invite", "push-sent", "push-ended", "caller-hears-ringing", "cancelled"], "{shown}");
+    let config = world.relay.config().display().to_string();
+    let wiped = sipwake(&["instances", "wipe", &purr, "--config", &config]);
+    assert_eq!(wiped.status.code(), Some(0), "{}", said(&wiped));
+    assert_eq!(calls(&world.relay, &[]), Vec::<Value>::new(), "gone with it");
     Ok(())
 }

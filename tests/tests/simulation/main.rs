@@ -5,6 +5,12 @@
 //! its own and the next seed, which run side by side. The full run is
 //! `SIPWAKE_SIM_INSTANCES=1000 SIPWAKE_SIM_DAYS=6 cargo test --release -p tests --test simulation`; with
 //! `SIPWAKE_SIM_WATCH` the story of one slot is told on stderr.
+//!
+//! The nodes have a simulation of their own, of whole relays over one store ([`nodes`]): `SIPWAKE_SIM_NODES_SECONDS` (virtual seconds
+//! of faults), `SIPWAKE_SIM_NODES_SEED`, `SIPWAKE_SIM_NODES_SEEDS` (so many, one after the other), `SIPWAKE_SIM_NODES_WATCH`. A long run is
+//! `SIPWAKE_SIM_NODES_SECONDS=3600 SIPWAKE_SIM_NODES_SEEDS=10 cargo test --release -p tests --test simulation nodes`.
+
+mod nodes;
 
 use tests::simulation::{Plan, Report, run};
 
@@ -83,4 +89,25 @@ fn the_same_seed_gives_the_same_outputs_to_the_byte_and_the_microsecond() {
         assert_eq!(holds(plan(7, shards)), holds(plan(7, shards)));
     }
     assert_ne!(holds(plan(7, 1)).trace, holds(plan(8, 1)).trace);
+}
+
+#[test]
+fn three_nodes_over_one_store_lose_no_call_push_none_twice_and_bring_back_nothing_that_was_receipted() {
+    let first = told("SIPWAKE_SIM_NODES_SEED").unwrap_or(2);
+    let seconds = told("SIPWAKE_SIM_NODES_SECONDS").unwrap_or(40);
+    let mut owed = 0;
+    for seed in first..first + told("SIPWAKE_SIM_NODES_SEEDS").unwrap_or(1) {
+        let watch = told("SIPWAKE_SIM_NODES_WATCH").is_some();
+        let began = std::time::Instant::now();
+        let report = nodes::run(nodes::Plan { accounts: 12, seconds, seed, watch });
+        println!("seed {seed}, {:?}: {report:#?}", began.elapsed());
+        assert!(
+            report.wrongs.is_empty(),
+            "{}\nSIPWAKE_SIM_NODES_SEED={seed} SIPWAKE_SIM_NODES_SEEDS=1 SIPWAKE_SIM_NODES_SECONDS={seconds} repeats the order of happenings",
+            report.wrongs.join("\n")
+        );
+        assert!(report.calls > 0 && report.pushes > 0 && report.enabled > 0 && !report.faults.is_empty(), "{report:?}");
+        owed += report.owed;
+    }
+    assert!(owed > 0, "no call was placed that had to ring");
 }

@@ -1,0 +1,400 @@
+//! Three nodes over one store in virtual time: the relay as it is, each in a runtime whose clock is moved here, a store that keeps
+//! this time and runs the relay's own scripts, a SIP server, callers and apps; and faults, from one seed.
+//!
+//! | room | what it plays |
+//! | --- | --- |
+//! | [`node`] | a relay that runs, stands still, is killed and leaves |
+//! | [`redis`], [`resp`] | the store, and each node's way to it |
+//! | [`exchange`] | the SIP server and the callers |
+//! | [`oracle`] | what must hold |
+//!
+//! | fault | how long |
+//! | --- | --- |
+//! | a node stands still | 0.2 to 15 s |
+//! | a node is killed, or told to end, and starts again | 1 to 15 s later |
+//! | a node's way to the store is silent, is closed, or loses the answers | 0.2 to 12 s |
+//! | a node and the SIP server are cut off from each other | 0.5 to 8 s |
+//!
+//! Each account has two devices; one of them is disabled now and then, or both, and enabled again.
+//!
+//! Invariant: the order of happenings comes from the seed; what the relay draws by itself (identifiers, jitter) does not. At each
+//! moment at least one node is well.
+
+mod exchange;
+mod node;
+mod oracle;
+mod redis;
+mod resp;
+
+use std::time::Duration;
+
+use rcgen::KeyPair;
+use serde_json::json;
+use sip::random::Random;
+use tests::authority::Authority;
+use tests::relay_setup::{Apns, App, Ports, Setup};
+use tests::wire::Transport;
+
+use self::exchange::Exchange;
+use self::node::{Answered, Node, Question};
+use self::oracle::Oracle;
+use self::redis::{Redis, Way};
+
+/// Nodes.
+const NODES: usize = 3;
+/// Devices of an account.
+pub const DEVICES: usize = 2;
+/// One step of the clocks.
+const STEP: Duration = Duration::from_millis(20);
+/// How often in a step everybody has a turn: what is asked of the store is answered in the same step.
+const TURNS: usize = 6;
+/// How long nothing goes wrong at the beginning, and at the end.
+const CALM: Duration = Duration::from_secs(20);
+
+/// What to simulate.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Accounts, each with two devices.
+    pub accounts: usize,
+    /// Virtual seconds of faults.
+    pub seconds: u64,
+    /// Where the order of happenings comes from.
+    pub seed: u64,
+    /// What happens is told on stderr.
+    pub watch: bool,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// What broke a rule; empty when none was.
+    pub wrongs: Vec<String>,
+    /// Calls.
+    pub calls: usize,
+    /// Calls that had to be pushed.
+    pub owed: usize,
+    /// Pushes of calls.
+    pub pushes: usize,
+    /// Instances that were enabled.
+    pub enabled: usize,
+    /// Receipts.
+    pub receipts: usize,
+    /// Faults, by kind.
+    pub faults: std::collections::BTreeMap<&'static str, usize>,
+}
+
+struct World {
+    plan: Plan,
+    random: Random,
+    now: Duration,
+    nodes: Vec<Node>,
+    redis: Redis,
+    exchange: Exchange,
+    oracle: Oracle,
+    /// When a node's ways are well again.
+    store_well_at: [Duration; NODES],
+    exchange_well_at: [Duration; NODES],
+    next_fault: Duration,
+    next_call: Duration,
+    next_wish: Duration,
+    tokens: u64,
+    faults: std::collections::BTreeMap<&'static str, usize>,
+    _authority: Authority,
+}
+
+/// Simulates.
+pub fn run(plan: Plan) -> Report {
+    let mut world = World::new(plan);
+    world.go();
+    world.oracle.report(world.exchange.calls().len(), world.faults)
+}
+
+impl World {
+    fn new(plan: Plan) -> Self {
+        let mut seed = [0; 32];
+        seed[..8].copy_from_slice(&plan.seed.to_be_bytes());
+        let authority = Authority::new();
+        let (redis, exchange) = (Redis::open(NODES), Exchange::open());
+        let keyring = authority.directory().join("keyring");
+        let key_file = authority.directory().join("apns.p8");
+        std::fs::write(&key_file, KeyPair::generate().expect("a key").serialize_pem()).expect("written");
+        let mut app = App::new("com.example.phone");
+        app.apns = Some(Apns {
+            key_file,
+            key_id: tests::apns::KEY_ID.to_owned(),
+            team_id: tests::apns::TEAM_ID.to_owned(),
+            certificate_file: None,
+            endpoint: "https://127.0.0.1:1".to_owned(),
+            ca_file: authority.ca_file(),
+        });
+        let nodes = (0..NODES).map(|number| {
+            let mut setup = Setup::new(&authority, vec![app.clone()]);
+            setup.ports = Ports::default();
+            setup.transports = vec![Transport::Udp];
+            setup.store = redis.url(number);
+            setup.keyring = Some(keyring.clone());
+            setup.domains = vec!["sim.test".to_owned(), "127.0.0.1".to_owned()];
+            Node::new(setup)
+        });
+        let nodes: Vec<Node> = nodes.collect();
+        let ports = nodes.iter().map(Node::port).collect();
+        Self {
+            oracle: Oracle::new(plan.accounts, ports),
+            random: Random::new(seed),
+            now: Duration::from_secs(1),
+            nodes,
+            redis,
+            exchange,
+            store_well_at: [Duration::ZERO; NODES],
+            exchange_well_at: [Duration::ZERO; NODES],
+            next_fault: CALM,
+            next_call: CALM,
+            next_wish: CALM,
+            tokens: 0,
+            faults: std::collections::BTreeMap::new(),
+            plan,
+            _authority: authority,
+        }
+    }
+
+    fn go(&mut self) {
+        for node in &mut self.nodes {
+            node.start(self.now);
+        }
+        self.run_for(Duration::from_secs(8));
+        for account in 0..self.plan.accounts {
+            for device in 0..DEVICES {
+                self.enable(account, device);
+                self.run_for(STEP * 5);
+            }
+        }
+        let end = CALM + Duration::from_secs(self.plan.seconds);
+        while self.now < end && self.oracle.is_content() {
+            self.happen();
+            self.step();
+        }
+        if !self.oracle.is_content() {
+            return;
+        }
+        self.heal();
+        self.run_for(CALM * 2);
+        self.oracle.expect_calm();
+        for account in 0..self.plan.accounts {
+            self.call(account);
+            self.run_for(STEP * 20);
+        }
+        self.run_for(CALM);
+        self.oracle.judge_end();
+    }
+
+    fn run_for(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end && self.oracle.is_content() {
+            self.step();
+        }
+    }
+
+    /// Everybody moves on by one step.
+    fn step(&mut self) {
+        self.now += STEP;
+        self.mend();
+        for _ in 0..TURNS {
+            for node in &mut self.nodes {
+                if node.stands_until.is_none() {
+                    node.run(self.now);
+                }
+            }
+            let done = self.redis.poll(self.now) + self.exchange.poll(self.now);
+            if done == 0 {
+                break;
+            }
+        }
+        for number in 0..NODES {
+            let pushes = self.nodes[number].pushes();
+            for push in pushes {
+                self.watch(|| format!("node {number} pushes {push}"));
+                self.oracle.on_push(self.now, number, &push);
+            }
+            if self.nodes[number].stands_until.is_none() {
+                for answered in self.nodes[number].answers() {
+                    self.on_answer(number, answered);
+                }
+            }
+        }
+        let state = std::array::from_fn(|number| oracle::NodeState {
+            acts: self.nodes[number].acts(),
+            leaves: self.nodes[number].is_leaving(),
+            has_store: self.store_well_at[number] <= self.now,
+            has_exchange: self.exchange_well_at[number] <= self.now,
+        });
+        self.oracle.look(self.now, &state, &mut self.exchange);
+    }
+
+    /// Ends the faults that are over.
+    fn mend(&mut self) {
+        for number in 0..NODES {
+            let port = self.nodes[number].port();
+            if self.store_well_at[number] > Duration::ZERO && self.store_well_at[number] <= self.now {
+                self.redis.set_way(number, Way::Open);
+                self.store_well_at[number] = Duration::ZERO;
+            }
+            if self.exchange_well_at[number] > Duration::ZERO && self.exchange_well_at[number] <= self.now {
+                self.exchange.set_cut_off(port, false);
+                self.exchange_well_at[number] = Duration::ZERO;
+            }
+            let node = &mut self.nodes[number];
+            if node.stands_until.is_some_and(|until| until <= self.now) {
+                node.stands_until = None;
+                self.watch(|| format!("node {number} goes on"));
+            }
+            if !self.nodes[number].is_up() {
+                let gone = self.now;
+                match self.nodes[number].down_until {
+                    None => self.nodes[number].down_until = Some(gone + self.between(1_000, 10_000)),
+                    Some(until) if until <= self.now => {
+                        self.watch(|| format!("node {number} starts"));
+                        self.nodes[number].start(self.now);
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+    }
+
+    fn heal(&mut self) {
+        for number in 0..NODES {
+            self.store_well_at[number] = self.store_well_at[number].min(self.now);
+            self.exchange_well_at[number] = self.exchange_well_at[number].min(self.now);
+            let node = &mut self.nodes[number];
+            node.stands_until = node.stands_until.map(|_| self.now);
+            node.down_until = node.down_until.map(|_| self.now);
+        }
+    }
+
+    /// Whether a node and all its ways are well.
+    fn is_well(&self, number: usize) -> bool {
+        let node = &self.nodes[number];
+        node.acts()
+            && !node.is_leaving()
+            && self.store_well_at[number] <= self.now
+            && self.exchange_well_at[number] <= self.now
+    }
+
+    fn happen(&mut self) {
+        if self.now >= self.next_call {
+            self.next_call = self.now + self.between(50, 600);
+            let account = self.random.between(0, self.plan.accounts as u64 - 1) as usize;
+            self.call(account);
+        }
+        if self.now >= self.next_wish {
+            self.next_wish = self.now + self.between(2_000, 9_000);
+            self.wish();
+        }
+        if self.now >= self.next_fault {
+            self.next_fault = self.now + self.between(500, 7_000);
+            self.fault();
+        }
+    }
+
+    fn call(&mut self, account: usize) {
+        let call = self.exchange.call(account);
+        self.watch(|| format!("call {call} to account {account} at {:?}", self.exchange.nodes_of(account)));
+        self.oracle.on_call(self.now, call, account);
+    }
+
+    fn fault(&mut self) {
+        let number = self.random.between(0, NODES as u64 - 1) as usize;
+        let others_are_well = (0..NODES).any(|other| other != number && self.is_well(other));
+        if !others_are_well || !self.is_well(number) {
+            return;
+        }
+        let kind = match self.random.between(0, 19) {
+            0..4 => {
+                self.nodes[number].stands_until = Some(self.now + self.between(200, 15_000));
+                "stands still"
+            }
+            4..7 => {
+                let until = self.now + self.between(1_000, 15_000);
+                for lost in self.nodes[number].kill(until) {
+                    self.oracle.on_lost_answer(self.now, &lost);
+                }
+                "is killed"
+            }
+            7..10 => {
+                self.nodes[number].leave();
+                "leaves"
+            }
+            kind @ 10..15 => {
+                let way = [Way::Silent, Way::Closed, Way::Deaf][kind as usize % 3];
+                self.redis.set_way(number, way);
+                self.store_well_at[number] = self.now + self.between(200, 12_000);
+                match way {
+                    Way::Silent => "gets no answer of the store",
+                    Way::Closed => "is cut off from the store",
+                    _ => "loses the store's answers",
+                }
+            }
+            _ => {
+                let port = self.nodes[number].port();
+                self.exchange.set_cut_off(port, true);
+                self.exchange_well_at[number] = self.now + self.between(500, 8_000);
+                "is cut off from the SIP server"
+            }
+        };
+        *self.faults.entry(kind).or_default() += 1;
+        self.watch(|| format!("node {number} {kind}"));
+    }
+
+    /// Something that a user wants.
+    fn wish(&mut self) {
+        let account = self.random.between(0, self.plan.accounts as u64 - 1) as usize;
+        let device = self.random.between(0, DEVICES as u64 - 1) as usize;
+        match self.oracle.instance(account, device) {
+            Some(instance) => {
+                let Some(number) = self.any_well() else { return };
+                self.watch(|| format!("account {account} device {device} is disabled at node {number}"));
+                self.oracle.on_disable(self.now, account, device);
+                self.nodes[number].ask(Question::Disable { account, device, instance });
+            }
+            None if self.oracle.may_enable(account, device) => self.enable(account, device),
+            None => {}
+        }
+    }
+
+    fn any_well(&mut self) -> Option<usize> {
+        let first = self.random.between(0, NODES as u64 - 1) as usize;
+        (0..NODES).map(|place| (first + place) % NODES).find(|number| self.is_well(*number))
+    }
+
+    fn enable(&mut self, account: usize, device: usize) {
+        let Some(number) = self.any_well() else { return };
+        self.tokens += 1;
+        let body = json!({
+            "account": {
+                "aor": format!("sip:u{account}@sim.test"),
+                "auth_username": format!("u{account}"),
+                "password": "the same",
+                "registrar": self.exchange.uri(),
+            },
+            "device": {"call_push": {"provider": "apns", "environment": "production", "token": format!("{:064x}", self.tokens)}},
+        });
+        self.watch(|| format!("account {account} device {device} is enabled at node {number}"));
+        self.oracle.on_enable(account, device);
+        self.nodes[number].ask(Question::Enable { account, device, body });
+    }
+
+    fn on_answer(&mut self, number: usize, answered: Answered) {
+        self.watch(|| format!("node {number} answers {} to {:?}", answered.status, answered.about));
+        self.oracle.on_answer(self.now, answered);
+    }
+
+    fn between(&mut self, least_ms: u64, most_ms: u64) -> Duration {
+        Duration::from_millis(self.random.between(least_ms, most_ms))
+    }
+
+    fn watch(&self, what: impl FnOnce() -> String) {
+        if self.plan.watch {
+            eprintln!("{:>9.3} {}", self.now.as_secs_f64(), what());
+        }
+    }
+}
