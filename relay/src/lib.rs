@@ -27,6 +27,7 @@
 //! | 0 | [`metrics`] | every metric's name, in one enum |
 //! | 0 | [`outage`] | what goes wrong again and again is said once, then counted |
 //! | 0 | `random` | random bytes from the system |
+//! | 0 | [`systemd`] | what a service manager hands over and wants to hear |
 //! | 0 | [`secret`] | types that cannot print and are wiped on drop |
 //! | 0 | [`timing`] | the waits that nobody configures |
 //! | 1 | [`limits`] | what one source, account or SIP server may take |
@@ -41,10 +42,13 @@
 //! | 4 | [`api`] | HTTPS for apps and SIP servers |
 //! | 4 | [`operator`] | health, metrics, status page |
 //! | 5 | [`serve`] | a whole relay: wiring and drain |
+//! | 2 | [`acme`] | certificates from a CA that speaks ACME |
+//! | 2 | [`development`] | a folder and a SIP server for a relay without a configuration |
 //! | 2 | [`softphone`] | a SIP client that signals, for the command `device` |
 //! | 5 | [`cli`] | the command line's clients of a relay: a device, the operator's view |
 //! | 6 | `main.rs` | arguments, process protection, exit status |
 
+pub mod acme;
 pub mod agent;
 pub mod api;
 pub mod audit;
@@ -52,6 +56,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 mod cores;
+pub mod development;
 pub mod doctor;
 pub mod domain;
 pub mod hpke;
@@ -67,5 +72,6 @@ pub mod secret;
 pub mod serve;
 pub mod service;
 pub mod softphone;
+pub mod systemd;
 pub mod timing;
 pub mod vault;

@@ -6,18 +6,22 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
+use relay::agent::Agent;
 use relay::cli::{
-    CommandError, audit, calls, canary, control, device, doctor, instances, keys, receipt, shell, status, trace,
+    CommandError, audit, calls, canary, control, device, doctor, instances, keys, live, receipt, shell, status, trace,
 };
 use relay::config::{Config, Problem};
 use relay::operator::controls::Reloaded;
 use relay::secret::ZeroOnFree;
+use relay::serve::Relay;
 use relay::serve::check::{Findings, certificate, check, push_certificates};
 use relay::serve::check_push::check_push;
-use relay::serve::{Relay, Running};
+use relay::serve::unconfigured::Unconfigured;
+use relay::systemd::{self, Notifier, sockets};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::Level;
 use tracing_subscriber::filter::{EnvFilter, FilterExt, LevelFilter, filter_fn};
@@ -52,15 +56,27 @@ enum Command {
         /// The configuration file (TOML)
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
+        /// Without a configuration: where its CA, keys and tokens are kept for the next time [default: ~/.local/state/sipwake]
+        #[arg(long, value_name = "DIR", conflicts_with = "config")]
+        state: Option<PathBuf>,
+        /// Without a configuration: where the SIP server that comes with it listens; it must have this address
+        #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:5060", conflicts_with = "config")]
+        with_registrar: Option<std::net::SocketAddr>,
     },
     /// Check everything that `serve` would need, and print each problem with its place and remedy
     Check {
         /// The configuration file (TOML)
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        #[arg(long, value_name = "FILE", required_unless_present_any = ["live", "ready"])]
+        config: Option<PathBuf>,
         /// Ask the push services, too, whether they take the keys; no device gets a push
         #[arg(long)]
         push: bool,
+        /// Ask the relay of this configuration, which runs on this machine, whether it serves, and check nothing else
+        #[arg(long, conflicts_with_all = ["push", "json"])]
+        live: bool,
+        /// Likewise, and whether it is ready
+        #[arg(long, conflicts_with_all = ["push", "json"])]
+        ready: bool,
         /// Print JSON instead of lines
         #[arg(long)]
         json: bool,
@@ -85,6 +101,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // Before any other file is opened.
+    sockets::adopt();
     let cli = Cli::parse();
     log_to_stderr(cli.log_format);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -92,12 +110,17 @@ fn main() -> ExitCode {
         Err(error) => return fail(&format!("the runtime cannot start: {error}")),
     };
     match cli.command {
-        Command::Serve { config } => {
+        Command::Serve { config, state, with_registrar } => {
             protect_memory();
             raise_open_files();
-            runtime.block_on(serve(config))
+            runtime.block_on(serve(config, state, with_registrar))
         }
-        Command::Check { config, push, json } => runtime.block_on(check_file(config, push, json)),
+        Command::Check { config: Some(config), push, json, live: false, ready: false } => {
+            runtime.block_on(check_file(config, push, json))
+        }
+        Command::Check { config, ready, .. } => {
+            ended(runtime.block_on(live::live(config.as_deref(), ready)).map(|told| println!("{told}")))
+        }
         Command::Calls(calls) => ended(runtime.block_on(calls::run(calls))),
         Command::Audit(audit) => ended(audit::run(audit)),
         Command::Report(report) => ended(audit::report(report)),
@@ -137,16 +160,23 @@ fn main() -> ExitCode {
     }
 }
 
-async fn serve(file: Option<PathBuf>) -> ExitCode {
-    let development = file.is_none();
+async fn serve(file: Option<PathBuf>, state: Option<PathBuf>, registrar: Option<std::net::SocketAddr>) -> ExitCode {
+    let is_unconfigured = file.is_none();
     let loaded = match file {
         Some(file) => Config::load(&file),
         None => Config::development(),
     };
-    let config = match loaded {
+    let mut config = match loaded {
         Ok(config) => config,
         Err(problems) => return fail(&problems.to_string()),
     };
+    let mut unconfigured = None;
+    if is_unconfigured {
+        match Unconfigured::prepare(&mut config, state, registrar).await {
+            Ok(prepared) => unconfigured = Some(prepared),
+            Err(error) => return fail(&error.to_string()),
+        }
+    }
     for caution in config.cautions.iter().chain(&config.faults) {
         tracing::warn!(event = "configuration-caution", "{caution}");
     }
@@ -156,7 +186,6 @@ async fn serve(file: Option<PathBuf>) -> ExitCode {
     for (problem, _) in push_certificates(&config) {
         tracing::warn!(event = "push-certificate-doubt", "{problem}");
     }
-    let apps = config.apps.clone();
     // Before the start, so that a signal that comes during it is not lost.
     let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
     let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
@@ -173,21 +202,55 @@ async fn serve(file: Option<PathBuf>) -> ExitCode {
         upstream_udp = shown(running.upstream_udp),
         "serving"
     );
-    if development {
-        say_development(&running, &apps);
+    for address in sockets::unserved() {
+        tracing::warn!(event = "socket-unserved", %address, "a socket was handed over that no setting names; nobody serves it");
+    }
+    let manager = Arc::new(Notifier::of_environment());
+    manager.ready("serves");
+    let watchdog = tokio::spawn(stay_alive(manager.clone(), running.agent().clone()));
+    if let Some(unconfigured) = &unconfigured {
+        unconfigured.say(&running);
+        if let Some(ca) = &running.development_ca {
+            print!("{ca}");
+        }
     }
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             () = running.asked_to_leave() => break,
-            _ = hangup.recv() => say_reloaded(&running.reload()),
+            _ = hangup.recv() => {
+                manager.reloading();
+                let told = running.reload();
+                say_reloaded(&told);
+                let refused = "serves; a reload was refused, and the log says why";
+                manager.ready(if told.problems.is_empty() { "serves" } else { refused });
+            }
         }
     }
     tracing::info!(event = "draining", "draining");
+    manager.stopping("hands its instances over, and lets calls that are being set up end");
     running.shutdown().await;
+    watchdog.abort();
     tracing::info!(event = "drained", "drained");
     ExitCode::SUCCESS
+}
+
+/// Tells the service manager that this process is alive: that its runtime runs, and that every shard of the protocol answers.
+async fn stay_alive(manager: Arc<Notifier>, agent: Agent) {
+    let Some(every) = systemd::watchdog() else { return };
+    let mut ticks = tokio::time::interval(every / 2);
+    loop {
+        ticks.tick().await;
+        if agent.answers(every / 2).await {
+            manager.alive();
+        } else {
+            tracing::error!(
+                event = "shard-silent",
+                "a shard does not answer; the service manager is not told that this process is alive"
+            );
+        }
+    }
 }
 
 async fn check_file(file: PathBuf, push: bool, json: bool) -> ExitCode {
@@ -233,7 +296,14 @@ fn print_findings<'a>(problems: impl Iterator<Item = &'a Problem>, notes: &[Prob
 }
 
 fn ended(outcome: Result<(), CommandError>) -> ExitCode {
-    outcome.map_or_else(|error| fail(&error.to_string()), |()| ExitCode::SUCCESS)
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error @ CommandError::Usage(_)) => {
+            fail(&error.to_string());
+            ExitCode::from(2)
+        }
+        Err(error) => fail(&error.to_string()),
+    }
 }
 
 fn fail(why: &str) -> ExitCode {
@@ -266,21 +336,6 @@ fn say_reloaded(told: &Reloaded) {
     }
 }
 
-/// Says what `serve` without a configuration is, and what is needed to use it. The key is of this run alone.
-fn say_development(running: &Running, apps: &[relay::config::App]) {
-    eprintln!("DEVELOPMENT: no --config was given. Nothing here is for production:");
-    eprintln!("  - everything listens on loopback, the certificate was made on the spot (its CA is on stdout);");
-    eprintln!("  - the store is in memory: a restart forgets every push instance;");
-    eprintln!("  - pushes are printed, not sent.");
-    for app in apps {
-        eprintln!("  app {}: Authorization: Bearer {}", app.id, app.api_key.expose());
-    }
-    eprintln!("  enable: POST https://{}/v1/instances   devices: sip:{};transport=tls", running.api, running.edge);
-    if let Some(ca) = &running.development_ca {
-        print!("{ca}");
-    }
-}
-
 /// RUST_LOG speaks for this program alone: of what libraries say, only INFO and above is written, for some of them tell
 /// at lower levels what they send.
 fn log_to_stderr(format: LogFormat) {
@@ -297,9 +352,11 @@ fn log_to_stderr(format: LogFormat) {
 
 /// Secrets are in memory for moments; no core dump and no other user's debugger shall catch one.
 fn protect_memory() {
-    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
     let none = Rlimit { current: Some(0), maximum: Some(0) };
-    let forbidden = setrlimit(Resource::Core, none).and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
+    // A service manager may have forbidden them already, and this call with them.
+    let limited = if getrlimit(Resource::Core).maximum == Some(0) { Ok(()) } else { setrlimit(Resource::Core, none) };
+    let forbidden = limited.and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
     if let Err(error) = forbidden {
         tracing::warn!(event = "dumps-not-forbidden", %error, "core dumps could not be forbidden");
     }
@@ -308,8 +365,10 @@ fn protect_memory() {
 /// Every connection is an open file: take as many as the system gives.
 fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+    let Rlimit { maximum, current } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
         tracing::warn!(event = "open-files-not-raised", %error, "the limit of open files stays as it is");
     }
 }

@@ -28,6 +28,18 @@ pub struct Timing {
     pub connection: ConnectionTiming,
     /// How long a registration is lost before its user is told of it; 10 min.
     pub lost_notice: LostNotice,
+    /// How long after a failure a certificate is ordered again for the first time; 1 min.
+    pub acme_retry: AcmeRetry,
+}
+
+/// How long after a failure a certificate is ordered again for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcmeRetry(pub Duration);
+
+impl Default for AcmeRetry {
+    fn default() -> Self {
+        Self(Duration::from_secs(60))
+    }
 }
 
 /// How long a registration is lost before its user is told of it.
@@ -64,7 +76,8 @@ impl Timing {
         let scaled = |wait: Duration| wait.mul_f64(factor);
         let connection = ConnectionTiming { write: scaled(write), silence: scaled(silence), message: scaled(message) };
         let lost_notice = LostNotice(scaled(LostNotice::default().0));
-        Self { sip: sip::endpoint::Timing::scaled(factor), connection, lost_notice }
+        let acme_retry = AcmeRetry(scaled(AcmeRetry::default().0));
+        Self { sip: sip::endpoint::Timing::scaled(factor), connection, lost_notice, acme_retry }
     }
 
     /// With the waits of minutes at their default times `factor`, above 0.

@@ -112,6 +112,13 @@ impl Authority {
         self.issue_with(names, |params| (params.not_before, params.not_after) = (day(366).into(), day(1).into()))
     }
 
+    /// Issues one that began `past` ago and ends in `future`.
+    pub fn issue_between(&self, names: &[&str], past: std::time::Duration, future: std::time::Duration) -> Issued {
+        let now = std::time::SystemTime::now();
+        let (begin, end) = (now - past, now + future);
+        self.issue_with(names, |params| (params.not_before, params.not_after) = (begin.into(), end.into()))
+    }
+
     fn issue_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Issued {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("the names are DNS names or addresses");

@@ -3,6 +3,7 @@
 //! Invariant: it trusts the test's authority alone; its configuration lives in a directory of its own; it ends with its
 //! handle.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -89,11 +90,19 @@ impl Baresip {
     /// # Errors
     /// [`Missed`] when it is not installed or does not start.
     pub async fn start(account: &Account, authority: &Authority) -> Result<Self, Missed> {
+        Self::start_with(&account_line(account), &authority.ca_file()).await
+    }
+
+    /// As [`Self::start`], with its accounts as they are written in its own file, and this CA.
+    ///
+    /// # Errors
+    /// [`Missed`] as for [`Self::start`].
+    pub async fn start_with(accounts: &str, ca: &Path) -> Result<Self, Missed> {
         let scratch = Scratch::new();
         // It listens for TLS on the port after the one that it is told.
         let (sip, control) = (ports::free_pair(), ports::free());
-        scratch.file("config", configuration(authority, sip, control));
-        scratch.file("accounts", account_line(account) + "\n");
+        scratch.file("config", configuration(ca, sip, control));
+        scratch.file("accounts", accounts.to_owned() + "\n");
         scratch.file("contacts", "");
         let mut command = Command::new("baresip");
         command.arg("-f").arg(scratch.path()).args(["-4", "-s", "-v"]).env("HOME", scratch.path());
@@ -217,7 +226,7 @@ impl Drop for Baresip {
     }
 }
 
-fn configuration(authority: &Authority, sip: u16, control: u16) -> String {
+fn configuration(ca: &Path, sip: u16, control: u16) -> String {
     // Its media stay below the ports that `ports` gives to others.
     format!(
         "poll_method epoll\nsip_listen 127.0.0.1:{sip}\nsip_cafile {}\ncall_local_timeout 120\ncall_max_calls 4\n\
@@ -225,7 +234,7 @@ fn configuration(authority: &Authority, sip: u16, control: u16) -> String {
          net_interface 127.0.0.1\nrtp_ports 10000-15999\nmodule_path {MODULES}\nmodule g711.so\nmodule aubridge.so\n\
          module_tmp uuid.so\nmodule_tmp account.so\nmodule_app menu.so\nmodule_app ctrl_tcp.so\n\
          ctrl_tcp_listen 127.0.0.1:{control}\n",
-        authority.ca_file().display()
+        ca.display()
     )
 }
 

@@ -4,6 +4,7 @@
 //! Invariant: it trusts the test's authority alone; everything it keeps lives in a directory of its own; it ends with its
 //! handle.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -28,7 +29,15 @@ impl Linphone {
     /// # Errors
     /// [`Missed`] when it is not installed.
     pub fn start(account: &Account, realm: &str, authority: &Authority) -> Result<Self, Missed> {
-        Self::start_with("", account, realm, authority)
+        Self::start_trusting(account, realm, &authority.ca_file())
+    }
+
+    /// As [`Self::start`], with this CA.
+    ///
+    /// # Errors
+    /// [`Missed`] when it is not installed.
+    pub fn start_trusting(account: &Account, realm: &str, ca: &Path) -> Result<Self, Missed> {
+        Self::start_with("", account, realm, ca)
     }
 
     /// As [`Self::start`], with the account's proxy as its one outbound proxy, and the parameters by which that one wakes it
@@ -38,14 +47,14 @@ impl Linphone {
     /// [`Missed`] when it is not installed.
     pub fn start_woken(pn: &str, account: &Account, realm: &str, authority: &Authority) -> Result<Self, Missed> {
         let further = format!("reg_route=<{};lr>\ncontact_uri_parameters={pn}\n", account.proxy);
-        Self::start_with(&further, account, realm, authority)
+        Self::start_with(&further, account, realm, &authority.ca_file())
     }
 
-    fn start_with(further: &str, account: &Account, realm: &str, authority: &Authority) -> Result<Self, Missed> {
+    fn start_with(further: &str, account: &Account, realm: &str, ca: &Path) -> Result<Self, Missed> {
         let scratch = Scratch::new();
         // Without a place for its database it opens no transport.
         let _ = std::fs::create_dir_all(scratch.path().join(".local/share/linphone"));
-        let config = scratch.file("linphonerc", configuration(further, account, realm, authority));
+        let config = scratch.file("linphonerc", configuration(further, account, realm, ca));
         let mut command = Command::new("linphonec");
         command.arg("-c").arg(config).args(["-d", "6", "-l"]).arg("/dev/stdout").env("HOME", scratch.path());
         for place in ["XDG_CONFIG_HOME", "XDG_DATA_HOME"] {
@@ -117,7 +126,7 @@ impl Linphone {
     }
 }
 
-fn configuration(further: &str, account: &Account, realm: &str, authority: &Authority) -> String {
+fn configuration(further: &str, account: &Account, realm: &str, ca: &Path) -> String {
     let Account { proxy, aor, username, password, regint, .. } = account;
     format!(
         "[sip]\nsip_port=0\nsip_tcp_port=0\nsip_tls_port=-2\nguess_hostname=0\nuse_ipv6=0\nipv6_migration_done=1\n\
@@ -126,6 +135,6 @@ fn configuration(further: &str, account: &Account, realm: &str, authority: &Auth
          reg_sendregister=1\npublish=0\n{further}\n\
          [auth_info_0]\nusername={username}\npasswd={password}\nrealm={realm}\n\n\
          [net]\nmtu=1300\nfirewall_policy=none\n\n[misc]\nuuid=\n",
-        authority.ca_file().display()
+        ca.display()
     )
 }

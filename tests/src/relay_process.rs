@@ -197,7 +197,7 @@ impl RelayProcess {
     pub fn certificate_files(&self) -> (PathBuf, PathBuf) {
         match relay::config::Config::load(&self.config).expect("the relay's own configuration").tls {
             relay::config::Tls::Files { certificate, key } => (certificate, key),
-            relay::config::Tls::Development => panic!("the configuration names no certificate"),
+            relay::config::Tls::Development { .. } => panic!("the configuration names no certificate"),
         }
     }
 

@@ -467,6 +467,12 @@ impl Agent {
         answers
     }
 
+    /// Whether every shard answers within this time.
+    pub async fn answers(&self, within: Duration) -> bool {
+        let answers = tokio::time::timeout(within, self.ask_all(Request::OpenCalls)).await;
+        answers.is_ok_and(|answers| answers.len() == self.0.shards.len())
+    }
+
     /// The store, asked at this time [since boot](crate::clock::since_boot), has spoken of this node's lease, or is away: what is here may be acted on for a lease from
     /// then on. An answer may have waited for a process that stood still.
     pub fn be_sure(&self, asked_at: Duration) {

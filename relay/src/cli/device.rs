@@ -1,40 +1,63 @@
 //! `sipwake device`: a softphone for the command line, for trying a relay without an app.
 //!
+//! What is not named comes from the relay without a configuration that was started last on this machine: its address, its CA, its
+//! App's key, and Alice's account at the SIP server that comes with it.
+//!
 //! Invariant: no password and no key stands among the arguments. What was enabled is disabled again, however the command
-//! ends, unless it is to be kept. It signals only: no sound is sent or heard.
+//! ends. It signals only: no sound is sent or heard.
 
+use std::fs::OpenOptions;
 use std::io::{BufRead, Write};
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use sip::message::Uri;
+use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use super::https::Https;
 use super::{CommandError, interrupted, key_from, password, seal_key};
+use crate::development::folder::{APP_KEY, Addresses, CA, Folder, PASSWORD};
 use crate::hpke::PrivateKey;
 use crate::secret::InstanceSecret;
+use crate::softphone::caller::{Called, call};
 use crate::softphone::{Answering, Identity, Softphone};
+
+/// Where a relay's API is when nobody says otherwise.
+const API: &str = "https://127.0.0.1:8443";
+/// How often the registration of an account that is not registered yet is asked for.
+const LOOK_AT_REGISTRATION: Duration = Duration::from_secs(2);
+/// How long a call that is placed may ring.
+const RING: Duration = Duration::from_secs(120);
 
 /// Be a phone: lend an account to a relay, wait for calls, answer or decline them, and take the account back
 ///
 /// It signals only: the audio line of its answers is inactive. The account's password is read from --password-file, or
-/// from the first line of the standard input, which is asked on a terminal.
+/// from the first line of the standard input, which is asked on a terminal. Without --api and --aor it is Alice at the relay that
+/// `sipwake serve` runs on this machine without a configuration.
 #[derive(Args)]
 pub struct Device {
-    /// The relay's API
-    #[arg(long, value_name = "URL", default_value = "https://127.0.0.1:8443")]
-    api: String,
+    /// Call somebody instead, through the SIP server of the URI, by TCP; without a URI: Alice of the relay without a configuration
+    #[arg(long, value_name = "URI", num_args = 0..=1, conflicts_with_all = ["aor", "asleep", "stock", "api"])]
+    call: Option<Option<String>>,
+    /// The state folder of the relay without a configuration [default: ~/.local/state/sipwake]
+    #[arg(long, value_name = "DIR", conflicts_with = "api")]
+    state: Option<PathBuf>,
+    /// The relay's API [default: https://127.0.0.1:8443]
+    #[arg(long, value_name = "URL")]
+    api: Option<String>,
     /// A CA that vouches for the relay's certificate, beside the system's (PEM)
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// The file with the App's key
-    #[arg(long, value_name = "FILE", required_unless_present = "open")]
+    #[arg(long, value_name = "FILE")]
     app_key_file: Option<PathBuf>,
     /// The account: sip:user@domain
-    #[arg(long, value_name = "URI", required_unless_present = "open")]
+    #[arg(long, value_name = "URI")]
     aor: Option<String>,
     /// The file whose first line is the account's password; without it the standard input
     #[arg(long, value_name = "FILE")]
@@ -76,12 +99,29 @@ pub struct Device {
     /// push, and is shown then
     #[arg(long)]
     asleep: bool,
+    /// Be no phone: write the account of a stock SIP client into this file, as baresip reads it, and take it back when stopped
+    #[arg(long, value_name = "FILE", conflicts_with = "asleep")]
+    stock: Option<PathBuf>,
     /// The file with the device's X25519 private key, to whose public half pushes seal who calls; made when it is not there
     #[arg(long, value_name = "FILE")]
     seal_key: Option<PathBuf>,
     /// Open pushes from the standard input with --seal-key, one JSON object on a line, and do nothing else
     #[arg(long, requires = "seal_key")]
     open: bool,
+}
+
+/// What was named, and what the relay without a configuration says of the rest.
+struct Named {
+    api: String,
+    ca: Option<PathBuf>,
+    app_key_file: PathBuf,
+    account: Account,
+}
+
+struct Account {
+    aor: String,
+    registrar: Option<String>,
+    password_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -101,28 +141,34 @@ enum OnCall {
 /// # Errors
 /// [`CommandError`] when one of it did not happen.
 pub async fn run(device: Device) -> Result<(), CommandError> {
+    if let Some(to) = &device.call {
+        return device.place(to.as_deref()).await;
+    }
     let seal_key = device.seal_key.as_deref().map(seal_key::read_or_make).transpose()?;
-    let (app_key_file, aor) = match (&device.app_key_file, &device.aor) {
-        (Some(file), Some(aor)) if !device.open => (file, aor),
-        // The arguments say that it opens alone, and with which key.
-        _ => return seal_key.as_ref().map_or(Ok(()), open_all),
-    };
-    let https = Https::new(&device.api, device.ca.as_deref())?;
-    let key = key_from(app_key_file)?;
-    let answering = device.body(aor, seal_key.as_ref())?;
+    if device.open {
+        // The arguments say with which key.
+        return seal_key.as_ref().map_or(Ok(()), open_all);
+    }
+    let named = device.named()?;
+    let https = Https::new(&named.api, named.ca.as_deref())?;
+    let key = key_from(&named.app_key_file)?;
+    let answering = device.body(&named.account, seal_key.as_ref())?;
+    let stopped = interrupted();
     let enabled = https.ask("POST", "/v1/instances", key.expose(), Some(&answering)).await;
     drop(answering);
     let enabled = enabled?;
     let instance = Instance::read(&enabled).ok_or(CommandError::NotARelay)?;
     say(&format!("enabled {} until {}", instance.who.user, text(&enabled["expires_at"])));
     let registration = &enabled["registration"];
-    say(&format!("registration: {} {}", text(&registration["state"]), registration["status"]));
+    say(&told(registration));
+    let is_registered = registration["state"] == "registered";
     let (path, secret) = (format!("/v1/instances/{}", instance.who.user), instance.who.secret.clone());
     let attended = tokio::select! {
-        attended = device.attend(&https, instance, seal_key.as_ref()) => attended,
-        () = interrupted() => {
-            say("interrupted");
-            if device.calls == 0 { Ok(()) } else { Err(crate::softphone::PhoneError::NoCall.into()) }
+        attended = device.attend(&https, instance, is_registered, seal_key.as_ref()) => attended,
+        // Who stops it wants just this.
+        () = stopped => {
+            say("stopped");
+            Ok(())
         }
     };
     let receipt = https.ask("DELETE", &path, secret.expose(), None).await;
@@ -159,19 +205,82 @@ impl Instance {
 }
 
 impl Device {
+    /// What was named on the command line; the rest from the relay without a configuration.
+    fn named(&self) -> Result<Named, CommandError> {
+        let folder = self.folder().filter(|_| self.api.is_none());
+        let addresses = folder.as_ref().and_then(Folder::addresses);
+        let of_folder = |name: &str| folder.as_ref().map(|folder| folder.file(name)).filter(|file| file.is_file());
+        let no_key = "name --app-key-file, or start a relay without a configuration: sipwake serve";
+        let app_key_file = self.app_key_file.clone().or_else(|| of_folder(APP_KEY));
+        let account = match (&self.aor, &addresses) {
+            (Some(aor), _) => Account {
+                aor: aor.clone(),
+                registrar: self.registrar.clone(),
+                password_file: self.password_file.clone(),
+            },
+            (None, Some(Addresses { sip_server: Some(server), .. })) => Account {
+                aor: alice(server),
+                registrar: Some(format!("sip:{server};transport=udp")),
+                password_file: self.password_file.clone().or_else(|| of_folder(PASSWORD)),
+            },
+            (None, _) => {
+                return Err(CommandError::Usage("name --aor, or start a relay without a configuration: sipwake serve"));
+            }
+        };
+        Ok(Named {
+            api: self.api.clone().or(addresses.map(|told| told.api)).unwrap_or_else(|| API.to_owned()),
+            ca: self.ca.clone().or_else(|| of_folder(CA)),
+            app_key_file: app_key_file.ok_or(CommandError::Usage(no_key))?,
+            account,
+        })
+    }
+
+    fn folder(&self) -> Option<Folder> {
+        Folder::existing(&self.state.clone().or_else(Folder::usual)?)
+    }
+
+    /// Calls somebody.
+    async fn place(&self, to: Option<&str>) -> Result<(), CommandError> {
+        let server = self.folder().and_then(|folder| folder.addresses()).and_then(|told| told.sip_server);
+        let to = match (to, &server) {
+            (Some(to), _) if to.contains(':') => to.to_owned(),
+            (Some(user), Some(server)) => format!("sip:{user}@{server}"),
+            (None, Some(server)) => format!("sip:alice@{server}"),
+            (_, None) => {
+                return Err(CommandError::Usage(
+                    "name whom to call, or start a relay without a configuration: sipwake serve",
+                ));
+            }
+        };
+        let uri =
+            Uri::parse(&to).filter(|uri| !uri.host.is_empty()).ok_or(CommandError::NotAnAor("write sip:user@host"))?;
+        let host = uri.host.trim_start_matches('[').trim_end_matches(']');
+        let name = |why| CommandError::Name { host: uri.host.to_owned(), why };
+        let mut addresses = tokio::net::lookup_host((host, uri.port.unwrap_or(5060))).await.map_err(name)?;
+        let address: SocketAddr = addresses.next().ok_or(CommandError::NotARelay)?;
+        let from = format!("sip:bob@{}", uri.host);
+        say(&format!("calling {to}"));
+        let called = Called {
+            to: &to,
+            from: &from,
+            talk: self.talk.map(Duration::from_secs),
+            wait: self.wait.map_or(RING, Duration::from_secs),
+        };
+        Ok(call(address, &called, interrupted(), say).await?)
+    }
+
     /// The body of the enabling; the one place where the password stands in it.
-    fn body(&self, aor: &str, seal_key: Option<&PrivateKey>) -> Result<Value, CommandError> {
-        let password = password::read(self.password_file.as_deref())?;
+    fn body(&self, account: &Account, seal_key: Option<&PrivateKey>) -> Result<Value, CommandError> {
+        let password = password::read(account.password_file.as_deref())?;
+        let (aor, registrar) = (&account.aor, &account.registrar);
         let mut body = json!({
             "account": {"aor": aor, "password": password.expose()},
             "device": {"call_push": {"provider": self.provider.name(), "token": self.push_token}, "label": "sipwake device"},
         });
         let account = &mut body["account"];
-        for (name, value) in [
-            ("auth_username", &self.auth_username),
-            ("registrar", &self.registrar),
-            ("outbound_proxy", &self.outbound_proxy),
-        ] {
+        for (name, value) in
+            [("auth_username", &self.auth_username), ("registrar", registrar), ("outbound_proxy", &self.outbound_proxy)]
+        {
             if let Some(value) = value {
                 account[name] = value.as_str().into();
             }
@@ -191,12 +300,37 @@ impl Device {
         &self,
         https: &Https,
         instance: Instance,
+        is_registered: bool,
         seal_key: Option<&PrivateKey>,
     ) -> Result<(), CommandError> {
+        if let Some(file) = &self.stock {
+            write_account(file, &instance)?;
+            say(&format!("the account of a stock client is in {}; stop this command to take it back", file.display()));
+            if !is_registered {
+                await_registered(https, &instance.who).await?;
+            }
+            return std::future::pending().await;
+        }
         if self.asleep {
-            say("asleep: a call is pushed; a line on the standard input wakes this phone");
+            match is_registered {
+                true => say(ASLEEP),
+                false => say("asleep, and not registered: no call can come; the relay goes on trying"),
+            }
             // A closed input wakes, too: nothing else could.
-            let line = tokio::task::spawn_blocking(read_line).await.unwrap_or_default();
+            let mut line = a_line();
+            let woken = if is_registered {
+                line.await
+            } else {
+                tokio::select! {
+                    registered = await_registered(https, &instance.who) => {
+                        registered?;
+                        say(ASLEEP);
+                        line.await
+                    }
+                    woken = &mut line => woken,
+                }
+            };
+            let line = woken.unwrap_or_default();
             if let (Some(key), true) = (seal_key, line.trim_start().starts_with('{')) {
                 say(&format!("woken by {}", seal_key::opened(key, &line)?));
             }
@@ -219,6 +353,45 @@ impl Device {
     }
 }
 
+/// What a phone that sleeps says once a call can come.
+const ASLEEP: &str = "asleep: a call is pushed; a line on the standard input wakes this phone";
+
+/// Comes back when the account is registered at its SIP server.
+async fn await_registered(https: &Https, who: &Identity) -> Result<(), CommandError> {
+    loop {
+        tokio::time::sleep(LOOK_AT_REGISTRATION).await;
+        let view = https.ask("GET", &format!("/v1/instances/{}", who.user), who.secret.expose(), None).await?;
+        if view["registration"]["state"] == "registered" {
+            say(&told(&view["registration"]));
+            return Ok(());
+        }
+    }
+}
+
+/// Writes the account as baresip reads it, for its user's eyes alone.
+fn write_account(file: &Path, instance: &Instance) -> Result<(), CommandError> {
+    let Identity { host, user, secret, .. } = &instance.who;
+    let (port, secret) = (instance.port, secret.expose());
+    let text = Zeroizing::new(format!(
+        "# A stock client registers at sip:{host}:{port};transport=tls as {user} with the password behind auth_pass.\n\
+         <sip:{user}@{host};transport=tls>;auth_user={user};auth_pass={secret};outbound=\"sip:{host}:{port};transport=tls\"\n"
+    ));
+    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file);
+    let written = opened.and_then(|mut open| open.write_all(text.as_bytes()));
+    written.map_err(|why| CommandError::File { file: file.to_owned(), why })
+}
+
+/// A registration in words.
+fn told(registration: &Value) -> String {
+    let status = registration["status"].as_u64().map(|status| format!(" {status}")).unwrap_or_default();
+    format!("registration: {}{status}", text(&registration["state"]))
+}
+
+/// Alice at the SIP server of a relay without a configuration; her domain is that server's address.
+fn alice(server: &str) -> String {
+    format!("sip:alice@{}", server.rsplit_once(':').map_or(server, |(host, _)| host))
+}
+
 impl Provider {
     fn name(self) -> &'static str {
         match self {
@@ -228,9 +401,15 @@ impl Provider {
     }
 }
 
-fn read_line() -> Zeroizing<String> {
-    let mut line = Zeroizing::new(String::new());
-    let _ = std::io::stdin().lock().read_line(&mut line);
+/// The line that came on the standard input. Its thread waits for nothing but that, and keeps nobody from ending.
+fn a_line() -> oneshot::Receiver<Zeroizing<String>> {
+    let (told, line) = oneshot::channel();
+    std::thread::spawn(move || {
+        let mut line = Zeroizing::new(String::new());
+        let _ = std::io::stdin().lock().read_line(&mut line);
+        // Who does not wait any more is not told.
+        let _ = told.send(line);
+    });
     line
 }
 

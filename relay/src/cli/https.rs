@@ -22,6 +22,8 @@ use crate::net::tls::ClientTls;
 
 /// How long the relay may take: it may have to wait for a SIP server.
 const ANSWER_WITHIN: Duration = Duration::from_secs(40);
+/// How long it may take to say how it stands.
+const OPEN_WITHIN: Duration = Duration::from_secs(5);
 /// The longest answer, in bytes.
 const LONGEST: usize = 4 * 1024 * 1024;
 
@@ -83,16 +85,31 @@ impl Https {
     ) -> Result<Bytes, CommandError> {
         let bytes = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
         let mut request = Request::builder().method(method).uri(path).header(HOST, &self.authority);
-        request = request.header(AUTHORIZATION, format!("Bearer {bearer}"));
+        if !bearer.is_empty() {
+            request = request.header(AUTHORIZATION, format!("Bearer {bearer}"));
+        }
         if body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
         // A key that cannot stand in a header is not the relay's either.
         let request = request.body(Full::new(bytes)).map_err(|_| CommandError::NotARelay)?;
-        timeout(ANSWER_WITHIN, self.exchange(request)).await.map_err(|_| CommandError::Timeout)?
+        let exchange = timeout(ANSWER_WITHIN, self.exchange(request)).await;
+        let (status, bytes) = exchange.map_err(|_| CommandError::Timeout)??;
+        if (200..300).contains(&status) {
+            return Ok(bytes);
+        }
+        let problem = serde_json::from_slice(&bytes).map_err(|_| CommandError::NotARelay)?;
+        Err(CommandError::Refused { status, detail: told(&problem) })
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Bytes, CommandError> {
+    /// Gets what is open to all: the status and the body, whatever they are.
+    pub(super) async fn get_open(&self, path: &str) -> Result<(u16, Bytes), CommandError> {
+        let request = Request::builder().uri(path).header(HOST, &self.authority).body(Full::default());
+        let request = request.map_err(|_| CommandError::NotARelay)?;
+        timeout(OPEN_WITHIN, self.exchange(request)).await.map_err(|_| CommandError::Timeout)?
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(u16, Bytes), CommandError> {
         let stream = connect(&self.tls, &self.host, self.port).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);
@@ -100,12 +117,7 @@ impl Https {
         let status = answer.status();
         let body = Limited::new(answer.into_body(), LONGEST).collect().await.map_err(|_| CommandError::NotARelay)?;
         connection.abort();
-        let bytes = body.to_bytes();
-        if status.is_success() {
-            return Ok(bytes);
-        }
-        let problem = serde_json::from_slice(&bytes).map_err(|_| CommandError::NotARelay)?;
-        Err(CommandError::Refused { status: status.as_u16(), detail: told(&problem) })
+        Ok((status.as_u16(), body.to_bytes()))
     }
 }
 

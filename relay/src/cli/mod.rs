@@ -10,6 +10,7 @@
 //! | [`device`] | `sipwake device`: enable, wait, answer or decline, disable |
 //! | [`doctor`] | `sipwake doctor`: what would go wrong with an account |
 //! | `password` | a password that never stands among the arguments |
+//! | [`live`] | `sipwake check --live`: whether a relay serves |
 //! | [`keys`] | `sipwake keys`: the keyring's fingerprint, and rotating it |
 //! | [`instances`] | `sipwake instances`: list, find, show, wipe, export |
 //! | `operator` | where a relay's operator listener is, and how it is asked |
@@ -35,6 +36,7 @@ pub mod doctor;
 mod https;
 pub mod instances;
 pub mod keys;
+pub mod live;
 mod operator;
 mod password;
 mod question;
@@ -114,6 +116,12 @@ pub enum CommandError {
     /// The SIP side of the device.
     #[error("{0}")]
     Phone(#[from] crate::softphone::PhoneError),
+    /// A call that was placed did not come about.
+    #[error("{0}")]
+    Call(#[from] crate::softphone::caller::CallError),
+    /// An argument is missing; ends with 2, as bad usage does.
+    #[error("{0}")]
+    Usage(&'static str),
     /// The configuration cannot be used.
     #[error("{0}")]
     Configuration(String),
@@ -141,6 +149,9 @@ pub enum CommandError {
     /// A filter that cannot be sent.
     #[error("--{0} holds characters that none can have")]
     NoSuchFilter(&'static str),
+    /// The relay does not serve, or is not ready.
+    #[error("the relay {0}")]
+    NotReady(String),
     /// Some were not wiped.
     #[error("{0} could not be wiped; the others were")]
     NotAll(usize),
@@ -186,13 +197,14 @@ fn key_from(file: &Path) -> Result<ApiKey, CommandError> {
 }
 
 /// Waits for SIGTERM or SIGINT.
-async fn interrupted() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+fn interrupted() -> impl Future<Output = ()> {
+    // Now, and not when it is first waited for: a signal that comes before shall not be lost.
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async move {
+        let (Ok(mut terminate), Ok(mut interrupt)) = signals else { return std::future::pending().await };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
     }
 }

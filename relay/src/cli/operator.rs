@@ -53,10 +53,7 @@ pub(super) struct Listener {
 impl At {
     /// That of a relay on this machine, where there is one.
     pub(super) fn configuration(&self) -> Result<Option<Config>, CommandError> {
-        match &self.config {
-            Some(file) => read(file).map(Some),
-            None => CONFIGURATIONS.iter().map(Path::new).find(|file| file.exists()).map(read).transpose(),
-        }
+        configuration(self.config.as_deref())
     }
 
     /// The CA that was named.
@@ -84,11 +81,17 @@ impl At {
     }
 }
 
+/// The configuration in `file`; without one, where one is looked for that nobody names.
+pub(super) fn configuration(file: Option<&Path>) -> Result<Option<Config>, CommandError> {
+    let file = file.or_else(|| CONFIGURATIONS.iter().map(Path::new).find(|file| file.exists()));
+    file.map(read).transpose()
+}
+
 fn read(file: &Path) -> Result<Config, CommandError> {
     Config::load(file).map_err(|problems| CommandError::Configuration(problems.to_string()))
 }
 
-fn of_this_machine(config: &Config) -> Result<Https, CommandError> {
+pub(super) fn of_this_machine(config: &Config) -> Result<Https, CommandError> {
     at_this_machine(config, config.operator_address())
 }
 
@@ -96,7 +99,7 @@ fn of_this_machine(config: &Config) -> Result<Https, CommandError> {
 pub(super) fn at_this_machine(config: &Config, address: SocketAddr) -> Result<Https, CommandError> {
     let tls = match &config.tls {
         Tls::Files { certificate, .. } => ClientTls::only(certificate)?,
-        Tls::Development => ClientTls::new(None)?,
+        Tls::Development { .. } => ClientTls::new(None)?,
     };
     Ok(Https::at(address, tls))
 }

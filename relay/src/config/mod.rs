@@ -10,6 +10,7 @@
 //!
 #![doc = include_str!("settings.md")]
 
+mod acme_section;
 mod effective;
 mod environment;
 mod lines;
@@ -46,6 +47,8 @@ pub struct Config {
     pub operator: Operator,
     /// The certificate of every listener.
     pub tls: Tls,
+    /// `[acme]`; `None`: the certificate is that of `[tls]`.
+    pub acme: Option<Acme>,
     /// Toward the accounts' SIP servers.
     pub upstream: Upstream,
     /// Where sealed records are kept.
@@ -121,7 +124,38 @@ pub enum Tls {
         key: PathBuf,
     },
     /// Made on the spot; only [`Config::development`] has this.
-    Development,
+    Development {
+        /// The key of the CA that vouches for it, in PEM; without it, the CA is made on the spot, too.
+        ca_key: Option<SecretText>,
+    },
+}
+
+/// `[acme]`: a certificate from a CA that speaks ACME (RFC 8555). [`Config::tls`] then names its files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acme {
+    /// The CA's directory, an `https` URL.
+    pub directory_url: Box<str>,
+    /// Whom the CA may write to, as `mailto:` URIs.
+    pub contact: Vec<Box<str>>,
+    /// The folder of the account, the certificate and its key.
+    pub state: PathBuf,
+    /// How the CA is shown that the names are this relay's.
+    pub challenge: AcmeChallenge,
+    /// Where the CA looks; `None`: at the API's listener.
+    pub listen: Option<SocketAddr>,
+    /// The names in the certificate; at least one, each a DNS name.
+    pub names: Vec<String>,
+    /// PEM certificates trusted for the directory beside the system's roots.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// How a CA is shown that a name is this relay's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AcmeChallenge {
+    /// By TLS (RFC 8737), at port 443.
+    TlsAlpn01,
+    /// By HTTP in the clear (RFC 8555 §8.3), at port 80.
+    Http01,
 }
 
 /// `[upstream]`: toward the accounts' SIP servers.

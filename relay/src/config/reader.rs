@@ -26,6 +26,8 @@ const MAX_FILE: u64 = 256 * 1024;
 pub(super) struct Shared {
     /// What relative paths are relative to.
     pub directory: PathBuf,
+    /// Where systemd has put the files that it hands over.
+    pub credentials: Option<PathBuf>,
     /// What came from the environment.
     pub origins: Origins,
     /// What is wrong so far.
@@ -89,6 +91,11 @@ impl<'a> Reader<'a> {
     pub fn known(&mut self, key: &'static str) {
         self.asked.push(key);
         self.shared.asked.borrow_mut().push(format!("{}{key}", self.prefix));
+    }
+
+    /// Takes `key` as known without looking at its value.
+    pub fn ignore(&mut self, key: &'static str) {
+        let _ = self.take(key);
     }
 
     /// What relative paths are relative to.
@@ -271,7 +278,10 @@ impl<'a> Reader<'a> {
             self.problem(key, "is empty", "name a file");
             return None;
         }
-        Some(self.shared.directory.join(text))
+        // What systemd hands over (LoadCredential) goes before the file that root alone may read.
+        let handed_over = self.shared.credentials.as_ref().zip(Path::new(&text).file_name());
+        let handed_over = handed_over.map(|(folder, name)| folder.join(name)).filter(|file| file.is_file());
+        Some(handed_over.unwrap_or_else(|| self.shared.directory.join(text)))
     }
 
     /// The path of a file that can be opened.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use toml::Table;
 
+use super::acme_section::acme;
 use super::problem::{Problem, Problems};
 use super::reader::{Reader, Shared};
 use super::secret_files::Held;
@@ -70,6 +71,7 @@ pub(super) fn read(
     let origins = environment::apply(&mut table, &environment, &mut problems);
     let shared = Shared {
         directory: directory.to_owned(),
+        credentials: credentials(&environment),
         origins,
         problems: RefCell::new(problems),
         cautions: RefCell::default(),
@@ -80,12 +82,18 @@ pub(super) fn read(
     };
     let mut root = Reader::new(&shared, String::new(), table);
     let edge = edge(&mut root, profile);
+    let api = api(&mut root, profile);
+    let operator = operator(&mut root, profile);
+    let upstream = upstream(&mut root, profile, &edge);
+    let store = store(&mut root, profile);
+    let acme = acme(&mut root, (&edge, &api), &upstream, &store);
     let mut config = Config {
-        api: api(&mut root, profile),
-        operator: operator(&mut root, profile),
-        tls: tls(&mut root, profile),
-        upstream: upstream(&mut root, profile, &edge),
-        store: store(&mut root, profile),
+        api,
+        operator,
+        tls: tls(&mut root, profile, acme.as_ref()),
+        acme,
+        upstream,
+        store,
         audit: audit(&mut root),
         otlp: otlp(&mut root),
         lifetime: lifetime(&mut root),
@@ -123,6 +131,12 @@ pub(super) fn read(
         problems.append(&mut config.faults);
     }
     Problems::some(problems).map_or(Ok(config), Err)
+}
+
+/// Where a service manager has put the files that it hands over to this process.
+fn credentials(environment: &[(String, String)]) -> Option<PathBuf> {
+    let named = environment.iter().find(|(name, _)| name == "CREDENTIALS_DIRECTORY");
+    named.map(|(_, folder)| PathBuf::from(folder)).filter(|folder| folder.is_absolute())
 }
 
 /// Everything that was asked for and is a setting, in the order of the table.
@@ -163,6 +177,10 @@ fn edge(root: &mut Reader<'_>, profile: Profile) -> Edge {
         edge.problem("public", "is missing", "name the host and port where devices reach this relay");
     } else if public.port == 0 && listen.port() != 0 {
         edge.problem("public", "has port 0", "name the port where devices reach this relay");
+    } else if profile == Profile::File && is_this_machine(&public.host) && !listen.ip().is_loopback() {
+        let what = "names this machine to itself: phones dial it, and SIP servers find it in the Contact (unless \
+                    upstream.public_host names another host), and both find nobody but themselves there";
+        edge.caution("public", what, "name the host that others reach this relay by, but for a trial on one machine");
     }
     edge.finish();
     Edge { listen, public, websocket }
@@ -195,11 +213,22 @@ fn api(root: &mut Reader<'_>, profile: Profile) -> Api {
     Api { listen, origins }
 }
 
-fn tls(root: &mut Reader<'_>, profile: Profile) -> Tls {
+fn tls(root: &mut Reader<'_>, profile: Profile, acme: Option<&Acme>) -> Tls {
     let mut tls = section(root, "tls");
+    if let Some(acme) = acme {
+        for key in ["certificate", "key"] {
+            if tls.has(key) {
+                tls.problem(key, "stands beside [acme], which gets a certificate by itself", "remove one of the two");
+            }
+            tls.ignore(key);
+        }
+        tls.finish();
+        let (certificate, key) = (acme.state.join("certificate.pem"), acme.state.join("certificate.key"));
+        return Tls::Files { certificate, key };
+    }
     let on_the_spot = profile == Profile::Development && !tls.has("certificate") && !tls.has("key");
     let result = if on_the_spot {
-        Tls::Development
+        Tls::Development { ca_key: None }
     } else {
         let certificate = tls.required_file("certificate", "name the PEM file of the certificate chain, leaf first");
         let key = tls.required_file("key", "name the PEM file of the certificate's private key");
@@ -495,7 +524,9 @@ fn apps(root: &mut Reader<'_>, profile: Profile) -> Vec<App> {
         }];
     }
     let mut apps: Vec<App> = Vec::new();
+    let mut printing = Vec::new();
     for mut section in root.sections("app", MAX_ENTRIES) {
+        let prints = section.flag("print_pushes", false);
         let app = App {
             id: id(&mut section),
             api_key: key(&mut section, "api_key_file", Profile::File),
@@ -503,12 +534,23 @@ fn apps(root: &mut Reader<'_>, profile: Profile) -> Vec<App> {
             fcm: section.section("fcm").map(push_sections::fcm),
             webpush: section.section("webpush").map(push_sections::webpush),
         };
-        if app.apns.is_none() && app.fcm.is_none() && app.webpush.is_none() && profile == Profile::File {
+        let has_service = app.apns.is_some() || app.fcm.is_some() || app.webpush.is_some();
+        if prints && has_service {
+            section.problem("print_pushes", "stands beside a push service", "remove one of the two");
+        } else if prints {
+            let what = "is true: pushes are printed to the standard error, with their callers, and wake no phone";
+            section.caution("print_pushes", what, "name a push service for anything but a trial");
+        } else if !has_service && profile == Profile::File {
             section.problem(
                 "apns",
                 "is missing, and so are fcm and webpush: nothing could wake a phone",
-                "add [app.apns], [app.fcm] or [app.webpush]",
+                "add [app.apns], [app.fcm] or [app.webpush]; for a trial: print_pushes = true",
             );
+        }
+        printing.push(prints);
+        if printing[0] != prints {
+            let remedy = "a relay prints the pushes of all of its Apps, or of none";
+            section.problem("print_pushes", "is not the same for each App", remedy);
         }
         let taken = apps.iter().map(|other| (&*other.id, &other.api_key));
         distinct(&section, (&app.id, &app.api_key), taken, "api_key_file");
@@ -597,6 +639,7 @@ fn distinct_listeners(config: &Config, root: &Reader<'_>) {
         ("operator.listen", Some(config.operator.listen)),
         ("upstream.tcp_listen", upstream.transports.tcp.then_some(upstream.tcp_listen)),
         ("upstream.tls_listen", upstream.transports.tls.then_some(upstream.tls_listen)),
+        ("acme.listen", config.acme.as_ref().and_then(|acme| acme.listen)),
     ];
     let streams: Vec<_> = streams.into_iter().filter_map(|(place, address)| Some((place, address?))).collect();
     for (index, (place, address)) in streams.iter().enumerate() {
@@ -607,6 +650,12 @@ fn distinct_listeners(config: &Config, root: &Reader<'_>) {
             }
         }
     }
+}
+
+/// Whether a host is a name that every machine has for itself.
+fn is_this_machine(host: &str) -> bool {
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
 const ADDRESS: &str = "an address and a port, like \"0.0.0.0:5061\" or \"[::]:5061\"";

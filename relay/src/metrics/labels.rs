@@ -146,6 +146,10 @@ impl Label for Listener {
     const NAME: &'static str = "listener";
 }
 
+impl Label for CertificateOrder {
+    const NAME: &'static str = "outcome";
+}
+
 impl Label for HandshakeOutcome {
     const NAME: &'static str = "outcome";
 }
@@ -216,6 +220,15 @@ words!(
     }
 );
 words!(
+    /// How an order of a certificate ended.
+    CertificateOrder {
+        /// It is in use.
+        Issued = "issued",
+        /// The old one stays.
+        Failed = "failed",
+    }
+);
+words!(
     /// What became of a trace for the collector of `[otlp]`.
     TraceOutcome {
         /// The collector took it.
@@ -259,6 +272,8 @@ words!(
         Api = "api",
         /// HTTPS, for operators.
         Operator = "operator",
+        /// For the CA that looks whether a name is this relay's.
+        Acme = "acme",
         /// SIP from the accounts' servers.
         Upstream = "upstream",
     }

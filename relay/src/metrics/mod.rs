@@ -27,8 +27,9 @@ mod process;
 pub mod reading;
 
 use labels::{
-    Canary, CanaryOutcome, EdgeRegisterOutcome, HandshakeOutcome, HttpRequest, InviteOutcome, Label, Limit, Listener,
-    MissedCallOutcome, MwiNotify, OfApp, One, RegistrationOutcome, SipRefusal, StoreOperation, TraceOutcome, Two,
+    Canary, CanaryOutcome, CertificateOrder, EdgeRegisterOutcome, HandshakeOutcome, HttpRequest, InviteOutcome, Label,
+    Limit, Listener, MissedCallOutcome, MwiNotify, OfApp, One, RegistrationOutcome, SipRefusal, StoreOperation,
+    TraceOutcome, Two,
 };
 
 use process::Process;
@@ -119,6 +120,7 @@ metrics! {
     HttpRequests = "sipwake_http_requests_total", Counter, "HTTP requests answered, by route template and status.";
     HttpDuration = "sipwake_http_duration_seconds", Histogram, "From an HTTP request's arrival until its answer is ready.";
     CertificateExpiry = "sipwake_certificate_expiry_seconds", Gauge, "Seconds until the TLS certificate in use ends; negative when it has ended, 0 while none is loaded.";
+    CertificateOrders = "sipwake_certificate_orders_total", Counter, "Certificates ordered by ACME, by how it ended.";
     Ready = "sipwake_ready", Gauge, "1 while calls can be served (/readyz is 200), else 0.";
     ResidentMemory = "process_resident_memory_bytes", Gauge, "Resident memory of this process.";
     VirtualMemory = "process_virtual_memory_bytes", Gauge, "Virtual memory of this process.";
@@ -178,6 +180,7 @@ struct Handles {
     http_requests: Family<HttpRequest, Counter>,
     http_duration: Histogram,
     certificate_expiry: Gauge,
+    certificate_orders: Series<CertificateOrder, Counter>,
     /// When the certificate in use ends, in seconds since 1970; 0: none is loaded.
     certificate_not_after: AtomicU64,
     ready: Gauge,
@@ -248,6 +251,7 @@ impl Metrics {
             http_requests,
             http_duration: histogram(r, Metric::HttpDuration),
             certificate_expiry: single(r, Metric::CertificateExpiry),
+            certificate_orders: series(r, Metric::CertificateOrders),
             certificate_not_after: AtomicU64::new(0),
             ready: single(r, Metric::Ready),
             resident_memory: single(r, Metric::ResidentMemory),
@@ -428,6 +432,11 @@ impl Metrics {
     /// The number of connections open on `listener` changed by `change`.
     pub fn connections(&self, listener: Listener, change: i32) {
         self.0.connections.of(listener).inc_by(i64::from(change));
+    }
+
+    /// A certificate was ordered by ACME.
+    pub fn certificate_order(&self, outcome: CertificateOrder) {
+        self.0.certificate_orders.of(outcome).inc();
     }
 
     /// An inbound TLS handshake ended.

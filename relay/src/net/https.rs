@@ -32,6 +32,7 @@ use tower::Service as _;
 
 use super::drain::Drain;
 use super::listen::{Accepted, Listener};
+use super::tls::ACME_PROTOCOL;
 
 /// The application protocols that a listener served here offers, best first.
 pub const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
@@ -83,6 +84,8 @@ async fn connection(accepted: Accepted, router: Router, drain: Drain) {
     let serving = life.clone();
     let service = service_fn(move |request| answer(router.clone(), request, peer, serving.clone()));
     let builder = match accepted.stream.alpn() {
+        // A CA has seen what it wanted to see, and nothing follows (RFC 8737 §3).
+        Some(ACME_PROTOCOL) => return,
         Some(b"h2") => builder().http2_only(),
         _ => builder().http1_only(),
     };

@@ -24,6 +24,7 @@ use super::slots::{Observer, Slot, Slots};
 use super::stream::Stream;
 use super::websocket::upgrade;
 use crate::outage::Outage;
+use crate::systemd::sockets;
 
 /// The pause after the system refused to accept (out of file descriptors, most often).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -62,7 +63,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds `address` (port 0 takes a free one) and accepts until the drain begins. Fails when the port is taken or
+    /// Binds `address` (port 0 takes a free one), or takes the socket for it that the service manager has handed over, and accepts
+    /// until the drain begins. Fails when the port is taken or
     /// not permitted.
     pub async fn bind(address: SocketAddr, security: Security, limits: Limits, drain: Drain) -> io::Result<Self> {
         Self::bind_observed(address, security, limits, drain, |_| {}).await
@@ -76,13 +78,10 @@ impl Listener {
         drain: Drain,
         observe: impl Fn(ListenerEvent) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let socket = match address {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        let listener = match sockets::stream(address) {
+            Some(inherited) => TcpListener::from_std(inherited)?,
+            None => listening(address)?,
         };
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        let listener = socket.listen(BACKLOG)?;
         let local = listener.local_addr()?;
         let (sender, ready) = mpsc::channel(READY);
         let acceptor = Acceptor { security, limits, slots: Slots::new(observe), sender };
@@ -105,6 +104,16 @@ impl Listener {
     pub async fn accept(&mut self) -> Option<Accepted> {
         self.ready.recv().await
     }
+}
+
+fn listening(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 struct Acceptor {

@@ -351,12 +351,7 @@ fn left(deadline: u64) -> Duration {
 
 fn print(app: &str, target: &PushTarget, push: &Push) -> Verdict {
     let text = payload::fcm(push, target.public_key.as_deref()).unwrap_or_default();
-    tracing::warn!(
-        event = "push-printed",
-        app,
-        provider = target.provider.name(),
-        push = text,
-        "printed instead of sent"
-    );
+    // For the person at the terminal, who is to read and copy it: no event of the log.
+    eprintln!("PUSH printed instead of sent (app {app}, {:?}):\n{text}", target.provider);
     Verdict::Accepted
 }

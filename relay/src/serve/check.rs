@@ -8,6 +8,7 @@ use std::io::ErrorKind;
 use tokio::net::{TcpListener, UdpSocket};
 
 use super::{beside, open_vault, push_settings};
+use crate::acme;
 use crate::clock;
 use crate::config::{ApnsCredentials, Config, Problem, Tls};
 use crate::net::tls::{ClientTls, Doubt, ServerTls, dated, doubts};
@@ -53,6 +54,10 @@ pub async fn check(config: &Config) -> Findings {
 /// that of `upstream.public_host`.
 pub fn certificate(config: &Config) -> Vec<Doubt> {
     let Tls::Files { certificate, .. } = &config.tls else { return Vec::new() };
+    // It is renewed by itself, and what goes wrong with that is told.
+    if config.acme.is_some() {
+        return Vec::new();
+    }
     let mut hosts = vec![&*config.edge.public.host];
     if config.upstream.transports.tls && config.upstream.public_host != config.edge.public.host {
         hosts.push(&config.upstream.public_host);
@@ -83,6 +88,14 @@ pub fn push_certificates(config: &Config) -> Vec<(Problem, bool)> {
 }
 
 fn check_tls(config: &Config, problems: &mut Vec<Problem>) {
+    if let Some(acme) = &config.acme
+        && let Err(error) = acme::Files::new(&acme.state).prepare(&acme.names)
+    {
+        let what = format!("{} cannot be used: {error}", acme.state.display());
+        let remedy = "name a folder that the relay's user can write to";
+        problems.push(Problem::new("acme.state", what, remedy).at_line(config.lines.of("acme.state")));
+        return;
+    }
     if let Tls::Files { certificate, key } = &config.tls
         && let Err(error) = ServerTls::load(certificate, key)
     {
@@ -139,6 +152,7 @@ async fn check_store(config: &Config, findings: &mut Findings) {
 
 async fn check_listeners(config: &Config, findings: &mut Findings) {
     let transports = config.upstream.transports;
+    let acme = config.acme.as_ref().and_then(|acme| acme.listen);
     let streams = [
         ("edge.listen", config.edge.listen, true),
         ("edge.websocket", config.edge.websocket.unwrap_or(config.edge.listen), config.edge.websocket.is_some()),
@@ -146,6 +160,7 @@ async fn check_listeners(config: &Config, findings: &mut Findings) {
         ("operator.listen", config.operator.listen, true),
         ("upstream.tls_listen", config.upstream.tls_listen, transports.tls),
         ("upstream.tcp_listen", config.upstream.tcp_listen, transports.tcp),
+        ("acme.listen", acme.unwrap_or(config.api.listen), acme.is_some()),
     ];
     // Held until all are tried, so that two settings with one address are found.
     let mut held = Vec::new();

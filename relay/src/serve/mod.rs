@@ -14,11 +14,12 @@ mod clock_watch;
 mod keyring_watch;
 mod reload;
 mod store_watch;
+pub mod unconfigured;
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,11 +30,12 @@ use tokio::task::JoinHandle;
 use tokio::time::interval;
 use zeroize::Zeroizing;
 
+use crate::acme::{self, Acme};
 use crate::agent::{self, Agent, RecordNote};
 use crate::api::{self, Api};
 use crate::audit::{self, Audit, AuditError};
 use crate::clock::DAY_S;
-use crate::config::{self, Config, HostPort, Tls};
+use crate::config::{self, AcmeChallenge, Config, HostPort, Tls};
 use crate::doctor::Doctor;
 use crate::limits::Quotas;
 use crate::metrics::Metrics;
@@ -43,7 +45,7 @@ use crate::net::https;
 use crate::net::listen::{Limits, Listener, ListenerEvent, Security};
 use crate::net::reach::Reach;
 use crate::net::resolve::{ResolveError, Resolver};
-use crate::net::tls::{ClientTls, ServerTls, TlsError};
+use crate::net::tls::{ACME_PROTOCOL, ClientTls, ServerTls, TlsError};
 use crate::net::udp::Udp;
 use crate::operator::Operator;
 use crate::operator::controls::Reloaded;
@@ -85,6 +87,14 @@ pub enum StartError {
     /// The audit trail.
     #[error("audit.directory: {0}")]
     Audit(#[from] AuditError),
+    /// The folder of ACME.
+    #[error("acme.state: {} cannot be used: {why}", folder.display())]
+    Acme {
+        /// Where it is.
+        folder: PathBuf,
+        /// The system's word.
+        why: io::Error,
+    },
     /// No thread for a core.
     #[error("the system gives no thread for each core: {0}")]
     Threads(io::Error),
@@ -149,6 +159,10 @@ impl Relay {
         let (stop, stopping) = drain();
         let (end, ending) = drain();
         let metrics = Metrics::new();
+        if let Some(acme) = &config.acme {
+            let prepared = acme::Files::new(&acme.state).prepare(&acme.names);
+            prepared.map_err(|why| StartError::Acme { folder: acme.state.clone(), why })?;
+        }
         let (tls, development_ca) = server_tls(&config.tls)?;
         let listeners = Listeners::open(&config, &tls, &metrics, &stopping, &ending).await?;
         let public_edge = named(&config.edge.public, listeners.edge.local_address());
@@ -284,6 +298,7 @@ struct Listeners {
     websocket: Option<Listener>,
     api: Listener,
     operator: Listener,
+    acme: Option<Listener>,
     tls: Option<Listener>,
     tcp: Option<Listener>,
     udp: Option<Udp>,
@@ -301,6 +316,11 @@ impl Listeners {
         let binder = Binder(metrics);
         let sip = || Security::Tls(tls.config(&[]));
         let https = || Security::Tls(tls.config(https::ALPN));
+        let challenge = config.acme.as_ref().map(|acme| acme.challenge);
+        let of_apps = match challenge {
+            Some(AcmeChallenge::TlsAlpn01) => Security::Tls(tls.config(&[https::ALPN, &[ACME_PROTOCOL]].concat())),
+            _ => https(),
+        };
         let upstream = &config.upstream;
         let connections_per_peer = config.limits.connections_per_source as usize;
         let devices = Limits { connections_per_peer, ..Limits::DEVICES };
@@ -309,7 +329,7 @@ impl Listeners {
                 .bind(("edge.listen", labels::Listener::Edge), config.edge.listen, sip(), devices, ending)
                 .await?,
             api: binder
-                .bind(("api.listen", labels::Listener::Api), config.api.listen, https(), Limits::HTTPS, stopping)
+                .bind(("api.listen", labels::Listener::Api), config.api.listen, of_apps, Limits::HTTPS, stopping)
                 .await?,
             operator: binder
                 .bind(
@@ -321,6 +341,7 @@ impl Listeners {
                 )
                 .await?,
             websocket: None,
+            acme: None,
             tls: None,
             tcp: None,
             udp: None,
@@ -332,6 +353,14 @@ impl Listeners {
                     .bind(("edge.websocket", labels::Listener::Websocket), address, security, devices, ending)
                     .await?,
             );
+        }
+        if let Some(address) = config.acme.as_ref().and_then(|acme| acme.listen) {
+            let security = match challenge {
+                Some(AcmeChallenge::Http01) => Security::Plain,
+                _ => Security::Tls(tls.config(&[ACME_PROTOCOL])),
+            };
+            let bound = binder.bind(("acme.listen", labels::Listener::Acme), address, security, Limits::HTTPS, ending);
+            listeners.acme = Some(bound.await?);
         }
         if upstream.transports.tls {
             let listener = binder
@@ -380,7 +409,7 @@ impl Opened {
     fn serve(self, listeners: Listeners, stop: (Trigger, Drain), end: (Trigger, Drain)) -> Running {
         let readiness = Readiness::default();
         readiness.ask_push(self.push.clone());
-        let Listeners { edge, websocket, api, operator, tls, tcp, udp } = listeners;
+        let Listeners { edge, websocket, api, operator, acme, tls, tcp, udp } = listeners;
         let local = |listener: &Option<Listener>| listener.as_ref().map(Listener::local_address);
         let (edge_at, api_at, operator_at) = (edge.local_address(), api.local_address(), operator.local_address());
         let (upstream_tls, upstream_tcp, websocket_at) = (local(&tls), local(&tcp), local(&websocket));
@@ -391,7 +420,7 @@ impl Opened {
         for listener in [tls, tcp].into_iter().flatten() {
             self.agent.open_upstream(listener);
         }
-        self.agent.receive_datagrams(end.1);
+        self.agent.receive_datagrams(end.1.clone());
         let apps_door = Api::new(api_settings(&self.config, &self.vault), self.service.clone(), self.metrics.clone());
         let api_routes = apps_door.router();
         let token = &self.config.operator.token;
@@ -423,6 +452,7 @@ impl Opened {
             readiness.pass(check);
         }
         let mut chores = self.chores(&readiness);
+        chores.extend(self.certificate_by_acme(acme, &readiness, end.1));
         let service = self.service.clone();
         chores.push(tokio::spawn(self.service.write_down_notes(self.record_notes)));
         chores.push(tokio::spawn(letters));
@@ -449,6 +479,17 @@ impl Opened {
             reloader,
             leave,
         }
+    }
+
+    /// Where the configuration has it: renews the certificate, and answers at the door for the CA.
+    fn certificate_by_acme(&self, door: Option<Listener>, readiness: &Readiness, ending: Drain) -> Vec<JoinHandle<()>> {
+        let Some(settings) = self.config.acme.clone() else { return Vec::new() };
+        let acme = Acme::new(settings, self.tls.clone(), self.metrics.clone(), self.config.timing.acme_retry.0);
+        let door = door.map(|door| tokio::spawn(https::serve(door, acme.answers(), ending)));
+        let readiness = readiness.clone();
+        let told =
+            move |problem: Option<String>| readiness.warn_of("acme", problem.into_iter().map(Into::into).collect());
+        door.into_iter().chain([tokio::spawn(acme.keep(told))]).collect()
     }
 
     /// What is done again and again beside everything else.
@@ -542,7 +583,7 @@ fn resolver(config: &Config) -> Result<Resolver, ResolveError> {
 fn server_tls(tls: &Tls) -> Result<(Arc<ServerTls>, Option<String>), TlsError> {
     match tls {
         Tls::Files { certificate, key } => Ok((ServerTls::load(certificate, key)?, None)),
-        Tls::Development => ServerTls::development().map(|(tls, ca)| (tls, Some(ca))),
+        Tls::Development { ca_key } => ServerTls::development(ca_key.as_ref()).map(|(tls, ca)| (tls, Some(ca))),
     }
 }
 

@@ -5,6 +5,7 @@
 //! Invariant: one call at a time; a second one is busy. Everything runs in the task that asks. It answers a challenge for
 //! its own REGISTER and no other.
 
+pub mod caller;
 mod dialog;
 
 use std::collections::VecDeque;

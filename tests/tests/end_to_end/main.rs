@@ -14,6 +14,7 @@ macro_rules! plays {
     };
 }
 
+mod acme;
 mod calls;
 mod command_line;
 mod hostile;
@@ -25,5 +26,6 @@ mod metrics;
 mod page;
 mod push_proxy;
 mod sealed;
+mod service_manager;
 mod smoke;
 mod webpush;

@@ -524,7 +524,10 @@ fn development_needs_nothing_and_stays_on_loopback() {
     ] {
         assert!(address.ip().is_loopback(), "{address}");
     }
-    assert_eq!((config.tls, config.store.keyring, config.store.url.expose()), (Tls::Development, None, "memory:"));
+    assert_eq!(
+        (config.tls, config.store.keyring, config.store.url.expose()),
+        (Tls::Development { ca_key: None }, None, "memory:")
+    );
     assert!(config.operator.token.expose().len() >= 32 && config.apps[0].api_key.expose().len() >= 32);
     assert!(config.operator.token != other.operator.token, "made on the spot");
 }
@@ -542,7 +545,8 @@ fn the_compositions_configuration_is_right() {
     scratch.file("certs/relay.key", "a key");
     let config = read_with(&scratch, include_str!("../../../docker/relay.toml"), &[]);
     let config = config.unwrap_or_else(|problems| panic!("{problems}"));
-    assert!(config.cautions.is_empty(), "{:?}", config.cautions);
+    let said: Vec<_> = config.cautions.iter().map(|caution| &*caution.place).collect();
+    assert_eq!(said, ["edge.public", "app[0].print_pushes"], "what makes it one for a trial, and nothing else");
     assert_eq!(config.store.keyring, Some("/var/lib/sipwake/keyring".into()));
 }
 
@@ -614,5 +618,47 @@ fn the_table_of_settings_names_every_setting() {
                 assert!(known, "{section}.{key}");
             }
         }
+    }
+}
+
+#[test]
+fn a_trial_needs_no_push_service_and_a_name_that_each_machine_has_for_itself_is_said() {
+    let files = Scratch::new();
+    for name in ["t", "k", "o", "operator-token", "key-1", "key-2"] {
+        files.file(name, format!("0123456789abcdef-{name}"));
+    }
+    let read = |public: &str, listen: &str, apps: &str| {
+        let text = format!(
+            "[edge]\npublic = \"{public}\"\nlisten = \"{listen}\"\n[operator]\ntoken_file = \"operator-token\"\n\
+             [tls]\ncertificate = \"t\"\nkey = \"k\"\n{apps}"
+        );
+        Config::read(&text, files.path(), [])
+    };
+    let app = |number: u8, more: &str| {
+        format!("[[app]]\nid = \"com.example.{number}\"\napi_key_file = \"key-{number}\"\n{more}\n")
+    };
+    let trial = app(1, "print_pushes = true");
+    let cautions = |config: Config| config.cautions.iter().map(|caution| caution.place.to_string()).collect::<Vec<_>>();
+    let places = |public, listen| cautions(read(public, listen, &trial).expect("a configuration for a trial"));
+    let has = |places: &[String], place: &str| places.iter().any(|known| known == place);
+    for (public, listen, is_said) in [
+        ("localhost", "0.0.0.0:5061", true),
+        ("127.0.0.1:5061", "0.0.0.0:5061", true),
+        ("[::1]:5061", "[::]:5061", true),
+        ("localhost", "127.0.0.1:5061", false),
+        ("relay1.example.net", "0.0.0.0:5061", false),
+    ] {
+        let places = places(public, listen);
+        assert_eq!(has(&places, "edge.public"), is_said, "{public} at {listen}: {places:?}");
+        assert!(has(&places, "app[0].print_pushes"), "{places:?}");
+    }
+    let fcm = "[app.fcm]\nservice_account_file = \"o\"";
+    for (apps, place) in [
+        (app(1, ""), "app[0].apns"),
+        (app(1, &format!("print_pushes = true\n{fcm}")), "app[0].print_pushes"),
+        (trial.clone() + &app(2, fcm), "app[1].print_pushes"),
+    ] {
+        let problems = read("relay1.example.net", "0.0.0.0:5061", &apps).expect_err("a problem");
+        assert!(problems.iter().any(|problem| problem.place == place), "{problems}");
     }
 }

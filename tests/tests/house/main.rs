@@ -3,10 +3,12 @@
 mod alerts;
 mod api_reference;
 mod circles;
+mod dashboard;
 mod dependencies;
 mod documents;
 mod logs;
 mod metrics;
 mod metrics_reference;
+mod package;
 mod page;
 mod tidy;

@@ -46,6 +46,7 @@ mod registrations;
 mod restarts;
 mod standins;
 mod strangers;
+mod unconfigured;
 mod waking;
 
 pub use tests::world::Outcome;

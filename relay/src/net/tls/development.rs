@@ -1,6 +1,7 @@
 //! A certificate for trying the relay on one machine.
 //!
-//! Invariant: it names loopback alone, and the key of the CA that vouches for it never leaves this function.
+//! Invariant: it names loopback alone. A CA whose key nobody keeps is gone with the function that made it; one that is kept has
+//! the same name and key each time, so that who trusts an earlier certificate of it trusts the next one.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,29 +10,45 @@ use rcgen::{
 };
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::PrivateKeyDer;
+use zeroize::Zeroizing;
 
 use super::{TlsError, certified};
+use crate::secret::SecretText;
 
-/// How long it is valid.
+/// How long it is valid, and its CA.
 const LIFETIME: Duration = Duration::from_secs(30 * 86_400);
+const CA_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
 /// How far back it is valid, for clocks that are behind.
 const BACKDATED: Duration = Duration::from_secs(3_600);
 
 /// The certificate and its CA's PEM.
-pub(super) fn certificate() -> Result<(CertifiedKey, String), TlsError> {
-    make().map_err(TlsError::Development)
+pub(super) fn certificate(ca_key: Option<&SecretText>) -> Result<(CertifiedKey, String), TlsError> {
+    make(ca_key).map_err(TlsError::Development)
 }
 
-fn make() -> Result<(CertifiedKey, String), String> {
+/// A key for a CA that is to be kept, in PEM.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn new_ca_key() -> Result<Zeroizing<String>, TlsError> {
+    let key = KeyPair::generate().map_err(|error| TlsError::Development(error.to_string()))?;
+    Ok(Zeroizing::new(key.serialize_pem()))
+}
+
+fn make(ca_key: Option<&SecretText>) -> Result<(CertifiedKey, String), String> {
     let text = |error: rcgen::Error| error.to_string();
-    let ca_key = KeyPair::generate().map_err(text)?;
-    let mut ca = params("sipwake development CA", &[])?;
+    let kept = ca_key.is_some();
+    let ca_key = match ca_key {
+        Some(key) => KeyPair::from_pem(key.expose()).map_err(text)?,
+        None => KeyPair::generate().map_err(text)?,
+    };
+    let mut ca = params("sipwake development CA", &[], if kept { CA_LIFETIME } else { LIFETIME })?;
     ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let ca_pem = ca.self_signed(&ca_key).map_err(text)?.pem();
 
     let key = KeyPair::generate().map_err(text)?;
-    let mut leaf = params("sipwake development", &["localhost", "127.0.0.1", "::1"])?;
+    let mut leaf = params("sipwake development", &["localhost", "127.0.0.1", "::1"], LIFETIME)?;
     leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let leaf = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).map_err(text)?;
 
@@ -40,12 +57,12 @@ fn make() -> Result<(CertifiedKey, String), String> {
     Ok((certified, ca_pem))
 }
 
-fn params(name: &str, hosts: &[&str]) -> Result<CertificateParams, String> {
+fn params(name: &str, hosts: &[&str], lifetime: Duration) -> Result<CertificateParams, String> {
     let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
     let mut params = CertificateParams::new(hosts).map_err(|error| error.to_string())?;
     params.distinguished_name.push(DnType::CommonName, name);
     let now = SystemTime::now();
     params.not_before = (now - BACKDATED).into();
-    params.not_after = (now + LIFETIME).into();
+    params.not_after = (now + lifetime).into();
     Ok(params)
 }

@@ -5,6 +5,7 @@
 //! sessions by server name), and here with a ticket that a key of the last day has sealed, for a certificate that is still in
 //! use. No client certificate is ever sent, and no verification can be switched off.
 
+mod challenge;
 mod development;
 mod doubts;
 mod identity;
@@ -29,6 +30,9 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
+use crate::secret::SecretText;
+pub use challenge::{ACME_PROTOCOL, Challenges};
+pub use development::new_ca_key;
 pub use doubts::{Doubt, dated, doubts};
 use identity::SipIdentity;
 use tickets::Tickets;
@@ -63,6 +67,9 @@ pub enum TlsError {
     /// A trusted certificate cannot be used.
     #[error("{0} holds a certificate that cannot be trusted: {1}")]
     BadRoot(PathBuf, String),
+    /// The certificate of a challenge could not be made.
+    #[error("the certificate for a CA's challenge could not be made: {0}")]
+    Challenge(String),
     /// The development certificate could not be made.
     #[error("a development certificate could not be made: {0}")]
     Development(String),
@@ -85,10 +92,10 @@ impl ServerTls {
         Ok(Self::new(loaded, Some(files)))
     }
 
-    /// A certificate made on the spot for `localhost`, 127.0.0.1 and ::1, and the PEM of the CA that vouches for it;
-    /// the CA's key is gone at once. Valid for 30 days.
-    pub fn development() -> Result<(Arc<Self>, String), TlsError> {
-        let (loaded, ca) = development::certificate()?;
+    /// A certificate made on the spot for `localhost`, 127.0.0.1 and ::1, valid for 30 days, and the PEM of the CA that
+    /// vouches for it: the CA with this key, or one whose key is gone at once.
+    pub fn development(ca_key: Option<&SecretText>) -> Result<(Arc<Self>, String), TlsError> {
+        let (loaded, ca) = development::certificate(ca_key)?;
         Ok((Self::new(loaded, None), ca))
     }
 
@@ -113,8 +120,18 @@ impl ServerTls {
 
     /// When the leaf expires, in seconds since 1970; 0 when its date cannot be read.
     pub fn expiry(&self) -> u64 {
-        let current = self.certificate.0.load();
-        current.cert.first().and_then(|leaf| validity::not_after(leaf)).unwrap_or(0)
+        self.validity().1
+    }
+
+    /// When the leaf begins to be valid, and when it expires, likewise.
+    pub fn validity(&self) -> (u64, u64) {
+        let current = self.certificate.current.load();
+        current.cert.first().and_then(|leaf| validity::period(leaf)).unwrap_or((0, 0))
+    }
+
+    /// What is shown to a CA that looks whether a name is this relay's.
+    pub fn challenges(&self) -> &Challenges {
+        &self.certificate.challenges
     }
 
     /// Begins a period of tickets, as twelve hours do: those of the period before the last one are resumed no more.
@@ -128,7 +145,7 @@ impl ServerTls {
         let Some(files) = self.files.as_ref().filter(|files| files.has_changed()) else {
             return Ok(false);
         };
-        self.certificate.0.store(Arc::new(files.load()?));
+        self.certificate.current.store(Arc::new(files.load()?));
         // Who resumes looks at no certificate: a session of the old one, whose key may be known, is not gone on with.
         self.tickets.forget();
         Ok(true)
@@ -154,19 +171,22 @@ impl ServerTls {
     }
 }
 
-/// The certificate in use.
+/// The certificate in use, and those of challenges.
 #[derive(Debug)]
-struct Current(ArcSwap<CertifiedKey>);
+struct Current {
+    current: ArcSwap<CertifiedKey>,
+    challenges: Challenges,
+}
 
 impl Current {
     fn new(loaded: CertifiedKey) -> Self {
-        Self(ArcSwap::from_pointee(loaded))
+        Self { current: ArcSwap::from_pointee(loaded), challenges: Challenges::default() }
     }
 }
 
 impl ResolvesServerCert for Current {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load_full())
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.challenges.of(&hello).unwrap_or_else(|| Some(self.current.load_full()))
     }
 }
 
@@ -261,6 +281,25 @@ impl ClientTls {
     pub(super) fn config(&self) -> Arc<ClientConfig> {
         self.0.clone()
     }
+}
+
+/// How a server of the web is verified: by the system's roots and those of `ca_file`.
+///
+/// # Errors
+/// [`TlsError`] when `ca_file` cannot be used.
+pub fn web_client(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    for certificate in ca_file.map(certificates).transpose()?.into_iter().flatten() {
+        let bad = |error: rustls::Error| TlsError::BadRoot(ca_file.unwrap_or(Path::new("")).into(), error.to_string());
+        roots.add(certificate).map_err(bad)?;
+    }
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("aws-lc-rs has cipher suites for TLS 1.2 and 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
 }
 
 /// What the certificate must name: a domain, or an IP address (bracketed when IPv6).

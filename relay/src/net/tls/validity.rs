@@ -1,17 +1,12 @@
-//! When a certificate expires (RFC 5280 §4.1.2.5).
+//! When a certificate is valid (RFC 5280 §4.1.2.5).
 //!
-//! Invariant: reads one date and judges nothing: whether a certificate is to be trusted is webpki's to say. Any bytes
+//! Invariant: reads two dates and judges nothing: whether a certificate is to be trusted is webpki's to say. Any bytes
 //! at all give an answer, never a panic.
 
 const SEQUENCE: u8 = 0x30;
 const VERSION: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
-
-/// The end of validity in seconds since 1970; `None` when the bytes are no certificate.
-pub(super) fn not_after(certificate: &[u8]) -> Option<u64> {
-    Some(period(certificate)?.1)
-}
 
 /// The begin (0 when it lies before 1970) and the end of validity in seconds since 1970; `None` when the bytes are no
 /// certificate.
@@ -86,6 +81,10 @@ fn days_since_1970(year: u64, month: u64, day: u64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn not_after(certificate: &[u8]) -> Option<u64> {
+        Some(period(certificate)?.1)
+    }
 
     #[test]
     fn a_date_is_read_in_both_of_its_forms() {

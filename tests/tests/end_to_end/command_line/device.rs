@@ -7,7 +7,6 @@ use std::process::Command;
 use rustix::process::Signal;
 use tests::board::Missed;
 use tests::child::Child;
-use tests::ports;
 use tests::registrar::{self, Registrar};
 use tests::relay_process::binary;
 use tests::scratch::Scratch;
@@ -204,39 +203,23 @@ async fn a_device_for_ever_is_stopped_and_takes_the_account_back() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_without_a_configuration_can_be_tried_with_it() -> Outcome {
-    let registrar = Registrar::start(registrar::Settings::default()).await?;
-    let mut command = Command::new(binary()?);
-    command.arg("serve");
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SIPWAKE_")) {
-        command.env_remove(name);
-    }
-    let port = || format!("127.0.0.1:{}", ports::free());
-    let (edge, api) = (port(), port());
-    command.env("SIPWAKE_EDGE__LISTEN", &edge).env("SIPWAKE_API__LISTEN", &api).env("NO_COLOR", "1");
-    command.env("SIPWAKE_OPERATOR__LISTEN", port()).env("SIPWAKE_UPSTREAM__TRANSPORTS", "udp");
-    command.env("SIPWAKE_UPSTREAM__UDP_LISTEN", port());
-    let relay = Child::spawn(command, "(built by cargo)")?;
-    relay.await_line("END CERTIFICATE", SOON).await?;
-    let key = relay.await_line("Authorization: Bearer ", SOON).await?;
-    let key = key.split("Bearer ").nth(1).unwrap_or_default().trim().to_owned();
-    let printed = relay.output();
-    let begin = printed.find("-----BEGIN CERTIFICATE").unwrap_or_default();
-    let end = printed.find("-----END CERTIFICATE-----").unwrap_or_default() + "-----END CERTIFICATE-----".len();
-    let files = Scratch::new();
-    // Both streams are in one list here; the lines of the certificate are those of base64.
-    let lines = printed[begin..end].lines().filter(|line| !line.contains(' ') || line.starts_with("-----"));
-    let ca = files.file("ca.pem", lines.collect::<Vec<_>>().join("\n"));
-    let trial = Trial::at(&format!("https://{api}"), ca, &key, &registrar, Transport::Udp)?.password("wonderland");
-    let (device, _files) = trial.with(&["--asleep"]).start_listening()?;
-    device.await_line("asleep", SOON * 2).await?;
-    let caller = registrar.call(&registrar.aor("alice"), &tests::caller::CallOptions::default())?;
-    let push = relay.await_line("printed instead of sent", SOON).await?;
-    assert!(push.contains("\\\"event\\\":\\\"call\\\"") || push.contains("\"event\":\"call\""), "{push}");
-    device.say("")?;
-    caller.answered(SOON).await?;
-    caller.bye(SOON).await?;
-    let status = device.exit(SOON).await?;
-    assert_eq!(status.code(), Some(0), "{}\n{}", device.output(), relay.output());
-    registrar.await_contacts(&registrar.aor("alice"), 0, SOON).await.map(drop)
+async fn a_device_that_is_stopped_while_it_waits_takes_the_account_back_and_calls_it_no_error() -> Outcome {
+    let world = World::start().await?;
+    let (device, _files) = Trial::new(&world)?.with(&["--asleep"]).start_listening()?;
+    device.await_line("asleep: a call is pushed", SOON * 2).await?;
+    device.signal(Signal::TERM);
+    ended(&device, 0, &world).await?;
+    assert!(device.output().contains("stopped") && !device.output().contains("error"), "{}", device.output());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_whose_account_is_not_registered_yet_does_not_promise_a_push() -> Outcome {
+    let world = World::start().await?;
+    world.registrar.behave(&world.registrar.aor("alice"), registrar::Behaviour::Refuse(503));
+    let (device, _files) = Trial::new(&world)?.with(&["--asleep"]).start_listening()?;
+    device.await_line("asleep, and not registered: no call can come", SOON * 2).await?;
+    assert!(!device.output().contains("a call is pushed"), "{}", device.output());
+    device.signal(Signal::TERM);
+    ended(&device, 0, &world).await
 }

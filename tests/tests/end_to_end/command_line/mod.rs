@@ -18,10 +18,13 @@ mod instances;
 mod receipt;
 mod status;
 mod trace;
+mod unconfigured;
 
 pub fn sipwake(arguments: &[&str]) -> Output {
     let binary = binary().expect("the binary is built");
     let mut command = Command::new(binary);
+    // A relay that somebody tries on this machine is none of the tests'.
+    command.env("XDG_STATE_HOME", "/nonexistent");
     command.args(arguments).stdin(Stdio::null()).output().expect("the binary starts")
 }
 
@@ -52,6 +55,7 @@ fn bad_usage_is_2_and_an_error_at_the_start_is_1() {
     assert_eq!(sipwake(&["bogus"]).status.code(), Some(2));
     assert_eq!(sipwake(&["check"]).status.code(), Some(2), "check wants a file");
     assert_eq!(sipwake(&["device"]).status.code(), Some(2), "device wants an account");
+    assert_eq!(sipwake(&["device", "--call"]).status.code(), Some(2), "and somebody to call");
     let among = ["device", "--aor", "sip:a@b", "--app-key-file", "k", "--password", "secret"];
     assert_eq!(sipwake(&among).status.code(), Some(2), "a password never stands among the arguments");
     let absent = sipwake(&["serve", "--config", "/nonexistent/sipwake.toml"]);

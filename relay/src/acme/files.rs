@@ -1,0 +1,124 @@
+//! The state folder of ACME.
+//!
+//! | file | what it is |
+//! | --- | --- |
+//! | `account.json` | the account at the CA, with its key |
+//! | `certificate.pem` | the chain in use, leaf first |
+//! | `certificate.key` | its key |
+//!
+//! Invariant: the folder is 0700 and each file 0600; a file is replaced by a rename, the key before the chain, and a pair that is half
+//! replaced is none that is taken.
+
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use instant_acme::{Account, AccountCredentials, NewAccount};
+use rcgen::{CertificateParams, DnType, KeyPair};
+use zeroize::Zeroizing;
+
+use super::AcmeError;
+use super::http::Client;
+use crate::config::Acme as Settings;
+use crate::net::tls::web_client;
+
+/// How long what stands in for a certificate says that it has been valid, and is.
+const PAST: Duration = Duration::from_secs(30 * 86_400);
+const FUTURE: Duration = Duration::from_secs(86_400);
+
+/// The folder.
+#[derive(Debug, Clone)]
+pub struct Files(PathBuf);
+
+impl Files {
+    /// The folder at `path`.
+    pub fn new(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    /// The chain and its key.
+    pub fn pair(&self) -> (PathBuf, PathBuf) {
+        (self.0.join("certificate.pem"), self.0.join("certificate.key"))
+    }
+
+    /// Makes the folder; and, where there is no certificate yet, one that is signed by itself and due at once.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn prepare(&self, names: &[String]) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        fs::set_permissions(&self.0, Permissions::from_mode(0o700))?;
+        let (chain, key) = self.pair();
+        if chain.exists() && key.exists() {
+            return Ok(());
+        }
+        let (key, chain) = stand_in(names).map_err(io::Error::other)?;
+        self.keep(&key, &chain)
+    }
+
+    /// Keeps a key and its chain, in PEM.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub(super) fn keep(&self, key: &str, chain: &str) -> io::Result<()> {
+        let (chain_file, key_file) = self.pair();
+        replace(&key_file, key.as_bytes())?;
+        replace(&chain_file, chain.as_bytes())
+    }
+
+    /// The account at the CA of the settings, made when there is none.
+    pub(super) async fn account(&self, settings: &Settings) -> Result<Account, AcmeError> {
+        let client = || Ok::<_, AcmeError>(Box::new(Client::new(web_client(settings.ca_file.as_deref())?)));
+        let file = self.0.join("account.json");
+        if let Ok(text) = fs::read_to_string(&file).map(Zeroizing::new) {
+            let is_of_this_ca = serde_json::from_str::<serde_json::Value>(&text)
+                .is_ok_and(|told| told["directory"].as_str() == Some(&settings.directory_url));
+            if let Ok(credentials) = serde_json::from_str::<AccountCredentials>(&text)
+                && is_of_this_ca
+            {
+                return Ok(Account::builder_with_http(client()?).from_credentials(credentials).await?);
+            }
+        }
+        let contact: Vec<&str> = settings.contact.iter().map(|contact| &**contact).collect();
+        let wish = NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
+        let made = Account::builder_with_http(client()?).create(&wish, settings.directory_url.to_string(), None);
+        let (account, credentials) = made.await?;
+        let text = Zeroizing::new(serde_json::to_string(&credentials).map_err(io::Error::other)?);
+        replace(&file, text.as_bytes())?;
+        Ok(account)
+    }
+
+    /// The CA knows the account no more: the next order makes one.
+    pub(super) fn forget_account(&self) -> io::Result<()> {
+        match fs::remove_file(self.0.join("account.json")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What is shown until the CA has issued something.
+fn stand_in(names: &[String]) -> Result<(Zeroizing<String>, String), rcgen::Error> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::new(names)?;
+    params.distinguished_name.push(DnType::CommonName, "sipwake waits for its CA");
+    let now = SystemTime::now();
+    params.not_before = (now - PAST).into();
+    params.not_after = (now + FUTURE).into();
+    let chain = params.self_signed(&key)?.pem();
+    Ok((Zeroizing::new(key.serialize_pem()), chain))
+}
+
+/// Writes beside it first.
+fn replace(file: &Path, content: &[u8]) -> io::Result<()> {
+    let mut aside = file.as_os_str().to_owned();
+    aside.push(".new");
+    // What an earlier run has left half written.
+    let _ = fs::remove_file(&aside);
+    let mut open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
+    open.write_all(content)?;
+    open.sync_all()?;
+    fs::rename(&aside, file)
+}

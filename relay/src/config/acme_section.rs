@@ -1,0 +1,102 @@
+//! `[acme]`, which takes the place of `[tls]`.
+//!
+//! Invariant: as for the other sections: every key is read, and every problem found.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use super::reader::Reader;
+use super::values;
+use super::{Acme, AcmeChallenge, Api, Edge, Store, Upstream};
+
+/// Let's Encrypt's.
+const DIRECTORY: &str = "https://acme-v02.api.letsencrypt.org/directory";
+/// Names in one certificate, and addresses to write to; more is refused.
+const MAX_NAMES: usize = 100;
+const MAX_CONTACTS: usize = 10;
+/// Where every CA looks for TLS-ALPN-01 (RFC 8737 §3).
+const HTTPS_PORT: u16 = 443;
+
+pub(super) fn acme(
+    root: &mut Reader<'_>,
+    (edge, api): (&Edge, &Api),
+    upstream: &Upstream,
+    store: &Store,
+) -> Option<Acme> {
+    let is_there = root.has("acme");
+    let mut section = root.section_or_empty("acme");
+    let https = |text: &str| text.strip_prefix("https://").filter(|rest| !rest.is_empty()).map(|_| text.into());
+    let directory_url = section.parsed("directory_url", "an https URL", https, DIRECTORY.into());
+    let agrees = section.flag("agree_to_terms", false);
+    if is_there && !agrees {
+        section.problem("agree_to_terms", "is not true", "read the CA's terms, and agree to them by writing true");
+    }
+    let contact = contact(&mut section);
+    let beside = || store.keyring.as_deref().and_then(|keyring| keyring.parent()).map(|folder| folder.join("acme"));
+    let state = section.path("state").or_else(beside).unwrap_or_else(|| PathBuf::from("acme"));
+    let kind = |text: &str| match text {
+        "tls-alpn-01" => Some(AcmeChallenge::TlsAlpn01),
+        "http-01" => Some(AcmeChallenge::Http01),
+        _ => None,
+    };
+    let wanted = "\"tls-alpn-01\" or \"http-01\"";
+    let challenge = section.parsed("challenge", wanted, kind, AcmeChallenge::TlsAlpn01);
+    let address = "an address and a port, like \"0.0.0.0:80\"";
+    let listen = section.optional("listen", address, values::socket_address);
+    let everywhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 80);
+    let listen = listen.or_else(|| (challenge == AcmeChallenge::Http01).then_some(everywhere));
+    if is_there && listen.is_none() && ![HTTPS_PORT, 0].contains(&api.listen.port()) {
+        let what = "is \"tls-alpn-01\": the CA connects to port 443, and api.listen has another one";
+        section.caution(
+            "challenge",
+            what,
+            "forward port 443 to it, or name an address for the CA alone in acme.listen",
+        );
+    }
+    let names = names(&mut section, edge, upstream, is_there);
+    let ca_file = section.file("ca_file");
+    section.finish();
+    is_there.then_some(Acme { directory_url, contact, state, challenge, listen, names, ca_file })
+}
+
+fn contact(section: &mut Reader<'_>) -> Vec<Box<str>> {
+    let entries = section.list("contact").unwrap_or_default();
+    if entries.len() > MAX_CONTACTS {
+        section.problem("contact", format!("has {} entries", entries.len()), format!("keep it to {MAX_CONTACTS}"));
+    }
+    let is_mail = |entry: &String| entry.strip_prefix("mailto:").is_some_and(|mail| mail.contains('@'));
+    if !entries.iter().all(is_mail) {
+        let remedy = "write \"mailto:ops@example.net\"";
+        section.problem("contact", "holds what is no address to write to", remedy);
+    }
+    entries.into_iter().map(Into::into).collect()
+}
+
+/// What is named, else the hosts that devices, apps and SIP servers reach this relay by.
+fn names(section: &mut Reader<'_>, edge: &Edge, upstream: &Upstream, is_there: bool) -> Vec<String> {
+    let mut names = section.list("names").unwrap_or_default();
+    if names.is_empty() {
+        names.push(edge.public.host.to_string());
+        if upstream.transports.tls && upstream.public_host != edge.public.host {
+            names.push(upstream.public_host.to_string());
+        }
+    }
+    if names.len() > MAX_NAMES {
+        section.problem("names", format!("has {} entries", names.len()), format!("keep it to {MAX_NAMES}"));
+    }
+    let mut hosts = Vec::new();
+    for name in &names {
+        let numeric = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
+        match values::host(name).filter(|host| !numeric && host.contains('.')) {
+            Some(host) => hosts.push(host.to_string()),
+            None if is_there => section.problem(
+                "names",
+                format!("holds {name:?}, which is no name that a CA vouches for"),
+                "write DNS names such as \"relay1.example.net\"; those of edge.public and upstream.public_host are \
+                 taken by themselves",
+            ),
+            None => {}
+        }
+    }
+    hosts
+}

@@ -1,0 +1,113 @@
+//! What systemd wants to hear of a service, and the sockets that it hands over (sd_notify(3), sd_listen_fds(3)).
+//!
+//! Invariant: without systemd nothing here does anything. A word that cannot be said is not said again, and keeps the relay from
+//! nothing.
+
+pub mod sockets;
+
+use std::env;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+/// Who is told how the service stands: the service manager, where there is one.
+#[derive(Debug, Default)]
+pub struct Notifier(Option<(UnixDatagram, SocketAddr)>);
+
+impl Notifier {
+    /// The one that the environment names.
+    pub fn of_environment() -> Self {
+        env::var("NOTIFY_SOCKET").map_or_else(|_| Self::default(), |name| Self::at(&name))
+    }
+
+    /// The one at this name: a path, or `@` and the name of an abstract socket.
+    pub fn at(name: &str) -> Self {
+        let address = match name.strip_prefix('@') {
+            Some(name) => SocketAddr::from_abstract_name(name),
+            None => SocketAddr::from_pathname(name),
+        };
+        Self(address.and_then(|address| Ok((UnixDatagram::unbound()?, address))).ok())
+    }
+
+    /// The service has started, or has reloaded; what is in force, in words.
+    pub fn ready(&self, status: &str) {
+        self.say(&format!("READY=1\nSTATUS={}", line(status)));
+    }
+
+    /// The service reads its configuration again; [`Notifier::ready`] tells the end of it.
+    pub fn reloading(&self) {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000;
+        self.say(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reading the configuration again"));
+    }
+
+    /// The service ends; what it still does, in words.
+    pub fn stopping(&self, status: &str) {
+        self.say(&format!("STOPPING=1\nSTATUS={}", line(status)));
+    }
+
+    /// How it stands, in words.
+    pub fn status(&self, status: &str) {
+        self.say(&format!("STATUS={}", line(status)));
+    }
+
+    /// It is alive.
+    pub fn alive(&self) {
+        self.say("WATCHDOG=1");
+    }
+
+    fn say(&self, what: &str) {
+        if let Some((socket, address)) = &self.0 {
+            // Who does not listen is not told.
+            let _ = socket.send_to_addr(what.as_bytes(), address);
+        }
+    }
+}
+
+/// How often the service manager wants to hear that this process is alive, when it does: half the time after which it acts.
+pub fn watchdog() -> Option<Duration> {
+    let number = |name: &str| env::var(name).ok()?.parse::<u64>().ok();
+    let is_for_us = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
+    let micros = number("WATCHDOG_USEC").filter(|micros| *micros > 0 && is_for_us)?;
+    Some(Duration::from_micros(micros) / 2)
+}
+
+/// A status is one line.
+fn line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_told_at_a_path_and_by_an_abstract_name_what_happens_and_in_one_line() {
+        let name = format!("sipwake-notify-{:016x}", u64::from_ne_bytes(crate::random::bytes()));
+        let path = std::env::temp_dir().join(&name);
+        let at_path = UnixDatagram::bind(&path).unwrap();
+        let abstract_name = SocketAddr::from_abstract_name(&name).unwrap();
+        let at_name = UnixDatagram::bind_addr(&abstract_name).unwrap();
+        for (socket, told) in [(at_path, path.display().to_string()), (at_name, format!("@{name}"))] {
+            let notifier = Notifier::at(&told);
+            let heard = || {
+                let mut buffer = [0; 256];
+                let length = socket.recv(&mut buffer).unwrap();
+                String::from_utf8(buffer[..length].to_vec()).unwrap()
+            };
+            notifier.ready("serves\nREADY=0");
+            assert_eq!(heard(), "READY=1\nSTATUS=serves READY=0");
+            notifier.reloading();
+            let said = heard();
+            let micros = said.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")).unwrap();
+            assert!(said.starts_with("RELOADING=1\n") && micros.parse::<u64>().unwrap() > 0, "{said}");
+            notifier.stopping("drains");
+            assert_eq!(heard(), "STOPPING=1\nSTATUS=drains");
+            notifier.alive();
+            assert_eq!(heard(), "WATCHDOG=1");
+        }
+        std::fs::remove_file(path).unwrap();
+        Notifier::default().ready("nobody listens");
+        Notifier::at("/nonexistent/notify").ready("nobody listens");
+    }
+}

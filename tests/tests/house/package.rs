@@ -1,0 +1,104 @@
+//! What the relay is packaged with: the unit is as closed as it can be, and the files agree with each other.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use relay::config::Config;
+use tests::scratch::Scratch;
+
+fn package() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../relay/package")
+}
+
+fn file(name: &str) -> String {
+    let path = package().join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The most that systemd may find against the unit, of 10.
+const EXPOSURE_MAX: f64 = 2.0;
+
+#[test]
+fn systemd_finds_little_against_the_unit() {
+    let analyze = |arguments: &[&str]| {
+        let output = Command::new("systemd-analyze").args(arguments).current_dir(package()).output();
+        let output = output.expect("systemd-analyze is missing: sudo apt-get install -y systemd");
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    let told = analyze(&["security", "--offline=true", "--no-pager", "./sipwake.service"]);
+    let line = told.lines().find(|line| line.contains("Overall exposure level")).unwrap_or_else(|| panic!("{told}"));
+    let exposure = line.rsplit(": ").next().and_then(|rest| rest.split(' ').next()?.parse::<f64>().ok());
+    assert!(exposure.is_some_and(|exposure| exposure <= EXPOSURE_MAX), "{line}");
+    // The binary is not at its place here; everything else must be right.
+    let told = analyze(&["verify", "--man=no", "./sipwake.service", "./sipwake.socket"]);
+    let wrong: Vec<_> =
+        told.lines().filter(|line| line.contains("sipwake") && !line.contains("/usr/bin/sipwake")).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_sockets_that_are_held_are_the_addresses_of_a_configuration_that_names_none() {
+    let held: BTreeSet<String> = file("sipwake.socket")
+        .lines()
+        .filter_map(|line| line.strip_prefix("ListenStream="))
+        .map(str::to_owned)
+        .collect();
+    let config = example("");
+    let upstream = config.upstream.transports.tls.then_some(config.upstream.tls_listen);
+    let served = [Some(config.edge.listen), Some(config.api.listen), upstream];
+    assert_eq!(held, served.iter().flatten().map(ToString::to_string).collect());
+}
+
+#[test]
+fn the_packaged_configuration_is_right_and_its_secrets_are_those_that_are_made_and_handed_over() {
+    let config = example("");
+    let cautions: Vec<_> = config.cautions.iter().map(|caution| &*caution.place).collect();
+    assert_eq!(cautions, ["app[0].print_pushes"], "what makes it one for a trial");
+    let (unit, made) = (file("sipwake.service"), file("debian/postinst"));
+    for name in ["operator-token", "app-key"] {
+        assert!(file("relay.toml").contains(&format!("\"secrets/{name}\"")), "{name}");
+        assert!(
+            unit.contains(&format!("LoadCredential={name}:/etc/sipwake/secrets/{name}\n")),
+            "{name} is handed over"
+        );
+        assert!(made.contains(name), "{name} is made");
+    }
+    // What a service manager hands over goes before the file, which the relay's user cannot read.
+    let handed_over = Scratch::new();
+    handed_over.file("operator-token", "handed-over-0123456789");
+    let config = example(&handed_over.path().display().to_string());
+    assert_eq!(config.operator.token.expose(), "handed-over-0123456789");
+}
+
+/// The example with its files, as it is installed; `credentials`: where those are that a service manager hands over.
+fn example(credentials: &str) -> Config {
+    let scratch = Scratch::new();
+    for folder in ["secrets", "certs"] {
+        fs::create_dir(scratch.path().join(folder)).expect("a folder");
+    }
+    for name in ["secrets/operator-token", "secrets/app-key", "certs/relay.pem", "certs/relay.key"] {
+        scratch.file(name, format!("0123456789-0123456789 {name}"));
+    }
+    let environment = [("CREDENTIALS_DIRECTORY".to_owned(), credentials.to_owned())];
+    let read = Config::read(&file("relay.toml"), scratch.path(), environment);
+    read.unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+#[test]
+fn composition_and_image_publish_what_peers_need_and_hold_no_password_that_everybody_knows() {
+    let docker = |name: &str| fs::read_to_string(package().join("../../docker").join(name)).expect("a file");
+    let (compose, image) = (docker("compose.yaml"), docker("Dockerfile"));
+    for port in ["5061:5061", "5071:5071", "8443:8443", "127.0.0.1:9443:9443"] {
+        assert!(compose.contains(&format!("\"{port}\"")), "{port} is not published");
+    }
+    assert!(compose.contains("GF_SECURITY_ADMIN_PASSWORD__FILE") && !compose.contains("PASSWORD: admin"));
+    let services = compose.matches("\n    image: ").count() + compose.matches("\n    build: ").count();
+    for limit in ["mem_limit", "pids_limit", "no-new-privileges", "cap_drop: [ALL]"] {
+        assert_eq!(compose.matches(limit).count(), services, "{limit} of each service");
+    }
+    let last = image.rsplit("\nFROM ").next().unwrap_or_default();
+    assert!(last.starts_with("scratch\n") && last.contains("USER 10001") && last.contains("HEALTHCHECK"), "{last}");
+    assert!(last.contains("\"check\", \"--live\""), "{last}");
+}
