@@ -11,6 +11,7 @@
 #![doc = include_str!("settings.md")]
 
 mod acme_section;
+mod distinct;
 mod effective;
 mod environment;
 mod lines;

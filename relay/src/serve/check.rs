@@ -7,7 +7,8 @@ use std::io::ErrorKind;
 
 use tokio::net::{TcpListener, UdpSocket};
 
-use super::{beside, open_vault, push_settings};
+use super::push_services::push_settings;
+use super::{beside, open_vault};
 use crate::acme;
 use crate::clock;
 use crate::config::{ApnsCredentials, Config, Problem, Tls};

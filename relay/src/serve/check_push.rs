@@ -2,7 +2,7 @@
 //!
 //! Invariant: no device gets a push (`push::trial`), and no problem repeats a key.
 
-use super::push_settings;
+use super::push_services::push_settings;
 use crate::config::{Config, Problem};
 use crate::metrics::Metrics;
 use crate::push::PushService;

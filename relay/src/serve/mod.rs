@@ -12,11 +12,11 @@ pub mod check;
 pub mod check_push;
 mod clock_watch;
 mod keyring_watch;
+mod push_services;
 mod reload;
 mod store_watch;
 pub mod unconfigured;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -51,11 +51,12 @@ use crate::operator::Operator;
 use crate::operator::controls::Reloaded;
 use crate::operator::readiness::{Check, Readiness};
 use crate::otlp::Exporter;
-use crate::push::{AppPush, PushService, SetupError, apns, fcm, webpush};
-use crate::service::{self, Service, Services};
+use crate::push::{PushService, SetupError, webpush};
+use crate::service::{self, Service};
 use crate::timing::ConnectionTiming;
 use crate::vault::{self, Keyring, KeyringError, StoreError, StoreFault, StoreTls, Vault};
 
+use push_services::{has_none, push_service, services};
 use reload::Reloader;
 
 /// What the calls that are being set up get to end in when the drain begins; then they are ended.
@@ -624,50 +625,6 @@ fn endpoint_settings(
             registrations_per_second: upstream.registrations_per_second,
         },
     }
-}
-
-fn has_none(app: &config::App) -> bool {
-    app.apns.is_none() && app.fcm.is_none() && app.webpush.is_none()
-}
-
-/// The push services, and whether pushes are only printed: when no App has any.
-fn push_service(config: &Config, metrics: &Metrics) -> Result<(PushService, bool), StartError> {
-    let apps = &config.apps;
-    if apps.iter().all(has_none) {
-        return Ok((PushService::printed(), true));
-    }
-    let apps = apps.iter().map(|app| (app.id.clone(), push_settings(app, &config.upstream))).collect();
-    Ok((PushService::new(apps, metrics).map_err(StartError::Push)?, false))
-}
-
-fn push_settings(app: &config::App, upstream: &config::Upstream) -> AppPush {
-    AppPush {
-        apns: app.apns.as_ref().map(|apns| apns::Settings {
-            credentials: apns.credentials.clone(),
-            endpoint: apns.endpoint.clone(),
-            ca_file: apns.ca_file.clone(),
-        }),
-        fcm: app.fcm.as_ref().map(|fcm| fcm::Settings {
-            service_account_file: fcm.service_account_file.clone(),
-            endpoint: fcm.endpoint.clone(),
-            ca_file: fcm.ca_file.clone(),
-        }),
-        webpush: app.webpush.as_ref().map(|webpush| webpush::Settings {
-            key_file: webpush.key_file.clone(),
-            subject: webpush.subject.clone(),
-            ca_file: webpush.ca_file.clone(),
-            allow_addresses: upstream.allow_addresses.clone(),
-        }),
-    }
-}
-
-fn services(apps: &[config::App], printed: bool) -> HashMap<Box<str>, Services> {
-    let of = |app: &config::App| Services {
-        apns: printed || app.apns.is_some(),
-        fcm: printed || app.fcm.is_some(),
-        webpush: printed || app.webpush.is_some(),
-    };
-    apps.iter().map(|app| (app.id.clone(), of(app))).collect()
 }
 
 fn api_settings(config: &Config, vault: &Vault) -> api::Settings {

@@ -14,8 +14,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
+use super::api_settings;
 use super::check::push_certificates;
-use super::{api_settings, push_service};
+use super::push_services::push_service;
 use crate::api::Api;
 use crate::config::{ApnsCredentials, Config, Setting};
 use crate::metrics::Metrics;

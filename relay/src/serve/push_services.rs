@@ -1,0 +1,55 @@
+//! The push services of each App, as the configuration names them.
+//!
+//! Invariant: pushes are printed only where no App has a push service.
+
+use std::collections::HashMap;
+
+use super::StartError;
+use crate::config::{self, Config};
+use crate::metrics::Metrics;
+use crate::push::{AppPush, PushService, apns, fcm, webpush};
+use crate::service::Services;
+
+pub(super) fn has_none(app: &config::App) -> bool {
+    app.apns.is_none() && app.fcm.is_none() && app.webpush.is_none()
+}
+
+/// The push services, and whether pushes are only printed: when no App has any.
+pub(super) fn push_service(config: &Config, metrics: &Metrics) -> Result<(PushService, bool), StartError> {
+    let apps = &config.apps;
+    if apps.iter().all(has_none) {
+        return Ok((PushService::printed(), true));
+    }
+    let apps = apps.iter().map(|app| (app.id.clone(), push_settings(app, &config.upstream))).collect();
+    Ok((PushService::new(apps, metrics).map_err(StartError::Push)?, false))
+}
+
+pub(super) fn push_settings(app: &config::App, upstream: &config::Upstream) -> AppPush {
+    AppPush {
+        apns: app.apns.as_ref().map(|apns| apns::Settings {
+            credentials: apns.credentials.clone(),
+            endpoint: apns.endpoint.clone(),
+            ca_file: apns.ca_file.clone(),
+        }),
+        fcm: app.fcm.as_ref().map(|fcm| fcm::Settings {
+            service_account_file: fcm.service_account_file.clone(),
+            endpoint: fcm.endpoint.clone(),
+            ca_file: fcm.ca_file.clone(),
+        }),
+        webpush: app.webpush.as_ref().map(|webpush| webpush::Settings {
+            key_file: webpush.key_file.clone(),
+            subject: webpush.subject.clone(),
+            ca_file: webpush.ca_file.clone(),
+            allow_addresses: upstream.allow_addresses.clone(),
+        }),
+    }
+}
+
+pub(super) fn services(apps: &[config::App], printed: bool) -> HashMap<Box<str>, Services> {
+    let of = |app: &config::App| Services {
+        apns: printed || app.apns.is_some(),
+        fcm: printed || app.fcm.is_some(),
+        webpush: printed || app.webpush.is_some(),
+    };
+    apps.iter().map(|app| (app.id.clone(), of(app))).collect()
+}
