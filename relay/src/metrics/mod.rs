@@ -103,7 +103,7 @@ metrics! {
     Messages = "sipwake_messages_total", Counter, "MESSAGE requests from the accounts' servers, by how they ended.";
     MissedCalls = "sipwake_missed_calls_total", Counter, "Calls that nobody answered, by what became of the note of them.";
     CallStories = "sipwake_call_stories_total", Counter, "Stories of calls, for each device, by whether they were kept for operators.";
-    Traces = "sipwake_traces_total", Counter, "Traces of calls for the collector of [otlp], by whether it took them.";
+    Traces = "sipwake_traces_total", Counter, "Traces of calls for the OTLP collector, by whether it took them.";
     MwiNotifies = "sipwake_mwi_notifies_total", Counter, "NOTIFY requests about mailboxes, by whether they said anything new.";
     CallsWaiting = "sipwake_calls_waiting", Gauge, "Calls that wait for their device.";
     SipRefused = "sipwake_sip_refused_total", Counter, "SIP messages dropped or refused before they reached a binding, by reason.";

@@ -5,7 +5,7 @@
 //! | `banner` | how it stands, in one sentence, with the next step |
 //! | `attention` | what has gone wrong, lately first, and what it means |
 //! | [`calls`] | the last calls |
-//! | [`status`] | banner, numbers and attention as JSON |
+//! | `status` | banner, numbers and attention as JSON |
 //! | `tables` | everything else, folded away |
 //! | `html` | text, numbers and charts as HTML |
 //!
