@@ -36,6 +36,11 @@ pub fn set_virtual(up: Duration) {
     VIRTUAL.set(Some(up));
 }
 
+/// Whether this thread runs a simulation.
+pub(crate) fn is_virtual() -> bool {
+    virtual_up().is_some()
+}
+
 fn virtual_up() -> Option<Duration> {
     VIRTUAL.get()
 }

@@ -39,7 +39,7 @@ pub use health::{Report, State};
 pub use identity::chain;
 pub use network::{ByteStream, Network, Opening};
 pub use rfc8599::{Address, NoAddress};
-pub use service::{AppPush, Delivery, PushService, check};
+pub use service::{AppPush, Delivery, PushService, check, take_printed};
 pub use setup::{Problem, SetupError};
 pub use trial::Trial;
 

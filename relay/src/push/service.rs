@@ -3,6 +3,7 @@
 //! Invariant: no push is tried after its deadline, and no wait goes past it; no lock is held while a push waits, so
 //! that one App's or one service's trouble delays no other.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -351,7 +352,21 @@ fn left(deadline: u64) -> Duration {
 
 fn print(app: &str, target: &PushTarget, push: &Push) -> Verdict {
     let text = payload::fcm(push, target.public_key.as_deref()).unwrap_or_default();
-    // For the person at the terminal, who is to read and copy it: no event of the log.
-    eprintln!("PUSH printed instead of sent (app {app}, {:?}):\n{text}", target.provider);
+    PRINTED.with_borrow_mut(|heard| match heard {
+        Some(heard) => heard.push(text),
+        // For the person at the terminal, who is to read and copy it: no event of the log.
+        None => eprintln!("PUSH printed instead of sent (app {app}, {:?}):\n{text}", target.provider),
+    });
     Verdict::Accepted
+}
+
+thread_local! {
+    /// In a simulation: what was printed on this thread.
+    static PRINTED: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+}
+
+/// In a simulation: what was printed on this thread since this was asked last. From the first time on it comes here instead of
+/// to the standard error.
+pub fn take_printed() -> Vec<String> {
+    PRINTED.replace(Some(Vec::new())).unwrap_or_default()
 }

@@ -359,7 +359,7 @@ impl World<RealServer> {
         for log in &logs {
             self.secrets.assert_none_in("the log at trace level", log);
             assert!(!log.contains("panicked"), "{log}");
-            assert!(log.contains("serving edge="), "the log says nothing at all");
+            assert!(log.contains("event=\"serving\""), "the log says nothing at all");
         }
         Ok(())
     }

@@ -91,7 +91,7 @@ async fn a_relay_that_was_killed_is_found_again_by_kamailios_path() -> Outcome {
     let phone = asleep(&world).await?;
     world.relay.kill_9().await?;
     world.restart().await?;
-    world.relay.await_log("instances are registered again", SOON).await?;
+    world.relay.await_log("instances-taken-over", SOON).await?;
     world.await_metric("sipwake_upstream_flows", 1.0).await?;
     ring(&world, &phone, Scenario::CalleeHangsUp).await.map(drop)
 }

@@ -9,11 +9,11 @@
 //!
 //! Invariant: nothing of a node runs but in [`Node::run`].
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use relay::clock;
 use relay::config::Config;
+use relay::push::take_printed;
 use relay::serve::{Relay, Running};
 use serde_json::Value;
 use tests::api_client::{ApiClient, Instance};
@@ -21,9 +21,6 @@ use tests::relay_setup::Setup;
 use tests::scratch::Scratch;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
-use tracing::field::{Field, Visit};
-use tracing::subscriber::with_default;
-use tracing::{Event, Metadata, Subscriber, span};
 
 /// How often each task may run in one turn, about: what takes longer goes on in the next.
 const PASSES: usize = 8;
@@ -37,7 +34,7 @@ pub struct Node {
     /// When it is started again.
     pub down_until: Option<Duration>,
     run: Option<Run>,
-    pushes: Pushes,
+    pushes: Vec<String>,
     /// What its own clock has come to.
     at: Duration,
 }
@@ -75,13 +72,10 @@ pub struct Answered {
     pub instance: Option<Instance>,
 }
 
-/// A push that a node has sent: the text of it.
-type Pushes = Arc<Mutex<Vec<String>>>;
-
 impl Node {
     /// A node that is not started yet.
     pub fn new(setup: Setup) -> Self {
-        let pushes = Pushes::default();
+        let pushes = Vec::new();
         Self { setup, stands_until: None, down_until: None, run: None, pushes, at: Duration::ZERO }
     }
 
@@ -158,15 +152,15 @@ impl Node {
         let step = now.saturating_sub(self.at);
         self.at = now;
         clock::set_virtual(now);
-        let hears = Hears(self.pushes.clone());
-        with_default(hears, || {
-            run.runtime.block_on(async {
-                tokio::time::advance(step).await;
-                for _ in 0..PASSES {
-                    tokio::task::yield_now().await;
-                }
-            });
+        // What another node of this thread has printed is not this one's.
+        let _ = take_printed();
+        run.runtime.block_on(async {
+            tokio::time::advance(step).await;
+            for _ in 0..PASSES {
+                tokio::task::yield_now().await;
+            }
         });
+        self.pushes.extend(take_printed());
         if run.leaves.as_ref().is_some_and(JoinHandle::is_finished) {
             let run = self.run.take();
             if let Some(run) = run {
@@ -177,7 +171,7 @@ impl Node {
 
     /// The pushes since it was asked last.
     pub fn pushes(&mut self) -> Vec<String> {
-        std::mem::take(&mut *self.pushes.lock().expect("no panic under the lock"))
+        std::mem::take(&mut self.pushes)
     }
 
     /// The answers since they were asked for last.
@@ -198,49 +192,4 @@ impl Node {
         }
         answers
     }
-}
-
-/// Hears what a relay that has no push service says of its pushes.
-struct Hears(Pushes);
-
-struct Text(Option<String>);
-
-impl Visit for Text {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() == "push" {
-            self.0 = Some(value.to_owned());
-        }
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        if field.name() == "push" {
-            self.0 = Some(format!("{value:?}"));
-        }
-    }
-}
-
-impl Subscriber for Hears {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && metadata.target() == "relay::push::service"
-    }
-
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        let mut text = Text(None);
-        event.record(&mut text);
-        if let Some(text) = text.0 {
-            self.0.lock().expect("no panic under the lock").push(text);
-        }
-    }
-
-    fn enter(&self, _: &span::Id) {}
-
-    fn exit(&self, _: &span::Id) {}
 }
