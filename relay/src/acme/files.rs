@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 use super::AcmeError;
 use super::http::Client;
 use crate::config::Acme as Settings;
-use crate::net::tls::web_client;
+use crate::net::tls::{ServerTls, web_client};
 
 /// How long what stands in for a certificate says that it has been valid, and is.
 const PAST: Duration = Duration::from_secs(30 * 86_400);
@@ -43,7 +43,8 @@ impl Files {
         (self.0.join("certificate.pem"), self.0.join("certificate.key"))
     }
 
-    /// Makes the folder; and, where there is no certificate yet, one that is signed by itself and due at once.
+    /// Makes the folder; and, where there is no certificate yet, or a process died between the two renames, one that is signed by
+    /// itself and due at once.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -51,7 +52,16 @@ impl Files {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
         fs::set_permissions(&self.0, Permissions::from_mode(0o700))?;
         let (chain, key) = self.pair();
-        if chain.exists() && key.exists() {
+        // A file that is there and cannot be read is no reason to write over it.
+        let readable = |file: &Path| {
+            fs::read(file).map(drop).or_else(|error| match error.kind() {
+                io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            })
+        };
+        readable(&chain)?;
+        readable(&key)?;
+        if ServerTls::load(&chain, &key).is_ok() {
             return Ok(());
         }
         let (key, chain) = stand_in(names).map_err(io::Error::other)?;
@@ -64,8 +74,10 @@ impl Files {
     /// When they cannot be written.
     pub(super) fn keep(&self, key: &str, chain: &str) -> io::Result<()> {
         let (chain_file, key_file) = self.pair();
-        replace(&key_file, key.as_bytes())?;
-        replace(&chain_file, chain.as_bytes())
+        // Both are on the disk before either takes its place: a disk that is full changes nothing.
+        let (key_aside, chain_aside) = (written(&key_file, key.as_bytes())?, written(&chain_file, chain.as_bytes())?);
+        fs::rename(key_aside, key_file)?;
+        fs::rename(chain_aside, chain_file)
     }
 
     /// The account at the CA of the settings, made when there is none.
@@ -86,7 +98,7 @@ impl Files {
         let made = Account::builder_with_http(client()?).create(&wish, settings.directory_url.to_string(), None);
         let (account, credentials) = made.await?;
         let text = Zeroizing::new(serde_json::to_string(&credentials).map_err(io::Error::other)?);
-        replace(&file, text.as_bytes())?;
+        fs::rename(written(&file, text.as_bytes())?, &file)?;
         Ok(account)
     }
 
@@ -111,14 +123,39 @@ fn stand_in(names: &[String]) -> Result<(Zeroizing<String>, String), rcgen::Erro
     Ok((Zeroizing::new(key.serialize_pem()), chain))
 }
 
-/// Writes beside it first.
-fn replace(file: &Path, content: &[u8]) -> io::Result<()> {
+/// Writes what is to take a file's place beside it; where.
+fn written(file: &Path, content: &[u8]) -> io::Result<PathBuf> {
     let mut aside = file.as_os_str().to_owned();
     aside.push(".new");
+    let aside = PathBuf::from(aside);
     // What an earlier run has left half written.
     let _ = fs::remove_file(&aside);
     let mut open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
     open.write_all(content)?;
     open.sync_all()?;
-    fs::rename(&aside, file)
+    Ok(aside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_that_is_half_replaced_is_not_taken_and_one_that_is_whole_stays() {
+        let folder = std::env::temp_dir().join(format!("sipwake-acme-{}", std::process::id()));
+        let (files, names) = (Files::new(&folder), ["relay.example.net".to_owned()]);
+        files.prepare(&names).unwrap();
+        let (chain, key) = files.pair();
+        let first = fs::read(&chain).unwrap();
+        files.prepare(&names).unwrap();
+        assert_eq!(fs::read(&chain).unwrap(), first, "a whole pair stays");
+        // Killed between the two renames.
+        let (other, _) = stand_in(&names).unwrap();
+        fs::write(&key, other.as_bytes()).unwrap();
+        assert!(ServerTls::load(&chain, &key).is_err());
+        files.prepare(&names).unwrap();
+        assert!(ServerTls::load(&chain, &key).is_ok() && fs::read(&chain).unwrap() != first);
+        assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }

@@ -109,6 +109,9 @@ pub(super) struct Troubled {
     known: Arc<AtomicUsize>,
 }
 
+/// Services whose trouble is remembered; that of a further one does not count.
+const TROUBLED_MAX: usize = 1_024;
+
 impl Troubled {
     pub(super) fn new(known: Arc<AtomicUsize>) -> Self {
         Self { origins: Mutex::default(), known }
@@ -118,7 +121,8 @@ impl Troubled {
     /// is not taken for all of them. The only one counts always.
     fn counts(&self, origin: &str) -> bool {
         let mut origins = self.lock();
-        origins.insert(origin.into()) || self.known.load(Ordering::Relaxed) <= 1
+        let is_new = origins.len() < TROUBLED_MAX && origins.insert(origin.into());
+        is_new || self.known.load(Ordering::Relaxed) <= 1
     }
 
     fn lock(&self) -> MutexGuard<'_, HashSet<Box<str>>> {

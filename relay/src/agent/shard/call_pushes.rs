@@ -36,8 +36,8 @@ const CALL_ENDED_LIFE_S: u64 = 30;
 const SIGN_WITHIN: Duration = Duration::from_secs(5);
 
 impl Shard {
-    /// A call waits for its device: push. Why no push is sent, where that is so.
-    pub(crate) fn wake(&mut self, arrived: Instant, call: &IncomingCall) -> Option<Withheld> {
+    /// A call waits for its device: push. The App that is pushed, or why none is.
+    pub(crate) fn wake(&mut self, arrived: Instant, call: &IncomingCall) -> Result<Box<str>, Withheld> {
         let now = unix_now();
         let deadline = now + call.wait.as_secs();
         let push = Push {
@@ -54,14 +54,14 @@ impl Shard {
         let Some((app, target)) = self.call_target(call.instance) else {
             self.track_call(call, None);
             self.give_up(call.call, call.instance);
-            return Some(Withheld::NoTarget);
+            return Err(Withheld::NoTarget);
         };
         if let Err(limit) = self.budgets.take_call(clock::now(), &app, call.instance, &call.from) {
             self.shared.quotas.met(limit);
             tracing::info!(event = "call-not-pushed", instance = %call.instance, call = %call.call, limit = limit.word(), "a call is not pushed");
             self.track_call(call, None);
             self.give_up(call.call, call.instance);
-            return Some(Withheld::Limit);
+            return Err(Withheld::Limit);
         }
         self.track_call(call, Some(target.provider));
         let provider = self.shared.provider(target.provider);
@@ -70,7 +70,7 @@ impl Shard {
             self.next.push_back(Input::Ring { call: call.call, instance: call.instance });
         }
         let (shared, shard) = (self.shared.clone(), self.index);
-        let (instance, call) = (call.instance, call.call);
+        let (instance, call, pushed_by) = (call.instance, call.call, app.clone());
         let mut push = Box::pin(async move {
             let departure = Departure::of_call(arrived, &shared.metrics);
             let (verdict, copies) = deliver_copies(&shared, &app, &target, &push, &departure).await;
@@ -93,7 +93,7 @@ impl Shard {
             self.hurried = true;
             self.pushes.insert((call, instance), tokio::spawn(push).abort_handle());
         }
-        None
+        Ok(pushed_by)
     }
 
     /// Where an instance's calls go; `None`: nowhere.

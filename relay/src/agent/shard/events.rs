@@ -75,7 +75,7 @@ impl Shard {
             }
             Event::Wake(call) => {
                 self.note_invite(&call);
-                let how = self.wake(at, &call).map_or(How::Pushed, How::Withheld);
+                let how = self.wake(at, &call).map_or_else(How::Withheld, How::Pushed);
                 self.begin_story(call, at, how);
             }
             Event::Forked(call) => {

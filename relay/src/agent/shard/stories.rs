@@ -21,10 +21,10 @@ use crate::vault::record::StoredRecord;
 const OPEN_MAX: usize = 20_000;
 
 /// How a call came.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum How {
-    /// Its device was pushed.
-    Pushed,
+    /// Its device was pushed, by this App.
+    Pushed(Box<str>),
     /// It was not.
     Withheld(Withheld),
     /// Its device is attached, and has its INVITE.
@@ -62,13 +62,17 @@ impl Shard {
                 self.shared.metrics.call_story(MissedCallOutcome::Lost);
                 return;
             }
-            let Some(app) = self.app_of(instance) else { return };
+            let known = match &how {
+                How::Pushed(app) => Some(app.clone()),
+                How::Withheld(_) | How::Offered | How::Arrived => self.app_of(instance),
+            };
+            let Some(app) = known else { return };
             tracing::debug!(event = "call-step", call = %id, %instance, step = "invite", "a call goes on");
             let waited = u64::try_from(arrived.elapsed().as_millis()).unwrap_or(0);
             self.stories.insert(key, Story::new(id, instance, &app, &call.from, now.saturating_sub(waited)));
         }
         let moment = match how {
-            How::Pushed => {
+            How::Pushed(_) => {
                 let pushed = self.calls.of(instance, id).and_then(|call| call.pushed);
                 pushed.map(|provider| Moment::PushSent(self.shared.provider(provider)))
             }

@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes};
 const ROOM: usize = 16 * 1024;
 
 /// Bytes that lie in several places.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Parcel {
     first: Bytes,
     rest: VecDeque<Bytes>,

@@ -3,7 +3,7 @@
 //! Whoever subscribes names the service, and may name anything: so each address is judged by `upstream.allow_addresses` when
 //! it is dialled, and an origin costs its own connection alone.
 //!
-//! Invariant: at most [`ORIGINS_MAX`] origins are known; one that nobody has needed for [`IDLE`] gives way.
+//! Invariant: at most [`ORIGINS_MAX`] origins are known; one that nobody has needed for [`IDLE`] is forgotten, and the one used longest ago gives way to a new one.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,7 +22,8 @@ use crate::push::endpoint::Endpoint;
 use crate::push::health::{Record, Troubled};
 use crate::push::network::{Guarded, Network};
 
-/// Origins that one App's pushes go to at once; a further one waits until one has been idle.
+/// Origins that are known for one App; with a further one that which was used longest ago, and is not at this moment, is forgotten.
+/// A push to a further one while all are in use is refused.
 const ORIGINS_MAX: usize = 1_024;
 /// How long an origin is kept that nobody needs.
 const IDLE: Duration = Duration::from_secs(600);
@@ -85,7 +86,10 @@ impl Origins {
         }
         table.retain(|_, origin| Arc::strong_count(origin) > 1 || origin.idle_since() + IDLE > now);
         if table.len() >= ORIGINS_MAX {
-            return None;
+            // Whoever subscribes may name any service: many that are seldom used must not keep a call from another one.
+            let unused = table.iter().filter(|(_, origin)| Arc::strong_count(origin) == 1);
+            let oldest = unused.min_by_key(|(_, origin)| origin.idle_since()).map(|(name, _)| name.clone());
+            table.remove(&oldest?);
         }
         let endpoint = Endpoint::new(&origin, "endpoint", Arc::clone(&self.tls), Arc::clone(&self.network)).ok()?;
         let audience = endpoint.origin().strip_suffix(":443").unwrap_or(endpoint.origin()).into();
@@ -136,5 +140,36 @@ impl Origin {
 
     fn idle_since(&self) -> Instant {
         *self.used_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::push::endpoint::trust;
+    use crate::push::network::System;
+
+    fn url(number: usize) -> Uri {
+        format!("https://push{number}.example.net/a").parse().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_service_is_reached_however_many_were_named_unless_all_are_in_use() {
+        let series = Metrics::new().push_service("com.example.phone", "webpush");
+        let record = Record::new("com.example.phone", "webpush", series);
+        let tls = trust(None, None).ok().unwrap();
+        let origins = Origins::new("com.example.phone", tls, Arc::new(System), Reach::new(&[]), record);
+        let mut in_use = vec![origins.of(&url(0)).unwrap()];
+        for number in 1..ORIGINS_MAX {
+            tokio::time::advance(Duration::from_millis(1)).await;
+            assert!(origins.of(&url(number)).is_some());
+        }
+        assert!(origins.of(&url(ORIGINS_MAX)).is_some(), "the one used longest ago gives way");
+        let known = |number| origins.lock().contains_key(&*format!("https://push{number}.example.net"));
+        assert!(known(0) && !known(1) && known(2) && known(ORIGINS_MAX), "and none that is in use");
+        in_use.extend((2..=ORIGINS_MAX).map(|number| origins.of(&url(number)).unwrap()));
+        assert!(origins.of(&url(ORIGINS_MAX + 1)).is_none());
+        assert_eq!(origins.lock().len(), in_use.len());
     }
 }
