@@ -173,6 +173,7 @@ async fn a_call_of_a_registration_that_passed_through_is_told_like_any_other() -
     let world = World::start().await?;
     let phone = world.push_phone(&Service::Fcm(FCM_TOKEN.to_owned()));
     let purr = phone.register_and_sleep(SOON).await?.purr.unwrap_or_default();
+    world.await_all_asleep().await?;
     let caller = world.call_for(&phone)?;
     world.android_push().await?;
     caller.expect(180, SOON).await?;
