@@ -12,12 +12,20 @@ use super::Shard;
 use crate::agent::ShardInput;
 use crate::agent::transport::upstreams::Route;
 use crate::clock::{self, unix_now_ms};
+use crate::config::DomainRules;
 use crate::limits::guesses::{Attempt, Permit};
 use crate::limits::holdings::Place;
 use crate::push::NoAddress;
 
 /// How long a device waits whose registration meets a limit, in seconds.
 const FULL_RETRY_S: u32 = 60;
+
+/// Why a REGISTER without push parameters does not pass, in the text of its Warning.
+const NO_PUSH: &str =
+    "this relay registers this domain with pn-provider alone (RFC 8599): its operator lets no other device register";
+/// Why a REGISTER for other servers does not pass, likewise.
+const OTHER_DOMAIN: &str =
+    "this relay does not serve the domain of To, of the Request-URI or of the Route behind its own";
 
 /// What a REGISTER holds that is on its way through.
 #[derive(Default)]
@@ -63,14 +71,13 @@ impl Shard {
         self.next.push_back(Input::Route { register: asked.register, route });
     }
 
-    /// Whether a REGISTER is for servers and a push service that are served here.
+    /// Whether a REGISTER is for servers, and for a push service, that are served here.
     fn may_pass(&self, asked: &RouteRequest) -> Result<(), RouteRefusal> {
-        let RouteRequest { aor, registrar, proxy, push, .. } = asked;
-        let allowed = |uri: &str| Uri::parse(uri).is_some_and(|uri| self.shared.domains.allow(uri.host));
-        if ![Some(aor), Some(registrar), proxy.as_ref()].into_iter().flatten().all(|uri| allowed(uri)) {
-            return Err(403.into());
+        let forbidden = |text| RouteRefusal { warning: Some(text), ..RouteRefusal::from(403) };
+        if !is_within(asked, &self.shared.domains) {
+            return Err(forbidden(OTHER_DOMAIN));
         }
-        match push {
+        match &asked.push {
             PushRequest::Push(contact) => {
                 self.shared.push.address(contact, unix_now_ms()).map_err(|why| match why {
                     NoAddress::NotServed => 555_u16,
@@ -78,6 +85,10 @@ impl Shard {
                 })?;
             }
             PushRequest::Query(Some(one)) if !self.shared.push.providers().contains(&&**one) => return Err(555.into()),
+            // What is known here may be ended, whatever the operator lets register anew.
+            PushRequest::Nothing if !asked.known && !is_within(asked, &self.shared.flow_domains) => {
+                return Err(forbidden(NO_PUSH));
+            }
             PushRequest::Query(_) | PushRequest::Nothing => {}
         }
         Ok(())
@@ -88,9 +99,10 @@ impl Shard {
         let services = self.shared.push.providers();
         let route = Route::through(aor, registrar, proxy.as_deref()).map_err(|_| 416_u16)?;
         let server = route.server();
-        if matches!(push, PushRequest::Push(_)) && !asked.renews {
+        let by_flow = *push == PushRequest::Nothing && is_within(asked, &self.shared.flow_domains);
+        if asked.registers && (by_flow || matches!(push, PushRequest::Push(_))) && !asked.renews {
             let place = self.shared.quotas.place_registration(&server, asked.source);
-            let place = place.map_err(|_| RouteRefusal { status: 503, retry_after_s: Some(FULL_RETRY_S) })?;
+            let place = place.map_err(|_| wait(FULL_RETRY_S))?;
             self.passing.entry(asked.register).or_default().place = Some(place);
         }
         if let Err(refusal) = self.admit_proof(asked, &server, addresses) {
@@ -98,7 +110,8 @@ impl Shard {
             return Err(refusal);
         }
         let registrar = route.registrar().into();
-        Ok(RegisterRoute { upstream: self.shared.upstreams.acquire_for(asked.source, route), registrar, services })
+        let upstream = self.shared.upstreams.acquire_for(asked.source, route);
+        Ok(RegisterRoute { upstream, registrar, services, by_flow })
     }
 
     /// Lets a proof pass to this server, unless too many wrong ones have.
@@ -117,10 +130,8 @@ impl Shard {
             source: asked.source,
             renews: asked.renews,
         };
-        let permit = self.shared.quotas.try_password(&attempt).map_err(|wait| RouteRefusal {
-            status: 503,
-            retry_after_s: Some(u32::try_from(wait.seconds()).unwrap_or(u32::MAX)),
-        })?;
+        let permit = self.shared.quotas.try_password(&attempt);
+        let permit = permit.map_err(|pause| wait(u32::try_from(pause.seconds()).unwrap_or(u32::MAX)))?;
         self.passing.entry(asked.register).or_default().permit = Some(permit);
         Ok(())
     }
@@ -134,4 +145,16 @@ impl Shard {
             None => drop(permit),
         }
     }
+}
+
+/// 503, and when to come again.
+fn wait(seconds: u32) -> RouteRefusal {
+    RouteRefusal { retry_after_s: Some(seconds), ..RouteRefusal::from(503) }
+}
+
+/// Whether the AOR of a REGISTER and all who serve it are of these domains.
+fn is_within(asked: &RouteRequest, domains: &DomainRules) -> bool {
+    let RouteRequest { aor, registrar, proxy, .. } = asked;
+    let allowed = |uri: &str| Uri::parse(uri).is_some_and(|uri| domains.allow(uri.host));
+    [Some(aor), Some(registrar), proxy.as_ref()].into_iter().flatten().all(|uri| allowed(uri))
 }
