@@ -11,8 +11,8 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -33,6 +33,7 @@ use crate::metrics::Metrics;
 use crate::metrics::labels::Limit;
 use crate::net::stream::Stream;
 use crate::net::websocket::{CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_POLICY};
+use crate::random;
 use crate::timing::ConnectionTiming;
 
 /// Messages that wait for one device to read; with one more the connection ends.
@@ -44,9 +45,10 @@ const IDLE: Duration = Duration::from_secs(2 * 3_600);
 /// Bytes read at once, on the stack.
 const READ_BYTES: usize = 4 * 1024;
 
-/// A number that no other connection of this process has or had.
+/// A number that no other connection has or had: signed tokens hold it, and are believed by the next run, and by every node that
+/// shares the keyring. So the numbers of each run begin where those of no other one come to.
 pub(crate) fn next_flow() -> FlowId {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
+    static NEXT: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(u64::from_be_bytes(random::bytes())));
     FlowId::Stream(NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
@@ -395,5 +397,19 @@ impl<S: AsyncRead + Unpin> Future for Read<'_, S> {
         buffer.filled_mut().fill(0);
         std::hint::black_box(&space);
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A token of an earlier run must not name another SIP server's connection.
+    #[test]
+    fn the_connections_of_a_run_have_numbers_that_no_other_run_gives() {
+        let (FlowId::Stream(first), FlowId::Stream(second)) = (next_flow(), next_flow()) else { panic!("streams") };
+        assert_ne!(first, second);
+        // 2^-40 is the chance that a run begins among these.
+        assert!(first > 1 << 24 && first < u64::MAX - (1 << 24), "as every run would: {first}");
     }
 }
