@@ -110,6 +110,11 @@ impl Attachments {
         carried.iter().filter(|(instance, _)| *instance != beside).count()
     }
 
+    /// Whether a flow carries this instance.
+    pub(super) fn carries(&self, flow: FlowId, instance: InstanceId) -> bool {
+        self.flows.get(&flow).is_some_and(|state| state.instances.iter().any(|(known, _)| *known == instance))
+    }
+
     /// Notes that a flow carries this instance; `false` when the flow has ended meanwhile, or is full.
     pub(super) fn carry(&mut self, flow: FlowId, instance: InstanceId) -> bool {
         self.flows.get_mut(&flow).is_some_and(|state| state.replay_of(instance).is_some())

@@ -172,6 +172,7 @@ impl Endpoint {
             registers: intent.registration(&self.core.token_key).is_some(),
             known: !self.push_bindings.known_as(&intent).is_empty(),
             renews: self.renews(&intent),
+            familiar: self.is_familiar(&source, &intent),
             proof,
         };
         if let Some(quota) = self.registers.quotas.get_mut(&source.flow) {
@@ -199,12 +200,28 @@ impl Endpoint {
     /// Whether a connection and an AOR have room for the registration that a REGISTER asks for; else the text of a Warning.
     fn may_pass(&self, source: &Source, intent: &RegisterIntent) -> Result<(), &'static str> {
         let Some((instance, _)) = intent.registration(&self.core.token_key) else { return Ok(()) };
-        if self.attachments.carried_by(source.flow, instance) >= INSTANCES_PER_FLOW {
+        let carried = self.attachments.carried_by(source.flow, instance);
+        if carried + self.coming_by(source.flow, instance, INSTANCES_PER_FLOW.saturating_sub(carried))
+            >= INSTANCES_PER_FLOW
+        {
             return Err("this connection carries as many registrations as it may");
         }
         let is_known = || self.push_bindings.knows(instance) || !self.push_bindings.known_as(intent).is_empty();
         let room = self.push_bindings.contacts_of(intent) < CONTACTS_PER_AOR;
         if room || is_known() { Ok(()) } else { Err("this address of record has as many registrations as it may") }
+    }
+
+    /// How many further registrations than those that a flow carries, and than this one, REGISTERs under way ask it for. They
+    /// are looked through only when there are so many that it matters.
+    fn coming_by(&self, flow: FlowId, beside: InstanceId, matters: usize) -> usize {
+        if self.registers.quotas.get(&flow).is_none_or(|quota| usize::from(quota.under_way) < matters) {
+            return 0;
+        }
+        let theirs = self.registers.under_way.values().filter(|register| register.source.flow == flow);
+        let asked = theirs.filter_map(|register| register.intent.registration(&self.core.token_key));
+        let new =
+            asked.map(|(instance, _)| instance).filter(|it| *it != beside && !self.attachments.carries(flow, *it));
+        new.collect::<BTreeSet<_>>().len()
     }
 
     /// Whether a REGISTER is about a registration that is known here, and names its device: whoever takes all of an account
@@ -214,6 +231,14 @@ impl Endpoint {
         !intent.contact.is_empty()
             && (known.is_some_and(|(instance, _)| self.push_bindings.knows(instance))
                 || !self.push_bindings.known_as(intent).is_empty())
+    }
+
+    /// Whether a REGISTER names the push token of a registration that is known here, or comes by the connection of one that it
+    /// is about.
+    fn is_familiar(&self, source: &Source, intent: &RegisterIntent) -> bool {
+        let named = intent.registration(&self.core.token_key).filter(|(_, reach)| *reach == Reach::Pushed);
+        named.is_some_and(|(instance, _)| self.push_bindings.knows(instance))
+            || self.push_bindings.known_as(intent).iter().any(|it| self.attachments.is_attached_by(*it, source))
     }
 
     /// The shell has found the route of a REGISTER, or why it has none.

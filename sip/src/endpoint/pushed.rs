@@ -33,6 +33,9 @@ pub struct RouteRequest {
     pub known: bool,
     /// Whether it renews a registration that is known here, or takes its place, and names its device.
     pub renews: bool,
+    /// Whether it shows what others do not know of a registration that is known here: its push token, or its own connection. The
+    /// key that tells devices apart does not count: whoever is called may read it.
+    pub familiar: bool,
     /// The proof that it carries for its SIP server; [`super::Event::RegisterEnded`] tells what became of it.
     pub proof: Option<CarriedProof>,
 }

@@ -66,7 +66,8 @@ impl Shard {
 
     fn answer_route(&mut self, asked: &RouteRequest, route: Result<RegisterRoute, RouteRefusal>) {
         if let Err(RouteRefusal { status, .. }) = route {
-            tracing::info!(event = "passing-refused", status, "a registration may not pass");
+            // Anybody may send some each second.
+            tracing::debug!(event = "passing-refused", status, "a registration may not pass");
         }
         self.next.push_back(Input::Route { register: asked.register, route });
     }
@@ -128,7 +129,7 @@ impl Shard {
             server,
             addresses,
             source: asked.source,
-            renews: asked.renews,
+            renews: asked.familiar,
         };
         let permit = self.shared.quotas.try_password(&attempt);
         let permit = permit.map_err(|pause| wait(u32::try_from(pause.seconds()).unwrap_or(u32::MAX)))?;

@@ -125,14 +125,15 @@ pub fn device_register(source: &Source, instance: InstanceId, number: u32, autho
     )
 }
 
-/// A device's REGISTER to its own SIP server, through the edge (RFC 8599).
+/// A device's REGISTER to its own SIP server, through the edge (RFC 8599). Token 1: without a word of pushes.
 pub fn forwarded_register(source: &Source, number: u32, token: u8, expires: u32) -> String {
     let flow = source.peer.port();
+    let pn = if token == 1 { String::new() } else { format!(";pn-provider=fcm;pn-param=project;pn-prid=token{token}") };
     format!(
         "REGISTER sip:example.com SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:9;branch=z9hG4bKt{flow}.{number};rport\r\nMax-Forwards: 70\r\n\
          Route: <sip:relay.test:5061;transport=tls;lr>\r\nFrom: <sip:carol@example.com>;tag=d\r\nTo: <sip:carol@example.com>\r\n\
          Call-ID: t{flow}\r\nCSeq: {number} REGISTER\r\nSupported: path\r\nExpires: {expires}\r\n\
-         Contact: <sip:carol@10.0.0.5:9;pn-provider=fcm;pn-param=project;pn-prid=token{token}>;+sip.instance=\"<urn:uuid:1>\"\r\n\
+         Contact: <sip:carol@10.0.0.5:9{pn}>;+sip.instance=\"<urn:uuid:1>\"\r\n\
          Content-Length: 0\r\n\r\n"
     )
 }

@@ -321,6 +321,31 @@ fn an_account_and_a_connection_have_so_many() {
     assert!(refused.text(Name::Warning).is_some_and(|text| text.contains("this connection")), "{refused:?}");
 }
 
+/// What is accepted has its place: of more accounts than a connection carries, those beyond hear it before they register.
+#[test]
+fn accounts_that_register_by_a_connection_at_once_are_no_more_than_it_carries() {
+    let mut through = serving();
+    let of = |number: usize| {
+        let to: &'static str = Box::leak(format!("sip:user{number}@example.com").into_boxed_str());
+        Register { to, ..register(1, PLAIN) }
+    };
+    for number in 0..12 {
+        through.registered(&of(number));
+        through.advance(2);
+    }
+    through.world.sent.clear();
+    for number in 12..19 {
+        through.register(&of(number));
+    }
+    let count = |through: &Through| (through.world.count("REGISTER"), through.world.count("REGISTER 403"));
+    assert_eq!(count(&through), (4, 3));
+    // One that it carries, and one that is under way already, take no further place.
+    for number in [0, 15] {
+        through.register(&of(number));
+    }
+    assert_eq!(count(&through), (6, 3));
+}
+
 #[test]
 fn it_gets_and_begins_so_much_at_most() {
     let (mut through, path) = registered(PLAIN);

@@ -231,7 +231,7 @@ fn registers_that_a_silent_server_keeps_are_so_many_of_one_source() {
     assert_eq!(through.world.endpoint.counts().waiting, 0);
 }
 
-/// A proof is counted by each name that its server may read in it, and as a renewal only from who names the device.
+/// A proof is counted by each name that its server may read in it, and as a renewal only from who knows the device.
 #[test]
 fn all_user_names_of_a_proof_are_told_and_a_star_renews_nothing() {
     let mut through = Through::new();
@@ -249,7 +249,7 @@ fn all_user_names_of_a_proof_are_told_and_a_star_renews_nothing() {
         );
         through.world.receive(source, &text);
         let asked = through.world.events.iter().find_map(|event| match event {
-            Event::RouteNeeded(it) => Some((it.renews, it.proof.as_ref().map(|proof| proof.usernames.join(" ")))),
+            Event::RouteNeeded(it) => Some((it.familiar, it.proof.as_ref().map(|proof| proof.usernames.join(" ")))),
             _ => None,
         });
         asked.ok_or_else(|| through.world.count("REGISTER 400"))
@@ -262,6 +262,13 @@ fn all_user_names_of_a_proof_are_told_and_a_star_renews_nothing() {
     assert_eq!(asked(&stranger, &[decoy, hers]), Ok((false, Some("alice decoy".into()))));
     let proxy = "Proxy-Authorization: Digest realm=r, username*=UTF-8''al%69ce";
     assert_eq!(asked(&stranger, &[decoy, hers, proxy]), Ok((false, Some("al%69ce alice decoy".into()))));
+    // Whoever was called by her has read this name of her device.
+    let called = Register::by(66).contact("<sip:m@h>;+sip.instance=\"<urn:uuid:1>\"");
+    assert_eq!(asked(&called, &[hers]), Ok((false, Some("alice".into()))));
+    let other_token = "<sip:m@h;pn-provider=fcm;pn-prid=guess>;+sip.instance=\"<urn:uuid:1>\"";
+    assert_eq!(asked(&called.clone().contact(other_token), &[hers]), Ok((false, Some("alice".into()))));
+    assert_eq!(asked(&Register { flow: 1, ..called }, &[hers]), Ok((true, Some("alice".into()))), "her connection");
+    assert_eq!(asked(&Register { flow: 2, ..Register::by(1) }, &[hers]), Ok((true, Some("alice".into()))), "her token");
     let crowd: Vec<String> = (0..5).map(|n| format!("Authorization: Digest username=\"u{n}\"")).collect();
     let crowd: Vec<&str> = crowd.iter().map(String::as_str).collect();
     assert_eq!(asked(&stranger, &crowd), Err(1), "so many are nobody's");

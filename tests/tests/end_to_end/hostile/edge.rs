@@ -236,7 +236,8 @@ async fn a_device_that_registers_a_million_ways_holds_one_place() -> Outcome {
     }
     raw.finish().await;
     assert!(raw.await_end(SOON).await.is_some());
-    assert!(raw.statuses().iter().all(|status| [401, 403].contains(status)), "{:?}", raw.statuses());
+    // Some of these names are nobody's id: a connection has so many of such.
+    assert!(raw.statuses().iter().all(|status| [401, 403, 503].contains(status)), "{:?}", raw.statuses());
     let caller = world.call_for(&lent)?;
     caller.cancel().await?;
     caller.expect(487, SOON).await?;
