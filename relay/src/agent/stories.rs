@@ -210,7 +210,12 @@ async fn write(mut kept: mpsc::Receiver<Box<Story>>, recent: Arc<Mutex<Recent>>,
             return;
         }
         // Together: none waits for the answer to another, and each wake would take a core from calls.
-        join_all(latest(batch.drain(..)).into_iter().map(|story| write_one(story, &recent, &vault, &metrics))).await;
+        join_all(
+            latest(batch.drain(..).map(|story: Box<Story>| *story))
+                .into_iter()
+                .map(|story| write_one(story, &recent, &vault, &metrics)),
+        )
+        .await;
         if kept.is_empty() {
             sleep(GATHER).await;
         }
@@ -218,12 +223,12 @@ async fn write(mut kept: mpsc::Receiver<Box<Story>>, recent: Arc<Mutex<Recent>>,
 }
 
 /// Of several that tell the same call the last, which tells most.
-fn latest(stories: impl Iterator<Item = Box<Story>>) -> Vec<Box<Story>> {
+fn latest(stories: impl Iterator<Item = Story>) -> Vec<Story> {
     let latest: BTreeMap<_, _> = stories.map(|story| ((story.instance, story.call), story)).collect();
     latest.into_values().collect()
 }
 
-async fn write_one(story: Box<Story>, recent: &Mutex<Recent>, vault: &Vault, metrics: &Metrics) {
+async fn write_one(story: Story, recent: &Mutex<Recent>, vault: &Vault, metrics: &Metrics) {
     let item = vault.seal_story(&story);
     let outcome = loop {
         match vault.put_item(story.instance, &item).await {
@@ -286,7 +291,7 @@ mod tests {
     fn of_several_that_tell_a_call_the_last_is_written() {
         let told =
             [(1, 1, 10), (2, 1, 20), (1, 1, 30), (1, 2, 40)].map(|(call, instance, at)| story(call, instance, at));
-        let written = latest(told.into_iter().map(Box::new));
+        let written = latest(told.into_iter());
         assert_eq!(written.iter().map(|story| story.at_ms).collect::<Vec<_>>(), [30, 20, 40]);
     }
 

@@ -495,6 +495,15 @@ pub enum Event {
     RefreshNeeded(InstanceId),
 }
 
+/// What keeps the requests for a binding from being judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// It is not here.
+    Binding,
+    /// It is here, and its SIP server is not known by its addresses, so that its requests cannot be told from others'.
+    Addresses(UpstreamId),
+}
+
 /// Why a request was refused before it reached a binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestRefusal {

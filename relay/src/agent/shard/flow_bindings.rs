@@ -10,10 +10,10 @@ use sip::id::InstanceId;
 
 use super::Shard;
 use crate::agent::transport::upstreams::Route;
-use crate::limits::holdings::Place;
+use crate::limits::holdings::Holding;
 
 /// Where each of them counts.
-pub(crate) type FlowBindings = HashMap<InstanceId, Place>;
+pub(crate) type FlowBindings = HashMap<InstanceId, Holding>;
 
 impl Shard {
     /// A SIP server has accepted one, or its refresh.

@@ -14,7 +14,7 @@ use crate::agent::transport::upstreams::Route;
 use crate::clock::{self, unix_now_ms};
 use crate::config::DomainRules;
 use crate::limits::guesses::{Attempt, Permit};
-use crate::limits::holdings::Place;
+use crate::limits::holdings::Holding;
 use crate::push::NoAddress;
 
 /// How long a device waits whose registration meets a limit, in seconds.
@@ -33,7 +33,7 @@ pub(crate) struct Passing {
     /// To try its proof.
     permit: Option<Permit>,
     /// For the registration that it asks for.
-    place: Option<Place>,
+    place: Option<Holding>,
 }
 
 impl Shard {

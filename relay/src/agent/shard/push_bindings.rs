@@ -24,7 +24,7 @@ use crate::agent::request::{Denied, EndKind, Erasure, InstanceStatus, KnownPushB
 use crate::agent::transport::upstreams::{Route, Upstreams};
 use crate::clock::{self, confirmed_now, latest_now, unix_now_ms};
 use crate::domain::{InstanceState, WipeReason, Word as _};
-use crate::limits::holdings::Place;
+use crate::limits::holdings::Holding;
 use crate::metrics::labels::StoreOperation;
 use crate::push::Event;
 use crate::secret::{Aor, PushToken};
@@ -68,7 +68,7 @@ struct Row {
     /// What it is being asked for is not the newest.
     stale: bool,
     /// Where it counts, as long as there is this row.
-    _place: Place,
+    _place: Holding,
     /// Who waits until the store has erased it.
     waiters: Vec<WipeWaiter>,
 }
