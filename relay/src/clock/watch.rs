@@ -1,12 +1,12 @@
-//! Which time is believed, when the system's clock jumps.
+//! Which time is trusted, when the system's clock jumps.
 //!
 //! The time since boot ([`CLOCK_BOOTTIME`](https://man7.org/linux/man-pages/man2/clock_gettime.2.html): it goes on while the machine
-//! is suspended, and nobody can set it) carries the believed time on from a moment at which the system's clock was
-//! believed. What cannot be undone (the end of a lease, the destruction of a key) asks [`confirmed_now`]: the
+//! is suspended, and nobody can set it) carries the trusted time on from a moment at which the system's clock was
+//! trusted. What cannot be undone (the end of a lease, the destruction of a key) asks [`confirmed_now`]: the
 //! earlier of both clocks. What is granted begins at [`latest_now`]: the later of both. Everything else goes by the system's clock at once, so what is told to phones and push
 //! services is right as soon as that clock is.
 //!
-//! | the system's clock, against the believed time | it is believed | until then |
+//! | the system's clock, against the trusted time | it is trusted | until then |
 //! | --- | --- | --- |
 //! | up to [`NOISE_MS`] off | at once, at most [`FOLLOWED_MS`] in [`FOLLOW_EVERY_MS`]: so a clock is disciplined | |
 //! | up to [`STEP_MS`] off, either way | after [`STEP_STEADY_MS`] in which it went at the right pace | nothing ends early |
@@ -23,7 +23,7 @@
 //! above holds for it in place of the system's clock. What others judge (push services, certificates) goes by the system's.
 //!
 //! Invariant: [`confirmed_now`] is never ahead of the shared clock, and passes no moment before real time has passed it,
-//! but for a jump that was believed.
+//! but for a jump that was trusted.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -35,7 +35,7 @@ use super::unix_now_ms;
 
 /// A difference that means nothing, in milliseconds.
 const NOISE_MS: i64 = 2_000;
-/// The most that the believed time follows the system's clock at once, in milliseconds, and how often.
+/// The most that the trusted time follows the system's clock at once, in milliseconds, and how often.
 const FOLLOWED_MS: i64 = 1_000;
 const FOLLOW_EVERY_MS: i64 = 60_000;
 /// A step as time services make them, in milliseconds, and how long it is to be steady.
@@ -51,7 +51,7 @@ pub const STORE_OFF_MAX_MS: i64 = 30_000;
 
 /// What [`ANCHOR_MS`] is before the first [`begin`], and [`STORE_ANCHOR_MS`] while the system's clock is right.
 const UNSET: i64 = i64::MIN;
-/// The believed time at boot, in milliseconds since 1970.
+/// The trusted time at boot, in milliseconds since 1970.
 static ANCHOR_MS: AtomicI64 = AtomicI64::new(UNSET);
 /// The store's time at boot, in milliseconds since 1970.
 static STORE_ANCHOR_MS: AtomicI64 = AtomicI64::new(UNSET);
@@ -62,7 +62,7 @@ static WATCH: Mutex<Option<Watch>> = Mutex::new(None);
 pub struct Reading {
     /// The shared one.
     pub system: u64,
-    /// The earlier of the shared and the believed one.
+    /// The earlier of the shared and the trusted one.
     pub confirmed: u64,
     /// The later of both.
     pub latest: u64,
@@ -79,12 +79,12 @@ impl Reading {
     /// Both clocks now.
     pub fn now() -> Self {
         let system = shared_now();
-        match believed_ms() {
+        match trusted_ms() {
             None => Self::steady(system),
-            Some(believed_ms) => {
-                let believed = (believed_ms / 1_000) as u64;
-                let is_steady = system.abs_diff(believed) * 1_000 <= STEP_MS.unsigned_abs();
-                Self { system, confirmed: system.min(believed), latest: system.max(believed), is_steady }
+            Some(trusted_ms) => {
+                let trusted = (trusted_ms / 1_000) as u64;
+                let is_steady = system.abs_diff(trusted) * 1_000 <= STEP_MS.unsigned_abs();
+                Self { system, confirmed: system.min(trusted), latest: system.max(trusted), is_steady }
             }
         }
     }
@@ -101,9 +101,9 @@ pub fn latest_now() -> u64 {
     Reading::now().latest
 }
 
-/// The believed time in seconds since 1970, for the next run; `None` before [`begin`].
-pub fn believed_now() -> Option<u64> {
-    believed_ms().map(|believed| (believed / 1_000) as u64)
+/// The trusted time in seconds since 1970, for the next run; `None` before [`begin`].
+pub fn trusted_now() -> Option<u64> {
+    trusted_ms().map(|trusted| (trusted / 1_000) as u64)
 }
 
 /// The time that the nodes of a relay share, in seconds since 1970.
@@ -136,7 +136,7 @@ pub fn store_says(store_ms: u64) -> Option<i64> {
     is_off.then_some(off_ms)
 }
 
-/// Begins to watch, once in a process. `last_seen`: what an earlier run believed at its end, in seconds since 1970.
+/// Begins to watch, once in a process. `last_seen`: what an earlier run trusted at its end, in seconds since 1970.
 pub fn begin(last_seen: Option<u64>) {
     let mut watch = lock();
     if watch.is_none() {
@@ -147,7 +147,7 @@ pub fn begin(last_seen: Option<u64>) {
 }
 
 /// Looks at the clocks; to be called about once a second. `contradicted`: one of the system's and the store's clock agrees with the
-/// believed time, and the shared one does not.
+/// trusted time, and the shared one does not.
 pub fn look(contradicted: bool) -> Verdict {
     let mut watch = lock();
     let Some(watch) = watch.as_mut() else { return Verdict::Steady };
@@ -170,7 +170,7 @@ pub enum Verdict {
     },
     /// The system's clock is back where it was.
     Returned,
-    /// The jump by so many milliseconds is believed from now on.
+    /// The jump by so many milliseconds is trusted from now on.
     Believed(i64),
 }
 
@@ -185,7 +185,7 @@ struct Watch {
     has_heard_store: bool,
 }
 
-/// A jump that is not believed yet.
+/// A jump that is not trusted yet.
 #[derive(Clone, Copy, Debug)]
 struct Jump {
     off_ms: i64,
@@ -195,17 +195,11 @@ struct Jump {
 
 impl Watch {
     fn begin(system_ms: i64, boot_ms: i64, last_seen: Option<u64>) -> Self {
-        let believed_ms = match last_seen.map(|seen| seen as i64 * 1_000) {
+        let trusted_ms = match last_seen.map(|seen| seen as i64 * 1_000) {
             Some(seen) if system_ms - seen > DOWNTIME_S as i64 * 1_000 || seen - system_ms > STEP_MS => seen,
             _ => system_ms,
         };
-        Self {
-            anchor_ms: believed_ms - boot_ms,
-            jump: None,
-            followed_at_ms: boot_ms,
-            last_seen,
-            has_heard_store: false,
-        }
+        Self { anchor_ms: trusted_ms - boot_ms, jump: None, followed_at_ms: boot_ms, last_seen, has_heard_store: false }
     }
 
     fn look(&mut self, system_ms: i64, boot_ms: i64, contradicted: bool) -> Verdict {
@@ -231,7 +225,7 @@ impl Watch {
     }
 }
 
-fn believed_ms() -> Option<i64> {
+fn trusted_ms() -> Option<i64> {
     let anchor_ms = ANCHOR_MS.load(Ordering::Relaxed);
     (anchor_ms != UNSET).then(|| (anchor_ms + boot_ms()).max(0))
 }
@@ -292,7 +286,7 @@ mod tests {
             verdicts
         }
 
-        /// How far the believed time is from real time.
+        /// How far the trusted time is from real time.
         fn error_ms(&self) -> i64 {
             self.watch.anchor_ms + BOOT_MS - START_MS
         }

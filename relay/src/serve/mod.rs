@@ -7,13 +7,13 @@
 //! Invariant: a relay that has started is reachable on every address that [`Running`] names. A drain ends within
 //! [`CALLS_DRAIN`] and the HTTPS listener's own limit; it unregisters nothing: another process takes the bindings over.
 
-mod beside;
 pub mod check;
 pub mod check_push;
 mod clock_watch;
 mod keyring_watch;
 mod push_services;
 mod reload;
+mod running_relay;
 mod store_watch;
 pub mod unconfigured;
 

@@ -156,7 +156,7 @@ impl Shard {
         tokio::pin!(end);
         let (mut busy, mut looked) = (false, clock::now());
         loop {
-            // Deadlines that follow each other closely are met together.
+            // Deadlines that follow each other closely are met together, and those that come due meanwhile with the next message.
             let mut wake_at = self.next_deadline().max(looked + TIMER_STEP);
             if busy {
                 wake_at = wake_at.min(clock::now() + BUSY_NAP);
@@ -172,9 +172,7 @@ impl Shard {
                 () = &mut end => return,
             }
             busy = !batch.is_empty();
-            if !busy {
-                looked = clock::now();
-            }
+            looked = clock::now();
             let doubtful = self.is_in_doubt(batch.len(), inbox.len());
             for input in batch.drain(..) {
                 match input {

@@ -28,7 +28,7 @@ use crate::agent::transport::upstreams::{Route, Upstreams};
 use crate::clock::{self, confirmed_now, latest_now, unix_now_ms};
 use crate::domain::{InstanceState, WipeReason, Word as _};
 use crate::limits::guesses::{Attempt, Permit};
-use crate::limits::holdings::Place;
+use crate::limits::holdings::Holding;
 use crate::metrics::labels::StoreOperation;
 use crate::push::{Event, NoAddress};
 use crate::secret::{Aor, PushToken};
@@ -74,7 +74,7 @@ struct Row {
     /// What it is being asked for is not the newest.
     stale: bool,
     /// Where it counts, as long as there is this row.
-    _place: Place,
+    _place: Holding,
     /// Who waits until the store has erased it.
     waiters: Vec<WipeWaiter>,
 }
@@ -85,7 +85,7 @@ pub(crate) struct Passing {
     /// To try its proof.
     permit: Option<Permit>,
     /// For the registration that it asks for.
-    place: Option<Place>,
+    place: Option<Holding>,
 }
 
 impl PushBindings {
