@@ -1,4 +1,4 @@
-//! A door in front of a TCP server that a test opens and closes: the server goes away and comes back at the same address.
+//! A door in front of a TCP server that a test opens and closes: the server goes away and comes back at the same address, or is far away.
 //!
 //! Invariant: while it is closed nobody listens there, and what came through before is cut off; it closes when dropped.
 
@@ -6,9 +6,12 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use tokio::io::copy_bidirectional;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy, copy_bidirectional};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 
 use crate::ports;
 use crate::wire::Tasks;
@@ -41,6 +44,14 @@ impl Gate {
     /// # Errors
     /// When its port cannot be bound.
     pub fn open(&mut self) -> io::Result<()> {
+        self.open_slow(Duration::ZERO)
+    }
+
+    /// The same, with what the server answers at one time held back for so long.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_slow(&mut self, delay: Duration) -> io::Result<()> {
         let socket = if self.address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
         socket.bind(self.address)?;
@@ -54,7 +65,10 @@ impl Gate {
                     if let Ok(mut server) = TcpStream::connect(server).await {
                         let _ = (client.set_nodelay(true), server.set_nodelay(true));
                         // An error is the end of the connection, as a close is.
-                        let _ = copy_bidirectional(&mut client, &mut server).await;
+                        let _ = match delay.is_zero() {
+                            true => copy_bidirectional(&mut client, &mut server).await.map(drop),
+                            false => copy_slowly(client, server, delay).await,
+                        };
                     }
                 };
                 owner.own(tokio::spawn(through).abort_handle());
@@ -74,6 +88,26 @@ impl Gate {
 
     fn at(ip: IpAddr, server: SocketAddr) -> Self {
         Self { address: SocketAddr::new(ip, ports::free()), server, open: None }
+    }
+}
+
+async fn copy_slowly(client: TcpStream, server: TcpStream, delay: Duration) -> io::Result<()> {
+    let ((mut asked, mut told), (mut answers, mut questions)) = (client.into_split(), server.into_split());
+    let forth = async { copy(&mut asked, &mut questions).await.map(drop) };
+    let back = async {
+        let mut some = vec![0; 1 << 20];
+        loop {
+            let length = answers.read(&mut some).await?;
+            if length == 0 {
+                return Ok(());
+            }
+            sleep(delay).await;
+            told.write_all(&some[..length]).await?;
+        }
+    };
+    tokio::select! {
+        ended = forth => ended,
+        ended = back => ended,
     }
 }
 

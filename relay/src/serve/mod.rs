@@ -202,6 +202,7 @@ impl Relay {
             push: push.clone(),
             push_is_printed,
             domains: config.upstream.domains.clone(),
+            flow_domains: config.edge.flow_domains.clone(),
             metrics: metrics.clone(),
             resolver: resolver.clone(),
             tls: upstream_tls.clone(),

@@ -7,9 +7,11 @@
 //! ```
 //!
 //! How fast registrations begin is for the endpoint to say (`upstream.registrations_per_second`); claiming, opening and binding
-//! go as fast as they can.
+//! go as fast as they can. What a call waits for is claimed, opened and bound next
+//! ([`Vault::want`](crate::vault::Vault::want)): a call waits for two batches at most.
 //!
-//! Invariant: a shard is never told more than [`BOUND_AT_ONCE`] instances before it has bound the earlier ones, so that calls go on.
+//! Invariant: a shard is never told more than [`BOUND_AT_ONCE`] instances, and those of the last one's tag, before it has bound the earlier
+//! ones, so that calls go on. The devices of an account are bound in one turn, so that a call finds all of them.
 //! Requests for what may be on its way here wait until its SIP server has answered, or is silent.
 
 use std::collections::{BTreeMap, HashMap};
@@ -36,6 +38,8 @@ use crate::vault::{AorKey, Owner, Stored};
 const BATCH: usize = 256;
 /// Instances bound at once; a shard does nothing else meanwhile.
 const BOUND_AT_ONCE: usize = 32;
+/// Likewise, when the last of them have one shard tag.
+const BOUND_AT_MOST: usize = 4 * BOUND_AT_ONCE;
 /// How long no SIP server has answered for any instance that was taken over, when nobody waits for them any more.
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long answers are gathered for one letter.
@@ -118,8 +122,12 @@ impl Inner {
         let mut batch = batch.into_iter().peekable();
         let mut binding: Option<Binding> = None;
         while batch.peek().is_some() {
-            let mut some = Vec::with_capacity(BOUND_AT_ONCE);
-            for stored in batch.by_ref().take(BOUND_AT_ONCE) {
+            let (mut some, mut count, mut last) = (Vec::with_capacity(BOUND_AT_ONCE), 0, None);
+            let is_next = |stored: &Stored, count, last| {
+                count < BOUND_AT_ONCE || count < BOUND_AT_MOST && last == Some(stored.id.tag())
+            };
+            while let Some(stored) = batch.next_if(|stored| is_next(stored, count, last)) {
+                (count, last) = (count + 1, Some(stored.id.tag()));
                 let (id, from) = (stored.id, stored.taken_from.clone());
                 let contacts = match &from {
                     Some(from) => self.contact_hosts(hosts, from.node()).await,

@@ -14,6 +14,7 @@ use super::items::{Collection, ItemKey, Placement, SealedItem};
 use super::lookup::Lookup;
 use super::seal::Sealed;
 use super::store::{Fence, Owner, Placed, StoreError, Stored};
+use super::wanted::Wanted;
 use crate::clock::{self, confirmed_now};
 
 /// A store that ends with the process. Clones are one store.
@@ -101,27 +102,32 @@ impl MemoryStore {
         self.table().remove(id)
     }
 
-    pub fn claim(&self, owner: &Owner, batch: usize) -> Vec<Stored> {
+    pub fn claim(&self, owner: &Owner, batch: usize, wanted: &Wanted) -> Vec<Stored> {
         let mut table = self.table();
         let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
         let Table { records, leases, .. } = &mut *table;
         let now = clock::now();
         let is_live = |node: &str| leases.get(node).is_some_and(|lease| lease.until > now);
+        let is_orphan =
+            |entry: &Entry| entry.owner != *owner && (entry.owner.node == owner.node || !is_live(&entry.owner.node));
+        let place = |id: &InstanceId, entry: &mut Entry| {
+            let earlier = std::mem::replace(&mut entry.owner, owner.clone());
+            entry.fence = entry.fence.next();
+            let taken_from = Some(earlier).filter(|earlier| earlier.node != owner.node);
+            Stored { taken_from, ..entry.stored(owner, *id) }
+        };
+        let tags = wanted.take();
+        if !tags.is_empty() {
+            let is_wanted = |id: &InstanceId, entry: &Entry| tags.contains(&id.tag()) && is_orphan(entry);
+            let all = records.iter_mut().filter(|(id, entry)| is_wanted(id, entry)).take(batch);
+            let hurried: Vec<_> = all.map(|(id, entry)| place(id, entry)).collect();
+            if !hurried.is_empty() {
+                return hurried;
+            }
+        }
         let from = cursor.map_or(Unbounded, Excluded);
-        let orphans = records
-            .range_mut((from, Unbounded))
-            .filter(|(_, entry)| {
-                entry.owner != *owner && (entry.owner.node == owner.node || !is_live(&entry.owner.node))
-            })
-            .take(batch);
-        let claimed: Vec<_> = orphans
-            .map(|(&id, entry)| {
-                let earlier = std::mem::replace(&mut entry.owner, owner.clone());
-                entry.fence = entry.fence.next();
-                let taken_from = Some(earlier).filter(|earlier| earlier.node != owner.node);
-                Stored { taken_from, ..entry.stored(owner, id) }
-            })
-            .collect();
+        let orphans = records.range_mut((from, Unbounded)).filter(|(_, entry)| is_orphan(entry)).take(batch);
+        let claimed: Vec<_> = orphans.map(|(id, entry)| place(id, entry)).collect();
         *cursor = claimed.last().map(|stored| stored.id);
         claimed
     }

@@ -23,12 +23,13 @@ mod ring;
 mod seal;
 mod store;
 mod tombstones;
+mod wanted;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use sip::id::InstanceId;
+use sip::id::{InstanceId, ShardTag};
 
 use crate::clock::{DAY_S, Reading};
 use crate::domain::WipeReason;
@@ -50,6 +51,7 @@ pub use tombstones::{NotWritten, Tombstone, Tombstones};
 
 use memory::MemoryStore;
 use redis::RedisStore;
+use wanted::Wanted;
 
 /// The longest that a record lives after it was put, in seconds: 6 days.
 pub const MAX_LIFETIME_S: u64 = 6 * DAY_S;
@@ -69,6 +71,8 @@ struct Inner {
     ring: ring::RingState,
     store: Store,
     tombstones: OnceLock<Tombstones>,
+    /// What is to be claimed first.
+    wanted: Wanted,
     /// The letters of other nodes that came lately.
     seen: letters::Seen,
     /// What this node says of itself to the others.
@@ -116,6 +120,7 @@ impl Vault {
             ring: ring::RingState::default(),
             store,
             tombstones: OnceLock::new(),
+            wanted: Wanted::default(),
             seen: letters::Seen::default(),
             note: OnceLock::new(),
         }))
@@ -373,15 +378,23 @@ impl Vault {
     /// and the next call begins another. What died is shared among the nodes that live, by account; another node's share is taken
     /// only when that node has not. So rounds are to be repeated, for instance with each [`Self::hold_lease`].
     ///
+    /// Of what an index names, those of one shard tag come after each other; what is [wanted](Self::want) comes before all
+    /// others, and by itself.
+    ///
     /// # Errors
     /// [`StoreError::Away`]; what was taken but not answered is answered by the next call.
     pub async fn claim(&self, batch: usize) -> Result<Vec<Stored>, StoreError> {
-        let batch = batch.max(1);
+        let (batch, wanted) = (batch.max(1), &self.0.wanted);
         match &self.0.store {
-            Store::Memory(memory) => Ok(memory.claim(&self.0.owner, batch)),
-            Store::Redis(redis) if self.may_take().await? => redis.claim(&self.0.owner, batch).await,
+            Store::Memory(memory) => Ok(memory.claim(&self.0.owner, batch, wanted)),
+            Store::Redis(redis) if self.may_take().await? => redis.claim(&self.0.owner, batch, wanted).await,
             Store::Redis(_) => Ok(Vec::new()),
         }
+    }
+
+    /// Somebody waits for what has this tag: if it is still to be claimed, it is claimed next. Costs nothing else, and waits for nobody.
+    pub fn want(&self, tag: ShardTag) {
+        self.0.wanted.want(tag);
     }
 
     /// Takes or renews this node's lease; to be called every [`RENEWAL`]. [`Lease::Lapsed`] tells that it had

@@ -22,11 +22,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::{ClientOwner, Endpoint, Event, RequestRefusal, ServerOwner, Source};
+use super::{ClientOwner, Endpoint, Event, Missing, RequestRefusal, ServerOwner, Source};
 use crate::edge::call::Call;
 use crate::edge::{forward, push_proxy};
 use crate::flow::Side;
-use crate::id::{BindingId, BranchId, FlowId};
+use crate::id::{BindingId, BranchId, FlowId, UpstreamId};
 use crate::message::{Composer, Fault, Message, Method, Name, Uri};
 use crate::transaction::Arrival;
 
@@ -160,8 +160,8 @@ impl Endpoint {
         if source.side == Side::Device {
             return self.on_outgoing(now, source, reply, &request);
         }
-        if let Some(instance) = push_proxy::own_path(&self.core.token_key, &request) {
-            return self.on_path_request(now, source, reply, request, instance);
+        if let Some(named) = push_proxy::own_path(&self.core.token_key, &request) {
+            return self.on_path_request(now, source, reply, request, named);
         }
         if is_ping(&request) {
             return self.answer_ping(&source, &request);
@@ -196,12 +196,16 @@ impl Endpoint {
 
     /// Answers a sender that is not known to be the SIP server of what it asks for.
     pub(super) fn refuse_stranger(&mut self, source: &Source, request: &Message, status: u16) {
-        let tag = self.stateless_tag(request);
-        let response = Composer::response(request, status, Composer::reason(status), Some(&tag)).finish();
-        self.send_reflected(source.flow, request, response);
+        self.answer_stranger(source, request, status);
         if request.method() == Some(Method::Invite) {
             self.core.event(Event::InviteRefused { status });
         }
+    }
+
+    pub(super) fn answer_stranger(&mut self, source: &Source, request: &Message, status: u16) {
+        let tag = self.stateless_tag(request);
+        let response = Composer::response(request, status, Composer::reason(status), Some(&tag)).finish();
+        self.send_reflected(source.flow, request, response);
     }
 
     /// 200 to a ping of anybody (RFC 3261 §11.2), as to a stranger: without state, and hardly larger than the request.
@@ -218,19 +222,37 @@ impl Endpoint {
         }
     }
 
-    /// Whether a SIP server's request is for a Contact that is not here, or not served yet: while bindings are being taken
-    /// over, the shell keeps it back until it can be judged.
-    pub fn is_early(&self, source: &Source, request: &Message) -> bool {
+    /// The Contact of a SIP server's request that is not here, or not served yet: while bindings are being taken over, the shell keeps
+    /// the request back until it can be judged.
+    pub fn early(&self, source: &Source, request: &Message) -> Option<BindingId> {
         let judged = !request.is_request()
             || source.side != Side::Upstream
             || request.method() == Some(Method::Ack)
             || forward::own_route(request, &self.core.token_key).is_some();
         let user = request.request_uri().and_then(Uri::user_of);
-        let Some(binding) = user.and_then(BindingId::parse).filter(|_| !judged) else { return false };
-        self.upstream_of(binding).is_none_or(|upstream| !self.upstreams.is_known(upstream))
+        let binding = user.and_then(BindingId::parse).filter(|_| !judged)?;
+        self.missing(binding).map(|_| binding)
     }
 
-    /// Answers an INVITE that is [early](Self::is_early) with 100, so that its sender waits.
+    /// What keeps the requests for a binding from being judged.
+    pub fn missing(&self, binding: BindingId) -> Option<Missing> {
+        match self.upstream_of(binding) {
+            None => Some(Missing::Binding),
+            Some(upstream) => Some(Missing::Addresses(upstream)).filter(|_| !self.is_served(upstream)),
+        }
+    }
+
+    /// Whether a SIP server is known by its addresses.
+    pub fn is_served(&self, upstream: UpstreamId) -> bool {
+        self.upstreams.is_known(upstream)
+    }
+
+    /// Whether a request came from a SIP server of any binding that is here.
+    pub fn is_sip_server(&self, source: &Source) -> bool {
+        self.upstreams.any_trusts(source)
+    }
+
+    /// Answers an INVITE that is [early](Self::early) with 100, so that its sender waits.
     pub fn say_trying(&mut self, source: &Source, invite: &Message) {
         if invite.method() == Some(Method::Invite) {
             let response = Composer::response(invite, 100, Composer::reason(100), None).finish();
@@ -262,6 +284,18 @@ impl Endpoint {
         let options = forward::unknown_to_proxies(request).filter(|_| status == 420);
         let response = options.fold(response, |response, option| response.header(Name::Unsupported, option));
         self.respond_once(now, reply, request, status, response.finish());
+    }
+
+    /// 403 with a Warning that tells a developer why (RFC 3261 §20.43).
+    pub(super) fn refuse_with_warning(&mut self, now: Instant, reply: FlowId, request: &Message, why: &'static str) {
+        let tag = self.core.random.tag();
+        let response = Composer::response(request, 403, Composer::reason(403), Some(&tag));
+        self.respond_once(now, reply, request, 403, response.header(Name::Warning, self.warning(why)).finish());
+    }
+
+    /// The value of a Warning of ours.
+    pub(super) fn warning(&self, text: &str) -> String {
+        format!("399 {} \"{text}\"", self.core.settings.edge)
     }
 
     /// Refuses, and tells the shell when it was a call.

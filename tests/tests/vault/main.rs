@@ -222,6 +222,7 @@ conformance! {
     enabling_again_displaces_the_earlier_instance,
     a_new_push_token_moves_the_lookup,
     a_restarted_node_claims_its_own_at_once_each_once_and_in_batches,
+    what_is_wanted_is_claimed_first_all_of_it_and_what_is_invented_costs_nothing,
     what_this_run_enabled_is_not_claimed_by_it,
     the_records_of_a_living_node_are_left_to_it,
     the_records_of_a_dead_node_are_claimed_and_its_late_put_is_refused,
@@ -378,6 +379,39 @@ async fn a_restarted_node_claims_its_own_at_once_each_once_and_in_batches(bench:
     ids.sort_unstable();
     assert_eq!(ids, (0..25).map(id).collect::<Vec<_>>());
     assert_eq!(claim_all(&after, 10).await, []);
+}
+
+async fn what_is_wanted_is_claimed_first_all_of_it_and_what_is_invented_costs_nothing(bench: &Bench) {
+    let before = bench.node("a");
+    before.hold_lease().await.expect("leased");
+    let tagged = |number: u128| InstanceId::new(number << 32, ShardTag(number as u16 / 3));
+    for number in 0..60 {
+        let record = record(&format!("user{number}"));
+        let sealed = before.seal(tagged(number), &record);
+        let lookup = before.lookup_of(&record);
+        before.put(tagged(number), &sealed, record.expires_at, &lookup, Fence::NEW).await.expect("put");
+    }
+    let after = bench.node("a");
+    assert_eq!(after.hold_lease().await, Ok(Lease::Held));
+    let claim = async || {
+        let claimed = after.claim(10).await.expect("claimed");
+        claimed.iter().map(|stored| stored.id).collect::<Vec<_>>()
+    };
+    let mut ids = claim().await;
+    for tag in [19, 300, 17, 17] {
+        after.want(ShardTag(tag));
+    }
+    let mut wanted = claim().await;
+    wanted.sort_unstable();
+    assert_eq!(wanted, [51, 52, 53, 57, 58, 59].map(tagged), "both tags, whole, and nothing else");
+    ids.extend(wanted);
+    // Invented, or here by now.
+    for tag in [17, 4_000] {
+        after.want(ShardTag(tag));
+    }
+    ids.extend(claim_all(&after, 10).await);
+    ids.sort_unstable();
+    assert_eq!(ids, (0..60).map(tagged).collect::<Vec<_>>());
 }
 
 async fn what_this_run_enabled_is_not_claimed_by_it(bench: &Bench) {

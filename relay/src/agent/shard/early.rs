@@ -1,29 +1,110 @@
 //! Requests that come before their instance: while instances are being taken over, a SIP server may call one that is on its way
-//! here. Its request waits, an INVITE with a 100, and is judged when the instance is here or nothing more comes.
+//! here. Its request waits, an INVITE with a 100, and what it waits for is claimed and opened next. It is judged when that is here, or
+//! when nothing more comes.
 //!
-//! Invariant: at most [`EARLY_MAX`] requests wait in a shard, none longer than [`EARLY_WAIT`]; they are judged in the order in which
-//! they came. Nobody is told that a Contact is unknown while it may be on its way.
+//! | a request waits for | until |
+//! | --- | --- |
+//! | a binding | it is bound; the vault was told to hurry |
+//! | the addresses of its SIP server | they are known |
+//!
+//! Invariant: at most [`EARLY_MAX`] requests wait in a shard, and [`SERVERS_MAX`] with those of SIP servers that are known, none longer
+//! than [`EARLY_WAIT`]. What waits for one binding is judged in the order in which it came. Nobody is told that a Contact is unknown while it may
+//! be on its way. An input that ends no wait costs no look at those that wait.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use sip::endpoint::Input;
+use sip::endpoint::{Input, Missing};
+use sip::id::{BindingId, UpstreamId};
 
 use super::Shard;
 
-/// Requests that may wait in one shard; a further one is refused with 503.
+/// Requests that may wait in one shard; a further one is refused with 503, unless a SIP server sends it by which an account is
+/// registered here.
 const EARLY_MAX: usize = 1_000;
+/// Requests that may wait in one shard with those of such SIP servers; a further one is refused with 503.
+const SERVERS_MAX: usize = 4_000;
 /// How long one waits; then it is refused with 503, and its sender may try elsewhere.
 const EARLY_WAIT: Duration = Duration::from_secs(10);
+/// How often all that wait are looked at: what they wait for may have come in another way, or may be wanted once more.
+const SWEEP: Duration = Duration::from_secs(1);
 
-/// The requests that wait, oldest first, with when they came.
+/// The requests that wait.
 #[derive(Default)]
-pub(crate) struct Early(VecDeque<(Instant, Input)>);
+pub(crate) struct Early {
+    /// By whom they are for, each with when it came.
+    waiting: HashMap<BindingId, Vec<(Instant, Input)>>,
+    /// How many they are.
+    count: usize,
+    /// When they came, oldest first; some do not wait any more.
+    order: VecDeque<(Instant, BindingId)>,
+    /// Bindings that have come since they were looked at last.
+    bound: Vec<BindingId>,
+    /// Bindings that are here, and whose SIP server is not known by its addresses.
+    unserved: BTreeMap<UpstreamId, BTreeSet<BindingId>>,
+    swept_at: Option<Instant>,
+}
 
 impl Early {
-    /// When the oldest has waited long enough.
+    /// When they are to be looked at.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.0.front().map(|(at, _)| *at + EARLY_WAIT)
+        let (oldest, _) = self.order.front()?;
+        let sweep = self.swept_at.unwrap_or(*oldest) + SWEEP;
+        Some((*oldest + EARLY_WAIT).min(sweep))
+    }
+
+    /// A binding is here now.
+    pub(crate) fn note_bound(&mut self, binding: BindingId) {
+        if self.waiting.contains_key(&binding) {
+            self.bound.push(binding);
+        }
+    }
+
+    /// Whether the same request waits.
+    fn has(&self, binding: BindingId, request: &Input) -> bool {
+        let Input::Received { message, .. } = request else { return false };
+        let is_same = |(_, other): &(Instant, Input)| match other {
+            Input::Received { message: other, .. } => other.head() == message.head() && other.body() == message.body(),
+            _ => false,
+        };
+        self.waiting.get(&binding).is_some_and(|requests| requests.iter().any(is_same))
+    }
+
+    fn add(&mut self, at: Instant, binding: BindingId, request: Input) {
+        self.waiting.entry(binding).or_default().push((at, request));
+        self.order.push_back((at, binding));
+        self.count += 1;
+    }
+
+    /// Takes what waits for a binding.
+    fn take(&mut self, binding: BindingId) -> Vec<(Instant, Input)> {
+        let taken = self.waiting.remove(&binding).unwrap_or_default();
+        self.count -= taken.len();
+        taken
+    }
+
+    fn take_all(&mut self) -> Vec<(Instant, Input)> {
+        std::mem::take(self).waiting.into_values().flatten().collect()
+    }
+
+    /// Takes what has waited long enough.
+    fn take_old(&mut self, now: Instant) -> Vec<Input> {
+        let mut old = Vec::new();
+        while let Some((at, binding)) = self.order.front().copied() {
+            let Some(requests) = self.waiting.get_mut(&binding).filter(|requests| requests[0].0 <= at) else {
+                self.order.pop_front();
+                continue;
+            };
+            if now.saturating_duration_since(at) < EARLY_WAIT {
+                break;
+            }
+            old.push(requests.remove(0).1);
+            self.count -= 1;
+            if requests.is_empty() {
+                self.waiting.remove(&binding);
+            }
+        }
+        old
     }
 }
 
@@ -34,14 +115,21 @@ impl Shard {
             return Some(input);
         }
         let Input::Received { source, message } = &input else { return Some(input) };
-        if !self.endpoint.is_early(source, message) {
-            return Some(input);
-        }
-        if self.early.0.len() >= EARLY_MAX {
-            self.endpoint.refuse_early(source, message);
-        } else {
+        let Some(binding) = self.endpoint.early(source, message) else { return Some(input) };
+        let has_room =
+            self.early.count < EARLY_MAX || self.early.count < SERVERS_MAX && self.endpoint.is_sip_server(source);
+        if self.early.has(binding, &input) {
+            // It was sent again, before the 100 came.
             self.endpoint.say_trying(source, message);
-            self.early.0.push_back((at, input));
+        } else if has_room {
+            self.endpoint.say_trying(source, message);
+            self.shared.vault.want(binding.tag());
+            self.early.add(at, binding, input);
+            if self.endpoint.missing(binding) != Some(Missing::Binding) {
+                self.early.note_bound(binding);
+            }
+        } else {
+            self.endpoint.refuse_early(source, message);
         }
         self.drain(at);
         None
@@ -49,22 +137,56 @@ impl Shard {
 
     /// Judges those that are early no more: their instance has come, or none comes any more.
     pub(crate) fn judge_early(&mut self, now: Instant) {
-        if self.early.0.is_empty() {
+        if self.early.count == 0 {
             return;
         }
-        let claiming = self.shared.ownership.is_claiming();
-        for (at, input) in std::mem::take(&mut self.early.0) {
-            let Input::Received { source, message } = &input else { continue };
-            if !claiming || !self.endpoint.is_early(source, message) {
-                if let Some(input) = self.look_up_path(at, input) {
-                    self.drive(at, input);
+        let mut ready = Vec::new();
+        if self.shared.ownership.is_claiming() {
+            if self.early.swept_at.is_none_or(|at| now.saturating_duration_since(at) >= SWEEP) {
+                self.early.swept_at = Some(now);
+                self.early.bound = self.early.waiting.keys().copied().collect();
+                for binding in &self.early.bound {
+                    self.shared.vault.want(binding.tag());
                 }
-            } else if now.saturating_duration_since(at) >= EARLY_WAIT {
+            }
+            ready = self.sort_bound();
+            let served = self.early.unserved.keys().filter(|upstream| self.endpoint.is_served(**upstream));
+            for upstream in served.copied().collect::<Vec<_>>() {
+                for binding in self.early.unserved.remove(&upstream).unwrap_or_default() {
+                    ready.extend(self.early.take(binding));
+                }
+            }
+            for input in self.early.take_old(now) {
+                let Input::Received { source, message } = &input else { continue };
                 self.endpoint.refuse_early(source, message);
-                self.drain(at);
-            } else {
-                self.early.0.push_back((at, input));
+                self.drain(now);
+            }
+        } else {
+            ready.extend(self.early.take_all());
+        }
+        if self.early.count == 0 {
+            self.early = Early::default();
+        }
+        ready.sort_by_key(|(at, _)| *at);
+        for (at, input) in ready {
+            if let Some(input) = self.look_up_path(at, input) {
+                self.drive(at, input);
             }
         }
+    }
+
+    /// Looks what the bindings that have come still miss; the requests for those that miss nothing.
+    fn sort_bound(&mut self) -> Vec<(Instant, Input)> {
+        let mut ready = Vec::new();
+        for binding in std::mem::take(&mut self.early.bound) {
+            match self.endpoint.missing(binding) {
+                Some(Missing::Binding) => {}
+                Some(Missing::Addresses(upstream)) => {
+                    self.early.unserved.entry(upstream).or_default().insert(binding);
+                }
+                None => ready.extend(self.early.take(binding)),
+            }
+        }
+        ready
     }
 }

@@ -127,6 +127,7 @@ impl Shard {
         }
         self.instances.insert(id, row);
         let shared = binding.binding;
+        self.early.note_bound(shared);
         self.drive(clock::now(), Input::Bind(Box::new(binding)));
         self.share_registration(id, shared);
         if self.instances.get(id).is_none_or(|row| row.state != InstanceState::Registering) {

@@ -8,6 +8,9 @@
 //! | peers | the indexes of the nodes that are believed dead | in each round |
 //! | scan | every record there is: the indexes are hints | from the second round on, [`SCAN_PAGES`] in each, then every [`SCAN_EVERY`]; not in a Cluster |
 //!
+//! All names are read before the first record is taken: they are short, and then what a call waits for ([`Wanted`]) is taken first, and
+//! with it whatever else has its shard tag, so that the devices of an account come together. The others follow in the order of their tags.
+//!
 //! What a dead node leaves is shared among those that live ([`Shares`]); another node's share is taken only
 //! [`GRACE`] of a lease after the death was seen, when that node has not taken it.
 //!
@@ -16,7 +19,7 @@
 //! node's connection has not broken for a whole lease: for a Redis that comes back empty, or after a pause, or that somebody has
 //! flushed, has lost the leases of nodes that live, and they renew them meanwhile. What was taken is remembered until it is answered, also when a call fails or is given up half-way.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,6 +33,7 @@ use super::{NODES_KEY, RECORD_PREFIX, RELEASED, RedisStore, lease_key, node_key,
 use crate::clock;
 use crate::vault::seal::Sealed;
 use crate::vault::store::{Fence, Owner, StoreError, Stored};
+use crate::vault::wanted::Wanted;
 
 /// How often all records are looked through, in case an index lost a name.
 const SCAN_EVERY: Duration = Duration::from_secs(600);
@@ -46,7 +50,10 @@ const SCAN_PAGES: usize = 8;
 /// Keys in such a page, about.
 const SCAN_PAGE: usize = 1_000;
 
-/// How many names are asked for at once, and how many claims are under way at once.
+/// Names that are read at once, about: Redis stands still for less than a claim's script takes.
+const NAMES: usize = 2_048;
+
+/// How many claims are under way at once.
 const WAVE: usize = 256;
 
 /// How many records one script claims where no slots part them: few enough that Redis stands still for no time that anybody feels.
@@ -59,7 +66,12 @@ pub(super) struct Claims(Mutex<Round>);
 #[derive(Default)]
 struct Round {
     stage: Stage,
-    candidates: VecDeque<Candidate>,
+    /// What was named and was not tried yet, by shard tag, each with the node whose index named it.
+    named: BTreeMap<(u16, InstanceId), Option<Arc<str>>>,
+    /// Shard tags of what calls wait for, each with some that are named.
+    wanted: BTreeSet<u16>,
+    /// What is tried; after a failure the same again.
+    trying: Vec<Candidate>,
     taken: Vec<Stored>,
     /// Since when the lease of a node is missing.
     missing_since: BTreeMap<Arc<str>, Instant>,
@@ -101,11 +113,22 @@ struct Candidate {
 }
 
 impl Claims {
-    pub async fn claim(&self, store: &RedisStore, owner: &Owner, batch: usize) -> Result<Vec<Stored>, StoreError> {
+    pub async fn claim(
+        &self,
+        store: &RedisStore,
+        owner: &Owner,
+        batch: usize,
+        wanted: &Wanted,
+    ) -> Result<Vec<Stored>, StoreError> {
         let mut round = self.0.lock().await;
-        while round.taken.len() < batch {
-            if !round.candidates.is_empty() {
-                round.wave(store, owner, batch).await?;
+        // What an earlier call has left is not mixed with what is taken now: it may end in the middle of a tag.
+        let is_left = !round.taken.is_empty();
+        while !is_left && round.taken.len() < batch {
+            if round.is_named() {
+                let ends = round.wave(store, owner, batch, wanted).await?;
+                if ends && !round.taken.is_empty() {
+                    break;
+                }
             } else if round.next_stage(store, owner).await? {
                 break;
             }
@@ -117,6 +140,11 @@ impl Claims {
 }
 
 impl Round {
+    /// Whether something can be tried: all that the indexes name is known, or a page of a scan is.
+    fn is_named(&self) -> bool {
+        !self.trying.is_empty() || !self.named.is_empty() && !matches!(self.stage, Stage::Index { .. })
+    }
+
     /// Finds more candidates; true at the end of the round.
     async fn next_stage(&mut self, store: &RedisStore, owner: &Owner) -> Result<bool, StoreError> {
         match &self.stage {
@@ -129,7 +157,7 @@ impl Round {
             }
             Stage::Index { node, cursor, others } => {
                 let (node, cursor, others) = (node.clone(), *cursor, others.clone());
-                let (cursor, names) = store.page_of(&node_key(&node), cursor).await?;
+                let (cursor, names) = store.page_of(&node_key(&node), cursor, NAMES).await?;
                 let waits = self.is_in_grace(store, &node);
                 let shares = std::mem::take(&mut self.shares);
                 let ours = |id: &InstanceId| !waits || shares.is_of(&owner.node, id.tag());
@@ -169,6 +197,7 @@ impl Round {
             Stage::End => {
                 self.stage = Stage::Begin;
                 self.not_first = true;
+                self.named = BTreeMap::new();
                 return Ok(true);
             }
         }
@@ -193,10 +222,35 @@ impl Round {
     }
 
     fn add(&mut self, ids: impl Iterator<Item = InstanceId>, index: Option<&str>) {
-        for id in ids {
+        let index: Option<Arc<str>> = index.map(Into::into);
+        self.named.extend(ids.map(|id| ((id.tag().0, id), index.clone())));
+    }
+
+    /// Chooses what is tried next, at most `count`: what is wanted, or else what comes first, no tag in part that fits as a whole.
+    /// Whether an answer should follow at once.
+    fn choose(&mut self, count: usize, wanted: &Wanted) -> bool {
+        let tags = wanted.take().into_iter().map(|tag| tag.0);
+        self.wanted.extend(tags.filter(|tag| of_tag(&self.named, *tag).is_some()));
+        let is_hurried = !self.wanted.is_empty();
+        while self.trying.len() < count {
+            let tag =
+                if is_hurried { self.wanted.first().copied() } else { self.named.keys().next().map(|(tag, _)| *tag) };
+            let Some(tag) = tag else { break };
+            let Some(((_, id), index)) = of_tag(&self.named, tag).and_then(|key| self.named.remove_entry(&key)) else {
+                self.wanted.remove(&tag);
+                continue;
+            };
             self.tickets += 1;
-            self.candidates.push_back(Candidate { id, index: index.map(Into::into), ticket: self.tickets });
+            self.trying.push(Candidate { id, index, ticket: self.tickets });
         }
+        let last = self.trying.last().map(|candidate| candidate.id.tag().0);
+        let Some(last) = last.filter(|last| of_tag(&self.named, *last).is_some()) else { return is_hurried };
+        let whole = self.trying.iter().take_while(|candidate| candidate.id.tag().0 != last).count();
+        if whole > 0 {
+            let cut = self.trying.split_off(whole);
+            self.named.extend(cut.into_iter().map(|Candidate { id, index, .. }| ((last, id), index)));
+        }
+        is_hurried || whole > 0
     }
 
     /// The other nodes that are believed dead; one that left nothing behind is struck off.
@@ -241,18 +295,24 @@ impl Round {
         Ok(is_dead)
     }
 
-    /// Tries the first candidates: as many as are still wanted, at most [`WAVE`] at once.
-    async fn wave(&mut self, store: &RedisStore, owner: &Owner, batch: usize) -> Result<(), StoreError> {
-        let wanted = (batch - self.taken.len()).min(WAVE);
-        let wave: Vec<Candidate> = self.candidates.iter().take(wanted).cloned().collect();
+    /// Tries some candidates: as many as are still to be taken, at most [`WAVE`] at once. Whether an answer should follow at once.
+    async fn wave(
+        &mut self,
+        store: &RedisStore,
+        owner: &Owner,
+        batch: usize,
+        wanted: &Wanted,
+    ) -> Result<bool, StoreError> {
+        let ends = self.trying.is_empty() && self.choose((batch - self.taken.len()).min(WAVE), wanted);
+        let wave = self.trying.clone();
         // Those of an index are our share, or everybody's by now; those of a scan may be another node's share.
         let is_shared = wave.iter().all(|candidate| candidate.index.is_some());
         let mut takeable = vec![owner.node.clone()];
-        let named = wave.first().and_then(|candidate| candidate.index.clone()).filter(|node| *node != owner.node);
-        if let Some(node) = named
-            && self.is_dead(store, &node).await?
-        {
-            takeable.push(node);
+        let indexes: BTreeSet<&Arc<str>> = wave.iter().filter_map(|candidate| candidate.index.as_ref()).collect();
+        for node in indexes.into_iter().filter(|node| **node != owner.node) {
+            if self.is_dead(store, node).await? {
+                takeable.push(node.clone());
+            }
         }
         // Twice: the first time tells whose the others' are.
         for attempt in 0..2 {
@@ -271,42 +331,48 @@ impl Round {
                     continue;
                 }
             }
-            return self.settle(store, owner, wave.len(), outcomes).await;
+            self.settle(store, owner, outcomes).await?;
+            break;
         }
-        Ok(())
+        Ok(ends)
     }
 
-    /// Keeps what was taken, corrects the indexes, and takes the wave's candidates off the list.
+    /// Keeps what was taken, corrects the indexes, and ends the try.
     async fn settle(
         &mut self,
         store: &RedisStore,
         owner: &Owner,
-        wave: usize,
         outcomes: Vec<(Candidate, Claimed)>,
     ) -> Result<(), StoreError> {
-        let mut taken = Vec::new();
+        let (mut is_taken, mut unnamed) = (false, Vec::new());
         let mut misplaced: BTreeMap<&str, Vec<InstanceId>> = BTreeMap::new();
         for (candidate, claimed) in &outcomes {
+            let index = candidate.index.as_ref();
             let stays = match claimed.0 {
                 CLAIM_GONE => None,
                 CLAIM_TAKEN => {
-                    taken.push(candidate.id);
+                    is_taken = true;
+                    if index != Some(&owner.node) {
+                        unnamed.push(candidate.id);
+                    }
                     Some(owner.node.clone())
                 }
                 _ => owner_in(claimed).map(|other| other.node),
             };
-            if let Some(index) = candidate.index.as_ref().filter(|index| stays.as_ref() != Some(index)) {
+            if let Some(index) = index.filter(|index| stays.as_ref() != Some(index)) {
                 misplaced.entry(index).or_default().push(candidate.id);
             }
         }
-        store.index(&owner.node, &taken).await?;
-        for (index, ids) in misplaced {
-            store.unindex(index, &ids).await?;
-        }
-        if !taken.is_empty() {
-            store.mark(owner).await?;
-        }
-        self.candidates.drain(..wave);
+        let corrected = async {
+            store.index(&owner.node, &unnamed).await?;
+            for (index, ids) in misplaced {
+                store.unindex(index, &ids).await?;
+            }
+            Ok(())
+        };
+        let marked = async { if is_taken { store.mark(owner).await } else { Ok(()) } };
+        tokio::try_join!(corrected, marked)?;
+        self.trying.clear();
         self.taken.extend(outcomes.into_iter().filter(|(_, claimed)| claimed.0 == CLAIM_TAKEN).map(
             |(candidate, claimed)| {
                 let taken_from = owner_in(&claimed).filter(|earlier| earlier.node != owner.node);
@@ -324,6 +390,12 @@ impl Round {
         ));
         Ok(())
     }
+}
+
+/// The first that is named with this tag.
+fn of_tag(named: &BTreeMap<(u16, InstanceId), Option<Arc<str>>>, tag: u16) -> Option<(u16, InstanceId)> {
+    let from = (tag, InstanceId::from_bytes([0; 16]));
+    named.range(from..).next().map(|(key, _)| *key).filter(|(other, _)| *other == tag)
 }
 
 /// The owner that a record had.

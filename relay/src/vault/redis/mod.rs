@@ -43,6 +43,7 @@ use super::items::{Collection, STORY_LIFE_S};
 use super::lookup::Lookup;
 use super::seal::Sealed;
 use super::store::{Fence, OPERATION_LIMIT, Owner, Placed, Settings, StoreError, Stored};
+use super::wanted::Wanted;
 use crate::clock;
 use claim::Claims;
 use client::RedisClient;
@@ -220,8 +221,8 @@ impl RedisStore {
         self.link.ask(&forget).await
     }
 
-    pub async fn claim(&self, owner: &Owner, batch: usize) -> Result<Vec<Stored>, StoreError> {
-        self.claims.claim(self, owner, batch).await
+    pub async fn claim(&self, owner: &Owner, batch: usize, wanted: &Wanted) -> Result<Vec<Stored>, StoreError> {
+        self.claims.claim(self, owner, batch, wanted).await
     }
 
     /// True when this run held it until now. `note`: what the node says of itself, asked for when it is written.
@@ -373,7 +374,7 @@ impl RedisStore {
     async fn nodes(&self) -> Result<Vec<String>, StoreError> {
         let (mut cursor, mut nodes) = (0, Vec::new());
         loop {
-            let (next, mut names) = self.page_of(NODES_KEY, cursor).await?;
+            let (next, mut names) = self.page_of(NODES_KEY, cursor, PAGE).await?;
             nodes.append(&mut names);
             cursor = next;
             if cursor == 0 {
@@ -389,7 +390,7 @@ impl RedisStore {
     async fn some_of(&self, set: &str) -> Result<Vec<String>, StoreError> {
         let mut cursor = 0;
         loop {
-            let (next, names) = self.page_of(set, cursor).await?;
+            let (next, names) = self.page_of(set, cursor, PAGE).await?;
             if next == 0 || !names.is_empty() {
                 return Ok(names);
             }
@@ -397,10 +398,10 @@ impl RedisStore {
         }
     }
 
-    /// The members of a set from this cursor on, and the cursor of the next ones.
-    async fn page_of(&self, set: &str, cursor: u64) -> Result<(u64, Vec<String>), StoreError> {
+    /// Some members of a set from this cursor on, and the cursor of the next ones.
+    async fn page_of(&self, set: &str, cursor: u64, about: usize) -> Result<(u64, Vec<String>), StoreError> {
         let mut scan = ::redis::cmd("SSCAN");
-        self.link.ask(scan.arg(set).arg(cursor).arg("COUNT").arg(PAGE)).await
+        self.link.ask(scan.arg(set).arg(cursor).arg("COUNT").arg(about)).await
     }
 }
 

@@ -147,7 +147,17 @@ return 1
 // The ticket tells a repeated call, whose first answer was lost, from one that finds a record already owned. What is no record of
 // this version keeps none of the others from being taken.
 const CLAIM: &str = r"
-local function claim(key, owner, ticket)
+local owner, takeable, nodes = ARGV[1], {}, {}
+for place = #KEYS + 2, #ARGV do takeable[ARGV[place]] = true end
+local function node_of(run)
+  local node = nodes[run]
+  if node == nil then
+    node = string.match(run, '^(.*)#[^#]*$') or false
+    nodes[run] = node
+  end
+  return node
+end
+local function claim(key, ticket)
   local have = redis.pcall('HMGET', key, 'o', 's', 'e', 'f', 'c')
   if have.err then return {1, '', '', 0, 0} end
   if not (have[1] and have[2] and have[3] and have[4]) then return {0, '', '', 0, 0} end
@@ -156,18 +166,14 @@ local function claim(key, owner, ticket)
   if have[1] == owner then
     return have[5] == ticket and {2, have[1], have[2], have[3], have[4]} or left
   end
-  local node = string.match(have[1], '^(.*)#[^#]*$')
-  for place = #KEYS + 2, #ARGV do
-    if node == ARGV[place] then
-      local fence = redis.call('HINCRBY', key, 'f', 1)
-      redis.call('HSET', key, 'o', owner, 'c', ticket)
-      return {2, have[1], have[2], have[3], fence}
-    end
-  end
-  return left
+  local node = node_of(have[1])
+  if not (node and takeable[node]) then return left end
+  local fence = string.format('%.0f', tonumber(have[4]) + 1)
+  redis.call('HSET', key, 'o', owner, 'c', ticket, 'f', fence)
+  return {2, have[1], have[2], have[3], fence}
 end
 local claimed = {}
-for place = 1, #KEYS do claimed[place] = claim(KEYS[place], ARGV[1], ARGV[place + 1]) end
+for place = 1, #KEYS do claimed[place] = claim(KEYS[place], ARGV[place + 1]) end
 return claimed
 ";
 

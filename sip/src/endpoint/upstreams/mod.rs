@@ -143,6 +143,11 @@ impl Upstreams {
         })
     }
 
+    /// Whether a request came from any SIP server.
+    pub(super) fn any_trusts(&self, source: &Source) -> bool {
+        self.rows.keys().any(|id| self.is_trusted(*id, source))
+    }
+
     /// Whether an address is one of this SIP server's.
     pub(super) fn is_address_of(&self, id: UpstreamId, ip: IpAddr) -> bool {
         let Some(upstream) = self.rows.get(&id) else { return false };
