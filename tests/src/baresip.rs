@@ -57,6 +57,8 @@ pub struct Account {
     pub regint: u32,
     /// Whether it registers as RFC 5626 has it, with its instance and a reg-id.
     pub outbound: bool,
+    /// Whether its AOR names the transport to the proxy, which its Request-URI then does to whoever is behind the proxy.
+    pub aor_names_transport: bool,
 }
 
 impl Account {
@@ -71,6 +73,7 @@ impl Account {
             answers: Answers::WhenTold,
             regint: 60,
             outbound: true,
+            aor_names_transport: true,
         }
     }
 }
@@ -245,10 +248,11 @@ fn account_line(account: &Account) -> String {
         Answers::WhenTold => "manual",
     };
     let transport = sip::message::Uri::parse(proxy).and_then(|uri| uri.transport().map(str::to_owned));
-    let transport = transport.unwrap_or_else(|| "tls".to_owned());
+    let transport = transport.filter(|_| account.aor_names_transport).map(|it| format!(";transport={it}"));
+    let transport = transport.unwrap_or_default();
     let nat = if account.outbound { ";sipnat=outbound" } else { "" };
     format!(
-        "<{aor};transport={transport}>;auth_user={username};auth_pass={password};outbound=\"{proxy}\"{nat};\
+        "<{aor}{transport}>;auth_user={username};auth_pass={password};outbound=\"{proxy}\"{nat};\
          answermode={answer};regint={regint};audio_codecs=PCMU"
     )
 }

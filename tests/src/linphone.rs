@@ -50,6 +50,14 @@ impl Linphone {
         Self::start_with(&further, account, realm, &authority.ca_file())
     }
 
+    /// As [`Self::start_woken`], without any such parameter.
+    ///
+    /// # Errors
+    /// [`Missed`] when it is not installed.
+    pub fn start_through(account: &Account, realm: &str, authority: &Authority) -> Result<Self, Missed> {
+        Self::start_with(&format!("reg_route=<{};lr>\n", account.proxy), account, realm, &authority.ca_file())
+    }
+
     fn start_with(further: &str, account: &Account, realm: &str, ca: &Path) -> Result<Self, Missed> {
         let scratch = Scratch::new();
         // Without a place for its database it opens no transport.

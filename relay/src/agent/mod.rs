@@ -226,6 +226,8 @@ pub struct Dependencies {
     pub push_is_printed: bool,
     /// The SIP domains that registrations may pass through to.
     pub domains: DomainRules,
+    /// Of these, those whose registrations may live by their flow alone, without push parameters.
+    pub flow_domains: DomainRules,
     /// The metrics.
     pub metrics: Metrics,
     /// What one source, account or SIP server may take.
@@ -271,6 +273,7 @@ struct Shared {
     token_doubts: TokenDoubts,
     push_is_printed: bool,
     domains: DomainRules,
+    flow_domains: DomainRules,
     metrics: Metrics,
     early_ringing: EarlyRinging,
     /// Whether the SIP servers are asked to tell how mailboxes stand.
@@ -354,6 +357,7 @@ impl Agent {
             token_doubts: TokenDoubts::default(),
             push_is_printed: dependencies.push_is_printed,
             domains: dependencies.domains,
+            flow_domains: dependencies.flow_domains,
             metrics,
             early_ringing: dependencies.early_ringing,
             subscribe: dependencies.subscribe,

@@ -16,7 +16,7 @@ pub use crate::agent::tables::lease::LeaseExpiry;
 use crate::agent::tables::timeline::Step;
 use crate::domain::InstanceState;
 use crate::domain::story::Story;
-use crate::limits::holdings::Place;
+use crate::limits::holdings::Holding;
 use crate::secret::InstanceSecret;
 use crate::vault::record::Provider;
 use crate::vault::{AorKey, Fence, Sealed};
@@ -204,7 +204,7 @@ pub struct NewInstance {
     /// What the endpoint is told.
     pub binding: NewBinding,
     /// Where it counts.
-    pub place: Place,
+    pub place: Holding,
 }
 
 /// The SIP servers whose registrations of an AOR are believed: anybody may lend an account that he calls by that AOR, at a

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use sip::id::{CallId, InstanceId};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -30,6 +31,8 @@ use crate::vault::{StoreError, Vault};
 const QUEUE: usize = 8 * 1024;
 /// Stories that are known to a node; with a further one the oldest is known no longer, and stays in the store for its day.
 pub(crate) const RECENT_MAX: usize = 50_000;
+/// Stories that are written at once.
+const WRITTEN_AT_ONCE: usize = 128;
 /// Stories gather for so long.
 const GATHER: Duration = Duration::from_millis(50);
 /// The pause after the store did not answer.
@@ -189,9 +192,10 @@ impl Recent {
 async fn write(mut kept: mpsc::Receiver<Box<Story>>, recent: Arc<Mutex<Recent>>, vault: Vault, metrics: Metrics) {
     let mut ticks = interval(FORGET_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut batch = Vec::with_capacity(WRITTEN_AT_ONCE);
     loop {
-        let story = tokio::select! {
-            story = kept.recv() => story,
+        let count = tokio::select! {
+            count = kept.recv_many(&mut batch, WRITTEN_AT_ONCE) => count,
             _ = ticks.tick() => {
                 let before_ms = unix_now().saturating_sub(STORY_LIFE_S).saturating_mul(1_000);
                 let old = lock(&recent).take_old(before_ms);
@@ -202,32 +206,47 @@ async fn write(mut kept: mpsc::Receiver<Box<Story>>, recent: Arc<Mutex<Recent>>,
                 continue;
             }
         };
-        let Some(story) = story else { return };
-        let item = vault.seal_story(&story);
-        let outcome = loop {
-            match vault.put_item(story.instance, &item).await {
-                Ok(_) => {
-                    lock(&recent).insert(&story);
-                    // It was wiped meanwhile, and forgotten before it was known.
-                    if vault.tombstones().look(story.instance).is_some() {
-                        lock(&recent).forget(story.instance);
-                    }
-                    break Some(MissedCallOutcome::Kept);
-                }
-                Err(StoreError::Away(_)) => sleep(PAUSE).await,
-                // Its instance is gone, and the story is to be.
-                Err(StoreError::Gone) => break None,
-                Err(_) => break Some(MissedCallOutcome::Lost),
-            }
-        };
-        if let Some(outcome) = outcome {
-            metrics.call_story(outcome);
+        if count == 0 {
+            return;
         }
+        // Together: none waits for the answer to another, and each wake would take a core from calls.
+        join_all(
+            latest(batch.drain(..).map(|story: Box<Story>| *story))
+                .into_iter()
+                .map(|story| write_one(story, &recent, &vault, &metrics)),
+        )
+        .await;
         if kept.is_empty() {
-            // Those that follow are written together: each that is waited for would wake another core in the middle of calls.
             sleep(GATHER).await;
         }
     }
+}
+
+/// Of several that tell the same call the last, which tells most.
+fn latest(stories: impl Iterator<Item = Story>) -> Vec<Story> {
+    let latest: BTreeMap<_, _> = stories.map(|story| ((story.instance, story.call), story)).collect();
+    latest.into_values().collect()
+}
+
+async fn write_one(story: Story, recent: &Mutex<Recent>, vault: &Vault, metrics: &Metrics) {
+    let item = vault.seal_story(&story);
+    let outcome = loop {
+        match vault.put_item(story.instance, &item).await {
+            Ok(_) => {
+                lock(recent).insert(&story);
+                // It was wiped meanwhile, and forgotten before it was known.
+                if vault.tombstones().look(story.instance).is_some() {
+                    lock(recent).forget(story.instance);
+                }
+                break MissedCallOutcome::Kept;
+            }
+            Err(StoreError::Away(_)) => sleep(PAUSE).await,
+            // Its instance is gone, and the story is to be.
+            Err(StoreError::Gone) => return,
+            Err(_) => break MissedCallOutcome::Lost,
+        }
+    };
+    metrics.call_story(outcome);
 }
 
 /// Reads what an earlier run has kept.
@@ -275,6 +294,14 @@ mod tests {
     fn story(number: u128, instance: u128, at_ms: u64) -> Story {
         let (call, instance) = (CallId::new(number << 16, ShardTag(0)), InstanceId::new(instance << 16, ShardTag(0)));
         Story::new(call, instance, "com.example.phone", "sip:bob@example.com", at_ms)
+    }
+
+    #[test]
+    fn of_several_that_tell_a_call_the_last_is_written() {
+        let told =
+            [(1, 1, 10), (2, 1, 20), (1, 1, 30), (1, 2, 40)].map(|(call, instance, at)| story(call, instance, at));
+        let written = latest(told.into_iter());
+        assert_eq!(written.iter().map(|story| story.at_ms).collect::<Vec<_>>(), [30, 20, 40]);
     }
 
     #[test]

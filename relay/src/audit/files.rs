@@ -197,9 +197,9 @@ mod tests {
     use crate::random;
     use crate::vault::hex;
 
-    struct Place(PathBuf);
+    struct Folder(PathBuf);
 
-    impl Place {
+    impl Folder {
         fn new() -> Self {
             Self(std::env::temp_dir().join(format!("sipwake-audit-{}", hex(&random::bytes::<8>()))))
         }
@@ -217,7 +217,7 @@ mod tests {
         }
     }
 
-    impl Drop for Place {
+    impl Drop for Folder {
         fn drop(&mut self) {
             let _ = std::fs::remove_dir_all(&self.0);
         }
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_run_goes_on_where_the_last_one_ended_and_cuts_off_what_was_torn() {
-        let place = Place::new();
+        let place = Folder::new();
         place.open().write(&[entry(Act::Enabled, unix_now_ms()), entry(Act::Woken, unix_now_ms())]).expect("written");
         place.open();
         assert_eq!(place.acts(), ["started", "enabled", "woken", "started"]);
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn a_trail_is_its_owners_alone_and_goes_over_the_end_of_a_day() {
         use std::os::unix::fs::PermissionsExt;
-        let place = Place::new();
+        let place = Folder::new();
         let mut trail = place.open();
         let tomorrow = unix_now_ms() + DAY_S * 1_000;
         trail.write(&[entry(Act::Woken, tomorrow)]).expect("written");
@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn an_old_day_of_the_trail_is_deleted_in_its_time() {
-        let place = Place::new();
+        let place = Folder::new();
         let mut trail = place.open();
         let day = |days_ago: u64| day_of(unix_now_ms() - days_ago * DAY_S * 1_000);
         for days_ago in [29, 30, 31, 400] {

@@ -32,7 +32,7 @@ enum Action {
     /// Print the keyring's fingerprint; the same on each node of a store
     Show {
         #[command(flatten)]
-        place: Place,
+        place: KeyringLocation,
         /// JSON instead of lines
         #[arg(long)]
         json: bool,
@@ -40,7 +40,7 @@ enum Action {
     /// Mix something in that nobody can know who had the file until now; what was sealed before opens until its end
     Rotate {
         #[command(flatten)]
-        place: Place,
+        place: KeyringLocation,
         /// What is mixed in, 16 bytes at least (`-`: the standard input): with the same on the same day (UTC) copies of the keyring
         /// on other machines stay alike. Without it: random bytes, and copies are to be replaced by this file
         #[arg(long, value_name = "FILE")]
@@ -50,7 +50,7 @@ enum Action {
 
 #[derive(Args)]
 #[group(required = true, multiple = false)]
-struct Place {
+struct KeyringLocation {
     /// The relay's configuration file, which names the keyring
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -59,7 +59,7 @@ struct Place {
     keyring: Option<PathBuf>,
 }
 
-impl Place {
+impl KeyringLocation {
     fn open(self) -> Result<Keyring, CommandError> {
         let path = match (self.keyring, self.config) {
             (Some(keyring), _) => Some(keyring),

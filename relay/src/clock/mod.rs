@@ -33,7 +33,7 @@ pub struct Machine {
     pub up: Duration,
     /// How far its wall clock is ahead of the right time, in milliseconds.
     pub off_ms: i64,
-    believed: Arc<watch::Believed>,
+    trusted: Arc<watch::Trusted>,
 }
 
 /// The monotonic clock of what is scheduled: the runtime's.

@@ -1,12 +1,12 @@
-//! Which time is believed, when the system's clock jumps.
+//! Which time is trusted, when the system's clock jumps.
 //!
 //! The time since boot ([`CLOCK_BOOTTIME`](https://man7.org/linux/man-pages/man2/clock_gettime.2.html): it goes on while the machine
-//! is suspended, and nobody can set it) carries the believed time on from a moment at which the system's clock was
-//! believed. What cannot be undone (the end of a lease, the destruction of a key) asks [`confirmed_now`]: the
+//! is suspended, and nobody can set it) carries the trusted time on from a moment at which the system's clock was
+//! trusted. What cannot be undone (the end of a lease, the destruction of a key) asks [`confirmed_now`]: the
 //! earlier of both clocks. What is granted begins at [`latest_now`]: the later of both. Everything else goes by the system's clock at once, so what is told to phones and push
 //! services is right as soon as that clock is.
 //!
-//! | the system's clock, against the believed time | it is believed | until then |
+//! | the system's clock, against the trusted time | it is trusted | until then |
 //! | --- | --- | --- |
 //! | up to [`NOISE_MS`] off | at once, at most [`FOLLOWED_MS`] in [`FOLLOW_EVERY_MS`]: so a clock is disciplined | |
 //! | up to [`STEP_MS`] off, either way | after [`STEP_STEADY_MS`] in which it went at the right pace | nothing ends early |
@@ -23,7 +23,7 @@
 //! above holds for it in place of the system's clock. What others judge (push services, certificates) goes by the system's.
 //!
 //! Invariant: [`confirmed_now`] is never ahead of the shared clock, and passes no moment before real time has passed it,
-//! but for a jump that was believed.
+//! but for a jump that was trusted.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -35,7 +35,7 @@ use super::unix_now_ms;
 
 /// A difference that means nothing, in milliseconds.
 const NOISE_MS: i64 = 2_000;
-/// The most that the believed time follows the system's clock at once, in milliseconds, and how often.
+/// The most that the trusted time follows the system's clock at once, in milliseconds, and how often.
 const FOLLOWED_MS: i64 = 1_000;
 const FOLLOW_EVERY_MS: i64 = 60_000;
 /// A step as time services make them, in milliseconds, and how long it is to be steady.
@@ -52,19 +52,19 @@ pub const STORE_OFF_MAX_MS: i64 = 30_000;
 /// What an anchor is before the first [`begin`], and the store's while the system's clock is right.
 const UNSET: i64 = i64::MIN;
 
-/// What the process believes; in a simulation each machine has its own.
-static PROCESS: Believed = Believed::new();
+/// What the process trusts; in a simulation each machine has its own.
+static PROCESS: Trusted = Trusted::new();
 
-/// Which time is believed.
-pub(super) struct Believed {
-    /// The believed time at boot, in milliseconds since 1970.
+/// Which time is trusted.
+pub(super) struct Trusted {
+    /// The trusted time at boot, in milliseconds since 1970.
     anchor_ms: AtomicI64,
     /// The store's time at boot, in milliseconds since 1970.
     store_anchor_ms: AtomicI64,
     watch: Mutex<Option<Watch>>,
 }
 
-impl Believed {
+impl Trusted {
     const fn new() -> Self {
         Self { anchor_ms: AtomicI64::new(UNSET), store_anchor_ms: AtomicI64::new(UNSET), watch: Mutex::new(None) }
     }
@@ -75,14 +75,14 @@ impl Believed {
     }
 }
 
-impl Default for Believed {
+impl Default for Trusted {
     fn default() -> Self {
         Self::new()
     }
 }
 
-fn with_believed<T>(work: impl Fn(&Believed) -> T) -> T {
-    super::of_machine(|machine| work(&machine.believed)).unwrap_or_else(|| work(&PROCESS))
+fn with_trusted<T>(work: impl Fn(&Trusted) -> T) -> T {
+    super::of_machine(|machine| work(&machine.trusted)).unwrap_or_else(|| work(&PROCESS))
 }
 
 /// Both clocks in one moment, in seconds since 1970.
@@ -90,7 +90,7 @@ fn with_believed<T>(work: impl Fn(&Believed) -> T) -> T {
 pub struct Reading {
     /// The shared one.
     pub system: u64,
-    /// The earlier of the shared and the believed one.
+    /// The earlier of the shared and the trusted one.
     pub confirmed: u64,
     /// The later of both.
     pub latest: u64,
@@ -107,12 +107,12 @@ impl Reading {
     /// Both clocks now.
     pub fn now() -> Self {
         let system = shared_now();
-        match believed_ms() {
+        match trusted_ms() {
             None => Self::steady(system),
-            Some(believed_ms) => {
-                let believed = (believed_ms / 1_000) as u64;
-                let is_steady = system.abs_diff(believed) * 1_000 <= STEP_MS.unsigned_abs();
-                Self { system, confirmed: system.min(believed), latest: system.max(believed), is_steady }
+            Some(trusted_ms) => {
+                let trusted = (trusted_ms / 1_000) as u64;
+                let is_steady = system.abs_diff(trusted) * 1_000 <= STEP_MS.unsigned_abs();
+                Self { system, confirmed: system.min(trusted), latest: system.max(trusted), is_steady }
             }
         }
     }
@@ -129,9 +129,9 @@ pub fn latest_now() -> u64 {
     Reading::now().latest
 }
 
-/// The believed time in seconds since 1970, for the next run; `None` before [`begin`].
-pub fn believed_now() -> Option<u64> {
-    believed_ms().map(|believed| (believed / 1_000) as u64)
+/// The trusted time in seconds since 1970, for the next run; `None` before [`begin`].
+pub fn trusted_now() -> Option<u64> {
+    trusted_ms().map(|trusted| (trusted / 1_000) as u64)
 }
 
 /// The time that the nodes of a relay share, in seconds since 1970.
@@ -140,7 +140,7 @@ pub fn shared_now() -> u64 {
 }
 
 fn shared_ms() -> i64 {
-    match with_believed(|believed| believed.store_anchor_ms.load(Ordering::Relaxed)) {
+    match with_trusted(|trusted| trusted.store_anchor_ms.load(Ordering::Relaxed)) {
         UNSET => unix_now_ms() as i64,
         anchor_ms => (anchor_ms + boot_ms()).max(0),
     }
@@ -152,42 +152,42 @@ pub fn store_says(store_ms: u64) -> Option<i64> {
     let (store_ms, boot_ms) = (store_ms as i64, boot_ms());
     let off_ms = unix_now_ms() as i64 - store_ms;
     let is_off = off_ms.abs() > STORE_OFF_MAX_MS;
-    with_believed(|believed| {
-        believed.store_anchor_ms.store(if is_off { store_ms - boot_ms } else { UNSET }, Ordering::Relaxed);
-        if let Some(watch) = believed.lock().as_mut()
+    with_trusted(|trusted| {
+        trusted.store_anchor_ms.store(if is_off { store_ms - boot_ms } else { UNSET }, Ordering::Relaxed);
+        if let Some(watch) = trusted.lock().as_mut()
             && !std::mem::replace(&mut watch.has_heard_store, true)
             && is_off
         {
             // Nothing has passed yet but the start, by a clock that was wrong.
             *watch = Watch { has_heard_store: true, ..Watch::begin(store_ms, boot_ms, watch.last_seen) };
-            believed.anchor_ms.store(watch.anchor_ms, Ordering::Relaxed);
+            trusted.anchor_ms.store(watch.anchor_ms, Ordering::Relaxed);
         }
     });
     is_off.then_some(off_ms)
 }
 
-/// Begins to watch, once in a process. `last_seen`: what an earlier run believed at its end, in seconds since 1970.
+/// Begins to watch, once in a process. `last_seen`: what an earlier run trusted at its end, in seconds since 1970.
 pub fn begin(last_seen: Option<u64>) {
     let (shared_ms, boot_ms) = (shared_ms(), boot_ms());
-    with_believed(|believed| {
-        let mut watch = believed.lock();
+    with_trusted(|trusted| {
+        let mut watch = trusted.lock();
         if watch.is_none() {
             let begun = Watch::begin(shared_ms, boot_ms, last_seen);
-            believed.anchor_ms.store(begun.anchor_ms, Ordering::Relaxed);
+            trusted.anchor_ms.store(begun.anchor_ms, Ordering::Relaxed);
             *watch = Some(begun);
         }
     });
 }
 
 /// Looks at the clocks; to be called about once a second. `contradicted`: one of the system's and the store's clock agrees with the
-/// believed time, and the shared one does not.
+/// trusted time, and the shared one does not.
 pub fn look(contradicted: bool) -> Verdict {
     let (shared_ms, boot_ms) = (shared_ms(), boot_ms());
-    with_believed(|believed| {
-        let mut watch = believed.lock();
+    with_trusted(|trusted| {
+        let mut watch = trusted.lock();
         let Some(watch) = watch.as_mut() else { return Verdict::Steady };
         let verdict = watch.look(shared_ms, boot_ms, contradicted);
-        believed.anchor_ms.store(watch.anchor_ms, Ordering::Relaxed);
+        trusted.anchor_ms.store(watch.anchor_ms, Ordering::Relaxed);
         verdict
     })
 }
@@ -206,7 +206,7 @@ pub enum Verdict {
     },
     /// The system's clock is back where it was.
     Returned,
-    /// The jump by so many milliseconds is believed from now on.
+    /// The jump by so many milliseconds is trusted from now on.
     Believed(i64),
 }
 
@@ -221,7 +221,7 @@ struct Watch {
     has_heard_store: bool,
 }
 
-/// A jump that is not believed yet.
+/// A jump that is not trusted yet.
 #[derive(Clone, Copy, Debug)]
 struct Jump {
     off_ms: i64,
@@ -231,17 +231,11 @@ struct Jump {
 
 impl Watch {
     fn begin(system_ms: i64, boot_ms: i64, last_seen: Option<u64>) -> Self {
-        let believed_ms = match last_seen.map(|seen| seen as i64 * 1_000) {
+        let trusted_ms = match last_seen.map(|seen| seen as i64 * 1_000) {
             Some(seen) if system_ms - seen > DOWNTIME_S as i64 * 1_000 || seen - system_ms > STEP_MS => seen,
             _ => system_ms,
         };
-        Self {
-            anchor_ms: believed_ms - boot_ms,
-            jump: None,
-            followed_at_ms: boot_ms,
-            last_seen,
-            has_heard_store: false,
-        }
+        Self { anchor_ms: trusted_ms - boot_ms, jump: None, followed_at_ms: boot_ms, last_seen, has_heard_store: false }
     }
 
     fn look(&mut self, system_ms: i64, boot_ms: i64, contradicted: bool) -> Verdict {
@@ -267,8 +261,8 @@ impl Watch {
     }
 }
 
-fn believed_ms() -> Option<i64> {
-    let anchor_ms = with_believed(|believed| believed.anchor_ms.load(Ordering::Relaxed));
+fn trusted_ms() -> Option<i64> {
+    let anchor_ms = with_trusted(|trusted| trusted.anchor_ms.load(Ordering::Relaxed));
     (anchor_ms != UNSET).then(|| (anchor_ms + boot_ms()).max(0))
 }
 
@@ -323,7 +317,7 @@ mod tests {
             verdicts
         }
 
-        /// How far the believed time is from real time.
+        /// How far the trusted time is from real time.
         fn error_ms(&self) -> i64 {
             self.watch.anchor_ms + BOOT_MS - START_MS
         }

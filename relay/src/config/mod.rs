@@ -94,6 +94,8 @@ pub struct Edge {
     pub public: HostPort,
     /// SIP over secure WebSocket (RFC 7118), when set.
     pub websocket: Option<SocketAddr>,
+    /// The SIP domains whose devices may register through the edge without push parameters.
+    pub flow_domains: DomainRules,
 }
 
 /// `[api]`: HTTPS, for apps and SIP servers.

@@ -183,8 +183,9 @@ fn edge(root: &mut Reader<'_>, profile: Profile) -> Edge {
                     upstream.public_host names another host), and both find nobody but themselves there";
         edge.caution("public", what, "name the host that others reach this relay by, but for a trial on one machine");
     }
+    let flow_domains = flow_domains(&mut edge);
     edge.finish();
-    Edge { listen, public, websocket }
+    Edge { listen, public, websocket, flow_domains }
 }
 
 fn operator(root: &mut Reader<'_>, profile: Profile) -> Operator {
@@ -269,6 +270,10 @@ fn upstream(root: &mut Reader<'_>, profile: Profile, edge: &Edge) -> Upstream {
         allow_md5,
         registrations_per_second,
     };
+    if let Some(beyond) = edge.flow_domains.first_beyond(&result.domains) {
+        let what = format!("does not hold {beyond}, which edge.flow_domains lists: its devices are answered 403");
+        upstream.caution("domains", what, "list it here, too");
+    }
     upstream.finish();
     result
 }
@@ -353,6 +358,23 @@ fn domains(section: &mut Reader<'_>, empty: &'static str) -> DomainRules {
         section.problem("domains", what, remedy);
         DomainRules::none()
     })
+}
+
+fn flow_domains(edge: &mut Reader<'_>) -> DomainRules {
+    let entries = limited_list(edge, "flow_domains").unwrap_or_default();
+    let rules = DomainRules::parse(&entries).unwrap_or_else(|what| {
+        edge.problem("flow_domains", what, "write \"example.com\" or \"*.example.com\"");
+        DomainRules::none()
+    });
+    if rules.allow_any() {
+        let what = "lets anybody register at any SIP server, and call there, from this relay's address";
+        edge.caution(
+            "flow_domains",
+            what,
+            "name only the domains whose devices register through the edge without push",
+        );
+    }
+    rules
 }
 
 fn limited_list(section: &mut Reader<'_>, key: &'static str) -> Option<Vec<String>> {

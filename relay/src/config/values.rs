@@ -57,6 +57,27 @@ impl DomainRules {
         })
     }
 
+    /// Whether there is no domain that these do not allow.
+    pub(super) fn allow_any(&self) -> bool {
+        self.0.contains(&DomainRule::Any)
+    }
+
+    /// The first of these that allows what `others` do not, as it is written.
+    pub(super) fn first_beyond(&self, others: &Self) -> Option<String> {
+        let holds = |suffix: &str| {
+            others.0.iter().any(|other| match other {
+                DomainRule::Any => true,
+                DomainRule::Exactly(_) => false,
+                DomainRule::Below(wider) => suffix.ends_with(&**wider),
+            })
+        };
+        self.0.iter().find_map(|rule| match rule {
+            DomainRule::Any => (!others.allow_any()).then(|| "\"*\"".to_owned()),
+            DomainRule::Exactly(name) => (!others.allow(name)).then(|| format!("{name:?}")),
+            DomainRule::Below(suffix) => (!holds(suffix)).then(|| format!("\"*{suffix}\"")),
+        })
+    }
+
     /// Allows nothing.
     pub(super) fn none() -> Self {
         Self(Vec::new())

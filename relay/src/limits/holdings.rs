@@ -11,14 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct Holdings(Arc<Mutex<BTreeMap<u64, u32>>>);
 
 /// What is held of each of its keys.
-pub struct Place {
+pub struct Holding {
     holdings: Holdings,
     keys: Box<[u64]>,
 }
 
 impl Holdings {
     /// One more for each key, unless one of them holds its maximum already: the error is which.
-    pub fn take(&self, wanted: &[(u64, u32)]) -> Result<Place, usize> {
+    pub fn take(&self, wanted: &[(u64, u32)]) -> Result<Holding, usize> {
         let mut counts = self.lock();
         let full = |(key, max): &(u64, u32)| counts.get(key).is_some_and(|count| count >= max);
         if let Some(which) = wanted.iter().position(full) {
@@ -28,18 +28,18 @@ impl Holdings {
             *counts.entry(*key).or_default() += 1;
         }
         drop(counts);
-        Ok(Place { holdings: self.clone(), keys: wanted.iter().map(|(key, _)| *key).collect() })
+        Ok(Holding { holdings: self.clone(), keys: wanted.iter().map(|(key, _)| *key).collect() })
     }
 
     /// One more for each key, whatever it holds.
-    pub fn count(&self, wanted: &[(u64, u32)]) -> Place {
+    pub fn count(&self, wanted: &[(u64, u32)]) -> Holding {
         let keys: Box<[u64]> = wanted.iter().map(|(key, _)| *key).collect();
         let mut counts = self.lock();
         for key in &keys {
             *counts.entry(*key).or_default() += 1;
         }
         drop(counts);
-        Place { holdings: self.clone(), keys }
+        Holding { holdings: self.clone(), keys }
     }
 
     // A panic while the lock was held leaves a whole table behind: each change is one statement.
@@ -48,7 +48,7 @@ impl Holdings {
     }
 }
 
-impl Drop for Place {
+impl Drop for Holding {
     fn drop(&mut self) {
         let mut counts = self.holdings.lock();
         for key in &self.keys {

@@ -25,7 +25,7 @@ use crate::config;
 use crate::metrics::Metrics;
 use crate::metrics::labels::Limit;
 use guesses::{Attempt, Free, Guesses, Permit, Wait};
-use holdings::{Holdings, Place};
+use holdings::{Holding, Holdings};
 
 /// Whose an instance is, as far as it is counted.
 #[derive(Clone, Copy)]
@@ -68,14 +68,14 @@ impl Quotas {
     }
 
     /// Room for one more instance that `source` enables, or the limit that it meets.
-    pub fn place_instance(&self, instance: &InstanceOf<'_>, source: IpAddr) -> Result<Place, Limit> {
+    pub fn place_instance(&self, instance: &InstanceOf<'_>, source: IpAddr) -> Result<Holding, Limit> {
         let limits = [Limit::InstancesNode, Limit::InstancesApp, Limit::InstancesAccount, Limit::InstancesSource];
         let wanted = self.instance_keys(instance, Some(source));
         self.holdings.take(&wanted).map_err(|which| self.met(limits[which]))
     }
 
     /// The place of an instance that is there already, or takes the place of one.
-    pub fn count_instance(&self, instance: &InstanceOf<'_>) -> Place {
+    pub fn count_instance(&self, instance: &InstanceOf<'_>) -> Holding {
         self.holdings.count(&self.instance_keys(instance, None))
     }
 
@@ -93,13 +93,13 @@ impl Quotas {
     }
 
     /// Room for one more registration that passes through to this server from this source, or the limit that it meets.
-    pub fn place_registration(&self, server: &str, source: IpAddr) -> Result<Place, Limit> {
+    pub fn place_registration(&self, server: &str, source: IpAddr) -> Result<Holding, Limit> {
         let limits = [Limit::RegistrationsNode, Limit::RegistrationsServer, Limit::RegistrationsSource];
         self.holdings.take(&self.registration_keys(server, Some(source))).map_err(|which| self.met(limits[which]))
     }
 
     /// The place of a registration that its SIP server has accepted; of an earlier run without a source.
-    pub fn count_registration(&self, server: &str, source: Option<IpAddr>) -> Place {
+    pub fn count_registration(&self, server: &str, source: Option<IpAddr>) -> Holding {
         self.holdings.count(&self.registration_keys(server, source))
     }
 

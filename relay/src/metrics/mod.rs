@@ -109,6 +109,7 @@ metrics! {
     SipRefused = "sipwake_sip_refused_total", Counter, "SIP messages dropped or refused before they reached a binding, by reason.";
     Limits = "sipwake_limits_total", Counter, "Requests, connections and dials refused or ended at a limit, by limit.";
     PushRegistrations = "sipwake_push_registrations", Gauge, "Registrations that passed through the edge and are pushed for (RFC 8599).";
+    FlowRegistrations = "sipwake_flow_registrations", Gauge, "Registrations that passed through the edge without push parameters (edge.flow_domains): reachable while their connections are open.";
     EdgeFlows = "sipwake_edge_flows", Gauge, "Devices attached at the edge.";
     EdgeRegisters = "sipwake_edge_registers_total", Counter, "REGISTER requests of devices at the edge, by how they ended.";
     UpstreamFlows = "sipwake_upstream_flows", Gauge, "Connections open to the accounts' servers.";
@@ -169,6 +170,7 @@ struct Handles {
     sip_refused: Series<SipRefusal, Counter>,
     limits: Series<Limit, Counter>,
     push_registrations: Gauge,
+    flow_registrations: Gauge,
     edge_flows: Gauge,
     edge_registers: Series<EdgeRegisterOutcome, Counter>,
     upstream_flows: Gauge,
@@ -240,6 +242,7 @@ impl Metrics {
             sip_refused: series(r, Metric::SipRefused),
             limits: series(r, Metric::Limits),
             push_registrations: single(r, Metric::PushRegistrations),
+            flow_registrations: single(r, Metric::FlowRegistrations),
             edge_flows: single(r, Metric::EdgeFlows),
             edge_registers: series(r, Metric::EdgeRegisters),
             upstream_flows: single(r, Metric::UpstreamFlows),
@@ -412,6 +415,11 @@ impl Metrics {
     /// The number of registrations that passed through and are pushed for changed by `change`.
     pub fn push_registrations(&self, change: i32) {
         self.0.push_registrations.inc_by(i64::from(change));
+    }
+
+    /// The number of registrations that their flows alone lead to changed by `change`.
+    pub fn flow_registrations(&self, change: i32) {
+        self.0.flow_registrations.inc_by(i64::from(change));
     }
 
     /// The number of devices attached changed by `change`.

@@ -15,7 +15,7 @@ use crate::clock::unix_now_ms;
 use crate::domain::Word as _;
 use crate::domain::story::StoryOutcome;
 use crate::service::OperatorService;
-use crate::service::types::{ToldCalls, WhichCalls};
+use crate::service::types::{CallStories, WhichCalls};
 use crate::vault::items::STORY_LIFE_S;
 
 /// How many calls are told when `limit` is not named.
@@ -61,7 +61,7 @@ pub(super) async fn show<E: OperatorService>(
     if is_known || is_carried || !is_whole { Ok(answer(&all)) } else { Err(unknown()) }
 }
 
-fn own<E>(operator: &Operator<E>, told: &ToldCalls, view: fn(&crate::domain::story::Story) -> Value) -> Value {
+fn own<E>(operator: &Operator<E>, told: &CallStories, view: fn(&crate::domain::story::Story) -> Value) -> Value {
     let node = operator.0.name.get().map_or("", |name| name);
     let calls = told.stories.iter().map(|story| {
         let mut call = view(story);

@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::identity::{Heard, Objection, objection};
+use super::identity::{Objection, ObservedStream, objection};
 use super::network::{ByteStream, Network, is_forbidden};
 
 /// How long an address may take before the next one is tried beside it (RFC 8305 §5).
@@ -44,7 +44,7 @@ const ADDRESSES_MAX: usize = 8;
 pub(super) type Dialled = (h2::client::SendRequest<Bytes>, Driven, Objection);
 
 /// What must be driven for anything to happen on a connection.
-pub(super) type Driven = h2::client::Connection<Heard<TlsStream<Box<dyn ByteStream>>>, Bytes>;
+pub(super) type Driven = h2::client::Connection<ObservedStream<TlsStream<Box<dyn ByteStream>>>, Bytes>;
 
 /// Why a dial failed.
 #[derive(Debug, thiserror::Error)]
@@ -238,7 +238,7 @@ async fn handshake(
             return Err(DialError::NotHttp2);
         }
         let heard = Objection::default();
-        let stream = Heard::new(stream, heard.clone());
+        let stream = ObservedStream::new(stream, heard.clone());
         let made = h2::client::Builder::new().enable_push(false).handshake(stream).await;
         let told = |error| heard.reason().map_or(DialError::Http2(error), DialError::ShutOut);
         let (sender, driven) = made.map_err(told)?;

@@ -84,14 +84,14 @@ pub(super) fn objection(error: &io::Error) -> Option<&'static str> {
 }
 
 /// A stream that keeps in mind what its peer objects to.
-pub(super) struct Heard<S> {
+pub(super) struct ObservedStream<S> {
     stream: S,
     objection: Objection,
     /// What a write met, until all is read that had come before.
     unwritable: Option<io::Error>,
 }
 
-impl<S> Heard<S> {
+impl<S> ObservedStream<S> {
     pub(super) fn new(stream: S, objection: Objection) -> Self {
         Self { stream, objection, unwritable: None }
     }
@@ -104,7 +104,7 @@ impl<S> Heard<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> Heard<S> {
+impl<S: AsyncRead + Unpin> ObservedStream<S> {
     /// A peer that has closed takes nothing more; why it closed is still to be read, and may not be there yet.
     fn written<T>(&mut self, context: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match outcome {
@@ -133,7 +133,7 @@ impl<S: AsyncRead + Unpin> Heard<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for ObservedStream<S> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let outcome = Pin::new(&mut this.stream).poll_read(context, into);
@@ -141,7 +141,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ObservedStream<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.unwritable.is_some() {

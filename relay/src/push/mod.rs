@@ -9,6 +9,7 @@ mod connection;
 mod copies;
 mod departure;
 mod dial;
+mod dry_run;
 mod endpoint;
 pub mod fcm;
 mod health;
@@ -27,7 +28,6 @@ pub mod sealed;
 mod service;
 mod setup;
 mod single_flight;
-mod trial;
 pub mod webpush;
 
 use std::time::Duration;
@@ -35,13 +35,13 @@ use std::time::Duration;
 use sip::id::{CallId, InstanceId};
 
 pub use departure::Departure;
+pub use dry_run::DryRun;
 pub use health::{Report, State};
 pub use identity::chain;
 pub use network::{ByteStream, Network, Opening};
 pub use rfc8599::{Address, NoAddress};
 pub use service::{AppPush, Delivery, PushService, check, take_printed};
 pub use setup::{Problem, SetupError};
-pub use trial::Trial;
 
 /// What happened, as the payload's `event`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -81,7 +81,7 @@ struct Object<'a> {
 
 /// What is sealed, where the device has given a key: all that the object says beside what leads the device to its call.
 #[derive(Serialize)]
-struct Told<'a> {
+struct CallerFields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     from: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -154,7 +154,7 @@ fn fit(
     }
     let around = whole(None, None, &[], Some("")).len();
     let room = sealed::plaintext_room(limit.saturating_sub(around));
-    let told = shortened(push, room, |from, name| encode(&Told { from, name, extra: Extra(&push.extra) }))?;
+    let told = shortened(push, room, |from, name| encode(&CallerFields { from, name, extra: Extra(&push.extra) }))?;
     // Where nothing can be sealed nothing is told, and the device is woken all the same.
     let sealed = sealed::seal(key, (push.event.name(), &instance, call.as_deref()), told);
     within(whole(None, None, &[], sealed.as_deref()), limit)

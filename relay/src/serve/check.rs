@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use tokio::net::{TcpListener, UdpSocket};
 
 use super::push_services::push_settings;
-use super::{beside, open_vault};
+use super::{open_vault, running_relay};
 use crate::acme;
 use crate::clock;
 use crate::config::{ApnsCredentials, Config, Problem, Tls};
@@ -181,11 +181,11 @@ async fn check_listeners(config: &Config, findings: &mut Findings) {
     }
     let mut of_a_relay = Vec::new();
     // Whether a relay runs here is told by its operator listener; what it holds in the clear cannot be asked.
-    let runs = beside::is_ours(&config.tls, config.operator.listen).await;
+    let runs = running_relay::is_ours(&config.tls, config.operator.listen).await;
     for (setting, address, error) in failed {
         let in_use = error.kind() == ErrorKind::AddrInUse;
         let clear = matches!(setting, "upstream.tcp_listen" | "upstream.udp_listen");
-        if runs && in_use && (clear || beside::is_ours(&config.tls, address).await) {
+        if runs && in_use && (clear || running_relay::is_ours(&config.tls, address).await) {
             of_a_relay.push(setting);
             continue;
         }

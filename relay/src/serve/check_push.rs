@@ -1,6 +1,6 @@
 //! `check --push`: what the real push services say of the keys that a configuration names.
 //!
-//! Invariant: no device gets a push (`push::trial`), and no problem repeats a key.
+//! Invariant: no device gets a push (`push::dry_run`), and no problem repeats a key.
 
 use super::push_services::push_settings;
 use crate::config::{Config, Problem};

@@ -1,6 +1,6 @@
 //! Watching the clocks: one that jumps, and a system's clock that is not the store's, are told to the operator with the remedy.
 //!
-//! Invariant: while the clock is not believed, the log has said so once and `/readyz` says so; nothing is ended by it
+//! Invariant: while the clock is not trusted, the log has said so once and `/readyz` says so; nothing is ended by it
 //! (`clock::watch` has the rule). A node whose clock is more than [`STORE_OFF_MAX_MS`] off the store's is not ready, and goes by
 //! the store's.
 
@@ -48,7 +48,7 @@ pub(super) async fn watch(vault: Vault, readiness: Readiness) {
         is_wrong = matches!(verdict, Verdict::Jumped { .. });
         tell(verdict, &readiness);
         if is_due(noted, NOTE)
-            && let Some(now) = watch::believed_now()
+            && let Some(now) = watch::trusted_now()
         {
             noted = Some(Instant::now());
             if let Err(error) = vault.note_time(now) {
@@ -100,10 +100,10 @@ impl Store {
         }
     }
 
-    /// Whether another clock agrees with the believed time, and the shared one does not.
+    /// Whether another clock agrees with the trusted time, and the shared one does not.
     fn contradicts(&self) -> bool {
-        let Some(believed) = watch::believed_now() else { return false };
-        let agrees = |time: u64| time.abs_diff(believed) <= AGREE_S;
+        let Some(trusted) = watch::trusted_now() else { return false };
+        let agrees = |time: u64| time.abs_diff(trusted) <= AGREE_S;
         !agrees(shared_now()) && (agrees(unix_now()) || self.now.is_some_and(agrees))
     }
 }
@@ -124,9 +124,9 @@ fn tell(verdict: Verdict, readiness: &Readiness) {
         }
         Verdict::Believed(by_ms) => {
             tracing::warn!(
-                event = "clock-believed",
+                event = "clock-trusted",
                 by_s = by_ms / 1_000,
-                "the clock is believed now; what is over by it ends"
+                "the clock is trusted now; what is over by it ends"
             );
             readiness.warn_of("clock", Vec::new());
         }
@@ -135,11 +135,11 @@ fn tell(verdict: Verdict, readiness: &Readiness) {
 
 fn warning(by_ms: i64) -> String {
     let way = if by_ms > 0 { "ahead of" } else { "behind" };
-    let believed = watch::believed_now().unwrap_or_default();
+    let trusted = watch::trusted_now().unwrap_or_default();
     format!(
-        "clock: the system's clock is {} s {way} the time that passed ({} by this relay's count): set it right (NTP). Until then no lease ends and no key is destroyed; if it stays, it is believed after {} h, unless the store's clock says otherwise.",
+        "clock: the system's clock is {} s {way} the time that passed ({} by this relay's count): set it right (NTP). Until then no lease ends and no key is destroyed; if it stays, it is trusted after {} h, unless the store's clock says otherwise.",
         by_ms.unsigned_abs() / 1_000,
-        rfc3339(believed),
+        rfc3339(trusted),
         JUMP_STEADY_MS / 3_600_000,
     )
 }

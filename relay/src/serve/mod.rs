@@ -7,13 +7,13 @@
 //! Invariant: a relay that has started is reachable on every address that [`Running`] names. A drain ends within
 //! [`CALLS_DRAIN`] and the HTTPS listener's own limit; it unregisters nothing: another process takes the bindings over.
 
-mod beside;
 pub mod check;
 pub mod check_push;
 mod clock_watch;
 mod keyring_watch;
 mod push_services;
 mod reload;
+mod running_relay;
 mod store_watch;
 pub mod unconfigured;
 
@@ -202,6 +202,7 @@ impl Relay {
             push: push.clone(),
             push_is_printed,
             domains: config.upstream.domains.clone(),
+            flow_domains: config.edge.flow_domains.clone(),
             metrics: metrics.clone(),
             resolver: resolver.clone(),
             tls: upstream_tls.clone(),

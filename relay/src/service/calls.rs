@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::Inner;
-use super::types::{ToldCalls, WhichCalls};
+use super::types::{CallStories, WhichCalls};
 use crate::agent::request::Request;
 use crate::agent::stories::RecentCall;
 use crate::domain::story::Story;
@@ -25,7 +25,7 @@ const AT_ONCE: usize = 16;
 
 impl Inner {
     /// The calls of this node that were asked for, newest first.
-    pub(super) async fn calls(&self, which: &WhichCalls) -> ToldCalls {
+    pub(super) async fn calls(&self, which: &WhichCalls) -> CallStories {
         let stories = self.dependencies.agent.stories();
         let until = Instant::now() + WAIT_FOR_RECALL;
         while which.waits && stories.unread() > 0 && Instant::now() < until {
@@ -66,7 +66,7 @@ impl Inner {
         let mut stories: Vec<Story> = told.into_values().collect();
         stories.sort_by_key(|story| std::cmp::Reverse((story.at_ms, story.call)));
         stories.truncate(which.limit);
-        ToldCalls { stories, is_whole }
+        CallStories { stories, is_whole }
     }
 
     /// What is told of the calls of an instance, oldest first.

@@ -29,7 +29,7 @@ use super::Inner;
 use crate::agent::Binding;
 use crate::agent::request::{KnownPushBinding, LeaseExpiry, NewInstance, Request};
 use crate::agent::transport::upstreams::Route;
-use crate::limits::holdings::Place;
+use crate::limits::holdings::Holding;
 use crate::metrics::labels::StoreOperation;
 use crate::vault::letters::Letter;
 use crate::vault::record::StoredRecord;
@@ -171,7 +171,7 @@ impl Inner {
             return Opened::Not;
         }
         enum Read {
-            Lent(NewBinding, LeaseExpiry, AorKey, Place),
+            Lent(NewBinding, LeaseExpiry, AorKey, Holding),
             PushBinding(Option<KnownPushBinding>),
         }
         let vault = &self.dependencies.vault;

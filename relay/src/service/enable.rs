@@ -36,7 +36,7 @@ use crate::audit::{Act, Whose};
 use crate::clock::{self, latest_now};
 use crate::limits::InstanceOf;
 use crate::limits::guesses::{Attempt, Permit};
-use crate::limits::holdings::Place;
+use crate::limits::holdings::Holding;
 use crate::metrics::labels::{Limit, StoreOperation};
 use crate::net::resolve::ResolveError;
 use crate::random;
@@ -151,7 +151,7 @@ impl Inner {
         route: &Route,
         source: IpAddr,
         replaces: bool,
-    ) -> Result<Place, EnableError> {
+    ) -> Result<Holding, EnableError> {
         let instance = InstanceOf { app, aor: account.aor.expose(), server: &route.server() };
         if replaces {
             return Ok(self.dependencies.quotas.count_instance(&instance));
@@ -164,7 +164,7 @@ impl Inner {
     }
 
     /// The place of an instance that was stored.
-    pub(super) fn count_instance(&self, record: &Record, route: &Route) -> Place {
+    pub(super) fn count_instance(&self, record: &Record, route: &Route) -> Holding {
         let (app, aor) = (&*record.app, record.account.aor.expose());
         self.dependencies.quotas.count_instance(&InstanceOf { app, aor, server: &route.server() })
     }
@@ -242,7 +242,7 @@ impl Inner {
         source: IpAddr,
         wish: Enable,
         route: Route,
-        place: Place,
+        place: Holding,
     ) -> (NewInstance, InstanceSecret) {
         let now = latest_now();
         // Devices of one account live on one shard.

@@ -8,7 +8,7 @@ use sip::id::InstanceId;
 
 use super::nodes::{Body, NodeService};
 use super::types::{
-    AboutNode, AccessError, Export, Listed, OperatorError, Page, ToldCalls, TraceAnswer, TraceError, TraceRequest,
+    AboutNode, AccessError, CallStories, Export, Listed, OperatorError, Page, TraceAnswer, TraceError, TraceRequest,
     Which, WhichCalls, Wiped,
 };
 use super::{Dependencies, Service};
@@ -60,7 +60,7 @@ pub trait OperatorService: Clone + Send + Sync + 'static {
     fn find(&self, aor: AorHash) -> impl Future<Output = Result<Vec<Listed>, OperatorError>> + Send;
 
     /// The calls of this node that were asked for, newest first.
-    fn calls(&self, which: WhichCalls) -> impl Future<Output = ToldCalls> + Send;
+    fn calls(&self, which: WhichCalls) -> impl Future<Output = CallStories> + Send;
 
     /// One instance, as an operator may see it.
     fn show(&self, id: InstanceId) -> impl Future<Output = Result<Listed, OperatorError>> + Send;
@@ -125,7 +125,7 @@ impl OperatorService for Service {
         Ok(self.0.find(aor).await)
     }
 
-    async fn calls(&self, which: WhichCalls) -> ToldCalls {
+    async fn calls(&self, which: WhichCalls) -> CallStories {
         let told = self.0.calls(&which).await;
         if which.call.is_some() {
             for story in &told.stories {

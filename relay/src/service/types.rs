@@ -524,7 +524,7 @@ impl WhichCalls {
 
 /// What is told of calls.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct ToldCalls {
+pub struct CallStories {
     /// Newest first.
     pub stories: Vec<Story>,
     /// Nothing is missing; else the store did not answer, or not everything of an earlier run has been read yet.

@@ -8,11 +8,12 @@
 //! | --- | --- | --- |
 //! | all of `pn-provider`, `pn-prid` | §4.1.1 | for pushes |
 //! | `pn-provider` alone, with or without a value | §4.1.5 | which services there are |
-//! | none of them, or `expires=0` | §4.1.2 | for no pushes any more |
+//! | none of them, or `expires=0` | §4.1.2 | for no pushes any more; where the operator lets it, to be reached by its flow alone (RFC 5626) |
 //!
 //! A registration is named by a keyed hash of its SIP server (registrar and proxy), its AOR and its `pn-*` parameters: the
 //! same after a restart, on every node that shares the key, and of no use to find any of them. Its name is also its PURR
-//! (§6.2.1). Whoever registers the same AOR at a server of his own has other names, and changes nothing of Alice's.
+//! (§6.2.1). Whoever registers the same AOR at a server of his own has other names, and changes nothing of Alice's. One that
+//! is reached by its flow alone is named by its device's key among those of the AOR in place of the `pn-*`.
 //!
 //! Invariant: nothing here is a secret of the account. A Path or a PURR is believed only when its MAC, or the name that
 //! it is, is one that this key makes; no `Debug` here shows a push token or an AOR.
@@ -44,8 +45,28 @@ const EXPIRES_DEFAULT: u32 = 3600;
 pub const SERVICE_ROUTES_MAX: usize = 8;
 /// Their bytes, likewise.
 pub const SERVICE_ROUTE_BYTES: usize = 1024;
-/// The purpose that a Path's MAC is bound to, so that no other token passes for one.
+/// The purposes that a Path's MAC is bound to, so that no other token passes for one: of a registration that is pushed for,
+/// and of one that its flow alone leads to.
 const PATH: &[u8] = b"sipwake path 1";
+const FLOW_PATH: &[u8] = b"sipwake flow path 1";
+
+/// How a registration that passed through is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Its device is pushed, and comes (RFC 8599).
+    Pushed,
+    /// By the flow that it was made by, as long as that stands (RFC 5626).
+    ByFlow,
+}
+
+impl Reach {
+    fn purpose(self) -> &'static [u8] {
+        match self {
+            Self::Pushed => PATH,
+            Self::ByFlow => FLOW_PATH,
+        }
+    }
+}
 
 /// Where a push service finds a device, as its Contact says it (RFC 8599 §8.7).
 #[derive(Clone, PartialEq, Eq)]
@@ -239,6 +260,17 @@ fn contact_key(contact: &Party<'_>) -> Box<str> {
 }
 
 impl RegisterIntent {
+    /// The registration that it asks for, and how that is to be reached; `None`: it ends one, or only asks.
+    pub fn registration(&self, key: &TokenKey) -> Option<(InstanceId, Reach)> {
+        match &self.push_request {
+            PushRequest::Push(push) => Some((identify(key, &self.aor, &self.server, push), Reach::Pushed)),
+            PushRequest::Nothing if self.expires > 0 => {
+                Some((identify_by_flow(key, &self.aor, &self.server, &self.contact), Reach::ByFlow))
+            }
+            PushRequest::Nothing | PushRequest::Query(_) => None,
+        }
+    }
+
     /// For how long a 2xx registers its Contact; zero when it does not (RFC 3261 §10.3 step 8).
     pub fn granted(&self, response: &Message) -> Duration {
         if self.expires == 0 {
@@ -315,6 +347,13 @@ pub fn identify(key: &TokenKey, aor: &str, server: &str, push: &PushContact) -> 
     InstanceId::new(u128::from_be_bytes(bits), tag_of(aor))
 }
 
+/// The name of a registration that its flow alone leads to, on the shard of its AOR. `contact`: the key that tells the AOR's
+/// devices apart, so that a device which comes back by another flow is the same one.
+fn identify_by_flow(key: &TokenKey, aor: &str, server: &str, contact: &str) -> InstanceId {
+    let bits = key.name("sipwake flow instance 1", &[server, aor, contact].map(str::as_bytes));
+    InstanceId::new(u128::from_be_bytes(bits), tag_of(aor))
+}
+
 /// The binding of a registration, on the same shard.
 pub fn binding_of(key: &TokenKey, instance: InstanceId) -> BindingId {
     let bits = key.name("sipwake push binding 2", &[&instance.to_bytes()]);
@@ -344,9 +383,9 @@ fn tag_of(aor: &str) -> ShardTag {
 
 /// The Path that leads requests for a registration back here (RFC 3327 §5.2). `outbound`: with the mark of a first hop
 /// that keeps its flows (RFC 5626 §5.1).
-pub fn path(key: &TokenKey, instance: InstanceId, sent_by: SentBy<'_>, outbound: bool) -> String {
+pub fn path(key: &TokenKey, (instance, reach): (InstanceId, Reach), sent_by: SentBy<'_>, outbound: bool) -> String {
     let bytes = instance.to_bytes();
-    let token = URL_SAFE_NO_PAD.encode([&bytes[..], &key.mac(&bytes, PATH)].concat());
+    let token = URL_SAFE_NO_PAD.encode([&bytes[..], &key.mac(&bytes, reach.purpose())].concat());
     let transport = match sent_by.transport {
         Transport::Udp => String::new(),
         other => format!(";transport={}", other.param()),
@@ -355,12 +394,18 @@ pub fn path(key: &TokenKey, instance: InstanceId, sent_by: SentBy<'_>, outbound:
     format!("<sip:{token}@{}{transport};lr{outbound}>", sent_by.host)
 }
 
-/// The registration whose Path the topmost Route is.
-pub fn own_path(key: &TokenKey, request: &Message) -> Option<InstanceId> {
+/// The registration whose Path the topmost Route is, and how it was to be reached.
+pub fn own_path(key: &TokenKey, request: &Message) -> Option<(InstanceId, Reach)> {
     let bytes = URL_SAFE_NO_PAD.decode(request.route(0)?.uri.user?).ok()?;
     let (payload, mac) = bytes.split_first_chunk::<16>()?;
-    bool::from(subtle::ConstantTimeEq::ct_eq(&key.mac(payload, PATH)[..], mac))
-        .then(|| InstanceId::from_bytes(*payload))
+    let is_of = |reach: &Reach| bool::from(subtle::ConstantTimeEq::ct_eq(&key.mac(payload, reach.purpose())[..], mac));
+    let reach = [Reach::Pushed, Reach::ByFlow].into_iter().find(is_of)?;
+    Some((InstanceId::from_bytes(*payload), reach))
+}
+
+/// Whether the topmost Route says that the first hop of its Path keeps its flows (RFC 5626 §5.1).
+pub fn is_outbound(request: &Message) -> bool {
+    request.route(0).is_some_and(|route| route.uri.params.get("ob").is_some())
 }
 
 /// The registration that a request inside a dialog names by the PURR of its Request-URI (§6.2.3).
@@ -446,6 +491,19 @@ mod tests {
     }
 
     #[test]
+    fn one_that_its_flow_leads_to_is_known_again_by_its_server_its_aor_and_its_device() {
+        let key = TokenKey::new([7; 32]);
+        let of = |contact: &str, further: &str| read(&register(contact, further), 0).unwrap().registration(&key);
+        let plain = of("<sip:a@h:9;x=1>;+sip.instance=\"<urn:uuid:1>\"", "").unwrap();
+        assert_eq!((plain.1, Some(plain.0.tag())), (Reach::ByFlow, shard_of(&register("<sip:a@h>", ""))));
+        assert_eq!(of("<sip:a@other:7>;+sip.instance=\"<urn:uuid:1>\"", ""), Some(plain), "by another flow");
+        assert_ne!(of("<sip:a@h:9>;+sip.instance=\"<urn:uuid:2>\"", ""), Some(plain));
+        assert_ne!(of("<sip:a@h:9>;+sip.instance=\"<urn:uuid:1>\"", "Route: <sip:p;lr>\r\n"), Some(plain));
+        assert_eq!(of("<sip:a@h:9>;expires=0", ""), None);
+        assert_eq!(of("<sip:a@h:9;pn-provider>", ""), None);
+    }
+
+    #[test]
     fn a_server_is_known_by_all_of_its_registrar_and_its_proxy() {
         let of = |registrar, proxy| server_of(registrar, proxy).unwrap();
         let plain = of("sip:example.com;transport=tls;x=1", Some("sip:proxy.example.com;lr"));
@@ -485,11 +543,17 @@ mod tests {
             let text = format!("INVITE sip:a@h SIP/2.0\r\nRoute: {route}\r\n\r\n");
             own_path(&key, &Message::parse(&text.into(), &Limits::default()).unwrap())
         };
-        let own = path(&key, instance, sent_by, true);
+        let own = path(&key, (instance, Reach::Pushed), sent_by, true);
         assert!(own.ends_with("@relay.test:5071;transport=tls;lr;ob>"), "{own}");
-        assert_eq!(through(&own), Some(instance));
+        assert_eq!(through(&own), Some((instance, Reach::Pushed)));
+        let by_flow = path(&key, (instance, Reach::ByFlow), sent_by, false);
+        assert_eq!(through(&by_flow), Some((instance, Reach::ByFlow)), "none passes for the other");
         assert_eq!(TokenKey::tag_of(&own[5..own.find('@').unwrap()]), Some(ShardTag(3)), "it finds its shard");
-        assert_eq!(through(&path(&TokenKey::new([8; 32]), instance, sent_by, true)), None, "another key");
+        assert_eq!(
+            through(&path(&TokenKey::new([8; 32]), (instance, Reach::Pushed), sent_by, true)),
+            None,
+            "another key"
+        );
         for place in [6, 20, 30] {
             let mut forged = own.clone().into_bytes();
             forged[place] = if forged[place] == b'A' { b'B' } else { b'A' };

@@ -321,6 +321,7 @@ impl Endpoint {
     fn detach(&mut self, now: Instant, instance: InstanceId) {
         if let Some(attached) = self.attachments.attached.remove(&instance) {
             self.lose_legs(now, instance, attached.flow);
+            self.on_flow_lost(now, instance);
             self.core.event(Event::Detached(instance));
         }
     }

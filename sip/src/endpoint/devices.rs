@@ -159,7 +159,7 @@ impl Endpoint {
             self.give_up_parked(now, instance, device.binding);
         }
         for call in self.calls.waiting_for(instance) {
-            self.leave_call(now, call, instance);
+            self.leave_call(now, call, instance, 480);
         }
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! | REGISTER | from here |
 //! | --- | --- |
-//! | comes | the shell is asked for its route: 403, 503, 555, or an upstream |
+//! | comes | the shell is asked for its route: 403 with a Warning, 503, 555, or an upstream |
 //! | asks which push services there are | 200 from here: it travels nowhere |
 //! | has its route, and its turn (`register_turns`) | on the upstream's flow, with our Path, `Supported: path` and Feature-Caps |
 //! | 401, 407 | back to the device: the digest is between the two |
 //! | 2xx, pushes asked for | `push_bindings` keeps it; back with Feature-Caps |
+//! | 2xx, no pushes asked for, and the shell lets it live by its flow | `push_bindings` keeps it while its flow stands |
 //! | 2xx, no more pushes or `expires=0` | forgotten |
 //! | 403, 404, 410, 604 | forgotten, if its device is attached by the same flow; else it runs out |
 //! | silence, no flow | 504 |
@@ -27,7 +28,8 @@ use super::{ClientOwner, Endpoint, Event, Output, ServerOwner, Side, Source, Tra
 use crate::auth::usernames;
 use crate::bucket::{Bucket, Rate, counted_as};
 use crate::edge::forward;
-use crate::edge::push_proxy::{self, PushContact, PushRequest, RegisterIntent};
+use crate::edge::push_proxy::{self, PushRequest, Reach, RegisterIntent};
+use crate::flow::TokenKey;
 use crate::id::{FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method, Name, Uri};
 use crate::transaction::ServerId;
@@ -109,6 +111,12 @@ pub(super) struct ForwardedRegister {
 }
 
 impl ForwardedRegister {
+    /// The registration that it asks for and may have, and how that is reached.
+    fn registration(&self, key: &TokenKey) -> Option<(InstanceId, Reach)> {
+        let by_flow = self.route.as_ref().is_some_and(|route| route.by_flow);
+        self.intent.registration(key).filter(|(_, reach)| *reach == Reach::Pushed || by_flow)
+    }
+
     /// Where it goes, once that is known.
     pub(super) fn upstream(&self) -> Option<UpstreamId> {
         self.route.as_ref().map(|route| route.upstream)
@@ -133,8 +141,8 @@ impl Endpoint {
             Ok(intent) => intent,
             Err(status) => return self.refuse(now, reply, &register, status),
         };
-        if !self.may_pass(&source, &intent) {
-            return self.refuse(now, reply, &register, 403);
+        if let Err(why) = self.may_pass(&source, &intent) {
+            return self.refuse_with_warning(now, reply, &register, why);
         }
         if !self.spend_quota(now, source.flow) {
             return self.slow_down(now, source.flow, reply, &register);
@@ -161,6 +169,8 @@ impl Endpoint {
             proxy: proxy.clone(),
             push: intent.push_request.clone(),
             source: source.peer.ip(),
+            registers: intent.registration(&self.core.token_key).is_some(),
+            known: !self.push_bindings.known_as(&intent).is_empty(),
             renews: self.renews(&intent),
             proof,
         };
@@ -186,32 +196,24 @@ impl Endpoint {
         self.core.event(Event::RouteNeeded(Box::new(route)));
     }
 
-    /// Whether a REGISTER may be forwarded: it asks for pushes, or about them, or ends a push binding. No other REGISTER is.
-    fn may_pass(&self, source: &Source, intent: &RegisterIntent) -> bool {
-        let PushRequest::Push(push) = &intent.push_request else {
-            return matches!(intent.push_request, PushRequest::Query(_))
-                || !self.push_bindings.known_as(intent).is_empty();
-        };
-        let instance = push_proxy::identify(&self.core.token_key, &intent.aor, &intent.server, push);
-        let replaces = !self.push_bindings.known_as(intent).is_empty();
-        let room = self.attachments.carried_by(source.flow, instance) < INSTANCES_PER_FLOW;
-        room && (self.push_bindings.knows(instance)
-            || replaces
-            || self.push_bindings.contacts_of(intent) < CONTACTS_PER_AOR)
+    /// Whether a connection and an AOR have room for the registration that a REGISTER asks for; else the text of a Warning.
+    fn may_pass(&self, source: &Source, intent: &RegisterIntent) -> Result<(), &'static str> {
+        let Some((instance, _)) = intent.registration(&self.core.token_key) else { return Ok(()) };
+        if self.attachments.carried_by(source.flow, instance) >= INSTANCES_PER_FLOW {
+            return Err("this connection carries as many registrations as it may");
+        }
+        let is_known = || self.push_bindings.knows(instance) || !self.push_bindings.known_as(intent).is_empty();
+        let room = self.push_bindings.contacts_of(intent) < CONTACTS_PER_AOR;
+        if room || is_known() { Ok(()) } else { Err("this address of record has as many registrations as it may") }
     }
 
     /// Whether a REGISTER is about a registration that is known here, and names its device: whoever takes all of an account
     /// away may know no more than the account.
     fn renews(&self, intent: &RegisterIntent) -> bool {
-        if intent.contact.is_empty() {
-            return false;
-        }
-        let known = |push| {
-            let instance = push_proxy::identify(&self.core.token_key, &intent.aor, &intent.server, push);
-            self.push_bindings.knows(instance)
-        };
-        matches!(&intent.push_request, PushRequest::Push(push) if known(push))
-            || !self.push_bindings.known_as(intent).is_empty()
+        let known = intent.registration(&self.core.token_key);
+        !intent.contact.is_empty()
+            && (known.is_some_and(|(instance, _)| self.push_bindings.knows(instance))
+                || !self.push_bindings.known_as(intent).is_empty())
     }
 
     /// The shell has found the route of a REGISTER, or why it has none.
@@ -223,7 +225,7 @@ impl Endpoint {
     ) {
         let route = match route {
             Ok(route) => route,
-            Err(RouteRefusal { status, retry_after_s }) => return self.end_register(now, id, status, retry_after_s),
+            Err(refusal) => return self.end_register(now, id, refusal),
         };
         let upstream = route.upstream;
         let Some(register) = self.registers.under_way.get_mut(&id) else {
@@ -274,11 +276,12 @@ impl Endpoint {
         for _ in 0..register.own_routes {
             edit = edit.pop(Name::Route);
         }
-        if let PushRequest::Push(push) = &register.intent.push_request {
-            let RegisterIntent { aor, server, .. } = &register.intent;
-            let instance = push_proxy::identify(&self.core.token_key, aor, server, push);
-            let path = push_proxy::path(&self.core.token_key, instance, sent_by, register.intent.outbound);
-            edit = edit.prepend(Name::Path, path).append(Name::FeatureCaps, push_proxy::serves(&push.provider));
+        if let Some(registration) = register.registration(&self.core.token_key) {
+            let path = push_proxy::path(&self.core.token_key, registration, sent_by, register.intent.outbound);
+            edit = edit.prepend(Name::Path, path);
+            if let PushRequest::Push(push) = &register.intent.push_request {
+                edit = edit.append(Name::FeatureCaps, push_proxy::serves(&push.provider));
+            }
             // A registrar may refuse a Path that the device says nothing of (RFC 3327 §5.3), and it is for the device.
             if !register.request.lists(Name::Supported, "path") {
                 edit = edit.append(Name::Supported, "path");
@@ -286,7 +289,7 @@ impl Endpoint {
         }
         let owner = ClientOwner::ForwardedRegister(id);
         if self.core.transactions.send(now, branch, Method::Register, edit.finish(), flow, owner).is_err() {
-            self.end_register(now, id, 503, None);
+            self.end_register(now, id, 503);
         }
     }
 
@@ -318,29 +321,33 @@ impl Endpoint {
         self.core.flush();
         let failed = register.intent.proves && is_failed_proof(status, response);
         self.ended(id, &register, failed.then_some(false).or((200..300).contains(&status).then_some(true)));
-        match (&register.intent.push_request, status) {
-            (PushRequest::Push(push), 200..300) => {
-                let (push, expires) = (push.clone(), register.intent.granted(response));
+        match (register.registration(&self.core.token_key), status) {
+            (Some((instance, _)), 200..300) => {
+                let expires = register.intent.granted(response);
                 let ForwardedRegister { source, intent, registrar, proxy, route: Some(route), .. } = register else {
                     return;
                 };
+                let push = match &intent.push_request {
+                    PushRequest::Push(push) => Some(push.clone()),
+                    PushRequest::Nothing | PushRequest::Query(_) => None,
+                };
                 let service_route = push_proxy::service_route(response);
                 let upstream = route.upstream;
-                let accepted = Accepted { source, intent, push, registrar, proxy, service_route, upstream, expires };
+                let accepted =
+                    Accepted { source, intent, instance, push, registrar, proxy, service_route, upstream, expires };
                 return self.on_accepted(now, accepted);
             }
-            (PushRequest::Nothing, 200..300) => {
+            (None, 200..300) => {
                 for instance in self.push_bindings.known_as(&register.intent) {
                     self.remove_push_binding(now, instance, PushBindingEnd::Unregistered);
                 }
             }
             // A stranger who knows the push token can have its own server refuse him, too: only the flow that is attached
             // to it ends a registration so. Any other one runs out.
-            (PushRequest::Push(push), 403 | 404 | 410 | 604) => {
-                let instance = self.instance_of(&register, push);
-                if self.attachments.is_attached_by(instance, &register.source) {
-                    self.remove_push_binding(now, instance, PushBindingEnd::Refused);
-                }
+            (Some((instance, _)), 403 | 404 | 410 | 604)
+                if self.attachments.is_attached_by(instance, &register.source) =>
+            {
+                self.remove_push_binding(now, instance, PushBindingEnd::Refused);
             }
             _ => {}
         }
@@ -350,30 +357,20 @@ impl Endpoint {
         }
     }
 
-    /// The registration that a REGISTER asks pushes for.
-    fn instance_of(&self, register: &ForwardedRegister, push: &PushContact) -> InstanceId {
-        let RegisterIntent { aor, server, .. } = &register.intent;
-        push_proxy::identify(&self.core.token_key, aor, server, push)
-    }
-
     /// The response as the device gets it.
     fn back(&self, register: &ForwardedRegister, status: u16, response: &Message) -> bytes::Bytes {
         let mut edit = response.edit().pop(Name::Via);
-        if let (PushRequest::Push(push), 200..300) = (&register.intent.push_request, status) {
-            let instance = self.instance_of(register, push);
+        if let (PushRequest::Push(push), 200..300) = (&register.intent.push_request, status)
+            && let Some((instance, _)) = register.registration(&self.core.token_key)
+        {
             edit = edit.append(Name::FeatureCaps, push_proxy::feature_caps(&register.intent, push, instance));
         }
         edit.finish()
     }
 
     /// Ends a REGISTER with an answer of the relay's own.
-    pub(super) fn end_register(
-        &mut self,
-        now: Instant,
-        id: ForwardedRegisterId,
-        status: u16,
-        retry_after_s: Option<u32>,
-    ) {
+    pub(super) fn end_register(&mut self, now: Instant, id: ForwardedRegisterId, refusal: impl Into<RouteRefusal>) {
+        let RouteRefusal { status, retry_after_s, warning } = refusal.into();
         let Some(register) = self.take_register(id) else { return };
         if let Some(branch) = register.stage.branch() {
             self.core.transactions.abandon(branch);
@@ -381,7 +378,9 @@ impl Endpoint {
         let tag = self.core.random.tag();
         let response = Composer::response(&register.request, status, Composer::reason(status), Some(&tag));
         let wait = retry_after_s.or((status == 503).then_some(RETRY_AFTER_S));
-        self.core.transactions.respond(now, register.server, status, response.maybe(Name::RetryAfter, wait).finish());
+        let warning = warning.map(|text| self.warning(text));
+        let response = response.maybe(Name::RetryAfter, wait).maybe(Name::Warning, warning).finish();
+        self.core.transactions.respond(now, register.server, status, response);
         self.ended(id, &register, None);
         self.leave(&register);
     }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::pushed::{
-    ForwardedRegisterId, PushBinding, PushBindingEnd, RegisterRoute, RestoredPushBinding, RouteRefusal, RouteRequest,
+    FlowBinding, ForwardedRegisterId, PushBinding, PushBindingEnd, RegisterRoute, RestoredPushBinding, RouteRefusal,
+    RouteRequest,
 };
 use crate::auth::Challenge;
 pub use crate::edge::admission::EDGE_REALM;
@@ -457,7 +458,8 @@ pub enum Event {
     InviteTransaction(InviteChange),
     /// An INVITE was answered without becoming a call.
     InviteRefused {
-        /// The status: 403 wrong source, 404 unknown Contact, 480 over the rate, 482, 483, …
+        /// The status: 403 wrong source, 404 unknown Contact, 430 no flow (also where the caller hears 480), 480 over the
+        /// rate, 482, 483, …
         status: u16,
     },
     /// A request was refused before it reached a binding; an INVITE also with [`Event::InviteRefused`].
@@ -484,6 +486,10 @@ pub enum Event {
         /// Whether the device, its SIP server, time or the shell ended it.
         end: PushBindingEnd,
     },
+    /// A SIP server has accepted a forwarded REGISTER that asks for no pushes, or its refresh.
+    FlowBindingAccepted(Box<FlowBinding>),
+    /// A registration that its flow alone leads to is no more: its flow has ended, or its SIP server or its device has ended it.
+    FlowBindingEnded(InstanceId),
     /// The device of a push binding is to register again: because the binding ends soon (RFC 8599 §5.5), or because a request
     /// other than a call waits for it (§6.2.3).
     RefreshNeeded(InstanceId),
@@ -562,7 +568,7 @@ pub struct Counts {
     pub messages: usize,
     /// Transactions of both kinds, and what is kept for them.
     pub transactions: usize,
-    /// Push bindings (RFC 8599).
+    /// Registrations that passed through: push bindings (RFC 8599), and those that their flows alone lead to.
     pub push_bindings: usize,
     /// REGISTERs on their way, and requests that wait for a device.
     pub waiting: usize,

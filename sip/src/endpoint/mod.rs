@@ -27,7 +27,7 @@
 //! | `traced` | | what a message says of the instance that it is about |
 //! | `notify` | | NOTIFYs outside a dialog, OPTIONS |
 //! | [`forwarded_registers`], [`register_turns`] | `ForwardedRegisters` | REGISTERs that are forwarded to another SIP server, and when they may go |
-//! | [`push_bindings`] | `PushBindings` | registrations made by them, whose devices are pushed (RFC 8599) |
+//! | [`push_bindings`], `flow_bindings` | `PushBindings` | registrations made by them, whose devices are pushed (RFC 8599) or reached by their flow alone (RFC 5626) |
 //!
 //! Invariant: same settings, seed and inputs give the same outputs. No iteration over a hash map decides anything. What
 //! an input may make it keep is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by
@@ -39,6 +39,7 @@ pub mod calls;
 mod core;
 mod devices;
 mod dialogs;
+mod flow_bindings;
 mod flows;
 pub mod forwarded_registers;
 mod groups;

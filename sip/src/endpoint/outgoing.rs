@@ -60,7 +60,7 @@ impl Refusal {
                 "this account is lent: the relay takes its calls; to call out, register at your own SIP server and send there"
             }
             Self::NotRegistered => {
-                "register through this relay first, by this connection and with pn-provider (RFC 8599)"
+                "register through this relay first, by this connection; with pn-provider (RFC 8599), unless its operator lets the domain register without"
             }
             Self::From => "the domain of From is not one that is registered by this connection",
             Self::Target => "the target is neither in the registered domain nor its SIP server",
@@ -219,10 +219,7 @@ impl Endpoint {
 
     fn refuse_outgoing(&mut self, now: Instant, reply: FlowId, request: &Message, why: Refusal) {
         self.core.event(Event::RequestRefused(RequestRefusal::Method));
-        let tag = self.core.random.tag();
-        let warning = format!("399 {} \"{}\"", self.core.settings.edge, why.text());
-        let response = Composer::response(request, 403, Composer::reason(403), Some(&tag));
-        self.respond_once(now, reply, request, 403, response.header(Name::Warning, warning).finish());
+        self.refuse_with_warning(now, reply, request, why.text());
     }
 
     /// A device's flow has ended: whoever it was calling shall not ring for nobody.

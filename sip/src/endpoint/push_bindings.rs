@@ -1,4 +1,5 @@
-//! Registrations that passed through to their own SIP server, and are pushed for (RFC 8599).
+//! Registrations that passed through to their own SIP server: those that are pushed for (RFC 8599), and those that their
+//! flow alone leads to (RFC 5626; more of these in [`super::flow_bindings`]).
 //!
 //! An INVITE that comes back by our Path is a call like any other: it waits, is pushed, and is forked to the flow that the
 //! device registers on; its Request-URI stays as it came. What is no INVITE waits in [`super::parked`].
@@ -15,10 +16,10 @@ use std::time::{Duration, Instant};
 
 use super::attachments::Attached;
 use super::core::OfflinePeer;
-use super::pushed::{PushBinding, PushBindingEnd, RestoredPushBinding};
+use super::pushed::{FlowBinding, PushBinding, PushBindingEnd, RestoredPushBinding};
 use super::{Endpoint, Event, Side, Source, Timer};
 use crate::edge::forward;
-use crate::edge::push_proxy::{self, PushContact, RENEW_BEFORE, RegisterIntent};
+use crate::edge::push_proxy::{self, PushContact, RENEW_BEFORE, Reach, RegisterIntent};
 use crate::id::{BindingId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Message, Method, Name, Uri};
 use crate::timers::Armed;
@@ -35,7 +36,9 @@ pub const REGISTRATIONS_MAX: usize = 500_000;
 pub(super) struct Accepted {
     pub(super) source: Source,
     pub(super) intent: RegisterIntent,
-    pub(super) push: PushContact,
+    pub(super) instance: InstanceId,
+    /// Where its device is pushed; `None`: its flow alone leads to it.
+    pub(super) push: Option<PushContact>,
     pub(super) registrar: Box<str>,
     pub(super) proxy: Option<Box<str>>,
     /// The way that its SIP server wants requests to go (RFC 3608).
@@ -75,8 +78,22 @@ struct Row {
     renewed: bool,
     /// When its device was called back last for a request that is no call.
     woken_at: Option<Instant>,
+    /// The answer to what comes while it has no flow, of one that its flow alone leads to; `None`: its device is pushed.
+    flow_failure: Option<u16>,
     /// The one timer for all of it, however often it is refreshed.
     armed: Armed,
+}
+
+/// What is written down of a registration.
+struct NewRow {
+    instance: InstanceId,
+    upstream: UpstreamId,
+    key: ContactKey,
+    service_route: Box<[Box<str>]>,
+    expires: Duration,
+    /// How long before its end its device is pushed to refresh it.
+    renew_before: Option<Duration>,
+    flow_failure: Option<u16>,
 }
 
 impl Row {
@@ -114,6 +131,17 @@ impl PushBindings {
     /// The SIP server of the registration behind a binding.
     pub(super) fn upstream_of(&self, binding: BindingId) -> Option<UpstreamId> {
         self.rows.get(self.bindings.get(&binding)?).map(|row| row.upstream)
+    }
+
+    /// The answer to what comes for a registration that its flow alone leads to, and that has none; `None` for any other.
+    pub(super) fn flow_failure(&self, instance: InstanceId) -> Option<u16> {
+        self.rows.get(&instance)?.flow_failure
+    }
+
+    /// Lets a registration that its flow alone leads to end `at` this moment, if it does not before; whether there is one.
+    pub(super) fn end_by(&mut self, instance: InstanceId, at: Instant) -> bool {
+        let row = self.rows.get_mut(&instance).filter(|row| row.flow_failure.is_some());
+        row.map(|row| row.expires_at = row.expires_at.min(at)).is_some()
     }
 
     /// The address of record of a registration.
@@ -166,11 +194,10 @@ impl PushBindings {
 }
 
 impl Endpoint {
-    /// A SIP server has accepted a registration that asks for pushes.
+    /// A SIP server has accepted a registration.
     pub(super) fn on_accepted(&mut self, now: Instant, accepted: Accepted) {
-        let Accepted { source, intent, push, registrar, proxy, service_route, upstream, expires } = accepted;
+        let Accepted { source, intent, instance, push, registrar, proxy, service_route, upstream, expires } = accepted;
         let expires = expires.min(KEPT_MAX);
-        let instance = push_proxy::identify(&self.core.token_key, &intent.aor, &intent.server, &push);
         for other in self.push_bindings.known_as(&intent).into_iter().filter(|other| *other != instance) {
             self.remove_push_binding(now, other, PushBindingEnd::Replaced);
         }
@@ -178,24 +205,41 @@ impl Endpoint {
             self.remove_push_binding(now, instance, PushBindingEnd::Unregistered);
             return self.leave_transit(upstream, None);
         }
-        let registration = PushBinding {
-            instance,
-            aor: intent.aor,
-            contact: intent.contact,
-            registrar,
-            proxy,
-            push,
-            expires,
-            refreshes_itself: intent.refreshes_itself,
-            source: Some(source.peer.ip()),
-        };
-        self.write_down(now, upstream, &registration, intent.server);
-        if let Some(row) = self.push_bindings.rows.get_mut(&instance) {
-            row.service_route = service_route;
+        let carried = self.attachments.carry(source.flow, instance);
+        let RegisterIntent { aor, contact, server, refreshes_itself, outbound, .. } = intent;
+        let key = ContactKey { server, aor: aor.clone(), contact: contact.clone() };
+        match push {
+            Some(push) => {
+                let renew_before = Some(renew_before(refreshes_itself, expires));
+                let new = NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure: None };
+                self.write_down(now, new);
+                let source = Some(source.peer.ip());
+                self.core.event(Event::PushBindingAccepted(Box::new(PushBinding {
+                    instance,
+                    aor,
+                    contact,
+                    registrar,
+                    proxy,
+                    push,
+                    expires,
+                    refreshes_itself,
+                    source,
+                })));
+            }
+            // Its flow has ended meanwhile: nothing leads to it.
+            None if !carried => return self.leave_transit(upstream, None),
+            None => {
+                // RFC 5626 §5.3: a registrar that knows flows tries another one.
+                let flow_failure = Some(if outbound { 430 } else { 480 });
+                let new = NewRow { instance, upstream, key, service_route, expires, renew_before: None, flow_failure };
+                self.write_down(now, new);
+                let source = source.peer.ip();
+                let accepted = FlowBinding { instance, aor, registrar, proxy, source };
+                self.core.event(Event::FlowBindingAccepted(Box::new(accepted)));
+            }
         }
-        self.core.event(Event::PushBindingAccepted(Box::new(registration)));
         let expires_at = now + expires;
-        if self.attachments.carry(source.flow, instance) {
+        if carried {
             let attached = Attached { flow: source.flow, transport: source.transport, contact: "".into(), expires_at };
             self.attach(now, instance, attached);
             self.fork_waiting(now, instance);
@@ -213,36 +257,35 @@ impl Endpoint {
         else {
             return self.leave_transit(upstream, None);
         };
-        let (aor, contact) = (registration.aor.clone(), registration.contact.clone());
-        if self.push_bindings.contacts.contains_key(&ContactKey { server: server.clone(), aor, contact }) {
+        let PushBinding { aor, contact, expires, refreshes_itself, .. } = registration;
+        let key = ContactKey { server, aor, contact };
+        if self.push_bindings.contacts.contains_key(&key) {
             self.leave_transit(upstream, None);
             return self.core.event(Event::PushBindingEnded { instance, end: PushBindingEnd::Replaced });
         }
-        self.write_down(now, upstream, &registration, server);
+        let renew_before = Some(renew_before(refreshes_itself, expires));
+        let service_route = Box::default();
+        let new = NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure: None };
+        self.write_down(now, new);
         // So that its addresses are known, and its requests believed.
         self.want_transit_flow(upstream);
     }
 
-    /// Stores a push binding, or its refresh. The upstream reference of its REGISTER is the row's from now on.
-    fn write_down(&mut self, now: Instant, upstream: UpstreamId, registration: &PushBinding, server: Box<str>) {
-        let PushBinding { instance, aor, contact, expires, refreshes_itself, .. } = registration;
-        let (instance, expires) = (*instance, *expires);
+    /// Stores a registration, or its refresh. The upstream reference of its REGISTER is the row's from now on.
+    fn write_down(&mut self, now: Instant, new: NewRow) {
+        let NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure } = new;
         let binding = push_proxy::binding_of(&self.core.token_key, instance);
-        let key = ContactKey { server, aor: aor.clone(), contact: contact.clone() };
-        let before = match refreshes_itself {
-            true => RENEW_BEFORE.min(expires / 4),
-            false => push_proxy::renew_before(expires),
-        };
         let expires_at = now + expires;
         let row = Row {
             binding,
             upstream,
             key: key.clone(),
-            service_route: Box::default(),
+            service_route,
             expires_at,
-            renew_at: Some(expires_at - before),
+            renew_at: renew_before.map(|before| expires_at - before),
             renewed: false,
             woken_at: None,
+            flow_failure,
             armed: self.push_bindings.rows.get(&instance).map(|earlier| earlier.armed).unwrap_or_default(),
         };
         if let Some(earlier) = self.push_bindings.rows.insert(instance, row) {
@@ -257,7 +300,7 @@ impl Endpoint {
         self.arm_push_binding(instance);
     }
 
-    fn arm_push_binding(&mut self, instance: InstanceId) {
+    pub(super) fn arm_push_binding(&mut self, instance: InstanceId) {
         let Some(row) = self.push_bindings.rows.get_mut(&instance) else { return };
         let deadline = row.deadline();
         if let Some(at) = row.armed.must_set(Some(deadline)) {
@@ -289,7 +332,7 @@ impl Endpoint {
     pub(super) fn wake_for_request(&mut self, now: Instant, instance: InstanceId) {
         let push_again = self.core.settings.timing.edge.push_again;
         let Some(row) = self.push_bindings.rows.get_mut(&instance) else { return };
-        if row.woken_at.is_some_and(|at| at + push_again > now) {
+        if row.flow_failure.is_some() || row.woken_at.is_some_and(|at| at + push_again > now) {
             return;
         }
         row.woken_at = Some(now);
@@ -305,7 +348,10 @@ impl Endpoint {
         self.push_bindings.forget_contact(&row.key, instance);
         self.remove_device(now, instance);
         self.leave_transit(row.upstream, Some(instance));
-        self.core.event(Event::PushBindingEnded { instance, end });
+        self.core.event(match row.flow_failure {
+            None => Event::PushBindingEnded { instance, end },
+            Some(_) => Event::FlowBindingEnded(instance),
+        });
     }
 
     /// The SIP server that a registration was accepted by.
@@ -318,7 +364,9 @@ impl Endpoint {
     pub fn unknown_push_binding(&self, request: &Message) -> Option<InstanceId> {
         let beyond = request.is_request() && request.method() != Some(Method::Ack);
         let named = beyond.then(|| push_proxy::own_path(&self.core.token_key, request)).flatten();
-        named.filter(|instance| !self.push_bindings.knows(*instance))
+        // One that its flow alone leads to is written down nowhere.
+        let (instance, _) = named.filter(|(_, reach)| *reach == Reach::Pushed)?;
+        (!self.push_bindings.knows(instance)).then_some(instance)
     }
 
     /// A request that came back by our Path.
@@ -328,13 +376,12 @@ impl Endpoint {
         source: Source,
         reply: FlowId,
         request: Message,
-        instance: InstanceId,
+        (instance, reach): (InstanceId, Reach),
     ) {
-        let Some(binding) = self.push_bindings.rows.get(&instance).map(|row| row.binding) else {
-            // A registrar of RFC 5626 takes the binding for dead and tries another one (§5.3 there).
-            let outbound = request.route(0).is_some_and(|route| route.uri.params.get("ob").is_some());
-            return self.refuse_stranger(&source, &request, if outbound { 430 } else { 404 });
+        let Some(Row { binding, flow_failure, .. }) = self.push_bindings.rows.get(&instance) else {
+            return self.refuse_unknown_path(&source, &request, reach);
         };
+        let (binding, flow_failure) = (*binding, *flow_failure);
         if !self.is_trusted(binding, &source) {
             return self.refuse_stranger(&source, &request, 403);
         }
@@ -342,6 +389,9 @@ impl Endpoint {
             return self.refuse(now, reply, &request, 481);
         }
         let attached = self.attachments.is_attached(instance);
+        if let Some(status) = flow_failure.filter(|_| !attached) {
+            return self.refuse_without_flow(now, reply, &request, status);
+        }
         match request.method() {
             Some(Method::Invite) => {
                 let bytes = request.edit().pop(Name::Route).finish();
@@ -364,5 +414,13 @@ impl Endpoint {
                 },
             },
         }
+    }
+}
+
+/// How long before its end a registration is pushed for.
+fn renew_before(refreshes_itself: bool, expires: Duration) -> Duration {
+    match refreshes_itself {
+        true => RENEW_BEFORE.min(expires / 4),
+        false => push_proxy::renew_before(expires),
     }
 }

@@ -1,4 +1,4 @@
-//! Registrations of RFC 8599 as the shell is told of them.
+//! Registrations that pass through, pushed for (RFC 8599) or reached by their flow alone, as the shell is told of them.
 //!
 //! Invariant: what names people and their devices is not printed.
 
@@ -27,7 +27,11 @@ pub struct RouteRequest {
     pub push: PushRequest,
     /// The address of its sender.
     pub source: IpAddr,
-    /// Whether it renews a registration that is known here, or takes its place.
+    /// Whether it asks for a registration; else it ends one, or only asks.
+    pub registers: bool,
+    /// Whether it is about a registration that is known here.
+    pub known: bool,
+    /// Whether it renews a registration that is known here, or takes its place, and names its device.
     pub renews: bool,
     /// The proof that it carries for its SIP server; [`super::Event::RegisterEnded`] tells what became of it.
     pub proof: Option<CarriedProof>,
@@ -46,11 +50,13 @@ pub struct RouteRefusal {
     pub status: u16,
     /// How long its sender waits before it comes again, in seconds.
     pub retry_after_s: Option<u32>,
+    /// What tells a developer why, in the text of a Warning (RFC 3261 §20.43).
+    pub warning: Option<&'static str>,
 }
 
 impl From<u16> for RouteRefusal {
     fn from(status: u16) -> Self {
-        Self { status, retry_after_s: None }
+        Self { status, retry_after_s: None, warning: None }
     }
 }
 
@@ -63,6 +69,23 @@ pub struct RegisterRoute {
     pub registrar: Box<str>,
     /// The push services there are, as `pn-provider` names them.
     pub services: Vec<&'static str>,
+    /// Whether a registration that asks for no pushes may live by its flow alone.
+    pub by_flow: bool,
+}
+
+/// A registration that its SIP server has accepted, and that its flow alone leads to (RFC 5626): nothing of it is kept
+/// elsewhere, and nobody is pushed for it.
+pub struct FlowBinding {
+    /// A keyed hash of its SIP server, AOR and device.
+    pub instance: InstanceId,
+    /// The address of record.
+    pub aor: Box<str>,
+    /// The Request-URI of its REGISTER.
+    pub registrar: Box<str>,
+    /// The Route of its REGISTER beyond ours.
+    pub proxy: Option<Box<str>>,
+    /// The address that its REGISTER came from.
+    pub source: IpAddr,
 }
 
 /// A registration that its SIP server has accepted, as the shell must know it to push for it and to keep it over a restart.
@@ -138,6 +161,12 @@ impl fmt::Debug for RouteRequest {
 impl fmt::Debug for PushBinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PushBinding").field("instance", &self.instance).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for FlowBinding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FlowBinding").field("instance", &self.instance).finish_non_exhaustive()
     }
 }
 

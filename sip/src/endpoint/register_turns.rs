@@ -60,7 +60,7 @@ impl Endpoint {
     /// A REGISTER has its route: it goes, or waits for its turn.
     pub(super) fn take_register_turn(&mut self, now: Instant, id: ForwardedRegisterId, upstream: UpstreamId) {
         match self.upstreams.register_turn(now, upstream, TURN_WAIT_MAX) {
-            None => self.end_register(now, id, 503, None),
+            None => self.end_register(now, id, 503),
             Some(at) if at <= now => self.find_flow(now, id, upstream),
             Some(at) => self.wait_until(id, at, Stage::Turn { at }),
         }
@@ -72,7 +72,7 @@ impl Endpoint {
         }
         let Some(source) = self.registers.get(id).map(|register| register.source.peer.ip()) else { return };
         if self.dials_for_others(upstream, source) >= DIALS_PER_SOURCE {
-            return self.end_register(now, id, 503, None);
+            return self.end_register(now, id, 503);
         }
         let until = now + self.core.settings.timing.upstream.flow;
         self.wait_until(id, until, Stage::Flow { until });
@@ -83,7 +83,7 @@ impl Endpoint {
         let Some((flow, transport)) = self.upstreams.flow(upstream) else { return self.find_flow(now, id, upstream) };
         let per_second = self.core.settings.upstream.registrations_per_second;
         match self.upstreams.register_place(now, flow, per_second, TURN_WAIT_MAX) {
-            None => self.end_register(now, id, 503, None),
+            None => self.end_register(now, id, 503),
             Some(place) if place.at <= now => self.send_register_on(now, id, flow, transport),
             Some(place) => self.wait_until(id, place.at, Stage::Place { place, until: now + TURN_WAIT_MAX }),
         }
@@ -95,11 +95,11 @@ impl Endpoint {
         let Some(upstream) = register.upstream() else { return };
         match register.stage {
             Stage::Turn { .. } => self.find_flow(now, id, upstream),
-            Stage::Flow { .. } => self.end_register(now, id, 504, None),
+            Stage::Flow { .. } => self.end_register(now, id, 504),
             Stage::Place { place, until } => match self.upstreams.flow(upstream) {
                 None => self.find_flow(now, id, upstream),
                 Some((flow, transport)) => match self.upstreams.moved_place(now, flow, place) {
-                    Some(moved) if moved.at > until => self.end_register(now, id, 503, None),
+                    Some(moved) if moved.at > until => self.end_register(now, id, 503),
                     Some(place) if place.at > now => self.wait_until(id, place.at, Stage::Place { place, until }),
                     Some(_) | None => self.send_register_on(now, id, flow, transport),
                 },
@@ -130,7 +130,7 @@ impl Endpoint {
             Stage::Route | Stage::Turn { .. } | Stage::Place { .. } => false,
         };
         for id in self.registers_to(upstream, ends) {
-            self.end_register(now, id, 504, None);
+            self.end_register(now, id, 504);
         }
     }
 
@@ -153,7 +153,7 @@ impl Endpoint {
         let theirs = self.registers.iter();
         let theirs = theirs.filter(|(_, it)| it.source.flow == flow && it.stage.branch().is_none());
         for id in theirs.map(|(id, _)| id).collect::<Vec<_>>() {
-            self.end_register(now, id, 504, None);
+            self.end_register(now, id, 504);
         }
     }
 }

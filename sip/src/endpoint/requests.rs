@@ -160,8 +160,8 @@ impl Endpoint {
         if source.side == Side::Device {
             return self.on_outgoing(now, source, reply, &request);
         }
-        if let Some(instance) = push_proxy::own_path(&self.core.token_key, &request) {
-            return self.on_path_request(now, source, reply, request, instance);
+        if let Some(named) = push_proxy::own_path(&self.core.token_key, &request) {
+            return self.on_path_request(now, source, reply, request, named);
         }
         if is_ping(&request) {
             return self.answer_ping(&source, &request);
@@ -196,12 +196,16 @@ impl Endpoint {
 
     /// Answers a sender that is not known to be the SIP server of what it asks for.
     pub(super) fn refuse_stranger(&mut self, source: &Source, request: &Message, status: u16) {
-        let tag = self.stateless_tag(request);
-        let response = Composer::response(request, status, Composer::reason(status), Some(&tag)).finish();
-        self.send_reflected(source.flow, request, response);
+        self.answer_stranger(source, request, status);
         if request.method() == Some(Method::Invite) {
             self.core.event(Event::InviteRefused { status });
         }
+    }
+
+    pub(super) fn answer_stranger(&mut self, source: &Source, request: &Message, status: u16) {
+        let tag = self.stateless_tag(request);
+        let response = Composer::response(request, status, Composer::reason(status), Some(&tag)).finish();
+        self.send_reflected(source.flow, request, response);
     }
 
     /// 200 to a ping of anybody (RFC 3261 §11.2), as to a stranger: without state, and hardly larger than the request.
@@ -280,6 +284,18 @@ impl Endpoint {
         let options = forward::unknown_to_proxies(request).filter(|_| status == 420);
         let response = options.fold(response, |response, option| response.header(Name::Unsupported, option));
         self.respond_once(now, reply, request, status, response.finish());
+    }
+
+    /// 403 with a Warning that tells a developer why (RFC 3261 §20.43).
+    pub(super) fn refuse_with_warning(&mut self, now: Instant, reply: FlowId, request: &Message, why: &'static str) {
+        let tag = self.core.random.tag();
+        let response = Composer::response(request, 403, Composer::reason(403), Some(&tag));
+        self.respond_once(now, reply, request, 403, response.header(Name::Warning, self.warning(why)).finish());
+    }
+
+    /// The value of a Warning of ours.
+    pub(super) fn warning(&self, text: &str) -> String {
+        format!("399 {} \"{text}\"", self.core.settings.edge)
     }
 
     /// Refuses, and tells the shell when it was a call.

@@ -17,7 +17,7 @@ impl Endpoint {
         message.from().and_then(|from| from.user().and_then(InstanceId::parse)) == Some(instance)
             || message.request_uri().is_some_and(|uri| is_own(Uri::user_of(uri)))
             || message.is_request() && message.contacts().iter().any(|contact| is_own(contact.user()))
-            || push_proxy::own_path(key, message) == Some(instance)
+            || push_proxy::own_path(key, message).is_some_and(|(named, _)| named == instance)
             || forward::own_route(message, key).is_some_and(|(token, _)| token.instance == instance)
     }
 

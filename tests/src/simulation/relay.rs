@@ -239,6 +239,8 @@ impl World {
             | Event::UpstreamReleased(_)
             | Event::PushBindingAccepted(_)
             | Event::PushBindingEnded { .. }
+            | Event::FlowBindingAccepted(_)
+            | Event::FlowBindingEnded(_)
             | Event::RefreshNeeded(_) => {}
         }
     }
@@ -368,6 +370,8 @@ fn event_kind(event: &Event) -> String {
         Event::UpstreamReleased(upstream) => format!("left {}", upstream.0),
         Event::PushBindingAccepted(registration) => format!("proxied {}", registration.instance),
         Event::PushBindingEnded { instance, end } => format!("proxied {instance} {end:?}"),
+        Event::FlowBindingAccepted(accepted) => format!("by its flow {}", accepted.instance),
+        Event::FlowBindingEnded(instance) => format!("by its flow no more {instance}"),
         Event::RefreshNeeded(instance) => format!("refresh {instance}"),
     }
 }

@@ -167,6 +167,30 @@ fn what_is_left_out_has_the_contracts_default() {
     );
 }
 
+/// What every REGISTER without push may pass to is the operator's own word, and nobody's by default.
+#[test]
+fn the_domains_that_need_no_push_are_none_unless_named_and_lie_within_those_that_are_served() {
+    let with =
+        |flow: &str, served: &str| read(&format!("{SMALL}edge.flow_domains = {flow}\nupstream.domains = {served}\n"));
+    assert!(!read(SMALL).unwrap().edge.flow_domains.allow("example.com"));
+    let config = with(r#"["a.example", "*.b.example"]"#, r#"["*"]"#).unwrap();
+    let allowed = |domain| config.edge.flow_domains.allow(domain);
+    assert!(allowed("A.Example.") && allowed("x.b.example") && !allowed("b.example") && !allowed("x.a.example"));
+    let said = |flow: &str, served: &str| {
+        let config = with(flow, served).unwrap();
+        let cautions = config.cautions.iter().filter(|caution| !caution.place.starts_with("store."));
+        cautions.map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    assert!(said(r#"["*"]"#, r#"["*"]"#).contains("edge.flow_domains"));
+    assert_eq!(said(r#"["a.example", "*.b.example"]"#, r#"["*"]"#), "");
+    assert_eq!(said(r#"["a.example", "*.x.b.example"]"#, r#"["a.example", "*.b.example"]"#), "");
+    for (flow, beyond) in [("b.example", "b.example"), ("*.a.example", "*.a.example"), ("c.example", "c.example")] {
+        let told = said(&format!("[{flow:?}]"), r#"["a.example", "*.b.example"]"#);
+        assert!(told.contains("upstream.domains") && told.contains(&format!("{beyond:?}")), "{told}");
+    }
+    assert_eq!(places(with(r#"["exa mple"]"#, r#"["*"]"#)), ["edge.flow_domains"]);
+}
+
 #[test]
 fn every_problem_is_told_at_once_with_its_place() {
     let text = r#"

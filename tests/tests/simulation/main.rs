@@ -101,7 +101,7 @@ fn three_nodes_over_one_store_lose_no_call_push_none_twice_and_bring_back_nothin
 
 #[test]
 fn a_store_that_comes_back_empty_or_with_older_data_costs_no_call_and_brings_back_nothing_that_was_receipted() {
-    nodes_hold(3, 30, Some(Duration::from_secs(18)));
+    nodes_hold(13, 60, Some(Duration::from_secs(18)));
 }
 
 /// Runs whole nodes; what is wrong is told with all that repeats it.

@@ -102,6 +102,8 @@ impl Shard {
             Event::UpstreamReleased(upstream) => self.shared.upstreams.release(upstream),
             Event::PushBindingAccepted(registration) => self.on_push_binding(*registration),
             Event::PushBindingEnded { instance, end } => self.on_push_binding_ended(instance, end),
+            Event::FlowBindingAccepted(accepted) => self.on_flow_binding(&accepted),
+            Event::FlowBindingEnded(instance) => self.on_flow_binding_ended(instance),
             Event::RefreshNeeded(instance) => self.refresh(instance),
             Event::RequestRefused(reason) => self.shared.metrics.sip_refused(match reason {
                 RequestRefusal::WrongSource => SipRefusal::WrongSource,
@@ -118,6 +120,7 @@ impl Shard {
             Event::InviteRefused { status } => self.shared.metrics.invite(match status {
                 404 => InviteOutcome::Unknown,
                 403 => InviteOutcome::WrongSource,
+                430 => InviteOutcome::Unreachable,
                 480 | 486 | 503 => InviteOutcome::Limited,
                 _ => InviteOutcome::Refused,
             }),

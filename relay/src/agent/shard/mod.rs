@@ -9,8 +9,10 @@ mod call_pushes;
 mod early;
 mod events;
 mod expected_calls;
+mod flow_bindings;
 pub(crate) mod messages;
 mod missed_calls;
+mod passing;
 pub(crate) mod push_bindings;
 mod reminders;
 mod requests;
@@ -39,7 +41,9 @@ use crate::agent::ShardInput;
 use crate::agent::Shared;
 use crate::agent::digest::Asked;
 use crate::agent::shard::early::Early;
-use crate::agent::shard::push_bindings::{Passing, PushBindings};
+use crate::agent::shard::flow_bindings::FlowBindings;
+use crate::agent::shard::passing::Passing;
+use crate::agent::shard::push_bindings::PushBindings;
 use crate::agent::shard::stories::{OpenStories, StoriesToBegin};
 use crate::agent::tables::calls::Calls;
 use crate::agent::tables::instances::{Due, Instances};
@@ -74,6 +78,7 @@ pub(crate) struct Shard {
     due: Option<Instant>,
     pub(crate) instances: Instances,
     pub(crate) push_bindings: PushBindings,
+    pub(crate) flow_bindings: FlowBindings,
     pub(crate) calls: Calls,
     pub(crate) stories: OpenStories,
     pub(crate) stories_to_begin: StoriesToBegin,
@@ -126,6 +131,7 @@ impl Shard {
             due: None,
             instances: Instances::default(),
             push_bindings: PushBindings::default(),
+            flow_bindings: FlowBindings::new(),
             calls: Calls::default(),
             stories: OpenStories::new(),
             stories_to_begin: StoriesToBegin::new(),
@@ -156,7 +162,7 @@ impl Shard {
         tokio::pin!(end);
         let (mut busy, mut looked) = (false, clock::now());
         loop {
-            // Deadlines that follow each other closely are met together.
+            // Deadlines that follow each other closely are met together, and those that come due meanwhile with the next message.
             let mut wake_at = self.next_deadline().max(looked + TIMER_STEP);
             if busy {
                 wake_at = wake_at.min(clock::now() + BUSY_NAP);
@@ -172,9 +178,7 @@ impl Shard {
                 () = &mut end => return,
             }
             busy = !batch.is_empty();
-            if !busy {
-                looked = clock::now();
-            }
+            looked = clock::now();
             let doubtful = self.is_in_doubt(batch.len(), inbox.len());
             for input in batch.drain(..) {
                 match input {

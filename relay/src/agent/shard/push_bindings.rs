@@ -1,4 +1,5 @@
-//! Registrations that only pass through (RFC 8599): which may, how they are kept over a restart, and whom they wake.
+//! Registrations that only pass through (RFC 8599): how they are kept over a restart, and whom they wake. Which may is said in
+//! [`passing`](super::passing).
 //!
 //! Invariant: a row holds its record in the sealed form alone, and there is no credential in it. A record is in the store
 //! no longer than its SIP server has granted; the store is asked for one thing at a time about it, and in the end for the
@@ -6,16 +7,12 @@
 //! has answered.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{
-    ForwardedRegisterId, Input, PushBinding, PushBindingEnd, PushContact, PushRequest, RegisterRoute,
-    RestoredPushBinding, RouteRefusal, RouteRequest, Side,
-};
+use sip::endpoint::{Input, PushBinding, PushBindingEnd, PushContact, RestoredPushBinding, Side};
 use sip::id::InstanceId;
-use sip::message::Uri;
 
 use super::Shard;
 use super::alerts::AlertContent;
@@ -27,10 +24,9 @@ use crate::agent::request::{Denied, EndKind, Erasure, InstanceStatus, KnownPushB
 use crate::agent::transport::upstreams::{Route, Upstreams};
 use crate::clock::{self, confirmed_now, latest_now, unix_now_ms};
 use crate::domain::{InstanceState, WipeReason, Word as _};
-use crate::limits::guesses::{Attempt, Permit};
-use crate::limits::holdings::Place;
+use crate::limits::holdings::Holding;
 use crate::metrics::labels::StoreOperation;
-use crate::push::{Event, NoAddress};
+use crate::push::Event;
 use crate::secret::{Aor, PushToken};
 use crate::vault::record::PushBindingRecord;
 use crate::vault::{AorKey, Fence, Lookup, Sealed, StoreError};
@@ -39,8 +35,6 @@ use crate::vault::{AorKey, Fence, Lookup, Sealed, StoreError};
 const STORE_AGAIN: Duration = Duration::from_secs(2);
 /// How long an operator waits for the store to erase a registration; then it is said that it is being wiped.
 const WAIT_FOR_STORE: Duration = Duration::from_secs(2);
-/// How long a device waits whose registration meets a limit, in seconds.
-const FULL_RETRY_S: u32 = 60;
 /// How long a push for a refresh may take to reach its device.
 const REFRESH_LIFE_S: u64 = 60;
 
@@ -74,18 +68,9 @@ struct Row {
     /// What it is being asked for is not the newest.
     stale: bool,
     /// Where it counts, as long as there is this row.
-    _place: Place,
+    _place: Holding,
     /// Who waits until the store has erased it.
     waiters: Vec<WipeWaiter>,
-}
-
-/// What a REGISTER holds that is on its way through.
-#[derive(Default)]
-pub(crate) struct Passing {
-    /// To try its proof.
-    permit: Option<Permit>,
-    /// For the registration that it asks for.
-    place: Option<Place>,
 }
 
 impl PushBindings {
@@ -202,112 +187,6 @@ impl Shard {
         }
         for (at, input) in self.push_bindings.lookups.remove(&id).unwrap_or_default() {
             self.drive(at, input);
-        }
-    }
-
-    /// A device registers through this relay: may it, and where to? A proof is counted by the addresses that it goes to, too, so
-    /// these are looked up first.
-    pub(crate) fn on_route_needed(&mut self, asked: Box<RouteRequest>) {
-        let RouteRequest { aor, registrar, proxy, proof, .. } = &*asked;
-        let route = Route::through(aor, registrar, proxy.as_deref());
-        match (self.may_pass(&asked), route) {
-            (Ok(()), Ok(route)) if proof.is_some() => {
-                let (shared, shard) = (self.shared.clone(), self.index);
-                tokio::spawn(async move {
-                    let addresses = shared.dialler.addresses_of(&route.target()).await;
-                    shared.shards.send(shard, ShardInput::ServerFound(Box::new((*asked, addresses)))).await;
-                });
-            }
-            (may, _) => {
-                let route = may.and_then(|()| self.route_of(&asked, &[]));
-                self.answer_route(&asked, route);
-            }
-        }
-    }
-
-    /// DNS has said where a REGISTER with a proof goes.
-    pub(crate) fn on_server_found(&mut self, asked: &RouteRequest, addresses: &[SocketAddr]) {
-        let route = self.route_of(asked, addresses);
-        self.answer_route(asked, route);
-        self.settle(clock::now());
-    }
-
-    fn answer_route(&mut self, asked: &RouteRequest, route: Result<RegisterRoute, RouteRefusal>) {
-        if let Err(RouteRefusal { status, .. }) = route {
-            tracing::info!(event = "passing-refused", status, "a registration may not pass");
-        }
-        self.next.push_back(Input::Route { register: asked.register, route });
-    }
-
-    /// Whether a REGISTER is for servers and a push service that are served here.
-    fn may_pass(&self, asked: &RouteRequest) -> Result<(), RouteRefusal> {
-        let RouteRequest { aor, registrar, proxy, push, .. } = asked;
-        let allowed = |uri: &str| Uri::parse(uri).is_some_and(|uri| self.shared.domains.allow(uri.host));
-        if ![Some(aor), Some(registrar), proxy.as_ref()].into_iter().flatten().all(|uri| allowed(uri)) {
-            return Err(403.into());
-        }
-        match push {
-            PushRequest::Push(contact) => {
-                self.shared.push.address(contact, unix_now_ms()).map_err(|why| match why {
-                    NoAddress::NotServed => 555_u16,
-                    NoAddress::Malformed => 400,
-                })?;
-            }
-            PushRequest::Query(Some(one)) if !self.shared.push.providers().contains(&&**one) => return Err(555.into()),
-            PushRequest::Query(_) | PushRequest::Nothing => {}
-        }
-        Ok(())
-    }
-
-    fn route_of(&mut self, asked: &RouteRequest, addresses: &[SocketAddr]) -> Result<RegisterRoute, RouteRefusal> {
-        let RouteRequest { aor, registrar, proxy, push, .. } = asked;
-        let services = self.shared.push.providers();
-        let route = Route::through(aor, registrar, proxy.as_deref()).map_err(|_| 416_u16)?;
-        let server = route.server();
-        if matches!(push, PushRequest::Push(_)) && !asked.renews {
-            let place = self.shared.quotas.place_registration(&server, asked.source);
-            let place = place.map_err(|_| RouteRefusal { status: 503, retry_after_s: Some(FULL_RETRY_S) })?;
-            self.passing.entry(asked.register).or_default().place = Some(place);
-        }
-        if let Err(refusal) = self.admit_proof(asked, &server, addresses) {
-            self.passing.remove(&asked.register);
-            return Err(refusal);
-        }
-        let registrar = route.registrar().into();
-        Ok(RegisterRoute { upstream: self.shared.upstreams.acquire_for(asked.source, route), registrar, services })
-    }
-
-    /// Lets a proof pass to this server, unless too many wrong ones have.
-    fn admit_proof(
-        &mut self,
-        asked: &RouteRequest,
-        server: &str,
-        addresses: &[SocketAddr],
-    ) -> Result<(), RouteRefusal> {
-        let Some(proof) = &asked.proof else { return Ok(()) };
-        let attempt = Attempt {
-            aor: &asked.aor,
-            usernames: &proof.usernames,
-            server,
-            addresses,
-            source: asked.source,
-            renews: asked.renews,
-        };
-        let permit = self.shared.quotas.try_password(&attempt).map_err(|wait| RouteRefusal {
-            status: 503,
-            retry_after_s: Some(u32::try_from(wait.seconds()).unwrap_or(u32::MAX)),
-        })?;
-        self.passing.entry(asked.register).or_default().permit = Some(permit);
-        Ok(())
-    }
-
-    /// A REGISTER that passed has ended. If its registration was accepted, that is counted anew within the same turn.
-    pub(crate) fn on_register_ended(&mut self, register: ForwardedRegisterId, proof: Option<bool>) {
-        let Some(permit) = self.passing.remove(&register).and_then(|passing| passing.permit) else { return };
-        match proof {
-            Some(true) => permit.accepted(clock::now()),
-            Some(false) => permit.refused(clock::now()),
-            None => drop(permit),
         }
     }
 

@@ -13,7 +13,7 @@ use super::lease::{self, LeaseExpiry};
 use super::timeline::Activity;
 use crate::agent::digest::{Asked, Unanswerable};
 use crate::domain::{InstanceState, WipeReason};
-use crate::limits::holdings::Place;
+use crate::limits::holdings::Holding;
 use crate::vault::record::Reminder;
 use crate::vault::{AorKey, Fence, Sealed};
 
@@ -60,7 +60,7 @@ pub(crate) struct Row {
     /// Its timeline and what comes beside calls, once there is any.
     pub activity: Option<Box<Activity>>,
     /// Where it counts, as long as there is this row.
-    _place: Place,
+    _place: Holding,
 }
 
 /// How an instance ends.
@@ -169,7 +169,7 @@ impl Row {
         fence: Fence,
         lease: LeaseExpiry,
         aor: AorKey,
-        place: Place,
+        place: Holding,
     ) -> Self {
         let state = InstanceState::Registering;
         Self {

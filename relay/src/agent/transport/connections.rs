@@ -55,7 +55,7 @@ enum Ending {
     /// Its peer is gone, or does not read.
     Silent,
     /// This side ends it; a WebSocket is told the code.
-    ActivityView(u16),
+    Closed(u16),
     /// Its peer has ended it, and this is the last frame.
     Echo(Bytes),
     /// It does not end: it goes on where its shard is.
@@ -178,7 +178,7 @@ impl Connection {
         self.outbox.close();
         let last = match ending {
             Ending::Silent | Ending::Moves(_) => None,
-            Ending::ActivityView(code) => self.framing.farewell(code),
+            Ending::Closed(code) => self.framing.farewell(code),
             Ending::Echo(bytes) => Some(bytes),
         };
         if let Some(last) = last {
@@ -211,7 +211,7 @@ impl Connection {
                 biased;
                 found = self.outbox.next() => match found {
                     Found::Overflow => return Ending::Silent,
-                    Found::Nobody => return Ending::ActivityView(CLOSE_GOING_AWAY),
+                    Found::Nobody => return Ending::Closed(CLOSE_GOING_AWAY),
                     Found::Work => {
                         if let Err(ending) = self.write(stream, None).await {
                             return ending;
@@ -233,12 +233,12 @@ impl Connection {
                 }
                 () = &mut half, if self.partial_since.is_some() => {
                     self.metrics.limit(Limit::HalfMessage);
-                    return Ending::ActivityView(CLOSE_POLICY);
+                    return Ending::Closed(CLOSE_POLICY);
                 }
                 () = &mut silence => {
                     let until = heard + IDLE;
                     if !self.proven || until <= clock::now() {
-                        return Ending::ActivityView(CLOSE_NORMAL);
+                        return Ending::Closed(CLOSE_NORMAL);
                     }
                     silence.as_mut().reset(until.into());
                 }
@@ -272,7 +272,7 @@ impl Connection {
             }
         }
         match timeout(self.timing.write, stream.flush()).await {
-            Ok(Ok(())) if ends => Err(Ending::ActivityView(CLOSE_NORMAL)),
+            Ok(Ok(())) if ends => Err(Ending::Closed(CLOSE_NORMAL)),
             Ok(Ok(())) => Ok(()),
             _ => Err(Ending::Silent),
         }
@@ -343,7 +343,7 @@ impl Connection {
 
     fn refused(&self, broken: Broken) -> Ending {
         self.metrics.sip_refused(broken.refusal());
-        Ending::ActivityView(broken.code())
+        Ending::Closed(broken.code())
     }
 
     /// The shard of a request that names nobody here: a device begins it with a registration that passed through by this

@@ -33,12 +33,12 @@ const UNLISTED: Duration = Duration::from_secs(3_600);
 const REMEMBERED: usize = 32;
 
 /// Where a flow leads.
-pub(crate) type Place = (SocketAddr, Transport);
+pub(crate) type Destination = (SocketAddr, Transport);
 
 /// The addresses of one SIP server.
 #[derive(Debug, Default)]
 pub(crate) struct Targets {
-    away: BTreeMap<Place, Away>,
+    away: BTreeMap<Destination, Away>,
     /// By shard.
     current: BTreeMap<usize, Current>,
     trying: BTreeMap<usize, Candidate>,
@@ -71,7 +71,7 @@ impl Targets {
     }
 
     /// It failed at `now`; away for `first` if it had not failed before.
-    pub(crate) fn failed(&mut self, place: Place, now: Instant, first: Duration) {
+    pub(crate) fn failed(&mut self, place: Destination, now: Instant, first: Duration) {
         let settled = self.current.values().any(|it| place_of(&it.candidate) == place && it.since + SETTLED <= now);
         let before = self.away.get(&place).filter(|_| !settled).map_or(0, |away| away.failures);
         let wait = first.saturating_mul(1 << before.min(16)).min(AWAY_MAX);
@@ -133,7 +133,7 @@ impl Targets {
 }
 
 /// The place of a candidate.
-pub(crate) fn place_of(candidate: &Candidate) -> Place {
+pub(crate) fn place_of(candidate: &Candidate) -> Destination {
     (candidate.address, candidate.transport)
 }
 

@@ -22,7 +22,7 @@ use sip::message::Uri;
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::caller::Identity;
-use self::round::{Canary as Rounds, Told};
+use self::round::{Canary as Rounds, RoundResult};
 use super::https::Https;
 use super::operator::{At, at_this_machine};
 use super::table::pretty;
@@ -187,7 +187,7 @@ impl Canary {
     }
 
     /// One round, which is shown.
-    async fn ring(&self, rounds: &Rounds) -> Result<Told, CommandError> {
+    async fn ring(&self, rounds: &Rounds) -> Result<RoundResult, CommandError> {
         let told = rounds.round().await;
         let mut out = std::io::stdout();
         if self.at.json {
@@ -205,7 +205,7 @@ impl Canary {
         Ok(told)
     }
 
-    async fn report(&self, told: &Told) -> Result<(), CommandError> {
+    async fn report(&self, told: &RoundResult) -> Result<(), CommandError> {
         self.at.open()?.call("POST", "/canary", Some(&told.to_json(&self.app))).await.map(drop)
     }
 }

@@ -47,14 +47,14 @@ pub(super) struct Lent {
 }
 
 /// What a round came to.
-pub(super) struct Told {
+pub(super) struct RoundResult {
     /// The step that failed, and why.
     pub failed: Option<(CanaryStep, String)>,
     /// The steps that were reached, with the seconds from the INVITE on; `enable` and `wipe`: that they took.
     pub seconds: Vec<(CanaryStep, f64)>,
 }
 
-impl Told {
+impl RoundResult {
     /// As the operator listener takes it.
     pub(super) fn to_json(&self, app: &str) -> Value {
         let ms = |seconds: f64| json!((seconds * 1_000.0).round() as u64);
@@ -103,9 +103,9 @@ impl Steps {
 
 impl Canary {
     /// Plays a round.
-    pub(super) async fn round(&self) -> Told {
+    pub(super) async fn round(&self) -> RoundResult {
         let begun = Instant::now();
-        let mut told = Told { failed: None, seconds: Vec::new() };
+        let mut told = RoundResult { failed: None, seconds: Vec::new() };
         match self.enable().await {
             Ok(instance) => {
                 told.seconds.push((CanaryStep::Enable, begun.elapsed().as_secs_f64()));

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
 
 use super::drain::Drain;
@@ -95,26 +96,24 @@ impl Udp {
     /// When the socket cannot be read from by this runtime.
     pub async fn receive(&self, core: usize, drain: &Drain, mut deliver: impl FnMut(Datagram)) -> io::Result<()> {
         let own = self.of(core);
-        let socket = tokio::net::UdpSocket::from_std(own.try_clone()?)?;
+        let socket = readable(own.try_clone()?)?;
         let mut space = Space::new();
         let end = drain.begun();
         tokio::pin!(end);
         loop {
-            tokio::select! {
+            let mut ready = tokio::select! {
                 ready = socket.readable() => ready?,
                 () = &mut end => return Ok(()),
-            }
-            let read = socket.try_io(Interest::READABLE, || {
-                let all = space.receive(own, &mut deliver)?;
-                // Fewer than there was room for: there are no more, and the system need not be asked.
-                if all { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
-            });
-            match read {
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+            };
+            match space.receive(own, &mut deliver) {
+                // As many as there was room for: there may be more.
+                Ok(true) => {}
+                Ok(false) => ready.clear_ready(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                Err(error) => {
                     tracing::debug!(event = "datagram-not-received", %error, "a datagram could not be received");
                     sleep(PAUSE).await;
                 }
-                _ => {}
             }
         }
     }
@@ -122,4 +121,14 @@ impl Udp {
     fn of(&self, core: usize) -> &UdpSocket {
         &self.sockets[core % self.sockets.len()]
     }
+}
+
+/// A socket that wakes its task when there is something to read, and only then: that there is room to send again is told after
+/// every datagram that was sent.
+fn readable(socket: UdpSocket) -> io::Result<AsyncFd<UdpSocket>> {
+    // SAFETY: a `UdpSocket` owns its descriptor, shows the same one at all times and closes it when it is dropped, which is after
+    // the registration has ended.
+    #[allow(unsafe_code)]
+    let registered = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+    registered.map_err(|refused| refused.into_parts().1)
 }

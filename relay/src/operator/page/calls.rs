@@ -7,13 +7,13 @@ use std::fmt::Write;
 use super::html::{Escaped, time};
 use crate::domain::Word as _;
 use crate::domain::story::{Moment, StoryOutcome};
-use crate::service::types::ToldCalls;
+use crate::service::types::CallStories;
 
 /// How many calls are shown.
 pub(in crate::operator) const SHOWN: usize = 5;
 
 /// Writes the list.
-pub(super) fn write(page: &mut String, told: &ToldCalls) {
+pub(super) fn write(page: &mut String, told: &CallStories) {
     page.push_str("<section aria-labelledby=\"calls\"><h2 id=\"calls\">Last calls</h2>");
     if !told.is_whole {
         page.push_str(
@@ -65,11 +65,11 @@ mod tests {
         let mut story = Story::new(call, instance, "com.example.phone", "sip:<bob>@example.com", 1_795_000_000_000);
         story.tell(1_795_000_002_000, Moment::Ended(CallState::Cancelled));
         let mut page = String::new();
-        write(&mut page, &ToldCalls { stories: vec![story], is_whole: false });
+        write(&mut page, &CallStories { stories: vec![story], is_whole: false });
         assert!(page.contains("the caller gave up after 2.0 s") && page.contains("&lt;…"), "{page}");
         assert!(page.contains("Some are missing") && !page.contains("bob"));
         page.clear();
-        write(&mut page, &ToldCalls { stories: Vec::new(), is_whole: true });
+        write(&mut page, &CallStories { stories: Vec::new(), is_whole: true });
         assert!(page.contains("None in the last day"));
     }
 }

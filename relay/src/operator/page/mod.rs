@@ -31,7 +31,7 @@ use crate::clock;
 use crate::metrics::reading::Reading;
 use crate::metrics::{Metric, Metrics};
 use crate::push;
-use crate::service::types::ToldCalls;
+use crate::service::types::CallStories;
 
 use attention::SPANS;
 use html::{Escaped, bound, chart, count, span, time};
@@ -90,7 +90,7 @@ pub struct Look<'a> {
     history: &'a History,
     readiness: &'a Readiness,
     services: Vec<push::Report>,
-    calls: ToldCalls,
+    calls: CallStories,
     canaries: Vec<(Box<str>, Round)>,
 }
 
@@ -98,12 +98,12 @@ impl<'a> Look<'a> {
     /// At these, now.
     pub fn new(metrics: &Metrics, history: &'a History, readiness: &'a Readiness, canaries: &Canaries) -> Self {
         let services = readiness.push_services();
-        let (calls, canaries) = (ToldCalls { is_whole: true, ..ToldCalls::default() }, canaries.rounds());
+        let (calls, canaries) = (CallStories { is_whole: true, ..CallStories::default() }, canaries.rounds());
         Self { reading: Reading::of(metrics), at: Instant::now(), history, readiness, services, calls, canaries }
     }
 
     /// With these calls.
-    pub fn with_calls(self, calls: ToldCalls) -> Self {
+    pub fn with_calls(self, calls: CallStories) -> Self {
         Self { calls, ..self }
     }
 

@@ -87,6 +87,9 @@ impl Oracle {
             Event::Ended { call, .. } => assert!(self.ended.insert(*call), "a call ends once"),
             Event::PushBindingAccepted(binding) => self.serves(binding.instance, true),
             Event::PushBindingEnded { instance, .. } => self.serves(*instance, false),
+            Event::RefreshNeeded(instance) => {
+                assert!(self.devices.contains(instance), "nobody is pushed whom his flow alone leads to");
+            }
             _ => {}
         }
     }

@@ -432,7 +432,8 @@ impl World {
 
     fn routed(&mut self, register: ForwardedRegisterId, well: bool) {
         let upstream = UpstreamId(1);
-        let route = RegisterRoute { upstream, registrar: "sip:example.com".into(), services: vec!["apns", "fcm"] };
+        let (registrar, services) = ("sip:example.com".into(), vec!["apns", "fcm"]);
+        let route = RegisterRoute { upstream, registrar, services, by_flow: true };
         self.input(Input::Route { register, route: if well { Ok(route) } else { Err(403.into()) } });
         self.addresses(upstream, true);
     }
@@ -565,7 +566,8 @@ impl World {
             Event::RouteNeeded(asked) => match self.manners.adopts {
                 true => {
                     let (upstream, registrar) = (UpstreamId(1), "sip:example.com".into());
-                    let route = Ok(RegisterRoute { upstream, registrar, services: vec!["apns", "fcm"] });
+                    let services = vec!["apns", "fcm"];
+                    let route = Ok(RegisterRoute { upstream, registrar, services, by_flow: true });
                     self.following.push_back(Input::Route { register: asked.register, route });
                     let addresses: Arc<[IpAddr]> = [peers::server(0, 0).peer.ip()].into();
                     self.following.push_back(Input::Addresses { upstream, addresses });

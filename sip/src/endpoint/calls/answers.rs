@@ -23,7 +23,9 @@ impl Endpoint {
     pub(in crate::endpoint) fn on_call_due(&mut self, now: Instant, call: CallId) {
         let Some(row) = self.calls.get(call) else { return };
         for instance in row.silent(now) {
-            self.wake(now, call, instance);
+            if self.push_bindings.flow_failure(instance).is_none() {
+                self.wake(now, call, instance);
+            }
         }
         let Some(row) = self.calls.get_mut(call) else { return };
         if row.is_expected() {
@@ -69,19 +71,19 @@ impl Endpoint {
             return self.leave_expected(instance, binding);
         }
         if self.calls.get_mut(call).is_some_and(|row| row.give_up(instance)) {
-            self.conclude(now, call);
+            self.conclude(now, call, 480);
         }
     }
 
-    /// A device has nothing to do with a call any more; the others ring on.
-    pub(in crate::endpoint) fn leave_call(&mut self, now: Instant, call: CallId, instance: InstanceId) {
+    /// A device has nothing to do with a call any more; the others ring on. `status`: what the caller gets without any other.
+    pub(in crate::endpoint) fn leave_call(&mut self, now: Instant, call: CallId, instance: InstanceId, status: u16) {
         let Some(row) = self.calls.get_mut(call) else { return };
         let (legs, outcome) = row.drop_target(instance);
         self.cancel_legs(now, legs, None);
         self.calls.leave(instance, call);
         self.tell_changes(call);
         match outcome {
-            Outcome::Fail => self.conclude(now, call),
+            Outcome::Fail => self.conclude(now, call, status),
             Outcome::Terminated => self.answer_call(now, call, 487),
             _ => {}
         }
@@ -110,11 +112,11 @@ impl Endpoint {
         }
     }
 
-    /// Nobody is left that may answer: the caller gets the best refusal, if there was one.
-    fn conclude(&mut self, now: Instant, call: CallId) {
+    /// Nobody is left that may answer: the caller gets the best refusal, if there was one, else `status`.
+    fn conclude(&mut self, now: Instant, call: CallId, status: u16) {
         match self.calls.get(call).and_then(|row| row.best_refusal(None)) {
             Some((status, response)) => self.close_call(now, call, status, response),
-            None => self.end_call(now, call, CallState::TimedOut, 480),
+            None => self.end_call(now, call, CallState::TimedOut, status),
         }
     }
 
@@ -170,7 +172,7 @@ impl Endpoint {
                 let (moved, others) = row.others(branch);
                 self.cancel_legs(now, moved, None);
                 self.cancel_legs(now, others, Some(DECLINED_ELSEWHERE));
-                return self.conclude(now, call);
+                return self.conclude(now, call, 480);
             }
             Outcome::TooLate => self.end_late_answer(now, branch, status, response),
             Outcome::Terminated => self.answer_call(now, call, 487),
@@ -184,7 +186,9 @@ impl Endpoint {
         let Some(instance) = row.instance_of(branch) else { return };
         if outcome == Outcome::Terminated {
             self.answer_call(now, call, 487);
-        } else if !self.calls.get(call).is_some_and(|row| row.has_live_leg(instance)) {
+        } else if !self.calls.get(call).is_some_and(|row| row.has_live_leg(instance))
+            && !self.lose_only_flow(now, call, instance)
+        {
             self.wake(now, call, instance);
         }
     }

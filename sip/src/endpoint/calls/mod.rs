@@ -22,7 +22,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::edge::call::{Announced, Call, Invite, InviteMark};
-use crate::id::{BindingId, CallId, InstanceId};
+use crate::id::{BindingId, CallId, FlowId, InstanceId};
 use crate::timing::EdgeTiming;
 
 /// Calls that one instance may have waiting at once; a further one is answered 486, unpushed.
@@ -62,6 +62,11 @@ impl Calls {
     /// The calls that wait for an instance, in the order in which they came.
     pub(super) fn waiting_for(&self, instance: InstanceId) -> Vec<CallId> {
         self.waiting.get(&instance).cloned().unwrap_or_default()
+    }
+
+    /// Whether a call waits for a device, and was not forked to it by this flow.
+    pub(super) fn wants(&mut self, call: CallId, instance: InstanceId, flow: FlowId) -> bool {
+        self.rows.get_mut(&call).is_some_and(|call| call.wants(instance, flow))
     }
 
     /// Whether an INVITE to these instances is a copy of one that has come to one of them, and whose transaction is not over

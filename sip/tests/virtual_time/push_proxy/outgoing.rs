@@ -12,23 +12,23 @@ const SERVICE: &str = "<sip:orig@192.0.2.10;lr>";
 
 /// A request that a device begins.
 #[derive(Clone)]
-struct Begun {
-    flow: u64,
-    method: &'static str,
-    uri: &'static str,
-    from: &'static str,
-    to: &'static str,
-    routes: &'static str,
-    call_id: String,
+pub struct Begun {
+    pub flow: u64,
+    pub method: &'static str,
+    pub uri: &'static str,
+    pub from: &'static str,
+    pub to: &'static str,
+    pub routes: &'static str,
+    pub call_id: String,
 }
 
 impl Begun {
-    fn new(method: &'static str) -> Self {
+    pub fn new(method: &'static str) -> Self {
         let (uri, from) = ("sip:bob@example.com", "<sip:alice@example.com>;tag=a");
         Self { flow: 1, method, uri, from, to: "<sip:bob@example.com>", routes: EDGE, call_id: "out".to_owned() }
     }
 
-    fn text(&self, cseq: u32, headers: &str) -> String {
+    pub fn text(&self, cseq: u32, headers: &str) -> String {
         let Self { method, uri, from, to, routes, call_id, .. } = self;
         let key = if *method == "CANCEL" || *method == "ACK" { "INVITE" } else { method };
         let route = if routes.is_empty() { String::new() } else { format!("Route: {routes}\r\n") };
@@ -39,7 +39,7 @@ impl Begun {
         )
     }
 
-    fn send(&self, world: &mut World) {
+    pub fn send(&self, world: &mut World) {
         let (source, text) = (world.device(self.flow), self.text(1, ""));
         world.receive(source, &text);
     }
@@ -55,13 +55,13 @@ fn registered(says: &[(&'static str, &'static str)]) -> Through {
     through
 }
 
-fn flow_of(world: &World, method: &str) -> FlowId {
+pub fn flow_of(world: &World, method: &str) -> FlowId {
     let sent = world.sent.iter().rev().find(|sent| sent.message.method_text() == Some(method));
     sent.unwrap_or_else(|| panic!("no {method} among {:?}", world.descriptions())).flow
 }
 
 /// A request in the dialog that a message began or joined, along its Record-Routes.
-fn in_dialog(method: &str, uri: &str, routes: &[String], from: &str, to: &str, via: &str) -> String {
+pub fn in_dialog(method: &str, uri: &str, routes: &[String], from: &str, to: &str, via: &str) -> String {
     format!(
         "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/TLS {via};branch=z9hG4bKin.{method}\r\nMax-Forwards: 70\r\n\
          Route: {}\r\nFrom: {from}\r\nTo: {to}\r\nCall-ID: out\r\nCSeq: 9 {method}\r\nContent-Length: 0\r\n\r\n",
@@ -130,7 +130,7 @@ fn every_method_that_may_begin_something_passes_and_its_answer_comes_back() {
     }
 }
 
-fn refused(through: &mut Through, begun: &Begun) -> String {
+pub fn refused(through: &mut Through, begun: &Begun) -> String {
     through.world.sent.clear();
     begun.send(&mut through.world);
     let answer = format!("{} 403", begun.method);

@@ -150,7 +150,7 @@ fn a_service_that_is_not_served_is_555_and_nothing_leaves() {
 }
 
 #[test]
-fn a_register_that_wants_no_pushes_is_not_this_relays_business() {
+fn a_register_that_wants_no_pushes_goes_nowhere_unless_the_shell_lets_its_domain() {
     let mut through = Through::new();
     for contact in ["<sip:alice@h>", "<sip:alice@h>;expires=0"] {
         through.register(&Register::by(1).contact(contact));

@@ -21,6 +21,8 @@ pub struct Through {
     pub verdict: Result<(), u16>,
     /// The number that the shell has for the SIP server of the next REGISTER.
     pub server: UpstreamId,
+    /// Whether the shell lets a registration live by its flow alone.
+    pub by_flow: bool,
     /// Further headers of the registrar's 2xx.
     pub says: Vec<(&'static str, &'static str)>,
 }
@@ -69,7 +71,8 @@ impl Through {
     }
 
     pub fn over(upstream: FlowId) -> Self {
-        Self { world: World::new(upstream), cseq: 0, verdict: Ok(()), server: REGISTRAR, says: Vec::new() }
+        let world = World::new(upstream);
+        Self { world, cseq: 0, verdict: Ok(()), server: REGISTRAR, by_flow: false, says: Vec::new() }
     }
 
     /// Sends a REGISTER and lets the shell answer for its way.
@@ -90,15 +93,17 @@ impl Through {
 
     fn show_way(&mut self) {
         let asked = self.world.events.iter().rev().find_map(|event| match event {
-            Event::RouteNeeded(asked) => Some(asked.register),
+            Event::RouteNeeded(asked) => Some((asked.register, asked.push == PushRequest::Nothing && !asked.known)),
             _ => None,
         });
-        let Some(passage) = asked else { return };
+        let Some((passage, ends_nothing)) = asked else { return };
         self.world.events.retain(|event| !matches!(event, Event::RouteNeeded(_)));
-        let way = self.verdict.map_err(RouteRefusal::from).map(|()| RegisterRoute {
+        let verdict = if ends_nothing && !self.by_flow { Err(403) } else { self.verdict };
+        let way = verdict.map_err(RouteRefusal::from).map(|()| RegisterRoute {
             upstream: self.server,
             registrar: "sip:example.com".into(),
             services: SERVICES.to_vec(),
+            by_flow: self.by_flow,
         });
         if way.is_ok() {
             let addresses: std::sync::Arc<[IpAddr]> = [server_address().ip()].into();
@@ -158,6 +163,15 @@ impl Through {
             _ => None,
         });
         kept.expect("a registration was accepted")
+    }
+
+    /// How many registrations that their flow alone leads to were accepted, refreshes included, and have ended.
+    pub fn by_flow(&self) -> (usize, usize) {
+        let count = |of: fn(&Event) -> bool| self.world.events.iter().filter(|event| of(event)).count();
+        (
+            count(|event| matches!(event, Event::FlowBindingAccepted(_))),
+            count(|event| matches!(event, Event::FlowBindingEnded(_))),
+        )
     }
 
     pub fn ends(&self) -> Vec<PushBindingEnd> {

@@ -78,6 +78,37 @@ async fn the_edge_is_no_open_proxy() -> Outcome {
     world.content()
 }
 
+/// The AOR's domain alone would let anybody have a server of his own called from here.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_the_domains_that_need_no_push_all_of_a_register_must_be() -> Outcome {
+    for (listed, status) in [("example.test", 403), ("127.0.0.1", 403), ("*.test,127.0.0.1", 200)] {
+        let variables = [("SIPWAKE_EDGE__FLOW_DOMAINS", listed), ("SIPWAKE_LIMITS__REGISTRATIONS_PER_SOURCE", "1")];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let world = World::with(|setup| setup.environment.extend(variables)).await?;
+        let phone = world.push_phone(&android()).contact("", "");
+        let (device, answer) = phone.clone().try_to_register(SOON).await?;
+        assert_eq!((answer.status(), answer.has(Name::Warning)), (Some(status), status == 403), "{listed}");
+        if status == 200 {
+            assert_eq!(learned(&answer), tests::push_phone::Learned::default(), "nothing is said of pushes");
+            let (_, further) = phone.clone().another_device().try_to_register(SOON).await?;
+            assert_eq!((further.status(), further.has(Name::RetryAfter)), (Some(503), true), "one has its limits, too");
+            let (again, answer) = phone.clone().try_to_register(SOON).await?;
+            assert_eq!(answer.status(), Some(200), "one that is known comes again");
+            sleep(device);
+            let answer = again.request("MESSAGE", "sip:carol@example.test", SOON).await?;
+            assert_eq!(answer.status(), Some(404), "its server knows no Carol");
+            let (_, answer) = phone.expires(0).try_to_register(SOON).await?;
+            assert_eq!(answer.status(), Some(200));
+            world.await_metric("sipwake_flow_registrations", 0.0).await?;
+            assert_eq!(again.request("MESSAGE", "sip:carol@example.test", SOON).await?.status(), Some(403));
+        } else {
+            assert_eq!(world.registrar.register_count(), 0);
+        }
+        world.content()?;
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_password_is_the_registrars_affair_and_guessing_ends_the_connection() -> Outcome {
     let world = World::start().await?;

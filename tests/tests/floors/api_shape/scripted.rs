@@ -397,8 +397,8 @@ impl OperatorService for Scripted {
         Ok(if aor == AorHash::of(&Aor::new("sip:alice@example.com")) { vec![listed()] } else { Vec::new() })
     }
 
-    async fn calls(&self, _which: WhichCalls) -> ToldCalls {
-        ToldCalls { stories: Vec::new(), is_whole: true }
+    async fn calls(&self, _which: WhichCalls) -> CallStories {
+        CallStories { stories: Vec::new(), is_whole: true }
     }
 
     async fn show(&self, id: InstanceId) -> Result<Listed, OperatorError> {

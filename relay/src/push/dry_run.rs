@@ -7,7 +7,7 @@
 //!
 //! Web Push has no service of its own to ask: there the key must sign.
 //!
-//! Invariant: no device gets anything; a trial ends within [`TRIAL_TIMEOUT`] for each service.
+//! Invariant: no device gets anything; a trial ends within [`DRY_RUN_TIMEOUT`] for each service.
 
 use std::time::Duration;
 
@@ -24,11 +24,11 @@ use crate::secret::PushToken;
 use crate::vault::record::{Provider, PushTarget};
 
 /// How long one service may take.
-const TRIAL_TIMEOUT: Duration = Duration::from_secs(10);
+const DRY_RUN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What one service of one app said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trial {
+pub struct DryRun {
     /// The app's id.
     pub app: Box<str>,
     /// `apns`, `apns-sandbox`, `fcm`, `webpush`.
@@ -39,7 +39,7 @@ pub struct Trial {
 
 impl PushService {
     /// Asks every service of every app, in the order of their names.
-    pub async fn try_out(&self) -> Vec<Trial> {
+    pub async fn try_out(&self) -> Vec<DryRun> {
         let mode = self.mode();
         let Mode::Sent(apps) = &*mode else { return Vec::new() };
         let mut apps: Vec<_> = apps.iter().collect();
@@ -49,7 +49,7 @@ impl PushService {
             for runs in runs(app) {
                 trials.push(tried(id, runs).await);
             }
-            trials.extend(app.webpush.as_ref().map(|webpush| Trial {
+            trials.extend(app.webpush.as_ref().map(|webpush| DryRun {
                 app: id.clone(),
                 service: "webpush",
                 problem: webpush.trial(),
@@ -78,12 +78,12 @@ fn runs(app: &App) -> Vec<Vec<DeliveryRun<'_>>> {
     all
 }
 
-async fn tried(app: &str, runs: Vec<DeliveryRun<'_>>) -> Trial {
-    let mut trial = Trial { app: app.into(), service: "", problem: None };
+async fn tried(app: &str, runs: Vec<DeliveryRun<'_>>) -> DryRun {
+    let mut trial = DryRun { app: app.into(), service: "", problem: None };
     for run in runs {
         let record = std::sync::Arc::clone(run.record());
         trial.service = record.report().service;
-        let deadline = Instant::now() + TRIAL_TIMEOUT;
+        let deadline = Instant::now() + DRY_RUN_TIMEOUT;
         let (verdict, ..) = run.run(Event::Test, deadline, &Departure::unmeasured()).await;
         trial.problem = match verdict {
             Verdict::Accepted | Verdict::Gone { .. } | Verdict::BadToken => None,
@@ -111,7 +111,7 @@ fn push(event: Event) -> Push {
         name: None,
         edge: "".into(),
         sent_at: now,
-        deadline: now + TRIAL_TIMEOUT.as_secs(),
+        deadline: now + DRY_RUN_TIMEOUT.as_secs(),
         extra: Vec::new(),
     }
 }

@@ -1,0 +1,37 @@
+//! Registrations that passed through and that their flow alone leads to (`edge.flow_domains`; RFC 5626).
+//!
+//! Invariant: a shard knows nothing of one but where it counts. Nothing of it is in the store, in a list or in a receipt; it is
+//! gone with its flow, or with this process.
+
+use std::collections::HashMap;
+
+use sip::endpoint::FlowBinding;
+use sip::id::InstanceId;
+
+use super::Shard;
+use crate::agent::transport::upstreams::Route;
+use crate::limits::holdings::Holding;
+
+/// Where each of them counts.
+pub(crate) type FlowBindings = HashMap<InstanceId, Holding>;
+
+impl Shard {
+    /// A SIP server has accepted one, or its refresh.
+    pub(crate) fn on_flow_binding(&mut self, accepted: &FlowBinding) {
+        let FlowBinding { instance, aor, registrar, proxy, source } = accepted;
+        if self.flow_bindings.contains_key(instance) {
+            return;
+        }
+        let Ok(route) = Route::through(aor, registrar, proxy.as_deref()) else { return };
+        let place = self.shared.quotas.count_registration(&route.server(), Some(*source));
+        self.flow_bindings.insert(*instance, place);
+        self.shared.metrics.flow_registrations(1);
+    }
+
+    /// One is no more.
+    pub(crate) fn on_flow_binding_ended(&mut self, instance: InstanceId) {
+        if self.flow_bindings.remove(&instance).is_some() {
+            self.shared.metrics.flow_registrations(-1);
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! REGISTERs that pass through to their own SIP servers: which may, and where to.
+//!
+//! Invariant: a REGISTER goes to servers alone that the operator serves, at a bounded rate for each of its senders; the proof
+//! in it is counted as one of HTTPS is, before it leaves.
+
+use std::net::SocketAddr;
+
+use sip::endpoint::{ForwardedRegisterId, Input, PushRequest, RegisterRoute, RouteRefusal, RouteRequest};
+use sip::message::Uri;
+
+use super::Shard;
+use crate::agent::ShardInput;
+use crate::agent::transport::upstreams::Route;
+use crate::clock::{self, unix_now_ms};
+use crate::config::DomainRules;
+use crate::limits::guesses::{Attempt, Permit};
+use crate::limits::holdings::Holding;
+use crate::push::NoAddress;
+
+/// How long a device waits whose registration meets a limit, in seconds.
+const FULL_RETRY_S: u32 = 60;
+
+/// Why a REGISTER without push parameters does not pass, in the text of its Warning.
+const NO_PUSH: &str =
+    "this relay registers this domain with pn-provider alone (RFC 8599): its operator lets no other device register";
+/// Why a REGISTER for other servers does not pass, likewise.
+const OTHER_DOMAIN: &str =
+    "this relay does not serve the domain of To, of the Request-URI or of the Route behind its own";
+
+/// What a REGISTER holds that is on its way through.
+#[derive(Default)]
+pub(crate) struct Passing {
+    /// To try its proof.
+    permit: Option<Permit>,
+    /// For the registration that it asks for.
+    place: Option<Holding>,
+}
+
+impl Shard {
+    /// A device registers through this relay: may it, and where to? A proof is counted by the addresses that it goes to, too, so
+    /// these are looked up first.
+    pub(crate) fn on_route_needed(&mut self, asked: Box<RouteRequest>) {
+        let RouteRequest { aor, registrar, proxy, proof, .. } = &*asked;
+        let route = Route::through(aor, registrar, proxy.as_deref());
+        match (self.may_pass(&asked), route) {
+            (Ok(()), Ok(route)) if proof.is_some() => {
+                let (shared, shard) = (self.shared.clone(), self.index);
+                tokio::spawn(async move {
+                    let addresses = shared.dialler.addresses_of(&route.target()).await;
+                    shared.shards.send(shard, ShardInput::ServerFound(Box::new((*asked, addresses)))).await;
+                });
+            }
+            (may, _) => {
+                let route = may.and_then(|()| self.route_of(&asked, &[]));
+                self.answer_route(&asked, route);
+            }
+        }
+    }
+
+    /// DNS has said where a REGISTER with a proof goes.
+    pub(crate) fn on_server_found(&mut self, asked: &RouteRequest, addresses: &[SocketAddr]) {
+        let route = self.route_of(asked, addresses);
+        self.answer_route(asked, route);
+        self.settle(clock::now());
+    }
+
+    fn answer_route(&mut self, asked: &RouteRequest, route: Result<RegisterRoute, RouteRefusal>) {
+        if let Err(RouteRefusal { status, .. }) = route {
+            tracing::info!(event = "passing-refused", status, "a registration may not pass");
+        }
+        self.next.push_back(Input::Route { register: asked.register, route });
+    }
+
+    /// Whether a REGISTER is for servers, and for a push service, that are served here.
+    fn may_pass(&self, asked: &RouteRequest) -> Result<(), RouteRefusal> {
+        let forbidden = |text| RouteRefusal { warning: Some(text), ..RouteRefusal::from(403) };
+        if !is_within(asked, &self.shared.domains) {
+            return Err(forbidden(OTHER_DOMAIN));
+        }
+        match &asked.push {
+            PushRequest::Push(contact) => {
+                self.shared.push.address(contact, unix_now_ms()).map_err(|why| match why {
+                    NoAddress::NotServed => 555_u16,
+                    NoAddress::Malformed => 400,
+                })?;
+            }
+            PushRequest::Query(Some(one)) if !self.shared.push.providers().contains(&&**one) => return Err(555.into()),
+            // What is known here may be ended, whatever the operator lets register anew.
+            PushRequest::Nothing if !asked.known && !is_within(asked, &self.shared.flow_domains) => {
+                return Err(forbidden(NO_PUSH));
+            }
+            PushRequest::Query(_) | PushRequest::Nothing => {}
+        }
+        Ok(())
+    }
+
+    fn route_of(&mut self, asked: &RouteRequest, addresses: &[SocketAddr]) -> Result<RegisterRoute, RouteRefusal> {
+        let RouteRequest { aor, registrar, proxy, push, .. } = asked;
+        let services = self.shared.push.providers();
+        let route = Route::through(aor, registrar, proxy.as_deref()).map_err(|_| 416_u16)?;
+        let server = route.server();
+        let by_flow = *push == PushRequest::Nothing && is_within(asked, &self.shared.flow_domains);
+        if asked.registers && (by_flow || matches!(push, PushRequest::Push(_))) && !asked.renews {
+            let place = self.shared.quotas.place_registration(&server, asked.source);
+            let place = place.map_err(|_| wait(FULL_RETRY_S))?;
+            self.passing.entry(asked.register).or_default().place = Some(place);
+        }
+        if let Err(refusal) = self.admit_proof(asked, &server, addresses) {
+            self.passing.remove(&asked.register);
+            return Err(refusal);
+        }
+        let registrar = route.registrar().into();
+        let upstream = self.shared.upstreams.acquire_for(asked.source, route);
+        Ok(RegisterRoute { upstream, registrar, services, by_flow })
+    }
+
+    /// Lets a proof pass to this server, unless too many wrong ones have.
+    fn admit_proof(
+        &mut self,
+        asked: &RouteRequest,
+        server: &str,
+        addresses: &[SocketAddr],
+    ) -> Result<(), RouteRefusal> {
+        let Some(proof) = &asked.proof else { return Ok(()) };
+        let attempt = Attempt {
+            aor: &asked.aor,
+            usernames: &proof.usernames,
+            server,
+            addresses,
+            source: asked.source,
+            renews: asked.renews,
+        };
+        let permit = self.shared.quotas.try_password(&attempt);
+        let permit = permit.map_err(|pause| wait(u32::try_from(pause.seconds()).unwrap_or(u32::MAX)))?;
+        self.passing.entry(asked.register).or_default().permit = Some(permit);
+        Ok(())
+    }
+
+    /// A REGISTER that passed has ended. If its registration was accepted, that is counted anew within the same turn.
+    pub(crate) fn on_register_ended(&mut self, register: ForwardedRegisterId, proof: Option<bool>) {
+        let Some(permit) = self.passing.remove(&register).and_then(|passing| passing.permit) else { return };
+        match proof {
+            Some(true) => permit.accepted(clock::now()),
+            Some(false) => permit.refused(clock::now()),
+            None => drop(permit),
+        }
+    }
+}
+
+/// 503, and when to come again.
+fn wait(seconds: u32) -> RouteRefusal {
+    RouteRefusal { retry_after_s: Some(seconds), ..RouteRefusal::from(503) }
+}
+
+/// Whether the AOR of a REGISTER and all who serve it are of these domains.
+fn is_within(asked: &RouteRequest, domains: &DomainRules) -> bool {
+    let RouteRequest { aor, registrar, proxy, .. } = asked;
+    let allowed = |uri: &str| Uri::parse(uri).is_some_and(|uri| domains.allow(uri.host));
+    [Some(aor), Some(registrar), proxy.as_ref()].into_iter().flatten().all(|uri| allowed(uri))
+}
