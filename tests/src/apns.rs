@@ -216,6 +216,16 @@ impl Apns {
         self.server.connections()
     }
 
+    /// How many connections were begun, also those whose handshakes came to nothing.
+    pub fn dials(&self) -> usize {
+        self.server.dials()
+    }
+
+    /// Shows a certificate that has ended, or a good one again, on connections made from now on.
+    pub fn let_certificate_end(&self, authority: &Authority, ended: bool) {
+        self.server.let_certificate_end(authority, ended);
+    }
+
     /// Ends every connection with a GOAWAY after which open pushes are still answered.
     pub fn drain(&self) {
         self.server.drain();
@@ -263,6 +273,9 @@ impl Service for Apple {
                 return error(status, reason, apns_id, None);
             }
         };
+        if push.push_type == "voip" {
+            self.inbox.arrive_for_call();
+        }
         let answer = self.inbox.scripted(push.token, call.line.number).unwrap_or(Answer::Accept);
         if matches!(answer, Answer::Accept | Answer::Slow(_) | Answer::AcceptAndGoAway | Answer::ConnectionLost) {
             self.take(&call, &push);
@@ -402,7 +415,7 @@ impl Apple {
             }
             self.check_contract(&payload, push.push_type == "voip");
         }
-        self.inbox.take(push.token, || ReceivedPush {
+        self.inbox.take(push.token, push.push_type == "voip", || ReceivedPush {
             token: push.token.to_owned(),
             at: call.at,
             payload,

@@ -142,30 +142,32 @@ impl Authority {
 
     /// A TLS server for `names` that offers `alpn`, most wanted first.
     pub fn server_config(&self, names: &[&str], alpn: &[&[u8]]) -> Arc<rustls::ServerConfig> {
-        self.server(names, alpn, rustls::server::WebPkiClientVerifier::no_client_auth())
+        Self::server(&self.issue(names), alpn, rustls::server::WebPkiClientVerifier::no_client_auth())
     }
 
     /// The same, and it asks its clients for a certificate of this authority; one without is served, too.
     pub fn server_config_for_clients(&self, names: &[&str], alpn: &[&[u8]]) -> Arc<rustls::ServerConfig> {
+        self.server_config_showing(&self.issue(names), alpn)
+    }
+
+    /// The same, with this certificate.
+    pub fn server_config_showing(&self, issued: &Issued, alpn: &[&[u8]]) -> Arc<rustls::ServerConfig> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.certificate().clone()).expect("the CA certificate is one");
         let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider());
-        self.server(names, alpn, verifier.allow_unauthenticated().build().expect("there is a root"))
+        Self::server(issued, alpn, verifier.allow_unauthenticated().build().expect("there is a root"))
     }
 
     fn server(
-        &self,
-        names: &[&str],
+        issued: &Issued,
         alpn: &[&[u8]],
         clients: Arc<dyn rustls::server::danger::ClientCertVerifier>,
     ) -> Arc<rustls::ServerConfig> {
-        let issued = self.issue(names);
-        let key = issued.key();
         let mut config = rustls::ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .expect("aws-lc-rs serves the default versions")
             .with_client_cert_verifier(clients)
-            .with_single_cert(issued.chain, key)
+            .with_single_cert(issued.chain.clone(), issued.key())
             .expect("the key belongs to the certificate");
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         Arc::new(config)

@@ -211,6 +211,11 @@ impl Fcm {
         self.server.connections()
     }
 
+    /// How many connections were begun, also those whose handshakes came to nothing.
+    pub fn dials(&self) -> usize {
+        self.server.dials()
+    }
+
     /// Ends every connection with a GOAWAY after which open messages are still answered.
     pub fn drain(&self) {
         self.server.drain();
@@ -372,10 +377,14 @@ impl Google {
         for objection in contract(&message) {
             self.inbox.object(objection.to_owned());
         }
+        let rings = message.payload["event"] == "call";
+        if rings {
+            self.inbox.arrive_for_call();
+        }
         let answer = self.inbox.scripted(&message.token, call.line.number).unwrap_or(Answer::Accept);
         if matches!(answer, Answer::Accept | Answer::Slow(_) | Answer::AcceptAndGoAway | Answer::ConnectionLost) {
             let token = message.token.clone();
-            self.inbox.take(&token, || ReceivedPush {
+            self.inbox.take(&token, rings, || ReceivedPush {
                 token: message.token,
                 at: call.at,
                 payload: message.payload,

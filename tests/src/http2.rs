@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::authority::Authority;
+use crate::authority::{Authority, Issued};
 use crate::virtual_net::VirtualNet;
 
 /// How long a client may take for its TLS handshake, or to close after a GOAWAY.
@@ -98,6 +98,7 @@ pub(crate) struct Head {
 /// A running server.
 pub(crate) struct Server {
     port: u16,
+    acceptor: Arc<Mutex<TlsAcceptor>>,
     state: Arc<State>,
     drain: watch::Sender<()>,
     accepting: Option<AbortHandle>,
@@ -106,6 +107,7 @@ pub(crate) struct Server {
 /// What all connections of a server share.
 #[derive(Default)]
 struct State {
+    dials: AtomicUsize,
     connections: AtomicUsize,
     /// Streams that a client may open at once, beyond which nothing is promised; 0: a thousand.
     streams: AtomicUsize,
@@ -157,13 +159,15 @@ impl Server {
         service: impl FnOnce(u16) -> Arc<S>,
     ) -> (Self, Arc<S>, impl Fn(Box<dyn ByteStream>) -> Accepting + Send + Sync + 'static) {
         let service = service(port);
-        let acceptor = TlsAcceptor::from(authority.server_config_for_clients(crate::authority::LOOPBACK, &[b"h2"]));
+        let acceptor = Arc::new(Mutex::new(acceptor(authority, &authority.loopback())));
         let state = Arc::<State>::default();
         let (drain, drained) = watch::channel(());
-        let server = Self { port, state: Arc::clone(&state), drain, accepting: None };
+        let server = Self { port, acceptor: Arc::clone(&acceptor), state: Arc::clone(&state), drain, accepting: None };
         let accepted = Arc::clone(&service);
         let accept = move |stream| -> Accepting {
-            Box::pin(serve(stream, acceptor.clone(), Arc::clone(&accepted), Arc::clone(&state), drained.clone()))
+            state.dials.fetch_add(1, Ordering::Relaxed);
+            let acceptor = lock(&acceptor).clone();
+            Box::pin(serve(stream, acceptor, Arc::clone(&accepted), Arc::clone(&state), drained.clone()))
         };
         (server, service, accept)
     }
@@ -182,6 +186,18 @@ impl Server {
         self.state.connections.load(Ordering::Relaxed)
     }
 
+    /// How many connections were begun, also those whose handshakes came to nothing.
+    pub(crate) fn dials(&self) -> usize {
+        self.state.dials.load(Ordering::Relaxed)
+    }
+
+    /// Shows a certificate that has ended, or a good one again, on connections made from now on.
+    pub(crate) fn let_certificate_end(&self, authority: &Authority, ended: bool) {
+        let names = crate::authority::LOOPBACK;
+        let issued = if ended { authority.issue_ended(names) } else { authority.issue(names) };
+        *lock(&self.acceptor) = acceptor(authority, &issued);
+    }
+
     /// Ends every connection in good manners: GOAWAY, after which open streams are still answered.
     pub(crate) fn drain(&self) {
         let _ = self.drain.send(());
@@ -198,6 +214,10 @@ impl Server {
     pub(crate) fn allow_streams(&self, limit: usize) {
         self.state.streams.store(limit, Ordering::Relaxed);
     }
+}
+
+fn acceptor(authority: &Authority, issued: &Issued) -> TlsAcceptor {
+    TlsAcceptor::from(authority.server_config_showing(issued, &[b"h2"]))
 }
 
 /// A connection that is being served.

@@ -19,11 +19,22 @@ pub struct PushInbox<P, A> {
     taken: Mutex<Taken<P>>,
     count: AtomicU64,
     requests: AtomicU64,
+    call_requests: AtomicU64,
     changed: Notify,
     only_counts: AtomicBool,
-    listener: Mutex<Option<UnboundedSender<(String, Instant)>>>,
+    listener: Mutex<Option<UnboundedSender<Heard>>>,
     script: Mutex<Script<A>>,
     violations: Mutex<Vec<String>>,
+}
+
+/// A push that was taken, as a listener is told of it.
+pub struct Heard {
+    /// Its token.
+    pub token: String,
+    /// When the whole request was read.
+    pub at: Instant,
+    /// Whether it is for a call that comes.
+    pub rings: bool,
 }
 
 struct Taken<P> {
@@ -43,6 +54,7 @@ impl<P: Clone, A: Clone> PushInbox<P, A> {
             taken: Mutex::new(Taken { pushes: Vec::new(), given: 0 }),
             count: AtomicU64::new(0),
             requests: AtomicU64::new(0),
+            call_requests: AtomicU64::new(0),
             changed: Notify::new(),
             only_counts: AtomicBool::new(false),
             listener: Mutex::new(None),
@@ -62,8 +74,18 @@ impl<P: Clone, A: Clone> PushInbox<P, A> {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Notes a push that was taken; `push` is made only when pushes are kept.
-    pub(crate) fn take(&self, token: &str, push: impl FnOnce() -> P) {
+    /// Notes that a request is for a call that comes, whatever becomes of it.
+    pub(crate) fn arrive_for_call(&self) {
+        self.call_requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many requests were for calls that come, taken or not; of those that the service could read.
+    pub fn call_requests(&self) -> u64 {
+        self.call_requests.load(Ordering::Relaxed)
+    }
+
+    /// Notes a push that was taken, and whether it `rings`; `push` is made only when pushes are kept.
+    pub(crate) fn take(&self, token: &str, rings: bool, push: impl FnOnce() -> P) {
         if !self.only_counts.load(Ordering::Relaxed) {
             let push = push();
             lock(&self.taken).pushes.push(push);
@@ -71,7 +93,7 @@ impl<P: Clone, A: Clone> PushInbox<P, A> {
         self.count.fetch_add(1, Ordering::Relaxed);
         if let Some(listener) = &*lock(&self.listener) {
             // The whole request is read: the moment for whoever measures.
-            let _ = listener.send((token.to_owned(), Instant::now()));
+            let _ = listener.send(Heard { token: token.to_owned(), at: Instant::now(), rings });
         }
         self.changed.notify_waiters();
     }
@@ -111,8 +133,8 @@ impl<P: Clone, A: Clone> PushInbox<P, A> {
         !self.only_counts.load(Ordering::Relaxed)
     }
 
-    /// Tells each push taken, by its token and the moment at which it was read as a whole.
-    pub fn notify(&self, listener: UnboundedSender<(String, Instant)>) {
+    /// Tells each push that was taken.
+    pub fn notify(&self, listener: UnboundedSender<Heard>) {
         *lock(&self.listener) = Some(listener);
     }
 

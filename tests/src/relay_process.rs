@@ -367,7 +367,16 @@ fn written_mapping(line: &str) -> Option<(u64, u64)> {
 }
 
 fn spawn(setup: &Setup, scratch: &Scratch, config: &Path) -> Result<Child, Missed> {
-    let mut command = Command::new(binary()?);
+    let mut command = match &setup.hosts {
+        None => Command::new(binary()?),
+        Some(hosts) => {
+            // A view of the file system of its own; the process is the relay's in the end.
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]);
+            command.arg(scratch.file("hosts", hosts)).arg(binary()?);
+            command
+        }
+    };
     command.arg("serve").arg("--config").arg(config).current_dir(scratch.path());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("SIPWAKE_") {

@@ -46,6 +46,31 @@ pub struct Fcm {
     pub ca_file: PathBuf,
 }
 
+impl From<&apns::Apns> for Apns {
+    /// Leads to this stand-in.
+    fn from(apns: &apns::Apns) -> Self {
+        Self {
+            key_file: apns.key_file(),
+            key_id: apns::KEY_ID.to_owned(),
+            team_id: apns::TEAM_ID.to_owned(),
+            certificate_file: None,
+            endpoint: apns.endpoint(),
+            ca_file: apns.settings().ca_file.unwrap_or_default(),
+        }
+    }
+}
+
+impl From<&fcm::Fcm> for Fcm {
+    /// Leads to this stand-in.
+    fn from(fcm: &fcm::Fcm) -> Self {
+        Self {
+            service_account_file: fcm.service_account_file(),
+            endpoint: fcm.endpoint(),
+            ca_file: fcm.settings().ca_file.unwrap_or_default(),
+        }
+    }
+}
+
 /// One app that the relay serves.
 #[derive(Clone, Debug)]
 pub struct App {
@@ -69,23 +94,7 @@ impl App {
 
     /// The app `com.example.phone`, whose pushes go to these stand-ins.
     pub fn served_by(apns: &apns::Apns, fcm: &fcm::Fcm) -> Self {
-        let (apple, google) = (apns.settings(), fcm.settings());
-        Self {
-            apns: Some(Apns {
-                key_file: apns.key_file(),
-                key_id: apns::KEY_ID.to_owned(),
-                team_id: apns::TEAM_ID.to_owned(),
-                certificate_file: None,
-                endpoint: apns.endpoint(),
-                ca_file: apple.ca_file.unwrap_or_default(),
-            }),
-            fcm: Some(Fcm {
-                service_account_file: google.service_account_file,
-                endpoint: fcm.endpoint(),
-                ca_file: google.ca_file.unwrap_or_default(),
-            }),
-            ..Self::new(apns::BUNDLE)
-        }
+        Self { apns: Some(apns.into()), fcm: Some(fcm.into()), ..Self::new(apns::BUNDLE) }
     }
 }
 
@@ -130,6 +139,8 @@ pub struct Setup {
     pub minutes: f64,
     /// Further variables of the environment.
     pub environment: Vec<(String, String)>,
+    /// What it finds in `/etc/hosts`, where that is not the machine's own file.
+    pub hosts: Option<String>,
     /// The address on which devices reach it; an IPv6 address in brackets.
     pub edge_ip: String,
     /// Where it listens.
@@ -190,6 +201,7 @@ impl Setup {
             timing: 1.0,
             minutes: 1.0,
             environment: Vec::new(),
+            hosts: None,
             edge_ip: text("127.0.0.1"),
             ports: Ports::default(),
             operator_token: format!("operator-{}{}", token(), token()),

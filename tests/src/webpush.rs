@@ -99,6 +99,13 @@ impl Subscription {
         })
     }
 
+    /// As a browser writes it (`PushSubscription.toJSON()`).
+    pub fn to_json(&self) -> Value {
+        let target = self.target();
+        let keys = json!({"p256dh": target["p256dh"], "auth": target["auth"]});
+        json!({"endpoint": self.endpoint, "expirationTime": null, "keys": keys})
+    }
+
     /// As the relay holds it.
     pub fn push_target(&self) -> PushTarget {
         PushTarget {
@@ -149,12 +156,24 @@ impl WebPush {
         self.server.connections()
     }
 
+    /// How many connections were begun, also those whose handshakes came to nothing.
+    pub fn dials(&self) -> usize {
+        self.server.dials()
+    }
+
     /// A device subscribes.
     pub fn subscribe(&self) -> Subscription {
+        self.subscribe_as(token())
+    }
+
+    /// A device subscribes, and its endpoint's path ends so.
+    ///
+    /// # Panics
+    /// When the system has no randomness.
+    pub fn subscribe_as(&self, name: String) -> Subscription {
         let private = PrivateKey::generate(&ECDH_P256).expect("randomness");
         let p256dh: [u8; 65] = private.compute_public_key().expect("a key").as_ref().try_into().expect("a point");
         let auth: [u8; 16] = rand16();
-        let name = token();
         let keys = WebPushKeys { p256dh, auth };
         let device = Receiver { private, keys: keys.clone() };
         lock(&self.push_server.devices).insert(name.clone(), device);
@@ -243,9 +262,13 @@ impl Service for PushServer {
                 return status(400, None);
             }
         };
+        let rings = push.payload["event"] == "call";
+        if rings {
+            self.inbox.arrive_for_call();
+        }
         let answer = self.inbox.scripted(&name, call.line.number).unwrap_or(Answer::Status(201, None));
         if matches!(answer, Answer::Status(200..=299, _) | Answer::Slow(_) | Answer::ConnectionLost) {
-            self.inbox.take(&name, || push);
+            self.inbox.take(&name, rings, || push);
         }
         match answer {
             Answer::Status(code, retry_after) => status(code, retry_after),

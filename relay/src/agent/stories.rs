@@ -258,7 +258,16 @@ async fn read(
 ) {
     let mut batch = Vec::with_capacity(RECALL_BATCH);
     while recalled.recv_many(&mut batch, RECALL_BATCH).await > 0 {
-        for instance in batch.drain(..) {
+        let of_batch = loop {
+            match vault.with_stories(&batch).await {
+                Err(StoreError::Away(_)) => sleep(PAUSE).await,
+                // Whatever is wrong with one is met when it is read.
+                found => break found.unwrap_or_else(|_| batch.clone()),
+            }
+        };
+        unread.fetch_sub(batch.len() - of_batch.len(), Ordering::Relaxed);
+        batch.clear();
+        for instance in of_batch {
             let stories = loop {
                 match vault.stories(instance).await {
                     Err(StoreError::Away(_)) => sleep(PAUSE).await,

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use super::https::Https;
-use super::{CommandError, interrupted, key_from, password, seal_key};
+use super::{CommandError, interrupted, key_from, password, seal_key, subscription};
 use crate::development::folder::{APP_KEY, Addresses, CA, Folder, PASSWORD};
 use crate::hpke::PrivateKey;
 use crate::secret::InstanceSecret;
@@ -77,6 +77,9 @@ pub struct Device {
     /// The device's token at the push service
     #[arg(long, value_name = "TOKEN", default_value = "sipwake-device")]
     push_token: String,
+    /// The file with the subscription that webpush pushes to, as PushSubscription.toJSON() writes it
+    #[arg(long, value_name = "FILE", required_if_eq("provider", "webpush"), conflicts_with = "push_token")]
+    subscription: Option<PathBuf>,
     /// The lease, in seconds
     #[arg(long, value_name = "SECONDS")]
     lifetime: Option<u64>,
@@ -128,6 +131,7 @@ struct Account {
 enum Provider {
     Apns,
     Fcm,
+    Webpush,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -275,7 +279,7 @@ impl Device {
         let (aor, registrar) = (&account.aor, &account.registrar);
         let mut body = json!({
             "account": {"aor": aor, "password": password.expose()},
-            "device": {"call_push": {"provider": self.provider.name(), "token": self.push_token}, "label": "sipwake device"},
+            "device": {"call_push": self.call_push()?, "label": "sipwake device"},
         });
         let account = &mut body["account"];
         for (name, value) in
@@ -293,6 +297,16 @@ impl Device {
             body["lifetime_s"] = lifetime.into();
         }
         Ok(body)
+    }
+
+    fn call_push(&self) -> Result<Value, CommandError> {
+        let by_token = |provider| Ok(json!({"provider": provider, "token": self.push_token}));
+        match (self.provider, &self.subscription) {
+            (Provider::Apns, None) => by_token("apns"),
+            (Provider::Fcm, None) => by_token("fcm"),
+            (Provider::Webpush, Some(file)) => subscription::read(file),
+            _ => Err(CommandError::Usage("--subscription belongs to --provider webpush, and to no other")),
+        }
     }
 
     /// Goes to the edge and takes the calls.
@@ -390,15 +404,6 @@ fn told(registration: &Value) -> String {
 /// Alice at the SIP server of a relay without a configuration; her domain is that server's address.
 fn alice(server: &str) -> String {
     format!("sip:alice@{}", server.rsplit_once(':').map_or(server, |(host, _)| host))
-}
-
-impl Provider {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Apns => "apns",
-            Self::Fcm => "fcm",
-        }
-    }
 }
 
 /// The line that came on the standard input. Its thread waits for nothing but that, and keeps nobody from ending.

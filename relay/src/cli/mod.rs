@@ -17,6 +17,7 @@
 //! | `question` | what is asked before something that cannot be undone |
 //! | [`receipt`] | `sipwake receipt`: whether a receipt is a relay's |
 //! | `seal_key` | the key that a device's pushes are sealed to, in a file |
+//! | `subscription` | a Web Push subscription, in a file |
 //! | `table` | what a relay tells, as a person reads it |
 //! | [`shell`] | `sipwake completions`, `man` |
 //! | [`status`] | `sipwake status`, `nodes` |
@@ -44,6 +45,7 @@ pub mod receipt;
 mod seal_key;
 pub mod shell;
 pub mod status;
+mod subscription;
 mod table;
 pub mod trace;
 
@@ -76,6 +78,12 @@ pub enum CommandError {
         /// The system's word.
         why: io::Error,
     },
+    /// It is no subscription.
+    #[error(
+        "{} is no Web Push subscription: write what PushSubscription.toJSON() gives, an object with endpoint and keys (p256dh, auth)",
+        .0.display()
+    )]
+    NotASubscription(PathBuf),
     /// No password was given.
     #[error("no password: name a --password-file, or write it as the first line of the standard input")]
     NoPassword,

@@ -2,6 +2,7 @@
 //!
 //! Invariant: what is written was scrubbed by the relay; when the command ends, the relay's copy is erased.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -57,6 +58,10 @@ pub async fn run(trace: Trace) -> Result<(), CommandError> {
     }
     // It may have erased itself by now.
     drop(listener.ask("DELETE", &trace.id, "/trace").await);
+    if trace.at.json {
+        let told = json!({"instance": trace.id, "file": trace.output, "until": begun["until"]});
+        writeln!(std::io::stdout(), "{told}")?;
+    }
     Ok(())
 }
 

@@ -5,9 +5,10 @@
 //! clock ends by [`confirmed_now`], so that a jump of the clock ends nothing.
 //!
 //! What schedules goes by [`now`], the runtime's own clock, so that a simulation can run whole nodes in its own time
-//! ([`set_virtual`]). Nothing in the service sets that.
+//! ([`set_virtual`]), each with a wall clock of its own. Nothing in the service sets that.
 
-use std::cell::Cell;
+use std::cell::RefCell;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub mod watch;
@@ -21,8 +22,18 @@ pub const DAY_S: u64 = 86_400;
 const LAST_S: u64 = 253_402_300_799;
 
 thread_local! {
-    /// How long the machine of the node that runs on this thread has been up, in a simulation.
-    static VIRTUAL: Cell<Option<Duration>> = const { Cell::new(None) };
+    /// The machine of the node that runs on this thread, in a simulation.
+    static VIRTUAL: RefCell<Option<Machine>> = const { RefCell::new(None) };
+}
+
+/// The machine of a simulated node, with its clocks and what its process makes of them.
+#[derive(Clone, Default)]
+pub struct Machine {
+    /// How long it has been up.
+    pub up: Duration,
+    /// How far its wall clock is ahead of the right time, in milliseconds.
+    pub off_ms: i64,
+    trusted: Arc<watch::Trusted>,
 }
 
 /// The monotonic clock of what is scheduled: the runtime's.
@@ -30,10 +41,9 @@ pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// In a simulation: how long the machine of the node that runs next on this thread has been up. Its wall clock goes on from the
-/// system's with it.
-pub fn set_virtual(up: Duration) {
-    VIRTUAL.set(Some(up));
+/// In a simulation: on which machine runs what runs next on this thread. Its wall clock goes on from the system's as long as it is up.
+pub fn set_virtual(machine: &Machine) {
+    VIRTUAL.set(Some(machine.clone()));
 }
 
 /// Whether this thread runs a simulation.
@@ -42,7 +52,16 @@ pub(crate) fn is_virtual() -> bool {
 }
 
 fn virtual_up() -> Option<Duration> {
-    VIRTUAL.get()
+    of_machine(|machine| machine.up)
+}
+
+fn of_machine<T>(read: impl FnOnce(&Machine) -> T) -> Option<T> {
+    VIRTUAL.with_borrow(|machine| machine.as_ref().map(read))
+}
+
+/// The right time in a simulation, in milliseconds since 1970, for a machine that has been up so long.
+pub fn virtual_unix_ms(up: Duration) -> u64 {
+    (virtual_epoch() + up).as_millis() as u64
 }
 
 /// When the first simulated machine was started, by the system's clock.
@@ -56,7 +75,11 @@ fn system_time() -> Duration {
 }
 
 fn wall_time() -> Duration {
-    virtual_up().map_or_else(system_time, |up| virtual_epoch() + up)
+    let of_machine = |machine: &Machine| {
+        let right_ms = virtual_unix_ms(machine.up);
+        Duration::from_millis(right_ms.saturating_add_signed(machine.off_ms))
+    };
+    self::of_machine(of_machine).unwrap_or_else(system_time)
 }
 
 /// Now, in whole seconds since 1970-01-01T00:00:00Z; 0 when the system's clock stands before that.

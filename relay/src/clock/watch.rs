@@ -49,13 +49,41 @@ pub const DOWNTIME_S: u64 = 3_600;
 /// How far the system's clock may be from the store's, in milliseconds: 30 s. Past it the store's is the shared one.
 pub const STORE_OFF_MAX_MS: i64 = 30_000;
 
-/// What [`ANCHOR_MS`] is before the first [`begin`], and [`STORE_ANCHOR_MS`] while the system's clock is right.
+/// What an anchor is before the first [`begin`], and the store's while the system's clock is right.
 const UNSET: i64 = i64::MIN;
-/// The trusted time at boot, in milliseconds since 1970.
-static ANCHOR_MS: AtomicI64 = AtomicI64::new(UNSET);
-/// The store's time at boot, in milliseconds since 1970.
-static STORE_ANCHOR_MS: AtomicI64 = AtomicI64::new(UNSET);
-static WATCH: Mutex<Option<Watch>> = Mutex::new(None);
+
+/// What the process trusts; in a simulation each machine has its own.
+static PROCESS: Trusted = Trusted::new();
+
+/// Which time is trusted.
+pub(super) struct Trusted {
+    /// The trusted time at boot, in milliseconds since 1970.
+    anchor_ms: AtomicI64,
+    /// The store's time at boot, in milliseconds since 1970.
+    store_anchor_ms: AtomicI64,
+    watch: Mutex<Option<Watch>>,
+}
+
+impl Trusted {
+    const fn new() -> Self {
+        Self { anchor_ms: AtomicI64::new(UNSET), store_anchor_ms: AtomicI64::new(UNSET), watch: Mutex::new(None) }
+    }
+
+    // A panic between two assignments of numbers leaves nothing broken.
+    fn lock(&self) -> MutexGuard<'_, Option<Watch>> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Trusted {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn with_trusted<T>(work: impl Fn(&Trusted) -> T) -> T {
+    super::of_machine(|machine| work(&machine.trusted)).unwrap_or_else(|| work(&PROCESS))
+}
 
 /// Both clocks in one moment, in seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +140,7 @@ pub fn shared_now() -> u64 {
 }
 
 fn shared_ms() -> i64 {
-    match STORE_ANCHOR_MS.load(Ordering::Relaxed) {
+    match with_trusted(|trusted| trusted.store_anchor_ms.load(Ordering::Relaxed)) {
         UNSET => unix_now_ms() as i64,
         anchor_ms => (anchor_ms + boot_ms()).max(0),
     }
@@ -124,36 +152,44 @@ pub fn store_says(store_ms: u64) -> Option<i64> {
     let (store_ms, boot_ms) = (store_ms as i64, boot_ms());
     let off_ms = unix_now_ms() as i64 - store_ms;
     let is_off = off_ms.abs() > STORE_OFF_MAX_MS;
-    STORE_ANCHOR_MS.store(if is_off { store_ms - boot_ms } else { UNSET }, Ordering::Relaxed);
-    if let Some(watch) = lock().as_mut()
-        && !std::mem::replace(&mut watch.has_heard_store, true)
-        && is_off
-    {
-        // Nothing has passed yet but the start, by a clock that was wrong.
-        *watch = Watch { has_heard_store: true, ..Watch::begin(store_ms, boot_ms, watch.last_seen) };
-        ANCHOR_MS.store(watch.anchor_ms, Ordering::Relaxed);
-    }
+    with_trusted(|trusted| {
+        trusted.store_anchor_ms.store(if is_off { store_ms - boot_ms } else { UNSET }, Ordering::Relaxed);
+        if let Some(watch) = trusted.lock().as_mut()
+            && !std::mem::replace(&mut watch.has_heard_store, true)
+            && is_off
+        {
+            // Nothing has passed yet but the start, by a clock that was wrong.
+            *watch = Watch { has_heard_store: true, ..Watch::begin(store_ms, boot_ms, watch.last_seen) };
+            trusted.anchor_ms.store(watch.anchor_ms, Ordering::Relaxed);
+        }
+    });
     is_off.then_some(off_ms)
 }
 
 /// Begins to watch, once in a process. `last_seen`: what an earlier run trusted at its end, in seconds since 1970.
 pub fn begin(last_seen: Option<u64>) {
-    let mut watch = lock();
-    if watch.is_none() {
-        let begun = Watch::begin(shared_ms(), boot_ms(), last_seen);
-        ANCHOR_MS.store(begun.anchor_ms, Ordering::Relaxed);
-        *watch = Some(begun);
-    }
+    let (shared_ms, boot_ms) = (shared_ms(), boot_ms());
+    with_trusted(|trusted| {
+        let mut watch = trusted.lock();
+        if watch.is_none() {
+            let begun = Watch::begin(shared_ms, boot_ms, last_seen);
+            trusted.anchor_ms.store(begun.anchor_ms, Ordering::Relaxed);
+            *watch = Some(begun);
+        }
+    });
 }
 
 /// Looks at the clocks; to be called about once a second. `contradicted`: one of the system's and the store's clock agrees with the
 /// trusted time, and the shared one does not.
 pub fn look(contradicted: bool) -> Verdict {
-    let mut watch = lock();
-    let Some(watch) = watch.as_mut() else { return Verdict::Steady };
-    let verdict = watch.look(shared_ms(), boot_ms(), contradicted);
-    ANCHOR_MS.store(watch.anchor_ms, Ordering::Relaxed);
-    verdict
+    let (shared_ms, boot_ms) = (shared_ms(), boot_ms());
+    with_trusted(|trusted| {
+        let mut watch = trusted.lock();
+        let Some(watch) = watch.as_mut() else { return Verdict::Steady };
+        let verdict = watch.look(shared_ms, boot_ms, contradicted);
+        trusted.anchor_ms.store(watch.anchor_ms, Ordering::Relaxed);
+        verdict
+    })
 }
 
 /// What a look at the clocks showed.
@@ -226,7 +262,7 @@ impl Watch {
 }
 
 fn trusted_ms() -> Option<i64> {
-    let anchor_ms = ANCHOR_MS.load(Ordering::Relaxed);
+    let anchor_ms = with_trusted(|trusted| trusted.anchor_ms.load(Ordering::Relaxed));
     (anchor_ms != UNSET).then(|| (anchor_ms + boot_ms()).max(0))
 }
 
@@ -242,11 +278,6 @@ pub fn since_boot() -> Duration {
     let since = clock_gettime(ClockId::Boottime);
     // Neither is ever negative.
     Duration::new(since.tv_sec as u64, since.tv_nsec as u32)
-}
-
-fn lock() -> MutexGuard<'static, Option<Watch>> {
-    // A panic between two assignments of numbers leaves nothing broken.
-    WATCH.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

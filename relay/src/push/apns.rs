@@ -41,8 +41,8 @@ const SANDBOX: &str = "https://api.sandbox.push.apple.com:443";
 /// How long a push that may be repeated waits for its answer. A call's waits until its deadline.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long Apple is left alone that sees too many provider tokens of one key.
-const TOKEN_UPDATES: Backoff = Backoff { first: Duration::from_secs(5), most: Duration::from_secs(60) };
+/// How long Apple is left alone that sees too many provider tokens of one key. Calls wait meanwhile, and get their try.
+const TOKEN_UPDATES: Backoff = Backoff { first: Duration::from_secs(2), most: Duration::from_secs(5) };
 
 /// How to reach APNs for one App.
 #[derive(Clone, Debug)]

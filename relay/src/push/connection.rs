@@ -21,15 +21,16 @@ use h2::client::{ResponseFuture, SendRequest};
 use hyper::header::RETRY_AFTER;
 use hyper::{HeaderMap, Method, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
+use super::ancestry::Ancestry;
 use super::backoff::Backoff;
 use super::departure::Departure;
 use super::dial::{DialError, Dialler, Driven};
 use super::endpoint::Endpoint;
 use super::health::{Note, Record, Trouble};
 use super::identity::Objection;
-use super::line::{ASK_AFTER, Ancestry, Line, LineFate};
+use super::line::{ASK_AFTER, Line, LineFate};
 use super::own_lines::OwnLines;
 use super::reasons::{NOT_ALLOWED, NOT_HTTP2};
 use super::rest::{Probe, Rest, RestFor};
@@ -62,7 +63,7 @@ pub(super) struct Channel {
     /// Whether it is of a service that a device has chosen: one that speaks no HTTP/2, or lies where the relay does not go, is
     /// told as such.
     any_service: bool,
-    under_way: AtomicUsize,
+    under_way: Arc<AtomicUsize>,
     rest: Rest,
     record: Arc<Record>,
 }
@@ -181,7 +182,7 @@ impl Channel {
             ancestry: Arc::default(),
             cautious,
             any_service: false,
-            under_way: AtomicUsize::new(0),
+            under_way: Arc::default(),
             rest: Rest::default(),
             record,
         }
@@ -275,6 +276,7 @@ impl Channel {
                 endpoint: Arc::clone(&self.endpoint),
                 label: Arc::clone(&self.label),
                 ancestry: Arc::clone(ancestry),
+                under_way: Arc::clone(&self.under_way),
                 cautious: self.cautious,
                 any_service: self.any_service,
                 record: Arc::clone(&self.record),
@@ -294,8 +296,8 @@ impl Channel {
                 own.flight.begin(freshness, || make(&own.ancestry), None);
             }
         }
-        // Twice in a row a connection may end between being made and being used; more often is a failure.
-        for _ in 0..3 {
+        // A connection may end before it is this one's turn; the next is made in its time.
+        loop {
             let connection = self.flight.get(freshness, || make(&self.ancestry), None).await.map_err(
                 |CoolingDown { why, after, .. }| match why {
                     Some(reason) => Failure::ShutOut { reason },
@@ -310,7 +312,6 @@ impl Channel {
                 return Ok((connection, permit));
             }
         }
-        Err(Failure::Unsent { after: None })
     }
 }
 
@@ -451,6 +452,7 @@ struct Making {
     endpoint: Arc<Endpoint>,
     label: Arc<str>,
     ancestry: Arc<Ancestry>,
+    under_way: Arc<AtomicUsize>,
     cautious: bool,
     any_service: bool,
     record: Arc<Record>,
@@ -458,7 +460,7 @@ struct Making {
 
 impl Making {
     async fn made(self) -> Result<Arc<Connection>, Option<&'static str>> {
-        sleep(self.ancestry.pause()).await;
+        self.ancestry.turn(|| self.under_way.load(Ordering::Relaxed)).await;
         match self.endpoint.dialler().dial().await {
             Ok(((sender, connection, objection), address)) => {
                 tracing::debug!(event = "push-connected", channel = %self.label, "connected to the push service");

@@ -62,6 +62,13 @@ pub(super) async fn run_with<'a>(
             return (verdict, attempts, copies(&flights));
         }
         let next = next_at.filter(|_| flights.len() + lost < COPIES_MAX);
+        if flights.is_empty() && next.is_some_and(|at| at <= Instant::now()) {
+            // In this very turn: a timer that is due fires a millisecond later.
+            attempts += 1;
+            (waiting_to_leave, next_at) = (Some(departure.count()), None);
+            flights.push(send());
+            continue;
+        }
         let landed = tokio::select! {
             biased;
             landed = first(&mut flights), if !flights.is_empty() => Some(landed),
@@ -163,6 +170,15 @@ mod tests {
 
     const ACCEPTED: Attempt = Attempt::Done(Verdict::Accepted);
     const AWAY: Attempt = Attempt::Again { after: None };
+
+    #[tokio::test]
+    async fn the_first_copy_leaves_in_the_turn_in_which_it_is_begun() {
+        let departure = Departure::unmeasured();
+        let send = || -> Flight<'_> { Box::pin(async { ACCEPTED }) };
+        let mut run = std::pin::pin!(run_with(send, Instant::now() + Duration::from_secs(30), &departure));
+        let begun = poll_fn(|context| Poll::Ready(run.as_mut().poll(context))).await;
+        assert_eq!(begun, Poll::Ready((Verdict::Accepted, 1, 1)), "no timer is waited for");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_service_gets_two_copies_and_whichever_it_answers_first_counts() {

@@ -21,7 +21,7 @@ use h2::{Ping, PingPong};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::backoff::Backoff;
+use super::ancestry::Ancestry;
 
 /// Requests on one connection at once; the service's own limit, when lower, is kept as well.
 const MAX_STREAMS: usize = 1_000;
@@ -38,13 +38,6 @@ const ASK_IDLE_EVERY: Duration = Duration::from_secs(30);
 /// The least and the most that an ACK may take.
 const PATIENCE_MIN: Duration = Duration::from_millis(500);
 const PATIENCE_MAX: Duration = Duration::from_secs(5);
-/// A line that ends earlier, with fewer good answers than [`FEW_ANSWERS`], has died young.
-const YOUNG: Duration = Duration::from_secs(10);
-const FEW_ANSWERS: u32 = 100;
-/// Before the next dial, when lines die young one after the other: of those that served, and of those that did not.
-const AFTER_SHORT_SERVICE: Backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_millis(500) };
-const AFTER_NO_SERVICE: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(5) };
-
 const GOOD: u8 = 0;
 const ASKED: u8 = 1;
 const RETIRED: u8 = 2;
@@ -90,36 +83,6 @@ struct Streams {
     granted: usize,
     /// The service's own limit.
     limit: usize,
-}
-
-/// How the lines before have ended.
-#[derive(Default)]
-pub(super) struct Ancestry(Mutex<Ends>);
-
-#[derive(Default)]
-struct Ends {
-    young: u32,
-    served: bool,
-    last: Option<Instant>,
-}
-
-impl Ancestry {
-    /// How long the next dial waits.
-    pub(super) fn pause(&self) -> Duration {
-        let ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Once is no pattern: a service restarts now and then.
-        let (Some(last), 2..) = (ends.last, ends.young) else { return Duration::ZERO };
-        let steps = if ends.served { AFTER_SHORT_SERVICE } else { AFTER_NO_SERVICE };
-        steps.pause(ends.young - 1).saturating_sub(last.elapsed())
-    }
-
-    fn note_end(&self, lived: Duration, good: u32) {
-        let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let young = lived < YOUNG && good < FEW_ANSWERS;
-        ends.young = if young { ends.young.saturating_add(1) } else { 0 };
-        ends.served = good > 0;
-        ends.last = Some(Instant::now());
-    }
 }
 
 impl Line {
@@ -305,7 +268,7 @@ impl Line {
         self.gate.close();
         let ended = self.state.fetch_max(state, Ordering::AcqRel);
         if ended < RETIRED {
-            self.ancestry.note_end(self.opened.elapsed(), self.good.load(Ordering::Relaxed));
+            self.ancestry.note_end(self.opened.elapsed(), self.good.load(Ordering::Relaxed), state == SILENT);
         }
         self.changed.notify_waiters();
     }

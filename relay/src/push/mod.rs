@@ -3,6 +3,7 @@
 //! Invariant: a call is pushed once and never again (APNs); no push outlives its deadline; a verdict tells what follows,
 //! and never holds a token.
 
+mod ancestry;
 pub mod apns;
 mod backoff;
 mod connection;

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::ancestry::Ancestry;
 use super::backoff::Backoff;
-use super::line::Ancestry;
 use super::single_flight::SingleFlight;
 use crate::cores;
 

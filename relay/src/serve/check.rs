@@ -145,7 +145,7 @@ async fn check_store(config: &Config, findings: &mut Findings) {
         }
         Err(StoreError::Tls(what)) => problems.push(Problem::new("store", what, "name the PEM files")),
         Err(error) => {
-            let remedy = "start the store, or correct its address";
+            let remedy = "start the store, or correct its address; a Redis in protected mode, or one that has all its clients, closes each connection at once";
             problems.push(Problem::new("store.url", error.to_string(), remedy).at_line(config.lines.of("store.url")));
         }
     }
@@ -190,7 +190,10 @@ async fn check_listeners(config: &Config, findings: &mut Findings) {
             continue;
         }
         let (what, remedy) = match in_use {
-            true => (format!("{address} is in use by another program"), "stop what uses it, or name another address"),
+            true => (
+                format!("{address} is in use by another program"),
+                "stop what uses it, or name another address; systemd's sipwake.socket, which holds it while no relay runs, is in nobody's way",
+            ),
             false => {
                 let remedy = "name an address of this machine, and a port that the relay's user may open";
                 (format!("{address} cannot be listened on: {error}"), remedy)

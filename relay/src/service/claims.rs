@@ -1,20 +1,20 @@
 //! Taking over what nobody looks after: after a restart, and when another node has died or leaves.
 //!
 //! ```text
-//! store ── claimed, a batch ahead ── opened ── bound, some at once ── registered, at the pace of registrations
-//!                                      │                                 └── registered, or its SIP server is silent ─┐
-//!                                      └── cannot be opened ──────────────────────────────────────────────── a letter to whom it was taken from
+//! store ── claimed, a batch ahead ── opened, some ahead ── bound, some at once ── registered, at the pace of registrations
+//!                                      │                                            └── registered, or its SIP server is silent ─┐
+//!                                      └── cannot be opened ─────────────────────────────────────────────────────────── a letter to whom it was taken from
 //! ```
 //!
 //! How fast registrations begin is for the endpoint to say (`upstream.registrations_per_second`); claiming, opening and binding
-//! go as fast as they can. What a call waits for is claimed, opened and bound next
+//! go as fast as they can, each while the others are under way: none of them waits for the others' threads. What a call waits for is claimed, opened and bound next
 //! ([`Vault::want`](crate::vault::Vault::want)): a call waits for two batches at most.
 //!
 //! Invariant: a shard is never told more than [`BOUND_AT_ONCE`] instances, and those of the last one's tag, before it has bound the earlier
 //! ones, so that calls go on. The devices of an account are bound in one turn, so that a call finds all of them.
 //! Requests for what may be on its way here wait until its SIP server has answered, or is silent.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,6 +22,7 @@ use std::time::Duration;
 use sip::endpoint::{ContactHosts, NewBinding};
 use sip::id::InstanceId;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::Inner;
@@ -40,6 +41,8 @@ const BATCH: usize = 256;
 const BOUND_AT_ONCE: usize = 32;
 /// Likewise, when the last of them have one shard tag.
 const BOUND_AT_MOST: usize = 4 * BOUND_AT_ONCE;
+/// How many times so many are being opened, or wait to be bound: enough that no core waits for another.
+const OPENED_AHEAD: usize = 4;
 /// How long no SIP server has answered for any instance that was taken over, when nobody waits for them any more.
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long answers are gathered for one letter.
@@ -71,21 +74,33 @@ impl Inner {
     /// Claims until nothing is left. The `first` claim has begun with the agent.
     pub(super) async fn resume(self: Arc<Self>, first: bool) {
         let agent = &self.dependencies.agent;
-        let mut batch = self.claim_next().await;
-        if !batch.is_empty() {
+        let first_batch = self.claim_next().await;
+        if !first_batch.is_empty() {
             // What is bound, and then what waits for its SIP server.
             agent.begin_claim();
             agent.begin_claim();
             let (settled, news) = mpsc::unbounded_channel();
             let settling = Arc::new(Settling::default());
             tokio::spawn(self.clone().settle(settling.clone(), news));
-            let (mut hosts, mut resumed) = (Hosts::new(), 0);
-            while !batch.is_empty() {
-                let it = self.clone();
-                let next = tokio::spawn(async move { it.claim_next().await });
-                resumed += self.take_over(batch, &mut hosts, &settling, &settled).await;
-                batch = next.await.unwrap_or_default();
+            let (claims, mut claimed) = mpsc::channel(1);
+            let it = self.clone();
+            tokio::spawn(async move {
+                // Claimed when there is room for it: what calls wait for is to find no queue.
+                while let Ok(room) = claims.reserve().await {
+                    let batch = it.claim_next().await;
+                    if batch.is_empty() {
+                        return;
+                    }
+                    room.send(batch);
+                }
+            });
+            let mut taking = TakingOver::new(&self, &settling, &settled);
+            let mut batch = Some(first_batch);
+            while let Some(claimed_now) = batch {
+                taking.take_over(claimed_now).await;
+                batch = claimed.recv().await;
             }
+            let resumed = taking.end().await;
             settling.claimed_all.store(true, Ordering::Relaxed);
             agent.end_claim().await;
             tracing::info!(
@@ -107,62 +122,6 @@ impl Inner {
         claimed
             .inspect_err(|error| tracing::warn!(event = "claiming-stopped", %error, "claiming stopped; it goes on with the next lease"))
             .unwrap_or_default()
-    }
-
-    /// Binds what was claimed; how many.
-    async fn take_over(
-        &self,
-        batch: Vec<Stored>,
-        hosts: &mut Hosts,
-        settling: &Settling,
-        settled: &mpsc::UnboundedSender<InstanceId>,
-    ) -> usize {
-        let agent = &self.dependencies.agent;
-        let (mut taken, mut left): (_, BTreeMap<Owner, Vec<InstanceId>>) = (0, BTreeMap::new());
-        let mut batch = batch.into_iter().peekable();
-        let mut binding: Option<Binding> = None;
-        while batch.peek().is_some() {
-            let (mut some, mut count, mut last) = (Vec::with_capacity(BOUND_AT_ONCE), 0, None);
-            let is_next = |stored: &Stored, count, last| {
-                count < BOUND_AT_ONCE || count < BOUND_AT_MOST && last == Some(stored.id.tag())
-            };
-            while let Some(stored) = batch.next_if(|stored| is_next(stored, count, last)) {
-                (count, last) = (count + 1, Some(stored.id.tag()));
-                let (id, from) = (stored.id, stored.taken_from.clone());
-                let contacts = match &from {
-                    Some(from) => self.contact_hosts(hosts, from.node()).await,
-                    None => None,
-                };
-                match self.open_claimed(stored, contacts) {
-                    Opened::Lent(new) => {
-                        settling.lock().insert(id, from);
-                        some.push(*new);
-                    }
-                    Opened::PushBinding(known) => {
-                        taken += 1;
-                        agent.tell(id, Request::Adopt(known)).await;
-                    }
-                    Opened::Not => {
-                        if let Some(from) = from {
-                            left.entry(from).or_default().push(id);
-                        }
-                    }
-                }
-            }
-            taken += some.len();
-            // The earlier ones are bound while these are opened.
-            if let Some(earlier) = binding.take() {
-                earlier.ended().await;
-            }
-            binding = Some(agent.bind_all(some, settled).await);
-        }
-        if let Some(last) = binding {
-            last.ended().await;
-        }
-        for (from, left) in left {
-            self.tell_taken(&from, Vec::new(), left).await;
-        }
-        taken
     }
 
     /// Waits until the SIP servers of all have answered, tells the runs that they were taken from, and ends the claim.
@@ -203,18 +162,6 @@ impl Inner {
         }
     }
 
-    /// Where the Contacts of a node lead from which something was claimed.
-    async fn contact_hosts(&self, known: &mut Hosts, node: &Arc<str>) -> Option<Arc<ContactHosts>> {
-        if let Some(known) = known.get(node) {
-            return known.clone();
-        }
-        // Without it the registrar forgets the Contact when it expires.
-        let note = self.dependencies.vault.note_of(node).await.ok().flatten();
-        let hosts = note.and_then(|note| read_note(&note)).map(Arc::new);
-        known.insert(node.clone(), hosts.clone());
-        hosts
-    }
-
     fn open_claimed(&self, stored: Stored, taken_from: Option<Arc<ContactHosts>>) -> Opened {
         let Stored { id, sealed, fence, .. } = stored;
         // Before anything else: the store may have come back with what it had before a wipe.
@@ -253,6 +200,114 @@ impl Inner {
                 Opened::Not
             }
         }
+    }
+}
+
+/// Some records that are being opened, each with the run that it was taken from.
+type Opening = JoinHandle<Vec<(InstanceId, Option<Owner>, Opened)>>;
+
+/// What is under way between the store and the shards.
+struct TakingOver<'a> {
+    inner: &'a Arc<Inner>,
+    settling: &'a Settling,
+    settled: &'a mpsc::UnboundedSender<InstanceId>,
+    hosts: Hosts,
+    opening: VecDeque<Opening>,
+    binding: Option<Binding>,
+    taken: usize,
+}
+
+impl<'a> TakingOver<'a> {
+    fn new(inner: &'a Arc<Inner>, settling: &'a Settling, settled: &'a mpsc::UnboundedSender<InstanceId>) -> Self {
+        let (hosts, opening) = (Hosts::new(), VecDeque::new());
+        Self { inner, settling, settled, hosts, opening, binding: None, taken: 0 }
+    }
+
+    /// Has what was claimed opened, and binds what is open.
+    async fn take_over(&mut self, batch: Vec<Stored>) {
+        let mut batch = batch.into_iter().peekable();
+        while batch.peek().is_some() {
+            let (mut some, mut last) = (Vec::with_capacity(BOUND_AT_ONCE), None);
+            let is_next = |stored: &Stored, count, last| {
+                count < BOUND_AT_ONCE || count < BOUND_AT_MOST && last == Some(stored.id.tag())
+            };
+            while let Some(stored) = batch.next_if(|stored| is_next(stored, some.len(), last)) {
+                last = Some(stored.id.tag());
+                let contacts = match &stored.taken_from {
+                    Some(from) => self.contact_hosts(&from.node().clone()).await,
+                    None => None,
+                };
+                some.push((stored, contacts));
+            }
+            if self.opening.len() == OPENED_AHEAD {
+                self.bind_first().await;
+            }
+            let inner = self.inner.clone();
+            self.opening.push_back(tokio::spawn(async move {
+                let open = |(stored, contacts): (Stored, _)| {
+                    (stored.id, stored.taken_from.clone(), inner.open_claimed(stored, contacts))
+                };
+                some.into_iter().map(open).collect()
+            }));
+        }
+    }
+
+    /// Binds what was opened first.
+    async fn bind_first(&mut self) {
+        let Some(opening) = self.opening.pop_front() else { return };
+        // An error means that the runtime ends.
+        let opened = opening.await.unwrap_or_default();
+        let agent = &self.inner.dependencies.agent;
+        let (mut some, mut left): (_, BTreeMap<Owner, Vec<InstanceId>>) =
+            (Vec::with_capacity(opened.len()), BTreeMap::new());
+        for (id, from, opened) in opened {
+            match opened {
+                Opened::Lent(new) => {
+                    self.settling.lock().insert(id, from);
+                    some.push(*new);
+                }
+                Opened::PushBinding(known) => {
+                    self.taken += 1;
+                    agent.tell(id, Request::Adopt(known)).await;
+                }
+                Opened::Not => {
+                    if let Some(from) = from {
+                        left.entry(from).or_default().push(id);
+                    }
+                }
+            }
+        }
+        self.taken += some.len();
+        if let Some(earlier) = self.binding.take() {
+            earlier.ended().await;
+        }
+        self.binding = Some(agent.bind_all(some, self.settled).await);
+        for (from, left) in left {
+            self.inner.tell_taken(&from, Vec::new(), left).await;
+        }
+    }
+
+    /// Waits until all are bound; how many.
+    async fn end(mut self) -> usize {
+        while !self.opening.is_empty() {
+            self.bind_first().await;
+        }
+        if let Some(last) = self.binding.take() {
+            last.ended().await;
+        }
+        self.taken
+    }
+
+    /// Where the Contacts of a node lead from which something was claimed.
+    async fn contact_hosts(&mut self, node: &Arc<str>) -> Option<Arc<ContactHosts>> {
+        if let Some(known) = self.hosts.get(node) {
+            return known.clone();
+        }
+        // Without it the registrar forgets the Contact when it expires.
+        let note = self.inner.dependencies.vault.note_of(node).await.ok().flatten();
+        let hosts = note.and_then(|note| read_note(&note)).map(Arc::new);
+        self.hosts.insert(node.clone(), hosts.clone());
+        hosts
     }
 }
 

@@ -242,6 +242,17 @@ impl Vault {
         Ok(all.into_iter().map(|(story, _)| story).collect())
     }
 
+    /// Those of these instances that may have stories: most have none, and of many at once that is one question.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn with_stories(&self, instances: &[InstanceId]) -> Result<Vec<InstanceId>, StoreError> {
+        match &self.0.store {
+            Store::Memory(_) => Ok(instances.to_vec()),
+            Store::Redis(redis) => redis.with_items(instances, Collection::Stories).await,
+        }
+    }
+
     /// Forgets a story; whether there was one.
     ///
     /// # Errors

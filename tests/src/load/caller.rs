@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,8 +23,8 @@ use super::plan::{CALL_LENGTH, Upstream};
 
 /// The longest sleep of the placing thread, so that what became due meanwhile is late by no more.
 const NAP: Duration = Duration::from_millis(1);
-/// How long calls may take to end after the last INVITE; then they are cancelled.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long calls may take to end after the last INVITE, where it is not about the slow ones.
+pub const GRACE: Duration = Duration::from_secs(5);
 /// How long cancelled calls may take to end; then they are given up as unanswered.
 const LAST_GRACE: Duration = Duration::from_secs(3);
 
@@ -38,8 +38,8 @@ pub struct Caller {
     local: SocketAddr,
     /// Makes this run's Call-IDs its own.
     run: String,
-    /// Whether a push is followed by a CANCEL (or by a device).
-    cancels: AtomicBool,
+    /// One of [`Cancels`].
+    cancels: AtomicU8,
     /// Calls to end, and when; the delay is the same for all, so it is in order.
     agenda: Mutex<VecDeque<(u64, u32)>>,
     ended: AtomicU64,
@@ -55,8 +55,22 @@ pub struct Round {
     pub order: Vec<u32>,
     /// Calls in a second.
     pub rate: u32,
-    /// Whether pushed calls are cancelled; else a device answers them.
-    pub cancels: bool,
+    /// Which of them are cancelled.
+    pub cancels: Cancels,
+    /// How long calls may take to end after the last INVITE; then they are cancelled.
+    pub patience: Duration,
+}
+
+/// When a call is cancelled, [`CALL_LENGTH`] later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Cancels {
+    /// A device answers it.
+    Never,
+    /// The push service has its push.
+    OncePushed,
+    /// The caller heard 180: the relay knows that the push service has taken it.
+    OnceRinging,
 }
 
 impl Caller {
@@ -69,7 +83,7 @@ impl Caller {
             upstream,
             local,
             run: crate::digest::token(),
-            cancels: AtomicBool::new(true),
+            cancels: AtomicU8::new(Cancels::OncePushed as u8),
             agenda: Mutex::default(),
             ended: AtomicU64::new(0),
             stray_pushes: Count::default(),
@@ -78,7 +92,7 @@ impl Caller {
 
     /// Places a round's calls and sees them end; how late each INVITE was. Blocks its thread for the round's length.
     pub fn place(&self, round: &Round) -> Spread {
-        self.cancels.store(round.cancels, Ordering::Relaxed);
+        self.cancels.store(round.cancels as u8, Ordering::Relaxed);
         self.ended.store(0, Ordering::Relaxed);
         let interval = Duration::from_secs(1) / round.rate.max(1);
         let begun = Instant::now();
@@ -95,7 +109,7 @@ impl Caller {
                 self.keep_agenda_until(Instant::now() + NAP);
             }
         };
-        wait(GRACE);
+        wait(round.patience);
         for number in round.numbers.clone() {
             self.end(number);
         }
@@ -112,8 +126,8 @@ impl Caller {
         };
         call.pushes.fetch_add(1, Ordering::Relaxed);
         let first = Call::note(&call.pushed, self.clock.at(at));
-        if first && self.cancels.load(Ordering::Relaxed) {
-            self.end_later(number - 1);
+        if first {
+            self.cancel_once(Cancels::OncePushed, number - 1);
         }
         first
     }
@@ -132,7 +146,7 @@ impl Caller {
         let (Some(call), Some(status)) = (self.book.call(number), response.status()) else { return };
         match response.cseq().map(|(_, method)| method) {
             Some("INVITE") => match status {
-                180 => drop(Call::note(&call.rung, now)),
+                180 if Call::note(&call.rung, now) => self.cancel_once(Cancels::OnceRinging, number),
                 0..200 => {}
                 200..300 => self.on_answer(number, call, now, status, response),
                 _ => {
@@ -160,6 +174,12 @@ impl Caller {
             call.status.store(status, Ordering::Relaxed);
             self.ended.fetch_add(1, Ordering::Relaxed);
             self.accounts[call.account.load(Ordering::Relaxed) as usize].call.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn cancel_once(&self, happened: Cancels, number: u32) {
+        if self.cancels.load(Ordering::Relaxed) == happened as u8 {
+            self.end_later(number);
         }
     }
 

@@ -13,7 +13,6 @@
 //! other while they are being measured.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -103,13 +102,14 @@ impl Book {
         self.0.get(number as usize)
     }
 
-    /// What became of the calls of a range.
-    pub fn outcome(&self, range: &Range<u32>) -> Outcome {
+    /// What became of some calls.
+    pub fn outcome(&self, numbers: impl Iterator<Item = u32> + Clone) -> Outcome {
         let spread = |step: fn(&Call) -> &AtomicU64| {
-            Spread::of(self.of(range).filter_map(|call| call.since_sent_to(step(call))).collect())
+            Spread::of(self.of(numbers.clone()).filter_map(|call| call.since_sent_to(step(call))).collect())
         };
         let span = |step: fn(&Call) -> &AtomicU64| {
-            let moments = || self.of(range).map(|call| step(call).load(Ordering::Relaxed)).filter(|at| *at > 0);
+            let moments =
+                || self.of(numbers.clone()).map(|call| step(call).load(Ordering::Relaxed)).filter(|at| *at > 0);
             moments().max().unwrap_or(0).saturating_sub(moments().min().unwrap_or(0)) as f64 / 1e9
         };
         let mut outcome = Outcome {
@@ -121,7 +121,7 @@ impl Book {
             push_span_s: span(|call| &call.pushed),
             ..Outcome::default()
         };
-        for call in self.of(range).filter(|call| call.sent.load(Ordering::Relaxed) > 0) {
+        for call in self.of(numbers.clone()).filter(|call| call.sent.load(Ordering::Relaxed) > 0) {
             let pushes = call.pushes.load(Ordering::Relaxed);
             outcome.calls += 1;
             outcome.pushed += u64::from(pushes > 0);
@@ -134,7 +134,7 @@ impl Book {
         outcome
     }
 
-    fn of(&self, range: &Range<u32>) -> impl Iterator<Item = &Call> {
-        self.0[range.start as usize..range.end as usize].iter()
+    fn of(&self, numbers: impl Iterator<Item = u32>) -> impl Iterator<Item = &Call> {
+        numbers.map(|number| &self.0[number as usize])
     }
 }

@@ -28,6 +28,17 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 /// The longest answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
 
+/// Where the device of an account is pushed to.
+pub type Targets = Arc<dyn Fn(u32) -> Value + Send + Sync>;
+
+/// Of a side: by the tokens that follow from the account's number.
+pub fn targets(push: PushSide) -> Targets {
+    Arc::new(move |number| match push.is_fcm(number) {
+        true => json!({"provider": "fcm", "token": accounts::fcm_token(number)}),
+        false => json!({"provider": "apns", "token": accounts::apns_token(number), "environment": "production"}),
+    })
+}
+
 /// The app.
 pub struct App {
     /// Where the API is.
@@ -38,8 +49,8 @@ pub struct App {
     pub registrar: SocketAddr,
     /// How the relay speaks to it.
     pub upstream: Upstream,
-    /// Which push service a device has.
-    pub push: PushSide,
+    /// Where the device of an account is pushed to, as `device.call_push` names it.
+    pub targets: Targets,
     tls: TlsConnector,
     accounts: Accounts,
 }
@@ -62,15 +73,15 @@ impl App {
         key: &str,
         registrar: SocketAddr,
         upstream: Upstream,
-        push: PushSide,
+        targets: Targets,
     ) -> Self {
         let tls = TlsConnector::from(full_handshakes(authority, &[b"http/1.1"]));
-        Self { api, key: key.to_owned(), registrar, upstream, push, tls, accounts }
+        Self { api, key: key.to_owned(), registrar, upstream, targets, tls, accounts }
     }
 
     /// The same app at another relay.
     pub fn at(&self, api: SocketAddr, authority: &Authority) -> Self {
-        Self::new(self.accounts.clone(), authority, api, &self.key, self.registrar, self.upstream, self.push)
+        Self::new(self.accounts.clone(), authority, api, &self.key, self.registrar, self.upstream, self.targets.clone())
     }
 
     /// The accounts.
@@ -188,10 +199,6 @@ impl App {
     fn body(&self, number: u32, domain: &str) -> Value {
         let transport = self.upstream.param();
         let user = accounts::user(number);
-        let push = match self.push.is_fcm(number) {
-            true => json!({"provider": "fcm", "token": accounts::fcm_token(number)}),
-            false => json!({"provider": "apns", "token": accounts::apns_token(number), "environment": "production"}),
-        };
         json!({
             "account": {
                 "aor": format!("sip:{user}@{domain}"),
@@ -199,7 +206,7 @@ impl App {
                 "password": accounts::password(number),
                 "registrar": format!("sip:{};transport={transport}", self.registrar),
             },
-            "device": {"call_push": push, "label": "Load test phone"},
+            "device": {"call_push": (self.targets)(number), "label": "Load test phone"},
             "wake_for": ["call"],
         })
     }

@@ -24,6 +24,7 @@
 //! | [`nodes`] | with `--nodes`: take-over and hand-over between several relays |
 //! | [`against`] | with `--against`: the same calls against another server |
 //! | [`sweep`] | with `--sweep`: rates up to saturation, as a table and a curve |
+//! | [`faults`] | a command of its own: push services that misbehave, as a table |
 //! | `measure`, `report`, `table` | numbers, and what is printed of them |
 //!
 //! How to read the report is [`HOW_TO_READ`], which `load --help` prints.
@@ -42,6 +43,7 @@ mod calls;
 mod devices;
 mod enabling;
 mod exchange;
+pub mod faults;
 pub mod measure;
 pub mod nodes;
 pub mod plan;

@@ -14,7 +14,7 @@ use tokio::task::{JoinError, JoinHandle};
 
 use super::Failure;
 use super::accounts::Accounts;
-use super::caller::{Round, shuffled};
+use super::caller::{Cancels, GRACE, Round, shuffled};
 use super::calls::Outcome;
 use super::measure::Spread;
 use super::plan::Plan;
@@ -109,7 +109,8 @@ impl Calls {
         const BEFORE: Duration = Duration::from_millis(500);
         let numbers = first..first + plan.calls();
         let order = shuffled(plan.instances);
-        let round = Round { numbers: numbers.clone(), order, rate: plan.rate, cancels: true };
+        let round =
+            Round { numbers: numbers.clone(), order, rate: plan.rate, cancels: Cancels::OncePushed, patience: GRACE };
         let caller = stage.caller.clone();
         let placing = tokio::task::spawn_blocking(move || caller.place(&round));
         tokio::time::sleep(BEFORE).await;
@@ -120,7 +121,7 @@ impl Calls {
         let Self { numbers, placing } = self;
         let failed = |error: JoinError| Failure::Ringing { phase: "calls meanwhile", what: error.to_string() };
         placing.await.map_err(failed)?;
-        Ok(stage.caller.book.outcome(&numbers))
+        Ok(stage.caller.book.outcome(numbers))
     }
 }
 

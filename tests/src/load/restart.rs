@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::Failure;
-use super::caller::{Round, shuffled};
+use super::caller::{Cancels, GRACE, Round, shuffled};
 use super::calls::Outcome;
 use super::measure::{Resident, SETTLE, Shares, Spread, Usage, Window};
 use super::plan::Plan;
@@ -68,7 +68,8 @@ pub async fn watch(plan: &Plan, stage: &Stage, instances: u32, first_call: u32) 
     let window = Window::open(pid);
     let (caller, numbers) = (stage.caller.clone(), first_call..first_call + plan.restart_calls());
     let order = shuffled(instances).into_iter().map(|place| plan.first_seeded() + place).collect();
-    let round = Round { numbers: numbers.clone(), order, rate: plan.rate, cancels: true };
+    let round =
+        Round { numbers: numbers.clone(), order, rate: plan.rate, cancels: Cancels::OncePushed, patience: GRACE };
     let placing = tokio::task::spawn_blocking(move || caller.place(&round));
     let deadline = begun + plan.restart_within();
     let (mut opened_at, mut first_at, mut looked_at) = (None, None, Instant::now() - LOOK_AT_METRICS);
@@ -109,7 +110,7 @@ pub async fn watch(plan: &Plan, stage: &Stage, instances: u32, first_call: u32) 
         cpu_us,
         after,
         bytes_each: after.bytes as f64 / f64::from(instances.max(1)),
-        outcome: stage.caller.book.outcome(&numbers),
+        outcome: stage.caller.book.outcome(numbers.clone()),
         sent_late,
         shares,
     })

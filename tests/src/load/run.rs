@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::Failure;
-use super::caller::{Round, shuffled};
+use super::caller::{Cancels, GRACE, Round, shuffled};
 use super::calls::Outcome;
 use super::measure::{Resident, SETTLE, Window};
 use super::plan::{Plan, Store};
@@ -161,12 +161,13 @@ async fn ring(plan: &Plan, stage: &Stage) -> Result<Calling, Failure> {
     let everybody: Vec<u32> = shuffled(plan.instances);
     // The last of the order, so that its next call is not soon.
     let last = everybody[everybody.len() - 1];
-    let first = Round { numbers: 0..1, order: vec![last], rate: 1, cancels: !plan.answer };
+    let cancels = if plan.answer { Cancels::Never } else { Cancels::OncePushed };
+    let first = Round { numbers: 0..1, order: vec![last], rate: 1, cancels, patience: GRACE };
     place(stage, first, Whom::First).await?;
-    let first_call = stage.caller.book.outcome(&(0..1));
+    let first_call = stage.caller.book.outcome(0..1);
     stage.devices.coming.take();
     let numbers = 1..1 + plan.calls();
-    let round = Round { numbers, order: everybody, rate: plan.rate, cancels: !plan.answer };
+    let round = Round { numbers, order: everybody, rate: plan.rate, cancels, patience: GRACE };
     let mut calling = place(stage, round, Whom::Sleeping).await?;
     calling.first_call = Some(first_call);
     calling.coming = plan.answer.then(|| stage.devices.coming.take());
@@ -190,7 +191,8 @@ async fn attach(plan: &Plan, stage: &Stage) -> Result<Attached, Failure> {
     let after = Resident::settled(pid, SETTLE).await;
     let begin = 1 + plan.calls();
     let numbers = begin..begin + plan.attached_rate() * plan.seconds;
-    let round = Round { numbers, order: shuffled(plan.attach), rate: plan.attached_rate(), cancels: false };
+    let (order, rate) = (shuffled(plan.attach), plan.attached_rate());
+    let round = Round { numbers, order, rate, cancels: Cancels::Never, patience: GRACE };
     let calling = place(stage, round, Whom::Attached).await?;
     drop(staying);
     Ok(Attached {
@@ -235,7 +237,7 @@ async fn place(stage: &Stage, round: Round, whom: Whom) -> Result<Calling, Failu
     let placing = tokio::task::spawn_blocking(move || caller.place(&round));
     let sent_late = placing.await.map_err(|error| Failure::Ringing { phase, what: error.to_string() })?;
     let shares = window.close();
-    let outcome = stage.caller.book.outcome(&numbers);
+    let outcome = stage.caller.book.outcome(numbers.clone());
     let failed = |what: String| {
         let first = stage.devices.first_failure().map(|first| format!("; {first}")).unwrap_or_default();
         Err(Failure::Ringing { phase, what: format!("{what}; by status {:?}{first}", outcome.statuses) })

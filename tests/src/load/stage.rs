@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::accounts::{self, DOMAIN};
 use super::caller::Caller;
 use super::devices::Devices;
-use super::enabling::App;
+use super::enabling::{App, targets};
 use super::exchange::{Desk, Exchange};
 use super::measure::{Clock, Count};
 use super::plan::{Plan, PushSide, Store, Upstream};
@@ -22,6 +22,7 @@ use crate::apns::Apns;
 use crate::authority::Authority;
 use crate::board::Missed;
 use crate::fcm::Fcm;
+use crate::push_inbox::Heard;
 use crate::redis_server::RedisServer;
 use crate::relay_process::RelayProcess;
 use crate::relay_setup::{self, Setup};
@@ -93,7 +94,8 @@ impl Stage {
         let ready_after = launched_at.elapsed();
         let at = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
         let (local, caller) = (exchange.local(), desk.caller.clone());
-        let app = App::new(accounts.clone(), &authority, at(ports.api), &key, local, plan.transport, plan.push);
+        let app =
+            App::new(accounts.clone(), &authority, at(ports.api), &key, local, plan.transport, targets(plan.push));
         let devices = Arc::new(Devices::new(accounts, caller.clone(), at(ports.edge), &authority, plan.resume));
         hear_pushes(apns.as_ref(), fcm.as_ref(), caller.clone(), plan.answer.then(|| devices.clone()));
         let app = Arc::new(app);
@@ -133,19 +135,7 @@ fn setup(
     redis: Option<&RedisServer>,
 ) -> Setup {
     let mut app = relay_setup::App::new(crate::apns::BUNDLE);
-    app.apns = apns.map(|apns| relay_setup::Apns {
-        certificate_file: None,
-        key_file: apns.key_file(),
-        key_id: crate::apns::KEY_ID.to_owned(),
-        team_id: crate::apns::TEAM_ID.to_owned(),
-        endpoint: apns.endpoint(),
-        ca_file: authority.ca_file(),
-    });
-    app.fcm = fcm.map(|fcm| relay_setup::Fcm {
-        service_account_file: fcm.service_account_file(),
-        endpoint: fcm.endpoint(),
-        ca_file: authority.ca_file(),
-    });
+    (app.apns, app.fcm) = (apns.map(Into::into), fcm.map(Into::into));
     let mut setup = Setup::new(authority, vec![app]);
     setup.transports = match plan.transport {
         Upstream::Udp => vec![Transport::Udp],
@@ -174,8 +164,8 @@ fn hear_pushes(apns: Option<&Apns>, fcm: Option<&Fcm>, caller: Arc<Caller>, devi
     }
     // Ends when the stand-ins, which hold the senders, are dropped.
     tokio::spawn(async move {
-        while let Some((token, at)) = heard.recv().await {
-            let Some(account) = accounts::of_token(&token) else { continue };
+        while let Some(Heard { token, at, rings }) = heard.recv().await {
+            let Some(account) = accounts::of_token(&token).filter(|_| rings) else { continue };
             if caller.on_push(account, at)
                 && let Some(devices) = devices.clone()
             {

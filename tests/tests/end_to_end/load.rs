@@ -3,6 +3,7 @@
 //! Invariant: asserts what must hold at any speed; figures are not judged here.
 
 use clap::Parser as _;
+use tests::load::faults::{self, Arguments};
 use tests::load::plan::Plan;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -57,4 +58,23 @@ async fn the_same_calls_reach_a_kamailio_that_the_load_generator_starts() {
     assert_eq!((woken.calls, woken.pushed, woken.pushed_twice), (20, 20, 0));
     assert_eq!((woken.statuses.clone(), attached.pushed), ([(200, 20)].into(), 0));
     assert!(found.to_string().contains("INVITE → push"), "{found}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_table_of_faults_counts_the_calls_of_the_app_that_has_them_and_those_of_the_others() {
+    let arguments = Arguments::parse_from("faults apns-500-sticks webpush-well --calls 5".split(' '));
+    let meant = arguments.faults().unwrap();
+    let mut told = 0;
+    let table = faults::run(&arguments, &meant, |_| told += 1).await;
+    assert!(table.failed.is_empty() && told == 2, "{table}");
+    for row in &table.rows {
+        let (own, others) = (&row.own, &row.others);
+        assert_eq!((own.calls, own.pushed, own.pushed_twice, own.rung), (5, 5, 0, 5), "{table}");
+        assert_eq!((others.calls, others.pushed, others.pushed_twice, others.rung), (25, 25, 0, 25), "{table}");
+        assert_eq!((row.late_pushes, row.objections.len()), (0, 0), "{table}");
+    }
+    let [web, apns] = &table.rows[..] else { panic!("{table}") };
+    assert_eq!((web.requests, web.connections), (5, 1), "{table}");
+    assert!(apns.requests > 5 && apns.connections > 1, "what was answered 500 went over a fresh connection: {table}");
+    assert!(Arguments::parse_from(["faults", "no-such-fault"]).faults().is_err());
 }

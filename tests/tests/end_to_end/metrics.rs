@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use tests::apns::Answer;
 use tests::raw::Raw;
-use tests::world::{Outcome, TOKEN, World};
+use tests::world::{Outcome, SOON, TOKEN, World};
 use tokio::task::JoinSet;
 
 /// All series of a scrape that begin so, added up.
@@ -83,6 +83,7 @@ async fn each_family_moves_with_what_it_counts() -> Outcome {
     world.apns.answer_with(TOKEN, [Answer::ServerError]);
     let again = world.call()?;
     world.push().await?;
+    again.expect(180, SOON).await?;
     world.cancel(&again).await?;
     world.apns.answer_with(TOKEN, vec![Answer::Unavailable { retry_after: Some(20) }; 8]);
     let waits = world.call()?;

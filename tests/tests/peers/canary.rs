@@ -2,10 +2,12 @@
 
 use std::process::Command;
 
+use tests::authority::Authority;
 use tests::child::Child;
 use tests::fcm;
 use tests::relay_process::binary;
 use tests::scratch::Scratch;
+use tests::webpush::WebPush;
 use tests::wire::Transport;
 use tests::world::real::{Plan, SOON};
 use tests::world::{FCM_TOKEN, Outcome, SipServer as _};
@@ -14,13 +16,24 @@ use crate::World;
 
 /// A canary at the world's relay, as an operator starts it on the relay's machine.
 fn canary(world: &World, files: &Scratch, caller: bool, further: &[&str]) -> Result<Child, tests::board::Missed> {
+    canary_on(("fcm", FCM_TOKEN), world, files, caller, further)
+}
+
+/// One whose device is pushed to by this service, with this token.
+fn canary_on(
+    (provider, token): (&str, &str),
+    world: &World,
+    files: &Scratch,
+    caller: bool,
+    further: &[&str],
+) -> Result<Child, tests::board::Missed> {
     let server = &world.registrar;
     let password = files.file("password", &server.password);
     let mut command = Command::new(binary()?);
     command.arg("canary").arg("--config").arg(world.relay.config()).args(["--app", "com.example.phone"]);
     command.args(["--aor", &world.aor(), "--registrar", &server.uri(world.transport)]);
-    command.arg("--password-file").arg(password).args(["--provider", "fcm"]);
-    command.arg("--push-token-file").arg(files.file("token", FCM_TOKEN));
+    command.arg("--password-file").arg(password).args(["--provider", provider]);
+    command.arg("--push-token-file").arg(files.file("token", token));
     if caller {
         let (user, password) = &server.other;
         command.args(["--caller", &server.aor(user), "--caller-password-file"]).arg(files.file("other", password));
@@ -85,4 +98,23 @@ async fn a_canary_rings_end_to_end_through_a_server_that_asks_its_callers_and_te
         world.content()?;
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_is_woken_by_web_push_where_its_device_has_a_subscription() -> Outcome {
+    let authority = Authority::new();
+    let push_server = WebPush::start(&authority).await;
+    let settings = push_server.settings();
+    let world = World::real_with(Plan::over(Transport::Tls), |setup| setup.apps[0].webpush = Some(settings)).await?;
+    let (files, device) = (Scratch::new(), push_server.subscribe());
+    let bird = canary_on(("webpush", &device.to_json().to_string()), &world, &files, false, &["--once"])?;
+    assert_eq!(bird.exit(SOON * 2).await?.code(), Some(0), "{}\n{}", bird.output(), world.relay.log());
+    assert!(push_server.pushes().iter().any(|push| push.token == device.token && push.payload["event"] == "call"));
+    assert!(!bird.output().contains(&device.token), "{}", bird.output());
+    let bird = canary_on(("webpush", FCM_TOKEN), &world, &files, false, &["--once"])?;
+    assert_eq!(bird.exit(SOON).await?.code(), Some(1));
+    assert!(bird.output().contains("is no Web Push subscription"), "{}", bird.output());
+    world.await_location(0).await?;
+    assert_eq!(push_server.violations(), Vec::<String>::new());
+    world.content()
 }

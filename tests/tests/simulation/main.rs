@@ -12,6 +12,9 @@
 
 mod nodes;
 
+use std::time::Duration;
+
+use nodes::Break;
 use tests::simulation::{Plan, Report, run};
 
 fn told(name: &str) -> Option<u64> {
@@ -93,13 +96,23 @@ fn the_same_seed_gives_the_same_outputs_to_the_byte_and_the_microsecond() {
 
 #[test]
 fn three_nodes_over_one_store_lose_no_call_push_none_twice_and_bring_back_nothing_that_was_receipted() {
-    let first = told("SIPWAKE_SIM_NODES_SEED").unwrap_or(2);
-    let seconds = told("SIPWAKE_SIM_NODES_SECONDS").unwrap_or(40);
+    nodes_hold(2, 40, None);
+}
+
+#[test]
+fn a_store_that_comes_back_empty_or_with_older_data_costs_no_call_and_brings_back_nothing_that_was_receipted() {
+    nodes_hold(13, 60, Some(Duration::from_secs(18)));
+}
+
+/// Runs whole nodes; what is wrong is told with all that repeats it.
+fn nodes_hold(seed: u64, seconds: u64, loses_after: Option<Duration>) {
+    let first = told("SIPWAKE_SIM_NODES_SEED").unwrap_or(seed);
+    let seconds = told("SIPWAKE_SIM_NODES_SECONDS").unwrap_or(seconds);
     let mut owed = 0;
     for seed in first..first + told("SIPWAKE_SIM_NODES_SEEDS").unwrap_or(1) {
         let watch = told("SIPWAKE_SIM_NODES_WATCH").is_some();
         let began = std::time::Instant::now();
-        let report = nodes::run(nodes::Plan { accounts: 12, seconds, seed, watch });
+        let report = nodes::run(nodes::Plan { accounts: 12, seconds, seed, loses_after, breaks: None, watch });
         println!("seed {seed}, {:?}: {report:#?}", began.elapsed());
         assert!(
             report.wrongs.is_empty(),
@@ -107,7 +120,40 @@ fn three_nodes_over_one_store_lose_no_call_push_none_twice_and_bring_back_nothin
             report.wrongs.join("\n")
         );
         assert!(report.calls > 0 && report.pushes > 0 && report.enabled > 0 && !report.faults.is_empty(), "{report:?}");
+        let losses = report.faults.keys().filter(|kind| kind.starts_with("the store")).count();
+        assert_eq!(losses > 0, loses_after.is_some(), "{report:?}");
         owed += report.owed;
     }
     assert!(owed > 0, "no call was placed that had to ring");
+}
+
+#[test]
+fn the_oracle_sees_when_leases_claims_or_tombstones_do_not_work() {
+    let long = Duration::from_secs(16);
+    let plans = [
+        (Break::LeasesUnseen, 40, None, "by nodes and at"),
+        (Break::NothingTaken, 50, None, "never rang"),
+        (Break::TombstonesLost, 40, Some(long), "receipted"),
+    ];
+    std::thread::scope(|scope| {
+        for (breaks, seconds, loses_after, seen) in plans {
+            scope.spawn(move || {
+                // Not every order of happenings meets what is broken.
+                let mut tried = (1..6).map(|seed| {
+                    nodes::run(nodes::Plan {
+                        accounts: 8,
+                        seconds,
+                        seed,
+                        loses_after,
+                        breaks: Some(breaks),
+                        watch: false,
+                    })
+                });
+                let is_seen = |report: &nodes::Report| report.wrongs.iter().any(|wrong| wrong.contains(seen));
+                let caught = tried.find(is_seen);
+                println!("{breaks:?}: {:?}", caught.as_ref().map(|report| &report.wrongs));
+                assert!(caught.is_some(), "{breaks:?} was not seen");
+            });
+        }
+    });
 }

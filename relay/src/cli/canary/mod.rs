@@ -26,7 +26,7 @@ use self::round::{Canary as Rounds, RoundResult};
 use super::https::Https;
 use super::operator::{At, at_this_machine};
 use super::table::pretty;
-use super::{CommandError, interrupted, key_from, password};
+use super::{CommandError, interrupted, key_from, password, subscription};
 use crate::config::Config;
 use crate::doctor::Doctor;
 use crate::domain::Word as _;
@@ -74,7 +74,8 @@ pub struct Canary {
     /// The push service
     #[arg(long, value_enum)]
     provider: Provider,
-    /// The file with a token of a real device at that service, whose app takes a push for an instance that it does not know
+    /// The file with a token of a real device at that service, whose app takes a push for an instance that it does not know; of
+    /// webpush its subscription, as PushSubscription.toJSON() writes it
     #[arg(long, value_name = "FILE")]
     push_token_file: PathBuf,
     /// How long a call may take from its INVITE to its end, in seconds
@@ -95,6 +96,7 @@ enum Provider {
     Apns,
     ApnsSandbox,
     Fcm,
+    Webpush,
 }
 
 /// Rings as asked.
@@ -162,11 +164,12 @@ impl Canary {
             }),
             _ => None,
         };
-        let token = key_from(&self.push_token_file)?;
+        let token = || key_from(&self.push_token_file);
         let target = match self.provider {
-            Provider::Fcm => json!({"provider": "fcm", "token": token.expose()}),
-            Provider::Apns => json!({"provider": "apns", "token": token.expose()}),
-            Provider::ApnsSandbox => json!({"provider": "apns", "token": token.expose(), "environment": "sandbox"}),
+            Provider::Fcm => json!({"provider": "fcm", "token": token()?.expose()}),
+            Provider::Apns => json!({"provider": "apns", "token": token()?.expose()}),
+            Provider::ApnsSandbox => json!({"provider": "apns", "token": token()?.expose(), "environment": "sandbox"}),
+            Provider::Webpush => subscription::read(&self.push_token_file)?,
         };
         Ok(Rounds {
             https,

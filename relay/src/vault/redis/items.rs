@@ -47,6 +47,20 @@ impl RedisStore {
         Ok(all.into_iter().filter_map(sound).collect())
     }
 
+    /// Those of these instances for which something may be kept.
+    pub async fn with_items(&self, ids: &[InstanceId], collection: Collection) -> Result<Vec<InstanceId>, StoreError> {
+        if ids.is_empty() || self.link.is_cluster() {
+            return Ok(ids.to_vec());
+        }
+        let mut ask = ::redis::pipe();
+        for id in ids {
+            ask.exists(collection_key(*id, collection));
+        }
+        let are_there: Vec<bool> = self.link.ask(&ask).await?;
+        let there = ids.iter().zip(are_there).filter(|(_, is_there)| *is_there);
+        Ok(there.map(|(id, _)| *id).collect())
+    }
+
     pub async fn item_counts(&self, id: InstanceId) -> Result<[usize; Collection::OF_DEVICE.len()], StoreError> {
         let mut counts = [0; Collection::OF_DEVICE.len()];
         for (count, collection) in counts.iter_mut().zip(Collection::OF_DEVICE) {

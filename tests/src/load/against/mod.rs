@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::Failure;
 use super::accounts::{self, Contact, DOMAIN, Enabled};
-use super::caller::{Caller, Round, shuffled};
+use super::caller::{Caller, Cancels, GRACE, Round, shuffled};
 use super::calls::Outcome;
 use super::devices::Devices;
 use super::exchange::{Desk, Exchange};
@@ -137,11 +137,14 @@ impl Stage<'_> {
         rate: u32,
     ) -> Result<Calls, Failure> {
         let window = Window::open_group(self.kamailio.pids());
-        let (caller, round) = (self.caller.clone(), Round { numbers: numbers.clone(), order, rate, cancels: false });
+        let (caller, round) = (
+            self.caller.clone(),
+            Round { numbers: numbers.clone(), order, rate, cancels: Cancels::Never, patience: GRACE },
+        );
         let placing = tokio::task::spawn_blocking(move || caller.place(&round));
         placing.await.map_err(|error| Failure::Ringing { phase, what: error.to_string() })?;
         let shares = window.close();
-        let outcome = self.caller.book.outcome(&numbers);
+        let outcome = self.caller.book.outcome(numbers);
         if let Some(what) = calls_failed(&outcome, phase != "calls to attached devices") {
             let first = self.devices.first_failure().map(|first| format!("; {first}")).unwrap_or_default();
             let what = format!("{what}{first}\n{}", self.kamailio.child.missed("calls that end"));

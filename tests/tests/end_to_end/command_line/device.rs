@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use rustix::process::Signal;
+use tests::authority::Authority;
 use tests::board::Missed;
 use tests::child::Child;
 use tests::registrar::{self, Registrar};
 use tests::relay_process::binary;
 use tests::scratch::Scratch;
+use tests::webpush::WebPush;
 use tests::wire::Transport;
 use tests::world::{SOON, World};
 
@@ -147,6 +149,37 @@ async fn it_makes_a_key_gives_its_public_half_and_opens_the_push_that_wakes_it()
         assert_eq!(opening.exit(SOON).await?.code(), Some(code), "{}", opening.output());
     }
     world.content()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_pushed_by_web_push_to_the_subscription_in_its_file() -> Outcome {
+    let authority = Authority::new();
+    let push_server = WebPush::start(&authority).await;
+    let settings = push_server.settings();
+    let world = World::with(|setup| setup.apps[0].webpush = Some(settings)).await?;
+    let subscribed = push_server.subscribe();
+    let trial = Trial::without_password(&world)?;
+    trial.scratch.file("subscription.json", subscribed.to_json().to_string());
+    let trial = trial.with(&["--asleep", "--provider", "webpush", "--subscription", "subscription.json"]);
+    let (device, _files) = trial.start_listening()?;
+    device.say("wonderland")?;
+    device.await_line("asleep", SOON * 2).await?;
+    let caller = world.call()?;
+    let push = push_server.next_push(SOON * 2).await.ok_or_else(|| Missed::new("a push by Web Push", ""))?;
+    assert_eq!((push.token.as_str(), &push.payload["event"]), (subscribed.token.as_str(), &"call".into()));
+    device.say("")?;
+    caller.answered(SOON).await?;
+    caller.bye(SOON).await?;
+    ended(&device, 0, &world).await?;
+    assert!(!device.output().contains(&subscribed.token), "{}", device.output());
+    for wrong in [&["--provider", "webpush"][..], &["--subscription", "subscription.json"]] {
+        let trial = Trial::new(&world)?;
+        trial.scratch.file("subscription.json", subscribed.to_json().to_string());
+        let (device, _files) = trial.with(wrong).start()?;
+        ended(&device, 2, &world).await?;
+        assert!(device.output().contains("--subscription"), "{}", device.output());
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

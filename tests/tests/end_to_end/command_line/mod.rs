@@ -15,6 +15,7 @@ mod control;
 mod device;
 mod doctor;
 mod instances;
+mod json;
 mod receipt;
 mod status;
 mod trace;

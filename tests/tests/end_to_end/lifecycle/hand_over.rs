@@ -223,7 +223,7 @@ async fn calls_that_come_while_a_node_starts_again_wait_for_their_instances() ->
 
 #[tokio::test]
 async fn a_call_that_comes_in_a_long_start_is_opened_first_and_waits_for_none_of_the_others() -> Outcome {
-    const OTHERS: u128 = 3_000;
+    const OTHERS: u128 = 2_000;
     let redis = RedisServer::start();
     let mut gate = Gate::closed(([127, 0, 0, 1], redis.port()).into());
     gate.open().expect("a door");

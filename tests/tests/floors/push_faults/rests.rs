@@ -106,7 +106,7 @@ async fn too_many_provider_tokens_let_the_channel_rest_and_the_operator_know() {
     world.apns.answer_all(Some(Answer::Error { status: 429, reason: "TooManyProviderTokenUpdates" }));
     let deliveries = world.ring_each(50 * MS, 1, 20, apple).await.ended().await;
     assert_eq!(accepted(&deliveries), 0);
-    assert!(world.apns.requests() <= 8, "{} requests for 20 calls", world.apns.requests());
+    assert!(world.apns.requests() <= 14, "{} requests for 20 calls", world.apns.requests());
     assert_eq!(standing(&world, "apns"), (State::Failing, "TooManyProviderTokenUpdates"));
     world.apns.answer_all(None);
     sleep(60 * SECOND).await;

@@ -7,6 +7,7 @@
 //! | [`redis`], [`resp`] | the store, and each node's way to it |
 //! | [`exchange`] | the SIP server and the callers |
 //! | [`oracle`] | what must hold |
+//! | [`breaks`] | what is made not to hold, to see that the oracle sees it |
 //!
 //! | fault | how long |
 //! | --- | --- |
@@ -14,12 +15,15 @@
 //! | a node is killed, or told to end, and starts again | 1 to 15 s later |
 //! | a node's way to the store is silent, is closed, or loses the answers | 0.2 to 12 s |
 //! | a node and the SIP server are cut off from each other | 0.5 to 8 s |
+//! | a node's wall clock jumps, forward or back, by 10 s to 20 days | 1 to 30 s |
+//! | the store starts again, empty or with what it held 2 to 20 s ago | away for 0.1 to 8 s; nothing else is wrong before and after |
 //!
 //! Each account has two devices; one of them is disabled now and then, or both, and enabled again.
 //!
 //! Invariant: the order of happenings comes from the seed; what the relay draws by itself (identifiers, jitter) does not. At each
 //! moment at least one node is well.
 
+mod breaks;
 mod exchange;
 mod node;
 mod oracle;
@@ -29,12 +33,14 @@ mod resp;
 use std::time::Duration;
 
 use rcgen::KeyPair;
+use relay::vault::Keyring;
 use serde_json::json;
 use sip::random::Random;
 use tests::authority::Authority;
 use tests::relay_setup::{Apns, App, Ports, Setup};
 use tests::wire::Transport;
 
+pub use self::breaks::Break;
 use self::exchange::Exchange;
 use self::node::{Answered, Node, Question};
 use self::oracle::Oracle;
@@ -50,6 +56,8 @@ const STEP: Duration = Duration::from_millis(20);
 const TURNS: usize = 6;
 /// How long nothing goes wrong at the beginning, and at the end.
 const CALM: Duration = Duration::from_secs(20);
+/// How long nothing else goes wrong before the store loses something, and after: it is one failure.
+const ALONE: Duration = Duration::from_secs(16);
 
 /// What to simulate.
 #[derive(Clone, Debug)]
@@ -60,6 +68,10 @@ pub struct Plan {
     pub seconds: u64,
     /// Where the order of happenings comes from.
     pub seed: u64,
+    /// When the store loses something for the first time; then clocks jump, too. `None`: neither happens.
+    pub loses_after: Option<Duration>,
+    /// What does not work.
+    pub breaks: Option<Break>,
     /// What happens is told on stderr.
     pub watch: bool,
 }
@@ -94,12 +106,15 @@ struct World {
     /// When a node's ways are well again.
     store_well_at: [Duration; NODES],
     exchange_well_at: [Duration; NODES],
+    /// When the clocks of their machines are right again.
+    clock_well_at: [Duration; NODES],
+    next_loss: Option<Duration>,
     next_fault: Duration,
     next_call: Duration,
     next_wish: Duration,
     tokens: u64,
     faults: std::collections::BTreeMap<&'static str, usize>,
-    _authority: Authority,
+    authority: Authority,
 }
 
 /// Simulates.
@@ -114,8 +129,11 @@ impl World {
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&plan.seed.to_be_bytes());
         let authority = Authority::new();
-        let (redis, exchange) = (Redis::open(NODES), Exchange::open());
-        let keyring = authority.directory().join("keyring");
+        let (redis, exchange) = (Redis::open(NODES, plan.breaks), Exchange::open());
+        let keyrings: Vec<_> = (0..NODES).map(|node| authority.directory().join(format!("keyring-{node}"))).collect();
+        // A copy each: beside it a node remembers what it has wiped.
+        drop(Keyring::open(&keyrings[0]).expect("a keyring"));
+        keyrings[1..].iter().for_each(|copy| assert!(std::fs::copy(&keyrings[0], copy).is_ok()));
         let key_file = authority.directory().join("apns.p8");
         std::fs::write(&key_file, KeyPair::generate().expect("a key").serialize_pem()).expect("written");
         let mut app = App::new("com.example.phone");
@@ -132,7 +150,7 @@ impl World {
             setup.ports = Ports::default();
             setup.transports = vec![Transport::Udp];
             setup.store = redis.url(number);
-            setup.keyring = Some(keyring.clone());
+            setup.keyring = Some(keyrings[number].clone());
             setup.domains = vec!["sim.test".to_owned(), "127.0.0.1".to_owned()];
             Node::new(setup)
         });
@@ -147,13 +165,15 @@ impl World {
             exchange,
             store_well_at: [Duration::ZERO; NODES],
             exchange_well_at: [Duration::ZERO; NODES],
+            clock_well_at: [Duration::ZERO; NODES],
+            next_loss: plan.loses_after.map(|after| CALM + after),
             next_fault: CALM,
             next_call: CALM,
             next_wish: CALM,
             tokens: 0,
             faults: std::collections::BTreeMap::new(),
             plan,
-            _authority: authority,
+            authority,
         }
     }
 
@@ -242,6 +262,9 @@ impl World {
                 self.exchange.set_cut_off(port, false);
                 self.exchange_well_at[number] = Duration::ZERO;
             }
+            if self.clock_well_at[number] <= self.now {
+                self.nodes[number].clock_off_ms = 0;
+            }
             let node = &mut self.nodes[number];
             if node.stands_until.is_some_and(|until| until <= self.now) {
                 node.stands_until = None;
@@ -265,6 +288,7 @@ impl World {
         for number in 0..NODES {
             self.store_well_at[number] = self.store_well_at[number].min(self.now);
             self.exchange_well_at[number] = self.exchange_well_at[number].min(self.now);
+            self.clock_well_at[number] = self.clock_well_at[number].min(self.now);
             let node = &mut self.nodes[number];
             node.stands_until = node.stands_until.map(|_| self.now);
             node.down_until = node.down_until.map(|_| self.now);
@@ -290,6 +314,13 @@ impl World {
             self.next_wish = self.now + self.between(2_000, 9_000);
             self.wish();
         }
+        if let Some(at) = self.next_loss.filter(|at| *at <= self.now + ALONE) {
+            // Nothing else goes wrong until it has happened, and for a while then.
+            self.next_fault = self.next_fault.max(self.now + STEP);
+            if at <= self.now && (0..NODES).all(|number| self.is_well(number)) {
+                self.lose();
+            }
+        }
         if self.now >= self.next_fault {
             self.next_fault = self.now + self.between(500, 7_000);
             self.fault();
@@ -302,13 +333,50 @@ impl World {
         self.oracle.on_call(self.now, call, account);
     }
 
+    /// The store starts again, and has lost something.
+    fn lose(&mut self) {
+        let mut back = (self.random.between(0, 1) == 1).then(|| self.between(2_000, 20_000));
+        if self.plan.breaks == Some(Break::TombstonesLost) {
+            back = Some(ALONE);
+            self.lose_tombstones();
+        }
+        let away = self.now + self.between(100, 8_000);
+        self.redis.lose(back);
+        for number in 0..NODES {
+            self.redis.set_way(number, Way::Closed);
+            self.store_well_at[number] = away;
+        }
+        self.next_fault = away + ALONE;
+        self.next_loss = Some(away + ALONE * 2 + self.between(20_000, 60_000));
+        let kind = if back.is_some() { "the store comes back with older data" } else { "the store comes back empty" };
+        *self.faults.entry(kind).or_default() += 1;
+        self.watch(|| format!("{kind}: {back:?}, away until {away:?}"));
+    }
+
+    /// Every node loses power, and what it has written beside its keyring.
+    fn lose_tombstones(&mut self) {
+        for number in 0..NODES {
+            for lost in self.nodes[number].kill(self.now) {
+                self.oracle.on_lost_answer(self.now, &lost);
+            }
+        }
+        let files = std::fs::read_dir(self.authority.directory()).expect("a directory").flatten();
+        for file in files {
+            let name = file.file_name().to_string_lossy().into_owned();
+            if name.strip_prefix("keyring-").is_some_and(|rest| rest.len() > 1) {
+                let _ = std::fs::remove_file(file.path());
+            }
+        }
+    }
+
     fn fault(&mut self) {
         let number = self.random.between(0, NODES as u64 - 1) as usize;
         let others_are_well = (0..NODES).any(|other| other != number && self.is_well(other));
         if !others_are_well || !self.is_well(number) {
             return;
         }
-        let kind = match self.random.between(0, 19) {
+        let kinds = if self.plan.loses_after.is_some() { 22 } else { 19 };
+        let kind = match self.random.between(0, kinds) {
             0..4 => {
                 self.nodes[number].stands_until = Some(self.now + self.between(200, 15_000));
                 "stands still"
@@ -333,6 +401,14 @@ impl World {
                     Way::Closed => "is cut off from the store",
                     _ => "loses the store's answers",
                 }
+            }
+            20.. => {
+                const SECOND: i64 = 1_000;
+                let off_ms = [10, 45, 400, 90_000, 20 * 86_400][self.random.between(0, 4) as usize] * SECOND;
+                let forward = self.random.between(0, 1) == 1;
+                self.nodes[number].clock_off_ms = if forward { off_ms } else { -off_ms };
+                self.clock_well_at[number] = self.now + self.between(1_000, 30_000);
+                if forward { "has its clock jump forward" } else { "has its clock jump back" }
             }
             _ => {
                 let port = self.nodes[number].port();

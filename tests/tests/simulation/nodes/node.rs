@@ -6,12 +6,13 @@
 //! | it goes on | its clock jumps over the time that it missed, in one step |
 //! | it is killed | its runtime is dropped, with its sockets |
 //! | it is told to end | it hands over and drains, and is gone when it says so |
+//! | its wall clock jumps | its machine's clock is off, and its time since boot goes on |
 //!
 //! Invariant: nothing of a node runs but in [`Node::run`].
 
 use std::time::Duration;
 
-use relay::clock;
+use relay::clock::{self, Machine};
 use relay::config::Config;
 use relay::push::take_printed;
 use relay::serve::{Relay, Running};
@@ -33,6 +34,9 @@ pub struct Node {
     pub stands_until: Option<Duration>,
     /// When it is started again.
     pub down_until: Option<Duration>,
+    /// How far its wall clock is ahead, in milliseconds.
+    pub clock_off_ms: i64,
+    machine: Machine,
     run: Option<Run>,
     pushes: Vec<String>,
     /// What its own clock has come to.
@@ -76,7 +80,8 @@ impl Node {
     /// A node that is not started yet.
     pub fn new(setup: Setup) -> Self {
         let pushes = Vec::new();
-        Self { setup, stands_until: None, down_until: None, run: None, pushes, at: Duration::ZERO }
+        let (at, machine) = (Duration::ZERO, Machine::default());
+        Self { setup, stands_until: None, down_until: None, clock_off_ms: 0, machine, run: None, pushes, at }
     }
 
     /// The port that SIP servers know it by.
@@ -107,9 +112,16 @@ impl Node {
         let mut config = Config::load(&self.setup.write(&scratch)).expect("a configuration");
         // No file may say so: it has no push service, and prints what it would push.
         config.apps.iter_mut().for_each(|app| app.apns = None);
-        clock::set_virtual(now);
+        // What an earlier process believed is gone with it.
+        self.machine = Machine::default();
+        self.set_clocks(now);
         let running = runtime.block_on(Relay::start(config)).expect("a relay");
         self.run = Some(Run { runtime, running: Some(running), leaves: None, asked: Vec::new(), _scratch: scratch });
+    }
+
+    fn set_clocks(&mut self, now: Duration) {
+        (self.machine.up, self.machine.off_ms) = (now, self.clock_off_ms);
+        clock::set_virtual(&self.machine);
     }
 
     /// `kill -9`.
@@ -148,10 +160,12 @@ impl Node {
 
     /// Moves its clock on to `now`, and runs what is due.
     pub fn run(&mut self, now: Duration) {
+        if self.run.is_some() {
+            self.set_clocks(now);
+        }
         let Some(run) = &mut self.run else { return };
         let step = now.saturating_sub(self.at);
         self.at = now;
-        clock::set_virtual(now);
         // What another node of this thread has printed is not this one's.
         let _ = take_printed();
         run.runtime.block_on(async {

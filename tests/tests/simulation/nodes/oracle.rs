@@ -1,7 +1,8 @@
 //! What must hold, judged from what the SIP server, the callers and the apps see, and from the pushes.
 //!
 //! 1. **One owner acts.** A call is pushed to a device once, by one node. A node that the store does not answer goes on with what it
-//!    has, so it is excused, and for [`MEMORY`] after.
+//!    has, so it is excused, and for [`MEMORY`] after. Excused is, too, the moment in which a node that ends has not heard yet that its device has joined
+//!    the other devices of the account at the node that takes it: the account's Contact is registered there already, and both push.
 //! 2. **What was receipted does not come back.** Once an app has its receipt, no node pushes to that instance again, with the same
 //!    excuse; when all is well again, nothing is pushed to it at all, and an account without a device has no Contact.
 //! 3. **No call is lost that a live node could have pushed.** A call to an account with a device rings within [`RINGS_WITHIN`], when a
@@ -23,6 +24,8 @@ use super::{DEVICES, NODES, Report};
 
 /// How long before a call something may have gone wrong that still has a part in it.
 const MEMORY: Duration = Duration::from_secs(15);
+/// How long a node that ends may not have heard that its device is another's.
+const JOINED: Duration = Duration::from_millis(500);
 /// How long a call may take to ring: as long as one may be held that comes before its instance, and some more.
 const RINGS_WITHIN: Duration = Duration::from_secs(13);
 
@@ -183,9 +186,23 @@ impl Oracle {
         let pushes = self.pushed.entry((call, instance.clone())).or_default();
         pushes.push((node, now));
         let pushes = pushes.clone();
-        if pushes.len() > 1 && !pushes.iter().any(|(node, at)| self.is_excused(*node, *at)) {
+        let is_excused = pushes.iter().any(|(node, at)| self.is_excused(*node, *at));
+        if pushes.len() > 1 && !is_excused && !self.is_joining(call, &instance, &pushes) {
             self.wrong(now, format!("call {call} is pushed to {instance} by nodes and at {pushes:?}"));
         }
+    }
+
+    /// Whether a device of a node that ends has just joined another device of its account at the node that takes it.
+    fn is_joining(&self, call: usize, instance: &str, pushes: &[(usize, Duration)]) -> bool {
+        let [(one, at), (two, again)] = pushes else { return false };
+        let ends = |node: usize| self.last[node].leaving > Duration::ZERO && self.last[node].leaving + JOINED >= *again;
+        let takes = |node: usize| {
+            let of_call = self.pushed.range((call, String::new())..(call + 1, String::new()));
+            of_call
+                .filter(|((_, other), _)| other != instance)
+                .any(|(_, by)| by.iter().any(|(other, _)| *other == node))
+        };
+        one != two && again.abs_diff(*at) <= JOINED && (ends(*one) && takes(*two) || ends(*two) && takes(*one))
     }
 
     /// Whether the store had nothing to say to a node then, or shortly before.

@@ -6,6 +6,8 @@
 //! | [`Way::Closed`] | every connection ends at once |
 //! | [`Way::Deaf`] | what is asked is done, and the connection ends before its answer |
 //!
+//! It may [lose](Redis::lose) what it holds, all of it or what came lately: as a server that starts again without a disk, or with an old dump.
+//!
 //! Invariant: nothing ends but by the virtual clock. Each node has a door of its own, so that its way can fail alone.
 
 use std::cell::RefCell;
@@ -18,7 +20,12 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use mlua::{Lua, MultiValue, Value as LuaValue};
 
+use super::breaks::Break;
 use super::resp::{Args, Reply, from_lua, name_of, number_of, read_command, text_of, to_lua};
+
+/// How often it is remembered what it holds, and how many times.
+const DUMP_EVERY: Duration = Duration::from_secs(1);
+const DUMPS: usize = 30;
 
 /// How a node's way to the store is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +46,9 @@ pub struct Redis {
     lua: Lua,
     scripts: BTreeMap<String, String>,
     doors: Vec<Door>,
+    breaks: Option<Break>,
+    /// What it held at some moments of late, oldest first.
+    dumps: VecDeque<(Duration, BTreeMap<Vec<u8>, Entry>)>,
 }
 
 struct Door {
@@ -57,15 +67,18 @@ struct Client {
 
 #[derive(Default)]
 struct Keys {
+    breaks: Option<Break>,
     now_ms: u64,
     all: BTreeMap<Vec<u8>, Entry>,
 }
 
+#[derive(Clone)]
 struct Entry {
     held: Held,
     ends_at: Option<u64>,
 }
 
+#[derive(Clone)]
 enum Held {
     Text(Vec<u8>),
     Hash(BTreeMap<Vec<u8>, Vec<u8>>),
@@ -75,8 +88,8 @@ enum Held {
 
 impl Redis {
     /// With a door for each of so many nodes.
-    pub fn open(nodes: usize) -> Self {
-        let keys = Rc::new(RefCell::new(Keys::default()));
+    pub fn open(nodes: usize, breaks: Option<Break>) -> Self {
+        let keys = Rc::new(RefCell::new(Keys { breaks, ..Keys::default() }));
         let lua = Lua::new();
         let table = lua.create_table().expect("a table");
         for (name, raises) in [("call", true), ("pcall", false)] {
@@ -102,7 +115,7 @@ impl Redis {
             listener.set_nonblocking(true).expect("non-blocking");
             Door { listener, way: Way::Open, clients: Vec::new() }
         });
-        Self { keys, lua, scripts: BTreeMap::new(), doors: doors.collect() }
+        Self { keys, lua, scripts: BTreeMap::new(), doors: doors.collect(), breaks, dumps: VecDeque::new() }
     }
 
     /// What a node is told.
@@ -120,10 +133,25 @@ impl Redis {
         }
     }
 
+    /// Starts again with what it held so long ago, or with nothing.
+    pub fn lose(&mut self, back: Option<Duration>) {
+        let now = Duration::from_millis(self.keys.borrow().now_ms);
+        let dump = back.and_then(|back| self.dumps.iter().rev().find(|(at, _)| *at + back <= now));
+        self.keys.borrow_mut().all = dump.map(|(_, all)| all.clone()).unwrap_or_default();
+        self.scripts.clear();
+        self.doors.iter_mut().for_each(|door| door.clients.clear());
+    }
+
     /// Goes on to `now`, and answers what has come; how much.
     pub fn poll(&mut self, now: Duration) -> usize {
         self.keys.borrow_mut().now_ms = now.as_millis() as u64;
         self.keys.borrow_mut().end_what_is_over();
+        if self.dumps.back().is_none_or(|(at, _)| *at + DUMP_EVERY <= now) {
+            self.dumps.push_back((now, self.keys.borrow().all.clone()));
+            if self.dumps.len() > DUMPS {
+                self.dumps.pop_front();
+            }
+        }
         let mut done = 0;
         for door in 0..self.doors.len() {
             while let Ok((stream, _)) = self.doors[door].listener.accept() {
@@ -204,7 +232,12 @@ impl Redis {
                 let script = args[2].clone();
                 let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, &script);
                 let name: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-                self.scripts.insert(name.clone(), String::from_utf8(script).expect("a script"));
+                let script = String::from_utf8(script).expect("a script");
+                let runs = match self.breaks {
+                    Some(breaks) => breaks.script(script),
+                    None => script,
+                };
+                self.scripts.insert(name.clone(), runs);
                 Reply::Bulk(name.into_bytes())
             }
             _ => self.keys.borrow_mut().answer(args),
@@ -260,14 +293,18 @@ impl Keys {
     }
 
     fn answer(&mut self, args: &Args) -> Reply {
+        if let Some(broken) = self.breaks.and_then(|breaks| breaks.answer(&name_of(args), args)) {
+            return broken;
+        }
         let key = args.get(1).cloned().unwrap_or_default();
         let found = self.all.get_mut(&key);
         match (&*name_of(args), found.map(|entry| &mut entry.held)) {
             ("PING", _) => Reply::Status("PONG"),
             ("CLIENT" | "SELECT", _) => Reply::Status("OK"),
             ("TIME", _) => {
-                let seconds = (self.now_ms / 1_000).to_string();
-                let micros = (self.now_ms % 1_000 * 1_000).to_string();
+                let unix_ms = relay::clock::virtual_unix_ms(Duration::from_millis(self.now_ms));
+                let seconds = (unix_ms / 1_000).to_string();
+                let micros = (unix_ms % 1_000 * 1_000).to_string();
                 Reply::Array(vec![Reply::Bulk(seconds.into()), Reply::Bulk(micros.into())])
             }
             ("INFO", _) => {
