@@ -514,6 +514,17 @@ impl Agent {
         }
     }
 
+    /// Has no new call pushed from here for what another node has taken over, once those that were on their way here have come.
+    pub async fn taken_over(&self, ids: &[InstanceId]) {
+        let shards = &self.0.shards;
+        for shard in 0..shards.len() {
+            let here: Box<[_]> = ids.iter().copied().filter(|id| id.tag().shard(shards.len()) == shard).collect();
+            if !here.is_empty() {
+                shards.send(shard, ShardInput::Request(Box::new(Request::TakenOver(here)))).await;
+            }
+        }
+    }
+
     /// Has the store erase an instance, again and again until it has.
     pub fn erase(&self, id: InstanceId, lookup: impl Into<Option<crate::vault::Lookup>>) {
         self.0.erasures.later(id, lookup.into());

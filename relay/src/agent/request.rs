@@ -176,6 +176,8 @@ pub enum Request {
     JudgeEarly,
     /// Nothing is registered from here any more: another node takes it over.
     HandOver,
+    /// Another node has taken these over, while this one ends.
+    TakenOver(Box<[InstanceId]>),
     /// The ids of all instances.
     Ids(oneshot::Sender<Vec<InstanceId>>),
     /// How many calls are held or being set up.

@@ -15,7 +15,8 @@
 //! | no other node lives | the store, after [`QUIET`] |
 //!
 //! Until the drain calls that come are pushed and answered here as ever: a registrar may send one to the earlier Contact
-//! in the moment before the next node has replaced it.
+//! in the moment before the next node has replaced it. A second after the letter an instance gets no push from here any more: a call
+//! that still comes is another branch of one that the next node has, and who was disabled there must hear nothing.
 //!
 //! Invariant: a node that is alone, or whose store is away, hands nothing over and leaves at once. One instance that nobody can
 //! take holds up no other.

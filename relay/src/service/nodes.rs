@@ -178,7 +178,12 @@ impl Service {
             };
             match letter {
                 Letter::Ended => it.let_go_of_ended().await,
-                Letter::TakenOver { registered, left } => it.hand_over.note_taken(&registered, &left),
+                Letter::TakenOver { registered, left } => {
+                    if it.is_leaving() {
+                        it.dependencies.agent.taken_over(&registered).await;
+                    }
+                    it.hand_over.note_taken(&registered, &left);
+                }
                 Letter::Answer { number, body } => {
                     if let Some(waiting) = it.questions.lock().get(&number) {
                         // An error means that nobody waits any more.

@@ -35,6 +35,9 @@ const CALL_ENDED_LIFE_S: u64 = 30;
 /// How long after FCM, or a Web Push service, took a call's push its device may be silent, before it is sent a second time.
 const SIGN_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long a call may be on its way to a Contact that another node's has replaced.
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
+
 impl Shard {
     /// A call waits for its device: push. The App that is pushed, or why none is.
     pub(crate) fn wake(&mut self, arrived: Instant, call: &IncomingCall) -> Result<Box<str>, Withheld> {
@@ -51,7 +54,8 @@ impl Shard {
             deadline,
             extra: Vec::new(),
         };
-        let Some((app, target)) = self.call_target(call.instance) else {
+        let target = self.call_target(call.instance).filter(|_| !self.is_gone_from_here(call.instance));
+        let Some((app, target)) = target else {
             self.track_call(call, None);
             self.give_up(call.call, call.instance);
             return Err(Withheld::NoTarget);
@@ -94,6 +98,12 @@ impl Shard {
             self.pushes.insert((call, instance), tokio::spawn(push).abort_handle());
         }
         Ok(pushed_by)
+    }
+
+    /// Whether another node has taken an instance over, so long ago that a call which comes here is a fork's second branch: its
+    /// device is woken there, or has been disabled there.
+    fn is_gone_from_here(&self, instance: InstanceId) -> bool {
+        self.taken.get(&instance).is_some_and(|since| clock::now() >= *since + ON_ITS_WAY)
     }
 
     /// Where an instance's calls go; `None`: nowhere.

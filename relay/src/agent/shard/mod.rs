@@ -105,6 +105,8 @@ pub(crate) struct Shard {
     pub(crate) traces: BTreeMap<InstanceId, Trace>,
     /// What was taken over and waits for the first answer of its SIP server, each with who waits for it.
     pub(crate) settling: HashMap<InstanceId, mpsc::UnboundedSender<InstanceId>>,
+    /// What another node has taken over from this one, which ends, and since when.
+    pub(crate) taken: HashMap<InstanceId, Instant>,
     /// Requests for what may be on its way here.
     pub(crate) early: Early,
     /// What came from the network while this node may own nothing any more.
@@ -146,6 +148,7 @@ impl Shard {
             asked: HashMap::new(),
             traces: BTreeMap::new(),
             settling: HashMap::new(),
+            taken: HashMap::new(),
             early: Early::default(),
             doubted: VecDeque::new(),
             unread: Some(0),

@@ -85,6 +85,7 @@ impl Shard {
             // `on_input` does it after every request.
             Request::JudgeEarly => {}
             Request::HandOver => self.drive(clock::now(), Input::HandOver),
+            Request::TakenOver(ids) => self.taken.extend(ids.iter().map(|id| (*id, clock::now()))),
             Request::Ids(reply) => {
                 let _ = reply.send(self.instances.ids());
             }
