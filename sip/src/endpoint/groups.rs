@@ -82,6 +82,11 @@ impl Endpoint {
         self.bindings.get(binding).is_some_and(|registration| registration.is_registered())
     }
 
+    /// Whether the answer to a REGISTER of a binding is awaited.
+    pub fn is_under_way(&self, binding: BindingId) -> bool {
+        self.bindings.get(binding).is_some_and(|registration| registration.is_under_way())
+    }
+
     /// Whether a binding is registered and has the flow that it is registered by: what fails then is another device's joining.
     pub fn has_its_flow(&self, binding: BindingId) -> bool {
         self.bindings

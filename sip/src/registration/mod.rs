@@ -262,6 +262,11 @@ impl Registration {
         self.registered
     }
 
+    /// Whether an answer to a REGISTER is awaited that may register it.
+    pub fn is_under_way(&self) -> bool {
+        matches!(self.state, State::Sent { goal: Goal::Registered, .. })
+    }
+
     /// Whether it stands and has nothing to do but to be refreshed in time.
     pub fn awaits_refresh(&self) -> bool {
         matches!(self.state, State::Registered { .. })

@@ -44,6 +44,18 @@ fn a_binding_that_registered_again_before_its_refresh_was_due_is_still_refreshed
 }
 
 #[test]
+fn a_call_that_overtakes_the_200_of_the_first_register_rings_when_it_is_sent_again() {
+    let mut world = World::new(FlowId::Datagram(server_address()));
+    world.bind();
+    world.invite("call-1");
+    let answers = world.sent.iter().filter(|sent| sent.message.status().is_some()).count();
+    assert_eq!(answers, 0, "nobody is callable yet, and in a moment somebody is");
+    world.grant(600);
+    world.invite("call-1");
+    assert_eq!((world.count("INVITE 100"), world.count("INVITE 480")), (1, 0));
+}
+
+#[test]
 fn a_call_that_is_answered_while_its_cancel_is_under_way_has_one_final_state() {
     let mut world = World::registered();
     world.invite("call-1");

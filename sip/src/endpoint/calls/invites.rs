@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::edge::call::{Announced, Call, Invite};
 use crate::edge::forward;
 use crate::endpoint::core::{ClientOwner, ServerOwner, Timer};
-use crate::endpoint::{CallState, Endpoint, Event, IncomingCall, Side, Source};
+use crate::endpoint::{CallState, Endpoint, Event, IncomingCall, Side, Source, Transport};
 use crate::flow::FlowToken;
 use crate::id::{BindingId, CallId, FlowId, InstanceId};
 use crate::message::{Composer, Message, Method};
@@ -27,6 +27,10 @@ impl Endpoint {
         }
         let mut callees = self.callable_instances(binding);
         callees.extend(self.push_bindings.instance_of(binding));
+        if callees.is_empty() && source.transport == Transport::Udp && self.is_under_way(binding) {
+            // It has overtaken the 200 to the first REGISTER, as datagrams may. It is sent again after T1 (RFC 3261 §17.1.1.2).
+            return;
+        }
         if self.calls.is_merged(&callees, &invite) {
             return self.refuse_call(now, reply, &invite, 482);
         }
