@@ -102,7 +102,7 @@ impl Shard {
 
     /// Whether another node has taken an instance over, so long ago that a call which comes here is a fork's second branch: its
     /// device is woken there, or has been disabled there.
-    fn is_gone_from_here(&self, instance: InstanceId) -> bool {
+    pub(crate) fn is_gone_from_here(&self, instance: InstanceId) -> bool {
         self.taken.get(&instance).is_some_and(|since| clock::now() >= *since + ON_ITS_WAY)
     }
 

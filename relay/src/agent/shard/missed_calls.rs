@@ -16,6 +16,10 @@ impl Shard {
     /// A call has ended that nobody answered.
     pub(crate) fn on_missed(&mut self, missed: &IncomingCall, state: CallState) {
         let instance = missed.instance;
+        if self.is_gone_from_here(instance) {
+            // It rings, or is missed, at the node that has it.
+            return;
+        }
         let Some(row) = self.instances.get(instance).filter(|row| row.ending.is_none()) else { return };
         let (call, expires_at) = (missed.call, row.expires_at());
         let item = self.shared.vault.seal_missed_call(instance, || MissedCall {
