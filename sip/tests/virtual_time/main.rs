@@ -2,6 +2,7 @@
 
 mod admission;
 mod announced;
+mod crowds;
 mod endpoint;
 mod flows;
 mod forking;

@@ -1,11 +1,10 @@
 //! Registrations in virtual time, as SIP servers really answer them.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sip::auth::Hash;
 use sip::endpoint::*;
-use sip::id::{BindingId, FlowId, InstanceId, ShardTag};
+use sip::id::FlowId;
 use sip::message::{Message, Name};
 
 use crate::world::{World, seconds, server_address};
@@ -291,30 +290,6 @@ fn retry_after_is_waited_for_whatever_stands_behind_it_and_not_for_ever() {
 }
 
 #[test]
-fn those_that_fail_at_once_do_not_come_back_at_once() {
-    // RFC 5626 §4.5: the wait is random between half of its bound and the bound.
-    let mut world = World::new(udp());
-    for number in 1..=40 {
-        let (binding, instance) = more(number);
-        world.bind_another(binding, instance);
-        world.advance(Duration::from_millis(1));
-    }
-    while let Some(sent) = world.sent.pop() {
-        let source = world.upstream;
-        world.reply(source, &sent.message, 500, &[], "");
-    }
-    let (mut back, mut in_each) = (BTreeSet::new(), Vec::new());
-    for _ in 0..31 {
-        let before = back.len();
-        world.advance(seconds(1));
-        back.extend(world.sent.drain(..).map(|sent| sent.message.call_id().unwrap().to_owned()));
-        in_each.push(back.len() - before);
-    }
-    assert_eq!((back.len(), in_each[..14].iter().sum::<usize>()), (40, 0), "{in_each:?}");
-    assert!(in_each.iter().all(|count| *count <= 10), "{in_each:?}");
-}
-
-#[test]
 fn of_the_qop_values_that_are_offered_the_one_that_is_known_is_taken() {
     // RFC 7616 §3.3, §3.4: quoted or not, in any order, beside what nobody knows.
     for qop in ["\"auth,auth-int\"", "\"auth-conf, auth\"", "auth", "\" AUTH \""] {
@@ -377,106 +352,6 @@ fn a_call_to_a_name_that_the_registrar_gave_finds_its_binding() {
     let text = world.invite_text("stranger").replace(&format!("INVITE {own} "), &format!("INVITE {gruu} "));
     world.receive(source, &text);
     assert_eq!((world.wakes().len(), world.count("INVITE 404")), (4, 2), "the name is no key for a stranger");
-}
-
-fn more(number: u128) -> (BindingId, InstanceId) {
-    (BindingId::new(number << 64, ShardTag(0)), InstanceId::new(number << 80, ShardTag(0)))
-}
-
-/// A world of so many bindings at one registrar that all want to register at once, and how fast they may.
-fn crowd(bindings: u128, per_second: u32, flow: FlowId) -> World {
-    let policy = UpstreamPolicy { registrations_per_second: per_second, ..UpstreamPolicy::default() };
-    let mut world = World::with_policy(flow, policy);
-    for number in 1..=bindings {
-        let (binding, instance) = more(number);
-        world.bind_another(binding, instance);
-    }
-    world
-}
-
-fn grant_all(world: &mut World) -> usize {
-    let asked: Vec<_> = std::mem::take(&mut world.sent).into_iter().map(|sent| sent.message).collect();
-    for register in asked.iter().filter(|it| it.is_request()) {
-        let source = world.upstream;
-        world.reply(source, register, 200, &[], "");
-    }
-    asked.len()
-}
-
-#[test]
-fn a_restart_registers_no_faster_than_the_registrar_may_be_asked() {
-    let mut world = crowd(500, 100, FlowId::Stream(1));
-    assert_eq!(grant_all(&mut world), 1, "the others wait for their turn");
-    let mut each = Vec::new();
-    for _ in 0..5 {
-        world.advance(seconds(1));
-        each.push(grant_all(&mut world));
-    }
-    assert_eq!(each, [100, 100, 100, 100, 99]);
-}
-
-#[test]
-fn a_lost_flow_is_no_storm_and_each_binding_comes_back_once() {
-    let mut world = crowd(1000, 1000, FlowId::Stream(1));
-    for _ in 0..200 {
-        world.advance(Duration::from_millis(10));
-        grant_all(&mut world);
-    }
-    world.upstream.flow = FlowId::Stream(2);
-    world.input(Input::Closed(FlowId::Stream(1)));
-    let mut seen = BTreeSet::new();
-    for _ in 0..100 {
-        assert!(world.sent.len() <= 10, "{}", world.sent.len());
-        seen.extend(world.sent.iter().map(|sent| sent.message.call_id().unwrap().to_owned()));
-        grant_all(&mut world);
-        world.advance(Duration::from_millis(10));
-    }
-    grant_all(&mut world);
-    assert!(seen.len() >= 990, "{}", seen.len());
-    assert_eq!(world.dialled, 2);
-}
-
-#[test]
-fn who_ends_and_who_stands_go_before_a_crowd_that_waits() {
-    let mut world = crowd(1, 10, FlowId::Stream(1));
-    grant_all(&mut world);
-    for number in 2..=300 {
-        let (binding, instance) = more(number);
-        world.bind_another(binding, instance);
-    }
-    let (_, first) = more(1);
-    world.sent.clear();
-    world.input(Input::Unbind { instance: first, deadline: seconds(5) });
-    world.advance(seconds(1));
-    assert!(world.sent.iter().any(|sent| sent.message.number(Name::Expires) == Some(0)), "it did not wait for 29 s");
-    grant_all(&mut world);
-    assert!(world.events.iter().any(|event| matches!(event, Event::Unbound { confirmed: true, .. })));
-}
-
-#[test]
-fn a_long_line_costs_few_timers() {
-    let world = crowd(5000, 100, FlowId::Stream(1));
-    assert!(world.endpoint.counts().timers < 50, "{}", world.endpoint.counts().timers);
-}
-
-#[test]
-fn a_registration_that_was_begun_anew_is_refreshed_in_its_new_time() {
-    // The timer of the first one fires before the second one's refresh is due.
-    let mut world = crowd(1, 10, FlowId::Stream(1));
-    grant_all(&mut world);
-    world.advance(seconds(300));
-    world.upstream.flow = FlowId::Stream(2);
-    world.input(Input::Closed(FlowId::Stream(1)));
-    assert_eq!(grant_all(&mut world), 1);
-    world.advance(seconds(415));
-    assert_eq!(world.sent.len(), 0);
-    let begun = world.now;
-    while world.sent.is_empty() {
-        assert!(world.now < begun + seconds(100));
-        world.advance(seconds(1));
-    }
-    assert_eq!(grant_all(&mut world), 1);
-    assert!(world.endpoint.counts().timers <= 3, "one for the binding, and one for each of its flows");
 }
 
 #[test]

@@ -10,13 +10,11 @@ use std::time::{Duration, Instant};
 use relay::clock::{DAY_S, unix_now};
 use relay::secret::{Aor, InstanceSecret, Password, PushToken};
 use relay::vault::record::{Account, Device, Ha1s, Presence, Proof, Provider, PushTarget, Record, WakeFor};
-use relay::vault::{
-    AwayReason, Fence, Keyring, Lease, Lookup, MAX_LIFETIME_S, OPERATION_LIMIT, Settings, StoreError, StoreTls, Stored,
-    Vault,
-};
+use relay::vault::{Fence, Keyring, Lease, Lookup, MAX_LIFETIME_S, Settings, StoreError, StoreTls, Stored, Vault};
 use sip::id::{BindingId, InstanceId, ShardTag};
 use tests::redis_server::RedisServer;
 
+mod away;
 mod examination;
 mod kept;
 mod nodes;
@@ -665,75 +663,4 @@ async fn claims_that_are_broken_off_again_and_again_still_take_each_record_once(
     });
     let distinct: BTreeSet<_> = claimed.iter().copied().collect();
     assert_eq!((claimed.len(), distinct.len()), (300, 300));
-}
-
-#[tokio::test]
-async fn a_redis_that_stops_is_away_at_once_and_serves_again_when_it_returns() {
-    let mut bench = Bench::redis();
-    let vault = bench.node("a");
-    enable(&vault, 1, "alice").await;
-    bench.server.as_mut().expect("a server").stop();
-    for _ in 0..3 {
-        let asked = Instant::now();
-        let answer = vault.load(id(1)).await;
-        assert!(matches!(answer, Err(StoreError::Away(AwayReason::Unreachable))), "{answer:?}");
-        assert!(asked.elapsed() <= 2 * OPERATION_LIMIT);
-    }
-    assert!(matches!(vault.ping().await, Err(StoreError::Away(_))));
-    assert!(matches!(vault.hold_lease().await, Err(StoreError::Away(_))));
-    assert!(matches!(vault.claim(1).await, Err(StoreError::Away(_))));
-    bench.server.as_mut().expect("a server").restart();
-    assert!(vault.ping().await.is_ok());
-    assert!(load(&vault, 1).await.is_none(), "this one came back empty");
-    enable(&vault, 1, "alice").await;
-    assert!(load(&vault, 1).await.is_some());
-}
-
-#[tokio::test]
-async fn a_redis_that_hangs_is_away_within_the_limit_and_serves_again_when_it_goes_on() {
-    let server = RedisServer::start();
-    let short = Settings { operation_limit: Duration::from_millis(200), ..settings() };
-    let vault = Vault::open_with(&server.url(), Keyring::ephemeral(), "a", short).expect("opened");
-    enable(&vault, 1, "alice").await;
-    server.freeze();
-    for _ in 0..3 {
-        let asked = Instant::now();
-        let answer = vault.load(id(1)).await;
-        assert!(matches!(answer, Err(StoreError::Away(AwayReason::TimedOut))), "{answer:?}");
-        assert!(asked.elapsed() < OPERATION_LIMIT);
-    }
-    server.thaw();
-    until("it answers", async || vault.ping().await.is_ok()).await;
-    assert!(load(&vault, 1).await.is_some());
-}
-
-#[tokio::test]
-async fn a_vault_opens_without_redis_and_tells_that_it_is_away() {
-    let mut server = RedisServer::start();
-    server.stop();
-    let vault = Vault::open(&server.url(), Keyring::ephemeral(), "a").expect("opened");
-    assert_eq!(vault.ping().await, Err(StoreError::Away(AwayReason::Unreachable)));
-    server.restart();
-    assert!(vault.ping().await.is_ok());
-}
-
-#[tokio::test]
-async fn a_redis_that_wants_a_password_is_away_until_the_url_has_it() {
-    let server = RedisServer::start();
-    server.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("p%hush"));
-    let open = |url: &str| Vault::open(url, Keyring::ephemeral(), "a").expect("opened");
-    let without = open(&server.url()).ping().await;
-    assert!(matches!(&without, Err(StoreError::Away(AwayReason::Refused(code))) if **code == *"NOAUTH"), "{without:?}");
-    let wrong = open(&format!("redis://:p%25wrong@127.0.0.1:{}", server.port())).ping().await;
-    assert!(matches!(wrong, Err(StoreError::Away(AwayReason::Refused(_)))), "{wrong:?}");
-    assert!(!format!("{wrong:?}").contains("wrong"));
-    assert!(open(&format!("redis://:p%25hush@127.0.0.1:{}", server.port())).ping().await.is_ok());
-}
-
-#[tokio::test]
-async fn redis_over_tls_is_trusted_by_its_ca_alone() {
-    let bench = Bench::on(RedisServer::start_tls());
-    a_record_that_was_put_is_loaded_and_opens(&bench).await;
-    let stranger = Vault::open(&bench.server().url(), Keyring::ephemeral(), "a").expect("opened");
-    assert!(matches!(stranger.ping().await, Err(StoreError::Away(_))));
 }

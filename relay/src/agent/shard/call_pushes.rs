@@ -54,9 +54,12 @@ impl Shard {
             deadline,
             extra: Vec::new(),
         };
-        let target = self.call_target(call.instance).filter(|_| !self.is_gone_from_here(call.instance));
-        let Some((app, target)) = target else {
+        let is_elsewhere = self.is_gone_from_here(call.instance);
+        let Some((app, target)) = self.call_target(call.instance).filter(|_| !is_elsewhere) else {
             self.track_call(call, None);
+            if let Some(call) = self.calls.get_mut(call.call, call.instance) {
+                call.elsewhere = is_elsewhere;
+            }
             self.give_up(call.call, call.instance);
             return Err(Withheld::NoTarget);
         };
@@ -102,7 +105,7 @@ impl Shard {
 
     /// Whether another node has taken an instance over, so long ago that a call which comes here is a fork's second branch: its
     /// device is woken there, or has been disabled there.
-    pub(crate) fn is_gone_from_here(&self, instance: InstanceId) -> bool {
+    fn is_gone_from_here(&self, instance: InstanceId) -> bool {
         self.taken.get(&instance).is_some_and(|since| clock::now() >= *since + ON_ITS_WAY)
     }
 
@@ -146,8 +149,8 @@ impl Shard {
             Some(known) => known.pushed = known.pushed.or(pushed),
             None => {
                 let (state, deadline) = (CallState::Waking, unix_now() + call.wait.as_secs());
-                let call =
-                    Call { state, deadline, pushed, waiting: false, unreachable: false, sign: false, rings: false };
+                let (waiting, unreachable, sign, rings, elsewhere) = (false, false, false, false, false);
+                let call = Call { state, deadline, pushed, waiting, unreachable, sign, rings, elsewhere };
                 self.calls.remember(id, instance, call);
             }
         }

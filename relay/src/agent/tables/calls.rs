@@ -33,6 +33,8 @@ pub struct Call {
     pub sign: bool,
     /// The device has said that it rings.
     pub rings: bool,
+    /// Another node had taken the instance over when the call came: the device is woken there, and told there what it missed.
+    pub elsewhere: bool,
 }
 
 type Key = (CallId, InstanceId);
@@ -122,6 +124,7 @@ mod tests {
             unreachable: false,
             sign: false,
             rings: false,
+            elsewhere: false,
         }
     }
 
