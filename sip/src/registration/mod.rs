@@ -184,8 +184,16 @@ pub struct Registration {
     registered: bool,
     /// RFC 5626 is asked for; not any more after a 439.
     outbound: bool,
-    /// The relay that had this registration before, until its Contact is gone.
-    earlier: Option<Arc<ContactHosts>>,
+    /// The relays that had this account before, until their Contacts are gone.
+    earlier: Option<Box<Earlier>>,
+}
+
+/// Relays whose Contacts are to go.
+#[derive(Debug, Default)]
+struct Earlier {
+    hosts: Vec<Arc<ContactHosts>>,
+    /// How many of them the REGISTER has named that is under way, or was sent last.
+    named: usize,
 }
 
 impl fmt::Debug for Registration {
@@ -235,10 +243,30 @@ impl Registration {
         }
     }
 
-    /// Another relay had it before: its Contact goes with the first REGISTER.
-    #[must_use]
-    pub fn taken_from(self, earlier: Option<Arc<ContactHosts>>) -> Self {
-        Self { earlier, ..self }
+    /// Another relay had it before, or had a device that joins it: that relay's Contact goes with the next REGISTER.
+    pub fn take_from(&mut self, earlier: Option<Arc<ContactHosts>>) {
+        let Some(hosts) = earlier else { return };
+        let known = &mut self.earlier.get_or_insert_default().hosts;
+        if !known.contains(&hosts) {
+            known.push(hosts);
+        }
+    }
+
+    /// Registers again at once what stands while another relay's Contact stands beside it: an INVITE would fork to both.
+    pub fn replace_earlier(&mut self) -> Step {
+        match self.state {
+            State::Registered { .. } if self.earlier.is_some() => {
+                self.state = State::Waiting;
+                Step::WantFlow
+            }
+            // Its next REGISTER names it, or the one after.
+            _ => Step::Nothing,
+        }
+    }
+
+    /// Whether another relay's Contact may stand beside its own.
+    pub fn has_earlier(&self) -> bool {
+        self.earlier.is_some()
     }
 
     /// The SIP server has accepted these credentials in an earlier run.
@@ -435,7 +463,7 @@ impl Registration {
             expires: if self.goal == Goal::Registered { self.expires } else { 0 },
             instance: self.sip_instance,
             outbound: self.outbound,
-            earlier: self.earlier.as_deref(),
+            earlier: self.earlier.as_ref().map_or(&[], |earlier| &earlier.hosts),
             answers,
         };
         request.write(head)
@@ -449,6 +477,9 @@ impl Registration {
         };
         // A server without authentication may bind us at the first request.
         self.maybe_bound = true;
+        if let Some(earlier) = &mut self.earlier {
+            earlier.named = earlier.hosts.len();
+        }
         self.state = State::Sent { branch, attempt, goal: self.goal };
     }
 
@@ -478,9 +509,8 @@ impl Registration {
                 self.outbound = false;
                 self.write(attempt, Vec::new())
             }
-            400 | 403..=407 | 409..=422 | 424..=428 | 600..=699 if self.earlier.is_some() => {
+            400 | 403..=407 | 409..=422 | 424..=428 | 600..=699 if self.forget_named() => {
                 // It may be the second Contact that it does not take.
-                self.earlier = None;
                 self.write(attempt, Vec::new())
             }
             300..=399 if !attempt.redirected && leads_to(response, terms.registrar) => {
@@ -603,13 +633,28 @@ impl Registration {
         }
         let expires = granted.clamp(EXPIRES_MIN, EXPIRES_MAX);
         let refresh = std::mem::replace(&mut self.registered, true);
-        self.earlier = None;
+        self.forget_named();
         (self.failures, self.established, self.refusals, self.paused_until) = (0, true, 0, None);
         // Early enough for a second try, and never the same moment for all.
         let millis = expires.as_millis() as u64;
-        let refresh_at = now + Duration::from_millis(random.between(millis * 70 / 100, millis * 85 / 100));
+        let refresh_at = match self.earlier.is_some() {
+            // One came while the REGISTER was under way.
+            true => now,
+            false => now + Duration::from_millis(random.between(millis * 70 / 100, millis * 85 / 100)),
+        };
         self.state = State::Registered { refresh_at };
         Step::Registered { expires, refresh, renamed: self.read_info(response) }
+    }
+
+    /// The Contacts that the last REGISTER named are not named again; whether there were any.
+    fn forget_named(&mut self) -> bool {
+        let Some(earlier) = &mut self.earlier else { return false };
+        let named = std::mem::take(&mut earlier.named);
+        earlier.hosts.drain(..named);
+        if earlier.hosts.is_empty() {
+            self.earlier = None;
+        }
+        named > 0
     }
 
     /// Keeps what a 2xx says beside the lifetime; whether the binding's GRUUs are others than before.
