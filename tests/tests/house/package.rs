@@ -86,6 +86,12 @@ fn example(credentials: &str) -> Config {
     read.unwrap_or_else(|problems| panic!("{problems}"))
 }
 
+/// The digest in a name of an image.
+fn digest(name: &str) -> Option<&str> {
+    let digest = name.split_whitespace().next()?.split_once("@sha256:")?.1;
+    (digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(digest)
+}
+
 #[test]
 fn composition_and_image_publish_what_peers_need_and_hold_no_password_that_everybody_knows() {
     let docker = |name: &str| fs::read_to_string(package().join("../../docker").join(name)).expect("a file");
@@ -98,6 +104,16 @@ fn composition_and_image_publish_what_peers_need_and_hold_no_password_that_every
     for limit in ["mem_limit", "pids_limit", "no-new-privileges", "cap_drop: [ALL]"] {
         assert_eq!(compose.matches(limit).count(), services, "{limit} of each service");
     }
+    let manifests = fs::read_to_string(package().join("kubernetes/relay.yaml")).expect("a file");
+    let names = [&compose, &image, &manifests].into_iter().flat_map(|file| file.lines()).map(str::trim);
+    let names: Vec<&str> =
+        names.filter_map(|line| line.strip_prefix("image: ").or_else(|| line.strip_prefix("FROM "))).collect();
+    let fetched = names.into_iter().filter(|name| *name != "scratch" && !name.starts_with("sipwake:"));
+    let fetched: Vec<(&str, Option<&str>)> = fetched.map(|name| (name, digest(name))).collect();
+    assert!(
+        fetched.len() >= 6 && fetched.iter().all(|(_, digest)| digest.is_some()),
+        "what is fetched by a tag alone: {fetched:#?}"
+    );
     let last = image.rsplit("\nFROM ").next().unwrap_or_default();
     assert!(last.starts_with("scratch\n") && last.contains("USER 10001") && last.contains("HEALTHCHECK"), "{last}");
     assert!(last.contains("\"check\", \"--live\""), "{last}");
