@@ -34,6 +34,7 @@
 //! | [`challenges`] | the challenges that are answered |
 //! | [`request`] | the REGISTER as it is written |
 //! | [`grant`] | what a 2xx says |
+//! | `earlier` | other relays' Contacts, which go |
 //! | `refusals` | what is tried again, how often, and what ends |
 //! | `step` | its goals, and the steps that lead there |
 //!
@@ -46,6 +47,7 @@
 //! refused credentials are not sent again. A challenge is answered by the shell; no credential comes here.
 
 pub mod challenges;
+mod earlier;
 pub mod grant;
 mod refusals;
 pub mod request;
@@ -54,7 +56,6 @@ mod step;
 mod tests;
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -68,6 +69,7 @@ use crate::timing::BackOff;
 
 pub use challenges::Challenger;
 use challenges::{Challenges, Verdict};
+use earlier::Earlier;
 use grant::RegistrarInfo;
 use request::RegisterRequest;
 pub use request::{ContactHosts, RequestContext};
@@ -188,14 +190,6 @@ pub struct Registration {
     earlier: Option<Box<Earlier>>,
 }
 
-/// Relays whose Contacts are to go.
-#[derive(Debug, Default)]
-struct Earlier {
-    hosts: Vec<Arc<ContactHosts>>,
-    /// How many of them the REGISTER has named that is under way, or was sent last.
-    named: usize,
-}
-
 impl fmt::Debug for Registration {
     /// Shows nothing of whose account it is, nor of what its server was shown.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -241,32 +235,6 @@ impl Registration {
             outbound: true,
             earlier: None,
         }
-    }
-
-    /// Another relay had it before, or had a device that joins it: that relay's Contact goes with the next REGISTER.
-    pub fn take_from(&mut self, earlier: Option<Arc<ContactHosts>>) {
-        let Some(hosts) = earlier else { return };
-        let known = &mut self.earlier.get_or_insert_default().hosts;
-        if !known.contains(&hosts) {
-            known.push(hosts);
-        }
-    }
-
-    /// Registers again at once what stands while another relay's Contact stands beside it: an INVITE would fork to both.
-    pub fn replace_earlier(&mut self) -> Step {
-        match self.state {
-            State::Registered { .. } if self.earlier.is_some() => {
-                self.state = State::Waiting;
-                Step::WantFlow
-            }
-            // Its next REGISTER names it, or the one after.
-            _ => Step::Nothing,
-        }
-    }
-
-    /// Whether another relay's Contact may stand beside its own.
-    pub fn has_earlier(&self) -> bool {
-        self.earlier.is_some()
     }
 
     /// The SIP server has accepted these credentials in an earlier run.
@@ -463,7 +431,7 @@ impl Registration {
             expires: if self.goal == Goal::Registered { self.expires } else { 0 },
             instance: self.sip_instance,
             outbound: self.outbound,
-            earlier: self.earlier.as_ref().map_or(&[], |earlier| &earlier.hosts),
+            earlier: self.earlier_hosts(),
             answers,
         };
         request.write(head)
@@ -477,9 +445,7 @@ impl Registration {
         };
         // A server without authentication may bind us at the first request.
         self.maybe_bound = true;
-        if let Some(earlier) = &mut self.earlier {
-            earlier.named = earlier.hosts.len();
-        }
+        self.note_named();
         self.state = State::Sent { branch, attempt, goal: self.goal };
     }
 
@@ -644,17 +610,6 @@ impl Registration {
         };
         self.state = State::Registered { refresh_at };
         Step::Registered { expires, refresh, renamed: self.read_info(response) }
-    }
-
-    /// The Contacts that the last REGISTER named are not named again; whether there were any.
-    fn forget_named(&mut self) -> bool {
-        let Some(earlier) = &mut self.earlier else { return false };
-        let named = std::mem::take(&mut earlier.named);
-        earlier.hosts.drain(..named);
-        if earlier.hosts.is_empty() {
-            self.earlier = None;
-        }
-        named > 0
     }
 
     /// Keeps what a 2xx says beside the lifetime; whether the binding's GRUUs are others than before.
