@@ -93,10 +93,14 @@ impl Endpoint {
         self.devices.set_foreground(new.instance, !new.register);
         self.devices.set_proven(new.instance, new.proven);
         if self.bindings.contains(new.binding) {
-            return self.join(now, new.instance, new.binding);
+            if let Some(registration) = self.bindings.get_mut(new.binding) {
+                registration.take_from(new.taken_from);
+            }
+            self.join(now, new.instance, new.binding);
+            return self.redirect(now, new.binding, Registration::replace_earlier);
         }
         self.join_upstream(now, new.upstream, new.registrar, new.binding);
-        let registration = Registration::new(
+        let mut registration = Registration::new(
             new.binding,
             new.instance,
             new.upstream,
@@ -105,8 +109,8 @@ impl Endpoint {
             self.core.settings.register_expires,
             self.bindings.next_generation(),
             new.register,
-        )
-        .taken_from(new.taken_from);
+        );
+        registration.take_from(new.taken_from);
         self.bindings.insert(if new.proven { registration.established() } else { registration });
         if new.register {
             self.carry_out(now, new.binding, Step::WantFlow);

@@ -5,7 +5,7 @@
 //!
 //! | a device | the owner of the credentials in use | follows |
 //! | --- | --- | --- |
-//! | joins, proven | stays | it gets the next call |
+//! | joins, proven | stays | it gets the next call; the binding is registered again at once if another relay had the device, whose Contact goes with that |
 //! | joins, not proven | is suspended | a check: the binding is registered again with the joining device's credentials, which begin without a nonce |
 //! | passes its check | is that device | it gets calls from now on |
 //! | is refused in its check | is the one before | the refusal is reported and the device must be unbound; the binding goes on as before |
@@ -80,6 +80,11 @@ impl Endpoint {
     /// Whether the last attempt to register a binding succeeded, as far as its members are concerned.
     pub fn is_registered(&self, binding: BindingId) -> bool {
         self.bindings.get(binding).is_some_and(|registration| registration.is_registered())
+    }
+
+    /// Whether the Contact of a relay that had one of its devices before may stand beside a binding's own.
+    pub fn is_replacing(&self, binding: BindingId) -> bool {
+        self.bindings.get(binding).is_some_and(|registration| registration.has_earlier())
     }
 
     /// Whether the answer to a REGISTER of a binding is awaited.

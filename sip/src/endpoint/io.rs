@@ -47,7 +47,7 @@ pub struct NewBinding {
     /// Whether the SIP server has accepted this device's credentials before. A device that is not proven gets no call: the
     /// binding is registered again with its credentials first.
     pub proven: bool,
-    /// The relay that had the binding before, and is gone: its Contact goes with the first REGISTER.
+    /// The relay that had the device before, and is gone or leaves: its Contact goes with the next REGISTER, which follows at once.
     pub taken_from: Option<Arc<ContactHosts>>,
 }
 

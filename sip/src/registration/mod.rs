@@ -34,6 +34,7 @@
 //! | [`challenges`] | the challenges that are answered |
 //! | [`request`] | the REGISTER as it is written |
 //! | [`grant`] | what a 2xx says |
+//! | `earlier` | other relays' Contacts, which go |
 //! | `refusals` | what is tried again, how often, and what ends |
 //! | `step` | its goals, and the steps that lead there |
 //!
@@ -46,6 +47,7 @@
 //! refused credentials are not sent again. A challenge is answered by the shell; no credential comes here.
 
 pub mod challenges;
+mod earlier;
 pub mod grant;
 mod refusals;
 pub mod request;
@@ -54,7 +56,6 @@ mod step;
 mod tests;
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -68,6 +69,7 @@ use crate::timing::BackOff;
 
 pub use challenges::Challenger;
 use challenges::{Challenges, Verdict};
+use earlier::Earlier;
 use grant::RegistrarInfo;
 use request::RegisterRequest;
 pub use request::{ContactHosts, RequestContext};
@@ -184,8 +186,8 @@ pub struct Registration {
     registered: bool,
     /// RFC 5626 is asked for; not any more after a 439.
     outbound: bool,
-    /// The relay that had this registration before, until its Contact is gone.
-    earlier: Option<Arc<ContactHosts>>,
+    /// The relays that had this account before, until their Contacts are gone.
+    earlier: Option<Box<Earlier>>,
 }
 
 impl fmt::Debug for Registration {
@@ -233,12 +235,6 @@ impl Registration {
             outbound: true,
             earlier: None,
         }
-    }
-
-    /// Another relay had it before: its Contact goes with the first REGISTER.
-    #[must_use]
-    pub fn taken_from(self, earlier: Option<Arc<ContactHosts>>) -> Self {
-        Self { earlier, ..self }
     }
 
     /// The SIP server has accepted these credentials in an earlier run.
@@ -435,7 +431,7 @@ impl Registration {
             expires: if self.goal == Goal::Registered { self.expires } else { 0 },
             instance: self.sip_instance,
             outbound: self.outbound,
-            earlier: self.earlier.as_deref(),
+            earlier: self.earlier_hosts(),
             answers,
         };
         request.write(head)
@@ -449,6 +445,7 @@ impl Registration {
         };
         // A server without authentication may bind us at the first request.
         self.maybe_bound = true;
+        self.note_named();
         self.state = State::Sent { branch, attempt, goal: self.goal };
     }
 
@@ -478,9 +475,8 @@ impl Registration {
                 self.outbound = false;
                 self.write(attempt, Vec::new())
             }
-            400 | 403..=407 | 409..=422 | 424..=428 | 600..=699 if self.earlier.is_some() => {
+            400 | 403..=407 | 409..=422 | 424..=428 | 600..=699 if self.forget_named() => {
                 // It may be the second Contact that it does not take.
-                self.earlier = None;
                 self.write(attempt, Vec::new())
             }
             300..=399 if !attempt.redirected && leads_to(response, terms.registrar) => {
@@ -603,11 +599,15 @@ impl Registration {
         }
         let expires = granted.clamp(EXPIRES_MIN, EXPIRES_MAX);
         let refresh = std::mem::replace(&mut self.registered, true);
-        self.earlier = None;
+        self.forget_named();
         (self.failures, self.established, self.refusals, self.paused_until) = (0, true, 0, None);
         // Early enough for a second try, and never the same moment for all.
         let millis = expires.as_millis() as u64;
-        let refresh_at = now + Duration::from_millis(random.between(millis * 70 / 100, millis * 85 / 100));
+        let refresh_at = match self.earlier.is_some() {
+            // One came while the REGISTER was under way.
+            true => now,
+            false => now + Duration::from_millis(random.between(millis * 70 / 100, millis * 85 / 100)),
+        };
         self.state = State::Registered { refresh_at };
         Step::Registered { expires, refresh, renamed: self.read_info(response) }
     }

@@ -4,6 +4,7 @@
 //! registrar never keeps two of it; one that comes again has another Call-ID, because its CSeq begins anew.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -61,8 +62,8 @@ pub(super) struct RegisterRequest<'a> {
     pub(super) instance: [u8; 16],
     /// Whether to ask for RFC 5626.
     pub(super) outbound: bool,
-    /// Where it was registered by another relay, whose Contact goes.
-    pub(super) earlier: Option<&'a ContactHosts>,
+    /// Where it was registered by other relays, whose Contacts go.
+    pub(super) earlier: &'a [Arc<ContactHosts>],
     pub(super) answers: &'a [(Challenger, String)],
 }
 
@@ -98,7 +99,8 @@ impl RegisterRequest<'_> {
         }
         contact += &format!(";expires={}", self.expires);
         // Relays behind one name have one Contact.
-        if let Some(host) = self.earlier.map(|hosts| hosts.on(head.transport)).filter(|host| *host != head.local) {
+        let earlier = self.earlier.iter().map(|hosts| hosts.on(head.transport));
+        for host in earlier.filter(|host| *host != head.local) {
             contact += &format!(", {};expires=0", self.contact_uri(head.transport, host));
         }
         contact

@@ -309,7 +309,8 @@ fn the_contact_of_a_relay_that_is_gone_goes_with_the_first_register_of_the_next(
     let gone = |tls: &str| ContactHosts { udp: "u:1".into(), tcp: "t:1".into(), tls: tls.into() };
     let taken = |tls| {
         let mut walk = Walk::to("Waiting");
-        walk.registration = walk.registration.taken_from(Some(gone(tls).into())).established();
+        walk.registration = walk.registration.established();
+        walk.registration.take_from(Some(gone(tls).into()));
         assert_eq!(step(&walk.registration.begin()), "Send");
         walk
     };
@@ -334,4 +335,33 @@ fn the_contact_of_a_relay_that_is_gone_goes_with_the_first_register_of_the_next(
 
     let mut walk = taken("r:1");
     assert!(!contacts(&mut walk).contains("expires=0"), "relays behind one name have one Contact");
+}
+
+#[test]
+fn the_contact_of_a_relay_whose_device_joins_goes_at_once_also_when_a_register_is_under_way() {
+    let gone = |tls: &str| Some(ContactHosts { udp: "u:1".into(), tcp: "t:1".into(), tls: tls.into() }.into());
+    let contacts = |walk: &mut Walk| walk.send().text(Name::Contact).unwrap().to_owned();
+    let mut walk = Walk::to("Registered");
+    walk.registration.take_from(gone("gone:2"));
+    assert_eq!(step(&walk.registration.replace_earlier()), "WantFlow");
+    assert!(walk.registration.is_registered(), "it goes on to stand");
+    assert_ne!(step(&walk.registration.begin()), "Nothing");
+    let mut sent = contacts(&mut walk);
+    assert!(sent.contains("@gone:2;transport=tls>;expires=0"), "{sent}");
+    // Devices of two more nodes come before the answer.
+    for node in ["second:2", "third:2", "second:2"] {
+        walk.registration.take_from(gone(node));
+    }
+    assert_eq!(step(&walk.registration.replace_earlier()), "Nothing");
+    assert_eq!(walk.respond(200, &[]), "Refreshed");
+    assert!(walk.registration.has_earlier());
+    assert_eq!(walk.registration.deadline(), Some(walk.now));
+    let now = walk.now;
+    assert_eq!(step(&walk.registration.on_deadline(now)), "WantFlow");
+    assert_ne!(step(&walk.registration.begin()), "Nothing");
+    sent = contacts(&mut walk);
+    let named = ["gone:2", "second:2", "third:2"].map(|node| sent.matches(node).count());
+    assert_eq!(named, [0, 1, 1], "{sent}");
+    assert_eq!(walk.respond(200, &[]), "Refreshed");
+    assert!(!walk.registration.has_earlier() && walk.registration.deadline() > Some(now));
 }

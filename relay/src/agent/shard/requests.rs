@@ -147,10 +147,11 @@ impl Shard {
         }
     }
 
-    /// An instance that joins devices whose binding stands is registered with them at once, when it has proven itself before.
+    /// An instance that joins devices whose binding stands is registered with them at once, when it has proven itself before and no
+    /// other node's Contact is still to be taken away.
     fn share_registration(&mut self, id: InstanceId, binding: BindingId) {
         let members = self.endpoint.callable_instances(binding);
-        if !members.contains(&id) || !self.endpoint.is_registered(binding) {
+        if !members.contains(&id) || !self.endpoint.is_registered(binding) || self.endpoint.is_replacing(binding) {
             return;
         }
         let status = |other: &InstanceId| {

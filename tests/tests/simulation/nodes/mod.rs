@@ -68,7 +68,7 @@ pub struct Plan {
     pub seconds: u64,
     /// Where the order of happenings comes from.
     pub seed: u64,
-    /// When the store loses something for the first time; then clocks jump, too. `None`: neither happens.
+    /// When the store loses something for the first time. `None`: it loses nothing.
     pub loses_after: Option<Duration>,
     /// What does not work.
     pub breaks: Option<Break>,
@@ -375,8 +375,7 @@ impl World {
         if !others_are_well || !self.is_well(number) {
             return;
         }
-        let kinds = if self.plan.loses_after.is_some() { 22 } else { 19 };
-        let kind = match self.random.between(0, kinds) {
+        let kind = match self.random.between(0, 22) {
             0..4 => {
                 self.nodes[number].stands_until = Some(self.now + self.between(200, 15_000));
                 "stands still"

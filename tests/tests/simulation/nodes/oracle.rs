@@ -2,7 +2,8 @@
 //!
 //! 1. **One owner acts.** A call is pushed to a device once, by one node. A node that the store does not answer goes on with what it
 //!    has, so it is excused, and for [`MEMORY`] after. Excused is, too, the moment in which a node that ends has not heard yet that its device has joined
-//!    the other devices of the account at the node that takes it: the account's Contact is registered there already, and both push.
+//!    the other devices of the account at the node that takes it, when the SIP server was cut off from a node: the taker's REGISTER could not take
+//!    the other Contact away, and both push.
 //! 2. **What was receipted does not come back.** Once an app has its receipt, no node pushes to that instance again, with the same
 //!    excuse; when all is well again, nothing is pushed to it at all, and an account without a device has no Contact.
 //! 3. **No call is lost that a live node could have pushed.** A call to an account with a device rings within [`RINGS_WITHIN`], when a
@@ -192,7 +193,8 @@ impl Oracle {
         }
     }
 
-    /// Whether a device of a node that ends has just joined another device of its account at the node that takes it.
+    /// Whether a device of a node that ends has just joined another device of its account at the node that takes it, which may have been
+    /// unable to say so to the SIP server.
     fn is_joining(&self, call: usize, instance: &str, pushes: &[(usize, Duration)]) -> bool {
         let [(one, at), (two, again)] = pushes else { return false };
         let ends = |node: usize| self.last[node].leaving > Duration::ZERO && self.last[node].leaving + JOINED >= *again;
@@ -202,7 +204,12 @@ impl Oracle {
                 .filter(|((_, other), _)| other != instance)
                 .any(|(_, by)| by.iter().any(|(other, _)| *other == node))
         };
-        one != two && again.abs_diff(*at) <= JOINED && (ends(*one) && takes(*two) || ends(*two) && takes(*one))
+        let was_cut_off = |last: &Last| last.cut_off > Duration::ZERO && last.cut_off + MEMORY >= *at;
+        let is_unheard = self.last.iter().any(was_cut_off);
+        is_unheard
+            && one != two
+            && again.abs_diff(*at) <= JOINED
+            && (ends(*one) && takes(*two) || ends(*two) && takes(*one))
     }
 
     /// Whether the store had nothing to say to a node then, or shortly before.
