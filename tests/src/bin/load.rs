@@ -11,8 +11,12 @@ use serde::Serialize;
 use tests::load::Failure;
 use tests::load::plan::Plan;
 
+fn main() -> ExitCode {
+    tests::load::against::floor::serve_if_asked().unwrap_or_else(run)
+}
+
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn run() -> ExitCode {
     let mut plan = Plan::parse();
     let json = plan.json;
     if plan.nodes.is_some() {
@@ -29,11 +33,11 @@ async fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    if plan.against.is_some() {
+    if let Some(rival) = plan.against {
         for said in plan.settle() {
             eprintln!("{said}");
         }
-        return show(json, tests::load::against::run(&plan).await);
+        return show(json, tests::load::against::run(&plan, rival).await);
     }
     if plan.sweep.is_some() {
         return show(json, tests::load::sweep::run(plan).await);

@@ -59,6 +59,8 @@ pub enum Upstream {
 pub enum Rival {
     /// A Kamailio that holds the call, pushes by HTTP/1.1, and sends it on when the device has registered.
     Kamailio,
+    /// A bare program of tokio that does the least possible for a call that is pushed and cancelled: UDP in, HTTP/1.1 out.
+    Floor,
 }
 
 impl Upstream {

@@ -1,16 +1,18 @@
-//! The same calls against a Kamailio that holds them, pushes and hands them over: what `--against kamailio` measures.
+//! The same calls against another server: what `--against` measures.
 //!
-//! Caller, devices and book are those of a run with the relay; Kamailio is configured here and started for the run. It has less to
-//! do than the relay: devices show it no credential, pushes go by HTTP/1.1 without TLS, and accounts are nobody's secret.
+//! Caller, devices and book are those of a run with the relay; the server is configured here and started for the run. Each has less to
+//! do than the relay: devices show it no credential, pushes go by HTTP/1.1 without TLS, and accounts are nobody's secret. [`kamailio`]
+//! holds calls, pushes and hands them over; the [`floor`] pushes, and its calls are cancelled.
 //!
 //! Invariant: everything listens on loopback and ends with the run; a call that is lost fails it as with the relay.
 
+pub mod floor;
+mod kamailio;
 mod push;
+mod server;
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::process::Command;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -21,33 +23,29 @@ use super::calls::Outcome;
 use super::devices::Devices;
 use super::exchange::{Desk, Exchange};
 use super::measure::{Clock, Count, Shares, Window};
-use super::plan::{Plan, Upstream};
+use super::plan::{Plan, Rival, Upstream};
 use super::registrar::Registrar;
 use super::run::{calls_failed, raise_descriptors};
 use super::stage::LONG_GRANT;
 use crate::authority::Authority;
 use crate::board::Missed;
-use crate::child::Child;
-use crate::ports;
-use crate::scratch::Scratch;
 use push::PushStandIn;
+use server::Server;
 
-/// Debian's packages with Kamailio and what the configuration loads.
-const PACKAGES: &str = "kamailio kamailio-tls-modules kamailio-utils-modules";
-/// How long it may take to start.
-const START_WITHIN: Duration = Duration::from_secs(20);
 /// How long attached devices may take: a fixed part, and one for each.
 const ATTACH_WITHIN: (Duration, Duration) = (Duration::from_secs(30), Duration::from_millis(20));
 
-/// What a run against Kamailio found.
+/// What a run against another server found.
 #[derive(Debug, Serialize)]
 pub struct Against {
     /// What was run.
     pub plan: Plan,
-    /// `kamailio -v`, its first line.
-    pub version: String,
-    /// Calls to sleeping devices, answered and hung up.
-    pub woken: Calls,
+    /// What the server calls itself.
+    pub server: String,
+    /// Calls that are pushed and cancelled; the floor's.
+    pub cancelled: Option<Calls>,
+    /// Calls to sleeping devices, answered and hung up; not the floor's.
+    pub woken: Option<Calls>,
     /// Calls to attached devices.
     pub attached: Option<Calls>,
 }
@@ -57,7 +55,7 @@ pub struct Against {
 pub struct Calls {
     /// Calls in a second.
     pub rate: u32,
-    /// Kamailio's CPU for each, all its processes together.
+    /// The server's CPU for each, all its processes together.
     pub cpu_us: f64,
     /// What became of them.
     pub outcome: Outcome,
@@ -65,11 +63,11 @@ pub struct Calls {
     pub shares: Shares,
 }
 
-/// Runs the calls of a plan against a Kamailio.
+/// Runs the calls of a plan against a rival.
 ///
 /// # Errors
 /// [`Failure`] when it does not start, or calls are lost.
-pub async fn run(plan: &Plan) -> Result<Against, Failure> {
+pub async fn run(plan: &Plan, rival: Rival) -> Result<Against, Failure> {
     let fault = |what: &'static str| move |error: std::io::Error| Failure::Stage(Missed::new(what, error.to_string()));
     raise_descriptors(plan.descriptors())?;
     let (authority, clock) = (Authority::new(), Clock::start());
@@ -87,40 +85,48 @@ pub async fn run(plan: &Plan) -> Result<Against, Failure> {
     let exchange = exchange.await.map_err(fault("the SIP server's socket"))?;
     let desk = desk.ok_or_else(|| Missed::new("the SIP server's desk", ""))?;
     let push = PushStandIn::open().await.map_err(fault("the push stand-in"))?;
-    let kamailio = Kamailio::start(&authority, push.address()).await?;
+    let server = match rival {
+        Rival::Kamailio => kamailio::start(&authority, push.address()).await?,
+        Rival::Floor => floor::start(push.address()).await?,
+    };
     for (number, account) in accounts.iter().enumerate() {
         let user = accounts::user(number as u32);
-        let way = exchange.way_to(kamailio.udp).ok_or_else(|| Missed::new("a UDP socket", ""))?;
+        let way = exchange.way_to(server.udp).ok_or_else(|| Missed::new("a UDP socket", ""))?;
         account.register(Some(Contact { uri: format!("sip:{user}@{DOMAIN}"), way }));
         // Its device registers by the account's own name, and its proof is not looked at.
         let _ = account.enabled.set(Enabled { id: user.into(), secret: "none".into() });
     }
     let caller = desk.caller.clone();
-    let devices = Arc::new(Devices::new(accounts, caller.clone(), kamailio.tls, &authority, plan.resume));
+    let devices = server.tls.map(|tls| Arc::new(Devices::new(accounts, caller.clone(), tls, &authority, plan.resume)));
     push.tell(caller.clone(), devices.clone());
-    let stage = Stage { plan, kamailio, caller, devices };
+    let stage = Stage { plan, server, caller, devices };
     stage.place("the first call", 0..1, vec![plan.instances - 1], 1).await?;
-    let woken =
-        stage.place("calls to sleeping devices", 1..1 + plan.calls(), shuffled(plan.instances), plan.rate).await?;
-    let attached = if plan.attach > 0 { Some(stage.attached(1 + plan.calls()).await?) } else { None };
-    Ok(Against { plan: plan.clone(), version: version(), woken, attached })
+    let (numbers, order) = (1..1 + plan.calls(), shuffled(plan.instances));
+    let placed = stage.place("calls to sleeping devices", numbers, order, plan.rate).await?;
+    let (cancelled, woken) = if stage.devices.is_some() { (None, Some(placed)) } else { (Some(placed), None) };
+    let attached = match &stage.devices {
+        Some(devices) if plan.attach > 0 => Some(stage.attached(devices, 1 + plan.calls()).await?),
+        _ => None,
+    };
+    Ok(Against { plan: plan.clone(), server: stage.server.name.clone(), cancelled, woken, attached })
 }
 
 struct Stage<'a> {
     plan: &'a Plan,
-    kamailio: Kamailio,
+    server: Server,
     caller: Arc<Caller>,
-    devices: Arc<Devices>,
+    /// Who comes when it is pushed; `None`: nobody does, and calls are cancelled.
+    devices: Option<Arc<Devices>>,
 }
 
 impl Stage<'_> {
-    async fn attached(&self, begin: u32) -> Result<Calls, Failure> {
+    async fn attached(&self, devices: &Arc<Devices>, begin: u32) -> Result<Calls, Failure> {
         let (count, rate) = (self.plan.attach, self.plan.attached_rate());
-        let already = self.devices.attached.load(std::sync::atomic::Ordering::Relaxed);
-        let staying = self.devices.attach_many(count, ATTACH_WITHIN.0 + ATTACH_WITHIN.1 * count).await;
-        let attached = self.devices.attached.load(std::sync::atomic::Ordering::Relaxed) - already;
+        let already = devices.attached.load(std::sync::atomic::Ordering::Relaxed);
+        let staying = devices.attach_many(count, ATTACH_WITHIN.0 + ATTACH_WITHIN.1 * count).await;
+        let attached = devices.attached.load(std::sync::atomic::Ordering::Relaxed) - already;
         if attached < u64::from(count) {
-            let first = self.devices.first_failure().unwrap_or_else(|| "they took too long".into());
+            let first = devices.first_failure().unwrap_or_else(|| "they took too long".into());
             return Err(Failure::Attaching { attached, wanted: count.into(), first });
         }
         let numbers = begin..begin + rate * self.plan.seconds;
@@ -136,82 +142,27 @@ impl Stage<'_> {
         order: Vec<u32>,
         rate: u32,
     ) -> Result<Calls, Failure> {
-        let window = Window::open_group(self.kamailio.pids());
-        let (caller, round) = (
-            self.caller.clone(),
-            Round { numbers: numbers.clone(), order, rate, cancels: Cancels::Never, patience: GRACE },
-        );
+        let window = Window::open_group(self.server.pids());
+        let cancels = if self.devices.is_some() { Cancels::Never } else { Cancels::OncePushed };
+        let caller = self.caller.clone();
+        let round = Round { numbers: numbers.clone(), order, rate, cancels, patience: GRACE };
         let placing = tokio::task::spawn_blocking(move || caller.place(&round));
         placing.await.map_err(|error| Failure::Ringing { phase, what: error.to_string() })?;
         let shares = window.close();
         let outcome = self.caller.book.outcome(numbers);
         if let Some(what) = calls_failed(&outcome, phase != "calls to attached devices") {
-            let first = self.devices.first_failure().map(|first| format!("; {first}")).unwrap_or_default();
-            let what = format!("{what}{first}\n{}", self.kamailio.child.missed("calls that end"));
+            let first = self.devices.as_ref().and_then(|devices| devices.first_failure());
+            let first = first.map(|first| format!("; {first}")).unwrap_or_default();
+            let what = format!("{what}{first}\n{}", self.server.child.missed("calls that end"));
             return Err(Failure::Ringing { phase, what });
         }
         Ok(Calls { rate, cpu_us: shares.relay_us_each(outcome.calls), outcome, shares })
     }
 }
 
-struct Kamailio {
-    child: Child,
-    udp: SocketAddr,
-    tls: SocketAddr,
-    _scratch: Scratch,
-}
-
-impl Kamailio {
-    async fn start(authority: &Authority, push: SocketAddr) -> Result<Self, Missed> {
-        let scratch = Scratch::new();
-        let [udp, tls] = [(); 2].map(|()| SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free())));
-        let issued = authority.issue(&[DOMAIN, "127.0.0.1"]);
-        let (certificate, key) = (issued.certificate_file.display(), issued.key_file.display());
-        scratch.file(
-            "tls.cfg",
-            format!(
-                "[server:default]\nmethod = TLSv1.2+\nverify_certificate = no\nrequire_certificate = no\n\
-                 private_key = {key}\ncertificate = {certificate}\n"
-            ),
-        );
-        let configuration = include_str!("kamailio.cfg")
-            .replace("@DOMAIN@", DOMAIN)
-            .replace("@UDP@", &udp.port().to_string())
-            .replace("@TLS@", &tls.port().to_string())
-            .replace("@PUSH@", &push.port().to_string())
-            .replace("@DIR@", &scratch.path().display().to_string());
-        let config = scratch.file("kamailio.cfg", configuration);
-        let mut command = Command::new("/usr/sbin/kamailio");
-        command.arg("-f").arg(config).args(["-DD", "-E", "-m", "512", "-M", "16"]);
-        command.arg("-Y").arg(scratch.path()).arg("-w").arg(scratch.path());
-        let kamailio = Self { child: Child::spawn(command, PACKAGES)?, udp, tls, _scratch: scratch };
-        let begun = Instant::now();
-        while tokio::net::TcpStream::connect(tls).await.is_err() {
-            if !kamailio.child.is_running() || begun.elapsed() > START_WITHIN {
-                return Err(kamailio.child.missed("the start"));
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Ok(kamailio)
-    }
-
-    /// The main process and its workers.
-    fn pids(&self) -> Vec<u32> {
-        let main = self.child.pid();
-        let children = std::fs::read_to_string(format!("/proc/{main}/task/{main}/children")).unwrap_or_default();
-        std::iter::once(main).chain(children.split_whitespace().filter_map(|pid| pid.parse().ok())).collect()
-    }
-}
-
-fn version() -> String {
-    let said = Command::new("/usr/sbin/kamailio").arg("-v").output();
-    let said = said.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    said.lines().next().unwrap_or("kamailio").to_owned()
-}
-
 impl std::fmt::Display for Against {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "{} under the same calls · {} accounts", self.version, self.plan.instances)?;
+        writeln!(f, "{} under the same calls · {} accounts", self.server, self.plan.instances)?;
         let mut show = |what: &str, calls: &Calls| {
             let ms = |spread: &super::measure::Spread| {
                 format!("{:.3} / {:.3} / {:.3} ms", spread.p50_us / 1e3, spread.p99_us / 1e3, spread.max_us / 1e3)
@@ -224,10 +175,18 @@ impl std::fmt::Display for Against {
             if calls.outcome.pushed > 0 {
                 writeln!(f, "  INVITE → push     {}  (p50 / p99 / max)", ms(&calls.outcome.invite_to_push))?;
             }
-            writeln!(f, "  INVITE → device   {}", ms(&calls.outcome.invite_to_device))?;
+            if calls.outcome.invite_to_device.count > 0 {
+                writeln!(f, "  INVITE → device   {}", ms(&calls.outcome.invite_to_device))?;
+            }
             writeln!(f, "  CPU per call      {:.0} µs", calls.cpu_us)
         };
-        show("WOKEN, answered, hung up", &self.woken)?;
-        self.attached.as_ref().map_or(Ok(()), |calls| show("ATTACHED, answered, hung up", calls))
+        for (what, calls) in [
+            ("PUSHED, cancelled", &self.cancelled),
+            ("WOKEN, answered, hung up", &self.woken),
+            ("ATTACHED, answered, hung up", &self.attached),
+        ] {
+            calls.as_ref().map_or(Ok(()), |calls| show(what, calls))?;
+        }
+        Ok(())
     }
 }

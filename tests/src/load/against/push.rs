@@ -15,10 +15,13 @@ use crate::wire::Tasks;
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
+/// Who hears of pushes: the caller, and the devices that come then.
+type Told = Arc<OnceLock<(Arc<Caller>, Option<Arc<Devices>>)>>;
+
 /// The stand-in.
 pub(super) struct PushStandIn {
     address: SocketAddr,
-    told: Arc<OnceLock<(Arc<Caller>, Arc<Devices>)>>,
+    told: Told,
     _tasks: Tasks,
 }
 
@@ -35,20 +38,20 @@ impl PushStandIn {
     }
 
     /// Tells these of each push from now on: the devices come.
-    pub(super) fn tell(&self, caller: Arc<Caller>, devices: Arc<Devices>) {
+    pub(super) fn tell(&self, caller: Arc<Caller>, devices: Option<Arc<Devices>>) {
         // Once for a run.
         let _ = self.told.set((caller, devices));
     }
 }
 
-async fn accept(listener: TcpListener, told: Arc<OnceLock<(Arc<Caller>, Arc<Devices>)>>) {
+async fn accept(listener: TcpListener, told: Told) {
     let connections = Tasks::default();
     while let Ok((stream, _)) = listener.accept().await {
         connections.own(tokio::spawn(serve(stream, told.clone())).abort_handle());
     }
 }
 
-async fn serve(mut stream: TcpStream, told: Arc<OnceLock<(Arc<Caller>, Arc<Devices>)>>) -> io::Result<()> {
+async fn serve(mut stream: TcpStream, told: Told) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut seen = Vec::new();
     loop {
@@ -63,8 +66,9 @@ async fn serve(mut stream: TcpStream, told: Arc<OnceLock<(Arc<Caller>, Arc<Devic
         if let (Some((caller, devices)), Some(account)) = (told.get(), accounts::of_user(&token))
             && caller.on_push(account, at)
         {
-            let devices = devices.clone();
-            tokio::spawn(async move { devices.come(account).await });
+            if let Some(devices) = devices.clone() {
+                tokio::spawn(async move { devices.come(account).await });
+            }
         }
         stream.write_all(ANSWER).await?;
     }
