@@ -6,10 +6,14 @@
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 use crate::flow::{FlowToken, Side, Source, TokenKey, Transport};
 use crate::id::BranchId;
 use crate::message::{Composer, Edit, Limits, Message, Method, Name, NameAddr, Party, Scheme, Uri};
+
+/// What `received` and `rport` take at most, in bytes.
+const MARKS_BYTES: usize = 72;
 
 /// How a name of this relay is written in one direction.
 #[derive(Clone, Copy, Debug)]
@@ -143,7 +147,8 @@ pub fn add_received(request: &Message, source: &Source, limits: &Limits) -> Opti
     if named && !wants_port {
         return None;
     }
-    let mut text = via.text[..via.text.find(';').unwrap_or(via.text.len())].trim_end().to_owned();
+    let mut text = String::with_capacity(via.text.len() + MARKS_BYTES);
+    text.push_str(via.text[..via.text.find(';').unwrap_or(via.text.len())].trim_end());
     for (name, value) in via.params.iter() {
         if name.eq_ignore_ascii_case("received") || wants_port && name.eq_ignore_ascii_case("rport") {
             continue;
@@ -155,11 +160,12 @@ pub fn add_received(request: &Message, source: &Source, limits: &Limits) -> Opti
             text.push_str(value);
         }
     }
-    text.push_str(&format!(";received={ip}"));
+    // Writing to a String does not fail.
+    let _ = write!(text, ";received={ip}");
     if wants_port {
-        text.push_str(&format!(";rport={}", source.peer.port()));
+        let _ = write!(text, ";rport={}", source.peer.port());
     }
-    Message::parse(&request.edit().pop(Name::Via).prepend(Name::Via, text).finish(), limits).ok()
+    request.with_part(via.text, &text, limits)
 }
 
 /// ACK and BYE for a 2xx that comes when the call is over (RFC 3261 §16.7: it must not be left unanswered).

@@ -23,6 +23,7 @@ mod name;
 mod params;
 mod parse;
 mod party;
+mod replace;
 mod uri;
 mod via;
 

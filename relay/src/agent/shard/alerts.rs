@@ -129,6 +129,10 @@ impl Shard {
         verdict: &Verdict,
         confirmed_at_ms: u64,
     ) -> bool {
+        if !verdict.token_is_dead(confirmed_at_ms) {
+            // Nor is it for an app that has confirmed it since; most pushes are taken, and the record stays closed.
+            return false;
+        }
         let confirmed_since = self.confirmed_at_ms(instance, event).unwrap_or(0);
         if !verdict.token_is_dead(confirmed_since.max(confirmed_at_ms)) {
             return false;

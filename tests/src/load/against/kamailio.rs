@@ -43,7 +43,8 @@ pub(super) async fn start(authority: &Authority, push: SocketAddr) -> Result<Ser
     let mut command = Command::new("/usr/sbin/kamailio");
     command.arg("-f").arg(config).args(["-DD", "-E", "-m", "512", "-M", "16"]);
     command.arg("-Y").arg(scratch.path()).arg("-w").arg(scratch.path());
-    let kamailio = Server { child: Child::spawn(command, PACKAGES)?, udp, tls: Some(tls), name: version(), _scratch: scratch };
+    let kamailio =
+        Server { child: Child::spawn(command, PACKAGES)?, udp, tls: Some(tls), name: version(), _scratch: scratch };
     let begun = Instant::now();
     while tokio::net::TcpStream::connect(tls).await.is_err() {
         if !kamailio.child.is_running() || begun.elapsed() > START_WITHIN {
@@ -60,4 +61,3 @@ fn version() -> String {
     let said = said.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     said.lines().next().unwrap_or("kamailio").to_owned()
 }
-
