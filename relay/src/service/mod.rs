@@ -40,6 +40,7 @@ mod items;
 mod keyed_mutex;
 pub mod nodes;
 mod operators;
+mod restore;
 mod resume;
 mod sip_servers;
 mod traces;

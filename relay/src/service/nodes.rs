@@ -101,6 +101,8 @@ impl NodeService for Service {
         }
         match it.dependencies.vault.load(id).await {
             Err(_) => Err(AccessError::StoreAway),
+            // Its owner may not have written it again yet.
+            Ok(None) if it.dependencies.vault.is_being_restored() => Err(AccessError::StoreAway),
             Ok(None) => Err(AccessError::Unknown),
             // It is on its way here.
             Ok(Some(stored)) if stored.owned => Ok(None),

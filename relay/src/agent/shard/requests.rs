@@ -89,6 +89,12 @@ impl Shard {
             Request::Ids(reply) => {
                 let _ = reply.send(self.instances.ids());
             }
+            Request::Owned(reply) => {
+                let mut owned = self.instances.owned();
+                owned.extend(self.push_bindings.owned());
+                owned.sort_unstable();
+                let _ = reply.send(owned);
+            }
             Request::OpenCalls(reply) => {
                 let _ = reply.send(self.endpoint.open_calls());
             }
