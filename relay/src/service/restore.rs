@@ -24,10 +24,11 @@ use tokio::task::JoinSet;
 
 use super::Inner;
 use super::resume::AT_ONCE;
-use crate::agent::request::{EndKind, Principal, Request};
+use crate::agent::request::{EndKind, InstanceStatus, Principal, Request};
 use crate::clock::shared_now;
 use crate::domain::InstanceState;
 use crate::metrics::labels::StoreOperation;
+use crate::vault::record::StoredRecord;
 use crate::vault::{AwayReason, Fence, StoreError, Stored};
 
 /// How long ago, in seconds, what another node may still have was wiped at the most: it hears of that with its next renewal.
@@ -109,8 +110,8 @@ impl Inner {
             return Ok(Restored::Found);
         }
         let facts = vault.open_record(id, &status.sealed, |record| match record {
-            crate::vault::record::StoredRecord::Lent(record) => (vault.lookup_of(record), record.created_at),
-            crate::vault::record::StoredRecord::PushBinding(record) => (vault.lookup_of(record), u64::MAX),
+            StoredRecord::Lent(record) => (vault.lookup_of(record), record.created_at),
+            StoredRecord::PushBinding(record) => (vault.lookup_of(record), u64::MAX),
         });
         let Ok((lookup, created_at)) = facts else { return Ok(Restored::Refused) };
         if let Some(other) = vault.find(&lookup).await?.filter(|other| *other != id)
@@ -139,9 +140,10 @@ impl Inner {
     }
 
     /// An instance that is here, and goes on.
-    async fn is_here(&self, id: InstanceId) -> Option<crate::agent::request::InstanceStatus> {
+    async fn is_here(&self, id: InstanceId) -> Option<InstanceStatus> {
         let status = self.look_as_relay(id).await.ok()?;
-        (status.state != InstanceState::Ending && self.dependencies.vault.tombstones().look(id).is_none()).then_some(status)
+        (status.state != InstanceState::Ending && self.dependencies.vault.tombstones().look(id).is_none())
+            .then_some(status)
     }
 
     /// Whether another instance was enabled later than this.

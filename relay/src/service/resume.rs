@@ -136,11 +136,7 @@ impl Keeping {
         if held.is_ok()
             && let Some(times) = self.outage.over()
         {
-            tracing::warn!(
-                event = "lease-renewed-again",
-                times,
-                "the store answers again, and the lease is renewed"
-            );
+            tracing::warn!(event = "lease-renewed-again", times, "the store answers again, and the lease is renewed");
         }
     }
 
@@ -153,7 +149,10 @@ impl Keeping {
             return true;
         }
         self.losses = losses;
-        tracing::warn!(event = "store-lost-records", "the store may have lost records; those of this node are looked up");
+        tracing::warn!(
+            event = "store-lost-records",
+            "the store may have lost records; those of this node are looked up"
+        );
         if !self.was_away {
             it.erase_wiped_again(false);
         }

@@ -89,8 +89,7 @@ impl MemoryStore {
         fence: Fence,
     ) -> Result<(), StoreError> {
         let table = self.table();
-        let is_anothers =
-            |entry: &Entry| entry.fence > fence || entry.fence == fence && entry.owner != *owner;
+        let is_anothers = |entry: &Entry| entry.fence > fence || entry.fence == fence && entry.owner != *owner;
         if table.records.get(&id).is_some_and(is_anothers) {
             return Err(StoreError::NotOwner);
         }
@@ -255,17 +254,17 @@ fn write(
     lookup: &Lookup,
     fence: Fence,
 ) -> Placed {
-        let takes_lookup = table.records.get(&id).is_none_or(|entry| entry.lookup != *lookup);
-        let kept = table.records.get_mut(&id).and_then(|entry| entry.kept.take());
-        table.remove(id);
-        let displaced = table.lookups.get(lookup).copied().filter(|&other| other != id);
-        if takes_lookup || displaced.is_none() {
-            table.lookups.insert(*lookup, id);
-        }
-        table.by_expiry.insert((expires_at, id));
-        let (sealed, owner, lookup) = (sealed.clone(), owner.clone(), *lookup);
-        table.records.insert(id, Entry { sealed, owner, fence, expires_at, lookup, kept });
-        Placed { fence, displaced: displaced.filter(|_| takes_lookup) }
+    let takes_lookup = table.records.get(&id).is_none_or(|entry| entry.lookup != *lookup);
+    let kept = table.records.get_mut(&id).and_then(|entry| entry.kept.take());
+    table.remove(id);
+    let displaced = table.lookups.get(lookup).copied().filter(|&other| other != id);
+    if takes_lookup || displaced.is_none() {
+        table.lookups.insert(*lookup, id);
+    }
+    table.by_expiry.insert((expires_at, id));
+    let (sealed, owner, lookup) = (sealed.clone(), owner.clone(), *lookup);
+    table.records.insert(id, Entry { sealed, owner, fence, expires_at, lookup, kept });
+    Placed { fence, displaced: displaced.filter(|_| takes_lookup) }
 }
 
 impl Table {
