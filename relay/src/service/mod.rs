@@ -48,6 +48,7 @@ pub mod types;
 mod views;
 mod wake;
 mod wipe;
+mod woken;
 
 pub use apps::{AppService, ExamineError};
 pub use claims::write_note;

@@ -34,6 +34,9 @@ use crate::vault::{AwayReason, Fence, StoreError, Stored};
 /// How long ago, in seconds, what another node may still have was wiped at the most: it hears of that with its next renewal.
 const HEARD_WITHIN_S: u64 = 600;
 
+/// How long ago, in seconds, an instance was enabled at the most that the store took for the only one of its device because it had lost the other.
+const JUST_NOW_S: u64 = 60;
+
 /// What became of one instance.
 enum Restored {
     /// The store has it as it is here.
@@ -146,14 +149,15 @@ impl Inner {
             .then_some(status)
     }
 
-    /// Whether another instance was enabled later than this.
+    /// Whether another instance was enabled just now, and later than this.
     async fn is_newer(&self, other: InstanceId, created_at: u64) -> Result<bool, StoreError> {
         let vault = &self.dependencies.vault;
         if vault.tombstones().forbids(other).is_some() {
             return Ok(false);
         }
         let Some(stored) = vault.load(other).await? else { return Ok(false) };
-        Ok(vault.open_lent(other, &stored.sealed, |record| record.created_at > created_at).unwrap_or(false))
+        let since = shared_now().saturating_sub(JUST_NOW_S).max(created_at);
+        Ok(vault.open_lent(other, &stored.sealed, |record| record.created_at > since).unwrap_or(false))
     }
 
     /// Erases what was written again, and has ended in that moment. Whether the store answered.
