@@ -1,7 +1,7 @@
 //! A real redis-server for one test.
 //!
 //! Invariant: it listens on loopback alone, on a port of its own, keeps nothing on disk but in a directory of its own,
-//! and is killed when it is dropped. It starts empty, also after [`RedisServer::restart`] unless it is durable. A missing redis-server fails
+//! and is killed when it is dropped. It starts empty, also after [`RedisServer::restart`] unless it is durable or has a dump. A missing redis-server fails
 //! the test, with the way to install it.
 
 use std::io;
@@ -22,6 +22,9 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How often another port is tried when somebody else took the first.
 const PORT_ATTEMPTS: usize = 5;
+
+/// The file that it reads when it starts.
+const DUMP: &str = "dump.rdb";
 
 /// A running redis-server.
 pub struct RedisServer {
@@ -171,6 +174,24 @@ impl RedisServer {
     pub fn restart(&mut self) {
         self.stop();
         wait_until("redis-server is back on its port", || self.run());
+    }
+
+    /// What it holds now, as it would lie on its disk.
+    pub fn dump(&self) -> Vec<u8> {
+        self.ask::<()>(&redis::cmd("SAVE"));
+        let file = self.place.join(DUMP);
+        let dump = std::fs::read(&file).expect("a dump");
+        std::fs::remove_file(file).expect("removed");
+        dump
+    }
+
+    /// Starts it again on the same port with what it held when this was [dumped](Self::dump).
+    pub fn restart_with(&mut self, dump: &[u8]) {
+        self.stop();
+        let file = self.place.join(DUMP);
+        std::fs::write(&file, dump).expect("written");
+        self.restart();
+        std::fs::remove_file(file).expect("removed");
     }
 
     /// Stops it from running without ending it: connections stay open and nothing answers.

@@ -64,7 +64,7 @@ use crate::vault::Vault;
 use crate::vault::record::Reminder;
 use erasures::Erasures;
 use ownership::Ownership;
-use request::{NewInstance, Request};
+use request::{NewInstance, Request, Woken};
 use shard::Shard;
 use stories::Stories;
 use token_doubts::TokenDoubts;
@@ -507,20 +507,35 @@ impl Agent {
         }
     }
 
-    /// Has nothing registered, or refreshed, from here any more: another node takes it over.
-    pub async fn hand_over(&self) {
-        for shard in 0..self.0.shards.len() {
-            self.0.shards.send(shard, ShardInput::Request(Box::new(Request::HandOver))).await;
-        }
+    /// Has nothing registered, or refreshed, from here any more: another node takes it over. `woken` hears for which calls devices were woken here of
+    /// late, before this ends, and for which they are from now on.
+    pub async fn hand_over(&self, woken: &mpsc::UnboundedSender<Woken>) {
+        self.ask_all(|reply| Request::HandOver { woken: woken.clone(), reply }).await;
+    }
+
+    /// A node that leaves has woken these: the same call wakes them no second time here.
+    pub async fn woken_elsewhere(&self, woken: &[Woken]) {
+        self.tell_shards(woken, |woken| woken.instance, Request::WokenElsewhere).await;
     }
 
     /// Has no new call pushed from here for what another node has taken over, once those that were on their way here have come.
     pub async fn taken_over(&self, ids: &[InstanceId]) {
+        self.tell_shards(ids, |id| *id, Request::TakenOver).await;
+    }
+
+    /// Tells each shard those of these that are its own.
+    async fn tell_shards<T: Copy>(
+        &self,
+        all: &[T],
+        instance: impl Fn(&T) -> InstanceId,
+        command: impl Fn(Box<[T]>) -> Request,
+    ) {
         let shards = &self.0.shards;
         for shard in 0..shards.len() {
-            let here: Box<[_]> = ids.iter().copied().filter(|id| id.tag().shard(shards.len()) == shard).collect();
+            let is_here = |one: &T| instance(one).tag().shard(shards.len()) == shard;
+            let here: Box<[T]> = all.iter().copied().filter(is_here).collect();
             if !here.is_empty() {
-                shards.send(shard, ShardInput::Request(Box::new(Request::TakenOver(here)))).await;
+                shards.send(shard, ShardInput::Request(Box::new(command(here)))).await;
             }
         }
     }

@@ -14,6 +14,7 @@ use crate::agent::tables::calls::Call;
 pub use crate::agent::tables::instances::{Denied, EndKind, Erasure, FirstRegistration, WipeDone, WipeWaiter};
 pub use crate::agent::tables::lease::LeaseExpiry;
 use crate::agent::tables::timeline::Step;
+pub use crate::agent::tables::woken_elsewhere::Woken;
 use crate::domain::InstanceState;
 use crate::domain::story::Story;
 use crate::limits::holdings::Holding;
@@ -175,11 +176,20 @@ pub enum Request {
     /// What waited for an instance to come here is judged: nothing more comes.
     JudgeEarly,
     /// Nothing is registered from here any more: another node takes it over.
-    HandOver,
+    HandOver {
+        /// Where it is named, from now on and of late, for which calls devices were woken.
+        woken: mpsc::UnboundedSender<Woken>,
+        /// The answer, when those of late are named.
+        reply: oneshot::Sender<()>,
+    },
+    /// A node that leaves has woken these.
+    WokenElsewhere(Box<[Woken]>),
     /// Another node has taken these over, while this one ends.
     TakenOver(Box<[InstanceId]>),
     /// The ids of all instances.
     Ids(oneshot::Sender<Vec<InstanceId>>),
+    /// All whose record the store is to have as this node's, each with what it is put with; none that is on its way into the store, or out of it.
+    Owned(oneshot::Sender<Vec<(InstanceId, Fence)>>),
     /// How many calls are held or being set up.
     OpenCalls(oneshot::Sender<usize>),
     /// End every call that has no final answer yet; how many there were.

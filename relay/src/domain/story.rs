@@ -75,6 +75,8 @@ words!(
         NoTarget = "no-target",
         /// Its account, its App or this caller had too many.
         Limit = "limit",
+        /// Another node has the device, or has woken it for the same call.
+        Elsewhere = "elsewhere",
     }
 );
 
@@ -275,6 +277,10 @@ impl Story {
                 }
                 Moment::Withheld(Withheld::Limit) => {
                     "no push was sent: too many calls in a short time ([limits], and sipwake_limits_total)".to_owned()
+                }
+                Moment::Withheld(Withheld::Elsewhere) => {
+                    "no push was sent by this node: another one has the device, and wakes it for the same call"
+                        .to_owned()
                 }
                 _ => continue,
             });

@@ -71,8 +71,8 @@ enum Opened {
 }
 
 impl Inner {
-    /// Claims until nothing is left. The `first` claim has begun with the agent.
-    pub(super) async fn resume(self: Arc<Self>, first: bool) {
+    /// Claims until nothing is left; so many claims that have begun before end with that.
+    pub(super) async fn resume(self: Arc<Self>, ends: usize) {
         let agent = &self.dependencies.agent;
         let first_batch = self.claim_next().await;
         if !first_batch.is_empty() {
@@ -109,7 +109,7 @@ impl Inner {
                 "instances were taken over, and are registered again"
             );
         }
-        if first {
+        for _ in 0..ends {
             agent.end_claim().await;
         }
     }

@@ -1,7 +1,7 @@
 //! Leaving: a node that is told to end gives its instances to the others before it goes.
 //!
 //! ```text
-//! leave ── nothing is enabled or registered here any more ── the lease is released ── the others claim, and register
+//! leave ── nothing is enabled or registered here any more ── the others hear for which calls devices were woken ── the lease is released ── the others claim, and register
 //!       ── they say so by letter ── nobody is waited for any more, or the limit is over ── the drain
 //! ```
 //!
@@ -27,12 +27,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sip::id::InstanceId;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 
+use super::woken::Telling;
 use super::{Inner, Service};
 use crate::agent::request::Request;
-use crate::vault::StoreError;
+use crate::vault::{OPERATION_LIMIT, StoreError};
 
 /// How long the others may take to register what this node hands over; what is not registered by then they go on with.
 pub const HAND_OVER_LIMIT: Duration = Duration::from_secs(30);
@@ -88,7 +89,13 @@ impl Service {
         }
         it.hand_over.waiting().ids = ids;
         let begun = Instant::now();
-        agent.hand_over().await;
+        let (woken, news) = mpsc::unbounded_channel();
+        agent.hand_over(&woken).await;
+        drop(woken);
+        let mut telling = Telling::new(news);
+        // Before anybody can take them over; who is not told wakes a device once more.
+        let _ = timeout(OPERATION_LIMIT, telling.tell(it)).await;
+        tokio::spawn(telling.go_on(it.clone()));
         if let Err(error) = vault.release_lease().await {
             tracing::warn!(event = "hand-over-impossible", %error, "the instances cannot be handed over; the others take them when the lease runs out");
             return;

@@ -40,6 +40,7 @@ mod items;
 mod keyed_mutex;
 pub mod nodes;
 mod operators;
+mod restore;
 mod resume;
 mod sip_servers;
 mod traces;
@@ -47,6 +48,7 @@ pub mod types;
 mod views;
 mod wake;
 mod wipe;
+mod woken;
 
 pub use apps::{AppService, ExamineError};
 pub use claims::write_note;

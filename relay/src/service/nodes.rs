@@ -24,10 +24,11 @@ use zeroize::Zeroizing;
 
 use super::types::AccessError;
 use super::{Inner, Service};
-use crate::agent::request::{Denied, Principal, Request};
+use crate::agent::request::{Denied, Principal, Request, Woken};
+use crate::clock;
 use crate::random;
 use crate::secret::InstanceSecret;
-use crate::vault::letters::{Letter, LetterNumber};
+use crate::vault::letters::{Letter, LetterNumber, WokenCall};
 use crate::vault::record::StoredRecord;
 use crate::vault::{Owner, Stored};
 
@@ -101,6 +102,8 @@ impl NodeService for Service {
         }
         match it.dependencies.vault.load(id).await {
             Err(_) => Err(AccessError::StoreAway),
+            // Its owner may not have written it again yet.
+            Ok(None) if it.dependencies.vault.is_being_restored() => Err(AccessError::StoreAway),
             Ok(None) => Err(AccessError::Unknown),
             // It is on its way here.
             Ok(Some(stored)) if stored.owned => Ok(None),
@@ -183,6 +186,16 @@ impl Service {
                         it.dependencies.agent.taken_over(&registered).await;
                     }
                     it.hand_over.note_taken(&registered, &left);
+                }
+                Letter::Woken(calls) => {
+                    let now = clock::now();
+                    let until = |left_ms| now + Duration::from_millis(u64::from(left_ms));
+                    let woken = |call: &WokenCall| Woken {
+                        instance: call.instance,
+                        mark: call.mark,
+                        until: until(call.left_ms),
+                    };
+                    it.dependencies.agent.woken_elsewhere(&calls.iter().map(woken).collect::<Vec<_>>()).await;
                 }
                 Letter::Answer { number, body } => {
                     if let Some(waiting) = it.questions.lock().get(&number) {

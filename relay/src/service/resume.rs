@@ -1,8 +1,10 @@
-//! Ownership: the node's lease, and what follows when it was lost. What nobody looks after is taken over by `claims`.
+//! Ownership: the node's lease, and what follows when it was lost, or the store has lost something. What nobody looks after is taken over by
+//! `claims`; what the store has lost is written again by `restore`.
 //!
 //! Invariant: an instance is registered from here only while the store says that this node owns it, as far as the store
 //! can be asked; a store that is away changes nothing for the instances that are here.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,9 +20,37 @@ use crate::outage::Outage;
 use crate::vault::{Fence, LEASE, Lease, RENEWAL, StoreError, Stored};
 
 /// Instances that are looked up at once.
-const AT_ONCE: usize = 128;
+pub(super) const AT_ONCE: usize = 128;
+/// How often all instances are looked up when the store has lost something: at once, and when the other nodes have noticed.
+const PASSES: u8 = 2;
 /// How often the sealing keys are looked after.
 const TEND_KEYS: Duration = Duration::from_secs(10);
+
+/// What is known of this node's ownership, and what is under way about it.
+#[derive(Default)]
+struct Keeping {
+    /// The store did not answer when it was asked last.
+    was_away: bool,
+    outage: Outage,
+    /// When the store was asked that held the lease last, since boot.
+    held_at: Duration,
+    /// The lease lapsed, and the instances are to be looked up; whether that was the store's doing, and not because this node stood still.
+    lapsed: Option<bool>,
+    looking: Option<JoinHandle<bool>>,
+    /// The store was away, or lost the lease, since it was asked last what it has lost.
+    has_doubts: bool,
+    /// How often it has lost something.
+    losses: u64,
+    restoring: Option<Restoring>,
+    resuming: Option<JoinHandle<()>>,
+}
+
+/// What the store has lost is being written again.
+struct Restoring {
+    /// How often all is to be looked up still: the last time when the other nodes have noticed, too.
+    passes: u8,
+    under_way: Option<JoinHandle<bool>>,
+}
 
 impl super::Service {
     /// Holds the node's lease and resumes what is its own or was left behind, until the drain. `told` hears after each
@@ -30,12 +60,7 @@ impl super::Service {
         let mut ticks = interval(RENEWAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut keys = interval(TEND_KEYS);
-        let (mut was_away, mut outage) = (false, Outage::default());
-        let mut held_at = since_boot();
-        // Since the lease lapsed the instances are to be looked up; whether the store may have come back empty.
-        let mut unsure: Option<bool> = None;
-        let mut looking: Option<JoinHandle<bool>> = None;
-        let mut resuming: Option<JoinHandle<()>> = None;
+        let mut keeping = Keeping { held_at: since_boot(), ..Keeping::default() };
         let agent = &it.dependencies.agent;
         loop {
             tokio::select! {
@@ -57,67 +82,138 @@ impl super::Service {
             let held = it.timed(StoreOperation::Lease, it.dependencies.vault.hold_lease()).await;
             it.dependencies.metrics.store_up(held.is_ok());
             told(held.is_ok());
-            match held {
-                // A lease that is missing before its time was lost with the rest of the store's data.
-                Ok(Lease::Lapsed) => {
-                    unsure = Some(was_away || since_boot().saturating_sub(held_at) < LEASE);
-                    // What was looked up until now may have changed.
-                    if let Some(looking) = looking.take() {
-                        looking.abort();
-                    }
-                }
-                Ok(Lease::Held) => {}
-                Err(ref error) => {
-                    if let Some(times) = outage.again() {
-                        tracing::warn!(event = "lease-not-renewed", %error, times, "the lease of this node could not be renewed");
-                    }
-                }
+            keeping.note(&held);
+            let answers = held.is_ok() && keeping.look_for_losses(&it).await;
+            if answers {
+                keeping.look_up_lapsed(&it).await;
             }
-            if held.is_ok()
-                && let Some(times) = outage.over()
-            {
-                tracing::warn!(
-                    event = "lease-renewed-again",
-                    times,
-                    "the store answers again, and the lease is renewed"
-                );
-            }
-            if let Some(may_be_empty) = unsure.filter(|_| held.is_ok()) {
-                // Beside the renewals: it may take longer than a lease.
-                let task = looking.get_or_insert_with(|| tokio::spawn(it.clone().look_up_all(may_be_empty)));
-                if let Ok(ended) = timeout(RENEWAL, task).await {
-                    looking = None;
-                    if ended.unwrap_or(false) {
-                        unsure = None;
-                        agent.lapsed();
-                    }
-                }
-            }
-            if unsure.is_none() || held.is_err() {
+            if keeping.lapsed.is_none() || held.is_err() {
                 agent.be_sure(asked_at);
             }
-            if held.is_ok() {
-                if was_away {
+            if answers {
+                if keeping.was_away {
                     // What it holds may be older than a wipe.
-                    for (id, lookup) in it.dependencies.vault.tombstones().erased() {
-                        agent.erase(id, lookup);
-                    }
+                    it.erase_wiped_again(false);
                 }
                 it.let_go_of_ended().await;
-                // Beside the renewals: it may take longer than a lease.
-                if resuming.as_ref().is_none_or(JoinHandle::is_finished) {
-                    let first = resuming.is_none();
-                    resuming = Some(tokio::spawn(it.clone().resume(first)));
-                }
-                held_at = asked_at;
+                keeping.restore(&it).await;
+                keeping.resume(&it);
             }
-            was_away = held.is_err();
+            if held.is_ok() {
+                keeping.held_at = asked_at;
+            }
+            keeping.was_away = !answers;
         }
         // The drain waits for calls, and they are served.
         loop {
             agent.be_sure(since_boot());
             ticks.tick().await;
         }
+    }
+}
+
+impl Keeping {
+    /// What the store says of the lease.
+    fn note(&mut self, held: &Result<Lease, StoreError>) {
+        match held {
+            Ok(Lease::Lapsed) => {
+                // A lease that is missing before its time was lost with the rest of the store's data.
+                let is_the_stores = self.was_away || since_boot().saturating_sub(self.held_at) < LEASE;
+                self.lapsed = Some(is_the_stores);
+                self.has_doubts |= is_the_stores;
+                // What was looked up until now may have changed.
+                if let Some(looking) = self.looking.take() {
+                    looking.abort();
+                }
+            }
+            Ok(Lease::Held) => {}
+            Err(error) => {
+                if let Some(times) = self.outage.again() {
+                    tracing::warn!(event = "lease-not-renewed", %error, times, "the lease of this node could not be renewed");
+                }
+            }
+        }
+        if held.is_ok()
+            && let Some(times) = self.outage.over()
+        {
+            tracing::warn!(event = "lease-renewed-again", times, "the store answers again, and the lease is renewed");
+        }
+    }
+
+    /// Notices what the store has lost. Whether it answered.
+    async fn look_for_losses(&mut self, it: &Arc<Inner>) -> bool {
+        self.has_doubts |= self.was_away;
+        let Ok(losses) = it.dependencies.vault.losses(self.has_doubts).await else { return false };
+        self.has_doubts = false;
+        if losses == self.losses {
+            return true;
+        }
+        self.losses = losses;
+        tracing::warn!(
+            event = "store-lost-records",
+            "the store may have lost records; those of this node are looked up"
+        );
+        if !self.was_away {
+            it.erase_wiped_again(false);
+        }
+        match &mut self.restoring {
+            // What is under way may have looked before the loss.
+            Some(restoring) => restoring.passes = PASSES + 1,
+            None => {
+                it.dependencies.agent.begin_claim();
+                self.restoring = Some(Restoring { passes: PASSES, under_way: None });
+            }
+        }
+        true
+    }
+
+    /// Since the lease has lapsed, what is here may be another node's.
+    async fn look_up_lapsed(&mut self, it: &Arc<Inner>) {
+        let Some(is_the_stores) = self.lapsed else { return };
+        let has_lost = self.restoring.is_some() && is_the_stores;
+        // Beside the renewals: it may take longer than a lease.
+        let task = self.looking.get_or_insert_with(|| tokio::spawn(it.clone().look_up_all(has_lost)));
+        if let Ok(ended) = timeout(RENEWAL, task).await {
+            self.looking = None;
+            if ended.unwrap_or(false) {
+                self.lapsed = None;
+                it.dependencies.agent.lapsed();
+            }
+        }
+    }
+
+    /// Has written again what the store has lost, beside the renewals.
+    async fn restore(&mut self, it: &Arc<Inner>) {
+        let Some(restoring) = &mut self.restoring else { return };
+        if restoring.under_way.as_ref().is_some_and(JoinHandle::is_finished)
+            && let Some(ended) = restoring.under_way.take()
+            && ended.await.unwrap_or(false)
+        {
+            restoring.passes -= 1;
+        }
+        let is_last = restoring.passes <= 1;
+        let waits = is_last && it.dependencies.vault.is_being_restored() || self.lapsed.is_some();
+        if restoring.passes == 0 || restoring.under_way.is_some() || waits {
+            return;
+        }
+        if is_last {
+            it.erase_wiped_again(true);
+        }
+        restoring.under_way = Some(tokio::spawn(it.clone().restore_all()));
+    }
+
+    /// Takes over what nobody looks after, beside the renewals.
+    fn resume(&mut self, it: &Arc<Inner>) {
+        if self.resuming.as_ref().is_some_and(|resuming| !resuming.is_finished()) {
+            return;
+        }
+        let mut ends = usize::from(self.resuming.is_none());
+        if self.restoring.as_ref().is_some_and(|restoring| restoring.passes == 0) {
+            // What nobody has written again is claimed once more before a call hears that it is unknown.
+            self.restoring = None;
+            ends += 1;
+        }
+        self.resuming = Some(tokio::spawn(it.clone().resume(ends)));
     }
 }
 
@@ -145,13 +241,15 @@ impl Inner {
         }
     }
 
-    /// The lease had run out: whatever another node took, or wiped, meanwhile is let go without a word to its SIP server.
-    ///
-    /// A store that went away under this node's eyes, has come back with not one of the records and
-    /// [cannot vouch](crate::vault::Vault::may_have_lost) for what it was told, has lost its data. Then they are stored again from
-    /// what is sealed in memory. A node that itself stood still for a lease has no such excuse, and lets go. Whether the store
+    /// The lease had run out: whatever another node took, or wiped, meanwhile is let go without a word to its SIP server. Whether the store
     /// told all; else it is to be asked again.
-    async fn look_up_all(self: Arc<Self>, may_be_empty: bool) -> bool {
+    ///
+    /// `has_lost`: the store went away under this node's eyes, and has lost something. Then what is missing, or is older than what is here, is
+    /// [restored](super::restore) and not let go of; in a Cluster, which cannot tell a loss from a wipe, only when nothing at all is there. A node that itself
+    /// stood still for a lease has no such excuse.
+    async fn look_up_all(self: Arc<Self>, has_lost: bool) -> bool {
+        let owned = self.dependencies.agent.ask_all(Request::Owned).await.into_iter().flatten();
+        let owned: HashMap<InstanceId, Fence> = owned.collect();
         let ids: Vec<InstanceId> = self.dependencies.agent.ask_all(Request::Ids).await.into_iter().flatten().collect();
         tracing::warn!(
             event = "lease-lapsed",
@@ -161,6 +259,7 @@ impl Inner {
         let (mut lost, mut missing, mut found, mut is_away) = (Vec::new(), Vec::new(), false, false);
         self.look_up(&ids, |id, stored| match stored {
             Ok(Some(stored)) if stored.owned => found = true,
+            Ok(Some(stored)) if has_lost && owned.get(&id).is_some_and(|fence| *fence > stored.fence) => found = true,
             Ok(Some(_)) | Err(StoreError::Malformed) => lost.push(id),
             Ok(None) => missing.push(id),
             Err(_) => is_away = true,
@@ -169,22 +268,9 @@ impl Inner {
         if is_away {
             return false;
         }
-        let is_empty = may_be_empty && !found && lost.is_empty() && !missing.is_empty();
-        let may_have_lost = match is_empty {
-            true => self.dependencies.vault.may_have_lost().await,
-            false => Ok(false),
-        };
-        let Ok(may_have_lost) = may_have_lost else { return false };
-        if may_have_lost {
-            tracing::warn!(
-                event = "store-came-back-empty",
-                instances = missing.len(),
-                "the store came back empty; its records are written again"
-            );
-            for id in missing {
-                self.store_again(id).await;
-            }
-            return true;
+        let is_empty = !found && lost.is_empty();
+        if has_lost && (is_empty || self.dependencies.vault.is_ordered()) {
+            missing.clear();
         }
         for id in lost.into_iter().chain(missing) {
             self.dependencies
@@ -213,27 +299,6 @@ impl Inner {
                 if is_away {
                     return;
                 }
-            }
-        }
-    }
-
-    async fn store_again(&self, id: InstanceId) {
-        let Ok(status) = self.look_as_relay(id).await else { return };
-        if self.dependencies.vault.tombstones().look(id).is_some() {
-            return;
-        }
-        let vault = &self.dependencies.vault;
-        let Ok(lookup) = vault.open_lent(id, &status.sealed, |record| vault.lookup_of(record)) else { return };
-        let put = self.dependencies.vault.put(id, &status.sealed, status.expires_at, &lookup, Fence::NEW);
-        match self.timed(StoreOperation::Put, put).await {
-            Ok(placed) => {
-                let stored = |reply| Request::Stored { id, sealed: None, fence: placed.fence, reply };
-                if self.dependencies.agent.ask(id, stored).await != Some(true) {
-                    self.dependencies.agent.erase(id, lookup);
-                }
-            }
-            Err(error) => {
-                tracing::warn!(event = "record-not-rewritten", instance = %id, %error, "a record could not be written again")
             }
         }
     }

@@ -59,6 +59,7 @@ impl Inner {
             // It was wiped; what a store still holds that is away does not count.
             Denied::Unknown if self.dependencies.vault.tombstones().look(id).is_some() => AccessError::Unknown,
             Denied::Unknown => match self.dependencies.vault.load(id).await {
+                Ok(None) if self.dependencies.vault.is_being_restored() => AccessError::StoreAway,
                 Ok(None) => AccessError::Unknown,
                 // One that does not open here says nothing of a secret.
                 Ok(Some(stored)) => match proof.into().map(|proof| self.is_secret_of(&stored, proof)) {

@@ -5,6 +5,7 @@
 //! | [`Letter::Ask`], [`Letter::Answer`] | the node that an app or a device has asked | the run that owns the instance, and back |
 //! | [`Letter::Ended`] | a node that has ended an instance of another one | its owner |
 //! | [`Letter::TakenOver`] | a node that has taken what another one handed over | that one |
+//! | [`Letter::Woken`] | a node that leaves, and has woken devices for calls | those that may take the devices over |
 //!
 //! Beside them each node has a note, for whoever takes over what it leaves ([`Vault::say`]).
 //!
@@ -18,6 +19,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use sip::endpoint::InviteMark;
 use sip::id::InstanceId;
 use zeroize::Zeroizing;
 
@@ -68,6 +70,19 @@ pub enum Letter {
         /// They are that node's, and cannot be registered there: nobody is to wait for them.
         left: Vec<InstanceId>,
     },
+    /// For which calls the writer, which leaves, has woken devices.
+    Woken(Vec<WokenCall>),
+}
+
+/// A device that was woken for a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WokenCall {
+    /// The device.
+    pub instance: InstanceId,
+    /// What the call's INVITE has in common with its copies.
+    pub mark: InviteMark,
+    /// How long the call still waits, in milliseconds.
+    pub left_ms: u32,
 }
 
 /// The numbers of the letters that came within [`REMEMBERED`].
@@ -88,6 +103,7 @@ impl Letter {
             Self::Answer { number, .. } => (1, *number),
             Self::Ended => (2, random::bytes()),
             Self::TakenOver { .. } => (3, random::bytes()),
+            Self::Woken(_) => (4, random::bytes()),
         };
         out.push(kind);
         out.extend_from_slice(&number);
@@ -107,6 +123,13 @@ impl Letter {
                     out.extend_from_slice(&id.to_bytes());
                 }
             }
+            Self::Woken(calls) => {
+                for WokenCall { instance, mark, left_ms } in calls {
+                    out.extend_from_slice(&instance.to_bytes());
+                    out.extend_from_slice(&mark.to_bytes());
+                    out.extend_from_slice(&left_ms.to_be_bytes());
+                }
+            }
         }
     }
 
@@ -117,6 +140,7 @@ impl Letter {
             Self::Answer { body, .. } => body.len(),
             Self::Ended => 0,
             Self::TakenOver { registered, left } => 4 + 16 * (registered.len() + left.len()),
+            Self::Woken(calls) => WokenCall::LENGTH * calls.len(),
         }
     }
 
@@ -141,9 +165,25 @@ impl Letter {
                 let registered = ids.by_ref().take(u32::from_be_bytes(*registered) as usize).collect();
                 rest.is_empty().then(|| Self::TakenOver { registered, left: ids.collect() })?
             }
+            4 => {
+                let (calls, rest) = rest.as_chunks::<{ WokenCall::LENGTH }>();
+                let calls: Option<Vec<_>> = calls.iter().map(WokenCall::decode).collect();
+                rest.is_empty().then(|| calls.map(Self::Woken))??
+            }
             _ => return None,
         };
         Some((letter, *number, u64::from_be_bytes(*written_at)))
+    }
+}
+
+impl WokenCall {
+    const LENGTH: usize = 36;
+
+    fn decode(bytes: &[u8; Self::LENGTH]) -> Option<Self> {
+        let (instance, rest) = bytes.split_first_chunk()?;
+        let (mark, left_ms) = rest.split_first_chunk()?;
+        let (instance, mark) = (InstanceId::from_bytes(*instance), InviteMark::from_bytes(*mark));
+        Some(Self { instance, mark, left_ms: u32::from_be_bytes(*left_ms.first_chunk()?) })
     }
 }
 
@@ -264,6 +304,22 @@ mod tests {
             assert_eq!((registered, left), (taken, spare));
             bytes.push(0);
             assert!(Letter::decode(&bytes).is_none(), "no whole number of names");
+        }
+    }
+
+    #[test]
+    fn for_which_calls_devices_were_woken_reads_back() {
+        let instance = InstanceId::new(1 << 64, sip::id::ShardTag(1));
+        let call = |number, left_ms| WokenCall { instance, mark: InviteMark::from_bytes([number; 16]), left_ms };
+        for calls in [vec![], vec![call(1, 30_000), call(2, 0)]] {
+            let mut bytes = Vec::new();
+            let letter = Letter::Woken(calls.clone());
+            letter.encode(&mut bytes);
+            assert!(bytes.len() <= letter.room(), "sealed without a copy");
+            let Some((Letter::Woken(back), ..)) = Letter::decode(&bytes) else { panic!() };
+            assert_eq!(back, calls);
+            bytes.push(0);
+            assert!(Letter::decode(&bytes).is_none(), "no whole number of calls");
         }
     }
 

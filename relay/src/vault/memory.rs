@@ -67,9 +67,8 @@ impl MemoryStore {
         lookup: &Lookup,
         fence: Fence,
     ) -> Result<Placed, StoreError> {
-        let mut table = self.table();
-        let earlier = table.records.get(&id);
-        let fence = match earlier {
+        let table = self.table();
+        let fence = match table.records.get(&id) {
             Some(entry) if entry.owner != *owner => return Err(StoreError::NotOwner),
             Some(entry) if fence == Fence::NEW && entry.fence == Fence::FIRST => Fence::FIRST,
             Some(entry) if fence != entry.fence => return Err(StoreError::NotOwner),
@@ -77,17 +76,25 @@ impl MemoryStore {
             None if fence == Fence::NEW => Fence::FIRST,
             None => return Err(StoreError::Gone),
         };
-        let takes_lookup = earlier.is_none_or(|entry| entry.lookup != *lookup);
-        let kept = table.records.get_mut(&id).and_then(|entry| entry.kept.take());
-        table.remove(id);
-        let displaced = table.lookups.get(lookup).copied().filter(|&other| other != id);
-        if takes_lookup || displaced.is_none() {
-            table.lookups.insert(*lookup, id);
+        Ok(write(table, owner, id, sealed, expires_at, lookup, fence))
+    }
+
+    pub fn restore(
+        &self,
+        owner: &Owner,
+        id: InstanceId,
+        sealed: &Sealed,
+        expires_at: u64,
+        lookup: &Lookup,
+        fence: Fence,
+    ) -> Result<(), StoreError> {
+        let table = self.table();
+        let is_anothers = |entry: &Entry| entry.fence > fence || entry.fence == fence && entry.owner != *owner;
+        if table.records.get(&id).is_some_and(is_anothers) {
+            return Err(StoreError::NotOwner);
         }
-        table.by_expiry.insert((expires_at, id));
-        let (sealed, owner, lookup) = (sealed.clone(), owner.clone(), *lookup);
-        table.records.insert(id, Entry { sealed, owner, fence, expires_at, lookup, kept });
-        Ok(Placed { fence, displaced: displaced.filter(|_| takes_lookup) })
+        write(table, owner, id, sealed, expires_at, lookup, fence);
+        Ok(())
     }
 
     pub fn find(&self, lookup: &Lookup) -> Option<InstanceId> {
@@ -235,6 +242,29 @@ impl MemoryStore {
         }
         table
     }
+}
+
+/// Writes a record of this owner.
+fn write(
+    mut table: MutexGuard<'_, Table>,
+    owner: &Owner,
+    id: InstanceId,
+    sealed: &Sealed,
+    expires_at: u64,
+    lookup: &Lookup,
+    fence: Fence,
+) -> Placed {
+    let takes_lookup = table.records.get(&id).is_none_or(|entry| entry.lookup != *lookup);
+    let kept = table.records.get_mut(&id).and_then(|entry| entry.kept.take());
+    table.remove(id);
+    let displaced = table.lookups.get(lookup).copied().filter(|&other| other != id);
+    if takes_lookup || displaced.is_none() {
+        table.lookups.insert(*lookup, id);
+    }
+    table.by_expiry.insert((expires_at, id));
+    let (sealed, owner, lookup) = (sealed.clone(), owner.clone(), *lookup);
+    table.records.insert(id, Entry { sealed, owner, fence, expires_at, lookup, kept });
+    Placed { fence, displaced: displaced.filter(|_| takes_lookup) }
 }
 
 impl Table {

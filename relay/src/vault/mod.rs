@@ -248,14 +248,43 @@ impl Vault {
         if fence == Fence::NEW {
             self.takes_new()?;
         }
-        let now = Reading::now();
-        let left_s = expires_at.saturating_sub(now.confirmed).min(MAX_LIFETIME_S);
-        let expires_at = expires_at.min(now.latest + MAX_LIFETIME_S);
+        let ends = ends(expires_at);
         let owner = &self.0.owner;
         match &self.0.store {
-            Store::Memory(memory) => memory.put(owner, id, sealed, expires_at, lookup, fence),
-            Store::Redis(redis) => redis.put(owner, id, sealed, (expires_at, left_s), lookup, fence).await,
+            Store::Memory(memory) => memory.put(owner, id, sealed, ends.0, lookup, fence),
+            Store::Redis(redis) => redis.put(owner, id, sealed, ends, lookup, fence).await,
         }
+    }
+
+    /// Writes a record again that this run owns by this fence, and that the store has lost, or has as it was before: with an earlier owner, or an
+    /// earlier form. Another node that had it since then is told to let go. It takes over its lookup.
+    ///
+    /// # Errors
+    /// [`StoreError::NotOwner`] when another owner came later, or at the same time; [`StoreError::Away`] when the store does not answer in time.
+    pub async fn restore(
+        &self,
+        id: InstanceId,
+        sealed: &Sealed,
+        expires_at: u64,
+        lookup: &Lookup,
+        fence: Fence,
+    ) -> Result<(), StoreError> {
+        self.takes_new()?;
+        let ends = ends(expires_at);
+        let owner = &self.0.owner;
+        let earlier = match &self.0.store {
+            Store::Memory(memory) => return memory.restore(owner, id, sealed, ends.0, lookup, fence),
+            Store::Redis(redis) => redis.restore(owner, id, sealed, ends, lookup, fence).await?,
+        };
+        let Some(earlier) = earlier.filter(|earlier| earlier.node != owner.node) else { return Ok(()) };
+        if self.holds_lease(&earlier).await?
+            && let Store::Redis(redis) = &self.0.store
+        {
+            redis.note_ended(&earlier, id).await?;
+            // It reads that with its next renewal at the latest.
+            let _ = self.write_letter(&earlier, &letters::Letter::Ended).await;
+        }
+        Ok(())
     }
 
     /// Whether a new record may be put.
@@ -459,14 +488,32 @@ impl Vault {
         }
     }
 
-    /// Whether this run misses something in the store that nobody has wiped: the store has lost what it was told, or cannot tell.
+    /// How often this run has noticed that the store may miss, or have as it was before, what nobody has wiped: it has lost what it was told,
+    /// or cannot tell. `was_away`: it did not answer for a while. To be asked often: a loss that nobody asked about is made up by later writes.
     ///
     /// # Errors
-    /// [`StoreError::Away`].
-    pub async fn may_have_lost(&self) -> Result<bool, StoreError> {
+    /// [`StoreError::Away`]; then what was noticed is counted by the next call.
+    pub async fn losses(&self, was_away: bool) -> Result<u64, StoreError> {
         match &self.0.store {
-            Store::Memory(_) => Ok(false),
-            Store::Redis(redis) => redis.may_have_lost(&self.0.owner).await,
+            Store::Memory(_) => Ok(0),
+            Store::Redis(redis) => redis.losses(&self.0.owner, was_away).await,
+        }
+    }
+
+    /// Whether something was lost so lately that its owners may not have [written it again](Self::restore) yet: nothing is claimed then, and what is
+    /// not there may be in a moment.
+    pub fn is_being_restored(&self) -> bool {
+        match &self.0.store {
+            Store::Memory(_) => false,
+            Store::Redis(redis) => redis.is_being_restored(),
+        }
+    }
+
+    /// Whether the store loses in the order in which it was written to, so that a loss can be told from a wipe. A Cluster does not.
+    pub fn is_ordered(&self) -> bool {
+        match &self.0.store {
+            Store::Memory(_) => true,
+            Store::Redis(redis) => redis.is_ordered(),
         }
     }
 
@@ -550,4 +597,11 @@ impl Vault {
     pub fn flow_token_key(&self) -> SecretKey {
         self.0.keyring.flow_token_key()
     }
+}
+
+/// When a record ends, in seconds since 1970, and in how many seconds; cut to [`MAX_LIFETIME_S`].
+fn ends(expires_at: u64) -> (u64, u64) {
+    let now = Reading::now();
+    let left_s = expires_at.saturating_sub(now.confirmed).min(MAX_LIFETIME_S);
+    (expires_at.min(now.latest + MAX_LIFETIME_S), left_s)
 }

@@ -5,6 +5,7 @@
 //! | [`admission`] | nonces, and what a device's REGISTER must show |
 //! | [`call`] | one call, from its announcement or its INVITE to its final answer |
 //! | [`refusals`] | which of several refusals the caller gets (RFC 3261 §16.7.6) |
+//! | [`invite_mark`] | what the copies of one INVITE have in common (RFC 3261 §8.2.2.2) |
 //! | [`forward`] | what a proxy changes in a message (RFC 3261 §16.6, §16.7) |
 //! | [`pending_message`] | one MESSAGE, from its arrival to its answer (RFC 3428) |
 //! | [`mailbox`] | what a NOTIFY says of a voicemail box (RFC 3842) |
@@ -15,6 +16,7 @@
 pub mod admission;
 pub mod call;
 pub mod forward;
+pub mod invite_mark;
 pub mod mailbox;
 pub mod pending_message;
 pub mod push_proxy;
@@ -27,6 +29,7 @@ use bytes::Bytes;
 
 use crate::auth::Credentials;
 use crate::id::{CallId, InstanceId, MessageId};
+use invite_mark::InviteMark;
 
 /// A REGISTER at the edge whose proof is being verified, as the endpoint numbered it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -61,6 +64,8 @@ pub struct IncomingCall {
     pub from: Box<str>,
     /// The caller's display name.
     pub name: Option<Box<str>>,
+    /// What its INVITE has in common with its copies; `None`: it is still to come.
+    pub mark: Option<InviteMark>,
     /// How long it waits at most, from now.
     pub wait: Duration,
 }

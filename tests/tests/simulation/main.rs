@@ -98,20 +98,26 @@ fn the_same_seed_gives_the_same_outputs_to_the_byte_and_the_microsecond() {
 fn three_nodes_over_one_store_lose_no_call_push_none_twice_and_bring_back_nothing_that_was_receipted() {
     // A device joins the others of its account at another node, whose REGISTER takes the earlier Contact away: without that the call's branch to
     // it is pushed a second time, 3.5 s later, by the node that has started again.
-    nodes_hold(3, 40, None);
+    // 18, 84: a call's branch to a node that was cut off from the SIP server comes there when it has taken a device over for which the
+    // leaver has pushed it before, or while it left.
+    nodes_hold(&[3, 18, 84], 40, None);
 }
 
 #[test]
 fn a_store_that_comes_back_empty_or_with_older_data_costs_no_call_and_brings_back_nothing_that_was_receipted() {
-    nodes_hold(13, 60, Some(Duration::from_secs(18)));
+    // 30: what another node has taken over is the earlier one's in the older data.
+    nodes_hold(&[13, 30], 60, Some(Duration::from_secs(18)));
 }
 
 /// Runs whole nodes; what is wrong is told with all that repeats it.
-fn nodes_hold(seed: u64, seconds: u64, loses_after: Option<Duration>) {
-    let first = told("SIPWAKE_SIM_NODES_SEED").unwrap_or(seed);
+fn nodes_hold(seeds: &[u64], seconds: u64, loses_after: Option<Duration>) {
     let seconds = told("SIPWAKE_SIM_NODES_SECONDS").unwrap_or(seconds);
+    let seeds: Vec<u64> = match (told("SIPWAKE_SIM_NODES_SEED"), told("SIPWAKE_SIM_NODES_SEEDS")) {
+        (None, None) => seeds.to_vec(),
+        (first, count) => (first.unwrap_or(seeds[0])..).take(count.unwrap_or(1) as usize).collect(),
+    };
     let mut owed = 0;
-    for seed in first..first + told("SIPWAKE_SIM_NODES_SEEDS").unwrap_or(1) {
+    for seed in seeds {
         let watch = told("SIPWAKE_SIM_NODES_WATCH").is_some();
         let began = std::time::Instant::now();
         let report = nodes::run(nodes::Plan { accounts: 12, seconds, seed, loses_after, breaks: None, watch });
@@ -121,7 +127,14 @@ fn nodes_hold(seed: u64, seconds: u64, loses_after: Option<Duration>) {
             "{}\nSIPWAKE_SIM_NODES_SEED={seed} SIPWAKE_SIM_NODES_SEEDS=1 SIPWAKE_SIM_NODES_SECONDS={seconds} repeats the order of happenings",
             report.wrongs.join("\n")
         );
-        assert!(report.calls > 0 && report.pushes > 0 && report.enabled > 0 && !report.faults.is_empty(), "{report:?}");
+        assert!(
+            report.missed > 0
+                && report.calls > 0
+                && report.pushes > 0
+                && report.enabled > 0
+                && !report.faults.is_empty(),
+            "{report:?}"
+        );
         let losses = report.faults.keys().filter(|kind| kind.starts_with("the store")).count();
         assert_eq!(losses > 0, loses_after.is_some(), "{report:?}");
         owed += report.owed;

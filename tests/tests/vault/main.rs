@@ -234,6 +234,7 @@ conformance! {
     nothing_is_kept_for_an_instance_that_is_not_there,
     what_is_kept_goes_with_its_instance_and_survives_a_change_and_a_claim,
     a_message_that_is_over_is_not_given_out,
+    what_is_missing_is_restored_with_its_fence_and_what_another_node_took_later_is_left_to_it,
     the_store_gives_a_sign_of_life;
     after_an_erase_no_key_of_the_instance_is_left_in_redis,
     every_key_in_redis_ends_by_itself,
@@ -243,7 +244,9 @@ conformance! {
     records_that_an_index_has_lost_are_found,
     a_redis_that_was_away_for_long_does_not_make_nodes_rob_each_other,
     a_redis_that_somebody_flushes_does_not_make_nodes_rob_each_other,
-    a_redis_that_has_lost_what_it_was_told_cannot_vouch_for_it_and_one_that_was_only_away_can,
+    a_redis_that_has_lost_what_it_was_told_is_noticed_and_one_that_was_only_away_is_not,
+    a_loss_is_noticed_that_later_writes_have_made_up_and_nothing_is_claimed_at_first,
+    what_came_back_with_an_earlier_owner_is_its_later_ones_and_the_earlier_one_is_told,
     of_many_instances_that_another_node_has_ended_the_owner_hears_in_several_answers,
     a_letter_is_for_one_run_is_read_once_and_says_nothing_to_who_reads_the_store,
     what_a_node_says_of_itself_is_believed_from_the_node_alone,

@@ -54,12 +54,17 @@ impl Shard {
             deadline,
             extra: Vec::new(),
         };
-        let is_elsewhere = self.is_gone_from_here(call.instance);
-        let Some((app, target)) = self.call_target(call.instance).filter(|_| !is_elsewhere) else {
+        let is_elsewhere = self.is_gone_from_here(call.instance) || self.is_woken_elsewhere(call);
+        if is_elsewhere {
             self.track_call(call, None);
             if let Some(call) = self.calls.get_mut(call.call, call.instance) {
-                call.elsewhere = is_elsewhere;
+                call.elsewhere = true;
             }
+            self.give_up(call.call, call.instance);
+            return Err(Withheld::Elsewhere);
+        }
+        let Some((app, target)) = self.call_target(call.instance) else {
+            self.track_call(call, None);
             self.give_up(call.call, call.instance);
             return Err(Withheld::NoTarget);
         };
@@ -109,6 +114,11 @@ impl Shard {
         self.taken.get(&instance).is_some_and(|since| clock::now() >= *since + ON_ITS_WAY)
     }
 
+    /// Whether the node that an instance was taken over from has woken its device for the same call, which has come here by another branch.
+    fn is_woken_elsewhere(&self, call: &IncomingCall) -> bool {
+        call.mark.is_some_and(|mark| self.woken_elsewhere.has(clock::now(), call.instance, mark))
+    }
+
     /// Where an instance's calls go; `None`: nowhere.
     pub(crate) fn call_target(&self, instance: InstanceId) -> Option<(Box<str>, PushTarget)> {
         let lent = self.instances.get(instance).map(|row| &row.sealed);
@@ -146,11 +156,27 @@ impl Shard {
         let (id, instance) = (call.call, call.instance);
         // A call that was offered to a device may be pushed after all.
         match self.calls.get_mut(id, instance) {
-            Some(known) => known.pushed = known.pushed.or(pushed),
+            Some(known) => {
+                known.pushed = known.pushed.or(pushed);
+                known.mark = known.mark.or(call.mark);
+            }
             None => {
                 let (state, deadline) = (CallState::Waking, unix_now() + call.wait.as_secs());
                 let (waiting, unreachable, sign, rings, elsewhere) = (false, false, false, false, false);
-                let call = Call { state, deadline, pushed, waiting, unreachable, sign, rings, elsewhere };
+                let (accepted, mark, waits_until) = (false, call.mark, clock::now() + call.wait);
+                let call = Call {
+                    state,
+                    deadline,
+                    pushed,
+                    waiting,
+                    unreachable,
+                    sign,
+                    rings,
+                    elsewhere,
+                    accepted,
+                    mark,
+                    waits_until,
+                };
                 self.calls.remember(id, instance, call);
             }
         }
@@ -182,6 +208,9 @@ impl Shard {
         if self.end_dead_token(instance, Event::Call, verdict, pushed.confirmed_at_ms) || pushed.second {
             return;
         }
+        if matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed) {
+            self.note_woken(call, instance);
+        }
         match verdict {
             Verdict::Accepted => {
                 if self.shared.early_ringing == EarlyRinging::AfterPushAccepted {
@@ -201,6 +230,16 @@ impl Shard {
                     self.give_up(call, instance);
                 }
             }
+        }
+    }
+
+    /// A device was woken for a call; what this node tells of it when it leaves.
+    fn note_woken(&mut self, call: CallId, instance: InstanceId) {
+        let Some(known) = self.calls.get_mut(call, instance) else { return };
+        known.accepted = true;
+        if let (Some(leaving), Some(woken)) = (&self.leaving, known.woken(instance)) {
+            // An error means that nobody is told any more.
+            let _ = leaving.send(woken);
         }
     }
 

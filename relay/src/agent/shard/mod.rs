@@ -47,6 +47,7 @@ use crate::agent::shard::push_bindings::PushBindings;
 use crate::agent::shard::stories::{OpenStories, StoriesToBegin};
 use crate::agent::tables::calls::Calls;
 use crate::agent::tables::instances::{Due, Instances};
+use crate::agent::tables::woken_elsewhere::{Woken, WokenElsewhere};
 use crate::agent::trace::Trace;
 use crate::agent::transport::outbox::Writer;
 use crate::clock::{self, Reading, confirmed_now, unix_now};
@@ -107,6 +108,10 @@ pub(crate) struct Shard {
     pub(crate) settling: HashMap<InstanceId, mpsc::UnboundedSender<InstanceId>>,
     /// What another node has taken over from this one, which ends, and since when.
     pub(crate) taken: HashMap<InstanceId, Instant>,
+    /// Who hears, while this node leaves, for which calls devices are woken here.
+    pub(crate) leaving: Option<mpsc::UnboundedSender<Woken>>,
+    /// For which calls a node that leaves has woken devices that are here now.
+    pub(crate) woken_elsewhere: WokenElsewhere,
     /// Requests for what may be on its way here.
     pub(crate) early: Early,
     /// What came from the network while this node may own nothing any more.
@@ -149,6 +154,8 @@ impl Shard {
             traces: BTreeMap::new(),
             settling: HashMap::new(),
             taken: HashMap::new(),
+            leaving: None,
+            woken_elsewhere: WokenElsewhere::default(),
             early: Early::default(),
             doubted: VecDeque::new(),
             unread: Some(0),

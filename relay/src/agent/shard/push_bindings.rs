@@ -101,6 +101,12 @@ impl PushBindings {
         ids
     }
 
+    /// Those whose record the store has from this node, each with what it is put with; in no order.
+    pub(crate) fn owned(&self) -> Vec<(InstanceId, Fence)> {
+        let is_owned = |row: &Row| row.wanted.is_some() && !row.busy && row.fence != Fence::NEW;
+        self.rows.iter().filter(|(_, row)| is_owned(row)).map(|(id, row)| (*id, row.fence)).collect()
+    }
+
     /// How a registration stands: the SIP server has accepted it until its end.
     pub(crate) fn status_of(&self, id: InstanceId) -> Option<InstanceStatus> {
         let row = self.rows.get(&id)?;

@@ -84,10 +84,24 @@ impl Shard {
             Request::Adopt(new) => self.adopt(*new),
             // `on_input` does it after every request.
             Request::JudgeEarly => {}
-            Request::HandOver => self.drive(clock::now(), Input::HandOver),
+            Request::HandOver { woken, reply } => {
+                for call in self.calls.woken(clock::now()) {
+                    let _ = woken.send(call);
+                }
+                self.leaving = Some(woken);
+                self.drive(clock::now(), Input::HandOver);
+                let _ = reply.send(());
+            }
+            Request::WokenElsewhere(woken) => self.woken_elsewhere.note(clock::now(), &woken),
             Request::TakenOver(ids) => self.taken.extend(ids.iter().map(|id| (*id, clock::now()))),
             Request::Ids(reply) => {
                 let _ = reply.send(self.instances.ids());
+            }
+            Request::Owned(reply) => {
+                let mut owned = self.instances.owned();
+                owned.extend(self.push_bindings.owned());
+                owned.sort_unstable();
+                let _ = reply.send(owned);
             }
             Request::OpenCalls(reply) => {
                 let _ = reply.send(self.endpoint.open_calls());

@@ -4,11 +4,12 @@
 //! oldest is forgotten. Nothing here tells who called.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use sip::endpoint::CallState;
+use sip::endpoint::{CallState, InviteMark};
 use sip::id::{CallId, InstanceId};
 
+use super::woken_elsewhere::Woken;
 use crate::vault::record::Provider;
 
 /// How long a call's state can be asked after its deadline.
@@ -35,6 +36,20 @@ pub struct Call {
     pub rings: bool,
     /// Another node had taken the instance over when the call came: the device is woken there, and told there what it missed.
     pub elsewhere: bool,
+    /// The push service has taken its push.
+    pub accepted: bool,
+    /// What its INVITE has in common with its copies, once it has come.
+    pub mark: Option<InviteMark>,
+    /// Until when it waits for its device.
+    pub waits_until: Instant,
+}
+
+impl Call {
+    /// The device as one that was woken for this call.
+    pub(crate) fn woken(&self, instance: InstanceId) -> Option<Woken> {
+        let mark = self.mark.filter(|_| self.accepted)?;
+        Some(Woken { instance, mark, until: self.waits_until })
+    }
 }
 
 type Key = (CallId, InstanceId);
@@ -75,6 +90,12 @@ impl Calls {
     pub(crate) fn all_of(&self, instance: InstanceId) -> Vec<(CallId, Call)> {
         let theirs = self.known.iter().filter(|((_, of), _)| *of == instance);
         theirs.map(|((id, _), call)| (*id, *call)).collect()
+    }
+
+    /// The devices that were woken for a call that waits, or would wait still.
+    pub(crate) fn woken(&self, now: Instant) -> impl Iterator<Item = Woken> {
+        let woken = self.known.iter().filter_map(|((_, instance), call)| call.woken(*instance));
+        woken.filter(move |woken| woken.until > now)
     }
 
     /// Whether a call waits for one of its devices.
@@ -125,7 +146,26 @@ mod tests {
             sign: false,
             rings: false,
             elsewhere: false,
+            accepted: false,
+            mark: None,
+            waits_until: Instant::now() + Duration::from_secs(30),
         }
+    }
+
+    #[test]
+    fn a_device_was_woken_for_a_call_when_a_push_service_has_taken_its_push_and_as_long_as_the_call_waits() {
+        let (mine, id) = (InstanceId::new(1 << 16, ShardTag(0)), CallId::new(3 << 16, ShardTag(0)));
+        let (mark, now) = (Some(InviteMark::from_bytes([7; 16])), Instant::now());
+        let mut calls = Calls::default();
+        let mut woken = |call: Call, at| {
+            calls.remember(id, mine, call);
+            calls.woken(at).count()
+        };
+        let accepted = Call { mark, accepted: true, ..call(1_000) };
+        assert_eq!(woken(Call { accepted: false, ..accepted }, now), 0);
+        assert_eq!(woken(Call { mark: None, ..accepted }, now), 0, "its INVITE is still to come");
+        assert_eq!(woken(Call { state: CallState::Cancelled, ..accepted }, now), 1, "also when it is over");
+        assert_eq!(woken(accepted, accepted.waits_until), 0);
     }
 
     #[test]

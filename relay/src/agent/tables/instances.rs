@@ -336,6 +336,12 @@ impl Instances {
         ids
     }
 
+    /// Those that are stored and do not end, each with what its record is put with; in no order.
+    pub(crate) fn owned(&self) -> Vec<(InstanceId, Fence)> {
+        let owned = self.rows.iter().filter(|(_, row)| row.is_stored && row.ending.is_none());
+        owned.map(|(id, row)| (*id, row.fence)).collect()
+    }
+
     /// At most `limit` ids behind `after`, in order.
     pub(crate) fn ids_after(&self, after: Option<InstanceId>, limit: usize) -> Vec<InstanceId> {
         let mut ids: Vec<_> = self.rows.keys().copied().filter(|id| after.is_none_or(|after| *id > after)).collect();

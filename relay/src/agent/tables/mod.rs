@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`instances`] | push instances: the sealed record, the state, the next moment of the lease |
 //! | [`calls`] | calls that devices were told of, so that a device that wakes late can ask |
+//! | [`woken_elsewhere`] | calls for which a node that leaves has woken devices that are here now |
 //! | [`timeline`] | what happened to an instance, step by step |
 //! | [`lease`] | when a lease's user is reminded |
 //!
@@ -13,3 +14,4 @@ pub(crate) mod calls;
 pub(crate) mod instances;
 pub(crate) mod lease;
 pub(crate) mod timeline;
+pub(crate) mod woken_elsewhere;

@@ -314,6 +314,7 @@ impl Round {
                 takeable.push(node.clone());
             }
         }
+        let connection = store.link.generation();
         // Twice: the first time tells whose the others' are.
         for attempt in 0..2 {
             let outcomes = try_all(store, owner, &wave, &takeable).await?;
@@ -331,18 +332,19 @@ impl Round {
                     continue;
                 }
             }
-            self.settle(store, owner, outcomes).await?;
+            self.settle(store, owner, outcomes, connection).await?;
             break;
         }
         Ok(ends)
     }
 
-    /// Keeps what was taken, corrects the indexes, and ends the try.
+    /// Keeps what was taken over this connection, corrects the indexes, and ends the try.
     async fn settle(
         &mut self,
         store: &RedisStore,
         owner: &Owner,
         outcomes: Vec<(Candidate, Claimed)>,
+        connection: u64,
     ) -> Result<(), StoreError> {
         let (mut is_taken, mut unnamed) = (false, Vec::new());
         let mut misplaced: BTreeMap<&str, Vec<InstanceId>> = BTreeMap::new();
@@ -370,7 +372,7 @@ impl Round {
             }
             Ok(())
         };
-        let marked = async { if is_taken { store.mark(owner).await } else { Ok(()) } };
+        let marked = async { if is_taken { store.mark(owner, connection).await } else { Ok(()) } };
         tokio::try_join!(corrected, marked)?;
         self.trying.clear();
         self.taken.extend(outcomes.into_iter().filter(|(_, claimed)| claimed.0 == CLAIM_TAKEN).map(

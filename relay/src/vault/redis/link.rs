@@ -75,6 +75,11 @@ impl Link {
         self.is_cluster
     }
 
+    /// How many connections were opened until now: what it was between two questions it was for both.
+    pub fn generation(&self) -> u64 {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).generation
+    }
+
     /// How long the present connection has served without anything going wrong on it.
     pub fn steady_for(&self) -> Duration {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,43 +1,96 @@
-//! Whether a store has lost what this run wrote: a restart without its data, a flush, a fail-over to a replica that lagged.
+//! Whether a store has lost what this run wrote: a restart without its data or with older data, a flush, a fail-over to a replica that
+//! lagged.
 //!
 //! Each write of a record is followed by a mark, a number that counts on. A Redis keeps, replicates and loses in the order in which
 //! it was written to: as long as it has the last mark, it has had all that came before. So a record that is missing then was
 //! wiped, and does not come back.
 //!
-//! Invariant: a doubt is a loss. A Cluster orders nothing between its slots, and is always in doubt.
+//! | a loss is noticed by | when |
+//! | --- | --- |
+//! | the mark, which is less than the last one that was confirmed | it is asked for: with each renewal of the lease, and before anything is claimed |
+//! | the next mark, likewise: it may catch up before anybody asks | something is written |
+//! | the connection, which is another one than that of the write | a mark follows its write: the write may be lost, and no mark before it |
+//!
+//! Invariant: a doubt is a loss. A Cluster orders nothing between its slots, and is in doubt whenever it was away.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use super::scripts::SCRIPTS;
 use super::{INDEX_TTL, RedisStore, millis};
+use crate::clock;
 use crate::vault::store::{Owner, StoreError};
 
-/// The last mark of this run that the store has confirmed; 0: none.
+/// What this run knows of its marks.
 #[derive(Default)]
-pub(super) struct Marked(AtomicU64);
+pub(super) struct Marked {
+    /// The last one that the store has confirmed; 0: none.
+    last: AtomicU64,
+    /// Something was lost, and is not counted yet.
+    is_lost: AtomicBool,
+    /// How often something was lost.
+    losses: AtomicU64,
+    /// When it was noticed last that the store is not what it was.
+    lost_at: Mutex<Option<Instant>>,
+}
+
+impl Marked {
+    /// The store is not what it was.
+    fn note_loss(&self) {
+        *self.lost_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock::now());
+        self.is_lost.store(true, Ordering::Relaxed);
+    }
+}
 
 impl RedisStore {
-    /// Marks that everything was written that this run has written until now.
-    pub(super) async fn mark(&self, owner: &Owner) -> Result<(), StoreError> {
-        if !self.link.is_cluster() {
-            let mark: u64 = self.link.ask(SCRIPTS.mark.key(mark_key(owner)).arg(millis(INDEX_TTL))).await?;
-            self.marked.0.fetch_max(mark, Ordering::Relaxed);
+    /// Marks that everything was written that this run has written until now, the last of it over this connection.
+    pub(super) async fn mark(&self, owner: &Owner, connection: u64) -> Result<(), StoreError> {
+        if self.link.is_cluster() {
+            return Ok(());
         }
+        let last = self.marked.last.load(Ordering::Relaxed);
+        let mark: u64 = self.link.ask(SCRIPTS.mark.key(mark_key(owner)).arg(millis(INDEX_TTL))).await?;
+        if mark <= last {
+            self.marked.note_loss();
+        } else if connection != self.link.generation() {
+            // Of the last write alone; what is in the store is as it was.
+            self.marked.is_lost.store(true, Ordering::Relaxed);
+        }
+        self.marked.last.fetch_max(mark, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Whether something may be missing that was not wiped. Asked once after a loss: from then on the store begins anew.
-    pub async fn may_have_lost(&self, owner: &Owner) -> Result<bool, StoreError> {
-        let marked = self.marked.0.load(Ordering::Relaxed);
-        if marked == 0 {
-            return Ok(true);
+    /// How often this run has noticed that something may be missing that was not wiped. `was_away`: the store did not answer for a while.
+    pub async fn losses(&self, owner: &Owner, was_away: bool) -> Result<u64, StoreError> {
+        let marked = &self.marked;
+        let last = marked.last.load(Ordering::Relaxed);
+        if self.link.is_cluster() {
+            if was_away {
+                marked.note_loss();
+            }
+        } else if last > 0 {
+            let mark: Option<u64> = self.link.ask(::redis::cmd("GET").arg(mark_key(owner))).await?;
+            let mark = mark.unwrap_or(0);
+            if mark < last {
+                // From here on the store begins anew.
+                marked.last.store(mark, Ordering::Relaxed);
+                marked.note_loss();
+            }
         }
-        let mark: Option<u64> = self.link.ask(::redis::cmd("GET").arg(mark_key(owner))).await?;
-        let mark = mark.unwrap_or(0);
-        if mark < marked {
-            self.marked.0.store(mark, Ordering::Relaxed);
+        if marked.is_lost.load(Ordering::Relaxed) {
+            self.mark(owner, self.link.generation()).await?;
+            marked.is_lost.store(false, Ordering::Relaxed);
+            *self.enlisted.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            marked.losses.fetch_add(1, Ordering::Relaxed);
         }
-        Ok(mark < marked)
+        Ok(marked.losses.load(Ordering::Relaxed))
+    }
+
+    /// Whether something was lost so lately that its owners may not have written it again yet.
+    pub fn is_being_restored(&self) -> bool {
+        let lost_at = *self.marked.lost_at.lock().unwrap_or_else(PoisonError::into_inner);
+        lost_at.is_some_and(|at| at.elapsed() < self.lease)
     }
 }
 

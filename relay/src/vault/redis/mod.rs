@@ -106,19 +106,49 @@ impl RedisStore {
         owner: &Owner,
         id: InstanceId,
         sealed: &Sealed,
-        (expires_at, left_s): (u64, u64),
+        ends: (u64, u64),
         lookup: &Lookup,
         fence: Fence,
     ) -> Result<Placed, StoreError> {
+        self.write(owner, id, sealed, ends, lookup, fence, false).await.map(|(placed, _)| placed)
+    }
+
+    /// Writes a record again that the store has lost, or has as it was before; the run that had it, where that was another one.
+    pub async fn restore(
+        &self,
+        owner: &Owner,
+        id: InstanceId,
+        sealed: &Sealed,
+        ends: (u64, u64),
+        lookup: &Lookup,
+        fence: Fence,
+    ) -> Result<Option<Owner>, StoreError> {
+        let (_, earlier) = self.write(owner, id, sealed, ends, lookup, fence, true).await?;
+        Ok(Owner::parse(&earlier).filter(|earlier| earlier != owner))
+    }
+
+    /// What became of it, and the owner that the record had.
+    #[expect(clippy::too_many_arguments, reason = "a record's own fields, each of another type")]
+    async fn write(
+        &self,
+        owner: &Owner,
+        id: InstanceId,
+        sealed: &Sealed,
+        (expires_at, left_s): (u64, u64),
+        lookup: &Lookup,
+        fence: Fence,
+        restores: bool,
+    ) -> Result<(Placed, String), StoreError> {
         let left_ms = left_s.saturating_mul(1_000).max(1);
         self.index(&owner.node, &[id]).await?;
+        let connection = self.link.generation();
         let mut put = SCRIPTS.put.key(record_key(id));
         for collection in Collection::ALL {
             put.key(collection_key(id, collection));
         }
         put.arg(sealed.as_bytes()).arg(owner.to_string()).arg(fence.number()).arg(expires_at).arg(lookup.to_string());
-        put.arg(left_ms).arg(STORY_LIFE_S.saturating_mul(1_000));
-        let (outcome, earlier): (i64, String) = self.link.ask(&put).await?;
+        put.arg(left_ms).arg(STORY_LIFE_S.saturating_mul(1_000)).arg(u8::from(restores));
+        let (outcome, earlier, owned_by): (i64, String, String) = self.link.ask(&put).await?;
         let refused = match outcome {
             scripts::NOT_OWNER => Some(StoreError::NotOwner),
             scripts::GONE => Some(StoreError::Gone),
@@ -129,13 +159,13 @@ impl RedisStore {
             return Err(refused);
         }
         let fence = u64::try_from(outcome).map(Fence::from_number).map_err(|_| StoreError::Malformed)?;
-        self.mark(owner).await?;
+        self.mark(owner, connection).await?;
         let earlier = Lookup::parse(&earlier);
         let displaced = self.point(lookup, id, left_ms, earlier != Some(*lookup)).await?;
         if let Some(earlier) = earlier.filter(|earlier| earlier != lookup) {
             self.unpoint(&earlier, id).await?;
         }
-        Ok(Placed { fence, displaced })
+        Ok((Placed { fence, displaced }, owned_by))
     }
 
     pub async fn find(&self, lookup: &Lookup) -> Result<Option<InstanceId>, StoreError> {
@@ -180,7 +210,7 @@ impl RedisStore {
         let other = Owner::parse(&owned_by).filter(|other| other.node != owner.node);
         if let Some(other) = other.as_ref().filter(|_| outcome == ERASE_OTHERS) {
             // First, so that whatever dies now, its owner hears of it.
-            self.add(&ended_key(&other.node), [id.to_string()].into_iter(), ENDED_TTL).await?;
+            self.note_ended(other, id).await?;
             (outcome, ..) = self.try_erase(owner, id, true).await?;
         }
         // The secret is gone; what follows are names, and is the same when it is done twice.
@@ -195,6 +225,11 @@ impl RedisStore {
             self.unindex(&other.node, &[id]).await?;
         }
         Ok((outcome != ERASE_GONE, other))
+    }
+
+    /// Notes for another node that an instance of it has ended.
+    pub async fn note_ended(&self, other: &Owner, id: InstanceId) -> Result<(), StoreError> {
+        self.add(&ended_key(&other.node), [id.to_string()].into_iter(), ENDED_TTL).await
     }
 
     async fn try_erase(&self, owner: &Owner, id: InstanceId, others: bool) -> Result<Erased, StoreError> {
@@ -221,8 +256,13 @@ impl RedisStore {
         self.link.ask(&forget).await
     }
 
+    /// Nothing while those write again what the store has lost who have it: it may say that the dead own it, or a node that has given it up.
     pub async fn claim(&self, owner: &Owner, batch: usize, wanted: &Wanted) -> Result<Vec<Stored>, StoreError> {
-        self.claims.claim(self, owner, batch, wanted).await
+        self.losses(owner, false).await?;
+        match self.is_being_restored() {
+            true => Ok(Vec::new()),
+            false => self.claims.claim(self, owner, batch, wanted).await,
+        }
     }
 
     /// True when this run held it until now. `note`: what the node says of itself, asked for when it is written.
@@ -296,6 +336,11 @@ impl RedisStore {
         let asked = clock::now();
         let _: String = self.link.ask(&::redis::cmd("PING")).await?;
         Ok(asked.elapsed())
+    }
+
+    /// Whether it loses in the order in which it was written to.
+    pub fn is_ordered(&self) -> bool {
+        !self.link.is_cluster()
     }
 
     /// The server's own clock, in milliseconds since 1970.

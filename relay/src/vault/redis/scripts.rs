@@ -52,7 +52,8 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
 
 pub(super) struct Scripts {
     /// Record, its collections; sealed, owner, fence, expiry in seconds, lookup, milliseconds left, milliseconds that what lies in
-    /// the last collection is kept if the record lives so long → fence, earlier lookup.
+    /// the last collection is kept if the record lives so long, whether what an earlier owner has is written over → fence, earlier lookup,
+    /// earlier owner.
     pub put: Script,
     /// Record, its collections; the node, whether another node's is erased as well → [`Erased`].
     pub erase: Script,
@@ -77,15 +78,16 @@ pub(super) struct Scripts {
 
 const PUT: &str = r"
 local have = redis.call('HMGET', KEYS[1], 'o', 'f', 'l')
-local fence = tonumber(ARGV[3])
+local fence, restores = tonumber(ARGV[3]), ARGV[8] == '1'
 if have[1] then
   local stored = tonumber(have[2])
   if fence == 0 and stored == 1 then fence = 1 end
-  if have[1] ~= ARGV[2] or fence ~= stored then return {-1, ''} end
+  local is_ours = have[1] == ARGV[2] and fence == stored
+  if not (is_ours or restores and fence > stored) then return {-1, '', ''} end
 elseif fence == 0 then
   fence = 1
-else
-  return {-2, ''}
+elseif not restores then
+  return {-2, '', ''}
 end
 redis.call('HSET', KEYS[1], 's', ARGV[1], 'o', ARGV[2], 'f', fence, 'e', ARGV[4], 'l', ARGV[5])
 redis.call('PEXPIRE', KEYS[1], ARGV[6])
@@ -104,7 +106,7 @@ if life > 0 and redis.call('EXISTS', last) == 1 then
   local more = math.min(left, newest + life - time[1] * 1000)
   if more > redis.call('PTTL', last) then redis.call('PEXPIRE', last, string.format('%.0f', more)) end
 end
-return {fence, have[3] or ''}
+return {fence, have[3] or '', have[1] or ''}
 ";
 
 const ERASE: &str = r"

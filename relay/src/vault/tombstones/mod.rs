@@ -180,10 +180,12 @@ impl Tombstones {
         pending
     }
 
-    /// Those that were erased and whose record could still live: a store that was away may have come back with it.
-    pub fn erased(&self) -> Vec<(InstanceId, Option<Lookup>)> {
+    /// Those that were erased, at this time or later in seconds since 1970, and whose record could still live: a store that was away may have
+    /// come back with it.
+    pub fn erased_since(&self, since: u64) -> Vec<(InstanceId, Option<Lookup>)> {
         let (table, now) = (self.table(), confirmed_now());
-        let erased = table.iter().filter(|(_, tombstone)| tombstone.wiped_at.is_some() && tombstone.ends_at > now);
+        let is_erased = |stone: &Tombstone| stone.wiped_at.is_some_and(|at| at >= since) && stone.ends_at > now;
+        let erased = table.iter().filter(|(_, tombstone)| is_erased(tombstone));
         let mut erased: Vec<_> = erased.map(|(id, tombstone)| (*id, tombstone.lookup)).collect();
         erased.sort_unstable_by_key(|(id, _)| *id);
         erased

@@ -33,9 +33,7 @@ pub mod provisional;
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use sha2::{Digest as _, Sha256};
-
+use super::invite_mark::InviteMark;
 use super::refusals::Refusals;
 use super::{CallState, IncomingCall};
 use crate::flow::Source;
@@ -43,6 +41,7 @@ use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId};
 use crate::message::Message;
 use crate::timing::EdgeTiming;
 use crate::transaction::ServerId;
+use bytes::Bytes;
 use provisional::LastProvisional;
 
 /// The INVITE on one flow of a device.
@@ -162,23 +161,6 @@ pub struct Announced {
     pub rang: Vec<InstanceId>,
     /// How long they were told that it waits.
     pub until: Instant,
-}
-
-/// What the copies of one INVITE have in common, whatever way each came: Call-ID, CSeq and From tag (RFC 3261 §8.2.2.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct InviteMark([u8; 16]);
-
-impl InviteMark {
-    /// The mark of an INVITE.
-    pub fn of(invite: &Message) -> Self {
-        let mut hash = Sha256::new();
-        hash.update(invite.call_id().unwrap_or_default());
-        hash.update(format!("\n{:?}\n", invite.cseq()));
-        hash.update(invite.from().and_then(|from| from.tag()).unwrap_or_default());
-        let mut mark = [0; 16];
-        mark.copy_from_slice(&hash.finalize()[..16]);
-        Self(mark)
-    }
 }
 
 /// One call, from its announcement or its INVITE to its final answer.
@@ -349,6 +331,7 @@ impl Call {
             instance,
             from: self.from.clone(),
             name: self.name.clone(),
+            mark: self.mark,
             wait: self.deadline.saturating_duration_since(now),
         }
     }

@@ -21,7 +21,8 @@ use crate::message::Message;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::edge::call::{Announced, Call, Invite, InviteMark};
+use crate::edge::call::{Announced, Call, Invite};
+use crate::edge::invite_mark::InviteMark;
 use crate::id::{BindingId, CallId, FlowId, InstanceId};
 use crate::timing::EdgeTiming;
 

@@ -1,5 +1,8 @@
 //! The store goes away in the middle: what is known goes on, what is new waits, and what was wiped stays wiped.
 
+use std::time::Instant;
+
+use relay::vault::LEASE;
 use tests::world::{Ringing, SOON, TOKEN, World};
 
 use super::Outcome;
@@ -40,6 +43,32 @@ async fn without_redis_known_bindings_ring_enabling_is_503_and_readyz_says_why()
     }
     world.await_contacts(0).await?;
     world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
+    world.content()
+}
+
+#[tokio::test]
+async fn what_an_older_dump_of_the_store_does_not_have_is_written_again_and_what_it_has_that_was_wiped_is_not()
+-> Outcome {
+    let (mut world, mut redis) = World::on_redis(|_| {}).await?;
+    let wiped = world.enable().await?;
+    let (dump, dumped) = (redis.dump(), Instant::now());
+    let instance = world.enable_other().await?;
+    world.disable(&wiped).await?;
+    let kept = redis.instance_keys();
+    redis.restart_with(&dump);
+    let is_young = dumped.elapsed() < LEASE / 2;
+    let is_as_before = || async { (redis.instance_keys() == kept).then_some(()) };
+    world.until("the records as they were", is_as_before).await?;
+    world.relay.await_log("records-restored", SOON).await?;
+    assert!(!is_young || !world.relay.log().contains("lease-lapsed"), "the dump had the lease, too");
+    world.whole_call(&instance).await?;
+    // The store is as if nothing had happened: the next run has the one, and not the other.
+    world.relay.kill_9().await?;
+    world.relay.restart().await?;
+    world.await_metric("sipwake_instances{state=\"registered\"}", 1.0).await?;
+    world.whole_call(&instance).await?;
+    assert_eq!((world.api.read(&instance).await?.status, world.api.read(&wiped).await?.status), (200, 404));
+    assert!(!redis.instance_keys().iter().any(|key| key.contains(&wiped.id)), "{:?}", redis.instance_keys());
     world.content()
 }
 

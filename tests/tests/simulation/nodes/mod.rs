@@ -87,6 +87,8 @@ pub struct Report {
     pub owed: usize,
     /// Pushes of calls.
     pub pushes: usize,
+    /// Alerts that a call was missed.
+    pub missed: usize,
     /// Instances that were enabled.
     pub enabled: usize,
     /// Receipts.
@@ -417,7 +419,11 @@ impl World {
             }
         };
         *self.faults.entry(kind).or_default() += 1;
-        self.watch(|| format!("node {number} {kind}"));
+        let (off_ms, until) = (self.nodes[number].clock_off_ms, self.clock_well_at[number]);
+        self.watch(|| match off_ms {
+            0 => format!("node {number} {kind}"),
+            off_ms => format!("node {number} {kind}; its clock is off by {off_ms} ms until {until:?}"),
+        });
     }
 
     /// Something that a user wants.
@@ -451,7 +457,11 @@ impl World {
                 "password": "the same",
                 "registrar": self.exchange.uri(),
             },
-            "device": {"call_push": {"provider": "apns", "environment": "production", "token": format!("{:064x}", self.tokens)}},
+            "device": {
+                "call_push": {"provider": "apns", "environment": "production", "token": format!("{:064x}", self.tokens)},
+                "alert_push": {"provider": "apns", "environment": "production", "token": format!("a{:063x}", self.tokens)},
+            },
+            "wake_for": ["call", "missed-call"],
         });
         self.watch(|| format!("account {account} device {device} is enabled at node {number}"));
         self.oracle.on_enable(account, device);

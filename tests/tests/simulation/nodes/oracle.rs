@@ -10,6 +10,8 @@
 //!    node that it was sent to ran all the while and the SIP server was cut off from no node; also when that node was told to end, if
 //!    nothing else went wrong.
 //! 4. **All is well in the end.** When the faults are over, each device of each account is pushed once, by one node.
+//! 5. **A missed call is told once.** Nobody answers here: each device hears once of each call that it was pushed for, by one node, with the
+//!    excuses of the first rule; when all is well, of each.
 //!
 //! Invariant: what nobody was told (an answer that was lost with its node) binds nobody.
 
@@ -81,6 +83,8 @@ pub struct Oracle {
     last: [Last; NODES],
     /// By call and instance, who has pushed and when.
     pushed: BTreeMap<(usize, String), Vec<(usize, Duration)>>,
+    /// Likewise, who has told that it was missed.
+    missed: BTreeMap<(usize, String), Vec<(usize, Duration)>>,
     receipted: BTreeMap<String, Duration>,
     open: Vec<Owed>,
     /// Calls that are placed when all is well, with their accounts.
@@ -97,6 +101,7 @@ impl Oracle {
             ports,
             last: [Last::default(); NODES],
             pushed: BTreeMap::new(),
+            missed: BTreeMap::new(),
             receipted: BTreeMap::new(),
             open: Vec::new(),
             calm: None,
@@ -171,12 +176,15 @@ impl Oracle {
     /// A node has pushed.
     pub fn on_push(&mut self, now: Duration, node: usize, text: &str) {
         let Ok(push) = serde_json::from_str::<Value>(text) else { return };
-        if push["event"] != "call" {
+        if push["event"] != "call" && push["event"] != "missed-call" {
             return;
         }
         let instance = push["instance"].as_str().unwrap_or_default().to_owned();
         let call = push["from"].as_str().and_then(|from| from.strip_prefix("sip:c")?.split('@').next()?.parse().ok());
         let Some(call) = call else { return self.wrong(now, format!("a push of nobody's call: {text}")) };
+        if push["event"] == "missed-call" {
+            return self.on_missed(now, node, call, instance);
+        }
         self.report.pushes += 1;
         if let Some(at) = self.receipted.get(&instance)
             && !self.is_excused(node, now)
@@ -190,6 +198,18 @@ impl Oracle {
         let is_excused = pushes.iter().any(|(node, at)| self.is_excused(*node, *at));
         if pushes.len() > 1 && !is_excused && !self.is_joining(call, &instance, &pushes) {
             self.wrong(now, format!("call {call} is pushed to {instance} by nodes and at {pushes:?}"));
+        }
+    }
+
+    fn on_missed(&mut self, now: Duration, node: usize, call: usize, instance: String) {
+        let told = self.missed.entry((call, instance.clone())).or_default();
+        told.push((node, now));
+        let told = told.clone();
+        self.report.missed += 1;
+        let pushes = self.pushed.get(&(call, instance.clone())).cloned().unwrap_or_default();
+        let is_excused = told.iter().chain(&pushes).any(|(node, at)| self.is_excused(*node, *at));
+        if told.len() > 1 && !is_excused && !self.is_joining(call, &instance, &pushes) {
+            self.wrong(now, format!("call {call} is told to {instance} as missed by nodes and at {told:?}"));
         }
     }
 
@@ -287,6 +307,12 @@ impl Oracle {
             for id in &lent {
                 if got.get(id) != Some(&1) {
                     self.wrong(now, format!("all is well, and call {call} is pushed to {id}: {:?} times", got.get(id)));
+                }
+            }
+            for id in &lent {
+                let told = self.missed.get(&(call, id.clone())).map_or(0, Vec::len);
+                if told != 1 {
+                    self.wrong(now, format!("all is well, and call {call} is told to {id} as missed {told} times"));
                 }
             }
             for id in got.keys().filter(|id| !lent.contains(*id)) {
