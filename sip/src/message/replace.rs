@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::grammar::trim;
-use super::{Field, Limits, Message, Span, Start};
+use super::{Field, Limits, Message, Span};
 
 impl Message {
     /// A copy in which `part` is `text`. `part` is what a typed view of this message gave out: a piece of one header's value.
