@@ -144,7 +144,7 @@ impl Shard {
     /// Whether the push of this call is to be sent a second time: it still waits, and its device has given no sign.
     pub(crate) fn resends(&mut self, id: CallId, instance: InstanceId) -> bool {
         let call = self.calls.get_mut(id, instance).filter(|call| call.waiting && !call.sign && !call.state.is_final());
-        let resends = call.is_some() && !self.attached.contains(&instance);
+        let resends = call.is_some() && !self.attached.contains(instance);
         if !resends {
             self.pushes.remove(&(id, instance));
         }
@@ -226,7 +226,7 @@ impl Shard {
             | Verdict::Refused { .. }
             | Verdict::TooLate => {
                 tracing::info!(event = "call-push-failed", %instance, %call, outcome = outcome_of(verdict).word(), reason, "a call's push was not delivered");
-                if !self.attached.contains(&instance) {
+                if !self.attached.contains(instance) {
                     self.give_up(call, instance);
                 }
             }

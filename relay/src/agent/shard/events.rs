@@ -50,14 +50,18 @@ impl Shard {
             }
             Event::Unbound { instance, confirmed, shared } => self.on_unbound(instance, confirmed, shared),
             Event::VerifyDevice { verification, instance, proof } => {
-                let checked =
-                    self.with_record(instance, |record| digest::verify_device(instance, &record.secret, &proof));
-                let granted = checked.unwrap_or(false);
-                self.shared.metrics.edge_register(match checked {
-                    Some(true) => EdgeRegisterOutcome::Attached,
-                    Some(false) => EdgeRegisterOutcome::Refused,
+                let shows = |record: &Record| digest::verify_device(instance, &record.secret, &proof);
+                let app = self.with_record(instance, |record| shows(record).then(|| record.app.clone()));
+                self.shared.metrics.edge_register(match &app {
+                    Some(Some(_)) => EdgeRegisterOutcome::Attached,
+                    Some(None) => EdgeRegisterOutcome::Refused,
                     None => EdgeRegisterOutcome::Unknown,
                 });
+                let app = app.flatten();
+                let granted = app.is_some();
+                if let Some(app) = app {
+                    self.attached.show(instance, &app);
+                }
                 self.next.push_back(Input::DeviceVerified { verification, granted });
             }
             Event::Attached(instance) => {
@@ -68,7 +72,7 @@ impl Shard {
                 self.note(instance, None, What::DeviceAttached { after_ms: None });
             }
             Event::Detached(instance) => {
-                if self.attached.remove(&instance) {
+                if self.attached.remove(instance) {
                     self.shared.metrics.edge_flows(-1);
                 }
                 self.note(instance, None, What::DeviceDetached);

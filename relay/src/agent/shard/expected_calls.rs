@@ -44,7 +44,7 @@ impl Shard {
                 }
             }
             found.known += 1;
-            if self.attached.contains(&instance) {
+            if self.attached.contains(instance) {
                 found.attached += 1;
                 continue;
             }

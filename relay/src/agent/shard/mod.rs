@@ -45,6 +45,7 @@ use crate::agent::shard::flow_bindings::FlowBindings;
 use crate::agent::shard::passing::Passing;
 use crate::agent::shard::push_bindings::PushBindings;
 use crate::agent::shard::stories::{OpenStories, StoriesToBegin};
+use crate::agent::tables::attached::Attached;
 use crate::agent::tables::calls::Calls;
 use crate::agent::tables::instances::{Due, Instances};
 use crate::agent::tables::woken_elsewhere::{Woken, WokenElsewhere};
@@ -90,7 +91,7 @@ pub(crate) struct Shard {
     /// Steps of all timelines.
     pub(crate) steps: usize,
     /// Devices that have a flow.
-    pub(crate) attached: HashSet<InstanceId>,
+    pub(crate) attached: Attached,
     /// Those who wait for a device that was woken for an announced call.
     pub(crate) arrivals: HashMap<InstanceId, Vec<mpsc::UnboundedSender<InstanceId>>>,
     /// SIP servers whose last dial failed.
@@ -143,7 +144,7 @@ impl Shard {
             stories: OpenStories::new(),
             stories_to_begin: StoriesToBegin::new(),
             steps: 0,
-            attached: HashSet::new(),
+            attached: Attached::default(),
             pushes: HashMap::new(),
             arrivals: HashMap::new(),
             unreachable: HashSet::new(),

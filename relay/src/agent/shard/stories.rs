@@ -64,7 +64,9 @@ impl Shard {
             }
             let known = match &how {
                 How::Pushed(app) => Some(app.clone()),
-                How::Withheld(_) | How::Offered | How::Arrived => self.app_of(instance),
+                How::Withheld(_) | How::Offered | How::Arrived => {
+                    self.attached.app(instance).map(Box::from).or_else(|| self.app_of(instance))
+                }
             };
             let Some(app) = known else { return };
             tracing::debug!(event = "call-step", call = %id, %instance, step = "invite", "a call goes on");

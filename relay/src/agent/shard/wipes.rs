@@ -134,7 +134,7 @@ impl Shard {
             EndKind::NeverOurs => {}
         }
         let Some(row) = self.instances.remove(id) else { return };
-        if self.attached.remove(&id) {
+        if self.attached.remove(id) {
             self.shared.metrics.edge_flows(-1);
         }
         self.shared.metrics.instance_leaves(row.state);

@@ -3,6 +3,7 @@
 //! | table | rows |
 //! | --- | --- |
 //! | [`instances`] | push instances: the sealed record, the state, the next moment of the lease |
+//! | [`attached`] | devices that have a flow, and their Apps |
 //! | [`calls`] | calls that devices were told of, so that a device that wakes late can ask |
 //! | [`woken_elsewhere`] | calls for which a node that leaves has woken devices that are here now |
 //! | [`timeline`] | what happened to an instance, step by step |
@@ -10,6 +11,7 @@
 //!
 //! Invariant: a table reads no clock and sends nothing; each states its own limit.
 
+pub(crate) mod attached;
 pub(crate) mod calls;
 pub(crate) mod instances;
 pub(crate) mod lease;

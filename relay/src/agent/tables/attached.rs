@@ -1,0 +1,83 @@
+//! The devices that have a flow, and whose App each has: its record was opened when it showed its secret, and stays closed when it is called.
+//!
+//! Invariant: an App's name lies here once, and what it is noted of is gone with the device.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use sip::id::InstanceId;
+
+/// The devices of one shard that have a flow.
+#[derive(Default)]
+pub(crate) struct Attached {
+    devices: HashMap<InstanceId, Option<Arc<str>>>,
+    apps: HashSet<Arc<str>>,
+    /// Who has shown its secret last, and may attach now.
+    shown: Option<(InstanceId, Arc<str>)>,
+}
+
+impl Attached {
+    /// A device of this App has shown its secret.
+    pub(crate) fn show(&mut self, id: InstanceId, app: &str) {
+        let known = self.apps.get(app).cloned();
+        let app = known.unwrap_or_else(|| {
+            let app: Arc<str> = app.into();
+            self.apps.insert(app.clone());
+            app
+        });
+        self.shown = Some((id, app));
+    }
+
+    /// A device has a flow; whether it had none before.
+    pub(crate) fn insert(&mut self, id: InstanceId) -> bool {
+        let shown = self.shown.take().filter(|(shown, _)| *shown == id).map(|(_, app)| app);
+        let is_new = !self.devices.contains_key(&id);
+        let app = self.devices.entry(id).or_default();
+        if shown.is_some() {
+            *app = shown;
+        }
+        is_new
+    }
+
+    /// A device has none any more; whether it had one.
+    pub(crate) fn remove(&mut self, id: InstanceId) -> bool {
+        let had = self.devices.remove(&id).is_some();
+        if self.devices.is_empty() {
+            self.apps.clear();
+        }
+        had
+    }
+
+    pub(crate) fn contains(&self, id: InstanceId) -> bool {
+        self.devices.contains_key(&id)
+    }
+
+    /// The App of a device that has a flow, where it is known.
+    pub(crate) fn app(&self, id: InstanceId) -> Option<&str> {
+        self.devices.get(&id)?.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sip::id::ShardTag;
+
+    use super::*;
+
+    #[test]
+    fn a_device_has_the_app_of_its_own_secret() {
+        let [one, two] = [1_u128, 2].map(|number| InstanceId::new(number << 16, ShardTag(0)));
+        let mut attached = Attached::default();
+        attached.show(one, "org.example");
+        assert!(attached.insert(two), "it has shown nothing");
+        assert_eq!(attached.app(two), None);
+        attached.show(one, "org.example");
+        assert!(attached.insert(one));
+        assert!(!attached.insert(one), "it registers again");
+        assert_eq!((attached.app(one), attached.contains(one)), (Some("org.example"), true));
+        assert!(attached.remove(one) && !attached.remove(one));
+        assert_eq!((attached.app(one), attached.contains(one)), (None, false));
+        attached.remove(two);
+        assert!(attached.apps.is_empty(), "nothing is left");
+    }
+}
