@@ -10,10 +10,10 @@ use std::os::fd::{AsFd, AsRawFd as _};
 use rustix::net::sockopt::set_socket_reuseport;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-/// A program of classic BPF that runs in the system for each datagram, and returns the number of the core that it is for; see
-/// `SO_ATTACH_REUSEPORT_CBPF` in socket(7). Its loads begin at the datagram's own first byte.
+/// Programs of classic BPF, the first of which that the system takes runs there for each datagram, and returns the number of the core
+/// that it is for; see `SO_ATTACH_REUSEPORT_CBPF` in socket(7). Its loads begin at the datagram's own first byte.
 #[derive(Debug, Clone, Default)]
-pub struct Steering(Vec<libc::sock_filter>);
+pub struct Steering(Vec<Box<[libc::sock_filter]>>);
 
 impl Steering {
     /// None: the sender's address decides.
@@ -21,9 +21,10 @@ impl Steering {
         Self::default()
     }
 
-    /// These instructions: code, jump if true, jump if false, operand.
-    pub fn program(instructions: &[(u16, u8, u8, u32)]) -> Self {
-        Self(instructions.iter().map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect())
+    /// Programs, the best first; each instruction: code, jump if true, jump if false, operand.
+    pub fn programs(programs: impl IntoIterator<Item = Vec<(u16, u8, u8, u32)>>) -> Self {
+        let instruction = |(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k };
+        Self(programs.into_iter().map(|program| program.into_iter().map(instruction).collect()).collect())
     }
 }
 
@@ -53,11 +54,19 @@ fn joining(address: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 fn attach(socket: &impl AsFd, steering: &Steering) -> io::Result<()> {
-    if steering.0.is_empty() {
-        return Ok(());
+    let mut outcome = Ok(());
+    for program in &steering.0 {
+        outcome = attach_one(socket, program);
+        if outcome.is_ok() {
+            break;
+        }
     }
-    let len = u16::try_from(steering.0.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let program = libc::sock_fprog { len, filter: steering.0.as_ptr().cast_mut() };
+    outcome
+}
+
+fn attach_one(socket: &impl AsFd, instructions: &[libc::sock_filter]) -> io::Result<()> {
+    let len = u16::try_from(instructions.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len, filter: instructions.as_ptr().cast_mut() };
     // SAFETY: the option takes a `sock_fprog`, whose filter points to `len` instructions; both outlive the call, which copies
     // them and changes neither.
     #[allow(unsafe_code)]
