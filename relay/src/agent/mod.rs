@@ -493,6 +493,11 @@ impl Agent {
         self.0.ownership.is_doubtful()
     }
 
+    /// Whether something may be on its way here.
+    pub fn is_claiming(&self) -> bool {
+        self.0.ownership.is_claiming()
+    }
+
     /// Something is being taken over here, until [`Self::end_claim`]. The first claim has begun with the agent.
     pub fn begin_claim(&self) {
         self.0.ownership.begin_claim();

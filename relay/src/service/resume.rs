@@ -218,10 +218,19 @@ impl Keeping {
 }
 
 impl Inner {
-    /// Unregisters and forgets what another node has ended: its account was enabled again there, or wiped.
+    /// Unregisters and forgets what another node has ended: its account was enabled again there, or wiped. What is not here while something is on its
+    /// way here is waited for, and told again.
     pub(super) async fn let_go_of_ended(&self) {
         // A store that is away tells them with the next lease.
-        while let Ok(ended) = self.dependencies.vault.ended_elsewhere().await {
+        while let Ok(mut ended) = self.dependencies.vault.ended_elsewhere().await {
+            let told = ended.len();
+            if self.dependencies.agent.is_claiming() {
+                let mut here = Vec::new();
+                for id in ended {
+                    here.extend(self.look_as_relay(id).await.is_ok().then_some(id));
+                }
+                ended = here;
+            }
             if ended.is_empty() {
                 return;
             }
@@ -236,6 +245,9 @@ impl Inner {
             }
             if self.dependencies.vault.forget_ended(&ended).await.is_err() {
                 // They are told again, and then there is nothing to let go of.
+                return;
+            }
+            if ended.len() < told {
                 return;
             }
         }

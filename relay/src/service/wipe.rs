@@ -102,6 +102,9 @@ impl Inner {
             return Ok(Wiped::Wiping);
         }
         vault.tombstones().note_erased(id);
+        // It has released its lease, and may serve on until another node has all that it hands over; that one may have taken the record by now,
+        // and is told as its owner.
+        let _ = vault.tell_ended(&stored.owner, id).await;
         self.dependencies.metrics.wipe(reason);
         tracing::info!(event = "wiped-for-another", instance = %id, reason = reason.word(), "wiped for its owner, which is gone");
         Ok(Wiped::Done(self.receipt(id, shared_now(), reason, false)))

@@ -277,13 +277,21 @@ impl Vault {
             Store::Redis(redis) => redis.restore(owner, id, sealed, ends, lookup, fence).await?,
         };
         let Some(earlier) = earlier.filter(|earlier| earlier.node != owner.node) else { return Ok(()) };
-        if self.holds_lease(&earlier).await?
-            && let Store::Redis(redis) = &self.0.store
-        {
-            redis.note_ended(&earlier, id).await?;
-            // It reads that with its next renewal at the latest.
-            let _ = self.write_letter(&earlier, &letters::Letter::Ended).await;
+        match self.holds_lease(&earlier).await? {
+            true => self.tell_ended(&earlier, id).await,
+            false => Ok(()),
         }
+    }
+
+    /// Tells a run of another node that an instance which it may have has ended.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn tell_ended(&self, owner: &Owner, id: InstanceId) -> Result<(), StoreError> {
+        let Store::Redis(redis) = &self.0.store else { return Ok(()) };
+        redis.note_ended(owner, id).await?;
+        // It reads that with its next renewal at the latest.
+        let _ = self.write_letter(owner, &letters::Letter::Ended).await;
         Ok(())
     }
 

@@ -59,6 +59,8 @@ impl Shard {
             EndKind::Wiped(WipeReason::Expired) => self.tell_user(Event::Expired, id, END_LIFE_S, Vec::new()),
             EndKind::Wiped(_) | EndKind::NeverOurs | EndKind::HandedOver => {}
         }
+        // Who waits for it to be registered here, serves it until then.
+        self.note_settled(id);
         self.set_state(id, InstanceState::Ending);
         self.asked.remove(&id);
         self.forget_trace(id);

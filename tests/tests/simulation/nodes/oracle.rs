@@ -11,7 +11,7 @@
 //!    nothing else went wrong.
 //! 4. **All is well in the end.** When the faults are over, each device of each account is pushed once, by one node.
 //! 5. **A missed call is told once.** Nobody answers here: each device hears once of each call that it was pushed for, by one node, with the
-//!    excuses of the first rule; when all is well, of each.
+//!    excuses of the first rule; of each, when nothing was wrong with the node that has pushed it, also when that was told to end.
 //!
 //! Invariant: what nobody was told (an answer that was lost with its node) binds nobody.
 
@@ -288,6 +288,19 @@ impl Oracle {
         if placed.rang.is_none() {
             let legs: Vec<_> = placed.legs.iter().map(|leg| (leg.port, leg.status)).collect();
             self.wrong(now, format!("call {call} to account {account}, placed at {began:?}, never rang: {legs:?}"));
+        }
+        let lent: BTreeSet<String> = self.devices[account].iter().filter_map(lent_id).collect();
+        let stayed = |(node, _): &(usize, Duration)| {
+            let last = &self.last[*node];
+            quiet(last.without_store) && (quiet(last.idle) || !quiet(last.leaving) && node_left_by_itself(last))
+        };
+        let of_call = self.pushed.range((call, String::new())..(call + 1, String::new()));
+        let untold = of_call
+            .filter(|(it, pushes)| lent.contains(&it.1) && pushes.iter().all(stayed) && !self.missed.contains_key(*it));
+        let untold: Vec<String> =
+            untold.map(|((_, instance), pushes)| format!("{instance}, pushed {pushes:?}")).collect();
+        for device in untold {
+            self.wrong(now, format!("call {call}, placed at {began:?}, is told as missed to nobody: {device}"));
         }
     }
 
