@@ -74,6 +74,8 @@ use transport::outbox::Writer;
 use transport::upstreams::Upstreams;
 use transport::{datagrams, listeners};
 
+#[doc(hidden)]
+pub use digest::verify_device;
 pub use digest::{Asked, Unanswerable, give_up_password};
 pub use tables::calls::Call;
 
