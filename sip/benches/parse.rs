@@ -1,44 +1,61 @@
-//! Nanoseconds for what lies between an INVITE and its push: parse, check, typed views, edit, frame, digest.
-//!
-//! `cargo bench -p sip --bench parse`. Each figure is processor time, the best of several rounds, because only noise makes
-//! one larger; on a machine whose cores are shared it is still larger than on a quiet one.
+//! What lies between the bytes of an INVITE and its push: parse, check, typed views, edit, frame; and the digest of a REGISTER.
+
+mod measure;
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use criterion::{Criterion, criterion_group, criterion_main};
 use sip::auth::{Challenge, DigestResponse, Ha1, Hash};
 use sip::message::{Composer, Framer, Limits, Message, Name};
 
-const ROUNDS: u32 = 12;
-const ROUND: Duration = Duration::from_millis(60);
+use measure::ProcessorTime;
 
-fn main() {
+criterion_group! {
+    name = benches;
+    config = measure::criterion();
+    targets = message
+}
+criterion_main!(benches);
+
+fn message(criterion: &mut Criterion<ProcessorTime>) {
     let invite = Bytes::from(invite());
     let limits = Limits::default();
     let parsed = Message::parse(&invite, &limits).expect("the INVITE parses");
     parsed.check().expect("the INVITE is sound");
-    println!("an INVITE of {} bytes, {} of them body", invite.len(), parsed.body().len());
+    assert_eq!(invite.len(), 1_663);
 
-    measure("parse", || Message::parse(black_box(&invite), &limits).is_ok());
-    measure("check", || black_box(&parsed).check().is_ok());
-    measure("parse, check, typed views", || {
-        let message = Message::parse(black_box(&invite), &limits).ok()?;
-        message.check().ok()?;
-        let (from, to) = (message.from()?, message.to()?);
-        Some(black_box((from.name(), from.user(), to.user(), message.via()?.branch(), message.call_id()?)).1.is_some())
+    criterion.bench_function("parse", |bencher| bencher.iter(|| Message::parse(black_box(&invite), &limits).is_ok()));
+    criterion.bench_function("check", |bencher| bencher.iter(|| black_box(&parsed).check().is_ok()));
+    criterion.bench_function("parse, check, typed views", |bencher| {
+        bencher.iter(|| {
+            let message = Message::parse(black_box(&invite), &limits).ok()?;
+            message.check().ok()?;
+            let (from, to) = (message.from()?, message.to()?);
+            Some(
+                black_box((from.name(), from.user(), to.user(), message.via()?.branch(), message.call_id()?))
+                    .1
+                    .is_some(),
+            )
+        })
     });
-    measure("edit as a proxy does", || {
-        let edit = black_box(&parsed).edit().request_uri("sip:pi_0123456789@192.0.2.7:5061;transport=tls");
-        let edit = edit.prepend(Name::RecordRoute, "<sip:token@relay1.example.net:5061;transport=tls;lr>");
-        let edit = edit.prepend(Name::Via, "SIP/2.0/TLS relay1.example.net:5061;branch=z9hG4bK0123456789abcdef");
-        edit.pop(Name::Route).set(Name::MaxForwards, "69").finish()
+    criterion.bench_function("edit as a proxy does", |bencher| {
+        bencher.iter(|| {
+            let edit = black_box(&parsed).edit().request_uri("sip:pi_0123456789@192.0.2.7:5061;transport=tls");
+            let edit = edit.prepend(Name::RecordRoute, "<sip:token@relay1.example.net:5061;transport=tls;lr>");
+            let edit = edit.prepend(Name::Via, "SIP/2.0/TLS relay1.example.net:5061;branch=z9hG4bK0123456789abcdef");
+            edit.pop(Name::Route).set(Name::MaxForwards, "69").finish()
+        })
     });
-    measure("answer 180", || Composer::response(black_box(&parsed), 180, "Ringing", Some("a1b2c3")).finish());
-    measure("frame", || {
-        let mut framer = Framer::new(limits);
-        framer.push(black_box(&invite));
-        framer.next_frame().is_ok()
+    criterion.bench_function("answer 180", |bencher| {
+        bencher.iter(|| Composer::response(black_box(&parsed), 180, "Ringing", Some("a1b2c3")).finish())
+    });
+    criterion.bench_function("frame", |bencher| {
+        bencher.iter(|| {
+            let mut framer = Framer::new(limits);
+            framer.push(black_box(&invite));
+            framer.next_frame().is_ok()
+        })
     });
     let value =
         "Digest realm=\"example.com\", nonce=\"84a4cc6f3082121f32b42a2187831a9e\", qop=\"auth\", algorithm=SHA-256";
@@ -51,32 +68,9 @@ fn main() {
         nc: 1,
         body: b"",
     };
-    measure("answer a challenge", || Challenge::parse(black_box(value)).ok()?.answer(&ha1, &answer).ok());
-}
-
-fn measure<T>(what: &str, mut work: impl FnMut() -> T) {
-    let began_with = Instant::now();
-    let mut best = f64::INFINITY;
-    for _ in 0..ROUNDS {
-        let (began, spent, mut times) = (Instant::now(), processor_time(began_with), 0u32);
-        while began.elapsed() < ROUND {
-            for _ in 0..64 {
-                black_box(work());
-            }
-            times += 64;
-        }
-        let spent = processor_time(began_with).saturating_sub(spent);
-        best = best.min(spent.as_nanos() as f64 / f64::from(times));
-    }
-    println!("{what:<28} {best:>8.0} ns");
-}
-
-/// What this thread has spent on a core so far; where the system does not say, the time since `began_with`.
-fn processor_time(began_with: Instant) -> Duration {
-    std::fs::read_to_string("/proc/thread-self/schedstat")
-        .ok()
-        .and_then(|line| line.split(' ').next()?.parse().ok())
-        .map_or_else(|| began_with.elapsed(), Duration::from_nanos)
+    criterion.bench_function("answer a challenge", |bencher| {
+        bencher.iter(|| Challenge::parse(black_box(value)).ok()?.answer(&ha1, &answer).ok())
+    });
 }
 
 /// What a softphone sends through two proxies: 1,663 bytes, as long as the one that libraries were compared with.

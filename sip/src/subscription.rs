@@ -123,7 +123,7 @@ impl Subscription {
     }
 
     /// The challenge to answer, and the count of answers with its nonce.
-    pub fn challenge(&mut self) -> Option<(&Challenge, u32)> {
+    pub fn challenge(&mut self) -> Option<(Challenge, u32)> {
         match &self.state {
             State::Asking { at, .. } => self.challenges.next_answer(*at),
             _ => None,

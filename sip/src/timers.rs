@@ -51,6 +51,19 @@ impl<K> Timers<K> {
         self.heap.retain(|Reverse(entry)| counts(entry.at, &entry.key));
     }
 
+    /// Gives the room of a moment back that was much busier; what so many need is kept.
+    pub fn give_room_back(&mut self, kept: usize) {
+        if self.heap.capacity() > kept && self.heap.len() < self.heap.capacity() / 8 {
+            self.heap.shrink_to(2 * self.heap.len());
+        }
+    }
+
+    /// How many there is room for.
+    #[cfg(test)]
+    pub fn room(&self) -> usize {
+        self.heap.capacity()
+    }
+
     /// Takes one deadline that is due at `now`.
     pub fn pop_due(&mut self, now: Instant) -> Option<K> {
         if self.next()? > now {

@@ -12,6 +12,10 @@ case "$*" in
     # With --help it looks at the options before it, and does not measure.
     exec @LOAD@ "$@" --help >/dev/null
     ;;
+bench) ;;
+"bench --bench "*)
+    ls @ROOT@/*/benches/"$3.rs" >/dev/null
+    ;;
 "test "*)
     # The last word is a test's name, a suite's or a crate's.
     name="${*: -1}"

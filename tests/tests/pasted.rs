@@ -202,6 +202,7 @@ fn checkout() -> Result<Scratch, Missed> {
         fs::set_permissions(file, fs::Permissions::from_mode(0o700)).expect("the file is ours");
     };
     program("tests/run", "#!/bin/sh\n");
+    program("tests/bench", "#!/bin/sh\n");
     let cargo = include_str!("../src/cargo-stand-in.sh");
     let demo = env!("CARGO_BIN_EXE_demo");
     let cargo = cargo.replace("@DEMO@", demo).replace("@LOAD@", env!("CARGO_BIN_EXE_load"));

@@ -136,7 +136,7 @@ fn is_alike(one: &Ha1s, other: &Ha1s) -> bool {
 }
 
 /// Whether what a device shows at the edge proves that it is this instance's.
-pub(crate) fn verify_device(id: InstanceId, secret: &InstanceSecret, proof: &DeviceProof) -> bool {
+pub fn verify_device(id: InstanceId, secret: &InstanceSecret, proof: &DeviceProof) -> bool {
     match proof {
         DeviceProof::Bearer(token) => InstanceSecret::new(token) == *secret,
         DeviceProof::Digest(credentials) => {

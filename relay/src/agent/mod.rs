@@ -74,6 +74,8 @@ use transport::outbox::Writer;
 use transport::upstreams::Upstreams;
 use transport::{datagrams, listeners};
 
+#[doc(hidden)]
+pub use digest::verify_device;
 pub use digest::{Asked, Unanswerable, give_up_password};
 pub use tables::calls::Call;
 
@@ -204,10 +206,20 @@ impl Shards {
         transaction().or_else(|| Endpoint::shard_of(message).map(|tag| tag.shard(self.len())))
     }
 
-    /// Tells a shard, when it has room.
-    async fn send(&self, shard: usize, input: ShardInput) {
-        // An error means that the shard has ended, with the process about to.
-        let _ = self.inboxes[shard].send(input).await;
+    /// Tells a shard: at once, and where it has no room, when it has. So no connection that waits has room in its future for what it
+    /// tells.
+    fn send(&self, shard: usize, input: ShardInput) -> impl Future<Output = ()> + Send {
+        let inbox = &self.inboxes[shard];
+        // Another error means that the shard has ended, with the process about to.
+        let full = match inbox.try_send(input) {
+            Err(mpsc::error::TrySendError::Full(input)) => Some(Box::pin(inbox.send(input))),
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => None,
+        };
+        async {
+            if let Some(full) = full {
+                let _ = full.await;
+            }
+        }
     }
 
     /// Tells a shard if it has room.

@@ -4,54 +4,68 @@
 //! here.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The counts of all keys; cheap to clone.
 #[derive(Clone, Default)]
-pub struct Holdings(Arc<Mutex<BTreeMap<u64, u32>>>);
+pub struct Holdings(Arc<Mutex<BTreeMap<NonZeroU64, u32>>>);
 
-/// What is held of each of its keys.
+/// Keys that one thing counts for at most.
+const KEYS_MAX: usize = 4;
+
+/// What is held of each of its keys. There is one for each instance.
 pub struct Holding {
     holdings: Holdings,
-    keys: Box<[u64]>,
+    keys: Box<[Option<NonZeroU64>; KEYS_MAX]>,
 }
 
 impl Holdings {
     /// One more for each key, unless one of them holds its maximum already: the error is which.
+    ///
+    /// # Panics
+    /// With more keys than [`KEYS_MAX`].
     pub fn take(&self, wanted: &[(u64, u32)]) -> Result<Holding, usize> {
         let mut counts = self.lock();
-        let full = |(key, max): &(u64, u32)| counts.get(key).is_some_and(|count| count >= max);
+        let full = |(hash, max): &(u64, u32)| counts.get(&key(*hash)).is_some_and(|count| count >= max);
         if let Some(which) = wanted.iter().position(full) {
             return Err(which);
         }
-        for (key, _) in wanted {
-            *counts.entry(*key).or_default() += 1;
-        }
-        drop(counts);
-        Ok(Holding { holdings: self.clone(), keys: wanted.iter().map(|(key, _)| *key).collect() })
+        Ok(self.hold(&mut counts, wanted))
     }
 
     /// One more for each key, whatever it holds.
+    ///
+    /// # Panics
+    /// With more keys than [`KEYS_MAX`].
     pub fn count(&self, wanted: &[(u64, u32)]) -> Holding {
-        let keys: Box<[u64]> = wanted.iter().map(|(key, _)| *key).collect();
-        let mut counts = self.lock();
-        for key in &keys {
-            *counts.entry(*key).or_default() += 1;
+        self.hold(&mut self.lock(), wanted)
+    }
+
+    fn hold(&self, counts: &mut BTreeMap<NonZeroU64, u32>, wanted: &[(u64, u32)]) -> Holding {
+        let mut keys = [None; KEYS_MAX];
+        for (at, (hash, _)) in wanted.iter().enumerate() {
+            keys[at] = Some(key(*hash));
+            *counts.entry(key(*hash)).or_default() += 1;
         }
-        drop(counts);
-        Holding { holdings: self.clone(), keys }
+        Holding { holdings: self.clone(), keys: Box::new(keys) }
     }
 
     // A panic while the lock was held leaves a whole table behind: each change is one statement.
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, u32>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NonZeroU64, u32>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A hash as a key: one that is 0 counts with its neighbour.
+fn key(hash: u64) -> NonZeroU64 {
+    NonZeroU64::new(hash).unwrap_or(NonZeroU64::MIN)
 }
 
 impl Drop for Holding {
     fn drop(&mut self) {
         let mut counts = self.holdings.lock();
-        for key in &self.keys {
+        for key in self.keys.iter().flatten() {
             if let Some(count) = counts.get_mut(key) {
                 *count -= 1;
                 if *count == 0 {

@@ -60,6 +60,9 @@ impl History {
     pub fn take(&self, at: Instant, mut reading: Reading) {
         reading.retain(WATCHED);
         let mut samples = self.lock();
+        if let Some((_, earlier)) = samples.back() {
+            reading.share_names(earlier);
+        }
         samples.push_back((at, reading));
         if samples.len() > SAMPLES {
             samples.pop_front();

@@ -17,6 +17,8 @@ mod health;
 mod identity;
 mod jwt;
 mod line;
+#[doc(hidden)]
+pub mod measured;
 mod network;
 mod oauth;
 mod own_lines;

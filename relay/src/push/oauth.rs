@@ -116,7 +116,7 @@ impl ServiceAccount {
     }
 
     /// The assertion that is exchanged for a token. `None` when the system cannot sign.
-    fn assertion(&self, now: SystemTime) -> Option<jwt::SecretBytes> {
+    pub(super) fn assertion(&self, now: SystemTime) -> Option<jwt::SecretBytes> {
         let iat = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let mut header = serde_json::json!({"alg": "RS256", "typ": "JWT"});
         if let Some(id) = &self.key_id {

@@ -98,7 +98,8 @@ impl Signer {
         Some(pass)
     }
 
-    fn sign(&self, now: SystemTime) -> Option<HeaderValue> {
+    /// Signs a token. `None` when the system cannot.
+    pub(super) fn sign(&self, now: SystemTime) -> Option<HeaderValue> {
         let iat = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let header = serde_json::json!({"alg": "ES256", "kid": &*self.key_id});
         let claims = serde_json::json!({"iss": &*self.team_id, "iat": iat});

@@ -27,9 +27,12 @@ pub(super) struct MemoryStore {
 
 #[derive(Default)]
 struct Table {
-    records: BTreeMap<InstanceId, Entry>,
+    /// Boxed: a node of the tree has room for a half more than it holds.
+    records: BTreeMap<InstanceId, Box<Entry>>,
     lookups: BTreeMap<Lookup, InstanceId>,
     by_expiry: BTreeSet<(u64, InstanceId)>,
+    /// Each owner of a record, once.
+    owners: Vec<Arc<Owner>>,
     leases: BTreeMap<Arc<str>, Held>,
     /// What is remembered beside instances.
     memos: BTreeSet<Box<str>>,
@@ -37,7 +40,8 @@ struct Table {
 
 struct Entry {
     sealed: Sealed,
-    owner: Owner,
+    /// One for all that it owns.
+    owner: Arc<Owner>,
     fence: Fence,
     expires_at: u64,
     lookup: Lookup,
@@ -69,7 +73,7 @@ impl MemoryStore {
     ) -> Result<Placed, StoreError> {
         let table = self.table();
         let fence = match table.records.get(&id) {
-            Some(entry) if entry.owner != *owner => return Err(StoreError::NotOwner),
+            Some(entry) if *entry.owner != *owner => return Err(StoreError::NotOwner),
             Some(entry) if fence == Fence::NEW && entry.fence == Fence::FIRST => Fence::FIRST,
             Some(entry) if fence != entry.fence => return Err(StoreError::NotOwner),
             Some(_) => fence,
@@ -89,7 +93,7 @@ impl MemoryStore {
         fence: Fence,
     ) -> Result<(), StoreError> {
         let table = self.table();
-        let is_anothers = |entry: &Entry| entry.fence > fence || entry.fence == fence && entry.owner != *owner;
+        let is_anothers = |entry: &Entry| entry.fence > fence || entry.fence == fence && *entry.owner != *owner;
         if table.records.get(&id).is_some_and(is_anothers) {
             return Err(StoreError::NotOwner);
         }
@@ -112,15 +116,16 @@ impl MemoryStore {
     pub fn claim(&self, owner: &Owner, batch: usize, wanted: &Wanted) -> Vec<Stored> {
         let mut table = self.table();
         let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = table.shared(owner);
         let Table { records, leases, .. } = &mut *table;
         let now = clock::now();
         let is_live = |node: &str| leases.get(node).is_some_and(|lease| lease.until > now);
         let is_orphan =
-            |entry: &Entry| entry.owner != *owner && (entry.owner.node == owner.node || !is_live(&entry.owner.node));
+            |entry: &Entry| *entry.owner != *owner && (entry.owner.node == owner.node || !is_live(&entry.owner.node));
         let place = |id: &InstanceId, entry: &mut Entry| {
-            let earlier = std::mem::replace(&mut entry.owner, owner.clone());
+            let earlier = std::mem::replace(&mut entry.owner, own.clone());
             entry.fence = entry.fence.next();
-            let taken_from = Some(earlier).filter(|earlier| earlier.node != owner.node);
+            let taken_from = Some(&*earlier).filter(|earlier| earlier.node != owner.node).cloned();
             Stored { taken_from, ..entry.stored(owner, *id) }
         };
         let tags = wanted.take();
@@ -262,12 +267,23 @@ fn write(
         table.lookups.insert(*lookup, id);
     }
     table.by_expiry.insert((expires_at, id));
-    let (sealed, owner, lookup) = (sealed.clone(), owner.clone(), *lookup);
-    table.records.insert(id, Entry { sealed, owner, fence, expires_at, lookup, kept });
+    let (sealed, owner, lookup) = (sealed.clone(), table.shared(owner), *lookup);
+    table.records.insert(id, Box::new(Entry { sealed, owner, fence, expires_at, lookup, kept }));
     Placed { fence, displaced: displaced.filter(|_| takes_lookup) }
 }
 
 impl Table {
+    /// The same owner, in one place for all its records.
+    fn shared(&mut self, owner: &Owner) -> Arc<Owner> {
+        if let Some(known) = self.owners.iter().find(|known| ***known == *owner) {
+            return known.clone();
+        }
+        // Those that own nothing any more go when another one comes.
+        self.owners.retain(|known| Arc::strong_count(known) > 1);
+        self.owners.push(Arc::new(owner.clone()));
+        self.shared(owner)
+    }
+
     fn remove(&mut self, id: InstanceId) -> bool {
         let Some(entry) = self.records.remove(&id) else {
             return false;
@@ -287,8 +303,8 @@ impl Entry {
             sealed: self.sealed.clone(),
             expires_at: self.expires_at,
             fence: self.fence,
-            owned: self.owner == *owner,
-            owner: self.owner.clone(),
+            owned: *self.owner == *owner,
+            owner: Owner::clone(&self.owner),
             taken_from: None,
         }
     }

@@ -16,12 +16,14 @@ mod credentials;
 mod digest;
 mod fields;
 mod hash;
+mod packed;
 mod response;
 
 pub use challenge::{Challenge, ChallengeError, Qop, challenge_value};
 pub use credentials::{Credentials, bearer, usernames};
 pub use digest::Protection;
 pub use hash::{Algorithm, Ha1, Hash};
+pub use packed::PackedChallenge;
 pub use response::{DigestResponse, DigestResponseError};
 
 /// Bytes of a whole challenge or credentials value; a longer one is refused.

@@ -275,7 +275,6 @@ impl Endpoint {
         let Some(registrar) = self.upstreams.registrar(registration.upstream) else { return };
         let (uri, instance) = (registrar.into(), registration.instance);
         if let Some((challenge, nc)) = registration.challenge() {
-            let challenge = challenge.clone();
             self.core.event(Event::Challenged { binding, instance, challenge, nc, cnonce, uri });
         }
     }

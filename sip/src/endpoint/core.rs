@@ -43,8 +43,8 @@ pub(super) struct Core {
     pub(super) sent_again: Vec<IpAddr>,
 }
 
-/// Whose deadline it is.
-#[derive(Clone, Copy, Debug)]
+/// Whose deadline it is. One lies in the heap for each binding: what is long and rare is boxed.
+#[derive(Debug)]
 pub(super) enum Timer {
     Binding(BindingId),
     /// An unregistration has taken long enough.
@@ -56,9 +56,9 @@ pub(super) enum Timer {
     Device(InstanceId),
     Call(CallId),
     /// Nothing waits for this flow any more, which a better one has replaced.
-    ReplacedFlow(UpstreamId, FlowId),
+    ReplacedFlow(UpstreamId, Box<FlowId>),
     /// Nobody can use this stream any more.
-    Linger(FlowId),
+    Linger(Box<FlowId>),
     /// A request has waited long enough for its peer to come back.
     Parked(OfflinePeer),
     /// Nothing more can come for a call.

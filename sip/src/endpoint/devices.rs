@@ -29,16 +29,23 @@ pub(super) struct Devices {
 #[derive(Debug)]
 struct Device {
     binding: BindingId,
-    /// Most devices are sent nothing most of the time: theirs are full, and not there.
-    budgets: Option<Box<Budgets>>,
+    /// What only a device has that was attached or sent something; most sleep most of the time.
+    awake: Option<Box<Awake>>,
     /// Its last challenge has no answer yet.
     challenged: bool,
     /// Its app registers by itself.
     foreground: bool,
     /// The SIP server has accepted its credentials.
     proven: bool,
+}
+
+/// Of a device that is not only asleep.
+#[derive(Debug, Default)]
+struct Awake {
     /// The one timer for the end of its registration at the edge, however often it registers.
     armed: Armed,
+    /// `None`: they are full.
+    budgets: Option<Budgets>,
 }
 
 /// What one device may still be sent.
@@ -65,17 +72,22 @@ impl Devices {
 
     /// Whether, and for when, a timer must be set for the end of a device's registration at the edge.
     pub(super) fn arm(&mut self, instance: InstanceId, expires_at: Instant) -> Option<Instant> {
-        self.rows.get_mut(&instance)?.armed.must_set(Some(expires_at))
+        self.rows.get_mut(&instance)?.awake.get_or_insert_default().armed.must_set(Some(expires_at))
     }
 
     /// Whether the timer of a device for this moment counts.
     pub(super) fn is_armed(&self, instance: InstanceId, at: Instant) -> bool {
-        self.rows.get(&instance).is_some_and(|device| device.armed.is_at(at))
+        self.awake(instance).is_some_and(|awake| awake.armed.is_at(at))
     }
 
     /// A timer of a device fires; whether it is the one that counts.
     pub(super) fn fires(&mut self, now: Instant, instance: InstanceId) -> bool {
-        self.rows.get_mut(&instance).is_some_and(|device| device.armed.fires(now))
+        let awake = self.rows.get_mut(&instance).and_then(|device| device.awake.as_mut());
+        awake.is_some_and(|awake| awake.armed.fires(now))
+    }
+
+    fn awake(&self, instance: InstanceId) -> Option<&Awake> {
+        self.rows.get(&instance)?.awake.as_deref()
     }
 
     /// Whether the SIP server has accepted the device's own credentials.
@@ -140,9 +152,9 @@ impl Devices {
     ) -> bool {
         let Some(device) = self.rows.get_mut(&instance) else { return false };
         let full = Bucket::full(now);
-        let budgets = device
-            .budgets
-            .get_or_insert_with(|| Box::new(Budgets { calls: full, messages: full, notifies: full, outgoing: full }));
+        let budgets = &mut device.awake.get_or_insert_default().budgets;
+        let all_full = Budgets { calls: full, messages: full, notifies: full, outgoing: full };
+        let budgets = budgets.get_or_insert(all_full);
         of(budgets).take(now, rate).is_ok()
     }
 }
@@ -166,6 +178,6 @@ impl Endpoint {
 
 impl Device {
     fn new(binding: BindingId) -> Self {
-        Self { binding, budgets: None, challenged: false, foreground: false, proven: false, armed: Armed::default() }
+        Self { binding, awake: None, challenged: false, foreground: false, proven: false }
     }
 }

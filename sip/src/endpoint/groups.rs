@@ -77,6 +77,11 @@ impl Endpoint {
         credential_owner.into_iter().chain(others.iter().copied()).filter(|it| self.devices.knows(*it)).collect()
     }
 
+    /// The binding that an instance has, or shares.
+    pub fn binding_of_instance(&self, instance: InstanceId) -> Option<BindingId> {
+        self.devices.binding_of(instance)
+    }
+
     /// Whether the last attempt to register a binding succeeded, as far as its members are concerned.
     pub fn is_registered(&self, binding: BindingId) -> bool {
         self.bindings.get(binding).is_some_and(|registration| registration.is_registered())

@@ -60,6 +60,7 @@ impl fmt::Debug for NewBinding {
 }
 
 /// An event outside that the shell tells an endpoint.
+#[derive(Clone)]
 pub enum Input {
     /// A whole message, from a stream's framer or a datagram. Bytes that are [`crate::message::Malformed`] never get
     /// here: their stream is closed, their datagram dropped.

@@ -92,6 +92,7 @@ pub struct FlowBinding {
 }
 
 /// A registration that its SIP server has accepted, as the shell must know it to push for it and to keep it over a restart.
+#[derive(Clone)]
 pub struct PushBinding {
     /// A keyed hash of its SIP server, AOR and push parameters: the same after a restart and on every node; also its PURR (RFC 8599 §6.2.1).
     pub instance: InstanceId,
@@ -114,6 +115,7 @@ pub struct PushBinding {
 }
 
 /// A registration that an earlier run of this relay left behind.
+#[derive(Clone)]
 pub struct RestoredPushBinding {
     /// The push binding as the earlier run was told of it; `expires` is the rest of its lifetime.
     pub registration: PushBinding,

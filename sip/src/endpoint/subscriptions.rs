@@ -121,7 +121,6 @@ impl Endpoint {
                 let Some(subscription) = self.subscriptions.0.get_mut(&binding) else { return };
                 let uri = subscription.uri().into();
                 if let Some((challenge, nc)) = subscription.challenge() {
-                    let challenge = challenge.clone();
                     self.core.event(Event::SubscriptionChallenged { binding, challenge, nc, cnonce, uri });
                 }
             }

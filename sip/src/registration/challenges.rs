@@ -13,7 +13,7 @@
 //!
 //! Invariant: at most [`CHALLENGES_MAX`] challenges are kept; refused credentials are sent no second time.
 
-use crate::auth::{Challenge, Hash};
+use crate::auth::{Challenge, Hash, PackedChallenge};
 use crate::message::{Message, Name};
 
 /// Challenges kept for one binding: its registrar's, and those of two proxies on the way (RFC 3261 §22.3).
@@ -67,12 +67,12 @@ pub enum Verdict {
 
 /// The challenges that a binding answers.
 #[derive(Debug, Default)]
-pub struct Challenges(Vec<KnownChallenge>);
+pub struct Challenges(Box<[KnownChallenge]>);
 
 #[derive(Debug)]
 struct KnownChallenge {
     challenger: Challenger,
-    challenge: Challenge,
+    challenge: PackedChallenge,
     /// Answers given with this nonce.
     nc: u32,
     /// Challenges of this attempt; 0: its answer is one of an earlier attempt.
@@ -83,10 +83,10 @@ impl KnownChallenge {
     /// Another challenge takes the place of this one. The count goes on while the nonce is the same, also when a challenge
     /// repeats it (RFC 7616 §3.4).
     fn take(&mut self, challenge: Challenge) {
-        if challenge.nonce != self.challenge.nonce || challenge.realm != self.challenge.realm {
+        if *challenge.nonce != *self.challenge.nonce() || *challenge.realm != *self.challenge.realm() {
             self.nc = 0;
         }
-        self.challenge = challenge;
+        self.challenge = PackedChallenge::new(&challenge);
     }
 }
 
@@ -108,14 +108,14 @@ impl Challenges {
 
     /// Forgets all of them.
     pub fn clear(&mut self) {
-        self.0 = Vec::new();
+        self.0 = Box::default();
     }
 
     /// The challenge at `index`, and the count of answers with its nonce, this one included.
-    pub fn next_answer(&mut self, index: usize) -> Option<(&Challenge, u32)> {
+    pub fn next_answer(&mut self, index: usize) -> Option<(Challenge, u32)> {
         let key = self.0.get_mut(index)?;
         key.nc = key.nc.saturating_add(1);
-        Some((&key.challenge, key.nc))
+        Some((key.challenge.unpack(), key.nc))
     }
 
     /// The sender of the challenge at `index`.
@@ -131,7 +131,7 @@ impl Challenges {
     pub fn skip(&mut self, index: usize, others: &mut Vec<Challenge>) -> Result<(), u16> {
         let Some(key) = self.0.get_mut(index) else { return Err(Challenger::Registrar.status()) };
         if key.asked == 0 {
-            self.0.remove(index);
+            self.change(|all| all.remove(index));
             return Ok(());
         }
         if others.is_empty() {
@@ -160,25 +160,29 @@ impl Challenges {
         let asked = |challenge: &Challenge| {
             self.0
                 .iter()
-                .any(|key| key.challenger == challenger && key.asked > 0 && key.challenge.realm == challenge.realm)
+                .any(|key| key.challenger == challenger && key.asked > 0 && *key.challenge.realm() == *challenge.realm)
         };
         let at = offered.iter().position(asked).unwrap_or(0);
         let first = offered.remove(at);
         let known = self.0.iter().position(|key| {
             key.challenger == challenger
-                && (challenger == Challenger::Registrar || *key.challenge.realm == *first.realm)
+                && (challenger == Challenger::Registrar || *key.challenge.realm() == *first.realm)
         });
         let Some(index) = known else {
             if !self.make_room(challenger) {
                 return Verdict::Endless;
             }
+            let challenge = PackedChallenge::new(&first);
+            let known = KnownChallenge { challenger, challenge, nc: 0, asked: 1 };
             // Most bindings have one challenge for their whole life.
-            self.0.reserve_exact(1);
-            self.0.push(KnownChallenge { challenger, challenge: first, nc: 0, asked: 1 });
+            self.change(|all| {
+                all.reserve_exact(1);
+                all.push(known);
+            });
             return Verdict::Answer { others: offered };
         };
         let key = &mut self.0[index];
-        if key.asked > 0 && (!first.stale || key.challenge.realm != first.realm) {
+        if key.asked > 0 && (!first.stale || *key.challenge.realm() != *first.realm) {
             return Verdict::Refused;
         }
         if key.asked >= STALE_MAX {
@@ -197,7 +201,10 @@ impl Challenges {
                 Challenger::Proxy => Box::new(response.values_written("Proxy-Authentication-Info")),
             };
             let info = infos.next().and_then(|value| std::str::from_utf8(value).ok());
-            if info.is_some_and(|info| key.challenge.follow(info)) {
+            let Some(info) = info else { continue };
+            let mut challenge = key.challenge.unpack();
+            if challenge.follow(info) {
+                key.challenge = PackedChallenge::new(&challenge);
                 key.nc = 0;
             }
         }
@@ -209,6 +216,14 @@ impl Challenges {
             return true;
         }
         let gone = self.0.iter().position(|key| key.asked == 0 && key.challenger == challenger);
-        gone.map(|index| self.0.remove(index)).is_some()
+        gone.map(|index| self.change(|all| all.remove(index))).is_some()
+    }
+
+    /// Adds one or takes one out.
+    fn change<T>(&mut self, change: impl FnOnce(&mut Vec<KnownChallenge>) -> T) -> T {
+        let mut all = std::mem::take(&mut self.0).into_vec();
+        let told = change(&mut all);
+        self.0 = all.into_boxed_slice();
+        told
     }
 }

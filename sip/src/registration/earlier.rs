@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{ContactHosts, Registration, State, Step};
 
 /// Relays whose Contacts are to go.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Earlier {
     hosts: Vec<Arc<ContactHosts>>,
     /// How many of them the REGISTER has named that is under way, or was sent last.
@@ -18,16 +18,17 @@ impl Registration {
     /// Another relay had it before, or had a device that joins it: that relay's Contact goes with the next REGISTER.
     pub fn take_from(&mut self, earlier: Option<Arc<ContactHosts>>) {
         let Some(hosts) = earlier else { return };
-        let known = &mut self.earlier.get_or_insert_default().hosts;
-        if !known.contains(&hosts) {
-            known.push(hosts);
-        }
+        self.with_rare(|rare| {
+            if !rare.earlier.hosts.contains(&hosts) {
+                rare.earlier.hosts.push(hosts);
+            }
+        });
     }
 
     /// Registers again at once what stands while another relay's Contact stands beside it: an INVITE would fork to both.
     pub fn replace_earlier(&mut self) -> Step {
         match self.state {
-            State::Registered { .. } if self.earlier.is_some() => {
+            State::Registered { .. } if self.has_earlier() => {
                 self.state = State::Waiting;
                 Step::WantFlow
             }
@@ -38,28 +39,30 @@ impl Registration {
 
     /// Whether another relay's Contact may stand beside its own.
     pub fn has_earlier(&self) -> bool {
-        self.earlier.is_some()
+        !self.earlier_hosts().is_empty()
     }
 
     pub(super) fn earlier_hosts(&self) -> &[Arc<ContactHosts>] {
-        self.earlier.as_ref().map_or(&[], |earlier| &earlier.hosts)
+        self.rare.as_ref().map_or(&[], |rare| &rare.earlier.hosts)
     }
 
     /// A REGISTER was sent that names them all.
     pub(super) fn note_named(&mut self) {
-        if let Some(earlier) = &mut self.earlier {
-            earlier.named = earlier.hosts.len();
+        if let Some(Earlier { hosts, named }) = self.rare.as_mut().map(|rare| &mut rare.earlier) {
+            *named = hosts.len();
         }
     }
 
     /// The Contacts that the last REGISTER named are not named again; whether there were any.
     pub(super) fn forget_named(&mut self) -> bool {
-        let Some(earlier) = &mut self.earlier else { return false };
-        let named = std::mem::take(&mut earlier.named);
-        earlier.hosts.drain(..named);
-        if earlier.hosts.is_empty() {
-            self.earlier = None;
+        if !self.has_earlier() {
+            return false;
         }
+        let named = self.with_rare(|rare| {
+            let named = std::mem::take(&mut rare.earlier.named);
+            rare.earlier.hosts.drain(..named);
+            named
+        });
         named > 0
     }
 }

@@ -166,8 +166,8 @@ pub struct Registration {
     goal: Goal,
     state: State,
     challenges: Challenges,
-    /// GRUUs and Service-Route; `None` for most.
-    info: Option<Box<RegistrarInfo>>,
+    /// What few registrations have.
+    rare: Option<Box<Rare>>,
     cseq: u32,
     /// Tells it from earlier registrations of the same Contact in the Call-ID.
     generation: u32,
@@ -178,16 +178,23 @@ pub struct Registration {
     established: bool,
     /// Refusals of the credentials in a row, of an account that is established.
     refusals: u8,
-    /// Refused credentials are not shown again before.
-    paused_until: Option<Instant>,
     /// The server may hold a Contact of ours.
     maybe_bound: bool,
     /// The last attempt succeeded.
     registered: bool,
     /// RFC 5626 is asked for; not any more after a 439.
     outbound: bool,
+}
+
+/// What few registrations have at a time.
+#[derive(Default, PartialEq, Eq)]
+struct Rare {
+    /// GRUUs and Service-Route.
+    info: RegistrarInfo,
+    /// Refused credentials are not shown again before.
+    paused_until: Option<Instant>,
     /// The relays that had this account before, until their Contacts are gone.
-    earlier: Option<Box<Earlier>>,
+    earlier: Earlier,
 }
 
 impl fmt::Debug for Registration {
@@ -222,18 +229,16 @@ impl Registration {
             goal: if register { Goal::Registered } else { Goal::Silent },
             state: State::Waiting,
             challenges: Challenges::default(),
-            info: None,
+            rare: None,
             cseq: 0,
             generation,
             expires: expires.clamp(EXPIRES_MIN, EXPIRES_MAX).as_secs() as u32,
             failures: 0,
             established: false,
             refusals: 0,
-            paused_until: None,
             maybe_bound: false,
             registered: false,
             outbound: true,
-            earlier: None,
         }
     }
 
@@ -270,12 +275,12 @@ impl Registration {
 
     /// Values of Route of a request out of dialog for this account, in order (RFC 3608 §6.1); empty for most.
     pub fn service_route(&self) -> &[Box<str>] {
-        self.info.as_ref().map_or(&[], |info| &info.service_route)
+        self.rare.as_ref().map_or(&[], |rare| &rare.info.service_route)
     }
 
     /// URIs beside the Contact that reach this binding (RFC 5627 §3.1): none for most.
     pub fn gruus(&self) -> &[Box<str>] {
-        self.info.as_ref().map_or(&[], |info| &info.gruus)
+        self.rare.as_ref().map_or(&[], |rare| &rare.info.gruus)
     }
 
     /// Sets the goal; the step starts toward it.
@@ -287,11 +292,11 @@ impl Registration {
         if goal != Goal::Gone && matches!(self.state, State::Sent { .. }) {
             return Step::Nothing;
         }
-        self.state = match self.paused_until.filter(|_| goal == Goal::Registered) {
+        self.state = match self.paused_until().filter(|_| goal == Goal::Registered) {
             Some(until) => State::BackingOff { until },
             None => State::Waiting,
         };
-        if self.paused_until.is_some() && goal == Goal::Registered {
+        if self.paused_until().is_some() && goal == Goal::Registered {
             Step::Nothing
         } else if goal == Goal::Registered || self.maybe_bound {
             Step::WantFlow
@@ -305,7 +310,8 @@ impl Registration {
     pub fn set_credential_owner(&mut self, instance: InstanceId, proven: bool) -> Step {
         self.instance = instance;
         self.challenges.clear();
-        (self.established, self.refusals, self.paused_until) = (proven, 0, None);
+        (self.established, self.refusals) = (proven, 0);
+        self.pause_until(None);
         match self.state {
             State::Asking(_) | State::Sent { .. } | State::Refused => {
                 self.state = State::Waiting;
@@ -318,9 +324,10 @@ impl Registration {
     /// The same for a device that shares the binding: its refusals count on, and a pause goes on, so that nobody shows the
     /// server refused credentials oftener by going from one device to another. Gives the refusals of the one before.
     pub fn pass_credentials(&mut self, instance: InstanceId, proven: bool, refusals: u8) -> (u8, Step) {
-        let (before, paused_until) = (self.refusals, self.paused_until);
+        let (before, paused_until) = (self.refusals, self.paused_until());
         let step = self.set_credential_owner(instance, proven);
-        (self.refusals, self.paused_until) = (refusals, paused_until);
+        self.refusals = refusals;
+        self.pause_until(paused_until);
         (before, step)
     }
 
@@ -331,6 +338,8 @@ impl Registration {
 
     /// Registers again, with this member's credentials.
     pub fn try_credentials(&mut self, instance: InstanceId) -> (SuspendedAuth, Step) {
+        let paused_until = self.paused_until();
+        self.pause_until(None);
         let suspended = SuspendedAuth {
             instance: std::mem::replace(&mut self.instance, instance),
             challenges: std::mem::take(&mut self.challenges),
@@ -339,7 +348,7 @@ impl Registration {
             was_maybe_bound: self.maybe_bound,
             was_established: std::mem::take(&mut self.established),
             refusals: std::mem::take(&mut self.refusals),
-            paused_until: self.paused_until.take(),
+            paused_until,
         };
         (suspended, Step::WantFlow)
     }
@@ -350,7 +359,8 @@ impl Registration {
         (self.instance, self.challenges) = (suspended.instance, suspended.challenges);
         (self.registered, self.maybe_bound) = (suspended.was_registered, suspended.was_maybe_bound);
         self.established = suspended.was_established;
-        (self.refusals, self.paused_until) = (suspended.refusals, suspended.paused_until);
+        self.refusals = suspended.refusals;
+        self.pause_until(suspended.paused_until);
         self.state = if moved { State::Waiting } else { suspended.state };
         if self.wants_flow() { Step::WantFlow } else { Step::Nothing }
     }
@@ -386,7 +396,7 @@ impl Registration {
     }
 
     /// The challenge to answer, and the count of answers with its nonce, this one included.
-    pub fn challenge(&mut self) -> Option<(&Challenge, u32)> {
+    pub fn challenge(&mut self) -> Option<(Challenge, u32)> {
         match &self.state {
             State::Asking(asking) => self.challenges.next_answer(asking.at),
             _ => None,
@@ -517,7 +527,7 @@ impl Registration {
     pub fn on_address_changed(&mut self) -> Step {
         match self.state {
             // Another address of the same server would ban as well who shows it refused credentials again.
-            State::BackingOff { .. } if self.paused_until.is_none() => {
+            State::BackingOff { .. } if self.paused_until().is_none() => {
                 self.state = State::Waiting;
                 Step::WantFlow
             }
@@ -540,7 +550,7 @@ impl Registration {
             return Step::Nothing;
         }
         self.state = State::Waiting;
-        self.paused_until = None;
+        self.pause_until(None);
         Step::WantFlow
     }
 
@@ -600,10 +610,11 @@ impl Registration {
         let expires = granted.clamp(EXPIRES_MIN, EXPIRES_MAX);
         let refresh = std::mem::replace(&mut self.registered, true);
         self.forget_named();
-        (self.failures, self.established, self.refusals, self.paused_until) = (0, true, 0, None);
+        (self.failures, self.established, self.refusals) = (0, true, 0);
+        self.pause_until(None);
         // Early enough for a second try, and never the same moment for all.
         let millis = expires.as_millis() as u64;
-        let refresh_at = match self.earlier.is_some() {
+        let refresh_at = match self.has_earlier() {
             // One came while the REGISTER was under way.
             true => now,
             false => now + Duration::from_millis(random.between(millis * 70 / 100, millis * 85 / 100)),
@@ -616,8 +627,28 @@ impl Registration {
     fn read_info(&mut self, response: &Message) -> bool {
         let info = RegistrarInfo::read(self.binding, response);
         let renamed = info.gruus != self.gruus();
-        self.info = (!info.is_empty()).then(|| Box::new(info));
+        if self.rare.is_some() || !info.is_empty() {
+            self.with_rare(|rare| rare.info = info);
+        }
         renamed
+    }
+
+    fn paused_until(&self) -> Option<Instant> {
+        self.rare.as_ref().and_then(|rare| rare.paused_until)
+    }
+
+    fn pause_until(&mut self, until: Option<Instant>) {
+        if self.paused_until() != until {
+            self.with_rare(|rare| rare.paused_until = until);
+        }
+    }
+
+    /// Changes what few have; nothing is kept of one that has nothing of it.
+    fn with_rare<T>(&mut self, change: impl FnOnce(&mut Rare) -> T) -> T {
+        let mut rare = self.rare.take().unwrap_or_default();
+        let told = change(&mut rare);
+        self.rare = Some(rare).filter(|rare| **rare != Rare::default());
+        told
     }
 
     fn on_challenge(

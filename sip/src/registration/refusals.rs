@@ -28,7 +28,7 @@ impl Registration {
             // Refusals count in a row.
             self.refusals = 0;
         }
-        self.paused_until = None;
+        self.pause_until(None);
         self.failures = self.failures.saturating_add(1);
         let after = back_off(self.failures, timing, random).max(retry_after.unwrap_or_default());
         self.state = State::BackingOff { until: now + after };
@@ -57,7 +57,7 @@ impl Registration {
         let millis = pause.as_millis() as u64;
         let after = Duration::from_millis(random.between(millis, millis * 11 / 10));
         self.state = State::BackingOff { until: now + after };
-        self.paused_until = Some(now + after);
+        self.pause_until(Some(now + after));
         (self.registered, self.maybe_bound) = (false, false);
         Step::Failed(RegistrationFailure::Retry { status: Some(status), after })
     }

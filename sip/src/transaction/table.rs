@@ -16,6 +16,9 @@ use crate::id::{BranchId, FlowId};
 use crate::message::{Composer, Limits, Message, Method, Name};
 use crate::timers::{Armed, Timers};
 
+/// Transactions that there is always room for once there was; about 250 KB.
+const ROOM_KEPT: usize = 1_024;
+
 /// A server transaction; unique in the life of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerId(u64);
@@ -420,7 +423,27 @@ impl<C: Copy, S: Copy> Table<C, S> {
                 return expired;
             }
         }
+        self.give_room_back();
         None
+    }
+
+    /// After a moment that was much busier: its tables are not kept for the rest of the process's life.
+    fn give_room_back(&mut self) {
+        let room = |len: usize, capacity: usize| (len < capacity / 8 && capacity > ROOM_KEPT).then_some(2 * len);
+        if let Some(room) = room(self.clients.len(), self.clients.capacity()) {
+            self.clients.shrink_to(room);
+        }
+        if let Some(room) = room(self.servers.len(), self.servers.capacity()) {
+            self.servers.shrink_to(room);
+            self.by_key.shrink_to(room);
+        }
+        self.timers.give_room_back(ROOM_KEPT);
+    }
+
+    /// How many transactions there is room for without another table.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.clients.capacity().max(self.servers.capacity()).max(self.timers.room())
     }
 
     fn client_due(&mut self, now: Instant, key: ClientKey) -> Option<C> {

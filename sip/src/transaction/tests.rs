@@ -116,6 +116,21 @@ fn a_request_that_is_never_answered_is_told_once_and_an_abandoned_one_never() {
 }
 
 #[test]
+fn a_table_that_was_crowded_gives_its_room_back() {
+    let (mut table, now) = (table(9_000), Instant::now());
+    for number in 1..=8_000 {
+        send(&mut table, now, Method::Options, number, TCP);
+        while table.poll_transmit().is_some() {}
+    }
+    assert!(table.room() >= 8_000);
+    let end = now + Duration::from_secs(32);
+    while table.poll_expired(end).is_some() {}
+    assert!(table.room() <= 1_024, "{}", table.room());
+    send(&mut table, end, Method::Options, 8_001, TCP);
+    assert_eq!(table.len(), 1);
+}
+
+#[test]
 fn a_repeated_request_is_answered_from_its_transaction_whatever_its_branch_looks_like() {
     for via in ["SIP/2.0/UDP peer;branch=z9hG4bK1", "SIP/2.0/UDP peer;branch=1", "SIP/2.0/UDP peer"] {
         let (mut table, now) = (table(9), Instant::now());

@@ -2,6 +2,7 @@
 
 mod admission;
 mod announced;
+mod answered_call;
 mod crowds;
 mod endpoint;
 mod flows;
@@ -14,6 +15,7 @@ mod presence;
 mod push_proxy;
 mod registration;
 mod regressions;
+mod script;
 mod strangers;
 mod subscription;
 mod victims;

@@ -9,6 +9,7 @@ use sip::id::*;
 use sip::message::{Limits, Message, Name};
 
 pub const REGISTRAR: UpstreamId = UpstreamId(1);
+pub const SEED: [u8; 32] = [3; 32];
 pub const SECRET: &str = "instance secret";
 pub const SDP: &str =
     "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n";
@@ -20,8 +21,17 @@ pub struct Sent {
     pub message: Message,
 }
 
+/// What an endpoint is told, and when. Another one with the same settings and seed that is told the same does the same.
+#[derive(Clone)]
+pub enum Told {
+    Input(Instant, Input),
+    Timeout(Instant),
+}
+
 pub struct World {
     pub endpoint: Endpoint,
+    /// What the endpoint is told from now on, where somebody wants to tell it to another one.
+    pub told: Option<Vec<Told>>,
     pub now: Instant,
     /// When the endpoint wants to be told the time next.
     due: Option<Instant>,
@@ -58,6 +68,25 @@ pub fn server_address() -> SocketAddr {
     "192.0.2.10:5060".parse().unwrap()
 }
 
+pub fn settings() -> Settings {
+    Settings {
+        tag: ShardTag(0),
+        edge: "relay.test:5061".into(),
+        edge_websocket: "relay.test:7443".into(),
+        upstream_udp: "relay.test:5070".into(),
+        upstream_tcp: "relay.test:5070".into(),
+        upstream_tls: "relay.test:5071".into(),
+        register_expires: Duration::from_secs(600),
+        ring_timeout: Duration::from_secs(30),
+        answer_timeout: Duration::from_secs(120),
+        limits: Limits::default(),
+        token_key: [9; 32],
+        upstream: UpstreamPolicy::default(),
+        timing: Timing::default(),
+        message_bytes: 16 * 1024,
+    }
+}
+
 impl World {
     pub fn new(upstream: FlowId) -> Self {
         Self::with_policy(upstream, UpstreamPolicy::default())
@@ -69,26 +98,12 @@ impl World {
 
     pub fn with_settings(upstream: FlowId, set: impl FnOnce(&mut Settings)) -> Self {
         let now = Instant::now();
-        let mut settings = Settings {
-            tag: ShardTag(0),
-            edge: "relay.test:5061".into(),
-            edge_websocket: "relay.test:7443".into(),
-            upstream_udp: "relay.test:5070".into(),
-            upstream_tcp: "relay.test:5070".into(),
-            upstream_tls: "relay.test:5071".into(),
-            register_expires: Duration::from_secs(600),
-            ring_timeout: Duration::from_secs(30),
-            answer_timeout: Duration::from_secs(120),
-            limits: Limits::default(),
-            token_key: [9; 32],
-            upstream: UpstreamPolicy::default(),
-            timing: Timing::default(),
-            message_bytes: 16 * 1024,
-        };
+        let mut settings = settings();
         set(&mut settings);
         let transport = if upstream.is_reliable() { Transport::Tls } else { Transport::Udp };
         Self {
-            endpoint: Endpoint::new(now, settings, [3; 32]),
+            endpoint: Endpoint::new(now, settings, SEED),
+            told: None,
             now,
             due: None,
             sent: Vec::new(),
@@ -158,14 +173,24 @@ impl World {
     }
 
     pub fn input(&mut self, input: Input) {
-        self.endpoint.handle(self.now, input);
+        self.tell(input);
         self.drain();
+    }
+
+    fn tell(&mut self, input: Input) {
+        if let Some(told) = &mut self.told {
+            told.push(Told::Input(self.now, input.clone()));
+        }
+        self.endpoint.handle(self.now, input);
     }
 
     pub fn advance(&mut self, by: Duration) {
         let until = self.now + by;
         while let Some(at) = self.due.filter(|at| *at <= until) {
             self.now = at.max(self.now);
+            if let Some(told) = &mut self.told {
+                told.push(Told::Timeout(self.now));
+            }
             self.endpoint.handle_timeout(self.now);
             self.drain();
         }
@@ -201,9 +226,9 @@ impl World {
                     if self.dial {
                         let (flow, transport) = (self.upstream.flow, self.upstream.transport);
                         if self.elsewhere {
-                            self.endpoint.handle(self.now, Input::UpstreamAddressChanged(upstream));
+                            self.tell(Input::UpstreamAddressChanged(upstream));
                         }
-                        self.endpoint.handle(self.now, Input::Dialled { upstream, flow, transport });
+                        self.tell(Input::Dialled { upstream, flow, transport });
                     }
                 }
                 Output::SendLarge { peer, bytes } => {
@@ -221,12 +246,11 @@ impl World {
             Event::Challenged { binding, instance, challenge, nc, cnonce, uri } => {
                 let known = self.hashes.contains(&challenge.algorithm.hash);
                 let authorization = known.then(|| answer(challenge, "alice", "secret", uri, *nc, cnonce));
-                self.endpoint
-                    .handle(self.now, Input::Authorization { binding: *binding, instance: *instance, authorization });
+                self.tell(Input::Authorization { binding: *binding, instance: *instance, authorization });
             }
             Event::SubscriptionChallenged { binding, challenge, nc, cnonce, uri } => {
                 let authorization = Some(answer_to("SUBSCRIBE", challenge, "alice", "secret", uri, *nc, cnonce));
-                self.endpoint.handle(self.now, Input::SubscriptionAuthorization { binding: *binding, authorization });
+                self.tell(Input::SubscriptionAuthorization { binding: *binding, authorization });
             }
             Event::VerifyDevice { verification, instance, proof } => {
                 let granted = match proof {
@@ -237,7 +261,7 @@ impl World {
                     }
                     Proof::Bearer(token) => **token == SECRET.replace(' ', "-"),
                 };
-                self.endpoint.handle(self.now, Input::DeviceVerified { verification: *verification, granted });
+                self.tell(Input::DeviceVerified { verification: *verification, granted });
             }
             _ => {}
         }

@@ -218,7 +218,7 @@ impl Shard {
                 }
                 row.status = 200;
                 row.asked = false;
-                row.registered_until = unix_now() + expires.as_secs();
+                row.set_registered_until(unix_now() + expires.as_secs());
                 if let Some(first) = row.first.take() {
                     let asked = if id == by { asked.take().unwrap_or_default() } else { Vec::new() };
                     // Nobody listens any more when the use case took too long; the instance is kept all the same.
@@ -277,7 +277,8 @@ impl Shard {
 
     fn on_refused(&mut self, id: InstanceId, status: u16) {
         let Some(row) = self.instances.get_mut(id) else { return };
-        (row.status, row.registered_until) = (status, 0);
+        row.status = status;
+        row.set_registered_until(0);
         if matches!(status, 401 | 407) && !row.asked {
             row.unanswerable = Some(Unanswerable::Digest);
         }
@@ -292,7 +293,7 @@ impl Shard {
 
     fn on_retried(&mut self, id: InstanceId, status: Option<u16>, after: Duration) {
         let Some(row) = self.instances.get_mut(id).filter(|row| row.state != InstanceState::Foreground) else { return };
-        row.registered_until = 0;
+        row.set_registered_until(0);
         row.status = status.unwrap_or(row.status);
         let (first, registered_before) = (row.first.take(), row.registered_at > 0);
         self.set_state(id, InstanceState::Retrying);

@@ -130,7 +130,7 @@ impl Shard {
             self.note_settled(id);
             return;
         }
-        let mut row = Row::new(sealed, binding.binding, binding.upstream, fence, lease, aor, place);
+        let mut row = Row::new(sealed, binding.upstream, fence, lease, aor, place);
         row.is_stored = first.is_none();
         row.first = first;
         if !binding.register {
@@ -170,12 +170,13 @@ impl Shard {
         }
         let status = |other: &InstanceId| {
             let row = self.instances.get(*other).filter(|row| row.state == InstanceState::Registered)?;
-            Some((row.status, row.registered_until))
+            Some((row.status, row.registered_until()))
         };
         let Some((status, until)) = members.iter().filter(|other| **other != id).find_map(status) else { return };
         self.set_state(id, InstanceState::Registered);
         if let Some(row) = self.instances.get_mut(id) {
-            (row.status, row.registered_until) = (status, until);
+            row.status = status;
+            row.set_registered_until(until);
         }
     }
 
@@ -202,7 +203,7 @@ impl Shard {
         let row = self.instances.get_mut(id).filter(|row| row.ending.is_none()).ok_or(Denied::Unknown)?;
         row.sealed = sealed;
         row.fence = fence;
-        let (binding, is_foreground) = (row.binding, row.state == InstanceState::Foreground);
+        let is_foreground = row.state == InstanceState::Foreground;
         self.instances.set_lease(id, lease);
         match foreground {
             Some(true) if !is_foreground => {
@@ -215,7 +216,9 @@ impl Shard {
                 self.set_state(id, InstanceState::Registering);
                 self.note(id, None, What::Background);
                 self.drive(clock::now(), Input::Resume(id));
-                self.share_registration(id, binding);
+                if let Some(binding) = self.endpoint.binding_of_instance(id) {
+                    self.share_registration(id, binding);
+                }
             }
             _ => {}
         }
@@ -269,7 +272,7 @@ impl Shard {
             fence: row.fence,
             state: row.state,
             status: Some(row.status).filter(|status| *status != 0),
-            registered_until: if registered { row.registered_until } else { 0 },
+            registered_until: if registered { row.registered_until() } else { 0 },
             failing_since: row.failing_since(),
             expires_at: row.expires_at(),
             mailbox: row.activity.as_ref().and_then(|activity| activity.mailbox.clone()),

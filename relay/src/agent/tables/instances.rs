@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use sip::id::{BindingId, InstanceId, UpstreamId};
+use sip::id::{InstanceId, UpstreamId};
 use tokio::sync::oneshot;
 
 use super::lease::{self, LeaseExpiry};
@@ -21,12 +21,10 @@ use crate::vault::{AorKey, Fence, Sealed};
 pub(crate) struct Row {
     /// Everything that is known of it.
     pub sealed: Sealed,
-    /// The user of its Contact, which it may share with other instances.
-    pub binding: BindingId,
     /// What its record is put with.
     pub fence: Fence,
     /// When it ends, in seconds since 1970.
-    expires_at: u64,
+    expires_at: u32,
     /// The last reminder of its end.
     reminded: Option<Reminder>,
     /// Under which name its account is found.
@@ -34,7 +32,7 @@ pub(crate) struct Row {
     /// When its registration was accepted last, in seconds since 1970; 0: never.
     pub registered_at: u32,
     /// Until when its registration stands, in seconds since 1970.
-    pub registered_until: u64,
+    registered_until: u32,
     /// Since when its registration has been lost, in seconds since 1970; 0: it is not.
     lost_since: u32,
     /// When its user is to be told of the loss; 0: never, or that was done.
@@ -164,7 +162,6 @@ impl Row {
     /// A row that is about to be bound.
     pub(crate) fn new(
         sealed: Sealed,
-        binding: BindingId,
         upstream: UpstreamId,
         fence: Fence,
         lease: LeaseExpiry,
@@ -174,9 +171,8 @@ impl Row {
         let state = InstanceState::Registering;
         Self {
             sealed,
-            binding,
             fence,
-            expires_at: lease.expires_at,
+            expires_at: small(lease.expires_at),
             reminded: lease.reminded,
             aor,
             registered_at: 0,
@@ -199,7 +195,17 @@ impl Row {
 
     /// When it ends, in seconds since 1970.
     pub(crate) fn expires_at(&self) -> u64 {
-        self.expires_at
+        self.expires_at.into()
+    }
+
+    /// Until when its registration stands, in seconds since 1970; 0: it does not.
+    pub(crate) fn registered_until(&self) -> u64 {
+        self.registered_until.into()
+    }
+
+    /// Its registration stands until then, in seconds since 1970; 0: it does not.
+    pub(crate) fn set_registered_until(&mut self, until: u64) {
+        self.registered_until = small(until);
     }
 
     /// Since when its registration has been lost, in seconds since 1970, once its user was told.
@@ -207,9 +213,9 @@ impl Row {
         self.lost_told.then_some(self.lost_since.into())
     }
 
-    fn next_moment(&self) -> u64 {
-        let lease = lease::next(self.expires_at, self.reminded);
-        if self.tell_lost_at == 0 { lease } else { lease.min(self.tell_lost_at.into()) }
+    fn next_moment(&self) -> u32 {
+        let lease = small(lease::next(self.expires_at(), self.reminded));
+        if self.tell_lost_at == 0 { lease } else { lease.min(self.tell_lost_at) }
     }
 }
 
@@ -230,11 +236,18 @@ pub(crate) enum Due {
 /// How far the clocks of a lease's grantor and of this node may be apart, in seconds.
 const AHEAD_S: u64 = 3_600;
 
+/// Seconds since 1970 in a row, until 2106.
+fn small(at: u64) -> u32 {
+    u32::try_from(at).unwrap_or(u32::MAX)
+}
+
 /// All instances of one shard.
 #[derive(Default)]
 pub(crate) struct Instances {
-    rows: HashMap<InstanceId, Row>,
-    moments: BTreeSet<(u64, InstanceId)>,
+    /// Boxed: a table has room for up to twice as many.
+    rows: HashMap<InstanceId, Box<Row>>,
+    /// In seconds since 1970.
+    moments: BTreeSet<(u32, InstanceId)>,
     accounts: BTreeSet<(AorKey, InstanceId)>,
 }
 
@@ -242,10 +255,10 @@ impl Instances {
     pub(crate) fn insert(&mut self, id: InstanceId, row: Row) {
         self.moments.insert((row.next_moment(), id));
         self.accounts.insert((row.aor, id));
-        self.rows.insert(id, row);
+        self.rows.insert(id, Box::new(row));
     }
 
-    pub(crate) fn remove(&mut self, id: InstanceId) -> Option<Row> {
+    pub(crate) fn remove(&mut self, id: InstanceId) -> Option<Box<Row>> {
         let row = self.rows.remove(&id)?;
         self.moments.remove(&(row.next_moment(), id));
         self.accounts.remove(&(row.aor, id));
@@ -253,11 +266,11 @@ impl Instances {
     }
 
     pub(crate) fn get(&self, id: InstanceId) -> Option<&Row> {
-        self.rows.get(&id)
+        self.rows.get(&id).map(|row| &**row)
     }
 
     pub(crate) fn get_mut(&mut self, id: InstanceId) -> Option<&mut Row> {
-        self.rows.get_mut(&id)
+        self.rows.get_mut(&id).map(|row| &mut **row)
     }
 
     /// The instances of an account, in order.
@@ -270,7 +283,7 @@ impl Instances {
     pub(crate) fn set_lease(&mut self, id: InstanceId, lease: LeaseExpiry) {
         if let Some(row) = self.rows.get_mut(&id) {
             self.moments.remove(&(row.next_moment(), id));
-            row.expires_at = lease.expires_at;
+            row.expires_at = small(lease.expires_at);
             row.reminded = lease.reminded;
             self.moments.insert((row.next_moment(), id));
         }
@@ -280,7 +293,6 @@ impl Instances {
     pub(crate) fn set_lost(&mut self, id: InstanceId, since: u64, tell_at: u64) {
         let Some(row) = self.rows.get_mut(&id).filter(|row| row.lost_since == 0) else { return };
         self.moments.remove(&(row.next_moment(), id));
-        let small = |at: u64| u32::try_from(at).unwrap_or(u32::MAX);
         (row.lost_since, row.tell_lost_at, row.lost_told) = (small(since), small(tell_at), false);
         self.moments.insert((row.next_moment(), id));
     }
@@ -299,7 +311,7 @@ impl Instances {
     /// that was ahead.
     pub(crate) fn cut_leases(&mut self, latest: u64) {
         while let Some(&(moment, id)) = self.moments.last()
-            && moment > latest + AHEAD_S
+            && u64::from(moment) > latest + AHEAD_S
         {
             self.set_lease(id, LeaseExpiry { expires_at: latest, reminded: None });
         }
@@ -307,23 +319,25 @@ impl Instances {
 
     /// When the next reminder is due or the next instance ends, in seconds since 1970.
     pub(crate) fn next_moment(&self) -> Option<u64> {
-        self.moments.first().map(|(moment, _)| *moment)
+        self.moments.first().map(|(moment, _)| u64::from(*moment))
     }
 
     /// What is due at `now`, once: an end leaves the order, so that it is not found again.
     pub(crate) fn pop_due(&mut self, now: u64) -> Option<(InstanceId, Due)> {
         let (moment, id) = *self.moments.first()?;
-        if moment > now {
+        if u64::from(moment) > now {
             return None;
         }
         self.moments.remove(&(moment, id));
-        let Some(row) = self.rows.get_mut(&id).filter(|row| row.expires_at > now) else { return Some((id, Due::End)) };
+        let Some(row) = self.rows.get_mut(&id).filter(|row| row.expires_at() > now) else {
+            return Some((id, Due::End));
+        };
         if row.tell_lost_at != 0 && u64::from(row.tell_lost_at) <= now {
             (row.tell_lost_at, row.lost_told) = (0, true);
             self.moments.insert((row.next_moment(), id));
             return Some((id, Due::Lost { since: row.lost_since.into() }));
         }
-        let reminder = lease::due(row.expires_at, row.reminded, now)?;
+        let reminder = lease::due(row.expires_at(), row.reminded, now)?;
         row.reminded = Some(reminder);
         self.moments.insert((row.next_moment(), id));
         Some((id, Due::Reminder(reminder)))
@@ -365,12 +379,12 @@ mod tests {
     const END: u64 = 1_795_000_000;
 
     fn instances(lease: LeaseExpiry) -> (Instances, InstanceId) {
-        let (id, binding) = (InstanceId::new(1 << 16, ShardTag(0)), BindingId::new(2 << 16, ShardTag(0)));
+        let id = InstanceId::new(1 << 16, ShardTag(0));
         let mut instances = Instances::default();
         let sealed = Sealed::from_bytes(InstanceSecret::new("not opened here").expose().as_bytes().to_vec());
         instances.insert(
             id,
-            Row::new(sealed, binding, UpstreamId(1), Fence::NEW, lease, AorKey::FIRST, Holdings::default().count(&[])),
+            Row::new(sealed, UpstreamId(1), Fence::NEW, lease, AorKey::FIRST, Holdings::default().count(&[])),
         );
         (instances, id)
     }

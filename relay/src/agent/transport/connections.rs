@@ -82,7 +82,7 @@ pub(crate) struct Connection {
     /// Whether it goes on elsewhere once its shard is known.
     moves: bool,
     /// Its first message, which its shard has not heard of yet.
-    unheard: Option<(usize, ShardInput)>,
+    unheard: Option<Box<(usize, ShardInput)>>,
     /// Whether a valid message came.
     proven: bool,
     /// When the message began that is not whole yet.
@@ -195,7 +195,7 @@ impl Connection {
 
     /// Reads and writes until it ends, or moves.
     async fn exchange(&mut self, stream: &mut Stream) -> Ending {
-        if let Some((shard, first)) = self.unheard.take() {
+        if let Some((shard, first)) = self.unheard.take().map(|unheard| *unheard) {
             self.tell(shard).await;
             self.shards.send(shard, first).await;
             // What came with it.
@@ -322,7 +322,7 @@ impl Connection {
             let input = ShardInput::Sip { at, input };
             if self.moves && self.home.is_some() {
                 // The shard hears of it there, where that wakes nobody else.
-                self.unheard = Some((shard, input));
+                self.unheard = Some(Box::new((shard, input)));
                 return Err(Ending::Moves(shard));
             }
             self.tell(shard).await;

@@ -26,7 +26,7 @@ use sip::bucket::{Bucket, Rate};
 
 use super::counted_as;
 
-/// The most keys that are remembered, about 20 MB; at the limit a tenth of those go that are not under way: what only succeeded,
+/// The most keys that are remembered, about 12 MB; at the limit a tenth of those go that are not under way: what only succeeded,
 /// then what failed least and longest ago. While all are under way newcomers wait a second.
 const ENTRIES_MAX: usize = 200_000;
 /// Addresses of one server that an attempt is counted by.
@@ -101,7 +101,13 @@ struct Inner {
 
 #[derive(Default)]
 struct Table {
+    /// What failed within the hour, or is under way.
     entries: BTreeMap<u64, Entry>,
+    /// From where a right proof came, and has not failed since: each account that is enabled has been here within the hour. When that
+    /// was, in seconds since `began`.
+    right: BTreeMap<u64, u32>,
+    /// The moment of the first attempt.
+    began: Option<Instant>,
     sources: BTreeMap<IpAddr, Budget>,
     swept_at: Option<Instant>,
 }
@@ -110,11 +116,8 @@ struct Table {
 struct Entry {
     failures: u32,
     under_way: u32,
-    until: Option<Instant>,
-    /// When it failed last; of one that only succeeded, when it did.
+    /// When it failed last.
     last: Option<Instant>,
-    /// A right proof came from here.
-    right: bool,
 }
 
 struct Budget {
@@ -150,14 +153,15 @@ impl Guesses {
         let keys = self.keys(attempt, source);
         let mut table = self.lock();
         table.sweep(now);
-        let known = keys.iter().any(|key| key.own && table.entries.get(&key.hash).is_some_and(|entry| entry.right));
+        let known = keys.iter().any(|key| key.own && table.right.contains_key(&key.hash));
         let budget = table.sources.get(&source).filter(|_| !known && !attempt.renews);
         if let Some(after) = budget.and_then(|budget| budget.wait(now, self.0.free.of_source())) {
             return Err(Wait { after, by_source: true });
         }
         for key in keys.iter().filter(|key| key.own || !known) {
             let Some(entry) = table.entries.get(&key.hash) else { continue };
-            if let Some(after) = entry.wait(now, self.0.free.of(key.own)) {
+            let right = table.right.contains_key(&key.hash);
+            if let Some(after) = entry.wait(now, self.0.free.of(key.own), pauses(key.own), right) {
                 return Err(Wait { after, by_source: false });
             }
         }
@@ -216,9 +220,12 @@ impl Permit {
             return;
         }
         let mut table = self.guesses.lock();
+        let at = table.seconds(now);
+        let table = &mut *table;
         for key in self.keys.iter().filter(|key| key.own) {
             if let Some(entry) = table.entries.get_mut(&key.hash) {
-                *entry = Entry { under_way: entry.under_way, last: Some(now), right: true, ..Entry::default() };
+                *entry = Entry { under_way: entry.under_way, ..Entry::default() };
+                table.right.insert(key.hash, at);
             }
         }
     }
@@ -227,9 +234,11 @@ impl Permit {
     pub fn refused(self, now: Instant) {
         let free = self.guesses.0.free;
         let mut table = self.guesses.lock();
+        let table = &mut *table;
         for key in &self.keys {
             if let Some(entry) = table.entries.get_mut(&key.hash) {
-                entry.fail(now, free.of(key.own), if key.own { SOURCE_PAUSE } else { ACCOUNT_PAUSE });
+                entry.fail(now);
+                table.right.remove(&key.hash);
             }
         }
         if let Some(budget) = table.sources.get_mut(&self.source) {
@@ -255,6 +264,11 @@ impl Drop for Permit {
     }
 }
 
+/// The first pause and the longest: of an account from one source, or whoever asks.
+fn pauses(own: bool) -> (Duration, Duration) {
+    if own { SOURCE_PAUSE } else { ACCOUNT_PAUSE }
+}
+
 impl Free {
     fn of(self, own: bool) -> u32 {
         if own { self.per_account } else { self.per_account.saturating_mul(ACCOUNT_SHARE) }
@@ -268,36 +282,57 @@ impl Free {
 impl Table {
     /// Forgets what is at rest, at most once a second.
     fn sweep(&mut self, now: Instant) {
-        let crowded = self.entries.len() >= ENTRIES_MAX / 2 || self.sources.len() >= ENTRIES_MAX / 2;
+        let crowded = self.len() >= ENTRIES_MAX / 2 || self.sources.len() >= ENTRIES_MAX / 2;
         let every = if crowded { SOON } else { REMEMBERED };
         if self.swept_at.is_some_and(|at| now.saturating_duration_since(at) < every) {
             return;
         }
         self.swept_at = Some(now);
         self.entries.retain(|_, entry| entry.under_way > 0 || !entry.is_old(now));
+        let seconds = self.seconds(now);
+        self.right.retain(|_, at| seconds.saturating_sub(*at) < REMEMBERED.as_secs() as u32);
         self.sources.retain(|_, budget| budget.under_way > 0 || !budget.failures.is_full(now));
     }
 }
 
+/// The keys of at most so many that have the least before them.
+fn least<T: Ord>(mut all: Vec<(T, u64)>, most: usize) -> Vec<u64> {
+    if most < all.len() {
+        all.select_nth_unstable(most);
+        all.truncate(most);
+    }
+    all.into_iter().map(|(_, key)| key).collect()
+}
+
 impl Table {
+    fn len(&self) -> usize {
+        self.entries.len() + self.right.len()
+    }
+
+    /// Since the first attempt.
+    fn seconds(&mut self, now: Instant) -> u32 {
+        let began = *self.began.get_or_insert(now);
+        now.saturating_duration_since(began).as_secs().try_into().unwrap_or(u32::MAX)
+    }
+
     /// Whether so many more keys have room, after what says least was forgotten.
     fn make_room(&mut self, wanted: usize) -> bool {
-        if self.entries.len() + wanted > ENTRIES_MAX {
-            let resting = self.entries.iter().filter(|(_, entry)| entry.under_way == 0);
-            let mut resting: Vec<_> = resting.map(|(key, entry)| (entry.failures, entry.last, *key)).collect();
-            let least = resting.len().min(ENTRIES_MAX / 10);
-            if least < resting.len() {
-                resting.select_nth_unstable(least);
-            }
-            for (_, _, key) in resting.into_iter().take(least) {
+        if self.len() + wanted > ENTRIES_MAX {
+            let right = least(self.right.iter().map(|(key, at)| (*at, *key)).collect(), ENTRIES_MAX / 10);
+            let failed = self.entries.iter().filter(|(_, entry)| entry.under_way == 0);
+            let failed = failed.map(|(key, entry)| ((entry.failures, entry.last), *key)).collect();
+            for key in least(failed, ENTRIES_MAX / 10 - right.len()) {
                 self.entries.remove(&key);
+            }
+            for key in right {
+                self.right.remove(&key);
             }
         }
         if self.sources.len() >= ENTRIES_MAX {
             // Whoever has more sources than these is not held by what one of them may do.
             self.sources.retain(|_, budget| budget.under_way > 0);
         }
-        self.entries.len() + wanted <= ENTRIES_MAX && self.sources.len() < ENTRIES_MAX
+        self.len() + wanted <= ENTRIES_MAX && self.sources.len() < ENTRIES_MAX
     }
 }
 
@@ -307,13 +342,13 @@ impl Entry {
     }
 
     /// How long an attempt must wait; `None`: it may begin.
-    fn wait(&self, now: Instant, free: u32) -> Option<Duration> {
-        if let Some(until) = self.until.filter(|until| *until > now) {
+    fn wait(&self, now: Instant, free: u32, pauses: (Duration, Duration), right: bool) -> Option<Duration> {
+        if let Some(until) = self.paused_until(free, pauses).filter(|until| *until > now) {
             return Some(until - now);
         }
         let failures = if self.is_old(now) { 0 } else { self.failures };
         let room = match failures {
-            0 if self.right => UNDER_WAY,
+            0 if right => UNDER_WAY,
             0 => free.max(1),
             failures if failures < free => free - failures,
             // One after the other.
@@ -322,12 +357,15 @@ impl Entry {
         (self.under_way >= room).then_some(SOON)
     }
 
-    fn fail(&mut self, now: Instant, free: u32, (first, longest): (Duration, Duration)) {
+    fn fail(&mut self, now: Instant) {
         self.failures = if self.is_old(now) { 1 } else { self.failures.saturating_add(1) };
-        (self.last, self.right) = (Some(now), false);
-        if let Some(beyond) = self.failures.checked_sub(free.max(1)) {
-            self.until = Some(now + first.saturating_mul(1 << beyond.min(16)).min(longest));
-        }
+        self.last = Some(now);
+    }
+
+    /// Until when nobody is let past after the last failure; `None`: it was free.
+    fn paused_until(&self, free: u32, (first, longest): (Duration, Duration)) -> Option<Instant> {
+        let beyond = self.failures.checked_sub(free.max(1))?;
+        Some(self.last? + first.saturating_mul(1 << beyond.min(16)).min(longest))
     }
 }
 

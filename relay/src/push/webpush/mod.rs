@@ -32,7 +32,7 @@ use tokio::time::Instant;
 
 use self::encryption::{PLAINTEXT_MAX, encrypted};
 use self::origins::{Origin, Origins};
-use self::vapid::Vapid;
+pub(super) use self::vapid::Vapid;
 pub use self::vapid::public_key;
 use super::apns::Attempt;
 use super::connection::{Answer, Bearing, Failure, Patience, Request};
@@ -44,9 +44,10 @@ use super::reasons::{self, NOT_HTTP2};
 use super::rest::RestFor;
 use super::setup::Problem;
 use super::{Event, Push, Verdict, payload};
+use crate::hpke::PublicKey;
 use crate::net::reach::Reach;
 use crate::secret::PushToken;
-use crate::vault::record::PushTarget;
+use crate::vault::record::{PushTarget, WebPushKeys};
 
 /// How long one try of what is no call waits for its answer.
 pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -125,9 +126,7 @@ impl WebPush {
         let refused = |reason| Verdict::Refused { reason };
         let url = endpoint(PushToken::expose(&target.token)).ok_or(refused("BadEndpoint"))?;
         let keys = target.web.as_deref().ok_or(refused("BadEndpoint"))?;
-        let object = payload::object(push, target.public_key.as_deref(), PLAINTEXT_MAX);
-        let object = object.map_err(|payload::Oversized| refused("PayloadTooLarge"))?;
-        let body = encrypted(keys, &object).ok_or(refused("CannotEncrypt"))?;
+        let body = body(push, target.public_key.as_deref(), keys).map_err(refused)?;
         let origin = self.origins.of(&url).ok_or(refused("TooManyServices"))?;
         let path = url.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         Ok(PreparedPush { origin, request: Request { path, headers: headers(push), body: Bytes::from(body) } })
@@ -182,6 +181,12 @@ async fn by_http1(origin: &Origin, request: &Request, patience: Patience<'_>) ->
             Err(failure)
         }
     }
+}
+
+/// The request's body, or what the push is refused for.
+pub(super) fn body(push: &Push, key: Option<&PublicKey>, keys: &WebPushKeys) -> Result<Vec<u8>, &'static str> {
+    let object = payload::object(push, key, PLAINTEXT_MAX).map_err(|payload::Oversized| "PayloadTooLarge")?;
+    encrypted(keys, &object).ok_or("CannotEncrypt")
 }
 
 /// The request's headers, all but the VAPID token. A call is for now or never; what is only for the app need not wake the

@@ -21,14 +21,14 @@ const LIFE: Duration = Duration::from_secs(12 * 3_600);
 pub(super) const RENEW_AFTER: Duration = Duration::from_secs(6 * 3_600);
 
 /// Signs for one App.
-pub(super) struct Vapid {
+pub(in crate::push) struct Vapid {
     key: EcdsaKeyPair,
     public: Box<str>,
     subject: Box<str>,
 }
 
 impl Vapid {
-    pub(super) fn new(key_file: &Path, subject: &str) -> Result<Self, Problem> {
+    pub(in crate::push) fn new(key_file: &Path, subject: &str) -> Result<Self, Problem> {
         let key = read(key_file)?;
         let is_contact = |text: &str| {
             let named = text.strip_prefix("mailto:").is_some_and(|address| address.contains('@'))
@@ -46,7 +46,7 @@ impl Vapid {
     }
 
     /// The header for a service at this origin. `None` when the system cannot sign.
-    pub(super) fn token(&self, audience: &str, now: SystemTime) -> Option<HeaderValue> {
+    pub(in crate::push) fn token(&self, audience: &str, now: SystemTime) -> Option<HeaderValue> {
         let expires = now.duration_since(UNIX_EPOCH).unwrap_or_default() + LIFE;
         let header = serde_json::json!({"typ": "JWT", "alg": "ES256"});
         let claims = serde_json::json!({"aud": audience, "exp": expires.as_secs(), "sub": self.subject});

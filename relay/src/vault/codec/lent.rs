@@ -4,12 +4,14 @@
 //! record  = version binding[16] sip_instance[16] flags created_at expires_at app aor auth_username
 //!           [registrar] [outbound_proxy] proof target [target] [label] [public_key[32]] secret
 //! proof   = password | ha1s | count derived…     count and kind are one byte
-//! ha1s    = realm [md5] [sha256] [sha512_256]
+//! ha1s    = realm [md5] [sha256] [sha512_256]      each as packed, as is a token
 //! derived = kind ha1s                            kind: 1 for MD5, 2 for SHA-256, 4 for SHA-512-256, added up
 //! target  = provider confirmed_at_ms token [p256dh[65] auth[16]]    keys: where provider is 4, Web Push
 //! text    = length bytes          numbers and lengths are LEB128, 7 bits a byte, least significant first
+//! packed  = 2·length bytes | 2·length+1 bytes    the second: each byte stands for two lower-case hexadecimal digits
 //! ```
 //! What stands in brackets is there when its bit in `flags` (32 bits, big-endian) is set. `version` is one byte, 1.
+//! Records of an earlier version have a text for each that is packed; they lack the bit that says so.
 //!
 //! Invariant: that of the [folder](super).
 
@@ -17,7 +19,7 @@ use std::borrow::Cow;
 
 use sip::id::BindingId;
 
-use super::{NotARecord, Reader, milliseconds, number, text};
+use super::{NotARecord, Reader, milliseconds, number, packed, text};
 use crate::hpke::PublicKey;
 use crate::secret::{Aor, Ha1Text, InstanceSecret, Password, PushToken};
 use crate::vault::record::{
@@ -47,7 +49,9 @@ const REMINDED: u32 = 3 << REMINDED_SHIFT;
 const PROVEN: u32 = 1 << 15;
 const PROOF_IS_DERIVED: u32 = 1 << 16;
 const HAS_PUBLIC_KEY: u32 = 1 << 17;
-const KNOWN_FLAGS: u32 = (1 << 18) - 1;
+/// Tokens and HA1s are packed; always written.
+const PACKED: u32 = 1 << 18;
+const KNOWN_FLAGS: u32 = (1 << 19) - 1;
 
 impl Storable for Record {
     fn visit(&self, sink: &mut dyn FnMut(&[u8])) {
@@ -89,7 +93,7 @@ fn visit(record: &Record, sink: &mut dyn FnMut(&[u8])) {
     for push in std::iter::once(&device.call_push).chain(&device.alert_push) {
         sink(&[provider_code(push.provider)]);
         number(push.confirmed_at_ms, sink);
-        text(push.token.expose(), sink);
+        packed(push.token.expose(), sink);
         if let Some(keys) = push.web.as_deref().filter(|_| push.provider == Provider::WebPush) {
             sink(&keys.p256dh);
             sink(&keys.auth);
@@ -107,7 +111,7 @@ fn visit(record: &Record, sink: &mut dyn FnMut(&[u8])) {
 fn visit_ha1s(Ha1s { realm, md5, sha256, sha512_256 }: &Ha1s, sink: &mut dyn FnMut(&[u8])) {
     text(realm, sink);
     for ha1 in [md5, sha256, sha512_256].into_iter().flatten() {
-        text(ha1.expose(), sink);
+        packed(ha1.expose(), sink);
     }
 }
 
@@ -141,7 +145,7 @@ fn flags(record: &Record) -> u32 {
     ]
     .into_iter()
     .filter(|&(_, set)| set)
-    .fold(reminded_code(*reminded) << REMINDED_SHIFT, |flags, (bit, _)| flags | bit)
+    .fold(PACKED | reminded_code(*reminded) << REMINDED_SHIFT, |flags, (bit, _)| flags | bit)
 }
 
 fn reminded_code(reminded: Option<Reminder>) -> u32 {
@@ -190,6 +194,7 @@ impl<'a> Reader<'a> {
             return Err(NotARecord);
         }
         let has = |bit| flags & bit != 0;
+        let packed = has(PACKED);
         // The fields of a struct expression are read in the order in which they stand here: that of the format.
         let (created_at, expires_at, app) = (self.number()?, self.number()?, self.text()?.into());
         let account = Account {
@@ -200,8 +205,8 @@ impl<'a> Reader<'a> {
             proof: self.proof(flags)?,
         };
         let mut device = Device {
-            call_push: self.target()?,
-            alert_push: has(HAS_ALERT_PUSH).then(|| self.target()).transpose()?,
+            call_push: self.target(packed)?,
+            alert_push: has(HAS_ALERT_PUSH).then(|| self.target(packed)).transpose()?,
             label: self.text_if(has(HAS_LABEL))?.map(Into::into),
         };
         if has(HAS_PUBLIC_KEY) {
@@ -230,8 +235,9 @@ impl<'a> Reader<'a> {
 
     fn proof(&mut self, flags: u32) -> Result<Proof, NotARecord> {
         let ha1s = [HAS_MD5, HAS_SHA256, HAS_SHA512_256].map(|bit| flags & bit != 0);
+        let packed = flags & PACKED != 0;
         match (flags & PROOF_IS_HA1 != 0, flags & PROOF_IS_DERIVED != 0, ha1s) {
-            (true, false, ha1s) => Ok(Proof::Ha1(self.ha1s(ha1s)?)),
+            (true, false, ha1s) => Ok(Proof::Ha1(self.ha1s(ha1s, packed)?)),
             (false, false, [false, false, false]) => Ok(Proof::Password(Password::new(self.text()?))),
             (false, true, [false, false, false]) => {
                 let count = usize::from(self.byte()?);
@@ -241,7 +247,7 @@ impl<'a> Reader<'a> {
                 let mut one = || {
                     let kind = self.byte()?;
                     match kind {
-                        1..=7 => self.ha1s([1, 2, 4].map(|bit| kind & bit != 0)),
+                        1..=7 => self.ha1s([1, 2, 4].map(|bit| kind & bit != 0), packed),
                         _ => Err(NotARecord),
                     }
                 };
@@ -251,14 +257,18 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn ha1s(&mut self, there: [bool; 3]) -> Result<Ha1s, NotARecord> {
+    fn ha1s(&mut self, there: [bool; 3], packed: bool) -> Result<Ha1s, NotARecord> {
         let realm = self.text()?.into();
-        let mut ha1 = |there| Ok(self.text_if(there)?.map(Ha1Text::new));
+        let mut ha1 = |there: bool| there.then(|| self.secret(packed, Ha1Text::new)).transpose();
         let (md5, sha256, sha512_256) = (ha1(there[0])?, ha1(there[1])?, ha1(there[2])?);
         Ok(Ha1s { realm, md5, sha256, sha512_256 })
     }
 
-    fn target(&mut self) -> Result<PushTarget, NotARecord> {
+    fn secret<T>(&mut self, packed: bool, make: impl FnOnce(&str) -> T) -> Result<T, NotARecord> {
+        if packed { self.packed().map(|text| make(&text)) } else { self.text().map(make) }
+    }
+
+    fn target(&mut self, packed: bool) -> Result<PushTarget, NotARecord> {
         let provider = match self.byte()? {
             1 => Provider::ApnsProduction,
             2 => Provider::ApnsSandbox,
@@ -267,7 +277,7 @@ impl<'a> Reader<'a> {
             _ => return Err(NotARecord),
         };
         let confirmed_at_ms = milliseconds(self.number()?);
-        let mut target = PushTarget::new(provider, PushToken::new(self.text()?), confirmed_at_ms);
+        let mut target = PushTarget::new(provider, self.secret(packed, PushToken::new)?, confirmed_at_ms);
         if provider == Provider::WebPush {
             target.web = Some(Box::new(WebPushKeys { p256dh: self.array()?, auth: self.array()? }));
         }
@@ -356,6 +366,28 @@ pub(in crate::vault) mod tests {
             let bytes = encoded(&record);
             assert_eq!(decode(&bytes), Ok(record));
         }
+    }
+
+    #[test]
+    fn hexadecimal_is_kept_in_half_of_its_room_and_reads_back_digit_by_digit() {
+        let record = |token: &str| {
+            let mut record = samples().remove(1);
+            record.device.call_push.token = PushToken::new(token);
+            record
+        };
+        let length = |token: &str| encoded(&record(token)).len();
+        assert_eq!(length(&"z".repeat(60)) - length(&"0a".repeat(30)), 30);
+        for token in ["", "0", "00", "0af", "0AF0", "0a0b0g", &"f0".repeat(100), "a5é", &"é".repeat(70)] {
+            assert_eq!(decode(&encoded(&record(token))), Ok(record(token)), "{token}");
+        }
+    }
+
+    #[test]
+    fn a_record_of_the_earlier_version_reads_as_it_did() {
+        let bytes = b"\x01BBBBBBBBBBBBBBBBSSSSSSSSSSSSSSSS\x00\x00\x80\x01\x00\x07\x03app\x09sip:a@b.c\x01a\x02pw\x03\x00\x04beef\x01s";
+        let record = decode(bytes).expect("a record");
+        assert_eq!(record.device.call_push.token.expose(), "beef");
+        assert_eq!(record.account.proof, Proof::Password(Password::new("pw")));
     }
 
     #[test]

@@ -5,11 +5,13 @@
 //!
 //! Invariant: a record shows its bytes part by part, so that whoever seals knows their number beforehand, and writes them
 //! into a buffer that never moves and leaves no plaintext behind. Reading accepts only what writing makes: every byte
-//! used, no unknown bit, no length beyond the end. Neither keeps a copy of its own.
+//! used, no unknown bit, no length beyond the end. Neither keeps a copy of its own that is not wiped.
 
 pub(super) mod lent;
 mod push_binding;
 pub(super) mod story;
+
+use zeroize::Zeroizing;
 
 use super::record::StoredRecord;
 
@@ -28,6 +30,29 @@ pub(super) fn decode(bytes: &[u8]) -> Result<StoredRecord, NotARecord> {
 pub(super) fn text(text: &str, sink: &mut dyn FnMut(&[u8])) {
     number(text.len() as u64, sink);
     sink(text.as_bytes());
+}
+
+/// A text that is likely to be lower-case hexadecimal, which takes half of it: twice its bytes, and one more if it is, then the bytes.
+pub(super) fn packed(text: &str, sink: &mut dyn FnMut(&[u8])) {
+    let (digits, odd) = text.as_bytes().as_chunks::<2>();
+    let is_hex = odd.is_empty() && !text.is_empty() && text.bytes().all(|digit| hex_value(digit).is_some());
+    if !is_hex {
+        number((text.len() as u64) << 1, sink);
+        return sink(text.as_bytes());
+    }
+    number((digits.len() as u64) << 1 | 1, sink);
+    for [high, low] in digits {
+        let (high, low) = (hex_value(*high).unwrap_or(0), hex_value(*low).unwrap_or(0));
+        sink(&[high << 4 | low]);
+    }
+}
+
+fn hex_value(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
 }
 
 pub(super) fn number(mut value: u64, sink: &mut dyn FnMut(&[u8])) {
@@ -55,6 +80,23 @@ impl<'a> Reader<'a> {
     pub(super) fn text(&mut self) -> Result<&'a str, NotARecord> {
         let len = usize::try_from(self.number()?).map_err(|_| NotARecord)?;
         std::str::from_utf8(self.take(len)?).map_err(|_| NotARecord)
+    }
+
+    /// What [`packed`] wrote.
+    pub(super) fn packed(&mut self) -> Result<Zeroizing<String>, NotARecord> {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let word = self.number()?;
+        let bytes = self.take(usize::try_from(word >> 1).map_err(|_| NotARecord)?)?;
+        if word & 1 == 0 {
+            return std::str::from_utf8(bytes).map(|text| Zeroizing::new(text.to_owned())).map_err(|_| NotARecord);
+        }
+        // Of its full length from the beginning, so that it never moves.
+        let mut text = Zeroizing::new(String::with_capacity(2 * bytes.len()));
+        for byte in bytes {
+            text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+            text.push(char::from(DIGITS[usize::from(byte & 15)]));
+        }
+        Ok(text)
     }
 
     pub(super) fn number(&mut self) -> Result<u64, NotARecord> {

@@ -134,7 +134,7 @@ impl Endpoint {
         let answered_by = self.core.settings.ring_timeout
             + self.core.settings.answer_timeout
             + self.core.settings.timing.upstream.replaced;
-        self.core.later(now, answered_by, Timer::ReplacedFlow(id, old));
+        self.core.later(now, answered_by, Timer::ReplacedFlow(id, Box::new(old)));
         self.core.event(Event::FailbackProbed { upstream: id, moved: true });
         self.on_dialled(now, id, probe.flow, probe.transport);
     }

@@ -295,7 +295,7 @@ impl Endpoint {
             self.upstreams.links.remove(&flow);
             let attached = last.and_then(|last| self.attachments.get(last)).map(|attached| attached.expires_at);
             match attached.max(until) {
-                Some(until) => self.core.timers.set(until, Timer::Linger(flow)),
+                Some(until) => self.core.timers.set(until, Timer::Linger(Box::new(flow))),
                 None => {
                     self.core.flush();
                     self.core.outputs.push_back(Output::Close(flow));
