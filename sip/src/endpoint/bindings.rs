@@ -121,6 +121,12 @@ impl Endpoint {
         self.bindings.handed_over = true;
     }
 
+    /// Whether a binding is not to be registered from here any more.
+    fn is_handed_over(&self, binding: BindingId) -> bool {
+        let goal = self.bindings.get(binding).map(|registration| registration.goal());
+        self.bindings.handed_over && goal == Some(Goal::Registered)
+    }
+
     pub(super) fn on_unbind_due(&mut self, now: Instant, binding: BindingId) {
         if self.bindings.get(binding).is_some_and(|registration| registration.goal() == Goal::Gone) {
             self.forget_binding(now, binding, false);
@@ -222,6 +228,8 @@ impl Endpoint {
 
     pub(super) fn carry_out(&mut self, now: Instant, binding: BindingId, step: Step) {
         match step {
+            // Another node has it, or will.
+            Step::Send | Step::Ask if self.is_handed_over(binding) => {}
             // The timer that fired may have been an earlier deadline's: the one that counts is set below.
             Step::Nothing => {}
             Step::WantFlow => self.want_flow(now, binding),
@@ -267,11 +275,7 @@ impl Endpoint {
 
     fn ask(&mut self, binding: BindingId) {
         let cnonce = self.core.random.tag();
-        let handed_over = self.bindings.handed_over;
         let Some(registration) = self.bindings.get_mut(binding) else { return };
-        if handed_over && registration.goal() == Goal::Registered {
-            return;
-        }
         let Some(registrar) = self.upstreams.registrar(registration.upstream) else { return };
         let (uri, instance) = (registrar.into(), registration.instance);
         if let Some((challenge, nc)) = registration.challenge() {

@@ -61,6 +61,23 @@ fn answer(register: &Message) -> String {
 }
 
 #[test]
+fn a_node_that_hands_over_refreshes_nothing_whether_credentials_are_asked_for_or_not_and_unregisters_on() {
+    for asks in [false, true] {
+        let mut world = begun();
+        if asks {
+            world.respond(401, &[("WWW-Authenticate", MD5)]);
+        }
+        world.grant(600);
+        let before = world.count("REGISTER");
+        world.input(Input::HandOver);
+        world.advance(seconds(700));
+        assert_eq!(world.count("REGISTER"), before, "asked: {asks}");
+        world.input(Input::Unbind { instance: world.instance, deadline: seconds(3) });
+        assert_eq!(world.count("REGISTER"), before + 1, "asked: {asks}");
+    }
+}
+
+#[test]
 fn of_several_challenges_the_topmost_that_is_known_is_answered() {
     // RFC 8760 §2.4: the order is the server's preference.
     let unknown = "Digest realm=\"example.com\", nonce=\"n0\", algorithm=SHA3-512, qop=\"auth\"";

@@ -7,7 +7,7 @@
 //! `SIPWAKE_SIM_WATCH` the story of one slot is told on stderr.
 //!
 //! The nodes have a simulation of their own, of whole relays over one store ([`nodes`]): `SIPWAKE_SIM_NODES_SECONDS` (virtual seconds
-//! of faults), `SIPWAKE_SIM_NODES_SEED`, `SIPWAKE_SIM_NODES_SEEDS` (so many, one after the other), `SIPWAKE_SIM_NODES_WATCH`. A long run is
+//! of faults), `SIPWAKE_SIM_NODES_SEED`, `SIPWAKE_SIM_NODES_SEEDS` (so many, one after the other), `SIPWAKE_SIM_NODES_WATCH` (with `RUST_LOG` also what the nodes log). A long run is
 //! `SIPWAKE_SIM_NODES_SECONDS=3600 SIPWAKE_SIM_NODES_SEEDS=10 cargo test --release -p tests --test simulation nodes`.
 
 mod nodes;
@@ -119,6 +119,13 @@ fn nodes_hold(seeds: &[u64], seconds: u64, loses_after: Option<Duration>) {
     let mut owed = 0;
     for seed in seeds {
         let watch = told("SIPWAKE_SIM_NODES_WATCH").is_some();
+        if watch {
+            // Another test may have done so.
+            let _ = tracing_subscriber::fmt()
+                .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+                .with_writer(std::io::stderr)
+                .try_init();
+        }
         let began = std::time::Instant::now();
         let report = nodes::run(nodes::Plan { accounts: 12, seconds, seed, loses_after, breaks: None, watch });
         println!("seed {seed}, {:?}: {report:#?}", began.elapsed());

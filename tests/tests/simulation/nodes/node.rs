@@ -166,6 +166,8 @@ impl Node {
         let Some(run) = &mut self.run else { return };
         let step = now.saturating_sub(self.at);
         self.at = now;
+        // For who watches: `RUST_LOG` tells of each node what it logs.
+        let _said_by = tracing::error_span!("node", port = self.setup.ports.udp).entered();
         // What another node of this thread has printed is not this one's.
         let _ = take_printed();
         run.runtime.block_on(async {
