@@ -94,7 +94,7 @@ impl MemoryStore {
     ) -> Result<(), StoreError> {
         let table = self.table();
         let is_anothers = |entry: &Entry| entry.fence > fence || entry.fence == fence && *entry.owner != *owner;
-        if table.records.get(&id).is_some_and(is_anothers) {
+        if table.records.get(&id).is_some_and(|entry| is_anothers(entry)) {
             return Err(StoreError::NotOwner);
         }
         write(table, owner, id, sealed, expires_at, lookup, fence);

@@ -2,9 +2,12 @@
 //!
 //! Invariant: asserts what must hold at any speed; figures are not judged here.
 
+use std::process::Command;
+
 use clap::Parser as _;
+use serde_json::json;
 use tests::load::faults::{self, Arguments};
-use tests::load::plan::Plan;
+use tests::load::plan::{Plan, Rival};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_small_load_run_comes_to_its_end_and_every_call_is_pushed_once_and_answered() {
@@ -53,11 +56,26 @@ async fn a_small_run_over_three_nodes_sees_every_instance_move_twice() {
 async fn the_same_calls_reach_a_kamailio_that_the_load_generator_starts() {
     let arguments = "load --instances 40 --rate 10 --seconds 2 --attach 10 --answer --against kamailio";
     let plan = Plan::parse_from(arguments.split(' '));
-    let found = tests::load::against::run(&plan).await.unwrap_or_else(|why| panic!("{why}"));
-    let (woken, attached) = (&found.woken.outcome, &found.attached.as_ref().unwrap().outcome);
+    let found = tests::load::against::run(&plan, Rival::Kamailio).await.unwrap_or_else(|why| panic!("{why}"));
+    let (woken, attached) = (&found.woken.as_ref().unwrap().outcome, &found.attached.as_ref().unwrap().outcome);
     assert_eq!((woken.calls, woken.pushed, woken.pushed_twice), (20, 20, 0));
     assert_eq!((woken.statuses.clone(), attached.pushed), ([(200, 20)].into(), 0));
     assert!(found.to_string().contains("INVITE → push"), "{found}");
+}
+
+#[test]
+fn the_floor_pushes_every_call_once_and_ends_it_when_it_is_cancelled() {
+    let arguments = "--instances 40 --rate 10 --seconds 2 --against floor --json";
+    let run = Command::new(env!("CARGO_BIN_EXE_load")).args(arguments.split(' ')).output().unwrap();
+    let said: serde_json::Value = serde_json::from_slice(&run.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&run.stderr)));
+    let calls = &said["cancelled"]["outcome"];
+    assert_eq!(
+        (&calls["calls"], &calls["pushed"], &calls["pushed_twice"]),
+        (&json!(20), &json!(20), &json!(0)),
+        "{said:#}"
+    );
+    assert_eq!((&calls["statuses"], &said["woken"]), (&json!({ "487": 20 }), &json!(null)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
