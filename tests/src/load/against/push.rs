@@ -65,10 +65,9 @@ async fn serve(mut stream: TcpStream, told: Told) -> io::Result<()> {
         seen.drain(..length);
         if let (Some((caller, devices)), Some(account)) = (told.get(), accounts::of_user(&token))
             && caller.on_push(account, at)
+            && let Some(devices) = devices.clone()
         {
-            if let Some(devices) = devices.clone() {
-                tokio::spawn(async move { devices.come(account).await });
-            }
+            tokio::spawn(async move { devices.come(account).await });
         }
         stream.write_all(ANSWER).await?;
     }
