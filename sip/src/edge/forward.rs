@@ -165,6 +165,10 @@ pub fn add_received(request: &Message, source: &Source, limits: &Limits) -> Opti
     if wants_port {
         let _ = write!(text, ";rport={}", source.peer.port());
     }
+    if text.contains(|char: char| char.is_ascii_control()) {
+        // A line that is folded is one line from here on.
+        text = text.replace(|char: char| char.is_ascii_control(), " ");
+    }
     request.with_part(via.text, &text, limits)
 }
 
@@ -275,4 +279,36 @@ fn loop_mark(request: &Message) -> String {
         hash.update(route);
     }
     hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::FlowId;
+
+    #[test]
+    fn a_via_says_where_its_request_came_from_however_it_is_written() {
+        let peer = "198.51.100.7:5070".parse().expect("an address");
+        let source = Source { flow: FlowId::Datagram(peer), side: Side::Upstream, transport: Transport::Udp, peer };
+        let marked = |via: &str| {
+            let text = format!("BYE sip:a@b SIP/2.0\r\nTo: x\r\n{via}\r\nCSeq: 1 BYE\r\n\r\n");
+            let request = Message::parse(&Bytes::from(text), &Limits::default()).expect("a request");
+            let marked = add_received(&request, &source, &Limits::default()).map(|marked| marked.to_bytes());
+            marked.map(|bytes| Message::parse(&bytes, &Limits::default()).expect("a request"))
+        };
+        let shown = |via: &str| marked(via).and_then(|it| it.via().map(|via| via.text.to_owned()));
+        let seen = "received=198.51.100.7";
+        assert_eq!(shown("Via: SIP/2.0/UDP h:9;branch=z"), Some(format!("SIP/2.0/UDP h:9;branch=z;{seen}")));
+        assert_eq!(
+            shown("v: SIP/2.0/UDP h;rport ;received=x, SIP/2.0/UDP i"),
+            Some(format!("SIP/2.0/UDP h;{seen};rport=5070"))
+        );
+        for folded in ["Via: SIP/2.0/UDP\r\n h;branch=z;rport", "Via:\r\n\tSIP / 2.0 / UDP\th ;branch=z\r\n ;rport"] {
+            let via = shown(folded).expect("marked");
+            assert!(via.contains(";branch=z") && via.ends_with(&format!(";{seen};rport=5070")), "{folded:?}: {via:?}");
+        }
+        let two = marked("v: SIP/2.0/UDP h;rport, SIP/2.0/UDP i;branch=y").expect("marked");
+        assert_eq!(two.elements(Name::Via).nth(1), Some("SIP/2.0/UDP i;branch=y"));
+        assert!(marked("Via: SIP/2.0/UDP 198.51.100.7;branch=z").is_none(), "it says so itself");
+    }
 }

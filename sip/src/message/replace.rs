@@ -3,8 +3,6 @@
 //! Invariant: only what stands behind the part moves, and by as much as the text is longer: the copy is what
 //! [`Message::parse`] would make of its bytes.
 
-use bytes::Bytes;
-
 use super::grammar::trim;
 use super::{Field, Limits, Message, Span};
 
@@ -34,13 +32,8 @@ impl Message {
                 *span = Span { start: moved(span.start), end: moved(span.end) };
             }
         }
-        Some(Self { head: Bytes::from(head), fields, ..self.clone_without_fields() })
-    }
-
-    fn clone_without_fields(&self) -> Self {
-        let (start, body, length_fault) = (self.start, self.body.clone(), self.length_fault);
-        let (odd_line, is_torn) = (self.odd_line, self.is_torn);
-        Self { head: Bytes::new(), start, fields: Vec::new(), body, length_fault, odd_line, is_torn }
+        let (head, start, body, length_fault) = (head.into(), self.start, self.body.clone(), self.length_fault);
+        Some(Self { head, start, fields, body, length_fault, odd_line: self.odd_line, is_torn: self.is_torn })
     }
 }
 
@@ -52,6 +45,8 @@ impl Span {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::message::Name;
 

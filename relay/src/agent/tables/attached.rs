@@ -1,6 +1,6 @@
 //! The devices that have a flow, and whose App each has: its record was opened when it showed its secret, and stays closed when it is called.
 //!
-//! Invariant: an App's name lies here once, and what it is noted of is gone with the device.
+//! Invariant: an App's name lies here once, and no longer than until another one comes after its last device has gone.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -21,6 +21,8 @@ impl Attached {
     pub(crate) fn show(&mut self, id: InstanceId, app: &str) {
         let known = self.apps.get(app).cloned();
         let app = known.unwrap_or_else(|| {
+            // Those that no device has any more go when another one comes.
+            self.apps.retain(|known| Arc::strong_count(known) > 1);
             let app: Arc<str> = app.into();
             self.apps.insert(app.clone());
             app
@@ -41,11 +43,7 @@ impl Attached {
 
     /// A device has none any more; whether it had one.
     pub(crate) fn remove(&mut self, id: InstanceId) -> bool {
-        let had = self.devices.remove(&id).is_some();
-        if self.devices.is_empty() {
-            self.apps.clear();
-        }
-        had
+        self.devices.remove(&id).is_some()
     }
 
     pub(crate) fn contains(&self, id: InstanceId) -> bool {
@@ -77,7 +75,7 @@ mod tests {
         assert_eq!((attached.app(one), attached.contains(one)), (Some("org.example"), true));
         assert!(attached.remove(one) && !attached.remove(one));
         assert_eq!((attached.app(one), attached.contains(one)), (None, false));
-        attached.remove(two);
-        assert!(attached.apps.is_empty(), "nothing is left");
+        attached.show(two, "org.another");
+        assert_eq!(attached.apps.len(), 1, "no device has the other one");
     }
 }

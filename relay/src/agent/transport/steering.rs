@@ -8,8 +8,6 @@
 //!
 //! Invariant: nothing depends on it. A datagram that is read on another core is handed to its shard as ever.
 
-use std::iter::once;
-
 use crate::net::udp::Steering;
 
 // Instructions of classic BPF (`linux/filter.h`, `linux/bpf_common.h`).
@@ -162,7 +160,7 @@ fn cases(all: &[Case], last: (u16, u32)) -> Vec<Instruction> {
     for ((condition, operand), (work, value)) in all {
         made.extend([(*condition, 0, 2, u32::from(*operand)), (*work, 0, 0, *value), (JUMP, 0, 0, 0)]);
     }
-    made.extend(once((last.0, 0, 0, last.1)));
+    made.push((last.0, 0, 0, last.1));
     land(&mut made, 0);
     made
 }
