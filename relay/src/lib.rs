@@ -26,6 +26,7 @@
 //! | 0 | [`hpke`] | sealing to the public key of a device |
 //! | 0 | [`metrics`] | every metric's name, in one enum |
 //! | 0 | [`outage`] | what goes wrong again and again is said once, then counted |
+//! | 0 | [`process`] | what the process asks of the system once: no dumps, open files, small pages |
 //! | 0 | `random` | random bytes from the system |
 //! | 0 | [`systemd`] | what a service manager hands over and wants to hear |
 //! | 0 | [`secret`] | types that cannot print and are wiped on drop |
@@ -66,6 +67,7 @@ pub mod net;
 pub mod operator;
 pub mod otlp;
 pub mod outage;
+pub mod process;
 pub mod push;
 mod random;
 pub mod secret;

@@ -16,6 +16,7 @@ use relay::cli::{
 };
 use relay::config::{Config, Problem};
 use relay::operator::controls::Reloaded;
+use relay::process::{protect_memory, raise_open_files, refuse_huge_pages};
 use relay::secret::ZeroOnFree;
 use relay::serve::Relay;
 use relay::serve::check::{Findings, certificate, check, push_certificates};
@@ -105,6 +106,7 @@ fn main() -> ExitCode {
     sockets::adopt();
     let cli = Cli::parse();
     log_to_stderr(cli.log_format);
+    refuse_huge_pages();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("the runtime cannot start: {error}")),
@@ -348,27 +350,4 @@ fn log_to_stderr(format: LogFormat) {
         LogFormat::Json => layer.json().boxed(),
     };
     tracing_subscriber::registry().with(layer.with_filter(filter)).init();
-}
-
-/// Secrets are in memory for moments; no core dump and no other user's debugger shall catch one.
-fn protect_memory() {
-    use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
-    // A service manager may have forbidden them already, and this call with them.
-    let limited = if getrlimit(Resource::Core).maximum == Some(0) { Ok(()) } else { setrlimit(Resource::Core, none) };
-    let forbidden = limited.and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
-    if let Err(error) = forbidden {
-        tracing::warn!(event = "dumps-not-forbidden", %error, "core dumps could not be forbidden");
-    }
-}
-
-/// Every connection is an open file: take as many as the system gives.
-fn raise_open_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { maximum, current } = getrlimit(Resource::Nofile);
-    if current != maximum
-        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
-    {
-        tracing::warn!(event = "open-files-not-raised", %error, "the limit of open files stays as it is");
-    }
 }

@@ -73,7 +73,10 @@ impl Signers {
 
 /// APNs for one App.
 pub(super) struct Apns {
-    bundle: Box<str>,
+    /// The bundle id.
+    topic: HeaderValue,
+    /// That of calls.
+    voip_topic: HeaderValue,
     team: Option<Box<str>>,
     known_by: KnownBy,
     production: Arc<Channel>,
@@ -141,10 +144,9 @@ impl Apns {
                 (KnownBy::Certificate(file.clone()), team_id.clone(), Some(file.as_path()))
             }
         };
-        for header in [app.to_owned(), format!("{app}.voip")] {
-            let bad = |_| Problem::Setting { setting: "id", wanted: "the App's bundle id" };
-            HeaderValue::try_from(header).map_err(bad)?;
-        }
+        let bad = |_| Problem::Setting { setting: "id", wanted: "the App's bundle id" };
+        let topic = HeaderValue::try_from(app).map_err(bad)?;
+        let voip_topic = HeaderValue::try_from(format!("{app}.voip")).map_err(bad)?;
         let tls = trust(settings.ca_file.as_deref(), certificate)?;
         // Apple opens a connection for all at once to who shows a certificate, and to others with the first good token.
         let cautious = certificate.is_none();
@@ -159,7 +161,7 @@ impl Apns {
             }
             None => (channel(PRODUCTION, "apns")?, channel(SANDBOX, "apns-sandbox")?),
         };
-        Ok(Self { bundle: app.into(), team, known_by, production, sandbox })
+        Ok(Self { topic, voip_topic, team, known_by, production, sandbox })
     }
 
     /// The environment, and by which key and endpoint it is reached.
@@ -217,9 +219,26 @@ impl Apns {
         }
         let too_large = |payload::Oversized| Verdict::Refused { reason: "PayloadTooLarge" };
         let body = payload::apns(push, target.public_key.as_deref()).map_err(too_large)?;
-        let headers = headers(&self.bundle, push).ok_or(Verdict::Refused { reason: "BadTopic" })?;
+        let headers = self.headers(push);
         let request = Request { path: format!("/3/device/{token}"), headers, body };
         Ok(PreparedPush { environment, voip: push.event == Event::Call, request })
+    }
+
+    /// The request's headers, all but the provider token.
+    fn headers(&self, push: &Push) -> HeaderMap {
+        let (kind, priority, topic, expiration) = match push.event {
+            Event::Call => ("voip", "10", &self.voip_topic, 0),
+            _ if push.is_silent() => ("background", "5", &self.topic, push.deadline),
+            _ => ("alert", "10", &self.topic, push.deadline),
+        };
+        let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(HeaderName::from_static("apns-topic"), topic.clone());
+        headers.insert(HeaderName::from_static("apns-push-type"), HeaderValue::from_static(kind));
+        headers.insert(HeaderName::from_static("apns-priority"), HeaderValue::from_static(priority));
+        headers.insert(HeaderName::from_static("apns-expiration"), HeaderValue::from(expiration));
+        headers.insert(HeaderName::from_static("apns-id"), uuid());
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers
     }
 
     /// Tries once; a stale provider token is replaced and the push sent again within this one try.
@@ -268,30 +287,22 @@ impl Apns {
     }
 }
 
-/// The request's headers, all but the provider token. `None` when the bundle cannot stand in one.
-fn headers(bundle: &str, push: &Push) -> Option<HeaderMap> {
-    let (kind, priority, topic, expiration) = match push.event {
-        Event::Call => ("voip", "10", format!("{bundle}.voip"), 0),
-        _ if push.is_silent() => ("background", "5", bundle.to_owned(), push.deadline),
-        _ => ("alert", "10", bundle.to_owned(), push.deadline),
-    };
-    let mut headers = HeaderMap::with_capacity(8);
-    headers.insert(HeaderName::from_static("apns-topic"), HeaderValue::try_from(topic).ok()?);
-    headers.insert(HeaderName::from_static("apns-push-type"), HeaderValue::from_static(kind));
-    headers.insert(HeaderName::from_static("apns-priority"), HeaderValue::from_static(priority));
-    headers.insert(HeaderName::from_static("apns-expiration"), HeaderValue::from(expiration));
-    headers.insert(HeaderName::from_static("apns-id"), HeaderValue::try_from(uuid()).ok()?);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Some(headers)
-}
-
-/// A random UUID (RFC 9562 §5.4) in lower case.
-fn uuid() -> String {
+/// A random UUID (RFC 9562 §5.4) in lower case, with a dash before the bytes that `DASHES` names.
+fn uuid() -> HeaderValue {
+    const DASHES: [usize; 4] = [4, 6, 8, 10];
     let mut bytes: [u8; 16] = random::bytes();
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex = format!("{:032x}", u128::from_be_bytes(bytes));
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    let mut text = String::with_capacity(36);
+    for (place, byte) in bytes.into_iter().enumerate() {
+        if DASHES.contains(&place) {
+            text.push('-');
+        }
+        let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or('0');
+        text.extend([digit(byte >> 4), digit(byte & 0xf)]);
+    }
+    // Digits and dashes stand in a header.
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -406,7 +417,10 @@ mod tests {
     #[test]
     fn an_apns_id_is_a_random_uuid() {
         let id = uuid();
-        assert_eq!(id.len(), 36);
+        let id = id.to_str().unwrap();
+        let parts: Vec<usize> = id.split('-').map(str::len).collect();
+        assert_eq!(parts, [8, 4, 4, 4, 12]);
+        assert!(id.bytes().all(|byte| matches!(byte, b'-' | b'0'..=b'9' | b'a'..=b'f')), "{id}");
         assert_eq!(id.as_bytes()[14], b'4');
         assert!(b"89ab".contains(&id.as_bytes()[19]));
         assert_ne!(id, uuid());

@@ -380,13 +380,10 @@ impl Connection {
         request: &Request,
         until: Instant,
     ) -> Result<(ResponseFuture, Instant), Lost> {
-        let uri = format!("{}{}", endpoint.origin(), request.path);
-        let mut head = hyper::Request::builder()
-            .method(Method::POST)
-            .version(hyper::Version::HTTP_2)
-            .uri(uri)
-            .body(())
-            .map_err(|_| Lost::Refused)?;
+        let mut head = hyper::Request::new(());
+        *head.method_mut() = Method::POST;
+        *head.version_mut() = hyper::Version::HTTP_2;
+        *head.uri_mut() = endpoint.uri(&request.path).ok_or(Lost::Refused)?;
         *head.headers_mut() = request.headers.clone();
         let ready = timeout_at(until, self.sender.clone().ready()).await;
         let mut sender = ready.map_err(|_| Lost::Refused)?.map_err(|_| Lost::Ending)?;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use hyper::Uri;
+use hyper::http::uri::{Authority, Parts, Scheme};
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
@@ -19,6 +20,7 @@ use super::setup::Problem;
 /// One `https` origin and how it is dialled.
 pub(super) struct Endpoint {
     origin: Box<str>,
+    authority: Authority,
     path: Box<str>,
     dialler: Dialler,
 }
@@ -44,14 +46,24 @@ impl Endpoint {
             true => format!("https://[{host}]:{port}"),
             false => format!("https://{host}:{port}"),
         };
+        let authority = origin.trim_start_matches("https://").parse().map_err(|_| bad())?;
         let path = uri.path().trim_end_matches('/').into();
         let dialler = Dialler::new(host, port, name, tls, network);
-        Ok(Self { origin: origin.into(), path, dialler })
+        Ok(Self { origin: origin.into(), authority, path, dialler })
     }
 
     /// `https://host:port`
     pub(super) fn origin(&self) -> &str {
         &self.origin
+    }
+
+    /// What is at this path there; `None` when it is none.
+    pub(super) fn uri(&self, path: &str) -> Option<Uri> {
+        let mut parts = Parts::default();
+        parts.scheme = Some(Scheme::HTTPS);
+        parts.authority = Some(self.authority.clone());
+        parts.path_and_query = Some(path.parse().ok()?);
+        Uri::from_parts(parts).ok()
     }
 
     /// The URL's path, without a slash at its end; empty for none.
@@ -124,6 +136,11 @@ mod tests {
         ] {
             let endpoint = endpoint(url).unwrap();
             assert_eq!((endpoint.origin(), endpoint.path()), (origin, path));
+            for path in ["", "/", "/3/device/00ff", "/send?to=%41"] {
+                let whole = format!("{origin}{}", if path.is_empty() { "/" } else { path });
+                assert_eq!(endpoint.uri(path).map(|uri| uri.to_string()), Some(whole));
+            }
+            assert_eq!(endpoint.uri("/ "), None);
         }
         for url in ["http://localhost", "localhost:1", "https://", "https://user@host", "", "ftp://x"] {
             assert!(endpoint(url).is_err(), "{url}");

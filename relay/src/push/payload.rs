@@ -204,6 +204,10 @@ fn shorten(text: &mut String, excess: usize) {
 /// turn the reading direction among them), line and paragraph separators; cut to `most` graphemes.
 fn visible(text: &str, most: usize) -> String {
     use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator};
+    // Without the tables of Unicode, which no other part of a call needs: each character is a grapheme.
+    if text.is_ascii() && !text.contains(|c: char| c.is_ascii_control()) {
+        return text[..text.len().min(most)].to_owned();
+    }
     let hostile = |c: char| matches!(c.general_category(), Control | Format | LineSeparator | ParagraphSeparator);
     let mut text: String = text.chars().filter(|&c| !hostile(c)).collect();
     if let Some((end, _)) = text.grapheme_indices(true).nth(most) {

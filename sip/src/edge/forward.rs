@@ -57,13 +57,14 @@ pub fn check(request: &Message, own: &[&str]) -> Result<(), Stop> {
     if unknown_to_proxies(request).next().is_some() {
         return Err(Stop::Extension);
     }
-    let mark = loop_mark(request);
     let looped = request.elements(Name::Via).filter_map(crate::message::Via::parse).any(|via| {
-        let ours = own.iter().any(|sent_by| match via.port {
-            Some(port) => sent_by.strip_suffix(&format!(":{port}")) == Some(via.host),
-            None => *sent_by == via.host,
+        let ours = own.iter().any(|sent_by| match (sent_by.strip_prefix(via.host), via.port) {
+            (Some(rest), Some(port)) => rest.strip_prefix(':').and_then(|own| own.parse().ok()) == Some(port),
+            (rest, None) => rest == Some(""),
+            (None, _) => false,
         });
-        ours && via.branch().and_then(|branch| branch.split_once('.')).is_some_and(|(_, seen)| seen == mark)
+        let mark = via.branch().and_then(|branch| branch.split_once('.'));
+        ours && mark.is_some_and(|(_, seen)| seen == loop_mark(request))
     });
     if looped { Err(Stop::Loop) } else { Ok(()) }
 }

@@ -30,6 +30,7 @@ const RELAY: &[(&str, u8)] = &[
     ("hpke", 0),
     ("metrics", 0),
     ("outage", 0),
+    ("process", 0),
     ("random", 0),
     ("secret", 0),
     ("systemd", 0),

@@ -133,22 +133,23 @@ pub struct Invite {
     pub message: Message,
     /// The To tag of the answers that the relay gives itself.
     pub tag: String,
+    mark: InviteMark,
     refusals: Refusals,
     last_provisional: LastProvisional,
 }
 
 impl Invite {
-    /// An INVITE that has just come.
+    /// An INVITE that has just come, with its mark.
     pub fn new(
         now: Instant,
         timing: EdgeTiming,
         server: ServerId,
         source: Source,
-        message: Message,
+        (message, mark): (Message, InviteMark),
         tag: String,
     ) -> Self {
         let last_provisional = LastProvisional::new(now, timing.provisional_interval, &message);
-        Self { server, source, message, tag, refusals: Refusals::default(), last_provisional }
+        Self { server, source, message, tag, mark, refusals: Refusals::default(), last_provisional }
     }
 }
 
@@ -233,7 +234,7 @@ impl Call {
         let target = |instance| Target { woken: woken(instance), ..Target::new(instance) };
         self.targets = instances.iter().copied().map(target).collect();
         (self.from, self.name) = super::forward::caller(&invite.message);
-        self.mark = Some(InviteMark::of(&invite.message));
+        self.mark = Some(invite.mark);
         (self.state, self.arrived, self.deadline) = (CallState::Waking, now, now + wait);
         self.stage = Stage::Waiting(Box::new(invite));
         announced

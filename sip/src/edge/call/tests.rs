@@ -32,7 +32,8 @@ fn waiting_for(now: Instant, instances: &[InstanceId]) -> Call {
     let (call, binding) = (CallId::new(1, tag), BindingId::new(1, tag));
     let timing = EdgeTiming::default();
     let mut waiting = Call::expected(now, timing, RING, call, binding);
-    waiting.arrive(now, RING, instances, Invite::new(now, timing, server, source, invite, "tag".into()));
+    let mark = InviteMark::of(&invite);
+    waiting.arrive(now, RING, instances, Invite::new(now, timing, server, source, (invite, mark), "tag".into()));
     waiting
 }
 

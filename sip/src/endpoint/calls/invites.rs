@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use crate::edge::call::{Announced, Call, Invite};
 use crate::edge::forward;
+use crate::edge::invite_mark::InviteMark;
 use crate::endpoint::core::{ClientOwner, ServerOwner, Timer};
 use crate::endpoint::{CallState, Endpoint, Event, IncomingCall, Side, Source, Transport};
 use crate::flow::FlowToken;
@@ -31,7 +32,8 @@ impl Endpoint {
             // It has overtaken the 200 to the first REGISTER, as datagrams may. It is sent again after T1 (RFC 3261 §17.1.1.2).
             return;
         }
-        if self.calls.is_merged(&callees, &invite) {
+        let mark = InviteMark::of(&invite);
+        if self.calls.is_merged(&callees, mark) {
             return self.refuse_call(now, reply, &invite, 482);
         }
         let expected = self.calls.expected_for(now, binding).map(|call| (call.id(), call.state()));
@@ -50,7 +52,7 @@ impl Endpoint {
         let trying = Composer::response(&invite, 100, Composer::reason(100), None).finish();
         self.core.transactions.respond(now, server, 100, trying);
         let (timing, wait) = (self.core.settings.timing.edge, self.core.settings.ring_timeout);
-        let invite = Invite::new(now, timing, server, source, invite, self.core.random.tag());
+        let invite = Invite::new(now, timing, server, source, (invite, mark), self.core.random.tag());
         self.core.later(now, wait.min(timing.provisional_interval), Timer::Call(call));
         match self.calls.arrive(now, (timing, wait), call, binding, &instances, invite) {
             Some(announced) => self.begin_announced(now, call, &instances, &announced),

@@ -17,7 +17,6 @@ mod answers;
 mod expected;
 mod invites;
 
-use crate::message::Message;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -72,8 +71,7 @@ impl Calls {
 
     /// Whether an INVITE to these instances is a copy of one that has come to one of them, and whose transaction is not over
     /// (RFC 3261 §8.2.2.2). The same INVITE to somebody else's devices is a call of its own.
-    fn is_merged(&self, instances: &[InstanceId], invite: &Message) -> bool {
-        let mark = InviteMark::of(invite);
+    fn is_merged(&self, instances: &[InstanceId], mark: InviteMark) -> bool {
         let calls = self.marked.get(&mark).into_iter().flatten().filter_map(|call| self.rows.get(call));
         calls.filter(|call| call.is_merged_with(mark)).any(|call| call.instances().any(|it| instances.contains(&it)))
     }

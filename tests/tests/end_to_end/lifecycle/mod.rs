@@ -216,3 +216,13 @@ async fn after_kill_9_and_a_restart_every_instance_is_registered_again() -> Outc
     assert_eq!(drained.code(), Some(0), "{}", world.relay.log());
     world.await_contacts(1).await.map(drop)
 }
+
+/// To clear a huge page takes milliseconds, in which calls wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_comes_in_small_pages_also_where_the_system_gives_everybody_huge_ones() -> Outcome {
+    let world = World::with(|_| {}).await?;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", world.relay.pid())).expect("its status");
+    let huge = status.lines().find_map(|line| line.strip_prefix("THP_enabled:")).map(str::trim);
+    assert_eq!(huge, Some("0"), "{status}");
+    world.content()
+}
