@@ -61,6 +61,8 @@ pub enum Rival {
     Kamailio,
     /// A bare program of tokio that does the least possible for a call that is pushed and cancelled: UDP in, HTTP/1.1 out.
     Floor,
+    /// The same with a push as APNs wants it: HTTP/2 over TLS.
+    FloorTls,
 }
 
 impl Upstream {

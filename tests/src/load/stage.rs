@@ -152,7 +152,7 @@ fn setup(
 }
 
 /// Takes the stand-ins' word of each push to the caller and, when they answer, to the devices.
-fn hear_pushes(apns: Option<&Apns>, fcm: Option<&Fcm>, caller: Arc<Caller>, devices: Option<Arc<Devices>>) {
+pub(super) fn hear_pushes(apns: Option<&Apns>, fcm: Option<&Fcm>, caller: Arc<Caller>, devices: Option<Arc<Devices>>) {
     let (told, mut heard) = mpsc::unbounded_channel();
     if let Some(apns) = apns {
         apns.record_only_counts(true);

@@ -65,17 +65,19 @@ async fn the_same_calls_reach_a_kamailio_that_the_load_generator_starts() {
 
 #[test]
 fn the_floor_pushes_every_call_once_and_ends_it_when_it_is_cancelled() {
-    let arguments = "--instances 40 --rate 10 --seconds 2 --against floor --json";
-    let run = Command::new(env!("CARGO_BIN_EXE_load")).args(arguments.split(' ')).output().unwrap();
-    let said: serde_json::Value = serde_json::from_slice(&run.stdout)
-        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&run.stderr)));
-    let calls = &said["cancelled"]["outcome"];
-    assert_eq!(
-        (&calls["calls"], &calls["pushed"], &calls["pushed_twice"]),
-        (&json!(20), &json!(20), &json!(0)),
-        "{said:#}"
-    );
-    assert_eq!((&calls["statuses"], &said["woken"]), (&json!({ "487": 20 }), &json!(null)));
+    for floor in ["floor", "floor-tls"] {
+        let arguments = format!("--instances 40 --rate 10 --seconds 2 --json --against {floor}");
+        let run = Command::new(env!("CARGO_BIN_EXE_load")).args(arguments.split(' ')).output().unwrap();
+        let said: serde_json::Value = serde_json::from_slice(&run.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&run.stderr)));
+        let calls = &said["cancelled"]["outcome"];
+        assert_eq!(
+            (&calls["calls"], &calls["pushed"], &calls["pushed_twice"]),
+            (&json!(20), &json!(20), &json!(0)),
+            "{said:#}"
+        );
+        assert_eq!((&calls["statuses"], &said["woken"]), (&json!({ "487": 20 }), &json!(null)));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

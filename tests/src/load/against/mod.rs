@@ -1,7 +1,7 @@
 //! The same calls against another server: what `--against` measures.
 //!
 //! Caller, devices and book are those of a run with the relay; the server is configured here and started for the run. Each has less to
-//! do than the relay: devices show it no credential, pushes go by HTTP/1.1 without TLS, and accounts are nobody's secret. [`kamailio`]
+//! do than the relay: devices show it no credential, pushes go by HTTP/1.1 without TLS (but for one kind of floor), and accounts are nobody's secret. [`kamailio`]
 //! holds calls, pushes and hands them over; the [`floor`] pushes, and its calls are cancelled.
 //!
 //! Invariant: everything listens on loopback and ends with the run; a call that is lost fails it as with the relay.
@@ -26,7 +26,8 @@ use super::measure::{Clock, Count, Shares, Window};
 use super::plan::{Plan, Rival, Upstream};
 use super::registrar::Registrar;
 use super::run::{calls_failed, raise_descriptors};
-use super::stage::LONG_GRANT;
+use super::stage::{LONG_GRANT, hear_pushes};
+use crate::apns::Apns;
 use crate::authority::Authority;
 use crate::board::Missed;
 use push::PushStandIn;
@@ -85,9 +86,11 @@ pub async fn run(plan: &Plan, rival: Rival) -> Result<Against, Failure> {
     let exchange = exchange.await.map_err(fault("the SIP server's socket"))?;
     let desk = desk.ok_or_else(|| Missed::new("the SIP server's desk", ""))?;
     let push = PushStandIn::open().await.map_err(fault("the push stand-in"))?;
-    let server = match rival {
-        Rival::Kamailio => kamailio::start(&authority, push.address()).await?,
-        Rival::Floor => floor::start(push.address()).await?,
+    let apns = if rival == Rival::FloorTls { Some(Apns::start(&authority).await) } else { None };
+    let server = match (rival, &apns) {
+        (Rival::Kamailio, _) => kamailio::start(&authority, push.address()).await?,
+        (_, Some(apns)) => floor::start_with_tls(&authority, apns).await?,
+        (_, None) => floor::start(push.address()).await?,
     };
     for (number, account) in accounts.iter().enumerate() {
         let user = accounts::user(number as u32);
@@ -98,6 +101,7 @@ pub async fn run(plan: &Plan, rival: Rival) -> Result<Against, Failure> {
     }
     let caller = desk.caller.clone();
     let devices = server.tls.map(|tls| Arc::new(Devices::new(accounts, caller.clone(), tls, &authority, plan.resume)));
+    hear_pushes(apns.as_ref(), None, caller.clone(), devices.clone());
     push.tell(caller.clone(), devices.clone());
     let stage = Stage { plan, server, caller, devices };
     stage.place("the first call", 0..1, vec![plan.instances - 1], 1).await?;

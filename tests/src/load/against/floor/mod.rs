@@ -1,24 +1,30 @@
 //! The floor: a program that does the least possible work for a call that is pushed and cancelled.
 //!
-//! It reads a datagram, and for an INVITE writes one HTTP/1.1 request to a connection that is open, then 180. There is no TLS, no
-//! account, no check, no timer: what it takes is what the system and tokio take. `load` runs it as a process of its own, so that its CPU is its own.
+//! It reads a datagram, and for an INVITE writes one request to a connection that is open, then 180: by HTTP/1.1, or as APNs wants it, by
+//! HTTP/2 over TLS. There is no account, no check, no timer: what it takes is what the system, tokio and the way of the push take. `load` runs
+//! it as a process of its own, so that its CPU is its own.
+
+mod pushes;
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use memchr::memmem;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::UdpSocket;
 
+use self::pushes::Pushes;
 use super::server::Server;
+use crate::apns::Apns;
+use crate::authority::Authority;
 use crate::board::Missed;
 use crate::child::Child;
 use crate::scratch::Scratch;
 
-/// The first argument of `load` that makes it the floor; the second is where pushes go.
+/// The first argument of `load` that makes it the floor; the next ones say where pushes go.
 const ARGUMENT: &str = "floor";
 /// What it says once it listens, and then where.
 const READY: &str = "floor at ";
@@ -27,26 +33,42 @@ const START_WITHIN: Duration = Duration::from_secs(10);
 /// A datagram at most, in bytes.
 const MAX_DATAGRAM: usize = 65_535;
 
-/// Starts one; its pushes go to `push`.
+/// Starts one; its pushes go to `push` by HTTP/1.1.
 ///
 /// # Errors
 /// [`Missed`] when it does not start.
 pub(super) async fn start(push: SocketAddr) -> Result<Server, Missed> {
+    started(&[push.to_string()], "The floor").await
+}
+
+/// Starts one; its pushes go to `apns`, to which it shows a certificate.
+///
+/// # Errors
+/// [`Missed`] when it does not start.
+pub(super) async fn start_with_tls(authority: &Authority, apns: &Apns) -> Result<Server, Missed> {
+    let identity = authority.write("floor.pem", &authority.issue(&[crate::apns::BUNDLE]).both());
+    let file = |path: &Path| path.display().to_string();
+    let arguments = [apns.port().to_string(), file(&authority.ca_file()), file(&identity)];
+    started(&arguments, "The floor with HTTP/2 and TLS").await
+}
+
+async fn started(arguments: &[String], name: &str) -> Result<Server, Missed> {
     let own = std::env::current_exe().map_err(|error| Missed::new("the program itself", error.to_string()))?;
     let mut command = Command::new(own);
-    command.args([ARGUMENT, &push.to_string()]);
+    command.arg(ARGUMENT).args(arguments);
     let child = Child::spawn(command, "")?;
     let line = child.await_line(READY, START_WITHIN).await?;
     let udp = line.trim_start_matches(READY).parse().map_err(|_| child.missed("its address"))?;
-    Ok(Server { child, udp, tls: None, name: "The floor".to_owned(), _scratch: Scratch::new() })
+    Ok(Server { child, udp, tls: None, name: name.to_owned(), _scratch: Scratch::new() })
 }
 
 /// Is the floor until it is killed, if the arguments of this process say so.
 pub fn serve_if_asked() -> Option<ExitCode> {
     let mut arguments = std::env::args().skip(1);
-    let push = arguments.next().filter(|first| first == ARGUMENT).and_then(|_| arguments.next())?.parse().ok()?;
+    arguments.next().filter(|first| first == ARGUMENT)?;
+    let arguments: Vec<String> = arguments.collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    match runtime.and_then(|runtime| runtime.block_on(serve(push))) {
+    match runtime.and_then(|runtime| runtime.block_on(serve(&arguments))) {
         Ok(()) => Some(ExitCode::SUCCESS),
         Err(error) => {
             eprintln!("floor: {error}");
@@ -55,15 +77,9 @@ pub fn serve_if_asked() -> Option<ExitCode> {
     }
 }
 
-async fn serve(push: SocketAddr) -> io::Result<()> {
+async fn serve(arguments: &[String]) -> io::Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let service = TcpStream::connect(push).await?;
-    service.set_nodelay(true)?;
-    let (mut answers, mut pushes) = service.into_split();
-    tokio::spawn(async move {
-        let mut answered = [0; 4096];
-        while answers.read(&mut answered).await.is_ok_and(|length| length > 0) {}
-    });
+    let mut pushes = Pushes::open(arguments).await?;
     println!("{READY}{}", socket.local_addr()?);
     let mut held: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
     let mut space = vec![0; MAX_DATAGRAM];
@@ -71,9 +87,7 @@ async fn serve(push: SocketAddr) -> io::Result<()> {
         let (length, caller) = socket.recv_from(&mut space).await?;
         let message = &space[..length];
         if message.starts_with(b"INVITE ") {
-            let body = format!("{{\"token\":\"{}\"}}", user_of(message));
-            let head = format!("POST /push HTTP/1.1\r\nHost: push\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-            pushes.write_all(head.as_bytes()).await?;
+            pushes.push(&user_of(message)).await?;
             socket.send_to(&answer(message, "180 Ringing"), caller).await?;
             held.insert(line_of(message, b"Call-ID:").to_vec(), message.to_vec());
         } else if message.starts_with(b"CANCEL ") {
