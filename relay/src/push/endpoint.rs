@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use hyper::Uri;
-use hyper::http::uri::{Authority, Parts, Scheme};
+use hyper::http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
@@ -62,7 +62,7 @@ impl Endpoint {
         let mut parts = Parts::default();
         parts.scheme = Some(Scheme::HTTPS);
         parts.authority = Some(self.authority.clone());
-        parts.path_and_query = Some(path.parse().ok()?);
+        parts.path_and_query = Some(if path.is_empty() { PathAndQuery::from_static("/") } else { path.parse().ok()? });
         Uri::from_parts(parts).ok()
     }
 
