@@ -62,7 +62,8 @@ impl Endpoint {
         let mut parts = Parts::default();
         parts.scheme = Some(Scheme::HTTPS);
         parts.authority = Some(self.authority.clone());
-        parts.path_and_query = Some(if path.is_empty() { PathAndQuery::from_static("/") } else { path.parse().ok()? });
+        parts.path_and_query =
+            Some(if path.is_empty() { PathAndQuery::from_static("/") } else { path.parse().ok()? });
         Uri::from_parts(parts).ok()
     }
 
