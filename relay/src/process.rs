@@ -2,9 +2,8 @@
 //!
 //! Invariant: what the system refuses is said in the log, and the process goes on without it.
 
-use std::io;
-
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+use rustix::thread::disable_transparent_huge_pages;
 
 /// Secrets are in memory for moments; no core dump and no other user's debugger shall catch one.
 pub fn protect_memory() {
@@ -30,11 +29,7 @@ pub fn raise_open_files() {
 /// Takes memory in small pages, also where the system gives huge ones to everybody. To clear one of 2 MiB, when it is first
 /// touched, takes milliseconds in which every call of its shard waits; and most of it stays empty.
 pub fn refuse_huge_pages() {
-    // SAFETY: this option takes one number and three zeros, and no pointer; see PR_SET_THP_DISABLE in prctl(2).
-    #[allow(unsafe_code)]
-    let refused = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
-    if refused != 0 {
-        let error = io::Error::last_os_error();
+    if let Err(error) = disable_transparent_huge_pages(true) {
         tracing::info!(event = "huge-pages-not-refused", %error, "memory may come in huge pages, for which calls wait");
     }
 }

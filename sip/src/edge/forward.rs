@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use std::borrow::Cow;
+use std::cell::LazyCell;
 use std::fmt::Write as _;
 
 use crate::flow::{FlowToken, Side, Source, TokenKey, Transport};
@@ -57,14 +58,14 @@ pub fn check(request: &Message, own: &[&str]) -> Result<(), Stop> {
     if unknown_to_proxies(request).next().is_some() {
         return Err(Stop::Extension);
     }
+    let mark = LazyCell::new(|| loop_mark(request));
     let looped = request.elements(Name::Via).filter_map(crate::message::Via::parse).any(|via| {
         let ours = own.iter().any(|sent_by| match (sent_by.strip_prefix(via.host), via.port) {
             (Some(rest), Some(port)) => rest.strip_prefix(':').and_then(|own| own.parse().ok()) == Some(port),
             (rest, None) => rest == Some(""),
             (None, _) => false,
         });
-        let mark = via.branch().and_then(|branch| branch.split_once('.'));
-        ours && mark.is_some_and(|(_, seen)| seen == loop_mark(request))
+        ours && via.branch().and_then(|branch| branch.split_once('.')).is_some_and(|(_, seen)| seen == *mark)
     });
     if looped { Err(Stop::Loop) } else { Ok(()) }
 }
@@ -286,6 +287,27 @@ fn loop_mark(request: &Message) -> String {
 mod tests {
     use super::*;
     use crate::id::FlowId;
+
+    #[test]
+    fn a_request_that_has_been_here_with_the_same_target_loops_and_no_other() {
+        let own = ["relay.example.net:5061", "[2001:db8::1]:5060", "relay.example.net"];
+        let with = |via: &str| {
+            let text =
+                format!("INVITE sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP h;branch=z9hG4bK1\r\n{via}CSeq: 1 INVITE\r\n\r\n");
+            Message::parse(&Bytes::from(text), &Limits::default()).expect("a request")
+        };
+        let mark = loop_mark(&with(""));
+        let checked = |sent_by: &str, mark: &str| {
+            check(&with(&format!("Via: SIP/2.0/TLS {sent_by};branch=z9hG4bK2.{mark}\r\n")), &own)
+        };
+        for ours in own {
+            assert_eq!(checked(ours, &mark), Err(Stop::Loop), "{ours}");
+            assert_eq!(checked(ours, "00000000"), Ok(()), "{ours}: another target");
+        }
+        for other in ["relay.example.net:5062", "relay", "relay:5061", "[2001:db8::1]", "[2001:db8::1]:5061", "h"] {
+            assert_eq!(checked(other, &mark), Ok(()), "{other}");
+        }
+    }
 
     #[test]
     fn a_via_says_where_its_request_came_from_however_it_is_written() {

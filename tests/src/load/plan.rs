@@ -55,7 +55,7 @@ pub enum Upstream {
 
 /// What the relay is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Rival {
     /// A Kamailio that holds the call, pushes by HTTP/1.1, and sends it on when the device has registered.
     Kamailio,

@@ -201,13 +201,11 @@ impl Shard {
                 for input in std::mem::take(&mut self.doubted) {
                     self.catch_panic(|shard| shard.on_input(input));
                 }
+                self.catch_panic(Self::on_time);
             }
             if std::mem::take(&mut self.hurried) {
-                // What the caller hears can wait until the push has left, and timers can.
+                // What the caller hears can wait until the push has left.
                 yield_once().await;
-            }
-            if self.unread == Some(0) {
-                self.catch_panic(Self::on_time);
             }
             self.begin_stories();
             if let Some(udp) = &self.shared.udp {

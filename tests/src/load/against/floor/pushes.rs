@@ -76,7 +76,9 @@ impl Pushes {
                 service.write_all(head.as_bytes()).await
             }
             Self::Apple(service) => {
-                let token = accounts::apns_token(accounts::of_user(user).unwrap_or_default());
+                let token = accounts::apns_token(
+                    accounts::of_user(user).ok_or_else(|| io::Error::other("no user of this run"))?,
+                );
                 let request = Request::post(format!("https://localhost/3/device/{token}"))
                     .header("apns-topic", format!("{BUNDLE}.voip"))
                     .header("apns-push-type", "voip")
