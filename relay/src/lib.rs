@@ -47,7 +47,7 @@
 //! | 2 | [`development`] | a folder and a SIP server for a relay without a configuration |
 //! | 2 | [`softphone`] | a SIP client that signals, for the command `device` |
 //! | 5 | [`cli`] | the command line's clients of a relay: a device, the operator's view |
-//! | 6 | `main.rs` | arguments, process protection, exit status |
+//! | 6 | `main.rs` | arguments, exit status |
 
 pub mod acme;
 pub mod agent;

@@ -18,6 +18,7 @@ use hyper::HeaderMap;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use serde::Deserialize;
 use tokio::time::Instant;
+use uuid::Builder;
 
 use super::backoff::Backoff;
 use super::connection::{Answer, Bearing, Channel, Failure, Patience, Request};
@@ -287,22 +288,11 @@ impl Apns {
     }
 }
 
-/// A random UUID (RFC 9562 §5.4) in lower case, with a dash before the bytes that `DASHES` names.
+/// A random UUID (RFC 9562 §5.4) in lower case.
 fn uuid() -> HeaderValue {
-    const DASHES: [usize; 4] = [4, 6, 8, 10];
-    let mut bytes: [u8; 16] = random::bytes();
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    let mut text = String::with_capacity(36);
-    for (place, byte) in bytes.into_iter().enumerate() {
-        if DASHES.contains(&place) {
-            text.push('-');
-        }
-        let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or('0');
-        text.extend([digit(byte >> 4), digit(byte & 0xf)]);
-    }
+    let id = Builder::from_random_bytes(random::bytes()).into_uuid();
     // Digits and dashes stand in a header.
-    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    HeaderValue::try_from(id.to_string()).unwrap_or(HeaderValue::from_static("00000000-0000-4000-8000-000000000000"))
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -42,11 +42,12 @@ impl Endpoint {
         let host = uri.host().ok_or_else(bad)?.trim_matches(['[', ']']);
         let name = ServerName::try_from(host.to_owned()).map_err(|_| bad())?;
         let port = uri.port_u16().unwrap_or(443);
-        let origin = match host.contains(':') {
-            true => format!("https://[{host}]:{port}"),
-            false => format!("https://{host}:{port}"),
+        let authority = match host.contains(':') {
+            true => format!("[{host}]:{port}"),
+            false => format!("{host}:{port}"),
         };
-        let authority = origin.trim_start_matches("https://").parse().map_err(|_| bad())?;
+        let origin = format!("https://{authority}");
+        let authority = authority.parse().map_err(|_| bad())?;
         let path = uri.path().trim_end_matches('/').into();
         let dialler = Dialler::new(host, port, name, tls, network);
         Ok(Self { origin: origin.into(), authority, path, dialler })

@@ -205,7 +205,7 @@ fn shorten(text: &mut String, excess: usize) {
 fn visible(text: &str, most: usize) -> String {
     use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator};
     // Without the tables of Unicode, which no other part of a call needs: each character is a grapheme.
-    if text.is_ascii() && !text.contains(|c: char| c.is_ascii_control()) {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         return text[..text.len().min(most)].to_owned();
     }
     let hostile = |c: char| matches!(c.general_category(), Control | Format | LineSeparator | ParagraphSeparator);

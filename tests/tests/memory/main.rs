@@ -41,7 +41,7 @@ const BOUND: i64 = 5;
 const ACCOUNTS: (u32, u32) = (40, 782);
 /// Devices of the two counts.
 const DEVICES: (u32, u32) = (4, 36);
-/// How long nothing is given back when all has been; and how long that may take, after which it is counted as it is.
+/// How long nothing is given back when all has been; and how long that may take.
 const STILL: Duration = Duration::from_secs(1);
 const SETTLED_WITHIN: Duration = Duration::from_secs(20);
 /// Says that so many are to be counted.
@@ -106,6 +106,7 @@ async fn settled() -> i64 {
             (least, since) = (held, Instant::now());
         }
     }
+    assert!(since.elapsed() >= STILL, "memory was still given back after {SETTLED_WITHIN:?}");
     Counting::held()
 }
 

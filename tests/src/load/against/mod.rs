@@ -1,8 +1,8 @@
 //! The same calls against another server: what `--against` measures.
 //!
 //! Caller, devices and book are those of a run with the relay; the server is configured here and started for the run. Each has less to
-//! do than the relay: devices show it no credential, pushes go by HTTP/1.1 without TLS (but for one kind of floor), and accounts are nobody's secret. [`kamailio`]
-//! holds calls, pushes and hands them over; the [`floor`] pushes, and its calls are cancelled.
+//! do than the relay: devices show it no credential, pushes go by HTTP/1.1 without TLS (but for one kind of floor), and accounts are
+//! nobody's secret. [`kamailio`] holds calls, pushes and hands them over; the [`floor`] pushes, and its calls are cancelled.
 //!
 //! Invariant: everything listens on loopback and ends with the run; a call that is lost fails it as with the relay.
 
@@ -86,11 +86,11 @@ pub async fn run(plan: &Plan, rival: Rival) -> Result<Against, Failure> {
     let exchange = exchange.await.map_err(fault("the SIP server's socket"))?;
     let desk = desk.ok_or_else(|| Missed::new("the SIP server's desk", ""))?;
     let push = PushStandIn::open().await.map_err(fault("the push stand-in"))?;
-    let apns = if rival == Rival::FloorTls { Some(Apns::start(&authority).await) } else { None };
-    let server = match (rival, &apns) {
-        (Rival::Kamailio, _) => kamailio::start(&authority, push.address()).await?,
-        (_, Some(apns)) => floor::start_with_tls(&authority, apns).await?,
-        (_, None) => floor::start(push.address()).await?,
+    let mut apns = None;
+    let server = match rival {
+        Rival::Kamailio => kamailio::start(&authority, push.address()).await?,
+        Rival::Floor => floor::start(push.address()).await?,
+        Rival::FloorTls => floor::start_with_tls(&authority, apns.insert(Apns::start(&authority).await)).await?,
     };
     for (number, account) in accounts.iter().enumerate() {
         let user = accounts::user(number as u32);
